@@ -1,0 +1,29 @@
+// Package secrets holds what luksplug needs to know about secrets: a value
+// type that does not leak, the references by which disk XML names secrets, and
+// the interface behind which key stores live.
+//
+// A [Secret] is a byte string of its own memory: outside the Go heap, locked
+// against swapping and kept out of core files where the system allows it,
+// zeroed by [Secret.Wipe]. It prints as "[redacted]" in every fmt verb, in JSON,
+// in XML and in logs, so that a forgotten debug line cannot give it away. The
+// bytes are reachable through [Secret.Use] only, for the time of one call:
+//
+//	err := secret.Use(func(value []byte) error {
+//		return encode(wire, value) // don't keep value
+//	})
+//	secret.Wipe()
+//
+// Bytes are exact. Nothing here trims a newline, decodes base64 or assumes
+// UTF-8: raw bytes taken for hex, or a stripped newline, are the classic ways to
+// lose an encrypted volume.
+//
+// A [Reference] is what a disk's <secret type='passphrase' uuid='...'/> says: a
+// type, and either a uuid or a usage. It holds no secret and may be printed.
+//
+// A [Store] turns references into secrets. Each kind of store has a package of
+// its own (secrets/dir, ...), secrets/keystore opens them by URI, and [Chain]
+// asks several in order. Every store keeps the contract written at [Store];
+// secrets/storetest checks it.
+//
+// The package knows nothing about QEMU or QMP.
+package secrets
