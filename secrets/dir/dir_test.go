@@ -1,0 +1,216 @@
+package dir_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/dir"
+	"github.com/luksplug/luksplug/secrets/storetest"
+)
+
+func Example() {
+	fmt.Println(dir.FileName(secrets.Reference{Type: secrets.Passphrase, Usage: "/var/lib/images/vm1.img"}))
+	store := dir.New("/nonexistent")
+	_, err := store.Lookup(context.Background(), secrets.Reference{Type: secrets.Ceph, Usage: "client.libvirt"})
+	fmt.Println(errors.Is(err, secrets.ErrUnreachable))
+	// Output:
+	// volume-%2Fvar%2Flib%2Fimages%2Fvm1.img
+	// true
+}
+
+// folder returns a new folder that the store accepts.
+func folder(t *testing.T) string {
+	t.Helper()
+	path := t.TempDir()
+	if err := os.Chmod(path, 0o755); err != nil { // whatever the umask is
+		t.Fatal(err)
+	}
+	return path
+}
+
+func put(t *testing.T, path string, value []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, value, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestStore(t *testing.T) {
+	t.Parallel()
+	storetest.Run(t, func(t *testing.T) storetest.Fixture {
+		path := folder(t)
+		return storetest.Fixture{
+			Store: dir.New(path),
+			Put: func(t *testing.T, ref secrets.Reference, value []byte) {
+				put(t, filepath.Join(path, dir.FileName(ref)), value)
+			},
+			Deny: func(t *testing.T, ref secrets.Reference) {
+				if err := os.Chmod(filepath.Join(path, dir.FileName(ref)), 0o640); err != nil {
+					t.Fatal(err)
+				}
+			},
+			Break: func(t *testing.T) {
+				if err := os.RemoveAll(path); err != nil {
+					t.Fatal(err)
+				}
+			},
+		}
+	})
+}
+
+func TestUnsafeFilesAreDenied(t *testing.T) {
+	t.Parallel()
+	ref := storetest.ByUUID()
+	cases := map[string]func(path string) error{
+		"readable by the group":   func(p string) error { return os.Chmod(p, 0o640) },
+		"readable by others":      func(p string) error { return os.Chmod(p, 0o604) },
+		"writable by the group":   func(p string) error { return os.Chmod(p, 0o620) },
+		"executable by others":    func(p string) error { return os.Chmod(p, 0o601) },
+		"a symbolic link":         func(p string) error { return errors.Join(os.Rename(p, p+"x"), os.Symlink(p+"x", p)) },
+		"a dangling link":         func(p string) error { return errors.Join(os.Remove(p), os.Symlink("/nonexistent", p)) },
+		"a folder":                func(p string) error { return errors.Join(os.Remove(p), os.Mkdir(p, 0o700)) },
+		"a pipe":                  func(p string) error { return errors.Join(os.Remove(p), unix.Mkfifo(p, 0o600)) },
+		"a socket":                func(p string) error { return errors.Join(os.Remove(p), unix.Mknod(p, unix.S_IFSOCK|0o600, 0)) },
+		"in a folder of a group":  func(p string) error { return os.Chmod(filepath.Dir(p), 0o775) },
+		"in a folder like /tmp":   func(p string) error { return os.Chmod(filepath.Dir(p), 0o777|os.ModeSticky) },
+		"in a folder of everyone": func(p string) error { return os.Chmod(filepath.Dir(p), 0o777) },
+	}
+	if os.Geteuid() == 0 {
+		cases["of another user"] = func(p string) error { return os.Chown(p, 65534, -1) }
+		cases["in a folder of another user"] = func(p string) error { return os.Chown(filepath.Dir(p), 65534, -1) }
+	}
+	for name, spoil := range cases {
+		path := filepath.Join(folder(t), dir.FileName(ref))
+		put(t, path, []byte("confidential"))
+		store := dir.New(filepath.Dir(path))
+		if _, err := store.Lookup(t.Context(), ref); err != nil {
+			t.Fatalf("%s: not even before: %v", name, err)
+		}
+		if err := spoil(path); err != nil {
+			t.Fatal(err)
+		}
+		secret, err := store.Lookup(t.Context(), ref)
+		if secret != nil || !errors.Is(err, secrets.ErrDenied) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+func TestSafeFilesAreRead(t *testing.T) {
+	t.Parallel()
+	ref := storetest.ByUUID()
+	for _, mode := range []os.FileMode{0o600, 0o400, 0o700} {
+		path := filepath.Join(folder(t), dir.FileName(ref))
+		put(t, path, []byte("x"))
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := dir.New(filepath.Dir(path)).Lookup(t.Context(), ref); err != nil {
+			t.Errorf("%04o: %v", mode, err)
+		}
+	}
+	// Through a link to the folder: who may change the link names the store.
+	path := folder(t)
+	put(t, filepath.Join(path, dir.FileName(ref)), []byte("x"))
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dir.New(link).Lookup(t.Context(), ref); err != nil {
+		t.Error(err)
+	}
+}
+
+// As root, the tests above never see "permission denied" from the kernel, and
+// never a folder of root's read by somebody else: this runs the look-up as nobody.
+func TestAsAnotherUser(t *testing.T) {
+	const variable = "LUKSPLUG_TEST_DIR_STORE"
+	ref := secrets.Reference{Type: secrets.Passphrase, Usage: "/x"}
+	if path := os.Getenv(variable); path != "" { // the child
+		_, err := dir.New(path).Lookup(t.Context(), ref)
+		fmt.Printf("denied=%v notfound=%v unreachable=%v\n", errors.Is(err, secrets.ErrDenied),
+			errors.Is(err, secrets.ErrNotFound), errors.Is(err, secrets.ErrUnreachable))
+		return
+	}
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to run the look-up as another user")
+	}
+	top, err := os.MkdirTemp("", "luksplug-dir")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(top) })
+	binary := filepath.Join(top, "test") // the test binary, where nobody can run it
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(os.WriteFile(binary, data, 0o755), os.Chmod(top, 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	roots := filepath.Join(top, "roots")
+	closed := filepath.Join(top, "closed")
+	if err := errors.Join(os.Mkdir(roots, 0o755), os.Mkdir(closed, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	put(t, filepath.Join(roots, dir.FileName(ref)), []byte("confidential"))
+
+	for path, want := range map[string]string{
+		roots:  "denied=true notfound=false unreachable=false", // the folder is fine, the file is root's
+		closed: "denied=true notfound=false unreachable=false",
+	} {
+		cmd := exec.Command(binary, "-test.run=^TestAsAnotherUser$", "-test.v")
+		cmd.Env = append(os.Environ(), variable+"="+path)
+		cmd.Dir = top
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		out, err := cmd.CombinedOutput()
+		if err != nil || !strings.Contains(string(out), want) {
+			t.Errorf("%s: %v\n%s", path, err, out)
+		}
+	}
+}
+
+func TestNotFoundNamesTheFile(t *testing.T) {
+	t.Parallel()
+	_, err := dir.New(folder(t)).Lookup(t.Context(), storetest.ByUsage("/x"))
+	if !errors.Is(err, secrets.ErrNotFound) || !strings.Contains(err.Error(), "volume-%2Fx") {
+		t.Error(err)
+	}
+}
+
+func TestNotAFolder(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(folder(t), "file")
+	put(t, path, nil)
+	if _, err := dir.New(path).Lookup(t.Context(), storetest.ByUUID()); !errors.Is(err, secrets.ErrUnreachable) {
+		t.Error(err)
+	}
+}
+
+func FuzzFileName(f *testing.F) {
+	f.Add("/var/lib/x", "/var/lib/y")
+	f.Add("%2F", "/")
+	f.Fuzz(func(t *testing.T, a, b string) {
+		x, y := dir.FileName(storetest.ByUsage(a)), dir.FileName(storetest.ByUsage(b))
+		if (a == b) != (x == y) {
+			t.Errorf("%q and %q: %s and %s", a, b, x, y)
+		}
+		if strings.ContainsAny(x, "/\x00") || x == "." || x == ".." {
+			t.Errorf("%q makes %q", a, x)
+		}
+	})
+}

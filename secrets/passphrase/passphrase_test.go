@@ -1,0 +1,174 @@
+package passphrase_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/passphrase"
+)
+
+func Example() {
+	secret, err := passphrase.Open("-", strings.NewReader("correct horse\n"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer secret.Wipe()
+	fmt.Println(secret, secret.Len(), "bytes")
+	if passphrase.EndsInNewline(secret) {
+		fmt.Println("hint: it ends in a newline, which counts")
+	}
+	// Output:
+	// [redacted] 14 bytes
+	// hint: it ends in a newline, which counts
+}
+
+// awkward has everything that a careless reader would change.
+var awkward = []byte(" \t\x00\xff\xfenot utf-8\r\n\n")
+
+func open(t *testing.T, spec string) []byte {
+	t.Helper()
+	secret, err := passphrase.Open(spec, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return reveal(t, secret)
+}
+
+func reveal(t *testing.T, secret *secrets.Secret) []byte {
+	t.Helper()
+	var out []byte
+	if err := secret.Use(func(v []byte) error { out = bytes.Clone(v); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	secret.Wipe()
+	return out
+}
+
+func TestFileIsTakenExactly(t *testing.T) {
+	t.Parallel()
+	for _, value := range [][]byte{awkward, {0}, bytes.Repeat([]byte("x"), 100_000)} {
+		path := filepath.Join(t.TempDir(), "pw")
+		if err := os.WriteFile(path, value, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := open(t, path); !bytes.Equal(got, value) {
+			t.Errorf("%d bytes came back as %d other bytes", len(value), len(got))
+		}
+	}
+}
+
+func TestStandardInput(t *testing.T) {
+	t.Parallel()
+	secret, err := passphrase.Open("-", bytes.NewReader(awkward))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := reveal(t, secret); !bytes.Equal(got, awkward) {
+		t.Errorf("got %q", got)
+	}
+}
+
+// inheritedPipe returns a descriptor as a parent process leaves it: readable,
+// and without close-on-exec.
+func inheritedPipe(t *testing.T, value []byte) int {
+	t.Helper()
+	var p [2]int
+	if err := unix.Pipe(p[:]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Write(p[1], value); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Close(p[1]); err != nil {
+		t.Fatal(err)
+	}
+	return p[0]
+}
+
+// Not parallel: the test looks at a descriptor number after it was closed, and
+// another test could have opened a file with that number.
+func TestInheritedDescriptorIsReadAndClosed(t *testing.T) {
+	fd := inheritedPipe(t, awkward)
+	if got := open(t, fmt.Sprintf("fd:%d", fd)); !bytes.Equal(got, awkward) {
+		t.Errorf("got %q", got)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); !errors.Is(err, unix.EBADF) {
+		t.Errorf("descriptor %d is still open (%v)", fd, err)
+	}
+}
+
+func TestDescriptorOfOurOwnIsRefused(t *testing.T) {
+	t.Parallel()
+	f, err := os.Open(os.DevNull) // Go opens with close-on-exec
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	_, err = passphrase.Open(fmt.Sprintf("fd:%d", f.Fd()), nil)
+	if !errors.Is(err, passphrase.ErrInvalidSource) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := f.Stat(); err != nil {
+		t.Errorf("and it was closed: %v", err)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	empty := filepath.Join(dir, "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	huge := filepath.Join(dir, "huge")
+	if err := os.WriteFile(huge, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(huge, secrets.MaxLen+1); err != nil {
+		t.Fatal(err)
+	}
+	for spec, want := range map[string]error{
+		"":                         passphrase.ErrInvalidSource,
+		"-":                        passphrase.ErrInvalidSource, // stdin is nil
+		"fd:":                      passphrase.ErrInvalidSource,
+		"fd:-1":                    passphrase.ErrInvalidSource,
+		"fd:three":                 passphrase.ErrInvalidSource,
+		"fd:1":                     passphrase.ErrInvalidSource,
+		"fd:2":                     passphrase.ErrInvalidSource,
+		"fd:1000000":               passphrase.ErrInvalidSource,
+		"fd:99999999999999999999":  passphrase.ErrInvalidSource,
+		empty:                      passphrase.ErrEmpty,
+		huge:                       secrets.ErrTooLong,
+		filepath.Join(dir, "gone"): fs.ErrNotExist,
+		dir:                        unix.EISDIR,
+	} {
+		secret, err := passphrase.Open(spec, nil)
+		if !errors.Is(err, want) || secret != nil {
+			t.Errorf("%q: got %v, want %v", spec, err, want)
+		}
+	}
+}
+
+func TestEndsInNewline(t *testing.T) {
+	t.Parallel()
+	for value, want := range map[string]bool{"": false, "a": false, "a\n": true, "\n": true, "a\nb": false, "a\r": false} {
+		if got := passphrase.EndsInNewline(secrets.New([]byte(value))); got != want {
+			t.Errorf("%q: %v", value, got)
+		}
+	}
+	wiped := secrets.New([]byte("a\n"))
+	wiped.Wipe()
+	if passphrase.EndsInNewline(wiped) {
+		t.Error("a wiped secret ends in nothing")
+	}
+}
