@@ -1,0 +1,90 @@
+package peer
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// CacheDir is the folder for what is slow to obtain: the value of
+// LUKSPLUG_CACHE, or luksplug in the user's cache folder (XDG_CACHE_HOME, or
+// .cache in the home folder). It may be removed at any time: it is filled
+// again on demand.
+func CacheDir() (string, error) {
+	if dir := os.Getenv("LUKSPLUG_CACHE"); dir != "" {
+		return filepath.Abs(dir)
+	}
+	base, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("find a cache folder (set LUKSPLUG_CACHE): %w", err)
+	}
+	return filepath.Join(base, "luksplug"), nil
+}
+
+// cached returns the folder that the cache holds under name, made by build
+// where it does not exist yet. build gets an empty folder that is renamed
+// after it succeeded, so nobody ever sees a half-filled entry. Processes that
+// want the same entry at the same time wait for the first.
+func cached(name string, build func(dir string) error) (string, error) {
+	root, err := CacheDir()
+	if err != nil {
+		return "", err
+	}
+	final := filepath.Join(root, name)
+	if _, err := os.Stat(final); err == nil {
+		return final, nil
+	}
+	if err := os.MkdirAll(root, 0o755); err != nil {
+		return "", fmt.Errorf("make the cache folder: %w", err)
+	}
+	unlock, err := lockFile(final + ".lock")
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	if _, err := os.Stat(final); err == nil {
+		return final, nil // another process made it while we waited
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("look for %s in the cache: %w", name, err)
+	}
+	temp, err := os.MkdirTemp(root, "."+name+".new-")
+	if err != nil {
+		return "", fmt.Errorf("make a folder in the cache: %w", err)
+	}
+	defer func() { _ = os.RemoveAll(temp) }() // after success it has another name
+	if err := os.Chmod(temp, 0o755); err != nil {
+		return "", err
+	}
+	if err := build(temp); err != nil {
+		return "", fmt.Errorf("fill the cache entry %s: %w", name, err)
+	}
+	if err := os.Rename(temp, final); err != nil {
+		return "", fmt.Errorf("put %s in the cache: %w", name, err)
+	}
+	return final, nil
+}
+
+// lockFile takes an exclusive lock on path, waiting for its holder, and
+// returns the function that releases it. The file stays: removing it would let
+// two processes lock two different files of one name.
+func lockFile(path string) (func(), error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("open the cache lock: %w", err)
+	}
+	for {
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	if err != nil {
+		_ = f.Close() // the lock's error is the one to report
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return func() { _ = f.Close() }, nil // closing releases the lock
+}

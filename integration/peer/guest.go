@@ -1,0 +1,169 @@
+package peer
+
+import (
+	"bufio"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// commandLimit bounds a command to what fits into a terminal's input buffer of
+// 4096 bytes, in base64 and with its marker.
+const commandLimit = 2900
+
+// Guest talks to the shell in the small Linux guest over its second serial
+// port. It may be used by several goroutines; their commands run one after
+// another.
+type Guest struct {
+	mu     sync.Mutex
+	conn   net.Conn
+	r      *bufio.Reader
+	booted bool
+}
+
+// ExitError is returned by Run for a command that ended with another status
+// than 0.
+type ExitError struct {
+	Command string
+	Status  int
+	Output  string
+}
+
+// Error names the command, its status and its output.
+func (e *ExitError) Error() string {
+	return fmt.Sprintf("guest: %q: exit status %d: %s", e.Command, e.Status, strings.TrimSpace(e.Output))
+}
+
+// dialGuest connects to the serial port's socket. It must happen before the
+// guest is ready: QEMU drops what the guest says to nobody.
+func dialGuest(ctx context.Context, socket string) (*Guest, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return nil, fmt.Errorf("connect to the guest's serial port: %w", err)
+	}
+	return &Guest{conn: conn, r: bufio.NewReader(conn)}, nil
+}
+
+// WaitBoot returns when the guest takes commands. Run does this by itself.
+func (g *Guest) WaitBoot(ctx context.Context) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.waitBoot(ctx)
+}
+
+// waitBoot is WaitBoot under the lock.
+func (g *Guest) waitBoot(ctx context.Context) error {
+	if g.booted {
+		return nil
+	}
+	defer g.bound(ctx)()
+	for {
+		line, err := g.r.ReadString('\n')
+		if err != nil {
+			return g.failed(ctx, "wait for the guest to boot", err)
+		}
+		if strings.TrimSpace(line) == guestReady {
+			g.booted = true
+			return nil
+		}
+	}
+}
+
+// Run runs a shell command in the guest and returns its standard output and
+// error. A status other than 0 is an *ExitError. When ctx ends first the
+// command goes on in the guest, and a later Run waits for it.
+func (g *Guest) Run(ctx context.Context, command string) (string, error) {
+	if len(command) > commandLimit {
+		return "", fmt.Errorf("guest: command of %d bytes is longer than %d", len(command), commandLimit)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := g.waitBoot(ctx); err != nil {
+		return "", err
+	}
+	defer g.bound(ctx)()
+	marker := newMarker()
+	line := marker + " " + base64.StdEncoding.EncodeToString([]byte(command)) + "\n"
+	if _, err := g.conn.Write([]byte(line)); err != nil {
+		return "", g.failed(ctx, "send a command to the guest", err)
+	}
+	var out strings.Builder
+	for {
+		got, err := g.r.ReadString('\n')
+		if err != nil {
+			return out.String(), g.failed(ctx, fmt.Sprintf("run %q in the guest", command), err)
+		}
+		if got == guestReady+"\n" {
+			return out.String(), fmt.Errorf("guest: restarted during %q", command)
+		}
+		if rest, ok := strings.CutPrefix(got, marker+" "); ok {
+			return finish(command, out.String(), rest)
+		}
+		if isMarker(got) { // the end of a command that an earlier Run gave up
+			out.Reset()
+			continue
+		}
+		out.WriteString(got)
+	}
+}
+
+// finish makes the result of a command from what came before the marker and
+// the status after it.
+func finish(command, out, status string) (string, error) {
+	out = strings.TrimSuffix(out, "\n") // the one that init puts before the marker
+	code, err := strconv.Atoi(strings.TrimSpace(status))
+	if err != nil {
+		return out, fmt.Errorf("guest: unreadable exit status %q: %w", status, err)
+	}
+	if code != 0 {
+		return out, &ExitError{Command: command, Status: code, Output: out}
+	}
+	return out, nil
+}
+
+// markerPrefix starts every marker.
+const markerPrefix = "luksplug-done-"
+
+// newMarker is a fresh marker.
+func newMarker() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails: it ends the program instead
+	return markerPrefix + hex.EncodeToString(b[:])
+}
+
+// isMarker reports whether a line ends some command.
+func isMarker(line string) bool { return strings.HasPrefix(line, markerPrefix) }
+
+// bound makes ctx's end interrupt reads and writes; the result undoes it.
+func (g *Guest) bound(ctx context.Context) func() {
+	_ = g.conn.SetDeadline(time.Time{}) // fails only on a closed connection, which the next use reports
+	stop := context.AfterFunc(ctx, func() { _ = g.conn.SetDeadline(time.Unix(1, 0)) })
+	return func() { stop() }
+}
+
+// failed explains an I/O error by the context's, where that caused it.
+func (g *Guest) failed(ctx context.Context, what string, err error) error {
+	if cause := ctx.Err(); cause != nil {
+		err = errors.Join(cause, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// restarted forgets that the guest was ready.
+func (g *Guest) restarted() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.booted = false
+}
+
+// close ends the connection.
+func (g *Guest) close() { _ = g.conn.Close() } // nothing is buffered

@@ -1,0 +1,121 @@
+package peer
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"strings"
+)
+
+// MiB is the unit of the offsets and lengths of Guest's helpers, in bytes.
+const MiB = 1 << 20
+
+// WaitDisk waits for a disk and returns its device file ("/dev/vda"). want is
+// the kernel's name for it ("vda") or the serial number that the disk tells
+// the guest.
+func (g *Guest) WaitDisk(ctx context.Context, want string) (string, error) {
+	// The guest looks 20 times, 50 ms apart, before it answers "not yet", so
+	// that a wait costs few round trips over the serial port.
+	script := `want=` + shellQuote(want) + `
+i=0
+while [ $i -lt 20 ]; do
+	for d in /sys/block/*; do
+		n=${d##*/}
+		[ -b /dev/$n ] || continue
+		s=$(cat $d/serial 2>/dev/null)
+		p=$(tail -c +5 $d/device/vpd_pg80 2>/dev/null)
+		if [ "$n" = "$want" ] || [ "$s" = "$want" ] || [ "$p" = "$want" ]; then echo /dev/$n; exit; fi
+	done
+	usleep 50000
+	i=$((i+1))
+done`
+	for {
+		out, err := g.Run(ctx, script)
+		if err != nil {
+			return "", fmt.Errorf("wait for disk %s: %w", want, err)
+		}
+		if dev := strings.TrimSpace(out); dev != "" {
+			return dev, nil
+		}
+	}
+}
+
+// WaitGone waits until a device file that WaitDisk returned has gone.
+func (g *Guest) WaitGone(ctx context.Context, dev string) error {
+	script := `i=0; while [ -e ` + shellQuote(dev) + ` ] && [ $i -lt 20 ]; do usleep 50000; i=$((i+1)); done; [ -e ` + shellQuote(dev) + ` ] && echo there || echo gone`
+	for {
+		out, err := g.Run(ctx, script)
+		if err != nil {
+			return fmt.Errorf("wait for %s to go: %w", dev, err)
+		}
+		if strings.TrimSpace(out) == "gone" {
+			return nil
+		}
+	}
+}
+
+// Pattern is what WritePattern puts into every MiB: pattern over and over, cut
+// at the end.
+func Pattern(pattern []byte) []byte {
+	return bytes.Repeat(pattern, MiB/len(pattern)+1)[:MiB]
+}
+
+// WritePattern fills length MiB of dev from offset MiB with [Pattern] and
+// waits until the disk has them. The pattern may have any bytes, at least one
+// and at most 1 KiB.
+func (g *Guest) WritePattern(ctx context.Context, dev string, offset, length int, pattern []byte) error {
+	if len(pattern) == 0 || len(pattern) > 1024 {
+		return fmt.Errorf("guest: pattern of %d bytes; it needs 1 to 1024", len(pattern))
+	}
+	script := fmt.Sprintf(`set -e
+printf %%s %s | base64 -d > /tmp/.pattern
+while [ $(wc -c < /tmp/.pattern) -lt %d ]; do cat /tmp/.pattern /tmp/.pattern > /tmp/.doubled; mv /tmp/.doubled /tmp/.pattern; done
+i=0
+while [ $i -lt %d ]; do
+	dd if=/tmp/.pattern of=%s bs=1M count=1 seek=$((%d+i)) conv=notrunc,fsync 2>/tmp/.dd || { cat /tmp/.dd; exit 1; }
+	i=$((i+1))
+done
+rm /tmp/.pattern`, base64.StdEncoding.EncodeToString(pattern), MiB, length, shellQuote(dev), offset)
+	if _, err := g.Run(ctx, script); err != nil {
+		return fmt.Errorf("write %d MiB to %s: %w", length, dev, err)
+	}
+	return nil
+}
+
+// ReadHash is the SHA-256, in hexadecimal, of length MiB of dev from offset
+// MiB, read from the disk and not from the guest's cache.
+func (g *Guest) ReadHash(ctx context.Context, dev string, offset, length int) (string, error) {
+	script := fmt.Sprintf("echo 3 > /proc/sys/vm/drop_caches; dd if=%s bs=1M skip=%d count=%d 2>/tmp/.dd > /tmp/.read && sha256sum < /tmp/.read || { cat /tmp/.dd; false; }; s=$?; rm -f /tmp/.read; exit $s",
+		shellQuote(dev), offset, length)
+	out, err := g.Run(ctx, script)
+	if err != nil {
+		return "", fmt.Errorf("read %d MiB of %s: %w", length, dev, err)
+	}
+	hash, _, _ := strings.Cut(strings.TrimSpace(out), " ")
+	return hash, nil
+}
+
+// SizeOf is the size of a disk in bytes, as the guest sees it.
+func (g *Guest) SizeOf(ctx context.Context, dev string) (int64, error) {
+	out, err := g.Run(ctx, "blockdev --getsize64 "+shellQuote(dev))
+	if err != nil {
+		return 0, err
+	}
+	var size int64
+	if _, err := fmt.Sscan(out, &size); err != nil {
+		return 0, fmt.Errorf("guest: size of %s: unreadable answer %q: %w", dev, out, err)
+	}
+	return size, nil
+}
+
+// shellQuote makes one word of s for a POSIX shell.
+func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// HashOf is what ReadHash says of a disk that holds data.
+func HashOf(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,182 @@
+package peer
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Flavour names one of Debian's kernels, as in the package
+// linux-image-FLAVOUR.
+type Flavour string
+
+const (
+	// CloudKernel is small and boots fast; it has no USB.
+	CloudKernel Flavour = "cloud-amd64"
+	// FullKernel has every driver.
+	FullKernel Flavour = "amd64"
+)
+
+// guestModules are loaded at boot, in this order, each after what it needs.
+// virtio_ring comes first because virtio uses its symbols.
+var guestModules = map[Flavour][]string{
+	CloudKernel: {"virtio_ring", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod"},
+	FullKernel:  {"virtio_ring", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "xhci_pci", "usb_storage", "uas"},
+}
+
+// GuestImage is what a guest boots from: files in the cache.
+type GuestImage struct {
+	Kernel string // the bzImage
+	Initrd string // the initial file system, which is the whole guest
+}
+
+// guestImageVersion is part of the cache entry's name: raise it when the
+// content changes.
+const guestImageVersion = "1"
+
+// LoadGuestImage returns the image of the small Linux guest. It obtains it where the
+// cache lacks it: Debian's kernel and static busybox are downloaded by apt-get
+// (which checks their signatures), unpacked without being installed, and put
+// together here. Root is not needed.
+func LoadGuestImage(ctx context.Context, flavour Flavour) (GuestImage, error) {
+	dir, err := cached("guest-"+string(flavour)+"-v"+guestImageVersion, func(dir string) error {
+		return buildGuestImage(ctx, flavour, dir)
+	})
+	if err != nil {
+		return GuestImage{}, err
+	}
+	return GuestImage{Kernel: filepath.Join(dir, "vmlinuz"), Initrd: filepath.Join(dir, "initrd")}, nil
+}
+
+// buildGuestImage fills dir with the files of a GuestImage.
+func buildGuestImage(ctx context.Context, flavour Flavour, dir string) error {
+	work, err := os.MkdirTemp(dir, "work-")
+	if err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(work) }() // inside the cache entry's own temporary folder
+	kernelPackage, err := kernelPackageOf(ctx, flavour)
+	if err != nil {
+		return err
+	}
+	root := filepath.Join(work, "root")
+	if err := unpackPackages(ctx, work, root, kernelPackage, "busybox-static"); err != nil {
+		return err
+	}
+	kernels, err := filepath.Glob(filepath.Join(root, "boot", "vmlinuz-*"))
+	if err != nil || len(kernels) != 1 {
+		return fmt.Errorf("package %s holds %d kernels, want 1: %w", kernelPackage, len(kernels), err)
+	}
+	initrd, err := os.Create(filepath.Join(dir, "initrd"))
+	if err != nil {
+		return err
+	}
+	release := strings.TrimPrefix(filepath.Base(kernels[0]), "vmlinuz-")
+	err = writeInitrd(initrd, root, release, guestModules[flavour])
+	if closeErr := initrd.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return fmt.Errorf("write the initial file system: %w", err)
+	}
+	return os.Rename(kernels[0], filepath.Join(dir, "vmlinuz"))
+}
+
+// kernelPackageOf resolves Debian's meta-package to the package that holds the
+// kernel.
+func kernelPackageOf(ctx context.Context, flavour Flavour) (string, error) {
+	meta := "linux-image-" + string(flavour)
+	out, err := output(ctx, "apt-cache", "depends", "--important", meta)
+	if err != nil {
+		return "", fmt.Errorf("%w (are the package lists there? apt-get update fetches them)", err)
+	}
+	for line := range strings.Lines(out) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "Depends: "); ok && strings.HasPrefix(name, "linux-image-") {
+			return name, nil
+		}
+	}
+	return "", fmt.Errorf("package %s depends on no kernel (are the package lists there? apt-get update fetches them)", meta)
+}
+
+// unpackPackages downloads packages into work and unpacks them into root.
+func unpackPackages(ctx context.Context, work, root string, packages ...string) error {
+	// apt-get download writes into the working folder and has no option to
+	// change that. As root it wants to drop its privileges to a user that
+	// cannot write there, and then warns.
+	script := `cd "$1" && shift && exec apt-get -q -o APT::Sandbox::User=root download "$@"`
+	if _, err := output(ctx, "sh", append([]string{"-c", script, "sh", work}, packages...)...); err != nil {
+		return fmt.Errorf("download %s (apt-get update may be needed): %w", strings.Join(packages, ", "), err)
+	}
+	files, err := filepath.Glob(filepath.Join(work, "*.deb"))
+	if err != nil {
+		return err
+	}
+	for _, file := range files {
+		if _, err := output(ctx, "dpkg-deb", "-x", file, root); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeInitrd writes the guest's whole file system: busybox, the kernel
+// modules with their order, and guestInit.
+func writeInitrd(w io.Writer, root, release string, load []string) error {
+	tree, err := findModules(filepath.Join(root, "lib", "modules", release))
+	if err != nil {
+		return err
+	}
+	modules, err := tree.closure(load)
+	if err != nil {
+		return err
+	}
+	busybox, err := os.ReadFile(filepath.Join(root, "bin", "busybox"))
+	if err != nil {
+		return err
+	}
+	c := &cpioWriter{w: w}
+	for _, dir := range []string{"bin", "sbin", "dev", "proc", "sys", "tmp", "mnt", "run", "etc", "lib", "lib/modules"} {
+		c.dir(dir)
+	}
+	c.char("dev/console", 5, 1) // the kernel opens it for init before devtmpfs is mounted
+	c.file("bin/busybox", 0o755, busybox)
+	c.symlink("bin/sh", "busybox")
+	for _, name := range modules {
+		content, err := os.ReadFile(tree[name])
+		if err != nil {
+			return err
+		}
+		c.file("lib/modules/"+name+".ko", 0o644, content)
+	}
+	c.file("etc/modules", 0o644, []byte(strings.Join(modules, "\n")+"\n"))
+	c.file("init", 0o755, []byte(guestInit))
+	return c.close()
+}
+
+// guestReady is the line that the guest sends when it takes commands.
+const guestReady = "luksplug-guest-ready"
+
+// guestInit is the guest's first and only lasting process. It serves the
+// second serial port: a line with a marker and a command in base64 is answered
+// with the command's output, a line feed, the marker and the exit status. The
+// marker is new each time and random, so that no output can be taken for it.
+const guestInit = `#!/bin/sh
+export PATH=/bin:/sbin HOME=/
+/bin/busybox --install -s /bin
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs devtmpfs /dev
+mount -t tmpfs tmpfs /tmp
+while read -r module; do insmod "/lib/modules/$module.ko"; done < /etc/modules
+stty -F /dev/ttyS1 raw -echo clocal
+exec < /dev/ttyS1 > /dev/ttyS1 2> /dev/console
+echo ` + guestReady + `
+while read -r marker command; do
+	printf %s "$command" | base64 -d > /tmp/.command
+	sh /tmp/.command < /dev/null 2>&1
+	printf '\n%s %d\n' "$marker" "$?"
+done
+`

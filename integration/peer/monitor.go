@@ -1,0 +1,156 @@
+package peer
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+)
+
+// Monitor is a connection to a QMP monitor for a test's own questions. It is
+// deliberately not package qmp: what judges luksplug must not have luksplug's
+// faults. It may be used by several goroutines.
+type Monitor struct {
+	mu     sync.Mutex
+	conn   net.Conn
+	r      *bufio.Reader
+	id     int
+	events []Event
+}
+
+// Event is one of QEMU's asynchronous messages.
+type Event struct {
+	Name string          `json:"event"`
+	Data json.RawMessage `json:"data"`
+}
+
+// CommandError is a failure that QEMU reported.
+type CommandError struct {
+	Command string
+	Class   string `json:"class"`
+	Desc    string `json:"desc"`
+}
+
+// Error says what QEMU said.
+func (e *CommandError) Error() string { return e.Command + ": " + e.Class + ": " + e.Desc }
+
+// message is any line that QEMU sends.
+type message struct {
+	Event
+	Return json.RawMessage `json:"return"`
+	Error  *CommandError   `json:"error"`
+	ID     json.RawMessage `json:"id"`
+}
+
+// DialMonitor connects to the unix socket of a QMP monitor and leaves the
+// negotiation mode.
+func DialMonitor(ctx context.Context, socket string) (*Monitor, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return nil, fmt.Errorf("connect to QEMU: %w", err)
+	}
+	m := &Monitor{conn: conn, r: bufio.NewReader(conn)}
+	if _, err := m.Execute(ctx, "qmp_capabilities", nil); err != nil {
+		_ = conn.Close() // the first error is the one to report
+		return nil, err
+	}
+	return m, nil
+}
+
+// Execute runs one command. args is anything that encodes as a JSON object, or
+// nil. A failure that QEMU reports is a *CommandError. After any other error
+// the connection is of no use.
+func (m *Monitor) Execute(ctx context.Context, command string, args any) (json.RawMessage, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.id++
+	request := map[string]any{"execute": command, "id": m.id}
+	if args != nil {
+		request["arguments"] = args
+	}
+	line, err := json.Marshal(request)
+	if err != nil {
+		return nil, fmt.Errorf("%s: encode: %w", command, err)
+	}
+	defer m.bound(ctx)()
+	if _, err := m.conn.Write(append(line, '\n')); err != nil {
+		return nil, m.failed(ctx, command, err)
+	}
+	want := fmt.Sprint(m.id)
+	for {
+		got, err := m.read()
+		if err != nil {
+			return nil, m.failed(ctx, command, err)
+		}
+		switch {
+		case got.Name != "":
+			m.events = append(m.events, got.Event)
+		case string(got.ID) != want: // the greeting, or the answer to a command given up
+		case got.Error != nil:
+			got.Error.Command = command
+			return nil, got.Error
+		default:
+			return got.Return, nil
+		}
+	}
+}
+
+// WaitEvent returns the first event for which accept is true and drops those
+// before it. It sees the events since the connection was made.
+func (m *Monitor) WaitEvent(ctx context.Context, accept func(Event) bool) (Event, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	defer m.bound(ctx)()
+	for {
+		for len(m.events) > 0 {
+			e := m.events[0]
+			m.events = m.events[1:]
+			if accept(e) {
+				return e, nil
+			}
+		}
+		got, err := m.read()
+		if err != nil {
+			return Event{}, m.failed(ctx, "wait for an event", err)
+		}
+		if got.Name != "" {
+			m.events = append(m.events, got.Event)
+		}
+	}
+}
+
+// Close ends the connection.
+func (m *Monitor) Close() error { return m.conn.Close() }
+
+// read reads one line of any length.
+func (m *Monitor) read() (message, error) {
+	line, err := m.r.ReadBytes('\n')
+	if err != nil {
+		return message{}, err
+	}
+	var got message
+	if err := json.Unmarshal(line, &got); err != nil {
+		return message{}, fmt.Errorf("unreadable line from QEMU: %w", err)
+	}
+	return got, nil
+}
+
+// bound makes ctx's end interrupt reads and writes; the result undoes it.
+func (m *Monitor) bound(ctx context.Context) func() {
+	_ = m.conn.SetDeadline(time.Time{}) // fails only on a closed connection, which the next use reports
+	stop := context.AfterFunc(ctx, func() { _ = m.conn.SetDeadline(time.Unix(1, 0)) })
+	return func() { stop() }
+}
+
+// failed explains an I/O error by the context's, where that caused it.
+func (m *Monitor) failed(ctx context.Context, what string, err error) error {
+	if cause := ctx.Err(); cause != nil {
+		err = errors.Join(cause, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}

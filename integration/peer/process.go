@@ -1,0 +1,131 @@
+package peer
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// process is a child that dies with its parent.
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when the child was reaped
+	err  error         // what Wait said; valid after done
+}
+
+// startTied starts cmd so that the kernel kills it when this process ends,
+// however it ends.
+//
+// PR_SET_PDEATHSIG counts the death of the thread that forked, not that of the
+// process, and the Go runtime may retire a thread at any time. So one
+// goroutine keeps its thread from the fork until the child is reaped.
+func startTied(cmd *exec.Cmd) (*process, error) {
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
+	cmd.SysProcAttr.Setpgid = true // a ^C of the terminal is for the test, which then stops its peers in order
+	p := &process{cmd: cmd, done: make(chan struct{})}
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		p.err = cmd.Wait()
+		close(p.done)
+	}()
+	if err := <-started; err != nil {
+		return nil, fmt.Errorf("start %s: %w", filepath.Base(cmd.Path), err)
+	}
+	return p, nil
+}
+
+// pid is the child's process id.
+func (p *process) pid() int { return p.cmd.Process.Pid }
+
+// exited reports whether the child has ended.
+func (p *process) exited() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// kill ends the child and waits until it is reaped.
+func (p *process) kill() {
+	_ = p.cmd.Process.Kill() // it may have ended already: then there is nothing to do
+	<-p.done
+}
+
+// terminate asks the child to end and kills it after grace.
+func (p *process) terminate(grace time.Duration) {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // as in kill
+	select {
+	case <-p.done:
+	case <-time.After(grace):
+		p.kill()
+	}
+}
+
+// lockedBuffer is a bytes.Buffer that a child's output and a reader share.
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+// Write appends p.
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+// String is everything written so far.
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
+
+// output runs a tool to its end and returns its standard output. The error
+// carries the command and what it wrote on standard error.
+func output(ctx context.Context, name string, args ...string) (string, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	var out, diag bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &diag
+	if err := cmd.Run(); err != nil {
+		if errors.Is(err, exec.ErrNotFound) {
+			return "", fmt.Errorf("%s is not installed (make setup installs it): %w", name, err)
+		}
+		return out.String(), fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(diag.String()))
+	}
+	return out.String(), nil
+}
+
+// tail is the last part of a file, for messages; it is empty where the file
+// cannot be read.
+func tail(path string, limit int) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	if len(data) > limit {
+		data = data[len(data)-limit:]
+	}
+	return strings.TrimSpace(string(data))
+}

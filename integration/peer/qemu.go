@@ -1,0 +1,336 @@
+package peer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Machine is one of QEMU's machine types.
+type Machine string
+
+const (
+	// Q35 has PCI Express: a disk is hot-plugged into a free root port.
+	Q35 Machine = "q35"
+	// I440FX has one PCI bus that takes a hot plug in any free slot.
+	I440FX Machine = "pc"
+)
+
+// Options say what QEMU to start. The zero value is a q35 machine without a
+// free port, without a guest and without a controller.
+type Options struct {
+	Binary        string   // default qemu-system-x86_64
+	Machine       Machine  // default Q35
+	RootPorts     int      // q35: this many pcie-root-ports, rp1 and so on
+	SCSI          bool     // a virtio-scsi-pci with the id scsi0
+	USB           bool     // a qemu-xhci with the id usb
+	Paused        bool     // -S: no guest code runs until "cont"
+	Guest         bool     // boot the small Linux guest
+	Kernel        Flavour  // of the guest; default CloudKernel, FullKernel with USB
+	NativeHotplug bool     // q35: root ports signal by PCI Express and not by ACPI
+	TCP           bool     // a third monitor on loopback, see QEMU.TCPAddress
+	Extra         []string // further arguments
+}
+
+// QEMU is a running QEMU.
+type QEMU struct {
+	Socket     string // unix socket of the monitor for the tool under test
+	Control    string // unix socket of the monitor that Query uses; it takes one client at a time
+	TCPAddress string // host:port of the monitor on TCP, with Options.TCP
+	PID        int
+	Dir        string   // holds the sockets and logs
+	Log        string   // QEMU's standard error
+	Console    string   // the guest's first serial port: the kernel's messages
+	Args       []string // QEMU's arguments
+
+	process *process
+	guest   *Guest
+	mu      sync.Mutex
+	monitor *Monitor // dialled on the first Query
+	closed  bool
+}
+
+// Start runs QEMU for a test and kills it at the test's end. When the test has
+// failed, it logs QEMU's messages and the end of the guest's console.
+func Start(t testing.TB, o Options) *QEMU {
+	t.Helper()
+	// Not t.TempDir: with a long test name its paths do not fit into a unix
+	// socket's address of 108 bytes.
+	dir, err := os.MkdirTemp("", "luksplug-qemu-")
+	if err != nil {
+		t.Fatalf("make a folder for QEMU: %v", err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	q, err := Run(ctx, dir, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := q.Close(); err != nil {
+			t.Errorf("stop QEMU: %v", err)
+		}
+		if t.Failed() {
+			t.Logf("QEMU's messages: %s\nguest's console:\n%s", tail(q.Log, 4000), tail(q.Console, 4000))
+		}
+	})
+	return q
+}
+
+// Run starts QEMU with its sockets and logs in dir, and returns when its
+// monitors answer. The caller closes the result. ctx bounds the start only.
+func Run(ctx context.Context, dir string, o Options) (*QEMU, error) {
+	q := &QEMU{
+		Socket:  filepath.Join(dir, "qmp.sock"),
+		Control: filepath.Join(dir, "control.sock"),
+		Dir:     dir,
+		Log:     filepath.Join(dir, "qemu.log"),
+		Console: filepath.Join(dir, "console.log"),
+	}
+	if o.Binary == "" {
+		o.Binary = "qemu-system-x86_64"
+	}
+	args, err := q.arguments(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("start QEMU: %w", err)
+	}
+	q.Args = args
+	log, err := os.Create(q.Log)
+	if err != nil {
+		return nil, fmt.Errorf("start QEMU: %w", err)
+	}
+	defer func() { _ = log.Close() }() // QEMU has its own copy
+	cmd := exec.Command(o.Binary, args...)
+	cmd.Stdout, cmd.Stderr = log, log
+	if q.process, err = startTied(cmd); err != nil {
+		return nil, fmt.Errorf("%w (make setup installs QEMU)", err)
+	}
+	q.PID = q.process.pid()
+	if err := q.connect(ctx, o); err != nil {
+		_ = q.Close() // the first error is the one to report
+		return nil, fmt.Errorf("start QEMU: %w: %s", err, tail(q.Log, 2000))
+	}
+	return q, nil
+}
+
+// connect waits for the sockets and opens the guest's port.
+func (q *QEMU) connect(ctx context.Context, o Options) error {
+	for _, socket := range []string{q.Socket, q.Control} {
+		if err := q.waitSocket(ctx, socket); err != nil {
+			return err
+		}
+	}
+	// QEMU listens before it has made all devices: the answer to a first
+	// command shows that it got through its command line.
+	if _, err := q.Query(ctx, "query-status", nil); err != nil {
+		return fmt.Errorf("QEMU does not answer: %w", err)
+	}
+	if o.Guest {
+		guest, err := dialGuest(ctx, q.guestSocket())
+		if err != nil {
+			return err
+		}
+		q.guest = guest
+	}
+	if o.TCP {
+		return q.findTCP(ctx)
+	}
+	return nil
+}
+
+// waitSocket waits until QEMU listens on a unix socket. QEMU makes all its
+// sockets before it runs the guest, but nothing announces that.
+func (q *QEMU) waitSocket(ctx context.Context, path string) error {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		// Not by connecting: the monitor would take the probe for its client.
+		if listening(path) {
+			return nil
+		}
+		select {
+		case <-q.process.done:
+			return fmt.Errorf("QEMU ended: %v", q.process.err)
+		case <-ctx.Done():
+			return fmt.Errorf("wait for QEMU's monitor: %w", ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// listening reports whether some process listens on a unix socket: the kernel
+// marks it in the flags column (__SO_ACCEPTCON, 00010000).
+func listening(path string) bool {
+	table, err := os.ReadFile("/proc/net/unix")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(table)) {
+		fields := strings.Fields(line)
+		if len(fields) == 8 && fields[7] == path && fields[3] == "00010000" {
+			return true
+		}
+	}
+	return false
+}
+
+// findTCP asks QEMU for the port that the kernel chose.
+func (q *QEMU) findTCP(ctx context.Context) error {
+	reply, err := q.Query(ctx, "query-chardev", nil)
+	if err != nil {
+		return err
+	}
+	var devices []struct{ Label, Filename string }
+	if err := json.Unmarshal(reply, &devices); err != nil {
+		return fmt.Errorf("query-chardev: %w", err)
+	}
+	for _, d := range devices {
+		if d.Label != "qmp-tcp" {
+			continue
+		}
+		// "disconnected:tcp:127.0.0.1:40123,server=on"
+		_, address, _ := strings.Cut(d.Filename, "tcp:")
+		q.TCPAddress, _, _ = strings.Cut(address, ",")
+		if _, _, err := net.SplitHostPort(q.TCPAddress); err != nil {
+			return fmt.Errorf("query-chardev: no address in %q: %w", d.Filename, err)
+		}
+		return nil
+	}
+	return errors.New("query-chardev: no TCP monitor")
+}
+
+// guestSocket is the unix socket of the guest's second serial port.
+func (q *QEMU) guestSocket() string { return filepath.Join(q.Dir, "guest.sock") }
+
+// arguments makes QEMU's command line.
+func (q *QEMU) arguments(ctx context.Context, o Options) ([]string, error) {
+	if o.Machine == "" {
+		o.Machine = Q35
+	}
+	if o.Machine != Q35 && (o.RootPorts > 0 || o.NativeHotplug) {
+		return nil, fmt.Errorf("machine %s has no PCI Express root ports", o.Machine)
+	}
+	args := []string{
+		"-nodefaults", "-no-user-config", "-display", "none",
+		"-machine", string(o.Machine), "-accel", "tcg", "-m", "256",
+		"-chardev", "socket,id=qmp,server=on,wait=off,path=" + q.Socket, "-mon", "chardev=qmp,mode=control",
+		"-chardev", "socket,id=control,server=on,wait=off,path=" + q.Control, "-mon", "chardev=control,mode=control",
+	}
+	if o.TCP {
+		args = append(args, "-chardev", "socket,id=qmp-tcp,server=on,wait=off,host=127.0.0.1,port=0", "-mon", "chardev=qmp-tcp,mode=control")
+	}
+	if o.NativeHotplug {
+		args = append(args, "-global", "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off")
+	}
+	for i := range o.RootPorts {
+		args = append(args, "-device", fmt.Sprintf("pcie-root-port,id=rp%d,chassis=%d,slot=%d", i+1, i+1, i+1))
+	}
+	if o.SCSI {
+		args = append(args, "-device", "virtio-scsi-pci,id=scsi0")
+	}
+	if o.USB {
+		args = append(args, "-device", "qemu-xhci,id=usb")
+	}
+	if o.Paused {
+		args = append(args, "-S")
+	}
+	if o.Guest {
+		guest, err := q.guestArguments(ctx, o)
+		if err != nil {
+			return nil, err
+		}
+		args = append(args, guest...)
+	}
+	return append(args, o.Extra...), nil
+}
+
+// guestArguments boot the small guest.
+func (q *QEMU) guestArguments(ctx context.Context, o Options) ([]string, error) {
+	if o.Kernel == "" {
+		o.Kernel = CloudKernel
+		if o.USB {
+			o.Kernel = FullKernel
+		}
+	}
+	image, err := LoadGuestImage(ctx, o.Kernel)
+	if err != nil {
+		return nil, err
+	}
+	return []string{
+		"-kernel", image.Kernel, "-initrd", image.Initrd,
+		"-append", "console=ttyS0 loglevel=4 mitigations=off tsc=reliable no_timer_check",
+		"-chardev", "file,id=console,path=" + q.Console, "-serial", "chardev:console",
+		"-chardev", "socket,id=guest,server=on,wait=off,path=" + q.guestSocket(), "-serial", "chardev:guest",
+	}, nil
+}
+
+// Query runs a command on the control monitor. A failure that QEMU reports is
+// a *CommandError.
+func (q *QEMU) Query(ctx context.Context, command string, args any) (json.RawMessage, error) {
+	m, err := q.Monitor(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return m.Execute(ctx, command, args)
+}
+
+// Monitor is the control monitor's connection; it is closed with the QEMU.
+func (q *QEMU) Monitor(ctx context.Context) (*Monitor, error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.monitor == nil {
+		m, err := DialMonitor(ctx, q.Control)
+		if err != nil {
+			return nil, err
+		}
+		q.monitor = m
+	}
+	return q.monitor, nil
+}
+
+// Guest is the Linux guest; nil without Options.Guest.
+func (q *QEMU) Guest() *Guest { return q.guest }
+
+// Reset restarts the machine as its reset button does; the guest boots again.
+func (q *QEMU) Reset(ctx context.Context) error {
+	if q.guest != nil {
+		q.guest.restarted()
+	}
+	_, err := q.Query(ctx, "system_reset", nil)
+	return err
+}
+
+// Alive reports whether QEMU runs.
+func (q *QEMU) Alive() bool { return !q.process.exited() }
+
+// Close kills QEMU. It returns an error when QEMU had ended before by itself,
+// for that is never meant to happen. It may be called again.
+func (q *QEMU) Close() error {
+	early := q.process.exited()
+	q.process.kill()
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.monitor != nil {
+		_ = q.monitor.Close() // QEMU is gone
+		q.monitor = nil
+	}
+	if q.guest != nil {
+		q.guest.close()
+	}
+	if early && !q.closed {
+		q.closed = true
+		return fmt.Errorf("QEMU had ended by itself: %v: %s", q.process.err, tail(q.Log, 2000))
+	}
+	q.closed = true
+	return nil
+}

@@ -1,0 +1,251 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// testContext bounds a test that boots a guest: minutes, because the machine
+// may be busy with other packages' guests.
+func testContext(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestGuestRunsCommands(t *testing.T) {
+	t.Parallel()
+	for _, machine := range []Machine{Q35, I440FX} {
+		t.Run(string(machine), func(t *testing.T) {
+			t.Parallel()
+			ctx := testContext(t)
+			g := Start(t, Options{Machine: machine, Guest: true}).Guest()
+			start := time.Now()
+			if err := g.WaitBoot(ctx); err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("booted in %v", time.Since(start))
+
+			out, err := g.Run(ctx, "echo out; echo err >&2; printf 'no line feed'")
+			if err != nil || out != "out\nerr\nno line feed" {
+				t.Errorf("output %q, error %v", out, err)
+			}
+			var exit *ExitError
+			if _, err := g.Run(ctx, "echo why; exit 7"); !errors.As(err, &exit) || exit.Status != 7 || exit.Output != "why\n" {
+				t.Errorf("a failing command gave %v", err)
+			}
+			if _, err := g.Run(ctx, strings.Repeat("x", commandLimit+1)); err == nil {
+				t.Error("a command that does not fit into the terminal's buffer was sent")
+			}
+			big, err := g.Run(ctx, "yes 0123456789 | head -c 200000")
+			if err != nil || len(big) != 200000 {
+				t.Errorf("200,000 bytes arrived as %d, error %v", len(big), err)
+			}
+		})
+	}
+}
+
+func TestGuestSurvivesAnAbandonedCommand(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	g := Start(t, Options{Guest: true}).Guest()
+	if err := g.WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
+	defer cancel()
+	if _, err := g.Run(short, "echo early; usleep 500000; echo late"); !errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("a command longer than its context gave %v", err)
+	}
+	if out, err := g.Run(ctx, "echo next"); err != nil || out != "next\n" {
+		t.Errorf("the command after it gave %q, error %v", out, err)
+	}
+}
+
+func TestResetBootsAgain(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	q := Start(t, Options{Guest: true})
+	if _, err := q.Guest().Run(ctx, "touch /tmp/before"); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Reset(ctx); err != nil {
+		t.Fatal(err)
+	}
+	var exit *ExitError
+	if _, err := q.Guest().Run(ctx, "[ -e /tmp/before ]"); !errors.As(err, &exit) {
+		t.Errorf("after a reset the old file is there, or the guest is not: %v", err)
+	}
+}
+
+// plug is one way to plug a disk by hand.
+type plug struct {
+	name    string
+	options Options
+	device  map[string]any
+}
+
+func plugs() []plug {
+	return []plug{
+		{"virtio on q35", Options{RootPorts: 1}, map[string]any{"driver": "virtio-blk-pci", "bus": "rp1", "serial": "peer-disk"}},
+		{"virtio on q35, native hotplug", Options{RootPorts: 1, NativeHotplug: true}, map[string]any{"driver": "virtio-blk-pci", "bus": "rp1", "serial": "peer-disk"}},
+		{"virtio on i440fx", Options{Machine: I440FX}, map[string]any{"driver": "virtio-blk-pci", "serial": "peer-disk"}},
+		{"scsi", Options{SCSI: true}, map[string]any{"driver": "scsi-hd", "bus": "scsi0.0", "serial": "peer-disk"}},
+		{"usb", Options{USB: true}, map[string]any{"driver": "usb-storage", "bus": "usb.0"}},
+	}
+}
+
+func TestPlugAndUnplug(t *testing.T) {
+	t.Parallel()
+	for _, p := range plugs() {
+		t.Run(p.name, func(t *testing.T) {
+			t.Parallel()
+			ctx := testContext(t)
+			p.options.Guest = true
+			plugByHand(ctx, t, Start(t, p.options), p.device)
+		})
+	}
+}
+
+// plugByHand plugs a raw disk, has the guest write it, and unplugs it.
+func plugByHand(ctx context.Context, t *testing.T, q *QEMU, device map[string]any) {
+	g := q.Guest()
+	if err := g.WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before := mustState(ctx, t, q)
+	image := filepath.Join(t.TempDir(), "disk.raw")
+	if err := os.WriteFile(image, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(image, 8*MiB); err != nil {
+		t.Fatal(err)
+	}
+	must(ctx, t, q, "blockdev-add", map[string]any{"driver": "file", "node-name": "peer-node", "filename": image})
+	device["drive"], device["id"] = "peer-node", "peer-disk"
+	must(ctx, t, q, "device_add", device)
+	if diff := before.Diff(mustState(ctx, t, q)); len(diff) < 2 {
+		t.Errorf("State sees only %v of a plugged disk", diff)
+	}
+
+	want := "peer-disk"
+	if device["serial"] == nil {
+		want = "sda"
+	}
+	dev, err := g.WaitDisk(ctx, want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size, err := g.SizeOf(ctx, dev); err != nil || size != 8*MiB {
+		t.Errorf("size %d, error %v", size, err)
+	}
+	pattern := []byte("written by the guest. ")
+	if err := g.WritePattern(ctx, dev, 3, 2, pattern); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := string(Pattern(pattern))
+	if got := string(data[3*MiB : 5*MiB]); got != full+full {
+		t.Error("the image does not hold the pattern that the guest wrote")
+	}
+	if hash, err := g.ReadHash(ctx, dev, 3, 1); err != nil || hash != HashOf([]byte(full)) {
+		t.Errorf("the guest reads back %s, error %v", hash, err)
+	}
+
+	must(ctx, t, q, "device_del", map[string]any{"id": "peer-disk"})
+	m, err := q.Monitor(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.WaitEvent(ctx, func(e Event) bool {
+		return e.Name == "DEVICE_DELETED" && strings.Contains(string(e.Data), `"device": "peer-disk"`)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	must(ctx, t, q, "blockdev-del", map[string]any{"node-name": "peer-node"})
+	if err := g.WaitGone(ctx, dev); err != nil {
+		t.Error(err)
+	}
+	if diff := before.Diff(mustState(ctx, t, q)); len(diff) != 0 {
+		t.Errorf("after the unplug QEMU differs: %v", diff)
+	}
+}
+
+func TestTCPMonitor(t *testing.T) {
+	t.Parallel()
+	q := Start(t, Options{Paused: true, TCP: true})
+	conn, err := net.Dial("tcp", q.TCPAddress)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	greeting := make([]byte, 8)
+	if _, err := conn.Read(greeting); err != nil || string(greeting) != `{"QMP": ` {
+		t.Errorf("the monitor on TCP greets with %q, error %v", greeting, err)
+	}
+}
+
+func TestStartReportsWhyQEMUDoesNot(t *testing.T) {
+	t.Parallel()
+	_, err := Run(testContext(t), t.TempDir(), Options{Extra: []string{"-device", "no-such-device"}})
+	if err == nil || !strings.Contains(err.Error(), "no-such-device") {
+		t.Errorf("error %v does not carry QEMU's message", err)
+	}
+	_, err = Run(testContext(t), t.TempDir(), Options{Machine: I440FX, RootPorts: 1})
+	if err == nil || !strings.Contains(err.Error(), "root ports") {
+		t.Errorf("root ports on i440fx gave %v", err)
+	}
+}
+
+func TestCloseReportsAnEarlyEnd(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	q, err := Run(ctx, t.TempDir(), Options{Paused: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(ctx, t, q, "quit", nil)
+	<-q.process.done
+	if err := q.Close(); err == nil {
+		t.Error("a QEMU that ended by itself was closed without an error")
+	}
+	if err := q.Close(); err != nil {
+		t.Errorf("second Close: %v", err)
+	}
+}
+
+// must runs a command that has to succeed.
+func must(ctx context.Context, t *testing.T, q *QEMU, command string, args any) {
+	t.Helper()
+	if _, err := q.Query(ctx, command, args); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mustState is q.State for a test.
+func mustState(ctx context.Context, t *testing.T, q *QEMU) State {
+	t.Helper()
+	s, err := q.State(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func ExampleState_Diff() {
+	before := State{Nodes: []string{"disk0"}}
+	after := State{Nodes: []string{"disk0", "leftover"}}
+	fmt.Println(before.Diff(after))
+	// Output: [nodes: + leftover]
+}
