@@ -1,0 +1,59 @@
+// Package blockgraph turns a libvirt <disk> into the QEMU objects, block nodes
+// and device that make it up, and orders them into a plan.
+//
+// # The three forms of a disk
+//
+// [ParseDisk] reads the XML that libvirt users write, strictly, into a [Disk].
+// [Build] works out the [Graph] that QEMU needs for it: secret objects, block
+// nodes from the protocol layer upwards, and one frontend device. [Graph.Plan]
+// orders the graph into a [Plan]: one QMP command a step, each step with the
+// command that takes it back.
+//
+//	<disk> ── ParseDisk ──> Disk ── Build ──> Graph ── Plan ──> Plan
+//	                                  ↑
+//	                     Machine: what is known of the VM
+//
+// Both Graph and Plan are plain values. They print as text, JSON, QEMU
+// arguments, DOT, Mermaid and SVG, and the same disk with the same machine
+// always gives the same bytes.
+//
+// # The detached header
+//
+// libvirt has no syntax for a LUKS header that lives in a file of its own.
+// This package reads one more element for it, inside <encryption>, with the
+// grammar of libvirt's own <backingStore>:
+//
+//	<encryption format='luks'>
+//	  <secret type='passphrase' uuid='...'/>
+//	  <header type='file'>
+//	    <format type='raw'/>
+//	    <source file='/var/lib/headers/vm1-vdb.hdr'/>
+//	  </header>
+//	</encryption>
+//
+// With a header the payload keeps its own format (raw or qcow2) and the LUKS
+// node stands on top of both:
+//
+//	       device
+//	         │
+//	       luks ──── secret
+//	      /    \
+//	header   payload-format
+//	  │          │
+//	header-    payload-
+//	storage    storage
+//
+// # Purity
+//
+// Nothing in this package does I/O, reads a clock, uses randomness or looks at
+// the environment. A plan needs no secret value: where a value belongs, it
+// holds a [SecretData], which names the secret and always prints as
+// "[redacted]". All functions are safe for concurrent use, and no value is
+// changed after it was returned.
+//
+// # Names
+//
+// Node names and object ids begin with "luksplug-<target>-", the device id is
+// "luksplug-<target>" unless the XML gives a user alias. The names follow from
+// the disk's target alone, so that a later run recognises its own work.
+package blockgraph

@@ -1,0 +1,186 @@
+package blockgraph
+
+import (
+	"encoding/xml"
+	"slices"
+	"strings"
+)
+
+// rule says what may stand in one element of a disk. Whatever is in none of
+// its lists is unknown to libvirt too, and is refused as a mistake; what
+// libvirt knows and this package does not do is refused as unsupported.
+// Nothing is ignored.
+type rule struct {
+	attrs    []string         // read
+	inert    []string         // read by libvirt, and without effect on a disk that is being plugged
+	notAttrs []string         // libvirt's, not supported here
+	children map[string]*rule // read
+	not      []string         // libvirt's child elements, not supported here
+	text     bool             // the element holds text
+	repeated bool             // may stand more than once in its parent
+}
+
+// diskRule is the grammar of <disk>, after libvirt's formatdomain.html
+// (sections "Hard drives, floppy disks, CDROMs" and "Device address") and
+// formatstorageencryption.html. <header> is our own.
+var diskRule = &rule{
+	attrs: []string{"type", "device"},
+	// snapshot@ only matters to libvirt's own snapshot commands.
+	inert:    []string{"snapshot"},
+	notAttrs: []string{"model", "rawio", "sgio"},
+	children: map[string]*rule{
+		"driver": {
+			attrs:    []string{"name", "type", "cache", "io", "discard", "detect_zeroes", "error_policy", "rerror_policy"},
+			notAttrs: []string{"ioeventfd", "event_idx", "copy_on_read", "discard_no_unref", "iothread", "queues", "queue_size", "iommu", "ats", "packed", "page_per_vq", "max_bufsize"},
+			not:      []string{"iothreads", "metadata_cache", "statistics"},
+		},
+		"source":       sourceRule(true),
+		"backingStore": {not: []string{"format", "source", "backingStore"}, notAttrs: []string{"type", "index"}},
+		"target": {
+			attrs:    []string{"dev", "bus"},
+			notAttrs: []string{"tray", "removable", "rotation_rate", "dpofua"},
+		},
+		"readonly":   {},
+		"serial":     {text: true},
+		"wwn":        {text: true},
+		"encryption": encryptionRule(),
+		"boot":       {attrs: []string{"order"}, notAttrs: []string{"loadparm"}},
+		"alias":      {attrs: []string{"name"}},
+		"address": {
+			attrs:    []string{"type", "domain", "bus", "slot", "function", "controller", "target", "unit", "port"},
+			notAttrs: []string{"multifunction", "cssid", "ssid", "devno", "reg", "iobase", "irq", "uid", "fid"},
+			not:      []string{"zpci"},
+		},
+	},
+	not: []string{"auth", "geometry", "blockio", "mirror", "iotune", "throttlefilters", "shareable", "transient", "vendor", "product", "backenddomain", "acpi"},
+}
+
+func sourceRule(encrypted bool) *rule {
+	r := &rule{
+		attrs: []string{"file", "dev"},
+		// index@ is libvirt's own numbering of a running VM's images.
+		inert:    []string{"index"},
+		notAttrs: []string{"startupPolicy", "fdgroup", "dir", "protocol", "name", "tls", "tlsHostname", "query", "pool", "volume", "mode", "type", "managed", "namespace", "path"},
+		children: map[string]*rule{},
+		not: []string{"slices", "reservations", "host", "snapshot", "config", "auth", "ssl", "cookies", "readahead", "timeout",
+			"seclabel", "address", "initiator", "dataStore", "identity", "reconnect", "knownHosts"},
+	}
+	if encrypted {
+		r.children["encryption"] = encryptionRule()
+	} else {
+		r.not = append(r.not, "encryption")
+	}
+	return r
+}
+
+func encryptionRule() *rule {
+	return &rule{
+		attrs: []string{"format", "engine"},
+		children: map[string]*rule{
+			"secret": {attrs: []string{"type", "uuid", "usage"}, repeated: true},
+			"header": {
+				attrs:    []string{"type"},
+				notAttrs: []string{"index"},
+				children: map[string]*rule{
+					"format": {attrs: []string{"type"}, not: []string{"metadata_cache"}},
+					"source": sourceRule(false),
+				},
+				not: []string{"backingStore"},
+			},
+		},
+		not: []string{"cipher", "ivgen"},
+	}
+}
+
+// check refuses everything in e that r does not allow.
+func (r *rule) check(e *element) error {
+	seen := make([]string, 0, len(e.attrs))
+	for _, a := range e.attrs {
+		name := a.Name.Local
+		switch {
+		case isNamespace(a):
+			continue
+		case a.Name.Space != "" && a.Name.Space != "xml":
+			return e.invalid(name, "attributes of the namespace %q are not known", a.Name.Space)
+		case slices.Contains(seen, name):
+			return e.invalid(name, "the attribute is given twice")
+		case slices.Contains(r.attrs, name), slices.Contains(r.inert, name):
+		case slices.Contains(r.notAttrs, name):
+			return e.unsupported(name, "luksplug does not support this attribute: remove it if the disk can do without")
+		default:
+			return e.invalid(name, "unknown attribute%s", suggest(name, r.attrs))
+		}
+		seen = append(seen, name)
+	}
+	if !r.text && strings.TrimSpace(e.text) != "" {
+		return e.invalid("", "holds text %q, which means nothing here", shorten(strings.TrimSpace(e.text)))
+	}
+	for i, c := range e.children {
+		next, known := r.children[c.name]
+		switch {
+		case known:
+		case slices.Contains(r.not, c.name):
+			return c.unsupported("", "luksplug does not support this element: remove it if the disk can do without")
+		default:
+			return c.invalid("", "unknown element%s", suggest(c.name, childNames(r)))
+		}
+		if !next.repeated && slices.ContainsFunc(e.children[:i], func(o *element) bool { return o.name == c.name }) {
+			return c.invalid("", "the element stands more than once")
+		}
+		if err := next.check(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isNamespace(a xml.Attr) bool {
+	return a.Name.Space == "xmlns" || a.Name.Space == "" && a.Name.Local == "xmlns"
+}
+
+func childNames(r *rule) []string {
+	names := make([]string, 0, len(r.children))
+	for n := range r.children {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// suggest names the known word that was probably meant: one that differs in
+// case, or by one letter.
+func suggest(word string, known []string) string {
+	for _, k := range known {
+		if strings.EqualFold(word, k) || oneEdit(word, k) {
+			return ": did you mean " + k + "?"
+		}
+	}
+	return ""
+}
+
+// oneEdit tells whether one letter added, removed or replaced makes a into b.
+func oneEdit(a, b string) bool {
+	if len(a) > len(b) {
+		a, b = b, a
+	}
+	if len(b)-len(a) > 1 {
+		return false
+	}
+	i := 0
+	for i < len(a) && a[i] == b[i] {
+		i++
+	}
+	if len(a) == len(b) {
+		return i < len(a) && a[i+1:] == b[i+1:]
+	}
+	return a[i:] == b[i+1:]
+}
+
+// shorten keeps error messages to one line of a readable length.
+func shorten(s string) string {
+	const limit = 40
+	if len(s) <= limit {
+		return s
+	}
+	return s[:limit] + "..."
+}

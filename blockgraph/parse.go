@@ -1,0 +1,338 @@
+package blockgraph
+
+import (
+	"encoding/xml"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// ParseDisk reads a libvirt <disk> document. It is strict: an element or
+// attribute that is not known is an [*XMLError], one that libvirt knows and
+// this package does not support an [*UnsupportedError]; nothing is ignored.
+// The grammar is libvirt's (formatdomain.html, "Hard drives, floppy disks,
+// CDROMs") and one element more, <header>, for a detached LUKS header.
+func ParseDisk(data []byte) (*Disk, error) {
+	tree, err := readTree(data)
+	if err != nil {
+		return nil, err
+	}
+	if tree.name != "disk" {
+		return nil, tree.invalid("", "the document is a <%s>, not a <disk>", tree.name)
+	}
+	if err := diskRule.check(tree); err != nil {
+		return nil, err
+	}
+	var doc libvirtxml.DomainDisk
+	if err := xml.Unmarshal(data, &doc); err != nil {
+		return nil, malformed(err)
+	}
+	p := &parser{tree: tree, doc: &doc}
+	disk, err := p.disk()
+	if err != nil {
+		return nil, err
+	}
+	if err := disk.Validate(); err != nil {
+		return nil, err
+	}
+	return disk, nil
+}
+
+// parser joins the two views of one document: libvirtxml's values and the
+// tree, which knows where they stand.
+type parser struct {
+	tree *element
+	doc  *libvirtxml.DomainDisk
+}
+
+func (p *parser) disk() (*Disk, error) {
+	d := &Disk{Device: DeviceKind(orDefault(p.doc.Device, string(DeviceDisk)))}
+	switch d.Device {
+	case DeviceDisk, DeviceCDROM, DeviceFloppy:
+	case "lun":
+		return nil, p.tree.unsupported("device", "SCSI pass-through (device='lun') is not supported: use device='disk'")
+	default:
+		return nil, p.tree.invalid("device", "unknown device %q: use disk, cdrom or floppy", d.Device)
+	}
+	d.ReadOnly = p.doc.ReadOnly != nil || d.Device == DeviceCDROM
+	if err := p.target(d); err != nil {
+		return nil, err
+	}
+	if err := p.image(d); err != nil {
+		return nil, err
+	}
+	if err := p.identity(d); err != nil {
+		return nil, err
+	}
+	if v := p.doc.Driver; v != nil {
+		if v.Name != "" && v.Name != "qemu" {
+			return nil, p.tree.child("driver").unsupported("name", "the driver %q is not QEMU's: use name='qemu'", v.Name)
+		}
+		// "default" is libvirt's word for QEMU's own choice: the same as nothing.
+		d.Driver = Driver{
+			Cache: notDefault(v.Cache), IO: v.IO, Discard: notDefault(v.Discard), DetectZeroes: v.DetectZeros,
+			ErrorPolicy: notDefault(v.ErrorPolicy), ReadErrorPolicy: notDefault(v.RErrorPolicy),
+		}
+	}
+	if a := p.tree.child("address"); a != nil {
+		address, err := parseAddress(a)
+		if err != nil {
+			return nil, err
+		}
+		d.Address = address
+	}
+	return d, nil
+}
+
+func (p *parser) target(d *Disk) error {
+	t := p.tree.child("target")
+	if t == nil || p.doc.Target.Dev == "" {
+		return p.tree.invalid("", "has no <target dev=...>: it names the disk, such as <target dev='vdb' bus='virtio'/>")
+	}
+	d.Target = p.doc.Target.Dev
+	prefix, _, err := splitTarget(d.Target)
+	if err != nil {
+		return t.invalid("dev", "%s", err.Error())
+	}
+	if bus := p.doc.Target.Bus; bus != "" {
+		switch d.Bus = Bus(bus); d.Bus {
+		case BusVirtio, BusSCSI, BusUSB, BusIDE, BusSATA, BusFDC:
+			return nil
+		case "sd", "xen", "uml", "nvme":
+			return t.unsupported("bus", "the bus %q is not supported: use virtio, scsi or usb", bus)
+		}
+		return t.invalid("bus", "unknown bus %q: use virtio, scsi, usb, ide, sata or fdc", bus)
+	}
+	switch {
+	case d.Device == DeviceFloppy:
+		d.Bus = BusFDC
+	case prefix == "hd":
+		d.Bus = BusIDE
+	case prefix == "sd":
+		d.Bus = BusSCSI
+	case prefix == "vd":
+		d.Bus = BusVirtio
+	default:
+		return t.invalid("bus", "is missing, and %q does not tell which: give bus='virtio', 'scsi' or 'usb'", d.Target)
+	}
+	return nil
+}
+
+// splitTarget takes a target such as "vdb" apart: the prefix, and the number
+// that the letters make (a is 0, z 25, aa 26).
+func splitTarget(dev string) (prefix string, index int, err error) {
+	for _, p := range []string{"vd", "sd", "hd", "fd", "xvd", "ubd"} {
+		rest, ok := strings.CutPrefix(dev, p)
+		if !ok || rest == "" {
+			continue
+		}
+		letters := strings.TrimRight(rest, "0123456789")
+		if letters == "" {
+			break
+		}
+		n := 0
+		for _, c := range letters {
+			if c < 'a' || c > 'z' || n > 1<<20 {
+				return "", 0, fmt.Errorf("unknown disk name %q: use vda, vdb, ..., sda, ..., hda, ... or fda, ...", shorten(dev))
+			}
+			n = n*26 + int(c-'a') + 1
+		}
+		if letters != rest {
+			return "", 0, fmt.Errorf("invalid disk target %q: partitions can't appear in disk targets", shorten(dev))
+		}
+		return p, n - 1, nil
+	}
+	return "", 0, fmt.Errorf("unknown disk name %q: use vda, vdb, ..., sda, ..., hda, ... or fda, ...", shorten(dev))
+}
+
+func (p *parser) image(d *Disk) error {
+	src := p.tree.child("source")
+	if src == nil {
+		return p.tree.unsupported("", "a drive without a <source> (no medium) is not supported")
+	}
+	source, err := parseSource(p.tree, src, p.doc.Source)
+	if err != nil {
+		return err
+	}
+	d.Image = Image{Source: source, Format: FormatRaw, Terminated: p.tree.child("backingStore") != nil}
+	if p.doc.Driver != nil && p.doc.Driver.Type != "" {
+		if d.Image.Format, err = parseFormat(p.tree.child("driver"), p.doc.Driver.Type); err != nil {
+			return err
+		}
+	}
+	outer, inner := p.tree.child("encryption"), src.child("encryption")
+	switch {
+	case outer != nil && inner != nil:
+		return outer.invalid("", "an <encryption> definition already found for disk source: keep one of the two")
+	case outer != nil:
+		d.Image.Encryption, err = parseEncryption(outer, p.doc.Encryption)
+	case inner != nil:
+		d.Image.Encryption, err = parseEncryption(inner, p.doc.Source.Encryption)
+	}
+	return err
+}
+
+// parseSource reads a <source>; owner is the element whose type attribute says
+// what kind it is.
+func parseSource(owner, e *element, s *libvirtxml.DomainDiskSource) (Source, error) {
+	kind := orDefault(owner.attr("type"), string(SourceFile))
+	want, wrong := "file", "dev"
+	switch SourceKind(kind) {
+	case SourceFile:
+	case SourceBlock:
+		want, wrong = wrong, want
+	case "dir", "network", "volume", "nvme", "vhostuser", "vhostvdpa":
+		return Source{}, owner.unsupported("type", "sources of type %q are not supported: use file or block", kind)
+	default:
+		return Source{}, owner.invalid("type", "unknown type %q: use file or block", kind)
+	}
+	if e.attr(wrong) != "" {
+		return Source{}, e.invalid(wrong, "does not belong to type='%s', which has %s=", kind, want)
+	}
+	out := Source{Kind: SourceKind(kind)}
+	switch {
+	case s == nil:
+	case s.File != nil:
+		out.Path = s.File.File
+	case s.Block != nil:
+		out.Path = s.Block.Dev
+	}
+	if out.Path == "" {
+		return Source{}, e.invalid(want, "is missing: a %s source needs the path", kind)
+	}
+	return out, nil
+}
+
+func parseFormat(e *element, name string) (Format, error) {
+	switch f := Format(name); f {
+	case FormatRaw, FormatQcow2:
+		return f, nil
+	case "aio": // libvirt's old spelling, still read by it
+		return FormatRaw, nil
+	case "iso":
+		return "", e.unsupported("type", "storage format 'iso' is not directly supported by QEMU: use 'raw' instead")
+	case "bochs", "cloop", "dmg", "vpc", "vdi", "qcow", "qed", "vmdk", "ploop", "luks", "vhd", "fat", "cow", "dir", "none", "auto":
+		return "", e.unsupported("type", "'%s' storage format is not supported: use raw or qcow2", name)
+	}
+	return "", e.invalid("type", "unknown format %q: use raw or qcow2", name)
+}
+
+func parseEncryption(e *element, v *libvirtxml.DomainDiskEncryption) (*Encryption, error) {
+	switch v.Format {
+	case "luks":
+	case "qcow", "default", "luks2", "luks-any":
+		return nil, e.unsupported("format", "encryption format %q is not supported: use luks", v.Format)
+	case "":
+		return nil, e.invalid("format", "is missing: use format='luks'")
+	default:
+		return nil, e.invalid("format", "unknown encryption format %q: use luks", v.Format)
+	}
+	switch v.Engine {
+	case "", "qemu":
+	case "librbd":
+		return nil, e.unsupported("engine", "encryption engine 'librbd' is only for rbd sources: use engine='qemu'")
+	default:
+		return nil, e.invalid("engine", "unknown encryption engine %q: use qemu", v.Engine)
+	}
+	if len(v.Secrets) != 1 {
+		return nil, e.invalid("", "has %d <secret> elements: QEMU's LUKS takes exactly one", len(v.Secrets))
+	}
+	ref, err := parseSecret(e.child("secret"), v.Secrets[0])
+	if err != nil {
+		return nil, err
+	}
+	out := &Encryption{Secret: ref}
+	if h := e.child("header"); h != nil {
+		out.Header, err = parseHeader(h)
+	}
+	return out, err
+}
+
+func parseSecret(e *element, v libvirtxml.DomainDiskSecret) (secrets.Reference, error) {
+	if v.Type != string(secrets.Passphrase) {
+		return secrets.Reference{}, e.invalid("type", "invalid secret type '%s': an encrypted disk needs type='passphrase'", v.Type)
+	}
+	if (v.UUID == "") == (v.Usage == "") {
+		return secrets.Reference{}, e.invalid("", "needs either uuid= or usage=, and not both")
+	}
+	ref := secrets.Reference{Type: secrets.Passphrase, Usage: v.Usage}
+	if v.UUID != "" {
+		id, err := secrets.ParseUUID(v.UUID)
+		if err != nil {
+			return ref, e.invalid("uuid", "malformed uuid %q", shorten(v.UUID))
+		}
+		ref.UUID = id
+	}
+	if err := ref.Validate(); err != nil {
+		return ref, e.invalid("", "%v", err)
+	}
+	return ref, nil
+}
+
+// parseHeader reads <header>. Its grammar is that of <backingStore>, so
+// libvirtxml reads it as one.
+func parseHeader(e *element) (*Image, error) {
+	src := e.child("source")
+	if src == nil {
+		return nil, e.invalid("", "has no <source>: it says where the LUKS header is")
+	}
+	kind := orDefault(e.attr("type"), string(SourceFile))
+	doc := fmt.Sprintf("<backingStore type=%q>%s</backingStore>", kind, e.inner)
+	var v libvirtxml.DomainDiskBackingStore
+	if err := xml.Unmarshal([]byte(doc), &v); err != nil {
+		return nil, malformed(err)
+	}
+	source, err := parseSource(e, src, v.Source)
+	if err != nil {
+		return nil, err
+	}
+	image := &Image{Source: source, Format: FormatRaw}
+	if v.Format != nil && v.Format.Type != "" {
+		if image.Format, err = parseFormat(e.child("format"), v.Format.Type); err != nil {
+			return nil, err
+		}
+	}
+	return image, nil
+}
+
+func (p *parser) identity(d *Disk) error {
+	d.Serial = p.doc.Serial
+	if w := p.tree.child("wwn"); w != nil {
+		text := strings.TrimSpace(p.doc.WWN)
+		n, err := strconv.ParseUint(text, 16, 64)
+		if err != nil || len(text) != 16 {
+			return w.invalid("", "malformed wwn %q: 16 hexadecimal digits are needed", shorten(text))
+		}
+		d.WWN = n
+	}
+	if b := p.tree.child("boot"); b != nil {
+		n, err := strconv.ParseUint(b.attr("order"), 10, 31)
+		if err != nil || n == 0 {
+			return b.invalid("order", "%q is no boot order: use 1, 2, ...", shorten(b.attr("order")))
+		}
+		d.BootOrder = uint(n)
+	}
+	// libvirt makes up aliases of its own and ignores all but a user's on input.
+	if p.doc.Alias != nil && strings.HasPrefix(p.doc.Alias.Name, "ua-") {
+		d.Alias = p.doc.Alias.Name
+	}
+	return nil
+}
+
+func orDefault(value, otherwise string) string {
+	if value == "" {
+		return otherwise
+	}
+	return value
+}
+
+func notDefault(value string) string {
+	if value == "default" {
+		return ""
+	}
+	return value
+}

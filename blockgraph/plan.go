@@ -1,0 +1,99 @@
+package blockgraph
+
+import "slices"
+
+// Plan is a graph in the order in which QEMU is told: one QMP command a step.
+// It is a plain value; printing it needs no VM and no secret.
+type Plan struct {
+	Graph *Graph
+	Steps []Step
+}
+
+// Step is one command and the command that takes it back.
+type Step struct {
+	// Kind says what the step makes, or that it releases something.
+	Kind StepKind
+	// Subject is the name of what it makes or releases: an object id, a
+	// node-name or a device id.
+	Subject string
+	// Do is the command.
+	Do Command
+	// Undo takes Do back. Its Execute is empty for a release, which takes an
+	// earlier step's Do back for good.
+	Undo Command
+}
+
+// StepKind is a kind of step.
+type StepKind string
+
+// The kinds of steps.
+const (
+	StepObject  StepKind = "object"  // object-add; undone by object-del
+	StepNode    StepKind = "node"    // blockdev-add; undone by blockdev-del
+	StepDevice  StepKind = "device"  // device_add; undone by device_del, which the guest must answer
+	StepRelease StepKind = "release" // object-del of a secret that is no longer needed; not undone
+)
+
+// Command is a QMP command. A [SecretData] among its arguments stands for a
+// value that the executor puts in.
+type Command struct {
+	Execute   string
+	Arguments Object
+}
+
+// Plan orders the graph into steps. A secret exists from just before the node
+// that reads it opens until just after.
+func (g *Graph) Plan() *Plan {
+	p := &Plan{Graph: g}
+	for i, n := range g.Nodes {
+		for _, id := range n.Secrets {
+			p.addObject(g.object(id))
+		}
+		p.addNode(n)
+		for _, id := range n.Secrets {
+			if !usedAfter(g.Nodes[i+1:], id) {
+				p.Steps = append(p.Steps, Step{Kind: StepRelease, Subject: id, Do: command("object-del", "id", id)})
+			}
+		}
+	}
+	for _, d := range g.Devices {
+		p.Steps = append(p.Steps, Step{Kind: StepDevice, Subject: d.ID,
+			Do: Command{"device_add", d.Options}, Undo: command("device_del", "id", d.ID)})
+	}
+	return p
+}
+
+func usedAfter(nodes []Node, id string) bool {
+	return slices.ContainsFunc(nodes, func(n Node) bool { return slices.Contains(n.Secrets, id) })
+}
+
+func (g *Graph) object(id string) GraphObject {
+	i := slices.IndexFunc(g.Objects, func(o GraphObject) bool { return o.ID == id })
+	return g.Objects[i] // Build adds the object before the node that names it
+}
+
+func (p *Plan) addObject(o GraphObject) {
+	if slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Kind == StepObject && s.Subject == o.ID }) {
+		return
+	}
+	p.Steps = append(p.Steps, Step{Kind: StepObject, Subject: o.ID,
+		Do: Command{"object-add", o.Options}, Undo: command("object-del", "id", o.ID)})
+}
+
+func (p *Plan) addNode(n Node) {
+	p.Steps = append(p.Steps, Step{Kind: StepNode, Subject: n.Name,
+		Do: Command{"blockdev-add", n.Options}, Undo: command("blockdev-del", "node-name", n.Name)})
+}
+
+func command(name, argument, value string) Command {
+	return Command{name, Object{{argument, value}}}
+}
+
+// CheckHotplug tells whether a running VM can take the disk. The error is
+// libvirt's own refusal.
+func (d *Disk) CheckHotplug() error {
+	if !d.Bus.Hotpluggable() {
+		return &UnsupportedError{Element: "disk/target@bus", Reason: "disk bus '" + string(d.Bus) + "' cannot be hotplugged: use virtio, scsi or usb"}
+	}
+	return nil
+}

@@ -1,0 +1,119 @@
+package blockgraph
+
+import (
+	"fmt"
+	"strings"
+)
+
+// picture is the graph as boxes and arrows: what DOT, Mermaid and SVG draw.
+type picture struct {
+	title string
+	boxes []box
+	edges []edge
+}
+
+type box struct {
+	id    string
+	kind  boxKind
+	lines []string // the first is the name
+	level int      // 0 is the top row
+}
+
+type boxKind string
+
+const (
+	boxDevice boxKind = "device"
+	boxNode   boxKind = "node"
+	boxSecret boxKind = "secret"
+	boxFile   boxKind = "file"
+)
+
+type edge struct{ from, to, label string }
+
+// draw lays the graph out: devices on top, each node one row below the node
+// that uses it, host files and secrets at their users' side.
+func (g *Graph) draw() picture {
+	p := picture{title: "luksplug " + g.Target}
+	level := map[string]int{g.Top().Name: 1}
+	for i := len(g.Nodes) - 1; i >= 0; i-- {
+		for _, c := range g.Nodes[i].Children {
+			level[c.Name] = max(level[c.Name], level[g.Nodes[i].Name]+1)
+		}
+	}
+	own := g.Device()
+	p.boxes = append(p.boxes, box{own.ID, boxDevice, []string{own.ID, own.Options.Text("driver")}, 0})
+	p.edges = append(p.edges, edge{own.ID, own.Options.Text("drive"), "drive"})
+	for _, d := range g.Devices[:len(g.Devices)-1] {
+		p.boxes = append(p.boxes, box{d.ID, boxDevice, []string{d.ID, d.Options.Text("driver")}, 0})
+		p.edges = append(p.edges, edge{own.ID, d.ID, "bus"})
+	}
+	for i := len(g.Nodes) - 1; i >= 0; i-- {
+		n := g.Nodes[i]
+		p.boxes = append(p.boxes, box{n.Name, boxNode, []string{n.Name, n.Options.Text("driver")}, level[n.Name]})
+		for _, c := range n.Children {
+			p.edges = append(p.edges, edge{n.Name, c.Name, c.Member})
+		}
+		for _, id := range n.Secrets {
+			o := g.object(id)
+			p.boxes = append(p.boxes, box{id, boxSecret, []string{id, o.Ref.String()}, level[n.Name] + 1})
+			p.edges = append(p.edges, edge{n.Name, id, "key-secret"})
+		}
+		if file := n.Options.Text("filename"); file != "" {
+			id := n.Name + "-file"
+			p.boxes = append(p.boxes, box{id, boxFile, []string{file}, level[n.Name] + 1})
+			p.edges = append(p.edges, edge{n.Name, id, ""})
+		}
+	}
+	return p
+}
+
+// DOT returns the graph in Graphviz's language.
+func (g *Graph) DOT() string {
+	shapes := map[boxKind]string{boxDevice: "component", boxNode: "box", boxSecret: "octagon", boxFile: "cylinder"}
+	p := g.draw()
+	var b strings.Builder
+	fmt.Fprintf(&b, "digraph %s {\n  rankdir=TB;\n  node [fontname=\"sans-serif\"];\n", dotString(p.title))
+	for _, x := range p.boxes {
+		fmt.Fprintf(&b, "  %s [shape=%s, label=%s];\n", dotString(x.id), shapes[x.kind], dotString(strings.Join(x.lines, "\n")))
+	}
+	for _, e := range p.edges {
+		fmt.Fprintf(&b, "  %s -> %s", dotString(e.from), dotString(e.to))
+		if e.label != "" {
+			fmt.Fprintf(&b, " [label=%s]", dotString(e.label))
+		}
+		b.WriteString(";\n")
+	}
+	b.WriteString("}\n")
+	return b.String()
+}
+
+// dotString quotes s for DOT, where only the quotation mark is special in a
+// quoted string and a backslash begins an escape of labels.
+func dotString(s string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`).Replace(s) + `"`
+}
+
+// Mermaid returns the graph in Mermaid's flowchart language.
+func (g *Graph) Mermaid() string {
+	open := map[boxKind][2]string{boxDevice: {"[[", "]]"}, boxNode: {"[", "]"}, boxSecret: {"{{", "}}"}, boxFile: {"[(", ")]"}}
+	p := g.draw()
+	ids := map[string]string{}
+	var b strings.Builder
+	b.WriteString("flowchart TB\n")
+	for i, x := range p.boxes {
+		ids[x.id] = fmt.Sprintf("n%d", i)
+		fmt.Fprintf(&b, "  n%d%s\"%s\"%s\n", i, open[x.kind][0], mermaidText(strings.Join(x.lines, "\n")), open[x.kind][1])
+	}
+	for _, e := range p.edges {
+		label := ""
+		if e.label != "" {
+			label = "|" + e.label + "|"
+		}
+		fmt.Fprintf(&b, "  %s -->%s %s\n", ids[e.from], label, ids[e.to])
+	}
+	return b.String()
+}
+
+func mermaidText(s string) string {
+	return strings.NewReplacer("&", "&amp;", `"`, "&quot;", "<", "&lt;", ">", "&gt;", "#", "&#35;", "\n", "<br/>").Replace(s)
+}

@@ -1,0 +1,144 @@
+package blockgraph
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Bounds on what is read: far above any real disk, and low enough that a
+// hostile document costs nothing.
+const (
+	maxXMLBytes = 1 << 20
+	maxXMLDepth = 64
+)
+
+// element is one element of the document as it was written. libvirtxml gives
+// the values; this tree is what finds the elements that libvirtxml would skip
+// without a word.
+type element struct {
+	name     string
+	path     string // "disk/driver"
+	line     int
+	attrs    []xml.Attr
+	children []*element
+	text     string
+	inner    []byte // the bytes between the start and the end tag
+}
+
+// readTree reads the one element that data holds.
+func readTree(data []byte) (*element, error) {
+	if len(data) > maxXMLBytes {
+		return nil, &XMLError{Reason: fmt.Sprintf("%d bytes are more than a <disk> can need (the bound is %d)", len(data), maxXMLBytes)}
+	}
+	d := xml.NewDecoder(bytes.NewReader(data))
+	line := lineCounter(data)
+	var root *element
+	var stack []*element
+	var begins []int64
+	for {
+		at := d.InputOffset()
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return nil, malformed(err)
+		}
+		switch t := token.(type) {
+		case xml.StartElement:
+			e := &element{name: t.Name.Local, path: t.Name.Local, line: line(at), attrs: t.Copy().Attr}
+			switch {
+			case len(stack) > 0:
+				parent := stack[len(stack)-1]
+				e.path = parent.path + "/" + e.name
+				parent.children = append(parent.children, e)
+			case root != nil:
+				return nil, &XMLError{Line: e.line, Reason: fmt.Sprintf("a second element <%s> follows the end of <%s>: give one disk", e.name, root.name)}
+			default:
+				root = e
+			}
+			if len(stack) >= maxXMLDepth {
+				return nil, &XMLError{Line: e.line, Reason: fmt.Sprintf("elements are nested deeper than %d", maxXMLDepth)}
+			}
+			stack = append(stack, e)
+			begins = append(begins, d.InputOffset())
+		case xml.EndElement:
+			e := stack[len(stack)-1]
+			e.inner = data[begins[len(begins)-1]:at]
+			stack, begins = stack[:len(stack)-1], begins[:len(begins)-1]
+		case xml.CharData:
+			if len(stack) == 0 {
+				if strings.TrimSpace(string(t)) != "" {
+					return nil, &XMLError{Line: line(at), Reason: "text stands outside of the <disk> element"}
+				}
+				continue
+			}
+			stack[len(stack)-1].text += string(t)
+		case xml.Directive:
+			// A document type could define entities; libvirt documents have none.
+			return nil, &XMLError{Line: line(at), Reason: "a <!DOCTYPE> or other declaration has no place in disk XML"}
+		}
+	}
+	if root == nil {
+		return nil, &XMLError{Reason: "no element was found: give a libvirt <disk> document"}
+	}
+	return root, nil
+}
+
+func malformed(err error) error {
+	var syntax *xml.SyntaxError
+	if errors.As(err, &syntax) {
+		return &XMLError{Line: syntax.Line, Reason: syntax.Msg}
+	}
+	return &XMLError{Reason: err.Error()}
+}
+
+// lineCounter returns a function that tells the line of an offset. The offsets
+// must not go down, so that the document is walked once.
+func lineCounter(data []byte) func(int64) int {
+	line, last := 1, int64(0)
+	return func(offset int64) int {
+		line += bytes.Count(data[last:offset], []byte{'\n'})
+		last = offset
+		return line
+	}
+}
+
+// child returns the first child called name, nil when there is none.
+func (e *element) child(name string) *element {
+	for _, c := range e.children {
+		if c.name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// attr returns the attribute called name, "" when there is none.
+func (e *element) attr(name string) string {
+	for _, a := range e.attrs {
+		if a.Name.Local == name {
+			return a.Value
+		}
+	}
+	return ""
+}
+
+func (e *element) invalid(attr, format string, args ...any) error {
+	return &XMLError{Element: e.at(attr), Line: e.line, Reason: fmt.Sprintf(format, args...)}
+}
+
+func (e *element) unsupported(attr, format string, args ...any) error {
+	return &UnsupportedError{Element: e.at(attr), Reason: fmt.Sprintf(format, args...)}
+}
+
+func (e *element) at(attr string) string {
+	if attr == "" {
+		return e.path
+	}
+	return e.path + "@" + attr
+}
