@@ -1,0 +1,130 @@
+package luks
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// What [ReadHeader] answers other than a header. Test with [errors.Is].
+var (
+	// ErrNotLUKS: there is no LUKS header at all.
+	ErrNotLUKS = errors.New("not a LUKS header")
+	// ErrUnsupported: a LUKS header, but of a kind that this package does not
+	// read.
+	ErrUnsupported = errors.New("unsupported LUKS header")
+	// ErrDamaged: a LUKS header with values that cannot be.
+	ErrDamaged = errors.New("damaged LUKS header")
+)
+
+// SectorSize is the unit, in bytes, of all offsets in a LUKS1 header.
+const SectorSize = 512
+
+// UnknownOffset is what [Header.PayloadOffset] returns where it was not read.
+const UnknownOffset int64 = -1
+
+var (
+	magic          = []byte("LUKS\xba\xbe")
+	secondaryMagic = []byte("SKUL\xba\xbe") // LUKS2's second copy
+)
+
+// Header is what a LUKS header says. Exactly one of LUKS1 and LUKS2 is set, by
+// Version.
+type Header struct {
+	Version int    // 1 or 2
+	UUID    string // as written in the header; may be empty
+	LUKS1   *LUKS1
+	LUKS2   *LUKS2
+}
+
+// HasMagic reports whether b begins as a LUKS header does. Six bytes are enough.
+func HasMagic(b []byte) bool { return bytes.HasPrefix(b, magic) }
+
+// ReadHeader reads the LUKS header at the beginning of r. Errors wrap
+// [ErrNotLUKS], [ErrUnsupported], [ErrDamaged], or what r returned. It allocates
+// a few kB at most, whatever the header says.
+func ReadHeader(r io.ReaderAt) (*Header, error) {
+	start, err := read(r, 0, len(magic)+2)
+	if err != nil {
+		return nil, err
+	}
+	if !HasMagic(start) {
+		return nil, withoutPrimary(r)
+	}
+	if len(start) < len(magic)+2 {
+		return nil, fmt.Errorf("%w: it ends after %d bytes", ErrDamaged, len(start))
+	}
+	switch version := binary.BigEndian.Uint16(start[len(magic):]); version {
+	case 1:
+		return readLUKS1(r)
+	case 2:
+		return readLUKS2(r)
+	default:
+		return nil, fmt.Errorf("%w: version %d: only 1 and 2 are known", ErrUnsupported, version)
+	}
+}
+
+// PayloadOffset returns where the payload begins, in bytes from the beginning of
+// the volume that holds it: 0 for most detached headers, [UnknownOffset] for LUKS2.
+func (h *Header) PayloadOffset() int64 {
+	if h.LUKS1 == nil {
+		return UnknownOffset
+	}
+	return int64(h.LUKS1.PayloadSectors) * SectorSize
+}
+
+// ActiveSlots returns the numbers of the key slots in use, ascending; nil for
+// LUKS2, whose slots are not read. A header without any can be opened by nobody.
+func (h *Header) ActiveSlots() []int {
+	if h.LUKS1 == nil {
+		return nil
+	}
+	var active []int
+	for i, slot := range h.LUKS1.Slots {
+		if slot.Active {
+			active = append(active, i)
+		}
+	}
+	return active
+}
+
+// String returns a description for people: "LUKS1 aes-xts-plain64 sha256, 512-bit
+// key, 1 of 8 key slots in use". It is a method of the value so that no way of
+// printing shows salts and digests.
+func (h Header) String() string {
+	if h.LUKS1 == nil {
+		return fmt.Sprintf("LUKS%d", h.Version)
+	}
+	return fmt.Sprintf("LUKS1 %s-%s %s, %d-bit key, %d of %d key slots in use",
+		h.LUKS1.Cipher, h.LUKS1.Mode, h.LUKS1.Hash, h.LUKS1.KeyBytes*8, len(h.ActiveSlots()), Slots)
+}
+
+// GoString returns the same as String, for %#v.
+func (h Header) GoString() string { return h.String() }
+
+// read returns up to n bytes at off: fewer only where r ends.
+func read(r io.ReaderAt, off int64, n int) ([]byte, error) {
+	b := make([]byte, n)
+	n, err := r.ReadAt(b, off)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read the LUKS header at offset %d: %w", off, err)
+	}
+	return b[:n], nil
+}
+
+// text returns the string in a NUL-padded field. Names are ASCII without control
+// characters: they are printed.
+func text(field []byte, what string) (string, error) {
+	value, _, terminated := bytes.Cut(field, []byte{0})
+	if !terminated {
+		return "", fmt.Errorf("%w: the %s has no end", ErrDamaged, what)
+	}
+	for _, c := range value {
+		if c <= ' ' || c > '~' {
+			return "", fmt.Errorf("%w: the %s %q is not a name", ErrDamaged, what, value)
+		}
+	}
+	return string(value), nil
+}

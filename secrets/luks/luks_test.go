@@ -1,0 +1,404 @@
+package luks_test
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	"github.com/luksplug/luksplug/secrets/luks"
+)
+
+// synthetic returns a valid LUKS1 header with payload offset 4096 sectors, slot 0
+// in use, as cryptsetup makes it.
+func synthetic() []byte {
+	b := make([]byte, 4096*luks.SectorSize)
+	copy(b, "LUKS\xba\xbe\x00\x01")
+	copy(b[8:], "aes")
+	copy(b[40:], "xts-plain64")
+	copy(b[72:], "sha256")
+	binary.BigEndian.PutUint32(b[104:], 4096)
+	binary.BigEndian.PutUint32(b[108:], 64)
+	binary.BigEndian.PutUint32(b[164:], 1000)
+	copy(b[168:], "ebb13f6b-78f1-46bf-96db-ac9d99332160")
+	for i := range luks.Slots {
+		slot := b[208+48*i:]
+		binary.BigEndian.PutUint32(slot, 0x0000DEAD)
+		binary.BigEndian.PutUint32(slot[40:], uint32(8+504*i))
+		binary.BigEndian.PutUint32(slot[44:], luks.Stripes)
+	}
+	binary.BigEndian.PutUint32(b[208:], 0x00AC71F3)
+	binary.BigEndian.PutUint32(b[212:], 1000)
+	return b
+}
+
+// synthetic2 returns a LUKS2 binary header in both copies.
+func synthetic2() []byte {
+	b := make([]byte, 0x8000)
+	for _, off := range []int{0, 0x4000} {
+		c := b[off:]
+		copy(c, map[bool]string{true: "LUKS\xba\xbe\x00\x02", false: "SKUL\xba\xbe\x00\x02"}[off == 0])
+		binary.BigEndian.PutUint64(c[8:], 0x4000)
+		binary.BigEndian.PutUint64(c[16:], 3)
+		copy(c[24:], "a label")
+		copy(c[168:], "7b00deeb-aa62-4a82-9a97-64755a11c2a3")
+		binary.BigEndian.PutUint64(c[256:], uint64(off))
+	}
+	return b
+}
+
+func Example() {
+	header, err := luks.ReadHeader(bytes.NewReader(synthetic()))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(header)
+	fmt.Println("payload at byte", header.PayloadOffset(), "key slots", header.ActiveSlots())
+
+	_, err = luks.ReadHeader(strings.NewReader("plain text"))
+	fmt.Println(err, errors.Is(err, luks.ErrNotLUKS))
+	// Output:
+	// LUKS1 aes-xts-plain64 sha256, 512-bit key, 1 of 8 key slots in use
+	// payload at byte 2097152 key slots [0]
+	// not a LUKS header true
+}
+
+// luksFormat makes a header with cryptsetup, in a file.
+func luksFormat(t testing.TB, size int64, args ...string) string {
+	t.Helper()
+	if _, err := exec.LookPath("cryptsetup"); err != nil {
+		t.Skip("cryptsetup is not installed")
+	}
+	path := filepath.Join(t.TempDir(), "header")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, size); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "cryptsetup", append(append([]string{"luksFormat", "-q", "--pbkdf-force-iterations", "1000", "--key-file", "-"}, args...), path)...)
+	return path
+}
+
+func run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Stdin = strings.NewReader("test passphrase")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+func readFile(t testing.TB, path string) *luks.Header {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	h, err := luks.ReadHeader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// dumped returns one value of luksDump's output.
+func dumped(t *testing.T, dump, key string) string {
+	t.Helper()
+	for line := range strings.Lines(dump) {
+		if name, value, found := strings.Cut(line, ":"); found && strings.TrimSpace(name) == key {
+			return strings.TrimSpace(value)
+		}
+	}
+	t.Fatalf("luksDump says no %s:\n%s", key, dump)
+	return ""
+}
+
+// sameAsCryptsetup compares what we read with what cryptsetup reads.
+func sameAsCryptsetup(t *testing.T, path string, h *luks.Header) {
+	t.Helper()
+	dump := run(t, "cryptsetup", "luksDump", path)
+	h1 := h.LUKS1
+	for key, got := range map[string]string{
+		"Version": fmt.Sprint(h.Version), "Cipher name": h1.Cipher, "Cipher mode": h1.Mode, "Hash spec": h1.Hash,
+		"Payload offset": fmt.Sprint(h1.PayloadSectors), "MK bits": fmt.Sprint(h1.KeyBytes * 8),
+		"MK iterations": fmt.Sprint(h1.DigestIterations), "UUID": h.UUID,
+		"MK digest": strings.TrimSpace(fmt.Sprintf("% x", h1.Digest[:])),
+		"MK salt":   fmt.Sprintf("% x", h1.DigestSalt[:16]), // the first of two lines
+	} {
+		if want := dumped(t, dump, key); got != want {
+			t.Errorf("%s: %s, cryptsetup says %s", key, got, want)
+		}
+	}
+	var enabled []int
+	for i, slot := range h1.Slots {
+		state := dumped(t, dump, fmt.Sprintf("Key Slot %d", i))
+		if state != "ENABLED" {
+			continue
+		}
+		enabled = append(enabled, i)
+		_, rest, _ := strings.Cut(dump, fmt.Sprintf("Key Slot %d:", i))
+		for key, got := range map[string]string{
+			"Iterations": fmt.Sprint(slot.Iterations), "Key material offset": fmt.Sprint(slot.MaterialSectors),
+			"AF stripes": fmt.Sprint(slot.Stripes), "Salt": fmt.Sprintf("% x", slot.Salt[:16]),
+		} {
+			if want := dumped(t, rest, key); got != want {
+				t.Errorf("slot %d: %s: %s, cryptsetup says %s", i, key, got, want)
+			}
+		}
+	}
+	if !slices.Equal(h.ActiveSlots(), enabled) {
+		t.Errorf("slots %v, cryptsetup says %v", h.ActiveSlots(), enabled)
+	}
+}
+
+func TestHeadersOfCryptsetup(t *testing.T) {
+	t.Parallel()
+	for name, args := range map[string][]string{
+		"default": nil,
+		"aes-128": {"--cipher", "aes-cbc-essiv:sha256", "--key-size", "128", "--hash", "sha1"},
+		"slot 5":  {"--key-slot", "5", "--hash", "sha512"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := luksFormat(t, 4<<20, append([]string{"--type", "luks1"}, args...)...)
+			h := readFile(t, path)
+			if h.Version != 1 || h.LUKS1 == nil || h.LUKS2 != nil {
+				t.Fatalf("%#v", h)
+			}
+			sameAsCryptsetup(t, path, h)
+		})
+	}
+}
+
+func TestDetachedHeaderOfCryptsetup(t *testing.T) {
+	t.Parallel()
+	payload := filepath.Join(t.TempDir(), "payload")
+	if err := os.WriteFile(payload, make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	header := filepath.Join(t.TempDir(), "new")
+	if err := os.WriteFile(header, make([]byte, 4<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := exec.LookPath("cryptsetup"); err != nil {
+		t.Skip("cryptsetup is not installed")
+	}
+	run(t, "cryptsetup", "luksFormat", "-q", "--type", "luks1", "--pbkdf-force-iterations", "1000", "--key-file", "-",
+		"--offset", "0", "--header", header, payload)
+	h := readFile(t, header)
+	if h.PayloadOffset() != 0 {
+		t.Errorf("payload at %d", h.PayloadOffset())
+	}
+	sameAsCryptsetup(t, header, h)
+}
+
+func TestHeadersOfCryptsetupLUKS2(t *testing.T) {
+	t.Parallel()
+	path := luksFormat(t, 20<<20, "--type", "luks2", "--pbkdf", "pbkdf2", "--label", "Größe", "--subsystem", "sub", "--luks2-metadata-size", "64k")
+	h := readFile(t, path)
+	uuid := strings.TrimSpace(run(t, "cryptsetup", "luksUUID", path))
+	if h.Version != 2 || h.UUID != uuid || h.LUKS1 != nil || h.ActiveSlots() != nil || h.PayloadOffset() != luks.UnknownOffset {
+		t.Errorf("%v, UUID %s instead of %s", h, h.UUID, uuid)
+	}
+	if l := h.LUKS2; l.Label != "Größe" || l.Subsystem != "sub" || l.Size != 64<<10 || !l.Secondary || l.SequenceID == 0 {
+		t.Errorf("%+v", l)
+	}
+	// The first sector overwritten: mended by cryptsetup, so not "no LUKS".
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	if _, err := f.WriteAt(make([]byte, 512), 0); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := luks.ReadHeader(f); !errors.Is(err, luks.ErrDamaged) || !strings.Contains(err.Error(), "65536") {
+		t.Error(err)
+	}
+}
+
+func TestHeaderOfQEMU(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("qemu-img"); err != nil {
+		t.Skip("qemu-img is not installed")
+	}
+	path := filepath.Join(t.TempDir(), "image")
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("test passphrase"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "qemu-img", "create", "-f", "luks", "--object", "secret,id=s,file="+secret,
+		"-o", "key-secret=s,iter-time=10,cipher-alg=aes-256,cipher-mode=xts,hash-alg=sha512", path, "1M")
+	h := readFile(t, path)
+	if h.Version != 1 || h.LUKS1.Cipher != "aes" || h.LUKS1.Mode != "xts-plain64" || !slices.Equal(h.ActiveSlots(), []int{0}) {
+		t.Errorf("%v", h)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if h.PayloadOffset() != info.Size()-1<<20 {
+		t.Errorf("payload at %d of %d", h.PayloadOffset(), info.Size())
+	}
+	if _, err := exec.LookPath("cryptsetup"); err == nil {
+		sameAsCryptsetup(t, path, h)
+	}
+}
+
+func TestDamage(t *testing.T) {
+	t.Parallel()
+	put32 := func(off int, v uint32) func([]byte) []byte {
+		return func(b []byte) []byte { binary.BigEndian.PutUint32(b[off:], v); return b }
+	}
+	fill := func(off, n int, c byte) func([]byte) []byte {
+		return func(b []byte) []byte { copy(b[off:], bytes.Repeat([]byte{c}, n)); return b }
+	}
+	cut := func(n int) func([]byte) []byte { return func(b []byte) []byte { return b[:n] } }
+	last := 208 + 48*7
+	for name, test := range map[string]struct {
+		spoil func([]byte) []byte
+		want  error
+	}{
+		"empty":                      {cut(0), luks.ErrNotLUKS},
+		"five bytes":                 {cut(5), luks.ErrNotLUKS},
+		"other magic":                {fill(0, 1, 'X'), luks.ErrNotLUKS},
+		"magic only":                 {cut(6), luks.ErrDamaged},
+		"half a version":             {cut(7), luks.ErrDamaged},
+		"cut in the header":          {cut(591), luks.ErrDamaged},
+		"cut in the key material":    {cut(8*512 + 64*4000 - 1), luks.ErrDamaged},
+		"version 0":                  {fill(6, 2, 0), luks.ErrUnsupported},
+		"version 3":                  {fill(7, 1, 3), luks.ErrUnsupported},
+		"endless cipher":             {fill(8, 32, 'a'), luks.ErrDamaged},
+		"empty cipher":               {fill(8, 32, 0), luks.ErrDamaged},
+		"empty mode":                 {fill(40, 32, 0), luks.ErrDamaged},
+		"escape in the hash":         {fill(72, 1, 27), luks.ErrDamaged},
+		"endless UUID":               {fill(168, 40, 'a'), luks.ErrDamaged},
+		"no key":                     {put32(108, 0), luks.ErrDamaged},
+		"huge key":                   {put32(108, 1<<31), luks.ErrDamaged},
+		"key too long for its place": {put32(108, 65), luks.ErrDamaged},
+		"no digest iterations":       {put32(164, 0), luks.ErrDamaged},
+		"odd slot state":             {put32(last, 1), luks.ErrDamaged},
+		"no slot iterations":         {put32(212, 0), luks.ErrDamaged},
+		"stripes":                    {put32(last+44, 3999), luks.ErrUnsupported},
+		"material in the header":     {put32(208+40, 1), luks.ErrDamaged},
+		"material in the payload":    {put32(last+40, 4096-499), luks.ErrDamaged},
+		"material far away":          {put32(last+40, 0xffffffff), luks.ErrDamaged},
+		"slots overlap":              {put32(last+40, 8+504*6+499), luks.ErrDamaged},
+		"same material":              {put32(last+40, 8), luks.ErrDamaged},
+		"payload in the material":    {put32(104, 100), luks.ErrDamaged},
+	} {
+		h, err := luks.ReadHeader(bytes.NewReader(test.spoil(synthetic())))
+		if h != nil || !errors.Is(err, test.want) {
+			t.Errorf("%s: %v, %v; want %v", name, h, err, test.want)
+		}
+	}
+	// At the very edge of what is allowed.
+	for name, change := range map[string]func([]byte) []byte{
+		"up to the payload": put32(last+40, 4096-500), "detached": put32(104, 0), "cut after the last byte": cut(8*512 + 64*4000),
+		"no slot in use": put32(208, 0x0000DEAD), "no UUID": fill(168, 40, 0),
+	} {
+		if _, err := luks.ReadHeader(bytes.NewReader(change(synthetic()))); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestDamageLUKS2(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		off   int
+		value string
+		want  error
+	}{
+		"size":            {8, "\x00\x00\x00\x00\x00\x00\x41\x00", luks.ErrDamaged},
+		"huge size":       {8, "\xff\xff\xff\xff\xff\xff\x40\x00", luks.ErrDamaged},
+		"offset":          {256, "\x00\x00\x00\x00\x00\x00\x40\x00", luks.ErrDamaged},
+		"endless label":   {24, strings.Repeat("x", 48), luks.ErrDamaged},
+		"endless UUID":    {168, strings.Repeat("x", 40), luks.ErrDamaged},
+		"endless subsys":  {208, strings.Repeat("x", 48), luks.ErrDamaged},
+		"no primary":      {0, "XXXX", luks.ErrDamaged},
+		"nothing at all":  {0, string(make([]byte, 0x4008)), luks.ErrNotLUKS},
+		"secondary moved": {0x4000 + 256, "\x00\x00\x00\x00\x00\x00\x80\x00", nil},
+	} {
+		b := synthetic2()
+		copy(b[test.off:], test.value)
+		h, err := luks.ReadHeader(bytes.NewReader(b))
+		if !errors.Is(err, test.want) || (test.want == nil && h.LUKS2.Secondary) {
+			t.Errorf("%s: %v, %v", name, h, err)
+		}
+	}
+	if _, err := luks.ReadHeader(bytes.NewReader(synthetic2()[:4095])); !errors.Is(err, luks.ErrDamaged) {
+		t.Error(err)
+	}
+}
+
+func TestReadErrorsArePassedOn(t *testing.T) {
+	t.Parallel()
+	r := io.NewSectionReader(failing{}, 0, 1<<20)
+	if _, err := luks.ReadHeader(r); !errors.Is(err, iotest.ErrTimeout) {
+		t.Error(err)
+	}
+}
+
+type failing struct{}
+
+func (failing) ReadAt([]byte, int64) (int, error) { return 0, iotest.ErrTimeout }
+
+func TestNoSaltsInPrint(t *testing.T) {
+	t.Parallel()
+	h, err := luks.ReadHeader(bytes.NewReader(synthetic()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []string{fmt.Sprintf("%v %+v %#v %s", h, h, h, h), fmt.Sprintf("%v %+v %#v %s", *h, *h, *h, *h)} {
+		if strings.ContainsAny(s, "{}[]") {
+			t.Error(s)
+		}
+	}
+}
+
+func FuzzReadHeader(f *testing.F) {
+	f.Add(synthetic()[:1024])
+	f.Add(synthetic()[:8*512+64*4000])
+	f.Add(synthetic2())
+	if _, err := exec.LookPath("cryptsetup"); err == nil {
+		for _, version := range []string{"luks1", "luks2"} {
+			data, err := os.ReadFile(luksFormat(f, 20<<20, "--type", version, "--pbkdf", "pbkdf2"))
+			if err != nil {
+				f.Fatal(err)
+			}
+			f.Add(data[:300_000])
+		}
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		h, err := luks.ReadHeader(bytes.NewReader(data))
+		if err != nil {
+			if h != nil || !errors.Is(err, luks.ErrNotLUKS) && !errors.Is(err, luks.ErrUnsupported) && !errors.Is(err, luks.ErrDamaged) {
+				t.Errorf("%v, %v", h, err)
+			}
+			return
+		}
+		if !luks.HasMagic(data) || (h.Version == 1) == (h.LUKS1 == nil) || (h.Version == 2) == (h.LUKS2 == nil) {
+			t.Fatalf("%v", h)
+		}
+		for _, i := range h.ActiveSlots() {
+			slot := h.LUKS1.Slots[i]
+			if end := int64(slot.MaterialSectors)*luks.SectorSize + h.LUKS1.MaterialSize(); end > int64(len(data)) {
+				t.Errorf("slot %d ends at %d of %d", i, end, len(data))
+			}
+		}
+	})
+}
