@@ -24,7 +24,7 @@ i=0
 while [ $i -lt 20 ]; do
 	for d in /sys/block/*; do
 		n=${d##*/}
-		[ -b /dev/$n ] || continue
+		[ -b "/dev/$n" ] || continue
 		s=$(cat $d/serial 2>/dev/null)
 		p=$(tail -c +5 $d/device/vpd_pg80 2>/dev/null)
 		if [ "$n" = "$want" ] || [ "$s" = "$want" ] || [ "$p" = "$want" ]; then echo /dev/$n; exit; fi

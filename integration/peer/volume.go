@@ -1,0 +1,270 @@
+package peer
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"encoding/json"
+	"encoding/xml"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// VolumeKind is one arrangement of ciphertext and LUKS header.
+type VolumeKind string
+
+// The kinds of volume.
+const (
+	DetachedRaw   VolumeKind = "detached over raw"   // raw payload, header in another file
+	DetachedQcow2 VolumeKind = "detached over qcow2" // qcow2 payload, header in another file
+	EmbeddedLUKS  VolumeKind = "embedded luks"       // one raw file, header first
+	Qcow2LUKS     VolumeKind = "qcow2 with luks"     // qcow2's own encryption
+)
+
+// VolumeKinds lists every kind.
+func VolumeKinds() []VolumeKind {
+	return []VolumeKind{DetachedRaw, DetachedQcow2, EmbeddedLUKS, Qcow2LUKS}
+}
+
+// VolumeSize is the plaintext size of every volume made here, in bytes.
+const VolumeSize = 64 * MiB
+
+// Volume is a LUKS1 volume that cryptsetup or qemu-img made, with so few rounds
+// of key derivation that opening it costs next to nothing.
+type Volume struct {
+	Kind           VolumeKind
+	Payload        string // the file that holds the data
+	Format         string // of Payload: raw or qcow2
+	Header         string // the file that holds the header; empty where it is in Payload
+	Size           int64  // what the guest sees, in bytes
+	Passphrase     []byte // in the only active key slot
+	PassphraseFile string // holds exactly Passphrase, mode 0600
+	SecretUUID     string // stands for the passphrase in DiskXML
+}
+
+// NewVolume makes a volume for a test, in the test's own folder.
+func NewVolume(t testing.TB, kind VolumeKind) *Volume {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	v, err := CreateVolume(ctx, t.TempDir(), kind)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// CreateVolume makes a volume whose files lie in dir. A dir holds one volume.
+func CreateVolume(ctx context.Context, dir string, kind VolumeKind) (*Volume, error) {
+	v := &Volume{
+		Kind: kind, Size: VolumeSize, Format: "raw",
+		Payload:        filepath.Join(dir, "payload.img"),
+		PassphraseFile: filepath.Join(dir, "passphrase"),
+		SecretUUID:     uuid.NewString(),
+	}
+	var err error
+	switch kind {
+	case DetachedRaw:
+		err = v.createDetached(ctx, dir)
+	case DetachedQcow2:
+		v.Format = "qcow2"
+		err = v.createDetached(ctx, dir)
+	case EmbeddedLUKS:
+		err = v.createEmbedded(ctx)
+	case Qcow2LUKS:
+		v.Format = "qcow2"
+		err = v.createQcow2LUKS(ctx)
+	default:
+		err = fmt.Errorf("unknown kind")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make a volume (%s): %w", kind, err)
+	}
+	return v, nil
+}
+
+// createDetached makes a header of payload offset 0 and an empty payload.
+func (v *Volume) createDetached(ctx context.Context, dir string) error {
+	if err := v.newPassphrase(); err != nil {
+		return err
+	}
+	v.Header = filepath.Join(dir, "header.img")
+	if err := sparse(v.Header, 4*MiB); err != nil {
+		return err
+	}
+	// cryptsetup wants a data device of its own to measure, even where it only
+	// writes the header; it must not see a qcow2 file as one.
+	data := filepath.Join(dir, "data")
+	if err := sparse(data, VolumeSize); err != nil {
+		return err
+	}
+	if err := v.luksFormat(ctx, "--header", v.Header, "--align-payload", "0", data); err != nil {
+		return err
+	}
+	if v.Format == "raw" {
+		return os.Rename(data, v.Payload)
+	}
+	if err := os.Remove(data); err != nil {
+		return err
+	}
+	_, err := output(ctx, "qemu-img", "create", "-q", "-f", v.Format, v.Payload, strconv.Itoa(VolumeSize))
+	return err
+}
+
+// createEmbedded makes one file of header and data.
+func (v *Volume) createEmbedded(ctx context.Context) error {
+	if err := v.newPassphrase(); err != nil {
+		return err
+	}
+	const payloadOffset = 2 * MiB // cryptsetup's default for LUKS1
+	if err := sparse(v.Payload, payloadOffset+VolumeSize); err != nil {
+		return err
+	}
+	return v.luksFormat(ctx, v.Payload)
+}
+
+// luksFormat runs cryptsetup. QEMU reads only LUKS1.
+func (v *Volume) luksFormat(ctx context.Context, args ...string) error {
+	args = append([]string{"luksFormat", "--batch-mode", "--type", "luks1", "--pbkdf-force-iterations", "1000",
+		"--key-file", v.PassphraseFile}, args...)
+	_, err := output(ctx, "cryptsetup", args...)
+	return err
+}
+
+// createQcow2LUKS copies a volume out of the cache. Only QEMU makes this kind,
+// and it always spends seconds on measuring the machine; so all such volumes
+// have one passphrase and one volume key.
+func (v *Volume) createQcow2LUKS(ctx context.Context) error {
+	dir, err := cached("qcow2-luks-v1", func(dir string) error {
+		t := Volume{PassphraseFile: filepath.Join(dir, "passphrase")}
+		if err := t.newPassphrase(); err != nil {
+			return err
+		}
+		_, err := output(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,file="+escapeComma(t.PassphraseFile),
+			"-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", filepath.Join(dir, "image"), strconv.Itoa(VolumeSize))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if v.Passphrase, err = os.ReadFile(filepath.Join(dir, "passphrase")); err != nil {
+		return err
+	}
+	if err := os.WriteFile(v.PassphraseFile, v.Passphrase, 0o600); err != nil {
+		return err
+	}
+	image, err := os.ReadFile(filepath.Join(dir, "image"))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(v.Payload, image, 0o600)
+}
+
+// newPassphrase makes a random passphrase. It is long, so that a search for it
+// in logs finds nothing by chance, and text, which QEMU demands.
+func (v *Volume) newPassphrase() error {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails: it ends the program instead
+	v.Passphrase = []byte("pass " + hex.EncodeToString(b[:]))
+	return os.WriteFile(v.PassphraseFile, v.Passphrase, 0o600)
+}
+
+// DiskXML is the disk element for the volume: target is the guest's name for
+// it (vdb), bus is virtio, scsi or usb.
+func (v *Volume) DiskXML(target, bus string) string {
+	header := ""
+	if v.Header != "" {
+		header = "\n      <header type='file'><source file='" + escapeXML(v.Header) + "'/></header>"
+	}
+	return `<disk type='file' device='disk'>
+  <driver name='qemu' type='` + v.Format + `'/>
+  <source file='` + escapeXML(v.Payload) + `'>
+    <encryption format='luks'>
+      <secret type='passphrase' uuid='` + v.SecretUUID + `'/>` + header + `
+    </encryption>
+  </source>
+  <target dev='` + escapeXML(target) + `' bus='` + escapeXML(bus) + `'/>
+</disk>
+`
+}
+
+// ReadThrough reads the plaintext on the host as another program sees it:
+// qemu-img opens the volume's own header with the volume's own passphrase.
+// offset and length are bytes, multiples of 512. It fails while a VM has the
+// volume open for writing.
+func (v *Volume) ReadThrough(ctx context.Context, offset, length int64) ([]byte, error) {
+	out, err := os.CreateTemp(filepath.Dir(v.PassphraseFile), "plain-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = os.Remove(out.Name()) }() // in the test's folder
+	if err := out.Close(); err != nil {
+		return nil, err
+	}
+	block := int64(MiB)
+	for offset%block != 0 || length%block != 0 {
+		block /= 2
+	}
+	if block < 512 {
+		return nil, fmt.Errorf("read through %s: offset %d and length %d are not multiples of 512", v.Kind, offset, length)
+	}
+	image, err := v.image()
+	if err != nil {
+		return nil, err
+	}
+	if _, err := output(ctx, "qemu-img", "dd", "--object", "secret,id=s,file="+escapeComma(v.PassphraseFile), "-O", "raw",
+		fmt.Sprintf("bs=%d", block), fmt.Sprintf("skip=%d", offset/block), fmt.Sprintf("count=%d", (offset+length)/block),
+		"if="+image, "of="+out.Name()); err != nil {
+		return nil, fmt.Errorf("read through %s: %w", v.Kind, err)
+	}
+	return os.ReadFile(out.Name())
+}
+
+// image names the volume to QEMU's tools.
+func (v *Volume) image() (string, error) {
+	file := func(path string) map[string]any { return map[string]any{"driver": "file", "filename": path} }
+	payload := file(v.Payload)
+	if v.Format == "qcow2" {
+		payload = map[string]any{"driver": "qcow2", "file": payload}
+	}
+	top := map[string]any{"driver": "luks", "key-secret": "s", "file": payload}
+	switch {
+	case v.Kind == Qcow2LUKS:
+		top = payload
+		top["encrypt"] = map[string]any{"format": "luks", "key-secret": "s"}
+	case v.Header != "":
+		top["header"] = file(v.Header)
+	}
+	text, err := json.Marshal(top)
+	return "json:" + string(text), err
+}
+
+// sparse makes a file of size bytes without content.
+func sparse(path string, size int64) error {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	err = f.Truncate(size)
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	return err
+}
+
+// escapeComma protects commas in a value of QEMU's option syntax.
+func escapeComma(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
+// escapeXML makes s safe in an XML attribute.
+func escapeXML(s string) string {
+	var w strings.Builder
+	_ = xml.EscapeText(&w, []byte(s)) // the writer never fails
+	return w.String()
+}

@@ -1,0 +1,98 @@
+package peer
+
+import (
+	"bytes"
+	"encoding/xml"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+func TestVolumeIsReadableOnTheHost(t *testing.T) {
+	t.Parallel()
+	for _, kind := range VolumeKinds() {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			v := NewVolume(t, kind)
+			plain, err := v.ReadThrough(testContext(t), 4096, 1024)
+			if err != nil || len(plain) != 1024 {
+				t.Fatalf("read %d bytes, error %v", len(plain), err)
+			}
+			if _, err := v.ReadThrough(testContext(t), 100, 512); err == nil {
+				t.Error("an offset inside a sector was read")
+			}
+			if err := os.WriteFile(v.PassphraseFile, []byte("wrong"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := v.ReadThrough(testContext(t), 0, 512); err == nil || !strings.Contains(err.Error(), "Invalid password") {
+				t.Errorf("another passphrase gave %v", err)
+			}
+		})
+	}
+}
+
+// TestVolumeInAGuest has QEMU itself open a volume, so that later failures of
+// luksplug are not the volume's fault.
+func TestVolumeInAGuest(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	v := NewVolume(t, DetachedRaw)
+	q := Start(t, Options{Guest: true, Extra: []string{
+		"-object", "secret,id=key,file=" + v.PassphraseFile,
+		"-blockdev", "driver=luks,node-name=disk,key-secret=key,file.driver=file,file.filename=" + v.Payload + ",header.driver=file,header.filename=" + v.Header,
+		"-device", "virtio-blk-pci,drive=disk,serial=volume",
+	}})
+	dev, err := q.Guest().WaitDisk(ctx, "volume")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size, err := q.Guest().SizeOf(ctx, dev); err != nil || size != v.Size {
+		t.Errorf("the guest sees %d bytes, error %v; want %d", size, err, v.Size)
+	}
+	pattern := []byte("plaintext only the guest may see. ")
+	if err := q.Guest().WritePattern(ctx, dev, 5, 1, pattern); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Close(); err != nil {
+		t.Fatal(err)
+	}
+	plain, err := v.ReadThrough(ctx, 5*MiB, MiB)
+	if err != nil || !bytes.Equal(plain, Pattern(pattern)) {
+		t.Errorf("the host does not read what the guest wrote; error %v", err)
+	}
+	cipher, err := os.ReadFile(v.Payload)
+	if err != nil || bytes.Contains(cipher, pattern) {
+		t.Errorf("the payload holds plaintext; error %v", err)
+	}
+}
+
+func TestDiskXMLIsWellFormed(t *testing.T) {
+	t.Parallel()
+	for _, header := range []string{"", "/a'b&c.hdr"} {
+		v := Volume{Payload: "/p<q.img", Format: "raw", Header: header, SecretUUID: "u"}
+		var disk struct {
+			Source struct {
+				File       string `xml:"file,attr"`
+				Encryption struct {
+					Header struct {
+						Source struct {
+							File string `xml:"file,attr"`
+						} `xml:"source"`
+					} `xml:"header"`
+				} `xml:"encryption"`
+			} `xml:"source"`
+		}
+		if err := xml.Unmarshal([]byte(v.DiskXML("vdb", "virtio")), &disk); err != nil {
+			t.Fatal(err)
+		}
+		if disk.Source.File != v.Payload || disk.Source.Encryption.Header.Source.File != header {
+			t.Errorf("paths %q read back as %+v", []string{v.Payload, header}, disk)
+		}
+	}
+}
+
+func ExamplePattern() {
+	fmt.Printf("%.9s, %d bytes\n", Pattern([]byte("abc")), len(Pattern([]byte("abc"))))
+	// Output: abcabcabc, 1048576 bytes
+}
