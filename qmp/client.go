@@ -1,0 +1,186 @@
+package qmp
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	goqemu "github.com/digitalocean/go-qemu/qmp"
+)
+
+// Client is a connection to one QEMU's monitor. All its methods may be called
+// from any number of goroutines at once.
+type Client struct {
+	session   *session
+	transport transport
+	ids       idStyle
+	lastID    atomic.Uint64
+	version   goqemu.Version
+	peer      peer
+
+	schemaLock chan struct{} // a lock whose wait a context can end
+	schema     *Schema       // guarded by schemaLock
+}
+
+// transport carries calls to QEMU.
+type transport interface {
+	// run executes calls in their order and sets results[i] for calls[i].
+	run(ctx context.Context, calls []*call, results []Result)
+	// close releases everything, and wakes whoever is in run.
+	close() error
+}
+
+// peer identifies the process at the other end of a unix socket.
+type peer struct {
+	pid   int
+	known bool
+}
+
+// Option adjusts a new client.
+type Option func(*options)
+
+type options struct {
+	trace   TraceFunc
+	schema  *Schema
+	connect bool
+	ids     idStyle
+}
+
+func newOptions(ids idStyle, opts []Option) options {
+	o := options{ids: ids}
+	for _, apply := range opts {
+		apply(&o)
+	}
+	return o
+}
+
+// WithTrace reports the traffic, with secrets redacted, to t.
+func WithTrace(t TraceFunc) Option { return func(o *options) { o.trace = t } }
+
+// WithSchema hands in the schema of an earlier connection to the same QEMU
+// binary, so that Client.Schema does not ask for it: query-qmp-schema holds up
+// QEMU's main loop for some 50 ms.
+func WithSchema(s *Schema) Option { return func(o *options) { o.schema = s } }
+
+func newClient(s *session, t transport, o options) *Client {
+	return &Client{session: s, transport: t, ids: o.ids, schema: o.schema, schemaLock: make(chan struct{}, 1)}
+}
+
+// Execute sends cmd, waits for the reply, and returns its "return" value.
+//
+// The error is one of the three of the package comment: *Error (QEMU refused),
+// *UnknownOutcomeError (sent, not answered), or any other (not sent). When ctx
+// ends while QEMU works on cmd, Execute returns at once, and QEMU works on.
+func (c *Client) Execute(ctx context.Context, cmd Command) (json.RawMessage, error) {
+	results := c.ExecuteAll(ctx, cmd)
+	return results[0].Value, results[0].Err
+}
+
+// ExecuteAll sends the commands in order without waiting for replies in
+// between (a socket transport writes them together, except that a command with
+// a File travels alone), and returns one result for each, in the same order.
+//
+// QEMU executes them one after the other. One that fails does NOT stop those
+// behind it. If a command cannot be encoded, none is sent.
+func (c *Client) ExecuteAll(ctx context.Context, cmds ...Command) []Result {
+	results := make([]Result, len(cmds))
+	calls := make([]*call, len(cmds))
+	for i, cmd := range cmds {
+		call, err := newCall(cmd, c.lastID.Add(1), c.ids, c.session.trace.on())
+		if err != nil {
+			for _, earlier := range calls[:i] {
+				earlier.wipe()
+			}
+			for j := range results {
+				results[j].Err = notSent(cmds[j].Execute, fmt.Errorf("command %d of the same batch: %w", i+1, err))
+			}
+			results[i].Err = err
+			return results
+		}
+		calls[i] = call
+	}
+	c.transport.run(ctx, calls, results)
+	return results
+}
+
+// Subscribe starts a subscription to the events of the given names, or to all
+// events if none is given. Close it when done. After loss of the connection its
+// channel is closed from the start.
+func (c *Client) Subscribe(names ...string) *Subscription {
+	return c.session.hub.subscribe(names)
+}
+
+// Version returns QEMU's version.
+func (c *Client) Version() goqemu.Version { return c.version }
+
+// VersionString returns QEMU's version with the distributor's package in
+// parentheses, if there is one: "10.0.2 (Debian 1:10.0.2+ds-2)".
+func (c *Client) VersionString() string {
+	// QEMU before 5 writes the parentheses itself: " (Debian 1:3.1)".
+	pkg := strings.TrimSuffix(strings.TrimPrefix(strings.TrimSpace(c.version.Package), "("), ")")
+	if pkg == "" {
+		return c.version.String()
+	}
+	return c.version.String() + " (" + pkg + ")"
+}
+
+// Schema returns QEMU's description of its commands. QEMU is asked once per
+// connection (or never, see WithSchema); concurrent callers share the answer. A
+// failure is not kept: the next caller asks again.
+func (c *Client) Schema(ctx context.Context) (*Schema, error) {
+	const query = "query-qmp-schema"
+	select {
+	case c.schemaLock <- struct{}{}:
+		defer func() { <-c.schemaLock }()
+	case <-ctx.Done():
+		return nil, notSent(query, ctx.Err())
+	}
+	if c.schema != nil {
+		return c.schema, nil
+	}
+	value, err := c.Execute(ctx, Command{Execute: query})
+	if err != nil {
+		return nil, err
+	}
+	if c.schema, err = ParseSchema(value); err != nil {
+		return nil, err
+	}
+	return c.schema, nil
+}
+
+// PeerPID returns the process id of the QEMU at the other end of a unix socket
+// (SO_PEERCRED, unix(7)). For a socket that was passed to QEMU as a descriptor,
+// the kernel names the process that called listen. It reports false for other
+// transports.
+func (c *Client) PeerPID() (int, bool) { return c.peer.pid, c.peer.known }
+
+// Done is closed when the connection ends, by Close or by itself.
+func (c *Client) Done() <-chan struct{} { return c.session.done }
+
+// Err returns nil while the connection stands, and then why it ended: ErrClosed
+// after Close, otherwise an error that wraps ErrConnectionLost.
+func (c *Client) Err() error { return c.session.cause() }
+
+// Close ends the connection. Callers that wait for a reply get an
+// *UnknownOutcomeError, subscriptions are closed. QEMU keeps running. Close may
+// be called again, to no effect.
+func (c *Client) Close() error {
+	c.session.fail(ErrClosed)
+	err := c.transport.close()
+	c.session.hub.closeAll()
+	return err
+}
+
+// queryVersion fills in the version where there was no greeting to read.
+func (c *Client) queryVersion(ctx context.Context) error {
+	value, err := c.Execute(ctx, Command{Execute: "query-version"})
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(value, &c.version); err != nil {
+		return fmt.Errorf("query-version: %w: %w", ErrProtocol, err)
+	}
+	return nil
+}

@@ -1,0 +1,99 @@
+package qmp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Dial connects to a QEMU's monitor and negotiates capabilities, enabling none
+// (not "oob" in particular).
+//
+// address is a unix socket ("/run/vm1.sock", "./vm1.sock", "unix:vm1.sock") or
+// TCP ("localhost:4444", "tcp:[::1]:4444"). An address with a slash or without
+// a port is a unix socket.
+//
+// ctx bounds all of it, the wait for QEMU's greeting included; it has no effect
+// on the client afterwards. A QEMU that is busy with another client does not
+// greet: then the error is ErrNoGreeting, once ctx has ended.
+func Dial(ctx context.Context, address string, opts ...Option) (*Client, error) {
+	network, target := splitAddress(address)
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, network, target)
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect to QMP monitor %s%s: %w", address, dialHint(err), err)
+	}
+	o := newOptions(numericID, opts)
+	s := newSession(o)
+	t := newSocket(conn, s)
+	greeting, err := t.greet(ctx)
+	if err != nil {
+		_ = conn.Close() // the first error is the one to tell
+		return nil, fmt.Errorf("QMP monitor %s: %w", address, err)
+	}
+	t.start()
+	c := newClient(s, t, o)
+	c.version = greeting.Version
+	c.peer = peerOf(conn)
+	if _, err := c.Execute(ctx, Command{Execute: "qmp_capabilities"}); err != nil {
+		_ = c.Close() // the first error is the one to tell
+		return nil, fmt.Errorf("QMP monitor %s: %w", address, err)
+	}
+	return c, nil
+}
+
+// splitAddress returns the network and address for net.Dial.
+func splitAddress(address string) (network, target string) {
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		return "unix", path
+	}
+	if hostPort, ok := strings.CutPrefix(address, "tcp:"); ok {
+		return "tcp", hostPort
+	}
+	if _, _, err := net.SplitHostPort(address); err == nil && !strings.Contains(address, "/") {
+		return "tcp", address
+	}
+	return "unix", address
+}
+
+// dialHint says what a failure to connect usually means.
+func dialHint(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOENT):
+		return " (no such socket: is the VM running, with -qmp?)"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return " (nobody listens: the VM is gone)"
+	case errors.Is(err, syscall.EAGAIN):
+		return " (others wait there already: QEMU serves one client at a time)"
+	case errors.Is(err, syscall.EACCES):
+		return " (no permission: run as root or as QEMU's user)"
+	}
+	return ""
+}
+
+// peerOf asks the kernel who is at the other end of a unix socket.
+func peerOf(conn net.Conn) peer {
+	unixConn, ok := conn.(*net.UnixConn)
+	if !ok {
+		return peer{}
+	}
+	raw, err := unixConn.SyscallConn()
+	if err != nil {
+		return peer{}
+	}
+	var found peer
+	err = raw.Control(func(fd uintptr) {
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			found = peer{pid: int(cred.Pid), known: true}
+		}
+	})
+	if err != nil {
+		return peer{}
+	}
+	return found
+}

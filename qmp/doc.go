@@ -1,0 +1,74 @@
+// Package qmp is a client for the QEMU Machine Protocol: the JSON protocol over
+// which a running QEMU takes commands and reports events. It knows nothing of
+// disks or of what a secret means; it carries commands, exactly once, and says
+// truthfully what became of each.
+//
+// # Connecting
+//
+// [Dial] connects to a bare QEMU's monitor over a unix socket or TCP,
+// [NewLibvirt] goes through libvirt's RPC (go-libvirt), and [NewMonitor] takes
+// any monitor of digitalocean/go-qemu. All three give the same [Client]:
+//
+//	client, err := qmp.Dial(ctx, "/run/vm1/qmp.sock")
+//	...
+//	defer client.Close()
+//	value, err := client.Execute(ctx, qmp.Command{
+//		Execute:   "blockdev-del",
+//		Arguments: qmp.Object{{Name: "node-name", Value: "disk0"}},
+//	})
+//
+// A QMP monitor serves one client at a time: a second client is accepted by the
+// kernel, but never greeted. Dial waits for the greeting until its context ends
+// and then says so ([ErrNoGreeting]). QMP has no authentication, and whoever
+// speaks it owns the QEMU process: prefer a unix socket in a private folder.
+//
+// # Three outcomes
+//
+// A command is done (no error), failed, or its outcome is unknown:
+//
+//   - [*Error]: QEMU answered, and refused. Match it with errors.Is against
+//     [ErrNodeNotFound], [ErrWrongPassphrase] and their kin.
+//   - [*UnknownOutcomeError]: at least a part of the command was sent, and no
+//     answer came: the context ended, or the connection was lost. Ask QEMU what
+//     exists before going on; never assume.
+//   - any other error: the command was not sent ([ErrClosed],
+//     [ErrConnectionLost], [ErrEncode], the context's own error): nothing
+//     happened.
+//
+// # What the client promises
+//
+//   - Every command carries an id, and replies are matched by it. Any number of
+//     commands may be in flight, from any number of goroutines. A reply that
+//     comes after its caller has left is dropped, never given to another.
+//     (libvirt sets ids itself; there its RPC serial numbers do the matching.)
+//   - Replies may have any size: query-qmp-schema alone is 236 kB in one line.
+//   - Events may come at any time. Each [Subscription] has an unbounded queue,
+//     so that a slow listener never delays a reply. A subscription made before
+//     a command sees every event that the command causes; an event that QEMU
+//     sent before a reply is queued before that reply is returned.
+//   - Loss of the connection wakes every waiting caller at once.
+//   - The "oob" capability is never enabled. With it, QEMU mixes up passed file
+//     descriptors; passing them ([Command].File) does not need it. Each
+//     descriptor travels in a sendmsg of its own, with its own command.
+//   - A command that could only be written in part, because QEMU stopped
+//     reading, makes the stream useless; the client then closes it rather than
+//     let the next command be swallowed.
+//
+// # Secrets
+//
+// A secret is marked by its type, [Sensitive], and never by the command that
+// carries it. It is real on the wire only; fmt, JSON, logs and the trace
+// ([WithTrace]) show "[redacted]", and replies, error descriptions and trace
+// entries of a command are scrubbed of the exact values that it carried. That
+// is complete because [Object] takes only a closed set of value types:
+// a struct that could hide a secret is an encoding error.
+//
+// # Schema
+//
+// [Client.Schema] asks QEMU to describe its own commands, once per connection.
+// [Schema.Supports] answers questions such as "does blockdev-add know
+// luks.header?", and [Schema.Validate] checks a whole command before it is sent.
+//
+// The protocol is specified in QEMU's docs/interop/qmp-spec.rst, the
+// schema in qapi/introspect.json. The package is for Linux.
+package qmp

@@ -1,0 +1,66 @@
+package qmp
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Errors of the client itself. Those with which QEMU refuses a command are in
+// errtext.go.
+var (
+	// ErrClosed: Close was called on this client.
+	ErrClosed = errors.New("QMP client is closed")
+	// ErrConnectionLost: the connection to QEMU ended: QEMU exited, the socket
+	// failed, or a command could only be written in part.
+	ErrConnectionLost = errors.New("QMP connection lost")
+	// ErrNoGreeting: the peer took the connection but did not greet.
+	ErrNoGreeting = errors.New("no QMP greeting")
+	// ErrProtocol: the peer sent what is not QMP.
+	ErrProtocol = errors.New("not the QMP protocol")
+	// ErrEncode: a command's arguments cannot be encoded; nothing was sent.
+	ErrEncode = errors.New("cannot encode QMP command")
+	// ErrFileUnsupported: Command.File was set on a transport that cannot pass
+	// descriptors; nothing was sent.
+	ErrFileUnsupported = errors.New("this QMP transport cannot pass file descriptors")
+)
+
+// Error is QEMU's refusal of a command: it was executed, and failed.
+//
+// errors.Is matches it against the sentinels ErrNodeNotFound and so on.
+type Error struct {
+	Command     string // the command, for example "blockdev-add"
+	Class       string // QEMU's error class, nearly always "GenericError"
+	Description string // QEMU's own text, scrubbed of the command's secrets
+}
+
+// Error names the command and gives QEMU's own words.
+func (e *Error) Error() string {
+	if e.Class == "" || e.Class == genericError {
+		return fmt.Sprintf("QEMU refused %s: %s", e.Command, e.Description)
+	}
+	return fmt.Sprintf("QEMU refused %s: %s (%s)", e.Command, e.Description, e.Class)
+}
+
+// Is reports whether QEMU's class and text are those of the sentinel target.
+func (e *Error) Is(target error) bool { return matchesSentinel(e, target) }
+
+// UnknownOutcomeError says that a command, or a part of it, was sent, and that
+// no answer came. QEMU may have executed it, may still execute it, or may never
+// do so: ask QEMU what exists.
+type UnknownOutcomeError struct {
+	Command string
+	Err     error // the cause: a context's error, ErrConnectionLost, ErrClosed, ...
+}
+
+// Error names the command and the cause.
+func (e *UnknownOutcomeError) Error() string {
+	return fmt.Sprintf("outcome of %s is unknown (%v): query QEMU before going on", e.Command, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *UnknownOutcomeError) Unwrap() error { return e.Err }
+
+// notSent wraps the cause for which a command never left this process.
+func notSent(command string, cause error) error {
+	return fmt.Errorf("%s was not sent: %w", command, cause)
+}

@@ -1,0 +1,91 @@
+package qmp
+
+import (
+	"errors"
+	"strings"
+)
+
+// What QEMU means by its refusals. QEMU gives nearly all of them the class
+// GenericError, so that only the text tells them apart. This file is the one
+// place where those texts are matched; the tests provoke each from a real QEMU.
+var (
+	// ErrWrongPassphrase: no LUKS key slot opens with the given secret.
+	ErrWrongPassphrase = errors.New("wrong passphrase")
+	// ErrNotLUKS: the image has no LUKS header.
+	ErrNotLUKS = errors.New("not a LUKS volume")
+	// ErrNodeNotFound: no block node of that node-name.
+	ErrNodeNotFound = errors.New("block node not found")
+	// ErrNodeInUse: the block node has a parent, a device or an export.
+	ErrNodeInUse = errors.New("block node in use")
+	// ErrNodeReadOnly: a writer was put on a read-only block node.
+	ErrNodeReadOnly = errors.New("block node is read-only")
+	// ErrImageLocked: another process holds a lock on the image file.
+	ErrImageLocked = errors.New("image is locked by another process")
+	// ErrObjectNotFound: no user-creatable object of that id.
+	ErrObjectNotFound = errors.New("object not found")
+	// ErrDuplicate: the id of a node, object or device is taken.
+	ErrDuplicate = errors.New("name is taken")
+	// ErrDeviceNotFound: no device of that id (class DeviceNotFound). It does not
+	// mean that the device's block node is free already.
+	ErrDeviceNotFound = errors.New("device not found")
+	// ErrUnplugPending: the device has been asked to leave, and the guest has not
+	// released it yet.
+	ErrUnplugPending = errors.New("device is being unplugged")
+	// ErrBusNotFound: no bus of that name.
+	ErrBusNotFound = errors.New("bus not found")
+	// ErrNoHotplug: the bus takes no device while the VM runs.
+	ErrNoHotplug = errors.New("bus does not support hot plug")
+	// ErrCommandNotFound: this QEMU has no such command (class CommandNotFound).
+	ErrCommandNotFound = errors.New("command not found")
+)
+
+// Error classes (qapi/error.json, QapiErrorClass).
+const (
+	genericError    = "GenericError"
+	commandNotFound = "CommandNotFound"
+	deviceNotFound  = "DeviceNotFound"
+)
+
+// matchesSentinel says whether err is what the sentinel target stands for.
+// Texts are searched for, not compared, because QEMU puts the name of an image
+// or property in front of some.
+func matchesSentinel(err *Error, target error) bool {
+	text := err.Description
+	has := func(part string) bool { return strings.Contains(text, part) }
+	// between looks for text that begins and ends so, whatever the name between.
+	between := func(begin, end string) bool {
+		_, rest, found := strings.Cut(text, begin)
+		return found && strings.Contains(rest, end)
+	}
+	switch target {
+	case ErrWrongPassphrase:
+		return has("Invalid password, cannot unlock any keyslot")
+	case ErrNotLUKS:
+		return has("Volume is not in LUKS format")
+	case ErrNodeNotFound:
+		return has("Failed to find node with node-name=") || between("Cannot find device=", "node-name=")
+	case ErrNodeInUse:
+		return (strings.HasPrefix(text, "Block device ") || strings.HasPrefix(text, "Node ")) &&
+			strings.HasSuffix(text, " is in use")
+	case ErrNodeReadOnly:
+		return has("Block node is read-only")
+	case ErrImageLocked:
+		return between("Failed to get ", " lock")
+	case ErrObjectNotFound:
+		return between("object '", "' not found") || has("No secret with id '")
+	case ErrDuplicate:
+		return has("Duplicate nodes with node-name='") || has("attempt to add duplicate property '") ||
+			has("Duplicate device ID '")
+	case ErrUnplugPending:
+		return has("is already in the process of unplug")
+	case ErrBusNotFound:
+		return between("Bus '", "' not found")
+	case ErrNoHotplug:
+		return between("Bus '", "' does not support hotplugging")
+	case ErrDeviceNotFound:
+		return err.Class == deviceNotFound
+	case ErrCommandNotFound:
+		return err.Class == commandNotFound
+	}
+	return false
+}

@@ -1,0 +1,235 @@
+package qmp
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+
+	goqemu "github.com/digitalocean/go-qemu/qmp"
+)
+
+// Command is one command for QEMU.
+type Command struct {
+	// Execute is the command's name, for example "blockdev-add".
+	Execute string
+	// Arguments are its arguments; none are sent when it is empty.
+	Arguments Object
+	// File, if set, is passed to QEMU together with this command (add-fd,
+	// getfd), by SCM_RIGHTS (unix(7)). Only unix sockets can do that. The file
+	// stays the caller's, who may close it when Execute has returned.
+	File *os.File
+}
+
+// Result is what became of one command of ExecuteAll.
+type Result struct {
+	Value json.RawMessage // QEMU's "return" value; nil if Err is set
+	Err   error           // see the package comment for the three outcomes
+}
+
+// idStyle says how a transport wants a command's id.
+type idStyle int
+
+const (
+	numericID idStyle = iota // our own sockets
+	stringID                 // go-qemu declares ids as strings and fails on numbers
+	noID                     // libvirt adds an id itself and refuses a second one
+)
+
+// call is one command on its way.
+type call struct {
+	name    string
+	id      uint64
+	wire    []byte   // the command, ending in a newline; wiped after sending if it holds secrets
+	shown   []byte   // the same, redacted and without the newline; nil unless traced
+	secrets [][]byte // to scrub from the answer, longest first
+	file    *os.File
+	answer  chan answer // one answer, buffered: whoever delivers it never waits
+}
+
+// answer is a reply, or the reason why there will be none.
+type answer struct {
+	message message
+	lost    error
+}
+
+// newCall encodes cmd.
+func newCall(cmd Command, id uint64, style idStyle, traced bool) (*call, error) {
+	if cmd.Execute == "" {
+		return nil, fmt.Errorf("%w: it has no name (Execute is empty)", ErrEncode)
+	}
+	c := &call{name: cmd.Execute, id: id, file: cmd.File, answer: make(chan answer, 1)}
+	e := encoder{buf: make([]byte, 0, 256)}
+	if err := e.command(cmd, id, style); err != nil {
+		clear(e.buf)
+		return nil, fmt.Errorf("%s: %w", cmd.Execute, err)
+	}
+	c.wire, c.secrets = append(e.buf, '\n'), longestFirst(e.secrets)
+	if traced {
+		shown := encoder{redact: true}
+		if err := shown.command(cmd, id, style); err != nil {
+			return nil, fmt.Errorf("%s: %w", cmd.Execute, err)
+		}
+		c.shown = shown.buf
+	}
+	return c, nil
+}
+
+func (e *encoder) command(cmd Command, id uint64, style idStyle) error {
+	e.buf = append(e.buf, `{"execute":`...)
+	if err := e.string("execute", cmd.Execute); err != nil {
+		return err
+	}
+	if len(cmd.Arguments) > 0 {
+		e.buf = append(e.buf, `,"arguments":`...)
+		if err := e.object("", cmd.Arguments, 0); err != nil {
+			return err
+		}
+	}
+	e.grow(slack)
+	switch style {
+	case numericID:
+		e.buf = strconv.AppendUint(append(e.buf, `,"id":`...), id, 10)
+	case stringID:
+		e.buf = append(strconv.AppendUint(append(e.buf, `,"id":"`...), id, 10), '"')
+	case noID:
+	}
+	e.buf = append(e.buf, '}')
+	return nil
+}
+
+// wipe clears the encoded command if it holds a secret.
+func (c *call) wipe() {
+	if len(c.secrets) > 0 {
+		clear(c.wire)
+	}
+}
+
+// unknown is the error for a call that was sent and not answered.
+func (c *call) unknown(cause error) error {
+	return &UnknownOutcomeError{Command: c.name, Err: cause}
+}
+
+// result turns an answer into what the caller sees.
+func (c *call) result(a answer) Result {
+	switch {
+	case a.lost != nil:
+		return Result{Err: c.unknown(a.lost)}
+	case a.message.Error != nil:
+		return Result{Err: &Error{
+			Command: c.name, Class: a.message.Error.Class, Description: a.message.Error.Description,
+		}}
+	}
+	return Result{Value: a.message.Return}
+}
+
+// message is anything that QEMU sends (qmp-spec.rst, "Protocol Specification").
+type message struct {
+	Greeting *greeting       `json:"QMP"`
+	ID       json.RawMessage `json:"id"`
+	Return   json.RawMessage `json:"return"`
+	Error    *refusal        `json:"error"`
+	Event    string          `json:"event"`
+}
+
+type greeting struct {
+	Version goqemu.Version `json:"version"`
+}
+
+type refusal struct {
+	Class       string `json:"class"`
+	Description string `json:"desc"`
+}
+
+// parseMessage decodes one line. What it returns shares no memory with line.
+func parseMessage(line []byte) (message, error) {
+	var m message
+	if err := json.Unmarshal(line, &m); err != nil {
+		return message{}, fmt.Errorf("%w: %w", ErrProtocol, err)
+	}
+	if m.Greeting == nil && m.Return == nil && m.Error == nil && m.Event == "" {
+		return message{}, fmt.Errorf("%w: a message is neither reply, event nor greeting", ErrProtocol)
+	}
+	return m, nil
+}
+
+// callID returns the id of a reply to one of our numbered commands.
+func (m *message) callID() (uint64, bool) {
+	text := m.ID
+	if len(text) >= 2 && text[0] == '"' {
+		text = text[1 : len(text)-1]
+	}
+	id, err := strconv.ParseUint(string(text), 10, 64)
+	return id, err == nil
+}
+
+// scrub removes the values of secrets from a reply.
+func (m *message) scrub(secrets [][]byte) {
+	if len(secrets) == 0 {
+		return
+	}
+	m.Return = scrubJSON(m.Return, secrets)
+	if m.Error != nil {
+		m.Error.Description = string(scrubText([]byte(m.Error.Description), secrets))
+	}
+}
+
+// line renders a reply for the trace.
+func (m *message) line() []byte {
+	var buf []byte
+	if m.Error != nil {
+		buf = appendQuoted(append(buf, `{"error":{"class":`...), m.Error.Class)
+		buf = appendQuoted(append(buf, `,"desc":`...), m.Error.Description)
+		buf = append(buf, '}')
+	} else {
+		buf = append(append(buf, `{"return":`...), m.Return...)
+	}
+	if m.ID != nil {
+		buf = append(append(buf, `,"id":`...), m.ID...)
+	}
+	return append(buf, '}')
+}
+
+// lineReader splits a stream into lines of any length. One lineReader lives as
+// long as its connection: bytes that one message's reader has buffered belong
+// to the next message.
+type lineReader struct {
+	r    *bufio.Reader
+	long []byte // gathers a line that does not fit r's buffer
+}
+
+func newLineReader(r io.Reader) *lineReader {
+	return &lineReader{r: bufio.NewReaderSize(r, 64<<10)}
+}
+
+// next returns the next line that is not blank. It is valid until next is
+// called again. A last line without its newline is an error: QEMU ends each.
+func (l *lineReader) next() ([]byte, error) {
+	l.long = nil
+	for {
+		part, err := l.r.ReadSlice('\n')
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			l.long = append(l.long, part...)
+			continue
+		case err != nil:
+			if errors.Is(err, io.EOF) && len(l.long)+len(part) > 0 {
+				err = io.ErrUnexpectedEOF
+			}
+			return nil, err
+		}
+		line := part
+		if l.long != nil {
+			l.long = append(l.long, part...)
+			line = l.long
+		}
+		if line = bytes.TrimSpace(line); len(line) > 0 {
+			return line, nil
+		}
+		l.long = nil
+	}
+}

@@ -1,0 +1,210 @@
+package qmp
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// Schema is QEMU's description of its own commands (query-qmp-schema; the
+// format is that of qapi/introspect.json). It does not change after it was
+// parsed, and may be shared by any number of goroutines and clients.
+type Schema struct {
+	commands map[string]*schemaType // a command's arguments type, by the command's name
+	events   map[string]struct{}
+}
+
+// metaType is the kind of a schema entity (introspect.json, SchemaMetaType).
+type metaType string
+
+const (
+	metaBuiltin   metaType = "builtin"
+	metaEnum      metaType = "enum"
+	metaArray     metaType = "array"
+	metaObject    metaType = "object"
+	metaAlternate metaType = "alternate"
+	metaCommand   metaType = "command"
+	metaEvent     metaType = "event"
+)
+
+// schemaType is one type, with its references to other types resolved.
+type schemaType struct {
+	meta     metaType
+	json     string              // builtin: "string", "int", "number", "boolean", "null", "value", ...
+	values   map[string]struct{} // enum
+	element  *schemaType         // array
+	members  []schemaMember      // object
+	tag      string              // object: the member whose value selects a variant
+	variants map[string]*schemaType
+	branches []*schemaType // alternate
+}
+
+type schemaMember struct {
+	name     string
+	typ      *schemaType
+	optional bool
+}
+
+func (t *schemaType) member(name string) *schemaMember {
+	for i := range t.members {
+		if t.members[i].name == name {
+			return &t.members[i]
+		}
+	}
+	return nil
+}
+
+// schemaEntity is one entry of the answer to query-qmp-schema (SchemaInfo).
+type schemaEntity struct {
+	Name     string   `json:"name"`
+	MetaType metaType `json:"meta-type"`
+	JSONType string   `json:"json-type"`
+	Values   []string `json:"values"`
+	Element  string   `json:"element-type"`
+	Members  []struct {
+		Name    string          `json:"name"`
+		Type    string          `json:"type"`
+		Default json.RawMessage `json:"default"` // present (as null): the member is optional
+	} `json:"members"`
+	Tag      string `json:"tag"`
+	Variants []struct {
+		Case string `json:"case"`
+		Type string `json:"type"`
+	} `json:"variants"`
+	ArgType string `json:"arg-type"`
+}
+
+// ParseSchema parses the "return" value of query-qmp-schema. data may be kept
+// in a file and used again for the same QEMU binary.
+func ParseSchema(data []byte) (*Schema, error) {
+	var entities []schemaEntity
+	if err := json.Unmarshal(data, &entities); err != nil {
+		return nil, fmt.Errorf("query-qmp-schema: %w: %w", ErrProtocol, err)
+	}
+	types := make(map[string]*schemaType, len(entities))
+	for _, e := range entities {
+		if e.MetaType != metaCommand && e.MetaType != metaEvent {
+			types[e.Name] = &schemaType{meta: e.MetaType}
+		}
+	}
+	r := schemaResolver{types: types}
+	s := &Schema{commands: make(map[string]*schemaType), events: make(map[string]struct{})}
+	for _, e := range entities {
+		switch e.MetaType {
+		case metaCommand:
+			s.commands[e.Name] = r.lookup(e.Name, e.ArgType)
+		case metaEvent:
+			s.events[e.Name] = struct{}{}
+		default:
+			r.fill(types[e.Name], e)
+		}
+	}
+	if r.err != nil {
+		return nil, r.err
+	}
+	return s, nil
+}
+
+// schemaResolver turns type names into pointers, and keeps the first error.
+type schemaResolver struct {
+	types map[string]*schemaType
+	err   error
+}
+
+func (r *schemaResolver) lookup(user, name string) *schemaType {
+	t, ok := r.types[name]
+	if !ok && r.err == nil {
+		r.err = fmt.Errorf("query-qmp-schema: %w: %q refers to type %q, which is not there", ErrProtocol, user, name)
+	}
+	return t
+}
+
+func (r *schemaResolver) fill(t *schemaType, e schemaEntity) {
+	t.json, t.tag = e.JSONType, e.Tag
+	switch e.MetaType {
+	case metaBuiltin:
+	case metaArray:
+		t.element = r.lookup(e.Name, e.Element)
+	case metaEnum:
+		t.values = make(map[string]struct{})
+		for _, v := range e.Values {
+			t.values[v] = struct{}{}
+		}
+		for _, m := range e.Members { // QEMU 6.2 and later; "values" is deprecated
+			t.values[m.Name] = struct{}{}
+		}
+	case metaObject:
+		t.members = nil
+		for _, m := range e.Members {
+			t.members = append(t.members, schemaMember{
+				name: m.Name, typ: r.lookup(e.Name, m.Type), optional: m.Default != nil,
+			})
+		}
+		t.variants = make(map[string]*schemaType, len(e.Variants))
+		for _, v := range e.Variants {
+			t.variants[v.Case] = r.lookup(e.Name, v.Type)
+		}
+	case metaAlternate:
+		t.branches = nil
+		for _, m := range e.Members {
+			t.branches = append(t.branches, r.lookup(e.Name, m.Type))
+		}
+	default:
+		if r.err == nil {
+			r.err = fmt.Errorf("query-qmp-schema: %w: %q has the unknown meta-type %q", ErrProtocol, e.Name, e.MetaType)
+		}
+	}
+}
+
+// Supports says whether this QEMU knows a command, and in it what path names:
+// members, the values that select a variant, and the values of enumerations,
+// joined by dots. Arrays are passed through.
+//
+//	s.Supports("blockdev-add", "")             // the command itself
+//	s.Supports("blockdev-add", "luks")         // the driver
+//	s.Supports("blockdev-add", "luks.header")  // its member
+//	s.Supports("blockdev-add", "discard.unmap") // a value
+//
+// The arguments of device_add are not in the schema, except driver, bus and id.
+func (s *Schema) Supports(command, path string) bool {
+	args, ok := s.commands[command]
+	if !ok || path == "" {
+		return ok
+	}
+	return args.supports(strings.Split(path, "."))
+}
+
+// HasEvent says whether this QEMU can send the event.
+func (s *Schema) HasEvent(name string) bool {
+	_, ok := s.events[name]
+	return ok
+}
+
+func (t *schemaType) supports(path []string) bool {
+	if len(path) == 0 {
+		return true
+	}
+	switch t.meta {
+	case metaArray:
+		return t.element.supports(path)
+	case metaEnum:
+		_, ok := t.values[path[0]]
+		return ok && len(path) == 1
+	case metaAlternate:
+		for _, branch := range t.branches {
+			if branch.supports(path) {
+				return true
+			}
+		}
+	case metaObject:
+		// A member and a variant may have one name ("file"): try both.
+		if m := t.member(path[0]); m != nil && m.typ.supports(path[1:]) {
+			return true
+		}
+		if variant, ok := t.variants[path[0]]; ok {
+			// A variant's object has the common members as well.
+			return variant.supports(path[1:]) || t.member(path[1]) != nil && t.supports(path[1:])
+		}
+	}
+	return false
+}

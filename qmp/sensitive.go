@@ -1,0 +1,55 @@
+package qmp
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+)
+
+// Sensitive is a string argument that is real on the wire only. Every other
+// rendering of it is "[redacted]": all verbs of fmt, JSON, text, slog and
+// logrus. Its zero value is not usable: encoding it is an error.
+type Sensitive struct {
+	// A function, because reflection (fmt on an unexported field of a foreign
+	// struct, a debugging dumper) prints it as an address. A byte slice or
+	// string in its place would be printed in full.
+	get func() []byte
+}
+
+// NewSensitive wraps value, which must be valid UTF-8 (in practice base64) and
+// is sent as a JSON string. The slice is kept, not copied, so that its owner
+// can wipe it; that must not happen before the Execute that carries it has
+// returned. Nothing of value is kept or read by the client after that.
+func NewSensitive(value []byte) Sensitive {
+	return Sensitive{get: func() []byte { return value }}
+}
+
+// reveal returns the value itself, for the encoder alone.
+func (s Sensitive) reveal() ([]byte, error) {
+	if s.get == nil {
+		return nil, errors.New("is a zero Sensitive; make it with NewSensitive")
+	}
+	return s.get(), nil
+}
+
+// Format writes "[redacted]" for every verb and flag.
+func (s Sensitive) Format(state fmt.State, _ rune) {
+	// A fmt.State's writer does not fail, and Format could not report it.
+	_, _ = io.WriteString(state, redacted)
+}
+
+// String returns "[redacted]".
+func (s Sensitive) String() string { return redacted }
+
+// GoString returns "[redacted]".
+func (s Sensitive) GoString() string { return redacted }
+
+// MarshalText returns "[redacted]".
+func (s Sensitive) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// MarshalJSON returns the JSON string "[redacted]".
+func (s Sensitive) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
+
+// LogValue returns "[redacted]" to log/slog.
+func (s Sensitive) LogValue() slog.Value { return slog.StringValue(redacted) }

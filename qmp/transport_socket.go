@@ -1,0 +1,331 @@
+package qmp
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// socket is the transport over a unix or TCP connection. Commands are written
+// by their callers' goroutines, under writeLock; one goroutine reads, and hands
+// each reply to the caller that waits for it.
+type socket struct {
+	session *session
+	conn    net.Conn
+	lines   *lineReader
+
+	writeLock  chan struct{} // a lock whose wait a context can end
+	readerDone chan struct{}
+	closeOnce  sync.Once
+	closeErr   error
+
+	mu      sync.Mutex
+	pending map[uint64]*pendingCall // sent, not answered
+	dead    error                   // set with the last wake-up: nothing may be added to pending
+}
+
+// pendingCall is a call without its reply.
+type pendingCall struct {
+	*call
+	// secrets are the call's, and gone once the caller has left: from then on
+	// their owner may wipe them, and nobody may read them.
+	secrets   [][]byte
+	abandoned bool
+}
+
+func newSocket(conn net.Conn, s *session) *socket {
+	return &socket{
+		session:    s,
+		conn:       conn,
+		lines:      newLineReader(conn),
+		writeLock:  make(chan struct{}, 1),
+		readerDone: make(chan struct{}),
+		pending:    make(map[uint64]*pendingCall),
+	}
+}
+
+// greet waits for QEMU's greeting. Events may come before it.
+func (s *socket) greet(ctx context.Context) (*greeting, error) {
+	release := interrupt(ctx, s.conn.SetReadDeadline)
+	defer release()
+	for {
+		line, err := s.lines.next()
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return nil, fmt.Errorf("%w: the connection stands, but another client probably holds the monitor, "+
+				"which serves one at a time; close that one, or give QEMU a second -qmp (%w)", ErrNoGreeting, ctx.Err())
+		case err != nil:
+			return nil, fmt.Errorf("%w: the peer ended the connection: %w", ErrNoGreeting, err)
+		}
+		m, err := parseMessage(line)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("the peer does not speak QMP: %w", err)
+		case m.Event != "":
+			s.event(m.Event, line)
+		case m.Greeting != nil:
+			if s.session.trace.on() {
+				s.session.trace.entry(Received, bytes.Clone(line))
+			}
+			return m.Greeting, nil
+		default:
+			return nil, fmt.Errorf("%w: a reply came before the greeting", ErrProtocol)
+		}
+	}
+}
+
+// start begins reading replies and events.
+func (s *socket) start() {
+	go func() {
+		defer close(s.readerDone)
+		s.lost(s.read())
+	}()
+}
+
+// read serves messages until the connection ends, and says why it did.
+func (s *socket) read() error {
+	for {
+		line, err := s.lines.next()
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				return errors.New("QEMU closed it")
+			}
+			return err
+		}
+		m, err := parseMessage(line)
+		if err != nil {
+			return err
+		}
+		switch {
+		case m.Event != "":
+			s.event(m.Event, line)
+		case m.Greeting != nil:
+			// Nothing to do: QEMU greets once, and we know its version.
+		default:
+			if err := s.reply(m); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// reply delivers m to the caller that waits for it, if it still does.
+func (s *socket) reply(m message) error {
+	id, numbered := m.callID()
+	if !numbered {
+		if m.ID == nil && m.Error != nil {
+			// QEMU did not understand some command of ours, and cannot say which.
+			return fmt.Errorf("%w: QEMU could not read a command: %s", ErrProtocol, m.Error.Description)
+		}
+		return nil
+	}
+	s.mu.Lock()
+	p := s.pending[id]
+	delete(s.pending, id)
+	if p != nil {
+		m.scrub(p.secrets) // under the lock: see pendingCall
+	}
+	s.mu.Unlock()
+	if s.session.trace.on() {
+		s.session.trace.entry(Received, shownReply(p, &m, id))
+	}
+	if p != nil {
+		p.answer <- answer{message: m}
+	}
+	return nil
+}
+
+func shownReply(p *pendingCall, m *message, id uint64) []byte {
+	if p != nil && p.abandoned && len(p.call.secrets) > 0 {
+		return append(strconv.AppendUint([]byte(`{"late":true,"id":`), id, 10), '}')
+	}
+	return m.line()
+}
+
+func (s *socket) event(name string, line []byte) {
+	if s.session.trace.on() {
+		s.session.trace.entry(Occurred, bytes.Clone(line))
+	}
+	if !s.session.hub.wanted(name) {
+		return
+	}
+	var e Event
+	if err := json.Unmarshal(line, &e); err != nil {
+		// Its data is no object, which QMP rules out. Its name still says something.
+		e = Event{Event: name}
+	}
+	s.session.hub.publish(e)
+}
+
+// lost ends the session and wakes everybody who waits for a reply.
+func (s *socket) lost(cause error) {
+	s.session.fail(fmt.Errorf("%w: %w", ErrConnectionLost, cause))
+	s.shut()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dead == nil {
+		s.dead = s.session.cause()
+	}
+	for id, p := range s.pending {
+		p.answer <- answer{lost: s.dead}
+		delete(s.pending, id)
+	}
+}
+
+func (s *socket) shut() {
+	s.closeOnce.Do(func() { s.closeErr = s.conn.Close() })
+}
+
+func (s *socket) close() error {
+	s.shut()
+	<-s.readerDone
+	return s.closeErr
+}
+
+// run implements transport.
+func (s *socket) run(ctx context.Context, calls []*call, results []Result) {
+	sent := s.send(ctx, calls, results)
+	for i, c := range calls[:sent] {
+		results[i] = s.wait(ctx, c)
+	}
+}
+
+// send writes the calls and returns how many were sent whole. The results of
+// the others are set.
+func (s *socket) send(ctx context.Context, calls []*call, results []Result) int {
+	defer func() {
+		for _, c := range calls {
+			c.wipe()
+		}
+	}()
+	refuse := func(from int, cause error) {
+		for i := from; i < len(calls); i++ {
+			results[i].Err = notSent(calls[i].name, cause)
+		}
+	}
+	if _, ok := s.conn.(*net.UnixConn); !ok {
+		for _, c := range calls {
+			if c.file != nil {
+				refuse(0, ErrFileUnsupported)
+				return 0
+			}
+		}
+	}
+	select {
+	case s.writeLock <- struct{}{}:
+		defer func() { <-s.writeLock }()
+	case <-ctx.Done():
+		refuse(0, ctx.Err())
+		return 0
+	case <-s.session.done:
+		refuse(0, s.session.cause())
+		return 0
+	}
+	if err := ctx.Err(); err != nil {
+		refuse(0, err)
+		return 0
+	}
+	if err := s.register(calls); err != nil {
+		refuse(0, err)
+		return 0
+	}
+	release := interrupt(ctx, s.conn.SetWriteDeadline)
+	sent, torn, err := s.write(calls)
+	release()
+	if err == nil {
+		return len(calls)
+	}
+	switch {
+	case errors.Is(err, errFile):
+	case ctx.Err() != nil:
+		err = ctx.Err()
+	case s.session.cause() != nil:
+		err = s.session.cause() // explains it better than "use of closed network connection"
+	default:
+		err = fmt.Errorf("%w: %w", ErrConnectionLost, err)
+	}
+	s.unregister(calls[sent:])
+	refuse(sent, err)
+	if torn {
+		results[sent].Err = calls[sent].unknown(err)
+		s.session.fail(fmt.Errorf("%w: %s could only be written in part, which spoils the stream: %w",
+			ErrConnectionLost, calls[sent].name, err))
+		s.shut() // the reader notices, and wakes the others
+	}
+	return sent
+}
+
+func (s *socket) register(calls []*call) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dead != nil {
+		return s.dead
+	}
+	if err := s.session.cause(); err != nil {
+		return err
+	}
+	for _, c := range calls {
+		s.pending[c.id] = &pendingCall{call: c, secrets: c.secrets}
+	}
+	return nil
+}
+
+func (s *socket) unregister(calls []*call) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range calls {
+		delete(s.pending, c.id)
+	}
+}
+
+// wait returns the reply to c, or the reason why there is none.
+func (s *socket) wait(ctx context.Context, c *call) Result {
+	select {
+	case a := <-c.answer:
+		return c.result(a)
+	default: // prefer a reply that is there to a context that has ended
+	}
+	select {
+	case a := <-c.answer:
+		return c.result(a)
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	p, waiting := s.pending[c.id]
+	if waiting {
+		p.abandoned, p.secrets = true, nil
+	}
+	s.mu.Unlock()
+	if !waiting {
+		return c.result(<-c.answer) // it has just been taken out, to be delivered
+	}
+	return Result{Err: c.unknown(ctx.Err())}
+}
+
+// interrupt makes the end of ctx break off a read or write that setDeadline
+// governs. The returned function must be called when that is over; it leaves no
+// deadline behind.
+func interrupt(ctx context.Context, setDeadline func(time.Time) error) (release func()) {
+	if ctx.Done() == nil {
+		return func() {}
+	}
+	fired := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(fired)
+		// Fails only on a closed connection, where reads and writes end anyway.
+		_ = setDeadline(time.Unix(1, 0))
+	})
+	return func() {
+		if !stop() {
+			<-fired
+			_ = setDeadline(time.Time{}) // as above
+		}
+	}
+}
