@@ -1,0 +1,408 @@
+package peer
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Command is one QMP command on its way to QEMU.
+type Command struct {
+	Name  string // of the command
+	Step  int    // counts, from 1, the commands that change something; 0 for the others
+	Bytes []byte // as the client wrote it
+	FDs   int    // how many descriptors came with it
+}
+
+// Cut says whether, and when, the proxy cuts the connection because of a command.
+type Cut int
+
+// The places to cut.
+const (
+	CutNever         Cut = iota
+	CutBeforeForward     // QEMU never sees the command
+	CutBeforeReply       // QEMU has run the command, the client does not learn how it ended
+	CutAfterReply        // the client has the reply
+)
+
+// Verdict is what happens to a command. The zero value lets it pass.
+type Verdict struct {
+	Replace []byte        // where not nil, goes to QEMU instead
+	Cut     Cut           // cuts the connection, on both sides
+	Delay   time.Duration // holds the reply back, and all that comes after it
+}
+
+// ProxyHooks decide what a Proxy does. A nil hook lets everything pass. Hooks
+// run one at a time for a connection.
+type ProxyHooks struct {
+	// Command sees every command but qmp_capabilities.
+	Command func(Command) Verdict
+	// Event reports whether the client gets an event.
+	Event func(Event) bool
+	// Connect reports whether the n-th connection, from 1, is served; one that
+	// is not is closed at once.
+	Connect func(n int) bool
+}
+
+// InjectedFault is the argument that QEMU refuses in FailStep.
+const InjectedFault = "luksplug-injected-fault"
+
+// FailStep makes the real QEMU fail the n-th command that changes something,
+// by an argument that it does not know. QEMU checks arguments before it acts,
+// so the command has no effect.
+func FailStep(n int) ProxyHooks {
+	return ProxyHooks{Command: func(c Command) Verdict {
+		if c.Step != n {
+			return Verdict{}
+		}
+		return Verdict{Replace: withFault(c.Bytes)}
+	}}
+}
+
+// CutAtStep cuts the connection at the n-th command that changes something.
+// Later connections are served.
+func CutAtStep(n int, cut Cut) ProxyHooks {
+	return ProxyHooks{Command: func(c Command) Verdict {
+		if c.Step != n {
+			return Verdict{}
+		}
+		return Verdict{Cut: cut}
+	}}
+}
+
+// withFault adds InjectedFault to a command's arguments.
+func withFault(command []byte) []byte {
+	var object map[string]json.RawMessage
+	if json.Unmarshal(command, &object) != nil {
+		return command
+	}
+	var arguments map[string]json.RawMessage
+	if raw, ok := object["arguments"]; ok && json.Unmarshal(raw, &arguments) != nil {
+		return command
+	}
+	if arguments == nil {
+		arguments = map[string]json.RawMessage{}
+	}
+	arguments[InjectedFault] = json.RawMessage("true")
+	object["arguments"], _ = json.Marshal(arguments) // raw JSON always encodes
+	out, _ := json.Marshal(object)
+	return append(out, '\n')
+}
+
+// changes reports whether a command may change something in QEMU.
+func changes(name string) bool {
+	for _, prefix := range []string{"query-", "qom-list", "qom-get", "device-list-properties", "qmp_capabilities"} {
+		if strings.HasPrefix(name, prefix) {
+			return false
+		}
+	}
+	return true
+}
+
+// Record is one JSON value that passed through a Proxy.
+type Record struct {
+	FromQEMU bool
+	Bytes    []byte // as it was forwarded
+	FDs      int
+}
+
+// Proxy stands between a tool and a real QMP monitor: it listens on a unix
+// socket, passes commands with their descriptors to the monitor and replies
+// back, writes down both, and fails where its hooks say so.
+type Proxy struct {
+	Address string // unix socket for the tool
+
+	upstream string
+	hooks    ProxyHooks
+	listener *net.UnixListener
+	wg       sync.WaitGroup
+
+	mu       sync.Mutex
+	links    map[*proxyLink]struct{}
+	records  []Record
+	names    []string
+	steps    int
+	connects int
+	closed   bool
+}
+
+// NewProxy starts a proxy in front of the monitor on the unix socket upstream
+// and stops it at the test's end.
+func NewProxy(t testing.TB, upstream string, hooks ProxyHooks) *Proxy {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "luksplug-proxy-")
+	if err != nil {
+		t.Fatalf("make a folder for the proxy: %v", err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	address := filepath.Join(dir, "qmp.sock")
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: address, Net: "unix"})
+	if err != nil {
+		t.Fatalf("listen for the tool: %v", err)
+	}
+	p := &Proxy{Address: address, upstream: upstream, hooks: hooks, listener: listener, links: map[*proxyLink]struct{}{}}
+	p.wg.Add(1)
+	go p.accept()
+	t.Cleanup(p.close)
+	return p
+}
+
+// Records is the traffic so far.
+func (p *Proxy) Records() []Record {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]Record(nil), p.records...)
+}
+
+// Steps names the commands that change something, in the order in which they
+// came: the n-th is the step n of the hooks.
+func (p *Proxy) Steps() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]string(nil), p.names...)
+}
+
+// Connections counts how often the tool connected.
+func (p *Proxy) Connections() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.connects
+}
+
+// CutAll ends all connections now; the tool may connect again.
+func (p *Proxy) CutAll() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for l := range p.links {
+		l.cut()
+	}
+}
+
+// close stops the proxy and waits for its goroutines.
+func (p *Proxy) close() {
+	p.mu.Lock()
+	p.closed = true
+	p.mu.Unlock()
+	_ = p.listener.Close() // ends accept
+	p.CutAll()
+	p.wg.Wait()
+}
+
+// accept serves connections until the proxy is closed.
+func (p *Proxy) accept() {
+	defer p.wg.Done()
+	for {
+		client, err := p.listener.AcceptUnix()
+		if err != nil {
+			return // closed
+		}
+		p.mu.Lock()
+		p.connects++
+		n := p.connects
+		p.mu.Unlock()
+		if p.hooks.Connect != nil && !p.hooks.Connect(n) {
+			_ = client.Close() // refused
+			continue
+		}
+		p.wg.Add(1)
+		go p.serve(client)
+	}
+}
+
+// serve joins one client to a connection of its own to the monitor.
+func (p *Proxy) serve(client *net.UnixConn) {
+	defer p.wg.Done()
+	var d net.Dialer
+	conn, err := d.DialContext(context.Background(), "unix", p.upstream)
+	if err != nil {
+		_ = client.Close() // as if the monitor itself had gone
+		return
+	}
+	l := &proxyLink{proxy: p, client: client, qemu: conn.(*net.UnixConn)}
+	l.ended, l.end = context.WithCancel(context.Background())
+	p.mu.Lock()
+	p.links[l] = struct{}{}
+	if p.closed {
+		l.cut()
+	}
+	p.mu.Unlock()
+	var wg sync.WaitGroup
+	wg.Go(l.toQEMU)
+	wg.Go(l.toClient)
+	wg.Wait()
+	p.mu.Lock()
+	delete(p.links, l)
+	p.mu.Unlock()
+}
+
+// record writes down one value.
+func (p *Proxy) record(r Record) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.records = append(p.records, r)
+}
+
+// judge counts a command and asks the hook about it.
+func (p *Proxy) judge(c *Command) Verdict {
+	if c.Name == "qmp_capabilities" {
+		return Verdict{}
+	}
+	if changes(c.Name) {
+		p.mu.Lock()
+		p.steps++
+		c.Step = p.steps
+		p.names = append(p.names, c.Name)
+		p.mu.Unlock()
+	}
+	if p.hooks.Command == nil {
+		return Verdict{}
+	}
+	return p.hooks.Command(*c)
+}
+
+// proxyLink is one client joined to one monitor connection.
+type proxyLink struct {
+	proxy  *Proxy
+	client *net.UnixConn
+	qemu   *net.UnixConn
+	ended  context.Context // done after cut
+	end    context.CancelFunc
+
+	mu      sync.Mutex
+	waiting []Verdict // of the commands whose replies are to come, in order
+}
+
+// cut ends both connections.
+func (l *proxyLink) cut() {
+	l.end()
+	_ = l.client.Close() // closing twice is harmless
+	_ = l.qemu.Close()
+}
+
+// toQEMU passes commands until either side ends.
+func (l *proxyLink) toQEMU() {
+	defer l.cut()
+	r := &commandReader{conn: l.client}
+	defer r.close()
+	for {
+		value, fds, err := r.next()
+		if err != nil {
+			return
+		}
+		if !l.forward(value, fds) {
+			return
+		}
+	}
+}
+
+// forward passes one command, and reports whether the connection goes on.
+func (l *proxyLink) forward(value []byte, fds []int) bool {
+	defer closeFDs(fds) // QEMU has its own copies
+	var head struct {
+		Execute string `json:"execute"`
+		OOB     string `json:"exec-oob"`
+	}
+	_ = json.Unmarshal(value, &head) // what is no command goes to QEMU as it is, which says so
+	c := Command{Name: head.Execute + head.OOB, Bytes: value, FDs: len(fds)}
+	v := l.proxy.judge(&c)
+	if v.Cut == CutBeforeForward {
+		return false
+	}
+	out := value
+	if v.Replace != nil {
+		out = v.Replace
+	}
+	l.mu.Lock()
+	l.waiting = append(l.waiting, v)
+	l.mu.Unlock()
+	l.proxy.record(Record{Bytes: bytes.TrimSpace(out), FDs: len(fds)})
+	return sendWithFDs(l.qemu, append(bytes.TrimSpace(out), '\n'), fds) == nil
+}
+
+// toClient passes replies and events until either side ends.
+func (l *proxyLink) toClient() {
+	defer l.cut()
+	r := bufio.NewReader(l.qemu)
+	for {
+		line, err := r.ReadBytes('\n')
+		if err != nil {
+			return
+		}
+		if !l.back(line) {
+			return
+		}
+	}
+}
+
+// back passes one line from QEMU, and reports whether the connection goes on.
+func (l *proxyLink) back(line []byte) bool {
+	l.proxy.record(Record{FromQEMU: true, Bytes: bytes.TrimSpace(line)})
+	var head struct {
+		Event
+		Greeting json.RawMessage `json:"QMP"`
+	}
+	if json.Unmarshal(line, &head) != nil {
+		return false // QEMU writes one JSON value a line; anything else is the end of it
+	}
+	var v Verdict
+	switch {
+	case head.Name != "":
+		if hook := l.proxy.hooks.Event; hook != nil && !hook(head.Event) {
+			return true
+		}
+	case head.Greeting == nil:
+		v = l.nextVerdict()
+	}
+	if v.Cut == CutBeforeReply {
+		return false
+	}
+	if v.Delay > 0 {
+		select {
+		case <-time.After(v.Delay):
+		case <-l.ended.Done():
+			return false
+		}
+	}
+	if _, err := l.client.Write(line); err != nil {
+		return false
+	}
+	return v.Cut != CutAfterReply
+}
+
+// nextVerdict is that of the command which the reply at hand answers: QEMU
+// answers in order, as "oob" is never enabled.
+func (l *proxyLink) nextVerdict() Verdict {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.waiting) == 0 {
+		return Verdict{}
+	}
+	v := l.waiting[0]
+	l.waiting = l.waiting[1:]
+	return v
+}
+
+// errNoValue is returned by firstValue for a text whose JSON is not complete.
+var errNoValue = errors.New("no complete JSON value")
+
+// firstValue is the length of the first JSON value in text, with the space
+// before it.
+func firstValue(text []byte) (int, error) {
+	d := json.NewDecoder(bytes.NewReader(text))
+	var v json.RawMessage
+	err := d.Decode(&v)
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return 0, errNoValue
+	}
+	return int(d.InputOffset()), err
+}
