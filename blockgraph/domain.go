@@ -18,7 +18,7 @@ func ParseDomain(data []byte) (Machine, error) {
 	}
 	var dom libvirtxml.Domain
 	if err := xml.Unmarshal(data, &dom); err != nil {
-		return Machine{}, fmt.Errorf("domain XML: %w", err)
+		return Machine{}, malformed("domain", err)
 	}
 	m := Machine{}
 	if dom.OS != nil && dom.OS.Type != nil {
@@ -31,6 +31,7 @@ func ParseDomain(data []byte) (Machine, error) {
 		return m, nil
 	}
 	taken := takenSlots(data)
+	hasUSB := false
 	for _, c := range dom.Devices.Controllers {
 		index := uint(0)
 		if c.Index != nil {
@@ -50,8 +51,14 @@ func ParseDomain(data []byte) (Machine, error) {
 				m.SCSI = append(m.SCSI, SCSIController{ID: fmt.Sprintf("scsi%d", index), Units: takenUnits(&dom, index)})
 			}
 		case "usb":
+			hasUSB = true
 			m.USB = m.USB || c.Model != "none"
 		}
+	}
+	if !hasUSB {
+		// libvirt adds a USB controller to a domain that says nothing of one;
+		// in the XML of a domain that it has read, the controller is there.
+		m.USB = true
 	}
 	for slot := range 0x20 {
 		if taken[0][uint(slot)] {
@@ -66,17 +73,24 @@ func ParseDomain(data []byte) (Machine, error) {
 }
 
 // takenSlots finds every <address type='pci'> of the document, whatever device
-// it belongs to: slots in use by bus.
+// it belongs to: slots in use by bus. Those in a <source> are the host's.
 func takenSlots(data []byte) map[uint]map[uint]bool {
 	taken := map[uint]map[uint]bool{}
 	d := xml.NewDecoder(strings.NewReader(string(data)))
+	sources := 0
 	for {
 		token, err := d.Token()
 		if err != nil {
 			return taken // the whole document was read before, so this is its end
 		}
+		if end, ok := token.(xml.EndElement); ok && end.Name.Local == "source" {
+			sources--
+		}
 		start, ok := token.(xml.StartElement)
-		if !ok || start.Name.Local != "address" {
+		if ok && start.Name.Local == "source" {
+			sources++
+		}
+		if !ok || start.Name.Local != "address" || sources > 0 {
 			continue
 		}
 		e := &element{name: "address", path: "address", attrs: start.Attr}
@@ -94,14 +108,18 @@ func takenSlots(data []byte) map[uint]map[uint]bool {
 
 func takenUnits(dom *libvirtxml.Domain, controller uint) []SCSIUnit {
 	var units []SCSIUnit
+	add := func(a *libvirtxml.DomainAddress) {
+		if a != nil && a.Drive != nil && value(a.Drive.Controller) == controller {
+			units = append(units, SCSIUnit{Target: value(a.Drive.Target), LUN: value(a.Drive.Unit)})
+		}
+	}
 	for _, d := range dom.Devices.Disks {
-		if d.Target == nil || d.Target.Bus != "scsi" || d.Address == nil || d.Address.Drive == nil {
-			continue
+		if d.Target != nil && d.Target.Bus == "scsi" {
+			add(d.Address)
 		}
-		a := d.Address.Drive
-		if value(a.Controller) == controller {
-			units = append(units, SCSIUnit{Target: value(a.Target), LUN: value(a.Unit)})
-		}
+	}
+	for _, h := range dom.Devices.Hostdevs { // SCSI pass-through: the only ones with a drive address
+		add(h.Address)
 	}
 	return units
 }

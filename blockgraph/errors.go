@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// XMLError says that the disk's XML is not valid: not XML, not a <disk>, an
-// element that libvirt does not know either, or values that contradict each
-// other.
+// XMLError says that the disk's XML (or, from [ParseDomain], the domain's) is
+// not valid: not XML, not a <disk>, an element that libvirt does not know
+// either, or values that contradict each other.
 type XMLError struct {
 	// Element is the path of the element or attribute, such as
 	// "disk/driver@cache". It is empty where the text as a whole is meant.
@@ -20,7 +20,11 @@ type XMLError struct {
 
 func (e *XMLError) Error() string {
 	var b strings.Builder
-	b.WriteString("disk XML")
+	document := "disk"
+	if strings.HasPrefix(e.Element, "domain") {
+		document = "domain"
+	}
+	b.WriteString(document + " XML")
 	if e.Line > 0 {
 		fmt.Fprintf(&b, " line %d", e.Line)
 	}

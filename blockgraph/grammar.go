@@ -3,6 +3,7 @@ package blockgraph
 import (
 	"encoding/xml"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -13,6 +14,7 @@ import (
 type rule struct {
 	attrs    []string         // read
 	inert    []string         // read by libvirt, and without effect on a disk that is being plugged
+	numbers  []string         // of attrs and inert, those that hold a decimal number
 	notAttrs []string         // libvirt's, not supported here
 	children map[string]*rule // read
 	not      []string         // libvirt's child elements, not supported here
@@ -44,7 +46,7 @@ var diskRule = &rule{
 		"serial":     {text: true},
 		"wwn":        {text: true},
 		"encryption": encryptionRule(),
-		"boot":       {attrs: []string{"order"}, notAttrs: []string{"loadparm"}},
+		"boot":       {attrs: []string{"order"}, numbers: []string{"order"}, notAttrs: []string{"loadparm"}},
 		"alias":      {attrs: []string{"name"}},
 		"address": {
 			attrs:    []string{"type", "domain", "bus", "slot", "function", "controller", "target", "unit", "port"},
@@ -60,6 +62,7 @@ func sourceRule(encrypted bool) *rule {
 		attrs: []string{"file", "dev"},
 		// index@ is libvirt's own numbering of a running VM's images.
 		inert:    []string{"index"},
+		numbers:  []string{"index"},
 		notAttrs: []string{"startupPolicy", "fdgroup", "dir", "protocol", "name", "tls", "tlsHostname", "query", "pool", "volume", "mode", "type", "managed", "namespace", "path"},
 		children: map[string]*rule{},
 		not: []string{"slices", "reservations", "host", "snapshot", "config", "auth", "ssl", "cookies", "readahead", "timeout",
@@ -105,6 +108,9 @@ func (r *rule) check(e *element) error {
 		case slices.Contains(seen, name):
 			return e.invalid(name, "the attribute is given twice")
 		case slices.Contains(r.attrs, name), slices.Contains(r.inert, name):
+			if err := r.checkValue(e, a); err != nil {
+				return err
+			}
 		case slices.Contains(r.notAttrs, name):
 			return e.unsupported(name, "luksplug does not support this attribute: remove it if the disk can do without")
 		default:
@@ -129,6 +135,21 @@ func (r *rule) check(e *element) error {
 		}
 		if err := next.check(c); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkValue refuses a value that would be lost: libvirtxml cannot tell an
+// empty one from a missing one, and names no element for one that is no number.
+func (r *rule) checkValue(e *element, a xml.Attr) error {
+	name := a.Name.Local
+	if a.Value == "" {
+		return e.invalid(name, "is empty: give a value, or leave the attribute out")
+	}
+	if slices.Contains(r.numbers, name) {
+		if _, err := strconv.ParseUint(a.Value, 10, 31); err != nil {
+			return e.invalid(name, "%q is no number: use decimal digits", shorten(a.Value))
 		}
 	}
 	return nil

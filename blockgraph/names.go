@@ -5,6 +5,10 @@ import "strings"
 // namespace begins every name that this package gives.
 const namespace = "luksplug-"
 
+// userAlias begins every alias that a user may give; libvirt keeps the others
+// for itself.
+const userAlias = "ua-"
+
 // Role is what a node, object or device is to its disk: the last part of its
 // name.
 type Role string

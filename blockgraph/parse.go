@@ -2,6 +2,7 @@ package blockgraph
 
 import (
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -29,7 +30,7 @@ func ParseDisk(data []byte) (*Disk, error) {
 	}
 	var doc libvirtxml.DomainDisk
 	if err := xml.Unmarshal(data, &doc); err != nil {
-		return nil, malformed(err)
+		return nil, malformed("", err)
 	}
 	p := &parser{tree: tree, doc: &doc}
 	disk, err := p.disk()
@@ -37,9 +38,23 @@ func ParseDisk(data []byte) (*Disk, error) {
 		return nil, err
 	}
 	if err := disk.Validate(); err != nil {
-		return nil, err
+		return nil, locate(err, tree)
 	}
 	return disk, nil
+}
+
+// locate adds the line to an error of [Disk.Validate], which knows no text.
+func locate(err error, tree *element) error {
+	var invalid *XMLError
+	if !errors.As(err, &invalid) || invalid.Line != 0 {
+		return err
+	}
+	path, _, _ := strings.Cut(invalid.Element, "@")
+	at := tree
+	if e := tree.find(path); e != nil {
+		at = e
+	}
+	return &XMLError{Element: invalid.Element, Line: at.line, Reason: invalid.Reason}
 }
 
 // parser joins the two views of one document: libvirtxml's values and the
@@ -56,7 +71,7 @@ func (p *parser) disk() (*Disk, error) {
 	case "lun":
 		return nil, p.tree.unsupported("device", "SCSI pass-through (device='lun') is not supported: use device='disk'")
 	default:
-		return nil, p.tree.invalid("device", "unknown device %q: use disk, cdrom or floppy", d.Device)
+		return nil, p.tree.invalid("device", "unknown device %q: use disk, cdrom or floppy", shorten(string(d.Device)))
 	}
 	d.ReadOnly = p.doc.ReadOnly != nil || d.Device == DeviceCDROM
 	if err := p.target(d); err != nil {
@@ -70,7 +85,7 @@ func (p *parser) disk() (*Disk, error) {
 	}
 	if v := p.doc.Driver; v != nil {
 		if v.Name != "" && v.Name != "qemu" {
-			return nil, p.tree.child("driver").unsupported("name", "the driver %q is not QEMU's: use name='qemu'", v.Name)
+			return nil, p.tree.child("driver").unsupported("name", "the driver %q is not QEMU's: use name='qemu'", shorten(v.Name))
 		}
 		// "default" is libvirt's word for QEMU's own choice: the same as nothing.
 		d.Driver = Driver{
@@ -105,7 +120,7 @@ func (p *parser) target(d *Disk) error {
 		case "sd", "xen", "uml", "nvme":
 			return t.unsupported("bus", "the bus %q is not supported: use virtio, scsi or usb", bus)
 		}
-		return t.invalid("bus", "unknown bus %q: use virtio, scsi, usb, ide, sata or fdc", bus)
+		return t.invalid("bus", "unknown bus %q: use virtio, scsi, usb, ide, sata or fdc", shorten(bus))
 	}
 	switch {
 	case d.Device == DeviceFloppy:
@@ -116,6 +131,8 @@ func (p *parser) target(d *Disk) error {
 		d.Bus = BusSCSI
 	case prefix == "vd":
 		d.Bus = BusVirtio
+	case prefix == "xvd", prefix == "ubd":
+		return t.unsupported("dev", "disks of Xen and user-mode Linux (%s) are not supported: use vda, vdb, ... or sda, ...", prefix)
 	default:
 		return t.invalid("bus", "is missing, and %q does not tell which: give bus='virtio', 'scsi' or 'usb'", d.Target)
 	}
@@ -154,7 +171,7 @@ func (p *parser) image(d *Disk) error {
 	if src == nil {
 		return p.tree.unsupported("", "a drive without a <source> (no medium) is not supported")
 	}
-	source, err := parseSource(p.tree, src, p.doc.Source)
+	source, err := parseSource(p.tree, src)
 	if err != nil {
 		return err
 	}
@@ -177,8 +194,9 @@ func (p *parser) image(d *Disk) error {
 }
 
 // parseSource reads a <source>; owner is the element whose type attribute says
-// what kind it is.
-func parseSource(owner, e *element, s *libvirtxml.DomainDiskSource) (Source, error) {
+// what kind it is. It reads the tree: libvirtxml drops the attribute that belongs
+// to another kind.
+func parseSource(owner, e *element) (Source, error) {
 	kind := orDefault(owner.attr("type"), string(SourceFile))
 	want, wrong := "file", "dev"
 	switch SourceKind(kind) {
@@ -188,19 +206,12 @@ func parseSource(owner, e *element, s *libvirtxml.DomainDiskSource) (Source, err
 	case "dir", "network", "volume", "nvme", "vhostuser", "vhostvdpa":
 		return Source{}, owner.unsupported("type", "sources of type %q are not supported: use file or block", kind)
 	default:
-		return Source{}, owner.invalid("type", "unknown type %q: use file or block", kind)
+		return Source{}, owner.invalid("type", "unknown type %q: use file or block", shorten(kind))
 	}
 	if e.attr(wrong) != "" {
 		return Source{}, e.invalid(wrong, "does not belong to type='%s', which has %s=", kind, want)
 	}
-	out := Source{Kind: SourceKind(kind)}
-	switch {
-	case s == nil:
-	case s.File != nil:
-		out.Path = s.File.File
-	case s.Block != nil:
-		out.Path = s.Block.Dev
-	}
+	out := Source{Kind: SourceKind(kind), Path: e.attr(want)}
 	if out.Path == "" {
 		return Source{}, e.invalid(want, "is missing: a %s source needs the path", kind)
 	}
@@ -218,7 +229,7 @@ func parseFormat(e *element, name string) (Format, error) {
 	case "bochs", "cloop", "dmg", "vpc", "vdi", "qcow", "qed", "vmdk", "ploop", "luks", "vhd", "fat", "cow", "dir", "none", "auto":
 		return "", e.unsupported("type", "'%s' storage format is not supported: use raw or qcow2", name)
 	}
-	return "", e.invalid("type", "unknown format %q: use raw or qcow2", name)
+	return "", e.invalid("type", "unknown format %q: use raw or qcow2", shorten(name))
 }
 
 func parseEncryption(e *element, v *libvirtxml.DomainDiskEncryption) (*Encryption, error) {
@@ -229,14 +240,14 @@ func parseEncryption(e *element, v *libvirtxml.DomainDiskEncryption) (*Encryptio
 	case "":
 		return nil, e.invalid("format", "is missing: use format='luks'")
 	default:
-		return nil, e.invalid("format", "unknown encryption format %q: use luks", v.Format)
+		return nil, e.invalid("format", "unknown encryption format %q: use luks", shorten(v.Format))
 	}
 	switch v.Engine {
 	case "", "qemu":
 	case "librbd":
 		return nil, e.unsupported("engine", "encryption engine 'librbd' is only for rbd sources: use engine='qemu'")
 	default:
-		return nil, e.invalid("engine", "unknown encryption engine %q: use qemu", v.Engine)
+		return nil, e.invalid("engine", "unknown encryption engine %q: use qemu", shorten(v.Engine))
 	}
 	if len(v.Secrets) != 1 {
 		return nil, e.invalid("", "has %d <secret> elements: QEMU's LUKS takes exactly one", len(v.Secrets))
@@ -254,7 +265,7 @@ func parseEncryption(e *element, v *libvirtxml.DomainDiskEncryption) (*Encryptio
 
 func parseSecret(e *element, v libvirtxml.DomainDiskSecret) (secrets.Reference, error) {
 	if v.Type != string(secrets.Passphrase) {
-		return secrets.Reference{}, e.invalid("type", "invalid secret type '%s': an encrypted disk needs type='passphrase'", v.Type)
+		return secrets.Reference{}, e.invalid("type", "invalid secret type %q: an encrypted disk needs type='passphrase'", shorten(v.Type))
 	}
 	if (v.UUID == "") == (v.Usage == "") {
 		return secrets.Reference{}, e.invalid("", "needs either uuid= or usage=, and not both")
@@ -273,26 +284,23 @@ func parseSecret(e *element, v libvirtxml.DomainDiskSecret) (secrets.Reference, 
 	return ref, nil
 }
 
-// parseHeader reads <header>. Its grammar is that of <backingStore>, so
-// libvirtxml reads it as one.
+// parseHeader reads <header>. libvirtxml does not know the element, so the tree
+// is read; the grammar is that of <backingStore>.
 func parseHeader(e *element) (*Image, error) {
 	src := e.child("source")
 	if src == nil {
 		return nil, e.invalid("", "has no <source>: it says where the LUKS header is")
 	}
-	kind := orDefault(e.attr("type"), string(SourceFile))
-	doc := fmt.Sprintf("<backingStore type=%q>%s</backingStore>", kind, e.inner)
-	var v libvirtxml.DomainDiskBackingStore
-	if err := xml.Unmarshal([]byte(doc), &v); err != nil {
-		return nil, malformed(err)
-	}
-	source, err := parseSource(e, src, v.Source)
+	source, err := parseSource(e, src)
 	if err != nil {
 		return nil, err
 	}
 	image := &Image{Source: source, Format: FormatRaw}
-	if v.Format != nil && v.Format.Type != "" {
-		if image.Format, err = parseFormat(e.child("format"), v.Format.Type); err != nil {
+	if f := e.child("format"); f != nil {
+		if f.attr("type") == "" {
+			return nil, f.invalid("type", "is missing: use type='raw' or type='qcow2'")
+		}
+		if image.Format, err = parseFormat(f, f.attr("type")); err != nil {
 			return nil, err
 		}
 	}
@@ -303,9 +311,13 @@ func (p *parser) identity(d *Disk) error {
 	d.Serial = p.doc.Serial
 	if w := p.tree.child("wwn"); w != nil {
 		text := strings.TrimSpace(p.doc.WWN)
-		n, err := strconv.ParseUint(text, 16, 64)
-		if err != nil || len(text) != 16 {
+		digits := strings.TrimPrefix(text, "0x")
+		n, err := strconv.ParseUint(digits, 16, 64)
+		if err != nil || len(digits) != 16 {
 			return w.invalid("", "malformed wwn %q: 16 hexadecimal digits are needed", shorten(text))
+		}
+		if n == 0 {
+			return w.invalid("", "the all-zero wwn means none to QEMU: give another, or leave <wwn> out")
 		}
 		d.WWN = n
 	}
@@ -317,7 +329,7 @@ func (p *parser) identity(d *Disk) error {
 		d.BootOrder = uint(n)
 	}
 	// libvirt makes up aliases of its own and ignores all but a user's on input.
-	if p.doc.Alias != nil && strings.HasPrefix(p.doc.Alias.Name, "ua-") {
+	if p.doc.Alias != nil && strings.HasPrefix(p.doc.Alias.Name, userAlias) {
 		d.Alias = p.doc.Alias.Name
 	}
 	return nil

@@ -29,7 +29,8 @@ func findPlace(d *Disk, m Machine) (place, error) {
 	case BusUSB:
 		return placeUSB(d, m)
 	case BusIDE, BusSATA, BusFDC:
-		return place{members: placeFixed(d, m)}, nil
+		members, err := placeFixed(d, m)
+		return place{members: members}, err
 	}
 	return place{}, &UnsupportedError{Element: "disk/target@bus", Reason: fmt.Sprintf("the bus %q is not supported", d.Bus)}
 }
@@ -167,32 +168,38 @@ func placeUSB(d *Disk, m Machine) (place, error) {
 }
 
 // placeFixed places a disk on a bus whose addresses follow from the target's
-// letters, the way libvirt derives them.
-func placeFixed(d *Disk, m Machine) Object {
-	var a DriveAddress
-	if d.Address != nil && d.Address.Drive != nil {
-		a = *d.Address.Drive
-	} else {
-		_, index, _ := splitTarget(d.Target) // validated before
-		n := uint(index)
-		switch d.Bus {
-		case BusIDE:
-			a = DriveAddress{Controller: n / 4, Bus: n % 4 / 2, Unit: n % 2}
-		case BusSATA:
-			a = DriveAddress{Controller: n / 6, Unit: n % 6}
-		default:
-			a = DriveAddress{Controller: n / 2, Unit: n % 2}
-		}
-	}
+// letters.
+func placeFixed(d *Disk, m Machine) (Object, error) {
+	a := d.fixedAddress()
 	switch {
 	case d.Bus == BusFDC:
-		return Object{{"unit", int(a.Unit)}}
+		return Object{{"unit", int(a.Unit)}}, nil
+	case d.Bus == BusIDE && m.Known() && !m.rootBusHotplug():
+		return nil, &UnsupportedError{Element: "disk/target@bus", Reason: "IDE controllers are unsupported for the machine type '" + m.Type + "': use bus='sata'"}
 	case d.Bus == BusIDE:
-		return Object{{"bus", fmt.Sprintf("ide.%d", a.Bus)}, {"unit", int(a.Unit)}}
+		return Object{{"bus", fmt.Sprintf("ide.%d", a.Bus)}, {"unit", int(a.Unit)}}, nil
 	case a.Controller == 0 && m.builtinSATA():
-		return Object{{"bus", fmt.Sprintf("ide.%d", a.Unit)}}
+		return Object{{"bus", fmt.Sprintf("ide.%d", a.Unit)}}, nil
 	}
-	return Object{{"bus", fmt.Sprintf("sata%d.%d", a.Controller, a.Unit)}}
+	return Object{{"bus", fmt.Sprintf("sata%d.%d", a.Controller, a.Unit)}}, nil
+}
+
+// fixedAddress is the address of an ide, sata or fdc disk: the one that is
+// given, or the one that libvirt derives from the target's letters.
+func (d *Disk) fixedAddress() DriveAddress {
+	if d.Address != nil && d.Address.Drive != nil {
+		return *d.Address.Drive
+	}
+	_, index, _ := splitTarget(d.Target) // validated before
+	n := uint(index)
+	switch d.Bus {
+	case BusIDE:
+		return DriveAddress{Controller: n / 4, Bus: n % 4 / 2, Unit: n % 2}
+	case BusSATA:
+		return DriveAddress{Controller: n / 6, Unit: n % 6}
+	default:
+		return DriveAddress{Controller: n / 2, Unit: n % 2}
+	}
 }
 
 func hex(n uint) string { return fmt.Sprintf("0x%x", n) }

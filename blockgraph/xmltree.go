@@ -26,7 +26,6 @@ type element struct {
 	attrs    []xml.Attr
 	children []*element
 	text     string
-	inner    []byte // the bytes between the start and the end tag
 }
 
 // readTree reads the one element that data holds.
@@ -38,7 +37,6 @@ func readTree(data []byte) (*element, error) {
 	line := lineCounter(data)
 	var root *element
 	var stack []*element
-	var begins []int64
 	for {
 		at := d.InputOffset()
 		token, err := d.Token()
@@ -46,7 +44,7 @@ func readTree(data []byte) (*element, error) {
 			break
 		}
 		if err != nil {
-			return nil, malformed(err)
+			return nil, malformed("", err)
 		}
 		switch t := token.(type) {
 		case xml.StartElement:
@@ -64,12 +62,13 @@ func readTree(data []byte) (*element, error) {
 			if len(stack) >= maxXMLDepth {
 				return nil, &XMLError{Line: e.line, Reason: fmt.Sprintf("elements are nested deeper than %d", maxXMLDepth)}
 			}
+			if t.Name.Space != "" {
+				// libvirt reads elements of no namespace only.
+				return nil, e.invalid("", "elements of the namespace %q are not known", shorten(t.Name.Space))
+			}
 			stack = append(stack, e)
-			begins = append(begins, d.InputOffset())
 		case xml.EndElement:
-			e := stack[len(stack)-1]
-			e.inner = data[begins[len(begins)-1]:at]
-			stack, begins = stack[:len(stack)-1], begins[:len(begins)-1]
+			stack = stack[:len(stack)-1]
 		case xml.CharData:
 			if len(stack) == 0 {
 				if strings.TrimSpace(string(t)) != "" {
@@ -89,12 +88,12 @@ func readTree(data []byte) (*element, error) {
 	return root, nil
 }
 
-func malformed(err error) error {
+func malformed(element string, err error) error {
 	var syntax *xml.SyntaxError
 	if errors.As(err, &syntax) {
-		return &XMLError{Line: syntax.Line, Reason: syntax.Msg}
+		return &XMLError{Element: element, Line: syntax.Line, Reason: syntax.Msg}
 	}
-	return &XMLError{Reason: err.Error()}
+	return &XMLError{Element: element, Reason: err.Error()}
 }
 
 // lineCounter returns a function that tells the line of an offset. The offsets
@@ -113,6 +112,19 @@ func (e *element) child(name string) *element {
 	for _, c := range e.children {
 		if c.name == name {
 			return c
+		}
+	}
+	return nil
+}
+
+// find returns the first element with this path, nil when there is none.
+func (e *element) find(path string) *element {
+	if e.path == path {
+		return e
+	}
+	for _, c := range e.children {
+		if found := c.find(path); found != nil {
+			return found
 		}
 	}
 	return nil
