@@ -1,0 +1,72 @@
+# luksplug. Every target first installs what it needs and is missing (scripts/setup.sh); that is quick when all is there.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := build
+
+# A Go that was unpacked by hand lies here, and need not be in the caller's PATH.
+export PATH := /usr/local/go/bin:$(PATH)
+# A Go that is older than go.mod asks for fetches the one that it does ask for; Debian's refuses to by default. It has no
+# effect on one that is new enough.
+export GOTOOLCHAIN ?= auto
+# The version is given to the linker below: git may refuse to read a tree that another user owns.
+export GOFLAGS := $(strip $(GOFLAGS) -buildvcs=false)
+
+CACHE := $(or $(LUKSPLUG_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/luksplug)
+VERSION = $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GOLANGCI_VERSION := v2.15.0
+GOLANGCI := $(CACHE)/bin/golangci-lint-$(GOLANGCI_VERSION)
+# The guests are emulated, and packages share the processors.
+TEST_TIMEOUT ?= 20m
+LONG_TIMEOUT ?= 2h
+
+.PHONY: help setup build demo test test-long torture bench lint fmt clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: ## install all that is missing to build, run the demo and test
+	@scripts/setup.sh test
+
+build: ## bin/luksplug
+	@scripts/setup.sh build
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/luksplug ./cmd/luksplug
+
+demo: ## plug an encrypted disk into a running VM and unplug it, step by step
+	@scripts/setup.sh demo
+	@CGO_ENABLED=0 go run ./integration/demo
+
+test: ## go vet and all unit and integration tests, with the race detector
+	@scripts/setup.sh test
+	go vet ./...
+	go test -race -timeout $(TEST_TIMEOUT) ./...
+
+test-long: ## the same, with the tests that take long
+	@scripts/setup.sh test
+	LUKSPLUG_LONG=1 go test -race -count=1 -timeout $(LONG_TIMEOUT) ./...
+
+torture: ## the tests named Torture: faults at random places, again and again
+	@scripts/setup.sh test
+	LUKSPLUG_TORTURE=1 go test -count=1 -timeout $(LONG_TIMEOUT) -run Torture -v ./...
+
+bench: ## the benchmarks against a real QEMU and libvirt
+	@scripts/setup.sh test
+	go test -run '^$$' -bench . -count=1 -timeout $(LONG_TIMEOUT) ./...
+
+lint: $(GOLANGCI) ## golangci-lint
+	$(GOLANGCI) run ./...
+
+$(GOLANGCI):
+	@scripts/setup.sh build
+	@echo "lint: building golangci-lint $(GOLANGCI_VERSION) once; this takes two minutes"
+	@mkdir -p $(@D)/new
+	GOBIN=$(abspath $(@D)/new) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+	@mv $(@D)/new/golangci-lint $@
+
+fmt: ## gofmt -w
+	@scripts/setup.sh build
+	gofmt -l -w $$(git ls-files '*.go')
+
+clean: ## remove what build made; the cache folder stays
+	rm -rf bin

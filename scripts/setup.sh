@@ -1,0 +1,172 @@
+#!/usr/bin/env bash
+# setup.sh build|demo|test: installs what is missing on a Debian 12 (or newer) machine, as root or with sudo.
+#
+#   build  Go and git
+#   demo   that, QEMU 9 or newer and cryptsetup
+#   test   that, a C compiler (for Go's race detector), mmdebstrap and a libvirt in the cache folder
+#
+# It changes nothing and takes well under half a second when all is there. Each thing that it installs is a line.
+# Where the distribution's own version is too old, the package comes from its backports; the mirror and the key are those
+# of the machine's own package sources. No service is installed or started.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+PATH=/usr/local/go/bin:$PATH:/usr/sbin:/sbin
+
+# What luksplug needs at least.
+go_minimum=1.21   # from this version on Go fetches the one that go.mod asks for
+qemu_minimum=9    # the luks driver's "header"
+
+say() { printf 'setup: %s\n' "$*"; }
+die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+as_root() {
+	if [ "$(id -u)" = 0 ]; then "$@"
+	elif command -v sudo >/dev/null; then sudo -- "$@"
+	else die "packages are missing; run this as root, or install sudo"
+	fi
+}
+
+# apt COMMAND...: apt-get without questions; its output appears only when it fails.
+apt() {
+	as_root env DEBIAN_FRONTEND=noninteractive apt-get -y -q -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300 "$@" \
+		>"$work/apt.log" 2>&1 && return
+	tail -n 15 "$work/apt.log" >&2
+	die "apt-get $1 failed (its last lines are above)"
+}
+
+# update_lists AGE: fetches the package lists unless they are younger than AGE days.
+update_lists() {
+	[ -n "$(find /var/lib/apt/lists -maxdepth 1 -name '*Release' -mtime "-$1" -print -quit 2>/dev/null)" ] && return
+	say "fetching the package lists"
+	apt update
+}
+
+codename() { . /etc/os-release && printf '%s' "${VERSION_CODENAME:-}"; }
+
+# sources_as_deb822: the machine's package sources in deb822 form, as one text. One-line entries are translated.
+sources_as_deb822() {
+	local file
+	for file in /etc/apt/sources.list.d/*.sources; do
+		[ ! -r "$file" ] || { cat "$file"; printf '\n\n'; }
+	done
+	# sed adds the line feed that a file's last line may lack.
+	for file in /etc/apt/sources.list /etc/apt/sources.list.d/*.list; do
+		[ ! -r "$file" ] || sed '$a\' "$file"
+	done | awk '
+		$1 == "deb" {
+			key = ""; i = 2
+			if ($2 ~ /^\[/) {
+				for (;; i++) {
+					option = $i; gsub(/[][]/, "", option)
+					if (tolower(option) ~ /^signed-by=/) key = substr(option, 11)
+					if ($i ~ /\]$/ || i >= NF) break
+				}
+				i++
+			}
+			printf "\nTypes: deb\nURIs: %s\nSuites: %s\nComponents: main\n", $i, $(i + 1)
+			if (key != "") printf "Signed-By: %s\n", key
+		}'
+}
+
+# backports_stanza SUITE: the stanza of the machine's own sources that has SUITE, with its backports in SUITE's place.
+backports_stanza() {
+	sources_as_deb822 | awk -v suite="$1" '
+		function flush(   i, words, n, hit) {
+			n = split(field["suites"], words, /[ \t]+/)
+			for (i = 1; i <= n; i++) if (words[i] == suite) hit = 1
+			if (hit && field["types"] ~ /(^| )deb( |$)/ && tolower(field["enabled"]) != "no" && !found) {
+				found = 1
+				split(field["uris"], words, /[ \t]+/)
+				printf "Types: deb\nURIs: %s\nSuites: %s-backports\nComponents: main\n", words[1], suite
+				if (field["signed-by"] != "") printf "Signed-By: %s\n", field["signed-by"]
+			}
+			delete field; name = ""
+		}
+		/^#/ { next }
+		/^[ \t]*$/ { flush(); next }
+		/^[ \t]/ { if (name != "") field[name] = field[name] "\n" $0; next }
+		{ name = tolower($0); sub(/:.*/, "", name); value = $0; sub(/^[^:]*:[ \t]*/, "", value); field[name] = value }
+		END { flush() }'
+}
+
+# want_backports: makes the backports known to apt.
+want_backports() {
+	local suite; suite=$(codename)
+	[ -n "$suite" ] || die "/etc/os-release names no release, so its backports are unknown"
+	apt-cache policy | grep -q "n=$suite-backports[, ]" && return
+	local stanza; stanza=$(backports_stanza "$suite")
+	[ -n "$stanza" ] || die "no package source for $suite found in /etc/apt, so the mirror of its backports is unknown"
+	say "adding $suite-backports to the package sources"
+	printf '%s\n' "$stanza" | as_root tee /etc/apt/sources.list.d/luksplug-backports.sources >/dev/null
+	apt update
+}
+
+# install WHAT PACKAGE...: from the distribution.
+install() {
+	update_lists 1
+	say "installing $1 (${*:2})"
+	apt install --no-install-recommends "${@:2}"
+}
+
+# install_newer WHAT MINIMUM PACKAGE...: from the distribution, or from its backports where it is older than MINIMUM.
+install_newer() {
+	update_lists 1
+	local from=() candidate
+	candidate=$(apt-cache policy "$3" | awk '$1 == "Candidate:" { print $2 }')
+	if ! dpkg --compare-versions "${candidate#*:}" ge "$2"; then
+		want_backports
+		from=(-t "$(codename)-backports")
+	fi
+	say "installing $1 (${*:3})${from[1]:+ from ${from[1]}}"
+	apt install --no-install-recommends "${from[@]}" "${@:3}"
+}
+
+# newer_than MINIMUM VERSION
+newer_than() { [ -n "$2" ] && dpkg --compare-versions "$2" ge "$1"; }
+
+setup_build() {
+	local version=""
+	! command -v go >/dev/null || version=$(GOTOOLCHAIN=local go env GOVERSION 2>/dev/null || true)
+	newer_than "$go_minimum" "${version#go}" || install_newer Go "$go_minimum" golang-go
+	local missing=()
+	command -v git >/dev/null || missing+=(git)
+	[ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
+	[ ${#missing[@]} = 0 ] || install "tools to build" "${missing[@]}"
+}
+
+# version_of PROGRAM: the first version number that it prints; empty where it is not there.
+version_of() { ! command -v "$1" >/dev/null || "$1" --version 2>/dev/null | sed -nE '1s/.*version ([0-9.]+).*/\1/p'; }
+
+setup_demo() {
+	if ! newer_than "$qemu_minimum" "$(version_of qemu-system-x86_64)" || ! newer_than "$qemu_minimum" "$(version_of qemu-img)"; then
+		install_newer QEMU "$qemu_minimum" qemu-system-x86 qemu-utils
+	fi
+	command -v cryptsetup >/dev/null || install cryptsetup cryptsetup-bin
+	# The guest is made of packages that are downloaded and not installed: that needs package lists which the mirror still has.
+	local cache=${LUKSPLUG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/luksplug}
+	[ -n "$(find "$cache" -maxdepth 1 -name 'guest-*-v*' -type d -print -quit 2>/dev/null)" ] || update_lists 1
+}
+
+setup_test() {
+	local missing=()
+	command -v gcc >/dev/null || missing+=(gcc)
+	[ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
+	command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
+	[ ${#missing[@]} = 0 ] || install "tools to test" "${missing[@]}"
+	[ -n "$(scripts/libvirt.sh --cached)" ] && return
+	update_lists 1
+	want_backports
+	say "unpacking libvirt into the cache folder"
+	scripts/libvirt.sh >"$work/libvirt.log" 2>&1 || { tail -n 15 "$work/libvirt.log" >&2; die "unpacking libvirt failed (the last lines are above)"; }
+}
+
+[ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ] || die "this set-up knows Debian on amd64 only"
+case ${1:-} in
+build) setup_build ;;
+demo) setup_build; setup_demo ;;
+test) setup_build; setup_demo; setup_test ;;
+*) die "usage: scripts/setup.sh build|demo|test" ;;
+esac
