@@ -23,6 +23,8 @@ var (
 	ErrImageLocked = errors.New("image is locked by another process")
 	// ErrObjectNotFound: no user-creatable object of that id.
 	ErrObjectNotFound = errors.New("object not found")
+	// ErrFDSetNotFound: no set of file descriptors of that id.
+	ErrFDSetNotFound = errors.New("file descriptor set not found")
 	// ErrDuplicate: the id of a node, object or device is taken.
 	ErrDuplicate = errors.New("name is taken")
 	// ErrDeviceNotFound: no device of that id (class DeviceNotFound). It does not
@@ -73,6 +75,8 @@ func matchesSentinel(err *Error, target error) bool {
 		return between("Failed to get ", " lock")
 	case ErrObjectNotFound:
 		return between("object '", "' not found") || has("No secret with id '")
+	case ErrFDSetNotFound:
+		return between("File descriptor named 'fdset-id:", "' not found")
 	case ErrDuplicate:
 		return has("Duplicate nodes with node-name='") || has("attempt to add duplicate property '") ||
 			has("Duplicate device ID '")

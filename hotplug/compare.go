@@ -1,0 +1,92 @@
+package hotplug
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/qmp"
+)
+
+// differs tells in which way what is attached differs from the disk that is
+// asked for, "" when it is the same disk. Where the device sits is not
+// compared: the disk that is there has its place.
+func (vm *VM) differs(ctx context.Context, disk *blockgraph.Disk, state *State, h *Holding) (string, error) {
+	graph, err := blockgraph.Build(disk, blockgraph.Machine{})
+	if err != nil {
+		return "", err
+	}
+	device := graph.Device()
+	if h.Device != device.ID {
+		return fmt.Sprintf("its device is %s, not %s", h.Device, device.ID), nil
+	}
+	if driver := device.Options.Text("driver"); h.Driver != driver {
+		return fmt.Sprintf("its device is a %s, not a %s", h.Driver, driver), nil
+	}
+	if d := differsInNodes(graph, state, h); d != "" {
+		return d, nil
+	}
+	return vm.differsInDevice(ctx, device)
+}
+
+func differsInNodes(graph *blockgraph.Graph, state *State, h *Holding) string {
+	for _, want := range graph.Nodes {
+		node := state.Node(want.Name)
+		if node == nil {
+			return fmt.Sprintf("it has no node %s", want.Name)
+		}
+		if driver := want.Options.Text("driver"); node.Driver != driver {
+			return fmt.Sprintf("its node %s is a %s, not a %s", want.Name, node.Driver, driver)
+		}
+		if file := want.Options.Text("filename"); file != "" && node.File != file {
+			return fmt.Sprintf("its node %s is of %s, not of %s", want.Name, node.File, file)
+		}
+		if cache, ok := want.Options.Get("cache").(blockgraph.Object); ok {
+			if cache.Get("direct") != node.Cache.Direct || cache.Get("no-flush") != node.Cache.NoFlush {
+				return fmt.Sprintf("its node %s has another cache mode", want.Name)
+			}
+		}
+	}
+	if len(h.Nodes) != len(graph.Nodes) {
+		return fmt.Sprintf("it has %d nodes, not %d", len(h.Nodes), len(graph.Nodes))
+	}
+	top := graph.Top()
+	if ro := top.Options.Get("read-only"); ro != state.Node(top.Name).ReadOnly {
+		return fmt.Sprintf("read-only is %t", !ro.(bool))
+	}
+	return ""
+}
+
+// differsInDevice compares the properties by which a guest or an operator knows
+// the disk.
+func (vm *VM) differsInDevice(ctx context.Context, device blockgraph.Device) (string, error) {
+	names := []string{"serial"} // compared also where it is not given
+	for _, name := range []string{"wwn", "bootindex", "werror", "rerror"} {
+		if device.Options.Get(name) != nil {
+			names = append(names, name)
+		}
+	}
+	var commands []qmp.Command
+	for _, name := range names {
+		commands = append(commands, qomGet(peripheral+device.ID, name))
+	}
+	values, err := vm.queryAll(ctx, commands...)
+	if err != nil {
+		return "", fmt.Errorf("look at device %s: %w", device.ID, err)
+	}
+	for i, name := range names {
+		want := device.Options.Get(name)
+		if want == nil {
+			want = ""
+		}
+		text, err := json.Marshal(want)
+		if err != nil {
+			return "", err
+		}
+		if got := string(values[i]); got != string(text) && (want != "" || got != "null") {
+			return fmt.Sprintf("its %s is %s, not %s", name, got, text), nil
+		}
+	}
+	return "", nil
+}

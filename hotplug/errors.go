@@ -1,0 +1,178 @@
+package hotplug
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// PreflightError says that a disk was refused before anything was changed.
+type PreflightError struct {
+	// Target is the disk's target, such as "vdb".
+	Target string
+	// Reason says what stands in the way and what to do about it.
+	Reason string
+	// Err is the cause, nil where the reason says it all.
+	Err error
+}
+
+func (e *PreflightError) Error() string {
+	text := "disk " + e.Target + " refused: " + e.Reason
+	if e.Err != nil {
+		text += ": " + e.Err.Error()
+	}
+	return text
+}
+
+func (e *PreflightError) Unwrap() error { return e.Err }
+
+// VersionError says that the VM's QEMU cannot do what the disk needs.
+type VersionError struct {
+	// Target is the disk's target.
+	Target string
+	// Feature is what the QEMU lacks.
+	Feature string
+	// Since is the first QEMU version that has it, "" when that is not known.
+	Since string
+	// Version is the version that the VM runs.
+	Version string
+	// Err is what the schema said, nil for a known fault of that version.
+	Err error
+}
+
+func (e *VersionError) Error() string {
+	text := fmt.Sprintf("unsupported by this VM's QEMU %s: disk %s needs %s", e.Version, e.Target, e.Feature)
+	if e.Since != "" {
+		text += ", which QEMU has since " + e.Since + ": restart or migrate the VM with a newer QEMU"
+	}
+	if e.Err != nil {
+		text += " (" + e.Err.Error() + ")"
+	}
+	return text
+}
+
+func (e *VersionError) Unwrap() error { return e.Err }
+
+// RolledBackError says that an attach failed and that everything it had done
+// was taken back: the VM is as it was before, which was verified by query.
+type RolledBackError struct {
+	// Target is the disk's target.
+	Target string
+	// Err is the first error, the one that made the attach fail.
+	Err error
+}
+
+func (e *RolledBackError) Error() string {
+	return fmt.Sprintf("disk %s was not attached, and the VM is as it was before: %v", e.Target, e.Err)
+}
+
+func (e *RolledBackError) Unwrap() error { return e.Err }
+
+// LeftBehindError says that an operation failed and that something of ours is
+// still in the VM, or may be.
+type LeftBehindError struct {
+	// Target is the disk's target.
+	Target string
+	// Left names what is left, each with its kind: "node luksplug-vdb-luks".
+	Left []string
+	// Unverified is true where QEMU could not be asked any more: Left is then
+	// what may be there.
+	Unverified bool
+	// Err is the first error.
+	Err error
+}
+
+func (e *LeftBehindError) Error() string {
+	is := "left behind in the VM"
+	if e.Unverified {
+		is = "possibly left behind (QEMU could not be asked)"
+	}
+	return fmt.Sprintf("disk %s: %v; %s: %s; run luksplug repair when the VM answers again", e.Target, e.Err, is, strings.Join(e.Left, ", "))
+}
+
+func (e *LeftBehindError) Unwrap() error { return e.Err }
+
+// PendingError says that the guest has been asked to release a device and has
+// not done so yet. The disk still works in the guest. Calling Detach again
+// finishes the job.
+type PendingError struct {
+	// Target is the disk's target.
+	Target string
+	// Device is the device's id in QEMU.
+	Device string
+	// Rejected is true when the guest said no, rather than nothing.
+	Rejected bool
+	// Status is the VM's run state, such as "paused", which often explains it.
+	Status string
+}
+
+func (e *PendingError) Error() string {
+	what := "has not released"
+	if e.Rejected {
+		what = "refuses to release"
+	}
+	text := fmt.Sprintf("disk %s: the guest %s device %s yet", e.Target, what, e.Device)
+	if e.Rejected {
+		text = fmt.Sprintf("disk %s: the guest %s device %s", e.Target, what, e.Device)
+	}
+	if e.Status != "" && e.Status != "running" {
+		text += fmt.Sprintf(" (the VM is %s: resume it)", e.Status)
+	}
+	return text + ": unmount the disk in the guest and run detach again"
+}
+
+// NotHeldError says that luksplug holds no disk of that target in the VM.
+type NotHeldError struct {
+	// Target is the target that was asked for.
+	Target string
+	// Held are the targets that are there.
+	Held []string
+}
+
+func (e *NotHeldError) Error() string {
+	if len(e.Held) == 0 {
+		return fmt.Sprintf("luksplug holds no disk %s in this VM, nor any other", e.Target)
+	}
+	return fmt.Sprintf("luksplug holds no disk %s in this VM: it holds %s", e.Target, strings.Join(e.Held, ", "))
+}
+
+// LockedError says that another luksplug has been working on the VM for longer
+// than this one was willing to wait.
+type LockedError struct {
+	// Path is the lock file.
+	Path string
+	// Holder is the process id of the one that holds it, 0 when unknown.
+	Holder int
+	// Err is why the wait ended.
+	Err error
+}
+
+func (e *LockedError) Error() string {
+	who := "another process"
+	if e.Holder != 0 {
+		who = fmt.Sprintf("process %d", e.Holder)
+	}
+	return fmt.Sprintf("the VM is locked by %s (%s): try again when that run has ended: %v", who, e.Path, e.Err)
+}
+
+func (e *LockedError) Unwrap() error { return e.Err }
+
+// ErrUnusableSecret: the secret was found, and QEMU cannot use its value.
+var ErrUnusableSecret = errors.New("unusable passphrase")
+
+// SecretError says that the passphrase of a disk is not to be had. Nothing was
+// changed in the VM.
+type SecretError struct {
+	// Target is the disk's target.
+	Target string
+	// Ref names the secret.
+	Ref secrets.Reference
+	// Err is the store's error.
+	Err error
+}
+
+func (e *SecretError) Error() string { return "disk " + e.Target + ": " + e.Err.Error() }
+
+func (e *SecretError) Unwrap() error { return e.Err }
