@@ -1,0 +1,140 @@
+package image_test
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/hotplug/image"
+)
+
+func TestWhatIsNoImageIsRefusedAtOnce(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	pipe, socket := filepath.Join(dir, "pipe"), filepath.Join(dir, "socket")
+	if err := errors.Join(unix.Mkfifo(pipe, 0o600), unix.Mknod(socket, unix.S_IFSOCK|0o600, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{dir, pipe, socket, "/dev/null"} {
+		_, probe := image.Probe(path)
+		_, prefix := image.GuestPrefix(path, image.Raw, 1)
+		for what, err := range map[string]error{
+			"Probe": probe, "GuestPrefix": prefix, "Readable": image.Readable(path), "Writable": image.Writable(path),
+			"CheckLock": image.CheckLock(path, image.Read),
+		} {
+			if !errors.Is(err, image.ErrNotImage) {
+				t.Errorf("%s of %s: %v", what, path, err)
+			}
+		}
+	}
+}
+
+func TestAccess(t *testing.T) {
+	t.Parallel()
+	// Not t.TempDir: the other user must get there.
+	dir, err := os.MkdirTemp("", "luksplug-image")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	open, closed := filepath.Join(dir, "open"), filepath.Join(dir, "closed")
+	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(open, []byte("content"), 0o600), os.Chmod(open, 0o444),
+		os.WriteFile(closed, []byte("content"), 0o600), os.Chmod(closed, 0)); err != nil {
+		t.Fatal(err)
+	}
+	asNobody(t, func() {
+		if err := image.Readable(open); err != nil {
+			t.Error(err)
+		}
+		for what, err := range map[string]error{"Readable": image.Readable(closed), "Writable": image.Writable(open)} {
+			if !errors.Is(err, fs.ErrPermission) {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if _, err := image.Probe(closed); !errors.Is(err, fs.ErrPermission) {
+			t.Error(err)
+		}
+	})
+	writable := filepath.Join(dir, "writable")
+	if err := os.WriteFile(writable, []byte("content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := image.Writable(writable); err != nil {
+		t.Error(err)
+	}
+	if content, err := os.ReadFile(writable); err != nil || string(content) != "content" {
+		t.Errorf("changed to %q, %v", content, err)
+	}
+	missing := filepath.Join(dir, "missing")
+	if err := image.Writable(missing); !errors.Is(err, fs.ErrNotExist) {
+		t.Error(err)
+	}
+	if _, err := os.Stat(missing); !errors.Is(err, fs.ErrNotExist) {
+		t.Error("created")
+	}
+}
+
+// asNobody runs f as a user without rights to anything, where the test runs as
+// root, who has all.
+func asNobody(t *testing.T, f func()) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		f()
+		return
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		// Of this thread only. It is not unlocked, so that it ends with
+		// the goroutine and nobody else runs on it.
+		runtime.LockOSThread()
+		if _, err := unix.SetfsuidRetUid(65534); err != nil {
+			t.Error(err)
+			return
+		}
+		f()
+	}()
+	<-done
+}
+
+func TestSameFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	a, b, link, hard := filepath.Join(dir, "a"), filepath.Join(dir, "b"), filepath.Join(dir, "link"), filepath.Join(dir, "hard")
+	if err := errors.Join(os.WriteFile(a, nil, 0o600), os.WriteFile(b, nil, 0o600), os.Symlink(a, link), os.Link(a, hard)); err != nil {
+		t.Fatal(err)
+	}
+	for _, same := range []string{a, link, hard, dir + "/./a"} {
+		if !image.SameFile(a, same) {
+			t.Errorf("%s is another file", same)
+		}
+	}
+	for _, other := range []string{b, dir, dir + "/missing", ""} {
+		if image.SameFile(a, other) || image.SameFile(other, a) {
+			t.Errorf("%q is the same file", other)
+		}
+	}
+	if image.SameFile("", "") {
+		t.Error("nothing is the same as nothing")
+	}
+}
+
+func TestSameBlockDeviceByAnotherNode(t *testing.T) {
+	t.Parallel()
+	// Nodes of a device number that no driver has: nothing is opened.
+	dir := t.TempDir()
+	a, b, c := filepath.Join(dir, "a"), filepath.Join(dir, "b"), filepath.Join(dir, "c")
+	for path, minor := range map[string]uint32{a: 7, b: 7, c: 8} {
+		if err := unix.Mknod(path, unix.S_IFBLK|0o600, int(unix.Mkdev(240, minor))); err != nil {
+			t.Skipf("device nodes cannot be made here: %v", err)
+		}
+	}
+	if !image.SameFile(a, b) || image.SameFile(a, c) {
+		t.Error("block devices are not told by their numbers")
+	}
+}

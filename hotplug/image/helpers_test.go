@@ -1,0 +1,111 @@
+package image_test
+
+import (
+	"bufio"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+const passphrase = "test passphrase"
+
+// need skips the test where a program is missing.
+func need(t testing.TB, programs ...string) {
+	t.Helper()
+	for _, program := range programs {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("%s is not installed", program)
+		}
+	}
+}
+
+func run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Stdin = strings.NewReader(passphrase)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// create makes an image of the size with qemu-img; options are those of -o, for
+// encrypted ones without the key.
+func create(t testing.TB, format, size string, options ...string) string {
+	t.Helper()
+	need(t, "qemu-img")
+	path := filepath.Join(t.TempDir(), "image."+format)
+	args := []string{"create", "-q", "-f", format}
+	switch {
+	case format == "luks":
+		args = append(args, "--object", "secret,id=s,file="+secretFile(t))
+		options = append(options, "key-secret=s", "iter-time=10")
+	case strings.Contains(strings.Join(options, ","), "encrypt.format"):
+		args = append(args, "--object", "secret,id=s,file="+secretFile(t))
+		options = append(options, "encrypt.key-secret=s")
+	}
+	if len(options) > 0 {
+		args = append(args, "-o", strings.Join(options, ","))
+	}
+	run(t, "qemu-img", append(args, path, size)...)
+	return path
+}
+
+func secretFile(t testing.TB) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(path, []byte(passphrase), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// hold opens the image in a qemu-storage-daemon until the test ends.
+func hold(t *testing.T, path, driver string, writable bool) {
+	t.Helper()
+	need(t, "qemu-storage-daemon")
+	quoted, err := json.Marshal(map[string]any{
+		"driver": driver, "node-name": "n", "read-only": !writable,
+		"file": map[string]any{"driver": "file", "filename": path},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	export := "type=nbd,id=e,node-name=n,writable=off"
+	if writable {
+		export = "type=nbd,id=e,node-name=n,writable=on"
+	}
+	cmd := exec.CommandContext(t.Context(), "qemu-storage-daemon",
+		"--blockdev", string(quoted),
+		"--nbd-server", "addr.type=unix,addr.path="+filepath.Join(t.TempDir(), "s"),
+		"--export", export,
+		"--chardev", "stdio,id=c", "--monitor", "c")
+	var complaints strings.Builder
+	cmd.Stderr = &complaints
+	// Its standard input stays open until it is to end.
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = stdin.Close()
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // "killed" is what we want
+	})
+	// Options are carried out in order: with the monitor's greeting the image
+	// is open and exported.
+	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil || !strings.Contains(line, "QMP") {
+		t.Fatalf("qemu-storage-daemon did not start: %q %v %s", line, err, complaints.String())
+	}
+}

@@ -1,0 +1,178 @@
+package image
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrLocked: another process holds the image in a way that excludes ours. The
+// error is a *LockedError.
+var ErrLocked = errors.New("the image is in use by another process")
+
+// Access is what QEMU is going to do with an image.
+type Access int
+
+// The accesses. With either, QEMU lets nobody else write: that is what a disk
+// without <shareable/> asks for.
+const (
+	Read Access = iota
+	ReadWrite
+)
+
+// Permission is one of the uses that QEMU's block layer locks (QEMU:
+// include/block/block-common.h, BLK_PERM_*): the number of its bit.
+type Permission int
+
+// The permissions.
+const (
+	ConsistentRead Permission = 0
+	Write          Permission = 1
+	WriteUnchanged Permission = 2
+	Resize         Permission = 3
+)
+
+// String returns QEMU's name for p, as in its message "Failed to get ... lock".
+func (p Permission) String() string {
+	switch p {
+	case ConsistentRead:
+		return "consistent read"
+	case Write:
+		return "write"
+	case WriteUnchanged:
+		return "write unchanged"
+	case Resize:
+		return "resize"
+	}
+	return strconv.Itoa(int(p))
+}
+
+// LockedError says what stands against opening an image. It wraps [ErrLocked].
+type LockedError struct {
+	Path       string
+	Permission Permission
+	// InUse: the other process uses Permission, which we would not share.
+	// Otherwise we need it, and the other process does not share it.
+	InUse bool
+	// Holders are the processes that have the image open and hold locks on
+	// it, like "qemu-system-x86 (pid 4711)", as far as this process may see.
+	Holders []string
+}
+
+// Error implements error.
+func (e *LockedError) Error() string {
+	what := "does not share the permission"
+	if e.InUse {
+		what = "uses the permission"
+	}
+	who := "which cannot be seen from here"
+	if len(e.Holders) > 0 {
+		who = strings.Join(e.Holders, ", ")
+	}
+	return fmt.Sprintf("%s: %v, %s, that %s %q: end its use there first", e.Path, ErrLocked, who, what, e.Permission.String())
+}
+
+// Unwrap returns [ErrLocked].
+func (e *LockedError) Unwrap() error { return ErrLocked }
+
+// Where QEMU locks (block/file-posix.c): a read lock on the byte of a permission
+// says that it is used, or that it is not shared. The bytes need not exist.
+const (
+	usedBase      = 100
+	notSharedBase = 200
+)
+
+// CheckLock returns a [LockedError] if a QEMU that opens the image now would fail
+// to get its locks, because another QEMU, qemu-img or qemu-storage-daemon holds
+// it. It asks by F_OFD_GETLK (fcntl(2)) and takes no lock itself, so that the
+// answer may be old when QEMU asks. Programs that do not lock (cryptsetup, mount)
+// are not seen.
+//
+// Other errors are those of [Readable]. A file system without locks is no error:
+// QEMU does without them there too.
+func CheckLock(path string, access Access) error {
+	f, _, err := open(path, os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer closeRead(f)
+	needed := []Permission{ConsistentRead}
+	if access == ReadWrite {
+		needed = append(needed, Write)
+	}
+	for _, p := range needed {
+		if err := checkByte(f, path, notSharedBase, p); err != nil {
+			return err
+		}
+	}
+	return checkByte(f, path, usedBase, Write)
+}
+
+func checkByte(f *os.File, path string, base int64, p Permission) error {
+	// A write lock conflicts with any lock that is there. Asking for one does
+	// not take the file to be open for writing; getting one would.
+	lock := unix.Flock_t{Type: unix.F_WRLCK, Start: base + int64(p), Len: 1}
+	err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lock)
+	switch {
+	case errors.Is(err, unix.ENOLCK), errors.Is(err, unix.EOPNOTSUPP):
+		return nil
+	case err != nil:
+		return fmt.Errorf("%s: ask for locks: %w", path, err)
+	case lock.Type == unix.F_UNLCK:
+		return nil
+	}
+	return &LockedError{Path: path, Permission: p, InUse: base == usedBase, Holders: holders(f)}
+}
+
+// holders looks through /proc for processes that hold locks on the file: the lock
+// itself does not tell, since it belongs to an open file and not to a process.
+// What cannot be read is left out.
+func holders(f *os.File) []string {
+	var image unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &image); err != nil {
+		return nil
+	}
+	details, err := filepath.Glob("/proc/[0-9]*/fdinfo/[0-9]*")
+	if err != nil {
+		return nil
+	}
+	var found []string
+	for _, path := range details {
+		if !locks(path, &image) {
+			continue
+		}
+		process := filepath.Dir(filepath.Dir(path))
+		name, err := os.ReadFile(filepath.Join(process, "comm"))
+		if err != nil {
+			continue
+		}
+		holder := fmt.Sprintf("%s (pid %s)", strings.TrimSpace(string(name)), filepath.Base(process))
+		if !slices.Contains(found, holder) {
+			found = append(found, holder)
+		}
+	}
+	return found
+}
+
+// locks reports whether the open file whose /proc/PID/fdinfo entry is path is the
+// image, with locks on it.
+func locks(path string, image *unix.Stat_t) bool {
+	details, err := os.ReadFile(path)
+	if err != nil || !bytes.Contains(details, []byte("\nlock:")) ||
+		!bytes.Contains(details, fmt.Appendf(nil, ":%d ", image.Ino)) {
+		return false
+	}
+	// The device in the lock line is not always that of stat(2) (btrfs). Only
+	// now is the file itself looked at: a stat of every open file of the host
+	// could hang on a dead network file system.
+	var other unix.Stat_t
+	fd := filepath.Join(filepath.Dir(filepath.Dir(path)), "fd", filepath.Base(path))
+	return unix.Stat(fd, &other) == nil && other.Dev == image.Dev && other.Ino == image.Ino
+}

@@ -1,0 +1,130 @@
+package image_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/hotplug/image"
+)
+
+func TestLocksOfQEMU(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		driver          string
+		writable        bool
+		read, readWrite bool // whether they are free
+	}{
+		{"qcow2", true, false, false},
+		{"qcow2", false, true, false},
+		{"raw", true, false, false},
+		{"raw", false, true, true}, // an NBD export of raw shares everything
+	} {
+		name := test.driver + " read-only"
+		if test.writable {
+			name = test.driver + " writable"
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := create(t, test.driver, "1M")
+			for _, access := range []image.Access{image.Read, image.ReadWrite} {
+				if err := image.CheckLock(path, access); err != nil {
+					t.Errorf("before: %v", err)
+				}
+			}
+			hold(t, path, test.driver, test.writable)
+			checkFree(t, path, image.Read, test.read)
+			checkFree(t, path, image.ReadWrite, test.readWrite)
+			sameAsQEMUOpens(t, path, test.driver)
+		})
+	}
+}
+
+func checkFree(t *testing.T, path string, access image.Access, free bool) {
+	t.Helper()
+	err := image.CheckLock(path, access)
+	if free {
+		if err != nil {
+			t.Errorf("access %d: %v", access, err)
+		}
+		return
+	}
+	var locked *image.LockedError
+	if !errors.Is(err, image.ErrLocked) || !errors.As(err, &locked) || locked.Path != path || locked.Permission != image.Write {
+		t.Fatalf("access %d: %v", access, err)
+	}
+	if len(locked.Holders) != 1 || !strings.HasPrefix(locked.Holders[0], "qemu-storage-da (pid ") {
+		t.Errorf("held by %q", locked.Holders)
+	}
+}
+
+// sameAsQEMUOpens compares with what a second QEMU program gets.
+func sameAsQEMUOpens(t *testing.T, path, driver string) {
+	t.Helper()
+	need(t, "qemu-io")
+	for access, flags := range map[image.Access][]string{image.Read: {"-r"}, image.ReadWrite: nil} {
+		args := append([]string{"-f", driver}, flags...)
+		out, err := exec.Command("qemu-io", append(args, "-c", "read 0 512", path)...).CombinedOutput()
+		ours := image.CheckLock(path, access)
+		if err != nil && !strings.Contains(string(out), "lock") {
+			t.Fatalf("qemu-io: %s", out)
+		}
+		t.Logf("access %d: qemu-io %v, we %v", access, err, ours)
+		// We must never say "free" where QEMU says "locked". The other way
+		// round may be: a disk asks for more than qemu-io does.
+		if err != nil && ours == nil {
+			t.Errorf("access %d: QEMU could not open it: %s", access, out)
+		}
+	}
+}
+
+func TestOtherLocksDoNotCount(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "image")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	for _, off := range []int64{0, 99, 101 + 1, 104, 199, 202, 203, 204} { // write unchanged, resize, and none of QEMU's
+		lock := unix.Flock_t{Type: unix.F_RDLCK, Start: off, Len: 1}
+		if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := image.CheckLock(path, image.ReadWrite); err != nil {
+		t.Error(err)
+	}
+	// Each of the three that count, one at a time.
+	for _, test := range []struct {
+		off             int64
+		permission      image.Permission
+		inUse           bool
+		read, readWrite bool
+	}{
+		{101, image.Write, true, false, false},
+		{200, image.ConsistentRead, false, false, false},
+		{201, image.Write, false, true, false},
+	} {
+		lock := unix.Flock_t{Type: unix.F_RDLCK, Start: test.off, Len: 1}
+		if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock); err != nil {
+			t.Fatal(err)
+		}
+		for access, free := range map[image.Access]bool{image.Read: test.read, image.ReadWrite: test.readWrite} {
+			err := image.CheckLock(path, access)
+			var locked *image.LockedError
+			if free != (err == nil) || !free && (!errors.As(err, &locked) || locked.Permission != test.permission || locked.InUse != test.inUse) {
+				t.Errorf("byte %d, access %d: %v", test.off, access, err)
+			}
+		}
+		lock.Type = unix.F_UNLCK
+		if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
