@@ -3,6 +3,7 @@ package qmp
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -92,7 +93,7 @@ func ParseSchema(data []byte) (*Schema, error) {
 	for _, e := range entities {
 		switch e.MetaType {
 		case metaCommand:
-			s.commands[e.Name] = r.lookup(e.Name, e.ArgType)
+			s.commands[e.Name] = r.lookup(e.Name, e.ArgType, metaObject)
 		case metaEvent:
 			s.events[e.Name] = struct{}{}
 		default:
@@ -111,10 +112,18 @@ type schemaResolver struct {
 	err   error
 }
 
-func (r *schemaResolver) lookup(user, name string) *schemaType {
+// lookup finds the type that user refers to. It must be of one of the kinds, if
+// any are given: QAPI has, for example, no arrays of arrays and no alternates of
+// alternates, and a schema with them could lead around in circles.
+func (r *schemaResolver) lookup(user, name string, kinds ...metaType) *schemaType {
 	t, ok := r.types[name]
-	if !ok && r.err == nil {
+	switch {
+	case r.err != nil:
+	case !ok:
 		r.err = fmt.Errorf("query-qmp-schema: %w: %q refers to type %q, which is not there", ErrProtocol, user, name)
+	case len(kinds) > 0 && !slices.Contains(kinds, t.meta):
+		r.err = fmt.Errorf("query-qmp-schema: %w: %q cannot refer to type %q, which is of kind %s",
+			ErrProtocol, user, name, t.meta)
 	}
 	return t
 }
@@ -124,7 +133,7 @@ func (r *schemaResolver) fill(t *schemaType, e schemaEntity) {
 	switch e.MetaType {
 	case metaBuiltin:
 	case metaArray:
-		t.element = r.lookup(e.Name, e.Element)
+		t.element = r.lookup(e.Name, e.Element, metaBuiltin, metaEnum, metaObject, metaAlternate)
 	case metaEnum:
 		t.values = make(map[string]struct{})
 		for _, v := range e.Values {
@@ -142,12 +151,15 @@ func (r *schemaResolver) fill(t *schemaType, e schemaEntity) {
 		}
 		t.variants = make(map[string]*schemaType, len(e.Variants))
 		for _, v := range e.Variants {
-			t.variants[v.Case] = r.lookup(e.Name, v.Type)
+			t.variants[v.Case] = r.lookup(e.Name, v.Type, metaObject)
+		}
+		if tag := t.member(t.tag); t.tag != "" && r.err == nil && (tag == nil || tag.typ.meta != metaEnum) {
+			r.err = fmt.Errorf("query-qmp-schema: %w: %q has no enumeration %q to choose a variant by", ErrProtocol, e.Name, t.tag)
 		}
 	case metaAlternate:
 		t.branches = nil
 		for _, m := range e.Members {
-			t.branches = append(t.branches, r.lookup(e.Name, m.Type))
+			t.branches = append(t.branches, r.lookup(e.Name, m.Type, metaBuiltin, metaEnum, metaArray, metaObject))
 		}
 	default:
 		if r.err == nil {

@@ -8,6 +8,10 @@ import (
 	"strings"
 )
 
+// maxUnions bounds how often a union's variant is a union itself. QEMU's deepest
+// is 2; a schema that leads back to itself ends here.
+const maxUnions = 8
+
 // ArgumentError says which argument of a command QEMU would refuse, and why.
 type ArgumentError struct {
 	Command string
@@ -103,7 +107,7 @@ func (v validator) object(t *schemaType, path string, o Object, depth int) *Argu
 		given[m.Name] = m.Value
 	}
 	known := make(map[string]*schemaMember)
-	for level := t; level != nil; {
+	for level, unions := t, 0; level != nil && unions < maxUnions; unions++ {
 		for i := range level.members {
 			m := &level.members[i]
 			known[m.name] = m

@@ -1,0 +1,412 @@
+package qmp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+const strayEvent = `{"event":"STRAY","data":{"n":1},"timestamp":{"seconds":1,"microseconds":2}}`
+
+// Events at every moment of the handshake, in one segment with what follows.
+func TestEventsDuringHandshake(t *testing.T) {
+	t.Parallel()
+	path := fakePeer(t, func(p *fakeConn) {
+		if !p.send(strayEvent, fakeGreeting, strayEvent) {
+			return
+		}
+		c, _ := p.receive()
+		if !p.send(strayEvent, reply(c.ID, "{}"), strayEvent) {
+			return
+		}
+		c, _ = p.receive()
+		p.send(strayEvent, `{"return":"late","id":12345}`, `{"return":"no number","id":"x"}`, "", reply(c.ID, `"mine"`))
+		p.drain()
+	})
+	var trace traceLog
+	c := dialTest(t, path, WithTrace(trace.add))
+	sub := c.Subscribe("STRAY")
+	defer sub.Close()
+	value, err := c.Execute(testContext(t), Command{Execute: "x"})
+	if err != nil || string(value) != `"mine"` {
+		t.Errorf("%s, %v", value, err)
+	}
+	if c.VersionString() != "10.0.2 (fake)" {
+		t.Error(c.VersionString())
+	}
+	if e := await(t, sub.Events(), "the event"); e.Data["n"] != 1.0 || e.Timestamp.Microseconds != 2 {
+		t.Errorf("%+v", e)
+	}
+	if n := trace.count(Occurred); n != 5 {
+		t.Errorf("%d events traced", n)
+	}
+}
+
+type traceLog struct {
+	mu      sync.Mutex
+	entries []TraceEntry
+}
+
+func (l *traceLog) add(e TraceEntry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entries = append(l.entries, e)
+}
+
+func (l *traceLog) count(d Direction) (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range l.entries {
+		if e.Direction == d {
+			n++
+		}
+	}
+	return n
+}
+
+func (l *traceLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out strings.Builder
+	for _, e := range l.entries {
+		fmt.Fprintf(&out, "%s %s\n", e.Direction, e.JSON)
+	}
+	return out.String()
+}
+
+// Five megabytes in one line, and in an event, and a small reply after it.
+func TestHugeMessages(t *testing.T) {
+	t.Parallel()
+	huge := strings.Repeat("x", 5<<20)
+	path := fakePeer(t, func(p *fakeConn) {
+		if !p.greet() {
+			return
+		}
+		a, _ := p.receive()
+		b, _ := p.receive()
+		p.send(`{"event":"HUGE","data":{"x":"`+huge+`"},"timestamp":{"seconds":1,"microseconds":1}}`,
+			reply(a.ID, `"`+huge+`"`), reply(b.ID, `"small"`))
+		p.drain()
+	})
+	c := dialTest(t, path)
+	sub := c.Subscribe()
+	defer sub.Close()
+	results := c.ExecuteAll(testContext(t), Command{Execute: "a"}, Command{Execute: "b"})
+	if results[0].Err != nil || len(results[0].Value) != len(huge)+2 {
+		t.Errorf("%d bytes, %v", len(results[0].Value), results[0].Err)
+	}
+	if results[1].Err != nil || string(results[1].Value) != `"small"` {
+		t.Errorf("%s, %v", results[1].Value, results[1].Err)
+	}
+	if e := await(t, sub.Events(), "the event"); e.Data["x"] != huge {
+		t.Error("the event is not whole")
+	}
+}
+
+// Replies in another order than their commands, one of them after its caller
+// has left: each caller gets its own or none.
+func TestRepliesOutOfOrderAndLate(t *testing.T) {
+	t.Parallel()
+	first := make(chan uint64, 1)
+	goOn := make(chan struct{})
+	path := fakePeer(t, func(p *fakeConn) {
+		if !p.greet() {
+			return
+		}
+		late, _ := p.receive()
+		first <- late.ID
+		<-goOn
+		b, _ := p.receive()
+		c, _ := p.receive()
+		p.send(reply(c.ID, `"c"`), reply(late.ID, `"dGhlIHNlY3JldA=="`), reply(b.ID, `"b"`))
+		p.drain()
+	})
+	var trace traceLog
+	client := dialTest(t, path, WithTrace(trace.add))
+	ctx, cancel := context.WithCancel(testContext(t))
+	secret := []byte("dGhlIHNlY3JldA==")
+	done := make(chan error, 1)
+	go func() {
+		_, err := client.Execute(ctx, command("late", "data", NewSensitive(secret)))
+		clear(secret) // allowed as soon as Execute has returned
+		done <- err
+	}()
+	id := await(t, first, "the command")
+	cancel()
+	err := await(t, done, "the cancelled caller")
+	unknown, ok := errAs[*UnknownOutcomeError](err)
+	if !ok || unknown.Command != "late" || !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	close(goOn)
+	results := client.ExecuteAll(testContext(t), Command{Execute: "b"}, Command{Execute: "c"})
+	for i, want := range []string{`"b"`, `"c"`} {
+		if results[i].Err != nil || string(results[i].Value) != want {
+			t.Errorf("%s: %s, %v", want, results[i].Value, results[i].Err)
+		}
+	}
+	if text := trace.String(); strings.Contains(text, "dGhlIHNlY3JldA") ||
+		!strings.Contains(text, fmt.Sprintf(`received {"late":true,"id":%d}`, id)) {
+		t.Errorf("trace:\n%s", text)
+	}
+}
+
+// A secret that comes back, in a value and in an error, is scrubbed everywhere.
+func TestSecretsAreScrubbed(t *testing.T) {
+	t.Parallel()
+	const secret = "c2VjcmV0L3ZhbHVl"
+	path := fakePeer(t, func(p *fakeConn) {
+		if !p.greet() {
+			return
+		}
+		a, _ := p.receive()
+		b, _ := p.receive()
+		if a.Arguments["data"] != secret {
+			p.send(reply(a.ID, `"the secret did not arrive"`))
+		}
+		p.send(reply(a.ID, `{"echo":["`+secret+`","c2VjcmV0L3\u005ahbHVl","x"]}`),
+			fmt.Sprintf(`{"error":{"class":"GenericError","desc":"bad data '%s'"},"id":%d}`, secret, b.ID))
+		p.drain()
+	})
+	var trace traceLog
+	c := dialTest(t, path, WithTrace(trace.add))
+	cmd := command("object-add", "data", NewSensitive([]byte(secret)))
+	results := c.ExecuteAll(testContext(t), cmd, cmd)
+	if string(results[0].Value) != `{"echo":["[redacted]","[redacted]","x"]}` {
+		t.Errorf("%s, %v", results[0].Value, results[0].Err)
+	}
+	if refusal, ok := errAs[*Error](results[1].Err); !ok || refusal.Description != "bad data '[redacted]'" {
+		t.Errorf("%v", results[1].Err)
+	}
+	text := trace.String()
+	if strings.Contains(text, secret) || strings.Count(text, redacted) != 5 {
+		t.Errorf("trace:\n%s", text)
+	}
+}
+
+// What the peer must not send ends the connection, and wakes its callers.
+func TestProtocolFaults(t *testing.T) {
+	t.Parallel()
+	for name, line := range map[string]string{
+		"no JSON":         `{"return": `,
+		"no message":      `{"id":1}`,
+		"array":           `[]`,
+		"error, no id":    `{"error":{"class":"GenericError","desc":"JSON parse error"}}`,
+		"end within line": "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := fakePeer(t, func(p *fakeConn) {
+				if !p.greet() {
+					return
+				}
+				if _, ok := p.receive(); !ok {
+					return
+				}
+				if line == "" {
+					_, _ = p.Write([]byte(`{"return"`)) // the client is there, or the test fails
+					return
+				}
+				p.send(line)
+				p.drain()
+			})
+			c := dialTest(t, path)
+			_, err := c.Execute(testContext(t), Command{Execute: "x"})
+			if _, ok := errAs[*UnknownOutcomeError](err); !ok || !errors.Is(err, ErrConnectionLost) ||
+				errors.Is(err, ErrProtocol) == (line == "") {
+				t.Errorf("%v", err)
+			}
+			await2(t, c.Done())
+		})
+	}
+}
+
+func TestHandshakeFaults(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		serve func(p *fakeConn)
+		want  error
+	}{
+		"not QMP":        {func(p *fakeConn) { p.send("220 mail.example ESMTP"); p.drain() }, ErrProtocol},
+		"reply first":    {func(p *fakeConn) { p.send(`{"return":{}}`); p.drain() }, ErrProtocol},
+		"closes at once": {func(*fakeConn) {}, ErrNoGreeting},
+		"closes later":   {func(p *fakeConn) { p.send(fakeGreeting) }, ErrConnectionLost},
+		"refuses": {func(p *fakeConn) {
+			p.send(fakeGreeting)
+			c, _ := p.receive()
+			p.send(fmt.Sprintf(`{"error":{"class":"CommandNotFound","desc":"no"},"id":%d}`, c.ID))
+			p.drain()
+		}, ErrCommandNotFound},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if _, err := Dial(testContext(t), fakePeer(t, test.serve)); !errors.Is(err, test.want) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	if _, err := Dial(testContext(t), "/no/such/socket"); err == nil || !strings.Contains(err.Error(), "no such socket") {
+		t.Errorf("%v", err)
+	}
+}
+
+// A peer that reads nothing: a command that cannot be written whole within its
+// context spoils the stream, so the connection ends; one that was not begun was
+// not sent, and harms nothing.
+func TestPeerStopsReading(t *testing.T) {
+	t.Parallel()
+	path := fakePeer(t, func(p *fakeConn) {
+		if !p.greet() {
+			return
+		}
+		// Reads no more: its buffer fills. The write below ends when the client is gone.
+		for p.send(strayEvent) {
+			continue
+		}
+	})
+	c := dialTest(t, path)
+	waiting := make(chan error, 1)
+	go func() {
+		_, err := c.Execute(context.Background(), Command{Execute: "small"})
+		waiting <- err
+	}()
+	waitPending(t, c, 1)
+	ctx, cancel := context.WithCancel(testContext(t))
+	torn := make(chan error, 1)
+	go func() {
+		_, err := c.Execute(ctx, command("big", "x", strings.Repeat("x", 8<<20)))
+		torn <- err
+	}()
+	waitPending(t, c, 2)
+	// The writer holds the lock. Who waits for it with another context is not sent.
+	behind, cancelBehind := context.WithCancel(testContext(t))
+	cancelBehind()
+	_, err := c.Execute(behind, Command{Execute: "behind"})
+	if _, unknown := errAs[*UnknownOutcomeError](err); unknown || !errors.Is(err, context.Canceled) {
+		t.Errorf("behind: %v", err)
+	}
+	cancel()
+	if _, unknown := errAs[*UnknownOutcomeError](await(t, torn, "the torn command")); !unknown {
+		t.Error("the torn command's outcome is known")
+	}
+	err = await(t, waiting, "the other caller")
+	if _, unknown := errAs[*UnknownOutcomeError](err); !unknown || !errors.Is(err, ErrConnectionLost) {
+		t.Errorf("the other caller: %v", err)
+	}
+	await2(t, c.Done())
+	if !strings.Contains(c.Err().Error(), "in part") {
+		t.Errorf("%v", c.Err())
+	}
+}
+
+// A batch cut between two commands leaves a sound stream.
+func TestWriteReportsWhereItWasCut(t *testing.T) {
+	t.Parallel()
+	calls := []*call{{wire: make([]byte, 10)}, {wire: make([]byte, 10)}, {wire: make([]byte, 10)}}
+	for cut, want := range map[int]struct {
+		sent int
+		torn bool
+	}{0: {0, false}, 3: {0, true}, 10: {1, false}, 25: {2, true}, 20: {2, false}} {
+		s := &socket{conn: &cutConn{limit: cut}, session: newSession(options{})}
+		sent, torn, err := s.write(calls)
+		if sent != want.sent || torn != want.torn || !errors.Is(err, errCut) {
+			t.Errorf("cut at %d: %d sent, torn %v, %v", cut, sent, torn, err)
+		}
+	}
+}
+
+var errCut = errors.New("cut")
+
+// cutConn takes limit bytes.
+type cutConn struct {
+	net.Conn
+	limit int
+}
+
+func (c *cutConn) Write(b []byte) (int, error) {
+	n := min(c.limit, len(b))
+	c.limit -= n
+	if n < len(b) {
+		return n, errCut
+	}
+	return n, nil
+}
+
+func TestCancelledContextSendsNothing(t *testing.T) {
+	t.Parallel()
+	var trace traceLog
+	c, _ := startNone(t, WithTrace(trace.add))
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, r := range c.ExecuteAll(ctx, Command{Execute: "stop"}, Command{Execute: "quit"}) {
+		if _, unknown := errAs[*UnknownOutcomeError](r.Err); unknown || !errors.Is(r.Err, context.Canceled) {
+			t.Errorf("%v", r.Err)
+		}
+	}
+	// Neither does a batch of which one command cannot be encoded.
+	results := c.ExecuteAll(testContext(t), Command{Execute: "stop"}, command("x", "a", struct{}{}), Command{Execute: "quit"})
+	for _, r := range results {
+		if !errors.Is(r.Err, ErrEncode) {
+			t.Errorf("%v", r.Err)
+		}
+	}
+	if _, err := c.Execute(testContext(t), Command{Execute: "query-status"}); err != nil {
+		t.Error(err)
+	}
+	if text := trace.String(); strings.Contains(text, "stop") || strings.Contains(text, "quit") {
+		t.Errorf("trace:\n%s", text)
+	}
+}
+
+// Close wakes callers, writers and subscriptions, with events unread.
+func TestCloseWakesAll(t *testing.T) {
+	t.Parallel()
+	quiet := fakePeer(t, func(p *fakeConn) {
+		if p.greet() {
+			p.send(strayEvent, strayEvent)
+			p.drain()
+		}
+	})
+	c := dialTest(t, quiet)
+	sub := c.Subscribe()
+	errs := make(chan error, 1)
+	go func() {
+		_, err := c.Execute(context.Background(), Command{Execute: "x"})
+		errs <- err
+	}()
+	waitPending(t, c, 1)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if err := c.Close(); err != nil {
+				t.Error(err)
+			}
+		}()
+	}
+	wg.Wait()
+	err := await(t, errs, "the woken caller")
+	if _, unknown := errAs[*UnknownOutcomeError](err); !unknown || !errors.Is(err, ErrClosed) {
+		t.Errorf("%v", err)
+	}
+	awaitClosed(t, sub.Events(), "the subscription")
+}
+
+func TestSplitAddress(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string][]string{
+		"/a/b": {"unix", "/a/b"}, "b.sock": {"unix", "b.sock"}, "unix:b:1": {"unix", "b:1"}, "./b:1": {"unix", "./b:1"},
+		"localhost:1": {"tcp", "localhost:1"}, "tcp:[::1]:2": {"tcp", "[::1]:2"}, "[::1]:2": {"tcp", "[::1]:2"},
+	} {
+		network, target := splitAddress(address)
+		if !slices.Equal(want, []string{network, target}) {
+			t.Errorf("%s: %s %s", address, network, target)
+		}
+	}
+}
