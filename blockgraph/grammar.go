@@ -50,7 +50,7 @@ var diskRule = &rule{
 		"alias":      {attrs: []string{"name"}},
 		"address": {
 			attrs:    []string{"type", "domain", "bus", "slot", "function", "controller", "target", "unit", "port"},
-			notAttrs: []string{"multifunction", "cssid", "ssid", "devno", "reg", "iobase", "irq", "uid", "fid"},
+			notAttrs: []string{"multifunction", "cssid", "ssid", "devno", "reg", "iobase", "irq", "uid", "fid", "device", "base"},
 			not:      []string{"zpci"},
 		},
 	},

@@ -28,11 +28,14 @@ func ParseDisk(data []byte) (*Disk, error) {
 	if err := diskRule.check(tree); err != nil {
 		return nil, err
 	}
-	var doc libvirtxml.DomainDisk
-	if err := xml.Unmarshal(data, &doc); err != nil {
+	p := &parser{tree: tree}
+	// Before libvirtxml, whose errors for these do not say where.
+	if err := p.readTree(); err != nil {
+		return nil, err
+	}
+	if err := xml.Unmarshal(data, &p.doc); err != nil {
 		return nil, malformed("", err)
 	}
-	p := &parser{tree: tree, doc: &doc}
 	disk, err := p.disk()
 	if err != nil {
 		return nil, err
@@ -60,12 +63,30 @@ func locate(err error, tree *element) error {
 // parser joins the two views of one document: libvirtxml's values and the
 // tree, which knows where they stand.
 type parser struct {
-	tree *element
-	doc  *libvirtxml.DomainDisk
+	tree    *element
+	doc     libvirtxml.DomainDisk
+	source  Source
+	address *Address
+}
+
+// readTree reads what libvirtxml cannot say enough about.
+func (p *parser) readTree() error {
+	src := p.tree.child("source")
+	if src == nil {
+		return p.tree.unsupported("", "a drive without a <source> (no medium) is not supported")
+	}
+	var err error
+	if p.source, err = parseSource(p.tree, src); err != nil {
+		return err
+	}
+	if a := p.tree.child("address"); a != nil {
+		p.address, err = parseAddress(a)
+	}
+	return err
 }
 
 func (p *parser) disk() (*Disk, error) {
-	d := &Disk{Device: DeviceKind(orDefault(p.doc.Device, string(DeviceDisk)))}
+	d := &Disk{Device: DeviceKind(orDefault(p.doc.Device, string(DeviceDisk))), Address: p.address}
 	switch d.Device {
 	case DeviceDisk, DeviceCDROM, DeviceFloppy:
 	case "lun":
@@ -92,13 +113,6 @@ func (p *parser) disk() (*Disk, error) {
 			Cache: notDefault(v.Cache), IO: v.IO, Discard: notDefault(v.Discard), DetectZeroes: v.DetectZeros,
 			ErrorPolicy: notDefault(v.ErrorPolicy), ReadErrorPolicy: notDefault(v.RErrorPolicy),
 		}
-	}
-	if a := p.tree.child("address"); a != nil {
-		address, err := parseAddress(a)
-		if err != nil {
-			return nil, err
-		}
-		d.Address = address
 	}
 	return d, nil
 }
@@ -166,22 +180,14 @@ func splitTarget(dev string) (prefix string, index int, err error) {
 	return "", 0, fmt.Errorf("unknown disk name %q: use vda, vdb, ..., sda, ..., hda, ... or fda, ...", shorten(dev))
 }
 
-func (p *parser) image(d *Disk) error {
-	src := p.tree.child("source")
-	if src == nil {
-		return p.tree.unsupported("", "a drive without a <source> (no medium) is not supported")
-	}
-	source, err := parseSource(p.tree, src)
-	if err != nil {
-		return err
-	}
-	d.Image = Image{Source: source, Format: FormatRaw, Terminated: p.tree.child("backingStore") != nil}
+func (p *parser) image(d *Disk) (err error) {
+	d.Image = Image{Source: p.source, Format: FormatRaw, Terminated: p.tree.child("backingStore") != nil}
 	if p.doc.Driver != nil && p.doc.Driver.Type != "" {
 		if d.Image.Format, err = parseFormat(p.tree.child("driver"), p.doc.Driver.Type); err != nil {
 			return err
 		}
 	}
-	outer, inner := p.tree.child("encryption"), src.child("encryption")
+	outer, inner := p.tree.child("encryption"), p.tree.child("source").child("encryption")
 	switch {
 	case outer != nil && inner != nil:
 		return outer.invalid("", "an <encryption> definition already found for disk source: keep one of the two")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -237,4 +238,4 @@ func (d *Disk) validateDrive(a DriveAddress) error {
 	return nil
 }
 
-func quoteRune(c rune) string { return "\"" + string(c) + "\"" }
+func quoteRune(c rune) string { return strconv.Quote(string(c)) }

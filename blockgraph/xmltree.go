@@ -44,7 +44,9 @@ func readTree(data []byte) (*element, error) {
 			break
 		}
 		if err != nil {
-			return nil, malformed("", err)
+			err := malformed("", err)
+			err.Line = max(err.Line, line(at))
+			return nil, err
 		}
 		switch t := token.(type) {
 		case xml.StartElement:
@@ -88,7 +90,7 @@ func readTree(data []byte) (*element, error) {
 	return root, nil
 }
 
-func malformed(element string, err error) error {
+func malformed(element string, err error) *XMLError {
 	var syntax *xml.SyntaxError
 	if errors.As(err, &syntax) {
 		return &XMLError{Element: element, Line: syntax.Line, Reason: syntax.Msg}

@@ -1,0 +1,207 @@
+package blockgraph_test
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// anyUUID is the secret of most disks here.
+const anyUUID = "0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f"
+
+func mustParse(t testing.TB, doc string) *blockgraph.Disk {
+	t.Helper()
+	d, err := blockgraph.ParseDisk([]byte(doc))
+	if err != nil {
+		t.Fatalf("ParseDisk: %v\n%s", err, doc)
+	}
+	return d
+}
+
+// plain is the disk that the accepted variations are compared with.
+func plain(change func(*blockgraph.Disk)) *blockgraph.Disk {
+	d := &blockgraph.Disk{
+		Target: "vdb", Bus: blockgraph.BusVirtio, Device: blockgraph.DeviceDisk,
+		Image: blockgraph.Image{
+			Source: blockgraph.Source{Kind: blockgraph.SourceFile, Path: "/a"},
+			Format: blockgraph.FormatRaw,
+		},
+	}
+	change(d)
+	return d
+}
+
+func TestParseDiskAccepts(t *testing.T) {
+	t.Parallel()
+	byUUID := secrets.Reference{Type: secrets.Passphrase, UUID: uuid.MustParse(anyUUID)}
+	byUsage := secrets.Reference{Type: secrets.Passphrase, Usage: "/vols/a b"}
+	enc := `<encryption format='luks'><secret type='passphrase' uuid='` + anyUUID + `'/></encryption>`
+	header := func(attrs, inner string) string {
+		return `<disk><source file='/a'><encryption format='luks'><secret type='passphrase' uuid='` + anyUUID +
+			`'/><header ` + attrs + `>` + inner + `</header></encryption></source><target dev='vdb'/></disk>`
+	}
+	withHeader := func(kind blockgraph.SourceKind, format blockgraph.Format) *blockgraph.Disk {
+		return plain(func(d *blockgraph.Disk) {
+			d.Image.Encryption = &blockgraph.Encryption{Secret: byUUID, Header: &blockgraph.Image{
+				Source: blockgraph.Source{Kind: kind, Path: "/h"}, Format: format}}
+		})
+	}
+	disk := func(inner string) string {
+		return `<disk><source file='/a'/><target dev='vdb'/>` + inner + `</disk>`
+	}
+	target := func(attrs string) string { return `<disk><source file='/a'/><target ` + attrs + `/></disk>` }
+	onBus := func(dev string, bus blockgraph.Bus) *blockgraph.Disk {
+		return plain(func(d *blockgraph.Disk) { d.Target, d.Bus = dev, bus })
+	}
+	driver := func(attrs string) string { return disk(`<driver ` + attrs + `/>`) }
+	tuned := func(v blockgraph.Driver) *blockgraph.Disk {
+		return plain(func(d *blockgraph.Disk) { d.Driver = v })
+	}
+
+	cases := []struct {
+		name, doc string
+		want      *blockgraph.Disk
+	}{
+		{"least", disk(""), plain(func(*blockgraph.Disk) {})},
+		{"declaration, comments, white space", "<?xml version='1.0' encoding='UTF-8'?>\n<!-- a -->\n" + disk("<!-- b -->\n") + "\n<!-- c -->", plain(func(*blockgraph.Disk) {})},
+		{"defaults spelt out", `<disk type='file' device='disk' snapshot='no'><driver name='qemu' type='raw' cache='default'/><source file='/a' index='7'/><target dev='vdb' bus='virtio'/><alias name='virtio-disk1'/></disk>`, plain(func(*blockgraph.Disk) {})},
+		{"block", `<disk type='block'><source dev='/dev/x'/><target dev='vdb'/></disk>`, plain(func(d *blockgraph.Disk) {
+			d.Image.Source = blockgraph.Source{Kind: blockgraph.SourceBlock, Path: "/dev/x"}
+		})},
+		{"qcow2", driver("type='qcow2'"), plain(func(d *blockgraph.Disk) { d.Image.Format = blockgraph.FormatQcow2 })},
+		{"aio is raw", driver("type='aio'"), plain(func(*blockgraph.Disk) {})},
+		{"no backing file", disk("<backingStore/>"), plain(func(d *blockgraph.Disk) { d.Image.Terminated = true })},
+		{"encryption under source", `<disk><source file='/a'>` + enc + `</source><target dev='vdb'/></disk>`, plain(func(d *blockgraph.Disk) {
+			d.Image.Encryption = &blockgraph.Encryption{Secret: byUUID}
+		})},
+		{"encryption under disk", disk(enc), plain(func(d *blockgraph.Disk) { d.Image.Encryption = &blockgraph.Encryption{Secret: byUUID} })},
+		{"engine qemu", disk(strings.Replace(enc, "format=", "engine='qemu' format=", 1)), plain(func(d *blockgraph.Disk) {
+			d.Image.Encryption = &blockgraph.Encryption{Secret: byUUID}
+		})},
+		{"secret by usage", disk(`<encryption format='luks'><secret type='passphrase' usage='/vols/a b'/></encryption>`), plain(func(d *blockgraph.Disk) {
+			d.Image.Encryption = &blockgraph.Encryption{Secret: byUsage}
+		})},
+		{"header, raw file by default", header("", `<source file='/h'/>`), withHeader(blockgraph.SourceFile, blockgraph.FormatRaw)},
+		{"header, raw file", header("type='file'", `<format type='raw'/><source file='/h'/>`), withHeader(blockgraph.SourceFile, blockgraph.FormatRaw)},
+		{"header, raw block", header("type='block'", `<source dev='/h'/>`), withHeader(blockgraph.SourceBlock, blockgraph.FormatRaw)},
+		{"header, qcow2 file", header("type='file'", `<format type='qcow2'/><source file='/h'/>`), withHeader(blockgraph.SourceFile, blockgraph.FormatQcow2)},
+		{"header, qcow2 block", header("type='block'", `<source dev='/h' index='3'/><format type='qcow2'/>`), withHeader(blockgraph.SourceBlock, blockgraph.FormatQcow2)},
+		{"header under disk/encryption", disk(`<encryption format='luks'><secret type='passphrase' uuid='` + anyUUID + `'/><header><source file='/h'/></header></encryption>`), withHeader(blockgraph.SourceFile, blockgraph.FormatRaw)},
+		{"readonly", disk("<readonly/>"), plain(func(d *blockgraph.Disk) { d.ReadOnly = true })},
+		{"serial", disk("<serial>A-1.b_c+ \\2</serial>"), plain(func(d *blockgraph.Disk) { d.Serial = "A-1.b_c+ \\2" })},
+		{"boot order", disk("<boot order='2'/>"), plain(func(d *blockgraph.Disk) { d.BootOrder = 2 })},
+		{"user alias", disk("<alias name='ua-data_1'/>"), plain(func(d *blockgraph.Disk) { d.Alias = "ua-data_1" })},
+		{"wwn", `<disk><source file='/a'/><target dev='sda'/><wwn> 5000c50015ea71ad
+</wwn></disk>`, plain(func(d *blockgraph.Disk) { d.Target, d.Bus, d.WWN = "sda", blockgraph.BusSCSI, 0x5000c50015ea71ad })},
+		{"wwn with 0x", `<disk><source file='/a'/><target dev='sda'/><wwn>0x5000c50015ea71ad</wwn></disk>`,
+			plain(func(d *blockgraph.Disk) { d.Target, d.Bus, d.WWN = "sda", blockgraph.BusSCSI, 0x5000c50015ea71ad })},
+		{"cdrom is read-only", `<disk device='cdrom'><source file='/a'/><target dev='sda'/></disk>`, plain(func(d *blockgraph.Disk) {
+			d.Target, d.Bus, d.Device, d.ReadOnly = "sda", blockgraph.BusSCSI, blockgraph.DeviceCDROM, true
+		})},
+		{"floppy", `<disk device='floppy'><source file='/a'/><target dev='fda'/></disk>`, plain(func(d *blockgraph.Disk) {
+			d.Target, d.Bus, d.Device = "fda", blockgraph.BusFDC, blockgraph.DeviceFloppy
+		})},
+		{"bus of vd", target("dev='vdaa'"), onBus("vdaa", blockgraph.BusVirtio)},
+		{"bus of sd", target("dev='sdc'"), onBus("sdc", blockgraph.BusSCSI)},
+		{"bus of hd", target("dev='hdc'"), onBus("hdc", blockgraph.BusIDE)},
+		{"sata", target("dev='sdc' bus='sata'"), onBus("sdc", blockgraph.BusSATA)},
+		{"usb", target("dev='sdc' bus='usb'"), onBus("sdc", blockgraph.BusUSB)},
+		{"xvd on virtio", target("dev='xvda' bus='virtio'"), onBus("xvda", blockgraph.BusVirtio)},
+		{"all of driver", driver("cache='none' io='native' discard='unmap' detect_zeroes='unmap' error_policy='enospace' rerror_policy='report'"),
+			tuned(blockgraph.Driver{Cache: "none", IO: "native", Discard: "unmap", DetectZeroes: "unmap", ErrorPolicy: "enospace", ReadErrorPolicy: "report"})},
+		{"pci address", disk("<address type='pci' domain='0x0000' bus='0x05' slot='010' function='1'/>"), plain(func(d *blockgraph.Disk) {
+			d.Address = &blockgraph.Address{PCI: &blockgraph.PCIAddress{Bus: 5, Slot: 8, Function: 1}}
+		})},
+		{"pci address, all zero, is none", disk("<address type='pci' domain='0' bus='0' slot='0' function='0'/>"), plain(func(*blockgraph.Disk) {})},
+		{"drive address", `<disk><source file='/a'/><target dev='sda'/><address type='drive' controller='1' bus='0' target='2' unit='300'/></disk>`, plain(func(d *blockgraph.Disk) {
+			d.Target, d.Bus = "sda", blockgraph.BusSCSI
+			d.Address = &blockgraph.Address{Drive: &blockgraph.DriveAddress{Controller: 1, Target: 2, Unit: 300}}
+		})},
+		{"usb address", `<disk><source file='/a'/><target dev='sda' bus='usb'/><address type='usb' bus='1' port='2.1'/></disk>`, plain(func(d *blockgraph.Disk) {
+			d.Target, d.Bus = "sda", blockgraph.BusUSB
+			d.Address = &blockgraph.Address{USB: &blockgraph.USBAddress{Bus: 1, Port: "2.1"}}
+		})},
+	}
+	for attr, values := range map[string][]string{
+		"cache": {"none", "writethrough", "writeback", "directsync", "unsafe"}, "io": {"threads", "io_uring"},
+		"discard": {"unmap", "ignore"}, "detect_zeroes": {"off", "on", "unmap"},
+		"error_policy": {"stop", "report", "ignore", "enospace"}, "rerror_policy": {"stop", "report", "ignore"},
+	} {
+		for _, v := range values {
+			want := blockgraph.Driver{}
+			field := map[string]*string{"cache": &want.Cache, "io": &want.IO, "discard": &want.Discard,
+				"detect_zeroes": &want.DetectZeroes, "error_policy": &want.ErrorPolicy, "rerror_policy": &want.ReadErrorPolicy}[attr]
+			*field = v
+			cases = append(cases, struct {
+				name, doc string
+				want      *blockgraph.Disk
+			}{attr + " " + v, driver(fmt.Sprintf("%s='%s'", attr, v)), tuned(want)})
+		}
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			if got := mustParse(t, c.doc); !reflect.DeepEqual(got, c.want) {
+				t.Errorf("%s\ngot  %+v\nwant %+v", c.doc, got, c.want)
+			}
+		})
+	}
+}
+
+func TestSecretsAndHeaderOfPlainDisk(t *testing.T) {
+	t.Parallel()
+	d := mustParse(t, "<disk><source file='/a'/><target dev='vdb'/></disk>")
+	if d.Secrets() != nil || d.Header() != nil {
+		t.Errorf("a disk without encryption has secrets %v and header %v", d.Secrets(), d.Header())
+	}
+}
+
+func TestCheckHotplug(t *testing.T) {
+	t.Parallel()
+	for bus, want := range map[blockgraph.Bus]bool{
+		blockgraph.BusVirtio: true, blockgraph.BusSCSI: true, blockgraph.BusUSB: true,
+		blockgraph.BusIDE: false, blockgraph.BusSATA: false, blockgraph.BusFDC: false,
+	} {
+		err := (&blockgraph.Disk{Bus: bus}).CheckHotplug()
+		if (err == nil) != want {
+			t.Errorf("%s: %v", bus, err)
+		}
+		if err != nil && !strings.Contains(err.Error(), "disk bus '"+string(bus)+"' cannot be hotplugged") {
+			t.Errorf("%s: not libvirt's words: %v", bus, err)
+		}
+	}
+}
+
+func TestWarnings(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		serial string
+		bus    blockgraph.Bus
+		want   []string
+	}{
+		{"short", blockgraph.BusVirtio, nil},
+		{strings.Repeat("x", 20), blockgraph.BusVirtio, nil},
+		{strings.Repeat("x", 21), blockgraph.BusVirtio, []string{"the first 20"}},
+		{strings.Repeat("x", 21), blockgraph.BusSCSI, nil},
+		{"a b", blockgraph.BusSCSI, []string{"backslashes"}},
+		// 19 characters, and 21 with the backslashes.
+		{"1 2 " + strings.Repeat("x", 15), blockgraph.BusVirtio, []string{"21 characters", "backslashes"}},
+	} {
+		got := (&blockgraph.Disk{Target: "vdb", Bus: c.bus, Serial: c.serial}).Warnings()
+		if len(got) != len(c.want) {
+			t.Errorf("%q on %s: %q, want %d warnings", c.serial, c.bus, got, len(c.want))
+			continue
+		}
+		for i := range got {
+			if !strings.Contains(got[i], c.want[i]) {
+				t.Errorf("%q on %s: %q lacks %q", c.serial, c.bus, got[i], c.want[i])
+			}
+		}
+	}
+}
