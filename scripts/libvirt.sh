@@ -20,12 +20,13 @@ chmod 755 "$new"
 
 # What an installation would add to this machine, without what only a booted system needs.
 suite=$(. /etc/os-release && printf '%s-backports' "$VERSION_CODENAME")
-packages=$(apt-get -s -t "$suite" --no-install-recommends install libvirt-daemon libvirt-daemon-driver-qemu libvirt-clients |
-	awk '$1 == "Inst" && $2 !~ /^(lib)?(systemd|udev|dbus|nss-|pam)|^systemd-|^(dmidecode|logrotate|cron.*|adduser|debconf|.*-dev)$/ {
+packages=$(apt-get -s -t "$suite" --no-install-recommends install \
+	libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-driver-secret libvirt-clients |
+	awk '$1 == "Inst" && $2 !~ /^(.*systemd.*|(lib)?udev.*|dbus.*|libpam.*|logrotate|cron.*|adduser|debconf|.*-dev)$/ {
 		for (i = 3; i <= NF; i++) if ($i ~ /^\(/) { print $2 "=" substr($i, 2); break }
 	}')
 mkdir "$new/packages" "$new/usr"
-(cd "$new/packages" && apt-get -q -o APT::Sandbox::User=root download $packages)
+(cd "$new/packages" && apt-get -q -o APT::Sandbox::User=root download $packages >&2)
 for package in "$new"/packages/*.deb; do dpkg-deb -x "$package" "$new/root"; done
 # /lib is a link to /usr/lib on the machine, so what some package has there must lie where an overlay of /usr shows it.
 for part in usr lib; do [ ! -d "$new/root/$part" ] || cp -a "$new/root/$part/." "$new/usr/$([ $part = usr ] || echo lib)/"; done

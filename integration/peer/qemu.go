@@ -126,7 +126,7 @@ func Run(ctx context.Context, dir string, o Options) (*QEMU, error) {
 // connect waits for the sockets and opens the guest's port.
 func (q *QEMU) connect(ctx context.Context, o Options) error {
 	for _, socket := range []string{q.Socket, q.Control} {
-		if err := q.waitSocket(ctx, socket); err != nil {
+		if err := waitFor(ctx, q.process, socket, func() bool { return listening(socket) }); err != nil {
 			return err
 		}
 	}
@@ -148,28 +148,29 @@ func (q *QEMU) connect(ctx context.Context, o Options) error {
 	return nil
 }
 
-// waitSocket waits until QEMU listens on a unix socket. QEMU makes all its
-// sockets before it runs the guest, but nothing announces that.
-func (q *QEMU) waitSocket(ctx context.Context, path string) error {
+// errEnded says that a child ended that was to stay.
+var errEnded = errors.New("process ended")
+
+// waitFor waits until ready is true of a child that announces nothing, and
+// gives up when the child ends.
+func waitFor(ctx context.Context, p *process, what string, ready func() bool) error {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	for {
-		// Not by connecting: the monitor would take the probe for its client.
-		if listening(path) {
-			return nil
-		}
+	for !ready() {
 		select {
-		case <-q.process.done:
-			return fmt.Errorf("QEMU ended: %v", q.process.err)
+		case <-p.done:
+			return errors.Join(errEnded, p.err) // p.err is nil after exit status 0
 		case <-ctx.Done():
-			return fmt.Errorf("wait for QEMU's monitor: %w", ctx.Err())
+			return fmt.Errorf("wait for %s: %w", what, ctx.Err())
 		case <-tick.C:
 		}
 	}
+	return nil
 }
 
 // listening reports whether some process listens on a unix socket: the kernel
-// marks it in the flags column (__SO_ACCEPTCON, 00010000).
+// marks it in the flags column (__SO_ACCEPTCON, 00010000). A connection would
+// tell as well, but a monitor would take it for its client.
 func listening(path string) bool {
 	table, err := os.ReadFile("/proc/net/unix")
 	if err != nil {
@@ -268,7 +269,7 @@ func (q *QEMU) guestArguments(ctx context.Context, o Options) ([]string, error) 
 	}
 	return []string{
 		"-kernel", image.Kernel, "-initrd", image.Initrd,
-		"-append", "console=ttyS0 loglevel=4 mitigations=off tsc=reliable no_timer_check",
+		"-append", guestCommandLine,
 		"-chardev", "file,id=console,path=" + q.Console, "-serial", "chardev:console",
 		"-chardev", "socket,id=guest,server=on,wait=off,path=" + q.guestSocket(), "-serial", "chardev:guest",
 	}, nil

@@ -1,0 +1,178 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Libvirt is a private libvirtd. In a mount namespace of its own it sees
+// libvirt's programs as scripts/libvirt.sh unpacked them, and its folders as
+// empty ones: a libvirt that the machine has is not touched. It has a process
+// namespace, too, so that its QEMUs end with it; inside, and in what it says,
+// process ids are others than outside.
+type Libvirt struct {
+	URI    string // for virsh, or for luksplug's --connect
+	Socket string // unix socket of libvirtd's RPC, reachable from everywhere
+	Dir    string // holds libvirt's folders: run, etc, lib, cache, log
+	Log    string // libvirtd's standard error
+
+	process *process
+	root    string // of the unpacked libvirt
+}
+
+// Libvirtd starts a private libvirtd for a test and ends it, with its domains,
+// at the test's end. It skips the test for a user other than root, who may not
+// make a mount namespace.
+func Libvirtd(t testing.TB) *Libvirt {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("a private libvirtd needs root, for its mount namespace")
+	}
+	dir, err := os.MkdirTemp("", "luksplug-libvirt-") // short paths, as in Start
+	if err != nil {
+		t.Fatalf("make a folder for libvirt: %v", err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	defer cancel()
+	l, err := RunLibvirtd(ctx, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		l.Close()
+		if t.Failed() {
+			t.Logf("libvirtd's messages: %s", tail(l.Log, 4000))
+		}
+	})
+	return l
+}
+
+// RunLibvirtd starts a private libvirtd with all its state in dir and returns
+// when it answers. The caller closes the result. ctx bounds the start only.
+func RunLibvirtd(ctx context.Context, dir string) (*Libvirt, error) {
+	l, err := runLibvirtd(ctx, dir)
+	if err != nil {
+		return nil, fmt.Errorf("start libvirtd: %w", err)
+	}
+	return l, nil
+}
+
+func runLibvirtd(ctx context.Context, dir string) (*Libvirt, error) {
+	root, err := runScript(ctx, "libvirt.sh")
+	if err != nil {
+		return nil, fmt.Errorf("%w (make setup unpacks libvirt)", err)
+	}
+	l := &Libvirt{Dir: dir, Socket: filepath.Join(dir, "run", "libvirt-sock"), Log: filepath.Join(dir, "libvirtd.log"), root: root}
+	l.URI = "qemu+unix:///system?socket=" + l.Socket
+	if err := l.writeConfig(); err != nil {
+		return nil, err
+	}
+	log, err := os.Create(l.Log)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = log.Close() }() // the child has its own copy
+	cmd := exec.Command("/bin/sh", "-c", libvirtNamespace, "sh", root, dir)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID}
+	if l.process, err = startTied(cmd); err != nil {
+		return nil, err
+	}
+	if err := l.waitReady(ctx); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("%w: %s", err, tail(l.Log, 2000))
+	}
+	return l, nil
+}
+
+// libvirtNamespace fits a fresh mount namespace out and runs libvirtd: $1 is
+// the unpacked libvirt, $2 the folder for its state. An overlay gives libvirt
+// the places for its folders where the machine has none.
+//
+// The shell stays as the first process: QEMU's parent ends early, and the
+// first process inherits and reaps QEMU, which libvirtd would not do.
+const libvirtNamespace = `set -e
+mount --make-rprivate /
+mount -t proc proc /proc
+mount -t overlay -o "lowerdir=$1/usr:/usr" libvirt /usr
+# libvirt's package would make this user, and libvirtd looks for it even where it is configured to use another.
+mkdir -p "$2/places/etc"
+for file in passwd group; do cp "/etc/$file" "$2/places/etc/"; done
+grep -q ^libvirt-qemu: /etc/passwd || echo libvirt-qemu:x:64055:64055::/nonexistent:/usr/sbin/nologin >> "$2/places/etc/passwd"
+grep -q ^libvirt-qemu: /etc/group || echo libvirt-qemu:x:64055: >> "$2/places/etc/group"
+for dir in run etc var/lib var/cache var/log; do
+	mkdir -p "$2/places/$dir/libvirt"
+	mount -t overlay -o "lowerdir=$2/places/$dir:/$dir" libvirt "/$dir"
+	mount --bind "$2/${dir##*/}" "/$dir/libvirt"
+done
+libvirtd --pid-file /run/libvirt/libvirtd.pid &
+wait $!
+`
+
+// writeConfig makes libvirt's folders and its configuration.
+func (l *Libvirt) writeConfig() error {
+	for _, name := range []string{"run", "etc/hooks", "lib", "cache", "log"} {
+		if err := os.MkdirAll(filepath.Join(l.Dir, name), 0o755); err != nil {
+			return err
+		}
+	}
+	const qemu = `user = "root"
+group = "root"
+security_driver = "none"
+cgroup_controllers = []
+namespaces = []
+remember_owner = 0
+stdio_handler = "file"
+`
+	return errors.Join(
+		os.WriteFile(filepath.Join(l.Dir, "etc", "qemu.conf"), []byte(qemu), 0o644),
+		os.WriteFile(filepath.Join(l.Dir, "etc", "libvirtd.conf"), nil, 0o644))
+}
+
+// waitReady waits until libvirtd answers.
+func (l *Libvirt) waitReady(ctx context.Context) error {
+	err := waitFor(ctx, l.process, l.Socket, func() bool {
+		conn, err := net.Dial("unix", l.Socket)
+		if err == nil {
+			_ = conn.Close() // a probe
+		}
+		return err == nil
+	})
+	if err != nil {
+		return err
+	}
+	_, err = l.Virsh(ctx, "version")
+	return err
+}
+
+// VirshCommand is virsh, connected to this libvirtd, ready to run.
+func (l *Libvirt) VirshCommand(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, filepath.Join(l.root, "usr", "bin", "virsh"), append([]string{"--quiet", "--connect", l.URI}, args...)...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "LD_LIBRARY_PATH="+filepath.Join(l.root, "usr", "lib", "x86_64-linux-gnu"))
+	return cmd
+}
+
+// Virsh runs virsh and returns its standard output. The error carries its
+// standard error.
+func (l *Libvirt) Virsh(ctx context.Context, args ...string) (string, error) {
+	cmd := l.VirshCommand(ctx, args...)
+	var out, diag strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &diag
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("virsh %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(diag.String()))
+	}
+	return out.String(), nil
+}
+
+// Close ends libvirtd and its domains. It may be called again.
+func (l *Libvirt) Close() { l.process.kill() }

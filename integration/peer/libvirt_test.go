@@ -1,0 +1,94 @@
+package peer
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func TestPrivateLibvirtd(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	l := Libvirtd(t)
+	d, err := l.StartDomain(ctx, DomainOptions{Guest: true, SCSI: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before, err := d.State(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	image := filepath.Join(t.TempDir(), "disk.img")
+	if err := sparse(image, 8*MiB); err != nil {
+		t.Fatal(err)
+	}
+	disk := filepath.Join(t.TempDir(), "disk.xml")
+	xml := `<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='` + image +
+		`'/><target dev='vdb' bus='virtio'/><serial>by-libvirt</serial></disk>`
+	if err := os.WriteFile(disk, []byte(xml), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Virsh(ctx, "attach-device", d.Name, disk); err != nil {
+		t.Fatal(err)
+	}
+	dev, err := d.Guest().WaitDisk(ctx, "by-libvirt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Virsh(ctx, "detach-device", d.Name, disk); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Guest().WaitGone(ctx, dev); err != nil {
+		t.Fatal(err)
+	}
+	m, err := d.Monitor(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.WaitEvent(ctx, func(e Event) bool {
+		return e.Name == "DEVICE_DELETED" && strings.Contains(string(e.Data), `"device"`)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Virsh(ctx, "dumpxml", d.Name); err != nil { // libvirt removes the nodes before it answers
+		t.Error(err)
+	}
+	after, err := d.State(ctx)
+	if err != nil || len(before.Diff(after)) != 0 {
+		t.Errorf("after the unplug QEMU differs: %v, error %v", before.Diff(after), err)
+	}
+}
+
+// TestTwoPrivateLibvirtds shows that they know nothing of each other, and that
+// a domain ends with its libvirtd.
+func TestTwoPrivateLibvirtds(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	one, two := Libvirtd(t), Libvirtd(t)
+	d, err := one.StartDomain(ctx, DomainOptions{Machine: I440FX})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := two.Virsh(ctx, "list", "--all", "--name"); err != nil || strings.TrimSpace(out) != "" {
+		t.Errorf("the other libvirtd lists %q, error %v", out, err)
+	}
+	running := func() bool {
+		files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		return slices.ContainsFunc(files, func(file string) bool {
+			line, _ := os.ReadFile(file) // the process may have ended
+			return strings.Contains(string(line), d.Control)
+		})
+	}
+	if !running() {
+		t.Error("no QEMU of the domain is there")
+	}
+	one.Close()
+	if running() {
+		t.Error("the domain outlives its libvirtd")
+	}
+}
