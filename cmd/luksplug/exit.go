@@ -1,0 +1,84 @@
+package main
+
+import (
+	"errors"
+	"io/fs"
+	"strings"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/keystore"
+	"github.com/luksplug/luksplug/secrets/passphrase"
+)
+
+// The exit codes. They are part of the command line's interface.
+const (
+	exitDone        = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitUnsupported = 3
+	exitSecret      = 4
+	exitRefused     = 5
+	exitRolledBack  = 6
+	exitLeftBehind  = 7
+	exitPending     = 8
+)
+
+// usageError says that the command line is wrong.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+// exitCode says how a command ended. What the VM's state is goes first; then a
+// wrong secret, which is one whether or not something had to be rolled back;
+// then what was not even begun.
+func exitCode(err error) int {
+	switch {
+	case err == nil:
+		return exitDone
+	case is[*hotplug.LeftBehindError](err):
+		return exitLeftBehind
+	case is[*hotplug.PendingError](err):
+		return exitPending
+	case errors.Is(err, qmp.ErrWrongPassphrase):
+		return exitSecret
+	case is[*hotplug.RolledBackError](err):
+		return exitRolledBack
+	case is[*usageError](err), is[*blockgraph.XMLError](err), is[*keystore.UnknownSchemeError](err),
+		errors.Is(err, keystore.ErrInvalidURI), errors.Is(err, passphrase.ErrInvalidSource):
+		return exitUsage
+	case is[*blockgraph.UnsupportedError](err), is[*hotplug.VersionError](err):
+		return exitUnsupported
+	case is[*hotplug.SecretError](err), is[*secrets.StoreError](err):
+		return exitSecret
+	case is[*hotplug.PreflightError](err), is[*blockgraph.PlacementError](err),
+		is[*hotplug.NotHeldError](err), is[*hotplug.LockedError](err):
+		return exitRefused
+	}
+	return exitFailed
+}
+
+// is tells whether err wraps an error of type T.
+func is[T error](err error) bool {
+	var target T
+	return errors.As(err, &target)
+}
+
+// hint returns what else the user may want to know about an error.
+func (a *app) hint(err error) string {
+	switch {
+	case errors.Is(err, qmp.ErrWrongPassphrase) && a.newline:
+		return "the passphrase ends in a newline, which counts as part of it: write the file without one (printf %s)"
+	case errors.Is(err, fs.ErrPermission) && !errors.Is(err, secrets.ErrDenied):
+		return "run luksplug as a user who may open it, usually root"
+	}
+	return ""
+}
+
+// oneLine keeps an error to one line, whatever it wraps.
+func oneLine(s string) string {
+	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+}

@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"runtime"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/secrets/dir"
+)
+
+func newPlan(a *app) *cobra.Command {
+	var domainXML string
+	cmd := &cobra.Command{
+		Use:   "plan DISK.xml",
+		Short: "Show the steps of an attach without doing them",
+		Long: `plan shows what attach would do, and needs neither a VM nor a secret. With --qmp
+or --domain it plans for that VM as it is now; with --domain-xml for the VM that
+the document describes; otherwise the device's place is left to QEMU.`,
+		Example: `  luksplug plan vdb.xml
+  luksplug --domain vm1 plan vdb.xml
+  virsh dumpxml vm1 > vm1.xml; luksplug plan --domain-xml vm1.xml --output json vdb.xml
+  luksplug plan vdb.xml --output dot | dot -Tpng > vdb.png`,
+		Annotations: map[string]string{outputs: "dot mermaid svg"},
+		Args:        cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			plan, err := a.plan(cmd.Context(), args[0], domainXML)
+			if err != nil {
+				return err
+			}
+			switch a.flags.output {
+			case "json":
+				text, err := plan.JSON()
+				if err != nil {
+					return err
+				}
+				return a.print(string(text))
+			case "dot":
+				return a.print(plan.Graph.DOT())
+			case "mermaid":
+				return a.print(plan.Graph.Mermaid())
+			case "svg":
+				return a.print(plan.Graph.SVG())
+			}
+			return a.print(plan.Text())
+		},
+	}
+	cmd.Flags().StringVar(&domainXML, "domain-xml", "", "plan for the libvirt domain of this document")
+	return cmd
+}
+
+// plan builds the plan of a disk for the VM that the flags name, for the one of
+// a domain document, or for none in particular.
+func (a *app) plan(ctx context.Context, path, domainXML string) (*blockgraph.Plan, error) {
+	live := a.flags.qmp != "" || a.flags.domain != ""
+	if live && domainXML != "" {
+		return nil, &usageError{fmt.Errorf("give --domain-xml, or a running VM by --qmp or --domain, not both")}
+	}
+	disk, err := a.readDisk(path)
+	if err != nil {
+		return nil, err
+	}
+	if live {
+		var plan *blockgraph.Plan
+		ctx, cancel := a.bounded(ctx)
+		defer cancel()
+		err := a.withVM(ctx, func(ctx context.Context, vm *hotplug.VM) error {
+			state, err := vm.State(ctx)
+			if err != nil {
+				return err
+			}
+			plan, err = vm.Plan(ctx, disk, state)
+			return err
+		})
+		return plan, err
+	}
+	var machine blockgraph.Machine
+	if domainXML != "" {
+		data, err := a.readInput(domainXML)
+		if err != nil {
+			return nil, &usageError{fmt.Errorf("read the domain XML: %w", err)}
+		}
+		if machine, err = blockgraph.ParseDomain(data); err != nil {
+			return nil, &usageError{err}
+		}
+	}
+	graph, err := blockgraph.Build(disk, machine)
+	if err != nil {
+		return nil, err
+	}
+	return graph.Plan(), nil
+}
+
+// secretFolder is where cmdline tells QEMU to find secrets when the user does
+// not say: on tmpfs, and laid out as a dir: key store.
+const secretFolder = "/run/luksplug/secrets"
+
+func newCmdline(a *app) *cobra.Command {
+	var domainXML string
+	cmd := &cobra.Command{
+		Use:   "cmdline DISK.xml",
+		Short: "Print the disk as QEMU arguments",
+		Long: `cmdline prints the -object, -blockdev and -device arguments that give a VM the
+disk from its start, quoted for a shell. They hold no passphrase: QEMU reads it
+from a file when it starts, the one of --passphrase-file or --keystore dir:PATH,
+else one in ` + secretFolder + `. The note on standard error says which.`,
+		Example: `  luksplug cmdline vdb.xml --passphrase-file /run/keys/vm1-vdb
+  eval "qemu-system-x86_64 -machine q35 -m 2G $(luksplug cmdline vdb.xml --keystore dir:/run/keys)"`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			plan, err := a.plan(cmd.Context(), args[0], domainXML)
+			if err != nil {
+				return err
+			}
+			arguments, err := plan.Arguments(a.secretFile)
+			if err != nil {
+				return err
+			}
+			if a.flags.output == "json" {
+				return a.printJSON(arguments)
+			}
+			return a.print(blockgraph.QuoteArguments(arguments))
+		},
+	}
+	cmd.Flags().StringVar(&domainXML, "domain-xml", "", "for the libvirt domain of this document")
+	return cmd
+}
+
+// secretFile says which file QEMU is to read a passphrase from, and tells the
+// user.
+func (a *app) secretFile(o blockgraph.GraphObject) (string, error) {
+	path := filepath.Join(secretFolder, dir.FileName(o.Ref))
+	switch spec := a.flags.passphrase; {
+	case spec == "-", strings.HasPrefix(spec, "fd:"):
+		return "", &usageError{fmt.Errorf("--passphrase-file %s is gone when QEMU starts: give the path of a file", spec)}
+	case spec != "":
+		path = spec
+	case len(a.flags.keystores) > 0:
+		folder, ok := strings.CutPrefix(a.flags.keystores[0], "dir:")
+		if !ok || folder == "" {
+			return "", &usageError{fmt.Errorf("QEMU cannot read key store %q: give --keystore dir:PATH, or --passphrase-file", a.flags.keystores[0])}
+		}
+		path = filepath.Join(folder, dir.FileName(o.Ref))
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", err
+	}
+	_, err = fmt.Fprintf(a.err, "luksplug: no passphrase is in these arguments: QEMU reads the one with %s from %s as it starts, every byte of the file; keep it on tmpfs, readable only for QEMU's user\n", o.Ref, path)
+	return path, err
+}
+
+func newVersion(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Print the version",
+		Example: "  luksplug version\n  luksplug version --output json",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			if a.flags.output == "json" {
+				return a.printJSON(map[string]string{"version": version, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH})
+			}
+			return a.print(fmt.Sprintf("luksplug %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH))
+		},
+	}
+}
