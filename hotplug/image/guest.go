@@ -16,10 +16,11 @@ import (
 // image, the content of a qcow2 image. Reading is safe for concurrent use; it is
 // meant for a few sectors, and caches nothing.
 type Guest struct {
-	image *os.File
+	image io.ReaderAt
 	size  int64
 	qcow2 *Qcow2Header // nil: raw
-	data  *os.File     // where the qcow2 clusters are: image, or the external data file
+	data  io.ReaderAt  // where the qcow2 clusters are: image, or the external data file
+	files []io.Closer
 }
 
 // GuestPrefix returns the first n bytes that a guest sees, fewer where the disk is
@@ -52,7 +53,7 @@ func OpenGuest(path string, format Format) (*Guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Guest{image: f, data: f}
+	g := &Guest{image: f, data: f, files: []io.Closer{f}}
 	if format == Qcow2 {
 		err = g.openQcow2(path)
 	} else {
@@ -96,6 +97,7 @@ func (g *Guest) openQcow2(path string) error {
 		return fmt.Errorf("external data file: %w", err)
 	}
 	g.data = data
+	g.files = append(g.files, data)
 	return nil
 }
 
@@ -104,9 +106,9 @@ func (g *Guest) Size() int64 { return g.size }
 
 // Close closes the files.
 func (g *Guest) Close() error {
-	err := g.image.Close()
-	if g.data != g.image {
-		err = errors.Join(err, g.data.Close())
+	var err error
+	for _, f := range g.files {
+		err = errors.Join(err, f.Close())
 	}
 	return err
 }

@@ -71,10 +71,10 @@ func sameAsQEMU(t *testing.T, path string) {
 	}
 	// Over the end.
 	p := make([]byte, 100)
-	if n, err := g.ReadAt(p, g.Size()-40); n != 40 || err != io.EOF || !bytes.Equal(p[:n], want[len(want)-40:]) {
+	if n, err := g.ReadAt(p, g.Size()-40); n != 40 || !errors.Is(err, io.EOF) || !bytes.Equal(p[:n], want[len(want)-40:]) {
 		t.Errorf("over the end: %d, %v", n, err)
 	}
-	if n, err := g.ReadAt(p, g.Size()); n != 0 || err != io.EOF {
+	if n, err := g.ReadAt(p, g.Size()); n != 0 || !errors.Is(err, io.EOF) {
 		t.Errorf("after the end: %d, %v", n, err)
 	}
 	if _, err := g.ReadAt(p, -1); err == nil {

@@ -2,7 +2,9 @@ package image_test
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -68,23 +70,40 @@ func secretFile(t testing.TB) string {
 func hold(t *testing.T, path, driver string, writable bool) {
 	t.Helper()
 	need(t, "qemu-storage-daemon")
-	quoted, err := json.Marshal(map[string]any{
+	export := "type=nbd,id=e,node-name=n,writable=off"
+	if writable {
+		export = "type=nbd,id=e,node-name=n,writable=on"
+	}
+	complaint, ok := start(t, "qemu-storage-daemon",
+		"--blockdev", blockdev(t, path, driver, writable),
+		"--nbd-server", "addr.type=unix,addr.path="+filepath.Join(t.TempDir(), "s"),
+		"--export", export,
+		"--chardev", "stdio,id=c", "--monitor", "c")
+	if !ok {
+		t.Fatal(complaint)
+	}
+}
+
+// blockdev returns the option that opens the image as node n.
+func blockdev(t *testing.T, path, driver string, writable bool) string {
+	t.Helper()
+	option, err := json.Marshal(map[string]any{
 		"driver": driver, "node-name": "n", "read-only": !writable,
 		"file": map[string]any{"driver": "file", "filename": path},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	export := "type=nbd,id=e,node-name=n,writable=off"
-	if writable {
-		export = "type=nbd,id=e,node-name=n,writable=on"
-	}
-	cmd := exec.CommandContext(t.Context(), "qemu-storage-daemon",
-		"--blockdev", string(quoted),
-		"--nbd-server", "addr.type=unix,addr.path="+filepath.Join(t.TempDir(), "s"),
-		"--export", export,
-		"--chardev", "stdio,id=c", "--monitor", "c")
-	var complaints strings.Builder
+	return string(option)
+}
+
+// start starts a QEMU program with a monitor on standard input and output, and
+// ends it with the test. The monitor may greet before all options are carried out,
+// but answers only after; where one of them fails there is a complaint instead.
+func start(t *testing.T, name string, args ...string) (complaint string, ok bool) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	var complaints bytes.Buffer
 	cmd.Stderr = &complaints
 	// Its standard input stays open until it is to end.
 	stdin, err := cmd.StdinPipe()
@@ -98,14 +117,20 @@ func hold(t *testing.T, path, driver string, writable bool) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
+	end := func() {
 		_ = stdin.Close()
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // "killed" is what we want
-	})
-	// Options are carried out in order: with the monitor's greeting the image
-	// is open and exported.
-	if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil || !strings.Contains(line, "QMP") {
-		t.Fatalf("qemu-storage-daemon did not start: %q %v %s", line, err, complaints.String())
 	}
+	// A program that has ended already is seen by its silence.
+	_, _ = io.WriteString(stdin, `{"execute":"qmp_capabilities"}`+"\n")
+	monitor := bufio.NewReader(stdout)
+	for range 2 { // the greeting and the answer
+		if _, err := monitor.ReadString('\n'); err != nil {
+			end()
+			return complaints.String(), false
+		}
+	}
+	t.Cleanup(end)
+	return "", true
 }

@@ -2,6 +2,7 @@ package image_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -74,13 +75,45 @@ func sameAsQEMUOpens(t *testing.T, path, driver string) {
 		if err != nil && !strings.Contains(string(out), "lock") {
 			t.Fatalf("qemu-io: %s", out)
 		}
-		t.Logf("access %d: qemu-io %v, we %v", access, err, ours)
 		// We must never say "free" where QEMU says "locked". The other way
 		// round may be: a disk asks for more than qemu-io does.
 		if err != nil && ours == nil {
 			t.Errorf("access %d: QEMU could not open it: %s", access, out)
 		}
 	}
+}
+
+// A disk of a virtual machine beside a disk of another one: what CheckLock is
+// about, and must say exactly.
+func TestLocksOfDisks(t *testing.T) {
+	t.Parallel()
+	need(t, "qemu-system-x86_64")
+	for _, driver := range []string{"raw", "qcow2"} {
+		for _, held := range []image.Access{image.Read, image.ReadWrite} {
+			t.Run(fmt.Sprintf("%s %d", driver, held), func(t *testing.T) {
+				t.Parallel()
+				path := create(t, driver, "1M")
+				if out, ok := plug(t, path, driver, held); !ok {
+					t.Fatal(out)
+				}
+				for _, access := range []image.Access{image.Read, image.ReadWrite} {
+					ours := image.CheckLock(path, access)
+					out, ok := plug(t, path, driver, access)
+					if ok != (ours == nil) {
+						t.Errorf("held for %d, access %d: QEMU %v %q, we %v", held, access, ok, out, ours)
+					}
+				}
+			})
+		}
+	}
+}
+
+// plug starts a virtual machine, which never runs, with the image for a disk. It
+// holds the image until the test ends, if QEMU lets it have it.
+func plug(t *testing.T, path, driver string, access image.Access) (complaint string, ok bool) {
+	t.Helper()
+	return start(t, "qemu-system-x86_64", "-S", "-nodefaults", "-display", "none", "-machine", "q35,accel=tcg", "-m", "64",
+		"-blockdev", blockdev(t, path, driver, access == image.ReadWrite), "-device", "virtio-blk-pci,drive=n", "-qmp", "stdio")
 }
 
 func TestOtherLocksDoNotCount(t *testing.T) {

@@ -232,7 +232,7 @@ func expect(t *testing.T, store secrets.Store, ref secrets.Reference, want error
 		t.Errorf("%s: a secret beside an error", ref)
 	}
 	for _, answer := range []error{secrets.ErrNotFound, secrets.ErrDenied, secrets.ErrUnreachable, secrets.ErrInvalidReference} {
-		if errors.Is(err, answer) != (answer == want) {
+		if errors.Is(err, answer) != errors.Is(want, answer) {
 			t.Errorf("%s: got %v, want %v", ref, err, want)
 			return
 		}

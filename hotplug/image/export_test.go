@@ -1,0 +1,12 @@
+package image
+
+import "io"
+
+// NewQcow2Guest reads a qcow2 image from anywhere, for fuzzing without files.
+func NewQcow2Guest(r io.ReaderAt) (*Guest, error) {
+	h, err := readQcow2(r)
+	if err != nil {
+		return nil, err
+	}
+	return &Guest{image: r, data: r, size: h.VirtualSize, qcow2: h}, nil
+}
