@@ -10,9 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"sync"
 	"syscall"
-	"time"
 )
 
 // process is a child that dies with its parent.
@@ -70,36 +68,6 @@ func (p *process) exited() bool {
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill() // it may have ended already: then there is nothing to do
 	<-p.done
-}
-
-// terminate asks the child to end and kills it after grace.
-func (p *process) terminate(grace time.Duration) {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // as in kill
-	select {
-	case <-p.done:
-	case <-time.After(grace):
-		p.kill()
-	}
-}
-
-// lockedBuffer is a bytes.Buffer that a child's output and a reader share.
-type lockedBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-// Write appends p.
-func (b *lockedBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-// String is everything written so far.
-func (b *lockedBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.String()
 }
 
 // output runs a tool to its end and returns its standard output. The error

@@ -149,7 +149,7 @@ func (q *QEMU) connect(ctx context.Context, o Options) error {
 }
 
 // errEnded says that a child ended that was to stay.
-var errEnded = errors.New("process ended")
+var errEnded = errors.New("it ended by itself")
 
 // waitFor waits until ready is true of a child that announces nothing, and
 // gives up when the child ends.
@@ -330,7 +330,7 @@ func (q *QEMU) Close() error {
 	}
 	if early && !q.closed {
 		q.closed = true
-		return fmt.Errorf("QEMU had ended by itself: %v: %s", q.process.err, tail(q.Log, 2000))
+		return fmt.Errorf("QEMU: %w: %s", errors.Join(errEnded, q.process.err), tail(q.Log, 2000))
 	}
 	q.closed = true
 	return nil
