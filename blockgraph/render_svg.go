@@ -62,12 +62,14 @@ func (g *Graph) SVG() string {
 
 func svgEdge(from, to rect, label string) string {
 	x1, y1, x2, y2 := from.x+from.w/2, from.y+from.h, to.x+to.w/2, to.y
+	dx, dy := 4.0, 3.0
 	if from.level == to.level { // side by side, such as a device and its controller
 		x1, y1, x2, y2 = from.x+from.w, from.y+from.h/2, to.x, to.y+to.h/2
+		dx, dy = -9, -5 // in the gap, above the line
 	}
 	s := fmt.Sprintf("<line x1=\"%.1f\" y1=\"%.1f\" x2=\"%.1f\" y2=\"%.1f\" stroke=\"#444\" marker-end=\"url(#arrow)\"/>\n", x1, y1, x2, y2)
 	if label != "" {
-		s += fmt.Sprintf("<text x=\"%.1f\" y=\"%.1f\" fill=\"#444\" font-size=\"10\">%s</text>\n", (x1+x2)/2+4, (y1+y2)/2+3, svgText(label))
+		s += fmt.Sprintf("<text x=\"%.1f\" y=\"%.1f\" fill=\"#444\" font-size=\"10\">%s</text>\n", (x1+x2)/2+dx, (y1+y2)/2+dy, svgText(label))
 	}
 	return s
 }

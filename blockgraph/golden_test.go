@@ -1,0 +1,152 @@
+package blockgraph_test
+
+import (
+	"encoding/xml"
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/blockgraph"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew; read the difference before you commit it")
+
+// archive is a text archive: a comment, then sections that each begin with a
+// line "-- name --".
+type archive struct {
+	comment  string
+	sections []section
+}
+
+type section struct{ name, text string }
+
+func readArchive(t testing.TB, file string) archive {
+	t.Helper()
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a archive
+	for line := range strings.Lines(string(data)) {
+		name, marked := strings.CutPrefix(strings.TrimSuffix(line, " --\n"), "-- ")
+		switch last := len(a.sections) - 1; {
+		case marked && strings.HasSuffix(line, " --\n"):
+			a.sections = append(a.sections, section{name: name})
+		case last < 0:
+			a.comment += line
+		default:
+			a.sections[last].text += line
+		}
+	}
+	return a
+}
+
+func (a archive) String() string {
+	var b strings.Builder
+	b.WriteString(a.comment)
+	for _, s := range a.sections {
+		b.WriteString("-- " + s.name + " --\n" + s.text)
+	}
+	return b.String()
+}
+
+func goldenSecret(o blockgraph.GraphObject) (string, error) { return "/run/luksplug/" + o.ID, nil }
+
+// planOf plans a golden case: its comment names the machine, its first section
+// is the disk.
+func planOf(t testing.TB, a archive) *blockgraph.Plan {
+	t.Helper()
+	name := strings.TrimSpace(strings.TrimPrefix(a.comment, "machine:"))
+	machine, ok := machines[name]
+	if !ok || len(a.sections) == 0 || a.sections[0].name != "disk.xml" {
+		t.Fatalf("the case begins with machine %q: want one of machines_test.go, and then disk.xml", name)
+	}
+	g, err := blockgraph.Build(mustParse(t, a.sections[0].text), machine)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return g.Plan()
+}
+
+// TestGoldenPlans pins what QEMU is told, for every kind of image on every bus.
+// The files were compared by eye with what libvirt sends for the same XML
+// (without <header>, which it does not have).
+func TestGoldenPlans(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/plans/*.txtar")
+	if err != nil || len(files) < 48 {
+		t.Fatalf("%d golden plans: %v", len(files), err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			t.Parallel()
+			want := readArchive(t, file)
+			p := planOf(t, want)
+			doc, err := p.JSON()
+			if err != nil {
+				t.Fatal(err)
+			}
+			args, err := p.Arguments(goldenSecret)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := archive{want.comment, []section{
+				want.sections[0],
+				{"plan.txt", p.Text()},
+				{"plan.json", string(doc)},
+				{"arguments.sh", blockgraph.QuoteArguments(args)},
+			}}
+			compareGolden(t, file, got.String())
+		})
+	}
+}
+
+// TestGoldenPictures pins the pictures of each kind of image.
+func TestGoldenPictures(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"plain", "luks", "qcow2-luks", "detached-raw", "detached-qcow2", "detached-qcow2-header"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := planOf(t, readArchive(t, "testdata/plans/"+name+"_scsi-new.txtar")).Graph
+			checkXML(t, g.SVG())
+			compareGolden(t, "testdata/pictures/"+name+".dot", g.DOT())
+			compareGolden(t, "testdata/pictures/"+name+".mmd", g.Mermaid())
+			compareGolden(t, "testdata/pictures/"+name+".svg", g.SVG())
+		})
+	}
+}
+
+func compareGolden(t *testing.T, file, got string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs (go test -update writes it anew); got:\n%s", file, got)
+	}
+}
+
+// checkXML fails unless doc is well-formed.
+func checkXML(t testing.TB, doc string) {
+	t.Helper()
+	for d := xml.NewDecoder(strings.NewReader(doc)); ; {
+		_, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		if err != nil {
+			t.Fatalf("not well-formed: %v\n%s", err, doc)
+		}
+	}
+}

@@ -1,0 +1,19 @@
+package blockgraph_test
+
+import "github.com/luksplug/luksplug/blockgraph"
+
+// machines are the VMs that the golden plans are made for.
+var machines = map[string]blockgraph.Machine{
+	"unknown": {},
+	"q35": {
+		Type:  "pc-q35-10.0",
+		Ports: []blockgraph.Port{{Bus: "pci.1", Taken: true}, {Bus: "pci.9"}, {Bus: "pci.10"}, {Bus: "pci.11", Taken: true}},
+		USB:   true,
+	},
+	"q35-scsi": {
+		Type:  "q35",
+		Ports: []blockgraph.Port{{Bus: "pci.1", Taken: true}},
+		SCSI:  []blockgraph.SCSIController{{ID: "scsi0", Units: []blockgraph.SCSIUnit{{Target: 0, LUN: 63}, {Target: 0, LUN: 0}}}},
+	},
+	"i440fx": {Type: "pc-i440fx-10.0", RootSlots: []uint{0, 1, 2, 3, 0x1f}, USB: true},
+}
