@@ -66,7 +66,8 @@ func New(value []byte) *Secret {
 }
 
 // Use calls f with the secret's bytes and returns f's error. The slice is valid
-// during the call only; f must not keep, change or print it. After [Secret.Wipe]
+// during the call only; f must not keep, change or print it: once the secret is
+// wiped its memory is gone, and touching it ends the program. After [Secret.Wipe]
 // f is not called and the error is [ErrWiped].
 func (s *Secret) Use(f func(value []byte) error) error {
 	b := s.acquire()

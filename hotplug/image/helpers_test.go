@@ -57,6 +57,22 @@ func create(t testing.TB, format, size string, options ...string) string {
 	return path
 }
 
+// luksFormat makes a LUKS volume with cryptsetup, which takes a thirtieth of the
+// time that qemu-img takes.
+func luksFormat(t testing.TB, version string, size int64) string {
+	t.Helper()
+	need(t, "cryptsetup")
+	path := filepath.Join(t.TempDir(), "image."+version)
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(path, size); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "cryptsetup", "luksFormat", "-q", "--type", version, "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", "-", path)
+	return path
+}
+
 func secretFile(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "secret")

@@ -137,15 +137,7 @@ func TestQcow2IsAsQEMUSays(t *testing.T) {
 
 func TestLUKS2IsRecognised(t *testing.T) {
 	t.Parallel()
-	need(t, "cryptsetup")
-	path := filepath.Join(t.TempDir(), "image")
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(path, 20<<20); err != nil {
-		t.Fatal(err)
-	}
-	run(t, "cryptsetup", "luksFormat", "-q", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", "-", path)
+	path := luksFormat(t, "luks2", 20<<20)
 	info, err := image.Probe(path)
 	if err != nil || info.Format != image.LUKS || info.LUKS.Version != 2 {
 		t.Errorf("%+v, %v", info, err)
@@ -208,11 +200,8 @@ func TestProbeRefusals(t *testing.T) {
 // Only where the machine can make loop devices: containers often cannot.
 func TestBlockDevice(t *testing.T) {
 	t.Parallel()
-	path := create(t, "luks", "1M")
-	if err := os.Truncate(path, 4<<20); err != nil {
-		t.Fatal(err)
-	}
 	need(t, "losetup")
+	path := luksFormat(t, "luks1", 4<<20)
 	out, err := exec.Command("losetup", "--find", "--show", "--read-only", path).CombinedOutput()
 	if err != nil {
 		t.Skipf("no loop devices here: %v: %s", err, out)
