@@ -28,7 +28,7 @@ func ParseDomain(data []byte) (Machine, error) {
 		return Machine{}, &XMLError{Element: "domain/os/type@machine", Reason: "is missing: it decides where a device can be plugged"}
 	}
 	if dom.Devices == nil {
-		return m, nil
+		dom.Devices = &libvirtxml.DomainDeviceList{}
 	}
 	taken := takenSlots(data)
 	hasUSB := false
@@ -60,14 +60,15 @@ func ParseDomain(data []byte) (Machine, error) {
 		// in the XML of a domain that it has read, the controller is there.
 		m.USB = true
 	}
-	for slot := range 0x20 {
-		if taken[0][uint(slot)] {
-			m.RootSlots = append(m.RootSlots, uint(slot))
-		}
-	}
 	if m.rootBusHotplug() {
 		// The host bridge and the PIIX3 are always there and have no element.
-		m.RootSlots = append(m.RootSlots, 0, 1)
+		markTaken(taken, 0, 0)
+		markTaken(taken, 0, 1)
+	}
+	for slot := range uint(0x20) {
+		if taken[0][slot] {
+			m.RootSlots = append(m.RootSlots, slot)
+		}
 	}
 	return m, nil
 }
@@ -99,11 +100,15 @@ func takenSlots(data []byte) map[uint]map[uint]bool {
 		if e.attr("type") != "pci" || n.err != nil {
 			continue
 		}
-		if taken[bus] == nil {
-			taken[bus] = map[uint]bool{}
-		}
-		taken[bus][slot] = true
+		markTaken(taken, bus, slot)
 	}
+}
+
+func markTaken(taken map[uint]map[uint]bool, bus, slot uint) {
+	if taken[bus] == nil {
+		taken[bus] = map[uint]bool{}
+	}
+	taken[bus][slot] = true
 }
 
 func takenUnits(dom *libvirtxml.Domain, controller uint) []SCSIUnit {
