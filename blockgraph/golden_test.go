@@ -138,7 +138,10 @@ func compareGolden(t *testing.T, file, got string) {
 }
 
 // checkXML fails unless doc is well-formed.
-func checkXML(t testing.TB, doc string) {
+func checkXML(t interface {
+	Helper()
+	Fatalf(string, ...any)
+}, doc string) {
 	t.Helper()
 	for d := xml.NewDecoder(strings.NewReader(doc)); ; {
 		_, err := d.Token()

@@ -2,6 +2,7 @@ package blockgraph
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -69,6 +70,16 @@ func quote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
+// printable makes s fit for one line that people read: control characters, with
+// which a path could write all over a terminal, appear as escapes.
+func printable(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) < 0 {
+		return s
+	}
+	q := strconv.Quote(s)
+	return q[1 : len(q)-1]
+}
+
 // Text prints the steps for people, a line each.
 func (p *Plan) Text() string {
 	var b strings.Builder
@@ -100,7 +111,7 @@ func (s Step) summary() string {
 		words := []string{o.Text("driver")}
 		for _, name := range []string{"filename", "header", "file", "key-secret"} {
 			if v := o.Text(name); v != "" {
-				words = append(words, name+"="+v)
+				words = append(words, name+"="+printable(v))
 			}
 		}
 		if e, ok := o.Get("encrypt").(Object); ok {

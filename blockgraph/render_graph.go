@@ -60,7 +60,7 @@ func (g *Graph) draw() picture {
 		}
 		if file := n.Options.Text("filename"); file != "" {
 			id := n.Name + "-file"
-			p.boxes = append(p.boxes, box{id, boxFile, []string{file}, level[n.Name] + 1})
+			p.boxes = append(p.boxes, box{id, boxFile, []string{printable(file)}, level[n.Name] + 1})
 			p.edges = append(p.edges, edge{n.Name, id, ""})
 		}
 	}

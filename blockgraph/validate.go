@@ -78,13 +78,13 @@ func (d *Disk) validateImages() error {
 
 func validateImage(element string, i Image) error {
 	if i.Format != FormatRaw && i.Format != FormatQcow2 {
-		return &UnsupportedError{Element: element, Reason: "the image format \"" + shorten(string(i.Format)) + "\" is not supported: use raw or qcow2"}
+		return &UnsupportedError{Element: element, Reason: "the image format " + strconv.Quote(shorten(string(i.Format))) + " is not supported: use raw or qcow2"}
 	}
 	switch p := i.Source.Path; {
 	case i.Source.Kind != SourceFile && i.Source.Kind != SourceBlock:
 		return &UnsupportedError{Element: element, Reason: "sources of type \"" + shorten(string(i.Source.Kind)) + "\" are not supported: use file or block"}
 	case !path.IsAbs(p):
-		return invalid(element, "the path \""+shorten(p)+"\" is not absolute")
+		return invalid(element, "the path "+strconv.Quote(shorten(p))+" is not absolute")
 	case strings.ContainsRune(p, 0):
 		return invalid(element, "the path holds a NUL character")
 	case !utf8.ValidString(p):
@@ -107,7 +107,7 @@ func (d *Disk) validateDriver() error {
 	}
 	for _, w := range words {
 		if w.value != "" && !slices.Contains(w.allowed, w.value) {
-			return invalid("disk/driver@"+w.attr, "unknown value \""+shorten(w.value)+"\": use "+strings.Join(w.allowed, ", "))
+			return invalid("disk/driver@"+w.attr, "unknown value "+strconv.Quote(shorten(w.value))+": use "+strings.Join(w.allowed, ", "))
 		}
 	}
 	if d.Driver.IO == "native" && d.Driver.Cache != "none" && d.Driver.Cache != "directsync" {
@@ -139,10 +139,10 @@ func (d *Disk) validateIdentity() error {
 // validateFrontend checks that the bus and the device go together.
 func (d *Disk) validateFrontend() error {
 	if !slices.Contains([]Bus{BusVirtio, BusSCSI, BusUSB, BusIDE, BusSATA, BusFDC}, d.Bus) {
-		return &UnsupportedError{Element: "disk/target@bus", Reason: "the bus \"" + shorten(string(d.Bus)) + "\" is not supported: use virtio, scsi or usb"}
+		return &UnsupportedError{Element: "disk/target@bus", Reason: "the bus " + strconv.Quote(shorten(string(d.Bus))) + " is not supported: use virtio, scsi or usb"}
 	}
 	if !slices.Contains([]DeviceKind{DeviceDisk, DeviceCDROM, DeviceFloppy}, d.Device) {
-		return &UnsupportedError{Element: "disk@device", Reason: "the device \"" + shorten(string(d.Device)) + "\" is not supported: use disk, cdrom or floppy"}
+		return &UnsupportedError{Element: "disk@device", Reason: "the device " + strconv.Quote(shorten(string(d.Device))) + " is not supported: use disk, cdrom or floppy"}
 	}
 	if (d.Device == DeviceFloppy) != (d.Bus == BusFDC) {
 		return invalid("disk/target@bus", "a floppy drive belongs on the bus fdc, and nothing else does")
