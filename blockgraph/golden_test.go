@@ -137,11 +137,15 @@ func compareGolden(t *testing.T, file, got string) {
 	}
 }
 
-// checkXML fails unless doc is well-formed.
-func checkXML(t interface {
+// fataler is what testing.T and rapid.T have in common.
+type fataler interface {
 	Helper()
+	Fatal(...any)
 	Fatalf(string, ...any)
-}, doc string) {
+}
+
+// checkXML fails unless doc is well-formed.
+func checkXML(t fataler, doc string) {
 	t.Helper()
 	for d := xml.NewDecoder(strings.NewReader(doc)); ; {
 		_, err := d.Token()

@@ -115,7 +115,7 @@ func anyPlan(t *rapid.T) (*blockgraph.Disk, blockgraph.Machine, *blockgraph.Plan
 }
 
 // everything renders a plan in every form.
-func everything(t rapid.TB, p *blockgraph.Plan) string {
+func everything(t fataler, p *blockgraph.Plan) string {
 	doc, err := p.JSON()
 	if err != nil {
 		t.Fatal(err)
