@@ -36,6 +36,9 @@ func TestNewMonitorSocket(t *testing.T) {
 			t.Error(err)
 		}
 		await(t, sub.Events(), "STOP")
+		if _, err := c.Execute(testContext(t), Command{Execute: "cont"}); err != nil {
+			t.Error(err)
+		}
 		_, err = c.Execute(testContext(t), command("blockdev-del", "node-name", "none"))
 		if refusal, ok := errAs[*Error](err); !ok || refusal.Class != genericError || !errors.Is(err, ErrNodeNotFound) {
 			t.Errorf("%v", err)

@@ -16,7 +16,7 @@ import (
 )
 
 // patience is how long a test waits for what must happen.
-const patience = 60 * time.Second
+const patience = 30 * time.Second
 
 func testContext(t testing.TB) context.Context {
 	t.Helper()

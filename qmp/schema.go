@@ -183,7 +183,7 @@ func (s *Schema) Supports(command, path string) bool {
 	if !ok || path == "" {
 		return ok
 	}
-	return args.supports(strings.Split(path, "."))
+	return args.supports(strings.Split(path, "."), 0)
 }
 
 // HasEvent says whether this QEMU can send the event.
@@ -192,30 +192,39 @@ func (s *Schema) HasEvent(name string) bool {
 	return ok
 }
 
-func (t *schemaType) supports(path []string) bool {
+// maxHops bounds how many arrays and alternates lie between two members. QEMU
+// has 2 at most; an alternate may hold an array of itself, so there is a bound.
+const maxHops = 6
+
+// supports looks for path in t, which lies hops arrays and alternates below the
+// last part of the path that was found.
+func (t *schemaType) supports(path []string, hops int) bool {
 	if len(path) == 0 {
 		return true
 	}
+	if hops > maxHops {
+		return false
+	}
 	switch t.meta {
 	case metaArray:
-		return t.element.supports(path)
+		return t.element.supports(path, hops+1)
 	case metaEnum:
 		_, ok := t.values[path[0]]
 		return ok && len(path) == 1
 	case metaAlternate:
 		for _, branch := range t.branches {
-			if branch.supports(path) {
+			if branch.supports(path, hops+1) {
 				return true
 			}
 		}
 	case metaObject:
 		// A member and a variant may have one name ("file"): try both.
-		if m := t.member(path[0]); m != nil && m.typ.supports(path[1:]) {
+		if m := t.member(path[0]); m != nil && m.typ.supports(path[1:], 0) {
 			return true
 		}
 		if variant, ok := t.variants[path[0]]; ok {
 			// A variant's object has the common members as well.
-			return variant.supports(path[1:]) || t.member(path[1]) != nil && t.supports(path[1:])
+			return variant.supports(path[1:], 0) || t.member(path[1]) != nil && t.supports(path[1:], 0)
 		}
 	}
 	return false

@@ -1,0 +1,149 @@
+package qmp
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"net"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+)
+
+// BenchmarkExecute compares Execute with writing the same bytes to a bare
+// socket and reading one line back: the difference is what the client costs.
+func BenchmarkExecute(b *testing.B) {
+	peers := map[string]func(b *testing.B) string{
+		"qemu": func(b *testing.B) string { return startQEMU(b, "-machine", "none").unix },
+		"fake": func(b *testing.B) string {
+			return fakePeer(b, func(p *fakeConn) {
+				if !p.greet() {
+					return
+				}
+				for {
+					line, err := p.in.ReadSlice('\n')
+					if err != nil {
+						return
+					}
+					// The id is the last member of every command.
+					id := line[bytes.LastIndexByte(line, ':')+1 : len(line)-2]
+					if _, err := p.Write([]byte(`{"return":{},"id":` + string(id) + "}\r\n")); err != nil {
+						return
+					}
+				}
+			})
+		},
+	}
+	for name, start := range peers {
+		b.Run(name+"/bare", func(b *testing.B) {
+			conn, err := net.Dial("unix", start(b))
+			must(b, err)
+			defer closeIt(b, conn)
+			in := bufio.NewReader(conn)
+			exchange := func(command string) {
+				if _, err := conn.Write([]byte(command)); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := in.ReadSlice('\n'); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if _, err := in.ReadSlice('\n'); err != nil { // the greeting
+				b.Fatal(err)
+			}
+			exchange(`{"execute":"qmp_capabilities","id":1}` + "\n")
+			for b.Loop() {
+				exchange(`{"execute":"query-version","id":22}` + "\n")
+			}
+		})
+		b.Run(name+"/execute", func(b *testing.B) {
+			c := dialTest(b, start(b))
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := c.Execute(ctx, Command{Execute: "query-version"}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+		b.Run(name+"/pipelined7", func(b *testing.B) {
+			c := dialTest(b, start(b))
+			cmds := make([]Command, 7)
+			for i := range cmds {
+				cmds[i] = Command{Execute: "query-version"}
+			}
+			for b.Loop() {
+				for _, r := range c.ExecuteAll(context.Background(), cmds...) {
+					if r.Err != nil {
+						b.Fatal(r.Err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkSchema measures parsing a real schema, without QEMU's own time.
+func BenchmarkSchema(b *testing.B) {
+	c, _ := startNone(b)
+	data, err := c.Execute(context.Background(), Command{Execute: "query-qmp-schema"})
+	must(b, err)
+	s, err := ParseSchema(data)
+	must(b, err)
+	b.Run("parse", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := ParseSchema(data); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("validate", func(b *testing.B) {
+		args := Object{{"driver", "luks"}, {"node-name", "l"}, {"file", "p"}, {"header", "h"}, {"key-secret", "s"}}
+		for b.Loop() {
+			must(b, s.Validate("blockdev-add", args))
+		}
+	})
+}
+
+// BenchmarkOverhead takes turns between a bare socket and Execute, on two
+// monitors of one QEMU, so that the load of the machine hits both alike. It
+// reports the quotient of the medians.
+func BenchmarkOverhead(b *testing.B) {
+	second := filepath.Join(socketDir(b), "second.sock")
+	q := startQEMU(b, "-machine", "none", "-qmp", "unix:"+second+",server=on,wait=off")
+	c := dialTest(b, q.unix)
+	conn, err := net.Dial("unix", second)
+	must(b, err)
+	defer closeIt(b, conn)
+	in := bufio.NewReader(conn)
+	exchange := func(command string) {
+		if _, err := conn.Write([]byte(command)); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := in.ReadSlice('\n'); err != nil {
+			b.Fatal(err)
+		}
+	}
+	exchange(`{"execute":"qmp_capabilities"}` + "\n") // reads the greeting
+	if _, err := in.ReadSlice('\n'); err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var bare, ours []time.Duration
+	for b.Loop() {
+		start := time.Now()
+		exchange(`{"execute":"query-version","id":22}` + "\n")
+		middle := time.Now()
+		if _, err := c.Execute(ctx, Command{Execute: "query-version"}); err != nil {
+			b.Fatal(err)
+		}
+		bare, ours = append(bare, middle.Sub(start)), append(ours, time.Since(middle))
+	}
+	slices.Sort(bare)
+	slices.Sort(ours)
+	b.ReportMetric(float64(ours[len(ours)/2])/float64(bare[len(bare)/2]), "execute/bare")
+	b.ReportMetric(float64(bare[len(bare)/2].Nanoseconds()), "bare-ns")
+}

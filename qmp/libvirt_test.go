@@ -1,0 +1,317 @@
+package qmp
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/digitalocean/go-libvirt"
+)
+
+// Procedure and program numbers of libvirt's remote_protocol.x and
+// qemu_protocol.x.
+const (
+	remoteProgram    = 0x20008086
+	qemuProgram      = 0x20008087
+	procOpen         = 1
+	procClose        = 2
+	procLookupByName = 23
+	procAuthList     = 66
+	procCommand      = 1
+	procRegister     = 4
+	procDeregister   = 5
+	procEvent        = 6
+	callbackID       = 42
+)
+
+// fakeLibvirtd speaks as much of libvirt's RPC as NewLibvirt needs, and passes
+// monitor commands to a real QEMU the way libvirtd does: with its own id, and
+// refusing a command that brings one.
+type fakeLibvirtd struct {
+	t    *testing.T
+	qemu *Client
+
+	mu           sync.Mutex // serialises writes to conn
+	conn         net.Conn
+	deregistered chan struct{}
+}
+
+func startLibvirt(t *testing.T, qemu *Client) (*libvirt.Libvirt, *fakeLibvirtd) {
+	t.Helper()
+	near, far := net.Pipe()
+	d := &fakeLibvirtd{t: t, qemu: qemu, conn: far, deregistered: make(chan struct{}, 10)}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		defer func() { _ = far.Close() }() // the test may have closed it
+		d.serve()
+	}()
+	events := qemu.Subscribe()
+	go func() {
+		for e := range events.Events() {
+			d.sendEvent(e)
+		}
+	}()
+	l := libvirt.NewWithDialer(pipeDialer{near})
+	must(t, l.Connect())
+	t.Cleanup(func() {
+		events.Close()
+		_ = l.Disconnect() // the test may have cut the connection
+		<-served
+	})
+	return l, d
+}
+
+type pipeDialer struct{ conn net.Conn }
+
+func (p pipeDialer) Dial() (net.Conn, error) { return p.conn, nil }
+
+type rpcHeader struct {
+	Program, Version, Procedure, Type, Serial, Status uint32
+}
+
+func (d *fakeLibvirtd) serve() {
+	for {
+		var length uint32
+		if binary.Read(d.conn, binary.BigEndian, &length) != nil {
+			return
+		}
+		packet := make([]byte, length-4)
+		if _, err := io.ReadFull(d.conn, packet); err != nil {
+			return
+		}
+		var h rpcHeader
+		body := bytes.NewReader(packet)
+		if binary.Read(body, binary.BigEndian, &h) != nil {
+			return
+		}
+		// Each call in its own goroutine, as libvirtd's workers.
+		go func() {
+			h.Type = 1 // reply
+			switch {
+			case h.Program == remoteProgram && h.Procedure == procAuthList:
+				d.send(h, xdr(uint32(1), uint32(0)))
+			case h.Program == remoteProgram && h.Procedure == procLookupByName:
+				d.send(h, xdr("vm1", testDomain.UUID, uint32(14)))
+			case h.Program == qemuProgram && h.Procedure == procRegister:
+				d.send(h, xdr(uint32(callbackID)))
+			case h.Program == qemuProgram && h.Procedure == procDeregister:
+				d.send(h, nil)
+				d.deregistered <- struct{}{}
+			case h.Program == qemuProgram && h.Procedure == procCommand:
+				d.command(h, body)
+			default: // open, close
+				d.send(h, nil)
+			}
+		}()
+	}
+}
+
+func (d *fakeLibvirtd) send(h rpcHeader, body []byte) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	packet := append(xdr(uint32(28+len(body)), h.Program, uint32(1), h.Procedure, h.Type, h.Serial, h.Status), body...)
+	_, _ = d.conn.Write(packet) // the client may be gone, as in life
+}
+
+// command answers a monitor command: domain (name, uuid, id), text, flags.
+func (d *fakeLibvirtd) command(h rpcHeader, body *bytes.Reader) {
+	name := readString(body)
+	_, _ = body.Seek(16+4, io.SeekCurrent) // cannot fail
+	text := readString(body)
+	var cmd struct {
+		Execute   string          `json:"execute"`
+		Arguments map[string]any  `json:"arguments"`
+		ID        json.RawMessage `json:"id"`
+	}
+	if err := json.Unmarshal([]byte(text), &cmd); err != nil || name != "vm1" {
+		d.t.Errorf("libvirt got %q for domain %q: %v", text, name, err)
+	}
+	if cmd.ID != nil {
+		d.refuse(h, libvirt.ErrInternalError, "internal error: duplicate key 'id'")
+		return
+	}
+	if cmd.Execute == "off" {
+		d.refuse(h, libvirt.ErrOperationInvalid, "Requested operation is not valid: domain is not running")
+		return
+	}
+	if cmd.Execute == "silence" {
+		return
+	}
+	reply := map[string]any{"id": "libvirt-373"}
+	value, err := d.qemu.Execute(context.Background(), Command{Execute: cmd.Execute, Arguments: sortedObject(cmd.Arguments)})
+	if refusal, ok := errAs[*Error](err); ok {
+		reply["error"] = map[string]any{"class": refusal.Class, "desc": refusal.Description}
+	} else if err != nil {
+		d.refuse(h, libvirt.ErrInternalError, err.Error())
+		return
+	} else {
+		reply["return"] = value
+	}
+	line, err := json.Marshal(reply)
+	if err != nil {
+		d.t.Error(err)
+	}
+	d.send(h, xdr(string(line)))
+}
+
+func (d *fakeLibvirtd) refuse(h rpcHeader, code libvirt.ErrorNumber, message string) {
+	h.Status = 1
+	// remote_error: code, domain, message (optional), level, and what else go-libvirt ignores.
+	d.send(h, xdr(uint32(code), uint32(10), uint32(1), message, uint32(2)))
+}
+
+func (d *fakeLibvirtd) sendEvent(e Event) {
+	data, err := json.Marshal(e.Data)
+	if err != nil {
+		d.t.Error(err)
+	}
+	d.send(rpcHeader{Program: qemuProgram, Procedure: procEvent, Type: 2}, xdr(uint32(callbackID), "vm1", testDomain.UUID,
+		uint32(14), e.Event, uint64(e.Timestamp.Seconds), uint32(e.Timestamp.Microseconds), uint32(1), string(data)))
+}
+
+var testDomain = libvirt.Domain{Name: "vm1", UUID: libvirt.UUID{1, 2, 3}, ID: 14}
+
+// xdr encodes numbers, strings and fixed opaque data (RFC 4506).
+func xdr(values ...any) []byte {
+	var out []byte
+	for _, v := range values {
+		switch v := v.(type) {
+		case uint32:
+			out = binary.BigEndian.AppendUint32(out, v)
+		case uint64:
+			out = binary.BigEndian.AppendUint64(out, v)
+		case libvirt.UUID:
+			out = append(out, v[:]...)
+		case string:
+			out = append(binary.BigEndian.AppendUint32(out, uint32(len(v))), v...)
+			out = append(out, make([]byte, (4-len(v)%4)%4)...)
+		}
+	}
+	return out
+}
+
+func readString(r *bytes.Reader) string {
+	var length uint32
+	if binary.Read(r, binary.BigEndian, &length) != nil {
+		return ""
+	}
+	text := make([]byte, (length+3)/4*4)
+	if _, err := io.ReadFull(r, text); err != nil {
+		return ""
+	}
+	return string(text[:length])
+}
+
+func TestNewLibvirt(t *testing.T) {
+	t.Parallel()
+	qemu, _ := startNone(t)
+	l, daemon := startLibvirt(t, qemu)
+	var trace traceLog
+	c, err := NewLibvirt(testContext(t), l, testDomain, WithTrace(trace.add))
+	must(t, err)
+	if c.VersionString() != qemu.VersionString() {
+		t.Errorf("%q", c.VersionString())
+	}
+	if _, known := c.PeerPID(); known {
+		t.Error("a pid through libvirt")
+	}
+	sub := c.Subscribe("STOP")
+	results := c.ExecuteAll(testContext(t), Command{Execute: "stop"}, command("blockdev-del", "node-name", "none"),
+		command("device_del", "id", "none"), command("object-add", "qom-type", "secret", "id", "s", "data", NewSensitive([]byte("c2VjcmV0"))),
+		Command{Execute: "add-fd", File: memfd(t, 0)}, Command{Execute: "off"})
+	if results[0].Err != nil || results[3].Err != nil {
+		t.Errorf("%v", results)
+	}
+	if refusal, ok := errAs[*Error](results[1].Err); !ok || refusal.Class != genericError || !errors.Is(refusal, ErrNodeNotFound) {
+		t.Errorf("%v", results[1].Err)
+	}
+	if !errors.Is(results[2].Err, ErrDeviceNotFound) { // the class passes through libvirt
+		t.Errorf("%v", results[2].Err)
+	}
+	if !errors.Is(results[4].Err, ErrFileUnsupported) {
+		t.Errorf("%v", results[4].Err)
+	}
+	if _, unknown := errAs[*UnknownOutcomeError](results[5].Err); unknown || !strings.Contains(results[5].Err.Error(), "not running") {
+		t.Errorf("%v", results[5].Err)
+	}
+	if e := await(t, sub.Events(), "STOP"); e.Timestamp.Seconds == 0 {
+		t.Errorf("%+v", e)
+	}
+	schema, err := c.Schema(testContext(t))
+	if err != nil || !schema.Supports("blockdev-add", "luks.header") {
+		t.Errorf("schema: %v", err)
+	}
+	if text := trace.String(); strings.Contains(text, "c2VjcmV0") || !strings.Contains(text, redacted) || !strings.Contains(text, "event") {
+		t.Errorf("trace:\n%.2000s", text)
+	}
+
+	ctx, cancel := context.WithCancel(testContext(t))
+	errs := make(chan error, 1)
+	go func() {
+		_, err := c.Execute(ctx, Command{Execute: "silence"})
+		errs <- err
+	}()
+	cancel()
+	if err := await(t, errs, "the cancelled caller"); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	must(t, c.Close())
+	must(t, c.Close())
+	awaitClosed(t, sub.Events(), "the subscription")
+	await(t, daemon.deregistered, "the end of the event subscription")
+	if !l.IsConnected() {
+		t.Error("Close has cut the caller's libvirt connection")
+	}
+}
+
+// A client that has seen no event gives its subscription back at the first one
+// after Close, and does not block go-libvirt by it.
+func TestNewLibvirtCloseWithoutEvent(t *testing.T) {
+	t.Parallel()
+	qemu, _ := startNone(t)
+	l, daemon := startLibvirt(t, qemu)
+	c, err := NewLibvirt(testContext(t), l, testDomain)
+	must(t, err)
+	must(t, c.Close())
+	for range 3 {
+		daemon.sendEvent(Event{Event: "STOP", Data: map[string]any{}})
+	}
+	await(t, daemon.deregistered, "the end of the event subscription")
+	if c, err = NewLibvirt(testContext(t), l, testDomain); err != nil {
+		t.Fatalf("the connection after that: %v", err)
+	}
+	must(t, c.Close())
+}
+
+func TestNewLibvirtLosesConnection(t *testing.T) {
+	t.Parallel()
+	qemu, _ := startNone(t)
+	l, daemon := startLibvirt(t, qemu)
+	c, err := NewLibvirt(testContext(t), l, testDomain)
+	must(t, err)
+	defer closeIt(t, c)
+	errs := make(chan error, 1)
+	go func() {
+		_, err := c.Execute(context.Background(), Command{Execute: "silence"})
+		errs <- err
+	}()
+	closeIt(t, daemon.conn)
+	await2(t, c.Done())
+	if err := await(t, errs, "the caller"); err == nil {
+		t.Error("silence was answered")
+	}
+	if !errors.Is(c.Err(), ErrConnectionLost) {
+		t.Errorf("%v", c.Err())
+	}
+	if _, err := NewLibvirt(testContext(t), l, testDomain); err == nil {
+		t.Error("a client over a lost connection")
+	}
+}
