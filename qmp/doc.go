@@ -61,7 +61,9 @@
 // ([WithTrace]) show "[redacted]", and replies, error descriptions and trace
 // entries of a command are scrubbed of the exact values that it carried. That
 // is complete because [Object] takes only a closed set of value types:
-// a struct that could hide a secret is an encoding error.
+// a struct that could hide a secret is an encoding error. The client cannot
+// know a secret that QEMU is asked for (qom-get of a secret object's data), nor
+// one passed as a plain string: do neither.
 //
 // # Schema
 //

@@ -41,9 +41,6 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("QEMU refused %s: %s (%s)", e.Command, e.Description, e.Class)
 }
 
-// Is reports whether QEMU's class and text are those of the sentinel target.
-func (e *Error) Is(target error) bool { return matchesSentinel(e, target) }
-
 // UnknownOutcomeError says that a command, or a part of it, was sent, and that
 // no answer came. QEMU may have executed it, may still execute it, or may never
 // do so: ask QEMU what exists.

@@ -48,11 +48,11 @@ const (
 	deviceNotFound  = "DeviceNotFound"
 )
 
-// matchesSentinel says whether err is what the sentinel target stands for.
-// Texts are searched for, not compared, because QEMU puts the name of an image
-// or property in front of some.
-func matchesSentinel(err *Error, target error) bool {
-	text := err.Description
+// Is reports whether QEMU's class and text are what the sentinel target stands
+// for. Texts are searched for, not compared, because QEMU puts the name of an
+// image or property in front of some.
+func (e *Error) Is(target error) bool {
+	text := e.Description
 	has := func(part string) bool { return strings.Contains(text, part) }
 	// between looks for text that begins and ends so, whatever the name between.
 	between := func(begin, end string) bool {
@@ -87,9 +87,9 @@ func matchesSentinel(err *Error, target error) bool {
 	case ErrNoHotplug:
 		return between("Bus '", "' does not support hotplugging")
 	case ErrDeviceNotFound:
-		return err.Class == deviceNotFound
+		return e.Class == deviceNotFound
 	case ErrCommandNotFound:
-		return err.Class == commandNotFound
+		return e.Class == commandNotFound
 	}
 	return false
 }

@@ -226,7 +226,7 @@ func TestErrorTexts(t *testing.T) {
 			continue
 		}
 		for _, sentinel := range sentinels {
-			if errors.Is(err, sentinel) != (sentinel == test.want) {
+			if errors.Is(err, sentinel) != errors.Is(sentinel, test.want) {
 				t.Errorf("%q: Is(%v) is %v, want %v", err, sentinel, errors.Is(err, sentinel), test.want)
 			}
 		}

@@ -20,7 +20,7 @@ type Sensitive struct {
 // NewSensitive wraps value, which must be valid UTF-8 (in practice base64) and
 // is sent as a JSON string. The slice is kept, not copied, so that its owner
 // can wipe it; that must not happen before the Execute that carries it has
-// returned. Nothing of value is kept or read by the client after that.
+// returned; the client does not read value after that.
 func NewSensitive(value []byte) Sensitive {
 	return Sensitive{get: func() []byte { return value }}
 }
