@@ -118,8 +118,8 @@ func (r *rule) check(e *element) error {
 		}
 		seen = append(seen, name)
 	}
-	if !r.text && strings.TrimSpace(e.text) != "" {
-		return e.invalid("", "holds text %q, which means nothing here", shorten(strings.TrimSpace(e.text)))
+	if !r.text && e.text != "" {
+		return e.invalid("", "holds text %q, which means nothing here", shorten(e.text))
 	}
 	for i, c := range e.children {
 		next, known := r.children[c.name]

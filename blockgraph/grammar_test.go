@@ -39,7 +39,7 @@ func TestNothingIsIgnored(t *testing.T) {
 	if _, err := ParseDisk([]byte(fullDisk)); err != nil {
 		t.Fatal(err)
 	}
-	tree, err := readTree([]byte(fullDisk))
+	tree, _, err := readTree([]byte(fullDisk))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func insert(line int, name, attrs, content string) string {
 // The full disk really exercises the whole grammar.
 func TestFullDiskHasEveryElement(t *testing.T) {
 	t.Parallel()
-	tree, err := readTree([]byte(fullDisk))
+	tree, _, err := readTree([]byte(fullDisk))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ import (
 // The grammar is libvirt's (formatdomain.html, "Hard drives, floppy disks,
 // CDROMs") and one element more, <header>, for a detached LUKS header.
 func ParseDisk(data []byte) (*Disk, error) {
-	tree, err := readTree(data)
+	tree, read, err := readTree(data)
 	if err != nil {
 		return nil, err
 	}
@@ -33,7 +33,7 @@ func ParseDisk(data []byte) (*Disk, error) {
 	if err := p.readTree(); err != nil {
 		return nil, err
 	}
-	if err := xml.Unmarshal(data, &p.doc); err != nil {
+	if err := xml.NewTokenDecoder(read).Decode(&p.doc); err != nil {
 		return nil, malformed("", err)
 	}
 	disk, err := p.disk()

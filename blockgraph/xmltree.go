@@ -25,17 +25,32 @@ type element struct {
 	line     int
 	attrs    []xml.Attr
 	children []*element
-	text     string
+	text     string // the first that is not blank
+}
+
+// tokens are the tags and text of a document that was read: an
+// [xml.TokenReader], so that the text need not be taken apart twice.
+type tokens []xml.Token
+
+// Token takes the first token off.
+func (t *tokens) Token() (xml.Token, error) {
+	if len(*t) == 0 {
+		return nil, io.EOF
+	}
+	first := (*t)[0]
+	*t = (*t)[1:]
+	return first, nil
 }
 
 // readTree reads the one element that data holds.
-func readTree(data []byte) (*element, error) {
+func readTree(data []byte) (*element, *tokens, error) {
 	if len(data) > maxXMLBytes {
-		return nil, &XMLError{Reason: fmt.Sprintf("%d bytes are more than a <disk> can need (the bound is %d)", len(data), maxXMLBytes)}
+		return nil, nil, &XMLError{Reason: fmt.Sprintf("%d bytes are more than a <disk> can need (the bound is %d)", len(data), maxXMLBytes)}
 	}
 	d := xml.NewDecoder(bytes.NewReader(data))
 	line := lineCounter(data)
 	var root *element
+	var read tokens
 	var stack []*element
 	for {
 		at := d.InputOffset()
@@ -46,48 +61,53 @@ func readTree(data []byte) (*element, error) {
 		if err != nil {
 			err := malformed("", err)
 			err.Line = max(err.Line, line(at))
-			return nil, err
+			return nil, nil, err
 		}
 		switch t := token.(type) {
 		case xml.StartElement:
 			e := &element{name: t.Name.Local, path: t.Name.Local, line: line(at), attrs: t.Copy().Attr}
+			read = append(read, xml.StartElement{Name: t.Name, Attr: e.attrs})
 			switch {
 			case len(stack) > 0:
 				parent := stack[len(stack)-1]
 				e.path = parent.path + "/" + e.name
 				parent.children = append(parent.children, e)
 			case root != nil:
-				return nil, &XMLError{Line: e.line, Reason: fmt.Sprintf("a second element <%s> follows the end of <%s>: give one disk", e.name, root.name)}
+				return nil, nil, &XMLError{Line: e.line, Reason: fmt.Sprintf("a second element <%s> follows the end of <%s>: give one disk", e.name, root.name)}
 			default:
 				root = e
 			}
 			if len(stack) >= maxXMLDepth {
-				return nil, &XMLError{Line: e.line, Reason: fmt.Sprintf("elements are nested deeper than %d", maxXMLDepth)}
+				return nil, nil, &XMLError{Line: e.line, Reason: fmt.Sprintf("elements are nested deeper than %d", maxXMLDepth)}
 			}
 			if t.Name.Space != "" {
 				// libvirt reads elements of no namespace only.
-				return nil, e.invalid("", "elements of the namespace %q are not known", shorten(t.Name.Space))
+				return nil, nil, e.invalid("", "elements of the namespace %q are not known", shorten(t.Name.Space))
 			}
 			stack = append(stack, e)
 		case xml.EndElement:
 			stack = stack[:len(stack)-1]
+			read = append(read, t)
 		case xml.CharData:
 			if len(stack) == 0 {
 				if strings.TrimSpace(string(t)) != "" {
-					return nil, &XMLError{Line: line(at), Reason: "text stands outside of the <disk> element"}
+					return nil, nil, &XMLError{Line: line(at), Reason: "text stands outside of the <disk> element"}
 				}
 				continue
 			}
-			stack[len(stack)-1].text += string(t)
+			if e := stack[len(stack)-1]; e.text == "" {
+				e.text = string(bytes.TrimSpace(t))
+			}
+			read = append(read, t.Copy())
 		case xml.Directive:
 			// A document type could define entities; libvirt documents have none.
-			return nil, &XMLError{Line: line(at), Reason: "a <!DOCTYPE> or other declaration has no place in disk XML"}
+			return nil, nil, &XMLError{Line: line(at), Reason: "a <!DOCTYPE> or other declaration has no place in disk XML"}
 		}
 	}
 	if root == nil {
-		return nil, &XMLError{Reason: "no element was found: give a libvirt <disk> document"}
+		return nil, nil, &XMLError{Reason: "no element was found: give a libvirt <disk> document"}
 	}
-	return root, nil
+	return root, &read, nil
 }
 
 func malformed(element string, err error) *XMLError {
