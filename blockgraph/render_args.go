@@ -62,7 +62,7 @@ func QuoteArguments(args []string) string {
 // quote makes one shell word of s (POSIX shell, 2.2.2 Single-Quotes).
 func quote(s string) string {
 	plain := func(c rune) bool {
-		return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.ContainsRune("-_./:=+,", c)
+		return alphanumeric(c) || strings.ContainsRune("-_./:=+,", c)
 	}
 	if s != "" && strings.IndexFunc(s, func(c rune) bool { return !plain(c) }) < 0 {
 		return s

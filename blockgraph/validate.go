@@ -118,7 +118,7 @@ func (d *Disk) validateDriver() error {
 
 func (d *Disk) validateIdentity() error {
 	for _, c := range d.Serial {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.ContainsRune("_-.+ \\", c)) {
+		if !alphanumeric(c) && !strings.ContainsRune("_-.+ \\", c) {
 			return invalid("disk/serial", "the character "+quoteRune(c)+" is not allowed: use letters, digits, spaces and _ - . + \\")
 		}
 	}
@@ -126,7 +126,7 @@ func (d *Disk) validateIdentity() error {
 		return invalid("disk/wwn", "only ide and scsi disks support a wwn")
 	}
 	for _, c := range d.Alias {
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '_') {
+		if !alphanumeric(c) && c != '-' && c != '_' {
 			return invalid("disk/alias@name", "the character "+quoteRune(c)+" is not allowed: use letters, digits, - and _")
 		}
 	}
@@ -239,3 +239,8 @@ func (d *Disk) validateDrive(a DriveAddress) error {
 }
 
 func quoteRune(c rune) string { return strconv.Quote(string(c)) }
+
+// alphanumeric tells whether c is an ASCII letter or digit.
+func alphanumeric(c rune) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
+}
