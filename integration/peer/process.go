@@ -11,7 +11,17 @@ import (
 	"runtime"
 	"strings"
 	"syscall"
+	"testing"
 )
+
+// Long skips a test that is too long for every run, unless LUKSPLUG_LONG is
+// set, as make test-long does.
+func Long(t testing.TB, why string) {
+	t.Helper()
+	if os.Getenv("LUKSPLUG_LONG") == "" {
+		t.Skipf("%s (make test-long runs it)", why)
+	}
+}
 
 // process is a child that dies with its parent.
 type process struct {

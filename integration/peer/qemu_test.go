@@ -21,45 +21,43 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
-func TestGuestRunsCommands(t *testing.T) {
+func TestGuest(t *testing.T) {
 	t.Parallel()
-	for _, machine := range []Machine{Q35, I440FX} {
-		t.Run(string(machine), func(t *testing.T) {
-			t.Parallel()
-			ctx := testContext(t)
-			g := Start(t, Options{Machine: machine, Guest: true}).Guest()
-			start := time.Now()
-			if err := g.WaitBoot(ctx); err != nil {
-				t.Fatal(err)
-			}
-			t.Logf("booted in %v", time.Since(start))
+	ctx := testContext(t)
+	q := Start(t, Options{Guest: true})
+	start := time.Now()
+	if err := q.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("booted in %v", time.Since(start))
+	// One guest for all, as a boot takes seconds; the reset comes last.
+	t.Run("commands", func(t *testing.T) { guestRunsCommands(ctx, t, q.Guest()) })
+	t.Run("abandoned command", func(t *testing.T) { guestSurvivesAnAbandonedCommand(ctx, t, q.Guest()) })
+	t.Run("reset", func(t *testing.T) { resetBootsAgain(ctx, t, q) })
+}
 
-			out, err := g.Run(ctx, "echo out; echo err >&2; printf 'no line feed'")
-			if err != nil || out != "out\nerr\nno line feed" {
-				t.Errorf("output %q, error %v", out, err)
-			}
-			var exit *ExitError
-			if _, err := g.Run(ctx, "echo why; exit 7"); !errors.As(err, &exit) || exit.Status != 7 || exit.Output != "why\n" {
-				t.Errorf("a failing command gave %v", err)
-			}
-			if _, err := g.Run(ctx, strings.Repeat("x", commandLimit+1)); err == nil {
-				t.Error("a command that does not fit into the terminal's buffer was sent")
-			}
-			big, err := g.Run(ctx, "yes 0123456789 | head -c 200000")
-			if err != nil || len(big) != 200000 {
-				t.Errorf("200,000 bytes arrived as %d, error %v", len(big), err)
-			}
-		})
+func guestRunsCommands(ctx context.Context, t *testing.T, g *Guest) {
+	out, err := g.Run(ctx, "echo out; echo err >&2; printf 'no line feed'")
+	if err != nil || out != "out\nerr\nno line feed" {
+		t.Errorf("output %q, error %v", out, err)
+	}
+	var exit *ExitError
+	if _, err := g.Run(ctx, "echo why; exit 7"); !errors.As(err, &exit) || exit.Status != 7 || exit.Output != "why\n" {
+		t.Errorf("a failing command gave %v", err)
+	}
+	if _, err := g.Run(ctx, strings.Repeat("x", commandLimit+1)); err == nil {
+		t.Error("a command that does not fit into the terminal's buffer was sent")
+	}
+	if out, err := g.Run(ctx, ":"+strings.Repeat(" ", commandLimit-8)+"; echo"); err != nil || out != "\n" {
+		t.Errorf("the longest command gave %q, error %v", out, err)
+	}
+	big, err := g.Run(ctx, "yes 0123456789 | head -c 200000")
+	if err != nil || len(big) != 200000 {
+		t.Errorf("200,000 bytes arrived as %d, error %v", len(big), err)
 	}
 }
 
-func TestGuestSurvivesAnAbandonedCommand(t *testing.T) {
-	t.Parallel()
-	ctx := testContext(t)
-	g := Start(t, Options{Guest: true}).Guest()
-	if err := g.WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+func guestSurvivesAnAbandonedCommand(ctx context.Context, t *testing.T, g *Guest) {
 	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 	defer cancel()
 	if _, err := g.Run(short, "echo early; usleep 500000; echo late"); !errors.Is(err, context.DeadlineExceeded) {
@@ -70,10 +68,7 @@ func TestGuestSurvivesAnAbandonedCommand(t *testing.T) {
 	}
 }
 
-func TestResetBootsAgain(t *testing.T) {
-	t.Parallel()
-	ctx := testContext(t)
-	q := Start(t, Options{Guest: true})
+func resetBootsAgain(ctx context.Context, t *testing.T, q *QEMU) {
 	if _, err := q.Guest().Run(ctx, "touch /tmp/before"); err != nil {
 		t.Fatal(err)
 	}
@@ -108,6 +103,9 @@ func TestPlugAndUnplug(t *testing.T) {
 	for _, p := range plugs() {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
+			if p.options.USB {
+				Long(t, "USB needs the full kernel, which takes long to boot")
+			}
 			ctx := testContext(t)
 			p.options.Guest = true
 			plugByHand(ctx, t, Start(t, p.options), p.device)
