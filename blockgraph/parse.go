@@ -146,7 +146,7 @@ func (p *parser) target(d *Disk) error {
 	case prefix == "vd":
 		d.Bus = BusVirtio
 	case prefix == "xvd", prefix == "ubd":
-		return t.unsupported("dev", "disks of Xen and user-mode Linux (%s) are not supported: use vda, vdb, ... or sda, ...", prefix)
+		return t.unsupported("dev", "disks of Xen and user-mode Linux (%s) are not supported: use a name such as vda or sda", prefix)
 	default:
 		return t.invalid("bus", "is missing, and %q does not tell which: give bus='virtio', 'scsi' or 'usb'", d.Target)
 	}
@@ -168,7 +168,7 @@ func splitTarget(dev string) (prefix string, index int, err error) {
 		n := 0
 		for _, c := range letters {
 			if c < 'a' || c > 'z' || n > 1<<20 {
-				return "", 0, fmt.Errorf("unknown disk name %q: use vda, vdb, ..., sda, ..., hda, ... or fda, ...", shorten(dev))
+				return "", 0, fmt.Errorf("unknown disk name %q: use a name such as vda, sdb or hdc, and fda for a floppy", shorten(dev))
 			}
 			n = n*26 + int(c-'a') + 1
 		}
@@ -177,7 +177,7 @@ func splitTarget(dev string) (prefix string, index int, err error) {
 		}
 		return p, n - 1, nil
 	}
-	return "", 0, fmt.Errorf("unknown disk name %q: use vda, vdb, ..., sda, ..., hda, ... or fda, ...", shorten(dev))
+	return "", 0, fmt.Errorf("unknown disk name %q: use a name such as vda, sdb or hdc, and fda for a floppy", shorten(dev))
 }
 
 func (p *parser) image(d *Disk) (err error) {

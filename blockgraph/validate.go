@@ -40,7 +40,7 @@ func (d *Disk) validateTarget() error {
 	case d.Device == DeviceFloppy && prefix != "fd":
 		return invalid("disk/target@dev", "Invalid floppy device name: "+d.Target+": use fda or fdb")
 	case d.Device == DeviceDisk && prefix == "fd":
-		return invalid("disk/target@dev", "Invalid harddisk device name: "+d.Target+": use vda, ..., sda, ... or hda, ...")
+		return invalid("disk/target@dev", "Invalid harddisk device name: "+d.Target+": use a name such as vda, sda or hda")
 	}
 	return nil
 }
