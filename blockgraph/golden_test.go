@@ -73,8 +73,8 @@ func planOf(t testing.TB, a archive) *blockgraph.Plan {
 }
 
 // TestGoldenPlans pins what QEMU is told, for every kind of image on every bus.
-// The files were compared by eye with what libvirt sends for the same XML
-// (without <header>, which it does not have).
+// The devices and nodes were read by eye against how libvirt translates the
+// same elements (it has no <header>); read them again before you update them.
 func TestGoldenPlans(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/plans/*.txtar")
