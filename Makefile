@@ -14,7 +14,6 @@ export GOTOOLCHAIN ?= auto
 export GOFLAGS := $(strip $(GOFLAGS) -buildvcs=false)
 
 CACHE := $(or $(LUKSPLUG_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/luksplug)
-VERSION = $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GOLANGCI_VERSION := v2.15.0
 GOLANGCI := $(CACHE)/bin/golangci-lint-$(GOLANGCI_VERSION)
 # The guests are emulated, and packages share the processors.
@@ -31,7 +30,9 @@ setup: ## install all that is missing to build, run the demo and test
 
 build: ## bin/luksplug
 	@scripts/setup.sh build
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/luksplug ./cmd/luksplug
+	@# Asked here and not in a make variable: those are expanded before the set-up has installed git.
+	version=$$(git describe --tags --always --dirty 2>/dev/null || echo unknown); \
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$$version" -o bin/luksplug ./cmd/luksplug
 
 demo: ## plug an encrypted disk into a running VM and unplug it, step by step
 	@scripts/setup.sh demo
