@@ -22,12 +22,10 @@ die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-as_root() {
-	if [ "$(id -u)" = 0 ]; then "$@"
-	elif command -v sudo >/dev/null; then sudo -- "$@"
-	else die "packages are missing; run this as root, or install sudo"
-	fi
-}
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -- "$@"; fi; }
+
+# may_install: whether as_root can work; asked before its output goes to a log.
+may_install() { [ "$(id -u)" = 0 ] || command -v sudo >/dev/null || die "packages or their lists are missing; run this as root, or install sudo"; }
 
 # apt COMMAND...: apt-get without questions; its output appears only when it fails.
 apt() {
@@ -40,6 +38,7 @@ apt() {
 # update_lists AGE: fetches the package lists unless they are younger than AGE days.
 update_lists() {
 	[ -n "$(find /var/lib/apt/lists -maxdepth 1 -name '*Release' -mtime "-$1" -print -quit 2>/dev/null)" ] && return
+	may_install
 	say "fetching the package lists"
 	apt update
 }
@@ -99,6 +98,7 @@ want_backports() {
 	apt-cache policy | grep -q "n=$suite-backports[, ]" && return
 	local stanza; stanza=$(backports_stanza "$suite")
 	[ -n "$stanza" ] || die "no package source for $suite found in /etc/apt, so the mirror of its backports is unknown"
+	may_install
 	say "adding $suite-backports to the package sources"
 	printf '%s\n' "$stanza" | as_root tee /etc/apt/sources.list.d/luksplug-backports.sources >/dev/null
 	apt update
@@ -106,6 +106,7 @@ want_backports() {
 
 # install WHAT PACKAGE...: from the distribution.
 install() {
+	may_install
 	update_lists 1
 	say "installing $1 (${*:2})"
 	apt install --no-install-recommends "${@:2}"
@@ -113,6 +114,7 @@ install() {
 
 # install_newer WHAT MINIMUM PACKAGE...: from the distribution, or from its backports where it is older than MINIMUM.
 install_newer() {
+	may_install
 	update_lists 1
 	local from=() candidate
 	candidate=$(apt-cache policy "$3" | awk '$1 == "Candidate:" { print $2 }')
