@@ -45,7 +45,8 @@ type Node struct {
 
 // Drive says which device uses which node (query-block).
 type Drive struct {
-	// Path is the device's QOM path, or that of a part of it.
+	// Path is the QOM path of the device, or of the part of it that reads the
+	// node; or the device's id, where that part is the device itself.
 	Path string
 	// Node is the node's name.
 	Node string
@@ -223,8 +224,11 @@ const peripheral = "/machine/peripheral/"
 // none.
 func (s *State) deviceOf(nodes []string) string {
 	for _, d := range s.Drives {
-		path, ok := strings.CutPrefix(d.Path, peripheral)
-		if ok && slices.Contains(nodes, d.Node) {
+		if !slices.Contains(nodes, d.Node) {
+			continue
+		}
+		path, isPath := strings.CutPrefix(d.Path, peripheral)
+		if isPath || !strings.HasPrefix(d.Path, "/") {
 			id, _, _ := strings.Cut(path, "/")
 			return id
 		}

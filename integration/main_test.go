@@ -1,0 +1,122 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// luksplug is the path of the program under test.
+var luksplug string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(build(m))
+}
+
+// build builds the program once and runs the tests.
+func build(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "luksplug-tool-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	luksplug = filepath.Join(dir, "luksplug")
+	cmd := exec.Command("go", "build", "-trimpath", "-o", luksplug, "github.com/luksplug/luksplug/cmd/luksplug")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build the program under test: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+// result is how a run of the program ended.
+type result struct {
+	code           int
+	stdout, stderr string
+}
+
+// tool runs the program on the monitor at address and returns how it ended. A
+// program that cannot be run or is killed ends the test.
+func tool(ctx context.Context, t *testing.T, address string, args ...string) result {
+	t.Helper()
+	return run(ctx, t, exec.CommandContext(ctx, luksplug, append([]string{"--qmp", address}, args...)...))
+}
+
+func run(ctx context.Context, t *testing.T, cmd *exec.Cmd) result {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() < 0) {
+		t.Fatalf("%v: %v (%v)\n%s", cmd.Args, err, ctx.Err(), stderr.String())
+	}
+	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+}
+
+// want ends the test unless the program ended with code.
+func (r result) want(t *testing.T, code int) result {
+	t.Helper()
+	if r.code != code {
+		t.Fatalf("exit code %d, want %d\nstdout: %s\nstderr: %s", r.code, code, r.stdout, r.stderr)
+	}
+	return r
+}
+
+// decode reads what --output json printed.
+func (r result) decode(t *testing.T, into any) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(r.stdout), into); err != nil {
+		t.Fatalf("standard output is not JSON: %v\n%s", err, r.stdout)
+	}
+}
+
+// bounded is the context of a test: minutes, because guests are emulated and
+// tests share the processors.
+func bounded(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// writeFile puts content into a file of the test's own folder.
+func writeFile(t *testing.T, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// stateOf asks the VM, through another monitor than the tool's, what exists.
+func stateOf(ctx context.Context, t *testing.T, q *peer.QEMU) peer.State {
+	t.Helper()
+	s, err := q.State(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// wantSame ends the test unless the VM is as it was before.
+func wantSame(ctx context.Context, t *testing.T, q *peer.QEMU, before peer.State) {
+	t.Helper()
+	if diff := before.Diff(stateOf(ctx, t, q)); len(diff) > 0 {
+		t.Fatalf("the VM is not as it was before: %q", diff)
+	}
+}
