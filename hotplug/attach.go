@@ -92,8 +92,15 @@ func (vm *VM) Plan(ctx context.Context, disk *blockgraph.Disk, state *State) (*b
 	if err != nil {
 		return nil, err
 	}
+	if graph.Device().Options.Text("bus") == rootComplex {
+		return nil, &blockgraph.PlacementError{Target: disk.Target, Reason: "pcie.0 takes no hot plug: give the <address> of a pcie-root-port, or none to have a free one chosen"}
+	}
 	return graph.Plan(), nil
 }
+
+// rootComplex is the root bus of a PCI Express machine. Devices can only be on
+// it from the start of the VM.
+const rootComplex = "pcie.0"
 
 // already answers for a target that has a disk: the same one, or another.
 func (vm *VM) already(ctx context.Context, disk *blockgraph.Disk, state *State, h *Holding) (*Attached, error) {
@@ -149,7 +156,7 @@ func (r *run) verify(ctx context.Context, out *Attached) error {
 
 // clear removes a leftover and returns what exists then.
 func (vm *VM) clear(ctx context.Context, h *Holding) (*State, error) {
-	err := vm.removeAll(ctx, h)
+	_, err := vm.removeAll(ctx, h)
 	state, stateErr := vm.State(ctx)
 	if stateErr != nil {
 		return nil, stateErr

@@ -52,8 +52,16 @@ func (vm *VM) Detach(ctx context.Context, target string, wait time.Duration) (*D
 		}
 		out.Waited = time.Since(begin)
 	}
-	if err := vm.removeAll(ctx, h); err != nil {
-		return nil, vm.stillThere(ctx, target, err)
+	controllers, err := vm.removeAll(ctx, h)
+	if err != nil {
+		if err := vm.stillThere(ctx, target, err); err != nil {
+			return nil, err
+		}
+	}
+	for _, id := range controllers {
+		if id != h.Controller {
+			out.Removed = append(out.Removed, "controller "+id)
+		}
 	}
 	return out, nil
 }
@@ -79,36 +87,38 @@ func (vm *VM) waitUnplug(ctx context.Context, target, device string, wait time.D
 }
 
 // removeAll removes everything of a holding that no device uses any more, and
-// the SCSI controller that was added for a disk when the last disk on it is
-// gone.
-func (vm *VM) removeAll(ctx context.Context, h *Holding) error {
+// the SCSI controllers that were added for a disk and serve none: it returns
+// their ids.
+func (vm *VM) removeAll(ctx context.Context, h *Holding) ([]string, error) {
 	err := vm.remove(ctx, h)
-	if e := vm.removeControllers(ctx); err == nil {
+	controllers, e := vm.removeControllers(ctx)
+	if err == nil {
 		err = e
 	}
-	return err
+	return controllers, err
 }
 
 // removeControllers unplugs the controllers of ours that have no disk.
-func (vm *VM) removeControllers(ctx context.Context) error {
+func (vm *VM) removeControllers(ctx context.Context) ([]string, error) {
 	state, err := vm.State(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	for _, id := range state.IdleControllers {
+	for i, id := range state.IdleControllers {
 		target, _, _ := blockgraph.ParseName(id)
 		if err := vm.waitUnplug(ctx, target, id, controllerWait); err != nil {
-			return err
+			return state.IdleControllers[:i], err
 		}
 	}
-	return nil
+	return state.IdleControllers, nil
 }
 
 // controllerWait bounds the wait for a guest to release a SCSI controller
 // without disks, which it has no reason to keep.
 const controllerWait = 30 * time.Second
 
-// stillThere turns the error of a removal into one that names what is left.
+// stillThere turns the error of a removal into one that names what is left: nil
+// when nothing is, whoever removed it.
 func (vm *VM) stillThere(ctx context.Context, target string, cause error) error {
 	var pending *PendingError
 	if errors.As(cause, &pending) {

@@ -70,6 +70,7 @@ func attachedText(at *hotplug.Attached, steps bool) string {
 	row("place", strings.TrimSpace(at.Bus+" "+at.Address))
 	row("size", fmt.Sprintf("%s (%d bytes), %s", size(at.Size), at.Size, mode(at.ReadOnly)))
 	row("serial", at.Serial)
+	row("in the guest", guestPath(at))
 	row("payload", at.Payload)
 	row("header", at.Header)
 	_ = w.Flush() // into memory
@@ -80,6 +81,16 @@ func attachedText(at *hotplug.Attached, steps bool) string {
 		}
 	}
 	return b.String()
+}
+
+// guestPath says how a Linux guest with udev names the disk for good. There is
+// no such name for a disk without a serial.
+func guestPath(at *hotplug.Attached) string {
+	const shown = 20 // characters of a serial that a virtio disk has room for
+	if at.Serial == "" || at.Driver != "virtio-blk-pci" {
+		return ""
+	}
+	return "/dev/disk/by-id/virtio-" + at.Serial[:min(len(at.Serial), shown)]
 }
 
 type stepJSON struct {
@@ -101,9 +112,10 @@ func attachedJSON(at *hotplug.Attached) any {
 		Bus          string     `json:"bus,omitempty"`
 		Address      string     `json:"address,omitempty"`
 		Serial       string     `json:"serial,omitempty"`
+		GuestPath    string     `json:"guest_path,omitempty"`
 		Milliseconds float64    `json:"milliseconds"`
 		Steps        []stepJSON `json:"steps"`
-	}{holdingToJSON(&at.Holding), at.Already, notNil(at.Cleared), at.Bus, at.Address, at.Serial, milliseconds(at.Duration), steps}
+	}{holdingToJSON(&at.Holding), at.Already, notNil(at.Cleared), at.Bus, at.Address, at.Serial, guestPath(at), milliseconds(at.Duration), steps}
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -30,9 +30,14 @@ keeps its disk: the exit code is then 8, and a second detach finishes the job.`,
 			return a.targets(cmd.Context()), cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withVM(cmd.Context(), func(ctx context.Context, vm *hotplug.VM) error {
-				const guestsUsuallyTake = 30 * time.Second
-				detached, err := vm.Detach(ctx, args[0], orDuration(a.flags.timeout, guestsUsuallyTake))
+			const guestsUsuallyTake = 30 * time.Second
+			wait := orDuration(a.flags.timeout, guestsUsuallyTake)
+			// The wait for the guest is bounded by itself; QEMU and the lock
+			// must not take forever either.
+			ctx, cancel := context.WithTimeout(cmd.Context(), wait+time.Minute)
+			defer cancel()
+			return a.withVM(ctx, func(ctx context.Context, vm *hotplug.VM) error {
+				detached, err := vm.Detach(ctx, args[0], wait)
 				var missing *hotplug.NotHeldError
 				if ignoreMissing && errors.As(err, &missing) {
 					detached, err = &hotplug.Detached{Target: args[0]}, nil
