@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// demo is one run: what the steps so far have made.
+type demo struct {
+	*printer
+	dir    string // holds everything
+	volume *peer.Volume
+	vm     *peer.QEMU
+	before peer.State // of the VM, before luksplug came
+	device string     // the disk's name in the guest
+}
+
+// target is the disk's name in its XML, and serial is how the guest finds it.
+const (
+	target = "vdb"
+	serial = "demo"
+)
+
+// runDemo runs all steps in a folder of its own and cleans up.
+func runDemo(ctx context.Context, p *printer) (err error) {
+	dir, err := os.MkdirTemp("", "luksplug-demo-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	d := &demo{printer: p, dir: dir}
+	defer func() { err = errors.Join(err, d.stop()) }()
+	begin := time.Now()
+	for _, step := range []func(context.Context) error{
+		d.build, d.makeVolume, d.boot, d.attach, d.write, d.compare, d.detach, d.readBack,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+		if p.err != nil {
+			return fmt.Errorf("write the demo's text: %w", p.err)
+		}
+	}
+	p.end(time.Since(begin))
+	return p.err
+}
+
+// stop ends the VM.
+func (d *demo) stop() error {
+	if d.vm == nil {
+		return nil
+	}
+	return d.vm.Close()
+}
+
+func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }
+
+// build compiles the program that is shown.
+func (d *demo) build(ctx context.Context) error {
+	d.step("Build luksplug", "One static program, made from this source tree.")
+	d.command("go build ./cmd/luksplug")
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", d.path("luksplug"), "github.com/luksplug/luksplug/cmd/luksplug")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build luksplug: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+// makeVolume makes the encrypted volume and its XML.
+func (d *demo) makeVolume(ctx context.Context) error {
+	d.step("Make an encrypted volume with a detached header",
+		"cryptsetup writes the LUKS header, with the key slots, into one file; the payload is another, which only holds ciphertext.")
+	var err error
+	if d.volume, err = peer.CreateVolume(ctx, d.dir, peer.DetachedRaw); err != nil {
+		return err
+	}
+	magic, err := readAt(d.volume.Header, 0, 4)
+	if err != nil {
+		return err
+	}
+	if string(magic) != "LUKS" {
+		return fmt.Errorf("the header file %s begins with %q, not with LUKS", d.volume.Header, magic)
+	}
+	payload, err := os.ReadFile(d.volume.Payload)
+	if err != nil {
+		return err
+	}
+	if strings.Trim(string(payload), "\x00") != "" {
+		return fmt.Errorf("the fresh payload %s is not empty", d.volume.Payload)
+	}
+	d.checked("%s begins with LUKS; %s is %d MiB of zeros: nothing in it tells that it is encrypted",
+		filepath.Base(d.volume.Header), filepath.Base(d.volume.Payload), len(payload)/peer.MiB)
+	xml := strings.Replace(d.volume.DiskXML(target, "virtio"), "</disk>", "  <serial>"+serial+"</serial>\n</disk>", 1)
+	d.printf("   The disk in libvirt's XML; <header> is what luksplug adds to it (%s.xml):\n", target)
+	d.quote(xml)
+	return os.WriteFile(d.path(target+".xml"), []byte(xml), 0o600)
+}
+
+// boot starts the guest and notes what the VM looks like.
+func (d *demo) boot(ctx context.Context) error {
+	d.step("Boot a small Linux guest in QEMU",
+		"Debian's cloud kernel and busybox on a q35 machine, emulated in software. The first run downloads the kernel into the cache folder.")
+	dir := d.path("vm")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return err
+	}
+	var err error
+	if d.vm, err = peer.Run(ctx, dir, peer.Options{RootPorts: 2, Guest: true}); err != nil {
+		return err
+	}
+	system, err := d.vm.Guest().Run(ctx, "uname -sr; ls /sys/block")
+	if err != nil {
+		return err
+	}
+	kernel, disks, _ := strings.Cut(system, "\n")
+	if disks := strings.TrimSpace(disks); disks != "" {
+		return fmt.Errorf("the guest has disks before any was attached: %s", disks)
+	}
+	if d.before, err = d.vm.State(ctx); err != nil {
+		return err
+	}
+	d.checked("the guest runs %s and has no disk", kernel)
+	return nil
+}
+
+// luksplug runs the program as a user would in the demo's folder.
+func (d *demo) luksplug(ctx context.Context, args ...string) error {
+	args = append([]string{"--qmp", "vm/qmp.sock"}, args...)
+	d.command("luksplug " + strings.Join(args, " "))
+	cmd := exec.CommandContext(ctx, d.path("luksplug"), args...)
+	cmd.Dir = d.dir
+	out, err := cmd.CombinedOutput()
+	d.quote(string(out))
+	if err != nil {
+		return fmt.Errorf("luksplug: %w: %s", err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}

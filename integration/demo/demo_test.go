@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// folder makes a folder with a short path, for the unix sockets in it, the one
+// in which the demo works.
+func folder(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "demo-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	t.Setenv("TMPDIR", dir)
+	return dir
+}
+
+// wantClean fails the test when the demo has left a process or a file.
+func wantClean(t *testing.T, dir string) {
+	t.Helper()
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if strings.HasPrefix(f.Name(), "luksplug-") {
+			t.Errorf("%s is left", f.Name())
+		}
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range processes {
+		line, _ := os.ReadFile(p) // the process may have ended
+		if strings.Contains(string(line), dir) {
+			t.Errorf("a process is left: %q", line)
+		}
+	}
+}
+
+func TestDemo(t *testing.T) {
+	dir := folder(t)
+	var out, diag strings.Builder
+	if code := show(t.Context(), &out, &diag, false); code != 0 || diag.Len() > 0 {
+		t.Fatalf("status %d, standard error %q after:\n%s", code, diag.String(), out.String())
+	}
+	if strings.Contains(out.String(), "\x1b") {
+		t.Error("colours without a terminal")
+	}
+	for _, want := range []string{"|The guest wrote |", "vdb attached", "vdb detached", "All of it is true"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("the text lacks %q", want)
+		}
+	}
+	wantClean(t, dir)
+}
+
+// trigger calls f when text is written.
+type trigger struct {
+	strings.Builder
+	text string
+	f    func()
+}
+
+func (w *trigger) Write(b []byte) (int, error) {
+	if strings.Contains(string(b), w.text) {
+		w.f()
+	}
+	return w.Builder.Write(b)
+}
+
+// ^C while QEMU runs.
+func TestInterrupted(t *testing.T) {
+	dir := folder(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	out := &trigger{text: "4. Attach", f: cancel}
+	var diag strings.Builder
+	if code := show(ctx, out, &diag, true); code != exitInterrupted {
+		t.Fatalf("status %d, standard error %q after:\n%s", code, diag.String(), out.String())
+	}
+	if diag.String() != "demo: interrupted; QEMU was stopped and the demo's folder removed\n" {
+		t.Errorf("standard error %q", diag.String())
+	}
+	if !strings.Contains(out.String(), bold+"4. Attach") {
+		t.Error("no colours for a terminal")
+	}
+	wantClean(t, dir)
+}
+
+// A check that fails: the payload holds plain text.
+func TestFailure(t *testing.T) {
+	dir := folder(t)
+	var diag strings.Builder
+	out := &trigger{text: "6. Look", f: func() {
+		payloads, err := filepath.Glob(filepath.Join(dir, "luksplug-demo-*", "payload.img"))
+		if err != nil || len(payloads) != 1 {
+			t.Errorf("payloads %q, error %v", payloads, err)
+			return
+		}
+		if err := os.WriteFile(payloads[0], plaintext(), 0o600); err != nil {
+			t.Error(err)
+		}
+	}}
+	if code := show(t.Context(), out, &diag, false); code != 1 {
+		t.Fatalf("status %d after:\n%s", code, out.String())
+	}
+	if diag.String() != "demo: failed: the payload holds no ciphertext at offset 0\n" {
+		t.Errorf("standard error %q", diag.String())
+	}
+	wantClean(t, dir)
+}
