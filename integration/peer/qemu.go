@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // Machine is one of QEMU's machine types.
@@ -224,6 +226,9 @@ func (q *QEMU) arguments(ctx context.Context, o Options) ([]string, error) {
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none",
 		"-machine", string(o.Machine), "-accel", "tcg", "-m", "256",
+		// luksplug knows a VM without a UUID by the process that listens on its
+		// monitor, and behind proxies of one test all VMs would be one.
+		"-uuid", uuid.NewString(),
 		"-chardev", "socket,id=qmp,server=on,wait=off,path=" + q.Socket, "-mon", "chardev=qmp,mode=control",
 		"-chardev", "socket,id=control,server=on,wait=off,path=" + q.Control, "-mon", "chardev=control,mode=control",
 	}

@@ -1,0 +1,353 @@
+package integration
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// refusal is a command that luksplug has to refuse.
+type refusal struct {
+	name string
+	args []string // of the program, without the VM
+	code int
+	says []string // what the one line on standard error must contain
+	// tries is true where only QEMU can tell that it does not work: commands
+	// that change something are then sent, and taken back.
+	tries bool
+}
+
+// refuse runs every refusal against the VM, through a proxy that sees all that
+// is sent to it.
+func refuse(ctx context.Context, t *testing.T, q *peer.QEMU, refusals []refusal) {
+	t.Helper()
+	for _, r := range refusals {
+		t.Run(r.name, func(t *testing.T) {
+			before := stateOf(ctx, t, q)
+			proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{})
+			got := tool(ctx, t, proxy.Address, r.args...).want(t, r.code)
+			wantOneLine(t, got, r.says...)
+			if steps := proxy.Steps(); r.tries != (len(steps) > 0) {
+				t.Errorf("sent to QEMU, of what changes something: %v", steps)
+			}
+			wantSame(ctx, t, q, before)
+		})
+	}
+}
+
+// wantOneLine checks that a failure told its user what is wrong, in one line on
+// standard error and nothing on standard output.
+func wantOneLine(t *testing.T, r result, says ...string) {
+	t.Helper()
+	line, rest, _ := strings.Cut(r.stderr, "\n")
+	if rest != "" || !strings.HasPrefix(line, "luksplug: ") {
+		t.Errorf("standard error is not one line of luksplug's:\n%s", r.stderr)
+	}
+	for _, s := range says {
+		if !strings.Contains(line, s) {
+			t.Errorf("the error does not say %q: %s", s, line)
+		}
+	}
+	if r.stdout != "" {
+		t.Errorf("standard output of a failure: %s", r.stdout)
+	}
+}
+
+// attachArgs are the arguments that attach the disk of xml with the volume's
+// passphrase.
+func attachArgs(t *testing.T, v *peer.Volume, xml string) []string {
+	t.Helper()
+	return []string{"--passphrase-file", v.PassphraseFile, "attach", writeFile(t, "disk.xml", xml)}
+}
+
+// edited is xml with each old text replaced by the new one that follows it. A
+// text that is not there ends the test: it would no longer test anything.
+func edited(t *testing.T, xml string, replacements ...string) string {
+	t.Helper()
+	for i := 0; i < len(replacements); i += 2 {
+		if !strings.Contains(xml, replacements[i]) {
+			t.Fatalf("no %q in %s", replacements[i], xml)
+		}
+		xml = strings.ReplaceAll(xml, replacements[i], replacements[i+1])
+	}
+	return xml
+}
+
+// withoutEncryption is the disk of a volume whose <encryption> was forgotten.
+func withoutEncryption(t *testing.T, v *peer.Volume, target string) string {
+	t.Helper()
+	xml := v.DiskXML(target, "virtio")
+	begin, end := strings.Index(xml, "<encryption"), strings.Index(xml, "</encryption>")
+	if begin < 0 || end < 0 {
+		t.Fatalf("no <encryption> in %s", xml)
+	}
+	return xml[:begin] + xml[end+len("</encryption>"):]
+}
+
+// TestRefusedBeforeAnything goes through what is wrong with a disk or its files
+// on a VM that has no disk yet.
+func TestRefusedBeforeAnything(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 2, SCSI: true})
+	v, other := peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.DetachedRaw)
+	embedded, qcow2 := peer.NewVolume(t, peer.EmbeddedLUKS), peer.NewVolume(t, peer.Qcow2LUKS)
+	xml := v.DiskXML("vdb", "virtio")
+	disk := writeFile(t, "disk.xml", xml)
+	missing := filepath.Join(t.TempDir(), "missing")
+	plain := sized(t, "plain.img", 8*peer.MiB)
+	plainQcow2 := filepath.Join(t.TempDir(), "plain.qcow2")
+	command(ctx, t, "qemu-img", "create", "-q", "-f", "qcow2", plainQcow2, "8M")
+	with := func(replacements ...string) []string {
+		return attachArgs(t, v, edited(t, xml, replacements...))
+	}
+	withPassphrase := func(file string) []string { return []string{"--passphrase-file", file, "attach", disk} }
+	withStore := func(dir string) []string { return []string{"--keystore", "dir:" + dir, "attach", disk} }
+
+	refuse(ctx, t, q, []refusal{
+		{name: "wrong passphrase", args: withPassphrase(writeFile(t, "key", "wrong")), code: 4, tries: true,
+			says: []string{"vdb", "as it was before", "Invalid password"}},
+		{name: "header of another passphrase", args: with(v.Header, other.Header), code: 4, tries: true,
+			says: []string{"vdb", "as it was before", "Invalid password"}},
+		{name: "passphrase file missing", args: withPassphrase(missing), code: 4, says: []string{"vdb", missing, "no such file"}},
+		{name: "passphrase file empty", args: withPassphrase(writeFile(t, "key", "")), code: 4, says: []string{"vdb", "empty"}},
+		{name: "no passphrase given", args: []string{"attach", disk}, code: 2, says: []string{"--passphrase-file", "--keystore"}},
+		{name: "not in the key store", args: withStore(t.TempDir()), code: 4, says: []string{"vdb", v.SecretUUID, "no such secret"}},
+		{name: "key store missing", args: withStore(missing), code: 4, says: []string{missing, "cannot be reached"}},
+		{name: "key readable by others", args: withStore(keyFolder(t, v.SecretUUID, v.Passphrase, 0o644)), code: 4,
+			says: []string{"0644", "chmod 600"}},
+		{name: "payload missing", args: with(v.Payload, missing), code: 5, says: []string{"payload", missing, "no such file"}},
+		{name: "header missing", args: with(v.Header, missing), code: 5, says: []string{"header", missing, "no such file"}},
+		{name: "payload is a folder", args: with(v.Payload, t.TempDir()), code: 5, says: []string{"payload"}},
+		{name: "header is not LUKS", args: with(v.Header, plain), code: 5, says: []string{plain, "no LUKS header"}},
+		{name: "header is empty", args: with(v.Header, sized(t, "empty.hdr", 0)), code: 5, says: []string{"empty.hdr"}},
+		{name: "header is cut off", args: with(v.Header, cutOff(t, v.Header)), code: 5, says: []string{"cut.hdr"}},
+		{name: "header and payload swapped", args: attachArgs(t, v, edited(t, xml, v.Header, "\x00", v.Payload, v.Header, "\x00", v.Payload)),
+			code: 5, says: []string{v.Payload, "no LUKS header"}},
+		{name: "payload has a header of its own", args: with(v.Payload, embedded.Payload), code: 5,
+			says: []string{embedded.Payload, "leave <header> out"}},
+		{name: "LUKS without <encryption>", args: attachArgs(t, v, withoutEncryption(t, embedded, "vdb")), code: 5,
+			says: []string{embedded.Payload, "add <encryption format='luks'>"}},
+		{name: "encrypted qcow2 without <encryption>", args: attachArgs(t, v, withoutEncryption(t, qcow2, "vdb")), code: 5,
+			says: []string{qcow2.Payload, "add <encryption format='luks'>"}},
+		{name: "<encryption> on plain raw", args: attachArgs(t, v, edited(t, embedded.DiskXML("vdb", "virtio"), embedded.Payload, plain)),
+			code: 5, says: []string{plain, "no LUKS header"}},
+		{name: "<encryption> on plain qcow2", args: attachArgs(t, v, edited(t, qcow2.DiskXML("vdb", "virtio"), qcow2.Payload, plainQcow2)),
+			code: 5, says: []string{plainQcow2, "not encrypted"}},
+		{name: "raw called qcow2", args: with("type='raw'", "type='qcow2'"), code: 5, says: []string{v.Payload, "not a qcow2 image"}},
+		{name: "LUKS2", args: with(v.Header, luks2(ctx, t, v)), code: 3, says: []string{"LUKS version 2"}},
+		{name: "ide", args: with("vdb", "hdb", "'virtio'", "'ide'"), code: 3, says: []string{"ide", "virtio, scsi or usb"}},
+		{name: "sata", args: with("vdb", "sdb", "'virtio'", "'sata'"), code: 3, says: []string{"sata", "virtio, scsi or usb"}},
+		{name: "fdc", args: with("vdb", "fdb", "'virtio'", "'fdc'", "device='disk'", "device='floppy'"), code: 3, says: []string{"fdc"}},
+		{name: "element that is not supported", args: with("<target", "<iotune><total_iops_sec>100</total_iops_sec></iotune><target"), code: 3,
+			says: []string{"<iotune>", "not support"}},
+		{name: "element that nobody knows", args: with("<target", "<tarquet/><target"), code: 2, says: []string{"<tarquet>", "line"}},
+		{name: "attribute that nobody knows", args: with("<target", "<target colour='red'"), code: 2, says: []string{"colour"}},
+		{name: "malformed XML", args: with("</disk>", ""), code: 2, says: []string{"disk XML"}},
+		{name: "usb without a controller", args: with("vdb", "sdb", "'virtio'", "'usb'"), code: 5, says: []string{"no USB controller", "qemu-xhci"}},
+		{name: "bus that the VM lacks", args: with("<target", "<address type='pci' domain='0' bus='7' slot='0' function='0'/><target"), code: 5,
+			says: []string{"pci.7", "rp1", "<address>"}},
+		{name: "controller that the VM lacks", args: with("vdb", "sdb", "'virtio'/>", "'scsi'/><address type='drive' controller='3' bus='0' target='0' unit='0'/>"), code: 5,
+			says: []string{"scsi3", "scsi0", "<address>"}},
+		{name: "detach of what is not there", args: []string{"detach", "vdb"}, code: 5, says: []string{"holds no disk vdb"}},
+	})
+}
+
+// TestRefusedBesideAnother goes through what is wrong with a disk because of
+// those that the VM has already.
+func TestRefusedBesideAnother(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 2, SCSI: true})
+	v, other, scsi := peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.DetachedQcow2)
+	args := attachArgs(t, v, v.DiskXML("vdb", "virtio"))
+	tool(ctx, t, q.Socket, args...).want(t, 0)
+	const address = "><address type='drive' controller='0' bus='0' target='0' unit='5'/>"
+	tool(ctx, t, q.Socket, attachArgs(t, scsi, edited(t, scsi.DiskXML("sda", "scsi"), "bus='scsi'/>", "bus='scsi'/"+address))...).want(t, 0)
+	xml := other.DiskXML("vdc", "virtio")
+
+	refuse(ctx, t, q, []refusal{
+		{name: "two disks on one header", args: attachArgs(t, v, edited(t, xml, other.Header, v.Header)), code: 5,
+			says: []string{v.Header, "in use by disk vdb", "make a header for each"}},
+		{name: "one payload twice", args: attachArgs(t, other, edited(t, xml, other.Payload, v.Payload)), code: 5,
+			says: []string{v.Payload, "in use by disk vdb"}},
+		{name: "one payload twice, by another name", args: attachArgs(t, other, edited(t, xml, other.Payload, linked(t, v.Payload))), code: 5,
+			says: []string{"in use by disk vdb"}},
+		{name: "target of another disk", args: attachArgs(t, other, other.DiskXML("vdb", "virtio")), code: 5,
+			says: []string{"another disk is attached as vdb", "detach it first"}},
+		{name: "SCSI unit taken", args: attachArgs(t, other, edited(t, other.DiskXML("sdb", "scsi"), "bus='scsi'/>", "bus='scsi'/"+address)), code: 5,
+			says: []string{"unit 5", "scsi0", "in use"}},
+		{name: "detach of another", args: []string{"detach", "vdc"}, code: 5, says: []string{"no disk vdc", "sda, vdb"}},
+	})
+
+	t.Run("the same disk again", func(t *testing.T) {
+		before := stateOf(ctx, t, q)
+		proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{})
+		again := tool(ctx, t, proxy.Address, args...).want(t, 0)
+		if !strings.HasPrefix(again.stdout, "vdb already attached\n") || again.stderr != "" {
+			t.Errorf("stdout %q, stderr %q", again.stdout, again.stderr)
+		}
+		if steps := proxy.Steps(); len(steps) > 0 {
+			t.Errorf("sent to QEMU, of what changes something: %v", steps)
+		}
+		wantSame(ctx, t, q, before)
+	})
+	t.Run("detach of what is missing may be a success", func(t *testing.T) {
+		before := stateOf(ctx, t, q)
+		tool(ctx, t, q.Socket, "detach", "vdc", "--ignore-missing").want(t, 0)
+		wantSame(ctx, t, q, before)
+	})
+	t.Run("no port left", func(t *testing.T) {
+		// The second of two ports goes to this one.
+		tool(ctx, t, q.Socket, attachArgs(t, other, xml)...).want(t, 0)
+		third := peer.NewVolume(t, peer.EmbeddedLUKS)
+		refuse(ctx, t, q, []refusal{{name: "refused", args: attachArgs(t, third, third.DiskXML("vdd", "virtio")), code: 5,
+			says: []string{"no hot-pluggable pcie-root-port is free", "the VM has 2", "-device pcie-root-port", "model='pcie-root-port'"}}})
+	})
+}
+
+// TestRefusedLockedImage: an image that another QEMU writes to is not touched.
+func TestRefusedLockedImage(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	v, other := peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.DetachedRaw)
+	peer.Start(t, peer.Options{Paused: true, Extra: []string{
+		"-blockdev", "driver=file,node-name=one,filename=" + v.Payload, "-device", "virtio-blk-pci,drive=one",
+		"-blockdev", "driver=file,node-name=two,filename=" + other.Header, "-device", "virtio-blk-pci,drive=two",
+	}})
+	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 1})
+	refuse(ctx, t, q, []refusal{
+		{name: "payload", args: attachArgs(t, v, v.DiskXML("vdb", "virtio")), code: 5,
+			says: []string{"payload", v.Payload, "in use outside of this VM"}},
+		{name: "header", args: attachArgs(t, other, other.DiskXML("vdb", "virtio")), code: 5,
+			says: []string{"header", other.Header, "in use outside of this VM"}},
+	})
+}
+
+// TestRefusedReadOnlyHeader: QEMU would open such a disk, and then fail to give
+// it to the guest.
+func TestRefusedReadOnlyHeader(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 1})
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	before := stateOf(ctx, t, q)
+	proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{})
+	got := run(ctx, t, readOnlyFor(ctx, t, v.Header, proxy.Address, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...)).want(t, 5)
+	line, _, _ := strings.Cut(got.stderr, "\n")
+	for _, s := range []string{"header", v.Header, "cannot be written", "<readonly/>"} {
+		if !strings.Contains(line, s) {
+			t.Errorf("the error does not say %q: %s", s, line)
+		}
+	}
+	if steps := proxy.Steps(); len(steps) > 0 {
+		t.Errorf("sent to QEMU, of what changes something: %v", steps)
+	}
+	wantSame(ctx, t, q, before)
+}
+
+// readOnlyFor is the program, ready to run, in a place where it cannot write to
+// path. Permissions do not hold root back; a read-only mount does, in a
+// namespace that ends with the program.
+func readOnlyFor(ctx context.Context, t *testing.T, path, address string, args ...string) *exec.Cmd {
+	t.Helper()
+	args = append([]string{luksplug, "--qmp", address}, args...)
+	if os.Geteuid() != 0 {
+		if err := os.Chmod(path, 0o400); err != nil {
+			t.Fatal(err)
+		}
+		return exec.CommandContext(ctx, args[0], args[1:]...)
+	}
+	const script = `set -e; mount --make-rprivate /; mount --bind "$1" "$1"; mount -o remount,ro,bind "$1"; shift; exec "$@"`
+	return exec.CommandContext(ctx, "unshare", append([]string{"--mount", "sh", "-c", script, "sh", path}, args...)...)
+}
+
+// TestRefusedByVersion: QEMU 7.2 has no detached headers. What it has works.
+func TestRefusedByVersion(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{Binary: peer.MatrixQEMU(t, "bookworm"), Guest: true, RootPorts: 1})
+	v, embedded := peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.EmbeddedLUKS)
+	refuse(ctx, t, q, []refusal{{name: "detached header", args: attachArgs(t, v, v.DiskXML("vdb", "virtio")), code: 3,
+		says: []string{"QEMU 7.2", "detached LUKS header", "9.0"}}})
+	before := stateOf(ctx, t, q)
+	if err := q.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	tool(ctx, t, q.Socket, attachArgs(t, embedded, edited(t, embedded.DiskXML("vdb", "virtio"), "</disk>", "<serial>old-qemu</serial></disk>"))...).want(t, 0)
+	if _, err := q.Guest().WaitDisk(ctx, "old-qemu"); err != nil {
+		t.Fatal(err)
+	}
+	tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
+	wantSame(ctx, t, q, before)
+}
+
+// sized makes a file of size bytes without content.
+func sized(t *testing.T, name string, size int64) string {
+	t.Helper()
+	path := writeFile(t, name, "")
+	if err := os.Truncate(path, size); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// cutOff copies the first bytes of a header: its magic is there, its key slots
+// are not.
+func cutOff(t *testing.T, header string) string {
+	t.Helper()
+	content, err := os.ReadFile(header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return writeFile(t, "cut.hdr", string(content[:100]))
+}
+
+// linked is another name of a file.
+func linked(t *testing.T, path string) string {
+	t.Helper()
+	link := filepath.Join(t.TempDir(), "link")
+	if err := os.Symlink(path, link); err != nil {
+		t.Fatal(err)
+	}
+	return link
+}
+
+// keyFolder is a folder of keys, with one key.
+func keyFolder(t *testing.T, name string, key []byte, mode os.FileMode) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, key, mode); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, mode); err != nil { // whatever the umask is
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// luks2 makes a detached header of LUKS2 with the volume's passphrase.
+func luks2(ctx context.Context, t *testing.T, v *peer.Volume) string {
+	t.Helper()
+	header := sized(t, "luks2.hdr", 16*peer.MiB)
+	command(ctx, t, "cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
+		"--key-file", v.PassphraseFile, "--header", header, v.Payload)
+	return header
+}
+
+// command runs a program that the test needs.
+func command(ctx context.Context, t *testing.T, name string, args ...string) {
+	t.Helper()
+	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+	}
+}
