@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/qmp"
@@ -13,6 +14,9 @@ import (
 // preflight checks a plan against the VM before the first command that changes
 // anything: what QEMU can do, which names are free, and what the files are.
 func (vm *VM) preflight(ctx context.Context, disk *blockgraph.Disk, plan *blockgraph.Plan, values Values, state *State) error {
+	if err := vm.checkTarget(ctx, disk); err != nil {
+		return err
+	}
 	if err := vm.checkNames(plan, state); err != nil {
 		return err
 	}
@@ -23,6 +27,22 @@ func (vm *VM) preflight(ctx context.Context, disk *blockgraph.Disk, plan *blockg
 		return err
 	}
 	return vm.checkFiles(disk, state)
+}
+
+// checkTarget refuses a target that the VM's manager has given away: two disks
+// of one name are a trap for whoever looks after the VM.
+func (vm *VM) checkTarget(ctx context.Context, disk *blockgraph.Disk) error {
+	if vm.opts.Targets == nil {
+		return nil
+	}
+	targets, err := vm.opts.Targets(ctx)
+	if err != nil {
+		return fmt.Errorf("ask which targets are in use: %w", err)
+	}
+	if slices.Contains(targets, disk.Target) {
+		return &PreflightError{Target: disk.Target, Reason: "the target is that of another disk of the domain: give this one another target"}
+	}
+	return nil
 }
 
 func (vm *VM) checkNames(plan *blockgraph.Plan, state *State) error {

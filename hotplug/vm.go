@@ -33,6 +33,9 @@ type Options struct {
 	// Recovery bounds what is done after a failure: dialling again, asking what
 	// exists, taking back; 0 for 30 seconds.
 	Recovery time.Duration
+	// Targets returns the targets that the VM's manager has given to disks of
+	// its own, such as libvirt's; nil where nobody manages the VM.
+	Targets func(ctx context.Context) ([]string, error)
 	// OnStep is called after each step of a plan, nil for nothing.
 	OnStep func(StepReport)
 	// OnWait is called once when a wait begins that a person would wonder

@@ -12,6 +12,7 @@ import (
 
 	"github.com/digitalocean/go-libvirt"
 	"github.com/google/uuid"
+	"libvirt.org/go/libvirtxml"
 
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/qmp"
@@ -49,7 +50,9 @@ func (a *app) dialer(options *hotplug.Options) (hotplug.Dialer, error) {
 		if uri.Host == "" || loopback(net.JoinHostPort(uri.Hostname(), "0")) {
 			options.Files = hotplug.FilesLocal
 		}
-		return func(ctx context.Context) (*qmp.Client, error) { return a.dialLibvirt(ctx, uri, opts) }, nil
+		d := &domain{app: a, uri: uri, name: a.flags.domain}
+		options.Targets = d.targets
+		return func(ctx context.Context) (*qmp.Client, error) { return d.dial(ctx, opts) }, nil
 	}
 	return nil, &usageError{errors.New("which VM? give --qmp ADDRESS for a QEMU monitor, or --domain NAME for a libvirt domain")}
 }
@@ -64,35 +67,72 @@ func loopback(address string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// dialLibvirt opens the monitor of a domain. The connection to libvirt lives
+// domain is a libvirt domain and the connection to its libvirt, which lives
 // until the program ends.
-func (a *app) dialLibvirt(ctx context.Context, uri *url.URL, opts []qmp.Option) (*qmp.Client, error) {
-	type opened struct {
-		l   *libvirt.Libvirt
-		err error
+type domain struct {
+	app  *app
+	uri  *url.URL
+	name string
+
+	libvirt *libvirt.Libvirt
+	handle  libvirt.Domain
+}
+
+// dial connects to libvirt and opens the domain's monitor.
+func (d *domain) dial(ctx context.Context, opts []qmp.Option) (*qmp.Client, error) {
+	l, err := within(ctx, func() (*libvirt.Libvirt, error) { return libvirt.ConnectToURI(d.uri) })
+	if err != nil {
+		return nil, fmt.Errorf("connect to libvirt %s: %w", d.uri.Redacted(), err)
 	}
-	// go-libvirt knows no context: a libvirtd that does not answer is left to
-	// itself.
-	done := make(chan opened, 1)
+	d.app.closers = append(d.app.closers, func() { _ = l.Disconnect() }) // the program ends
+	handle, err := within(ctx, func() (libvirt.Domain, error) { return lookUp(l, d.name) })
+	if err != nil {
+		return nil, fmt.Errorf("domain %s at libvirt %s: %w", d.name, d.uri.Redacted(), err)
+	}
+	d.libvirt, d.handle = l, handle
+	return qmp.NewLibvirt(ctx, l, handle, opts...)
+}
+
+// targets returns the targets of the disks that libvirt has in the domain.
+func (d *domain) targets(ctx context.Context) ([]string, error) {
+	text, err := within(ctx, func() (string, error) { return d.libvirt.DomainGetXMLDesc(d.handle, 0) })
+	if err != nil {
+		return nil, fmt.Errorf("domain %s at libvirt %s: %w", d.name, d.uri.Redacted(), err)
+	}
+	var doc libvirtxml.Domain
+	if err := doc.Unmarshal(text); err != nil {
+		return nil, fmt.Errorf("the XML of domain %s: %w", d.name, err)
+	}
+	var out []string
+	if doc.Devices != nil {
+		for _, disk := range doc.Devices.Disks {
+			if disk.Target != nil {
+				out = append(out, disk.Target.Dev)
+			}
+		}
+	}
+	return out, nil
+}
+
+// within calls f, which knows no context, as none of go-libvirt does. A libvirtd
+// that does not answer is left to itself when ctx ends.
+func within[T any](ctx context.Context, f func() (T, error)) (T, error) {
+	type answer struct {
+		value T
+		err   error
+	}
+	done := make(chan answer, 1)
 	go func() {
-		l, err := libvirt.ConnectToURI(uri)
-		done <- opened{l, err}
+		value, err := f()
+		done <- answer{value, err}
 	}()
-	var o opened
 	select {
 	case <-ctx.Done():
-		return nil, fmt.Errorf("libvirt %s does not answer: %w", uri.Redacted(), ctx.Err())
-	case o = <-done:
+		var none T
+		return none, fmt.Errorf("libvirt does not answer: %w", ctx.Err())
+	case a := <-done:
+		return a.value, a.err
 	}
-	if o.err != nil {
-		return nil, fmt.Errorf("connect to libvirt %s: %w", uri.Redacted(), o.err)
-	}
-	a.closers = append(a.closers, func() { _ = o.l.Disconnect() }) // the program ends
-	domain, err := lookUp(o.l, a.flags.domain)
-	if err != nil {
-		return nil, fmt.Errorf("domain %s at libvirt %s: %w", a.flags.domain, uri.Redacted(), err)
-	}
-	return qmp.NewLibvirt(ctx, o.l, domain, opts...)
 }
 
 // lookUp finds a domain by name, UUID or id, in this order: a name may look like
