@@ -25,6 +25,11 @@ func ParseDisk(data []byte) (*Disk, error) {
 	if tree.name != "disk" {
 		return nil, tree.invalid("", "the document is a <%s>, not a <disk>", tree.name)
 	}
+	// First, because another type brings attributes of its own: to refuse
+	// those one by one would hide what the matter is.
+	if _, err := sourceKind(tree); err != nil {
+		return nil, err
+	}
 	if err := diskRule.check(tree); err != nil {
 		return nil, err
 	}
@@ -203,25 +208,34 @@ func (p *parser) image(d *Disk) (err error) {
 // what kind it is. It reads the tree: libvirtxml drops the attribute that belongs
 // to another kind.
 func parseSource(owner, e *element) (Source, error) {
-	kind := orDefault(owner.attr("type"), string(SourceFile))
+	kind, err := sourceKind(owner)
+	if err != nil {
+		return Source{}, err
+	}
 	want, wrong := "file", "dev"
-	switch SourceKind(kind) {
-	case SourceFile:
-	case SourceBlock:
+	if kind == SourceBlock {
 		want, wrong = wrong, want
-	case "dir", "network", "volume", "nvme", "vhostuser", "vhostvdpa":
-		return Source{}, owner.unsupported("type", "sources of type %q are not supported: use file or block", kind)
-	default:
-		return Source{}, owner.invalid("type", "unknown type %q: use file or block", shorten(kind))
 	}
 	if e.attr(wrong) != "" {
 		return Source{}, e.invalid(wrong, "does not belong to type='%s', which has %s=", kind, want)
 	}
-	out := Source{Kind: SourceKind(kind), Path: e.attr(want)}
+	out := Source{Kind: kind, Path: e.attr(want)}
 	if out.Path == "" {
 		return Source{}, e.invalid(want, "is missing: a %s source needs the path", kind)
 	}
 	return out, nil
+}
+
+// sourceKind reads the type attribute of a <disk> or <header>.
+func sourceKind(e *element) (SourceKind, error) {
+	switch kind := orDefault(e.attr("type"), string(SourceFile)); kind {
+	case "file", "block":
+		return SourceKind(kind), nil
+	case "dir", "network", "volume", "nvme", "vhostuser", "vhostvdpa":
+		return "", e.unsupported("type", "sources of type %q are not supported: use file or block", kind)
+	default:
+		return "", e.invalid("type", "unknown type %q: use file or block", shorten(kind))
+	}
 }
 
 func parseFormat(e *element, name string) (Format, error) {
