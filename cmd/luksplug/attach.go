@@ -23,7 +23,7 @@ is attached already is left alone, which is a success.`,
 		Example: `  luksplug --qmp /run/vm1.qmp --passphrase-file vm1-vdb.key attach vdb.xml
   luksplug --domain vm1 --keystore dir:/run/keys attach vdb.xml
   pass show vm1-vdb | tr -d '\n' | luksplug --domain vm1 --passphrase-file - attach vdb.xml`,
-		Args: cobra.ExactArgs(1),
+		Args: argument("DISK.xml"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			disk, err := a.readDisk(args[0])
 			if err != nil {

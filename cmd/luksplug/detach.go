@@ -22,7 +22,7 @@ keeps its disk: the exit code is then 8, and a second detach finishes the job.`,
 		Example: `  luksplug --domain vm1 detach vdb
   luksplug --qmp /run/vm1.qmp --timeout 2m detach vdb
   luksplug --domain vm1 detach vdb --ignore-missing`,
-		Args: cobra.ExactArgs(1),
+		Args: argument("TARGET"),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {
 				return nil, cobra.ShellCompDirectiveNoFileComp

@@ -96,5 +96,6 @@ Exit codes:
 	}
 	a.flags.register(root)
 	root.AddCommand(newAttach(a), newDetach(a), newList(a), newPlan(a), newCmdline(a), newRepair(a), newVersion(a))
+	strictCommands(root)
 	return root
 }

@@ -27,7 +27,7 @@ the document describes; otherwise the device's place is left to QEMU.`,
   virsh dumpxml vm1 > vm1.xml; luksplug plan --domain-xml vm1.xml --output json vdb.xml
   luksplug plan vdb.xml --output dot | dot -Tpng > vdb.png`,
 		Annotations: map[string]string{outputs: "dot mermaid svg"},
-		Args:        cobra.ExactArgs(1),
+		Args:        argument("DISK.xml"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			plan, err := a.plan(cmd.Context(), args[0], domainXML)
 			if err != nil {
@@ -111,7 +111,7 @@ from a file when it starts, the one of --passphrase-file or --keystore dir:PATH,
 else one in ` + secretFolder + `. The note on standard error says which.`,
 		Example: `  luksplug cmdline vdb.xml --passphrase-file /run/keys/vm1-vdb
   eval "qemu-system-x86_64 -machine q35 -m 2G $(luksplug cmdline vdb.xml --keystore dir:/run/keys)"`,
-		Args: cobra.ExactArgs(1),
+		Args: argument("DISK.xml"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			plan, err := a.plan(cmd.Context(), args[0], domainXML)
 			if err != nil {

@@ -1,35 +1,98 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
-	"fmt"
-	"os"
-	"regexp"
+	"errors"
+	"os/exec"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// The scripts in testdata run the program as a user does. They need no VM: what
-// does is tested in package integration.
-
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"luksplug": main})
 }
 
+// The scripts run the program as a user does. They need no VM: what the program
+// does to one is tested in package integration.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{
-		Dir:                "testdata",
+		Dir:                 "testdata",
 		RequireExplicitExec: true,
-		RequireUniqueNames: true,
+		RequireUniqueNames:  true,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits":   exits,
-			"isjson":  isJSON,
-			"oneline": oneLineOnly,
-			"plain":   plain,
+			"exits": exits,
+			"fails": fails,
+			"json":  isJSON,
+			"plain": plain,
 		},
 	})
+}
+
+// exits CODE COMMAND [ARG...] runs a command and wants that exit code.
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	if err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			ts.Fatalf("%v: %v", args[1:], err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("%v: exit code %d, want %d", args[1:], got, want)
+	}
+}
+
+// fails CODE COMMAND [ARG...] is exits, and wants nothing on standard output and
+// one line on standard error, which says whose error it is.
+func fails(ts *testscript.TestScript, neg bool, args []string) {
+	exits(ts, neg, args)
+	stdout, stderr := ts.ReadFile("stdout"), ts.ReadFile("stderr")
+	if stdout != "" {
+		ts.Fatalf("%v: standard output is not empty", args[1:])
+	}
+	line, found := strings.CutSuffix(stderr, "\n")
+	if !found || strings.Contains(line, "\n") || !strings.HasPrefix(line, "luksplug: ") {
+		ts.Fatalf("%v: standard error is not one line that begins with the program's name", args[1:])
+	}
+}
+
+// json FILE MEMBER... wants a JSON object with exactly these members, or,
+// without members, any JSON value.
+func isJSON(ts *testscript.TestScript, _ bool, args []string) {
+	text := []byte(ts.ReadFile(args[0]))
+	if len(args) == 1 {
+		if !json.Valid(text) {
+			ts.Fatalf("%s is not JSON", args[0])
+		}
+		return
+	}
+	var members map[string]json.RawMessage
+	ts.Check(json.Unmarshal(text, &members))
+	var got []string
+	for name := range members {
+		got = append(got, name)
+	}
+	slices.Sort(got)
+	want := slices.Sorted(slices.Values(args[1:]))
+	if !slices.Equal(got, want) {
+		ts.Fatalf("%s has the members %v, want %v", args[0], got, want)
+	}
+}
+
+// plain FILE... wants no escape sequences.
+func plain(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		if strings.ContainsRune(ts.ReadFile(name), '\x1b') {
+			ts.Fatalf("%s holds an escape sequence", name)
+		}
+	}
 }

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/keystore"
+	"github.com/luksplug/luksplug/secrets/passphrase"
+)
+
+func TestExitCode(t *testing.T) {
+	t.Parallel()
+	refusal := errors.New("QEMU's refusal")
+	wrong := fmt.Errorf("step 4 of 6: %w", qmp.ErrWrongPassphrase)
+	denied := &secrets.StoreError{Store: "dir:/keys", Err: secrets.ErrDenied}
+	pending := &hotplug.PendingError{Target: "vdb"}
+	cases := []struct {
+		name string
+		err  error
+		want int
+	}{
+		{"nothing", nil, 0},
+		{"anything else", refusal, 1},
+		{"no connection", fmt.Errorf("connect: %w", fs.ErrNotExist), 1},
+		{"an outcome that is unknown, of a question", &qmp.UnknownOutcomeError{Command: "query-block", Err: context.Canceled}, 1},
+		{"the command line", &usageError{refusal}, 2},
+		{"invalid XML", &blockgraph.XMLError{Reason: "x"}, 2},
+		{"no such kind of key store", fmt.Errorf("--keystore: %w", &keystore.UnknownSchemeError{Scheme: "vault"}), 2},
+		{"a malformed key store", fmt.Errorf("--keystore: %w", keystore.ErrInvalidURI), 2},
+		{"a malformed passphrase source", &hotplug.SecretError{Target: "vdb", Err: passphrase.ErrInvalidSource}, 2},
+		{"valid XML that is not supported", &blockgraph.UnsupportedError{Reason: "x"}, 3},
+		{"an old QEMU", &hotplug.VersionError{Target: "vdb"}, 3},
+		{"no secret", &hotplug.SecretError{Target: "vdb", Err: denied}, 4},
+		{"a key store's error alone", denied, 4},
+		{"a missing passphrase file", &hotplug.SecretError{Target: "vdb", Err: fs.ErrNotExist}, 4},
+		{"a wrong passphrase, rolled back", &hotplug.RolledBackError{Target: "vdb", Err: wrong}, 4},
+		{"a refusal", &hotplug.PreflightError{Target: "vdb"}, 5},
+		{"no place", &blockgraph.PlacementError{Target: "vdb"}, 5},
+		{"not held", &hotplug.NotHeldError{Target: "vdb"}, 5},
+		{"locked", &hotplug.LockedError{Err: context.DeadlineExceeded}, 5},
+		{"rolled back", &hotplug.RolledBackError{Target: "vdb", Err: refusal}, 6},
+		{"rolled back after a signal", &hotplug.RolledBackError{Target: "vdb", Err: context.Canceled}, 6},
+		{"left behind", &hotplug.LeftBehindError{Target: "vdb", Err: refusal}, 7},
+		{"left behind after a wrong passphrase", &hotplug.LeftBehindError{Target: "vdb", Err: wrong}, 7},
+		{"left behind of several disks", errors.Join(refusal, &hotplug.LeftBehindError{Target: "vdb", Err: pending}), 7},
+		{"pending", pending, 8},
+	}
+	for _, c := range cases {
+		if got := exitCode(c.err); got != c.want {
+			t.Errorf("%s: %d, want %d", c.name, got, c.want)
+		}
+		if c.err == nil {
+			continue
+		}
+		if got := exitCode(fmt.Errorf("wrapped: %w", c.err)); got != c.want {
+			t.Errorf("%s, wrapped: %d, want %d", c.name, got, c.want)
+		}
+	}
+}
+
+func TestOneLine(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"":               "",
+		"one":            "one",
+		"one\ntwo":       "one; two",
+		"one\r\n\ntwo\n": "one; two",
+		errors.Join(fs.ErrNotExist, fs.ErrClosed).Error(): "file does not exist; file already closed",
+	} {
+		if got := oneLine(in); got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestHint(t *testing.T) {
+	t.Parallel()
+	wrong := &hotplug.RolledBackError{Target: "vdb", Err: qmp.ErrWrongPassphrase}
+	cases := []struct {
+		name    string
+		newline bool
+		err     error
+		want    string // a part of it; "" for no hint
+	}{
+		{"wrong passphrase", false, wrong, ""},
+		{"wrong passphrase with a newline", true, wrong, "newline"},
+		{"another error with a newline", true, fs.ErrNotExist, ""},
+		{"no permission", false, fmt.Errorf("open: %w", fs.ErrPermission), "root"},
+		{"a key store that tells by itself", false, fmt.Errorf("%w: %w", secrets.ErrDenied, fs.ErrPermission), ""},
+	}
+	for _, c := range cases {
+		got := (&app{newline: c.newline}).hint(c.err)
+		if c.want == "" && got != "" || !strings.Contains(got, c.want) {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+// A pseudo terminal's master is a terminal to the kernel.
+func TestColoursOnlyOnATerminal(t *testing.T) {
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("no pseudo terminals here: %v", err)
+	}
+	t.Cleanup(func() { _ = terminal.Close() }) // nothing was written
+	t.Setenv("NO_COLOR", "")                   // empty is unset, see no-color.org
+	if !colourful(terminal) {
+		t.Error("no colours on a terminal")
+	}
+	if colourful(&strings.Builder{}) {
+		t.Error("colours in a pipe")
+	}
+	t.Setenv("NO_COLOR", "1")
+	if colourful(terminal) {
+		t.Error("colours in spite of NO_COLOR")
+	}
+}
+
+func TestSize(t *testing.T) {
+	t.Parallel()
+	for n, want := range map[int64]string{
+		0: "0 bytes", 512: "512 bytes", 1024: "1 KiB", 1536: "1.5 KiB", 64 << 20: "64 MiB", 10 << 30: "10 GiB", 5 << 60: "5120 PiB",
+	} {
+		if got := size(n); got != want {
+			t.Errorf("%d: %q, want %q", n, got, want)
+		}
+	}
+}
+
+func TestLoopback(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]bool{
+		"localhost:4444": true, "127.0.0.1:4444": true, "[::1]:4444": true, "tcp:127.0.0.9:1": true,
+		"192.0.2.1:4444": false, "example.org:4444": false, "/run/vm1/qmp.sock": false, "": false,
+	} {
+		if got := loopback(address); got != want {
+			t.Errorf("%q: %t, want %t", address, got, want)
+		}
+	}
+}
