@@ -47,7 +47,9 @@ func (vm *VM) Detach(ctx context.Context, target string, wait time.Duration) (*D
 	out := &Detached{Target: target, Removed: h.Left()}
 	begin := time.Now()
 	if h.Device != "" {
-		if err := vm.waitUnplug(ctx, target, h.Device, wait); err != nil {
+		if err := vm.waitUnplug(ctx, target, h.Device, wait); errors.Is(err, errMonitorGone) {
+			return nil, &LeftBehindError{Target: target, Left: h.Left(), Unverified: true, Err: err}
+		} else if err != nil {
 			return nil, err
 		}
 		out.Waited = time.Since(begin)
@@ -75,6 +77,8 @@ func (vm *VM) waitUnplug(ctx context.Context, target, device string, wait time.D
 	err := vm.unplug(unplugging, device)
 	log := vm.log.WithField("disk", target).WithField("step", "device_del "+device)
 	switch {
+	case errors.Is(err, errMonitorGone):
+		return err
 	case err == nil:
 		log.WithField("duration", time.Since(begin).String()).Debug("the guest has released the device")
 		return nil

@@ -108,13 +108,23 @@ func (vm *VM) recovery(ctx context.Context) (context.Context, context.CancelFunc
 	return context.WithTimeout(context.WithoutCancel(ctx), vm.opts.Recovery)
 }
 
-// reconnect dials again if the connection is lost, until ctx ends.
+// redial bounds the attempts to open a lost connection again. A monitor that is
+// alive takes a new connection at once, and a libvirtd that restarts is back in
+// a second or two; without one, the user should hear of it soon.
+const redial = 5 * time.Second
+
+// errMonitorGone: the connection is lost and could not be opened again.
+var errMonitorGone = errors.New("the monitor connection is lost and cannot be opened again")
+
+// reconnect dials again if the connection is lost.
 func (vm *VM) reconnect(ctx context.Context) error {
 	select {
 	case <-vm.client.Done():
 	default:
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, redial)
+	defer cancel()
 	const first, longest = 20 * time.Millisecond, time.Second
 	for wait := first; ; wait = min(2*wait, longest) {
 		client, err := vm.dial(ctx)
@@ -126,7 +136,7 @@ func (vm *VM) reconnect(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("the monitor connection is lost and cannot be opened again: %w", err)
+			return fmt.Errorf("%w: %w", errMonitorGone, err)
 		case <-time.After(wait):
 		}
 	}
