@@ -227,6 +227,25 @@ func (v *Volume) ReadThrough(ctx context.Context, offset, length int64) ([]byte,
 	return os.ReadFile(out.Name())
 }
 
+// QemuIO runs one command of qemu-io on the plaintext, without writing, such as
+// "read -P 0xa7 8M 1M": that fails where a byte is another one. See ReadThrough
+// for the rest.
+func (v *Volume) QemuIO(ctx context.Context, command string) error {
+	image, err := v.image()
+	if err != nil {
+		return err
+	}
+	out, err := output(ctx, "qemu-io", "--read-only", "--object", "secret,id=s,file="+escapeComma(v.PassphraseFile), "-c", command, image)
+	// Older versions only say that a pattern is not there.
+	if err == nil && strings.Contains(out, "Pattern verification failed") {
+		err = fmt.Errorf("%s", strings.TrimSpace(out))
+	}
+	if err != nil {
+		return fmt.Errorf("qemu-io %q on %s: %w", command, v.Kind, err)
+	}
+	return nil
+}
+
 // image names the volume to QEMU's tools.
 func (v *Volume) image() (string, error) {
 	file := func(path string) map[string]any { return map[string]any{"driver": "file", "filename": path} }

@@ -1,0 +1,186 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// TestMatrix is the proof of the main job: every kind of volume in every place
+// is plugged in, written by the guest, unplugged, and read on the host by
+// QEMU's own tools through the original header and passphrase.
+func TestMatrix(t *testing.T) {
+	t.Parallel()
+	for _, where := range places() {
+		t.Run(where.name, func(t *testing.T) {
+			t.Parallel()
+			testPlace(t, where)
+		})
+	}
+}
+
+// TestMatrixUSB needs the guest's large kernel, which takes long to boot.
+func TestMatrixUSB(t *testing.T) {
+	peer.Long(t, "boots a guest with USB")
+	t.Parallel()
+	testPlace(t, place{"usb on q35", "usb", [2]string{"sdb", "sdc"}, peer.Options{RootPorts: 1, USB: true, Guest: true}})
+}
+
+// testPlace boots one VM and plugs every kind of volume, alone and in twos.
+func testPlace(t *testing.T, where place) {
+	ctx := bounded(t)
+	q := peer.Start(t, where.vm)
+	if err := q.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	all := volumes(t)
+	for _, v := range all {
+		t.Run(string(v.Kind), func(t *testing.T) { roundTrip(ctx, t, q, where, v) })
+	}
+	for i, order := range []string{"the first goes first", "the second goes first"} {
+		t.Run("two disks/"+order, func(t *testing.T) { twoDisks(ctx, t, q, where, [2]*peer.Volume{all[0], all[1]}, i) })
+	}
+}
+
+// roundTrip plugs and unplugs one volume twice, the second time read-only.
+func roundTrip(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v *peer.Volume) {
+	p := newPlug(t, q, v, where.targets[0], where.bus, "")
+	before := stateOf(ctx, t, q)
+	first := p.attach(ctx, t)
+	dev := p.inGuest(ctx, t)
+	pattern := []byte("only the guest and who has the key may read this, " + string(v.Kind) + ". ")
+	mibs := []int{0, 7, peer.VolumeSize/peer.MiB - 1} // both ends, where an offset that is wrong shows
+	p.write(ctx, t, dev, mibs, pattern)
+	const filled, fill = 33, 0xa7 // one byte over and over is what qemu-io can check by itself
+	p.write(ctx, t, dev, []int{filled}, []byte{fill})
+	p.detach(ctx, t)
+	if err := q.Guest().WaitGone(ctx, dev); err != nil {
+		t.Fatal(err)
+	}
+	wantSame(ctx, t, q, before)
+
+	tool(ctx, t, q.Socket, "detach", p.target).want(t, 5)
+	tool(ctx, t, q.Socket, "detach", p.target, "--ignore-missing").want(t, 0)
+	p.readOnHost(ctx, t, mibs, pattern)
+	if err := v.QemuIO(ctx, fmt.Sprintf("read -P %#x %dM 1M", fill, filled)); err != nil {
+		t.Error(err)
+	}
+	if err := v.QemuIO(ctx, fmt.Sprintf("read -P %#x %dM 1M", fill+1, filled)); err == nil {
+		t.Error("qemu-io takes any pattern for the right one")
+	}
+
+	again := newPlug(t, q, v, where.targets[0], where.bus, "<readonly/>")
+	second := again.attach(ctx, t)
+	if second.Bus != first.Bus || second.Address != first.Address {
+		t.Errorf("plugged into %s %s at first, and then into %s %s", first.Bus, first.Address, second.Bus, second.Address)
+	}
+	again.wantReadOnly(ctx, t, mibs, pattern)
+	again.detach(ctx, t)
+	wantSame(ctx, t, q, before)
+	p.readOnHost(ctx, t, mibs, pattern)
+}
+
+// twoDisks plugs two volumes in, one after the other, and unplugs the one of
+// index first and then the other. Where the first has brought a controller,
+// that stays for as long as either needs it.
+func twoDisks(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v [2]*peer.Volume, first int) {
+	before := stateOf(ctx, t, q)
+	var plugs [2]*plug
+	var devs [2]string
+	var patterns [2][]byte
+	mibs := []int{3, 60}
+	for i := range v {
+		plugs[i] = newPlug(t, q, v[i], where.targets[i], where.bus, "")
+		plugs[i].attach(ctx, t)
+		devs[i] = plugs[i].inGuest(ctx, t)
+		patterns[i] = fmt.Appendf(nil, "disk %d of two, when number %d is to go first. ", i, first)
+		plugs[i].write(ctx, t, devs[i], mibs, patterns[i])
+	}
+	plugs[first].detach(ctx, t)
+	second := 1 - first
+	held := listed(ctx, t, q)
+	if len(held) != 1 || held[plugs[second].target].State != "attached" {
+		t.Fatalf("after %s was unplugged the VM holds %+v", plugs[first].target, held)
+	}
+	// The one that stayed still works.
+	for _, m := range mibs {
+		wantHash(ctx, t, q, devs[second], m, patterns[second])
+	}
+	plugs[second].detach(ctx, t)
+	wantSame(ctx, t, q, before)
+	for i, p := range plugs {
+		p.readOnHost(ctx, t, mibs, patterns[i])
+	}
+}
+
+// inGuest waits for the disk in the guest and checks its size.
+func (p *plug) inGuest(ctx context.Context, t *testing.T) string {
+	t.Helper()
+	dev, err := p.q.Guest().WaitDisk(ctx, p.serial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size, err := p.q.Guest().SizeOf(ctx, dev); err != nil || size != p.Size {
+		t.Fatalf("the guest sees %d bytes of %s, error %v; want %d", size, dev, err, p.Size)
+	}
+	return dev
+}
+
+// write has the guest fill each of the MiBs with the pattern and read it back.
+func (p *plug) write(ctx context.Context, t *testing.T, dev string, mibs []int, pattern []byte) {
+	t.Helper()
+	for _, m := range mibs {
+		if err := p.q.Guest().WritePattern(ctx, dev, m, 1, pattern); err != nil {
+			t.Fatal(err)
+		}
+		wantHash(ctx, t, p.q, dev, m, pattern)
+	}
+}
+
+// wantHash ends the test unless the guest reads the pattern in a MiB.
+func wantHash(ctx context.Context, t *testing.T, q *peer.QEMU, dev string, mib int, pattern []byte) {
+	t.Helper()
+	hash, err := q.Guest().ReadHash(ctx, dev, mib, 1)
+	if err != nil || hash != peer.HashOf(peer.Pattern(pattern)) {
+		t.Fatalf("the guest reads something else than the pattern in MiB %d of %s; error %v", mib, dev, err)
+	}
+}
+
+// wantReadOnly has the guest read what is there and try to write.
+func (p *plug) wantReadOnly(ctx context.Context, t *testing.T, mibs []int, pattern []byte) {
+	t.Helper()
+	dev := p.inGuest(ctx, t)
+	for _, m := range mibs {
+		wantHash(ctx, t, p.q, dev, m, pattern)
+	}
+	if err := p.q.Guest().WritePattern(ctx, dev, mibs[0], 1, []byte("overwritten")); err == nil {
+		t.Error("the guest wrote to a read-only disk")
+	}
+	if d := listed(ctx, t, p.q)[p.target]; !d.ReadOnly {
+		t.Errorf("listed as %+v, which is not read-only", d)
+	}
+}
+
+// readOnHost reads the MiBs as another program does that has the header and the
+// passphrase, and looks for the pattern in the payload as it lies on the host.
+func (p *plug) readOnHost(ctx context.Context, t *testing.T, mibs []int, pattern []byte) {
+	t.Helper()
+	for _, m := range mibs {
+		plain, err := p.ReadThrough(ctx, int64(m)*peer.MiB, peer.MiB)
+		if err != nil || !bytes.Equal(plain, peer.Pattern(pattern)) {
+			t.Fatalf("the host does not read in MiB %d what the guest wrote; error %v", m, err)
+		}
+	}
+	cipher, err := os.ReadFile(p.Payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A part of the pattern: whole ones could be cut by the blocks of qcow2.
+	if bytes.Contains(cipher, pattern[:16]) {
+		t.Errorf("%s holds plaintext", p.Payload)
+	}
+}

@@ -1,0 +1,112 @@
+package integration
+
+import (
+	"context"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// place is where in a VM a disk is plugged in.
+type place struct {
+	name    string
+	bus     string // of the disk's target
+	targets [2]string
+	vm      peer.Options
+}
+
+// places lists those of the proof: each bus, and both ways to a SCSI disk.
+func places() []place {
+	virtio, scsi := [2]string{"vdb", "vdc"}, [2]string{"sdb", "sdc"}
+	return []place{
+		{"virtio on q35", "virtio", virtio, peer.Options{RootPorts: 3, Guest: true}},
+		{"virtio on i440fx", "virtio", virtio, peer.Options{Machine: peer.I440FX, Guest: true}},
+		{"scsi on the controller of the VM", "scsi", scsi, peer.Options{RootPorts: 1, SCSI: true, Guest: true}},
+		{"scsi with a controller of its own", "scsi", scsi, peer.Options{RootPorts: 3, Guest: true}},
+	}
+}
+
+// plug is a volume with the XML that plugs it into one VM.
+type plug struct {
+	*peer.Volume
+	q      *peer.QEMU
+	target string
+	serial string // by which the guest finds the disk
+	xml    string // path of the disk XML
+}
+
+// newPlug writes the XML of a volume. extra are further elements of <disk>.
+func newPlug(t *testing.T, q *peer.QEMU, v *peer.Volume, target, bus, extra string) *plug {
+	t.Helper()
+	serial := "luks-" + target
+	xml := strings.Replace(v.DiskXML(target, bus), "</disk>", "<serial>"+serial+"</serial>"+extra+"</disk>", 1)
+	return &plug{v, q, target, serial, writeFile(t, target+".xml", xml)}
+}
+
+// attachArgs are the arguments of the program that plug the disk in.
+func (p *plug) attachArgs() []string {
+	return []string{"--passphrase-file", p.PassphraseFile, "--output", "json", "attach", p.xml}
+}
+
+// attachCommand is a run of the program that plugs the disk in through the
+// monitor at address.
+func (p *plug) attachCommand(ctx context.Context, address string, flags ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, luksplug, append(append([]string{"--qmp", address}, flags...), p.attachArgs()...)...)
+}
+
+// attach plugs the disk in, which must succeed.
+func (p *plug) attach(ctx context.Context, t *testing.T) attachReport {
+	t.Helper()
+	var report attachReport
+	tool(ctx, t, p.q.Socket, p.attachArgs()...).want(t, 0).decode(t, &report)
+	if report.State != "attached" || report.Target != p.target {
+		t.Fatalf("attach reports %+v", report)
+	}
+	return report
+}
+
+// detach unplugs the disk, which must succeed.
+func (p *plug) detach(ctx context.Context, t *testing.T) {
+	t.Helper()
+	tool(ctx, t, p.q.Socket, "detach", p.target).want(t, 0)
+}
+
+// attachReport is what these tests read of `attach --output json`.
+type attachReport struct {
+	Target, State, Bus, Address string
+	Already                     bool     `json:"already_attached"`
+	Cleared                     []string `json:"cleared"`
+	ReadOnly                    bool     `json:"read_only"`
+}
+
+// listed asks the program what it holds in the VM: for each target its state
+// and parts.
+func listed(ctx context.Context, t *testing.T, q *peer.QEMU) map[string]listEntry {
+	t.Helper()
+	var list struct{ Disks []listEntry }
+	tool(ctx, t, q.Socket, "list", "--output", "json").want(t, 0).decode(t, &list)
+	byTarget := map[string]listEntry{}
+	for _, d := range list.Disks {
+		byTarget[d.Target] = d
+	}
+	return byTarget
+}
+
+// listEntry is what these tests read of `list --output json`.
+type listEntry struct {
+	Target, State string
+	Parts         []string
+	ReadOnly      bool `json:"read_only"`
+}
+
+// volumes makes one volume of each kind.
+func volumes(t *testing.T) []*peer.Volume {
+	t.Helper()
+	var out []*peer.Volume
+	for _, kind := range peer.VolumeKinds() {
+		out = append(out, peer.NewVolume(t, kind))
+	}
+	return out
+}
