@@ -1,0 +1,211 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// secondMonitor are QEMU's arguments for one more monitor, and its socket.
+func secondMonitor(t *testing.T) (socket string, args []string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "luksplug-second-") // a short path, as a socket's address must be
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	socket = filepath.Join(dir, "qmp.sock")
+	return socket, []string{"-chardev", "socket,id=second,server=on,wait=off,path=" + socket, "-mon", "chardev=second,mode=control"}
+}
+
+// journal writes down who changed something in QEMU, in the order of time.
+type journal struct {
+	mu      sync.Mutex
+	entries []string
+}
+
+// of returns the function that writes down the commands of who.
+func (j *journal) of(who string) func(peer.Command) {
+	return func(c peer.Command) {
+		if c.Step > 0 {
+			j.mu.Lock()
+			defer j.mu.Unlock()
+			j.entries = append(j.entries, who)
+		}
+	}
+}
+
+// turns is the journal with repetitions taken out: each run that is not
+// interrupted by another is one entry.
+func (j *journal) turns() []string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Compact(slices.Clone(j.entries))
+}
+
+// TestTwoRunsNeverInterleave: two runs on one VM, over two monitors, wait for
+// each other, and a wait that is too long is a refusal.
+func TestTwoRunsNeverInterleave(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	socket, args := secondMonitor(t)
+	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 4, Extra: args})
+	var wrote journal
+	one, held := gated(ctx, t, q.Socket, wrote.of("one"))
+	two := peer.NewProxy(t, socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
+		wrote.of("two")(c)
+		return peer.Verdict{}
+	}})
+	attach := func(target string) []string {
+		v := peer.NewVolume(t, peer.DetachedRaw)
+		return attachArgs(t, v, v.DiskXML(target, "virtio"))
+	}
+
+	vdb, vdc := attach("vdb"), attach("vdc")
+	first := start(ctx, t, one.Address, vdb...)
+	held.wait(t)
+	// The first run is in the middle of its work now.
+	refused := tool(ctx, t, two.Address, append([]string{"--timeout", "1s"}, vdc...)...).want(t, 5)
+	who := fmt.Sprintf("process %d", first.cmd.Process.Pid)
+	for _, says := range []string{"luksplug: waiting for another luksplug run on this VM (" + who + ")\n", "the VM is locked by " + who, "try again"} {
+		if !strings.Contains(refused.stderr, says) {
+			t.Errorf("the refusal does not say %q:\n%s", says, refused.stderr)
+		}
+	}
+	tool(ctx, t, two.Address, "list").want(t, 0) // only looks, and waits for nobody
+	if steps := two.Steps(); len(steps) > 0 {
+		t.Errorf("the locked-out runs sent %v", steps)
+	}
+	second := start(ctx, t, two.Address, vdc...)
+	second.waitStderr(ctx, t, "waiting for another luksplug run")
+	held.open()
+	first.end(ctx, t).want(t, 0)
+	second.end(ctx, t).want(t, 0)
+	if got := wrote.turns(); !slices.Equal(got, []string{"one", "two"}) {
+		t.Errorf("turns %v", got)
+	}
+
+	vdd, vde := attach("vdd"), attach("vde")
+	first, second = start(ctx, t, one.Address, vdd...), start(ctx, t, two.Address, vde...)
+	first.end(ctx, t).want(t, 0)
+	second.end(ctx, t).want(t, 0)
+	// Whoever was first, each had one turn; "two" may go on from above.
+	if got := wrote.turns(); len(got) > 4 {
+		t.Errorf("turns %v", got)
+	}
+	var list struct {
+		Disks []struct{ Target, State string }
+	}
+	tool(ctx, t, q.Socket, "list", "--output", "json").want(t, 0).decode(t, &list)
+	if got := fmt.Sprint(list.Disks); got != "[{vdb attached} {vdc attached} {vdd attached} {vde attached}]" {
+		t.Errorf("disks %s", got)
+	}
+}
+
+// TestLockEndsWithItsHolder: a run that is killed locks nobody out.
+func TestLockEndsWithItsHolder(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	socket, args := secondMonitor(t)
+	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 2, Extra: args})
+	before := stateOf(ctx, t, q)
+	var wrote journal
+	proxy, held := gated(ctx, t, q.Socket, wrote.of("first"))
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	first := start(ctx, t, proxy.Address, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...)
+	held.wait(t)
+	if err := first.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-first.ended
+	held.drop()
+	got := tool(ctx, t, socket, "repair").want(t, 0)
+	if strings.Contains(got.stderr, "waiting") {
+		t.Errorf("waited for a run that is dead: %s", got.stderr)
+	}
+	wantSame(ctx, t, q, before)
+}
+
+func TestNoMonitor(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	dir := t.TempDir()
+	missing := filepath.Join(dir, "no.sock")
+	wantOneLine(t, tool(ctx, t, missing, "list").want(t, 1), missing, "no such file")
+	plain := writeFile(t, "plain", "")
+	wantOneLine(t, tool(ctx, t, plain, "list").want(t, 1), plain, "refused")
+	wantOneLine(t, tool(ctx, t, "127.0.0.1:1", "list").want(t, 1), "127.0.0.1:1", "refused")
+}
+
+// TestMonitorHeld: QEMU's monitor serves one client, and lets the next wait
+// without a word.
+func TestMonitorHeld(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 1})
+	holder, err := peer.DialMonitor(ctx, q.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = holder.Close() }() // at the latest
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	disk := attachArgs(t, v, v.DiskXML("vdb", "virtio"))
+	got := tool(ctx, t, q.Socket, append([]string{"--timeout", "3s"}, disk...)...).want(t, 1)
+	for _, says := range []string{"waiting for the monitor " + q.Socket, "another client"} {
+		if !strings.Contains(got.stderr, says) {
+			t.Errorf("the failure does not say %q:\n%s", says, got.stderr)
+		}
+	}
+	last := strings.TrimSpace(got.stderr[strings.LastIndex(strings.TrimSpace(got.stderr), "\n")+1:])
+	if !strings.HasPrefix(last, "luksplug: ") || !strings.Contains(last, "another client") {
+		t.Errorf("the error does not say why: %s", last)
+	}
+
+	waiting := start(ctx, t, q.Socket, disk...)
+	waiting.waitStderr(ctx, t, "waiting for the monitor")
+	if err := holder.Close(); err != nil {
+		t.Fatal(err)
+	}
+	waiting.end(ctx, t).want(t, 0)
+}
+
+// TestHeldWaitEndsOnSignal: a user who is tired of waiting gets the VM back
+// unchanged.
+func TestHeldWaitEndsOnSignal(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	socket, args := secondMonitor(t)
+	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 2, Extra: args})
+	before := stateOf(ctx, t, q)
+	var wrote journal
+	proxy, held := gated(ctx, t, q.Socket, wrote.of("first"))
+	v, other := peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.DetachedRaw)
+	first := start(ctx, t, proxy.Address, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...)
+	held.wait(t)
+	second := start(ctx, t, socket, attachArgs(t, other, other.DiskXML("vdc", "virtio"))...)
+	second.waitStderr(ctx, t, "waiting for another luksplug run")
+	interrupt(t, second)
+	second.end(ctx, t).want(t, 5)
+	// The first is interrupted in the middle of a command, and takes it back.
+	interrupt(t, first)
+	held.open()
+	got := first.end(ctx, t).want(t, 6)
+	if !strings.Contains(got.stderr, "the VM is as it was before") {
+		t.Errorf("standard error: %s", got.stderr)
+	}
+	wantSame(ctx, t, q, before)
+}
+
+// interrupt is what the user's Ctrl-C does.
+func interrupt(t *testing.T, b *background) {
+	t.Helper()
+	if err := b.cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+}
