@@ -51,9 +51,9 @@ torture: ## the tests named Torture: faults at random places, again and again
 	@scripts/setup.sh test
 	LUKSPLUG_TORTURE=1 go test -count=1 -timeout $(LONG_TIMEOUT) -run Torture -v ./...
 
-bench: ## the benchmarks against a real QEMU and libvirt
+bench: ## luksplug's times beside a bare socket's and virsh's, in one table
 	@scripts/setup.sh test
-	go test -run '^$$' -bench . -count=1 -timeout $(LONG_TIMEOUT) ./...
+	@CGO_ENABLED=0 go run ./integration/bench
 
 lint: $(GOLANGCI) ## golangci-lint
 	$(GOLANGCI) run ./...

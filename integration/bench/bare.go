@@ -1,0 +1,115 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"fmt"
+	"net"
+	"strconv"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/qmp"
+)
+
+// bare is the least that can talk to a monitor: it writes a command and reads
+// lines until the reply.
+type bare struct {
+	conn net.Conn
+	r    *bufio.Reader
+}
+
+func dialBare(ctx context.Context, socket string) (*bare, error) {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return nil, err
+	}
+	b := &bare{conn: conn, r: bufio.NewReader(conn)}
+	if err := b.exchange([]byte(`{"execute":"qmp_capabilities"}` + "\n")); err != nil {
+		_ = conn.Close() // the first error is the one to report
+		return nil, err
+	}
+	return b, nil
+}
+
+// exchange runs one command, which ends in a newline. It skips the greeting and
+// events.
+func (b *bare) exchange(command []byte) error {
+	if _, err := b.conn.Write(command); err != nil {
+		return err
+	}
+	for {
+		line, err := b.r.ReadSlice('\n')
+		switch {
+		case err != nil:
+			return err
+		case bytes.HasPrefix(line, []byte(`{"return"`)):
+			return nil
+		case bytes.HasPrefix(line, []byte(`{"error"`)), bytes.HasPrefix(line, []byte(`{"id"`)):
+			return fmt.Errorf("QEMU refused a command: %s", line)
+		}
+	}
+}
+
+// replay runs the commands one by one.
+func (b *bare) replay(commands [][]byte) error {
+	for _, c := range commands {
+		if err := b.exchange(c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// record applies plans by the library and returns the bytes that it has written,
+// so that the bare socket is given the very same commands.
+func record(ctx context.Context, socket string, plans []*blockgraph.Plan, values []hotplug.Values) ([][]byte, error) {
+	var sent [][]byte
+	trace := func(e qmp.TraceEntry) {
+		if e.Direction == qmp.Sent {
+			sent = append(sent, append(e.JSON, '\n'))
+		}
+	}
+	vm, err := connect(ctx, socket, qmp.WithTrace(trace))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = vm.Close() }() // the VM stays
+	var commands [][]byte
+	for i, p := range plans {
+		sent = nil
+		if _, err := vm.Apply(ctx, p, values[i]); err != nil {
+			return nil, err
+		}
+		if len(sent) != len(p.Steps) {
+			return nil, fmt.Errorf("the library has sent %d commands for %d steps", len(sent), len(p.Steps))
+		}
+		for _, c := range sent {
+			commands = append(commands, withSecret(c, values[i]))
+		}
+	}
+	return commands, nil
+}
+
+// withSecret puts the passphrase back, which the trace does not show.
+func withSecret(command []byte, values hotplug.Values) []byte {
+	for _, v := range values { // a volume here has one
+		command = bytes.ReplaceAll(command, []byte(`"[redacted]"`), strconv.AppendQuote(nil, string(v)))
+	}
+	return command
+}
+
+// connect opens the VM as a program that uses the library does.
+func connect(ctx context.Context, socket string, opts ...qmp.Option) (*hotplug.VM, error) {
+	return hotplug.Connect(ctx, func(ctx context.Context) (*qmp.Client, error) {
+		return qmp.Dial(ctx, socket, opts...)
+	}, hotplug.Options{})
+}
+
+// encoded is a passphrase in the form in which it goes to QEMU.
+func encoded(passphrase []byte) []byte {
+	return []byte(base64.StdEncoding.EncodeToString(passphrase))
+}

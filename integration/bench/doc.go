@@ -1,0 +1,13 @@
+// Command bench measures what luksplug adds to the time that QEMU itself takes,
+// and prints one table. `make bench` runs it; docs/performance.md explains the
+// rows.
+//
+// Each row compares two ways to do the same to the same QEMU in the same run.
+// They take turns, and which one goes first alternates, so that a machine that
+// gets slower or faster hits both alike; the figures are medians. Nothing here
+// fails because a figure is bad: times depend on the machine, and the table
+// says what is wanted beside what is.
+//
+// The volumes have headers with as little key derivation as cryptsetup makes,
+// or QEMU's own time would hide everything else.
+package main
