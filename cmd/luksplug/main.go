@@ -15,17 +15,26 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 )
 
 // version is set by the linker (see the Makefile).
 var version = "unknown"
 
 func main() {
+	noCoreFiles()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	// The first signal cancels what is going on, which is then rolled back. A
 	// second one ends the program at once, as users expect.
 	context.AfterFunc(ctx, stop)
 	os.Exit(run(ctx, os.Args[1:], streams{in: os.Stdin, out: os.Stdout, err: os.Stderr}))
+}
+
+// noCoreFiles keeps passphrases out of core files, and other processes of the
+// same user out of this one's memory; see prctl(2), PR_SET_DUMPABLE. Without it
+// the program works just as well, so a kernel that refuses is no reason to end.
+func noCoreFiles() {
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 }
 
 // streams are the program's standard streams.
