@@ -1,0 +1,292 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// updateDocs writes what the commands of the documents print into them. Look at
+// the difference before you commit it.
+var updateDocs = flag.Bool("update-docs", false, "write the commands' real output into README.md and docs")
+
+// exitCode is the command that shows how the one before it ended.
+const exitCode = "echo $?"
+
+// repository is the top folder, seen from this package's.
+const repository = ".."
+
+// notRun holds the commands of the documents that this test does not run, each
+// with the reason. An entry that stands in no document is an error.
+var notRun = map[string]string{
+	"apt-get update && apt-get install -y make && make demo": "package integration/demo runs the demo, and a fresh machine runs the line itself",
+	"apt-get update && apt-get install -y make && make test": "this test is a part of it",
+	"make build":                          "TestMain builds the program",
+	"install bin/luksplug /usr/local/bin": "the machine that tests is not the one to install on",
+	"luksplug completion bash > /etc/bash_completion.d/luksplug": "the same; cmd/luksplug tests the script",
+	"make help": "it needs make, which go test does not",
+	"go test -run TestDocs ./integration -update-docs": "it is this test, and would change the documents",
+}
+
+// TestDocs runs every command of README.md and docs in the order in which they
+// stand, on a VM of its own, and compares what they print with what the
+// documents say. Of the VM nothing may be changed after each document.
+//
+// A block marked console holds commands, each after a prompt ("# ", because it
+// is root's), and all that they print; a line "..." there stands for any number
+// of lines. A command ends with exit code 0 unless "# echo $?" and the code
+// follow. A block marked sh holds commands only. A block marked xml with a file
+// name is that file.
+func TestDocs(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	r := newReader(ctx, t)
+	used := map[string]bool{}
+	for _, path := range documents(t) {
+		r.read(ctx, t, path, used)
+	}
+	for command := range notRun {
+		if !used[command] {
+			t.Errorf("the list of commands that are not run holds %q, which no document has", command)
+		}
+	}
+}
+
+// documents returns the documents whose commands are run: those for users.
+func documents(t *testing.T) []string {
+	t.Helper()
+	docs, err := filepath.Glob(filepath.Join(repository, "docs", "*.md"))
+	if err != nil || len(docs) == 0 {
+		t.Fatalf("no documents: %v", err)
+	}
+	return append([]string{filepath.Join(repository, "README.md")}, docs...)
+}
+
+// reader does what the documents say, as a reader would.
+type reader struct {
+	folder   string // the working folder
+	path     string // for PATH
+	vm       *peer.QEMU
+	domain   *peer.Domain // nil for a user who may not start libvirt
+	toReal   *strings.Replacer
+	fromReal *strings.Replacer
+}
+
+func newReader(ctx context.Context, t *testing.T) *reader {
+	t.Helper()
+	base := t.TempDir()
+	r := &reader{folder: filepath.Join(base, "work")}
+	bin := filepath.Join(base, "bin")
+	for _, dir := range []string{r.folder, bin} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(luksplug, filepath.Join(bin, "luksplug")); err != nil {
+		t.Fatal(err)
+	}
+	r.path = bin + ":" + os.Getenv("PATH")
+	r.vm = peer.Start(t, peer.Options{RootPorts: 4, Guest: true})
+	// What the documents name, and what it is here.
+	names := []string{
+		"/run/vm1/qmp.sock", r.vm.Socket,
+		"/var/lib/luksplug/images", filepath.Join(base, "images"),
+		"/var/lib/luksplug/headers", filepath.Join(base, "headers"),
+		"/run/luksplug/secrets", filepath.Join(base, "secrets"),
+	}
+	if os.Geteuid() == 0 {
+		l := peer.Libvirtd(t)
+		var err error
+		if r.domain, err = l.StartDomain(ctx, peer.DomainOptions{Name: "vm1", Guest: true}); err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, "--domain vm1", "--connect '"+l.URI+"' --domain vm1")
+		virsh := l.VirshCommand(ctx)
+		script := "#!/bin/sh\n" + virsh.Env[len(virsh.Env)-1] + " exec '" + strings.Join(virsh.Args, "' '") + "' \"$@\"\n"
+		if err := os.WriteFile(filepath.Join(bin, "virsh"), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.domain.Guest().WaitBoot(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.vm.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	r.toReal = strings.NewReplacer(names...)
+	slices.Reverse(names)
+	r.fromReal = strings.NewReplacer(names...)
+	return r
+}
+
+// states returns what exists in the VMs.
+func (r *reader) states(ctx context.Context, t *testing.T) []peer.State {
+	t.Helper()
+	states := []peer.State{stateOf(ctx, t, r.vm)}
+	if r.domain != nil {
+		s, err := r.domain.State(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		states = append(states, s)
+	}
+	return states
+}
+
+func (r *reader) read(ctx context.Context, t *testing.T, path string, used map[string]bool) {
+	t.Helper()
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := r.states(ctx, t)
+	lines := strings.Split(string(text), "\n")
+	var out []string // the document with real output
+	copied := 0
+	previous := 0 // exit code
+	for _, b := range blocks(lines) {
+		if b.language == "xml" {
+			r.xml(ctx, t, path, b)
+			continue
+		}
+		for i, c := range b.commands {
+			at := fmt.Sprintf("%s:%d: %s", filepath.Base(path), c.line, c.text)
+			if reason, skip := notRun[c.text]; skip {
+				if reason == "" {
+					t.Errorf("%s: no reason is given not to run it", at)
+				}
+				used[c.text] = true
+				continue
+			}
+			if r.domain == nil && strings.Contains(c.text, "--domain vm1") || r.domain == nil && strings.HasPrefix(c.text, "virsh") {
+				continue
+			}
+			got := []string{fmt.Sprint(previous)}
+			if c.text != exitCode {
+				got, previous = r.run(ctx, t, c.text)
+			}
+			told := i+1 < len(b.commands) && b.commands[i+1].text == exitCode
+			if previous != 0 && !told && c.text != exitCode {
+				t.Errorf("%s: exit code %d\n%s", at, previous, strings.Join(got, "\n"))
+			}
+			if b.language != "console" {
+				continue
+			}
+			if !matches(c.output, got) {
+				t.Errorf("%s\nprints:\n%s\nand the document says:\n%s", at, strings.Join(got, "\n"), strings.Join(c.output, "\n"))
+				if !slices.Contains(c.output, "...") {
+					out = append(append(out, lines[copied:c.from]...), got...)
+					copied = c.to
+				}
+			}
+		}
+	}
+	for i, s := range r.states(ctx, t) {
+		if diff := before[i].Diff(s); len(diff) > 0 {
+			t.Errorf("%s leaves something in VM %d: %q", path, i, diff)
+		}
+	}
+	if *updateDocs && copied > 0 {
+		out = append(out, lines[copied:]...)
+		if err := os.WriteFile(path, []byte(strings.Join(out, "\n")), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// run runs one command and returns what it printed, with the documents' names,
+// and its exit code.
+func (r *reader) run(ctx context.Context, t *testing.T, command string) ([]string, int) {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, "bash", "-o", "pipefail", "-c", r.toReal.Replace(command))
+	cmd.Dir = r.folder
+	cmd.Env = append(os.Environ(), "PATH="+r.path, "LC_ALL=C.UTF-8")
+	var printed bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &printed, &printed
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		t.Fatalf("%s: %v", command, err)
+	}
+	text := strings.TrimSuffix(r.fromReal.Replace(printed.String()), "\n")
+	if text == "" {
+		return nil, cmd.ProcessState.ExitCode()
+	}
+	return strings.Split(text, "\n"), cmd.ProcessState.ExitCode()
+}
+
+// xml writes the file that a block is, or checks a disk that has no name.
+func (r *reader) xml(ctx context.Context, t *testing.T, path string, b block) {
+	t.Helper()
+	text := r.toReal.Replace(strings.Join(b.lines, "\n") + "\n")
+	name := b.name
+	if name == "" {
+		if !strings.HasPrefix(text, "<disk") {
+			return // a part of one, which stands in a whole one elsewhere
+		}
+		name = "unnamed.xml"
+	}
+	if err := os.WriteFile(filepath.Join(r.folder, name), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(text, "<disk") {
+		return
+	}
+	if out, code := r.run(ctx, t, "luksplug plan "+name); code != 0 {
+		t.Errorf("%s:%d: the disk has no plan: %s", filepath.Base(path), b.line, out)
+	}
+}
+
+// matches tells whether got is what the document says, but for times, widths of
+// columns and versions.
+func matches(want, got []string) bool {
+	want, got = normalised(want), normalised(got)
+	for i, line := range want {
+		if line == "..." {
+			rest := want[i+1:]
+			for skip := i; skip <= len(got); skip++ {
+				if matches(rest, got[skip:]) {
+					return true
+				}
+			}
+			return false
+		}
+		if i >= len(got) || got[i] != line {
+			return false
+		}
+	}
+	return len(got) == len(want)
+}
+
+var volatile = []struct {
+	pattern *regexp.Regexp
+	instead string
+}{
+	{regexp.MustCompile(`\b\d+(\.\d+)?(µs|ms|s)\b`), "TIME"},
+	{regexp.MustCompile(`"milliseconds": [\d.]+`), `"milliseconds": TIME`},
+	{regexp.MustCompile(`"time": ?"[^"]*"`), `"time": TIME`},
+	{regexp.MustCompile(`luksplug \S+ \(go\S+, \S+\)`), "luksplug VERSION"},
+	{regexp.MustCompile(` +`), " "},
+}
+
+func normalised(lines []string) []string {
+	out := make([]string, 0, len(lines))
+	for _, l := range lines {
+		for _, v := range volatile {
+			l = v.pattern.ReplaceAllString(l, v.instead)
+		}
+		out = append(out, strings.TrimSpace(l))
+	}
+	return out
+}

@@ -1,0 +1,225 @@
+package integration
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/blockgraph"
+)
+
+// block is a fenced block of a document.
+type block struct {
+	language string // the first word after the fence
+	name     string // the second
+	line     int    // of its first line, counted from 1
+	lines    []string
+	commands []shellCommand // of a block marked sh or console
+}
+
+// shellCommand is a command of a document.
+type shellCommand struct {
+	line     int      // where it stands, counted from 1
+	text     string   // without the prompt
+	output   []string // what it prints, by the document
+	from, to int      // the output's lines in the document, counted from 0, to excluded
+}
+
+// blocks finds the fenced blocks in a document's lines.
+func blocks(lines []string) []block {
+	var out []block
+	var open *block
+	for i, line := range lines {
+		info, fence := strings.CutPrefix(line, "```")
+		switch {
+		case !fence && open != nil:
+			open.lines = append(open.lines, line)
+		case fence && open == nil:
+			language, name, _ := strings.Cut(info, " ")
+			open = &block{language: language, name: name, line: i + 2}
+		case fence:
+			switch open.language {
+			case "console":
+				open.transcript()
+			case "sh":
+				open.script()
+			}
+			out = append(out, *open)
+			open = nil
+		}
+	}
+	return out
+}
+
+// transcript takes commands and output apart: a command follows a prompt.
+func (b *block) transcript() {
+	for i := 0; i < len(b.lines); i++ {
+		text, prompt := strings.CutPrefix(b.lines[i], "# ")
+		at := b.line + i // counted from 1
+		if prompt {
+			for strings.HasSuffix(text, "\\") && i+1 < len(b.lines) {
+				i++
+				text += "\n" + strings.TrimPrefix(b.lines[i], "> ")
+			}
+			b.commands = append(b.commands, shellCommand{line: at, text: text, from: b.line + i, to: b.line + i})
+			continue
+		}
+		if n := len(b.commands); n > 0 {
+			b.commands[n-1].output = append(b.commands[n-1].output, b.lines[i])
+			b.commands[n-1].to = at
+		}
+	}
+}
+
+// script reads a block of commands without output; a comment is none.
+func (b *block) script() {
+	for i, text := range b.lines {
+		text, _, _ = strings.Cut(text, "  #")
+		if text = strings.TrimSpace(text); text != "" && !strings.HasPrefix(text, "#") {
+			b.commands = append(b.commands, shellCommand{line: b.line + i, text: text})
+		}
+	}
+}
+
+func TestBlocks(t *testing.T) {
+	t.Parallel()
+	text := "x\n```console\n# one\n1\n2\n# two \\\n>  more\n3\n```\n```xml a.xml\n<a/>\n```\n```sh\n# a comment\nthree  # why\n```\n"
+	got := blocks(strings.Split(text, "\n"))
+	if len(got) != 3 || got[1].language != "xml" || got[1].name != "a.xml" || len(got[1].lines) != 1 {
+		t.Fatalf("%+v", got)
+	}
+	c := got[0].commands
+	if len(c) != 2 || c[0].text != "one" || c[0].line != 3 || strings.Join(c[0].output, ",") != "1,2" || c[0].from != 3 || c[0].to != 5 {
+		t.Errorf("%+v", c)
+	}
+	if c[1].text != "two \\\n more" || strings.Join(c[1].output, ",") != "3" || c[1].from != 7 || c[1].to != 8 {
+		t.Errorf("%+v", c[1])
+	}
+	if c := got[2].commands; len(c) != 1 || c[0].text != "three" || c[0].line != 15 {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestMatches(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		want, got string
+		same      bool
+	}{
+		{"a", "a", true},
+		{"a", "b", false},
+		{"a", "a\nb", false},
+		{"a\nb", "a", false},
+		{"a   1.5ms", "a 20s", true},
+		{"a\n...\nd", "a\nb\nc\nd", true},
+		{"a\n...\nd", "a\nd", true},
+		{"a\n...\nd", "a\nb", false},
+		{"...", "a\nb", true},
+	} {
+		if got := matches(strings.Split(c.want, "\n"), strings.Split(c.got, "\n")); got != c.same {
+			t.Errorf("%q and %q: %t", c.want, c.got, got)
+		}
+	}
+}
+
+// link is a relative link, or picture, of Markdown.
+var link = regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+
+// Every relative link of the documents leads to a file that is there.
+func TestDocsLinks(t *testing.T) {
+	t.Parallel()
+	for _, path := range append(documents(t), filepath.Join(repository, "CHANGELOG.md")) {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(path), m[1])); err != nil {
+				t.Errorf("%s: a link leads nowhere: %v", path, err)
+			}
+		}
+	}
+}
+
+// The picture in README.md is what the program draws of the disk there.
+func TestDocsPicture(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join(repository, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var disk *blockgraph.Disk
+	for _, b := range blocks(strings.Split(string(text), "\n")) {
+		if b.name == "vdb.xml" {
+			if disk, err = blockgraph.ParseDisk([]byte(strings.Join(b.lines, "\n"))); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if disk == nil {
+		t.Fatal("README.md has no vdb.xml")
+	}
+	graph, err := blockgraph.Build(disk, blockgraph.Machine{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(repository, "docs", "img", "vdb.svg")
+	if *updateDocs {
+		if err := os.WriteFile(path, []byte(graph.SVG()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, []byte(graph.SVG())) {
+		t.Errorf("%s is not what luksplug plan --output svg draws of README.md's vdb.xml: run this test with -update-docs", path)
+	}
+}
+
+// requirement is a line of go.mod's require blocks.
+var requirement = regexp.MustCompile(`(?m)^(?:require )?\s*([a-z][^\s]*\.[^\s]*/[^\s]*) (v[^\s]+)(.*)$`)
+
+// docs/dependencies.md names the modules that the repository's packages import,
+// with the versions of go.mod.
+func TestDocsDependencies(t *testing.T) {
+	t.Parallel()
+	mod, err := os.ReadFile(filepath.Join(repository, "go.mod"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := os.ReadFile(filepath.Join(repository, "docs", "dependencies.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	versions := map[string]string{}
+	for _, m := range requirement.FindAllStringSubmatch(string(mod), -1) {
+		versions[m[1]] = m[2]
+	}
+	named := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^\| (\S+\.\S+/\S+) \| (v\S+) \|`).FindAllStringSubmatch(string(doc), -1) {
+		named[m[1]] = true
+		if versions[m[1]] != m[2] {
+			t.Errorf("%s: the document says %s and go.mod %q", m[1], m[2], versions[m[1]])
+		}
+	}
+	imports, err := exec.Command("go", "list", "-test", "-f", `{{join .Imports "\n"}}{{"\n"}}{{join .TestImports "\n"}}{{"\n"}}{{join .XTestImports "\n"}}`, "../...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for module := range versions {
+		direct := false
+		for path := range strings.Lines(string(imports)) {
+			path = strings.TrimSpace(path)
+			direct = direct || path == module || strings.HasPrefix(path, module+"/")
+		}
+		if direct != named[module] {
+			t.Errorf("%s: imported: %t, in the document: %t", module, direct, named[module])
+		}
+	}
+}
