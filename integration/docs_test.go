@@ -81,6 +81,7 @@ type reader struct {
 	domain   *peer.Domain // nil for a user who may not start libvirt
 	toReal   *strings.Replacer
 	fromReal *strings.Replacer
+	code     int // the last command's exit code
 }
 
 func newReader(ctx context.Context, t *testing.T) *reader {
@@ -144,6 +145,7 @@ func (r *reader) states(ctx context.Context, t *testing.T) []peer.State {
 	return states
 }
 
+// read does what one document says.
 func (r *reader) read(ctx context.Context, t *testing.T, path string, used map[string]bool) {
 	t.Helper()
 	text, err := os.ReadFile(path)
@@ -152,43 +154,32 @@ func (r *reader) read(ctx context.Context, t *testing.T, path string, used map[s
 	}
 	before := r.states(ctx, t)
 	lines := strings.Split(string(text), "\n")
-	var out []string // the document with real output
-	copied := 0
-	previous := 0 // exit code
+	var updated []string // the document with real output
+	copied := 0          // lines of the old one that are in it, or replaced
 	for _, b := range blocks(lines) {
 		if b.language == "xml" {
 			r.xml(ctx, t, path, b)
 			continue
 		}
+		skipped := false
 		for i, c := range b.commands {
-			at := fmt.Sprintf("%s:%d: %s", filepath.Base(path), c.line, c.text)
-			if reason, skip := notRun[c.text]; skip {
-				if reason == "" {
-					t.Errorf("%s: no reason is given not to run it", at)
-				}
+			if _, skip := notRun[c.text]; skip {
 				used[c.text] = true
 				continue
 			}
-			if r.domain == nil && strings.Contains(c.text, "--domain vm1") || r.domain == nil && strings.HasPrefix(c.text, "virsh") {
+			skipped = r.domain == nil && (needsLibvirt(c.text) || skipped && c.text == exitCode)
+			if skipped {
 				continue
 			}
-			got := []string{fmt.Sprint(previous)}
-			if c.text != exitCode {
-				got, previous = r.run(ctx, t, c.text)
-			}
-			told := i+1 < len(b.commands) && b.commands[i+1].text == exitCode
-			if previous != 0 && !told && c.text != exitCode {
-				t.Errorf("%s: exit code %d\n%s", at, previous, strings.Join(got, "\n"))
-			}
-			if b.language != "console" {
+			failureShown := c.text == exitCode || i+1 < len(b.commands) && b.commands[i+1].text == exitCode
+			got := r.command(ctx, t, c.text, failureShown)
+			if b.language != "console" || matches(c.output, got) {
 				continue
 			}
-			if !matches(c.output, got) {
-				t.Errorf("%s\nprints:\n%s\nand the document says:\n%s", at, strings.Join(got, "\n"), strings.Join(c.output, "\n"))
-				if !slices.Contains(c.output, "...") {
-					out = append(append(out, lines[copied:c.from]...), got...)
-					copied = c.to
-				}
+			t.Errorf("%s:%d: %s\nprints:\n%s\nand the document says:\n%s", path, c.line, c.text, strings.Join(got, "\n"), strings.Join(c.output, "\n"))
+			if !slices.Contains(c.output, "...") { // a person has to shorten it again
+				updated = append(append(updated, lines[copied:c.from]...), got...)
+				copied = c.to
 			}
 		}
 	}
@@ -198,11 +189,30 @@ func (r *reader) read(ctx context.Context, t *testing.T, path string, used map[s
 		}
 	}
 	if *updateDocs && copied > 0 {
-		out = append(out, lines[copied:]...)
-		if err := os.WriteFile(path, []byte(strings.Join(out, "\n")), 0o644); err != nil {
+		updated = append(updated, lines[copied:]...)
+		if err := os.WriteFile(path, []byte(strings.Join(updated, "\n")), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+func needsLibvirt(command string) bool {
+	return strings.Contains(command, "--domain vm1") || strings.HasPrefix(command, "virsh ")
+}
+
+// command runs a command and returns what it printed. It must succeed, unless
+// the document shows its exit code next.
+func (r *reader) command(ctx context.Context, t *testing.T, text string, failureShown bool) []string {
+	t.Helper()
+	if text == exitCode {
+		return []string{fmt.Sprint(r.code)}
+	}
+	printed, code := r.run(ctx, t, text)
+	r.code = code
+	if code != 0 && !failureShown {
+		t.Errorf("%s: exit code %d\n%s", text, code, strings.Join(printed, "\n"))
+	}
+	return printed
 }
 
 // run runs one command and returns what it printed, with the documents' names,
