@@ -15,6 +15,7 @@ require (
 	golang.org/x/crypto v0.48.0 // indirect
 	golang.org/x/sys v0.41.0 // indirect
 	golang.org/x/term v0.40.0 // indirect
+	golang.org/x/tools v0.42.0 // indirect
 	libvirt.org/go/libvirtxml v1.11010.0 // indirect
 	pgregory.net/rapid v1.3.0 // indirect
 )
