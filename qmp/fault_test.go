@@ -410,3 +410,29 @@ func TestSplitAddress(t *testing.T) {
 		}
 	}
 }
+
+// TestWriteFindsTheConnectionLost: a command that could not be written for loss
+// of the connection is the end of the client at once, and not only when the
+// reader notices: who sees ErrConnectionLost looks at Done, and dials again.
+func TestWriteFindsTheConnectionLost(t *testing.T) {
+	t.Parallel()
+	over := make(chan struct{})
+	path := fakePeer(t, func(p *fakeConn) {
+		p.send(fakeGreeting)
+		c, _ := p.receive()
+		_ = p.Conn.(*net.UnixConn).CloseRead() // the client's reader sees nothing of it
+		p.send(reply(c.ID, "{}"))
+		<-over
+	})
+	defer close(over)
+	c := dialTest(t, path)
+	_, err := c.Execute(testContext(t), Command{Execute: "x"})
+	if _, unknown := errAs[*UnknownOutcomeError](err); unknown || !errors.Is(err, ErrConnectionLost) {
+		t.Errorf("the command ended with %v", err)
+	}
+	select {
+	case <-c.Done():
+	default:
+		t.Error("the connection is said to live")
+	}
+}

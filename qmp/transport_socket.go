@@ -255,7 +255,10 @@ func (s *socket) send(ctx context.Context, calls []*call, results []Result) int 
 	case s.session.cause() != nil:
 		err = s.session.cause() // explains it better than "use of closed network connection"
 	default:
+		// The reader learns of it in a moment. Who asks Done first must not be
+		// told that the connection lives.
 		err = fmt.Errorf("%w: %w", ErrConnectionLost, err)
+		s.session.fail(err)
 	}
 	s.unregister(calls[sent:])
 	refuse(sent, err)
