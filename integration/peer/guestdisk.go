@@ -70,15 +70,20 @@ func (g *Guest) WritePattern(ctx context.Context, dev string, offset, length int
 	if len(pattern) == 0 || len(pattern) > 1024 {
 		return fmt.Errorf("guest: pattern of %d bytes; it needs 1 to 1024", len(pattern))
 	}
+	// Under emulation each process that the guest starts takes long, so the
+	// pattern gets there as long as a command may be, and grows in two steps.
+	longest := bytes.Repeat(pattern, 1024/len(pattern))
 	script := fmt.Sprintf(`set -e
+many() { cat $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1; }
 printf %%s %s | base64 -d > /tmp/.pattern
-while [ $(wc -c < /tmp/.pattern) -lt %d ]; do cat /tmp/.pattern /tmp/.pattern > /tmp/.doubled; mv /tmp/.doubled /tmp/.pattern; done
+many /tmp/.pattern > /tmp/.many
+many /tmp/.many > /tmp/.pattern
 i=0
 while [ $i -lt %d ]; do
 	dd if=/tmp/.pattern of=%s bs=1M count=1 seek=$((%d+i)) conv=notrunc,fsync 2>/tmp/.dd || { cat /tmp/.dd; exit 1; }
 	i=$((i+1))
 done
-rm /tmp/.pattern`, base64.StdEncoding.EncodeToString(pattern), MiB, length, shellQuote(dev), offset)
+rm /tmp/.pattern /tmp/.many`, base64.StdEncoding.EncodeToString(longest), length, shellQuote(dev), offset)
 	if _, err := g.Run(ctx, script); err != nil {
 		return fmt.Errorf("write %d MiB to %s: %w", length, dev, err)
 	}
