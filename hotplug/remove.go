@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/luksplug/luksplug/qmp"
@@ -96,9 +97,12 @@ func (vm *VM) unplugOn(ctx context.Context, id string) error {
 	defer again.Stop()
 	rejected := false
 	for {
-		_, err := vm.client.Execute(ctx, request)
+		err := vm.neverRan(ctx, id)
+		if err == nil {
+			_, err = vm.client.Execute(ctx, request)
+		}
 		switch {
-		case err == nil, errors.Is(err, qmp.ErrUnplugPending):
+		case err == nil, errors.Is(err, qmp.ErrUnplugPending), errors.Is(err, errNeverRan):
 		case errors.Is(err, qmp.ErrDeviceNotFound):
 			return nil
 		default:
@@ -130,6 +134,33 @@ func (vm *VM) unplugOn(ctx context.Context, id string) error {
 			}
 		}
 	}
+}
+
+// errNeverRan: a request would be lost for good, see neverRan.
+var errNeverRan = errors.New("the VM has not run yet")
+
+// neverRan returns errNeverRan for a PCI device of a VM that was started with
+// -S and has not run yet. Nobody is there to hear a request, and QEMU (10.0.2
+// with ACPI hot plug) would take it for pending until a reset: the time at which
+// it may be repeated is that of the guest's clock, which stands at 0 then, and 0
+// stands for never. Once the VM runs, asking works.
+func (vm *VM) neverRan(ctx context.Context, id string) error {
+	if vm.runState(ctx) != "prelaunch" {
+		return nil
+	}
+	kind := qomGet(peripheral+id, "type")
+	value, err := vm.query(ctx, kind)
+	if err != nil {
+		return nil // no such device, as a rule: device_del tells
+	}
+	var name string
+	if err := decode(value, &name, kind); err != nil {
+		return err
+	}
+	if strings.Contains(name, "-pci") { // SCSI and USB disks go without being asked
+		return errNeverRan
+	}
+	return nil
 }
 
 // concerns tells whether an event is about the device itself. QEMU sends two

@@ -81,7 +81,8 @@ func (e *Error) Is(target error) bool {
 		return has("Duplicate nodes with node-name='") || has("attempt to add duplicate property '") ||
 			has("Duplicate device ID '")
 	case ErrUnplugPending:
-		return has("is already in the process of unplug")
+		// The second is a PCI Express port's, while its lamp blinks.
+		return has("is already in the process of unplug") || has("Hot-unplug failed: guest is busy")
 	case ErrBusNotFound:
 		return between("Bus '", "' not found")
 	case ErrNoHotplug:

@@ -1,0 +1,230 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// serialXML gives a disk a serial number, by which the guest finds it.
+func serialXML(t *testing.T, xml, serial string) string {
+	t.Helper()
+	return edited(t, xml, "</disk>", "<serial>"+serial+"</serial></disk>")
+}
+
+// attachInGuest attaches a volume as target and waits until the guest has it.
+func attachInGuest(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volume, target, bus string) (dev string) {
+	t.Helper()
+	serial := "in-guest-" + target
+	tool(ctx, t, q.Socket, attachArgs(t, v, serialXML(t, v.DiskXML(target, bus), serial))...).want(t, 0)
+	dev, err := q.Guest().WaitDisk(ctx, serial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dev
+}
+
+// query runs a command on the control monitor.
+func query(ctx context.Context, t *testing.T, q *peer.QEMU, command string) {
+	t.Helper()
+	if _, err := q.Query(ctx, command, nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// paused runs do while the VM stands still. It runs again afterwards also when
+// do has ended the test, for the tests that follow in the same VM.
+func paused(ctx context.Context, t *testing.T, q *peer.QEMU, do func()) {
+	t.Helper()
+	query(ctx, t, q, "stop")
+	defer query(ctx, t, q, "cont")
+	do()
+}
+
+// TestDetachFromAGuest runs the ways in which a guest may release a disk, one
+// after another in one VM.
+func TestDetachFromAGuest(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{Guest: true, RootPorts: 2, SCSI: true})
+	if err := q.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before := stateOf(ctx, t, q)
+
+	t.Run("a paused VM", func(t *testing.T) {
+		dev := attachInGuest(ctx, t, q, peer.NewVolume(t, peer.DetachedRaw), "vdb", "virtio")
+		paused(ctx, t, q, func() {
+			attached := stateOf(ctx, t, q)
+			got := tool(ctx, t, q.Socket, "--timeout", "1s", "detach", "vdb").want(t, 8)
+			wantOneLine(t, got, "vdb", "not released", "paused", "run detach again")
+			wantSame(ctx, t, q, attached)
+		})
+		tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
+		wantSame(ctx, t, q, before)
+		if err := q.Guest().WaitGone(ctx, dev); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("a paused VM, SCSI", func(t *testing.T) {
+		dev := attachInGuest(ctx, t, q, peer.NewVolume(t, peer.DetachedRaw), "sda", "scsi")
+		paused(ctx, t, q, func() {
+			// QEMU's SCSI bus does not ask the guest, it only tells it.
+			tool(ctx, t, q.Socket, "--timeout", "10s", "detach", "sda").want(t, 0)
+			wantSame(ctx, t, q, before)
+		})
+		if err := q.Guest().WaitGone(ctx, dev); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("resumed during the wait", func(t *testing.T) {
+		attachInGuest(ctx, t, q, peer.NewVolume(t, peer.DetachedRaw), "vdb", "virtio")
+		query(ctx, t, q, "stop")
+		// The request is on its way once QEMU has got it; only then resume.
+		proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
+			if c.Name == "device_del" {
+				go func() { _, _ = q.Query(ctx, "cont", nil) }() // seen by the detach, which ends then
+			}
+			return peer.Verdict{}
+		}})
+		tool(ctx, t, proxy.Address, "detach", "vdb").want(t, 0)
+		wantSame(ctx, t, q, before)
+	})
+	t.Run("while the guest writes", func(t *testing.T) {
+		v := peer.NewVolume(t, peer.DetachedQcow2)
+		dev := attachInGuest(ctx, t, q, v, "vdb", "virtio")
+		pattern := []byte("written and flushed before the detach. ")
+		if err := q.Guest().WritePattern(ctx, dev, 1, 4, pattern); err != nil {
+			t.Fatal(err)
+		}
+		// Writes elsewhere until the disk is gone. The file says that it has begun.
+		if _, err := q.Guest().Run(ctx, "( while dd if=/dev/urandom of="+dev+" bs=64k seek=256 count=64 conv=notrunc,fsync 2>/dev/null; do touch /tmp/wrote; done; touch /tmp/failed ) >/dev/null 2>&1 &"+
+			" while [ ! -e /tmp/wrote ]; do usleep 10000; done"); err != nil {
+			t.Fatal(err)
+		}
+		tool(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb").want(t, 0)
+		wantSame(ctx, t, q, before)
+		if _, err := q.Guest().Run(ctx, "while [ ! -e /tmp/failed ]; do usleep 10000; done; [ ! -b "+dev+" ]"); err != nil {
+			t.Error(err)
+		}
+		if !q.Alive() {
+			t.Error("QEMU has ended")
+		}
+		command(ctx, t, "qemu-img", "check", "-q", v.Payload)
+		plain, err := v.ReadThrough(ctx, peer.MiB, 4*peer.MiB)
+		if err != nil || !bytes.Equal(plain, bytes.Repeat(peer.Pattern(pattern), 4)) {
+			t.Errorf("what was flushed before the detach is not in the image, error %v", err)
+		}
+	})
+	t.Run("mounted", func(t *testing.T) {
+		v := peer.NewVolume(t, peer.EmbeddedLUKS)
+		dev := attachInGuest(ctx, t, q, v, "vdb", "virtio")
+		if _, err := q.Guest().Run(ctx, "exec 9<> "+dev+"; ( sleep 1000 ) <&9 >/dev/null 2>&1 & echo $! > /tmp/opener"); err != nil {
+			t.Fatal(err)
+		}
+		// The guest's kernel lets a disk go that is open.
+		tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
+		wantSame(ctx, t, q, before)
+		if _, err := q.Guest().Run(ctx, "kill $(cat /tmp/opener)"); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("attached by a user's alias", func(t *testing.T) {
+		v := peer.NewVolume(t, peer.DetachedRaw)
+		xml := serialXML(t, edited(t, v.DiskXML("vdb", "virtio"), "<target", "<alias name='ua-data'/><target"), "aliased")
+		args := attachArgs(t, v, xml)
+		tool(ctx, t, q.Socket, args...).want(t, 0)
+		if _, err := q.Guest().WaitDisk(ctx, "aliased"); err != nil {
+			t.Fatal(err)
+		}
+		var list struct {
+			Disks []struct{ Target, State, Device string }
+		}
+		tool(ctx, t, q.Socket, "list", "--output", "json").want(t, 0).decode(t, &list)
+		if len(list.Disks) != 1 || list.Disks[0].Target != "vdb" || list.Disks[0].State != "attached" || list.Disks[0].Device != "ua-data" {
+			t.Errorf("list %+v", list.Disks)
+		}
+		if again := tool(ctx, t, q.Socket, args...).want(t, 0); !strings.Contains(again.stdout, "already attached") {
+			t.Errorf("the second attach: %s", again.stdout)
+		}
+		tool(ctx, t, q.Socket, "detach", "ua-data").want(t, 5) // a target is what detach takes
+		tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
+		wantSame(ctx, t, q, before)
+	})
+}
+
+// TestDetachBeforeTheGuestHasBooted: the request is lost, because nobody is
+// there to hear it, and has to be made again. QEMU must not even get it: it
+// would refuse to be asked again until a reset.
+func TestDetachBeforeTheGuestHasBooted(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{Paused: true, Guest: true, RootPorts: 2})
+	before := stateOf(ctx, t, q)
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	tool(ctx, t, q.Socket, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...).want(t, 0)
+	got := tool(ctx, t, q.Socket, "--timeout", "500ms", "detach", "vdb").want(t, 8)
+	wantOneLine(t, got, "vdb", "not released", "prelaunch")
+	waiting := start(ctx, t, q.Socket, "--timeout", "2m", "detach", "vdb")
+	query(ctx, t, q, "cont")
+	waiting.end(ctx, t).want(t, 0)
+	if err := q.Guest().WaitBoot(ctx); err != nil { // the guest had to boot for it, and lives
+		t.Fatal(err)
+	}
+	wantSame(ctx, t, q, before)
+}
+
+// TestDetachByPCIExpress: with the hot plug of PCI Express itself the guest
+// blinks a lamp for five seconds first.
+func TestDetachByPCIExpress(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{NativeHotplug: true, Guest: true, RootPorts: 2})
+	if err := q.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before := stateOf(ctx, t, q)
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	dev := attachInGuest(ctx, t, q, v, "vdb", "virtio")
+	tool(ctx, t, q.Socket, "--timeout", "1s", "detach", "vdb").want(t, 8)
+	tool(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb").want(t, 0)
+	wantSame(ctx, t, q, before)
+	if err := q.Guest().WaitGone(ctx, dev); err != nil {
+		t.Fatal(err)
+	}
+	// Asking again while the guest was at it has not confused it.
+	attachInGuest(ctx, t, q, v, "vdb", "virtio")
+	tool(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb").want(t, 0)
+	wantSame(ctx, t, q, before)
+}
+
+// TestDetachFromADeafGuest: firmware without an operating system never answers;
+// a reset ends the wait.
+func TestDetachFromADeafGuest(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{RootPorts: 2})
+	before := stateOf(ctx, t, q)
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	tool(ctx, t, q.Socket, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...).want(t, 0)
+	attached := stateOf(ctx, t, q)
+	got := tool(ctx, t, q.Socket, "--timeout", "4s", "detach", "vdb").want(t, 8)
+	wantOneLine(t, got, "vdb", "not released", "run detach again")
+	wantSame(ctx, t, q, attached)
+	var list struct {
+		Disks []struct{ Target, State string }
+	}
+	tool(ctx, t, q.Socket, "list", "--output", "json").want(t, 0).decode(t, &list)
+	if len(list.Disks) != 1 || list.Disks[0].State != "attached" {
+		t.Errorf("list while the guest has not answered: %+v", list.Disks)
+	}
+	waiting := start(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb")
+	if err := q.Reset(ctx); err != nil {
+		t.Fatal(err)
+	}
+	waiting.end(ctx, t).want(t, 0)
+	wantSame(ctx, t, q, before)
+}
