@@ -10,6 +10,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strconv"
 	"testing"
 	"time"
 
@@ -21,7 +23,19 @@ var luksplug string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	inParallel(6)
 	os.Exit(build(m))
+}
+
+// inParallel lets more tests run at once than there are processors, unless the
+// user says how many: those with a guest mostly wait for it.
+func inParallel(n int) {
+	const name = "test.parallel"
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == name })
+	if !given && runtime.GOMAXPROCS(0) < n {
+		_ = flag.Set(name, strconv.Itoa(n)) // fails only for what is no number
+	}
 }
 
 // build builds the program once and runs the tests.

@@ -3,6 +3,7 @@ package integration
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"testing"
@@ -53,7 +54,7 @@ func roundTrip(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v *
 	first := p.attach(ctx, t)
 	dev := p.inGuest(ctx, t)
 	pattern := []byte("only the guest and who has the key may read this, " + string(v.Kind) + ". ")
-	mibs := []int{0, 7, peer.VolumeSize/peer.MiB - 1} // both ends, where an offset that is wrong shows
+	mibs := []int{0, peer.VolumeSize/peer.MiB - 1} // both ends, where an offset that is wrong shows
 	p.write(ctx, t, dev, mibs, pattern)
 	const filled, fill = 33, 0xa7 // one byte over and over is what qemu-io can check by itself
 	p.write(ctx, t, dev, []int{filled}, []byte{fill})
@@ -78,7 +79,7 @@ func roundTrip(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v *
 	if second.Bus != first.Bus || second.Address != first.Address {
 		t.Errorf("plugged into %s %s at first, and then into %s %s", first.Bus, first.Address, second.Bus, second.Address)
 	}
-	again.wantReadOnly(ctx, t, mibs, pattern)
+	again.wantReadOnly(ctx, t, mibs[1:], pattern)
 	again.detach(ctx, t)
 	wantSame(ctx, t, q, before)
 	p.readOnHost(ctx, t, mibs, pattern)
@@ -92,7 +93,7 @@ func twoDisks(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v [2
 	var plugs [2]*plug
 	var devs [2]string
 	var patterns [2][]byte
-	mibs := []int{3, 60}
+	mibs := []int{3}
 	for i := range v {
 		plugs[i] = newPlug(t, q, v[i], where.targets[i], where.bus, "")
 		plugs[i].attach(ctx, t)
@@ -157,8 +158,9 @@ func (p *plug) wantReadOnly(ctx context.Context, t *testing.T, mibs []int, patte
 	for _, m := range mibs {
 		wantHash(ctx, t, p.q, dev, m, pattern)
 	}
-	if err := p.q.Guest().WritePattern(ctx, dev, mibs[0], 1, []byte("overwritten")); err == nil {
-		t.Error("the guest wrote to a read-only disk")
+	var refused *peer.ExitError
+	if _, err := p.q.Guest().Run(ctx, "dd if=/dev/zero of="+dev+" bs=4096 count=1 conv=fsync"); !errors.As(err, &refused) {
+		t.Errorf("writing to a read-only disk gave the guest %v", err)
 	}
 	if d := listed(ctx, t, p.q)[p.target]; !d.ReadOnly {
 		t.Errorf("listed as %+v, which is not read-only", d)

@@ -2,7 +2,6 @@ package integration
 
 import (
 	"context"
-	"os/exec"
 	"strings"
 	"testing"
 
@@ -48,12 +47,6 @@ func newPlug(t *testing.T, q *peer.QEMU, v *peer.Volume, target, bus, extra stri
 // attachArgs are the arguments of the program that plug the disk in.
 func (p *plug) attachArgs() []string {
 	return []string{"--passphrase-file", p.PassphraseFile, "--output", "json", "attach", p.xml}
-}
-
-// attachCommand is a run of the program that plugs the disk in through the
-// monitor at address.
-func (p *plug) attachCommand(ctx context.Context, address string, flags ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, luksplug, append(append([]string{"--qmp", address}, flags...), p.attachArgs()...)...)
 }
 
 // attach plugs the disk in, which must succeed.

@@ -1,0 +1,221 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/passphrase"
+)
+
+// TestFaults makes every step of every plan go wrong in every way, against a
+// real QEMU whose guest answers: a disk is there completely or not at all.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	for _, where := range places() {
+		t.Run(where.name, func(t *testing.T) {
+			t.Parallel()
+			ctx := bounded(t)
+			q := peer.Start(t, where.vm)
+			if err := q.Guest().WaitBoot(ctx); err != nil {
+				t.Fatal(err)
+			}
+			for i, v := range volumes(t) {
+				t.Run(string(v.Kind), func(t *testing.T) {
+					f := newFaulty(ctx, t, q, where, v)
+					for n := range f.steps {
+						name := fmt.Sprintf("%d %s", n+1, f.steps[n].command)
+						if !t.Run(name, func(t *testing.T) { f.everyFault(ctx, t, n+1) }) {
+							return // the VM is in no state to go on with
+						}
+					}
+					t.Run("detach", func(t *testing.T) { f.detachFaults(ctx, t, i) })
+				})
+			}
+		})
+	}
+}
+
+// everyFault goes through what can happen at step n of an attach.
+func (f *faulty) everyFault(ctx context.Context, t *testing.T, n int) {
+	for _, c := range []struct {
+		name string
+		test func(context.Context, *testing.T, int)
+	}{
+		{"refused by QEMU", f.refused},
+		{"cut before QEMU has it", func(ctx context.Context, t *testing.T, n int) { f.cut(ctx, t, n, peer.CutBeforeForward) }},
+		{"cut before the reply", func(ctx context.Context, t *testing.T, n int) { f.cut(ctx, t, n, peer.CutBeforeReply) }},
+		{"cut after the reply", func(ctx context.Context, t *testing.T, n int) { f.cut(ctx, t, n, peer.CutAfterReply) }},
+		{"cut for good", f.cutForGood},
+		{"killed, then repaired", f.killedAndRepaired},
+		{"interrupted", f.interrupted},
+		{"timed out", f.timedOut},
+	} {
+		if !t.Run(c.name, func(t *testing.T) { c.test(ctx, t, n) }) {
+			return
+		}
+	}
+}
+
+// refused: QEMU fails the step.
+func (f *faulty) refused(ctx context.Context, t *testing.T, n int) {
+	proxy := peer.NewProxy(t, f.q.Socket, peer.FailStep(n))
+	r := tool(ctx, t, proxy.Address, f.attachArgs()...)
+	f.wantRolledBack(ctx, t, r, peer.InjectedFault, fmt.Sprintf("step %d of %d", n, len(f.steps)), f.steps[n-1].subject)
+	if strings.Count(r.stderr, "\n") != 1 {
+		t.Errorf("standard error is not one line: %q", r.stderr)
+	}
+	wantRefusal(t, proxy)
+}
+
+// wantRefusal shows that the fault was really QEMU's own refusal.
+func wantRefusal(t *testing.T, proxy *peer.Proxy) {
+	t.Helper()
+	sent, answered := 0, 0
+	for _, r := range proxy.Records() {
+		switch hit := strings.Contains(string(r.Bytes), peer.InjectedFault); {
+		case hit && r.FromQEMU && strings.Contains(string(r.Bytes), `"error"`):
+			answered++
+		case hit && !r.FromQEMU:
+			sent++
+		}
+	}
+	if sent != 1 || answered != 1 {
+		t.Errorf("the fault was sent %d times and refused %d times", sent, answered)
+	}
+}
+
+// cut: the connection is lost around the step, and can be opened again.
+func (f *faulty) cut(ctx context.Context, t *testing.T, n int, where peer.Cut) {
+	proxy := peer.NewProxy(t, f.q.Socket, peer.CutAtStep(n, where))
+	r := tool(ctx, t, proxy.Address, f.attachArgs()...)
+	f.wantEither(ctx, t, r)
+	if c := proxy.Connections(); c < 2 {
+		t.Errorf("%d connections: there was no cut", c)
+	}
+}
+
+// cutForGood: the connection is lost after the step and cannot be opened again.
+// The program waits half a minute for that, so that its library is asked here,
+// which can be told to wait less; TestFaultsCutOff shows the program. A run
+// of the program afterwards converges.
+func (f *faulty) cutForGood(ctx context.Context, t *testing.T, n int) {
+	hooks := peer.CutAtStep(n, peer.CutBeforeReply)
+	hooks.Connect = func(n int) bool { return n == 1 }
+	proxy := peer.NewProxy(t, f.q.Socket, hooks)
+	err := f.attachByLibrary(ctx, t, proxy.Address, 50*time.Millisecond)
+	var left *hotplug.LeftBehindError
+	if !errors.As(err, &left) || !left.Unverified {
+		t.Fatalf("the attach ended with %v", err)
+	}
+	for _, name := range f.after(n) {
+		if !slices.ContainsFunc(left.Left, func(part string) bool { return strings.HasSuffix(part, " "+name) }) {
+			t.Errorf("%s is left behind and not named: %v", name, err)
+		}
+	}
+	if left := f.after(n); n < len(f.steps) {
+		f.wantHeld(ctx, t, "leftover", left)
+	}
+	f.converges(ctx, t, n)
+}
+
+// converges runs attach again, without faults, after n steps were done.
+func (f *faulty) converges(ctx context.Context, t *testing.T, n int) {
+	t.Helper()
+	report := f.attach(ctx, t)
+	if complete := n == len(f.steps); report.Already != complete {
+		t.Errorf("after %d of %d steps: already attached is %v", n, len(f.steps), report.Already)
+	}
+	if !report.Already && len(report.Cleared) != len(f.after(n)) {
+		t.Errorf("cleared %v, and %v was left", report.Cleared, f.after(n))
+	}
+	f.wantAttached(ctx, t)
+	f.gone(ctx, t)
+}
+
+// attachByLibrary plugs the disk in without the program.
+func (f *faulty) attachByLibrary(ctx context.Context, t *testing.T, address string, recovery time.Duration) error {
+	t.Helper()
+	xml, err := os.ReadFile(f.xml)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk, err := blockgraph.ParseDisk(xml)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vm, err := hotplug.Connect(ctx, func(ctx context.Context) (*qmp.Client, error) { return qmp.Dial(ctx, address) },
+		hotplug.Options{Recovery: recovery, LockDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = vm.Close() }() // the connection is lost
+	_, err = vm.Attach(ctx, disk, fileStore(f.PassphraseFile))
+	return err
+}
+
+// fileStore is a store with one secret, in a file.
+type fileStore string
+
+func (s fileStore) String() string { return string(s) }
+
+func (s fileStore) Lookup(context.Context, secrets.Reference) (*secrets.Secret, error) {
+	return passphrase.Open(string(s), nil)
+}
+
+// kill runs the program and kills it when n changes have been done and before
+// it sends anything more.
+func (f *faulty) kill(ctx context.Context, t *testing.T, n int, args ...string) {
+	t.Helper()
+	v := newVictim()
+	done := 0
+	proxy := peer.NewProxy(t, f.q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
+		if done == n {
+			<-v.started
+			_ = v.cmd.Process.Kill() // how the program ended shows whether it worked
+			return peer.Verdict{Cut: peer.CutBeforeForward}
+		}
+		if c.Step > 0 {
+			done++
+		}
+		return peer.Verdict{}
+	}})
+	r := v.run(t, program(ctx, proxy.Address, args...))
+	if r.code != -1 {
+		t.Fatalf("the program was not killed: exit code %d, %s", r.code, r.stderr)
+	}
+	if len(proxy.Steps()) < n {
+		t.Fatalf("killed after the changes %v", proxy.Steps())
+	}
+}
+
+// killedAndRepaired: the program dies after the step; `list` shows what it left
+// and `repair` removes it. Running attach again instead is what converges does.
+func (f *faulty) killedAndRepaired(ctx context.Context, t *testing.T, n int) {
+	f.kill(ctx, t, n, f.attachArgs()...)
+	if n == len(f.steps) {
+		f.wantAttached(ctx, t)
+		tool(ctx, t, f.q.Socket, "repair").want(t, 0)
+		f.wantAttached(ctx, t) // nothing is left over: the disk is whole
+		f.gone(ctx, t)
+		return
+	}
+	f.wantHeld(ctx, t, "leftover", f.after(n))
+	r := tool(ctx, t, f.q.Socket, "repair").want(t, 0)
+	for _, name := range f.after(n) {
+		if !strings.Contains(r.stdout, " "+name+"\n") {
+			t.Errorf("repair does not say that it removed %s: %q", name, r.stdout)
+		}
+	}
+	wantSame(ctx, t, f.q, f.before)
+}

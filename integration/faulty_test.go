@@ -1,0 +1,224 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// faulty is one plan on one VM, and what is known of it: what the tests of
+// faults start from.
+type faulty struct {
+	*plug
+	before peer.State
+	steps  []change // of a whole attach, as the program itself sent them
+}
+
+// change is a command that changes something, and what it changes.
+type change struct {
+	command string
+	subject string // name of the node, object or device
+	adds    bool
+}
+
+// parseChange reads a command as it crossed the monitor.
+func parseChange(t *testing.T, raw []byte) change {
+	t.Helper()
+	var c struct {
+		Execute   string
+		Arguments struct {
+			NodeName string `json:"node-name"`
+			ID       string
+		}
+	}
+	if err := json.Unmarshal(raw, &c); err != nil {
+		t.Fatalf("the program sent %q: %v", raw, err)
+	}
+	return change{c.Execute, c.Arguments.NodeName + c.Arguments.ID, strings.HasSuffix(c.Execute, "add")}
+}
+
+// after is what exists of the disk when the first n steps have been done.
+func (f *faulty) after(n int) []string {
+	names := []string{}
+	for _, s := range f.steps[:n] {
+		if s.adds {
+			names = append(names, s.subject)
+		} else {
+			names = slices.DeleteFunc(names, func(x string) bool { return x == s.subject })
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+// changesOf collects the commands that change something of a run through a
+// proxy without faults.
+func changesOf(ctx context.Context, t *testing.T, q *peer.QEMU, args ...string) []change {
+	t.Helper()
+	var mu sync.Mutex
+	var sent [][]byte
+	proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
+		mu.Lock()
+		defer mu.Unlock()
+		if c.Step > 0 {
+			sent = append(sent, slices.Clone(c.Bytes))
+		}
+		return peer.Verdict{}
+	}})
+	tool(ctx, t, proxy.Address, args...).want(t, 0)
+	mu.Lock()
+	defer mu.Unlock()
+	var out []change
+	for _, raw := range sent {
+		out = append(out, parseChange(t, raw))
+	}
+	return out
+}
+
+// newFaulty attaches and detaches the disk once, to learn the steps.
+func newFaulty(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v *peer.Volume) *faulty {
+	t.Helper()
+	f := &faulty{plug: newPlug(t, q, v, where.targets[0], where.bus, ""), before: stateOf(ctx, t, q)}
+	f.steps = changesOf(ctx, t, q, f.attachArgs()...)
+	f.wantAttached(ctx, t)
+	var planned struct{ Objects, Blockdevs, Controllers []any }
+	f.detach(ctx, t)
+	wantSame(ctx, t, q, f.before)
+	tool(ctx, t, q.Socket, "plan", "--output", "json", f.xml).want(t, 0).decode(t, &planned)
+	// Each object is added and deleted again, and there is one device.
+	if want := 2*len(planned.Objects) + len(planned.Blockdevs) + len(planned.Controllers) + 1; len(f.steps) != want {
+		t.Fatalf("the program sent %d changes %v, and plans %d", len(f.steps), f.steps, want)
+	}
+	return f
+}
+
+// wantAttached ends the test unless the whole disk is there, and nothing else
+// of ours.
+func (f *faulty) wantAttached(ctx context.Context, t *testing.T) {
+	t.Helper()
+	f.wantHeld(ctx, t, "attached", f.after(len(f.steps)))
+}
+
+// wantHeld ends the test unless `list` shows the disk in that state, made of
+// those parts.
+func (f *faulty) wantHeld(ctx context.Context, t *testing.T, state string, names []string) {
+	t.Helper()
+	held := listed(ctx, t, f.q)
+	d, ok := held[f.target]
+	if !ok || len(held) != 1 || d.State != state {
+		t.Fatalf("the VM holds %+v, want %s %s", held, f.target, state)
+	}
+	var got []string
+	for _, part := range d.Parts {
+		_, name, _ := strings.Cut(part, " ")
+		got = append(got, name)
+	}
+	// A controller that serves a disk is the disk's own business, and not listed.
+	if state == "attached" {
+		names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return strings.HasSuffix(n, "-scsi") })
+	}
+	if slices.Sort(got); !slices.Equal(got, names) {
+		t.Fatalf("%s is %s with %v, want %v", f.target, state, got, names)
+	}
+}
+
+// wantRolledBack ends the test unless the run said in one line, the last, that
+// it failed and took everything back, and the VM agrees.
+func (f *faulty) wantRolledBack(ctx context.Context, t *testing.T, r result, says ...string) {
+	t.Helper()
+	r.want(t, 6)
+	lines := strings.Split(strings.TrimSuffix(r.stderr, "\n"), "\n")
+	last := lines[len(lines)-1]
+	for _, want := range append(says, "luksplug: disk "+f.target+" was not attached", "as it was before") {
+		if !strings.Contains(last, want) {
+			t.Errorf("standard error does not say %q: %s", want, r.stderr)
+		}
+	}
+	wantSame(ctx, t, f.q, f.before)
+}
+
+// wantEither ends the test unless the run has ended in one of the two ways that
+// leave no doubt: all of the disk is there, or nothing. It leaves the VM
+// without the disk.
+func (f *faulty) wantEither(ctx context.Context, t *testing.T, r result) {
+	t.Helper()
+	if r.code != 0 {
+		f.wantRolledBack(ctx, t, r)
+		return
+	}
+	f.wantAttached(ctx, t)
+	f.gone(ctx, t)
+}
+
+// gone detaches the disk, after which the VM must be as it was.
+func (f *faulty) gone(ctx context.Context, t *testing.T) {
+	t.Helper()
+	f.detach(ctx, t)
+	wantSame(ctx, t, f.q, f.before)
+}
+
+// victim is a run of the program that something happens to on its way.
+type victim struct {
+	cmd     *exec.Cmd
+	started chan struct{} // closed when cmd.Process may be used
+	ended   chan struct{} // closed when it has ended
+	stdout  bytes.Buffer
+	stderr  stderrWatch
+}
+
+// newVictim is not started yet, because the proxy's hooks need it first.
+func newVictim() *victim {
+	return &victim{started: make(chan struct{}), ended: make(chan struct{}), stderr: stderrWatch{seen: make(chan struct{})}}
+}
+
+// run runs cmd to its end, which may be a signal: the exit code is then -1.
+func (v *victim) run(t *testing.T, cmd *exec.Cmd) result {
+	t.Helper()
+	v.cmd = cmd
+	cmd.Stdout, cmd.Stderr = &v.stdout, &v.stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	close(v.started)
+	defer close(v.ended)
+	var exit *exec.ExitError
+	if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return result{cmd.ProcessState.ExitCode(), v.stdout.String(), v.stderr.text()}
+}
+
+// gaveUp is what the program logs when it has stopped waiting for an answer.
+const gaveUp = "asking QEMU what became of it"
+
+// stderrWatch is standard error that tells when the program has given up.
+type stderrWatch struct {
+	mu   sync.Mutex
+	buf  bytes.Buffer
+	once sync.Once
+	seen chan struct{}
+}
+
+func (w *stderrWatch) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n, err := w.buf.Write(p)
+	if strings.Contains(w.buf.String(), gaveUp) {
+		w.once.Do(func() { close(w.seen) })
+	}
+	return n, err
+}
+
+func (w *stderrWatch) text() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.buf.String()
+}
