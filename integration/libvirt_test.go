@@ -1,0 +1,193 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// viaLibvirt runs the program on a domain.
+func viaLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, domain string, args ...string) result {
+	t.Helper()
+	return run(ctx, t, exec.CommandContext(ctx, luksplug, append([]string{"--connect", l.URI, "--domain", domain}, args...)...))
+}
+
+// virsh runs virsh and returns its output without the line's end.
+func virsh(ctx context.Context, t *testing.T, l *peer.Libvirt, args ...string) string {
+	t.Helper()
+	out, err := l.Virsh(ctx, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(out)
+}
+
+// wantSameDomain ends the test unless the domain's QEMU is as it was before.
+func wantSameDomain(ctx context.Context, t *testing.T, d *peer.Domain, before peer.State) {
+	t.Helper()
+	after, err := d.State(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := before.Diff(after); len(diff) > 0 {
+		t.Fatalf("the domain is not as it was before: %q", diff)
+	}
+}
+
+// TestLibvirtDomain runs what a libvirt user does, one after another on one
+// domain, over libvirt's RPC alone.
+func TestLibvirtDomain(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	l := peer.Libvirtd(t)
+	d, err := l.StartDomain(ctx, peer.DomainOptions{Guest: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before, err := d.State(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	t.Run("no running domain", func(t *testing.T) { withoutDomain(ctx, t, l) })
+	t.Run("attach and detach", func(t *testing.T) {
+		v := peer.NewVolume(t, peer.DetachedRaw)
+		args := attachArgs(t, v, serialXML(t, v.DiskXML("vdb", "virtio"), "over-rpc"))
+		viaLibvirt(ctx, t, l, d.Name, args...).want(t, 0)
+		dev, err := d.Guest().WaitDisk(ctx, "over-rpc")
+		if err != nil {
+			t.Fatal(err)
+		}
+		pattern := []byte("written in a libvirt domain. ")
+		if err := d.Guest().WritePattern(ctx, dev, 3, 1, pattern); err != nil {
+			t.Fatal(err)
+		}
+		// The other ways to name the domain.
+		var list struct {
+			Disks []struct{ Target, State, Payload, Header string }
+		}
+		viaLibvirt(ctx, t, l, virsh(ctx, t, l, "domid", d.Name), "list", "--output", "json").want(t, 0).decode(t, &list)
+		if len(list.Disks) != 1 || list.Disks[0].Target != "vdb" || list.Disks[0].State != "attached" || list.Disks[0].Payload != v.Payload || list.Disks[0].Header != v.Header {
+			t.Errorf("list %+v", list.Disks)
+		}
+		uuid := virsh(ctx, t, l, "domuuid", d.Name)
+		if again := viaLibvirt(ctx, t, l, uuid, args...).want(t, 0); !strings.HasPrefix(again.stdout, "vdb already attached\n") {
+			t.Errorf("the second attach: %s", again.stdout)
+		}
+		viaLibvirt(ctx, t, l, uuid, "--timeout", "1m", "detach", "vdb").want(t, 0)
+		wantSameDomain(ctx, t, d, before)
+		if err := d.Guest().WaitGone(ctx, dev); err != nil {
+			t.Error(err)
+		}
+		plain, err := v.ReadThrough(ctx, 3*peer.MiB, peer.MiB)
+		if err != nil || !bytes.Equal(plain, peer.Pattern(pattern)) {
+			t.Errorf("the host does not read what the guest wrote; error %v", err)
+		}
+		found := evidence{}
+		found.folder(t, l.Dir) // libvirt's and QEMU's logs among others
+		found.hides(t, string(v.Passphrase))
+	})
+	t.Run("wrong passphrase", func(t *testing.T) {
+		v := peer.NewVolume(t, peer.DetachedQcow2)
+		disk := writeFile(t, "disk.xml", v.DiskXML("vdb", "virtio"))
+		got := viaLibvirt(ctx, t, l, d.Name, "--passphrase-file", writeFile(t, "key", "wrong"), "attach", disk).want(t, 4)
+		wantOneLine(t, got, "vdb", "as it was before", "Invalid password")
+		wantSameDomain(ctx, t, d, before)
+	})
+	t.Run("files are looked at first", func(t *testing.T) {
+		v := peer.NewVolume(t, peer.DetachedRaw)
+		missing := filepath.Join(t.TempDir(), "missing")
+		got := viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, edited(t, v.DiskXML("vdb", "virtio"), v.Header, missing))...).want(t, 5)
+		wantOneLine(t, got, "header", missing)
+		wantSameDomain(ctx, t, d, before)
+	})
+	t.Run("beside libvirt's own disks", func(t *testing.T) {
+		besideLibvirt(ctx, t, l, d)
+		wantSameDomain(ctx, t, d, before)
+	})
+}
+
+// besideLibvirt plugs a disk between two that libvirt plugs: each finds a place,
+// and taking one out leaves the others alone.
+func besideLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.Domain) {
+	t.Helper()
+	byLibvirt := func(target string) string {
+		image := sized(t, target+".img", 8*peer.MiB)
+		virsh(ctx, t, l, "attach-disk", d.Name, image, target, "--live", "--sourcetype", "file", "--driver", "qemu", "--subdriver", "raw", "--serial", target)
+		return guestDisk(ctx, t, d, target)
+	}
+	v := peer.NewVolume(t, peer.EmbeddedLUKS)
+	first := byLibvirt("vdc")
+	viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, serialXML(t, v.DiskXML("vdb", "virtio"), "ours"))...).want(t, 0)
+	ours := guestDisk(ctx, t, d, "ours")
+	second := byLibvirt("vdd")
+	if disks := []string{first, ours, second}; len(slices.Compact(slices.Sorted(slices.Values(disks)))) != 3 {
+		t.Errorf("the guest's disks are %v", disks)
+	}
+	var list struct{ Disks []struct{ Target string } }
+	viaLibvirt(ctx, t, l, d.Name, "list", "--output", "json").want(t, 0).decode(t, &list)
+	if len(list.Disks) != 1 || list.Disks[0].Target != "vdb" {
+		t.Errorf("list shows libvirt's disks: %+v", list.Disks)
+	}
+	// libvirt's disks are not luksplug's to take out.
+	viaLibvirt(ctx, t, l, d.Name, "detach", "vdc").want(t, 5)
+
+	unplugByLibvirt(ctx, t, l, d, "vdc")
+	viaLibvirt(ctx, t, l, d.Name, "--timeout", "1m", "detach", "vdb").want(t, 0)
+	if _, err := d.Guest().ReadHash(ctx, second, 0, 1); err != nil {
+		t.Errorf("libvirt's other disk: %v", err)
+	}
+	unplugByLibvirt(ctx, t, l, d, "vdd")
+}
+
+// unplugByLibvirt returns when libvirt has taken a disk of its own out.
+func unplugByLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.Domain, target string) {
+	t.Helper()
+	m, err := d.Monitor(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	virsh(ctx, t, l, "detach-disk", d.Name, target, "--live")
+	if _, err := m.WaitEvent(ctx, func(e peer.Event) bool {
+		return e.Name == "DEVICE_DELETED" && strings.Contains(string(e.Data), `"device": "virtio-disk`)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	virsh(ctx, t, l, "dumpxml", d.Name) // libvirt removes the nodes before it answers
+}
+
+func guestDisk(ctx context.Context, t *testing.T, d *peer.Domain, serial string) string {
+	t.Helper()
+	dev, err := d.Guest().WaitDisk(ctx, serial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dev
+}
+
+// withoutDomain checks that what is wrong between the program and a running
+// domain is said plainly.
+func withoutDomain(ctx context.Context, t *testing.T, l *peer.Libvirt) {
+	t.Helper()
+	const idle = `<domain type='qemu'><name>idle</name><memory unit='MiB'>64</memory><os><type arch='x86_64' machine='q35'>hvm</type></os></domain>`
+	virsh(ctx, t, l, "define", writeFile(t, "idle.xml", idle))
+	wantOneLine(t, viaLibvirt(ctx, t, l, "idle", "list").want(t, 1), "idle", "not running")
+	wantOneLine(t, viaLibvirt(ctx, t, l, "nobody", "list").want(t, 1), "domain nobody", l.Socket)
+	wantOneLine(t, viaLibvirt(ctx, t, l, "a3a5c6f0-0c55-4a52-9d04-2bb4d3a1c0de", "list").want(t, 1), "a3a5c6f0-0c55-4a52-9d04-2bb4d3a1c0de")
+	missing := filepath.Join(t.TempDir(), "missing.sock")
+	got := run(ctx, t, exec.CommandContext(ctx, luksplug, "--connect", "qemu+unix:///system?socket="+missing, "--domain", "idle", "list")).want(t, 1)
+	wantOneLine(t, got, missing)
+	if _, err := os.Stat(missing); err == nil {
+		t.Error("a socket was made")
+	}
+}

@@ -1,0 +1,166 @@
+package integration
+
+import (
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// keysOf are the members of a JSON object, sorted.
+func keysOf(t *testing.T, object json.RawMessage) string {
+	t.Helper()
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(object, &members); err != nil {
+		t.Fatalf("no JSON object: %v\n%s", err, object)
+	}
+	return strings.Join(slices.Sorted(maps.Keys(members)), " ")
+}
+
+// TestJSONOutput pins what programs read: members may be added to these, never
+// renamed or left out.
+func TestJSONOutput(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{Paused: true, SCSI: true, Extra: []string{"-device", "pcie-root-port,id=pci.5,chassis=5,slot=5"}})
+	before := stateOf(ctx, t, q)
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	xml := serialXML(t, edited(t, v.DiskXML("sda", "scsi"), "bus='scsi'/>", "bus='scsi'/><address type='drive' controller='0' bus='0' target='2' unit='7'/>"), "pinned")
+	args := append([]string{"--output", "json"}, attachArgs(t, v, xml)...)
+
+	const disk = "device driver header parts payload read_only size state target"
+	const attached = "address already_attached bus cleared device driver header milliseconds parts payload read_only serial size state steps target"
+	wantKeys := func(object json.RawMessage, want string) {
+		t.Helper()
+		got := strings.Fields(keysOf(t, object))
+		for _, key := range strings.Fields(want) {
+			if !slices.Contains(got, key) {
+				t.Errorf("no %q among %q", key, got)
+			}
+		}
+	}
+	first := tool(ctx, t, q.Socket, args...).want(t, 0)
+	// A SCSI disk has no PCI address.
+	wantKeys(json.RawMessage(first.stdout), strings.TrimPrefix(attached, "address "))
+	var got struct {
+		Target, State, Device, Driver, Payload, Header, Bus, Serial string
+		Size                                                        int64
+		ReadOnly                                                    bool `json:"read_only"`
+		Already                                                     bool `json:"already_attached"`
+		Cleared                                                     []string
+		Parts                                                       []string
+		Milliseconds                                                float64
+		Steps                                                       []struct{ Command, Subject string }
+	}
+	first.decode(t, &got)
+	if got.Target != "sda" || got.State != "attached" || got.Device != "luksplug-sda" || got.Driver != "scsi-hd" || got.Payload != v.Payload ||
+		got.Header != v.Header || got.Bus != "scsi0.0" || got.Serial != "pinned" || got.Size != v.Size || got.ReadOnly || got.Already || len(got.Cleared) > 0 {
+		t.Errorf("attach: %+v", got)
+	}
+	if len(got.Parts) < 4 || got.Parts[0] != "device luksplug-sda" || got.Milliseconds <= 0 || len(got.Steps) < 5 || got.Steps[len(got.Steps)-1].Command == "" {
+		t.Errorf("attach: parts %q, steps %+v, %v ms", got.Parts, got.Steps, got.Milliseconds)
+	}
+	again := tool(ctx, t, q.Socket, args...).want(t, 0)
+	again.decode(t, &got)
+	if !got.Already {
+		t.Error("the second attach does not say that the disk was there")
+	}
+
+	var list struct{ Disks []json.RawMessage }
+	tool(ctx, t, q.Socket, "list", "--output", "json").want(t, 0).decode(t, &list)
+	if len(list.Disks) != 1 {
+		t.Fatalf("list: %s", list.Disks)
+	}
+	wantKeys(list.Disks[0], disk)
+	wantAllNodes(t, tool(ctx, t, q.Socket, "list", "--all", "--output", "json").want(t, 0), v)
+	for _, text := range []string{"sda", "attached", "luksplug-sda", "64 MiB", v.Payload, v.Header} {
+		if out := tool(ctx, t, q.Socket, "list").want(t, 0).stdout; !strings.Contains(out, text) {
+			t.Errorf("no %q in the list:\n%s", text, out)
+		}
+	}
+
+	detached := tool(ctx, t, q.Socket, "--output", "json", "detach", "sda").want(t, 0)
+	wantKeys(json.RawMessage(detached.stdout), "milliseconds removed target")
+	none := tool(ctx, t, q.Socket, "--output", "json", "detach", "sda", "--ignore-missing").want(t, 0)
+	wantKeys(json.RawMessage(none.stdout), "milliseconds removed target")
+	if !strings.Contains(none.stdout, `"removed": []`) {
+		t.Errorf("a list without elements is not an empty list: %s", none.stdout)
+	}
+	wantSame(ctx, t, q, before)
+
+	// A PCI disk, where libvirt would put it.
+	xml = edited(t, v.DiskXML("vdb", "virtio"), "<target", "<address type='pci' domain='0x0000' bus='0x05' slot='0x00' function='0x0'/><target")
+	onPort := tool(ctx, t, q.Socket, append([]string{"--output", "json"}, attachArgs(t, v, xml)...)...).want(t, 0)
+	wantKeys(json.RawMessage(onPort.stdout), strings.ReplaceAll(attached, " serial", ""))
+	onPort.decode(t, &got)
+	if got.Bus != "pci.5" {
+		t.Errorf("the disk is on bus %q, its address says pci.5", got.Bus)
+	}
+}
+
+// wantAllNodes checks `list --all`, which shows the nodes of others as well.
+func wantAllNodes(t *testing.T, r result, v *peer.Volume) {
+	t.Helper()
+	var all struct {
+		Nodes []struct {
+			Name   string `json:"node_name"`
+			Driver string
+			File   string
+			Size   int64
+			Target string
+		}
+	}
+	r.decode(t, &all)
+	found := map[string]string{}
+	for _, n := range all.Nodes {
+		found[n.Driver+" "+n.File] = n.Target
+	}
+	for _, want := range []string{"file " + v.Payload, "file " + v.Header} {
+		if found[want] != "sda" {
+			t.Errorf("no node %q of sda in %+v", want, all.Nodes)
+		}
+	}
+}
+
+// TestJSONOfRepair: what an interrupted run has left is listed, removed and
+// reported.
+func TestJSONOfRepair(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{Paused: true})
+	before := stateOf(ctx, t, q)
+	var repaired struct {
+		Removed []struct {
+			Target, State string
+			Parts         []string
+		}
+	}
+	tool(ctx, t, q.Socket, "repair", "--output", "json").want(t, 0).decode(t, &repaired)
+	if repaired.Removed == nil || len(repaired.Removed) > 0 {
+		t.Errorf("nothing was there, and repair says %+v", repaired)
+	}
+	for _, node := range []string{"luksplug-vdb-payload-storage", "not-ours"} {
+		if _, err := q.Query(ctx, "blockdev-add", map[string]any{"driver": "null-co", "node-name": node, "read-zeroes": true}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := q.Query(ctx, "object-add", map[string]any{"qom-type": "secret", "id": "luksplug-vdb-secret0", "data": "x"}); err != nil {
+		t.Fatal(err)
+	}
+	listed := tool(ctx, t, q.Socket, "list").want(t, 0)
+	if !strings.Contains(listed.stdout, "leftover") {
+		t.Errorf("list: %s", listed.stdout)
+	}
+	tool(ctx, t, q.Socket, "repair", "--output", "json").want(t, 0).decode(t, &repaired)
+	if len(repaired.Removed) != 1 || repaired.Removed[0].Target != "vdb" || repaired.Removed[0].State != "leftover" ||
+		!slices.Equal(repaired.Removed[0].Parts, []string{"node luksplug-vdb-payload-storage", "object luksplug-vdb-secret0"}) {
+		t.Errorf("repair: %+v", repaired)
+	}
+	if _, err := q.Query(ctx, "blockdev-del", map[string]any{"node-name": "not-ours"}); err != nil {
+		t.Errorf("repair took what is not luksplug's: %v", err)
+	}
+	wantSame(ctx, t, q, before)
+}
