@@ -36,7 +36,8 @@ build: ## bin/luksplug
 
 demo: ## plug an encrypted disk into a running VM and unplug it, step by step
 	@scripts/setup.sh demo
-	@CGO_ENABLED=0 go run ./integration/demo
+	@# As build does: with other flags, a fresh machine would compile Go's library twice.
+	@CGO_ENABLED=0 go run -trimpath ./integration/demo
 
 test: ## go vet and all unit and integration tests, with the race detector
 	@scripts/setup.sh test
@@ -53,7 +54,7 @@ torture: ## the tests named Torture: faults at random places, again and again
 
 bench: ## luksplug's times beside a bare socket's and virsh's, in one table
 	@scripts/setup.sh test
-	@CGO_ENABLED=0 go run ./integration/bench
+	@CGO_ENABLED=0 go run -trimpath ./integration/bench
 
 lint: $(GOLANGCI) ## golangci-lint
 	$(GOLANGCI) run ./...

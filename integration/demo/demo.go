@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/luksplug/luksplug/integration/peer"
@@ -21,6 +22,7 @@ type demo struct {
 	vm     *peer.QEMU
 	before peer.State // of the VM, before luksplug came
 	device string     // the disk's name in the guest
+	kernel chan error // the guest's kernel is there, or why it is not
 }
 
 // target is the disk's name in its XML, and serial is how the guest finds it.
@@ -36,9 +38,14 @@ func runDemo(ctx context.Context, p *printer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	d := &demo{printer: p, dir: dir}
+	d := &demo{printer: p, dir: dir, kernel: make(chan error, 1)}
 	defer func() { err = errors.Join(err, d.stop()) }()
 	begin := time.Now()
+	fetching, cancel := context.WithCancel(ctx)
+	var wait sync.WaitGroup
+	defer wait.Wait()
+	defer cancel()
+	wait.Go(func() { d.kernel <- fetchKernel(fetching) })
 	for _, step := range []func(context.Context) error{
 		d.build, d.makeVolume, d.boot, d.attach, d.write, d.compare, d.detach, d.readBack,
 	} {
@@ -51,6 +58,13 @@ func runDemo(ctx context.Context, p *printer) (err error) {
 	}
 	p.end(time.Since(begin))
 	return p.err
+}
+
+// fetchKernel fills the cache, where it lacks the guest. On a fresh machine it
+// downloads while the compiler works.
+func fetchKernel(ctx context.Context) error {
+	_, err := peer.LoadGuestImage(ctx, peer.CloudKernel)
+	return err
 }
 
 // stop ends the VM.
@@ -113,7 +127,10 @@ func (d *demo) boot(ctx context.Context) error {
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err
 	}
-	var err error
+	err := <-d.kernel
+	if err != nil {
+		return err
+	}
 	if d.vm, err = peer.Run(ctx, dir, peer.Options{RootPorts: 2, Guest: true}); err != nil {
 		return err
 	}
