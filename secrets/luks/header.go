@@ -13,16 +13,25 @@ var (
 	// ErrNotLUKS: there is no LUKS header at all.
 	ErrNotLUKS = errors.New("not a LUKS header")
 	// ErrUnsupported: a LUKS header, but of a kind that this package does not
-	// read.
+	// read, or, from the other functions, does not unlock.
 	ErrUnsupported = errors.New("unsupported LUKS header")
 	// ErrDamaged: a LUKS header with values that cannot be.
 	ErrDamaged = errors.New("damaged LUKS header")
 )
 
+// What [Header.Unlock] answers other than a key. Test with [errors.Is].
+var (
+	// ErrWrongPassphrase: the passphrase opens no key slot that was tried.
+	ErrWrongPassphrase = errors.New("wrong passphrase")
+	// ErrNoKeySlot: there is no key slot to try.
+	ErrNoKeySlot = errors.New("no key slot of the LUKS header is in use: no passphrase can open it")
+)
+
 // SectorSize is the unit, in bytes, of all offsets in a LUKS1 header.
 const SectorSize = 512
 
-// UnknownOffset is what [Header.PayloadOffset] returns where it was not read.
+// UnknownOffset is what [Header.PayloadOffset] returns where there is no single
+// offset.
 const UnknownOffset int64 = -1
 
 var (
@@ -37,14 +46,20 @@ type Header struct {
 	UUID    string // as written in the header; may be empty
 	LUKS1   *LUKS1
 	LUKS2   *LUKS2
+
+	r io.ReaderAt // for key material
 }
 
 // HasMagic reports whether b begins as a LUKS header does. Six bytes are enough.
 func HasMagic(b []byte) bool { return bytes.HasPrefix(b, magic) }
 
 // ReadHeader reads the LUKS header at the beginning of r. Errors wrap
-// [ErrNotLUKS], [ErrUnsupported], [ErrDamaged], or what r returned. It allocates
-// a few kB at most, whatever the header says.
+// [ErrNotLUKS], [ErrUnsupported], [ErrDamaged], or what r returned. It keeps r for
+// [Header.Unlock], and otherwise allocates a few kB for LUKS1, a few times the
+// size of the JSON area, 16 kB as a rule and 4 MB at most, for LUKS2.
+//
+// Of the two copies in LUKS2 it takes the newer one that is whole. That a header
+// can be read does not mean that its volume can be opened: see [Header.Usable].
 func ReadHeader(r io.ReaderAt) (*Header, error) {
 	start, err := read(r, 0, len(magic)+2)
 	if err != nil {
@@ -67,38 +82,54 @@ func ReadHeader(r io.ReaderAt) (*Header, error) {
 }
 
 // PayloadOffset returns where the payload begins, in bytes from the beginning of
-// the volume that holds it: 0 for most detached headers, [UnknownOffset] for LUKS2.
+// the volume that holds it: 0 for most detached headers, [UnknownOffset] for LUKS2
+// with other than one crypt segment.
 func (h *Header) PayloadOffset() int64 {
-	if h.LUKS1 == nil {
+	switch {
+	case h.LUKS1 != nil:
+		return int64(h.LUKS1.PayloadSectors) * SectorSize
+	case h.LUKS2 != nil && len(h.LUKS2.Segments) == 1 && h.LUKS2.Segments[0].Type == typeCrypt:
+		return h.LUKS2.Segments[0].Offset
+	default:
 		return UnknownOffset
 	}
-	return int64(h.LUKS1.PayloadSectors) * SectorSize
 }
 
-// ActiveSlots returns the numbers of the key slots in use, ascending; nil for
-// LUKS2, whose slots are not read. A header without any can be opened by nobody.
+// ActiveSlots returns the numbers of the key slots in use, ascending. A header
+// without any can be opened by nobody.
 func (h *Header) ActiveSlots() []int {
-	if h.LUKS1 == nil {
-		return nil
-	}
 	var active []int
-	for i, slot := range h.LUKS1.Slots {
-		if slot.Active {
-			active = append(active, i)
+	if h.LUKS1 != nil {
+		for i, slot := range h.LUKS1.Slots {
+			if slot.Active {
+				active = append(active, i)
+			}
+		}
+	}
+	if h.LUKS2 != nil {
+		for _, slot := range h.LUKS2.KeySlots {
+			if slot.Type == typeLUKS2 {
+				active = append(active, slot.ID)
+			}
 		}
 	}
 	return active
 }
 
 // String returns a description for people: "LUKS1 aes-xts-plain64 sha256, 512-bit
-// key, 1 of 8 key slots in use". It is a method of the value so that no way of
-// printing shows salts and digests.
+// key, 1 of 8 key slots in use", "LUKS2 aes-xts-plain64 argon2id, 512-bit key, 1
+// key slot in use". It is a method of the value so that no way of printing shows
+// salts and digests.
 func (h Header) String() string {
-	if h.LUKS1 == nil {
+	switch {
+	case h.LUKS1 != nil:
+		return fmt.Sprintf("LUKS1 %s-%s %s, %d-bit key, %d of %d key slots in use",
+			h.LUKS1.Cipher, h.LUKS1.Mode, h.LUKS1.Hash, h.LUKS1.KeyBytes*8, len(h.ActiveSlots()), Slots)
+	case h.LUKS2 != nil:
+		return h.LUKS2.describe()
+	default:
 		return fmt.Sprintf("LUKS%d", h.Version)
 	}
-	return fmt.Sprintf("LUKS1 %s-%s %s, %d-bit key, %d of %d key slots in use",
-		h.LUKS1.Cipher, h.LUKS1.Mode, h.LUKS1.Hash, h.LUKS1.KeyBytes*8, len(h.ActiveSlots()), Slots)
 }
 
 // GoString returns the same as String, for %#v.

@@ -78,7 +78,7 @@ func readLUKS1(r io.ReaderAt) (*Header, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Header{Version: 1, UUID: uuid, LUKS1: h}, nil
+	return &Header{Version: 1, UUID: uuid, LUKS1: h, r: r}, nil
 }
 
 // parseLUKS1 takes the fields apart and checks each by itself.
@@ -133,7 +133,7 @@ func parseLUKS1(b []byte) (*LUKS1, error) {
 // checkSlots checks how the slots lie, free ones too, as QEMU and cryptsetup do:
 // a header that passes here opens there.
 func (h *LUKS1) checkSlots() error {
-	length := (h.MaterialSize() + SectorSize - 1) / SectorSize
+	length := sectors(h.KeyBytes * Stripes)
 	for i, slot := range h.Slots {
 		start := int64(slot.MaterialSectors)
 		end := start + length

@@ -2,46 +2,170 @@ package luks
 
 import (
 	"bytes"
+	"cmp"
+	"crypto/subtle"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 )
 
-// luks2Size is the length of the binary header, which the JSON area follows
-// (LUKS2 On-Disk Format Specification 1.1, section 2.1).
-const luks2Size = 4096
+// Facts of LUKS2 (LUKS2 On-Disk Format Specification 1.1, section 2.1).
+const (
+	// luks2Size is the length of the binary header, which the JSON area follows.
+	luks2Size     = 4096
+	luks2Checksum = 448 // where the checksum is: 64 bytes
+)
 
 // luks2Sizes are the lengths, in bytes, that a binary header with its JSON area
 // can have. The second copy follows the first, so they are also the offsets where
 // it can be (section 2.2).
 var luks2Sizes = [...]int64{0x4000, 0x8000, 0x10000, 0x20000, 0x40000, 0x80000, 0x100000, 0x200000, 0x400000}
 
-// LUKS2 is the binary header of a LUKS2 volume: its first copy, unverified. What
-// encrypts the payload is in the JSON area, which is not read.
+// LUKS2 is the header of a LUKS2 volume: of its two copies the newer one that is
+// not damaged. Its lists are ascending by ID.
 type LUKS2 struct {
 	Size       int64  // bytes of one copy, JSON area included
 	SequenceID uint64 // counts updates: the copy with the higher one is newer
 	Label      string // may be empty
 	Subsystem  string // may be empty
-	Secondary  bool   // the second copy is where it belongs, by its magic
+
+	// Offset is where this copy was read: 0 or Size. OtherCopy says what is
+	// wrong with the other one, which `cryptsetup repair` restores; nil if
+	// nothing is.
+	Offset    int64
+	OtherCopy error
+
+	KeySlots []LUKS2KeySlot
+	Segments []Segment
+	Digests  []Digest
+	// Requirements are the names of what a reader must understand to use the
+	// volume. This package understands none of them.
+	Requirements []string
 }
 
+// readLUKS2 reads both copies and returns the newer of those that are whole. The
+// first one's magic has been seen.
 func readLUKS2(r io.ReaderAt) (*Header, error) {
-	b, err := read(r, 0, luks2Size)
+	first, firstErr := readCopy(r, 0)
+	if firstErr != nil && !isVerdict(firstErr) {
+		return nil, firstErr
+	}
+	second, secondErr := readSecond(r, first)
+	if secondErr != nil && !isVerdict(secondErr) {
+		return nil, secondErr
+	}
+	use := first
+	switch {
+	case first == nil && second == nil:
+		return nil, firstErr
+	case first == nil:
+		use = second
+		use.LUKS2.OtherCopy = firstErr
+	case second == nil:
+		use.LUKS2.OtherCopy = secondErr
+	case second.LUKS2.SequenceID > first.LUKS2.SequenceID:
+		use = second
+		use.LUKS2.OtherCopy = fmt.Errorf("%w: the first copy, number %d, is older than the second, number %d",
+			ErrDamaged, first.LUKS2.SequenceID, second.LUKS2.SequenceID)
+	case second.LUKS2.SequenceID < first.LUKS2.SequenceID:
+		use.LUKS2.OtherCopy = fmt.Errorf("%w: the second copy, number %d, is older than the first, number %d",
+			ErrDamaged, second.LUKS2.SequenceID, first.LUKS2.SequenceID)
+	}
+	use.r = r
+	if err := use.LUKS2.checkMaterial(r); err != nil {
+		return nil, err
+	}
+	return use, nil
+}
+
+// isVerdict tells a finding about the header from a failure to read it.
+func isVerdict(err error) bool { return errors.Is(err, ErrDamaged) || errors.Is(err, ErrUnsupported) }
+
+// readSecond reads the second copy: behind the first one, or, where that is of no
+// help, wherever it can be.
+func readSecond(r io.ReaderAt, first *Header) (*Header, error) {
+	if first != nil {
+		return readCopy(r, first.LUKS2.Size)
+	}
+	for _, off := range luks2Sizes {
+		found, err := secondaryAt(r, off)
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			return readCopy(r, off)
+		}
+	}
+	return nil, fmt.Errorf("%w: there is no second copy of the LUKS2 header", ErrDamaged)
+}
+
+// readCopy reads and checks the copy of the header at off.
+func readCopy(r io.ReaderAt, off int64) (*Header, error) {
+	b, err := read(r, off, luks2Size)
 	if err != nil {
 		return nil, err
 	}
 	if len(b) < luks2Size {
-		return nil, fmt.Errorf("%w: it ends after %d bytes, a LUKS2 header has %d or more", ErrDamaged, len(b), luks2Sizes[0])
+		return nil, fmt.Errorf("%w: it ends %d bytes after offset %d, a LUKS2 header has %d or more", ErrDamaged, len(b), off, luks2Sizes[0])
+	}
+	want := magic
+	if off != 0 {
+		want = secondaryMagic
+	}
+	if !bytes.HasPrefix(b, want) || binary.BigEndian.Uint16(b[6:]) != 2 {
+		return nil, fmt.Errorf("%w: no copy of the LUKS2 header is at offset %d", ErrDamaged, off)
 	}
 	size := binary.BigEndian.Uint64(b[8:])
 	if !isLUKS2Size(size) {
 		return nil, fmt.Errorf("%w: a LUKS2 header cannot have %d bytes", ErrDamaged, size)
 	}
-	if offset := binary.BigEndian.Uint64(b[256:]); offset != 0 {
-		return nil, fmt.Errorf("%w: the first copy of the LUKS2 header says that it is at offset %d", ErrDamaged, offset)
+	if off != 0 && size != uint64(off) {
+		return nil, fmt.Errorf("%w: the second copy of the LUKS2 header, of %d bytes, cannot be at offset %d", ErrDamaged, size, off)
 	}
-	h := &LUKS2{Size: int64(size), SequenceID: binary.BigEndian.Uint64(b[16:])}
+	if offset := binary.BigEndian.Uint64(b[256:]); offset != uint64(off) {
+		return nil, fmt.Errorf("%w: the copy of the LUKS2 header at offset %d says that it is at offset %d", ErrDamaged, off, offset)
+	}
+	area, err := read(r, off+luks2Size, int(size)-luks2Size)
+	if err != nil {
+		return nil, err
+	}
+	if len(area) < int(size)-luks2Size {
+		return nil, fmt.Errorf("%w: the JSON area at offset %d is cut off", ErrDamaged, off+luks2Size)
+	}
+	if err := verifyChecksum(b, area, off); err != nil {
+		return nil, err
+	}
+	return parseLUKS2(b, area, off)
+}
+
+// verifyChecksum compares the checksum in the binary header b, which covers the
+// JSON area too and counts its own field as zeros (section 2.1).
+func verifyChecksum(b, area []byte, off int64) error {
+	name, err := text(b[72:104], "checksum algorithm")
+	if err != nil {
+		return err
+	}
+	algorithm, err := findHash(name)
+	if err != nil {
+		return fmt.Errorf("checksum of the copy at offset %d: %w", off, err)
+	}
+	h := algorithm.make()
+	for _, part := range [][]byte{b[:luks2Checksum], make([]byte, 64), b[luks2Checksum+64:], area} {
+		_, _ = h.Write(part) // hash.Hash: never returns an error
+	}
+	sum := h.Sum(nil)
+	if subtle.ConstantTimeCompare(sum, b[luks2Checksum:][:len(sum)]) != 1 {
+		return fmt.Errorf("%w: the checksum of the LUKS2 header at offset %d is wrong", ErrDamaged, off)
+	}
+	return nil
+}
+
+func parseLUKS2(b, area []byte, off int64) (*Header, error) {
+	h := &LUKS2{Size: int64(len(b) + len(area)), SequenceID: binary.BigEndian.Uint64(b[16:]), Offset: off}
+	var err error
 	if h.Label, err = label(b[24:72], "label"); err != nil {
 		return nil, err
 	}
@@ -52,10 +176,31 @@ func readLUKS2(r io.ReaderAt) (*Header, error) {
 	if err != nil {
 		return nil, err
 	}
-	if h.Secondary, err = secondaryAt(r, h.Size); err != nil {
+	if err := h.parseJSON(area); err != nil {
 		return nil, err
 	}
 	return &Header{Version: 2, UUID: uuid, LUKS2: h}, nil
+}
+
+// describe returns what Header.String says of a LUKS2 header.
+func (h *LUKS2) describe() string {
+	var what []string
+	for _, s := range h.Segments {
+		what = append(what, cmp.Or(s.Encryption, s.Type))
+	}
+	inUse, key := 0, ""
+	for _, s := range h.KeySlots {
+		if s.Type == typeLUKS2 {
+			inUse++
+			what = append(what, s.KDF.Type)
+			key = fmt.Sprintf(" %d-bit key,", s.KeyBytes*8)
+		}
+	}
+	plural := "s"
+	if inUse == 1 {
+		plural = ""
+	}
+	return fmt.Sprintf("LUKS2 %s,%s %d key slot%s in use", strings.Join(slices.Compact(what), " "), key, inUse, plural)
 }
 
 func isLUKS2Size(size uint64) bool {
@@ -89,7 +234,9 @@ func secondaryAt(r io.ReaderAt, off int64) (bool, error) {
 
 // withoutPrimary returns the error for a volume that does not begin with a LUKS
 // magic. It looks for the second copy, since "not LUKS" would be the wrong thing
-// to say to somebody whose first sector was overwritten.
+// to say to somebody whose first sector was overwritten. It does not fall back to
+// that copy: whoever overwrote the magic may have made something else of the
+// volume.
 func withoutPrimary(r io.ReaderAt) error {
 	for _, off := range luks2Sizes {
 		found, err := secondaryAt(r, off)

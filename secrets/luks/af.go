@@ -1,0 +1,80 @@
+package luks
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"hash"
+)
+
+// The anti-forensic splitter (LUKS On-Disk Format Specification 1.2.3, section
+// 2.4) blows a key up to [Stripes] times its length so that the loss of any part
+// of that loses the key: a disk that remaps one sector cannot keep an old key
+// slot alive.
+
+// merge returns the key that material, stripe after stripe, was split from. The
+// caller wipes both.
+func (a hashAlgorithm) merge(material []byte, keyBytes int) []byte {
+	d := newDiffuser(a)
+	defer d.wipe()
+	key := make([]byte, keyBytes)
+	for i := range Stripes {
+		if i > 0 {
+			d.diffuse(key)
+		}
+		xor(key, material[i*keyBytes:])
+	}
+	return key
+}
+
+// split fills material, of [Stripes] times the key's length, with stripes that
+// merge to key. All but the last one are random. The caller wipes material.
+func (a hashAlgorithm) split(material, key []byte) {
+	d := newDiffuser(a)
+	defer d.wipe()
+	last := material[(Stripes-1)*len(key):][:len(key)]
+	_, _ = rand.Read(material[:len(material)-len(last)]) // ends the program rather than fail
+	clear(last)
+	for i := range Stripes - 1 {
+		xor(last, material[i*len(key):])
+		d.diffuse(last)
+	}
+	xor(last, key)
+}
+
+func xor(to, from []byte) {
+	for i := range to {
+		to[i] ^= from[i]
+	}
+}
+
+// diffuser makes each byte of a stripe depend on many others.
+type diffuser struct {
+	hash  hash.Hash
+	block []byte // a number and then a part of the stripe
+	sum   []byte
+}
+
+func newDiffuser(a hashAlgorithm) *diffuser {
+	h := a.make()
+	return &diffuser{hash: h, block: make([]byte, 4+h.Size()), sum: make([]byte, 0, h.Size())}
+}
+
+// diffuse replaces each part of the stripe that has the length of the hash, and
+// the rest that may be left, by the hash of its number and itself.
+func (d *diffuser) diffuse(stripe []byte) {
+	for i := uint32(0); len(stripe) > 0; i++ {
+		n := min(d.hash.Size(), len(stripe))
+		binary.BigEndian.PutUint32(d.block, i)
+		copy(d.block[4:], stripe[:n])
+		d.hash.Reset()
+		_, _ = d.hash.Write(d.block[:4+n]) // hash.Hash: never returns an error
+		copy(stripe[:n], d.hash.Sum(d.sum))
+		stripe = stripe[n:]
+	}
+}
+
+func (d *diffuser) wipe() {
+	zero(d.hash)
+	clear(d.block)
+	clear(d.sum[:cap(d.sum)])
+}

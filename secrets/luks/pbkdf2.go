@@ -1,0 +1,146 @@
+package luks
+
+import (
+	"context"
+	"encoding"
+	"encoding/binary"
+	"hash"
+)
+
+// chunk is after how many iterations of PBKDF2 the context is looked at and
+// progress is told: a few milliseconds' worth.
+const chunk = 8192
+
+// prf is HMAC (RFC 2104) with one key, as PBKDF2 (RFC 8018, section 5.2) uses it.
+// It is not crypto/hmac because that leaves the key, in a slice that nobody can
+// reach, to the garbage collector. It is not for concurrent use.
+type prf struct {
+	hash         hash.Hash
+	inner, outer []byte // what the hash begins with: see begin
+	sum          []byte
+}
+
+// state is what most hashes can do: give out and take back what they are in the
+// middle of. It saves half of the work, since each HMAC begins with a block that
+// depends on the key only.
+type state interface {
+	encoding.BinaryMarshaler
+	encoding.BinaryUnmarshaler
+}
+
+// newPRF does not keep key. The caller wipes the prf.
+func (a hashAlgorithm) newPRF(key []byte) *prf {
+	h := a.make()
+	pad := make([]byte, h.BlockSize())
+	if len(key) > len(pad) {
+		_, _ = h.Write(key) // hash.Hash: never returns an error
+		h.Sum(pad[:0])
+	} else {
+		copy(pad, key)
+	}
+	p := &prf{hash: h, sum: make([]byte, 0, h.Size())}
+	for i := range pad {
+		pad[i] ^= 0x36
+	}
+	p.inner = p.prepare(pad)
+	for i := range pad {
+		pad[i] ^= 0x36 ^ 0x5c
+	}
+	p.outer = p.prepare(pad)
+	clear(pad)
+	return p
+}
+
+// prepare returns what begin needs to start with pad.
+func (p *prf) prepare(pad []byte) []byte {
+	if s, ok := p.hash.(state); ok {
+		p.hash.Reset()
+		_, _ = p.hash.Write(pad)
+		if b, err := s.MarshalBinary(); err == nil {
+			return b
+		}
+	}
+	return append([]byte(nil), pad...)
+}
+
+// begin puts the hash into the state that prepare made.
+func (p *prf) begin(prepared []byte) {
+	if s, ok := p.hash.(state); ok && s.UnmarshalBinary(prepared) == nil {
+		return
+	}
+	p.hash.Reset()
+	_, _ = p.hash.Write(prepared)
+}
+
+// mac replaces what is in to by HMAC(to); to has the hash's size.
+func (p *prf) mac(to []byte) {
+	p.begin(p.inner)
+	_, _ = p.hash.Write(to)
+	p.finish(to)
+}
+
+// finish computes the outer hash, to to.
+func (p *prf) finish(to []byte) {
+	p.sum = p.hash.Sum(p.sum[:0])
+	p.begin(p.outer)
+	_, _ = p.hash.Write(p.sum)
+	p.hash.Sum(to[:0])
+}
+
+func (p *prf) wipe() {
+	zero(p.hash)
+	clear(p.inner)
+	clear(p.outer)
+	clear(p.sum[:cap(p.sum)])
+}
+
+// block computes one block of PBKDF2's output, the index-th from 0, to to, which
+// has the hash's size. It calls tick with the number of iterations done since the
+// last call. When ctx ends it stops, with the context's error.
+func (p *prf) block(ctx context.Context, k kdf, index int, to []byte, tick func(n int64)) error {
+	u := make([]byte, len(to))
+	defer clear(u)
+
+	p.begin(p.inner)
+	_, _ = p.hash.Write(k.salt)
+	_, _ = p.hash.Write(binary.BigEndian.AppendUint32(nil, uint32(index)+1))
+	p.finish(u)
+	copy(to, u)
+	for left := k.iterations - 1; left > 0; {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		n := min(left, chunk)
+		for range n {
+			p.mac(u)
+			xor(to, u)
+		}
+		left -= n
+		tick(int64(n))
+	}
+	tick(1)
+	return nil
+}
+
+// blocks returns how many blocks make up n bytes of output.
+func (a hashAlgorithm) blocks(n int) int {
+	size := a.make().Size()
+	return (n + size - 1) / size
+}
+
+// pbkdf2 returns n bytes derived from secret, one block after the other. The
+// caller wipes them.
+func pbkdf2(ctx context.Context, k kdf, secret []byte, n int) ([]byte, error) {
+	p := k.hash.newPRF(secret)
+	defer p.wipe()
+	size := p.hash.Size()
+	out := make([]byte, k.hash.blocks(n)*size)
+	for i := range len(out) / size {
+		if err := p.block(ctx, k, i, out[i*size:][:size], func(int64) {}); err != nil {
+			clear(out)
+			return nil, err
+		}
+	}
+	clear(out[n:])
+	return out[:n], nil
+}
