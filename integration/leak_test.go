@@ -35,7 +35,7 @@ func forms(secret string) map[string]string {
 		"JSON without HTML":     inner(plainJSON.String()),
 		"Go's %q":               inner(strconv.Quote(secret)),
 		"Go's %+q":              inner(strconv.QuoteToASCII(secret)),
-		"Go's %v of bytes":      strings.Trim(fmt.Sprint([]byte(secret)), "[]"),
+		"Go's %v of bytes":      strings.Trim(fmt.Sprintf("%d", []byte(secret)), "[]"),
 		"percent-escaped query": url.QueryEscape(secret),
 		"percent-escaped path":  url.PathEscape(secret),
 		"hex":                   hex.EncodeToString([]byte(secret)),
