@@ -25,21 +25,20 @@ func TestFaults(t *testing.T) {
 	for _, where := range places() {
 		t.Run(where.name, func(t *testing.T) {
 			t.Parallel()
-			ctx := bounded(t)
 			q := peer.Start(t, where.vm)
-			if err := q.Guest().WaitBoot(ctx); err != nil {
+			if err := q.Guest().WaitBoot(bounded(t)); err != nil {
 				t.Fatal(err)
 			}
 			for i, v := range volumes(t) {
 				t.Run(string(v.Kind), func(t *testing.T) {
-					f := newFaulty(ctx, t, q, where, v)
+					f := newFaulty(bounded(t), t, q, where, v)
 					for n := range f.steps {
 						name := fmt.Sprintf("%d %s", n+1, f.steps[n].command)
-						if !t.Run(name, func(t *testing.T) { f.everyFault(ctx, t, n+1) }) {
+						if !t.Run(name, func(t *testing.T) { f.everyFault(bounded(t), t, n+1) }) {
 							return // the VM is in no state to go on with
 						}
 					}
-					t.Run("detach", func(t *testing.T) { f.detachFaults(ctx, t, i) })
+					t.Run("detach", func(t *testing.T) { f.detachFaults(bounded(t), t, i) })
 				})
 			}
 		})

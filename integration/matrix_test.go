@@ -33,17 +33,16 @@ func TestMatrixUSB(t *testing.T) {
 
 // testPlace boots one VM and plugs every kind of volume, alone and in twos.
 func testPlace(t *testing.T, where place) {
-	ctx := bounded(t)
 	q := peer.Start(t, where.vm)
-	if err := q.Guest().WaitBoot(ctx); err != nil {
+	if err := q.Guest().WaitBoot(bounded(t)); err != nil {
 		t.Fatal(err)
 	}
 	all := volumes(t)
 	for _, v := range all {
-		t.Run(string(v.Kind), func(t *testing.T) { roundTrip(ctx, t, q, where, v) })
+		t.Run(string(v.Kind), func(t *testing.T) { roundTrip(bounded(t), t, q, where, v) })
 	}
 	for i, order := range []string{"the first goes first", "the second goes first"} {
-		t.Run("two disks/"+order, func(t *testing.T) { twoDisks(ctx, t, q, where, [2]*peer.Volume{all[0], all[1]}, i) })
+		t.Run("two disks/"+order, func(t *testing.T) { twoDisks(bounded(t), t, q, where, [2]*peer.Volume{all[0], all[1]}, i) })
 	}
 }
 
