@@ -40,23 +40,6 @@ func synthetic() []byte {
 	return b
 }
 
-func Example() {
-	header, err := luks.ReadHeader(bytes.NewReader(synthetic()))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	fmt.Println(header)
-	fmt.Println("payload at byte", header.PayloadOffset(), "key slots", header.ActiveSlots())
-
-	_, err = luks.ReadHeader(strings.NewReader("plain text"))
-	fmt.Println(err, errors.Is(err, luks.ErrNotLUKS))
-	// Output:
-	// LUKS1 aes-xts-plain64 sha256, 512-bit key, 1 of 8 key slots in use
-	// payload at byte 2097152 key slots [0]
-	// not a LUKS header true
-}
-
 // luksFormat makes a header with cryptsetup, in a file.
 func luksFormat(t testing.TB, size int64, args ...string) string {
 	t.Helper()

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -115,8 +114,8 @@ func TestUnlockAsCryptsetup(t *testing.T) {
 		"argon2id cbc": append(argon("argon2id", "2", "64"), "--cipher", "aes-cbc-essiv:sha256", "--key-size", "256"),
 	}
 	for _, cipher := range []string{"aes-xts-plain", "aes-xts-plain64", "aes-cbc-plain", "aes-cbc-plain64", "aes-cbc-essiv:sha256"} {
-		for _, bits := range []string{"128", "256", "384", "512"} {
-			if xts := strings.Contains(cipher, "xts"); xts && bits == "128" || !xts && bits != "128" && bits != "256" {
+		for _, bits := range []string{"128", "256", "512"} {
+			if xts := strings.Contains(cipher, "xts"); xts && bits == "128" || !xts && bits == "512" {
 				continue
 			}
 			cases["luks1 "+cipher+" "+bits] = []string{"--type", "luks1", "--cipher", cipher, "--key-size", bits}
@@ -125,8 +124,8 @@ func TestUnlockAsCryptsetup(t *testing.T) {
 	}
 	for _, hash := range []string{"sha1", "sha224", "sha384", "sha512", "ripemd160", "sha3-224", "sha3-256", "sha3-384", "sha3-512", "blake2b-512", "blake2s-256"} {
 		cases["luks1 "+hash] = []string{"--type", "luks1", "--hash", hash}
-		cases["luks2 "+hash] = slices.Concat(luks2, []string{"--hash", hash})
 	}
+	cases["luks2 sha512"] = slices.Concat(luks2, []string{"--hash", "sha512"})
 	for name, args := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -226,45 +225,6 @@ func TestUnboundKeySlot(t *testing.T) {
 	if _, err := open(t, path).Unlock(t.Context(), []byte("unbound")); !errors.Is(err, luks.ErrWrongPassphrase) {
 		t.Error(err)
 	}
-}
-
-// Headers in the cipher that cryptsetup cannot make without the kernel's help, and
-// with QEMU's own calibration.
-func TestUnlockOfQEMU(t *testing.T) {
-	t.Parallel()
-	for _, options := range []string{
-		"cipher-alg=aes-256,cipher-mode=xts,ivgen-alg=plain64,hash-alg=sha512", "cipher-alg=twofish-128,cipher-mode=xts,ivgen-alg=plain64",
-		"cipher-alg=twofish-256,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256", "cipher-alg=twofish-192,cipher-mode=xts,ivgen-alg=plain",
-	} {
-		t.Run(options, func(t *testing.T) {
-			t.Parallel()
-			path := createLUKS(t, options)
-			h := open(t, path)
-			key := unlock(t, h, passphrase)
-			if !strings.Contains(options, "twofish") {
-				if _, err := exec.LookPath("cryptsetup"); err == nil && !bytes.Equal(bytesOf(t, key), dumpKey(t, path)) {
-					t.Error("not the key that cryptsetup finds")
-				}
-			}
-			viaEphemeral(t, key)
-		})
-	}
-}
-
-// createLUKS makes an image with QEMU.
-func createLUKS(t *testing.T, options string) string {
-	t.Helper()
-	if _, err := exec.LookPath("qemu-img"); err != nil {
-		t.Skip("qemu-img is not installed")
-	}
-	dir := t.TempDir()
-	secret := filepath.Join(dir, "secret")
-	if err := os.WriteFile(secret, []byte(passphrase), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "image")
-	run(t, "qemu-img", "create", "-f", "luks", "--object", "secret,id=s,file="+secret, "-o", "key-secret=s,iter-time=10,"+options, path, "1M")
-	return path
 }
 
 // The copy that is left opens the volume.

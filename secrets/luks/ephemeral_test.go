@@ -1,0 +1,252 @@
+package luks_test
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"golang.org/x/crypto/twofish"
+	"golang.org/x/crypto/xts"
+
+	"github.com/luksplug/luksplug/secrets/luks"
+)
+
+// createLUKS makes an image with QEMU.
+func createLUKS(t testing.TB, options string) string {
+	t.Helper()
+	if _, err := exec.LookPath("qemu-img"); err != nil {
+		t.Skip("qemu-img is not installed")
+	}
+	path := filepath.Join(t.TempDir(), "image")
+	run(t, "qemu-img", "create", "-f", "luks", "--object", secretFile(t, []byte(passphrase)), "-o", "key-secret=s,iter-time=10,"+options, path, "1M")
+	return path
+}
+
+func secretFile(t testing.TB, value []byte) string {
+	t.Helper()
+	return "secret,id=s,file=" + writeFile(t, value)
+}
+
+func writeFile(t testing.TB, value []byte) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(path, value, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// volume is how QEMU is told to open a volume.
+type volume struct{ secret, node string }
+
+func (v volume) write(t *testing.T, pattern byte, off int) {
+	t.Helper()
+	run(t, "qemu-io", "--object", v.secret, "-c", fmt.Sprintf("write -P %d %d 64k", pattern, off), v.node)
+}
+
+func (v volume) read(t *testing.T) []byte {
+	t.Helper()
+	out := filepath.Join(t.TempDir(), "plain")
+	run(t, "qemu-img", "convert", "--object", v.secret, "-O", "raw", v.node, out)
+	data, err := os.ReadFile(out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// original opens an image by its own header.
+func original(t *testing.T, path string) volume {
+	return volume{secretFile(t, []byte(passphrase)), fmt.Sprintf(`json:{"driver":"luks","key-secret":"s","file":{"driver":"file","filename":%q}}`, path)}
+}
+
+// ephemeral opens a payload by the ephemeral header of the key.
+func ephemeral(t *testing.T, key *luks.VolumeKey, path string) volume {
+	t.Helper()
+	e, err := luks.Ephemeral(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Wipe()
+	return volume{secretFile(t, bytesOf(t, e.Passphrase())), fmt.Sprintf(`json:{"driver":"luks","key-secret":"s","header":{"driver":"file","filename":%q},"file":{"driver":"file","filename":%q}}`,
+		writeFile(t, bytesOf(t, e)), path)}
+}
+
+// decrypt is another implementation of the encryptions, for payloads.
+func decrypt(t *testing.T, encryption string, key, data []byte) []byte {
+	t.Helper()
+	newBlock := aes.NewCipher
+	if strings.HasPrefix(encryption, "twofish-") {
+		newBlock = func(key []byte) (cipher.Block, error) { return twofish.NewCipher(key) }
+	}
+	block := func(key []byte) cipher.Block {
+		b, err := newBlock(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	out := make([]byte, len(data))
+	for n := range len(data) / 512 {
+		to, from := out[n*512:][:512], data[n*512:][:512]
+		if strings.Contains(encryption, "-xts-") {
+			c, err := xts.NewCipher(newBlock, key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.Decrypt(to, from, uint64(n))
+			continue
+		}
+		iv := make([]byte, 16)
+		binary.LittleEndian.PutUint64(iv, uint64(n))
+		if strings.HasSuffix(encryption, "-essiv:sha256") {
+			salt := sha256.Sum256(key)
+			block(salt[:]).Encrypt(iv, iv)
+		}
+		cipher.NewCBCDecrypter(block(key), iv).CryptBlocks(to, from)
+	}
+	return out
+}
+
+// check writes through QEMU with the ephemeral header, and compares what is in the
+// payload with what was written.
+func check(t *testing.T, path string, key *luks.VolumeKey) {
+	t.Helper()
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := ephemeral(t, key, path)
+	v.write(t, 0x5a, 0)
+	v.write(t, 0xa5, 900<<10)
+	after, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	off := key.PayloadOffset()
+	if !bytes.Equal(before[:off], after[:off]) {
+		t.Error("the original header was overwritten")
+	}
+	plain := decrypt(t, key.Encryption(), bytesOf(t, key), after[off:])
+	if !bytes.Equal(plain[:64<<10], bytes.Repeat([]byte{0x5a}, 64<<10)) || !bytes.Equal(plain[900<<10:964<<10], bytes.Repeat([]byte{0xa5}, 64<<10)) {
+		t.Errorf("%s: what QEMU wrote is something else", key.Encryption())
+	}
+	if read := v.read(t); !bytes.Equal(read, plain) {
+		t.Errorf("%s: QEMU reads something else, of %d bytes instead of %d", key.Encryption(), len(read), len(plain))
+	}
+}
+
+// Volumes read and written by their own and by the ephemeral header. QEMU makes
+// those that cryptsetup cannot make without the kernel's help: few, because it
+// measures the processor for a second each time.
+func TestEphemeralHeaderInQEMU(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("qemu-io"); err != nil {
+		t.Skip("qemu-io is not installed")
+	}
+	ofCryptsetup := func(cipher, bits string) func(*testing.T) string {
+		return func(t *testing.T) string {
+			return luksFormat(t, 4<<20, "--type", "luks1", "--cipher", cipher, "--key-size", bits)
+		}
+	}
+	ofQEMU := func(options string) func(*testing.T) string {
+		return func(t *testing.T) string { return createLUKS(t, options) }
+	}
+	for name, create := range map[string]func(t *testing.T) string{
+		"aes-xts-plain64 512":          ofCryptsetup("aes-xts-plain64", "512"),
+		"aes-xts-plain 256":            ofCryptsetup("aes-xts-plain", "256"),
+		"aes-cbc-plain 128":            ofCryptsetup("aes-cbc-plain", "128"),
+		"aes-cbc-plain64 256":          ofCryptsetup("aes-cbc-plain64", "256"),
+		"aes-cbc-essiv:sha256 128":     ofCryptsetup("aes-cbc-essiv:sha256", "128"),
+		"aes-xts-plain64 384":          ofQEMU("cipher-alg=aes-192,cipher-mode=xts,ivgen-alg=plain64,hash-alg=sha512"),
+		"twofish-xts-plain 384":        ofQEMU("cipher-alg=twofish-192,cipher-mode=xts,ivgen-alg=plain"),
+		"twofish-cbc-essiv:sha256 128": ofQEMU("cipher-alg=twofish-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := create(t)
+			own := original(t, path)
+			own.write(t, 0x11, 512<<10)
+			key := unlock(t, open(t, path), passphrase)
+			if got := fmt.Sprintf("%s %d", key.Encryption(), key.Len()*8); got != name {
+				t.Error(got)
+			}
+			check(t, path, key)
+			data, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(own.read(t), decrypt(t, key.Encryption(), bytesOf(t, key), data[key.PayloadOffset():])) {
+				t.Error("the original header reads something else")
+			}
+			viaEphemeral(t, key)
+		})
+	}
+}
+
+// Volumes that QEMU by itself would not open.
+func TestLUKS2InQEMU(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("qemu-io"); err != nil {
+		t.Skip("qemu-io is not installed")
+	}
+	format := []string{"--type", "luks2", "--sector-size", "512", "--pbkdf", "pbkdf2"}
+	for name, args := range map[string][]string{
+		"xts": nil, "cbc": {"--cipher", "aes-cbc-essiv:sha256", "--key-size", "256"}, "blake2": {"--hash", "blake2b-512"},
+		"offset 5 MiB": {"--offset", "10240", "--luks2-keyslots-size", "1m"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			size := int64(17 << 20)
+			if name == "offset 5 MiB" {
+				size = 6 << 20
+			}
+			path := luksFormat(t, size, slices.Concat(format, args)...)
+			check(t, path, unlock(t, open(t, path), passphrase))
+		})
+	}
+}
+
+// A header in a file of its own, with the payload from the start of another one.
+func TestDetachedLUKS2InQEMU(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"qemu-io", "cryptsetup"} {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Skip(name + " is not installed")
+		}
+	}
+	header, payload := writeFile(t, make([]byte, 17<<20)), writeFile(t, make([]byte, 1<<20))
+	run(t, "cryptsetup", "luksFormat", "-q", "--type", "luks2", "--sector-size", "512", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
+		"--key-file", "-", "--offset", "0", "--header", header, payload)
+	key := unlock(t, open(t, header), passphrase)
+	if !bytes.Equal(bytesOf(t, key), dumpKey(t, header)) {
+		t.Error("not the key that cryptsetup finds")
+	}
+	check(t, payload, key)
+}
+
+// The payload begins where the key material of a LUKS1 header ends: there is no
+// room to align it.
+func TestTightHeader(t *testing.T) {
+	t.Parallel()
+	b := synthetic()
+	for i := range luks.Slots {
+		binary.BigEndian.PutUint32(b[208+48*i+40:], uint32(2+500*i))
+	}
+	for sectors, usable := range map[uint32]bool{2 + 500*8: true, 8 + 504*8: true, 0: true} {
+		binary.BigEndian.PutUint32(b[104:], sectors)
+		h, err := luks.ReadHeader(bytes.NewReader(b))
+		if err != nil || (h.Usable() == nil) != usable {
+			t.Errorf("payload at sector %d: %v, %v", sectors, err, h.Usable())
+		}
+	}
+}

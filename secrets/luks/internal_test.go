@@ -1,0 +1,107 @@
+package luks
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"regexp"
+	"testing"
+)
+
+// Test vectors for PBKDF2 with HMAC-SHA-1 (RFC 6070).
+func TestPBKDF2(t *testing.T) {
+	t.Parallel()
+	sha1, err := findHash("sha1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		password, salt string
+		iterations     uint32
+		want           string
+	}{
+		{"password", "salt", 1, "0c60c80f961f0e71f3a9b524af6012062fe037a6"},
+		{"password", "salt", 4096, "4b007901b765489abead49d926f721d065a429c1"},
+		{"passwordPASSWORDpassword", "saltSALTsaltSALTsaltSALTsaltSALTsalt", 4096, "3d2eec4fe41c849b80c8d83662c0e44a8b291a964cf2f07038"},
+		{"pass\x00word", "sa\x00lt", 4096, "56fa6aa75548099dcc37d7f03425e0c3"},
+	} {
+		k := kdf{hash: sha1, salt: []byte(test.salt), iterations: test.iterations}
+		got, err := pbkdf2(t.Context(), k, []byte(test.password), len(test.want)/2)
+		if err != nil || hex.EncodeToString(got) != test.want {
+			t.Errorf("%q: %x, %v", test.password, got, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if got, err := pbkdf2(ctx, kdf{hash: sha1, iterations: 1 << 31}, nil, 20); err == nil || got != nil {
+		t.Error("not stopped")
+	}
+}
+
+func TestSplitAndMerge(t *testing.T) {
+	t.Parallel()
+	for _, algorithm := range hashAlgorithms {
+		for _, n := range []int{16, 32, 48, 64, 65} {
+			key := make([]byte, n)
+			_, _ = rand.Read(key)
+			material := make([]byte, n*Stripes)
+			algorithm.split(material, key)
+			if bytes.Contains(material, key) {
+				t.Errorf("%s: the key is in a stripe", algorithm.name)
+			}
+			if !bytes.Equal(algorithm.merge(material, n), key) {
+				t.Errorf("%s: %d bytes", algorithm.name, n)
+			}
+			material[n*Stripes/2] ^= 1
+			if bytes.Equal(algorithm.merge(material, n), key) {
+				t.Errorf("%s: a stripe does not matter", algorithm.name)
+			}
+		}
+	}
+}
+
+// After wipe nothing of a key is left, in any field of any cipher and hash.
+func TestWipe(t *testing.T) {
+	t.Parallel()
+	nonzero := regexp.MustCompile(`[1-9]`)
+	key := bytes.Repeat([]byte{0x77}, 32)
+	for _, name := range []string{"aes-xts-plain64", "aes-cbc-essiv:sha256", "twofish-xts-plain", "twofish-cbc-plain"} {
+		e, err := parseEncryption(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := e.newSectorCipher(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.encrypt(make([]byte, 2*SectorSize))
+		blocks := c.blocks
+		if len(blocks) == 0 {
+			t.Errorf("%s: no cipher is known", name)
+		}
+		c.wipe()
+		for _, b := range blocks {
+			if left := values(b); nonzero.MatchString(left) {
+				t.Errorf("%s: %s", name, left)
+			}
+		}
+	}
+	for _, algorithm := range hashAlgorithms {
+		p := algorithm.newPRF(key)
+		p.mac(make([]byte, p.hash.Size()))
+		p.wipe()
+		for _, b := range [][]byte{p.inner, p.outer, p.sum[:cap(p.sum)]} {
+			if len(bytes.Trim(b, "\x00")) != 0 {
+				t.Errorf("%s: %x", algorithm.name, b)
+			}
+		}
+		if left := values(p.hash); nonzero.MatchString(left) {
+			t.Errorf("%s: %s", algorithm.name, left)
+		}
+	}
+}
+
+// values prints the fields of what p points to, without type names.
+func values(p any) string { return fmt.Sprintf("%d", p) }
