@@ -9,7 +9,7 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/crypto/twofish"
+	"golang.org/x/crypto/twofish" //nolint:staticcheck // old, but volumes were made with it
 	"golang.org/x/crypto/xts"
 )
 

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/crypto/twofish"
+	"golang.org/x/crypto/twofish" //nolint:staticcheck // old, but volumes were made with it
 	"golang.org/x/crypto/xts"
 
 	"github.com/luksplug/luksplug/secrets/luks"

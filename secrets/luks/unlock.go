@@ -322,7 +322,7 @@ func (t *trial) result(ctx context.Context) (*VolumeKey, error) {
 	if len(t.volume.refused) > 0 {
 		// Not wrapped: what matters is that the passphrase is wrong for the
 		// others.
-		err = fmt.Errorf("%w (not tried: %v)", err, joined(t.volume.refused))
+		err = fmt.Errorf("%w (not tried: %s)", err, joined(t.volume.refused).Error())
 	}
 	return nil, err
 }

@@ -200,7 +200,9 @@ func (h *LUKS2) segment() (*Segment, error) {
 		if strings.Contains(name, "reencrypt") {
 			return refuse("reencryption is in progress (requirement %q): finish it with `cryptsetup reencrypt --resume-only`", name)
 		}
-		return refuse("requirement %q is not known", name)
+	}
+	if len(h.Requirements) > 0 {
+		return refuse("requirement %q is not known", h.Requirements[0])
 	}
 	if n := len(h.Segments); n != 1 {
 		return refuse("the payload has %d segments: only 1 is possible", n)
