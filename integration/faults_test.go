@@ -105,7 +105,7 @@ func (f *faulty) cut(ctx context.Context, t *testing.T, n int, where peer.Cut) {
 }
 
 // cutForGood: the connection is lost after the step and cannot be opened again.
-// The program waits half a minute for that, so that its library is asked here,
+// The program waits some seconds for that, so that its library is asked here,
 // which can be told to wait less; TestFaultsCutOff shows the program. A run
 // of the program afterwards converges.
 func (f *faulty) cutForGood(ctx context.Context, t *testing.T, n int) {
