@@ -27,7 +27,8 @@ while [ $i -lt 20 ]; do
 		[ -b "/dev/$n" ] || continue
 		s=$(cat $d/serial 2>/dev/null)
 		p=$(tail -c +5 $d/device/vpd_pg80 2>/dev/null)
-		if [ "$n" = "$want" ] || [ "$s" = "$want" ] || [ "$p" = "$want" ]; then echo /dev/$n; exit; fi
+		u=$(cat "$(readlink -f $d/device)/../../../../serial" 2>/dev/null) # the USB device's
+		if [ "$n" = "$want" ] || [ "$s" = "$want" ] || [ "$p" = "$want" ] || [ "$u" = "$want" ]; then echo /dev/$n; exit; fi
 	done
 	usleep 50000
 	i=$((i+1))
