@@ -35,23 +35,7 @@ func (b *builder) storage(s Source, role Role, l layer) (string, error) {
 		options.addText("aio", b.disk.Driver.IO)
 	}
 	options.add("node-name", Name(b.disk.Target, role))
-	switch {
-	case l.top:
-		b.addTop(&options)
-	case l.payload:
-		// Opened for writing only where the node above wants to write; a hole
-		// that the node above punches always reaches the storage.
-		options.add("auto-read-only", true)
-		options.add("discard", "unmap")
-	default:
-		// The header must be writable where the disk is: QEMU passes the write
-		// permission on to it. Saying so here makes a header that cannot be
-		// written fail as it opens, not at the device.
-		options.add("read-only", b.disk.ReadOnly)
-	}
-	if l.payload {
-		b.addCache(&options)
-	}
+	b.addAccess(&options, l)
 	return b.add(role, options, nil), nil
 }
 
@@ -67,18 +51,7 @@ func (b *builder) format(image Image, file string, role Role, secret string, l l
 		return "", &UnsupportedError{Element: "disk/driver@type", Reason: fmt.Sprintf("the format %q is not supported: use raw or qcow2", image.Format)}
 	}
 	options := Object{{"node-name", Name(b.disk.Target, role)}}
-	switch {
-	case l.top:
-		b.addTop(&options)
-	case l.payload:
-		options.add("auto-read-only", true)
-		options.add("discard", "unmap")
-	default:
-		options.add("read-only", b.disk.ReadOnly)
-	}
-	if l.payload {
-		b.addCache(&options)
-	}
+	b.addAccess(&options, l)
 	options.add("driver", string(image.Format))
 	var secretIDs []string
 	if secret != "" {
@@ -97,8 +70,7 @@ func (b *builder) format(image Image, file string, role Role, secret string, l l
 // header member is known to QEMU 9.0 and later.
 func (b *builder) luks(header, payload, secret string) string {
 	options := Object{{"node-name", Name(b.disk.Target, RoleLUKS)}}
-	b.addTop(&options)
-	b.addCache(&options)
+	b.addAccess(&options, layer{top: true, payload: true})
 	options.add("driver", "luks")
 	options.add("key-secret", secret)
 	children := []Child{{"file", payload}}
@@ -108,6 +80,28 @@ func (b *builder) luks(header, payload, secret string) string {
 	}
 	options.add("file", payload)
 	return b.add(RoleLUKS, options, children, secret)
+}
+
+// addAccess adds how a node may be used, which depends on where it stands, and
+// the cache mode.
+func (b *builder) addAccess(o *Object, l layer) {
+	switch {
+	case l.top:
+		b.addTop(o)
+	case l.payload:
+		// Opened for writing only where the node above wants to write; a hole
+		// that the node above punches always reaches the storage.
+		o.add("auto-read-only", true)
+		o.add("discard", "unmap")
+	default:
+		// The header must be writable where the disk is: QEMU passes the write
+		// permission on to it. Saying so here makes a header that cannot be
+		// written fail as it opens, not at the device.
+		o.add("read-only", b.disk.ReadOnly)
+	}
+	if l.payload {
+		b.addCache(o)
+	}
 }
 
 // addTop adds what only the node that the device uses has: the disk's own
