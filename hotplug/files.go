@@ -22,16 +22,17 @@ func (vm *VM) checkFiles(disk *blockgraph.Disk, state *State) error {
 	if err := checkUnused(disk, state); err != nil {
 		return err
 	}
-	if err := checkAccess(disk, disk.Image, "payload"); err != nil {
+	payload, err := checkAccess(disk, disk.Image, "payload")
+	if err != nil {
 		return err
 	}
 	if header := disk.Header(); header != nil {
-		if err := checkAccess(disk, *header, "header"); err != nil {
+		if _, err := checkAccess(disk, *header, "header"); err != nil {
 			return err
 		}
 		return checkDetached(disk)
 	}
-	return checkEmbedded(disk)
+	return checkEmbedded(disk, payload)
 }
 
 // filesAreLocal tells whether the XML's paths can be looked at here.
@@ -65,11 +66,12 @@ func checkUnused(disk *blockgraph.Disk, state *State) error {
 }
 
 // checkAccess checks that an image is of the kind that the XML says, may be
-// opened the way in which QEMU will open it, and is not locked.
-func checkAccess(disk *blockgraph.Disk, img blockgraph.Image, what string) error {
+// opened the way in which QEMU will open it, and is not locked. It returns what
+// the image is.
+func checkAccess(disk *blockgraph.Disk, img blockgraph.Image, what string) (*image.Info, error) {
 	path := img.Source.Path
-	refuse := func(reason string, err error) error {
-		return &PreflightError{Target: disk.Target, Reason: fmt.Sprintf(reason, what, path), Err: err}
+	refuse := func(reason string, err error) (*image.Info, error) {
+		return nil, &PreflightError{Target: disk.Target, Reason: fmt.Sprintf(reason, what, path), Err: err}
 	}
 	info, err := image.Probe(path)
 	if err != nil {
@@ -96,7 +98,7 @@ func checkAccess(disk *blockgraph.Disk, img blockgraph.Image, what string) error
 	if img.Format == blockgraph.FormatQcow2 && info.Format != image.Qcow2 {
 		return refuse(fmt.Sprintf("the %%s %%s is not a qcow2 image but %s: correct the format in the XML", info.Format), nil)
 	}
-	return nil
+	return info, nil
 }
 
 // checkDetached checks a header that is not in the image: that it is one, and
@@ -134,11 +136,11 @@ func readHeader(img blockgraph.Image) (*luks.Header, error) {
 
 // checkEmbedded checks an image whose header, if it has one, is inside: it has
 // one exactly when the XML says <encryption>.
-func checkEmbedded(disk *blockgraph.Disk) error {
+func checkEmbedded(disk *blockgraph.Disk, info *image.Info) error {
 	path := disk.Image.Source.Path
 	encrypted := disk.Image.Encryption != nil
 	if disk.Image.Format == blockgraph.FormatQcow2 {
-		return checkEmbeddedQcow2(disk, path, encrypted)
+		return checkEmbeddedQcow2(disk, info.Qcow2, encrypted)
 	}
 	h, err := readHeader(disk.Image)
 	switch {
@@ -161,20 +163,17 @@ func checkEmbedded(disk *blockgraph.Disk) error {
 	return nil
 }
 
-func checkEmbeddedQcow2(disk *blockgraph.Disk, path string, encrypted bool) error {
-	info, err := image.Probe(path)
-	if err != nil {
-		return &PreflightError{Target: disk.Target, Reason: "the image " + path + " cannot be read", Err: err}
-	}
-	switch crypt := info.Qcow2.Crypt; {
+func checkEmbeddedQcow2(disk *blockgraph.Disk, header *image.Qcow2Header, encrypted bool) error {
+	path := disk.Image.Source.Path
+	switch crypt := header.Crypt; {
 	case encrypted && crypt == image.CryptNone:
 		return &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the qcow2 image %s is not encrypted, and the XML has <encryption>: remove it, or add its <header>", path)}
 	case encrypted && crypt != image.CryptLUKS:
 		return &blockgraph.UnsupportedError{Element: "disk/source/encryption", Reason: fmt.Sprintf("the qcow2 image %s is encrypted with %q: only luks is supported", path, crypt)}
 	case !encrypted && crypt != image.CryptNone:
 		return &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the qcow2 image %s is encrypted (%s), and the XML has no <encryption>: add <encryption format='luks'>", path, crypt)}
-	case encrypted && info.Qcow2.LUKS != nil:
-		return checkVersion(disk, path, info.Qcow2.LUKS)
+	case encrypted && header.LUKS != nil:
+		return checkVersion(disk, path, header.LUKS)
 	}
 	return nil
 }
