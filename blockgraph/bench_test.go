@@ -15,7 +15,7 @@ func BenchmarkPlanDetachedQcow2(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		g, err := blockgraph.Build(d, machines["q35"])
+		g, err := blockgraph.Build(d, machines["q35"], blockgraph.Unlock{})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -27,7 +27,7 @@ func BenchmarkPlanDetachedQcow2(b *testing.B) {
 
 // BenchmarkPlanJSON prints a plan.
 func BenchmarkPlanJSON(b *testing.B) {
-	g, err := blockgraph.Build(mustParse(b, detached), machines["q35"])
+	g, err := blockgraph.Build(mustParse(b, detached), machines["q35"], blockgraph.Unlock{})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -35,7 +35,7 @@ func Example() {
 		Type:  "pc-q35-10.0",
 		Ports: []blockgraph.Port{{Bus: "pci.1", Taken: true}, {Bus: "pci.2"}, {Bus: "pci.3"}},
 	}
-	graph, err := blockgraph.Build(disk, machine)
+	graph, err := blockgraph.Build(disk, machine, blockgraph.Unlock{})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -97,7 +97,7 @@ func ExamplePlan_JSON() {
 		fmt.Println(err)
 		return
 	}
-	graph, err := blockgraph.Build(disk, blockgraph.Machine{})
+	graph, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{})
 	if err != nil {
 		fmt.Println(err)
 		return
@@ -139,7 +139,7 @@ func ExamplePlan_Arguments() {
 		fmt.Println(err)
 		return
 	}
-	graph, err := blockgraph.Build(disk, blockgraph.Machine{})
+	graph, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{})
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -44,7 +44,7 @@ func FuzzParseDisk(f *testing.F) {
 			return
 		}
 		for _, m := range machines {
-			g, err := blockgraph.Build(d, m)
+			g, err := blockgraph.Build(d, m, blockgraph.Unlock{})
 			if err != nil {
 				typed(t, err)
 				continue
@@ -70,7 +70,7 @@ func FuzzParseDomain(f *testing.F) {
 			typed(t, err)
 			return
 		}
-		if _, err := blockgraph.Build(disk, m); err != nil {
+		if _, err := blockgraph.Build(disk, m, blockgraph.Unlock{}); err != nil {
 			typed(t, err)
 		}
 	})

@@ -65,7 +65,7 @@ func planOf(t testing.TB, a archive) *blockgraph.Plan {
 	if !ok || len(a.sections) == 0 || a.sections[0].name != "disk.xml" {
 		t.Fatalf("the case begins with machine %q: want one of machines_test.go, and then disk.xml", name)
 	}
-	g, err := blockgraph.Build(mustParse(t, a.sections[0].text), machine)
+	g, err := blockgraph.Build(mustParse(t, a.sections[0].text), machine, blockgraph.Unlock{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,6 +102,41 @@ func TestGoldenPlans(t *testing.T) {
 			}}
 			compareGolden(t, file, got.String())
 		})
+	}
+}
+
+// TestGoldenUnlock pins what QEMU is told where a volume is unlocked outside of
+// it, for every kind of image.
+func TestGoldenUnlock(t *testing.T) {
+	t.Parallel()
+	ways := map[string]blockgraph.Unlock{
+		"ephemeral":      {Way: blockgraph.ByHeader, FDSet: blockgraph.FirstFDSet + 7},
+		"ephemeral-file": {Way: blockgraph.ByHeader, Folder: "/run/luksplug/vm1/vdb"},
+		"external":       {Way: blockgraph.ByDaemon, Folder: "/run/luksplug/vm1/vdb"},
+	}
+	for _, name := range []string{"plain", "luks", "qcow2-luks", "detached-raw", "detached-qcow2", "detached-qcow2-header"} {
+		for way, unlock := range ways {
+			t.Run(name+"_"+way, func(t *testing.T) {
+				t.Parallel()
+				disk := readArchive(t, "testdata/plans/"+name+"_virtio-q35.txtar").sections[0]
+				g, err := blockgraph.Build(mustParse(t, disk.text), machines["q35"], unlock)
+				if err != nil {
+					t.Fatal(err)
+				}
+				p := g.Plan()
+				doc, err := p.JSON()
+				if err != nil {
+					t.Fatal(err)
+				}
+				outside := len(g.Headers) > 0 || g.Daemon != nil
+				if _, err := p.Arguments(goldenSecret); (err != nil) != outside {
+					t.Errorf("arguments: %v", err)
+				}
+				checkXML(t, g.SVG())
+				got := archive{"", []section{disk, {"plan.txt", p.Text()}, {"plan.json", string(doc)}, {"graph.mmd", g.Mermaid()}}}
+				compareGolden(t, "testdata/unlock/"+name+"_"+way+".txtar", got.String())
+			})
+		}
 	}
 }
 

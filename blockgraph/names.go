@@ -20,6 +20,7 @@ const (
 	RolePayloadStorage Role = "payload-storage" // the payload's protocol node
 	RoleHeaderFormat   Role = "header-format"   // a detached header's qcow2 node
 	RoleHeaderStorage  Role = "header-storage"  // a detached header's protocol node
+	RoleHeaderFDSet    Role = "header-fdset"    // the descriptor set an ephemeral header is passed in
 	RoleSecret         Role = "secret0"         // the secret object with the passphrase
 	RoleController     Role = "scsi"            // a SCSI controller added for the disk
 	RoleDevice         Role = ""                // the frontend device itself

@@ -19,7 +19,7 @@ func diskAt(target, address string) string {
 // "pci.10 0x0"; the disk's own device last.
 func places(t *testing.T, doc string, m blockgraph.Machine) ([]string, error) {
 	t.Helper()
-	g, err := blockgraph.Build(mustParse(t, doc), m)
+	g, err := blockgraph.Build(mustParse(t, doc), m, blockgraph.Unlock{})
 	if err != nil {
 		return nil, err
 	}

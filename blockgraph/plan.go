@@ -14,8 +14,11 @@ type Step struct {
 	// Kind says what the step makes, or that it releases something.
 	Kind StepKind
 	// Subject is the name of what it makes or releases: an object id, a
-	// node-name or a device id.
+	// node-name, a device id, or the name that a descriptor set carries.
 	Subject string
+	// Header is the ephemeral header that the step hands over: its command
+	// goes with a descriptor. nil for all other steps.
+	Header *EphemeralHeader
 	// Do is the command.
 	Do Command
 	// Undo takes Do back. Its Execute is empty for a release, which takes an
@@ -31,7 +34,8 @@ const (
 	StepObject  StepKind = "object"  // object-add; undone by object-del
 	StepNode    StepKind = "node"    // blockdev-add; undone by blockdev-del
 	StepDevice  StepKind = "device"  // device_add; undone by device_del, which the guest must answer
-	StepRelease StepKind = "release" // object-del of a secret that is no longer needed; not undone
+	StepFDSet   StepKind = "fdset"   // add-fd; undone by remove-fd
+	StepRelease StepKind = "release" // object-del or remove-fd of what is no longer needed; not undone
 )
 
 // Command is a QMP command. A [SecretData] among its arguments stands for a
@@ -42,12 +46,22 @@ type Command struct {
 }
 
 // Plan orders the graph into steps. A secret exists from just before the node
-// that reads it opens until just after.
+// that reads it opens until just after, and so does the descriptor set that a
+// node is opened from. What a storage daemon has to do is not among the steps,
+// it is the plan of [Graph.Daemon].
 func (g *Graph) Plan() *Plan {
 	p := &Plan{Graph: g}
 	for i, n := range g.Nodes {
 		for _, id := range n.Secrets {
 			p.addObject(g.object(id))
+		}
+		if h := g.header(n.Name); h != nil && h.FDSet != 0 {
+			remove := Command{"remove-fd", Object{{"fdset-id", h.FDSet}}}
+			p.Steps = append(p.Steps, Step{Kind: StepFDSet, Subject: h.Opaque, Header: h, Undo: remove,
+				Do: Command{"add-fd", Object{{"fdset-id", h.FDSet}, {"opaque", h.Opaque}}}})
+			p.addNode(n)
+			p.Steps = append(p.Steps, Step{Kind: StepRelease, Subject: h.Opaque, Do: remove})
+			continue
 		}
 		p.addNode(n)
 		for _, id := range n.Secrets {

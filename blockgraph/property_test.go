@@ -102,7 +102,7 @@ func anyMachine(t *rapid.T) blockgraph.Machine {
 // anyPlan draws a disk and a VM that has room for it.
 func anyPlan(t *rapid.T) (*blockgraph.Disk, blockgraph.Machine, *blockgraph.Plan) {
 	d, m := anyDisk(t), anyMachine(t)
-	g, err := blockgraph.Build(d, m)
+	g, err := blockgraph.Build(d, m, blockgraph.Unlock{})
 	var full *blockgraph.PlacementError
 	var unsupported *blockgraph.UnsupportedError
 	if errors.As(err, &full) || errors.As(err, &unsupported) && d.Bus == blockgraph.BusIDE {
@@ -131,7 +131,7 @@ func TestPlanIsDeterministic(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		d, m, p := anyPlan(t)
-		again, err := blockgraph.Build(d, m)
+		again, err := blockgraph.Build(d, m, blockgraph.Unlock{})
 		if err != nil {
 			t.Fatal(err)
 		}

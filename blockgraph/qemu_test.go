@@ -107,7 +107,7 @@ func TestQEMUTakesArguments(t *testing.T) {
 		// One after the other: QEMU locks the images that they share.
 		t.Run(c.name, func(t *testing.T) {
 			d := mustParse(t, qemuDisk(c.format, c.path, c.header, c.headerFormat, c.target, c.more))
-			g, err := blockgraph.Build(d, c.machine)
+			g, err := blockgraph.Build(d, c.machine, blockgraph.Unlock{})
 			if err != nil {
 				t.Fatal(err)
 			}

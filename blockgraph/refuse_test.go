@@ -283,7 +283,7 @@ func TestValidate(t *testing.T) {
 			default:
 				t.Errorf("got %v, want an error about %s", err, c.element)
 			}
-			if _, built := blockgraph.Build(d, blockgraph.Machine{}); built == nil {
+			if _, built := blockgraph.Build(d, blockgraph.Machine{}, blockgraph.Unlock{}); built == nil {
 				t.Error("Build accepts it")
 			}
 		})

@@ -10,7 +10,13 @@ import (
 // -object, -blockdev and -device with JSON values, not quoted. No secret value
 // goes on a command line: each secret object reads the file that secretFile
 // returns for it, whose bytes are the passphrase, exactly.
+//
+// A graph that is unlocked outside of QEMU has no arguments: the error is an
+// [*UnsupportedError]. Nobody is kept waiting by a QEMU that is about to start.
 func (p *Plan) Arguments(secretFile func(GraphObject) (string, error)) ([]string, error) {
+	if p.Graph.Daemon != nil || len(p.Graph.Headers) > 0 {
+		return nil, &UnsupportedError{Element: "disk/source/encryption", Reason: "a disk that is unlocked outside of QEMU cannot be given as arguments"}
+	}
 	var out []string
 	add := func(option string, o Object) error {
 		text, err := appendJSON(nil, o)
@@ -83,7 +89,17 @@ func printable(s string) string {
 // Text prints the steps for people, a line each.
 func (p *Plan) Text() string {
 	var b strings.Builder
+	if daemon := p.Graph.Daemon; daemon != nil {
+		steps := daemon.Plan()
+		fmt.Fprintf(&b, "in a storage daemon for %s, which exports %s: %d steps\n", p.Graph.Target, daemon.Top().Name, len(steps.Steps))
+		steps.lines(&b)
+	}
 	fmt.Fprintf(&b, "plan for %s: %d steps\n", p.Graph.Target, len(p.Steps))
+	p.lines(&b)
+	return b.String()
+}
+
+func (p *Plan) lines(b *strings.Builder) {
 	width := 0
 	for _, s := range p.Steps {
 		width = max(width, len(s.Subject))
@@ -93,9 +109,8 @@ func (p *Plan) Text() string {
 		if undo == "" {
 			undo = "-"
 		}
-		fmt.Fprintf(&b, "%3d  %-12s  %-*s  undo %-12s  %s\n", i+1, s.Do.Execute, width, s.Subject, undo, s.summary())
+		fmt.Fprintf(b, "%3d  %-12s  %-*s  undo %-12s  %s\n", i+1, s.Do.Execute, width, s.Subject, undo, s.summary())
 	}
-	return b.String()
 }
 
 // summary says in a few words what the step is about.
@@ -103,13 +118,15 @@ func (s Step) summary() string {
 	o := s.Do.Arguments
 	switch s.Kind {
 	case StepObject:
-		if data, ok := o.Get("data").(SecretData); ok {
+		if data, ok := o.Get("data").(SecretData); ok && data.OneTime {
+			return "one-time passphrase, data " + Redacted
+		} else if ok {
 			return "passphrase of " + data.Ref.String() + ", data " + Redacted
 		}
 		return o.Text("qom-type")
 	case StepNode:
 		words := []string{o.Text("driver")}
-		for _, name := range []string{"filename", "header", "file", "key-secret"} {
+		for _, name := range []string{"filename", "header", "file", "key-secret", "export"} {
 			if v := o.Text(name); v != "" {
 				words = append(words, name+"="+printable(v))
 			}
@@ -117,10 +134,15 @@ func (s Step) summary() string {
 		if e, ok := o.Get("encrypt").(Object); ok {
 			words = append(words, "key-secret="+e.Text("key-secret"))
 		}
+		if server, ok := o.Get("server").(Object); ok {
+			words = append(words, "server="+printable(server.Text("path")))
+		}
 		if ro, ok := o.Get("read-only").(bool); ok && ro {
 			words = append(words, "read-only")
 		}
 		return strings.Join(words, " ")
+	case StepFDSet:
+		return "ephemeral header, made from the one in " + printable(s.Header.Original.Source.Path)
 	case StepDevice:
 		words := []string{o.Text("driver")}
 		for _, name := range []string{"bus", "addr"} {

@@ -54,17 +54,34 @@ func (g *Graph) draw() picture {
 			p.edges = append(p.edges, edge{n.Name, c.Name, c.Member})
 		}
 		for _, id := range n.Secrets {
-			o := g.object(id)
-			p.boxes = append(p.boxes, box{id, boxSecret, []string{id, o.Ref.String()}, level[n.Name] + 1})
+			value := g.object(id).Ref.String()
+			if g.oneTime(id) {
+				value = "one-time passphrase"
+			}
+			p.boxes = append(p.boxes, box{id, boxSecret, []string{id, value}, level[n.Name] + 1})
 			p.edges = append(p.edges, edge{n.Name, id, "key-secret"})
 		}
-		if file := n.Options.Text("filename"); file != "" {
+		if lines := g.bytesOf(n); lines != nil {
 			id := n.Name + "-file"
-			p.boxes = append(p.boxes, box{id, boxFile, []string{printable(file)}, level[n.Name] + 1})
+			p.boxes = append(p.boxes, box{id, boxFile, lines, level[n.Name] + 1})
 			p.edges = append(p.edges, edge{n.Name, id, ""})
 		}
 	}
 	return p
+}
+
+// bytesOf says where a protocol node has its bytes from, nil for other nodes.
+func (g *Graph) bytesOf(n Node) []string {
+	if h := g.header(n.Name); h != nil {
+		return []string{"ephemeral header", "made from " + printable(h.Original.Source.Path)}
+	}
+	if server, ok := n.Options.Get("server").(Object); ok {
+		return []string{"storage daemon", printable(server.Text("path"))}
+	}
+	if file := n.Options.Text("filename"); file != "" {
+		return []string{printable(file)}
+	}
+	return nil
 }
 
 // DOT returns the graph in Graphviz's language.

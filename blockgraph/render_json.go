@@ -11,19 +11,29 @@ import (
 //
 // Each element is the JSON that goes to QEMU, in order; secret values are
 // "[redacted]". A member "controllers" precedes "device" where the disk brings
-// a controller along. Members are only ever added to this document.
+// a controller along; "fdsets" comes first where descriptors are passed, and
+// "daemon", with objects and blockdevs of its own, where a storage daemon opens
+// the disk. Members are only ever added to this document.
 func (p *Plan) JSON() ([]byte, error) {
-	objects, nodes, controllers := []any{}, []any{}, []any{}
-	for _, o := range p.Graph.Objects {
-		objects = append(objects, o.Options)
-	}
-	for _, n := range p.Graph.Nodes {
-		nodes = append(nodes, n.Options)
+	objects, nodes := p.Graph.blockJSON()
+	fdsets, controllers := []any{}, []any{}
+	for _, s := range p.Steps {
+		if s.Kind == StepFDSet {
+			fdsets = append(fdsets, s.Do.Arguments)
+		}
 	}
 	for _, d := range p.Graph.Devices[:len(p.Graph.Devices)-1] {
 		controllers = append(controllers, d.Options)
 	}
-	doc := Object{{"objects", objects}, {"blockdevs", nodes}}
+	var doc Object
+	if daemon := p.Graph.Daemon; daemon != nil {
+		objects, nodes := daemon.blockJSON()
+		doc.add("daemon", Object{{"objects", objects}, {"blockdevs", nodes}})
+	}
+	if len(fdsets) > 0 {
+		doc.add("fdsets", fdsets)
+	}
+	doc = append(doc, Member{"objects", objects}, Member{"blockdevs", nodes})
 	if len(controllers) > 0 {
 		doc.add("controllers", controllers)
 	}
@@ -39,4 +49,15 @@ func (p *Plan) JSON() ([]byte, error) {
 	}
 	out.WriteByte('\n')
 	return out.Bytes(), nil
+}
+
+func (g *Graph) blockJSON() (objects, nodes []any) {
+	objects, nodes = []any{}, []any{}
+	for _, o := range g.Objects {
+		objects = append(objects, o.Options)
+	}
+	for _, n := range g.Nodes {
+		nodes = append(nodes, n.Options)
+	}
+	return objects, nodes
 }

@@ -26,6 +26,11 @@ type Member struct {
 // "[redacted]".
 type SecretData struct {
 	Ref secrets.Reference
+	// Object is the id of the object that holds the value.
+	Object string
+	// OneTime: the value is not the secret itself, but the one-time passphrase
+	// of an ephemeral header.
+	OneTime bool
 }
 
 // Redacted is what stands for a secret value in everything that is printed.

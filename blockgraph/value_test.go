@@ -68,7 +68,7 @@ func TestSecretDataIsRedacted(t *testing.T) {
 
 func TestArgumentsWithoutSecretFile(t *testing.T) {
 	t.Parallel()
-	g, err := blockgraph.Build(mustParse(t, detached), machines["q35"])
+	g, err := blockgraph.Build(mustParse(t, detached), machines["q35"], blockgraph.Unlock{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +82,7 @@ func TestHostCDROM(t *testing.T) {
 	t.Parallel()
 	for path, want := range map[string]string{"/dev/cdrom": "host_cdrom", "/dev/vg0/iso": "host_device"} {
 		d := mustParse(t, "<disk type='block' device='cdrom'><source dev='"+path+"'/><target dev='sda' bus='usb'/></disk>")
-		g, err := blockgraph.Build(d, blockgraph.Machine{})
+		g, err := blockgraph.Build(d, blockgraph.Machine{}, blockgraph.Unlock{})
 		if err != nil {
 			t.Fatal(err)
 		}

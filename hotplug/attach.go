@@ -88,7 +88,7 @@ func (vm *VM) Plan(ctx context.Context, disk *blockgraph.Disk, state *State) (*b
 	if err != nil {
 		return nil, fmt.Errorf("look at the VM: %w", err)
 	}
-	graph, err := blockgraph.Build(disk, machine)
+	graph, err := blockgraph.Build(disk, machine, blockgraph.Unlock{})
 	if err != nil {
 		return nil, err
 	}

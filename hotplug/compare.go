@@ -13,7 +13,7 @@ import (
 // asked for, "" when it is the same disk. Where the device sits is not
 // compared: the disk that is there has its place.
 func (vm *VM) differs(ctx context.Context, disk *blockgraph.Disk, state *State, h *Holding) (string, error) {
-	graph, err := blockgraph.Build(disk, blockgraph.Machine{})
+	graph, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{})
 	if err != nil {
 		return "", err
 	}

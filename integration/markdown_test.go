@@ -163,7 +163,7 @@ func TestDocsPicture(t *testing.T) {
 	if disk == nil {
 		t.Fatal("README.md has no vdb.xml")
 	}
-	graph, err := blockgraph.Build(disk, blockgraph.Machine{})
+	graph, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{})
 	if err != nil {
 		t.Fatal(err)
 	}

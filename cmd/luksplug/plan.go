@@ -89,7 +89,7 @@ func (a *app) plan(ctx context.Context, path, domainXML string) (*blockgraph.Pla
 			return nil, &usageError{err}
 		}
 	}
-	graph, err := blockgraph.Build(disk, machine)
+	graph, err := blockgraph.Build(disk, machine, blockgraph.Unlock{})
 	if err != nil {
 		return nil, err
 	}

@@ -259,7 +259,7 @@ func plan(xml string, machine blockgraph.Machine) (*blockgraph.Disk, *blockgraph
 	if err != nil {
 		return nil, nil, err
 	}
-	graph, err := blockgraph.Build(d, machine)
+	graph, err := blockgraph.Build(d, machine, blockgraph.Unlock{})
 	if err != nil {
 		return nil, nil, err
 	}

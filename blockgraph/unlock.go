@@ -1,0 +1,120 @@
+package blockgraph
+
+import (
+	"path"
+	"strconv"
+)
+
+// Unlock says how the LUKS volumes of a disk are opened. The zero value is
+// QEMU's own way.
+type Unlock struct {
+	Way Way
+	// FDSet is the id of the first descriptor set through which ephemeral
+	// headers are handed over: set where they are passed as descriptors.
+	FDSet int64
+	// Folder is where ephemeral headers are handed over as files, or where the
+	// external daemon has its socket; on the VM's host.
+	Folder string
+}
+
+// Way is a way to open LUKS volumes.
+type Way string
+
+const (
+	// ByQEMU: the VM's QEMU gets the passphrase, and stands still while it
+	// derives the key.
+	ByQEMU Way = "qemu"
+	// ByHeader: the volume is unlocked outside of QEMU, which gets an ephemeral
+	// header that opens at once. A LUKS volume inside a qcow2 image goes by
+	// QEMU all the same: its header cannot be replaced.
+	ByHeader Way = "ephemeral"
+	// ByDaemon: a storage daemon unlocks the volume and exports the disk over
+	// NBD; the VM's QEMU knows nothing of encryption.
+	ByDaemon Way = "external"
+)
+
+// FirstFDSet is the lowest id of the descriptor sets that are ours. QEMU and
+// libvirt count theirs from 0, and QEMU reads the id as an int.
+const FirstFDSet int64 = 1_900_000_000
+
+// EphemeralHeader says which header is to be unlocked, and how what it becomes
+// gets into the VM.
+type EphemeralHeader struct {
+	// Node is the name of the node that reads the ephemeral header.
+	Node string
+	// Secret is the id of the object with its one-time passphrase.
+	Secret string
+	// Original is the image with the original header: the detached one, or
+	// the payload itself.
+	Original Image
+	// FDSet is the id of the descriptor set that it is passed in, and Opaque
+	// the name by which the set is recognised; or File is the path of the file
+	// that it is passed as.
+	FDSet  int64
+	Opaque string
+	File   string
+}
+
+// NBDSocket is the name of the daemon's socket in the folder of [Unlock].
+const NBDSocket = "nbd.sock"
+
+// Export returns the name under which the daemon exports the disk at target.
+func Export(target string) string { return Name(target, RoleDevice) }
+
+// ephemeral adds the node of an ephemeral header. The descriptor is open for
+// reading and writing, and QEMU takes it only for a node that says nothing of
+// read-only; nobody but QEMU has the file, so there is nothing to lock.
+func (b *builder) ephemeral(original Image, secret string) string {
+	h := EphemeralHeader{Node: Name(b.disk.Target, RoleHeaderStorage), Secret: secret, Original: original}
+	if b.unlock.Folder != "" {
+		h.File = path.Join(b.unlock.Folder, h.Node)
+	} else {
+		h.FDSet = max(b.unlock.FDSet, FirstFDSet) + int64(len(b.graph.Headers))
+		h.Opaque = Name(b.disk.Target, RoleHeaderFDSet)
+	}
+	b.graph.Headers = append(b.graph.Headers, h)
+	filename := h.File
+	if filename == "" {
+		filename = "/dev/fdset/" + strconv.FormatInt(h.FDSet, 10)
+	}
+	return b.add(RoleHeaderStorage, Object{{"driver", "file"}, {"filename", filename}, {"locking", "off"},
+		{"node-name", h.Node}}, nil)
+}
+
+// external adds the one node that a VM needs for a disk that a daemon unlocks,
+// and the daemon's own graph. See QEMU's docs/interop/qemu-qmp-ref,
+// BlockdevOptionsNbd.
+func (b *builder) external() (string, error) {
+	own := Unlock{Way: ByQEMU}
+	daemon := &builder{disk: b.disk, unlock: own, graph: &Graph{Target: b.disk.Target}}
+	if _, err := daemon.images(); err != nil {
+		return "", err
+	}
+	b.graph.Daemon = daemon.graph
+	options := Object{{"driver", "nbd"},
+		{"server", Object{{"type", "unix"}, {"path", path.Join(b.unlock.Folder, NBDSocket)}}},
+		{"export", Export(b.disk.Target)},
+		{"node-name", Name(b.disk.Target, RolePayloadStorage)}}
+	b.addAccess(&options, layer{top: true, payload: true})
+	return b.add(RolePayloadStorage, options, nil), nil
+}
+
+// header returns the ephemeral header that the node reads, nil for none.
+func (g *Graph) header(node string) *EphemeralHeader {
+	for i := range g.Headers {
+		if g.Headers[i].Node == node {
+			return &g.Headers[i]
+		}
+	}
+	return nil
+}
+
+// oneTime tells whether the secret object holds a one-time passphrase.
+func (g *Graph) oneTime(id string) bool {
+	for _, h := range g.Headers {
+		if h.Secret == id {
+			return true
+		}
+	}
+	return false
+}
