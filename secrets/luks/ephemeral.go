@@ -23,6 +23,9 @@ const (
 	// oneTimeBytes is the entropy of a one-time passphrase: no iterations are
 	// needed where nothing can be guessed.
 	oneTimeBytes = 32
+	// uuidLength is that of "7b00deeb-aa62-4a82-9a97-64755a11c2a3", the one way
+	// of several to write a UUID that cryptsetup uses.
+	uuidLength = 36
 )
 
 // EphemeralHeader is a LUKS1 header with the volume key of another one, made to be
@@ -38,6 +41,11 @@ type EphemeralHeader struct {
 // payload offset as the header that key was unlocked from, one key slot of one
 // PBKDF2 iteration, and a random one-time passphrase: QEMU opens it in 2 ms. The
 // key is not wiped. The caller wipes the ephemeral header.
+//
+// It has the UUID of the original header too, so that QEMU's
+// query-named-block-nodes says (format-specific, data.uuid) which volume is open.
+// Only where the original has none, or a text that is no UUID of 36 characters, is
+// it random.
 //
 // Only what lies below the payload offset differs from a copy of the original
 // header. A payload offset of 0 says that the payload is in another file than the
@@ -130,7 +138,7 @@ func (v *volume) ephemeral(key []byte) ([]byte, *secrets.Secret, error) {
 	copy(b[112:132], sum)
 	copy(b[132:164], digest.salt)
 	binary.BigEndian.PutUint32(b[164:], digest.iterations)
-	copy(b[168:208], uuid.NewString())
+	copy(b[168:208], v.ephemeralUUID())
 	for i, start := range starts {
 		s := b[luks1Keys+i*luks1KeySlot:]
 		binary.BigEndian.PutUint32(s, slotDisabled)
@@ -146,6 +154,15 @@ func (v *volume) ephemeral(key []byte) ([]byte, *secrets.Secret, error) {
 	algorithm.split(material[:len(key)*Stripes], key)
 	c.encrypt(material)
 	return b, secrets.New(oneTime), nil
+}
+
+// ephemeralUUID returns the original header's UUID, or a random one where that is
+// none: QEMU shows to all its clients whatever is there.
+func (v *volume) ephemeralUUID() string {
+	if len(v.uuid) != uuidLength || uuid.Validate(v.uuid) != nil {
+		return uuid.NewString()
+	}
+	return v.uuid
 }
 
 // once returns a PBKDF2 of one iteration with a fresh salt.

@@ -250,3 +250,51 @@ func TestTightHeader(t *testing.T) {
 		}
 	}
 }
+
+// Who asks QEMU which volumes are open recognizes them by the original's UUID.
+func TestUUIDOfEphemeralHeader(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{
+		{"--type", "luks1"},
+		{"--type", "luks2", "--sector-size", "512", "--pbkdf", "pbkdf2"},
+	} {
+		path := luksFormat(t, 18<<20, args...)
+		original, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for uuid, kept := range map[string]bool{
+			"5E7C1F9A-3b0d-4c56-9a55-0d41a2c1f3e7":   true,
+			"":                                       false,
+			"backup":                                 false,
+			"5e7c1f9a3b0d4c569a550d41a2c1f3e7":       false, // a UUID, but not as LUKS writes it
+			"5e7c1f9a-3b0d-4c56-9a55-0d41a2c1f3ez":   false, // a letter that is no digit
+			"{5e7c1f9a-3b0d-4c56-9a55-0d41a2c1f3e7}": false,
+		} {
+			b := bytes.Clone(original)
+			clear(b[168:208])
+			copy(b[168:208], uuid)
+			if b[7] == 2 {
+				// The second copy keeps its own: it must not be the newer one.
+				binary.BigEndian.PutUint64(b[16:], binary.BigEndian.Uint64(b[16:])+1)
+				checksum(b, 0)
+			}
+			h, err := luks.ReadHeader(bytes.NewReader(b))
+			if err != nil {
+				t.Fatal(err)
+			}
+			e, err := luks.Ephemeral(unlock(t, h, passphrase))
+			if err != nil {
+				t.Fatal(err)
+			}
+			made, err := luks.ReadHeader(bytes.NewReader(bytesOf(t, e)))
+			e.Wipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h.UUID != uuid || len(made.UUID) != 36 || (made.UUID == uuid) != kept {
+				t.Errorf("%s: the ephemeral header of %q has %q", args[1], uuid, made.UUID)
+			}
+		}
+	}
+}

@@ -11,6 +11,7 @@ import (
 // volume is what unlocking needs of a header, in the same form for LUKS1 and
 // LUKS2.
 type volume struct {
+	uuid          string // as written in the header
 	encryption    encryption
 	keyBytes      int
 	payloadOffset int64 // bytes
@@ -95,6 +96,7 @@ func (h *Header) volume() (*volume, error) {
 	if err != nil {
 		return nil, err
 	}
+	v.uuid = h.UUID
 	slices.SortStableFunc(v.slots, func(a, b slot) int { return cmp.Compare(b.priority, a.priority) })
 	if err := v.encryption.checkKey(v.keyBytes); err != nil {
 		return nil, err
