@@ -20,6 +20,7 @@ type Client struct {
 	version   goqemu.Version
 	peer      peer
 
+	source     SchemaSource  // nil: none
 	schemaLock chan struct{} // a lock whose wait a context can end
 	schema     *Schema       // guarded by schemaLock
 }
@@ -30,6 +31,8 @@ type transport interface {
 	run(ctx context.Context, calls []*call, results []Result)
 	// close releases everything, and wakes whoever is in run.
 	close() error
+	// passesFiles says whether run takes calls with a file.
+	passesFiles() bool
 }
 
 // peer identifies the process at the other end of a unix socket.
@@ -42,10 +45,12 @@ type peer struct {
 type Option func(*options)
 
 type options struct {
-	trace   TraceFunc
-	schema  *Schema
-	connect bool
-	ids     idStyle
+	trace    TraceFunc
+	schema   *Schema
+	source   SchemaSource
+	passFile FilePasser
+	connect  bool
+	ids      idStyle
 }
 
 func newOptions(ids idStyle, opts []Option) options {
@@ -59,13 +64,8 @@ func newOptions(ids idStyle, opts []Option) options {
 // WithTrace reports the traffic, with secrets redacted, to t.
 func WithTrace(t TraceFunc) Option { return func(o *options) { o.trace = t } }
 
-// WithSchema hands in the schema of an earlier connection to the same QEMU
-// binary, so that Client.Schema does not ask for it: query-qmp-schema holds up
-// QEMU's main loop for some 50 ms.
-func WithSchema(s *Schema) Option { return func(o *options) { o.schema = s } }
-
 func newClient(s *session, t transport, o options) *Client {
-	return &Client{session: s, transport: t, ids: o.ids, schema: o.schema, schemaLock: make(chan struct{}, 1)}
+	return &Client{session: s, transport: t, ids: o.ids, schema: o.schema, source: o.source, schemaLock: make(chan struct{}, 1)}
 }
 
 // Execute sends cmd, waits for the reply, and returns its "return" value.
@@ -126,34 +126,15 @@ func (c *Client) VersionString() string {
 	return c.version.String() + " (" + pkg + ")"
 }
 
-// Schema returns QEMU's description of its commands. QEMU is asked once per
-// connection (or never, see WithSchema); concurrent callers share the answer. A
-// failure is not kept: the next caller asks again.
-func (c *Client) Schema(ctx context.Context) (*Schema, error) {
-	const query = "query-qmp-schema"
-	select {
-	case c.schemaLock <- struct{}{}:
-		defer func() { <-c.schemaLock }()
-	case <-ctx.Done():
-		return nil, notSent(query, ctx.Err())
-	}
-	if c.schema != nil {
-		return c.schema, nil
-	}
-	value, err := c.Execute(ctx, Command{Execute: query})
-	if err != nil {
-		return nil, err
-	}
-	if c.schema, err = ParseSchema(value); err != nil {
-		return nil, err
-	}
-	return c.schema, nil
-}
+// PassesFiles says whether Command.File works on this client: over a unix
+// socket, and over libvirt with WithFilePasser. Elsewhere such a command fails
+// with ErrFileUnsupported, unsent.
+func (c *Client) PassesFiles() bool { return c.transport.passesFiles() }
 
 // PeerPID returns the process id of the QEMU at the other end of a unix socket
 // (SO_PEERCRED, unix(7)). For a socket that was passed to QEMU as a descriptor,
-// the kernel names the process that called listen. It reports false for other
-// transports.
+// the kernel names the process that called listen; for a socketpair, the one
+// that made it. It reports false for other transports.
 func (c *Client) PeerPID() (int, bool) { return c.peer.pid, c.peer.known }
 
 // Done is closed when the connection ends, by Close or by itself.

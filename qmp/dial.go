@@ -28,13 +28,27 @@ func Dial(ctx context.Context, address string, opts ...Option) (*Client, error) 
 	if err != nil {
 		return nil, fmt.Errorf("cannot connect to QMP monitor %s%s: %w", address, dialHint(err), err)
 	}
+	c, err := NewConn(ctx, conn, opts...)
+	if err != nil {
+		return nil, fmt.Errorf("QMP monitor %s: %w", address, err)
+	}
+	return c, nil
+}
+
+// NewConn makes a client of an open connection to a QEMU's monitor: a unix
+// socket, one end of a socketpair whose other end QEMU inherited, TCP. It
+// negotiates as Dial does. The connection is the client's from then on; if
+// NewConn fails, it is closed.
+//
+// ctx bounds the negotiation alone, ErrNoGreeting included.
+func NewConn(ctx context.Context, conn net.Conn, opts ...Option) (*Client, error) {
 	o := newOptions(numericID, opts)
 	s := newSession(o)
 	t := newSocket(conn, s)
 	greeting, err := t.greet(ctx)
 	if err != nil {
 		_ = conn.Close() // the first error is the one to tell
-		return nil, fmt.Errorf("QMP monitor %s: %w", address, err)
+		return nil, err
 	}
 	t.start()
 	c := newClient(s, t, o)
@@ -42,7 +56,7 @@ func Dial(ctx context.Context, address string, opts ...Option) (*Client, error) 
 	c.peer = peerOf(conn)
 	if _, err := c.Execute(ctx, Command{Execute: "qmp_capabilities"}); err != nil {
 		_ = c.Close() // the first error is the one to tell
-		return nil, fmt.Errorf("QMP monitor %s: %w", address, err)
+		return nil, err
 	}
 	return c, nil
 }

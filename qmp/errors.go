@@ -20,8 +20,13 @@ var (
 	// ErrEncode: a command's arguments cannot be encoded; nothing was sent.
 	ErrEncode = errors.New("cannot encode QMP command")
 	// ErrFileUnsupported: Command.File was set on a transport that cannot pass
-	// descriptors; nothing was sent.
+	// descriptors; nothing was sent. Ask PassesFiles before.
 	ErrFileUnsupported = errors.New("this QMP transport cannot pass file descriptors")
+	// ErrFileWithSecret: a command for a FilePasser carried a Sensitive value,
+	// which would be seen outside this process; nothing was sent.
+	ErrFileWithSecret = errors.New("a command that another program passes on must not hold a secret")
+	// ErrNotSent is for a FilePasser to say that QEMU has not got the command.
+	ErrNotSent = errors.New("the command has not reached QEMU")
 )
 
 // Error is QEMU's refusal of a command: it was executed, and failed.

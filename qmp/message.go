@@ -20,8 +20,8 @@ type Command struct {
 	// Arguments are its arguments; none are sent when it is empty.
 	Arguments Object
 	// File, if set, is passed to QEMU together with this command (add-fd,
-	// getfd), by SCM_RIGHTS (unix(7)). Only unix sockets can do that. The file
-	// stays the caller's, who may close it when Execute has returned.
+	// getfd), by SCM_RIGHTS (unix(7)). Not every client can: see PassesFiles.
+	// The file stays the caller's, who may close it when Execute has returned.
 	File *os.File
 }
 

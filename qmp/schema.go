@@ -57,22 +57,26 @@ func (t *schemaType) member(name string) *schemaMember {
 
 // schemaEntity is one entry of the answer to query-qmp-schema (SchemaInfo).
 type schemaEntity struct {
-	Name     string   `json:"name"`
-	MetaType metaType `json:"meta-type"`
-	JSONType string   `json:"json-type"`
-	Values   []string `json:"values"`
-	Element  string   `json:"element-type"`
-	Members  []struct {
-		Name    string          `json:"name"`
-		Type    string          `json:"type"`
-		Default json.RawMessage `json:"default"` // present (as null): the member is optional
-	} `json:"members"`
-	Tag      string `json:"tag"`
-	Variants []struct {
-		Case string `json:"case"`
-		Type string `json:"type"`
-	} `json:"variants"`
-	ArgType string `json:"arg-type"`
+	Name     string          `json:"name"`
+	MetaType metaType        `json:"meta-type"`
+	JSONType string          `json:"json-type,omitempty"`
+	Values   []string        `json:"values,omitempty"`
+	Element  string          `json:"element-type,omitempty"`
+	Members  []entityMember  `json:"members,omitempty"`
+	Tag      string          `json:"tag,omitempty"`
+	Variants []entityVariant `json:"variants,omitempty"`
+	ArgType  string          `json:"arg-type,omitempty"`
+}
+
+type entityMember struct {
+	Name    string          `json:"name,omitempty"`
+	Type    string          `json:"type,omitempty"`
+	Default json.RawMessage `json:"default,omitempty"` // present (as null): the member is optional
+}
+
+type entityVariant struct {
+	Case string `json:"case"`
+	Type string `json:"type"`
 }
 
 // ParseSchema parses the "return" value of query-qmp-schema. data may be kept

@@ -15,9 +15,9 @@ import (
 // it connected. ctx bounds this call alone.
 //
 // libvirt passes QEMU's replies on as they are, refusals included. It marks the
-// domain as tainted (custom-monitor). Descriptors cannot be passed, commands run
-// one at a time, and a context that ends does not stop libvirt: the late answer
-// is discarded. go-libvirt drops events without data, such as STOP and RESUME.
+// domain as tainted (custom-monitor). Commands run one at a time, and a context
+// that ends does not stop libvirt: the late answer is discarded. go-libvirt
+// cannot pass descriptors; WithFilePasser gives such commands to another way. go-libvirt drops events without data, such as STOP and RESUME.
 // The passphrase bytes of a Sensitive pass through buffers of go-libvirt and
 // libvirtd, where the client cannot wipe them.
 //
@@ -37,6 +37,7 @@ func NewLibvirt(ctx context.Context, l *libvirt.Libvirt, domain libvirt.Domain, 
 		return []byte(reply), err
 	}
 	t := newSerial(s, run, func() error { events.close(); return nil })
+	t.passFile = o.passFile
 	c := newClient(s, t, o)
 	if err := c.queryVersion(ctx); err != nil {
 		_ = c.Close() // the first error is the one to tell

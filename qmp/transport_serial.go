@@ -21,6 +21,8 @@ type serial struct {
 	session *session
 	runRaw  func(command []byte) ([]byte, error)
 	release func() error // ends what lies below
+	// passFile runs the commands that have a file; nil: nothing can.
+	passFile FilePasser
 
 	lock      chan struct{} // held while runRaw runs, also after its caller has left
 	closeOnce sync.Once
@@ -36,6 +38,8 @@ func (t *serial) close() error {
 	return t.closeErr
 }
 
+func (t *serial) passesFiles() bool { return t.passFile != nil }
+
 // run implements transport.
 func (t *serial) run(ctx context.Context, calls []*call, results []Result) {
 	for i, c := range calls {
@@ -50,8 +54,11 @@ func (t *serial) one(ctx context.Context, c *call) Result {
 		c.wipe()
 		return Result{Err: notSent(c.name, cause)}
 	}
-	if c.file != nil {
+	switch {
+	case c.file != nil && t.passFile == nil:
 		return refused(ErrFileUnsupported)
+	case c.file != nil && len(c.secrets) > 0:
+		return refused(ErrFileWithSecret)
 	}
 	select {
 	case t.lock <- struct{}{}:
@@ -64,6 +71,12 @@ func (t *serial) one(ctx context.Context, c *call) Result {
 		<-t.lock
 		return refused(cause)
 	}
+	run, stop, err := t.runner(ctx, c)
+	if err != nil {
+		<-t.lock
+		return refused(err)
+	}
+	defer stop()
 	if c.shown != nil {
 		t.session.trace.entry(Sent, c.shown)
 	}
@@ -73,7 +86,7 @@ func (t *serial) one(ctx context.Context, c *call) Result {
 	}
 	done := make(chan rawAnswer, 1)
 	go func() {
-		text, err := t.runRaw(c.wire[:len(c.wire)-1])
+		text, err := run(c.wire[:len(c.wire)-1])
 		c.wipe()
 		<-t.lock
 		done <- rawAnswer{text, err}
@@ -123,6 +136,11 @@ func (t *serial) answered(c *call, text []byte, err error) Result {
 func foreignError(c *call, err error) error {
 	var fromLibvirt libvirt.Error
 	switch {
+	case c.file != nil: // a FilePasser's
+		if errors.Is(err, ErrNotSent) {
+			return notSent(c.name, err)
+		}
+		return c.unknown(err)
 	case errors.As(err, &fromLibvirt):
 		if libvirtRefused(fromLibvirt) {
 			return notSent(c.name, err)

@@ -185,6 +185,11 @@ func (s *socket) lost(cause error) {
 	}
 }
 
+func (s *socket) passesFiles() bool {
+	_, ok := s.conn.(*net.UnixConn)
+	return ok
+}
+
 func (s *socket) shut() {
 	s.closeOnce.Do(func() { s.closeErr = s.conn.Close() })
 }
@@ -216,7 +221,7 @@ func (s *socket) send(ctx context.Context, calls []*call, results []Result) int 
 			results[i].Err = notSent(calls[i].name, cause)
 		}
 	}
-	if _, ok := s.conn.(*net.UnixConn); !ok {
+	if !s.passesFiles() {
 		for _, c := range calls {
 			if c.file != nil {
 				refuse(0, ErrFileUnsupported)

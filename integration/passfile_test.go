@@ -1,0 +1,136 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/digitalocean/go-libvirt"
+	"github.com/digitalocean/go-libvirt/socket/dialers"
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/qmp"
+)
+
+// TestVirshPassesFile sends a sealed memfd through virsh to the QEMU of a real
+// libvirtd, which opens it by its set's number.
+func TestVirshPassesFile(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	daemon := peer.Libvirtd(t)
+	domain, err := daemon.StartDomain(ctx, peer.DomainOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := domain.State(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := libvirt.NewWithDialer(dialers.NewLocal(dialers.WithSocket(daemon.Socket)))
+	if err := l.ConnectToURI(libvirt.QEMUSystem); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Disconnect() }() // the daemon ends with the test
+	handle, err := l.DomainLookupByName(domain.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	virsh := qmp.Virsh{Program: virshProgram(ctx, t, daemon), URI: daemon.URI, Domain: uuid.UUID(handle.UUID).String()}
+	client, err := qmp.NewLibvirt(ctx, l, handle, qmp.WithFilePasser(virsh.PassFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }() // as above
+	if !client.PassesFiles() {
+		t.Error("PassesFiles is false")
+	}
+
+	const size = 3 << 20
+	file := sealedMemfd(t, size)
+	add := qmp.Command{Execute: "add-fd", File: file, Arguments: qmp.Object{
+		{Name: "fdset-id", Value: 77}, {Name: "opaque", Value: "a \"quoted\" name, ü; $HOME 'x'"},
+	}}
+	node := qmp.Object{{Name: "driver", Value: "file"}, {Name: "node-name", Value: "passed"}, {Name: "filename", Value: "/dev/fdset/77"}, {Name: "locking", Value: "off"}}
+	set := qmp.Object{{Name: "fdset-id", Value: 77}}
+	for _, cmd := range []qmp.Command{
+		add,
+		{Execute: "blockdev-add", Arguments: node},
+		{Execute: "remove-fd", Arguments: set},
+	} {
+		if _, err := client.Execute(ctx, cmd); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := file.Stat(); err != nil {
+		t.Errorf("the file is no longer the caller's: %v", err)
+	}
+	nodes, err := client.Execute(ctx, qmp.Command{Execute: "query-named-block-nodes"})
+	if err != nil || !strings.Contains(string(nodes), fmt.Sprintf(`"virtual-size":%d`, size)) {
+		t.Errorf("the node is not the file: %s, error %v", nodes, err)
+	}
+	if _, err := client.Execute(ctx, qmp.Command{Execute: "blockdev-del", Arguments: node[1:2]}); err != nil {
+		t.Error(err)
+	}
+	wantSameDomain(ctx, t, domain, before)
+
+	// A refusal of QEMU's comes through as one.
+	add.Arguments = qmp.Object{{Name: "fdset-id", Value: -1}}
+	_, err = client.Execute(ctx, add)
+	var refusal *qmp.Error
+	if !errors.As(err, &refusal) || refusal.Command != "add-fd" {
+		t.Errorf("a refusal: %v", err)
+	}
+	// What virsh itself refuses has not reached QEMU.
+	for what, wrong := range map[string]qmp.Virsh{
+		"domain": {Program: virsh.Program, URI: virsh.URI, Domain: "no-such-domain"},
+		"socket": {Program: virsh.Program, URI: "qemu+unix:///system?socket=/nonexistent/socket", Domain: virsh.Domain},
+	} {
+		_, err := wrong.PassFile(ctx, []byte(`{"execute":"add-fd"}`), file)
+		if !errors.Is(err, qmp.ErrNotSent) || strings.Contains(err.Error(), "\n") {
+			t.Errorf("wrong %s: %v", what, err)
+		}
+	}
+	wantSameDomain(ctx, t, domain, before)
+}
+
+// virshProgram is a program that runs the unpacked virsh with its libraries.
+func virshProgram(ctx context.Context, t *testing.T, daemon *peer.Libvirt) string {
+	t.Helper()
+	cmd := daemon.VirshCommand(ctx)
+	libraries := ""
+	for _, v := range cmd.Env {
+		if strings.HasPrefix(v, "LD_LIBRARY_PATH=") {
+			libraries = v
+		}
+	}
+	path := filepath.Join(t.TempDir(), "virsh")
+	text := fmt.Sprintf("#!/bin/sh\nexec env '%s' '%s' \"$@\"\n", libraries, cmd.Path)
+	if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// sealedMemfd is what attach hands over: nobody can change it any more.
+func sealedMemfd(t *testing.T, size int64) *os.File {
+	t.Helper()
+	fd, err := unix.MemfdCreate("test", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := os.NewFile(uintptr(fd), "memfd")
+	t.Cleanup(func() { _ = file.Close() }) // nothing was written
+	if err := file.Truncate(size); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}

@@ -1,0 +1,101 @@
+package qmp
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+)
+
+// SchemaID is what is known of the QEMU whose schema is wanted.
+type SchemaID struct {
+	// Version is Client.VersionString, with the distributor's package.
+	Version string
+	// Target is the architecture that it emulates (query-target), for example
+	// "x86_64"; empty for a qemu-storage-daemon, which emulates none.
+	Target string
+	// PID is Client.PeerPID, or 0 where that is not known.
+	PID int
+}
+
+// SchemaSource knows schemas without asking the QEMU that a client is connected
+// to, for query-qmp-schema holds up QEMU's main loop, and with it the guest, for
+// some 50 ms. Package schemacache has one. Its methods may be called from any
+// number of goroutines at once, and must not call the client.
+type SchemaSource interface {
+	// Schema returns the schema of the QEMU that id names, or nil: then the
+	// client asks QEMU. A source's own trouble must not fail the caller, so
+	// there is no error.
+	Schema(ctx context.Context, id SchemaID) *Schema
+	// Keep is offered the "return" value of query-qmp-schema, valid, after
+	// QEMU had to be asked. raw must not be changed.
+	Keep(ctx context.Context, id SchemaID, raw []byte)
+}
+
+// WithSchema hands in the schema of an earlier connection to the same QEMU
+// binary, so that Client.Schema does not ask for it.
+func WithSchema(s *Schema) Option { return func(o *options) { o.schema = s } }
+
+// WithSchemaSource makes Client.Schema ask s first.
+func WithSchemaSource(s SchemaSource) Option { return func(o *options) { o.source = s } }
+
+// Schema returns QEMU's description of its commands, from WithSchema, from
+// WithSchemaSource, or else from QEMU itself, which stalls the guest for some
+// 50 ms. It is looked for once per connection; concurrent callers share the
+// answer. A failure is not kept: the next caller asks again.
+func (c *Client) Schema(ctx context.Context) (*Schema, error) {
+	const query = "query-qmp-schema"
+	select {
+	case c.schemaLock <- struct{}{}:
+		defer func() { <-c.schemaLock }()
+	case <-ctx.Done():
+		return nil, notSent(query, ctx.Err())
+	}
+	if c.schema != nil {
+		return c.schema, nil
+	}
+	var id SchemaID
+	if c.source != nil {
+		var err error
+		if id, err = c.schemaID(ctx); err != nil {
+			return nil, err
+		}
+		if c.schema = c.source.Schema(ctx, id); c.schema != nil {
+			return c.schema, nil
+		}
+	}
+	value, err := c.Execute(ctx, Command{Execute: query})
+	if err != nil {
+		return nil, err
+	}
+	if c.schema, err = ParseSchema(value); err != nil {
+		return nil, err
+	}
+	if c.source != nil {
+		c.source.Keep(ctx, id, value)
+	}
+	return c.schema, nil
+}
+
+// schemaID asks QEMU for what its greeting does not say, which takes 0.2 ms.
+func (c *Client) schemaID(ctx context.Context) (SchemaID, error) {
+	id := SchemaID{Version: c.VersionString()}
+	if pid, known := c.PeerPID(); known {
+		id.PID = pid
+	}
+	value, err := c.Execute(ctx, Command{Execute: "query-target"})
+	if errors.Is(err, ErrCommandNotFound) {
+		return id, nil
+	}
+	if err != nil {
+		return SchemaID{}, err
+	}
+	var target struct {
+		Arch string `json:"arch"`
+	}
+	if err := json.Unmarshal(value, &target); err != nil {
+		return SchemaID{}, fmt.Errorf("query-target: %w: %w", ErrProtocol, err)
+	}
+	id.Target = target.Arch
+	return id, nil
+}

@@ -1,0 +1,147 @@
+package qmp
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// fakeSource records what it is asked, and may know a schema.
+type fakeSource struct {
+	schema *Schema
+	mu     sync.Mutex
+	asked  []SchemaID
+	kept   [][]byte
+}
+
+func (f *fakeSource) Schema(_ context.Context, id SchemaID) *Schema {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = append(f.asked, id)
+	return f.schema
+}
+
+func (f *fakeSource) Keep(_ context.Context, id SchemaID, raw []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = append(f.asked, id)
+	f.kept = append(f.kept, raw)
+}
+
+// What a source does not know is asked of QEMU and offered to it; what it knows
+// is not asked.
+func TestSchemaSource(t *testing.T) {
+	t.Parallel()
+	var trace traceLog
+	source := &fakeSource{}
+	c, q := startNone(t, WithTrace(trace.add), WithSchemaSource(source))
+	asked, err := c.Schema(testContext(t))
+	must(t, err)
+	if _, err := c.Schema(testContext(t)); err != nil || len(source.asked) != 2 || len(source.kept) != 1 {
+		t.Fatalf("%v; asked %v, kept %d", err, source.asked, len(source.kept))
+	}
+	pid, _ := c.PeerPID()
+	want := SchemaID{Version: c.VersionString(), Target: "x86_64", PID: pid}
+	if source.asked[0] != want || source.asked[1] != want {
+		t.Errorf("asked for %+v, want %+v", source.asked, want)
+	}
+	if !strings.Contains(trace.String(), "query-qmp-schema") {
+		t.Error("the trace does not show the query")
+	}
+	if s, err := ParseSchema(source.kept[0]); err != nil || !reflect.DeepEqual(s, asked) {
+		t.Errorf("what is kept is not the answer: %v", err)
+	}
+
+	source.schema = asked
+	var second traceLog
+	over := dialTest(t, q.tcp, WithTrace(second.add), WithSchemaSource(source))
+	if s, err := over.Schema(testContext(t)); err != nil || s != asked {
+		t.Errorf("%v", err)
+	}
+	if strings.Contains(second.String(), "query-qmp-schema") {
+		t.Error("QEMU was asked although the source knows")
+	}
+	if id := source.asked[2]; id.PID != 0 || id.Version != want.Version {
+		t.Errorf("over TCP: %+v", id)
+	}
+}
+
+// A program without query-target is named by its version alone.
+func TestSchemaSourceStorageDaemon(t *testing.T) {
+	t.Parallel()
+	binary, err := exec.LookPath("qemu-storage-daemon")
+	if err != nil {
+		t.Skip("qemu-storage-daemon is not installed: install QEMU's tools to run this test")
+	}
+	conn, far := socketPair(t)
+	cmd := exec.Command(binary, "--chardev", "socket,id=m,fd=3", "--monitor", "chardev=m")
+	cmd.ExtraFiles, cmd.Stderr = []*os.File{far}, os.Stderr
+	must(t, cmd.Start())
+	t.Cleanup(func() {
+		must(t, cmd.Process.Kill())
+		_ = cmd.Wait() // killed: it has no success to report
+	})
+	must(t, far.Close())
+	source := &fakeSource{}
+	c, err := NewConn(testContext(t), conn, WithSchemaSource(source))
+	must(t, err)
+	defer closeIt(t, c)
+	if _, err := c.Schema(testContext(t)); err != nil || len(source.asked) == 0 || source.asked[0].Target != "" {
+		t.Errorf("%v: %v", source.asked, err)
+	}
+}
+
+// Without a target there is no schema, and the source is not asked.
+func TestSchemaSourceLosesQEMU(t *testing.T) {
+	t.Parallel()
+	path := fakePeer(t, func(p *fakeConn) {
+		if p.greet() {
+			p.receive()
+			p.send(`{"return":[],"id":2}`)
+			p.receive()
+		}
+	})
+	source := &fakeSource{}
+	c := dialTest(t, path, WithSchemaSource(source))
+	if _, err := c.Schema(testContext(t)); !errors.Is(err, ErrProtocol) {
+		t.Errorf("%v", err)
+	}
+	if _, err := c.Schema(testContext(t)); !errors.Is(err, ErrConnectionLost) || len(source.asked) > 0 {
+		t.Errorf("%v", err)
+	}
+}
+
+// CompactSchema loses nothing that Schema has.
+func TestCompactSchema(t *testing.T) {
+	t.Parallel()
+	c, _ := startNone(t)
+	raw, err := c.Execute(testContext(t), Command{Execute: "query-qmp-schema"})
+	must(t, err)
+	compact, err := CompactSchema(raw)
+	must(t, err)
+	full, err := ParseSchema(raw)
+	must(t, err)
+	small, err := ParseSchema(compact)
+	must(t, err)
+	if !reflect.DeepEqual(small, full) {
+		t.Error("the compact schema is another")
+	}
+	checkRealSchema(t, small)
+	if len(compact) > len(raw)*2/3 {
+		t.Errorf("%d bytes of %d", len(compact), len(raw))
+	}
+	again, err := CompactSchema(compact)
+	if err != nil || !bytes.Equal(again, compact) {
+		t.Errorf("compacting twice gives something else: %v", err)
+	}
+	t.Logf("%d bytes of %d", len(compact), len(raw))
+	if _, err := CompactSchema([]byte("[")); !errors.Is(err, ErrProtocol) {
+		t.Errorf("%v", err)
+	}
+}

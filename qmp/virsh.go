@@ -1,0 +1,119 @@
+package qmp
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Bounds of what virsh may print, and of its death after a kill.
+const (
+	virshReplyLimit = 1 << 20 // add-fd's reply has some hundred bytes
+	virshErrorLimit = 4 << 10
+	virshWaitDelay  = 2 * time.Second
+)
+
+// Virsh passes files to the QEMU of a libvirt domain, through
+// "virsh qemu-monitor-command --pass-fds", which libvirt has since 8.2 and only
+// where libvirtd is on the same machine. Its PassFile is a FilePasser:
+//
+//	client, err := qmp.NewLibvirt(ctx, l, domain, qmp.WithFilePasser(virsh.PassFile))
+//
+// One run of virsh takes some 20 ms, in which QEMU is not held up.
+type Virsh struct {
+	Program string // path of virsh; empty: from PATH
+	URI     string // of libvirt, as for --connect; empty: virsh's own default
+	Domain  string // name, id or, best, UUID
+}
+
+// PassFile runs virsh once, in a process group of its own, without a shell. The
+// command is seen in virsh's arguments, by every user of the machine.
+//
+// The error wraps ErrNotSent if virsh cannot be started, or says that it got no
+// further than libvirt. After any other, such as ctx's end, when virsh is
+// killed, QEMU may have got the command.
+func (v Virsh) PassFile(ctx context.Context, command []byte, f *os.File) ([]byte, error) {
+	if v.Domain == "" {
+		return nil, fmt.Errorf("%w: virsh needs a domain", ErrNotSent)
+	}
+	program := v.Program
+	if program == "" {
+		program = "virsh"
+	}
+	args := []string{"--quiet"}
+	if v.URI != "" {
+		args = append(args, "--connect", v.URI)
+	}
+	args = append(args, "qemu-monitor-command", "--domain", v.Domain, "--pass-fds", "3", string(command))
+
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C") // its texts are matched below
+	cmd.ExtraFiles = []*os.File{f}             // descriptor 3
+	out, diag := bounded{limit: virshReplyLimit}, bounded{limit: virshErrorLimit}
+	cmd.Stdout, cmd.Stderr = &out, &diag
+	// A terminal's ^C is for us: then ctx decides.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = virshWaitDelay
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("%w: cannot start virsh, of libvirt's client programs: %w", ErrNotSent, err)
+	}
+	waitErr := cmd.Wait()
+	reply := bytes.TrimSpace(out.text)
+	if m, err := parseMessage(reply); err == nil && (m.Return != nil || m.Error != nil) {
+		return reply, nil // whatever became of virsh afterwards
+	}
+	said := strings.Join(strings.Fields(string(diag.text)), " ")
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("virsh was killed: %w%s", ctx.Err(), quoted(said))
+	case len(reply) == 0 && errors.As(waitErr, &exit) && exit.Exited() && virshGotNoFurther(said):
+		return nil, fmt.Errorf("%w: virsh: %s", ErrNotSent, said)
+	case waitErr != nil:
+		return nil, fmt.Errorf("virsh: %w%s", waitErr, quoted(said))
+	}
+	return nil, fmt.Errorf("%w: virsh printed no reply of QEMU's", ErrProtocol)
+}
+
+// virshGotNoFurther recognises the failures of virsh in which it has not asked
+// libvirt for the command yet, or libvirt has not asked QEMU.
+func virshGotNoFurther(said string) bool {
+	for _, text := range []string{
+		"failed to connect to the hypervisor",
+		"failed to get domain '",
+		"doesn't support option --pass-fds", // a libvirt before 8.2
+		"domain is not running",
+	} {
+		if strings.Contains(said, text) {
+			return true
+		}
+	}
+	return false
+}
+
+// quoted is what a program said, to end an error's text with.
+func quoted(said string) string {
+	if said == "" {
+		return ""
+	}
+	return " (it said: " + said + ")"
+}
+
+// bounded keeps the first limit bytes that are written to it.
+type bounded struct {
+	text  []byte
+	limit int
+}
+
+// Write never fails, so that the program at the other end is not disturbed.
+func (b *bounded) Write(p []byte) (int, error) {
+	b.text = append(b.text, p[:min(len(p), b.limit-len(b.text))]...)
+	return len(p), nil
+}

@@ -1,0 +1,210 @@
+package qmp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// script makes a program of shell commands.
+func script(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "program")
+	must(t, os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o700))
+	return path
+}
+
+// What each end of virsh means for the command.
+func TestVirshOutcomes(t *testing.T) {
+	t.Parallel()
+	type outcome int
+	const (
+		done outcome = iota
+		refused
+		unknown
+		unsent
+	)
+	for name, test := range map[string]struct {
+		script string
+		want   outcome
+		text   string
+	}{
+		"return":         {`echo '{"return":{"fd":5},"id":"libvirt-7"}'`, done, ""},
+		"return, exit 1": {`echo '{"return":{"fd":5}}'; exit 1`, done, ""},
+		"error":          {`echo '{"id":"libvirt-7","error":{"class":"GenericError","desc":"no"}}'`, refused, "no"},
+		"the file":       {`read line <&3; echo '{"return":"'"$line"'"}'`, done, ""},
+		"arguments":      {`case "$*" in "--quiet --connect u:/// qemu-monitor-command --domain d --pass-fds 3 {\"execute\":\"add-fd\",\"arguments\":{\"x\":\"a b\"}}") echo '{"return":{}}';; esac`, done, ""},
+		"language":       {`[ "$LC_ALL" = C ] && echo '{"return":{}}'`, done, ""},
+		"own group":      {`[ "$(ps -o pgid= -p $$ | tr -d ' ')" = $$ ] && echo '{"return":{}}'`, done, ""},
+		"nothing":        {`:`, unknown, "no reply"},
+		"rubbish":        {`echo hello`, unknown, "no reply"},
+		"two replies":    {`echo '{"return":1}'; echo '{"return":2}'`, unknown, "no reply"},
+		"an event":       {`echo '{"event":"STOP"}'`, unknown, "no reply"},
+		"endless reply":  {`head -c 3000000 /dev/zero`, unknown, "no reply"},
+		"exit": {`echo "error: some
+			thing" >&2; exit 3`, unknown, "exit status 3 (it said: error: some thing)"},
+		"killed":             {`kill -9 $$`, unknown, "killed"},
+		"endless complaint":  {`yes complaint | head -c 1000000 >&2; exit 1`, unknown, "complaint complaint"},
+		"off":                {`echo "error: Requested operation is not valid: domain is not running" >&2; exit 1`, unsent, "not running"},
+		"old virsh":          {`echo "error: command 'qemu-monitor-command' doesn't support option --pass-fds" >&2; exit 1`, unsent, "support"},
+		"off, after a reply": {`echo x; echo "error: domain is not running" >&2; exit 1`, unknown, "not running"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := Virsh{Program: script(t, test.script), URI: "u:///", Domain: "d"}
+			cmd := command("add-fd", "x", "a b")
+			cmd.File = textFile(t, "hello\n")
+			value, err := passerClient(t, v.PassFile).Execute(testContext(t), cmd)
+			_, isRefused := errAs[*Error](err)
+			_, isUnknown := errAs[*UnknownOutcomeError](err)
+			isUnsent := errors.Is(err, ErrNotSent)
+			if (err == nil) != (test.want == done) || isRefused != (test.want == refused) ||
+				isUnknown != (test.want == unknown) || isUnsent != (test.want == unsent) {
+				t.Errorf("%s, %v", value, err)
+			}
+			if err != nil && (!strings.Contains(err.Error(), test.text) || strings.Contains(err.Error(), "\n") || len(err.Error()) > 6000) {
+				t.Errorf("%.300v", err)
+			}
+			if name == "the file" && string(value) != `"hello"` {
+				t.Errorf("descriptor 3 gave %s", value)
+			}
+		})
+	}
+}
+
+// Where virsh is not even started, nothing was sent.
+func TestVirshNotStarted(t *testing.T) {
+	t.Parallel()
+	marker := filepath.Join(t.TempDir(), "ran")
+	good := script(t, "touch "+marker)
+	file := textFile(t, "")
+	closed := textFile(t, "")
+	must(t, closed.Close())
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	withSecret := command("add-fd", "opaque", NewSensitive([]byte("c2VjcmV0")))
+	for name, test := range map[string]struct {
+		ctx   context.Context
+		virsh Virsh
+		cmd   Command
+		want  error
+	}{
+		"missing":     {nil, Virsh{Program: "/nonexistent/virsh", Domain: "d"}, command("add-fd"), ErrNotSent},
+		"not in PATH": {nil, Virsh{Program: "no-such-virsh", Domain: "d"}, command("add-fd"), ErrNotSent},
+		"no domain":   {nil, Virsh{Program: good}, command("add-fd"), ErrNotSent},
+		"context":     {ended, Virsh{Program: good, Domain: "d"}, command("add-fd"), context.Canceled},
+		"secret":      {nil, Virsh{Program: good, Domain: "d"}, withSecret, ErrFileWithSecret},
+		"too long":    {nil, Virsh{Program: good, Domain: "d"}, command("add-fd", "opaque", strings.Repeat("x", 200<<10)), ErrNotSent},
+		"closed file": {nil, Virsh{Program: good, Domain: "d"}, Command{Execute: "add-fd", File: closed}, errFile},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			if test.ctx == nil {
+				test.ctx = testContext(t)
+			}
+			if test.cmd.File == nil {
+				test.cmd.File = file
+			}
+			_, err := passerClient(t, test.virsh.PassFile).Execute(test.ctx, test.cmd)
+			if _, unknown := errAs[*UnknownOutcomeError](err); unknown || !errors.Is(err, test.want) || strings.Contains(err.Error(), "c2VjcmV0") {
+				t.Errorf("%.300v", err)
+			}
+			if _, err := os.Stat(marker); err == nil {
+				t.Error("virsh was started")
+			}
+		})
+	}
+}
+
+// The end of the context, or of the client, kills a virsh that does not answer,
+// with its children.
+func TestVirshCancelled(t *testing.T) {
+	t.Parallel()
+	for _, end := range []string{"context", "client"} {
+		t.Run(end, func(t *testing.T) {
+			t.Parallel()
+			pipe := filepath.Join(t.TempDir(), "pipe")
+			must(t, unix.Mkfifo(pipe, 0o600))
+			// The write returns when the test has opened the pipe: virsh runs.
+			virsh := Virsh{Program: script(t, "sleep 1000 & echo $! > "+pipe+"; wait"), Domain: "d"}
+			passed := make(chan error, 1)
+			c := passerClient(t, func(ctx context.Context, command []byte, f *os.File) ([]byte, error) {
+				reply, err := virsh.PassFile(ctx, command, f)
+				passed <- err
+				return reply, err
+			})
+			ctx, cancel := context.WithCancel(testContext(t))
+			defer cancel()
+			errs := make(chan error, 1)
+			go func() {
+				_, err := c.Execute(ctx, Command{Execute: "add-fd", File: textFile(t, "")})
+				errs <- err
+			}()
+			text, err := os.ReadFile(pipe)
+			must(t, err)
+			want := context.Canceled
+			if end == "client" {
+				must(t, c.Close())
+				want = ErrClosed
+			} else {
+				cancel()
+			}
+			err = await(t, errs, "the caller")
+			if _, unknown := errAs[*UnknownOutcomeError](err); !unknown || !errors.Is(err, want) {
+				t.Errorf("%v", err)
+			}
+			if err := await(t, passed, "the end of virsh"); errors.Is(err, ErrNotSent) || !errors.Is(err, context.Canceled) {
+				t.Errorf("%v", err)
+			}
+			var child int
+			_, err = fmt.Sscan(string(text), &child)
+			must(t, err)
+			// Killed; the machine's first process may not have reaped it yet.
+			if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", child)); err == nil && !strings.Contains(string(stat), ") Z ") {
+				t.Errorf("virsh's child lives: %s", stat)
+			}
+		})
+	}
+}
+
+// Commands without a file go their usual way.
+func TestFilePasserLeavesOthers(t *testing.T) {
+	t.Parallel()
+	c := passerClient(t, func(context.Context, []byte, *os.File) ([]byte, error) {
+		return nil, errors.New("called")
+	})
+	if _, err := c.Execute(testContext(t), Command{Execute: "query-status"}); err != nil {
+		t.Error(err)
+	}
+	_, err := c.Execute(testContext(t), Command{Execute: "add-fd", File: textFile(t, "")})
+	if _, unknown := errAs[*UnknownOutcomeError](err); !unknown {
+		t.Errorf("an error that does not say ErrNotSent: %v", err)
+	}
+}
+
+// passerClient is a client over libvirt's RPC, whose files go through p.
+func passerClient(t *testing.T, p FilePasser) *Client {
+	t.Helper()
+	qemu, _ := startNone(t)
+	l, _ := startLibvirt(t, qemu)
+	c, err := NewLibvirt(testContext(t), l, testDomain, WithFilePasser(p))
+	must(t, err)
+	t.Cleanup(func() { closeIt(t, c) })
+	return c
+}
+
+func textFile(t *testing.T, text string) *os.File {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(path, []byte(text), 0o600))
+	file, err := os.Open(path)
+	must(t, err)
+	t.Cleanup(func() { _ = file.Close() }) // a test may have closed it
+	return file
+}
