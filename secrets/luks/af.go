@@ -2,6 +2,7 @@ package luks
 
 import (
 	"crypto/rand"
+	"crypto/subtle"
 	"encoding/binary"
 	"hash"
 )
@@ -21,7 +22,7 @@ func (a hashAlgorithm) merge(material []byte, keyBytes int) []byte {
 		if i > 0 {
 			d.diffuse(key)
 		}
-		xor(key, material[i*keyBytes:])
+		subtle.XORBytes(key, key, material[i*keyBytes:][:keyBytes])
 	}
 	return key
 }
@@ -35,16 +36,10 @@ func (a hashAlgorithm) split(material, key []byte) {
 	_, _ = rand.Read(material[:len(material)-len(last)]) // ends the program rather than fail
 	clear(last)
 	for i := range Stripes - 1 {
-		xor(last, material[i*len(key):])
+		subtle.XORBytes(last, last, material[i*len(key):][:len(key)])
 		d.diffuse(last)
 	}
-	xor(last, key)
-}
-
-func xor(to, from []byte) {
-	for i := range to {
-		to[i] ^= from[i]
-	}
+	subtle.XORBytes(last, last, key)
 }
 
 // diffuser makes each byte of a stripe depend on many others.

@@ -2,9 +2,10 @@ package luks
 
 import (
 	"context"
-	"encoding"
+	"crypto/subtle"
 	"encoding/binary"
 	"hash"
+	"reflect"
 )
 
 // chunk is after how many iterations of PBKDF2 the context is looked at and
@@ -15,17 +16,13 @@ const chunk = 8192
 // It is not crypto/hmac because that leaves the key, in a slice that nobody can
 // reach, to the garbage collector. It is not for concurrent use.
 type prf struct {
-	hash         hash.Hash
-	inner, outer []byte // what the hash begins with: see begin
-	sum          []byte
-}
-
-// state is what most hashes can do: give out and take back what they are in the
-// middle of. It saves half of the work, since each HMAC begins with a block that
-// depends on the key only.
-type state interface {
-	encoding.BinaryMarshaler
-	encoding.BinaryUnmarshaler
+	hash hash.Hash
+	// What the hash is made of, and copies of that after the first block, which
+	// depends on the key only: not hashing it again saves half of the work.
+	// That takes reflection: not all hashes give out their state by themselves,
+	// and those that do take longer for it.
+	state, inner, outer reflect.Value
+	sum                 []byte
 }
 
 // newPRF does not keep key. The caller wipes the prf.
@@ -38,43 +35,31 @@ func (a hashAlgorithm) newPRF(key []byte) *prf {
 	} else {
 		copy(pad, key)
 	}
-	p := &prf{hash: h, sum: make([]byte, 0, h.Size())}
+	p := &prf{hash: h, state: reflect.ValueOf(h).Elem(), sum: make([]byte, 0, h.Size())}
 	for i := range pad {
 		pad[i] ^= 0x36
 	}
-	p.inner = p.prepare(pad)
+	p.inner = p.after(pad)
 	for i := range pad {
 		pad[i] ^= 0x36 ^ 0x5c
 	}
-	p.outer = p.prepare(pad)
+	p.outer = p.after(pad)
 	clear(pad)
 	return p
 }
 
-// prepare returns what begin needs to start with pad.
-func (p *prf) prepare(pad []byte) []byte {
-	if s, ok := p.hash.(state); ok {
-		p.hash.Reset()
-		_, _ = p.hash.Write(pad)
-		if b, err := s.MarshalBinary(); err == nil {
-			return b
-		}
-	}
-	return append([]byte(nil), pad...)
-}
-
-// begin puts the hash into the state that prepare made.
-func (p *prf) begin(prepared []byte) {
-	if s, ok := p.hash.(state); ok && s.UnmarshalBinary(prepared) == nil {
-		return
-	}
+// after returns a copy of the hash's state after the block pad.
+func (p *prf) after(pad []byte) reflect.Value {
 	p.hash.Reset()
-	_, _ = p.hash.Write(prepared)
+	_, _ = p.hash.Write(pad)
+	saved := reflect.New(p.state.Type()).Elem()
+	saved.Set(p.state)
+	return saved
 }
 
 // mac replaces what is in to by HMAC(to); to has the hash's size.
 func (p *prf) mac(to []byte) {
-	p.begin(p.inner)
+	p.state.Set(p.inner)
 	_, _ = p.hash.Write(to)
 	p.finish(to)
 }
@@ -82,15 +67,15 @@ func (p *prf) mac(to []byte) {
 // finish computes the outer hash, to to.
 func (p *prf) finish(to []byte) {
 	p.sum = p.hash.Sum(p.sum[:0])
-	p.begin(p.outer)
+	p.state.Set(p.outer)
 	_, _ = p.hash.Write(p.sum)
 	p.hash.Sum(to[:0])
 }
 
 func (p *prf) wipe() {
-	zero(p.hash)
-	clear(p.inner)
-	clear(p.outer)
+	for _, v := range []reflect.Value{p.state, p.inner, p.outer} {
+		v.SetZero()
+	}
 	clear(p.sum[:cap(p.sum)])
 }
 
@@ -101,7 +86,7 @@ func (p *prf) block(ctx context.Context, k kdf, index int, to []byte, tick func(
 	u := make([]byte, len(to))
 	defer clear(u)
 
-	p.begin(p.inner)
+	p.state.Set(p.inner)
 	_, _ = p.hash.Write(k.salt)
 	_, _ = p.hash.Write(binary.BigEndian.AppendUint32(nil, uint32(index)+1))
 	p.finish(u)
@@ -113,7 +98,7 @@ func (p *prf) block(ctx context.Context, k kdf, index int, to []byte, tick func(
 		n := min(left, chunk)
 		for range n {
 			p.mac(u)
-			xor(to, u)
+			subtle.XORBytes(to, to, u)
 		}
 		left -= n
 		tick(int64(n))
