@@ -6,6 +6,7 @@ import (
 	"crypto/cipher"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -45,18 +46,19 @@ func writeFile(t testing.TB, value []byte) string {
 	return path
 }
 
-// volume is how QEMU is told to open a volume.
-type volume struct{ secret, node string }
+// volume is how QEMU is told to open a volume, and which one: its programs are in
+// dir, or, if that is empty, where they usually are.
+type volume struct{ secret, node, dir string }
 
 func (v volume) write(t *testing.T, pattern byte, off int) {
 	t.Helper()
-	run(t, "qemu-io", "--object", v.secret, "-c", fmt.Sprintf("write -P %d %d 64k", pattern, off), v.node)
+	run(t, filepath.Join(v.dir, "qemu-io"), "--object", v.secret, "-c", fmt.Sprintf("write -P %d %d 64k", pattern, off), v.node)
 }
 
 func (v volume) read(t *testing.T) []byte {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "plain")
-	run(t, "qemu-img", "convert", "--object", v.secret, "-O", "raw", v.node, out)
+	run(t, filepath.Join(v.dir, "qemu-img"), "convert", "--object", v.secret, "-O", "raw", v.node, out)
 	data, err := os.ReadFile(out)
 	if err != nil {
 		t.Fatal(err)
@@ -64,9 +66,32 @@ func (v volume) read(t *testing.T) []byte {
 	return data
 }
 
+// uuid returns what QEMU says about which volume is open.
+func (v volume) uuid(t *testing.T) string {
+	t.Helper()
+	var info struct {
+		Specific struct {
+			Data struct {
+				UUID string `json:"uuid"`
+			} `json:"data"`
+		} `json:"format-specific"`
+	}
+	out := run(t, filepath.Join(v.dir, "qemu-img"), "info", "--output", "json", "--object", v.secret, v.node)
+	if err := json.Unmarshal([]byte(out), &info); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return info.Specific.Data.UUID
+}
+
 // original opens an image by its own header.
 func original(t *testing.T, path string) volume {
-	return volume{secretFile(t, []byte(passphrase)), fmt.Sprintf(`json:{"driver":"luks","key-secret":"s","file":{"driver":"file","filename":%q}}`, path)}
+	return embedded(t, []byte(passphrase), path)
+}
+
+// embedded opens an image by the header in it.
+func embedded(t *testing.T, passphrase []byte, path string) volume {
+	t.Helper()
+	return volume{secretFile(t, passphrase), fmt.Sprintf(`json:{"driver":"luks","key-secret":"s","file":{"driver":"file","filename":%q}}`, path), ""}
 }
 
 // ephemeral opens a payload by the ephemeral header of the key.
@@ -78,7 +103,7 @@ func ephemeral(t *testing.T, key *luks.VolumeKey, path string) volume {
 	}
 	defer e.Wipe()
 	return volume{secretFile(t, bytesOf(t, e.Passphrase())), fmt.Sprintf(`json:{"driver":"luks","key-secret":"s","header":{"driver":"file","filename":%q},"file":{"driver":"file","filename":%q}}`,
-		writeFile(t, bytesOf(t, e)), path)}
+		writeFile(t, bytesOf(t, e)), path), ""}
 }
 
 // decrypt is another implementation of the encryptions, for payloads.
@@ -121,11 +146,16 @@ func decrypt(t *testing.T, encryption string, key, data []byte) []byte {
 // payload with what was written.
 func check(t *testing.T, path string, key *luks.VolumeKey) {
 	t.Helper()
+	checkIn(t, ephemeral(t, key, path), path, key)
+}
+
+// checkIn does so for an image that QEMU opens as v says.
+func checkIn(t *testing.T, v volume, path string, key *luks.VolumeKey) {
+	t.Helper()
 	before, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := ephemeral(t, key, path)
 	v.write(t, 0x5a, 0)
 	v.write(t, 0xa5, 900<<10)
 	after, err := os.ReadFile(path)
@@ -176,7 +206,11 @@ func TestEphemeralHeaderInQEMU(t *testing.T) {
 			path := create(t)
 			own := original(t, path)
 			own.write(t, 0x11, 512<<10)
-			key := unlock(t, open(t, path), passphrase)
+			h := open(t, path)
+			key := unlock(t, h, passphrase)
+			if shown := ephemeral(t, key, path).uuid(t); shown != h.UUID || shown == "" {
+				t.Errorf("QEMU says that %q is open, not %q", shown, h.UUID)
+			}
 			if got := fmt.Sprintf("%s %d", key.Encryption(), key.Len()*8); got != name {
 				t.Error(got)
 			}

@@ -81,6 +81,24 @@ func sameKey(t *testing.T, path string) {
 		t.Errorf("%s: %v", h, err)
 	}
 	viaEphemeral(t, key)
+	viaCryptsetup(t, key)
+}
+
+// viaCryptsetup checks that cryptsetup finds the same key in the ephemeral header.
+func viaCryptsetup(t *testing.T, key *luks.VolumeKey) {
+	t.Helper()
+	e, err := luks.Ephemeral(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Wipe()
+	path := writeFile(t, bytesOf(t, e))
+	if err := os.Truncate(path, max(key.PayloadOffset(), 4<<20)); err != nil { // room for all key slots
+		t.Fatal(err)
+	}
+	if got := dumpKey(t, path, "--key-file", writeFile(t, bytesOf(t, e.Passphrase()))); !bytes.Equal(got, bytesOf(t, key)) {
+		t.Errorf("%s: cryptsetup finds another key in the ephemeral header", key.Encryption())
+	}
 }
 
 // viaEphemeral checks that the ephemeral header of a key holds the same key.

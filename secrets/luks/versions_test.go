@@ -1,0 +1,127 @@
+package luks_test
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/secrets/luks"
+)
+
+// releaseOfQEMU returns the folder with the programs of another release's QEMU,
+// which scripts/qemu-matrix.sh unpacks: in a quick run only where that has been
+// done.
+func releaseOfQEMU(t *testing.T, suite string) string {
+	t.Helper()
+	if os.Getenv("LUKSPLUG_LONG") != "" {
+		if _, err := exec.LookPath("mmdebstrap"); err != nil {
+			t.Skipf("QEMU of %s: mmdebstrap is not installed (make setup installs it)", suite)
+		}
+		out, err := exec.CommandContext(t.Context(), "../../scripts/qemu-matrix.sh", suite).Output()
+		if err != nil {
+			t.Fatalf("QEMU of %s: %v", suite, err)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	cache := os.Getenv("LUKSPLUG_CACHE")
+	if cache == "" {
+		user, err := os.UserCacheDir()
+		if err != nil {
+			t.Skip(err)
+		}
+		cache = filepath.Join(user, "luksplug")
+	}
+	found, err := filepath.Glob(filepath.Join(cache, "qemu-"+suite+"-v*", "bin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(found) == 0 {
+		t.Skipf("QEMU of %s has not been unpacked (make test-long does that)", suite)
+	}
+	return found[len(found)-1]
+}
+
+// Images of three releases of QEMU, each opened by this package and by cryptsetup,
+// and each release with ephemeral headers.
+func TestReleasesOfQEMU(t *testing.T) {
+	t.Parallel()
+	for _, program := range []string{"cryptsetup", "qemu-img", "qemu-io"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skip(program + " is not installed")
+		}
+	}
+	for _, suite := range []string{"", "bookworm", "sid"} { // the installed one, 7.2, 11
+		t.Run("QEMU "+suite, func(t *testing.T) {
+			t.Parallel()
+			dir := ""
+			if suite != "" {
+				dir = releaseOfQEMU(t, suite)
+			}
+			qemuImg := filepath.Join(dir, "qemu-img")
+			t.Log(run(t, qemuImg, "--version"))
+			// "" is what it makes by itself.
+			for _, options := range []string{"", ",cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256,hash-alg=sha1"} {
+				path := filepath.Join(t.TempDir(), "image")
+				run(t, qemuImg, "create", "-f", "luks", "--object", secretFile(t, []byte(passphrase)), "-o", "key-secret=s,iter-time=10"+options, path, "1M")
+				h := open(t, path)
+				if err := h.QEMUOpens(); err != nil {
+					t.Error(err)
+				}
+				sameKey(t, path)
+				key := unlock(t, h, passphrase)
+				v, copied := spliced(t, key, path)
+				v.dir = dir
+				if shown := v.uuid(t); shown != h.UUID {
+					t.Errorf("QEMU says that %q is open, not %q", shown, h.UUID)
+				}
+				checkIn(t, v, copied, key)
+				// Before 9.0 there are no detached headers.
+				if suite != "bookworm" {
+					v := ephemeral(t, key, path)
+					v.dir = dir
+					checkIn(t, v, path, key)
+				}
+			}
+		})
+	}
+}
+
+// spliced returns a copy of an image in which the original header is overwritten by
+// the ephemeral one: even a QEMU that knows no detached headers opens that.
+func spliced(t *testing.T, key *luks.VolumeKey, path string) (volume, string) {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := luks.Ephemeral(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Wipe()
+	copy(data, bytesOf(t, e))
+	path = writeFile(t, data)
+	return embedded(t, bytesOf(t, e.Passphrase()), path), path
+}
+
+// A detached header as QEMU makes it, from 10.0.13 on.
+func TestDetachedHeaderOfQEMU(t *testing.T) {
+	t.Parallel()
+	if _, err := exec.LookPath("cryptsetup"); err != nil {
+		t.Skip("cryptsetup is not installed")
+	}
+	dir := releaseOfQEMU(t, "sid")
+	header, payload := filepath.Join(t.TempDir(), "header"), writeFile(t, make([]byte, 1<<20))
+	run(t, filepath.Join(dir, "qemu-img"), "create", "-f", "luks", "--object", secretFile(t, []byte(passphrase)), "-o", "key-secret=s,iter-time=10,detached-header=true", header, "1M")
+	h := open(t, header)
+	key := unlock(t, h, passphrase)
+	if h.PayloadOffset() != 0 || !bytes.Equal(bytesOf(t, key), dumpKey(t, header)) {
+		t.Errorf("payload at %d, or not the key that cryptsetup finds", h.PayloadOffset())
+	}
+	v := ephemeral(t, key, payload)
+	v.dir = dir
+	checkIn(t, v, payload, key)
+}
