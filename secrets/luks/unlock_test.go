@@ -20,10 +20,13 @@ import (
 const passphrase = "test passphrase" // what run gives on standard input
 
 // dumpKey returns the volume key as cryptsetup finds it.
-func dumpKey(t testing.TB, path string, args ...string) []byte {
+func dumpKey(t testing.TB, path string) []byte { t.Helper(); return dumpKeyBy(t, path, "-") }
+
+// dumpKeyBy does so with the passphrase in another file than run's standard input.
+func dumpKeyBy(t testing.TB, path, passphraseFile string) []byte {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "key")
-	run(t, "cryptsetup", append([]string{"luksDump", "-q", "--dump-volume-key", "--volume-key-file", out, "--key-file", "-", path}, args...)...)
+	run(t, "cryptsetup", "luksDump", "-q", "--dump-volume-key", "--volume-key-file", out, "--key-file", passphraseFile, path)
 	key, err := os.ReadFile(out)
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +99,7 @@ func viaCryptsetup(t *testing.T, key *luks.VolumeKey) {
 	if err := os.Truncate(path, max(key.PayloadOffset(), 4<<20)); err != nil { // room for all key slots
 		t.Fatal(err)
 	}
-	if got := dumpKey(t, path, "--key-file", writeFile(t, bytesOf(t, e.Passphrase()))); !bytes.Equal(got, bytesOf(t, key)) {
+	if got := dumpKeyBy(t, path, writeFile(t, bytesOf(t, e.Passphrase()))); !bytes.Equal(got, bytesOf(t, key)) {
 		t.Errorf("%s: cryptsetup finds another key in the ephemeral header", key.Encryption())
 	}
 }
