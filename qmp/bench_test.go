@@ -99,6 +99,15 @@ func BenchmarkSchema(b *testing.B) {
 			}
 		}
 	})
+	compact, err := CompactSchema(data)
+	must(b, err)
+	b.Run("parse compact", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := ParseSchema(compact); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
 	b.Run("validate", func(b *testing.B) {
 		args := Object{{"driver", "luks"}, {"node-name", "l"}, {"file", "p"}, {"header", "h"}, {"key-secret", "s"}}
 		for b.Loop() {

@@ -19,6 +19,7 @@ type Client struct {
 	lastID    atomic.Uint64
 	version   goqemu.Version
 	peer      peer
+	address   string // of the monitor, for SchemaID
 
 	source     SchemaSource  // nil: none
 	schemaLock chan struct{} // a lock whose wait a context can end

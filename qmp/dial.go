@@ -54,6 +54,7 @@ func NewConn(ctx context.Context, conn net.Conn, opts ...Option) (*Client, error
 	c := newClient(s, t, o)
 	c.version = greeting.Version
 	c.peer = peerOf(conn)
+	c.address = addressOf(conn)
 	if _, err := c.Execute(ctx, Command{Execute: "qmp_capabilities"}); err != nil {
 		_ = c.Close() // the first error is the one to tell
 		return nil, err
@@ -88,6 +89,16 @@ func dialHint(err error) string {
 		return " (no permission: run as root or as QEMU's user)"
 	}
 	return ""
+}
+
+// addressOf names the monitor at the other end, if it has a name that is the
+// same for everybody.
+func addressOf(conn net.Conn) string {
+	address := conn.RemoteAddr()
+	if address == nil || address.Network() == "unix" && !strings.HasPrefix(address.String(), "/") {
+		return ""
+	}
+	return address.Network() + ":" + address.String()
 }
 
 // peerOf asks the kernel who is at the other end of a unix socket.

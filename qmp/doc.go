@@ -5,9 +5,10 @@
 //
 // # Connecting
 //
-// [Dial] connects to a bare QEMU's monitor over a unix socket or TCP,
-// [NewLibvirt] goes through libvirt's RPC (go-libvirt), and [NewMonitor] takes
-// any monitor of digitalocean/go-qemu. All three give the same [Client]:
+// [Dial] connects to a bare QEMU's monitor over a unix socket or TCP, [NewConn]
+// takes a connection that is open already, [NewLibvirt] goes through libvirt's
+// RPC (go-libvirt), and [NewMonitor] takes any monitor of digitalocean/go-qemu.
+// All four give the same [Client]:
 //
 //	client, err := qmp.Dial(ctx, "/run/vm1/qmp.sock")
 //	...
@@ -49,7 +50,9 @@
 //   - Loss of the connection wakes every waiting caller at once.
 //   - The "oob" capability is never enabled. With it, QEMU mixes up passed file
 //     descriptors; passing them ([Command].File) does not need it. Each
-//     descriptor travels in a sendmsg of its own, with its own command.
+//     descriptor travels in a sendmsg of its own, with its own command. Over
+//     libvirt, whose Go client cannot pass one, [Virsh] can ([WithFilePasser]);
+//     [Client.PassesFiles] says whether a client takes files at all.
 //   - A command that could only be written in part, because QEMU stopped
 //     reading, makes the stream useless; the client then closes it rather than
 //     let the next command be swallowed.
@@ -68,7 +71,9 @@
 // # Schema
 //
 // [Client.Schema] asks QEMU to describe its own commands, once per connection.
-// [Schema.Supports] answers questions such as "does blockdev-add know
+// The answer takes QEMU some 50 ms in its main loop, in which the guest stands
+// still; [WithSchemaSource] has the client look elsewhere first (package
+// schemacache). [Schema.Supports] answers questions such as "does blockdev-add know
 // luks.header?", and [Schema.Validate] checks a whole command before it is sent.
 //
 // The protocol is specified in QEMU's docs/interop/qmp-spec.rst, the

@@ -16,6 +16,10 @@ type SchemaID struct {
 	Target string
 	// PID is Client.PeerPID, or 0 where that is not known.
 	PID int
+	// Address names the monitor, as "tcp:10.0.0.1:4444", "unix:/run/vm1.sock" or
+	// "libvirt:" and the domain's UUID; empty where it has no name. What a monitor
+	// says of itself need not hold for another one of the same version.
+	Address string
 }
 
 // SchemaSource knows schemas without asking the QEMU that a client is connected
@@ -79,7 +83,7 @@ func (c *Client) Schema(ctx context.Context) (*Schema, error) {
 
 // schemaID asks QEMU for what its greeting does not say, which takes 0.2 ms.
 func (c *Client) schemaID(ctx context.Context) (SchemaID, error) {
-	id := SchemaID{Version: c.VersionString()}
+	id := SchemaID{Version: c.VersionString(), Address: c.address}
 	if pid, known := c.PeerPID(); known {
 		id.PID = pid
 	}

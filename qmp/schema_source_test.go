@@ -47,7 +47,7 @@ func TestSchemaSource(t *testing.T) {
 		t.Fatalf("%v; asked %v, kept %d", err, source.asked, len(source.kept))
 	}
 	pid, _ := c.PeerPID()
-	want := SchemaID{Version: c.VersionString(), Target: "x86_64", PID: pid}
+	want := SchemaID{Version: c.VersionString(), Target: "x86_64", PID: pid, Address: "unix:" + q.unix}
 	if source.asked[0] != want || source.asked[1] != want {
 		t.Errorf("asked for %+v, want %+v", source.asked, want)
 	}
@@ -67,7 +67,7 @@ func TestSchemaSource(t *testing.T) {
 	if strings.Contains(second.String(), "query-qmp-schema") {
 		t.Error("QEMU was asked although the source knows")
 	}
-	if id := source.asked[2]; id.PID != 0 || id.Version != want.Version {
+	if id := source.asked[2]; id.PID != 0 || id.Version != want.Version || id.Address != "tcp:"+q.tcp {
 		t.Errorf("over TCP: %+v", id)
 	}
 }
@@ -92,7 +92,7 @@ func TestSchemaSourceStorageDaemon(t *testing.T) {
 	c, err := NewConn(testContext(t), conn, WithSchemaSource(source))
 	must(t, err)
 	defer closeIt(t, c)
-	if _, err := c.Schema(testContext(t)); err != nil || len(source.asked) == 0 || source.asked[0].Target != "" {
+	if _, err := c.Schema(testContext(t)); err != nil || len(source.asked) == 0 || source.asked[0].Target != "" || source.asked[0].Address != "" {
 		t.Errorf("%v: %v", source.asked, err)
 	}
 }

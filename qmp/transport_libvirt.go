@@ -39,6 +39,7 @@ func NewLibvirt(ctx context.Context, l *libvirt.Libvirt, domain libvirt.Domain, 
 	t := newSerial(s, run, func() error { events.close(); return nil })
 	t.passFile = o.passFile
 	c := newClient(s, t, o)
+	c.address = fmt.Sprintf("libvirt:%x", domain.UUID[:])
 	if err := c.queryVersion(ctx); err != nil {
 		_ = c.Close() // the first error is the one to tell
 		return nil, fmt.Errorf("domain %s: %w", domain.Name, err)

@@ -1,0 +1,161 @@
+package schemacache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/luksplug/luksplug/qmp"
+)
+
+// Cache knows the schemas of QEMUs, from a folder of earlier answers or from the
+// same program started aside. Its methods may be called from any number of
+// goroutines, and its folder may be used by any number of processes.
+type Cache struct {
+	// Dir is the folder, see DefaultDir. It is made, for its owner alone, when
+	// there is something to keep. Empty: nothing is kept.
+	Dir string
+	// Emulator is the path of the program for where the client does not know
+	// QEMU's process, or where its program cannot be run: libvirt's <emulator>.
+	// Empty: unknown.
+	Emulator string
+	// Report is told what kept the cache from working, from the goroutine that
+	// asked for a schema. Nil: nobody is told.
+	Report func(error)
+}
+
+// DefaultDir is the folder that a user's programs share: /var/cache/luksplug/schema
+// for root, and luksplug/schema in os.UserCacheDir otherwise.
+func DefaultDir() (string, error) {
+	if os.Geteuid() == 0 {
+		return "/var/cache/luksplug/schema", nil
+	}
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("find a folder to keep QEMU's schemas in: %w", err)
+	}
+	return filepath.Join(dir, "luksplug", "schema"), nil
+}
+
+// Schema implements qmp.SchemaSource. It returns after 10 s at the latest.
+func (c *Cache) Schema(ctx context.Context, id qmp.SchemaID) *qmp.Schema {
+	programs := c.programs(id)
+	defer closePrograms(programs)
+	entry, keep := entryOf(id, programs)
+	if keep {
+		schema, err := c.load(entry)
+		if err == nil {
+			return schema
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			c.report("read QEMU's schema from the cache", err)
+		}
+	}
+	if id.Target == "" {
+		return nil // a qemu-storage-daemon has no guest to stall
+	}
+	ctx, cancel := context.WithTimeout(ctx, asideLimit)
+	defer cancel()
+	for i, p := range programs {
+		if i > 0 && !packaged(id.Version) {
+			break // home-made programs of one version may differ
+		}
+		found, err := p.aside(ctx)
+		if err == nil && (found.Version != id.Version || found.Target != id.Target) {
+			err = &MismatchError{Program: p.path, VM: id, Found: qmp.SchemaID{Version: found.Version, Target: found.Target}}
+		}
+		if err != nil {
+			c.report("ask another QEMU for the schema", err)
+			continue
+		}
+		if keep {
+			c.report("keep QEMU's schema", c.store(entry, found.Raw))
+		}
+		return found.Schema
+	}
+	return nil
+}
+
+// Keep implements qmp.SchemaSource.
+func (c *Cache) Keep(_ context.Context, id qmp.SchemaID, raw []byte) {
+	programs := c.programs(id)
+	defer closePrograms(programs)
+	if entry, keep := entryOf(id, programs); keep {
+		c.report("keep QEMU's schema", c.store(entry, raw))
+	}
+}
+
+// report tells of a failure, unless it is none.
+func (c *Cache) report(doing string, err error) {
+	if err != nil && c.Report != nil {
+		c.Report(fmt.Errorf("%s: %w", doing, err))
+	}
+}
+
+// programs opens the files that the QEMU may have been started from, the likeliest
+// first.
+func (c *Cache) programs(id qmp.SchemaID) []*program {
+	var found []*program
+	if id.PID != 0 {
+		// It may be another user's process, whose program we may not see, or the
+		// manager that made the socket.
+		if p, err := openProcess(id.PID); err == nil {
+			found = append(found, p)
+		}
+	}
+	if c.Emulator != "" {
+		p, err := openProgram(c.Emulator)
+		if err != nil {
+			c.report("look at the emulator", err)
+		} else {
+			found = append(found, p)
+		}
+	}
+	return found
+}
+
+func closePrograms(programs []*program) {
+	for _, p := range programs {
+		p.close()
+	}
+}
+
+// entry is what an answer is filed under.
+type entry struct {
+	Version string `json:"version"`
+	Target  string `json:"target"`
+	Program string `json:"program"` // identity of its file; empty: unknown
+	Address string `json:"address"` // of the monitor; empty where the program is known
+}
+
+// entryOf says what the answer of the QEMU is filed under, and whether that is
+// enough to tell it from any other.
+func entryOf(id qmp.SchemaID, programs []*program) (entry, bool) {
+	e := entry{Version: id.Version, Target: id.Target}
+	if len(programs) > 0 {
+		e.Program = programs[0].identity()
+		return e, true
+	}
+	// Whoever answers there could answer anything: it holds there alone.
+	e.Address = id.Address
+	return e, packaged(id.Version) && e.Address != ""
+}
+
+// packaged says whether a version names a distributor's package, which tells one
+// build from another.
+func packaged(version string) bool { return strings.Contains(version, "(") }
+
+// MismatchError says that the program on disk is not the one that the VM was
+// started from: an update has replaced it since.
+type MismatchError struct {
+	Program   string
+	VM, Found qmp.SchemaID
+}
+
+// Error names the program and both versions.
+func (e *MismatchError) Error() string {
+	return fmt.Sprintf("%s is QEMU %s for %s, the VM runs %s for %s", e.Program, e.Found.Version, e.Found.Target, e.VM.Version, e.VM.Target)
+}

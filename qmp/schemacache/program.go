@@ -1,0 +1,98 @@
+package schemacache
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// ErrNotTrusted: a file that others could have made or changed; it is neither
+// run nor read.
+var ErrNotTrusted = errors.New("not to be trusted")
+
+// program is the open file of an emulator.
+type program struct {
+	path string // by the kernel's knowledge, without links
+	fd   int    // O_PATH: for looking and running only
+	stat unix.Stat_t
+	// foreign is set if the path names another file, or none, here: the program
+	// belongs to another mount namespace, or has been replaced.
+	foreign bool
+}
+
+// openProcess opens the program that a process runs.
+func openProcess(pid int) (*program, error) { return openProgram(fmt.Sprintf("/proc/%d/exe", pid)) }
+
+// openProgram opens a program that has an emulator's name.
+func openProgram(path string) (*program, error) {
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: path, Err: err}
+	}
+	p := &program{fd: fd}
+	if p.path, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil {
+		err = unix.Fstat(fd, &p.stat)
+	}
+	if err != nil {
+		p.close()
+		return nil, fmt.Errorf("look at %s: %w", path, err)
+	}
+	// A daemon that made the socket for QEMU, or a loader that runs it, must not
+	// be taken for QEMU.
+	if name := filepath.Base(p.path); !strings.HasPrefix(name, "qemu") && !strings.HasPrefix(name, "kvm") {
+		p.close()
+		return nil, fmt.Errorf("%s is %w as an emulator: its name begins neither with qemu nor with kvm", p.path, ErrNotTrusted)
+	}
+	var here unix.Stat_t
+	p.foreign = unix.Stat(p.path, &here) != nil || here.Dev != p.stat.Dev || here.Ino != p.stat.Ino
+	return p, nil
+}
+
+func (p *program) close() { _ = unix.Close(p.fd) } // nothing was written
+
+// identity tells this file from every other that there was or will be. The time
+// of the last change of the inode is in it because nobody can set that one: the
+// rest a user could give to a file of his own, and the number of a deleted file
+// goes to another.
+func (p *program) identity() string {
+	return fmt.Sprintf("%d:%d:%d:%d:%d.%09d:%d.%09d", p.stat.Dev, p.stat.Ino, p.stat.Uid, p.stat.Size,
+		p.stat.Mtim.Sec, p.stat.Mtim.Nsec, p.stat.Ctim.Sec, p.stat.Ctim.Nsec)
+}
+
+// trust returns nil if the program may be run with the caller's rights.
+func (p *program) trust() error {
+	distrust := func(reason string) error { return fmt.Errorf("%s is %w: %s", p.path, ErrNotTrusted, reason) }
+	if p.stat.Mode&unix.S_IFMT != unix.S_IFREG {
+		return distrust("it is no regular file")
+	}
+	if err := trusted(p.stat.Uid, p.stat.Mode); err != nil {
+		return fmt.Errorf("%s is %w", p.path, err)
+	}
+	if p.foreign {
+		return distrust("the VM's program is not the file of that name here (replaced, or in a container)")
+	}
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(p.fd, &fs); err != nil {
+		return fmt.Errorf("look at the file system of %s: %w", p.path, err)
+	}
+	if fs.Flags&unix.ST_NOSUID != 0 {
+		return distrust("its file system is mounted nosuid")
+	}
+	return nil
+}
+
+// trusted returns nil if nobody but us and root can change a file or folder of
+// this owner and mode. An access control list shows in the group's bits (acl(5)).
+func trusted(uid, mode uint32) error {
+	switch {
+	case uid != 0 && uid != uint32(os.Geteuid()):
+		return fmt.Errorf("%w: it belongs to user %d", ErrNotTrusted, uid)
+	case mode&0o022 != 0:
+		return fmt.Errorf("%w: others may write it (mode %04o)", ErrNotTrusted, mode&0o7777)
+	}
+	return nil
+}

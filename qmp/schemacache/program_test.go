@@ -1,0 +1,197 @@
+package schemacache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// No program is run that somebody else could have made, whatever it would say.
+func TestUntrustedPrograms(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		name  string
+		spoil func(t *testing.T, path string)
+		text  string
+	}{
+		"name":         {"sh", nil, "its name"},
+		"foreign":      {"qemu-system", func(t *testing.T, path string) { chown(t, path, 65534) }, "belongs to user 65534"},
+		"group writes": {"qemu-system", func(t *testing.T, path string) { must(t, os.Chmod(path, 0o770)) }, "others may write"},
+		"others write": {"kvm", func(t *testing.T, path string) { must(t, os.Chmod(path, 0o702)) }, "others may write"},
+		"folder":       {"qemu", func(t *testing.T, path string) { must(t, os.Remove(path)); must(t, os.Mkdir(path, 0o700)) }, "no regular file"},
+		"link": {"qemu", func(t *testing.T, path string) {
+			must(t, os.Rename(path, filepath.Join(filepath.Dir(path), "sh")))
+			must(t, os.Symlink("sh", path))
+		}, "its name"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := programDir(t)
+			marker := filepath.Join(dir, "ran")
+			path := writeProgram(t, filepath.Join(dir, test.name), "touch "+marker)
+			if test.spoil != nil {
+				test.spoil(t, path)
+			}
+			_, err := Aside(testContext(t), path)
+			if !errors.Is(err, ErrNotTrusted) || !strings.Contains(err.Error(), test.text) {
+				t.Errorf("%v", err)
+			}
+			if _, err := os.Stat(marker); err == nil {
+				t.Error("the program was run")
+			}
+		})
+	}
+}
+
+// The owner of a file is not believed where others may mount file systems.
+func TestNosuidMount(t *testing.T) {
+	t.Parallel()
+	const place = "/dev/shm"
+	var fs unix.Statfs_t
+	if err := unix.Statfs(place, &fs); err != nil || fs.Flags&unix.ST_NOSUID == 0 {
+		t.Skipf("%s is not mounted nosuid here", place)
+	}
+	dir, err := os.MkdirTemp(place, "schemacache")
+	if err != nil {
+		t.Skipf("cannot write to %s: %v", place, err)
+	}
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	path := writeProgram(t, filepath.Join(dir, "qemu"), "exit 0")
+	if _, err := Aside(testContext(t), path); !errors.Is(err, ErrNotTrusted) || !strings.Contains(err.Error(), "nosuid") {
+		t.Errorf("%v", err)
+	}
+}
+
+// What a process runs is its program even when an update has replaced the file;
+// but then it is not run any more.
+func TestReplacedProgram(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(programDir(t), "qemu-copy")
+	copyProgram(t, path)
+	v := startVM(t, path)
+	before, err := openProcess(v.pid)
+	must(t, err)
+	defer before.close()
+	must(t, before.trust())
+	must(t, os.Rename(path, path+"-old"))
+	writeProgram(t, path, "exit 0")
+	after, err := openProcess(v.pid)
+	must(t, err)
+	defer after.close()
+	// It may only be told by its new name, which is as good.
+	if err := after.trust(); err != nil {
+		t.Errorf("renamed: %v", err)
+	}
+	must(t, os.Remove(path+"-old"))
+	deleted, err := openProcess(v.pid)
+	must(t, err)
+	defer deleted.close()
+	if err := deleted.trust(); !errors.Is(err, ErrNotTrusted) || !strings.Contains(err.Error(), "replaced") {
+		t.Errorf("deleted: %v", err)
+	}
+	var told reports
+	cache := &Cache{Dir: t.TempDir(), Report: told.add}
+	if _, asked := schemaOf(t, v.unix, cache); !asked || len(told.all()) != 1 || !errors.Is(told.all()[0], ErrNotTrusted) {
+		t.Errorf("asked %v, reported %v", asked, told.all())
+	}
+	if _, asked := schemaOf(t, v.unix, cache); asked {
+		t.Error("the VM was asked again")
+	}
+}
+
+// A process that only made the socket is not taken for QEMU.
+func TestProcessIsNoEmulator(t *testing.T) {
+	t.Parallel()
+	if p, err := openProcess(os.Getpid()); !errors.Is(err, ErrNotTrusted) {
+		t.Errorf("%v, %v", p, err)
+	}
+	if _, err := openProcess(1 << 30); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("%v", err)
+	}
+}
+
+// The end of the context kills an emulator that says nothing, with its children.
+func TestAsideCancelled(t *testing.T) {
+	t.Parallel()
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	must(t, unix.Mkfifo(pipe, 0o600))
+	emulator := fakeEmulator(t, "silent", fmt.Sprintf("sleep 1000 & echo $$ $! > '%s'", pipe))
+	ctx, cancel := context.WithCancel(testContext(t))
+	defer cancel()
+	errs := make(chan error, 1)
+	go func() {
+		_, err := Aside(ctx, emulator)
+		errs <- err
+	}()
+	var pid, child int
+	_, err := fmt.Sscan(mustRead(t, pipe), &pid, &child) // returns when both have started
+	must(t, err)
+	pidfd, err := unix.PidfdOpen(child, 0)
+	must(t, err)
+	defer func() { must(t, unix.Close(pidfd)) }()
+	cancel()
+	if err := <-errs; !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the emulator lives, or is not reaped: %v", err)
+	}
+	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
+	n, err := unix.Poll(fds, int(patience.Milliseconds()))
+	for errors.Is(err, unix.EINTR) { // Go's runtime sends itself signals
+		n, err = unix.Poll(fds, int(patience.Milliseconds()))
+	}
+	if err != nil || n != 1 {
+		t.Errorf("its child lives: %v", err)
+	}
+}
+
+// The emulator aside gets nothing of ours: no variables, no terminal, no
+// group.
+func TestAsideEnvironment(t *testing.T) {
+	t.Parallel()
+	log := filepath.Join(t.TempDir(), "log")
+	emulator := fakeEmulator(t, "9", fmt.Sprintf(`cd /proc/$$/fd; echo $(env | cut -d= -f1 | sort) > '%[1]s'
+for fd in 0 2; do readlink $fd; done >> '%[1]s'
+read -r pid name state parent group rest < /proc/$$/stat; echo group $((group - $$)) >> '%[1]s'`, log))
+	answer, err := Aside(testContext(t), emulator)
+	must(t, err)
+	if answer.Version != "9.0.0 (fake)" || answer.Target != "x86_64" || string(answer.Raw) != "[]" {
+		t.Errorf("%+v", answer)
+	}
+	// The shell sets PWD and OLDPWD itself.
+	if text := mustRead(t, log); text != "LC_ALL OLDPWD PATH PWD\n/dev/null\n/dev/null\ngroup 0\n" {
+		t.Error(text)
+	}
+}
+
+// BenchmarkSources measures the two ways that do not ask the VM.
+func BenchmarkSources(b *testing.B) {
+	answer, err := Aside(testContext(b), qemuPath(b))
+	must(b, err)
+	cache := &Cache{Dir: b.TempDir(), Emulator: qemuPath(b), Report: func(err error) { b.Error(err) }}
+	id := testID
+	id.Version, id.Target = answer.Version, answer.Target
+	if cache.Schema(testContext(b), id) == nil {
+		b.Fatal("no schema")
+	}
+	b.Run("cache", func(b *testing.B) {
+		for b.Loop() {
+			if cache.Schema(context.Background(), id) == nil {
+				b.Fatal("no schema")
+			}
+		}
+	})
+	b.Run("aside", func(b *testing.B) {
+		for b.Loop() {
+			_, err := Aside(context.Background(), cache.Emulator)
+			must(b, err)
+		}
+	})
+}
