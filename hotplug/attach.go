@@ -2,12 +2,24 @@ package hotplug
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/secrets"
 )
+
+// AttachOptions are what a caller may want of an attach. The zero value is right
+// for most.
+type AttachOptions struct {
+	// Unlock is how the LUKS volume is unlocked; "" is [UnlockAuto].
+	Unlock UnlockMode
+	// AllowSharedHeader allows a detached header that another disk uses
+	// already. Both payloads then have the same key: whoever sees both images
+	// can tell equal sectors from different ones.
+	AllowSharedHeader bool
+}
 
 // Attached tells what an attach has done.
 type Attached struct {
@@ -23,6 +35,9 @@ type Attached struct {
 	Serial string
 	// Steps are the steps of the plan, with their times.
 	Steps []StepReport
+	// Unlocking is the time that it took to get the key, outside of the VM;
+	// about 0 where QEMU does it.
+	Unlocking time.Duration
 	// Duration is the time from the first step to the last.
 	Duration time.Duration
 }
@@ -31,14 +46,22 @@ type Attached struct {
 // only when it is needed. Nothing is done when the very same disk is attached
 // already; what an interrupted run left of it is removed first.
 //
+// As a rule the LUKS volume is unlocked in this process, which takes a second or
+// more, and the VM does not notice anything of it; see [AttachOptions].
+//
 // Before anything is changed the errors are [*PreflightError], [*VersionError],
 // [*SecretError], [*LockedError] and those of package blockgraph; after that
 // [*RolledBackError] and [*LeftBehindError], which wrap the first error.
-func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.Store) (*Attached, error) {
+func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.Store, options AttachOptions) (*Attached, error) {
 	if err := disk.Validate(); err != nil {
 		return nil, err
 	}
 	if err := disk.CheckHotplug(); err != nil {
+		return nil, err
+	}
+	a := &attach{vm: vm, disk: disk, store: store, options: options, out: &Attached{}}
+	defer func() { a.values.Wipe() }()
+	if err := a.unlockFirst(ctx); err != nil {
 		return nil, err
 	}
 	lock, err := vm.lock(ctx)
@@ -46,49 +69,195 @@ func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.S
 		return nil, err
 	}
 	defer lock.release()
-	state, err := vm.State(ctx)
-	if err != nil {
+	if err := a.locked(ctx); err != nil {
 		return nil, err
 	}
-	out := &Attached{}
-	if h := state.Holding(disk.Target); h != nil && !h.Leftover() {
-		return vm.already(ctx, disk, state, h)
-	} else if h != nil {
-		out.Cleared = h.Left()
-		vm.log.WithField("disk", disk.Target).Warnf("removing what an interrupted run has left: %v", out.Cleared)
-		if state, err = vm.clear(ctx, h); err != nil {
-			return nil, err
-		}
-	}
-	plan, err := vm.Plan(ctx, disk, state)
-	if err != nil {
-		return nil, err
-	}
-	values, err := Resolve(ctx, disk, store)
-	if err != nil {
-		return nil, err
-	}
-	defer values.Wipe()
-	if err := vm.preflight(ctx, disk, plan, values, state); err != nil {
-		return nil, err
-	}
-	begin := time.Now()
-	if err := vm.applyAndVerify(ctx, plan, values, out); err != nil {
-		return nil, err
-	}
-	out.Duration = time.Since(begin)
-	device := plan.Graph.Device().Options
-	out.Bus, out.Address, out.Serial = device.Text("bus"), device.Text("addr"), device.Text("serial")
-	return out, nil
+	return a.out, nil
 }
 
-// Plan builds the plan of a disk for this VM as it is now. Nothing is changed.
-func (vm *VM) Plan(ctx context.Context, disk *blockgraph.Disk, state *State) (*blockgraph.Plan, error) {
+// attach is one attach.
+type attach struct {
+	vm      *VM
+	disk    *blockgraph.Disk
+	store   secrets.Store
+	options AttachOptions
+
+	values *Values        // nil until resolved
+	way    blockgraph.Way // that the values are for
+	shared string         // what there is to warn of, "" for nothing
+	out    *Attached
+}
+
+// ready is a disk that may be plugged in: nothing stands against it.
+type ready struct {
+	plan *blockgraph.Plan
+	// size is that of the volume in bytes, 0 where it is not known.
+	size int64
+}
+
+// unlockFirst unlocks the volume before the VM is locked: that takes a second,
+// and other disks need not wait for it. The disk is checked before; what was
+// found out is not relied on later, when the VM may have changed.
+func (a *attach) unlockFirst(ctx context.Context) error {
+	if a.disk.Image.Encryption == nil || a.options.Unlock == UnlockQEMU {
+		return nil
+	}
+	state, err := a.vm.State(ctx)
+	if err != nil {
+		return err
+	}
+	unlocking, err := a.vm.ChooseUnlock(ctx, a.disk, state, a.options.Unlock)
+	if err != nil {
+		return err
+	}
+	if h := state.Holding(a.disk.Target); h != nil || unlocking.Way != blockgraph.ByHeader {
+		return nil
+	}
+	r, err := a.prepare(ctx, unlocking, state)
+	if err != nil {
+		return err
+	}
+	return a.resolve(ctx, r.plan.Graph, unlocking.Way)
+}
+
+// prepare plans the disk for the VM as it is now, and checks the plan.
+func (a *attach) prepare(ctx context.Context, unlocking Unlocking, state *State) (*ready, error) {
+	plan, err := a.vm.Plan(ctx, a.disk, state, unlocking.Unlock)
+	if err != nil {
+		return nil, err
+	}
+	size, err := a.preflight(ctx, plan, unlocking.Unlock, state)
+	return &ready{plan: plan, size: size}, err
+}
+
+// resolve gets the secrets, and the key where it is derived here.
+func (a *attach) resolve(ctx context.Context, graph *blockgraph.Graph, way blockgraph.Way) error {
+	if a.values != nil && a.way == way {
+		return nil
+	}
+	a.values.Wipe()
+	a.way = way
+	if graph.Daemon != nil {
+		graph = graph.Daemon
+	}
+	begin := time.Now()
+	var err error
+	a.values, err = Resolve(ctx, graph, a.store, a.vm.opts.OnUnlock)
+	a.out.Unlocking = time.Since(begin)
+	return err
+}
+
+// locked does all that must not happen at the same time as another change of the
+// VM.
+func (a *attach) locked(ctx context.Context) error {
+	state, err := a.vm.State(ctx)
+	if err != nil {
+		return err
+	}
+	if h := state.Holding(a.disk.Target); h != nil && !h.Leftover() {
+		return a.already(ctx, state, h)
+	} else if h != nil {
+		a.out.Cleared = h.Left()
+		a.vm.log.WithField("disk", a.disk.Target).Warnf("removing what an interrupted run has left: %v", a.out.Cleared)
+		if state, err = a.vm.clear(ctx, h); err != nil {
+			return err
+		}
+	}
+	unlocking, err := a.vm.ChooseUnlock(ctx, a.disk, state, a.options.Unlock)
+	if err != nil {
+		return err
+	}
+	r, err := a.prepare(ctx, unlocking, state)
+	if err != nil {
+		return err
+	}
+	if err := a.resolve(ctx, r.plan.Graph, unlocking.Way); err != nil {
+		return err
+	}
+	if a.shared != "" {
+		a.vm.log.WithField("disk", a.disk.Target).Warn(a.shared)
+	}
+	a.vm.warnOfStall(a.disk, unlocking)
+	if err := a.plug(ctx, r, unlocking); err != nil {
+		return err
+	}
+	device := r.plan.Graph.Device().Options
+	a.out.Bus, a.out.Address, a.out.Serial = device.Text("bus"), device.Text("addr"), device.Text("serial")
+	return nil
+}
+
+// already answers for a target that has a disk: the same one, or another.
+func (a *attach) already(ctx context.Context, state *State, h *Holding) error {
+	difference, err := a.vm.differs(ctx, a.disk, state, h)
+	if err != nil {
+		return err
+	}
+	if difference != "" {
+		target := a.disk.Target
+		return &PreflightError{Target: target, Reason: fmt.Sprintf("another disk is attached as %s (%s): detach it first, or give this one another target", target, difference)}
+	}
+	a.out.Holding, a.out.Already = *h, true
+	return nil
+}
+
+// plug makes the first change, and the last. After a failure all of it has been
+// taken back, on the host as well.
+func (a *attach) plug(ctx context.Context, r *ready, unlocking Unlocking) error {
+	begin := time.Now()
+	run := &run{vm: a.vm, plan: r.plan, values: a.values, size: r.size}
+	if err := a.beside(ctx, r.plan.Graph, unlocking); err != nil {
+		after, cancel := a.vm.recovery(ctx)
+		defer cancel()
+		return errors.Join(err, a.vm.tidy(after, a.disk.Target))
+	}
+	err := run.steps(ctx)
+	if err == nil {
+		err = run.verify(ctx, a.out)
+	}
+	if err != nil {
+		err = run.fail(ctx, err)
+	}
+	a.out.Steps, a.out.Duration = run.reports, time.Since(begin)
+	return err
+}
+
+// beside does what has to be done on the host before the VM hears of the disk.
+func (a *attach) beside(ctx context.Context, graph *blockgraph.Graph, unlocking Unlocking) error {
+	header := a.disk.Header()
+	if graph.Daemon != nil || len(graph.Headers) > 0 && header != nil {
+		n := note{Target: a.disk.Target, Way: unlocking.Way, Payload: a.disk.Image.Source.Path}
+		if h := a.vm.headerOf(a.disk); h != nil {
+			n.UUID = h.UUID
+		}
+		if header != nil {
+			n.Header = header.Source.Path
+		}
+		if err := a.vm.writeNote(ctx, n); err != nil {
+			return err
+		}
+	}
+	if graph.Daemon != nil {
+		return a.startDaemon(ctx, graph, a.values)
+	}
+	if unlocking.Folder == "" {
+		return nil
+	}
+	owner, err := a.vm.process(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = a.vm.makeHandOverDir(ctx, a.disk.Target, owner)
+	return err
+}
+
+// Plan builds the plan of a disk for this VM as it is now, whose volume is opened
+// as u says; see [VM.ChooseUnlock]. Nothing is changed.
+func (vm *VM) Plan(ctx context.Context, disk *blockgraph.Disk, state *State, u blockgraph.Unlock) (*blockgraph.Plan, error) {
 	machine, err := vm.Machine(ctx, disk, state)
 	if err != nil {
 		return nil, fmt.Errorf("look at the VM: %w", err)
 	}
-	graph, err := blockgraph.Build(disk, machine, blockgraph.Unlock{})
+	graph, err := blockgraph.Build(disk, machine, u)
 	if err != nil {
 		return nil, err
 	}
@@ -101,58 +270,6 @@ func (vm *VM) Plan(ctx context.Context, disk *blockgraph.Disk, state *State) (*b
 // rootComplex is the root bus of a PCI Express machine. Devices can only be on
 // it from the start of the VM.
 const rootComplex = "pcie.0"
-
-// already answers for a target that has a disk: the same one, or another.
-func (vm *VM) already(ctx context.Context, disk *blockgraph.Disk, state *State, h *Holding) (*Attached, error) {
-	difference, err := vm.differs(ctx, disk, state, h)
-	if err != nil {
-		return nil, err
-	}
-	if difference != "" {
-		return nil, &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("another disk is attached as %s (%s): detach it first, or give this one another target", disk.Target, difference)}
-	}
-	return &Attached{Holding: *h, Already: true}, nil
-}
-
-// applyAndVerify applies the plan and looks whether all of it is there.
-func (vm *VM) applyAndVerify(ctx context.Context, plan *blockgraph.Plan, values Values, out *Attached) error {
-	r := &run{vm: vm, plan: plan, values: values}
-	err := r.steps(ctx)
-	out.Steps = r.reports
-	if err == nil {
-		err = r.verify(ctx, out)
-	}
-	if err != nil {
-		return r.fail(ctx, err)
-	}
-	return nil
-}
-
-// verify asks QEMU whether everything that the plan makes is there, and whether
-// the device uses the top node.
-func (r *run) verify(ctx context.Context, out *Attached) error {
-	state, err := r.vm.State(ctx)
-	if err != nil {
-		return fmt.Errorf("verify what was attached: %w", err)
-	}
-	graph := r.plan.Graph
-	for _, n := range graph.Nodes {
-		if state.Node(n.Name) == nil {
-			return fmt.Errorf("verify what was attached: QEMU has no node %s, which it said it had added", n.Name)
-		}
-	}
-	for _, o := range graph.Objects {
-		if _, there := state.Objects[o.ID]; there {
-			return fmt.Errorf("verify what was attached: the object %s is still there, which QEMU said it had deleted", o.ID)
-		}
-	}
-	h := state.Holding(graph.Target)
-	if h == nil || h.Device != graph.Device().ID || state.deviceOf([]string{graph.Top().Name}) != h.Device {
-		return fmt.Errorf("verify what was attached: no device uses node %s", graph.Top().Name)
-	}
-	out.Holding = *h
-	return nil
-}
 
 // clear removes a leftover and returns what exists then.
 func (vm *VM) clear(ctx context.Context, h *Holding) (*State, error) {

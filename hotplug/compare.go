@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/image"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -13,7 +14,15 @@ import (
 // asked for, "" when it is the same disk. Where the device sits is not
 // compared: the disk that is there has its place.
 func (vm *VM) differs(ctx context.Context, disk *blockgraph.Disk, state *State, h *Holding) (string, error) {
-	graph, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{})
+	// As it was opened then, whatever way would be chosen now.
+	unlock := blockgraph.Unlock{Way: h.Unlock}
+	var err error
+	if h.Unlock == blockgraph.ByDaemon {
+		if unlock.Folder, err = vm.handOverPath(ctx, disk.Target); err != nil {
+			return "", err
+		}
+	}
+	graph, err := blockgraph.Build(disk, blockgraph.Machine{}, unlock)
 	if err != nil {
 		return "", err
 	}
@@ -25,6 +34,9 @@ func (vm *VM) differs(ctx context.Context, disk *blockgraph.Disk, state *State, 
 		return fmt.Sprintf("its device is a %s, not a %s", h.Driver, driver), nil
 	}
 	if d := differsInNodes(graph, state, h); d != "" {
+		return d, nil
+	}
+	if d := vm.differsInImages(disk, h); d != "" {
 		return d, nil
 	}
 	return vm.differsInDevice(ctx, device)
@@ -39,7 +51,11 @@ func differsInNodes(graph *blockgraph.Graph, state *State, h *Holding) string {
 		if driver := want.Options.Text("driver"); node.Driver != driver {
 			return fmt.Sprintf("its node %s is a %s, not a %s", want.Name, node.Driver, driver)
 		}
-		if file := want.Options.Text("filename"); file != "" && node.File != file {
+		file := want.Options.Text("filename")
+		if len(graph.Headers) > 0 && want.Role == blockgraph.RoleHeaderStorage {
+			file = "" // of an ephemeral header: it has been removed since
+		}
+		if file != "" && node.File != file {
 			return fmt.Sprintf("its node %s is of %s, not of %s", want.Name, node.File, file)
 		}
 		if cache, ok := want.Options.Get("cache").(blockgraph.Object); ok {
@@ -54,6 +70,21 @@ func differsInNodes(graph *blockgraph.Graph, state *State, h *Holding) string {
 	top := graph.Top()
 	if ro := top.Options.Get("read-only"); ro != state.Node(top.Name).ReadOnly {
 		return fmt.Sprintf("read-only is %t", !ro.(bool))
+	}
+	return ""
+}
+
+// differsInImages compares what QEMU does not know by itself of a volume that was
+// unlocked outside of it.
+func (vm *VM) differsInImages(disk *blockgraph.Disk, h *Holding) string {
+	if original := vm.headerOf(disk); original != nil && h.UUID != "" && h.UUID != original.UUID {
+		return fmt.Sprintf("it is the LUKS volume %s, not %s", h.UUID, original.UUID)
+	}
+	if h.Unlock == blockgraph.ByDaemon && h.Payload != "" && !image.SameFile(h.Payload, disk.Image.Source.Path) {
+		return fmt.Sprintf("its payload is %s, not %s", h.Payload, disk.Image.Source.Path)
+	}
+	if header := disk.Header(); header != nil && h.Header != "" && h.Unlock != blockgraph.ByQEMU && !image.SameFile(h.Header, header.Source.Path) {
+		return fmt.Sprintf("its header is %s, not %s", h.Header, header.Source.Path)
 	}
 	return ""
 }

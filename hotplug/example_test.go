@@ -47,7 +47,7 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	attached, err := vm.Attach(ctx, disk, nil)
+	attached, err := vm.Attach(ctx, disk, nil, hotplug.AttachOptions{})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -24,8 +25,9 @@ type StepReport struct {
 // Apply executes a plan. It returns when every step is done, or when what was
 // done has been taken back: the error is then a [*RolledBackError], or a
 // [*LeftBehindError] where that did not work out. The plan's names must be free
-// in the VM; Attach makes sure of it.
-func (vm *VM) Apply(ctx context.Context, plan *blockgraph.Plan, values Values) ([]StepReport, error) {
+// in the VM, and a storage daemon that the plan needs must run; Attach makes sure
+// of it.
+func (vm *VM) Apply(ctx context.Context, plan *blockgraph.Plan, values *Values) ([]StepReport, error) {
 	r := &run{vm: vm, plan: plan, values: values}
 	if err := r.steps(ctx); err != nil {
 		return r.reports, r.fail(ctx, err)
@@ -37,20 +39,82 @@ func (vm *VM) Apply(ctx context.Context, plan *blockgraph.Plan, values Values) (
 type run struct {
 	vm      *VM
 	plan    *blockgraph.Plan
-	values  Values
+	values  *Values
+	size    int64             // what the volume must have in bytes, 0 for whatever it has
 	done    []blockgraph.Step // what a failure must take back, in order
 	reports []StepReport
 }
 
-// steps executes the steps in order, up to the first that is not done.
+// steps executes the steps in order, up to the first that is not done. Headers
+// that are handed over as files exist until the node is open that reads them.
 func (r *run) steps(ctx context.Context) error {
+	var owner *Process
+	if files := r.files(); len(files) > 0 {
+		var err error
+		if owner, err = r.vm.process(ctx); err != nil {
+			return err
+		}
+	}
+	remove, err := r.values.handOver(r.plan.Graph, owner)
+	defer remove()
+	if err != nil {
+		return err
+	}
+	unread := r.files()
 	for _, s := range r.plan.Steps {
+		if s.Kind == blockgraph.StepDevice {
+			if err := r.checkSize(ctx); err != nil {
+				return err
+			}
+		}
 		if err := r.step(ctx, s); err != nil {
 			return err
+		}
+		if s.Kind == blockgraph.StepNode && unread[s.Subject] {
+			delete(unread, s.Subject)
+			if len(unread) == 0 {
+				remove()
+			}
 		}
 	}
 	return nil
 }
+
+// files returns the names of the nodes whose headers are handed over as files.
+func (r *run) files() map[string]bool {
+	out := map[string]bool{}
+	for _, h := range r.plan.Graph.Headers {
+		if h.File != "" {
+			out[h.Node] = true
+		}
+	}
+	return out
+}
+
+// checkSize compares the volume with what the original header makes of the
+// payload, before the guest sees it: QEMU itself has only the ephemeral header to
+// go by.
+func (r *run) checkSize(ctx context.Context) error {
+	if r.size == 0 {
+		return nil
+	}
+	state, err := r.vm.State(ctx)
+	if err != nil {
+		return fmt.Errorf("ask for the size of the volume: %w", err)
+	}
+	top := r.plan.Graph.Top().Name
+	if n := state.Node(top); n == nil || n.Image.VirtualSize != r.size {
+		size := int64(0)
+		if n != nil {
+			size = n.Image.VirtualSize
+		}
+		return fmt.Errorf("QEMU takes node %s for %d bytes, and by its LUKS header it has %d: %w", top, size, r.size, errSize)
+	}
+	return nil
+}
+
+// errSize: the volume in QEMU is not the one that its header describes.
+var errSize = errors.New("the volume has another size in QEMU than by its header")
 
 // step executes one step and takes note of it. An error means that the step was
 // not done.
@@ -58,6 +122,14 @@ func (r *run) step(ctx context.Context, s blockgraph.Step) error {
 	cmd, err := r.values.command(s.Do)
 	if err != nil {
 		return err
+	}
+	file, err := r.values.file(s)
+	if err != nil {
+		return err
+	}
+	if file != nil {
+		cmd.File = file
+		defer closeRead(file) // QEMU has a copy of the descriptor
 	}
 	begin := time.Now()
 	_, err = r.vm.client.Execute(ctx, cmd)
@@ -142,8 +214,10 @@ func (vm *VM) exists(ctx context.Context, s blockgraph.Step) (bool, error) {
 		_, ok := state.Devices[s.Subject]
 		return ok, nil
 	}
-	_, ok := state.Objects[s.Subject]
-	return ok, nil
+	if _, ok := state.Objects[s.Subject]; ok {
+		return true, nil
+	}
+	return slices.ContainsFunc(state.FDSets, func(f FDSet) bool { return slices.Contains(f.Opaques, s.Subject) }), nil
 }
 
 // fail takes back what was done and returns the error that tells how that went.
@@ -162,6 +236,9 @@ func (r *run) fail(ctx context.Context, cause error) error {
 			vm.log.WithField("disk", target).WithField("step", s.Undo.Execute+" "+s.Subject).Warnf("cannot be taken back: %v", err)
 		}
 	}
+	if err := vm.tidy(after, target); err != nil {
+		vm.log.WithField("disk", target).Warnf("cannot be removed from this host: %v", err)
+	}
 	state, err := vm.State(after)
 	if err != nil {
 		return &LeftBehindError{Target: target, Left: r.names(), Unverified: true, Err: errors.Join(cause, err)}
@@ -170,6 +247,35 @@ func (r *run) fail(ctx context.Context, cause error) error {
 		return &LeftBehindError{Target: target, Left: h.Left(), Err: cause}
 	}
 	return &RolledBackError{Target: target, Err: cause}
+}
+
+// verify asks QEMU whether everything that the plan makes is there, and whether
+// the device uses the top node.
+func (r *run) verify(ctx context.Context, out *Attached) error {
+	state, err := r.vm.State(ctx)
+	if err != nil {
+		return fmt.Errorf("verify what was attached: %w", err)
+	}
+	graph := r.plan.Graph
+	for _, n := range graph.Nodes {
+		if state.Node(n.Name) == nil {
+			return fmt.Errorf("verify what was attached: QEMU has no node %s, which it said it had added", n.Name)
+		}
+	}
+	for _, o := range graph.Objects {
+		if _, there := state.Objects[o.ID]; there {
+			return fmt.Errorf("verify what was attached: the object %s is still there, which QEMU said it had deleted", o.ID)
+		}
+	}
+	h := state.Holding(graph.Target)
+	if h == nil || h.Device != graph.Device().ID || state.deviceOf([]string{graph.Top().Name}) != h.Device {
+		return fmt.Errorf("verify what was attached: no device uses node %s", graph.Top().Name)
+	}
+	if len(h.FDSets) > 0 || len(h.Files) > 0 {
+		return fmt.Errorf("verify what was attached: the ephemeral header can still be had: %v", h.Left())
+	}
+	out.Holding = *h
+	return nil
 }
 
 // names names what the run has made, for the case that nobody can look.
@@ -191,6 +297,8 @@ func (vm *VM) undo(ctx context.Context, s blockgraph.Step) error {
 		return vm.deleteNode(ctx, s.Subject)
 	case blockgraph.StepDevice:
 		return vm.unplug(ctx, s.Subject)
+	case blockgraph.StepFDSet:
+		return vm.removeFDSet(ctx, s.Header.FDSet)
 	}
 	return vm.deleteObject(ctx, s.Subject)
 }

@@ -1,6 +1,7 @@
 package hotplug
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -14,25 +15,90 @@ import (
 // A mistake here costs data: a LUKS image that is attached as a raw disk is
 // formatted by the guest, a header that serves two payloads gives both the same
 // key.
-func (vm *VM) checkFiles(disk *blockgraph.Disk, state *State) error {
+//
+// It returns the size in bytes that a volume must have which is unlocked outside
+// of QEMU, 0 for others.
+func (a *attach) checkFiles(ctx context.Context, unlock blockgraph.Unlock, state *State) (int64, error) {
+	vm, disk := a.vm, a.disk
 	if !vm.filesAreLocal() {
 		vm.log.WithField("disk", disk.Target).Warn("the VM runs on another machine: its image files were not checked before the attach")
-		return nil
+		return 0, nil
 	}
 	if err := checkUnused(disk, state); err != nil {
-		return err
+		return 0, err
 	}
-	payload, err := checkAccess(disk, disk.Image, "payload")
+	payload, err := checkAccess(disk, disk.Image, "payload", writes)
 	if err != nil {
-		return err
+		return 0, err
 	}
+	h := payload.LUKS
 	if header := disk.Header(); header != nil {
-		if _, err := checkAccess(disk, *header, "header"); err != nil {
-			return err
+		if h, err = a.checkHeader(ctx, *header, unlock, state); err != nil {
+			return 0, err
 		}
-		return checkDetached(disk)
+		if err := checkDetached(disk); err != nil {
+			return 0, err
+		}
+	} else if h, err = checkEmbedded(disk, payload); err != nil {
+		return 0, err
 	}
-	return checkEmbedded(disk, payload)
+	if h == nil {
+		return 0, nil
+	}
+	if err := checkOpens(disk, h, unlock.Way); err != nil || unlock.Way != blockgraph.ByHeader {
+		return 0, err
+	}
+	return volumeSize(disk, h)
+}
+
+// checkHeader checks a detached header: the file, what it holds, and that it is
+// the header of no other disk.
+func (a *attach) checkHeader(ctx context.Context, header blockgraph.Image, unlock blockgraph.Unlock, state *State) (*luks.Header, error) {
+	disk, path := a.disk, header.Source.Path
+	access := writes
+	if unlock.Way == blockgraph.ByHeader {
+		access = reads // QEMU gets another one
+	}
+	if a.options.AllowSharedHeader && unlock.Way == blockgraph.ByHeader {
+		access = shares
+	}
+	if _, err := checkAccess(disk, header, "header", access); err != nil {
+		return nil, err
+	}
+	h, err := readHeader(header)
+	if err != nil {
+		return nil, headerError(disk, path, err)
+	}
+	user, err := a.vm.headerUser(ctx, disk, path, h.UUID, state)
+	if err != nil || user == "" {
+		return h, err
+	}
+	if access != shares {
+		return nil, &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the header %s is in use by %s: one header over two payloads would give both the same key, so make a header for each, or allow it with --allow-shared-header", path, user)}
+	}
+	a.shared = fmt.Sprintf("the header %s is also that of %s, as was allowed: both payloads have the same key", path, user)
+	return h, nil
+}
+
+// headerUser returns who has the detached header already, "" for nobody.
+func (vm *VM) headerUser(ctx context.Context, disk *blockgraph.Disk, path, uuid string, state *State) (string, error) {
+	for _, n := range state.Nodes {
+		sameFile := n.isStorage() && image.SameFile(n.File, path)
+		sameVolume := uuid != "" && n.Image.Specific.Data.UUID == uuid
+		if sameFile || sameVolume {
+			return state.user(n), nil
+		}
+	}
+	for target, n := range state.notes {
+		if target != disk.Target && n.Header != "" && image.SameFile(n.Header, path) && state.Holding(target) != nil {
+			return "disk " + target + " of this VM", nil
+		}
+	}
+	other, err := vm.otherUser(ctx, path, uuid)
+	if err != nil || other == nil {
+		return "", err
+	}
+	return fmt.Sprintf("disk %s of VM %s", other.Target, other.VM), nil
 }
 
 // filesAreLocal tells whether the XML's paths can be looked at here.
@@ -44,31 +110,43 @@ func (vm *VM) filesAreLocal() bool {
 	return local
 }
 
-// checkUnused refuses an image that this VM has open already. The image locks
+// checkUnused refuses a payload that this VM has open already. The image locks
 // would tell as well, but not which disk it is, nor for a read-only pair.
 func checkUnused(disk *blockgraph.Disk, state *State) error {
 	for _, n := range state.Nodes {
-		if n.Driver != "file" && n.Driver != "host_device" && n.Driver != "host_cdrom" {
-			continue
-		}
-		user := "node " + n.Name
-		if target, _, ours := blockgraph.ParseName(n.Name); ours {
-			user = "disk " + target
-		}
-		if header := disk.Header(); header != nil && image.SameFile(n.File, header.Source.Path) {
-			return &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the header %s is in use by %s of this VM: one header over two payloads would give both the same key, so make a header for each", header.Source.Path, user)}
-		}
-		if image.SameFile(n.File, disk.Image.Source.Path) {
-			return &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the image %s is in use by %s of this VM", disk.Image.Source.Path, user)}
+		if n.isStorage() && image.SameFile(n.File, disk.Image.Source.Path) {
+			return &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the image %s is in use by %s", disk.Image.Source.Path, state.user(n))}
 		}
 	}
 	return nil
 }
 
+// isStorage tells whether the node reads a file or device of the host.
+func (n *Node) isStorage() bool {
+	return n.Driver == "file" || n.Driver == "host_device" || n.Driver == "host_cdrom"
+}
+
+// user says for people whose a node is.
+func (s *State) user(n Node) string {
+	if target, _, ours := blockgraph.ParseName(n.Name); ours {
+		return "disk " + target + " of this VM"
+	}
+	return "node " + n.Name + " of this VM"
+}
+
+// use is what becomes of an image.
+type use string
+
+const (
+	writes use = "writes" // QEMU opens it as the disk says
+	reads  use = "reads"  // only this process reads it, and nobody else may write
+	shares use = "shares" // only this process reads it, and others may do what they like
+)
+
 // checkAccess checks that an image is of the kind that the XML says, may be
 // opened the way in which QEMU will open it, and is not locked. It returns what
 // the image is.
-func checkAccess(disk *blockgraph.Disk, img blockgraph.Image, what string) (*image.Info, error) {
+func checkAccess(disk *blockgraph.Disk, img blockgraph.Image, what string, u use) (*image.Info, error) {
 	path := img.Source.Path
 	refuse := func(reason string, err error) (*image.Info, error) {
 		return nil, &PreflightError{Target: disk.Target, Reason: fmt.Sprintf(reason, what, path), Err: err}
@@ -86,13 +164,13 @@ func checkAccess(disk *blockgraph.Disk, img blockgraph.Image, what string) (*ima
 	access := image.ReadWrite
 	if disk.ReadOnly {
 		access = image.Read
-	} else if err := image.Writable(path); err != nil {
+	} else if err := image.Writable(path); u == writes && err != nil {
 		if what == "header" {
 			return refuse("the %s %s cannot be written, and QEMU needs it writable under a writable disk: make it writable, or add <readonly/>", err)
 		}
 		return refuse("the %s %s cannot be written: make it writable, or add <readonly/>", err)
 	}
-	if err := image.CheckLock(path, access); err != nil {
+	if err := image.CheckLock(path, access); u != shares && err != nil {
 		return refuse("the %s %s is in use outside of this VM: end its other use", err)
 	}
 	if img.Format == blockgraph.FormatQcow2 && info.Format != image.Qcow2 {
@@ -101,17 +179,9 @@ func checkAccess(disk *blockgraph.Disk, img blockgraph.Image, what string) (*ima
 	return info, nil
 }
 
-// checkDetached checks a header that is not in the image: that it is one, and
-// that the payload has none of its own.
+// checkDetached checks that the payload of a detached header has none of its
+// own.
 func checkDetached(disk *blockgraph.Disk) error {
-	header := disk.Header()
-	h, err := readHeader(*header)
-	if err != nil {
-		return headerError(disk, header.Source.Path, err)
-	}
-	if err := checkVersion(disk, header.Source.Path, h); err != nil {
-		return err
-	}
 	prefix, err := image.GuestPrefix(disk.Image.Source.Path, image.Format(disk.Image.Format), magicLength)
 	if err != nil && !errors.Is(err, image.ErrUnsupported) {
 		return &PreflightError{Target: disk.Target, Reason: "the payload " + disk.Image.Source.Path + " cannot be read", Err: err}
@@ -124,47 +194,33 @@ func checkDetached(disk *blockgraph.Disk) error {
 
 const magicLength = 6 // of LUKS, LUKS On-Disk Format Specification, figure 1
 
-// readHeader reads the LUKS header at the start of what an image holds.
-func readHeader(img blockgraph.Image) (*luks.Header, error) {
-	guest, err := image.OpenGuest(img.Source.Path, image.Format(img.Format))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = guest.Close() }() // only read
-	return luks.ReadHeader(guest)
-}
-
 // checkEmbedded checks an image whose header, if it has one, is inside: it has
 // one exactly when the XML says <encryption>.
-func checkEmbedded(disk *blockgraph.Disk, info *image.Info) error {
+func checkEmbedded(disk *blockgraph.Disk, info *image.Info) (*luks.Header, error) {
 	path := disk.Image.Source.Path
 	encrypted := disk.Image.Encryption != nil
 	if disk.Image.Format == blockgraph.FormatQcow2 {
-		return checkEmbeddedQcow2(disk, info.Qcow2, encrypted)
+		return info.Qcow2.LUKS, checkEmbeddedQcow2(disk, info.Qcow2)
 	}
 	h, err := readHeader(disk.Image)
 	switch {
 	case encrypted && err != nil:
-		return headerError(disk, path, err)
+		return nil, headerError(disk, path, err)
+	case encrypted && h.PayloadOffset() == 0:
+		return nil, &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the image %s is a detached LUKS header without a payload: name the payload as the <source> and this file in <header>", path)}
 	case encrypted:
-		if err := checkVersion(disk, path, h); err != nil {
-			return err
-		}
-		if h.PayloadOffset() == 0 {
-			return &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the image %s is a detached LUKS header without a payload: name the payload as the <source> and this file in <header>", path)}
-		}
+		return h, nil
 	case errors.Is(err, luks.ErrNotLUKS):
-		return nil
+		return nil, nil
 	case err != nil && !errors.Is(err, luks.ErrDamaged) && !errors.Is(err, luks.ErrUnsupported):
-		return &PreflightError{Target: disk.Target, Reason: "the image " + path + " cannot be read", Err: err}
-	default: // a LUKS header, whatever its state
-		return &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the image %s is encrypted with LUKS, and the XML has no <encryption>: the guest would see ciphertext and could destroy the header, so add <encryption format='luks'>", path)}
+		return nil, &PreflightError{Target: disk.Target, Reason: "the image " + path + " cannot be read", Err: err}
 	}
-	return nil
+	// a LUKS header, whatever its state
+	return nil, &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the image %s is encrypted with LUKS, and the XML has no <encryption>: the guest would see ciphertext and could destroy the header, so add <encryption format='luks'>", path)}
 }
 
-func checkEmbeddedQcow2(disk *blockgraph.Disk, header *image.Qcow2Header, encrypted bool) error {
-	path := disk.Image.Source.Path
+func checkEmbeddedQcow2(disk *blockgraph.Disk, header *image.Qcow2Header) error {
+	path, encrypted := disk.Image.Source.Path, disk.Image.Encryption != nil
 	switch crypt := header.Crypt; {
 	case encrypted && crypt == image.CryptNone:
 		return &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the qcow2 image %s is not encrypted, and the XML has <encryption>: remove it, or add its <header>", path)}
@@ -172,18 +228,44 @@ func checkEmbeddedQcow2(disk *blockgraph.Disk, header *image.Qcow2Header, encryp
 		return &blockgraph.UnsupportedError{Element: "disk/source/encryption", Reason: fmt.Sprintf("the qcow2 image %s is encrypted with %q: only luks is supported", path, crypt)}
 	case !encrypted && crypt != image.CryptNone:
 		return &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the qcow2 image %s is encrypted (%s), and the XML has no <encryption>: add <encryption format='luks'>", path, crypt)}
-	case encrypted && header.LUKS != nil:
-		return checkVersion(disk, path, header.LUKS)
 	}
 	return nil
 }
 
-// checkVersion refuses the LUKS versions that QEMU does not open.
-func checkVersion(disk *blockgraph.Disk, path string, h *luks.Header) error {
-	if h.Version == 1 {
-		return nil
+// checkOpens refuses a header that whoever is going to unlock it does not open.
+func checkOpens(disk *blockgraph.Disk, h *luks.Header, way blockgraph.Way) error {
+	path := disk.Image.Source.Path
+	if header := disk.Header(); header != nil {
+		path = header.Source.Path
 	}
-	return &blockgraph.UnsupportedError{Element: "disk/source/encryption", Reason: fmt.Sprintf("the header of %s for disk %s is LUKS version %d: QEMU opens LUKS1 only (convert it with cryptsetup convert --type luks1 where its key slots allow)", path, disk.Target, h.Version)}
+	err, who := h.QEMUOpens(), "QEMU's own driver"
+	if way == blockgraph.ByHeader {
+		err, who = h.Usable(), "luksplug"
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, luks.ErrUnsupported):
+		return &blockgraph.UnsupportedError{Element: "disk/source/encryption", Reason: fmt.Sprintf("%s does not unlock the header of %s for disk %s: %v", who, path, disk.Target, err)}
+	}
+	return &PreflightError{Target: disk.Target, Reason: "the LUKS header of " + path, Err: err}
+}
+
+// volumeSize returns how large the volume of a header is: what the payload has
+// from the payload offset on.
+func volumeSize(disk *blockgraph.Disk, h *luks.Header) (int64, error) {
+	path := disk.Image.Source.Path
+	payload, err := image.OpenGuest(path, image.Format(disk.Image.Format))
+	if err != nil {
+		return 0, &PreflightError{Target: disk.Target, Reason: "the payload " + path + " cannot be read", Err: err}
+	}
+	defer closeRead(payload)
+	const sector = luks.SectorSize
+	size := (payload.Size()+sector-1)/sector*sector - h.PayloadOffset() // QEMU counts a last, partial sector
+	if size <= 0 {
+		return 0, &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the payload %s ends at byte %d, before the encrypted data that its LUKS header places at byte %d: it has been cut off", path, payload.Size(), h.PayloadOffset())}
+	}
+	return size, nil
 }
 
 func headerError(disk *blockgraph.Disk, path string, err error) error {

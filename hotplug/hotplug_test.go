@@ -13,6 +13,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/secrets/luks"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -35,22 +36,45 @@ func state(ctx context.Context, t *testing.T, v *hotplug.VM) *hotplug.State {
 
 func TestAttachAndDetach(t *testing.T) {
 	t.Parallel()
+	for _, c := range []struct {
+		mode  hotplug.UnlockMode
+		way   blockgraph.Way
+		steps []string
+	}{
+		{hotplug.UnlockAuto, blockgraph.ByHeader, []string{"luksplug-sdb-header-fdset", "luksplug-sdb-header-storage", "luksplug-sdb-header-fdset",
+			"luksplug-sdb-payload-storage", "luksplug-sdb-secret0", "luksplug-sdb-luks", "luksplug-sdb-secret0", "luksplug-sdb"}},
+		{hotplug.UnlockQEMU, blockgraph.ByQEMU, []string{"luksplug-sdb-payload-storage", "luksplug-sdb-secret0", "luksplug-sdb-luks", "luksplug-sdb-secret0", "luksplug-sdb"}},
+		{hotplug.UnlockExternal, blockgraph.ByDaemon, []string{"luksplug-sdb-payload-storage", "luksplug-sdb"}},
+	} {
+		t.Run(string(c.mode), func(t *testing.T) {
+			t.Parallel()
+			attachAndDetach(t, c.mode, c.way, c.steps)
+		})
+	}
+}
+
+func attachAndDetach(t *testing.T, mode hotplug.UnlockMode, way blockgraph.Way, steps []string) {
 	ctx := bounded(t)
 	var told []string
-	v, _ := vm(t, hotplug.Options{Name: "vm1", OnStep: func(r hotplug.StepReport) { told = append(told, r.Step.Subject) }})
+	run := t.TempDir()
+	v, _ := vm(t, hotplug.Options{Name: "vm1", RunDir: run, OnStep: func(r hotplug.StepReport) { told = append(told, r.Step.Subject) }})
 	before := state(ctx, t, v)
 	disk := luksDisk(t, "sdb")
-	at, err := v.Attach(ctx, disk, store(key))
+	options := hotplug.AttachOptions{Unlock: mode}
+	at, err := v.Attach(ctx, disk, store(key), options)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if at.Unlock != way || at.Payload != disk.Image.Source.Path || (way == blockgraph.ByDaemon) != (at.Daemon != 0) || (way == blockgraph.ByDaemon) != (at.UUID == "" || at.Daemon != 0) {
+		t.Errorf("unlocked: %+v", at.Holding)
 	}
 	if at.Already || at.Device != "luksplug-sdb" || at.Driver != "scsi-hd" || at.Size != 8<<20 || at.Bus != "scsi0.0" || at.Leftover() {
 		t.Errorf("attached: %+v", at)
 	}
-	if want := []string{"luksplug-sdb-payload-storage", "luksplug-sdb-secret0", "luksplug-sdb-luks", "luksplug-sdb-secret0", "luksplug-sdb"}; !slices.Equal(told, want) {
+	if !slices.Equal(told, steps) {
 		t.Errorf("steps told: %q", told)
 	}
-	if again, err := v.Attach(ctx, disk, store("never asked for")); err != nil || !again.Already {
+	if again, err := v.Attach(ctx, disk, store("never asked for"), options); err != nil || !again.Already {
 		t.Errorf("attached again: %+v, %v", again, err)
 	}
 	list, err := v.List(ctx)
@@ -58,8 +82,11 @@ func TestAttachAndDetach(t *testing.T) {
 		t.Errorf("list: %+v, %v", list, err)
 	}
 	gone, err := v.Detach(ctx, "sdb", 10*time.Second)
-	if err != nil || !slices.Contains(gone.Removed, "node luksplug-sdb-luks") {
+	if err != nil || !slices.Contains(gone.Removed, "node "+at.Nodes[0]) {
 		t.Errorf("detached: %+v, %v", gone, err)
+	}
+	if left, err := os.ReadDir(run); err != nil || len(left) != 0 {
+		t.Errorf("left on the host: %v, %v", left, err)
 	}
 	if after := state(ctx, t, v); !reflect.DeepEqual(before, after) {
 		t.Errorf("before %+v\nafter  %+v", before, after)
@@ -79,10 +106,10 @@ func TestAttachOther(t *testing.T) {
 	disk := plainDisk(t, "sdb")
 	disk.Serial, disk.WWN = "abc", 0x5000c50015ea71ac
 	disk.Driver = blockgraph.Driver{Cache: "writeback", ErrorPolicy: "stop"}
-	if _, err := v.Attach(ctx, disk, nil); err != nil {
+	if _, err := v.Attach(ctx, disk, nil, hotplug.AttachOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if same, err := v.Attach(ctx, disk, nil); err != nil || !same.Already {
+	if same, err := v.Attach(ctx, disk, nil, hotplug.AttachOptions{}); err != nil || !same.Already {
 		t.Fatalf("the same disk: %+v, %v", same, err)
 	}
 	before := state(ctx, t, v)
@@ -104,7 +131,7 @@ func TestAttachOther(t *testing.T) {
 		other := *disk
 		change(&other)
 		var refused *hotplug.PreflightError
-		if _, err := v.Attach(ctx, &other, store(key)); !errors.As(err, &refused) || !strings.Contains(err.Error(), "another disk is attached as sdb") {
+		if _, err := v.Attach(ctx, &other, store(key), hotplug.AttachOptions{}); !errors.As(err, &refused) || !strings.Contains(err.Error(), "another disk is attached as sdb") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -136,7 +163,7 @@ func TestLeftovers(t *testing.T) {
 	if err != nil || len(list) != 2 || !list[0].Leftover() || len(list[0].Left()) != 3 {
 		t.Fatalf("list: %+v, %v", list, err)
 	}
-	at, err := v.Attach(ctx, plainDisk(t, "sdb"), nil)
+	at, err := v.Attach(ctx, plainDisk(t, "sdb"), nil, hotplug.AttachOptions{})
 	if err != nil || len(at.Cleared) != 3 {
 		t.Fatalf("attach: %+v, %v", at, err)
 	}
@@ -176,18 +203,28 @@ func TestLeftBehind(t *testing.T) {
 	}
 }
 
-func TestWrongPassphraseIsRolledBack(t *testing.T) {
+// TestWrongPassphrase: QEMU hears of a wrong passphrase only where it has to try
+// it itself.
+func TestWrongPassphrase(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	v, _ := vm(t, hotplug.Options{})
+	var steps int
+	v, _ := vm(t, hotplug.Options{RunDir: t.TempDir(), OnStep: func(hotplug.StepReport) { steps++ }})
 	before := state(ctx, t, v)
-	_, err := v.Attach(ctx, luksDisk(t, "sdb"), store("another"))
-	var back *hotplug.RolledBackError
-	if !errors.As(err, &back) || !errors.Is(err, qmp.ErrWrongPassphrase) {
-		t.Errorf("attach: %v", err)
-	}
-	if strings.Contains(err.Error(), "another") {
-		t.Errorf("the passphrase is in the error: %v", err)
+	disk := luksDisk(t, "sdb")
+	for mode, sentinel := range map[hotplug.UnlockMode]error{
+		hotplug.UnlockAuto: luks.ErrWrongPassphrase, hotplug.UnlockExternal: qmp.ErrWrongPassphrase, hotplug.UnlockQEMU: qmp.ErrWrongPassphrase,
+	} {
+		steps = 0
+		_, err := v.Attach(ctx, disk, store("another"), hotplug.AttachOptions{Unlock: mode})
+		var back *hotplug.RolledBackError
+		var secret *hotplug.SecretError
+		if asked := mode == hotplug.UnlockQEMU; errors.As(err, &back) != asked || errors.As(err, &secret) == asked || (steps > 0) != asked || !errors.Is(err, sentinel) {
+			t.Errorf("attach, unlocked by %s: %d steps, %v", mode, steps, err)
+		}
+		if err != nil && strings.Contains(err.Error(), "another") {
+			t.Errorf("the passphrase is in the error: %v", err)
+		}
 	}
 	if after := state(ctx, t, v); !reflect.DeepEqual(before, after) {
 		t.Errorf("before %+v\nafter  %+v", before, after)
@@ -208,7 +245,7 @@ func TestCancelled(t *testing.T) {
 			}
 		}})
 		before := state(ctx, t, v)
-		_, err := v.Attach(ctx, disk, store(key))
+		_, err := v.Attach(ctx, disk, store(key), hotplug.AttachOptions{})
 		if n < step {
 			cancel()
 			if err != nil {
@@ -231,8 +268,8 @@ func TestUnusableSecrets(t *testing.T) {
 	ctx := bounded(t)
 	v, _ := vm(t, hotplug.Options{})
 	disk := luksDisk(t, "sdb")
-	for _, value := range []string{"", "\xff\xfe"} {
-		_, err := v.Attach(ctx, disk, store(value))
+	for value, mode := range map[string]hotplug.UnlockMode{"": hotplug.UnlockAuto, "\xff\xfe": hotplug.UnlockQEMU} {
+		_, err := v.Attach(ctx, disk, store(value), hotplug.AttachOptions{Unlock: mode})
 		var secret *hotplug.SecretError
 		if !errors.As(err, &secret) || !errors.Is(err, hotplug.ErrUnusableSecret) {
 			t.Errorf("passphrase %q: %v", value, err)
@@ -256,12 +293,12 @@ func TestLock(t *testing.T) {
 	held := make(chan struct{})
 	done := make(chan error, 1)
 	go func() {
-		_, err := v.Attach(ctx, luksDisk(t, "sdb"), blocking{held, hold})
+		_, err := v.Attach(ctx, luksDisk(t, "sdb"), blocking{held, hold}, hotplug.AttachOptions{Unlock: hotplug.UnlockQEMU})
 		done <- err
 	}()
 	<-held
 	var locked *hotplug.LockedError
-	if _, err := second.Attach(ctx, plainDisk(t, "sdc"), nil); !errors.As(err, &locked) || locked.Holder != os.Getpid() {
+	if _, err := second.Attach(ctx, plainDisk(t, "sdc"), nil, hotplug.AttachOptions{}); !errors.As(err, &locked) || locked.Holder != os.Getpid() {
 		t.Errorf("attach while the VM is locked: %v", err)
 	}
 	if len(waits) != 1 {
@@ -271,7 +308,7 @@ func TestLock(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	if _, err := second.Attach(ctx, plainDisk(t, "sdc"), nil); err != nil {
+	if _, err := second.Attach(ctx, plainDisk(t, "sdc"), nil, hotplug.AttachOptions{}); err != nil {
 		t.Errorf("attach after the lock: %v", err)
 	}
 	if files, err := os.ReadDir(locks); err != nil || len(files) != 0 {
@@ -300,7 +337,7 @@ func TestPorts(t *testing.T) {
 	take := func(target string) (string, error) {
 		disk := plainDisk(t, target)
 		disk.Bus = blockgraph.BusVirtio
-		at, err := v.Attach(ctx, disk, nil)
+		at, err := v.Attach(ctx, disk, nil, hotplug.AttachOptions{})
 		if err != nil {
 			return "", err
 		}
@@ -317,7 +354,7 @@ func TestPorts(t *testing.T) {
 	}
 	root := plainDisk(t, "vde")
 	root.Bus, root.Address = blockgraph.BusVirtio, &blockgraph.Address{PCI: &blockgraph.PCIAddress{Slot: 9}}
-	if _, err := v.Attach(ctx, root, nil); !errors.As(err, &full) {
+	if _, err := v.Attach(ctx, root, nil, hotplug.AttachOptions{}); !errors.As(err, &full) {
 		t.Errorf("a disk on pcie.0: %v", err)
 	}
 }

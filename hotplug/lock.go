@@ -121,6 +121,11 @@ func defaultLockDir() (string, error) {
 	if os.Geteuid() == 0 {
 		return "/run/lock/luksplug", nil
 	}
+	return userDir()
+}
+
+// userDir is the folder for the files of a user who is not root.
+func userDir() (string, error) {
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
 		return filepath.Join(dir, "luksplug"), nil
 	}
@@ -146,6 +151,17 @@ func defaultLockDir() (string, error) {
 // monitor on this host: its UUID, or for a VM without one the process that
 // listens on the socket, or what little else is known.
 func (vm *VM) identity(ctx context.Context) (string, error) {
+	if vm.id == "" {
+		id, err := vm.askIdentity(ctx)
+		if err != nil {
+			return "", err
+		}
+		vm.id = id
+	}
+	return vm.id, nil
+}
+
+func (vm *VM) askIdentity(ctx context.Context) (string, error) {
 	cmd := qmp.Command{Execute: "query-uuid"}
 	value, err := vm.query(ctx, cmd)
 	if err != nil {

@@ -13,20 +13,22 @@ import (
 
 // preflight checks a plan against the VM before the first command that changes
 // anything: what QEMU can do, which names are free, and what the files are.
-func (vm *VM) preflight(ctx context.Context, disk *blockgraph.Disk, plan *blockgraph.Plan, values Values, state *State) error {
-	if err := vm.checkTarget(ctx, disk); err != nil {
-		return err
+//
+// It returns the size in bytes that the volume must have, 0 for any.
+func (a *attach) preflight(ctx context.Context, plan *blockgraph.Plan, unlock blockgraph.Unlock, state *State) (int64, error) {
+	if err := a.vm.checkTarget(ctx, a.disk); err != nil {
+		return 0, err
 	}
-	if err := vm.checkNames(plan, state); err != nil {
-		return err
+	if err := a.vm.checkNames(plan, state); err != nil {
+		return 0, err
 	}
-	if err := vm.checkSchema(ctx, disk, plan, values); err != nil {
-		return err
+	if err := a.vm.checkSchema(ctx, plan); err != nil {
+		return 0, err
 	}
-	if err := vm.checkDevices(ctx, plan); err != nil {
-		return err
+	if err := a.vm.checkDevices(ctx, plan); err != nil {
+		return 0, err
 	}
-	return vm.checkFiles(disk, state)
+	return a.checkFiles(ctx, unlock, state)
 }
 
 // checkTarget refuses a target that the VM's manager has given away: two disks
@@ -69,23 +71,25 @@ func (vm *VM) checkNames(plan *blockgraph.Plan, state *State) error {
 
 // checkSchema validates every command against what this very QEMU says that it
 // takes (query-qmp-schema).
-func (vm *VM) checkSchema(ctx context.Context, disk *blockgraph.Disk, plan *blockgraph.Plan, values Values) error {
+func (vm *VM) checkSchema(ctx context.Context, plan *blockgraph.Plan) error {
+	target := plan.Graph.Target
 	schema, err := vm.client.Schema(ctx)
 	if err != nil {
 		return fmt.Errorf("ask QEMU for its schema: %w", err)
 	}
-	if disk.Header() != nil && !schema.Supports("blockdev-add", "luks.header") {
-		return &VersionError{Target: disk.Target, Feature: "a detached LUKS header", Since: "9.0", Version: vm.client.VersionString()}
+	detached := slices.ContainsFunc(plan.Graph.Nodes, func(n blockgraph.Node) bool { return n.Role == blockgraph.RoleLUKS && n.Options.Get("header") != nil })
+	if detached && !schema.Supports("blockdev-add", headerMember) {
+		return &VersionError{Target: target, Feature: "a detached LUKS header", Since: "9.0", Version: vm.client.VersionString()}
 	}
 	for _, s := range plan.Steps {
-		cmd, err := values.command(s.Do)
+		cmd, err := placeholders(plan).command(s.Do)
 		if err != nil {
 			return err
 		}
 		err = schema.Validate(cmd.Execute, cmd.Arguments)
 		var argument *qmp.ArgumentError
 		if errors.As(err, &argument) {
-			return &VersionError{Target: disk.Target, Feature: "the argument " + argument.Path + " of " + argument.Command, Version: vm.client.VersionString(), Err: err}
+			return &VersionError{Target: target, Feature: "the argument " + argument.Path + " of " + argument.Command, Version: vm.client.VersionString(), Err: err}
 		}
 		if err != nil {
 			return err

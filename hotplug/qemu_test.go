@@ -75,6 +75,9 @@ func vm(t *testing.T, options hotplug.Options) (*hotplug.VM, hotplug.Dialer) {
 	if options.LockDir == "" {
 		options.LockDir = t.TempDir()
 	}
+	if options.RunDir == "" {
+		options.RunDir = t.TempDir()
+	}
 	v, err := hotplug.Connect(context.Background(), dialer(sockets[0]), options)
 	if err != nil {
 		t.Fatal(err)

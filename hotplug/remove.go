@@ -221,5 +221,19 @@ func (vm *VM) remove(ctx context.Context, h *Holding) error {
 	for _, id := range h.FDSets {
 		keep(vm.removeFDSet(ctx, id))
 	}
+	keep(vm.tidy(ctx, h.Target))
 	return first
+}
+
+// tidy removes what there is on this host for a disk that the VM does not have
+// any more: a storage daemon, what was handed over, the note. Doing it again does
+// no harm.
+func (vm *VM) tidy(ctx context.Context, target string) error {
+	if !vm.filesAreLocal() {
+		return nil
+	}
+	if err := vm.stopDaemon(ctx, target); err != nil {
+		return err
+	}
+	return vm.forget(ctx, target)
 }

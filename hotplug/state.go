@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path"
 	"slices"
 	"strings"
 
@@ -26,6 +27,9 @@ type State struct {
 	// IdleControllers are the SCSI controllers that were added for a disk and
 	// have no disk any more.
 	IdleControllers []string
+
+	notes      map[string]note       // of this VM, by target
+	handedOver map[string]handedOver // by target
 }
 
 // Node is a block node (query-named-block-nodes).
@@ -34,12 +38,20 @@ type Node struct {
 	Driver   string `json:"drv"`
 	File     string `json:"file"`
 	ReadOnly bool   `json:"ro"`
-	Cache    struct {
+	// Encrypted is true for the node of a volume, and for those above it.
+	Encrypted bool `json:"encrypted"`
+	Cache     struct {
 		Direct  bool `json:"direct"`
 		NoFlush bool `json:"no-flush"`
 	} `json:"cache"`
 	Image struct {
 		VirtualSize int64 `json:"virtual-size"`
+		// Specific is what only nodes of a certain driver have.
+		Specific struct {
+			Data struct {
+				UUID string `json:"uuid"` // of a LUKS volume
+			} `json:"data"`
+		} `json:"format-specific"`
 	} `json:"image"`
 }
 
@@ -54,8 +66,10 @@ type Drive struct {
 
 // FDSet is a set of file descriptors (query-fdsets).
 type FDSet struct {
-	ID      int64    `json:"fdset-id"`
-	Opaques []string `json:"-"`
+	ID int64
+	// Opaques are the names that came with the descriptors; none for a set
+	// that is listed only because a node is open that was opened from it.
+	Opaques []string
 }
 
 // State asks the VM what exists. The queries are sent at once and change
@@ -115,7 +129,10 @@ func (vm *VM) State(ctx context.Context) (*State, error) {
 	if s.IdleControllers, err = vm.idleControllers(ctx, s.Devices); err != nil {
 		return nil, err
 	}
-	return s, nil
+	if vm.filesAreLocal() {
+		err = vm.readRunDir(ctx, s)
+	}
+	return s, err
 }
 
 // idleControllers looks at the controllers of ours. The one that a disk brought
@@ -259,7 +276,18 @@ type Holding struct {
 	// ReadOnly tells whether the guest can write.
 	ReadOnly bool
 	// Payload and Header are the paths of the images, as far as they have one.
+	// That of an original header is not known to QEMU, and only to the host on
+	// which the disk was attached.
 	Payload, Header string
+	// Unlock is how the volume was opened, "" for a disk without encryption.
+	Unlock blockgraph.Way
+	// UUID is that of the LUKS volume, "" where QEMU does not know it.
+	UUID string
+	// Daemon is the process id of the storage daemon that serves the disk, 0
+	// for none.
+	Daemon int
+	// Files are the paths of files that were handed over and not yet removed.
+	Files []string
 }
 
 // Leftover tells whether no device uses what is there.
@@ -283,6 +311,12 @@ func (h *Holding) Left() []string {
 	for _, id := range h.FDSets {
 		out = append(out, fmt.Sprintf("fdset %d", id))
 	}
+	if h.Daemon != 0 {
+		out = append(out, fmt.Sprintf("storage daemon %d", h.Daemon))
+	}
+	for _, path := range h.Files {
+		out = append(out, "file "+path)
+	}
 	return out
 }
 
@@ -301,13 +335,7 @@ func (s *State) Holdings() []*Holding {
 	}
 	for _, n := range s.Nodes {
 		if h, role := get(n.Name); h != nil {
-			h.Nodes = append(h.Nodes, n.Name)
-			switch role {
-			case blockgraph.RolePayloadStorage:
-				h.Payload = n.File
-			case blockgraph.RoleHeaderStorage:
-				h.Header = n.File
-			}
+			h.addNode(n, role)
 		}
 	}
 	for id := range s.Objects {
@@ -333,6 +361,16 @@ func (s *State) Holdings() []*Holding {
 			}
 		}
 	}
+	for target, handed := range s.handedOver {
+		if h, _ := get(blockgraph.Name(target, blockgraph.RoleDevice)); h != nil {
+			h.Daemon, h.Files = handed.daemon, handed.files
+		}
+	}
+	for target, n := range s.notes {
+		if h := byTarget[target]; h != nil {
+			h.addNote(n)
+		}
+	}
 	out := make([]*Holding, 0, len(byTarget))
 	for _, h := range byTarget {
 		s.complete(h)
@@ -340,6 +378,44 @@ func (s *State) Holdings() []*Holding {
 	}
 	slices.SortFunc(out, func(a, b *Holding) int { return strings.Compare(a.Target, b.Target) })
 	return out
+}
+
+// addNode adds a node and what it tells.
+func (h *Holding) addNode(n Node, role blockgraph.Role) {
+	h.Nodes = append(h.Nodes, n.Name)
+	switch role {
+	case blockgraph.RolePayloadStorage:
+		h.Payload = n.File
+		if strings.HasPrefix(n.File, "nbd+unix:///"+blockgraph.Export(h.Target)+"?") {
+			h.Payload, h.Unlock = "", blockgraph.ByDaemon
+		}
+	case blockgraph.RoleHeaderStorage:
+		h.Header = n.File
+		if strings.HasPrefix(n.File, "/dev/fdset/") || path.Base(n.File) == n.Name {
+			h.Header, h.Unlock = "", blockgraph.ByHeader
+		}
+	}
+	if uuid := n.Image.Specific.Data.UUID; role == blockgraph.RoleLUKS && uuid != "" {
+		h.UUID = uuid
+	}
+	if h.Unlock == "" && n.Encrypted {
+		h.Unlock = blockgraph.ByQEMU
+	}
+}
+
+// addNote adds what QEMU does not know: a note that speaks of another volume is
+// one of another disk, which had the same target.
+func (h *Holding) addNote(n note) {
+	if n.Way != h.Unlock || h.UUID != "" && n.UUID != h.UUID {
+		return
+	}
+	h.Header = n.Header
+	if h.Payload == "" {
+		h.Payload = n.Payload
+	}
+	if h.UUID == "" {
+		h.UUID = n.UUID
+	}
 }
 
 // complete fills in what follows from the device and the node that it uses.

@@ -3,76 +3,164 @@ package hotplug
 import (
 	"context"
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"os"
 	"unicode/utf8"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// Values are the resolved secrets of a plan, in the form in which they cross
-// the monitor. Wipe them as soon as the plan is applied.
-type Values map[secrets.Reference][]byte
-
-// Resolve looks up every secret that the disk needs. The caller wipes the
-// values. An error is the store's own, see [secrets.Store], or says that QEMU
-// could not use the value.
-func Resolve(ctx context.Context, disk *blockgraph.Disk, store secrets.Store) (Values, error) {
-	values := Values{}
-	for _, ref := range disk.Secrets() {
-		if _, done := values[ref]; done {
-			continue
-		}
-		secret, err := store.Lookup(ctx, ref)
-		if err == nil {
-			values[ref], err = encodeSecret(secret)
-			secret.Wipe()
-		}
-		if err != nil {
-			values.Wipe()
-			return nil, &SecretError{Target: disk.Target, Ref: ref, Err: err}
-		}
-	}
-	return values, nil
+// Values are the resolved secrets of a plan, in the form in which they go to
+// QEMU: passphrases and, where a volume is unlocked outside of QEMU, ephemeral
+// headers. Wipe them as soon as the plan is applied.
+type Values struct {
+	passphrases map[string][]byte                // in base64, by the id of the object
+	headers     map[string]*luks.EphemeralHeader // by the name of the node
 }
 
-// encodeSecret returns the value in base64: QMP strings are UTF-8, and base64
-// also keeps a value apart from JSON's escapes.
-func encodeSecret(s *secrets.Secret) ([]byte, error) {
-	var out []byte
-	err := s.Use(func(value []byte) error {
-		if len(value) == 0 {
+// Resolve looks up every secret that the graph needs, and unlocks the headers
+// that it needs ephemeral ones of; the graph of a storage daemon is resolved by
+// itself. The caller wipes the values. progress is called now and then while a
+// header is being unlocked, see [luks.Unlocker]; nil for nothing.
+//
+// Nothing is changed anywhere. The error is a [*SecretError]: it wraps the
+// store's own error, [ErrUnusableSecret], or one of package luks, such as
+// [luks.ErrWrongPassphrase]. A header that cannot be read is a
+// [*PreflightError].
+func Resolve(ctx context.Context, graph *blockgraph.Graph, store secrets.Store, progress func(luks.Progress)) (*Values, error) {
+	v := &Values{passphrases: map[string][]byte{}, headers: map[string]*luks.EphemeralHeader{}}
+	for _, o := range graph.Objects {
+		if err := v.resolve(ctx, graph, o, store, progress); err != nil {
+			v.Wipe()
+			return nil, err
+		}
+	}
+	return v, nil
+}
+
+// resolve gets the value of one secret object.
+func (v *Values) resolve(ctx context.Context, graph *blockgraph.Graph, o blockgraph.GraphObject, store secrets.Store, progress func(luks.Progress)) error {
+	secret, err := store.Lookup(ctx, o.Ref)
+	if err != nil {
+		return &SecretError{Target: graph.Target, Ref: o.Ref, Err: err}
+	}
+	defer secret.Wipe()
+	for _, h := range graph.Headers {
+		if h.Secret != o.ID {
+			continue
+		}
+		ephemeral, err := unlock(ctx, graph.Target, h.Original, o.Ref, secret, progress)
+		if err != nil {
+			return err
+		}
+		v.headers[h.Node] = ephemeral
+		secret = ephemeral.Passphrase() // wiped with its header
+	}
+	err = secret.Use(func(value []byte) error {
+		v.passphrases[o.ID], err = encode(value)
+		return err
+	})
+	if err != nil {
+		return &SecretError{Target: graph.Target, Ref: o.Ref, Err: err}
+	}
+	return nil
+}
+
+// unlock unlocks the header in an image of this host and makes an ephemeral one
+// of it.
+func unlock(ctx context.Context, target string, original blockgraph.Image, ref secrets.Reference, secret *secrets.Secret, progress func(luks.Progress)) (*luks.EphemeralHeader, error) {
+	h, done, err := openHeader(original)
+	if err != nil {
+		return nil, &PreflightError{Target: target, Reason: "the LUKS header in " + original.Source.Path + " cannot be read", Err: err}
+	}
+	defer done()
+	var key *luks.VolumeKey
+	err = secret.Use(func(passphrase []byte) error {
+		if len(passphrase) == 0 {
 			return fmt.Errorf("the passphrase is empty: %w", ErrUnusableSecret)
 		}
-		if !utf8.Valid(value) {
-			// QEMU: "Data from secret is not valid UTF-8", only after the
-			// nodes below have been opened.
-			return fmt.Errorf("the passphrase is not valid UTF-8, which QEMU's own unlocking needs: %w", ErrUnusableSecret)
-		}
-		out = make([]byte, base64.StdEncoding.EncodedLen(len(value)))
-		base64.StdEncoding.Encode(out, value)
-		return nil
+		key, err = luks.Unlocker{Progress: progress}.Unlock(ctx, h, passphrase)
+		return err
 	})
-	return out, err
+	switch {
+	case errors.Is(err, luks.ErrUnsupported), errors.Is(err, luks.ErrNoKeySlot):
+		return nil, &PreflightError{Target: target, Reason: "the LUKS header in " + original.Source.Path, Err: err}
+	case err != nil:
+		return nil, &SecretError{Target: target, Ref: ref, Err: fmt.Errorf("the secret with %s does not open %s: %w", ref, original.Source.Path, err)}
+	}
+	defer key.Wipe()
+	ephemeral, err := luks.Ephemeral(key)
+	if err != nil {
+		return nil, &PreflightError{Target: target, Reason: "the LUKS header in " + original.Source.Path, Err: err}
+	}
+	return ephemeral, nil
+}
+
+// encode returns the value in base64: QMP strings are UTF-8, and base64 also
+// keeps a value apart from JSON's escapes.
+func encode(value []byte) ([]byte, error) {
+	if len(value) == 0 {
+		return nil, fmt.Errorf("the passphrase is empty: %w", ErrUnusableSecret)
+	}
+	if !utf8.Valid(value) {
+		// QEMU: "Data from secret is not valid UTF-8", only after the nodes
+		// below have been opened.
+		return nil, fmt.Errorf("the passphrase is not valid UTF-8, which QEMU's own unlocking needs: %w", ErrUnusableSecret)
+	}
+	out := make([]byte, base64.StdEncoding.EncodedLen(len(value)))
+	base64.StdEncoding.Encode(out, value)
+	return out, nil
+}
+
+// placeholders stand for the values of a plan that is only looked at.
+func placeholders(plan *blockgraph.Plan) *Values {
+	v := &Values{passphrases: map[string][]byte{}}
+	for _, o := range plan.Graph.Objects {
+		v.passphrases[o.ID] = []byte(blockgraph.Redacted)
+	}
+	return v
 }
 
 // Wipe overwrites the values. They cannot be used after it.
-func (v Values) Wipe() {
-	for ref, value := range v {
+func (v *Values) Wipe() {
+	if v == nil {
+		return
+	}
+	for id, value := range v.passphrases {
 		clear(value)
-		delete(v, ref)
+		delete(v.passphrases, id)
+	}
+	for node, h := range v.headers {
+		h.Wipe()
+		delete(v.headers, node)
 	}
 }
 
 // command turns a plan's command into QMP's, with secret values put in. The
 // values stay redacted in every rendering but the one on the wire.
-func (v Values) command(c blockgraph.Command) (qmp.Command, error) {
+func (v *Values) command(c blockgraph.Command) (qmp.Command, error) {
 	arguments, err := v.object(c.Arguments)
 	return qmp.Command{Execute: c.Execute, Arguments: arguments}, err
 }
 
-func (v Values) object(o blockgraph.Object) (qmp.Object, error) {
+// file returns the descriptor that goes with a step, nil for most steps. The
+// caller closes it.
+func (v *Values) file(s blockgraph.Step) (*os.File, error) {
+	if s.Kind != blockgraph.StepFDSet {
+		return nil, nil
+	}
+	h, ok := v.headers[s.Header.Node]
+	if !ok {
+		return nil, fmt.Errorf("the plan needs an ephemeral header for node %s, which was not resolved", s.Header.Node)
+	}
+	return sealed(h)
+}
+
+func (v *Values) object(o blockgraph.Object) (qmp.Object, error) {
 	out := make(qmp.Object, 0, len(o))
 	for _, m := range o {
 		value, err := v.value(m.Value)
@@ -84,7 +172,7 @@ func (v Values) object(o blockgraph.Object) (qmp.Object, error) {
 	return out, nil
 }
 
-func (v Values) value(value any) (any, error) {
+func (v *Values) value(value any) (any, error) {
 	switch x := value.(type) {
 	case blockgraph.Object:
 		return v.object(x)
@@ -98,7 +186,7 @@ func (v Values) value(value any) (any, error) {
 		}
 		return out, nil
 	case blockgraph.SecretData:
-		data, ok := v[x.Ref]
+		data, ok := v.passphrases[x.Object]
 		if !ok {
 			return nil, fmt.Errorf("the plan needs the secret with %s, which was not resolved", x.Ref)
 		}

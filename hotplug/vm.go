@@ -10,6 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/secrets/luks"
 )
 
 // Dialer opens a monitor connection to the VM. It is called again when a
@@ -27,6 +28,12 @@ type Options struct {
 	Files FileAccess
 	// LockDir is where lock files are; "" for the system's own place.
 	LockDir string
+	// RunDir is where notes of attached disks are, and what is handed to QEMU by
+	// path: a folder in memory; "" for the system's own place, /run/luksplug.
+	RunDir string
+	// Process returns the process of the VM, for a VM on this machine; nil for
+	// the one at the other end of the monitor's unix socket.
+	Process func(ctx context.Context) (*Process, error)
 	// LockWait is how long to wait for another luksplug that works on the same
 	// VM; 0 for 30 seconds.
 	LockWait time.Duration
@@ -41,6 +48,14 @@ type Options struct {
 	// OnWait is called once when a wait begins that a person would wonder
 	// about, with what is being waited for; nil for nothing.
 	OnWait func(what string)
+	// OnUnlock is called now and then while a LUKS header is being unlocked, by
+	// one goroutine at a time; nil for nothing.
+	OnUnlock func(luks.Progress)
+	// OnDaemon is called when a storage daemon has begun to serve a disk, before
+	// the VM hears of it; nil for nothing. Whoever wants the daemon to end with
+	// the VM has [daemon.Watch] run from here on, in a process or goroutine that
+	// outlives the call. An error ends the attach.
+	OnDaemon func(ctx context.Context, d Daemon) error
 }
 
 // FileAccess says where the VM's files are.
@@ -70,6 +85,8 @@ type VM struct {
 	// properties caches device-list-properties by driver: asking for it makes
 	// QEMU build a device.
 	properties map[string]map[string]bool
+	// id is what identity has found out.
+	id string
 }
 
 // Connect dials the VM's monitor. The caller closes the VM.

@@ -159,7 +159,7 @@ func (f *faulty) attachByLibrary(ctx context.Context, t *testing.T, address stri
 		t.Fatal(err)
 	}
 	defer func() { _ = vm.Close() }() // the connection is lost
-	_, err = vm.Attach(ctx, disk, fileStore(f.PassphraseFile))
+	_, err = vm.Attach(ctx, disk, fileStore(f.PassphraseFile), hotplug.AttachOptions{})
 	return err
 }
 

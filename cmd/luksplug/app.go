@@ -80,15 +80,18 @@ func (f *flags) check(cmd *cobra.Command) error {
 // app is one run of the program.
 type app struct {
 	streams
-	flags   flags
-	log     *logrus.Logger
-	trace   io.WriteCloser
-	started bool // a command has begun, so that its errors are not the usage's
-	newline bool // the passphrase ends in a newline
-	closers []func()
+	flags    flags
+	log      *logrus.Logger
+	trace    io.WriteCloser
+	started  bool // a command has begun, so that its errors are not the usage's
+	newline  bool // the passphrase ends in a newline
+	progress *progress
+	closers  []func()
 }
 
 func (a *app) setUp() error {
+	a.progress = newProgress(a.err)
+	a.closers = append(a.closers, a.progress.end)
 	a.log = logrus.New()
 	a.log.SetOutput(a.err)
 	a.log.SetLevel([]logrus.Level{logrus.WarnLevel, logrus.InfoLevel, logrus.TraceLevel}[min(a.flags.verbose, 2)])
@@ -166,6 +169,8 @@ func (a *app) withVM(ctx context.Context, f func(context.Context, *hotplug.VM) e
 		OnWait: func(what string) {
 			_, _ = fmt.Fprintf(a.err, "luksplug: waiting for %s\n", what)
 		},
+		OnUnlock: a.progress.update,
+		OnDaemon: a.watch,
 	}
 	dial, err := a.dialer(&options)
 	if err != nil {

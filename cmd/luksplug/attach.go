@@ -9,19 +9,30 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
 )
 
 func newAttach(a *app) *cobra.Command {
-	return &cobra.Command{
+	var options hotplug.AttachOptions
+	unlock := unlockFlag(hotplug.UnlockAuto)
+	cmd := &cobra.Command{
 		Use:   "attach DISK.xml",
 		Short: "Plug a disk into the running VM",
 		Long: `attach plugs the disk that DISK.xml (- for standard input) describes into the
 running VM and prints what the guest will see. It is there completely or not at
 all. What an interrupted run left of the same disk is removed first; a disk that
-is attached already is left alone, which is a success.`,
+is attached already is left alone, which is a success.
+
+The LUKS volume is unlocked in this process, and QEMU is handed an ephemeral
+header that it opens in milliseconds: with --unlock qemu, or where nothing else
+works, the guest stands still for as long as the passphrase takes to be checked,
+seconds as a rule. A LUKS volume inside of a qcow2 image is such a case, but for
+--unlock external: a qemu-storage-daemon next to the VM opens it and serves the
+disk until it is detached.`,
 		Example: `  luksplug --qmp /run/vm1.qmp --passphrase-file vm1-vdb.key attach vdb.xml
   luksplug --domain vm1 --keystore dir:/run/keys attach vdb.xml
+  luksplug --domain vm1 --keystore dir:/run/keys attach --unlock external qcow2.xml
   pass show vm1-vdb | tr -d '\n' | luksplug --domain vm1 --passphrase-file - attach vdb.xml`,
 		Args: argument("DISK.xml"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -36,7 +47,9 @@ is attached already is left alone, which is a success.`,
 			ctx, cancel := a.bounded(cmd.Context())
 			defer cancel()
 			return a.withVM(ctx, func(ctx context.Context, vm *hotplug.VM) error {
-				attached, err := vm.Attach(ctx, disk, store)
+				options.Unlock = hotplug.UnlockMode(unlock)
+				attached, err := vm.Attach(ctx, disk, store, options)
+				a.progress.end()
 				if err != nil {
 					return err
 				}
@@ -47,6 +60,9 @@ is attached already is left alone, which is a success.`,
 			})
 		},
 	}
+	unlock.register(cmd)
+	cmd.Flags().BoolVar(&options.AllowSharedHeader, "allow-shared-header", false, "allow a detached header that another disk uses: both payloads then have the same key")
+	return cmd
 }
 
 // attachedText says what the guest will see.
@@ -73,6 +89,7 @@ func attachedText(at *hotplug.Attached, steps bool) string {
 	row("in the guest", guestPath(at))
 	row("payload", at.Payload)
 	row("header", at.Header)
+	row("unlocked", unlocked(at))
 	_ = w.Flush() // into memory
 	if steps && !at.Already {
 		fmt.Fprintf(&b, "steps, %s in all\n", at.Duration.Round(10*time.Microsecond))
@@ -81,6 +98,15 @@ func attachedText(at *hotplug.Attached, steps bool) string {
 		}
 	}
 	return b.String()
+}
+
+// unlocked says who has opened the volume, and how long it took.
+func unlocked(at *hotplug.Attached) string {
+	text := unlockedBy(&at.Holding)
+	if at.Unlock == blockgraph.ByHeader && !at.Already {
+		text += fmt.Sprintf(" in %s", at.Unlocking.Round(time.Millisecond))
+	}
+	return text
 }
 
 // guestPath says how a Linux guest with udev names the disk for good. There is
@@ -113,9 +139,10 @@ func attachedJSON(at *hotplug.Attached) any {
 		Address      string     `json:"address,omitempty"`
 		Serial       string     `json:"serial,omitempty"`
 		GuestPath    string     `json:"guest_path,omitempty"`
+		Unlocking    float64    `json:"unlock_milliseconds"`
 		Milliseconds float64    `json:"milliseconds"`
 		Steps        []stepJSON `json:"steps"`
-	}{holdingToJSON(&at.Holding), at.Already, notNil(at.Cleared), at.Bus, at.Address, at.Serial, guestPath(at), milliseconds(at.Duration), steps}
+	}{holdingToJSON(&at.Holding), at.Already, notNil(at.Cleared), at.Bus, at.Address, at.Serial, guestPath(at), milliseconds(at.Unlocking), milliseconds(at.Duration), steps}
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -6,16 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/digitalocean/go-libvirt"
-	"github.com/google/uuid"
-	"libvirt.org/go/libvirtxml"
-
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/qmp/schemacache"
 )
 
 // dialer returns the function that opens the monitor of the VM that the flags
@@ -25,12 +21,15 @@ func (a *app) dialer(options *hotplug.Options) (hotplug.Dialer, error) {
 	if t := a.traced(); t != nil {
 		opts = append(opts, qmp.WithTrace(t))
 	}
+	cache := a.schemas()
 	switch {
 	case a.flags.qmp != "":
 		options.Name = a.flags.qmp
-		if loopback(a.flags.qmp) {
+		if port, ok := loopback(a.flags.qmp); ok {
 			options.Files = hotplug.FilesLocal
+			options.Process = func(context.Context) (*hotplug.Process, error) { return listener(port) }
 		}
+		opts = append(opts, qmp.WithSchemaSource(cache))
 		return func(ctx context.Context) (*qmp.Client, error) {
 			// A monitor serves one client; the next one waits unseen in the
 			// socket's queue.
@@ -47,71 +46,39 @@ func (a *app) dialer(options *hotplug.Options) (hotplug.Dialer, error) {
 			return nil, &usageError{fmt.Errorf("--connect: %w", err)}
 		}
 		options.Files = hotplug.FilesRemote
-		if uri.Host == "" || loopback(net.JoinHostPort(uri.Hostname(), "0")) {
+		d := &domain{app: a, uri: uri, name: a.flags.domain, schemas: cache}
+		_, here := loopback(net.JoinHostPort(uri.Hostname(), "0"))
+		if d.local = uri.Host == "" || here; d.local {
 			options.Files = hotplug.FilesLocal
+			options.Process = d.process
 		}
-		d := &domain{app: a, uri: uri, name: a.flags.domain}
 		options.Targets = d.targets
 		return func(ctx context.Context) (*qmp.Client, error) { return d.dial(ctx, opts) }, nil
 	}
 	return nil, &usageError{errors.New("which VM? give --qmp ADDRESS for a QEMU monitor, or --domain NAME for a libvirt domain")}
 }
 
-// loopback tells whether HOST:PORT is on this machine.
-func loopback(address string) bool {
-	host, _, err := net.SplitHostPort(strings.TrimPrefix(address, "tcp:"))
+// schemas is where QEMU's schema is looked up, so that no guest is held up by the
+// question.
+func (a *app) schemas() *schemacache.Cache {
+	cache := &schemacache.Cache{Report: func(err error) { a.log.Debug(err) }}
+	dir, err := schemacache.DefaultDir()
 	if err != nil {
-		return false
+		a.log.Debug(err)
 	}
+	cache.Dir = dir
+	return cache
+}
+
+// loopback returns the port of HOST:PORT, if that is on this machine.
+func loopback(address string) (port int, ok bool) {
+	host, service, err := net.SplitHostPort(strings.TrimPrefix(address, "tcp:"))
+	if err != nil {
+		return 0, false
+	}
+	port, err = net.LookupPort("tcp", service)
 	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
-}
-
-// domain is a libvirt domain and the connection to its libvirt, which lives
-// until the program ends.
-type domain struct {
-	app  *app
-	uri  *url.URL
-	name string
-
-	libvirt *libvirt.Libvirt
-	handle  libvirt.Domain
-}
-
-// dial connects to libvirt and opens the domain's monitor.
-func (d *domain) dial(ctx context.Context, opts []qmp.Option) (*qmp.Client, error) {
-	l, err := within(ctx, func() (*libvirt.Libvirt, error) { return libvirt.ConnectToURI(d.uri) })
-	if err != nil {
-		return nil, fmt.Errorf("connect to libvirt %s: %w", d.uri.Redacted(), err)
-	}
-	d.app.closers = append(d.app.closers, func() { _ = l.Disconnect() }) // the program ends
-	handle, err := within(ctx, func() (libvirt.Domain, error) { return lookUp(l, d.name) })
-	if err != nil {
-		return nil, fmt.Errorf("domain %s at libvirt %s: %w", d.name, d.uri.Redacted(), err)
-	}
-	d.libvirt, d.handle = l, handle
-	return qmp.NewLibvirt(ctx, l, handle, opts...)
-}
-
-// targets returns the targets of the disks that libvirt has in the domain.
-func (d *domain) targets(ctx context.Context) ([]string, error) {
-	text, err := within(ctx, func() (string, error) { return d.libvirt.DomainGetXMLDesc(d.handle, 0) })
-	if err != nil {
-		return nil, fmt.Errorf("domain %s at libvirt %s: %w", d.name, d.uri.Redacted(), err)
-	}
-	var doc libvirtxml.Domain
-	if err := doc.Unmarshal(text); err != nil {
-		return nil, fmt.Errorf("the XML of domain %s: %w", d.name, err)
-	}
-	var out []string
-	if doc.Devices != nil {
-		for _, disk := range doc.Devices.Disks {
-			if disk.Target != nil {
-				out = append(out, disk.Target.Dev)
-			}
-		}
-	}
-	return out, nil
+	return port, err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
 }
 
 // within calls f, which knows no context, as none of go-libvirt does. A libvirtd
@@ -133,20 +100,4 @@ func within[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	case a := <-done:
 		return a.value, a.err
 	}
-}
-
-// lookUp finds a domain by name, UUID or id, in this order: a name may look like
-// the others.
-func lookUp(l *libvirt.Libvirt, name string) (libvirt.Domain, error) {
-	domain, err := l.DomainLookupByName(name)
-	if err == nil {
-		return domain, nil
-	}
-	if id, e := uuid.Parse(name); e == nil && len(name) == 36 {
-		return l.DomainLookupByUUID(libvirt.UUID(id))
-	}
-	if id, e := strconv.ParseInt(name, 10, 32); e == nil {
-		return l.DomainLookupByID(int32(id))
-	}
-	return domain, err
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
+	"github.com/luksplug/luksplug/secrets/luks"
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
@@ -70,7 +71,7 @@ func is[T error](err error) bool {
 // hint returns what else the user may want to know about an error.
 func (a *app) hint(err error) string {
 	switch {
-	case errors.Is(err, qmp.ErrWrongPassphrase) && a.newline:
+	case (errors.Is(err, qmp.ErrWrongPassphrase) || errors.Is(err, luks.ErrWrongPassphrase)) && a.newline:
 		return "the passphrase ends in a newline, which counts as part of it: write the file without one (printf %s)"
 	case errors.Is(err, fs.ErrPermission) && !errors.Is(err, secrets.ErrDenied):
 		return "run luksplug as a user who may open it, usually root"

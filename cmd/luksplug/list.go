@@ -54,10 +54,13 @@ type holdingJSON struct {
 	Payload  string   `json:"payload,omitempty"`
 	Header   string   `json:"header,omitempty"`
 	Parts    []string `json:"parts"`
+	Unlock   string   `json:"unlock,omitempty"` // ephemeral, qemu, external
+	UUID     string   `json:"uuid,omitempty"`
+	Daemon   int      `json:"daemon,omitempty"`
 }
 
 func holdingToJSON(h *hotplug.Holding) holdingJSON {
-	return holdingJSON{h.Target, holdingState(h), h.Device, h.Driver, h.Size, h.ReadOnly, h.Payload, h.Header, notNil(h.Left())}
+	return holdingJSON{h.Target, holdingState(h), h.Device, h.Driver, h.Size, h.ReadOnly, h.Payload, h.Header, notNil(h.Left()), string(h.Unlock), h.UUID, h.Daemon}
 }
 
 func holdingState(h *hotplug.Holding) string {
@@ -80,13 +83,13 @@ func (a *app) printHoldings(holdings []*hotplug.Holding) error {
 	if len(holdings) == 0 {
 		return a.print("luksplug holds no disk in this VM\n")
 	}
-	rows := [][]string{{"TARGET", "STATE", "DEVICE", "SIZE", "MODE", "PAYLOAD", "HEADER"}}
+	rows := [][]string{{"TARGET", "STATE", "DEVICE", "SIZE", "MODE", "UNLOCKED", "PAYLOAD", "HEADER"}}
 	for _, h := range holdings {
 		if h.Leftover() {
-			rows = append(rows, []string{h.Target, "leftover", strings.Join(h.Left(), ", "), "-", "-", dash(h.Payload), dash(h.Header)})
+			rows = append(rows, []string{h.Target, "leftover", strings.Join(h.Left(), ", "), "-", "-", "-", dash(h.Payload), dash(h.Header)})
 			continue
 		}
-		rows = append(rows, []string{h.Target, "attached", h.Device, size(h.Size), mode(h.ReadOnly), dash(h.Payload), dash(h.Header)})
+		rows = append(rows, []string{h.Target, "attached", h.Device, size(h.Size), mode(h.ReadOnly), dash(unlockedBy(h)), dash(h.Payload), dash(h.Header)})
 	}
 	return a.print(table(rows))
 }

@@ -16,12 +16,17 @@ import (
 
 func newPlan(a *app) *cobra.Command {
 	var domainXML string
+	var unlock unlockFlag
 	cmd := &cobra.Command{
 		Use:   "plan DISK.xml",
 		Short: "Show the steps of an attach without doing them",
 		Long: `plan shows what attach would do, and needs neither a VM nor a secret. With --qmp
 or --domain it plans for that VM as it is now; with --domain-xml for the VM that
-the document describes; otherwise the device's place is left to QEMU.`,
+the document describes; otherwise the device's place is left to QEMU.
+
+For a running VM the plan is that of attach, which unlocks LUKS volumes outside
+of QEMU. Without one it is the graph that QEMU has from its start, which unlocks
+them itself; --unlock says otherwise.`,
 		Example: `  luksplug plan vdb.xml
   luksplug --domain vm1 plan vdb.xml
   virsh dumpxml vm1 > vm1.xml; luksplug plan --domain-xml vm1.xml --output json vdb.xml
@@ -29,7 +34,7 @@ the document describes; otherwise the device's place is left to QEMU.`,
 		Annotations: map[string]string{outputs: "dot mermaid svg"},
 		Args:        argument("DISK.xml"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			plan, err := a.plan(cmd.Context(), args[0], domainXML)
+			plan, err := a.plan(cmd.Context(), args[0], domainXML, hotplug.UnlockMode(unlock))
 			if err != nil {
 				return err
 			}
@@ -51,12 +56,13 @@ the document describes; otherwise the device's place is left to QEMU.`,
 		},
 	}
 	cmd.Flags().StringVar(&domainXML, "domain-xml", "", "plan for the libvirt domain of this document")
+	unlock.register(cmd)
 	return cmd
 }
 
 // plan builds the plan of a disk for the VM that the flags name, for the one of
 // a domain document, or for none in particular.
-func (a *app) plan(ctx context.Context, path, domainXML string) (*blockgraph.Plan, error) {
+func (a *app) plan(ctx context.Context, path, domainXML string, mode hotplug.UnlockMode) (*blockgraph.Plan, error) {
 	live := a.flags.qmp != "" || a.flags.domain != ""
 	if live && domainXML != "" {
 		return nil, &usageError{fmt.Errorf("give --domain-xml, or a running VM by --qmp or --domain, not both")}
@@ -74,7 +80,11 @@ func (a *app) plan(ctx context.Context, path, domainXML string) (*blockgraph.Pla
 			if err != nil {
 				return err
 			}
-			plan, err = vm.Plan(ctx, disk, state)
+			unlocking, err := vm.ChooseUnlock(ctx, disk, state, mode)
+			if err != nil {
+				return err
+			}
+			plan, err = vm.Plan(ctx, disk, state, unlocking.Unlock)
 			return err
 		})
 		return plan, err
@@ -89,11 +99,22 @@ func (a *app) plan(ctx context.Context, path, domainXML string) (*blockgraph.Pla
 			return nil, &usageError{err}
 		}
 	}
-	graph, err := blockgraph.Build(disk, machine, blockgraph.Unlock{})
+	graph, err := blockgraph.Build(disk, machine, offline(disk, mode))
 	if err != nil {
 		return nil, err
 	}
 	return graph.Plan(), nil
+}
+
+// offline says how a volume is opened in a VM that nobody can look at.
+func offline(disk *blockgraph.Disk, mode hotplug.UnlockMode) blockgraph.Unlock {
+	switch mode {
+	case hotplug.UnlockAuto:
+		return blockgraph.Unlock{Way: blockgraph.ByHeader}
+	case hotplug.UnlockExternal:
+		return blockgraph.Unlock{Way: blockgraph.ByDaemon, Folder: filepath.Join("/run/luksplug/VM", disk.Target)}
+	}
+	return blockgraph.Unlock{Way: blockgraph.ByQEMU}
 }
 
 // secretFolder is where cmdline tells QEMU to find secrets when the user does
@@ -113,7 +134,7 @@ else one in ` + secretFolder + `. The note on standard error says which.`,
   eval "qemu-system-x86_64 -machine q35 -m 2G $(luksplug cmdline vdb.xml --keystore dir:/run/keys)"`,
 		Args: argument("DISK.xml"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			plan, err := a.plan(cmd.Context(), args[0], domainXML)
+			plan, err := a.plan(cmd.Context(), args[0], domainXML, hotplug.UnlockQEMU)
 			if err != nil {
 				return err
 			}

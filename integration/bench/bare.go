@@ -9,7 +9,6 @@ import (
 	"net"
 	"strconv"
 
-	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/qmp"
 )
@@ -66,7 +65,7 @@ func (b *bare) replay(commands [][]byte) error {
 
 // record applies plans by the library and returns the bytes that it has written,
 // so that the bare socket is given the very same commands.
-func record(ctx context.Context, socket string, plans []*blockgraph.Plan, values []hotplug.Values) ([][]byte, error) {
+func record(ctx context.Context, socket string, disks []disk) ([][]byte, error) {
 	var sent [][]byte
 	trace := func(e qmp.TraceEntry) {
 		if e.Direction == qmp.Sent {
@@ -79,27 +78,25 @@ func record(ctx context.Context, socket string, plans []*blockgraph.Plan, values
 	}
 	defer func() { _ = vm.Close() }() // the VM stays
 	var commands [][]byte
-	for i, p := range plans {
+	for _, d := range disks {
 		sent = nil
-		if _, err := vm.Apply(ctx, p, values[i]); err != nil {
+		if _, err := vm.Apply(ctx, d.plan, d.values); err != nil {
 			return nil, err
 		}
-		if len(sent) != len(p.Steps) {
-			return nil, fmt.Errorf("the library has sent %d commands for %d steps", len(sent), len(p.Steps))
+		if len(sent) != len(d.plan.Steps) {
+			return nil, fmt.Errorf("the library has sent %d commands for %d steps", len(sent), len(d.plan.Steps))
 		}
 		for _, c := range sent {
-			commands = append(commands, withSecret(c, values[i]))
+			commands = append(commands, withSecret(c, d.store))
 		}
 	}
 	return commands, nil
 }
 
 // withSecret puts the passphrase back, which the trace does not show.
-func withSecret(command []byte, values hotplug.Values) []byte {
-	for _, v := range values { // a volume here has one
-		command = bytes.ReplaceAll(command, []byte(`"[redacted]"`), strconv.AppendQuote(nil, string(v)))
-	}
-	return command
+func withSecret(command []byte, passphrase memory) []byte {
+	encoded := strconv.Quote(base64.StdEncoding.EncodeToString(passphrase))
+	return bytes.ReplaceAll(command, []byte(`"[redacted]"`), []byte(encoded))
 }
 
 // connect opens the VM as a program that uses the library does.
@@ -107,9 +104,4 @@ func connect(ctx context.Context, socket string, opts ...qmp.Option) (*hotplug.V
 	return hotplug.Connect(ctx, func(ctx context.Context) (*qmp.Client, error) {
 		return qmp.Dial(ctx, socket, opts...)
 	}, hotplug.Options{})
-}
-
-// encoded is a passphrase in the form in which it goes to QEMU.
-func encoded(passphrase []byte) []byte {
-	return []byte(base64.StdEncoding.EncodeToString(passphrase))
 }

@@ -33,8 +33,8 @@ type library struct {
 type disk struct {
 	disk   *blockgraph.Disk
 	plan   *blockgraph.Plan
-	values hotplug.Values
-	store  secrets.Store
+	values *hotplug.Values
+	store  memory
 }
 
 func measureLibrary(ctx context.Context, dir string, n size) (rows []row, version string, err error) {
@@ -120,12 +120,7 @@ func (l *library) measure(ctx context.Context, socket string, n size) ([]row, er
 
 // record returns the commands that the library sends for the disks.
 func (l *library) record(ctx context.Context, disks []disk) ([][]byte, error) {
-	var plans []*blockgraph.Plan
-	var values []hotplug.Values
-	for _, d := range disks {
-		plans, values = append(plans, d.plan), append(values, d.values)
-	}
-	commands, err := record(ctx, l.qemu.Socket, plans, values)
+	commands, err := record(ctx, l.qemu.Socket, disks)
 	if err != nil {
 		return nil, err
 	}
@@ -143,7 +138,7 @@ func (l *library) apply(ctx context.Context, disks []disk) error {
 
 func (l *library) attach(ctx context.Context, disks []disk) error {
 	for _, d := range disks {
-		attached, err := l.vm.Attach(ctx, d.disk, d.store)
+		attached, err := l.vm.Attach(ctx, d.disk, d.store, hotplug.AttachOptions{Unlock: hotplug.UnlockQEMU})
 		if err != nil {
 			return err
 		}
@@ -238,7 +233,9 @@ func makeDisks(ctx context.Context, dir string, n int, machine blockgraph.Machin
 		}
 		occupy(&machine, d.plan.Graph.Device())
 		d.store = memory(volume.Passphrase)
-		d.values = hotplug.Values{d.disk.Secrets()[0]: encoded(volume.Passphrase)}
+		if d.values, err = hotplug.Resolve(context.Background(), d.plan.Graph, d.store, nil); err != nil {
+			return nil, err
+		}
 	}
 	return disks, nil
 }
@@ -250,7 +247,7 @@ func makePlain(dir string, machine blockgraph.Machine) (disk, error) {
 	if err != nil {
 		return disk{}, err
 	}
-	return disk{disk: d, plan: p, store: memory(nil)}, makeImage(image)
+	return disk{disk: d, plan: p, store: memory(nil), values: &hotplug.Values{}}, makeImage(image)
 }
 
 // plan plans a disk document.

@@ -1,0 +1,143 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+
+	"github.com/digitalocean/go-libvirt"
+	"github.com/google/uuid"
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/daemon"
+	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/qmp/schemacache"
+)
+
+// domain is a libvirt domain and the connection to its libvirt, which lives
+// until the program ends.
+type domain struct {
+	app     *app
+	uri     *url.URL
+	name    string
+	local   bool // libvirt is on this machine
+	schemas *schemacache.Cache
+
+	libvirt *libvirt.Libvirt
+	handle  libvirt.Domain
+}
+
+// dial connects to libvirt and opens the domain's monitor.
+func (d *domain) dial(ctx context.Context, opts []qmp.Option) (*qmp.Client, error) {
+	l, err := within(ctx, func() (*libvirt.Libvirt, error) { return libvirt.ConnectToURI(d.uri) })
+	if err != nil {
+		return nil, fmt.Errorf("connect to libvirt %s: %w", d.uri.Redacted(), err)
+	}
+	d.app.closers = append(d.app.closers, func() { _ = l.Disconnect() }) // the program ends
+	handle, err := within(ctx, func() (libvirt.Domain, error) { return lookUp(l, d.name) })
+	if err != nil {
+		return nil, fmt.Errorf("domain %s at libvirt %s: %w", d.name, d.uri.Redacted(), err)
+	}
+	d.libvirt, d.handle = l, handle
+	if d.local {
+		doc, err := d.describe(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if doc.Devices != nil {
+			d.schemas.Emulator = doc.Devices.Emulator
+		}
+		opts = append(opts, qmp.WithSchemaSource(d.schemas))
+		if _, err := exec.LookPath("virsh"); err == nil {
+			virsh := qmp.Virsh{URI: d.uri.String(), Domain: uuid.UUID(handle.UUID).String()}
+			opts = append(opts, qmp.WithFilePasser(virsh.PassFile))
+		}
+	}
+	return qmp.NewLibvirt(ctx, l, handle, opts...)
+}
+
+// describe returns the domain as it is now.
+func (d *domain) describe(ctx context.Context) (*libvirtxml.Domain, error) {
+	text, err := within(ctx, func() (string, error) { return d.libvirt.DomainGetXMLDesc(d.handle, 0) })
+	if err != nil {
+		return nil, fmt.Errorf("domain %s at libvirt %s: %w", d.name, d.uri.Redacted(), err)
+	}
+	doc := &libvirtxml.Domain{}
+	if err := doc.Unmarshal(text); err != nil {
+		return nil, fmt.Errorf("the XML of domain %s: %w", d.name, err)
+	}
+	return doc, nil
+}
+
+// targets returns the targets of the disks that libvirt has in the domain.
+func (d *domain) targets(ctx context.Context) ([]string, error) {
+	doc, err := d.describe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	if doc.Devices != nil {
+		for _, disk := range doc.Devices.Disks {
+			if disk.Target != nil {
+				out = append(out, disk.Target.Dev)
+			}
+		}
+	}
+	return out, nil
+}
+
+// process returns the domain's QEMU: libvirt says as whom it runs, and the
+// process of that user that has the domain's UUID among its arguments is the
+// one. libvirt itself does not tell its number.
+func (d *domain) process(ctx context.Context) (*hotplug.Process, error) {
+	doc, err := d.describe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	user := &daemon.Credential{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
+	for _, label := range doc.SecLabel {
+		if label.Model == "dac" && label.Label != "" {
+			if user, err = parseDAC(label.Label); err != nil {
+				return nil, fmt.Errorf("the XML of domain %s: %w", d.name, err)
+			}
+		}
+	}
+	pid := findQEMU(doc.UUID, user.UID)
+	if pid == 0 {
+		return &hotplug.Process{User: user}, nil
+	}
+	return hotplug.LookUpProcess(pid)
+}
+
+// parseDAC reads libvirt's label of a user: "+64055:+994".
+func parseDAC(label string) (*daemon.Credential, error) {
+	uid, gid, _ := strings.Cut(label, ":")
+	u, err1 := strconv.ParseUint(strings.TrimPrefix(uid, "+"), 10, 32)
+	g, err2 := strconv.ParseUint(strings.TrimPrefix(gid, "+"), 10, 32)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, fmt.Errorf("the security label %q names no user and group by number", label)
+	}
+	return &daemon.Credential{UID: uint32(u), GID: uint32(g)}, nil
+}
+
+// lookUp finds a domain by name, UUID or id, in this order: a name may look like
+// the others.
+func lookUp(l *libvirt.Libvirt, name string) (libvirt.Domain, error) {
+	domain, err := l.DomainLookupByName(name)
+	if err == nil {
+		return domain, nil
+	}
+	if id, e := uuid.Parse(name); e == nil && len(name) == 36 {
+		return l.DomainLookupByUUID(libvirt.UUID(id))
+	}
+	if id, e := strconv.ParseInt(name, 10, 32); e == nil {
+		return l.DomainLookupByID(int32(id))
+	}
+	return domain, err
+}

@@ -1,0 +1,102 @@
+package main
+
+import (
+	"bytes"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/luksplug/luksplug/hotplug"
+)
+
+// findQEMU returns the process of user uid that is a QEMU with that UUID, 0 when
+// there is none, or more than one: then it is not sure which.
+func findQEMU(uuid string, uid uint32) int {
+	found := 0
+	for _, pid := range processes() {
+		args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil || !isQEMU(bytes.Split(args, []byte{0}), uuid) {
+			continue
+		}
+		if p, err := hotplug.LookUpProcess(pid); err != nil || p.User.UID != uid {
+			continue
+		}
+		if found != 0 {
+			return 0
+		}
+		found = pid
+	}
+	return found
+}
+
+// isQEMU tells whether the arguments are those of a QEMU with that UUID.
+func isQEMU(args [][]byte, uuid string) bool {
+	i := slices.IndexFunc(args, func(a []byte) bool { return string(a) == "-uuid" })
+	program := filepath.Base(string(args[0]))
+	return i > 0 && i+1 < len(args) && string(args[i+1]) == uuid && (strings.HasPrefix(program, "qemu") || strings.HasPrefix(program, "kvm"))
+}
+
+// processes returns the ids of all processes of this machine.
+func processes() []int {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	var out []int
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			out = append(out, pid)
+		}
+	}
+	return out
+}
+
+// listener returns the process that listens on a TCP port of this machine, which
+// is the VM's where a monitor answers there.
+func listener(port int) (*hotplug.Process, error) {
+	var sockets []string
+	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		text, err := os.ReadFile(table)
+		if err == nil {
+			sockets = append(sockets, listening(string(text), port)...)
+		}
+	}
+	for _, pid := range processes() {
+		dir := fmt.Sprintf("/proc/%d/fd", pid)
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue // ended, or another user's
+		}
+		for _, e := range entries {
+			if link, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil && slices.Contains(sockets, link) {
+				return hotplug.LookUpProcess(pid)
+			}
+		}
+	}
+	return nil, fmt.Errorf("the process that listens on port %d cannot be seen: run luksplug as root, or use the monitor's unix socket", port)
+}
+
+// listening returns the sockets that listen on a port, as /proc names them in a
+// process's descriptors. The table is that of proc_pid_net(5): the second column
+// is the local address, the fourth the state, the tenth the inode.
+func listening(table string, port int) []string {
+	const address, state, inode, columns = 1, 3, 9, 10
+	const listen = "0A"
+	var out []string
+	for line := range strings.Lines(table) {
+		f := strings.Fields(line)
+		if len(f) < columns || f[state] != listen {
+			continue
+		}
+		_, local, _ := strings.Cut(f[address], ":")
+		b, err := hex.DecodeString(local)
+		if err == nil && len(b) == 2 && int(b[0])<<8|int(b[1]) == port {
+			out = append(out, "socket:["+f[inode]+"]")
+		}
+	}
+	return out
+}

@@ -1,0 +1,84 @@
+package hotplug
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/daemon"
+	"github.com/luksplug/luksplug/qmp"
+)
+
+// startDaemon starts the storage daemon of a disk that is unlocked outside of
+// the VM, as the user that the VM's QEMU runs as, and has it export the disk. The
+// VM is not told of it yet. On failure the daemon is gone.
+func (a *attach) startDaemon(ctx context.Context, graph *blockgraph.Graph, values *Values) error {
+	owner, err := a.vm.process(ctx)
+	if err != nil {
+		return &PreflightError{Target: a.disk.Target, Reason: "a storage daemon must run beside the VM", Err: err}
+	}
+	dir, err := a.vm.handOverPath(ctx, a.disk.Target)
+	if err != nil {
+		return err
+	}
+	if err := daemon.Stop(ctx, dir); err != nil { // of an interrupted run
+		return err
+	}
+	d, err := daemon.Start(ctx, daemon.Options{Dir: dir, User: owner.User})
+	if err != nil {
+		return &PreflightError{Target: a.disk.Target, Reason: "the storage daemon does not start", Err: err}
+	}
+	defer closeRead(d)
+	err = a.serve(ctx, d, graph, values)
+	if err == nil && a.vm.opts.OnDaemon != nil {
+		err = a.vm.opts.OnDaemon(ctx, Daemon{Info: d.Info(), VM: owner.PID})
+	}
+	if err != nil {
+		after, cancel := a.vm.recovery(ctx)
+		defer cancel()
+		return errors.Join(err, d.Stop(after))
+	}
+	return nil
+}
+
+// Daemon is a storage daemon that serves a disk to the VM.
+type Daemon struct {
+	daemon.Info
+	// VM is the process id of the VM's QEMU, 0 when that is not known.
+	VM int
+}
+
+// serve opens the disk in the daemon and exports it.
+func (a *attach) serve(ctx context.Context, d *daemon.Daemon, graph *blockgraph.Graph, values *Values) error {
+	for _, s := range graph.Daemon.Plan().Steps {
+		cmd, err := values.command(s.Do)
+		if err != nil {
+			return err
+		}
+		_, err = d.Client().Execute(ctx, cmd)
+		if errors.Is(err, qmp.ErrWrongPassphrase) {
+			return &SecretError{Target: a.disk.Target, Ref: a.disk.Image.Encryption.Secret, Err: err}
+		}
+		if err != nil {
+			return &PreflightError{Target: a.disk.Target, Reason: fmt.Sprintf("the storage daemon cannot open it (%s %s)", s.Do.Execute, s.Subject), Err: err}
+		}
+	}
+	err := d.Export(ctx, daemon.Export{Node: graph.Daemon.Top().Name, Name: blockgraph.Export(a.disk.Target), Writable: !a.disk.ReadOnly})
+	if err != nil {
+		return &PreflightError{Target: a.disk.Target, Reason: "the storage daemon cannot export it", Err: err}
+	}
+	return nil
+}
+
+// stopDaemon ends the storage daemon of a disk, if there is one.
+func (vm *VM) stopDaemon(ctx context.Context, target string) error {
+	dir, err := vm.handOverPath(ctx, target)
+	if err != nil {
+		return err
+	}
+	if err := daemon.Stop(ctx, dir); err != nil {
+		return fmt.Errorf("end the storage daemon of disk %s: %w", target, err)
+	}
+	return nil
+}

@@ -1,0 +1,106 @@
+package hotplug
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/secrets/luks"
+)
+
+// sealed returns an ephemeral header as a file that exists in memory only and
+// that nobody can change any more (memfd_create(2), F_ADD_SEALS in fcntl(2)). It
+// is open for reading and writing: QEMU takes a descriptor only where its mode is
+// the one that the node asks for.
+func sealed(h *luks.EphemeralHeader) (*os.File, error) {
+	fd, err := unix.MemfdCreate("luksplug-header", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("make a file in memory for the ephemeral header: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "memfd:luksplug-header")
+	err = h.Use(func(header []byte) error {
+		_, err := f.Write(header)
+		return err
+	})
+	if err == nil {
+		const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals)
+	}
+	if err != nil {
+		_ = f.Close() // the first error is the one to tell
+		return nil, fmt.Errorf("write the ephemeral header to memory: %w", err)
+	}
+	return f, nil
+}
+
+// writeHeader writes an ephemeral header to a new file that only owner can read,
+// for a QEMU that cannot be passed a descriptor. The folder must be in memory
+// (tmpfs): a volume key may not touch a disk, not even in this form.
+func writeHeader(path string, owner *Process, h *luks.EphemeralHeader) error {
+	if err := inMemory(filepath.Dir(path)); err != nil {
+		return err
+	}
+	_ = os.Remove(path) // of an interrupted run; if it is still there, the next line says so
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return fmt.Errorf("hand over the ephemeral header: %w", err)
+	}
+	err = h.Use(func(header []byte) error {
+		_, err := f.Write(header)
+		return err
+	})
+	if uid := int(owner.User.UID); err == nil && uid != os.Geteuid() {
+		err = f.Chown(uid, int(owner.User.GID))
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		_ = os.Remove(path) // the first error is the one to tell
+		return fmt.Errorf("hand over the ephemeral header: %w", err)
+	}
+	return nil
+}
+
+// inMemory refuses a folder whose files are, or may be, on a disk.
+func inMemory(dir string) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("look at folder %s: %w", dir, err)
+	}
+	switch uint32(st.Type) {
+	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC:
+		return nil
+	}
+	return fmt.Errorf("the folder %s is not on tmpfs: an ephemeral header may not be written there", dir)
+}
+
+// handOver writes the files that the headers of a plan are handed over as. The
+// function that it returns removes them, and may be called more than once.
+func (v *Values) handOver(graph *blockgraph.Graph, owner *Process) (remove func(), err error) {
+	var paths []string
+	remove = func() {
+		for _, path := range paths {
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				continue // tried again by whoever clears the folder
+			}
+		}
+	}
+	for _, h := range graph.Headers {
+		if h.File == "" {
+			continue
+		}
+		header, ok := v.headers[h.Node]
+		if !ok {
+			return remove, fmt.Errorf("the plan needs an ephemeral header for node %s, which was not resolved", h.Node)
+		}
+		paths = append(paths, h.File)
+		if err := writeHeader(h.File, owner, header); err != nil {
+			remove()
+			return remove, err
+		}
+	}
+	return remove, nil
+}

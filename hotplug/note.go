@@ -1,0 +1,263 @@
+package hotplug
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/daemon"
+	"github.com/luksplug/luksplug/hotplug/image"
+)
+
+// note is what QEMU cannot tell of a disk that was unlocked outside of it: where
+// the original header is. It is kept on tmpfs for as long as the disk is
+// attached. It holds no secret, and nothing breaks without it: list shows less,
+// and another VM's attach does not see that the header is in use.
+type note struct {
+	Target  string         `json:"target"`
+	VM      string         `json:"vm,omitempty"` // for messages
+	Way     blockgraph.Way `json:"unlock"`
+	Payload string         `json:"payload"`
+	Header  string         `json:"header,omitempty"`
+	UUID    string         `json:"uuid,omitempty"` // of the LUKS volume
+	// Process is the VM's; without a PID where that is not known.
+	Process daemon.Process `json:"process"`
+}
+
+const noteSuffix = ".json"
+
+// runDir is the folder of everything on this host that belongs to the VM:
+//
+//	TARGET.json  a note of an attached disk
+//	TARGET/      what is handed to the VM's QEMU, whose user owns it
+//
+// Others may pass through it, since QEMU may be another user, but not list it.
+func (vm *VM) runDir(ctx context.Context) (string, error) {
+	base, err := vm.runBase()
+	if err != nil {
+		return "", err
+	}
+	id, err := vm.identity(ctx)
+	return filepath.Join(base, id), err
+}
+
+func (vm *VM) runBase() (string, error) {
+	if vm.opts.RunDir != "" {
+		return vm.opts.RunDir, nil
+	}
+	if os.Geteuid() == 0 {
+		return "/run/luksplug", nil
+	}
+	return userDir()
+}
+
+// writeNote keeps the note of a disk. A note that was there is replaced.
+func (vm *VM) writeNote(ctx context.Context, n note) error {
+	dir, err := vm.runDir(ctx)
+	if err != nil {
+		return err
+	}
+	n.VM = vm.opts.Name
+	if p, err := vm.process(ctx); err == nil && p.PID != 0 {
+		if n.Process, err = daemon.ProcessOf(p.PID); err != nil {
+			return fmt.Errorf("the VM's process: %w", err)
+		}
+	}
+	text, err := json.Marshal(n)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return fmt.Errorf("folder for what is attached: %w", err)
+	}
+	path := filepath.Join(dir, n.Target+noteSuffix)
+	temporary := path + ".new"
+	if err := os.WriteFile(temporary, append(text, '\n'), 0o600); err != nil {
+		return fmt.Errorf("note what is attached: %w", err)
+	}
+	if err := os.Rename(temporary, path); err != nil {
+		return fmt.Errorf("note what is attached: %w", err)
+	}
+	return nil
+}
+
+// readNotes returns the notes in the folder of one VM, by target. A note that
+// cannot be read is as good as none.
+func readNotes(dir string) map[string]note {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil
+	}
+	out := map[string]note{}
+	for _, e := range entries {
+		target, isNote := strings.CutSuffix(e.Name(), noteSuffix)
+		if !isNote {
+			continue
+		}
+		if text, err := os.ReadFile(filepath.Join(dir, e.Name())); err == nil {
+			var n note
+			if json.Unmarshal(text, &n) == nil && n.Target == target {
+				out[target] = n
+			}
+		}
+	}
+	return out
+}
+
+// handedOver is what is in the folder of one disk.
+type handedOver struct {
+	daemon int      // the process id of the storage daemon, 0 for none
+	files  []string // ephemeral headers
+}
+
+// readRunDir adds to a state what the VM's folder on this host tells.
+func (vm *VM) readRunDir(ctx context.Context, s *State) error {
+	dir, err := vm.runDir(ctx)
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look at what was handed to the VM: %w", err)
+	}
+	s.notes, s.handedOver = readNotes(dir), map[string]handedOver{}
+	for target, n := range s.notes {
+		if n.Process.PID != 0 && !runs(n.Process) {
+			delete(s.notes, target) // of a VM that is gone, whose place this one has taken
+		}
+	}
+	for _, e := range entries {
+		if e.IsDir() {
+			if s.handedOver[e.Name()], err = readHandOver(filepath.Join(dir, e.Name())); err != nil {
+				return fmt.Errorf("look at what was handed to the VM: %w", err)
+			}
+		}
+	}
+	return nil
+}
+
+func readHandOver(dir string) (handedOver, error) {
+	var out handedOver
+	info, err := daemon.Inspect(dir)
+	if err == nil {
+		out.daemon = info.Process.PID
+		return out, nil
+	}
+	if !errors.Is(err, daemon.ErrNotRunning) {
+		return out, err
+	}
+	entries, err := os.ReadDir(dir)
+	for _, e := range entries {
+		if _, _, ours := blockgraph.ParseName(e.Name()); ours {
+			out.files = append(out.files, filepath.Join(dir, e.Name()))
+		}
+	}
+	return out, err
+}
+
+// forget removes the note of a disk and the folder of what was handed over,
+// and, when they were the last, the VM's folder.
+func (vm *VM) forget(ctx context.Context, target string) error {
+	dir, err := vm.runDir(ctx)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(dir, target+noteSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove the note of what was attached: %w", err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, target)); err != nil {
+		return fmt.Errorf("remove what was handed over: %w", err)
+	}
+	_ = os.Remove(dir) // refused while there are other disks
+	return nil
+}
+
+// handOverPath returns the folder for what is handed to the VM's QEMU.
+func (vm *VM) handOverPath(ctx context.Context, target string) (string, error) {
+	dir, err := vm.runDir(ctx)
+	return filepath.Join(dir, target), err
+}
+
+// makeHandOverDir makes that folder, empty and open to QEMU's user only.
+func (vm *VM) makeHandOverDir(ctx context.Context, target string, owner *Process) (string, error) {
+	path, err := vm.handOverPath(ctx, target)
+	if err != nil {
+		return "", err
+	}
+	if err := os.RemoveAll(path); err != nil {
+		return "", fmt.Errorf("folder for the hand-over: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		return "", fmt.Errorf("folder for the hand-over: %w", err)
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		return "", fmt.Errorf("folder for the hand-over: %w", err)
+	}
+	if uid := int(owner.User.UID); uid != os.Geteuid() {
+		if err := os.Lchown(path, uid, int(owner.User.GID)); err != nil {
+			return "", fmt.Errorf("folder for the hand-over to QEMU's user: %w", err)
+		}
+	}
+	return path, nil
+}
+
+// otherUser returns the note of a disk in another VM of this host that has the
+// same header, nil for none. The original header is not open in any QEMU, so
+// that no image lock tells. Notes of VMs that are gone are removed.
+func (vm *VM) otherUser(ctx context.Context, header, uuid string) (*note, error) {
+	base, err := vm.runBase()
+	if err != nil {
+		return nil, err
+	}
+	own, err := vm.runDir(ctx)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(base)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for other users of the header: %w", err)
+	}
+	for _, e := range entries {
+		dir := filepath.Join(base, e.Name())
+		if !e.IsDir() || dir == own {
+			continue
+		}
+		for target, n := range readNotes(dir) {
+			switch {
+			case !n.stands():
+				_ = os.Remove(filepath.Join(dir, target+noteSuffix)) // tried again next time
+				_ = os.Remove(dir)                                   // refused while there is more in it
+			case n.Header != "" && (uuid == n.UUID || image.SameFile(header, n.Header)):
+				return &n, nil
+			}
+		}
+	}
+	return nil, nil
+}
+
+// stands tells whether the disk of a note is still attached: its VM runs, or,
+// where its process is not known, somebody has its payload open.
+func (n *note) stands() bool {
+	if n.Process.PID != 0 {
+		return runs(n.Process)
+	}
+	return errors.Is(image.CheckLock(n.Payload, image.ReadWrite), image.ErrLocked)
+}
+
+// runs tells whether that very process is still there.
+func runs(p daemon.Process) bool {
+	now, err := daemon.ProcessOf(p.PID)
+	return err == nil && now == p
+}

@@ -1,0 +1,56 @@
+package hotplug
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/luksplug/luksplug/hotplug/daemon"
+)
+
+// Process is what is known of the process that a VM on this machine runs in.
+type Process struct {
+	// PID is its process id, 0 when that is not known.
+	PID int
+	// User is as whom it runs: who must be able to open what is handed over by
+	// path.
+	User *daemon.Credential
+}
+
+// errNotHere: the VM does not run on this machine.
+var errNotHere = errors.New("the VM does not run on this machine")
+
+// process returns the VM's process: what the options say, or the one at the
+// other end of the monitor's unix socket.
+func (vm *VM) process(ctx context.Context) (*Process, error) {
+	if !vm.filesAreLocal() {
+		return nil, errNotHere
+	}
+	if vm.opts.Process != nil {
+		return vm.opts.Process(ctx)
+	}
+	pid, ok := vm.client.PeerPID()
+	if !ok {
+		return nil, errors.New("the VM's process is not known over this monitor")
+	}
+	return LookUpProcess(pid)
+}
+
+// LookUpProcess reads about a process of this machine in /proc (proc(5)).
+func LookUpProcess(pid int) (*Process, error) {
+	user, err := daemon.CredentialOf(pid)
+	if err != nil {
+		return nil, fmt.Errorf("the VM's process: %w", err)
+	}
+	return &Process{PID: pid, User: user}, nil
+}
+
+// Emulator returns the path of the process's program, which leads to it also
+// when its file has been replaced; "" when the process is not known.
+func (p *Process) Emulator() string {
+	if p.PID == 0 {
+		return ""
+	}
+	return "/proc/" + strconv.Itoa(p.PID) + "/exe"
+}
