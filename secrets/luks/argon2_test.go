@@ -1,0 +1,177 @@
+package luks
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// cancelsWhenWaitedFor is a context that ends as soon as somebody waits for that.
+type cancelsWhenWaitedFor struct {
+	context.Context
+	cancel context.CancelFunc
+}
+
+func (c cancelsWhenWaitedFor) Done() <-chan struct{} {
+	c.cancel()
+	return c.Context.Done()
+}
+
+// A derivation that has begun is left behind at once, and cleans up by itself.
+func TestCancelArgon2(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	passphrase := secrets.New([]byte("x"))
+	k := kdf{kind: typeArgon2id, salt: make([]byte, 16), time: 8, memory: 64 << 10, lanes: 1}
+	start := time.Now()
+	key, err := argon2Key(cancelsWhenWaitedFor{ctx, cancel}, k, passphrase, 64)
+	left := time.Since(start)
+	if key != nil || !errors.Is(err, context.Canceled) {
+		t.Errorf("%d bytes, %v", len(key), err)
+	}
+	passphrase.Wipe()
+
+	passphrase = secrets.New([]byte("x"))
+	defer passphrase.Wipe()
+	start = time.Now()
+	if _, err := argon2Key(t.Context(), k, passphrase, 64); err != nil {
+		t.Fatal(err)
+	}
+	if whole := time.Since(start); left > whole/4 {
+		t.Errorf("it took %v to leave what takes %v", left, whole)
+	}
+}
+
+// long skips a test that takes long or much memory.
+func long(t *testing.T, why string) {
+	t.Helper()
+	if os.Getenv("LUKSPLUG_LONG") == "" {
+		t.Skipf("%s (make test-long runs it)", why)
+	}
+}
+
+// resident returns how much memory the process has, in bytes. The test is not
+// parallel: nobody else has anything to do with it.
+func resident(t *testing.T) int64 {
+	t.Helper()
+	status, err := os.ReadFile("/proc/self/statm")
+	if err != nil {
+		t.Skip(err) // no Linux
+	}
+	pages, err := strconv.ParseInt(strings.Fields(string(status))[1], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pages * int64(os.Getpagesize())
+}
+
+// until waits for a change in memory, which nobody announces.
+func until(t *testing.T, what string, happened func(memory int64) bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	end := time.After(5 * time.Minute)
+	for !happened(resident(t)) {
+		select {
+		case <-tick.C:
+		case <-end:
+			t.Fatalf("it never happens that %s: the process has %d MiB", what, resident(t)>>20)
+		}
+	}
+}
+
+// The most memory that cryptsetup takes: it is given back, after a key as well as
+// after half of the work.
+func TestArgon2WithOneGiB(t *testing.T) {
+	long(t, "Argon2 with 1 GiB of memory")
+	if _, err := exec.LookPath("cryptsetup"); err != nil {
+		t.Skip("cryptsetup is not installed")
+	}
+	const gib = 1 << 30
+	path, dumped := filepath.Join(t.TempDir(), "header"), filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(path, make([]byte, 18<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"luksFormat", "-q", "--type", "luks2", "--sector-size", "512", "--pbkdf", "argon2id", "--pbkdf-memory", "1048576",
+			"--pbkdf-parallel", "2", "--pbkdf-force-iterations", "4", "--key-file", "-", path},
+		{"luksDump", "-q", "--dump-volume-key", "--volume-key-file", dumped, "--key-file", "-", path},
+	} {
+		cmd := exec.CommandContext(t.Context(), "cryptsetup", args...)
+		cmd.Stdin = strings.NewReader("x")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	want, err := os.ReadFile(dumped)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }() // only read
+	h, err := ReadHeader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if memory := h.LUKS2.KeySlots[0].KDF.Memory; memory != gib>>10 {
+		t.Fatalf("cryptsetup takes %d KiB", memory)
+	}
+
+	runtime.GC()
+	before := resident(t)
+	start := time.Now()
+	key, err := h.Unlock(t.Context(), []byte("x"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	took := time.Since(start)
+	defer key.Wipe()
+	if err := key.Use(func(value []byte) error {
+		if !slices.Equal(value, want) {
+			t.Error("not the key that cryptsetup finds")
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	if after := resident(t); after > before+gib/16 {
+		t.Errorf("%d MiB before, %d MiB after", before>>20, after>>20)
+	}
+
+	// In the middle of it: half of its memory has been touched.
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := h.Unlock(ctx, bytes.Repeat([]byte("y"), 9))
+		ended <- err
+	}()
+	until(t, "Argon2 has half of its memory", func(memory int64) bool { return memory > before+gib/2 })
+	start = time.Now()
+	cancel()
+	err = <-ended
+	left := time.Since(start)
+	if !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if left > took/20 {
+		t.Errorf("it took %v to leave what takes %v", left, took)
+	}
+	until(t, "memory is given back", func(memory int64) bool { return memory < before+gib/16 })
+	t.Logf("%v to unlock, %v to leave that", took, left)
+}
