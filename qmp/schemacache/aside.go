@@ -67,12 +67,13 @@ func (p *program) aside(ctx context.Context) (Answer, error) {
 // opens no window; -S is for an emulator that gives "none" a processor some day.
 func (p *program) command(monitor *os.File) *exec.Cmd {
 	return &exec.Cmd{
-		// By descriptor, so that the file that was checked is the one that runs.
-		// In /proc/self, the number could be another file's by then.
-		Path: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), p.fd),
+		// By descriptor, so that the file that was checked is the one that runs. It
+		// is the new process's own: ours, which keeps others out of its memory
+		// (PR_SET_DUMPABLE), would keep it out, too.
+		Path: "/proc/self/fd/4",
 		Args: []string{p.path, "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none", "-S",
 			"-chardev", "socket,id=schema,fd=3", "-mon", "chardev=schema,mode=control"},
-		ExtraFiles: []*os.File{monitor}, // descriptor 3
+		ExtraFiles: []*os.File{monitor, p.file}, // descriptors 3 and 4
 		Dir:        "/",
 		Env:        []string{"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
 		SysProcAttr: &syscall.SysProcAttr{

@@ -16,8 +16,8 @@ var ErrNotTrusted = errors.New("not to be trusted")
 
 // program is the open file of an emulator.
 type program struct {
-	path string // by the kernel's knowledge, without links
-	fd   int    // O_PATH: for looking and running only
+	path string   // by the kernel's knowledge, without links
+	file *os.File // O_PATH: for looking and running only
 	stat unix.Stat_t
 	// foreign is set if the path names another file, or none, here: the program
 	// belongs to another mount namespace, or has been replaced.
@@ -33,7 +33,7 @@ func openProgram(path string) (*program, error) {
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
-	p := &program{fd: fd}
+	p := &program{file: os.NewFile(uintptr(fd), path)}
 	if p.path, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil {
 		err = unix.Fstat(fd, &p.stat)
 	}
@@ -52,7 +52,7 @@ func openProgram(path string) (*program, error) {
 	return p, nil
 }
 
-func (p *program) close() { _ = unix.Close(p.fd) } // nothing was written
+func (p *program) close() { _ = p.file.Close() } // nothing was written
 
 // identity tells this file from every other that there was or will be. The time
 // of the last change of the inode is in it because nobody can set that one: the
@@ -76,7 +76,7 @@ func (p *program) trust() error {
 		return distrust("the VM's program is not the file of that name here (replaced, or in a container)")
 	}
 	var fs unix.Statfs_t
-	if err := unix.Fstatfs(p.fd, &fs); err != nil {
+	if err := unix.Fstatfs(int(p.file.Fd()), &fs); err != nil {
 		return fmt.Errorf("look at the file system of %s: %w", p.path, err)
 	}
 	if fs.Flags&unix.ST_NOSUID != 0 {
