@@ -1,0 +1,153 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/qmp"
+)
+
+// patience is how long a daemon may take to end, in three stages.
+type patience struct {
+	quit time.Duration // after it was told to over its monitor
+	term time.Duration // after SIGTERM
+	kill time.Duration // after SIGKILL, which a process in a system call may not see at once
+}
+
+// usual is patient with the first two, because a daemon that ends flushes its
+// images, and a slow disk is no reason to lose what a guest wrote.
+func usual() patience {
+	return patience{quit: 20 * time.Second, term: 20 * time.Second, kill: 10 * time.Second}
+}
+
+// Stop ends the daemon and removes its folder. The daemon is told to quit, which
+// flushes and closes its images, after 20 s it gets SIGTERM, and after 20 s more
+// SIGKILL. That last case is told by an error that wraps [ErrKilled]; nothing is
+// left then either.
+//
+// Stop may be called again, and when the daemon has ended by itself. When ctx ends
+// before the daemon, Stop returns ctx's error, and the daemon, which goes on
+// ending, leaves its folder behind; call Stop again. The connection is closed in
+// any case.
+func (d *Daemon) Stop(ctx context.Context) error { return d.stop(ctx, usual()) }
+
+func (d *Daemon) stop(ctx context.Context, p patience) error {
+	defer func() { _ = d.client.Close() }() // what matters has been said
+	quit := func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, p.quit)
+		defer cancel()
+		_, err := d.client.Execute(ctx, qmp.Command{Execute: "quit"})
+		return err
+	}
+	if err := stopAndClear(ctx, d.info, quit, p); err != nil || d.child == nil {
+		return err
+	}
+	<-d.child.done // it has ended: only its zombie is waited for
+	return nil
+}
+
+// Stop ends the daemon of a folder like [Daemon.Stop], but by SIGTERM from the
+// start, which needs no monitor, and has the same effect. It clears away what a
+// dead daemon left. No daemon and no folder are no error.
+func Stop(ctx context.Context, dir string) error {
+	info, err := Inspect(dir)
+	if errors.Is(err, ErrNotRunning) {
+		return clearStale(ctx, dir)
+	}
+	if err != nil {
+		return err
+	}
+	return stopAndClear(ctx, info, nil, usual())
+}
+
+// stopAndClear ends a daemon and removes its folder, unless that has another one by
+// then. quit, if given, asks the daemon to end.
+func stopAndClear(ctx context.Context, info Info, quit func(context.Context) error, p patience) error {
+	h, err := info.Process.open()
+	if err == nil {
+		err = h.end(ctx, quit, p)
+		h.close()
+	}
+	if err != nil && !errors.Is(err, errGone) && !errors.Is(err, ErrKilled) {
+		return fmt.Errorf("stop the storage daemon in %s: %w", info.Dir, err)
+	}
+	if errors.Is(err, errGone) {
+		err = nil
+	}
+	return errors.Join(err, clearStale(ctx, info.Dir))
+}
+
+// clearStale removes a folder that has no running daemon.
+func clearStale(ctx context.Context, dir string) error {
+	f, err := openFolder(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.close()
+	// The lock waits for a Start that is not through.
+	if err := f.lock(ctx); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	_, h, err := f.running()
+	if errors.Is(err, ErrNotRunning) {
+		return f.remove()
+	}
+	if err == nil {
+		h.close()
+	}
+	return err
+}
+
+// end ends the process and waits until it has ended.
+func (h *handle) end(ctx context.Context, quit func(context.Context) error, p patience) error {
+	if quit != nil && quit(ctx) == nil {
+		// An error is not reported: what follows needs no monitor.
+		if ended, err := h.waitFor(ctx, p.quit); ended || err != nil {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if err := h.signal(unix.SIGTERM); err != nil {
+		return err
+	}
+	if ended, err := h.waitFor(ctx, p.term); ended || err != nil {
+		return err
+	}
+	if err := h.signal(unix.SIGKILL); err != nil {
+		return err
+	}
+	ended, err := h.waitFor(ctx, p.kill)
+	if err != nil {
+		return err
+	}
+	if !ended {
+		return fmt.Errorf("process %d does not end even by SIGKILL, it may wait for a disk: %w", h.process.PID, context.DeadlineExceeded)
+	}
+	return fmt.Errorf("%w (process %d): it did not end when it was asked to", ErrKilled, h.process.PID)
+}
+
+// waitFor waits for the process, at most for d. The error is ctx's own.
+func (h *handle) waitFor(ctx context.Context, d time.Duration) (ended bool, err error) {
+	bounded, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	err = h.wait(bounded)
+	if err == nil {
+		return true, nil
+	}
+	if ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		return false, nil
+	}
+	return false, err
+}

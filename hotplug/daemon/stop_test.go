@@ -1,0 +1,150 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func TestCrashedDaemon(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name string
+		stop func(*Daemon) error
+	}{
+		{"method", func(d *Daemon) error { return d.Stop(testContext(t)) }},
+		{"function", func(d *Daemon) error { return Stop(testContext(t), d.Info().Dir) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			d := mustStart(t, Options{})
+			kill9(t, d.Info().Process)
+			if _, err := Open(testContext(t), d.Info().Dir); !errors.Is(err, ErrNotRunning) {
+				t.Errorf("Open: %v, want ErrNotRunning", err)
+			}
+			if err := c.stop(d); err != nil {
+				t.Fatal(err)
+			}
+			checkGone(t, d.Info())
+		})
+	}
+}
+
+func TestStartAfterACrash(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(shortDir(t), "d")
+	first := mustStart(t, Options{Dir: dir})
+	kill9(t, first.Info().Process)
+	second := mustStart(t, Options{Dir: dir})
+	// The first handle's Stop must not end the second's daemon.
+	if err := first.Stop(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := Inspect(dir); err != nil || info != second.Info() {
+		t.Errorf("got %+v, %v, want the second daemon", info, err)
+	}
+}
+
+// SIGTERM is as good as quit: what a client wrote and did not flush is there.
+func TestStopWithoutMonitorFlushes(t *testing.T) {
+	t.Parallel()
+	d, image := exported(t, Options{}) // and its connection occupies the monitor
+	tool(t, "qemu-io", "-f", "raw", "-t", "writeback", "-c", "write -P 0x5a 2M 64k", url(d))
+	if err := Stop(testContext(t), d.Info().Dir); err != nil {
+		t.Fatal(err)
+	}
+	checkGone(t, d.Info())
+	expectInImage(t, image, "0x5a", "2M")
+}
+
+// A client that is still connected does not hold a daemon up.
+func TestStopWithAClient(t *testing.T) {
+	t.Parallel()
+	d, _ := exported(t, Options{})
+	client := holdOpen(t, d)
+	if err := d.Stop(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	checkGone(t, d.Info())
+	client()
+}
+
+func TestStopKillsWhatDoesNotEnd(t *testing.T) {
+	t.Parallel()
+	d := mustStart(t, Options{})
+	h, err := d.Info().Process.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.close()
+	if err := h.signal(unix.SIGSTOP); err != nil { // it hears neither quit nor SIGTERM
+		t.Fatal(err)
+	}
+	short := patience{quit: 50 * time.Millisecond, term: 50 * time.Millisecond, kill: time.Minute}
+	if err := d.stop(testContext(t), short); !errors.Is(err, ErrKilled) {
+		t.Errorf("got %v, want ErrKilled", err)
+	}
+	checkGone(t, d.Info())
+}
+
+func TestStopEndsWithItsContext(t *testing.T) {
+	t.Parallel()
+	d := mustStart(t, Options{})
+	h, err := d.Info().Process.open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer h.close()
+	if err := h.signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(testContext(t), 50*time.Millisecond)
+	defer cancel()
+	if err := d.Stop(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, want the context's error", err)
+	}
+	if _, err := Inspect(d.Info().Dir); err != nil {
+		t.Errorf("the daemon is to be found still: %v", err)
+	}
+	if err := h.signal(unix.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Stop(testContext(t)); err != nil {
+		t.Fatal(err)
+	}
+	checkGone(t, d.Info())
+}
+
+func TestStopOfNothing(t *testing.T) {
+	t.Parallel()
+	if err := Stop(testContext(t), filepath.Join(shortDir(t), "none")); err != nil {
+		t.Error(err)
+	}
+}
+
+// A folder in which somebody has put files is not swept away with them.
+func TestStopKeepsForeignFiles(t *testing.T) {
+	t.Parallel()
+	d, err := Start(testContext(t), Options{Dir: filepath.Join(shortDir(t), "d")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign := filepath.Join(d.Info().Dir, "notes")
+	if err := os.WriteFile(foreign, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Stop(testContext(t)); !errors.Is(err, ErrFolder) {
+		t.Errorf("got %v, want ErrFolder", err)
+	}
+	if _, err := os.Stat(foreign); err != nil {
+		t.Error(err)
+	}
+	if _, err := ProcessOf(d.PID()); !errors.Is(err, errGone) {
+		t.Errorf("the process: %v", err)
+	}
+}
