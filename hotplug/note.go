@@ -52,9 +52,10 @@ func (vm *VM) runBase() (string, error) {
 		return vm.opts.RunDir, nil
 	}
 	if os.Geteuid() == 0 {
-		return "/run/luksplug", nil
+		return "/run/luksplug/vm", nil
 	}
-	return userDir()
+	dir, err := userDir()
+	return filepath.Join(dir, "vm"), err
 }
 
 // writeNote keeps the note of a disk. A note that was there is replaced.

@@ -29,7 +29,7 @@ type Options struct {
 	// LockDir is where lock files are; "" for the system's own place.
 	LockDir string
 	// RunDir is where notes of attached disks are, and what is handed to QEMU by
-	// path: a folder in memory; "" for the system's own place, /run/luksplug.
+	// path: a folder in memory; "" for the system's own place, /run/luksplug/vm.
 	RunDir string
 	// Process returns the process of the VM, for a VM on this machine; nil for
 	// the one at the other end of the monitor's unix socket.

@@ -10,6 +10,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"os/signal"
 	"syscall"
@@ -23,6 +24,7 @@ var version = "unknown"
 
 func main() {
 	noCoreFiles()
+	keepDescriptors()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	// The first signal cancels what is going on, which is then rolled back. A
 	// second one ends the program at once, as users expect.
@@ -35,6 +37,14 @@ func main() {
 // the program works just as well, so a kernel that refuses is no reason to end.
 func noCoreFiles() {
 	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+}
+
+// keepDescriptors keeps what the caller left open, such as the pipe of a
+// passphrase, from the programs that are started here. It needs Linux 5.11; an
+// older kernel's callers know what they leave open.
+func keepDescriptors() {
+	const firstInherited = 3
+	_ = unix.CloseRange(firstInherited, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 }
 
 // streams are the program's standard streams.

@@ -112,7 +112,7 @@ func offline(disk *blockgraph.Disk, mode hotplug.UnlockMode) blockgraph.Unlock {
 	case hotplug.UnlockAuto:
 		return blockgraph.Unlock{Way: blockgraph.ByHeader}
 	case hotplug.UnlockExternal:
-		return blockgraph.Unlock{Way: blockgraph.ByDaemon, Folder: filepath.Join("/run/luksplug/VM", disk.Target)}
+		return blockgraph.Unlock{Way: blockgraph.ByDaemon, Folder: filepath.Join("/run/luksplug/vm/UUID", disk.Target)}
 	}
 	return blockgraph.Unlock{Way: blockgraph.ByQEMU}
 }

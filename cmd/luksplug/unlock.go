@@ -93,7 +93,7 @@ func (p *progress) update(u luks.Progress) {
 		return
 	}
 	p.shown = true
-	_, _ = fmt.Fprintf(p.w, "\rluksplug: trying the passphrase, at most %d %% left ", 100-100*u.Done/u.Total)
+	_, _ = fmt.Fprintf(p.w, "\rluksplug: trying the passphrase, %d %% ", 100*u.Done/u.Total)
 }
 
 // end removes the line.
@@ -135,7 +135,7 @@ func newWatchDaemon(*app) *cobra.Command {
 		Use:     watchCommand + " FOLDER PID START",
 		Short:   "End a storage daemon when the VM's process ends",
 		Long:    "watch-daemon is started by attach --unlock external, and not by people.",
-		Example: "  luksplug watch-daemon /run/luksplug/VM/vdb 4711 123456",
+		Example: "  luksplug watch-daemon /run/luksplug/vm/UUID/vdb 4711 123456",
 		Hidden:  true,
 		Args:    cobra.ExactArgs(3),
 		RunE: func(cmd *cobra.Command, args []string) error {
