@@ -1,14 +1,18 @@
 package daemon
 
 import (
+	"bufio"
+	"context"
 	"errors"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -239,4 +243,88 @@ func TestOpenOfNothing(t *testing.T) {
 	if _, err := Open(testContext(t), filepath.Join(shortDir(t), "none")); !errors.Is(err, ErrNotRunning) || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v, want ErrNotRunning", err)
 	}
+}
+
+// The monitor has one client: who comes second waits, and is told so.
+func TestOpenOfABusyMonitor(t *testing.T) {
+	t.Parallel()
+	d := mustStart(t, Options{})
+	ctx, cancel := context.WithTimeout(testContext(t), 100*time.Millisecond)
+	defer cancel()
+	if _, err := Open(ctx, d.Info().Dir); !errors.Is(err, qmp.ErrNoGreeting) {
+		t.Errorf("got %v, want ErrNoGreeting", err)
+	}
+}
+
+// A socket that leads to another process gets no secret.
+func TestOpenOfAnotherDaemonsMonitor(t *testing.T) {
+	t.Parallel()
+	one, other := mustStart(t, Options{}), mustStart(t, Options{})
+	for _, d := range []*Daemon{one, other} {
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(one.Info().Monitor); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(other.Info().Monitor, one.Info().Monitor); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(testContext(t), one.Info().Dir); !errors.Is(err, ErrFolder) {
+		t.Errorf("got %v, want ErrFolder", err)
+	}
+}
+
+// What it is all for: a QEMU gets the plain disk, and the daemon ends with it.
+func TestServesAQEMU(t *testing.T) {
+	t.Parallel()
+	d, _ := exported(t, Options{})
+	tool(t, "qemu-io", "-f", "raw", "-c", "write -P 3 0 64k", url(d))
+	monitor := filepath.Join(shortDir(t), "vm.sock")
+	vm := exec.Command("qemu-system-x86_64", "-machine", "none", "-nodefaults", "-display", "none",
+		"-chardev", "socket,id=m,server=on,wait=on,path="+monitor, "-mon", "chardev=m,mode=control")
+	client := startVM(t, vm, monitor)
+	_, err := client.Execute(testContext(t), qmp.Command{Execute: "blockdev-add", Arguments: qmp.Object{
+		{Name: "node-name", Value: "vdb"}, {Name: "driver", Value: "nbd"}, {Name: "export", Value: "vdb"},
+		{Name: "server", Value: qmp.Object{{Name: "type", Value: "unix"}, {Name: "path", Value: d.Socket()}}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	result := watch(testContext(t), d.Info().Dir, Process{PID: vm.Process.Pid})
+	if _, err := client.Execute(testContext(t), qmp.Command{Execute: "quit"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-result; err != nil {
+		t.Fatal(err)
+	}
+	checkGone(t, d.Info())
+}
+
+// startVM starts a QEMU that waits for a client at its monitor, and is that client.
+func startVM(t *testing.T, vm *exec.Cmd, monitor string) *qmp.Client {
+	t.Helper()
+	// QEMU says on its standard error when it listens.
+	stderr, err := vm.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := vm.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = vm.Process.Kill() // it may have ended
+		_ = vm.Wait()
+	})
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() && !strings.Contains(lines.Text(), "waiting for connection") {
+		t.Log(lines.Text())
+	}
+	client, err := qmp.Dial(testContext(t), monitor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	return client
 }

@@ -36,7 +36,9 @@
 // The daemon outlives the program that started it. It has a session of its own,
 // no terminal, no descriptor of the caller's, a minimal environment and the
 // working folder "/"; it leaves no core file. No secret is among its arguments:
-// secrets reach it through its monitor only.
+// secrets reach it through its monitor only. It stays in the control group of its
+// starter: a service manager that ends a service with all its processes ends the
+// daemon too (systemd.kill(5), KillMode).
 //
 // It does not end by itself when the VM ends: [Watch] sees to that, in a process
 // or goroutine of the caller's that waits for either to end.

@@ -23,7 +23,7 @@ func TestOwnThread(t *testing.T) {
 	}
 	defer func() { _ = unix.Close(inherited) }()
 	before := maskLine(t)
-	for range 500 { // a few of them meet the main thread
+	for range 500 { // some of them meet the main thread first
 		var thread, flags, mask int
 		var failed error
 		onOwnThread(func() {

@@ -267,3 +267,48 @@ func TestStartCancelled(t *testing.T) {
 	}
 	expectNothing(t, dir)
 }
+
+func TestStartOfAProgramThatTheUserMayNotRun(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can start a daemon as another user")
+	}
+	private := filepath.Join(shortDir(t), "p")
+	mkdir(t, private, 0o700)
+	program := filepath.Join(private, "program")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(shortDir(t), "d")
+	_, err := Start(testContext(t), Options{Dir: dir, Program: program, User: &Credential{UID: 65534, GID: 65534}})
+	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "user 65534") {
+		t.Errorf("got %v, want fs.ErrPermission and the user", err)
+	}
+	expectNothing(t, dir)
+}
+
+func TestStartAsAnotherUserWithoutRoot(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() == 0 {
+		t.Skip("root may")
+	}
+	dir := filepath.Join(shortDir(t), "d")
+	_, err := Start(testContext(t), Options{Dir: dir, User: &Credential{UID: 0, GID: 0}})
+	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "only root") {
+		t.Errorf("got %v, want fs.ErrPermission and the reason", err)
+	}
+	expectNothing(t, dir)
+}
+
+// Ourselves, spelled out, takes no privilege.
+func TestStartAsOurselves(t *testing.T) {
+	t.Parallel()
+	self, err := CredentialOf(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := mustStart(t, Options{User: self})
+	if got, err := CredentialOf(d.PID()); err != nil || got.UID != self.UID || got.GID != self.GID {
+		t.Errorf("it runs as %+v, %v", got, err)
+	}
+}
