@@ -22,6 +22,9 @@ func (a *attach) startDaemon(ctx context.Context, graph *blockgraph.Graph, value
 	if err != nil {
 		return err
 	}
+	if err := a.vm.makeRunDir(ctx); err != nil {
+		return err
+	}
 	if err := daemon.Stop(ctx, dir); err != nil { // of an interrupted run
 		return err
 	}

@@ -130,21 +130,26 @@ func userDir() (string, error) {
 		return filepath.Join(dir, "luksplug"), nil
 	}
 	dir := filepath.Join(os.TempDir(), "luksplug-"+strconv.Itoa(os.Geteuid()))
-	info, err := os.Lstat(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return dir, nil
-	}
-	if err != nil {
-		return "", err
-	}
-	var st unix.Stat_t
-	if err := unix.Lstat(dir, &st); err != nil {
-		return "", err
-	}
-	if !info.IsDir() || int(st.Uid) != os.Geteuid() {
-		return "", fmt.Errorf("%s is not a folder of yours: set XDG_RUNTIME_DIR", dir)
+	if err := ownDir(dir); err != nil {
+		return "", fmt.Errorf("%w: set XDG_RUNTIME_DIR", err)
 	}
 	return dir, nil
+}
+
+// ownDir refuses a folder of another user, in a place where anybody can make
+// one. It need not be there.
+func ownDir(dir string) error {
+	var st unix.Stat_t
+	err := unix.Lstat(dir, &st)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return fmt.Errorf("folder %s: %w", dir, err)
+	case st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0:
+		return fmt.Errorf("%s is not a folder that only this user can write to", dir)
+	}
+	return nil
 }
 
 // identity returns a name of the VM that is the same for every way to reach its

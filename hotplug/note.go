@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -47,15 +48,38 @@ func (vm *VM) runDir(ctx context.Context) (string, error) {
 	return filepath.Join(base, id), err
 }
 
+// runBase is the parent of these folders. It is in memory wherever the host has
+// a place that is: in a container, /run need not be one.
 func (vm *VM) runBase() (string, error) {
 	if vm.opts.RunDir != "" {
 		return vm.opts.RunDir, nil
 	}
-	if os.Geteuid() == 0 {
-		return "/run/luksplug/vm", nil
+	top, err := "/run/luksplug", error(nil)
+	if os.Geteuid() != 0 {
+		if top, err = userDir(); err != nil {
+			return "", err
+		}
 	}
-	dir, err := userDir()
-	return filepath.Join(dir, "vm"), err
+	const shared = "/dev/shm"
+	if inMemory(filepath.Dir(top)) == nil || inMemory(shared) != nil {
+		return filepath.Join(top, "vm"), nil
+	}
+	// Anybody can make a folder there.
+	dir := filepath.Join(shared, "luksplug-"+strconv.Itoa(os.Geteuid()))
+	return filepath.Join(dir, "vm"), ownDir(dir)
+}
+
+// makeRunDir makes the VM's folder.
+func (vm *VM) makeRunDir(ctx context.Context) error {
+	dir, err := vm.runDir(ctx)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return fmt.Errorf("folder for what is attached: %w", err)
+	}
+	_, err = vm.runBase() // it may have been made by somebody else meanwhile
+	return err
 }
 
 // writeNote keeps the note of a disk. A note that was there is replaced.
@@ -74,8 +98,8 @@ func (vm *VM) writeNote(ctx context.Context, n note) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return fmt.Errorf("folder for what is attached: %w", err)
+	if err := vm.makeRunDir(ctx); err != nil {
+		return err
 	}
 	path := filepath.Join(dir, n.Target+noteSuffix)
 	temporary := path + ".new"
@@ -197,8 +221,8 @@ func (vm *VM) makeHandOverDir(ctx context.Context, target string, owner *Process
 	if err := os.RemoveAll(path); err != nil {
 		return "", fmt.Errorf("folder for the hand-over: %w", err)
 	}
-	if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
-		return "", fmt.Errorf("folder for the hand-over: %w", err)
+	if err := vm.makeRunDir(ctx); err != nil {
+		return "", err
 	}
 	if err := os.Mkdir(path, 0o700); err != nil {
 		return "", fmt.Errorf("folder for the hand-over: %w", err)

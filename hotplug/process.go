@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 
 	"github.com/luksplug/luksplug/hotplug/daemon"
 )
@@ -22,8 +21,19 @@ type Process struct {
 var errNotHere = errors.New("the VM does not run on this machine")
 
 // process returns the VM's process: what the options say, or the one at the
-// other end of the monitor's unix socket.
+// other end of the monitor's unix socket. It is found out once.
 func (vm *VM) process(ctx context.Context) (*Process, error) {
+	if vm.proc != nil {
+		return vm.proc, nil
+	}
+	p, err := vm.findProcess(ctx)
+	if err == nil {
+		vm.proc = p
+	}
+	return p, err
+}
+
+func (vm *VM) findProcess(ctx context.Context) (*Process, error) {
 	if !vm.filesAreLocal() {
 		return nil, errNotHere
 	}
@@ -44,13 +54,4 @@ func LookUpProcess(pid int) (*Process, error) {
 		return nil, fmt.Errorf("the VM's process: %w", err)
 	}
 	return &Process{PID: pid, User: user}, nil
-}
-
-// Emulator returns the path of the process's program, which leads to it also
-// when its file has been replaced; "" when the process is not known.
-func (p *Process) Emulator() string {
-	if p.PID == 0 {
-		return ""
-	}
-	return "/proc/" + strconv.Itoa(p.PID) + "/exe"
 }

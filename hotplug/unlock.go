@@ -2,8 +2,12 @@ package hotplug
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -95,11 +99,27 @@ func (vm *VM) whyNotOutside(ctx context.Context, disk *blockgraph.Disk) (string,
 		return "a QEMU before 9.0 takes no other header than the volume's own", nil
 	}
 	if !vm.client.PassesFiles() {
-		if _, err := vm.process(ctx); err != nil {
+		if err := vm.canWriteHeader(ctx); err != nil {
 			return err.Error(), nil
 		}
 	}
 	return "", nil
+}
+
+// canWriteHeader tells whether an ephemeral header can be handed over as a file.
+func (vm *VM) canWriteHeader(ctx context.Context) error {
+	if _, err := vm.process(ctx); err != nil {
+		return err
+	}
+	base, err := vm.runBase()
+	if err != nil {
+		return err
+	}
+	for dir := base; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+			return inMemory(dir)
+		}
+	}
 }
 
 // headerMember is the option of QEMU's LUKS driver for a detached header, since

@@ -87,6 +87,8 @@ type VM struct {
 	properties map[string]map[string]bool
 	// id is what identity has found out.
 	id string
+	// proc is what process has found out.
+	proc *Process
 }
 
 // Connect dials the VM's monitor. The caller closes the VM.
