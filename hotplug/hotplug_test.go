@@ -13,8 +13,8 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/qmp"
-	"github.com/luksplug/luksplug/secrets/luks"
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/luks"
 )
 
 // bounded is the context of one test.
