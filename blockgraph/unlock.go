@@ -118,3 +118,17 @@ func (g *Graph) oneTime(id string) bool {
 	}
 	return false
 }
+
+// BuildImage works out the nodes of one image alone, for reading: what somebody
+// needs who looks for a LUKS header in it. The graph has no device, and the nodes
+// have the names of a header's.
+func BuildImage(target string, image Image) (*Graph, error) {
+	image.Encryption = nil
+	disk := &Disk{Target: target, Device: DeviceDisk, Bus: BusVirtio, ReadOnly: true, Image: image}
+	if err := disk.Validate(); err != nil {
+		return nil, err
+	}
+	b := &builder{disk: disk, graph: &Graph{Target: target}}
+	_, err := b.header(image)
+	return b.graph, err
+}

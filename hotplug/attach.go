@@ -61,6 +61,7 @@ func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.S
 	}
 	a := &attach{vm: vm, disk: disk, store: store, options: options, out: &Attached{}}
 	defer func() { a.values.Wipe() }()
+	defer a.closeRemote(ctx)
 	if err := a.unlockFirst(ctx); err != nil {
 		return nil, err
 	}
@@ -86,6 +87,8 @@ type attach struct {
 	way    blockgraph.Way // that the values are for
 	shared string         // what there is to warn of, "" for nothing
 	out    *Attached
+	// remote is the image that is open in a storage daemon.
+	remote *openedImage
 }
 
 // ready is a disk that may be plugged in: nothing stands against it.
@@ -142,7 +145,7 @@ func (a *attach) resolve(ctx context.Context, graph *blockgraph.Graph, way block
 	}
 	begin := time.Now()
 	var err error
-	a.values, err = Resolve(ctx, graph, a.store, a.vm.opts.OnUnlock)
+	a.values, err = Resolve(ctx, graph, a.store, Unlocker{Open: a.openHeader, Progress: a.vm.opts.OnUnlock})
 	a.out.Unlocking = time.Since(begin)
 	return err
 }

@@ -74,7 +74,7 @@ func (a *attach) serve(ctx context.Context, d *daemon.Daemon, graph *blockgraph.
 	return nil
 }
 
-// stopDaemon ends the storage daemon of a disk, if there is one.
+// stopDaemon ends the storage daemons of a disk, if there are any.
 func (vm *VM) stopDaemon(ctx context.Context, target string) error {
 	dir, err := vm.handOverPath(ctx, target)
 	if err != nil {
@@ -83,5 +83,5 @@ func (vm *VM) stopDaemon(ctx context.Context, target string) error {
 	if err := daemon.Stop(ctx, dir); err != nil {
 		return fmt.Errorf("end the storage daemon of disk %s: %w", target, err)
 	}
-	return nil
+	return stopReader(ctx, dir+readSuffix)
 }

@@ -161,23 +161,39 @@ func (vm *VM) readRunDir(ctx context.Context, s *State) error {
 		}
 	}
 	for _, e := range entries {
-		if e.IsDir() {
-			if s.handedOver[e.Name()], err = readHandOver(filepath.Join(dir, e.Name())); err != nil {
+		if !e.IsDir() || strings.HasSuffix(e.Name(), readSuffix) {
+			continue
+		}
+		if s.handedOver[e.Name()], err = readHandOver(filepath.Join(dir, e.Name())); err != nil {
+			return fmt.Errorf("look at what was handed to the VM: %w", err)
+		}
+	}
+	for _, e := range entries {
+		target, reads := strings.CutSuffix(e.Name(), readSuffix)
+		if h := s.handedOver[target]; reads && h.daemon == 0 {
+			if h.daemon, err = runningDaemon(filepath.Join(dir, e.Name(), readDaemon)); err != nil {
 				return fmt.Errorf("look at what was handed to the VM: %w", err)
 			}
+			s.handedOver[target] = h
 		}
 	}
 	return nil
 }
 
+// runningDaemon returns the process id of the storage daemon of a folder, 0 for
+// none.
+func runningDaemon(dir string) (int, error) {
+	info, err := daemon.Inspect(dir)
+	if errors.Is(err, daemon.ErrNotRunning) {
+		return 0, nil
+	}
+	return info.Process.PID, err
+}
+
 func readHandOver(dir string) (handedOver, error) {
 	var out handedOver
-	info, err := daemon.Inspect(dir)
-	if err == nil {
-		out.daemon = info.Process.PID
-		return out, nil
-	}
-	if !errors.Is(err, daemon.ErrNotRunning) {
+	var err error
+	if out.daemon, err = runningDaemon(dir); err != nil || out.daemon != 0 {
 		return out, err
 	}
 	entries, err := os.ReadDir(dir)

@@ -22,19 +22,31 @@ type Values struct {
 	headers     map[string]*luks.EphemeralHeader // by the name of the node
 }
 
+// Unlocker says how the LUKS headers of a graph are unlocked. The zero value is
+// right for images of this host.
+type Unlocker struct {
+	// Open returns the header of an image, and a function that is called when it
+	// has been unlocked; nil reads files and block devices of this host.
+	Open func(ctx context.Context, image blockgraph.Image) (h *luks.Header, done func(), err error)
+	// Progress is called now and then, see [luks.Unlocker]; nil for nothing.
+	Progress func(luks.Progress)
+}
+
 // Resolve looks up every secret that the graph needs, and unlocks the headers
 // that it needs ephemeral ones of; the graph of a storage daemon is resolved by
-// itself. The caller wipes the values. progress is called now and then while a
-// header is being unlocked, see [luks.Unlocker]; nil for nothing.
+// itself. The caller wipes the values.
 //
 // Nothing is changed anywhere. The error is a [*SecretError]: it wraps the
 // store's own error, [ErrUnusableSecret], or one of package luks, such as
 // [luks.ErrWrongPassphrase]. A header that cannot be read is a
 // [*PreflightError].
-func Resolve(ctx context.Context, graph *blockgraph.Graph, store secrets.Store, progress func(luks.Progress)) (*Values, error) {
+func Resolve(ctx context.Context, graph *blockgraph.Graph, store secrets.Store, u Unlocker) (*Values, error) {
+	if u.Open == nil {
+		u.Open = func(_ context.Context, image blockgraph.Image) (*luks.Header, func(), error) { return openHeader(image) }
+	}
 	v := &Values{passphrases: map[string][]byte{}, headers: map[string]*luks.EphemeralHeader{}}
 	for _, o := range graph.Objects {
-		if err := v.resolve(ctx, graph, o, store, progress); err != nil {
+		if err := v.resolve(ctx, graph, o, store, u); err != nil {
 			v.Wipe()
 			return nil, err
 		}
@@ -43,7 +55,7 @@ func Resolve(ctx context.Context, graph *blockgraph.Graph, store secrets.Store, 
 }
 
 // resolve gets the value of one secret object.
-func (v *Values) resolve(ctx context.Context, graph *blockgraph.Graph, o blockgraph.GraphObject, store secrets.Store, progress func(luks.Progress)) error {
+func (v *Values) resolve(ctx context.Context, graph *blockgraph.Graph, o blockgraph.GraphObject, store secrets.Store, u Unlocker) error {
 	secret, err := store.Lookup(ctx, o.Ref)
 	if err != nil {
 		return &SecretError{Target: graph.Target, Ref: o.Ref, Err: err}
@@ -53,7 +65,7 @@ func (v *Values) resolve(ctx context.Context, graph *blockgraph.Graph, o blockgr
 		if h.Secret != o.ID {
 			continue
 		}
-		ephemeral, err := unlock(ctx, graph.Target, h.Original, o.Ref, secret, progress)
+		ephemeral, err := u.unlock(ctx, graph.Target, h.Original, o.Ref, secret)
 		if err != nil {
 			return err
 		}
@@ -70,10 +82,9 @@ func (v *Values) resolve(ctx context.Context, graph *blockgraph.Graph, o blockgr
 	return nil
 }
 
-// unlock unlocks the header in an image of this host and makes an ephemeral one
-// of it.
-func unlock(ctx context.Context, target string, original blockgraph.Image, ref secrets.Reference, secret *secrets.Secret, progress func(luks.Progress)) (*luks.EphemeralHeader, error) {
-	h, done, err := openHeader(original)
+// unlock unlocks the header in an image and makes an ephemeral one of it.
+func (u Unlocker) unlock(ctx context.Context, target string, original blockgraph.Image, ref secrets.Reference, secret *secrets.Secret) (*luks.EphemeralHeader, error) {
+	h, done, err := u.Open(ctx, original)
 	if err != nil {
 		return nil, &PreflightError{Target: target, Reason: "the LUKS header in " + original.Source.Path + " cannot be read", Err: err}
 	}
@@ -83,7 +94,7 @@ func unlock(ctx context.Context, target string, original blockgraph.Image, ref s
 		if len(passphrase) == 0 {
 			return fmt.Errorf("the passphrase is empty: %w", ErrUnusableSecret)
 		}
-		key, err = luks.Unlocker{Progress: progress}.Unlock(ctx, h, passphrase)
+		key, err = luks.Unlocker{Progress: u.Progress}.Unlock(ctx, h, passphrase)
 		return err
 	})
 	switch {

@@ -233,7 +233,7 @@ func makeDisks(ctx context.Context, dir string, n int, machine blockgraph.Machin
 		}
 		occupy(&machine, d.plan.Graph.Device())
 		d.store = memory(volume.Passphrase)
-		if d.values, err = hotplug.Resolve(context.Background(), d.plan.Graph, d.store, nil); err != nil {
+		if d.values, err = hotplug.Resolve(context.Background(), d.plan.Graph, d.store, hotplug.Unlocker{}); err != nil {
 			return nil, err
 		}
 	}

@@ -1,0 +1,264 @@
+package hotplug
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strconv"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/daemon"
+	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/secrets/luks"
+)
+
+// remoteImage reads an image that is no file of this host, through a storage
+// daemon that has QEMU's own drivers for it: nothing else speaks all of the
+// protocols that a disk may have. The daemon has the image open for reading only,
+// and copies the parts that are asked for into a file in memory.
+//
+// It is used by one goroutine at a time, but for ReadAt.
+type remoteImage struct {
+	ctx    context.Context // of the attach that reads it
+	daemon *daemon.Daemon
+	node   string
+	size   int64  // bytes that a guest would see
+	folder string // for the parts; in memory
+
+	busy  chan struct{} // holds a value while a part is copied
+	parts map[int64][]byte
+}
+
+// part is how much is copied at once: a LUKS header has most of what a passphrase
+// needs within the first.
+const part = 1 << 20
+
+// openRemote starts a storage daemon and opens the image in it.
+func (a *attach) openRemote(ctx context.Context, image blockgraph.Image) (_ *remoteImage, err error) {
+	graph, err := blockgraph.BuildImage(a.disk.Target, image)
+	if err != nil {
+		return nil, err
+	}
+	values, err := Resolve(ctx, graph, a.store, Unlocker{})
+	if err != nil {
+		return nil, err
+	}
+	defer values.Wipe()
+	folder, err := a.vm.handOverPath(ctx, a.disk.Target)
+	if err != nil {
+		return nil, err
+	}
+	folder += readSuffix
+	if err := a.vm.makeRunDir(ctx); err != nil {
+		return nil, err
+	}
+	if err := stopReader(ctx, folder); err != nil { // of an interrupted run
+		return nil, err
+	}
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		return nil, fmt.Errorf("folder for a storage daemon: %w", err)
+	}
+	r := &remoteImage{ctx: ctx, folder: folder, node: graph.Top().Name, busy: make(chan struct{}, 1), parts: map[int64][]byte{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.vm.closeRemote(ctx, r))
+		}
+	}()
+	if r.daemon, err = daemon.Start(ctx, daemon.Options{Dir: filepath.Join(folder, readDaemon)}); err != nil {
+		return nil, err
+	}
+	for _, s := range graph.Plan().Steps {
+		cmd, err := values.command(s.Do)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := r.daemon.Client().Execute(ctx, cmd); err != nil {
+			return nil, fmt.Errorf("open it in a storage daemon (%s %s): %w", s.Do.Execute, s.Subject, err)
+		}
+	}
+	return r, r.ask(ctx)
+}
+
+// ask finds out the size.
+func (r *remoteImage) ask(ctx context.Context) error {
+	query := qmp.Command{Execute: "query-named-block-nodes", Arguments: qmp.Object{{Name: "flat", Value: true}}}
+	value, err := r.daemon.Client().Execute(ctx, query)
+	if err != nil {
+		return err
+	}
+	s := &State{}
+	if err := decode(value, &s.Nodes, query); err != nil {
+		return err
+	}
+	n := s.Node(r.node)
+	if n == nil {
+		return fmt.Errorf("the storage daemon has no node %s, which it said it had added", r.node)
+	}
+	r.size = n.Image.VirtualSize
+	return nil
+}
+
+// closeRemote ends the daemon of an image that was read, and removes its folder.
+func (vm *VM) closeRemote(ctx context.Context, r *remoteImage) error {
+	if r.daemon != nil {
+		closeRead(r.daemon)
+	}
+	after, cancel := vm.recovery(ctx)
+	defer cancel()
+	return stopReader(after, r.folder)
+}
+
+// The folder of a daemon that only reads stands beside that of the disk.
+const (
+	readSuffix = ".read"
+	readDaemon = "daemon" // in that folder
+)
+
+// stopReader ends the daemon of such a folder and removes it. No folder is no
+// error.
+func stopReader(ctx context.Context, folder string) error {
+	if err := daemon.Stop(ctx, filepath.Join(folder, readDaemon)); err != nil {
+		return fmt.Errorf("end a storage daemon: %w", err)
+	}
+	if err := os.RemoveAll(folder); err != nil {
+		return fmt.Errorf("folder of a storage daemon: %w", err)
+	}
+	return nil
+}
+
+// ReadAt implements [io.ReaderAt].
+func (r *remoteImage) ReadAt(p []byte, off int64) (int, error) {
+	r.busy <- struct{}{}
+	defer func() { <-r.busy }()
+	done := 0
+	for done < len(p) {
+		at := off + int64(done)
+		if at >= r.size {
+			return done, io.EOF
+		}
+		start := at / part * part
+		if r.parts[start] == nil {
+			b, err := r.fetch(start, min(part, r.size-start))
+			if err != nil {
+				return done, err
+			}
+			r.parts[start] = b
+		}
+		done += copy(p[done:], r.parts[start][at-start:])
+	}
+	return done, nil
+}
+
+// fetch copies n bytes at start: a raw node shows them, and a backup job writes
+// them into a file in memory.
+func (r *remoteImage) fetch(start, n int64) ([]byte, error) {
+	path := filepath.Join(r.folder, strconv.FormatInt(start, 10))
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer closeRead(f)
+	defer func() { _ = os.Remove(path) }() // the folder goes as well
+	if err := f.Truncate(n); err != nil {
+		return nil, err
+	}
+	const from, to = "part", "copy"
+	client := r.daemon.Client()
+	events := client.Subscribe("BLOCK_JOB_COMPLETED")
+	defer events.Close()
+	for _, c := range []qmp.Command{
+		{Execute: "blockdev-add", Arguments: qmp.Object{{Name: "driver", Value: "raw"}, {Name: "node-name", Value: from}, {Name: "read-only", Value: true},
+			{Name: "offset", Value: start}, {Name: "size", Value: n}, {Name: "file", Value: r.node}}},
+		{Execute: "blockdev-add", Arguments: qmp.Object{{Name: "driver", Value: "file"}, {Name: "node-name", Value: to}, {Name: "filename", Value: path}}},
+		{Execute: "blockdev-backup", Arguments: qmp.Object{{Name: "job-id", Value: to}, {Name: "device", Value: from}, {Name: "target", Value: to}, {Name: "sync", Value: "full"}}},
+	} {
+		if _, err := client.Execute(r.ctx, c); err != nil {
+			return nil, fmt.Errorf("read %d bytes at %d in a storage daemon: %w", n, start, err)
+		}
+	}
+	if err := waitJob(r.ctx, events); err != nil {
+		return nil, fmt.Errorf("read %d bytes at %d in a storage daemon: %w", n, start, err)
+	}
+	for _, name := range []string{to, from} {
+		if _, err := client.Execute(r.ctx, qmp.Command{Execute: "blockdev-del", Arguments: qmp.Object{{Name: "node-name", Value: name}}}); err != nil {
+			return nil, err
+		}
+	}
+	b := make([]byte, n)
+	_, err = f.ReadAt(b, 0)
+	return b, err
+}
+
+// waitJob waits for the end of the only job.
+func waitJob(ctx context.Context, events *qmp.Subscription) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case e, open := <-events.Events():
+		if !open {
+			return qmp.ErrConnectionLost
+		}
+		if text, failed := e.Data["error"].(string); failed {
+			return fmt.Errorf("%w: %s", errJob, text)
+		}
+		return nil
+	}
+}
+
+// errJob: a job of the storage daemon has failed.
+var errJob = errors.New("the storage daemon cannot read the image")
+
+// openedImage is an image that is open in a storage daemon.
+type openedImage struct {
+	image  blockgraph.Image
+	reader *remoteImage
+}
+
+// openHeader reads a LUKS header, of an image of this host or of another one. It
+// may be read until done is called.
+func (a *attach) openHeader(ctx context.Context, image blockgraph.Image) (h *luks.Header, done func(), err error) {
+	if isLocal(image.Source) {
+		return openHeader(image)
+	}
+	r, err := a.remoteReader(ctx, image)
+	if err != nil {
+		return nil, nil, err
+	}
+	h, err = luks.ReadHeader(r)
+	return h, func() {}, err
+}
+
+// remoteReader opens an image that is not on this host, and keeps it open: it is
+// checked first and unlocked after that.
+func (a *attach) remoteReader(ctx context.Context, image blockgraph.Image) (*remoteImage, error) {
+	if a.remote != nil && reflect.DeepEqual(a.remote.image, image) {
+		return a.remote.reader, nil
+	}
+	a.closeRemote(ctx)
+	r, err := a.openRemote(ctx, image)
+	if err != nil {
+		return nil, err
+	}
+	a.remote = &openedImage{image, r}
+	return r, nil
+}
+
+// closeRemote ends the storage daemon that was started to read an image.
+func (a *attach) closeRemote(ctx context.Context) {
+	if a.remote == nil {
+		return
+	}
+	if err := a.vm.closeRemote(ctx, a.remote.reader); err != nil {
+		a.vm.log.WithField("disk", a.disk.Target).Warnf("%v", err)
+	}
+	a.remote = nil
+}
+
+// isLocal tells whether a source is a file or device of the VM's host.
+func isLocal(s blockgraph.Source) bool {
+	return s.Kind == blockgraph.SourceFile || s.Kind == blockgraph.SourceBlock
+}
