@@ -62,14 +62,23 @@ func (a *attach) checkHeader(ctx context.Context, header blockgraph.Image, unloc
 	if a.options.AllowSharedHeader && unlock.Way == blockgraph.ByHeader {
 		access = shares
 	}
-	if _, err := checkAccess(disk, header, "header", access); err != nil {
+	// The file first: its locks would tell as well, but not whose they are.
+	user, err := a.vm.headerUser(ctx, disk, path, "", state)
+	if err != nil {
 		return nil, err
+	}
+	if user == "" || access == shares {
+		if _, err := checkAccess(disk, header, "header", access); err != nil {
+			return nil, err
+		}
 	}
 	h, err := readHeader(header)
 	if err != nil {
 		return nil, headerError(disk, path, err)
 	}
-	user, err := a.vm.headerUser(ctx, disk, path, h.UUID, state)
+	if user == "" {
+		user, err = a.vm.headerUser(ctx, disk, path, h.UUID, state)
+	}
 	if err != nil || user == "" {
 		return h, err
 	}

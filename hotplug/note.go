@@ -280,7 +280,7 @@ func (vm *VM) otherUser(ctx context.Context, header, uuid string) (*note, error)
 			case !n.stands():
 				_ = os.Remove(filepath.Join(dir, target+noteSuffix)) // tried again next time
 				_ = os.Remove(dir)                                   // refused while there is more in it
-			case n.Header != "" && (uuid == n.UUID || image.SameFile(header, n.Header)):
+			case n.Header != "" && (uuid != "" && uuid == n.UUID || image.SameFile(header, n.Header)):
 				return &n, nil
 			}
 		}
