@@ -56,6 +56,9 @@ func unlockedBy(h *hotplug.Holding) string {
 	case blockgraph.ByHeader:
 		return "by luksplug"
 	case blockgraph.ByDaemon:
+		if h.Daemon == 0 {
+			return "by qemu-storage-daemon (which has ended)"
+		}
 		return "by qemu-storage-daemon (process " + strconv.Itoa(h.Daemon) + ")"
 	case blockgraph.ByQEMU:
 		return "by QEMU"
