@@ -3,8 +3,6 @@ package blockgraph
 import (
 	"encoding/xml"
 	"errors"
-	"fmt"
-	"strconv"
 	"strings"
 
 	"libvirt.org/go/libvirtxml"
@@ -120,69 +118,6 @@ func (p *parser) disk() (*Disk, error) {
 		}
 	}
 	return d, nil
-}
-
-func (p *parser) target(d *Disk) error {
-	t := p.tree.child("target")
-	if t == nil || p.doc.Target.Dev == "" {
-		return p.tree.invalid("", "has no <target dev=...>: it names the disk, such as <target dev='vdb' bus='virtio'/>")
-	}
-	d.Target = p.doc.Target.Dev
-	prefix, _, err := splitTarget(d.Target)
-	if err != nil {
-		return t.invalid("dev", "%s", err.Error())
-	}
-	if bus := p.doc.Target.Bus; bus != "" {
-		switch d.Bus = Bus(bus); d.Bus {
-		case BusVirtio, BusSCSI, BusUSB, BusIDE, BusSATA, BusFDC:
-			return nil
-		case "sd", "xen", "uml", "nvme":
-			return t.unsupported("bus", "the bus %q is not supported: use virtio, scsi or usb", bus)
-		}
-		return t.invalid("bus", "unknown bus %q: use virtio, scsi, usb, ide, sata or fdc", shorten(bus))
-	}
-	switch {
-	case d.Device == DeviceFloppy:
-		d.Bus = BusFDC
-	case prefix == "hd":
-		d.Bus = BusIDE
-	case prefix == "sd":
-		d.Bus = BusSCSI
-	case prefix == "vd":
-		d.Bus = BusVirtio
-	case prefix == "xvd", prefix == "ubd":
-		return t.unsupported("dev", "disks of Xen and user-mode Linux (%s) are not supported: use a name such as vda or sda", prefix)
-	default:
-		return t.invalid("bus", "is missing, and %q does not tell which: give bus='virtio', 'scsi' or 'usb'", d.Target)
-	}
-	return nil
-}
-
-// splitTarget takes a target such as "vdb" apart: the prefix, and the number
-// that the letters make (a is 0, z 25, aa 26).
-func splitTarget(dev string) (prefix string, index int, err error) {
-	for _, p := range []string{"vd", "sd", "hd", "fd", "xvd", "ubd"} {
-		rest, ok := strings.CutPrefix(dev, p)
-		if !ok || rest == "" {
-			continue
-		}
-		letters := strings.TrimRight(rest, "0123456789")
-		if letters == "" {
-			break
-		}
-		n := 0
-		for _, c := range letters {
-			if c < 'a' || c > 'z' || n > 1<<20 {
-				return "", 0, fmt.Errorf("unknown disk name %q: use a name such as vda, sdb or hdc, and fda for a floppy", shorten(dev))
-			}
-			n = n*26 + int(c-'a') + 1
-		}
-		if letters != rest {
-			return "", 0, fmt.Errorf("invalid disk target %q: partitions can't appear in disk targets", shorten(dev))
-		}
-		return p, n - 1, nil
-	}
-	return "", 0, fmt.Errorf("unknown disk name %q: use a name such as vda, sdb or hdc, and fda for a floppy", shorten(dev))
 }
 
 func (p *parser) image(d *Disk) (err error) {
@@ -325,34 +260,6 @@ func parseHeader(e *element) (*Image, error) {
 		}
 	}
 	return image, nil
-}
-
-func (p *parser) identity(d *Disk) error {
-	d.Serial = p.doc.Serial
-	if w := p.tree.child("wwn"); w != nil {
-		text := strings.TrimSpace(p.doc.WWN)
-		digits := strings.TrimPrefix(text, "0x")
-		n, err := strconv.ParseUint(digits, 16, 64)
-		if err != nil || len(digits) != 16 {
-			return w.invalid("", "malformed wwn %q: 16 hexadecimal digits are needed", shorten(text))
-		}
-		if n == 0 {
-			return w.invalid("", "the all-zero wwn means none to QEMU: give another, or leave <wwn> out")
-		}
-		d.WWN = n
-	}
-	if b := p.tree.child("boot"); b != nil {
-		n, err := strconv.ParseUint(b.attr("order"), 10, 31)
-		if err != nil || n == 0 {
-			return b.invalid("order", "%q is no boot order: use 1, 2, ...", shorten(b.attr("order")))
-		}
-		d.BootOrder = uint(n)
-	}
-	// libvirt makes up aliases of its own and ignores all but a user's on input.
-	if p.doc.Alias != nil && strings.HasPrefix(p.doc.Alias.Name, userAlias) {
-		d.Alias = p.doc.Alias.Name
-	}
-	return nil
 }
 
 func orDefault(value, otherwise string) string {
