@@ -18,6 +18,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
 // flags are the flags that all commands share.
@@ -87,9 +88,18 @@ type app struct {
 	newline  bool // the passphrase ends in a newline
 	progress *progress
 	closers  []func()
+
+	inherited *os.File // the passphrase, with --passphrase-file fd:N
 }
 
 func (a *app) setUp() error {
+	// First of all, before it cannot be told from our own any more. What is wrong
+	// with it is said when it is needed.
+	a.inherited, _ = passphrase.Inherited(a.flags.passphrase)
+	if a.inherited != nil {
+		a.closers = append(a.closers, func() { _ = a.inherited.Close() }) // only read
+	}
+	keepDescriptors()
 	a.progress = newProgress(a.err)
 	a.closers = append(a.closers, a.progress.end)
 	a.log = logrus.New()

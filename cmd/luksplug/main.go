@@ -24,7 +24,6 @@ var version = "unknown"
 
 func main() {
 	noCoreFiles()
-	keepDescriptors()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	// The first signal cancels what is going on, which is then rolled back. A
 	// second one ends the program at once, as users expect.

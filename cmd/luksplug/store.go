@@ -44,14 +44,21 @@ type given struct {
 func (g *given) String() string { return "--passphrase-file " + g.spec }
 
 func (g *given) Lookup(_ context.Context, ref secrets.Reference) (*secrets.Secret, error) {
-	var in io.Reader
-	if g.spec == "-" {
-		in = g.app.in
-	}
-	secret, err := passphrase.Open(g.spec, in)
+	secret, err := g.read()
 	if err != nil {
 		return nil, &secrets.StoreError{Store: g.String(), Ref: ref, Err: err}
 	}
 	g.app.newline = passphrase.EndsInNewline(secret)
 	return secret, nil
+}
+
+func (g *given) read() (*secrets.Secret, error) {
+	if g.app.inherited != nil {
+		return passphrase.Read(g.app.inherited, g.spec)
+	}
+	var in io.Reader
+	if g.spec == "-" {
+		in = g.app.in
+	}
+	return passphrase.Open(g.spec, in)
 }

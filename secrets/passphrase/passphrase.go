@@ -35,16 +35,31 @@ func Open(spec string, stdin io.Reader) (*secrets.Secret, error) {
 	if err != nil {
 		return nil, err
 	}
+	defer func() { _ = r.Close() }() // read-only: a failing close loses nothing
+	return Read(r, name(spec))
+}
+
+// Read reads a passphrase to the end of r, as [Open] does. from says in errors
+// what r is.
+func Read(r io.Reader, from string) (*secrets.Secret, error) {
 	secret, err := secrets.Read(r)
-	// Read-only: a failing close loses nothing.
-	_ = r.Close()
 	if err != nil {
-		return nil, fmt.Errorf("read the passphrase from %s: %w", name(spec), err)
+		return nil, fmt.Errorf("read the passphrase from %s: %w", from, err)
 	}
 	if secret.Len() == 0 {
-		return nil, fmt.Errorf("read the passphrase from %s: %w", name(spec), ErrEmpty)
+		return nil, fmt.Errorf("read the passphrase from %s: %w", from, ErrEmpty)
 	}
 	return secret, nil
+}
+
+// Inherited returns the descriptor that "fd:N" names, for a program that takes it
+// before it changes what else it has inherited; the caller closes it. It is nil
+// for other sources.
+func Inherited(spec string) (*os.File, error) {
+	if number, ok := strings.CutPrefix(spec, "fd:"); ok {
+		return inherited(number)
+	}
+	return nil, nil
 }
 
 // EndsInNewline reports whether the last byte is a newline: worth a hint when
