@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -110,11 +111,13 @@ mkdir -p "$2/places/etc"
 for file in passwd group; do cp "/etc/$file" "$2/places/etc/"; done
 grep -q ^libvirt-qemu: /etc/passwd || echo libvirt-qemu:x:64055:64055::/nonexistent:/usr/sbin/nologin >> "$2/places/etc/passwd"
 grep -q ^libvirt-qemu: /etc/group || echo libvirt-qemu:x:64055: >> "$2/places/etc/group"
+mkdir -p "$2/places/run/lock/luksplug"
 for dir in run etc var/lib var/cache var/log; do
 	mkdir -p "$2/places/$dir/libvirt"
 	mount -t overlay -o "lowerdir=$2/places/$dir:/$dir" libvirt "/$dir"
 	mount --bind "$2/${dir##*/}" "/$dir/libvirt"
 done
+mount -t tmpfs -o mode=755 luksplug /run/lock/luksplug # for who runs it in here, where /run cannot be written
 libvirtd --pid-file /run/libvirt/libvirtd.pid &
 wait $!
 `
@@ -153,6 +156,13 @@ func (l *Libvirt) waitReady(ctx context.Context) error {
 	}
 	_, err = l.Virsh(ctx, "version")
 	return err
+}
+
+// Inside is a program that runs in the namespaces of this libvirtd, as on the
+// machine whose libvirt it is: it finds virsh in PATH and libvirt's QEMUs in
+// /proc.
+func (l *Libvirt) Inside(ctx context.Context, name string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, "nsenter", append([]string{"--target", strconv.Itoa(l.process.pid()), "--mount", "--pid", "--", name}, args...)...)
 }
 
 // VirshCommand is virsh, connected to this libvirtd, ready to run.

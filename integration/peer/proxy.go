@@ -117,14 +117,14 @@ type Record struct {
 }
 
 // Proxy stands between a tool and a real QMP monitor: it listens on a unix
-// socket, passes commands with their descriptors to the monitor and replies
+// socket, or on TCP, passes commands with their descriptors to the monitor and replies
 // back, writes down both, and fails where its hooks say so.
 type Proxy struct {
-	Address string // unix socket for the tool
+	Address string // for the tool: unix socket, or host:port
 
 	upstream string
 	hooks    ProxyHooks
-	listener *net.UnixListener
+	listener net.Listener
 	wg       sync.WaitGroup
 
 	mu       sync.Mutex
@@ -150,7 +150,22 @@ func NewProxy(t testing.TB, upstream string, hooks ProxyHooks) *Proxy {
 	if err != nil {
 		t.Fatalf("listen for the tool: %v", err)
 	}
-	p := &Proxy{Address: address, upstream: upstream, hooks: hooks, listener: listener, links: map[*proxyLink]struct{}{}}
+	return startProxy(t, &Proxy{Address: address, upstream: upstream, hooks: hooks, listener: listener})
+}
+
+// NewTCPProxy is NewProxy with a port of the loopback interface for the tool,
+// which no descriptor can pass.
+func NewTCPProxy(t testing.TB, upstream string, hooks ProxyHooks) *Proxy {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatalf("listen for the tool: %v", err)
+	}
+	return startProxy(t, &Proxy{Address: listener.Addr().String(), upstream: upstream, hooks: hooks, listener: listener})
+}
+
+func startProxy(t testing.TB, p *Proxy) *Proxy {
+	p.links = map[*proxyLink]struct{}{}
 	p.wg.Add(1)
 	go p.accept()
 	t.Cleanup(p.close)
@@ -202,7 +217,7 @@ func (p *Proxy) close() {
 func (p *Proxy) accept() {
 	defer p.wg.Done()
 	for {
-		client, err := p.listener.AcceptUnix()
+		client, err := p.listener.Accept()
 		if err != nil {
 			return // closed
 		}
@@ -220,7 +235,7 @@ func (p *Proxy) accept() {
 }
 
 // serve joins one client to a connection of its own to the monitor.
-func (p *Proxy) serve(client *net.UnixConn) {
+func (p *Proxy) serve(client net.Conn) {
 	defer p.wg.Done()
 	var d net.Dialer
 	conn, err := d.DialContext(context.Background(), "unix", p.upstream)
@@ -273,7 +288,7 @@ func (p *Proxy) judge(c *Command) Verdict {
 // proxyLink is one client joined to one monitor connection.
 type proxyLink struct {
 	proxy  *Proxy
-	client *net.UnixConn
+	client net.Conn
 	qemu   *net.UnixConn
 	ended  context.Context // done after cut
 	end    context.CancelFunc

@@ -13,7 +13,7 @@ import (
 // commandReader splits what a client writes into JSON values and finds out
 // which descriptors belong to which.
 type commandReader struct {
-	conn    *net.UnixConn
+	conn    net.Conn
 	pending []byte // received, not yet returned
 	fds     []int  // received with the last byte of pending
 }
@@ -52,8 +52,14 @@ func (r *commandReader) next() ([]byte, []int, error) {
 // receive reads once.
 func (r *commandReader) receive() error {
 	data := make([]byte, 64<<10)
+	conn, ok := r.conn.(*net.UnixConn)
+	if !ok { // TCP passes no descriptors
+		n, err := r.conn.Read(data)
+		r.pending = append(r.pending, data[:n]...)
+		return err
+	}
 	control := make([]byte, unix.CmsgSpace(16*4)) // QEMU takes at most 16 at a time
-	n, controlled, _, _, err := r.conn.ReadMsgUnix(data, control)
+	n, controlled, _, _, err := conn.ReadMsgUnix(data, control)
 	if err != nil {
 		return err
 	}

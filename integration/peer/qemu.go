@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -41,6 +42,9 @@ type Options struct {
 	NativeHotplug bool     // q35: root ports signal by PCI Express and not by ACPI
 	TCP           bool     // a third monitor on loopback, see QEMU.TCPAddress
 	Extra         []string // further arguments
+	// Through is a program that starts QEMU, with its first arguments: QEMU's
+	// command line follows them. It must become QEMU by exec, such as setpriv.
+	Through []string
 }
 
 // QEMU is a running QEMU.
@@ -49,6 +53,7 @@ type QEMU struct {
 	Control    string // unix socket of the monitor that Query uses; it takes one client at a time
 	TCPAddress string // host:port of the monitor on TCP, with Options.TCP
 	PID        int
+	UUID       string   // by which luksplug knows the VM
 	Dir        string   // holds the sockets and logs
 	Log        string   // QEMU's standard error
 	Console    string   // the guest's first serial port: the kernel's messages
@@ -72,12 +77,24 @@ func Start(t testing.TB, o Options) *QEMU {
 		t.Fatalf("make a folder for QEMU: %v", err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return StartIn(t, dir, o)
+}
+
+// StartIn is Start with the sockets and logs in a folder of the caller's.
+func StartIn(t testing.TB, dir string, o Options) *QEMU {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	q, err := Run(ctx, dir, o)
 	if err != nil {
 		t.Fatal(err)
 	}
+	// What was attached when the VM ended leaves its notes; they are of no use.
+	t.Cleanup(func() {
+		for _, dir := range RunDirs(q.UUID) {
+			_ = os.RemoveAll(dir)
+		}
+	})
 	t.Cleanup(func() {
 		if err := q.Close(); err != nil {
 			t.Errorf("stop QEMU: %v", err)
@@ -98,6 +115,7 @@ func Run(ctx context.Context, dir string, o Options) (*QEMU, error) {
 		Dir:     dir,
 		Log:     filepath.Join(dir, "qemu.log"),
 		Console: filepath.Join(dir, "console.log"),
+		UUID:    uuid.NewString(),
 	}
 	if o.Binary == "" {
 		o.Binary = "qemu-system-x86_64"
@@ -112,7 +130,8 @@ func Run(ctx context.Context, dir string, o Options) (*QEMU, error) {
 		return nil, fmt.Errorf("start QEMU: %w", err)
 	}
 	defer func() { _ = log.Close() }() // QEMU has its own copy
-	cmd := exec.Command(o.Binary, args...)
+	line := slices.Concat(o.Through, []string{o.Binary}, args)
+	cmd := exec.Command(line[0], line[1:]...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if q.process, err = startTied(cmd); err != nil {
 		return nil, fmt.Errorf("%w (make setup installs QEMU)", err)
@@ -228,7 +247,7 @@ func (q *QEMU) arguments(ctx context.Context, o Options) ([]string, error) {
 		"-machine", string(o.Machine), "-accel", "tcg", "-m", "256",
 		// luksplug knows a VM without a UUID by the process that listens on its
 		// monitor, and behind proxies of one test all VMs would be one.
-		"-uuid", uuid.NewString(),
+		"-uuid", q.UUID,
 		"-chardev", "socket,id=qmp,server=on,wait=off,path=" + q.Socket, "-mon", "chardev=qmp,mode=control",
 		"-chardev", "socket,id=control,server=on,wait=off,path=" + q.Control, "-mon", "chardev=control,mode=control",
 	}

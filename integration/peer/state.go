@@ -18,18 +18,24 @@ type State struct {
 	Anonymous []string // devices without an id
 	Blocks    []string // devices with a block backend, "path: node-name"
 	Jobs      []string // block jobs, "id (type)"
+	Host      []string // what luksplug keeps on this host for the VM, see [ReadHost]
 }
 
-// State queries the running QEMU over the control monitor.
+// State queries the running QEMU over the control monitor, and looks at what
+// luksplug keeps for it on this host.
 func (q *QEMU) State(ctx context.Context) (State, error) {
 	m, err := q.Monitor(ctx)
 	if err != nil {
 		return State{}, err
 	}
-	return ReadState(ctx, m)
+	s, err := ReadState(ctx, m)
+	if err == nil {
+		s.Host, err = ReadHost(q.UUID)
+	}
+	return s, err
 }
 
-// ReadState queries a QEMU over any monitor connection.
+// ReadState queries a QEMU over any monitor connection. Host is left out.
 func ReadState(ctx context.Context, m *Monitor) (State, error) {
 	r := stateReader{ctx: ctx, m: m}
 	s := State{
@@ -70,6 +76,7 @@ func (s State) Diff(other State) []string {
 	compare("anonymous devices", s.Anonymous, other.Anonymous)
 	compare("blocks", s.Blocks, other.Blocks)
 	compare("jobs", s.Jobs, other.Jobs)
+	compare("on the host", s.Host, other.Host)
 	return diff
 }
 

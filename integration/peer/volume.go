@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -36,8 +37,9 @@ func VolumeKinds() []VolumeKind {
 // VolumeSize is the plaintext size of every volume made here, in bytes.
 const VolumeSize = 64 * MiB
 
-// Volume is a LUKS1 volume that cryptsetup or qemu-img made, with so few rounds
-// of key derivation that opening it costs next to nothing.
+// Volume is a LUKS volume that cryptsetup or qemu-img made. Without other wishes
+// it is LUKS1, with so few rounds of key derivation that opening it costs next to
+// nothing.
 type Volume struct {
 	Kind           VolumeKind
 	Payload        string // the file that holds the data
@@ -47,14 +49,24 @@ type Volume struct {
 	Passphrase     []byte // in the only active key slot
 	PassphraseFile string // holds exactly Passphrase, mode 0600
 	SecretUUID     string // stands for the passphrase in DiskXML
+	Offset         int64  // where in Payload the ciphertext begins, in bytes; of no meaning for Qcow2LUKS
+
+	format []string // of cryptsetup luksFormat
 }
 
 // NewVolume makes a volume for a test, in the test's own folder.
 func NewVolume(t testing.TB, kind VolumeKind) *Volume {
 	t.Helper()
+	return NewFormatted(t, kind)
+}
+
+// NewFormatted is NewVolume for a volume that cryptsetup makes with these
+// arguments of luksFormat. They have no part in a volume of Qcow2LUKS.
+func NewFormatted(t testing.TB, kind VolumeKind, format ...string) *Volume {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	v, err := CreateVolume(ctx, t.TempDir(), kind)
+	v, err := CreateVolume(ctx, t.TempDir(), kind, format...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,9 +74,14 @@ func NewVolume(t testing.TB, kind VolumeKind) *Volume {
 }
 
 // CreateVolume makes a volume whose files lie in dir. A dir holds one volume.
-func CreateVolume(ctx context.Context, dir string, kind VolumeKind) (*Volume, error) {
+// format are arguments of cryptsetup luksFormat, see [NewFormatted]; none for
+// those of NewVolume.
+func CreateVolume(ctx context.Context, dir string, kind VolumeKind, format ...string) (*Volume, error) {
+	if len(format) == 0 {
+		format = []string{"--type", "luks1", "--pbkdf-force-iterations", "1000"}
+	}
 	v := &Volume{
-		Kind: kind, Size: VolumeSize, Format: "raw",
+		Kind: kind, format: format, Size: VolumeSize, Format: "raw",
 		Payload:        filepath.Join(dir, "payload.img"),
 		PassphraseFile: filepath.Join(dir, "passphrase"),
 		SecretUUID:     uuid.NewString(),
@@ -96,7 +113,11 @@ func (v *Volume) createDetached(ctx context.Context, dir string) error {
 		return err
 	}
 	v.Header = filepath.Join(dir, "header.img")
-	if err := sparse(v.Header, 4*MiB); err != nil {
+	size, align := int64(4*MiB), []string{"--align-payload", "0"}
+	if v.isLUKS2() {
+		size, align = 16*MiB, nil // where LUKS2 has its data at 0 by itself
+	}
+	if err := sparse(v.Header, size); err != nil {
 		return err
 	}
 	// cryptsetup wants a data device of its own to measure, even where it only
@@ -105,7 +126,7 @@ func (v *Volume) createDetached(ctx context.Context, dir string) error {
 	if err := sparse(data, VolumeSize); err != nil {
 		return err
 	}
-	if err := v.luksFormat(ctx, "--header", v.Header, "--align-payload", "0", data); err != nil {
+	if err := v.luksFormat(ctx, append(align, "--header", v.Header, data)...); err != nil {
 		return err
 	}
 	if v.Format == "raw" {
@@ -123,19 +144,39 @@ func (v *Volume) createEmbedded(ctx context.Context) error {
 	if err := v.newPassphrase(); err != nil {
 		return err
 	}
-	const payloadOffset = 2 * MiB // cryptsetup's default for LUKS1
-	if err := sparse(v.Payload, payloadOffset+VolumeSize); err != nil {
+	v.Offset = 2 * MiB // cryptsetup's default
+	if v.isLUKS2() {
+		v.Offset = 16 * MiB
+	}
+	if err := sparse(v.Payload, v.Offset+VolumeSize); err != nil {
 		return err
 	}
 	return v.luksFormat(ctx, v.Payload)
 }
 
-// luksFormat runs cryptsetup. QEMU reads only LUKS1.
+// luksFormat runs cryptsetup.
 func (v *Volume) luksFormat(ctx context.Context, args ...string) error {
-	args = append([]string{"luksFormat", "--batch-mode", "--type", "luks1", "--pbkdf-force-iterations", "1000",
-		"--key-file", v.PassphraseFile}, args...)
+	args = slices.Concat([]string{"luksFormat", "--batch-mode", "--key-file", v.PassphraseFile}, v.format, args)
 	_, err := output(ctx, "cryptsetup", args...)
 	return err
+}
+
+func (v *Volume) isLUKS2() bool { return slices.Contains(v.format, "luks2") }
+
+// VolumeKey asks cryptsetup for the volume's key. Of a volume of Qcow2LUKS it
+// knows nothing.
+func (v *Volume) VolumeKey(ctx context.Context) ([]byte, error) {
+	header := v.Header
+	if header == "" {
+		header = v.Payload
+	}
+	file := filepath.Join(filepath.Dir(v.PassphraseFile), "volume-key")
+	defer func() { _ = os.Remove(file) }() // in the test's folder
+	if _, err := output(ctx, "cryptsetup", "luksDump", "--batch-mode", "--dump-volume-key", "--volume-key-file", file,
+		"--key-file", v.PassphraseFile, header); err != nil {
+		return nil, err
+	}
+	return os.ReadFile(file)
 }
 
 // createQcow2LUKS copies a volume out of the cache. Only QEMU makes this kind,

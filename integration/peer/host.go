@@ -1,0 +1,94 @@
+package peer
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// RunDirs are the folders of this host in which luksplug, run by this user, may
+// keep what belongs to the VM of that UUID; which one it is depends on where the
+// host has a file system in memory. Nothing of them is there when nothing is
+// attached.
+func RunDirs(uuid string) []string {
+	user := strconv.Itoa(os.Geteuid())
+	base := []string{filepath.Join("/dev/shm", "luksplug-"+user), filepath.Join(os.TempDir(), "luksplug-"+user)}
+	if os.Geteuid() == 0 {
+		base = append(base, "/run/luksplug")
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+		base = append(base, filepath.Join(dir, "luksplug"))
+	}
+	for i := range base {
+		base[i] = filepath.Join(base[i], "vm", uuid)
+	}
+	return base
+}
+
+// ReadHost lists what luksplug keeps on this host for the VM of that UUID: the
+// files and folders of [RunDirs], and the storage daemons that work there. It is
+// sorted.
+func ReadHost(uuid string) ([]string, error) {
+	found := []string{}
+	for _, dir := range RunDirs(uuid) {
+		err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+			if err == nil {
+				found = append(found, path)
+			}
+			return err
+		})
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("look at what is kept for the VM: %w", err)
+		}
+	}
+	for range StorageDaemons(uuid) {
+		found = append(found, "a qemu-storage-daemon")
+	}
+	slices.Sort(found)
+	return found, nil
+}
+
+// StorageDaemons returns the process ids of the qemu-storage-daemons that work in
+// a folder of the VM of that UUID.
+func StorageDaemons(uuid string) []int {
+	return processes(func(program, args string) bool {
+		return filepath.Base(program) == "qemu-storage-daemon" && strings.Contains(args, "/"+uuid+"/")
+	})
+}
+
+// Watchers returns the process ids of the processes that luksplug leaves to end
+// a storage daemon with the VM of that UUID.
+func Watchers(uuid string) []int {
+	return processes(func(_, args string) bool {
+		return strings.HasPrefix(args, "watch-daemon\x00") && strings.Contains(args, "/"+uuid+"/")
+	})
+}
+
+// processes returns those whose program and arguments, each ended by a zero
+// byte, are wanted.
+func processes(wanted func(program, args string) bool) []int {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	var pids []int
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		line, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
+		if err != nil {
+			continue // ended
+		}
+		if program, args, _ := strings.Cut(string(line), "\x00"); wanted(program, args) {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
