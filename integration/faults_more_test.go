@@ -180,7 +180,7 @@ func TestFaultsCutOff(t *testing.T) {
 	q := peer.Start(t, peer.Options{RootPorts: 1, Paused: true})
 	p := newPlug(t, q, peer.NewVolume(t, peer.DetachedRaw), "vdb", "virtio", "")
 	before := stateOf(ctx, t, q)
-	hooks := peer.CutAtStep(4, peer.CutBeforeReply)
+	hooks := peer.CutAtStep(6, peer.CutBeforeReply)
 	hooks.Connect = func(n int) bool { return n == 1 }
 	proxy := peer.NewProxy(t, q.Socket, hooks)
 	r := tool(ctx, t, proxy.Address, p.attachArgs()...).want(t, 7)

@@ -19,28 +19,48 @@ import (
 )
 
 // TestFaults makes every step of every plan go wrong in every way, against a
-// real QEMU whose guest answers: a disk is there completely or not at all.
+// real QEMU whose guest answers: a disk is there completely or not at all, in
+// the VM and on the host.
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	for _, where := range places() {
 		t.Run(where.name, func(t *testing.T) {
 			t.Parallel()
-			q := peer.Start(t, where.vm)
-			if err := q.Guest().WaitBoot(bounded(t)); err != nil {
-				t.Fatal(err)
+			testFaults(t, where, "auto", peer.VolumeKinds()...)
+		})
+	}
+}
+
+// TestFaultsOfOtherWays is TestFaults for those who do not want luksplug itself
+// to unlock the volume.
+func TestFaultsOfOtherWays(t *testing.T) {
+	t.Parallel()
+	q35, own := places()[0], places()[3]
+	t.Run("by QEMU", func(t *testing.T) {
+		t.Parallel()
+		testFaults(t, own, "qemu", peer.DetachedQcow2)
+	})
+	t.Run("by a storage daemon", func(t *testing.T) {
+		t.Parallel()
+		testFaults(t, q35, "external", peer.Qcow2LUKS)
+	})
+}
+
+func testFaults(t *testing.T, where place, unlock string, kinds ...peer.VolumeKind) {
+	q := peer.Start(t, where.vm)
+	if err := q.Guest().WaitBoot(bounded(t)); err != nil {
+		t.Fatal(err)
+	}
+	for i, kind := range kinds {
+		t.Run(string(kind), func(t *testing.T) {
+			f := newFaulty(bounded(t), t, q, where, peer.NewVolume(t, kind), unlock)
+			for n := range f.steps {
+				name := fmt.Sprintf("%d %s", n+1, f.steps[n].command)
+				if !t.Run(name, func(t *testing.T) { f.everyFault(bounded(t), t, n+1) }) {
+					return // the VM is in no state to go on with
+				}
 			}
-			for i, v := range volumes(t) {
-				t.Run(string(v.Kind), func(t *testing.T) {
-					f := newFaulty(bounded(t), t, q, where, v)
-					for n := range f.steps {
-						name := fmt.Sprintf("%d %s", n+1, f.steps[n].command)
-						if !t.Run(name, func(t *testing.T) { f.everyFault(bounded(t), t, n+1) }) {
-							return // the VM is in no state to go on with
-						}
-					}
-					t.Run("detach", func(t *testing.T) { f.detachFaults(bounded(t), t, i) })
-				})
-			}
+			t.Run("detach", func(t *testing.T) { f.detachFaults(bounded(t), t, i) })
 		})
 	}
 }
@@ -71,7 +91,7 @@ func (f *faulty) refused(ctx context.Context, t *testing.T, n int) {
 	proxy := peer.NewProxy(t, f.q.Socket, peer.FailStep(n))
 	r := tool(ctx, t, proxy.Address, f.attachArgs()...)
 	f.wantRolledBack(ctx, t, r, peer.InjectedFault, fmt.Sprintf("step %d of %d", n, len(f.steps)), f.steps[n-1].subject)
-	if strings.Count(r.stderr, "\n") != 1 {
+	if warned := f.Kind == peer.Qcow2LUKS && f.unlock == "auto"; !warned && strings.Count(r.stderr, "\n") != 1 {
 		t.Errorf("standard error is not one line: %q", r.stderr)
 	}
 	wantRefusal(t, proxy)
@@ -117,13 +137,13 @@ func (f *faulty) cutForGood(ctx context.Context, t *testing.T, n int) {
 	if !errors.As(err, &left) || !left.Unverified {
 		t.Fatalf("the attach ended with %v", err)
 	}
-	for _, name := range f.after(n) {
-		if !slices.ContainsFunc(left.Left, func(part string) bool { return strings.HasSuffix(part, " "+name) }) {
-			t.Errorf("%s is left behind and not named: %v", name, err)
+	for _, c := range f.after(n) {
+		if !slices.ContainsFunc(left.Left, func(part string) bool { return strings.HasSuffix(part, " "+c.subject) }) {
+			t.Errorf("%s is left behind and not named: %v", c.subject, err)
 		}
 	}
-	if left := f.after(n); n < len(f.steps) {
-		f.wantHeld(ctx, t, "leftover", left)
+	if n < len(f.steps) {
+		f.wantHeld(ctx, t, "leftover", f.parts(f.after(n)))
 	}
 	f.converges(ctx, t, n)
 }
@@ -135,7 +155,7 @@ func (f *faulty) converges(ctx context.Context, t *testing.T, n int) {
 	if complete := n == len(f.steps); report.Already != complete {
 		t.Errorf("after %d of %d steps: already attached is %v", n, len(f.steps), report.Already)
 	}
-	if !report.Already && len(report.Cleared) != len(f.after(n)) {
+	if !report.Already && len(report.Cleared) != len(f.parts(f.after(n))) {
 		t.Errorf("cleared %v, and %v was left", report.Cleared, f.after(n))
 	}
 	f.wantAttached(ctx, t)
@@ -159,7 +179,7 @@ func (f *faulty) attachByLibrary(ctx context.Context, t *testing.T, address stri
 		t.Fatal(err)
 	}
 	defer func() { _ = vm.Close() }() // the connection is lost
-	_, err = vm.Attach(ctx, disk, fileStore(f.PassphraseFile), hotplug.AttachOptions{})
+	_, err = vm.Attach(ctx, disk, fileStore(f.PassphraseFile), hotplug.AttachOptions{Unlock: hotplug.UnlockMode(f.unlock)})
 	return err
 }
 
@@ -209,9 +229,10 @@ func (f *faulty) killedAndRepaired(ctx context.Context, t *testing.T, n int) {
 		f.gone(ctx, t)
 		return
 	}
-	f.wantHeld(ctx, t, "leftover", f.after(n))
+	left := f.parts(f.after(n))
+	f.wantHeld(ctx, t, "leftover", left)
 	r := tool(ctx, t, f.q.Socket, "repair").want(t, 0)
-	for _, name := range f.after(n) {
+	for _, name := range slices.DeleteFunc(left, func(name string) bool { return name == daemonPart }) {
 		if !strings.Contains(r.stdout, " "+name+"\n") {
 			t.Errorf("repair does not say that it removed %s: %q", name, r.stdout)
 		}

@@ -101,7 +101,7 @@ func TestLibvirtDomain(t *testing.T) {
 		v := peer.NewVolume(t, peer.DetachedQcow2)
 		disk := writeFile(t, "disk.xml", v.DiskXML("vdb", "virtio"))
 		got := viaLibvirt(ctx, t, l, d.Name, "--passphrase-file", writeFile(t, "key", "wrong"), "attach", disk).want(t, 4)
-		wantOneLine(t, got, "vdb", "as it was before", "Invalid password")
+		wantOneLine(t, got, "vdb", v.Header, "wrong passphrase")
 		wantSameDomain(ctx, t, d, before)
 	})
 	t.Run("files are looked at first", func(t *testing.T) {

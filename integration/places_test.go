@@ -34,6 +34,7 @@ type plug struct {
 	target string
 	serial string // by which the guest finds the disk
 	xml    string // path of the disk XML
+	unlock string // --unlock, where not empty
 }
 
 // newPlug writes the XML of a volume. extra are further elements of <disk>.
@@ -41,12 +42,16 @@ func newPlug(t *testing.T, q *peer.QEMU, v *peer.Volume, target, bus, extra stri
 	t.Helper()
 	serial := "luks-" + target
 	xml := strings.Replace(v.DiskXML(target, bus), "</disk>", "<serial>"+serial+"</serial>"+extra+"</disk>", 1)
-	return &plug{v, q, target, serial, writeFile(t, target+".xml", xml)}
+	return &plug{Volume: v, q: q, target: target, serial: serial, xml: writeFile(t, target+".xml", xml)}
 }
 
 // attachArgs are the arguments of the program that plug the disk in.
 func (p *plug) attachArgs() []string {
-	return []string{"--passphrase-file", p.PassphraseFile, "--output", "json", "attach", p.xml}
+	args := []string{"--passphrase-file", p.PassphraseFile, "--output", "json", "attach", p.xml}
+	if p.unlock != "" {
+		args = append(args, "--unlock", p.unlock)
+	}
+	return args
 }
 
 // attach plugs the disk in, which must succeed.
@@ -72,6 +77,7 @@ type attachReport struct {
 	Already                     bool     `json:"already_attached"`
 	Cleared                     []string `json:"cleared"`
 	ReadOnly                    bool     `json:"read_only"`
+	Unlock                      string   `json:"unlock"`
 }
 
 // listed asks the program what it holds in the VM: for each target its state
@@ -92,6 +98,10 @@ type listEntry struct {
 	Target, State string
 	Parts         []string
 	ReadOnly      bool `json:"read_only"`
+
+	Payload, Header, Unlock, UUID string
+
+	Daemon int
 }
 
 // volumes makes one volume of each kind.

@@ -101,6 +101,7 @@ func TestRefusedBeforeAnything(t *testing.T) {
 	disk := writeFile(t, "disk.xml", xml)
 	missing := filepath.Join(t.TempDir(), "missing")
 	plain := sized(t, "plain.img", 8*peer.MiB)
+	two := luks2(ctx, t, v)
 	plainQcow2 := filepath.Join(t.TempDir(), "plain.qcow2")
 	command(ctx, t, "qemu-img", "create", "-q", "-f", "qcow2", plainQcow2, "8M")
 	with := func(replacements ...string) []string {
@@ -110,10 +111,16 @@ func TestRefusedBeforeAnything(t *testing.T) {
 	withStore := func(dir string) []string { return []string{"--keystore", "dir:" + dir, "attach", disk} }
 
 	refuse(ctx, t, q, []refusal{
-		{name: "wrong passphrase", args: withPassphrase(writeFile(t, "key", "wrong")), code: 4, tries: true,
+		{name: "wrong passphrase", args: withPassphrase(writeFile(t, "key", "wrong")), code: 4,
+			says: []string{"vdb", v.Header, "wrong passphrase"}},
+		{name: "header of another passphrase", args: with(v.Header, other.Header), code: 4,
+			says: []string{"vdb", other.Header, "wrong passphrase"}},
+		{name: "wrong passphrase, embedded", args: attachArgs(t, v, embedded.DiskXML("vdb", "virtio")), code: 4,
+			says: []string{"vdb", embedded.Payload, "wrong passphrase"}},
+		{name: "wrong passphrase for QEMU", args: append(withPassphrase(writeFile(t, "key", "wrong")), "--unlock", "qemu"), code: 4, tries: true,
 			says: []string{"vdb", "as it was before", "Invalid password"}},
-		{name: "header of another passphrase", args: with(v.Header, other.Header), code: 4, tries: true,
-			says: []string{"vdb", "as it was before", "Invalid password"}},
+		{name: "wrong passphrase for a storage daemon", args: append(withPassphrase(writeFile(t, "key", "wrong")), "--unlock", "external"), code: 4,
+			says: []string{"vdb", "Invalid password"}},
 		{name: "passphrase file missing", args: withPassphrase(missing), code: 4, says: []string{"vdb", missing, "no such file"}},
 		{name: "passphrase file empty", args: withPassphrase(writeFile(t, "key", "")), code: 4, says: []string{"vdb", "empty"}},
 		{name: "no passphrase given", args: []string{"attach", disk}, code: 2, says: []string{"--passphrase-file", "--keystore"}},
@@ -140,7 +147,10 @@ func TestRefusedBeforeAnything(t *testing.T) {
 		{name: "<encryption> on plain qcow2", args: attachArgs(t, v, edited(t, qcow2.DiskXML("vdb", "virtio"), qcow2.Payload, plainQcow2)),
 			code: 5, says: []string{plainQcow2, "not encrypted"}},
 		{name: "raw called qcow2", args: with("type='raw'", "type='qcow2'"), code: 5, says: []string{v.Payload, "not a qcow2 image"}},
-		{name: "LUKS2", args: with(v.Header, luks2(ctx, t, v)), code: 3, says: []string{"LUKS version 2"}},
+		{name: "LUKS2 for QEMU", args: append(with(v.Header, two), "--unlock", "qemu"), code: 3, says: []string{two, "QEMU's own driver", "LUKS2"}},
+		{name: "LUKS2 for a storage daemon", args: append(with(v.Header, two), "--unlock", "external"), code: 3, says: []string{two, "QEMU's own driver", "LUKS2"}},
+		{name: "LUKS2 with large sectors", args: with(v.Header, luks2(ctx, t, v, "--sector-size", "4096")), code: 3, says: []string{"sector", "4096"}},
+		{name: "way to unlock that nobody knows", args: append(with(), "--unlock", "magic"), code: 2, says: []string{"magic", "auto, qemu, external"}},
 		{name: "ide", args: with("vdb", "hdb", "'virtio'", "'ide'"), code: 3, says: []string{"ide", "virtio, scsi or usb"}},
 		{name: "sata", args: with("vdb", "sdb", "'virtio'", "'sata'"), code: 3, says: []string{"sata", "virtio, scsi or usb"}},
 		{name: "fdc", args: with("vdb", "fdb", "'virtio'", "'fdc'", "device='disk'", "device='floppy'"), code: 3, says: []string{"fdc"}},
@@ -230,7 +240,8 @@ func TestRefusedLockedImage(t *testing.T) {
 }
 
 // TestRefusedReadOnlyHeader: QEMU would open such a disk, and then fail to give
-// it to the guest.
+// it to the guest. Where only luksplug reads the header, there is nothing wrong
+// with it.
 func TestRefusedReadOnlyHeader(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -238,7 +249,8 @@ func TestRefusedReadOnlyHeader(t *testing.T) {
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	before := stateOf(ctx, t, q)
 	proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{})
-	got := run(ctx, t, readOnlyFor(ctx, t, v.Header, proxy.Address, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...)).want(t, 5)
+	args := attachArgs(t, v, v.DiskXML("vdb", "virtio"))
+	got := run(ctx, t, readOnlyFor(ctx, t, v.Header, proxy.Address, append(args, "--unlock", "qemu")...)).want(t, 5)
 	line, _, _ := strings.Cut(got.stderr, "\n")
 	for _, s := range []string{"header", v.Header, "cannot be written", "<readonly/>"} {
 		if !strings.Contains(line, s) {
@@ -249,6 +261,11 @@ func TestRefusedReadOnlyHeader(t *testing.T) {
 		t.Errorf("sent to QEMU, of what changes something: %v", steps)
 	}
 	wantSame(ctx, t, q, before)
+
+	run(ctx, t, readOnlyFor(ctx, t, v.Header, q.Socket, args...)).want(t, 0)
+	if d := listed(ctx, t, q)["vdb"]; d.State != "attached" || d.ReadOnly || d.Header != v.Header {
+		t.Errorf("a disk whose header only luksplug reads: %+v", d)
+	}
 }
 
 // readOnlyFor is the program, ready to run, in a place where it cannot write to
@@ -335,12 +352,13 @@ func keyFolder(t *testing.T, name string, key []byte, mode os.FileMode) string {
 	return dir
 }
 
-// luks2 makes a detached header of LUKS2 with the volume's passphrase.
-func luks2(ctx context.Context, t *testing.T, v *peer.Volume) string {
+// luks2 makes a detached header of LUKS2 with the volume's passphrase. format are
+// more arguments of cryptsetup's.
+func luks2(ctx context.Context, t *testing.T, v *peer.Volume, format ...string) string {
 	t.Helper()
 	header := sized(t, "luks2.hdr", 16*peer.MiB)
-	command(ctx, t, "cryptsetup", "luksFormat", "--batch-mode", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
-		"--key-file", v.PassphraseFile, "--header", header, v.Payload)
+	command(ctx, t, "cryptsetup", append([]string{"luksFormat", "--batch-mode", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
+		"--key-file", v.PassphraseFile, "--header", header, v.Payload}, format...)...)
 	return header
 }
 
