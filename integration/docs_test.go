@@ -284,7 +284,8 @@ var volatile = []struct {
 	instead string
 }{
 	{regexp.MustCompile(`\b\d+(\.\d+)?(µs|ms|s)\b`), "TIME"},
-	{regexp.MustCompile(`"milliseconds": [\d.]+`), `"milliseconds": TIME`},
+	{regexp.MustCompile(`milliseconds": [\d.]+`), `milliseconds": TIME`},
+	{regexp.MustCompile(`"uuid": "[^"]*"`), `"uuid": UUID`}, // of a LUKS volume, which cryptsetup makes up
 	{regexp.MustCompile(`"time": ?"[^"]*"`), `"time": TIME`},
 	{regexp.MustCompile(`luksplug \S+ \(go\S+, \S+\)`), "luksplug VERSION"},
 	{regexp.MustCompile(` +`), " "},

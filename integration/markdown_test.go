@@ -163,22 +163,24 @@ func TestDocsPicture(t *testing.T) {
 	if disk == nil {
 		t.Fatal("README.md has no vdb.xml")
 	}
-	graph, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(repository, "docs", "img", "vdb.svg")
-	if *updateDocs {
-		if err := os.WriteFile(path, []byte(graph.SVG()), 0o644); err != nil {
+	for name, unlock := range map[string]blockgraph.Unlock{"vdb.svg": {}, "vdb-ephemeral.svg": {Way: blockgraph.ByHeader}} {
+		graph, err := blockgraph.Build(disk, blockgraph.Machine{}, unlock)
+		if err != nil {
 			t.Fatal(err)
 		}
-	}
-	got, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, []byte(graph.SVG())) {
-		t.Errorf("%s is not what luksplug plan --output svg draws of README.md's vdb.xml: run this test with -update-docs", path)
+		path := filepath.Join(repository, "docs", "img", name)
+		if *updateDocs {
+			if err := os.WriteFile(path, []byte(graph.SVG()), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, []byte(graph.SVG())) {
+			t.Errorf("%s is not what luksplug plan --output svg draws of README.md's vdb.xml: run this test with -update-docs", path)
+		}
 	}
 }
 
