@@ -98,9 +98,14 @@ func (r *run) checkSize(ctx context.Context) error {
 	if r.size == 0 {
 		return nil
 	}
-	state, err := r.vm.State(ctx)
+	// Of all queries only this one: it takes QEMU 0.07 ms for each node.
+	values, err := r.vm.queryAll(ctx, queryNodes)
 	if err != nil {
 		return fmt.Errorf("ask for the size of the volume: %w", err)
+	}
+	state := &State{}
+	if err := decode(values[0], &state.Nodes, queryNodes); err != nil {
+		return err
 	}
 	top := r.plan.Graph.Top().Name
 	if n := state.Node(top); n == nil || n.Image.VirtualSize != r.size {

@@ -85,13 +85,12 @@ func (a *attach) openRemote(ctx context.Context, image blockgraph.Image) (_ *rem
 
 // ask finds out the size.
 func (r *remoteImage) ask(ctx context.Context) error {
-	query := qmp.Command{Execute: "query-named-block-nodes", Arguments: qmp.Object{{Name: "flat", Value: true}}}
-	value, err := r.daemon.Client().Execute(ctx, query)
+	value, err := r.daemon.Client().Execute(ctx, queryNodes)
 	if err != nil {
 		return err
 	}
 	s := &State{}
-	if err := decode(value, &s.Nodes, query); err != nil {
+	if err := decode(value, &s.Nodes, queryNodes); err != nil {
 		return err
 	}
 	n := s.Node(r.node)

@@ -72,11 +72,14 @@ type FDSet struct {
 	Opaques []string
 }
 
+// queryNodes asks for all nodes. There is no way to ask for one.
+var queryNodes = qmp.Command{Execute: "query-named-block-nodes", Arguments: qmp.Object{{Name: "flat", Value: true}}}
+
 // State asks the VM what exists. The queries are sent at once and change
 // nothing.
 func (vm *VM) State(ctx context.Context) (*State, error) {
 	commands := []qmp.Command{
-		{Execute: "query-named-block-nodes", Arguments: qmp.Object{{Name: "flat", Value: true}}},
+		queryNodes,
 		qomList("/objects"),
 		qomList("/machine/peripheral"),
 		{Execute: "query-block"},
