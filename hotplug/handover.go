@@ -94,6 +94,7 @@ func (v *Values) handOver(graph *blockgraph.Graph, owner *Process) (remove func(
 		}
 		header, ok := v.headers[h.Node]
 		if !ok {
+			remove()
 			return remove, fmt.Errorf("the plan needs an ephemeral header for node %s, which was not resolved", h.Node)
 		}
 		paths = append(paths, h.File)

@@ -42,7 +42,9 @@ type Unlocker struct {
 // [*PreflightError].
 func Resolve(ctx context.Context, graph *blockgraph.Graph, store secrets.Store, u Unlocker) (*Values, error) {
 	if u.Open == nil {
-		u.Open = func(_ context.Context, image blockgraph.Image) (*luks.Header, func(), error) { return openHeader(image) }
+		u.Open = func(_ context.Context, image blockgraph.Image) (*luks.Header, func(), error) {
+			return openHeader(image)
+		}
 	}
 	v := &Values{passphrases: map[string][]byte{}, headers: map[string]*luks.EphemeralHeader{}}
 	for _, o := range graph.Objects {
