@@ -114,7 +114,7 @@ func (v *Volume) createDetached(ctx context.Context, dir string) error {
 	}
 	v.Header = filepath.Join(dir, "header.img")
 	size, align := int64(4*MiB), []string{"--align-payload", "0"}
-	if v.isLUKS2() {
+	if v.IsLUKS2() {
 		size, align = 16*MiB, nil // where LUKS2 has its data at 0 by itself
 	}
 	if err := sparse(v.Header, size); err != nil {
@@ -145,7 +145,7 @@ func (v *Volume) createEmbedded(ctx context.Context) error {
 		return err
 	}
 	v.Offset = 2 * MiB // cryptsetup's default
-	if v.isLUKS2() {
+	if v.IsLUKS2() {
 		v.Offset = 16 * MiB
 	}
 	if err := sparse(v.Payload, v.Offset+VolumeSize); err != nil {
@@ -161,7 +161,8 @@ func (v *Volume) luksFormat(ctx context.Context, args ...string) error {
 	return err
 }
 
-func (v *Volume) isLUKS2() bool { return slices.Contains(v.format, "luks2") }
+// IsLUKS2 tells whether the volume is one of LUKS2, which QEMU does not read.
+func (v *Volume) IsLUKS2() bool { return slices.Contains(v.format, "luks2") }
 
 // VolumeKey asks cryptsetup for the volume's key. Of a volume of Qcow2LUKS it
 // knows nothing.

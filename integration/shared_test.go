@@ -1,0 +1,112 @@
+package integration
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// TestSharedHeader: one header for two payloads is refused, by whatever name and
+// in whatever VM, unless the user wants it; then both read right.
+func TestSharedHeader(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{RootPorts: 3, Guest: true})
+	if err := q.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before := stateOf(ctx, t, q)
+	v, other := peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.DetachedRaw)
+	first := newPlug(t, q, v, "vdb", "virtio", "")
+	first.attach(ctx, t)
+	xml := other.DiskXML("vdc", "virtio")
+	using := func(header string) []string {
+		return attachArgs(t, v, serialXML(t, edited(t, xml, other.Header, header), "luks-vdc"))
+	}
+	twin := filepath.Join(t.TempDir(), "twin.hdr") // byte by byte the same
+	command(ctx, t, "cp", v.Header, twin)
+	refusals := []refusal{
+		{name: "the file", args: using(v.Header), code: 5, says: []string{v.Header, "in use by disk vdb of this VM", "--allow-shared-header"}},
+		{name: "a link", args: using(linked(t, v.Header)), code: 5, says: []string{"in use by disk vdb of this VM", "--allow-shared-header"}},
+		{name: "a copy", args: using(twin), code: 5, says: []string{twin, "in use by disk vdb of this VM", "--allow-shared-header"}},
+		{name: "for QEMU", args: append(using(v.Header), "--unlock", "qemu"), code: 5, says: []string{v.Header, "in use by disk vdb of this VM"}},
+		{name: "for QEMU, although allowed", args: append(using(v.Header), "--unlock", "qemu", "--allow-shared-header"), code: 5, says: []string{v.Header, "in use by disk vdb of this VM"}},
+	}
+	refuse(ctx, t, q, refusals)
+
+	t.Run("another VM", func(t *testing.T) {
+		second := peer.Start(t, peer.Options{RootPorts: 1, Paused: true})
+		refuse(ctx, t, second, []refusal{
+			{name: "the file", args: using(v.Header), code: 5, says: []string{v.Header, "in use by disk vdb of VM " + q.Socket, "--allow-shared-header"}},
+			{name: "a copy", args: using(twin), code: 5, says: []string{twin, "in use by disk vdb of VM " + q.Socket, "--allow-shared-header"}},
+		})
+		tool(ctx, t, second.Socket, append(using(twin), "--allow-shared-header")...).want(t, 0)
+		if err := second.Close(); err != nil {
+			t.Fatal(err)
+		}
+	})
+	t.Run("allowed", func(t *testing.T) {
+		got := tool(ctx, t, q.Socket, append(using(v.Header), "--allow-shared-header")...).want(t, 0)
+		if !strings.Contains(got.stderr, "both payloads have the same key") {
+			t.Errorf("no warning: %s", got.stderr)
+		}
+		both := *v // what the second disk really is: the first one's header over its own payload
+		both.Payload = other.Payload
+		second := newPlug(t, q, &both, "vdc", "virtio", "")
+		for i, p := range []*plug{first, second} {
+			p.write(ctx, t, p.inGuest(ctx, t), []int{5}, fmt.Appendf(nil, "payload %d of a header for two; ", i))
+		}
+		first.detach(ctx, t)
+		second.detach(ctx, t)
+		wantSame(ctx, t, q, before)
+		for i, p := range []*plug{first, second} {
+			p.readOnHost(ctx, t, []int{5}, fmt.Appendf(nil, "payload %d of a header for two; ", i))
+		}
+	})
+	t.Run("free again", func(t *testing.T) {
+		// The second VM was killed, and the first has let go.
+		tool(ctx, t, q.Socket, using(twin)...).want(t, 0)
+		tool(ctx, t, q.Socket, "detach", "vdc").want(t, 0)
+		wantSame(ctx, t, q, before)
+	})
+}
+
+// TestAttachedAnotherWay: a disk is the same disk whoever unlocked it, and another
+// one with another header.
+func TestAttachedAnotherWay(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	ways := []string{"auto", "qemu", "external"}
+	for _, first := range ways {
+		t.Run(first, func(t *testing.T) {
+			t.Parallel()
+			q := peer.Start(t, peer.Options{RootPorts: 1, SCSI: true, Paused: true})
+			before := stateOf(ctx, t, q)
+			v, other := peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.DetachedRaw)
+			twin := filepath.Join(t.TempDir(), "twin.hdr")
+			command(ctx, t, "cp", v.Header, twin)
+			xml := v.DiskXML("sdb", "scsi")
+			args := attachArgs(t, v, xml)
+			tool(ctx, t, q.Socket, append(args, "--unlock", first)...).want(t, 0)
+			attached := stateOf(ctx, t, q)
+			for _, second := range ways {
+				again := tool(ctx, t, q.Socket, append(args, "--unlock", second)...).want(t, 0)
+				if !strings.HasPrefix(again.stdout, "sdb already attached\n") {
+					t.Errorf("attached again with --unlock %s: %s", second, again.stdout)
+				}
+				for name, header := range map[string]string{"another header": other.Header, "a copy of the header": twin} {
+					got := tool(ctx, t, q.Socket, append(attachArgs(t, v, edited(t, xml, v.Header, header)), "--unlock", second)...).want(t, 5)
+					if !strings.Contains(got.stderr, "another disk is attached as sdb") {
+						t.Errorf("%s with --unlock %s: %s", name, second, got.stderr)
+					}
+				}
+			}
+			wantSame(ctx, t, q, attached)
+			tool(ctx, t, q.Socket, "detach", "sdb").want(t, 0)
+			wantSame(ctx, t, q, before)
+		})
+	}
+}
