@@ -20,7 +20,11 @@
 // A [Reference] is what a disk's <secret type='passphrase' uuid='...'/> says: a
 // type, and either a uuid or a usage. It holds no secret and may be printed.
 //
-// A [Store] turns references into secrets. Each kind of store has a package of
+// A [Document] is what a <secret> document says: all that is known of a secret
+// but its value. Package secrets/document reads and writes the XML.
+//
+// A [Store] turns references into secrets; a [Lister] can say what it holds, and
+// a [Keeper] can be changed. Each kind of store has a package of
 // its own (secrets/dir, ...), secrets/keystore opens them by URI, and [Chain]
 // asks several in order. Every store keeps the contract written at [Store];
 // secrets/storetest checks it.

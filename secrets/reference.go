@@ -15,21 +15,23 @@ var ErrInvalidReference = errors.New("invalid secret reference")
 
 // Type says what a secret is for. The names are those of the type attribute of
 // libvirt's <secret> element in disk XML (https://libvirt.org/formatdomain.html,
-// https://libvirt.org/formatstorageencryption.html).
+// https://libvirt.org/formatstorageencryption.html), and "vtpm" for the state of
+// an emulated TPM, which no disk refers to.
 type Type string
 
-// The types that disk XML can name.
+// The types.
 const (
 	Passphrase Type = "passphrase" // unlocks an encrypted volume
 	Ceph       Type = "ceph"       // authenticates to a Ceph cluster
 	ISCSI      Type = "iscsi"      // authenticates to an iSCSI target (CHAP)
 	TLS        Type = "tls"        // decrypts a TLS private key
+	VTPM       Type = "vtpm"       // encrypts the state of an emulated TPM
 )
 
 // Valid reports whether t is one of the types above.
 func (t Type) Valid() bool {
 	switch t {
-	case Passphrase, Ceph, ISCSI, TLS:
+	case Passphrase, Ceph, ISCSI, TLS, VTPM:
 		return true
 	}
 	return false
@@ -38,11 +40,11 @@ func (t Type) Valid() bool {
 // UsageType returns the type attribute of the <usage> element of the <secret>
 // documents that t refers to: "volume" for a passphrase, t's own name for the
 // others (https://libvirt.org/formatsecret.html).
-func (t Type) UsageType() string {
+func (t Type) UsageType() UsageType {
 	if t == Passphrase {
-		return "volume"
+		return UsageVolume
 	}
-	return string(t)
+	return UsageType(t)
 }
 
 // Reference names a secret: its type, and exactly one of UUID and Usage. It is
@@ -67,7 +69,7 @@ func (r Reference) String() string {
 // not given.
 func (r Reference) Validate() error {
 	if !r.Type.Valid() {
-		return fmt.Errorf("%w: unknown type %q: use passphrase, ceph, iscsi or tls", ErrInvalidReference, r.Type)
+		return fmt.Errorf("%w: unknown type %q: use passphrase, ceph, iscsi, tls or vtpm", ErrInvalidReference, r.Type)
 	}
 	switch {
 	case r.UUID == uuid.Nil && r.Usage == "":

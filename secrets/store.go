@@ -12,30 +12,60 @@ var (
 	// ErrNotFound: the store works and does not have the secret. Another
 	// store may.
 	ErrNotFound = errors.New("no such secret")
+	// ErrNoValue: the secret is defined and has no value yet. The search ends
+	// here: the secret's place is this store.
+	ErrNoValue = errors.New("the secret has no value yet")
+	// ErrWrongType: the secret is for something else than what the reference
+	// wants it for.
+	ErrWrongType = errors.New("the secret is of another type")
 	// ErrDenied: the secret may well be there, but this caller may not have
 	// it, or the store is not safe to take it from. Asking again is useless
 	// until somebody changes permissions.
 	ErrDenied = errors.New("access denied")
-	// ErrUnreachable: the store could not be asked: the server is gone, the
-	// folder does not exist. Asking again later may help.
+	// ErrPrivate: the store gives the secret's value to nobody, since it is
+	// marked private. Errors that wrap it wrap ErrDenied as well.
+	ErrPrivate = fmt.Errorf("%w: the secret is private", ErrDenied)
+	// ErrLocked: somebody has to open the store first, by a passphrase or the
+	// like, and nobody could be asked. The error's text says how to.
+	ErrLocked = errors.New("the key store is locked")
+	// ErrUnreachable: the store could not be asked: the server is gone or does
+	// not answer, the folder does not exist. Asking again later may help.
 	ErrUnreachable = errors.New("the key store cannot be reached")
+	// ErrDamaged: what the store holds is not what it wrote. Other secrets may
+	// be fine.
+	ErrDamaged = errors.New("damaged")
+	// ErrConflict: a secret cannot be defined so, because of what is defined
+	// already; see [CheckDefine].
+	ErrConflict = errors.New("it conflicts with what is defined")
+	// ErrPersistent: an ephemeral secret cannot be in this store, which keeps
+	// what it has beyond a reboot.
+	ErrPersistent = errors.New("the key store is persistent, and the secret is ephemeral")
 )
 
-// Store is a place where secrets are kept.
+// Store is a place where secrets are kept. It can look secrets up; those that
+// can do more are a [Lister] or a [Keeper] as well.
+//
+// What holds for every method of the three: it may be called from several
+// goroutines and processes at once. It returns soon after ctx ends, with an error
+// that wraps ctx.Err(); a store that asks a server also has a time-out of its
+// own for each call, after which the answer is ErrUnreachable, so that a server
+// that accepts and then says nothing holds nobody up. Every error is a
+// *StoreError, and no error text holds bytes of a secret. Nothing is tried again
+// by a store itself, and nothing needs closing: connections end with the call.
 type Store interface {
 	// Lookup returns the secret that ref names. The Secret is the caller's
 	// own: every call makes a new one, and the caller wipes it. Its bytes
 	// are exactly those that were stored.
 	//
-	// Lookup changes nothing in the store and may be repeated. It may be
-	// called from several goroutines at once. It returns soon after ctx
-	// ends, with an error that wraps ctx.Err().
+	// Lookup changes nothing in the store and may be repeated.
 	//
-	// Every error is a *StoreError. It wraps ErrNotFound only where the
-	// store is sure that it does not have the secret; ErrDenied where it may
-	// not be read; ErrUnreachable where the store could not be asked;
-	// ErrInvalidReference for a ref that does not validate. No error text
-	// holds bytes of a secret.
+	// The error wraps ErrNotFound only where the store is sure that it does
+	// not have the secret; ErrNoValue where it is defined only; ErrWrongType
+	// where it is for something else; ErrDenied where it may not be read
+	// (ErrPrivate where nobody may); ErrLocked where the store has to be opened
+	// first; ErrUnreachable where it could not be asked; ErrDamaged where what
+	// is there makes no sense; ErrInvalidReference for a ref that does not
+	// validate.
 	Lookup(ctx context.Context, ref Reference) (*Secret, error)
 
 	// String names the store for people, as the URI that opens it, without
@@ -43,15 +73,59 @@ type Store interface {
 	String() string
 }
 
-// StoreError says which store failed to give which secret.
+// Lister is a [Store] that can say what it holds. Listing needs no right to read
+// values, where the store makes that difference.
+type Lister interface {
+	Store
+
+	// List returns what is known of each secret, with and without value, in
+	// no particular order. It reads no value.
+	//
+	// Entries that cannot be read do not hide the others: List then returns
+	// those it could read, and an error that wraps ErrDamaged or ErrDenied and
+	// names each that it could not. With any other error (ErrDenied for the
+	// store as a whole, ErrLocked, ErrUnreachable) there are no documents.
+	List(ctx context.Context) ([]Document, error)
+}
+
+// Keeper is a [Lister] that can be changed. A change is there completely or not
+// at all, also if this process or the host dies on the way, and when a method
+// has returned nil it stays. Where the outcome is not known (a time-out), doing
+// it again is safe: each method is idempotent but for Remove's ErrNotFound.
+// ErrDenied, ErrLocked and ErrUnreachable are as for [Store.Lookup].
+type Keeper interface {
+	Lister
+
+	// Define adds a secret, or replaces the document of the one with d's uuid,
+	// whose value stays. The error wraps ErrInvalidDocument for a d that does
+	// not validate or has no uuid; ErrConflict as [CheckDefine] says;
+	// ErrPersistent for an ephemeral secret in a store that outlives a reboot.
+	Define(ctx context.Context, d Document) error
+
+	// Set gives the secret that ref names the value, in the place of the one
+	// that it may have: a Lookup at any time finds the one or the other. Set
+	// neither keeps nor wipes the Secret that it is given. The error wraps
+	// ErrNotFound for a secret that is not defined, ErrWrongType as for Lookup.
+	// It does not make a difference whether the secret is private.
+	Set(ctx context.Context, ref Reference, value *Secret) error
+
+	// Remove removes the secret that ref names, its value first. The error
+	// wraps ErrNotFound where there is none, ErrWrongType as for Lookup.
+	Remove(ctx context.Context, ref Reference) error
+}
+
+// StoreError says which store failed at which secret.
 type StoreError struct {
-	Store string // Store.String of the store
-	Ref   Reference
+	Store string    // Store.String of the store
+	Ref   Reference // the zero Reference for the store as a whole
 	Err   error
 }
 
 // Error implements error.
 func (e *StoreError) Error() string {
+	if e.Ref == (Reference{}) {
+		return fmt.Sprintf("key store %s: %v", e.Store, e.Err)
+	}
 	return fmt.Sprintf("secret with %s: key store %s: %v", e.Ref, e.Store, e.Err)
 }
 

@@ -182,7 +182,7 @@ func FileName(ref secrets.Reference) string {
 		return ref.UUID.String()
 	}
 	var b strings.Builder
-	b.WriteString(ref.Type.UsageType())
+	b.WriteString(string(ref.Type.UsageType()))
 	b.WriteByte('-')
 	for _, c := range []byte(ref.Usage) {
 		if unreserved(c) {

@@ -1,0 +1,162 @@
+package secrets
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+)
+
+// ErrInvalidDocument is wrapped by the errors of [Document.Validate].
+var ErrInvalidDocument = errors.New("invalid secret document")
+
+// UsageType is the type attribute of a <secret> document's <usage> element
+// (https://libvirt.org/formatsecret.html).
+type UsageType string
+
+// The usage types.
+const (
+	UsageNone   UsageType = "" // no <usage>: any type of reference may take it
+	UsageVolume UsageType = "volume"
+	UsageCeph   UsageType = "ceph"
+	UsageISCSI  UsageType = "iscsi"
+	UsageTLS    UsageType = "tls"
+	UsageVTPM   UsageType = "vtpm"
+)
+
+// Valid reports whether u is one of the types above.
+func (u UsageType) Valid() bool {
+	switch u {
+	case UsageNone, UsageVolume, UsageCeph, UsageISCSI, UsageTLS, UsageVTPM:
+		return true
+	}
+	return false
+}
+
+// Type returns the type of the references that u answers to; [Passphrase] for
+// UsageNone, which answers to all.
+func (u UsageType) Type() Type {
+	if u == UsageVolume || u == UsageNone {
+		return Passphrase
+	}
+	return Type(u)
+}
+
+// Document is all that a <secret> document says: everything about a secret but
+// its value. It holds nothing secret and may be printed. It is comparable.
+// Package secrets/document reads and writes it as XML.
+type Document struct {
+	// UUID is the secret's identity. It is the zero UUID only for what was put
+	// into a store by hand under a usage.
+	UUID uuid.UUID
+	// Ephemeral: the secret may be kept in memory only, and is gone after a
+	// reboot.
+	Ephemeral bool
+	// Private: the value is for attaching, and is shown to nobody. It is the
+	// commands for people that keep this, and libvirt's own store; a
+	// [Store.Lookup] of the other stores answers.
+	Private     bool
+	Description string
+	UsageType   UsageType
+	Usage       string // the path of the volume, the name, the iSCSI target
+}
+
+// Validate returns an error that wraps [ErrInvalidDocument] for an unknown usage
+// type, for a usage type without usage or the other way round, for a document
+// with neither uuid nor usage, and for text that XML cannot hold.
+func (d Document) Validate() error {
+	switch {
+	case !d.UsageType.Valid():
+		return fmt.Errorf("%w: unknown usage type %q: use volume, ceph, iscsi, tls or vtpm", ErrInvalidDocument, d.UsageType)
+	case (d.UsageType == UsageNone) != (d.Usage == ""):
+		return fmt.Errorf("%w: a usage has both a type and a name", ErrInvalidDocument)
+	case d.UUID == uuid.Nil && d.Usage == "":
+		return fmt.Errorf("%w: it has neither uuid nor usage", ErrInvalidDocument)
+	case !IsText(d.Usage):
+		return fmt.Errorf("%w: the usage holds what XML cannot", ErrInvalidDocument)
+	case !IsText(d.Description):
+		return fmt.Errorf("%w: the description holds what XML cannot", ErrInvalidDocument)
+	}
+	return nil
+}
+
+// IsText reports whether a document can hold s and give it back unchanged: UTF-8
+// without control characters other than tab and newline (XML 1.0 section 2.2; a
+// carriage return is changed by section 2.11).
+func IsText(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool {
+		return r < ' ' && r != '\t' && r != '\n' || r == 0xFFFE || r == 0xFFFF
+	})
+}
+
+// Reference returns the reference to d's secret: by uuid where it has one.
+func (d Document) Reference() Reference {
+	if d.UUID != uuid.Nil {
+		return Reference{Type: d.UsageType.Type(), UUID: d.UUID}
+	}
+	return Reference{Type: d.UsageType.Type(), Usage: d.Usage}
+}
+
+// String returns how people name the secret, like [Reference.String].
+func (d Document) String() string { return d.Reference().String() }
+
+// Answers tells whether ref names d's secret. The error wraps [ErrWrongType] for
+// a reference by uuid of another type than the usage's, which libvirt refuses: a
+// Ceph key must not become a disk's passphrase by a slip of the pen.
+func (d Document) Answers(ref Reference) (bool, error) {
+	if ref.Usage != "" {
+		return ref.Usage == d.Usage && ref.Type.UsageType() == d.UsageType, nil
+	}
+	switch {
+	case ref.UUID == uuid.Nil || ref.UUID != d.UUID:
+		return false, nil
+	case d.UsageType != UsageNone && d.UsageType != ref.Type.UsageType():
+		return false, fmt.Errorf("%w: its usage type is %s, and a reference of type %s needs %s",
+			ErrWrongType, d.UsageType, ref.Type, ref.Type.UsageType())
+	}
+	return true, nil
+}
+
+// Find returns the document of the secret that ref names. The error wraps
+// [ErrNotFound] or [ErrWrongType].
+func Find(documents []Document, ref Reference) (Document, error) {
+	for _, d := range documents {
+		if found, err := d.Answers(ref); found || err != nil {
+			return d, err
+		}
+	}
+	return Document{}, ErrNotFound
+}
+
+// CheckDefine tells whether d may be defined beside documents, of which it may
+// replace the one with its uuid. The rules are libvirt's: a usage belongs to one
+// secret, a secret keeps its usage, and what is private stays so. The error wraps
+// [ErrConflict].
+func CheckDefine(documents []Document, d Document) error {
+	if i := slices.IndexFunc(documents, func(o Document) bool { return o.UUID == d.UUID }); i >= 0 {
+		old := documents[i]
+		switch {
+		case old.UsageType != d.UsageType || old.Usage != d.Usage:
+			return fmt.Errorf("%w: the secret is already defined %s, and keeps that: undefine it first", ErrConflict, old.use())
+		case old.Private && !d.Private:
+			return fmt.Errorf("%w: the secret is private, and stays so: undefine it first", ErrConflict)
+		}
+		return nil
+	}
+	for _, o := range documents {
+		if d.Usage != "" && o.Usage == d.Usage && o.UsageType == d.UsageType {
+			return fmt.Errorf("%w: there is already one %s, the secret with %s", ErrConflict, d.use(), o)
+		}
+	}
+	return nil
+}
+
+func (d Document) use() string {
+	if d.UsageType == UsageNone {
+		return "without a usage"
+	}
+	return fmt.Sprintf("for the %s %q", d.UsageType, d.Usage)
+}
