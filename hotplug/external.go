@@ -80,6 +80,9 @@ func (vm *VM) stopDaemon(ctx context.Context, target string) error {
 	if err != nil {
 		return err
 	}
+	if err := removeHandedOver(dir); err != nil { // not a daemon's: it would not touch its folder
+		return err
+	}
 	if err := daemon.Stop(ctx, dir); err != nil {
 		return fmt.Errorf("end the storage daemon of disk %s: %w", target, err)
 	}

@@ -205,6 +205,42 @@ func readHandOver(dir string) (handedOver, error) {
 	return out, err
 }
 
+// removeHandedOver removes the ephemeral headers that an interrupted run has left
+// in the folder of a disk. No folder is no error.
+func removeHandedOver(dir string) error {
+	handed, err := readHandOver(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("look at what was handed over: %w", err)
+	}
+	for _, path := range handed.files {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("remove what was handed over: %w", err)
+		}
+	}
+	return nil
+}
+
+// forgetOthers removes the notes of disks that the VM does not have: a run was
+// interrupted before the VM heard of the disk, or the VM has been started again.
+// The VM must be locked.
+func (vm *VM) forgetOthers(ctx context.Context, s *State) error {
+	if !vm.filesAreLocal() {
+		return nil
+	}
+	dir, err := vm.runDir(ctx)
+	if err != nil {
+		return err
+	}
+	for target := range readNotes(dir) {
+		if s.Holding(target) == nil {
+			if err := vm.forget(ctx, target); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // forget removes the note of a disk and the folder of what was handed over,
 // and, when they were the last, the VM's folder.
 func (vm *VM) forget(ctx context.Context, target string) error {

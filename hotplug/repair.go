@@ -39,5 +39,6 @@ func (vm *VM) Repair(ctx context.Context) ([]*Holding, error) {
 		}
 		removed = append(removed, h)
 	}
+	failed = append(failed, vm.forgetOthers(ctx, state))
 	return removed, errors.Join(failed...)
 }
