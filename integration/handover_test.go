@@ -1,0 +1,304 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// nobodyID is the user and the group without rights.
+const nobodyID = 65534
+
+func procDir(pid int) string { return filepath.Join("/proc", strconv.Itoa(pid)) }
+
+// startAsNobody starts a QEMU that may open next to nothing.
+func startAsNobody(t *testing.T, o peer.Options) *peer.QEMU {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can start QEMU as another user")
+	}
+	path, err := exec.LookPath("setpriv")
+	if err != nil {
+		t.Skip(err)
+	}
+	dir, err := os.MkdirTemp("", "luksplug-nobody-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if err := os.Chown(dir, nobodyID, nobodyID); err != nil {
+		t.Fatal(err)
+	}
+	id := strconv.Itoa(nobodyID)
+	// The kernel forgets who is to die with whom when a process changes its user.
+	o.Through = []string{path, "--reuid", id, "--regid", id, "--clear-groups", "--pdeathsig", "KILL", "--"}
+	return peer.StartIn(t, dir, o)
+}
+
+// readableByAll moves a file to where every user can open and write it, and
+// returns its new path.
+func readableByAll(t *testing.T, path string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "luksplug-open-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	open := filepath.Join(dir, "payload.img")
+	for _, err := range []error{os.Chmod(dir, 0o755), os.Rename(path, open), os.Chmod(open, 0o666)} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return open
+}
+
+// TestHandOverAsDescriptor: QEMU opens the header that it is passed, and no
+// other, as whatever user it runs: the original is for luksplug alone.
+func TestHandOverAsDescriptor(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := startAsNobody(t, peer.Options{SCSI: true, Paused: true})
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	open := readableByAll(t, v.Payload)
+	before := stateOf(ctx, t, q)
+	args := attachArgs(t, v, edited(t, v.DiskXML("sdb", "scsi"), v.Payload, open))
+	proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{})
+	tool(ctx, t, proxy.Address, append(args, "--unlock", "qemu")...).want(t, 6) // it may not open the original
+	wantSame(ctx, t, q, before)
+	tool(ctx, t, proxy.Address, args...).want(t, 0)
+	wantNoDescriptors(ctx, t, q)
+	tool(ctx, t, q.Socket, "detach", "sdb").want(t, 0)
+	wantSame(ctx, t, q, before)
+	passed := 0
+	for _, r := range proxy.Records() {
+		passed += r.FDs
+	}
+	if passed != 1 {
+		t.Errorf("%d descriptors were passed, want 1", passed)
+	}
+}
+
+// wantNoDescriptors checks that neither a passed descriptor nor a secret can be
+// had in the VM. The empty set that QEMU lists for as long as the node is open is
+// its own affair.
+func wantNoDescriptors(ctx context.Context, t *testing.T, q *peer.QEMU) {
+	t.Helper()
+	s := stateOf(ctx, t, q)
+	for _, set := range s.FDSets {
+		if !strings.HasSuffix(set, " (0)") {
+			t.Errorf("the descriptor set %s still has something in it", set)
+		}
+	}
+	for _, object := range s.Objects {
+		if strings.Contains(object, "secret") {
+			t.Errorf("the object %s is still there", object)
+		}
+	}
+}
+
+// handedOver is a file that was seen in the VM's folder, for QEMU to open.
+type handedOver struct {
+	step int
+	path string
+	mode fs.FileMode
+	user int
+}
+
+// seeFiles returns a hook that notes, at every step, the ephemeral headers that
+// are there as files, and stops the program at step kill.
+func seeFiles(t *testing.T, uuid string, v *victim, kill int) (peer.ProxyHooks, func() []handedOver) {
+	var mu sync.Mutex
+	var seen []handedOver
+	hook := func(c peer.Command) peer.Verdict {
+		if c.Step == 0 {
+			return peer.Verdict{}
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		for _, path := range headerFiles(t, uuid) {
+			info, err := os.Stat(path)
+			if err != nil {
+				t.Errorf("step %d: %v", c.Step, err)
+				continue
+			}
+			seen = append(seen, handedOver{c.Step, path, info.Mode(), int(info.Sys().(*syscall.Stat_t).Uid)})
+		}
+		if c.Step == kill {
+			<-v.started
+			_ = v.cmd.Process.Kill() // how the program ended shows whether it worked
+			return peer.Verdict{Cut: peer.CutBeforeForward}
+		}
+		return peer.Verdict{}
+	}
+	return peer.ProxyHooks{Command: hook}, func() []handedOver {
+		mu.Lock()
+		defer mu.Unlock()
+		return seen
+	}
+}
+
+// headerFiles are the ephemeral headers that are there as files for a VM.
+func headerFiles(t *testing.T, uuid string) []string {
+	t.Helper()
+	files, err := peer.ReadHost(uuid)
+	if err != nil {
+		t.Error(err)
+	}
+	var found []string
+	for _, path := range files {
+		if strings.HasSuffix(path, "-header-storage") {
+			found = append(found, path)
+		}
+	}
+	return found
+}
+
+// wantPrivateFile checks what was seen of an ephemeral header: that it was in
+// memory, for nobody but its user, and gone after the step that opens it.
+func wantPrivateFile(t *testing.T, seen []handedOver, user int) {
+	t.Helper()
+	if len(seen) != 1 || seen[0].step != 1 {
+		t.Fatalf("files were seen at these steps: %+v; want one, at the first", seen)
+	}
+	if seen[0].mode != 0o600 || seen[0].user != user {
+		t.Errorf("the file is %v of user %d, want 0600 of user %d", seen[0].mode, seen[0].user, user)
+	}
+	if !strings.HasPrefix(seen[0].path, "/dev/shm/") && !strings.HasPrefix(seen[0].path, "/run/") {
+		t.Errorf("the file is %s", seen[0].path)
+	}
+	var st unix.Statfs_t
+	dir := filepath.Dir(filepath.Dir(filepath.Dir(filepath.Dir(seen[0].path)))) // the file itself has gone
+	if err := unix.Statfs(dir, &st); err != nil || st.Type != unix.TMPFS_MAGIC {
+		t.Errorf("%s is no tmpfs: type %#x, error %v", dir, st.Type, err)
+	}
+}
+
+// TestHandOverAsFile: over TCP no descriptor can be passed, and the header is a
+// file for as long as QEMU needs to open it, which is also taken away when the
+// program is killed.
+func TestHandOverAsFile(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
+	p := newPlug(t, q, peer.NewVolume(t, peer.EmbeddedLUKS), "sdb", "scsi", "")
+	before := stateOf(ctx, t, q)
+	attach := func(t *testing.T, kill int) (result, []handedOver) {
+		v := newVictim()
+		hooks, seen := seeFiles(t, q.UUID, v, kill)
+		proxy := peer.NewTCPProxy(t, q.Socket, hooks)
+		return v.run(t, program(ctx, proxy.Address, p.attachArgs()...)), seen()
+	}
+
+	r, seen := attach(t, 0)
+	var report attachReport
+	r.want(t, 0).decode(t, &report)
+	if report.Unlock != "ephemeral" {
+		t.Errorf("attach reports %+v", report)
+	}
+	wantPrivateFile(t, seen, os.Geteuid())
+	if left := headerFiles(t, q.UUID); len(left) > 0 {
+		t.Errorf("after the attach there are %v", left)
+	}
+	wantNoDescriptors(ctx, t, q)
+	p.detach(ctx, t)
+	wantSame(ctx, t, q, before)
+
+	for step := 1; step <= 6; step++ {
+		t.Run(fmt.Sprintf("killed at step %d", step), func(t *testing.T) {
+			if r, _ := attach(t, step); r.code != -1 {
+				t.Fatalf("the program was not killed: exit code %d, %s", r.code, r.stderr)
+			}
+			if left := headerFiles(t, q.UUID); len(left) != map[bool]int{true: 1}[step == 1] && step > 2 {
+				t.Errorf("killed at step %d, long after the file was opened, there are %v", step, left)
+			}
+			if d := listed(ctx, t, q)["sdb"]; d.State != "leftover" {
+				t.Errorf("listed as %+v", d)
+			}
+			tool(ctx, t, q.Socket, "repair").want(t, 0)
+			wantSame(ctx, t, q, before)
+		})
+	}
+	t.Run("cut off", func(t *testing.T) {
+		for step := 1; step <= 6; step++ {
+			proxy := peer.NewTCPProxy(t, q.Socket, peer.CutAtStep(step, peer.CutBeforeReply))
+			r := tool(ctx, t, proxy.Address, p.attachArgs()...)
+			if r.code != 0 {
+				r.want(t, 6)
+			} else {
+				p.detach(ctx, t)
+			}
+			wantSame(ctx, t, q, before)
+		}
+	})
+}
+
+// TestHandOverAsFileToAnotherUser: over TCP, to a QEMU that runs as another user.
+func TestHandOverAsFileToAnotherUser(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := startAsNobody(t, peer.Options{SCSI: true, Paused: true, TCP: true})
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	open := readableByAll(t, v.Payload)
+	before := stateOf(ctx, t, q)
+	args := attachArgs(t, v, edited(t, v.DiskXML("sdb", "scsi"), v.Payload, open))
+	// No proxy here: QEMU's user is that of the process that listens on the port.
+	got := tool(ctx, t, q.TCPAddress, append([]string{"--output", "json"}, args...)...).want(t, 0)
+	var report attachReport
+	got.decode(t, &report)
+	if report.Unlock != "ephemeral" || got.stderr != "" {
+		t.Errorf("attach reports %+v, and says %s", report, got.stderr)
+	}
+	if left := headerFiles(t, q.UUID); len(left) > 0 {
+		t.Errorf("after the attach there are %v", left)
+	}
+	tool(ctx, t, q.TCPAddress, "detach", "sdb").want(t, 0)
+	wantSame(ctx, t, q, before)
+}
+
+// TestKilledBeforeTheFirstChange: what the program has put on the host before the
+// VM hears of the disk is removed as well, by repair or by the next attach.
+func TestKilledBeforeTheFirstChange(t *testing.T) {
+	t.Parallel()
+	for _, unlock := range []string{"auto", "external"} {
+		t.Run(unlock, func(t *testing.T) {
+			t.Parallel()
+			ctx := bounded(t)
+			q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
+			p := newPlug(t, q, peer.NewVolume(t, peer.DetachedRaw), "sdb", "scsi", "")
+			p.unlock = unlock
+			before := stateOf(ctx, t, q)
+			kill := func() {
+				t.Helper()
+				v := newVictim()
+				hooks, _ := seeFiles(t, q.UUID, v, 1)
+				proxy := peer.NewProxy(t, q.Socket, hooks)
+				if r := v.run(t, program(ctx, proxy.Address, p.attachArgs()...)); r.code != -1 {
+					t.Fatalf("the program was not killed: exit code %d, %s", r.code, r.stderr)
+				}
+				if diff := before.Diff(stateOf(ctx, t, q)); len(diff) == 0 {
+					t.Fatal("nothing was on the host")
+				}
+			}
+			kill()
+			tool(ctx, t, q.Socket, "repair").want(t, 0)
+			wantSame(ctx, t, q, before)
+			kill()
+			p.attach(ctx, t)
+			p.detach(ctx, t)
+			wantSame(ctx, t, q, before)
+		})
+	}
+}
