@@ -12,12 +12,13 @@ import (
 // DomainOptions say what domain to start. The zero value is a q35 machine with
 // at least four free root ports, without a guest.
 type DomainOptions struct {
-	Name    string  // default luksplug-test
-	Machine Machine // default Q35
-	Binary  string  // the emulator; default the machine's qemu-system-x86_64
-	SCSI    bool    // a virtio-scsi controller
-	Guest   bool    // boot the small Linux guest; otherwise the domain stays paused
-	Devices string  // further XML inside <devices>
+	Name    string   // default luksplug-test
+	Machine Machine  // default Q35
+	Binary  string   // the emulator; default the machine's qemu-system-x86_64
+	SCSI    bool     // a virtio-scsi controller
+	Guest   bool     // boot the small Linux guest; otherwise the domain stays paused
+	Devices string   // further XML inside <devices>
+	Extra   []string // further arguments for QEMU
 }
 
 // Domain is a running domain of a private libvirtd.
@@ -116,6 +117,13 @@ func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error)
 	if o.SCSI {
 		devices += "<controller type='scsi' index='0' model='virtio-scsi'/>\n"
 	}
+	arguments := ""
+	for _, arg := range append([]string{
+		"-chardev", "socket,id=test-control,server=on,wait=off,path=" + escapeComma(filepath.Join(dir, "control.sock")),
+		"-mon", "chardev=test-control,mode=control",
+	}, o.Extra...) {
+		arguments += "<qemu:arg value='" + escapeXML(arg) + "'/>\n"
+	}
 	boot := ""
 	if o.Guest {
 		image, err := LoadGuestImage(ctx, CloudKernel)
@@ -137,9 +145,7 @@ func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error)
 </devices>
 <seclabel type='none'/>
 <qemu:commandline>
-<qemu:arg value='-chardev'/><qemu:arg value='socket,id=test-control,server=on,wait=off,path=` + escapeXML(escapeComma(filepath.Join(dir, "control.sock"))) + `'/>
-<qemu:arg value='-mon'/><qemu:arg value='chardev=test-control,mode=control'/>
-</qemu:commandline>
+` + arguments + `</qemu:commandline>
 </domain>
 `, nil
 }
