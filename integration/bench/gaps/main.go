@@ -1,0 +1,91 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+func main() {
+	if len(os.Args) != 4 {
+		_, _ = fmt.Fprintln(os.Stderr, "usage: gaps DISK ASK ANSWER") // the last words
+		os.Exit(2)
+	}
+	runtime.GOMAXPROCS(1)
+	debug.SetGCPercent(-1) // a line for each answer is all the garbage there is
+	g, err := begin(os.Args[1], os.Args[2], os.Args[3])
+	for err == nil {
+		err = g.turn()
+	}
+	_, _ = fmt.Fprintln(os.Stderr, "gaps: error:", err) // the last words
+	os.Exit(1)
+}
+
+// nap is the sleep between two turns.
+const nap = time.Millisecond
+
+// gaps is the measurement.
+type gaps struct {
+	timer, disk watch
+	writer      *writer
+	questions   int // the descriptor of a pipe, without waiting
+	answer      string
+}
+
+func begin(disk, ask, answer string) (*gaps, error) {
+	w, err := newWriter(disk)
+	if err != nil {
+		return nil, err
+	}
+	questions, err := unix.Open(ask, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", ask, err)
+	}
+	return &gaps{writer: w, questions: questions, answer: answer}, nil
+}
+
+// turn sleeps, looks what the disk has done, and answers a question if there is
+// one.
+func (g *gaps) turn() error {
+	// A raw system call, of which Go's scheduler does not hear. A signal of Go's
+	// own makes a turn shorter, no more.
+	sleep := unix.NsecToTimespec(nap.Nanoseconds())
+	_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&sleep)), 0, 0)
+	now := time.Now()
+	g.timer.turn(now)
+	written, err := g.writer.written()
+	if err != nil {
+		return err
+	}
+	if written {
+		g.disk.turn(now)
+	}
+	if asked(g.questions) {
+		return reply(g.answer, &g.timer, &g.disk)
+	}
+	return nil
+}
+
+// asked tells whether there is a question.
+func asked(questions int) bool {
+	var text [64]byte
+	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(questions), uintptr(unsafe.Pointer(&text)), unsafe.Sizeof(text))
+	return errno == 0 && n > 0 // otherwise nobody has opened the pipe, or nobody has written yet
+}
+
+// reply answers a question. The pipe is opened and closed for it: that is how the
+// reader knows where the answer stops.
+func reply(answer string, timer, disk *watch) error {
+	to, err := os.OpenFile(answer, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	_, err = to.WriteString(report(timer, disk))
+	return errors.Join(err, to.Close())
+}

@@ -1,0 +1,30 @@
+package main
+
+import (
+	"fmt"
+	"time"
+)
+
+// watch notes the longest time between two turns of something that ought to have
+// one all the time.
+type watch struct {
+	last    time.Time
+	longest time.Duration
+	turns   int
+}
+
+// turn notes a turn.
+func (w *watch) turn(now time.Time) {
+	if !w.last.IsZero() {
+		w.longest = max(w.longest, now.Sub(w.last))
+		w.turns++
+	}
+	w.last = now
+}
+
+// report is the answer about both since the last one.
+func report(timer, disk *watch) string {
+	line := fmt.Sprintln(timer.longest.Microseconds(), disk.longest.Microseconds(), timer.turns, disk.turns)
+	*timer, *disk = watch{}, watch{}
+	return line
+}
