@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/base64"
 	"fmt"
+	"io"
 	"net"
 	"strconv"
 
@@ -34,14 +35,16 @@ func dialBare(ctx context.Context, socket string) (*bare, error) {
 	return b, nil
 }
 
+func (b *bare) exchange(command []byte) error { return exchange(b.conn, b.r, command) }
+
 // exchange runs one command, which ends in a newline. It skips the greeting and
 // events.
-func (b *bare) exchange(command []byte) error {
-	if _, err := b.conn.Write(command); err != nil {
+func exchange(w io.Writer, r *bufio.Reader, command []byte) error {
+	if _, err := w.Write(command); err != nil {
 		return err
 	}
 	for {
-		line, err := b.r.ReadSlice('\n')
+		line, err := r.ReadSlice('\n')
 		switch {
 		case err != nil:
 			return err

@@ -35,12 +35,9 @@ func measureCommand(ctx context.Context, dir string, n size) (rows []row, err er
 	if os.Geteuid() != 0 {
 		return nil, nil
 	}
-	c := &command{tool: filepath.Join(dir, "luksplug")}
-	// As make build does.
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", c.tool, "github.com/luksplug/luksplug/cmd/luksplug")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("build luksplug: %w: %s", err, out)
+	c := &command{}
+	if c.tool, err = buildProgram(ctx, dir, "cmd/luksplug"); err != nil {
+		return nil, err
 	}
 	if err := c.makeDisks(ctx, dir); err != nil {
 		return nil, err
@@ -60,6 +57,17 @@ func measureCommand(ctx context.Context, dir string, n size) (rows []row, err er
 		return nil, err
 	}
 	return c.measure(ctx, n)
+}
+
+// buildProgram builds one of this module's programs as make build does.
+func buildProgram(ctx context.Context, dir, folder string) (string, error) {
+	path := filepath.Join(dir, filepath.Base(folder))
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "github.com/luksplug/luksplug/"+folder)
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w: %s", folder, err, out)
+	}
+	return path, nil
 }
 
 // makeDisks makes luksplug's volume and an image for virsh.

@@ -10,4 +10,9 @@
 //
 // The volumes have headers with as little key derivation as cryptsetup makes,
 // or QEMU's own time would hide everything else.
+//
+// With -stall, as `make bench-stall` runs it, it measures that time instead, of a
+// header as QEMU makes it by default: for how long a monitor and a guest stand
+// still while a disk is attached by virsh, by QMP and by luksplug. In the guest,
+// command gaps finds that out.
 package main

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -17,11 +18,20 @@ import (
 const limit = 20 * time.Minute
 
 func main() {
+	stalls := flag.Bool("stall", false, "measure what a guest notices of an attach, and nothing else")
+	document := flag.String("document", "", "with -stall: write the table into this document as well, between its marks")
+	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if err := run(ctx, os.Stdout, full); err != nil {
+	var err error
+	if *stalls {
+		err = runStall(ctx, os.Stdout, *document, stallRuns)
+	} else {
+		err = run(ctx, os.Stdout, full)
+	}
+	if err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, "bench: error:", err) // the last words
 		cancel()
 		stop()

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+)
+
+// stallRuns is how often each way is taken that counts.
+const stallRuns = 7
+
+// runStall measures what a guest notices of an attach, and prints the table.
+func runStall(ctx context.Context, out io.Writer, document string, runs int) (err error) {
+	if os.Geteuid() != 0 {
+		return errors.New("only root can measure this: it takes a private libvirtd")
+	}
+	dir, err := os.MkdirTemp("", "luksplug-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	v, err := startStallVM(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer v.close()
+	ways := v.ways()
+	stalls, err := v.measure(ctx, ways, runs)
+	if err != nil {
+		return err
+	}
+	about, err := v.about(ctx)
+	if err != nil {
+		return err
+	}
+	return publish(out, document, about, stallTable(ways, stalls), verdict(ways, stalls))
+}
+
+// stall is what was noticed of one attach.
+type stall struct {
+	command time.Duration // the whole of it
+	monitor time.Duration // the longest time between two answers of a monitor
+	answer  time.Duration // the longest that one answer took
+	timer   time.Duration // the guest's longest time between two turns of a timer
+	disk    time.Duration // and between two writes to a disk
+	// How many turns both have had.
+	timerTurns, diskTurns int
+}
+
+// margin is how long is watched before and after an attach: the guest is told of
+// a disk after the last command's answer.
+const margin = 200 * time.Millisecond
+
+// measure takes all ways in turns, runs times each, and another one takes the
+// first turn each time. Those of the first round do not count.
+func (v *stallVM) measure(ctx context.Context, ways []way, runs int) ([][]stall, error) {
+	stalls := make([][]stall, len(ways))
+	for round := range runs + 1 {
+		for i := range ways {
+			k := (round + i) % len(ways)
+			s, err := v.watch(ctx, ways[k].attach)
+			if err != nil {
+				return nil, fmt.Errorf("%s: %w", ways[k].name, err)
+			}
+			if round > 0 {
+				stalls[k] = append(stalls[k], s)
+			}
+			if err := v.clean(ctx, ways[k]); err != nil {
+				return nil, fmt.Errorf("%s: make the VM ready for the next run: %w", ways[k].name, err)
+			}
+		}
+	}
+	return stalls, nil
+}
+
+// watch measures one attach.
+func (v *stallVM) watch(ctx context.Context, attach func(context.Context) error) (stall, error) {
+	if _, err := v.guestGaps(ctx); err != nil { // what was before does not count
+		return stall{}, err
+	}
+	p := startPing(v.ping)
+	wait(ctx, margin)
+	begin := time.Now()
+	err := attach(ctx)
+	took := time.Since(begin)
+	wait(ctx, margin)
+	pinged, pingErr := p.stop()
+	if err := errors.Join(err, pingErr, ctx.Err()); err != nil {
+		return stall{}, err
+	}
+	s, err := v.guestGaps(ctx)
+	if err == nil && (s.timerTurns == 0 || s.diskTurns == 0) {
+		err = errors.New("the guest has measured nothing")
+	}
+	s.command, s.monitor, s.answer = took, pinged.gap, pinged.answer
+	return s, err
+}
+
+// wait lets time pass, less when ctx ends.
+func wait(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+}

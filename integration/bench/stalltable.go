@@ -1,0 +1,149 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// column is one of the things that are measured of an attach.
+type column struct {
+	name string
+	of   func(stall) time.Duration
+}
+
+func columns() []column {
+	return []column{
+		{"whole command", func(s stall) time.Duration { return s.command }},
+		{"monitor", func(s stall) time.Duration { return s.monitor }},
+		{"one answer", func(s stall) time.Duration { return s.answer }},
+		{"guest's timer", func(s stall) time.Duration { return s.timer }},
+		{"guest's disk", func(s stall) time.Duration { return s.disk }},
+	}
+}
+
+// spread is the median of a column and its maximum.
+func spread(stalls []stall, of func(stall) time.Duration) (middle, most time.Duration) {
+	var all []time.Duration
+	for _, s := range stalls {
+		all = append(all, of(s))
+	}
+	return median(all), slices.Max(all)
+}
+
+// stallTable is the table: a line of headings, then one for each way.
+func stallTable(ways []way, stalls [][]stall) [][]string {
+	heading := []string{"way", "runs"}
+	for _, c := range columns() {
+		heading = append(heading, c.name, "ratio")
+	}
+	table := [][]string{heading}
+	compared := stalls[slices.IndexFunc(ways, func(w way) bool { return w.kind == reference })]
+	for i, w := range ways {
+		line := []string{w.name, fmt.Sprint(len(stalls[i]))}
+		for _, c := range columns() {
+			middle, most := spread(stalls[i], c.of)
+			other, _ := spread(compared, c.of)
+			line = append(line, fmt.Sprintf("%.1f (%.1f)", milliseconds(middle), milliseconds(most)), ratio(middle, other))
+		}
+		table = append(table, line)
+	}
+	return table
+}
+
+// ratio says how much one time is of another: 0.61, or 1/350.
+func ratio(of, to time.Duration) string {
+	const small = 10
+	if of <= 0 || to/of < small {
+		return fmt.Sprintf("%.2f", float64(of)/float64(to))
+	}
+	return fmt.Sprintf("1/%.0f", float64(to)/float64(of))
+}
+
+// wantedStall is how many times shorter luksplug's longest monitor gap has to be
+// than virsh's.
+const wantedStall = 200
+
+// verdict says for each of luksplug's ways what came out of what is wanted.
+func verdict(ways []way, stalls [][]stall) []string {
+	var lines []string
+	compared := stalls[slices.IndexFunc(ways, func(w way) bool { return w.kind == reference })]
+	for i, w := range ways {
+		if w.kind != ours {
+			continue
+		}
+		monitor, _ := spread(stalls[i], func(s stall) time.Duration { return s.monitor })
+		longest, _ := spread(compared, func(s stall) time.Duration { return s.monitor })
+		command, _ := spread(stalls[i], func(s stall) time.Duration { return s.command })
+		whole, _ := spread(compared, func(s stall) time.Duration { return s.command })
+		lines = append(lines, fmt.Sprintf("%s: the monitor's gap is %s of virsh's (wanted: at most 1/%d, %s), the whole command takes %s of virsh's (wanted: less than 1, %s).",
+			w.name, ratio(monitor, longest), wantedStall, met(monitor*wantedStall <= longest), ratio(command, whole), met(command < whole)))
+	}
+	return lines
+}
+
+func met(ok bool) string {
+	if ok {
+		return "met"
+	}
+	return "not met"
+}
+
+// publish prints the table and, where a document is named, writes it into that.
+func publish(out io.Writer, document, about string, table [][]string, verdict []string) error {
+	var text strings.Builder
+	fmt.Fprintf(&text, "%s\nmilliseconds: median (maximum); ratios are those of medians to virsh's\n\n", about)
+	w := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
+	for _, line := range table {
+		_, _ = fmt.Fprintln(w, strings.ReplaceAll(strings.Join(line, "\t"), "`", "")) // into memory
+	}
+	_ = w.Flush() // into memory
+	text.WriteString("\n" + strings.ReplaceAll(strings.Join(verdict, "\n"), "`", "") + "\n")
+	if _, err := io.WriteString(out, text.String()); err != nil || document == "" {
+		return err
+	}
+	return replaceTable(document, markdown(about, table, verdict))
+}
+
+// markdown is what stands between the marks of the document.
+func markdown(about string, table [][]string, verdict []string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "Measured on %s: %s.\n\n", time.Now().Format("2 January 2006"), about)
+	for i, line := range table {
+		b.WriteString("| " + strings.Join(line, " | ") + " |\n")
+		if i == 0 {
+			b.WriteString(strings.Repeat("|---", len(line)) + "|\n")
+		}
+	}
+	for i, line := range verdict {
+		if i == 0 {
+			b.WriteString("\n")
+		}
+		b.WriteString("- " + line + "\n")
+	}
+	return b.String()
+}
+
+// The marks between which the document holds the table.
+const (
+	tableBegin = "<!-- make bench-stall writes from here -->\n"
+	tableEnd   = "<!-- to here -->\n"
+)
+
+// replaceTable puts text between the marks of a document.
+func replaceTable(path, text string) error {
+	old, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	before, rest, ok1 := strings.Cut(string(old), tableBegin)
+	_, after, ok2 := strings.Cut(rest, tableEnd)
+	if !ok1 || !ok2 {
+		return fmt.Errorf("%s lacks the lines %q and %q, between which the table belongs", path, tableBegin, tableEnd)
+	}
+	return os.WriteFile(path, []byte(before+tableBegin+text+tableEnd+after), 0o644)
+}

@@ -1,0 +1,223 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// stallVM is a VM with a guest that finds out for how long it stood still.
+type stallVM struct {
+	libvirt *peer.Libvirt
+	domain  *peer.Domain
+	tool    string   // luksplug
+	path    string   // PATH, in which virsh is
+	monitor string   // the unix socket of a monitor for whoever attaches
+	ping    *os.File // a connection to another one
+	volume  *peer.Volume
+	disk    string // the document of its disk
+	plain   string // and of one that is not encrypted
+	before  peer.State
+}
+
+// The disks' names.
+const (
+	stallTarget = "vdx" // the one that comes and goes
+	programDisk = "program"
+	writtenDisk = "written"
+)
+
+// startStallVM starts everything, with its files in dir. The caller closes the
+// result.
+func startStallVM(ctx context.Context, dir string) (_ *stallVM, err error) {
+	if err := os.Chmod(dir, 0o755); err != nil { // libvirt's children look into it
+		return nil, err
+	}
+	v := &stallVM{monitor: filepath.Join(dir, "monitor.sock")}
+	if v.tool, err = buildProgram(ctx, dir, "cmd/luksplug"); err != nil {
+		return nil, err
+	}
+	if err := v.makeVolume(ctx, dir); err != nil {
+		return nil, err
+	}
+	devices, err := watchingDisks(ctx, dir)
+	if err != nil {
+		return nil, err
+	}
+	state := filepath.Join(dir, "libvirt")
+	if err := os.Mkdir(state, 0o755); err != nil {
+		return nil, err
+	}
+	if v.libvirt, err = peer.RunLibvirtd(ctx, state); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			v.close()
+		}
+	}()
+	pings := filepath.Join(dir, "ping.sock")
+	var extra []string
+	for id, socket := range map[string]string{"attach": v.monitor, "ping": pings} {
+		extra = append(extra, "-chardev", "socket,id="+id+",server=on,wait=off,path="+socket, "-mon", "chardev="+id+",mode=control")
+	}
+	if v.domain, err = v.libvirt.StartDomain(ctx, peer.DomainOptions{Guest: true, Devices: devices, Extra: extra}); err != nil {
+		return nil, err
+	}
+	if v.ping, err = dialBlocking(pings); err != nil {
+		return nil, err
+	}
+	if err := v.startGaps(ctx); err != nil {
+		return nil, err
+	}
+	if err := v.setUpVirsh(ctx, dir); err != nil {
+		return nil, err
+	}
+	v.before, err = v.domain.State(ctx)
+	return v, err
+}
+
+// close ends the VM.
+func (v *stallVM) close() {
+	if v.ping != nil {
+		_ = v.ping.Close() // nothing is buffered
+	}
+	v.libvirt.Close()
+}
+
+// makeVolume makes a volume with default settings, as libvirt itself does.
+func (v *stallVM) makeVolume(ctx context.Context, dir string) error {
+	v.volume = &peer.Volume{
+		Kind: peer.EmbeddedLUKS, Format: "raw", Size: peer.VolumeSize,
+		Payload:        filepath.Join(dir, "volume.img"),
+		PassphraseFile: filepath.Join(dir, "passphrase"),
+		Passphrase:     []byte(rand.Text()),
+		SecretUUID:     uuid.NewString(),
+	}
+	if err := os.WriteFile(v.volume.PassphraseFile, v.volume.Passphrase, 0o600); err != nil {
+		return err
+	}
+	create := exec.CommandContext(ctx, "qemu-img", "create", "-q", "-f", "luks", "--object", "secret,id=s,file="+v.volume.PassphraseFile,
+		"-o", "key-secret=s", v.volume.Payload, fmt.Sprint(v.volume.Size))
+	if out, err := create.CombinedOutput(); err != nil {
+		return fmt.Errorf("make a volume: %w: %s", err, out)
+	}
+	v.disk, v.plain = filepath.Join(dir, "luks.xml"), filepath.Join(dir, "plain.xml")
+	image := filepath.Join(dir, "plain.img")
+	if err := makeImage(image); err != nil {
+		return err
+	}
+	if err := os.WriteFile(v.disk, []byte(v.volume.DiskXML(stallTarget, "virtio")), 0o600); err != nil {
+		return err
+	}
+	return os.WriteFile(v.plain, []byte(rawXML(image, stallTarget, "")), 0o600)
+}
+
+// rawXML is a virtio disk that is not encrypted.
+func rawXML(image, target, serial string) string {
+	return fmt.Sprintf("<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='%s'/><target dev='%s' bus='virtio'/><serial>%s</serial></disk>\n",
+		image, target, serial)
+}
+
+// watchingDisks describes two disks for the guest: one is the program that runs
+// in it, the other is what that writes to.
+func watchingDisks(ctx context.Context, dir string) (string, error) {
+	program, err := buildProgram(ctx, dir, "integration/bench/gaps")
+	if err != nil {
+		return "", err
+	}
+	info, err := os.Stat(program)
+	if err != nil {
+		return "", err
+	}
+	const sector = 512 // a disk has whole ones; what follows a program does not matter to it
+	if err := os.Truncate(program, (info.Size()+sector-1)/sector*sector); err != nil {
+		return "", err
+	}
+	written := filepath.Join(dir, "written.img")
+	return rawXML(program, "vda", programDisk) + rawXML(written, "vdb", writtenDisk), makeImage(written)
+}
+
+// startGaps starts the program in the guest.
+func (v *stallVM) startGaps(ctx context.Context) error {
+	guest := v.domain.Guest()
+	program, err := guest.WaitDisk(ctx, programDisk)
+	if err != nil {
+		return err
+	}
+	written, err := guest.WaitDisk(ctx, writtenDisk)
+	if err != nil {
+		return err
+	}
+	_, err = guest.Run(ctx, `set -e
+cat `+program+` > /tmp/gaps
+chmod +x /tmp/gaps
+mkfifo /tmp/ask /tmp/answer
+/tmp/gaps `+written+` /tmp/ask /tmp/answer > /tmp/gaps.log 2>&1 &`)
+	return err
+}
+
+// guestGaps returns the gaps in the guest since it was called last.
+func (v *stallVM) guestGaps(ctx context.Context) (stall, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	out, err := v.domain.Guest().Run(ctx, "cat /tmp/gaps.log; echo ? > /tmp/ask; cat /tmp/answer")
+	if err != nil {
+		return stall{}, fmt.Errorf("ask the guest for its gaps: %w: %s", err, out)
+	}
+	var timer, disk int64
+	s := stall{}
+	if _, err := fmt.Sscan(out, &timer, &disk, &s.timerTurns, &s.diskTurns); err != nil {
+		return stall{}, fmt.Errorf("the guest's gaps: unreadable answer %q: %w", out, err)
+	}
+	s.timer, s.disk = time.Duration(timer)*time.Microsecond, time.Duration(disk)*time.Microsecond
+	return s, nil
+}
+
+// setUpVirsh gives libvirt the passphrase, and luksplug a virsh in its PATH.
+func (v *stallVM) setUpVirsh(ctx context.Context, dir string) error {
+	bin := filepath.Join(dir, "bin")
+	if err := os.Mkdir(bin, 0o755); err != nil {
+		return err
+	}
+	virsh := v.libvirt.VirshCommand(ctx)
+	libraries := virsh.Env[len(virsh.Env)-1]
+	script := "#!/bin/sh\n" + libraries + " exec '" + virsh.Path + "' \"$@\"\n"
+	if err := os.WriteFile(filepath.Join(bin, "virsh"), []byte(script), 0o755); err != nil {
+		return err
+	}
+	v.path = bin + ":" + os.Getenv("PATH")
+	secret := filepath.Join(dir, "secret.xml")
+	xml := "<secret ephemeral='yes' private='yes'><uuid>" + v.volume.SecretUUID + "</uuid></secret>\n"
+	if err := os.WriteFile(secret, []byte(xml), 0o600); err != nil {
+		return err
+	}
+	if _, err := v.libvirt.Virsh(ctx, "secret-define", secret); err != nil {
+		return err
+	}
+	_, err := v.libvirt.Virsh(ctx, "secret-set-value", v.volume.SecretUUID, "--file", v.volume.PassphraseFile, "--plain")
+	return err
+}
+
+// about names what was measured, and on what.
+func (v *stallVM) about(ctx context.Context) (string, error) {
+	text, err := v.libvirt.Virsh(ctx, "version")
+	if err != nil {
+		return "", err
+	}
+	version := func(of string) string {
+		_, rest, _ := strings.Cut(text, of+" ")
+		rest, _, _ = strings.Cut(rest, "\n")
+		return rest
+	}
+	return fmt.Sprintf("QEMU %s, libvirt %s, %s", version("Running hypervisor: QEMU"), version("Using library: libvirt"), machine()), nil
+}

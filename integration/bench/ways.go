@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// way is one way to attach a disk, and to detach it again.
+type way struct {
+	name   string
+	kind   wayKind
+	attach func(context.Context) error
+	detach func(context.Context) error // nil where there is nothing to detach
+}
+
+// wayKind says what the verdict is to make of a way.
+type wayKind int
+
+const (
+	beside    wayKind = iota // only shown
+	reference                // what luksplug is compared with
+	ours                     // luksplug
+)
+
+// idle is how long nothing is done, for comparison: about as long as QEMU derives
+// a key.
+const idle = 2500 * time.Millisecond
+
+func (v *stallVM) ways() []way {
+	rpc := []string{"--connect", v.libvirt.URI, "--domain", v.domain.Name}
+	qmp := []string{"--qmp", v.monitor}
+	return []way{
+		{name: "nothing, for comparison", attach: func(ctx context.Context) error { wait(ctx, idle); return nil }},
+		{name: "`virsh attach-device`, not encrypted", attach: v.virsh("attach-device", v.plain), detach: v.virsh("detach-device", v.plain)},
+		{name: "`virsh attach-device`", kind: reference, attach: v.virsh("attach-device", v.disk), detach: v.virsh("detach-device", v.disk)},
+		{name: "QMP: object-add, blockdev-add, device_add", attach: v.attachQMP, detach: v.detachQMP},
+		{name: "`luksplug --domain`", kind: ours, attach: v.luksplug(rpc, "--passphrase-file", v.volume.PassphraseFile, "attach", v.disk), detach: v.luksplug(rpc, "detach", stallTarget)},
+		{name: "`luksplug --qmp`", kind: ours, attach: v.luksplug(qmp, "--passphrase-file", v.volume.PassphraseFile, "attach", v.disk), detach: v.luksplug(qmp, "detach", stallTarget)},
+	}
+}
+
+func (v *stallVM) virsh(command, disk string) func(context.Context) error {
+	return func(ctx context.Context) error {
+		_, err := v.libvirt.Virsh(ctx, command, v.domain.Name, disk)
+		return err
+	}
+}
+
+// luksplug runs the program to its end.
+func (v *stallVM) luksplug(address []string, args ...string) func(context.Context) error {
+	args = append(address[:len(address):len(address)], args...)
+	return func(ctx context.Context) error {
+		cmd := exec.CommandContext(ctx, v.tool, args...)
+		cmd.Env = append(os.Environ(), "PATH="+v.path)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			return fmt.Errorf("luksplug %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+		}
+		return nil
+	}
+}
+
+// The names of what attachQMP makes, and the port that it takes: libvirt gives
+// its own disks the first ones.
+const (
+	qmpSecret, qmpNode, qmpDevice = "bench-secret", "bench-node", "bench-device"
+	qmpPort                       = "pci.6"
+)
+
+// attachQMP does what a script does that has only a monitor.
+func (v *stallVM) attachQMP(ctx context.Context) error {
+	return v.commands(ctx,
+		qmpCommand{"object-add", map[string]any{"qom-type": "secret", "id": qmpSecret, "file": v.volume.PassphraseFile}},
+		qmpCommand{"blockdev-add", map[string]any{"driver": "luks", "node-name": qmpNode, "key-secret": qmpSecret,
+			"file": map[string]any{"driver": "file", "filename": v.volume.Payload}}},
+		qmpCommand{"object-del", map[string]any{"id": qmpSecret}},
+		qmpCommand{"device_add", map[string]any{"driver": "virtio-blk-pci", "id": qmpDevice, "drive": qmpNode, "bus": qmpPort}})
+}
+
+type qmpCommand struct {
+	name string
+	args map[string]any
+}
+
+// commands runs commands on a connection of their own.
+func (v *stallVM) commands(ctx context.Context, list ...qmpCommand) error {
+	m, err := peer.DialMonitor(ctx, v.monitor)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = m.Close() }() // nothing is buffered
+	for _, c := range list {
+		if _, err := m.Execute(ctx, c.name, c.args); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (v *stallVM) detachQMP(ctx context.Context) error {
+	m, err := peer.DialMonitor(ctx, v.monitor)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = m.Close() }() // nothing is buffered
+	if _, err := m.Execute(ctx, "device_del", map[string]any{"id": qmpDevice}); err != nil {
+		return err
+	}
+	if _, err := m.WaitEvent(ctx, func(e peer.Event) bool {
+		var data struct{ Device string }
+		return e.Name == "DEVICE_DELETED" && json.Unmarshal(e.Data, &data) == nil && data.Device == qmpDevice
+	}); err != nil {
+		return err
+	}
+	return deleteNode(ctx, m, qmpNode)
+}
+
+// clean detaches and waits until the VM is as it was before: virsh does not wait
+// for the guest.
+func (v *stallVM) clean(ctx context.Context, w way) error {
+	if w.detach == nil {
+		return nil
+	}
+	if err := w.detach(ctx); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for {
+		now, err := v.domain.State(ctx)
+		if err != nil {
+			return err
+		}
+		left := v.before.Diff(now)
+		if len(left) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the VM is not as it was before: %q: %w", left, ctx.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
