@@ -23,7 +23,7 @@ func (a *app) store(disk *blockgraph.Disk) (secrets.Store, error) {
 	}
 	var stores []secrets.Store
 	for _, uri := range a.flags.keystores {
-		s, err := keystore.Open(uri)
+		s, err := keystore.Open(uri, keystore.Options{})
 		if err != nil {
 			return nil, fmt.Errorf("--keystore: %w", err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"strings"
 
@@ -28,8 +29,8 @@ func New(path string) *Store {
 	return &Store{path: path}
 }
 
-// String returns "dir:" and the path.
-func (s *Store) String() string { return "dir:" + s.path }
+// String returns "dir:" and the path, percent-encoded where a URI needs that.
+func (s *Store) String() string { return "dir:" + (&url.URL{Path: s.path}).EscapedPath() }
 
 // Lookup implements [secrets.Store]. A folder that does not exist is
 // unreachable; a folder or file with unsafe permissions is denied.

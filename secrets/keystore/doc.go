@@ -3,4 +3,15 @@
 // every kind of store, which all import that.
 //
 //	dir:PATH    a folder with one file per secret (package secrets/dir)
+//
+// A URI is SCHEME:REST?PARAMETER=VALUE&..., percent-encoded as in RFC 3986. All
+// kinds take the parameter encoding, which says in what form the store holds
+// values: raw (the default: the bytes as they are), base64, hex, or utf8 (the
+// bytes as they are, which must be UTF-8). Nothing guesses it from the value: raw
+// bytes taken for hex, or the other way round, are a key that opens nothing, and
+// one day a volume that is lost. Parameters that the kind does not know are
+// refused.
+//
+// To add a kind of store: give it a package beside secrets/dir that passes
+// secrets/storetest, and a line in the function kinds.
 package keystore

@@ -1,8 +1,10 @@
 package keystore
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/luksplug/luksplug/secrets"
@@ -17,7 +19,7 @@ var ErrInvalidURI = errors.New("invalid key store URI")
 // exist. It holds the scheme only: the rest of a URI may hold a password.
 type UnknownSchemeError struct {
 	Scheme string
-	Known  []string // sorted
+	Known  []string
 }
 
 // Error implements error.
@@ -25,19 +27,75 @@ func (e *UnknownSchemeError) Error() string {
 	return fmt.Sprintf("unknown kind of key store %q: known are %s", e.Scheme, strings.Join(e.Known, ", "))
 }
 
+// Options are what stores may need of the program that opens them. The zero value
+// is of use: nobody can be asked anything.
+type Options struct {
+	// Prompt asks a person for the passphrase that opens a store; nil where
+	// there is nobody to ask, so that the store is [secrets.ErrLocked] then.
+	// question says what for, without a colon.
+	Prompt func(ctx context.Context, question string) (*secrets.Secret, error)
+	// Stderr is where programs that a store runs write their messages; nil
+	// for nowhere.
+	Stderr io.Writer
+}
+
+// kind is one kind of store.
+type kind struct {
+	scheme string // before the first colon of the URI
+	syntax string // of the URI, for people
+	// open makes the store. It does not look at the place yet, and takes the
+	// parameters that it knows out of the location; what is left is refused.
+	open func(l *Location, o Options) (secrets.Store, error)
+}
+
+// kinds returns every kind of store, in the order in which people read of them.
+func kinds() []kind {
+	return []kind{
+		{"dir", "dir:PATH", openDir},
+	}
+}
+
+func openDir(l *Location, _ Options) (secrets.Store, error) {
+	path, err := l.Path("a folder")
+	if err != nil {
+		return nil, err
+	}
+	return dir.New(path), nil
+}
+
 // Open returns the store that uri names. It does not look at the store yet:
-// whether it can be reached is seen by the first look-up.
-func Open(uri string) (secrets.Store, error) {
-	scheme, rest, found := strings.Cut(uri, ":")
-	if !found {
-		return nil, fmt.Errorf("%w: it has no scheme: for a folder write dir:PATH", ErrInvalidURI)
+// whether it can be reached is seen by the first look-up. The store is a
+// [secrets.Lister] or [secrets.Keeper] where its kind is.
+func Open(uri string, o Options) (secrets.Store, error) {
+	l, err := parse(uri)
+	if err != nil {
+		return nil, err
 	}
-	switch scheme {
-	case "dir":
-		if rest == "" {
-			return nil, fmt.Errorf("%w: dir: is followed by the path of a folder", ErrInvalidURI)
+	for _, k := range kinds() {
+		if k.scheme != l.Scheme {
+			continue
 		}
-		return dir.New(rest), nil
+		encoding, err := takeEncoding(l)
+		if err != nil {
+			return nil, err
+		}
+		store, err := k.open(l, o)
+		if err != nil {
+			return nil, err
+		}
+		if err := l.finish(); err != nil {
+			return nil, err
+		}
+		return encoded(store, encoding), nil
 	}
-	return nil, &UnknownSchemeError{Scheme: scheme, Known: []string{"dir:PATH"}}
+	return nil, &UnknownSchemeError{Scheme: l.Scheme, Known: Syntaxes()}
+}
+
+// Syntaxes returns how the URI of each kind of store is written.
+func Syntaxes() []string {
+	var out []string
+	for _, k := range kinds() {
+		out = append(out, k.syntax)
+	}
+	return out
 }

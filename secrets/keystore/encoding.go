@@ -1,0 +1,180 @@
+package keystore
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"unicode/utf8"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// encoding is a form in which a store holds values. Both functions return memory
+// of their own, which the caller clears. Their errors hold nothing of a value.
+type encoding struct {
+	name   string
+	decode func(stored []byte) ([]byte, error)
+	encode func(value []byte) ([]byte, error)
+}
+
+const raw = "raw"
+
+// takeEncoding takes the parameter encoding out; nil for raw.
+func takeEncoding(l *Location) (*encoding, error) {
+	name, err := l.TakeOne("encoding", raw, "base64", "hex", "utf8")
+	if err != nil {
+		return nil, err
+	}
+	switch name {
+	case "base64":
+		return &encoding{name, decodeBase64, func(value []byte) ([]byte, error) {
+			return base64.StdEncoding.AppendEncode(make([]byte, 0, base64.StdEncoding.EncodedLen(len(value))), value), nil
+		}}, nil
+	case "hex":
+		return &encoding{name, decodeHex, func(value []byte) ([]byte, error) {
+			return hex.AppendEncode(make([]byte, 0, hex.EncodedLen(len(value))), value), nil
+		}}, nil
+	case "utf8":
+		return &encoding{name, checkUTF8, checkUTF8}, nil
+	}
+	return nil, nil
+}
+
+// withoutSpace returns stored without the line breaks and spaces that base64(1)
+// and xxd(1) write: they mean nothing in these encodings.
+func withoutSpace(stored []byte) []byte {
+	out := make([]byte, 0, len(stored))
+	for _, c := range stored {
+		if c != '\n' && c != '\r' && c != ' ' && c != '\t' {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+func decodeBase64(stored []byte) ([]byte, error) {
+	text := withoutSpace(stored)
+	defer clear(text)
+	out := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
+	n, err := base64.StdEncoding.Strict().Decode(out, text)
+	if err != nil {
+		clear(out)
+		return nil, errors.New("the value is not base64")
+	}
+	return out[:n], nil
+}
+
+func decodeHex(stored []byte) ([]byte, error) {
+	text := withoutSpace(stored)
+	defer clear(text)
+	out := make([]byte, hex.DecodedLen(len(text)))
+	if _, err := hex.Decode(out, text); err != nil {
+		clear(out)
+		return nil, errors.New("the value is not hexadecimal digits")
+	}
+	return out, nil
+}
+
+func checkUTF8(value []byte) ([]byte, error) {
+	if !utf8.Valid(value) {
+		return nil, errors.New("the value is not UTF-8")
+	}
+	return append(make([]byte, 0, len(value)), value...), nil
+}
+
+// encoded returns the store with its values decoded. What the store can do, the
+// result can.
+func encoded(store secrets.Store, e *encoding) secrets.Store {
+	if e == nil {
+		return store
+	}
+	s := encodedStore{store, e}
+	switch inner := store.(type) {
+	case secrets.Keeper:
+		return encodedKeeper{encodedLister{s, inner}, inner}
+	case secrets.Lister:
+		return encodedLister{s, inner}
+	}
+	return s
+}
+
+type encodedStore struct {
+	store    secrets.Store
+	encoding *encoding
+}
+
+// String implements [secrets.Store].
+func (s encodedStore) String() string { return s.store.String() + "?encoding=" + s.encoding.name }
+
+// Lookup implements [secrets.Store].
+func (s encodedStore) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
+	stored, err := s.store.Lookup(ctx, ref)
+	if err != nil {
+		return nil, s.own(err)
+	}
+	defer stored.Wipe()
+	value, err := convert(stored, s.encoding.decode)
+	if err != nil {
+		return nil, &secrets.StoreError{Store: s.String(), Ref: ref, Err: fmt.Errorf("%w: %w: open the store with the ?encoding= that it was filled with", secrets.ErrDamaged, err)}
+	}
+	return value, nil
+}
+
+// own makes an error of the inner store one of this.
+func (s encodedStore) own(err error) error {
+	var inner *secrets.StoreError
+	if errors.As(err, &inner) {
+		return &secrets.StoreError{Store: s.String(), Ref: inner.Ref, Err: inner.Err}
+	}
+	return err
+}
+
+func convert(from *secrets.Secret, f func([]byte) ([]byte, error)) (*secrets.Secret, error) {
+	var to *secrets.Secret
+	err := from.Use(func(b []byte) error {
+		out, err := f(b)
+		if err == nil {
+			to = secrets.New(out) // clears it
+		}
+		return err
+	})
+	return to, err
+}
+
+type encodedLister struct {
+	encodedStore
+	lister secrets.Lister
+}
+
+// List implements [secrets.Lister].
+func (s encodedLister) List(ctx context.Context) ([]secrets.Document, error) {
+	documents, err := s.lister.List(ctx)
+	return documents, s.own(err)
+}
+
+type encodedKeeper struct {
+	encodedLister
+	keeper secrets.Keeper
+}
+
+// Define implements [secrets.Keeper].
+func (s encodedKeeper) Define(ctx context.Context, d secrets.Document) error {
+	return s.own(s.keeper.Define(ctx, d))
+}
+
+// Set implements [secrets.Keeper].
+func (s encodedKeeper) Set(ctx context.Context, ref secrets.Reference, value *secrets.Secret) error {
+	stored, err := convert(value, s.encoding.encode)
+	if err != nil {
+		return &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
+	}
+	defer stored.Wipe()
+	return s.own(s.keeper.Set(ctx, ref, stored))
+}
+
+// Remove implements [secrets.Keeper].
+func (s encodedKeeper) Remove(ctx context.Context, ref secrets.Reference) error {
+	return s.own(s.keeper.Remove(ctx, ref))
+}
