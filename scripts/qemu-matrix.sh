@@ -32,8 +32,11 @@ mmdebstrap --quiet --variant=extract --include=qemu-system-x86,qemu-utils \
 	--aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Check-Valid-Until "false"' \
 	--keyring=/usr/share/keyrings/debian-archive-keyring.gpg "$suite" "$new/root" "$mirror" >&2
 
-# The wrappers name the final folder, so they work only after the rename.
+# The wrappers name the final folder, so they work only after the rename. New releases have no /lib64 of their own: that
+# is a link which installing them makes.
 libraries=$final/root/usr/lib/x86_64-linux-gnu
+loader=lib64/ld-linux-x86-64.so.2
+[ -e "$new/root/$loader" ] || loader=usr/$loader
 mkdir "$new/bin"
 for program in qemu-img qemu-io qemu-nbd qemu-storage-daemon qemu-system-x86_64; do
 	firmware=""
@@ -41,7 +44,7 @@ for program in qemu-img qemu-io qemu-nbd qemu-storage-daemon qemu-system-x86_64;
 	cat >"$new/bin/$program" <<-WRAPPER
 		#!/bin/sh
 		export QEMU_MODULE_DIR='$libraries/qemu' GCONV_PATH='$libraries/gconv'
-		exec '$final/root/lib64/ld-linux-x86-64.so.2' --library-path '$libraries:$final/root/lib/x86_64-linux-gnu:$libraries/systemd' \\
+		exec '$final/root/$loader' --library-path '$libraries:$final/root/lib/x86_64-linux-gnu:$libraries/systemd' \\
 			--argv0 $program '$final/root/usr/bin/$program' $firmware "\$@"
 	WRAPPER
 	chmod 755 "$new/bin/$program"
