@@ -17,23 +17,30 @@ import (
 	"github.com/luksplug/luksplug/integration/peer"
 )
 
-// formats are the volumes whose every bit is looked at, by what cryptsetup
-// makes them of. A sector of 512 bytes has to be asked for in LUKS2.
-func formats() []struct {
+// format is a way in which cryptsetup makes a volume.
+type format struct {
 	name   string
 	kind   peer.VolumeKind
-	format []string
-} {
+	format []string // arguments of luksFormat
+}
+
+// chaining is the mode of the cipher: xts, or cbc with ESSIV.
+func (f format) chaining() string {
+	if slices.Contains(f.format, "aes-cbc-essiv:sha256") {
+		return "cbc"
+	}
+	return "xts"
+}
+
+// formats are the volumes whose every bit is looked at, by what cryptsetup
+// makes them of. A sector of 512 bytes has to be asked for in LUKS2.
+func formats() []format {
 	quick := []string{"--pbkdf-force-iterations", "1000"}
 	luks1 := append([]string{"--type", "luks1"}, quick...)
 	luks2 := []string{"--type", "luks2", "--sector-size", "512"}
 	pbkdf2 := slices.Concat(luks2, []string{"--pbkdf", "pbkdf2"}, quick)
 	argon2 := slices.Concat(luks2, []string{"--pbkdf", "argon2id", "--pbkdf-force-iterations", "4", "--pbkdf-memory", "65536", "--pbkdf-parallel", "2"})
-	return []struct {
-		name   string
-		kind   peer.VolumeKind
-		format []string
-	}{
+	return []format{
 		{"LUKS1 detached", peer.DetachedRaw, luks1},
 		{"LUKS1 embedded, key of 256 bits", peer.EmbeddedLUKS, append(luks1, "--key-size", "256")},
 		{"LUKS1 detached, aes-cbc-essiv", peer.DetachedRaw, append(luks1, "--cipher", "aes-cbc-essiv:sha256", "--key-size", "256")},
@@ -56,11 +63,7 @@ func TestBitByBit(t *testing.T) {
 	}
 	for _, f := range formats() {
 		t.Run(f.name, func(t *testing.T) {
-			chaining := "xts"
-			if slices.Contains(f.format, "aes-cbc-essiv:sha256") {
-				chaining = "cbc"
-			}
-			bitByBit(bounded(t), t, q, peer.NewFormatted(t, f.kind, f.format...), chaining)
+			bitByBit(bounded(t), t, q, peer.NewFormatted(t, f.kind, f.format...), f.chaining())
 		})
 	}
 }

@@ -13,10 +13,12 @@ import (
 	"github.com/luksplug/luksplug/integration/peer"
 )
 
-// viaLibvirt runs the program on a domain.
+// viaLibvirt runs the program on a domain, where it does not find virsh.
 func viaLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, domain string, args ...string) result {
 	t.Helper()
-	return run(ctx, t, exec.CommandContext(ctx, luksplug, append([]string{"--connect", l.URI, "--domain", domain}, args...)...))
+	cmd := exec.CommandContext(ctx, luksplug, append([]string{"--connect", l.URI, "--domain", domain}, args...)...)
+	cmd.Env = append(os.Environ(), "PATH="+t.TempDir())
+	return run(ctx, t, cmd)
 }
 
 // virsh runs virsh and returns its output without the line's end.
@@ -38,6 +40,80 @@ func wantSameDomain(ctx context.Context, t *testing.T, d *peer.Domain, before pe
 	}
 	if diff := before.Diff(after); len(diff) > 0 {
 		t.Fatalf("the domain is not as it was before: %q", diff)
+	}
+}
+
+// viaVirsh runs the program where it finds virsh in PATH.
+func viaVirsh(ctx context.Context, t *testing.T, l *peer.Libvirt, domain string, args ...string) result {
+	t.Helper()
+	return run(ctx, t, l.Inside(ctx, luksplug, append([]string{"--connect", l.URI, "--domain", domain}, args...)...))
+}
+
+// TestLibvirtHandOver plugs a disk in with virsh, which passes the ephemeral
+// header, and without, when it is a file for a moment. libvirt sees no
+// passphrase in either case.
+func TestLibvirtHandOver(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	l := peer.Libvirtd(t)
+	d, err := l.StartDomain(ctx, peer.DomainOptions{Guest: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before, err := d.State(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	uuid := virsh(ctx, t, l, "domuuid", d.Name)
+	for name, c := range map[string]struct {
+		run     func(context.Context, *testing.T, *peer.Libvirt, string, ...string) result
+		passing bool
+	}{
+		"by virsh":      {viaVirsh, true},
+		"without virsh": {viaLibvirt, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v := peer.NewFormatted(t, peer.EmbeddedLUKS, "--type", "luks2", "--sector-size", "512", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
+			trace := filepath.Join(t.TempDir(), "trace")
+			args := append([]string{"--trace", trace, "--output", "json"}, attachArgs(t, v, serialXML(t, v.DiskXML("vdb", "virtio"), "handed"))...)
+			got := c.run(ctx, t, l, d.Name, args...).want(t, 0)
+			var report attachReport
+			got.decode(t, &report)
+			if report.Unlock != "ephemeral" || got.stderr != "" {
+				t.Errorf("attach reports %+v, and says %s", report, got.stderr)
+			}
+			guestDisk(ctx, t, d, "handed")
+			wantTrace(t, trace, c.passing)
+			if left := headerFiles(t, uuid); len(left) > 0 {
+				t.Errorf("after the attach there are %v", left)
+			}
+			found := evidence{}
+			found.folder(t, l.Dir)
+			found.folder(t, filepath.Dir(trace))
+			found.hides(t, string(v.Passphrase))
+			c.run(ctx, t, l, d.Name, "--timeout", "1m", "detach", "vdb").want(t, 0)
+			wantSameDomain(ctx, t, d, before)
+			if left, err := peer.ReadHost(uuid); err != nil || len(left) > 0 {
+				t.Errorf("after the detach there are %v, error %v", left, err)
+			}
+		})
+	}
+}
+
+// wantTrace checks that the header was passed as a descriptor, or else as a file.
+func wantTrace(t *testing.T, path string, passing bool) {
+	t.Helper()
+	trace, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]bool{`"execute":"add-fd"`: passing, `"/dev/fdset/`: passing, `/luksplug-vdb-header-storage"`: !passing} {
+		if bytes.Contains(trace, []byte(text)) != want {
+			t.Errorf("%s among the commands: %v, want %v", text, !want, want)
+		}
 	}
 }
 

@@ -284,26 +284,6 @@ func readOnlyFor(ctx context.Context, t *testing.T, path, address string, args .
 	return exec.CommandContext(ctx, "unshare", append([]string{"--mount", "sh", "-c", script, "sh", path}, args...)...)
 }
 
-// TestRefusedByVersion: QEMU 7.2 has no detached headers. What it has works.
-func TestRefusedByVersion(t *testing.T) {
-	t.Parallel()
-	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{Binary: peer.MatrixQEMU(t, "bookworm"), Guest: true, RootPorts: 1})
-	v, embedded := peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.EmbeddedLUKS)
-	refuse(ctx, t, q, []refusal{{name: "detached header", args: attachArgs(t, v, v.DiskXML("vdb", "virtio")), code: 3,
-		says: []string{"QEMU 7.2", "detached LUKS header", "9.0"}}})
-	before := stateOf(ctx, t, q)
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
-	tool(ctx, t, q.Socket, attachArgs(t, embedded, edited(t, embedded.DiskXML("vdb", "virtio"), "</disk>", "<serial>old-qemu</serial></disk>"))...).want(t, 0)
-	if _, err := q.Guest().WaitDisk(ctx, "old-qemu"); err != nil {
-		t.Fatal(err)
-	}
-	tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
-	wantSame(ctx, t, q, before)
-}
-
 // sized makes a file of size bytes without content.
 func sized(t *testing.T, name string, size int64) string {
 	t.Helper()

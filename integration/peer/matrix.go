@@ -31,6 +31,21 @@ func MatrixQEMU(t testing.TB, suite string) string {
 	return filepath.Join(dir, "qemu-system-x86_64")
 }
 
+// NewestQEMU is MatrixQEMU of Debian's sid. It takes long to fetch: in a quick run
+// the test is skipped where the cache lacks it.
+func NewestQEMU(t testing.TB) string {
+	t.Helper()
+	const suite = "sid"
+	cache, err := CacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found, err := filepath.Glob(filepath.Join(cache, "qemu-"+suite+"-v*", "bin")); err != nil || len(found) == 0 {
+		Long(t, "fetches the newest QEMU")
+	}
+	return MatrixQEMU(t, suite)
+}
+
 // runScript runs one of the repository's scripts and returns what it printed.
 func runScript(ctx context.Context, name string, args ...string) (string, error) {
 	root, err := moduleRoot()

@@ -1,0 +1,71 @@
+package integration
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// TestOldQEMU: QEMU 7.2 takes no header but the volume's own. It unlocks what it
+// can by itself, which the user is told; the rest is refused.
+func TestOldQEMU(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{Binary: peer.MatrixQEMU(t, "bookworm"), Guest: true, RootPorts: 1})
+	v, embedded := peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.EmbeddedLUKS)
+	two := peer.NewFormatted(t, peer.EmbeddedLUKS, "--type", "luks2", "--sector-size", "512", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
+	refuse(ctx, t, q, []refusal{
+		{name: "detached header", args: attachArgs(t, v, v.DiskXML("vdb", "virtio")), code: 3,
+			says: []string{"QEMU 7.2", "detached LUKS header", "9.0"}},
+		{name: "LUKS2", args: attachArgs(t, two, two.DiskXML("vdb", "virtio")), code: 3,
+			says: []string{two.Payload, "QEMU's own driver", "LUKS2"}},
+	})
+	if err := q.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before := stateOf(ctx, t, q)
+	p := newPlug(t, q, embedded, "vdb", "virtio", "")
+	var report attachReport
+	got := tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 0)
+	got.decode(t, &report)
+	if report.Unlock != "qemu" {
+		t.Errorf("attach reports %+v", report)
+	}
+	for _, says := range []string{"level=warning", "the guest stands still", "a QEMU before 9.0", "for about 0."} {
+		if !strings.Contains(got.stderr, says) {
+			t.Errorf("the warning does not say %q: %s", says, got.stderr)
+		}
+	}
+	p.inGuest(ctx, t)
+	p.detach(ctx, t)
+	wantSame(ctx, t, q, before)
+
+	// A storage daemon of this machine's QEMU, and NBD, which old ones know.
+	p.unlock = "external"
+	quiet := tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 0)
+	if quiet.stderr != "" {
+		t.Errorf("warned of %s", quiet.stderr)
+	}
+	p.inGuest(ctx, t)
+	p.detach(ctx, t)
+	wantSame(ctx, t, q, before)
+}
+
+// TestNewestQEMU: the newest QEMU takes an ephemeral header as that of this
+// machine does, and writes the same.
+func TestNewestQEMU(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{Binary: peer.NewestQEMU(t), Guest: true, RootPorts: 1})
+	if err := q.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range formats() {
+		if strings.Contains(f.name, "LUKS1 detached") || strings.Contains(f.name, "argon2id") {
+			t.Run(f.name, func(t *testing.T) {
+				bitByBit(bounded(t), t, q, peer.NewFormatted(t, f.kind, f.format...), f.chaining())
+			})
+		}
+	}
+}
