@@ -98,7 +98,8 @@ type Keeper interface {
 
 	// Define adds a secret, or replaces the document of the one with d's uuid,
 	// whose value stays. The error wraps ErrInvalidDocument for a d that does
-	// not validate or has no uuid; ErrConflict as [CheckDefine] says;
+	// not validate or has no uuid; ErrConflict as [CheckDefine] says (a server
+	// that has no locks may miss the conflict of two at the same moment);
 	// ErrPersistent for an ephemeral secret in a store that outlives a reboot.
 	Define(ctx context.Context, d Document) error
 

@@ -5,9 +5,11 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -15,20 +17,41 @@ import (
 )
 
 // Fixture is a store that is empty, and what the suite does to it behind its
-// back. The functions call t.Fatal where they fail.
+// back. The functions call t.Fatal where they fail. One that is nil says that the
+// store has no such thing; the tests of it are skipped.
 type Fixture struct {
 	Store secrets.Store
-	// Put makes value the secret that ref names.
+	// Put makes value the secret that ref names. It may be nil for a
+	// [secrets.Keeper], which the suite then fills itself.
 	Put func(t *testing.T, ref secrets.Reference, value []byte)
-	// Deny, if not nil, makes the store refuse ref, which was Put before, to
-	// this caller.
+	// Deny makes the store refuse ref, which was Put before, to this caller.
 	Deny func(t *testing.T, ref secrets.Reference)
-	// Break, if not nil, makes the store impossible to reach.
+	// Lock locks the store, so that somebody would have to open it.
+	Lock func(t *testing.T)
+	// Break makes the store impossible to reach: nobody listens any more.
 	Break func(t *testing.T)
+	// Hang makes whoever is asked accept and never answer. The store's own
+	// time-out must be a second at most.
+	Hang func(t *testing.T)
+	// Reopen returns the same place, as another process sees it.
+	Reopen func(t *testing.T) secrets.Store
+	// Damage spoils what is stored of ref, which was Put before.
+	Damage func(t *testing.T, ref secrets.Reference)
+	// Reboot does to the store what a reboot of the host does.
+	Reboot func(t *testing.T)
+	// Holds tells which references the place can hold; nil for all that a
+	// Document can have, and where there is a Put, for all.
+	Holds func(ref secrets.Reference) bool
+	// NoLocks: two who define the same usage at the same moment may both
+	// succeed, as the place cannot keep one waiting.
+	NoLocks bool
+	// Persistent: the store refuses ephemeral secrets, as it outlives a reboot.
+	Persistent bool
 }
 
 // Run runs the suite. Every test gets a fixture of its own from factory; the
-// tests run in parallel.
+// tests run in parallel. What a store can do beside looking up (see
+// [secrets.Lister] and [secrets.Keeper]) is tested too.
 func Run(t *testing.T, factory func(t *testing.T) Fixture) {
 	tests := []struct {
 		name string
@@ -39,18 +62,80 @@ func Run(t *testing.T, factory func(t *testing.T) Fixture) {
 		{"not found", testNotFound},
 		{"invalid reference", testInvalid},
 		{"denied", testDenied},
+		{"locked", testLocked},
 		{"unreachable", testUnreachable},
+		{"hanging", testHanging},
+		{"damaged", testDamaged},
 		{"cancelled", testCancelled},
 		{"secrets belong to the caller", testOwnership},
 		{"concurrent", testConcurrent},
 		{"name", testName},
+		{"keeper: list", testList},
+		{"keeper: documents", testDocuments},
+		{"keeper: define again", testRedefine},
+		{"keeper: conflicts", testConflicts},
+		{"keeper: invalid", testKeeperInvalid},
+		{"keeper: no value yet", testNoValue},
+		{"keeper: set again", testSetAgain},
+		{"keeper: wrong type", testWrongType},
+		{"keeper: remove", testRemove},
+		{"keeper: ephemeral", testEphemeral},
+		{"keeper: lasting", testLasting},
+		{"keeper: concurrent", testKeeperConcurrent},
+		{"keeper: failures", testKeeperFailures},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			test.run(t, factory(t))
+			f := factory(t)
+			if _, ok := f.Store.(secrets.Keeper); !ok && strings.HasPrefix(test.name, "keeper:") {
+				t.Skip("this store cannot be changed")
+			}
+			test.run(t, f)
 		})
 	}
+}
+
+// put makes value the secret that ref names.
+func (f *Fixture) put(t *testing.T, ref secrets.Reference, value []byte) {
+	t.Helper()
+	if f.Put != nil {
+		f.Put(t, ref, value)
+		return
+	}
+	keeper, ok := f.Store.(secrets.Keeper)
+	if !ok {
+		t.Fatal("the fixture needs a Put: its store cannot be changed")
+	}
+	d := document(ref)
+	if err := keeper.Define(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	secret := secrets.New(value)
+	defer secret.Wipe()
+	if err := keeper.Set(t.Context(), ref, secret); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// holds tells whether the place can hold what ref names.
+func (f *Fixture) holds(ref secrets.Reference) bool {
+	if f.Holds != nil {
+		return f.Holds(ref)
+	}
+	return f.Put != nil || secrets.IsText(ref.Usage)
+}
+
+// document returns a document that ref names.
+func document(ref secrets.Reference) secrets.Document {
+	d := secrets.Document{UUID: ref.UUID, Usage: ref.Usage}
+	if d.UUID == uuid.Nil {
+		d.UUID = uuid.New()
+	}
+	if d.Usage != "" {
+		d.UsageType = ref.Type.UsageType()
+	}
+	return d
 }
 
 // ByUUID returns a reference by a random uuid.
@@ -77,7 +162,7 @@ func testBytes(t *testing.T, f Fixture) {
 		bytes.Repeat([]byte{0xff}, 4096),
 	} {
 		ref := ByUUID()
-		f.Put(t, ref, bytes.Clone(value))
+		f.put(t, ref, bytes.Clone(value))
 		if got := lookup(t, f.Store, ref); !bytes.Equal(got, value) {
 			t.Errorf("stored %q, found %q", value, got)
 		}
@@ -92,8 +177,9 @@ func testReferences(t *testing.T, f Fixture) {
 		ByUsage("käse\n\xff"), ByUsage("*"), ByUsage("Upper"), ByUsage("upper"),
 		{Type: secrets.Ceph, Usage: "/var"}, {Type: secrets.ISCSI, Usage: "/var"}, {Type: secrets.TLS, Usage: "/var"},
 	}
+	refs = slices.DeleteFunc(refs, func(ref secrets.Reference) bool { return !f.holds(ref) })
 	for _, ref := range refs {
-		f.Put(t, ref, []byte(string(ref.Type)+" "+ref.String()))
+		f.put(t, ref, []byte(string(ref.Type)+" "+ref.String()))
 	}
 	for _, ref := range refs {
 		if got, want := string(lookup(t, f.Store, ref)), string(ref.Type)+" "+ref.String(); got != want {
@@ -103,8 +189,8 @@ func testReferences(t *testing.T, f Fixture) {
 }
 
 func testNotFound(t *testing.T, f Fixture) {
-	f.Put(t, ByUUID(), []byte("another"))
-	f.Put(t, ByUsage("known"), []byte("another"))
+	f.put(t, ByUUID(), []byte("another"))
+	f.put(t, ByUsage("known"), []byte("another"))
 	for _, ref := range []secrets.Reference{
 		ByUUID(), ByUsage("unknown"), ByUsage("know"), ByUsage("known/"), {Type: secrets.Ceph, Usage: "known"},
 		ByUsage(strings.Repeat("/long", 1000)),
@@ -128,7 +214,7 @@ func testDenied(t *testing.T, f Fixture) {
 		t.Skip("this store denies nobody")
 	}
 	for _, ref := range []secrets.Reference{ByUUID(), ByUsage("/x")} {
-		f.Put(t, ref, []byte("confidential"))
+		f.put(t, ref, []byte("confidential"))
 		f.Deny(t, ref)
 		expect(t, f.Store, ref, secrets.ErrDenied)
 	}
@@ -139,14 +225,76 @@ func testUnreachable(t *testing.T, f Fixture) {
 		t.Skip("this store can always be reached")
 	}
 	ref := ByUUID()
-	f.Put(t, ref, []byte("confidential"))
+	f.put(t, ref, []byte("confidential"))
 	f.Break(t)
 	expect(t, f.Store, ref, secrets.ErrUnreachable)
 }
 
+func testLocked(t *testing.T, f Fixture) {
+	if f.Lock == nil {
+		t.Skip("this store cannot be locked")
+	}
+	ref := ByUUID()
+	f.put(t, ref, []byte("confidential"))
+	f.Lock(t)
+	expect(t, f.Store, ref, secrets.ErrLocked)
+}
+
+func testHanging(t *testing.T, f Fixture) {
+	if f.Hang == nil {
+		t.Skip("this store waits for nobody")
+	}
+	ref := ByUUID()
+	f.put(t, ref, []byte("confidential"))
+	f.Hang(t)
+	const bound = 5 * time.Second // loosely: the machine may be busy
+	begin := time.Now()
+	expect(t, f.Store, ref, secrets.ErrUnreachable)
+	if took := time.Since(begin); took > bound {
+		t.Errorf("its own time-out came after %s", took)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	begin = time.Now()
+	if secret, err := f.Store.Lookup(ctx, ref); secret != nil || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v, %v", secret, err)
+	}
+	if took := time.Since(begin); took > bound {
+		t.Errorf("the context's end was noticed after %s", took)
+	}
+}
+
+func testDamaged(t *testing.T, f Fixture) {
+	if f.Damage == nil {
+		t.Skip("in this store nothing can be damaged")
+	}
+	ref, other := ByUUID(), ByUUID()
+	f.put(t, ref, []byte("confidential"))
+	f.put(t, other, []byte("another"))
+	f.Damage(t, ref)
+	expect(t, f.Store, ref, secrets.ErrDamaged)
+	if got := string(lookup(t, f.Store, other)); got != "another" {
+		t.Errorf("found %q", got)
+	}
+	lister, ok := f.Store.(secrets.Lister)
+	if !ok {
+		return
+	}
+	documents, err := lister.List(t.Context())
+	if _, err := secrets.Find(documents, other); err != nil {
+		t.Errorf("the other secret is not listed any more: %v", err)
+	}
+	if err == nil {
+		return // what is damaged is the value
+	}
+	if !errors.Is(err, secrets.ErrDamaged) || !strings.Contains(err.Error(), ref.UUID.String()) {
+		t.Errorf("the list's error does not tell what is damaged: %v", err)
+	}
+}
+
 func testCancelled(t *testing.T, f Fixture) {
 	ref := ByUUID()
-	f.Put(t, ref, []byte("confidential"))
+	f.put(t, ref, []byte("confidential"))
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	secret, err := f.Store.Lookup(ctx, ref)
@@ -157,7 +305,7 @@ func testCancelled(t *testing.T, f Fixture) {
 
 func testOwnership(t *testing.T, f Fixture) {
 	ref := ByUUID()
-	f.Put(t, ref, []byte("confidential"))
+	f.put(t, ref, []byte("confidential"))
 	first, err := f.Store.Lookup(t.Context(), ref)
 	if err != nil {
 		t.Fatal(err)
@@ -170,7 +318,7 @@ func testOwnership(t *testing.T, f Fixture) {
 
 func testConcurrent(t *testing.T, f Fixture) {
 	ref := ByUUID()
-	f.Put(t, ref, []byte("confidential"))
+	f.put(t, ref, []byte("confidential"))
 	var wg sync.WaitGroup
 	for range 8 {
 		wg.Go(func() {
@@ -228,7 +376,17 @@ func expect(t *testing.T, store secrets.Store, ref secrets.Reference, want error
 	if secret != nil {
 		t.Errorf("%s: a secret beside an error", ref)
 	}
-	for _, answer := range []error{secrets.ErrNotFound, secrets.ErrDenied, secrets.ErrUnreachable, secrets.ErrInvalidReference} {
+	check(t, store, ref, err, want)
+}
+
+// check checks an error: that it is want and none of the other answers, a
+// StoreError, and says no stored value.
+func check(t *testing.T, store secrets.Store, ref secrets.Reference, err, want error) {
+	t.Helper()
+	for _, answer := range []error{
+		secrets.ErrNotFound, secrets.ErrNoValue, secrets.ErrWrongType, secrets.ErrDenied, secrets.ErrLocked, secrets.ErrUnreachable,
+		secrets.ErrDamaged, secrets.ErrInvalidReference, secrets.ErrInvalidDocument, secrets.ErrConflict, secrets.ErrPersistent,
+	} {
 		if errors.Is(err, answer) != errors.Is(want, answer) {
 			t.Errorf("%s: got %v, want %v", ref, err, want)
 			return
