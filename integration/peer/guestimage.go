@@ -10,7 +10,7 @@ import (
 )
 
 // Flavour names one of Debian's kernels, as in the package
-// linux-image-FLAVOUR.
+// linux-image-FLAVOUR, and after a "+" what else the guest has.
 type Flavour string
 
 const (
@@ -18,12 +18,21 @@ const (
 	CloudKernel Flavour = "cloud-amd64"
 	// FullKernel has every driver.
 	FullKernel Flavour = "amd64"
+	// CryptGuest is CloudKernel with dm-crypt and Debian's cryptsetup.
+	CryptGuest Flavour = CloudKernel + "+cryptsetup"
 )
+
+// kernel is the flavour without what else the guest has.
+func (f Flavour) kernel() string {
+	kernel, _, _ := strings.Cut(string(f), "+")
+	return kernel
+}
 
 // guestModules are loaded at boot, in this order, each after what it needs.
 // virtio_ring comes first because virtio uses its symbols.
 var guestModules = map[Flavour][]string{
 	CloudKernel: {"virtio_ring", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod"},
+	CryptGuest:  {"virtio_ring", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ecb", "xts", "essiv", "algif_skcipher", "algif_hash", "dm_crypt"},
 	FullKernel:  {"virtio_ring", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "xhci_pci", "usb_storage", "uas"},
 }
 
@@ -63,7 +72,15 @@ func buildGuestImage(ctx context.Context, flavour Flavour, dir string) error {
 		return err
 	}
 	root := filepath.Join(work, "root")
-	if err := unpackPackages(ctx, work, root, kernelPackage, "busybox-static"); err != nil {
+	packages := []string{kernelPackage, "busybox-static"}
+	if flavour == CryptGuest {
+		more, err := packageClosure(ctx, "cryptsetup-bin")
+		if err != nil {
+			return err
+		}
+		packages = append(packages, more...)
+	}
+	if err := unpackPackages(ctx, work, root, packages...); err != nil {
 		return err
 	}
 	kernels, err := filepath.Glob(filepath.Join(root, "boot", "vmlinuz-*"))
@@ -75,7 +92,7 @@ func buildGuestImage(ctx context.Context, flavour Flavour, dir string) error {
 		return err
 	}
 	release := strings.TrimPrefix(filepath.Base(kernels[0]), "vmlinuz-")
-	err = writeInitrd(initrd, root, release, guestModules[flavour])
+	err = writeInitrd(initrd, root, release, flavour)
 	if closeErr := initrd.Close(); err == nil {
 		err = closeErr
 	}
@@ -88,7 +105,7 @@ func buildGuestImage(ctx context.Context, flavour Flavour, dir string) error {
 // kernelPackageOf resolves Debian's meta-package to the package that holds the
 // kernel.
 func kernelPackageOf(ctx context.Context, flavour Flavour) (string, error) {
-	meta := "linux-image-" + string(flavour)
+	meta := "linux-image-" + flavour.kernel()
 	out, err := output(ctx, "apt-cache", "depends", "--important", meta)
 	if err != nil {
 		return "", fmt.Errorf("%w (are the package lists there? apt-get update fetches them)", err)
@@ -123,13 +140,13 @@ func unpackPackages(ctx context.Context, work, root string, packages ...string) 
 }
 
 // writeInitrd writes the guest's whole file system: busybox, the kernel
-// modules with their order, and guestInit.
-func writeInitrd(w io.Writer, root, release string, load []string) error {
+// modules with their order, guestInit, and what else the flavour has.
+func writeInitrd(w io.Writer, root, release string, flavour Flavour) error {
 	tree, err := findModules(filepath.Join(root, "lib", "modules", release))
 	if err != nil {
 		return err
 	}
-	modules, err := tree.closure(load)
+	modules, err := tree.closure(guestModules[flavour])
 	if err != nil {
 		return err
 	}
@@ -150,6 +167,11 @@ func writeInitrd(w io.Writer, root, release string, load []string) error {
 			return err
 		}
 		c.file("lib/modules/"+name+".ko", 0o644, content)
+	}
+	if flavour == CryptGuest {
+		if err := addProgram(c, root, "cryptsetup"); err != nil {
+			return err
+		}
 	}
 	c.file("etc/modules", 0o644, []byte(strings.Join(modules, "\n")+"\n"))
 	c.file("init", 0o755, []byte(guestInit))

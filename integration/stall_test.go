@@ -1,0 +1,128 @@
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// TestNoStall asks a second monitor again and again while a volume is attached
+// that was made with as many rounds of key derivation as usual. Where luksplug
+// unlocks it, the longest gap between two answers is a small part of that where
+// QEMU does. `make bench` has the figures; here only the ratio counts, which a
+// busy machine does not change much: luksplug has five attempts.
+func TestNoStall(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{RootPorts: 1, SCSI: true, Paused: true})
+	before := stateOf(ctx, t, q)
+	v := peer.NewFormatted(t, peer.DetachedRaw, "--type", "luks1", "--pbkdf-force-iterations", "400000")
+	p := newPlug(t, q, v, "sdb", "scsi", "")
+	gap := func(unlock string) time.Duration {
+		t.Helper()
+		p.unlock = unlock
+		longest := longestGap(ctx, t, q, func() { p.attach(ctx, t) })
+		p.detach(ctx, t)
+		wantSame(ctx, t, q, before)
+		return longest
+	}
+	own := gap("qemu")
+	const smallPart = 20
+	var gaps []time.Duration
+	for range 5 {
+		g := gap("auto")
+		gaps = append(gaps, g)
+		if g*smallPart < own {
+			t.Logf("QEMU itself holds its monitor for %v, luksplug for %v", own, g)
+			return
+		}
+	}
+	t.Errorf("with luksplug there is no answer for %v, and where QEMU unlocks the volume for %v: that should be more than %d times as long", gaps, own, smallPart)
+}
+
+// longestGap is the longest time for which QEMU left a question unanswered while
+// do ran.
+func longestGap(ctx context.Context, t *testing.T, q *peer.QEMU, do func()) time.Duration {
+	t.Helper()
+	done := make(chan struct{})
+	longest := make(chan time.Duration, 1)
+	go func() {
+		var gap time.Duration
+		defer func() { longest <- gap }()
+		for {
+			select {
+			case <-done:
+				return
+			default:
+			}
+			asked := time.Now()
+			if _, err := q.Query(ctx, "query-status", nil); err != nil {
+				t.Errorf("query-status: %v", err)
+				return
+			}
+			gap = max(gap, time.Since(asked))
+		}
+	}()
+	do()
+	close(done)
+	return <-longest
+}
+
+// TestWarnsOfTheStall: who has QEMU unlock a volume for want of another way is
+// told for how long the guest is going to stand still, and what avoids that.
+func TestWarnsOfTheStall(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
+	p := newPlug(t, q, peer.NewVolume(t, peer.Qcow2LUKS), "sdb", "scsi", "")
+	for unlock, warns := range map[string]bool{"auto": true, "qemu": false, "external": false} {
+		p.unlock = unlock
+		got := tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 0)
+		for _, says := range []string{"level=warning", "the guest stands still", "inside of a qcow2 image", "--unlock external", "for about ", " s ("} {
+			if strings.Contains(got.stderr, says) != warns {
+				t.Errorf("--unlock %s says %q: %v, want %v: %s", unlock, says, !warns, warns, got.stderr)
+			}
+		}
+		p.detach(ctx, t)
+	}
+}
+
+// TestQuestionsThatHoldQEMU: the schema, which QEMU takes long to write down, is
+// not asked of a VM whose program says it as well, started aside, or has said it
+// before.
+func TestQuestionsThatHoldQEMU(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
+	p := newPlug(t, q, peer.NewVolume(t, peer.EmbeddedLUKS), "sdb", "scsi", "")
+	trace := filepath.Join(t.TempDir(), "trace")
+	// No proxy: it would not be QEMU at the other end of the socket.
+	tool(ctx, t, q.Socket, append([]string{"--trace", trace}, p.attachArgs()...)...).want(t, 0)
+	content, err := os.ReadFile(trace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := 0
+	for line := range strings.Lines(string(content)) {
+		var entry struct{ Message struct{ Execute string } }
+		if err := json.Unmarshal([]byte(line), &entry); err != nil {
+			t.Fatal(err)
+		}
+		if entry.Message.Execute != "" {
+			asked++
+		}
+		if entry.Message.Execute == "query-qmp-schema" {
+			t.Error("the VM was asked for its schema")
+		}
+	}
+	if asked < 10 {
+		t.Errorf("the trace has only %d commands", asked)
+	}
+	p.detach(ctx, t)
+}
