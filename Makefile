@@ -20,10 +20,10 @@ GOLANGCI := $(CACHE)/bin/golangci-lint-$(GOLANGCI_VERSION)
 TEST_TIMEOUT ?= 20m
 LONG_TIMEOUT ?= 2h
 
-.PHONY: help setup build demo test test-long torture bench lint fmt clean
+.PHONY: help setup build demo test test-long torture bench bench-stall lint fmt clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install all that is missing to build, run the demo and test
 	@scripts/setup.sh test
@@ -55,6 +55,10 @@ torture: ## the tests named Torture: faults at random places, again and again
 bench: ## luksplug's times beside a bare socket's and virsh's, in one table
 	@scripts/setup.sh test
 	@CGO_ENABLED=0 go run -trimpath ./integration/bench
+
+bench-stall: ## how long a guest stands still while a disk is attached, into docs/performance.md; needs root
+	@scripts/setup.sh test
+	@CGO_ENABLED=0 go run -trimpath ./integration/bench -stall -document docs/performance.md
 
 lint: $(GOLANGCI) ## golangci-lint
 	$(GOLANGCI) run ./...

@@ -42,8 +42,8 @@ func runStall(ctx context.Context, out io.Writer, document string, runs int) (er
 // stall is what was noticed of one attach.
 type stall struct {
 	command time.Duration // the whole of it
-	monitor time.Duration // the longest time between two answers of a monitor
-	answer  time.Duration // the longest that one answer took
+	answer  time.Duration // the longest that a monitor's answer took
+	monitor time.Duration // the longest time between two answers
 	timer   time.Duration // the guest's longest time between two turns of a timer
 	disk    time.Duration // and between two writes to a disk
 	// How many turns both have had.

@@ -24,6 +24,7 @@ type stallVM struct {
 	monitor string   // the unix socket of a monitor for whoever attaches
 	ping    *os.File // a connection to another one
 	volume  *peer.Volume
+	wrong   string // a file with a passphrase that the volume does not have
 	disk    string // the document of its disk
 	plain   string // and of one that is not encrypted
 	before  peer.State
@@ -104,6 +105,10 @@ func (v *stallVM) makeVolume(ctx context.Context, dir string) error {
 		SecretUUID:     uuid.NewString(),
 	}
 	if err := os.WriteFile(v.volume.PassphraseFile, v.volume.Passphrase, 0o600); err != nil {
+		return err
+	}
+	v.wrong = filepath.Join(dir, "wrong")
+	if err := os.WriteFile(v.wrong, []byte(rand.Text()), 0o600); err != nil {
 		return err
 	}
 	create := exec.CommandContext(ctx, "qemu-img", "create", "-q", "-f", "luks", "--object", "secret,id=s,file="+v.volume.PassphraseFile,

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -38,6 +39,7 @@ func (v *stallVM) ways() []way {
 	qmp := []string{"--qmp", v.monitor}
 	return []way{
 		{name: "nothing, for comparison", attach: func(ctx context.Context) error { wait(ctx, idle); return nil }},
+		{name: "`luksplug --qmp`, wrong passphrase", attach: refused(v.luksplug(qmp, "--passphrase-file", v.wrong, "attach", v.disk))},
 		{name: "`virsh attach-device`, not encrypted", attach: v.virsh("attach-device", v.plain), detach: v.virsh("detach-device", v.plain)},
 		{name: "`virsh attach-device`", kind: reference, attach: v.virsh("attach-device", v.disk), detach: v.virsh("detach-device", v.disk)},
 		{name: "QMP: object-add, blockdev-add, device_add", attach: v.attachQMP, detach: v.detachQMP},
@@ -63,6 +65,22 @@ func (v *stallVM) luksplug(address []string, args ...string) func(context.Contex
 			return fmt.Errorf("luksplug %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
 		}
 		return nil
+	}
+}
+
+// wrongPassphrase is luksplug's exit code for a secret that is wrong or not there.
+const wrongPassphrase = 4
+
+// refused is an attach that derives the key and then changes nothing in the VM:
+// what the guest notices of it is that the processors are busy.
+func refused(attach func(context.Context) error) func(context.Context) error {
+	return func(ctx context.Context) error {
+		err := attach(ctx)
+		var exit *exec.ExitError
+		if errors.As(err, &exit) && exit.ExitCode() == wrongPassphrase {
+			return nil
+		}
+		return fmt.Errorf("a wrong passphrase was not refused: %w", err)
 	}
 }
 
