@@ -39,7 +39,7 @@ type Unlocker struct {
 // Nothing is changed anywhere. The error is a [*SecretError]: it wraps the
 // store's own error, [ErrUnusableSecret], or one of package luks, such as
 // [luks.ErrWrongPassphrase]. A header that cannot be read is a
-// [*PreflightError].
+// [*PreflightError]. When ctx ends while a header is being unlocked, it is ctx's.
 func Resolve(ctx context.Context, graph *blockgraph.Graph, store secrets.Store, u Unlocker) (*Values, error) {
 	if u.Open == nil {
 		u.Open = func(_ context.Context, image blockgraph.Image) (*luks.Header, func(), error) {
@@ -100,6 +100,8 @@ func (u Unlocker) unlock(ctx context.Context, target string, original blockgraph
 		return err
 	})
 	switch {
+	case err != nil && ctx.Err() != nil: // says nothing of the passphrase
+		return nil, fmt.Errorf("disk %s: interrupted while the LUKS header in %s was being unlocked, and nothing was changed: %w", target, original.Source.Path, ctx.Err())
 	case errors.Is(err, luks.ErrUnsupported), errors.Is(err, luks.ErrNoKeySlot):
 		return nil, &PreflightError{Target: target, Reason: "the LUKS header in " + original.Source.Path, Err: err}
 	case err != nil:
