@@ -97,7 +97,7 @@ func (e evidence) hides(t *testing.T, secret string) {
 	for form, text := range forms(secret) {
 		for where, content := range e {
 			if bytes.Contains(content, []byte(text)) {
-				t.Errorf("the passphrase (%s) is in %s", form, where)
+				t.Errorf("a secret (%s) is in %s", form, where)
 			}
 		}
 	}
@@ -190,6 +190,7 @@ func secretsAppearNowhere(ctx context.Context, t *testing.T, unlock string) {
 		t.Fatal(err)
 	}
 	found.hides(t, string(key))
+	wantOnWire(t, proxy, string(key), 0)
 	attaches := len(l.sources) + 1 // that send a secret to QEMU, whosever it is
 	if unlock == "qemu" {
 		attaches++ // the one with the wrong passphrase
@@ -298,7 +299,7 @@ func wantOnWire(t *testing.T, proxy *peer.Proxy, secret string, n int) {
 		evidence{fmt.Sprintf("a message (from QEMU: %v) %.40s", r.FromQEMU, r.Bytes): rest}.hides(t, secret)
 	}
 	if times != n {
-		t.Errorf("the passphrase went to QEMU %d times, want %d", times, n)
+		t.Errorf("the secret went to QEMU %d times, want %d", times, n)
 	}
 }
 

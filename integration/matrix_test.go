@@ -19,38 +19,60 @@ func TestMatrix(t *testing.T) {
 	for _, where := range places() {
 		t.Run(where.name, func(t *testing.T) {
 			t.Parallel()
-			testPlace(t, where)
+			testPlace(t, where, "auto", peer.VolumeKinds()...)
 		})
 	}
+}
+
+// TestMatrixOfOtherWays does the same with volumes that luksplug does not unlock
+// itself.
+func TestMatrixOfOtherWays(t *testing.T) {
+	t.Parallel()
+	t.Run("by QEMU", func(t *testing.T) {
+		t.Parallel()
+		testPlace(t, places()[1], "qemu", peer.VolumeKinds()...)
+	})
+	t.Run("by a storage daemon", func(t *testing.T) {
+		t.Parallel()
+		testPlace(t, places()[2], "external", peer.Qcow2LUKS, peer.DetachedQcow2)
+	})
 }
 
 // TestMatrixUSB needs the guest's large kernel, which takes long to boot.
 func TestMatrixUSB(t *testing.T) {
 	peer.Long(t, "boots a guest with USB")
 	t.Parallel()
-	testPlace(t, place{"usb on q35", "usb", [2]string{"sdb", "sdc"}, peer.Options{RootPorts: 1, USB: true, Guest: true}})
+	testPlace(t, place{"usb on q35", "usb", [2]string{"sdb", "sdc"}, peer.Options{RootPorts: 1, USB: true, Guest: true}}, "auto", peer.VolumeKinds()...)
 }
 
-// testPlace boots one VM and plugs every kind of volume, alone and in twos.
-func testPlace(t *testing.T, where place) {
+// testPlace boots one VM and plugs volumes of those kinds, each alone and the
+// first two at once.
+func testPlace(t *testing.T, where place, unlock string, kinds ...peer.VolumeKind) {
 	q := peer.Start(t, where.vm)
 	if err := q.Guest().WaitBoot(bounded(t)); err != nil {
 		t.Fatal(err)
 	}
-	all := volumes(t)
+	var all []*peer.Volume
+	for _, kind := range kinds {
+		all = append(all, peer.NewVolume(t, kind))
+	}
 	for _, v := range all {
-		t.Run(string(v.Kind), func(t *testing.T) { roundTrip(bounded(t), t, q, where, v) })
+		t.Run(string(v.Kind), func(t *testing.T) { roundTrip(bounded(t), t, q, where, unlock, v) })
 	}
 	for i, order := range []string{"the first goes first", "the second goes first"} {
-		t.Run("two disks/"+order, func(t *testing.T) { twoDisks(bounded(t), t, q, where, [2]*peer.Volume{all[0], all[1]}, i) })
+		t.Run("two disks/"+order, func(t *testing.T) { twoDisks(bounded(t), t, q, where, unlock, [2]*peer.Volume{all[0], all[1]}, i) })
 	}
 }
 
 // roundTrip plugs and unplugs one volume twice, the second time read-only.
-func roundTrip(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v *peer.Volume) {
+func roundTrip(ctx context.Context, t *testing.T, q *peer.QEMU, where place, unlock string, v *peer.Volume) {
 	p := newPlug(t, q, v, where.targets[0], where.bus, "")
+	p.unlock = unlock
 	before := stateOf(ctx, t, q)
 	first := p.attach(ctx, t)
+	if want := wayOf(unlock, v.Kind); first.Unlock != want {
+		t.Errorf("unlocked by %q, want %q", first.Unlock, want)
+	}
 	dev := p.inGuest(ctx, t)
 	pattern := []byte("only the guest and who has the key may read this, " + string(v.Kind) + ". ")
 	mibs := []int{0, peer.VolumeSize/peer.MiB - 1} // both ends, where an offset that is wrong shows
@@ -74,6 +96,7 @@ func roundTrip(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v *
 	}
 
 	again := newPlug(t, q, v, where.targets[0], where.bus, "<readonly/>")
+	again.unlock = unlock
 	second := again.attach(ctx, t)
 	if second.Bus != first.Bus || second.Address != first.Address {
 		t.Errorf("plugged into %s %s at first, and then into %s %s", first.Bus, first.Address, second.Bus, second.Address)
@@ -84,10 +107,21 @@ func roundTrip(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v *
 	p.readOnHost(ctx, t, mibs, pattern)
 }
 
+// wayOf is the way in which such a volume is unlocked, as luksplug reports it.
+func wayOf(unlock string, kind peer.VolumeKind) string {
+	switch {
+	case unlock != "auto":
+		return unlock
+	case kind == peer.Qcow2LUKS: // there is no other way without asking for it
+		return "qemu"
+	}
+	return "ephemeral"
+}
+
 // twoDisks plugs two volumes in, one after the other, and unplugs the one of
 // index first and then the other. Where the first has brought a controller,
 // that stays for as long as either needs it.
-func twoDisks(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v [2]*peer.Volume, first int) {
+func twoDisks(ctx context.Context, t *testing.T, q *peer.QEMU, where place, unlock string, v [2]*peer.Volume, first int) {
 	before := stateOf(ctx, t, q)
 	var plugs [2]*plug
 	var devs [2]string
@@ -95,6 +129,7 @@ func twoDisks(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v [2
 	mibs := []int{3}
 	for i := range v {
 		plugs[i] = newPlug(t, q, v[i], where.targets[i], where.bus, "")
+		plugs[i].unlock = unlock
 		plugs[i].attach(ctx, t)
 		devs[i] = plugs[i].inGuest(ctx, t)
 		patterns[i] = fmt.Appendf(nil, "disk %d of two, when number %d is to go first. ", i, first)

@@ -103,13 +103,3 @@ type listEntry struct {
 
 	Daemon int
 }
-
-// volumes makes one volume of each kind.
-func volumes(t *testing.T) []*peer.Volume {
-	t.Helper()
-	var out []*peer.Volume
-	for _, kind := range peer.VolumeKinds() {
-		out = append(out, peer.NewVolume(t, kind))
-	}
-	return out
-}

@@ -78,16 +78,17 @@ func torture(ctx context.Context, t *testing.T, machine peer.Machine, dice *rand
 		}
 		xml := writeFile(t, "disk.xml", v.DiskXML(target, bus))
 		key := "--passphrase-file=" + v.PassphraseFile
+		unlock := []string{"auto", "auto", "qemu", "external"}[dice.IntN(4)]
 
-		r := tool(ctx, t, peer.NewProxy(t, q.Socket, fault(dice)).Address, key, "--timeout", "20s", "attach", xml)
-		codes[fmt.Sprintf("attach %d", r.code)]++
+		r := tool(ctx, t, peer.NewProxy(t, q.Socket, fault(dice)).Address, key, "--timeout", "20s", "attach", "--unlock", unlock, xml)
+		codes[fmt.Sprintf("attach by %s %d", unlock, r.code)]++
 		if r.code != 0 && r.code != 6 && r.code != 7 {
 			t.Fatalf("round %d: attach ended with %d: %s", rounds, r.code, r.stderr)
 		}
 		if r.code == 6 {
 			wantSame(ctx, t, q, before)
 		}
-		tool(ctx, t, q.Socket, key, "attach", xml).want(t, 0)
+		tool(ctx, t, q.Socket, key, "attach", "--unlock", unlock, xml).want(t, 0)
 		r = tool(ctx, t, peer.NewProxy(t, q.Socket, fault(dice)).Address, "--timeout", "20s", "detach", target)
 		codes[fmt.Sprintf("detach %d", r.code)]++
 		tool(ctx, t, q.Socket, "detach", target, "--ignore-missing").want(t, 0)

@@ -1,0 +1,90 @@
+package integration
+
+import (
+	"bytes"
+	"encoding/binary"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// TestInterruptedUnlocking: a user who is tired of waiting for the key gets the
+// prompt back at once, and the VM has not heard of the disk.
+func TestInterruptedUnlocking(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
+	before := stateOf(ctx, t, q)
+	// Minutes of work, which nobody is going to wait for.
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	slow := slowHeader(t, v)
+	args := attachArgs(t, v, edited(t, v.DiskXML("sdb", "scsi"), v.Header, slow))
+	for name, stop := range map[string]func(*testing.T, *background){
+		"by the user": interrupt,
+		"by a signal to end": func(t *testing.T, b *background) {
+			t.Helper()
+			if err := b.cmd.Process.Signal(terminate); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"by its time limit": func(*testing.T, *background) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{})
+			b := start(ctx, t, proxy.Address, append([]string{"--timeout", "3s", "-v"}, args...)...)
+			eventually(ctx, t, "the program works on the key", func() bool { return busy(t, b.cmd.Process.Pid) > 200*time.Millisecond })
+			stop(t, b)
+			asked := time.Now()
+			r := b.end(ctx, t)
+			if took := time.Since(asked); took > 4*time.Second {
+				t.Errorf("ended after %v", took)
+			}
+			if r.code != 1 || !strings.Contains(r.stderr, "nothing was changed") {
+				t.Errorf("exit code %d, want 1: %s", r.code, r.stderr)
+			}
+			if steps := proxy.Steps(); len(steps) > 0 {
+				t.Errorf("sent to QEMU, of what changes something: %v", steps)
+			}
+			wantSame(ctx, t, q, before)
+		})
+	}
+}
+
+// terminate is how a service manager ends a program.
+const terminate = syscall.SIGTERM
+
+// slowHeader is a copy of a LUKS1 header whose first key slot says that it takes
+// two thousand million rounds (LUKS On-Disk Format Specification 1.2.3, 2.1: the
+// iterations of a slot are at byte 4 of it).
+func slowHeader(t *testing.T, v *peer.Volume) string {
+	t.Helper()
+	header, err := os.ReadFile(v.Header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const firstSlot = 208
+	binary.BigEndian.PutUint32(header[firstSlot+4:], 2_000_000_000)
+	return writeFile(t, "slow.hdr", string(header))
+}
+
+// busy is how long a process has used a processor: utime of proc(5), in user
+// ticks of a hundredth of a second.
+func busy(t *testing.T, pid int) time.Duration {
+	t.Helper()
+	stat, err := os.ReadFile(filepath.Join(procDir(pid), "stat"))
+	if err != nil {
+		return 0 // it has ended, which the test sees by itself
+	}
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	ticks, err := strconv.Atoi(fields[11])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
+}
