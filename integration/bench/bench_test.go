@@ -12,11 +12,11 @@ import (
 func TestRun(t *testing.T) {
 	t.Parallel()
 	var out strings.Builder
-	if err := run(t.Context(), &out, size{single: 1, many: 1, disks: 2, process: 1}); err != nil {
+	if err := run(t.Context(), &out, size{single: 1, many: 1, disks: 2, process: 1, unlock: 1, iterTime: 1}); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
-	if len(lines) < 3+5 || !strings.HasPrefix(lines[2], "luksplug  ") {
+	if len(lines) < 3+7 || !strings.HasPrefix(lines[2], "luksplug  ") {
 		t.Fatalf("no table:\n%s", out.String())
 	}
 	for _, line := range lines[3:] {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -45,9 +46,14 @@ type size struct {
 	many    int // of the row about many disks
 	disks   int // in that row
 	process int // of rows about whole processes
+	unlock  int // of rows about unlocking
+	// iterTime is for how many milliseconds cryptsetup derives the key in those
+	// rows.
+	iterTime int
 }
 
-var full = size{single: 100, many: 8, disks: 100, process: 40}
+// full has cryptsetup's default for iterTime.
+var full = size{single: 100, many: 8, disks: 100, process: 40, unlock: 5, iterTime: 2000}
 
 // run measures everything in a folder of its own and prints the table.
 func run(ctx context.Context, out io.Writer, n size) (err error) {
@@ -64,7 +70,11 @@ func run(ctx context.Context, out io.Writer, n size) (err error) {
 	if err != nil {
 		return err
 	}
-	return printTable(out, version, append(library, command...))
+	unlock, err := measureUnlock(ctx, dir, n)
+	if err != nil {
+		return err
+	}
+	return printTable(out, version, slices.Concat(library, command, unlock))
 }
 
 // row is one line of the table.
