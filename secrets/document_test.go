@@ -31,9 +31,9 @@ func TestFind(t *testing.T) {
 	t.Parallel()
 	id, other := uuid.MustParse(someUUID), uuid.New()
 	volume := Document{UUID: id, UsageType: UsageVolume, Usage: "/x"}
-	any := Document{UUID: other}
+	usable := Document{UUID: other}
 	byHand := Document{UsageType: UsageCeph, Usage: "/x"}
-	documents := []Document{volume, any, byHand}
+	documents := []Document{volume, usable, byHand}
 	for _, c := range []struct {
 		ref  Reference
 		want Document
@@ -42,7 +42,7 @@ func TestFind(t *testing.T) {
 		{Reference{Type: Passphrase, UUID: id}, volume, nil},
 		{Reference{Type: Passphrase, Usage: "/x"}, volume, nil},
 		{Reference{Type: Ceph, Usage: "/x"}, byHand, nil},
-		{Reference{Type: TLS, UUID: other}, any, nil},
+		{Reference{Type: TLS, UUID: other}, usable, nil},
 		{Reference{Type: Ceph, UUID: id}, Document{}, ErrWrongType},
 		{Reference{Type: TLS, Usage: "/x"}, Document{}, ErrNotFound},
 		{Reference{Type: Passphrase, UUID: uuid.New()}, Document{}, ErrNotFound},

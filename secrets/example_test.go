@@ -24,7 +24,7 @@ func Example() {
 	}
 
 	// What the command line does with --keystore and a disk's <secret uuid=...>.
-	store, err := keystore.Open("dir:" + folder, keystore.Options{})
+	store, err := keystore.Open("dir:"+folder, keystore.Options{})
 	if err != nil {
 		log.Fatal(err)
 	}

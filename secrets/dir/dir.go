@@ -5,197 +5,183 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"os"
+	"path/filepath"
 	"strings"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/document"
+	"github.com/luksplug/luksplug/secrets/internal/folder"
 )
 
-// maxName is the longest file name, in bytes, that Linux file systems take.
-const maxName = unix.NAME_MAX
-
-// Store is a [secrets.Store] on a folder. Make one with [New].
+// Store is a [secrets.Keeper] on a folder. Make one with [New].
 type Store struct {
 	path string
 }
 
-// New returns the store of the folder path. The folder is looked at by
-// [Store.Lookup], each time anew: it need not exist yet.
+// New returns the store of the folder path. The folder is looked at by each
+// call anew: it need not exist yet.
 func New(path string) *Store {
 	return &Store{path: path}
 }
 
+// Path returns the folder.
+func (s *Store) Path() string { return s.path }
+
 // String returns "dir:" and the path, percent-encoded where a URI needs that.
 func (s *Store) String() string { return "dir:" + (&url.URL{Path: s.path}).EscapedPath() }
+
+// fail makes an error of the store of err, nil of nil.
+func (s *Store) fail(ref secrets.Reference, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
+}
 
 // Lookup implements [secrets.Store]. A folder that does not exist is
 // unreachable; a folder or file with unsafe permissions is denied.
 func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	secret, err := s.lookup(ctx, ref)
-	if err != nil {
-		return nil, &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
-	}
-	return secret, nil
+	return secret, s.fail(ref, err)
 }
 
 func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
+	f, err := s.open(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	e, err := find(f, ref)
+	if err != nil {
+		return nil, err
+	}
+	value, err := f.Read(e.value)
+	if errors.Is(err, secrets.ErrNotFound) && e.defined {
+		return nil, secrets.ErrNoValue
+	}
+	return value, err
+}
+
+// ValueFile returns the path of the file that holds the value of ref's secret,
+// for a program that is to read it by itself. The file need not exist. Where the
+// folder cannot tell, it is the one that [FileName] names.
+func (s *Store) ValueFile(ctx context.Context, ref secrets.Reference) string {
+	name := FileName(ref)
+	if f, err := s.open(ctx, ref); err == nil {
+		defer f.Close()
+		if e, err := find(f, ref); err == nil {
+			name = e.value
+		}
+	}
+	return filepath.Join(s.path, name)
+}
+
+// open opens the folder for a call that is about ref.
+func (s *Store) open(ctx context.Context, ref secrets.Reference) (*folder.Folder, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	if err := ref.Validate(); err != nil {
 		return nil, err
 	}
+	return folder.Open(s.path)
+}
+
+// entry is where a secret is.
+type entry struct {
+	value    string // the name of the value's file, which need not be there
+	document string // the name of the document's; "" where there cannot be one
+	defined  bool   // the document is there
+}
+
+// find finds the secret that ref names. Its error wraps secrets.ErrNotFound or
+// ErrWrongType, or is that of reading.
+func find(f *folder.Folder, ref secrets.Reference) (entry, error) {
 	name := FileName(ref)
-	folder, err := s.openFolder()
+	there, err := f.Has(name)
 	if err != nil {
-		return nil, err
+		return entry{}, err
 	}
-	defer closeRead(folder)
-	if len(name) > maxName {
-		return nil, fmt.Errorf("%w: the usage makes a file name of %d bytes, %d is the limit: refer to the secret by uuid",
-			secrets.ErrNotFound, len(name), maxName)
+	if ref.UUID != uuid.Nil {
+		e := entry{value: name, document: name + documentSuffix}
+		d, err := readDocument(f, ref.UUID)
+		switch {
+		case err == nil:
+			e.defined = true
+			_, err = d.Answers(ref)
+			return e, err
+		case errors.Is(err, secrets.ErrNotFound) && there:
+			return e, nil
+		case errors.Is(err, secrets.ErrNotFound):
+			return e, fmt.Errorf("%w: there is no file %s", secrets.ErrNotFound, name)
+		}
+		return e, err
 	}
-	file, err := openFile(folder, name)
-	if err != nil {
-		return nil, err
+	if there {
+		return entry{value: name}, nil
 	}
-	defer closeRead(file)
-	secret, err := secrets.Read(file)
-	if err != nil {
-		return nil, fmt.Errorf("%w: file %s: %w", secrets.ErrUnreachable, name, err)
+	documents, err := readDocuments(f)
+	if d, findErr := secrets.Find(documents, ref); findErr == nil {
+		id := d.UUID.String()
+		return entry{value: id, document: id + documentSuffix, defined: true}, nil
 	}
-	return secret, nil
-}
-
-// openFolder opens and checks the folder.
-func (s *Store) openFolder() (*os.File, error) {
-	// O_PATH, because the folder is only passed through: whoever may not list
-	// it may still have a secret in it.
-	folder, err := open(unix.AT_FDCWD, s.path, unix.O_DIRECTORY|unix.O_PATH)
 	switch {
-	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return nil, fmt.Errorf("%w: the folder cannot be opened: %w", secrets.ErrDenied, err)
+	case errors.Is(err, secrets.ErrDenied) && documents == nil:
+		// A folder that may be passed through only: a file under the right name
+		// would have been found.
 	case err != nil:
-		return nil, fmt.Errorf("%w: the folder cannot be opened: %w", secrets.ErrUnreachable, err)
+		// It may be the one that is asked for.
+		return entry{}, err
 	}
-	if err := checkFolder(folder); err != nil {
-		closeRead(folder)
+	if len(name) > folder.MaxName {
+		return entry{}, fmt.Errorf("%w: the usage makes a file name of %d bytes, %d is the limit: refer to the secret by uuid",
+			secrets.ErrNotFound, len(name), folder.MaxName)
+	}
+	return entry{}, fmt.Errorf("%w: there is no file %s", secrets.ErrNotFound, name)
+}
+
+// readDocument reads the document of a secret.
+func readDocument(f *folder.Folder, id uuid.UUID) (secrets.Document, error) {
+	name := id.String() + documentSuffix
+	text, err := f.Read(name)
+	if err != nil {
+		return secrets.Document{}, err
+	}
+	defer text.Wipe()
+	var d secrets.Document
+	if err := text.Use(func(b []byte) error { d, err = document.Parse(b); return err }); err != nil {
+		return d, fmt.Errorf("%w: file %s: %v", secrets.ErrDamaged, name, err)
+	}
+	if d.UUID != id {
+		return d, fmt.Errorf("%w: file %s is the document of another secret, with %s", secrets.ErrDamaged, name, d)
+	}
+	return d, nil
+}
+
+// readDocuments returns all documents that can be read, and an error that names
+// those that cannot.
+func readDocuments(f *folder.Folder) ([]secrets.Document, error) {
+	names, err := f.Names()
+	if err != nil {
 		return nil, err
 	}
-	return folder, nil
-}
-
-func checkFolder(folder *os.File) error {
-	st, err := stat(folder)
-	if err != nil {
-		return err
-	}
-	if st.Mode&0o022 != 0 {
-		return fmt.Errorf("%w: others may write to the folder (mode %04o): chmod go-w it", secrets.ErrDenied, st.Mode&0o7777)
-	}
-	return checkOwner("the folder", st.Uid)
-}
-
-// openFile opens and checks one secret's file in the folder.
-func openFile(folder *os.File, name string) (*os.File, error) {
-	// Not blocking, or a pipe of that name would hold us here before it can
-	// be refused.
-	file, err := open(int(folder.Fd()), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK)
-	switch {
-	case errors.Is(err, unix.ENOENT):
-		return nil, fmt.Errorf("%w: there is no file %s", secrets.ErrNotFound, name)
-	case errors.Is(err, unix.ELOOP):
-		return nil, fmt.Errorf("%w: file %s is a symbolic link: put a regular file there", secrets.ErrDenied, name)
-	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.ENXIO):
-		// ENXIO: a socket.
-		return nil, fmt.Errorf("%w: file %s cannot be opened: %w", secrets.ErrDenied, name, err)
-	case err != nil:
-		return nil, fmt.Errorf("%w: file %s cannot be opened: %w", secrets.ErrUnreachable, name, err)
-	}
-	if err := checkFile(file, name); err != nil {
-		closeRead(file)
-		return nil, err
-	}
-	return file, nil
-}
-
-func checkFile(file *os.File, name string) error {
-	st, err := stat(file)
-	if err != nil {
-		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return fmt.Errorf("%w: %s is not a regular file", secrets.ErrDenied, name)
-	}
-	if st.Mode&0o077 != 0 {
-		return fmt.Errorf("%w: others may use file %s (mode %04o): chmod 600 it, and change the secret if they may have read it",
-			secrets.ErrDenied, name, st.Mode&0o7777)
-	}
-	return checkOwner("file "+name, st.Uid)
-}
-
-func checkOwner(what string, owner uint32) error {
-	if me := os.Geteuid(); owner != 0 && owner != uint32(me) {
-		return fmt.Errorf("%w: %s belongs to user %d: it must belong to root or to the caller, user %d", secrets.ErrDenied, what, owner, me)
-	}
-	return nil
-}
-
-// open is openat(2) with close-on-exec, asked again where a signal came in
-// between.
-func open(at int, path string, flags int) (*os.File, error) {
-	for {
-		fd, err := unix.Openat(at, path, flags|unix.O_CLOEXEC, 0)
-		if errors.Is(err, unix.EINTR) {
+	documents := []secrets.Document{} // not nil: the folder was listed
+	var failed []error
+	for _, name := range names {
+		id, isDocument := strings.CutSuffix(name, documentSuffix)
+		u, isUUID := uuidOf(id)
+		if !isDocument || !isUUID {
 			continue
 		}
-		if err != nil {
-			return nil, &os.PathError{Op: "open", Path: path, Err: err}
-		}
-		return os.NewFile(uintptr(fd), path), nil
-	}
-}
-
-func stat(f *os.File) (unix.Stat_t, error) {
-	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return st, fmt.Errorf("%w: %s: %w", secrets.ErrUnreachable, f.Name(), err)
-	}
-	return st, nil
-}
-
-// closeRead closes what was only read from: a failure loses nothing.
-func closeRead(f *os.File) { _ = f.Close() }
-
-// FileName returns the name of the file that holds ref's secret: the uuid, or
-// the usage type, a "-" and the usage, in which every byte other than ASCII
-// letters, digits and "-", ".", "_", "~" is written as "%" and two upper-case hex
-// digits, as in URIs (RFC 3986 section 2). The usage type is a part of it because
-// it is a part of a secret's identity for libvirt too: a CHAP password and a
-// passphrase may have the same usage. The name may be longer than file systems
-// take; Lookup says so then.
-func FileName(ref secrets.Reference) string {
-	if ref.UUID != uuid.Nil {
-		return ref.UUID.String()
-	}
-	var b strings.Builder
-	b.WriteString(string(ref.Type.UsageType()))
-	b.WriteByte('-')
-	for _, c := range []byte(ref.Usage) {
-		if unreserved(c) {
-			b.WriteByte(c)
-		} else {
-			fmt.Fprintf(&b, "%%%02X", c)
+		d, err := readDocument(f, u)
+		switch {
+		case err == nil:
+			documents = append(documents, d)
+		case !errors.Is(err, secrets.ErrNotFound): // removed meanwhile
+			failed = append(failed, err)
 		}
 	}
-	return b.String()
-}
-
-func unreserved(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' ||
-		c == '-' || c == '.' || c == '_' || c == '~'
+	return documents, errors.Join(failed...)
 }

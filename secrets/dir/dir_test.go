@@ -47,25 +47,56 @@ func put(t *testing.T, path string, value []byte) {
 
 func TestStore(t *testing.T) {
 	t.Parallel()
-	storetest.Run(t, func(t *testing.T) storetest.Fixture {
-		path := folder(t)
-		return storetest.Fixture{
-			Store: dir.New(path),
-			Put: func(t *testing.T, ref secrets.Reference, value []byte) {
-				put(t, filepath.Join(path, dir.FileName(ref)), value)
-			},
-			Deny: func(t *testing.T, ref secrets.Reference) {
-				if err := os.Chmod(filepath.Join(path, dir.FileName(ref)), 0o640); err != nil {
-					t.Fatal(err)
-				}
-			},
-			Break: func(t *testing.T) {
-				if err := os.RemoveAll(path); err != nil {
-					t.Fatal(err)
-				}
-			},
-		}
-	})
+	for name, folder := range map[string]func(*testing.T) string{"disk": folder, "memory": memoryFolder} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			storetest.Run(t, func(t *testing.T) storetest.Fixture { return fixture(t, folder(t)) })
+		})
+	}
+}
+
+// memoryFolder returns a folder on a tmpfs.
+func memoryFolder(t *testing.T) string {
+	t.Helper()
+	path, err := os.MkdirTemp("/dev/shm", "luksplug-dir")
+	if err != nil {
+		t.Skipf("no folder in memory: %v", err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(path) })
+	return path
+}
+
+func inMemory(t *testing.T, path string) bool {
+	t.Helper()
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return st.Type == unix.TMPFS_MAGIC
+}
+
+func fixture(t *testing.T, path string) storetest.Fixture {
+	return storetest.Fixture{
+		Store: dir.New(path),
+		Put: func(t *testing.T, ref secrets.Reference, value []byte) {
+			put(t, filepath.Join(path, dir.FileName(ref)), value)
+		},
+		Deny: func(t *testing.T, ref secrets.Reference) {
+			if err := os.Chmod(filepath.Join(path, dir.FileName(ref)), 0o640); err != nil {
+				t.Fatal(err)
+			}
+		},
+		Break: func(t *testing.T) {
+			if err := os.RemoveAll(path); err != nil {
+				t.Fatal(err)
+			}
+		},
+		Damage: func(t *testing.T, ref secrets.Reference) {
+			put(t, filepath.Join(path, dir.FileName(ref)+".xml"), []byte("<secret>"))
+		},
+		Reopen:     func(*testing.T) secrets.Store { return dir.New(path) },
+		Persistent: !inMemory(t, path),
+	}
 }
 
 func TestUnsafeFilesAreDenied(t *testing.T) {

@@ -9,13 +9,16 @@
 //	volume-%2Fvar%2Flib%2Fimages%2Fvm1.img
 //	ceph-client.libvirt
 //
-// A secret that two references name is two files, or one and a hard link.
+// That is all that a provisioning tool has to know. A secret that was defined
+// through luksplug has its document (see secrets/document) beside its value, and
+// is found by the usage in there as well as by uuid:
 //
-// What others could read or replace is refused, not used: a file must be a
-// regular file without any permission for group and others (like mode 0600 or
-// 0400), a folder must not be writable by group and others (a sticky bit does not
-// help: others could still put a file under a missing name), and both must belong
-// to the caller or to root. Checks are made on open descriptors, so that nothing
-// can be exchanged between check and reading. The folder may be reached through a
-// symbolic link, a file may not be one.
+//	0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f.xml
+//	0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f
+//
+// What others could read or replace is refused, not used: see package
+// secrets/internal/folder for what a file and the folder must be like. Changes
+// are atomic, written through to the disk, and made by one process at a time; the
+// file .lock is for that. An ephemeral secret is taken only where the folder is
+// in memory.
 package dir

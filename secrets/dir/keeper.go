@@ -1,0 +1,142 @@
+package dir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/document"
+	"github.com/luksplug/luksplug/secrets/internal/folder"
+)
+
+// List implements [secrets.Lister]. What was put into the folder by hand, without
+// a document, is known by its uuid or by its usage only.
+func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
+	documents, err := s.list(ctx)
+	return documents, s.fail(secrets.Reference{}, err)
+}
+
+func (s *Store) list(ctx context.Context) ([]secrets.Document, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	f, err := folder.Open(s.path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return listAll(f)
+}
+
+// listAll returns the secrets with and without document.
+func listAll(f *folder.Folder) ([]secrets.Document, error) {
+	documents, err := readDocuments(f)
+	if documents == nil {
+		return nil, err
+	}
+	failed := []error{err}
+	names, err := f.Names()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		var d secrets.Document
+		if id, ok := uuidOf(name); ok {
+			if defined, err := f.Has(name + documentSuffix); defined || err != nil {
+				continue // it is in the list, or in the error
+			}
+			d = secrets.Document{UUID: id}
+		} else if ref, ok := usageOf(name); ok {
+			d = secrets.Document{UsageType: ref.Type.UsageType(), Usage: ref.Usage}
+			if err := d.Validate(); err != nil {
+				failed = append(failed, fmt.Errorf("%w: file %s: %w", secrets.ErrDamaged, name, err))
+				continue
+			}
+		} else {
+			continue // not ours
+		}
+		documents = append(documents, d)
+	}
+	return documents, errors.Join(failed...)
+}
+
+// Define implements [secrets.Keeper]. An ephemeral secret needs a folder in
+// memory, which is one on a tmpfs. Two secrets that are there by hand under one
+// usage and one uuid stay two.
+func (s *Store) Define(ctx context.Context, d secrets.Document) error {
+	return s.fail(d.Reference(), s.define(ctx, d))
+}
+
+func (s *Store) define(ctx context.Context, d secrets.Document) error {
+	if err := d.Validate(); err != nil {
+		return err
+	}
+	if d.UUID == uuid.Nil {
+		return fmt.Errorf("%w: it has no uuid", secrets.ErrInvalidDocument)
+	}
+	return s.change(ctx, d.Reference(), func(f *folder.Folder, w *folder.Writer) error {
+		if d.Ephemeral && !f.InMemory() {
+			return fmt.Errorf("%w: use a folder on a tmpfs", secrets.ErrPersistent)
+		}
+		documents, err := readDocuments(f)
+		if err != nil {
+			return err // one that cannot be read may have the same usage
+		}
+		if err := secrets.CheckDefine(documents, d); err != nil {
+			return err
+		}
+		if d.Usage != "" {
+			name := FileName(secrets.Reference{Type: d.UsageType.Type(), Usage: d.Usage})
+			if there, err := f.Has(name); there || err != nil {
+				return errors.Join(err, fmt.Errorf("%w: file %s has the secret of this usage: remove it first", secrets.ErrConflict, name))
+			}
+		}
+		return w.Write(d.UUID.String()+documentSuffix, document.Format(d))
+	})
+}
+
+// Set implements [secrets.Keeper]. What the file system keeps of the old value's
+// blocks is not in its hands.
+func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.Secret) error {
+	return s.fail(ref, s.change(ctx, ref, func(f *folder.Folder, w *folder.Writer) error {
+		e, err := find(f, ref)
+		if err != nil {
+			return err
+		}
+		return value.Use(func(b []byte) error { return w.Write(e.value, b) })
+	}))
+}
+
+// Remove implements [secrets.Keeper].
+func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
+	return s.fail(ref, s.change(ctx, ref, func(f *folder.Folder, w *folder.Writer) error {
+		e, err := find(f, ref)
+		if err != nil {
+			return err
+		}
+		// The value goes first: what a crash leaves is a secret without one,
+		// which is listed, and not a value that nobody knows of.
+		if err := w.Remove(e.value); err != nil || e.document == "" {
+			return err
+		}
+		return w.Remove(e.document)
+	}))
+}
+
+// change runs one change while no other writer is at it.
+func (s *Store) change(ctx context.Context, ref secrets.Reference, do func(*folder.Folder, *folder.Writer) error) error {
+	f, err := s.open(ctx, ref)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	w, err := f.Lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer w.Unlock()
+	return do(f, w)
+}

@@ -1,0 +1,97 @@
+package dir_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/dir"
+	"github.com/luksplug/luksplug/secrets/storetest"
+)
+
+// What a provisioning tool puts there is listed, used and changed like the rest.
+func TestFilesByHand(t *testing.T) {
+	t.Parallel()
+	path := folder(t)
+	store := dir.New(path)
+	byUUID, byUsage := storetest.ByUUID(), storetest.ByUsage("/var/x y")
+	put(t, filepath.Join(path, dir.FileName(byUUID)), []byte("1"))
+	put(t, filepath.Join(path, dir.FileName(byUsage)), []byte("2"))
+	for _, foreign := range []string{"README", "notes-x", "volume-a b", "volume-", "0A81F5B2-8403-7B23-C8D6-21CCC2F80D6F", "x.xml", ".hidden"} {
+		put(t, filepath.Join(path, foreign), nil)
+	}
+	want := []secrets.Document{{UUID: byUUID.UUID}, {UsageType: secrets.UsageVolume, Usage: "/var/x y"}}
+	got, err := store.List(t.Context())
+	if err != nil || len(got) != 2 || !slices.Contains(got, want[0]) || !slices.Contains(got, want[1]) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	taken := secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageVolume, Usage: "/var/x y"}
+	if err := store.Define(t.Context(), taken); !errors.Is(err, secrets.ErrConflict) || !strings.Contains(err.Error(), "volume-%2Fvar%2Fx%20y") {
+		t.Errorf("a usage that a file has: %v", err)
+	}
+	for _, ref := range []secrets.Reference{byUUID, byUsage} {
+		value := secrets.New([]byte("new"))
+		if err := store.Set(t.Context(), ref, value); err != nil {
+			t.Fatal(err)
+		}
+		if content, err := os.ReadFile(filepath.Join(path, dir.FileName(ref))); err != nil || string(content) != "new" {
+			t.Errorf("%q, %v", content, err)
+		}
+		if err := store.Remove(t.Context(), ref); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := store.List(t.Context()); err != nil || len(got) != 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// A value that is there already gets its document later.
+func TestDefineWhatIsThere(t *testing.T) {
+	t.Parallel()
+	path := folder(t)
+	store := dir.New(path)
+	d := secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageTLS, Usage: "vm1"}
+	put(t, filepath.Join(path, d.UUID.String()), []byte("value"))
+	if err := store.Define(t.Context(), d); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Lookup(t.Context(), secrets.Reference{Type: secrets.TLS, Usage: "vm1"}); err != nil {
+		t.Error(err)
+	}
+	if got := store.ValueFile(t.Context(), secrets.Reference{Type: secrets.TLS, Usage: "vm1"}); got != filepath.Join(path, d.UUID.String()) {
+		t.Errorf("its value is said to be in %s", got)
+	}
+	if got := dir.New("/nonexistent").ValueFile(t.Context(), storetest.ByUsage("/x")); got != "/nonexistent/volume-%2Fx" {
+		t.Errorf("the value of what is not there is said to be in %s", got)
+	}
+	if got, err := store.List(t.Context()); err != nil || !slices.Equal(got, []secrets.Document{d}) {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// The document of one secret under the name of another would lead a passphrase
+// to the wrong disk.
+func TestForeignDocument(t *testing.T) {
+	t.Parallel()
+	path := folder(t)
+	ref := storetest.ByUUID()
+	put(t, filepath.Join(path, ref.UUID.String()+".xml"), []byte("<secret><uuid>"+uuid.NewString()+"</uuid></secret>"))
+	if _, err := dir.New(path).Lookup(t.Context(), ref); !errors.Is(err, secrets.ErrDamaged) {
+		t.Error(err)
+	}
+	// Which usage it has is unknown, so nothing can be said of any.
+	if _, err := dir.New(path).Lookup(t.Context(), storetest.ByUsage("/x")); !errors.Is(err, secrets.ErrDamaged) {
+		t.Error(err)
+	}
+	d := secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageVolume, Usage: "/x"}
+	if err := dir.New(path).Define(t.Context(), d); !errors.Is(err, secrets.ErrDamaged) {
+		t.Error(err)
+	}
+}

@@ -1,0 +1,209 @@
+package folder
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// MaxName is the longest file name, in bytes, that Linux file systems take.
+const MaxName = unix.NAME_MAX
+
+// Folder is an open folder, whose permissions were checked. It is safe for
+// concurrent use.
+type Folder struct {
+	at *os.File
+}
+
+// Open opens and checks the folder path. The error wraps secrets.ErrUnreachable
+// for one that does not exist or is no folder, and secrets.ErrDenied for one
+// that may not be entered or is not safe.
+func Open(path string) (*Folder, error) {
+	// O_PATH, because the folder is only passed through: whoever may not list
+	// it may still have a secret in it.
+	at, err := open(unix.AT_FDCWD, path, unix.O_DIRECTORY|unix.O_PATH, 0)
+	switch {
+	case isDenied(err):
+		return nil, fmt.Errorf("%w: the folder cannot be opened: %w", secrets.ErrDenied, err)
+	case err != nil:
+		return nil, fmt.Errorf("%w: the folder cannot be opened: %w", secrets.ErrUnreachable, err)
+	}
+	f := &Folder{at}
+	if err := f.check(); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Make is [Open] for a folder that is made, with mode 0700, where it is missing.
+// So are its parents.
+func Make(path string) (*Folder, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		answer := secrets.ErrUnreachable
+		if isDenied(err) {
+			answer = secrets.ErrDenied
+		}
+		return nil, fmt.Errorf("%w: the folder cannot be made: %w", answer, err)
+	}
+	return Open(path)
+}
+
+// Close closes the folder. Files that were opened through it stay open.
+func (f *Folder) Close() { closeRead(f.at) }
+
+// InMemory reports whether the folder is gone after a reboot: on a tmpfs or
+// ramfs.
+func (f *Folder) InMemory() bool {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(f.fd(), &st); err != nil {
+		return false
+	}
+	return uint32(st.Type) == unix.TMPFS_MAGIC || uint32(st.Type) == unix.RAMFS_MAGIC
+}
+
+func (f *Folder) fd() int { return int(f.at.Fd()) }
+
+func (f *Folder) check() error {
+	st, err := stat(f.at)
+	if err != nil {
+		return err
+	}
+	if st.Mode&0o022 != 0 {
+		return fmt.Errorf("%w: others may write to the folder (mode %04o): chmod go-w it", secrets.ErrDenied, st.Mode&0o7777)
+	}
+	return checkOwner("the folder", st.Uid)
+}
+
+// Read returns the content of a file. Errors are those of [Folder.Open].
+func (f *Folder) Read(name string) (*secrets.Secret, error) {
+	file, err := f.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer closeRead(file)
+	content, err := secrets.Read(file)
+	if err != nil {
+		return nil, fmt.Errorf("%w: file %s: %w", secrets.ErrUnreachable, name, err)
+	}
+	return content, nil
+}
+
+// Open opens a file for reading, and checks it. The error wraps
+// secrets.ErrNotFound for one that is not there, secrets.ErrDenied for one that
+// may not be read or is not safe, and secrets.ErrUnreachable otherwise.
+func (f *Folder) Open(name string) (*os.File, error) {
+	// Not blocking, or a pipe of that name would hold us here before it can
+	// be refused.
+	file, err := open(f.fd(), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	switch {
+	case errors.Is(err, unix.ENOENT):
+		return nil, fmt.Errorf("%w: there is no file %s", secrets.ErrNotFound, name)
+	case errors.Is(err, unix.ELOOP):
+		return nil, fmt.Errorf("%w: file %s is a symbolic link: put a regular file there", secrets.ErrDenied, name)
+	case isDenied(err), errors.Is(err, unix.ENXIO): // a socket
+		return nil, fmt.Errorf("%w: file %s cannot be opened: %w", secrets.ErrDenied, name, err)
+	case err != nil:
+		return nil, fmt.Errorf("%w: file %s cannot be opened: %w", secrets.ErrUnreachable, name, err)
+	}
+	if err := checkFile(file, name); err != nil {
+		closeRead(file)
+		return nil, err
+	}
+	return file, nil
+}
+
+// Has tells whether there is something of that name, whatever it is.
+func (f *Folder) Has(name string) (bool, error) {
+	var st unix.Stat_t
+	err := unix.Fstatat(f.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW)
+	switch {
+	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENAMETOOLONG):
+		return false, nil
+	case isDenied(err):
+		return false, fmt.Errorf("%w: file %s: %w", secrets.ErrDenied, name, err)
+	case err != nil:
+		return false, fmt.Errorf("%w: file %s: %w", secrets.ErrUnreachable, name, err)
+	}
+	return true, nil
+}
+
+// Names returns the names of all that is in the folder, sorted. The error wraps
+// secrets.ErrDenied where the caller may pass through the folder only.
+func (f *Folder) Names() ([]string, error) {
+	list, err := open(f.fd(), ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if isDenied(err) {
+		return nil, fmt.Errorf("%w: the folder cannot be listed: %w", secrets.ErrDenied, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: the folder cannot be listed: %w", secrets.ErrUnreachable, err)
+	}
+	defer closeRead(list)
+	entries, err := list.ReadDir(-1)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the folder cannot be listed: %w", secrets.ErrUnreachable, err)
+	}
+	var names []string
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	slices.Sort(names)
+	return names, nil
+}
+
+func checkFile(file *os.File, name string) error {
+	st, err := stat(file)
+	if err != nil {
+		return err
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return fmt.Errorf("%w: %s is not a regular file", secrets.ErrDenied, name)
+	}
+	if st.Mode&0o077 != 0 {
+		return fmt.Errorf("%w: others may use file %s (mode %04o): chmod 600 it, and change the secret if they may have read it",
+			secrets.ErrDenied, name, st.Mode&0o7777)
+	}
+	return checkOwner("file "+name, st.Uid)
+}
+
+func checkOwner(what string, owner uint32) error {
+	if me := os.Geteuid(); owner != 0 && owner != uint32(me) {
+		return fmt.Errorf("%w: %s belongs to user %d: it must belong to root or to the caller, user %d", secrets.ErrDenied, what, owner, me)
+	}
+	return nil
+}
+
+func isDenied(err error) bool {
+	return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EROFS)
+}
+
+// open is openat(2) with close-on-exec, asked again where a signal came in
+// between.
+func open(at int, path string, flags int, mode uint32) (*os.File, error) {
+	for {
+		fd, err := unix.Openat(at, path, flags|unix.O_CLOEXEC, mode)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, &os.PathError{Op: "open", Path: path, Err: err}
+		}
+		return os.NewFile(uintptr(fd), path), nil
+	}
+}
+
+func stat(f *os.File) (unix.Stat_t, error) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return st, fmt.Errorf("%w: %s: %w", secrets.ErrUnreachable, f.Name(), err)
+	}
+	return st, nil
+}
+
+// closeRead closes what was only read from: a failure loses nothing.
+func closeRead(f *os.File) { _ = f.Close() }

@@ -1,0 +1,212 @@
+package folder_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/internal/folder"
+)
+
+func open(t *testing.T, path string) (*folder.Folder, *folder.Writer) {
+	t.Helper()
+	f, err := folder.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.Close)
+	w, err := f.Lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f, w
+}
+
+func read(t *testing.T, f *folder.Folder, name string) string {
+	t.Helper()
+	content, err := f.Read(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer content.Wipe()
+	var out []byte
+	if err := content.Use(func(b []byte) error { out = bytes.Clone(b); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+func TestMake(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "a", "b")
+	if _, err := folder.Open(path); !errors.Is(err, secrets.ErrUnreachable) {
+		t.Error(err)
+	}
+	for range 2 {
+		f, err := folder.Make(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o700 {
+		t.Errorf("%v, %v", st.Mode(), err)
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := folder.Make(filepath.Join(file, "x")); !errors.Is(err, secrets.ErrUnreachable) {
+		t.Error(err)
+	}
+}
+
+func TestWriteReplaces(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir()
+	f, w := open(t, path)
+	defer w.Unlock()
+	old, err := os.Create(filepath.Join(path, "a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = old.Close() }() // only looked at
+	for _, content := range []string{"one", "", "three"} {
+		if err := w.Write("a", []byte(content)); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, f, "a"); got != content {
+			t.Errorf("wrote %q, read %q", content, got)
+		}
+	}
+	if st, err := old.Stat(); err != nil || st.Size() != 0 {
+		t.Errorf("the old file was written to: %v, %v", st, err)
+	}
+	if st, err := os.Stat(filepath.Join(path, "a")); err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", st.Mode(), err)
+	}
+	// What a writer has left that was killed.
+	if err := os.WriteFile(filepath.Join(path, ".new"), []byte("half"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Write("b", []byte("two")); err != nil {
+		t.Fatal(err)
+	}
+	names, err := f.Names()
+	if err != nil || !slices.Equal(names, []string{".lock", "a", "b"}) {
+		t.Errorf("%q, %v", names, err)
+	}
+	for range 2 {
+		if err := w.Remove("a"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if there, err := f.Has("a"); there || err != nil {
+		t.Errorf("still there: %v", err)
+	}
+}
+
+func TestFailedWriteLeavesTheOld(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir()
+	f, w := open(t, path)
+	defer w.Unlock()
+	if err := os.Mkdir(filepath.Join(path, "a"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Write("a", []byte("new")); !errors.Is(err, secrets.ErrDenied) {
+		t.Error(err)
+	}
+	names, err := f.Names()
+	if err != nil || !slices.Equal(names, []string{".lock", "a"}) {
+		t.Errorf("%q, %v", names, err)
+	}
+}
+
+func TestLockWaits(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir()
+	f, w := open(t, path)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
+	defer cancel()
+	if _, err := f.Lock(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a second writer got in: %v", err)
+	}
+	locked := make(chan error)
+	go func() {
+		w2, err := f.Lock(t.Context())
+		if err == nil {
+			w2.Unlock()
+		}
+		locked <- err
+	}()
+	w.Unlock()
+	if err := <-locked; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestLinkAsLock(t *testing.T) {
+	t.Parallel()
+	path := t.TempDir()
+	if err := os.Symlink("/etc/passwd", filepath.Join(path, ".lock")); err != nil {
+		t.Fatal(err)
+	}
+	f, err := folder.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.Lock(t.Context()); !errors.Is(err, secrets.ErrDenied) {
+		t.Error(err)
+	}
+}
+
+func TestInMemory(t *testing.T) {
+	t.Parallel()
+	for _, path := range []string{t.TempDir(), "/dev/shm", "/proc"} {
+		var st unix.Statfs_t
+		if err := unix.Statfs(path, &st); err != nil {
+			t.Skip(err)
+		}
+		f, err := folder.Open(path)
+		if err != nil {
+			continue // /dev/shm is everybody's
+		}
+		defer f.Close()
+		if got, want := f.InMemory(), st.Type == unix.TMPFS_MAGIC; got != want {
+			t.Errorf("%s: %v", path, got)
+		}
+	}
+}
+
+func Example() {
+	path, err := os.MkdirTemp("", "folder")
+	if err != nil {
+		panic(err)
+	}
+	defer func() { _ = os.RemoveAll(path) }()
+	f, err := folder.Make(filepath.Join(path, "secrets"))
+	if err != nil {
+		panic(err)
+	}
+	defer f.Close()
+	w, err := f.Lock(context.Background())
+	if err != nil {
+		panic(err)
+	}
+	err = w.Write("key", []byte("value"))
+	w.Unlock()
+	content, readErr := f.Read("key")
+	fmt.Println(content.Len(), err, readErr)
+	// Output: 5 <nil> <nil>
+}
