@@ -157,6 +157,8 @@ setup_test() {
 	command -v gcc >/dev/null || missing+=(gcc)
 	[ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
 	command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
+	# What the key stores are tested with.
+	command -v age >/dev/null || missing+=(age)
 	[ ${#missing[@]} = 0 ] || install "tools to test" "${missing[@]}"
 	[ -n "$(scripts/libvirt.sh --cached)" ] && return
 	update_lists 1

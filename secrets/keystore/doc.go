@@ -3,6 +3,9 @@
 // every kind of store, which all import that.
 //
 //	dir:PATH    a folder with one file per secret (package secrets/dir)
+//	age:PATH    a folder encrypted with age (package secrets/age); its parameters
+//	            are identity=PATH, key=x25519 or hybrid, protect=none or passphrase,
+//	            and passphrase-file=PATH or fd:N, where nobody is to be asked
 //
 // A URI is SCHEME:REST?PARAMETER=VALUE&..., percent-encoded as in RFC 3986. All
 // kinds take the parameter encoding, which says in what form the store holds

@@ -52,6 +52,7 @@ type kind struct {
 func kinds() []kind {
 	return []kind{
 		{"dir", "dir:PATH", openDir},
+		{"age", "age:PATH", openAge},
 	}
 }
 

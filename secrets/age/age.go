@@ -1,0 +1,348 @@
+package age
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"filippo.io/age"
+	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/document"
+	"github.com/luksplug/luksplug/secrets/internal/folder"
+)
+
+// The ends of the names of a secret's files.
+const (
+	documentSuffix = ".xml"
+	valueSuffix    = ".age"
+)
+
+// Store is a [secrets.Keeper] on a folder. Make one with [New].
+type Store struct {
+	path    string
+	options Options
+	keys    *identity
+}
+
+// Options say how the folder is encrypted. The zero value is of use.
+type Options struct {
+	// Identity is the path of the identity; "" for identity.txt in the
+	// folder.
+	Identity string
+	// PostQuantum: an identity that has to be made is a hybrid one.
+	PostQuantum bool
+	// Protect: an identity that has to be made is encrypted to a passphrase,
+	// and one that is in clear is refused.
+	Protect bool
+	// Passphrase asks for the passphrase of the identity; question says what
+	// for. It is asked twice for a new one. Where it is nil, a protected
+	// identity is [secrets.ErrLocked].
+	Passphrase func(ctx context.Context, question string) (*secrets.Secret, error)
+	// WorkFactor is the logarithm to base 2 of scrypt's cost for a new
+	// passphrase, 1 to 22; 0 for age's own choice, about a second.
+	WorkFactor int
+}
+
+// New returns the store of the folder path. The folder is looked at by each call
+// anew. It need not exist yet: the first Define makes it.
+func New(path string, options Options) *Store {
+	return &Store{path: path, options: options, keys: newIdentity(path, options)}
+}
+
+// String returns "age:" and the path, percent-encoded where a URI needs that.
+func (s *Store) String() string { return "age:" + (&url.URL{Path: s.path}).EscapedPath() }
+
+// Lookup implements [secrets.Store]. It asks for the passphrase where the
+// identity has one. A value for other recipients is denied, and so is a file or
+// folder with unsafe permissions.
+func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
+	value, err := s.lookup(ctx, ref)
+	if err != nil {
+		return nil, s.fail(ref, err)
+	}
+	return value, nil
+}
+
+func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
+	if err := errors.Join(ctx.Err(), ref.Validate()); err != nil {
+		return nil, err
+	}
+	f, err := s.open()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	d, err := find(f, ref)
+	if err != nil {
+		return nil, err
+	}
+	name := d.UUID.String() + valueSuffix
+	encrypted, err := f.Read(name)
+	if errors.Is(err, secrets.ErrNotFound) {
+		return nil, fmt.Errorf("%w: there is no file %s", secrets.ErrNoValue, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer encrypted.Wipe()
+	keys, err := s.keys.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return decrypt(encrypted, name, keys)
+}
+
+// List implements [secrets.Lister]. It needs no identity.
+func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, s.fail(secrets.Reference{}, err)
+	}
+	f, err := s.open()
+	if err != nil {
+		return nil, s.fail(secrets.Reference{}, err)
+	}
+	defer f.Close()
+	documents, unread, err := list(f)
+	if err = errors.Join(err, unread); err != nil {
+		err = s.fail(secrets.Reference{}, err)
+	}
+	return documents, err
+}
+
+// Define implements [secrets.Keeper]. An ephemeral secret is taken where the
+// folder is in memory.
+func (s *Store) Define(ctx context.Context, d secrets.Document) error {
+	return s.fail(d.Reference(), s.define(ctx, d))
+}
+
+func (s *Store) define(ctx context.Context, d secrets.Document) error {
+	if err := errors.Join(ctx.Err(), d.Validate()); err != nil {
+		return err
+	}
+	if d.UUID == uuid.Nil {
+		return fmt.Errorf("%w: it has no uuid", secrets.ErrInvalidDocument)
+	}
+	f, err := folder.Make(s.path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if d.Ephemeral && !f.InMemory() {
+		return fmt.Errorf("%w: keep it in a folder on a tmpfs", secrets.ErrPersistent)
+	}
+	return locked(ctx, f, func(w *folder.Writer) error {
+		// What is damaged does not keep others from being defined, and is
+		// mended by being defined again.
+		documents, _, err := list(f)
+		if err != nil {
+			return err
+		}
+		if err := secrets.CheckDefine(documents, d); err != nil {
+			return err
+		}
+		if _, err := s.recipients(ctx, f, w); err != nil {
+			return err
+		}
+		return w.Write(d.UUID.String()+documentSuffix, document.Format(d))
+	})
+}
+
+// Set implements [secrets.Keeper]. It needs the recipients only.
+func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.Secret) error {
+	return s.fail(ref, s.change(ctx, ref, func(f *folder.Folder, w *folder.Writer, d secrets.Document) error {
+		recipients, err := s.recipients(ctx, f, w)
+		if err != nil {
+			return err
+		}
+		encrypted, err := encrypt(value, recipients)
+		if err != nil {
+			return err
+		}
+		return w.Write(d.UUID.String()+valueSuffix, encrypted)
+	}))
+}
+
+// Remove implements [secrets.Keeper].
+func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
+	return s.fail(ref, s.change(ctx, ref, func(_ *folder.Folder, w *folder.Writer, d secrets.Document) error {
+		if err := w.Remove(d.UUID.String() + valueSuffix); err != nil {
+			return err
+		}
+		return w.Remove(d.UUID.String() + documentSuffix)
+	}))
+}
+
+// change runs f on the secret that ref names, while nobody else writes.
+func (s *Store) change(ctx context.Context, ref secrets.Reference, change func(*folder.Folder, *folder.Writer, secrets.Document) error) error {
+	if err := errors.Join(ctx.Err(), ref.Validate()); err != nil {
+		return err
+	}
+	f, err := s.open()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return locked(ctx, f, func(w *folder.Writer) error {
+		d, err := find(f, ref)
+		if err != nil {
+			return err
+		}
+		return change(f, w, d)
+	})
+}
+
+func locked(ctx context.Context, f *folder.Folder, run func(w *folder.Writer) error) error {
+	w, err := f.Lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer w.Unlock()
+	return run(w)
+}
+
+func (s *Store) open() (*folder.Folder, error) {
+	f, err := folder.Open(s.path)
+	if errors.Is(err, secrets.ErrUnreachable) {
+		err = fmt.Errorf("%w; the first secret that is defined makes it", err)
+	}
+	return f, err
+}
+
+func (s *Store) fail(ref secrets.Reference, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
+}
+
+// find returns the document of the secret that ref names. One that cannot be
+// read matters only where it could be the one.
+func find(f *folder.Folder, ref secrets.Reference) (secrets.Document, error) {
+	if ref.UUID != uuid.Nil {
+		d, err := read(f, ref.UUID)
+		if err != nil {
+			return d, err
+		}
+		_, err = d.Answers(ref)
+		return d, err
+	}
+	documents, unread, err := list(f)
+	if err != nil {
+		return secrets.Document{}, err
+	}
+	d, err := secrets.Find(documents, ref)
+	if errors.Is(err, secrets.ErrNotFound) && unread != nil {
+		err = unread
+	}
+	return d, err
+}
+
+// list returns the documents of all secrets, and an error that names those whose
+// document could not be read.
+func list(f *folder.Folder) (documents []secrets.Document, unread, err error) {
+	names, err := f.Names()
+	if err != nil {
+		return nil, nil, err
+	}
+	seen := map[uuid.UUID]bool{}
+	for _, name := range names {
+		id, ok := idOf(name)
+		if !ok || seen[id] {
+			continue
+		}
+		seen[id] = true
+		d, err := read(f, id)
+		switch {
+		case err == nil:
+			documents = append(documents, d)
+		case !errors.Is(err, secrets.ErrNotFound): // or it was removed meanwhile
+			unread = errors.Join(unread, fmt.Errorf("secret with uuid %s: %w", id, err))
+		}
+	}
+	return documents, unread, nil
+}
+
+// idOf returns the uuid in the name of a secret's file.
+func idOf(name string) (uuid.UUID, bool) {
+	base, ok := strings.CutSuffix(name, documentSuffix)
+	if !ok {
+		base, ok = strings.CutSuffix(name, valueSuffix)
+	}
+	id, err := secrets.ParseUUID(base)
+	return id, ok && err == nil && base == id.String()
+}
+
+// read returns the document of one secret.
+func read(f *folder.Folder, id uuid.UUID) (secrets.Document, error) {
+	name := id.String() + documentSuffix
+	content, err := f.Read(name)
+	if errors.Is(err, secrets.ErrNotFound) {
+		// A value that was put there by hand is one without usage.
+		if has, hasErr := f.Has(id.String() + valueSuffix); has || hasErr != nil {
+			return secrets.Document{UUID: id}, hasErr
+		}
+	}
+	if err != nil {
+		return secrets.Document{}, err
+	}
+	defer content.Wipe()
+	var d secrets.Document
+	err = content.Use(func(text []byte) error {
+		var err error
+		d, err = document.Parse(text)
+		return err
+	})
+	switch {
+	case err != nil:
+		// Not wrapped: that it is no document is all that the caller may
+		// ask for.
+		return d, fmt.Errorf("%w: file %s: %v", secrets.ErrDamaged, name, err)
+	case d.UUID != id:
+		return d, fmt.Errorf("%w: file %s is the document of another secret, %s", secrets.ErrDamaged, name, d.UUID)
+	}
+	return d, nil
+}
+
+// decrypt returns the value that is in the file name.
+func decrypt(encrypted *secrets.Secret, name string, keys []age.Identity) (*secrets.Secret, error) {
+	var value *secrets.Secret
+	err := encrypted.Use(func(b []byte) error {
+		r, err := age.Decrypt(unarmored(b), keys...)
+		if err == nil {
+			value, err = secrets.Read(r)
+		}
+		return err
+	})
+	var stranger *age.NoIdentityMatchError
+	switch {
+	case errors.As(err, &stranger):
+		return nil, fmt.Errorf("%w: file %s is encrypted to others than our identity", secrets.ErrDenied, name)
+	case err != nil:
+		return nil, fmt.Errorf("%w: file %s: %w", secrets.ErrDamaged, name, err)
+	}
+	return value, nil
+}
+
+func encrypt(value *secrets.Secret, recipients []age.Recipient) ([]byte, error) {
+	var out bytes.Buffer
+	err := value.Use(func(b []byte) error {
+		w, err := age.Encrypt(&out, recipients...)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(b)
+		return errors.Join(err, w.Close())
+	})
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("encrypt the value: %w", err)
+	case out.Len() > secrets.MaxLen:
+		return nil, fmt.Errorf("%w: more than %d bytes with its encryption", secrets.ErrTooLong, secrets.MaxLen)
+	}
+	return out.Bytes(), nil
+}

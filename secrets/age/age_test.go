@@ -1,0 +1,361 @@
+package age_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	fage "filippo.io/age"
+	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/age"
+	"github.com/luksplug/luksplug/secrets/storetest"
+)
+
+func Example() {
+	folder, err := os.MkdirTemp("", "secrets")
+	if err != nil {
+		panic(err)
+	}
+	defer func() { _ = os.RemoveAll(folder) }()
+	ctx := context.Background()
+	store := age.New(folder, age.Options{})
+
+	d := secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageVolume, Usage: "/var/lib/images/vm1.img"}
+	value := secrets.New([]byte("correct horse"))
+	defer value.Wipe()
+	if err := errors.Join(store.Define(ctx, d), store.Set(ctx, d.Reference(), value)); err != nil {
+		panic(err)
+	}
+	found, err := store.Lookup(ctx, secrets.Reference{Type: secrets.Passphrase, Usage: "/var/lib/images/vm1.img"})
+	if err != nil {
+		panic(err)
+	}
+	defer found.Wipe()
+	fmt.Println(found.Equal(value))
+	// Output: true
+}
+
+// asked returns an answer to the question for a passphrase, and counts.
+func asked(passphrase string) (func(context.Context, string) (*secrets.Secret, error), *int) {
+	var mu sync.Mutex
+	n := new(int)
+	return func(context.Context, string) (*secrets.Secret, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		*n++
+		return secrets.New([]byte(passphrase)), nil
+	}, n
+}
+
+const cheap = 4 // scrypt's work factor in tests
+
+func check(t *testing.T, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// strangers encrypts a value to somebody else.
+func strangers(t *testing.T, path string) {
+	t.Helper()
+	other, err := fage.GenerateX25519Identity()
+	check(t, err)
+	var out bytes.Buffer
+	w, err := fage.Encrypt(&out, other.Recipient())
+	check(t, err)
+	_, err = w.Write([]byte("confidential"))
+	check(t, err, w.Close(), os.WriteFile(path, out.Bytes(), 0o600))
+}
+
+// fixture returns the suite's view of a folder.
+func fixture(t *testing.T, path string, o age.Options) storetest.Fixture {
+	store := age.New(path, o)
+	value := func(t *testing.T, ref secrets.Reference) string {
+		documents, err := store.List(t.Context())
+		check(t, err)
+		d, err := secrets.Find(documents, ref)
+		check(t, err)
+		return filepath.Join(path, d.UUID.String()+".age")
+	}
+	return storetest.Fixture{
+		Store: store,
+		Deny:  func(t *testing.T, ref secrets.Reference) { strangers(t, value(t, ref)) },
+		Break: func(t *testing.T) { check(t, os.RemoveAll(path), os.WriteFile(path, nil, 0o600)) },
+		Damage: func(t *testing.T, ref secrets.Reference) {
+			name := value(t, ref)
+			data, err := os.ReadFile(name)
+			check(t, err)
+			check(t, os.WriteFile(name, data[:len(data)-1], 0o600),
+				os.WriteFile(strings.TrimSuffix(name, ".age")+".xml", []byte("<secret>"), 0o600))
+		},
+		Reopen:     func(*testing.T) secrets.Store { return age.New(path, o) },
+		Persistent: true,
+	}
+}
+
+// folder returns a path where the store will make its folder, not in memory.
+func folder(t *testing.T) string {
+	t.Helper()
+	return filepath.Join(t.TempDir(), "secrets")
+}
+
+func TestStore(t *testing.T) {
+	t.Parallel()
+	for name, options := range map[string]func(t *testing.T) age.Options{
+		"X25519":       func(*testing.T) age.Options { return age.Options{} },
+		"post-quantum": func(*testing.T) age.Options { return age.Options{PostQuantum: true} },
+		"passphrase": func(*testing.T) age.Options {
+			answer, _ := asked("open sesame")
+			return age.Options{Protect: true, Passphrase: answer, WorkFactor: cheap}
+		},
+		"identity elsewhere": func(t *testing.T) age.Options {
+			return age.Options{Identity: filepath.Join(t.TempDir(), "new", "key")}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			storetest.Run(t, func(t *testing.T) storetest.Fixture {
+				path := folder(t)
+				o := options(t)
+				check(t, os.Mkdir(path, 0o700)) // or listing the empty store is an error
+				return fixture(t, path, o)
+			})
+		})
+	}
+}
+
+// filled returns a folder with one secret in it.
+func filled(t *testing.T, o age.Options) (path string, d secrets.Document) {
+	t.Helper()
+	path = folder(t)
+	d = secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageVolume, Usage: "/x"}
+	store := age.New(path, o)
+	check(t, store.Define(t.Context(), d), store.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
+	return path, d
+}
+
+func wantValue(t *testing.T, store secrets.Store, ref secrets.Reference) {
+	t.Helper()
+	found, err := store.Lookup(t.Context(), ref)
+	check(t, err)
+	if !found.Equal(secrets.New([]byte("confidential"))) {
+		t.Errorf("another value was found, of %d bytes", found.Len())
+	}
+}
+
+func wantError(t *testing.T, store secrets.Store, ref secrets.Reference, want error, text string) {
+	t.Helper()
+	found, err := store.Lookup(t.Context(), ref)
+	if found != nil || !errors.Is(err, want) || !strings.Contains(err.Error(), text) {
+		t.Errorf("got %v, want %v with %q", err, want, text)
+	}
+}
+
+func TestFilesAreClosedToOthers(t *testing.T) {
+	t.Parallel()
+	path, d := filled(t, age.Options{})
+	for _, name := range []string{"", "identity.txt", "recipients.txt", d.UUID.String() + ".age", d.UUID.String() + ".xml"} {
+		info, err := os.Stat(filepath.Join(path, name))
+		check(t, err)
+		if info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%q has mode %v", name, info.Mode())
+		}
+	}
+	check(t, os.Chmod(filepath.Join(path, "identity.txt"), 0o644))
+	wantError(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrDenied, "identity.txt")
+}
+
+func TestMissingFolder(t *testing.T) {
+	t.Parallel()
+	store := age.New(folder(t), age.Options{})
+	wantError(t, store, storetest.ByUUID(), secrets.ErrUnreachable, "the first secret that is defined makes it")
+}
+
+func TestPassphraseIsAskedOnce(t *testing.T) {
+	t.Parallel()
+	answer, n := asked("open sesame")
+	o := age.Options{Protect: true, Passphrase: answer, WorkFactor: cheap}
+	path, d := filled(t, o)
+	if *n != 2 {
+		t.Errorf("a new passphrase was asked for %d times, want 2", *n)
+	}
+	*n = 0
+	store := age.New(path, age.Options{Passphrase: answer})
+	second := secrets.Document{UUID: uuid.New()}
+	check(t, store.Define(t.Context(), second), store.Set(t.Context(), second.Reference(), secrets.New([]byte("x"))))
+	if *n != 0 {
+		t.Errorf("defining and setting asked %d times", *n)
+	}
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() { wantValue(t, store, d.Reference()) })
+	}
+	wg.Wait()
+	if *n != 1 {
+		t.Errorf("asked %d times, want once", *n)
+	}
+}
+
+func TestPassphraseFailures(t *testing.T) {
+	t.Parallel()
+	answer, _ := asked("open sesame")
+	path, d := filled(t, age.Options{Protect: true, Passphrase: answer, WorkFactor: cheap})
+	identity, err := os.ReadFile(filepath.Join(path, "identity.txt"))
+	check(t, err)
+	if bytes.Contains(identity, []byte("AGE-SECRET-KEY")) {
+		t.Error("the identity is in clear")
+	}
+
+	wantError(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrLocked, "nobody to ask")
+	wrong, _ := asked("open barley")
+	wantError(t, age.New(path, age.Options{Passphrase: wrong}), d.Reference(), secrets.ErrDenied, "is wrong")
+	empty, _ := asked("")
+	wantError(t, age.New(path, age.Options{Passphrase: empty}), d.Reference(), secrets.ErrDenied, "empty")
+	gone := func(context.Context, string) (*secrets.Secret, error) { return nil, os.ErrClosed }
+	wantError(t, age.New(path, age.Options{Passphrase: gone}), d.Reference(), secrets.ErrLocked, os.ErrClosed.Error())
+
+	// One that waits for a person ends with the context, for all who wait.
+	ctx, cancel := context.WithCancel(t.Context())
+	waiting := func(ctx context.Context, _ string) (*secrets.Secret, error) {
+		cancel()
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	store := age.New(path, age.Options{Passphrase: waiting})
+	var wg sync.WaitGroup
+	for range 2 {
+		wg.Go(func() {
+			if _, err := store.Lookup(ctx, d.Reference()); !errors.Is(err, context.Canceled) || errors.Is(err, secrets.ErrLocked) {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	// An interrupted question is asked again.
+	store = age.New(path, age.Options{Passphrase: answer})
+	wantValue(t, store, d.Reference())
+}
+
+func TestNewPassphrases(t *testing.T) {
+	t.Parallel()
+	answers := []string{"one", "two"}
+	different := func(context.Context, string) (*secrets.Secret, error) {
+		s := secrets.New([]byte(answers[0]))
+		answers = answers[1:]
+		return s, nil
+	}
+	path := folder(t)
+	d := secrets.Document{UUID: uuid.New()}
+	err := age.New(path, age.Options{Protect: true, Passphrase: different}).Define(t.Context(), d)
+	if !errors.Is(err, secrets.ErrDenied) || !strings.Contains(err.Error(), "differ") {
+		t.Error(err)
+	}
+	err = age.New(path, age.Options{Protect: true}).Define(t.Context(), d)
+	if !errors.Is(err, secrets.ErrLocked) {
+		t.Error(err)
+	}
+	if _, err := os.Stat(filepath.Join(path, "identity.txt")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("an identity was made: %v", err)
+	}
+}
+
+func TestIdentityInClearIsRefusedWhereItIsToBeProtected(t *testing.T) {
+	t.Parallel()
+	path, d := filled(t, age.Options{})
+	answer, _ := asked("x")
+	wantError(t, age.New(path, age.Options{Protect: true, Passphrase: answer}), d.Reference(), secrets.ErrDenied, "not protected")
+}
+
+// Who defines secrets needs no identity; who attaches needs no recipients.
+func TestRoles(t *testing.T) {
+	t.Parallel()
+	path, d := filled(t, age.Options{})
+	elsewhere := filepath.Join(t.TempDir(), "key")
+	check(t, os.Rename(filepath.Join(path, "identity.txt"), elsewhere))
+
+	definer := age.New(path, age.Options{})
+	check(t, definer.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
+	wantError(t, definer, d.Reference(), secrets.ErrLocked, "no identity")
+	if _, err := os.Stat(filepath.Join(path, "identity.txt")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("another identity was made: %v", err)
+	}
+	check(t, os.Remove(filepath.Join(path, "recipients.txt")))
+	wantValue(t, age.New(path, age.Options{Identity: elsewhere}), d.Reference())
+
+	// Neither: the values must not become a mixture for two identities.
+	err := definer.Define(t.Context(), secrets.Document{UUID: uuid.New()})
+	if !errors.Is(err, secrets.ErrDamaged) || !strings.Contains(err.Error(), "put them back") {
+		t.Error(err)
+	}
+	// The recipients come back from the identity.
+	check(t, age.New(path, age.Options{Identity: elsewhere}).Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
+	wantValue(t, age.New(path, age.Options{Identity: elsewhere}), d.Reference())
+}
+
+func TestDamagedKeys(t *testing.T) {
+	t.Parallel()
+	path, d := filled(t, age.Options{})
+	check(t, os.WriteFile(filepath.Join(path, "recipients.txt"), []byte("age1nobody\n"), 0o600))
+	err := age.New(path, age.Options{}).Set(t.Context(), d.Reference(), secrets.New([]byte("x")))
+	if !errors.Is(err, secrets.ErrDamaged) || !strings.Contains(err.Error(), "recipients.txt") {
+		t.Error(err)
+	}
+	wantValue(t, age.New(path, age.Options{}), d.Reference()) // is still the old one
+	check(t, os.WriteFile(filepath.Join(path, "identity.txt"), []byte("confidential\n"), 0o600))
+	wantError(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrDamaged, "identity.txt")
+	if _, err := age.New(path, age.Options{}).Lookup(t.Context(), d.Reference()); strings.Contains(err.Error(), "confidential") {
+		t.Errorf("the error says what is in the identity: %v", err)
+	}
+}
+
+// A look-up by usage cannot pass over a document that it could not read.
+func TestDamagedDocument(t *testing.T) {
+	t.Parallel()
+	path, d := filled(t, age.Options{})
+	damaged := uuid.New()
+	check(t, os.WriteFile(filepath.Join(path, damaged.String()+".xml"), []byte("<secret"), 0o600))
+	store := age.New(path, age.Options{})
+	wantValue(t, store, storetest.ByUsage("/x"))
+	wantError(t, store, storetest.ByUsage("/y"), secrets.ErrDamaged, damaged.String())
+	wantError(t, store, storetest.ByUUID(), secrets.ErrNotFound, "")
+
+	// A document under another's name.
+	text, err := os.ReadFile(filepath.Join(path, d.UUID.String()+".xml"))
+	check(t, err, os.WriteFile(filepath.Join(path, damaged.String()+".xml"), text, 0o600))
+	wantError(t, store, secrets.Reference{Type: secrets.Passphrase, UUID: damaged}, secrets.ErrDamaged, d.UUID.String())
+	// To define it again mends it.
+	check(t, store.Define(t.Context(), secrets.Document{UUID: damaged}))
+	wantError(t, store, secrets.Reference{Type: secrets.Passphrase, UUID: damaged}, secrets.ErrNoValue, "")
+}
+
+// All damage to a value is noticed: a part of it, or another, is never returned.
+func TestEveryDamageIsNoticed(t *testing.T) {
+	t.Parallel()
+	path, d := filled(t, age.Options{})
+	name := filepath.Join(path, d.UUID.String()+".age")
+	good, err := os.ReadFile(name)
+	check(t, err)
+	store := age.New(path, age.Options{})
+	for i := 0; i < len(good); i += 5 { // each takes a key exchange
+		for what, bad := range map[string][]byte{"cut off": good[:i], "flipped": bytes.Clone(good)} {
+			if what == "flipped" {
+				bad[i] ^= 0x10
+			}
+			check(t, os.WriteFile(name, bad, 0o600))
+			found, err := store.Lookup(t.Context(), d.Reference())
+			// A header for somebody else is no damage that can be told.
+			if found != nil || !errors.Is(err, secrets.ErrDamaged) && !errors.Is(err, secrets.ErrDenied) {
+				t.Fatalf("%s at byte %d: %v", what, i, err)
+			}
+		}
+	}
+}

@@ -1,0 +1,342 @@
+package age
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"strings"
+
+	"filippo.io/age"
+	"filippo.io/age/armor"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/internal/folder"
+)
+
+const (
+	recipientsName = "recipients.txt"
+	identityName   = "identity.txt"
+)
+
+// key is an identity that tells to whom it belongs: X25519 or hybrid.
+type key interface {
+	age.Identity
+	String() string
+}
+
+// identity is the file with the keys that decrypt, and the keys when it has been
+// opened.
+type identity struct {
+	path    string // of the file
+	inside  bool   // the file is in the store's own folder
+	options Options
+	turn    chan struct{} // holds one element: who takes it may use opened
+	opened  []age.Identity
+}
+
+func newIdentity(folder string, o Options) *identity {
+	i := &identity{path: o.Identity, options: o, turn: make(chan struct{}, 1)}
+	if i.path == "" {
+		i.path = filepath.Join(folder, identityName)
+	}
+	i.inside = filepath.Dir(i.path) == filepath.Clean(folder)
+	i.turn <- struct{}{}
+	return i
+}
+
+// open returns the keys. It asks for the passphrase once: of several callers one
+// asks and the others wait.
+func (i *identity) open(ctx context.Context) ([]age.Identity, error) {
+	select {
+	case <-i.turn:
+		defer func() { i.turn <- struct{}{} }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if i.opened != nil {
+		return i.opened, nil
+	}
+	content, err := i.read()
+	if errors.Is(err, secrets.ErrNotFound) {
+		return nil, fmt.Errorf("%w: there is no identity %s to decrypt with", secrets.ErrLocked, i.path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer content.Wipe()
+	keys, err := i.parse(ctx, content)
+	if err != nil {
+		return nil, err
+	}
+	i.opened = keys
+	return keys, nil
+}
+
+func (i *identity) read() (*secrets.Secret, error) {
+	f, err := folder.Open(filepath.Dir(i.path))
+	if err != nil {
+		return nil, fmt.Errorf("the identity: %w", err)
+	}
+	defer f.Close()
+	content, err := f.Read(filepath.Base(i.path))
+	if err != nil {
+		return nil, fmt.Errorf("the identity: %w", err)
+	}
+	return content, nil
+}
+
+// parse returns the keys in the file's content, which it decrypts where it is
+// protected.
+func (i *identity) parse(ctx context.Context, content *secrets.Secret) ([]age.Identity, error) {
+	var protected bool
+	// Neither fails, for a secret that is not wiped.
+	_ = content.Use(func(b []byte) error { protected = isEncrypted(b); return nil })
+	if protected {
+		clear, err := i.unlock(ctx, content)
+		if err != nil {
+			return nil, err
+		}
+		defer clear.Wipe()
+		content = clear
+	} else if i.options.Protect {
+		return nil, fmt.Errorf("%w: the identity %s is not protected by a passphrase as it should be: encrypt it with age --passphrase", secrets.ErrDenied, i.path)
+	}
+	var keys []age.Identity
+	err := content.Use(func(b []byte) error {
+		var err error
+		keys, err = age.ParseIdentities(bytes.NewReader(b))
+		return err
+	})
+	if err != nil {
+		// Its text could quote a line of the file.
+		return nil, fmt.Errorf("%w: the identity %s holds something else than identities of age", secrets.ErrDamaged, i.path)
+	}
+	return keys, nil
+}
+
+// unlock decrypts a protected identity.
+func (i *identity) unlock(ctx context.Context, content *secrets.Secret) (*secrets.Secret, error) {
+	if i.options.Passphrase == nil {
+		return nil, fmt.Errorf("%w: the identity %s is protected by a passphrase, and there is nobody to ask for it: run this in a terminal, or name a file with the passphrase", secrets.ErrLocked, i.path)
+	}
+	passphrase, err := i.ask(ctx, "passphrase of "+i.path)
+	if err != nil {
+		return nil, err
+	}
+	defer passphrase.Wipe()
+	var clear *secrets.Secret
+	err = content.Use(func(b []byte) error {
+		return passphrase.Use(func(p []byte) error {
+			scrypt, err := age.NewScryptIdentity(string(p)) // the library takes a string
+			if err != nil {
+				return err
+			}
+			r, err := age.Decrypt(unarmored(b), scrypt)
+			if err == nil {
+				clear, err = secrets.Read(r)
+			}
+			return err
+		})
+	})
+	var wrong *age.NoIdentityMatchError
+	switch {
+	case errors.As(err, &wrong):
+		return nil, fmt.Errorf("%w: the passphrase of the identity %s is wrong", secrets.ErrDenied, i.path)
+	case err != nil:
+		return nil, fmt.Errorf("%w: the identity %s: %w", secrets.ErrDamaged, i.path, err)
+	}
+	return clear, nil
+}
+
+func (i *identity) ask(ctx context.Context, question string) (*secrets.Secret, error) {
+	passphrase, err := i.options.Passphrase(ctx, question)
+	if err != nil {
+		if errors.Is(err, ctx.Err()) {
+			return nil, err
+		}
+		return nil, fmt.Errorf("%w: %s: %w", secrets.ErrLocked, question, err)
+	}
+	if passphrase.Len() == 0 {
+		passphrase.Wipe()
+		return nil, fmt.Errorf("%w: %s: it is empty", secrets.ErrDenied, question)
+	}
+	return passphrase, nil
+}
+
+// recipients returns to whom values are encrypted. The first time it writes that
+// file, and makes the identity where there is none either.
+func (s *Store) recipients(ctx context.Context, f *folder.Folder, w *folder.Writer) ([]age.Recipient, error) {
+	content, err := f.Read(recipientsName)
+	if errors.Is(err, secrets.ErrNotFound) {
+		return s.firstRecipients(ctx, f, w)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer content.Wipe()
+	var recipients []age.Recipient
+	err = content.Use(func(b []byte) error {
+		var err error
+		recipients, err = age.ParseRecipients(bytes.NewReader(b))
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("%w: file %s: %w", secrets.ErrDamaged, recipientsName, err)
+	}
+	return recipients, nil
+}
+
+func (s *Store) firstRecipients(ctx context.Context, f *folder.Folder, w *folder.Writer) ([]age.Recipient, error) {
+	has, err := s.keys.exists()
+	if err != nil {
+		return nil, err
+	}
+	var keys []age.Identity
+	if has {
+		keys, err = s.keys.open(ctx)
+	} else {
+		keys, err = s.makeIdentity(ctx, f, w)
+	}
+	if err != nil {
+		return nil, err
+	}
+	var recipients []age.Recipient
+	var text strings.Builder
+	for _, k := range keys {
+		var r age.Recipient
+		switch k := k.(type) {
+		case *age.X25519Identity:
+			r = k.Recipient()
+		case *age.HybridIdentity:
+			r = k.Recipient()
+		default:
+			return nil, fmt.Errorf("%w: the identity %s has no recipient that can be told from it: write the recipients to %s",
+				secrets.ErrDenied, s.keys.path, recipientsName)
+		}
+		recipients = append(recipients, r)
+		_, _ = fmt.Fprintln(&text, r) // into memory
+	}
+	return recipients, w.Write(recipientsName, []byte(text.String()))
+}
+
+// exists tells whether something of the identity's name is there.
+func (i *identity) exists() (bool, error) {
+	f, err := folder.Open(filepath.Dir(i.path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("the identity: %w", err)
+	}
+	defer f.Close()
+	return f.Has(filepath.Base(i.path))
+}
+
+// makeIdentity makes the identity. Where there are values already, whoever can
+// read them has lost his identity, and needs that and not another one.
+func (s *Store) makeIdentity(ctx context.Context, f *folder.Folder, w *folder.Writer) ([]age.Identity, error) {
+	names, err := f.Names()
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		if _, ok := idOf(name); ok && strings.HasSuffix(name, valueSuffix) {
+			return nil, fmt.Errorf("%w: there are values, and neither %s nor the identity %s: put them back", secrets.ErrDamaged, recipientsName, s.keys.path)
+		}
+	}
+	k, err := s.newKey()
+	if err != nil {
+		return nil, fmt.Errorf("make an identity: %w", err)
+	}
+	content := []byte(k.String() + "\n")
+	defer clear(content)
+	if s.options.Protect {
+		if content, err = s.protect(ctx, content); err != nil {
+			return nil, err
+		}
+	}
+	if s.keys.inside {
+		return []age.Identity{k}, w.Write(filepath.Base(s.keys.path), content)
+	}
+	other, err := folder.Make(filepath.Dir(s.keys.path))
+	if err != nil {
+		return nil, fmt.Errorf("the identity: %w", err)
+	}
+	defer other.Close()
+	return []age.Identity{k}, locked(ctx, other, func(w *folder.Writer) error {
+		switch has, err := other.Has(filepath.Base(s.keys.path)); {
+		case err != nil:
+			return err
+		case has:
+			return fmt.Errorf("%w: another process has just made the identity: try again", secrets.ErrUnreachable)
+		}
+		return w.Write(filepath.Base(s.keys.path), content)
+	})
+}
+
+func (s *Store) newKey() (key, error) {
+	if s.options.PostQuantum {
+		return age.GenerateHybridIdentity()
+	}
+	return age.GenerateX25519Identity()
+}
+
+// protect encrypts a new identity to a new passphrase.
+func (s *Store) protect(ctx context.Context, content []byte) ([]byte, error) {
+	if s.options.Passphrase == nil {
+		return nil, fmt.Errorf("%w: the new identity needs a passphrase, and there is nobody to ask for it: run this in a terminal, or name a file with the passphrase", secrets.ErrLocked)
+	}
+	first, err := s.keys.ask(ctx, "new passphrase for "+s.keys.path)
+	if err != nil {
+		return nil, err
+	}
+	defer first.Wipe()
+	second, err := s.keys.ask(ctx, "the same passphrase again")
+	if err != nil {
+		return nil, err
+	}
+	defer second.Wipe()
+	if !first.Equal(second) {
+		return nil, fmt.Errorf("%w: the two passphrases differ: try again", secrets.ErrDenied)
+	}
+	var out bytes.Buffer
+	err = first.Use(func(p []byte) error {
+		scrypt, err := age.NewScryptRecipient(string(p)) // the library takes a string
+		if err != nil {
+			return err
+		}
+		if s.options.WorkFactor != 0 {
+			scrypt.SetWorkFactor(s.options.WorkFactor)
+		}
+		text := armor.NewWriter(&out)
+		w, err := age.Encrypt(text, scrypt)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(content)
+		return errors.Join(err, w.Close(), text.Close())
+	})
+	if err != nil {
+		return nil, fmt.Errorf("encrypt the identity: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+// isEncrypted tells whether b is a file of age.
+func isEncrypted(b []byte) bool {
+	return isArmored(b) || bytes.HasPrefix(b, []byte("age-encryption.org/"))
+}
+
+func isArmored(b []byte) bool { return bytes.HasPrefix(b, []byte(armor.Header)) }
+
+// unarmored reads a file of age that may be armored.
+func unarmored(b []byte) io.Reader {
+	if isArmored(b) {
+		return armor.NewReader(bytes.NewReader(b))
+	}
+	return bytes.NewReader(b)
+}
