@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -136,4 +137,58 @@ func userOf(t *testing.T, pid int) int {
 		t.Fatal(err)
 	}
 	return int(info.Sys().(*syscall.Stat_t).Uid)
+}
+
+// TestStorageDaemonRefused: what stands in the way of a storage daemon is said
+// before the VM hears of the disk, and nothing of it stays.
+func TestStorageDaemonRefused(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{SCSI: true, Paused: true, TCP: true})
+	p := newPlug(t, q, peer.NewVolume(t, peer.Qcow2LUKS), "sdb", "scsi", "")
+	p.unlock = "external"
+	before := stateOf(ctx, t, q)
+	for _, c := range []struct {
+		name string
+		path string   // for PATH
+		args []string // before the command
+		code int
+		says []string
+	}{
+		{"not installed", t.TempDir(), nil, 5, []string{"disk sdb refused", "the storage daemon does not start", "qemu-utils"}},
+		{"no program", brokenDaemon(t), nil, 5, []string{"disk sdb refused", "the storage daemon does not start", "no such luck"}},
+		{"too slow", sleepingDaemon(t), []string{"--timeout", "2s"}, 5, []string{"disk sdb refused", "deadline exceeded"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{})
+			cmd := program(ctx, proxy.Address, append(c.args, p.attachArgs()...)...)
+			cmd.Env = append(os.Environ(), "PATH="+c.path)
+			wantOneLine(t, run(ctx, t, cmd).want(t, c.code), c.says...)
+			if steps := proxy.Steps(); len(steps) > 0 {
+				t.Errorf("sent to QEMU, of what changes something: %v", steps)
+			}
+			wantSame(ctx, t, q, before)
+		})
+	}
+}
+
+// brokenDaemon is a folder with a storage daemon that ends at once.
+func brokenDaemon(t *testing.T) string {
+	t.Helper()
+	return daemonScript(t, "echo no such luck >&2; exit 3")
+}
+
+// sleepingDaemon is a folder with a storage daemon that never answers.
+func sleepingDaemon(t *testing.T) string {
+	t.Helper()
+	return daemonScript(t, "exec /bin/sleep 300")
+}
+
+func daemonScript(t *testing.T, script string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "qemu-storage-daemon"), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
 }

@@ -20,13 +20,28 @@ import (
 
 // TestFaults makes every step of every plan go wrong in every way, against a
 // real QEMU whose guest answers: a disk is there completely or not at all, in
-// the VM and on the host.
+// the VM and on the host. Every kind of volume is in two of the places, and two
+// kinds are in every place.
 func TestFaults(t *testing.T) {
 	t.Parallel()
-	for _, where := range places() {
+	kinds := peer.VolumeKinds()
+	for i, where := range places() {
 		t.Run(where.name, func(t *testing.T) {
 			t.Parallel()
-			testFaults(t, where, "auto", peer.VolumeKinds()...)
+			testFaults(t, where, "auto", kinds[i], kinds[(i+1)%len(kinds)])
+		})
+	}
+}
+
+// TestFaultsEverywhere is TestFaults for each kind of volume in each place.
+func TestFaultsEverywhere(t *testing.T) {
+	peer.Long(t, "goes through the faults of TestFaults twice as often")
+	t.Parallel()
+	kinds := peer.VolumeKinds()
+	for i, where := range places() {
+		t.Run(where.name, func(t *testing.T) {
+			t.Parallel()
+			testFaults(t, where, "auto", kinds[(i+2)%len(kinds)], kinds[(i+3)%len(kinds)])
 		})
 	}
 }

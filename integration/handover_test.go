@@ -302,3 +302,25 @@ func TestKilledBeforeTheFirstChange(t *testing.T) {
 		})
 	}
 }
+
+// TestDescriptorSetOfOthers: a descriptor that somebody else has passed to the VM
+// is left alone, even where it has the number that luksplug begins with.
+func TestDescriptorSetOfOthers(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{SCSI: true, Paused: true,
+		Through: []string{"sh", "-c", `exec "$@" 3</dev/null`, "sh"},
+		Extra:   []string{"-add-fd", "fd=3,set=1900000000,opaque=not-ours"}})
+	p := newPlug(t, q, peer.NewVolume(t, peer.EmbeddedLUKS), "sdb", "scsi", "")
+	before := stateOf(ctx, t, q)
+	if len(before.FDSets) != 1 {
+		t.Fatalf("QEMU begins with the descriptor sets %v", before.FDSets)
+	}
+	p.attach(ctx, t)
+	if d := listed(ctx, t, q)["sdb"]; d.State != "attached" || d.Unlock != "ephemeral" {
+		t.Errorf("listed as %+v", d)
+	}
+	tool(ctx, t, q.Socket, "repair").want(t, 0)
+	p.detach(ctx, t)
+	wantSame(ctx, t, q, before)
+}

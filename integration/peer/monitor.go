@@ -49,8 +49,12 @@ type message struct {
 // DialMonitor connects to the unix socket of a QMP monitor and leaves the
 // negotiation mode.
 func DialMonitor(ctx context.Context, socket string) (*Monitor, error) {
+	return dialMonitor(ctx, "unix", socket)
+}
+
+func dialMonitor(ctx context.Context, network, address string) (*Monitor, error) {
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", socket)
+	conn, err := d.DialContext(ctx, network, address)
 	if err != nil {
 		return nil, fmt.Errorf("connect to QEMU: %w", err)
 	}

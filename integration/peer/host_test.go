@@ -1,0 +1,104 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+)
+
+func TestReadHost(t *testing.T) {
+	t.Parallel()
+	id := uuid.NewString()
+	if found, err := ReadHost(id); err != nil || len(found) > 0 {
+		t.Errorf("of a VM that does not exist there are %v, error %v", found, err)
+	}
+	dirs := RunDirs(id)
+	if len(dirs) == 0 {
+		t.Fatal("no folder")
+	}
+	note := filepath.Join(dirs[0], "vdb.json")
+	top := filepath.Dir(filepath.Dir(dirs[0]))
+	if _, err := os.Stat(top); errors.Is(err, os.ErrNotExist) {
+		t.Cleanup(func() { _ = os.Remove(filepath.Dir(dirs[0])); _ = os.Remove(top) }) // refused while others use it
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dirs[0]) })
+	if err := errors.Join(os.MkdirAll(dirs[0], 0o711), os.WriteFile(note, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := ReadHost(id); err != nil || !slices.Equal(found, []string{dirs[0], note}) {
+		t.Errorf("found %v, error %v", found, err)
+	}
+}
+
+// TestTCPProxy: a client on TCP gets what one on a unix socket gets, but for
+// descriptors.
+func TestTCPProxy(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	q := Start(t, Options{Paused: true})
+	p := NewTCPProxy(t, q.Socket, CutAtStep(2, CutBeforeForward))
+	m, err := dialMonitor(ctx, "tcp", p.Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = m.Close() })
+	if _, err := m.Execute(ctx, "blockdev-add", node("a")); err != nil {
+		t.Error(err)
+	}
+	if _, err := m.Execute(ctx, "blockdev-del", map[string]any{"node-name": "a"}); err == nil {
+		t.Error("the second step went through")
+	}
+	if got := p.Steps(); !slices.Equal(got, []string{"blockdev-add", "blockdev-del"}) {
+		t.Errorf("steps %v", got)
+	}
+	s, err := q.State(ctx)
+	if err != nil || !slices.Contains(s.Nodes, "a") {
+		t.Errorf("nodes %v, error %v", s.Nodes, err)
+	}
+}
+
+// TestThrough: QEMU is started by another program, and is the process that it
+// seems to be.
+func TestThrough(t *testing.T) {
+	t.Parallel()
+	q := Start(t, Options{Paused: true, Through: []string{"env", "LUKSPLUG_THROUGH=1"}})
+	environment, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(q.PID), "environ"))
+	if err != nil || !strings.Contains(string(environment), "LUKSPLUG_THROUGH=1") {
+		t.Errorf("the environment of QEMU is %q, error %v", environment, err)
+	}
+}
+
+// TestCryptGuest: the guest's own cryptsetup makes and opens a volume.
+func TestCryptGuest(t *testing.T) {
+	t.Parallel()
+	ctx := testContext(t)
+	q := Start(t, Options{Guest: true, Kernel: CryptGuest})
+	out, err := q.Guest().Run(ctx, `set -e; export DM_DISABLE_UDEV=1
+dd if=/dev/zero of=/tmp/volume bs=1M count=20 2>/dev/null
+printf secret > /tmp/key
+cryptsetup luksFormat --batch-mode --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file /tmp/key /tmp/volume
+cryptsetup luksUUID /tmp/volume`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := uuid.Parse(strings.TrimSpace(out)); err != nil {
+		t.Errorf("the guest says %q: %v", out, err)
+	}
+}
+
+// TestVolumeKey: a volume of a format of the caller's, with the key that is in it.
+func TestVolumeKey(t *testing.T) {
+	t.Parallel()
+	v := NewFormatted(t, EmbeddedLUKS, "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-size", "256")
+	key, err := v.VolumeKey(context.Background())
+	if err != nil || len(key) != 32 || !v.IsLUKS2() || v.Offset != 16*MiB {
+		t.Errorf("a key of %d bytes, an offset of %d, LUKS2 %v, error %v", len(key), v.Offset, v.IsLUKS2(), err)
+	}
+}
