@@ -31,7 +31,7 @@ func (a *attach) checkFiles(ctx context.Context, unlock blockgraph.Unlock, state
 	if err != nil {
 		return 0, err
 	}
-	h := payload.LUKS
+	var h *luks.Header
 	if header := disk.Header(); header != nil {
 		if h, err = a.checkHeader(ctx, *header, unlock, state); err != nil {
 			return 0, err
