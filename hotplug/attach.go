@@ -226,18 +226,12 @@ func (a *attach) plug(ctx context.Context, r *ready, unlocking Unlocking) error 
 
 // beside does what has to be done on the host before the VM hears of the disk.
 func (a *attach) beside(ctx context.Context, graph *blockgraph.Graph, unlocking Unlocking) error {
-	header := a.disk.Header()
-	if graph.Daemon != nil || len(graph.Headers) > 0 && header != nil {
-		n := note{Target: a.disk.Target, Way: unlocking.Way, Payload: a.disk.Image.Source.Path}
-		if h := a.vm.headerOf(a.disk); h != nil {
-			n.UUID = h.UUID
-		}
-		if header != nil {
-			n.Header = header.Source.Path
-		}
-		if err := a.vm.writeNote(ctx, n); err != nil {
+	if err := a.note(ctx, unlocking); err != nil {
+		if graph.Daemon != nil || len(graph.Headers) > 0 {
 			return err
 		}
+		// QEMU opens the volume by itself, and needs nothing of this host's.
+		a.vm.log.WithField("disk", a.disk.Target).Warnf("the host will not know of the disk: %v", err)
 	}
 	if graph.Daemon != nil {
 		return a.startDaemon(ctx, graph, a.values)
@@ -251,6 +245,21 @@ func (a *attach) beside(ctx context.Context, graph *blockgraph.Graph, unlocking 
 	}
 	_, err = a.vm.makeHandOverDir(ctx, a.disk.Target, owner)
 	return err
+}
+
+// note writes down what a later run cannot ask of QEMU.
+func (a *attach) note(ctx context.Context, unlocking Unlocking) error {
+	if len(a.disk.Secrets()) == 0 || !a.vm.filesAreLocal() {
+		return nil
+	}
+	n := note{Target: a.disk.Target, Way: unlocking.Way, Payload: a.disk.Image.Source.Path, Secrets: a.disk.Secrets()}
+	if h := a.vm.headerOf(a.disk); h != nil {
+		n.UUID = h.UUID
+	}
+	if header := a.disk.Header(); header != nil {
+		n.Header = header.Source.Path
+	}
+	return a.vm.writeNote(ctx, n)
 }
 
 // Plan builds the plan of a disk for this VM as it is now, whose volume is opened

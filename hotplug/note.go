@@ -16,9 +16,9 @@ import (
 	"github.com/luksplug/luksplug/hotplug/image"
 )
 
-// note is what QEMU cannot tell of a disk that was unlocked outside of it: where
-// the original header is. It is kept on tmpfs for as long as the disk is
-// attached. It holds no secret, and nothing breaks without it: list shows less,
+// note is what QEMU cannot tell of an encrypted disk: which secret it was unlocked
+// with and, where that was done outside of QEMU, where the original header is. It
+// is kept on tmpfs for as long as the disk is attached. It holds no secret, and nothing breaks without it: list shows less,
 // and another VM's attach does not see that the header is in use.
 type note struct {
 	Target  string         `json:"target"`
@@ -27,6 +27,7 @@ type note struct {
 	Payload string         `json:"payload"`
 	Header  string         `json:"header,omitempty"`
 	UUID    string         `json:"uuid,omitempty"` // of the LUKS volume
+	Secrets noteSecrets    `json:"secrets,omitempty"`
 	// Process is the VM's; without a PID where that is not known.
 	Process daemon.Process `json:"process"`
 }
