@@ -158,7 +158,9 @@ setup_test() {
 	[ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
 	command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
 	# What the key stores are tested with.
-	command -v age >/dev/null || missing+=(age)
+	local program
+	for program in age clevis jose socat; do command -v $program >/dev/null || missing+=($program); done
+	[ -x /usr/libexec/tangd ] || missing+=(tang-common)
 	[ ${#missing[@]} = 0 ] || install "tools to test" "${missing[@]}"
 	[ -n "$(scripts/libvirt.sh --cached)" ] && return
 	update_lists 1

@@ -6,6 +6,11 @@
 //	age:PATH    a folder encrypted with age (package secrets/age); its parameters
 //	            are identity=PATH, key=x25519 or hybrid, protect=none or passphrase,
 //	            and passphrase-file=PATH or fd:N, where nobody is to be asked
+//	credentials:        what systemd handed to the service it runs as
+//	credentials:PATH    a folder with files that systemd-creds has encrypted
+//	            (package secrets/credentials); timeout=30s
+//	exec:COMMAND        a program that prints the value (package secrets/exec);
+//	            timeout=30s
 //
 // A URI is SCHEME:REST?PARAMETER=VALUE&..., percent-encoded as in RFC 3986. All
 // kinds take the parameter encoding, which says in what form the store holds

@@ -53,6 +53,8 @@ func kinds() []kind {
 	return []kind{
 		{"dir", "dir:PATH", openDir},
 		{"age", "age:PATH", openAge},
+		{"credentials", "credentials:[PATH]", openCredentials},
+		{"exec", "exec:COMMAND", openExec},
 	}
 }
 

@@ -1,0 +1,171 @@
+package credentials_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/credentials"
+	"github.com/luksplug/luksplug/secrets/dir"
+	"github.com/luksplug/luksplug/secrets/storetest"
+)
+
+func Example() {
+	store := credentials.New(os.Getenv("CREDENTIALS_DIRECTORY"))
+	_, err := store.Lookup(context.Background(), secrets.Reference{Type: secrets.Passphrase, Usage: "/var/lib/images/vm1.img"})
+	fmt.Println(errors.Is(err, secrets.ErrUnreachable)) // unless it is run by systemd
+	// Output: true
+}
+
+// TestMain gives systemd-creds a host key of the test's own: nothing is left on
+// the machine.
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		folder, err := os.MkdirTemp("", "luksplug-creds")
+		if err != nil {
+			panic(err)
+		}
+		defer func() { _ = os.RemoveAll(folder) }()
+		if err := errors.Join(os.Unsetenv("CREDENTIALS_DIRECTORY"), os.Setenv("SYSTEMD_CREDENTIAL_SECRET", filepath.Join(folder, "host.secret"))); err != nil {
+			panic(err)
+		}
+		if _, err := exec.LookPath("systemd-creds"); err == nil {
+			// Made once, before tests that run at the same time would.
+			if out, err := exec.Command("systemd-creds", "setup").CombinedOutput(); err != nil {
+				panic(fmt.Sprintf("systemd-creds setup: %v: %s", err, out))
+			}
+		}
+		return m.Run()
+	}())
+}
+
+func check(t *testing.T, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestStore(t *testing.T) {
+	t.Parallel()
+	storetest.Run(t, func(t *testing.T) storetest.Fixture {
+		folder := filepath.Join(t.TempDir(), "credentials")
+		check(t, os.Mkdir(folder, 0o700))
+		path := func(ref secrets.Reference) string { return filepath.Join(folder, dir.FileName(ref)) }
+		return storetest.Fixture{
+			Store: credentials.New(folder),
+			Put: func(t *testing.T, ref secrets.Reference, value []byte) {
+				check(t, os.WriteFile(path(ref), value, 0o400))
+			},
+			Deny:  func(t *testing.T, ref secrets.Reference) { check(t, os.Chmod(path(ref), 0o444)) },
+			Break: func(t *testing.T) { check(t, os.RemoveAll(folder)) },
+		}
+	})
+}
+
+func TestFilesOfTheServiceManager(t *testing.T) {
+	t.Parallel()
+	ref := storetest.ByUUID()
+	for name, c := range map[string]struct {
+		make func(path string) error
+		want error
+	}{
+		"for root":          {func(p string) error { return os.WriteFile(p, nil, 0o400) }, nil},
+		"for a user by ACL": {func(p string) error { return errors.Join(os.WriteFile(p, nil, 0o600), os.Chmod(p, 0o440)) }, nil},
+		"for a writer":      {func(p string) error { return errors.Join(os.WriteFile(p, nil, 0o600), os.Chmod(p, 0o460)) }, secrets.ErrDenied},
+		"a link":            {func(p string) error { return os.Symlink("/etc/hostname", p) }, secrets.ErrDenied},
+		"a link inside":     {func(p string) error { return errors.Join(os.WriteFile(p+"x", nil, 0o400), os.Symlink(p+"x", p)) }, secrets.ErrDenied},
+		"a pipe":            {func(p string) error { return unix.Mkfifo(p, 0o400) }, secrets.ErrDenied},
+		"a folder":          {func(p string) error { return os.Mkdir(p, 0o700) }, secrets.ErrDenied},
+	} {
+		folder := t.TempDir()
+		check(t, c.make(filepath.Join(folder, dir.FileName(ref))))
+		if _, err := credentials.New(folder).Lookup(t.Context(), ref); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// encrypt makes an encrypted credential as an administrator does.
+func encrypt(t *testing.T, path string, value []byte) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "systemd-creds", "encrypt", "--with-key=host", "--name="+filepath.Base(path), "-", path)
+	cmd.Stdin = bytes.NewReader(value)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("systemd-creds encrypt: %v: %s", err, out)
+	}
+}
+
+func needSystemd(t *testing.T) {
+	t.Helper()
+	if _, err := exec.LookPath("systemd-creds"); err != nil {
+		t.Skip("systemd-creds is not installed (it belongs to systemd)")
+	}
+}
+
+func TestEncrypted(t *testing.T) {
+	t.Parallel()
+	needSystemd(t)
+	storetest.Run(t, func(t *testing.T) storetest.Fixture {
+		folder := filepath.Join(t.TempDir(), "with space")
+		check(t, os.Mkdir(folder, 0o700))
+		path := func(ref secrets.Reference) string { return filepath.Join(folder, dir.FileName(ref)) }
+		return storetest.Fixture{
+			Store: credentials.NewEncrypted(folder, credentials.Options{Timeout: time.Minute}),
+			Put:   func(t *testing.T, ref secrets.Reference, value []byte) { encrypt(t, path(ref), value) },
+			Deny:  func(t *testing.T, ref secrets.Reference) { swap(t, folder, path(ref)) },
+			Break: func(t *testing.T) { check(t, os.RemoveAll(folder)) },
+			Damage: func(t *testing.T, ref secrets.Reference) {
+				check(t, os.WriteFile(path(ref), []byte("<confidential>\n"), 0o600))
+			},
+		}
+	})
+}
+
+// swap puts another's credential in the place of one.
+func swap(t *testing.T, folder, path string) {
+	t.Helper()
+	other := filepath.Join(folder, dir.FileName(storetest.ByUUID()))
+	encrypt(t, other, []byte("confidential"))
+	check(t, os.Rename(other, path))
+}
+
+func TestEncryptedSays(t *testing.T) {
+	t.Parallel()
+	needSystemd(t)
+	folder := t.TempDir()
+	ref := storetest.ByUUID()
+	swap(t, folder, filepath.Join(folder, dir.FileName(ref)))
+	var messages bytes.Buffer
+	_, err := credentials.NewEncrypted(folder, credentials.Options{Stderr: &messages}).Lookup(t.Context(), ref)
+	if !errors.Is(err, secrets.ErrDenied) || !strings.Contains(err.Error(), "another host or name") || !strings.Contains(messages.String(), "Embedded credential name") {
+		t.Errorf("%v; its messages: %s", err, &messages)
+	}
+}
+
+// Without systemd-creds, or with one that hangs.
+func TestProgram(t *testing.T) {
+	// Not parallel: it changes PATH.
+	folder, bin := t.TempDir(), t.TempDir()
+	ref := storetest.ByUUID()
+	check(t, os.WriteFile(filepath.Join(folder, dir.FileName(ref)), []byte("AAAA"), 0o600))
+	t.Setenv("PATH", bin)
+	store := credentials.NewEncrypted(folder, credentials.Options{Timeout: 500 * time.Millisecond})
+	if _, err := store.Lookup(t.Context(), ref); !errors.Is(err, secrets.ErrUnreachable) || !strings.Contains(err.Error(), "systemd-creds") {
+		t.Error(err)
+	}
+	check(t, os.WriteFile(filepath.Join(bin, "systemd-creds"), []byte("#!/bin/sh\nexec /bin/sleep 3600\n"), 0o700))
+	if _, err := store.Lookup(t.Context(), ref); !errors.Is(err, secrets.ErrUnreachable) || !strings.Contains(err.Error(), "500ms") {
+		t.Error(err)
+	}
+}

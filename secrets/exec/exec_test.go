@@ -1,0 +1,287 @@
+package exec_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	osexec "os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/exec"
+	"github.com/luksplug/luksplug/secrets/storetest"
+)
+
+func Example() {
+	store, err := exec.New(`/bin/sh -c '[ "$LUKSPLUG_SECRET_USAGE" = /x ] || exit 2; echo aGVsbG8='`, exec.Options{})
+	if err != nil {
+		panic(err)
+	}
+	for _, usage := range []string{"/x", "/y"} {
+		secret, err := store.Lookup(context.Background(), secrets.Reference{Type: secrets.Passphrase, Usage: usage})
+		fmt.Println(secret.Len(), errors.Is(err, secrets.ErrNotFound))
+		secret.Wipe()
+	}
+	// Output:
+	// 9 false
+	// 0 true
+}
+
+// asProgram is the first argument of this test binary where it is the program
+// that is asked; the second is the folder with the answers.
+const asProgram = "answer-as-program"
+
+func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == asProgram {
+		os.Exit(answer(os.Args[2]))
+	}
+	os.Exit(m.Run())
+}
+
+func answer(folder string) int {
+	if _, err := os.Stat(filepath.Join(folder, "hang")); err == nil {
+		time.Sleep(time.Hour)
+	}
+	name := fileName(os.Getenv("LUKSPLUG_SECRET_TYPE"), os.Getenv("LUKSPLUG_SECRET_UUID"), os.Getenv("LUKSPLUG_SECRET_USAGE"))
+	for suffix, status := range map[string]int{".denied": 3, ".locked": 4} {
+		if _, err := os.Stat(filepath.Join(folder, name+suffix)); err == nil {
+			return status
+		}
+	}
+	value, err := os.ReadFile(filepath.Join(folder, name))
+	if err != nil {
+		return 2
+	}
+	if _, err := os.Stdout.Write(value); err != nil {
+		return 1
+	}
+	return 0
+}
+
+// fileName is short, whatever the usage.
+func fileName(kind, id, usage string) string {
+	if id != "" {
+		return id
+	}
+	name := kind + "-" + hex.EncodeToString([]byte(usage))
+	return name[:min(len(name), 200)]
+}
+
+func put(t *testing.T, path string, value []byte) {
+	t.Helper()
+	if err := os.WriteFile(path, value, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestStore(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	storetest.Run(t, func(t *testing.T) storetest.Fixture {
+		folder := t.TempDir()
+		program := filepath.Join(folder, "program")
+		if err := os.Symlink(self, program); err != nil {
+			t.Fatal(err)
+		}
+		command, err := json.Marshal([]string{program, asProgram, folder})
+		if err != nil {
+			t.Fatal(err)
+		}
+		timeout := time.Minute // the machine may be busy
+		if strings.HasSuffix(t.Name(), "/hanging") {
+			timeout = time.Second
+		}
+		store, err := exec.New(string(command), exec.Options{Timeout: timeout})
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := func(ref secrets.Reference) string {
+			if ref.Usage != "" {
+				return filepath.Join(folder, fileName(string(ref.Type), "", ref.Usage))
+			}
+			return filepath.Join(folder, ref.UUID.String())
+		}
+		return storetest.Fixture{
+			Store: store,
+			Put:   func(t *testing.T, ref secrets.Reference, value []byte) { put(t, name(ref), value) },
+			Deny:  func(t *testing.T, ref secrets.Reference) { put(t, name(ref)+".denied", nil) },
+			Lock: func(t *testing.T) {
+				values, err := os.ReadDir(folder)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, v := range values {
+					put(t, filepath.Join(folder, v.Name()+".locked"), nil)
+				}
+			},
+			Break: func(t *testing.T) {
+				if err := os.Remove(program); err != nil {
+					t.Fatal(err)
+				}
+			},
+			Hang: func(t *testing.T) { put(t, filepath.Join(folder, "hang"), nil) },
+		}
+	})
+}
+
+// shell returns a store whose program is a script.
+func shell(t *testing.T, script string, o exec.Options) *exec.Store {
+	t.Helper()
+	command, err := json.Marshal([]string{"/bin/sh", "-c", script})
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := exec.New(string(command), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+func TestStatuses(t *testing.T) {
+	t.Parallel()
+	for script, want := range map[string]error{
+		"printf x":                        nil,
+		"exit 0":                          secrets.ErrNoValue,
+		"printf confidential; exit 1":     secrets.ErrUnreachable,
+		"printf confidential; exit 2":     secrets.ErrNotFound,
+		"printf confidential; exit 3":     secrets.ErrDenied,
+		"exit 4":                          secrets.ErrLocked,
+		"exit 127":                        secrets.ErrUnreachable,
+		"printf confidential; kill -9 $$": secrets.ErrUnreachable,
+		"exec cat /dev/zero":              secrets.ErrUnreachable,
+	} {
+		secret, err := shell(t, script, exec.Options{}).Lookup(t.Context(), storetest.ByUUID())
+		if (secret == nil) != (want != nil) || !errors.Is(err, want) {
+			t.Errorf("%s: %v", script, err)
+		}
+		if err == nil {
+			continue
+		}
+		// Of the cause, that is: the store's name has the command.
+		if cause := errors.Unwrap(err); strings.Contains(cause.Error(), "confidential") {
+			t.Errorf("%s: the error says what was written: %v", script, cause)
+		}
+	}
+}
+
+func TestPrograms(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "not-executable")
+	put(t, file, nil)
+	for command, want := range map[string]error{
+		"/nonexistent/program": secrets.ErrUnreachable, "no-program-of-this-name": secrets.ErrUnreachable,
+		file: secrets.ErrDenied, t.TempDir(): secrets.ErrDenied,
+	} {
+		store, err := exec.New(command, exec.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := store.Lookup(t.Context(), storetest.ByUUID()); !errors.Is(err, want) || !strings.Contains(err.Error(), command) {
+			t.Errorf("%s: %v", command, err)
+		}
+	}
+}
+
+func TestMessagesArePassedOn(t *testing.T) {
+	t.Parallel()
+	var messages bytes.Buffer
+	_, err := shell(t, "echo 'sealed: ask Bob' >&2; exit 1", exec.Options{Stderr: &messages}).Lookup(t.Context(), storetest.ByUUID())
+	if messages.String() != "sealed: ask Bob\n" || errors.Unwrap(err) == nil || strings.Contains(errors.Unwrap(err).Error(), "Bob") {
+		t.Errorf("messages %q, error %v", &messages, err)
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	// Not parallel: it changes this process's environment, in which there is
+	// a reference of somebody else's.
+	t.Setenv("LUKSPLUG_SECRET_USAGE", "/another")
+	t.Setenv("LUKSPLUG_TEST_EXEC", "inherited")
+	ref := storetest.ByUUID()
+	store := shell(t, `printf '%s|' "$LUKSPLUG_SECRET_TYPE" "$LUKSPLUG_SECRET_UUID" "$LUKSPLUG_SECRET_USAGE" "$LUKSPLUG_TEST_EXEC"; cat`, exec.Options{})
+	for _, ref := range []secrets.Reference{ref, {Type: secrets.Ceph, Usage: "client.a b\n$x"}} {
+		secret, err := store.Lookup(t.Context(), ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := ""
+		if ref.Usage == "" {
+			id = ref.UUID.String()
+		}
+		want := fmt.Sprintf("%s|%s|%s|inherited|", ref.Type, id, ref.Usage)
+		if !secret.Equal(secrets.New([]byte(want))) {
+			t.Errorf("want %q, got %d bytes", want, secret.Len())
+		}
+	}
+}
+
+// What the program has started ends with it.
+func TestChildrenEnd(t *testing.T) {
+	t.Parallel()
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	store := shell(t, `sleep 3600 & echo $! >`+pidFile+`; wait`, exec.Options{Timeout: time.Second})
+	begin := time.Now()
+	_, err := store.Lookup(t.Context(), storetest.ByUUID())
+	if !errors.Is(err, secrets.ErrUnreachable) || !strings.Contains(err.Error(), "1s") {
+		t.Error(err)
+	}
+	if took := time.Since(begin); took > 20*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	text, err := os.ReadFile(pidFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.Now().Add(10 * time.Second)
+	for !ended(pid) {
+		if time.Now().After(deadline) {
+			_ = unix.Kill(pid, unix.SIGKILL)
+			t.Fatal("a child of the program is still there")
+		}
+		time.Sleep(5 * time.Millisecond) // there is no event for another's child
+	}
+}
+
+// ended tells whether there is no such process, or only what its parent has not
+// taken notice of.
+func ended(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	return err != nil || strings.HasPrefix(rest, "Z")
+}
+
+// A child that has left the group and holds the output open.
+func TestOutputThatStaysOpen(t *testing.T) {
+	t.Parallel()
+	if _, err := osexec.LookPath("setsid"); err != nil {
+		t.Skip(err)
+	}
+	pidFile := filepath.Join(t.TempDir(), "pid")
+	store := shell(t, `setsid sh -c 'echo $$ >`+pidFile+`; exec sleep 60' & while [ ! -s `+pidFile+` ]; do :; done; printf x`, exec.Options{Timeout: 2 * time.Second})
+	secret, err := store.Lookup(t.Context(), storetest.ByUUID())
+	if secret != nil || !errors.Is(err, secrets.ErrUnreachable) {
+		t.Error(err)
+	}
+	if text, err := os.ReadFile(pidFile); err == nil {
+		if pid, err := strconv.Atoi(strings.TrimSpace(string(text))); err == nil {
+			_ = unix.Kill(pid, unix.SIGKILL) // it may have ended
+		}
+	}
+}

@@ -1,0 +1,39 @@
+package program_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/internal/program"
+)
+
+func Example() {
+	p := program.Program{Args: []string{"/bin/sh", "-c", `printf %s "$WHO"; cat`}, Env: []string{"WHO=world"}, Timeout: time.Minute}
+	value, err := p.Run(context.Background())
+	fmt.Println(value.Len(), err)
+	p.Args[2] = "exit 7"
+	_, err = p.Run(context.Background())
+	fmt.Println(err)
+	// Output:
+	// 5 <nil>
+	// /bin/sh ended with status 7 (its messages are on standard error)
+}
+
+// The caller's end comes before the program's own time-out, and is told apart
+// from it.
+func TestContext(t *testing.T) {
+	t.Parallel()
+	p := program.Program{Args: []string{"/bin/sleep", "3600"}, Timeout: time.Hour}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := p.Run(ctx); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, secrets.ErrUnreachable) {
+		t.Error(err)
+	}
+	if _, err := p.Run(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("not even started: %v", err)
+	}
+}
