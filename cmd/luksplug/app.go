@@ -31,6 +31,7 @@ type flags struct {
 	verbose    int
 	logFormat  string
 	trace      string
+	config     string
 	keystores  []string
 	passphrase string
 }
@@ -45,7 +46,8 @@ func (f *flags) register(root *cobra.Command) {
 	p.CountVarP(&f.verbose, "verbose", "v", "show the steps with their times; -vv also logs the monitor's traffic, secrets redacted")
 	p.StringVar(&f.logFormat, "log-format", "text", "text or json, for the log on standard error")
 	p.StringVar(&f.trace, "trace", "", "write the monitor's traffic to this file, secrets redacted")
-	p.StringArrayVar(&f.keystores, "keystore", nil, "where secrets are looked up: dir:PATH; may be repeated, and is tried in order")
+	p.StringVar(&f.config, "config", "", "the configuration, which names the key stores (default "+configPath+")")
+	p.StringArrayVar(&f.keystores, "keystore", nil, "a key store, as a URI like dir:PATH, instead of those of the configuration; may be repeated, and is asked in order")
 	p.StringVar(&f.passphrase, "passphrase-file", "", "the disk's passphrase: a file, - for standard input, or fd:N; its bytes are taken exactly")
 	complete(root, "output", "text", "json", "dot", "mermaid", "svg")
 	complete(root, "log-format", "text", "json")
@@ -90,6 +92,7 @@ type app struct {
 	closers  []func()
 
 	inherited *os.File // the passphrase, with --passphrase-file fd:N
+	uses      func() ([]hotplug.Use, error)
 }
 
 func (a *app) setUp() error {
@@ -227,6 +230,11 @@ func (a *app) readInput(path string) ([]byte, error) {
 		defer func() { _ = f.Close() }() // only read
 		in = f
 	}
+	return readAll(in, path)
+}
+
+// readAll reads a document; path says in errors which.
+func readAll(in io.Reader, path string) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(in, maxInput+1))
 	if len(data) > maxInput {
 		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxInput)

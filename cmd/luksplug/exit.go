@@ -49,10 +49,13 @@ func exitCode(err error) int {
 	case is[*hotplug.RolledBackError](err):
 		return exitRolledBack
 	case is[*usageError](err), is[*blockgraph.XMLError](err), is[*keystore.UnknownSchemeError](err),
-		errors.Is(err, keystore.ErrInvalidURI), errors.Is(err, passphrase.ErrInvalidSource):
+		is[*configError](err), errors.Is(err, keystore.ErrInvalidURI), errors.Is(err, passphrase.ErrInvalidSource),
+		errors.Is(err, secrets.ErrInvalidDocument):
 		return exitUsage
 	case is[*blockgraph.UnsupportedError](err), is[*hotplug.VersionError](err):
 		return exitUnsupported
+	case is[*inUseError](err), errors.Is(err, secrets.ErrConflict), errors.Is(err, secrets.ErrPersistent):
+		return exitRefused
 	case is[*hotplug.SecretError](err), is[*secrets.StoreError](err):
 		return exitSecret
 	case is[*hotplug.PreflightError](err), is[*blockgraph.PlacementError](err),

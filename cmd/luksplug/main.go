@@ -17,6 +17,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/hotplug"
 )
 
 // version is set by the linker (see the Makefile).
@@ -54,24 +56,29 @@ type streams struct {
 
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, s streams) int {
-	app := &app{streams: s}
-	root := newRoot(app)
+	a := &app{streams: s, uses: func() ([]hotplug.Use, error) { return hotplug.Uses("") }}
+	return a.run(ctx, args)
+}
+
+func (a *app) run(ctx context.Context, args []string) int {
+	s := a.streams
+	root := newRoot(a)
 	root.SetArgs(args)
 	root.SetIn(s.in)
 	root.SetOut(s.out)
 	root.SetErr(s.err)
 	err := root.ExecuteContext(ctx)
-	app.close()
+	a.close()
 	if err == nil {
 		return exitDone
 	}
-	if !app.started {
+	if !a.started {
 		// The command line itself was wrong: cobra has said so before any
 		// command was begun.
 		err = &usageError{err}
 	}
 	_, _ = fmt.Fprintf(s.err, "luksplug: %s\n", oneLine(err.Error()))
-	if hint := app.hint(err); hint != "" {
+	if hint := a.hint(err); hint != "" {
 		_, _ = fmt.Fprintf(s.err, "luksplug: hint: %s\n", hint)
 	}
 	return exitCode(err)
@@ -113,7 +120,7 @@ Exit codes:
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	a.flags.register(root)
-	root.AddCommand(newAttach(a), newDetach(a), newList(a), newPlan(a), newCmdline(a), newRepair(a), newVersion(a), newWatchDaemon(a))
+	root.AddCommand(newAttach(a), newDetach(a), newList(a), newPlan(a), newCmdline(a), newRepair(a), newSecret(a), newVersion(a), newWatchDaemon(a))
 	strictCommands(root)
 	return root
 }

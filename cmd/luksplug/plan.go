@@ -11,7 +11,9 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
+	"github.com/luksplug/luksplug/secrets/keystore"
 )
 
 func newPlan(a *app) *cobra.Command {
@@ -161,12 +163,14 @@ func (a *app) secretFile(o blockgraph.GraphObject) (string, error) {
 		return "", &usageError{fmt.Errorf("--passphrase-file %s is gone when QEMU starts: give the path of a file", spec)}
 	case spec != "":
 		path = spec
-	case len(a.flags.keystores) > 0:
-		folder, ok := strings.CutPrefix(a.flags.keystores[0], "dir:")
-		if !ok || folder == "" {
-			return "", &usageError{fmt.Errorf("QEMU cannot read key store %q: give --keystore dir:PATH, or --passphrase-file", a.flags.keystores[0])}
+	default:
+		file, err := a.valueFile(o.Ref)
+		if err != nil {
+			return "", err
 		}
-		path = filepath.Join(folder, dir.FileName(o.Ref))
+		if file != "" {
+			path = file
+		}
 	}
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -174,6 +178,23 @@ func (a *app) secretFile(o blockgraph.GraphObject) (string, error) {
 	}
 	_, err = fmt.Fprintf(a.err, "luksplug: no passphrase is in these arguments: QEMU reads the one with %s from %s as it starts, every byte of the file; keep it on tmpfs, readable only for QEMU's user\n", o.Ref, path)
 	return path, err
+}
+
+// valueFile returns the file of the first key store, "" where none was named. Only
+// a dir: store has its values in files that QEMU can read. No value is looked up.
+func (a *app) valueFile(ref secrets.Reference) (string, error) {
+	uris, _, _, err := a.keystoreURIs()
+	if err != nil || len(uris) == 0 {
+		return "", err
+	}
+	store, err := keystore.Open(uris[0], keystore.Options{})
+	if folder, ok := store.(*dir.Store); ok && err == nil {
+		return folder.ValueFile(context.Background(), ref), nil
+	}
+	if err != nil {
+		return "", err
+	}
+	return "", &usageError{fmt.Errorf("QEMU cannot read key store %s: give --keystore dir:PATH, or --passphrase-file", store)}
 }
 
 func newVersion(a *app) *cobra.Command {

@@ -8,7 +8,6 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/keystore"
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
@@ -21,16 +20,15 @@ func (a *app) store(disk *blockgraph.Disk) (secrets.Store, error) {
 		}
 		return &given{app: a, spec: a.flags.passphrase}, nil
 	}
-	var stores []secrets.Store
-	for _, uri := range a.flags.keystores {
-		s, err := keystore.Open(uri, keystore.Options{})
-		if err != nil {
-			return nil, fmt.Errorf("--keystore: %w", err)
-		}
-		stores = append(stores, s)
+	if len(disk.Secrets()) == 0 {
+		return secrets.Chain(), nil
 	}
-	if len(stores) == 0 && len(disk.Secrets()) > 0 {
-		return nil, &usageError{errors.New("where is the passphrase? give --passphrase-file FILE (or - or fd:N), or --keystore dir:PATH")}
+	stores, err := a.stores()
+	if err != nil {
+		return nil, err
+	}
+	if len(stores) == 0 { // not even the default ones
+		return nil, &usageError{errors.New("where is the passphrase? give --passphrase-file FILE (or - or fd:N), or --keystore dir:PATH, or define the secret first: luksplug secret define")}
 	}
 	return secrets.Chain(stores...), nil
 }

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+
+	"go.yaml.in/yaml/v4"
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/keystore"
+)
+
+// configPath is where the configuration is read from without --config. It need
+// not be there.
+const configPath = "/etc/luksplug/config.yaml"
+
+// configuration is what the file holds; docs/keystores.md explains it.
+type configuration struct {
+	Keystores []string `yaml:"keystores"` // URIs, in the order in which they are asked
+	State     string   `yaml:"state"`     // the folder of the store that there is without keystores
+	Ephemeral string   `yaml:"ephemeral"` // and the folder of its ephemeral secrets
+}
+
+// configError says what is wrong with the configuration.
+type configError struct {
+	path string
+	err  error
+}
+
+func (e *configError) Error() string { return fmt.Sprintf("configuration %s: %v", e.path, e.err) }
+func (e *configError) Unwrap() error { return e.err }
+
+// readConfig reads the configuration of the path that --config gives, or of the
+// usual one for "". The answer is nil where that is not there.
+func readConfig(path string) (*configuration, error) {
+	given := path != ""
+	if !given {
+		path = configPath
+	}
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) && !given {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, &configError{path, err}
+	}
+	defer func() { _ = file.Close() }() // only read
+	if err := onlyOwners(file); err != nil {
+		return nil, &configError{path, err}
+	}
+	text, err := readAll(file, path)
+	if err != nil {
+		return nil, &configError{path, err}
+	}
+	c := &configuration{}
+	loader, err := yaml.NewLoader(bytes.NewReader(text), yaml.WithKnownFields())
+	if err == nil {
+		err = loader.Load(c)
+	}
+	if err != nil && !errors.Is(err, io.EOF) { // a file of comments is one without settings
+		return nil, &configError{path, err}
+	}
+	if err == nil && !errors.Is(loader.Load(&configuration{}), io.EOF) {
+		return nil, &configError{path, errors.New("it holds more than one document")}
+	}
+	if len(c.Keystores) > 0 && (c.State != "" || c.Ephemeral != "") {
+		return nil, &configError{path, errors.New("state and ephemeral are about the store that there is without keystores: give the one or the other")}
+	}
+	for name, folder := range map[string]string{"state": c.State, "ephemeral": c.Ephemeral} {
+		if folder != "" && !filepath.IsAbs(folder) {
+			return nil, &configError{path, fmt.Errorf("%s: %q is not an absolute path", name, folder)}
+		}
+	}
+	return c, nil
+}
+
+// onlyOwners refuses a file that others may change: who names the key stores
+// names where passphrases go and, with exec:, which programs are run.
+func onlyOwners(file *os.File) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		return err
+	}
+	switch {
+	case st.Mode&unix.S_IFMT != unix.S_IFREG:
+		return errors.New("it is not a regular file")
+	case st.Mode&0o022 != 0:
+		return fmt.Errorf("others may write to it (mode %04o): chmod go-w it", st.Mode&0o7777)
+	case st.Uid != 0 && int(st.Uid) != os.Geteuid():
+		return fmt.Errorf("it belongs to user %d: it must belong to root or to the caller, user %d", st.Uid, os.Geteuid())
+	}
+	return nil
+}
+
+// keystoreURIs returns the key stores in the order in which they are asked: those
+// of --keystore, else those of the configuration. There are none where the
+// default stores are meant, which are the second answer then. from says where
+// they were named.
+func (a *app) keystoreURIs() (uris []string, defaults *defaultStores, from string, err error) {
+	if len(a.flags.keystores) > 0 {
+		return a.flags.keystores, nil, "--keystore", nil
+	}
+	c, err := readConfig(a.flags.config)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	if c == nil {
+		c = &configuration{}
+	}
+	if len(c.Keystores) > 0 {
+		return c.Keystores, nil, "configuration, keystores", nil
+	}
+	defaults, err = c.defaults()
+	return nil, defaults, "", err
+}
+
+// stores opens the key stores, of which none is looked at. Of the default stores
+// only those are among them that are there: there may be none.
+func (a *app) stores() ([]secrets.Store, error) {
+	uris, defaults, from, err := a.keystoreURIs()
+	if err != nil {
+		return nil, err
+	}
+	if defaults != nil {
+		uris, from = defaults.existing(), "default key store"
+	}
+	var out []secrets.Store
+	for _, uri := range uris {
+		s, err := keystore.Open(uri, keystore.Options{Prompt: a.prompter(), Stderr: a.err})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", from, err)
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// makeDefaults makes the folder in which a secret is to be defined, where nobody
+// has named a key store.
+func (a *app) makeDefaults(ephemeral bool) error {
+	_, defaults, _, err := a.keystoreURIs()
+	if err != nil || defaults == nil {
+		return err
+	}
+	path := defaults.state
+	if ephemeral {
+		path = defaults.ephemeral
+	}
+	return os.MkdirAll(path, 0o700)
+}
+
+// defaultStores are the folders of the stores that there are where nobody has
+// named one: an age: store, and a dir: store for what must not last.
+type defaultStores struct {
+	state, ephemeral string
+}
+
+// existing returns the URIs of those that are there.
+func (d *defaultStores) existing() []string {
+	var out []string
+	for _, s := range []struct{ kind, path string }{{"age", d.state}, {"dir", d.ephemeral}} {
+		if _, err := os.Lstat(s.path); !errors.Is(err, fs.ErrNotExist) {
+			out = append(out, s.kind+":"+(&url.URL{Path: s.path}).EscapedPath())
+		}
+	}
+	return out
+}
+
+// defaults returns the folders of the default stores.
+func (c *configuration) defaults() (*defaultStores, error) {
+	d := &defaultStores{c.State, c.Ephemeral}
+	if d.state == "" {
+		var err error
+		if d.state, err = stateFolder(os.Geteuid(), os.Getenv); err != nil {
+			return nil, err
+		}
+	}
+	if d.ephemeral == "" {
+		d.ephemeral = ephemeralFolder(os.Geteuid(), os.Getenv)
+	}
+	return d, nil
+}
+
+// stateFolder is where a user's secrets are when nobody has said where: see
+// file-hierarchy(7) and the XDG Base Directory Specification.
+func stateFolder(uid int, env func(string) string) (string, error) {
+	if uid == 0 {
+		return "/var/lib/luksplug/secrets", nil
+	}
+	// The specification wants relative paths to be ignored.
+	if state := env("XDG_STATE_HOME"); filepath.IsAbs(state) {
+		return filepath.Join(state, "luksplug", "secrets"), nil
+	}
+	if home := env("HOME"); filepath.IsAbs(home) {
+		return filepath.Join(home, ".local", "state", "luksplug", "secrets"), nil
+	}
+	return "", &usageError{errors.New("where are secrets kept? set HOME or XDG_STATE_HOME, or give --keystore URI")}
+}
+
+// ephemeralFolder is where ephemeral secrets are.
+func ephemeralFolder(uid int, env func(string) string) string {
+	if runtime := env("XDG_RUNTIME_DIR"); uid != 0 && filepath.IsAbs(runtime) {
+		return filepath.Join(runtime, "luksplug", "secrets")
+	}
+	if uid != 0 {
+		return fmt.Sprintf("/run/user/%d/luksplug/secrets", uid)
+	}
+	return secretFolder
+}

@@ -1,0 +1,184 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/passphrase"
+)
+
+func newSecretSet(a *app) *cobra.Command {
+	var file string
+	var inBase64 bool
+	cmd := &cobra.Command{
+		Use:   "set-value SECRET",
+		Short: "Give a secret its value",
+		Long: `set-value reads a value from --file, else from standard input, and makes it the
+secret's. It is taken byte for byte, a newline at its end included. On a terminal
+it is asked for twice and not shown. It is never an argument: those are there for
+everybody to see.`,
+		Example: `  luksplug secret set-value 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f
+  luksplug secret set-value 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f --file vm1-vdb.key
+  head -c 32 /dev/urandom | luksplug secret set-value volume:/var/lib/images/vm1.img`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return errors.New("set-value takes one argument, SECRET: the value is read from --file, standard input or the terminal, as everybody can see arguments")
+			}
+			return argument("SECRET")(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			stores, err := a.stores()
+			if err != nil {
+				return err
+			}
+			find := func() (found, secrets.Keeper, error) {
+				ctx, cancel := a.bounded(cmd.Context())
+				defer cancel()
+				f, err := locate(ctx, stores, args[0])
+				if err != nil {
+					return f, nil, err
+				}
+				keeper, err := f.keeper()
+				return f, keeper, err
+			}
+			f, keeper, err := find() // before anybody types
+			if err != nil {
+				return err
+			}
+			value, err := a.readValue(cmd.Context(), file, inBase64)
+			if err != nil {
+				return err
+			}
+			defer value.Wipe()
+			ctx, cancel := a.bounded(cmd.Context())
+			defer cancel()
+			if err := keeper.Set(ctx, f.document.Reference(), value); err != nil {
+				return err
+			}
+			if passphrase.EndsInNewline(value) {
+				a.log.Warn("the value ends in a newline, which counts as part of it: printf writes one without")
+			}
+			if a.flags.output == "json" {
+				return a.printJSON(secretToJSON(f))
+			}
+			return a.print(fmt.Sprintf("value of the secret with %s set in %s\n", f.document, f.store))
+		},
+	}
+	cmd.Flags().StringVar(&file, "file", "", "the file of the value, - for standard input, or fd:N")
+	cmd.Flags().BoolVar(&inBase64, "base64", false, "the value is given in base64")
+	return cmd
+}
+
+// readValue reads a value from where the user says, or from standard input: a
+// terminal is asked.
+func (a *app) readValue(ctx context.Context, file string, inBase64 bool) (*secrets.Secret, error) {
+	value, err := a.readStored(ctx, file)
+	if err != nil || !inBase64 {
+		return value, err
+	}
+	defer value.Wipe()
+	var decoded *secrets.Secret
+	err = value.Use(func(text []byte) error {
+		out := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
+		n, err := base64.StdEncoding.Decode(out, text)
+		if err != nil || n == 0 {
+			clear(out)
+			return &usageError{errors.New("the value is not base64, or empty")}
+		}
+		decoded = secrets.New(out[:n])
+		return nil
+	})
+	return decoded, err
+}
+
+func (a *app) readStored(ctx context.Context, file string) (*secrets.Secret, error) {
+	if in, ok := a.in.(*os.File); ok && file == "" && term.IsTerminal(int(in.Fd())) {
+		return askTwice(ctx, in, "value of the secret")
+	}
+	if file == "" {
+		file = "-"
+	}
+	return passphrase.Open(file, a.in)
+}
+
+func newSecretGet(a *app) *cobra.Command {
+	inBase64 := false
+	cmd := &cobra.Command{
+		Use:   "get-value SECRET",
+		Short: "Print the value of a secret",
+		Long: `get-value writes the value's bytes to standard output, and nothing else: no
+newline is added. The value of a private secret is refused; attach may use it.`,
+		Example: `  luksplug secret get-value 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f > vm1-vdb.key
+  luksplug secret get-value --base64 volume:/var/lib/images/vm1.img`,
+		Args: argument("SECRET"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := a.bounded(cmd.Context())
+			defer cancel()
+			stores, err := a.stores()
+			if err != nil {
+				return err
+			}
+			value, err := publicValue(ctx, stores, args[0])
+			if err != nil {
+				return err
+			}
+			defer value.Wipe()
+			return value.Use(func(b []byte) error {
+				text := b
+				if inBase64 || a.flags.output == "json" {
+					text = base64.StdEncoding.AppendEncode(make([]byte, 0, base64.StdEncoding.EncodedLen(len(b))+1), b)
+					defer clear(text)
+				}
+				if a.flags.output == "json" {
+					return a.printJSON(struct {
+						Base64 string `json:"base64"`
+					}{string(text)})
+				}
+				if inBase64 {
+					text = append(text, '\n')
+				}
+				_, err := a.out.Write(text)
+				return err
+			})
+		},
+	}
+	cmd.Flags().BoolVar(&inBase64, "base64", false, "in base64, and with a newline")
+	return cmd
+}
+
+// publicValue returns the value of a secret that is not private, from the first
+// store that has it.
+func publicValue(ctx context.Context, stores []secrets.Store, arg string) (*secrets.Secret, error) {
+	s, err := parseSelector(arg)
+	if err != nil {
+		return nil, err
+	}
+	for _, store := range stores {
+		ref := s.reference()
+		if lister, ok := store.(secrets.Lister); ok {
+			d, err := s.find(ctx, lister)
+			if errors.Is(err, secrets.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			ref = d.Reference()
+			if d.Private {
+				return nil, &secrets.StoreError{Store: store.String(), Ref: ref, Err: fmt.Errorf("%w: attach may use it, and nobody is shown it", secrets.ErrPrivate)}
+			}
+		}
+		value, err := store.Lookup(ctx, ref)
+		if !errors.Is(err, secrets.ErrNotFound) {
+			return value, err
+		}
+	}
+	return nil, &secrets.StoreError{Store: secrets.Chain(stores...).String(), Ref: s.reference(), Err: secrets.ErrNotFound}
+}
