@@ -16,7 +16,7 @@ import (
 //	driver@error_policy            -> werror, rerror
 //
 // The order of the members is libvirt's.
-func (b *builder) device(top string, m Machine) error {
+func (b *builder) device(in medium, m Machine) error {
 	d := b.disk
 	where, err := findPlace(d, m)
 	if err != nil {
@@ -43,7 +43,8 @@ func (b *builder) device(top string, m Machine) error {
 		}
 		o.add("device_id", identity)
 	}
-	o.add("drive", top)
+	o.addText("drive", in.node)
+	o.addText("chardev", in.chardev)
 	o.add("id", id)
 	if d.BootOrder > 0 {
 		o.add("bootindex", int(d.BootOrder))

@@ -20,15 +20,39 @@ func (b Bus) Hotpluggable() bool { return b == BusVirtio || b == BusSCSI || b ==
 // DeviceKind is disk@device.
 type DeviceKind string
 
-// The kinds of devices that are supported.
+// The kinds of devices.
 const (
 	DeviceDisk   DeviceKind = "disk"
+	DeviceLUN    DeviceKind = "lun" // a disk whose SCSI commands reach the host's device
 	DeviceCDROM  DeviceKind = "cdrom"
 	DeviceFloppy DeviceKind = "floppy"
 )
 
-// Driver is the tuning in <driver>. Every field is libvirt's own word, "" for
-// the default.
+// removable tells whether the medium can be taken out, and so be missing.
+func (k DeviceKind) removable() bool { return k == DeviceCDROM || k == DeviceFloppy }
+
+// Model is disk@model: which of its standards a virtio device speaks.
+type Model string
+
+// The models; "" and ModelVirtio leave the choice to QEMU.
+const (
+	ModelVirtio          Model = "virtio"
+	ModelTransitional    Model = "virtio-transitional"
+	ModelNonTransitional Model = "virtio-non-transitional"
+)
+
+// Switch is an attribute that is on, off, or not given: "" leaves the choice
+// to QEMU.
+type Switch string
+
+// The positions of a Switch.
+const (
+	On  Switch = "on"
+	Off Switch = "off"
+)
+
+// Driver is the tuning in <driver>. Every text is libvirt's own word, "" for
+// the default, as 0 is for a number.
 type Driver struct {
 	Cache           string // none, writethrough, writeback, directsync, unsafe
 	IO              string // native, threads, io_uring
@@ -36,6 +60,56 @@ type Driver struct {
 	DetectZeroes    string // off, on, unmap
 	ErrorPolicy     string // stop, report, ignore, enospace
 	ReadErrorPolicy string // stop, report, ignore
+
+	// What follows is a virtio disk's only.
+
+	Queues    uint // virtqueues
+	QueueSize uint // of each, in descriptors
+	// IOThread is the number of the VM's I/O thread that serves the disk.
+	IOThread uint
+	// IOThreads are the I/O threads that share the disk's queues.
+	IOThreads                                          []IOThreadQueues
+	IOEventFD, EventIdx, IOMMU, ATS, Packed, PagePerVQ Switch
+}
+
+// IOThreadQueues is <driver><iothreads><iothread>: a thread and, unless QEMU
+// shall deal them out, its queues.
+type IOThreadQueues struct {
+	ID     uint
+	Queues []uint
+}
+
+// Tuning is what the guest is shown of the disk beyond its bytes.
+type Tuning struct {
+	// Vendor and Product are <vendor> and <product>: SCSI's inquiry data; the
+	// product is the model of an ATA disk.
+	Vendor, Product string
+	// RotationRate is target@rotation_rate: 1 for a disk that does not rotate,
+	// else its turns in a minute.
+	RotationRate uint
+	// Removable is target@removable, DPOFUA target@dpofua: SCSI's "disable page
+	// out" and "force unit access".
+	Removable, DPOFUA Switch
+	// BlockIO is <blockio>.
+	BlockIO BlockIO
+	// Geometry is <geometry>.
+	Geometry Geometry
+	// ACPIIndex is acpi@index, by which a guest may name a PCI device.
+	ACPIIndex uint
+	// LoadParm is boot@loadparm, which a mainframe's boot loader reads.
+	LoadParm string
+}
+
+// BlockIO holds sizes in bytes, 0 for QEMU's default.
+type BlockIO struct {
+	Logical, Physical, DiscardGranularity uint
+}
+
+// Geometry is the cylinders, heads and sectors that an old guest asks for.
+type Geometry struct {
+	Cylinders, Heads, Sectors uint
+	// Translation is how the BIOS translates them: auto, none or lba.
+	Translation string
 }
 
 // Address is where in the VM the device sits. Exactly one field is set.
@@ -43,12 +117,16 @@ type Address struct {
 	PCI   *PCIAddress
 	Drive *DriveAddress
 	USB   *USBAddress
+	CCW   *CCWAddress
+	MMIO  *MMIOAddress
 }
 
 // PCIAddress is <address type='pci'>: Bus is the index of a libvirt
 // controller, not a number that the guest gave.
 type PCIAddress struct {
 	Domain, Bus, Slot, Function uint
+	// Multifunction: other functions may follow in the same slot.
+	Multifunction Switch
 }
 
 // DriveAddress is <address type='drive'>.
@@ -60,4 +138,31 @@ type DriveAddress struct {
 type USBAddress struct {
 	Bus  uint
 	Port string
+}
+
+// CCWAddress is <address type='ccw'>: a place on a mainframe's channel
+// subsystem.
+type CCWAddress struct {
+	CSSID, SSID, DevNo uint
+}
+
+// MMIOAddress is <address type='virtio-mmio'>: QEMU picks one of the transports
+// that the machine has.
+type MMIOAddress struct{}
+
+// kind is address@type.
+func (a *Address) kind() string {
+	switch {
+	case a.PCI != nil:
+		return "pci"
+	case a.Drive != nil:
+		return "drive"
+	case a.USB != nil:
+		return "usb"
+	case a.CCW != nil:
+		return "ccw"
+	case a.MMIO != nil:
+		return "virtio-mmio"
+	}
+	return ""
 }

@@ -12,87 +12,83 @@ import (
 // libvirt knows and this package does not do is refused as unsupported.
 // Nothing is ignored.
 type rule struct {
-	attrs    []string         // read
-	inert    []string         // read by libvirt, and without effect on a disk that is being plugged
-	numbers  []string         // of attrs and inert, those that hold a decimal number
-	notAttrs []string         // libvirt's, not supported here
-	children map[string]*rule // read
-	not      []string         // libvirt's child elements, not supported here
-	text     bool             // the element holds text
-	repeated bool             // may stand more than once in its parent
+	attrs     []string                       // read
+	inert     []string                       // read by libvirt, and without effect on a disk that is being plugged
+	numbers   []string                       // of attrs and inert, those that hold a decimal number
+	notAttrs  []string                       // libvirt's, not supported here
+	children  map[string]*rule               // read
+	not       []string                       // libvirt's child elements, not supported here
+	elsewhere []string                       // attributes and elements that libvirt reads here for another kind of source
+	text      bool                           // the element holds text
+	repeated  bool                           // may stand more than once in its parent
+	choose    func(parent, e *element) *rule // returns the rule for this element, in place of all of the above
 }
 
 // diskRule is the grammar of <disk>, after libvirt's formatdomain.html
 // (sections "Hard drives, floppy disks, CDROMs" and "Device address") and
 // formatstorageencryption.html. <header> is our own.
 var diskRule = &rule{
-	attrs: []string{"type", "device"},
+	attrs: []string{"type", "device", "model", "rawio", "sgio"},
 	// snapshot@ only matters to libvirt's own snapshot commands.
-	inert:    []string{"snapshot"},
-	notAttrs: []string{"model", "rawio", "sgio"},
+	inert: []string{"snapshot"},
 	children: map[string]*rule{
 		"driver": {
-			attrs:    []string{"name", "type", "cache", "io", "discard", "detect_zeroes", "error_policy", "rerror_policy"},
-			notAttrs: []string{"ioeventfd", "event_idx", "copy_on_read", "discard_no_unref", "iothread", "queues", "queue_size", "iommu", "ats", "packed", "page_per_vq", "max_bufsize"},
-			not:      []string{"iothreads", "metadata_cache", "statistics"},
+			attrs: []string{"name", "type", "cache", "io", "discard", "detect_zeroes", "error_policy", "rerror_policy",
+				"ioeventfd", "event_idx", "iothread", "queues", "queue_size", "iommu", "ats", "packed", "page_per_vq", "copy_on_read", "discard_no_unref"},
+			numbers:  []string{"iothread", "queues", "queue_size"},
+			notAttrs: []string{"max_bufsize"},
+			children: map[string]*rule{"metadata_cache": metadataCacheRule(), "iothreads": {children: map[string]*rule{"iothread": {
+				attrs: []string{"id"}, numbers: []string{"id"}, repeated: true,
+				children: map[string]*rule{"queue": {attrs: []string{"id"}, numbers: []string{"id"}, repeated: true}},
+			}}}},
+			not: []string{"statistics"},
 		},
-		"source":       sourceRule(true),
-		"backingStore": {not: []string{"format", "source", "backingStore"}, notAttrs: []string{"type", "index"}},
+		"source":       layerSource,
+		"backingStore": backingStoreRule(),
+		"mirror":       mirrorRule(),
+		"auth":         authRule(),
 		"target": {
-			attrs:    []string{"dev", "bus"},
-			notAttrs: []string{"tray", "removable", "rotation_rate", "dpofua"},
+			attrs: []string{"dev", "bus", "removable", "rotation_rate", "dpofua"},
+			// tray@ is the state of a drive: libvirt writes it, and never sets it.
+			inert:   []string{"tray"},
+			numbers: []string{"rotation_rate"},
 		},
 		"readonly":   {},
+		"shareable":  {},
 		"serial":     {text: true},
 		"wwn":        {text: true},
 		"encryption": encryptionRule(),
-		"boot":       {attrs: []string{"order"}, numbers: []string{"order"}, notAttrs: []string{"loadparm"}},
-		"alias":      {attrs: []string{"name"}},
+		"vendor":     {text: true},
+		"product":    {text: true},
+		"boot":       {attrs: []string{"order", "loadparm"}, numbers: []string{"order"}},
+		"acpi":       {attrs: []string{"index"}, numbers: []string{"index"}},
+		"blockio":    numbersRule("logical_block_size", "physical_block_size", "discard_granularity"),
+		"geometry":   {attrs: []string{"cyls", "heads", "secs", "trans"}, numbers: []string{"cyls", "heads", "secs"}},
+		"iotune":     limitsRule(),
+		"throttlefilters": {children: map[string]*rule{
+			"throttlefilter": {attrs: []string{"group"}, repeated: true},
+		}},
+		"alias": {attrs: []string{"name"}},
 		"address": {
-			attrs:    []string{"type", "domain", "bus", "slot", "function", "controller", "target", "unit", "port"},
-			notAttrs: []string{"multifunction", "cssid", "ssid", "devno", "reg", "iobase", "irq", "uid", "fid", "device", "base"},
+			attrs: []string{"type", "domain", "bus", "slot", "function", "multifunction", "controller", "target", "unit", "port",
+				"cssid", "ssid", "devno"},
+			notAttrs: []string{"reg", "iobase", "irq", "uid", "fid", "device", "base"},
 			not:      []string{"zpci"},
 		},
 	},
-	not: []string{"auth", "geometry", "blockio", "mirror", "iotune", "throttlefilters", "shareable", "transient", "vendor", "product", "backenddomain", "acpi"},
+	not: []string{"transient", "backenddomain"},
 }
 
-func sourceRule(encrypted bool) *rule {
-	r := &rule{
-		attrs: []string{"file", "dev"},
-		// index@ is libvirt's own numbering of a running VM's images.
-		inert:    []string{"index"},
-		numbers:  []string{"index"},
-		notAttrs: []string{"startupPolicy", "fdgroup", "dir", "protocol", "name", "tls", "tlsHostname", "query", "pool", "volume", "mode", "type", "managed", "namespace", "path"},
-		children: map[string]*rule{},
-		not: []string{"slices", "reservations", "host", "snapshot", "config", "auth", "ssl", "cookies", "readahead", "timeout",
-			"seclabel", "address", "initiator", "dataStore", "identity", "reconnect", "knownHosts"},
-	}
-	if encrypted {
-		r.children["encryption"] = encryptionRule()
-	} else {
-		r.not = append(r.not, "encryption")
+// numbersRule is an element whose attributes are all numbers.
+func numbersRule(attrs ...string) *rule { return &rule{attrs: attrs, numbers: attrs} }
+
+// limitsRule is <iotune>, whose elements all hold text.
+func limitsRule() *rule {
+	r := &rule{children: map[string]*rule{}}
+	for _, name := range limitNames() {
+		r.children[name] = &rule{text: true}
 	}
 	return r
-}
-
-func encryptionRule() *rule {
-	return &rule{
-		attrs: []string{"format", "engine"},
-		children: map[string]*rule{
-			"secret": {attrs: []string{"type", "uuid", "usage"}, repeated: true},
-			"header": {
-				attrs:    []string{"type"},
-				notAttrs: []string{"index"},
-				children: map[string]*rule{
-					"format": {attrs: []string{"type"}, not: []string{"metadata_cache"}},
-					"source": sourceRule(false),
-				},
-				not: []string{"backingStore"},
-			},
-		},
-		not: []string{"cipher", "ivgen"},
-	}
 }
 
 // check refuses everything in e that r does not allow.
@@ -113,6 +109,8 @@ func (r *rule) check(e *element) error {
 			}
 		case slices.Contains(r.notAttrs, name):
 			return e.unsupported(name, "luksplug does not support this attribute: remove it if the disk can do without")
+		case slices.Contains(r.elsewhere, name):
+			return e.invalid(name, "does not belong to this kind of source, and libvirt would pass over it")
 		default:
 			return e.invalid(name, "unknown attribute%s", suggest(name, r.attrs))
 		}
@@ -127,11 +125,16 @@ func (r *rule) check(e *element) error {
 		case known:
 		case slices.Contains(r.not, c.name):
 			return c.unsupported("", "luksplug does not support this element: remove it if the disk can do without")
+		case slices.Contains(r.elsewhere, c.name):
+			return c.invalid("", "does not belong to this kind of source, and libvirt would pass over it")
 		default:
 			return c.invalid("", "unknown element%s", suggest(c.name, childNames(r)))
 		}
 		if !next.repeated && slices.ContainsFunc(e.children[:i], func(o *element) bool { return o.name == c.name }) {
 			return c.invalid("", "the element stands more than once")
+		}
+		if next.choose != nil {
+			next = next.choose(e, c)
 		}
 		if err := next.check(c); err != nil {
 			return err

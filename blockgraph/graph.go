@@ -1,6 +1,10 @@
 package blockgraph
 
-import "github.com/luksplug/luksplug/secrets"
+import (
+	"strconv"
+
+	"github.com/luksplug/luksplug/secrets"
+)
 
 // Graph is what QEMU needs to have for a disk: objects, block nodes and
 // devices, each list in the order in which they can be made.
@@ -15,6 +19,10 @@ type Graph struct {
 	// Devices are the devices: a controller that the disk brings along, if
 	// any, and the disk's own device last.
 	Devices []Device
+	// Chardevs are the connections that the device uses in place of nodes.
+	Chardevs []Chardev
+	// Files are the devices of the host that are passed as descriptors.
+	Files []PassedFile
 	// Headers are the ephemeral headers that nodes read; none unless they were
 	// asked for, see [Unlock].
 	Headers []EphemeralHeader
@@ -28,9 +36,20 @@ type GraphObject struct {
 	ID string
 	// Ref names the secret whose value the object holds; or, where one of
 	// the graph's ephemeral headers has this object, the one that unlocks the
-	// original header.
+	// original header. It is empty for an object that holds no secret, and for
+	// one whose value the XML has itself, see [SecretData].
 	Ref     secrets.Reference
 	Options Object
+	// Secrets are the ids of the objects that are read while the object is made,
+	// and not after.
+	Secrets []string
+}
+
+// Secret returns the secret that the object holds; ok is false for an object of
+// another kind.
+func (o GraphObject) Secret() (data SecretData, ok bool) {
+	data, ok = o.Options.Get("data").(SecretData)
+	return data, ok
 }
 
 // Node is an argument of blockdev-add.
@@ -40,14 +59,20 @@ type Node struct {
 	// Secrets are the ids of the objects that are read while the node opens,
 	// and not after.
 	Secrets []string
+	// Objects are the ids of the objects that are in use for as long as the node
+	// is there.
+	Objects []string
 	// Children are the nodes below, with the member that refers to each.
 	Children []Child
 	Options  Object
+	// From says where a protocol node has its bytes from, for people; "" for
+	// other nodes.
+	From string
 }
 
 // Child is an edge from a node to a node below it.
 type Child struct {
-	Member string // "file", "header"
+	Member string // "file", "header", "data-file", "backing"
 	Name   string
 }
 
@@ -58,8 +83,14 @@ type Device struct {
 	Options Object
 }
 
-// Top returns the node that the device reads and writes.
-func (g *Graph) Top() Node { return g.Nodes[len(g.Nodes)-1] }
+// Top returns the node that the device reads and writes. It is empty for a drive
+// without a medium, and for a device that has its own server.
+func (g *Graph) Top() Node {
+	if len(g.Nodes) == 0 {
+		return Node{}
+	}
+	return g.Nodes[len(g.Nodes)-1]
+}
 
 // Device returns the disk's own device.
 func (g *Graph) Device() Device { return g.Devices[len(g.Devices)-1] }
@@ -71,16 +102,16 @@ func Build(d *Disk, m Machine, u Unlock) (*Graph, error) {
 	if err := d.Validate(); err != nil {
 		return nil, err
 	}
-	b := &builder{disk: d, unlock: u, graph: &Graph{Target: d.Target}}
+	b := newBuilder(d, u)
 	build := b.images
-	if u.Way == ByDaemon && d.Image.Encryption != nil {
+	if u.Way == ByDaemon && d.Encrypted() {
 		build = b.external
 	}
-	top, err := build()
+	in, err := build()
 	if err != nil {
 		return nil, err
 	}
-	if err := b.device(top, m); err != nil {
+	if err := b.device(in, m); err != nil {
 		return nil, err
 	}
 	return b.graph, nil
@@ -90,98 +121,90 @@ type builder struct {
 	disk   *Disk
 	unlock Unlock
 	graph  *Graph
+	counts map[string]int // objects by kind
 }
 
-// images adds the nodes of the disk, bottom up, and returns the top node's
-// name.
-//
-//	raw                     payload-storage
-//	raw, LUKS inside        payload-storage, luks
-//	qcow2                   payload-storage, payload-format
-//	qcow2, LUKS inside      payload-storage, payload-format with encrypt
-//	raw, detached header    header, payload-storage, luks
-//	qcow2, detached header  header, payload-storage, payload-format, luks
-//
-// An ephemeral header is one more node of the second kind, and takes the place
-// of the header in the last two.
-//
-// A raw image needs no format node: libvirt leaves it out as well, and every
-// layer costs a little on each request.
-func (b *builder) images() (string, error) {
-	image := b.disk.Image
-	enc := image.Encryption
-	luks := enc != nil && (image.Format == FormatRaw || enc.Header != nil)
+func newBuilder(d *Disk, u Unlock) *builder {
+	return &builder{disk: d, unlock: u, graph: &Graph{Target: d.Target}, counts: map[string]int{}}
+}
 
-	var header, secret string
+// medium is what the device reads and writes: a node, a connection, or nothing
+// for an empty drive.
+type medium struct {
+	node, chardev string
+}
+
+// images adds the nodes of the disk, bottom up.
+func (b *builder) images() (medium, error) {
 	switch {
-	case luks && b.unlock.Way == ByHeader:
-		secret = b.secret(enc.Secret, oneTime)
-		header = b.ephemeral(enc.original(image), secret)
-	case enc != nil && enc.Header != nil:
-		var err error
-		if header, err = b.header(*enc.Header); err != nil {
-			return "", err
-		}
+	case b.disk.Empty:
+		return medium{}, nil
+	case b.disk.Image.Source.Kind == SourceVHostUser:
+		return medium{chardev: b.vhostUser(b.disk.Image.Source)}, nil
 	}
-	if enc != nil && secret == "" {
-		secret = b.secret(enc.Secret, asItIs)
-	}
-	hasFormat := image.Format != FormatRaw
-	top, err := b.storage(image.Source, RolePayloadStorage, layer{top: !luks && !hasFormat, payload: true})
+	top, err := b.chain(b.disk.Image, 0)
 	if err != nil {
-		return "", err
+		return medium{}, err
 	}
-	if hasFormat {
-		own := secret
-		if luks {
-			own = ""
-		}
-		if top, err = b.format(image, top, RolePayloadFormat, own, layer{top: !luks, payload: true}); err != nil {
-			return "", err
-		}
+	if b.disk.CopyOnRead {
+		top = b.copyOnRead(top)
 	}
-	if luks {
-		top = b.luks(header, top, secret)
-	}
-	return top, nil
+	return medium{node: top}, nil
 }
 
-func (b *builder) header(image Image) (string, error) {
-	name, err := b.storage(image.Source, RoleHeaderStorage, layer{})
-	if err != nil || image.Format == FormatRaw {
-		return name, err
-	}
-	return b.format(image, name, RoleHeaderFormat, "", layer{})
+// objectName returns the name of the next object of a kind.
+func (b *builder) objectName(kind string) string {
+	n := b.counts[kind]
+	b.counts[kind]++
+	return Name(b.disk.Target, Role(kind+strconv.Itoa(n)))
 }
-
-// original returns the image that holds the LUKS header of image.
-func (e *Encryption) original(image Image) Image {
-	if e.Header != nil {
-		return *e.Header
-	}
-	return image
-}
-
-// passphraseUse says what a secret object holds of the secret.
-type passphraseUse bool
-
-const (
-	asItIs  passphraseUse = false // the secret itself
-	oneTime passphraseUse = true  // a passphrase of an ephemeral header that the secret unlocked
-)
 
 // secret adds a secret object and returns its id. Its data are base64 on the
-// wire: a QMP string must be UTF-8, a passphrase need not be.
-func (b *builder) secret(ref secrets.Reference, use passphraseUse) string {
-	id := Name(b.disk.Target, RoleSecret)
-	data := SecretData{Ref: ref, Object: id, OneTime: use == oneTime}
-	b.graph.Objects = append(b.graph.Objects, GraphObject{ID: id, Ref: ref, Options: Object{
+// wire: a QMP string must be UTF-8, a secret need not be.
+func (b *builder) secret(data SecretData) string {
+	id := b.objectName("secret")
+	data.Object = id
+	b.graph.Objects = append(b.graph.Objects, GraphObject{ID: id, Ref: data.Ref, Options: Object{
 		{"qom-type", "secret"}, {"id", id}, {"data", data}, {"format", "base64"}}})
 	return id
 }
 
-func (b *builder) add(role Role, options Object, children []Child, secretIDs ...string) string {
-	name := Name(b.disk.Target, role)
-	b.graph.Nodes = append(b.graph.Nodes, Node{Name: name, Role: role, Secrets: secretIDs, Children: children, Options: options})
-	return name
+// auth adds who we are to a server, under the names that the protocol has for
+// it.
+func (b *builder) auth(a *Auth, o *nodeOptions, user, secret string) {
+	if a == nil {
+		return
+	}
+	id := b.secret(SecretData{Ref: a.Secret})
+	o.add(user, a.User)
+	o.add(secret, id)
+	o.secrets = append(o.secrets, id)
+}
+
+// tls adds a client's credentials. They stay for as long as the node does, which
+// may have to connect again.
+func (b *builder) tls(t *TLS, o *nodeOptions) {
+	if t == nil {
+		return
+	}
+	object := GraphObject{}
+	if t.Key != nil {
+		object.Secrets = []string{b.secret(SecretData{Ref: *t.Key})}
+	}
+	object.ID = b.objectName("tls")
+	object.Options = Object{{"qom-type", "tls-creds-x509"}, {"id", object.ID}, {"dir", orDefault(t.Folder, DefaultTLSFolder)},
+		{"endpoint", "client"}, {"verify-peer", true}}
+	if t.Key != nil {
+		object.Options.add("passwordid", object.Secrets[0])
+	}
+	b.graph.Objects = append(b.graph.Objects, object)
+	o.add("tls-creds", object.ID)
+	o.objects = append(o.objects, object.ID)
+}
+
+// add adds a node and returns its name.
+func (b *builder) add(n Node) string {
+	n.Name = n.Options.Text("node-name")
+	b.graph.Nodes = append(b.graph.Nodes, n)
+	return n.Name
 }

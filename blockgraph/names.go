@@ -1,6 +1,9 @@
 package blockgraph
 
-import "strings"
+import (
+	"strconv"
+	"strings"
+)
 
 // namespace begins every name that this package gives.
 const namespace = "luksplug-"
@@ -11,22 +14,84 @@ const userAlias = "ua-"
 
 // Role is what a node, object or device is to its disk: the last part of its
 // name.
+//
+// The roles below are those of the top layer, the image that <source> names. The
+// layers under it are numbered from 1, which stands in front of a shorter role:
+//
+//	top layer         layer 2
+//	payload-storage   b2-storage
+//	payload-slice     b2-slice
+//	payload-format    b2-format
+//	luks              b2-luks
+//	header-storage    b2-h-storage
+//	header-slice      b2-h-slice
+//	header-format     b2-h-format
+//	header-fdset      b2-h-fdset
+//	data-storage      b2-d-storage
+//
+// [Role.Base] takes such a role apart. Secrets and other objects are counted
+// through the whole disk: secret0, secret1, tls0, pr0.
 type Role string
 
 // The roles of nodes, from the top down, and of what else a disk may bring.
 const (
+	RoleCopyOnRead     Role = "cor"             // copies what is read from the layers below into the top one
 	RoleLUKS           Role = "luks"            // decrypts a raw payload
-	RolePayloadFormat  Role = "payload-format"  // the payload's qcow2 node
+	RolePayloadFormat  Role = "payload-format"  // the payload's format node, such as qcow2
+	RolePayloadSlice   Role = "payload-slice"   // the part of the storage that holds the payload
 	RolePayloadStorage Role = "payload-storage" // the payload's protocol node
-	RoleHeaderFormat   Role = "header-format"   // a detached header's qcow2 node
+	RoleHeaderFormat   Role = "header-format"   // a detached header's format node
+	RoleHeaderSlice    Role = "header-slice"    // the part of the storage that holds the header
 	RoleHeaderStorage  Role = "header-storage"  // a detached header's protocol node
 	RoleHeaderFDSet    Role = "header-fdset"    // the descriptor set an ephemeral header is passed in
-	RoleSecret         Role = "secret0"         // the secret object with the passphrase
+	RoleDataStorage    Role = "data-storage"    // the protocol node of a data store
+	RoleFDSet          Role = "fdset"           // the descriptor set a device of the host is passed in
+	RoleSecret         Role = "secret0"         // the first secret object
+	RoleChardev        Role = "chardev"         // the connection to a vhost-user server
 	RoleController     Role = "scsi"            // a SCSI controller added for the disk
 	RoleDevice         Role = ""                // the frontend device itself
 )
 
 const longestRole = RolePayloadStorage
+
+// maxLayers is how many layers a disk may have: two digits in a name.
+const maxLayers = 100
+
+// deeper are the roles of the layers under the top one, by those of the top
+// layer.
+var deeper = map[Role]string{
+	RoleLUKS: "luks", RolePayloadFormat: "format", RolePayloadSlice: "slice", RolePayloadStorage: "storage",
+	RoleHeaderFormat: "h-format", RoleHeaderSlice: "h-slice", RoleHeaderStorage: "h-storage", RoleHeaderFDSet: "h-fdset",
+	RoleDataStorage: "d-storage",
+}
+
+// at returns the role that r has in a layer; 0 is the top one.
+func (r Role) at(layer int) Role {
+	if layer == 0 {
+		return r
+	}
+	return Role("b" + strconv.Itoa(layer) + "-" + deeper[r])
+}
+
+// Base takes the role of a node apart: what it is in the top layer, and the
+// number of the layer. A role of no layer is returned as it is.
+func (r Role) Base() (role Role, layer int) {
+	rest, ok := strings.CutPrefix(string(r), "b")
+	if !ok {
+		return r, 0
+	}
+	digits, suffix, _ := strings.Cut(rest, "-")
+	n, err := strconv.Atoi(digits)
+	if err != nil || n < 1 || n >= maxLayers {
+		return r, 0
+	}
+	for base, short := range deeper {
+		if short == suffix && base.at(n) == r {
+			return base, n
+		}
+	}
+	return r, 0
+}
 
 func namePrefix(target string) string { return namespace + target + "-" }
 

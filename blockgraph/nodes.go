@@ -2,123 +2,263 @@ package blockgraph
 
 import "fmt"
 
-// layer is where in the disk a node stands, which decides the settings that it
-// takes over from the disk.
+// layer is which of a disk's images nodes belong to, and what they take over
+// from the disk.
 type layer struct {
-	top     bool // the node that the device uses
-	payload bool // part of the payload, not of the header
+	number   int  // 0 is the top one
+	header   bool // a LUKS header
+	data     bool // a data store
+	readOnly bool
 }
 
-// storage adds the protocol node of a source.
-//
-//	<disk type='file'>   source@file -> driver file, filename
-//	<disk type='block'>  source@dev  -> driver host_device (host_cdrom for a CD-ROM drive), filename
-//	driver@io                        -> aio
-//	driver@cache                     -> cache.direct, cache.no-flush
-//
-// See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsFile.
-func (b *builder) storage(s Source, role Role, l layer) (string, error) {
-	driver := ""
-	switch s.Kind {
-	case SourceFile:
-		driver = "file"
-	case SourceBlock:
-		driver = "host_device"
-		if b.disk.Device == DeviceCDROM && l.payload && s.Path == "/dev/cdrom" {
-			driver = "host_cdrom"
+// role returns the role of one of the layer's nodes.
+func (l layer) role(payload, header Role) Role {
+	switch {
+	case l.header:
+		return header.at(l.number)
+	case l.data:
+		return RoleDataStorage.at(l.number)
+	}
+	return payload.at(l.number)
+}
+
+// chain adds the nodes of an image and of everything below it, and returns the
+// name of the node that shows what a guest would see. libvirt begins with the
+// deepest layer, too; a data store comes before its image.
+func (b *builder) chain(image Image, number int) (string, error) {
+	below := links{}
+	var err error
+	if image.Backing != nil {
+		if below.backing, err = b.chain(*image.Backing, number+1); err != nil {
+			return "", err
 		}
-	default:
-		return "", &UnsupportedError{Element: "disk@type", Reason: fmt.Sprintf("sources of type %q are not supported", s.Kind)}
 	}
-	options := Object{{"driver", driver}, {"filename", s.Path}}
-	if l.payload {
-		options.addText("aio", b.disk.Driver.IO)
+	readOnly := b.disk.ReadOnly || number > 0
+	if image.DataStore != nil {
+		// Writable under a read-only disk, as libvirt has it.
+		l := layer{number: number, data: true, readOnly: number > 0}
+		if below.data, err = b.plain(*image.DataStore, l, links{}); err != nil {
+			return "", err
+		}
 	}
-	options.add("node-name", Name(b.disk.Target, role))
-	b.addAccess(&options, l)
-	return b.add(role, options, nil), nil
+	l := layer{number: number, readOnly: readOnly}
+	if !image.RawLUKS() {
+		return b.plain(image, l, below)
+	}
+	return b.encrypted(image, l, below)
 }
 
-// format adds the qcow2 node of an image over its storage.
+// links are the names of the nodes that an image refers to.
+type links struct{ backing, data string }
+
+// encrypted adds the nodes of an image that QEMU's LUKS node decrypts.
 //
-//	driver@type               -> driver
+//	raw                     storage, luks
+//	raw, detached header    header, storage, luks
+//	qcow2, detached header  header, storage, format, luks
+//
+// An ephemeral header is a node of its own, and takes the place of a detached
+// one.
+func (b *builder) encrypted(image Image, l layer, below links) (string, error) {
+	enc := image.Encryption
+	var header, secret string
+	switch {
+	case b.unlock.Way == ByHeader:
+		secret = b.secret(SecretData{Ref: enc.Secrets[0], OneTime: true})
+		header = b.ephemeral(*image.LUKSHeader(), secret, l.number)
+	case enc.Header != nil:
+		var err error
+		if header, err = b.plain(*enc.Header, layer{number: l.number, header: true, readOnly: l.readOnly}, links{}); err != nil {
+			return "", err
+		}
+	}
+	payload, err := b.parts(image, l, below, false)
+	if err != nil {
+		return "", err
+	}
+	if secret == "" {
+		secret = b.secret(SecretData{Ref: enc.Secrets[0]})
+	}
+	return b.luks(header, payload, secret, l), nil
+}
+
+// plain adds the nodes of an image that shows its bytes by itself.
+func (b *builder) plain(image Image, l layer, below links) (string, error) {
+	return b.parts(image, l, below, true)
+}
+
+// parts adds the nodes that most images have: storage, the slice of it, and
+// format. The last one is what the layer above uses; it takes over how the disk
+// may be used if it is the top of its image.
+//
+// A raw image needs no format node: libvirt leaves it out as well, and every
+// layer costs a little on each request.
+func (b *builder) parts(image Image, l layer, below links, top bool) (string, error) {
+	hasFormat := image.Format != FormatRaw
+	hasSlice := image.Source.Slice != nil
+	name, err := b.storage(image, l, top && !hasFormat && !hasSlice)
+	if err != nil {
+		return "", err
+	}
+	if hasSlice {
+		name = b.slice(*image.Source.Slice, name, l, top && !hasFormat)
+	}
+	if hasFormat {
+		name = b.format(image, name, l, below, top)
+	}
+	return name, nil
+}
+
+// storage adds the protocol node of an image. What the protocols have in common:
+//
+//	driver@cache    -> cache.direct, cache.no-flush
+//	driver@discard  -> discard, where it is the image's only node
+func (b *builder) storage(image Image, l layer, top bool) (string, error) {
+	s := image.Source
+	role := l.role(RolePayloadStorage, RoleHeaderStorage)
+	name := Name(b.disk.Target, role)
+	var o nodeOptions
+	switch s.Kind {
+	case SourceFile, SourceBlock:
+		o = b.file(s, l)
+	case SourceDir:
+		o = b.dir(s)
+	case SourceNVMe:
+		o = s.NVMe.node()
+	case SourceVHostVDPA:
+		o = b.vdpa(s, name)
+	case SourceNetwork:
+		o = s.Network.node(b, image.Encryption)
+	case SourceVolume:
+		return "", invalid("disk/source@pool", fmt.Sprintf("Storage pool not found: nothing is known of the pool '%s': give its XML by --pool-xml", s.Volume.Pool))
+	default:
+		return "", &UnsupportedError{Element: "disk@type", Reason: fmt.Sprintf("sources of type %q are not supported here", s.Kind)}
+	}
+	o.add("node-name", name)
+	b.addAccess(&o.Object, l, top)
+	return b.add(Node{Role: role, Options: o.Object, Secrets: o.secrets, Objects: o.objects, From: s.withoutSlice()}), nil
+}
+
+// slice adds the node of a part of the storage.
+//
+//	slice@offset, @size (bytes) -> driver raw, offset, size
+//
+// See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsRaw.
+func (b *builder) slice(s Slice, file string, l layer, top bool) string {
+	role := l.role(RolePayloadSlice, RoleHeaderSlice)
+	o := Object{{"driver", "raw"}, {"file", file}, {"offset", s.Offset}, {"size", s.Size}, {"node-name", Name(b.disk.Target, role)}}
+	b.addAccess(&o, l, top)
+	return b.add(Node{Role: role, Options: o, Children: []Child{{"file", file}}})
+}
+
+// format adds the format node of an image over its storage.
+//
+//	driver@type, format@type  -> driver
 //	<encryption> in the image -> encrypt.format, encrypt.key-secret
-//	<backingStore/>           -> backing null
+//	metadata_cache/max_size   -> cache-size (bytes)
+//	driver@discard_no_unref   -> discard-no-unref
+//	<dataStore>               -> data-file
+//	<backingStore>            -> backing: a node; null where it is empty; absent where there is none
 //
 // See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsQcow2.
-func (b *builder) format(image Image, file string, role Role, secret string, l layer) (string, error) {
-	if image.Format != FormatQcow2 {
-		return "", &UnsupportedError{Element: "disk/driver@type", Reason: fmt.Sprintf("the format %q is not supported: use raw or qcow2", image.Format)}
+func (b *builder) format(image Image, file string, l layer, below links, top bool) string {
+	role := l.role(RolePayloadFormat, RoleHeaderFormat)
+	o := Object{{"node-name", Name(b.disk.Target, role)}}
+	b.addAccess(&o, l, top)
+	o.add("driver", formats[image.Format].driver)
+	n := Node{Role: role}
+	if enc := image.Encryption; enc != nil && !enc.librbd() && !image.RawLUKS() {
+		secret := b.secret(SecretData{Ref: enc.Secrets[0]})
+		o.add("encrypt", Object{{"format", "luks"}, {"key-secret", secret}})
+		n.Secrets = []string{secret}
 	}
-	options := Object{{"node-name", Name(b.disk.Target, role)}}
-	b.addAccess(&options, l)
-	options.add("driver", string(image.Format))
-	var secretIDs []string
-	if secret != "" {
-		options.add("encrypt", Object{{"format", "luks"}, {"key-secret", secret}})
-		secretIDs = []string{secret}
+	if image.MetadataCache != 0 {
+		o.add("cache-size", image.MetadataCache)
 	}
-	options.add("file", file)
-	if image.Terminated {
-		options.add("backing", nil)
+	if b.disk.DiscardNoUnref != "" && image.Format == FormatQcow2 && !l.header {
+		o.add("discard-no-unref", b.disk.DiscardNoUnref == On)
 	}
-	return b.add(role, options, []Child{{"file", file}}, secretIDs...), nil
+	if below.data != "" {
+		o.add("data-file", below.data)
+		n.Children = append(n.Children, Child{"data-file", below.data})
+	}
+	o.add("file", file)
+	n.Children = append(n.Children, Child{"file", file})
+	switch {
+	case below.backing != "":
+		o.add("backing", below.backing)
+		n.Children = append(n.Children, Child{"backing", below.backing})
+	case image.Terminated && formats[image.Format].backing:
+		o.add("backing", nil)
+	}
+	n.Options = o
+	return b.add(n)
 }
 
 // luks adds the LUKS node over the payload and, where it is detached, the
 // header. See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsLUKS; the
 // header member is known to QEMU 9.0 and later.
-func (b *builder) luks(header, payload, secret string) string {
-	options := Object{{"node-name", Name(b.disk.Target, RoleLUKS)}}
-	b.addAccess(&options, layer{top: true, payload: true})
-	options.add("driver", "luks")
-	options.add("key-secret", secret)
-	children := []Child{{"file", payload}}
+func (b *builder) luks(header, payload, secret string, l layer) string {
+	role := RoleLUKS.at(l.number)
+	o := Object{{"node-name", Name(b.disk.Target, role)}}
+	b.addAccess(&o, l, true)
+	o.add("driver", "luks")
+	o.add("key-secret", secret)
+	var children []Child
 	if header != "" {
-		options.add("header", header)
-		children = []Child{{"header", header}, {"file", payload}}
+		o.add("header", header)
+		children = append(children, Child{"header", header})
 	}
-	options.add("file", payload)
-	return b.add(RoleLUKS, options, children, secret)
+	o.add("file", payload)
+	return b.add(Node{Role: role, Options: o, Secrets: []string{secret}, Children: append(children, Child{"file", payload})})
+}
+
+// copyOnRead adds the filter of driver@copy_on_read. See QEMU's
+// docs/interop/qemu-qmp-ref, BlockdevOptionsCor.
+func (b *builder) copyOnRead(file string) string {
+	o := Object{{"driver", "copy-on-read"}, {"node-name", Name(b.disk.Target, RoleCopyOnRead)}, {"file", file}, {"discard", "unmap"}}
+	return b.add(Node{Role: RoleCopyOnRead, Options: o, Children: []Child{{"file", file}}})
 }
 
 // addAccess adds how a node may be used, which depends on where it stands, and
-// the cache mode.
-func (b *builder) addAccess(o *Object, l layer) {
+// the cache mode. top says that the node is the top of its image.
+func (b *builder) addAccess(o *Object, l layer, top bool) {
 	switch {
-	case l.top:
-		b.addTop(o)
-	case l.payload:
+	case l.header:
+		// The header must be writable where the disk is: QEMU passes the write
+		// permission on to it. Saying so here makes a header that cannot be
+		// written fail as it opens, not at the device.
+		o.add("read-only", l.readOnly)
+		return // it is read once, as the disk opens: the cache mode is not for it
+	case top:
+		o.add("read-only", l.readOnly)
+		o.addText("discard", b.disk.Driver.Discard)
+		if l.number == 0 {
+			o.addText("detect-zeroes", b.detectZeroes())
+		}
+	default:
 		// Opened for writing only where the node above wants to write; a hole
 		// that the node above punches always reaches the storage.
 		o.add("auto-read-only", true)
 		o.add("discard", "unmap")
-	default:
-		// The header must be writable where the disk is: QEMU passes the write
-		// permission on to it. Saying so here makes a header that cannot be
-		// written fail as it opens, not at the device.
-		o.add("read-only", b.disk.ReadOnly)
 	}
-	if l.payload {
-		b.addCache(o)
+	if mode, ok := cacheModes[b.disk.cacheMode()]; ok {
+		o.add("cache", Object{{"direct", mode.direct}, {"no-flush", mode.noFlush}})
 	}
 }
 
-// addTop adds what only the node that the device uses has: the disk's own
-// access mode, discard and detect-zeroes.
-func (b *builder) addTop(o *Object) {
-	o.add("read-only", b.disk.ReadOnly)
-	o.addText("discard", b.disk.Driver.Discard)
-	zeroes := b.disk.Driver.DetectZeroes
-	if zeroes == "unmap" && b.disk.Driver.Discard != "unmap" {
-		// QEMU refuses to unmap where discard is off; libvirt turns it into on.
-		zeroes = "on"
+// detectZeroes is the disk's own, but for one that QEMU refuses: to unmap where
+// discard is off. libvirt turns it into on.
+func (b *builder) detectZeroes() string {
+	if d := b.disk.Driver; d.DetectZeroes == "unmap" && d.Discard != "unmap" {
+		return "on"
 	}
-	o.addText("detect-zeroes", zeroes)
+	return b.disk.Driver.DetectZeroes
 }
 
 // cacheModes is what libvirt's names mean to a block node (formatdomain.html,
 // driver@cache), and to the guest: whether the device shows a write cache.
+// libvirt gives them to every node of the payload.
 var cacheModes = map[string]struct {
 	direct, noFlush bool
 	writeCache      string
@@ -128,12 +268,4 @@ var cacheModes = map[string]struct {
 	"writeback":    {writeCache: "on"},
 	"directsync":   {direct: true, writeCache: "off"},
 	"unsafe":       {noFlush: true, writeCache: "on"},
-}
-
-// addCache adds the cache mode, which libvirt gives to every node of the
-// payload. The header does not take part: it is read once, as the disk opens.
-func (b *builder) addCache(o *Object) {
-	if mode, ok := cacheModes[b.disk.Driver.Cache]; ok {
-		o.add("cache", Object{{"direct", mode.direct}, {"no-flush", mode.noFlush}})
-	}
 }

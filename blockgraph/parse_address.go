@@ -6,23 +6,31 @@ import (
 	"strings"
 )
 
-// parseAddress reads <address>, nil for a type that leaves the choice to the
-// planner. It reads the tree and not libvirtxml, which turns a missing number
-// and a malformed one into the same nil.
-func parseAddress(e *element) (*Address, error) {
+// addressFields are the attributes of each type of address.
+var addressFields = map[string][]string{
+	"pci":         {"domain", "bus", "slot", "function", "multifunction"},
+	"drive":       {"controller", "bus", "target", "unit"},
+	"usb":         {"bus", "port"},
+	"ccw":         {"cssid", "ssid", "devno"},
+	"virtio-mmio": {},
+}
+
+// otherAddresses are the types of addresses that no disk has.
+var otherAddresses = []string{"ccid", "isa", "dimm", "unassigned", "spapr-vio", "virtio-serial", "virtio-s390", "mdev"}
+
+// parseAddress reads the <address> of a disk on this bus, nil for one that
+// leaves the choice to the planner. It reads the tree and not libvirtxml, which
+// turns a missing number and a malformed one into the same nil.
+func parseAddress(e *element, bus Bus) (*Address, error) {
 	kind := e.attr("type")
-	fields := map[string][]string{
-		"pci":   {"domain", "bus", "slot", "function"},
-		"drive": {"controller", "bus", "target", "unit"},
-		"usb":   {"bus", "port"},
-	}[kind]
+	fields, known := addressFields[kind]
 	switch {
 	case kind == "":
-		return nil, e.invalid("type", "is missing: use pci, drive or usb")
-	case fields == nil && slices.Contains([]string{"ccw", "virtio-mmio", "virtio-s390", "ccid", "isa", "dimm", "unassigned", "spapr-vio", "virtio-serial"}, kind):
-		return nil, e.unsupported("type", "addresses of type %q are not supported", kind)
-	case fields == nil:
-		return nil, e.invalid("type", "unknown address type %q: use pci, drive or usb", shorten(kind))
+		return nil, e.invalid("type", "is missing: use pci, drive, usb or ccw")
+	case slices.Contains(otherAddresses, kind):
+		return nil, e.invalid("type", "%s", wrongAddress(kind, bus))
+	case !known:
+		return nil, e.invalid("type", "unknown address type %q: use pci, drive, usb or ccw", shorten(kind))
 	}
 	for _, a := range e.attrs {
 		if n := a.Name.Local; n != "type" && !slices.Contains(fields, n) {
@@ -32,14 +40,25 @@ func parseAddress(e *element) (*Address, error) {
 	n := numbers{e: e}
 	switch kind {
 	case "pci":
+		if err := oneOf(e, "multifunction", "on", "off"); err != nil {
+			return nil, err
+		}
 		a := &PCIAddress{Domain: n.get("domain", 0xffff), Bus: n.get("bus", 0xff), Slot: n.get("slot", 0x1f), Function: n.get("function", 7)}
 		if n.err == nil && *a == (PCIAddress{}) {
 			return nil, nil // libvirt's way to say "choose one"
 		}
+		a.Multifunction = Switch(e.attr("multifunction"))
 		return &Address{PCI: a}, n.err
 	case "drive":
 		return &Address{Drive: &DriveAddress{
 			Controller: n.get("controller", 255), Bus: n.get("bus", 255), Target: n.get("target", 255), Unit: n.get("unit", 16383)}}, n.err
+	case "ccw":
+		if len(e.attrs) == 1 {
+			return nil, nil
+		}
+		return &Address{CCW: &CCWAddress{CSSID: n.get("cssid", 0xfe), SSID: n.get("ssid", 3), DevNo: n.get("devno", 0xffff)}}, n.err
+	case "virtio-mmio":
+		return &Address{MMIO: &MMIOAddress{}}, nil
 	}
 	port := e.attr("port")
 	for _, part := range strings.Split(port, ".") {
@@ -48,6 +67,17 @@ func parseAddress(e *element) (*Address, error) {
 		}
 	}
 	return &Address{USB: &USBAddress{Bus: n.get("bus", 255), Port: port}}, n.err
+}
+
+// wrongAddress says that a disk on this bus has no address of this type.
+func wrongAddress(kind string, bus Bus) string {
+	switch bus {
+	case BusVirtio:
+		return "a virtio disk cannot have an address of type '" + kind + "': use type='pci', or 'ccw' on a mainframe"
+	case BusUSB:
+		return "unexpected address type '" + kind + "' for usb disk: use type='usb'"
+	}
+	return "Invalid address type '" + kind + "' for a disk with the bus type '" + string(bus) + "': use type='drive'"
 }
 
 // numbers reads the numeric attributes of e and keeps the first error.

@@ -6,21 +6,80 @@ import (
 	"strings"
 )
 
+// device reads the attributes of <disk> itself, and the elements without any
+// content that say how it may be used.
+func (p *parser) device(d *Disk) error {
+	e := p.tree
+	d.Device = DeviceKind(orDefault(e.attr("device"), string(DeviceDisk)))
+	switch d.Device {
+	case DeviceDisk, DeviceLUN, DeviceCDROM, DeviceFloppy:
+	default:
+		return e.invalid("device", "unknown device %q: use disk, lun, cdrom or floppy", shorten(string(d.Device)))
+	}
+	d.Empty = e.child("source") == nil
+	if d.Empty && !d.Device.removable() {
+		return e.invalid("", "has no <source>: only a cdrom or floppy drive can be empty")
+	}
+	d.Model = Model(e.attr("model"))
+	d.ReadOnly = e.child("readonly") != nil || d.Device == DeviceCDROM
+	d.Shareable = e.child("shareable") != nil
+	if err := oneOf(e, "snapshot", "no", "internal", "external", "manual"); err != nil {
+		return err
+	}
+	return p.passThrough(d)
+}
+
+// passThrough reads what concerns the SCSI commands of a LUN.
+func (p *parser) passThrough(d *Disk) error {
+	e := p.tree
+	for attr, words := range map[string][]string{"sgio": {"filtered", "unfiltered"}, "rawio": {"yes", "no"}} {
+		if err := oneOf(e, attr, words...); err != nil {
+			return err
+		}
+		if e.attr(attr) != "" && d.Device != DeviceLUN {
+			return e.invalid(attr, "%s can be used only with device='lun'", attr)
+		}
+	}
+	if e.attr("sgio") == "unfiltered" {
+		return e.unsupported("sgio", "unfiltered sgio is no longer supported by Linux: use sgio='filtered', or leave it out")
+	}
+	d.RawIO = e.attr("rawio") == "yes"
+	return nil
+}
+
 func (p *parser) target(d *Disk) error {
 	t := p.tree.child("target")
-	if t == nil || p.doc.Target.Dev == "" {
+	if t == nil || t.attr("dev") == "" {
 		return p.tree.invalid("", "has no <target dev=...>: it names the disk, such as <target dev='vdb' bus='virtio'/>")
 	}
-	d.Target = p.doc.Target.Dev
+	d.Target = t.attr("dev")
 	prefix, _, err := splitTarget(d.Target)
 	if err != nil {
 		return t.invalid("dev", "%s", err.Error())
 	}
-	if bus := p.doc.Target.Bus; bus != "" {
+	if err := oneOf(t, "tray", "open", "closed"); err != nil {
+		return err
+	}
+	if t.attr("tray") != "" && !d.Device.removable() {
+		return t.invalid("tray", "tray is only valid for cdrom and floppy")
+	}
+	if err := p.bus(d, t, prefix); err != nil {
+		return err
+	}
+	if a := p.tree.child("address"); a != nil {
+		d.Address, err = parseAddress(a, d.Bus)
+	}
+	return err
+}
+
+func (p *parser) bus(d *Disk, t *element, prefix string) error {
+	if bus := t.attr("bus"); bus != "" {
 		switch d.Bus = Bus(bus); d.Bus {
 		case BusVirtio, BusSCSI, BusUSB, BusIDE, BusSATA, BusFDC:
 			return nil
-		case "sd", "xen", "uml", "nvme":
+		case "sd":
+			return t.unsupported("bus", "an SD card has no device of its own that can be plugged (QEMU's -drive if=sd): use virtio, scsi or usb")
+		case "xen", "uml", "nvme":
 			return t.unsupported("bus", "the bus %q is not supported: use virtio, scsi or usb", bus)
 		}
 		return t.invalid("bus", "unknown bus %q: use virtio, scsi, usb, ide, sata or fdc", shorten(bus))
@@ -70,9 +129,10 @@ func splitTarget(dev string) (prefix string, index int, err error) {
 }
 
 func (p *parser) identity(d *Disk) error {
+	// From libvirtxml, which keeps the blanks: they are part of a serial.
 	d.Serial = p.doc.Serial
 	if w := p.tree.child("wwn"); w != nil {
-		text := strings.TrimSpace(p.doc.WWN)
+		text := p.doc.WWN
 		digits := strings.TrimPrefix(text, "0x")
 		n, err := strconv.ParseUint(digits, 16, 64)
 		if err != nil || len(digits) != 16 {
@@ -89,6 +149,7 @@ func (p *parser) identity(d *Disk) error {
 			return b.invalid("order", "%q is no boot order: use 1, 2, ...", shorten(b.attr("order")))
 		}
 		d.BootOrder = uint(n)
+		d.Tuning.LoadParm = b.attr("loadparm")
 	}
 	// libvirt makes up aliases of its own and ignores all but a user's on input.
 	if p.doc.Alias != nil && strings.HasPrefix(p.doc.Alias.Name, userAlias) {

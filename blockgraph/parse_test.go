@@ -48,7 +48,7 @@ func TestParseDiskAccepts(t *testing.T) {
 	}
 	withHeader := func(kind blockgraph.SourceKind, format blockgraph.Format) *blockgraph.Disk {
 		return plain(func(d *blockgraph.Disk) {
-			d.Image.Encryption = &blockgraph.Encryption{Secret: byUUID, Header: &blockgraph.Image{
+			d.Image.Encryption = &blockgraph.Encryption{Format: blockgraph.EncryptionLUKS, Secrets: []secrets.Reference{byUUID}, Header: &blockgraph.Image{
 				Source: blockgraph.Source{Kind: kind, Path: "/h"}, Format: format}}
 		})
 	}
@@ -78,14 +78,14 @@ func TestParseDiskAccepts(t *testing.T) {
 		{"aio is raw", driver("type='aio'"), plain(func(*blockgraph.Disk) {})},
 		{"no backing file", disk("<backingStore/>"), plain(func(d *blockgraph.Disk) { d.Image.Terminated = true })},
 		{"encryption under source", `<disk><source file='/a'>` + enc + `</source><target dev='vdb'/></disk>`, plain(func(d *blockgraph.Disk) {
-			d.Image.Encryption = &blockgraph.Encryption{Secret: byUUID}
+			d.Image.Encryption = &blockgraph.Encryption{Format: blockgraph.EncryptionLUKS, Secrets: []secrets.Reference{byUUID}}
 		})},
-		{"encryption under disk", disk(enc), plain(func(d *blockgraph.Disk) { d.Image.Encryption = &blockgraph.Encryption{Secret: byUUID} })},
+		{"encryption under disk", disk(enc), plain(func(d *blockgraph.Disk) { d.Image.Encryption = &blockgraph.Encryption{Format: blockgraph.EncryptionLUKS, Secrets: []secrets.Reference{byUUID}} })},
 		{"engine qemu", disk(strings.Replace(enc, "format=", "engine='qemu' format=", 1)), plain(func(d *blockgraph.Disk) {
-			d.Image.Encryption = &blockgraph.Encryption{Secret: byUUID}
+			d.Image.Encryption = &blockgraph.Encryption{Format: blockgraph.EncryptionLUKS, Secrets: []secrets.Reference{byUUID}}
 		})},
 		{"secret by usage", disk(`<encryption format='luks'><secret type='passphrase' usage='/vols/a b'/></encryption>`), plain(func(d *blockgraph.Disk) {
-			d.Image.Encryption = &blockgraph.Encryption{Secret: byUsage}
+			d.Image.Encryption = &blockgraph.Encryption{Format: blockgraph.EncryptionLUKS, Secrets: []secrets.Reference{byUsage}}
 		})},
 		{"header, raw file by default", header("", `<source file='/h'/>`), withHeader(blockgraph.SourceFile, blockgraph.FormatRaw)},
 		{"header, raw file", header("type='file'", `<format type='raw'/><source file='/h'/>`), withHeader(blockgraph.SourceFile, blockgraph.FormatRaw)},

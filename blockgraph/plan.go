@@ -16,9 +16,11 @@ type Step struct {
 	// Subject is the name of what it makes or releases: an object id, a
 	// node-name, a device id, or the name that a descriptor set carries.
 	Subject string
-	// Header is the ephemeral header that the step hands over: its command
-	// goes with a descriptor. nil for all other steps.
+	// Header is the ephemeral header that the step hands over, File the device
+	// of the host: its command goes with a descriptor. Both are nil for all
+	// other steps.
 	Header *EphemeralHeader
+	File   *PassedFile
 	// Do is the command.
 	Do Command
 	// Undo takes Do back. Its Execute is empty for a release, which takes an
@@ -33,6 +35,7 @@ type StepKind string
 const (
 	StepObject  StepKind = "object"  // object-add; undone by object-del
 	StepNode    StepKind = "node"    // blockdev-add; undone by blockdev-del
+	StepChardev StepKind = "chardev" // chardev-add; undone by chardev-remove
 	StepDevice  StepKind = "device"  // device_add; undone by device_del, which the guest must answer
 	StepFDSet   StepKind = "fdset"   // add-fd; undone by remove-fd
 	StepRelease StepKind = "release" // object-del or remove-fd of what is no longer needed; not undone
@@ -45,36 +48,58 @@ type Command struct {
 	Arguments Object
 }
 
-// Plan orders the graph into steps. A secret exists from just before the node
-// that reads it opens until just after, and so does the descriptor set that a
-// node is opened from. What a storage daemon has to do is not among the steps,
-// it is the plan of [Graph.Daemon].
+// Plan orders the graph into steps. A secret exists from just before what reads
+// it is made until just after, and so does the descriptor set that a node is
+// opened from. What a storage daemon has to do is not among the steps, it is the
+// plan of [Graph.Daemon].
 func (g *Graph) Plan() *Plan {
 	p := &Plan{Graph: g}
 	for i, n := range g.Nodes {
+		for _, id := range n.Objects {
+			p.addObject(g.object(id))
+		}
 		for _, id := range n.Secrets {
 			p.addObject(g.object(id))
 		}
-		if h := g.header(n.Name); h != nil && h.FDSet != 0 {
-			remove := Command{"remove-fd", Object{{"fdset-id", h.FDSet}}}
-			p.Steps = append(p.Steps, Step{Kind: StepFDSet, Subject: h.Opaque, Header: h, Undo: remove,
-				Do: Command{"add-fd", Object{{"fdset-id", h.FDSet}, {"opaque", h.Opaque}}}})
-			p.addNode(n)
-			p.Steps = append(p.Steps, Step{Kind: StepRelease, Subject: h.Opaque, Do: remove})
-			continue
-		}
+		set := p.addFDSet(n.Name)
 		p.addNode(n)
+		if set != nil {
+			p.Steps = append(p.Steps, Step{Kind: StepRelease, Subject: set.Subject, Do: set.Undo})
+		}
 		for _, id := range n.Secrets {
 			if !usedAfter(g.Nodes[i+1:], id) {
-				p.Steps = append(p.Steps, Step{Kind: StepRelease, Subject: id, Do: command("object-del", "id", id)})
+				p.release(id)
 			}
 		}
+	}
+	for _, c := range g.Chardevs {
+		p.Steps = append(p.Steps, Step{Kind: StepChardev, Subject: c.ID,
+			Do: Command{"chardev-add", c.command()}, Undo: command("chardev-remove", "id", c.ID)})
 	}
 	for _, d := range g.Devices {
 		p.Steps = append(p.Steps, Step{Kind: StepDevice, Subject: d.ID,
 			Do: Command{"device_add", d.Options}, Undo: command("device_del", "id", d.ID)})
 	}
 	return p
+}
+
+// addFDSet adds the step that passes the descriptor which a node is opened from,
+// and returns it; nil for a node that needs none.
+func (p *Plan) addFDSet(node string) *Step {
+	s := Step{Kind: StepFDSet}
+	var id int64
+	switch h, f := p.Graph.header(node), p.Graph.file(node); {
+	case h != nil && h.FDSet != 0:
+		s.Header, s.Subject, id = h, h.Opaque, h.FDSet
+	case f != nil:
+		s.File, s.Subject, id = f, f.Opaque, f.FDSet
+	default:
+		return nil
+	}
+	s.Do = Command{"add-fd", Object{{"fdset-id", id}, {"opaque", s.Subject}}}
+	s.Undo = Command{"remove-fd", Object{{"fdset-id", id}}}
+	p.Steps = append(p.Steps, s)
+	return &s
 }
 
 func usedAfter(nodes []Node, id string) bool {
@@ -86,12 +111,23 @@ func (g *Graph) object(id string) GraphObject {
 	return g.Objects[i] // Build adds the object before the node that names it
 }
 
+// addObject adds an object, unless it is there, and what it reads itself.
 func (p *Plan) addObject(o GraphObject) {
 	if slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Kind == StepObject && s.Subject == o.ID }) {
 		return
 	}
+	for _, id := range o.Secrets {
+		p.addObject(p.Graph.object(id))
+	}
 	p.Steps = append(p.Steps, Step{Kind: StepObject, Subject: o.ID,
 		Do: Command{"object-add", o.Options}, Undo: command("object-del", "id", o.ID)})
+	for _, id := range o.Secrets {
+		p.release(id)
+	}
+}
+
+func (p *Plan) release(id string) {
+	p.Steps = append(p.Steps, Step{Kind: StepRelease, Subject: id, Do: command("object-del", "id", id)})
 }
 
 func (p *Plan) addNode(n Node) {

@@ -57,7 +57,7 @@ func anyDisk(t *rapid.T) *blockgraph.Disk {
 		d.Alias = "ua-" + rapid.StringMatching(`[A-Za-z0-9_-]{1,20}`).Draw(t, "alias name")
 	}
 	if rapid.Bool().Draw(t, "encrypted") {
-		d.Image.Encryption = &blockgraph.Encryption{Secret: anySecret(t)}
+		d.Image.Encryption = &blockgraph.Encryption{Secrets: []secrets.Reference{anySecret(t)}}
 		if rapid.Bool().Draw(t, "detached") {
 			h := anyImage(t, "header")
 			d.Image.Encryption.Header = &h

@@ -240,7 +240,7 @@ func TestValidate(t *testing.T) {
 	t.Parallel()
 	ref := secrets.Reference{Type: secrets.Passphrase, UUID: uuid.MustParse(anyUUID)}
 	header := func(h blockgraph.Image) func(*blockgraph.Disk) {
-		return func(d *blockgraph.Disk) { d.Image.Encryption = &blockgraph.Encryption{Secret: ref, Header: &h} }
+		return func(d *blockgraph.Disk) { d.Image.Encryption = &blockgraph.Encryption{Secrets: []secrets.Reference{ref}, Header: &h} }
 	}
 	for _, c := range []struct {
 		name    string
@@ -258,12 +258,12 @@ func TestValidate(t *testing.T) {
 		{"not UTF-8", func(d *blockgraph.Disk) { d.Image.Source.Path = "/a\xff" }, "disk/source"},
 		{"no secret", func(d *blockgraph.Disk) { d.Image.Encryption = &blockgraph.Encryption{} }, "disk/source/encryption/secret@type"},
 		{"secret without name", func(d *blockgraph.Disk) {
-			d.Image.Encryption = &blockgraph.Encryption{Secret: secrets.Reference{Type: secrets.Passphrase}}
+			d.Image.Encryption = &blockgraph.Encryption{Secrets: []secrets.Reference{{Type: secrets.Passphrase}}}
 		}, "disk/source/encryption/secret"},
 		{"header without path", header(blockgraph.Image{Format: blockgraph.FormatRaw, Source: blockgraph.Source{Kind: blockgraph.SourceFile}}), "disk/source/encryption/header/source"},
 		{"header without format", header(blockgraph.Image{Source: blockgraph.Source{Kind: blockgraph.SourceFile, Path: "/h"}}), "disk/source/encryption/header/source"},
 		{"encrypted header", header(blockgraph.Image{Format: blockgraph.FormatRaw, Source: blockgraph.Source{Kind: blockgraph.SourceFile, Path: "/h"},
-			Encryption: &blockgraph.Encryption{Secret: ref}}), "disk/source/encryption/header/source/encryption"},
+			Encryption: &blockgraph.Encryption{Secrets: []secrets.Reference{ref}}}), "disk/source/encryption/header/source/encryption"},
 		{"alias of libvirt's", func(d *blockgraph.Disk) { d.Alias = "virtio-disk0" }, "disk/alias@name"},
 		{"writable cdrom", func(d *blockgraph.Disk) { d.Bus, d.Device = blockgraph.BusSCSI, blockgraph.DeviceCDROM }, "disk/readonly"},
 		{"empty address", func(d *blockgraph.Disk) { d.Address = &blockgraph.Address{} }, "disk/address@type"},

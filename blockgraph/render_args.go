@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/luksplug/luksplug/secrets"
 )
 
 // Arguments returns the graph as arguments for a QEMU that is about to start:
@@ -24,19 +26,29 @@ func (p *Plan) Arguments(secretFile func(GraphObject) (string, error)) ([]string
 		return err
 	}
 	for _, o := range p.Graph.Objects {
-		path, err := secretFile(o)
-		if err != nil {
-			return nil, err
+		options := o.Options
+		if _, secret := o.Secret(); secret {
+			path, err := secretFile(o)
+			if err != nil {
+				return nil, err
+			}
+			options = options.Without("data").Without("format").With("file", path)
 		}
-		options := o.Options.Without("data").Without("format").With("file", path)
 		if err := add("-object", options); err != nil {
 			return nil, err
 		}
 	}
 	for _, n := range p.Graph.Nodes {
-		if err := add("-blockdev", n.Options); err != nil {
+		options := n.Options
+		if f := p.Graph.file(n.Name); f != nil {
+			options = options.With("path", f.Path) // there is nobody who could pass a descriptor
+		}
+		if err := add("-blockdev", options); err != nil {
 			return nil, err
 		}
+	}
+	for _, c := range p.Graph.Chardevs {
+		out = append(out, "-chardev", c.text())
 	}
 	for _, d := range p.Graph.Devices {
 		if err := add("-device", d.Options); err != nil {
@@ -118,15 +130,13 @@ func (s Step) summary() string {
 	o := s.Do.Arguments
 	switch s.Kind {
 	case StepObject:
-		if data, ok := o.Get("data").(SecretData); ok && data.OneTime {
-			return "one-time passphrase, data " + Redacted
-		} else if ok {
-			return "passphrase of " + data.Ref.String() + ", data " + Redacted
+		if data, ok := o.Get("data").(SecretData); ok {
+			return data.about() + ", data " + Redacted
 		}
-		return o.Text("qom-type")
+		return strings.TrimSpace(o.Text("qom-type") + " " + printable(orDefault(o.Text("path"), o.Text("dir"))))
 	case StepNode:
 		words := []string{o.Text("driver")}
-		for _, name := range []string{"filename", "header", "file", "key-secret", "export"} {
+		for _, name := range []string{"filename", "url", "portal", "pool", "image", "volume", "dir", "path", "device", "header", "file", "data-file", "backing", "key-secret", "password-secret", "cookie-secret", "tls-creds", "export"} {
 			if v := o.Text(name); v != "" {
 				words = append(words, name+"="+printable(v))
 			}
@@ -135,14 +145,19 @@ func (s Step) summary() string {
 			words = append(words, "key-secret="+e.Text("key-secret"))
 		}
 		if server, ok := o.Get("server").(Object); ok {
-			words = append(words, "server="+printable(server.Text("path")))
+			words = append(words, "server="+printable(orDefault(server.Text("path"), server.Text("host")+":"+server.Text("port"))))
 		}
 		if ro, ok := o.Get("read-only").(bool); ok && ro {
 			words = append(words, "read-only")
 		}
 		return strings.Join(words, " ")
 	case StepFDSet:
-		return "ephemeral header, made from the one in " + printable(s.Header.Original.Source.Path)
+		if s.File != nil {
+			return "descriptor of " + printable(s.File.Path)
+		}
+		return "ephemeral header, made from the one in " + printable(s.Header.Original.Source.String())
+	case StepChardev:
+		return "socket " + printable(s.chardevPath())
 	case StepDevice:
 		words := []string{o.Text("driver")}
 		for _, name := range []string{"bus", "addr"} {
@@ -153,4 +168,26 @@ func (s Step) summary() string {
 		return strings.Join(words, " ")
 	}
 	return "the node is open and needs it no more"
+}
+
+// chardevPath finds the socket in the arguments of chardev-add.
+func (s Step) chardevPath() string {
+	o := s.Do.Arguments
+	for _, name := range []string{"backend", "data", "addr", "data"} {
+		o, _ = o.Get(name).(Object)
+	}
+	return o.Text("path")
+}
+
+// about says in a few words which secret it is.
+func (d SecretData) about() string {
+	switch {
+	case d.OneTime:
+		return "one-time passphrase"
+	case d.Text != "":
+		return "cookies of the XML"
+	case d.Ref.Type == secrets.Passphrase:
+		return "passphrase of " + d.Ref.String()
+	}
+	return "secret (" + string(d.Ref.Type) + ") of " + d.Ref.String()
 }

@@ -2,6 +2,7 @@ package blockgraph
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -34,7 +35,10 @@ type edge struct{ from, to, label string }
 // that uses it, host files and secrets at their users' side.
 func (g *Graph) draw() picture {
 	p := picture{title: "luksplug " + g.Target}
-	level := map[string]int{g.Top().Name: 1}
+	level := map[string]int{}
+	if top := g.Top().Name; top != "" {
+		level[top] = 1
+	}
 	for i := len(g.Nodes) - 1; i >= 0; i-- {
 		for _, c := range g.Nodes[i].Children {
 			level[c.Name] = max(level[c.Name], level[g.Nodes[i].Name]+1)
@@ -42,7 +46,14 @@ func (g *Graph) draw() picture {
 	}
 	own := g.Device()
 	p.boxes = append(p.boxes, box{own.ID, boxDevice, []string{own.ID, own.Options.Text("driver")}, 0})
-	p.edges = append(p.edges, edge{own.ID, own.Options.Text("drive"), "drive"})
+	if drive := own.Options.Text("drive"); drive != "" {
+		p.edges = append(p.edges, edge{own.ID, drive, "drive"})
+	}
+	for _, c := range g.Chardevs {
+		file := c.ID + "-file"
+		p.boxes = append(p.boxes, box{c.ID, boxNode, []string{c.ID, "socket"}, 1}, box{file, boxFile, []string{printable(c.Path)}, 2})
+		p.edges = append(p.edges, edge{own.ID, c.ID, "chardev"}, edge{c.ID, file, ""})
+	}
 	for _, d := range g.Devices[:len(g.Devices)-1] {
 		p.boxes = append(p.boxes, box{d.ID, boxDevice, []string{d.ID, d.Options.Text("driver")}, 0})
 		p.edges = append(p.edges, edge{own.ID, d.ID, "bus"})
@@ -53,13 +64,8 @@ func (g *Graph) draw() picture {
 		for _, c := range n.Children {
 			p.edges = append(p.edges, edge{n.Name, c.Name, c.Member})
 		}
-		for _, id := range n.Secrets {
-			value := g.object(id).Ref.String()
-			if g.oneTime(id) {
-				value = "one-time passphrase"
-			}
-			p.boxes = append(p.boxes, box{id, boxSecret, []string{id, value}, level[n.Name] + 1})
-			p.edges = append(p.edges, edge{n.Name, id, "key-secret"})
+		for _, id := range slices.Concat(n.Objects, n.Secrets) {
+			p.object(g, n.Name, id, level[n.Name]+1)
 		}
 		if lines := g.bytesOf(n); lines != nil {
 			id := n.Name + "-file"
@@ -70,18 +76,44 @@ func (g *Graph) draw() picture {
 	return p
 }
 
+// object draws an object and what it reads itself.
+func (p *picture) object(g *Graph, user, id string, level int) {
+	o := g.object(id)
+	kind, about, label := boxSecret, "", "key-secret"
+	if data, ok := o.Secret(); ok {
+		about = data.value()
+	} else {
+		kind, about, label = boxNode, o.Options.Text("qom-type"), "object"
+	}
+	p.boxes = append(p.boxes, box{id, kind, []string{id, about}, level})
+	p.edges = append(p.edges, edge{user, id, label})
+	for _, s := range o.Secrets {
+		p.object(g, id, s, level+1)
+	}
+}
+
+// value names a secret for people.
+func (d SecretData) value() string {
+	switch {
+	case d.OneTime:
+		return "one-time passphrase"
+	case d.Text != "":
+		return "cookies of the XML"
+	}
+	return d.Ref.String()
+}
+
 // bytesOf says where a protocol node has its bytes from, nil for other nodes.
 func (g *Graph) bytesOf(n Node) []string {
-	if h := g.header(n.Name); h != nil {
-		return []string{"ephemeral header", "made from " + printable(h.Original.Source.Path)}
+	switch h := g.header(n.Name); {
+	case h != nil:
+		return []string{"ephemeral header", "made from " + printable(h.Original.Source.String())}
+	case n.From == "":
+		return nil
+	case g.Daemon != nil:
+		return []string{"storage daemon", printable(n.From)}
 	}
-	if server, ok := n.Options.Get("server").(Object); ok {
-		return []string{"storage daemon", printable(server.Text("path"))}
-	}
-	if file := n.Options.Text("filename"); file != "" {
-		return []string{printable(file)}
-	}
-	return nil
+	return []string{printable(n.From)}
 }
 
 // DOT returns the graph in Graphviz's language.

@@ -10,7 +10,8 @@ import (
 //	{"objects":[...],"blockdevs":[...],"device":{...},"chardevs":[...]}
 //
 // Each element is the JSON that goes to QEMU, in order; secret values are
-// "[redacted]". A member "controllers" precedes "device" where the disk brings
+// "[redacted]". A chardev is what -chardev takes, by name and text: chardev-add
+// has it nested. A member "controllers" precedes "device" where the disk brings
 // a controller along; "fdsets" comes first where descriptors are passed, and
 // "daemon", with objects and blockdevs of its own, where a storage daemon opens
 // the disk. Members are only ever added to this document.
@@ -38,7 +39,11 @@ func (p *Plan) JSON() ([]byte, error) {
 		doc.add("controllers", controllers)
 	}
 	doc.add("device", p.Graph.Device().Options)
-	doc.add("chardevs", []any{})
+	chardevs := []any{}
+	for _, c := range p.Graph.Chardevs {
+		chardevs = append(chardevs, c.argument())
+	}
+	doc.add("chardevs", chardevs)
 	compact, err := appendJSON(nil, doc)
 	if err != nil {
 		return nil, err

@@ -64,39 +64,48 @@ func Export(target string) string { return Name(target, RoleDevice) }
 // ephemeral adds the node of an ephemeral header. The descriptor is open for
 // reading and writing, and QEMU takes it only for a node that says nothing of
 // read-only; nobody but QEMU has the file, so there is nothing to lock.
-func (b *builder) ephemeral(original Image, secret string) string {
-	h := EphemeralHeader{Node: Name(b.disk.Target, RoleHeaderStorage), Secret: secret, Original: original}
+func (b *builder) ephemeral(original Image, secret string, layer int) string {
+	role := RoleHeaderStorage.at(layer)
+	h := EphemeralHeader{Node: Name(b.disk.Target, role), Secret: secret, Original: original}
 	if b.unlock.Folder != "" {
 		h.File = path.Join(b.unlock.Folder, h.Node)
 	} else {
-		h.FDSet = max(b.unlock.FDSet, FirstFDSet) + int64(len(b.graph.Headers))
-		h.Opaque = Name(b.disk.Target, RoleHeaderFDSet)
+		h.FDSet = b.nextFDSet()
+		h.Opaque = Name(b.disk.Target, RoleHeaderFDSet.at(layer))
 	}
 	b.graph.Headers = append(b.graph.Headers, h)
 	filename := h.File
 	if filename == "" {
-		filename = "/dev/fdset/" + strconv.FormatInt(h.FDSet, 10)
+		filename = fdsetPath(h.FDSet)
 	}
-	return b.add(RoleHeaderStorage, Object{{"driver", "file"}, {"filename", filename}, {"locking", "off"},
-		{"node-name", h.Node}}, nil)
+	return b.add(Node{Role: role, From: "ephemeral header, made from the one in " + original.Source.String(),
+		Options: Object{{"driver", "file"}, {"filename", filename}, {"locking", "off"}, {"node-name", h.Node}}})
 }
+
+// nextFDSet returns the id of the next descriptor set.
+func (b *builder) nextFDSet() int64 {
+	return max(b.unlock.FDSet, FirstFDSet) + int64(len(b.graph.Headers)+len(b.graph.Files))
+}
+
+// fdsetPath is the name under which QEMU opens a descriptor that it was passed.
+func fdsetPath(id int64) string { return "/dev/fdset/" + strconv.FormatInt(id, 10) }
 
 // external adds the one node that a VM needs for a disk that a daemon unlocks,
 // and the daemon's own graph. See QEMU's docs/interop/qemu-qmp-ref,
 // BlockdevOptionsNbd.
-func (b *builder) external() (string, error) {
-	own := Unlock{Way: ByQEMU}
-	daemon := &builder{disk: b.disk, unlock: own, graph: &Graph{Target: b.disk.Target}}
+func (b *builder) external() (medium, error) {
+	daemon := newBuilder(b.disk, Unlock{Way: ByQEMU})
 	if _, err := daemon.images(); err != nil {
-		return "", err
+		return medium{}, err
 	}
 	b.graph.Daemon = daemon.graph
-	options := Object{{"driver", "nbd"},
-		{"server", Object{{"type", "unix"}, {"path", path.Join(b.unlock.Folder, NBDSocket)}}},
+	socket := path.Join(b.unlock.Folder, NBDSocket)
+	o := Object{{"driver", "nbd"},
+		{"server", Object{{"type", "unix"}, {"path", socket}}},
 		{"export", Export(b.disk.Target)},
 		{"node-name", Name(b.disk.Target, RolePayloadStorage)}}
-	b.addAccess(&options, layer{top: true, payload: true})
-	return b.add(RolePayloadStorage, options, nil), nil
+	b.addAccess(&o, layer{readOnly: b.disk.ReadOnly}, true)
+	return medium{node: b.add(Node{Role: RolePayloadStorage, Options: o, From: socket})}, nil
 }
 
 // header returns the ephemeral header that the node reads, nil for none.
@@ -109,26 +118,26 @@ func (g *Graph) header(node string) *EphemeralHeader {
 	return nil
 }
 
-// oneTime tells whether the secret object holds a one-time passphrase.
-func (g *Graph) oneTime(id string) bool {
-	for _, h := range g.Headers {
-		if h.Secret == id {
-			return true
+// file returns the device that the node is opened from, nil for none.
+func (g *Graph) file(node string) *PassedFile {
+	for i := range g.Files {
+		if g.Files[i].Node == node {
+			return &g.Files[i]
 		}
 	}
-	return false
+	return nil
 }
 
 // BuildImage works out the nodes of one image alone, for reading: what somebody
 // needs who looks for a LUKS header in it. The graph has no device, and the nodes
 // have the names of a header's.
 func BuildImage(target string, image Image) (*Graph, error) {
-	image.Encryption = nil
+	image.Encryption, image.Backing, image.DataStore = nil, nil, nil
 	disk := &Disk{Target: target, Device: DeviceDisk, Bus: BusVirtio, ReadOnly: true, Image: image}
 	if err := disk.Validate(); err != nil {
 		return nil, err
 	}
-	b := &builder{disk: disk, graph: &Graph{Target: target}}
-	_, err := b.header(image)
+	b := newBuilder(disk, Unlock{})
+	_, err := b.plain(image, layer{header: true, readOnly: true}, links{})
 	return b.graph, err
 }

@@ -25,7 +25,10 @@ type Member struct {
 // value; the executor puts it in at the last moment. It prints as
 // "[redacted]".
 type SecretData struct {
+	// Ref names the secret.
 	Ref secrets.Reference
+	// Text is the secret itself, where the XML has it; Ref is then empty.
+	Text SecretText
 	// Object is the id of the object that holds the value.
 	Object string
 	// OneTime: the value is not the secret itself, but the one-time passphrase
@@ -38,6 +41,16 @@ const Redacted = "[redacted]"
 
 // String returns "[redacted]".
 func (SecretData) String() string { return Redacted }
+
+// SecretText is a secret that stands in the XML, such as a cookie. It prints as
+// "[redacted]" in every verb of fmt, and in JSON.
+type SecretText string
+
+// Format implements [fmt.Formatter].
+func (SecretText) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(Redacted)) } // fmt has nobody to tell
+
+// MarshalText implements [encoding.TextMarshaler].
+func (SecretText) MarshalText() ([]byte, error) { return []byte(Redacted), nil }
 
 // Get returns the value of the member called name, nil when there is none.
 func (o Object) Get(name string) any {

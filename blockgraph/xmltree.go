@@ -25,7 +25,7 @@ type element struct {
 	line     int
 	attrs    []xml.Attr
 	children []*element
-	text     string // the first that is not blank
+	text     string // all of it, without the blanks around it
 }
 
 // tokens are the tags and text of a document that was read: an
@@ -95,8 +95,8 @@ func readTree(data []byte) (*element, *tokens, error) {
 				}
 				continue
 			}
-			if e := stack[len(stack)-1]; e.text == "" {
-				e.text = string(bytes.TrimSpace(t))
+			if e := stack[len(stack)-1]; len(bytes.TrimSpace(t)) > 0 {
+				e.text = strings.TrimSpace(e.text + string(t))
 			}
 			read = append(read, t.Copy())
 		case xml.Directive:

@@ -52,7 +52,7 @@ func differsInNodes(graph *blockgraph.Graph, state *State, h *Holding) string {
 			return fmt.Sprintf("its node %s is a %s, not a %s", want.Name, node.Driver, driver)
 		}
 		file := want.Options.Text("filename")
-		if len(graph.Headers) > 0 && want.Role == blockgraph.RoleHeaderStorage {
+		if role, _ := want.Role.Base(); len(graph.Headers) > 0 && role == blockgraph.RoleHeaderStorage {
 			file = "" // of an ephemeral header: it has been removed since
 		}
 		if file != "" && node.File != file {
@@ -68,10 +68,18 @@ func differsInNodes(graph *blockgraph.Graph, state *State, h *Holding) string {
 		return fmt.Sprintf("it has %d nodes, not %d", len(h.Nodes), len(graph.Nodes))
 	}
 	top := graph.Top()
-	if ro := top.Options.Get("read-only"); ro != state.Node(top.Name).ReadOnly {
-		return fmt.Sprintf("read-only is %t", !ro.(bool))
+	if ro, ok := top.Options.Get("read-only").(bool); ok && ro != state.Node(top.Name).ReadOnly {
+		return fmt.Sprintf("read-only is %t", !ro)
 	}
 	return ""
+}
+
+// sameSource tells whether a name that was noted down is that of a source.
+func sameSource(noted string, s blockgraph.Source) bool {
+	if s.Local() {
+		return image.SameFile(noted, s.Path)
+	}
+	return noted == s.String()
 }
 
 // differsInImages compares what QEMU does not know by itself of a volume that was
@@ -80,11 +88,11 @@ func (vm *VM) differsInImages(disk *blockgraph.Disk, h *Holding) string {
 	if original := vm.headerOf(disk); original != nil && h.UUID != "" && h.UUID != original.UUID {
 		return fmt.Sprintf("it is the LUKS volume %s, not %s", h.UUID, original.UUID)
 	}
-	if h.Unlock == blockgraph.ByDaemon && h.Payload != "" && !image.SameFile(h.Payload, disk.Image.Source.Path) {
-		return fmt.Sprintf("its payload is %s, not %s", h.Payload, disk.Image.Source.Path)
+	if h.Unlock == blockgraph.ByDaemon && h.Payload != "" && !sameSource(h.Payload, disk.Image.Source) {
+		return fmt.Sprintf("its payload is %s, not %s", h.Payload, disk.Image.Source)
 	}
-	if header := disk.Header(); header != nil && h.Header != "" && h.Unlock != blockgraph.ByQEMU && !image.SameFile(h.Header, header.Source.Path) {
-		return fmt.Sprintf("its header is %s, not %s", h.Header, header.Source.Path)
+	if header := disk.Header(); header != nil && h.Header != "" && h.Unlock != blockgraph.ByQEMU && !sameSource(h.Header, header.Source) {
+		return fmt.Sprintf("its header is %s, not %s", h.Header, header.Source)
 	}
 	return ""
 }

@@ -61,7 +61,7 @@ func (a *attach) serve(ctx context.Context, d *daemon.Daemon, graph *blockgraph.
 		}
 		_, err = d.Client().Execute(ctx, cmd)
 		if errors.Is(err, qmp.ErrWrongPassphrase) {
-			return &SecretError{Target: a.disk.Target, Ref: a.disk.Image.Encryption.Secret, Err: err}
+			return &SecretError{Target: a.disk.Target, Ref: passphraseOf(graph.Daemon, s.Subject), Err: err}
 		}
 		if err != nil {
 			return &PreflightError{Target: a.disk.Target, Reason: fmt.Sprintf("the storage daemon cannot open it (%s %s)", s.Do.Execute, s.Subject), Err: err}

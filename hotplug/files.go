@@ -27,25 +27,61 @@ func (a *attach) checkFiles(ctx context.Context, unlock blockgraph.Unlock, state
 	if err := checkUnused(disk, state); err != nil {
 		return 0, err
 	}
-	payload, err := checkAccess(disk, disk.Image, "payload", writes)
-	if err != nil {
-		return 0, err
-	}
-	var h *luks.Header
-	if header := disk.Header(); header != nil {
-		if h, err = a.checkHeader(ctx, *header, unlock, state); err != nil {
+	size := int64(0)
+	for i, layer := range disk.Layers() {
+		// A layer is checked like a disk of its own; those below the top one
+		// are only read.
+		alone := *disk
+		alone.Image, alone.ReadOnly = *layer, disk.ReadOnly || i > 0
+		n, err := a.checkLayer(ctx, &alone, unlock, state)
+		if err != nil {
 			return 0, err
+		}
+		if i == 0 {
+			size = n
+		}
+	}
+	return size, nil
+}
+
+// checkLayer checks one layer: what of it is on this host. A server's images are
+// checked by QEMU, as it opens them.
+func (a *attach) checkLayer(ctx context.Context, disk *blockgraph.Disk, unlock blockgraph.Unlock, state *State) (int64, error) {
+	layer, header := &disk.Image, disk.Header()
+	if store := layer.DataStore; store != nil && store.Source.Local() {
+		if _, err := checkAccess(disk, *store, "data store", writes); err != nil {
+			return 0, err
+		}
+	}
+	var payload *image.Info
+	var err error
+	if layer.Source.Local() {
+		if payload, err = checkAccess(disk, *layer, "payload", writes); err != nil {
+			return 0, err
+		}
+	}
+	known := layer.Format == blockgraph.FormatRaw || layer.Format == blockgraph.FormatQcow2 // to package image
+	var h *luks.Header
+	switch {
+	case header != nil && header.Source.Local():
+		if h, err = a.checkHeader(ctx, disk, *header, unlock, state); err != nil {
+			return 0, err
+		}
+		if payload == nil {
+			break
 		}
 		if err := checkDetached(disk); err != nil {
 			return 0, err
 		}
-	} else if h, err = checkEmbedded(disk, payload); err != nil {
-		return 0, err
+	case header == nil && payload != nil && known:
+		if h, err = checkEmbedded(disk, payload); err != nil {
+			return 0, err
+		}
 	}
 	if h == nil {
 		return 0, nil
 	}
-	if err := checkOpens(disk, h, unlock.Way); err != nil || unlock.Way != blockgraph.ByHeader {
+	if err := checkOpens(disk, h, unlock.Way); err != nil || unlock.Way != blockgraph.ByHeader || payload == nil {
 		return 0, err
 	}
 	return volumeSize(disk, h)
@@ -53,8 +89,8 @@ func (a *attach) checkFiles(ctx context.Context, unlock blockgraph.Unlock, state
 
 // checkHeader checks a detached header: the file, what it holds, and that it is
 // the header of no other disk.
-func (a *attach) checkHeader(ctx context.Context, header blockgraph.Image, unlock blockgraph.Unlock, state *State) (*luks.Header, error) {
-	disk, path := a.disk, header.Source.Path
+func (a *attach) checkHeader(ctx context.Context, disk *blockgraph.Disk, header blockgraph.Image, unlock blockgraph.Unlock, state *State) (*luks.Header, error) {
+	path := header.Source.Path
 	access := writes
 	if unlock.Way == blockgraph.ByHeader {
 		access = reads // QEMU gets another one
@@ -122,9 +158,10 @@ func (vm *VM) filesAreLocal() bool {
 // checkUnused refuses a payload that this VM has open already. The image locks
 // would tell as well, but not which disk it is, nor for a read-only pair.
 func checkUnused(disk *blockgraph.Disk, state *State) error {
+	source := disk.Image.Source
 	for _, n := range state.Nodes {
-		if n.isStorage() && image.SameFile(n.File, disk.Image.Source.Path) {
-			return &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the image %s is in use by %s", disk.Image.Source.Path, state.user(n))}
+		if source.Local() && n.isStorage() && image.SameFile(n.File, source.Path) {
+			return &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the image %s is in use by %s", source, state.user(n))}
 		}
 	}
 	return nil

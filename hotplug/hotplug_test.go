@@ -125,7 +125,7 @@ func TestAttachOther(t *testing.T) {
 		"bus":       func(d *blockgraph.Disk) { d.Bus, d.WWN = blockgraph.BusVirtio, 0 },
 		"alias":     func(d *blockgraph.Disk) { d.Alias = "ua-mine" },
 		"encrypted": func(d *blockgraph.Disk) {
-			d.Image.Encryption = &blockgraph.Encryption{Secret: secrets.Reference{Type: secrets.Passphrase, Usage: "x"}}
+			d.Image.Encryption = &blockgraph.Encryption{Secrets: []secrets.Reference{{Type: secrets.Passphrase, Usage: "x"}}}
 		},
 	} {
 		other := *disk

@@ -220,7 +220,7 @@ type openedImage struct {
 // openHeader reads a LUKS header, of an image of this host or of another one. It
 // may be read until done is called.
 func (a *attach) openHeader(ctx context.Context, image blockgraph.Image) (h *luks.Header, done func(), err error) {
-	if isLocal(image.Source) {
+	if image.Source.Local() {
 		return openHeader(image)
 	}
 	r, err := a.remoteReader(ctx, image)
@@ -255,9 +255,4 @@ func (a *attach) closeRemote(ctx context.Context) {
 		a.vm.log.WithField("disk", a.disk.Target).Warnf("%v", err)
 	}
 	a.remote = nil
-}
-
-// isLocal tells whether a source is a file or device of the VM's host.
-func isLocal(s blockgraph.Source) bool {
-	return s.Kind == blockgraph.SourceFile || s.Kind == blockgraph.SourceBlock
 }

@@ -44,7 +44,7 @@ type Unlocking struct {
 // but by Attach.
 func (vm *VM) ChooseUnlock(ctx context.Context, disk *blockgraph.Disk, state *State, mode UnlockMode) (Unlocking, error) {
 	out := Unlocking{Unlock: blockgraph.Unlock{Way: blockgraph.ByQEMU}}
-	if disk.Image.Encryption == nil || mode == UnlockQEMU {
+	if !disk.Encrypted() || mode == UnlockQEMU {
 		return out, nil
 	}
 	var err error
@@ -71,25 +71,34 @@ func (vm *VM) ChooseUnlock(ctx context.Context, disk *blockgraph.Disk, state *St
 // whyNotOutside says why a volume cannot be unlocked here, "" when it can. A
 // header that cannot be read is none of these reasons: the disk is refused later.
 func (vm *VM) whyNotOutside(ctx context.Context, disk *blockgraph.Disk) (string, error) {
-	header := disk.Header()
-	if header == nil {
-		header = &disk.Image
-		if disk.Image.Format == blockgraph.FormatQcow2 {
-			return "the LUKS header is inside of a qcow2 image (--unlock external avoids that)", nil
+	var raw []*blockgraph.Image
+	for _, layer := range disk.Layers() {
+		if layer.RawLUKS() {
+			raw = append(raw, layer.LUKSHeader())
 		}
 	}
-	if !vm.filesAreLocal() {
+	switch {
+	case len(raw) == 0 && disk.Image.Encryption != nil && disk.Image.Encryption.Engine == blockgraph.EngineLibRBD:
+		return "Ceph's library unlocks the image (--unlock external avoids that)", nil
+	case len(raw) == 0:
+		return "the LUKS header is inside of a qcow2 image (--unlock external avoids that)", nil
+	case !vm.filesAreLocal():
 		return "the VM runs on another machine", nil
 	}
-	h, err := readHeader(*header)
-	if err != nil {
-		return "", nil
-	}
-	if err := h.Usable(); err != nil {
-		if h.QEMUOpens() == nil {
-			return err.Error(), nil
+	for _, header := range raw {
+		if !header.Source.Local() {
+			continue // found out when it is read
 		}
-		return "", nil
+		h, err := readHeader(*header)
+		if err != nil {
+			return "", nil
+		}
+		if err := h.Usable(); err != nil {
+			if h.QEMUOpens() == nil {
+				return err.Error(), nil
+			}
+			return "", nil
+		}
 	}
 	schema, err := vm.client.Schema(ctx)
 	if err != nil {
@@ -138,7 +147,7 @@ func freeFDSet(state *State) int64 {
 
 // warnOfStall tells that the guest is about to stand still, and for how long.
 func (vm *VM) warnOfStall(disk *blockgraph.Disk, u Unlocking) {
-	if disk.Image.Encryption == nil || u.Way != blockgraph.ByQEMU {
+	if !disk.Encrypted() || u.Way != blockgraph.ByQEMU {
 		return
 	}
 	log := vm.log.WithField("disk", disk.Target)
@@ -161,7 +170,7 @@ func (vm *VM) warnOfStall(disk *blockgraph.Disk, u Unlocking) {
 
 // headerOf returns the disk's LUKS header, nil where it cannot be read here.
 func (vm *VM) headerOf(disk *blockgraph.Disk) *luks.Header {
-	if !vm.filesAreLocal() || disk.Image.Encryption == nil {
+	if !vm.filesAreLocal() || disk.Image.Encryption == nil || !disk.Image.LUKSHeader().Source.Local() {
 		return nil
 	}
 	original := disk.Header()

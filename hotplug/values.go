@@ -56,8 +56,17 @@ func Resolve(ctx context.Context, graph *blockgraph.Graph, store secrets.Store, 
 	return v, nil
 }
 
-// resolve gets the value of one secret object.
+// resolve gets the value of one secret object; other objects have none.
 func (v *Values) resolve(ctx context.Context, graph *blockgraph.Graph, o blockgraph.GraphObject, store secrets.Store, u Unlocker) error {
+	data, ok := o.Secret()
+	if !ok {
+		return nil
+	}
+	if data.Text != "" { // the XML has it itself
+		var err error
+		v.passphrases[o.ID], err = encode([]byte(data.Text))
+		return err
+	}
 	secret, err := store.Lookup(ctx, o.Ref)
 	if err != nil {
 		return &SecretError{Target: graph.Target, Ref: o.Ref, Err: err}
@@ -88,7 +97,7 @@ func (v *Values) resolve(ctx context.Context, graph *blockgraph.Graph, o blockgr
 func (u Unlocker) unlock(ctx context.Context, target string, original blockgraph.Image, ref secrets.Reference, secret *secrets.Secret) (*luks.EphemeralHeader, error) {
 	h, done, err := u.Open(ctx, original)
 	if err != nil {
-		return nil, &PreflightError{Target: target, Reason: "the LUKS header in " + original.Source.Path + " cannot be read", Err: err}
+		return nil, &PreflightError{Target: target, Reason: "the LUKS header in " + original.Source.String() + " cannot be read", Err: err}
 	}
 	defer done()
 	var key *luks.VolumeKey
@@ -103,14 +112,14 @@ func (u Unlocker) unlock(ctx context.Context, target string, original blockgraph
 	case err != nil && ctx.Err() != nil: // says nothing of the passphrase
 		return nil, fmt.Errorf("disk %s: interrupted while the LUKS header in %s was being unlocked, and nothing was changed: %w", target, original.Source.Path, ctx.Err())
 	case errors.Is(err, luks.ErrUnsupported), errors.Is(err, luks.ErrNoKeySlot):
-		return nil, &PreflightError{Target: target, Reason: "the LUKS header in " + original.Source.Path, Err: err}
+		return nil, &PreflightError{Target: target, Reason: "the LUKS header in " + original.Source.String(), Err: err}
 	case err != nil:
-		return nil, &SecretError{Target: target, Ref: ref, Err: fmt.Errorf("the secret with %s does not open %s: %w", ref, original.Source.Path, err)}
+		return nil, &SecretError{Target: target, Ref: ref, Err: fmt.Errorf("the secret with %s does not open %s: %w", ref, original.Source, err)}
 	}
 	defer key.Wipe()
 	ephemeral, err := luks.Ephemeral(key)
 	if err != nil {
-		return nil, &PreflightError{Target: target, Reason: "the LUKS header in " + original.Source.Path, Err: err}
+		return nil, &PreflightError{Target: target, Reason: "the LUKS header in " + original.Source.String(), Err: err}
 	}
 	return ephemeral, nil
 }
@@ -129,6 +138,22 @@ func encode(value []byte) ([]byte, error) {
 	out := make([]byte, base64.StdEncoding.EncodedLen(len(value)))
 	base64.StdEncoding.Encode(out, value)
 	return out, nil
+}
+
+// passphraseOf returns the reference of the passphrase that a node opens with.
+func passphraseOf(graph *blockgraph.Graph, node string) secrets.Reference {
+	for _, n := range graph.Nodes {
+		if n.Name != node || len(n.Secrets) == 0 {
+			continue
+		}
+		last := n.Secrets[len(n.Secrets)-1] // those of a server come first
+		for _, o := range graph.Objects {
+			if o.ID == last {
+				return o.Ref
+			}
+		}
+	}
+	return secrets.Reference{}
 }
 
 // placeholders stand for the values of a plan that is only looked at.
@@ -167,6 +192,13 @@ func (v *Values) command(c blockgraph.Command) (qmp.Command, error) {
 func (v *Values) file(s blockgraph.Step) (*os.File, error) {
 	if s.Kind != blockgraph.StepFDSet {
 		return nil, nil
+	}
+	if s.File != nil {
+		f, err := os.OpenFile(s.File.Path, os.O_RDWR, 0)
+		if err != nil {
+			return nil, fmt.Errorf("open the device of node %s to pass it to QEMU: %w", s.File.Node, err)
+		}
+		return f, nil
 	}
 	h, ok := v.headers[s.Header.Node]
 	if !ok {

@@ -1,0 +1,185 @@
+package blockgraph
+
+import "github.com/luksplug/luksplug/secrets"
+
+// Image is one layer of a disk: where its bytes are, their format, how they
+// are encrypted, and what lies below.
+type Image struct {
+	Source     Source
+	Format     Format
+	Encryption *Encryption
+	// Backing is the layer below, <backingStore>. nil where the XML names none:
+	// QEMU then opens the one that the image names, unless it is Terminated.
+	Backing *Image
+	// Terminated is an empty <backingStore/>: the image is known to have no
+	// backing file, and QEMU shall not look for one.
+	Terminated bool
+	// DataStore is <dataStore>, the raw image that holds the data of a qcow2
+	// image which has none itself.
+	DataStore *Image
+	// MetadataCache is metadata_cache/max_size in bytes, 0 for QEMU's default.
+	MetadataCache uint64
+}
+
+// Format is an image format, in libvirt's words.
+type Format string
+
+// The image formats.
+const (
+	FormatRaw   Format = "raw"
+	FormatQcow2 Format = "qcow2"
+	FormatQcow  Format = "qcow"
+	FormatQED   Format = "qed"
+	FormatVMDK  Format = "vmdk"
+	FormatVDI   Format = "vdi"
+	FormatVPC   Format = "vpc"
+	FormatVHD   Format = "vhd"
+	FormatPloop Format = "ploop"
+	FormatBochs Format = "bochs"
+	FormatCloop Format = "cloop"
+	FormatDMG   Format = "dmg"
+	FormatFAT   Format = "fat" // a folder of the host that looks like a FAT disk
+)
+
+// formats is what QEMU calls them, and which of them can have a backing image.
+var formats = map[Format]struct {
+	driver  string
+	backing bool
+}{
+	FormatRaw:   {driver: "raw"},
+	FormatQcow2: {"qcow2", true},
+	FormatQcow:  {"qcow", true},
+	FormatQED:   {"qed", true},
+	FormatVMDK:  {"vmdk", true},
+	FormatVDI:   {driver: "vdi"},
+	FormatVPC:   {driver: "vpc"},
+	FormatVHD:   {driver: "vhdx"}, // libvirt's word for what QEMU calls VHDX
+	FormatPloop: {driver: "parallels"},
+	FormatBochs: {driver: "bochs"},
+	FormatCloop: {driver: "cloop"},
+	FormatDMG:   {driver: "dmg"},
+	FormatFAT:   {driver: "raw"}, // over QEMU's vvfat
+}
+
+// Encryption is <encryption>.
+type Encryption struct {
+	// Format is the format of the volume; "" is EncryptionLUKS.
+	Format EncryptionFormat
+	// Engine is who decrypts; "" is EngineQEMU.
+	Engine Engine
+	// Secrets name the passphrases: one, but for librbd, which may have one for
+	// each layer of a cloned image, the top one first.
+	Secrets []secrets.Reference
+	// Header is the image that holds the LUKS header, nil where the header
+	// is part of the encrypted image itself.
+	Header *Image
+}
+
+// EncryptionFormat is encryption@format.
+type EncryptionFormat string
+
+// The formats. QEMU's own engine knows LUKS1 only.
+const (
+	EncryptionLUKS    EncryptionFormat = "luks"
+	EncryptionLUKS2   EncryptionFormat = "luks2"
+	EncryptionLUKSAny EncryptionFormat = "luks-any"
+)
+
+// Engine is encryption@engine.
+type Engine string
+
+// The engines.
+const (
+	EngineQEMU   Engine = "qemu"
+	EngineLibRBD Engine = "librbd"
+)
+
+// librbd tells whether Ceph's library decrypts the image, so that QEMU sees
+// plain bytes.
+func (e *Encryption) librbd() bool { return e != nil && e.Engine == EngineLibRBD }
+
+func (e *Encryption) format() EncryptionFormat {
+	if e.Format == "" {
+		return EncryptionLUKS
+	}
+	return e.Format
+}
+
+// RawLUKS tells whether QEMU's LUKS node decrypts the image: it has a LUKS
+// header, at its own start or in an image apart, that an ephemeral one can stand
+// in for.
+func (i *Image) RawLUKS() bool {
+	enc := i.Encryption
+	return enc != nil && !enc.librbd() && (i.Format == FormatRaw || enc.Header != nil)
+}
+
+// LUKSHeader returns the image that a RawLUKS image's header is in: the detached
+// one, or the image itself.
+func (i *Image) LUKSHeader() *Image {
+	if i.Encryption != nil && i.Encryption.Header != nil {
+		return i.Encryption.Header
+	}
+	return i
+}
+
+// Layers returns the images of the chain, the top one first. Data stores and
+// headers are not among them.
+func (d *Disk) Layers() []*Image {
+	if d.Empty {
+		return nil
+	}
+	var out []*Image
+	for i := &d.Image; i != nil; i = i.Backing {
+		out = append(out, i)
+	}
+	return out
+}
+
+// Images returns every image that the disk's XML names: the layers, each with
+// its data store and its header after it.
+func (d *Disk) Images() []*Image {
+	var out []*Image
+	for _, i := range d.Layers() {
+		out = append(out, i)
+		if i.DataStore != nil {
+			out = append(out, i.DataStore)
+		}
+		if i.Encryption != nil && i.Encryption.Header != nil {
+			out = append(out, i.Encryption.Header)
+		}
+	}
+	return out
+}
+
+// Encrypted tells whether any layer of the disk is encrypted.
+func (d *Disk) Encrypted() bool {
+	for _, i := range d.Layers() {
+		if i.Encryption != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// Secrets returns the references of all secrets that QEMU needs for the disk,
+// in the order in which they are used: passphrases, and what its servers ask
+// for.
+func (d *Disk) Secrets() []secrets.Reference {
+	b := newBuilder(d, Unlock{})
+	_, _ = b.images() // of a disk that is not valid: those before the mistake
+	var out []secrets.Reference
+	for _, o := range b.graph.Objects {
+		if data, ok := o.Secret(); ok && data.Text == "" {
+			out = append(out, data.Ref)
+		}
+	}
+	return out
+}
+
+// Header returns the detached header of the top layer, nil when it has none.
+func (d *Disk) Header() *Image {
+	if d.Empty || d.Image.Encryption == nil {
+		return nil
+	}
+	return d.Image.Encryption.Header
+}

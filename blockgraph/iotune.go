@@ -1,0 +1,193 @@
+package blockgraph
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// IOTune is <iotune>, or the limits of a <throttlegroup>: 0 is no limit.
+type IOTune struct {
+	Bytes, Requests Limits
+	// RequestSize is size_iops_sec: a request of more bytes counts as several.
+	RequestSize uint64
+	// Group is group_name: disks of one name share one set of limits.
+	Group string
+}
+
+// Limits are of bytes or of requests.
+type Limits struct {
+	Total, Read, Write Limit
+}
+
+// Limit is how much may pass.
+type Limit struct {
+	PerSecond uint64 // on average
+	Max       uint64 // in a burst, in a second
+	MaxLength uint64 // how long a burst may last, in seconds
+}
+
+// highestLimit is QEMU's THROTTLE_VALUE_MAX (include/qemu/throttle.h).
+const highestLimit = 1_000_000_000_000_000
+
+// unit is one of the two things that are limited, in the words of the three
+// languages that name it.
+type unit struct {
+	xml, qmp, object string
+	limits           Limits
+}
+
+func (t IOTune) units() [2]unit {
+	return [2]unit{{"bytes", "bps", "bps", t.Bytes}, {"iops", "iops", "iops", t.Requests}}
+}
+
+// direction is one of a unit's three limits.
+type direction struct {
+	xml, qmp, object string
+	Limit
+}
+
+func (l Limits) directions() [3]direction {
+	return [3]direction{{"total", "", "-total", l.Total}, {"read", "_rd", "-read", l.Read}, {"write", "_wr", "-write", l.Write}}
+}
+
+// Any tells whether there is any limit.
+func (t IOTune) Any() bool {
+	return t.Bytes != Limits{} || t.Requests != Limits{} || t.RequestSize != 0
+}
+
+// validate checks limits by the rules that libvirt has for them; what they are
+// part of is at path.
+func (t IOTune) validate(path string) error {
+	for _, u := range t.units() {
+		l := u.limits
+		if l.Total.PerSecond != 0 && (l.Read.PerSecond != 0 || l.Write.PerSecond != 0) {
+			return invalid(path, "total and read/write "+u.xml+"_sec cannot be set at the same time")
+		}
+		if l.Total.Max != 0 && (l.Read.Max != 0 || l.Write.Max != 0) {
+			return invalid(path, "total and read/write "+u.xml+"_sec_max cannot be set at the same time")
+		}
+		for _, d := range l.directions() {
+			if max(d.PerSecond, d.Max, d.MaxLength) > highestLimit {
+				return invalid(path, fmt.Sprintf("block I/O throttle limit %s must be no more than %d", d.xml+"_"+u.xml+"_sec", int64(highestLimit)))
+			}
+		}
+	}
+	if t.RequestSize > highestLimit {
+		return invalid(path, fmt.Sprintf("block I/O throttle limit size_iops_sec must be no more than %d", int64(highestLimit)))
+	}
+	if t.Group != "" && !t.Any() {
+		return invalid(path, "group_name can be configured only together with settings")
+	}
+	return nil
+}
+
+// throttle returns the arguments of block_set_io_throttle for the device
+// with this QOM path, in libvirt's order. See QEMU's qapi/block.json,
+// BlockIOThrottle: bps, bps_rd ... iops_wr are not optional.
+func (t IOTune) throttle(path string) Object {
+	o := Object{{"id", path}}
+	for _, u := range t.units() {
+		for _, d := range u.limits.directions() {
+			o.add(u.qmp+d.qmp, d.PerSecond)
+		}
+	}
+	for _, u := range t.units() {
+		for _, d := range u.limits.directions() {
+			o.add(u.qmp+d.qmp+"_max", d.Max)
+		}
+	}
+	o.add("iops_size", t.RequestSize)
+	o.addText("group", t.Group)
+	for _, u := range t.units() {
+		for _, d := range u.limits.directions() {
+			if d.MaxLength != 0 {
+				o.add(u.qmp+d.qmp+"_max_length", d.MaxLength)
+			}
+		}
+	}
+	return o
+}
+
+// groupLimits returns the limits of a throttle-group object, in libvirt's
+// order. See QEMU's qapi/block-core.json, ThrottleLimits. A length of 0 is an
+// error there, so it is left out.
+func (t IOTune) groupLimits() Object {
+	var o Object
+	for _, u := range t.units() {
+		for _, d := range u.limits.directions() {
+			o.add(u.object+d.object, d.PerSecond)
+		}
+	}
+	for _, u := range t.units() {
+		for _, d := range u.limits.directions() {
+			o.add(u.object+d.object+"-max", d.Max)
+		}
+	}
+	o.add("iops-size", t.RequestSize)
+	for _, u := range t.units() {
+		for _, d := range u.limits.directions() {
+			if d.MaxLength != 0 {
+				o.add(u.object+d.object+"-max-length", d.MaxLength)
+			}
+		}
+	}
+	return o
+}
+
+// limitNames are the elements of <iotune>: every limit's, size_iops_sec and
+// group_name.
+func limitNames() []string {
+	names := []string{"size_iops_sec", "group_name"}
+	for _, d := range (Limits{}).directions() {
+		for _, u := range (IOTune{}).units() {
+			name := d.xml + "_" + u.xml + "_sec"
+			names = append(names, name, name+"_max", name+"_max_length")
+		}
+	}
+	return names
+}
+
+// parseIOTune reads an <iotune> or <throttlegroup>. It reads the tree: libvirtxml
+// takes an element that is no number for a missing one.
+func parseIOTune(e *element) (*IOTune, error) {
+	t := &IOTune{}
+	for _, c := range e.children {
+		text := strings.TrimSpace(c.text)
+		if c.name == "group_name" {
+			t.Group = text
+			continue
+		}
+		n, err := strconv.ParseUint(text, 10, 64)
+		if err != nil {
+			return nil, c.invalid("", "%q must be an integer, in decimal digits", shorten(text))
+		}
+		*t.field(c.name) = n
+	}
+	return t, nil
+}
+
+// field returns the number that an element of <iotune> sets.
+func (t *IOTune) field(name string) *uint64 {
+	if name == "size_iops_sec" {
+		return &t.RequestSize
+	}
+	limits := &t.Bytes
+	if strings.Contains(name, "_iops_") {
+		limits = &t.Requests
+	}
+	limit := &limits.Total
+	switch {
+	case strings.HasPrefix(name, "read_"):
+		limit = &limits.Read
+	case strings.HasPrefix(name, "write_"):
+		limit = &limits.Write
+	}
+	switch {
+	case strings.HasSuffix(name, "_max_length"):
+		return &limit.MaxLength
+	case strings.HasSuffix(name, "_max"):
+		return &limit.Max
+	}
+	return &limit.PerSecond
+}

@@ -1,0 +1,229 @@
+package blockgraph
+
+import (
+	"encoding/xml"
+	"fmt"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// Volume is the source of a <disk type='volume'>: a volume of a storage pool.
+type Volume struct {
+	Pool, Name string
+	// Mode is source@mode: "host" for the device that the host has for an iSCSI
+	// unit, "direct" for QEMU's own connection, "" for host.
+	Mode string
+	// Auth is what the disk says of itself; a pool's own comes first.
+	Auth *Auth
+}
+
+// parseVolume reads the <source> of a volume.
+func parseVolume(e, auth *element) (*Volume, error) {
+	v := &Volume{Pool: e.attr("pool"), Name: e.attr("volume"), Mode: e.attr("mode")}
+	if v.Pool == "" || v.Name == "" {
+		return nil, e.invalid("", "'pool' and 'volume' must be specified together for 'pool' type source")
+	}
+	if err := oneOf(e, "mode", "host", "direct"); err != nil {
+		return nil, err
+	}
+	if auth == nil {
+		return v, nil
+	}
+	var err error
+	v.Auth, err = parseAuth(auth, "volume")
+	return v, err
+}
+
+// Pool is what is known of a storage pool.
+type Pool struct {
+	Name string
+	// Type is pool@type, such as "dir", "logical" or "iscsi".
+	Type string
+	// Folder is target/path: where the host has the volumes.
+	Folder string
+	// Host and Target are the server of an iscsi pool, Auth who we are to it.
+	Host   Host
+	Target string
+	Auth   *Auth
+	// Volumes are the paths of volumes, by name, for a pool whose volumes' paths
+	// do not follow from their names; whoever can ask libvirt fills them in.
+	Volumes map[string]string
+}
+
+// Pools are storage pools by their names.
+type Pools map[string]*Pool
+
+// ParsePool reads a libvirt <pool> document. The error is an [*XMLError].
+func ParsePool(data []byte) (*Pool, error) {
+	if len(data) > maxXMLBytes {
+		return nil, &XMLError{Element: "pool", Reason: fmt.Sprintf("%d bytes are more than a <pool> can need", len(data))}
+	}
+	var doc libvirtxml.StoragePool
+	if err := xml.Unmarshal(data, &doc); err != nil {
+		return nil, malformed("pool", err)
+	}
+	p := &Pool{Name: doc.Name, Type: doc.Type}
+	if p.Name == "" || p.Type == "" {
+		return nil, &XMLError{Element: "pool", Reason: "has no name or no type"}
+	}
+	if doc.Target != nil {
+		p.Folder = doc.Target.Path
+	}
+	if doc.Source == nil {
+		return p, nil
+	}
+	if len(doc.Source.Device) > 0 {
+		p.Target = doc.Source.Device[0].Path
+	}
+	if len(doc.Source.Host) > 0 {
+		port, err := strconv.ParseUint(orDefault(doc.Source.Host[0].Port, "0"), 10, 16)
+		if err != nil {
+			return nil, &XMLError{Element: "pool/source/host@port", Reason: strconv.Quote(shorten(doc.Source.Host[0].Port)) + " is no port"}
+		}
+		p.Host = Host{Name: doc.Source.Host[0].Name, Port: uint(port)}
+	}
+	var err error
+	p.Auth, err = poolAuth(doc.Source.Auth)
+	return p, err
+}
+
+// poolAuth reads a pool's <auth type='chap'>.
+func poolAuth(doc *libvirtxml.StoragePoolSourceAuth) (*Auth, error) {
+	if doc == nil || doc.Type != "chap" || doc.Secret == nil {
+		return nil, nil
+	}
+	a := &Auth{User: doc.Username, Secret: secrets.Reference{Type: secrets.ISCSI, Usage: doc.Secret.Usage}}
+	if doc.Secret.UUID != "" {
+		id, err := secrets.ParseUUID(doc.Secret.UUID)
+		if err != nil {
+			return nil, &XMLError{Element: "pool/source/auth/secret@uuid", Reason: err.Error()}
+		}
+		a.Secret.UUID = id
+	}
+	if err := a.Secret.Validate(); err != nil {
+		return nil, &XMLError{Element: "pool/source/auth/secret", Reason: err.Error()}
+	}
+	return a, nil
+}
+
+// Translate returns the disk with every volume of a pool replaced by what the
+// pool says that it is. A disk without volumes is returned as it is.
+//
+//	dir, fs, netfs, vstorage -> file target/path + "/" + volume
+//	logical, disk, zfs       -> block target/path + "/" + volume
+//	iscsi, mode='direct'     -> network iscsi: host, device@path, unit:0:0:LUN, auth
+//	iscsi, mode='host'       -> block, by the path that the pool has for the volume
+//	iscsi-direct             -> as mode='direct'
+//
+// The error is an [*XMLError], also where the pool is not among pools, or an
+// [*UnsupportedError].
+func (d *Disk) Translate(pools Pools) (*Disk, error) {
+	if !slices.ContainsFunc(d.Images(), func(i *Image) bool { return i.Source.Kind == SourceVolume }) {
+		return d, nil
+	}
+	out := *d
+	var err error
+	if out.Image, err = pools.translate(d.Image); err != nil {
+		return nil, err
+	}
+	return &out, out.Validate()
+}
+
+// translate returns a copy of the image and of all images that belong to it.
+func (p Pools) translate(i Image) (Image, error) {
+	var err error
+	if i.Source, err = p.source(i.Source); err != nil {
+		return i, err
+	}
+	for _, part := range []**Image{&i.Backing, &i.DataStore} {
+		if *part == nil {
+			continue
+		}
+		translated, err := p.translate(**part)
+		if err != nil {
+			return i, err
+		}
+		*part = &translated
+	}
+	if i.Encryption != nil && i.Encryption.Header != nil {
+		enc := *i.Encryption
+		header, err := p.translate(*enc.Header)
+		if err != nil {
+			return i, err
+		}
+		enc.Header, i.Encryption = &header, &enc
+	}
+	return i, nil
+}
+
+func (p Pools) source(s Source) (Source, error) {
+	if s.Kind != SourceVolume {
+		return s, nil
+	}
+	v := s.Volume
+	pool := p[v.Pool]
+	if pool == nil {
+		return s, invalid("disk/source@pool", fmt.Sprintf("Storage pool not found: no storage pool with matching name '%s'", v.Pool))
+	}
+	out := Source{Slice: s.Slice}
+	iscsi := pool.Type == "iscsi" || pool.Type == "iscsi-direct"
+	if v.Mode != "" && !iscsi {
+		return s, invalid("disk/source@mode", "disk source mode is only valid when storage pool is of iscsi type")
+	}
+	var err error
+	switch {
+	case pool.Type == "iscsi-direct", pool.Type == "iscsi" && v.Mode == "direct":
+		out.Kind = SourceNetwork
+		out.Network, err = pool.unit(v)
+	case iscsi:
+		out.Kind = SourceBlock
+		out.Path, err = pool.volume(v)
+	case slices.Contains([]string{"dir", "fs", "netfs", "vstorage"}, pool.Type):
+		out.Kind, out.Path = SourceFile, path.Join(pool.Folder, v.Name)
+	case slices.Contains([]string{"logical", "disk", "zfs"}, pool.Type):
+		out.Kind, out.Path = SourceBlock, path.Join(pool.Folder, v.Name)
+	case pool.Type == "scsi":
+		out.Kind = SourceBlock
+		out.Path, err = pool.volume(v)
+	default:
+		err = &UnsupportedError{Element: "disk/source@pool", Reason: fmt.Sprintf("using '%s' pools for backing 'volume' disks isn't yet supported", pool.Type)}
+	}
+	if out.Path != "" && strings.Contains(v.Name, "/") {
+		err = invalid("disk/source@volume", "the name of a volume has no slash")
+	}
+	if known := pool.Volumes[v.Name]; known != "" && out.Path != "" {
+		out.Path = known
+	}
+	return out, err
+}
+
+// volume returns the path of a volume whose name does not tell.
+func (p *Pool) volume(v *Volume) (string, error) {
+	if path := p.Volumes[v.Name]; path != "" {
+		return path, nil
+	}
+	return "", &UnsupportedError{Element: "disk/source@volume", Reason: fmt.Sprintf("where the host has the volume '%s' of the pool '%s' does not follow from the pool's XML: only libvirt can tell, or use mode='direct' for an iscsi pool", v.Name, p.Name)}
+}
+
+// unit returns the iSCSI unit that a volume's name, such as "unit:0:0:1", means.
+func (p *Pool) unit(v *Volume) (Network, error) {
+	parts := strings.Split(v.Name, ":")
+	bad := invalid("disk/source@volume", fmt.Sprintf("unexpected iscsi volume name '%s': it is like unit:0:0:1", shorten(v.Name)))
+	if len(parts) != 4 {
+		return nil, bad
+	}
+	lun, err := strconv.ParseUint(parts[3], 10, 31)
+	if err != nil {
+		return nil, bad
+	}
+	if p.Host.Name == "" || p.Target == "" {
+		return nil, invalid("disk/source@pool", fmt.Sprintf("the pool '%s' has no host or no target", p.Name))
+	}
+	return &ISCSI{Target: p.Target, LUN: lun, Host: p.Host, Auth: p.Auth}, nil
+}

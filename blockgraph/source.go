@@ -1,0 +1,228 @@
+package blockgraph
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// SourceKind is the type attribute of a <disk>, <backingStore>, <dataStore> or
+// <header>.
+type SourceKind string
+
+// The kinds of sources.
+const (
+	SourceFile      SourceKind = "file"
+	SourceBlock     SourceKind = "block"
+	SourceDir       SourceKind = "dir"
+	SourceNetwork   SourceKind = "network"
+	SourceVolume    SourceKind = "volume"
+	SourceNVMe      SourceKind = "nvme"
+	SourceVHostUser SourceKind = "vhostuser"
+	SourceVHostVDPA SourceKind = "vhostvdpa"
+)
+
+// Source is where the bytes of an image come from.
+type Source struct {
+	Kind SourceKind
+	// Path is the absolute path on the machine that runs QEMU: of the file,
+	// block device, folder, vhost-vdpa device, or of the socket of a vhost-user
+	// server. It is empty for all other kinds.
+	Path string
+	// Network is the server of a SourceNetwork.
+	Network Network
+	// Volume is the volume of a SourceVolume, see [Disk.Translate].
+	Volume *Volume
+	// NVMe is the drive of a SourceNVMe.
+	NVMe *NVMe
+	// Reconnect is after how many seconds QEMU connects again to a vhost-user
+	// server; 0 for never.
+	Reconnect uint
+	// Reservations say who keeps the persistent reservations of a LUN.
+	Reservations *Reservations
+	// Slice is the part of the source that holds the image, nil for all of it.
+	Slice *Slice
+}
+
+// Slice is <slice type='storage'>, in bytes.
+type Slice struct {
+	Offset, Size uint64
+}
+
+// Network is a source on a server: [*NBD], [*ISCSI], [*RBD], [*Curl], [*SSH],
+// [*NFS], [*Gluster] or [*VxHS].
+type Network interface {
+	// Protocol is source@protocol.
+	Protocol() string
+	// String names the source for people, like a URL. It holds no secret.
+	String() string
+
+	// validate refuses what libvirt and QEMU do not take; element is the path of
+	// the <source>.
+	validate(element string) error
+	// node returns the protocol's own options of a block node, driver first.
+	node(b *builder, enc *Encryption) nodeOptions
+}
+
+// nodeOptions are the options of a node in the making, and the objects that they
+// name.
+type nodeOptions struct {
+	Object
+	secrets []string // read as the node opens
+	objects []string // used for as long as the node is there
+}
+
+// Host is <host>: a server by name and port, or a socket of the machine that
+// runs QEMU.
+type Host struct {
+	Name string
+	Port uint // 0 for the protocol's own
+	// Socket is the path of a UNIX socket; Name and Port are then empty.
+	Socket string
+}
+
+// port returns the port, as the text that QEMU wants.
+func (h Host) port(otherwise uint) string {
+	if h.Port != 0 {
+		otherwise = h.Port
+	}
+	return strconv.FormatUint(uint64(otherwise), 10)
+}
+
+// address returns host:port, with brackets around an IPv6 address.
+func (h Host) address(otherwise uint) string { return net.JoinHostPort(h.Name, h.port(otherwise)) }
+
+// inet returns QEMU's InetSocketAddress, without the type that only a
+// SocketAddress has.
+func (h Host) inet(otherwise uint) Object {
+	return Object{{"host", h.Name}, {"port", h.port(otherwise)}}
+}
+
+// socket returns QEMU's SocketAddress.
+func (h Host) socket(otherwise uint) Object {
+	if h.Socket != "" {
+		return Object{{"type", "unix"}, {"path", h.Socket}}
+	}
+	return append(Object{{"type", "inet"}}, h.inet(otherwise)...)
+}
+
+// hostText names a host for people.
+func (h Host) text(otherwise uint) string {
+	if h.Socket != "" {
+		return h.Socket
+	}
+	return h.address(otherwise)
+}
+
+// Auth is <auth>: who we are to a server, and the secret that proves it.
+type Auth struct {
+	User   string
+	Secret secrets.Reference
+}
+
+// TLS is source@tls and what a client needs for it.
+type TLS struct {
+	// Hostname is the name that the server's certificate has, where it is not
+	// the host's.
+	Hostname string
+	// Folder is where the VM's host has the client's certificates, "" for
+	// [DefaultTLSFolder]. It is not in the XML: libvirt has it in its own
+	// configuration.
+	Folder string
+	// Key names the secret that decrypts the client's private key, nil for a
+	// key in the clear. It is not in the XML either.
+	Key *secrets.Reference
+}
+
+// DefaultTLSFolder is where libvirt's configuration has the certificates,
+// unless it says otherwise (qemu.conf, default_tls_x509_cert_dir).
+const DefaultTLSFolder = "/etc/pki/qemu"
+
+// Local tells whether the source is a file or block device, all of it, that the
+// machine which runs QEMU can open by its path.
+func (s Source) Local() bool {
+	return (s.Kind == SourceFile || s.Kind == SourceBlock) && s.Slice == nil
+}
+
+// String names the source for people. It holds no secret.
+func (s Source) String() string {
+	text := s.Path
+	switch {
+	case s.Kind == SourceNetwork && s.Network != nil:
+		text = s.Network.String()
+	case s.Kind == SourceVolume && s.Volume != nil:
+		text = fmt.Sprintf("volume %s of pool %s", s.Volume.Name, s.Volume.Pool)
+	case s.Kind == SourceNVMe && s.NVMe != nil:
+		text = "nvme://" + s.NVMe.Device + "/" + strconv.FormatUint(s.NVMe.Namespace, 10)
+	}
+	if s.Slice != nil {
+		text += fmt.Sprintf(" (%d bytes at %d)", s.Slice.Size, s.Slice.Offset)
+	}
+	return text
+}
+
+// url puts a URL for people together.
+func url(scheme string, host Host, port uint, path string) string {
+	if host.Socket != "" {
+		return scheme + "+unix://" + host.Socket + ":/" + strings.TrimPrefix(path, "/")
+	}
+	return scheme + "://" + host.address(port) + "/" + strings.TrimPrefix(path, "/")
+}
+
+// oneHost refuses a source that has not exactly one server.
+func oneHost(element, protocol string, hosts []Host) error {
+	if len(hosts) != 1 {
+		return invalid(element, fmt.Sprintf("%s protocol accepts only one host: it has %d", protocol, len(hosts)))
+	}
+	return nil
+}
+
+// onlyTCP refuses the transport='unix' of a protocol that has none.
+func onlyTCP(element, protocol string, hosts []Host) error {
+	for _, h := range hosts {
+		if h.Socket != "" {
+			return invalid(element+"/host@transport", "only TCP can be used with the protocol "+protocol)
+		}
+	}
+	return nil
+}
+
+// validateAuth checks who we are to a server: each protocol takes one type of
+// secret.
+func (a *Auth) validate(element string, want secrets.Type) error {
+	switch {
+	case a == nil:
+		return nil
+	case a.User == "":
+		return invalid(element+"/auth@username", "missing username for auth")
+	case a.Secret.Type != want:
+		return invalid(element+"/auth/secret@type", fmt.Sprintf("invalid secret type '%s': use type='%s'", a.Secret.Type, want))
+	}
+	if err := a.Secret.Validate(); err != nil {
+		return invalid(element+"/auth/secret", err.Error())
+	}
+	return nil
+}
+
+// withoutSlice names the source itself, whatever part of it is used.
+func (s Source) withoutSlice() string {
+	s.Slice = nil
+	return s.String()
+}
+
+// validate refuses the credentials of a client that cannot be.
+func (t *TLS) validate(element string) error {
+	if t == nil || t.Key == nil {
+		return nil
+	}
+	if t.Key.Type != secrets.TLS {
+		return invalid(element+"@tls", "the key of a client's certificate is decrypted by a secret of the type tls")
+	}
+	if err := t.Key.Validate(); err != nil {
+		return invalid(element+"@tls", err.Error())
+	}
+	return nil
+}

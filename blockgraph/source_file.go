@@ -1,0 +1,65 @@
+package blockgraph
+
+// file returns the options of a file or block device.
+//
+//	<disk type='file'>   source@file -> driver file, filename
+//	<disk type='block'>  source@dev  -> driver host_device (host_cdrom for the host's drive), filename
+//	driver@io                        -> aio
+//	source/reservations              -> pr-manager, an object pr-manager-helper
+//
+// See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsFile.
+func (b *builder) file(s Source, l layer) nodeOptions {
+	driver := "file"
+	if s.Kind == SourceBlock {
+		driver = "host_device"
+		if b.disk.Device == DeviceCDROM && !l.header && s.Path == "/dev/cdrom" {
+			driver = "host_cdrom"
+		}
+	}
+	o := nodeOptions{Object: Object{{"driver", driver}, {"filename", s.Path}}}
+	if !l.header {
+		o.addText("aio", b.disk.Driver.IO)
+	}
+	if s.Reservations != nil {
+		id := b.reservations(*s.Reservations)
+		o.add("pr-manager", id)
+		o.objects = []string{id}
+	}
+	return o
+}
+
+// Reservations is <reservations>: SCSI persistent reservations go through a
+// helper that has the privileges which QEMU lacks.
+type Reservations struct {
+	// Socket is where the helper listens; "" for one that is managed: there, it
+	// is [ManagedHelper].
+	Socket string
+}
+
+// ManagedHelper is the socket of the helper of reservations that are managed.
+// Under libvirt it is in the folder of the VM, and libvirt starts the program;
+// elsewhere somebody runs QEMU's qemu-pr-helper with this socket.
+const ManagedHelper = "/run/luksplug/pr-helper0.sock"
+
+// reservations adds the object that talks to a helper.
+func (b *builder) reservations(r Reservations) string {
+	path := r.Socket
+	if path == "" {
+		path = ManagedHelper
+	}
+	id := b.objectName("pr")
+	b.graph.Objects = append(b.graph.Objects, GraphObject{ID: id, Options: Object{
+		{"qom-type", "pr-manager-helper"}, {"id", id}, {"path", path}}})
+	return id
+}
+
+// dir returns the options of a folder that the guest sees as a FAT disk.
+//
+//	<disk type='dir'>     source@dir -> driver vvfat, dir
+//	<disk device='floppy'>           -> floppy
+//	driver@type fat                  -> a raw node over it
+//
+// It is read-only: libvirt takes no other. See BlockdevOptionsVVFAT.
+func (b *builder) dir(s Source) nodeOptions {
+	return nodeOptions{Object: Object{{"driver", "vvfat"}, {"dir", s.Path}, {"floppy", b.disk.Device == DeviceFloppy}, {"rw", false}}}
+}

@@ -1,0 +1,57 @@
+package blockgraph
+
+import "strings"
+
+// Gluster is a file in a Gluster volume.
+//
+//	source@name "volume/path" -> volume, path
+//	<host>, any number        -> server[], type inet (port 24007 unless given) or unix
+//	                          -> debug 4, libvirt's default log level
+//
+// See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsGluster.
+type Gluster struct {
+	Volume, Path string
+	Hosts        []Host
+}
+
+const (
+	glusterPort  = 24007
+	glusterDebug = 4 // qemu.conf, gluster_debug_level
+)
+
+// Protocol implements [Network].
+func (*Gluster) Protocol() string { return "gluster" }
+
+func (g *Gluster) String() string {
+	host := Host{}
+	if len(g.Hosts) > 0 {
+		host = g.Hosts[0]
+	}
+	return url("gluster", host, glusterPort, g.Volume+"/"+g.Path)
+}
+
+func (g *Gluster) validate(element string) error {
+	switch {
+	case g.Volume == "" || g.Path == "":
+		return invalid(element+"@name", "can't split path into pool name and image name: write it like volume/path")
+	case len(g.Hosts) == 0:
+		return invalid(element+"/host", "is missing: a gluster source needs at least one host")
+	}
+	return nil
+}
+
+func (g *Gluster) node(*builder, *Encryption) nodeOptions {
+	servers := make([]any, 0, len(g.Hosts))
+	for _, h := range g.Hosts {
+		servers = append(servers, h.socket(glusterPort))
+	}
+	return nodeOptions{Object: Object{{"driver", "gluster"}, {"volume", g.Volume}, {"path", g.Path}, {"server", servers}, {"debug", glusterDebug}}}
+}
+
+func parseGluster(e *element, hosts []Host) (Network, error) {
+	volume, path, ok := strings.Cut(e.attr("name"), "/")
+	if !ok || volume == "" || path == "" {
+		return nil, e.invalid("name", "can't split path %q into pool name and image name: write it like volume/path", shorten(e.attr("name")))
+	}
+	return &Gluster{Volume: volume, Path: path, Hosts: hosts}, nil
+}

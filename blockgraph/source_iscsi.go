@@ -1,0 +1,78 @@
+package blockgraph
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// ISCSI is a unit of an iSCSI target.
+//
+//	source@name "iqn/lun"     -> target, lun (0 where none is given)
+//	<host>                    -> portal "host:port" (port 3260 unless given)
+//	                          -> transport tcp
+//	<auth>                    -> user, password-secret: CHAP
+//	source/initiator/iqn@name -> initiator-name
+//
+// See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsIscsi.
+type ISCSI struct {
+	// Target is the target's name, LUN the unit's number.
+	Target string
+	LUN    uint64
+	Host   Host
+	// Initiator is the name by which the target knows us, "" for QEMU's own.
+	Initiator string
+	// Auth is nil for a target that asks for none.
+	Auth *Auth
+}
+
+const iscsiPort = 3260 // RFC 7143
+
+// Protocol implements [Network].
+func (*ISCSI) Protocol() string { return "iscsi" }
+
+func (i *ISCSI) String() string {
+	return url("iscsi", i.Host, iscsiPort, i.Target+"/"+strconv.FormatUint(i.LUN, 10))
+}
+
+func (i *ISCSI) validate(element string) error {
+	if err := onlyTCP(element, "iscsi", []Host{i.Host}); err != nil {
+		return err
+	}
+	if i.Target == "" {
+		return invalid(element+"@name", "is missing: an iscsi source needs the name of the target")
+	}
+	return i.Auth.validate(element, secrets.ISCSI)
+}
+
+func (i *ISCSI) node(b *builder, _ *Encryption) nodeOptions {
+	o := nodeOptions{Object: Object{{"driver", "iscsi"}, {"portal", i.Host.address(iscsiPort)},
+		{"target", i.Target}, {"lun", i.LUN}, {"transport", "tcp"}}}
+	b.auth(i.Auth, &o, "user", "password-secret")
+	o.addText("initiator-name", i.Initiator)
+	return o
+}
+
+func parseISCSI(e *element, hosts []Host, auth *Auth) (Network, error) {
+	if err := oneHost(e.path, "iSCSI", hosts); err != nil {
+		return nil, at(e, err)
+	}
+	i := &ISCSI{Host: hosts[0], Auth: auth}
+	target, lun, hasLUN := strings.Cut(e.attr("name"), "/")
+	i.Target = target
+	if hasLUN {
+		var err error
+		if i.LUN, err = strconv.ParseUint(lun, 10, 31); err != nil {
+			return nil, e.invalid("name", "cannot parse target for lunStr %q: the name is that of a target, then / and the number of a unit", shorten(e.attr("name")))
+		}
+	}
+	if n := e.child("initiator"); n != nil {
+		iqn := n.child("iqn")
+		if iqn == nil || iqn.attr("name") == "" {
+			return nil, n.invalid("", "has no <iqn name=...>, which is all that it could say")
+		}
+		i.Initiator = iqn.attr("name")
+	}
+	return i, nil
+}

@@ -1,0 +1,64 @@
+package blockgraph
+
+// NBD is an export of an NBD server.
+//
+//	source@name           -> export
+//	<host>                -> server, type inet (port 10809 unless given) or unix
+//	source@tls            -> tls-creds, an object tls-creds-x509
+//	source@tlsHostname    -> tls-hostname
+//	source/reconnect@delay -> reconnect-delay (seconds)
+//
+// See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsNbd.
+type NBD struct {
+	// Export is the name of the export, "" for the server's default.
+	Export string
+	Host   Host
+	// TLS is nil for a connection in the clear.
+	TLS *TLS
+	// ReconnectDelay is for how many seconds requests wait for a lost
+	// connection, 0 for not at all.
+	ReconnectDelay uint64
+}
+
+const nbdPort = 10809 // IANA
+
+// Protocol implements [Network].
+func (*NBD) Protocol() string { return "nbd" }
+
+func (n *NBD) String() string {
+	scheme := "nbd"
+	if n.TLS != nil {
+		scheme = "nbds"
+	}
+	return url(scheme, n.Host, nbdPort, n.Export)
+}
+
+func (n *NBD) validate(element string) error { return n.TLS.validate(element) }
+
+func (n *NBD) node(b *builder, _ *Encryption) nodeOptions {
+	o := nodeOptions{Object: Object{{"driver", "nbd"}, {"server", n.Host.socket(nbdPort)}}}
+	o.addText("export", n.Export)
+	b.tls(n.TLS, &o)
+	if n.TLS != nil {
+		o.addText("tls-hostname", n.TLS.Hostname)
+	}
+	if n.ReconnectDelay != 0 {
+		o.add("reconnect-delay", n.ReconnectDelay)
+	}
+	return o
+}
+
+func parseNBD(e *element, hosts []Host) (Network, error) {
+	if err := oneHost(e.path, "nbd", hosts); err != nil {
+		return nil, at(e, err)
+	}
+	n := &NBD{Export: e.attr("name"), Host: hosts[0]}
+	var err error
+	if n.TLS, err = parseTLS(e); err != nil {
+		return nil, err
+	}
+	if r := e.child("reconnect"); r != nil {
+		n.ReconnectDelay, err = decimal(r, "delay")
+	}
+	return n, err
+}

@@ -1,0 +1,113 @@
+package blockgraph
+
+import (
+	"strings"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// RBD is an image in a Ceph cluster.
+//
+//	source@name "pool/image"  -> pool, image
+//	source/snapshot@name      -> snapshot
+//	source/config@file        -> conf
+//	<host>, any number        -> server[], absent for those of the configuration
+//	<encryption engine='librbd'> -> encrypt.format, .key-secret and .parent
+//	<auth>                    -> user, auth-client-required [cephx, none], key-secret
+//
+// A port is 0 where none is given, as libvirt has it: Ceph then tries its own
+// ones. See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsRbd.
+type RBD struct {
+	Pool, Image string
+	// Snapshot is the snapshot of the image, Config the path of Ceph's
+	// configuration on the machine that runs QEMU; "" for none.
+	Snapshot, Config string
+	// Hosts are the cluster's monitors.
+	Hosts []Host
+	// Auth is the cephx user, nil for none.
+	Auth *Auth
+}
+
+// Protocol implements [Network].
+func (*RBD) Protocol() string { return "rbd" }
+
+func (r *RBD) String() string {
+	text := "rbd:" + r.Pool + "/" + r.Image
+	if r.Snapshot != "" {
+		text += "@" + r.Snapshot
+	}
+	return text
+}
+
+func (r *RBD) validate(element string) error {
+	if err := onlyTCP(element, "rbd", r.Hosts); err != nil {
+		return err
+	}
+	if r.Pool == "" || r.Image == "" {
+		return invalid(element+"@name", "can't split path into pool name and image name: write it like pool/image")
+	}
+	return r.Auth.validate(element, secrets.Ceph)
+}
+
+func (r *RBD) node(b *builder, enc *Encryption) nodeOptions {
+	o := nodeOptions{Object: Object{{"driver", "rbd"}, {"pool", r.Pool}, {"image", r.Image}}}
+	o.addText("snapshot", r.Snapshot)
+	o.addText("conf", r.Config)
+	if len(r.Hosts) > 0 {
+		servers := make([]any, 0, len(r.Hosts))
+		for _, h := range r.Hosts {
+			servers = append(servers, h.inet(0))
+		}
+		o.add("server", servers)
+	}
+	// The objects in libvirt's order: who we are first.
+	var login nodeOptions
+	if r.Auth != nil {
+		b.auth(r.Auth, &login, "user", "key-secret")
+		login.Object = Object{{"user", r.Auth.User}, {"auth-client-required", []any{"cephx", "none"}}, {"key-secret", login.Get("key-secret")}}
+	}
+	o.secrets = login.secrets
+	if enc.librbd() {
+		o.add("encrypt", b.librbd(enc, &o.secrets))
+	}
+	o.Object = append(o.Object, login.Object...)
+	return o
+}
+
+// librbd returns how Ceph's library decrypts the image. An image that was cloned
+// from another encrypted one has a passphrase for each, all of one format:
+// <secret> by <secret> from the image itself down to its parents. See
+// RbdEncryptionOptions.
+func (b *builder) librbd(enc *Encryption, ids *[]string) Object {
+	var out any
+	keys := make([]string, 0, len(enc.Secrets))
+	for _, ref := range enc.Secrets {
+		keys = append(keys, b.secret(SecretData{Ref: ref}))
+	}
+	for i := len(keys) - 1; i >= 0; i-- {
+		level := Object{{"format", string(enc.format())}, {"key-secret", keys[i]}}
+		if out != nil {
+			level.add("parent", out)
+		}
+		out = level
+	}
+	*ids = append(*ids, keys...)
+	return out.(Object) // validated: there is at least one secret
+}
+
+func parseRBD(e *element, hosts []Host, auth *Auth) (Network, error) {
+	r := &RBD{Hosts: hosts, Auth: auth}
+	name := e.attr("name")
+	pool, image, ok := strings.Cut(name, "/")
+	if !ok || pool == "" || image == "" {
+		return nil, e.invalid("name", "can't split path %q into pool name and image name: write it like pool/image", shorten(name))
+	}
+	r.Pool, r.Image = pool, image
+	if s := e.child("snapshot"); s != nil {
+		r.Snapshot = s.attr("name")
+	}
+	if c := e.child("config"); c != nil {
+		r.Config = c.attr("file")
+	}
+	return r, nil
+}

@@ -1,0 +1,47 @@
+package blockgraph
+
+// VxHS is a disk of Veritas HyperScale. QEMU lost its driver in 5.2; the plan is
+// libvirt's, and a QEMU that has none refuses it.
+//
+//	source@name -> vdisk-id
+//	<host>      -> server (port 9999 unless given)
+//	source@tls  -> tls-creds
+type VxHS struct {
+	ID   string
+	Host Host
+	TLS  *TLS
+}
+
+const vxhsPort = 9999
+
+// Protocol implements [Network].
+func (*VxHS) Protocol() string { return "vxhs" }
+
+func (v *VxHS) String() string { return url("vxhs", v.Host, vxhsPort, v.ID) }
+
+func (v *VxHS) validate(element string) error {
+	if v.ID == "" {
+		return invalid(element+"@name", "missing name for disk source")
+	}
+	if err := onlyTCP(element, "vxhs", []Host{v.Host}); err != nil {
+		return err
+	}
+	if v.TLS != nil && v.TLS.Hostname != "" {
+		return invalid(element+"@tlsHostname", "has no effect with the protocol vxhs: remove it")
+	}
+	return v.TLS.validate(element)
+}
+
+func (v *VxHS) node(b *builder, _ *Encryption) nodeOptions {
+	o := nodeOptions{Object: Object{{"driver", "vxhs"}, {"vdisk-id", v.ID}, {"server", v.Host.inet(vxhsPort)}}}
+	b.tls(v.TLS, &o)
+	return o
+}
+
+func parseVxHS(e *element, hosts []Host) (Network, error) {
+	if err := oneHost(e.path, "VxHS", hosts); err != nil {
+		return nil, at(e, err)
+	}
+	tls, err := parseTLS(e)
+	return &VxHS{ID: e.attr("name"), Host: hosts[0], TLS: tls}, err
+}

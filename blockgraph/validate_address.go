@@ -1,0 +1,66 @@
+package blockgraph
+
+import "fmt"
+
+// validateAddress checks that the device can have its address at all; whether
+// the VM has that place is for the planner to say.
+func (d *Disk) validateAddress() error {
+	a := d.Address
+	if a == nil {
+		if n := d.fixedAddress().Controller; n > 0 && (d.Bus == BusIDE || d.Bus == BusFDC) {
+			return invalid("disk/target@dev", "only a single "+string(d.Bus)+" controller is supported, and "+d.Target+" would be on a further one: use a name from the start of the alphabet")
+		}
+		return nil
+	}
+	fits := a.Drive != nil
+	switch d.Bus {
+	case BusVirtio:
+		fits = a.PCI != nil || a.CCW != nil || a.MMIO != nil
+	case BusUSB:
+		fits = a.USB != nil
+	}
+	switch {
+	case !fits:
+		return invalid("disk/address@type", wrongAddress(a.kind(), d.Bus))
+	case a.PCI == nil && d.Tuning.ACPIIndex != 0:
+		return invalid("disk/acpi@index", "an ACPI index is only supported for PCI devices")
+	case a.PCI != nil && a.PCI.Domain != 0:
+		return &UnsupportedError{Element: "disk/address@domain", Reason: "only the PCI domain 0 is available: use domain='0x0000'"}
+	case a.CCW != nil && a.CCW.CSSID != virtualCSS:
+		return invalid("disk/address@cssid", fmt.Sprintf("0x%x is no channel subsystem of virtual devices: use cssid='0xfe'", a.CCW.CSSID))
+	case a.MMIO != nil && (d.Model == ModelTransitional || d.Model == ModelNonTransitional):
+		return invalid("disk@model", "the model '"+string(d.Model)+"' is PCI's: remove it, or use an address of type pci")
+	case a.Drive != nil:
+		return d.validateDrive(*a.Drive)
+	}
+	return nil
+}
+
+// virtualCSS is the one channel subsystem in which QEMU has virtual devices.
+const virtualCSS = 0xfe
+
+// validateDrive refuses the numbers that the bus does not have: QEMU is not told
+// of them, so they would be lost. It is told the unit; how many units a
+// controller has is between QEMU and the user, as libvirt has it.
+func (d *Disk) validateDrive(a DriveAddress) error {
+	most := map[Bus]DriveAddress{
+		BusSCSI: {Controller: 255, Target: 255, Unit: 16383},
+		BusIDE:  {Bus: 1, Unit: 255},
+		BusSATA: {Controller: 255, Unit: 255},
+		BusFDC:  {Unit: 255},
+	}[d.Bus]
+	for _, n := range []struct {
+		attr       string
+		value, max uint
+	}{
+		{"controller", a.Controller, most.Controller},
+		{"bus", a.Bus, most.Bus},
+		{"target", a.Target, most.Target},
+		{"unit", a.Unit, most.Unit},
+	} {
+		if n.value > n.max {
+			return invalid("disk/address@"+n.attr, fmt.Sprintf("%d is more than the bus type '%s' has: %d at most", n.value, d.Bus, n.max))
+		}
+	}
+	return nil
+}
