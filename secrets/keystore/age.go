@@ -29,7 +29,11 @@ func openAge(l *Location, o Options) (secrets.Store, error) {
 		Passphrase:  o.Prompt,
 	}
 	if spec := l.Take("passphrase-file"); spec != "" {
-		options.Passphrase = once(func() (*secrets.Secret, error) { return passphrase.Open(spec, nil) })
+		read := o.ReadPassphrase
+		if read == nil {
+			read = func(source string) (*secrets.Secret, error) { return passphrase.Open(source, nil) }
+		}
+		options.Passphrase = once(func() (*secrets.Secret, error) { return read(spec) })
 	}
 	return age.New(path, options), nil
 }

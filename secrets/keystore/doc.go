@@ -9,6 +9,9 @@
 //	credentials:        what systemd handed to the service it runs as
 //	credentials:PATH    a folder with files that systemd-creds has encrypted
 //	            (package secrets/credentials); timeout=30s
+//	libvirt:            the secrets of libvirt's qemu:///system
+//	libvirt+URI         those of another libvirt, with libvirt's own parameters
+//	            (package secrets/libvirtstore); timeout=10s
 //	exec:COMMAND        a program that prints the value (package secrets/exec);
 //	            timeout=30s
 //

@@ -34,6 +34,9 @@ type Options struct {
 	// there is nobody to ask, so that the store is [secrets.ErrLocked] then.
 	// question says what for, without a colon.
 	Prompt func(ctx context.Context, question string) (*secrets.Secret, error)
+	// ReadPassphrase reads the passphrase of a store from a source that its URI
+	// names: a file, or fd:N; nil for package passphrase.
+	ReadPassphrase func(source string) (*secrets.Secret, error)
 	// Stderr is where programs that a store runs write their messages; nil
 	// for nowhere.
 	Stderr io.Writer
@@ -41,11 +44,19 @@ type Options struct {
 
 // kind is one kind of store.
 type kind struct {
-	scheme string // before the first colon of the URI
+	scheme string // before the first colon of the URI; or up to a "+" at its end
 	syntax string // of the URI, for people
 	// open makes the store. It does not look at the place yet, and takes the
 	// parameters that it knows out of the location; what is left is refused.
 	open func(l *Location, o Options) (secrets.Store, error)
+}
+
+// has tells whether a URI of that scheme is of this kind.
+func (k kind) has(scheme string) bool {
+	if strings.HasSuffix(k.scheme, "+") {
+		return strings.HasPrefix(scheme, k.scheme) && scheme != k.scheme
+	}
+	return scheme == k.scheme
 }
 
 // kinds returns every kind of store, in the order in which people read of them.
@@ -54,6 +65,8 @@ func kinds() []kind {
 		{"dir", "dir:PATH", openDir},
 		{"age", "age:PATH", openAge},
 		{"credentials", "credentials:[PATH]", openCredentials},
+		{"libvirt", "libvirt:", openLibvirt},
+		{"libvirt+", "libvirt+URI", openLibvirt},
 		{"exec", "exec:COMMAND", openExec},
 	}
 }
@@ -75,7 +88,7 @@ func Open(uri string, o Options) (secrets.Store, error) {
 		return nil, err
 	}
 	for _, k := range kinds() {
-		if k.scheme != l.Scheme {
+		if !k.has(l.Scheme) {
 			continue
 		}
 		encoding, err := takeEncoding(l)

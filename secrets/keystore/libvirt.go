@@ -1,0 +1,47 @@
+package keystore
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/libvirtstore"
+)
+
+// libvirtParameters are those of libvirt's own URIs that mean something to
+// go-libvirt (https://libvirt.org/uri.html).
+func libvirtParameters() []string {
+	return []string{"socket", "mode", "name", "keyfile", "known_hosts", "known_hosts_verify", "sshauth", "no_verify", "pkipath"}
+}
+
+func openLibvirt(l *Location, _ Options) (secrets.Store, error) {
+	uri := &url.URL{Scheme: "qemu", Path: "/system"}
+	if rest, other := strings.CutPrefix(l.Scheme, "libvirt+"); other {
+		var err error
+		// The error would say the whole URI.
+		if uri, err = url.Parse(rest + ":" + l.Rest); err != nil {
+			return nil, fmt.Errorf("%w: what follows libvirt+ is libvirt's URI, like libvirt+qemu:///system", ErrInvalidURI)
+		}
+	} else if l.Rest != "" {
+		return nil, fmt.Errorf("%w: libvirt: is followed by nothing: write libvirt+URI for another libvirt", ErrInvalidURI)
+	}
+	query := url.Values{}
+	for _, name := range libvirtParameters() {
+		if value := l.Take(name); value != "" {
+			query.Set(name, value)
+		}
+	}
+	uri.RawQuery = strings.ReplaceAll(query.Encode(), "%2F", "/") // which needs no encoding there
+	const enough = 10 * time.Second
+	timeout, err := l.TakeDuration("timeout", enough)
+	if err != nil {
+		return nil, err
+	}
+	store, err := libvirtstore.New(uri, timeout)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidURI, err)
+	}
+	return store, nil
+}

@@ -1,0 +1,189 @@
+package libvirtstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/digitalocean/go-libvirt"
+	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/document"
+)
+
+// Store is a [secrets.Lister] of libvirt's secrets. Make one with [New].
+type Store struct {
+	uri     *url.URL
+	timeout time.Duration
+}
+
+// New returns the store of the libvirt that uri names, such as qemu:///system
+// (https://libvirt.org/uri.html). timeout bounds each call; 0 is 10 seconds.
+// libvirt is connected to by each call anew. The error wraps [ErrInvalidURI].
+func New(uri *url.URL, timeout time.Duration) (*Store, error) {
+	if err := checkURI(uri); err != nil {
+		return nil, err
+	}
+	const enough = 10 * time.Second
+	if timeout == 0 {
+		timeout = enough
+	}
+	own := *uri
+	return &Store{&own, timeout}, nil
+}
+
+// String returns "libvirt+" and the URI.
+func (s *Store) String() string { return "libvirt+" + s.uri.Redacted() }
+
+// Lookup implements [secrets.Store].
+func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (value *secrets.Secret, err error) {
+	if err = ref.Validate(); err == nil {
+		err = s.with(ctx, func(ctx context.Context, l *libvirt.Libvirt) error {
+			value, err = lookup(ctx, l, ref)
+			return err
+		})
+	}
+	if err != nil {
+		return nil, &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
+	}
+	return value, nil
+}
+
+// List implements [secrets.Lister].
+func (s *Store) List(ctx context.Context) (documents []secrets.Document, err error) {
+	err = s.with(ctx, func(ctx context.Context, l *libvirt.Libvirt) error {
+		documents, err = list(ctx, l)
+		return err
+	})
+	if err != nil {
+		err = &secrets.StoreError{Store: s.String(), Err: err}
+	}
+	return documents, err
+}
+
+// with runs f with a connection.
+func (s *Store) with(ctx context.Context, f func(ctx context.Context, l *libvirt.Libvirt) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	bounded, cancel := context.WithTimeout(ctx, s.timeout)
+	defer cancel()
+	l, close, err := connect(bounded, s.uri)
+	if err == nil {
+		defer close()
+		err = f(bounded, l)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("libvirt does not answer: %w", ctx.Err())
+	case bounded.Err() != nil:
+		return fmt.Errorf("%w: libvirt has not answered after %s", secrets.ErrUnreachable, s.timeout)
+	}
+	return err
+}
+
+func lookup(ctx context.Context, l *libvirt.Libvirt, ref secrets.Reference) (*secrets.Secret, error) {
+	handle, err := find(ctx, l, ref)
+	if err != nil {
+		return nil, err
+	}
+	d, err := describe(ctx, l, handle)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := d.Answers(ref); err != nil {
+		return nil, err
+	}
+	if d.Private {
+		return nil, private()
+	}
+	value, err := within(ctx, func() ([]byte, error) { return l.SecretGetValue(handle, 0) })
+	var from libvirt.Error
+	switch {
+	case errors.As(err, &from) && from.Code == uint32(libvirt.ErrNoSecret):
+		return nil, fmt.Errorf("%w: virsh secret-set-value sets it", secrets.ErrNoValue)
+	case errors.As(err, &from) && from.Code == uint32(libvirt.ErrInvalidSecret):
+		return nil, private() // made so since we looked
+	case err != nil:
+		return nil, answer(err)
+	}
+	return secrets.New(value), nil
+}
+
+// private is the error for a secret whose value libvirt gives to no client.
+func private() error {
+	return fmt.Errorf("%w: libvirt keeps it for its own attach-device and gives it to no client, not even to root: "+
+		"set the same passphrase in another key store (luksplug secret set-value), or define the secret again with private='no'", secrets.ErrPrivate)
+}
+
+func find(ctx context.Context, l *libvirt.Libvirt, ref secrets.Reference) (libvirt.Secret, error) {
+	handle, err := within(ctx, func() (libvirt.Secret, error) {
+		if ref.UUID != uuid.Nil {
+			return l.SecretLookupByUUID(libvirt.UUID(ref.UUID))
+		}
+		return l.SecretLookupByUsage(int32(usageType(ref.Type)), ref.Usage)
+	})
+	if err != nil {
+		return handle, answer(err)
+	}
+	return handle, nil
+}
+
+// usageType returns libvirt's number of the usage type that t refers to.
+func usageType(t secrets.Type) libvirt.SecretUsageType {
+	switch t.UsageType() {
+	case secrets.UsageVolume:
+		return libvirt.SecretUsageTypeVolume
+	case secrets.UsageCeph:
+		return libvirt.SecretUsageTypeCeph
+	case secrets.UsageISCSI:
+		return libvirt.SecretUsageTypeIscsi
+	case secrets.UsageTLS:
+		return libvirt.SecretUsageTypeTLS
+	case secrets.UsageVTPM:
+		return libvirt.SecretUsageTypeVtpm
+	}
+	return libvirt.SecretUsageTypeNone
+}
+
+func list(ctx context.Context, l *libvirt.Libvirt) ([]secrets.Document, error) {
+	handles, err := within(ctx, func() ([]libvirt.Secret, error) {
+		handles, _, err := l.ConnectListAllSecrets(1, 0) // 1: not only how many there are
+		return handles, err
+	})
+	if err != nil {
+		return nil, answer(err)
+	}
+	var documents []secrets.Document
+	var failed []error
+	for _, handle := range handles {
+		d, err := describe(ctx, l, handle)
+		switch {
+		case err == nil:
+			documents = append(documents, d)
+		case errors.Is(err, secrets.ErrDamaged), errors.Is(err, secrets.ErrDenied):
+			failed = append(failed, fmt.Errorf("secret with uuid %s: %w", uuid.UUID(handle.UUID), err))
+		case !errors.Is(err, secrets.ErrNotFound): // undefined meanwhile
+			return nil, err
+		}
+	}
+	return documents, errors.Join(failed...)
+}
+
+// describe returns the document of a secret.
+func describe(ctx context.Context, l *libvirt.Libvirt, handle libvirt.Secret) (secrets.Document, error) {
+	text, err := within(ctx, func() (string, error) { return l.SecretGetXMLDesc(handle, 0) })
+	if err != nil {
+		return secrets.Document{}, answer(err)
+	}
+	d, err := document.Parse([]byte(text))
+	if err != nil {
+		return d, fmt.Errorf("%w: libvirt's description of it: %v", secrets.ErrDamaged, err)
+	}
+	return d, nil
+}
