@@ -18,7 +18,6 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/qmp"
-	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
 // flags are the flags that all commands share.
@@ -46,7 +45,7 @@ func (f *flags) register(root *cobra.Command) {
 	p.CountVarP(&f.verbose, "verbose", "v", "show the steps with their times; -vv also logs the monitor's traffic, secrets redacted")
 	p.StringVar(&f.logFormat, "log-format", "text", "text or json, for the log on standard error")
 	p.StringVar(&f.trace, "trace", "", "write the monitor's traffic to this file, secrets redacted")
-	p.StringVar(&f.config, "config", "", "the configuration, which names the key stores (default "+configPath+")")
+	p.StringVar(&f.config, "config", "", "the configuration, which names the key stores (default $"+configVariable+", else "+configPath+")")
 	p.StringArrayVar(&f.keystores, "keystore", nil, "a key store, as a URI like dir:PATH, instead of those of the configuration; may be repeated, and is asked in order")
 	p.StringVar(&f.passphrase, "passphrase-file", "", "the disk's passphrase: a file, - for standard input, or fd:N; its bytes are taken exactly")
 	complete(root, "output", "text", "json", "dot", "mermaid", "svg")
@@ -91,17 +90,12 @@ type app struct {
 	progress *progress
 	closers  []func()
 
-	inherited *os.File // the passphrase, with --passphrase-file fd:N
+	inherited map[string]*os.File // the descriptors that the command line names as fd:N
 	uses      func() ([]hotplug.Use, error)
 }
 
-func (a *app) setUp() error {
-	// First of all, before it cannot be told from our own any more. What is wrong
-	// with it is said when it is needed.
-	a.inherited, _ = passphrase.Inherited(a.flags.passphrase)
-	if a.inherited != nil {
-		a.closers = append(a.closers, func() { _ = a.inherited.Close() }) // only read
-	}
+func (a *app) setUp(cmd *cobra.Command) error {
+	a.inherit(cmd)
 	keepDescriptors()
 	a.progress = newProgress(a.err)
 	a.closers = append(a.closers, a.progress.end)

@@ -17,9 +17,12 @@ import (
 	"github.com/luksplug/luksplug/secrets/keystore"
 )
 
-// configPath is where the configuration is read from without --config. It need
-// not be there.
-const configPath = "/etc/luksplug/config.yaml"
+// configPath is where the configuration is read from when neither --config nor
+// the environment says where. It need not be there.
+const (
+	configPath     = "/etc/luksplug/config.yaml"
+	configVariable = "LUKSPLUG_CONFIG"
+)
 
 // configuration is what the file holds; docs/keystores.md explains it.
 type configuration struct {
@@ -37,9 +40,12 @@ type configError struct {
 func (e *configError) Error() string { return fmt.Sprintf("configuration %s: %v", e.path, e.err) }
 func (e *configError) Unwrap() error { return e.err }
 
-// readConfig reads the configuration of the path that --config gives, or of the
-// usual one for "". The answer is nil where that is not there.
+// readConfig reads the configuration of the path that --config gives, or for ""
+// that of the environment, or the usual one. The answer is nil where that is not there.
 func readConfig(path string) (*configuration, error) {
+	if path == "" {
+		path = os.Getenv(configVariable)
+	}
 	given := path != ""
 	if !given {
 		path = configPath
@@ -133,7 +139,7 @@ func (a *app) stores() ([]secrets.Store, error) {
 	}
 	var out []secrets.Store
 	for _, uri := range uris {
-		s, err := keystore.Open(uri, keystore.Options{Prompt: a.prompter(), Stderr: a.err})
+		s, err := keystore.Open(uri, keystore.Options{Prompt: a.prompter(), ReadPassphrase: a.readPassphrase, Stderr: a.err})
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", from, err)
 		}

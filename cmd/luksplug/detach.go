@@ -27,7 +27,7 @@ keeps its disk: the exit code is then 8, and a second detach finishes the job.`,
 			if len(args) > 0 {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			return a.targets(cmd.Context()), cobra.ShellCompDirectiveNoFileComp
+			return a.targets(cmd), cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			const guestsUsuallyTake = 30 * time.Second
@@ -79,10 +79,11 @@ func (a *app) printDetached(d *hotplug.Detached) error {
 
 // targets returns what can be detached, for the completion in a shell: quickly,
 // or not at all.
-func (a *app) targets(ctx context.Context) []string {
-	if a.setUp() != nil {
+func (a *app) targets(cmd *cobra.Command) []string {
+	if a.setUp(cmd) != nil {
 		return nil
 	}
+	ctx := cmd.Context()
 	if ctx == nil {
 		ctx = context.Background()
 	}

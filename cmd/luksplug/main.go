@@ -115,7 +115,7 @@ Exit codes:
 				return err
 			}
 			a.started = true
-			return a.setUp()
+			return a.setUp(cmd)
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}

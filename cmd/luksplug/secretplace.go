@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
@@ -40,9 +42,24 @@ func listAll(ctx context.Context, stores []secrets.Store, cannot func(secrets.St
 		for _, d := range documents {
 			out = append(out, found{s, d})
 		}
-		failed = append(failed, err)
+		if err != nil {
+			failed = append(failed, err)
+		}
 	}
 	return out, errors.Join(failed...)
+}
+
+// made leaves out of the stores those that there is no folder of yet: what is
+// defined first makes it, and nothing can be in there.
+func made(ctx context.Context, stores []secrets.Store) []secrets.Store {
+	return slices.DeleteFunc(slices.Clone(stores), func(s secrets.Store) bool {
+		lister, ok := s.(secrets.Lister)
+		if !ok {
+			return false
+		}
+		_, err := lister.List(ctx)
+		return errors.Is(err, secrets.ErrUnreachable) && errors.Is(err, fs.ErrNotExist)
+	})
 }
 
 // selector is what the command line says a secret by.
@@ -119,7 +136,7 @@ func locate(ctx context.Context, stores []secrets.Store, arg string) (found, err
 // placeFor defines d in the store that has it already, else in the first that
 // can keep it.
 func placeFor(ctx context.Context, stores []secrets.Store, d secrets.Document) (secrets.Keeper, error) {
-	all, err := listAll(ctx, stores, func(secrets.Store) {})
+	all, err := listAll(ctx, made(ctx, stores), func(secrets.Store) {})
 	if err != nil {
 		return nil, err // it could be there
 	}

@@ -14,6 +14,9 @@ import (
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
+// valueFlag is the flag for where a value is read from.
+const valueFlag = "file"
+
 func newSecretSet(a *app) *cobra.Command {
 	var file string
 	var inBase64 bool
@@ -71,7 +74,7 @@ everybody to see.`,
 			return a.print(fmt.Sprintf("value of the secret with %s set in %s\n", f.document, f.store))
 		},
 	}
-	cmd.Flags().StringVar(&file, "file", "", "the file of the value, - for standard input, or fd:N")
+	cmd.Flags().StringVar(&file, valueFlag, "", "the file of the value, - for standard input, or fd:N")
 	cmd.Flags().BoolVar(&inBase64, "base64", false, "the value is given in base64")
 	return cmd
 }
@@ -105,7 +108,7 @@ func (a *app) readStored(ctx context.Context, file string) (*secrets.Secret, err
 	if file == "" {
 		file = "-"
 	}
-	return passphrase.Open(file, a.in)
+	return a.readPassphrase(file)
 }
 
 func newSecretGet(a *app) *cobra.Command {

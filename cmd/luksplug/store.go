@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/secrets"
@@ -42,21 +41,10 @@ type given struct {
 func (g *given) String() string { return "--passphrase-file " + g.spec }
 
 func (g *given) Lookup(_ context.Context, ref secrets.Reference) (*secrets.Secret, error) {
-	secret, err := g.read()
+	secret, err := g.app.readPassphrase(g.spec)
 	if err != nil {
 		return nil, &secrets.StoreError{Store: g.String(), Ref: ref, Err: err}
 	}
 	g.app.newline = passphrase.EndsInNewline(secret)
 	return secret, nil
-}
-
-func (g *given) read() (*secrets.Secret, error) {
-	if g.app.inherited != nil {
-		return passphrase.Read(g.app.inherited, g.spec)
-	}
-	var in io.Reader
-	if g.spec == "-" {
-		in = g.app.in
-	}
-	return passphrase.Open(g.spec, in)
 }
