@@ -2,12 +2,15 @@ package luks_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
+	"runtime/metrics"
 	"testing"
+	"time"
 
 	"github.com/luksplug/luksplug/secrets/luks"
 )
@@ -67,10 +70,59 @@ func FuzzMetadata(f *testing.F) {
 	})
 }
 
+// largestCopy is the size of the largest copy of LUKS2's metadata.
+const largestCopy = 4 << 20
+
+// allocated is how many bytes this process has allocated so far.
+func allocated() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
+}
+
+// FuzzUnlock tries a passphrase on whatever can be unlocked: it ends soon after
+// it is told to, and never with a key of a header that somebody made up.
+func FuzzUnlock(f *testing.F) {
+	f.Add(synthetic()[:8*512+64*4000])
+	f.Add(assemble(metadata()))
+	for _, data := range realHeaders(f) {
+		f.Add(data)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if len(data) >= luks2Size && binary.BigEndian.Uint64(data[8:]) == luks2Size {
+			data = bytes.Clone(data)
+			checksum(data, 0)
+		}
+		h, err := luks.ReadHeader(bytes.NewReader(data))
+		if err != nil || h.Usable() != nil {
+			return
+		}
+		const allowed = 20 * time.Millisecond
+		ctx, cancel := context.WithTimeout(context.Background(), allowed)
+		defer cancel()
+		begin := time.Now()
+		key, err := luks.Unlocker{MaxMemory: 1 << 20}.Unlock(ctx, h, []byte("fuzz"))
+		if took := time.Since(begin); took > allowed+5*time.Second {
+			t.Errorf("unlocking took %v", took)
+		}
+		if err == nil {
+			// The digest of 20 bytes cannot be met by chance.
+			t.Errorf("a key of %d bytes from a passphrase that nobody set", key.Len())
+			key.Wipe()
+		}
+	})
+}
+
 // fuzzed checks what must hold for every header that was read.
 func fuzzed(t *testing.T, data []byte) {
 	t.Helper()
+	before := allocated()
 	h, err := luks.ReadHeader(bytes.NewReader(data))
+	// Of LUKS2 both copies are read, and their JSON, of up to 4 MiB each, is
+	// decoded into values that take some times as much.
+	if n, limit := allocated()-before, uint64(1<<20+16*min(len(data), 2*largestCopy)); n > limit {
+		t.Errorf("%d bytes were allocated for a header of %d", n, len(data))
+	}
 	if err != nil {
 		if h != nil || !errors.Is(err, luks.ErrNotLUKS) && !errors.Is(err, luks.ErrUnsupported) && !errors.Is(err, luks.ErrDamaged) {
 			t.Errorf("%v, %v", h, err)
