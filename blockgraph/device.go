@@ -111,7 +111,7 @@ func escapeSerial(s string) string { return strings.ReplaceAll(s, " ", `\ `) }
 // Warnings returns what the user should know about a disk that is valid: where
 // the guest will see something else than the XML says.
 func (d *Disk) Warnings() []string {
-	var out []string
+	out := d.imageWarnings()
 	serial := escapeSerial(d.Serial)
 	if limit := 20; d.Bus == BusVirtio && len(serial) > limit {
 		out = append(out, fmt.Sprintf("the serial of %s has %d characters: a virtio disk shows the guest the first %d, %q", d.Target, len(serial), limit, serial[:limit]))

@@ -80,7 +80,9 @@ func TestParseDiskAccepts(t *testing.T) {
 		{"encryption under source", `<disk><source file='/a'>` + enc + `</source><target dev='vdb'/></disk>`, plain(func(d *blockgraph.Disk) {
 			d.Image.Encryption = &blockgraph.Encryption{Format: blockgraph.EncryptionLUKS, Secrets: []secrets.Reference{byUUID}}
 		})},
-		{"encryption under disk", disk(enc), plain(func(d *blockgraph.Disk) { d.Image.Encryption = &blockgraph.Encryption{Format: blockgraph.EncryptionLUKS, Secrets: []secrets.Reference{byUUID}} })},
+		{"encryption under disk", disk(enc), plain(func(d *blockgraph.Disk) {
+			d.Image.Encryption = &blockgraph.Encryption{Format: blockgraph.EncryptionLUKS, Secrets: []secrets.Reference{byUUID}}
+		})},
 		{"engine qemu", disk(strings.Replace(enc, "format=", "engine='qemu' format=", 1)), plain(func(d *blockgraph.Disk) {
 			d.Image.Encryption = &blockgraph.Encryption{Format: blockgraph.EncryptionLUKS, Secrets: []secrets.Reference{byUUID}}
 		})},

@@ -240,7 +240,9 @@ func TestValidate(t *testing.T) {
 	t.Parallel()
 	ref := secrets.Reference{Type: secrets.Passphrase, UUID: uuid.MustParse(anyUUID)}
 	header := func(h blockgraph.Image) func(*blockgraph.Disk) {
-		return func(d *blockgraph.Disk) { d.Image.Encryption = &blockgraph.Encryption{Secrets: []secrets.Reference{ref}, Header: &h} }
+		return func(d *blockgraph.Disk) {
+			d.Image.Encryption = &blockgraph.Encryption{Secrets: []secrets.Reference{ref}, Header: &h}
+		}
 	}
 	for _, c := range []struct {
 		name    string

@@ -226,3 +226,15 @@ func (t *TLS) validate(element string) error {
 	}
 	return nil
 }
+
+// TLS returns what a client needs to reach the source, nil for one that is
+// reached in the clear.
+func (s Source) TLS() *TLS {
+	switch n := s.Network.(type) {
+	case *NBD:
+		return n.TLS
+	case *VxHS:
+		return n.TLS
+	}
+	return nil
+}

@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/qmp"
 )
@@ -189,26 +188,6 @@ func (a *app) withVM(ctx context.Context, f func(context.Context, *hotplug.VM) e
 	}
 	defer func() { _ = vm.Close() }() // nothing is lost with it
 	return f(ctx, vm)
-}
-
-// readDisk reads the disk document that the argument names, - for standard
-// input.
-func (a *app) readDisk(path string) (*blockgraph.Disk, error) {
-	if path == "-" && a.flags.passphrase == "-" {
-		return nil, &usageError{errors.New("standard input cannot be both the disk XML and the passphrase: give one as a file")}
-	}
-	data, err := a.readInput(path)
-	if err != nil {
-		return nil, &usageError{fmt.Errorf("read the disk XML: %w", err)}
-	}
-	disk, err := blockgraph.ParseDisk(data)
-	if err != nil {
-		return nil, err
-	}
-	for _, w := range disk.Warnings() {
-		a.log.WithField("disk", disk.Target).Warn(w)
-	}
-	return disk, nil
 }
 
 // maxInput is more than any document that is read here may have.

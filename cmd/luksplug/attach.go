@@ -16,6 +16,7 @@ import (
 func newAttach(a *app) *cobra.Command {
 	var options hotplug.AttachOptions
 	unlock := unlockFlag(hotplug.UnlockAuto)
+	var images imageFlags
 	cmd := &cobra.Command{
 		Use:   "attach DISK.xml",
 		Short: "Plug a disk into the running VM",
@@ -36,7 +37,7 @@ disk until it is detached.`,
   pass show vm1-vdb | tr -d '\n' | luksplug --domain vm1 --passphrase-file - attach vdb.xml`,
 		Args: argument("DISK.xml"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			disk, err := a.readDisk(args[0])
+			disk, err := a.readDisk(args[0], images)
 			if err != nil {
 				return err
 			}
@@ -61,6 +62,7 @@ disk until it is detached.`,
 		},
 	}
 	unlock.register(cmd)
+	images.register(cmd)
 	cmd.Flags().BoolVar(&options.AllowSharedHeader, "allow-shared-header", false, "allow a detached header that another disk uses: both payloads then have the same key")
 	return cmd
 }

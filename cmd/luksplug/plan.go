@@ -17,7 +17,7 @@ import (
 )
 
 func newPlan(a *app) *cobra.Command {
-	var domainXML string
+	var about planFlags
 	var unlock unlockFlag
 	cmd := &cobra.Command{
 		Use:   "plan DISK.xml",
@@ -36,7 +36,7 @@ them itself; --unlock says otherwise.`,
 		Annotations: map[string]string{outputs: "dot mermaid svg"},
 		Args:        argument("DISK.xml"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			plan, err := a.plan(cmd.Context(), args[0], domainXML, hotplug.UnlockMode(unlock))
+			plan, err := a.plan(cmd.Context(), args[0], about, hotplug.UnlockMode(unlock))
 			if err != nil {
 				return err
 			}
@@ -57,19 +57,30 @@ them itself; --unlock says otherwise.`,
 			return a.print(plan.Text())
 		},
 	}
-	cmd.Flags().StringVar(&domainXML, "domain-xml", "", "plan for the libvirt domain of this document")
+	about.register(cmd)
 	unlock.register(cmd)
 	return cmd
 }
 
+// planFlags are what a plan goes by besides the disk.
+type planFlags struct {
+	imageFlags
+	domainXML string
+}
+
+func (f *planFlags) register(cmd *cobra.Command) {
+	f.imageFlags.register(cmd)
+	cmd.Flags().StringVar(&f.domainXML, "domain-xml", "", "plan for the libvirt domain of this document")
+}
+
 // plan builds the plan of a disk for the VM that the flags name, for the one of
 // a domain document, or for none in particular.
-func (a *app) plan(ctx context.Context, path, domainXML string, mode hotplug.UnlockMode) (*blockgraph.Plan, error) {
+func (a *app) plan(ctx context.Context, path string, about planFlags, mode hotplug.UnlockMode) (*blockgraph.Plan, error) {
 	live := a.flags.qmp != "" || a.flags.domain != ""
-	if live && domainXML != "" {
+	if live && about.domainXML != "" {
 		return nil, &usageError{fmt.Errorf("give --domain-xml, or a running VM by --qmp or --domain, not both")}
 	}
-	disk, err := a.readDisk(path)
+	disk, err := a.readDisk(path, about.imageFlags)
 	if err != nil {
 		return nil, err
 	}
@@ -92,8 +103,8 @@ func (a *app) plan(ctx context.Context, path, domainXML string, mode hotplug.Unl
 		return plan, err
 	}
 	var machine blockgraph.Machine
-	if domainXML != "" {
-		data, err := a.readInput(domainXML)
+	if about.domainXML != "" {
+		data, err := a.readInput(about.domainXML)
 		if err != nil {
 			return nil, &usageError{fmt.Errorf("read the domain XML: %w", err)}
 		}
@@ -124,7 +135,7 @@ func offline(disk *blockgraph.Disk, mode hotplug.UnlockMode) blockgraph.Unlock {
 const secretFolder = "/run/luksplug/secrets"
 
 func newCmdline(a *app) *cobra.Command {
-	var domainXML string
+	var about planFlags
 	cmd := &cobra.Command{
 		Use:   "cmdline DISK.xml",
 		Short: "Print the disk as QEMU arguments",
@@ -136,7 +147,7 @@ else one in ` + secretFolder + `. The note on standard error says which.`,
   eval "qemu-system-x86_64 -machine q35 -m 2G $(luksplug cmdline vdb.xml --keystore dir:/run/keys)"`,
 		Args: argument("DISK.xml"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			plan, err := a.plan(cmd.Context(), args[0], domainXML, hotplug.UnlockQEMU)
+			plan, err := a.plan(cmd.Context(), args[0], about, hotplug.UnlockQEMU)
 			if err != nil {
 				return err
 			}
@@ -150,13 +161,18 @@ else one in ` + secretFolder + `. The note on standard error says which.`,
 			return a.print(blockgraph.QuoteArguments(arguments))
 		},
 	}
-	cmd.Flags().StringVar(&domainXML, "domain-xml", "", "for the libvirt domain of this document")
+	about.register(cmd)
 	return cmd
 }
 
 // secretFile says which file QEMU is to read a passphrase from, and tells the
 // user.
 func (a *app) secretFile(o blockgraph.GraphObject) (string, error) {
+	if data, ok := o.Secret(); ok && data.Text != "" {
+		path := filepath.Join(secretFolder, o.ID)
+		_, err := fmt.Fprintf(a.err, "luksplug: no cookies are in these arguments: write those of the XML into %s, as name=value; name=value, readable only for QEMU's user\n", path)
+		return path, err
+	}
 	path := filepath.Join(secretFolder, dir.FileName(o.Ref))
 	switch spec := a.flags.passphrase; {
 	case spec == "-", strings.HasPrefix(spec, "fd:"):

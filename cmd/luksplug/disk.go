@@ -1,0 +1,100 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// imageFlags are what a disk's XML leaves to the host.
+type imageFlags struct {
+	pools     []string
+	tlsFolder string
+	tlsSecret string
+}
+
+func (f *imageFlags) register(cmd *cobra.Command) {
+	cmd.Flags().StringArrayVar(&f.pools, "pool-xml", nil, "the libvirt storage pool that the disk's volume is in; repeatable")
+	cmd.Flags().StringVar(&f.tlsFolder, "tls-dir", "", "where the VM's host has the certificates of a TLS client (default "+blockgraph.DefaultTLSFolder+")")
+	cmd.Flags().StringVar(&f.tlsSecret, "tls-secret", "", "the UUID of the secret that decrypts the key of the TLS client")
+}
+
+// readDisk reads the disk document that the argument names, - for standard
+// input, and tells what there is to know about it.
+func (a *app) readDisk(path string, flags imageFlags) (*blockgraph.Disk, error) {
+	if path == "-" && a.flags.passphrase == "-" {
+		return nil, &usageError{errors.New("standard input cannot be both the disk XML and the passphrase: give one as a file")}
+	}
+	data, err := a.readInput(path)
+	if err != nil {
+		return nil, &usageError{fmt.Errorf("read the disk XML: %w", err)}
+	}
+	disk, err := blockgraph.ParseDisk(data)
+	if err != nil {
+		return nil, err
+	}
+	pools, err := a.readPools(flags.pools)
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range disk.Warnings() {
+		a.log.WithField("disk", disk.Target).Warn(w)
+	}
+	if disk, err = disk.Translate(pools); err != nil {
+		return nil, err
+	}
+	return disk, flags.addTLS(disk)
+}
+
+// readPools reads pool documents. A pool has the name in its document and, for
+// one that was saved under another name, that of its file: NAME.xml or
+// pool-NAME.xml.
+func (a *app) readPools(paths []string) (blockgraph.Pools, error) {
+	pools, byFile := blockgraph.Pools{}, blockgraph.Pools{}
+	for _, path := range paths {
+		data, err := a.readInput(path)
+		if err != nil {
+			return nil, &usageError{fmt.Errorf("read the pool XML: %w", err)}
+		}
+		pool, err := blockgraph.ParsePool(data)
+		if err != nil {
+			return nil, &usageError{fmt.Errorf("%s: %w", path, err)}
+		}
+		if pools[pool.Name] != nil {
+			return nil, &usageError{fmt.Errorf("%s: the pool %s is given twice", path, pool.Name)}
+		}
+		pools[pool.Name] = pool
+		file := strings.TrimSuffix(filepath.Base(path), ".xml")
+		byFile[file], byFile[strings.TrimPrefix(file, "pool-")] = pool, pool
+	}
+	for name, pool := range byFile {
+		if pools[name] == nil {
+			pools[name] = pool
+		}
+	}
+	return pools, nil
+}
+
+// addTLS gives the images' TLS clients what the flags say of them.
+func (f imageFlags) addTLS(disk *blockgraph.Disk) error {
+	var key *secrets.Reference
+	if f.tlsSecret != "" {
+		id, err := secrets.ParseUUID(f.tlsSecret)
+		if err != nil {
+			return &usageError{fmt.Errorf("--tls-secret: %w", err)}
+		}
+		key = &secrets.Reference{Type: secrets.TLS, UUID: id}
+	}
+	for _, image := range disk.Images() {
+		if tls := image.Source.TLS(); tls != nil {
+			tls.Folder, tls.Key = f.tlsFolder, key
+		}
+	}
+	return nil
+}
