@@ -77,6 +77,7 @@ func documents(t *testing.T) []string {
 type reader struct {
 	folder   string // the working folder
 	path     string // for PATH
+	config   string // for LUKSPLUG_CONFIG
 	vm       *peer.QEMU
 	domain   *peer.Domain // nil for a user who may not start libvirt
 	toReal   *strings.Replacer
@@ -105,6 +106,12 @@ func newReader(ctx context.Context, t *testing.T) *reader {
 		"/var/lib/luksplug/images", filepath.Join(base, "images"),
 		"/var/lib/luksplug/headers", filepath.Join(base, "headers"),
 		"/run/luksplug/secrets", filepath.Join(base, "secrets"),
+		"/var/lib/luksplug/secrets", filepath.Join(base, "state"),
+	}
+	r.config = filepath.Join(base, "config.yaml") // instead of none, for the folders
+	config := "state: " + filepath.Join(base, "state") + "\nephemeral: " + filepath.Join(base, "secrets") + "\n"
+	if err := os.WriteFile(r.config, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
 	}
 	if os.Geteuid() == 0 {
 		l := peer.Libvirtd(t)
@@ -221,7 +228,7 @@ func (r *reader) run(ctx context.Context, t *testing.T, command string) ([]strin
 	t.Helper()
 	cmd := exec.CommandContext(ctx, "bash", "-o", "pipefail", "-c", r.toReal.Replace(command))
 	cmd.Dir = r.folder
-	cmd.Env = append(os.Environ(), "PATH="+r.path, "LC_ALL=C.UTF-8")
+	cmd.Env = append(os.Environ(), "PATH="+r.path, "LUKSPLUG_CONFIG="+r.config, "LC_ALL=C.UTF-8")
 	var printed bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &printed, &printed
 	err := cmd.Run()
