@@ -1,0 +1,154 @@
+package integration
+
+import (
+	"context"
+	"crypto/rand"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// binaryKey is a passphrase that survives only where bytes are taken exactly.
+func binaryKey() string {
+	b := make([]byte, 64)
+	_, _ = rand.Read(b) // never fails: it ends the program instead
+	copy(b, "\x00\n\xff\x80=")
+	copy(b[len(b)-3:], "\x00\r\n")
+	return string(b)
+}
+
+// secretStore is a key store that the program fills itself.
+type secretStore struct {
+	name, uri string
+	opens     string // file of the passphrase that opens it, as descriptor 3
+	sealed    string // folder in which no value can be read
+}
+
+// TestSecretsToDisks takes secrets from their definition to an attached disk, and
+// back: in every store that the program can fill, by uuid and by usage. Nothing
+// that is written on the way has the value.
+func TestSecretsToDisks(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{Guest: true, RootPorts: 2})
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	value := binaryKey()
+	key := writeFile(t, "key", value)
+	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Header, key)
+	lock := writeFile(t, "lock", awkward())
+	if err := q.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before := stateOf(ctx, t, q)
+	plain, sealed, protected := t.TempDir(), filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b")
+	stores := []secretStore{
+		{name: "age", uri: "age:" + sealed, sealed: sealed},
+		{name: "age with a passphrase", uri: "age:" + protected + "?key=hybrid&protect=passphrase&passphrase-file=fd:3", opens: lock, sealed: protected},
+		{name: "dir", uri: "dir:" + plain},
+		{name: "dir in hex", uri: "dir:" + t.TempDir() + "?encoding=hex"},
+	}
+	found := evidence{}
+	for _, s := range stores {
+		l := &secretLife{store: s, q: q, v: v, key: key, value: value, found: found, temp: t.TempDir()}
+		l.run(ctx, t)
+		wantSame(ctx, t, q, before)
+		found.folder(t, l.temp)
+		if s.sealed != "" {
+			found.folder(t, s.sealed)
+		}
+	}
+	found.hides(t, value)
+}
+
+// secretLife is the life of one secret in one store.
+type secretLife struct {
+	store      secretStore
+	q          *peer.QEMU
+	v          *peer.Volume
+	key, value string
+	found      evidence
+	temp       string
+}
+
+// program runs the program and keeps what it wrote.
+func (l *secretLife) program(ctx context.Context, t *testing.T, code int, args ...string) result {
+	t.Helper()
+	all := []string{"-vv", "--keystore", l.store.uri}
+	if !slices.Contains(args, "secret") {
+		all = append(all, "--qmp", l.q.Socket, "--trace", filepath.Join(l.temp, "trace"+uuid.NewString()))
+	}
+	cmd := exec.CommandContext(ctx, luksplug, append(all, args...)...)
+	if l.store.opens != "" {
+		f, err := os.Open(l.store.opens)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = f.Close() }() // only read
+		cmd.ExtraFiles = []*os.File{f}
+	}
+	r := run(ctx, t, cmd)
+	if r.code != code {
+		t.Fatalf("%s: %v: exit code %d, want %d\n%s%s", l.store.name, args, r.code, code, r.stdout, r.stderr)
+	}
+	l.found["standard output of "+l.store.name+": "+strings.Join(args, " ")+uuid.NewString()] = []byte(r.stdout)
+	l.found["standard error of "+l.store.name+": "+strings.Join(args, " ")+uuid.NewString()] = []byte(r.stderr)
+	return r
+}
+
+func (l *secretLife) run(ctx context.Context, t *testing.T) {
+	usage := filepath.Dir(l.v.Header) + "/<image> & 'co'"
+	id, ceph := uuid.NewString(), uuid.NewString()
+	document := func(private, id, usage string) string {
+		return writeFile(t, "secret.xml", "<secret private='"+private+"'><uuid>"+id+"</uuid>"+usage+"</secret>")
+	}
+	escaped := strings.NewReplacer("&", "&amp;", "<", "&lt;", "'", "&apos;").Replace(usage)
+	l.program(ctx, t, 0, "secret", "define", document("yes", id, "<usage type='volume'><volume>"+escaped+"</volume></usage>"))
+	l.program(ctx, t, 0, "secret", "define", document("no", ceph, "<usage type='ceph'><name>client.vm1</name></usage>"))
+	xml := l.v.DiskXML("vdb", "virtio")
+	named := func(attribute string) string {
+		return writeFile(t, "disk.xml", edited(t, xml, "uuid='"+l.v.SecretUUID+"'", attribute))
+	}
+	byUUID, byUsage := named("uuid='"+id+"'"), named("usage='"+escaped+"'")
+
+	if r := l.program(ctx, t, 4, "attach", byUUID); !strings.Contains(r.stderr, "no value yet") {
+		t.Errorf("%s: a secret without value: %s", l.store.name, r.stderr)
+	}
+	l.program(ctx, t, 0, "secret", "set-value", id, "--file", l.key)
+	l.program(ctx, t, 0, "secret", "set-value", ceph, "--file", l.key)
+	if r := l.program(ctx, t, 4, "secret", "get-value", id); !strings.Contains(r.stderr, "private") {
+		t.Errorf("%s: a private value: %s", l.store.name, r.stderr)
+	}
+	if r := l.program(ctx, t, 4, "attach", named("uuid='"+ceph+"'")); !strings.Contains(r.stderr, "another type") {
+		t.Errorf("%s: a Ceph key for a volume: %s", l.store.name, r.stderr)
+	}
+	l.program(ctx, t, 4, "attach", named("usage='client.vm1'"))
+
+	for _, disk := range []string{byUUID, byUsage} {
+		l.program(ctx, t, 0, "attach", disk)
+		r := l.program(ctx, t, 5, "secret", "undefine", id)
+		if !strings.Contains(r.stderr, "disk vdb of VM "+l.q.Socket) {
+			t.Errorf("%s: a secret in use: %s", l.store.name, r.stderr)
+		}
+		l.program(ctx, t, 0, "secret", "list", "--output", "json")
+		l.program(ctx, t, 0, "detach", "vdb")
+	}
+
+	// The only place where a value may appear.
+	shown := exec.CommandContext(ctx, luksplug, "--keystore", l.store.uri, "secret", "get-value", ceph)
+	if l.store.opens != "" {
+		shown = exec.CommandContext(ctx, "sh", "-c", `exec "$@" 3<"$0"`, l.store.opens, luksplug, "--keystore", l.store.uri, "secret", "get-value", ceph)
+	}
+	if r := run(ctx, t, shown).want(t, 0); r.stdout != l.value {
+		t.Errorf("%s: the value came back as %d other bytes", l.store.name, len(r.stdout))
+	}
+	l.program(ctx, t, 0, "secret", "undefine", id)
+	l.program(ctx, t, 0, "secret", "undefine", ceph)
+	l.program(ctx, t, 4, "attach", byUUID)
+}
