@@ -160,6 +160,8 @@ setup_test() {
 	# What the key stores are tested with.
 	local program
 	for program in age clevis jose socat; do command -v $program >/dev/null || missing+=($program); done
+	for program in gnome-keyring dbus-daemon; do command -v ${program/%keyring/keyring-daemon} >/dev/null || missing+=($program); done
+	command -v secret-tool >/dev/null || missing+=(libsecret-tools)
 	[ -x /usr/libexec/tangd ] || missing+=(tang-common)
 	[ ${#missing[@]} = 0 ] || install "tools to test" "${missing[@]}"
 	[ -n "$(scripts/libvirt.sh --cached)" ] && return

@@ -12,6 +12,8 @@
 //	libvirt:            the secrets of libvirt's qemu:///system
 //	libvirt+URI         those of another libvirt, with libvirt's own parameters
 //	            (package secrets/libvirtstore); timeout=10s
+//	keyring:            the desktop's Secret Service (package secrets/keyring);
+//	            collection=default, timeout=1m
 //	exec:COMMAND        a program that prints the value (package secrets/exec);
 //	            timeout=30s
 //

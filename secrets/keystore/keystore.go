@@ -67,6 +67,7 @@ func kinds() []kind {
 		{"credentials", "credentials:[PATH]", openCredentials},
 		{"libvirt", "libvirt:", openLibvirt},
 		{"libvirt+", "libvirt+URI", openLibvirt},
+		{"keyring", "keyring:", openKeyring},
 		{"exec", "exec:COMMAND", openExec},
 	}
 }

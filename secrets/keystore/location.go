@@ -57,6 +57,14 @@ func (l *Location) Path(what string) (string, error) {
 	return path, nil
 }
 
+// nothing refuses a Rest, for a kind of which there is one place only.
+func (l *Location) nothing() error {
+	if l.Rest != "" {
+		return fmt.Errorf("%w: %s: is followed by nothing but parameters", ErrInvalidURI, l.Scheme)
+	}
+	return nil
+}
+
 // Take takes a parameter out; "" where it was not given.
 func (l *Location) Take(name string) string {
 	value := l.parameters.Get(name)

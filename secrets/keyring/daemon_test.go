@@ -1,0 +1,144 @@
+package keyring_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// desktop is a D-Bus of its own with a gnome-keyring on it, with all its files in
+// a folder of the test.
+type desktop struct {
+	address string
+	dir     string
+	bus     *exec.Cmd
+	daemon  *exec.Cmd
+	conn    *dbus.Conn
+}
+
+// busConfig is that of a session bus that starts nothing by itself: neither a
+// second keyring nor a program that asks people.
+const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>session</type>
+  <listen>unix:path=%s/bus</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow send_destination="*" eavesdrop="true"/>
+    <allow eavesdrop="true"/>
+    <allow own="*"/>
+  </policy>
+</busconfig>
+`
+
+const password = "open sesame"
+
+func check(t *testing.T, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// newDesktop starts one whose keyring is unlocked and empty.
+func newDesktop(t *testing.T) *desktop {
+	t.Helper()
+	for _, program := range []string{"dbus-daemon", "gnome-keyring-daemon"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("%s is not installed (make setup installs it)", program)
+		}
+	}
+	dir, err := os.MkdirTemp("", "luksplug-keyring-") // short, as a socket's path has to be
+	check(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	d := &desktop{dir: dir, address: "unix:path=" + dir + "/bus"}
+	config := filepath.Join(dir, "bus.conf")
+	check(t, os.WriteFile(config, fmt.Appendf(nil, busConfig, dir), 0o600), os.Mkdir(dir+"/run", 0o700))
+	d.bus = d.start(t, nil, "dbus-daemon", "--nofork", "--config-file="+config)
+	d.wait(t, "the bus", func() bool {
+		conn, err := dbus.Connect(d.address)
+		d.conn = conn
+		return err == nil
+	})
+	t.Cleanup(func() { _ = d.conn.Close() }) // the bus may have ended
+	d.startKeyring(t)
+	return d
+}
+
+func (d *desktop) startKeyring(t *testing.T) {
+	t.Helper()
+	d.daemon = d.start(t, strings.NewReader(password), "gnome-keyring-daemon", "--unlock", "--components=secrets", "--foreground", "--control-directory="+d.dir+"/run")
+	d.wait(t, "gnome-keyring", func() bool {
+		var path dbus.ObjectPath
+		err := d.conn.Object("org.freedesktop.secrets", "/org/freedesktop/secrets").Call("org.freedesktop.Secret.Service.ReadAlias", 0, "default").Store(&path)
+		return err == nil && path != "/"
+	})
+}
+
+// start starts a program that ends with the test.
+func (d *desktop) start(t *testing.T, stdin *strings.Reader, name string, args ...string) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command(name, args...)
+	cmd.Env = append(os.Environ(), "HOME="+d.dir, "XDG_DATA_HOME="+d.dir+"/data", "XDG_CACHE_HOME="+d.dir+"/cache", "XDG_CONFIG_HOME="+d.dir+"/config",
+		"XDG_RUNTIME_DIR="+d.dir+"/run", "DBUS_SESSION_BUS_ADDRESS="+d.address, "DISPLAY=", "WAYLAND_DISPLAY=")
+	if stdin != nil {
+		cmd.Stdin = stdin
+	}
+	var messages bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &messages, &messages
+	cmd.WaitDelay = time.Second
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	check(t, cmd.Start())
+	t.Cleanup(func() {
+		end(cmd)
+		if t.Failed() {
+			t.Logf("%s: %s", name, &messages)
+		}
+	})
+	return cmd
+}
+
+// end kills a program, once.
+func end(cmd *exec.Cmd) {
+	if cmd.ProcessState == nil {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // it was killed
+	}
+}
+
+// wait waits for what no event tells: the bus itself is not there yet.
+func (d *desktop) wait(t *testing.T, what string, ready func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	for !ready() {
+		if ctx.Err() != nil {
+			t.Fatalf("%s has not come up", what)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+const login = dbus.ObjectPath("/org/freedesktop/secrets/collection/login")
+
+// lock locks the keyring.
+func (d *desktop) lock(t *testing.T) {
+	t.Helper()
+	var locked []dbus.ObjectPath
+	var prompt dbus.ObjectPath
+	check(t, d.conn.Object("org.freedesktop.secrets", "/org/freedesktop/secrets").
+		Call("org.freedesktop.Secret.Service.Lock", 0, []dbus.ObjectPath{login}).Store(&locked, &prompt))
+	if len(locked) != 1 {
+		t.Fatal("it was not locked")
+	}
+}

@@ -1,0 +1,291 @@
+package keyring
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+	"unicode/utf8"
+
+	"github.com/godbus/dbus/v5"
+	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// Options say where the service is. Address is needed.
+type Options struct {
+	// Address is that of the D-Bus on which the service is, in the form of
+	// $DBUS_SESSION_BUS_ADDRESS.
+	Address string
+	// Collection is the alias of the collection for new secrets; "" for
+	// "default". "session" is the one in memory.
+	Collection string
+	// Timeout bounds each call, with the time that a person takes to answer
+	// a prompt; 0 for a minute.
+	Timeout time.Duration
+}
+
+// Store is a [secrets.Keeper] on a Secret Service. Make one with [New].
+type Store struct{ options Options }
+
+// inMemory is the collection that is gone after a reboot.
+const inMemory = "session"
+
+// New returns the store of a Secret Service. It is connected to by each call
+// anew.
+func New(o Options) *Store {
+	if o.Collection == "" {
+		o.Collection = "default"
+	}
+	if o.Timeout == 0 {
+		o.Timeout = time.Minute
+	}
+	return &Store{o}
+}
+
+// String returns "keyring:".
+func (s *Store) String() string { return "keyring:" }
+
+// item is a secret at the service.
+type item struct {
+	path     dbus.ObjectPath
+	document secrets.Document
+}
+
+// with runs f with a connection.
+func (s *Store) with(ctx context.Context, ref secrets.Reference, f func(ctx context.Context, svc *service) error) error {
+	err := s.bounded(ctx, f)
+	if err == nil {
+		return nil
+	}
+	return &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
+}
+
+func (s *Store) bounded(ctx context.Context, f func(ctx context.Context, svc *service) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if s.options.Address == "" {
+		return fmt.Errorf("%w: there is no session bus: DBUS_SESSION_BUS_ADDRESS is not set; run this in the user's session", secrets.ErrUnreachable)
+	}
+	bounded, cancel := context.WithTimeout(ctx, s.options.Timeout)
+	defer cancel()
+	conn, err := dial(bounded, s.options.Address)
+	if err == nil {
+		err = f(bounded, &service{conn: conn})
+		_ = conn.Close() // all answers have come
+	}
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil && !errors.Is(err, ctx.Err()):
+		return fmt.Errorf("%w: %w", ctx.Err(), err)
+	case ctx.Err() == nil && bounded.Err() != nil && !errors.Is(err, secrets.ErrLocked):
+		return fmt.Errorf("%w: the Secret Service has not answered after %s", secrets.ErrUnreachable, s.options.Timeout)
+	}
+	return err
+}
+
+// Lookup implements [secrets.Store].
+func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
+	var value *secrets.Secret
+	err := s.with(ctx, ref, func(ctx context.Context, svc *service) error {
+		if err := ref.Validate(); err != nil {
+			return err
+		}
+		i, err := find(ctx, svc, ref)
+		if err != nil {
+			return err
+		}
+		if err := svc.openSession(ctx); err != nil {
+			return err
+		}
+		var w wire
+		if err := svc.call(ctx, i.path, itemName+".GetSecret", []any{svc.session.path}, &w); err != nil {
+			return err
+		}
+		if value, err = svc.session.open(w); err != nil {
+			return err
+		}
+		if value.Len() == 0 {
+			return secrets.ErrNoValue
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return value, nil
+}
+
+// List implements [secrets.Lister]. It asks for what is locked to be unlocked:
+// some services do not tell the attributes of what is not.
+func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
+	var documents []secrets.Document
+	err := s.with(ctx, secrets.Reference{}, func(ctx context.Context, svc *service) error {
+		items, damaged, err := list(ctx, svc, map[string]string{attrApplication: application})
+		for _, i := range items {
+			documents = append(documents, i.document)
+		}
+		return errors.Join(err, damaged)
+	})
+	return documents, err
+}
+
+// Define implements [secrets.Keeper]. The service has no locks: two who define the
+// same usage at the same moment may both succeed.
+func (s *Store) Define(ctx context.Context, d secrets.Document) error {
+	return s.with(ctx, d.Reference(), func(ctx context.Context, svc *service) error {
+		if err := d.Validate(); err != nil {
+			return err
+		}
+		if d.UUID == uuid.Nil {
+			return fmt.Errorf("%w: it has no uuid", secrets.ErrInvalidDocument)
+		}
+		if d.Ephemeral && s.options.Collection != inMemory {
+			return fmt.Errorf("%w: keep it in the collection %s", secrets.ErrPersistent, inMemory)
+		}
+		items, _, err := list(ctx, svc, map[string]string{attrApplication: application})
+		if err != nil {
+			return err
+		}
+		var documents []secrets.Document
+		for _, i := range items {
+			documents = append(documents, i.document)
+		}
+		if err := secrets.CheckDefine(documents, d); err != nil {
+			return err
+		}
+		for _, i := range items {
+			if i.document.UUID == d.UUID {
+				if err := svc.call(ctx, i.path, propertiesSet, []any{itemName, "Label", dbus.MakeVariant(label(d))}); err != nil {
+					return err
+				}
+				return svc.call(ctx, i.path, propertiesSet, []any{itemName, "Attributes", dbus.MakeVariant(attributesOf(d))})
+			}
+		}
+		return s.create(ctx, svc, d)
+	})
+}
+
+// create makes an item without value.
+func (s *Store) create(ctx context.Context, svc *service, d secrets.Document) error {
+	collection, err := svc.collection(ctx, s.options.Collection)
+	if err != nil {
+		return err
+	}
+	if err := svc.openSession(ctx); err != nil {
+		return err
+	}
+	empty := secrets.New(nil)
+	defer empty.Wipe()
+	w, err := svc.session.seal(empty)
+	if err != nil {
+		return err
+	}
+	properties := map[string]dbus.Variant{
+		itemName + ".Label":      dbus.MakeVariant(label(d)),
+		itemName + ".Attributes": dbus.MakeVariant(attributesOf(d)),
+	}
+	var created, prompt dbus.ObjectPath
+	// Replacing, so that to do it again after a time-out makes no second one.
+	if err := svc.call(ctx, collection, collectionName+".CreateItem", []any{properties, w, true}, &created, &prompt); err != nil {
+		return err
+	}
+	return svc.prompt(ctx, prompt)
+}
+
+// Set implements [secrets.Keeper]. An empty value cannot be kept.
+func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.Secret) error {
+	return s.change(ctx, ref, func(ctx context.Context, svc *service, i item) error {
+		if value.Len() == 0 {
+			return errors.New("the keyring keeps no empty values")
+		}
+		if err := svc.openSession(ctx); err != nil {
+			return err
+		}
+		w, err := svc.session.seal(value)
+		if err != nil {
+			return err
+		}
+		return svc.call(ctx, i.path, itemName+".SetSecret", []any{w})
+	})
+}
+
+// Remove implements [secrets.Keeper].
+func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
+	return s.change(ctx, ref, func(ctx context.Context, svc *service, i item) error {
+		var prompt dbus.ObjectPath
+		if err := svc.call(ctx, i.path, itemName+".Delete", nil, &prompt); err != nil {
+			return err
+		}
+		return svc.prompt(ctx, prompt)
+	})
+}
+
+// change runs f on the secret that ref names.
+func (s *Store) change(ctx context.Context, ref secrets.Reference, f func(context.Context, *service, item) error) error {
+	return s.with(ctx, ref, func(ctx context.Context, svc *service) error {
+		if err := ref.Validate(); err != nil {
+			return err
+		}
+		i, err := find(ctx, svc, ref)
+		if err != nil {
+			return err
+		}
+		return f(ctx, svc, i)
+	})
+}
+
+// find returns the item of the secret that ref names.
+func find(ctx context.Context, svc *service, ref secrets.Reference) (item, error) {
+	want := map[string]string{attrApplication: application}
+	if ref.UUID != uuid.Nil {
+		want[attrUUID] = ref.UUID.String()
+	} else {
+		if !utf8.ValidString(ref.Usage) {
+			return item{}, secrets.ErrNotFound // the bus has no other strings
+		}
+		want[attrUsageType], want[attrUsage] = string(ref.Type.UsageType()), ref.Usage
+	}
+	items, damaged, err := list(ctx, svc, want)
+	switch {
+	case err != nil:
+		return item{}, err
+	case damaged != nil:
+		return item{}, damaged
+	case len(items) == 0:
+		return item{}, secrets.ErrNotFound
+	case len(items) > 1:
+		return item{}, fmt.Errorf("%w: %d items have these attributes: remove all but one", secrets.ErrDamaged, len(items))
+	}
+	_, err = items[0].document.Answers(ref)
+	return items[0], err
+}
+
+// list returns the items with the attributes, and an error for those that make no
+// sense.
+func list(ctx context.Context, svc *service, attributes map[string]string) (items []item, damaged, err error) {
+	paths, err := svc.search(ctx, attributes)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, path := range paths {
+		var has map[string]string
+		err := svc.property(ctx, path, itemName, "Attributes", &has)
+		if errors.Is(err, secrets.ErrNotFound) {
+			continue // removed meanwhile
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		d, err := documentOf(has)
+		if err != nil {
+			damaged = errors.Join(damaged, fmt.Errorf("%w: item %s (uuid %q): %w", secrets.ErrDamaged, path, has[attrUUID], err))
+			continue
+		}
+		items = append(items, item{path, d})
+	}
+	return items, damaged, nil
+}

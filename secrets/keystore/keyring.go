@@ -1,0 +1,40 @@
+package keystore
+
+import (
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/keyring"
+)
+
+func openKeyring(l *Location, _ Options) (secrets.Store, error) {
+	if err := l.nothing(); err != nil {
+		return nil, err
+	}
+	timeout, err := l.TakeDuration("timeout", time.Minute)
+	if err != nil {
+		return nil, err
+	}
+	return keyring.New(keyring.Options{Address: sessionBus(), Collection: l.Take("collection"), Timeout: timeout}), nil
+}
+
+// sessionBus returns the address of the user's D-Bus; "" where there is none.
+// D-Bus's own way would start one, on which nobody offers anything.
+func sessionBus() string {
+	if address := os.Getenv("DBUS_SESSION_BUS_ADDRESS"); address != "" {
+		return address
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
+		if path := filepath.Join(dir, "bus"); isSocket(path) {
+			return "unix:path=" + path
+		}
+	}
+	return ""
+}
+
+func isSocket(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().Type() == os.ModeSocket
+}

@@ -1,0 +1,49 @@
+package keystore_test
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/keystore"
+	"github.com/luksplug/luksplug/secrets/storetest"
+)
+
+func TestKeyring(t *testing.T) {
+	// Not parallel: it changes the environment.
+	dir, err := os.MkdirTemp("", "luksplug-bus-") // short, as a socket's path has to be
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	listener, err := net.Listen("unix", filepath.Join(dir, "bus"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() }) // nobody needs it any more
+	for _, c := range []struct{ address, runtime, text string }{
+		{"", "", "DBUS_SESSION_BUS_ADDRESS is not set"},
+		{"", "/nonexistent", "DBUS_SESSION_BUS_ADDRESS is not set"},
+		{"unix:path=/nonexistent", dir, "/nonexistent"},
+		{"", dir, "not answered after 100ms"},
+	} {
+		t.Setenv("DBUS_SESSION_BUS_ADDRESS", c.address)
+		t.Setenv("XDG_RUNTIME_DIR", c.runtime)
+		store, err := keystore.Open("keyring:?collection=session&timeout=100ms", keystore.Options{})
+		if err != nil || store.String() != "keyring:" {
+			t.Fatal(store, err)
+		}
+		if _, err := store.Lookup(t.Context(), storetest.ByUUID()); !errors.Is(err, secrets.ErrUnreachable) || !strings.Contains(err.Error(), c.text) {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	for _, uri := range []string{"keyring:login", "keyring:?colour=red", "keyring:?timeout=no"} {
+		if _, err := keystore.Open(uri, keystore.Options{}); !errors.Is(err, keystore.ErrInvalidURI) {
+			t.Errorf("%s: %v", uri, err)
+		}
+	}
+}
