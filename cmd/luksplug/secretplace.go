@@ -49,19 +49,6 @@ func listAll(ctx context.Context, stores []secrets.Store, cannot func(secrets.St
 	return out, errors.Join(failed...)
 }
 
-// made leaves out of the stores those that there is no folder of yet: what is
-// defined first makes it, and nothing can be in there.
-func made(ctx context.Context, stores []secrets.Store) []secrets.Store {
-	return slices.DeleteFunc(slices.Clone(stores), func(s secrets.Store) bool {
-		lister, ok := s.(secrets.Lister)
-		if !ok {
-			return false
-		}
-		_, err := lister.List(ctx)
-		return errors.Is(err, secrets.ErrUnreachable) && errors.Is(err, fs.ErrNotExist)
-	})
-}
-
 // selector is what the command line says a secret by.
 type selector struct {
 	uuid  uuid.UUID
@@ -136,26 +123,32 @@ func locate(ctx context.Context, stores []secrets.Store, arg string) (found, err
 // placeFor defines d in the store that has it already, else in the first that
 // can keep it.
 func placeFor(ctx context.Context, stores []secrets.Store, d secrets.Document) (secrets.Keeper, error) {
-	all, err := listAll(ctx, made(ctx, stores), func(secrets.Store) {})
-	if err != nil {
-		return nil, err // it could be there
-	}
 	var documents []secrets.Document
-	for _, f := range all {
-		if f.document.UUID == d.UUID {
-			keeper, err := f.keeper()
+	for _, store := range stores {
+		lister, ok := store.(secrets.Lister)
+		if !ok {
+			continue
+		}
+		held, err := lister.List(ctx)
+		switch i := slices.IndexFunc(held, func(o secrets.Document) bool { return o.UUID == d.UUID }); {
+		case i >= 0:
+			keeper, err := found{store, held[i]}.keeper()
 			if err != nil {
 				return nil, err
 			}
 			return keeper, keeper.Define(ctx, d)
+		case errors.Is(err, secrets.ErrUnreachable) && errors.Is(err, fs.ErrNotExist):
+			// A folder that what is defined first makes: there is nothing in it.
+		case err != nil:
+			return nil, err // it could be there
 		}
-		documents = append(documents, f.document)
+		documents = append(documents, held...)
 	}
 	// Of two stores with the same usage, the second would never be asked.
 	if err := secrets.CheckDefine(documents, d); err != nil {
 		return nil, &secrets.StoreError{Store: secrets.Chain(stores...).String(), Ref: d.Reference(), Err: err}
 	}
-	err = nil
+	var err error
 	for _, store := range stores {
 		keeper, ok := store.(secrets.Keeper)
 		if !ok {

@@ -152,7 +152,8 @@ func readDocument(f *folder.Folder, id uuid.UUID) (secrets.Document, error) {
 	defer text.Wipe()
 	var d secrets.Document
 	if err := text.Use(func(b []byte) error { d, err = document.Parse(b); return err }); err != nil {
-		return d, fmt.Errorf("%w: file %s: %v", secrets.ErrDamaged, name, err)
+		// Not wrapped: it is the store's fault, and not the caller's document.
+		return d, fmt.Errorf("%w: file %s: %s", secrets.ErrDamaged, name, err.Error())
 	}
 	if d.UUID != id {
 		return d, fmt.Errorf("%w: file %s is the document of another secret, with %s", secrets.ErrDamaged, name, d)
