@@ -1,0 +1,157 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/keystore"
+)
+
+// keystoreCase is a key store that holds a volume's passphrase.
+type keystoreCase struct {
+	uri string
+	env []string
+	// wrap is a program that runs luksplug; its arguments follow.
+	wrap []string
+}
+
+// keystoreCases returns how a store of each kind is filled with a passphrase.
+func keystoreCases() map[string]func(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
+	return map[string]func(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase{
+		"dir": func(ctx context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
+			return filled(ctx, t, "dir:"+t.TempDir(), id, p)
+		},
+		"dir in hex": func(ctx context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
+			return filled(ctx, t, "dir:"+t.TempDir()+"?encoding=hex", id, p)
+		},
+		"age": func(ctx context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
+			return filled(ctx, t, "age:"+t.TempDir(), id, p)
+		},
+		"age, hybrid": func(ctx context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
+			return filled(ctx, t, "age:"+t.TempDir()+"?key=hybrid", id, p)
+		},
+		"credentials": func(_ context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
+			folder := filepath.Dir(writeFile(t, id.String(), string(p)))
+			return keystoreCase{uri: "credentials:", env: []string{"CREDENTIALS_DIRECTORY=" + folder}}
+		},
+		"systemd-creds": inSystemdCreds,
+		"exec": func(_ context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
+			folder := filepath.Dir(writeFile(t, id.String(), string(p)))
+			return keystoreCase{uri: `exec:/bin/sh -c 'echo looking >&2; exec cat "$KEYS/$LUKSPLUG_SECRET_UUID"'`, env: []string{"KEYS=" + folder}}
+		},
+		"libvirt": inLibvirt,
+		"keyring": inKeyring,
+	}
+}
+
+// filled defines the secret through the store itself.
+func filled(ctx context.Context, t *testing.T, uri string, id uuid.UUID, passphrase []byte) keystoreCase {
+	t.Helper()
+	store, err := keystore.Open(uri, keystore.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := store.(secrets.Keeper)
+	d := secrets.Document{UUID: id, Private: true}
+	value := secrets.New(bytes.Clone(passphrase))
+	defer value.Wipe()
+	if err := errors.Join(k.Define(ctx, d), k.Set(ctx, d.Reference(), value)); err != nil {
+		t.Fatal(err)
+	}
+	return keystoreCase{uri: uri}
+}
+
+func inSystemdCreds(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
+	t.Helper()
+	if _, err := exec.LookPath("systemd-creds"); err != nil {
+		t.Skip("systemd-creds is not installed (it belongs to systemd)")
+	}
+	folder := t.TempDir()
+	c := keystoreCase{uri: "credentials:" + folder, env: []string{"SYSTEMD_CREDENTIAL_SECRET=" + filepath.Join(t.TempDir(), "host.secret")}}
+	cmd := exec.CommandContext(ctx, "systemd-creds", "encrypt", "--with-key=host", "-", filepath.Join(folder, id.String()))
+	cmd.Env = append(os.Environ(), c.env...)
+	cmd.Stdin = bytes.NewReader(passphrase)
+	run(ctx, t, cmd).want(t, 0)
+	return c
+}
+
+func inLibvirt(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
+	t.Helper()
+	d := peer.Libvirtd(t)
+	newLibvirtKeys(t, d).define(t, secrets.Document{UUID: id}, passphrase)
+	return keystoreCase{uri: "libvirt+qemu:///system?socket=" + d.Socket}
+}
+
+// inKeyring wraps luksplug in a session with a D-Bus and an unlocked
+// gnome-keyring, into which secret-tool puts the passphrase first.
+func inKeyring(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
+	t.Helper()
+	for _, program := range []string{"dbus-run-session", "gnome-keyring-daemon", "secret-tool"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("%s is not installed (make setup installs it)", program)
+		}
+	}
+	home := t.TempDir()
+	value := writeFile(t, "hex", fmt.Sprintf("%x", passphrase)) // secret-tool takes text
+	const script = `set -e
+printf password | gnome-keyring-daemon --unlock --components=secrets --foreground --control-directory="$HOME/run" >/dev/null 2>&1 & keyring=$!
+trap 'kill $keyring' EXIT
+value=$1 id=$2; shift 2
+until secret-tool store --label=test application luksplug uuid "$id" <"$value" 2>/dev/null; do
+	kill -0 $keyring; sleep 0.05
+done
+"$@"`
+	return keystoreCase{
+		uri:  "keyring:?encoding=hex",
+		env:  []string{"HOME=" + home, "XDG_DATA_HOME=" + home, "XDG_RUNTIME_DIR=" + home, "XDG_CONFIG_HOME=" + home, "XDG_CACHE_HOME=" + home, "DISPLAY="},
+		wrap: []string{"dbus-run-session", "--", "/bin/sh", "-c", script, "sh", value, id.String()},
+	}
+}
+
+// TestKeystoreAttach attaches a volume with the passphrase from each kind of key
+// store: 64 random bytes, with NUL and high ones among them. Nothing that
+// luksplug writes has them.
+func TestKeystoreAttach(t *testing.T) {
+	t.Parallel()
+	for name, fill := range keystoreCases() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := bounded(t)
+			passphrase := make([]byte, 64)
+			_, _ = rand.Read(passphrase) // never fails
+			passphrase[7], passphrase[8], passphrase[63] = 0, 0xff, '\n'
+			v := peer.NewVolume(t, peer.DetachedRaw)
+			key := writeFile(t, "key", string(passphrase))
+			command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Header, key)
+			id, err := uuid.Parse(v.SecretUUID)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c := fill(ctx, t, id, passphrase)
+			q := peer.Start(t, peer.Options{RootPorts: 1})
+			args := append(c.wrap, luksplug, "--qmp", q.Socket, "-vv", "--keystore", c.uri, "attach", writeFile(t, "disk.xml", v.DiskXML("vdb", "virtio")))
+			cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+			cmd.Env = append(os.Environ(), c.env...)
+			r := run(ctx, t, cmd).want(t, 0)
+			evidence{"standard output": []byte(r.stdout), "standard error": []byte(r.stderr)}.hides(t, string(passphrase))
+			if r := tool(ctx, t, q.Socket, "list").want(t, 0); !strings.Contains(r.stdout, "vdb") {
+				t.Errorf("the disk is not there: %s", r.stdout)
+			}
+			if name == "exec" && !strings.Contains(r.stderr, "looking\n") {
+				t.Error("the program's messages are not passed on")
+			}
+		})
+	}
+}
