@@ -9,9 +9,9 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// escaper writes what an element's text cannot hold as it is. A carriage return
+// escaper writes text as libvirt does, quotation marks included. A carriage return
 // would be read as a newline (XML 1.0 section 2.11); documents hold none.
-var escaper = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
+var escaper = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&quot;", "'", "&apos;")
 
 // Format writes d as libvirt's virsh secret-dumpxml does. d must validate, but
 // for a document that has no uuid yet.
