@@ -30,10 +30,7 @@ func ParseDisk(data []byte) (*Disk, error) {
 		return nil, err
 	}
 	p := &parser{tree: tree}
-	if err := xml.NewTokenDecoder(read).Decode(&p.doc); err != nil {
-		return nil, malformed("", err)
-	}
-	disk, err := p.disk()
+	disk, err := p.disk(read)
 	if err != nil {
 		return nil, err
 	}
@@ -64,9 +61,18 @@ type parser struct {
 	doc  libvirtxml.DomainDisk
 }
 
-func (p *parser) disk() (*Disk, error) {
+func (p *parser) disk(read *tokens) (*Disk, error) {
 	d := &Disk{}
-	for _, read := range []func(*Disk) error{p.device, p.target, p.image, p.identity, p.driver, p.tuning, p.throttling} {
+	// Before libvirtxml, whose errors for a bad number do not say where it is.
+	for _, read := range []func(*Disk) error{p.device, p.target, p.image, p.driver, p.throttling} {
+		if err := read(d); err != nil {
+			return nil, err
+		}
+	}
+	if err := xml.NewTokenDecoder(read).Decode(&p.doc); err != nil {
+		return nil, malformed("", err)
+	}
+	for _, read := range []func(*Disk) error{p.identity, p.tuning} {
 		if err := read(d); err != nil {
 			return nil, err
 		}
