@@ -105,13 +105,16 @@ func onlyOwners(file *os.File) error {
 	return nil
 }
 
+// fromFlag says that key stores were named for this one run.
+const fromFlag = "--keystore"
+
 // keystoreURIs returns the key stores in the order in which they are asked: those
 // of --keystore, else those of the configuration. There are none where the
 // default stores are meant, which are the second answer then. from says where
 // they were named.
 func (a *app) keystoreURIs() (uris []string, defaults *defaultStores, from string, err error) {
 	if len(a.flags.keystores) > 0 {
-		return a.flags.keystores, nil, "--keystore", nil
+		return a.flags.keystores, nil, fromFlag, nil
 	}
 	c, err := readConfig(a.flags.config)
 	if err != nil {

@@ -199,7 +199,7 @@ func (a *app) secretFile(o blockgraph.GraphObject) (string, error) {
 // valueFile returns the file of the first key store, "" where none was named. Only
 // a dir: store has its values in files that QEMU can read. No value is looked up.
 func (a *app) valueFile(ref secrets.Reference) (string, error) {
-	uris, _, _, err := a.keystoreURIs()
+	uris, _, from, err := a.keystoreURIs()
 	if err != nil || len(uris) == 0 {
 		return "", err
 	}
@@ -207,8 +207,8 @@ func (a *app) valueFile(ref secrets.Reference) (string, error) {
 	if folder, ok := store.(*dir.Store); ok && err == nil {
 		return folder.ValueFile(context.Background(), ref), nil
 	}
-	if err != nil {
-		return "", err
+	if err != nil || from != fromFlag {
+		return "", err // the configuration is about luksplug itself
 	}
 	return "", &usageError{fmt.Errorf("QEMU cannot read key store %s: give --keystore dir:PATH, or --passphrase-file", store)}
 }
