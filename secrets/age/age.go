@@ -301,7 +301,7 @@ func read(f *folder.Folder, id uuid.UUID) (secrets.Document, error) {
 	case err != nil:
 		// Not wrapped: that it is no document is all that the caller may
 		// ask for.
-		return d, fmt.Errorf("%w: file %s: %v", secrets.ErrDamaged, name, err)
+		return d, fmt.Errorf("%w: file %s: %s", secrets.ErrDamaged, name, err.Error())
 	case d.UUID != id:
 		return d, fmt.Errorf("%w: file %s is the document of another secret, %s", secrets.ErrDamaged, name, d.UUID)
 	}

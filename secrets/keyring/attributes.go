@@ -55,11 +55,11 @@ func documentOf(attributes map[string]string) (secrets.Document, error) {
 	if text := attributes[attrUUID]; text != "" {
 		var err error
 		if d.UUID, err = secrets.ParseUUID(text); err != nil {
-			return d, fmt.Errorf("its attribute %s: %v", attrUUID, err)
+			return d, fmt.Errorf("its attribute %s: %s", attrUUID, err.Error())
 		}
 	}
 	if err := d.Validate(); err != nil {
-		return d, fmt.Errorf("its attributes: %v", err)
+		return d, fmt.Errorf("its attributes: %s", err.Error())
 	}
 	return d, nil
 }

@@ -183,7 +183,7 @@ func describe(ctx context.Context, l *libvirt.Libvirt, handle libvirt.Secret) (s
 	}
 	d, err := document.Parse([]byte(text))
 	if err != nil {
-		return d, fmt.Errorf("%w: libvirt's description of it: %v", secrets.ErrDamaged, err)
+		return d, fmt.Errorf("%w: libvirt's description of it: %s", secrets.ErrDamaged, err.Error())
 	}
 	return d, nil
 }
