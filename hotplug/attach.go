@@ -89,6 +89,10 @@ type attach struct {
 	out    *Attached
 	// remote is the image that is open in a storage daemon.
 	remote *openedImage
+	// remoteSize and remoteUUID are those of the top volume, where its header had
+	// to be read so.
+	remoteSize int64
+	remoteUUID string
 }
 
 // ready is a disk that may be plugged in: nothing stands against it.
@@ -120,7 +124,9 @@ func (a *attach) unlockFirst(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return a.resolve(ctx, r.plan.Graph, unlocking.Way)
+	err = a.resolve(ctx, r.plan.Graph, unlocking.Way)
+	a.closeRemote(ctx)
+	return err
 }
 
 // prepare plans the disk for the VM as it is now, and checks the plan.
@@ -177,6 +183,9 @@ func (a *attach) locked(ctx context.Context) error {
 	if err := a.resolve(ctx, r.plan.Graph, unlocking.Way); err != nil {
 		return err
 	}
+	// Before QEMU opens the image: there are servers that serve one client at a
+	// time, and QEMU would stand still until it is its turn.
+	a.closeRemote(ctx)
 	if a.shared != "" {
 		a.vm.log.WithField("disk", a.disk.Target).Warn(a.shared)
 	}
@@ -252,12 +261,12 @@ func (a *attach) note(ctx context.Context, unlocking Unlocking) error {
 	if len(a.disk.Secrets()) == 0 || !a.vm.filesAreLocal() {
 		return nil
 	}
-	n := note{Target: a.disk.Target, Way: unlocking.Way, Payload: a.disk.Image.Source.Path, Secrets: a.disk.Secrets()}
+	n := note{UUID: a.remoteUUID, Target: a.disk.Target, Way: unlocking.Way, Payload: a.disk.Image.Source.String(), Secrets: a.disk.Secrets()}
 	if h := a.vm.headerOf(a.disk); h != nil {
 		n.UUID = h.UUID
 	}
 	if header := a.disk.Header(); header != nil {
-		n.Header = header.Source.Path
+		n.Header = header.Source.String()
 	}
 	return a.vm.writeNote(ctx, n)
 }

@@ -218,6 +218,8 @@ func (vm *VM) exists(ctx context.Context, s blockgraph.Step) (bool, error) {
 	case blockgraph.StepDevice:
 		_, ok := state.Devices[s.Subject]
 		return ok, nil
+	case blockgraph.StepChardev:
+		return slices.Contains(state.Chardevs, s.Subject), nil
 	}
 	if _, ok := state.Objects[s.Subject]; ok {
 		return true, nil
@@ -267,10 +269,8 @@ func (r *run) verify(ctx context.Context, out *Attached) error {
 			return fmt.Errorf("verify what was attached: QEMU has no node %s, which it said it had added", n.Name)
 		}
 	}
-	for _, o := range graph.Objects {
-		if _, there := state.Objects[o.ID]; there {
-			return fmt.Errorf("verify what was attached: the object %s is still there, which QEMU said it had deleted", o.ID)
-		}
+	if err := r.verifyObjects(state); err != nil {
+		return err
 	}
 	h := state.Holding(graph.Target)
 	if h == nil || h.Device != graph.Device().ID || state.deviceOf([]string{graph.Top().Name}) != h.Device {
@@ -280,6 +280,31 @@ func (r *run) verify(ctx context.Context, out *Attached) error {
 		return fmt.Errorf("verify what was attached: the ephemeral header can still be had: %v", h.Left())
 	}
 	out.Holding = *h
+	return nil
+}
+
+// verifyObjects compares the objects with the plan, which releases what is only
+// needed while something opens.
+func (r *run) verifyObjects(state *State) error {
+	stays := map[string]bool{}
+	for _, s := range r.plan.Steps {
+		switch s.Kind {
+		case blockgraph.StepObject:
+			stays[s.Subject] = true
+		case blockgraph.StepRelease:
+			if _, object := stays[s.Subject]; object {
+				stays[s.Subject] = false
+			}
+		}
+	}
+	for id, want := range stays {
+		switch _, there := state.Objects[id]; {
+		case there && !want:
+			return fmt.Errorf("verify what was attached: the object %s is still there, which QEMU said it had deleted", id)
+		case !there && want:
+			return fmt.Errorf("verify what was attached: QEMU has no object %s, which it said it had added", id)
+		}
+	}
 	return nil
 }
 
@@ -302,8 +327,11 @@ func (vm *VM) undo(ctx context.Context, s blockgraph.Step) error {
 		return vm.deleteNode(ctx, s.Subject)
 	case blockgraph.StepDevice:
 		return vm.unplug(ctx, s.Subject)
+	case blockgraph.StepChardev:
+		return vm.removeChardev(ctx, s.Subject)
 	case blockgraph.StepFDSet:
-		return vm.removeFDSet(ctx, s.Header.FDSet)
+		id, _ := s.Undo.Arguments.Get("fdset-id").(int64) // package blockgraph's own type
+		return vm.removeFDSet(ctx, id)
 	}
 	return vm.deleteObject(ctx, s.Subject)
 }

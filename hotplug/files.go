@@ -60,31 +60,64 @@ func (a *attach) checkLayer(ctx context.Context, disk *blockgraph.Disk, unlock b
 			return 0, err
 		}
 	}
-	known := layer.Format == blockgraph.FormatRaw || layer.Format == blockgraph.FormatQcow2 // to package image
 	var h *luks.Header
 	switch {
-	case header != nil && header.Source.Local():
+	case header != nil && readHere(*header):
 		if h, err = a.checkHeader(ctx, disk, *header, unlock, state); err != nil {
 			return 0, err
 		}
-		if payload == nil {
+		if payload == nil || !readHere(*layer) {
 			break
 		}
 		if err := checkDetached(disk); err != nil {
 			return 0, err
 		}
-	case header == nil && payload != nil && known:
+	case header == nil && payload != nil && readHere(*layer):
 		if h, err = checkEmbedded(disk, payload); err != nil {
+			return 0, err
+		}
+	}
+	remote := !readHere(*layer.LUKSHeader())
+	if remote && a.values != nil {
+		return a.remoteSize, nil // was checked when the key was derived
+	}
+	if remote && unlock.Way == blockgraph.ByHeader && layer.RawLUKS() {
+		if h, err = a.remoteHeader(ctx, disk); err != nil {
 			return 0, err
 		}
 	}
 	if h == nil {
 		return 0, nil
 	}
-	if err := checkOpens(disk, h, unlock.Way); err != nil || unlock.Way != blockgraph.ByHeader || payload == nil {
+	if err := checkOpens(disk, h, unlock.Way); err != nil || unlock.Way != blockgraph.ByHeader {
 		return 0, err
 	}
-	return volumeSize(disk, h)
+	size, err := a.volumeSize(ctx, disk, h)
+	if remote {
+		a.remoteSize, a.remoteUUID = size, h.UUID
+	}
+	return size, err
+}
+
+// remoteHeader reads the header of a layer that a storage daemon has to open.
+func (a *attach) remoteHeader(ctx context.Context, disk *blockgraph.Disk) (*luks.Header, error) {
+	original := disk.Image.LUKSHeader()
+	h, done, err := a.openHeader(ctx, *original)
+	if err != nil {
+		return nil, remoteError(disk, original.Source, err)
+	}
+	done()
+	return h, nil
+}
+
+// remoteError says that a header could not be read, unless the reason is a secret
+// that the server wants.
+func remoteError(disk *blockgraph.Disk, s blockgraph.Source, err error) error {
+	var secret *SecretError
+	if errors.As(err, &secret) {
+		return err
+	}
+	return headerError(disk, s.String(), err)
 }
 
 // checkHeader checks a detached header: the file, what it holds, and that it is
@@ -146,6 +179,12 @@ func (vm *VM) headerUser(ctx context.Context, disk *blockgraph.Disk, path, uuid 
 	return fmt.Sprintf("disk %s of VM %s", other.Target, other.VM), nil
 }
 
+// readHere tells whether package image reads the image: a file or block device of
+// this host, all of it, in a format that it knows. Others take a storage daemon.
+func readHere(i blockgraph.Image) bool {
+	return i.Source.Local() && (i.Format == blockgraph.FormatRaw || i.Format == blockgraph.FormatQcow2)
+}
+
 // filesAreLocal tells whether the XML's paths can be looked at here.
 func (vm *VM) filesAreLocal() bool {
 	if vm.opts.Files != FilesAuto {
@@ -162,6 +201,11 @@ func checkUnused(disk *blockgraph.Disk, state *State) error {
 	for _, n := range state.Nodes {
 		if source.Local() && n.isStorage() && image.SameFile(n.File, source.Path) {
 			return &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the image %s is in use by %s", source, state.user(n))}
+		}
+	}
+	for target, n := range state.notes {
+		if !source.Local() && n.Payload == source.String() && target != disk.Target && state.Holding(target) != nil {
+			return &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the image %s is in use by disk %s of this VM", source, target)}
 		}
 	}
 	return nil
@@ -299,19 +343,35 @@ func checkOpens(disk *blockgraph.Disk, h *luks.Header, way blockgraph.Way) error
 
 // volumeSize returns how large the volume of a header is: what the payload has
 // from the payload offset on.
-func volumeSize(disk *blockgraph.Disk, h *luks.Header) (int64, error) {
-	path := disk.Image.Source.Path
-	payload, err := image.OpenGuest(path, image.Format(disk.Image.Format))
+func (a *attach) volumeSize(ctx context.Context, disk *blockgraph.Disk, h *luks.Header) (int64, error) {
+	source := disk.Image.Source
+	bytes, err := a.payloadSize(ctx, disk)
 	if err != nil {
-		return 0, &PreflightError{Target: disk.Target, Reason: "the payload " + path + " cannot be read", Err: err}
+		return 0, &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the payload %s cannot be read", source), Err: err}
 	}
-	defer closeRead(payload)
 	const sector = luks.SectorSize
-	size := (payload.Size()+sector-1)/sector*sector - h.PayloadOffset() // QEMU counts a last, partial sector
+	size := (bytes+sector-1)/sector*sector - h.PayloadOffset() // QEMU counts a last, partial sector
 	if size <= 0 {
-		return 0, &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the payload %s ends at byte %d, before the encrypted data that its LUKS header places at byte %d: it has been cut off", path, payload.Size(), h.PayloadOffset())}
+		return 0, &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the payload %s ends at byte %d, before the encrypted data that its LUKS header places at byte %d: it has been cut off", source, bytes, h.PayloadOffset())}
 	}
 	return size, nil
+}
+
+// payloadSize returns how many bytes the payload has, inside of its format.
+func (a *attach) payloadSize(ctx context.Context, disk *blockgraph.Disk) (int64, error) {
+	if !readHere(disk.Image) {
+		r, err := a.remoteReader(ctx, disk.Image)
+		if err != nil {
+			return 0, err
+		}
+		return r.size, nil
+	}
+	payload, err := image.OpenGuest(disk.Image.Source.Path, image.Format(disk.Image.Format))
+	if err != nil {
+		return 0, err
+	}
+	defer closeRead(payload)
+	return payload.Size(), nil
 }
 
 func headerError(disk *blockgraph.Disk, path string, err error) error {

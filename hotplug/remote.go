@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strconv"
+	"time"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/daemon"
@@ -53,10 +54,10 @@ func (a *attach) openRemote(ctx context.Context, image blockgraph.Image) (_ *rem
 		return nil, err
 	}
 	folder += readSuffix
-	if err := a.vm.makeRunDir(ctx); err != nil {
+	if err := stopReader(ctx, folder); err != nil { // of an interrupted run
 		return nil, err
 	}
-	if err := stopReader(ctx, folder); err != nil { // of an interrupted run
+	if err := a.vm.makeRunDir(ctx); err != nil {
 		return nil, err
 	}
 	if err := os.Mkdir(folder, 0o700); err != nil {
@@ -71,17 +72,27 @@ func (a *attach) openRemote(ctx context.Context, image blockgraph.Image) (_ *rem
 	if r.daemon, err = daemon.Start(ctx, daemon.Options{Dir: filepath.Join(folder, readDaemon)}); err != nil {
 		return nil, err
 	}
+	opening, cancel := context.WithTimeout(ctx, remoteWait)
+	defer cancel()
 	for _, s := range graph.Plan().Steps {
 		cmd, err := values.command(s.Do)
 		if err != nil {
 			return nil, err
 		}
-		if _, err := r.daemon.Client().Execute(ctx, cmd); err != nil {
+		_, err = r.daemon.Client().Execute(opening, cmd)
+		if err != nil && opening.Err() != nil && ctx.Err() == nil {
+			return nil, fmt.Errorf("its server does not answer within %s, or serves another client", remoteWait)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("open it in a storage daemon (%s %s): %w", s.Do.Execute, s.Subject, err)
 		}
 	}
 	return r, r.ask(ctx)
 }
+
+// remoteWait bounds the wait for a server. A QEMU that is told to open an image
+// of a server that does not answer stands still: better that a daemon finds out.
+const remoteWait = 15 * time.Second
 
 // ask finds out the size.
 func (r *remoteImage) ask(ctx context.Context) error {
@@ -120,12 +131,13 @@ const (
 // stopReader ends the daemon of such a folder and removes it. No folder is no
 // error.
 func stopReader(ctx context.Context, folder string) error {
-	if err := daemon.Stop(ctx, filepath.Join(folder, readDaemon)); err != nil {
+	if err := daemon.Abort(ctx, filepath.Join(folder, readDaemon)); err != nil {
 		return fmt.Errorf("end a storage daemon: %w", err)
 	}
 	if err := os.RemoveAll(folder); err != nil {
 		return fmt.Errorf("folder of a storage daemon: %w", err)
 	}
+	_ = os.Remove(filepath.Dir(folder)) // refused while there is more in it
 	return nil
 }
 
@@ -220,7 +232,7 @@ type openedImage struct {
 // openHeader reads a LUKS header, of an image of this host or of another one. It
 // may be read until done is called.
 func (a *attach) openHeader(ctx context.Context, image blockgraph.Image) (h *luks.Header, done func(), err error) {
-	if image.Source.Local() {
+	if readHere(image) {
 		return openHeader(image)
 	}
 	r, err := a.remoteReader(ctx, image)
@@ -234,6 +246,7 @@ func (a *attach) openHeader(ctx context.Context, image blockgraph.Image) (h *luk
 // remoteReader opens an image that is not on this host, and keeps it open: it is
 // checked first and unlocked after that.
 func (a *attach) remoteReader(ctx context.Context, image blockgraph.Image) (*remoteImage, error) {
+	image.Encryption, image.Backing, image.DataStore = nil, nil, nil // of no concern to who reads it alone
 	if a.remote != nil && reflect.DeepEqual(a.remote.image, image) {
 		return a.remote.reader, nil
 	}

@@ -41,6 +41,10 @@ func (vm *VM) removeFDSet(ctx context.Context, id int64) error {
 	return vm.repeat(ctx, qmp.Command{Execute: "remove-fd", Arguments: qmp.Object{{Name: "fdset-id", Value: id}}}, qmp.ErrFDSetNotFound)
 }
 
+func (vm *VM) removeChardev(ctx context.Context, id string) error {
+	return vm.repeat(ctx, qmp.Command{Execute: "chardev-remove", Arguments: qmp.Object{{Name: "id", Value: id}}}, qmp.ErrChardevNotFound)
+}
+
 // How long a node may stay in use after its device has gone: the device's last
 // reference is dropped a moment after it has left the guest.
 const (
@@ -214,6 +218,9 @@ func (vm *VM) remove(ctx context.Context, h *Holding) error {
 			break
 		}
 		nodes = left
+	}
+	for _, id := range h.Chardevs {
+		keep(vm.removeChardev(ctx, id))
 	}
 	for _, id := range h.Objects {
 		keep(vm.deleteObject(ctx, id))

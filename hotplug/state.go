@@ -24,6 +24,8 @@ type State struct {
 	Drives []Drive
 	// FDSets are the sets of passed file descriptors.
 	FDSets []FDSet
+	// Chardevs are the ids of the character devices.
+	Chardevs []string
 	// IdleControllers are the SCSI controllers that were added for a disk and
 	// have no disk any more.
 	IdleControllers []string
@@ -84,6 +86,7 @@ func (vm *VM) State(ctx context.Context) (*State, error) {
 		qomList("/machine/peripheral"),
 		{Execute: "query-block"},
 		{Execute: "query-fdsets"},
+		{Execute: "query-chardev"},
 	}
 	results, err := vm.queryAll(ctx, commands...)
 	if err != nil {
@@ -128,6 +131,13 @@ func (vm *VM) State(ctx context.Context) (*State, error) {
 			f.Opaques = append(f.Opaques, fd.Opaque)
 		}
 		s.FDSets = append(s.FDSets, f)
+	}
+	var chardevs []struct{ Label string }
+	if err := decode(results[5], &chardevs, commands[5]); err != nil {
+		return nil, err
+	}
+	for _, c := range chardevs {
+		s.Chardevs = append(s.Chardevs, c.Label)
 	}
 	if s.IdleControllers, err = vm.idleControllers(ctx, s.Devices); err != nil {
 		return nil, err
@@ -269,6 +279,8 @@ type Holding struct {
 	Nodes []string
 	// Objects are the ids of the objects.
 	Objects []string
+	// Chardevs are the ids of the character devices.
+	Chardevs []string
 	// Controller is the id of a SCSI controller that was added for the disk and
 	// serves none any more.
 	Controller string
@@ -311,6 +323,9 @@ func (h *Holding) Left() []string {
 	for _, o := range h.Objects {
 		out = append(out, "object "+o)
 	}
+	for _, id := range h.Chardevs {
+		out = append(out, "chardev "+id)
+	}
 	for _, id := range h.FDSets {
 		out = append(out, fmt.Sprintf("fdset %d", id))
 	}
@@ -344,6 +359,11 @@ func (s *State) Holdings() []*Holding {
 	for id := range s.Objects {
 		if h, _ := get(id); h != nil {
 			h.Objects = append(h.Objects, id)
+		}
+	}
+	for _, id := range s.Chardevs {
+		if h, _ := get(id); h != nil {
+			h.Chardevs = append(h.Chardevs, id)
 		}
 	}
 	for id := range s.Devices {

@@ -7,10 +7,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/daemon"
 	"github.com/luksplug/luksplug/hotplug/image"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
@@ -86,7 +88,10 @@ func (vm *VM) whyNotOutside(ctx context.Context, disk *blockgraph.Disk) (string,
 		return "the VM runs on another machine", nil
 	}
 	for _, header := range raw {
-		if !header.Source.Local() {
+		if !readHere(*header) {
+			if _, err := exec.LookPath(daemon.Program); err != nil {
+				return "only a qemu-storage-daemon could read the LUKS header, and there is none on this host", nil
+			}
 			continue // found out when it is read
 		}
 		h, err := readHeader(*header)
@@ -170,7 +175,7 @@ func (vm *VM) warnOfStall(disk *blockgraph.Disk, u Unlocking) {
 
 // headerOf returns the disk's LUKS header, nil where it cannot be read here.
 func (vm *VM) headerOf(disk *blockgraph.Disk) *luks.Header {
-	if !vm.filesAreLocal() || disk.Image.Encryption == nil || !disk.Image.LUKSHeader().Source.Local() {
+	if !vm.filesAreLocal() || disk.Image.Encryption == nil || !readHere(*disk.Image.LUKSHeader()) {
 		return nil
 	}
 	original := disk.Header()

@@ -64,7 +64,7 @@ func (v *Values) resolve(ctx context.Context, graph *blockgraph.Graph, o blockgr
 	}
 	if data.Text != "" { // the XML has it itself
 		var err error
-		v.passphrases[o.ID], err = encode([]byte(data.Text))
+		v.passphrases[o.ID], err = encode([]byte(data.Text), o.Ref.Type)
 		return err
 	}
 	secret, err := store.Lookup(ctx, o.Ref)
@@ -84,7 +84,7 @@ func (v *Values) resolve(ctx context.Context, graph *blockgraph.Graph, o blockgr
 		secret = ephemeral.Passphrase() // wiped with its header
 	}
 	err = secret.Use(func(value []byte) error {
-		v.passphrases[o.ID], err = encode(value)
+		v.passphrases[o.ID], err = encode(value, o.Ref.Type)
 		return err
 	})
 	if err != nil {
@@ -126,11 +126,13 @@ func (u Unlocker) unlock(ctx context.Context, target string, original blockgraph
 
 // encode returns the value in base64: QMP strings are UTF-8, and base64 also
 // keeps a value apart from JSON's escapes.
-func encode(value []byte) ([]byte, error) {
+//
+// QEMU wants UTF-8 of every secret but a key of Ceph's, which is binary.
+func encode(value []byte, kind secrets.Type) ([]byte, error) {
 	if len(value) == 0 {
 		return nil, fmt.Errorf("the passphrase is empty: %w", ErrUnusableSecret)
 	}
-	if !utf8.Valid(value) {
+	if kind != secrets.Ceph && !utf8.Valid(value) {
 		// QEMU: "Data from secret is not valid UTF-8", only after the nodes
 		// below have been opened.
 		return nil, fmt.Errorf("the passphrase is not valid UTF-8, which QEMU's own unlocking needs: %w", ErrUnusableSecret)

@@ -25,6 +25,8 @@ var (
 	ErrObjectNotFound = errors.New("object not found")
 	// ErrFDSetNotFound: no set of file descriptors of that id.
 	ErrFDSetNotFound = errors.New("file descriptor set not found")
+	// ErrChardevNotFound: no character device of that id.
+	ErrChardevNotFound = errors.New("character device not found")
 	// ErrDuplicate: the id of a node, object or device is taken.
 	ErrDuplicate = errors.New("name is taken")
 	// ErrDeviceNotFound: no device of that id (class DeviceNotFound). It does not
@@ -77,6 +79,8 @@ func (e *Error) Is(target error) bool {
 		return between("object '", "' not found") || has("No secret with id '")
 	case ErrFDSetNotFound:
 		return between("File descriptor named 'fdset-id:", "' not found")
+	case ErrChardevNotFound:
+		return between("Chardev '", "' not found")
 	case ErrDuplicate:
 		return has("Duplicate nodes with node-name='") || has("attempt to add duplicate property '") ||
 			has("Duplicate device ID '")

@@ -193,7 +193,7 @@ func TestErrorTexts(t *testing.T) {
 	sentinels := []error{
 		ErrWrongPassphrase, ErrNotLUKS, ErrNodeNotFound, ErrNodeInUse, ErrNodeReadOnly, ErrImageLocked,
 		ErrObjectNotFound, ErrDuplicate, ErrDeviceNotFound, ErrUnplugPending, ErrBusNotFound, ErrNoHotplug,
-		ErrCommandNotFound,
+		ErrCommandNotFound, ErrChardevNotFound, ErrFDSetNotFound,
 	}
 	seen := make(map[error]bool)
 	for _, test := range []struct {
@@ -210,6 +210,8 @@ func TestErrorTexts(t *testing.T) {
 		{command("device_add", "driver", "virtio-blk-pci", "drive", "over-ro"), ErrNodeReadOnly},
 		{command("device_add", "driver", "virtio-blk-pci", "drive", "locked"), ErrImageLocked},
 		{command("object-del", "id", "none"), ErrObjectNotFound},
+		{command("chardev-remove", "id", "none"), ErrChardevNotFound},
+		{command("remove-fd", "fdset-id", 4711), ErrFDSetNotFound},
 		{command("object-add", "qom-type", "secret", "id", "wrong", "data", "x"), ErrDuplicate},
 		{command("blockdev-add", "driver", "null-co", "node-name", "n0"), ErrDuplicate},
 		{command("device_add", "driver", "virtio-blk-pci", "id", "d0", "drive", "top"), ErrDuplicate},

@@ -15,6 +15,9 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
+// Program is the daemon's program, as it is found in PATH.
+const Program = "qemu-storage-daemon"
+
 // defaultTimeout is Options.Timeout where it is 0.
 const defaultTimeout = 15 * time.Second
 
@@ -85,7 +88,7 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 // lookUp returns the absolute path of the program.
 func lookUp(program string) (string, error) {
 	if program == "" {
-		program = "qemu-storage-daemon"
+		program = Program
 	}
 	path, err := exec.LookPath(program)
 	if err != nil {

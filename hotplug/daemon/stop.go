@@ -65,6 +65,24 @@ func Stop(ctx context.Context, dir string) error {
 	return stopAndClear(ctx, info, nil, usual())
 }
 
+// Abort ends the daemon of a folder at once, and removes the folder: for one that
+// has written nothing, so that nothing can be lost, and that may be waiting for a
+// server which does not answer. No daemon and no folder are no error.
+func Abort(ctx context.Context, dir string) error {
+	info, err := Inspect(dir)
+	if errors.Is(err, ErrNotRunning) {
+		return clearStale(ctx, dir)
+	}
+	if err != nil {
+		return err
+	}
+	err = stopAndClear(ctx, info, nil, patience{term: 200 * time.Millisecond, kill: usual().kill})
+	if errors.Is(err, ErrKilled) {
+		return clearStale(ctx, dir)
+	}
+	return err
+}
+
 // stopAndClear ends a daemon and removes its folder, unless that has another one by
 // then. quit, if given, asks the daemon to end.
 func stopAndClear(ctx context.Context, info Info, quit func(context.Context) error, p patience) error {

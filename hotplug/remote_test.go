@@ -1,0 +1,137 @@
+package hotplug_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/secrets/luks"
+)
+
+// serve exports an image over NBD, to one client at a time as most servers do.
+func serve(t *testing.T, path string) (socket string) {
+	t.Helper()
+	if _, err := exec.LookPath("qemu-nbd"); err != nil {
+		t.Skip("qemu-nbd is not installed: make setup")
+	}
+	dir, err := os.MkdirTemp("", "luksplug-nbd-") // a short path
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	socket = filepath.Join(dir, "nbd.sock")
+	cmd := exec.Command("qemu-nbd", "--format", "raw", "--persistent", "--export-name", "disk", "--socket", socket, path)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	})
+	for range 500 {
+		if _, err := os.Stat(socket); err == nil {
+			return socket
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("qemu-nbd does not listen")
+	return ""
+}
+
+// remoteDisk is a disk whose volume is behind an NBD server.
+func remoteDisk(t *testing.T, target, socket, header string) *blockgraph.Disk {
+	t.Helper()
+	inner := "<secret type='passphrase' usage='test'/>"
+	if header != "" {
+		inner += "<header type='network'><source protocol='nbd' name='disk'><host transport='unix' socket='" + header + "'/></source></header>"
+	}
+	disk, err := blockgraph.ParseDisk([]byte(fmt.Sprintf(`<disk type='network' device='disk'><driver name='qemu' type='raw'/>
+  <source protocol='nbd' name='disk'><host transport='unix' socket='%s'/><encryption format='luks'>%s</encryption></source>
+  <target dev='%s' bus='scsi'/></disk>`, socket, inner, target)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return disk
+}
+
+// TestRemoteHeader: the header of an image that only a server has is read through
+// a storage daemon, which is gone before QEMU opens the image.
+func TestRemoteHeader(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	run := t.TempDir()
+	steps := 0
+	v, _ := vm(t, hotplug.Options{RunDir: run, OnStep: func(hotplug.StepReport) { steps++ }})
+	before := state(ctx, t, v)
+	volume := luksDisk(t, "sdb").Image.Source.Path
+	disk := remoteDisk(t, "sdb", serve(t, volume), "")
+
+	if _, err := v.Attach(ctx, disk, store("another"), hotplug.AttachOptions{}); !errors.Is(err, luks.ErrWrongPassphrase) || steps != 0 {
+		t.Errorf("wrong passphrase: %d steps, %v", steps, err)
+	}
+	at, err := v.Attach(ctx, disk, store(key), hotplug.AttachOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if at.Unlock != blockgraph.ByHeader || at.Size != 8<<20 || at.Daemon != 0 || at.UUID == "" || len(at.Cleared) != 0 {
+		t.Errorf("attached: %+v", at)
+	}
+	if again, err := v.Attach(ctx, disk, store("never asked for"), hotplug.AttachOptions{}); err != nil || !again.Already {
+		t.Errorf("attached again: %+v, %v", again, err)
+	}
+	other := *disk
+	other.Target = "sdc"
+	var refused *hotplug.PreflightError
+	if _, err := v.Attach(ctx, &other, store(key), hotplug.AttachOptions{}); !errors.As(err, &refused) {
+		t.Errorf("the same image twice: %v", err)
+	}
+	if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
+		t.Error(err)
+	}
+	if after := state(ctx, t, v); !reflect.DeepEqual(before, after) {
+		t.Errorf("before %+v\nafter  %+v", before, after)
+	}
+	if left, err := os.ReadDir(run); err != nil || len(left) != 0 {
+		t.Errorf("left on the host: %v, %v", left, err)
+	}
+}
+
+// TestRemoteServerHangs: a server that takes a connection and says nothing holds
+// up luksplug, and not the VM.
+func TestRemoteServerHangs(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	run := t.TempDir()
+	v, _ := vm(t, hotplug.Options{RunDir: run})
+	before := state(ctx, t, v)
+	dir, err := os.MkdirTemp("", "luksplug-nbd-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	l, err := net.Listen("unix", filepath.Join(dir, "nbd.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }() // the test ends
+	short, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer cancel()
+	if _, err := v.Attach(short, remoteDisk(t, "sdb", filepath.Join(dir, "nbd.sock"), ""), store(key), hotplug.AttachOptions{}); err == nil {
+		t.Error("attached")
+	}
+	if after := state(ctx, t, v); !reflect.DeepEqual(before, after) {
+		t.Errorf("before %+v\nafter  %+v", before, after)
+	}
+	if left, err := os.ReadDir(run); err != nil || len(left) != 0 {
+		t.Errorf("left on the host: %v, %v", left, err)
+	}
+}
