@@ -43,6 +43,19 @@
 //	header-    payload-
 //	storage    storage
 //
+// # Sources and chains
+//
+// Each kind of source and each protocol has a file of its own, source_nbd.go and
+// so on, whose comment holds the mapping from XML to QEMU's options. An explicit
+// <backingStore> is a chain of images; each may be on any source, be a slice of
+// it, and be encrypted with a secret of its own. [Role] says how their nodes are
+// named. A <header> covers what is below it, the backing layers as well: a LUKS
+// node over a qcow2 image decrypts whatever that image shows.
+//
+// Volumes of storage pools are replaced by what the pool says that they are,
+// see [Disk.Translate]. Where libvirt 11.3 drops something of the XML without a
+// word, such as engine='librbd' on a source that is not rbd, the disk is refused.
+//
 // # Purity
 //
 // Nothing in this package does I/O, reads a clock, uses randomness or looks at

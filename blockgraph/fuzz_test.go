@@ -29,7 +29,7 @@ func typed(t *testing.T, err error) {
 // FuzzParseDisk: no document makes the parser, the planner or a renderer panic,
 // and what is refused is refused with a typed error of one line.
 func FuzzParseDisk(f *testing.F) {
-	files, err := filepath.Glob("testdata/plans/*.txtar")
+	files, err := filepath.Glob("testdata/[ip]*s/*.txtar") // images and plans
 	if err != nil {
 		f.Fatal(err)
 	}

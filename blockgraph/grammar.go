@@ -12,16 +12,16 @@ import (
 // libvirt knows and this package does not do is refused as unsupported.
 // Nothing is ignored.
 type rule struct {
-	attrs     []string                       // read
-	inert     []string                       // read by libvirt, and without effect on a disk that is being plugged
-	numbers   []string                       // of attrs and inert, those that hold a decimal number
-	notAttrs  []string                       // libvirt's, not supported here
-	children  map[string]*rule               // read
-	not       []string                       // libvirt's child elements, not supported here
-	elsewhere []string                       // attributes and elements that libvirt reads here for another kind of source
-	text      bool                           // the element holds text
-	repeated  bool                           // may stand more than once in its parent
-	choose    func(parent, e *element) *rule // returns the rule for this element, in place of all of the above
+	attrs     []string         // read
+	inert     []string         // read by libvirt, and without effect on a disk that is being plugged
+	numbers   []string         // of attrs and inert, those that hold a decimal number
+	notAttrs  []string         // libvirt's, not supported here
+	children  map[string]*rule // read
+	not       []string         // libvirt's child elements, not supported here
+	elsewhere []string         // attributes and elements that libvirt reads here for another kind of source
+	text      bool             // the element holds text
+	repeated  bool             // may stand more than once in its parent
+	kinds     map[string]*rule // in place of all of the above, for a source: the rules by its kind or protocol
 }
 
 // diskRule is the grammar of <disk>, after libvirt's formatdomain.html
@@ -61,7 +61,7 @@ var diskRule = &rule{
 		"vendor":     {text: true},
 		"product":    {text: true},
 		"boot":       {attrs: []string{"order", "loadparm"}, numbers: []string{"order"}},
-		"acpi":       {attrs: []string{"index"}, numbers: []string{"index"}},
+		"acpi":       {attrs: []string{"index"}, numbers: []string{"index"}, notAttrs: []string{"nodeset"}},
 		"blockio":    numbersRule("logical_block_size", "physical_block_size", "discard_granularity"),
 		"geometry":   {attrs: []string{"cyls", "heads", "secs", "trans"}, numbers: []string{"cyls", "heads", "secs"}},
 		"iotune":     limitsRule(),
@@ -133,8 +133,8 @@ func (r *rule) check(e *element) error {
 		if !next.repeated && slices.ContainsFunc(e.children[:i], func(o *element) bool { return o.name == c.name }) {
 			return c.invalid("", "the element stands more than once")
 		}
-		if next.choose != nil {
-			next = next.choose(e, c)
+		if next.kinds != nil {
+			next = next.kind(e, c)
 		}
 		if err := next.check(c); err != nil {
 			return err

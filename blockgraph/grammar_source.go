@@ -30,16 +30,20 @@ func sourceRule(more map[string]*rule) *rule {
 	for _, r := range rules {
 		r.elsewhere = known
 	}
-	return &rule{choose: func(owner, e *element) *rule {
-		kind := orDefault(owner.attr("type"), string(SourceFile))
-		if kind == string(SourceNetwork) {
-			kind = e.attr("protocol")
-		}
-		if r := rules[kind]; r != nil {
-			return r
-		}
-		return rules[""] // refused later, by its own name
-	}}
+	return &rule{kinds: rules}
+}
+
+// kind returns the rule for a <source>. That of an unknown kind is refused later,
+// by its own name.
+func (r *rule) kind(owner, e *element) *rule {
+	kind := orDefault(owner.attr("type"), string(SourceFile))
+	if kind == string(SourceNetwork) {
+		kind = e.attr("protocol")
+	}
+	if known := r.kinds[kind]; known != nil {
+		return known
+	}
+	return r.kinds[""]
 }
 
 // sourceRules are the kinds and protocols.
@@ -53,7 +57,8 @@ var sourceRules = map[string]func() *rule{
 		return commonRule("type", "path", "mode").with("reconnect", &rule{attrs: []string{"enabled", "timeout"}})
 	},
 	"nvme": func() *rule {
-		return commonRule("type", "managed", "namespace").with("address", &rule{attrs: []string{"type", "domain", "bus", "slot", "function"}})
+		return commonRule("type", "managed", "namespace").with("address", &rule{attrs: []string{"type", "domain", "bus", "slot", "function"},
+			notAttrs: []string{"multifunction"}, not: []string{"zpci"}})
 	},
 	"nbd": func() *rule {
 		return networkRule("tls", "tlsHostname").with("reconnect", &rule{attrs: []string{"delay"}})
