@@ -42,7 +42,7 @@
 //
 // QEMU derives the slot key in its main loop: for seconds the guest stands still,
 // and LUKS2 it does not open at all. [Ephemeral] writes a LUKS1 header of the same
-// volume key, encryption and payload offset, with one iteration and a random
+// volume key, encryption, payload offset and UUID, with one iteration and a random
 // one-time passphrase, which QEMU opens in milliseconds. The passphrase of the user
 // need not enter QEMU.
 //
@@ -53,6 +53,10 @@
 // reencryption, requirements that are not known. Allowed are aes and twofish, in
 // xts with plain and plain64 and in cbc with plain, plain64 and essiv:sha256, which
 // were compared with another implementation bit by bit.
+//
+// Who has QEMU open the original header all the same asks before: [Header.QEMUOpens]
+// knows what QEMU does not open, and at which keys it aborts, and
+// [Header.QEMUUnlockTime] for about how long the guest will stand still.
 //
 // # What stays in memory
 //
