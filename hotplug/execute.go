@@ -163,6 +163,9 @@ func (r *run) step(ctx context.Context, s blockgraph.Step) error {
 // note records that a step was done: it has to be taken back, or, for a
 // release, nothing is left of what it releases.
 func (r *run) note(s blockgraph.Step) {
+	if s.Kind == blockgraph.StepLimit {
+		return // goes with the device
+	}
 	if s.Kind != blockgraph.StepRelease {
 		r.done = append(r.done, s)
 		return
@@ -208,6 +211,10 @@ func (vm *VM) exists(ctx context.Context, s blockgraph.Step) (bool, error) {
 	if err := vm.reconnect(ctx); err != nil {
 		return false, err
 	}
+	if s.Kind == blockgraph.StepLimit { // which may be done again, and is done then
+		_, err := vm.query(ctx, limitCommand(s))
+		return err == nil, err
+	}
 	state, err := vm.State(ctx)
 	if err != nil {
 		return false, fmt.Errorf("ask QEMU what exists: %w", err)
@@ -225,6 +232,15 @@ func (vm *VM) exists(ctx context.Context, s blockgraph.Step) (bool, error) {
 		return true, nil
 	}
 	return slices.ContainsFunc(state.FDSets, func(f FDSet) bool { return slices.Contains(f.Opaques, s.Subject) }), nil
+}
+
+// limitCommand is the command of a step that sets limits, which holds no secret.
+func limitCommand(s blockgraph.Step) qmp.Command {
+	out := qmp.Command{Execute: s.Do.Execute}
+	for _, m := range s.Do.Arguments {
+		out.Arguments = append(out.Arguments, qmp.Member{Name: m.Name, Value: m.Value})
+	}
+	return out
 }
 
 // fail takes back what was done and returns the error that tells how that went.

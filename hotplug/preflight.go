@@ -77,7 +77,9 @@ func (vm *VM) checkSchema(ctx context.Context, plan *blockgraph.Plan) error {
 	if err != nil {
 		return fmt.Errorf("ask QEMU for its schema: %w", err)
 	}
-	detached := slices.ContainsFunc(plan.Graph.Nodes, func(n blockgraph.Node) bool { return n.Options.Text("driver") == "luks" && n.Options.Get("header") != nil })
+	detached := slices.ContainsFunc(plan.Graph.Nodes, func(n blockgraph.Node) bool {
+		return n.Options.Text("driver") == "luks" && n.Options.Get("header") != nil
+	})
 	if detached && !schema.Supports("blockdev-add", headerMember) {
 		return &VersionError{Target: target, Feature: "a detached LUKS header", Since: "9.0", Version: vm.client.VersionString()}
 	}
