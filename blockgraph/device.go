@@ -2,30 +2,45 @@ package blockgraph
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 )
 
 // device adds the frontend device, after the controller that it may need.
 //
-//	target@bus                     -> driver
-//	<address>, or what is free     -> bus, addr / channel, scsi-id, lun / unit / port
-//	alias (ua-...)                 -> id
-//	boot@order                     -> bootindex
-//	<wwn>, <serial>                -> wwn, serial (scsi also device_id)
-//	driver@cache                   -> write-cache
-//	driver@error_policy            -> werror, rerror
+//	target@bus, disk@device, disk@model  -> driver
+//	<driver> of a virtio disk            -> see virtioOptions
+//	<address>, or what is free           -> bus, addr / channel, scsi-id, lun / unit / port / devno
+//	acpi@index                           -> acpi-index
+//	<shareable/>                         -> share-rw
+//	alias (ua-...)                       -> id
+//	boot@order, boot@loadparm            -> bootindex, loadparm
+//	<blockio>                            -> logical_block_size, physical_block_size, discard_granularity
+//	<wwn>, <serial>                      -> wwn, serial (scsi also device_id)
+//	target@rotation_rate                 -> rotation_rate
+//	<vendor>, <product>                  -> vendor, product (scsi), model (ide, sata)
+//	target@removable, target@dpofua      -> removable, dpofua
+//	driver@cache                         -> write-cache
+//	<geometry>                           -> cyls, heads, secs, bios-chs-trans
+//	driver@error_policy, @rerror_policy  -> werror, rerror
 //
-// The order of the members is libvirt's.
+// The order of the members is libvirt's (qemuBuildDiskDeviceProps).
 func (b *builder) device(in medium, m Machine) error {
 	d := b.disk
+	if err := d.checkAgainst(m); err != nil {
+		return err
+	}
 	where, err := findPlace(d, m)
 	if err != nil {
 		return err
 	}
+	if where.warning != "" {
+		b.graph.Warnings = append(b.graph.Warnings, where.warning)
+	}
 	if where.controller != nil {
 		b.graph.Devices = append(b.graph.Devices, *where.controller)
 	}
-	driver, err := frontend(d)
+	driver, err := frontend(d, where.transport)
 	if err != nil {
 		return err
 	}
@@ -34,49 +49,153 @@ func (b *builder) device(in medium, m Machine) error {
 		id = d.Alias
 	}
 	o := Object{{"driver", driver}}
+	if d.Bus == BusVirtio {
+		o.addVirtio(d.Driver)
+	}
 	o = append(o, where.members...)
-	if d.Bus == BusSCSI {
-		// What the guest sees as the unit's identification (VPD page 0x83).
-		identity := escapeSerial(d.Serial)
+	if d.Tuning.ACPIIndex > 0 {
+		o.add("acpi-index", int(d.Tuning.ACPIIndex))
+	}
+	if d.Bus == BusSCSI && d.Device != DeviceLUN {
+		// What the guest sees as the unit's identification (VPD page 0x83). Unlike
+		// the serial, libvirt gives it without backslashes.
+		identity := d.Serial
 		if identity == "" {
 			identity = "drive-" + id
 		}
 		o.add("device_id", identity)
 	}
+	if d.Shareable {
+		o.add("share-rw", true)
+	}
 	o.addText("drive", in.node)
 	o.addText("chardev", in.chardev)
 	o.add("id", id)
-	if d.BootOrder > 0 {
-		o.add("bootindex", int(d.BootOrder))
+	switch {
+	case d.Bus != BusFDC:
+		o.addNumber("bootindex", d.BootOrder)
+	case d.BootOrder > 0: // a floppy drive's is its controller's
+		drive := string("AB"[d.driveAddress().Unit&1])
+		b.graph.Globals = append(b.graph.Globals, fmt.Sprintf("isa-fdc.bootindex%s=%d", drive, d.BootOrder))
 	}
+	if err := b.loadParm(&o, m); err != nil {
+		return err
+	}
+	b.appearance(&o)
+	b.graph.Devices = append(b.graph.Devices, Device{ID: id, Role: RoleDevice, Options: o})
+	if d.IOTune != nil && d.IOTune.Any() && in.node != "" {
+		b.graph.Throttling = d.IOTune.throttle(qomPath(d.Bus, id))
+	}
+	return nil
+}
+
+// appearance adds what the guest sees of the disk.
+func (b *builder) appearance(o *Object) {
+	d, t := b.disk, b.disk.Tuning
+	o.addNumber("logical_block_size", t.BlockIO.Logical)
+	o.addNumber("physical_block_size", t.BlockIO.Physical)
+	o.addNumber("discard_granularity", t.BlockIO.DiscardGranularity)
 	if d.WWN != 0 {
 		o.add("wwn", d.WWN)
 	}
-	if d.Bus == BusUSB {
+	o.addNumber("rotation_rate", t.RotationRate)
+	o.addText("vendor", t.Vendor)
+	if d.Bus == BusSCSI {
+		o.addText("product", t.Product)
+	} else {
+		o.addText("model", t.Product)
+	}
+	if d.Bus == BusUSB && t.Removable == "" {
 		o.add("removable", false)
 	}
-	if mode, ok := cacheModes[d.Driver.Cache]; ok {
+	o.addSwitch("removable", t.Removable)
+	o.addSwitch("dpofua", t.DPOFUA)
+	if mode, ok := cacheModes[d.cacheMode()]; ok && d.Device != DeviceLUN {
 		o.add("write-cache", mode.writeCache)
 	}
+	o.addNumber("cyls", t.Geometry.Cylinders)
+	o.addNumber("heads", t.Geometry.Heads)
+	o.addNumber("secs", t.Geometry.Sectors)
+	o.addText("bios-chs-trans", t.Geometry.Translation)
 	o.addText("serial", escapeSerial(d.Serial))
 	werror, rerror := d.errorPolicies()
 	o.addText("werror", werror)
 	o.addText("rerror", rerror)
-	b.graph.Devices = append(b.graph.Devices, Device{ID: id, Role: RoleDevice, Options: o})
+}
+
+// addVirtio adds the tuning of a virtio disk.
+//
+//	driver@iommu, @ats, @packed, @page_per_vq  -> iommu_platform, ats, packed, page-per-vq
+//	driver@iothread                            -> iothread
+//	driver@ioeventfd, @event_idx               -> ioeventfd, event_idx
+//	driver@queues, @queue_size                 -> num-queues, queue-size
+//	driver/iothreads                           -> iothread-vq-mapping
+func (o *Object) addVirtio(v Driver) {
+	o.addSwitch("iommu_platform", v.IOMMU)
+	o.addSwitch("ats", v.ATS)
+	o.addSwitch("packed", v.Packed)
+	o.addSwitch("page-per-vq", v.PagePerVQ)
+	if v.IOThread > 0 {
+		o.add("iothread", iothread(v.IOThread))
+	}
+	o.addSwitch("ioeventfd", v.IOEventFD)
+	o.addSwitch("event_idx", v.EventIdx)
+	o.addNumber("num-queues", v.Queues)
+	o.addNumber("queue-size", v.QueueSize)
+	if len(v.IOThreads) == 0 {
+		return
+	}
+	var mapping []any
+	for _, t := range v.IOThreads {
+		entry := Object{{"iothread", iothread(t.ID)}}
+		var queues []any
+		for _, q := range t.Queues {
+			queues = append(queues, int(q))
+		}
+		if queues != nil {
+			entry.add("vqs", queues)
+		}
+		mapping = append(mapping, entry)
+	}
+	o.add("iothread-vq-mapping", mapping)
+}
+
+// iothread is the id of the object that libvirt makes of a VM's I/O thread.
+func iothread(id uint) string { return "iothread" + strconv.FormatUint(uint64(id), 10) }
+
+// loadParm adds boot@loadparm, which QEMU's other machines do not know.
+func (b *builder) loadParm(o *Object, m Machine) error {
+	text := b.disk.Tuning.LoadParm
+	if text != "" && m.Known() && !m.channelBus() {
+		return &UnsupportedError{Element: "disk/boot@loadparm", Reason: "only a mainframe (s390x) reads it, and the machine is '" + m.Type + "': remove it"}
+	}
+	o.addText("loadparm", text)
 	return nil
 }
 
-func frontend(d *Disk) (string, error) {
+// frontend is QEMU's name of the device. transport is how a virtio device is
+// reached: "pci", "ccw" or "device".
+func frontend(d *Disk, transport string) (string, error) {
 	cdrom := d.Device == DeviceCDROM
 	switch d.Bus {
 	case BusVirtio:
-		return "virtio-blk-pci", nil
+		suffix := transport
+		if transport == "pci" && (d.Model == ModelTransitional || d.Model == ModelNonTransitional) {
+			suffix += strings.TrimPrefix(string(d.Model), "virtio")
+		}
+		if d.Image.Source.Kind == SourceVHostUser {
+			return "vhost-user-blk-" + suffix, nil
+		}
+		return "virtio-blk-" + suffix, nil
 	case BusUSB:
 		return "usb-storage", nil
 	case BusFDC:
 		return "floppy", nil
 	case BusSCSI:
-		if cdrom {
+		switch {
+		case d.Device == DeviceLUN:
+			return "scsi-block", nil
+		case cdrom:
 			return "scsi-cd", nil
 		}
 		return "scsi-hd", nil
@@ -87,6 +206,18 @@ func frontend(d *Disk) (string, error) {
 		return "ide-hd", nil
 	}
 	return "", &UnsupportedError{Element: "disk/target@bus", Reason: fmt.Sprintf("the bus %q is not supported", d.Bus)}
+}
+
+// qomPath is the name by which block_set_io_throttle knows the device: that of
+// what holds the disk's node.
+func qomPath(bus Bus, id string) string {
+	switch bus {
+	case BusVirtio:
+		return "/machine/peripheral/" + id + "/virtio-backend"
+	case BusUSB:
+		return "/machine/peripheral/" + id + "/" + id + ".0/legacy[0]"
+	}
+	return id
 }
 
 // errorPolicies translates error_policy and rerror_policy. libvirt's
@@ -109,9 +240,10 @@ func (d *Disk) errorPolicies() (werror, rerror string) {
 func escapeSerial(s string) string { return strings.ReplaceAll(s, " ", `\ `) }
 
 // Warnings returns what the user should know about a disk that is valid: where
-// the guest will see something else than the XML says.
+// the guest will see something else than the XML says, or where something has to
+// be there that luksplug does not make.
 func (d *Disk) Warnings() []string {
-	out := d.imageWarnings()
+	out := append([]string(nil), d.ignored...)
 	serial := escapeSerial(d.Serial)
 	if limit := 20; d.Bus == BusVirtio && len(serial) > limit {
 		out = append(out, fmt.Sprintf("the serial of %s has %d characters: a virtio disk shows the guest the first %d, %q", d.Target, len(serial), limit, serial[:limit]))
@@ -119,5 +251,8 @@ func (d *Disk) Warnings() []string {
 	if serial != d.Serial {
 		out = append(out, fmt.Sprintf("the serial of %s holds spaces: the guest sees them with backslashes, as libvirt has it", d.Target))
 	}
-	return out
+	if d.RawIO {
+		out = append(out, fmt.Sprintf("rawio='yes' of %s needs a QEMU that was started with CAP_SYS_RAWIO: luksplug cannot give it that", d.Target))
+	}
+	return append(out, d.imageWarnings()...)
 }

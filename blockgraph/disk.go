@@ -48,4 +48,7 @@ type Disk struct {
 	ThrottleFilters []string
 	// Address is <address>, nil where the planner shall choose.
 	Address *Address
+
+	// ignored says what of the XML was skipped, see IgnoreUnknown.
+	ignored []string
 }

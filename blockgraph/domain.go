@@ -3,14 +3,17 @@ package blockgraph
 import (
 	"encoding/xml"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 
 	"libvirt.org/go/libvirtxml"
 )
 
 // ParseDomain reads a libvirt <domain> document and returns what a disk is
-// planned by: the machine type, the PCI ports, the SCSI and USB controllers
-// and the addresses in use. In the XML of a running domain all addresses are
+// planned by: the machine type, the PCI ports, the SCSI and USB controllers,
+// the addresses in use, the other disks, the I/O threads and the throttle groups.
+// In the XML of a running domain all addresses are
 // there; in one that was never started libvirt has yet to choose some.
 func ParseDomain(data []byte) (Machine, error) {
 	if len(data) > 16*maxXMLBytes {
@@ -31,36 +34,9 @@ func ParseDomain(data []byte) (Machine, error) {
 		dom.Devices = &libvirtxml.DomainDeviceList{}
 	}
 	taken := takenSlots(data)
-	hasUSB := false
-	for _, c := range dom.Devices.Controllers {
-		index := uint(0)
-		if c.Index != nil {
-			index = *c.Index
-		}
-		switch c.Type {
-		case "pci":
-			// pcie-root-ports and downstream ports take one device each; the
-			// roots are pci.0 and pcie.0, which are not ports.
-			if c.Model == "pcie-root-port" || c.Model == "pcie-switch-downstream-port" {
-				bus := fmt.Sprintf("pci.%d", index)
-				off := c.PCI != nil && c.PCI.Target != nil && c.PCI.Target.Hotplug == "off"
-				m.Ports = append(m.Ports, Port{Bus: bus, Taken: off || len(taken[index]) > 0})
-			}
-		case "scsi":
-			if c.Model == "" || strings.HasPrefix(c.Model, "virtio") {
-				m.SCSI = append(m.SCSI, SCSIController{ID: fmt.Sprintf("scsi%d", index), Units: takenUnits(&dom, index)})
-			}
-		case "usb":
-			hasUSB = true
-			m.USB = m.USB || c.Model != "none"
-		}
-	}
-	if !hasUSB {
-		// libvirt adds a USB controller to a domain that says nothing of one;
-		// in the XML of a domain that it has read, the controller is there.
-		m.USB = true
-	}
-	if m.rootBusHotplug() {
+	m.Domain = true
+	m.readControllers(&dom, taken)
+	if m.i440FX() {
 		// The host bridge and the PIIX3 are always there and have no element.
 		markTaken(taken, 0, 0)
 		markTaken(taken, 0, 1)
@@ -70,7 +46,175 @@ func ParseDomain(data []byte) (Machine, error) {
 			m.RootSlots = append(m.RootSlots, slot)
 		}
 	}
-	return m, nil
+	m.readDisks(&dom)
+	m.readIOThreads(&dom)
+	err := m.readThrottleGroups(data)
+	return m, err
+}
+
+// readControllers reads what disks are plugged into.
+func (m *Machine) readControllers(dom *libvirtxml.Domain, taken map[uint]map[uint]bool) {
+	m.USB = true // libvirt adds a USB controller to a domain that says nothing of one
+	used := map[string]bool{}
+	for _, c := range dom.Devices.Controllers {
+		if c.Index != nil {
+			used[fmt.Sprint(c.Type, *c.Index)] = true
+		}
+	}
+	hasUSB := false
+	for _, c := range dom.Devices.Controllers {
+		index := value(c.Index)
+		if c.Index == nil { // libvirt gives it the lowest that is free
+			for used[fmt.Sprint(c.Type, index)] {
+				index++
+			}
+			used[fmt.Sprint(c.Type, index)] = true
+		}
+		switch c.Type {
+		case "pci":
+			m.PCI = true
+			bus := fmt.Sprintf("pci.%d", index)
+			switch c.Model {
+			case "pcie-root-port", "pcie-switch-downstream-port":
+				// They take one device each.
+				off := c.PCI != nil && c.PCI.Target != nil && c.PCI.Target.Hotplug == "off"
+				m.Ports = append(m.Ports, Port{Bus: bus, Taken: off || len(taken[index]) > 0})
+			case "pci-bridge", "pcie-to-pci-bridge":
+				b := Bridge{Bus: bus}
+				for slot := range taken[index] {
+					b.Slots = append(b.Slots, slot)
+				}
+				slices.Sort(b.Slots)
+				m.Bridges = append(m.Bridges, b)
+			}
+		case "scsi":
+			model := c.Model
+			if model == "" || model == "auto" {
+				model = m.defaultSCSI()
+			}
+			m.SCSI = append(m.SCSI, SCSIController{ID: fmt.Sprintf("scsi%d", index), Model: model, Units: takenUnits(dom, index)})
+		case "usb":
+			m.USB = hasUSB && m.USB || c.Model != "none"
+			hasUSB = true
+		}
+	}
+}
+
+// readDisks reads what a further disk must not have.
+func (m *Machine) readDisks(dom *libvirtxml.Domain) {
+	for _, d := range dom.Devices.Disks {
+		if d.Target == nil {
+			continue
+		}
+		o := OtherDisk{Target: d.Target.Dev, Serial: d.Serial}
+		if n, err := strconv.ParseUint(strings.TrimPrefix(d.WWN, "0x"), 16, 64); err == nil {
+			o.WWN = n
+		}
+		if t := d.IOTune; t != nil {
+			o.Tune = tuneOf(*t)
+		}
+		m.Disks = append(m.Disks, o)
+		switch bus := Bus(d.Target.Bus); bus {
+		case BusIDE, BusSATA, BusFDC:
+			if a, ok := driveOf(&d); ok {
+				m.Drives = append(m.Drives, UsedDrive{bus, a})
+			}
+		case BusVirtio:
+			if d.Address != nil && d.Address.CCW != nil {
+				a := d.Address.CCW
+				m.CCW = append(m.CCW, CCWAddress{value(a.CSSID), value(a.SSID), value(a.DevNo)})
+			}
+		}
+	}
+	for _, n := range dom.Devices.Interfaces {
+		m.addCCW(n.Address)
+	}
+	for _, c := range dom.Devices.Controllers {
+		m.addCCW(c.Address)
+	}
+}
+
+func (m *Machine) addCCW(a *libvirtxml.DomainAddress) {
+	if a != nil && a.CCW != nil {
+		m.CCW = append(m.CCW, CCWAddress{value(a.CCW.CSSID), value(a.CCW.SSID), value(a.CCW.DevNo)})
+	}
+}
+
+// driveOf returns the place of a disk of the domain: the one that it has, or
+// will have by its name.
+func driveOf(d *libvirtxml.DomainDisk) (DriveAddress, bool) {
+	if a := d.Address; a != nil && a.Drive != nil {
+		return DriveAddress{value(a.Drive.Controller), value(a.Drive.Bus), value(a.Drive.Target), value(a.Drive.Unit)}, true
+	}
+	_, index, err := splitTarget(d.Target.Dev)
+	return derivedAddress(Bus(d.Target.Bus), uint(max(index, 0))), err == nil
+}
+
+// tuneOf reads the limits of another disk of the VM.
+func tuneOf(t libvirtxml.DomainDiskIOTune) *IOTune {
+	return &IOTune{
+		Bytes: Limits{
+			Total: Limit{t.TotalBytesSec, t.TotalBytesSecMax, t.TotalBytesSecMaxLength},
+			Read:  Limit{t.ReadBytesSec, t.ReadBytesSecMax, t.ReadBytesSecMaxLength},
+			Write: Limit{t.WriteBytesSec, t.WriteBytesSecMax, t.WriteBytesSecMaxLength},
+		},
+		Requests: Limits{
+			Total: Limit{t.TotalIopsSec, t.TotalIopsSecMax, t.TotalIopsSecMaxLength},
+			Read:  Limit{t.ReadIopsSec, t.ReadIopsSecMax, t.ReadIopsSecMaxLength},
+			Write: Limit{t.WriteIopsSec, t.WriteIopsSecMax, t.WriteIopsSecMaxLength},
+		},
+		RequestSize: t.SizeIopsSec, Group: t.GroupName,
+	}
+}
+
+// readIOThreads reads the numbers of the I/O threads: those that are given, and
+// as many of the lowest others as <iothreads> says there are more.
+func (m *Machine) readIOThreads(dom *libvirtxml.Domain) {
+	if dom.IOThreadIDs != nil {
+		for _, t := range dom.IOThreadIDs.IOThreads {
+			m.IOThreads = append(m.IOThreads, t.ID)
+		}
+	}
+	const most = 1 << 16 // more than any QEMU starts
+	for id := uint(1); uint(len(m.IOThreads)) < min(dom.IOThreads, most); id++ {
+		if !slices.Contains(m.IOThreads, id) {
+			m.IOThreads = append(m.IOThreads, id)
+		}
+	}
+}
+
+// readThrottleGroups reads <throttlegroups>, which libvirtxml does not know in
+// all of its versions.
+func (m *Machine) readThrottleGroups(data []byte) error {
+	var doc struct {
+		Groups []struct {
+			Inner []byte `xml:",innerxml"`
+		} `xml:"throttlegroups>throttlegroup"`
+	}
+	if err := xml.Unmarshal(data, &doc); err != nil {
+		return malformed("domain", err)
+	}
+	for _, g := range doc.Groups {
+		tree, _, err := readTree(slices.Concat([]byte("<throttlegroup>"), g.Inner, []byte("</throttlegroup>")))
+		if err != nil {
+			return err
+		}
+		if err := limitsRule().check(tree); err != nil {
+			return err
+		}
+		limits, err := parseIOTune(tree)
+		if err != nil {
+			return err
+		}
+		if limits.Group == "" {
+			return &XMLError{Element: "domain/throttlegroups/throttlegroup", Reason: "has no <group_name>: disks name it by that"}
+		}
+		if err := limits.validate("domain/throttlegroups/throttlegroup"); err != nil {
+			return err
+		}
+		m.ThrottleGroups = append(m.ThrottleGroups, ThrottleGroup{Limits: *limits})
+	}
+	return nil
 }
 
 // takenSlots finds every <address type='pci'> of the document, whatever device
@@ -113,18 +257,18 @@ func markTaken(taken map[uint]map[uint]bool, bus, slot uint) {
 
 func takenUnits(dom *libvirtxml.Domain, controller uint) []SCSIUnit {
 	var units []SCSIUnit
-	add := func(a *libvirtxml.DomainAddress) {
-		if a != nil && a.Drive != nil && value(a.Drive.Controller) == controller {
-			units = append(units, SCSIUnit{Target: value(a.Drive.Target), LUN: value(a.Drive.Unit)})
-		}
-	}
 	for _, d := range dom.Devices.Disks {
-		if d.Target != nil && d.Target.Bus == "scsi" {
-			add(d.Address)
+		if d.Target == nil || d.Target.Bus != "scsi" {
+			continue
+		}
+		if a, ok := driveOf(&d); ok && a.Controller == controller {
+			units = append(units, SCSIUnit{Target: a.Target, LUN: a.Unit})
 		}
 	}
 	for _, h := range dom.Devices.Hostdevs { // SCSI pass-through: the only ones with a drive address
-		add(h.Address)
+		if a := h.Address; a != nil && a.Drive != nil && value(a.Drive.Controller) == controller {
+			units = append(units, SCSIUnit{Target: value(a.Drive.Target), LUN: value(a.Drive.Unit)})
+		}
 	}
 	return units
 }

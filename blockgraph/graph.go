@@ -23,6 +23,14 @@ type Graph struct {
 	Chardevs []Chardev
 	// Files are the devices of the host that are passed as descriptors.
 	Files []PassedFile
+	// Throttling are the arguments of block_set_io_throttle, once the disk's device
+	// is there; nil for no limits.
+	Throttling Object
+	// Globals are settings, as -global takes them, that only a QEMU which is about
+	// to start can be given: they are not among the steps of a plan.
+	Globals []string
+	// Warnings say where the disk is not quite what its XML says.
+	Warnings []string
 	// Headers are the ephemeral headers that nodes read; none unless they were
 	// asked for, see [Unlock].
 	Headers []EphemeralHeader
@@ -109,6 +117,9 @@ func Build(d *Disk, m Machine, u Unlock) (*Graph, error) {
 	}
 	in, err := build()
 	if err != nil {
+		return nil, err
+	}
+	if in.node, err = b.filters(in.node, m); err != nil {
 		return nil, err
 	}
 	if err := b.device(in, m); err != nil {

@@ -2,6 +2,7 @@ package blockgraph
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,10 +22,57 @@ type Machine struct {
 	// RootSlots are the slots in use on the root bus. They matter on machines
 	// whose root bus takes a hot plug itself (i440FX).
 	RootSlots []uint
-	// SCSI are the virtio-scsi controllers.
+	// SCSI are the SCSI controllers.
 	SCSI []SCSIController
 	// USB tells whether the VM has a USB controller.
 	USB bool
+	// Domain tells that the rest was read from a libvirt domain, by ParseDomain:
+	// what is not in it the VM does not have, and a disk without an address
+	// gets the one that libvirt would give it.
+	Domain bool
+	// PCI tells that the domain's PCI controllers are known.
+	PCI bool
+	// Bridges are the conventional PCI buses behind bridges.
+	Bridges []Bridge
+	// CCW are the places in use on a mainframe's channel subsystem.
+	CCW []CCWAddress
+	// Drives are the places in use on IDE, SATA and floppy controllers.
+	Drives []UsedDrive
+	// Disks are the VM's other disks.
+	Disks []OtherDisk
+	// IOThreads are the numbers of the VM's I/O threads.
+	IOThreads []uint
+	// ThrottleGroups are the limits that disks of the VM can share.
+	ThrottleGroups []ThrottleGroup
+}
+
+// Bridge is a conventional PCI bus: it has slots.
+type Bridge struct {
+	// Bus is the name of the bus in QEMU, such as "pci.3".
+	Bus string
+	// Slots are those in use.
+	Slots []uint
+}
+
+// UsedDrive is the place of a disk that the VM has.
+type UsedDrive struct {
+	Bus     Bus
+	Address DriveAddress
+}
+
+// OtherDisk is what must not be twice in a VM. Serial is "" and WWN 0 for none.
+type OtherDisk struct {
+	Target, Serial string
+	WWN            uint64
+	// Tune are the disk's limits, nil for none: disks of one group have the same.
+	Tune *IOTune
+}
+
+// ThrottleGroup is a <throttlegroup> of the VM.
+type ThrottleGroup struct {
+	Limits IOTune // with the group's name
+	// Exists tells that QEMU has the group's object; else the plan adds it.
+	Exists bool
 }
 
 // Port is a PCI bus for one device.
@@ -40,6 +88,8 @@ type Port struct {
 type SCSIController struct {
 	// ID is the controller's id in QEMU, such as "scsi0": its bus is ID + ".0".
 	ID string
+	// Model is libvirt's name of its kind, such as "lsilogic"; "" is virtio-scsi.
+	Model string
 	// Units are the addresses in use.
 	Units []SCSIUnit
 }
@@ -52,10 +102,21 @@ type SCSIUnit struct {
 // Known tells whether anything is known of the VM.
 func (m Machine) Known() bool { return m.Type != "" }
 
-// rootBusHotplug tells whether devices are plugged into the root bus itself:
-// the i440FX's conventional PCI bus. Everything newer has root ports.
-func (m Machine) rootBusHotplug() bool {
+// i440FX tells whether the machine is the PC of 1996, with a PIIX3.
+func (m Machine) i440FX() bool {
 	return m.Type == "pc" || strings.HasPrefix(m.Type, "pc-i440fx-")
+}
+
+func (m Machine) pSeries() bool { return strings.HasPrefix(m.Type, "pseries") }
+
+// rootBusHotplug tells whether devices are plugged into the root bus itself:
+// the i440FX's and the pSeries' conventional PCI bus. Everything newer has root
+// ports.
+func (m Machine) rootBusHotplug() bool { return m.i440FX() || m.pSeries() }
+
+// builtinIDE tells whether the machine has IDE: no other can be added.
+func (m Machine) builtinIDE() bool {
+	return m.i440FX() || m.Type == "malta" || m.Type == "mac99" || m.Type == "g3beige"
 }
 
 // builtinSATA tells whether the chipset has an AHCI controller of its own. An
@@ -63,6 +124,26 @@ func (m Machine) rootBusHotplug() bool {
 // without adding a controller.
 func (m Machine) builtinSATA() bool {
 	return !m.Known() || strings.Contains(m.Type, "q35")
+}
+
+// channelBus tells whether the machine is a mainframe, whose virtio devices sit
+// on a channel subsystem.
+func (m Machine) channelBus() bool { return strings.HasPrefix(m.Type, "s390-ccw-virtio") }
+
+// mmio tells whether the machine's only virtio devices are behind memory-mapped
+// transports.
+func (m Machine) mmio() bool { return strings.HasPrefix(m.Type, "vexpress-") }
+
+// defaultSCSI is the model of a SCSI controller of which a domain says nothing
+// (qemuDomainDefaultSCSIControllerModel).
+func (m Machine) defaultSCSI() string {
+	switch {
+	case m.pSeries():
+		return "ibmvscsi"
+	case m.channelBus(), m.mmio(), m.Type == "virt", strings.HasPrefix(m.Type, "virt-"):
+		return "virtio-scsi"
+	}
+	return "lsilogic"
 }
 
 func (m Machine) rootBus() string {
@@ -113,4 +194,53 @@ func (m Machine) freeSlot() (uint, bool) {
 		}
 	}
 	return 0, false
+}
+
+// freeBridge returns a free slot of a conventional bus; slot 0 is the bridge's.
+func (m Machine) freeBridge() (bus string, slot uint, ok bool) {
+	for _, b := range m.Bridges {
+		for slot := uint(0x1f); slot > 0; slot-- {
+			if !slices.Contains(b.Slots, slot) {
+				return b.Bus, slot, true
+			}
+		}
+	}
+	return "", 0, false
+}
+
+// freeCCW returns the place that libvirt gives to the next device.
+func (m Machine) freeCCW() CCWAddress {
+	a := CCWAddress{CSSID: virtualCSS}
+	for slices.Contains(m.CCW, a) {
+		a.DevNo++
+	}
+	return a
+}
+
+// checkAgainst refuses a disk that contradicts what the VM has: what libvirt
+// refuses when it reads a domain.
+func (d *Disk) checkAgainst(m Machine) error {
+	refuse := func(reason string) error { return &PlacementError{Target: d.Target, Reason: reason} }
+	for _, o := range m.Disks {
+		switch {
+		case o.Target == d.Target:
+			return refuse("target '" + d.Target + "' duplicated: the VM has a disk of this name")
+		case d.Serial != "" && o.Serial == d.Serial:
+			return refuse("disks '" + d.Target + "' and '" + o.Target + "' have identical serial: the guest could not tell them apart")
+		case d.WWN != 0 && o.WWN == d.WWN:
+			return refuse("disks '" + d.Target + "' and '" + o.Target + "' have identical WWN: the guest could not tell them apart")
+		case d.IOTune != nil && d.IOTune.Group != "" && o.Tune != nil && o.Tune.Group == d.IOTune.Group && *o.Tune != *d.IOTune:
+			return refuse("different iotunes for disks " + d.Target + " and " + o.Target + ", which share the group '" + d.IOTune.Group + "'")
+		}
+	}
+	threads := d.Driver.IOThreads
+	if d.Driver.IOThread != 0 {
+		threads = []IOThreadQueues{{ID: d.Driver.IOThread}}
+	}
+	for _, t := range threads {
+		if m.Known() && !slices.Contains(m.IOThreads, t.ID) {
+			return refuse(fmt.Sprintf("iothread '%d' is not defined: the VM has no such I/O thread (it has %d)", t.ID, len(m.IOThreads)))
+		}
+	}
+	return nil
 }

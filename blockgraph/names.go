@@ -35,6 +35,7 @@ type Role string
 
 // The roles of nodes, from the top down, and of what else a disk may bring.
 const (
+	RoleFilter         Role = "filter"          // and a number: passes requests at the rate of a throttle group
 	RoleCopyOnRead     Role = "cor"             // copies what is read from the layers below into the top one
 	RoleLUKS           Role = "luks"            // decrypts a raw payload
 	RolePayloadFormat  Role = "payload-format"  // the payload's format node, such as qcow2

@@ -9,21 +9,20 @@ import (
 // place is where a device goes: the members of its -device that say so.
 type place struct {
 	members Object
+	// transport is how a virtio device is reached: "pci", "ccw" or "device".
+	transport string
 	// controller is what has to be added first, nil for nothing.
 	controller *Device
+	// warning says that the place is not the one that the XML gives.
+	warning string
 }
-
-// highestLUN is where the search for a free unit begins. libvirt and QEMU begin
-// at 0, so the units from above stay quiet.
-const highestLUN = 63
 
 // findPlace decides where the disk's device goes, from its address or, without
 // one, from what is free.
 func findPlace(d *Disk, m Machine) (place, error) {
 	switch d.Bus {
 	case BusVirtio:
-		members, err := placePCI(d, m, "virtio disk")
-		return place{members: members}, err
+		return placeVirtio(d, m)
 	case BusSCSI:
 		return placeSCSI(d, m)
 	case BusUSB:
@@ -35,12 +34,50 @@ func findPlace(d *Disk, m Machine) (place, error) {
 	return place{}, &UnsupportedError{Element: "disk/target@bus", Reason: fmt.Sprintf("the bus %q is not supported", d.Bus)}
 }
 
-func placePCI(d *Disk, m Machine, what string) (Object, error) {
+// placeVirtio places a virtio disk on the bus that the address names, or else
+// on the one that the machine has for such devices.
+func placeVirtio(d *Disk, m Machine) (place, error) {
+	a := d.Address
+	if a == nil {
+		a = &Address{}
+	}
+	switch {
+	case a.CCW != nil && (m.channelBus() || !m.Known()):
+		return placeCCW(d, m, *a.CCW)
+	case a.MMIO != nil, a.kind() == "" && m.mmio():
+		return place{transport: "device"}, nil
+	case a.PCI == nil && m.channelBus() && m.Domain:
+		return placeCCW(d, m, m.freeCCW())
+	case a.PCI == nil && m.channelBus():
+		return place{transport: "ccw"}, nil // QEMU finds a number
+	}
+	members, err := placePCI(d, m, "virtio disk", d.Model == ModelTransitional)
+	p := place{transport: "pci", members: members}
+	if a.CCW != nil {
+		p.warning = fmt.Sprintf("the disk's address is of type ccw, which the machine '%s' does not have: another place is chosen for it", m.Type)
+	}
+	return p, err
+}
+
+// placeCCW places a device on a mainframe's channel subsystem.
+func placeCCW(d *Disk, m Machine, a CCWAddress) (place, error) {
+	number := fmt.Sprintf("%x.%x.%04x", a.CSSID, a.SSID, a.DevNo)
+	if slices.Contains(m.CCW, a) {
+		return place{}, &PlacementError{Target: d.Target, Reason: "the CCW address " + number + " is in use: give another <address>, or none to have a free one chosen"}
+	}
+	return place{transport: "ccw", members: Object{{"devno", number}}}, nil
+}
+
+// placePCI finds a PCI slot for what is needed. A conventional device, which PCI
+// Express has no port for, goes behind a bridge.
+func placePCI(d *Disk, m Machine, what string, conventional bool) (Object, error) {
 	if d.Address != nil && d.Address.PCI != nil {
 		return placeAt(d, m, *d.Address.PCI)
 	}
 	switch {
-	case !m.Known():
+	case !m.Known(), m.Domain && !m.PCI && !m.rootBusHotplug():
+		// A domain that says nothing of PCI is one that libvirt has yet to
+		// complete.
 		return nil, nil
 	case m.rootBusHotplug():
 		slot, ok := m.freeSlot()
@@ -48,6 +85,13 @@ func placePCI(d *Disk, m Machine, what string) (Object, error) {
 			return nil, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("no slot is free on pci.0 for the %s: unplug a device, or use bus='scsi' with an existing controller", what)}
 		}
 		return Object{{"bus", m.rootBus()}, {"addr", hex(slot)}}, nil
+	case conventional:
+		bus, slot, ok := m.freeBridge()
+		if !ok {
+			return nil, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the %s is of conventional PCI, and the VM has no bridge with a free slot for it: "+
+				"add <controller type='pci' model='pcie-to-pci-bridge'/> while the VM is off, or use another model", what)}
+		}
+		return Object{{"bus", bus}, {"addr", hex(slot)}}, nil
 	}
 	bus, ok := m.freePort()
 	if !ok {
@@ -73,11 +117,14 @@ func placeAt(d *Disk, m Machine, a PCIAddress) (Object, error) {
 	if a.Function != 0 {
 		addr += "." + hex(a.Function)
 	}
-	return Object{{"bus", bus}, {"addr", addr}}, nil
+	members := Object{{"bus", bus}}
+	members.addSwitch("multifunction", a.Multifunction)
+	members.add("addr", addr)
+	return members, nil
 }
 
 func checkPort(d *Disk, m Machine, bus string) error {
-	if !m.Known() {
+	if !m.Known() || m.Domain && !m.PCI || slices.ContainsFunc(m.Bridges, func(b Bridge) bool { return b.Bus == bus }) {
 		return nil
 	}
 	var names []string
@@ -96,59 +143,6 @@ func checkPort(d *Disk, m Machine, bus string) error {
 	}
 	slices.SortFunc(names, ComparePorts)
 	return &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the VM has no PCI bus %s (it has: %s): give another <address>, or none to have a free one chosen", bus, orNone(names))}
-}
-
-func placeSCSI(d *Disk, m Machine) (place, error) {
-	if d.Address != nil && d.Address.Drive != nil {
-		a := *d.Address.Drive
-		id := fmt.Sprintf("scsi%d", a.Controller)
-		unit := SCSIUnit{Target: a.Target, LUN: a.Unit}
-		if err := checkUnit(d, m, id, unit); err != nil {
-			return place{}, err
-		}
-		return place{members: scsiMembers(id, a.Bus, unit)}, nil
-	}
-	for _, c := range m.SCSI {
-		for lun := highestLUN; lun >= 0; lun-- {
-			if unit := (SCSIUnit{LUN: uint(lun)}); !slices.Contains(c.Units, unit) {
-				return place{members: scsiMembers(c.ID, 0, unit)}, nil
-			}
-		}
-	}
-	// No controller, or every one is full: bring one along.
-	id := Name(d.Target, RoleController)
-	members, err := placePCI(d, m, "SCSI controller that the disk needs")
-	if err != nil {
-		return place{}, err
-	}
-	options := append(Object{{"driver", "virtio-scsi-pci"}}, members...)
-	options.add("id", id)
-	return place{
-		members:    scsiMembers(id, 0, SCSIUnit{LUN: highestLUN}),
-		controller: &Device{ID: id, Role: RoleController, Options: options},
-	}, nil
-}
-
-func checkUnit(d *Disk, m Machine, id string, unit SCSIUnit) error {
-	if !m.Known() {
-		return nil
-	}
-	var names []string
-	for _, c := range m.SCSI {
-		if c.ID != id {
-			names = append(names, c.ID)
-			continue
-		}
-		if slices.Contains(c.Units, unit) {
-			return &PlacementError{Target: d.Target, Reason: fmt.Sprintf("target %d unit %d of the SCSI controller %s is in use: give another <address>, or none to have a free one chosen", unit.Target, unit.LUN, id)}
-		}
-		return nil
-	}
-	return &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the VM has no virtio-scsi controller %s (it has: %s): give another <address>, or none to have a free one chosen or added", id, orNone(names))}
-}
-
-func scsiMembers(controller string, channel uint, u SCSIUnit) Object {
-	return Object{{"bus", controller + ".0"}, {"channel", int(channel)}, {"scsi-id", int(u.Target)}, {"lun", int(u.LUN)}}
 }
 
 func placeUSB(d *Disk, m Machine) (place, error) {
@@ -170,11 +164,14 @@ func placeUSB(d *Disk, m Machine) (place, error) {
 // placeFixed places a disk on a bus whose addresses follow from the target's
 // letters.
 func placeFixed(d *Disk, m Machine) (Object, error) {
-	a := d.fixedAddress()
+	a := d.driveAddress()
+	if used := (UsedDrive{d.Bus, a}); slices.Contains(m.Drives, used) {
+		return nil, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the %s address controller %d, bus %d, unit %d is in use: give another <address>, or another target", d.Bus, a.Controller, a.Bus, a.Unit)}
+	}
 	switch {
 	case d.Bus == BusFDC:
 		return Object{{"unit", int(a.Unit)}}, nil
-	case d.Bus == BusIDE && m.Known() && !m.rootBusHotplug():
+	case d.Bus == BusIDE && m.Known() && !m.builtinIDE():
 		return nil, &UnsupportedError{Element: "disk/target@bus", Reason: "IDE controllers are unsupported for the machine type '" + m.Type + "': use bus='sata'"}
 	case d.Bus == BusIDE:
 		return Object{{"bus", fmt.Sprintf("ide.%d", a.Bus)}, {"unit", int(a.Unit)}}, nil
@@ -184,19 +181,27 @@ func placeFixed(d *Disk, m Machine) (Object, error) {
 	return Object{{"bus", fmt.Sprintf("sata%d.%d", a.Controller, a.Unit)}}, nil
 }
 
-// fixedAddress is the address of an ide, sata or fdc disk: the one that is
-// given, or the one that libvirt derives from the target's letters.
-func (d *Disk) fixedAddress() DriveAddress {
+// driveAddress is the address of a disk on a bus of drives: the one that is
+// given, or the one that libvirt derives from the target's letters
+// (virDomainDiskDefAssignAddress).
+func (d *Disk) driveAddress() DriveAddress {
 	if d.Address != nil && d.Address.Drive != nil {
 		return *d.Address.Drive
 	}
 	_, index, _ := splitTarget(d.Target) // validated before
-	n := uint(index)
-	switch d.Bus {
+	return derivedAddress(d.Bus, uint(index))
+}
+
+// derivedAddress is the place that a disk has by its name alone: sda is the
+// first of its bus.
+func derivedAddress(bus Bus, n uint) DriveAddress {
+	switch bus {
 	case BusIDE:
 		return DriveAddress{Controller: n / 4, Bus: n % 4 / 2, Unit: n % 2}
 	case BusSATA:
 		return DriveAddress{Controller: n / 6, Unit: n % 6}
+	case BusSCSI:
+		return DriveAddress{Controller: n / 7, Unit: n % 7}
 	default:
 		return DriveAddress{Controller: n / 2, Unit: n % 2}
 	}

@@ -24,7 +24,7 @@ type Step struct {
 	// Do is the command.
 	Do Command
 	// Undo takes Do back. Its Execute is empty for a release, which takes an
-	// earlier step's Do back for good.
+	// earlier step's Do back for good, and for a limit.
 	Undo Command
 }
 
@@ -37,6 +37,7 @@ const (
 	StepNode    StepKind = "node"    // blockdev-add; undone by blockdev-del
 	StepChardev StepKind = "chardev" // chardev-add; undone by chardev-remove
 	StepDevice  StepKind = "device"  // device_add; undone by device_del, which the guest must answer
+	StepLimit   StepKind = "limit"   // block_set_io_throttle; ends with its device, and is not undone
 	StepFDSet   StepKind = "fdset"   // add-fd; undone by remove-fd
 	StepRelease StepKind = "release" // object-del or remove-fd of what is no longer needed; not undone
 )
@@ -79,6 +80,9 @@ func (g *Graph) Plan() *Plan {
 	for _, d := range g.Devices {
 		p.Steps = append(p.Steps, Step{Kind: StepDevice, Subject: d.ID,
 			Do: Command{"device_add", d.Options}, Undo: command("device_del", "id", d.ID)})
+	}
+	if g.Throttling != nil {
+		p.Steps = append(p.Steps, Step{Kind: StepLimit, Subject: g.Device().ID, Do: Command{"block_set_io_throttle", g.Throttling}})
 	}
 	return p
 }

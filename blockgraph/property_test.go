@@ -38,7 +38,7 @@ func anyDisk(t *rapid.T) *blockgraph.Disk {
 			Discard: word("discard", "unmap", "ignore"), DetectZeroes: word("zeroes", "off", "on", "unmap"),
 			ErrorPolicy: word("werror", "stop", "report", "ignore", "enospace"), ReadErrorPolicy: word("rerror", "stop", "report", "ignore"),
 		},
-		Serial: rapid.StringMatching(`[A-Za-z0-9_.+ \\-]{0,30}`).Draw(t, "serial"),
+		Serial: rapid.StringMatching(`[A-Za-z0-9_.+ -]{0,30}`).Draw(t, "serial"),
 	}
 	d.Target = busKinds[d.Bus] + rapid.StringMatching(map[bool]string{true: "[a-b]", false: "[a-z]{1,3}"}[d.Bus == blockgraph.BusIDE || d.Bus == blockgraph.BusFDC]).Draw(t, "target")
 	switch {

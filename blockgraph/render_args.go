@@ -19,6 +19,9 @@ func (p *Plan) Arguments(secretFile func(GraphObject) (string, error)) ([]string
 	if p.Graph.Daemon != nil || len(p.Graph.Headers) > 0 {
 		return nil, &UnsupportedError{Element: "disk/source/encryption", Reason: "a disk that is unlocked outside of QEMU cannot be given as arguments"}
 	}
+	if p.Graph.Throttling != nil {
+		return nil, &UnsupportedError{Element: "disk/iotune", Reason: "limits are set in a running QEMU only (block_set_io_throttle), and these would be lost: use <throttlefilters>"}
+	}
 	var out []string
 	add := func(option string, o Object) error {
 		text, err := appendJSON(nil, o)
@@ -54,6 +57,9 @@ func (p *Plan) Arguments(secretFile func(GraphObject) (string, error)) ([]string
 		if err := add("-device", d.Options); err != nil {
 			return nil, err
 		}
+	}
+	for _, g := range p.Graph.Globals {
+		out = append(out, "-global", g)
 	}
 	return out, nil
 }
@@ -158,6 +164,14 @@ func (s Step) summary() string {
 		return "ephemeral header, made from the one in " + printable(s.Header.Original.Source.String())
 	case StepChardev:
 		return "socket " + printable(s.chardevPath())
+	case StepLimit:
+		var words []string
+		for _, m := range o {
+			if n, ok := m.Value.(uint64); ok && n > 0 {
+				words = append(words, m.Name+"="+strconv.FormatUint(n, 10))
+			}
+		}
+		return strings.Join(words, " ")
 	case StepDevice:
 		words := []string{o.Text("driver")}
 		for _, name := range []string{"bus", "addr"} {

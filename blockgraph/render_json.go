@@ -14,7 +14,8 @@ import (
 // has it nested. A member "controllers" precedes "device" where the disk brings
 // a controller along; "fdsets" comes first where descriptors are passed, and
 // "daemon", with objects and blockdevs of its own, where a storage daemon opens
-// the disk. Members are only ever added to this document.
+// the disk; "throttling" comes last, with what block_set_io_throttle is told, where
+// the disk has limits. Members are only ever added to this document.
 func (p *Plan) JSON() ([]byte, error) {
 	objects, nodes := p.Graph.blockJSON()
 	fdsets, controllers := []any{}, []any{}
@@ -44,6 +45,9 @@ func (p *Plan) JSON() ([]byte, error) {
 		chardevs = append(chardevs, c.argument())
 	}
 	doc.add("chardevs", chardevs)
+	if t := p.Graph.Throttling; t != nil {
+		doc.add("throttling", t)
+	}
 	compact, err := appendJSON(nil, doc)
 	if err != nil {
 		return nil, err

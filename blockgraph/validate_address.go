@@ -7,7 +7,7 @@ import "fmt"
 func (d *Disk) validateAddress() error {
 	a := d.Address
 	if a == nil {
-		if n := d.fixedAddress().Controller; n > 0 && (d.Bus == BusIDE || d.Bus == BusFDC) {
+		if n := d.driveAddress().Controller; n > 0 && (d.Bus == BusIDE || d.Bus == BusFDC) {
 			return invalid("disk/target@dev", "only a single "+string(d.Bus)+" controller is supported, and "+d.Target+" would be on a further one: use a name from the start of the alphabet")
 		}
 		return nil

@@ -60,17 +60,20 @@ func (d *Disk) validatePassThrough() error {
 	if d.Device != DeviceLUN {
 		return nil
 	}
+	_, iscsi := d.Image.Source.Network.(*ISCSI)
 	switch {
-	case d.Bus == BusVirtio:
-		return &UnsupportedError{Element: "disk@device", Reason: "QEMU's virtio disk no longer passes SCSI commands on: use bus='scsi' for device='lun'"}
-	case d.Bus != BusSCSI:
-		return invalid("disk@device", "disk device='lun' is not supported for bus='"+string(d.Bus)+"': use bus='scsi'")
-	case d.Image.Source.Kind == SourceFile:
+	case d.Image.Source.Kind == SourceNetwork && !iscsi:
+		return invalid("disk/source@protocol", "disk device='lun' is not supported for this protocol: it is for iscsi")
+	case !slices.Contains([]SourceKind{SourceBlock, SourceNetwork, SourceVolume}, d.Image.Source.Kind):
 		return invalid("disk@type", "disk device='lun' is only valid for block type disk source")
 	case d.Image.Format != FormatRaw:
 		return invalid("disk/driver@type", "disk device 'lun' must use 'raw' format")
 	case d.Image.Encryption != nil:
 		return invalid("disk/source/encryption", "disk device 'lun' doesn't support encryption")
+	case d.Bus == BusVirtio:
+		return &UnsupportedError{Element: "disk@device", Reason: "QEMU's virtio disk no longer passes SCSI commands on: use bus='scsi' for device='lun'"}
+	case d.Bus != BusSCSI:
+		return invalid("disk@device", "disk device='lun' is not supported for bus='"+string(d.Bus)+"': use bus='scsi'")
 	case d.Serial != "":
 		return invalid("disk/serial", "scsi-block 'lun' devices do not support the serial property: the guest sees the real one")
 	case d.WWN != 0:
@@ -229,8 +232,16 @@ func (d *Disk) validateTuning() error {
 		return invalid("disk/target@dpofua", "dpofua is only valid for scsi disks")
 	case t.ACPIIndex != 0 && d.Bus != BusVirtio:
 		return invalid("disk/acpi@index", "an ACPI index is only supported for PCI devices")
-	case d.Bus == BusFDC && (d.Serial != "" || d.Driver.ErrorPolicy != "" || d.Driver.ReadErrorPolicy != ""):
-		return &UnsupportedError{Element: "disk/target@bus", Reason: "QEMU's floppy drive has no serial and no error policy: remove <serial>, error_policy and rerror_policy"}
+	}
+	for _, p := range []struct {
+		element string
+		given   bool
+	}{
+		{"disk/serial", d.Serial != ""}, {"disk/driver@error_policy", d.Driver.ErrorPolicy != ""}, {"disk/driver@rerror_policy", d.Driver.ReadErrorPolicy != ""},
+	} {
+		if p.given && d.Bus == BusFDC { // libvirt passes them on, and QEMU refuses them
+			return &UnsupportedError{Element: p.element, Reason: "QEMU's floppy drive does not have this setting: remove it"}
+		}
 	}
 	return d.validateGeometry()
 }

@@ -118,6 +118,20 @@ func (o *Object) addText(name, value string) {
 	}
 }
 
+// addNumber adds a member unless its value is 0.
+func (o *Object) addNumber(name string, value uint) {
+	if value != 0 {
+		o.add(name, int(value))
+	}
+}
+
+// addSwitch adds a member unless the switch is left to QEMU.
+func (o *Object) addSwitch(name string, s Switch) {
+	if s != "" {
+		o.add(name, s == On)
+	}
+}
+
 func appendJSON(dst []byte, value any) ([]byte, error) {
 	switch v := value.(type) {
 	case nil:

@@ -1,0 +1,138 @@
+package blockgraph
+
+import (
+	"fmt"
+	"slices"
+)
+
+// highestLUN is where the search for a free unit begins. libvirt and QEMU begin
+// at 0, so the units from above stay quiet.
+const highestLUN = 63
+
+// scsiDrivers are QEMU's names of libvirt's models of SCSI controllers
+// (formatdomain.html, "Controllers"). A narrow one is an old parallel bus: it
+// knows a disk by its SCSI id alone, which libvirt calls unit; all others have
+// targets and logical units.
+var scsiDrivers = map[string]struct {
+	driver       string
+	narrow       bool
+	conventional bool // a device of conventional PCI, which a PCI Express port does not take
+}{
+	"lsilogic":                {"lsi", true, true},
+	"dc390":                   {"dc-390", true, true},
+	"am53c974":                {"am53c974", true, true},
+	"ncr53c90":                {"", true, false}, // built in
+	"lsisas1068":              {"mptsas1068", false, true},
+	"lsisas1078":              {"megasas", false, true},
+	"vmpvscsi":                {"pvscsi", false, false},
+	"ibmvscsi":                {"spapr-vscsi", false, false},
+	"virtio-scsi":             {"virtio-scsi-pci", false, false},
+	"virtio-transitional":     {"virtio-scsi-pci-transitional", false, true},
+	"virtio-non-transitional": {"virtio-scsi-pci-non-transitional", false, false},
+}
+
+func placeSCSI(d *Disk, m Machine) (place, error) {
+	switch {
+	case d.Address != nil && d.Address.Drive != nil:
+		return placeUnit(d, m, *d.Address.Drive)
+	case m.Domain:
+		return placeUnit(d, m, d.driveAddress())
+	}
+	for _, c := range m.SCSI {
+		for lun := highestLUN; lun >= 0; lun-- {
+			unit := DriveAddress{Unit: uint(lun)}
+			if !c.narrow() && !slices.Contains(c.Units, SCSIUnit{LUN: unit.Unit}) {
+				return place{members: scsiMembers(c, unit)}, nil
+			}
+		}
+	}
+	// No controller, or every one is full: bring one along.
+	return ownController(d, m, DriveAddress{Unit: highestLUN})
+}
+
+// placeUnit places the disk at an address: one that the XML gives, or the one
+// that libvirt derives from the target.
+func placeUnit(d *Disk, m Machine, a DriveAddress) (place, error) {
+	id := fmt.Sprintf("scsi%d", a.Controller)
+	if !m.Known() {
+		return place{members: scsiMembers(SCSIController{ID: id}, a)}, nil
+	}
+	i := slices.IndexFunc(m.SCSI, func(c SCSIController) bool { return c.ID == id })
+	if i < 0 && m.Domain {
+		return libvirtController(d, m, id, a)
+	}
+	if i < 0 {
+		var names []string
+		for _, c := range m.SCSI {
+			names = append(names, c.ID)
+		}
+		return place{}, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the VM has no virtio-scsi controller %s (it has: %s): give another <address>, or none to have a free one chosen or added", id, orNone(names))}
+	}
+	c := m.SCSI[i]
+	unit := SCSIUnit{Target: a.Target, LUN: a.Unit}
+	if slices.Contains(c.Units, unit) {
+		return place{}, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("target %d unit %d of the SCSI controller %s is in use: give another <address>, or none to have a free one chosen", unit.Target, unit.LUN, id)}
+	}
+	if c.narrow() && a.Target != 0 {
+		return place{}, invalid("disk/address@target", "target must be 0 for controller model '"+c.Model+"'")
+	}
+	return place{members: scsiMembers(c, a)}, nil
+}
+
+// libvirtController brings along the controller that libvirt adds to a domain
+// whose disk needs one that is not there.
+func libvirtController(d *Disk, m Machine, id string, a DriveAddress) (place, error) {
+	model := m.defaultSCSI()
+	known := scsiDrivers[model]
+	c := SCSIController{ID: id, Model: model}
+	if c.narrow() && a.Target != 0 {
+		return place{}, invalid("disk/address@target", "target must be 0 for controller model '"+model+"'")
+	}
+	options := Object{{"driver", known.driver}}
+	switch {
+	case m.channelBus():
+		options = Object{{"driver", "virtio-scsi-ccw"}}
+	case known.driver == "spapr-vscsi": // on a bus of its own
+	default:
+		members, err := placePCI(d, m, "SCSI controller that the disk needs", known.conventional)
+		if err != nil && known.conventional {
+			return ownController(d, m, a) // what a running VM could have, too
+		}
+		if err != nil {
+			return place{}, err
+		}
+		options = append(options, members...)
+	}
+	options.add("id", id)
+	return place{members: scsiMembers(c, a), controller: &Device{ID: id, Role: RoleController, Options: options}}, nil
+}
+
+// ownController brings a virtio-scsi controller along, for this disk alone.
+func ownController(d *Disk, m Machine, a DriveAddress) (place, error) {
+	id := Name(d.Target, RoleController)
+	driver, members := "virtio-scsi-pci", Object(nil)
+	if m.channelBus() {
+		driver = "virtio-scsi-ccw"
+	} else {
+		var err error
+		if members, err = placePCI(d, m, "SCSI controller that the disk needs", false); err != nil {
+			return place{}, err
+		}
+	}
+	options := append(Object{{"driver", driver}}, members...)
+	options.add("id", id)
+	return place{
+		members:    scsiMembers(SCSIController{ID: id}, a),
+		controller: &Device{ID: id, Role: RoleController, Options: options},
+	}, nil
+}
+
+func scsiMembers(c SCSIController, a DriveAddress) Object {
+	if c.narrow() {
+		return Object{{"bus", c.ID + ".0"}, {"scsi-id", int(a.Unit)}}
+	}
+	return Object{{"bus", c.ID + ".0"}, {"channel", int(a.Bus)}, {"scsi-id", int(a.Target)}, {"lun", int(a.Unit)}}
+}
+
+// narrow tells whether the controller knows a disk by its SCSI id alone.
+func (c SCSIController) narrow() bool { return scsiDrivers[c.Model].narrow }
