@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -32,6 +33,7 @@ func (vm *VM) Machine(ctx context.Context, disk *blockgraph.Disk, state *State) 
 		// not see it.
 		m.USB = m.USB || strings.HasSuffix(kind, "xhci") || strings.Contains(kind, "usb-ehci") || strings.Contains(kind, "usb-uhci")
 	}
+	addShared(&m, state)
 	if disk.Bus == blockgraph.BusSCSI {
 		if m.SCSI, err = vm.scsiControllers(ctx, state); err != nil {
 			return m, err
@@ -43,6 +45,21 @@ func (vm *VM) Machine(ctx context.Context, disk *blockgraph.Disk, state *State) 
 		}
 	}
 	return m, nil
+}
+
+// addShared adds the objects that the disks of a VM share, under libvirt's names
+// for them: I/O threads and throttle groups.
+func addShared(m *blockgraph.Machine, state *State) {
+	for id, kind := range state.Objects {
+		if number, ok := strings.CutPrefix(id, "iothread"); ok && kind == "iothread" {
+			if n, err := strconv.ParseUint(number, 10, 31); err == nil {
+				m.IOThreads = append(m.IOThreads, uint(n))
+			}
+		}
+		if name, ok := strings.CutPrefix(id, "throttle-"); ok && kind == "throttle-group" {
+			m.ThrottleGroups = append(m.ThrottleGroups, blockgraph.ThrottleGroup{Limits: blockgraph.IOTune{Group: name}, Exists: true})
+		}
+	}
 }
 
 // readPCI takes from query-pci what it says reliably: the slots of the root bus
