@@ -48,7 +48,7 @@ func ParseDomain(data []byte) (Machine, error) {
 	}
 	m.readDisks(&dom)
 	m.readIOThreads(&dom)
-	err := m.readThrottleGroups(data)
+	err := m.readThrottleGroups(&dom)
 	return m, err
 }
 
@@ -183,33 +183,18 @@ func (m *Machine) readIOThreads(dom *libvirtxml.Domain) {
 	}
 }
 
-// readThrottleGroups reads <throttlegroups>, which libvirtxml does not know in
-// all of its versions.
-func (m *Machine) readThrottleGroups(data []byte) error {
-	var doc struct {
-		Groups []struct {
-			Inner []byte `xml:",innerxml"`
-		} `xml:"throttlegroups>throttlegroup"`
+// readThrottleGroups reads <throttlegroups>.
+func (m *Machine) readThrottleGroups(dom *libvirtxml.Domain) error {
+	if dom.ThrottleGroups == nil {
+		return nil
 	}
-	if err := xml.Unmarshal(data, &doc); err != nil {
-		return malformed("domain", err)
-	}
-	for _, g := range doc.Groups {
-		tree, _, err := readTree(slices.Concat([]byte("<throttlegroup>"), g.Inner, []byte("</throttlegroup>")))
-		if err != nil {
-			return err
-		}
-		if err := limitsRule().check(tree); err != nil {
-			return err
-		}
-		limits, err := parseIOTune(tree)
-		if err != nil {
-			return err
-		}
+	const element = "domain/throttlegroups/throttlegroup"
+	for _, g := range dom.ThrottleGroups.ThrottleGroups {
+		limits := tuneOf(libvirtxml.DomainDiskIOTune(g))
 		if limits.Group == "" {
-			return &XMLError{Element: "domain/throttlegroups/throttlegroup", Reason: "has no <group_name>: disks name it by that"}
+			return invalid(element, "has no <group_name>: disks name it by that")
 		}
-		if err := limits.validate("domain/throttlegroups/throttlegroup"); err != nil {
+		if err := limits.validate(element); err != nil {
 			return err
 		}
 		m.ThrottleGroups = append(m.ThrottleGroups, ThrottleGroup{Limits: *limits})

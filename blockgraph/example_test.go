@@ -74,7 +74,7 @@ func ExampleParseDisk() {
 func ExampleParseDisk_refused() {
 	for _, doc := range []string{
 		"<disk>\n  <source file='/a'/>\n  <target dev='vda' bsu='virtio'/>\n</disk>",
-		"<disk>\n  <source file='/a'/>\n  <target dev='vda'/>\n  <shareable/>\n</disk>",
+		"<disk>\n  <source file='/a'/>\n  <target dev='vda'/>\n  <transient/>\n</disk>",
 	} {
 		_, err := blockgraph.ParseDisk([]byte(doc))
 		var invalid *blockgraph.XMLError
@@ -88,7 +88,7 @@ func ExampleParseDisk_refused() {
 	}
 	// Output:
 	// line 3 disk/target@bsu - unknown attribute
-	// disk/shareable is not supported
+	// disk/transient is not supported
 }
 
 func ExamplePlan_JSON() {

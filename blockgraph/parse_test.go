@@ -84,7 +84,7 @@ func TestParseDiskAccepts(t *testing.T) {
 			d.Image.Encryption = &blockgraph.Encryption{Format: blockgraph.EncryptionLUKS, Secrets: []secrets.Reference{byUUID}}
 		})},
 		{"engine qemu", disk(strings.Replace(enc, "format=", "engine='qemu' format=", 1)), plain(func(d *blockgraph.Disk) {
-			d.Image.Encryption = &blockgraph.Encryption{Format: blockgraph.EncryptionLUKS, Secrets: []secrets.Reference{byUUID}}
+			d.Image.Encryption = &blockgraph.Encryption{Format: blockgraph.EncryptionLUKS, Engine: blockgraph.EngineQEMU, Secrets: []secrets.Reference{byUUID}}
 		})},
 		{"secret by usage", disk(`<encryption format='luks'><secret type='passphrase' usage='/vols/a b'/></encryption>`), plain(func(d *blockgraph.Disk) {
 			d.Image.Encryption = &blockgraph.Encryption{Format: blockgraph.EncryptionLUKS, Secrets: []secrets.Reference{byUsage}}
@@ -96,11 +96,10 @@ func TestParseDiskAccepts(t *testing.T) {
 		{"header, qcow2 block", header("type='block'", `<source dev='/h' index='3'/><format type='qcow2'/>`), withHeader(blockgraph.SourceBlock, blockgraph.FormatQcow2)},
 		{"header under disk/encryption", disk(`<encryption format='luks'><secret type='passphrase' uuid='` + anyUUID + `'/><header><source file='/h'/></header></encryption>`), withHeader(blockgraph.SourceFile, blockgraph.FormatRaw)},
 		{"readonly", disk("<readonly/>"), plain(func(d *blockgraph.Disk) { d.ReadOnly = true })},
-		{"serial", disk("<serial>A-1.b_c+ \\2</serial>"), plain(func(d *blockgraph.Disk) { d.Serial = "A-1.b_c+ \\2" })},
+		{"serial", disk("<serial> A-1.b_c+ 2</serial>"), plain(func(d *blockgraph.Disk) { d.Serial = " A-1.b_c+ 2" })},
 		{"boot order", disk("<boot order='2'/>"), plain(func(d *blockgraph.Disk) { d.BootOrder = 2 })},
 		{"user alias", disk("<alias name='ua-data_1'/>"), plain(func(d *blockgraph.Disk) { d.Alias = "ua-data_1" })},
-		{"wwn", `<disk><source file='/a'/><target dev='sda'/><wwn> 5000c50015ea71ad
-</wwn></disk>`, plain(func(d *blockgraph.Disk) { d.Target, d.Bus, d.WWN = "sda", blockgraph.BusSCSI, 0x5000c50015ea71ad })},
+		{"wwn", `<disk><source file='/a'/><target dev='sda'/><wwn>5000c50015ea71ad</wwn></disk>`, plain(func(d *blockgraph.Disk) { d.Target, d.Bus, d.WWN = "sda", blockgraph.BusSCSI, 0x5000c50015ea71ad })},
 		{"wwn with 0x", `<disk><source file='/a'/><target dev='sda'/><wwn>0x5000c50015ea71ad</wwn></disk>`,
 			plain(func(d *blockgraph.Disk) { d.Target, d.Bus, d.WWN = "sda", blockgraph.BusSCSI, 0x5000c50015ea71ad })},
 		{"cdrom is read-only", `<disk device='cdrom'><source file='/a'/><target dev='sda'/></disk>`, plain(func(d *blockgraph.Disk) {

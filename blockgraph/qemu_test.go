@@ -87,6 +87,13 @@ func TestQEMUTakesArguments(t *testing.T) {
 	pc := []string{"-machine", "pc"}
 	q35Machine := blockgraph.Machine{Type: "q35", Ports: ports("pci.1"), USB: true}
 	pcMachine := blockgraph.Machine{Type: "pc", RootSlots: []uint{0, 1}}
+	threads := func(m blockgraph.Machine) blockgraph.Machine {
+		m.IOThreads = []uint{1, 2}
+		return m
+	}
+	withThreads := func(options []string) []string {
+		return append(options[:len(options):len(options)], "-object", "iothread,id=iothread1", "-object", "iothread,id=iothread2")
+	}
 
 	for _, c := range []struct {
 		name, format, path, header, headerFormat, target, more string
@@ -94,7 +101,7 @@ func TestQEMUTakesArguments(t *testing.T) {
 		options                                                []string
 	}{
 		{"detached raw, virtio", "raw", images.raw, images.header, "raw", "dev='vdb'",
-			"<serial>A b\\c</serial><boot order='3'/><driver type='raw' cache='writethrough' io='threads' discard='unmap' detect_zeroes='unmap' error_policy='enospace' rerror_policy='report'/>", q35Machine, q35},
+			"<serial>A b</serial><boot order='3'/><driver type='raw' cache='writethrough' io='threads' discard='unmap' detect_zeroes='unmap' error_policy='enospace' rerror_policy='report'/>", q35Machine, q35},
 		{"detached qcow2, virtio on i440fx", "qcow2", images.qcow2, images.header, "raw", "dev='vdb'", "<backingStore/>", pcMachine, pc},
 		{"qcow2 header, new scsi controller", "qcow2", images.qcow2, images.headerInQcow2, "qcow2", "dev='sdb'", "<wwn>5000c50015ea71ad</wwn><serial>1</serial>", q35Machine, q35},
 		{"read-only detached, usb", "raw", images.raw, images.header, "raw", "dev='sdb' bus='usb'", "<readonly/><serial>1</serial><driver error_policy='stop'/>", q35Machine, q35},
@@ -102,7 +109,14 @@ func TestQEMUTakesArguments(t *testing.T) {
 			blockgraph.Machine{Type: "q35", SCSI: []blockgraph.SCSIController{{ID: "scsi0"}}}, append(q35[:4:4], "-device", "virtio-scsi-pci,id=scsi0,bus=pci.1")},
 		{"embedded, sata", "raw", images.luks, "", "", "dev='sdb' bus='sata'", "<boot order='1'/><serial>1</serial>", q35Machine, q35},
 		{"qcow2 with luks, ide", "qcow2", images.qcow2LUKS, "", "", "dev='hdb'", "<wwn>5000c50015ea71ad</wwn>", pcMachine, pc},
-		{"plain, floppy", "raw", images.floppy, "", "", "dev='fda'", "<driver type='raw' cache='writeback'/>", pcMachine, pc},
+		{"plain, floppy", "raw", images.floppy, "", "", "dev='fda'", "<driver type='raw' cache='writeback'/><boot order='2'/>", pcMachine, pc},
+		{"virtio, all options", "raw", images.floppy, "", "", "dev='vdb'", "<driver queues='2' queue_size='64' event_idx='off' ioeventfd='on' iommu='off' ats='off' packed='on' page_per_vq='on' iothread='1'/>" +
+			"<blockio logical_block_size='512' physical_block_size='4096' discard_granularity='4096'/><geometry cyls='20' heads='16' secs='63'/><shareable/>", threads(q35Machine), withThreads(q35)},
+		{"virtio, queues by thread", "raw", images.floppy, "", "", "dev='vdb'", "<driver queues='2'><iothreads><iothread id='2'><queue id='0'/></iothread><iothread id='1'><queue id='1'/></iothread></iothreads></driver>", threads(q35Machine), withThreads(q35)},
+		{"scsi, as another make", "raw", images.floppy, "", "", "dev='sdb' rotation_rate='7200' removable='on' dpofua='on'", "<vendor>ACME</vendor><product>Disk 1</product><serial>a b</serial>", q35Machine, q35},
+		{"scsi, the first of a domain", "raw", images.floppy, "", "", "dev='sdc'", "", blockgraph.Machine{Type: "pc", Domain: true}, pc},
+		{"usb, removable", "raw", images.floppy, "", "", "dev='sdb' bus='usb' removable='on'", "", q35Machine, q35},
+		{"ide, geometry", "raw", images.floppy, "", "", "dev='hda'", "<geometry cyls='20' heads='16' secs='63' trans='lba'/><product>Old disk</product>", pcMachine, pc},
 	} {
 		// One after the other: QEMU locks the images that they share.
 		t.Run(c.name, func(t *testing.T) {

@@ -92,7 +92,7 @@ func TestParseDiskRefuses(t *testing.T) {
 		{"empty attribute", driver("cache=''"), "disk/driver@cache", 4, "empty"},
 		{"serial with an element", disk("<serial><b/></serial>"), "disk/serial/b", 4, "unknown element"},
 		// <disk>, <target>.
-		{"lun", "<disk device='lun'><source file='/a'/><target dev='sda'/></disk>", "disk@device", 0, "pass-through"},
+		{"lun of a file", "<disk device='lun'><source file='/a'/><target dev='sda'/></disk>", "disk@type", 1, "only valid for block type"},
 		{"unknown device", "<disk device='tape'><source file='/a'/><target dev='sda'/></disk>", "disk@device", 1, `"tape"`},
 		{"long device", "<disk device='" + long + "'><source file='/a'/><target dev='sda'/></disk>", "disk@device", 1, "xxx..."},
 		{"no target", "<disk>\n<source file='/a'/></disk>", "disk", 1, "<target dev=...>"},
@@ -106,7 +106,7 @@ func TestParseDiskRefuses(t *testing.T) {
 		{"name longer than a node's", on("dev='vdaaaaa'", ""), "disk/target@dev", 3, "31 characters"},
 		{"xen", on("dev='xvda'", ""), "disk/target@dev", 0, "Xen"},
 		{"bus xen", on("dev='xvda' bus='xen'", ""), "disk/target@bus", 0, `"xen"`},
-		{"bus sd", on("dev='sda' bus='sd'", ""), "disk/target@bus", 0, `"sd"`},
+		{"bus sd", on("dev='sda' bus='sd'", ""), "disk/target@bus", 0, "SD card"},
 		{"unknown bus", on("dev='vda' bus='pci'", ""), "disk/target@bus", 3, `"pci"`},
 		{"disk called fda", on("dev='fda' bus='virtio'", ""), "disk/target@dev", 3, "Invalid harddisk device name"},
 		{"disk called fda, no bus", on("dev='fda'", ""), "disk/target@bus", 3, "is missing"},
@@ -119,7 +119,7 @@ func TestParseDiskRefuses(t *testing.T) {
 		{"second ide controller", on("dev='hde'", ""), "disk/target@dev", 3, "single ide controller"},
 		{"third floppy", "<disk device='floppy'><source file='/a'/><target dev='fdc'/></disk>", "disk/target@dev", 1, "single fdc controller"},
 		// <source>.
-		{"no source", "<disk><target dev='vdb'/></disk>", "disk", 0, "no medium"},
+		{"no source", "<disk><target dev='vdb'/></disk>", "disk", 1, "can be empty"},
 		{"network", "<disk type='network'><source/><target dev='vdb'/></disk>", "disk/source@protocol", 1, "is missing"},
 		{"unknown type", "<disk type='tape'><source/><target dev='vdb'/></disk>", "disk@type", 1, `"tape"`},
 		{"no path", "<disk>\n<source/><target dev='vdb'/></disk>", "disk/source@file", 2, "is missing"},
@@ -142,8 +142,7 @@ func TestParseDiskRefuses(t *testing.T) {
 		{"detect_zeroes", driver("detect_zeroes='yes'"), "disk/driver@detect_zeroes", 4, "off, on, unmap"},
 		{"error_policy", driver("error_policy='panic'"), "disk/driver@error_policy", 4, "enospace"},
 		{"rerror_policy", driver("rerror_policy='enospace'"), "disk/driver@rerror_policy", 4, "stop, report, ignore"},
-		{"queues", driver("queues='4'"), "disk/driver@queues", 0, "not support"},
-		{"iothreads", disk("<driver><iothreads/></driver>"), "disk/driver/iothreads", 0, "not support"},
+		{"statistics", disk("<driver><statistics/></driver>"), "disk/driver/statistics", 0, "not support"},
 		// <encryption>.
 		{"encryption twice", "<disk>\n<source file='/a'><encryption format='luks'>" + secret + "</encryption></source>\n<target dev='vdb'/>\n<encryption format='luks'>" + secret + "</encryption></disk>", "disk/encryption", 4, "already found"},
 		{"no format", enc("", secret), "disk/encryption@format", 4, "is missing"},
@@ -188,7 +187,9 @@ func TestParseDiskRefuses(t *testing.T) {
 		{"alias", disk("<alias name='ua-a b'/>"), "disk/alias@name", 4, `" "`},
 		// <address>.
 		{"address without type", disk("<address bus='0'/>"), "disk/address@type", 4, "is missing"},
-		{"ccw", disk("<address type='ccw'/>"), "disk/address@type", 0, "ccw"},
+		{"ccw subsystem", disk("<address type='ccw' cssid='0' ssid='0' devno='1'/>"), "disk/address@cssid", 4, "cssid='0xfe'"},
+		{"ccw number", disk("<address type='ccw' cssid='0xfe' ssid='4' devno='1'/>"), "disk/address@ssid", 4, "0 to 3"},
+		{"isa", disk("<address type='isa'/>"), "disk/address@type", 4, "cannot have an address of type 'isa'"},
 		{"unknown address", disk("<address type='isdn'/>"), "disk/address@type", 4, "isdn"},
 		{"slot", disk("<address type='pci' slot='0x20'/>"), "disk/address@slot", 4, "0 to 31"},
 		{"function", disk("<address type='pci' function='8'/>"), "disk/address@function", 4, "0 to 7"},
@@ -196,8 +197,8 @@ func TestParseDiskRefuses(t *testing.T) {
 		{"no number", disk("<address type='pci' slot='one'/>"), "disk/address@slot", 4, `"one"`},
 		{"negative", disk("<address type='pci' slot='-1'/>"), "disk/address@slot", 4, `"-1"`},
 		{"mixed address", disk("<address type='pci' unit='1'/>"), "disk/address@unit", 4, "does not belong"},
-		{"second PCI domain", disk("<address type='pci' domain='1' bus='1'/>"), "disk/address@domain", 0, "one PCI domain"},
-		{"multifunction", disk("<address type='pci' multifunction='on'/>"), "disk/address@multifunction", 0, "not support"},
+		{"second PCI domain", disk("<address type='pci' domain='1' bus='1'/>"), "disk/address@domain", 0, "only the PCI domain 0"},
+		{"multifunction", disk("<address type='pci' multifunction='yes'/>"), "disk/address@multifunction", 4, "on, off"},
 		{"drive address on virtio", disk("<address type='drive'/>"), "disk/address@type", 4, "use type='pci'"},
 		{"pci address on scsi", on("dev='sda'", "<address type='pci' bus='1'/>"), "disk/address@type", 4, "use type='drive'"},
 		{"drive address on usb", on("dev='sda' bus='usb'", "<address type='drive'/>"), "disk/address@type", 4, "use type='usb'"},
@@ -211,7 +212,7 @@ func TestParseDiskRefuses(t *testing.T) {
 		{"sata bus", on("dev='sda' bus='sata'", "<address type='drive' bus='1'/>"), "disk/address@bus", 4, "0 at most"},
 	}
 	for _, floppy := range []struct{ element, inner string }{
-		{"disk/serial", "<serial>1</serial>"}, {"disk/boot@order", "<boot order='1'/>"},
+		{"disk/serial", "<serial>1</serial>"},
 		{"disk/driver@error_policy", "<driver error_policy='stop'/>"}, {"disk/driver@rerror_policy", "<driver rerror_policy='stop'/>"},
 	} {
 		cases = append(cases, refusal{"floppy with " + floppy.element,
@@ -251,7 +252,8 @@ func TestValidate(t *testing.T) {
 		{"no target", func(d *blockgraph.Disk) { d.Target = "" }, "disk/target@dev"},
 		{"no bus", func(d *blockgraph.Disk) { d.Bus = "" }, "disk/target@bus"},
 		{"no device", func(d *blockgraph.Disk) { d.Device = "" }, "disk@device"},
-		{"lun", func(d *blockgraph.Disk) { d.Device = "lun" }, "disk@device"},
+		{"lun", func(d *blockgraph.Disk) { d.Device = "lun" }, "disk@type"},
+		{"tape", func(d *blockgraph.Disk) { d.Device = "tape" }, "disk@device"},
 		{"no format", func(d *blockgraph.Disk) { d.Image.Format = "" }, "disk/source"},
 		{"no kind", func(d *blockgraph.Disk) { d.Image.Source.Kind = "" }, "disk/source"},
 		{"no path", func(d *blockgraph.Disk) { d.Image.Source.Path = "" }, "disk/source"},
