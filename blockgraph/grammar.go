@@ -91,8 +91,12 @@ func limitsRule() *rule {
 	return r
 }
 
-// check refuses everything in e that r does not allow.
-func (r *rule) check(e *element) error {
+// check refuses everything in e that r does not allow. What is unknown it takes
+// off the tree instead where skip is not nil, and says so there.
+func (r *rule) check(e *element, skip *skipped) error {
+	if skip.cut(r, e) {
+		return r.check(e, skip)
+	}
 	seen := make([]string, 0, len(e.attrs))
 	for _, a := range e.attrs {
 		name := a.Name.Local
@@ -136,7 +140,7 @@ func (r *rule) check(e *element) error {
 		if next.kinds != nil {
 			next = next.kind(e, c)
 		}
-		if err := next.check(c); err != nil {
+		if err := next.check(c, skip); err != nil {
 			return err
 		}
 	}
@@ -182,7 +186,8 @@ func suggest(word string, known []string) string {
 	return ""
 }
 
-// oneEdit tells whether one letter added, removed or replaced makes a into b.
+// oneEdit tells whether one letter added, removed or replaced, or two next to each
+// other swapped, make a into b.
 func oneEdit(a, b string) bool {
 	if len(a) > len(b) {
 		a, b = b, a
@@ -194,10 +199,15 @@ func oneEdit(a, b string) bool {
 	for i < len(a) && a[i] == b[i] {
 		i++
 	}
-	if len(a) == len(b) {
-		return i < len(a) && a[i+1:] == b[i+1:]
+	switch {
+	case len(a) < len(b):
+		return a[i:] == b[i+1:]
+	case i == len(a):
+		return false
+	case a[i+1:] == b[i+1:]:
+		return true
 	}
-	return a[i:] == b[i+1:]
+	return i+1 < len(a) && a[i] == b[i+1] && a[i+1] == b[i] && a[i+2:] == b[i+2:]
 }
 
 // shorten keeps error messages to one line of a readable length.

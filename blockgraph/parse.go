@@ -13,7 +13,11 @@ import (
 // this package does not support an [*UnsupportedError]; nothing is ignored.
 // The grammar is libvirt's (formatdomain.html, "Hard drives, floppy disks,
 // CDROMs") and one element more, <header>, for a detached LUKS header.
-func ParseDisk(data []byte) (*Disk, error) {
+//
+// [ParseOptions] has a way to read what a newer libvirt may write.
+func ParseDisk(data []byte) (*Disk, error) { return parseDisk(data, nil) }
+
+func parseDisk(data []byte, skip *skipped) (*Disk, error) {
 	tree, read, err := readTree(data)
 	if err != nil {
 		return nil, err
@@ -26,13 +30,16 @@ func ParseDisk(data []byte) (*Disk, error) {
 	if _, err := sourceKind(tree); err != nil {
 		return nil, err
 	}
-	if err := diskRule.check(tree); err != nil {
+	if err := diskRule.check(tree, skip); err != nil {
 		return nil, err
 	}
 	p := &parser{tree: tree}
 	disk, err := p.disk(read)
 	if err != nil {
 		return nil, err
+	}
+	if skip != nil {
+		disk.ignored = skip.words
 	}
 	if err := disk.Validate(); err != nil {
 		return nil, locate(err, tree)

@@ -282,6 +282,9 @@ func (vm *VM) Plan(ctx context.Context, disk *blockgraph.Disk, state *State, u b
 	if err != nil {
 		return nil, err
 	}
+	for _, w := range graph.Warnings {
+		vm.log.WithField("disk", disk.Target).Warn(w)
+	}
 	if graph.Device().Options.Text("bus") == rootComplex {
 		return nil, &blockgraph.PlacementError{Target: disk.Target, Reason: "pcie.0 takes no hot plug: give the <address> of a pcie-root-port, or none to have a free one chosen"}
 	}

@@ -17,10 +17,12 @@ type imageFlags struct {
 	pools     []string
 	tlsFolder string
 	tlsSecret string
+	lenient   bool
 }
 
 func (f *imageFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&f.pools, "pool-xml", nil, "the libvirt storage pool that the disk's volume is in; repeatable")
+	cmd.Flags().BoolVar(&f.lenient, "ignore-unknown", false, "skip elements and attributes of the disk XML that are not known, with a warning; what looks misspelt, and <encryption>, is read strictly even so")
 	cmd.Flags().StringVar(&f.tlsFolder, "tls-dir", "", "where the VM's host has the certificates of a TLS client (default "+blockgraph.DefaultTLSFolder+")")
 	cmd.Flags().StringVar(&f.tlsSecret, "tls-secret", "", "the UUID of the secret that decrypts the key of the TLS client")
 }
@@ -35,7 +37,7 @@ func (a *app) readDisk(path string, flags imageFlags) (*blockgraph.Disk, error) 
 	if err != nil {
 		return nil, &usageError{fmt.Errorf("read the disk XML: %w", err)}
 	}
-	disk, err := blockgraph.ParseDisk(data)
+	disk, err := blockgraph.ParseOptions{IgnoreUnknown: flags.lenient}.ParseDisk(data)
 	if err != nil {
 		return nil, err
 	}

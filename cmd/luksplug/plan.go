@@ -116,6 +116,9 @@ func (a *app) plan(ctx context.Context, path string, about planFlags, mode hotpl
 	if err != nil {
 		return nil, err
 	}
+	for _, w := range graph.Warnings {
+		a.log.WithField("disk", disk.Target).Warn(w)
+	}
 	return graph.Plan(), nil
 }
 
