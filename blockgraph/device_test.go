@@ -198,3 +198,25 @@ func TestFloppyBootsFirst(t *testing.T) {
 		t.Errorf("got %s %v", text, err)
 	}
 }
+
+// TestCheckHotplugLimits: limits that QEMU does not take are refused before
+// anything is done. Their rules were tried on QEMU 10.0.
+func TestCheckHotplugLimits(t *testing.T) {
+	t.Parallel()
+	for inner, want := range map[string]string{
+		"<read_iops_sec>5</read_iops_sec><read_iops_sec_max>9</read_iops_sec_max><read_iops_sec_max_length>3</read_iops_sec_max_length><size_iops_sec>4096</size_iops_sec>": "",
+		"<total_bytes_sec_max>9</total_bytes_sec_max>":                                                                                                       "total_bytes_sec_max",
+		"<write_bytes_sec>9</write_bytes_sec><write_bytes_sec_max>8</write_bytes_sec_max>":                                                                   "lower than write_bytes_sec",
+		"<total_iops_sec>9</total_iops_sec><total_iops_sec_max_length>2</total_iops_sec_max_length>":                                                         "needs total_iops_sec_max",
+		"<total_iops_sec>9</total_iops_sec><total_iops_sec_max>900000000000000</total_iops_sec_max><total_iops_sec_max_length>2</total_iops_sec_max_length>": "too long",
+		"<total_bytes_sec>9</total_bytes_sec><size_iops_sec>4</size_iops_sec>":                                                                               "limit of requests",
+	} {
+		err := mustParse(t, diskAt("dev='vda'", "<iotune>"+inner+"</iotune>")).CheckHotplug()
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", inner, err, want)
+		}
+	}
+	if err := mustParse(t, "<disk device='cdrom'><target dev='sda' bus='scsi'/><alias name='ua-x'/></disk>").CheckHotplug(); err == nil {
+		t.Error("an empty drive that could not be found again is accepted")
+	}
+}

@@ -82,6 +82,32 @@ func (t IOTune) validate(path string) error {
 	return nil
 }
 
+// feasible checks limits by QEMU's rules (throttle_is_valid in util/throttle.c):
+// libvirt takes others, and reports later, if at all, that they are not set.
+func (t IOTune) feasible(path string) error {
+	requests := false
+	for _, u := range t.units() {
+		for _, d := range u.limits.directions() {
+			name := d.xml + "_" + u.xml + "_sec"
+			requests = requests || u.xml == "iops" && d.PerSecond != 0
+			switch {
+			case d.MaxLength > 1 && d.Max == 0:
+				return invalid(path+"/"+name+"_max_length", "the length of a burst needs "+name+"_max")
+			case d.Max != 0 && d.PerSecond == 0:
+				return invalid(path+"/"+name+"_max", "a burst needs "+name+", the limit that it may exceed")
+			case d.Max != 0 && d.Max < d.PerSecond:
+				return invalid(path+"/"+name+"_max", "a burst cannot be lower than "+name)
+			case d.Max != 0 && d.MaxLength > highestLimit/d.Max:
+				return invalid(path+"/"+name+"_max_length", "the burst is too long for this rate")
+			}
+		}
+	}
+	if t.RequestSize != 0 && !requests {
+		return invalid(path+"/size_iops_sec", "the size of a request needs a limit of requests, such as total_iops_sec")
+	}
+	return nil
+}
+
 // throttle returns the arguments of block_set_io_throttle for the device
 // with this QOM path, in libvirt's order. See QEMU's qapi/block.json,
 // BlockIOThrottle: bps, bps_rd ... iops_wr are not optional.

@@ -144,10 +144,16 @@ func command(name, argument, value string) Command {
 }
 
 // CheckHotplug tells whether a running VM can take the disk. The error is
-// libvirt's own refusal.
+// libvirt's own refusal, or that of a device which could not be taken back or
+// found again: limits, which QEMU is told last, are checked here by its rules.
 func (d *Disk) CheckHotplug() error {
-	if !d.Bus.Hotpluggable() {
+	switch {
+	case !d.Bus.Hotpluggable():
 		return &UnsupportedError{Element: "disk/target@bus", Reason: "disk bus '" + string(d.Bus) + "' cannot be hotplugged: use virtio, scsi or usb"}
+	case d.Empty && d.Alias != "":
+		return &UnsupportedError{Element: "disk/alias", Reason: "an empty drive is known by its device's name alone, which is luksplug's: remove the alias"}
+	case d.IOTune != nil:
+		return d.IOTune.feasible("disk/iotune")
 	}
 	return nil
 }

@@ -289,8 +289,12 @@ func (r *run) verify(ctx context.Context, out *Attached) error {
 		return err
 	}
 	h := state.Holding(graph.Target)
-	if h == nil || h.Device != graph.Device().ID || state.deviceOf([]string{graph.Top().Name}) != h.Device {
-		return fmt.Errorf("verify what was attached: no device uses node %s", graph.Top().Name)
+	if h == nil || h.Device != graph.Device().ID {
+		return fmt.Errorf("verify what was attached: QEMU has no device %s, which it said it had added", graph.Device().ID)
+	}
+	// An empty drive and a vhost-user disk have no node.
+	if top := graph.Top().Name; top != "" && state.deviceOf([]string{top}) != h.Device {
+		return fmt.Errorf("verify what was attached: no device uses node %s", top)
 	}
 	if len(h.FDSets) > 0 || len(h.Files) > 0 {
 		return fmt.Errorf("verify what was attached: the ephemeral header can still be had: %v", h.Left())
