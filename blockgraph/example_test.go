@@ -87,7 +87,7 @@ func ExampleParseDisk_refused() {
 		}
 	}
 	// Output:
-	// line 3 disk/target@bsu - unknown attribute
+	// line 3 disk/target@bsu - unknown attribute: did you mean bus?
 	// disk/transient is not supported
 }
 

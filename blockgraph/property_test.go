@@ -56,7 +56,8 @@ func anyDisk(t *rapid.T) *blockgraph.Disk {
 	if rapid.Bool().Draw(t, "alias") {
 		d.Alias = "ua-" + rapid.StringMatching(`[A-Za-z0-9_-]{1,20}`).Draw(t, "alias name")
 	}
-	if rapid.Bool().Draw(t, "encrypted") {
+	anyTuning(t, d)
+	if !d.Shareable && rapid.Bool().Draw(t, "encrypted") {
 		d.Image.Encryption = &blockgraph.Encryption{Secrets: []secrets.Reference{anySecret(t)}}
 		if rapid.Bool().Draw(t, "detached") {
 			h := anyImage(t, "header")
@@ -64,6 +65,40 @@ func anyDisk(t *rapid.T) *blockgraph.Disk {
 		}
 	}
 	return d
+}
+
+// anyTuning draws what the disk's bus has of settings.
+func anyTuning(t *rapid.T, d *blockgraph.Disk) {
+	toggle := func(name string) blockgraph.Switch {
+		return rapid.SampledFrom([]blockgraph.Switch{"", blockgraph.On, blockgraph.Off}).Draw(t, name)
+	}
+	number := func(name string, most uint) uint { return rapid.UintRange(0, most).Draw(t, name) }
+	text := func(name, pattern string) string { return rapid.StringMatching(pattern).Draw(t, name) }
+	d.Shareable = d.Image.Format == blockgraph.FormatRaw && rapid.Bool().Draw(t, "shareable")
+	d.Tuning.BlockIO = blockgraph.BlockIO{Logical: number("logical", 4096), Physical: number("physical", 4096), DiscardGranularity: number("granularity", 1<<20)}
+	switch d.Bus {
+	case blockgraph.BusVirtio:
+		d.Model = rapid.SampledFrom([]blockgraph.Model{"", blockgraph.ModelVirtio, blockgraph.ModelNonTransitional}).Draw(t, "model")
+		v := &d.Driver
+		v.Queues, v.QueueSize = number("queues", 8), number("queue size", 1024)
+		v.IOEventFD, v.EventIdx, v.IOMMU = toggle("ioeventfd"), toggle("event_idx"), toggle("iommu")
+		v.ATS, v.Packed, v.PagePerVQ = toggle("ats"), toggle("packed"), toggle("page_per_vq")
+	case blockgraph.BusSCSI:
+		d.Tuning.Vendor, d.Tuning.Product = text("vendor", "[ -~]{0,8}"), text("product", "[ -~]{0,16}")
+		if d.Device == blockgraph.DeviceDisk {
+			d.Tuning.RotationRate, d.Tuning.Removable, d.Tuning.DPOFUA = number("rotation", 65535), toggle("removable"), toggle("dpofua")
+		}
+	case blockgraph.BusUSB:
+		d.Tuning.Removable = toggle("removable")
+	case blockgraph.BusIDE, blockgraph.BusSATA:
+		d.Tuning.Product = text("model", "[ -~]{0,40}")
+	}
+	if rapid.Bool().Draw(t, "limited") {
+		limit := func(name string) blockgraph.Limit {
+			return blockgraph.Limit{PerSecond: rapid.Uint64Range(0, 1e15).Draw(t, name), Max: rapid.Uint64Range(0, 1e15).Draw(t, name+" burst"), MaxLength: rapid.Uint64Range(0, 99).Draw(t, name+" length")}
+		}
+		d.IOTune = &blockgraph.IOTune{Bytes: blockgraph.Limits{Total: limit("bytes")}, Requests: blockgraph.Limits{Read: limit("reads"), Write: limit("writes")}}
+	}
 }
 
 func anyImage(t *rapid.T, what string) blockgraph.Image {
@@ -121,7 +156,7 @@ func everything(t fataler, p *blockgraph.Plan) string {
 		t.Fatal(err)
 	}
 	args, err := p.Arguments(goldenSecret)
-	if err != nil {
+	if (err != nil) != (p.Graph.Throttling != nil) {
 		t.Fatal(err)
 	}
 	return strings.Join([]string{p.Text(), string(doc), blockgraph.QuoteArguments(args), p.Graph.DOT(), p.Graph.Mermaid(), p.Graph.SVG()}, "\x00")
@@ -183,6 +218,12 @@ func TestPlanOrder(t *testing.T) {
 				if bus, ours := strings.CutSuffix(o.Text("bus"), ".0"); ours && strings.HasPrefix(bus, "luksplug-") {
 					need(i, bus)
 				}
+			case blockgraph.StepLimit:
+				need(i, s.Subject)
+				if i != len(p.Steps)-1 || s.Undo.Execute != "" {
+					t.Fatalf("limits are set last, and not undone: %+v", s)
+				}
+				continue
 			case blockgraph.StepRelease:
 				released[s.Subject] = i
 				need(i, s.Subject)
