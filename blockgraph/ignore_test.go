@@ -52,7 +52,7 @@ func TestIgnoreUnknownFailsClosed(t *testing.T) {
 	t.Parallel()
 	encryption := "<encryption format='luks'><secret type='passphrase' usage='x'/></encryption>"
 	for name, inner := range map[string]string{
-		"letters swapped":       strings.ReplaceAll(encryption, "encryption", "encrpytion"),
+		"letters swapped":       strings.ReplaceAll(encryption, "ypt", "pyt"),
 		"letter missing":        strings.ReplaceAll(encryption, "encryption", "encrytion"),
 		"capital":               strings.ReplaceAll(encryption, "encryption", "Encryption"),
 		"misspelt header":       strings.Replace(encryption, "</encryption>", "<haeder><source file='/h'/></haeder></encryption>", 1),
