@@ -96,7 +96,13 @@ func (m *Machine) readControllers(dom *libvirtxml.Domain, taken map[uint]map[uin
 		case "usb":
 			m.USB = hasUSB && m.USB || c.Model != "none"
 			hasUSB = true
+			if c.Model != "none" && !slices.Contains(m.USBBuses, index) { // companions share a number
+				m.USBBuses = append(m.USBBuses, index)
+			}
 		}
+	}
+	if !hasUSB {
+		m.USBBuses = []uint{0}
 	}
 }
 

@@ -30,6 +30,8 @@ type Machine struct {
 	// what is not in it the VM does not have, and a disk without an address
 	// gets the one that libvirt would give it.
 	Domain bool
+	// USBBuses are the numbers of the domain's USB controllers.
+	USBBuses []uint
 	// PCI tells that the domain's PCI controllers are known.
 	PCI bool
 	// Bridges are the conventional PCI buses behind bridges.

@@ -147,6 +147,9 @@ func checkPort(d *Disk, m Machine, bus string) error {
 
 func placeUSB(d *Disk, m Machine) (place, error) {
 	if d.Address != nil && d.Address.USB != nil {
+		if n := d.Address.USB.Bus; m.Domain && !slices.Contains(m.USBBuses, n) {
+			return place{}, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("missing USB bus %d: the domain has no USB controller of this index", n)}
+		}
 		bus := "usb.0"
 		if n := d.Address.USB.Bus; n > 0 {
 			bus = fmt.Sprintf("usb%d.0", n)

@@ -73,6 +73,9 @@ func placeUnit(d *Disk, m Machine, a DriveAddress) (place, error) {
 	if slices.Contains(c.Units, unit) {
 		return place{}, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("target %d unit %d of the SCSI controller %s is in use: give another <address>, or none to have a free one chosen", unit.Target, unit.LUN, id)}
 	}
+	if _, known := scsiDrivers[c.Model]; c.Model != "" && !known {
+		return place{}, &PlacementError{Target: d.Target, Reason: "the SCSI controller " + id + " has the unsupported model '" + shorten(c.Model) + "', which QEMU does not have"}
+	}
 	if c.narrow() && a.Target != 0 {
 		return place{}, invalid("disk/address@target", "target must be 0 for controller model '"+c.Model+"'")
 	}

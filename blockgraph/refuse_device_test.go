@@ -130,6 +130,8 @@ func TestBuildRefusesInContext(t *testing.T) {
 		{"target of a narrow controller", diskAt("dev='sda'", "<address type='drive' controller='0' bus='0' target='1' unit='0'/>"),
 			domain("", "<controller type='scsi' index='0' model='lsilogic'/>"), "target must be 0 for controller model 'lsilogic'"},
 		{"target of a default controller", diskAt("dev='sda'", "<address type='drive' controller='0' bus='0' target='1' unit='0'/>"), domain("", ""), "target must be 0"},
+		{"SCSI model", diskAt("dev='sda'", ""), domain("", "<controller type='scsi' index='0' model='buslogic'/>"), "unsupported model 'buslogic'"},
+		{"USB bus", diskAt("dev='sda' bus='usb'", "<address type='usb' bus='1' port='1'/>"), domain("", "<controller type='usb' index='0'/>"), "missing USB bus 1"},
 		{"I/O thread", diskAt("dev='vda'", "<driver iothread='3'/>"), domain("<iothreads>2</iothreads>", ""), "iothread '3' is not defined"},
 		{"I/O threads", diskAt("dev='vda'", "<driver><iothreads><iothread id='1'/><iothread id='3'/></iothreads></driver>"), domain("<iothreads>2</iothreads>", ""), "iothread '3' is not defined"},
 		{"throttle group", diskAt("dev='vda'", "<throttlefilters><throttlefilter group='x'/></throttlefilters>"), domain("", ""), "throttle group 'x' not found"},
