@@ -109,14 +109,6 @@ func (h Host) socket(otherwise uint) Object {
 	return append(Object{{"type", "inet"}}, h.inet(otherwise)...)
 }
 
-// hostText names a host for people.
-func (h Host) text(otherwise uint) string {
-	if h.Socket != "" {
-		return h.Socket
-	}
-	return h.address(otherwise)
-}
-
 // Auth is <auth>: who we are to a server, and the secret that proves it.
 type Auth struct {
 	User   string
