@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 
@@ -133,5 +134,35 @@ func TestRemoteServerHangs(t *testing.T) {
 	}
 	if left, err := os.ReadDir(run); err != nil || len(left) != 0 {
 		t.Errorf("left on the host: %v, %v", left, err)
+	}
+}
+
+// TestSizeChanges: a payload that is not as large as it was when its header was
+// read is taken back before the guest sees it.
+func TestSizeChanges(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	var payload string
+	devices := 0
+	v, _ := vm(t, hotplug.Options{OnStep: func(r hotplug.StepReport) {
+		switch r.Step.Kind {
+		case blockgraph.StepFDSet: // the payload is opened after it
+			if err := os.Truncate(payload, 12<<20); err != nil {
+				t.Error(err)
+			}
+		case blockgraph.StepDevice:
+			devices++
+		}
+	}})
+	before := state(ctx, t, v)
+	disk := luksDisk(t, "sdb")
+	payload = disk.Image.Source.Path
+	_, err := v.Attach(ctx, disk, store(key), hotplug.AttachOptions{})
+	var back *hotplug.RolledBackError
+	if !errors.As(err, &back) || !strings.Contains(err.Error(), "another size") || devices != 0 {
+		t.Errorf("%d devices, %v", devices, err)
+	}
+	if after := state(ctx, t, v); !reflect.DeepEqual(before, after) {
+		t.Errorf("before %+v\nafter  %+v", before, after)
 	}
 }
