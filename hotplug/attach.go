@@ -106,7 +106,7 @@ type ready struct {
 // and other disks need not wait for it. The disk is checked before; what was
 // found out is not relied on later, when the VM may have changed.
 func (a *attach) unlockFirst(ctx context.Context) error {
-	if a.disk.Image.Encryption == nil || a.options.Unlock == UnlockQEMU {
+	if !a.disk.Encrypted() || a.options.Unlock == UnlockQEMU {
 		return nil
 	}
 	state, err := a.vm.State(ctx)

@@ -212,7 +212,10 @@ func (vm *VM) exists(ctx context.Context, s blockgraph.Step) (bool, error) {
 		return false, err
 	}
 	if s.Kind == blockgraph.StepLimit { // which may be done again, and is done then
-		_, err := vm.query(ctx, limitCommand(s))
+		cmd, err := (&Values{}).command(s.Do) // it holds no secret
+		if err == nil {
+			_, err = vm.query(ctx, cmd)
+		}
 		return err == nil, err
 	}
 	state, err := vm.State(ctx)
@@ -232,15 +235,6 @@ func (vm *VM) exists(ctx context.Context, s blockgraph.Step) (bool, error) {
 		return true, nil
 	}
 	return slices.ContainsFunc(state.FDSets, func(f FDSet) bool { return slices.Contains(f.Opaques, s.Subject) }), nil
-}
-
-// limitCommand is the command of a step that sets limits, which holds no secret.
-func limitCommand(s blockgraph.Step) qmp.Command {
-	out := qmp.Command{Execute: s.Do.Execute}
-	for _, m := range s.Do.Arguments {
-		out.Arguments = append(out.Arguments, qmp.Member{Name: m.Name, Value: m.Value})
-	}
-	return out
 }
 
 // fail takes back what was done and returns the error that tells how that went.

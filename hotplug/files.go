@@ -82,7 +82,7 @@ func (a *attach) checkLayer(ctx context.Context, disk *blockgraph.Disk, unlock b
 		return a.remoteSize, nil // was checked when the key was derived
 	}
 	if remote && unlock.Way == blockgraph.ByHeader && layer.RawLUKS() {
-		if h, err = a.remoteHeader(ctx, disk); err != nil {
+		if h, err = a.remoteHeader(ctx, disk, state); err != nil {
 			return 0, err
 		}
 	}
@@ -93,21 +93,30 @@ func (a *attach) checkLayer(ctx context.Context, disk *blockgraph.Disk, unlock b
 		return 0, err
 	}
 	size, err := a.volumeSize(ctx, disk, h)
-	if remote {
+	if remote && a.remoteSize == 0 { // the top layer comes first
 		a.remoteSize, a.remoteUUID = size, h.UUID
 	}
 	return size, err
 }
 
 // remoteHeader reads the header of a layer that a storage daemon has to open.
-func (a *attach) remoteHeader(ctx context.Context, disk *blockgraph.Disk) (*luks.Header, error) {
+// A detached one must be the header of no other disk.
+func (a *attach) remoteHeader(ctx context.Context, disk *blockgraph.Disk, state *State) (*luks.Header, error) {
 	original := disk.Image.LUKSHeader()
 	h, done, err := a.openHeader(ctx, *original)
 	if err != nil {
 		return nil, remoteError(disk, original.Source, err)
 	}
 	done()
-	return h, nil
+	if disk.Header() == nil {
+		return h, nil
+	}
+	name := original.Source.String()
+	user, err := a.vm.headerUser(ctx, disk, name, h.UUID, state)
+	if err != nil || user == "" {
+		return h, err
+	}
+	return h, a.checkShared(disk, name, user, a.headerUse(blockgraph.ByHeader))
 }
 
 // remoteError says that a header could not be read, unless the reason is a secret
@@ -124,13 +133,7 @@ func remoteError(disk *blockgraph.Disk, s blockgraph.Source, err error) error {
 // the header of no other disk.
 func (a *attach) checkHeader(ctx context.Context, disk *blockgraph.Disk, header blockgraph.Image, unlock blockgraph.Unlock, state *State) (*luks.Header, error) {
 	path := header.Source.Path
-	access := writes
-	if unlock.Way == blockgraph.ByHeader {
-		access = reads // QEMU gets another one
-	}
-	if a.options.AllowSharedHeader && unlock.Way == blockgraph.ByHeader {
-		access = shares
-	}
+	access := a.headerUse(unlock.Way)
 	// The file first: its locks would tell as well, but not whose they are.
 	user, err := a.vm.headerUser(ctx, disk, path, "", state)
 	if err != nil {
@@ -151,11 +154,28 @@ func (a *attach) checkHeader(ctx context.Context, disk *blockgraph.Disk, header 
 	if err != nil || user == "" {
 		return h, err
 	}
-	if access != shares {
-		return nil, &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the header %s is in use by %s: one header over two payloads would give both the same key, so make a header for each, or allow it with --allow-shared-header", path, user)}
+	return h, a.checkShared(disk, path, user, access)
+}
+
+// headerUse says what becomes of a detached header: where the key is derived
+// here, QEMU gets another one.
+func (a *attach) headerUse(way blockgraph.Way) use {
+	switch {
+	case way != blockgraph.ByHeader:
+		return writes
+	case a.options.AllowSharedHeader:
+		return shares
 	}
-	a.shared = fmt.Sprintf("the header %s is also that of %s, as was allowed: both payloads have the same key", path, user)
-	return h, nil
+	return reads
+}
+
+// checkShared answers for a detached header that user has already.
+func (a *attach) checkShared(disk *blockgraph.Disk, header, user string, access use) error {
+	if access != shares {
+		return &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the header %s is in use by %s: one header over two payloads would give both the same key, so make a header for each, or allow it with --allow-shared-header", header, user)}
+	}
+	a.shared = fmt.Sprintf("the header %s is also that of %s, as was allowed: both payloads have the same key", header, user)
+	return nil
 }
 
 // headerUser returns who has the detached header already, "" for nobody.

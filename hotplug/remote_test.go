@@ -106,6 +106,37 @@ func TestRemoteHeader(t *testing.T) {
 	}
 }
 
+// TestRemoteHeaderShared: a detached header that a server has serves one disk,
+// unless more are allowed.
+func TestRemoteHeaderShared(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	v, _ := vm(t, hotplug.Options{})
+	header, payload, other := filepath.Join(t.TempDir(), "header"), filepath.Join(t.TempDir(), "payload"), filepath.Join(t.TempDir(), "other")
+	for _, path := range []string{header, payload, other} {
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 8<<20)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	out, err := exec.Command("cryptsetup", "luksFormat", "--batch-mode", "--type", "luks1", "--pbkdf-force-iterations", "1000",
+		"--align-payload", "0", "--key-file", keyFile(t), "--header", header, payload).CombinedOutput()
+	if err != nil {
+		t.Skipf("cryptsetup: %v: %s", err, out)
+	}
+	first := remoteDisk(t, "sdb", serve(t, payload), serve(t, header))
+	second := remoteDisk(t, "sdc", serve(t, other), serve(t, header))
+	if _, err := v.Attach(ctx, first, store(key), hotplug.AttachOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	var refused *hotplug.PreflightError
+	if _, err := v.Attach(ctx, second, store(key), hotplug.AttachOptions{}); !errors.As(err, &refused) || !strings.Contains(err.Error(), "in use by disk sdb") {
+		t.Errorf("the same header twice: %v", err)
+	}
+	if _, err := v.Attach(ctx, second, store(key), hotplug.AttachOptions{AllowSharedHeader: true}); err != nil {
+		t.Errorf("allowed: %v", err)
+	}
+}
+
 // TestRemoteServerHangs: a server that takes a connection and says nothing holds
 // up luksplug, and not the VM.
 func TestRemoteServerHangs(t *testing.T) {
