@@ -69,6 +69,16 @@ func FailStep(n int) ProxyHooks {
 	}}
 }
 
+// FailCommand is FailStep for every command of a name.
+func FailCommand(name string) ProxyHooks {
+	return ProxyHooks{Command: func(c Command) Verdict {
+		if c.Name != name {
+			return Verdict{}
+		}
+		return Verdict{Replace: withFault(c.Bytes)}
+	}}
+}
+
 // CutAtStep cuts the connection at the n-th command that changes something.
 // Later connections are served.
 func CutAtStep(n int, cut Cut) ProxyHooks {

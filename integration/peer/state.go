@@ -17,6 +17,7 @@ type State struct {
 	Devices   []string // devices with an id, "id (type)"
 	Anonymous []string // devices without an id
 	Blocks    []string // devices with a block backend, "path: node-name"
+	Chardevs  []string // character devices
 	Jobs      []string // block jobs, "id (type)"
 	Host      []string // what luksplug keeps on this host for the VM, see [ReadHost]
 }
@@ -45,6 +46,7 @@ func ReadState(ctx context.Context, m *Monitor) (State, error) {
 		Devices:   r.properties("/machine/peripheral"),
 		Anonymous: r.properties("/machine/peripheral-anon"),
 		Blocks:    r.blocks(),
+		Chardevs:  r.chardevs(),
 		Jobs:      r.jobs(),
 	}
 	if r.err != nil {
@@ -75,6 +77,7 @@ func (s State) Diff(other State) []string {
 	compare("devices", s.Devices, other.Devices)
 	compare("anonymous devices", s.Anonymous, other.Anonymous)
 	compare("blocks", s.Blocks, other.Blocks)
+	compare("chardevs", s.Chardevs, other.Chardevs)
 	compare("jobs", s.Jobs, other.Jobs)
 	compare("on the host", s.Host, other.Host)
 	return diff
@@ -139,6 +142,12 @@ func (r *stateReader) blocks() []string {
 	}
 	r.query("query-block", nil, &reply)
 	return sorted(reply, func(i int) string { return reply[i].Device + reply[i].Qdev + ": " + reply[i].Inserted.Node })
+}
+
+func (r *stateReader) chardevs() []string {
+	var reply []struct{ Label string }
+	r.query("query-chardev", nil, &reply)
+	return sorted(reply, func(i int) string { return reply[i].Label })
 }
 
 func (r *stateReader) jobs() []string {

@@ -1,0 +1,208 @@
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// limitsOf is what QEMU says of the limits of one disk (query-block).
+type limitsOf struct {
+	Group       string
+	Read        int64 `json:"bps_rd"`
+	ReadBurst   int64 `json:"bps_rd_max"`
+	BurstLength int64 `json:"bps_rd_max_length"`
+	Requests    int64 `json:"iops"`
+	Size        int64 `json:"iops_size"`
+}
+
+// limitsIn asks for the limits of the disk whose node is on top.
+func limitsIn(ctx context.Context, t *testing.T, q *peer.QEMU, node string) limitsOf {
+	t.Helper()
+	reply, err := q.Query(ctx, "query-block", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var blocks []struct {
+		Inserted struct {
+			limitsOf
+			Node string `json:"node-name"`
+		}
+	}
+	if err := json.Unmarshal(reply, &blocks); err != nil {
+		t.Fatal(err)
+	}
+	for _, b := range blocks {
+		if b.Inserted.Node == node {
+			return b.Inserted.limitsOf
+		}
+	}
+	t.Fatalf("no device has the node %s: %s", node, reply)
+	return limitsOf{}
+}
+
+// property asks for a property of a device.
+func property(ctx context.Context, t *testing.T, q *peer.QEMU, device, name string) string {
+	t.Helper()
+	reply, err := q.Query(ctx, "qom-get", map[string]any{"path": "/machine/peripheral/" + device, "property": name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(reply)
+}
+
+// limited are the limits that these tests set.
+const limited = `<iotune><read_bytes_sec>1048576</read_bytes_sec><read_bytes_sec_max>4194304</read_bytes_sec_max>
+  <read_bytes_sec_max_length>3</read_bytes_sec_max_length><total_iops_sec>200</total_iops_sec>
+  <size_iops_sec>8192</size_iops_sec><group_name>bronze</group_name></iotune>`
+
+// TestLimits sets limits on a disk of each bus, and has QEMU tell them. Where
+// QEMU refuses them the disk is gone again: a guest must not have more than it
+// was given.
+func TestLimits(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	// A VM that has not run releases disks on SCSI and USB without asking anybody.
+	guest := peer.Start(t, peer.Options{RootPorts: 1, Guest: true})
+	paused := peer.Start(t, peer.Options{SCSI: true, Machine: peer.I440FX, Paused: true, Extra: []string{"-device", "qemu-xhci"}})
+	if err := guest.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		bus, target string
+		q           *peer.QEMU
+	}{{"virtio", "vdb", guest}, {"scsi", "sdb", paused}, {"usb", "sdc", paused}} {
+		t.Run(c.bus, func(t *testing.T) {
+			p := newPlug(t, c.q, peer.NewVolume(t, peer.EmbeddedLUKS), c.target, c.bus, limited)
+			before := stateOf(ctx, t, c.q)
+			proxy := peer.NewProxy(t, c.q.Socket, peer.FailCommand("block_set_io_throttle"))
+			r := tool(ctx, t, proxy.Address, p.attachArgs()...).want(t, 6)
+			if !strings.Contains(r.stderr, "block_set_io_throttle luksplug-"+c.target) || !strings.Contains(r.stderr, peer.InjectedFault) {
+				t.Errorf("the error does not say what failed: %s", r.stderr)
+			}
+			wantSame(ctx, t, c.q, before)
+
+			p.attach(ctx, t)
+			want := limitsOf{Group: "bronze", Read: 1 << 20, ReadBurst: 4 << 20, BurstLength: 3, Requests: 200, Size: 8192}
+			if got := limitsIn(ctx, t, c.q, "luksplug-"+c.target+"-luks"); got != want {
+				t.Errorf("QEMU has the limits %+v, want %+v", got, want)
+			}
+			p.detach(ctx, t)
+			wantSame(ctx, t, c.q, before)
+		})
+	}
+}
+
+// TestThrottleFilters puts a disk under two groups of the VM, which stay when it
+// goes. A group that the VM does not have is refused before anything is done.
+func TestThrottleFilters(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	group := func(name string, limit int) []string {
+		return []string{"-object", fmt.Sprintf(`{"qom-type":"throttle-group","id":"throttle-%s","limits":{"iops-total":%d}}`, name, limit)}
+	}
+	q := peer.Start(t, peer.Options{SCSI: true, Paused: true, Extra: append(group("disks", 100), group("all", 500)...)})
+	v := peer.NewVolume(t, peer.EmbeddedLUKS)
+	before := stateOf(ctx, t, q)
+
+	p := newPlug(t, q, v, "sdb", "scsi", "<throttlefilters><throttlefilter group='disks'/><throttlefilter group='all'/></throttlefilters>")
+	p.attach(ctx, t)
+	reply, err := q.Query(ctx, "query-named-block-nodes", map[string]any{"flat": true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var nodes []struct {
+		Name string `json:"node-name"`
+		File string
+	}
+	if err := json.Unmarshal(reply, &nodes); err != nil {
+		t.Fatal(err)
+	}
+	groups := map[string]string{}
+	for _, n := range nodes {
+		if _, options, ok := strings.Cut(n.File, "json:"); ok && strings.Contains(n.Name, "-filter") {
+			var o struct {
+				Group string `json:"throttle-group"`
+			}
+			if err := json.Unmarshal([]byte(options), &o); err != nil {
+				t.Fatal(err)
+			}
+			groups[n.Name] = o.Group
+		}
+	}
+	if groups["luksplug-sdb-filter0"] != "throttle-disks" || groups["luksplug-sdb-filter1"] != "throttle-all" {
+		t.Errorf("QEMU has the filters %v", groups)
+	}
+	p.detach(ctx, t)
+	wantSame(ctx, t, q, before)
+
+	p = newPlug(t, q, v, "sdb", "scsi", "<throttlefilters><throttlefilter group='none'/></throttlefilters>")
+	if r := tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 5); !strings.Contains(r.stderr, "throttle group 'none' not found") {
+		t.Errorf("standard error: %s", r.stderr)
+	}
+	wantSame(ctx, t, q, before)
+}
+
+// TestThreadsAndQueues has I/O threads of the VM serve the queues of a disk that
+// the guest uses.
+func TestThreadsAndQueues(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{RootPorts: 1, Guest: true, Extra: []string{"-object", "iothread,id=iothread1", "-object", "iothread,id=iothread2"}})
+	if err := q.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	v := peer.NewVolume(t, peer.EmbeddedLUKS)
+	before := stateOf(ctx, t, q)
+	for _, c := range []struct {
+		name, driver string
+		properties   map[string]string
+	}{
+		{"one thread", "iothread='2' queues='3' queue_size='128' event_idx='off' packed='on'/>",
+			map[string]string{"num-queues": "3", "queue-size": "128", "event_idx": "false", "packed": "true", "iothread": `"/objects/iothread2"`}},
+		{"any thread", "><iothreads><iothread id='1'/><iothread id='2'/></iothreads></driver>",
+			map[string]string{"iothread-vq-mapping": `[{"iothread": "iothread1"}, {"iothread": "iothread2"}]`}},
+		{"a thread for each queue", "queues='3'><iothreads><iothread id='1'><queue id='0'/><queue id='2'/></iothread><iothread id='2'><queue id='1'/></iothread></iothreads></driver>",
+			map[string]string{"iothread-vq-mapping": `[{"vqs": [0, 2], "iothread": "iothread1"}, {"vqs": [1], "iothread": "iothread2"}]`}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := newPlug(t, q, v, "vdb", "virtio", "")
+			p.xml = writeFile(t, "vdb.xml", strings.Replace(serialOf(v, "vdb", "source"), "type='"+v.Format+"'/>", "type='"+v.Format+"' "+c.driver, 1))
+			p.attach(ctx, t)
+			for name, want := range c.properties {
+				if got := property(ctx, t, q, "luksplug-vdb", name); !sameJSON(t, got, want) {
+					t.Errorf("QEMU has %s %s, want %s", name, got, want)
+				}
+			}
+			p.detach(ctx, t)
+			writeThrough(ctx, t, q, v, p.xml)
+			wantSame(ctx, t, q, before)
+		})
+	}
+	p := newPlug(t, q, v, "vdb", "virtio", "")
+	p.xml = writeFile(t, "vdb.xml", strings.Replace(serialOf(v, "vdb", "source"), "type='"+v.Format+"'/>", "type='"+v.Format+"' iothread='7'/>", 1))
+	if r := tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 5); !strings.Contains(r.stderr, "iothread '7' is not defined") {
+		t.Errorf("standard error: %s", r.stderr)
+	}
+}
+
+// serialOf is the XML of a virtio disk that has a serial.
+func serialOf(v *peer.Volume, target, serial string) string {
+	return strings.Replace(v.DiskXML(target, "virtio"), "</disk>", "<serial>"+serial+"</serial></disk>", 1)
+}
+
+// sameJSON compares values, not spellings.
+func sameJSON(t *testing.T, a, b string) bool {
+	t.Helper()
+	var x, y any
+	if err := errors.Join(json.Unmarshal([]byte(a), &x), json.Unmarshal([]byte(b), &y)); err != nil {
+		t.Fatalf("%q or %q is not JSON: %v", a, b, err)
+	}
+	return reflect.DeepEqual(x, y)
+}
