@@ -30,6 +30,9 @@ func (b *builder) device(in medium, m Machine) error {
 	if err := d.checkAgainst(m); err != nil {
 		return err
 	}
+	if m.Devices != nil {
+		return b.sameDevices(in, m.Devices)
+	}
 	where, err := findPlace(d, m)
 	if err != nil {
 		return err
@@ -44,10 +47,7 @@ func (b *builder) device(in medium, m Machine) error {
 	if err != nil {
 		return err
 	}
-	id := Name(d.Target, RoleDevice)
-	if d.Alias != "" {
-		id = d.Alias
-	}
+	id := b.deviceID()
 	o := Object{{"driver", driver}}
 	if d.Bus == BusVirtio {
 		o.addVirtio(d.Driver)
@@ -83,10 +83,46 @@ func (b *builder) device(in medium, m Machine) error {
 	}
 	b.appearance(&o)
 	b.graph.Devices = append(b.graph.Devices, Device{ID: id, Role: RoleDevice, Options: o})
-	if d.IOTune != nil && d.IOTune.Any() && in.node != "" {
-		b.graph.Throttling = d.IOTune.throttle(qomPath(d.Bus, id))
-	}
+	b.limits(in)
 	return nil
+}
+
+// sameDevices adds the devices of an earlier plan of the same disk.
+func (b *builder) sameDevices(in medium, devices []Object) error {
+	d := b.disk
+	if len(devices) == 0 || len(devices) > 2 {
+		return &PlacementError{Target: d.Target, Reason: fmt.Sprintf("%d devices are recorded of the disk, where there can be one and a controller", len(devices))}
+	}
+	last := len(devices) - 1
+	for i, o := range devices {
+		role, id := RoleDevice, b.deviceID()
+		if i < last {
+			role, id = RoleController, Name(d.Target, RoleController)
+		}
+		if o.Text("id") != id {
+			return &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the recorded device has the id %q and not %q: it is that of another disk", shorten(o.Text("id")), id)}
+		}
+		b.graph.Devices = append(b.graph.Devices, Device{ID: id, Role: role, Options: o})
+	}
+	if drive, chardev := devices[last].Text("drive"), devices[last].Text("chardev"); drive != in.node || chardev != in.chardev {
+		return &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the recorded device reads %q, and the disk's XML makes %q of it: the record and the XML are not of the same disk", shorten(drive+chardev), in.node+in.chardev)}
+	}
+	b.limits(in)
+	return nil
+}
+
+func (b *builder) deviceID() string {
+	if b.disk.Alias != "" {
+		return b.disk.Alias
+	}
+	return Name(b.disk.Target, RoleDevice)
+}
+
+// limits adds what QEMU is told when the device is there.
+func (b *builder) limits(in medium) {
+	if t := b.disk.IOTune; t != nil && t.Any() && in.node != "" {
+		b.graph.Throttling = t.throttle(qomPath(b.disk.Bus, b.deviceID()))
+	}
 }
 
 // appearance adds what the guest sees of the disk.

@@ -46,6 +46,11 @@ type Machine struct {
 	IOThreads []uint
 	// ThrottleGroups are the limits that disks of the VM can share.
 	ThrottleGroups []ThrottleGroup
+	// Devices are the disk's devices as they were when it was planned before, nil
+	// for a disk that is new to the VM. The guest then finds the very same again,
+	// at the same place: after a restore or a migration anything else would keep
+	// QEMU from loading the VM's state.
+	Devices []Object
 }
 
 // Bridge is a conventional PCI bus: it has slots.
@@ -155,10 +160,28 @@ func (m Machine) rootBus() string {
 	return "pcie.0"
 }
 
+// reservedPort begins the names of root ports that nobody but us plugs disks
+// into. No target can be called "port".
+const reservedPort = namespace + "port-"
+
+// ReservedPort returns the id of the nth root port, from 0, that a VM has for
+// our disks alone.
+func ReservedPort(n int) string { return reservedPort + strconv.Itoa(n) }
+
+// IsReservedPort tells whether a bus or an id of QEMU's is such a port.
+func IsReservedPort(name string) bool { return strings.HasPrefix(name, reservedPort) }
+
 // ComparePorts orders the names of PCI buses the way in which the planner tries
-// them: the highest number first. libvirt hands out the lowest free port, so
-// the two stay out of each other's way for as long as there is room.
+// them: those that are reserved for us, then the highest number first. libvirt
+// hands out the lowest free port, so the two stay out of each other's way for as
+// long as there is room.
 func ComparePorts(a, b string) int {
+	if ours := IsReservedPort(a); ours != IsReservedPort(b) {
+		if ours {
+			return -1
+		}
+		return 1
+	}
 	an, bn := trailingNumber(a), trailingNumber(b)
 	if an != bn {
 		return cmp.Compare(bn, an)

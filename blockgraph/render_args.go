@@ -2,6 +2,7 @@ package blockgraph
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,10 +14,13 @@ import (
 // goes on a command line: each secret object reads the file that secretFile
 // returns for it, whose bytes are the passphrase, exactly.
 //
-// A graph that is unlocked outside of QEMU has no arguments: the error is an
-// [*UnsupportedError]. Nobody is kept waiting by a QEMU that is about to start.
+// An ephemeral header has to be a file, which must be there when QEMU starts. A
+// graph whose headers are passed as descriptors, or that a storage daemon unlocks,
+// has no arguments, and neither has one with limits, unless the caller sets them
+// later and clears [Graph.Throttling]: the error is an [*UnsupportedError].
 func (p *Plan) Arguments(secretFile func(GraphObject) (string, error)) ([]string, error) {
-	if p.Graph.Daemon != nil || len(p.Graph.Headers) > 0 {
+	passed := slices.ContainsFunc(p.Graph.Headers, func(h EphemeralHeader) bool { return h.File == "" })
+	if p.Graph.Daemon != nil || passed {
 		return nil, &UnsupportedError{Element: "disk/source/encryption", Reason: "a disk that is unlocked outside of QEMU cannot be given as arguments"}
 	}
 	if p.Graph.Throttling != nil {

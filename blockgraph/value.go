@@ -3,6 +3,7 @@ package blockgraph
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/luksplug/luksplug/secrets"
@@ -99,6 +100,11 @@ func (o Object) Without(name string) Object {
 // MarshalJSON writes the members in their order, secret values redacted. A
 // value of a kind that an Object does not hold is an error.
 func (o Object) MarshalJSON() ([]byte, error) { return appendJSON(nil, o) }
+
+// Has tells whether there is a member called name.
+func (o Object) Has(name string) bool {
+	return slices.ContainsFunc(o, func(m Member) bool { return m.Name == name })
+}
 
 func (o Object) String() string {
 	b, err := appendJSON(nil, o)
