@@ -183,6 +183,9 @@ func (a *attach) locked(ctx context.Context) error {
 	if err := a.resolve(ctx, r.plan.Graph, unlocking.Way); err != nil {
 		return err
 	}
+	if err := a.vm.encrypt(ctx, r.plan.Graph, a.values, state); err != nil {
+		return err
+	}
 	// Before QEMU opens the image: there are servers that serve one client at a
 	// time, and QEMU would stand still until it is its turn.
 	a.closeRemote(ctx)

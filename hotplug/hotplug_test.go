@@ -268,7 +268,7 @@ func TestUnusableSecrets(t *testing.T) {
 	ctx := bounded(t)
 	v, _ := vm(t, hotplug.Options{})
 	disk := luksDisk(t, "sdb")
-	for value, mode := range map[string]hotplug.UnlockMode{"": hotplug.UnlockAuto, "\xff\xfe": hotplug.UnlockQEMU} {
+	for value, mode := range map[string]hotplug.UnlockMode{"": hotplug.UnlockAuto, "\xff\xfe": hotplug.UnlockQEMU, "a\x00b": hotplug.UnlockQEMU} {
 		_, err := v.Attach(ctx, disk, store(value), hotplug.AttachOptions{Unlock: mode})
 		var secret *hotplug.SecretError
 		if !errors.As(err, &secret) || !errors.Is(err, hotplug.ErrUnusableSecret) {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -27,10 +28,11 @@ var vmOptions = []string{"-machine", "q35,accel=tcg", "-m", "64", "-display", "n
 	"-device", "pcie-root-port,id=rp1,chassis=1", "-device", "virtio-scsi-pci,id=scsi0,bus=rp1",
 	"-device", "pcie-root-port,id=rp2,chassis=2", "-device", "pcie-root-port,id=rp10,chassis=10"}
 
-// startQEMU starts a VM with two monitors and returns their sockets.
-func startQEMU(dir string) (sockets [2]string, stop func(), err error) {
+// startQEMU starts a VM with two monitors and further arguments, and returns their
+// sockets.
+func startQEMU(dir string, extra ...string) (sockets [2]string, stop func(), err error) {
 	sockets = [2]string{filepath.Join(dir, "a.qmp"), filepath.Join(dir, "b.qmp")}
-	args := append([]string{}, vmOptions...)
+	args := append(slices.Clone(vmOptions), extra...)
 	for _, s := range sockets {
 		args = append(args, "-qmp", "unix:"+s+",server=on,wait=off")
 	}

@@ -1,6 +1,7 @@
 package hotplug
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/luks"
+	"github.com/luksplug/luksplug/secrets/masterkey"
 )
 
 // Values are the resolved secrets of a plan, in the form in which they go to
@@ -20,6 +22,7 @@ import (
 type Values struct {
 	passphrases map[string][]byte                // in base64, by the id of the object
 	headers     map[string]*luks.EphemeralHeader // by the name of the node
+	key         *masterkey.Key                   // that they are encrypted under, nil for none
 }
 
 // Unlocker says how the LUKS headers of a graph are unlocked. The zero value is
@@ -127,15 +130,16 @@ func (u Unlocker) unlock(ctx context.Context, target string, original blockgraph
 // encode returns the value in base64: QMP strings are UTF-8, and base64 also
 // keeps a value apart from JSON's escapes.
 //
-// QEMU wants UTF-8 of every secret but a key of Ceph's, which is binary.
+// QEMU wants UTF-8 without zero bytes of every secret but a key of Ceph's, which
+// is binary.
 func encode(value []byte, kind secrets.Type) ([]byte, error) {
 	if len(value) == 0 {
 		return nil, fmt.Errorf("the passphrase is empty: %w", ErrUnusableSecret)
 	}
-	if kind != secrets.Ceph && !utf8.Valid(value) {
+	if kind != secrets.Ceph && (!utf8.Valid(value) || bytes.IndexByte(value, 0) >= 0) {
 		// QEMU: "Data from secret is not valid UTF-8", only after the nodes
 		// below have been opened.
-		return nil, fmt.Errorf("the passphrase is not valid UTF-8, which QEMU's own unlocking needs: %w", ErrUnusableSecret)
+		return nil, fmt.Errorf("the passphrase is not valid UTF-8 without a zero byte, which QEMU itself needs: %w", ErrUnusableSecret)
 	}
 	out := make([]byte, base64.StdEncoding.EncodedLen(len(value)))
 	base64.StdEncoding.Encode(out, value)
@@ -167,6 +171,15 @@ func placeholders(plan *blockgraph.Plan) *Values {
 	return v
 }
 
+// EncryptWith has the values go to QEMU encrypted under the VM's master key, see
+// [VM.MasterKey]; without it they are in base64 only. The key is wiped with them.
+func (v *Values) EncryptWith(key *masterkey.Key) {
+	if v.key != key {
+		v.key.Wipe()
+	}
+	v.key = key
+}
+
 // Wipe overwrites the values. They cannot be used after it.
 func (v *Values) Wipe() {
 	if v == nil {
@@ -180,13 +193,42 @@ func (v *Values) Wipe() {
 		h.Wipe()
 		delete(v.headers, node)
 	}
+	v.key.Wipe()
 }
 
 // command turns a plan's command into QMP's, with secret values put in. The
 // values stay redacted in every rendering but the one on the wire.
 func (v *Values) command(c blockgraph.Command) (qmp.Command, error) {
+	if data, ok := c.Arguments.Get("data").(blockgraph.SecretData); ok && v.key != nil {
+		sealed, err := v.seal(data)
+		if err != nil {
+			return qmp.Command{}, err
+		}
+		// No placeholder is left: a ciphertext may be seen.
+		c.Arguments = c.Arguments.With("data", sealed.Data).With("keyid", masterkey.ID).With("iv", sealed.IV)
+	}
 	arguments, err := v.object(c.Arguments)
 	return qmp.Command{Execute: c.Execute, Arguments: arguments}, err
+}
+
+// seal encrypts a value. QEMU decodes the base64 of a ciphertext first and the
+// value is what it then decrypts: without the base64 that it is kept in here.
+func (v *Values) seal(data blockgraph.SecretData) (masterkey.Sealed, error) {
+	encoded, ok := v.passphrases[data.Object]
+	if !ok {
+		return masterkey.Sealed{}, notResolved(data)
+	}
+	value := make([]byte, base64.StdEncoding.DecodedLen(len(encoded)))
+	defer clear(value)
+	n, err := base64.StdEncoding.Decode(value, encoded)
+	if err != nil {
+		return masterkey.Sealed{}, err
+	}
+	return v.key.Seal(value[:n])
+}
+
+func notResolved(data blockgraph.SecretData) error {
+	return fmt.Errorf("the plan needs the secret with %s, which was not resolved", data.Ref)
 }
 
 // file returns the descriptor that goes with a step, nil for most steps. The
@@ -237,7 +279,7 @@ func (v *Values) value(value any) (any, error) {
 	case blockgraph.SecretData:
 		data, ok := v.passphrases[x.Object]
 		if !ok {
-			return nil, fmt.Errorf("the plan needs the secret with %s, which was not resolved", x.Ref)
+			return nil, notResolved(x)
 		}
 		return qmp.NewSensitive(data), nil
 	}

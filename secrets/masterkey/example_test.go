@@ -1,0 +1,28 @@
+package masterkey_test
+
+import (
+	"fmt"
+	"log"
+
+	"github.com/luksplug/luksplug/secrets/masterkey"
+)
+
+// What goes to QEMU differs each time, since each has another initialisation
+// vector; it is always whole blocks of 16 bytes.
+func Example() {
+	key, err := masterkey.New(make([]byte, masterkey.Size)) // a real one is random
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer key.Wipe()
+	first, err := key.Seal([]byte("passphrase"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	second, err := key.Seal([]byte("passphrase"))
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(key, len(first.Data), first.Data != second.Data)
+	// Output: [redacted] 24 true
+}

@@ -1,0 +1,145 @@
+package masterkey
+
+import (
+	"bytes"
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+func bytesOf(t *testing.T, text string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestVector is NIST SP 800-38A, F.2.5 (CBC-AES256.Encrypt): the padding makes one
+// block more.
+func TestVector(t *testing.T) {
+	t.Parallel()
+	k, err := New(bytesOf(t, "603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Wipe()
+	var iv [aes.BlockSize]byte
+	copy(iv[:], bytesOf(t, "000102030405060708090a0b0c0d0e0f"))
+	got, err := k.seal(iv, bytesOf(t, "6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := base64.StdEncoding.DecodeString(got.Data)
+	want := bytesOf(t, "f58c4c04d6e5f1ba779eabfb5f7bfbd69cfc4e967edb808d679f777bc6702c7d")
+	if err != nil || len(text) != len(want)+aes.BlockSize || !bytes.HasPrefix(text, want) {
+		t.Errorf("%x, error %v, want %x and the padding", text, err, want)
+	}
+	if got.IV != base64.StdEncoding.EncodeToString(iv[:]) {
+		t.Errorf("IV %s", got.IV)
+	}
+}
+
+// TestSeal opens what is sealed again, for every length around a block's, and
+// never sees an initialisation vector twice.
+func TestSeal(t *testing.T) {
+	t.Parallel()
+	key := bytes.Repeat([]byte{7}, Size)
+	k, err := New(bytes.Clone(key))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	vectors := map[string]bool{}
+	for n := range 3*aes.BlockSize + 1 {
+		value := bytes.Repeat([]byte{0, '\n', 0xff}, n)[:n]
+		s, err := k.Seal(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err1 := base64.StdEncoding.DecodeString(s.Data)
+		iv, err2 := base64.StdEncoding.DecodeString(s.IV)
+		if err := errors.Join(err1, err2); err != nil {
+			t.Fatal(err)
+		}
+		cipher.NewCBCDecrypter(block, iv).CryptBlocks(text, text)
+		padding := int(text[len(text)-1])
+		if want := append(bytes.Clone(value), bytes.Repeat([]byte{byte(padding)}, padding)...); padding < 1 || padding > aes.BlockSize || !bytes.Equal(text, want) {
+			t.Errorf("%d bytes became %x", n, text)
+		}
+		if vectors[s.IV] {
+			t.Errorf("the initialisation vector %s is there twice", s.IV)
+		}
+		vectors[s.IV] = true
+	}
+	k.Wipe()
+	if _, err := k.Seal([]byte("late")); !errors.Is(err, secrets.ErrWiped) {
+		t.Errorf("after Wipe: %v", err)
+	}
+	(*Key)(nil).Wipe()
+}
+
+func TestRead(t *testing.T) {
+	t.Parallel()
+	read := func(t *testing.T, path string) (*Key, error) {
+		t.Helper()
+		f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = f.Close() }() // only read
+		return Read(f)
+	}
+	for _, n := range []int{0, 1, Size - 1, Size + 1, 4096} {
+		path := filepath.Join(t.TempDir(), "key")
+		if err := os.WriteFile(path, make([]byte, n), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := read(t, path); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%d bytes: %v", n, err)
+		}
+	}
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{fifo, t.TempDir(), "/dev/zero"} {
+		if _, err := read(t, path); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+	for mode, exposed := range map[os.FileMode]bool{0o600: false, 0o640: false, 0o604: true, 0o602: true} {
+		path := filepath.Join(t.TempDir(), "key")
+		if err := os.WriteFile(path, bytes.Repeat([]byte{'k'}, Size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(path, mode); err != nil {
+			t.Fatal(err)
+		}
+		k, err := read(t, path)
+		if err != nil || k.Exposed() != exposed {
+			t.Errorf("mode %v: exposed is not %v, error %v", mode, exposed, err)
+			continue
+		}
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x"} {
+			if got := fmt.Sprintf(verb, k); got != secrets.Redacted {
+				t.Errorf("%s prints %s", verb, got)
+			}
+		}
+		k.Wipe()
+	}
+}

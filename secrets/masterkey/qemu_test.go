@@ -1,0 +1,73 @@
+package masterkey
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// TestQEMU has QEMU decrypt what is sealed here: a second key with bytes of all
+// kinds, which in turn encrypts the passphrase of a volume. Only the exact bytes
+// open it.
+func TestQEMU(t *testing.T) {
+	t.Parallel()
+	for _, program := range []string{"qemu-img", "qemu-io"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("%s is not installed: make setup", program)
+		}
+	}
+	dir := t.TempDir()
+	file := func(name string, content []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	run := func(name string, args ...string) ([]byte, error) {
+		return exec.CommandContext(t.Context(), name, args...).CombinedOutput()
+	}
+	passphrase := []byte("first line\nsecond, ü\n")
+	image := filepath.Join(dir, "image")
+	if out, err := run("qemu-img", "create", "-q", "-f", "luks", "--object", "secret,id=s,file="+file("passphrase", passphrase), "-o", "key-secret=s,iter-time=10", image, "1M"); err != nil {
+		t.Fatalf("qemu-img: %v: %s", err, out)
+	}
+	first := bytes.Repeat([]byte{0, '\n', 0xff, 'x'}, Size/4)
+	second := bytes.Repeat([]byte{0, 0, 0x80, '\r'}, Size/4)
+	open := func(path string) *Key {
+		f, err := os.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = f.Close() }() // only read
+		k, err := Read(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(k.Wipe)
+		return k
+	}
+	firstPath := file("first", first)
+	outer, inner := open(firstPath), open(file("second", second))
+	object := func(id, keyID string, k *Key, value []byte) string {
+		s, err := k.Seal(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf(`{"qom-type":"secret","id":%q,"data":%q,"keyid":%q,"iv":%q,"format":"base64"}`, id, s.Data, keyID, s.IV)
+	}
+	for name, c := range map[string]struct {
+		value []byte
+		opens bool
+	}{"right": {passphrase, true}, "without its last newline": {bytes.TrimSuffix(passphrase, []byte("\n")), false}} {
+		out, err := run("qemu-io", "--object", "secret,id="+ID+",format=raw,file="+firstPath,
+			"--object", object("key", ID, outer, second), "--object", object("pass", "key", inner, c.value),
+			"--image-opts", "-c", "read 0 512", "driver=luks,key-secret=pass,file.driver=file,file.filename="+image)
+		if opened := err == nil && bytes.Contains(out, []byte("read 512/512")); opened != c.opens {
+			t.Errorf("the passphrase, %s: opens %v, error %v: %s", name, opened, err, out)
+		}
+	}
+}
