@@ -19,6 +19,21 @@ type AttachOptions struct {
 	// already. Both payloads then have the same key: whoever sees both images
 	// can tell equal sectors from different ones.
 	AllowSharedHeader bool
+	// Devices has the disk plugged where it was before, see
+	// [blockgraph.Machine]; nil has a free place chosen.
+	Devices []blockgraph.Object
+	// Before is called when nothing stands against the attach any more, just
+	// before the first change; nil for nothing. It is not called for a disk that
+	// is attached already. An error ends the attach, as a [*PreflightError].
+	Before func(ctx context.Context, p Prepared) error
+}
+
+// Prepared is a disk that is about to be attached.
+type Prepared struct {
+	// Devices are the devices, as device_add is told.
+	Devices []blockgraph.Object
+	// Way is how the volume is opened.
+	Way blockgraph.Way
 }
 
 // Attached tells what an attach has done.
@@ -86,7 +101,10 @@ type attach struct {
 	values *Values        // nil until resolved
 	way    blockgraph.Way // that the values are for
 	shared string         // what there is to warn of, "" for nothing
-	out    *Attached
+	// arrival is where a VM comes from that is about to start, "" for one that
+	// runs.
+	arrival Arrival
+	out     *Attached
 	// remote is the image that is open in a storage daemon.
 	remote *openedImage
 	// remoteSize and remoteUUID are those of the top volume, where its header had
@@ -131,7 +149,7 @@ func (a *attach) unlockFirst(ctx context.Context) error {
 
 // prepare plans the disk for the VM as it is now, and checks the plan.
 func (a *attach) prepare(ctx context.Context, unlocking Unlocking, state *State) (*ready, error) {
-	plan, err := a.vm.Plan(ctx, a.disk, state, unlocking.Unlock)
+	plan, err := a.vm.planAgain(ctx, a.disk, state, unlocking.Unlock, a.options.Devices)
 	if err != nil {
 		return nil, err
 	}
@@ -193,11 +211,29 @@ func (a *attach) locked(ctx context.Context) error {
 		a.vm.log.WithField("disk", a.disk.Target).Warn(a.shared)
 	}
 	a.vm.warnOfStall(a.disk, unlocking)
+	if err := a.before(ctx, r.plan.Graph, unlocking.Way); err != nil {
+		return err
+	}
 	if err := a.plug(ctx, r, unlocking); err != nil {
 		return err
 	}
 	device := r.plan.Graph.Device().Options
 	a.out.Bus, a.out.Address, a.out.Serial = device.Text("bus"), device.Text("addr"), device.Text("serial")
+	return nil
+}
+
+// before tells the caller that the disk is about to be attached.
+func (a *attach) before(ctx context.Context, graph *blockgraph.Graph, way blockgraph.Way) error {
+	if a.options.Before == nil {
+		return nil
+	}
+	p := Prepared{Way: way}
+	for _, d := range graph.Devices {
+		p.Devices = append(p.Devices, d.Options)
+	}
+	if err := a.options.Before(ctx, p); err != nil {
+		return &PreflightError{Target: a.disk.Target, Reason: "the attach cannot be recorded", Err: err}
+	}
 	return nil
 }
 
@@ -277,10 +313,17 @@ func (a *attach) note(ctx context.Context, unlocking Unlocking) error {
 // Plan builds the plan of a disk for this VM as it is now, whose volume is opened
 // as u says; see [VM.ChooseUnlock]. Nothing is changed.
 func (vm *VM) Plan(ctx context.Context, disk *blockgraph.Disk, state *State, u blockgraph.Unlock) (*blockgraph.Plan, error) {
+	return vm.planAgain(ctx, disk, state, u, nil)
+}
+
+// planAgain is Plan for a disk whose devices were there before; nil for one that
+// is new to the VM.
+func (vm *VM) planAgain(ctx context.Context, disk *blockgraph.Disk, state *State, u blockgraph.Unlock, devices []blockgraph.Object) (*blockgraph.Plan, error) {
 	machine, err := vm.Machine(ctx, disk, state)
 	if err != nil {
 		return nil, fmt.Errorf("look at the VM: %w", err)
 	}
+	machine.Devices = devices
 	graph, err := blockgraph.Build(disk, machine, u)
 	if err != nil {
 		return nil, err

@@ -49,14 +49,14 @@ func (a *attach) checkFiles(ctx context.Context, unlock blockgraph.Unlock, state
 func (a *attach) checkLayer(ctx context.Context, disk *blockgraph.Disk, unlock blockgraph.Unlock, state *State) (int64, error) {
 	layer, header := &disk.Image, disk.Header()
 	if store := layer.DataStore; store != nil && store.Source.Local() {
-		if _, err := checkAccess(disk, *store, "data store", writes); err != nil {
+		if _, err := checkAccess(disk, *store, "data store", a.imageUse()); err != nil {
 			return 0, err
 		}
 	}
 	var payload *image.Info
 	var err error
 	if layer.Source.Local() {
-		if payload, err = checkAccess(disk, *layer, "payload", writes); err != nil {
+		if payload, err = checkAccess(disk, *layer, "payload", a.imageUse()); err != nil {
 			return 0, err
 		}
 	}
@@ -162,11 +162,19 @@ func (a *attach) checkHeader(ctx context.Context, disk *blockgraph.Disk, header 
 func (a *attach) headerUse(way blockgraph.Way) use {
 	switch {
 	case way != blockgraph.ByHeader:
-		return writes
+		return a.imageUse()
 	case a.options.AllowSharedHeader:
 		return shares
 	}
 	return reads
+}
+
+// imageUse says what becomes of an image that QEMU opens as the disk says.
+func (a *attach) imageUse() use {
+	if a.arrival == ArrivalMigration {
+		return moves
+	}
+	return writes
 }
 
 // checkShared answers for a detached header that user has already.
@@ -249,6 +257,7 @@ type use string
 
 const (
 	writes use = "writes" // QEMU opens it as the disk says
+	moves  use = "moves"  // so it does, but not before another QEMU, which has it open, hands it over
 	reads  use = "reads"  // only this process reads it, and nobody else may write
 	shares use = "shares" // only this process reads it, and others may do what they like
 )
@@ -274,13 +283,13 @@ func checkAccess(disk *blockgraph.Disk, img blockgraph.Image, what string, u use
 	access := image.ReadWrite
 	if disk.ReadOnly {
 		access = image.Read
-	} else if err := image.Writable(path); u == writes && err != nil {
+	} else if err := image.Writable(path); (u == writes || u == moves) && err != nil {
 		if what == "header" {
 			return refuse("the %s %s cannot be written, and QEMU needs it writable under a writable disk: make it writable, or add <readonly/>", err)
 		}
 		return refuse("the %s %s cannot be written: make it writable, or add <readonly/>", err)
 	}
-	if err := image.CheckLock(path, access); u != shares && err != nil {
+	if err := image.CheckLock(path, access); u != shares && u != moves && err != nil {
 		return refuse("the %s %s is in use outside of this VM: end its other use", err)
 	}
 	if img.Format == blockgraph.FormatQcow2 && info.Format != image.Qcow2 {

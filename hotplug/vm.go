@@ -103,16 +103,21 @@ func Connect(ctx context.Context, dial Dialer, opts Options) (*VM, error) {
 	if opts.Recovery == 0 {
 		opts.Recovery = defaultRecovery
 	}
-	log := opts.Log
+	return &VM{dial: dial, client: client, opts: opts, log: opts.logger(), properties: map[string]map[string]bool{}}, nil
+}
+
+// logger returns where log entries go.
+func (o Options) logger() logrus.FieldLogger {
+	log := o.Log
 	if log == nil {
 		silent := logrus.New()
 		silent.SetOutput(io.Discard)
 		log = silent
 	}
-	if opts.Name != "" {
-		log = log.WithField("vm", opts.Name)
+	if o.Name != "" {
+		log = log.WithField("vm", o.Name)
 	}
-	return &VM{dial: dial, client: client, opts: opts, log: log, properties: map[string]map[string]bool{}}, nil
+	return log
 }
 
 // Close closes the monitor connection. The VM and its disks stay as they are.

@@ -1,0 +1,67 @@
+package hotplug
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/qmp"
+)
+
+// Started is a disk that the VM was started with.
+type Started struct {
+	Target string
+	// Limits are what [Starting.Arguments] has returned, nil for none.
+	Limits blockgraph.Object
+}
+
+// FinishStart does to disks that the VM was started with, by the arguments of a
+// [Starting], what an attach does after its device is there: their secrets are
+// removed from QEMU, and their limits set. Every disk is seen to, whatever becomes
+// of the others. Doing it again does no harm.
+func (vm *VM) FinishStart(ctx context.Context, disks []Started) error {
+	lock, err := vm.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.release()
+	state, err := vm.State(ctx)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, d := range disks {
+		if err := vm.finishStart(ctx, state, d); err != nil {
+			failed = append(failed, fmt.Errorf("disk %s: %w", d.Target, err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// errNotStarted: the VM was started without the disk.
+var errNotStarted = errors.New("the VM was not started with it")
+
+func (vm *VM) finishStart(ctx context.Context, state *State, d Started) error {
+	h := state.Holding(d.Target)
+	if h == nil || h.Leftover() {
+		return errNotStarted
+	}
+	for _, id := range h.Objects {
+		if state.Objects[id] != "secret" {
+			continue
+		}
+		if err := vm.deleteObject(ctx, id); err != nil {
+			return err
+		}
+	}
+	if d.Limits == nil {
+		return nil
+	}
+	limits, err := (&Values{}).object(d.Limits)
+	if err != nil {
+		return err
+	}
+	_, err = vm.client.Execute(ctx, qmp.Command{Execute: "block_set_io_throttle", Arguments: limits})
+	return err
+}

@@ -1,0 +1,275 @@
+package hotplug
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/daemon"
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// Starting is a VM of this host whose QEMU is not there yet: its disks are given
+// to QEMU as arguments, and what these refer to is put where QEMU reads it as it
+// starts. It is what a libvirt hook works with.
+//
+// A Starting is used by one goroutine at a time. Whoever starts the VM sees to it
+// that nobody else does.
+type Starting struct {
+	vm *VM
+}
+
+// NewStarting returns the VM with this UUID, whose QEMU is going to run as user.
+// Of opts only Name, Log and RunDir are used.
+func NewStarting(id string, user *daemon.Credential, opts Options) *Starting {
+	opts.Files = FilesLocal
+	opts.Recovery = defaultRecovery
+	return &Starting{vm: &VM{opts: opts, id: id, proc: &Process{User: user}, log: opts.logger()}}
+}
+
+// Arrival says where the VM comes from.
+type Arrival string
+
+const (
+	// ArrivalBoot: it starts from nothing, or from a file of its state. Nobody
+	// has its images open.
+	ArrivalBoot Arrival = "boot"
+	// ArrivalMigration: another QEMU, of this VM, has its images open until it
+	// hands them over.
+	ArrivalMigration Arrival = "migration"
+)
+
+// StartDisk is a disk of a VM that is about to start.
+type StartDisk struct {
+	Disk *blockgraph.Disk
+	// Devices are the disk's devices as they were, see [blockgraph.Machine]; nil
+	// has QEMU choose the place.
+	Devices []blockgraph.Object
+	// Way is how the volume is opened: ByQEMU or ByHeader. Nobody is kept waiting
+	// by a QEMU that has not started its guest, but ByHeader keeps the passphrase
+	// from it.
+	Way blockgraph.Way
+	// AllowSharedHeader is as in [AttachOptions].
+	AllowSharedHeader bool
+}
+
+// StartWay returns the way in which the disk of a starting VM is opened that was,
+// or would be, opened so in a running one.
+func StartWay(disk *blockgraph.Disk, running blockgraph.Way) blockgraph.Way {
+	if running != blockgraph.ByHeader {
+		return blockgraph.ByQEMU
+	}
+	for _, layer := range disk.Layers() {
+		if layer.RawLUKS() {
+			return blockgraph.ByHeader
+		}
+	}
+	return blockgraph.ByQEMU
+}
+
+// graph builds the disk's graph. It depends on nothing but the disk and the VM's
+// place in the file system: what Prepare writes is what Arguments names.
+func (s *Starting) graph(ctx context.Context, d StartDisk) (*blockgraph.Graph, blockgraph.Unlock, error) {
+	u := blockgraph.Unlock{Way: d.Way}
+	folder, err := s.vm.handOverPath(ctx, d.Disk.Target)
+	if err != nil {
+		return nil, u, err
+	}
+	if d.Way == blockgraph.ByHeader {
+		u.Folder = folder
+	}
+	graph, err := blockgraph.Build(d.Disk, blockgraph.Machine{Devices: d.Devices}, u)
+	return graph, u, err
+}
+
+// Arguments returns the disk as arguments for QEMU, which name files that
+// [Starting.Prepare] makes. No file is looked at, and no secret. Limits are not
+// among the arguments: Limits is what block_set_io_throttle is to be told once
+// QEMU runs, nil for nothing.
+func (s *Starting) Arguments(ctx context.Context, d StartDisk) (arguments []string, limits blockgraph.Object, err error) {
+	graph, _, err := s.graph(ctx, d)
+	if err != nil {
+		return nil, nil, err
+	}
+	folder, err := s.vm.handOverPath(ctx, d.Disk.Target)
+	if err != nil {
+		return nil, nil, err
+	}
+	limits, graph.Throttling = graph.Throttling, nil
+	arguments, err = graph.Plan().Arguments(func(o blockgraph.GraphObject) (string, error) { return filepath.Join(folder, o.ID), nil })
+	return arguments, limits, err
+}
+
+// Check finds out whether the disk could be started now: its files are looked at
+// as by [VM.Attach], and its secrets are looked up, but no key is derived.
+// Nothing is changed. The errors are those of Attach.
+func (s *Starting) Check(ctx context.Context, d StartDisk, arrival Arrival, store secrets.Store) error {
+	a, graph, err := s.check(ctx, d, arrival, store)
+	if err != nil {
+		return err
+	}
+	defer a.closeRemote(ctx)
+	for _, o := range graph.Objects {
+		data, ok := o.Secret()
+		if !ok || data.Text != "" {
+			continue
+		}
+		secret, err := store.Lookup(ctx, o.Ref)
+		if err != nil {
+			return &SecretError{Target: d.Disk.Target, Ref: o.Ref, Err: err}
+		}
+		secret.Wipe()
+	}
+	return nil
+}
+
+// check looks at the disk's files.
+func (s *Starting) check(ctx context.Context, d StartDisk, arrival Arrival, store secrets.Store) (*attach, *blockgraph.Graph, error) {
+	if err := d.Disk.Validate(); err != nil {
+		return nil, nil, err
+	}
+	graph, unlock, err := s.graph(ctx, d)
+	if err != nil {
+		return nil, nil, err
+	}
+	a := &attach{vm: s.vm, disk: d.Disk, store: store, out: &Attached{}, arrival: arrival,
+		options: AttachOptions{AllowSharedHeader: d.AllowSharedHeader}}
+	if _, err := a.checkFiles(ctx, unlock, &State{}); err != nil {
+		a.closeRemote(ctx)
+		return nil, nil, err
+	}
+	return a, graph, nil
+}
+
+// Prepare does what Check does, derives the keys, and writes what QEMU reads as
+// it starts: the passphrases of [Starting.Arguments] and, by ByHeader, ephemeral
+// headers, each file readable by QEMU's user alone and in memory. After a failure
+// none of them is there.
+//
+// The files are removed by [Starting.Started] or [Starting.Gone].
+func (s *Starting) Prepare(ctx context.Context, d StartDisk, arrival Arrival, store secrets.Store) (err error) {
+	a, graph, err := s.check(ctx, d, arrival, store)
+	if err != nil {
+		return err
+	}
+	defer a.closeRemote(ctx)
+	values, err := Resolve(ctx, graph, store, Unlocker{Open: a.openHeader})
+	if err != nil {
+		return err
+	}
+	defer values.Wipe()
+	if len(graph.Objects) == 0 && len(graph.Headers) == 0 {
+		return nil
+	}
+	folder, err := s.vm.makeHandOverDir(ctx, d.Disk.Target, s.vm.proc)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(folder))
+		}
+	}()
+	if err := inMemory(folder); err != nil {
+		return err
+	}
+	if _, err = values.handOver(graph, s.vm.proc); err != nil {
+		return err
+	}
+	for _, o := range graph.Objects {
+		if _, ok := o.Secret(); !ok {
+			continue
+		}
+		if err = values.writeSecret(filepath.Join(folder, o.ID), s.vm.proc, o.ID); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Started removes what the disk at target was started with: QEMU has read it.
+func (s *Starting) Started(ctx context.Context, target string) error {
+	folder, err := s.vm.handOverPath(ctx, target)
+	if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(folder); err != nil {
+		return fmt.Errorf("remove what disk %s was started with: %w", target, err)
+	}
+	return nil
+}
+
+// Note notes the disk on this host, as an attach does, so that list shows it and
+// no other VM is given its header. pid is QEMU's process, 0 where it is not known.
+func (s *Starting) Note(ctx context.Context, d StartDisk, pid int) error {
+	a := &attach{vm: s.vm, disk: d.Disk, out: &Attached{}}
+	s.vm.proc.PID = pid
+	return a.note(ctx, Unlocking{Unlock: blockgraph.Unlock{Way: d.Way}})
+}
+
+// Gone removes all of the VM's on this host: its storage daemons are ended, and
+// notes and files removed. The VM's QEMU must be gone. What cannot be removed is
+// in the error; the rest is removed all the same.
+func (s *Starting) Gone(ctx context.Context) error {
+	dir, err := s.vm.runDir(ctx)
+	if err != nil {
+		return err
+	}
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("look at what was handed to the VM: %w", err)
+	}
+	var failed []error
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		switch {
+		case !e.IsDir():
+		case strings.HasSuffix(e.Name(), readSuffix):
+			failed = append(failed, stopReader(ctx, path))
+		default:
+			failed = append(failed, removeHandedOver(path), daemon.Stop(ctx, path))
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		failed = append(failed, fmt.Errorf("remove what was handed to the VM: %w", err))
+	}
+	return errors.Join(failed...)
+}
+
+// writeSecret writes the value of a secret object to a new file that only owner
+// can read, in a folder that is in memory.
+func (v *Values) writeSecret(path string, owner *Process, id string) error {
+	encoded, ok := v.passphrases[id]
+	if !ok {
+		return fmt.Errorf("the secret of object %s was not resolved", id)
+	}
+	value := make([]byte, base64.StdEncoding.DecodedLen(len(encoded)))
+	defer clear(value)
+	n, err := base64.StdEncoding.Decode(value, encoded)
+	if err != nil {
+		return fmt.Errorf("the secret of object %s: %w", id, err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return fmt.Errorf("hand over the secret of object %s: %w", id, err)
+	}
+	_, err = f.Write(value[:n])
+	if uid := int(owner.User.UID); err == nil && uid != os.Geteuid() {
+		err = f.Chown(uid, int(owner.User.GID))
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("hand over the secret of object %s: %w", id, err)
+	}
+	return nil
+}
