@@ -51,9 +51,17 @@ type Pool struct {
 	Host   Host
 	Target string
 	Auth   *Auth
-	// Volumes are the paths of volumes, by name, for a pool whose volumes' paths
-	// do not follow from their names; whoever can ask libvirt fills them in.
-	Volumes map[string]string
+	// Volumes say where volumes are, by name. Whoever can ask libvirt fills them
+	// in; there are pools whose volumes' paths do not follow from their names.
+	Volumes map[string]PoolVolume
+}
+
+// PoolVolume is a volume that the host reaches by a path.
+type PoolVolume struct {
+	Path string
+	// Kind is SourceFile, SourceBlock or SourceDir; "" for what the pool's
+	// volumes usually are.
+	Kind SourceKind
 }
 
 // Pools are storage pools by their names.
@@ -169,7 +177,7 @@ func (p Pools) source(s Source) (Source, error) {
 	v := s.Volume
 	pool := p[v.Pool]
 	if pool == nil {
-		return s, invalid("disk/source@pool", fmt.Sprintf("Storage pool not found: no storage pool with matching name '%s'", v.Pool))
+		return s, invalid("disk/source@pool", fmt.Sprintf("Storage pool not found: no storage pool with matching name '%s': give its XML by --pool-xml, or have libvirt asked by --domain", v.Pool))
 	}
 	out := Source{Slice: s.Slice}
 	iscsi := pool.Type == "iscsi" || pool.Type == "iscsi-direct"
@@ -197,16 +205,17 @@ func (p Pools) source(s Source) (Source, error) {
 	if out.Path != "" && strings.Contains(v.Name, "/") {
 		err = invalid("disk/source@volume", "the name of a volume has no slash")
 	}
-	if known := pool.Volumes[v.Name]; known != "" && out.Path != "" {
-		out.Path = known
+	if known := pool.Volumes[v.Name]; known.Path != "" && out.Path != "" {
+		out.Path = known.Path
+		out.Kind = SourceKind(orDefault(string(known.Kind), string(out.Kind)))
 	}
 	return out, err
 }
 
 // volume returns the path of a volume whose name does not tell.
 func (p *Pool) volume(v *Volume) (string, error) {
-	if path := p.Volumes[v.Name]; path != "" {
-		return path, nil
+	if known := p.Volumes[v.Name]; known.Path != "" {
+		return known.Path, nil
 	}
 	return "", &UnsupportedError{Element: "disk/source@volume", Reason: fmt.Sprintf("where the host has the volume '%s' of the pool '%s' does not follow from the pool's XML: only libvirt can tell, or use mode='direct' for an iscsi pool", v.Name, p.Name)}
 }

@@ -17,10 +17,13 @@ const unitsPool = `<pool type='iscsi'><name>units</name>
 func testPools(t *testing.T) blockgraph.Pools {
 	t.Helper()
 	pools := blockgraph.Pools{
-		"images": {Name: "images", Type: "dir", Folder: "/srv/images"},
-		"vg":     {Name: "vg", Type: "logical", Folder: "/dev/vg"},
-		"ceph":   {Name: "ceph", Type: "rbd"},
-		"hba":    {Name: "hba", Type: "scsi", Folder: "/dev/disk/by-path", Volumes: map[string]string{"unit:0:0:1": "/dev/disk/by-path/lun1"}},
+		"images": {Name: "images", Type: "dir", Folder: "/srv/images", Volumes: map[string]blockgraph.PoolVolume{
+			"link":   {Path: "/dev/sdx", Kind: blockgraph.SourceBlock}, // libvirt looks at what there is
+			"linked": {Path: "/srv/other/linked"},
+		}},
+		"vg":   {Name: "vg", Type: "logical", Folder: "/dev/vg"},
+		"ceph": {Name: "ceph", Type: "rbd"},
+		"hba":  {Name: "hba", Type: "scsi", Folder: "/dev/disk/by-path", Volumes: map[string]blockgraph.PoolVolume{"unit:0:0:1": {Path: "/dev/disk/by-path/lun1"}}},
 	}
 	units, err := blockgraph.ParsePool([]byte(unitsPool))
 	if err != nil {
@@ -38,6 +41,8 @@ func TestTranslate(t *testing.T) {
 	t.Parallel()
 	for attrs, want := range map[string]string{
 		"pool='images' volume='a.qcow2'":                 "file /srv/images/a.qcow2",
+		"pool='images' volume='link'":                    "block /dev/sdx",
+		"pool='images' volume='linked'":                  "file /srv/other/linked",
 		"pool='vg' volume='a'":                           "block /dev/vg/a",
 		"pool='hba' volume='unit:0:0:1'":                 "block /dev/disk/by-path/lun1",
 		"pool='units' volume='unit:0:0:9' mode='direct'": "network iscsi://san:3261/iqn.2026-11.example:store/9",

@@ -34,6 +34,11 @@ func (vm *VM) Machine(ctx context.Context, disk *blockgraph.Disk, state *State) 
 		m.USB = m.USB || strings.HasSuffix(kind, "xhci") || strings.Contains(kind, "usb-ehci") || strings.Contains(kind, "usb-uhci")
 	}
 	addShared(&m, state)
+	if vm.opts.Disks != nil {
+		if m.Disks, err = vm.opts.Disks(ctx); err != nil {
+			return m, fmt.Errorf("ask which disks it has: %w", err)
+		}
+	}
 	if disk.Bus == blockgraph.BusSCSI {
 		if m.SCSI, err = vm.scsiControllers(ctx, state); err != nil {
 			return m, err

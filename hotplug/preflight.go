@@ -16,9 +16,6 @@ import (
 //
 // It returns the size in bytes that the volume must have, 0 for any.
 func (a *attach) preflight(ctx context.Context, plan *blockgraph.Plan, unlock blockgraph.Unlock, state *State) (int64, error) {
-	if err := a.vm.checkTarget(ctx, a.disk); err != nil {
-		return 0, err
-	}
 	if err := a.vm.checkNames(plan, state); err != nil {
 		return 0, err
 	}
@@ -29,22 +26,6 @@ func (a *attach) preflight(ctx context.Context, plan *blockgraph.Plan, unlock bl
 		return 0, err
 	}
 	return a.checkFiles(ctx, unlock, state)
-}
-
-// checkTarget refuses a target that the VM's manager has given away: two disks
-// of one name are a trap for whoever looks after the VM.
-func (vm *VM) checkTarget(ctx context.Context, disk *blockgraph.Disk) error {
-	if vm.opts.Targets == nil {
-		return nil
-	}
-	targets, err := vm.opts.Targets(ctx)
-	if err != nil {
-		return fmt.Errorf("ask which targets are in use: %w", err)
-	}
-	if slices.Contains(targets, disk.Target) {
-		return &PreflightError{Target: disk.Target, Reason: "the target is that of another disk of the domain: give this one another target"}
-	}
-	return nil
 }
 
 func (vm *VM) checkNames(plan *blockgraph.Plan, state *State) error {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
@@ -40,9 +41,10 @@ type Options struct {
 	// Recovery bounds what is done after a failure: dialling again, asking what
 	// exists, taking back; 0 for 30 seconds.
 	Recovery time.Duration
-	// Targets returns the targets that the VM's manager has given to disks of
-	// its own, such as libvirt's; nil where nobody manages the VM.
-	Targets func(ctx context.Context) ([]string, error)
+	// Disks returns the disks that the VM's manager has given it, such as
+	// libvirt's: a further one must not have their targets, serials or WWNs. It is
+	// nil where nobody manages the VM.
+	Disks func(ctx context.Context) ([]blockgraph.OtherDisk, error)
 	// OnStep is called after each step of a plan, nil for nothing.
 	OnStep func(StepReport)
 	// OnWait is called once when a wait begins that a person would wonder

@@ -6,7 +6,7 @@
 # folder if it is there, and nothing otherwise.
 set -euo pipefail
 cache=${LUKSPLUG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/luksplug}
-final=$cache/libvirt-v1
+final=$cache/libvirt-v2
 [ ! -d "$final" ] || { printf '%s\n' "$final"; exit; }
 [ "${1:-}" != --cached ] || exit 0
 
@@ -14,14 +14,14 @@ mkdir -p "$cache"
 exec 9>"$final.lock"
 flock 9
 [ ! -d "$final" ] || { printf '%s\n' "$final"; exit; } # another process unpacked it while this one waited
-new=$(mktemp -d "$cache/.libvirt-v1.new-XXXXXX")
+new=$(mktemp -d "$cache/.libvirt-v2.new-XXXXXX")
 trap 'rm -rf "$new"' EXIT
 chmod 755 "$new"
 
 # What an installation would add to this machine, without what only a booted system needs.
 suite=$(. /etc/os-release && printf '%s-backports' "$VERSION_CODENAME")
 packages=$(apt-get -s -t "$suite" --no-install-recommends install \
-	libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-driver-secret libvirt-clients |
+	libvirt-daemon libvirt-daemon-driver-qemu libvirt-daemon-driver-secret libvirt-daemon-driver-storage libvirt-clients |
 	awk '$1 == "Inst" && $2 !~ /^(.*systemd.*|(lib)?udev.*|dbus.*|libpam.*|logrotate|cron.*|adduser|debconf|.*-dev)$/ {
 		for (i = 3; i <= NF; i++) if ($i ~ /^\(/) { print $2 "=" substr($i, 2); break }
 	}')

@@ -37,7 +37,7 @@ disk until it is detached.`,
   pass show vm1-vdb | tr -d '\n' | luksplug --domain vm1 --passphrase-file - attach vdb.xml`,
 		Args: argument("DISK.xml"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			disk, err := a.readDisk(args[0], images)
+			disk, err := a.readDisk(cmd.Context(), args[0], images)
 			if err != nil {
 				return err
 			}

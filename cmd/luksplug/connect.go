@@ -52,7 +52,7 @@ func (a *app) dialer(options *hotplug.Options) (hotplug.Dialer, error) {
 			options.Files = hotplug.FilesLocal
 			options.Process = d.process
 		}
-		options.Targets = d.targets
+		options.Disks = d.disks
 		return func(ctx context.Context) (*qmp.Client, error) { return d.dial(ctx, opts) }, nil
 	}
 	return nil, &usageError{errors.New("which VM? give --qmp ADDRESS for a QEMU monitor, or --domain NAME for a libvirt domain")}

@@ -1,10 +1,9 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -21,15 +20,16 @@ type imageFlags struct {
 }
 
 func (f *imageFlags) register(cmd *cobra.Command) {
-	cmd.Flags().StringArrayVar(&f.pools, "pool-xml", nil, "the libvirt storage pool that the disk's volume is in; repeatable")
+	cmd.Flags().StringArrayVar(&f.pools, "pool-xml", nil, "the libvirt storage pool that the disk's volume is in; repeatable; with --domain, libvirt is asked for those that are not given")
 	cmd.Flags().BoolVar(&f.lenient, "ignore-unknown", false, "skip elements and attributes of the disk XML that are not known, with a warning; what looks misspelt, and <encryption>, is read strictly even so")
 	cmd.Flags().StringVar(&f.tlsFolder, "tls-dir", "", "where the VM's host has the certificates of a TLS client (default "+blockgraph.DefaultTLSFolder+")")
 	cmd.Flags().StringVar(&f.tlsSecret, "tls-secret", "", "the UUID of the secret that decrypts the key of the TLS client")
 }
 
 // readDisk reads the disk document that the argument names, - for standard
-// input, and tells what there is to know about it.
-func (a *app) readDisk(path string, flags imageFlags) (*blockgraph.Disk, error) {
+// input, and tells what there is to know about it. Volumes of storage pools are
+// looked up.
+func (a *app) readDisk(ctx context.Context, path string, flags imageFlags) (*blockgraph.Disk, error) {
 	if path == "-" && a.flags.passphrase == "-" {
 		return nil, &usageError{errors.New("standard input cannot be both the disk XML and the passphrase: give one as a file")}
 	}
@@ -45,6 +45,9 @@ func (a *app) readDisk(path string, flags imageFlags) (*blockgraph.Disk, error) 
 	if err != nil {
 		return nil, err
 	}
+	if err := a.askForPools(ctx, disk, pools); err != nil {
+		return nil, err
+	}
 	for _, w := range disk.Warnings() {
 		a.log.WithField("disk", disk.Target).Warn(w)
 	}
@@ -52,35 +55,6 @@ func (a *app) readDisk(path string, flags imageFlags) (*blockgraph.Disk, error) 
 		return nil, err
 	}
 	return disk, flags.addTLS(disk)
-}
-
-// readPools reads pool documents. A pool has the name in its document and, for
-// one that was saved under another name, that of its file: NAME.xml or
-// pool-NAME.xml.
-func (a *app) readPools(paths []string) (blockgraph.Pools, error) {
-	pools, byFile := blockgraph.Pools{}, blockgraph.Pools{}
-	for _, path := range paths {
-		data, err := a.readInput(path)
-		if err != nil {
-			return nil, &usageError{fmt.Errorf("read the pool XML: %w", err)}
-		}
-		pool, err := blockgraph.ParsePool(data)
-		if err != nil {
-			return nil, &usageError{fmt.Errorf("%s: %w", path, err)}
-		}
-		if pools[pool.Name] != nil {
-			return nil, &usageError{fmt.Errorf("%s: the pool %s is given twice", path, pool.Name)}
-		}
-		pools[pool.Name] = pool
-		file := strings.TrimSuffix(filepath.Base(path), ".xml")
-		byFile[file], byFile[strings.TrimPrefix(file, "pool-")] = pool, pool
-	}
-	for name, pool := range byFile {
-		if pools[name] == nil {
-			pools[name] = pool
-		}
-	}
-	return pools, nil
 }
 
 // addTLS gives the images' TLS clients what the flags say of them.

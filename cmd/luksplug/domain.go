@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 	"libvirt.org/go/libvirtxml"
 
+	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/daemon"
 	"github.com/luksplug/luksplug/qmp"
@@ -62,11 +63,20 @@ func (d *domain) dial(ctx context.Context, opts []qmp.Option) (*qmp.Client, erro
 	return qmp.NewLibvirt(ctx, l, handle, opts...)
 }
 
-// describe returns the domain as it is now.
-func (d *domain) describe(ctx context.Context) (*libvirtxml.Domain, error) {
+// xml returns the document of the domain as it is now.
+func (d *domain) xml(ctx context.Context) (string, error) {
 	text, err := within(ctx, func() (string, error) { return d.libvirt.DomainGetXMLDesc(d.handle, 0) })
 	if err != nil {
-		return nil, fmt.Errorf("domain %s at libvirt %s: %w", d.name, d.uri.Redacted(), err)
+		return "", fmt.Errorf("domain %s at libvirt %s: %w", d.name, d.uri.Redacted(), err)
+	}
+	return text, nil
+}
+
+// describe returns the domain as it is now.
+func (d *domain) describe(ctx context.Context) (*libvirtxml.Domain, error) {
+	text, err := d.xml(ctx)
+	if err != nil {
+		return nil, err
 	}
 	doc := &libvirtxml.Domain{}
 	if err := doc.Unmarshal(text); err != nil {
@@ -75,21 +85,17 @@ func (d *domain) describe(ctx context.Context) (*libvirtxml.Domain, error) {
 	return doc, nil
 }
 
-// targets returns the targets of the disks that libvirt has in the domain.
-func (d *domain) targets(ctx context.Context) ([]string, error) {
-	doc, err := d.describe(ctx)
+// disks returns the disks that libvirt has in the domain.
+func (d *domain) disks(ctx context.Context) ([]blockgraph.OtherDisk, error) {
+	text, err := d.xml(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var out []string
-	if doc.Devices != nil {
-		for _, disk := range doc.Devices.Disks {
-			if disk.Target != nil {
-				out = append(out, disk.Target.Dev)
-			}
-		}
+	m, err := blockgraph.ParseDomain([]byte(text))
+	if err != nil {
+		return nil, fmt.Errorf("the XML of domain %s: %w", d.name, err)
 	}
-	return out, nil
+	return m.Disks, nil
 }
 
 // process returns the domain's QEMU: libvirt says as whom it runs, and the

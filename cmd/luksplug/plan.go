@@ -80,7 +80,7 @@ func (a *app) plan(ctx context.Context, path string, about planFlags, mode hotpl
 	if live && about.domainXML != "" {
 		return nil, &usageError{fmt.Errorf("give --domain-xml, or a running VM by --qmp or --domain, not both")}
 	}
-	disk, err := a.readDisk(path, about.imageFlags)
+	disk, err := a.readDisk(ctx, path, about.imageFlags)
 	if err != nil {
 		return nil, err
 	}

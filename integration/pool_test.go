@@ -1,0 +1,99 @@
+package integration
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// TestLibvirtPool plugs in volumes that only libvirt knows the paths of, header
+// and payload, and refuses those that it does not have.
+func TestLibvirtPool(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	l := peer.Libvirtd(t)
+	d, err := l.StartDomain(ctx, peer.DomainOptions{SCSI: true}) // SCSI disks leave a VM that has not run
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := peer.NewVolume(t, peer.DetachedQcow2)
+	folder := t.TempDir()
+	for name, path := range map[string]string{"data": v.Payload, "header": v.Header} {
+		if err := os.Rename(path, filepath.Join(folder, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	virsh(ctx, t, l, "pool-create-as", "disks", "dir", "--target", folder)
+	xml := func(pool, data string) string {
+		return `<disk type='volume'><driver type='qcow2'/>
+  <source pool='` + pool + `' volume='` + data + `'><encryption format='luks'><secret type='passphrase' uuid='` + v.SecretUUID + `'/>
+    <header type='volume'><source pool='disks' volume='header'/></header></encryption></source>
+  <target dev='sdb' bus='scsi'/></disk>`
+	}
+	before, err := d.State(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	planned := viaLibvirt(ctx, t, l, d.Name, "plan", writeFile(t, "disk.xml", xml("disks", "data"))).want(t, 0)
+	if want := "filename=" + filepath.Join(folder, "data"); !strings.Contains(planned.stdout, want) {
+		t.Errorf("the plan has no %s:\n%s", want, planned.stdout)
+	}
+	got := viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, xml("disks", "data"))...).want(t, 0)
+	if !strings.Contains(got.stdout, filepath.Join(folder, "header")) {
+		t.Errorf("the attach says nothing of the header: %s", got.stdout)
+	}
+	viaLibvirt(ctx, t, l, d.Name, "detach", "sdb").want(t, 0)
+	wantSameDomain(ctx, t, d, before)
+
+	refused := func(disk string, says ...string) {
+		t.Helper()
+		wantOneLine(t, viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, disk)...).want(t, 5), says...)
+		wantSameDomain(ctx, t, d, before)
+	}
+	refused(xml("disks", "nothing"), "volume nothing of the pool disks", "no storage vol with matching name 'nothing'")
+	refused(xml("none", "data"), "no storage pool with matching name 'none'")
+	virsh(ctx, t, l, "pool-define-as", "idle", "dir", "--target", t.TempDir())
+	refused(xml("idle", "data"), "not active", "pool-start idle")
+	// Without a libvirt to ask.
+	r := run(ctx, t, exec.CommandContext(ctx, luksplug, "plan", writeFile(t, "disk.xml", xml("disks", "data")))).want(t, 2)
+	wantOneLine(t, r, "disks", "--pool-xml")
+}
+
+// TestLibvirtContext: what the domain's own XML has is nothing that a further disk
+// may have, whether or not QEMU would take it.
+func TestLibvirtContext(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	l := peer.Libvirtd(t)
+	image := sized(t, "first.img", 8*peer.MiB)
+	d, err := l.StartDomain(ctx, peer.DomainOptions{SCSI: true, Devices: `<disk type='file'><driver type='raw'/><source file='` + image + `'/>
+  <target dev='sda' bus='scsi'/><iotune><total_iops_sec>100</total_iops_sec><group_name>shared</group_name></iotune>
+  <serial>first</serial><wwn>5000c50015ea71ad</wwn></disk>`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := peer.NewVolume(t, peer.EmbeddedLUKS)
+	before, err := d.State(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ target, extra, says string }{
+		{"sda", "", "target 'sda' duplicated"},
+		{"sdb", "<serial>first</serial>", "identical serial"},
+		{"sdb", "<wwn>5000c50015ea71ad</wwn>", "identical WWN"},
+		{"sdb", "<iotune><total_iops_sec>200</total_iops_sec><group_name>shared</group_name></iotune>", "share the group 'shared'"},
+	} {
+		disk := strings.Replace(v.DiskXML(c.target, "scsi"), "</disk>", c.extra+"</disk>", 1)
+		wantOneLine(t, viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, disk)...).want(t, 5), c.says)
+		wantSameDomain(ctx, t, d, before)
+	}
+	disk := strings.Replace(v.DiskXML("sdb", "scsi"), "</disk>", "<serial>second</serial></disk>", 1)
+	viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, disk)...).want(t, 0)
+	viaLibvirt(ctx, t, l, d.Name, "detach", "sdb").want(t, 0)
+	wantSameDomain(ctx, t, d, before)
+}
