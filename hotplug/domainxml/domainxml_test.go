@@ -1,0 +1,181 @@
+package domainxml_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/hotplug/domainxml"
+)
+
+const domain = `<?xml version="1.0"?>
+<!-- kept -->
+<domain type='qemu' id='7' xmlns:q='http://libvirt.org/schemas/domain/qemu/1.0'>
+  <name>vm&amp;1</name>
+  <uuid>6695eb01-f6a4-8304-79aa-97f2502e193f</uuid>
+  <metadata>
+    <app:x xmlns:app='urn:app'>one</app:x>
+    <our:disks xmlns:our="urn:ours"><disk a='&lt;'/></our:disks>
+  </metadata>
+  <devices><emulator>/usr/bin/qemu</emulator><future  odd = "yes"/></devices>
+  <seclabel type='dynamic' model='apparmor' relabel='yes'><label>libvirt-1</label></seclabel>
+  <seclabel type='dynamic' model='dac' relabel='yes'>
+    <label>+64055:+994</label><imagelabel>+64055:+994</imagelabel>
+  </seclabel>
+  <q:commandline>
+    <q:arg value='-mon'/>
+    <q:arg value='chardev=x'/>
+    <q:env name='A' value='b'/>
+    <q:arg value='-blockdev'/>
+    <q:arg value='{"driver":"file","node-name":"luksplug-vdb-luks"}'/>
+  </q:commandline>
+</domain>
+`
+
+func parse(t *testing.T, text string) *domainxml.Document {
+	t.Helper()
+	doc, err := domainxml.Parse([]byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return doc
+}
+
+func TestValues(t *testing.T) {
+	t.Parallel()
+	doc := parse(t, domain)
+	for want, got := range map[string]string{
+		"vm&1": doc.Name(), "6695eb01-f6a4-8304-79aa-97f2502e193f": doc.UUID(), "/usr/bin/qemu": doc.Value("devices", "emulator"),
+		"+64055:+994": doc.Label("dac"), "libvirt-1": doc.Label("apparmor"), "": doc.Label("selinux") + doc.Value("devices", "none"),
+		`<our:disks xmlns:our="urn:ours"><disk a='&lt;'/></our:disks>`: string(doc.Metadata("urn:ours")),
+	} {
+		if got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if doc.Metadata("urn:none") != nil {
+		t.Error("metadata of a namespace that is not there")
+	}
+}
+
+// TestWithArguments: all but the arguments stays, byte for byte.
+func TestWithArguments(t *testing.T) {
+	t.Parallel()
+	doc := parse(t, domain)
+	arguments := doc.Arguments()
+	if want := []string{"-mon", "chardev=x", "-blockdev", `{"driver":"file","node-name":"luksplug-vdb-luks"}`}; !slices.Equal(arguments, want) {
+		t.Fatalf("got %q", arguments)
+	}
+	want := append(domainxml.Foreign(arguments), "-device", `{"id":"it's <new> & \"quoted\""}`)
+	changed, err := doc.WithArguments(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := changed.Arguments(); !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	text := string(changed.Text())
+	before, after := strings.Index(domain, "<q:commandline>"), strings.Index(domain, "</q:commandline>")+len("</q:commandline>")
+	if !strings.HasPrefix(text, domain[:before]) || !strings.HasSuffix(text, domain[after:]) || !strings.Contains(text, "<q:env name='A' value='b'/>") {
+		t.Errorf("something else has changed:\n%s", text)
+	}
+	again, err := changed.WithArguments(want)
+	if err != nil || string(again.Text()) != text {
+		t.Errorf("again (%v):\n%s\nwas\n%s", err, again.Text(), text)
+	}
+}
+
+func TestWithArgumentsWithoutACommandline(t *testing.T) {
+	t.Parallel()
+	const plain = "<domain>\n  <name>a</name>\n</domain>"
+	doc := parse(t, plain)
+	if doc.Arguments() != nil {
+		t.Errorf("got %q", doc.Arguments())
+	}
+	changed, err := doc.WithArguments([]string{"-S"})
+	if err != nil || !slices.Equal(changed.Arguments(), []string{"-S"}) {
+		t.Fatal(err, changed)
+	}
+	back, err := changed.WithArguments(nil)
+	if err != nil || strings.Join(strings.Fields(string(back.Text())), " ") != "<domain> <name>a</name> </domain>" {
+		t.Errorf("got %q (%v)", back.Text(), err)
+	}
+	if same, err := doc.WithArguments(nil); err != nil || string(same.Text()) != plain {
+		t.Errorf("got %v (%v)", same, err)
+	}
+}
+
+func TestForeign(t *testing.T) {
+	t.Parallel()
+	ours := []string{
+		"-object", `{"qom-type":"secret","id":"luksplug-vdb-secret0"}`, "-blockdev", `{"node-name":"luksplug-vdb-b1-luks"}`,
+		"-device", `{"driver":"virtio-blk-pci","id":"ua-x","drive":"luksplug-vdc-luks"}`, "-chardev", "socket,id=luksplug-vdd-chardev,path=/x",
+		"-device", `{"driver":"virtio-scsi-pci","id":"luksplug-sda-scsi"}`,
+	}
+	others := []string{
+		"-device", `{"driver":"pcie-root-port","id":"luksplug-port-0"}`, "-chardev", "socket,id=luksplug-monitor,path=/x", "-mon", "chardev=luksplug-monitor",
+		"-blockdev", `{"node-name":"libvirt-1-format"}`, "-device", "virtio-blk-pci,drive=luksplug-vdb-luks", "-S", "-object", "not JSON", "-device",
+	}
+	all := append(append(slices.Clone(ours), others...), "-blockdev")
+	if got := domainxml.Foreign(all); !slices.Equal(got, append(slices.Clone(others), "-blockdev")) {
+		t.Errorf("got %q", got)
+	}
+	if got := domainxml.Targets(all); fmt.Sprint(got) != "[vdb vdc vdd sda]" {
+		t.Errorf("got %v", got)
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"", "<domain>", "<network/>", "<domain/><domain/>", "text", strings.Repeat("<domain>", 200) + strings.Repeat("</domain>", 200)} {
+		if _, err := domainxml.Parse([]byte(text)); err == nil || !strings.HasPrefix(err.Error(), "domain XML: ") {
+			t.Errorf("%.20q: got %v", text, err)
+		}
+	}
+}
+
+// FuzzWithArguments: whatever the arguments are, they come back, and the rest of
+// the document is the same.
+func FuzzWithArguments(f *testing.F) {
+	f.Add(domain, "-device", `{"a":"'<&>"}`)
+	f.Add("<domain/>", "", "\t\n")
+	f.Add(`<domain xmlns="urn:d"><a/></domain>`, "x", "]]>")
+	f.Fuzz(func(t *testing.T, text, a, b string) {
+		doc, err := domainxml.Parse([]byte(text))
+		if err != nil {
+			return
+		}
+		if _, err := domainxml.Parse([]byte("<domain a='" + escape(a+b) + "'/>")); err != nil || strings.Contains(escape(a+b), "\uFFFD") {
+			return // no characters of XML
+		}
+		changed, err := doc.WithArguments([]string{a, b})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := changed.Arguments(); !slices.Equal(got, []string{a, b}) {
+			t.Errorf("got %q, want %q", got, []string{a, b})
+		}
+		if changed.Name() != doc.Name() || changed.UUID() != doc.UUID() {
+			t.Error("the domain is another")
+		}
+	})
+}
+
+func escape(s string) string {
+	r := strings.NewReplacer("&", "&amp;", "<", "&lt;", "'", "&#39;")
+	return r.Replace(s)
+}
+
+func Example() {
+	doc, err := domainxml.Parse([]byte(`<domain><name>vm1</name></domain>`))
+	if err != nil {
+		panic(err)
+	}
+	doc, err = doc.WithArguments([]string{"-blockdev", `{"driver":"null-co","node-name":"n"}`})
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(doc.Name(), doc.Arguments())
+	// Output: vm1 [-blockdev {"driver":"null-co","node-name":"n"}]
+}

@@ -1,0 +1,25 @@
+// Package record keeps, in the metadata of a libvirt domain, which disks luksplug
+// has attached to it.
+//
+// libvirt does not know these disks. Whoever starts the domain again, restores or
+// receives it has to give them back to QEMU, and all that he has is the domain's
+// XML. So the disks stand there, in one element of a namespace of our own, which
+// libvirt keeps and carries along without a look at it:
+//
+//	<metadata>
+//	  <luksplug:disks xmlns:luksplug="https://github.com/luksplug/luksplug/disks/1" user="+64055:+994">
+//	    <luksplug:disk target="vdb" start="ephemeral">
+//	      <disk type='file' device='disk'> ... <target dev='vdb' bus='virtio'/></disk>
+//	      <luksplug:device>{"driver":"virtio-blk-pci","bus":"pci.7","addr":"0x0", ... }</luksplug:device>
+//	    </luksplug:disk>
+//	  </luksplug:disks>
+//	</metadata>
+//
+// A record holds the disk's XML, which names secrets and holds none: a disk whose
+// XML has a secret in it (cookies) is refused. The devices are those that
+// device_add was told of: after a restore or a migration the guest must find the
+// very same again.
+//
+// The live domain has the disks that are attached, the inactive one those that
+// belong to it when it starts.
+package record

@@ -1,0 +1,161 @@
+package record
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/luksplug/luksplug/blockgraph"
+)
+
+// Parse reads the element. Elements and attributes that it does not know are
+// refused: a later luksplug has written them, and they mean something.
+func Parse(text []byte) (Record, error) {
+	r, err := parse(text)
+	if err != nil {
+		return Record{}, fmt.Errorf("luksplug's metadata of the domain: %w", err)
+	}
+	return r, nil
+}
+
+func parse(text []byte) (Record, error) {
+	p := parser{text: text, decoder: xml.NewDecoder(bytes.NewReader(text))}
+	var r Record
+	for {
+		token, err := p.decoder.Token()
+		if errors.Is(err, io.EOF) {
+			return r, errors.New("there is no element")
+		}
+		if err != nil {
+			return r, err
+		}
+		if start, ok := token.(xml.StartElement); ok {
+			if start.Name != (xml.Name{Space: Namespace, Local: "disks"}) {
+				return r, fmt.Errorf("the element is a <%s> of %q", start.Name.Local, start.Name.Space)
+			}
+			return p.record(start)
+		}
+	}
+}
+
+type parser struct {
+	text    []byte
+	decoder *xml.Decoder
+}
+
+func (p *parser) record(start xml.StartElement) (Record, error) {
+	var r Record
+	err := attributes(start, map[string]func(string){
+		"user":      func(v string) { r.User = v },
+		"cold-plug": func(v string) { r.ColdPlug = v == "yes" },
+	})
+	if err != nil {
+		return r, err
+	}
+	err = p.children(func(_ int64, e xml.StartElement) error {
+		if e.Name != (xml.Name{Space: Namespace, Local: "disk"}) {
+			return unknown(e)
+		}
+		d, err := p.disk(e)
+		if err == nil && r.Disk(d.Target) != nil {
+			err = fmt.Errorf("disk %s is recorded twice", d.Target)
+		}
+		r.Disks = append(r.Disks, d)
+		return err
+	})
+	return r, err
+}
+
+func (p *parser) disk(start xml.StartElement) (Disk, error) {
+	var d Disk
+	err := attributes(start, map[string]func(string){
+		"target":        func(v string) { d.Target = v },
+		"start":         func(v string) { d.Start = blockgraph.Way(v) },
+		"optional":      func(v string) { d.Optional = v == "yes" },
+		"shared-header": func(v string) { d.AllowSharedHeader = v == "yes" },
+	})
+	if err != nil {
+		return d, err
+	}
+	err = p.children(func(at int64, e xml.StartElement) error {
+		switch e.Name {
+		case xml.Name{Space: Namespace, Local: "device"}:
+			var text string
+			if err := p.decoder.DecodeElement(&text, &e); err != nil {
+				return err
+			}
+			var o blockgraph.Object
+			if err := json.Unmarshal([]byte(text), &o); err != nil {
+				return fmt.Errorf("the device of disk %s: %w", d.Target, err)
+			}
+			d.Devices = append(d.Devices, o)
+			return nil
+		case xml.Name{Local: "disk"}, xml.Name{Local: "pool"}:
+			if err := p.decoder.Skip(); err != nil {
+				return err
+			}
+			text := string(p.text[at:p.decoder.InputOffset()])
+			if e.Name.Local == "pool" {
+				d.Pools = append(d.Pools, text)
+				return nil
+			}
+			if d.XML != "" {
+				return fmt.Errorf("the record of disk %s has two <disk>", d.Target)
+			}
+			d.XML = text
+			return nil
+		}
+		return unknown(e)
+	})
+	switch {
+	case err != nil:
+		return d, err
+	case d.Target == "" || d.XML == "":
+		return d, errors.New("the record of a disk lacks its target or its <disk>")
+	case d.Start != "" && d.Start != blockgraph.ByQEMU && d.Start != blockgraph.ByHeader:
+		return d, fmt.Errorf("the record of disk %s has the unknown way to start %q", d.Target, d.Start)
+	}
+	return d, nil
+}
+
+// children calls f for each child of the element that was begun, with its place
+// in the text; f reads the child to its end.
+func (p *parser) children(f func(at int64, e xml.StartElement) error) error {
+	for {
+		at := p.decoder.InputOffset()
+		token, err := p.decoder.Token()
+		if err != nil {
+			return err
+		}
+		switch t := token.(type) {
+		case xml.StartElement:
+			if err := f(at, t.Copy()); err != nil {
+				return err
+			}
+		case xml.EndElement:
+			return nil
+		}
+	}
+}
+
+// attributes hands each attribute to its function.
+func attributes(e xml.StartElement, known map[string]func(string)) error {
+	for _, a := range e.Attr {
+		if a.Name.Space == "xmlns" || a.Name.Space == "" && a.Name.Local == "xmlns" {
+			continue
+		}
+		set, ok := known[a.Name.Local]
+		if !ok || a.Name.Space != "" {
+			return fmt.Errorf("the attribute %s of <%s> is not known: a later luksplug has written it", a.Name.Local, e.Name.Local)
+		}
+		set(a.Value)
+	}
+	return nil
+}
+
+func unknown(e xml.StartElement) error {
+	return fmt.Errorf("the element <%s> is not known: a later luksplug has written it", e.Name.Local)
+}

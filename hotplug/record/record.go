@@ -1,0 +1,214 @@
+package record
+
+import (
+	"bytes"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/domainxml"
+)
+
+// Namespace is that of the element, Prefix what it is called by.
+const (
+	Namespace = "https://github.com/luksplug/luksplug/disks/1"
+	Prefix    = "luksplug"
+)
+
+// Record is what luksplug has in a domain.
+type Record struct {
+	// User is as whom the domain's QEMU runs, in libvirt's form "+UID:+GID"; ""
+	// where that is not known.
+	User string
+	// ColdPlug tells that the domain's definition has the disks among QEMU's
+	// arguments, so that they are there from the start.
+	ColdPlug bool
+	// Disks are the disks, in the order in which they were attached.
+	Disks []Disk
+}
+
+// Disk is one disk.
+type Disk struct {
+	// Target is the disk's target, such as "vdb".
+	Target string
+	// XML is the <disk>, as its user wrote it, and Pools the <pool> documents
+	// that it refers to.
+	XML   string
+	Pools []string
+	// Start is how its volume is opened when the VM starts with it.
+	Start blockgraph.Way
+	// Optional tells that the VM may start without it.
+	Optional bool
+	// AllowSharedHeader tells that its header may be that of another disk, too.
+	AllowSharedHeader bool
+	// Devices are its devices, as device_add was told; nil where they were never
+	// attached.
+	Devices []blockgraph.Object
+}
+
+// ErrSecretInXML: the disk's XML has a secret in it, which may not be recorded.
+var ErrSecretInXML = errors.New("the disk's XML has a secret in it (cookies), which may not be written into the domain's metadata: name it by <secret>")
+
+// New returns the record of a disk whose XML was read. The XML is kept as it is,
+// without what stands around the element.
+func New(text []byte, pools [][]byte) (Disk, error) {
+	disk, err := blockgraph.ParseDisk(text)
+	if err != nil {
+		return Disk{}, err
+	}
+	for _, image := range disk.Images() {
+		if c, ok := image.Source.Network.(*blockgraph.Curl); ok && len(c.Cookies) > 0 {
+			return Disk{}, ErrSecretInXML
+		}
+	}
+	d := Disk{Target: disk.Target}
+	if d.XML, err = trim(text); err != nil {
+		return Disk{}, err
+	}
+	if disk.Image.Source.Kind != blockgraph.SourceVolume {
+		return d, nil
+	}
+	for _, p := range pools {
+		pool, err := trim(p)
+		if err != nil {
+			return Disk{}, err
+		}
+		d.Pools = append(d.Pools, pool)
+	}
+	return d, nil
+}
+
+// trim returns the one element of a document.
+func trim(text []byte) (string, error) {
+	d := xml.NewDecoder(bytes.NewReader(text))
+	start, depth := int64(-1), 0
+	for {
+		at := d.InputOffset()
+		token, err := d.Token()
+		if err != nil {
+			return "", fmt.Errorf("the XML to record: %w", err)
+		}
+		switch token.(type) {
+		case xml.StartElement:
+			if start < 0 {
+				start = at
+			}
+			depth++
+		case xml.EndElement:
+			if depth--; depth == 0 {
+				return string(text[start:d.InputOffset()]), nil
+			}
+		}
+	}
+}
+
+// Parsed returns the disk, with its volume looked up in the recorded pools.
+func (d Disk) Parsed() (*blockgraph.Disk, error) {
+	disk, err := blockgraph.ParseDisk([]byte(d.XML))
+	if err != nil {
+		return nil, fmt.Errorf("the record of disk %s: %w", d.Target, err)
+	}
+	if disk.Target != d.Target {
+		return nil, fmt.Errorf("the record of disk %s is of %s", d.Target, disk.Target)
+	}
+	pools := blockgraph.Pools{}
+	for _, text := range d.Pools {
+		pool, err := blockgraph.ParsePool([]byte(text))
+		if err != nil {
+			return nil, fmt.Errorf("the record of disk %s: %w", d.Target, err)
+		}
+		pools[pool.Name] = pool
+	}
+	return disk.Translate(pools)
+}
+
+// FromDomain returns the record in a domain's XML; an empty one where there is
+// none.
+func FromDomain(doc *domainxml.Document) (Record, error) {
+	text := doc.Metadata(Namespace)
+	if text == nil {
+		return Record{}, nil
+	}
+	return Parse(text)
+}
+
+// Disk returns the record of the disk at target, nil where there is none.
+func (r Record) Disk(target string) *Disk {
+	i := slices.IndexFunc(r.Disks, func(d Disk) bool { return d.Target == target })
+	if i < 0 {
+		return nil
+	}
+	return &r.Disks[i]
+}
+
+// With returns the record with this disk, in the place of the one at its target.
+func (r Record) With(d Disk) Record {
+	r.Disks = slices.Clone(r.Disks)
+	if old := r.Disk(d.Target); old != nil {
+		*old = d
+	} else {
+		r.Disks = append(r.Disks, d)
+	}
+	return r
+}
+
+// Without returns the record without the disk at target.
+func (r Record) Without(target string) Record {
+	r.Disks = slices.DeleteFunc(slices.Clone(r.Disks), func(d Disk) bool { return d.Target == target })
+	return r
+}
+
+// Empty tells whether there is nothing that has to be kept.
+func (r Record) Empty() bool { return len(r.Disks) == 0 && !r.ColdPlug }
+
+// XML returns the element.
+func (r Record) XML() (string, error) {
+	var b strings.Builder
+	b.WriteString(`<` + Prefix + `:disks xmlns:` + Prefix + `="` + Namespace + `"`)
+	attribute(&b, "user", r.User)
+	attribute(&b, "cold-plug", yes(r.ColdPlug))
+	b.WriteString(">\n")
+	for _, d := range r.Disks {
+		b.WriteString(`<` + Prefix + `:disk`)
+		attribute(&b, "target", d.Target)
+		attribute(&b, "start", string(d.Start))
+		attribute(&b, "optional", yes(d.Optional))
+		attribute(&b, "shared-header", yes(d.AllowSharedHeader))
+		b.WriteString(">\n" + d.XML + "\n")
+		for _, pool := range d.Pools {
+			b.WriteString(pool + "\n")
+		}
+		for _, o := range d.Devices {
+			text, err := json.Marshal(o)
+			if err != nil {
+				return "", fmt.Errorf("the record of disk %s: %w", d.Target, err)
+			}
+			b.WriteString(`<` + Prefix + `:device>`)
+			_ = xml.EscapeText(&b, text) // a Builder takes everything
+			b.WriteString(`</` + Prefix + ":device>\n")
+		}
+		b.WriteString(`</` + Prefix + ":disk>\n")
+	}
+	b.WriteString(`</` + Prefix + `:disks>`)
+	return b.String(), nil
+}
+
+func yes(b bool) string {
+	if b {
+		return "yes"
+	}
+	return ""
+}
+
+func attribute(b *strings.Builder, name, value string) {
+	if value == "" {
+		return
+	}
+	b.WriteString(" " + name + `="`)
+	_ = xml.EscapeText(b, []byte(value)) // a Builder takes everything
+	b.WriteString(`"`)
+}

@@ -1,0 +1,155 @@
+package record_test
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/domainxml"
+	"github.com/luksplug/luksplug/hotplug/record"
+)
+
+const diskXML = `<disk type='file' device='disk'>
+  <source file='/img/a&amp;b'><encryption format='luks'><secret type='passphrase' usage='it&apos;s'/>
+    <header type='file'><source file='/hdr'/></header></encryption></source>
+  <target dev='vdb' bus='virtio'/></disk>`
+
+func example(t *testing.T) record.Record {
+	t.Helper()
+	d, err := record.New([]byte("<?xml version='1.0'?>\n<!-- mine -->\n"+diskXML+"\n"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.XML != diskXML || d.Target != "vdb" {
+		t.Errorf("got %+v", d)
+	}
+	d.Start, d.Optional, d.AllowSharedHeader = blockgraph.ByHeader, true, true
+	d.Devices = []blockgraph.Object{{{Name: "driver", Value: "virtio-blk-pci"}, {Name: "serial", Value: `<"&'>`}, {Name: "n", Value: int64(1)}}}
+	other, err := record.New([]byte(`<disk type='volume'><source pool='p' volume='v'/><target dev='sda' bus='scsi'/></disk>`),
+		[][]byte{[]byte(`<pool type='dir'><name>p</name><target><path>/pool</path></target></pool>`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return record.Record{User: "+64055:+994", ColdPlug: true}.With(d).With(other)
+}
+
+func TestRoundTrip(t *testing.T) {
+	t.Parallel()
+	r := example(t)
+	text, err := r.XML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, read := range map[string]func() (record.Record, error){
+		"alone": func() (record.Record, error) { return record.Parse([]byte(text)) },
+		"in a domain": func() (record.Record, error) {
+			doc, err := domainxml.Parse([]byte("<domain><metadata><x:a xmlns:x='urn:x'/>" + text + "</metadata></domain>"))
+			if err != nil {
+				return record.Record{}, err
+			}
+			return record.FromDomain(doc)
+		},
+	} {
+		got, err := read()
+		if err != nil || !reflect.DeepEqual(got, r) {
+			t.Errorf("%s: got %+v (%v)\nwant %+v", name, got, err, r)
+		}
+	}
+	disk, err := r.Disk("vdb").Parsed()
+	if err != nil || disk.Header() == nil || disk.Image.Source.Path != "/img/a&b" {
+		t.Errorf("got %+v (%v)", disk, err)
+	}
+	disk, err = r.Disk("sda").Parsed()
+	if err != nil || disk.Image.Source.Path != "/pool/v" {
+		t.Errorf("got %+v (%v)", disk, err)
+	}
+}
+
+func TestWithAndWithout(t *testing.T) {
+	t.Parallel()
+	r := example(t)
+	changed := r.With(record.Disk{Target: "vdb", XML: "<disk/>"})
+	if len(changed.Disks) != 2 || changed.Disk("vdb").XML != "<disk/>" || r.Disk("vdb").XML != diskXML {
+		t.Errorf("got %+v and %+v", changed, r)
+	}
+	less := r.Without("vdb")
+	if less.Disk("vdb") != nil || less.Disk("sda") == nil || r.Disk("vdb") == nil || less.Empty() || !(record.Record{}).Empty() {
+		t.Errorf("got %+v of %+v", less, r)
+	}
+}
+
+func TestNewRefuses(t *testing.T) {
+	t.Parallel()
+	cookie := `<disk type='network'><source protocol='https' name='a'><host name='h'/><cookies><cookie name='a'>b</cookie></cookies></source><target dev='vdb'/></disk>`
+	if _, err := record.New([]byte(cookie), nil); !errors.Is(err, record.ErrSecretInXML) || strings.Contains(err.Error(), "b</cookie>") {
+		t.Errorf("got %v", err)
+	}
+	var invalid *blockgraph.XMLError
+	if _, err := record.New([]byte("<disk>"), nil); !errors.As(err, &invalid) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestParseRefuses(t *testing.T) {
+	t.Parallel()
+	in := func(text string) string {
+		return `<l:disks xmlns:l="` + record.Namespace + `">` + text + `</l:disks>`
+	}
+	for text, want := range map[string]string{
+		"":                          "no element",
+		"<disks/>":                  `the element is a <disks> of ""`,
+		in("<l:disk/>"):             "lacks its target",
+		in("<disk/>"):               "<disk> is not known",
+		in("<l:disk target='vdb'>"): "syntax error",
+		in("<l:disk target='vdb' new='1'><disk/></l:disk>"):                "attribute new of <disk> is not known",
+		in("<l:disk target='vdb'><disk/><l:new/></l:disk>"):                "<new> is not known",
+		in("<l:disk target='vdb'><disk/><disk/></l:disk>"):                 "two <disk>",
+		in("<l:disk target='vdb' start='x'><disk/></l:disk>"):              "unknown way",
+		in("<l:disk target='vdb'><disk/><l:device>[]</l:device></l:disk>"): "no JSON object",
+		in(strings.Repeat("<l:disk target='vdb'><disk/></l:disk>", 2)):     "recorded twice",
+		strings.Replace(in(""), "xmlns", "x='1' xmlns", 1):                 "attribute x",
+	} {
+		if _, err := record.Parse([]byte(text)); err == nil || !strings.Contains(err.Error(), want) || !strings.HasPrefix(err.Error(), "luksplug's metadata") {
+			t.Errorf("%s: got %v, want ...%s...", text, err, want)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(`<l:disks xmlns:l="` + record.Namespace + `" user="+0:+0"><l:disk target='vdb'><disk/><l:device>{"a":1}</l:device></l:disk></l:disks>`)
+	f.Fuzz(func(t *testing.T, text string) {
+		r, err := record.Parse([]byte(text))
+		if err != nil {
+			return
+		}
+		out, err := r.XML()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := record.Parse([]byte(out))
+		if err != nil || !reflect.DeepEqual(again, r) {
+			t.Errorf("got %+v (%v)\nwant %+v", again, err, r)
+		}
+	})
+}
+
+func Example() {
+	d, err := record.New([]byte(`<disk type='file'><source file='/a'/><target dev='vdb'/></disk>`), nil)
+	if err != nil {
+		panic(err)
+	}
+	text, err := record.Record{}.With(d).XML()
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(text)
+	// Output:
+	// <luksplug:disks xmlns:luksplug="https://github.com/luksplug/luksplug/disks/1">
+	// <luksplug:disk target="vdb">
+	// <disk type='file'><source file='/a'/><target dev='vdb'/></disk>
+	// </luksplug:disk>
+	// </luksplug:disks>
+}
