@@ -49,7 +49,7 @@ func measureCommand(ctx context.Context, dir string, n size) (rows []row, err er
 	if err := os.Chmod(dir, 0o755); err != nil { // libvirt's children look into it
 		return nil, err
 	}
-	if c.libvirt, err = peer.RunLibvirtd(ctx, state); err != nil {
+	if c.libvirt, err = peer.RunLibvirtd(ctx, state, peer.LibvirtOptions{}); err != nil {
 		return nil, err
 	}
 	defer c.libvirt.Close()

@@ -58,7 +58,7 @@ func startStallVM(ctx context.Context, dir string) (_ *stallVM, err error) {
 	if err := os.Mkdir(state, 0o755); err != nil {
 		return nil, err
 	}
-	if v.libvirt, err = peer.RunLibvirtd(ctx, state); err != nil {
+	if v.libvirt, err = peer.RunLibvirtd(ctx, state, peer.LibvirtOptions{}); err != nil {
 		return nil, err
 	}
 	defer func() {

@@ -30,10 +30,23 @@ type Libvirt struct {
 	root    string // of the unpacked libvirt
 }
 
+// LibvirtOptions say what libvirtd to start. The zero value is one that listens on
+// its unix socket only.
+type LibvirtOptions struct {
+	Config []string // lines for libvirtd.conf
+	Listen bool     // on TCP as well, where Config says
+}
+
 // Libvirtd starts a private libvirtd for a test and ends it, with its domains,
 // at the test's end. It skips the test for a user other than root, who may not
 // make a mount namespace.
 func Libvirtd(t testing.TB) *Libvirt {
+	t.Helper()
+	return LibvirtdWith(t, LibvirtOptions{})
+}
+
+// LibvirtdWith is Libvirtd with other settings.
+func LibvirtdWith(t testing.TB, o LibvirtOptions) *Libvirt {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("a private libvirtd needs root, for its mount namespace")
@@ -45,7 +58,7 @@ func Libvirtd(t testing.TB) *Libvirt {
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	l, err := RunLibvirtd(ctx, dir)
+	l, err := RunLibvirtd(ctx, dir, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,22 +73,22 @@ func Libvirtd(t testing.TB) *Libvirt {
 
 // RunLibvirtd starts a private libvirtd with all its state in dir and returns
 // when it answers. The caller closes the result. ctx bounds the start only.
-func RunLibvirtd(ctx context.Context, dir string) (*Libvirt, error) {
-	l, err := runLibvirtd(ctx, dir)
+func RunLibvirtd(ctx context.Context, dir string, o LibvirtOptions) (*Libvirt, error) {
+	l, err := runLibvirtd(ctx, dir, o)
 	if err != nil {
 		return nil, fmt.Errorf("start libvirtd: %w", err)
 	}
 	return l, nil
 }
 
-func runLibvirtd(ctx context.Context, dir string) (*Libvirt, error) {
+func runLibvirtd(ctx context.Context, dir string, o LibvirtOptions) (*Libvirt, error) {
 	root, err := runScript(ctx, "libvirt.sh")
 	if err != nil {
 		return nil, fmt.Errorf("%w (make setup unpacks libvirt)", err)
 	}
 	l := &Libvirt{Dir: dir, Socket: filepath.Join(dir, "run", "libvirt-sock"), Log: filepath.Join(dir, "libvirtd.log"), root: root}
 	l.URI = "qemu+unix:///system?socket=" + l.Socket
-	if err := l.writeConfig(); err != nil {
+	if err := l.writeConfig(o.Config); err != nil {
 		return nil, err
 	}
 	log, err := os.Create(l.Log)
@@ -84,6 +97,9 @@ func runLibvirtd(ctx context.Context, dir string) (*Libvirt, error) {
 	}
 	defer func() { _ = log.Close() }() // the child has its own copy
 	cmd := exec.Command("/bin/sh", "-c", libvirtNamespace, "sh", root, dir)
+	if o.Listen {
+		cmd.Args = append(cmd.Args, "--listen")
+	}
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID}
 	if l.process, err = startTied(cmd); err != nil {
@@ -97,7 +113,7 @@ func runLibvirtd(ctx context.Context, dir string) (*Libvirt, error) {
 }
 
 // libvirtNamespace fits a fresh mount namespace out and runs libvirtd: $1 is
-// the unpacked libvirt, $2 the folder for its state. An overlay gives libvirt
+// the unpacked libvirt, $2 the folder for its state, the rest are further arguments. An overlay gives libvirt
 // the places for its folders where the machine has none.
 //
 // The shell stays as the first process: QEMU's parent ends early, and the
@@ -118,12 +134,13 @@ for dir in run etc var/lib var/cache var/log; do
 	mount --bind "$2/${dir##*/}" "/$dir/libvirt"
 done
 mount -t tmpfs -o mode=755 luksplug /run/lock/luksplug # for who runs it in here, where /run cannot be written
-libvirtd --pid-file /run/libvirt/libvirtd.pid &
+shift 2
+libvirtd --pid-file /run/libvirt/libvirtd.pid "$@" &
 wait $!
 `
 
 // writeConfig makes libvirt's folders and its configuration.
-func (l *Libvirt) writeConfig() error {
+func (l *Libvirt) writeConfig(lines []string) error {
 	for _, name := range []string{"run", "etc/hooks", "lib", "cache", "log"} {
 		if err := os.MkdirAll(filepath.Join(l.Dir, name), 0o755); err != nil {
 			return err
@@ -139,7 +156,7 @@ stdio_handler = "file"
 `
 	return errors.Join(
 		os.WriteFile(filepath.Join(l.Dir, "etc", "qemu.conf"), []byte(qemu), 0o644),
-		os.WriteFile(filepath.Join(l.Dir, "etc", "libvirtd.conf"), nil, 0o644))
+		os.WriteFile(filepath.Join(l.Dir, "etc", "libvirtd.conf"), []byte(strings.Join(append(lines, ""), "\n")), 0o644))
 }
 
 // waitReady waits until libvirtd answers.

@@ -1,0 +1,148 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// TestMasterKeyOfLibvirt plugs disks into a domain whose libvirtd logs all that
+// its monitors carry: every unlock way, a right passphrase and a wrong one. The log
+// has the secret objects, encrypted under libvirt's own master key, and in no form
+// the passphrases.
+func TestMasterKeyOfLibvirt(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	l := peer.LibvirtdWith(t, peer.LibvirtOptions{Config: []string{
+		`log_filters = "2:qemu.qemu_monitor"`, `log_outputs = "2:file:/var/log/libvirt/monitor.log"`,
+	}})
+	d, err := l.StartDomain(ctx, peer.DomainOptions{Guest: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before, err := d.State(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := peer.NewVolume(t, peer.EmbeddedLUKS)
+	right, wrong := awkward()+"\n", awkward()
+	keyFile := writeFile(t, "right", right)
+	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Payload, keyFile)
+	disk := writeFile(t, "disk.xml", serialXML(t, v.DiskXML("vdb", "virtio"), "masterkey"))
+	found := evidence{}
+	for _, c := range []struct {
+		unlock, key string
+		code, sent  int
+	}{{"qemu", keyFile, 0, 1}, {"auto", keyFile, 0, 1}, {"external", keyFile, 0, 0}, {"qemu", writeFile(t, "wrong", wrong), 4, 1}} {
+		trace := filepath.Join(t.TempDir(), "trace")
+		via := viaLibvirt
+		if c.unlock == "external" {
+			via = viaVirsh // finds the storage daemon, too
+		}
+		got := via(ctx, t, l, d.Name, "-v", "--trace", trace, "--passphrase-file", c.key, "attach", "--unlock", c.unlock, disk).want(t, c.code)
+		if says := strings.Contains(got.stderr, "encrypted under its master key masterKey0"); says != (c.sent > 0) {
+			t.Errorf("--unlock %s says: %s", c.unlock, got.stderr)
+		}
+		found["standard error, --unlock "+c.unlock] = []byte(got.stderr)
+		found.folder(t, filepath.Dir(trace))
+		wantSealed(t, trace, c.sent)
+		if c.code == 0 {
+			guestDisk(ctx, t, d, "masterkey")
+			wantOnlyNodes(ctx, t, d, before)
+			via(ctx, t, l, d.Name, "--timeout", "1m", "detach", "vdb").want(t, 0)
+		}
+		wantSameDomain(ctx, t, d, before)
+	}
+
+	// libvirtd itself is root's, and its state may have the key.
+	log := filepath.Join(l.Dir, "log", "monitor.log")
+	content, err := os.ReadFile(log)
+	if err != nil || bytes.Count(content, []byte(`"keyid":"masterKey0"`)) < 3 {
+		t.Fatalf("libvirtd does not log its monitors' traffic: %d bytes, error %v", len(content), err)
+	}
+	found.folder(t, l.Dir)
+	found.hides(t, strings.TrimSuffix(right, "\n"))
+	found.hides(t, wrong)
+}
+
+// wantSealed checks that n secret objects went to QEMU, each a ciphertext with an
+// initialisation vector of its own.
+func wantSealed(t *testing.T, trace string, n int) {
+	t.Helper()
+	content, err := os.ReadFile(trace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var vectors []string
+	for line := range bytes.Lines(content) {
+		var entry struct {
+			Message struct {
+				Execute   string
+				Arguments struct {
+					Type                    string `json:"qom-type"`
+					KeyID, IV, Data, Format string
+				}
+			}
+		}
+		if err := json.Unmarshal(line, &entry); err != nil {
+			t.Fatal(err)
+		}
+		a := entry.Message.Arguments
+		if entry.Message.Execute != "object-add" || a.Type != "secret" {
+			continue
+		}
+		if a.KeyID != "masterKey0" || a.Format != "base64" || a.Data == "[redacted]" || slices.Contains(vectors, a.IV) {
+			t.Errorf("the trace has %s", line)
+		}
+		vectors = append(vectors, a.IV)
+	}
+	if len(vectors) != n {
+		t.Errorf("%d secret objects went to QEMU, want %d", len(vectors), n)
+	}
+}
+
+// wantOnlyNodes checks that an attach left no object in QEMU.
+func wantOnlyNodes(ctx context.Context, t *testing.T, d *peer.Domain, before peer.State) {
+	t.Helper()
+	after, err := d.State(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(before.Objects, after.Objects) {
+		t.Errorf("objects before the attach %v, after it %v", before.Objects, after.Objects)
+	}
+}
+
+// TestMasterKeyInAnotherNamespace: the VM's process sees another file under the
+// key's path than the rest of the host does.
+func TestMasterKeyInAnotherNamespace(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("a mount namespace needs root")
+	}
+	ctx := bounded(t)
+	dir := t.TempDir()
+	path := filepath.Join(dir, "master.key")
+	inside := writeFile(t, "inside", strings.Repeat("i", 32))
+	if err := os.WriteFile(path, bytes.Repeat([]byte{'o'}, 32), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	script := writeFile(t, "start", `mount --make-rprivate / && mount --bind "$1" "$2" && shift 2 && exec "$@"`)
+	q := peer.Start(t, peer.Options{RootPorts: 2, Paused: true, Through: []string{"unshare", "--mount", "sh", script, inside, path},
+		Extra: []string{"-object", "secret,id=masterKey0,format=raw,file=" + path}})
+	v := peer.NewVolume(t, peer.EmbeddedLUKS)
+	got := tool(ctx, t, q.Socket, append([]string{"-v"}, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...)...).want(t, 0)
+	if !strings.Contains(got.stderr, "encrypted under its master key") {
+		t.Errorf("it says: %s", got.stderr)
+	}
+}
