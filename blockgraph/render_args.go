@@ -19,6 +19,34 @@ import (
 // has no arguments, and neither has one with limits, unless the caller sets them
 // later and clears [Graph.Throttling]: the error is an [*UnsupportedError].
 func (p *Plan) Arguments(secretFile func(GraphObject) (string, error)) ([]string, error) {
+	return p.arguments(func(o GraphObject) (Object, error) {
+		path, err := secretFile(o)
+		return o.Options.Without("data").Without("format").With("file", path), err
+	})
+}
+
+// SealedSecret is a secret that is encrypted under the value of another secret
+// object, a VM's master key, as QEMU decrypts it: AES-256-CBC with the padding of
+// PKCS #7.
+type SealedSecret struct {
+	KeyID string // the id of the object that has the key
+	Data  string // the ciphertext, in base64
+	IV    string // the initialisation vector, in base64
+}
+
+// SealedArguments is Arguments with the secrets in the arguments: each object has
+// the ciphertext that seal returns for it. QEMU needs the object with the key
+// besides, before these.
+func (p *Plan) SealedArguments(seal func(GraphObject) (SealedSecret, error)) ([]string, error) {
+	return p.arguments(func(o GraphObject) (Object, error) {
+		s, err := seal(o)
+		return o.Options.With("data", s.Data).With("keyid", s.KeyID).With("iv", s.IV), err
+	})
+}
+
+// arguments returns the arguments, where secret makes the options of each secret
+// object.
+func (p *Plan) arguments(secret func(GraphObject) (Object, error)) ([]string, error) {
 	passed := slices.ContainsFunc(p.Graph.Headers, func(h EphemeralHeader) bool { return h.File == "" })
 	if p.Graph.Daemon != nil || passed {
 		return nil, &UnsupportedError{Element: "disk/source/encryption", Reason: "a disk that is unlocked outside of QEMU cannot be given as arguments"}
@@ -34,12 +62,11 @@ func (p *Plan) Arguments(secretFile func(GraphObject) (string, error)) ([]string
 	}
 	for _, o := range p.Graph.Objects {
 		options := o.Options
-		if _, secret := o.Secret(); secret {
-			path, err := secretFile(o)
-			if err != nil {
+		if _, ok := o.Secret(); ok {
+			var err error
+			if options, err = secret(o); err != nil {
 				return nil, err
 			}
-			options = options.Without("data").Without("format").With("file", path)
 		}
 		if err := add("-object", options); err != nil {
 			return nil, err

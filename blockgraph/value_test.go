@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -75,6 +76,17 @@ func TestArgumentsWithoutSecretFile(t *testing.T) {
 	missing := errors.New("no file")
 	if _, err := g.Plan().Arguments(func(blockgraph.GraphObject) (string, error) { return "", missing }); !errors.Is(err, missing) {
 		t.Errorf("got %v", err)
+	}
+	if _, err := g.Plan().SealedArguments(func(blockgraph.GraphObject) (blockgraph.SealedSecret, error) {
+		return blockgraph.SealedSecret{}, missing
+	}); !errors.Is(err, missing) {
+		t.Errorf("got %v", err)
+	}
+	args, err := g.Plan().SealedArguments(func(o blockgraph.GraphObject) (blockgraph.SealedSecret, error) {
+		return blockgraph.SealedSecret{KeyID: "masterKey0", Data: "Y2lwaGVy", IV: "aXY="}, nil
+	})
+	if want := `{"qom-type":"secret","id":"luksplug-vdb-secret0","data":"Y2lwaGVy","format":"base64","keyid":"masterKey0","iv":"aXY="}`; err != nil || !slices.Contains(args, want) {
+		t.Errorf("%q, error %v", args, err)
 	}
 }
 

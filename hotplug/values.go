@@ -127,19 +127,26 @@ func (u Unlocker) unlock(ctx context.Context, target string, original blockgraph
 	return ephemeral, nil
 }
 
-// encode returns the value in base64: QMP strings are UTF-8, and base64 also
-// keeps a value apart from JSON's escapes.
-//
-// QEMU wants UTF-8 without zero bytes of every secret but a key of Ceph's, which
-// is binary.
-func encode(value []byte, kind secrets.Type) ([]byte, error) {
+// CheckSecret tells whether QEMU takes a value for a secret of that kind: the error
+// wraps [ErrUnusableSecret]. QEMU wants UTF-8 without zero bytes of every secret
+// but a key of Ceph's, which is binary.
+func CheckSecret(value []byte, kind secrets.Type) error {
 	if len(value) == 0 {
-		return nil, fmt.Errorf("the passphrase is empty: %w", ErrUnusableSecret)
+		return fmt.Errorf("the passphrase is empty: %w", ErrUnusableSecret)
 	}
 	if kind != secrets.Ceph && (!utf8.Valid(value) || bytes.IndexByte(value, 0) >= 0) {
 		// QEMU: "Data from secret is not valid UTF-8", only after the nodes
 		// below have been opened.
-		return nil, fmt.Errorf("the passphrase is not valid UTF-8 without a zero byte, which QEMU itself needs: %w", ErrUnusableSecret)
+		return fmt.Errorf("the passphrase is not valid UTF-8 without a zero byte, which QEMU itself needs: %w", ErrUnusableSecret)
+	}
+	return nil
+}
+
+// encode returns the value in base64: QMP strings are UTF-8, and base64 also
+// keeps a value apart from JSON's escapes.
+func encode(value []byte, kind secrets.Type) ([]byte, error) {
+	if err := CheckSecret(value, kind); err != nil {
+		return nil, err
 	}
 	out := make([]byte, base64.StdEncoding.EncodedLen(len(value)))
 	base64.StdEncoding.Encode(out, value)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -141,6 +142,7 @@ func TestKeystoreAttach(t *testing.T) {
 			}
 			c := fill(ctx, t, id, passphrase)
 			q := peer.Start(t, peer.Options{RootPorts: 1})
+			before := stateOf(ctx, t, q)
 			args := append(c.wrap, luksplug, "--qmp", q.Socket, "-vv", "--keystore", c.uri, "attach", writeFile(t, "disk.xml", v.DiskXML("vdb", "virtio")))
 			cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 			cmd.Env = append(os.Environ(), c.env...)
@@ -148,6 +150,9 @@ func TestKeystoreAttach(t *testing.T) {
 			evidence{"standard output": []byte(r.stdout), "standard error": []byte(r.stderr)}.hides(t, string(passphrase))
 			if r := tool(ctx, t, q.Socket, "list").want(t, 0); !strings.Contains(r.stdout, "vdb") {
 				t.Errorf("the disk is not there: %s", r.stdout)
+			}
+			if after := stateOf(ctx, t, q); !slices.Equal(before.Objects, after.Objects) {
+				t.Errorf("objects before the attach %v, after it %v", before.Objects, after.Objects)
 			}
 			if name == "exec" && !strings.Contains(r.stderr, "looking\n") {
 				t.Error("the program's messages are not passed on")

@@ -175,6 +175,7 @@ func secretsAppearNowhere(ctx context.Context, t *testing.T, unlock string) {
 	}
 	l.run(ctx, t, l.sources[0], 0, "cmdline", disk)
 	l.run(ctx, t, l.sources[0], 0, "cmdline", "--output", "json", disk)
+	l.run(ctx, t, l.sources[0], 0, "cmdline", "--master-key", writeFile(t, "master.key", strings.Repeat("m", 32)), disk)
 	l.run(ctx, t, leakSource{name: "wrong", args: []string{"--passphrase-file", wrongFile}}, 4, "attach", "--unlock", unlock, disk)
 	wantSame(ctx, t, q, before)
 

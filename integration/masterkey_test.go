@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -144,5 +145,26 @@ func TestMasterKeyInAnotherNamespace(t *testing.T) {
 	got := tool(ctx, t, q.Socket, append([]string{"-v"}, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...)...).want(t, 0)
 	if !strings.Contains(got.stderr, "encrypted under its master key") {
 		t.Errorf("it says: %s", got.stderr)
+	}
+}
+
+// TestCmdlineMasterKey starts a QEMU with the arguments that cmdline prints for a
+// master key. The passphrase is in no file then.
+func TestCmdlineMasterKey(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	passphrase := awkward() + "\n"
+	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Header, writeFile(t, "right", passphrase))
+	key := writeFile(t, "master.key", "\x00\n\xff "+strings.Repeat("k", 28))
+	cmd := exec.CommandContext(ctx, luksplug, "cmdline", "--output", "json", "--passphrase-file", "-", "--master-key", key, writeFile(t, "disk.xml", v.DiskXML("vdb", "virtio")))
+	cmd.Stdin = strings.NewReader(passphrase)
+	r := run(ctx, t, cmd).want(t, 0)
+	var args []string
+	r.decode(t, &args)
+	evidence{"standard output": []byte(r.stdout), "standard error": []byte(r.stderr)}.hides(t, strings.TrimSuffix(passphrase, "\n"))
+	q := peer.Start(t, peer.Options{Machine: peer.I440FX, Paused: true, Extra: append([]string{"-object", "secret,id=masterKey0,format=raw,file=" + key}, args...)})
+	if s := stateOf(ctx, t, q); !slices.Contains(s.Nodes, "luksplug-vdb-luks") {
+		t.Errorf("QEMU has the nodes %v", s.Nodes)
 	}
 }

@@ -5,15 +5,11 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/dir"
-	"github.com/luksplug/luksplug/secrets/keystore"
 )
 
 func newPlan(a *app) *cobra.Command {
@@ -131,89 +127,6 @@ func offline(disk *blockgraph.Disk, mode hotplug.UnlockMode) blockgraph.Unlock {
 		return blockgraph.Unlock{Way: blockgraph.ByDaemon, Folder: filepath.Join("/run/luksplug/vm/UUID", disk.Target)}
 	}
 	return blockgraph.Unlock{Way: blockgraph.ByQEMU}
-}
-
-// secretFolder is where cmdline tells QEMU to find secrets when the user does
-// not say: on tmpfs, and laid out as a dir: key store.
-const secretFolder = "/run/luksplug/secrets"
-
-func newCmdline(a *app) *cobra.Command {
-	var about planFlags
-	cmd := &cobra.Command{
-		Use:   "cmdline DISK.xml",
-		Short: "Print the disk as QEMU arguments",
-		Long: `cmdline prints the -object, -blockdev and -device arguments that give a VM the
-disk from its start, quoted for a shell. They hold no passphrase: QEMU reads it
-from a file when it starts, the one of --passphrase-file or --keystore dir:PATH,
-else one in ` + secretFolder + `. The note on standard error says which.`,
-		Example: `  luksplug cmdline vdb.xml --passphrase-file /run/keys/vm1-vdb
-  eval "qemu-system-x86_64 -machine q35 -m 2G $(luksplug cmdline vdb.xml --keystore dir:/run/keys)"`,
-		Args: argument("DISK.xml"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			plan, err := a.plan(cmd.Context(), args[0], about, hotplug.UnlockQEMU)
-			if err != nil {
-				return err
-			}
-			arguments, err := plan.Arguments(a.secretFile)
-			if err != nil {
-				return err
-			}
-			if a.flags.output == "json" {
-				return a.printJSON(arguments)
-			}
-			return a.print(blockgraph.QuoteArguments(arguments))
-		},
-	}
-	about.register(cmd)
-	return cmd
-}
-
-// secretFile says which file QEMU is to read a passphrase from, and tells the
-// user.
-func (a *app) secretFile(o blockgraph.GraphObject) (string, error) {
-	if data, ok := o.Secret(); ok && data.Text != "" {
-		path := filepath.Join(secretFolder, o.ID)
-		_, err := fmt.Fprintf(a.err, "luksplug: no cookies are in these arguments: write those of the XML into %s, as name=value; name=value, readable only for QEMU's user\n", path)
-		return path, err
-	}
-	path := filepath.Join(secretFolder, dir.FileName(o.Ref))
-	switch spec := a.flags.passphrase; {
-	case spec == "-", strings.HasPrefix(spec, "fd:"):
-		return "", &usageError{fmt.Errorf("--passphrase-file %s is gone when QEMU starts: give the path of a file", spec)}
-	case spec != "":
-		path = spec
-	default:
-		file, err := a.valueFile(o.Ref)
-		if err != nil {
-			return "", err
-		}
-		if file != "" {
-			path = file
-		}
-	}
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return "", err
-	}
-	_, err = fmt.Fprintf(a.err, "luksplug: no passphrase is in these arguments: QEMU reads the one with %s from %s as it starts, every byte of the file; keep it on tmpfs, readable only for QEMU's user\n", o.Ref, path)
-	return path, err
-}
-
-// valueFile returns the file of the first key store, "" where none was named. Only
-// a dir: store has its values in files that QEMU can read. No value is looked up.
-func (a *app) valueFile(ref secrets.Reference) (string, error) {
-	uris, _, from, err := a.keystoreURIs()
-	if err != nil || len(uris) == 0 {
-		return "", err
-	}
-	store, err := keystore.Open(uris[0], keystore.Options{})
-	if folder, ok := store.(*dir.Store); ok && err == nil {
-		return folder.ValueFile(context.Background(), ref), nil
-	}
-	if err != nil || from != fromFlag {
-		return "", err // the configuration is about luksplug itself
-	}
-	return "", &usageError{fmt.Errorf("QEMU cannot read key store %s: give --keystore dir:PATH, or --passphrase-file", store)}
 }
 
 func newVersion(a *app) *cobra.Command {
