@@ -22,7 +22,9 @@ func (a *app) inherit(cmd *cobra.Command) {
 		_, query, _ := strings.Cut(uri, "?")
 		// What is wrong with it is said when the store is opened.
 		parameters, _ := url.ParseQuery(query)
-		sources = append(sources, parameters.Get("passphrase-file"))
+		for _, name := range []string{"passphrase-file", "token-file", "password-file"} {
+			sources = append(sources, parameters.Get(name))
+		}
 	}
 	a.inherited = map[string]*os.File{}
 	for _, source := range sources {

@@ -14,13 +14,19 @@
 //	            (package secrets/libvirtstore); timeout=10s
 //	keyring:            the desktop's Secret Service (package secrets/keyring);
 //	            collection=default, timeout=1m
+//	barbican+https://HOST:PORT/    OpenStack's key manager (package
+//	            secrets/barbican), as token-file=, or with keystone=https://HOST:5000/v3
+//	            as application-credential=ID, or user=ID and project=ID, with
+//	            password-file=; or project=ID without authentication. ca-file=PATH,
+//	            timeout=10s. barbican+http: is for this host only
 //	exec:COMMAND        a program that prints the value (package secrets/exec);
 //	            timeout=30s
 //
 // A URI is SCHEME:REST?PARAMETER=VALUE&..., percent-encoded as in RFC 3986. All
 // kinds take the parameter encoding, which says in what form the store holds
-// values: raw (the default: the bytes as they are), base64, hex, or utf8 (the
-// bytes as they are, which must be UTF-8). Nothing guesses it from the value: raw
+// values: raw (the default: the bytes as they are), base64, hex, utf8 (the
+// bytes as they are, which must be UTF-8), or to-hex (bytes whose hexadecimal
+// digits are the value, as OpenStack's Cinder does it). Nothing guesses it from the value: raw
 // bytes taken for hex, or the other way round, are a key that opens nothing, and
 // one day a volume that is lost. Parameters that the kind does not know are
 // refused.

@@ -1,6 +1,7 @@
 package keystore
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/hex"
@@ -23,7 +24,7 @@ const raw = "raw"
 
 // takeEncoding takes the parameter encoding out; nil for raw.
 func takeEncoding(l *Location) (*encoding, error) {
-	name, err := l.TakeOne("encoding", raw, "base64", "hex", "utf8")
+	name, err := l.TakeOne("encoding", raw, "base64", "hex", "utf8", "to-hex")
 	if err != nil {
 		return nil, err
 	}
@@ -33,11 +34,11 @@ func takeEncoding(l *Location) (*encoding, error) {
 			return base64.StdEncoding.AppendEncode(make([]byte, 0, base64.StdEncoding.EncodedLen(len(value))), value), nil
 		}}, nil
 	case "hex":
-		return &encoding{name, decodeHex, func(value []byte) ([]byte, error) {
-			return hex.AppendEncode(make([]byte, 0, hex.EncodedLen(len(value))), value), nil
-		}}, nil
+		return &encoding{name, decodeHex, encodeHex}, nil
 	case "utf8":
 		return &encoding{name, checkUTF8, checkUTF8}, nil
+	case "to-hex":
+		return &encoding{name, encodeHex, decodeDigits}, nil
 	}
 	return nil, nil
 }
@@ -73,6 +74,21 @@ func decodeHex(stored []byte) ([]byte, error) {
 	if _, err := hex.Decode(out, text); err != nil {
 		clear(out)
 		return nil, errors.New("the value is not hexadecimal digits")
+	}
+	return out, nil
+}
+
+func encodeHex(value []byte) ([]byte, error) {
+	return hex.AppendEncode(make([]byte, 0, hex.EncodedLen(len(value))), value), nil
+}
+
+// decodeDigits decodes what encodeHex gives back as it was: no spaces, and no
+// upper case.
+func decodeDigits(value []byte) ([]byte, error) {
+	out := make([]byte, hex.DecodedLen(len(value)))
+	if _, err := hex.Decode(out, value); err != nil || bytes.ContainsAny(value, "ABCDEF") {
+		clear(out)
+		return nil, errors.New("the value is not hexadecimal digits in lower case, as to-hex needs")
 	}
 	return out, nil
 }

@@ -76,6 +76,7 @@ func TestEncodings(t *testing.T) {
 		{"hex", "00f", "", secrets.ErrDamaged},
 		{"hex", "0x00", "", secrets.ErrDamaged},
 		{"hex", "", "", nil},
+		{"to-hex", "\x00\xfe\n", "00fe0a", nil},
 		{"utf8", "käse\n", "käse\n", nil},
 		{"utf8", "k\xe4se", "", secrets.ErrDamaged},
 	} {

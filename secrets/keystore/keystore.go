@@ -68,6 +68,8 @@ func kinds() []kind {
 		{"libvirt", "libvirt:", openLibvirt},
 		{"libvirt+", "libvirt+URI", openLibvirt},
 		{"keyring", "keyring:", openKeyring},
+		{"barbican+https", "barbican+https://HOST/", openBarbican},
+		{"barbican+http", "barbican+http://localhost/", openBarbican},
 		{"exec", "exec:COMMAND", openExec},
 	}
 }

@@ -1,0 +1,28 @@
+package barbican_test
+
+import (
+	"net/http/httptest"
+	"net/url"
+	"testing"
+
+	"github.com/luksplug/luksplug/secrets/barbican/barbicantest"
+	"github.com/luksplug/luksplug/secrets/storetest"
+)
+
+// serve serves a server in memory.
+func serve(t *testing.T, s *barbicantest.Server) *url.URL {
+	t.Helper()
+	h := httptest.NewServer(s)
+	t.Cleanup(h.Close)
+	u, err := url.Parse(h.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u
+}
+
+func TestStore(t *testing.T) {
+	t.Parallel()
+	up := serve(t, &barbicantest.Server{})
+	storetest.Run(t, func(t *testing.T) storetest.Fixture { return barbicantest.Fixture(t, up) })
+}

@@ -1,0 +1,197 @@
+package barbicantest
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/barbican"
+	"github.com/luksplug/luksplug/secrets/storetest"
+)
+
+// Gateway is a server through which a Barbican is reached, until it is hung or
+// closed, or takes rights away.
+type Gateway struct {
+	URL     *url.URL
+	Project string // a new one, in which nothing is
+	server  *httptest.Server
+	up      *url.URL
+	ended   chan struct{}
+	mu      sync.Mutex
+	hung    bool
+	denied  bool
+}
+
+// NewGateway returns a gateway to the Barbican at up, which must be one without
+// authentication. It ends with the test.
+func NewGateway(t testing.TB, up *url.URL) *Gateway {
+	t.Helper()
+	g := &Gateway{Project: uuid.NewString(), up: up, ended: make(chan struct{})}
+	proxy := &httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(up) }}
+	g.server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		g.mu.Lock()
+		hung, denied := g.hung, g.denied
+		g.mu.Unlock()
+		if hung {
+			select {
+			case <-r.Context().Done():
+			case <-g.ended:
+			}
+			return
+		}
+		if denied && strings.HasSuffix(r.URL.Path, "/payload") {
+			r.Header.Set("X-Roles", "audit")
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(func() {
+		close(g.ended)
+		g.server.Close()
+	})
+	var err error
+	if g.URL, err = url.Parse(g.server.URL); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// Store returns a store of the project, through the gateway.
+func (g *Gateway) Store(t testing.TB, timeout time.Duration) *barbican.Store {
+	t.Helper()
+	s, err := barbican.New(g.URL, barbican.Options{Project: g.Project, Timeout: timeout})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// Hang has the gateway accept requests and never answer.
+func (g *Gateway) Hang() { g.set(&g.hung) }
+
+// Deny has the server answer as to a role that may not see payloads: an auditor.
+func (g *Gateway) Deny() { g.set(&g.denied) }
+
+// Close ends the gateway: nobody listens any more.
+func (g *Gateway) Close() { _ = g.server.Listener.Close() }
+
+func (g *Gateway) set(what *bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	*what = true
+}
+
+// request asks the server itself.
+func (g *Gateway) request(t testing.TB, method, path, content string, into any) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, g.up.JoinPath("v1", "secrets").String()+path, strings.NewReader(content))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("X-Project-Id", g.Project)
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }() // it has been read
+	var answer bytes.Buffer
+	if _, err := answer.ReadFrom(resp.Body); err != nil || resp.StatusCode/100 != 2 {
+		t.Fatalf("%s %s: %s, %v: %s", method, path, resp.Status, err, &answer)
+	}
+	if into == nil {
+		return
+	}
+	if err := json.Unmarshal(answer.Bytes(), into); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Make makes a secret as another program does, and returns Barbican's uuid of it.
+// Of the content type text/plain the payload is text, of application/octet-stream
+// it is in base64.
+func (g *Gateway) Make(t testing.TB, name, contentType, payload string) uuid.UUID {
+	t.Helper()
+	content := map[string]string{"name": name}
+	if contentType != "" {
+		content["payload"], content["payload_content_type"] = payload, contentType
+	}
+	if contentType == "application/octet-stream" {
+		content["payload_content_encoding"] = "base64"
+	}
+	text, err := json.Marshal(content)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var made struct {
+		Ref string `json:"secret_ref"`
+	}
+	g.request(t, http.MethodPost, "", string(text), &made)
+	id, err := uuid.Parse(made.Ref[strings.LastIndex(made.Ref, "/")+1:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// Damage spoils what is stored of the secret that luksplug has defined with that
+// uuid.
+func (g *Gateway) Damage(t testing.TB, id uuid.UUID) {
+	t.Helper()
+	var page struct {
+		Secrets []struct {
+			Ref string `json:"secret_ref"`
+		}
+	}
+	g.request(t, http.MethodGet, "?name=luksplug:"+id.String(), "", &page)
+	if len(page.Secrets) != 1 {
+		t.Fatalf("%d secrets of that name", len(page.Secrets))
+	}
+	ref := page.Secrets[0].Ref
+	g.request(t, http.MethodPut, ref[strings.LastIndex(ref, "/"):]+"/metadata", fmt.Sprintf(`{"metadata":{"uuid":%q,"generation":"many"}}`, id), nil)
+}
+
+// Unmake removes a secret as another program does.
+func (g *Gateway) Unmake(t testing.TB, id uuid.UUID) {
+	t.Helper()
+	g.request(t, http.MethodDelete, "/"+id.String(), "", nil)
+}
+
+// Count returns how many secrets the project has, in whatever state.
+func (g *Gateway) Count(t testing.TB) int {
+	t.Helper()
+	var page struct{ Total int }
+	g.request(t, http.MethodGet, "", "", &page)
+	return page.Total
+}
+
+// Fixture is the fixture of the suite of all key stores, for a Barbican without
+// authentication.
+func Fixture(t *testing.T, up *url.URL) storetest.Fixture {
+	t.Helper()
+	g := NewGateway(t, up)
+	timeout := time.Minute // the machine may be busy
+	if strings.HasSuffix(t.Name(), "/hanging") {
+		timeout = time.Second
+	}
+	return storetest.Fixture{
+		Store:      g.Store(t, timeout),
+		Reopen:     func(t *testing.T) secrets.Store { return g.Store(t, timeout) },
+		Deny:       func(*testing.T, secrets.Reference) { g.Deny() },
+		Break:      func(*testing.T) { g.Close() },
+		Hang:       func(*testing.T) { g.Hang() },
+		Damage:     func(t *testing.T, ref secrets.Reference) { g.Damage(t, ref.UUID) },
+		Persistent: true,
+		NoLocks:    true,
+	}
+}

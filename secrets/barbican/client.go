@@ -1,0 +1,215 @@
+package barbican
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// maxJSON bounds every answer but a payload. A page of a hundred secrets takes
+// some 50 kB.
+const maxJSON = 4 << 20
+
+// maxHeader bounds the header of an answer.
+const maxHeader = 64 << 10
+
+var (
+	// errConflict: a payload is there already.
+	errConflict = errors.New("it has a payload already")
+	// errNotBarbican is about what answers in another way.
+	errNotBarbican = fmt.Errorf("%w: what answers there is no Barbican: is the address right?", secrets.ErrUnreachable)
+)
+
+// client makes the requests of one call.
+type client struct {
+	http    *http.Client
+	base    *url.URL
+	project string
+	token   string
+}
+
+func connect(ctx context.Context, base *url.URL, o Options) (*client, error) {
+	c := &client{base: base, project: o.Project, http: &http.Client{
+		Transport: &http.Transport{
+			TLSClientConfig:        &tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12},
+			DialContext:            (&net.Dialer{}).DialContext,
+			MaxResponseHeaderBytes: maxHeader,
+			DisableCompression:     true,
+		},
+		// Somewhere else may be anybody, and gets the token with the request.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+	var err error
+	switch {
+	case o.Token != nil:
+		c.token, err = readToken(o.Token)
+	case o.Login != nil:
+		c.token, err = o.Login.token(ctx, c)
+	}
+	if err != nil {
+		c.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// close ends the connections.
+func (c *client) close() { c.http.CloseIdleConnections() }
+
+// readToken reads a token from where the user keeps it.
+func readToken(source func() (*secrets.Secret, error)) (string, error) {
+	s, err := source()
+	if err != nil {
+		return "", fmt.Errorf("%w: its token: %w", secrets.ErrLocked, err)
+	}
+	defer s.Wipe()
+	token := ""
+	err = s.Use(func(b []byte) error {
+		token = strings.TrimSpace(string(b)) // a header is a string, and editors end files with a newline
+		return nil
+	})
+	if err == nil && (token == "" || strings.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' })) {
+		err = fmt.Errorf("%w: its token is not one word of ASCII", secrets.ErrLocked)
+	}
+	return token, err
+}
+
+// request is one request to the server.
+type request struct {
+	method string
+	at     *url.URL
+	accept string
+	body   *body // nil for none
+	kind   string
+}
+
+// at is the URL of a resource.
+func (c *client) at(query url.Values, path ...string) *url.URL {
+	u := c.base.JoinPath(append([]string{"v1"}, path...)...)
+	u.RawQuery = query.Encode()
+	return u
+}
+
+// do makes a request, and returns the answer where that is a success. The caller
+// closes its body.
+func (c *client) do(ctx context.Context, r request) (*http.Response, error) {
+	var reader io.ReadCloser
+	if r.body != nil {
+		reader = io.NopCloser(r.body)
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, r.at.String(), reader)
+	if err != nil {
+		return nil, err
+	}
+	if r.body != nil {
+		req.ContentLength = int64(r.body.secret.Len())
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(&body{secret: r.body.secret}), nil }
+		req.Header.Set("Content-Type", r.kind)
+	}
+	req.Header.Set("Accept", r.accept)
+	req.Header.Set("User-Agent", "luksplug")
+	if c.token != "" {
+		req.Header.Set("X-Auth-Token", c.token)
+	}
+	if c.project != "" {
+		req.Header.Set("X-Project-Id", c.project)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, unreachable(err)
+	}
+	if resp.StatusCode/100 == 2 {
+		return resp, nil
+	}
+	_ = resp.Body.Close() // what it says may repeat the request
+	return nil, c.refusal(resp.StatusCode)
+}
+
+// unreachable makes an error of the HTTP client one of the store.
+func unreachable(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		err = u.Err // without the URL: the store's name is its address
+	}
+	var verify *tls.CertificateVerificationError
+	if errors.As(err, &verify) {
+		return fmt.Errorf("%w: its certificate: %w: name the file of its authority by ?ca-file=", secrets.ErrUnreachable, verify.Err)
+	}
+	return fmt.Errorf("%w: %w", secrets.ErrUnreachable, err)
+}
+
+// refusal is the error for a status of RFC 9110 section 15.
+func (c *client) refusal(status int) error {
+	switch {
+	case status == http.StatusUnauthorized && c.token == "":
+		return fmt.Errorf("%w: it wants a token: give ?token-file= or ?keystone=", secrets.ErrDenied)
+	case status == http.StatusUnauthorized:
+		return fmt.Errorf("%w: it does not accept the token, which may have expired: get a new one", secrets.ErrDenied)
+	case status == http.StatusForbidden:
+		return fmt.Errorf("%w: the role that the token stands for may not do this", secrets.ErrDenied)
+	case status == http.StatusNotFound:
+		return secrets.ErrNotFound
+	case status == http.StatusConflict:
+		return errConflict
+	case status == http.StatusRequestEntityTooLarge:
+		return errors.New("it is larger than the server allows (max_allowed_secret_in_bytes of its configuration)")
+	case status/100 == 3:
+		return fmt.Errorf("%w: it redirects to another place, which is not followed: name that place (HTTP status %d)", secrets.ErrUnreachable, status)
+	}
+	return fmt.Errorf("%w: HTTP status %d: its log says more", secrets.ErrUnreachable, status)
+}
+
+// json makes a request that is answered by JSON, and reads that.
+func (c *client) json(ctx context.Context, r request, into any) error {
+	r.accept = "application/json"
+	resp, err := c.do(ctx, r)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }() // it has been read
+	if into == nil {
+		return nil
+	}
+	limited := &io.LimitedReader{R: resp.Body, N: maxJSON + 1}
+	text, err := io.ReadAll(limited)
+	switch {
+	case err != nil:
+		return unreachable(err)
+	case limited.N == 0:
+		return fmt.Errorf("%w: its answer is longer than %d bytes", secrets.ErrUnreachable, maxJSON)
+	}
+	if err := json.Unmarshal(text, into); err != nil {
+		return errNotBarbican // the error could repeat what it read
+	}
+	return nil
+}
+
+// body is the content of a request: it reads a secret without a copy that nobody
+// wipes. The HTTP client may read it for longer than the request takes; when the
+// secret is wiped, that fails.
+type body struct {
+	secret *secrets.Secret
+	at     int
+}
+
+// Read implements [io.Reader].
+func (b *body) Read(p []byte) (n int, err error) {
+	err = b.secret.Use(func(value []byte) error {
+		if b.at >= len(value) {
+			return io.EOF
+		}
+		n = copy(p, value[b.at:])
+		b.at += n
+		return nil
+	})
+	return n, err
+}

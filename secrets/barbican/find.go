@@ -1,0 +1,190 @@
+package barbican
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// errChanged says that the project is not any more as it was a moment ago.
+var errChanged = errors.New("the secrets of the project have changed meanwhile")
+
+// version is a secret of Barbican's with what it means.
+type version struct {
+	item
+	document   secrets.Document
+	generation uint64 // 0 for another program's
+}
+
+// foreign tells that another program has made it.
+func (v version) foreign() bool { return v.generation == 0 }
+
+// newer tells which of two versions of one secret counts. Two changes at the same
+// moment make the same generation: one of them wins, the same for everybody.
+func (v version) newer(o version) bool {
+	if v.generation != o.generation {
+		return v.generation > o.generation
+	}
+	if !v.created.Equal(o.created) {
+		return v.created.After(o.created)
+	}
+	return v.id.String() > o.id.String()
+}
+
+func documentsOf(versions []version) []secrets.Document {
+	var out []secrets.Document
+	for _, v := range versions {
+		out = append(out, v.document)
+	}
+	return out
+}
+
+// find returns the secret that ref names.
+func find(ctx context.Context, c *client, ref secrets.Reference) (version, error) {
+	if ref.UUID == uuid.Nil {
+		return findUsage(ctx, c, ref)
+	}
+	v, err := findUUID(ctx, c, ref.UUID)
+	if err != nil {
+		return v, err
+	}
+	_, err = v.document.Answers(ref)
+	return v, err
+}
+
+// findUUID returns the secret that was defined with id, else the one that
+// Barbican knows by it.
+func findUUID(ctx context.Context, c *client, id uuid.UUID) (version, error) {
+	items, err := c.list(ctx, namePrefix+id.String())
+	if err != nil {
+		return version{}, err
+	}
+	found, damaged, err := resolve(ctx, c, slices.DeleteFunc(items, func(i item) bool { return i.owner() != id }))
+	switch {
+	case err != nil:
+		return version{}, err
+	case damaged != nil:
+		return version{}, damaged
+	case len(found) > 0:
+		return found[0], nil
+	}
+	i, err := c.get(ctx, id)
+	if err != nil {
+		return version{}, err
+	}
+	if i.owner() != uuid.Nil {
+		return version{}, secrets.ErrNotFound // one of ours, which has another uuid
+	}
+	return foreignVersion(i), nil
+}
+
+func findUsage(ctx context.Context, c *client, ref secrets.Reference) (version, error) {
+	if !utf8.ValidString(ref.Usage) {
+		return version{}, secrets.ErrNotFound // JSON has no other strings
+	}
+	usageType := ref.Type.UsageType()
+	items, err := withUsage(ctx, c, usageType, ref.Usage)
+	if err != nil {
+		return version{}, err
+	}
+	all, damaged, err := resolve(ctx, c, items)
+	if err != nil {
+		return version{}, err
+	}
+	all = slices.DeleteFunc(all, func(v version) bool { return v.document.UsageType != usageType || v.document.Usage != ref.Usage })
+	switch {
+	case len(all) > 1:
+		return version{}, fmt.Errorf("%w: %d secrets have this usage: remove all but one", secrets.ErrDamaged, len(all))
+	case len(all) == 1:
+		return all[0], nil
+	case damaged != nil:
+		return version{}, damaged // it could have been this one
+	}
+	return version{}, secrets.ErrNotFound
+}
+
+// withUsage returns what may have the usage: all that luksplug has defined, and
+// what is named like it.
+func withUsage(ctx context.Context, c *client, usageType secrets.UsageType, usage string) ([]item, error) {
+	items, err := c.list(ctx, namePrefix+strings.Repeat("_", len(uuid.Nil.String())))
+	if name := string(usageType) + ":" + usage; err == nil && utf8.RuneCountInString(name) <= maxText {
+		var named []item
+		named, err = c.list(ctx, like(name))
+		items = append(items, slices.DeleteFunc(named, func(i item) bool { return i.name != name })...)
+	}
+	return items, err
+}
+
+// like returns a pattern that the name matches. Barbican takes the name to filter
+// by for a pattern of SQL's LIKE, and decodes it once more than it should; how a
+// sign is escaped depends on its database. What else matches is for the caller to
+// sort out.
+func like(name string) string { return strings.NewReplacer("%", "_", "+", "_", `\`, "_").Replace(name) }
+
+// resolve returns what counts among items: of each secret that luksplug has
+// defined the newest version, and all of other programs. damaged is about those
+// that make no sense.
+func resolve(ctx context.Context, c *client, items []item) (found []version, damaged, err error) {
+	newest := map[uuid.UUID]version{}
+	gone := map[uuid.UUID]bool{}
+	for _, i := range items {
+		owner := i.owner()
+		if owner == uuid.Nil {
+			found = append(found, foreignVersion(i))
+			continue
+		}
+		v, committed, err := c.version(ctx, i)
+		switch {
+		case errors.Is(err, secrets.ErrNotFound):
+			gone[owner] = true
+		case errors.Is(err, secrets.ErrDamaged):
+			damaged = errors.Join(damaged, err)
+		case err != nil:
+			return nil, nil, err
+		case committed:
+			if old, ok := newest[owner]; !ok || v.newer(old) {
+				newest[owner] = v
+			}
+		}
+	}
+	for owner := range gone {
+		if _, ok := newest[owner]; !ok {
+			return nil, nil, errChanged
+		}
+	}
+	for _, v := range newest {
+		found = append(found, v)
+	}
+	return found, damaged, nil
+}
+
+// version reads what i means. committed is false for what somebody is making
+// right now, or has begun to make.
+func (c *client) version(ctx context.Context, i item) (v version, committed bool, err error) {
+	meta, err := c.metadata(ctx, i.id)
+	if err != nil {
+		return version{}, false, err
+	}
+	if len(meta) == 0 {
+		return version{item: i}, false, nil
+	}
+	document, generation, err := documentOf(meta, i.owner())
+	if err != nil {
+		return version{}, false, fmt.Errorf("%w: the metadata of the secret with uuid %s, Barbican's %s: %w", secrets.ErrDamaged, i.owner(), i.id, err)
+	}
+	if i.contentType == "" {
+		// It may have got its payload since it was listed, before the metadata
+		// by which it counts.
+		if i, err = c.get(ctx, i.id); err != nil {
+			return version{}, false, err
+		}
+	}
+	return version{i, document, generation}, true, nil
+}
