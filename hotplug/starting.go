@@ -273,3 +273,55 @@ func (v *Values) writeSecret(path string, owner *Process, id string) error {
 	}
 	return nil
 }
+
+// arrivalFile is where the VM's folder says where the VM comes from.
+const arrivalFile = "arrival"
+
+// Arrive notes where the VM comes from, for those who get it ready; "" is for one
+// that boots.
+func (s *Starting) Arrive(ctx context.Context, a Arrival) error {
+	if a == "" {
+		return nil
+	}
+	if err := s.vm.makeRunDir(ctx); err != nil {
+		return err
+	}
+	dir, err := s.vm.runDir(ctx)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, arrivalFile), []byte(a), 0o600); err != nil {
+		return fmt.Errorf("note where the VM comes from: %w", err)
+	}
+	return nil
+}
+
+// Arrival returns what Arrive has noted since the VM was gone last, "" for
+// nothing.
+func (s *Starting) Arrival(ctx context.Context) (Arrival, error) {
+	dir, err := s.vm.runDir(ctx)
+	if err != nil {
+		return "", err
+	}
+	text, err := os.ReadFile(filepath.Join(dir, arrivalFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("where the VM comes from: %w", err)
+	}
+	return Arrival(text), nil
+}
+
+// Arrived forgets what Arrive has noted.
+func (s *Starting) Arrived(ctx context.Context) error {
+	dir, err := s.vm.runDir(ctx)
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(dir, arrivalFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("forget where the VM comes from: %w", err)
+	}
+	_ = os.Remove(dir) // refused while there is more in it
+	return nil
+}

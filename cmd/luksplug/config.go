@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"time"
 
 	"go.yaml.in/yaml/v4"
 	"golang.org/x/sys/unix"
@@ -29,6 +30,23 @@ type configuration struct {
 	Keystores []string `yaml:"keystores"` // URIs, in the order in which they are asked
 	State     string   `yaml:"state"`     // the folder of the store that there is without keystores
 	Ephemeral string   `yaml:"ephemeral"` // and the folder of its ephemeral secrets
+	Hook      struct {
+		Timeout duration `yaml:"timeout"` // bound of one call of libvirt's hook, such as 20s
+		Log     string   `yaml:"log"`     // where it writes what the user of virsh does not see
+	} `yaml:"hook"`
+}
+
+// duration is a time in the words of [time.ParseDuration].
+type duration time.Duration
+
+// UnmarshalYAML implements yaml.Unmarshaler.
+func (d *duration) UnmarshalYAML(node *yaml.Node) error {
+	v, err := time.ParseDuration(node.Value)
+	if err == nil && v <= 0 {
+		err = fmt.Errorf("the time %s is not positive", node.Value)
+	}
+	*d = duration(v)
+	return err
 }
 
 // configError says what is wrong with the configuration.
@@ -79,7 +97,7 @@ func readConfig(path string) (*configuration, error) {
 	if len(c.Keystores) > 0 && (c.State != "" || c.Ephemeral != "") {
 		return nil, &configError{path, errors.New("state and ephemeral are about the store that there is without keystores: give the one or the other")}
 	}
-	for name, folder := range map[string]string{"state": c.State, "ephemeral": c.Ephemeral} {
+	for name, folder := range map[string]string{"state": c.State, "ephemeral": c.Ephemeral, "hook, log": c.Hook.Log} {
 		if folder != "" && !filepath.IsAbs(folder) {
 			return nil, &configError{path, fmt.Errorf("%s: %q is not an absolute path", name, folder)}
 		}

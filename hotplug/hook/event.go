@@ -1,0 +1,77 @@
+package hook
+
+import (
+	"fmt"
+
+	"github.com/luksplug/luksplug/hotplug/domainxml"
+	"github.com/luksplug/luksplug/hotplug/record"
+)
+
+// Operation is what happens to the domain, in libvirt's word.
+type Operation string
+
+// The operations of libvirt's qemu hook that mean something here; others are
+// ignored.
+const (
+	Prepare   Operation = "prepare"
+	Started   Operation = "started"
+	Stopped   Operation = "stopped"
+	Release   Operation = "release"
+	Restore   Operation = "restore"
+	Migrate   Operation = "migrate"
+	Reconnect Operation = "reconnect"
+)
+
+// MustSucceed tells whether a hook that fails at this operation costs the user
+// the VM or its saved state: it has to exit with 0, whatever happens.
+func (o Operation) MustSucceed() bool { return o == Restore || o == Reconnect }
+
+// Event is one call of the hook.
+type Event struct {
+	Domain       string // its name
+	Operation    Operation
+	Suboperation string // begin, end
+	Extra        string // for Release, why
+	// XML is the domain's, as libvirt gives it on standard input.
+	XML []byte
+}
+
+// Reasons of Stopped and Release.
+const (
+	ReasonMigrated  = "migrated"
+	ReasonDestroyed = "destroyed"
+)
+
+// domain is what the XML says.
+type domain struct {
+	doc    *domainxml.Document
+	record record.Record
+	uuid   string
+	// targets are those of our disks among QEMU's arguments.
+	targets []string
+	// monitor is the socket of our own QMP monitor, "" for none.
+	monitor string
+}
+
+// read takes the event's XML apart.
+func (e Event) read() (*domain, error) {
+	doc, err := domainxml.Parse(e.XML)
+	if err != nil {
+		return nil, err
+	}
+	d := &domain{doc: doc, uuid: doc.UUID()}
+	if d.record, err = record.FromDomain(doc); err != nil {
+		return nil, err
+	}
+	arguments := doc.Arguments()
+	d.targets, d.monitor = domainxml.Targets(arguments), MonitorSocket(arguments)
+	if d.concerns() && d.uuid == "" {
+		return nil, fmt.Errorf("the XML of domain %s has no <uuid>", e.Domain)
+	}
+	return d, nil
+}
+
+// concerns tells whether there is anything of ours in the domain.
+func (d *domain) concerns() bool {
+	return len(d.record.Disks) > 0 || len(d.targets) > 0 || d.monitor != ""
+}

@@ -1,0 +1,238 @@
+package hook
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/domainxml"
+	"github.com/luksplug/luksplug/hotplug/record"
+)
+
+// starting returns the domain as one that is about to start.
+func (c call) starting() (*hotplug.Starting, error) {
+	user, err := c.user()
+	if err != nil {
+		return nil, err
+	}
+	return hotplug.NewStarting(c.uuid, user, c.options()), nil
+}
+
+// startDisk is a recorded disk, ready for a start.
+func startDisk(d record.Disk) (hotplug.StartDisk, error) {
+	disk, err := d.Parsed()
+	if err != nil {
+		return hotplug.StartDisk{}, err
+	}
+	return hotplug.StartDisk{Disk: disk, Devices: d.Devices, Way: d.Start, AllowSharedHeader: d.AllowSharedHeader}, nil
+}
+
+// cold tells whether QEMU has the disk from its start.
+func (d *domain) cold(target string) bool { return slices.Contains(d.targets, target) }
+
+// ErrNoWay: the domain has a disk of ours, and no way for it to get in.
+var ErrNoWay = errors.New("the domain has no monitor of luksplug's, through which the disk could be plugged when it starts: run 'luksplug hook enable' for it while it is off")
+
+// tidying bounds what is done after a failure.
+const tidying = 5 * time.Second
+
+// prepare gets everything ready for QEMU, or says why it cannot start.
+func (c call) prepare(ctx context.Context) error {
+	s, err := c.starting()
+	if err != nil {
+		return err
+	}
+	arrival, err := s.Arrival(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.Gone(ctx); err != nil { // of a run that ended without our hearing of it
+		return err
+	}
+	if err := s.Arrive(ctx, arrival); err != nil {
+		return err
+	}
+	if err := c.makeMonitorFolder(); err != nil {
+		return err
+	}
+	for _, target := range c.targets {
+		if c.record.Disk(target) == nil {
+			return fmt.Errorf("disk %s: it is among QEMU's arguments in the domain's XML, but not in luksplug's record: run 'luksplug repair' for the domain", target)
+		}
+	}
+	for _, d := range c.record.Disks {
+		err := c.prepareDisk(ctx, s, d, arrival)
+		if err != nil && d.Optional && !c.cold(d.Target) {
+			c.Log.WithField("disk", d.Target).Warnf("the domain starts without it, since it is optional: %v", err)
+			continue
+		}
+		if err != nil {
+			after, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidying)
+			defer cancel()
+			return fmt.Errorf("disk %s: %w", d.Target, errors.Join(err, s.Gone(after)))
+		}
+	}
+	return nil
+}
+
+func (c call) prepareDisk(ctx context.Context, s *hotplug.Starting, d record.Disk, arrival hotplug.Arrival) error {
+	disk, err := startDisk(d)
+	switch {
+	case err != nil:
+		return err
+	case c.cold(d.Target):
+		return s.Prepare(ctx, disk, arrival, c.Store)
+	case c.monitor == "":
+		return ErrNoWay
+	}
+	return s.Check(ctx, disk, arrival, c.Store)
+}
+
+// makeMonitorFolder makes the folder for the socket of our monitor, where QEMU's
+// user can make it.
+func (c call) makeMonitorFolder() error {
+	if c.monitor == "" {
+		return nil
+	}
+	user, err := c.user()
+	if err != nil {
+		return err
+	}
+	folder := filepath.Dir(c.monitor)
+	if err := os.MkdirAll(filepath.Dir(folder), 0o711); err != nil {
+		return fmt.Errorf("folder for the monitor's socket: %w", err)
+	}
+	if err := os.RemoveAll(folder); err != nil {
+		return fmt.Errorf("folder for the monitor's socket: %w", err)
+	}
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		return fmt.Errorf("folder for the monitor's socket: %w", err)
+	}
+	if int(user.UID) == os.Geteuid() {
+		return nil
+	}
+	if err := os.Lchown(folder, int(user.UID), int(user.GID)); err != nil {
+		return fmt.Errorf("give the folder of the monitor's socket to QEMU's user: %w", err)
+	}
+	return nil
+}
+
+// started does what is left to do once QEMU runs. Where the VM was restored or has
+// moved here, an error would kill it and save nothing: it goes to the log.
+func (c call) started(ctx context.Context) error {
+	s, err := c.starting()
+	if err != nil {
+		return err
+	}
+	arrival, err := s.Arrival(ctx)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(c.finish(ctx, s), s.Arrived(ctx))
+	if err != nil && arrival != "" {
+		c.Log.Errorf("%s, which is kept running: %v", c.Domain, err)
+		return nil
+	}
+	return err
+}
+
+func (c call) finish(ctx context.Context, s *hotplug.Starting) error {
+	var failed []error
+	var finished []hotplug.Started
+	for _, target := range c.targets {
+		failed = append(failed, s.Started(ctx, target))
+		d := c.record.Disk(target)
+		if d == nil {
+			continue
+		}
+		disk, err := startDisk(*d)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		_, limits, err := s.Arguments(ctx, disk)
+		if limits != nil && c.monitor == "" {
+			err = errors.Join(err, fmt.Errorf("disk %s: its limits cannot be set: %w", target, ErrNoWay))
+		}
+		failed = append(failed, err, s.Note(ctx, disk, 0))
+		finished = append(finished, hotplug.Started{Target: target, Limits: limits})
+	}
+	if c.monitor == "" {
+		return errors.Join(failed...)
+	}
+	vm, err := c.connect(ctx)
+	if err != nil {
+		return errors.Join(append(failed, err)...)
+	}
+	defer func() { _ = vm.Close() }() // nothing is lost with it
+	failed = append(failed, vm.FinishStart(ctx, finished))
+	for _, d := range c.record.Disks {
+		if c.cold(d.Target) {
+			continue
+		}
+		err := c.plug(ctx, vm, d)
+		if err != nil && d.Optional {
+			c.Log.WithField("disk", d.Target).Warnf("the domain has started without it, since it is optional: %v", err)
+			continue
+		}
+		failed = append(failed, err)
+	}
+	return errors.Join(failed...)
+}
+
+// plug attaches a disk that is not among QEMU's arguments.
+func (c call) plug(ctx context.Context, vm *hotplug.VM, d record.Disk) error {
+	disk, err := startDisk(d)
+	if err != nil {
+		return err
+	}
+	_, err = vm.Attach(ctx, disk.Disk, c.Store, hotplug.AttachOptions{AllowSharedHeader: d.AllowSharedHeader, Devices: d.Devices})
+	return err
+}
+
+// arrive puts the disks that the domain had among its arguments. It needs no key
+// and no file, and what it cannot do it leaves to prepare, which may fail.
+func (c call) arrive(ctx context.Context, arrival hotplug.Arrival) ([]byte, error) {
+	s, err := c.starting()
+	if err != nil {
+		return nil, err
+	}
+	arguments := domainxml.Foreign(c.doc.Arguments())
+	var failed []error
+	for _, d := range c.record.Disks {
+		disk, err := startDisk(d)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		ours, _, err := s.Arguments(ctx, disk)
+		if err != nil {
+			failed = append(failed, fmt.Errorf("disk %s: %w", d.Target, err))
+			continue
+		}
+		arguments = append(arguments, ours...)
+	}
+	doc, err := c.doc.WithArguments(arguments)
+	if err != nil {
+		return nil, errors.Join(append(failed, err)...)
+	}
+	return doc.Text(), errors.Join(append(failed, s.Arrive(ctx, arrival))...)
+}
+
+// gone removes all of the domain's from this host.
+func (c call) gone(ctx context.Context) error {
+	s := hotplug.NewStarting(c.uuid, nil, c.options())
+	failed := []error{s.Gone(ctx)}
+	if c.monitor != "" {
+		failed = append(failed, os.RemoveAll(filepath.Dir(c.monitor)))
+	}
+	if c.Operation == Release && (c.Extra == ReasonMigrated || c.Extra == ReasonDestroyed) && c.Host.Gone != nil {
+		failed = append(failed, c.Host.Gone(ctx, c.uuid))
+	}
+	return errors.Join(failed...)
+}
