@@ -230,3 +230,16 @@ func (s Source) TLS() *TLS {
 	}
 	return nil
 }
+
+// Auth returns who we are to the source's server, nil where it is not asked.
+func (s Source) Auth() *Auth {
+	switch n := s.Network.(type) {
+	case *ISCSI:
+		return n.Auth
+	case *RBD:
+		return n.Auth
+	case *Curl:
+		return n.Auth
+	}
+	return nil
+}

@@ -105,8 +105,10 @@ type attach struct {
 	// runs.
 	arrival Arrival
 	out     *Attached
-	// remote is the image that is open in a storage daemon.
+	// remote is the image that is open in a storage daemon. looked is true when
+	// all that have to be opened there were found to be right.
 	remote *openedImage
+	looked bool
 	// remoteSize and remoteUUID are those of the top volume, where its header had
 	// to be read so.
 	remoteSize int64
@@ -120,11 +122,13 @@ type ready struct {
 	size int64
 }
 
-// unlockFirst unlocks the volume before the VM is locked: that takes a second,
-// and other disks need not wait for it. The disk is checked before; what was
-// found out is not relied on later, when the VM may have changed.
+// unlockFirst unlocks the volume, and looks at the images of servers, before the
+// VM is locked: that takes a second, or longer with a server that is slow, and
+// other disks need not wait for it. The disk is checked before; what was found out
+// of the VM is not relied on later, when it may have changed.
 func (a *attach) unlockFirst(ctx context.Context) error {
-	if !a.disk.Encrypted() || a.options.Unlock == UnlockQEMU {
+	unlocks, looks := a.disk.Encrypted() && a.options.Unlock != UnlockQEMU, a.looksElsewhere()
+	if !unlocks && !looks {
 		return nil
 	}
 	state, err := a.vm.State(ctx)
@@ -135,16 +139,20 @@ func (a *attach) unlockFirst(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if h := state.Holding(a.disk.Target); h != nil || unlocking.Way != blockgraph.ByHeader {
+	unlocks = unlocks && unlocking.Way == blockgraph.ByHeader
+	if h := state.Holding(a.disk.Target); h != nil || !unlocks && !looks {
 		return nil
 	}
+	defer a.closeRemote(ctx)
 	r, err := a.prepare(ctx, unlocking, state)
 	if err != nil {
 		return err
 	}
-	err = a.resolve(ctx, r.plan.Graph, unlocking.Way)
-	a.closeRemote(ctx)
-	return err
+	a.looked = true
+	if !unlocks {
+		return nil
+	}
+	return a.resolve(ctx, r.plan.Graph, unlocking.Way)
 }
 
 // prepare plans the disk for the VM as it is now, and checks the plan.

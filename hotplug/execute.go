@@ -155,7 +155,11 @@ func (r *run) step(ctx context.Context, s blockgraph.Step) error {
 		r.vm.opts.OnStep(report)
 	}
 	if err != nil {
-		return fmt.Errorf("step %d of %d (%s %s): %w", len(r.reports), len(r.plan.Steps), s.Do.Execute, s.Subject, err)
+		because := ""
+		if advice := serverAdvice(s.Do.Arguments.Text("driver"), err); advice != "" {
+			because = ", because " + advice
+		}
+		return fmt.Errorf("step %d of %d (%s %s)%s: %w", len(r.reports), len(r.plan.Steps), s.Do.Execute, s.Subject, because, err)
 	}
 	return nil
 }

@@ -28,7 +28,7 @@ func (a *attach) startDaemon(ctx context.Context, graph *blockgraph.Graph, value
 	if err := daemon.Stop(ctx, dir); err != nil { // of an interrupted run
 		return err
 	}
-	d, err := daemon.Start(ctx, daemon.Options{Dir: dir, User: owner.User})
+	d, err := daemon.Start(ctx, daemon.Options{Dir: dir, User: owner.User, Env: owner.sshAgent()})
 	if err != nil {
 		return &PreflightError{Target: a.disk.Target, Reason: "the storage daemon does not start", Err: err}
 	}

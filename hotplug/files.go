@@ -44,8 +44,8 @@ func (a *attach) checkFiles(ctx context.Context, unlock blockgraph.Unlock, state
 	return size, nil
 }
 
-// checkLayer checks one layer: what of it is on this host. A server's images are
-// checked by QEMU, as it opens them.
+// checkLayer checks one layer: what of it is on this host, and what of it a storage
+// daemon has to look at.
 func (a *attach) checkLayer(ctx context.Context, disk *blockgraph.Disk, unlock blockgraph.Unlock, state *State) (int64, error) {
 	layer, header := &disk.Image, disk.Header()
 	if store := layer.DataStore; store != nil && store.Source.Local() {
@@ -78,12 +78,16 @@ func (a *attach) checkLayer(ctx context.Context, disk *blockgraph.Disk, unlock b
 		}
 	}
 	remote := !readHere(*layer.LUKSHeader())
-	if remote && a.values != nil {
-		return a.remoteSize, nil // was checked when the key was derived
-	}
-	if remote && unlock.Way == blockgraph.ByHeader && layer.RawLUKS() {
-		if h, err = a.remoteHeader(ctx, disk, state); err != nil {
+	switch {
+	case a.looked && remote:
+		return a.remoteSize, nil // was checked before the key was derived
+	case !a.looked && a.vm.readsElsewhere():
+		found, err := a.look(ctx, disk, unlock.Way, state)
+		if err != nil {
 			return 0, err
+		}
+		if remote {
+			h = found
 		}
 	}
 	if h == nil {
@@ -97,36 +101,6 @@ func (a *attach) checkLayer(ctx context.Context, disk *blockgraph.Disk, unlock b
 		a.remoteSize, a.remoteUUID = size, h.UUID
 	}
 	return size, err
-}
-
-// remoteHeader reads the header of a layer that a storage daemon has to open.
-// A detached one must be the header of no other disk.
-func (a *attach) remoteHeader(ctx context.Context, disk *blockgraph.Disk, state *State) (*luks.Header, error) {
-	original := disk.Image.LUKSHeader()
-	h, done, err := a.openHeader(ctx, *original)
-	if err != nil {
-		return nil, remoteError(disk, original.Source, err)
-	}
-	done()
-	if disk.Header() == nil {
-		return h, nil
-	}
-	name := original.Source.String()
-	user, err := a.vm.headerUser(ctx, disk, name, h.UUID, state)
-	if err != nil || user == "" {
-		return h, err
-	}
-	return h, a.checkShared(disk, name, user, a.headerUse(blockgraph.ByHeader))
-}
-
-// remoteError says that a header could not be read, unless the reason is a secret
-// that the server wants.
-func remoteError(disk *blockgraph.Disk, s blockgraph.Source, err error) error {
-	var secret *SecretError
-	if errors.As(err, &secret) {
-		return err
-	}
-	return headerError(disk, s.String(), err)
 }
 
 // checkHeader checks a detached header: the file, what it holds, and that it is

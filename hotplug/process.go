@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 
 	"github.com/luksplug/luksplug/hotplug/daemon"
 )
@@ -54,4 +56,25 @@ func LookUpProcess(pid int) (*Process, error) {
 		return nil, fmt.Errorf("the VM's process: %w", err)
 	}
 	return &Process{PID: pid, User: user}, nil
+}
+
+// sshAgent is the variable of the environment that names the SSH agent of the VM's
+// process, or ours where it has none; nothing where there is none at all. p may be
+// nil.
+func (p *Process) sshAgent() []string {
+	const prefix = "SSH_AUTH_SOCK="
+	value := os.Getenv(strings.TrimSuffix(prefix, "="))
+	if p != nil && p.PID != 0 {
+		// Not to be read for another user's process, whose images we hardly get at either.
+		environment, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", p.PID))
+		for v := range strings.SplitSeq(string(environment), "\x00") {
+			if own, found := strings.CutPrefix(v, prefix); found {
+				value = own
+			}
+		}
+	}
+	if value == "" {
+		return nil
+	}
+	return []string{prefix + value}
 }

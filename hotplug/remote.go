@@ -27,8 +27,9 @@ type remoteImage struct {
 	ctx    context.Context // of the attach that reads it
 	daemon *daemon.Daemon
 	node   string
-	size   int64  // bytes that a guest would see
-	folder string // for the parts; in memory
+	size   int64              // bytes that a guest would see
+	folder string             // for the parts; in memory
+	user   *daemon.Credential // as whom the daemon runs, nil for ourselves
 
 	busy  chan struct{} // holds a value while a part is copied
 	parts map[int64][]byte
@@ -60,16 +61,17 @@ func (a *attach) openRemote(ctx context.Context, image blockgraph.Image) (_ *rem
 	if err := a.vm.makeRunDir(ctx); err != nil {
 		return nil, err
 	}
-	if err := os.Mkdir(folder, 0o700); err != nil {
-		return nil, fmt.Errorf("folder for a storage daemon: %w", err)
+	options, err := a.readerOptions(ctx, image, folder)
+	if err != nil {
+		return nil, err
 	}
-	r := &remoteImage{ctx: ctx, folder: folder, node: graph.Top().Name, busy: make(chan struct{}, 1), parts: map[int64][]byte{}}
+	r := &remoteImage{ctx: ctx, folder: folder, user: options.User, node: graph.Top().Name, busy: make(chan struct{}, 1), parts: map[int64][]byte{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, a.vm.closeRemote(ctx, r))
 		}
 	}()
-	if r.daemon, err = daemon.Start(ctx, daemon.Options{Dir: filepath.Join(folder, readDaemon)}); err != nil {
+	if r.daemon, err = daemon.Start(ctx, options); err != nil {
 		return nil, err
 	}
 	opening, cancel := context.WithTimeout(ctx, remoteWait)
@@ -80,14 +82,41 @@ func (a *attach) openRemote(ctx context.Context, image blockgraph.Image) (_ *rem
 			return nil, err
 		}
 		_, err = r.daemon.Client().Execute(opening, cmd)
-		if err != nil && opening.Err() != nil && ctx.Err() == nil {
-			return nil, fmt.Errorf("its server does not answer within %s, or serves another client", remoteWait)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("open it in a storage daemon (%s %s): %w", s.Do.Execute, s.Subject, err)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return nil, fmt.Errorf("%w (%w)", errNoAnswer, ctx.Err())
+		case err != nil && opening.Err() != nil:
+			return nil, fmt.Errorf("%w within %s", errNoAnswer, remoteWait)
+		case err != nil:
+			return nil, fmt.Errorf("a storage daemon was to open it before the VM does (%s %s): %w", s.Do.Execute, s.Subject, err)
 		}
 	}
 	return r, r.ask(ctx)
+}
+
+// readerOptions makes the folder of a daemon that reads, and says how to start
+// it. What it is let in for at a server must be what QEMU is: so it is QEMU's user
+// there, with QEMU's SSH agent. What this host has may be for luksplug alone to
+// read, as the original of an ephemeral header is.
+func (a *attach) readerOptions(ctx context.Context, image blockgraph.Image, folder string) (daemon.Options, error) {
+	o := daemon.Options{Dir: filepath.Join(folder, readDaemon)}
+	owner, err := a.vm.process(ctx)
+	if err != nil {
+		owner = nil // as ourselves, then
+	}
+	o.Env = owner.sshAgent()
+	if owner != nil && image.Source.Kind == blockgraph.SourceNetwork {
+		o.User = owner.User
+	}
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		return o, fmt.Errorf("folder for a storage daemon: %w", err)
+	}
+	if o.User != nil && int(o.User.UID) != os.Geteuid() { // has to pass through
+		if err := os.Chmod(folder, 0o711); err != nil {
+			return o, fmt.Errorf("folder for a storage daemon: %w", err)
+		}
+	}
+	return o, nil
 }
 
 // remoteWait bounds the wait for a server. A QEMU that is told to open an image
@@ -174,6 +203,11 @@ func (r *remoteImage) fetch(start, n int64) ([]byte, error) {
 	}
 	defer closeRead(f)
 	defer func() { _ = os.Remove(path) }() // the folder goes as well
+	if r.user != nil && int(r.user.UID) != os.Geteuid() {
+		if err := f.Chown(int(r.user.UID), int(r.user.GID)); err != nil {
+			return nil, err
+		}
+	}
 	if err := f.Truncate(n); err != nil {
 		return nil, err
 	}

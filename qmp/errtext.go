@@ -39,6 +39,24 @@ var (
 	ErrBusNotFound = errors.New("bus not found")
 	// ErrNoHotplug: the bus takes no device while the VM runs.
 	ErrNoHotplug = errors.New("bus does not support hot plug")
+	// ErrLoginRefused: a server does not take the user, password or key, or wants
+	// one where none was given.
+	ErrLoginRefused = errors.New("the server refuses the login")
+	// ErrForbidden: a server does not give the image to this user.
+	ErrForbidden = errors.New("the server does not allow it")
+	// ErrServerUnreachable: nobody answers at a server's address.
+	ErrServerUnreachable = errors.New("the server cannot be reached")
+	// ErrServerUntrusted: a server has another certificate or host key than it
+	// should have, or one that nobody vouches for.
+	ErrServerUntrusted = errors.New("the server is not the one that it should be")
+	// ErrTLSRequired: a server only talks over TLS.
+	ErrTLSRequired = errors.New("the server wants TLS")
+	// ErrTLSRefused: a server does not talk over TLS, or not with this client.
+	ErrTLSRefused = errors.New("the server refuses TLS")
+	// ErrTLSCredentials: the certificates or keys for TLS cannot be used.
+	ErrTLSCredentials = errors.New("unusable TLS credentials")
+	// ErrImageNotFound: a server has no such export, unit or file.
+	ErrImageNotFound = errors.New("the server has no such image")
 	// ErrCommandNotFound: this QEMU has no such command (class CommandNotFound).
 	ErrCommandNotFound = errors.New("command not found")
 )
@@ -91,6 +109,8 @@ func (e *Error) Is(target error) bool {
 		return between("Bus '", "' not found")
 	case ErrNoHotplug:
 		return between("Bus '", "' does not support hotplugging")
+	case ErrLoginRefused, ErrForbidden, ErrServerUnreachable, ErrServerUntrusted, ErrTLSRequired, ErrTLSRefused, ErrTLSCredentials, ErrImageNotFound:
+		return serverText(text) == target
 	case ErrDeviceNotFound:
 		return e.Class == deviceNotFound
 	case ErrCommandNotFound:

@@ -44,7 +44,7 @@ func exitCode(err error) int {
 		return exitLeftBehind
 	case is[*hotplug.PendingError](err):
 		return exitPending
-	case errors.Is(err, qmp.ErrWrongPassphrase):
+	case errors.Is(err, qmp.ErrWrongPassphrase), errors.Is(err, qmp.ErrLoginRefused):
 		return exitSecret
 	case is[*hotplug.RolledBackError](err):
 		return exitRolledBack

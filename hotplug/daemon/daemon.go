@@ -38,6 +38,9 @@ type Options struct {
 	// User is as whom it runs, and whom the folder belongs to; nil is
 	// ourselves. Only root can choose another.
 	User *Credential
+	// Env are variables of its environment, NAME=value, besides those that it
+	// always gets: nothing of this process's environment reaches it.
+	Env []string
 	// Clients is how many NBD clients are served at once, 0 is 1: a VM's QEMU is
 	// one, and who comes in second waits until it has left. A QEMU that
 	// reconnects has left when the daemon has finished its last requests.
@@ -104,7 +107,7 @@ func (f *folder) start(ctx context.Context, program string, o Options) (*Daemon,
 		return nil, fmt.Errorf("start %s: %w", program, err)
 	}
 	defer func() { _ = stderr.Close() }() // the daemon writes it, by its own descriptor
-	c, err := spawn(program, f.arguments(o.Clients), stderr, o.User)
+	c, err := spawn(program, f.arguments(o.Clients), stderr, o)
 	if err != nil {
 		return nil, &StartError{Program: program, Err: explain(err, o.User)}
 	}

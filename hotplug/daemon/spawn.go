@@ -20,8 +20,8 @@ type child struct {
 }
 
 // spawn starts a program that is to outlive us. It gets /dev/null, stderr, and
-// nothing else of ours.
-func spawn(program string, args []string, stderr *os.File, user *Credential) (*child, error) {
+// nothing else of ours. o says as whom it runs, and with what in its environment.
+func spawn(program string, args []string, stderr *os.File, o Options) (*child, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -30,9 +30,9 @@ func spawn(program string, args []string, stderr *os.File, user *Credential) (*c
 	attr := &syscall.ProcAttr{
 		Dir: "/",
 		// LC_ALL, so that what it says is the same everywhere.
-		Env:   []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"},
+		Env:   append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}, o.Env...),
 		Files: []uintptr{null.Fd(), null.Fd(), stderr.Fd()},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Credential: user.syscall()},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Credential: o.User.syscall()},
 	}
 	var pid int
 	var limited error
@@ -44,7 +44,7 @@ func spawn(program string, args []string, stderr *os.File, user *Credential) (*c
 		// descriptors, and use it in another thread.
 		pid, err = syscall.ForkExec(program, append([]string{program}, args...), attr)
 		if err == nil {
-			limited = limitCore(pid, user)
+			limited = limitCore(pid, o.User)
 		}
 	})
 	if err != nil {

@@ -1,0 +1,63 @@
+package qmp
+
+import "strings"
+
+// serverTexts is what QEMU's drivers for servers say, and what they mean by it.
+// Most of it is in the words of the libraries that the drivers stand on; the tests
+// of package integration provoke each from a real server. The first that is found
+// holds.
+var serverTexts = []struct {
+	text string
+	err  error
+}{
+	{"Authentication failure(513)", ErrLoginRefused}, // libiscsi; RFC 7143, section 11.13.5
+	{"Authorization failure(514)", ErrForbidden},
+	{"The requested URL returned error: 401", ErrLoginRefused}, // libcurl
+	{"The requested URL returned error: 403", ErrForbidden},
+	{"The requested URL returned error: 404", ErrImageNotFound},
+	{"failed to authenticate using", ErrLoginRefused}, // QEMU's block/ssh.c
+
+	{"LOGICAL_UNIT_NOT_SUPPORTED", ErrImageNotFound}, // libiscsi
+	{"Target not found(515)", ErrImageNotFound},
+	{"Requested export not available", ErrImageNotFound}, // QEMU's nbd/client.c
+	{"SFTP server: No such file", ErrImageNotFound},      // libssh
+
+	{"Certificate does not match the hostname", ErrServerUntrusted}, // QEMU's crypto/tlssession.c
+	{"The certificate is not trusted", ErrServerUntrusted},
+	{"Our own certificate", ErrTLSCredentials}, // before the next, which it may go on with
+	{"The certificate hasn't got a known issuer", ErrServerUntrusted},
+	{"server certificate verification failed", ErrServerUntrusted}, // libcurl with GnuTLS
+	{"SSL certificate problem", ErrServerUntrusted},                // libcurl with OpenSSL
+	{"no alternative certificate subject name matches", ErrServerUntrusted},
+	{"certificate subject name", ErrServerUntrusted},
+	{"no host key was found in known_hosts", ErrServerUntrusted}, // QEMU's block/ssh.c
+	{"does not match the one in known_hosts", ErrServerUntrusted},
+
+	{"TLS negotiation required before", ErrTLSRequired}, // QEMU's nbd/client.c
+	{"for option 5 (starttls)", ErrTLSRefused},
+	{"TLS handshake failed", ErrTLSRefused},
+	{"Cannot read from TLS channel", ErrTLSRefused},     // as it ends in TLS 1.3 when the server does not like our certificate
+	{"Unable to access credentials", ErrTLSCredentials}, // QEMU's crypto/tlscreds.c
+	{"Unable to import", ErrTLSCredentials},
+
+	{"Connection refused", ErrServerUnreachable}, // strerror(3)
+	{"No route to host", ErrServerUnreachable},
+	{"Network is unreachable", ErrServerUnreachable},
+	{"Connection timed out", ErrServerUnreachable},
+	{"address resolution failed", ErrServerUnreachable},  // QEMU's util/qemu-sockets.c
+	{"Couldn't connect to server", ErrServerUnreachable}, // libcurl
+	{"Could not resolve host", ErrServerUnreachable},
+	{"Can not reconnect right now", ErrServerUnreachable}, // libiscsi: the connection has failed before the login
+	{"Timeout connecting to", ErrServerUnreachable},       // libssh
+}
+
+// serverText says what a refusal means that comes from a server, or from the lack
+// of one; nil for any other.
+func serverText(text string) error {
+	for _, s := range serverTexts {
+		if strings.Contains(text, s.text) {
+			return s.err
+		}
+	}
+	return nil
+}
