@@ -7,7 +7,7 @@
 #
 # It changes nothing and takes well under half a second when all is there. Each thing that it installs is a line.
 # Where the distribution's own version is too old, the package comes from its backports; the mirror and the key are those
-# of the machine's own package sources. No service is installed or started.
+# of the machine's own package sources. No service is started, neither now nor with the machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=/usr/local/go/bin:$PATH:/usr/sbin:/sbin
@@ -20,7 +20,8 @@ say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+policy="" # what keeps services from starting, while it is ours
+trap 'rm -rf "$work"; [ -z "$policy" ] || as_root rm -f "$policy"' EXIT
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -- "$@"; fi; }
 
@@ -126,6 +127,23 @@ install_newer() {
 	apt install --no-install-recommends "${from[@]}" "${@:3}"
 }
 
+# install_idle WHAT UNITS PACKAGE...: from the distribution, packages that would start services: they are kept from it now
+# (policy-rc.d, which deb-systemd-invoke and invoke-rc.d ask), and at the machine's next start.
+install_idle() {
+	may_install
+	local units
+	read -ra units <<<"$2"
+	if [ ! -e /usr/sbin/policy-rc.d ]; then
+		policy=/usr/sbin/policy-rc.d
+		printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+		as_root chmod 755 "$policy"
+	fi
+	install "$1" "${@:3}"
+	[ -z "$policy" ] || as_root rm -f "$policy"
+	policy=""
+	! command -v systemctl >/dev/null || as_root systemctl disable "${units[@]}" >/dev/null 2>&1 || true # some are of other packages
+}
+
 # newer_than MINIMUM VERSION
 newer_than() { [ -n "$2" ] && dpkg --compare-versions "$2" ge "$1"; }
 
@@ -164,6 +182,13 @@ setup_test() {
 	command -v secret-tool >/dev/null || missing+=(libsecret-tools)
 	[ -x /usr/libexec/tangd ] || missing+=(tang-common)
 	[ ${#missing[@]} = 0 ] || install "tools to test" "${missing[@]}"
+	# QEMU's drivers for servers, and the servers.
+	[ -e /usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so ] || install_newer "QEMU's drivers for servers" "$qemu_minimum" qemu-block-extra
+	local servers=() units=()
+	command -v tgtd >/dev/null || { servers+=(tgt); units+=(tgt.service); }
+	command -v nginx >/dev/null || { servers+=(nginx); units+=(nginx.service); }
+	command -v sshd >/dev/null || { servers+=(openssh-server); units+=(ssh.service ssh.socket); }
+	[ ${#servers[@]} = 0 ] || install_idle "servers to test with" "${units[*]}" "${servers[@]}"
 	[ -n "$(scripts/libvirt.sh --cached)" ] && return
 	update_lists 1
 	want_backports

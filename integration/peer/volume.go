@@ -273,11 +273,21 @@ func (v *Volume) ReadThrough(ctx context.Context, offset, length int64) ([]byte,
 // "read -P 0xa7 8M 1M": that fails where a byte is another one. See ReadThrough
 // for the rest.
 func (v *Volume) QemuIO(ctx context.Context, command string) error {
+	return v.qemuIO(ctx, command, "--read-only")
+}
+
+// WriteOnHost is QemuIO for a command that writes, such as "write -P 0xa7 8M 1M".
+func (v *Volume) WriteOnHost(ctx context.Context, command string) error {
+	return v.qemuIO(ctx, command)
+}
+
+func (v *Volume) qemuIO(ctx context.Context, command string, options ...string) error {
 	image, err := v.image()
 	if err != nil {
 		return err
 	}
-	out, err := output(ctx, "qemu-io", "--read-only", "--object", "secret,id=s,file="+escapeComma(v.PassphraseFile), "-c", command, image)
+	args := append(options, "--object", "secret,id=s,file="+escapeComma(v.PassphraseFile), "-c", command, image)
+	out, err := output(ctx, "qemu-io", args...)
 	// Older versions only say that a pattern is not there.
 	if err == nil && strings.Contains(out, "Pattern verification failed") {
 		err = fmt.Errorf("%s", strings.TrimSpace(out))

@@ -1,0 +1,74 @@
+package peer
+
+import (
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/hex"
+	"fmt"
+	"os/exec"
+	"strconv"
+	"testing"
+)
+
+// NBDServer is a qemu-nbd on TCP. Its export is called disk.
+type NBDServer struct {
+	*Server
+}
+
+// SourceXML is the <source> of the export. attributes are more of <source>, and
+// inner is what follows its <host>.
+func (s *NBDServer) SourceXML(attributes, inner string) string {
+	return fmt.Sprintf("<source protocol='nbd' name='disk' %s>%s%s</source>", attributes, s.HostXML(), inner)
+}
+
+// StartNBD serves a raw image over NBD in the clear.
+func StartNBD(t testing.TB, file string) *NBDServer {
+	t.Helper()
+	return startNBD(t, file)
+}
+
+// StartNBDX509 serves a raw image over NBD with TLS to clients that have a
+// certificate of the authority's. The server's certificate has those names, the
+// address of [Server] not among them unless it is given.
+func StartNBDX509(t testing.TB, file string, a *Authority, names ...string) *NBDServer {
+	t.Helper()
+	certificate, key := a.Issue(t, x509.ExtKeyUsageServerAuth, names...)
+	dir := folder(t, map[string][]byte{"ca-cert.pem": a.Certificate, "server-cert.pem": certificate, "server-key.pem": key})
+	return startNBD(t, file, "--object", "tls-creds-x509,id=tls,endpoint=server,verify-peer=on,dir="+escapeComma(dir), "--tls-creds", "tls")
+}
+
+// StartNBDPSK serves a raw image over NBD with TLS to clients that have the key of
+// one user.
+func StartNBDPSK(t testing.TB, file string, key PSK) *NBDServer {
+	t.Helper()
+	return startNBD(t, file, "--object", "tls-creds-psk,id=tls,endpoint=server,dir="+escapeComma(key.Folder(t)), "--tls-creds", "tls")
+}
+
+func startNBD(t testing.TB, file string, args ...string) *NBDServer {
+	t.Helper()
+	return &NBDServer{startServer(t, "qemu-nbd", func(_ string, port int) *exec.Cmd {
+		// More clients than one: a storage daemon may still be leaving as QEMU comes.
+		common := []string{"--format", "raw", "--persistent", "--shared", "4", "--export-name", "disk", "--bind", "127.0.0.1", "--port", strconv.Itoa(port)}
+		return exec.Command("qemu-nbd", append(append(common, args...), file)...)
+	})}
+}
+
+// PSK is a pre-shared key for TLS.
+type PSK struct {
+	User string
+	Key  string // hexadecimal
+}
+
+// NewPSK makes a pre-shared key.
+func NewPSK(user string) PSK {
+	var b [32]byte
+	_, _ = rand.Read(b[:]) // never fails: it ends the program instead
+	return PSK{User: user, Key: hex.EncodeToString(b[:])}
+}
+
+// Folder makes a folder with the key, as QEMU wants it of a server and of a client
+// (docs/system/tls).
+func (k PSK) Folder(t testing.TB) string {
+	t.Helper()
+	return folder(t, map[string][]byte{"keys.psk": []byte(k.User + ":" + k.Key + "\n")})
+}

@@ -1,0 +1,27 @@
+package peer
+
+import (
+	"slices"
+	"testing"
+)
+
+// Place is where a QEMU runs that must find other things on its machine than the
+// machine has: files that are another one's content, in a mount namespace, and
+// variables of its environment.
+type Place struct {
+	Files map[string]string // what stands at a path -> path of what shall
+	Env   []string          // NAME=value
+}
+
+// Through starts a program in the place: for Options.Through.
+func (p Place) Through(t testing.TB) []string {
+	t.Helper()
+	needRoot(t, "a QEMU that sees other files")
+	// The pairs of paths, "--", and the program.
+	const script = `set -e; mount --make-rprivate /; while [ "$1" != -- ]; do mount --bind "$2" "$1"; shift 2; done; shift; exec "$@"`
+	line := []string{"unshare", "--mount", "/bin/sh", "-c", script, "sh"}
+	for at, file := range p.Files {
+		line = append(line, at, file)
+	}
+	return slices.Concat(line, []string{"--", "env"}, p.Env)
+}

@@ -1,0 +1,174 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Server is a server that listens on a port of 127.0.0.1.
+type Server struct {
+	Port int
+	Dir  string // for its files
+	Log  string // its standard output and standard error
+
+	process *process
+}
+
+// serverStart bounds how long a server may take to listen. The slowest needs a
+// fraction of a second on an idle machine.
+const serverStart = 30 * time.Second
+
+// startServer runs a server for a test in a folder with a short path, waits until
+// it listens, and kills it at the test's end. command makes its command line
+// for a port.
+func startServer(t testing.TB, name string, command func(dir string, port int) *exec.Cmd) *Server {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "luksplug-"+name+"-")
+	if err != nil {
+		t.Fatalf("make a folder for %s: %v", name, err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	ctx, cancel := context.WithTimeout(context.Background(), serverStart)
+	defer cancel()
+	s := &Server{Dir: dir, Log: filepath.Join(dir, name+".log")}
+	const attempts = 5 // that somebody else takes the same port is rare
+	for range attempts {
+		if s.Port, err = freePort(); err != nil {
+			break
+		}
+		if err = s.start(ctx, command(dir, s.Port)); err == nil || !errors.Is(err, errEnded) {
+			break
+		}
+	}
+	if errors.Is(err, exec.ErrNotFound) {
+		t.Fatalf("start %s: %v (make setup installs it)", name, err)
+	}
+	if err != nil {
+		t.Fatalf("start %s: %v: %s", name, err, tail(s.Log, 2000))
+	}
+	t.Cleanup(func() {
+		s.Stop()
+		if t.Failed() {
+			t.Logf("messages of %s: %s", name, tail(s.Log, 2000))
+		}
+	})
+	return s
+}
+
+func (s *Server) start(ctx context.Context, cmd *exec.Cmd) error {
+	log, err := os.Create(s.Log)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }() // the child has its own copy
+	cmd.Stdout, cmd.Stderr = log, log
+	if s.process, err = startTied(cmd); err != nil {
+		return err
+	}
+	err = waitFor(ctx, s.process, s.Address(), func() bool { return listeningTCP(s.Port) })
+	if err != nil {
+		s.process.kill()
+	}
+	return err
+}
+
+// Address is host:port.
+func (s *Server) Address() string { return "127.0.0.1:" + strconv.Itoa(s.Port) }
+
+// HostXML is the <host> of a disk's <source>.
+func (s *Server) HostXML() string { return fmt.Sprintf("<host name='127.0.0.1' port='%d'/>", s.Port) }
+
+// Stop kills the server. It may be called again.
+func (s *Server) Stop() { s.process.kill() }
+
+// Suspend stops the server as SIGSTOP does: connections to it are still taken, by
+// the kernel, and nothing answers. Resume ends that.
+func (s *Server) Suspend() error { return syscall.Kill(s.process.pid(), syscall.SIGSTOP) }
+
+// Resume ends what Suspend began.
+func (s *Server) Resume() error { return syscall.Kill(s.process.pid(), syscall.SIGCONT) }
+
+// freePort returns a TCP port that nobody listens on. It is none of those that
+// the kernel gives to connections, of which one more may come at any time
+// (ip_local_port_range in ip(7)).
+func freePort() (int, error) {
+	const first, last = 20000, 32000
+	for {
+		port := first + rand.IntN(last-first)
+		l, err := net.Listen("tcp4", "127.0.0.1:"+strconv.Itoa(port))
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		return port, l.Close()
+	}
+}
+
+// ClosedPort is the <host> of a server that is not there.
+func ClosedPort(t testing.TB) string {
+	t.Helper()
+	port, err := freePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return (&Server{Port: port}).HostXML()
+}
+
+// SilentPort is the <host> of a server that takes connections and says nothing.
+func SilentPort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() }) // the test ends
+	return (&Server{Port: l.Addr().(*net.TCPAddr).Port}).HostXML()
+}
+
+// listeningTCP reports whether some process listens on a port, without a
+// connection that the server would count: proc(5) lists such sockets in state 0A
+// (TCP_LISTEN).
+func listeningTCP(port int) bool {
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		return false
+	}
+	suffix := fmt.Sprintf(":%04X", port)
+	for line := range strings.Lines(string(table)) {
+		if f := strings.Fields(line); len(f) > 3 && f[3] == "0A" && strings.HasSuffix(f[1], suffix) {
+			return true
+		}
+	}
+	return false
+}
+
+// needRoot skips a test that needs a mount namespace.
+func needRoot(t testing.TB, what string) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skipf("%s needs root, for a mount namespace", what)
+	}
+}
+
+// ownRun makes a command that a shell in a fresh mount namespace runs, with an
+// empty /run: a server of the machine's is not touched, nor does it need what
+// the start of the machine's own services would make.
+func ownRun(script string, args ...string) *exec.Cmd {
+	script = "set -e; mount --make-rprivate /; mount -t tmpfs -o mode=755 luksplug /run; " + script
+	cmd := exec.Command("/bin/sh", append([]string{"-c", script, "sh"}, args...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	return cmd
+}

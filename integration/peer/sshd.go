@@ -1,0 +1,118 @@
+package peer
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"testing"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+)
+
+// SSHServer is an OpenSSH server that lets in who has the key of an agent.
+type SSHServer struct {
+	*Server
+	User  string // who may come in: the one who runs the test
+	Agent string // socket of an SSH agent that has the key
+	Host  string // the server's public key, as a line of known_hosts
+}
+
+// StartSSH starts an SSH server for a test, and an agent.
+func StartSSH(t testing.TB) *SSHServer {
+	t.Helper()
+	needRoot(t, "sshd")
+	server := &SSHServer{User: "root"}
+	host, hostKey := newSSHKey(t)
+	user, userKey := newSSHKey(t)
+	text, err := ssh.MarshalPrivateKey(hostKey, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.Server = startServer(t, "sshd", func(dir string, port int) *exec.Cmd {
+		files := map[string][]byte{"host": pem.EncodeToMemory(text), "authorized": ssh.MarshalAuthorizedKey(user), "sshd_config": sshConfig(dir, port)}
+		for name, content := range files {
+			if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// It wants to be called by its whole path, and its folder in /run.
+		return ownRun(`mkdir /run/sshd; exec /usr/sbin/sshd -D -e -f "$1/sshd_config"`, dir)
+	})
+	server.Host = fmt.Sprintf("[127.0.0.1]:%d %s", server.Port, ssh.MarshalAuthorizedKey(host))
+	server.Agent = startAgent(t, server.Dir, userKey)
+	return server
+}
+
+func sshConfig(dir string, port int) []byte {
+	return fmt.Appendf(nil, `Port %d
+ListenAddress 127.0.0.1
+HostKey %s
+AuthorizedKeysFile %s
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+UsePAM no
+StrictModes no
+PidFile none
+Subsystem sftp internal-sftp
+`, port, filepath.Join(dir, "host"), filepath.Join(dir, "authorized"))
+}
+
+// startAgent serves a key at a socket, as ssh-agent does, until the test ends.
+func startAgent(t testing.TB, dir string, key ed25519.PrivateKey) (socket string) {
+	t.Helper()
+	keys := agent.NewKeyring()
+	if err := keys.Add(agent.AddedKey{PrivateKey: key}); err != nil {
+		t.Fatal(err)
+	}
+	socket = filepath.Join(dir, "agent")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() }) // the test ends
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return // closed
+			}
+			go func() {
+				defer func() { _ = conn.Close() }() // the client has left
+				_ = agent.ServeAgent(keys, conn)    // until the client leaves
+			}()
+		}
+	}()
+	return socket
+}
+
+// AnotherHost is a line of known_hosts that has another key for the server.
+func (s *SSHServer) AnotherHost(t testing.TB) string {
+	t.Helper()
+	other, _ := newSSHKey(t)
+	return fmt.Sprintf("[127.0.0.1]:%s %s", strconv.Itoa(s.Port), ssh.MarshalAuthorizedKey(other))
+}
+
+// SourceXML is the <source> of a file, with what follows its <host>.
+func (s *SSHServer) SourceXML(path, inner string) string {
+	return fmt.Sprintf("<source protocol='ssh' name='%s'>%s<identity username='%s'/>%s</source>", escapeXML(path), s.HostXML(), s.User, inner)
+}
+
+func newSSHKey(t testing.TB) (ssh.PublicKey, ed25519.PrivateKey) {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ssh.NewPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, private
+}

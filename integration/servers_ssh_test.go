@@ -1,0 +1,62 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// TestSSH plugs a volume in that an SSH server has.
+func TestSSH(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	v := peer.NewVolume(t, peer.EmbeddedLUKS)
+	server := peer.StartSSH(t)
+	q := startKnowing(t, server, server.Host)
+	r := newRemote(t, q, v)
+	good := server.SourceXML(v.Payload, r.encryption(""))
+	r.use(t, good)
+	r.writeEachWay(ctx, t)
+	r.wantWritten(ctx, t)
+	elsewhere := func(host string) string {
+		return "<source protocol='ssh' name='" + v.Payload + "'>" + host + r.encryption("") + "</source>"
+	}
+	uri := "ssh://" + server.Address() + v.Payload
+	r.wantRefused(ctx, t, []refusedBy{
+		{name: "no such file", source: server.SourceXML("/nowhere", r.encryption("")), code: 5, says: []string{"/nowhere cannot be opened", "does not have it"}},
+		{name: "unknown user", source: strings.Replace(good, "'root'", "'nobody'", 1), code: 4, says: []string{uri + " cannot be opened", "SSH_AUTH_SOCK"}},
+		{name: "nobody there", source: elsewhere(peer.ClosedPort(t)), code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}},
+		silence("silence", elsewhere(peer.SilentPort(t))),
+	})
+	r.q = startKnowing(t, server, server.AnotherHost(t))
+	r.wantRefused(ctx, t, []refusedBy{
+		{name: "another host key", source: good, code: 5, says: []string{uri + " cannot be opened", "known_hosts", "possible attack"}},
+	})
+	r.q = startKnowing(t, server, "")
+	r.wantRefused(ctx, t, []refusedBy{
+		{name: "unknown host", source: good, code: 5, says: []string{uri + " cannot be opened", "known_hosts", "no host key"}},
+	})
+}
+
+// startKnowing starts a QEMU whose user has an SSH agent and knows hosts.
+func startKnowing(t *testing.T, server *peer.SSHServer, hosts string) *peer.QEMU {
+	t.Helper()
+	home := t.TempDir()
+	if err := os.Mkdir(filepath.Join(home, ".ssh"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(home, ".ssh", "known_hosts"), []byte(hosts), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	users, err := os.ReadFile("/etc/passwd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// libssh asks the list of users where the user's home is, not the environment.
+	own := writeFile(t, "passwd", strings.Replace(string(users), ":/root:", ":"+home+":", 1))
+	return peer.Start(t, peer.Options{SCSI: true, Paused: true, Through: peer.Place{
+		Files: map[string]string{"/etc/passwd": own}, Env: []string{"SSH_AUTH_SOCK=" + server.Agent}}.Through(t)})
+}

@@ -1,0 +1,258 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// remote is a volume behind a server, and a VM to plug it into.
+type remote struct {
+	*peer.Volume
+	q    *peer.QEMU
+	keys map[string]string // values of secrets, by UUID
+	xml  string            // path of the disk's
+	args []string          // more, of the program
+}
+
+// remoteTarget is the target of the disks behind servers.
+const remoteTarget = "sdb"
+
+// newRemote is without the XML of a disk.
+func newRemote(t *testing.T, q *peer.QEMU, v *peer.Volume) *remote {
+	t.Helper()
+	return &remote{Volume: v, q: q, keys: map[string]string{v.SecretUUID: string(v.Passphrase)}}
+}
+
+// use takes a disk of that <source>, and what follows it, with those arguments of
+// the program.
+func (r *remote) use(t *testing.T, source string, args ...string) {
+	t.Helper()
+	r.xml, r.args = writeFile(t, "disk.xml", r.diskXML(source)), args
+}
+
+// encryption is the volume's <encryption>, with what stands in it besides its secret.
+func (r *remote) encryption(inner string) string {
+	return "<encryption format='luks'><secret type='passphrase' uuid='" + r.SecretUUID + "'/>" + inner + "</encryption>"
+}
+
+func (r *remote) diskXML(source string) string {
+	return "<disk type='network' device='disk'><driver name='qemu' type='" + r.Format + "'/>" + source + "<target dev='" + remoteTarget + "' bus='scsi'/></disk>"
+}
+
+// secret keeps a value for the program to look up, and returns the attributes by
+// which XML refers to it.
+func (r *remote) secret(value string) (uuidAttribute string) {
+	id := uuid.NewString()
+	r.keys[id] = value
+	return "uuid='" + id + "'"
+}
+
+// auth is an <auth> of that user and password.
+func (r *remote) auth(user, password string) string {
+	return "<auth username='" + user + "'><secret type='iscsi' " + r.secret(password) + "/></auth>"
+}
+
+// keyStore makes a folder of the secrets.
+func (r *remote) keyStore(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for id, value := range r.keys {
+		if err := os.WriteFile(filepath.Join(dir, id), []byte(value), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// command is the program where QEMU is: it sees the same files.
+func (r *remote) command(ctx context.Context, t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	line := []string{"--target", strconv.Itoa(r.q.PID), "--mount", "--", luksplug, "--qmp", r.q.Socket, "--keystore", "dir:" + r.keyStore(t)}
+	return exec.CommandContext(ctx, "nsenter", append(line, args...)...)
+}
+
+// attachArgs plug the disk in.
+func (r *remote) attachArgs(unlock string) []string {
+	return append([]string{"attach", "--unlock", unlock, r.xml}, r.args...)
+}
+
+// attach plugs the disk in; once more is no change.
+func (r *remote) attach(ctx context.Context, t *testing.T, unlock string) {
+	t.Helper()
+	run(ctx, t, r.command(ctx, t, r.attachArgs(unlock)...)).want(t, 0)
+	if again := run(ctx, t, r.command(ctx, t, r.attachArgs(unlock)...)).want(t, 0); !strings.Contains(again.stdout, "already attached") {
+		t.Errorf("attached again: %s", again.stdout)
+	}
+}
+
+// io has QEMU do something at the disk's device, such as "write -P 0xa7 8M 1M". What
+// comes of it QEMU writes to its standard output.
+func (r *remote) io(ctx context.Context, t *testing.T, command string) {
+	t.Helper()
+	before, err := os.ReadFile(r.q.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.q.Query(ctx, "human-monitor-command", map[string]string{
+		"command-line": fmt.Sprintf("qemu-io -d /machine/peripheral/luksplug-%s %q", remoteTarget, command)}); err != nil {
+		t.Fatal(err)
+	}
+	after, err := os.ReadFile(r.q.Log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(after[len(before):])
+	// "wrote 1048576/1048576 bytes at offset 8388608"
+	if !strings.Contains(text, strconv.Itoa(peer.MiB)+"/"+strconv.Itoa(peer.MiB)+" bytes") || strings.Contains(text, "failed") {
+		t.Fatalf("QEMU says to %q: %s", command, text)
+	}
+}
+
+// unlockWays are the values of --unlock.
+func unlockWays() []string { return []string{"auto", "qemu", "external"} }
+
+// byte that QEMU writes where the volume was unlocked by the i-th way.
+func patternOf(i int) byte { return byte(0xa1 + i) }
+
+// writeEachWay attaches the disk in each way, has QEMU write, and detaches it, after
+// which the VM is as it was.
+func (r *remote) writeEachWay(ctx context.Context, t *testing.T) {
+	t.Helper()
+	before := stateOf(ctx, t, r.q)
+	for i, unlock := range unlockWays() {
+		r.attach(ctx, t, unlock)
+		r.io(ctx, t, fmt.Sprintf("write -P %#x %dM 1M", patternOf(i), 3*i+1))
+		tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
+		wantSame(ctx, t, r.q, before)
+	}
+}
+
+// wantWritten reads with other programs what writeEachWay has written. The server
+// must have let go of the image.
+func (r *remote) wantWritten(ctx context.Context, t *testing.T) {
+	t.Helper()
+	for i, unlock := range unlockWays() {
+		plain, err := r.ReadThrough(ctx, int64(3*i+1)*peer.MiB, peer.MiB)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(plain, bytes.Repeat([]byte{patternOf(i)}, peer.MiB)) {
+			t.Errorf("written with --unlock %s, and %x... read", unlock, plain[:8])
+		}
+	}
+}
+
+// refusedBy is what becomes of a disk whose server says no, or says nothing.
+type refusedBy struct {
+	name   string
+	source string // the XML of the <source>, and of what follows it
+	args   []string
+	code   int
+	says   []string
+	ways   []string // of unlocking; default all
+}
+
+// silence is an attach that a server says nothing to. Nobody waits for the time
+// that luksplug itself gives a server.
+func silence(name, source string) refusedBy {
+	return refusedBy{name: name, source: source, args: []string{"--timeout", "2s"}, code: 5,
+		says: []string{"cannot be opened", "nothing has come from its server"}, ways: []string{"qemu"}}
+}
+
+// wantRefused attaches disks that servers refuse, in each way, and checks what is
+// said of it, that nothing was done to the VM, which answers meanwhile, and that no
+// secret is in what is said.
+func (r *remote) wantRefused(ctx context.Context, t *testing.T, cases []refusedBy) {
+	t.Helper()
+	before := stateOf(ctx, t, r.q)
+	found := evidence{}
+	for _, c := range cases {
+		if c.ways == nil {
+			c.ways = unlockWays()
+		}
+		for _, unlock := range c.ways {
+			t.Run(c.name+", "+unlock, func(t *testing.T) {
+				xml := writeFile(t, "disk.xml", r.diskXML(c.source))
+				trace := filepath.Join(t.TempDir(), "trace")
+				args := slices.Concat([]string{"-vv", "--trace", trace}, c.args, []string{"attach", "--unlock", unlock, xml})
+				cmd := r.command(ctx, t, args...)
+				answers := r.answersWhile(ctx, t)
+				got := run(ctx, t, cmd)
+				answers()
+				found["arguments for "+c.name+unlock] = []byte(strings.Join(cmd.Args, "\x00"))
+				found["standard error of "+c.name+unlock] = []byte(got.stderr)
+				found["standard output of "+c.name+unlock] = []byte(got.stdout)
+				found.folder(t, filepath.Dir(trace))
+				line := lastLine(got.stderr)
+				if got.code != c.code {
+					t.Errorf("exit code %d, want %d: %s", got.code, c.code, line)
+				}
+				for _, s := range append(c.says, "luksplug: disk "+remoteTarget) {
+					if !strings.Contains(line, s) {
+						t.Errorf("the error does not say %q: %s", s, line)
+					}
+				}
+				wantSame(ctx, t, r.q, before)
+			})
+		}
+	}
+	for _, secret := range r.keys {
+		found.hides(t, secret)
+	}
+}
+
+// longestSilence is how long a VM's monitor may say nothing while a server keeps
+// luksplug waiting: it is a stall of seconds that is looked for, on a machine where
+// other tests run.
+const longestSilence = 1500 * time.Millisecond
+
+// answersWhile asks the VM again and again, until the function that it returns is
+// called, and checks that it answers.
+func (r *remote) answersWhile(ctx context.Context, t *testing.T) (stop func()) {
+	t.Helper()
+	asking, cancel := context.WithCancel(ctx)
+	ended := make(chan time.Duration)
+	go func() {
+		longest := time.Duration(0)
+		for asking.Err() == nil {
+			begin := time.Now()
+			if _, err := r.q.Query(ctx, "query-status", nil); err != nil {
+				t.Errorf("the VM does not answer: %v", err)
+				break
+			}
+			longest = max(longest, time.Since(begin))
+			select {
+			case <-asking.Done():
+			case <-time.After(20 * time.Millisecond): // or it would keep QEMU busy
+			}
+		}
+		ended <- longest
+	}()
+	return func() {
+		cancel()
+		if longest := <-ended; longest > longestSilence {
+			t.Errorf("the VM has not answered for %s", longest)
+		}
+	}
+}
+
+func lastLine(text string) string {
+	lines := strings.Split(strings.TrimSpace(text), "\n")
+	return lines[len(lines)-1]
+}
