@@ -38,6 +38,7 @@ type schemaType struct {
 	tag      string              // object: the member whose value selects a variant
 	variants map[string]*schemaType
 	branches []*schemaType // alternate
+	features []string      // object: what the type can do beyond what its members say
 }
 
 type schemaMember struct {
@@ -66,6 +67,7 @@ type schemaEntity struct {
 	Tag      string          `json:"tag,omitempty"`
 	Variants []entityVariant `json:"variants,omitempty"`
 	ArgType  string          `json:"arg-type,omitempty"`
+	Features []string        `json:"features,omitempty"`
 }
 
 type entityMember struct {
@@ -147,7 +149,7 @@ func (r *schemaResolver) fill(t *schemaType, e schemaEntity) {
 			t.values[m.Name] = struct{}{}
 		}
 	case metaObject:
-		t.members = nil
+		t.members, t.features = nil, e.Features
 		for _, m := range e.Members {
 			t.members = append(t.members, schemaMember{
 				name: m.Name, typ: r.lookup(e.Name, m.Type), optional: m.Default != nil,
@@ -174,12 +176,15 @@ func (r *schemaResolver) fill(t *schemaType, e schemaEntity) {
 
 // Supports says whether this QEMU knows a command, and in it what path names:
 // members, the values that select a variant, and the values of enumerations,
-// joined by dots. Arrays are passed through.
+// joined by dots. Arrays are passed through. A last part that begins with a
+// dollar sign is a feature of an object, which tells that QEMU gives some member
+// more meanings than it used to ("features" in docs/devel/qapi-code-gen).
 //
 //	s.Supports("blockdev-add", "")             // the command itself
 //	s.Supports("blockdev-add", "luks")         // the driver
 //	s.Supports("blockdev-add", "luks.header")  // its member
 //	s.Supports("blockdev-add", "discard.unmap") // a value
+//	s.Supports("blockdev-add", "virtio-blk-vhost-vdpa.$fdset") // a feature
 //
 // The arguments of device_add are not in the schema, except driver, bus and id.
 func (s *Schema) Supports(command, path string) bool {
@@ -222,6 +227,9 @@ func (t *schemaType) supports(path []string, hops int) bool {
 			}
 		}
 	case metaObject:
+		if feature, ok := strings.CutPrefix(path[0], "$"); ok {
+			return len(path) == 1 && slices.Contains(t.features, feature)
+		}
 		// A member and a variant may have one name ("file"): try both.
 		if m := t.member(path[0]); m != nil && m.typ.supports(path[1:], 0) {
 			return true

@@ -8,8 +8,8 @@ import (
 
 // CompactSchema drops from the "return" value of query-qmp-schema what
 // ParseSchema has no use for: the types of replies and of events' data, the
-// features, and the second list of each enumeration's values. The rest means the
-// same to ParseSchema, and is half as long to read.
+// features of all but objects, and the second list of each enumeration's values.
+// The rest means the same to ParseSchema, and is half as long to read.
 func CompactSchema(data []byte) ([]byte, error) {
 	var entities []schemaEntity
 	if err := json.Unmarshal(data, &entities); err != nil {
@@ -46,9 +46,11 @@ func CompactSchema(data []byte) ([]byte, error) {
 	for _, e := range entities {
 		switch e.MetaType {
 		case metaCommand:
+			e.Features = nil
 		case metaEvent:
-			e.ArgType = ""
+			e.ArgType, e.Features = "", nil
 		case metaEnum:
+			e.Features = nil
 			for _, m := range e.Members {
 				if !slices.Contains(e.Values, m.Name) {
 					e.Values = append(e.Values, m.Name)

@@ -35,6 +35,10 @@ func checkRealSchema(t *testing.T, s *Schema) {
 		{"object-add", "secret.nothing", false},
 		{"device_add", "driver", true},
 		{"device_add", "drive", false},
+		{"blockdev-add", "file.$dynamic-auto-read-only", true},
+		{"blockdev-add", "file.$no-such-feature", false},
+		{"blockdev-add", "$dynamic-auto-read-only", false},
+		{"blockdev-add", "file.$dynamic-auto-read-only.x", false},
 	} {
 		if got := s.Supports(test.command, test.path); got != test.want {
 			t.Errorf("Supports(%q, %q) = %v", test.command, test.path, got)

@@ -42,7 +42,7 @@ type header struct {
 
 // formatNumber changes when the meaning of the files does; part of the name, so
 // that two versions of luksplug do not overwrite each other's files in turns.
-const formatNumber = 1
+const formatNumber = 2 // 1 had no features of objects
 
 // name is the name of the entry's file.
 func (e entry) name() string {
