@@ -111,6 +111,7 @@ func Build(d *Disk, m Machine, u Unlock) (*Graph, error) {
 		return nil, err
 	}
 	b := newBuilder(d, u)
+	b.machine = m
 	build := b.images
 	if u.Way == ByDaemon && d.Encrypted() {
 		build = b.external
@@ -129,10 +130,11 @@ func Build(d *Disk, m Machine, u Unlock) (*Graph, error) {
 }
 
 type builder struct {
-	disk   *Disk
-	unlock Unlock
-	graph  *Graph
-	counts map[string]int // objects by kind
+	disk    *Disk
+	unlock  Unlock
+	machine Machine // of the VM; that of a storage daemon is not known
+	graph   *Graph
+	counts  map[string]int // objects by kind
 }
 
 func newBuilder(d *Disk, u Unlock) *builder {

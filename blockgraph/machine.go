@@ -51,6 +51,10 @@ type Machine struct {
 	// at the same place: after a restore or a migration anything else would keep
 	// QEMU from loading the VM's state.
 	Devices []Object
+	// ReconnectSeconds tells that QEMU counts in seconds until it connects again to
+	// a vhost-user server, as it did before 9.2: from there on it counts in
+	// milliseconds, and since 10.2 it takes nothing else.
+	ReconnectSeconds bool
 }
 
 // Bridge is a conventional PCI bus: it has slots.

@@ -34,7 +34,7 @@ type PassedFile struct {
 // which the device uses in place of a block node.
 //
 //	<disk type='vhostuser'>  source@path       -> path
-//	source/reconnect@timeout (seconds)         -> reconnect-ms
+//	source/reconnect@timeout (seconds)         -> reconnect-ms, or reconnect (seconds) of an old QEMU
 //
 // See QEMU's docs/interop/qemu-qmp-ref, ChardevSocket.
 type Chardev struct {
@@ -43,13 +43,24 @@ type Chardev struct {
 	Path string
 	// Reconnect is after how many milliseconds QEMU connects again, 0 for never.
 	Reconnect uint64
+	// Seconds tells that this QEMU counts in seconds, see [Machine].
+	Seconds bool
+}
+
+// reconnect returns the option that says when to connect again.
+func (c Chardev) reconnect() (name string, value uint64) {
+	if c.Seconds {
+		return "reconnect", c.Reconnect / 1000
+	}
+	return "reconnect-ms", c.Reconnect
 }
 
 // argument returns the options of -chardev, which are text.
 func (c Chardev) argument() Object {
 	o := Object{{"driver", "socket"}, {"id", c.ID}, {"path", c.Path}}
 	if c.Reconnect != 0 {
-		o.add("reconnect-ms", strconv.FormatUint(c.Reconnect, 10))
+		name, value := c.reconnect()
+		o.add(name, strconv.FormatUint(value, 10))
 	}
 	return o
 }
@@ -59,7 +70,8 @@ func (c Chardev) text() string {
 	escape := strings.NewReplacer(",", ",,")
 	text := "socket,id=" + c.ID + ",path=" + escape.Replace(c.Path)
 	if c.Reconnect != 0 {
-		text += ",reconnect-ms=" + strconv.FormatUint(c.Reconnect, 10)
+		name, value := c.reconnect()
+		text += "," + name + "=" + strconv.FormatUint(value, 10)
 	}
 	return text
 }
@@ -68,14 +80,15 @@ func (c Chardev) text() string {
 func (c Chardev) command() Object {
 	data := Object{{"addr", Object{{"type", "unix"}, {"data", Object{{"path", c.Path}}}}}, {"server", false}}
 	if c.Reconnect != 0 {
-		data.add("reconnect-ms", c.Reconnect)
+		name, value := c.reconnect()
+		data.add(name, value)
 	}
 	return Object{{"id", c.ID}, {"backend", Object{{"type", "socket"}, {"data", data}}}}
 }
 
 // vhostUser adds the connection to a vhost-user server.
 func (b *builder) vhostUser(s Source) string {
-	c := Chardev{ID: Name(b.disk.Target, RoleChardev), Path: s.Path, Reconnect: 1000 * uint64(s.Reconnect)}
+	c := Chardev{ID: Name(b.disk.Target, RoleChardev), Path: s.Path, Reconnect: 1000 * uint64(s.Reconnect), Seconds: b.machine.ReconnectSeconds}
 	b.graph.Chardevs = append(b.graph.Chardevs, c)
 	return c.ID
 }

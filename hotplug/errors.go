@@ -3,8 +3,10 @@ package hotplug
 import (
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
+	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -33,24 +35,49 @@ type VersionError struct {
 	// Target is the disk's target.
 	Target string
 	// Feature is what the QEMU lacks.
-	Feature string
-	// Since is the first QEMU version that has it, "" when that is not known.
-	Since string
+	Feature blockgraph.Feature
 	// Version is the version that the VM runs.
 	Version string
-	// Err is what the schema said, nil for a known fault of that version.
+	// Err is what QEMU said, nil where it was not asked.
 	Err error
 }
 
 func (e *VersionError) Error() string {
-	text := fmt.Sprintf("unsupported by this VM's QEMU %s: disk %s needs %s", e.Version, e.Target, e.Feature)
-	if e.Since != "" {
-		text += ", which QEMU has since " + e.Since + ": restart or migrate the VM with a newer QEMU"
+	f := e.Feature
+	text := fmt.Sprintf("unsupported by this VM's QEMU %s: disk %s needs %s", e.Version, e.Target, f.Describe())
+	switch {
+	case f.Until != "" && !olderThan(e.Version, f.Until):
+		text += ", which QEMU has no more since " + f.Until
+	case f.Since != "" && olderThan(e.Version, f.Since):
+		text += ", which QEMU has since " + f.Since + ": restart or migrate the VM with a newer QEMU"
+	case f.Library != "":
+		text += ", which takes a QEMU that was built with " + f.Library + ": restart or migrate the VM with such a QEMU"
+	default:
+		text += ", which it does not have: restart or migrate the VM with another QEMU"
+	}
+	if f.Instead != "" {
+		text += "; or " + f.Instead
 	}
 	if e.Err != nil {
 		text += " (" + e.Err.Error() + ")"
 	}
 	return text
+}
+
+// olderThan compares versions of QEMU number by number: "7.2.22 (Debian ...)"
+// and "9.0".
+func olderThan(version, than string) bool {
+	version, _, _ = strings.Cut(version, " ")
+	have, want := strings.Split(version, "."), strings.Split(than, ".")
+	for i := range min(len(have), len(want)) {
+		// A QEMU that says something else of itself is taken for an old one.
+		h, _ := strconv.Atoi(have[i])
+		w, _ := strconv.Atoi(want[i])
+		if h != w {
+			return h < w
+		}
+	}
+	return len(have) < len(want)
 }
 
 func (e *VersionError) Unwrap() error { return e.Err }

@@ -39,6 +39,13 @@ func (vm *VM) Machine(ctx context.Context, disk *blockgraph.Disk, state *State) 
 			return m, fmt.Errorf("ask which disks it has: %w", err)
 		}
 	}
+	if s := disk.Image.Source; s.Kind == blockgraph.SourceVHostUser && s.Reconnect != 0 {
+		schema, err := vm.client.Schema(ctx)
+		if err != nil {
+			return m, fmt.Errorf("ask QEMU for its schema: %w", err)
+		}
+		m.ReconnectSeconds = !schema.Supports("chardev-add", "backend.socket.data.reconnect-ms")
+	}
 	if disk.Bus == blockgraph.BusSCSI {
 		if m.SCSI, err = vm.scsiControllers(ctx, state); err != nil {
 			return m, err

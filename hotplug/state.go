@@ -403,6 +403,11 @@ func (s *State) Holdings() []*Holding {
 	return out
 }
 
+// madeForAttach tells of the storage of a header whether it was made for this disk.
+func madeForAttach(n Node) bool {
+	return strings.HasPrefix(n.File, "/dev/fdset/") || path.Base(n.File) == n.Name
+}
+
 // addNode adds a node and what it tells.
 func (h *Holding) addNode(n Node, role blockgraph.Role) {
 	h.Nodes = append(h.Nodes, n.Name)
@@ -414,8 +419,12 @@ func (h *Holding) addNode(n Node, role blockgraph.Role) {
 		}
 	case blockgraph.RoleHeaderStorage:
 		h.Header = n.File
-		if strings.HasPrefix(n.File, "/dev/fdset/") || path.Base(n.File) == n.Name {
+		if madeForAttach(n) {
 			h.Header, h.Unlock = "", blockgraph.ByHeader
+		}
+	default: // of a layer below, which may be the only one that is encrypted
+		if base, _ := role.Base(); base == blockgraph.RoleHeaderStorage && madeForAttach(n) {
+			h.Unlock = blockgraph.ByHeader
 		}
 	}
 	if uuid := n.Image.Specific.Data.UUID; role == blockgraph.RoleLUKS && uuid != "" {

@@ -1,0 +1,194 @@
+package blockgraph
+
+import (
+	"path"
+	"strings"
+)
+
+// Feature is something that a disk's XML asks of QEMU, and that not every QEMU
+// has.
+type Feature struct {
+	// Element is the path of the element or attribute that asks for it, as in
+	// [XMLError]; "" where no single one does.
+	Element string
+	// Name says what it is, for people.
+	Name string
+	// Since is the first version of QEMU that has it, Until the first that has it
+	// no more; "" where QEMU always had it, or still has.
+	Since, Until string
+	// Library is what QEMU must have been built with to have it, "" for nothing.
+	Library string
+	// Instead says how a disk can do without it, "" for nothing that would help.
+	Instead string
+}
+
+// Describe writes the feature with its element, the way people read XML.
+func (f Feature) Describe() string {
+	if f.Element == "" {
+		return f.Name
+	}
+	return f.Name + " (" + display(f.Element) + ")"
+}
+
+// Feature tells which part of a disk's XML an argument of the command comes
+// from. argument is its path, as QEMU names it: "header", "encrypt.format". What
+// every QEMU has that this package can drive is named as QEMU names it.
+func (c Command) Feature(argument string) Feature {
+	driver, value := c.Arguments.Text("driver"), c.Arguments.textAt(argument)
+	for _, e := range features {
+		if e.command == c.Execute && e.argument == argument && matches(e.driver, driver) && matches(e.value, value) {
+			f := e.Feature
+			f.Name = strings.ReplaceAll(f.Name, "%", value)
+			return f
+		}
+	}
+	f := Feature{Name: "the argument " + argument + " of " + c.Execute}
+	switch {
+	case argument == "":
+		f.Name = "the command " + c.Execute
+	case c.Execute == "device_add" && argument == "driver":
+		f = Feature{Element: "disk/target@bus", Name: "the device " + driver}
+	case c.Execute == "device_add":
+		f = Feature{Element: propertyElement(argument), Name: "the property " + argument + " of " + driver}
+	case driver != "":
+		f.Name = "the option " + argument + " of QEMU's driver " + driver
+	}
+	return f
+}
+
+// matches reports whether text fits a pattern of path.Match; "" fits all.
+func matches(pattern, text string) bool {
+	ok, err := path.Match(pattern, text)
+	return pattern == "" || ok && err == nil
+}
+
+// textAt returns the text at a path of members, "" where there is none.
+func (o Object) textAt(at string) string {
+	for {
+		name, rest, more := strings.Cut(at, ".")
+		if !more {
+			return o.Text(name)
+		}
+		inner, ok := o.Get(name).(Object)
+		if !ok {
+			return ""
+		}
+		o, at = inner, rest
+	}
+}
+
+// features are what QEMU did not always have, has no more, or has only where it
+// was built with some library. The versions are those of QEMU's own reference
+// ("Since" in qapi/*.json) and of its list of removed features; the first entry
+// that fits counts. A % in a name stands for the argument's value.
+var features = []struct {
+	command, driver, argument, value string
+	Feature
+}{
+	{"blockdev-add", "luks", "header", "", Feature{
+		Element: "disk/source/encryption/header", Name: "a detached LUKS header", Since: "9.0",
+		Instead: "have a storage daemon unlock it (--unlock external)"}},
+	{"blockdev-add", "qcow2", "discard-no-unref", "", Feature{
+		Element: "disk/driver@discard_no_unref", Name: "the option discard-no-unref of QEMU's driver qcow2", Since: "8.1",
+		Instead: "remove the attribute"}},
+	{"blockdev-add", "rbd", "encrypt", "", Feature{
+		Element: "disk/source/encryption@engine", Name: "an image that Ceph's library decrypts", Since: "6.1", Library: "a librbd of 16.1 or later"}},
+	{"blockdev-add", "rbd", "encrypt.parent", "", Feature{
+		Element: "disk/source/encryption/secret", Name: "a second passphrase for the parent of a cloned image", Since: "8.0",
+		Library: "a librbd of 17 or later", Instead: "flatten the image (rbd flatten) and leave one <secret>"}},
+	{"blockdev-add", "rbd", "encrypt.format", "luks-any", Feature{
+		Element: "disk/source/encryption@format", Name: "the encryption format luks-any", Since: "8.0",
+		Library: "a librbd of 17 or later", Instead: "say which it is: format='luks' or format='luks2'"}},
+	{"blockdev-add", "nbd", "tls-hostname", "", Feature{
+		Element: "disk/source@tlsHostname", Name: "a name of its own for the server's certificate", Since: "7.0",
+		Instead: "reach the server by the name that its certificate has, and remove the attribute"}},
+	{"blockdev-add", "nbd", "reconnect-delay", "", Feature{
+		Element: "disk/source/reconnect@delay", Name: "waiting for a lost NBD server", Since: "4.2", Instead: "remove <reconnect>"}},
+	{"blockdev-add", "nbd", "tls-creds", "", Feature{Element: "disk/source@tls", Name: "TLS for NBD", Library: "GnuTLS"}},
+	{"blockdev-add", "virtio-blk-vhost-vdpa", "path", "", Feature{
+		Element: "disk/source@dev", Name: "a vhost-vdpa device that is passed as a descriptor", Since: "8.1", Library: "libblkio"}},
+	{"blockdev-add", "", "driver", "virtio-blk-vhost-vdpa", Feature{
+		Element: "disk@type", Name: "a disk of the type vhostvdpa", Since: "8.1", Library: "libblkio",
+		Instead: "use the kernel's driver (virtio_vdpa) on the host, and give its block device as a disk of the type block"}},
+	{"blockdev-add", "", "driver", "gluster", Feature{
+		Element: "disk/source@protocol", Name: "the protocol gluster", Until: "11.1", Library: "GlusterFS's library",
+		Instead: "mount the Gluster volume on the host, and give the file in it as a disk of the type file"}},
+	{"blockdev-add", "", "driver", "vxhs", Feature{
+		Element: "disk/source@protocol", Name: "the protocol vxhs", Until: "5.2", Instead: "offer the disk by another protocol, such as iscsi"}},
+	{"blockdev-add", "", "driver", "rbd", Feature{Element: "disk/source@protocol", Name: "the protocol rbd", Library: "librbd"}},
+	{"blockdev-add", "", "driver", "iscsi", Feature{
+		Element: "disk/source@protocol", Name: "the protocol iscsi", Library: "libiscsi",
+		Instead: "log in to the target on the host (iscsiadm), and give its block device as a disk of the type block"}},
+	{"blockdev-add", "", "driver", "nfs", Feature{
+		Element: "disk/source@protocol", Name: "the protocol nfs", Library: "libnfs",
+		Instead: "mount the export on the host, and give the file in it as a disk of the type file"}},
+	{"blockdev-add", "", "driver", "ssh", Feature{Element: "disk/source@protocol", Name: "the protocol ssh", Library: "libssh"}},
+	{"blockdev-add", "", "driver", "http*", Feature{Element: "disk/source@protocol", Name: "the protocol %", Library: "libcurl"}},
+	{"blockdev-add", "", "driver", "ftp*", Feature{Element: "disk/source@protocol", Name: "the protocol %", Library: "libcurl"}},
+	{"blockdev-add", "", "driver", "tftp", Feature{
+		Element: "disk/source@protocol", Name: "the protocol tftp", Library: "a libcurl that has it", Instead: "offer the image over http"}},
+	{"blockdev-add", "", "driver", "nvme", Feature{Element: "disk@type", Name: "a disk of the type nvme", Library: "support of VFIO"}},
+	{"blockdev-add", "", "driver", "", Feature{Element: "disk/driver@type", Name: "QEMU's driver %"}},
+	{"blockdev-add", "", "aio", "io_uring", Feature{
+		Element: "disk/driver@io", Name: "I/O through io_uring", Since: "5.0", Library: "liburing", Instead: "use io='threads' or io='native'"}},
+	{"blockdev-add", "", "aio", "native", Feature{
+		Element: "disk/driver@io", Name: "native asynchronous I/O", Library: "libaio", Instead: "use io='threads'"}},
+	{"chardev-add", "", "backend.data.reconnect-ms", "", Feature{Element: "disk/source/reconnect@timeout", Name: "connecting again to a vhost-user server"}},
+	{"chardev-add", "", "backend.data.reconnect", "", Feature{Element: "disk/source/reconnect@timeout", Name: "connecting again to a vhost-user server"}},
+	{"object-add", "", "qom-type", "tls-creds-x509", Feature{Element: "disk/source@tls", Name: "TLS with certificates", Library: "GnuTLS"}},
+	{"object-add", "", "qom-type", "pr-manager-helper", Feature{Element: "disk/source/reservations", Name: "persistent reservations through a helper", Library: "support of them, on Linux"}},
+	{"device_add", "virtio-blk-*", "iothread-vq-mapping", "", Feature{
+		Element: "disk/driver/iothreads", Name: "several I/O threads for one disk", Since: "9.0",
+		Instead: "give it one thread, by <driver iothread='...'>"}},
+	{"device_add", "*-ccw", "driver", "", Feature{
+		Element: "disk/address@type", Name: "the device %, which only a mainframe (s390x) has",
+		Instead: "give an <address> that the machine has, or none"}},
+	{"device_add", "vhost-user-blk-*", "driver", "", Feature{
+		Element: "disk@type", Name: "the device %", Since: "2.12", Library: "support of vhost-user"}},
+	{"device_add", "*-transitional", "driver", "", Feature{
+		Element: "disk@model", Name: "the device %", Since: "4.0", Instead: "use model='virtio'"}},
+}
+
+// propertyElement returns what in the XML a property of the device comes from;
+// the table is that of [builder.device].
+func propertyElement(property string) string {
+	switch property {
+	case "bus", "addr", "multifunction", "channel", "scsi-id", "lun", "unit", "port", "devno":
+		return "disk/address"
+	case "acpi-index":
+		return "disk/acpi@index"
+	case "share-rw":
+		return "disk/shareable"
+	case "bootindex":
+		return "disk/boot@order"
+	case "loadparm":
+		return "disk/boot@loadparm"
+	case "logical_block_size", "physical_block_size", "discard_granularity":
+		return "disk/blockio@" + property
+	case "wwn", "serial", "vendor", "product":
+		return "disk/" + property
+	case "device_id":
+		return "disk/serial"
+	case "model":
+		return "disk/product"
+	case "rotation_rate", "removable", "dpofua":
+		return "disk/target@" + property
+	case "write-cache":
+		return "disk/driver@cache"
+	case "cyls", "heads", "secs":
+		return "disk/geometry@" + property
+	case "bios-chs-trans":
+		return "disk/geometry@trans"
+	case "werror":
+		return "disk/driver@error_policy"
+	case "rerror":
+		return "disk/driver@rerror_policy"
+	case "iommu_platform":
+		return "disk/driver@iommu"
+	case "num-queues":
+		return "disk/driver@queues"
+	case "ats", "packed", "page-per-vq", "queue-size", "iothread", "ioeventfd", "event_idx":
+		return "disk/driver@" + strings.ReplaceAll(property, "-", "_")
+	}
+	return ""
+}

@@ -1,0 +1,185 @@
+package integration
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// versionCase is a disk that some versions of QEMU can take.
+type versionCase struct {
+	name, xml string
+	// since is the first version that can, until the first that no longer can;
+	// "" where there is none. The version of nothing is "0.0".
+	since, until string
+	// builder is true where the later ones can only if they were built for it:
+	// then nothing is expected of them.
+	builder bool
+	says    []string // what a refusal has to say
+}
+
+const (
+	diskOf   = "<target dev='vdb' bus='virtio'/></disk>"
+	luksOf   = "<encryption format='luks'><secret type='passphrase' usage='a'/></encryption>"
+	qcow2At  = "<source file='/images/a.qcow2'/><backingStore/>"
+	rbdImage = "<disk type='network'><driver type='raw'/><source protocol='rbd' name='pool/image'><host name='mon'/>"
+)
+
+// versionCases is what QEMU's versions differ in, of all that a disk can ask for.
+// A feature that is in no list here must be in all versions: see
+// [TestPlansOfVersions].
+var versionCases = []versionCase{
+	{name: "detached header", since: "9.0",
+		xml:  "<disk type='file'><driver type='raw'/><source file='/a'><encryption format='luks'><secret type='passphrase' usage='a'/><header type='file'><source file='/h'/></header></encryption></source>" + diskOf,
+		says: []string{"a detached LUKS header (<header> in <encryption>)", "since 9.0", "restart or migrate the VM with a newer QEMU", "--unlock external"}},
+	{name: "discard_no_unref", since: "8.1",
+		xml:  "<disk type='file'><driver type='qcow2' discard_no_unref='on'/>" + qcow2At + diskOf,
+		says: []string{"<driver discard_no_unref=...>", "since 8.1", "remove the attribute"}},
+	{name: "luks-any", since: "8.0",
+		xml:  rbdImage + "<encryption format='luks-any' engine='librbd'><secret type='passphrase' usage='a'/></encryption></source>" + diskOf,
+		says: []string{"<encryption format=...>", "luks-any", "since 8.0", "format='luks2'"}},
+	{name: "layers of librbd", since: "8.0",
+		xml:  rbdImage + "<encryption format='luks2' engine='librbd'><secret type='passphrase' usage='a'/><secret type='passphrase' usage='b'/></encryption></source>" + diskOf,
+		says: []string{"<secret> in <encryption>", "since 8.0", "rbd flatten"}},
+	{name: "one layer of librbd", xml: rbdImage + "<encryption format='luks2' engine='librbd'><secret type='passphrase' usage='a'/></encryption></source>" + diskOf},
+	{name: "queues by thread", since: "9.0",
+		xml:  "<disk type='file'><driver type='raw' queues='2'><iothreads><iothread id='1'/><iothread id='2'/></iothreads></driver><source file='/a'/>" + diskOf,
+		says: []string{"<iothreads> in <driver>", "since 9.0", "<driver iothread='...'>"}},
+	{name: "one thread", xml: "<disk type='file'><driver type='raw' queues='2' queue_size='64' iothread='1' packed='on' page_per_vq='on' iommu='on' ats='on' event_idx='off' ioeventfd='off'/><source file='/a'/>" + diskOf},
+	{name: "vhostvdpa", since: "8.1", builder: true,
+		xml:  "<disk type='vhostvdpa'><driver type='raw' cache='none'/><source dev='/dev/vhost-vdpa-0'/>" + diskOf,
+		says: []string{"<disk type=...>", "vhostvdpa", "since 8.1", "virtio_vdpa"}},
+	{name: "gluster", until: "11.1",
+		xml:  "<disk type='network'><driver type='raw'/><source protocol='gluster' name='volume/image'><host name='server'/></source>" + diskOf,
+		says: []string{"the protocol gluster (<source protocol=...>)", "no more since 11.1", "mount the Gluster volume"}},
+	{name: "vxhs", until: "5.2",
+		xml:  "<disk type='network'><driver type='raw'/><source protocol='vxhs' name='eb90327c-8302-4725-9e1b-4e85ed4dc251'><host name='server'/></source>" + diskOf,
+		says: []string{"the protocol vxhs (<source protocol=...>)", "no more since 5.2"}},
+	{name: "a mainframe's address", until: "0.0",
+		xml:  "<disk type='file'><driver type='raw'/><source file='/a'/><target dev='vdb' bus='virtio'/><address type='ccw' cssid='0xfe' ssid='0x0' devno='0x0001'/></disk>",
+		says: []string{"virtio-blk-ccw", "mainframe", "<address type=...>", "or none"}},
+	{name: "NBD with all options", xml: "<disk type='network'><driver type='raw'/><source protocol='nbd' name='x' tls='yes' tlsHostname='a.example'><host name='server'/><reconnect delay='5'/></source>" + diskOf},
+	{name: "io_uring", xml: "<disk type='file'><driver type='raw' io='io_uring'/><source file='/a'/>" + diskOf},
+	{name: "vhost-user with reconnect", xml: "<disk type='vhostuser'><driver type='raw'/><source type='unix' path='/run/v.sock'><reconnect enabled='yes' timeout='7'/></source>" + diskOf},
+	{name: "LUKS in qcow2", xml: "<disk type='file'><driver type='qcow2'/><source file='/a'>" + luksOf + "</source><backingStore/>" + diskOf},
+	{name: "models", xml: "<disk type='file' model='virtio-transitional'><driver type='raw'/><source file='/a'/>" + diskOf},
+	{name: "acpi index", xml: "<disk type='file'><driver type='raw'/><source file='/a'/><target dev='vdb' bus='virtio'/><acpi index='3'/></disk>"},
+}
+
+// TestPlansRefused: what a version lacks is refused for this version, by the name
+// of the element, with the version that has it and a way out; the others take the
+// very same disk.
+func TestPlansRefused(t *testing.T) {
+	t.Parallel()
+	eachEmulator(t, peer.Options{RootPorts: 1, USB: true}, func(t *testing.T, e emulator) {
+		ctx := bounded(t)
+		for _, c := range versionCases {
+			t.Run(c.name, func(t *testing.T) {
+				disk := parseDisk(t, c.name, c.xml)
+				machine := blockgraph.Machine{ReconnectSeconds: e.before(t, "9.2")}
+				graph, err := blockgraph.Build(disk, machine, blockgraph.Unlock{})
+				if err != nil {
+					t.Fatal(err)
+				}
+				err = e.vm.CheckPlan(ctx, graph.Plan())
+				switch {
+				case c.since != "" && e.before(t, c.since), c.until != "" && !e.before(t, c.until):
+					wantLacking(t, err, slices.Concat(c.says, []string{"disk vdb", e.vm.Client().VersionString()}))
+				case err != nil && !c.builder:
+					t.Errorf("refused: %v", err)
+				}
+			})
+		}
+	})
+}
+
+// wantLacking checks that a refusal says all that.
+func wantLacking(t *testing.T, err error, says []string) {
+	t.Helper()
+	var lacks *hotplug.VersionError
+	if !errors.As(err, &lacks) {
+		t.Fatalf("not refused for its version: %v", err)
+	}
+	for _, s := range says {
+		if !strings.Contains(err.Error(), s) {
+			t.Errorf("the error does not say %q: %v", s, err)
+		}
+	}
+}
+
+// TestCheckPlanFails: a plan with a mistake in it, such as a version of QEMU
+// might make of a good one, is refused at the place of the mistake.
+func TestCheckPlanFails(t *testing.T) {
+	t.Parallel()
+	const doc = "<disk type='file'><driver type='raw'/><source file='/a'>" + luksOf + "</source><iotune><total_bytes_sec>1000</total_bytes_sec></iotune>" + diskOf
+	disk := parseDisk(t, "disk", doc)
+	eachEmulator(t, peer.Options{}, func(t *testing.T, e emulator) {
+		for _, c := range []struct {
+			command, member string
+			value           any
+			says            string
+		}{
+			{"blockdev-add", "no-such-option", true, "the option no-such-option of QEMU's driver"},
+			{"blockdev-add", "driver", "no-such-driver", "no-such-driver"},
+			{"blockdev-add", "discard", "sometimes", "discard"},
+			{"blockdev-add", "read-only", "yes", "read-only"},
+			{"object-add", "format", "base63", "format"},
+			{"block_set_io_throttle", "bps", "many", "bps"},
+			{"device_add", "no-such-property", 1, "the property no-such-property of virtio-blk-pci"},
+			{"device_add", "driver", "no-such-device", "no-such-device"},
+		} {
+			graph, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			plan, changed := graph.Plan(), false
+			for i, s := range plan.Steps {
+				if s.Do.Execute == c.command && !changed {
+					plan.Steps[i].Do.Arguments, changed = s.Do.Arguments.With(c.member, c.value), true
+				}
+			}
+			if c.command == "device_add" {
+				graph.Devices[0].Options = graph.Devices[0].Options.With(c.member, c.value)
+			}
+			if !changed {
+				t.Fatalf("the plan has no %s", c.command)
+			}
+			wantLacking(t, e.vm.CheckPlan(bounded(t), plan), []string{c.says})
+		}
+	})
+}
+
+// TestVHostUserSpelling: the running QEMU is told when to connect again in the
+// words that it knows, and it takes them.
+func TestVHostUserSpelling(t *testing.T) {
+	t.Parallel()
+	const doc = "<disk type='vhostuser'><driver type='raw'/><source type='unix' path='/run/luksplug-no-such.sock'><reconnect enabled='yes' timeout='7'/></source>" + diskOf
+	eachEmulator(t, peer.Options{RootPorts: 1}, func(t *testing.T, e emulator) {
+		ctx := bounded(t)
+		state, err := e.vm.State(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan, err := e.vm.Plan(ctx, parseDisk(t, "disk", doc), state, blockgraph.Unlock{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		add := plan.Steps[0].Do
+		want := `"reconnect-ms":7000`
+		if e.before(t, "9.2") {
+			want = `"reconnect":7`
+		}
+		if add.Execute != "chardev-add" || !strings.Contains(add.Arguments.String(), want) {
+			t.Errorf("%s %s, want %s", add.Execute, add.Arguments, want)
+		}
+		// Nobody listens: with an option to connect again QEMU does not mind.
+		if _, err := e.qemu.Query(ctx, add.Execute, add.Arguments); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -1,0 +1,252 @@
+package integration
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/qmp"
+)
+
+// plannedDisk is a disk, and the machine that it is planned for.
+type plannedDisk struct {
+	name    string
+	disk    *blockgraph.Disk
+	machine blockgraph.Machine
+}
+
+// unlocks are all ways to open a volume.
+var unlocks = []blockgraph.Unlock{
+	{Way: blockgraph.ByQEMU},
+	{Way: blockgraph.ByHeader},
+	{Way: blockgraph.ByHeader, Folder: "/run/luksplug/vm/x/vdb"},
+	{Way: blockgraph.ByDaemon, Folder: "/run/luksplug/vm/x/vdb"},
+}
+
+// TestPlansOfVersions: every command of every plan is one that the QEMU takes, by
+// its own schema, or is refused because of something that this version is known
+// to lack.
+func TestPlansOfVersions(t *testing.T) {
+	t.Parallel()
+	eachEmulator(t, peer.Options{}, func(t *testing.T, e emulator) {
+		for name, disks := range map[string]func(*testing.T) []plannedDisk{"golden": goldenDisks, "conformance": kitDisks} {
+			t.Run(name, func(t *testing.T) { e.checkPlans(t, disks(t)) })
+		}
+	})
+}
+
+// checkPlans plans each disk in all ways, and checks the commands for the VM and
+// those for a storage daemon of the same version.
+func (e emulator) checkPlans(t *testing.T, disks []plannedDisk) {
+	t.Helper()
+	ctx := bounded(t)
+	if least := 150; len(disks) < least {
+		t.Fatalf("%d disks, and there should be %d", len(disks), least)
+	}
+	daemon := daemonSchema(t, e.daemon())
+	plans, refused := 0, map[string]int{}
+	for _, d := range disks {
+		d.machine.ReconnectSeconds = e.before(t, "9.2")
+		for _, u := range unlocks {
+			graph, err := blockgraph.Build(d.disk, d.machine, u)
+			if err != nil {
+				t.Fatalf("%s: %v", d.name, err)
+			}
+			plans++
+			var lacks blockgraph.Feature
+			var version *hotplug.VersionError
+			err = e.vm.CheckPlan(ctx, graph.Plan())
+			if errors.As(err, &version) {
+				lacks = version.Feature
+			} else if err == nil && graph.Daemon != nil {
+				lacks, err = checkDaemon(t, daemon, graph.Daemon.Plan())
+			}
+			switch {
+			case err == nil:
+			case e.mayLack(t, lacks):
+				refused[lacks.Describe()]++
+			default:
+				t.Errorf("%s, unlocked by %q: %v", d.name, u.Way, err)
+			}
+		}
+	}
+	t.Logf("QEMU %s: %d plans, refused: %v", e.vm.Client().VersionString(), plans, refused)
+}
+
+// checkDaemon validates the commands for a storage daemon against its schema.
+func checkDaemon(t *testing.T, schema *qmp.Schema, plan *blockgraph.Plan) (blockgraph.Feature, error) {
+	t.Helper()
+	for _, s := range plan.Steps {
+		text, err := json.Marshal(s.Do.Arguments) // a secret is the text [redacted]
+		if err != nil {
+			t.Fatal(err)
+		}
+		var members map[string]json.RawMessage
+		if err := json.Unmarshal(text, &members); err != nil {
+			t.Fatal(err)
+		}
+		var arguments qmp.Object
+		for name, value := range members {
+			arguments = append(arguments, qmp.Member{Name: name, Value: value})
+		}
+		err = schema.Validate(s.Do.Execute, arguments)
+		var argument *qmp.ArgumentError
+		if errors.As(err, &argument) {
+			return s.Do.Feature(argument.Path), err
+		} else if err != nil {
+			return blockgraph.Feature{}, err
+		}
+	}
+	return blockgraph.Feature{}, nil
+}
+
+// mayLack tells whether a refusal is a right one: what is lacking is younger than
+// the emulator or was dropped before it, and the user is told which element asks
+// for it. Libraries are for the builder of a QEMU to choose: Debian's have all but
+// the one.
+func (e emulator) mayLack(t *testing.T, f blockgraph.Feature) bool {
+	t.Helper()
+	switch {
+	case f.Element == "":
+		return false
+	case f.Since != "" && e.before(t, f.Since), f.Until != "" && !e.before(t, f.Until):
+		return true
+	}
+	return f.Library == "libblkio"
+}
+
+// goldenDisks are those of the plans that package blockgraph pins, each for
+// machines of several kinds.
+func goldenDisks(t *testing.T) []plannedDisk {
+	t.Helper()
+	machines := map[string]blockgraph.Machine{
+		"no machine": {},
+		"q35":        {Type: "q35", Ports: []blockgraph.Port{{Bus: "rp1"}}, USB: true},
+		"pc":         {Type: "pc", RootSlots: []uint{0, 1}, USB: true, SCSI: []blockgraph.SCSIController{{ID: "scsi0"}}},
+	}
+	files, err := filepath.Glob(filepath.Join(repository, "blockgraph", "testdata", "*", "*.txtar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []plannedDisk
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, ok := strings.Cut(string(data), "-- disk.xml --\n")
+		if !ok {
+			t.Fatalf("%s has no disk", file)
+		}
+		doc, _, _ := strings.Cut(rest, "\n-- ")
+		disk := parseDisk(t, file, doc)
+		for _, name := range slices.Sorted(maps.Keys(machines)) {
+			// A place that a machine does not have is for package blockgraph to test.
+			if _, err := blockgraph.Build(disk, machines[name], blockgraph.Unlock{}); err == nil || name == "no machine" {
+				out = append(out, plannedDisk{filepath.Base(file) + " for " + name, disk, machines[name]})
+			}
+		}
+	}
+	return out
+}
+
+func parseDisk(t *testing.T, name, doc string) *blockgraph.Disk {
+	t.Helper()
+	disk, err := blockgraph.ParseDisk([]byte(doc))
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return disk
+}
+
+// kitDisks are those of the conformance kit, each for the machine that it is of.
+func kitDisks(t *testing.T) []plannedDisk {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(conformanceKit(t), "corpus", "*", "disk.xml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []plannedDisk
+	for _, file := range files {
+		name := filepath.Base(filepath.Dir(file))
+		if _, no := unreachable[name]; no {
+			continue
+		}
+		doc, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		machine, pools := kitMachine(t, filepath.Dir(file))
+		disk, err := parseDisk(t, name, string(doc)).Translate(pools)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		out = append(out, plannedDisk{name, disk, machine})
+	}
+	return out
+}
+
+// kitMachine reads what a case of the kit says of the domain around its disk.
+func kitMachine(t *testing.T, dir string) (blockgraph.Machine, blockgraph.Pools) {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, "meta.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var meta struct {
+		Pools   []string `json:"pools"`
+		Context struct {
+			Arch           string           `json:"arch"`
+			Machine        string           `json:"machine"`
+			Controllers    []map[string]any `json:"controllers"`
+			IOThreads      any              `json:"iothreads"` // a number, or the text of one
+			ThrottleGroups string           `json:"throttlegroups_xml"`
+		} `json:"context"`
+	}
+	if err := json.Unmarshal(data, &meta); err != nil {
+		t.Fatalf("%s: %v", dir, err)
+	}
+	c := meta.Context
+	if c.IOThreads == nil {
+		c.IOThreads = 0
+	}
+	var devices strings.Builder
+	for _, controller := range c.Controllers {
+		devices.WriteString("<controller")
+		for name, value := range controller {
+			switch value.(type) {
+			case string, float64:
+				fmt.Fprintf(&devices, " %s='%v'", name, value)
+			}
+		}
+		devices.WriteString("/>")
+	}
+	doc := fmt.Sprintf("<domain type='qemu'><name>kit</name><iothreads>%v</iothreads><os><type arch='%s' machine='%s'>hvm</type></os>%s<devices>%s</devices></domain>",
+		c.IOThreads, c.Arch, c.Machine, c.ThrottleGroups, &devices)
+	machine, err := blockgraph.ParseDomain([]byte(doc))
+	if err != nil {
+		t.Fatalf("%s: %v", dir, err)
+	}
+	pools := blockgraph.Pools{}
+	for _, name := range meta.Pools {
+		data, err := os.ReadFile(filepath.Join(dir, "pool-"+name+".xml"))
+		if err != nil {
+			continue // the disk names none that the kit does not have
+		}
+		pool, err := blockgraph.ParsePool(data)
+		if err != nil {
+			t.Fatalf("%s: %v", dir, err)
+		}
+		pools[name], pools[pool.Name] = pool, pool
+	}
+	return machine, pools
+}
