@@ -18,6 +18,7 @@ import (
 	"github.com/luksplug/luksplug/integration/peer"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
+	"github.com/luksplug/luksplug/secrets/kmip/kmiptest"
 )
 
 // keystoreCase is a key store that holds a volume's passphrase.
@@ -54,6 +55,7 @@ func keystoreCases() map[string]func(ctx context.Context, t *testing.T, id uuid.
 		},
 		"libvirt": inLibvirt,
 		"keyring": inKeyring,
+		"kmip":    inKMIP,
 	}
 }
 
@@ -93,6 +95,19 @@ func inLibvirt(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte)
 	d := peer.Libvirtd(t)
 	newLibvirtKeys(t, d).define(t, secrets.Document{UUID: id}, passphrase)
 	return keystoreCase{uri: "libvirt+qemu:///system?socket=" + d.Socket}
+}
+
+func inKMIP(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
+	t.Helper()
+	a := kmiptest.NewAuthority(t)
+	return filled(ctx, t, kmipURI(t, a, kmiptest.PyKMIP(t, a)), id, passphrase)
+}
+
+// kmipURI is that of a client of a KMIP server.
+func kmipURI(t *testing.T, a *kmiptest.Authority, address string) string {
+	t.Helper()
+	client := a.Client(t, "luksplug")
+	return "kmip://" + address + "?cert-file=" + client.Certificate + "&key-file=" + client.Key + "&ca-file=" + a.File
 }
 
 // inKeyring wraps luksplug in a session with a D-Bus and an unlocked

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/secrets/kmip/kmiptest"
 )
 
 // binaryKey is a passphrase that survives only where bytes are taken exactly.
@@ -48,11 +49,13 @@ func TestSecretsToDisks(t *testing.T) {
 	}
 	before := stateOf(ctx, t, q)
 	plain, sealed, protected := t.TempDir(), filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b")
+	authority := kmiptest.NewAuthority(t)
 	stores := []secretStore{
 		{name: "age", uri: "age:" + sealed, sealed: sealed},
 		{name: "age with a passphrase", uri: "age:" + protected + "?key=hybrid&protect=passphrase&passphrase-file=fd:3", opens: lock, sealed: protected},
 		{name: "dir", uri: "dir:" + plain},
 		{name: "dir in hex", uri: "dir:" + t.TempDir() + "?encoding=hex"},
+		{name: "kmip", uri: kmipURI(t, authority, kmiptest.NewServer(t, authority).Address)},
 	}
 	found := evidence{}
 	for _, s := range stores {

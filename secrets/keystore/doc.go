@@ -19,6 +19,9 @@
 //	            as application-credential=ID, or user=ID and project=ID, with
 //	            password-file=; or project=ID without authentication. ca-file=PATH,
 //	            timeout=10s. barbican+http: is for this host only
+//	kmip://HOST:PORT    a key management server (package secrets/kmip), port 5696;
+//	            cert-file=, key-file=, ca-file=PATH, server-name=NAME, timeout=10s,
+//	            attributes=application or custom, find=TEMPLATE
 //	exec:COMMAND        a program that prints the value (package secrets/exec);
 //	            timeout=30s
 //

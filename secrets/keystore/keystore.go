@@ -70,6 +70,7 @@ func kinds() []kind {
 		{"keyring", "keyring:", openKeyring},
 		{"barbican+https", "barbican+https://HOST/", openBarbican},
 		{"barbican+http", "barbican+http://localhost/", openBarbican},
+		{"kmip", "kmip://HOST:PORT", openKMIP},
 		{"exec", "exec:COMMAND", openExec},
 	}
 }

@@ -1,0 +1,265 @@
+package kmip
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/ovh/kmip-go"
+	"github.com/ovh/kmip-go/payloads"
+	"github.com/ovh/kmip-go/ttlv"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// connection is a connection to the server. It is used by one goroutine.
+type connection struct {
+	tls     *tls.Conn
+	version kmip.ProtocolVersion
+	stop    func() bool
+	read    [][]byte // answers, which may hold values
+}
+
+// maxAnswer bounds an answer, in bytes: a value may be half of it, and the rest is
+// around it.
+const maxAnswer = 2 * secrets.MaxLen
+
+// dial connects until ctx ends, and agrees on a version of the protocol.
+func dial(ctx context.Context, o Options) (*connection, error) {
+	config, err := o.tls()
+	if err != nil {
+		return nil, err
+	}
+	d := tls.Dialer{Config: config}
+	conn, err := d.DialContext(ctx, "tcp", o.Address)
+	var operation *net.OpError
+	if o.Certificate == "" && errors.As(err, &operation) && operation.Op == remoteError {
+		return nil, fmt.Errorf("%w: the server wants a client certificate: %w: see cert-file and key-file", secrets.ErrDenied, err)
+	}
+	if err != nil {
+		return nil, answer(err)
+	}
+	c := &connection{tls: conn.(*tls.Conn), version: kmip.V1_0}
+	c.stop = context.AfterFunc(ctx, func() { _ = conn.Close() })
+	if err := c.negotiate(); err != nil {
+		c.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+func (c *connection) close() {
+	c.stop()
+	_ = c.tls.Close() // all answers have come
+	for _, b := range c.read {
+		clear(b)
+	}
+}
+
+// tls reads the certificates: each time, since they are renewed every now and
+// then.
+func (o Options) tls() (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: o.ServerName}
+	if o.CA != "" {
+		pem, err := os.ReadFile(o.CA)
+		if err != nil {
+			return nil, unreadable("certificate authority", err)
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%w: there is no certificate in %s: it holds those of certificate authorities, in PEM", secrets.ErrUnreachable, o.CA)
+		}
+	}
+	if o.Certificate != "" {
+		pair, err := tls.LoadX509KeyPair(o.Certificate, o.Key)
+		if err != nil {
+			return nil, unreadable("client certificate and its key", err)
+		}
+		config.Certificates = []tls.Certificate{pair}
+	}
+	return config, nil
+}
+
+func unreadable(what string, err error) error {
+	kind := secrets.ErrUnreachable
+	if errors.Is(err, fs.ErrPermission) {
+		kind = secrets.ErrDenied
+	}
+	return fmt.Errorf("%w: the %s cannot be read: %w", kind, what, err)
+}
+
+// negotiate agrees on the highest version that both know (section 4.26). A server
+// that does not know the question knows version 1.0 only.
+func (c *connection) negotiate() error {
+	c.version = kmip.V1_1
+	known := []kmip.ProtocolVersion{kmip.V1_4, kmip.V1_3, kmip.V1_2, kmip.V1_1, kmip.V1_0}
+	found, err := ask[*payloads.DiscoverVersionsResponsePayload](c, &payloads.DiscoverVersionsRequestPayload{ProtocolVersion: known})
+	var r *refusal
+	if errors.As(err, &r) && r.reason == kmip.ResultReasonOperationNotSupported {
+		c.version = kmip.V1_0
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, v := range known {
+		for _, theirs := range found.ProtocolVersion {
+			if v == theirs {
+				c.version = v
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("%w: the server knows no version of KMIP between 1.0 and 1.4", secrets.ErrUnreachable)
+}
+
+// ask sends one request and returns the answer's payload.
+func ask[R kmip.OperationPayload](c *connection, request kmip.OperationPayload) (R, error) {
+	var none R
+	items, err := c.exchange(request)
+	if err != nil {
+		return none, err
+	}
+	if items[0].err != nil {
+		return none, items[0].err
+	}
+	got, ok := items[0].payload.(R)
+	if !ok {
+		return none, nonsense("to %s it answers something else", ttlv.EnumStr(request.Operation()))
+	}
+	return got, nil
+}
+
+// reply is the answer to one of several requests.
+type reply struct {
+	payload kmip.OperationPayload
+	err     error // of that one
+}
+
+// exchange sends requests in one message and returns as many answers. The server
+// goes on where one of them fails.
+func (c *connection) exchange(requests ...kmip.OperationPayload) ([]reply, error) {
+	message := kmip.NewRequestMessage(c.version, requests...)
+	if len(requests) > 1 {
+		message.Header.BatchErrorContinuationOption = kmip.BatchErrorContinuationOptionContinue
+	}
+	data := ttlv.MarshalTTLV(&message)
+	_, err := c.tls.Write(data)
+	clear(data)
+	if err != nil {
+		return nil, answer(err)
+	}
+	received, err := c.receive()
+	if err != nil {
+		return nil, err
+	}
+	if len(received.BatchItem) == 1 && len(requests) > 1 && received.BatchItem[0].ResultStatus != kmip.ResultStatusSuccess {
+		return nil, refused(&received.BatchItem[0], "request") // the message as a whole
+	}
+	if len(received.BatchItem) != len(requests) {
+		return nil, nonsense("it has %d answers to %d requests", len(received.BatchItem), len(requests))
+	}
+	replies := make([]reply, len(requests))
+	for i := range received.BatchItem {
+		item := &received.BatchItem[i]
+		switch {
+		case item.ResultStatus != kmip.ResultStatusSuccess:
+			replies[i].err = refused(item, ttlv.EnumStr(requests[i].Operation()))
+		case item.ResponsePayload == nil:
+			replies[i].err = nonsense("its answer to %s is empty", ttlv.EnumStr(requests[i].Operation()))
+		default:
+			replies[i].payload = item.ResponsePayload
+		}
+	}
+	return replies, nil
+}
+
+// receive reads one message: an 8-byte head with the length of the rest (section
+// 9.1.1).
+func (c *connection) receive() (*kmip.ResponseMessage, error) {
+	const headLen = 8
+	head := make([]byte, headLen)
+	if _, err := io.ReadFull(c.tls, head); err != nil {
+		return nil, answer(err)
+	}
+	length := binary.BigEndian.Uint32(head[4:])
+	if length > maxAnswer {
+		return nil, nonsense("its answer has %d bytes, more than the %d that are read", length, maxAnswer)
+	}
+	data := append(head, make([]byte, length)...)
+	c.read = append(c.read, data)
+	if _, err := io.ReadFull(c.tls, data[headLen:]); err != nil {
+		return nil, answer(err)
+	}
+	var message kmip.ResponseMessage
+	if err := ttlv.UnmarshalTTLV(data, &message); err != nil {
+		// Not said: the text may hold a part of the answer.
+		return nil, nonsense("its answer is no KMIP message")
+	}
+	return &message, nil
+}
+
+func nonsense(format string, args ...any) error {
+	return fmt.Errorf("%w: the server makes no sense: %s", secrets.ErrUnreachable, fmt.Sprintf(format, args...))
+}
+
+// refusal is that the server has refused a request.
+type refusal struct {
+	operation string
+	reason    kmip.ResultReason
+	message   string
+}
+
+func (r *refusal) Error() string {
+	text := fmt.Sprintf("the server refuses %s: %s", r.operation, ttlv.EnumStr(r.reason))
+	if r.message != "" {
+		text += ": " + r.message
+	}
+	return text
+}
+
+// refused makes an error of the store of an answer that is one (section 9.1.3.2.29).
+func refused(item *kmip.ResponseBatchItem, operation string) error {
+	r := &refusal{operation, item.ResultReason, item.ResultMessage}
+	kind := secrets.ErrUnreachable
+	switch item.ResultReason {
+	case kmip.ResultReasonItemNotFound:
+		kind = secrets.ErrNotFound
+	case kmip.ResultReasonPermissionDenied, kmip.ResultReasonAuthenticationNotSuccessful, kmip.ResultReasonSensitive,
+		kmip.ResultReasonNotExtractable, kmip.ResultReasonAttestationRequired, kmip.ResultReasonAttestationFailed:
+		kind = secrets.ErrDenied
+	}
+	return fmt.Errorf("%w: %w", kind, r)
+}
+
+// remoteError is crypto/tls's operation where the other side has sent an alert.
+const remoteError = "remote error"
+
+// answer makes an error of the connection one of the store.
+func answer(err error) error {
+	var theirs *tls.CertificateVerificationError
+	var operation *net.OpError
+	switch {
+	case errors.As(err, &theirs):
+		return fmt.Errorf("%w: the server is not to be trusted: %w: see ca-file and server-name", secrets.ErrDenied, err)
+	case errors.As(err, &operation) && operation.Op == remoteError && aboutUs(operation.Err.Error()):
+		return fmt.Errorf("%w: the server does not take our client certificate: %w: see cert-file and key-file", secrets.ErrDenied, err)
+	case errors.Is(err, io.EOF):
+		return fmt.Errorf("%w: the server has closed the connection", secrets.ErrUnreachable)
+	}
+	return fmt.Errorf("%w: %w", secrets.ErrUnreachable, err)
+}
+
+// aboutUs tells whether an alert of TLS (RFC 8446 section 6.2) is about our
+// certificate. Its type is crypto/tls's own, so that the text is all there is.
+func aboutUs(alert string) bool {
+	return strings.Contains(alert, "certificate") || strings.Contains(alert, "access denied")
+}

@@ -1,0 +1,365 @@
+package kmip
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/ovh/kmip-go"
+	"github.com/ovh/kmip-go/payloads"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/document"
+)
+
+// Style is how the attributes of our objects are written.
+type Style string
+
+// The styles.
+const (
+	Application Style = "application" // Application Specific Information
+	Custom      Style = "custom"      // custom attributes, x-luksplug-...
+)
+
+// Options say where the server is. Address is needed, and so are a certificate
+// and its key for nearly all servers.
+type Options struct {
+	Address     string        // host:port
+	Certificate string        // file with our certificate, in PEM
+	Key         string        // file with its key, in PEM
+	CA          string        // file with who has signed the server's; "" for the system's
+	ServerName  string        // in the server's certificate; "" for the address's host
+	Timeout     time.Duration // for each call; 0 for 10 seconds
+	Style       Style         // of attributes; "" for Application
+}
+
+// Store is a [secrets.Keeper] on a KMIP server. Make one with [New].
+type Store struct{ server }
+
+// New returns the store of a server. It is connected to by each call anew, and the
+// files are read then.
+func New(o Options) *Store {
+	if o.Style == "" {
+		o.Style = Application
+	}
+	return &Store{server{o.withTimeout()}}
+}
+
+func (o Options) withTimeout() Options {
+	const enough = 10 * time.Second
+	if o.Timeout == 0 {
+		o.Timeout = enough
+	}
+	return o
+}
+
+// server is what all stores of a server have.
+type server struct{ options Options }
+
+// String returns "kmip://" and the address.
+func (s server) String() string { return "kmip://" + s.options.Address }
+
+// with runs f with a connection.
+func (s server) with(ctx context.Context, ref secrets.Reference, f func(c *connection) error) error {
+	err := s.bounded(ctx, f)
+	if err == nil {
+		return nil
+	}
+	return &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
+}
+
+func (s server) bounded(ctx context.Context, f func(c *connection) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	bounded, cancel := context.WithTimeout(ctx, s.options.Timeout)
+	defer cancel()
+	c, err := dial(bounded, s.options)
+	if err == nil {
+		err = f(c)
+		c.close()
+	}
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return fmt.Errorf("the server does not answer: %w", ctx.Err())
+	case bounded.Err() != nil:
+		return fmt.Errorf("%w: the server has not answered after %s", secrets.ErrUnreachable, s.options.Timeout)
+	}
+	return err
+}
+
+// errChanged: an object was destroyed between two requests.
+var errChanged = errors.New("it has been changed meanwhile")
+
+// steady runs f again where somebody has changed what it was looking at.
+func steady(f func() error) error {
+	const attempts = 20
+	for range attempts {
+		if err := f(); !errors.Is(err, errChanged) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w: the secret changes all the time", secrets.ErrUnreachable)
+}
+
+// Lookup implements [secrets.Store].
+func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
+	var value *secrets.Secret
+	err := s.with(ctx, ref, func(c *connection) error {
+		if err := ref.Validate(); err != nil {
+			return err
+		}
+		return steady(func() error {
+			d, err := s.find(c, ref)
+			if err != nil {
+				return err
+			}
+			value, err = s.value(c, d.UUID)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return value, nil
+}
+
+// value returns the value of the secret with that uuid.
+func (s *Store) value(c *connection, id uuid.UUID) (*secrets.Secret, error) {
+	fields := []field{{attrKind, kindValue}, {attrUUID, id.String()}}
+	found, damaged, err := c.locate(s.options.Style, fields...)
+	switch {
+	case err != nil:
+		return nil, err
+	case damaged != nil:
+		return nil, damaged
+	case len(found) == 0:
+		return nil, secrets.ErrNoValue
+	}
+	if found[0].revoked() {
+		// Or it was just now replaced.
+		again, _, err := c.locate(s.options.Style, fields...)
+		if err == nil && (len(again) == 0 || again[0].id != found[0].id) {
+			err = errChanged
+		}
+		if err != nil {
+			return nil, err
+		}
+		return nil, revoked(found[0].id)
+	}
+	value, err := c.get(found[0].id)
+	if errors.Is(err, secrets.ErrNotFound) {
+		return nil, errChanged
+	}
+	return value, err
+}
+
+func revoked(id string) error {
+	return fmt.Errorf("%w: the server's object %s has been revoked: set a new value, after changing the passphrase of the volume", secrets.ErrDenied, id)
+}
+
+// find returns the document of the secret that ref names.
+func (s *Store) find(c *connection, ref secrets.Reference) (secrets.Document, error) {
+	by := field{attrUUID, ref.UUID.String()}
+	if ref.UUID == uuid.Nil {
+		if !secrets.IsText(ref.Usage) {
+			return secrets.Document{}, secrets.ErrNotFound // no document has it
+		}
+		by = usageField(ref.Type.UsageType(), ref.Usage)
+	}
+	documents, damaged, err := s.documents(c, by)
+	switch {
+	case err != nil:
+		return secrets.Document{}, err
+	case damaged != nil:
+		return secrets.Document{}, damaged
+	case len(documents) > 1:
+		return secrets.Document{}, fmt.Errorf("%w: %d secrets have this usage: undefine all but one, by uuid", secrets.ErrDamaged, len(documents))
+	}
+	return secrets.Find(documents, ref)
+}
+
+// documents returns the documents with these fields, and an error for those that
+// make no sense.
+func (s *Store) documents(c *connection, by ...field) (documents []secrets.Document, damaged, err error) {
+	err = steady(func() error {
+		documents, damaged, err = s.readDocuments(c, by)
+		return err
+	})
+	return documents, damaged, err
+}
+
+func (s *Store) readDocuments(c *connection, by []field) (documents []secrets.Document, damaged, err error) {
+	found, damaged, err := c.locate(s.options.Style, append([]field{{attrKind, kindDocument}}, by...)...)
+	if err != nil {
+		return nil, nil, err
+	}
+	for objects := range slices.Chunk(newest(found), perMessage) {
+		var requests []kmip.OperationPayload
+		for _, o := range objects {
+			requests = append(requests, &payloads.GetRequestPayload{UniqueIdentifier: o.id})
+		}
+		replies, err := c.exchange(requests...)
+		if err != nil {
+			return nil, nil, err
+		}
+		for i, reply := range replies {
+			d, err := parse(objects[i], reply)
+			switch {
+			case err == nil:
+				documents = append(documents, d)
+			case errors.Is(err, secrets.ErrNotFound):
+				return nil, nil, errChanged
+			case errors.Is(err, secrets.ErrDamaged), errors.Is(err, secrets.ErrDenied):
+				damaged = errors.Join(damaged, fmt.Errorf("secret with uuid %s: %w", objects[i].uuid, err))
+			default:
+				return nil, nil, err
+			}
+		}
+	}
+	return documents, damaged, nil
+}
+
+// parse reads the document that an object is.
+func parse(o object, r reply) (secrets.Document, error) {
+	if r.err != nil {
+		return secrets.Document{}, r.err
+	}
+	got, ok := r.payload.(*payloads.GetResponsePayload)
+	if !ok {
+		return secrets.Document{}, nonsense("to Get it answers something else")
+	}
+	content, ok := got.Object.(*kmip.OpaqueObject)
+	if !ok {
+		return secrets.Document{}, fmt.Errorf("%w: object %s is no opaque object", secrets.ErrDamaged, o.id)
+	}
+	d, err := document.Parse(content.OpaqueDataValue)
+	switch {
+	case err != nil:
+		// Not wrapped: that it is no document is all that the caller may ask for.
+		return d, fmt.Errorf("%w: object %s: %s", secrets.ErrDamaged, o.id, err.Error())
+	case d.UUID != o.uuid:
+		return d, fmt.Errorf("%w: object %s is the document of another secret, %s", secrets.ErrDamaged, o.id, d.UUID)
+	}
+	return d, nil
+}
+
+// List implements [secrets.Lister].
+func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
+	var documents []secrets.Document
+	err := s.with(ctx, secrets.Reference{}, func(c *connection) error {
+		var damaged, err error
+		documents, damaged, err = s.documents(c)
+		return errors.Join(err, damaged)
+	})
+	return documents, err
+}
+
+// Define implements [secrets.Keeper]. The server has no locks: two who define the
+// same usage at the same moment may both succeed.
+func (s *Store) Define(ctx context.Context, d secrets.Document) error {
+	return s.with(ctx, d.Reference(), func(c *connection) error {
+		if err := d.Validate(); err != nil {
+			return err
+		}
+		if d.UUID == uuid.Nil {
+			return fmt.Errorf("%w: it has no uuid", secrets.ErrInvalidDocument)
+		}
+		if d.Ephemeral {
+			return fmt.Errorf("%w: keep it in dir: on a tmpfs", secrets.ErrPersistent)
+		}
+		documents, _, err := s.documents(c) // what is damaged is mended by being defined again
+		if err != nil {
+			return err
+		}
+		if err := secrets.CheckDefine(documents, d); err != nil {
+			return err
+		}
+		var more []field
+		if d.Usage != "" {
+			more = append(more, usageField(d.UsageType, d.Usage))
+		}
+		const opaqueDocument = 0x80000000 // the standard leaves them all to extensions (section 9.1.3.2.10)
+		return c.register(s.options.Style, kindDocument, d.UUID, &kmip.OpaqueObject{OpaqueDataType: opaqueDocument, OpaqueDataValue: document.Format(d)}, more...)
+	})
+}
+
+// Set implements [secrets.Keeper]. An empty value cannot be kept.
+func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.Secret) error {
+	return s.change(ctx, ref, func(c *connection, d secrets.Document) error {
+		return value.Use(func(b []byte) error {
+			if len(b) == 0 {
+				return errors.New("a key server keeps no empty values")
+			}
+			own := bytes.Clone(b) // the library's types are not for memory that goes away
+			defer clear(own)
+			return c.register(s.options.Style, kindValue, d.UUID, &kmip.SecretData{
+				SecretDataType: kmip.SecretDataTypePassword,
+				KeyBlock: kmip.KeyBlock{
+					KeyFormatType: kmip.KeyFormatTypeOpaque,
+					KeyValue:      &kmip.KeyValue{Plain: &kmip.PlainKeyValue{KeyMaterial: kmip.KeyMaterial{Bytes: &own}}},
+				},
+			})
+		})
+	})
+}
+
+// Remove implements [secrets.Keeper]. All generations of the value are destroyed.
+func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
+	return s.change(ctx, ref, func(c *connection, d secrets.Document) error {
+		for _, kind := range []string{kindValue, kindDocument} {
+			found, _, err := c.locate(s.options.Style, field{attrKind, kind}, field{attrUUID, d.UUID.String()})
+			if err != nil {
+				return err
+			}
+			if err := c.destroy(s.options.Style, found, kmip.RevocationReasonCodeCessationOfOperation); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// change runs f on the secret that ref names.
+func (s *Store) change(ctx context.Context, ref secrets.Reference, f func(*connection, secrets.Document) error) error {
+	return s.with(ctx, ref, func(c *connection) error {
+		if err := ref.Validate(); err != nil {
+			return err
+		}
+		d, err := s.find(c, ref)
+		if err != nil {
+			return err
+		}
+		return f(c, d)
+	})
+}
+
+// get returns the bytes of an object that holds some.
+func (c *connection) get(id string) (*secrets.Secret, error) {
+	got, err := ask[*payloads.GetResponsePayload](c, &payloads.GetRequestPayload{UniqueIdentifier: id})
+	if err != nil {
+		return nil, err
+	}
+	var b []byte
+	switch o := got.Object.(type) {
+	case *kmip.SecretData:
+		b, err = o.Data()
+	case *kmip.SymmetricKey:
+		b, err = o.KeyMaterial()
+	default:
+		return nil, fmt.Errorf("%w: object %s is neither secret data nor a symmetric key", secrets.ErrDamaged, id)
+	}
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%w: object %s: %w", secrets.ErrDamaged, id, err)
+	case len(b) == 0:
+		return nil, secrets.ErrNoValue
+	}
+	return secrets.New(b), nil
+}

@@ -1,0 +1,114 @@
+package kmiptest
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// Authority signs certificates. Its files are in a folder of the test.
+type Authority struct {
+	File string // its own certificate, in PEM
+
+	dir  string
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+// Pair is the files of a certificate and its key.
+type Pair struct{ Certificate, Key string }
+
+// NewAuthority makes an authority.
+func NewAuthority(t testing.TB) *Authority {
+	t.Helper()
+	a := &Authority{dir: t.TempDir()}
+	a.key = newKey(t)
+	template := a.template(t, "luksplug's test authority")
+	template.IsCA, template.BasicConstraintsValid = true, true
+	template.KeyUsage = x509.KeyUsageCertSign
+	der, err := x509.CreateCertificate(rand.Reader, template, template, a.key.Public(), a.key)
+	check(t, err)
+	a.cert, err = x509.ParseCertificate(der)
+	check(t, err)
+	a.File = a.write(t, "ca.pem", "CERTIFICATE", der)
+	return a
+}
+
+// Client makes the certificate of a client.
+func (a *Authority) Client(t testing.TB, name string) Pair {
+	t.Helper()
+	template := a.template(t, name)
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	return a.sign(t, name, template)
+}
+
+// Server makes the certificate of a server on the loopback, by address and as
+// localhost.
+func (a *Authority) Server(t testing.TB) Pair {
+	t.Helper()
+	template := a.template(t, "server")
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	template.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)}
+	template.DNSNames = []string{"localhost"}
+	return a.sign(t, "server", template)
+}
+
+func (a *Authority) template(t testing.TB, name string) *x509.Certificate {
+	t.Helper()
+	const bits = 100
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), bits))
+	check(t, err)
+	now := time.Now()
+	return &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: name},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
+	}
+}
+
+func (a *Authority) sign(t testing.TB, name string, template *x509.Certificate) Pair {
+	t.Helper()
+	key := newKey(t)
+	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
+	check(t, err)
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	check(t, err)
+	return Pair{a.write(t, name+".crt", "CERTIFICATE", der), a.write(t, name+".key", "PRIVATE KEY", private)}
+}
+
+func (a *Authority) write(t testing.TB, name, kind string, der []byte) string {
+	t.Helper()
+	path := filepath.Join(a.dir, name)
+	check(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
+	return path
+}
+
+func newKey(t testing.TB) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	check(t, err)
+	return key
+}
+
+func (p Pair) load(t testing.TB) tls.Certificate {
+	t.Helper()
+	pair, err := tls.LoadX509KeyPair(p.Certificate, p.Key)
+	check(t, err)
+	return pair
+}
+
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}

@@ -1,0 +1,103 @@
+package kmiptest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// launcher starts PyKMIP's server so that its own child processes end with it.
+const launcher = `
+import ctypes, os
+prctl = ctypes.CDLL(None).prctl
+os.register_at_fork(after_in_child=lambda: prctl(1, 9))
+from kmip.services.server import server
+server.main()
+`
+
+// python is Debian's own, which has the package; another one may be first in PATH.
+const python = "/usr/bin/python3"
+
+// PyKMIP starts PyKMIP's server, which ends with the test, and returns its address.
+// It skips the test where that is not installed. Each client has objects of its
+// own there, by the name in its certificate.
+func PyKMIP(t testing.TB, a *Authority) string {
+	t.Helper()
+	if _, err := exec.LookPath("pykmip-server"); err != nil {
+		t.Skip("PyKMIP's server is not installed (make setup installs it: python3-pykmip)")
+	}
+	dir := t.TempDir()
+	listener, err := net.Listen("tcp", "127.0.0.1:0") // it knows no port 0
+	check(t, err)
+	port := listener.Addr().(*net.TCPAddr).Port
+	check(t, listener.Close())
+	pair := a.Server(t)
+	config := filepath.Join(dir, "server.conf")
+	check(t, os.WriteFile(config, fmt.Appendf(nil, `[server]
+hostname=127.0.0.1
+port=%d
+certificate_path=%s
+key_path=%s
+ca_path=%s
+auth_suite=TLS1.2
+policy_path=%s
+enable_tls_client_auth=True
+logging_level=WARNING
+database_path=%s
+`, port, pair.Certificate, pair.Key, a.File, dir, filepath.Join(dir, "db")), 0o600))
+	cmd := exec.Command(python, "-W", "ignore", "-c", launcher, "-f", config, "-l", filepath.Join(dir, "log"))
+	output, err := os.Create(filepath.Join(dir, "output"))
+	check(t, err)
+	cmd.Stdout, cmd.Stderr = output, output
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	check(t, cmd.Start())
+	done := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // it is killed
+		close(done)
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it takes no SIGTERM
+		<-done
+		_ = output.Close()
+		if t.Failed() {
+			for _, name := range []string{"output", "log"} {
+				text, _ := os.ReadFile(filepath.Join(dir, name))
+				t.Logf("PyKMIP: %s: %s", name, text)
+			}
+		}
+	})
+	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	await(t, address, done)
+	return address
+}
+
+// await waits until somebody listens: no event tells that.
+func await(t testing.TB, address string, done <-chan struct{}) {
+	t.Helper()
+	const patience = time.Minute
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	var d net.Dialer
+	for {
+		conn, err := d.DialContext(ctx, "tcp", address)
+		if err == nil {
+			_ = conn.Close()
+			return
+		}
+		select {
+		case <-done:
+			t.Fatal("PyKMIP's server has ended")
+		case <-ctx.Done():
+			t.Fatalf("PyKMIP's server does not listen: %v", err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
