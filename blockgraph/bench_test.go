@@ -10,44 +10,58 @@ import (
 
 // BenchmarkPlanDetachedQcow2 goes from the XML of a disk with a detached header
 // to its plan.
-func BenchmarkPlanDetachedQcow2(b *testing.B) {
-	b.ReportAllocs()
-	for b.Loop() {
-		d, err := blockgraph.ParseDisk([]byte(detached))
-		if err != nil {
-			b.Fatal(err)
-		}
-		g, err := blockgraph.Build(d, machines["q35"], blockgraph.Unlock{})
-		if err != nil {
-			b.Fatal(err)
-		}
-		if p := g.Plan(); len(p.Steps) == 0 {
-			b.Fatal("no steps")
-		}
-	}
-}
+func BenchmarkPlanDetachedQcow2(b *testing.B) { benchmarkPlan(b, detached, 7) }
 
 // BenchmarkPlanChain goes from the XML of five layers, each encrypted with a
 // passphrase of its own, to the plan.
-func BenchmarkPlanChain(b *testing.B) {
+func BenchmarkPlanChain(b *testing.B) { benchmarkPlan(b, encryptedChain(), 21) }
+
+func benchmarkPlan(b *testing.B, doc string, steps int) {
+	b.ReportAllocs()
+	for b.Loop() {
+		planOnce(b, doc, steps)
+	}
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "plans/s")
+}
+
+// planOnce goes from a document to a plan of so many steps.
+func planOnce(t testing.TB, doc string, steps int) {
+	t.Helper()
+	d, err := blockgraph.ParseDisk([]byte(doc))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := blockgraph.Build(d, machines["q35"], blockgraph.Unlock{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := g.Plan(); len(p.Steps) != steps {
+		t.Fatalf("%d steps, want %d", len(p.Steps), steps)
+	}
+}
+
+func encryptedChain() string {
 	const enc = "<encryption format='luks'><secret type='passphrase' uuid='" + anyUUID + "'/></encryption>"
 	doc := "<disk><driver type='qcow2'/><source file='/0'>" + enc + "</source>"
 	for i := range 4 {
 		doc += fmt.Sprintf("<backingStore type='file'><format type='qcow2'/><source file='/%d'>%s</source>", i+1, enc)
 	}
-	doc += "<backingStore/>" + strings.Repeat("</backingStore>", 4) + "<target dev='vdb'/></disk>"
-	b.ReportAllocs()
-	for b.Loop() {
-		d, err := blockgraph.ParseDisk([]byte(doc))
-		if err != nil {
-			b.Fatal(err)
-		}
-		g, err := blockgraph.Build(d, machines["q35"], blockgraph.Unlock{})
-		if err != nil {
-			b.Fatal(err)
-		}
-		if p := g.Plan(); len(p.Steps) != 21 {
-			b.Fatalf("%d steps", len(p.Steps))
+	return doc + "<backingStore/>" + strings.Repeat("</backingStore>", 4) + "<target dev='vdb'/></disk>"
+}
+
+// TestPlanAllocations bounds what a plan costs by what a busy machine does not
+// change: the times are for the benchmarks.
+func TestPlanAllocations(t *testing.T) { // not parallel: the count is that of the whole process
+	for name, c := range map[string]struct {
+		doc   string
+		steps int
+		most  float64
+	}{
+		"detached header over qcow2": {detached, 7, 600},
+		"chain of five, encrypted":   {encryptedChain(), 21, 1400},
+	} {
+		if n := testing.AllocsPerRun(20, func() { planOnce(t, c.doc, c.steps) }); n > c.most {
+			t.Errorf("%s: %.0f allocations, and there should be %.0f at most", name, n, c.most)
 		}
 	}
 }

@@ -20,6 +20,8 @@ func TestOldQEMU(t *testing.T) {
 			says: []string{"QEMU 7.2", "detached LUKS header", "9.0"}},
 		{name: "LUKS2", args: attachArgs(t, two, two.DiskXML("vdb", "virtio")), code: 3,
 			says: []string{two.Payload, "QEMU's own driver", "LUKS2"}},
+		{name: "discard_no_unref", args: attachArgs(t, v, edited(t, peer.NewVolume(t, peer.Qcow2LUKS).DiskXML("vdb", "virtio"), "type='qcow2'", "type='qcow2' discard_no_unref='on'")), code: 3,
+			says: []string{"QEMU 7.2", "<driver discard_no_unref=...>", "8.1", "remove the attribute"}},
 	})
 	if err := q.Guest().WaitBoot(ctx); err != nil {
 		t.Fatal(err)
