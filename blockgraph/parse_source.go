@@ -101,7 +101,7 @@ func parseReservations(e *element) (*Reservations, error) {
 	// The socket of a helper that libvirt manages is libvirt's to choose: where
 	// the XML of a running VM has one, it is that of then.
 	if r.attr("managed") == "yes" {
-		return &Reservations{}, nil
+		return &Reservations{Managed: true}, nil
 	}
 	s := r.child("source")
 	switch {

@@ -1,5 +1,7 @@
 package blockgraph
 
+import "fmt"
+
 // file returns the options of a file or block device.
 //
 //	<disk type='file'>   source@file -> driver file, filename
@@ -31,14 +33,16 @@ func (b *builder) file(s Source, l layer) nodeOptions {
 // Reservations is <reservations>: SCSI persistent reservations go through a
 // helper that has the privileges which QEMU lacks.
 type Reservations struct {
-	// Socket is where the helper listens; "" for one that is managed: there, it
-	// is [ManagedHelper].
+	// Managed tells that whoever plugs the disk in runs the helper, too.
+	Managed bool
+	// Socket is where the helper listens; "" for one that is managed, and that
+	// nobody has started: a plan has [ManagedHelper] there.
 	Socket string
 }
 
-// ManagedHelper is the socket of the helper of reservations that are managed.
-// Under libvirt it is in the folder of the VM, and libvirt starts the program;
-// elsewhere somebody runs QEMU's qemu-pr-helper with this socket.
+// ManagedHelper is the socket of the helper of managed reservations in a plan
+// that is for no running VM: who starts that VM runs QEMU's qemu-pr-helper, too.
+// Package hotplug runs one for each disk, elsewhere.
 const ManagedHelper = "/run/luksplug/pr-helper0.sock"
 
 // reservations adds the object that talks to a helper.
@@ -46,6 +50,7 @@ func (b *builder) reservations(r Reservations) string {
 	path := r.Socket
 	if path == "" {
 		path = ManagedHelper
+		b.graph.Warnings = append(b.graph.Warnings, fmt.Sprintf("the reservations of %s are managed: a qemu-pr-helper has to listen on %s", b.disk.Target, path))
 	}
 	id := b.objectName("pr")
 	b.graph.Objects = append(b.graph.Objects, GraphObject{ID: id, Options: Object{

@@ -17,9 +17,6 @@ func (d *Disk) imageWarnings() []string {
 		if v := s.Volume; v != nil && v.Auth != nil {
 			out = append(out, fmt.Sprintf("the <auth> of %s is not used: the pool's own is", s))
 		}
-		if s.Reservations != nil && s.Reservations.Socket == "" {
-			out = append(out, fmt.Sprintf("the reservations of %s are managed: a qemu-pr-helper has to listen on %s", s, ManagedHelper))
-		}
 	}
 	return out
 }

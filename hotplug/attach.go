@@ -292,6 +292,9 @@ func (a *attach) beside(ctx context.Context, graph *blockgraph.Graph, unlocking 
 	if graph.Daemon != nil {
 		return a.startDaemon(ctx, graph, a.values)
 	}
+	if managed(a.disk) != nil {
+		return a.startHelper(ctx)
+	}
 	if unlocking.Folder == "" {
 		return nil
 	}
@@ -332,6 +335,9 @@ func (vm *VM) planAgain(ctx context.Context, disk *blockgraph.Disk, state *State
 		return nil, fmt.Errorf("look at the VM: %w", err)
 	}
 	machine.Devices = devices
+	if disk, err = vm.withHelper(ctx, disk); err != nil {
+		return nil, err
+	}
 	graph, err := blockgraph.Build(disk, machine, u)
 	if err != nil {
 		return nil, err

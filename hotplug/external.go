@@ -45,7 +45,8 @@ func (a *attach) startDaemon(ctx context.Context, graph *blockgraph.Graph, value
 	return nil
 }
 
-// Daemon is a storage daemon that serves a disk to the VM.
+// Daemon is a storage daemon that serves a disk to the VM, or a reservation
+// helper.
 type Daemon struct {
 	daemon.Info
 	// VM is the process id of the VM's QEMU, 0 when that is not known.
@@ -74,7 +75,7 @@ func (a *attach) serve(ctx context.Context, d *daemon.Daemon, graph *blockgraph.
 	return nil
 }
 
-// stopDaemon ends the storage daemons of a disk, if there are any.
+// stopDaemon ends the storage daemons and the helper of a disk, if there are any.
 func (vm *VM) stopDaemon(ctx context.Context, target string) error {
 	dir, err := vm.handOverPath(ctx, target)
 	if err != nil {
@@ -84,7 +85,7 @@ func (vm *VM) stopDaemon(ctx context.Context, target string) error {
 		return err
 	}
 	if err := daemon.Stop(ctx, dir); err != nil {
-		return fmt.Errorf("end the storage daemon of disk %s: %w", target, err)
+		return fmt.Errorf("end the daemon of disk %s: %w", target, err)
 	}
 	return stopReader(ctx, dir+readSuffix)
 }

@@ -139,6 +139,7 @@ func readNotes(dir string) map[string]note {
 // handedOver is what is in the folder of one disk.
 type handedOver struct {
 	daemon int      // the process id of the storage daemon, 0 for none
+	helper int      // that of the reservation helper
 	files  []string // ephemeral headers
 }
 
@@ -172,30 +173,35 @@ func (vm *VM) readRunDir(ctx context.Context, s *State) error {
 	for _, e := range entries {
 		target, reads := strings.CutSuffix(e.Name(), readSuffix)
 		if h := s.handedOver[target]; reads && h.daemon == 0 {
-			if h.daemon, err = runningDaemon(filepath.Join(dir, e.Name(), readDaemon)); err != nil {
+			info, err := runningDaemon(filepath.Join(dir, e.Name(), readDaemon))
+			if err != nil {
 				return fmt.Errorf("look at what was handed to the VM: %w", err)
 			}
+			h.daemon = info.Process.PID
 			s.handedOver[target] = h
 		}
 	}
 	return nil
 }
 
-// runningDaemon returns the process id of the storage daemon of a folder, 0 for
-// none.
-func runningDaemon(dir string) (int, error) {
+// runningDaemon returns the daemon or helper of a folder, without a process id
+// for none.
+func runningDaemon(dir string) (daemon.Info, error) {
 	info, err := daemon.Inspect(dir)
 	if errors.Is(err, daemon.ErrNotRunning) {
-		return 0, nil
+		return daemon.Info{}, nil
 	}
-	return info.Process.PID, err
+	return info, err
 }
 
 func readHandOver(dir string) (handedOver, error) {
 	var out handedOver
-	var err error
-	if out.daemon, err = runningDaemon(dir); err != nil || out.daemon != 0 {
-		return out, err
+	info, err := runningDaemon(dir)
+	if pid := info.Process.PID; err != nil || pid != 0 {
+		if info.Kind == daemon.KindHelper {
+			return handedOver{helper: pid}, err
+		}
+		return handedOver{daemon: pid}, err
 	}
 	entries, err := os.ReadDir(dir)
 	for _, e := range entries {

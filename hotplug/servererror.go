@@ -58,6 +58,8 @@ func serverAdvice(protocol string, err error) string {
 		return "the files of a TLS client cannot be used: correct the folder of --tls-dir"
 	case errors.Is(err, qmp.ErrImageNotFound):
 		return "the server does not have it: correct the <source>'s name"
+	case protocol == "scsi-block" && errors.As(err, new(*qmp.Error)):
+		return "a LUN must be a device that takes SCSI commands (SG_IO), and device='disk' is for others"
 	}
 	return ""
 }

@@ -301,6 +301,9 @@ type Holding struct {
 	// Daemon is the process id of the storage daemon that serves the disk, 0
 	// for none.
 	Daemon int
+	// Helper is the process id of the helper of the disk's reservations, 0 for
+	// none, or for one that is not luksplug's.
+	Helper int
 	// Files are the paths of files that were handed over and not yet removed.
 	Files []string
 }
@@ -331,6 +334,9 @@ func (h *Holding) Left() []string {
 	}
 	if h.Daemon != 0 {
 		out = append(out, fmt.Sprintf("storage daemon %d", h.Daemon))
+	}
+	if h.Helper != 0 {
+		out = append(out, fmt.Sprintf("reservation helper %d", h.Helper))
 	}
 	for _, path := range h.Files {
 		out = append(out, "file "+path)
@@ -386,7 +392,7 @@ func (s *State) Holdings() []*Holding {
 	}
 	for target, handed := range s.handedOver {
 		if h, _ := get(blockgraph.Name(target, blockgraph.RoleDevice)); h != nil {
-			h.Daemon, h.Files = handed.daemon, handed.files
+			h.Daemon, h.Helper, h.Files = handed.daemon, handed.helper, handed.files
 		}
 	}
 	for target, n := range s.notes {

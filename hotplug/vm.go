@@ -53,8 +53,8 @@ type Options struct {
 	// OnUnlock is called now and then while a LUKS header is being unlocked, by
 	// one goroutine at a time; nil for nothing.
 	OnUnlock func(luks.Progress)
-	// OnDaemon is called when a storage daemon has begun to serve a disk, before
-	// the VM hears of it; nil for nothing. Whoever wants the daemon to end with
+	// OnDaemon is called when a storage daemon has begun to serve a disk, or a
+	// helper its reservations, before the VM hears of it; nil for nothing. Whoever wants the daemon to end with
 	// the VM has [daemon.Watch] run from here on, in a process or goroutine that
 	// outlives the call. An error ends the attach.
 	OnDaemon func(ctx context.Context, d Daemon) error

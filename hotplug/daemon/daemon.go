@@ -66,7 +66,7 @@ type Daemon struct {
 // words, and nothing is left. It is [ErrRunning] if the folder has a daemon
 // already, [ErrFolder] or [ErrPathTooLong] if the folder is not fit for one.
 func Start(ctx context.Context, o Options) (*Daemon, error) {
-	program, err := lookUp(o.Program)
+	program, err := lookUp(o.Program, Program, "qemu-utils")
 	if err != nil {
 		return nil, err
 	}
@@ -88,14 +88,15 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	return nil, errors.Join(err, f.undo())
 }
 
-// lookUp returns the absolute path of the program.
-func lookUp(program string) (string, error) {
+// lookUp returns the absolute path of the program, or of the usual one, which
+// Debian has in that package.
+func lookUp(program, usual, debian string) (string, error) {
 	if program == "" {
-		program = Program
+		program = usual
 	}
 	path, err := exec.LookPath(program)
 	if err != nil {
-		return "", fmt.Errorf("%w (it comes with QEMU; Debian has it in qemu-utils)", err)
+		return "", fmt.Errorf("%w (it comes with QEMU; Debian has it in %s)", err, debian)
 	}
 	return filepath.Abs(path) // it is started in another working folder
 }

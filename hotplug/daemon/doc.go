@@ -17,6 +17,11 @@
 // What is exported, and by which nodes, is the caller's affair. A daemon serves
 // as well to read an image that only QEMU's block drivers reach (ssh, iscsi, rbd).
 //
+// # Reservations
+//
+// A QEMU that is not root leaves SCSI persistent reservations to a qemu-pr-helper.
+// [StartHelper] runs one, with a folder as a storage daemon has it.
+//
 // # The folder
 //
 // A daemon has a folder, and the folder is the daemon's name: [Open], [Inspect],

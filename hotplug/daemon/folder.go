@@ -240,6 +240,9 @@ func (f *folder) lock(ctx context.Context) error {
 // clear removes all that a daemon has in its folder.
 func (f *folder) clear() error {
 	var failed []error
+	if s, err := f.readState(); err == nil && s.Kind == KindHelper {
+		failed = append(failed, f.removeHelperSocket())
+	}
 	// The state goes last: until then somebody can find out whose remains these are.
 	for _, name := range []string{monitorName, socketName, stderrName, newState, stateName} {
 		if err := f.root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -18,8 +18,26 @@ type Info struct {
 	Process Process
 	Program string // its path
 	Dir     string
-	Socket  string // of NBD
-	Monitor string // the socket of QMP
+	Socket  string // of NBD, or where a helper listens
+	Monitor string // the socket of QMP; a helper has none
+	Kind    Kind
+}
+
+// Kind is what a process in a folder is there for.
+type Kind string
+
+// The kinds.
+const (
+	KindStorage Kind = ""          // a qemu-storage-daemon
+	KindHelper  Kind = "pr-helper" // a qemu-pr-helper
+)
+
+// name is what errors call it.
+func (k Kind) name() string {
+	if k == KindHelper {
+		return "reservation helper"
+	}
+	return "storage daemon"
 }
 
 // state is the content of daemon.json.
@@ -28,6 +46,7 @@ type state struct {
 	Program string `json:"program"`
 	Monitor string `json:"monitor"` // names within the folder
 	Socket  string `json:"socket"`
+	Kind    Kind   `json:"kind,omitempty"`
 }
 
 const (
@@ -56,6 +75,9 @@ func Inspect(dir string) (Info, error) {
 }
 
 func (f *folder) info(s state) Info {
+	if s.Kind == KindHelper {
+		return Info{Process: s.Process, Program: s.Program, Dir: f.path, Socket: HelperSocket(f.path), Kind: s.Kind}
+	}
 	return Info{
 		Process: s.Process,
 		Program: s.Program,

@@ -20,8 +20,13 @@ type patience struct {
 }
 
 // usual is patient with the first two, because a daemon that ends flushes its
-// images, and a slow disk is no reason to lose what a guest wrote.
-func usual() patience {
+// images, and a slow disk is no reason to lose what a guest wrote. A helper has
+// nothing to flush.
+func (k Kind) usual() patience {
+	if k == KindHelper {
+		return patience{term: 2 * time.Second, kill: 10 * time.Second}
+	}
+
 	return patience{quit: 20 * time.Second, term: 20 * time.Second, kill: 10 * time.Second}
 }
 
@@ -34,7 +39,7 @@ func usual() patience {
 // before the daemon, Stop returns ctx's error, and the daemon, which goes on
 // ending, leaves its folder behind; call Stop again. The connection is closed in
 // any case.
-func (d *Daemon) Stop(ctx context.Context) error { return d.stop(ctx, usual()) }
+func (d *Daemon) Stop(ctx context.Context) error { return d.stop(ctx, KindStorage.usual()) }
 
 func (d *Daemon) stop(ctx context.Context, p patience) error {
 	defer func() { _ = d.client.Close() }() // what matters has been said
@@ -62,7 +67,7 @@ func Stop(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	return stopAndClear(ctx, info, nil, usual())
+	return stopAndClear(ctx, info, nil, info.Kind.usual())
 }
 
 // Abort ends the daemon of a folder at once, and removes the folder: for one that
@@ -76,7 +81,7 @@ func Abort(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	err = stopAndClear(ctx, info, nil, patience{term: 200 * time.Millisecond, kill: usual().kill})
+	err = stopAndClear(ctx, info, nil, patience{term: 200 * time.Millisecond, kill: KindStorage.usual().kill})
 	if errors.Is(err, ErrKilled) {
 		return clearStale(ctx, dir)
 	}
@@ -92,9 +97,9 @@ func stopAndClear(ctx context.Context, info Info, quit func(context.Context) err
 		h.close()
 	}
 	if err != nil && !errors.Is(err, errGone) && !errors.Is(err, ErrKilled) {
-		return fmt.Errorf("stop the storage daemon in %s: %w", info.Dir, err)
+		return fmt.Errorf("stop the %s in %s: %w", info.Kind.name(), info.Dir, err)
 	}
-	if errors.Is(err, errGone) {
+	if errors.Is(err, errGone) || info.Kind == KindHelper {
 		err = nil
 	}
 	return errors.Join(err, clearStale(ctx, info.Dir))

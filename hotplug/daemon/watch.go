@@ -29,7 +29,7 @@ func Watch(ctx context.Context, dir string, qemu Process) error {
 	if err := waitForEither(ctx, info.Process, qemu); err != nil {
 		return fmt.Errorf("watch the storage daemon in %s: %w", dir, err)
 	}
-	return stopAndClear(ctx, info, nil, usual())
+	return stopAndClear(ctx, info, nil, info.Kind.usual())
 }
 
 // waitForEither waits until one of two processes has ended.

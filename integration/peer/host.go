@@ -31,7 +31,7 @@ func RunDirs(uuid string) []string {
 }
 
 // ReadHost lists what luksplug keeps on this host for the VM of that UUID: the
-// files and folders of [RunDirs], and the storage daemons that work there. It is
+// files and folders of [RunDirs], and the daemons and helpers that work there. It is
 // sorted.
 func ReadHost(uuid string) ([]string, error) {
 	found := []string{}
@@ -49,6 +49,9 @@ func ReadHost(uuid string) ([]string, error) {
 	for range StorageDaemons(uuid) {
 		found = append(found, "a qemu-storage-daemon")
 	}
+	for range Helpers(uuid) {
+		found = append(found, "a qemu-pr-helper")
+	}
 	slices.Sort(found)
 	return found, nil
 }
@@ -61,8 +64,16 @@ func StorageDaemons(uuid string) []int {
 	})
 }
 
+// Helpers returns the process ids of the qemu-pr-helpers that luksplug has started
+// for the VM of that UUID.
+func Helpers(uuid string) []int {
+	return processes(func(program, args string) bool {
+		return filepath.Base(program) == "qemu-pr-helper" && strings.Contains(args, "/"+uuid+"/")
+	})
+}
+
 // Watchers returns the process ids of the processes that luksplug leaves to end
-// a storage daemon with the VM of that UUID.
+// a storage daemon or helper with the VM of that UUID.
 func Watchers(uuid string) []int {
 	return processes(func(_, args string) bool {
 		return strings.HasPrefix(args, "watch-daemon\x00") && strings.Contains(args, "/"+uuid+"/")

@@ -1,0 +1,124 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// mustHelp starts a helper that ends with the test.
+func mustHelp(t *testing.T, o HelperOptions) Info {
+	t.Helper()
+	o.Dir = filepath.Join(shortDir(t), "d")
+	info, err := StartHelper(testContext(t), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := Stop(testContext(t), info.Dir); err != nil {
+			t.Errorf("stop at the end: %v", err)
+		}
+		expectNothing(t, o.Dir)
+		expectNothing(t, info.Socket)
+	})
+	return info
+}
+
+func TestHelper(t *testing.T) {
+	t.Parallel()
+	info := mustHelp(t, HelperOptions{})
+	client, err := net.Dial("unix", info.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = client.Close() }() // nothing was said
+	if found, err := Inspect(info.Dir); err != nil || found != info || info.Kind != KindHelper || info.Monitor != "" {
+		t.Errorf("got %+v: %v", found, err)
+	}
+	if _, err := StartHelper(testContext(t), HelperOptions{Dir: info.Dir}); !errors.Is(err, ErrRunning) {
+		t.Errorf("got %v, want ErrRunning", err)
+	}
+	// By itself it would wait for the client to leave.
+	if err := Stop(testContext(t), info.Dir); err != nil {
+		t.Error(err)
+	}
+	expectNothing(t, info.Socket)
+}
+
+// Only QEMU's user may have reservations made, but the helper itself has the
+// rights of root.
+func TestHelperOfAnotherUser(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can let another user connect")
+	}
+	info := mustHelp(t, HelperOptions{User: &Credential{UID: 4711, GID: 4712}})
+	stat, err := os.Stat(info.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := stat.Sys().(*syscall.Stat_t); s.Uid != 4711 || s.Gid != 4712 || stat.Mode().Perm()&0o077 != 0 {
+		t.Errorf("the socket is %s of %d:%d", stat.Mode(), s.Uid, s.Gid)
+	}
+	if c, err := CredentialOf(info.Process.PID); err != nil || c.UID != 0 {
+		t.Errorf("the helper runs as %+v: %v", c, err)
+	}
+}
+
+func TestHelperThatDoesNotStart(t *testing.T) {
+	t.Parallel()
+	for program, is := range map[string]func(error) bool{
+		"no-such-pr-helper": func(err error) bool { return errors.Is(err, exec.ErrNotFound) },
+		"testdata/fail.sh": func(err error) bool {
+			var failed *StartError
+			return errors.As(err, &failed) && failed.Stderr != ""
+		},
+		"testdata/deaf.sh": func(err error) bool { return errors.Is(err, context.DeadlineExceeded) },
+	} {
+		top := shortDir(t)
+		_, err := StartHelper(testContext(t), HelperOptions{Dir: filepath.Join(top, "d"), Program: program, Timeout: 300 * time.Millisecond})
+		if !is(err) {
+			t.Errorf("%s: got %v", program, err)
+		}
+		expectNothing(t, filepath.Join(top, "d"))
+		expectNothing(t, HelperSocket(filepath.Join(top, "d")))
+	}
+	long := filepath.Join(shortDir(t), strings.Repeat("x", maxSocketPath))
+	if _, err := StartHelper(testContext(t), HelperOptions{Dir: long}); !errors.Is(err, ErrPathTooLong) {
+		t.Errorf("got %v, want ErrPathTooLong", err)
+	}
+}
+
+// The helper ends with the VM.
+func TestWatchHelper(t *testing.T) {
+	t.Parallel()
+	info := mustHelp(t, HelperOptions{})
+	vm := exec.Command("sleep", "600")
+	if err := vm.Start(); err != nil {
+		t.Fatal(err)
+	}
+	process, err := ProcessOf(vm.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	watched := make(chan error, 1)
+	go func() { watched <- Watch(testContext(t), info.Dir, process) }()
+	if err := vm.Process.Kill(); err != nil {
+		t.Error(err)
+	}
+	_ = vm.Wait() // it was killed
+	if err := <-watched; err != nil {
+		t.Error(err)
+	}
+	expectNothing(t, info.Dir)
+	if _, err := ProcessOf(info.Process.PID); !errors.Is(err, errGone) {
+		t.Errorf("the helper: %v", err)
+	}
+}

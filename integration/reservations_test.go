@@ -1,0 +1,149 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// lunXML is a LUN of the host with those reservations.
+func lunXML(t *testing.T, device, reservations string) string {
+	t.Helper()
+	return writeFile(t, "lun.xml", `<disk type='block' device='lun'><driver type='raw'/><source dev='`+device+`'>`+reservations+`</source>
+  <target dev='sdb' bus='scsi'/></disk>`)
+}
+
+// asDisk is a proxy that has QEMU take a LUN for a plain disk: this host need not
+// have a SCSI device, and all else of the attach is as with one.
+func asDisk(t *testing.T, q *peer.QEMU) *peer.Proxy {
+	t.Helper()
+	return peer.NewProxy(t, q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
+		if c.Name != "device_add" {
+			return peer.Verdict{}
+		}
+		return peer.Verdict{Replace: bytes.Replace(c.Bytes, []byte(`"scsi-block"`), []byte(`"scsi-hd"`), 1)}
+	}})
+}
+
+// managers asks QEMU for its reservation managers, and whether each has a helper.
+func managers(ctx context.Context, t *testing.T, q *peer.QEMU) map[string]bool {
+	t.Helper()
+	reply, err := q.Query(ctx, "query-pr-managers", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []struct {
+		ID        string
+		Connected bool
+	}
+	if err := json.Unmarshal(reply, &list); err != nil {
+		t.Fatal(err)
+	}
+	out := map[string]bool{}
+	for _, m := range list {
+		out[m.ID] = m.Connected
+	}
+	return out
+}
+
+// TestReservations follows QEMU's own qemu-pr-helper through the life of a LUN
+// whose reservations are managed: nobody but luksplug starts and ends it.
+func TestReservations(t *testing.T) {
+	t.Parallel()
+	const manager = "luksplug-sdb-pr0"
+	start := func(t *testing.T) (*peer.QEMU, string) {
+		t.Helper()
+		q := peer.Start(t, peer.Options{SCSI: true, Machine: peer.I440FX, Paused: true})
+		return q, loopDevice(t, sized(t, "lun.img", 8*peer.MiB))
+	}
+
+	t.Run("managed", func(t *testing.T) {
+		t.Parallel()
+		ctx := bounded(t)
+		q, device := start(t)
+		before := stateOf(ctx, t, q)
+		xml := lunXML(t, device, "<reservations managed='yes'/>")
+
+		r := tool(ctx, t, q.Socket, "attach", xml).want(t, 6)
+		if !strings.Contains(r.stderr, "takes SCSI commands") || !strings.Contains(r.stderr, "device_add luksplug-sdb") {
+			t.Errorf("standard error: %s", r.stderr)
+		}
+		wantSame(ctx, t, q, before)
+		eventually(ctx, t, "what watches the helper has ended", hostIsClean(t, q.UUID))
+
+		proxy := asDisk(t, q)
+		tool(ctx, t, proxy.Address, "attach", xml).want(t, 0)
+		if m := managers(ctx, t, q); len(m) != 1 || !m[manager] {
+			t.Errorf("QEMU has the reservation managers %v", m)
+		}
+		if helpers := peer.Helpers(q.UUID); len(helpers) != 1 || len(peer.Watchers(q.UUID)) != 1 {
+			t.Errorf("there are the helpers %v, watched by %v", helpers, peer.Watchers(q.UUID))
+		}
+		if parts := strings.Join(listed(ctx, t, q)["sdb"].Parts, ", "); !strings.Contains(parts, "reservation helper ") {
+			t.Errorf("list shows %s", parts)
+		}
+		tool(ctx, t, proxy.Address, "detach", "sdb").want(t, 0)
+		wantSame(ctx, t, q, before)
+		eventually(ctx, t, "the helper has ended", hostIsClean(t, q.UUID))
+	})
+	t.Run("of an interrupted run", func(t *testing.T) {
+		t.Parallel()
+		ctx := bounded(t)
+		q, device := start(t)
+		before := stateOf(ctx, t, q)
+		// The connection is lost for good at the first command.
+		hooks := peer.CutAtStep(1, peer.CutBeforeForward)
+		hooks.Connect = func(n int) bool { return n == 1 }
+		xml := lunXML(t, device, "<reservations managed='yes'/>")
+		tool(ctx, t, peer.NewProxy(t, q.Socket, hooks).Address, "attach", xml).want(t, 7)
+		if held := listed(ctx, t, q)["sdb"]; held.State != "leftover" || len(peer.Helpers(q.UUID)) != 1 {
+			t.Errorf("list shows %+v", held)
+		}
+		tool(ctx, t, q.Socket, "repair").want(t, 0)
+		wantSame(ctx, t, q, before)
+		eventually(ctx, t, "the helper has ended", hostIsClean(t, q.UUID))
+	})
+	t.Run("a helper of the user's", func(t *testing.T) {
+		t.Parallel()
+		ctx := bounded(t)
+		q, device := start(t)
+		before := stateOf(ctx, t, q)
+		socket := filepath.Join(q.Dir, "pr.sock")
+		xml := lunXML(t, device, "<reservations managed='no'><source type='unix' path='"+socket+"' mode='client'/></reservations>")
+		proxy := asDisk(t, q)
+		if r := tool(ctx, t, proxy.Address, "attach", xml).want(t, 6); !strings.Contains(r.stderr, socket) {
+			t.Errorf("standard error: %s", r.stderr)
+		}
+		wantSame(ctx, t, q, before)
+
+		helper := exec.CommandContext(ctx, "qemu-pr-helper", "--socket", socket)
+		if err := helper.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			_ = helper.Process.Kill()
+			_ = helper.Wait() // it was killed
+		})
+		eventually(ctx, t, "the helper listens", func() bool {
+			c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", socket)
+			if err == nil {
+				_ = c.Close() // a probe
+			}
+			return err == nil
+		})
+		tool(ctx, t, proxy.Address, "attach", xml).want(t, 0)
+		if m := managers(ctx, t, q); len(m) != 1 || !m[manager] || len(peer.Helpers(q.UUID)) != 0 {
+			t.Errorf("QEMU has the reservation managers %v, and luksplug started %v", m, peer.Helpers(q.UUID))
+		}
+		tool(ctx, t, proxy.Address, "detach", "sdb").want(t, 0)
+		wantSame(ctx, t, q, before)
+	})
+}
