@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/qmp"
@@ -12,8 +13,11 @@ import (
 // Started is a disk that the VM was started with.
 type Started struct {
 	Target string
-	// Limits are what [Starting.Arguments] has returned, nil for none.
+	// Limits are those of its [StartArguments], nil for none.
 	Limits blockgraph.Object
+	// Keep are the ids of secrets that stay: Reopened of its StartArguments, for a
+	// VM whose guest has run before. [VM.Repair] removes them once it runs again.
+	Keep []string
 }
 
 // FinishStart does to disks that the VM was started with, by the arguments of a
@@ -48,7 +52,7 @@ func (vm *VM) finishStart(ctx context.Context, state *State, d Started) error {
 		return errNotStarted
 	}
 	for _, id := range h.Objects {
-		if state.Objects[id] != "secret" {
+		if state.Objects[id] != "secret" || slices.Contains(d.Keep, id) {
 			continue
 		}
 		if err := vm.deleteObject(ctx, id); err != nil {

@@ -62,7 +62,8 @@ func (vm *VM) runBase() (string, error) {
 		}
 	}
 	const shared = "/dev/shm"
-	if inMemory(filepath.Dir(top)) == nil || inMemory(shared) != nil {
+	// The folder itself may be one that somebody has mounted.
+	if inMemory(top) == nil || inMemory(filepath.Dir(top)) == nil || inMemory(shared) != nil {
 		return filepath.Join(top, "vm"), nil
 	}
 	// Anybody can make a folder there.

@@ -16,7 +16,8 @@ func (vm *VM) List(ctx context.Context) ([]*Holding, error) {
 }
 
 // Repair removes what interrupted runs have left, of every target, and returns
-// what it removed. Disks that a device uses are not touched.
+// what it removed. Of disks that a device uses only secrets are removed, which
+// QEMU needs no more once the guest runs; see [Started].
 func (vm *VM) Repair(ctx context.Context) ([]*Holding, error) {
 	lock, err := vm.lock(ctx)
 	if err != nil {
@@ -31,6 +32,11 @@ func (vm *VM) Repair(ctx context.Context) ([]*Holding, error) {
 	var failed []error
 	for _, h := range state.Holdings() {
 		if !h.Leftover() {
+			left, err := vm.removeSecrets(ctx, h, state)
+			failed = append(failed, err)
+			if left != nil {
+				removed = append(removed, left)
+			}
 			continue
 		}
 		if _, err := vm.clear(ctx, h); err != nil {
@@ -41,4 +47,27 @@ func (vm *VM) Repair(ctx context.Context) ([]*Holding, error) {
 	}
 	failed = append(failed, vm.forgetOthers(ctx, state))
 	return removed, errors.Join(failed...)
+}
+
+// removeSecrets removes the secrets of an attached disk, and returns them as a
+// holding of their own, nil for none.
+func (vm *VM) removeSecrets(ctx context.Context, h *Holding, state *State) (*Holding, error) {
+	left := &Holding{Target: h.Target}
+	for _, id := range h.Objects {
+		if state.Objects[id] == "secret" {
+			left.Objects = append(left.Objects, id)
+		}
+	}
+	if len(left.Objects) == 0 {
+		return nil, nil
+	}
+	if vm.runState(ctx) != "running" {
+		return nil, nil // a VM that has been restored opens its images when it is resumed
+	}
+	for _, id := range left.Objects {
+		if err := vm.deleteObject(ctx, id); err != nil {
+			return nil, err
+		}
+	}
+	return left, nil
 }

@@ -39,9 +39,11 @@ func NewStarting(id string, user *daemon.Credential, opts Options) *Starting {
 type Arrival string
 
 const (
-	// ArrivalBoot: it starts from nothing, or from a file of its state. Nobody
-	// has its images open.
-	ArrivalBoot Arrival = "boot"
+	// ArrivalBoot: it starts from nothing. Nobody has its images open.
+	ArrivalBoot Arrival = ""
+	// ArrivalRestore: it comes from a file of its state. Nobody has its images
+	// open.
+	ArrivalRestore Arrival = "restore"
 	// ArrivalMigration: another QEMU, of this VM, has its images open until it
 	// hands them over.
 	ArrivalMigration Arrival = "migration"
@@ -90,22 +92,39 @@ func (s *Starting) graph(ctx context.Context, d StartDisk) (*blockgraph.Graph, b
 	return graph, u, err
 }
 
+// StartArguments are a disk as QEMU is started with it.
+type StartArguments struct {
+	// Arguments are QEMU's, an option and its value each.
+	Arguments []string
+	// Limits is what block_set_io_throttle is to be told once QEMU runs, nil for
+	// nothing: they cannot be arguments.
+	Limits blockgraph.Object
+	// Reopened are the ids of secrets that QEMU needs a second time, when the
+	// guest of a VM that arrives runs on: the qcow2 driver opens an image again
+	// that another QEMU has had (qcow2_co_invalidate_cache).
+	Reopened []string
+}
+
 // Arguments returns the disk as arguments for QEMU, which name files that
-// [Starting.Prepare] makes. No file is looked at, and no secret. Limits are not
-// among the arguments: Limits is what block_set_io_throttle is to be told once
-// QEMU runs, nil for nothing.
-func (s *Starting) Arguments(ctx context.Context, d StartDisk) (arguments []string, limits blockgraph.Object, err error) {
+// [Starting.Prepare] makes. No file is looked at, and no secret.
+func (s *Starting) Arguments(ctx context.Context, d StartDisk) (*StartArguments, error) {
 	graph, _, err := s.graph(ctx, d)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	folder, err := s.vm.handOverPath(ctx, d.Disk.Target)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	limits, graph.Throttling = graph.Throttling, nil
-	arguments, err = graph.Plan().Arguments(func(o blockgraph.GraphObject) (string, error) { return filepath.Join(folder, o.ID), nil })
-	return arguments, limits, err
+	out := &StartArguments{Limits: graph.Throttling}
+	for _, n := range graph.Nodes {
+		if n.Options.Text("driver") == string(blockgraph.FormatQcow2) {
+			out.Reopened = append(out.Reopened, n.Secrets...)
+		}
+	}
+	graph.Throttling = nil
+	out.Arguments, err = graph.Plan().Arguments(func(o blockgraph.GraphObject) (string, error) { return filepath.Join(folder, o.ID), nil })
+	return out, err
 }
 
 // Check finds out whether the disk could be started now: its files are looked at
@@ -277,10 +296,9 @@ func (v *Values) writeSecret(path string, owner *Process, id string) error {
 // arrivalFile is where the VM's folder says where the VM comes from.
 const arrivalFile = "arrival"
 
-// Arrive notes where the VM comes from, for those who get it ready; "" is for one
-// that boots.
+// Arrive notes where the VM comes from, for those who get it ready.
 func (s *Starting) Arrive(ctx context.Context, a Arrival) error {
-	if a == "" {
+	if a == ArrivalBoot {
 		return nil
 	}
 	if err := s.vm.makeRunDir(ctx); err != nil {
@@ -296,8 +314,8 @@ func (s *Starting) Arrive(ctx context.Context, a Arrival) error {
 	return nil
 }
 
-// Arrival returns what Arrive has noted since the VM was gone last, "" for
-// nothing.
+// Arrival returns what Arrive has noted since the VM was gone last; ArrivalBoot
+// for nothing.
 func (s *Starting) Arrival(ctx context.Context) (Arrival, error) {
 	dir, err := s.vm.runDir(ctx)
 	if err != nil {
@@ -305,7 +323,7 @@ func (s *Starting) Arrival(ctx context.Context) (Arrival, error) {
 	}
 	text, err := os.ReadFile(filepath.Join(dir, arrivalFile))
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
+		return ArrivalBoot, nil
 	}
 	if err != nil {
 		return "", fmt.Errorf("where the VM comes from: %w", err)

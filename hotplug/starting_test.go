@@ -66,11 +66,11 @@ func TestStart(t *testing.T) {
 			if err := s.Prepare(ctx, d, hotplug.ArrivalBoot, store(key)); err != nil {
 				t.Fatal(err)
 			}
-			arguments, limits, err := s.Arguments(ctx, d)
-			if err != nil || limits == nil {
-				t.Fatal(err, limits)
+			with, err := s.Arguments(ctx, d)
+			if err != nil || with.Limits == nil {
+				t.Fatal(err, with)
 			}
-			sockets, stop, err := startQEMU(t.TempDir(), arguments...)
+			sockets, stop, err := startQEMU(t.TempDir(), with.Arguments...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -84,7 +84,7 @@ func TestStart(t *testing.T) {
 				t.Error(err)
 			}
 			for range 2 { // again does no harm
-				if err := v.FinishStart(ctx, []hotplug.Started{{Target: "sda", Limits: limits}}); err != nil {
+				if err := v.FinishStart(ctx, []hotplug.Started{{Target: "sda", Limits: with.Limits}}); err != nil {
 					t.Error(err)
 				}
 			}

@@ -86,7 +86,7 @@ func (c call) run(ctx context.Context) (output []byte, err error) {
 	case Started:
 		return nil, c.started(ctx)
 	case Restore:
-		return c.arrive(ctx, hotplug.ArrivalBoot)
+		return c.arrive(ctx, hotplug.ArrivalRestore)
 	case Migrate:
 		return c.arrive(ctx, hotplug.ArrivalMigration)
 	case Stopped, Release:

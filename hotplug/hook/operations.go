@@ -133,15 +133,15 @@ func (c call) started(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(c.finish(ctx, s), s.Arrived(ctx))
-	if err != nil && arrival != "" {
+	err = errors.Join(c.finish(ctx, s, arrival), s.Arrived(ctx))
+	if err != nil && arrival != hotplug.ArrivalBoot {
 		c.Log.Errorf("%s, which is kept running: %v", c.Domain, err)
 		return nil
 	}
 	return err
 }
 
-func (c call) finish(ctx context.Context, s *hotplug.Starting) error {
+func (c call) finish(ctx context.Context, s *hotplug.Starting, arrival hotplug.Arrival) error {
 	var failed []error
 	var finished []hotplug.Started
 	for _, target := range c.targets {
@@ -155,12 +155,20 @@ func (c call) finish(ctx context.Context, s *hotplug.Starting) error {
 			failed = append(failed, err)
 			continue
 		}
-		_, limits, err := s.Arguments(ctx, disk)
-		if limits != nil && c.monitor == "" {
-			err = errors.Join(err, fmt.Errorf("disk %s: its limits cannot be set: %w", target, ErrNoWay))
+		with, err := s.Arguments(ctx, disk)
+		if err != nil {
+			failed = append(failed, err)
+			continue
 		}
-		failed = append(failed, err, s.Note(ctx, disk, 0))
-		finished = append(finished, hotplug.Started{Target: target, Limits: limits})
+		if with.Limits != nil && c.monitor == "" {
+			failed = append(failed, fmt.Errorf("disk %s: its limits cannot be set: %w", target, ErrNoWay))
+		}
+		failed = append(failed, s.Note(ctx, disk, 0))
+		one := hotplug.Started{Target: target, Limits: with.Limits}
+		if arrival != hotplug.ArrivalBoot {
+			one.Keep = with.Reopened
+		}
+		finished = append(finished, one)
 	}
 	if c.monitor == "" {
 		return errors.Join(failed...)
@@ -210,12 +218,12 @@ func (c call) arrive(ctx context.Context, arrival hotplug.Arrival) ([]byte, erro
 			failed = append(failed, err)
 			continue
 		}
-		ours, _, err := s.Arguments(ctx, disk)
+		ours, err := s.Arguments(ctx, disk)
 		if err != nil {
 			failed = append(failed, fmt.Errorf("disk %s: %w", d.Target, err))
 			continue
 		}
-		arguments = append(arguments, ours...)
+		arguments = append(arguments, ours.Arguments...)
 	}
 	doc, err := c.doc.WithArguments(arguments)
 	if err != nil {

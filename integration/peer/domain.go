@@ -12,19 +12,31 @@ import (
 // DomainOptions say what domain to start. The zero value is a q35 machine with
 // at least four free root ports, without a guest.
 type DomainOptions struct {
-	Name    string   // default luksplug-test
-	Machine Machine  // default Q35
-	Binary  string   // the emulator; default the machine's qemu-system-x86_64
-	SCSI    bool     // a virtio-scsi controller
-	Guest   bool     // boot the small Linux guest; otherwise the domain stays paused
-	Devices string   // further XML inside <devices>
-	Extra   []string // further arguments for QEMU
+	Name    string  // default luksplug-test
+	Machine Machine // default Q35
+	Binary  string  // the emulator; default the machine's qemu-system-x86_64
+	SCSI    bool    // a virtio-scsi controller
+	Guest   bool    // boot the small Linux guest; otherwise the domain stays paused
+	Devices string  // further XML inside <devices>
+	Other   string  // further XML inside <domain>, such as <metadata>
+	Boot    string  // XML inside <os> in place of the small guest's kernel
+	UUID    string  // default one that libvirt makes
+	Labels  string  // <seclabel> elements; default one of type none
+	// Persistent defines the domain; else it is gone when it stops. It is
+	// started either way, unless Off.
+	Persistent bool
+	Off        bool     // do not start the domain, which has to be persistent
+	Extra      []string // further arguments for QEMU
 }
 
 // Domain is a running domain of a private libvirtd.
 type Domain struct {
 	Name    string
 	Control string // unix socket of a second QMP monitor, for the test's own questions
+
+	libvirt              *Libvirt
+	dir                  string
+	hasGuest, persistent bool
 
 	guest   *Guest
 	mu      sync.Mutex
@@ -57,21 +69,74 @@ func (l *Libvirt) startDomain(ctx context.Context, o DomainOptions) (*Domain, er
 	if err := os.WriteFile(file, []byte(xml), 0o644); err != nil {
 		return nil, err
 	}
-	// Paused, because QEMU drops what the guest says before anybody listens.
-	if _, err := l.Virsh(ctx, "create", "--paused", file); err != nil {
-		return nil, err
+	if l.user != "" { // QEMU makes its sockets there
+		if err := os.Chmod(dir, 0o777); err != nil {
+			return nil, err
+		}
 	}
-	d := &Domain{Name: o.Name, Control: filepath.Join(dir, "control.sock")}
-	if !o.Guest {
+	d := &Domain{Name: o.Name, Control: filepath.Join(dir, "control.sock"), libvirt: l, dir: dir, hasGuest: o.Guest, persistent: o.Persistent}
+	if o.Persistent {
+		if _, err := l.Virsh(ctx, "define", file); err != nil {
+			return nil, err
+		}
+	}
+	if o.Off {
 		return d, nil
 	}
-	if d.guest, err = dialGuest(ctx, filepath.Join(dir, "guest.sock")); err != nil {
-		return nil, err
+	return d, d.Start(ctx)
+}
+
+// Start starts the domain: again, where it has been off. The guest of an earlier
+// start is gone.
+func (d *Domain) Start(ctx context.Context) error {
+	d.forget()
+	// Paused, because QEMU drops what the guest says before anybody listens.
+	arguments := []string{"start", "--paused", d.Name}
+	if !d.persistent {
+		arguments = []string{"create", "--paused", filepath.Join(d.dir, "domain.xml")}
 	}
-	if _, err := l.Virsh(ctx, "resume", o.Name); err != nil {
-		return nil, err
+	if _, err := d.libvirt.Virsh(ctx, arguments...); err != nil {
+		return err
 	}
-	return d, nil
+	if err := d.dial(ctx); err != nil || !d.hasGuest {
+		return err
+	}
+	_, err := d.libvirt.Virsh(ctx, "resume", d.Name)
+	return err
+}
+
+// Reconnect connects to the guest of a domain that has come back by another way
+// than Start, with the guest that it had: restored, or from another libvirtd.
+func (d *Domain) Reconnect(ctx context.Context) error {
+	d.forget()
+	if err := d.dial(ctx); err != nil || d.guest == nil {
+		return err
+	}
+	d.guest.booted = true
+	return nil
+}
+
+func (d *Domain) dial(ctx context.Context) error {
+	if !d.hasGuest {
+		return nil
+	}
+	var err error
+	d.guest, err = dialGuest(ctx, filepath.Join(d.dir, "guest.sock"))
+	return err
+}
+
+// forget drops the connections to the QEMU that the domain had.
+func (d *Domain) forget() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.monitor != nil {
+		_ = d.monitor.Close() // its QEMU is gone
+		d.monitor = nil
+	}
+	if d.guest != nil {
+		d.guest.close()
+		d.guest = nil
+	}
 }
 
 // Guest is the Linux guest; nil without DomainOptions.Guest.
@@ -106,6 +171,9 @@ func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error)
 	if o.Machine == "" {
 		o.Machine = Q35
 	}
+	if o.Labels == "" {
+		o.Labels = "<seclabel type='none'/>"
+	}
 	if o.Binary == "" {
 		o.Binary = "/usr/bin/qemu-system-x86_64"
 	}
@@ -124,7 +192,7 @@ func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error)
 	}, o.Extra...) {
 		arguments += "<qemu:arg value='" + escapeXML(arg) + "'/>\n"
 	}
-	boot := ""
+	boot := o.Boot
 	if o.Guest {
 		image, err := LoadGuestImage(ctx, CloudKernel)
 		if err != nil {
@@ -137,15 +205,23 @@ func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error)
 	}
 	return `<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
 <name>` + escapeXML(o.Name) + `</name>
+` + uuidXML(o.UUID) + o.Other + `
 <memory unit='MiB'>256</memory>
 <os><type arch='x86_64' machine='` + string(o.Machine) + `'>hvm</type>` + boot + `</os>
 <features><acpi/></features>
 <devices>
 ` + devices + o.Devices + `<memballoon model='none'/>
 </devices>
-<seclabel type='none'/>
+` + o.Labels + `
 <qemu:commandline>
 ` + arguments + `</qemu:commandline>
 </domain>
 `, nil
+}
+
+func uuidXML(uuid string) string {
+	if uuid == "" {
+		return ""
+	}
+	return "<uuid>" + uuid + "</uuid>\n"
 }

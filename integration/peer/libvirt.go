@@ -26,6 +26,7 @@ type Libvirt struct {
 	Dir    string // holds libvirt's folders: run, etc, lib, cache, log
 	Log    string // libvirtd's standard error
 
+	user    string // as whom QEMUs run, "" for root
 	process *process
 	root    string // of the unpacked libvirt
 }
@@ -33,8 +34,16 @@ type Libvirt struct {
 // LibvirtOptions say what libvirtd to start. The zero value is one that listens on
 // its unix socket only.
 type LibvirtOptions struct {
-	Config []string // lines for libvirtd.conf
-	Listen bool     // on TCP as well, where Config says
+	// User runs the QEMUs, with the group of the same name; "" is root.
+	User string
+	// Hook is the text of an executable in hooks/qemu.d: libvirtd has to find
+	// one as it starts, if it is ever to run any. luksplug then has its folders
+	// in /run, /etc, /var/lib and /var/log to itself.
+	Hook string
+	// Configuration is the text of luksplug's configuration in the namespace.
+	Configuration string
+	Config        []string // lines for libvirtd.conf
+	Listen        bool     // on TCP as well, where Config says
 }
 
 // Libvirtd starts a private libvirtd for a test and ends it, with its domains,
@@ -86,9 +95,9 @@ func runLibvirtd(ctx context.Context, dir string, o LibvirtOptions) (*Libvirt, e
 	if err != nil {
 		return nil, fmt.Errorf("%w (make setup unpacks libvirt)", err)
 	}
-	l := &Libvirt{Dir: dir, Socket: filepath.Join(dir, "run", "libvirt-sock"), Log: filepath.Join(dir, "libvirtd.log"), root: root}
+	l := &Libvirt{Dir: dir, Socket: filepath.Join(dir, "run", "libvirt-sock"), Log: filepath.Join(dir, "libvirtd.log"), root: root, user: o.User}
 	l.URI = "qemu+unix:///system?socket=" + l.Socket
-	if err := l.writeConfig(o.Config); err != nil {
+	if err := l.writeConfig(o); err != nil {
 		return nil, err
 	}
 	log, err := os.Create(l.Log)
@@ -127,36 +136,57 @@ mkdir -p "$2/places/etc"
 for file in passwd group; do cp "/etc/$file" "$2/places/etc/"; done
 grep -q ^libvirt-qemu: /etc/passwd || echo libvirt-qemu:x:64055:64055::/nonexistent:/usr/sbin/nologin >> "$2/places/etc/passwd"
 grep -q ^libvirt-qemu: /etc/group || echo libvirt-qemu:x:64055: >> "$2/places/etc/group"
-mkdir -p "$2/places/run/lock/luksplug"
+mkdir -p "$2/places/run/lock/luksplug" "$2/places/run/luksplug"
+for dir in etc var/lib var/log; do mkdir -p "$2/places/$dir/luksplug"; done
 for dir in run etc var/lib var/cache var/log; do
 	mkdir -p "$2/places/$dir/libvirt"
 	mount -t overlay -o "lowerdir=$2/places/$dir:/$dir" libvirt "/$dir"
 	mount --bind "$2/${dir##*/}" "/$dir/libvirt"
 done
-mount -t tmpfs -o mode=755 luksplug /run/lock/luksplug # for who runs it in here, where /run cannot be written
+# For who runs luksplug in here, where these cannot be written.
+mount -t tmpfs -o mode=755 luksplug /run/lock/luksplug
+if [ -d "$2/luksplug" ]; then # a host of its own
+	mount -t tmpfs -o mode=755 luksplug /run/luksplug
+	for dir in etc var/lib var/log; do mount --bind "$2/luksplug/$dir" "/$dir/luksplug"; done
+fi
 shift 2
 libvirtd --pid-file /run/libvirt/libvirtd.pid "$@" &
 wait $!
 `
 
 // writeConfig makes libvirt's folders and its configuration.
-func (l *Libvirt) writeConfig(lines []string) error {
-	for _, name := range []string{"run", "etc/hooks", "lib", "cache", "log"} {
+func (l *Libvirt) writeConfig(o LibvirtOptions) error {
+	folders := []string{"run", "etc/hooks/qemu.d", "lib", "cache", "log"}
+	if o.Hook != "" {
+		folders = append(folders, "luksplug/etc", "luksplug/var/lib", "luksplug/var/log")
+	}
+	for _, name := range folders {
 		if err := os.MkdirAll(filepath.Join(l.Dir, name), 0o755); err != nil {
 			return err
 		}
 	}
-	const qemu = `user = "root"
-group = "root"
+	user := o.User
+	if user == "" {
+		user = "root"
+	}
+	qemu := `user = "` + user + `"
+group = "` + user + `"
 security_driver = "none"
 cgroup_controllers = []
 namespaces = []
 remember_owner = 0
 stdio_handler = "file"
 `
-	return errors.Join(
+	var hook, configuration error
+	if o.Hook != "" {
+		hook = os.WriteFile(filepath.Join(l.Dir, "etc", "hooks", "qemu.d", "test"), []byte(o.Hook), 0o755)
+	}
+	if o.Configuration != "" {
+		configuration = os.WriteFile(filepath.Join(l.Dir, "luksplug", "etc", "config.yaml"), []byte(o.Configuration), 0o644)
+	}
+	return errors.Join(hook, configuration,
 		os.WriteFile(filepath.Join(l.Dir, "etc", "qemu.conf"), []byte(qemu), 0o644),
-		os.WriteFile(filepath.Join(l.Dir, "etc", "libvirtd.conf"), []byte(strings.Join(append(lines, ""), "\n")), 0o644))
+		os.WriteFile(filepath.Join(l.Dir, "etc", "libvirtd.conf"), []byte(strings.Join(append(o.Config, ""), "\n")), 0o644))
 }
 
 // waitReady waits until libvirtd answers.

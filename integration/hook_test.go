@@ -1,0 +1,247 @@
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/hook"
+	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/secrets/dir"
+)
+
+// hookHost is a host whose libvirt calls luksplug.
+type hookHost struct {
+	*peer.Libvirt
+	keys string // folder of the passphrases
+}
+
+// newHookHost starts a libvirtd with luksplug as its hook, and QEMUs that run as
+// user.
+func newHookHost(t *testing.T, user string) *hookHost {
+	t.Helper()
+	keys := t.TempDir()
+	l := peer.LibvirtdWith(t, peer.LibvirtOptions{
+		User:          user,
+		Hook:          "#!/bin/sh\nexec " + luksplug + " hook -- \"$@\"\n",
+		Configuration: "keystores: ['dir:" + keys + "']\n",
+	})
+	h := &hookHost{l, keys}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the hook's log: %s", h.logged(t))
+		}
+	})
+	return h
+}
+
+// logged returns what the hook has logged.
+func (h *hookHost) logged(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(h.Dir, "luksplug", "var", "log", "hook.log"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// onHost returns the files in luksplug's folder in memory.
+func (h *hookHost) onHost(ctx context.Context, t *testing.T) []string {
+	t.Helper()
+	got := run(ctx, t, h.Inside(ctx, "find", "/run/luksplug", "-not", "-type", "d")).want(t, 0)
+	return strings.Fields(got.stdout)
+}
+
+// wantClean ends the test unless nothing of any domain is on the host.
+func (h *hookHost) wantClean(ctx context.Context, t *testing.T) {
+	t.Helper()
+	got := run(ctx, t, h.Inside(ctx, "find", "/run/luksplug", "-mindepth", "2")).want(t, 0)
+	if got.stdout != "" {
+		t.Errorf("left on the host: %s", got.stdout)
+	}
+}
+
+// learn puts the passphrase of a volume into the key store.
+func (h *hookHost) learn(t *testing.T, v *peer.Volume) {
+	t.Helper()
+	if err := os.WriteFile(h.keyFile(t, v), v.Passphrase, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (h *hookHost) keyFile(t *testing.T, v *peer.Volume) string {
+	t.Helper()
+	disk, err := blockgraph.ParseDisk([]byte(v.DiskXML("vdb", "virtio")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(h.keys, dir.FileName(disk.Secrets()[0]))
+}
+
+const hookUUID = "3e3fce45-4f53-4fa7-bb32-11f34168b82b"
+
+// plugged is a disk of a domain.
+type plugged struct {
+	volume   *peer.Volume
+	target   string
+	cold     bool // among QEMU's arguments
+	optional bool
+}
+
+// define defines a domain with a guest, a monitor and ports of ours, to which the
+// disks belong.
+func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *peer.Domain {
+	t.Helper()
+	arguments := append(hook.MonitorArguments(hook.MonitorFolder, hookUUID), hook.PortArguments(2)...)
+	r := record.Record{User: "+0:+0"}
+	starting := hotplug.NewStarting(hookUUID, nil, hotplug.Options{RunDir: "/run/luksplug/vm"})
+	var devices []blockgraph.Object
+	for _, p := range disks {
+		h.learn(t, p.volume)
+		xml := serialXML(t, p.volume.DiskXML(p.target, "virtio"), "serial-"+p.target)
+		d, err := record.New([]byte(xml), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		disk, err := d.Parsed()
+		if err != nil {
+			t.Fatal(err)
+		}
+		graph, err := blockgraph.Build(disk, blockgraph.Machine{Type: "q35", Ports: hook.FreePorts(arguments, devices)}, blockgraph.Unlock{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.Devices, d.Optional, d.Start = []blockgraph.Object{graph.Device().Options}, p.optional, hotplug.StartWay(disk, blockgraph.ByHeader)
+		devices = append(devices, d.Devices...)
+		r = r.With(d)
+		if p.cold {
+			ours, err := starting.Arguments(ctx, hotplug.StartDisk{Disk: disk, Devices: d.Devices, Way: d.Start})
+			if err != nil {
+				t.Fatal(err)
+			}
+			arguments = append(arguments, ours.Arguments...)
+		}
+	}
+	text, err := r.XML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := h.StartDomain(ctx, peer.DomainOptions{Guest: true, Persistent: true, Off: true, UUID: hookUUID,
+		Other: "<metadata>" + text + "</metadata>", Extra: arguments})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// start starts the domain and waits until the guest has the disks.
+func (h *hookHost) start(ctx context.Context, t *testing.T, d *peer.Domain, disks ...plugged) {
+	t.Helper()
+	if err := d.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range disks {
+		guestDisk(ctx, t, d, "serial-"+p.target)
+	}
+}
+
+// TestHookColdStart: disks that belong to the domain are there from the start,
+// among QEMU's arguments or plugged when it runs, and nothing of their keys is
+// left.
+func TestHookColdStart(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	h := newHookHost(t, "")
+	disks := []plugged{
+		{volume: peer.NewVolume(t, peer.DetachedQcow2), target: "vdb", cold: true},
+		{volume: peer.NewVolume(t, peer.EmbeddedLUKS), target: "vdc"},
+	}
+	d := h.define(ctx, t, disks...)
+	for range 2 {
+		h.start(ctx, t, d, disks...)
+		wantNoObjects(ctx, t, d)
+		for _, path := range h.onHost(ctx, t) {
+			if !strings.HasSuffix(path, ".json") && !strings.HasSuffix(path, "/qmp") {
+				t.Errorf("left after the start: %s", path)
+			}
+		}
+		list := run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "--domain", d.Name, "list")).want(t, 0)
+		for _, p := range disks {
+			if !strings.Contains(list.stdout, p.target) {
+				t.Errorf("list does not show %s: %s", p.target, list.stdout)
+			}
+		}
+		virsh(ctx, t, h.Libvirt, "destroy", d.Name)
+		h.wantClean(ctx, t)
+	}
+}
+
+// TestHookSaveAndRestore: a saved domain comes back with its disks and what the
+// guest had in memory, from a managed save and from a file.
+func TestHookSaveAndRestore(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	h := newHookHost(t, "")
+	disks := []plugged{
+		{volume: peer.NewVolume(t, peer.DetachedRaw), target: "vdb", cold: true},
+		{volume: peer.NewVolume(t, peer.Qcow2LUKS), target: "vdc"},
+	}
+	d := h.define(ctx, t, disks...)
+	h.start(ctx, t, d, disks...)
+	device := guestDisk(ctx, t, d, "serial-vdb")
+	if _, err := d.Guest().Run(ctx, "echo in memory > /tmp/kept"); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "saved")
+	for i, way := range [][2][]string{
+		{{"managedsave", d.Name, "--paused"}, {"start", d.Name}},
+		{{"save", "--paused", d.Name, file}, {"restore", file}},
+	} {
+		pattern := []byte(fmt.Sprintf("before save %d", i))
+		if err := d.Guest().WritePattern(ctx, device, 0, 1, pattern); err != nil {
+			t.Fatal(err)
+		}
+		virsh(ctx, t, h.Libvirt, way[0]...)
+		h.wantClean(ctx, t)
+		virsh(ctx, t, h.Libvirt, way[1]...)
+		if err := d.Reconnect(ctx); err != nil {
+			t.Fatal(err)
+		}
+		virsh(ctx, t, h.Libvirt, "resume", d.Name)
+		// QEMU opens a qcow2 image again when the guest runs on, and needs its
+		// secret for it; then no more.
+		repaired := run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "--domain", d.Name, "repair")).want(t, 0)
+		if !strings.Contains(repaired.stdout, "luksplug-vdc-secret0") {
+			t.Errorf("repair says %s", repaired.stdout)
+		}
+		wantNoObjects(ctx, t, d)
+		if out, err := d.Guest().Run(ctx, "cat /tmp/kept"); err != nil || !strings.Contains(out, "in memory") {
+			t.Fatalf("the guest is another: %q %v", out, err)
+		}
+		if got, err := d.Guest().ReadHash(ctx, device, 0, 1); err != nil || got != peer.HashOf(peer.Pattern(pattern)) {
+			t.Errorf("the guest reads %s (%v)", got, err)
+		}
+	}
+}
+
+// wantNoObjects checks that QEMU has no object of ours.
+func wantNoObjects(ctx context.Context, t *testing.T, d *peer.Domain) {
+	t.Helper()
+	state, err := d.State(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range state.Objects {
+		if strings.HasPrefix(id, "luksplug-") {
+			t.Errorf("QEMU still has the object %s", id)
+		}
+	}
+}
