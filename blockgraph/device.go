@@ -31,7 +31,7 @@ func (b *builder) device(in medium, m Machine) error {
 		return err
 	}
 	if m.Devices != nil {
-		return b.sameDevices(in, m.Devices)
+		return b.sameDevices(in, m)
 	}
 	where, err := findPlace(d, m)
 	if err != nil {
@@ -83,13 +83,12 @@ func (b *builder) device(in medium, m Machine) error {
 	}
 	b.appearance(&o)
 	b.graph.Devices = append(b.graph.Devices, Device{ID: id, Role: RoleDevice, Options: o})
-	b.limits(in)
-	return nil
+	return b.limits(in, m)
 }
 
 // sameDevices adds the devices of an earlier plan of the same disk.
-func (b *builder) sameDevices(in medium, devices []Object) error {
-	d := b.disk
+func (b *builder) sameDevices(in medium, m Machine) error {
+	d, devices := b.disk, m.Devices
 	if len(devices) == 0 || len(devices) > 2 {
 		return &PlacementError{Target: d.Target, Reason: fmt.Sprintf("%d devices are recorded of the disk, where there can be one and a controller", len(devices))}
 	}
@@ -107,8 +106,7 @@ func (b *builder) sameDevices(in medium, devices []Object) error {
 	if drive, chardev := devices[last].Text("drive"), devices[last].Text("chardev"); drive != in.node || chardev != in.chardev {
 		return &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the recorded device reads %q, and the disk's XML makes %q of it: the record and the XML are not of the same disk", shorten(drive+chardev), in.node+in.chardev)}
 	}
-	b.limits(in)
-	return nil
+	return b.limits(in, m)
 }
 
 func (b *builder) deviceID() string {
@@ -119,10 +117,12 @@ func (b *builder) deviceID() string {
 }
 
 // limits adds what QEMU is told when the device is there.
-func (b *builder) limits(in medium) {
-	if t := b.disk.IOTune; t != nil && t.Any() && in.node != "" {
+func (b *builder) limits(in medium, m Machine) error {
+	t, err := b.disk.limits(m)
+	if err == nil && t != nil && t.Any() && in.node != "" {
 		b.graph.Throttling = t.throttle(qomPath(b.disk.Bus, b.deviceID()))
 	}
+	return err
 }
 
 // appearance adds what the guest sees of the disk.

@@ -33,9 +33,12 @@ func ParseDomain(data []byte) (Machine, error) {
 	if dom.Devices == nil {
 		dom.Devices = &libvirtxml.DomainDeviceList{}
 	}
-	taken := takenSlots(data)
+	addresses := findAddresses(data)
+	taken := takenSlots(addresses)
 	m.Domain = true
 	m.readControllers(&dom, taken)
+	m.readUSB(&dom, addresses)
+	m.SharedMemory = sharedMemory(&dom)
 	if m.i440FX() {
 		// The host bridge and the PIIX3 are always there and have no element.
 		markTaken(taken, 0, 0)
@@ -54,14 +57,12 @@ func ParseDomain(data []byte) (Machine, error) {
 
 // readControllers reads what disks are plugged into.
 func (m *Machine) readControllers(dom *libvirtxml.Domain, taken map[uint]map[uint]bool) {
-	m.USB = true // libvirt adds a USB controller to a domain that says nothing of one
 	used := map[string]bool{}
 	for _, c := range dom.Devices.Controllers {
 		if c.Index != nil {
 			used[fmt.Sprint(c.Type, *c.Index)] = true
 		}
 	}
-	hasUSB := false
 	for _, c := range dom.Devices.Controllers {
 		index := value(c.Index)
 		if c.Index == nil { // libvirt gives it the lowest that is free
@@ -93,17 +94,52 @@ func (m *Machine) readControllers(dom *libvirtxml.Domain, taken map[uint]map[uin
 				model = m.defaultSCSI()
 			}
 			m.SCSI = append(m.SCSI, SCSIController{ID: fmt.Sprintf("scsi%d", index), Model: model, Units: takenUnits(dom, index)})
-		case "usb":
-			m.USB = hasUSB && m.USB || c.Model != "none"
-			hasUSB = true
-			if c.Model != "none" && !slices.Contains(m.USBBuses, index) { // companions share a number
-				m.USBBuses = append(m.USBBuses, index)
-			}
+		}
+		m.readAlias(c, index)
+	}
+	for _, d := range dom.Devices.Disks { // whose controller libvirt adds where the domain says nothing of it
+		if d.Target == nil || d.Target.Bus != "scsi" {
+			continue
+		}
+		a, ok := driveOf(&d)
+		id := fmt.Sprintf("scsi%d", a.Controller)
+		if ok && !slices.ContainsFunc(m.SCSI, func(c SCSIController) bool { return c.ID == id }) {
+			m.SCSI = append(m.SCSI, SCSIController{ID: id, Model: m.defaultSCSI(), Units: takenUnits(dom, a.Controller)})
 		}
 	}
-	if !hasUSB {
-		m.USBBuses = []uint{0}
+}
+
+// readAlias notes the name that the user gave to a controller.
+func (m *Machine) readAlias(c libvirtxml.DomainController, index uint) {
+	if c.Alias == nil || !strings.HasPrefix(c.Alias.Name, userAlias) {
+		return
 	}
+	name := c.Type + strconv.FormatUint(uint64(index), 10)
+	switch {
+	case c.Type == "pci":
+		name = fmt.Sprintf("pci.%d", index)
+	case c.Type == "usb" && index == 0:
+		name = "usb"
+	}
+	if m.Aliases == nil {
+		m.Aliases = map[string]string{}
+	}
+	m.Aliases[name] = c.Alias.Name
+}
+
+// sharedMemory tells whether others than the guest can see its memory: only where
+// the domain says so, for all of it or for each cell.
+func sharedMemory(dom *libvirtxml.Domain) bool {
+	shared := dom.MemoryBacking != nil && dom.MemoryBacking.MemoryAccess != nil && dom.MemoryBacking.MemoryAccess.Mode == "shared"
+	if dom.CPU == nil || dom.CPU.Numa == nil || len(dom.CPU.Numa.Cell) == 0 {
+		return shared
+	}
+	for _, c := range dom.CPU.Numa.Cell {
+		if c.MemAccess != "shared" && (c.MemAccess != "" || !shared) {
+			return false
+		}
+	}
+	return true
 }
 
 // readDisks reads what a further disk must not have.
@@ -200,6 +236,9 @@ func (m *Machine) readThrottleGroups(dom *libvirtxml.Domain) error {
 		if limits.Group == "" {
 			return invalid(element, "has no <group_name>: disks name it by that")
 		}
+		if !limits.Any() {
+			return invalid(element, "group_name can be configured only together with settings")
+		}
 		if err := limits.validate(element); err != nil {
 			return err
 		}
@@ -208,16 +247,16 @@ func (m *Machine) readThrottleGroups(dom *libvirtxml.Domain) error {
 	return nil
 }
 
-// takenSlots finds every <address type='pci'> of the document, whatever device
-// it belongs to: slots in use by bus. Those in a <source> are the host's.
-func takenSlots(data []byte) map[uint]map[uint]bool {
-	taken := map[uint]map[uint]bool{}
+// findAddresses finds every <address> of the document, whatever device it
+// belongs to. Those in a <source> are the host's, and not among them.
+func findAddresses(data []byte) []*element {
+	var out []*element
 	d := xml.NewDecoder(strings.NewReader(string(data)))
 	sources := 0
 	for {
 		token, err := d.Token()
 		if err != nil {
-			return taken // the whole document was read before, so this is its end
+			return out // the whole document was read before, so this is its end
 		}
 		if end, ok := token.(xml.EndElement); ok && end.Name.Local == "source" {
 			sources--
@@ -226,17 +265,23 @@ func takenSlots(data []byte) map[uint]map[uint]bool {
 		if ok && start.Name.Local == "source" {
 			sources++
 		}
-		if !ok || start.Name.Local != "address" || sources > 0 {
-			continue
+		if ok && start.Name.Local == "address" && sources == 0 {
+			out = append(out, &element{name: "address", path: "address", attrs: start.Attr})
 		}
-		e := &element{name: "address", path: "address", attrs: start.Attr}
+	}
+}
+
+// takenSlots returns the PCI slots in use, by bus.
+func takenSlots(addresses []*element) map[uint]map[uint]bool {
+	taken := map[uint]map[uint]bool{}
+	for _, e := range addresses {
 		n := numbers{e: e}
 		bus, slot := n.get("bus", 0xff), n.get("slot", 0x1f)
-		if e.attr("type") != "pci" || n.err != nil {
-			continue
+		if e.attr("type") == "pci" && n.err == nil {
+			markTaken(taken, bus, slot)
 		}
-		markTaken(taken, bus, slot)
 	}
+	return taken
 }
 
 func markTaken(taken map[uint]map[uint]bool, bus, slot uint) {

@@ -97,7 +97,7 @@ var fullDisks = []string{
 	`<disk type='network'>
   <source protocol='ssh' name='/a'>
     <host name='h'/>
-    <identity username='u'/>
+    <identity username='u' keyfile='/k'/>
     <knownHosts path='/k'/>
   </source>
   <target dev='vdb'/>

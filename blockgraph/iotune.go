@@ -76,10 +76,22 @@ func (t IOTune) validate(path string) error {
 	if t.RequestSize > highestLimit {
 		return invalid(path, fmt.Sprintf("block I/O throttle limit size_iops_sec must be no more than %d", int64(highestLimit)))
 	}
-	if t.Group != "" && !t.Any() {
-		return invalid(path, "group_name can be configured only together with settings")
-	}
 	return nil
+}
+
+// limits are those of the disk: its own or, where it names no more than a group,
+// those of another disk of the VM that is in it, as libvirt has it.
+func (d *Disk) limits(m Machine) (*IOTune, error) {
+	t := d.IOTune
+	if t == nil || t.Group == "" || t.Any() {
+		return t, nil
+	}
+	for _, o := range m.Disks {
+		if o.Tune != nil && o.Tune.Group == t.Group && o.Tune.Any() {
+			return o.Tune, nil
+		}
+	}
+	return nil, invalid("disk/iotune/group_name", "group_name can be configured only together with settings: no other disk of the VM is in the group")
 }
 
 // feasible checks limits by QEMU's rules (throttle_is_valid in util/throttle.c):

@@ -30,8 +30,15 @@ type Machine struct {
 	// what is not in it the VM does not have, and a disk without an address
 	// gets the one that libvirt would give it.
 	Domain bool
-	// USBBuses are the numbers of the domain's USB controllers.
-	USBBuses []uint
+	// USBHubs are the domain's USB controllers and hubs, and USBUsed the ports in use.
+	USBHubs []USBHub
+	USBUsed []USBAddress
+	// SharedMemory tells that a server of vhost-user could see all of the memory
+	// that the domain's guest has.
+	SharedMemory bool
+	// Aliases are the ids in QEMU of controllers that the user gave a name, by those
+	// that libvirt would give them, such as "scsi0" or "pci.4".
+	Aliases map[string]string
 	// PCI tells that the domain's PCI controllers are known.
 	PCI bool
 	// Bridges are the conventional PCI buses behind bridges.
@@ -120,6 +127,10 @@ func (m Machine) i440FX() bool {
 
 func (m Machine) pSeries() bool { return strings.HasPrefix(m.Type, "pseries") }
 
+// builtinESP tells whether the machine may have the SCSI controller of a Sun or a
+// Macintosh on its board: no PC does.
+func (m Machine) builtinESP() bool { return !m.i440FX() && !m.builtinSATA() }
+
 // rootBusHotplug tells whether devices are plugged into the root bus itself:
 // the i440FX's and the pSeries' conventional PCI bus. Everything newer has root
 // ports.
@@ -156,6 +167,10 @@ func (m Machine) defaultSCSI() string {
 	}
 	return "lsilogic"
 }
+
+// alias returns the id in QEMU of a controller that libvirt would call by this
+// name.
+func (m Machine) alias(name string) string { return orDefault(m.Aliases[name], name) }
 
 func (m Machine) rootBus() string {
 	if m.rootBusHotplug() {
@@ -258,9 +273,12 @@ func (d *Disk) checkAgainst(m Machine) error {
 			return refuse("disks '" + d.Target + "' and '" + o.Target + "' have identical serial: the guest could not tell them apart")
 		case d.WWN != 0 && o.WWN == d.WWN:
 			return refuse("disks '" + d.Target + "' and '" + o.Target + "' have identical WWN: the guest could not tell them apart")
-		case d.IOTune != nil && d.IOTune.Group != "" && o.Tune != nil && o.Tune.Group == d.IOTune.Group && *o.Tune != *d.IOTune:
+		case d.IOTune != nil && d.IOTune.Group != "" && d.IOTune.Any() && o.Tune != nil && o.Tune.Group == d.IOTune.Group && *o.Tune != *d.IOTune:
 			return refuse("different iotunes for disks " + d.Target + " and " + o.Target + ", which share the group '" + d.IOTune.Group + "'")
 		}
+	}
+	if m.Domain && !m.SharedMemory && !d.Empty && d.Image.Source.Kind == SourceVHostUser {
+		return refuse("'vhostuser' requires shared memory: its server has to see the guest's, add <memoryBacking><access mode='shared'/></memoryBacking> while the VM is off")
 	}
 	threads := d.Driver.IOThreads
 	if d.Driver.IOThread != 0 {

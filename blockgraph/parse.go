@@ -76,7 +76,7 @@ func (p *parser) disk(read *tokens) (*Disk, error) {
 			return nil, err
 		}
 	}
-	if err := xml.NewTokenDecoder(read).Decode(&p.doc); err != nil {
+	if err := xml.NewTokenDecoder(&outline{tokens: read}).Decode(&p.doc); err != nil {
 		return nil, malformed("", err)
 	}
 	for _, read := range []func(*Disk) error{p.identity, p.tuning} {

@@ -26,6 +26,9 @@ func (p *parser) device(d *Disk) error {
 	if err := oneOf(e, "snapshot", "no", "internal", "external", "manual"); err != nil {
 		return err
 	}
+	if s := e.attr("snapshot"); s != "" && s != "no" && e.attr("type") == string(SourceVHostUser) {
+		return e.invalid("snapshot", "only snapshot=no is supported with vhostuser disk")
+	}
 	return p.passThrough(d)
 }
 
@@ -60,7 +63,7 @@ func (p *parser) target(d *Disk) error {
 	if err := oneOf(t, "tray", "open", "closed"); err != nil {
 		return err
 	}
-	if t.attr("tray") != "" && !d.Device.removable() {
+	if t.attr("tray") == "open" && !d.Device.removable() {
 		return t.invalid("tray", "tray is only valid for cdrom and floppy")
 	}
 	if err := p.bus(d, t, prefix); err != nil {
@@ -87,7 +90,7 @@ func (p *parser) bus(d *Disk, t *element, prefix string) error {
 	switch {
 	case d.Device == DeviceFloppy:
 		d.Bus = BusFDC
-	case prefix == "hd":
+	case prefix == "hd", prefix == "fd": // the latter of a cdrom
 		d.Bus = BusIDE
 	case prefix == "sd":
 		d.Bus = BusSCSI

@@ -27,10 +27,11 @@ func (p *parser) driver(d *Disk) error {
 			}
 		}
 	}
-	// "default" is libvirt's word for QEMU's own choice: the same as nothing.
+	// Of a cache, "default" is libvirt's word for QEMU's own choice; the others know
+	// no such word.
 	d.Driver.Cache, d.Driver.IO = notDefault(e.attr("cache")), e.attr("io")
-	d.Driver.Discard, d.Driver.DetectZeroes = notDefault(e.attr("discard")), e.attr("detect_zeroes")
-	d.Driver.ErrorPolicy, d.Driver.ReadErrorPolicy = notDefault(e.attr("error_policy")), notDefault(e.attr("rerror_policy"))
+	d.Driver.Discard, d.Driver.DetectZeroes = e.attr("discard"), e.attr("detect_zeroes")
+	d.Driver.ErrorPolicy, d.Driver.ReadErrorPolicy = e.attr("error_policy"), e.attr("rerror_policy")
 	d.Driver.Queues, d.Driver.QueueSize, d.Driver.IOThread = number(e, "queues"), number(e, "queue_size"), number(e, "iothread")
 	if t := e.child("iothreads"); t != nil {
 		d.Driver.IOThreads = parseIOThreads(t)

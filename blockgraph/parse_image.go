@@ -17,7 +17,7 @@ func (p *parser) image(d *Disk) error {
 		return err
 	}
 	if d.Empty {
-		return p.noImage()
+		return p.noImage(driver)
 	}
 	src := p.tree.child("source")
 	outer := sides{auth: p.tree.child("auth"), encryption: p.tree.child("encryption")}
@@ -44,7 +44,12 @@ func (p *parser) image(d *Disk) error {
 }
 
 // noImage refuses what says something of an image that a drive does not have.
-func (p *parser) noImage() error {
+func (p *parser) noImage(driver *element) error {
+	if driver != nil && driver.attr("type") != string(FormatQcow2) {
+		if c := driver.child("metadata_cache"); c != nil && c.child("max_size") != nil {
+			return c.invalid("", "metadata cache max size control is supported only with qcow2 images")
+		}
+	}
 	for _, name := range []string{"encryption", "auth"} {
 		if e := p.tree.child(name); e != nil {
 			return e.invalid("", "there is no <source> that it could be about")
@@ -65,6 +70,9 @@ func (p *parser) imageDriver(d *Disk, driver *element) error {
 		if err := oneOf(driver, attr, "on", "off"); err != nil {
 			return err
 		}
+	}
+	if driver.attr("copy_on_read") != "" && p.tree.attr("type") == string(SourceVHostUser) {
+		return driver.invalid("copy_on_read", "copy_on_read is not supported with vhostuser disk")
 	}
 	d.CopyOnRead = driver.attr("copy_on_read") == "on"
 	d.DiscardNoUnref = Switch(driver.attr("discard_no_unref"))

@@ -91,14 +91,14 @@ func placePCI(d *Disk, m Machine, what string, conventional bool) (Object, error
 			return nil, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the %s is of conventional PCI, and the VM has no bridge with a free slot for it: "+
 				"add <controller type='pci' model='pcie-to-pci-bridge'/> while the VM is off, or use another model", what)}
 		}
-		return Object{{"bus", bus}, {"addr", hex(slot)}}, nil
+		return Object{{"bus", m.alias(bus)}, {"addr", hex(slot)}}, nil
 	}
 	bus, ok := m.freePort()
 	if !ok {
 		return nil, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("no hot-pluggable pcie-root-port is free for the %s (the VM has %d): "+
 			"add ports while the VM is off, in libvirt <controller type='pci' model='pcie-root-port'/>, for QEMU -device pcie-root-port,id=NAME,chassis=N, or use bus='scsi' with an existing controller", what, len(m.Ports))}
 	}
-	return Object{{"bus", bus}, {"addr", "0x0"}}, nil
+	return Object{{"bus", m.alias(bus)}, {"addr", "0x0"}}, nil
 }
 
 // placeAt puts the device where <address type='pci'> says. libvirt calls the
@@ -117,7 +117,7 @@ func placeAt(d *Disk, m Machine, a PCIAddress) (Object, error) {
 	if a.Function != 0 {
 		addr += "." + hex(a.Function)
 	}
-	members := Object{{"bus", bus}}
+	members := Object{{"bus", m.alias(bus)}}
 	members.addSwitch("multifunction", a.Multifunction)
 	members.add("addr", addr)
 	return members, nil
@@ -145,25 +145,6 @@ func checkPort(d *Disk, m Machine, bus string) error {
 	return &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the VM has no PCI bus %s (it has: %s): give another <address>, or none to have a free one chosen", bus, orNone(names))}
 }
 
-func placeUSB(d *Disk, m Machine) (place, error) {
-	if d.Address != nil && d.Address.USB != nil {
-		if n := d.Address.USB.Bus; m.Domain && !slices.Contains(m.USBBuses, n) {
-			return place{}, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("missing USB bus %d: the domain has no USB controller of this index", n)}
-		}
-		bus := "usb.0"
-		if n := d.Address.USB.Bus; n > 0 {
-			bus = fmt.Sprintf("usb%d.0", n)
-		}
-		members := Object{{"bus", bus}}
-		members.addText("port", d.Address.USB.Port)
-		return place{members: members}, nil
-	}
-	if m.Known() && !m.USB {
-		return place{}, &PlacementError{Target: d.Target, Reason: "the VM has no USB controller: add one while it is off (libvirt: <controller type='usb' model='qemu-xhci'/>, QEMU: -device qemu-xhci), or use another bus"}
-	}
-	return place{}, nil // QEMU finds a free port on any USB bus
-}
-
 // placeFixed places a disk on a bus whose addresses follow from the target's
 // letters.
 func placeFixed(d *Disk, m Machine) (Object, error) {
@@ -181,7 +162,7 @@ func placeFixed(d *Disk, m Machine) (Object, error) {
 	case a.Controller == 0 && m.builtinSATA():
 		return Object{{"bus", fmt.Sprintf("ide.%d", a.Unit)}}, nil
 	}
-	return Object{{"bus", fmt.Sprintf("sata%d.%d", a.Controller, a.Unit)}}, nil
+	return Object{{"bus", fmt.Sprintf("%s.%d", m.alias(fmt.Sprintf("sata%d", a.Controller)), a.Unit)}}, nil
 }
 
 // driveAddress is the address of a disk on a bus of drives: the one that is

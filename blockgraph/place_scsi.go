@@ -42,7 +42,7 @@ func placeSCSI(d *Disk, m Machine) (place, error) {
 		for lun := highestLUN; lun >= 0; lun-- {
 			unit := DriveAddress{Unit: uint(lun)}
 			if !c.narrow() && !slices.Contains(c.Units, SCSIUnit{LUN: unit.Unit}) {
-				return place{members: scsiMembers(c, unit)}, nil
+				return place{members: scsiMembers(c, m, unit)}, nil
 			}
 		}
 	}
@@ -55,7 +55,7 @@ func placeSCSI(d *Disk, m Machine) (place, error) {
 func placeUnit(d *Disk, m Machine, a DriveAddress) (place, error) {
 	id := fmt.Sprintf("scsi%d", a.Controller)
 	if !m.Known() {
-		return place{members: scsiMembers(SCSIController{ID: id}, a)}, nil
+		return place{members: scsiMembers(SCSIController{ID: id}, m, a)}, nil
 	}
 	i := slices.IndexFunc(m.SCSI, func(c SCSIController) bool { return c.ID == id })
 	if i < 0 && m.Domain {
@@ -76,10 +76,13 @@ func placeUnit(d *Disk, m Machine, a DriveAddress) (place, error) {
 	if _, known := scsiDrivers[c.Model]; c.Model != "" && !known {
 		return place{}, &PlacementError{Target: d.Target, Reason: "the SCSI controller " + id + " has the unsupported model '" + shorten(c.Model) + "', which QEMU does not have"}
 	}
+	if c.Model == "ncr53c90" && !m.builtinESP() {
+		return place{}, &PlacementError{Target: d.Target, Reason: "ncr53c90 SCSI controller is not a built-in for this machine: the domain's " + id + " cannot be of that model"}
+	}
 	if c.narrow() && a.Target != 0 {
 		return place{}, invalid("disk/address@target", "target must be 0 for controller model '"+c.Model+"'")
 	}
-	return place{members: scsiMembers(c, a)}, nil
+	return place{members: scsiMembers(c, m, a)}, nil
 }
 
 // libvirtController brings along the controller that libvirt adds to a domain
@@ -107,7 +110,7 @@ func libvirtController(d *Disk, m Machine, id string, a DriveAddress) (place, er
 		options = append(options, members...)
 	}
 	options.add("id", id)
-	return place{members: scsiMembers(c, a), controller: &Device{ID: id, Role: RoleController, Options: options}}, nil
+	return place{members: scsiMembers(c, m, a), controller: &Device{ID: id, Role: RoleController, Options: options}}, nil
 }
 
 // ownController brings a virtio-scsi controller along, for this disk alone.
@@ -125,16 +128,17 @@ func ownController(d *Disk, m Machine, a DriveAddress) (place, error) {
 	options := append(Object{{"driver", driver}}, members...)
 	options.add("id", id)
 	return place{
-		members:    scsiMembers(SCSIController{ID: id}, a),
+		members:    scsiMembers(SCSIController{ID: id}, m, a),
 		controller: &Device{ID: id, Role: RoleController, Options: options},
 	}, nil
 }
 
-func scsiMembers(c SCSIController, a DriveAddress) Object {
+func scsiMembers(c SCSIController, m Machine, a DriveAddress) Object {
+	bus := m.alias(c.ID) + ".0"
 	if c.narrow() {
-		return Object{{"bus", c.ID + ".0"}, {"scsi-id", int(a.Unit)}}
+		return Object{{"bus", bus}, {"scsi-id", int(a.Unit)}}
 	}
-	return Object{{"bus", c.ID + ".0"}, {"channel", int(a.Bus)}, {"scsi-id", int(a.Target)}, {"lun", int(a.Unit)}}
+	return Object{{"bus", bus}, {"channel", int(a.Bus)}, {"scsi-id", int(a.Target)}, {"lun", int(a.Unit)}}
 }
 
 // narrow tells whether the controller knows a disk by its SCSI id alone.

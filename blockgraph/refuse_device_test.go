@@ -92,7 +92,6 @@ func TestParseDiskRefusesDevice(t *testing.T) {
 		{"limit too high", iotune(limit("read_iops_sec", "1000000000000001")), "disk/iotune", 4, "no more than 1000000000000000"},
 		{"size too high", iotune(limit("size_iops_sec", "1000000000000001")), "disk/iotune", 4, "no more than"},
 		{"negative limit", iotune(limit("read_iops_sec", "-1")), "disk/iotune/read_iops_sec", 4, "integer"},
-		{"group alone", iotune(limit("group_name", "g")), "disk/iotune", 4, "only together with settings"},
 		{"filter twice", virtio("<throttlefilters><throttlefilter group='a'/><throttlefilter group='a'/></throttlefilters>"), "disk/throttlefilters/throttlefilter@group", 4, "duplicate"},
 		{"filter of nothing", virtio("<throttlefilters><throttlefilter/></throttlefilters>"), "disk/throttlefilters/throttlefilter@group", 4, "is missing"},
 		{"filtered cdrom", on("device='cdrom'", "dev='sda'", "<throttlefilters><throttlefilter group='a'/></throttlefilters>"), "disk/throttlefilters", 0, "cdrom"},

@@ -109,7 +109,7 @@ func TestParseDiskRefuses(t *testing.T) {
 		{"bus sd", on("dev='sda' bus='sd'", ""), "disk/target@bus", 0, "SD card"},
 		{"unknown bus", on("dev='vda' bus='pci'", ""), "disk/target@bus", 3, `"pci"`},
 		{"disk called fda", on("dev='fda' bus='virtio'", ""), "disk/target@dev", 3, "Invalid harddisk device name"},
-		{"disk called fda, no bus", on("dev='fda'", ""), "disk/target@bus", 3, "is missing"},
+		{"disk called fda, no bus", on("dev='fda'", ""), "disk/target@dev", 3, "Invalid harddisk device name"},
 		{"floppy called vda", "<disk device='floppy'><source file='/a'/><target dev='vda' bus='fdc'/></disk>", "disk/target@dev", 1, "Invalid floppy device name"},
 		{"floppy on usb", "<disk device='floppy'><source file='/a'/><target dev='fda' bus='usb'/></disk>", "disk/target@bus", 1, "floppy"},
 		{"disk on fdc", on("dev='sda' bus='fdc'", ""), "disk/target@bus", 3, "floppy"},

@@ -49,6 +49,9 @@ func parseSSH(e *element, hosts []Host, auth *Auth) (Network, error) {
 		if s.User = id.attr("username"); s.User == "" {
 			return nil, id.invalid("username", "Missing required attribute 'username' in element 'identity'")
 		}
+		if id.attr("keyfile") == "" && id.attr("agentsock") == "" {
+			return nil, id.invalid("", "element 'identity' requires either 'keyfile' or 'agentsock' attribute")
+		}
 		for _, attr := range []string{"keyfile", "agentsock"} {
 			if id.attr(attr) != "" {
 				s.Ignored = append(s.Ignored, "identity@"+attr)

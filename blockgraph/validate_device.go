@@ -39,6 +39,12 @@ func (d *Disk) validateFrontend() error {
 	if d.ReadOnly && d.Device == DeviceDisk && (d.Bus == BusIDE || d.Bus == BusSATA) {
 		return &UnsupportedError{Element: "disk/readonly", Reason: "readonly " + string(d.Bus) + " disks are not supported by QEMU: use another bus, or device='cdrom'"}
 	}
+	if d.CopyOnRead && (d.ReadOnly || d.Device.removable()) {
+		return invalid("disk/driver@copy_on_read", "copy_on_read is not compatible with read-only disk '"+d.Target+"'")
+	}
+	if d.CopyOnRead && d.Device == DeviceLUN {
+		return invalid("disk/driver@copy_on_read", "copy_on_read is not supported with lun disk '"+d.Target+"'")
+	}
 	return d.validateShareable()
 }
 
@@ -103,7 +109,8 @@ func (d *Disk) validateDriver() error {
 			return invalid("disk/driver@"+w.attr, "unknown value "+strconv.Quote(shorten(w.value))+": use "+strings.Join(w.allowed, ", "))
 		}
 	}
-	if cache := d.cacheMode(); d.Driver.IO == "native" && cache != "none" && cache != "directsync" {
+	// One that is shared gets the cache mode none, and has to say so nevertheless.
+	if cache := d.Driver.Cache; d.Driver.IO == "native" && cache != "none" && cache != "directsync" {
 		return invalid("disk/driver@io", "native I/O needs either no disk cache or directsync cache mode, QEMU will fallback to aio=threads: add cache='none'")
 	}
 	return nil

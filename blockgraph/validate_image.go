@@ -48,7 +48,7 @@ func (d *Disk) validateLayer(source, element string, i *Image, top bool) error {
 	if i.Source.Slice != nil && d.Device == DeviceLUN {
 		return invalid(source+"/slices", "disk device 'lun' doesn't support storage slice")
 	}
-	if i.Source.Reservations != nil && d.Device != DeviceLUN {
+	if top && i.Source.Reservations != nil && d.Device != DeviceLUN {
 		return invalid(source+"/reservations", "<reservations/> allowed only for lun devices")
 	}
 	if err := d.validateStore(source+"/dataStore", i); err != nil {
@@ -187,17 +187,12 @@ func (d *Disk) validateChain() error {
 			}
 		}
 	}
-	if d.DiscardNoUnref != "" && d.Image.Format != FormatQcow2 {
+	// To turn it off is nothing to ask of an image, whichever it is.
+	if d.DiscardNoUnref == On && d.Image.Format != FormatQcow2 {
 		return invalid("disk/driver@discard_no_unref", "'discard_no_unref' only works with qcow2 disk format")
 	}
-	if d.DiscardNoUnref != "" && d.ReadOnly {
+	if d.DiscardNoUnref == On && d.ReadOnly {
 		return invalid("disk/driver@discard_no_unref", "'discard_no_unref' is not compatible with read-only disk")
-	}
-	if d.CopyOnRead && (d.ReadOnly || d.Device.removable()) {
-		return invalid("disk/driver@copy_on_read", "copy_on_read is not compatible with read-only disk '"+d.Target+"'")
-	}
-	if d.CopyOnRead && d.Device == DeviceLUN {
-		return invalid("disk/driver@copy_on_read", "copy_on_read is not supported with lun disk '"+d.Target+"'")
 	}
 	return nil
 }
@@ -226,7 +221,7 @@ func (d *Disk) validateVHost() error {
 		{"source/slices", d.Image.Source.Slice != nil}, {"source/dataStore", d.Image.DataStore != nil},
 		{"backingStore", d.Image.Backing != nil || d.Image.Terminated},
 		{"driver@cache", v.Cache != ""}, {"driver@io", v.IO != ""}, {"driver@discard", v.Discard != ""}, {"driver@detect_zeroes", v.DetectZeroes != ""},
-		{"driver@copy_on_read", d.CopyOnRead}, {"driver@error_policy", v.ErrorPolicy != ""}, {"driver@rerror_policy", v.ReadErrorPolicy != ""},
+		{"driver@copy_on_read", d.CopyOnRead}, {"driver@ioeventfd", v.IOEventFD != ""}, {"driver@error_policy", v.ErrorPolicy != ""}, {"driver@rerror_policy", v.ReadErrorPolicy != ""},
 		{"driver@iothread", v.IOThread != 0}, {"driver/iothreads", len(v.IOThreads) > 0}, {"driver@type", d.Image.Format != FormatRaw},
 		{"readonly", d.ReadOnly}, {"shareable", d.Shareable}, {"serial", d.Serial != ""}, {"wwn", d.WWN != 0},
 		{"iotune", d.IOTune != nil}, {"throttlefilters", len(d.ThrottleFilters) > 0},

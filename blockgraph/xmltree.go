@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -40,6 +41,36 @@ func (t *tokens) Token() (xml.Token, error) {
 	first := (*t)[0]
 	*t = (*t)[1:]
 	return first, nil
+}
+
+// outline leaves out what stands inside of the elements that only the tree is
+// read from: libvirtxml fails on an NVMe drive in a <backingStore>.
+type outline struct {
+	tokens xml.TokenReader
+	inside int // how many elements deep
+}
+
+// Token returns the next token that is not left out.
+func (o *outline) Token() (xml.Token, error) {
+	for {
+		token, err := o.tokens.Token()
+		switch t := token.(type) {
+		case xml.StartElement:
+			if o.inside > 0 || slices.Contains([]string{"source", "backingStore", "mirror"}, t.Name.Local) {
+				o.inside++
+			}
+		case xml.EndElement:
+			if o.inside > 0 {
+				o.inside--
+				if err == nil {
+					continue
+				}
+			}
+		}
+		if o.inside == 0 || err != nil {
+			return token, err
+		}
+	}
 }
 
 // readTree reads the one element that data holds.

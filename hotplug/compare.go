@@ -22,7 +22,9 @@ func (vm *VM) differs(ctx context.Context, disk *blockgraph.Disk, state *State, 
 			return "", err
 		}
 	}
-	graph, err := blockgraph.Build(disk, blockgraph.Machine{}, unlock)
+	unlimited := *disk
+	unlimited.IOTune = nil // limits may have been changed since, and are not compared
+	graph, err := blockgraph.Build(&unlimited, blockgraph.Machine{}, unlock)
 	if err != nil {
 		return "", err
 	}

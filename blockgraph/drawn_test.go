@@ -1,0 +1,127 @@
+package blockgraph_test
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/blockgraph"
+)
+
+// inDomain plans a disk for a domain that has these devices.
+func inDomain(machine, rest, devices, disk string) (*blockgraph.Graph, error) {
+	m, err := blockgraph.ParseDomain([]byte("<domain>" + rest + "<os><type machine='" + machine + "'>hvm</type></os><devices>" + devices + "</devices></domain>"))
+	if err != nil {
+		return nil, err
+	}
+	d, err := blockgraph.ParseDisk([]byte(disk))
+	if err != nil {
+		return nil, err
+	}
+	return blockgraph.Build(d, m, blockgraph.Unlock{})
+}
+
+func scsiDisk(attrs, rest string) string {
+	return "<disk " + attrs + "><source file='/a'/><target dev='sdc' bus='scsi'/>" + rest + "</disk>"
+}
+
+func usbDisk(port string) string {
+	return "<disk><source file='/a'/><target dev='sdb' bus='usb'/><address type='usb' bus='0' port='" + port + "'/></disk>"
+}
+
+const (
+	vhostUser = "<disk type='vhostuser'><source type='unix' path='/s'/><target dev='vda' bus='virtio'/></disk>"
+	shared    = "<memoryBacking><access mode='shared'/></memoryBacking>"
+	hub       = "<hub type='usb'><address type='usb' bus='0' port='1'/></hub>"
+	tablet    = "<input type='tablet' bus='usb'><address type='usb' bus='0' port='2'/></input>"
+	limited   = "<disk type='file'><source file='/o'/><target dev='vda' bus='virtio'/><iotune><total_bytes_sec>7</total_bytes_sec><group_name>g</group_name></iotune></disk>"
+)
+
+// TestDrawnRefusals has what libvirt refused of disks that were drawn at random,
+// and this package did not.
+func TestDrawnRefusals(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, machine, rest, devices, disk, want string }{
+		{"default error policy", "pc", "", "", scsiDisk("", "<driver error_policy='default'/>"), "unknown value"},
+		{"default read error policy", "pc", "", "", scsiDisk("", "<driver rerror_policy='default'/>"), "unknown value"},
+		{"default discard", "pc", "", "", scsiDisk("", "<driver discard='default'/>"), "unknown value"},
+		{"native I/O without a cache mode", "pc", "", "", scsiDisk("", "<driver io='native'/><shareable/>"), "native I/O needs"},
+		{"snapshots of vhost-user", "pc", shared, "", strings.Replace(vhostUser, "<disk", "<disk snapshot='internal'", 1), "only snapshot=no"},
+		{"ioeventfd of vhost-user", "pc", shared, "", strings.Replace(vhostUser, "<source", "<driver ioeventfd='on'/><source", 1), "ioeventfd is not supported"},
+		{"copies of vhost-user", "pc", shared, "", strings.Replace(vhostUser, "<source", "<driver copy_on_read='off'/><source", 1), "copy_on_read is not supported"},
+		{"vhost-user without shared memory", "pc", "", "", vhostUser, "requires shared memory"},
+		{"vhost-user and a private cell", "pc", shared + "<cpu><numa><cell id='0' cpus='0' memory='1' memAccess='private'/></numa></cpu>", "", vhostUser, "requires shared memory"},
+		{"who one is to an SSH server", "pc", "", "", "<disk type='network'><source protocol='ssh' name='/a'><host name='h'/><identity username='u'/></source><target dev='vda'/></disk>", "either 'keyfile' or 'agentsock'"},
+		{"cache of an empty drive", "pc", "", "", "<disk device='cdrom'><driver><metadata_cache><max_size>9</max_size></metadata_cache></driver><target dev='sda' bus='scsi'/></disk>", "only with qcow2"},
+		{"copies of an empty drive", "pc", "", "", "<disk device='cdrom'><driver copy_on_read='on'/><target dev='sda' bus='scsi'/></disk>", "read-only disk 'sda'"},
+		{"address of a disk whose controller is not said", "pc", "", "<disk><source file='/o'/><target dev='sda' bus='scsi'/></disk>", scsiDisk("", "<address type='drive'/>"), "in use"},
+		{"SCSI controller of a Sun", "pc", "", "<controller type='scsi' index='0' model='ncr53c90'/>", scsiDisk("", ""), "not a built-in"},
+		{"USB port too high", "pc", "", "", usbDisk("3"), "port 3 not present"},
+		{"USB port too high, of q35", "q35", "", "", usbDisk("5"), "port 5 not present"},
+		{"USB port too high, as the controller says", "q35", "", "<controller type='usb' index='0' model='qemu-xhci' ports='8'/>", usbDisk("9"), "port 9 not present"},
+		{"no USB hub", "pc", "", "", usbDisk("2.1"), "no hub at port 2"},
+		{"port of a USB hub", "pc", "", hub, usbDisk("1.9"), "port 1.9 not present"},
+		{"port that a hub is at", "pc", "", hub, usbDisk("1"), "in use"},
+		{"port in use", "pc", "", tablet, usbDisk("2"), "in use"},
+		{"limits of nobody's group", "pc", "", strings.ReplaceAll(limited, "<group_name>g", "<group_name>h"), scsiDisk("", "<iotune><group_name>g</group_name></iotune>"), "only together with settings"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := inDomain(c.machine, c.rest, c.devices, c.disk)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("got %v, want %q", err, c.want)
+			}
+			var invalid *blockgraph.XMLError
+			var place *blockgraph.PlacementError
+			if !errors.As(err, &invalid) && !errors.As(err, &place) {
+				t.Errorf("the error is a %T", err)
+			}
+		})
+	}
+}
+
+// TestDrawn has disks that libvirt took in another way than this package, or that
+// only libvirt took.
+func TestDrawn(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ name, machine, rest, devices, disk, want string }{
+		{"controller with a name", "pc", "", "<controller type='scsi' index='0' model='virtio-scsi'><alias name='ua-c'/></controller>", scsiDisk("", ""), `"bus":"ua-c.0"`},
+		{"port with a name", "q35", "", "<controller type='pci' index='0' model='pcie-root'/><controller type='pci' index='1' model='pcie-root-port'><alias name='ua-p'/></controller>",
+			"<disk><source file='/a'/><target dev='vda'/></disk>", `"bus":"ua-p","addr":"0x0"`},
+		{"address of a port with a name", "q35", "", "<controller type='pci' index='1' model='pcie-root-port'><alias name='ua-p'/></controller>",
+			"<disk><source file='/a'/><target dev='vda'/><address type='pci' bus='1'/></disk>", `"bus":"ua-p","addr":"0x0"`},
+		{"USB controller with a name", "pc", "", "<controller type='usb' index='0' model='piix3-uhci'><alias name='ua-u'/></controller>", usbDisk("2"), `"bus":"ua-u.0","port":"2"`},
+		{"SATA controller with a name", "pc", "", "<controller type='sata' index='0'><alias name='ua-s'/></controller>", "<disk><source file='/a'/><target dev='sdb' bus='sata'/></disk>", `"bus":"ua-s.1"`},
+		{"port of a hub", "pc", "", hub, usbDisk("1.8"), `"port":"1.8"`},
+		{"shared memory of each cell", "pc", "<cpu><numa><cell id='0' cpus='0' memory='1' memAccess='shared'/></numa></cpu>", "", vhostUser, `vhost-user-blk-pci`},
+		{"NVMe drive below", "pc", "", "", "<disk><driver type='qcow2'/><source file='/a'/><backingStore type='nvme'><format type='raw'/><source type='pci' namespace='1'><address bus='1'/></source></backingStore><target dev='vda'/></disk>", `"drive":"luksplug-vda-payload-format"`},
+		{"closed tray", "pc", "", "", "<disk><source file='/a'/><target dev='vda' tray='closed'/></disk>", "virtio-blk-pci"},
+		{"what a raw image does not do", "pc", "", "", "<disk><driver discard_no_unref='off'/><source file='/a'/><target dev='vda'/></disk>", "virtio-blk-pci"},
+		{"reservations below", "pc", "", "", "<disk><driver type='qcow2'/><source file='/a'/><backingStore type='block'><format type='raw'/><source dev='/b'><reservations managed='yes'/></source></backingStore><target dev='vda'/></disk>", "virtio-blk-pci"},
+		{"cdrom called fda", "pc", "", "", "<disk device='cdrom'><source file='/a'/><target dev='fda'/></disk>", `"driver":"ide-cd","bus":"ide.0","unit":0`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			g, err := inDomain(c.machine, c.rest, c.devices, c.disk)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := g.Device().Options.String(); !strings.Contains(got, c.want) {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+// TestLimitsOfTheGroup: a disk that names no more than its group has the limits of
+// the others in it.
+func TestLimitsOfTheGroup(t *testing.T) {
+	t.Parallel()
+	g, err := inDomain("pc", "", limited, scsiDisk("", "<iotune><group_name>g</group_name></iotune>"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if g.Throttling.Get("bps") != uint64(7) || g.Throttling.Text("group") != "g" {
+		t.Errorf("got %s", g.Throttling)
+	}
+}

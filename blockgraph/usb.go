@@ -1,0 +1,147 @@
+package blockgraph
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"libvirt.org/go/libvirtxml"
+)
+
+// USBHub is a USB controller of a domain, or a hub behind one: it has ports.
+type USBHub struct {
+	// Bus is the number of the controller, and Path the port of it that the hub
+	// is at, such as "1.2"; "" for the controller itself.
+	Bus  uint
+	Path string
+	// Ports is how many ports it has, from 1.
+	Ports uint
+}
+
+// hubPorts is how many ports QEMU's usb-hub has (libvirt's
+// VIR_DOMAIN_USB_HUB_PORTS).
+const hubPorts = 8
+
+// readUSB reads the USB controllers and hubs of a domain, and the ports in use.
+func (m *Machine) readUSB(dom *libvirtxml.Domain, addresses []*element) {
+	given := false
+	for _, c := range dom.Devices.Controllers {
+		if c.Type != "usb" {
+			continue
+		}
+		given = true
+		if ports := usbPorts(c); ports > 0 {
+			m.USBHubs = append(m.USBHubs, USBHub{Bus: value(c.Index), Ports: ports})
+		}
+	}
+	if !given { // libvirt adds a controller to a domain that says nothing of one
+		m.USBHubs = []USBHub{{Ports: usbPorts(libvirtxml.DomainController{Model: m.addedUSB()})}}
+	}
+	m.USB = len(m.USBHubs) > 0
+	for _, h := range dom.Devices.Hubs {
+		if a := h.Address; a != nil && a.USB != nil && a.USB.Port != "" {
+			m.USBHubs = append(m.USBHubs, USBHub{Bus: value(a.USB.Bus), Path: a.USB.Port, Ports: hubPorts})
+		}
+	}
+	for _, e := range addresses {
+		if e.attr("type") != "usb" {
+			continue
+		}
+		if a, err := parseAddress(e, BusUSB); err == nil && a.USB.Port != "" {
+			m.USBUsed = append(m.USBUsed, *a.USB)
+		}
+	}
+}
+
+// usbPorts is how many ports libvirt's models of USB controllers have
+// (virDomainUSBAddressControllerModelToPorts); 0 for none, and for a companion,
+// whose ports are those of another.
+func usbPorts(c libvirtxml.DomainController) uint {
+	switch c.Model {
+	case "", "piix3-uhci", "piix4-uhci", "vt82c686b-uhci":
+		return 2
+	case "pci-ohci":
+		return 3
+	case "ehci", "ich9-ehci1":
+		return 6
+	case "nec-xhci", "qemu-xhci":
+		if c.USB != nil && value(c.USB.Port) != 0 {
+			return *c.USB.Port
+		}
+		return 4
+	}
+	return 0
+}
+
+// addedUSB is the model of the controller that libvirt adds.
+func (m *Machine) addedUSB() string {
+	if m.i440FX() {
+		return "piix3-uhci"
+	}
+	return "qemu-xhci"
+}
+
+// placeUSB places a USB disk at the port that the address names; QEMU finds a
+// free one where there is none.
+func placeUSB(d *Disk, m Machine) (place, error) {
+	if d.Address == nil || d.Address.USB == nil {
+		if m.Known() && !m.USB {
+			return place{}, &PlacementError{Target: d.Target, Reason: "the VM has no USB controller: add one while it is off (libvirt: <controller type='usb' model='qemu-xhci'/>, QEMU: -device qemu-xhci), or use another bus"}
+		}
+		return place{}, nil
+	}
+	a := *d.Address.USB
+	if err := m.checkUSB(d.Target, a); err != nil {
+		return place{}, err
+	}
+	name := "usb"
+	if a.Bus > 0 {
+		name += strconv.FormatUint(uint64(a.Bus), 10)
+	}
+	members := Object{{"bus", m.alias(name) + ".0"}}
+	members.addText("port", a.Port)
+	return place{members: members}, nil
+}
+
+// checkUSB refuses a port that the domain does not have, or that is in use.
+func (m Machine) checkUSB(target string, a USBAddress) error {
+	if !m.Domain {
+		return nil
+	}
+	refuse := func(format string, args ...any) error {
+		return &PlacementError{Target: target, Reason: fmt.Sprintf(format, args...) + ": give another <address>, or none to have a free port chosen"}
+	}
+	hub := m.usbHub(a.Bus, "")
+	if hub == nil {
+		return refuse("missing USB bus %d, the domain has no USB controller of this index", a.Bus)
+	}
+	if a.Port == "" {
+		return nil
+	}
+	if slices.Contains(m.USBUsed, a) {
+		return refuse("the USB port %s of the bus %d is in use", a.Port, a.Bus)
+	}
+	parts := strings.Split(a.Port, ".")
+	for i, part := range parts {
+		if n, err := strconv.ParseUint(part, 10, 8); err != nil || n > uint64(hub.Ports) {
+			return refuse("requested USB port %s not present on USB bus %d", a.Port, a.Bus)
+		}
+		if i == len(parts)-1 {
+			break
+		}
+		path := strings.Join(parts[:i+1], ".")
+		if hub = m.usbHub(a.Bus, path); hub == nil {
+			return refuse("there is no hub at port %s of USB bus %d", path, a.Bus)
+		}
+	}
+	return nil
+}
+
+func (m Machine) usbHub(bus uint, path string) *USBHub {
+	i := slices.IndexFunc(m.USBHubs, func(h USBHub) bool { return h.Bus == bus && h.Path == path })
+	if i < 0 {
+		return nil
+	}
+	return &m.USBHubs[i]
+}
