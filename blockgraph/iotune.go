@@ -6,7 +6,18 @@ import (
 	"strings"
 )
 
-// IOTune is <iotune>, or the limits of a <throttlegroup>: 0 is no limit.
+// IOTune is <iotune>, or the limits of a <throttlegroup>: 0 is no limit. The names
+// on the right are those of block_set_io_throttle; a throttle-group object has
+// bps-total for bps, bps-read for bps_rd, bps-write for bps_wr, and so on.
+//
+//	total_, read_, write_bytes_sec -> bps, bps_rd, bps_wr
+//	total_, read_, write_iops_sec  -> iops, iops_rd, iops_wr
+//	..._max                        -> ..._max: of a burst
+//	..._max_length (seconds)       -> ..._max_length
+//	size_iops_sec (bytes)          -> iops_size
+//	group_name                     -> group
+//
+// See QEMU's docs/interop/qemu-qmp-ref, BlockIOThrottle and ThrottleLimits.
 type IOTune struct {
 	Bytes, Requests Limits
 	// RequestSize is size_iops_sec: a request of more bytes counts as several.

@@ -196,8 +196,14 @@ func (b *builder) format(image Image, file string, l layer, below links, top boo
 }
 
 // luks adds the LUKS node over the payload and, where it is detached, the
-// header. See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsLUKS; the
-// header member is known to QEMU 9.0 and later.
+// header.
+//
+//	<encryption format='luks'> of a raw image, or of any with a <header> -> driver luks
+//	encryption/secret -> key-secret, an object secret
+//	encryption/header -> header: a node
+//
+// See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsLUKS; the header member is
+// known to QEMU 9.0 and later.
 func (b *builder) luks(header, payload, secret string, l layer) string {
 	role := RoleLUKS.at(l.number)
 	o := Object{{"node-name", Name(b.disk.Target, role)}}

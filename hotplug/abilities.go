@@ -16,7 +16,8 @@ import (
 // changes nothing. [VM.Attach] does so, too, before its first change. Arguments
 // are held against QEMU's own schema (query-qmp-schema), and those of devices,
 // which that does not have, against the devices' properties
-// (device-list-properties). What QEMU finds out only when it does a command, such
+// (device-list-properties); and what this version is known to do wrong is refused.
+// What QEMU finds out only when it does a command, such
 // as a port that is taken, is not found out here.
 //
 // The error is a [*VersionError], or that of a query.
@@ -62,6 +63,9 @@ func (vm *VM) checkCommand(schema *qmp.Schema, plan *blockgraph.Plan, c blockgra
 			!schema.Supports(c.Execute, o.driver+".$fdset") {
 			return vm.lacks(plan, c.Feature(o.option), nil)
 		}
+	}
+	if f := vm.knownFault(c); f != nil {
+		return vm.lacks(plan, *f, nil)
 	}
 	return nil
 }

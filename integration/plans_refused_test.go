@@ -183,3 +183,35 @@ func TestVHostUserSpelling(t *testing.T) {
 		}
 	})
 }
+
+// TestCertificateOfVersions: a certificate that some versions wrongly refuse is
+// refused for those before anything is changed, and taken by the others.
+func TestCertificateOfVersions(t *testing.T) {
+	t.Parallel()
+	const doc = "<disk type='network'><driver type='raw'/><source protocol='nbd' name='x' tls='yes'><host name='server'/></source>" + diskOf
+	folder := peer.ECDSAClientFolder(t)
+	eachEmulator(t, peer.Options{}, func(t *testing.T, e emulator) {
+		ctx := bounded(t)
+		disk := parseDisk(t, "disk", doc)
+		disk.Image.Source.Network.(*blockgraph.NBD).TLS.Folder = folder
+		graph, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		plan := graph.Plan()
+		check := e.vm.CheckPlan(ctx, plan)
+		add := plan.Steps[0].Do
+		_, taken := e.qemu.Query(ctx, add.Execute, add.Arguments)
+		t.Logf("QEMU %s says: %v", e.vm.Client().VersionString(), taken)
+		switch {
+		case add.Arguments.Text("qom-type") != "tls-creds-x509":
+			t.Fatalf("the plan begins with %v", add)
+		case taken == nil && check != nil:
+			t.Errorf("QEMU takes what is refused: %v", check)
+		case taken != nil && !strings.Contains(taken.Error(), "key encipherment"):
+			t.Errorf("QEMU says: %v", taken)
+		case taken != nil:
+			wantLacking(t, check, []string{"<source tls=...>", "key encipherment", "since 10.2", "RSA"})
+		}
+	})
+}

@@ -2,6 +2,8 @@ package peer
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -76,6 +78,43 @@ func (a *Authority) ClientFolder(t testing.TB, issuer *Authority) string {
 	t.Helper()
 	certificate, key := issuer.Issue(t, x509.ExtKeyUsageClientAuth, "vm1")
 	return folder(t, map[string][]byte{"ca-cert.pem": a.Certificate, "client-cert.pem": certificate, "client-key.pem": key})
+}
+
+// ECDSAClientFolder is a ClientFolder whose certificates have ECDSA keys, and so
+// a usage without key encipherment.
+func ECDSAClientFolder(t testing.TB) string {
+	t.Helper()
+	template := func(name string) *x509.Certificate {
+		return &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, BasicConstraintsValid: true,
+			NotBefore: time.Now().Add(-certificateTime), NotAfter: time.Now().Add(certificateTime)}
+	}
+	authority, client := template("authority of a test"), template("vm1")
+	authority.IsCA, authority.KeyUsage = true, x509.KeyUsageCertSign
+	client.KeyUsage, client.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	var keys [2]*ecdsa.PrivateKey
+	for i := range keys {
+		var err error
+		if keys[i], err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+			t.Fatal(err)
+		}
+	}
+	files := map[string][]byte{}
+	for name, c := range map[string]struct {
+		certificate *x509.Certificate
+		key         *ecdsa.PrivateKey
+	}{"ca-cert.pem": {authority, keys[0]}, "client-cert.pem": {client, keys[1]}} {
+		der, err := x509.CreateCertificate(rand.Reader, c.certificate, authority, &c.key.PublicKey, keys[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[name] = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(keys[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	files["client-key.pem"] = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	return folder(t, files)
 }
 
 // And is the authority for those who trust another one as well.
