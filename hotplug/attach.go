@@ -24,8 +24,10 @@ type AttachOptions struct {
 	Devices []blockgraph.Object
 	// Before is called when nothing stands against the attach any more, just
 	// before the first change; nil for nothing. It is not called for a disk that
-	// is attached already. An error ends the attach, as a [*PreflightError].
-	Before func(ctx context.Context, p Prepared) error
+	// is attached already. An error ends the attach, as a [*PreflightError]. The
+	// text that it returns, which must not be secret, is kept on this host for as
+	// long as the disk is attached: see [Holding].
+	Before func(ctx context.Context, p Prepared) (keep string, err error)
 }
 
 // Prepared is a disk that is about to be attached.
@@ -101,6 +103,7 @@ type attach struct {
 	values *Values        // nil until resolved
 	way    blockgraph.Way // that the values are for
 	shared string         // what there is to warn of, "" for nothing
+	kept   string         // for the note
 	// arrival is where a VM comes from that is about to start, "" for one that
 	// runs.
 	arrival Arrival
@@ -239,7 +242,8 @@ func (a *attach) before(ctx context.Context, graph *blockgraph.Graph, way blockg
 	for _, d := range graph.Devices {
 		p.Devices = append(p.Devices, d.Options)
 	}
-	if err := a.options.Before(ctx, p); err != nil {
+	var err error
+	if a.kept, err = a.options.Before(ctx, p); err != nil {
 		return &PreflightError{Target: a.disk.Target, Reason: "the attach cannot be recorded", Err: err}
 	}
 	return nil
@@ -308,10 +312,13 @@ func (a *attach) beside(ctx context.Context, graph *blockgraph.Graph, unlocking 
 
 // note writes down what a later run cannot ask of QEMU.
 func (a *attach) note(ctx context.Context, unlocking Unlocking) error {
-	if len(a.disk.Secrets()) == 0 || !a.vm.filesAreLocal() {
+	if len(a.disk.Secrets()) == 0 && a.kept == "" || !a.vm.filesAreLocal() {
 		return nil
 	}
-	n := note{UUID: a.remoteUUID, Target: a.disk.Target, Way: unlocking.Way, Payload: a.disk.Image.Source.String(), Secrets: a.disk.Secrets()}
+	n := note{Kept: a.kept, UUID: a.remoteUUID, Target: a.disk.Target, Way: unlocking.Way, Payload: a.disk.Image.Source.String(), Secrets: a.disk.Secrets()}
+	if !a.disk.Encrypted() {
+		n.Way = ""
+	}
 	if h := a.vm.headerOf(a.disk); h != nil {
 		n.UUID = h.UUID
 	}

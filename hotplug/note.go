@@ -28,6 +28,7 @@ type note struct {
 	Header  string         `json:"header,omitempty"`
 	UUID    string         `json:"uuid,omitempty"` // of the LUKS volume
 	Secrets noteSecrets    `json:"secrets,omitempty"`
+	Kept    string         `json:"kept,omitempty"` // see AttachOptions
 	// Process is the VM's; without a PID where that is not known.
 	Process daemon.Process `json:"process"`
 }

@@ -185,23 +185,26 @@ func TestAttachWhereItWas(t *testing.T) {
 	ctx := bounded(t)
 	disk := plainDisk(t, "sda")
 	var before hotplug.Prepared
-	keep := func(ctx context.Context, p hotplug.Prepared) error {
+	keep := func(ctx context.Context, p hotplug.Prepared) (string, error) {
 		before = p
 		if h := state(ctx, t, v).Holding("sda"); h != nil {
 			t.Errorf("the VM has it already: %+v", h)
 		}
-		return nil
+		return "kept", nil
 	}
 	devices := func() []blockgraph.Object {
 		return []blockgraph.Object{before.Devices[0].With("lun", int64(7))}
 	}
 	refuse := errors.New("no room for the record")
-	_, err := v.Attach(ctx, disk, store(key), hotplug.AttachOptions{Before: func(context.Context, hotplug.Prepared) error { return refuse }})
+	_, err := v.Attach(ctx, disk, store(key), hotplug.AttachOptions{Before: func(context.Context, hotplug.Prepared) (string, error) { return "", refuse }})
 	if !as[*hotplug.PreflightError](err) || !errors.Is(err, refuse) || state(ctx, t, v).Holding("sda") != nil {
 		t.Errorf("got %v", err)
 	}
 	if _, err := v.Attach(ctx, disk, store(key), hotplug.AttachOptions{Before: keep}); err != nil || len(before.Devices) != 1 {
 		t.Fatal(err, before)
+	}
+	if h := state(ctx, t, v).Holding("sda"); h.Kept != "kept" {
+		t.Errorf("kept is %q", h.Kept)
 	}
 	if _, err := v.Detach(ctx, "sda", 10*time.Second); err != nil {
 		t.Fatal(err)

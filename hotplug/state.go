@@ -306,6 +306,8 @@ type Holding struct {
 	Helper int
 	// Files are the paths of files that were handed over and not yet removed.
 	Files []string
+	// Kept is what the caller of the attach has had kept, see [AttachOptions].
+	Kept string
 }
 
 // Leftover tells whether no device uses what is there.
@@ -447,7 +449,7 @@ func (h *Holding) addNote(n note) {
 	if n.Way != h.Unlock || h.UUID != "" && n.UUID != h.UUID {
 		return
 	}
-	h.Header = n.Header
+	h.Header, h.Kept = n.Header, n.Kept
 	if h.Payload == "" {
 		h.Payload = n.Payload
 	}

@@ -48,7 +48,7 @@ func Uses(runDir string) ([]Use, error) {
 		notes := readNotes(filepath.Join(base, e.Name()))
 		for _, target := range slices.Sorted(maps.Keys(notes)) {
 			n := notes[target]
-			if n.stands() {
+			if len(n.Secrets) > 0 && n.stands() {
 				out = append(out, Use{VM: n.VM, Target: target, Payload: n.Payload, Header: n.Header, Secrets: n.Secrets})
 			}
 		}

@@ -103,13 +103,28 @@ func (d *Document) Text() []byte { return bytes.Clone(d.text) }
 // Value returns the text of the first element at a path below <domain>, such as
 // "devices", "emulator"; "" where there is none.
 func (d *Document) Value(path ...string) string {
+	if e := d.find(path); e != nil {
+		return strings.TrimSpace(e.text)
+	}
+	return ""
+}
+
+// Attribute returns an attribute of that element, "" where there is none.
+func (d *Document) Attribute(name string, path ...string) string {
+	if e := d.find(path); e != nil {
+		return e.attr(name)
+	}
+	return ""
+}
+
+func (d *Document) find(path []string) *element {
 	e := d.root
 	for _, name := range path {
 		if e = e.child(xml.Name{Local: name}); e == nil {
-			return ""
+			return nil
 		}
 	}
-	return strings.TrimSpace(e.text)
+	return e
 }
 
 // Name returns the domain's name.
@@ -144,6 +159,30 @@ func (d *Document) Metadata(space string) []byte {
 		}
 	}
 	return nil
+}
+
+// WithMetadata returns the document with this element of a namespace in
+// <metadata>, in place of the one that is there; nil removes it.
+func (d *Document) WithMetadata(space string, text []byte) (*Document, error) {
+	metadata := d.root.child(xml.Name{Local: "metadata"})
+	if metadata == nil {
+		if text == nil {
+			return d, nil
+		}
+		return d.replace(nil, "<metadata>\n    "+string(text)+"\n  </metadata>")
+	}
+	i := slices.IndexFunc(metadata.children, func(e *element) bool { return e.name.Space == space })
+	switch {
+	case i >= 0:
+		return d.replace(metadata.children[i], string(text))
+	case text == nil:
+		return d, nil
+	}
+	var inner []byte
+	if metadata.close < metadata.end { // not <metadata/>
+		inner = d.text[metadata.inner:metadata.close]
+	}
+	return d.replace(metadata, "<metadata>"+string(inner)+string(text)+"\n  </metadata>")
 }
 
 func (e *element) child(name xml.Name) *element {

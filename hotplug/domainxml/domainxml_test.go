@@ -106,6 +106,25 @@ func TestWithArgumentsWithoutACommandline(t *testing.T) {
 	}
 }
 
+func TestWithMetadata(t *testing.T) {
+	t.Parallel()
+	const mine = `<o:disks xmlns:o="urn:ours">new</o:disks>`
+	for name, text := range map[string]string{
+		"there": domain, "none": "<domain><name>a</name></domain>", "empty": "<domain><metadata/></domain>", "empty root": "<domain/>",
+		"others": "<domain><metadata><x:a xmlns:x='urn:app'>one</x:a></metadata></domain>",
+	} {
+		before := parse(t, text)
+		doc, err := before.WithMetadata("urn:ours", []byte(mine))
+		if err != nil || string(doc.Metadata("urn:ours")) != mine || string(doc.Metadata("urn:app")) != string(before.Metadata("urn:app")) || doc.Name() != before.Name() {
+			t.Errorf("%s: got %s (%v)", name, doc.Text(), err)
+			continue
+		}
+		if doc, err = doc.WithMetadata("urn:ours", nil); err != nil || doc.Metadata("urn:ours") != nil || string(doc.Metadata("urn:app")) != string(before.Metadata("urn:app")) {
+			t.Errorf("%s, removed: got %s (%v)", name, doc.Text(), err)
+		}
+	}
+}
+
 func TestForeign(t *testing.T) {
 	t.Parallel()
 	ours := []string{

@@ -83,29 +83,23 @@ func (p *parser) disk(start xml.StartElement) (Disk, error) {
 	err = p.children(func(at int64, e xml.StartElement) error {
 		switch e.Name {
 		case xml.Name{Space: Namespace, Local: "device"}:
-			var text string
-			if err := p.decoder.DecodeElement(&text, &e); err != nil {
-				return err
-			}
 			var o blockgraph.Object
-			if err := json.Unmarshal([]byte(text), &o); err != nil {
-				return fmt.Errorf("the device of disk %s: %w", d.Target, err)
-			}
+			err := p.json(e, &o)
 			d.Devices = append(d.Devices, o)
-			return nil
-		case xml.Name{Local: "disk"}, xml.Name{Local: "pool"}:
+			return err
+		case xml.Name{Space: Namespace, Local: "pool"}:
+			var pool blockgraph.Pool
+			err := p.json(e, &pool)
+			d.Pools = append(d.Pools, pool)
+			return err
+		case xml.Name{Local: "disk"}:
 			if err := p.decoder.Skip(); err != nil {
 				return err
-			}
-			text := string(p.text[at:p.decoder.InputOffset()])
-			if e.Name.Local == "pool" {
-				d.Pools = append(d.Pools, text)
-				return nil
 			}
 			if d.XML != "" {
 				return fmt.Errorf("the record of disk %s has two <disk>", d.Target)
 			}
-			d.XML = text
+			d.XML = string(p.text[at:p.decoder.InputOffset()])
 			return nil
 		}
 		return unknown(e)
@@ -119,6 +113,18 @@ func (p *parser) disk(start xml.StartElement) (Disk, error) {
 		return d, fmt.Errorf("the record of disk %s has the unknown way to start %q", d.Target, d.Start)
 	}
 	return d, nil
+}
+
+// json reads an element that holds JSON.
+func (p *parser) json(e xml.StartElement, into any) error {
+	var text string
+	if err := p.decoder.DecodeElement(&text, &e); err != nil {
+		return err
+	}
+	if err := json.Unmarshal([]byte(text), into); err != nil {
+		return fmt.Errorf("the <%s> of a disk: %w", e.Name.Local, err)
+	}
+	return nil
 }
 
 // children calls f for each child of the element that was begun, with its place

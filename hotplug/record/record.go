@@ -35,10 +35,10 @@ type Record struct {
 type Disk struct {
 	// Target is the disk's target, such as "vdb".
 	Target string
-	// XML is the <disk>, as its user wrote it, and Pools the <pool> documents
-	// that it refers to.
+	// XML is the <disk>, as its user wrote it, and Pools the storage pools that
+	// it refers to, as they were known then.
 	XML   string
-	Pools []string
+	Pools []blockgraph.Pool
 	// Start is how its volume is opened when the VM starts with it.
 	Start blockgraph.Way
 	// Optional tells that the VM may start without it.
@@ -55,7 +55,7 @@ var ErrSecretInXML = errors.New("the disk's XML has a secret in it (cookies), wh
 
 // New returns the record of a disk whose XML was read. The XML is kept as it is,
 // without what stands around the element.
-func New(text []byte, pools [][]byte) (Disk, error) {
+func New(text []byte, pools blockgraph.Pools) (Disk, error) {
 	disk, err := blockgraph.ParseDisk(text)
 	if err != nil {
 		return Disk{}, err
@@ -69,15 +69,14 @@ func New(text []byte, pools [][]byte) (Disk, error) {
 	if d.XML, err = trim(text); err != nil {
 		return Disk{}, err
 	}
-	if disk.Image.Source.Kind != blockgraph.SourceVolume {
-		return d, nil
-	}
-	for _, p := range pools {
-		pool, err := trim(p)
-		if err != nil {
-			return Disk{}, err
+	for _, image := range disk.Images() {
+		if image.Source.Kind != blockgraph.SourceVolume {
+			continue
 		}
-		d.Pools = append(d.Pools, pool)
+		pool := pools[image.Source.Volume.Pool]
+		if pool != nil && !slices.ContainsFunc(d.Pools, func(p blockgraph.Pool) bool { return p.Name == pool.Name }) {
+			d.Pools = append(d.Pools, *pool)
+		}
 	}
 	return d, nil
 }
@@ -116,12 +115,8 @@ func (d Disk) Parsed() (*blockgraph.Disk, error) {
 		return nil, fmt.Errorf("the record of disk %s is of %s", d.Target, disk.Target)
 	}
 	pools := blockgraph.Pools{}
-	for _, text := range d.Pools {
-		pool, err := blockgraph.ParsePool([]byte(text))
-		if err != nil {
-			return nil, fmt.Errorf("the record of disk %s: %w", d.Target, err)
-		}
-		pools[pool.Name] = pool
+	for i := range d.Pools {
+		pools[d.Pools[i].Name] = &d.Pools[i]
 	}
 	return disk.Translate(pools)
 }
@@ -180,21 +175,31 @@ func (r Record) XML() (string, error) {
 		attribute(&b, "shared-header", yes(d.AllowSharedHeader))
 		b.WriteString(">\n" + d.XML + "\n")
 		for _, pool := range d.Pools {
-			b.WriteString(pool + "\n")
-		}
-		for _, o := range d.Devices {
-			text, err := json.Marshal(o)
-			if err != nil {
+			if err := child(&b, "pool", pool); err != nil {
 				return "", fmt.Errorf("the record of disk %s: %w", d.Target, err)
 			}
-			b.WriteString(`<` + Prefix + `:device>`)
-			_ = xml.EscapeText(&b, text) // a Builder takes everything
-			b.WriteString(`</` + Prefix + ":device>\n")
+		}
+		for _, o := range d.Devices {
+			if err := child(&b, "device", o); err != nil {
+				return "", fmt.Errorf("the record of disk %s: %w", d.Target, err)
+			}
 		}
 		b.WriteString(`</` + Prefix + ":disk>\n")
 	}
 	b.WriteString(`</` + Prefix + `:disks>`)
 	return b.String(), nil
+}
+
+// child writes an element that holds JSON.
+func child(b *strings.Builder, name string, value any) error {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	b.WriteString(`<` + Prefix + `:` + name + `>`)
+	_ = xml.EscapeText(b, text) // a Builder takes everything
+	b.WriteString(`</` + Prefix + `:` + name + ">\n")
+	return nil
 }
 
 func yes(b bool) string {

@@ -29,7 +29,7 @@ func example(t *testing.T) record.Record {
 	d.Start, d.Optional, d.AllowSharedHeader = blockgraph.ByHeader, true, true
 	d.Devices = []blockgraph.Object{{{Name: "driver", Value: "virtio-blk-pci"}, {Name: "serial", Value: `<"&'>`}, {Name: "n", Value: int64(1)}}}
 	other, err := record.New([]byte(`<disk type='volume'><source pool='p' volume='v'/><target dev='sda' bus='scsi'/></disk>`),
-		[][]byte{[]byte(`<pool type='dir'><name>p</name><target><path>/pool</path></target></pool>`)})
+		blockgraph.Pools{"p": {Name: "p", Type: "dir", Folder: "/pool"}, "q": {Name: "q"}})
 	if err != nil {
 		t.Fatal(err)
 	}

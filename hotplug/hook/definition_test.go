@@ -1,0 +1,147 @@
+package hook_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/domainxml"
+	"github.com/luksplug/luksplug/hotplug/hook"
+	"github.com/luksplug/luksplug/hotplug/record"
+)
+
+const (
+	vmUUID     = "6695eb01-f6a4-8304-79aa-97f2502e193f"
+	secretUUID = "0a81f5b2-8403-4b23-88d6-21ccc2f80d6f"
+)
+
+// domainXML is a domain's definition, with this inside.
+func domainXML(t *testing.T, machine, inside string) *domainxml.Document {
+	t.Helper()
+	doc, err := domainxml.Parse([]byte(`<domain type='kvm'>
+  <name>vm1</name>
+  <uuid>` + vmUUID + `</uuid>
+  <os><type arch='x86_64' machine='` + machine + `'>hvm</type></os>
+  ` + inside + `
+</domain>
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return doc
+}
+
+const theirs = `<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><qemu:arg value='-foo'/></qemu:commandline>`
+
+// recorded is a record of an encrypted disk in a port of ours.
+func recorded(t *testing.T, port int) record.Disk {
+	t.Helper()
+	d, err := record.New([]byte(`<disk type='file'><source file='/img'><encryption format='luks'><secret type='passphrase' uuid='`+secretUUID+`'/></encryption></source><target dev='vdb' bus='virtio'/></disk>`), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk, err := d.Parsed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := blockgraph.Machine{Type: "q35", Ports: []blockgraph.Port{{Bus: blockgraph.ReservedPort(port)}}}
+	graph, err := blockgraph.Build(disk, m, blockgraph.Unlock{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Start, d.Devices = blockgraph.ByHeader, []blockgraph.Object{graph.Device().Options}
+	return d
+}
+
+var definition = hook.Definition{RunDir: "/run/luksplug/vm"}
+
+func TestEnableAndDisable(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	before := domainXML(t, "pc-q35-10.0", theirs)
+	on, err := definition.Enable(ctx, before, hook.Enabling{Ports: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	arguments := on.Arguments()
+	if arguments[0] != "-foo" || hook.MonitorSocket(arguments) != hook.MonitorFolder+"/"+vmUUID+"/qmp" || len(hook.Ports(arguments)) != 3 {
+		t.Errorf("got %q", arguments)
+	}
+	again, err := definition.Enable(ctx, on, hook.Enabling{Ports: 3})
+	if err != nil || string(again.Text()) != string(on.Text()) {
+		t.Errorf("again (%v): %s", err, again.Text())
+	}
+	fewer, err := definition.Enable(ctx, on, hook.Enabling{Ports: 1, ColdPlug: true})
+	if err != nil || len(hook.Ports(fewer.Arguments())) != 1 {
+		t.Errorf("fewer (%v): %s", err, fewer.Text())
+	}
+	for name, doc := range map[string]*domainxml.Document{"enabled": on, "twice": fewer, "never": before} {
+		off, err := definition.Disable(doc)
+		if err != nil || !slices.Equal(off.Arguments(), []string{"-foo"}) || off.Metadata(record.Namespace) != nil {
+			t.Errorf("%s: got %s (%v)", name, off.Text(), err)
+		}
+	}
+}
+
+func TestEnableOfOtherMachines(t *testing.T) {
+	t.Parallel()
+	for machine, want := range map[string]int{"pc-i440fx-10.0": 0, "q35": 2, "virt-9.2": 2, "pseries": 0} {
+		on, err := definition.Enable(context.Background(), domainXML(t, machine, ""), hook.Enabling{Ports: 2})
+		if err != nil || len(hook.Ports(on.Arguments())) != want || hook.MonitorSocket(on.Arguments()) == "" {
+			t.Errorf("%s: got %v (%v)", machine, on.Arguments(), err)
+		}
+	}
+}
+
+// TestWithRecord: disks that are plugged cold are among the arguments, and follow
+// the record.
+func TestWithRecord(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	on, err := definition.Enable(ctx, domainXML(t, "q35", theirs), hook.Enabling{Ports: 2, ColdPlug: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := record.FromDomain(on)
+	if err != nil || !r.ColdPlug {
+		t.Fatal(err, r)
+	}
+	with, err := definition.WithRecord(ctx, on, r.With(recorded(t, 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(with.Arguments(), "\n")
+	for _, want := range []string{"-foo", `"file":"/run/luksplug/vm/` + vmUUID + `/vdb/luksplug-vdb-secret0"`, `"bus":"luksplug-port-1"`} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %s in %s", want, text)
+		}
+	}
+	if got := domainxml.Targets(with.Arguments()); !slices.Equal(got, []string{"vdb"}) {
+		t.Errorf("got %v", got)
+	}
+	if _, err := definition.Disable(with); !errors.Is(err, hook.ErrDisks) {
+		t.Errorf("disable with a disk: %v", err)
+	}
+	if _, err := definition.Enable(ctx, with, hook.Enabling{Ports: 1, ColdPlug: true}); !errors.Is(err, hook.ErrPorts) {
+		t.Errorf("the port of a disk goes: %v", err)
+	}
+	if _, err := definition.Enable(ctx, with, hook.Enabling{Ports: 9}); !errors.Is(err, hook.ErrPorts) {
+		t.Errorf("too many ports: %v", err)
+	}
+	hot, err := definition.Enable(ctx, with, hook.Enabling{Ports: 2})
+	if err != nil || domainxml.Targets(hot.Arguments()) != nil || hot.Metadata(record.Namespace) == nil {
+		t.Errorf("no longer cold: %v %s", err, hot.Text())
+	}
+	optional := recorded(t, 1)
+	optional.Optional = true
+	if hot, err = definition.WithRecord(ctx, on, r.With(optional)); err != nil || domainxml.Targets(hot.Arguments()) != nil {
+		t.Errorf("an optional one: %v %s", err, hot.Text())
+	}
+	without, err := definition.WithRecord(ctx, with, r)
+	if err != nil || strings.Join(without.Arguments(), "\n") != strings.Join(on.Arguments(), "\n") {
+		t.Errorf("removed again: %v %q", err, without.Arguments())
+	}
+}
