@@ -3,9 +3,11 @@ package hotplug
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/daemon"
 	"github.com/luksplug/luksplug/hotplug/image"
 	"github.com/luksplug/luksplug/qmp"
 )
@@ -41,6 +43,12 @@ func (vm *VM) differs(ctx context.Context, disk *blockgraph.Disk, state *State, 
 	if d := vm.differsInImages(disk, h); d != "" {
 		return d, nil
 	}
+	if d, err := vm.differsInServers(ctx, graph, state, unlock); d != "" || err != nil {
+		return d, err
+	}
+	if d := differsInLimits(graph, state, h); d != "" {
+		return d, nil
+	}
 	return vm.differsInDevice(ctx, device)
 }
 
@@ -74,6 +82,83 @@ func differsInNodes(graph *blockgraph.Graph, state *State, h *Holding) string {
 		return fmt.Sprintf("read-only is %t", !ro)
 	}
 	return ""
+}
+
+// differsInServers compares how the images are opened: by whom as whom. That a
+// storage daemon has opened is compared there.
+func (vm *VM) differsInServers(ctx context.Context, graph *blockgraph.Graph, state *State, unlock blockgraph.Unlock) (string, error) {
+	if graph.Daemon == nil {
+		if d := differsInOptions(graph, state); d != "" {
+			return d, nil
+		}
+		return differsInObjects(ctx, vm.queryAll, graph)
+	}
+	d, err := daemon.Open(ctx, unlock.Folder)
+	if errors.Is(err, daemon.ErrNotRunning) {
+		return "it has lost its storage daemon", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer closeRead(d)
+	ask := func(ctx context.Context, commands ...qmp.Command) ([]json.RawMessage, error) {
+		return valuesOf(d.Client().ExecuteAll(ctx, commands...))
+	}
+	values, err := ask(ctx, queryNodes)
+	if err != nil {
+		return "", err
+	}
+	theirs := &State{}
+	if err := decode(values[0], &theirs.Nodes, queryNodes); err != nil {
+		return "", err
+	}
+	for _, n := range graph.Daemon.Nodes {
+		if theirs.Node(n.Name) == nil {
+			return fmt.Sprintf("its storage daemon has no node %s", n.Name), nil
+		}
+	}
+	if d := differsInOptions(graph.Daemon, theirs); d != "" {
+		return d, nil
+	}
+	return differsInObjects(ctx, ask, graph.Daemon)
+}
+
+// differsInObjects compares the objects that nodes use for as long as they are
+// there, such as a TLS client's credentials.
+func differsInObjects(ctx context.Context, ask func(context.Context, ...qmp.Command) ([]json.RawMessage, error), graph *blockgraph.Graph) (string, error) {
+	for _, o := range graph.Objects {
+		if _, secret := o.Secret(); secret {
+			continue
+		}
+		var names []string
+		var commands []qmp.Command
+		for _, m := range o.Options {
+			switch m.Value.(type) {
+			case string, bool:
+				if m.Name != "qom-type" && m.Name != "id" {
+					names, commands = append(names, m.Name), append(commands, qomGet("/objects/"+o.ID, m.Name))
+				}
+			}
+		}
+		values, err := ask(ctx, commands...)
+		var refused *qmp.Error
+		if errors.As(err, &refused) {
+			return fmt.Sprintf("its object %s is another one (%s)", o.ID, refused.Description), nil
+		}
+		if err != nil {
+			return "", fmt.Errorf("look at object %s: %w", o.ID, err)
+		}
+		for i, name := range names {
+			want, err := json.Marshal(o.Options.Get(name))
+			if err != nil {
+				return "", err
+			}
+			if string(values[i]) != string(want) {
+				return fmt.Sprintf("%s of its object %s is %s, not %s", name, o.ID, values[i], want), nil
+			}
+		}
+	}
+	return "", nil
 }
 
 // sameSource tells whether a name that was noted down is that of a source.

@@ -64,6 +64,8 @@ type Drive struct {
 	Path string
 	// Node is the node's name.
 	Node string
+
+	throttling throttling
 }
 
 // FDSet is a set of file descriptors (query-fdsets).
@@ -104,16 +106,14 @@ func (vm *VM) State(ctx context.Context) (*State, error) {
 	}
 	var blocks []struct {
 		Path     string `json:"qdev"`
-		Inserted struct {
-			Node string `json:"node-name"`
-		} `json:"inserted"`
+		Inserted medium `json:"inserted"`
 	}
 	if err := decode(results[3], &blocks, commands[3]); err != nil {
 		return nil, err
 	}
 	for _, b := range blocks {
-		if b.Inserted.Node != "" && b.Path != "" {
-			s.Drives = append(s.Drives, Drive{Path: b.Path, Node: b.Inserted.Node})
+		if b.Inserted.node != "" && b.Path != "" {
+			s.Drives = append(s.Drives, Drive{Path: b.Path, Node: b.Inserted.node, throttling: b.Inserted.throttling})
 		}
 	}
 	var sets []struct {
@@ -177,14 +177,7 @@ func scsiBus(controller string) string {
 // values; the first error ends it. A lost connection is opened again once.
 func (vm *VM) queryAll(ctx context.Context, commands ...qmp.Command) ([]json.RawMessage, error) {
 	for attempt := 0; ; attempt++ {
-		values := make([]json.RawMessage, len(commands))
-		var failed error
-		for i, r := range vm.client.ExecuteAll(ctx, commands...) {
-			if r.Err != nil && failed == nil {
-				failed = r.Err
-			}
-			values[i] = r.Value
-		}
+		values, failed := valuesOf(vm.client.ExecuteAll(ctx, commands...))
 		if failed == nil {
 			return values, nil
 		}
@@ -195,6 +188,19 @@ func (vm *VM) queryAll(ctx context.Context, commands ...qmp.Command) ([]json.Raw
 			return nil, err
 		}
 	}
+}
+
+// valuesOf are the values of results, and the first error among them.
+func valuesOf(results []qmp.Result) ([]json.RawMessage, error) {
+	values := make([]json.RawMessage, len(results))
+	var failed error
+	for i, r := range results {
+		if r.Err != nil && failed == nil {
+			failed = r.Err
+		}
+		values[i] = r.Value
+	}
+	return values, failed
 }
 
 func qomList(path string) qmp.Command {
