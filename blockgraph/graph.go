@@ -205,8 +205,16 @@ func (b *builder) tls(t *TLS, o *nodeOptions) {
 		object.Secrets = []string{b.secret(SecretData{Ref: *t.Key})}
 	}
 	object.ID = b.objectName("tls")
-	object.Options = Object{{"qom-type", "tls-creds-x509"}, {"id", object.ID}, {"dir", orDefault(t.Folder, DefaultTLSFolder)},
-		{"endpoint", "client"}, {"verify-peer", true}}
+	kind := "tls-creds-x509"
+	if t.PSKUser != "" {
+		kind = "tls-creds-psk"
+	}
+	object.Options = Object{{"qom-type", kind}, {"id", object.ID}, {"dir", orDefault(t.Folder, DefaultTLSFolder)}, {"endpoint", "client"}}
+	if t.PSKUser != "" {
+		object.Options.add("username", t.PSKUser)
+	} else {
+		object.Options.add("verify-peer", true)
+	}
 	if t.Key != nil {
 		object.Options.add("passwordid", object.Secrets[0])
 	}

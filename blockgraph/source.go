@@ -127,6 +127,10 @@ type TLS struct {
 	// Key names the secret that decrypts the client's private key, nil for a
 	// key in the clear. It is not in the XML either.
 	Key *secrets.Reference
+	// PSKUser is the user whose pre-shared key in the folder takes the place of
+	// certificates (RFC 4279, QEMU's docs/system/tls), "" for certificates. libvirt
+	// has no such thing.
+	PSKUser string
 }
 
 // DefaultTLSFolder is where libvirt's configuration has the certificates,
@@ -207,7 +211,13 @@ func (s Source) withoutSlice() string {
 
 // validate refuses the credentials of a client that cannot be.
 func (t *TLS) validate(element string) error {
-	if t == nil || t.Key == nil {
+	if t == nil {
+		return nil
+	}
+	if t.PSKUser != "" && (t.Key != nil || t.Hostname != "") {
+		return invalid(element+"@tls", "with a pre-shared key there are no certificates: neither the name in one, tlsHostname, nor a secret for its key has an effect")
+	}
+	if t.Key == nil {
 		return nil
 	}
 	if t.Key.Type != secrets.TLS {

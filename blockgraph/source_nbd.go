@@ -4,7 +4,7 @@ package blockgraph
 //
 //	source@name           -> export
 //	<host>                -> server, type inet (port 10809 unless given) or unix
-//	source@tls            -> tls-creds, an object tls-creds-x509
+//	source@tls            -> tls-creds, an object tls-creds-x509 (or tls-creds-psk)
 //	source@tlsHostname    -> tls-hostname
 //	source/reconnect@delay -> reconnect-delay (seconds)
 //

@@ -16,6 +16,7 @@ type imageFlags struct {
 	pools     []string
 	tlsFolder string
 	tlsSecret string
+	tlsPSK    string
 	lenient   bool
 }
 
@@ -24,6 +25,7 @@ func (f *imageFlags) register(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.lenient, "ignore-unknown", false, "skip elements and attributes of the disk XML that are not known, with a warning; what looks misspelt, and <encryption>, is read strictly even so")
 	cmd.Flags().StringVar(&f.tlsFolder, "tls-dir", "", "where the VM's host has the certificates of a TLS client (default "+blockgraph.DefaultTLSFolder+")")
 	cmd.Flags().StringVar(&f.tlsSecret, "tls-secret", "", "the UUID of the secret that decrypts the key of the TLS client")
+	cmd.Flags().StringVar(&f.tlsPSK, "tls-psk", "", "the user whose pre-shared key in the folder of --tls-dir (keys.psk) a TLS client has in place of certificates")
 }
 
 // readDisk reads the disk document that the argument names, - for standard
@@ -69,7 +71,7 @@ func (f imageFlags) addTLS(disk *blockgraph.Disk) error {
 	}
 	for _, image := range disk.Images() {
 		if tls := image.Source.TLS(); tls != nil {
-			tls.Folder, tls.Key = f.tlsFolder, key
+			tls.Folder, tls.Key, tls.PSKUser = f.tlsFolder, key, f.tlsPSK
 		}
 	}
 	return nil
