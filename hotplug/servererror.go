@@ -19,6 +19,10 @@ func serverError(target string, s blockgraph.Source, err error) error {
 		return &SecretError{Target: target, Ref: auth.Secret, Err: fmt.Errorf(
 			"%s refuses the user %s with the secret with %s: correct the secret's value, or the <auth>: %w", s, auth.User, auth.Secret, err)}
 	}
+	if tls := s.TLS(); tls != nil && tls.Key != nil && errors.Is(err, qmp.ErrTLSKeyPassphrase) {
+		return &SecretError{Target: target, Ref: *tls.Key, Err: fmt.Errorf(
+			"the secret with %s does not decrypt the key of the TLS client for %s: correct the secret's value, or --tls-secret: %w", *tls.Key, s, err)}
+	}
 	protocol := ""
 	if s.Network != nil {
 		protocol = s.Network.Protocol()
@@ -53,7 +57,9 @@ func serverAdvice(protocol string, err error) string {
 	case errors.Is(err, qmp.ErrTLSRequired):
 		return "the server talks over TLS only: add tls='yes'"
 	case errors.Is(err, qmp.ErrTLSRefused):
-		return "the server does not talk over TLS with this client: remove tls='yes', or correct what the folder of --tls-dir has for the client"
+		return "the server does not talk over TLS with this client: remove tls='yes', or correct what the folder of --tls-dir has for the client, certificate or keys.psk"
+	case errors.Is(err, qmp.ErrTLSKeyPassphrase):
+		return "the key of the TLS client is encrypted: name the secret of its passphrase by --tls-secret"
 	case errors.Is(err, qmp.ErrTLSCredentials):
 		return "the files of a TLS client cannot be used: correct the folder of --tls-dir"
 	case errors.Is(err, qmp.ErrImageNotFound):

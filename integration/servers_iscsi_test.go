@@ -12,13 +12,38 @@ func TestISCSI(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
-	server := peer.StartISCSI(t, v.Payload)
+	server := peer.StartISCSI(t, v.Payload, sized(t, "plain.img", 8*peer.MiB))
 	q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
 	r := newRemote(t, q, v)
 	source := func(lun int, auth string) string { return server.SourceXML(lun, auth+r.encryption("")) }
-	r.use(t, source(1, r.auth(server.User, server.Password)))
-	r.writeEachWay(ctx, t)
+	auth := r.auth(server.User, server.Password)
+	r.use(t, source(1, auth))
+	const initiator, limit = "<initiator><iqn name='iqn.2026-01.example:vm'/></initiator>", "<iotune><total_iops_sec>100</total_iops_sec></iotune>"
+	r.writeEachWay(ctx, t, []another{
+		{source: source(2, auth), says: "2)"},
+		{source: source(1, strings.Replace(auth, "vm1", "vm2", 1)), says: "user vm1, not vm2"},
+		{source: source(1, ""), says: "not "},
+		{source: source(1, initiator+auth), says: "initiator-name none, not iqn.2026-01.example:vm"},
+		{source: source(1, auth) + limit, says: "its limit iops is 0, not 100"},
+	})
 	r.wantWritten(ctx, t)
+
+	// One without encryption, and with limits.
+	plain := server.SourceXML(2, initiator+auth) + limit
+	r.use(t, plain)
+	before := stateOf(ctx, t, q)
+	r.attach(ctx, t, "auto")
+	r.io(ctx, t, "write -P 0x33 1M 1M")
+	r.wantAnother(ctx, t, []another{
+		{source: server.SourceXML(1, initiator+auth) + limit, says: "lun 2, not 1"},
+		{source: server.SourceXML(2, auth) + limit, says: "initiator-name iqn.2026-01.example:vm, not none"},
+		{source: server.SourceXML(2, initiator+auth), says: "its limit iops is 100, not 0"},
+		{source: strings.Replace(plain, "100", "200", 1), says: "its limit iops is 100, not 200"},
+		{source: strings.Replace(plain, "</iotune>", "<group_name>bronze</group_name></iotune>", 1), says: "not of bronze"},
+	})
+	tool(ctx, t, q.Socket, "detach", remoteTarget).want(t, 0)
+	wantSame(ctx, t, q, before)
+
 	elsewhere := func(host string) string {
 		return "<source protocol='iscsi' name='" + server.Name + "/1'>" + host + r.encryption("") + "</source>"
 	}
@@ -26,6 +51,9 @@ func TestISCSI(t *testing.T) {
 	r.wantRefused(ctx, t, []refusedBy{
 		{name: "wrong password", source: source(1, r.auth(server.User, server.Password+"x")), code: 4,
 			says: []string{uri + "/1 refuses the user vm1", "correct the secret's value", "Authentication failure"}},
+		{name: "LUKS without <encryption>", source: server.SourceXML(1, auth), code: 5,
+			says: []string{uri + "/1 is encrypted with LUKS", "add <encryption format='luks'>"}},
+		{name: "<encryption> without LUKS", source: source(2, auth), code: 5, says: []string{uri + "/2 has no LUKS header"}},
 		{name: "unknown user", source: source(1, r.auth("vm2", server.Password)), code: 4,
 			says: []string{uri + "/1 refuses the user vm2", "or the <auth>"}},
 		{name: "no password", source: source(1, ""), code: 4, says: []string{uri, "add <auth>"}},

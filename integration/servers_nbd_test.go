@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/peer"
@@ -20,7 +21,12 @@ func TestNBDWithTLS(t *testing.T) {
 	named := func(name string) string { return server.SourceXML("tls='yes' tlsHostname='"+name+"'", enc) }
 	folder := func(f string) []string { return []string{"--tls-dir", f} }
 	r.use(t, named("disks.example"), folder(authority.ClientFolder(t, authority))...)
-	r.writeEachWay(ctx, t)
+	another := []another{
+		{source: named("other.example"), args: r.args, says: "tls-hostname disks.example, not other.example"},
+		{source: named("disks.example"), args: folder(t.TempDir()), says: "dir of its object luksplug-sdb-tls0"},
+		{source: server.SourceXML("", enc), says: "not n"},
+	}
+	r.writeEachWay(ctx, t, another)
 	clear := peer.StartNBD(t, peer.NewVolume(t, peer.EmbeddedLUKS).Payload)
 	elsewhere := func(host, name string) string {
 		return "<source protocol='nbd' name='" + name + "'>" + host + enc + "</source>"
@@ -44,6 +50,55 @@ func TestNBDWithTLS(t *testing.T) {
 		{name: "unknown export", source: elsewhere(clear.HostXML(), "other"), code: 5, says: []string{"/other cannot be opened", "does not have it"}},
 		{name: "nobody there", source: elsewhere(peer.ClosedPort(t), "disk"), code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}},
 		silence("silence", elsewhere(peer.SilentPort(t), "disk")),
+	})
+	server.Stop()
+	r.wantWritten(ctx, t)
+}
+
+// TestNBDWithEncryptedKey has the key of a TLS client's certificate encrypted with
+// a passphrase.
+func TestNBDWithEncryptedKey(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	v := peer.NewVolume(t, peer.EmbeddedLUKS)
+	authority := peer.NewAuthority(t)
+	server := peer.StartNBDX509(t, v.Payload, authority, "disks.example", "127.0.0.1")
+	r := newRemote(t, peer.Start(t, peer.Options{SCSI: true, Paused: true}), v)
+	folder, passphrase := authority.EncryptedClientFolder(t)
+	source := server.SourceXML("tls='yes'", r.encryption(""))
+	secret := func(value string) []string {
+		return []string{"--tls-dir", folder, "--tls-secret", strings.Trim(strings.TrimPrefix(r.secret(value), "uuid="), "'")}
+	}
+	r.use(t, source, secret(passphrase)...)
+	r.writeEachWay(ctx, t, nil)
+	r.wantRefused(ctx, t, []refusedBy{
+		{name: "wrong passphrase", source: source, args: secret(passphrase + "x"), code: 4, says: []string{"does not decrypt the key of the TLS client"}},
+		{name: "no passphrase", source: source, args: []string{"--tls-dir", folder}, code: 5, says: []string{"cannot be opened", "--tls-secret"}},
+	})
+	server.Stop()
+	r.wantWritten(ctx, t)
+}
+
+// TestNBDWithPSK plugs a volume in that a server has which knows its clients by keys
+// that both have.
+func TestNBDWithPSK(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	v := peer.NewVolume(t, peer.EmbeddedLUKS)
+	key := peer.NewPSK("vm1")
+	server := peer.StartNBDPSK(t, v.Payload, key)
+	r := newRemote(t, peer.Start(t, peer.Options{SCSI: true, Paused: true}), v)
+	r.keys["psk"] = key.Key // not looked up, and to be hidden as well
+	source := server.SourceXML("tls='yes'", r.encryption(""))
+	with := func(k peer.PSK, user string) []string { return []string{"--tls-dir", k.Folder(t), "--tls-psk", user} }
+	r.use(t, source, with(key, "vm1")...)
+	r.writeEachWay(ctx, t, []another{{source: source, args: with(key, "vm2"), says: "of its object luksplug-sdb-tls0"}})
+	other := peer.NewPSK("vm2")
+	r.wantRefused(ctx, t, []refusedBy{
+		{name: "wrong key", source: source, args: with(peer.NewPSK("vm1"), "vm1"), code: 5, says: []string{"cannot be opened", "keys.psk"}},
+		{name: "unknown user", source: source, args: with(other, "vm2"), code: 5, says: []string{"cannot be opened", "keys.psk"}},
+		{name: "user that has no key here", source: source, args: with(other, "vm3"), code: 5, says: []string{"cannot be opened", "the files of a TLS client cannot be used"}},
+		{name: "a name besides", source: server.SourceXML("tls='yes' tlsHostname='x'", r.encryption("")), args: r.args, code: 2, says: []string{"tlsHostname"}},
 	})
 	server.Stop()
 	r.wantWritten(ctx, t)

@@ -19,7 +19,10 @@ func TestSSH(t *testing.T) {
 	r := newRemote(t, q, v)
 	good := server.SourceXML(v.Payload, r.encryption(""))
 	r.use(t, good)
-	r.writeEachWay(ctx, t)
+	r.writeEachWay(ctx, t, []another{
+		{source: strings.Replace(good, "'root'", "'nobody'", 1), says: "nobody"},
+		{source: server.SourceXML(v.Payload+"2", r.encryption("")), says: v.Payload},
+	})
 	r.wantWritten(ctx, t)
 	elsewhere := func(host string) string {
 		return "<source protocol='ssh' name='" + v.Payload + "'>" + host + r.encryption("") + "</source>"

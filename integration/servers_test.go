@@ -83,8 +83,11 @@ func (r *remote) keyStore(t *testing.T) string {
 // command is the program where QEMU is: it sees the same files.
 func (r *remote) command(ctx context.Context, t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	line := []string{"--target", strconv.Itoa(r.q.PID), "--mount", "--", luksplug, "--qmp", r.q.Socket, "--keystore", "dir:" + r.keyStore(t)}
-	return exec.CommandContext(ctx, "nsenter", append(line, args...)...)
+	line := slices.Concat([]string{luksplug, "--qmp", r.q.Socket, "--keystore", "dir:" + r.keyStore(t)}, args)
+	if os.Geteuid() == 0 {
+		line = append([]string{"nsenter", "--target", strconv.Itoa(r.q.PID), "--mount", "--"}, line...)
+	}
+	return exec.CommandContext(ctx, line[0], line[1:]...)
 }
 
 // attachArgs plug the disk in.
@@ -99,6 +102,28 @@ func (r *remote) attach(ctx context.Context, t *testing.T, unlock string) {
 	if again := run(ctx, t, r.command(ctx, t, r.attachArgs(unlock)...)).want(t, 0); !strings.Contains(again.stdout, "already attached") {
 		t.Errorf("attached again: %s", again.stdout)
 	}
+}
+
+// another is a disk that is not the one that is attached.
+type another struct {
+	source string // the XML of the <source>, and of what follows it
+	args   []string
+	says   string // in which way
+}
+
+// wantAnother attaches other disks at the target of one that is there, which are
+// refused whatever way of unlocking is asked for.
+func (r *remote) wantAnother(ctx context.Context, t *testing.T, disks []another) {
+	t.Helper()
+	before := stateOf(ctx, t, r.q)
+	for _, d := range disks {
+		xml := writeFile(t, "another.xml", r.diskXML(d.source))
+		got := run(ctx, t, r.command(ctx, t, append([]string{"attach", xml}, d.args...)...)).want(t, 5)
+		if line := lastLine(got.stderr); !strings.Contains(line, "another disk is attached as "+remoteTarget) || !strings.Contains(line, d.says) {
+			t.Errorf("the error does not say %q: %s", d.says, line)
+		}
+	}
+	wantSame(ctx, t, r.q, before)
 }
 
 // io has QEMU do something at the disk's device, such as "write -P 0xa7 8M 1M". What
@@ -131,12 +156,13 @@ func unlockWays() []string { return []string{"auto", "qemu", "external"} }
 func patternOf(i int) byte { return byte(0xa1 + i) }
 
 // writeEachWay attaches the disk in each way, has QEMU write, and detaches it, after
-// which the VM is as it was.
-func (r *remote) writeEachWay(ctx context.Context, t *testing.T) {
+// which the VM is as it was. While it is attached those others are refused.
+func (r *remote) writeEachWay(ctx context.Context, t *testing.T, others []another) {
 	t.Helper()
 	before := stateOf(ctx, t, r.q)
 	for i, unlock := range unlockWays() {
 		r.attach(ctx, t, unlock)
+		r.wantAnother(ctx, t, others)
 		r.io(ctx, t, fmt.Sprintf("write -P %#x %dM 1M", patternOf(i), 3*i+1))
 		tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
 		wantSame(ctx, t, r.q, before)
@@ -203,7 +229,7 @@ func (r *remote) wantRefused(ctx context.Context, t *testing.T, cases []refusedB
 				if got.code != c.code {
 					t.Errorf("exit code %d, want %d: %s", got.code, c.code, line)
 				}
-				for _, s := range append(c.says, "luksplug: disk "+remoteTarget) {
+				for _, s := range append(c.says, "luksplug: disk ") {
 					if !strings.Contains(line, s) {
 						t.Errorf("the error does not say %q: %s", s, line)
 					}

@@ -37,6 +37,9 @@ var serverTexts = []struct {
 	{"for option 5 (starttls)", ErrTLSRefused},
 	{"TLS handshake failed", ErrTLSRefused},
 	{"Cannot read from TLS channel", ErrTLSRefused},     // as it ends in TLS 1.3 when the server does not like our certificate
+	{"Decryption has failed", ErrTLSKeyPassphrase},      // GnuTLS
+	{"Cannot load certificate", ErrTLSCredentials},      // QEMU's crypto/tlscredsx509.c
+	{"not found in PSK file", ErrTLSCredentials},        // QEMU's crypto/tlscredspsk.c
 	{"Unable to access credentials", ErrTLSCredentials}, // QEMU's crypto/tlscreds.c
 	{"Unable to import", ErrTLSCredentials},
 

@@ -55,6 +55,9 @@ var (
 	ErrTLSRefused = errors.New("the server refuses TLS")
 	// ErrTLSCredentials: the certificates or keys for TLS cannot be used.
 	ErrTLSCredentials = errors.New("unusable TLS credentials")
+	// ErrTLSKeyPassphrase: the key for TLS is encrypted, and not with the given
+	// passphrase.
+	ErrTLSKeyPassphrase = errors.New("wrong passphrase of a TLS key")
 	// ErrImageNotFound: a server has no such export, unit or file.
 	ErrImageNotFound = errors.New("the server has no such image")
 	// ErrCommandNotFound: this QEMU has no such command (class CommandNotFound).
@@ -109,7 +112,7 @@ func (e *Error) Is(target error) bool {
 		return between("Bus '", "' not found")
 	case ErrNoHotplug:
 		return between("Bus '", "' does not support hotplugging")
-	case ErrLoginRefused, ErrForbidden, ErrServerUnreachable, ErrServerUntrusted, ErrTLSRequired, ErrTLSRefused, ErrTLSCredentials, ErrImageNotFound:
+	case ErrLoginRefused, ErrForbidden, ErrServerUnreachable, ErrServerUntrusted, ErrTLSRequired, ErrTLSRefused, ErrTLSCredentials, ErrTLSKeyPassphrase, ErrImageNotFound:
 		return serverText(text) == target
 	case ErrDeviceNotFound:
 		return e.Class == deviceNotFound

@@ -2,6 +2,7 @@ package peer
 
 import (
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -10,6 +11,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"net"
 	"os"
@@ -115,6 +117,22 @@ func ECDSAClientFolder(t testing.TB) string {
 	}
 	files["client-key.pem"] = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	return folder(t, files)
+}
+
+// EncryptedClientFolder is ClientFolder with the key encrypted (PKCS #8, RFC 5958).
+func (a *Authority) EncryptedClientFolder(t testing.TB) (dir, passphrase string) {
+	t.Helper()
+	dir, passphrase = a.ClientFolder(t, a), randomText("tls-")
+	key, secret, plain := filepath.Join(dir, "client-key.pem"), filepath.Join(t.TempDir(), "passphrase"), filepath.Join(t.TempDir(), "key")
+	if err := errors.Join(os.WriteFile(secret, []byte(passphrase), 0o600), os.Rename(key, plain)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if _, err := output(ctx, "openssl", "pkcs8", "-topk8", "-v2", "aes-256-cbc", "-in", plain, "-out", key, "-passout", "file:"+secret); err != nil {
+		t.Fatal(err)
+	}
+	return dir, passphrase
 }
 
 // And is the authority for those who trust another one as well.

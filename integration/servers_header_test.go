@@ -1,0 +1,55 @@
+package integration
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// TestHeaderOnServer plugs a volume in whose payload one server has, and whose
+// header another one, over another protocol.
+func TestHeaderOnServer(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	authority := peer.NewAuthority(t)
+	payloads := peer.StartISCSI(t, v.Payload, sized(t, "plain.img", 8*peer.MiB))
+	headers := peer.StartNBDX509(t, v.Header, authority, "headers.example")
+	q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
+	r := newRemote(t, q, v)
+	auth, tls := r.auth(payloads.User, payloads.Password), []string{"--tls-dir", authority.ClientFolder(t, authority)}
+	with := func(auth, header string) string {
+		return payloads.SourceXML(1, auth+r.encryption("<header type='network'>"+header+"</header>"))
+	}
+	named := func(name string) string { return headers.SourceXML("tls='yes' tlsHostname='"+name+"'", "") }
+	r.use(t, with(auth, named("headers.example")), tls...)
+	r.writeEachWay(ctx, t, []another{{source: with(auth, "<source protocol='nbd' name='other'>"+headers.HostXML()+"</source>"), says: "not "}})
+	uri := "nbds://" + headers.Address() + "/disk"
+	r.wantRefused(ctx, t, []refusedBy{
+		{name: "header under another name", source: with(auth, named("other.example")), args: tls, code: 5,
+			says: []string{uri + " cannot be opened", "does not match the hostname other.example"}},
+		{name: "wrong password of the payload", source: with(r.auth(payloads.User, "not the password"), named("headers.example")), args: tls, code: 4,
+			says: []string{"iscsi://" + payloads.Address(), "refuses the user vm1"}},
+		{name: "no header", source: with(auth, payloads.SourceXML(2, auth)), args: tls, code: 5, says: []string{"has no LUKS header"}},
+	})
+
+	// For luksplug alone it may be one that nobody can write.
+	web := peer.StartWeb(t, nil)
+	if err := os.Symlink(v.Header, filepath.Join(web.Files, "header.img")); err != nil {
+		t.Fatal(err)
+	}
+	onWeb := with(auth, web.SourceXML("header.img", "<cookies><cookie name='session'>"+web.Cookie+"</cookie></cookies>"+r.auth(web.User, web.Password)))
+	r.use(t, onWeb)
+	before := stateOf(ctx, t, q)
+	r.attach(ctx, t, "auto")
+	r.io(ctx, t, "read -P 0xa2 4M 1M")
+	tool(ctx, t, q.Socket, "detach", remoteTarget).want(t, 0)
+	wantSame(ctx, t, q, before)
+	r.wantRefused(ctx, t, []refusedBy{
+		{name: "a header that QEMU cannot write", source: onWeb, code: 5, says: []string{"can only be read"}, ways: []string{"qemu", "external"}},
+	})
+	headers.Stop()
+	r.wantWritten(ctx, t)
+}
