@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/daemon"
@@ -39,6 +40,12 @@ func (vm *VM) differs(ctx context.Context, disk *blockgraph.Disk, state *State, 
 	}
 	if d := differsInNodes(graph, state, h); d != "" {
 		return d, nil
+	}
+	for _, c := range graph.Chardevs {
+		// "disconnected:unix:PATH", or without the first word.
+		if _, path, _ := strings.Cut(state.Chardevs[c.ID], "unix:"); path != c.Path {
+			return fmt.Sprintf("its server is %s, not %s", path, c.Path), nil
+		}
 	}
 	if d := vm.differsInImages(disk, h); d != "" {
 		return d, nil
@@ -187,7 +194,14 @@ func (vm *VM) differsInImages(disk *blockgraph.Disk, h *Holding) string {
 // differsInDevice compares the properties by which a guest or an operator knows
 // the disk.
 func (vm *VM) differsInDevice(ctx context.Context, device blockgraph.Device) (string, error) {
-	names := []string{"serial"} // compared also where it is not given
+	known, err := vm.deviceProperties(ctx, device.Options.Text("driver"))
+	if err != nil {
+		return "", fmt.Errorf("look at device %s: %w", device.ID, err)
+	}
+	var names []string
+	if known["serial"] { // compared also where it is not given; a LUN has its own
+		names = append(names, "serial")
+	}
 	for _, name := range []string{"wwn", "bootindex", "werror", "rerror"} {
 		if device.Options.Get(name) != nil {
 			names = append(names, name)

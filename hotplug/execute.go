@@ -233,7 +233,8 @@ func (vm *VM) exists(ctx context.Context, s blockgraph.Step) (bool, error) {
 		_, ok := state.Devices[s.Subject]
 		return ok, nil
 	case blockgraph.StepChardev:
-		return slices.Contains(state.Chardevs, s.Subject), nil
+		_, ok := state.Chardevs[s.Subject]
+		return ok, nil
 	}
 	if _, ok := state.Objects[s.Subject]; ok {
 		return true, nil

@@ -18,6 +18,9 @@ func (a *attach) preflight(ctx context.Context, plan *blockgraph.Plan, unlock bl
 	if err := a.vm.CheckPlan(ctx, plan); err != nil {
 		return 0, err
 	}
+	if err := a.vm.checkDevicesOfHost(ctx, a.disk); err != nil {
+		return 0, err
+	}
 	return a.checkFiles(ctx, unlock, state)
 }
 

@@ -24,8 +24,9 @@ type State struct {
 	Drives []Drive
 	// FDSets are the sets of passed file descriptors.
 	FDSets []FDSet
-	// Chardevs are the ids of the character devices.
-	Chardevs []string
+	// Chardevs are the ids of the character devices, with QEMU's words for where
+	// each leads.
+	Chardevs map[string]string
 	// IdleControllers are the SCSI controllers that were added for a disk and
 	// have no disk any more.
 	IdleControllers []string
@@ -132,12 +133,13 @@ func (vm *VM) State(ctx context.Context) (*State, error) {
 		}
 		s.FDSets = append(s.FDSets, f)
 	}
-	var chardevs []struct{ Label string }
+	var chardevs []struct{ Label, Filename string }
 	if err := decode(results[5], &chardevs, commands[5]); err != nil {
 		return nil, err
 	}
+	s.Chardevs = make(map[string]string, len(chardevs))
 	for _, c := range chardevs {
-		s.Chardevs = append(s.Chardevs, c.Label)
+		s.Chardevs[c.Label] = c.Filename
 	}
 	if s.IdleControllers, err = vm.idleControllers(ctx, s.Devices); err != nil {
 		return nil, err
@@ -375,7 +377,7 @@ func (s *State) Holdings() []*Holding {
 			h.Objects = append(h.Objects, id)
 		}
 	}
-	for _, id := range s.Chardevs {
+	for id := range s.Chardevs {
 		if h, _ := get(id); h != nil {
 			h.Chardevs = append(h.Chardevs, id)
 		}

@@ -81,6 +81,10 @@ func TestReservations(t *testing.T) {
 
 		proxy := asDisk(t, q)
 		tool(ctx, t, proxy.Address, "attach", xml).want(t, 0)
+		// What asks again is told of a disk and not of QEMU's device here.
+		if r := tool(ctx, t, q.Socket, "attach", xml).want(t, 5); !strings.Contains(r.stderr, "its device is a scsi-hd, not a scsi-block") {
+			t.Errorf("attached again: %s", r.stderr)
+		}
 		if m := managers(ctx, t, q); len(m) != 1 || !m[manager] {
 			t.Errorf("QEMU has the reservation managers %v", m)
 		}

@@ -1,0 +1,144 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// vhostUserServer has a qemu-storage-daemon serve an image by vhost-user, and
+// returns the socket. It ends with the test.
+func vhostUserServer(ctx context.Context, t *testing.T, folder, image string) string {
+	t.Helper()
+	socket := filepath.Join(folder, filepath.Base(image)+".sock")
+	server := exec.CommandContext(ctx, "qemu-storage-daemon", "--blockdev", "driver=file,node-name=disk,filename="+image,
+		"--export", "type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path="+socket)
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = server.Process.Kill()
+		_ = server.Wait() // it was killed
+	})
+	eventually(ctx, t, "the vhost-user server listens", func() bool {
+		_, err := os.Stat(socket)
+		return err == nil
+	})
+	return socket
+}
+
+func vhostUserXML(t *testing.T, socket string) string {
+	t.Helper()
+	return writeFile(t, "disk.xml", `<disk type='vhostuser' device='disk'><driver type='raw'/>
+  <source type='unix' path='`+socket+`'><reconnect enabled='yes' timeout='2'/></source><target dev='vdb' bus='virtio'/></disk>`)
+}
+
+// TestVHostUser plugs in a disk that a server of its own serves, straight from the
+// guest's memory, and has the guest write to it.
+func TestVHostUser(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{RootPorts: 1, Guest: true,
+		Extra: []string{"-object", "memory-backend-memfd,id=ram,size=256M,share=on", "-machine", "memory-backend=ram"}})
+	if err := q.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before := stateOf(ctx, t, q)
+	image := sized(t, "disk.img", 16*peer.MiB)
+	socket := vhostUserServer(ctx, t, q.Dir, image)
+	xml := vhostUserXML(t, socket)
+
+	proxy := peer.NewProxy(t, q.Socket, peer.FailCommand("device_add"))
+	tool(ctx, t, proxy.Address, "attach", xml).want(t, 6)
+	wantSame(ctx, t, q, before)
+
+	tool(ctx, t, q.Socket, "attach", xml).want(t, 0)
+	if again := tool(ctx, t, q.Socket, "attach", xml).want(t, 0); !strings.Contains(again.stdout, "already attached") {
+		t.Errorf("attached again: %s", again.stdout)
+	}
+	other := tool(ctx, t, q.Socket, "attach", vhostUserXML(t, socket+"2")).want(t, 5)
+	if !strings.Contains(other.stderr, "another disk is attached as vdb") {
+		t.Errorf("another server's disk of the same name: %s", other.stderr)
+	}
+	const serial = "vhost_user_blk" // the server's own
+	dev, err := q.Guest().WaitDisk(ctx, serial)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pattern := []byte("written without a block node. ")
+	if err := q.Guest().WritePattern(ctx, dev, 3, 1, pattern); err != nil {
+		t.Fatal(err)
+	}
+	tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
+	wantSame(ctx, t, q, before)
+	content, err := os.ReadFile(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.HasPrefix(content[3*peer.MiB:], pattern) {
+		t.Errorf("the image has %q", content[3*peer.MiB:][:len(pattern)])
+	}
+
+	missing := filepath.Join(q.Dir, "missing.sock")
+	if r := tool(ctx, t, q.Socket, "attach", vhostUserXML(t, missing)).want(t, 5); !strings.Contains(r.stderr, missing) {
+		t.Errorf("standard error: %s", r.stderr)
+	}
+	wantSame(ctx, t, q, before)
+}
+
+// TestVHostUserNeedsSharedMemory: the server could not read the guest's requests.
+func TestVHostUserNeedsSharedMemory(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{RootPorts: 1, Paused: true})
+	socket := vhostUserServer(ctx, t, q.Dir, sized(t, "disk.img", 16*peer.MiB))
+	before := stateOf(ctx, t, q)
+	r := tool(ctx, t, q.Socket, "attach", vhostUserXML(t, socket)).want(t, 5)
+	if !strings.Contains(r.stderr, "shared memory") {
+		t.Errorf("standard error: %s", r.stderr)
+	}
+	wantSame(ctx, t, q, before)
+}
+
+// TestNoSuchDevice: what QEMU would have of the host, and the host does not have,
+// is said before the VM hears of it. A disk on a bus that takes no hot plug is
+// for the arguments of a VM only.
+func TestNoSuchDevice(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{RootPorts: 1, Paused: true})
+	before := stateOf(ctx, t, q)
+	for _, c := range []struct {
+		name, xml, says string
+		code            int
+		arguments       bool
+	}{
+		// QEMU as Debian builds it does not have the driver.
+		{"vdpa", `<disk type='vhostvdpa'><driver type='raw' cache='none'/><source dev='/dev/vhost-vdpa-4711'/><target dev='vdb'/></disk>`, "libblkio", 3, true},
+		{"nvme", `<disk type='nvme'><driver type='raw'/><source type='pci' managed='yes' namespace='1'><address domain='0xffff' bus='0xff' slot='0x1f' function='7'/></source><target dev='vdb'/></disk>`,
+			"no PCI device ffff:ff:1f.7", 5, true},
+		{"ide", `<disk type='file'><driver type='raw'/><source file='/a'/><target dev='hda' bus='ide'/></disk>`, "'ide' cannot be hotplugged", 3, true},
+		{"sata", `<disk type='file'><driver type='raw'/><source file='/a'/><target dev='sda' bus='sata'/></disk>`, "'sata' cannot be hotplugged", 3, true},
+		{"floppy", `<disk type='file' device='floppy'><driver type='raw'/><source file='/a'/><target dev='fda' bus='fdc'/></disk>`, "'fdc' cannot be hotplugged", 3, true},
+		{"sd", `<disk type='file'><driver type='raw'/><source file='/a'/><target dev='sda' bus='sd'/></disk>`, "SD card", 3, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			xml := writeFile(t, "disk.xml", c.xml)
+			if r := tool(ctx, t, q.Socket, "attach", xml).want(t, c.code); !strings.Contains(r.stderr, c.says) {
+				t.Errorf("standard error: %s", r.stderr)
+			}
+			wantSame(ctx, t, q, before)
+			code := 3
+			if c.arguments {
+				code = 0
+			}
+			run(ctx, t, exec.CommandContext(ctx, luksplug, "cmdline", xml)).want(t, code)
+		})
+	}
+}
