@@ -107,7 +107,7 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 	for _, p := range disks {
 		h.learn(t, p.volume)
 		xml := serialXML(t, p.volume.DiskXML(p.target, "virtio"), "serial-"+p.target)
-		d, err := record.New([]byte(xml), nil)
+		d, err := record.New([]byte(xml), nil, record.Reading{})
 		if err != nil {
 			t.Fatal(err)
 		}

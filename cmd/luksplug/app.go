@@ -91,6 +91,7 @@ type app struct {
 
 	inherited map[string]*os.File // the descriptors that the command line names as fd:N
 	uses      func() ([]hotplug.Use, error)
+	libvirt   *domain // the VM, where --domain names one
 }
 
 func (a *app) setUp(cmd *cobra.Command) error {

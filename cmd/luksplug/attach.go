@@ -17,6 +17,7 @@ func newAttach(a *app) *cobra.Command {
 	var options hotplug.AttachOptions
 	unlock := unlockFlag(hotplug.UnlockAuto)
 	var images imageFlags
+	var records recordFlags
 	cmd := &cobra.Command{
 		Use:   "attach DISK.xml",
 		Short: "Plug a disk into the running VM",
@@ -34,6 +35,7 @@ disk until it is detached.`,
 		Example: `  luksplug --qmp /run/vm1.qmp --passphrase-file vm1-vdb.key attach vdb.xml
   luksplug --domain vm1 --keystore dir:/run/keys attach vdb.xml
   luksplug --domain vm1 --keystore dir:/run/keys attach --unlock external qcow2.xml
+  luksplug --domain vm1 attach --persistent vdb.xml
   pass show vm1-vdb | tr -d '\n' | luksplug --domain vm1 --passphrase-file - attach vdb.xml`,
 		Args: argument("DISK.xml"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -41,15 +43,18 @@ disk until it is detached.`,
 			if err != nil {
 				return err
 			}
-			store, err := a.store(disk)
+			store, err := a.store(disk.Disk)
 			if err != nil {
 				return err
 			}
 			ctx, cancel := a.bounded(cmd.Context())
 			defer cancel()
+			if done, err := a.attachOff(ctx, disk, records, options); done || err != nil {
+				return err
+			}
 			return a.withVM(ctx, func(ctx context.Context, vm *hotplug.VM) error {
 				options.Unlock = hotplug.UnlockMode(unlock)
-				attached, err := vm.Attach(ctx, disk, store, options)
+				attached, err := a.attach(ctx, vm, disk, store, options, records)
 				a.progress.end()
 				if err != nil {
 					return err
@@ -63,6 +68,7 @@ disk until it is detached.`,
 	}
 	unlock.register(cmd)
 	images.register(cmd)
+	records.register(cmd)
 	cmd.Flags().BoolVar(&options.AllowSharedHeader, "allow-shared-header", false, "allow a detached header that another disk uses: both payloads then have the same key")
 	return cmd
 }

@@ -47,6 +47,7 @@ func (a *app) dialer(options *hotplug.Options) (hotplug.Dialer, error) {
 		}
 		options.Files = hotplug.FilesRemote
 		d := &domain{app: a, uri: uri, name: a.flags.domain, schemas: cache}
+		a.libvirt = d
 		_, here := loopback(net.JoinHostPort(uri.Hostname(), "0"))
 		if d.local = uri.Host == "" || here; d.local {
 			options.Files = hotplug.FilesLocal

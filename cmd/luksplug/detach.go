@@ -12,7 +12,7 @@ import (
 )
 
 func newDetach(a *app) *cobra.Command {
-	ignoreMissing := false
+	ignoreMissing, persistent := false, false
 	cmd := &cobra.Command{
 		Use:   "detach TARGET",
 		Short: "Unplug a disk from the running VM",
@@ -36,19 +36,26 @@ keeps its disk: the exit code is then 8, and a second detach finishes the job.`,
 			// must not take forever either.
 			ctx, cancel := context.WithTimeout(cmd.Context(), wait+time.Minute)
 			defer cancel()
+			if done, err := a.detachOff(ctx, args[0], persistent); done || err != nil {
+				return err
+			}
 			return a.withVM(ctx, func(ctx context.Context, vm *hotplug.VM) error {
 				detached, err := vm.Detach(ctx, args[0], wait)
 				var missing *hotplug.NotHeldError
-				if ignoreMissing && errors.As(err, &missing) {
+				if (ignoreMissing || persistent) && errors.As(err, &missing) {
 					detached, err = &hotplug.Detached{Target: args[0]}, nil
 				}
 				if err != nil {
+					return err
+				}
+				if err := a.forgetRecord(ctx, args[0], persistent); err != nil {
 					return err
 				}
 				return a.printDetached(detached)
 			})
 		},
 	}
+	cmd.Flags().BoolVar(&persistent, "persistent", false, "the disk no longer belongs to the libvirt domain, either: it is not there at the next start")
 	cmd.Flags().BoolVar(&ignoreMissing, "ignore-missing", false, "succeed when luksplug holds no such disk")
 	return cmd
 }
@@ -107,7 +114,9 @@ func newRepair(a *app) *cobra.Command {
 		Short: "Remove what interrupted runs have left in the VM",
 		Long: `repair removes nodes, objects and controllers of luksplug's that no device uses:
 what is left when a run was killed or lost its connection. Disks that are
-attached are not touched.`,
+attached are not touched, but for secrets that QEMU needs no more.
+
+The metadata of a libvirt domain are made to say what is attached.`,
 		Example: `  luksplug --domain vm1 list
   luksplug --domain vm1 repair`,
 		Args: cobra.NoArgs,
@@ -116,26 +125,25 @@ attached are not touched.`,
 			defer cancel()
 			return a.withVM(ctx, func(ctx context.Context, vm *hotplug.VM) error {
 				removed, err := vm.Repair(ctx)
-				if e := a.printRepaired(removed); err == nil {
-					err = e
-				}
-				return err
+				recorded, recordErr := a.repairRecord(ctx, vm)
+				return errors.Join(err, recordErr, a.printRepaired(removed, recorded))
 			})
 		},
 	}
 }
 
-func (a *app) printRepaired(removed []*hotplug.Holding) error {
+func (a *app) printRepaired(removed []*hotplug.Holding, recorded []string) error {
 	if a.flags.output == "json" {
 		list := []holdingJSON{}
 		for _, h := range removed {
 			list = append(list, holdingToJSON(h))
 		}
 		return a.printJSON(struct {
-			Removed []holdingJSON `json:"removed"`
-		}{list})
+			Removed  []holdingJSON `json:"removed"`
+			Metadata []string      `json:"metadata"` // what was changed in the domain's
+		}{list, notNil(recorded)})
 	}
-	if len(removed) == 0 {
+	if len(removed)+len(recorded) == 0 {
 		return a.print("nothing was left to remove\n")
 	}
 	text := ""
@@ -143,6 +151,9 @@ func (a *app) printRepaired(removed []*hotplug.Holding) error {
 		for _, part := range h.Left() {
 			text += fmt.Sprintf("%s: removed %s\n", h.Target, part)
 		}
+	}
+	for _, r := range recorded {
+		text += r + "\n"
 	}
 	return a.print(text)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/record"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -28,51 +29,45 @@ func (f *imageFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.tlsPSK, "tls-psk", "", "the user whose pre-shared key in the folder of --tls-dir (keys.psk) a TLS client has in place of certificates")
 }
 
+// diskDocument is a disk, and what it was read from.
+type diskDocument struct {
+	*blockgraph.Disk
+	text    []byte
+	pools   blockgraph.Pools
+	reading record.Reading
+}
+
 // readDisk reads the disk document that the argument names, - for standard
 // input, and tells what there is to know about it. Volumes of storage pools are
 // looked up.
-func (a *app) readDisk(ctx context.Context, path string, flags imageFlags) (*blockgraph.Disk, error) {
+func (a *app) readDisk(ctx context.Context, path string, flags imageFlags) (*diskDocument, error) {
 	if path == "-" && a.flags.passphrase == "-" {
 		return nil, &usageError{errors.New("standard input cannot be both the disk XML and the passphrase: give one as a file")}
 	}
-	data, err := a.readInput(path)
-	if err != nil {
+	out := &diskDocument{reading: record.Reading{IgnoreUnknown: flags.lenient, TLSFolder: flags.tlsFolder, TLSSecret: flags.tlsSecret}}
+	if flags.tlsSecret != "" {
+		if _, err := secrets.ParseUUID(flags.tlsSecret); err != nil {
+			return nil, &usageError{fmt.Errorf("--tls-secret: %w", err)}
+		}
+	}
+	var err error
+	if out.text, err = a.readInput(path); err != nil {
 		return nil, &usageError{fmt.Errorf("read the disk XML: %w", err)}
 	}
-	disk, err := blockgraph.ParseOptions{IgnoreUnknown: flags.lenient}.ParseDisk(data)
-	if err != nil {
+	if out.Disk, err = out.reading.Parse(out.text); err != nil {
 		return nil, err
 	}
-	pools, err := a.readPools(flags.pools)
-	if err != nil {
+	if out.pools, err = a.readPools(flags.pools); err != nil {
 		return nil, err
 	}
-	if err := a.askForPools(ctx, disk, pools); err != nil {
+	if err := a.askForPools(ctx, out.Disk, out.pools); err != nil {
 		return nil, err
 	}
-	for _, w := range disk.Warnings() {
-		a.log.WithField("disk", disk.Target).Warn(w)
+	for _, w := range out.Warnings() {
+		a.log.WithField("disk", out.Target).Warn(w)
 	}
-	if disk, err = disk.Translate(pools); err != nil {
+	if out.Disk, err = out.Translate(out.pools); err != nil {
 		return nil, err
 	}
-	return disk, flags.addTLS(disk)
-}
-
-// addTLS gives the images' TLS clients what the flags say of them.
-func (f imageFlags) addTLS(disk *blockgraph.Disk) error {
-	var key *secrets.Reference
-	if f.tlsSecret != "" {
-		id, err := secrets.ParseUUID(f.tlsSecret)
-		if err != nil {
-			return &usageError{fmt.Errorf("--tls-secret: %w", err)}
-		}
-		key = &secrets.Reference{Type: secrets.TLS, UUID: id}
-	}
-	for _, image := range disk.Images() {
-		if tls := image.Source.TLS(); tls != nil {
-			tls.Folder, tls.Key, tls.PSKUser = f.tlsFolder, key, f.tlsPSK
-		}
-	}
-	return nil
+	return out, out.reading.Complete(out.Disk)
 }

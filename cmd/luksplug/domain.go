@@ -17,6 +17,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/daemon"
+	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/qmp/schemacache"
 )
@@ -34,18 +35,35 @@ type domain struct {
 	handle  libvirt.Domain
 }
 
-// dial connects to libvirt and opens the domain's monitor.
-func (d *domain) dial(ctx context.Context, opts []qmp.Option) (*qmp.Client, error) {
+// open connects to libvirt and looks the domain up.
+func (d *domain) open(ctx context.Context) error {
 	l, err := within(ctx, func() (*libvirt.Libvirt, error) { return libvirt.ConnectToURI(d.uri) })
 	if err != nil {
-		return nil, fmt.Errorf("connect to libvirt %s: %w", d.uri.Redacted(), err)
+		return fmt.Errorf("connect to libvirt %s: %w", d.uri.Redacted(), err)
 	}
 	d.app.closers = append(d.app.closers, func() { _ = l.Disconnect() }) // the program ends
 	handle, err := within(ctx, func() (libvirt.Domain, error) { return lookUp(l, d.name) })
 	if err != nil {
-		return nil, fmt.Errorf("domain %s at libvirt %s: %w", d.name, d.uri.Redacted(), err)
+		return fmt.Errorf("domain %s at libvirt %s: %w", d.name, d.uri.Redacted(), err)
 	}
 	d.libvirt, d.handle = l, handle
+	return nil
+}
+
+// openDomain opens the domain that the flags name, which need not be running.
+func (a *app) openDomain(ctx context.Context) (*domain, error) {
+	if _, err := a.dialer(&hotplug.Options{}); err != nil {
+		return nil, err
+	}
+	return a.libvirt, a.libvirt.open(ctx)
+}
+
+// dial connects to libvirt and opens the domain's monitor: luksplug's own, where
+// the domain has one on this host, so that no secret passes libvirt.
+func (d *domain) dial(ctx context.Context, opts []qmp.Option) (*qmp.Client, error) {
+	if err := d.open(ctx); err != nil {
+		return nil, err
+	}
 	if d.local {
 		doc, err := d.describe(ctx)
 		if err != nil {
@@ -55,12 +73,34 @@ func (d *domain) dial(ctx context.Context, opts []qmp.Option) (*qmp.Client, erro
 			d.schemas.Emulator = doc.Devices.Emulator
 		}
 		opts = append(opts, qmp.WithSchemaSource(d.schemas))
+		if socket := ownMonitor(doc); socket != "" {
+			if client, err := qmp.Dial(ctx, socket, opts...); err == nil {
+				return client, nil
+			}
+		}
 		if _, err := exec.LookPath("virsh"); err == nil {
-			virsh := qmp.Virsh{URI: d.uri.String(), Domain: uuid.UUID(handle.UUID).String()}
+			virsh := qmp.Virsh{URI: d.uri.String(), Domain: uuid.UUID(d.handle.UUID).String()}
 			opts = append(opts, qmp.WithFilePasser(virsh.PassFile))
 		}
 	}
-	return qmp.NewLibvirt(ctx, l, handle, opts...)
+	return qmp.NewLibvirt(ctx, d.libvirt, d.handle, opts...)
+}
+
+// ownMonitor returns the socket of luksplug's own monitor in the domain, "" where
+// it has none that this process could open.
+func ownMonitor(doc *libvirtxml.Domain) string {
+	if doc.QEMUCommandline == nil {
+		return ""
+	}
+	var arguments []string
+	for _, a := range doc.QEMUCommandline.Args {
+		arguments = append(arguments, a.Value)
+	}
+	socket := hook.MonitorSocket(arguments)
+	if _, err := os.Stat(socket); socket == "" || err != nil {
+		return ""
+	}
+	return socket
 }
 
 // xml returns the document of the domain as it is now.

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -10,6 +11,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/record"
 )
 
 func newList(a *app) *cobra.Command {
@@ -35,7 +37,12 @@ node of the VM, whoever made it.`,
 				if all {
 					return a.printNodes(state.Nodes)
 				}
-				return a.printHoldings(state.Holdings())
+				holdings := state.Holdings()
+				records, err := a.recordState(ctx, holdings)
+				if err != nil {
+					return err
+				}
+				return a.printHoldings(holdings, records)
 			})
 		},
 	}
@@ -57,10 +64,15 @@ type holdingJSON struct {
 	Unlock   string   `json:"unlock,omitempty"` // ephemeral, qemu, external
 	UUID     string   `json:"uuid,omitempty"`
 	Daemon   int      `json:"daemon,omitempty"`
+	// Of a libvirt domain: where the disk is recorded, and what is not as it
+	// should be.
+	Recorded   []string `json:"recorded,omitempty"` // live, persistent
+	Difference string   `json:"difference,omitempty"`
 }
 
 func holdingToJSON(h *hotplug.Holding) holdingJSON {
-	return holdingJSON{h.Target, holdingState(h), h.Device, h.Driver, h.Size, h.ReadOnly, h.Payload, h.Header, notNil(h.Left()), string(h.Unlock), h.UUID, h.Daemon}
+	return holdingJSON{Target: h.Target, State: holdingState(h), Device: h.Device, Driver: h.Driver, Size: h.Size, ReadOnly: h.ReadOnly,
+		Payload: h.Payload, Header: h.Header, Parts: notNil(h.Left()), Unlock: string(h.Unlock), UUID: h.UUID, Daemon: h.Daemon}
 }
 
 func holdingState(h *hotplug.Holding) string {
@@ -70,28 +82,65 @@ func holdingState(h *hotplug.Holding) string {
 	return "attached"
 }
 
-func (a *app) printHoldings(holdings []*hotplug.Holding) error {
-	if a.flags.output == "json" {
-		disks := []holdingJSON{}
-		for _, h := range holdings {
-			disks = append(disks, holdingToJSON(h))
+// printHoldings prints the disks, and those that are only recorded. records is nil
+// where there is no libvirt that keeps any.
+func (a *app) printHoldings(holdings []*hotplug.Holding, records []record.State) error {
+	disks := []holdingJSON{}
+	for _, h := range holdings {
+		disks = append(disks, holdingToJSON(h))
+	}
+	for _, s := range records {
+		i := slices.IndexFunc(disks, func(d holdingJSON) bool { return d.Target == s.Target })
+		if i < 0 {
+			disks = append(disks, holdingJSON{Target: s.Target, State: "missing", Parts: []string{}})
+			i = len(disks) - 1
 		}
+		disks[i].Recorded, disks[i].Difference = recorded(s), s.Difference()
+	}
+	if a.flags.output == "json" {
 		return a.printJSON(struct {
 			Disks []holdingJSON `json:"disks"`
 		}{disks})
 	}
-	if len(holdings) == 0 {
+	if len(disks) == 0 {
 		return a.print("luksplug holds no disk in this VM\n")
 	}
-	rows := [][]string{{"TARGET", "STATE", "DEVICE", "SIZE", "MODE", "UNLOCKED", "PAYLOAD", "HEADER"}}
-	for _, h := range holdings {
-		if h.Leftover() {
-			rows = append(rows, []string{h.Target, "leftover", strings.Join(h.Left(), ", "), "-", "-", "-", dash(h.Payload), dash(h.Header)})
-			continue
-		}
-		rows = append(rows, []string{h.Target, "attached", h.Device, size(h.Size), mode(h.ReadOnly), dash(unlockedBy(h)), dash(h.Payload), dash(h.Header)})
+	header := []string{"TARGET", "STATE", "DEVICE", "SIZE", "MODE", "UNLOCKED", "PAYLOAD", "HEADER"}
+	if records != nil {
+		header = append(header, "RECORDED")
 	}
-	return a.print(table(rows))
+	rows, differences := [][]string{header}, ""
+	for _, d := range disks {
+		row := []string{d.Target, d.State, "-", "-", "-", "-", dash(d.Payload), dash(d.Header)}
+		i := slices.IndexFunc(holdings, func(h *hotplug.Holding) bool { return h.Target == d.Target })
+		switch {
+		case i < 0:
+		case d.State == "leftover":
+			row[2] = strings.Join(d.Parts, ", ")
+		default:
+			row[2], row[3], row[4], row[5] = d.Device, size(d.Size), mode(d.ReadOnly), dash(unlockedBy(holdings[i]))
+		}
+		if records != nil {
+			row = append(row, dash(strings.Join(d.Recorded, ", ")))
+		}
+		rows = append(rows, row)
+		if d.Difference != "" {
+			differences += fmt.Sprintf("%s: %s\n", d.Target, d.Difference)
+		}
+	}
+	return a.print(table(rows) + differences)
+}
+
+// recorded names where a disk is recorded.
+func recorded(s record.State) []string {
+	var out []string
+	if s.Live {
+		out = append(out, string(record.Live))
+	}
+	if s.Persistent {
+		out = append(out, string(record.Persistent))
+	}
+	return out
 }
 
 func (a *app) printNodes(nodes []hotplug.Node) error {

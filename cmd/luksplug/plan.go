@@ -76,10 +76,11 @@ func (a *app) plan(ctx context.Context, path string, about planFlags, mode hotpl
 	if live && about.domainXML != "" {
 		return nil, &usageError{fmt.Errorf("give --domain-xml, or a running VM by --qmp or --domain, not both")}
 	}
-	disk, err := a.readDisk(ctx, path, about.imageFlags)
+	document, err := a.readDisk(ctx, path, about.imageFlags)
 	if err != nil {
 		return nil, err
 	}
+	disk := document.Disk
 	if live {
 		var plan *blockgraph.Plan
 		ctx, cancel := a.bounded(ctx)

@@ -39,7 +39,7 @@ const theirs = `<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/
 // recorded is a record of an encrypted disk in a port of ours.
 func recorded(t *testing.T, port int) record.Disk {
 	t.Helper()
-	d, err := record.New([]byte(`<disk type='file'><source file='/img'><encryption format='luks'><secret type='passphrase' uuid='`+secretUUID+`'/></encryption></source><target dev='vdb' bus='virtio'/></disk>`), nil)
+	d, err := record.New([]byte(`<disk type='file'><source file='/img'><encryption format='luks'><secret type='passphrase' uuid='`+secretUUID+`'/></encryption></source><target dev='vdb' bus='virtio'/></disk>`), nil, record.Reading{})
 	if err != nil {
 		t.Fatal(err)
 	}

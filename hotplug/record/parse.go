@@ -72,10 +72,13 @@ func (p *parser) record(start xml.StartElement) (Record, error) {
 func (p *parser) disk(start xml.StartElement) (Disk, error) {
 	var d Disk
 	err := attributes(start, map[string]func(string){
-		"target":        func(v string) { d.Target = v },
-		"start":         func(v string) { d.Start = blockgraph.Way(v) },
-		"optional":      func(v string) { d.Optional = v == "yes" },
-		"shared-header": func(v string) { d.AllowSharedHeader = v == "yes" },
+		"target":         func(v string) { d.Target = v },
+		"start":          func(v string) { d.Start = blockgraph.Way(v) },
+		"optional":       func(v string) { d.Optional = v == "yes" },
+		"shared-header":  func(v string) { d.AllowSharedHeader = v == "yes" },
+		"ignore-unknown": func(v string) { d.IgnoreUnknown = v == "yes" },
+		"tls-dir":        func(v string) { d.TLSFolder = v },
+		"tls-secret":     func(v string) { d.TLSSecret = v },
 	})
 	if err != nil {
 		return d, err

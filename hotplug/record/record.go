@@ -11,6 +11,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/domainxml"
+	"github.com/luksplug/luksplug/secrets"
 )
 
 // Namespace is that of the element, Prefix what it is called by.
@@ -39,6 +40,8 @@ type Disk struct {
 	// it refers to, as they were known then.
 	XML   string
 	Pools []blockgraph.Pool
+	// Reading is what was said of the XML beside it.
+	Reading
 	// Start is how its volume is opened when the VM starts with it.
 	Start blockgraph.Way
 	// Optional tells that the VM may start without it.
@@ -50,13 +53,51 @@ type Disk struct {
 	Devices []blockgraph.Object
 }
 
+// Reading is how a disk's XML is read, and what it leaves to the host.
+type Reading struct {
+	// IgnoreUnknown is that of [blockgraph.ParseOptions].
+	IgnoreUnknown bool
+	// TLSFolder is where the VM's host has the certificates of a TLS client, ""
+	// for [blockgraph.DefaultTLSFolder], and TLSSecret the UUID of the secret that
+	// decrypts its key, "" for one that is not encrypted.
+	TLSFolder, TLSSecret string
+}
+
+// Parse reads the XML of a disk.
+func (r Reading) Parse(text []byte) (*blockgraph.Disk, error) {
+	disk, err := blockgraph.ParseOptions{IgnoreUnknown: r.IgnoreUnknown}.ParseDisk(text)
+	if err != nil {
+		return nil, err
+	}
+	return disk, nil
+}
+
+// Complete gives the images' TLS clients what the XML leaves to the host. The
+// disk's volumes have been looked up before.
+func (r Reading) Complete(disk *blockgraph.Disk) error {
+	var key *secrets.Reference
+	if r.TLSSecret != "" {
+		id, err := secrets.ParseUUID(r.TLSSecret)
+		if err != nil {
+			return fmt.Errorf("the secret of the TLS client: %w", err)
+		}
+		key = &secrets.Reference{Type: secrets.TLS, UUID: id}
+	}
+	for _, image := range disk.Images() {
+		if tls := image.Source.TLS(); tls != nil {
+			tls.Folder, tls.Key = r.TLSFolder, key
+		}
+	}
+	return nil
+}
+
 // ErrSecretInXML: the disk's XML has a secret in it, which may not be recorded.
 var ErrSecretInXML = errors.New("the disk's XML has a secret in it (cookies), which may not be written into the domain's metadata: name it by <secret>")
 
 // New returns the record of a disk whose XML was read. The XML is kept as it is,
 // without what stands around the element.
-func New(text []byte, pools blockgraph.Pools) (Disk, error) {
-	disk, err := blockgraph.ParseDisk(text)
+func New(text []byte, pools blockgraph.Pools, reading Reading) (Disk, error) {
+	disk, err := reading.Parse(text)
 	if err != nil {
 		return Disk{}, err
 	}
@@ -65,7 +106,7 @@ func New(text []byte, pools blockgraph.Pools) (Disk, error) {
 			return Disk{}, ErrSecretInXML
 		}
 	}
-	d := Disk{Target: disk.Target}
+	d := Disk{Target: disk.Target, Reading: reading}
 	if d.XML, err = trim(text); err != nil {
 		return Disk{}, err
 	}
@@ -107,7 +148,7 @@ func trim(text []byte) (string, error) {
 
 // Parsed returns the disk, with its volume looked up in the recorded pools.
 func (d Disk) Parsed() (*blockgraph.Disk, error) {
-	disk, err := blockgraph.ParseDisk([]byte(d.XML))
+	disk, err := d.Parse([]byte(d.XML))
 	if err != nil {
 		return nil, fmt.Errorf("the record of disk %s: %w", d.Target, err)
 	}
@@ -118,7 +159,10 @@ func (d Disk) Parsed() (*blockgraph.Disk, error) {
 	for i := range d.Pools {
 		pools[d.Pools[i].Name] = &d.Pools[i]
 	}
-	return disk.Translate(pools)
+	if disk, err = disk.Translate(pools); err != nil {
+		return nil, err
+	}
+	return disk, d.Complete(disk)
 }
 
 // FromDomain returns the record in a domain's XML; an empty one where there is
@@ -173,6 +217,9 @@ func (r Record) XML() (string, error) {
 		attribute(&b, "start", string(d.Start))
 		attribute(&b, "optional", yes(d.Optional))
 		attribute(&b, "shared-header", yes(d.AllowSharedHeader))
+		attribute(&b, "ignore-unknown", yes(d.IgnoreUnknown))
+		attribute(&b, "tls-dir", d.TLSFolder)
+		attribute(&b, "tls-secret", d.TLSSecret)
 		b.WriteString(">\n" + d.XML + "\n")
 		for _, pool := range d.Pools {
 			if err := child(&b, "pool", pool); err != nil {

@@ -19,7 +19,7 @@ const diskXML = `<disk type='file' device='disk'>
 
 func example(t *testing.T) record.Record {
 	t.Helper()
-	d, err := record.New([]byte("<?xml version='1.0'?>\n<!-- mine -->\n"+diskXML+"\n"), nil)
+	d, err := record.New([]byte("<?xml version='1.0'?>\n<!-- mine -->\n"+diskXML+"\n"), nil, record.Reading{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +29,7 @@ func example(t *testing.T) record.Record {
 	d.Start, d.Optional, d.AllowSharedHeader = blockgraph.ByHeader, true, true
 	d.Devices = []blockgraph.Object{{{Name: "driver", Value: "virtio-blk-pci"}, {Name: "serial", Value: `<"&'>`}, {Name: "n", Value: int64(1)}}}
 	other, err := record.New([]byte(`<disk type='volume'><source pool='p' volume='v'/><target dev='sda' bus='scsi'/></disk>`),
-		blockgraph.Pools{"p": {Name: "p", Type: "dir", Folder: "/pool"}, "q": {Name: "q"}})
+		blockgraph.Pools{"p": {Name: "p", Type: "dir", Folder: "/pool"}, "q": {Name: "q"}}, record.Reading{TLSFolder: "/tls", TLSSecret: "0a81f5b2-8403-4b23-88d6-21ccc2f80d6f", IgnoreUnknown: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,11 +84,11 @@ func TestWithAndWithout(t *testing.T) {
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	cookie := `<disk type='network'><source protocol='https' name='a'><host name='h'/><cookies><cookie name='a'>b</cookie></cookies></source><target dev='vdb'/></disk>`
-	if _, err := record.New([]byte(cookie), nil); !errors.Is(err, record.ErrSecretInXML) || strings.Contains(err.Error(), "b</cookie>") {
+	if _, err := record.New([]byte(cookie), nil, record.Reading{}); !errors.Is(err, record.ErrSecretInXML) || strings.Contains(err.Error(), "b</cookie>") {
 		t.Errorf("got %v", err)
 	}
 	var invalid *blockgraph.XMLError
-	if _, err := record.New([]byte("<disk>"), nil); !errors.As(err, &invalid) {
+	if _, err := record.New([]byte("<disk>"), nil, record.Reading{}); !errors.As(err, &invalid) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -137,7 +137,7 @@ func FuzzParse(f *testing.F) {
 }
 
 func Example() {
-	d, err := record.New([]byte(`<disk type='file'><source file='/a'/><target dev='vdb'/></disk>`), nil)
+	d, err := record.New([]byte(`<disk type='file'><source file='/a'/><target dev='vdb'/></disk>`), nil, record.Reading{})
 	if err != nil {
 		panic(err)
 	}
