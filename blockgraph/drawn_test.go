@@ -53,6 +53,8 @@ func TestDrawnRefusals(t *testing.T) {
 		{"vhost-user and a private cell", "pc", shared + "<cpu><numa><cell id='0' cpus='0' memory='1' memAccess='private'/></numa></cpu>", "", vhostUser, "requires shared memory"},
 		{"who one is to an SSH server", "pc", "", "", "<disk type='network'><source protocol='ssh' name='/a'><host name='h'/><identity username='u'/></source><target dev='vda'/></disk>", "either 'keyfile' or 'agentsock'"},
 		{"cache of an empty drive", "pc", "", "", "<disk device='cdrom'><driver><metadata_cache><max_size>9</max_size></metadata_cache></driver><target dev='sda' bus='scsi'/></disk>", "only with qcow2"},
+		{"unused clusters of an empty drive", "pc", "", "", "<disk device='floppy'><driver discard_no_unref='on'/><target dev='fda'/></disk>", "only works with qcow2"},
+		{"unused clusters of an empty cdrom", "pc", "", "", "<disk device='cdrom'><driver type='qcow2' discard_no_unref='on'/><target dev='sda' bus='scsi'/></disk>", "read-only disk"},
 		{"copies of an empty drive", "pc", "", "", "<disk device='cdrom'><driver copy_on_read='on'/><target dev='sda' bus='scsi'/></disk>", "read-only disk 'sda'"},
 		{"address of a disk whose controller is not said", "pc", "", "<disk><source file='/o'/><target dev='sda' bus='scsi'/></disk>", scsiDisk("", "<address type='drive'/>"), "in use"},
 		{"SCSI controller of a Sun", "pc", "", "<controller type='scsi' index='0' model='ncr53c90'/>", scsiDisk("", ""), "not a built-in"},
@@ -63,6 +65,8 @@ func TestDrawnRefusals(t *testing.T) {
 		{"port of a USB hub", "pc", "", hub, usbDisk("1.9"), "port 1.9 not present"},
 		{"port that a hub is at", "pc", "", hub, usbDisk("1"), "in use"},
 		{"port in use", "pc", "", tablet, usbDisk("2"), "in use"},
+		{"slot in use behind a bridge", "pc", "", "<controller type='pci' index='1' model='pci-bridge'/><video><address type='pci' bus='1' slot='5'/></video>", "<disk><source file='/a'/><target dev='vda'/><address type='pci' bus='1' slot='5'/></disk>", "slot 0x5 of pci.1 is in use"},
+		{"slot in use of q35", "q35", "", "<video><address type='pci' slot='5'/></video>", "<disk><source file='/a'/><target dev='vda'/><address type='pci' slot='5'/></disk>", "slot 0x5 of pcie.0 is in use"},
 		{"limits of nobody's group", "pc", "", strings.ReplaceAll(limited, "<group_name>g", "<group_name>h"), scsiDisk("", "<iotune><group_name>g</group_name></iotune>"), "only together with settings"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

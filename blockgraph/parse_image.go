@@ -49,6 +49,9 @@ func (p *parser) noImage(driver *element) error {
 		if c := driver.child("metadata_cache"); c != nil && c.child("max_size") != nil {
 			return c.invalid("", "metadata cache max size control is supported only with qcow2 images")
 		}
+		if driver.attr("discard_no_unref") == "on" {
+			return driver.invalid("discard_no_unref", "'discard_no_unref' only works with qcow2 disk format")
+		}
 	}
 	for _, name := range []string{"encryption", "auth"} {
 		if e := p.tree.child(name); e != nil {
@@ -71,7 +74,7 @@ func (p *parser) imageDriver(d *Disk, driver *element) error {
 			return err
 		}
 	}
-	if driver.attr("copy_on_read") != "" && p.tree.attr("type") == string(SourceVHostUser) {
+	if driver.attr("copy_on_read") != "" && !d.Empty && p.tree.attr("type") == string(SourceVHostUser) {
 		return driver.invalid("copy_on_read", "copy_on_read is not supported with vhostuser disk")
 	}
 	d.CopyOnRead = driver.attr("copy_on_read") == "on"

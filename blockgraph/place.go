@@ -110,8 +110,9 @@ func placeAt(d *Disk, m Machine, a PCIAddress) (Object, error) {
 		if err := checkPort(d, m, bus); err != nil {
 			return nil, err
 		}
-	} else if m.rootBusHotplug() && slices.Contains(m.RootSlots, a.Slot) && a.Function == 0 {
-		return nil, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("slot %s of pci.0 is in use: give another <address>, or none to have a free one chosen", hex(a.Slot))}
+	}
+	if a.Function == 0 && slices.Contains(m.takenOn(bus), a.Slot) {
+		return nil, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("slot %s of %s is in use: give another <address>, or none to have a free one chosen", hex(a.Slot), bus)}
 	}
 	addr := hex(a.Slot)
 	if a.Function != 0 {
@@ -121,6 +122,19 @@ func placeAt(d *Disk, m Machine, a PCIAddress) (Object, error) {
 	members.addSwitch("multifunction", a.Multifunction)
 	members.add("addr", addr)
 	return members, nil
+}
+
+// takenOn returns the slots in use of a bus that has slots.
+func (m Machine) takenOn(bus string) []uint {
+	if bus == m.rootBus() && (m.rootBusHotplug() || m.Domain) {
+		return m.RootSlots
+	}
+	for _, b := range m.Bridges {
+		if b.Bus == bus {
+			return b.Slots
+		}
+	}
+	return nil
 }
 
 func checkPort(d *Disk, m Machine, bus string) error {

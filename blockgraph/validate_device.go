@@ -39,6 +39,9 @@ func (d *Disk) validateFrontend() error {
 	if d.ReadOnly && d.Device == DeviceDisk && (d.Bus == BusIDE || d.Bus == BusSATA) {
 		return &UnsupportedError{Element: "disk/readonly", Reason: "readonly " + string(d.Bus) + " disks are not supported by QEMU: use another bus, or device='cdrom'"}
 	}
+	if d.DiscardNoUnref == On && d.ReadOnly {
+		return invalid("disk/driver@discard_no_unref", "'discard_no_unref' is not compatible with read-only disk")
+	}
 	if d.CopyOnRead && (d.ReadOnly || d.Device.removable()) {
 		return invalid("disk/driver@copy_on_read", "copy_on_read is not compatible with read-only disk '"+d.Target+"'")
 	}

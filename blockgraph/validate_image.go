@@ -191,9 +191,6 @@ func (d *Disk) validateChain() error {
 	if d.DiscardNoUnref == On && d.Image.Format != FormatQcow2 {
 		return invalid("disk/driver@discard_no_unref", "'discard_no_unref' only works with qcow2 disk format")
 	}
-	if d.DiscardNoUnref == On && d.ReadOnly {
-		return invalid("disk/driver@discard_no_unref", "'discard_no_unref' is not compatible with read-only disk")
-	}
 	return nil
 }
 

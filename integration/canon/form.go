@@ -1,0 +1,270 @@
+package canon
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Form is what QEMU is told of a disk.
+type Form struct {
+	Objects  []map[string]any // in order, but for throttle groups, which come last
+	Nodes    []map[string]any // in order
+	Device   map[string]any
+	Chardevs []map[string]any
+	// Controller is the driver of the SCSI controller that the disk is on, "" where
+	// it is not known.
+	Controller string
+}
+
+// parts are what a form is made of, with the names that they were given.
+type parts struct {
+	objects, nodes, chardevs []map[string]any
+	device                   map[string]any
+	globals                  []string
+	controllers              map[string]string // drivers, by id
+}
+
+// children are the members of a node that name another one; references are those
+// that name an object.
+var (
+	children   = []string{"file", "data-file", "header", "backing"}
+	references = []string{"key-secret", "password-secret", "cookie-secret", "pr-manager", "tls-creds", "passwordid"}
+)
+
+// form brings the parts into the one form.
+func (p parts) form() (Form, error) {
+	w := walker{nodes: byName(p.nodes, "node-name"), objects: byName(p.objects, "id"), names: map[string]string{}, uses: map[string]string{}}
+	if top, ok := p.device["drive"].(string); ok {
+		if err := w.node(top, "drive"); err != nil {
+			return Form{}, err
+		}
+	}
+	out := Form{Device: p.canonicalDevice()}
+	for _, n := range p.nodes {
+		if name, ok := w.names[n["node-name"].(string)]; ok {
+			n["node-name"] = name
+			out.Nodes = append(out.Nodes, n)
+		}
+	}
+	var groups []map[string]any
+	for _, o := range p.objects {
+		use, ok := w.uses[o["id"].(string)]
+		if !ok {
+			continue
+		}
+		if o["qom-type"] == "throttle-group" {
+			groups = append(groups, o)
+			continue
+		}
+		o["id"] = use
+		out.Objects = append(out.Objects, o)
+	}
+	slices.SortFunc(groups, func(a, b map[string]any) int { return strings.Compare(a["id"].(string), b["id"].(string)) })
+	out.Objects = append(out.Objects, groups...)
+	for _, c := range p.chardevs {
+		if c["id"] == p.device["chardev"] {
+			c["id"] = "chardev"
+			out.Chardevs = append(out.Chardevs, c)
+		}
+	}
+	if _, ok := out.Device["chardev"]; ok {
+		out.Device["chardev"] = "chardev"
+	}
+	if bus, ok := p.device["bus"].(string); ok {
+		out.Controller = p.controllers[bus[:max(strings.LastIndex(bus, "."), 0)]]
+	}
+	return out, nil
+}
+
+// canonicalDevice names the device, and takes the place in the boot order of a
+// floppy drive from its controller's.
+func (p parts) canonicalDevice() map[string]any {
+	d := maps.Clone(p.device)
+	id := fmt.Sprint(d["id"])
+	if !strings.HasPrefix(id, "ua-") {
+		d["id"] = "device"
+		if d["device_id"] == "drive-"+id {
+			d["device_id"] = "drive-device"
+		}
+	}
+	if _, ok := d["drive"]; ok {
+		d["drive"] = "drive"
+	}
+	if d["driver"] == "floppy" {
+		drive := "A"
+		if fmt.Sprint(d["unit"]) != "0" {
+			drive = "B"
+		}
+		for _, g := range p.globals {
+			if n, ok := strings.CutPrefix(g, "isa-fdc.bootindex"+drive+"="); ok {
+				d["bootindex"] = json.Number(n)
+			}
+		}
+	}
+	return d
+}
+
+func byName(list []map[string]any, member string) map[string]map[string]any {
+	out := map[string]map[string]any{}
+	for _, e := range list {
+		if name, ok := e[member].(string); ok {
+			out[name] = e
+		}
+	}
+	return out
+}
+
+// walker names what the device needs, from the top down.
+type walker struct {
+	nodes, objects map[string]map[string]any
+	names, uses    map[string]string // the new names
+}
+
+func (w walker) node(name, path string) error {
+	n := w.nodes[name]
+	if n == nil {
+		return fmt.Errorf("%s is the node %q, which is not there", path, name)
+	}
+	if old, ok := w.names[name]; ok {
+		return fmt.Errorf("the node %q is both %s and %s", name, old, path)
+	}
+	w.names[name] = path
+	for _, member := range children {
+		if child, ok := n[member].(string); ok {
+			if err := w.node(child, path+"."+member); err != nil {
+				return err
+			}
+			n[member] = path + "." + member
+		}
+	}
+	if group, ok := n["throttle-group"].(string); ok {
+		w.uses[group] = group
+	}
+	return w.objectsOf(n, path+":")
+}
+
+// objectsOf names the objects that a node, an object or a part of one refers to.
+func (w walker) objectsOf(e map[string]any, prefix string) error {
+	for _, member := range slices.Sorted(maps.Keys(e)) {
+		if inner, ok := e[member].(map[string]any); ok {
+			if err := w.objectsOf(inner, prefix+member+"."); err != nil {
+				return err
+			}
+		}
+		id, ok := e[member].(string)
+		if !ok || !slices.Contains(references, member) {
+			continue
+		}
+		o := w.objects[id]
+		if o == nil {
+			return fmt.Errorf("%s%s is the object %q, which is not there", prefix, member, id)
+		}
+		if _, named := w.uses[id]; !named {
+			w.uses[id] = prefix + member
+		}
+		e[member] = w.uses[id]
+		if o["qom-type"] == "pr-manager-helper" {
+			if p, ok := o["path"].(string); ok && strings.HasSuffix(p, "/pr-helper0.sock") {
+				o["path"] = "managed" // by each in a folder of its own
+			}
+		}
+		if err := w.objectsOf(o, prefix+member+":"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Without returns the form with members taken off the device: those that each side
+// is free to choose.
+func (f Form) Without(members ...string) Form {
+	f.Device = maps.Clone(f.Device)
+	for _, m := range members {
+		delete(f.Device, m)
+	}
+	return f
+}
+
+// Diff says where two forms differ, in lines of the name, what f has, and what
+// other has.
+func (f Form) Diff(other Form) []string {
+	var out []string
+	lists := []struct {
+		what string
+		a, b []map[string]any
+		name string
+	}{{"object", f.Objects, other.Objects, "id"}, {"node", f.Nodes, other.Nodes, "node-name"}, {"chardev", f.Chardevs, other.Chardevs, "id"}}
+	for _, l := range lists {
+		if a, b := names(l.a, l.name), names(l.b, l.name); !slices.Equal(a, b) {
+			out = append(out, fmt.Sprintf("%ss: %s | %s", l.what, strings.Join(a, " "), strings.Join(b, " ")))
+			continue
+		}
+		for i := range l.a {
+			out = append(out, diff(l.what+" "+fmt.Sprint(l.a[i][l.name]), l.a[i], l.b[i])...)
+		}
+	}
+	out = append(out, diff("device", f.Device, other.Device)...)
+	if f.Controller != other.Controller && f.Controller != "" && other.Controller != "" {
+		out = append(out, "controller: "+f.Controller+" | "+other.Controller)
+	}
+	return out
+}
+
+func names(list []map[string]any, member string) []string {
+	var out []string
+	for _, e := range list {
+		out = append(out, fmt.Sprint(e[member]))
+	}
+	return out
+}
+
+func diff(what string, a, b map[string]any) []string {
+	all := maps.Clone(a)
+	maps.Copy(all, b)
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(all)) {
+		if x, y := show(a, k), show(b, k); x != y {
+			out = append(out, fmt.Sprintf("%s, %s: %s | %s", what, k, x, y))
+		}
+	}
+	return out
+}
+
+func show(m map[string]any, key string) string {
+	v, ok := m[key]
+	if !ok {
+		return "none"
+	}
+	text, err := json.Marshal(v)
+	if err != nil {
+		return strconv.Quote(fmt.Sprint(v))
+	}
+	return string(text)
+}
+
+// String returns the form, an object, node or device a line.
+func (f Form) String() string {
+	var b strings.Builder
+	line := func(what string, v map[string]any) {
+		text, err := json.Marshal(v)
+		if err != nil {
+			text = []byte(err.Error())
+		}
+		fmt.Fprintf(&b, "%s %s\n", what, text)
+	}
+	for _, o := range f.Objects {
+		line("object", o)
+	}
+	for _, n := range f.Nodes {
+		line("node", n)
+	}
+	for _, c := range f.Chardevs {
+		line("chardev", c)
+	}
+	line("device", f.Device)
+	return b.String()
+}

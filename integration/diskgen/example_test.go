@@ -1,0 +1,23 @@
+package diskgen_test
+
+import (
+	"fmt"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/integration/diskgen"
+)
+
+// A case is drawn by its number, and goes through the planner like any disk.
+func Example() {
+	c := diskgen.Cases().Example(4)
+	machine, err := blockgraph.ParseDomain([]byte(c.Context()))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println("the same again:", diskgen.Cases().Example(4).XML() == c.XML())
+	fmt.Println("a domain that is known:", machine.Known() && machine.Domain)
+	// Output:
+	// the same again: true
+	// a domain that is known: true
+}

@@ -1,0 +1,86 @@
+package diskgen_test
+
+import (
+	"context"
+	"flag"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/luksplug/luksplug/integration/canon"
+	"github.com/luksplug/luksplug/integration/diskgen"
+)
+
+var (
+	diskSeed  = flag.Int("disk-seed", 1, "the seed of the first disk that is drawn; each further disk has the next one")
+	diskCount = flag.Int("disk-count", 0, "how many disks are drawn; 0 for 200, or 2000 in a long run")
+)
+
+// TestAgainstLibvirt draws disks, and compares what luksplug makes of each with
+// what libvirt makes of it. The same seed is always the same disk.
+func TestAgainstLibvirt(t *testing.T) {
+	t.Parallel()
+	count := *diskCount
+	if count == 0 {
+		count = 200
+		if os.Getenv("LUKSPLUG_LONG") != "" {
+			count = 2000
+		}
+	}
+	j := newJudge(t)
+	cases := diskgen.Cases()
+	seeds := make(chan int)
+	var group sync.WaitGroup
+	for range 2 { // one plans while libvirt has the other's disk
+		group.Go(func() {
+			for seed := range seeds {
+				j.try(t, seed, cases.Example(seed))
+			}
+		})
+	}
+	for i := range count {
+		if j.hopeless() {
+			t.Error("these differences are enough")
+			break
+		}
+		seeds <- *diskSeed + i
+	}
+	close(seeds)
+	group.Wait()
+	j.report(t)
+}
+
+// TestVirshSaysTheSame: what the connection to libvirtd answers is what virsh
+// prints.
+func TestVirshSaysTheSame(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	j := newJudge(t)
+	same := 0
+	for seed := 1; same < 3; seed++ {
+		c := diskgen.Cases().Example(seed)
+		ours, err := j.native(c)
+		if err != nil {
+			continue
+		}
+		file := filepath.Join(t.TempDir(), "domain.xml")
+		if err := os.WriteFile(file, []byte(c.XML()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		text, err := j.daemon.Virsh(ctx, "domxml-to-native", "qemu-argv", "--xml", file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		printed, err := canon.Native(text, diskgen.OtherAlias)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := ours.Diff(printed); d != nil {
+			t.Errorf("seed %d: %q", seed, d)
+		}
+		same++
+	}
+}

@@ -1,0 +1,121 @@
+package diskgen
+
+import "strconv"
+
+// source draws a <source> of a kind, for the image of a role: "disk", "backing" or
+// "data".
+func (m *maker) source(kind, role string) *Element {
+	e := element("source")
+	switch kind {
+	case "file":
+		e.set("file", m.path("/srv/images/"))
+	case "block":
+		e.set("dev", m.path("/dev/vg0/"))
+		if role != "data" && m.fits(m.device == "lun" && m.often("reservations"), "reservations") {
+			e.add(m.reservations())
+		}
+	case "dir":
+		e.set("dir", m.path("/srv/folders/"))
+	case "nvme":
+		e.set("type", "pci", "managed", m.one("managed", "yes", "no"), "namespace", m.number("namespace", 1, 4))
+		e.add(element("address", "type", "pci", "domain", "0x0000", "bus", "0x0"+strconv.Itoa(1+m.count()), "slot", "0x00", "function", m.one("function", "0x0", "0x1")))
+	case "vhostuser":
+		e.set("type", "unix", "path", m.path("/run/vhost/"))
+		if m.often("mode") {
+			e.set("mode", "client")
+		}
+		if m.often("reconnect") {
+			r := element("reconnect", "enabled", m.one("reconnects", "yes", "no"))
+			e.add(r.set("timeout", m.number("timeout", 1, 60)))
+		}
+	case "vhostvdpa":
+		e.set("dev", "/dev/vhost-vdpa-"+strconv.Itoa(m.count()))
+	case "network":
+		m.network(e)
+	}
+	if kind == "file" || kind == "block" || kind == "dir" {
+		if role == "disk" && m.seldom(8, "startupPolicy") {
+			e.set("startupPolicy", m.one("policy", "optional", "mandatory", "requisite"))
+		}
+	}
+	if m.seldom(12, "index") {
+		e.set("index", m.number("index of the image", 1, 9))
+	}
+	if m.seldom(12, "label") {
+		e.add(element("seclabel", "model", "dac", "relabel", "no"))
+	}
+	if role != "data" && kind != "vhostuser" && m.fits(m.device != "lun" && m.seldom(6, "slice"), "slice") {
+		e.add(element("slices").add(element("slice", "type", "storage", "offset", m.number("offset", 0, 1<<30), "size", m.number("size", 1, 1<<40))))
+	}
+	return e
+}
+
+// count numbers what must not be twice.
+func (m *maker) count() int {
+	m.made++
+	return m.made
+}
+
+// path draws a path that nothing else of the case has, now and then with
+// characters that somebody has to quote.
+func (m *maker) path(folder string) string {
+	return folder + m.name("image") + m.one("name", "", "", ".img", ".qcow2", " with blanks", ",comma,,two", "-ümläut", "'quote\"s", "<&>", "\\back\\slash", "%41#?x=1", ":colon", "=equal")
+}
+
+func (m *maker) reservations() *Element {
+	if m.often("managed reservations") {
+		return element("reservations", "managed", "yes")
+	}
+	return element("reservations", "managed", "no").add(element("source", "type", "unix", "path", m.path("/run/pr/"), "mode", "client"))
+}
+
+// secret draws a reference to a secret of [Secrets].
+func (m *maker) secret(typ string) *Element {
+	i := len(m.one("secret", "", "x", "xx"))
+	for _, s := range Secrets() {
+		if string(s.Reference.Type) != typ {
+			continue
+		}
+		if i == 0 {
+			if m.often("by usage") {
+				return element("secret", "type", typ, "usage", s.Reference.Usage)
+			}
+			return element("secret", "type", typ, "uuid", s.Reference.UUID.String())
+		}
+		i--
+	}
+	panic("diskgen: no secret of the type " + typ)
+}
+
+func (m *maker) auth(typ string) *Element {
+	return element("auth", "username", m.one("user", "somebody", "user name", "admin,o=x", "ü")).add(m.secret(typ))
+}
+
+// host draws a server.
+func (m *maker) host(sockets bool) *Element {
+	if m.fits(sockets && m.often("socket"), "socket") {
+		return element("host", "transport", "unix", "socket", m.path("/run/servers/"))
+	}
+	h := element("host", "name", m.one("host", "server.example", "192.0.2.7", "::1", "2001:db8::5"))
+	if m.often("port") {
+		h.set("port", m.number("port number", 1, 65535))
+	}
+	if m.seldom(4, "transport") {
+		h.set("transport", "tcp")
+	}
+	return h
+}
+
+// hosts draws several servers.
+func (m *maker) hosts(sockets bool) []*Element {
+	out := []*Element{m.host(sockets)}
+	for range len(m.one("more hosts", "", "x", "xx")) {
+		out = append(out, m.host(sockets))
+	}
+	return out
+}
+
+// fileName draws a name on a server.
+func (m *maker) fileName() string {
+	return m.one("root", "", "/") + m.name("file") + m.one("file name", "", ".iso", "/deeper/x.img", " a b", ",c", "-ü", "%20", "a+b", ":x", "@y", "&=z")
+}
