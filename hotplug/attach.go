@@ -268,6 +268,9 @@ func (a *attach) already(ctx context.Context, state *State, h *Holding) error {
 func (a *attach) plug(ctx context.Context, r *ready, unlocking Unlocking) error {
 	begin := time.Now()
 	run := &run{vm: a.vm, plan: r.plan, values: a.values, size: r.size}
+	if !a.vm.filesAreLocal() {
+		run.look = a.checkInQEMU
+	}
 	if err := a.beside(ctx, r.plan.Graph, unlocking); err != nil {
 		after, cancel := a.vm.recovery(ctx)
 		defer cancel()

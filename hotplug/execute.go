@@ -40,8 +40,9 @@ type run struct {
 	vm      *VM
 	plan    *blockgraph.Plan
 	values  *Values
-	size    int64             // what the volume must have in bytes, 0 for whatever it has
-	done    []blockgraph.Step // what a failure must take back, in order
+	size    int64                             // what the volume must have in bytes, 0 for whatever it has
+	look    func(context.Context, *run) error // at the nodes, before the device; nil for nothing
+	done    []blockgraph.Step                 // what a failure must take back, in order
 	reports []StepReport
 }
 
@@ -63,7 +64,7 @@ func (r *run) steps(ctx context.Context) error {
 	unread := r.files()
 	for _, s := range r.plan.Steps {
 		if s.Kind == blockgraph.StepDevice {
-			if err := r.checkSize(ctx); err != nil {
+			if err := r.checkNodes(ctx); err != nil {
 				return err
 			}
 		}
@@ -89,6 +90,16 @@ func (r *run) files() map[string]bool {
 		}
 	}
 	return out
+}
+
+// checkNodes looks at the nodes when they are all there, before the guest sees
+// anything of them.
+func (r *run) checkNodes(ctx context.Context) error {
+	err := r.checkSize(ctx)
+	if err == nil && r.look != nil {
+		err = r.look(ctx, r)
+	}
+	return err
 }
 
 // checkSize compares the volume with what the original header makes of the

@@ -21,8 +21,7 @@ import (
 func (a *attach) checkFiles(ctx context.Context, unlock blockgraph.Unlock, state *State) (int64, error) {
 	vm, disk := a.vm, a.disk
 	if !vm.filesAreLocal() {
-		vm.log.WithField("disk", disk.Target).Warn("the VM runs on another machine: its image files were not checked before the attach")
-		return 0, nil
+		return 0, a.checkElsewhere(state)
 	}
 	if err := checkUnused(disk, state); err != nil {
 		return 0, err
