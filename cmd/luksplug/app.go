@@ -38,7 +38,7 @@ func (f *flags) register(root *cobra.Command) {
 	p := root.PersistentFlags()
 	p.StringVar(&f.qmp, "qmp", "", "the VM: a QEMU monitor, as the path of a unix socket or HOST:PORT")
 	p.StringVar(&f.domain, "domain", "", "the VM: a libvirt domain, by name, UUID or id")
-	p.StringVar(&f.connect, "connect", "qemu:///system", "the libvirt that has the domain")
+	p.StringVar(&f.connect, "connect", "", "the libvirt that has the domain (default that of the configuration, else "+defaultConnect+")")
 	p.StringVar(&f.output, "output", "text", "text, json; for plan also dot, mermaid, svg")
 	p.DurationVar(&f.timeout, "timeout", 0, "bound of the whole command (default 1m); for detach the wait for the guest (default 30s)")
 	p.CountVarP(&f.verbose, "verbose", "v", "show the steps with their times; -vv also logs the monitor's traffic, secrets redacted")

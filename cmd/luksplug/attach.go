@@ -43,6 +43,9 @@ disk until it is detached.`,
 			if err != nil {
 				return err
 			}
+			if err := a.checkClear(disk.Disk); err != nil {
+				return err
+			}
 			store, err := a.store(disk.Disk)
 			if err != nil {
 				return err

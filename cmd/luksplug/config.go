@@ -27,6 +27,7 @@ const (
 
 // configuration is what the file holds; docs/keystores.md explains it.
 type configuration struct {
+	Connect   string   `yaml:"connect"`   // the URI of the libvirt that has the domains
 	Keystores []string `yaml:"keystores"` // URIs, in the order in which they are asked
 	State     string   `yaml:"state"`     // the folder of the store that there is without keystores
 	Ephemeral string   `yaml:"ephemeral"` // and the folder of its ephemeral secrets

@@ -5,14 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"strings"
 	"time"
 
+	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/libvirtconn"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/qmp/schemacache"
 )
+
+// defaultConnect is the libvirt that has the domain where nobody says which.
+const defaultConnect = "qemu:///system"
 
 // dialer returns the function that opens the monitor of the VM that the flags
 // name, and fills in what the options can know of it.
@@ -41,15 +45,14 @@ func (a *app) dialer(options *hotplug.Options) (hotplug.Dialer, error) {
 		}, nil
 	case a.flags.domain != "":
 		options.Name = a.flags.domain
-		uri, err := url.Parse(a.flags.connect)
+		uri, err := a.libvirtURI()
 		if err != nil {
-			return nil, &usageError{fmt.Errorf("--connect: %w", err)}
+			return nil, err
 		}
 		options.Files = hotplug.FilesRemote
 		d := &domain{app: a, uri: uri, name: a.flags.domain, schemas: cache}
 		a.libvirt = d
-		_, here := loopback(net.JoinHostPort(uri.Hostname(), "0"))
-		if d.local = uri.Host == "" || here; d.local {
+		if uri.Local() {
 			options.Files = hotplug.FilesLocal
 			options.Process = d.process
 		}
@@ -57,6 +60,37 @@ func (a *app) dialer(options *hotplug.Options) (hotplug.Dialer, error) {
 		return func(ctx context.Context) (*qmp.Client, error) { return d.dial(ctx, opts) }, nil
 	}
 	return nil, &usageError{errors.New("which VM? give --qmp ADDRESS for a QEMU monitor, or --domain NAME for a libvirt domain")}
+}
+
+// libvirtURI reads the URI of --connect, or that of the configuration.
+func (a *app) libvirtURI() (*libvirtconn.URI, error) {
+	text, from := a.flags.connect, "--connect"
+	if text == "" {
+		c, err := readConfig(a.flags.config)
+		if err != nil {
+			return nil, err
+		}
+		if text, from = defaultConnect, "the default"; c != nil && c.Connect != "" {
+			text, from = c.Connect, "configuration, connect"
+		}
+	}
+	uri, err := libvirtconn.Parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", from, err)
+	}
+	return uri, nil
+}
+
+// checkClear refuses to send the secrets of a disk over a network in clear.
+func (a *app) checkClear(disk *blockgraph.Disk) error {
+	if a.flags.domain == "" || len(disk.Secrets()) == 0 {
+		return nil
+	}
+	uri, err := a.libvirtURI()
+	if err == nil && uri.Clear() {
+		return &hotplug.PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the connection to libvirt %s is not encrypted, and the disk's secrets would cross it: use +ssh or +tls", uri)}
+	}
+	return err
 }
 
 // schemas is where QEMU's schema is looked up, so that no guest is held up by the

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"os/exec"
 	"strconv"
@@ -18,6 +17,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/daemon"
 	"github.com/luksplug/luksplug/hotplug/hook"
+	"github.com/luksplug/luksplug/libvirtconn"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/qmp/schemacache"
 )
@@ -26,9 +26,8 @@ import (
 // until the program ends.
 type domain struct {
 	app     *app
-	uri     *url.URL
+	uri     *libvirtconn.URI
 	name    string
-	local   bool // libvirt is on this machine
 	schemas *schemacache.Cache
 
 	libvirt *libvirt.Libvirt
@@ -37,14 +36,14 @@ type domain struct {
 
 // open connects to libvirt and looks the domain up.
 func (d *domain) open(ctx context.Context) error {
-	l, err := within(ctx, func() (*libvirt.Libvirt, error) { return libvirt.ConnectToURI(d.uri) })
+	l, err := d.uri.Connect(ctx)
 	if err != nil {
-		return fmt.Errorf("connect to libvirt %s: %w", d.uri.Redacted(), err)
+		return err
 	}
 	d.app.closers = append(d.app.closers, func() { _ = l.Disconnect() }) // the program ends
 	handle, err := within(ctx, func() (libvirt.Domain, error) { return lookUp(l, d.name) })
 	if err != nil {
-		return fmt.Errorf("domain %s at libvirt %s: %w", d.name, d.uri.Redacted(), err)
+		return fmt.Errorf("domain %s at libvirt %s: %w", d.name, d.uri, err)
 	}
 	d.libvirt, d.handle = l, handle
 	return nil
@@ -64,7 +63,7 @@ func (d *domain) dial(ctx context.Context, opts []qmp.Option) (*qmp.Client, erro
 	if err := d.open(ctx); err != nil {
 		return nil, err
 	}
-	if d.local {
+	if d.uri.Local() {
 		doc, err := d.describe(ctx)
 		if err != nil {
 			return nil, err
@@ -107,7 +106,7 @@ func ownMonitor(doc *libvirtxml.Domain) string {
 func (d *domain) xml(ctx context.Context) (string, error) {
 	text, err := within(ctx, func() (string, error) { return d.libvirt.DomainGetXMLDesc(d.handle, 0) })
 	if err != nil {
-		return "", fmt.Errorf("domain %s at libvirt %s: %w", d.name, d.uri.Redacted(), err)
+		return "", fmt.Errorf("domain %s at libvirt %s: %w", d.name, d.uri, err)
 	}
 	return text, nil
 }

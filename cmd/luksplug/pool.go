@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"net/url"
 	"path/filepath"
 	"strings"
 
@@ -55,21 +54,21 @@ func (a *app) askForPools(ctx context.Context, disk *blockgraph.Disk, pools bloc
 	if len(unknown) == 0 || a.flags.domain == "" {
 		return nil
 	}
-	uri, err := url.Parse(a.flags.connect)
+	uri, err := a.libvirtURI()
 	if err != nil {
-		return &usageError{fmt.Errorf("--connect: %w", err)}
+		return err
 	}
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
-	l, err := within(ctx, func() (*libvirt.Libvirt, error) { return libvirt.ConnectToURI(uri) })
+	l, err := uri.Connect(ctx)
 	if err != nil {
-		return fmt.Errorf("connect to libvirt %s: %w", uri.Redacted(), err)
+		return err
 	}
 	defer func() { _ = l.Disconnect() }() // everything was asked
 	for _, v := range unknown {
 		_, err := within(ctx, func() (struct{}, error) { return struct{}{}, lookUpVolume(l, v, pools) })
 		if err != nil {
-			return &hotplug.PreflightError{Target: disk.Target, Reason: fmt.Sprintf("libvirt %s does not find the volume %s of the pool %s", uri.Redacted(), v.Name, v.Pool), Err: err}
+			return &hotplug.PreflightError{Target: disk.Target, Reason: fmt.Sprintf("libvirt %s does not find the volume %s of the pool %s", uri, v.Name, v.Pool), Err: err}
 		}
 	}
 	return nil

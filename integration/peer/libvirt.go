@@ -136,7 +136,7 @@ mkdir -p "$2/places/etc"
 for file in passwd group; do cp "/etc/$file" "$2/places/etc/"; done
 grep -q ^libvirt-qemu: /etc/passwd || echo libvirt-qemu:x:64055:64055::/nonexistent:/usr/sbin/nologin >> "$2/places/etc/passwd"
 grep -q ^libvirt-qemu: /etc/group || echo libvirt-qemu:x:64055: >> "$2/places/etc/group"
-mkdir -p "$2/places/run/lock/luksplug" "$2/places/run/luksplug"
+mkdir -p "$2/places/run/lock/luksplug" "$2/places/run/luksplug" "$2/places/run/sshd"
 for dir in etc var/lib var/log; do mkdir -p "$2/places/$dir/luksplug"; done
 for dir in run etc var/lib var/cache var/log; do
 	mkdir -p "$2/places/$dir/libvirt"

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
@@ -28,6 +29,23 @@ type SSHServer struct {
 func StartSSH(t testing.TB) *SSHServer {
 	t.Helper()
 	needRoot(t, "sshd")
+	return startSSH(t, func(config string) *exec.Cmd {
+		// It wants to be called by its whole path, and its folder in /run.
+		return ownRun(`mkdir /run/sshd; exec /usr/sbin/sshd -D -e -f "$1"`, config)
+	})
+}
+
+// StartSSH starts an SSH server on the machine whose libvirt this is: who comes in
+// finds libvirt's programs and sockets.
+func (l *Libvirt) StartSSH(t testing.TB) *SSHServer {
+	t.Helper()
+	return startSSH(t, func(config string) *exec.Cmd {
+		return l.Inside(context.Background(), "/usr/sbin/sshd", "-D", "-e", "-f", config)
+	})
+}
+
+func startSSH(t testing.TB, command func(config string) *exec.Cmd) *SSHServer {
+	t.Helper()
 	server := &SSHServer{User: "root"}
 	host, hostKey := newSSHKey(t)
 	user, userKey := newSSHKey(t)
@@ -42,8 +60,7 @@ func StartSSH(t testing.TB) *SSHServer {
 				t.Fatal(err)
 			}
 		}
-		// It wants to be called by its whole path, and its folder in /run.
-		return ownRun(`mkdir /run/sshd; exec /usr/sbin/sshd -D -e -f "$1/sshd_config"`, dir)
+		return command(filepath.Join(dir, "sshd_config"))
 	})
 	server.Host = fmt.Sprintf("[127.0.0.1]:%d %s", server.Port, ssh.MarshalAuthorizedKey(host))
 	server.Agent = startAgent(t, server.Dir, userKey)

@@ -1,0 +1,194 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// sshProgram is an ssh that knows hosts by a file of the test's.
+func sshProgram(t *testing.T, known string) string {
+	t.Helper()
+	hosts := writeFile(t, "known_hosts", known)
+	path := filepath.Join(t.TempDir(), "ssh")
+	text := fmt.Sprintf("#!/bin/sh\nexec ssh -F none -o UserKnownHostsFile=%s -o GlobalKnownHostsFile=none \"$@\"\n", hosts)
+	if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// at runs the program on a domain of the libvirt at a URI.
+func at(ctx context.Context, t *testing.T, uri string, env []string, domain string, args ...string) result {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, luksplug, append([]string{"--connect", uri, "--domain", domain}, args...)...)
+	cmd.Env = append(os.Environ(), env...)
+	return run(ctx, t, cmd)
+}
+
+// TestTransports reaches a domain in each way that leads to another host, and does
+// there what a user does. Nothing of that host's files is looked at here: QEMU
+// unlocks the volume, and finds out what would cost data.
+func TestTransports(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	l := peer.ListeningLibvirtd(t)
+	d, err := l.StartDomain(ctx, peer.DomainOptions{Guest: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before, err := d.State(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ssh := l.StartSSH(t)
+	agent := []string{"SSH_AUTH_SOCK=" + ssh.Agent}
+	program := sshProgram(t, ssh.Host)
+	pki := l.Authority.LibvirtClient(t, l.Authority)
+	netcat := filepath.Join(t.TempDir(), "netcat")
+	if err := os.WriteFile(netcat, []byte("#!/bin/sh\n[ \"$1\" = -U ] || exit 1\nexec socat - \"UNIX-CONNECT:$2\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	over := fmt.Sprintf("qemu+ssh://%s@%s/system?no_tty=1&command=%s", ssh.User, ssh.Address(), program)
+
+	for name, c := range map[string]struct {
+		uri string
+		env []string
+	}{
+		"tcp":        {uri: fmt.Sprintf("qemu+tcp://127.0.0.1:%d/system", l.TCP)},
+		"tls":        {uri: fmt.Sprintf("qemu://127.0.0.1:%d/system?pkipath=%s", l.TLS, pki)},
+		"ssh":        {uri: over, env: agent},
+		"ssh netcat": {uri: over + "&proxy=netcat&netcat=" + netcat + "&socket=" + l.Socket, env: agent},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tool := func(args ...string) result { return at(ctx, t, c.uri, c.env, d.Name, args...) }
+			v := peer.NewVolume(t, peer.DetachedRaw)
+			args := attachArgs(t, v, serialXML(t, v.DiskXML("vdb", "virtio"), "from-afar"))
+			got := tool(append([]string{"-v"}, args...)...).want(t, 0)
+			for _, says := range []string{"because the VM runs on another machine", "is not checked here", "secrets go to QEMU in base64"} {
+				if !strings.Contains(got.stderr, says) {
+					t.Errorf("attach does not say %q: %s", says, got.stderr)
+				}
+			}
+			dev := guestDisk(ctx, t, d, "from-afar")
+			if err := d.Guest().WritePattern(ctx, dev, 1, 1, []byte("from afar ")); err != nil {
+				t.Error(err)
+			}
+			if again := tool(args...).want(t, 0); !strings.Contains(again.stdout, "vdb already attached") {
+				t.Errorf("attached again: %s", again.stdout)
+			}
+			if list := tool("list").want(t, 0); !strings.Contains(list.stdout, v.Payload) {
+				t.Errorf("list: %s", list.stdout)
+			}
+			tool("--timeout", "1m", "detach", "vdb").want(t, 0)
+			wantSameDomain(ctx, t, d, before)
+
+			luks := peer.NewVolume(t, peer.EmbeddedLUKS)
+			refused := tool("attach", writeFile(t, "plain.xml", plainXML(luks.Payload))).want(t, 6)
+			if !strings.Contains(refused.stderr, "add <encryption format='luks'>") {
+				t.Errorf("an encrypted image taken as it is: %s", refused.stderr)
+			}
+			wantSameDomain(ctx, t, d, before)
+		})
+	}
+	t.Run("refused", func(t *testing.T) { transportsRefused(ctx, t, l, ssh, d.Name) })
+	wantSameDomain(ctx, t, d, before)
+}
+
+// plainXML is a disk without encryption.
+func plainXML(path string) string {
+	return "<disk type='file'><driver name='qemu' type='raw'/><source file='" + path + "'/><target dev='vdb' bus='virtio'/></disk>"
+}
+
+// transportsRefused: a connection that must not be, or cannot be, is refused with
+// one line that says why.
+func transportsRefused(ctx context.Context, t *testing.T, l *peer.ListeningLibvirt, ssh *peer.SSHServer, domain string) {
+	other := peer.NewAuthority(t)
+	agent := []string{"SSH_AUTH_SOCK=" + ssh.Agent}
+	over := fmt.Sprintf("qemu+ssh://%s@%s/system?no_tty=1&command=", ssh.User, ssh.Address())
+	tls := func(host, pki string) string {
+		return fmt.Sprintf("qemu+tls://%s:%d/system?pkipath=%s", host, l.TLS, pki)
+	}
+	for name, c := range map[string]struct {
+		uri  string
+		env  []string
+		says string
+	}{
+		"a server of another authority":  {tls("127.0.0.1", other.LibvirtClient(t, l.Authority)), nil, "not the authority of cacert.pem"},
+		"a server of another name":       {tls("localhost", l.Authority.LibvirtClient(t, l.Authority)), nil, "use the name that is in the certificate"},
+		"a client of another authority":  {tls("127.0.0.1", l.Authority.LibvirtClient(t, other)), nil, "it refuses this client"},
+		"a client without a certificate": {tls("127.0.0.1", l.Authority.LibvirtClient(t, nil)), nil, "without a certificate"},
+		"TLS where there is none":        {fmt.Sprintf("qemu+tls://127.0.0.1:%d/system?pkipath=%s", l.TCP, l.Authority.LibvirtClient(t, l.Authority)), nil, "and for TLS?"},
+		"a host key that is another's":   {over + sshProgram(t, ssh.AnotherHost(t)), agent, "Host key verification failed"},
+		"a host key that nobody knows":   {over + sshProgram(t, ""), agent, "Host key verification failed"},
+		"a user whom the host knows not": {over + sshProgram(t, ssh.Host), []string{"SSH_AUTH_SOCK=/nonexistent"}, "Permission denied"},
+		"a host without such a socket":   {over + sshProgram(t, ssh.Host) + "&proxy=netcat&netcat=socat-is-no-netcat&socket=/nonexistent", agent, "other end of ssh"},
+		"a session that is not there":    {"qemu:///session", []string{"XDG_RUNTIME_DIR=" + t.TempDir()}, "virsh --connect qemu:///session"},
+	} {
+		got := at(ctx, t, c.uri, c.env, domain, "--timeout", "20s", "list")
+		if got.code != 1 || !strings.Contains(got.stderr, c.says) || strings.Count(strings.TrimSpace(got.stderr), "\n") != 0 {
+			t.Errorf("%s: exit code %d: %s", name, got.code, got.stderr)
+		}
+	}
+}
+
+// TestSession plugs a disk into a VM of a user without privileges, as that user.
+func TestSession(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	s := peer.Libvirtd(t).StartSession(t)
+	d, err := s.StartDomain(ctx, peer.DomainOptions{SCSI: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, err := d.State(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The test's folders are for root only.
+	dir := filepath.Join(s.Dir, "home")
+	v, err := peer.CreateVolume(ctx, dir, peer.DetachedRaw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk := filepath.Join(dir, "disk.xml")
+	binary, err := os.ReadFile(luksplug)
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "luksplug")
+	if err := os.WriteFile(disk, []byte(v.DiskXML("sdb", "scsi")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(program, binary, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{v.Payload, v.Header, v.PassphraseFile, disk, program} {
+		if err := os.Chown(path, s.UID, s.UID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tool := func(args ...string) result {
+		return run(ctx, t, s.Command(ctx, program, append([]string{"--connect", "qemu:///session", "--domain", d.Name}, args...)...))
+	}
+	got := tool("-v", "--passphrase-file", v.PassphraseFile, "attach", disk).want(t, 0)
+	for _, says := range []string{"by luksplug in ", "encrypted under its master key"} {
+		if !strings.Contains(got.stdout+got.stderr, says) {
+			t.Errorf("attach does not say %q: %s%s", says, got.stdout, got.stderr)
+		}
+	}
+	if list := tool("list").want(t, 0); !strings.Contains(list.stdout, "sdb") {
+		t.Errorf("list: %s", list.stdout)
+	}
+	tool("--timeout", "1m", "detach", "sdb").want(t, 0)
+	wantSameDomain(ctx, t, d, before)
+}

@@ -1,0 +1,188 @@
+package libvirtconn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+
+	"github.com/digitalocean/go-libvirt"
+	"github.com/digitalocean/go-libvirt/socket/dialers"
+)
+
+// The ports that libvirt listens on.
+const (
+	tcpPort = "16509"
+	tlsPort = "16514"
+)
+
+// Connect connects to libvirt and opens its driver. ctx bounds that, and has no
+// effect on the connection afterwards, which the caller ends by Disconnect.
+//
+// The errors say what to do where that can be known. They wrap those of the system
+// and [libvirt.Error].
+func (u *URI) Connect(ctx context.Context) (*libvirt.Libvirt, error) {
+	conn, err := u.dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connect to libvirt %s: %w", u, err)
+	}
+	l := libvirt.NewWithDialer(dialers.NewAlreadyConnected(conn))
+	var answer error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		answer = l.ConnectToURI(libvirt.ConnectURI(u.remote()))
+	}()
+	select {
+	case <-done:
+		err = answer
+	case <-ctx.Done():
+		_ = conn.Close() // which ends the call
+		<-done
+		err = fmt.Errorf("it does not answer: %w", ctx.Err())
+	}
+	if err != nil {
+		_ = conn.Close() // the first error is the one to tell
+		return nil, fmt.Errorf("connect to libvirt %s: %w", u, refusal(conn, err))
+	}
+	return l, nil
+}
+
+// teller is a connection that may know why it ended.
+type teller interface{ why() error }
+
+// refusal makes more of an error of a first call.
+func refusal(conn net.Conn, err error) error {
+	var from libvirt.Error
+	switch {
+	case errors.As(err, &from) && (libvirt.ErrorNumber(from.Code) == libvirt.ErrAuthFailed || libvirt.ErrorNumber(from.Code) == libvirt.ErrAuthUnavailable):
+		return fmt.Errorf("%w: it wants SASL or another authentication that luksplug has not: use +ssh or +tls", err)
+	case errors.As(err, &from), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	}
+	if t, ok := conn.(teller); ok {
+		if why := t.why(); why != nil {
+			return why
+		}
+	}
+	return fmt.Errorf("it ended the connection: %w", err)
+}
+
+// dial opens the connection that libvirt's RPC goes over.
+func (u *URI) dial(ctx context.Context) (net.Conn, error) {
+	var d net.Dialer
+	switch u.Transport {
+	case Unix:
+		return u.dialUnix(ctx)
+	case TCP:
+		return d.DialContext(ctx, "tcp", u.address(tcpPort))
+	case TLS:
+		return u.dialTLS(ctx)
+	}
+	return u.dialSSH(ctx)
+}
+
+func (u *URI) address(port string) string {
+	if u.Port != "" {
+		port = u.Port
+	}
+	return net.JoinHostPort(u.Host, port)
+}
+
+// The names of the daemons' sockets: that of QEMU's driver alone, and that of the
+// daemon for everything.
+const (
+	directSocket = "virtqemud-sock"
+	legacySocket = "libvirt-sock"
+)
+
+// dialUnix tries the sockets in the order in which libvirt does.
+func (u *URI) dialUnix(ctx context.Context) (net.Conn, error) {
+	paths := []string{u.socket}
+	if u.socket == "" {
+		dir, err := socketFolder(u.Session, os.Getenv)
+		if err != nil {
+			return nil, err
+		}
+		paths = nil
+		for _, name := range u.socketNames() {
+			paths = append(paths, filepath.Join(dir, name))
+		}
+	}
+	var d net.Dialer
+	var err error
+	for _, path := range paths {
+		var conn net.Conn
+		if conn, err = d.DialContext(ctx, "unix", path); err == nil {
+			return conn, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+	}
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		return nil, fmt.Errorf("%w: become root or a member of libvirt's group", err)
+	case u.Session && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED)):
+		return nil, fmt.Errorf("%w: the user's libvirt is not running: virsh --connect qemu:///session version starts it", err)
+	}
+	return nil, err
+}
+
+func (u *URI) socketNames() []string {
+	switch u.mode {
+	case "legacy":
+		return []string{legacySocket}
+	case "direct":
+		return []string{directSocket}
+	}
+	return []string{directSocket, legacySocket}
+}
+
+// socketFolder is where libvirt has its sockets: the system's, or the user's, by
+// the XDG Base Directory Specification.
+func socketFolder(session bool, env func(string) string) (string, error) {
+	if !session {
+		return "/run/libvirt", nil
+	}
+	if dir := env("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "libvirt"), nil
+	}
+	if dir := env("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "libvirt"), nil
+	}
+	if home := env("HOME"); filepath.IsAbs(home) {
+		return filepath.Join(home, ".cache", "libvirt"), nil
+	}
+	return "", errors.New("where is the user's libvirt? set XDG_RUNTIME_DIR, or give ?socket=")
+}
+
+// tail keeps the end of what is written to it.
+type tail struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+var _ io.Writer = (*tail)(nil)
+
+// Write implements [io.Writer]. It does not fail.
+func (t *tail) Write(p []byte) (int, error) {
+	const enough = 2000
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.text = append(t.text, p...)
+	t.text = t.text[max(0, len(t.text)-enough):]
+	return len(p), nil
+}
+
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return string(t.text)
+}

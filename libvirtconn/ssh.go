@@ -1,0 +1,170 @@
+package libvirtconn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// dialSSH runs the program ssh, so that all is as the user has set it up: keys,
+// agents, known hosts, jump hosts, aliases. At the other end it runs what carries
+// the connection to libvirt.
+func (u *URI) dialSSH(ctx context.Context) (net.Conn, error) {
+	args := u.sshArguments()
+	program, err := exec.LookPath(args[0])
+	if err != nil {
+		return nil, fmt.Errorf("+ssh needs the program %s (Debian has it in openssh-client): %w", args[0], err)
+	}
+	args[0] = program
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("make a socket pair: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "ssh"), os.NewFile(uintptr(pair[1]), "ssh")
+	conn, err := net.FileConn(ours)
+	_ = ours.Close() // conn has its own
+	if err != nil {
+		_ = theirs.Close()
+		return nil, err
+	}
+	defer func() { _ = theirs.Close() }() // ssh has its own
+	c := &sshConn{Conn: conn, said: &tail{}, ended: make(chan struct{})}
+	// The terminal's signals go to ssh as well, and it must outlive them: what an
+	// interrupted run has done is taken back over this connection. A signal that is
+	// ignored stays so through exec.
+	const ignoring = `trap "" INT QUIT HUP; exec "$@"`
+	c.cmd = exec.Command("/bin/sh", append([]string{"-c", ignoring, "sh"}, args...)...)
+	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = theirs, theirs, c.said
+	c.cmd.WaitDelay = sshGrace // for a child of ssh that keeps standard error
+	if err := ctx.Err(); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	if err := c.cmd.Start(); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	go func() {
+		c.failed = c.cmd.Wait()
+		close(c.ended)
+	}()
+	return c, nil
+}
+
+// sshGrace is how long ssh may take to end by itself when the connection is closed.
+const sshGrace = 2 * time.Second
+
+// sshConn is a connection through a process.
+type sshConn struct {
+	net.Conn
+	cmd    *exec.Cmd
+	said   *tail
+	ended  chan struct{}
+	failed error // once ended
+}
+
+// Close closes the connection, and ends ssh if that does not.
+func (c *sshConn) Close() error {
+	err := c.Conn.Close()
+	go func() {
+		select {
+		case <-c.ended:
+		case <-time.After(sshGrace):
+			_ = c.cmd.Process.Kill()
+		}
+	}()
+	return err
+}
+
+// why returns what ssh has said before it ended. It ends a moment after its side of
+// the connection.
+func (c *sshConn) why() error {
+	select {
+	case <-c.ended:
+	case <-time.After(sshGrace):
+		return nil
+	}
+	lines := strings.FieldsFunc(c.said.String(), func(r rune) bool { return r == '\r' || r == '\n' })
+	const enough = 2 // ssh says a lot about a host's new key, and what comes of it at the end
+	said := strings.Join(lines[max(0, len(lines)-enough):], "; ")
+	var exit *exec.ExitError
+	const ofSSH = 255 // ssh(1), EXIT STATUS
+	switch {
+	case errors.As(c.failed, &exit) && exit.ExitCode() == ofSSH:
+		return fmt.Errorf("ssh: %s", orText(said, "it failed, and said nothing"))
+	case said != "":
+		return fmt.Errorf("at the other end of ssh: %s", said)
+	case c.failed != nil:
+		return fmt.Errorf("ssh: %w", c.failed)
+	}
+	return nil
+}
+
+func orText(text, otherwise string) string {
+	if text == "" {
+		return otherwise
+	}
+	return text
+}
+
+// sshArguments are the arguments of ssh, itself included.
+func (u *URI) sshArguments() []string {
+	args := []string{orText(u.command, "ssh"), "-T", "-e", "none"}
+	if u.Port != "" {
+		args = append(args, "-p", u.Port)
+	}
+	if u.User != "" {
+		args = append(args, "-l", u.User)
+	}
+	if u.keyFile != "" {
+		args = append(args, "-i", u.keyFile)
+	}
+	if u.noTTY {
+		args = append(args, "-o", "BatchMode=yes")
+	}
+	if u.noVerify {
+		args = append(args, "-o", "StrictHostKeyChecking=no")
+	}
+	return append(args, "--", u.Host, "sh -c "+quote(u.remoteScript()))
+}
+
+// remoteScript is what a shell runs at the other end: libvirt's own helper, which
+// knows the sockets there and starts a session's daemon, or a netcat. Netcats of
+// some kinds end with their input only when told to.
+func (u *URI) remoteScript() string {
+	native := "exec virt-ssh-helper " + quote(u.remote())
+	if u.proxy == "native" || u.proxy == "" && u.netcat == "" && u.socket == "" || u.proxy == "auto" {
+		if u.proxy == "native" {
+			return native
+		}
+		return "if command -v virt-ssh-helper >/dev/null 2>&1; then " + native + "; fi; " + u.netcatScript()
+	}
+	return u.netcatScript()
+}
+
+func (u *URI) netcatScript() string {
+	program := quote(orText(u.netcat, "nc"))
+	find := "s=" + quote(u.socket)
+	if u.socket == "" {
+		dir := "/run/libvirt"
+		if u.Session {
+			dir = "${XDG_RUNTIME_DIR:-$HOME/.cache}/libvirt"
+		}
+		names := u.socketNames()
+		find = `d="` + dir + `"; s="$d/` + names[len(names)-1] + `"`
+		if len(names) > 1 {
+			find += `; if test -S "$d/` + names[0] + `"; then s="$d/` + names[0] + `"; fi`
+		}
+	}
+	return find + "; q=; if " + program + ` -q 2>&1 | grep -q "requires an argument"; then q=-q0; fi; exec ` + program + ` $q -U "$s"`
+}
+
+// quote makes one word of a POSIX shell of text.
+func quote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }

@@ -1,0 +1,139 @@
+package libvirtconn
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"syscall"
+)
+
+// dialTLS connects with the certificates that libvirt uses
+// (https://libvirt.org/kbase/tlscerts.html).
+func (u *URI) dialTLS(ctx context.Context) (net.Conn, error) {
+	home := ""
+	if os.Geteuid() != 0 {
+		home = os.Getenv("HOME")
+	}
+	files, err := u.findCredentials(home)
+	if err != nil {
+		return nil, err
+	}
+	config, err := files.config(u)
+	if err != nil {
+		return nil, err
+	}
+	d := tls.Dialer{Config: config}
+	conn, err := d.DialContext(ctx, "tcp", u.address(tlsPort))
+	if err != nil {
+		return nil, tlsHint(err)
+	}
+	// libvirtd says by one byte whether it takes the client: a certificate that
+	// it does not like, it refuses after the handshake.
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	var answer [1]byte
+	_, err = io.ReadFull(conn, answer[:])
+	if err == nil && answer[0] == 1 {
+		return conn, nil
+	}
+	_ = conn.Close() // the first error is the one to tell
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case (errors.Is(err, io.EOF) || err == nil) && files.cert == "":
+		return nil, errors.New("it refuses a client without a certificate: clientcert.pem and clientkey.pem are missing, see https://libvirt.org/kbase/tlscerts.html")
+	case errors.Is(err, io.EOF), err == nil:
+		return nil, fmt.Errorf("it refuses this client: does it know the authority of the certificate %s, and is the client in its tls_allowed_dn_list?", files.cert)
+	}
+	return nil, tlsHint(err)
+}
+
+// tlsHint says what the commoner errors mean.
+func tlsHint(err error) error {
+	var authority x509.UnknownAuthorityError
+	var name x509.HostnameError
+	var alert tls.AlertError
+	switch {
+	case errors.As(err, &authority):
+		return fmt.Errorf("%w: it is not the authority of cacert.pem that has signed the server's certificate", err)
+	case errors.As(err, &name):
+		return fmt.Errorf("%w: use the name that is in the certificate", err)
+	case errors.As(err, &alert):
+		return fmt.Errorf("%w: it does not take the certificate of this client", err)
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+		return fmt.Errorf("%w: does libvirt listen there, and for TLS?", err)
+	}
+	return err
+}
+
+// credentials are the paths of the certificates. cert and key are empty for a
+// client without.
+type credentials struct {
+	ca, cert, key string
+}
+
+// findCredentials says where the certificates are: all in one folder where the URI
+// names it; else those of the user, and those of the system for what the user
+// has not.
+func (u *URI) findCredentials(home string) (credentials, error) {
+	folder := func(dir string) credentials {
+		return credentials{filepath.Join(dir, "cacert.pem"), filepath.Join(dir, "clientcert.pem"), filepath.Join(dir, "clientkey.pem")}
+	}
+	system := credentials{"/etc/pki/CA/cacert.pem", "/etc/pki/libvirt/clientcert.pem", "/etc/pki/libvirt/private/clientkey.pem"}
+	found := system
+	switch {
+	case u.pki != "":
+		found = folder(u.pki)
+	case filepath.IsAbs(home):
+		user := folder(filepath.Join(home, ".pki", "libvirt"))
+		if exists(user.ca) {
+			found.ca = user.ca
+		}
+		if exists(user.cert) && exists(user.key) {
+			found.cert, found.key = user.cert, user.key
+		}
+	}
+	if !exists(found.ca) && !u.noVerify {
+		return found, fmt.Errorf("there is no certificate of an authority, %s: TLS needs it to know the server, see https://libvirt.org/kbase/tlscerts.html, or give ?pkipath=", found.ca)
+	}
+	if !exists(found.cert) && !exists(found.key) {
+		found.cert, found.key = "", "" // the server may want none
+	}
+	return found, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// config reads the certificates.
+func (c credentials) config(u *URI) (*tls.Config, error) {
+	config := &tls.Config{ServerName: u.Host, MinVersion: tls.VersionTLS12, InsecureSkipVerify: u.noVerify} //nolint:gosec // as the URI asks for
+	if !u.noVerify {
+		text, err := os.ReadFile(c.ca)
+		if err != nil {
+			return nil, err
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(text) {
+			return nil, fmt.Errorf("%s holds no certificate", c.ca)
+		}
+	}
+	if c.cert == "" {
+		return config, nil
+	}
+	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
+	if err != nil {
+		return nil, fmt.Errorf("the certificate of this client, %s with %s: %w", c.cert, c.key, err)
+	}
+	config.Certificates = []tls.Certificate{pair}
+	return config, nil
+}
