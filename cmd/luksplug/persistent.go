@@ -115,6 +115,10 @@ func (a *app) attachOff(ctx context.Context, disk *diskDocument, flags recordFla
 		return false, err
 	}
 	graph, err := blockgraph.Build(disk.Disk, machine, blockgraph.Unlock{})
+	var noRoom *blockgraph.PlacementError
+	if errors.As(err, &noRoom) && disk.Bus == blockgraph.BusVirtio {
+		return false, &hotplug.PreflightError{Target: disk.Target, Reason: fmt.Sprintf("the definition has no free root port that is luksplug's alone, and others may be given to another device before the next start: run luksplug hook enable %s, or use bus='scsi' with an existing controller", d.name)}
+	}
 	if err != nil {
 		return false, err
 	}

@@ -54,7 +54,7 @@ func (d Domain) Read(ctx context.Context, scope Scope) (Record, error) {
 func (d Domain) Write(ctx context.Context, scope Scope, r Record) error {
 	var text libvirt.OptString
 	if !r.Empty() {
-		xml, err := r.XML()
+		xml, err := r.text("", "") // libvirt adds the namespace itself
 		if err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
 )
@@ -33,7 +34,7 @@ func parse(text []byte) (Record, error) {
 			return r, err
 		}
 		if start, ok := token.(xml.StartElement); ok {
-			if start.Name != (xml.Name{Space: Namespace, Local: "disks"}) {
+			if !is(start, "disks") {
 				return r, fmt.Errorf("the element is a <%s> of %q", start.Name.Local, start.Name.Space)
 			}
 			return p.record(start)
@@ -56,7 +57,7 @@ func (p *parser) record(start xml.StartElement) (Record, error) {
 		return r, err
 	}
 	err = p.children(func(_ int64, e xml.StartElement) error {
-		if e.Name != (xml.Name{Space: Namespace, Local: "disk"}) {
+		if !is(e, "disk") {
 			return unknown(e)
 		}
 		d, err := p.disk(e)
@@ -84,26 +85,24 @@ func (p *parser) disk(start xml.StartElement) (Disk, error) {
 		return d, err
 	}
 	err = p.children(func(at int64, e xml.StartElement) error {
-		switch e.Name {
-		case xml.Name{Space: Namespace, Local: "device"}:
+		switch {
+		case is(e, "device"):
 			var o blockgraph.Object
 			err := p.json(e, &o)
 			d.Devices = append(d.Devices, o)
 			return err
-		case xml.Name{Space: Namespace, Local: "pool"}:
+		case is(e, "pool"):
 			var pool blockgraph.Pool
 			err := p.json(e, &pool)
 			d.Pools = append(d.Pools, pool)
 			return err
-		case xml.Name{Local: "disk"}:
-			if err := p.decoder.Skip(); err != nil {
-				return err
-			}
+		case is(e, "disk"):
 			if d.XML != "" {
 				return fmt.Errorf("the record of disk %s has two <disk>", d.Target)
 			}
-			d.XML = string(p.text[at:p.decoder.InputOffset()])
-			return nil
+			var err error
+			d.XML, err = p.plain(at)
+			return err
 		}
 		return unknown(e)
 	})
@@ -116,6 +115,45 @@ func (p *parser) disk(start xml.StartElement) (Disk, error) {
 		return d, fmt.Errorf("the record of disk %s has the unknown way to start %q", d.Target, d.Start)
 	}
 	return d, nil
+}
+
+// is tells whether an element is of this name, and ours. libvirt gives all elements
+// that its metadata are set to the namespace of the outermost, and takes it away
+// again when it is asked for them.
+func is(e xml.StartElement, name string) bool {
+	return e.Name.Local == name && (e.Name.Space == "" || e.Name.Space == Namespace)
+}
+
+// plain reads an element to its end, which began at a place in the text, and
+// returns its text without our namespace.
+func (p *parser) plain(at int64) (string, error) {
+	var out strings.Builder
+	tag := func(mark string) {
+		text := string(p.text[at:p.decoder.InputOffset()])
+		if name, rest, prefixed := strings.Cut(strings.TrimPrefix(text, mark), ":"); prefixed && !strings.ContainsAny(name, " \t\r\n/>'\"") {
+			text = mark + rest
+		}
+		out.WriteString(text)
+	}
+	tag("<")
+	for depth := 1; depth > 0; {
+		at = p.decoder.InputOffset()
+		token, err := p.decoder.Token()
+		if err != nil {
+			return "", err
+		}
+		switch token.(type) {
+		case xml.StartElement:
+			depth++
+			tag("<")
+		case xml.EndElement:
+			depth--
+			tag("</")
+		default:
+			out.Write(p.text[at:p.decoder.InputOffset()])
+		}
+	}
+	return out.String(), nil
 }
 
 // json reads an element that holds JSON.

@@ -204,48 +204,70 @@ func (r Record) Without(target string) Record {
 // Empty tells whether there is nothing that has to be kept.
 func (r Record) Empty() bool { return len(r.Disks) == 0 && !r.ColdPlug }
 
-// XML returns the element.
+// XML returns the element, as it stands in a domain's XML.
 func (r Record) XML() (string, error) {
-	var b strings.Builder
-	b.WriteString(`<` + Prefix + `:disks xmlns:` + Prefix + `="` + Namespace + `"`)
-	attribute(&b, "user", r.User)
-	attribute(&b, "cold-plug", yes(r.ColdPlug))
-	b.WriteString(">\n")
+	return r.text(Prefix+":", ` xmlns:`+Prefix+`="`+Namespace+`"`)
+}
+
+// text returns the element, whose own elements have names with this prefix.
+func (r Record) text(prefix, declaration string) (string, error) {
+	w := writer{prefix: prefix}
+	w.begin("disks", declaration, attribute{"user", r.User}, attribute{"cold-plug", yes(r.ColdPlug)})
 	for _, d := range r.Disks {
-		b.WriteString(`<` + Prefix + `:disk`)
-		attribute(&b, "target", d.Target)
-		attribute(&b, "start", string(d.Start))
-		attribute(&b, "optional", yes(d.Optional))
-		attribute(&b, "shared-header", yes(d.AllowSharedHeader))
-		attribute(&b, "ignore-unknown", yes(d.IgnoreUnknown))
-		attribute(&b, "tls-dir", d.TLSFolder)
-		attribute(&b, "tls-secret", d.TLSSecret)
-		b.WriteString(">\n" + d.XML + "\n")
+		w.begin("disk", "", attribute{"target", d.Target}, attribute{"start", string(d.Start)}, attribute{"optional", yes(d.Optional)},
+			attribute{"shared-header", yes(d.AllowSharedHeader)}, attribute{"ignore-unknown", yes(d.IgnoreUnknown)},
+			attribute{"tls-dir", d.TLSFolder}, attribute{"tls-secret", d.TLSSecret})
+		w.WriteString(d.XML + "\n")
 		for _, pool := range d.Pools {
-			if err := child(&b, "pool", pool); err != nil {
+			if err := w.json("pool", pool); err != nil {
 				return "", fmt.Errorf("the record of disk %s: %w", d.Target, err)
 			}
 		}
 		for _, o := range d.Devices {
-			if err := child(&b, "device", o); err != nil {
+			if err := w.json("device", o); err != nil {
 				return "", fmt.Errorf("the record of disk %s: %w", d.Target, err)
 			}
 		}
-		b.WriteString(`</` + Prefix + ":disk>\n")
+		w.end("disk")
+		w.WriteString("\n")
 	}
-	b.WriteString(`</` + Prefix + `:disks>`)
-	return b.String(), nil
+	w.end("disks")
+	return w.String(), nil
 }
 
-// child writes an element that holds JSON.
-func child(b *strings.Builder, name string, value any) error {
+// writer writes elements.
+type writer struct {
+	strings.Builder
+	prefix string
+}
+
+type attribute struct{ name, value string }
+
+// begin begins an element. Attributes without a value are left out.
+func (w *writer) begin(name, declaration string, attributes ...attribute) {
+	w.WriteString("<" + w.prefix + name + declaration)
+	for _, a := range attributes {
+		if a.value != "" {
+			w.WriteString(" " + a.name + `="`)
+			_ = xml.EscapeText(w, []byte(a.value)) // a Builder takes everything
+			w.WriteString(`"`)
+		}
+	}
+	w.WriteString(">\n")
+}
+
+func (w *writer) end(name string) { w.WriteString("</" + w.prefix + name + ">") }
+
+// json writes an element that holds JSON.
+func (w *writer) json(name string, value any) error {
 	text, err := json.Marshal(value)
 	if err != nil {
 		return err
 	}
-	b.WriteString(`<` + Prefix + `:` + name + `>`)
-	_ = xml.EscapeText(b, text) // a Builder takes everything
-	b.WriteString(`</` + Prefix + `:` + name + ">\n")
+	w.WriteString("<" + w.prefix + name + ">")
+	_ = xml.EscapeText(w, text) // a Builder takes everything
+	w.end(name)
+	w.WriteString("\n")
 	return nil
 }
 
@@ -254,13 +276,4 @@ func yes(b bool) string {
 		return "yes"
 	}
 	return ""
-}
-
-func attribute(b *strings.Builder, name, value string) {
-	if value == "" {
-		return
-	}
-	b.WriteString(" " + name + `="`)
-	_ = xml.EscapeText(b, []byte(value)) // a Builder takes everything
-	b.WriteString(`"`)
 }

@@ -68,6 +68,23 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// TestNamespaces: libvirt gives everything that it is handed the namespace of the
+// outermost element, and takes it away again.
+func TestNamespaces(t *testing.T) {
+	t.Parallel()
+	const disk = `<disk type="file"><source file="a:b" x='c/>'/><!-- a:b --><target dev="vdb"></target >t:t</disk>`
+	for _, text := range []string{
+		`<disks user="+1:+2"><disk target="vdb">` + disk + `<device>{"a":1}</device></disk></disks>`,
+		`<l:disks xmlns:l="` + record.Namespace + `" user="+1:+2"><l:disk target="vdb"><l:disk type="file"><l:source file="a:b" x='c/>'/><!-- a:b --><l:target dev="vdb"></l:target >t:t</l:disk>` +
+			`<l:device>{"a":1}</l:device></l:disk></l:disks>`,
+	} {
+		r, err := record.Parse([]byte(text))
+		if err != nil || len(r.Disks) != 1 || r.User != "+1:+2" || r.Disks[0].XML != disk || len(r.Disks[0].Devices) != 1 {
+			t.Errorf("got %+v (%v)\nof %s", r, err, text)
+		}
+	}
+}
+
 func TestWithAndWithout(t *testing.T) {
 	t.Parallel()
 	r := example(t)
@@ -99,11 +116,11 @@ func TestParseRefuses(t *testing.T) {
 		return `<l:disks xmlns:l="` + record.Namespace + `">` + text + `</l:disks>`
 	}
 	for text, want := range map[string]string{
-		"":                          "no element",
-		"<disks/>":                  `the element is a <disks> of ""`,
-		in("<l:disk/>"):             "lacks its target",
-		in("<disk/>"):               "<disk> is not known",
-		in("<l:disk target='vdb'>"): "syntax error",
+		"":                           "no element",
+		"<x:disks xmlns:x='urn:x'/>": `the element is a <disks> of "urn:x"`,
+		in("<l:disk/>"):              "lacks its target",
+		in("<new/>"):                 "<new> is not known",
+		in("<l:disk target='vdb'>"):  "syntax error",
 		in("<l:disk target='vdb' new='1'><disk/></l:disk>"):                "attribute new of <disk> is not known",
 		in("<l:disk target='vdb'><disk/><l:new/></l:disk>"):                "<new> is not known",
 		in("<l:disk target='vdb'><disk/><disk/></l:disk>"):                 "two <disk>",

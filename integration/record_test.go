@@ -1,0 +1,169 @@
+package integration
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// recordedDisk is a disk as list shows it.
+type recordedDisk struct {
+	Target, State, Difference string
+	Recorded                  []string
+}
+
+func listOf(ctx context.Context, t *testing.T, l *peer.Libvirt, domain string) []recordedDisk {
+	t.Helper()
+	var out struct{ Disks []recordedDisk }
+	viaLibvirt(ctx, t, l, domain, "--output", "json", "list").want(t, 0).decode(t, &out)
+	return out.Disks
+}
+
+// metadata returns luksplug's metadata of a domain, "" for none.
+func metadata(ctx context.Context, l *peer.Libvirt, domain string, scope string) string {
+	out, err := l.Virsh(ctx, "metadata", domain, "--uri", record.Namespace, scope)
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(out)
+}
+
+// TestRecord: the domain's metadata say what is attached, for as long as it is,
+// and what belongs to the domain; list shows differences and repair mends them.
+func TestRecord(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	l := peer.Libvirtd(t)
+	d, err := l.StartDomain(ctx, peer.DomainOptions{Persistent: true, SCSI: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	attach := attachArgs(t, v, v.DiskXML("sda", "scsi"))
+	attach = append(attach, "--persistent")
+	viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 0)
+	for _, scope := range []string{"--live", "--config"} {
+		if text := metadata(ctx, l, d.Name, scope); !strings.Contains(text, v.Payload) || strings.Contains(text, string(v.Passphrase)) {
+			t.Errorf("%s: %s", scope, text)
+		}
+	}
+	want := fmt.Sprint([]recordedDisk{{"sda", "attached", "", []string{"live", "persistent"}}})
+	if got := fmt.Sprint(listOf(ctx, t, l, d.Name)); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 0) // changes nothing
+
+	// Somebody takes the record away: it is written again.
+	virsh(ctx, t, l, "metadata", d.Name, "--uri", record.Namespace, "--live", "--remove")
+	if got := listOf(ctx, t, l, d.Name); len(got) != 1 || !strings.Contains(got[0].Difference, "not in the domain's metadata") {
+		t.Errorf("got %v", got)
+	}
+	viaLibvirt(ctx, t, l, d.Name, "repair").want(t, 0)
+	if got := fmt.Sprint(listOf(ctx, t, l, d.Name)); got != want {
+		t.Errorf("after repair: got %s, want %s", got, want)
+	}
+
+	// Somebody unplugs the disk behind our back.
+	m, err := d.Monitor(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Execute(ctx, "device_del", map[string]any{"id": "luksplug-sda"}); err != nil {
+		t.Fatal(err)
+	}
+	waitGone(ctx, t, d, "luksplug-sda")
+	viaLibvirt(ctx, t, l, d.Name, "repair").want(t, 0)
+	if text := metadata(ctx, l, d.Name, "--live"); strings.Contains(text, "sda") {
+		t.Errorf("still recorded: %s", text)
+	}
+	if got := listOf(ctx, t, l, d.Name); len(got) != 1 || got[0].State != "missing" || fmt.Sprint(got[0].Recorded) != "[persistent]" {
+		t.Errorf("got %v", got)
+	}
+	viaLibvirt(ctx, t, l, d.Name, "detach", "--persistent", "sda").want(t, 0)
+	if text := metadata(ctx, l, d.Name, "--config"); text != "" {
+		t.Errorf("still recorded: %s", text)
+	}
+	if got := listOf(ctx, t, l, d.Name); len(got) != 0 {
+		t.Errorf("got %v", got)
+	}
+
+	// An attach that fails leaves no record, and one of a transient disk no more
+	// than the live one.
+	wrong := append([]string{"--passphrase-file", writeFile(t, "wrong", "wrong")}, attach[2:]...)
+	viaLibvirt(ctx, t, l, d.Name, wrong...).want(t, 4)
+	viaLibvirt(ctx, t, l, d.Name, append([]string{"--timeout", "1ns"}, attach...)...)
+	if text := metadata(ctx, l, d.Name, "--live") + metadata(ctx, l, d.Name, "--config"); text != "" {
+		t.Errorf("recorded: %s", text)
+	}
+	viaLibvirt(ctx, t, l, d.Name, attach[:len(attach)-1]...).want(t, 0)
+	if text := metadata(ctx, l, d.Name, "--config"); text != "" {
+		t.Errorf("recorded: %s", text)
+	}
+	viaLibvirt(ctx, t, l, d.Name, "detach", "sda").want(t, 0)
+	if text := metadata(ctx, l, d.Name, "--live"); text != "" {
+		t.Errorf("recorded: %s", text)
+	}
+}
+
+// waitGone waits until QEMU has no such device.
+func waitGone(ctx context.Context, t *testing.T, d *peer.Domain, id string) {
+	t.Helper()
+	m, err := d.Monitor(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ctx.Err() == nil {
+		value, err := m.Execute(ctx, "qom-list", map[string]any{"path": "/machine/peripheral"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var list []struct{ Name string }
+		if err := json.Unmarshal(value, &list); err != nil {
+			t.Fatal(err)
+		}
+		there := false
+		for _, e := range list {
+			there = there || e.Name == id
+		}
+		if !there {
+			return
+		}
+	}
+	t.Fatal(ctx.Err())
+}
+
+// TestRecordOfADomainThatIsOff: a disk is added to a domain that is off, and
+// removed again.
+func TestRecordOfADomainThatIsOff(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	l := peer.Libvirtd(t)
+	d, err := l.StartDomain(ctx, peer.DomainOptions{Persistent: true, Off: true, SCSI: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := peer.NewVolume(t, peer.EmbeddedLUKS)
+	attach := attachArgs(t, v, v.DiskXML("sda", "scsi"))
+	got := viaLibvirt(ctx, t, l, d.Name, append(attach, "--persistent", "--optional")...).want(t, 0)
+	if !strings.Contains(got.stdout, "from the next start on") || !strings.Contains(metadata(ctx, l, d.Name, "--config"), `optional="yes"`) {
+		t.Errorf("got %s\n%s", got.stdout, metadata(ctx, l, d.Name, "--config"))
+	}
+	viaLibvirt(ctx, t, l, d.Name, append(attach, "--persistent")...).want(t, 5) // it is there
+	viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 1)                         // it does not run
+	viaLibvirt(ctx, t, l, d.Name, "detach", "--persistent", "sdb").want(t, 5)
+	viaLibvirt(ctx, t, l, d.Name, "detach", "--persistent", "sda").want(t, 0)
+	if text := metadata(ctx, l, d.Name, "--config"); text != "" {
+		t.Errorf("still recorded: %s", text)
+	}
+	// A virtio disk has no port that libvirt would not give away.
+	refused := viaLibvirt(ctx, t, l, d.Name, append(attachArgs(t, v, v.DiskXML("vdb", "virtio")), "--persistent")...).want(t, 5)
+	if !strings.Contains(refused.stderr, "hook enable") {
+		t.Errorf("got %s", refused.stderr)
+	}
+	viaLibvirt(ctx, t, l, d.Name, append(attach, "--optional")...).want(t, 2)
+}
