@@ -34,7 +34,11 @@ func ParseDomain(data []byte) (Machine, error) {
 		dom.Devices = &libvirtxml.DomainDeviceList{}
 	}
 	addresses := findAddresses(data)
-	taken := takenSlots(addresses)
+	m.PCIUsed = usedPCI(addresses)
+	taken := map[uint]map[uint]bool{}
+	for _, a := range m.PCIUsed {
+		markTaken(taken, a.Bus, a.Slot)
+	}
 	m.Domain = true
 	m.readControllers(&dom, taken)
 	m.readUSB(&dom, addresses)
@@ -43,6 +47,7 @@ func ParseDomain(data []byte) (Machine, error) {
 		// The host bridge and the PIIX3 are always there and have no element.
 		markTaken(taken, 0, 0)
 		markTaken(taken, 0, 1)
+		m.PCIUsed = append(m.PCIUsed, PCIAddress{}, PCIAddress{Slot: 1})
 	}
 	for slot := range uint(0x20) {
 		if taken[0][slot] {
@@ -271,17 +276,17 @@ func findAddresses(data []byte) []*element {
 	}
 }
 
-// takenSlots returns the PCI slots in use, by bus.
-func takenSlots(addresses []*element) map[uint]map[uint]bool {
-	taken := map[uint]map[uint]bool{}
+// usedPCI returns the PCI addresses in use.
+func usedPCI(addresses []*element) []PCIAddress {
+	var out []PCIAddress
 	for _, e := range addresses {
 		n := numbers{e: e}
-		bus, slot := n.get("bus", 0xff), n.get("slot", 0x1f)
+		a := PCIAddress{Bus: n.get("bus", 0xff), Slot: n.get("slot", 0x1f), Function: n.get("function", 7)}
 		if e.attr("type") == "pci" && n.err == nil {
-			markTaken(taken, bus, slot)
+			out = append(out, a)
 		}
 	}
-	return taken
+	return out
 }
 
 func markTaken(taken map[uint]map[uint]bool, bus, slot uint) {

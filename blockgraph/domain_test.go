@@ -68,6 +68,7 @@ func TestParseDomain(t *testing.T) {
 			Ports: []blockgraph.Port{{Bus: "pci.1", Taken: true}, {Bus: "pci.2", Taken: true}, {Bus: "pci.3", Taken: true},
 				{Bus: "pci.4", Taken: true}, {Bus: "pci.5"}},
 			RootSlots: []uint{2, 0x1f},
+			PCIUsed:   []blockgraph.PCIAddress{{Bus: 2}, {Slot: 0x1f, Function: 2}, {Bus: 3}, {Slot: 2}, {Slot: 2, Function: 1}, {Bus: 1}},
 			SCSI: []blockgraph.SCSIController{
 				{ID: "scsi0", Model: "virtio-scsi", Units: []blockgraph.SCSIUnit{{Target: 0, LUN: 63}}},
 				{ID: "scsi1", Model: "lsilogic"},
@@ -78,8 +79,8 @@ func TestParseDomain(t *testing.T) {
 			Disks:   []blockgraph.OtherDisk{{Target: "vda"}, {Target: "sda"}, {Target: "sdb"}},
 		}},
 		{"running i440fx", domain("pc-i440fx-10.0", pciAt("2")+pciAt("0x1f")+"<controller type='usb' index='0' model='piix3-uhci'><address type='pci' domain='0' bus='0' slot='1' function='2'/></controller>"),
-			blockgraph.Machine{Type: "pc-i440fx-10.0", RootSlots: []uint{0, 1, 2, 0x1f}, USB: true, USBHubs: []blockgraph.USBHub{{Ports: 2}}, Domain: true}},
-		{"i440fx that was never started", domain("pc", ""), blockgraph.Machine{Type: "pc", RootSlots: []uint{0, 1}, USB: true, USBHubs: []blockgraph.USBHub{{Ports: 2}}, Domain: true}},
+			blockgraph.Machine{Type: "pc-i440fx-10.0", RootSlots: []uint{0, 1, 2, 0x1f}, PCIUsed: []blockgraph.PCIAddress{{Slot: 2}, {Slot: 0x1f}, {Slot: 1, Function: 2}, {}, {Slot: 1}}, USB: true, USBHubs: []blockgraph.USBHub{{Ports: 2}}, Domain: true}},
+		{"i440fx that was never started", domain("pc", ""), blockgraph.Machine{Type: "pc", RootSlots: []uint{0, 1}, PCIUsed: []blockgraph.PCIAddress{{}, {Slot: 1}}, USB: true, USBHubs: []blockgraph.USBHub{{Ports: 2}}, Domain: true}},
 		{"no devices", "<domain><os><type machine='q35'>hvm</type></os></domain>", blockgraph.Machine{Type: "q35", USB: true, USBHubs: []blockgraph.USBHub{{Ports: 4}}, Domain: true}},
 		{"USB turned off", domain("q35", "<controller type='usb' model='none'/>"), blockgraph.Machine{Type: "q35", Domain: true}},
 		{"controller without an index", domain("q35", "<controller type='scsi' model='virtio-scsi'/>"),
@@ -92,7 +93,7 @@ func TestParseDomain(t *testing.T) {
 			blockgraph.Machine{Type: "q35", USB: true, USBHubs: []blockgraph.USBHub{{Ports: 4}}, Domain: true, ThrottleGroups: []blockgraph.ThrottleGroup{{
 				Limits: blockgraph.IOTune{Group: "a", Requests: blockgraph.Limits{Read: blockgraph.Limit{PerSecond: 7}}}}}}},
 		{"what must not be twice", domain("pc", "<disk type='file'><target dev='hdb' bus='ide'/><serial>S</serial><wwn>5000c50015ea71ad</wwn><iotune><size_iops_sec>4</size_iops_sec></iotune></disk>"),
-			blockgraph.Machine{Type: "pc", RootSlots: []uint{0, 1}, USB: true, USBHubs: []blockgraph.USBHub{{Ports: 2}}, Domain: true,
+			blockgraph.Machine{Type: "pc", RootSlots: []uint{0, 1}, PCIUsed: []blockgraph.PCIAddress{{}, {Slot: 1}}, USB: true, USBHubs: []blockgraph.USBHub{{Ports: 2}}, Domain: true,
 				Drives: []blockgraph.UsedDrive{{Bus: blockgraph.BusIDE, Address: blockgraph.DriveAddress{Unit: 1}}},
 				Disks:  []blockgraph.OtherDisk{{Target: "hdb", Serial: "S", WWN: 0x5000c50015ea71ad, Tune: &blockgraph.IOTune{RequestSize: 4}}}}},
 		{"mainframe", domain("s390-ccw-virtio", "<disk type='file'><target dev='vda' bus='virtio'/><address type='ccw' cssid='0xfe' ssid='0x0' devno='0x0003'/></disk>"),

@@ -94,6 +94,7 @@ func TestDrawn(t *testing.T) {
 			"<disk><source file='/a'/><target dev='vda'/></disk>", `"bus":"ua-p","addr":"0x0"`},
 		{"address of a port with a name", "q35", "", "<controller type='pci' index='1' model='pcie-root-port'><alias name='ua-p'/></controller>",
 			"<disk><source file='/a'/><target dev='vda'/><address type='pci' bus='1'/></disk>", `"bus":"ua-p","addr":"0x0"`},
+		{"another function of a slot", "pc", "", "<video><address type='pci' slot='5' function='1'/></video>", "<disk><source file='/a'/><target dev='vda'/><address type='pci' slot='5'/></disk>", `"addr":"0x5"`},
 		{"USB controller with a name", "pc", "", "<controller type='usb' index='0' model='piix3-uhci'><alias name='ua-u'/></controller>", usbDisk("2"), `"bus":"ua-u.0","port":"2"`},
 		{"SATA controller with a name", "pc", "", "<controller type='sata' index='0'><alias name='ua-s'/></controller>", "<disk><source file='/a'/><target dev='sdb' bus='sata'/></disk>", `"bus":"ua-s.1"`},
 		{"port of a hub", "pc", "", hub, usbDisk("1.8"), `"port":"1.8"`},

@@ -22,6 +22,8 @@ type Machine struct {
 	// RootSlots are the slots in use on the root bus. They matter on machines
 	// whose root bus takes a hot plug itself (i440FX).
 	RootSlots []uint
+	// PCIUsed are the addresses that a domain's devices have.
+	PCIUsed []PCIAddress
 	// SCSI are the SCSI controllers.
 	SCSI []SCSIController
 	// USB tells whether the VM has a USB controller.

@@ -111,7 +111,7 @@ func placeAt(d *Disk, m Machine, a PCIAddress) (Object, error) {
 			return nil, err
 		}
 	}
-	if a.Function == 0 && slices.Contains(m.takenOn(bus), a.Slot) {
+	if m.takes(a) {
 		return nil, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("slot %s of %s is in use: give another <address>, or none to have a free one chosen", hex(a.Slot), bus)}
 	}
 	addr := hex(a.Slot)
@@ -124,17 +124,13 @@ func placeAt(d *Disk, m Machine, a PCIAddress) (Object, error) {
 	return members, nil
 }
 
-// takenOn returns the slots in use of a bus that has slots.
-func (m Machine) takenOn(bus string) []uint {
-	if bus == m.rootBus() && (m.rootBusHotplug() || m.Domain) {
-		return m.RootSlots
+// takes tells whether another device has the address. Of a running VM only the
+// slots of the root bus are known.
+func (m Machine) takes(a PCIAddress) bool {
+	if m.Domain {
+		return slices.ContainsFunc(m.PCIUsed, func(o PCIAddress) bool { return o.Bus == a.Bus && o.Slot == a.Slot && o.Function == a.Function })
 	}
-	for _, b := range m.Bridges {
-		if b.Bus == bus {
-			return b.Slots
-		}
-	}
-	return nil
+	return a.Bus == 0 && a.Function == 0 && m.rootBusHotplug() && slices.Contains(m.RootSlots, a.Slot)
 }
 
 func checkPort(d *Disk, m Machine, bus string) error {

@@ -25,9 +25,13 @@ func (vm *VM) differs(ctx context.Context, disk *blockgraph.Disk, state *State, 
 			return "", err
 		}
 	}
-	unlimited := *disk
-	unlimited.IOTune = nil // limits may have been changed since, and are not compared
-	graph, err := blockgraph.Build(&unlimited, blockgraph.Machine{}, unlock)
+	var machine blockgraph.Machine
+	if t := disk.IOTune; t != nil && !t.Any() && vm.opts.Disks != nil { // it has those of another disk in its group
+		if machine.Disks, err = vm.opts.Disks(ctx); err != nil {
+			return "", fmt.Errorf("ask which disks it has: %w", err)
+		}
+	}
+	graph, err := blockgraph.Build(disk, machine, unlock)
 	if err != nil {
 		return "", err
 	}
