@@ -110,6 +110,13 @@ func kmipURI(t *testing.T, a *kmiptest.Authority, address string) string {
 	return "kmip://" + address + "?cert-file=" + client.Certificate + "&key-file=" + client.Key + "&ca-file=" + a.File
 }
 
+// untilKeyring waits until somebody offers the Secret Service. Who asked for it
+// earlier would have the bus start another daemon, without a password.
+const untilKeyring = `until dbus-send --print-reply --dest=org.freedesktop.DBus / org.freedesktop.DBus.NameHasOwner string:org.freedesktop.secrets 2>/dev/null | grep -q true; do
+	kill -0 $keyring; sleep 0.05
+done
+`
+
 // inKeyring wraps luksplug in a session with a D-Bus and an unlocked
 // gnome-keyring, into which secret-tool puts the passphrase first.
 func inKeyring(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
@@ -125,7 +132,7 @@ func inKeyring(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte)
 printf password | gnome-keyring-daemon --unlock --components=secrets --foreground --control-directory="$HOME/run" >/dev/null 2>&1 & keyring=$!
 trap 'kill $keyring' EXIT
 value=$1 id=$2; shift 2
-until secret-tool store --label=test application luksplug uuid "$id" <"$value" 2>/dev/null; do
+` + untilKeyring + `until secret-tool store --label=test application luksplug uuid "$id" <"$value" 2>/dev/null; do
 	kill -0 $keyring; sleep 0.05
 done
 "$@"`

@@ -1,0 +1,353 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/barbican/barbicantest"
+	"github.com/luksplug/luksplug/secrets/kmip/kmiptest"
+)
+
+// leakStores returns every kind of key store, by how its URI begins.
+func leakStores() map[string]leakStore {
+	return map[string]leakStore{
+		"dir:":                          {leakDir},
+		"age:":                          {leakAge},
+		"credentials:":                  {leakCredentials},
+		"credentials: by systemd-creds": {leakSystemdCreds},
+		"exec:":                         {leakExec},
+		"libvirt:":                      {leakLibvirt},
+		"keyring:":                      {leakKeyring},
+		"barbican+http:":                {leakBarbican},
+		"kmip:":                         {leakKMIP},
+	}
+}
+
+// otherwise is the failure that a store of another name has.
+func otherwise(name, says string, c keystoreCase) leakFailure {
+	return leakFailure{name: name, says: says, with: func(*testing.T) keystoreCase { return c }}
+}
+
+// renamed is the same store by another URI.
+func (c keystoreCase) renamed(uri string) keystoreCase {
+	c.uri = uri
+	return c
+}
+
+// spoil changes a file that holds, or protects, the passphrase.
+func spoil(t *testing.T, path string, mode os.FileMode, edit func([]byte) []byte) {
+	t.Helper()
+	content, err := os.ReadFile(path)
+	if err == nil && edit != nil {
+		err = os.WriteFile(path, edit(content), mode)
+	}
+	if err == nil {
+		err = os.Chmod(path, mode)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func leakDir(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
+	t.Helper()
+	folder := keyFolder(t, id.String(), passphrase, 0o600)
+	c := keystoreCase{uri: "dir:" + folder}
+	return leakPlace{keystoreCase: c, failures: []leakFailure{
+		otherwise("damaged", "not hexadecimal", c.renamed(c.uri+"?encoding=hex")),
+		otherwise("damaged, in base64", "not base64", c.renamed(c.uri+"?encoding=base64")),
+		otherwise("gone", "/nonexistent", c.renamed("dir:/nonexistent")),
+		{name: "denied", says: "access denied", with: func(t *testing.T) keystoreCase {
+			spoil(t, filepath.Join(folder, id.String()), 0o644, nil)
+			return c
+		}},
+	}}
+}
+
+func leakAge(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
+	t.Helper()
+	folder, other := t.TempDir(), t.TempDir()
+	c := filled(ctx, t, "age:"+folder, id, passphrase)
+	filled(ctx, t, "age:"+other, id, []byte("another"))
+	identity, err := os.ReadFile(filepath.Join(folder, "identity.txt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := string(identity[strings.LastIndex(strings.TrimSpace(string(identity)), "\n")+1:])
+	lock, wrong := awkward(), awkward()
+	protected := "age:" + t.TempDir() + "?protect=passphrase&passphrase-file="
+	opened := protected + url.QueryEscape(writeFile(t, "lock", lock))
+	document := writeFile(t, "secret.xml", "<secret><uuid>"+id.String()+"</uuid></secret>")
+	command(ctx, t, luksplug, "--keystore", opened, "secret", "define", document)
+	command(ctx, t, luksplug, "--keystore", opened, "secret", "set-value", id.String(), "--file", writeFile(t, "value", string(passphrase)))
+	file := filepath.Join(folder, id.String()+".age")
+	return leakPlace{
+		keystoreCase: c, sealed: []string{folder, other}, also: []string{strings.TrimSpace(key), lock, wrong},
+		except: []string{filepath.Join(folder, "identity.txt")},
+		failures: []leakFailure{
+			otherwise("wrong identity", "age:", c.renamed(c.uri+"?identity="+other+"/identity.txt")),
+			otherwise("no identity", "/nonexistent", c.renamed(c.uri+"?identity=/nonexistent")),
+			otherwise("not protected", "not protected", c.renamed(c.uri+"?protect=passphrase&passphrase-file="+writeFile(t, "lock", lock))),
+			otherwise("locked, wrong passphrase", "is wrong", c.renamed(protected+url.QueryEscape(writeFile(t, "wrong", wrong)))),
+			otherwise("locked, and nobody to ask", "locked", c.renamed(protected+"/nonexistent")),
+			otherwise("gone", "/nonexistent", c.renamed("age:/nonexistent")),
+			{name: "damaged", says: "damaged", with: func(t *testing.T) keystoreCase {
+				spoil(t, file, 0o600, func(b []byte) []byte { b[len(b)-1] ^= 1; return b })
+				return c
+			}},
+			{name: "cut off", says: "damaged", with: func(t *testing.T) keystoreCase {
+				spoil(t, file, 0o600, func(b []byte) []byte { return b[:len(b)/2] })
+				return c
+			}},
+		},
+	}
+}
+
+func leakCredentials(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
+	t.Helper()
+	folder := keyFolder(t, id.String(), passphrase, 0o600)
+	c := keystoreCase{uri: "credentials:", env: []string{"CREDENTIALS_DIRECTORY=" + folder}}
+	gone, none := c, c
+	gone.env, none.env = []string{"CREDENTIALS_DIRECTORY=/nonexistent"}, []string{"CREDENTIALS_DIRECTORY="}
+	return leakPlace{keystoreCase: c, failures: []leakFailure{
+		otherwise("damaged", "not hexadecimal", c.renamed("credentials:?encoding=hex")),
+		otherwise("gone", "/nonexistent", gone),
+		otherwise("no credentials", "CREDENTIALS_DIRECTORY", none),
+	}}
+}
+
+// spied puts a program first in the PATH that writes down what everybody can see
+// of it, and then becomes the real one.
+func spied(t *testing.T, program string) (env, evidence string) {
+	t.Helper()
+	real, err := exec.LookPath(program)
+	if err != nil {
+		t.Skipf("%s is not installed", program)
+	}
+	folder := t.TempDir()
+	evidence = t.TempDir()
+	script := fmt.Sprintf("#!/bin/sh\ncat /proc/$$/cmdline /proc/$$/environ >>'%s/seen'\nexec '%s' \"$@\"\n", evidence, real)
+	if err := os.WriteFile(filepath.Join(folder, program), []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return "PATH=" + folder + ":" + os.Getenv("PATH"), evidence
+}
+
+func leakSystemdCreds(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
+	t.Helper()
+	c := inSystemdCreds(ctx, t, id, passphrase)
+	path, seen := spied(t, "systemd-creds")
+	c.env = append(c.env, path)
+	folder := strings.TrimPrefix(c.uri, "credentials:")
+	otherHost, otherTool := c, c
+	secretOf := filepath.Join(t.TempDir(), "other.secret")
+	otherHost.env = append(otherHost.env[:len(otherHost.env):len(otherHost.env)], "SYSTEMD_CREDENTIAL_SECRET="+secretOf)
+	otherTool.env = append(otherTool.env[:len(otherTool.env):len(otherTool.env)], "PATH=/nonexistent")
+	file := filepath.Join(folder, id.String())
+	return leakPlace{keystoreCase: c, sealed: []string{folder, seen}, failures: []leakFailure{
+		otherwise("wrong host key", "access denied", otherHost),
+		otherwise("no systemd-creds", "systemd-creds", otherTool),
+		otherwise("gone", "/nonexistent", c.renamed("credentials:/nonexistent")),
+		otherwise("damaged, as text", "not hexadecimal", c.renamed(c.uri+"?encoding=hex")),
+		{name: "changed", says: "access denied", with: func(t *testing.T) keystoreCase {
+			// Still base64, of which upper case is a part.
+			spoil(t, file, 0o600, func(b []byte) []byte { return append(bytes.ToUpper(b[:len(b)/2]), b[len(b)/2:]...) })
+			return c
+		}},
+		{name: "damaged", says: "damaged", with: func(t *testing.T) keystoreCase {
+			spoil(t, file, 0o600, func([]byte) []byte { return []byte("!") })
+			return c
+		}},
+	}}
+}
+
+// leakExec has programs that do all that a program should not: they write the
+// passphrase, which only their standard output may see, and then fail.
+func leakExec(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
+	t.Helper()
+	folder := keyFolder(t, id.String(), passphrase, 0o600)
+	seen := t.TempDir()
+	script := func(then string) string {
+		return fmt.Sprintf(`exec:/bin/sh -c 'cat /proc/$$/cmdline /proc/$$/environ >>%s/seen; cat "$KEYS/$LUKSPLUG_SECRET_UUID"; %s'`, seen, then)
+	}
+	c := keystoreCase{uri: script("exit 0"), env: []string{"KEYS=" + folder}}
+	return leakPlace{keystoreCase: c, sealed: []string{seen}, failures: []leakFailure{
+		otherwise("failed", "ended with status 1", c.renamed(script("exit 1"))),
+		otherwise("not found", "no such secret", c.renamed(script("exit 2"))),
+		otherwise("denied", "access denied", c.renamed(script("exit 3"))),
+		otherwise("locked", "locked", c.renamed(script("exit 4"))),
+		otherwise("killed", "signal", c.renamed(script("kill -9 $$"))),
+		otherwise("hanging", "300ms", c.renamed(script("exec sleep 1000")+"?timeout=300ms")),
+		otherwise("too much", "too long", c.renamed(script("exec cat /dev/zero"))),
+		otherwise("damaged", "not base64", c.renamed(script("exit 0")+"?encoding=base64")),
+		otherwise("gone", "/nonexistent", c.renamed("exec:/nonexistent/program")),
+	}}
+}
+
+// hanging returns a listener that accepts and never answers, and the address of
+// another, at which nobody listens any more.
+func hanging(t *testing.T, network, address string) (hangs, refuses string) {
+	t.Helper()
+	listener, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() }) // nobody needs it any more
+	if network == "unix" {
+		return listener.Addr().String(), address + ".gone"
+	}
+	other, err := net.Listen(network, address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close() }() // that is what it is for
+	return listener.Addr().String(), other.Addr().String()
+}
+
+func leakLibvirt(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
+	t.Helper()
+	d := peer.Libvirtd(t)
+	keys := newLibvirtKeys(t, d)
+	keys.define(t, secrets.Document{UUID: id}, passphrase)
+	folder, err := os.MkdirTemp("", "luksplug-hang-") // short paths
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(folder) })
+	hangs, refuses := hanging(t, "unix", filepath.Join(folder, "s"))
+	c := keystoreCase{uri: "libvirt+qemu:///system?socket=" + d.Socket}
+	return leakPlace{keystoreCase: c, failures: []leakFailure{
+		otherwise("damaged", "not hexadecimal", c.renamed(c.uri+"&encoding=hex")),
+		otherwise("refused", "cannot be reached", c.renamed("libvirt+qemu:///system?socket="+refuses)),
+		otherwise("hanging", "300ms", c.renamed("libvirt+qemu:///system?timeout=300ms&socket="+hangs)),
+		{name: "private", says: "private", with: func(t *testing.T) keystoreCase {
+			keys.define(t, secrets.Document{UUID: id, Private: true}, passphrase)
+			return c
+		}},
+		{name: "gone", says: "cannot be reached", with: func(*testing.T) keystoreCase {
+			d.Close()
+			return c
+		}},
+	}}
+}
+
+func leakKeyring(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
+	t.Helper()
+	c := inKeyring(ctx, t, id, passphrase)
+	folder, err := os.MkdirTemp("", "luksplug-hang-") // short paths
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(folder) })
+	hangs, refuses := hanging(t, "unix", filepath.Join(folder, "s"))
+	bus := func(address, uri string) keystoreCase {
+		return keystoreCase{uri: uri, env: []string{"DBUS_SESSION_BUS_ADDRESS=unix:path=" + address}}
+	}
+	locked := c
+	// A daemon that is given another password than the key ring's leaves it locked.
+	const script = `set -e
+printf wrong | gnome-keyring-daemon --unlock --components=secrets --foreground --control-directory="$HOME/run2" >/dev/null 2>&1 & keyring=$!
+trap 'kill $keyring' EXIT
+` + untilKeyring + `"$@"`
+	locked.wrap = []string{"dbus-run-session", "--", "/bin/sh", "-c", script, "sh"}
+	return leakPlace{keystoreCase: c, sealed: homeOf(c), failures: []leakFailure{
+		otherwise("locked", "locked", locked),
+		otherwise("refused", "cannot be reached", bus(refuses, "keyring:")),
+		otherwise("hanging", "300ms", bus(hangs, "keyring:?timeout=300ms")),
+	}}
+}
+
+// homeOf is where a key ring keeps its files.
+func homeOf(c keystoreCase) []string {
+	for _, v := range c.env {
+		if home, found := strings.CutPrefix(v, "HOME="); found {
+			return []string{home}
+		}
+	}
+	return nil
+}
+
+func leakBarbican(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
+	t.Helper()
+	token, wrong := awkward(), awkward()
+	token, wrong = strings.ReplaceAll(token, " ", "_"), strings.ReplaceAll(wrong, " ", "_")
+	token, wrong = strings.ReplaceAll(token, "ä", "a"), strings.ReplaceAll(wrong, "ä", "a") // a header is ASCII
+	server := &barbicantest.Server{Token: token, Password: token}
+	h := httptest.NewServer(server)
+	t.Cleanup(h.Close)
+	hangs, refuses := hanging(t, "tcp", "127.0.0.1:0")
+	with := "/?token-file=" + url.QueryEscape(writeFile(t, "token", token))
+	c := filled(ctx, t, "barbican+"+h.URL+with, id, passphrase)
+	says := func(name, says string, status int, header http.Header, body string) leakFailure {
+		return leakFailure{name: name, says: says, with: func(*testing.T) keystoreCase {
+			server.Before(func(w http.ResponseWriter, r *http.Request) bool {
+				for name, values := range header {
+					w.Header()[name] = values
+				}
+				w.WriteHeader(status)
+				_, _ = io.WriteString(w, body+r.Header.Get("X-Auth-Token")) // the client may have gone
+				return true
+			})
+			return c
+		}}
+	}
+	text := string(passphrase)
+	login := "keystone=" + h.URL + "/v3&application-credential=a&password-file="
+	return leakPlace{keystoreCase: c, also: []string{token, wrong}, failures: []leakFailure{
+		otherwise("wrong token", "access denied", c.renamed("barbican+"+h.URL+"/?token-file="+url.QueryEscape(writeFile(t, "wrong", wrong)))),
+		otherwise("wrong password", "Keystone", c.renamed("barbican+"+h.URL+"/?"+login+url.QueryEscape(writeFile(t, "wrong", wrong)))),
+		otherwise("no token", "locked", c.renamed("barbican+"+h.URL+"/?token-file=/nonexistent")),
+		otherwise("damaged", "not base64", c.renamed(c.uri+"&encoding=base64")),
+		otherwise("hanging", "300ms", c.renamed("barbican+http://"+hangs+with+"&timeout=300ms")),
+		otherwise("refused", "refused", c.renamed("barbican+http://"+refuses+with)),
+		says("denied", "access denied", http.StatusForbidden, nil, text),
+		says("an error that repeats all", "500", http.StatusInternalServerError, nil, text),
+		says("no JSON", "no Barbican", http.StatusOK, nil, text),
+		says("a redirect", "redirects", http.StatusFound, http.Header{"Location": {"/" + token}}, text),
+		{name: "gone", says: "cannot be reached", with: func(*testing.T) keystoreCase {
+			h.Close()
+			return c
+		}},
+	}}
+}
+
+func leakKMIP(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
+	t.Helper()
+	kmiptest.Silence()
+	a, stranger := kmiptest.NewAuthority(t), kmiptest.NewAuthority(t)
+	proxy := kmiptest.NewProxy(t, kmiptest.NewServer(t, a).Address)
+	c := filled(ctx, t, kmipURI(t, a, proxy.Address), id, passphrase)
+	hangs, refuses := hanging(t, "tcp", "127.0.0.1:0")
+	wrong := stranger.Client(t, "stranger")
+	return leakPlace{keystoreCase: c, failures: []leakFailure{
+		otherwise("wrong certificate", "key store", c.renamed("kmip://"+proxy.Address+"?ca-file="+a.File+"&cert-file="+wrong.Certificate+"&key-file="+wrong.Key)),
+		otherwise("wrong authority", "not to be trusted", c.renamed(kmipURI(t, stranger, proxy.Address))),
+		otherwise("no key", "/nonexistent", c.renamed("kmip://"+proxy.Address+"?ca-file="+a.File+"&cert-file="+wrong.Certificate+"&key-file=/nonexistent")),
+		otherwise("damaged", "not base64", c.renamed(c.uri+"&encoding=base64")),
+		otherwise("refused", "cannot be reached", c.renamed(kmipURI(t, a, refuses))),
+		otherwise("hanging", "300ms", c.renamed(kmipURI(t, a, hangs)+"&timeout=300ms")),
+		{name: "hanging later", says: "300ms", with: func(*testing.T) keystoreCase {
+			proxy.Hang()
+			return c.renamed(c.uri + "&timeout=300ms")
+		}},
+		{name: "gone", says: "cannot be reached", with: func(*testing.T) keystoreCase {
+			proxy.Break()
+			return c
+		}},
+	}}
+}

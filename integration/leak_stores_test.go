@@ -1,0 +1,301 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/secrets/keystore"
+)
+
+// leakStore is how a kind of key store is searched for leaks.
+type leakStore struct {
+	// fill makes a store that holds a passphrase.
+	fill func(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace
+}
+
+// leakPlace is a store with a passphrase, and all that can go wrong with it.
+type leakPlace struct {
+	keystoreCase
+	// sealed are folders in which the passphrase is not in clear either.
+	sealed []string
+	// also are more secrets that must not leak, such as a token, and where they
+	// lie in clear.
+	also   []string
+	except []string
+	// failures are tried in this order; a later one may break the store.
+	failures []leakFailure
+}
+
+// leakFailure is a way in which a store gives no passphrase.
+type leakFailure struct {
+	name string
+	// with makes it fail, and says how the store is named then.
+	with func(t *testing.T) keystoreCase
+	says string // a part of the error
+}
+
+// kindOf is the kind of store that a URI, or its syntax, is of.
+func kindOf(uri string) string {
+	scheme, _, _ := strings.Cut(uri, ":")
+	kind, _, _ := strings.Cut(scheme, "+")
+	return kind
+}
+
+// TestEveryStoreIsSearchedForLeaks: a new kind of key store needs an entry in
+// leakStores.
+func TestEveryStoreIsSearchedForLeaks(t *testing.T) {
+	t.Parallel()
+	known := map[string]bool{}
+	for _, syntax := range keystore.Syntaxes() {
+		kind := kindOf(syntax)
+		known[kind] = true
+		if !slices.ContainsFunc(leakNames(), func(name string) bool { return kindOf(name) == kind }) {
+			t.Errorf("key store %s is not in leakStores: add how it is filled, and how it fails", syntax)
+		}
+	}
+	for _, name := range leakNames() {
+		if !known[kindOf(name)] {
+			t.Errorf("there is no key store %s", name)
+		}
+	}
+}
+
+func leakNames() []string {
+	var names []string
+	for name := range leakStores() {
+		names = append(names, name)
+	}
+	return names
+}
+
+// TestStoresLeakNothing: whatever happens between a key store and a disk, the
+// passphrase is in nothing that is written, and in nothing that others can see of
+// luksplug and of the programs that it starts.
+func TestStoresLeakNothing(t *testing.T) {
+	t.Parallel()
+	for name, store := range leakStores() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newLeakSearch(bounded(t), t, store)
+			s.succeed(t)
+			s.afterwards(t)
+			for _, f := range s.place.failures {
+				s.fail(t, f)
+			}
+			s.finish(t)
+		})
+	}
+}
+
+// leakSearch is the search of one store.
+type leakSearch struct {
+	ctx         context.Context
+	q           *peer.QEMU
+	place       leakPlace
+	passphrase  string
+	disk, wrong string // the second is one that the passphrase does not open
+	header      string // folder of the headers
+	keyFiles    []string
+	home        string
+	found       evidence
+	before      peer.State
+	runs        int
+}
+
+func newLeakSearch(ctx context.Context, t *testing.T, store leakStore) *leakSearch {
+	t.Helper()
+	s := &leakSearch{ctx: ctx, passphrase: awkward(), home: t.TempDir(), found: evidence{}}
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	other := peer.NewVolume(t, peer.DetachedRaw)
+	key := writeFile(t, "key", s.passphrase)
+	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Header, key)
+	s.header, s.keyFiles = filepath.Dir(v.Header), []string{v.PassphraseFile}
+	xml := v.DiskXML("sdb", "scsi")
+	s.disk = writeFile(t, "disk.xml", xml)
+	s.wrong = writeFile(t, "wrong.xml", edited(t, other.DiskXML("sdb", "scsi"), other.SecretUUID, v.SecretUUID))
+	id, err := uuid.Parse(v.SecretUUID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.place = store.fill(ctx, t, id, []byte(s.passphrase))
+	s.q = peer.Start(t, peer.Options{SCSI: true, Paused: true})
+	s.before = stateOf(ctx, t, s.q)
+	return s
+}
+
+// command is luksplug at its most talkative. mark is in its arguments, and in
+// nobody else's.
+func (s *leakSearch) command(monitor string, c keystoreCase, args ...string) (cmd *exec.Cmd, mark string) {
+	s.runs++
+	mark = filepath.Join(s.home, fmt.Sprintf("trace%d-%s", s.runs, s.q.UUID))
+	format := []string{"text", "json"}[s.runs%2]
+	all := slices.Concat(c.wrap, []string{luksplug, "--qmp", monitor, "-vv", "--log-format", format, "--trace", mark, "--keystore", c.uri}, args)
+	cmd = exec.CommandContext(s.ctx, all[0], all[1:]...)
+	home := []string{"HOME=" + s.home, "TMPDIR=" + s.home, "XDG_STATE_HOME=" + s.home, "XDG_CACHE_HOME=" + s.home, "GOTRACEBACK=all"}
+	cmd.Env = slices.Concat(os.Environ(), home, c.env)
+	return cmd, mark
+}
+
+func (s *leakSearch) keep(name string, r result) {
+	s.found["standard output of "+name] = []byte(r.stdout)
+	s.found["standard error of "+name] = []byte(r.stderr)
+}
+
+// run runs luksplug to its end.
+func (s *leakSearch) run(t *testing.T, name, monitor string, c keystoreCase, code int, args ...string) result {
+	t.Helper()
+	cmd, _ := s.command(monitor, c, args...)
+	r := run(s.ctx, t, cmd)
+	s.keep(name, r)
+	if r.code != code {
+		t.Fatalf("%s: exit code %d, want %d: %s", name, r.code, code, spoken(r))
+	}
+	return r
+}
+
+// succeed attaches the disk, with a look at the process while it has the
+// passphrase.
+func (s *leakSearch) succeed(t *testing.T) {
+	t.Helper()
+	proxy, held := gated(s.ctx, t, s.q.Socket, func(peer.Command) {})
+	cmd, mark := s.command(proxy.Address, s.place.keystoreCase, "attach", s.disk)
+	b := startCommand(t, cmd)
+	s.waitHeld(t, b, held)
+	s.found.process(t, "luksplug", programWith(t, mark))
+	held.open()
+	r := b.end(s.ctx, t)
+	s.keep("attach", r)
+	r.want(t, 0)
+	s.found.folder(t, "/run/luksplug")
+	s.run(t, "detach", s.q.Socket, s.place.keystoreCase, 0, "detach", "sdb")
+	wantOnWire(t, proxy, s.passphrase, 0)
+}
+
+// spoken is what luksplug has told people, without its log.
+func spoken(r result) string {
+	var out []string
+	for line := range strings.Lines(r.stderr) {
+		if strings.HasPrefix(line, "luksplug: ") {
+			out = append(out, line)
+		}
+	}
+	return strings.Join(out, "")
+}
+
+// waitHeld waits until luksplug has the key, and its first change of the VM is
+// held back.
+func (s *leakSearch) waitHeld(t *testing.T, b *background, held *gate) {
+	t.Helper()
+	select {
+	case <-held.reached:
+	case <-b.ended:
+		stderr, _ := b.stderr.look()
+		t.Fatalf("it has ended before it changed anything: %v\n%s", b.err, stderr)
+	case <-s.ctx.Done():
+		t.Fatal(s.ctx.Err())
+	}
+}
+
+// afterwards has the store work, and all else fail.
+func (s *leakSearch) afterwards(t *testing.T) {
+	t.Helper()
+	c := s.place.keystoreCase
+	r := s.run(t, "wrong passphrase", s.q.Socket, c, 4, "attach", s.wrong)
+	if !strings.Contains(spoken(r), "passphrase") {
+		t.Errorf("a wrong passphrase: %s", spoken(r))
+	}
+	for _, unlock := range []string{"auto", "qemu"} {
+		refuses := peer.NewProxy(t, s.q.Socket, peer.FailCommand("device_add"))
+		s.run(t, "device refused, unlocked by "+unlock, refuses.Address, c, 6, "attach", "--unlock", unlock, s.disk)
+	}
+	// Where QEMU is to unlock the volume, the passphrase is in memory for
+	// longest. SIGQUIT ends a Go program as a panic does.
+	for name, end := range map[string]struct {
+		signal syscall.Signal
+		code   int
+	}{"interrupted": {syscall.SIGINT, 1}, "panic": {syscall.SIGQUIT, 2}} {
+		proxy, held := gated(s.ctx, t, s.q.Socket, func(peer.Command) {})
+		cmd, mark := s.command(proxy.Address, c, "attach", "--unlock", "qemu", s.disk)
+		b := startCommand(t, cmd)
+		s.waitHeld(t, b, held)
+		if err := syscall.Kill(programWith(t, mark), end.signal); err != nil {
+			t.Fatal(err)
+		}
+		if name == "panic" {
+			// The command that is held must not reach QEMU afterwards.
+			b.waitStderr(s.ctx, t, "goroutine 1")
+			held.drop()
+		} else {
+			held.open()
+		}
+		r := b.end(s.ctx, t)
+		s.keep(name, r)
+		if len(c.wrap) == 0 && r.code != end.code && (name == "panic" || r.code != 6) {
+			t.Errorf("%s: exit code %d: %s", name, r.code, spoken(r))
+		}
+	}
+	s.run(t, "repair", s.q.Socket, c, 0, "repair")
+	wantSame(s.ctx, t, s.q, s.before)
+}
+
+// fail has the store give no passphrase.
+func (s *leakSearch) fail(t *testing.T, f leakFailure) {
+	t.Helper()
+	c := f.with(t)
+	r := s.run(t, f.name, s.q.Socket, c, 4, "attach", s.disk)
+	if !strings.Contains(spoken(r), f.says) {
+		t.Errorf("%s: the error does not say %q: %s", f.name, f.says, spoken(r))
+	}
+	wantSame(s.ctx, t, s.q, s.before)
+}
+
+// finish searches all that was written.
+func (s *leakSearch) finish(t *testing.T) {
+	t.Helper()
+	s.found.folder(t, s.home)
+	s.found.folder(t, s.q.Dir)
+	s.found.folder(t, s.header, s.keyFiles...)
+	for _, dir := range s.place.sealed {
+		s.found.folder(t, dir, s.place.except...)
+	}
+	s.found.process(t, "QEMU", s.q.PID)
+	for _, secret := range append(s.place.also, s.passphrase) {
+		s.found.hides(t, secret)
+	}
+	if n := shownRedacted(s.found); n == 0 {
+		t.Error("no log shows a command with a secret, redacted: the search has not seen what it is for")
+	}
+}
+
+// programWith returns the process id of the luksplug that has mark in its
+// arguments.
+func programWith(t *testing.T, mark string) int {
+	t.Helper()
+	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range files {
+		line, _ := os.ReadFile(file) // it may have ended
+		if args := strings.Split(string(line), "\x00"); args[0] == luksplug && slices.Contains(args, mark) {
+			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return pid
+		}
+	}
+	t.Fatal("luksplug is not running")
+	return 0
+}
