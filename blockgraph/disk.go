@@ -49,6 +49,6 @@ type Disk struct {
 	// Address is <address>, nil where the planner shall choose.
 	Address *Address
 
-	// ignored says what of the XML was skipped, see [ParseOptions].
+	// ignored says what of the XML has no effect, or was skipped, see [ParseOptions].
 	ignored []string
 }

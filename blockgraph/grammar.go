@@ -112,7 +112,7 @@ func (r *rule) check(e *element, skip *skipped) error {
 				return err
 			}
 		case slices.Contains(r.notAttrs, name):
-			return e.unsupported(name, "luksplug does not support this attribute: remove it if the disk can do without")
+			return e.unsupported(name, "%s", why(e.name+"@"+name))
 		case slices.Contains(r.elsewhere, name):
 			return e.invalid(name, "does not belong to this kind of source, and libvirt would pass over it")
 		default:
@@ -128,7 +128,7 @@ func (r *rule) check(e *element, skip *skipped) error {
 		switch {
 		case known:
 		case slices.Contains(r.not, c.name):
-			return c.unsupported("", "luksplug does not support this element: remove it if the disk can do without")
+			return c.unsupported("", "%s", why(c.name))
 		case slices.Contains(r.elsewhere, c.name):
 			return c.invalid("", "does not belong to this kind of source, and libvirt would pass over it")
 		default:

@@ -3,6 +3,7 @@ package blockgraph
 import (
 	"encoding/xml"
 	"errors"
+	"fmt"
 	"strings"
 
 	"libvirt.org/go/libvirtxml"
@@ -38,8 +39,11 @@ func parseDisk(data []byte, skip *skipped) (*Disk, error) {
 	if err != nil {
 		return nil, err
 	}
+	if mirror := tree.child("mirror"); mirror != nil {
+		disk.ignored = append(disk.ignored, fmt.Sprintf("line %d: the <mirror> is a block job of the VM that the XML is from: it is not started here", mirror.line))
+	}
 	if skip != nil {
-		disk.ignored = skip.words
+		disk.ignored = append(disk.ignored, skip.words...)
 	}
 	if err := disk.Validate(); err != nil {
 		return nil, locate(err, tree)

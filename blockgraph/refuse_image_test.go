@@ -97,8 +97,8 @@ func TestParseDiskRefusesImages(t *testing.T) {
 		{"discard_no_unref of raw", file("type='raw' discard_no_unref='on'", "", ""), "disk/driver@discard_no_unref", 2, "only works with qcow2"},
 		{"discard_no_unref read-only", file("type='qcow2' discard_no_unref='on'", "", "<readonly/>"), "disk/driver@discard_no_unref", 2, "read-only"},
 		{"copy_on_read read-only", file("copy_on_read='on'", "", "<readonly/>"), "disk/driver@copy_on_read", 2, "read-only disk"},
-		{"transient", file("type='raw'", "", "<transient/>"), "disk/transient", 0, "not support"},
-		{"fdgroup", disk("type='file'", "type='raw'", "file='/a' fdgroup='g'", "", ""), "disk/source@fdgroup", 0, "not support"},
+		{"transient", file("type='raw'", "", "<transient/>"), "disk/transient", 0, "in the clear"},
+		{"fdgroup", disk("type='file'", "type='raw'", "file='/a' fdgroup='g'", "", ""), "disk/source@fdgroup", 0, "nobody else can have them"},
 
 		{"folder for writing", disk("type='dir'", "type='fat'", "dir='/d'", "", ""), "disk/source", 0, "read-write mode"},
 		{"folder that is no FAT", disk("type='dir'", "type='raw'", "dir='/d'", "", "<readonly/>"), "disk/source", 3, "storage format 'fat'"},

@@ -142,7 +142,7 @@ func TestParseDiskRefuses(t *testing.T) {
 		{"detect_zeroes", driver("detect_zeroes='yes'"), "disk/driver@detect_zeroes", 4, "off, on, unmap"},
 		{"error_policy", driver("error_policy='panic'"), "disk/driver@error_policy", 4, "enospace"},
 		{"rerror_policy", driver("rerror_policy='enospace'"), "disk/driver@rerror_policy", 4, "stop, report, ignore"},
-		{"statistics", disk("<driver><statistics/></driver>"), "disk/driver/statistics", 0, "not support"},
+		{"statistics", disk("<driver><statistics/></driver>"), "disk/driver/statistics", 0, "newer than the one"},
 		// <encryption>.
 		{"encryption twice", "<disk>\n<source file='/a'><encryption format='luks'>" + secret + "</encryption></source>\n<target dev='vdb'/>\n<encryption format='luks'>" + secret + "</encryption></disk>", "disk/encryption", 4, "already found"},
 		{"no format", enc("", secret), "disk/encryption@format", 4, "is missing"},

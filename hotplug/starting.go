@@ -81,6 +81,9 @@ func StartWay(disk *blockgraph.Disk, running blockgraph.Way) blockgraph.Way {
 // place in the file system: what Prepare writes is what Arguments names.
 func (s *Starting) graph(ctx context.Context, d StartDisk) (*blockgraph.Graph, blockgraph.Unlock, error) {
 	u := blockgraph.Unlock{Way: d.Way}
+	if managed(d.Disk) != nil {
+		return nil, u, &PreflightError{Target: d.Disk.Target, Reason: "its reservations are managed, and a VM that is about to start has no qemu-pr-helper of luksplug's: run one, and name its socket with managed='no'"}
+	}
 	folder, err := s.vm.handOverPath(ctx, d.Disk.Target)
 	if err != nil {
 		return nil, u, err
