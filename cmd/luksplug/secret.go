@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -78,23 +79,19 @@ uuid gets one, which is printed. An ephemeral secret needs a store in memory.`,
 			if d.UUID == uuid.Nil {
 				d.UUID = uuid.New()
 			}
-			ctx, cancel := a.bounded(cmd.Context())
-			defer cancel()
 			if err := a.makeDefaults(d.Ephemeral); err != nil {
 				return err
 			}
-			stores, err := a.stores()
-			if err != nil {
-				return err
-			}
-			keeper, err := placeFor(ctx, stores, d)
-			if err != nil {
-				return err
-			}
-			if a.flags.output == "json" {
-				return a.printJSON(secretToJSON(found{keeper, d}))
-			}
-			return a.print(fmt.Sprintf("secret %s defined in %s\n", d.UUID, keeper))
+			return a.withStores(cmd, func(ctx context.Context, stores []secrets.Store) error {
+				keeper, err := placeFor(ctx, stores, d)
+				if err != nil {
+					return err
+				}
+				if a.flags.output == "json" {
+					return a.printJSON(secretToJSON(found{keeper, d}))
+				}
+				return a.print(fmt.Sprintf("secret %s defined in %s\n", d.UUID, keeper))
+			})
 		},
 	}
 }
@@ -107,18 +104,14 @@ func newSecretList(a *app) *cobra.Command {
 		Example: "  luksplug secret list\n  luksplug secret --keystore dir:/run/keys list --output json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := a.bounded(cmd.Context())
-			defer cancel()
-			stores, err := a.stores()
-			if err != nil {
-				return err
-			}
-			all, err := listAll(ctx, stores, func(s secrets.Store) { a.log.Warnf("key store %s cannot say what it holds", s) })
-			if len(all) == 0 && err != nil {
-				return err
-			}
-			// What can be read is worth seeing where something else cannot.
-			return errors.Join(a.printSecrets(all), err)
+			return a.withStores(cmd, func(ctx context.Context, stores []secrets.Store) error {
+				all, err := listAll(ctx, stores, func(s secrets.Store) { a.log.Warnf("key store %s cannot say what it holds", s) })
+				if len(all) == 0 && err != nil {
+					return err
+				}
+				// What can be read is worth seeing where something else cannot.
+				return errors.Join(a.printSecrets(all), err)
+			})
 		},
 	}
 }
@@ -167,20 +160,12 @@ func newSecretDump(a *app) *cobra.Command {
 		Example: "  luksplug secret dumpxml 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f",
 		Args:    argument("SECRET"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, cancel := a.bounded(cmd.Context())
-			defer cancel()
-			stores, err := a.stores()
-			if err != nil {
-				return err
-			}
-			f, err := locate(ctx, stores, args[0])
-			switch {
-			case err != nil:
-				return err
-			case a.flags.output == "json":
-				return a.printJSON(secretToJSON(f))
-			}
-			return a.print(string(document.Format(f.document)))
+			return a.withSecret(cmd, args[0], func(_ context.Context, f found) error {
+				if a.flags.output == "json" {
+					return a.printJSON(secretToJSON(f))
+				}
+				return a.print(string(document.Format(f.document)))
+			})
 		},
 	}
 }
@@ -206,22 +191,15 @@ as TYPE:USAGE. Exit code 4 says that there is none.`,
 			if len(wanted) != 1 {
 				return &usageError{errors.New("find what? give one of --volume PATH, --ceph, --iscsi, --tls or --vtpm NAME")}
 			}
-			ctx, cancel := a.bounded(cmd.Context())
-			defer cancel()
-			stores, err := a.stores()
-			if err != nil {
-				return err
-			}
-			f, err := locate(ctx, stores, wanted[0])
-			switch {
-			case err != nil:
-				return err
-			case a.flags.output == "json":
-				return a.printJSON(secretToJSON(f))
-			case f.document.UUID == uuid.Nil:
-				return a.print(wanted[0] + "\n")
-			}
-			return a.print(f.document.UUID.String() + "\n")
+			return a.withSecret(cmd, wanted[0], func(_ context.Context, f found) error {
+				switch {
+				case a.flags.output == "json":
+					return a.printJSON(secretToJSON(f))
+				case f.document.UUID == uuid.Nil:
+					return a.print(wanted[0] + "\n")
+				}
+				return a.print(f.document.UUID.String() + "\n")
+			})
 		},
 	}
 	for usageType, what := range map[secrets.UsageType]string{
@@ -279,40 +257,37 @@ in a VM of this host is removed with --force only.`,
 		Example: `  luksplug secret undefine 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f`,
 		Args:    argument("SECRET"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, cancel := a.bounded(cmd.Context())
-			defer cancel()
-			stores, err := a.stores()
-			if err != nil {
-				return err
-			}
-			f, err := locate(ctx, stores, args[0])
-			if err != nil {
-				return err
-			}
-			keeper, err := f.keeper()
-			if err != nil {
-				return err
-			}
-			known, err := a.uses()
-			if err != nil && !force {
-				return fmt.Errorf("see whether the secret is in use: %w: --force removes it all the same", err)
-			}
-			uses := usesOf(f.document, known)
-			if len(uses) > 0 && !force {
-				return &inUseError{f.document, uses}
-			}
-			if err := keeper.Remove(ctx, f.document.Reference()); err != nil {
-				return err
-			}
-			if len(uses) > 0 {
-				a.log.Warnf("the secret was in use: %s", usesText(uses))
-			}
-			if a.flags.output == "json" {
-				return a.printJSON(secretToJSON(f))
-			}
-			return a.print(fmt.Sprintf("secret with %s removed from %s\n", f.document, f.store))
+			return a.withSecret(cmd, args[0], func(ctx context.Context, f found) error {
+				return a.undefine(ctx, f, force)
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "also when a disk is attached that needs it")
 	return cmd
+}
+
+// undefine removes a secret, by force also one that is in use.
+func (a *app) undefine(ctx context.Context, f found, force bool) error {
+	keeper, err := f.keeper()
+	if err != nil {
+		return err
+	}
+	known, err := a.uses()
+	if err != nil && !force {
+		return fmt.Errorf("see whether the secret is in use: %w: --force removes it all the same", err)
+	}
+	uses := usesOf(f.document, known)
+	if len(uses) > 0 && !force {
+		return &inUseError{f.document, uses}
+	}
+	if err := keeper.Remove(ctx, f.document.Reference()); err != nil {
+		return err
+	}
+	if len(uses) > 0 {
+		a.log.Warnf("the secret was in use: %s", usesText(uses))
+	}
+	if a.flags.output == "json" {
+		return a.printJSON(secretToJSON(f))
+	}
+	return a.print(fmt.Sprintf("secret with %s removed from %s\n", f.document, f.store))
 }

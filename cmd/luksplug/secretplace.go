@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -25,6 +26,28 @@ func (f found) keeper() (secrets.Keeper, error) {
 		return k, nil
 	}
 	return nil, &secrets.StoreError{Store: f.store.String(), Ref: f.document.Reference(), Err: errors.New("this kind of key store can only be read: change it by its own means")}
+}
+
+// withStores runs f with the key stores, within the time of the command line.
+func (a *app) withStores(cmd *cobra.Command, f func(ctx context.Context, stores []secrets.Store) error) error {
+	ctx, cancel := a.bounded(cmd.Context())
+	defer cancel()
+	stores, err := a.stores()
+	if err != nil {
+		return err
+	}
+	return f(ctx, stores)
+}
+
+// withSecret runs f with the secret that an argument names.
+func (a *app) withSecret(cmd *cobra.Command, arg string, f func(ctx context.Context, secret found) error) error {
+	return a.withStores(cmd, func(ctx context.Context, stores []secrets.Store) error {
+		secret, err := locate(ctx, stores, arg)
+		if err != nil {
+			return err
+		}
+		return f(ctx, secret)
+	})
 }
 
 // listAll returns the secrets of the stores in order. cannot is told of stores

@@ -37,21 +37,14 @@ everybody to see.`,
 			return argument("SECRET")(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			stores, err := a.stores()
-			if err != nil {
+			var f found
+			var keeper secrets.Keeper
+			// Before anybody types, for which there is all the time.
+			err := a.withSecret(cmd, args[0], func(_ context.Context, secret found) (err error) {
+				f = secret
+				keeper, err = f.keeper()
 				return err
-			}
-			find := func() (found, secrets.Keeper, error) {
-				ctx, cancel := a.bounded(cmd.Context())
-				defer cancel()
-				f, err := locate(ctx, stores, args[0])
-				if err != nil {
-					return f, nil, err
-				}
-				keeper, err := f.keeper()
-				return f, keeper, err
-			}
-			f, keeper, err := find() // before anybody types
+			})
 			if err != nil {
 				return err
 			}
@@ -122,33 +115,29 @@ newline is added. The value of a private secret is refused; attach may use it.`,
   luksplug secret get-value --base64 volume:/var/lib/images/vm1.img`,
 		Args: argument("SECRET"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ctx, cancel := a.bounded(cmd.Context())
-			defer cancel()
-			stores, err := a.stores()
-			if err != nil {
-				return err
-			}
-			value, err := publicValue(ctx, stores, args[0])
-			if err != nil {
-				return err
-			}
-			defer value.Wipe()
-			return value.Use(func(b []byte) error {
-				text := b
-				if inBase64 || a.flags.output == "json" {
-					text = base64.StdEncoding.AppendEncode(make([]byte, 0, base64.StdEncoding.EncodedLen(len(b))+1), b)
-					defer clear(text)
+			return a.withStores(cmd, func(ctx context.Context, stores []secrets.Store) error {
+				value, err := publicValue(ctx, stores, args[0])
+				if err != nil {
+					return err
 				}
-				if a.flags.output == "json" {
-					return a.printJSON(struct {
-						Base64 string `json:"base64"`
-					}{string(text)})
-				}
-				if inBase64 {
-					text = append(text, '\n')
-				}
-				_, err := a.out.Write(text)
-				return err
+				defer value.Wipe()
+				return value.Use(func(b []byte) error {
+					text := b
+					if inBase64 || a.flags.output == "json" {
+						text = base64.StdEncoding.AppendEncode(make([]byte, 0, base64.StdEncoding.EncodedLen(len(b))+1), b)
+						defer clear(text)
+					}
+					if a.flags.output == "json" {
+						return a.printJSON(struct {
+							Base64 string `json:"base64"`
+						}{string(text)})
+					}
+					if inBase64 {
+						text = append(text, '\n')
+					}
+					_, err := a.out.Write(text)
+					return err
+				})
 			})
 		},
 	}
