@@ -57,7 +57,7 @@ func (vm *VM) differs(ctx context.Context, disk *blockgraph.Disk, state *State, 
 	if d, err := vm.differsInServers(ctx, graph, state, unlock); d != "" || err != nil {
 		return d, err
 	}
-	if d := differsInLimits(graph, state, h); d != "" {
+	if d := differsInLimits(graph, state.limitsOf(h)); d != "" {
 		return d, nil
 	}
 	return vm.differsInDevice(ctx, device)

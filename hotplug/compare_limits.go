@@ -63,26 +63,29 @@ func effective(limits map[string]uint64) map[string]uint64 {
 	return out
 }
 
-// differsInLimits compares the limits of the disk's device with those that the
-// graph has for it.
-func differsInLimits(graph *blockgraph.Graph, state *State, h *Holding) string {
-	i := slices.IndexFunc(state.Drives, func(d Drive) bool { return slices.Contains(h.Nodes, d.Node) })
-	if i < 0 {
-		return ""
+// limitsOf returns the limits of the device of a holding.
+func (s *State) limitsOf(h *Holding) throttling {
+	for _, d := range s.Drives {
+		if slices.Contains(h.Nodes, d.Node) {
+			return d.throttling
+		}
 	}
-	have, want := state.Drives[i].throttling, map[string]uint64{}
+	return throttling{}
+}
+
+// differsInLimits compares the limits that a device has with those that the graph
+// has for it.
+func differsInLimits(graph *blockgraph.Graph, have throttling) string {
+	want := map[string]uint64{}
 	for _, m := range graph.Throttling {
 		if n, ok := m.Value.(uint64); ok && limitName(m.Name) {
 			want[m.Name] = n
 		}
 	}
 	want = effective(want)
-	for _, name := range slices.Sorted(maps.Keys(have.limits)) {
-		if want[name] != have.limits[name] {
-			return fmt.Sprintf("its limit %s is %d, not %d", name, have.limits[name], want[name])
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(want)) {
+	all := maps.Clone(want)
+	maps.Copy(all, have.limits)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
 		if have.limits[name] != want[name] {
 			return fmt.Sprintf("its limit %s is %d, not %d", name, have.limits[name], want[name])
 		}

@@ -178,6 +178,33 @@ func (o options) own() options {
 	return out
 }
 
+// imageName names an image for people by the "file" of its node.
+func imageName(file string) string {
+	o := parseOptions(file)
+	if o == nil {
+		return file
+	}
+	o = o.own()
+	switch o["driver"] {
+	case "iscsi":
+		return "iscsi://" + o["portal"] + "/" + o["target"] + "/" + o["lun"]
+	case "rbd":
+		name := []string{o["pool"]}
+		if o["namespace"] != "" {
+			name = append(name, o["namespace"])
+		}
+		text := "rbd:" + strings.Join(append(name, o["image"]), "/")
+		if o["snapshot"] != "" {
+			text += "@" + o["snapshot"]
+		}
+		return text
+	}
+	if url := imageURL(o); url != "" {
+		return url
+	}
+	return file
+}
+
 // imageURL is what QEMU makes of the options of a server's image where a URL says
 // it all (nbd_refresh_filename and others), "" for drivers of which it is not known
 // here.

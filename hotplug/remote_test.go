@@ -197,3 +197,58 @@ func TestSizeChanges(t *testing.T) {
 		t.Errorf("before %+v\nafter  %+v", before, after)
 	}
 }
+
+// TestLookAtSlice: a LUKS volume in a part of a file is seen, as in a whole one,
+// where the XML does not speak of it.
+func TestLookAtSlice(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	run := t.TempDir()
+	v, _ := vm(t, hotplug.Options{RunDir: run})
+	before := state(ctx, t, v)
+	volume, err := os.ReadFile(luksDisk(t, "sdb").Image.Source.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const offset = 1 << 20
+	path := filepath.Join(t.TempDir(), "slices")
+	if err := os.WriteFile(path, append(make([]byte, offset), volume...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	parse := func(at int, encryption string) *blockgraph.Disk {
+		disk, err := blockgraph.ParseDisk([]byte(fmt.Sprintf(`<disk type='file' device='disk'><driver name='qemu' type='raw'/>
+  <source file='%s'><slices><slice type='storage' offset='%d' size='%d'/></slices>%s</source><target dev='sdb' bus='scsi'/></disk>`, path, at, len(volume), encryption)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return disk
+	}
+	const encryption = "<encryption format='luks'><secret type='passphrase' usage='test'/></encryption>"
+	for _, mode := range []hotplug.UnlockMode{hotplug.UnlockAuto, hotplug.UnlockQEMU} {
+		_, err := v.Attach(ctx, parse(offset, ""), store(key), hotplug.AttachOptions{Unlock: mode})
+		var refused *hotplug.PreflightError
+		if !errors.As(err, &refused) || !strings.Contains(err.Error(), "has no <encryption>") {
+			t.Errorf("LUKS without <encryption>: %v", err)
+		}
+		if _, err = v.Attach(ctx, parse(0, encryption), store(key), hotplug.AttachOptions{Unlock: mode}); !errors.As(err, &refused) || !strings.Contains(err.Error(), "no LUKS header") {
+			t.Errorf("<encryption> without LUKS: %v", err)
+		}
+		for at, e := range map[int]string{offset: encryption, 0: ""} {
+			if _, err := v.Attach(ctx, parse(at, e), store(key), hotplug.AttachOptions{Unlock: mode}); err != nil {
+				t.Errorf("slice at %d with %q: %v", at, e, err)
+			}
+			if _, err := v.Attach(ctx, parse(offset-at, ""), store(key), hotplug.AttachOptions{Unlock: mode}); !errors.As(err, &refused) || !strings.Contains(err.Error(), "another disk is attached as sdb") {
+				t.Errorf("another slice: %v", err)
+			}
+			if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if after := state(ctx, t, v); !reflect.DeepEqual(before, after) {
+		t.Errorf("before %+v\nafter  %+v", before, after)
+	}
+	if left, err := os.ReadDir(run); err != nil || len(left) != 0 {
+		t.Errorf("left on the host: %v, %v", left, err)
+	}
+}

@@ -429,12 +429,12 @@ func (h *Holding) addNode(n Node, role blockgraph.Role) {
 	h.Nodes = append(h.Nodes, n.Name)
 	switch role {
 	case blockgraph.RolePayloadStorage:
-		h.Payload = n.File
+		h.Payload = imageName(n.File)
 		if strings.HasPrefix(n.File, "nbd+unix:///"+blockgraph.Export(h.Target)+"?") {
 			h.Payload, h.Unlock = "", blockgraph.ByDaemon
 		}
 	case blockgraph.RoleHeaderStorage:
-		h.Header = n.File
+		h.Header = imageName(n.File)
 		if madeForAttach(n) {
 			h.Header, h.Unlock = "", blockgraph.ByHeader
 		}

@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -64,4 +66,75 @@ func TestISCSI(t *testing.T) {
 		{name: "nobody there", source: elsewhere(peer.ClosedPort(t)), code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}},
 		silence("silence", elsewhere(peer.SilentPort(t))),
 	})
+	r.use(t, source(1, auth))
+	r.detachWithout(ctx, t, server.Server)
+}
+
+// TestServerWithoutStorageDaemon: on a host that has no storage daemon QEMU finds
+// out about the server, and what it has begun is taken back.
+func TestServerWithoutStorageDaemon(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	v := peer.NewVolume(t, peer.EmbeddedLUKS)
+	server := peer.StartISCSI(t, v.Payload)
+	r := newRemote(t, peer.Start(t, peer.Options{SCSI: true, Paused: true}), v)
+	attach := func(source string) result {
+		cmd := exec.CommandContext(ctx, luksplug, "--qmp", r.q.Socket, "--keystore", "dir:"+r.keyStore(t), "attach", writeFile(t, "disk.xml", r.diskXML(source)))
+		cmd.Env = append(os.Environ(), "PATH="+t.TempDir())
+		return run(ctx, t, cmd)
+	}
+	source := func(password string) string {
+		return server.SourceXML(1, r.auth(server.User, password)+r.encryption(""))
+	}
+	before := stateOf(ctx, t, r.q)
+	for _, c := range []struct {
+		source string
+		code   int
+		says   string
+	}{
+		{source(server.Password + "x"), 4, "Authentication failure"},
+		{strings.Replace(source(server.Password), server.HostXML(), peer.ClosedPort(t), 1), 6, "because nobody answers at that address"},
+	} {
+		got := attach(c.source).want(t, c.code)
+		if line := lastLine(got.stderr); !strings.Contains(line, c.says) || !strings.Contains(line, "as it was before") {
+			t.Errorf("the error does not say %q: %s", c.says, line)
+		}
+		wantSame(ctx, t, r.q, before)
+	}
+	if got := attach(source(server.Password)).want(t, 0); !strings.Contains(got.stderr, "there is none on this host") {
+		t.Errorf("no warning that QEMU unlocks it: %s", got.stderr)
+	}
+	tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
+	wantSame(ctx, t, r.q, before)
+}
+
+// TestServerStopsAnswering: a server that has answered luksplug, and does not
+// answer QEMU a moment later, holds QEMU up. What it comes to is said, and repaired
+// when the server is back.
+func TestServerStopsAnswering(t *testing.T) {
+	t.Parallel()
+	peer.Long(t, "waits for a VM that does not answer")
+	ctx := bounded(t)
+	v := peer.NewVolume(t, peer.EmbeddedLUKS)
+	server := peer.StartISCSI(t, v.Payload)
+	r := newRemote(t, peer.Start(t, peer.Options{SCSI: true, Paused: true}), v)
+	before := stateOf(ctx, t, r.q)
+	xml := writeFile(t, "disk.xml", r.diskXML(server.SourceXML(1, r.auth(server.User, server.Password)+r.encryption(""))))
+	proxy := peer.NewProxy(t, r.q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
+		if c.Name == "blockdev-add" {
+			if err := server.Suspend(); err != nil {
+				t.Error(err)
+			}
+		}
+		return peer.Verdict{}
+	}})
+	got := tool(ctx, t, proxy.Address, "--timeout", "3s", "--keystore", "dir:"+r.keyStore(t), "attach", xml).want(t, 7)
+	if line := lastLine(got.stderr); !strings.Contains(line, "possibly left behind") || !strings.Contains(line, "luksplug repair") {
+		t.Errorf("the error does not say what to do: %s", line)
+	}
+	if err := server.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	tool(ctx, t, r.q.Socket, "repair").want(t, 0)
+	wantSame(ctx, t, r.q, before)
 }

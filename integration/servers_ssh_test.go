@@ -34,6 +34,7 @@ func TestSSH(t *testing.T) {
 		{name: "nobody there", source: elsewhere(peer.ClosedPort(t)), code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}},
 		silence("silence", elsewhere(peer.SilentPort(t))),
 	})
+	knows := r.q
 	r.q = startKnowing(t, server, server.AnotherHost(t))
 	r.wantRefused(ctx, t, []refusedBy{
 		{name: "another host key", source: good, code: 5, says: []string{uri + " cannot be opened", "known_hosts", "possible attack"}},
@@ -42,6 +43,8 @@ func TestSSH(t *testing.T) {
 	r.wantRefused(ctx, t, []refusedBy{
 		{name: "unknown host", source: good, code: 5, says: []string{uri + " cannot be opened", "known_hosts", "no host key"}},
 	})
+	r.q = knows
+	r.detachWithout(ctx, t, server.Server)
 }
 
 // startKnowing starts a QEMU whose user has an SSH agent and knows hosts.

@@ -118,7 +118,11 @@ func (r *remote) wantAnother(ctx context.Context, t *testing.T, disks []another)
 	before := stateOf(ctx, t, r.q)
 	for _, d := range disks {
 		xml := writeFile(t, "another.xml", r.diskXML(d.source))
-		got := run(ctx, t, r.command(ctx, t, append([]string{"attach", xml}, d.args...)...)).want(t, 5)
+		got := run(ctx, t, r.command(ctx, t, append([]string{"attach", xml}, d.args...)...))
+		if got.code != 5 {
+			t.Errorf("%s: exit code %d, want 5: %s", d.says, got.code, got.stderr)
+			continue
+		}
 		if line := lastLine(got.stderr); !strings.Contains(line, "another disk is attached as "+remoteTarget) || !strings.Contains(line, d.says) {
 			t.Errorf("the error does not say %q: %s", d.says, line)
 		}
@@ -182,6 +186,16 @@ func (r *remote) wantWritten(ctx context.Context, t *testing.T) {
 			t.Errorf("written with --unlock %s, and %x... read", unlock, plain[:8])
 		}
 	}
+}
+
+// detachWithout attaches the disk, ends its server, and detaches it.
+func (r *remote) detachWithout(ctx context.Context, t *testing.T, server *peer.Server) {
+	t.Helper()
+	before := stateOf(ctx, t, r.q)
+	r.attach(ctx, t, "auto")
+	server.Stop()
+	tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
+	wantSame(ctx, t, r.q, before)
 }
 
 // refusedBy is what becomes of a disk whose server says no, or says nothing.

@@ -22,6 +22,7 @@ var serverTexts = []struct {
 	{"Requested export not available", ErrImageNotFound}, // QEMU's nbd/client.c
 	{"SFTP server: No such file", ErrImageNotFound},      // libssh
 
+	{"TLS handshake failed", ErrTLSRefused},                         // whatever the reason
 	{"Certificate does not match the hostname", ErrServerUntrusted}, // QEMU's crypto/tlssession.c
 	{"The certificate is not trusted", ErrServerUntrusted},
 	{"Our own certificate", ErrTLSCredentials}, // before the next, which it may go on with
@@ -35,7 +36,6 @@ var serverTexts = []struct {
 
 	{"TLS negotiation required before", ErrTLSRequired}, // QEMU's nbd/client.c
 	{"for option 5 (starttls)", ErrTLSRefused},
-	{"TLS handshake failed", ErrTLSRefused},
 	{"Cannot read from TLS channel", ErrTLSRefused},     // as it ends in TLS 1.3 when the server does not like our certificate
 	{"Decryption has failed", ErrTLSKeyPassphrase},      // GnuTLS
 	{"Cannot load certificate", ErrTLSCredentials},      // QEMU's crypto/tlscredsx509.c

@@ -118,7 +118,8 @@ func (s *SSHServer) AnotherHost(t testing.TB) string {
 
 // SourceXML is the <source> of a file, with what follows its <host>.
 func (s *SSHServer) SourceXML(path, inner string) string {
-	return fmt.Sprintf("<source protocol='ssh' name='%s'>%s<identity username='%s'/>%s</source>", escapeXML(path), s.HostXML(), s.User, inner)
+	return fmt.Sprintf("<source protocol='ssh' name='%s'>%s<identity username='%s' agentsock='%s'/>%s</source>",
+		escapeXML(path), s.HostXML(), s.User, escapeXML(s.Agent), inner)
 }
 
 func newSSHKey(t testing.TB) (ssh.PublicKey, ed25519.PrivateKey) {

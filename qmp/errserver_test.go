@@ -1,0 +1,37 @@
+package qmp
+
+import (
+	"errors"
+	"testing"
+)
+
+// TestServerText has what real servers made QEMU 10.0.2 say, in the tests of
+// package integration.
+func TestServerText(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]error{
+		"iSCSI: Failed to connect to LUN : Failed to log in to target. Status: Authentication failure(513)":                               ErrLoginRefused,
+		"iSCSI: Failed to connect to LUN : SENSE KEY:ILLEGAL_REQUEST(5) ASCQ:LOGICAL_UNIT_NOT_SUPPORTED(0x2500)":                          ErrImageNotFound,
+		"iSCSI: Failed to connect to LUN : iscsi_service failed with : iscsi_service_reconnect_if_loggedin. Can not reconnect right now.": ErrServerUnreachable,
+		"Failed to connect to '127.0.0.1:25242': Connection refused":                                                                      ErrServerUnreachable,
+		"Certificate does not match the hostname other.example":                                                                           ErrServerUntrusted,
+		"Our own certificate /c/client-cert.pem failed validation against /c/ca-cert.pem: The certificate hasn't got a known issuer":      ErrTLSCredentials,
+		"Cannot load certificate '/c/client-cert.pem' & key '/c/client-key.pem': Decryption has failed.":                                  ErrTLSKeyPassphrase,
+		"TLS handshake failed: Decryption has failed.":                                                                                    ErrTLSRefused,
+		"CURL: Error opening file: The requested URL returned error: 403":                                                                 ErrForbidden,
+		"no host key was found in known_hosts":                                                                                            ErrServerUntrusted,
+		"failed to authenticate using publickey authentication and the identities held by your ssh-agent":                                 ErrLoginRefused,
+		"failed to open remote file '/nowhere': SFTP server: No such file (libssh error code: 1, sftp error code: 2)":                     ErrImageNotFound,
+		"TLS negotiation required before option 7 (go)":                                                                                   ErrTLSRequired,
+		"Failed to read option reply: Cannot read from TLS channel: The TLS connection was non-properly terminated.":                      ErrTLSRefused,
+		"Block node is read-only": nil,
+	} {
+		err := &Error{Command: "blockdev-add", Class: genericError, Description: text}
+		if got := serverText(text); got != want {
+			t.Errorf("%q is taken for %v, want %v", text, got, want)
+		}
+		if want != nil && (!errors.Is(err, want) || errors.Is(err, ErrWrongPassphrase)) {
+			t.Errorf("%q: errors.Is does not say so", text)
+		}
+	}
+}
