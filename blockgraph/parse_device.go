@@ -26,7 +26,7 @@ func (p *parser) device(d *Disk) error {
 	if err := oneOf(e, "snapshot", "no", "internal", "external", "manual"); err != nil {
 		return err
 	}
-	if s := e.attr("snapshot"); s != "" && s != "no" && e.attr("type") == string(SourceVHostUser) {
+	if s := e.attr("snapshot"); s != "" && s != "no" && !d.Empty && e.attr("type") == string(SourceVHostUser) {
 		return e.invalid("snapshot", "only snapshot=no is supported with vhostuser disk")
 	}
 	return p.passThrough(d)

@@ -36,7 +36,8 @@ var notRun = map[string]string{
 	"install bin/luksplug /usr/local/bin": "the machine that tests is not the one to install on",
 	"luksplug completion bash > /etc/bash_completion.d/luksplug": "the same; cmd/luksplug tests the script",
 	"make help": "it needs make, which go test does not",
-	"go test -run TestDocs ./integration -update-docs": "it is this test, and would change the documents",
+	"go test -run TestDocs ./integration -update-docs":                                    "it is this test, and would change the documents",
+	"go test ./integration/diskgen -run TestAgainstLibvirt -disk-seed 4711 -disk-count 1": "it is a test of its own",
 }
 
 // TestDocs runs every command of README.md and docs in the order in which they

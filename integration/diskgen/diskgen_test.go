@@ -2,6 +2,7 @@ package diskgen_test
 
 import (
 	"encoding/xml"
+	"errors"
 	"io"
 	"maps"
 	"slices"
@@ -68,7 +69,7 @@ func words(t *testing.T, document string, seen map[string]int) {
 	d := xml.NewDecoder(strings.NewReader(document))
 	for {
 		token, err := d.Token()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return
 		}
 		if err != nil {
