@@ -201,6 +201,7 @@ var stricter = regexp.MustCompile(strings.Join([]string{
 	"a data store is encrypted by the qcow2 image",
 	"<encryption> in <source>: luksplug does not support this element", // of a data store, as above
 
+	"an empty drive has nothing to throttle",
 	"only TCP can be used with the protocol (https?|ftps?|tftp|iscsi|rbd|ssh|vxhs)", // libvirt calls the server "(null)"
 	"have identical serial",  // libvirt sees that at a hot plug only
 	"the VM has no PCI bus ", // libvirt adds one, which a running VM cannot have
