@@ -18,7 +18,8 @@ type Feature struct {
 	Since, Until string
 	// Library is what QEMU must have been built with to have it, "" for nothing.
 	Library string
-	// Instead says how a disk can do without it, "" for nothing that would help.
+	// Instead says how a disk can do without it, "" for nothing that would help. It
+	// is the only way where there is nothing in Since, Until and Library.
 	Instead string
 }
 
@@ -126,7 +127,7 @@ var features = []struct {
 	{"blockdev-add", "", "driver", "http*", Feature{Element: "disk/source@protocol", Name: "the protocol %", Library: "libcurl"}},
 	{"blockdev-add", "", "driver", "ftp*", Feature{Element: "disk/source@protocol", Name: "the protocol %", Library: "libcurl"}},
 	{"blockdev-add", "", "driver", "tftp", Feature{
-		Element: "disk/source@protocol", Name: "the protocol tftp", Library: "a libcurl that has it", Instead: "offer the image over http"}},
+		Element: "disk/source@protocol", Name: "the protocol tftp, which QEMU has given up", Instead: "offer the image over http"}},
 	{"blockdev-add", "", "driver", "nvme", Feature{Element: "disk@type", Name: "a disk of the type nvme", Library: "support of VFIO"}},
 	{"blockdev-add", "", "driver", "", Feature{Element: "disk/driver@type", Name: "QEMU's driver %"}},
 	{"blockdev-add", "", "aio", "io_uring", Feature{
@@ -140,14 +141,20 @@ var features = []struct {
 	{"device_add", "virtio-blk-*", "iothread-vq-mapping", "", Feature{
 		Element: "disk/driver/iothreads", Name: "several I/O threads for one disk", Since: "9.0",
 		Instead: "give it one thread, by <driver iothread='...'>"}},
+	{"device_add", "scsi-block", "logical_block_size", "", blockSizeOfLUN},
+	{"device_add", "scsi-block", "physical_block_size", "", blockSizeOfLUN},
+	{"device_add", "scsi-block", "discard_granularity", "", blockSizeOfLUN},
 	{"device_add", "*-ccw", "driver", "", Feature{
-		Element: "disk/address@type", Name: "the device %, which only a mainframe (s390x) has",
+		Element: "disk/address@type", Name: "the device % of a mainframe (s390x)",
 		Instead: "give an <address> that the machine has, or none"}},
 	{"device_add", "vhost-user-blk-*", "driver", "", Feature{
 		Element: "disk@type", Name: "the device %", Since: "2.12", Library: "support of vhost-user"}},
 	{"device_add", "*-transitional", "driver", "", Feature{
 		Element: "disk@model", Name: "the device %", Since: "4.0", Instead: "use model='virtio'"}},
 }
+
+// blockSizeOfLUN is what libvirt lets through, and no QEMU has.
+var blockSizeOfLUN = Feature{Element: "disk/blockio", Name: "block sizes of its own for a LUN", Instead: "remove <blockio>: a LUN has those of the host's device"}
 
 // propertyElement returns what in the XML a property of the device comes from;
 // the table is that of [builder.device].

@@ -1,6 +1,7 @@
 package blockgraph_test
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -34,8 +35,9 @@ func TestFeature(t *testing.T) {
 		{"blockdev-add", driver("file", blockgraph.Member{Name: "aio", Value: "io_uring"}), "aio", "I/O through io_uring (<driver io=...>)", "5.0"},
 		{"blockdev-add", driver("file", blockgraph.Member{Name: "aio", Value: "threads"}), "aio", "the option aio of QEMU's driver file", ""},
 		{"device_add", driver("virtio-blk-pci"), "iothread-vq-mapping", "several I/O threads for one disk (<iothreads> in <driver>)", "9.0"},
-		{"device_add", driver("virtio-blk-ccw"), "driver", "the device virtio-blk-ccw, which only a mainframe (s390x) has (<address type=...>)", ""},
+		{"device_add", driver("virtio-blk-ccw"), "driver", "the device virtio-blk-ccw of a mainframe (s390x) (<address type=...>)", ""},
 		{"device_add", driver("virtio-blk-pci-transitional"), "driver", "the device virtio-blk-pci-transitional (<disk model=...>)", "4.0"},
+		{"device_add", driver("scsi-block"), "physical_block_size", "block sizes of its own for a LUN (<blockio>)", ""},
 		{"device_add", driver("mptsas1068"), "driver", "the device mptsas1068 (<target bus=...>)", ""},
 		{"device_add", driver("scsi-hd"), "rotation_rate", "the property rotation_rate of scsi-hd (<target rotation_rate=...>)", ""},
 		{"device_add", driver("scsi-hd"), "device_id", "the property device_id of scsi-hd (<serial>)", ""},
@@ -109,5 +111,18 @@ func TestReconnect(t *testing.T) {
 		if !strings.HasSuffix(command, want[0]) || !slices.Contains(args, want[1]) {
 			t.Errorf("in seconds: %v: %s %q", seconds, command, args)
 		}
+	}
+}
+
+// TestDaemonWithoutDescriptors: a device that is passed as a descriptor cannot be
+// served by a storage daemon.
+func TestDaemonWithoutDescriptors(t *testing.T) {
+	t.Parallel()
+	const enc = "<encryption format='luks'><secret type='passphrase' uuid='" + anyUUID + "'/></encryption>"
+	disk := mustParse(t, "<disk type='vhostvdpa'><driver type='raw' cache='none'/><source dev='/dev/vhost-vdpa-0'>"+enc+"</source><target dev='vdb' bus='virtio'/></disk>")
+	_, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{Way: blockgraph.ByDaemon, Folder: "/run/x"})
+	var unsupported *blockgraph.UnsupportedError
+	if !errors.As(err, &unsupported) || !strings.Contains(err.Error(), "vhostvdpa") || !strings.Contains(err.Error(), "--unlock auto") {
+		t.Errorf("%v", err)
 	}
 }

@@ -98,6 +98,10 @@ func (b *builder) external() (medium, error) {
 	if _, err := daemon.images(); err != nil {
 		return medium{}, err
 	}
+	if len(daemon.graph.Files) > 0 {
+		return medium{}, &UnsupportedError{Element: "disk@type", Reason: "a storage daemon takes no descriptors, and so no vhostvdpa device: " +
+			"unlock the disk in the VM's QEMU (--unlock auto or qemu)"}
+	}
 	b.graph.Daemon = daemon.graph
 	socket := path.Join(b.unlock.Folder, NBDSocket)
 	o := Object{{"driver", "nbd"},

@@ -52,10 +52,12 @@ func (e *VersionError) Error() string {
 		text += ", which QEMU has since " + f.Since + ": restart or migrate the VM with a newer QEMU"
 	case f.Library != "":
 		text += ", which takes a QEMU that was built with " + f.Library + ": restart or migrate the VM with such a QEMU"
+	case f.Instead != "":
+		text += ", which it does not have: " + f.Instead
 	default:
 		text += ", which it does not have: restart or migrate the VM with another QEMU"
 	}
-	if f.Instead != "" {
+	if f.Instead != "" && (f.Since != "" || f.Until != "" || f.Library != "") {
 		text += "; or " + f.Instead
 	}
 	if e.Err != nil {

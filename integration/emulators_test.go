@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -38,7 +39,11 @@ func eachEmulator(t *testing.T, o peer.Options, test func(t *testing.T, e emulat
 			own := o
 			own.Binary, own.Paused = program(t), true
 			e := emulator{name: name, program: own.Binary, qemu: peer.Start(t, own)}
-			options := hotplug.Options{LockDir: t.TempDir(), RunDir: t.TempDir()}
+			// Beside QEMU's sockets: what is in a folder of t's has paths too long for one.
+			options := hotplug.Options{LockDir: t.TempDir(), RunDir: filepath.Join(e.qemu.Dir, "run")}
+			if err := os.Mkdir(options.RunDir, 0o700); err != nil {
+				t.Fatal(err)
+			}
 			dial := func(ctx context.Context) (*qmp.Client, error) { return qmp.Dial(ctx, e.qemu.Socket) }
 			var err error
 			if e.vm, err = hotplug.Connect(bounded(t), dial, options); err != nil {

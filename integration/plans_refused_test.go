@@ -63,6 +63,12 @@ var versionCases = []versionCase{
 	{name: "a mainframe's address", until: "0.0",
 		xml:  "<disk type='file'><driver type='raw'/><source file='/a'/><target dev='vdb' bus='virtio'/><address type='ccw' cssid='0xfe' ssid='0x0' devno='0x0001'/></disk>",
 		says: []string{"virtio-blk-ccw", "mainframe", "<address type=...>", "or none"}},
+	{name: "block sizes of a LUN", until: "0.0",
+		xml:  "<disk type='block' device='lun'><driver type='raw'/><source dev='/dev/sg0'/><blockio logical_block_size='4096'/><target dev='sdb' bus='scsi'/></disk>",
+		says: []string{"<blockio>", "remove <blockio>"}},
+	{name: "tftp", until: "0.0",
+		xml:  "<disk type='network'><driver type='raw'/><source protocol='tftp' name='x'><host name='server'/></source><readonly/>" + diskOf,
+		says: []string{"the protocol tftp", "(<source protocol=...>)", "given up", "over http"}},
 	{name: "NBD with all options", xml: "<disk type='network'><driver type='raw'/><source protocol='nbd' name='x' tls='yes' tlsHostname='a.example'><host name='server'/><reconnect delay='5'/></source>" + diskOf},
 	{name: "io_uring", xml: "<disk type='file'><driver type='raw' io='io_uring'/><source file='/a'/>" + diskOf},
 	{name: "vhost-user with reconnect", xml: "<disk type='vhostuser'><driver type='raw'/><source type='unix' path='/run/v.sock'><reconnect enabled='yes' timeout='7'/></source>" + diskOf},
@@ -89,7 +95,7 @@ func TestPlansRefused(t *testing.T) {
 				err = e.vm.CheckPlan(ctx, graph.Plan())
 				switch {
 				case c.since != "" && e.before(t, c.since), c.until != "" && !e.before(t, c.until):
-					wantLacking(t, err, slices.Concat(c.says, []string{"disk vdb", e.vm.Client().VersionString()}))
+					wantLacking(t, err, slices.Concat(c.says, []string{"disk " + disk.Target, e.vm.Client().VersionString()}))
 				case err != nil && !c.builder:
 					t.Errorf("refused: %v", err)
 				}

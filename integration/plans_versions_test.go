@@ -58,6 +58,10 @@ func (e emulator) checkPlans(t *testing.T, disks []plannedDisk) {
 		d.machine.ReconnectSeconds = e.before(t, "9.2")
 		for _, u := range unlocks {
 			graph, err := blockgraph.Build(d.disk, d.machine, u)
+			var unsupported *blockgraph.UnsupportedError
+			if u.Way == blockgraph.ByDaemon && errors.As(err, &unsupported) {
+				continue // not every disk can be served by a daemon
+			}
 			if err != nil {
 				t.Fatalf("%s: %v", d.name, err)
 			}
@@ -121,7 +125,8 @@ func (e emulator) mayLack(t *testing.T, f blockgraph.Feature) bool {
 	case f.Since != "" && e.before(t, f.Since), f.Until != "" && !e.before(t, f.Until):
 		return true
 	}
-	return f.Library == "libblkio"
+	nobodyHas := f.Since == "" && f.Until == "" && f.Library == ""
+	return f.Library == "libblkio" || nobodyHas && f.Instead != ""
 }
 
 // goldenDisks are those of the plans that package blockgraph pins, each for
@@ -230,7 +235,8 @@ func kitMachine(t *testing.T, dir string) (blockgraph.Machine, blockgraph.Pools)
 		}
 		devices.WriteString("/>")
 	}
-	doc := fmt.Sprintf("<domain type='qemu'><name>kit</name><iothreads>%v</iothreads><os><type arch='%s' machine='%s'>hvm</type></os>%s<devices>%s</devices></domain>",
+	// The kit says nothing of memory; a server of vhost-user wants it shared.
+	doc := fmt.Sprintf("<domain type='qemu'><name>kit</name><memoryBacking><access mode='shared'/></memoryBacking><iothreads>%v</iothreads><os><type arch='%s' machine='%s'>hvm</type></os>%s<devices>%s</devices></domain>",
 		c.IOThreads, c.Arch, c.Machine, c.ThrottleGroups, &devices)
 	machine, err := blockgraph.ParseDomain([]byte(doc))
 	if err != nil {

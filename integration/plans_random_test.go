@@ -1,0 +1,58 @@
+package integration
+
+import (
+	"errors"
+	"os"
+	"strconv"
+	"testing"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/integration/diskgen"
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// TestPlansOfRandomDisks is TestPlansOfVersions with disks that are drawn. The
+// same numbers are the same disks.
+func TestPlansOfRandomDisks(t *testing.T) {
+	t.Parallel()
+	count := 300
+	if os.Getenv("LUKSPLUG_LONG") != "" {
+		count = 5000
+	}
+	disks := randomDisks(t, count)
+	eachEmulator(t, peer.Options{}, func(t *testing.T, e emulator) { e.checkPlans(t, disks) })
+}
+
+// randomDisks draws disks and leaves out those that are refused for their XML:
+// package diskgen's own tests are about these.
+func randomDisks(t *testing.T, count int) []plannedDisk {
+	t.Helper()
+	var out []plannedDisk
+	cases := diskgen.Cases()
+	for seed := range count {
+		c := cases.Example(seed)
+		machine, err := blockgraph.ParseDomain([]byte(c.Context()))
+		if err != nil {
+			continue
+		}
+		disk, err := blockgraph.ParseDisk([]byte(c.DiskXML()))
+		if err != nil {
+			continue
+		}
+		name := "disk " + strconv.Itoa(seed) + " " + c.DiskXML()
+		_, err = blockgraph.Build(disk, machine, blockgraph.Unlock{})
+		var invalid *blockgraph.XMLError
+		var unsupported *blockgraph.UnsupportedError
+		var nowhere *blockgraph.PlacementError
+		switch {
+		case err == nil:
+			out = append(out, plannedDisk{name, disk, machine})
+		case !errors.As(err, &invalid) && !errors.As(err, &unsupported) && !errors.As(err, &nowhere):
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if len(out) < count/2 {
+		t.Errorf("only %d of %d disks can be planned", len(out), count)
+	}
+	return out
+}
