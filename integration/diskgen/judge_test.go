@@ -203,9 +203,9 @@ var stricter = regexp.MustCompile(strings.Join([]string{
 
 	"an empty drive has nothing to throttle",
 	"only TCP can be used with the protocol (https?|ftps?|tftp|iscsi|rbd|ssh|vxhs)", // libvirt calls the server "(null)"
-	"have identical serial",  // libvirt sees that at a hot plug only
-	"the VM has no PCI bus ", // libvirt adds one, which a running VM cannot have
-	"the PCI bus (ua-[a-z0-9]+|pci.[0-9]+) is in use or takes no hot plug", // a running VM's port takes one device
+	"have identical serial",                                                         // libvirt sees that at a hot plug only
+	"the VM has no PCI bus ",                                                        // libvirt adds one, which a running VM cannot have
+	"the PCI bus (ua-[a-z0-9]+|pci.[0-9]+) is in use or takes no hot plug",          // a running VM's port takes one device
 }, "|"))
 
 // laxer matches what libvirt refuses, and a plan does not.
