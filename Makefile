@@ -20,10 +20,10 @@ GOLANGCI := $(CACHE)/bin/golangci-lint-$(GOLANGCI_VERSION)
 TEST_TIMEOUT ?= 20m
 LONG_TIMEOUT ?= 2h
 
-.PHONY: help setup build demo test test-long torture bench bench-stall lint fmt clean
+.PHONY: help setup build build-pkcs11 demo test test-long torture bench bench-stall lint fmt clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
 setup: ## install all that is missing to build, run the demo and test
 	@scripts/setup.sh test
@@ -34,6 +34,12 @@ build: ## bin/luksplug
 	version=$$(git describe --tags --always --dirty 2>/dev/null || echo unknown); \
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$$version" -o bin/luksplug ./cmd/luksplug
 
+build-pkcs11: ## bin/luksplug with the key store pkcs11:, which needs a C compiler
+	@scripts/setup.sh build
+	@command -v $${CC:-gcc} >/dev/null || { echo "build-pkcs11: cgo needs a C compiler: install gcc and libc6-dev" >&2; exit 1; }
+	version=$$(git describe --tags --always --dirty 2>/dev/null || echo unknown); \
+	CGO_ENABLED=1 go build -tags pkcs11 -trimpath -ldflags "-s -w -X main.version=$$version" -o bin/luksplug ./cmd/luksplug
+
 demo: ## plug an encrypted disk into a running VM and unplug it, step by step
 	@scripts/setup.sh demo
 	@# As build does: with other flags, a fresh machine would compile Go's library twice.
@@ -42,11 +48,14 @@ demo: ## plug an encrypted disk into a running VM and unplug it, step by step
 test: ## go vet and all unit and integration tests, with the race detector
 	@scripts/setup.sh test
 	go vet ./...
+	go vet -tags pkcs11 ./secrets/pkcs11/... ./secrets/keystore/...
 	go test -race -timeout $(TEST_TIMEOUT) ./...
+	go test -race -timeout $(TEST_TIMEOUT) -tags pkcs11 ./secrets/pkcs11/... ./secrets/keystore/...
 
 test-long: ## the same, with the tests that take long
 	@scripts/setup.sh test
 	LUKSPLUG_LONG=1 go test -race -count=1 -timeout $(LONG_TIMEOUT) ./...
+	LUKSPLUG_LONG=1 go test -race -count=1 -timeout $(LONG_TIMEOUT) -tags pkcs11 ./secrets/pkcs11/... ./secrets/keystore/...
 
 torture: ## the tests named Torture: faults at random places, again and again
 	@scripts/setup.sh test

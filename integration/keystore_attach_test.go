@@ -27,6 +27,18 @@ type keystoreCase struct {
 	env []string
 	// wrap is a program that runs luksplug; its arguments follow.
 	wrap []string
+	// program is another build of luksplug; "" for the usual one.
+	program string
+	// opens is what opens the store: as secret as the passphrase.
+	opens string
+}
+
+// tool is the program to run.
+func (c keystoreCase) tool() string {
+	if c.program != "" {
+		return c.program
+	}
+	return luksplug
 }
 
 // keystoreCases returns how a store of each kind is filled with a passphrase.
@@ -56,6 +68,7 @@ func keystoreCases() map[string]func(ctx context.Context, t *testing.T, id uuid.
 		"libvirt": inLibvirt,
 		"keyring": inKeyring,
 		"kmip":    inKMIP,
+		"pkcs11":  inPKCS11,
 	}
 }
 
@@ -117,6 +130,42 @@ const untilKeyring = `until dbus-send --print-reply --dest=org.freedesktop.DBus 
 done
 `
 
+// inPKCS11 has a build of luksplug with PKCS#11 put the passphrase on a token of
+// SoftHSM's.
+func inPKCS11(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
+	t.Helper()
+	return onToken(ctx, t, t.TempDir(), id, passphrase)
+}
+
+// onToken is that with the token's files in dir.
+func onToken(ctx context.Context, t *testing.T, dir string, id uuid.UUID, passphrase []byte) keystoreCase {
+	t.Helper()
+	const module = "/usr/lib/softhsm/libsofthsm2.so"
+	for _, program := range []string{"softhsm2-util", "gcc"} {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("%s is not installed (make setup installs it)", program)
+		}
+	}
+	pin := "pin " + uuid.NewString()
+	c := keystoreCase{
+		uri:     "pkcs11:token=disks?module-path=" + module + "&pin-source=file:" + writeFile(t, "pin", pin+"\n"),
+		env:     []string{"SOFTHSM2_CONF=" + writeFile(t, "softhsm2.conf", "directories.tokendir = "+dir+"\n")},
+		program: filepath.Join(t.TempDir(), "luksplug"),
+		opens:   pin,
+	}
+	with := func(name string, args ...string) {
+		cmd := exec.CommandContext(ctx, name, args...)
+		cmd.Env = append(os.Environ(), append(c.env, "CGO_ENABLED=1")...)
+		run(ctx, t, cmd).want(t, 0)
+	}
+	// With the race detector, so that nearly all has been built for the other tests.
+	with("go", "build", "-race", "-tags", "pkcs11", "-o", c.program, "github.com/luksplug/luksplug/cmd/luksplug")
+	with("softhsm2-util", "--init-token", "--free", "--label", "disks", "--so-pin", "so "+pin, "--pin", pin)
+	with(c.program, "--keystore", c.uri, "secret", "define", writeFile(t, "secret.xml", "<secret private='yes'><uuid>"+id.String()+"</uuid></secret>"))
+	with(c.program, "--keystore", c.uri, "secret", "set-value", id.String(), "--file", writeFile(t, "value", string(passphrase)))
+	return c
+}
+
 // inKeyring wraps luksplug in a session with a D-Bus and an unlocked
 // gnome-keyring, into which secret-tool puts the passphrase first.
 func inKeyring(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
@@ -165,11 +214,15 @@ func TestKeystoreAttach(t *testing.T) {
 			c := fill(ctx, t, id, passphrase)
 			q := peer.Start(t, peer.Options{RootPorts: 1})
 			before := stateOf(ctx, t, q)
-			args := append(c.wrap, luksplug, "--qmp", q.Socket, "-vv", "--keystore", c.uri, "attach", writeFile(t, "disk.xml", v.DiskXML("vdb", "virtio")))
+			args := append(c.wrap, c.tool(), "--qmp", q.Socket, "-vv", "--keystore", c.uri, "attach", writeFile(t, "disk.xml", v.DiskXML("vdb", "virtio")))
 			cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 			cmd.Env = append(os.Environ(), c.env...)
 			r := run(ctx, t, cmd).want(t, 0)
-			evidence{"standard output": []byte(r.stdout), "standard error": []byte(r.stderr)}.hides(t, string(passphrase))
+			found := evidence{"standard output": []byte(r.stdout), "standard error": []byte(r.stderr)}
+			found.hides(t, string(passphrase))
+			if c.opens != "" {
+				found.hides(t, c.opens)
+			}
 			if r := tool(ctx, t, q.Socket, "list").want(t, 0); !strings.Contains(r.stdout, "vdb") {
 				t.Errorf("the disk is not there: %s", r.stdout)
 			}

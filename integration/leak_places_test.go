@@ -35,6 +35,7 @@ func leakStores() map[string]leakStore {
 		"keyring:":                      {leakKeyring},
 		"barbican+http:":                {leakBarbican},
 		"kmip:":                         {leakKMIP},
+		"pkcs11:":                       {leakPKCS11},
 	}
 }
 
@@ -347,6 +348,27 @@ func leakKMIP(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte
 		}},
 		{name: "gone", says: "cannot be reached", with: func(*testing.T) keystoreCase {
 			proxy.Break()
+			return c
+		}},
+	}}
+}
+
+func leakPKCS11(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
+	t.Helper()
+	dir := t.TempDir()
+	c := onToken(ctx, t, dir, id, passphrase)
+	token, _, _ := strings.Cut(c.uri, "&pin-source=")
+	wrong := "pin " + uuid.NewString()
+	return leakPlace{keystoreCase: c, sealed: []string{dir}, also: []string{c.opens, wrong}, failures: []leakFailure{
+		otherwise("wrong PIN", "PIN is wrong", c.renamed(token+"&pin-source=file:"+writeFile(t, "wrong", wrong))),
+		otherwise("no PIN", "/nonexistent", c.renamed(token+"&pin-source=/nonexistent")),
+		otherwise("no such token", "no such token", c.renamed(strings.Replace(c.uri, "token=disks", "token=other", 1))),
+		otherwise("no module", "cannot be loaded", c.renamed(strings.Replace(c.uri, "libsofthsm2", "nonexistent", 1))),
+		otherwise("damaged", "not base64", c.renamed(c.uri+"&encoding=base64")),
+		{name: "gone", says: "key store pkcs11:", with: func(t *testing.T) keystoreCase {
+			if err := os.RemoveAll(dir); err != nil {
+				t.Fatal(err)
+			}
 			return c
 		}},
 	}}

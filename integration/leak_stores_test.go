@@ -140,7 +140,7 @@ func (s *leakSearch) command(monitor string, c keystoreCase, args ...string) (cm
 	s.runs++
 	mark = filepath.Join(s.home, fmt.Sprintf("trace%d-%s", s.runs, s.q.UUID))
 	format := []string{"text", "json"}[s.runs%2]
-	all := slices.Concat(c.wrap, []string{luksplug, "--qmp", monitor, "-vv", "--log-format", format, "--trace", mark, "--keystore", c.uri}, args)
+	all := slices.Concat(c.wrap, []string{c.tool(), "--qmp", monitor, "-vv", "--log-format", format, "--trace", mark, "--keystore", c.uri}, args)
 	cmd = exec.CommandContext(s.ctx, all[0], all[1:]...)
 	home := []string{"HOME=" + s.home, "TMPDIR=" + s.home, "XDG_STATE_HOME=" + s.home, "XDG_CACHE_HOME=" + s.home, "GOTRACEBACK=all"}
 	cmd.Env = slices.Concat(os.Environ(), home, c.env)
@@ -172,7 +172,7 @@ func (s *leakSearch) succeed(t *testing.T) {
 	cmd, mark := s.command(proxy.Address, s.place.keystoreCase, "attach", s.disk)
 	b := startCommand(t, cmd)
 	s.waitHeld(t, b, held)
-	s.found.process(t, "luksplug", programWith(t, mark))
+	s.found.process(t, "luksplug", programWith(t, s.place.tool(), mark))
 	held.open()
 	r := b.end(s.ctx, t)
 	s.keep("attach", r)
@@ -229,7 +229,7 @@ func (s *leakSearch) afterwards(t *testing.T) {
 		cmd, mark := s.command(proxy.Address, c, "attach", "--unlock", "qemu", s.disk)
 		b := startCommand(t, cmd)
 		s.waitHeld(t, b, held)
-		if err := syscall.Kill(programWith(t, mark), end.signal); err != nil {
+		if err := syscall.Kill(programWith(t, s.place.tool(), mark), end.signal); err != nil {
 			t.Fatal(err)
 		}
 		if name == "panic" {
@@ -280,7 +280,7 @@ func (s *leakSearch) finish(t *testing.T) {
 
 // programWith returns the process id of the luksplug that has mark in its
 // arguments.
-func programWith(t *testing.T, mark string) int {
+func programWith(t *testing.T, program, mark string) int {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -288,7 +288,7 @@ func programWith(t *testing.T, mark string) int {
 	}
 	for _, file := range files {
 		line, _ := os.ReadFile(file) // it may have ended
-		if args := strings.Split(string(line), "\x00"); args[0] == luksplug && slices.Contains(args, mark) {
+		if args := strings.Split(string(line), "\x00"); args[0] == program && slices.Contains(args, mark) {
 			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
 			if err != nil {
 				t.Fatal(err)

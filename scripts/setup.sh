@@ -181,6 +181,7 @@ setup_test() {
 	for program in gnome-keyring dbus-daemon; do command -v ${program/%keyring/keyring-daemon} >/dev/null || missing+=($program); done
 	command -v secret-tool >/dev/null || missing+=(libsecret-tools)
 	command -v pykmip-server >/dev/null || missing+=(python3-pykmip)
+	command -v softhsm2-util >/dev/null || missing+=(softhsm2)
 	[ -x /usr/libexec/tangd ] || missing+=(tang-common)
 	[ ${#missing[@]} = 0 ] || install "tools to test" "${missing[@]}"
 	# QEMU's drivers for servers, and the servers.

@@ -13,6 +13,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/keystore"
 	"github.com/luksplug/luksplug/secrets/luks"
 	"github.com/luksplug/luksplug/secrets/passphrase"
+	"github.com/luksplug/luksplug/secrets/pkcs11"
 )
 
 // The exit codes. They are part of the command line's interface.
@@ -53,7 +54,8 @@ func exitCode(err error) int {
 		is[*configError](err), errors.Is(err, keystore.ErrInvalidURI), errors.Is(err, passphrase.ErrInvalidSource),
 		errors.Is(err, secrets.ErrInvalidDocument), errors.Is(err, libvirtconn.ErrInvalidURI):
 		return exitUsage
-	case is[*blockgraph.UnsupportedError](err), is[*hotplug.VersionError](err), errors.Is(err, libvirtconn.ErrUnsupported):
+	case is[*blockgraph.UnsupportedError](err), is[*hotplug.VersionError](err),
+		errors.Is(err, libvirtconn.ErrUnsupported), errors.Is(err, pkcs11.ErrNotBuilt):
 		return exitUnsupported
 	case is[*inUseError](err), errors.Is(err, secrets.ErrConflict), errors.Is(err, secrets.ErrPersistent):
 		return exitRefused

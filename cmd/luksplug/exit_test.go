@@ -15,6 +15,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
 	"github.com/luksplug/luksplug/secrets/passphrase"
+	"github.com/luksplug/luksplug/secrets/pkcs11"
 )
 
 func TestExitCode(t *testing.T) {
@@ -38,6 +39,7 @@ func TestExitCode(t *testing.T) {
 		{"a malformed key store", fmt.Errorf("--keystore: %w", keystore.ErrInvalidURI), 2},
 		{"a malformed passphrase source", &hotplug.SecretError{Target: "vdb", Err: passphrase.ErrInvalidSource}, 2},
 		{"valid XML that is not supported", &blockgraph.UnsupportedError{Reason: "x"}, 3},
+		{"a key store that is not built in", fmt.Errorf("--keystore: %w", pkcs11.ErrNotBuilt), 3},
 		{"an old QEMU", &hotplug.VersionError{Target: "vdb"}, 3},
 		{"no secret", &hotplug.SecretError{Target: "vdb", Err: denied}, 4},
 		{"a key store's error alone", denied, 4},

@@ -22,6 +22,10 @@
 //	kmip://HOST:PORT    a key management server (package secrets/kmip), port 5696;
 //	            cert-file=, key-file=, ca-file=PATH, server-name=NAME, timeout=10s,
 //	            attributes=application or custom, find=TEMPLATE
+//	pkcs11:ATTRIBUTES   a token, by a URI of RFC 7512 (package secrets/pkcs11), with
+//	            module-path=, module-name=, pin-source=PATH or fd:N; and beside
+//	            those of the RFC application=, wrapped=FOLDER, mechanism=aes-gcm,
+//	            aes-key-wrap-pad or aes-key-wrap, timeout=30s
 //	exec:COMMAND        a program that prints the value (package secrets/exec);
 //	            timeout=30s
 //

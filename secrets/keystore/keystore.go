@@ -12,7 +12,7 @@ import (
 )
 
 // ErrInvalidURI is wrapped by the errors of [Open], except for
-// [UnknownSchemeError].
+// [UnknownSchemeError], and for package pkcs11's ErrNotBuilt.
 var ErrInvalidURI = errors.New("invalid key store URI")
 
 // UnknownSchemeError is the error of [Open] for a kind of store that does not
@@ -71,6 +71,7 @@ func kinds() []kind {
 		{"barbican+https", "barbican+https://HOST/", openBarbican},
 		{"barbican+http", "barbican+http://localhost/", openBarbican},
 		{"kmip", "kmip://HOST:PORT", openKMIP},
+		{"pkcs11", "pkcs11:ATTRIBUTES", openPKCS11},
 		{"exec", "exec:COMMAND", openExec},
 	}
 }

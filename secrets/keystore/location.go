@@ -18,6 +18,7 @@ type Location struct {
 	Rest string
 
 	parameters url.Values
+	query      string // as it was written
 }
 
 func parse(uri string) (*Location, error) {
@@ -39,7 +40,7 @@ func parse(uri string) (*Location, error) {
 			return nil, fmt.Errorf("%w: of kind %s: parameter %q is given %d times", ErrInvalidURI, scheme, name, len(values))
 		}
 	}
-	return &Location{Scheme: scheme, Rest: rest, parameters: parameters}, nil
+	return &Location{Scheme: scheme, Rest: rest, parameters: parameters, query: query}, nil
 }
 
 // Path returns Rest, decoded, as the path of what the argument says ("a folder").

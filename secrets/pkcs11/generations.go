@@ -1,0 +1,158 @@
+//go:build pkcs11 && cgo
+
+package pkcs11
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"slices"
+	"strconv"
+	"strings"
+
+	p11 "github.com/miekg/pkcs11"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// object is one of our data objects.
+type object struct {
+	handle     p11.ObjectHandle
+	label      string
+	generation uint64
+}
+
+// vanished tells whether an object was destroyed since it was found.
+func vanished(err error) bool { return errors.Is(err, p11.Error(p11.CKR_OBJECT_HANDLE_INVALID)) }
+
+// unsteady tells whether an error may come from another's destroying an object.
+// SoftHSM says for some time that it fails in general.
+func unsteady(err error) bool {
+	return vanished(err) || errors.Is(err, p11.Error(p11.CKR_GENERAL_ERROR))
+}
+
+// steady runs f again where somebody has destroyed what it was looking at. The last
+// error is what there is to say in the end.
+func steady(f func() error) error {
+	const attempts = 20
+	var err error
+	for range attempts {
+		if err = f(); !unsteady(err) {
+			return err
+		}
+	}
+	return err
+}
+
+// ours returns our data objects that have the attributes, the newest first. Those
+// of others are passed over.
+func ours(c *session, attributes ...*p11.Attribute) (out []object, err error) {
+	err = steady(func() error {
+		out, err = look(c, attributes)
+		return err
+	})
+	return out, err
+}
+
+func look(c *session, attributes []*p11.Attribute) ([]object, error) {
+	found, err := c.objects(append([]*p11.Attribute{p11.NewAttribute(p11.CKA_CLASS, p11.CKO_DATA)}, attributes...)...)
+	if err != nil {
+		return nil, err
+	}
+	var out []object
+	for _, handle := range found {
+		got, err := c.module.GetAttributeValue(c.handle, handle, []*p11.Attribute{
+			p11.NewAttribute(p11.CKA_LABEL, nil), p11.NewAttribute(p11.CKA_APPLICATION, nil),
+		})
+		if err != nil {
+			return nil, err
+		}
+		number, is := strings.CutPrefix(string(got[1].Value), generationOf)
+		if generation, err := strconv.ParseUint(number, 10, 63); is && err == nil {
+			out = append(out, object{handle, string(got[0].Value), generation})
+		}
+	}
+	slices.SortFunc(out, func(a, b object) int { return cmp.Compare(b.generation, a.generation) })
+	return out, nil
+}
+
+// content returns what the newest object with that label holds. The error wraps
+// [secrets.ErrNotFound].
+func content(c *session, label string) (b []byte, err error) {
+	err = steady(func() error {
+		objects, err := ours(c, p11.NewAttribute(p11.CKA_LABEL, label))
+		switch {
+		case err != nil:
+			return err
+		case len(objects) == 0:
+			return secrets.ErrNotFound
+		}
+		_, b, err = newest(c, objects)
+		return err
+	})
+	return b, err
+}
+
+// newest returns the one of several objects that counts, and what it holds. Where
+// two have made the same generation at once it is the one that holds the greater
+// bytes: handles differ from process to process, so there is nothing else on
+// which all agree.
+func newest(c *session, objects []object) (best object, content []byte, err error) {
+	for _, o := range objects {
+		if o.generation != objects[0].generation {
+			break
+		}
+		b, err := c.read(o.handle, p11.CKA_VALUE)
+		if err != nil {
+			clear(content)
+			return best, nil, err
+		}
+		if content == nil || bytes.Compare(b, content) > 0 {
+			content, b = b, content
+			best = o
+		}
+		clear(b)
+	}
+	return best, content, nil
+}
+
+// write makes the next generation of the object with that label, and destroys the
+// older ones: there are tokens that cannot change what a data object holds.
+func write(c *session, label string, content []byte) error {
+	byLabel := p11.NewAttribute(p11.CKA_LABEL, label)
+	there, err := ours(c, byLabel)
+	if err != nil {
+		return err
+	}
+	generation := uint64(1)
+	if len(there) > 0 {
+		generation += there[0].generation
+	}
+	if _, err := c.module.CreateObject(c.handle, []*p11.Attribute{
+		p11.NewAttribute(p11.CKA_CLASS, p11.CKO_DATA), p11.NewAttribute(p11.CKA_TOKEN, true), p11.NewAttribute(p11.CKA_PRIVATE, true),
+		p11.NewAttribute(p11.CKA_APPLICATION, generationOf+strconv.FormatUint(generation, 10)), byLabel, p11.NewAttribute(p11.CKA_VALUE, content),
+	}); err != nil {
+		return err
+	}
+	return steady(func() error {
+		there, err := ours(c, byLabel)
+		if err != nil || len(there) == 0 {
+			return err
+		}
+		best, b, err := newest(c, there)
+		clear(b)
+		if err != nil {
+			return err
+		}
+		return destroy(c, slices.DeleteFunc(there, func(o object) bool { return o.handle == best.handle }))
+	})
+}
+
+func destroy(c *session, objects []object) error {
+	for _, o := range objects {
+		if err := c.module.DestroyObject(c.handle, o.handle); err != nil && !vanished(err) {
+			return err
+		}
+	}
+	return nil
+}

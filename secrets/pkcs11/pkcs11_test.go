@@ -1,0 +1,303 @@
+//go:build pkcs11 && cgo
+
+package pkcs11_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/pkcs11"
+	"github.com/luksplug/luksplug/secrets/storetest"
+)
+
+// pin returns who knows a PIN.
+func pin(text string) func(context.Context, string) (*secrets.Secret, error) {
+	return func(context.Context, string) (*secrets.Secret, error) { return secret(text), nil }
+}
+
+// fixture has what can go wrong with the token.
+func fixture(t *testing.T, c *card, o pkcs11.Options) storetest.Fixture {
+	if strings.HasSuffix(t.Name(), "/hanging") {
+		o.Timeout = time.Second
+	}
+	return storetest.Fixture{
+		Store:  open[secrets.Store](t, o),
+		Lock:   func(t *testing.T) { c.set(t, "locked") },
+		Break:  func(t *testing.T) { c.set(t, "gone") },
+		Hang:   func(t *testing.T) { c.set(t, "hangs") },
+		Reopen: func(t *testing.T) secrets.Store { return open[secrets.Store](t, o) },
+	}
+}
+
+func TestData(t *testing.T) {
+	t.Parallel()
+	storetest.Run(t, func(t *testing.T) storetest.Fixture {
+		c := newCard(t)
+		f := fixture(t, c, c.options(t, ""))
+		f.NoLocks, f.Persistent = true, true
+		f.Damage = func(t *testing.T, ref secrets.Reference) {
+			c.addData(t, "luksplug 99", "document "+ref.UUID.String(), "<secret")
+		}
+		return f
+	})
+}
+
+func TestFinder(t *testing.T) {
+	t.Parallel()
+	storetest.Run(t, func(t *testing.T) storetest.Fixture {
+		c := newCard(t)
+		o := c.options(t, ";type=data;object={type}:{uuid}")
+		f := fixture(t, c, o)
+		byUsage := c.options(t, ";object={type}:{usage}")
+		f.Store = both{f.Store, open[secrets.Store](t, byUsage)}
+		f.Reopen = nil
+		f.Put = func(t *testing.T, ref secrets.Reference, value []byte) {
+			label := string(ref.Type) + ":" + ref.Usage
+			if ref.UUID != uuid.Nil {
+				label += ref.UUID.String()
+			}
+			c.addData(t, "other", label, string(value))
+		}
+		return f
+	})
+}
+
+// both is a store that asks one finder for uuids and another for usages.
+type both struct{ byUUID, byUsage secrets.Store }
+
+func (b both) String() string { return b.byUUID.String() }
+
+func (b both) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
+	if ref.Usage == "" {
+		return b.byUUID.Lookup(ctx, ref)
+	}
+	found, err := b.byUsage.Lookup(ctx, ref)
+	var e *secrets.StoreError
+	if errors.As(err, &e) {
+		e.Store = b.String()
+	}
+	return found, err
+}
+
+func TestWrapped(t *testing.T) {
+	t.Parallel()
+	storetest.Run(t, func(t *testing.T) storetest.Fixture {
+		c := newCard(t)
+		c.addKey(t, "kek")
+		o := c.options(t, ";type=secret-key;object=kek")
+		o.Folder = t.TempDir()
+		f := fixture(t, c, o)
+		f.Persistent = !inMemory(t, o.Folder)
+		if strings.Contains(t.Name(), "keeper") {
+			f.Break = nil // changes to documents need no token
+		}
+		f.Damage = func(t *testing.T, ref secrets.Reference) {
+			path := filepath.Join(o.Folder, ref.UUID.String())
+			b, err := os.ReadFile(path)
+			must(t, err)
+			b[len(b)-1] ^= 1
+			must(t, os.WriteFile(path, b, 0o600))
+		}
+		return f
+	})
+}
+
+// By the mechanisms of RFC 3394 and 5649 a value comes back exactly, or is refused
+// before anything is written: SoftHSM's aes-key-wrap-pad loses lengths.
+func TestKeyWrap(t *testing.T) {
+	t.Parallel()
+	c := newCard(t)
+	c.addKey(t, "kek")
+	for _, mechanism := range []pkcs11.Mechanism{pkcs11.AESKeyWrap, pkcs11.AESKeyWrapPad} {
+		o := c.options(t, ";object=kek")
+		o.Folder, o.Mechanism = t.TempDir(), mechanism
+		store := open[*pkcs11.Wrapped](t, o)
+		for _, value := range []string{
+			"sixteen bytes!!!", "ends in zeros\x00\x00\x00", "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", strings.Repeat("\xff\x00\n\r", 16),
+			"seventeen bytes!!", "short", "\x00", "eight on",
+		} {
+			d := secrets.Document{UUID: uuid.New()}
+			must(t, store.Define(t.Context(), d))
+			set := store.Set(t.Context(), d.Reference(), secret(value))
+			found, err := store.Lookup(t.Context(), d.Reference())
+			switch {
+			case set == nil && (err != nil || !found.Equal(secret(value))):
+				t.Errorf("%s: %q comes back as something else: %v", mechanism, value, err)
+			case set != nil && !errors.Is(err, secrets.ErrNoValue):
+				t.Errorf("%s: %q was refused, and then there is: %v", mechanism, value, err)
+			case set != nil && len(value)%8 == 0 && len(value) >= 16:
+				t.Errorf("%s: %q: %v", mechanism, value, set)
+			}
+		}
+	}
+}
+
+// A wrong PIN is tried once, however many ask, and never again.
+func TestWrongPIN(t *testing.T) {
+	t.Parallel()
+	c := newCard(t)
+	o := c.options(t, "")
+	asked := 0
+	o.PIN = func(context.Context, string) (*secrets.Secret, error) { asked++; return secret("4321"), nil }
+	store := open[*pkcs11.Store](t, o)
+	var wg sync.WaitGroup
+	errs := make([]error, 4)
+	for i := range errs {
+		wg.Go(func() { _, errs[i] = store.Lookup(t.Context(), storetest.ByUUID()) })
+	}
+	wg.Wait()
+	tried := 0
+	for _, err := range errs {
+		if !errors.Is(err, secrets.ErrDenied) || strings.Contains(err.Error(), "4321") {
+			t.Error(err)
+		}
+		if strings.Contains(err.Error(), "CKR_PIN_INCORRECT") {
+			tried++
+		}
+	}
+	if tried != 1 || asked != len(errs) {
+		t.Errorf("the wrong PIN was tried %d times, asked for %d times", tried, asked)
+	}
+	o.PIN = pin(rightPIN + "\n") // as in a file
+	if _, err := open[*pkcs11.Store](t, o).List(t.Context()); err != nil {
+		t.Error(err)
+	}
+	o.PIN = nil
+	if _, err := open[*pkcs11.Store](t, o).List(t.Context()); !errors.Is(err, secrets.ErrLocked) || !strings.Contains(err.Error(), "pin-source") {
+		t.Error(err)
+	}
+}
+
+func TestTokens(t *testing.T) {
+	t.Parallel()
+	c := newCard(t)
+	module := "?module-path=" + c.module
+	info, err := c.hsm.module.GetTokenInfo(c.slot)
+	must(t, err)
+	serial := strings.TrimSpace(info.SerialNumber)
+	for uri, want := range map[string]string{
+		"pkcs11:token=" + c.label + module: "",
+		"pkcs11:serial=" + serial + module: "",
+		"pkcs11:token=" + c.label + ";manufacturer=SoftHSM%20project;model=SoftHSM%20v2" + module:    "",
+		"pkcs11:token=" + c.label + ";library-manufacturer=SoftHSM;library-version=2.6" + module:     "",
+		"pkcs11:token=" + c.label + ";library-version=2" + module:                                    "no such token",
+		"pkcs11:token=" + c.label + ";serial=x" + module:                                             "no such token",
+		"pkcs11:token=nobody" + module:                                                               c.label,
+		"pkcs11:slot-id=18446744073709551615" + module:                                               "no such token",
+		"pkcs11:model=SoftHSM%20v2" + module:                                                         "tokens",
+		"pkcs11:token=x?module-path=/nonexistent.so":                                                 "cannot be loaded",
+		"pkcs11:token=x?module-path=/etc/passwd":                                                     "cannot be loaded",
+		"pkcs11:token=x?module-name=nonexistent":                                                     "give module-path",
+		"pkcs11:token=" + c.label + "?module-name=softhsm2":                                          "",
+		"pkcs11:token=" + c.label + ";slot-description=SoftHSM%20slot%20ID%200x0;slot-id=7" + module: "no such token",
+	} {
+		if want == "tokens" {
+			newCard(t) // there are two at least
+		}
+		u, err := pkcs11.ParseURI(uri)
+		must(t, err)
+		_, err = open[*pkcs11.Store](t, pkcs11.Options{URI: u, PIN: pin(rightPIN)}).List(t.Context())
+		switch {
+		case want == "" && err != nil:
+			t.Errorf("%s: %v", uri, err)
+		case want != "" && (!errors.Is(err, secrets.ErrUnreachable) || !strings.Contains(err.Error(), want)):
+			t.Errorf("%s: %v, want %q in it", uri, err, want)
+		}
+	}
+}
+
+func TestOthersObjects(t *testing.T) {
+	t.Parallel()
+	c := newCard(t)
+	c.addData(t, "disks", "one", "the value")
+	c.addData(t, "mail", "one", "another")
+	c.addData(t, "disks", "empty", "")
+	for _, v := range []struct {
+		object, application, value string
+		err                        error
+	}{
+		{"one", "disks", "the value", nil},
+		{"one", "", "", secrets.ErrDamaged},
+		{"two", "disks", "", secrets.ErrNotFound},
+		{"{usage}", "disks", "", secrets.ErrNotFound},
+		{"empty", "disks", "", secrets.ErrNoValue},
+	} {
+		o := c.options(t, ";object="+v.object)
+		o.Application = v.application
+		found, err := open[secrets.Store](t, o).Lookup(t.Context(), storetest.ByUUID())
+		if !errors.Is(err, v.err) || err == nil && !found.Equal(secret(v.value)) {
+			t.Errorf("%+v: %v", v, err)
+		}
+	}
+}
+
+// Keys that are not there, not the only ones, not the one, or not for it.
+func TestKeys(t *testing.T) {
+	t.Parallel()
+	c := newCard(t)
+	c.addKey(t, "kek")
+	c.addKey(t, "twin")
+	c.addKey(t, "twin")
+	o := c.options(t, ";object=kek")
+	o.Folder = t.TempDir()
+	store := open[*pkcs11.Wrapped](t, o)
+	d := secrets.Document{UUID: uuid.New()}
+	must(t, store.Define(t.Context(), d), store.Set(t.Context(), d.Reference(), secret("sixteen bytes!!!")))
+	byID := c.options(t, ";id=kek%20id")
+	byID.Folder = o.Folder
+	found, err := open[*pkcs11.Wrapped](t, byID).Lookup(t.Context(), d.Reference())
+	if err != nil || !found.Equal(secret("sixteen bytes!!!")) {
+		t.Error(err)
+	}
+	for object, want := range map[string]error{"nobody": secrets.ErrUnreachable, "twin": secrets.ErrUnreachable} {
+		other := c.options(t, ";object="+object)
+		other.Folder = o.Folder
+		if _, err := open[*pkcs11.Wrapped](t, other).Lookup(t.Context(), d.Reference()); !errors.Is(err, want) || errors.Is(err, secrets.ErrNotFound) {
+			t.Errorf("%s: %v", object, err)
+		}
+	}
+	c.addKey(t, "other")
+	other := c.options(t, ";object=other")
+	other.Folder = o.Folder
+	if _, err := open[*pkcs11.Wrapped](t, other).Lookup(t.Context(), d.Reference()); !errors.Is(err, secrets.ErrDamaged) {
+		t.Error(err)
+	}
+	o.Mechanism = pkcs11.AESKeyWrap
+	plain := open[*pkcs11.Wrapped](t, o)
+	if err := plain.Set(t.Context(), d.Reference(), secret("short")); err == nil || !strings.Contains(err.Error(), "aes-key-wrap-pad") {
+		t.Error(err)
+	}
+	must(t, plain.Set(t.Context(), d.Reference(), secret("sixteen bytes!!!")))
+	if found, err = plain.Lookup(t.Context(), d.Reference()); err != nil || !found.Equal(secret("sixteen bytes!!!")) {
+		t.Error(err)
+	}
+}
+
+func TestOptionsThatMakeNoSense(t *testing.T) {
+	t.Parallel()
+	for uri, change := range map[string]func(*pkcs11.Options){
+		"pkcs11:token=a":                          func(o *pkcs11.Options) { o.Folder = "/x" },
+		"pkcs11:token=a;type=data;object=kek":     func(o *pkcs11.Options) { o.Folder = "/x" },
+		"pkcs11:token=a;type=secret-key":          func(*pkcs11.Options) {},
+		"pkcs11:token=a;id=%01":                   func(*pkcs11.Options) {},
+		"pkcs11:token=a;object=b":                 func(o *pkcs11.Options) { o.Application = "{user}" },
+		"pkcs11:token=a;object=b;type=secret-key": func(*pkcs11.Options) {},
+	} {
+		u, err := pkcs11.ParseURI(uri)
+		must(t, err)
+		o := pkcs11.Options{URI: u}
+		change(&o)
+		if _, err := pkcs11.New(o); !errors.Is(err, pkcs11.ErrInvalidURI) {
+			t.Errorf("%s: %v", uri, err)
+		}
+	}
+}

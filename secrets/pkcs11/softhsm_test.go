@@ -1,0 +1,194 @@
+//go:build pkcs11 && cgo
+
+package pkcs11_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+	p11 "github.com/miekg/pkcs11"
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/pkcs11"
+)
+
+const (
+	softhsm  = "/usr/lib/softhsm/libsofthsm2.so"
+	rightPIN = "1234"
+	soPIN    = "5678"
+)
+
+// hsm is the process's SoftHSM, with its tokens in a folder of the tests.
+type hsm struct {
+	module *p11.Ctx
+	shim   []byte
+	mu     sync.Mutex
+}
+
+var theHSM = sync.OnceValues(startHSM) // its state is the process's own, by the standard
+
+// TestMain says where SoftHSM's tokens are, which it reads once.
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "luksplug-softhsm-")
+	if err == nil {
+		err = errors.Join(os.Mkdir(filepath.Join(dir, "tokens"), 0o700),
+			os.WriteFile(filepath.Join(dir, "conf"), []byte("directories.tokendir = "+dir+"/tokens\nlog.level = ERROR\n"), 0o600),
+			os.Setenv("SOFTHSM2_CONF", filepath.Join(dir, "conf")), os.Setenv("LUKSPLUG_SOFTHSM_DIR", dir))
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+func startHSM() (*hsm, error) {
+	dir := os.Getenv("LUKSPLUG_SOFTHSM_DIR")
+	out := filepath.Join(dir, "shim.so")
+	if text, err := exec.Command("gcc", "-shared", "-fPIC", "-O1", "-Wall", "-DSOFTHSM=\""+softhsm+"\"", "-o", out, "testdata/shim.c", "-ldl").CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("gcc: %w: %s", err, text)
+	}
+	shim, err := os.ReadFile(out)
+	if err != nil {
+		return nil, err
+	}
+	module := p11.New(softhsm)
+	if module == nil {
+		return nil, errors.New("SoftHSM cannot be loaded")
+	}
+	// The code under test may have done so.
+	if err := module.Initialize(); err != nil && !errors.Is(err, p11.Error(p11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
+		return nil, err
+	}
+	return &hsm{module: module, shim: shim}, nil
+}
+
+// card is a token of a test, behind a module of its own.
+type card struct {
+	hsm    *hsm
+	label  string
+	slot   uint
+	module string // the shim
+}
+
+// newCard makes an empty token.
+func newCard(t *testing.T) *card {
+	t.Helper()
+	if _, err := os.Stat(softhsm); err != nil {
+		t.Skip("SoftHSM is not installed (make setup installs it: softhsm2)")
+	}
+	h, err := theHSM()
+	must(t, err)
+	c := &card{hsm: h, label: uuid.NewString()[:30], module: filepath.Join(t.TempDir(), "shim.so")}
+	must(t, os.WriteFile(c.module, h.shim, 0o700))
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	slots, err := h.module.GetSlotList(true) // it makes a free one
+	must(t, err)
+	for _, slot := range slots {
+		info, err := h.module.GetTokenInfo(slot)
+		must(t, err)
+		if info.Flags&p11.CKF_TOKEN_INITIALIZED == 0 {
+			c.slot = slot
+			must(t, h.module.InitToken(slot, soPIN, c.label))
+			s, err := h.module.OpenSession(slot, p11.CKF_SERIAL_SESSION|p11.CKF_RW_SESSION)
+			must(t, err)
+			must(t, h.module.Login(s, p11.CKU_SO, soPIN), h.module.InitPIN(s, rightPIN), h.module.Logout(s), h.module.CloseSession(s))
+			return c
+		}
+	}
+	t.Fatal("SoftHSM has no free slot")
+	return nil
+}
+
+// set says what is wrong with the token.
+func (c *card) set(t *testing.T, state string) {
+	t.Helper()
+	must(t, os.WriteFile(c.module+".state", []byte(state), 0o600))
+}
+
+// inside runs f in a session of the test's own, logged in.
+func (c *card) inside(t *testing.T, f func(m *p11.Ctx, s p11.SessionHandle) error) {
+	t.Helper()
+	s, err := c.hsm.module.OpenSession(c.slot, p11.CKF_SERIAL_SESSION|p11.CKF_RW_SESSION)
+	must(t, err)
+	if err := c.hsm.module.Login(s, p11.CKU_USER, rightPIN); !errors.Is(err, p11.Error(p11.CKR_USER_ALREADY_LOGGED_IN)) {
+		must(t, err)
+	}
+	must(t, f(c.hsm.module, s), c.hsm.module.CloseSession(s))
+}
+
+// addData makes a data object, as another program would.
+func (c *card) addData(t *testing.T, application, label, value string) {
+	t.Helper()
+	c.inside(t, func(m *p11.Ctx, s p11.SessionHandle) error {
+		_, err := m.CreateObject(s, []*p11.Attribute{
+			p11.NewAttribute(p11.CKA_CLASS, p11.CKO_DATA), p11.NewAttribute(p11.CKA_TOKEN, true), p11.NewAttribute(p11.CKA_PRIVATE, true),
+			p11.NewAttribute(p11.CKA_APPLICATION, application), p11.NewAttribute(p11.CKA_LABEL, label), p11.NewAttribute(p11.CKA_VALUE, value),
+		})
+		return err
+	})
+}
+
+// addKey makes a key that cannot leave the token.
+func (c *card) addKey(t *testing.T, label string) {
+	t.Helper()
+	c.inside(t, func(m *p11.Ctx, s p11.SessionHandle) error {
+		attributes := []*p11.Attribute{
+			p11.NewAttribute(p11.CKA_CLASS, p11.CKO_SECRET_KEY), p11.NewAttribute(p11.CKA_KEY_TYPE, p11.CKK_AES), p11.NewAttribute(p11.CKA_VALUE_LEN, 32),
+			p11.NewAttribute(p11.CKA_LABEL, label), p11.NewAttribute(p11.CKA_ID, label+" id"), p11.NewAttribute(p11.CKA_EXTRACTABLE, false),
+		}
+		for _, yes := range []uint{p11.CKA_TOKEN, p11.CKA_PRIVATE, p11.CKA_SENSITIVE, p11.CKA_WRAP, p11.CKA_UNWRAP, p11.CKA_ENCRYPT, p11.CKA_DECRYPT} {
+			attributes = append(attributes, p11.NewAttribute(yes, true))
+		}
+		_, err := m.GenerateKey(s, []*p11.Mechanism{p11.NewMechanism(p11.CKM_AES_KEY_GEN, nil)}, attributes)
+		return err
+	})
+}
+
+// options are those of a store on the token, with more in its path.
+func (c *card) options(t *testing.T, more string) pkcs11.Options {
+	t.Helper()
+	u, err := pkcs11.ParseURI("pkcs11:token=" + c.label + more + "?module-path=" + c.module)
+	must(t, err)
+	return pkcs11.Options{URI: u, PIN: pin(rightPIN)}
+}
+
+// open returns the store of options.
+func open[S secrets.Store](t *testing.T, o pkcs11.Options) S {
+	t.Helper()
+	store, err := pkcs11.New(o)
+	must(t, err)
+	s, ok := store.(S)
+	if !ok {
+		t.Fatalf("it is a %T", store)
+	}
+	return s
+}
+
+func must(t *testing.T, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func secret(text string) *secrets.Secret { return secrets.New(bytes.Clone([]byte(text))) }
+
+// inMemory tells whether what is at path ends with the host's memory.
+func inMemory(t *testing.T, path string) bool {
+	t.Helper()
+	var st unix.Statfs_t
+	must(t, unix.Statfs(path, &st))
+	return st.Type == unix.TMPFS_MAGIC
+}

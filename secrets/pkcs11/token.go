@@ -1,0 +1,397 @@
+//go:build pkcs11 && cgo
+
+package pkcs11
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	p11 "github.com/miekg/pkcs11"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// New returns the store that the options say. The module is loaded and the token
+// looked for by the first call. The error wraps [ErrInvalidURI] for a URI that
+// does not say enough, and [ErrNotBuilt] in a program without PKCS#11.
+func New(o Options) (secrets.Store, error) {
+	const enough = 30 * time.Second
+	if o.Timeout == 0 {
+		o.Timeout = enough
+	}
+	if o.Mechanism == "" {
+		o.Mechanism = AESGCM
+	}
+	if err := checkTemplate(o.Application); err != nil {
+		return nil, err
+	}
+	t := &token{options: o, name: o.name()}
+	kind := o.URI.path["type"]
+	switch {
+	case o.Folder != "" && !o.URI.Names():
+		return nil, fmt.Errorf("%w: the key that wraps is named by object= or id=", ErrInvalidURI)
+	case o.Folder != "" && kind == "data", o.Folder == "" && kind == "secret-key":
+		return nil, fmt.Errorf("%w: type is secret-key with a folder of wrapped files, and data without", ErrInvalidURI)
+	case o.Folder != "":
+		return newWrapped(t), nil
+	case o.URI.path["id"] != "":
+		return nil, fmt.Errorf("%w: data objects have no id: name them by object=", ErrInvalidURI)
+	case o.URI.Names() || o.Application != "":
+		return &finder{t}, nil
+	}
+	return &Store{t}, nil
+}
+
+// token is the token that a URI names, as its stores see it.
+type token struct {
+	options Options
+	name    string
+
+	// asking is held while a PIN is tried: several at once would try a wrong one
+	// several times, and a token locks itself after three.
+	asking sync.Mutex
+
+	mu      sync.Mutex
+	module  *p11.Ctx        // nil until it is loaded
+	pin     *secrets.Secret // the one that the token has taken
+	refused *secrets.Secret // the one that it has not
+}
+
+// String returns the URI without its query, but for the folder.
+func (t *token) String() string { return t.name }
+
+func (t *token) fail(ref secrets.Reference, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &secrets.StoreError{Store: t.name, Ref: ref, Err: err}
+}
+
+// session is a session on the token, logged in.
+type session struct {
+	module *p11.Ctx
+	handle p11.SessionHandle
+}
+
+// within runs f in a session. It returns when ctx or the token's time-out ends,
+// also where the module does not.
+func within[T any](ctx context.Context, t *token, f func(s *session) (T, error)) (T, error) {
+	var none T
+	if err := ctx.Err(); err != nil {
+		return none, err
+	}
+	bounded, cancel := context.WithTimeout(ctx, t.options.Timeout)
+	defer cancel()
+	type result struct {
+		value T
+		err   error
+	}
+	done := make(chan result, 1)
+	go func() {
+		var r result
+		s, err := t.open(bounded)
+		if err == nil {
+			r.value, err = f(s)
+			// Not logged out: that would be for all sessions of the process.
+			// The last one that ends does it.
+			_ = s.module.CloseSession(s.handle)
+		}
+		r.err = err
+		done <- r
+	}()
+	select {
+	case r := <-done:
+		switch {
+		case r.err == nil:
+			return r.value, nil
+		case ctx.Err() != nil && !errors.Is(r.err, ctx.Err()):
+			return none, fmt.Errorf("%w: %w", ctx.Err(), r.err)
+		}
+		return none, answer(r.err)
+	case <-bounded.Done():
+		if ctx.Err() != nil {
+			return none, fmt.Errorf("the token does not answer: %w", ctx.Err())
+		}
+		return none, fmt.Errorf("%w: the token has not answered after %s", secrets.ErrUnreachable, t.options.Timeout)
+	}
+}
+
+// load loads the module, the first time.
+func (t *token) load() (*p11.Ctx, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.module != nil {
+		return t.module, nil
+	}
+	path, err := modulePath(t.options.URI)
+	if err != nil {
+		return nil, err
+	}
+	module := p11.New(path)
+	if module == nil {
+		return nil, fmt.Errorf("%w: the module %s cannot be loaded: is it a PKCS#11 library for this machine?", secrets.ErrUnreachable, path)
+	}
+	// Other stores of the process may have done so: it is one state for all.
+	if err := module.Initialize(); err != nil && !errors.Is(err, p11.Error(p11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
+		module.Destroy()
+		return nil, err
+	}
+	t.module = module
+	return module, nil
+}
+
+// modulePath returns where the module is. Without one in the URI it is p11-kit's,
+// which stands for all that the host is configured for.
+func modulePath(u URI) (string, error) {
+	if path := u.query["module-path"]; path != "" {
+		return path, nil
+	}
+	name := u.query["module-name"]
+	if name == "" {
+		name = "p11-kit-proxy"
+	}
+	for _, pattern := range []string{
+		"/usr/lib/*/pkcs11", "/usr/lib/pkcs11", "/usr/lib64/pkcs11", "/usr/local/lib/pkcs11", "/usr/lib/*", "/usr/lib64", "/usr/lib/softhsm",
+	} {
+		for _, file := range []string{name + ".so", "lib" + name + ".so"} {
+			found, err := filepath.Glob(filepath.Join(pattern, file))
+			if err == nil && len(found) > 0 {
+				return found[0], nil
+			}
+		}
+	}
+	return "", fmt.Errorf("%w: there is no module %s in the usual folders: give module-path", secrets.ErrUnreachable, name)
+}
+
+// open opens a session on the token.
+func (t *token) open(ctx context.Context) (*session, error) {
+	module, err := t.load()
+	if err != nil {
+		return nil, err
+	}
+	slot, info, err := t.find(module)
+	if err != nil {
+		return nil, err
+	}
+	handle, err := module.OpenSession(slot, p11.CKF_SERIAL_SESSION|p11.CKF_RW_SESSION)
+	if errors.Is(err, p11.Error(p11.CKR_TOKEN_WRITE_PROTECTED)) {
+		handle, err = module.OpenSession(slot, p11.CKF_SERIAL_SESSION)
+	}
+	if err != nil {
+		return nil, err
+	}
+	s := &session{module, handle}
+	if err := t.login(ctx, s, info); err != nil {
+		_ = module.CloseSession(handle)
+		return nil, err
+	}
+	return s, nil
+}
+
+// find returns the one slot whose token the URI names.
+func (t *token) find(module *p11.Ctx) (uint, p11.TokenInfo, error) {
+	none := p11.TokenInfo{}
+	library, err := module.GetInfo()
+	if err != nil {
+		return 0, none, err
+	}
+	slots, err := module.GetSlotList(true)
+	if err != nil {
+		return 0, none, err
+	}
+	var slot uint
+	var token p11.TokenInfo
+	var matching, others []string
+	for _, id := range slots {
+		place, err := module.GetSlotInfo(id)
+		if err != nil {
+			continue // the token was pulled out
+		}
+		info, err := module.GetTokenInfo(id)
+		if err != nil || info.Flags&p11.CKF_TOKEN_INITIALIZED == 0 {
+			continue
+		}
+		label := strconv.Quote(trim(info.Label))
+		if t.matches(library, place, id, info) {
+			slot, token = id, info
+			matching = append(matching, label+" (serial "+trim(info.SerialNumber)+")")
+		} else {
+			others = append(others, label)
+		}
+	}
+	switch {
+	case len(matching) == 1:
+		return slot, token, nil
+	case len(matching) > 1:
+		return 0, none, fmt.Errorf("%w: the URI names %d tokens: %s: say more of the one that is meant", secrets.ErrUnreachable, len(matching), strings.Join(matching, ", "))
+	case len(others) > 0:
+		slices.Sort(others)
+		return 0, none, fmt.Errorf("%w: there is no such token: there are %s", secrets.ErrUnreachable, strings.Join(others, ", "))
+	}
+	return 0, none, fmt.Errorf("%w: there is no token: is it plugged in?", secrets.ErrUnreachable)
+}
+
+// trim takes the padding away that the fields of the standard have.
+func trim(s string) string { return strings.TrimRight(s, " \x00") }
+
+func (t *token) matches(library p11.Info, place p11.SlotInfo, slot uint, info p11.TokenInfo) bool {
+	version := fmt.Sprintf("%d.%d", library.LibraryVersion.Major, library.LibraryVersion.Minor)
+	for name, actual := range map[string]string{
+		"library-manufacturer": library.ManufacturerID, "library-description": library.LibraryDescription,
+		"slot-manufacturer": place.ManufacturerID, "slot-description": place.SlotDescription, "slot-id": strconv.FormatUint(uint64(slot), 10),
+		"manufacturer": info.ManufacturerID, "model": info.Model, "serial": info.SerialNumber, "token": info.Label,
+	} {
+		if want, given := t.options.URI.path[name]; given && want != trim(actual) {
+			return false
+		}
+	}
+	want, given := t.options.URI.path["library-version"]
+	if given && !strings.Contains(want, ".") {
+		want += ".0" // section 2.3
+	}
+	return !given || want == version
+}
+
+// login logs in, where the token wants that.
+func (t *token) login(ctx context.Context, s *session, info p11.TokenInfo) error {
+	switch {
+	case info.Flags&p11.CKF_LOGIN_REQUIRED == 0:
+		return nil
+	case info.Flags&p11.CKF_USER_PIN_LOCKED != 0:
+		return p11.Error(p11.CKR_PIN_LOCKED)
+	case info.Flags&p11.CKF_PROTECTED_AUTHENTICATION_PATH != 0 && t.options.PIN == nil:
+		return s.login("") // by the token's own keys
+	}
+	t.asking.Lock()
+	defer t.asking.Unlock()
+	pin, err := t.ask(ctx, trim(info.Label))
+	if err != nil {
+		return err
+	}
+	return pin.Use(func(b []byte) error {
+		err := s.login(string(b))
+		t.remember(pin, err)
+		return err
+	})
+}
+
+func (s *session) login(pin string) error {
+	err := s.module.Login(s.handle, p11.CKU_USER, pin)
+	if errors.Is(err, p11.Error(p11.CKR_USER_ALREADY_LOGGED_IN)) {
+		return nil // by another session of the process
+	}
+	return err
+}
+
+// ask returns the PIN: the one that was right before, or a new one.
+func (t *token) ask(ctx context.Context, label string) (*secrets.Secret, error) {
+	t.mu.Lock()
+	known, refused := t.pin, t.refused
+	t.mu.Unlock()
+	if known != nil {
+		return known, nil
+	}
+	if t.options.PIN == nil {
+		return nil, fmt.Errorf("%w: the token %q wants a PIN: give pin-source=file:PATH", secrets.ErrLocked, label)
+	}
+	given, err := t.options.PIN(ctx, "PIN of the token "+label)
+	if err != nil {
+		return nil, fmt.Errorf("%w: the PIN of the token %q: %w", pinError(err), label, err)
+	}
+	defer given.Wipe()
+	pin, err := withoutNewline(given)
+	if err != nil {
+		return nil, err
+	}
+	if refused != nil && refused.Equal(pin) {
+		return nil, fmt.Errorf("%w: the token has refused this PIN before, and is not asked again: it would lock itself", secrets.ErrDenied)
+	}
+	return pin, nil
+}
+
+// pinError says what it means that there is no PIN.
+func pinError(err error) error {
+	if errors.Is(err, os.ErrPermission) {
+		return secrets.ErrDenied
+	}
+	return secrets.ErrLocked
+}
+
+// withoutNewline returns a copy without the line feed that a file of text ends in:
+// no PIN has one.
+func withoutNewline(given *secrets.Secret) (*secrets.Secret, error) {
+	var pin *secrets.Secret
+	err := given.Use(func(b []byte) error {
+		if n := len(b); n > 0 && b[n-1] == '\n' {
+			b = b[:n-1]
+		}
+		pin = secrets.New(slices.Clone(b))
+		return nil
+	})
+	return pin, err
+}
+
+// remember keeps a PIN that was right, and one that was wrong.
+func (t *token) remember(pin *secrets.Secret, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case err == nil:
+		t.pin = pin
+	case errors.Is(err, p11.Error(p11.CKR_PIN_INCORRECT)):
+		t.pin, t.refused = nil, pin
+	}
+}
+
+// answer makes an error of the module one of the store.
+func answer(err error) error {
+	var code p11.Error
+	if !errors.As(err, &code) {
+		return err
+	}
+	kind, hint := secrets.ErrUnreachable, ""
+	switch uint(code) {
+	case p11.CKR_PIN_INCORRECT, p11.CKR_PIN_INVALID, p11.CKR_PIN_LEN_RANGE:
+		kind, hint = secrets.ErrDenied, ": the PIN is wrong"
+	case p11.CKR_PIN_LOCKED:
+		kind, hint = secrets.ErrLocked, ": too many wrong PINs: its security officer sets a new one (pkcs11-tool --init-pin)"
+	case p11.CKR_PIN_EXPIRED, p11.CKR_USER_PIN_NOT_INITIALIZED, p11.CKR_USER_NOT_LOGGED_IN:
+		kind, hint = secrets.ErrLocked, ": set its PIN (pkcs11-tool --init-pin, --change-pin)"
+	case p11.CKR_ATTRIBUTE_SENSITIVE, p11.CKR_KEY_UNEXTRACTABLE, p11.CKR_KEY_FUNCTION_NOT_PERMITTED, p11.CKR_ACTION_PROHIBITED,
+		p11.CKR_TOKEN_WRITE_PROTECTED, p11.CKR_SESSION_READ_ONLY, p11.CKR_USER_ANOTHER_ALREADY_LOGGED_IN:
+		kind = secrets.ErrDenied
+	}
+	return fmt.Errorf("%w: the token says: %w%s", kind, err, hint)
+}
+
+// objects returns the objects that have the attributes.
+func (s *session) objects(attributes ...*p11.Attribute) (found []p11.ObjectHandle, err error) {
+	if err := s.module.FindObjectsInit(s.handle, attributes); err != nil {
+		return nil, err
+	}
+	const some = 64
+	for {
+		more, _, err := s.module.FindObjects(s.handle, some)
+		if err != nil || len(more) == 0 {
+			return found, errors.Join(err, s.module.FindObjectsFinal(s.handle))
+		}
+		found = append(found, more...)
+	}
+}
+
+// read returns one attribute of an object.
+func (s *session) read(object p11.ObjectHandle, attribute uint) ([]byte, error) {
+	got, err := s.module.GetAttributeValue(s.handle, object, []*p11.Attribute{p11.NewAttribute(attribute, nil)})
+	if err != nil {
+		return nil, err
+	}
+	return got[0].Value, nil
+}
