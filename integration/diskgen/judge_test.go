@@ -199,7 +199,7 @@ var stricter = regexp.MustCompile(strings.Join([]string{
 	"librbd encryption is supported only with RBD backed disks",
 	"has no <secret>: encryption needs a passphrase",
 	"a data store is encrypted by the qcow2 image",
-	"<encryption> in <source>: luksplug does not support this element", // of a data store, as above
+	"<encryption> in <source>: luksplug does not support this", // of a data store, as above
 
 	"an empty drive has nothing to throttle",
 	"only TCP can be used with the protocol (https?|ftps?|tftp|iscsi|rbd|ssh|vxhs)", // libvirt calls the server "(null)"
