@@ -19,16 +19,23 @@ import (
 // beside it. Without mmdebstrap it skips the test.
 func MatrixQEMU(t testing.TB, suite string) string {
 	t.Helper()
+	return filepath.Join(matrix(t, suite), "qemu-system-x86_64")
+}
+
+// matrix returns the folder of another release's programs; set is that of
+// scripts/qemu-matrix.sh.
+func matrix(t testing.TB, suite string, set ...string) string {
+	t.Helper()
 	if _, err := exec.LookPath("mmdebstrap"); err != nil {
 		t.Skipf("QEMU of %s: mmdebstrap is not installed (make setup installs it)", suite)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	dir, err := runScript(ctx, "qemu-matrix.sh", suite)
+	dir, err := runScript(ctx, "qemu-matrix.sh", append([]string{suite}, set...)...)
 	if err != nil {
 		t.Fatalf("QEMU of %s: %v", suite, err)
 	}
-	return filepath.Join(dir, "qemu-system-x86_64")
+	return dir
 }
 
 // NewestQEMU is MatrixQEMU of Debian's sid. It takes long to fetch: in a quick run
