@@ -61,6 +61,11 @@ func keystoreCases() map[string]func(ctx context.Context, t *testing.T, id uuid.
 			return keystoreCase{uri: "credentials:", env: []string{"CREDENTIALS_DIRECTORY=" + folder}}
 		},
 		"systemd-creds": inSystemdCreds,
+		"systemd-creds by exec": func(ctx context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
+			c := inSystemdCreds(ctx, t, id, p)
+			c.uri = strings.Replace(documentedLine(t, "systemd-creds decrypt"), "/etc/credstore.encrypted", strings.TrimPrefix(c.uri, "credentials:"), 1)
+			return c
+		},
 		"exec": func(_ context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
 			folder := filepath.Dir(writeFile(t, id.String(), string(p)))
 			return keystoreCase{uri: `exec:/bin/sh -c 'echo looking >&2; exec cat "$KEYS/$LUKSPLUG_SECRET_UUID"'`, env: []string{"KEYS=" + folder}}
@@ -70,6 +75,22 @@ func keystoreCases() map[string]func(ctx context.Context, t *testing.T, id uuid.
 		"kmip":    inKMIP,
 		"pkcs11":  inPKCS11,
 	}
+}
+
+// documentedLine returns the key store that docs/keystores.md shows for a program.
+func documentedLine(t *testing.T, program string) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(repository, "docs", "keystores.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if uri, found := strings.CutPrefix(strings.TrimSpace(line), "- exec:"); found && strings.Contains(uri, program) {
+			return "exec:" + uri
+		}
+	}
+	t.Fatalf("the document shows no line for %s", program)
+	return ""
 }
 
 // filled defines the secret through the store itself.
