@@ -136,7 +136,21 @@ func (g *Graph) file(node string) *PassedFile {
 // needs who looks for a LUKS header in it. The graph has no device, and the nodes
 // have the names of a header's.
 func BuildImage(target string, image Image) (*Graph, error) {
-	image.Encryption, image.Backing, image.DataStore = nil, nil, nil
+	image.Encryption = nil
+	return buildImage(target, image)
+}
+
+// BuildDecrypted is BuildImage for an image that Ceph's library decrypts: the node
+// shows what is in it. Any other encryption is left out.
+func BuildDecrypted(target string, image Image) (*Graph, error) {
+	if !image.Encryption.librbd() {
+		image.Encryption = nil
+	}
+	return buildImage(target, image)
+}
+
+func buildImage(target string, image Image) (*Graph, error) {
+	image.Backing, image.DataStore = nil, nil
 	disk := &Disk{Target: target, Device: DeviceDisk, Bus: BusVirtio, ReadOnly: true, Image: image}
 	if err := disk.Validate(); err != nil {
 		return nil, err

@@ -42,7 +42,7 @@ func differsInOptions(graph *blockgraph.Graph, state *State) string {
 			}
 		}
 		for _, name := range slices.Sorted(maps.Keys(wanted)) {
-			if _, there := have[name]; !there && identifies[name] {
+			if _, there := have[name]; !there && identifies[name] && !unsaid[wanted["driver"]+" "+name] {
 				return fmt.Sprintf("its node %s has %s %s, not %s", want.Name, name, orNone(""), wanted[name])
 			}
 		}
@@ -57,6 +57,9 @@ var identifies = map[string]bool{
 	"user": true, "username": true, "password-secret": true, "key-secret": true, "cookie-secret": true,
 	"sslverify": true, "initiator-name": true, "namespace": true, "snapshot": true, "conf": true,
 }
+
+// unsaid are those of them that QEMU says nothing of (qemu_rbd_strong_runtime_opts).
+var unsaid = map[string]bool{"rbd key-secret": true}
 
 func orNone(value string) string {
 	if value == "" {

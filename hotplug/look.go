@@ -121,6 +121,9 @@ func (a *attach) lookAtPayload(ctx context.Context, disk *blockgraph.Disk) (*luk
 		}
 		return h, nil
 	}
+	if layer.Encryption != nil && layer.Encryption.Engine == blockgraph.EngineLibRBD {
+		return nil, a.tryLibRBD(ctx, disk, r)
+	}
 	if layer.Encryption != nil && disk.Header() == nil {
 		return nil, nil
 	}

@@ -44,8 +44,12 @@ func serverAdvice(protocol string, err error) string {
 		return "the server does not let in the user: give the SSH agent of QEMU's user a key that it takes (SSH_AUTH_SOCK of the VM's process)"
 	case errors.Is(err, qmp.ErrLoginRefused):
 		return "the server wants to know who it talks to: add <auth>"
+	case errors.Is(err, qmp.ErrForbidden) && protocol == "rbd":
+		return "the user may not use it: give it Ceph's capabilities \"profile rbd\" for the monitor and for the pool (ceph auth caps)"
 	case errors.Is(err, qmp.ErrForbidden):
 		return "the server does not give it to us: see what it wants, such as <cookies> or an <initiator>"
+	case protocol == "rbd" && errors.Is(err, qmp.ErrWrongPassphrase):
+		return "the passphrase does not open the image"
 	case errors.Is(err, qmp.ErrServerUnreachable):
 		return "nobody answers at that address: start the server, or correct the <host>"
 	case errors.Is(err, qmp.ErrServerUntrusted) && protocol == "ssh":

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -139,7 +140,23 @@ func CheckSecret(value []byte, kind secrets.Type) error {
 		// below have been opened.
 		return fmt.Errorf("the passphrase is not valid UTF-8 without a zero byte, which QEMU itself needs: %w", ErrUnusableSecret)
 	}
+	if kind == secrets.Ceph && isCephText(value) {
+		// Ceph would say that it is an invalid argument.
+		return fmt.Errorf("the value is a key of Ceph's as text, in base64, and it must be the bytes that this stands for (base64 -d): %w", ErrUnusableSecret)
+	}
 	return nil
+}
+
+// isCephText tells whether a value is the text of a cephx key rather than the key:
+// base64 of a type, which is 1, a time of 8 bytes, a length, and that many bytes.
+// See CryptoKey::encode in Ceph's src/auth/Crypto.cc.
+func isCephText(value []byte) bool {
+	const typeAES, lengthAt, header = 1, 10, 12
+	key := make([]byte, base64.StdEncoding.DecodedLen(len(value)))
+	defer clear(key)
+	n, err := base64.StdEncoding.Decode(key, bytes.TrimSpace(value))
+	return err == nil && n > header && binary.LittleEndian.Uint16(key) == typeAES &&
+		int(binary.LittleEndian.Uint16(key[lengthAt:])) == n-header
 }
 
 // encode returns the value in base64: QMP strings are UTF-8, and base64 also

@@ -57,9 +57,33 @@ var serverTexts = []struct {
 // serverText says what a refusal means that comes from a server, or from the lack
 // of one; nil for any other.
 func serverText(text string) error {
+	if err := cephText(text); err != nil {
+		return err
+	}
 	for _, s := range serverTexts {
 		if strings.Contains(text, s.text) {
 			return s.err
+		}
+	}
+	return nil
+}
+
+// cephText says what QEMU's block/rbd.c means, which ends in the text of an errno of
+// Ceph's: rados_connect, rados_ioctx_create and rbd_open. nil for other texts.
+func cephText(text string) error {
+	const denied, forbidden, missing = ": Permission denied", ": Operation not permitted", ": No such file or directory"
+	ends := func(suffix string) bool { return strings.HasSuffix(text, suffix) }
+	switch {
+	case strings.HasPrefix(text, "error connecting: "):
+		if ends(denied) || ends(forbidden) {
+			return ErrLoginRefused
+		}
+	case strings.HasPrefix(text, "error opening pool "), strings.HasPrefix(text, "error reading header from "):
+		switch {
+		case ends(missing):
+			return ErrImageNotFound
+		case ends(denied), ends(forbidden):
+			return ErrForbidden
 		}
 	}
 	return nil

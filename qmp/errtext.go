@@ -11,8 +11,12 @@ import (
 var (
 	// ErrWrongPassphrase: no LUKS key slot opens with the given secret.
 	ErrWrongPassphrase = errors.New("wrong passphrase")
-	// ErrNotLUKS: the image has no LUKS header.
+	// ErrNotLUKS: the image has no LUKS header, or not one of the version that was
+	// asked for.
 	ErrNotLUKS = errors.New("not a LUKS volume")
+	// ErrEncryptionUnsupported: this QEMU, or Ceph's library in it, cannot decrypt
+	// the image the way it was asked to.
+	ErrEncryptionUnsupported = errors.New("encryption is not supported")
 	// ErrNodeNotFound: no block node of that node-name.
 	ErrNodeNotFound = errors.New("block node not found")
 	// ErrNodeInUse: the block node has a parent, a device or an export.
@@ -84,9 +88,12 @@ func (e *Error) Is(target error) bool {
 	}
 	switch target {
 	case ErrWrongPassphrase:
-		return has("Invalid password, cannot unlock any keyslot")
+		return has("Invalid password, cannot unlock any keyslot") || has("encryption load fail: Operation not permitted") // the second is of Ceph's library
 	case ErrNotLUKS:
-		return has("Volume is not in LUKS format")
+		return has("Volume is not in LUKS format") || has("encryption load fail: Invalid argument")
+	case ErrEncryptionUnsupported:
+		return has("encryption load fail: Operation not supported") || has("unknown image encryption format") ||
+			has("RBD library does not support layered encryption")
 	case ErrNodeNotFound:
 		return has("Failed to find node with node-name=") || between("Cannot find device=", "node-name=")
 	case ErrNodeInUse:
