@@ -25,6 +25,7 @@ type remote struct {
 	keys map[string]string // values of secrets, by UUID
 	xml  string            // path of the disk's
 	args []string          // more, of the program
+	env  []string          // more, of its environment
 }
 
 // remoteTarget is the target of the disks behind servers.
@@ -87,7 +88,9 @@ func (r *remote) command(ctx context.Context, t *testing.T, args ...string) *exe
 	if os.Geteuid() == 0 {
 		line = append([]string{"nsenter", "--target", strconv.Itoa(r.q.PID), "--mount", "--"}, line...)
 	}
-	return exec.CommandContext(ctx, line[0], line[1:]...)
+	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
+	cmd.Env = append(os.Environ(), r.env...)
+	return cmd
 }
 
 // attachArgs plug the disk in.
@@ -243,7 +246,7 @@ func (r *remote) wantRefused(ctx context.Context, t *testing.T, cases []refusedB
 				if got.code != c.code {
 					t.Errorf("exit code %d, want %d: %s", got.code, c.code, line)
 				}
-				for _, s := range append(c.says, "luksplug: disk ") {
+				for _, s := range append(c.says, "luksplug: ", "disk "+remoteTarget) {
 					if !strings.Contains(line, s) {
 						t.Errorf("the error does not say %q: %s", s, line)
 					}

@@ -1,0 +1,205 @@
+package integration
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// cephx is an <auth> for Ceph. The secret's value is the bytes that Ceph writes as
+// base64, as it is in libvirt.
+func (r *remote) cephx(t *testing.T, user, key string) string {
+	t.Helper()
+	value, err := base64.StdEncoding.DecodeString(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return "<auth username='" + user + "'><secret type='ceph' " + r.secret(string(value)) + "/></auth>"
+}
+
+// TestRBD plugs images of a Ceph cluster in that asks for cephx.
+func TestRBD(t *testing.T) {
+	t.Parallel()
+	ceph := peer.StartCeph(t)
+	t.Run("QEMU decrypts", func(t *testing.T) { t.Parallel(); rbdEmbedded(t, ceph) })
+	t.Run("detached header", func(t *testing.T) { t.Parallel(); rbdDetached(t, ceph) })
+	for _, format := range []string{"luks1", "luks2"} {
+		t.Run("librbd decrypts "+format, func(t *testing.T) { t.Parallel(); rbdFormatted(t, ceph, format) })
+	}
+	t.Run("librbd decrypts a clone", func(t *testing.T) { t.Parallel(); rbdClone(t, ceph) })
+	t.Run("refused", func(t *testing.T) { t.Parallel(); rbdRefused(t, ceph) })
+}
+
+// newRBD is a VM and a volume whose files become images of the cluster, of that
+// name and with "-header" behind it.
+func newRBD(ctx context.Context, t *testing.T, ceph *peer.Ceph, kind peer.VolumeKind, image string) *remote {
+	t.Helper()
+	r := newRemote(t, peer.Start(t, peer.Options{SCSI: true, Paused: true}), peer.NewVolume(t, kind))
+	if err := ceph.Import(ctx, r.Payload, image); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// fetch puts the cluster's image in place of the volume's file.
+func (r *remote) fetch(ctx context.Context, t *testing.T, ceph *peer.Ceph, image string) {
+	t.Helper()
+	if err := ceph.Export(ctx, image, r.Payload); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func rbdEmbedded(t *testing.T, ceph *peer.Ceph) {
+	ctx := bounded(t)
+	r := newRBD(ctx, t, ceph, peer.EmbeddedLUKS, "embedded")
+	r.use(t, ceph.SourceXML("embedded", r.cephx(t, ceph.User, ceph.Key)+r.encryption("")))
+	r.writeEachWay(ctx, t, []another{
+		{source: ceph.SourceXML("another", r.cephx(t, ceph.User, ceph.Key)+r.encryption("")), says: "embedded, not "},
+		{source: ceph.SourceXML("embedded", r.cephx(t, "admin", ceph.Key)+r.encryption("")), says: "user"},
+	})
+	r.fetch(ctx, t, ceph, "embedded")
+	r.wantWritten(ctx, t)
+}
+
+// rbdDetached has the header in another image, and in a file of this host.
+func rbdDetached(t *testing.T, ceph *peer.Ceph) {
+	ctx := bounded(t)
+	r := newRBD(ctx, t, ceph, peer.DetachedRaw, "payload")
+	if err := ceph.Import(ctx, r.Header, "header"); err != nil {
+		t.Fatal(err)
+	}
+	auth := r.cephx(t, ceph.User, ceph.Key)
+	before := stateOf(ctx, t, r.q)
+	for _, header := range []string{
+		"<header type='network'>" + ceph.SourceXML("header", auth) + "</header>",
+		"<header type='file'><source file='" + r.Header + "'/></header>",
+	} {
+		r.use(t, ceph.SourceXML("payload", auth+r.encryption(header)))
+		r.writeEachWay(ctx, t, nil)
+		wantSame(ctx, t, r.q, before)
+		r.fetch(ctx, t, ceph, "payload")
+		r.wantWritten(ctx, t)
+	}
+}
+
+// librbd is the volume's <encryption> by Ceph's library, with the secrets of parents.
+func (r *remote) librbd(format, parents string) string {
+	return "<encryption format='" + format + "' engine='librbd'><secret type='passphrase' uuid='" + r.SecretUUID + "'/>" + parents + "</encryption>"
+}
+
+// rbdFormatted has this machine's librbd write, and another program, or another
+// librbd, read. QEMU and cryptsetup know nothing of LUKS2 with sectors of 4096
+// bytes without the kernel's help.
+func rbdFormatted(t *testing.T, ceph *peer.Ceph, format string) {
+	ctx := bounded(t)
+	r := newRemote(t, peer.Start(t, peer.Options{SCSI: true, Paused: true}), ceph.Encrypted(t, format, format))
+	xmlFormat := strings.TrimSuffix(format, "1")
+	r.use(t, ceph.SourceXML(format, r.cephx(t, ceph.User, ceph.Key)+r.librbd(xmlFormat, "")))
+	r.writeEachWay(ctx, t, nil)
+	if format == "luks1" {
+		r.fetch(ctx, t, ceph, format)
+		r.wantWritten(ctx, t)
+		return
+	}
+	for i, unlock := range unlockWays() {
+		command := fmt.Sprintf("read -P %#x %dM 1M", patternOf(i), 3*i+1)
+		if err := ceph.QemuIO(ctx, command, format, ceph.Encrypt(xmlFormat, "s0"), r.PassphraseFile); err != nil {
+			t.Errorf("written with --unlock %s: %v", unlock, err)
+		}
+	}
+}
+
+// rbdClone has an image that is a clone of another, each with a passphrase of its
+// own. The clone shows what the parent holds, and its own where it was written. It
+// takes a librbd of 17 or later.
+func rbdClone(t *testing.T, ceph *peer.Ceph) {
+	ctx := bounded(t)
+	peer.Long(t, "has Ceph encrypt a clone, and derives its keys again and again")
+	q := peer.Start(t, peer.Options{SCSI: true, Paused: true, Binary: filepath.Join(ceph.Programs, "qemu-system-x86_64")})
+	r := newRemote(t, q, ceph.Encrypted(t, "luks1", "parent"))
+	parent := r.SecretUUID
+	parentFile := r.PassphraseFile
+	if err := ceph.QemuIO(ctx, "write -P 0x77 20M 1M", "parent", ceph.Encrypt("luks", "s0"), parentFile); err != nil {
+		t.Fatal(err)
+	}
+	r.SecretUUID, r.Passphrase = uuid.NewString(), []byte("of the clone "+uuid.NewString())
+	r.PassphraseFile = writeFile(t, "clone", string(r.Passphrase))
+	r.keys[r.SecretUUID] = string(r.Passphrase)
+	for _, args := range [][]string{
+		{"snap", "create", "rbd/parent@one"}, {"snap", "protect", "rbd/parent@one"}, {"clone", "rbd/parent@one", "rbd/clone"},
+	} {
+		if _, err := ceph.RBD(ctx, args...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := ceph.Format(ctx, "clone", "luks1", r.PassphraseFile); err != nil {
+		t.Fatal(err)
+	}
+	auth, parents := r.cephx(t, ceph.User, ceph.Key), "<secret type='passphrase' uuid='"+parent+"'/>"
+	r.env = []string{"PATH=" + ceph.Programs + ":" + os.Getenv("PATH")} // whose storage daemon has that library, too
+	for _, format := range []string{"luks", "luks-any"} {
+		r.use(t, ceph.SourceXML("clone", auth+r.librbd(format, parents)))
+		r.writeEachWay(ctx, t, nil)
+	}
+	for i, unlock := range unlockWays() {
+		command := fmt.Sprintf("read -P %#x %dM 1M", patternOf(i), 3*i+1)
+		if err := ceph.QemuIO(ctx, command, "clone", ceph.Encrypt("luks", "s0", "s1"), r.PassphraseFile, parentFile); err != nil {
+			t.Errorf("written with --unlock %s: %v", unlock, err)
+		}
+	}
+	if err := ceph.QemuIO(ctx, "read -P 0x77 20M 1M", "clone", ceph.Encrypt("luks", "s0", "s1"), r.PassphraseFile, parentFile); err != nil {
+		t.Errorf("of the parent: %v", err)
+	}
+}
+
+// rbdRefused has what goes wrong with a cluster, and with what its library
+// decrypts.
+func rbdRefused(t *testing.T, ceph *peer.Ceph) {
+	ctx := bounded(t)
+	r := newRBD(ctx, t, ceph, peer.EmbeddedLUKS, "luks-of-qemu")
+	auth := r.cephx(t, ceph.User, ceph.Key)
+	librbd := func(format, secret string) string {
+		return "<encryption format='" + format + "' engine='librbd'><secret type='passphrase' " + secret + "/></encryption>"
+	}
+	own, wrong := "uuid='"+r.SecretUUID+"'", r.secret("another passphrase")
+	if _, err := ceph.RBD(ctx, "create", "--size", "8M", "plain"); err != nil {
+		t.Fatal(err)
+	}
+	source := func(image, inner string) string { return ceph.SourceXML(image, inner) }
+	elsewhere := func(host string) string {
+		return "<source protocol='rbd' name='rbd/luks-of-qemu'>" + host + auth + r.encryption("") + "</source>"
+	}
+	r.wantRefused(ctx, t, []refusedBy{
+		{name: "wrong cephx key", source: source("luks-of-qemu", r.cephx(t, ceph.User, peer.CephKey())+r.encryption("")), code: 4,
+			says: []string{"rbd:rbd/luks-of-qemu refuses the user vm", "correct the secret's value"}},
+		{name: "cephx key in base64", source: source("luks-of-qemu", "<auth username='vm'><secret type='ceph' "+r.secret(ceph.Key)+"/></auth>"+r.encryption("")), code: 4,
+			says: []string{"key of Ceph's as text", "base64 -d"}, ways: []string{"auto"}},
+		{name: "unknown user", source: source("luks-of-qemu", r.cephx(t, "nobody", ceph.Key)+r.encryption("")), code: 4,
+			says: []string{"refuses the user nobody"}, ways: []string{"auto"}},
+		{name: "no user", source: source("luks-of-qemu", r.encryption("")), code: 4, says: []string{"add <auth>"}, ways: []string{"auto"}},
+		{name: "missing image", source: source("missing", auth+r.encryption("")), code: 5,
+			says: []string{"rbd:rbd/missing cannot be opened", "does not have it"}},
+		{name: "missing pool", source: strings.Replace(source("missing", auth+r.encryption("")), "rbd/", "elsewhere/", 1), code: 5,
+			says: []string{"rbd:elsewhere/missing cannot be opened", "does not have it"}, ways: []string{"auto"}},
+		{name: "encrypted, and not said so", source: source("luks-of-qemu", auth), code: 5, says: []string{"is encrypted with LUKS"}, ways: []string{"auto"}},
+		{name: "not encrypted", source: source("plain", auth+r.encryption("")), code: 5, says: []string{"rbd:rbd/plain"}},
+		{name: "not encrypted by librbd", source: source("plain", auth+librbd("luks", own)), code: 5, says: []string{"rbd:rbd/plain", "LUKS"}},
+		{name: "LUKS1 as LUKS2", source: source("luks-of-qemu", auth+librbd("luks2", own)), code: 5, says: []string{"LUKS1", "format='luks'"}},
+		{name: "wrong passphrase for librbd", source: source("luks-of-qemu", auth+librbd("luks", wrong)), code: 4, says: []string{"does not open rbd:rbd/luks-of-qemu"}},
+		{name: "wrong passphrase", source: source("luks-of-qemu", auth+strings.Replace(r.encryption(""), own, wrong, 1)), code: 4},
+		{name: "a librbd too old for luks-any", source: source("luks-of-qemu", auth+librbd("luks-any", own)), code: 3,
+			says: []string{"luks-any", "librbd of 17", "format='luks'"}},
+		{name: "a librbd too old for two passphrases", source: source("luks-of-qemu", auth+strings.Replace(librbd("luks", own), "</enc", "<secret type='passphrase' "+wrong+"/></enc", 1)),
+			code: 3, says: []string{"second passphrase", "librbd of 17", "rbd flatten"}, ways: []string{"auto"}},
+		{name: "nobody there", source: elsewhere(peer.ClosedPort(t)), args: []string{"--timeout", "3s"}, code: 5, says: []string{"cannot be opened", "nothing has come"}},
+		silence("silence", elsewhere(peer.SilentPort(t))),
+	})
+}
