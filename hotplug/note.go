@@ -72,6 +72,20 @@ func (vm *VM) runBase() (string, error) {
 	return filepath.Join(dir, "vm"), ownDir(dir)
 }
 
+// CheckRunDir tells whether this host has a place in memory for what is handed to
+// QEMU by path. Nothing is made there.
+func CheckRunDir() error {
+	dir, err := (&VM{}).runBase()
+	if err != nil {
+		return err
+	}
+	for ; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+			return inMemory(dir)
+		}
+	}
+}
+
 // makeRunDir makes the VM's folder.
 func (vm *VM) makeRunDir(ctx context.Context) error {
 	dir, err := vm.runDir(ctx)

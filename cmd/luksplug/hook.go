@@ -34,6 +34,7 @@ and asks no key store of libvirt's: libvirt waits for it.`,
 			return a.runHook(cmd.Context(), hook.Event{Domain: args[0], Operation: hook.Operation(args[1]), Suboperation: args[2], Extra: args[3]})
 		},
 	}
+	cmd.AddCommand(newHookInstall(a), newHookUninstall(a), newHookCheck(a), newHookEnable(a), newHookDisable(a))
 	return cmd
 }
 
@@ -102,6 +103,7 @@ func (a *app) hookLogger(e hook.Event) (logrus.FieldLogger, func(), error) {
 type hookStore struct {
 	app   *app
 	chain secrets.Store
+	names string
 }
 
 func (s *hookStore) String() string { return "the key stores of the configuration" }
@@ -110,21 +112,31 @@ func (s *hookStore) String() string { return "the key stores of the configuratio
 var errNoHookStore = errors.New("no key store is configured that a hook may ask: libvirt waits for its hook, so that its own secrets are out of reach; name another in " + configPath)
 
 func (s *hookStore) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
-	if s.chain == nil {
-		stores, err := s.app.stores()
-		if err != nil {
-			return nil, err
-		}
-		var usable []secrets.Store
-		for _, store := range stores {
-			if !strings.HasPrefix(store.String(), "libvirt") {
-				usable = append(usable, store)
-			}
-		}
-		if len(usable) == 0 {
-			return nil, errNoHookStore
-		}
-		s.chain = secrets.Chain(usable...)
+	if err := s.open(); err != nil {
+		return nil, err
 	}
 	return s.chain.Lookup(ctx, ref)
+}
+
+// open opens the stores, of which none is looked at.
+func (s *hookStore) open() error {
+	if s.chain != nil {
+		return nil
+	}
+	stores, err := s.app.stores()
+	if err != nil {
+		return err
+	}
+	var usable []secrets.Store
+	var names []string
+	for _, store := range stores {
+		if !strings.HasPrefix(store.String(), "libvirt") {
+			usable, names = append(usable, store), append(names, store.String())
+		}
+	}
+	if len(usable) == 0 {
+		return errNoHookStore
+	}
+	s.chain, s.names = secrets.Chain(usable...), strings.Join(names, ", ")
+	return nil
 }

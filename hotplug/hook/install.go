@@ -1,0 +1,171 @@
+package hook
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/luksplug/luksplug/hotplug/record"
+)
+
+// Folder is where libvirt looks for hooks.
+const Folder = "/etc/libvirt/hooks"
+
+// scriptName orders the script among those of the site in qemu.d, which libvirt
+// runs by name.
+const scriptName = "50-luksplug"
+
+// Installation is luksplug as a hook of this host's libvirt: one script in
+// qemu.d. Nothing else there is looked at or touched.
+type Installation struct {
+	Folder  string // "" is [Folder]
+	Program string // absolute path of luksplug
+	// Config is the configuration that the hook is to use, "" for the usual one:
+	// libvirt gives a hook no environment.
+	Config string
+}
+
+// Path is that of the script.
+func (i Installation) Path() string {
+	folder := i.Folder
+	if folder == "" {
+		folder = Folder
+	}
+	return filepath.Join(folder, "qemu.d", scriptName)
+}
+
+// mark is in every script of ours: without it, a file of this name is somebody
+// else's.
+const mark = "# Written by 'luksplug hook install', and removed by 'luksplug hook uninstall'."
+
+// Script returns the text of the script. It has to be right even where the
+// program is missing or broken: see the package's comment.
+func (i Installation) Script() string {
+	run := quote(i.Program)
+	if i.Config != "" {
+		run += " --config " + quote(i.Config)
+	}
+	return `#!/bin/sh
+` + mark + `
+# libvirt kills a running VM whose hook fails at reconnect, and deletes the saved state of one whose hook fails at restore.
+if [ -x ` + quote(i.Program) + ` ]; then case $2 in restore | reconnect) ` + run + ` hook -- "$@" || exit 0 ;; *) exec ` + run + ` hook -- "$@" ;; esac
+elif [ "$2" = prepare ] && grep -q '` + record.Namespace + `'; then echo "luksplug: disks of its belong to domain $1, and the program is not there:" ` + quote(i.Program) + ` >&2; exit 1; fi
+`
+}
+
+// quote makes one word of s for a POSIX shell.
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
+
+// ErrForeignScript: a file of our name is not ours.
+var ErrForeignScript = errors.New("this file was not written by luksplug: move it away")
+
+// Install writes the script. changed is false where it was there already.
+func (i Installation) Install() (changed bool, err error) {
+	if !filepath.IsAbs(i.Program) || i.Config != "" && !filepath.IsAbs(i.Config) {
+		return false, errors.New("the paths in a hook must be absolute")
+	}
+	state, err := i.Check()
+	if err != nil || state == Current {
+		return false, err
+	}
+	path := i.Path()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return false, fmt.Errorf("install the hook: %w", err)
+	}
+	// Not in the folder itself, where libvirt would run it.
+	temporary, err := os.CreateTemp(filepath.Dir(filepath.Dir(path)), ".luksplug-*")
+	if err != nil {
+		return false, fmt.Errorf("install the hook: %w", err)
+	}
+	_, err = temporary.WriteString(i.Script())
+	err = errors.Join(err, temporary.Chmod(0o755), temporary.Sync(), temporary.Close())
+	if err == nil {
+		err = os.Rename(temporary.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(temporary.Name()) // the first error is the one to tell
+		return false, fmt.Errorf("install the hook: %w", err)
+	}
+	return true, nil
+}
+
+// Uninstall removes the script. changed is false where it was not there.
+func (i Installation) Uninstall() (changed bool, err error) {
+	state, err := i.Check()
+	if err != nil || state == Absent {
+		return false, err
+	}
+	if err := os.Remove(i.Path()); err != nil {
+		return false, fmt.Errorf("uninstall the hook: %w", err)
+	}
+	return true, nil
+}
+
+// InstallationState is what is there of an installation.
+type InstallationState string
+
+// States of an installation.
+const (
+	Absent  InstallationState = "not installed"
+	Current InstallationState = "installed"
+	Other   InstallationState = "installed by another luksplug, or with another configuration"
+	// Disabled: libvirt passes over a file that is not executable, and says
+	// nothing.
+	Disabled InstallationState = "not executable"
+)
+
+// Check tells what is there. A file of our name that is not ours is
+// [ErrForeignScript].
+func (i Installation) Check() (InstallationState, error) {
+	path := i.Path()
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return Absent, nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("look at the hook: %w", err)
+	}
+	if !bytes.Contains(text, []byte(mark)) {
+		return "", fmt.Errorf("%s: %w", path, ErrForeignScript)
+	}
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("look at the hook: %w", err)
+	case info.Mode()&0o111 != 0o111:
+		return Disabled, nil
+	case string(text) != i.Script():
+		return Other, nil
+	}
+	return Current, nil
+}
+
+// Installed returns what the script that is there calls, "" for what it does not
+// say.
+func (i Installation) Installed() (program string, err error) {
+	text, err := os.ReadFile(i.Path())
+	if err != nil {
+		return "", err
+	}
+	_, rest, _ := strings.Cut(string(text), "[ -x '")
+	program, _, _ = strings.Cut(rest, "' ]")
+	return strings.ReplaceAll(program, `'\''`, "'"), nil
+}
+
+// OtherHook tells whether libvirt had any hook of QEMU's before ours: a libvirtd
+// that started without one runs none until it is restarted.
+func (i Installation) OtherHook() bool {
+	folder := filepath.Dir(filepath.Dir(i.Path()))
+	paths, _ := filepath.Glob(filepath.Join(folder, "qemu.d", "*")) // the pattern is right
+	for _, path := range append(paths, filepath.Join(folder, "qemu")) {
+		info, err := os.Stat(path)
+		if err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 && path != i.Path() {
+			return true
+		}
+	}
+	return false
+}

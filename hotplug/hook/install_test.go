@@ -1,0 +1,139 @@
+package hook_test
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/hotplug/hook"
+	"github.com/luksplug/luksplug/hotplug/record"
+)
+
+func TestInstall(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	site := filepath.Join(folder, "qemu")
+	if err := os.WriteFile(site, []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	i := hook.Installation{Folder: folder, Program: "/opt/it's here/luksplug", Config: "/etc/other.yaml"}
+	want := func(state hook.InstallationState) {
+		t.Helper()
+		if got, err := i.Check(); err != nil || got != state {
+			t.Errorf("got %q %v, want %q", got, err, state)
+		}
+	}
+	want(hook.Absent)
+	for _, change := range []bool{true, false} {
+		if changed, err := i.Install(); err != nil || changed != change {
+			t.Errorf("install: %v %v", changed, err)
+		}
+		want(hook.Current)
+	}
+	if program, err := i.Installed(); err != nil || program != i.Program {
+		t.Errorf("got %q %v", program, err)
+	}
+	if err := os.Chmod(i.Path(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	want(hook.Disabled)
+	if changed, err := i.Install(); err != nil || !changed {
+		t.Errorf("install: %v %v", changed, err)
+	}
+	i.Config = ""
+	want(hook.Other)
+	if left, err := filepath.Glob(filepath.Join(folder, ".luksplug*")); err != nil || len(left) > 0 || !i.OtherHook() {
+		t.Errorf("left %v %v", left, err)
+	}
+	for _, change := range []bool{true, false} {
+		if changed, err := i.Uninstall(); err != nil || changed != change {
+			t.Errorf("uninstall: %v %v", changed, err)
+		}
+		want(hook.Absent)
+	}
+	if _, err := os.Stat(site); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestInstallKeepsWhatIsNotOurs(t *testing.T) {
+	t.Parallel()
+	i := hook.Installation{Folder: t.TempDir(), Program: "/bin/luksplug"}
+	if err := os.MkdirAll(filepath.Dir(i.Path()), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(i.Path(), []byte("#!/bin/sh\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	_, err1 := i.Install()
+	_, err2 := i.Uninstall()
+	_, err3 := i.Check()
+	for _, err := range []error{err1, err2, err3} {
+		if !errors.Is(err, hook.ErrForeignScript) {
+			t.Errorf("got %v", err)
+		}
+	}
+	if _, err := (hook.Installation{Folder: t.TempDir(), Program: "luksplug"}).Install(); err == nil {
+		t.Error("a relative path")
+	}
+}
+
+// TestScript runs the script, with a program that is there, fails, or is missing.
+func TestScript(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	program := filepath.Join(dir, "it's luksplug")
+	i := hook.Installation{Folder: dir, Program: program, Config: "/c.yaml"}
+	script := filepath.Join(dir, "script")
+	if err := os.WriteFile(script, []byte(i.Script()), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	run := func(operation, xml string) (stdout string, code int) {
+		t.Helper()
+		cmd := exec.Command(script, "vm 1", operation, "begin", "-")
+		cmd.Stdin = strings.NewReader(xml)
+		out, err := cmd.Output()
+		var exit *exec.ExitError
+		if err != nil && !errors.As(err, &exit) {
+			t.Fatal(err)
+		}
+		return string(out), cmd.ProcessState.ExitCode()
+	}
+	ours := "<metadata><x xmlns='" + record.Namespace + "'/></metadata>"
+	for _, operation := range []string{"prepare", "started", "restore", "reconnect", "release"} {
+		if _, code := run(operation, "<domain/>"); code != 0 {
+			t.Errorf("without the program: %s of another's domain exits with %d", operation, code)
+		}
+		want := 0
+		if operation == "prepare" {
+			want = 1
+		}
+		if _, code := run(operation, ours); code != want {
+			t.Errorf("without the program: %s exits with %d", operation, code)
+		}
+	}
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(program, []byte("#!/bin/sh\n"+text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(`printf '%s|' "$@"; cat`)
+	for _, operation := range []string{"prepare", "restore"} {
+		want := "--config|/c.yaml|hook|--|vm 1|" + operation + "|begin|-|" + ours
+		if out, code := run(operation, ours); code != 0 || out != want {
+			t.Errorf("%s: got %q, %d", operation, out, code)
+		}
+	}
+	for _, end := range []string{"exit 3", "kill -9 $$"} {
+		write(end)
+		for operation, succeeds := range map[string]bool{"prepare": false, "started": false, "restore": true, "reconnect": true} {
+			if _, code := run(operation, ours); (code == 0) != succeeds {
+				t.Errorf("%s: %s exits with %d", end, operation, code)
+			}
+		}
+	}
+}
