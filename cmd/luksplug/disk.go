@@ -44,7 +44,7 @@ func (a *app) readDisk(ctx context.Context, path string, flags imageFlags) (*dis
 	if path == "-" && a.flags.passphrase == "-" {
 		return nil, &usageError{errors.New("standard input cannot be both the disk XML and the passphrase: give one as a file")}
 	}
-	out := &diskDocument{reading: record.Reading{IgnoreUnknown: flags.lenient, TLSFolder: flags.tlsFolder, TLSSecret: flags.tlsSecret}}
+	out := &diskDocument{reading: record.Reading{IgnoreUnknown: flags.lenient, TLSFolder: flags.tlsFolder, TLSSecret: flags.tlsSecret, TLSUser: flags.tlsPSK}}
 	if flags.tlsSecret != "" {
 		if _, err := secrets.ParseUUID(flags.tlsSecret); err != nil {
 			return nil, &usageError{fmt.Errorf("--tls-secret: %w", err)}

@@ -80,6 +80,7 @@ func (p *parser) disk(start xml.StartElement) (Disk, error) {
 		"ignore-unknown": func(v string) { d.IgnoreUnknown = v == "yes" },
 		"tls-dir":        func(v string) { d.TLSFolder = v },
 		"tls-secret":     func(v string) { d.TLSSecret = v },
+		"tls-psk":        func(v string) { d.TLSUser = v },
 	})
 	if err != nil {
 		return d, err

@@ -61,6 +61,9 @@ type Reading struct {
 	// for [blockgraph.DefaultTLSFolder], and TLSSecret the UUID of the secret that
 	// decrypts its key, "" for one that is not encrypted.
 	TLSFolder, TLSSecret string
+	// TLSUser is the user whose pre-shared key takes the place of certificates,
+	// "" for certificates.
+	TLSUser string
 }
 
 // Parse reads the XML of a disk.
@@ -85,7 +88,7 @@ func (r Reading) Complete(disk *blockgraph.Disk) error {
 	}
 	for _, image := range disk.Images() {
 		if tls := image.Source.TLS(); tls != nil {
-			tls.Folder, tls.Key = r.TLSFolder, key
+			tls.Folder, tls.Key, tls.PSKUser = r.TLSFolder, key, r.TLSUser
 		}
 	}
 	return nil
@@ -216,7 +219,7 @@ func (r Record) text(prefix, declaration string) (string, error) {
 	for _, d := range r.Disks {
 		w.begin("disk", "", attribute{"target", d.Target}, attribute{"start", string(d.Start)}, attribute{"optional", yes(d.Optional)},
 			attribute{"shared-header", yes(d.AllowSharedHeader)}, attribute{"ignore-unknown", yes(d.IgnoreUnknown)},
-			attribute{"tls-dir", d.TLSFolder}, attribute{"tls-secret", d.TLSSecret})
+			attribute{"tls-dir", d.TLSFolder}, attribute{"tls-secret", d.TLSSecret}, attribute{"tls-psk", d.TLSUser})
 		w.WriteString(d.XML + "\n")
 		for _, pool := range d.Pools {
 			if err := w.json("pool", pool); err != nil {
