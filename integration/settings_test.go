@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"reflect"
 	"strings"
 	"testing"
@@ -189,6 +190,41 @@ func TestThreadsAndQueues(t *testing.T) {
 	p.xml = writeFile(t, "vdb.xml", strings.Replace(serialOf(v, "vdb", "source"), "type='"+v.Format+"'/>", "type='"+v.Format+"' iothread='7'/>", 1))
 	if r := tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 5); !strings.Contains(r.stderr, "iothread '7' is not defined") {
 		t.Errorf("standard error: %s", r.stderr)
+	}
+}
+
+// TestAppearance has QEMU tell what a guest is shown of a disk, and in which order
+// its firmware tries it.
+func TestAppearance(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{SCSI: true, Machine: peer.I440FX, Paused: true, Extra: []string{"-device", "qemu-xhci"}})
+	before := stateOf(ctx, t, q)
+	for _, c := range []struct {
+		target, bus, onTarget, extra string
+		properties                   map[string]string
+	}{
+		{"sdb", "scsi", "removable='on' rotation_rate='7200' dpofua='on'", `<wwn>5000c50015ea71ad</wwn><boot order='3'/><vendor>MAKER</vendor><product>THING 1</product>
+			<blockio logical_block_size='4096' physical_block_size='4096'/>`, map[string]string{"removable": "true", "rotation_rate": "7200", "dpofua": "true",
+			"bootindex": "3", "vendor": `"MAKER"`, "product": `"THING 1"`, "wwn": "5764824127192592813", "logical_block_size": "4096"}},
+		{"sdc", "usb", "removable='on'", "<boot order='4'/>", map[string]string{"removable": "true", "bootindex": "4"}},
+	} {
+		t.Run(c.bus, func(t *testing.T) {
+			p := newPlug(t, q, peer.NewVolume(t, peer.EmbeddedLUKS), c.target, c.bus, c.extra)
+			xml, err := os.ReadFile(p.xml)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p.xml = writeFile(t, "disk.xml", strings.Replace(string(xml), "<target ", "<target "+c.onTarget+" ", 1))
+			p.attach(ctx, t)
+			for name, want := range c.properties {
+				if got := property(ctx, t, q, "luksplug-"+c.target, name); !sameJSON(t, got, want) {
+					t.Errorf("QEMU has %s %s, want %s", name, got, want)
+				}
+			}
+			p.detach(ctx, t)
+			wantSame(ctx, t, q, before)
+		})
 	}
 }
 
