@@ -23,16 +23,18 @@ const (
 )
 
 // Connect connects to libvirt and opens its driver. ctx bounds that, and has no
-// effect on the connection afterwards, which the caller ends by Disconnect.
+// effect on the connection afterwards. The caller ends it by closing, which waits
+// for nobody: calls that are under way fail, and libvirt takes it for the end. (The
+// Disconnect of go-libvirt waits for an answer.)
 //
 // The errors say what to do where that can be known. They wrap those of the system
 // and [libvirt.Error].
-func (u *URI) Connect(ctx context.Context) (*libvirt.Libvirt, error) {
+func (u *URI) Connect(ctx context.Context) (l *libvirt.Libvirt, closing func(), err error) {
 	conn, err := u.dial(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("connect to libvirt %s: %w", u, err)
+		return nil, nil, fmt.Errorf("connect to libvirt %s: %w", u, err)
 	}
-	l := libvirt.NewWithDialer(dialers.NewAlreadyConnected(conn))
+	l = libvirt.NewWithDialer(dialers.NewAlreadyConnected(conn))
 	var answer error
 	done := make(chan struct{})
 	go func() {
@@ -49,9 +51,9 @@ func (u *URI) Connect(ctx context.Context) (*libvirt.Libvirt, error) {
 	}
 	if err != nil {
 		_ = conn.Close() // the first error is the one to tell
-		return nil, fmt.Errorf("connect to libvirt %s: %w", u, refusal(conn, err))
+		return nil, nil, fmt.Errorf("connect to libvirt %s: %w", u, refusal(conn, err))
 	}
-	return l, nil
+	return l, func() { _ = conn.Close() }, nil // nothing is lost with it
 }
 
 // teller is a connection that may know why it ended.

@@ -22,7 +22,7 @@ func connect(ctx context.Context, t *testing.T, text string) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := u.Connect(ctx)
+	l, _, err := u.Connect(ctx)
 	if err == nil {
 		t.Fatalf("%s: connected to %v", text, l)
 	}

@@ -1,7 +1,7 @@
 // Package libvirtconn connects to libvirt by its connection URIs:
 //
 //	uri, err := libvirtconn.Parse("qemu+ssh://admin@vmhost/system")
-//	l, err := uri.Connect(ctx)
+//	l, closing, err := uri.Connect(ctx)
 //
 // The URIs are those that libvirt documents (https://libvirt.org/uri.html), as far
 // as they lead to QEMU:

@@ -36,11 +36,11 @@ type domain struct {
 
 // open connects to libvirt and looks the domain up.
 func (d *domain) open(ctx context.Context) error {
-	l, err := d.uri.Connect(ctx)
+	l, closing, err := d.uri.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	d.app.closers = append(d.app.closers, func() { _ = l.Disconnect() }) // the program ends
+	d.app.closers = append(d.app.closers, closing)
 	handle, err := within(ctx, func() (libvirt.Domain, error) { return lookUp(l, d.name) })
 	if err != nil {
 		return fmt.Errorf("domain %s at libvirt %s: %w", d.name, d.uri, err)

@@ -60,11 +60,11 @@ func (a *app) askForPools(ctx context.Context, disk *blockgraph.Disk, pools bloc
 	}
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
-	l, err := uri.Connect(ctx)
+	l, closing, err := uri.Connect(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = l.Disconnect() }() // everything was asked
+	defer closing()
 	for _, v := range unknown {
 		_, err := within(ctx, func() (struct{}, error) { return struct{}{}, lookUpVolume(l, v, pools) })
 		if err != nil {

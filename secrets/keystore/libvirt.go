@@ -10,10 +10,10 @@ import (
 	"github.com/luksplug/luksplug/secrets/libvirtstore"
 )
 
-// libvirtParameters are those of libvirt's own URIs that mean something to
-// go-libvirt (https://libvirt.org/uri.html).
+// libvirtParameters are those of libvirt's own URIs that mean something to package
+// libvirtconn.
 func libvirtParameters() []string {
-	return []string{"socket", "mode", "name", "keyfile", "known_hosts", "known_hosts_verify", "sshauth", "no_verify", "pkipath"}
+	return []string{"socket", "mode", "name", "keyfile", "command", "proxy", "netcat", "no_tty", "no_verify", "no_sanity", "pkipath"}
 }
 
 func openLibvirt(l *Location, _ Options) (secrets.Store, error) {

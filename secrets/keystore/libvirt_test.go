@@ -17,7 +17,7 @@ func TestLibvirt(t *testing.T) {
 		"libvirt:?timeout=1s": "libvirt+qemu:///system",
 		"libvirt+qemu:///session?socket=/no/such":   "libvirt+qemu:///session?socket=/no/such",
 		"libvirt+qemu+ssh://root@host/system":       "libvirt+qemu+ssh://root@host/system",
-		"libvirt+test:///default?socket=%2Fno&":     "libvirt+test:///default?socket=/no",
+		"libvirt+qemu:///session?socket=%2Fno&":     "libvirt+qemu:///session?socket=/no",
 		"libvirt+qemu:///system?encoding=hex&":      "libvirt+qemu:///system?encoding=hex",
 		"libvirt+qemu+tls://h:1/system?no_verify=0": "libvirt+qemu+tls://h:1/system?no_verify=0",
 	} {
@@ -31,7 +31,7 @@ func TestLibvirt(t *testing.T) {
 		}
 	}
 	for _, uri := range []string{
-		"libvirt:qemu:///system", "libvirt+:", "libvirt+qemu:system", "libvirt+qemu+tcp://host/system", "libvirt+qemu://a:hunter2@%zz/system", "libvirt:?colour=red",
+		"libvirt:qemu:///system", "libvirt+:", "libvirt+qemu:system", "libvirt+qemu+tcp://host/system", "libvirt+qemu://a:hunter2@%zz/system", "libvirt:?colour=red", "libvirt+test:///default", "libvirt+qemu+ssh://a:hunter2@host/system",
 	} {
 		_, err := keystore.Open(uri, keystore.Options{})
 		var unknown *keystore.UnknownSchemeError

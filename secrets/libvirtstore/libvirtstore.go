@@ -10,13 +10,14 @@ import (
 	"github.com/digitalocean/go-libvirt"
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/libvirtconn"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/document"
 )
 
 // Store is a [secrets.Lister] of libvirt's secrets. Make one with [New].
 type Store struct {
-	uri     *url.URL
+	uri     *libvirtconn.URI
 	timeout time.Duration
 }
 
@@ -24,19 +25,19 @@ type Store struct {
 // (https://libvirt.org/uri.html). timeout bounds each call; 0 is 10 seconds.
 // libvirt is connected to by each call anew. The error wraps [ErrInvalidURI].
 func New(uri *url.URL, timeout time.Duration) (*Store, error) {
-	if err := checkURI(uri); err != nil {
+	u, err := parse(uri)
+	if err != nil {
 		return nil, err
 	}
 	const enough = 10 * time.Second
 	if timeout == 0 {
 		timeout = enough
 	}
-	own := *uri
-	return &Store{&own, timeout}, nil
+	return &Store{u, timeout}, nil
 }
 
 // String returns "libvirt+" and the URI.
-func (s *Store) String() string { return "libvirt+" + s.uri.Redacted() }
+func (s *Store) String() string { return "libvirt+" + s.uri.String() }
 
 // Lookup implements [secrets.Store].
 func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (value *secrets.Secret, err error) {

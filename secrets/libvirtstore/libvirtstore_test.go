@@ -47,7 +47,7 @@ func TestURIs(t *testing.T) {
 	for _, uri := range []string{"qemu:///system", "qemu+unix:///session?socket=/x", "qemu+ssh://root@host/system", "qemu://host/system", "qemu+tcp://127.0.0.1/system", "qemu+tcp://localhost:1/system", "qemu+tcp://[::1]/system"} {
 		open(t, uri, 0)
 	}
-	for _, uri := range []string{"", "/system", "qemu:system", "qemu+tcp://host/system", "qemu+tcp://192.0.2.1/system", "qemu+tcp:///system"} {
+	for _, uri := range []string{"", "/system", "qemu:system", "qemu+tcp://host/system", "qemu+tcp://192.0.2.1/system", "qemu+tcp:///system", "test:///default", "qemu+libssh://host/system"} {
 		u, err := url.Parse(uri)
 		if err != nil {
 			t.Fatal(err)
