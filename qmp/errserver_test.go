@@ -27,7 +27,7 @@ func TestServerText(t *testing.T) {
 		"Block node is read-only": nil,
 	} {
 		err := &Error{Command: "blockdev-add", Class: genericError, Description: text}
-		if got := serverText(text); got != want {
+		if got := serverText(text); !errors.Is(got, want) {
 			t.Errorf("%q is taken for %v, want %v", text, got, want)
 		}
 		if want != nil && (!errors.Is(err, want) || errors.Is(err, ErrWrongPassphrase)) {
