@@ -7,7 +7,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -151,5 +153,18 @@ func TestCredentials(t *testing.T) {
 	u.noVerify = true
 	if _, err := c.config(u); err == nil || !strings.Contains(err.Error(), "clientkey.pem") {
 		t.Errorf("no key at all: %v", err)
+	}
+}
+
+// TestSSHOutlivesTheTerminal: who interrupts luksplug interrupts its ssh as well,
+// over which everything has to be taken back.
+func TestSSHOutlivesTheTerminal(t *testing.T) {
+	t.Parallel()
+	err := connect(t.Context(), t, "qemu+ssh://host/system?command="+script(t, "grep SigIgn /proc/self/status >&2; exit 255"))
+	_, mask, _ := strings.Cut(err.Error(), "SigIgn:")
+	ignored, parseErr := strconv.ParseUint(strings.TrimSpace(mask), 16, 64)
+	const wanted = 1<<(syscall.SIGHUP-1) | 1<<(syscall.SIGINT-1) | 1<<(syscall.SIGQUIT-1)
+	if parseErr != nil || ignored&wanted != wanted {
+		t.Errorf("ssh ignores %x, want %x at least: %v", ignored, wanted, err)
 	}
 }
