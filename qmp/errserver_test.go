@@ -24,6 +24,11 @@ func TestServerText(t *testing.T) {
 		"failed to open remote file '/nowhere': SFTP server: No such file (libssh error code: 1, sftp error code: 2)":                     ErrImageNotFound,
 		"TLS negotiation required before option 7 (go)":                                                                                   ErrTLSRequired,
 		"Failed to read option reply: Cannot read from TLS channel: The TLS connection was non-properly terminated.":                      ErrTLSRefused,
+		"error connecting: Permission denied":                                                                                             ErrLoginRefused,
+		"error connecting: Invalid argument":                                                                                              nil,
+		"error opening pool elsewhere: No such file or directory":                                                                         ErrImageNotFound,
+		"error reading header from missing: No such file or directory":                                                                    ErrImageNotFound,
+		"error reading header from theirs: Operation not permitted":                                                                       ErrForbidden,
 		"Block node is read-only": nil,
 	} {
 		err := &Error{Command: "blockdev-add", Class: genericError, Description: text}
@@ -32,6 +37,21 @@ func TestServerText(t *testing.T) {
 		}
 		if want != nil && (!errors.Is(err, want) || errors.Is(err, ErrWrongPassphrase)) {
 			t.Errorf("%q: errors.Is does not say so", text)
+		}
+	}
+}
+
+// TestCephEncryptionText has what librbd 16 made QEMU 10.0.2 say.
+func TestCephEncryptionText(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]error{
+		"encryption load fail: Operation not permitted":               ErrWrongPassphrase,
+		"encryption load fail: Invalid argument":                      ErrNotLUKS,
+		"unknown image encryption format: 2: Operation not supported": ErrEncryptionUnsupported,
+		"RBD library does not support layered encryption":             ErrEncryptionUnsupported,
+	} {
+		if err := (&Error{Command: "blockdev-add", Class: genericError, Description: text}); !errors.Is(err, want) {
+			t.Errorf("%q is not taken for %v", text, want)
 		}
 	}
 }
