@@ -42,7 +42,7 @@ func ParseDomain(data []byte) (Machine, error) {
 	m.Domain = true
 	m.readControllers(&dom, taken)
 	m.readUSB(&dom, addresses)
-	m.SharedMemory = sharedMemory(&dom)
+	m.Memory = memoryAccess(&dom)
 	if m.i440FX() {
 		// The host bridge and the PIIX3 are always there and have no element.
 		markTaken(taken, 0, 0)
@@ -132,19 +132,25 @@ func (m *Machine) readAlias(c libvirtxml.DomainController, index uint) {
 	m.Aliases[name] = c.Alias.Name
 }
 
-// sharedMemory tells whether others than the guest can see its memory: only where
+// memoryAccess says whether others than the guest can see its memory: only where
 // the domain says so, for all of it or for each cell.
-func sharedMemory(dom *libvirtxml.Domain) bool {
-	shared := dom.MemoryBacking != nil && dom.MemoryBacking.MemoryAccess != nil && dom.MemoryBacking.MemoryAccess.Mode == "shared"
-	if dom.CPU == nil || dom.CPU.Numa == nil || len(dom.CPU.Numa.Cell) == 0 {
-		return shared
-	}
-	for _, c := range dom.CPU.Numa.Cell {
-		if c.MemAccess != "shared" && (c.MemAccess != "" || !shared) {
-			return false
+func memoryAccess(dom *libvirtxml.Domain) MemoryAccess {
+	all := MemoryUnsaid
+	if b := dom.MemoryBacking; b != nil {
+		all = MemoryPrivate
+		if b.MemoryAccess != nil && b.MemoryAccess.Mode == "shared" {
+			all = MemoryShared
 		}
 	}
-	return true
+	if dom.CPU == nil || dom.CPU.Numa == nil || len(dom.CPU.Numa.Cell) == 0 {
+		return all
+	}
+	for _, c := range dom.CPU.Numa.Cell {
+		if c.MemAccess != "shared" && (c.MemAccess != "" || all != MemoryShared) {
+			return MemoryPrivate
+		}
+	}
+	return MemoryShared
 }
 
 // readDisks reads what a further disk must not have.

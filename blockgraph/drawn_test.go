@@ -49,7 +49,7 @@ func TestDrawnRefusals(t *testing.T) {
 		{"snapshots of vhost-user", "pc", shared, "", strings.Replace(vhostUser, "<disk", "<disk snapshot='internal'", 1), "only snapshot=no"},
 		{"ioeventfd of vhost-user", "pc", shared, "", strings.Replace(vhostUser, "<source", "<driver ioeventfd='on'/><source", 1), "ioeventfd is not supported"},
 		{"copies of vhost-user", "pc", shared, "", strings.Replace(vhostUser, "<source", "<driver copy_on_read='off'/><source", 1), "copy_on_read is not supported"},
-		{"vhost-user without shared memory", "pc", "", "", vhostUser, "requires shared memory"},
+		{"vhost-user without shared memory", "pc", "<memoryBacking><hugepages/></memoryBacking>", "", vhostUser, "requires shared memory"},
 		{"vhost-user and a private cell", "pc", shared + "<cpu><numa><cell id='0' cpus='0' memory='1' memAccess='private'/></numa></cpu>", "", vhostUser, "requires shared memory"},
 		{"who one is to an SSH server", "pc", "", "", "<disk type='network'><source protocol='ssh' name='/a'><host name='h'/><identity username='u'/></source><target dev='vda'/></disk>", "either 'keyfile' or 'agentsock'"},
 		{"cache of an empty drive", "pc", "", "", "<disk device='cdrom'><driver><metadata_cache><max_size>9</max_size></metadata_cache></driver><target dev='sda' bus='scsi'/></disk>", "only with qcow2"},

@@ -35,9 +35,9 @@ type Machine struct {
 	// USBHubs are the domain's USB controllers and hubs, and USBUsed the ports in use.
 	USBHubs []USBHub
 	USBUsed []USBAddress
-	// SharedMemory tells that a server of vhost-user could see all of the memory
-	// that the domain's guest has.
-	SharedMemory bool
+	// Memory says whether a server of vhost-user could see the guest's memory, as
+	// far as the domain does.
+	Memory MemoryAccess
 	// Aliases are the ids in QEMU of controllers that the user gave a name, by those
 	// that libvirt would give them, such as "scsi0" or "pci.4".
 	Aliases map[string]string
@@ -65,6 +65,18 @@ type Machine struct {
 	// milliseconds, and since 10.2 it takes nothing else.
 	ReconnectSeconds bool
 }
+
+// MemoryAccess says who can see a guest's memory.
+type MemoryAccess string
+
+// The accesses that a domain's <memoryBacking> and NUMA cells can give. libvirt
+// takes a domain that says nothing of it for a private one; a plan leaves that to
+// whoever completes the domain, and an attach asks QEMU.
+const (
+	MemoryUnsaid  MemoryAccess = ""
+	MemoryShared  MemoryAccess = "shared"
+	MemoryPrivate MemoryAccess = "private"
+)
 
 // Bridge is a conventional PCI bus: it has slots.
 type Bridge struct {
@@ -279,7 +291,7 @@ func (d *Disk) checkAgainst(m Machine) error {
 			return refuse("different iotunes for disks " + d.Target + " and " + o.Target + ", which share the group '" + d.IOTune.Group + "'")
 		}
 	}
-	if m.Domain && !m.SharedMemory && !d.Empty && d.Image.Source.Kind == SourceVHostUser {
+	if m.Memory == MemoryPrivate && !d.Empty && d.Image.Source.Kind == SourceVHostUser {
 		return refuse("'vhostuser' requires shared memory: its server has to see the guest's, add <memoryBacking><access mode='shared'/></memoryBacking> while the VM is off")
 	}
 	threads := d.Driver.IOThreads
