@@ -29,36 +29,53 @@ func (d *Document) Arguments() []string {
 }
 
 // WithArguments returns the document with these arguments in place of those that
-// it has. Whatever else is in <qemu:commandline> stays there. Without an argument
-// and anything else, the element goes.
+// it has. An argument that stays keeps its text, and so does whatever else is in
+// <qemu:commandline>. Without an argument and anything else, the element goes.
 func (d *Document) WithArguments(arguments []string) (*Document, error) {
 	c := d.commandline()
+	begin, prefix := "<qemu:commandline xmlns:qemu='"+QEMU+"'>", "qemu:"
 	var others []string
+	kept := map[string]string{}
 	if c != nil {
 		for _, e := range c.children {
-			if e.name != (xml.Name{Space: QEMU, Local: "arg"}) {
-				others = append(others, string(d.text[e.start:e.end]))
+			text := string(d.text[e.start:e.end])
+			if e.name == (xml.Name{Space: QEMU, Local: "arg"}) {
+				kept[e.attr("value")] = text
+			} else {
+				others = append(others, text)
 			}
 		}
+		if c.close < c.end { // not <qemu:commandline/>
+			begin = string(d.text[c.start:c.inner])
+			name := strings.TrimSpace(string(d.text[c.close+len("</") : c.end-len(">")]))
+			prefix = strings.TrimSuffix(name, "commandline")
+		}
+	}
+	if len(arguments)+len(others) == 0 {
+		return d.replace(c, "")
 	}
 	var b strings.Builder
-	if len(arguments)+len(others) > 0 {
-		// The namespace is declared here, whatever the document calls it. What
-		// stays keeps its prefix, which is declared further out.
-		b.WriteString("<qemu:commandline xmlns:qemu='" + QEMU + "'>\n")
-		for _, text := range others {
-			b.WriteString("    " + text + "\n")
+	b.WriteString(begin + "\n")
+	for _, a := range arguments {
+		text, known := kept[a]
+		if !known {
+			text = "<" + prefix + "arg value='" + attribute(a) + "'/>"
 		}
-		for _, a := range arguments {
-			b.WriteString("    <qemu:arg value='")
-			if err := xml.EscapeText(&b, []byte(a)); err != nil {
-				return nil, err
-			}
-			b.WriteString("'/>\n")
-		}
-		b.WriteString("  </qemu:commandline>")
+		b.WriteString("    " + text + "\n")
 	}
+	for _, text := range others {
+		b.WriteString("    " + text + "\n")
+	}
+	b.WriteString("  </" + prefix + "commandline>")
 	return d.replace(c, b.String())
+}
+
+// attribute writes a value the way libvirt does, so that a change of a definition
+// shows as nothing else.
+func attribute(value string) string {
+	var b strings.Builder
+	_ = xml.EscapeText(&b, []byte(value)) // a Builder takes everything
+	return strings.NewReplacer("&#34;", "&quot;", "&#39;", "&apos;").Replace(b.String())
 }
 
 // replace puts text in the place of an element; nil is a new one, at the end.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -147,6 +148,9 @@ func (d Definition) WithRecord(ctx context.Context, doc *domainxml.Document, r r
 	}
 	if r.Empty() {
 		return doc.WithMetadata(record.Namespace, nil)
+	}
+	if old, err := record.FromDomain(doc); err == nil && reflect.DeepEqual(old, r) {
+		return doc, nil // in libvirt's own layout
 	}
 	text, err := r.XML()
 	if err != nil {

@@ -74,7 +74,7 @@ func (c call) prepare(ctx context.Context) error {
 		if err != nil {
 			after, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidying)
 			defer cancel()
-			return fmt.Errorf("disk %s: %w", d.Target, errors.Join(err, s.Gone(after)))
+			return errors.Join(err, s.Gone(after))
 		}
 	}
 	return nil
@@ -88,7 +88,7 @@ func (c call) prepareDisk(ctx context.Context, s *hotplug.Starting, d record.Dis
 	case c.cold(d.Target):
 		return s.Prepare(ctx, disk, arrival, c.Store)
 	case c.monitor == "":
-		return ErrNoWay
+		return fmt.Errorf("disk %s: %w", d.Target, ErrNoWay)
 	}
 	return s.Check(ctx, disk, arrival, c.Store)
 }
