@@ -134,7 +134,7 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := h.StartDomain(ctx, peer.DomainOptions{Guest: true, Persistent: true, Off: true, UUID: hookUUID,
+	d, err := h.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true, Persistent: true, Off: true, UUID: hookUUID,
 		Other: "<metadata>" + text + "</metadata>", Extra: arguments})
 	if err != nil {
 		t.Fatal(err)

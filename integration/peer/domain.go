@@ -27,6 +27,9 @@ type DomainOptions struct {
 	Persistent bool
 	Off        bool     // do not start the domain, which has to be persistent
 	Extra      []string // further arguments for QEMU
+	// Movable has the domain's sockets at paths that every libvirtd of package peer
+	// has to itself, so that it can move to another one, see [Libvirt.Receive].
+	Movable bool
 }
 
 // Domain is a running domain of a private libvirtd.
@@ -58,21 +61,20 @@ func (l *Libvirt) StartDomain(ctx context.Context, o DomainOptions) (*Domain, er
 
 func (l *Libvirt) startDomain(ctx context.Context, o DomainOptions) (*Domain, error) {
 	dir := filepath.Join(l.Dir, "domains", o.Name)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	inside := dir
+	if o.Movable {
+		dir, inside = l.movable(o.Name)
+	}
+	if err := l.makeDomainDir(dir); err != nil {
 		return nil, err
 	}
-	xml, err := domainXML(ctx, dir, o)
+	xml, err := domainXML(ctx, inside, o)
 	if err != nil {
 		return nil, err
 	}
 	file := filepath.Join(dir, "domain.xml")
 	if err := os.WriteFile(file, []byte(xml), 0o644); err != nil {
 		return nil, err
-	}
-	if l.user != "" { // QEMU makes its sockets there
-		if err := os.Chmod(dir, 0o777); err != nil {
-			return nil, err
-		}
 	}
 	d := &Domain{Name: o.Name, Control: filepath.Join(dir, "control.sock"), libvirt: l, dir: dir, hasGuest: o.Guest, persistent: o.Persistent}
 	if o.Persistent {
@@ -84,6 +86,29 @@ func (l *Libvirt) startDomain(ctx context.Context, o DomainOptions) (*Domain, er
 		return d, nil
 	}
 	return d, d.Start(ctx)
+}
+
+// movable returns the folder of a movable domain, and the path that it has in the
+// mount namespace of each libvirtd.
+func (l *Libvirt) movable(name string) (dir, inside string) {
+	return filepath.Join(l.Dir, "lib", "domains", name), filepath.Join("/var/lib/libvirt/domains", name)
+}
+
+func (l *Libvirt) makeDomainDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil || l.user == "" {
+		return err
+	}
+	return os.Chmod(dir, 0o777) // QEMU makes its sockets there
+}
+
+// Receive gets this libvirtd ready for a movable domain of another one, and returns
+// what the domain is once it has come. [Domain.Reconnect] then connects to it.
+func (l *Libvirt) Receive(d *Domain) (*Domain, error) {
+	dir, _ := l.movable(d.Name)
+	if err := l.makeDomainDir(dir); err != nil {
+		return nil, err
+	}
+	return &Domain{Name: d.Name, Control: filepath.Join(dir, "control.sock"), libvirt: l, dir: dir, hasGuest: d.hasGuest, persistent: d.persistent}, nil
 }
 
 // Start starts the domain: again, where it has been off. The guest of an earlier

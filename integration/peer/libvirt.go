@@ -13,13 +13,16 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 )
 
 // Libvirt is a private libvirtd. In a mount namespace of its own it sees
 // libvirt's programs as scripts/libvirt.sh unpacked them, and its folders as
 // empty ones: a libvirt that the machine has is not touched. It has a process
 // namespace, too, so that its QEMUs end with it; inside, and in what it says,
-// process ids are others than outside.
+// process ids are others than outside. It has a host name and a host's UUID of its
+// own, so that domains can move between two of them.
 type Libvirt struct {
 	URI    string // for virsh, or for luksplug's --connect
 	Socket string // unix socket of libvirtd's RPC, reachable from everywhere
@@ -110,7 +113,7 @@ func runLibvirtd(ctx context.Context, dir string, o LibvirtOptions) (*Libvirt, e
 		cmd.Args = append(cmd.Args, "--listen")
 	}
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS}
 	if l.process, err = startTied(cmd); err != nil {
 		return nil, err
 	}
@@ -130,6 +133,8 @@ func runLibvirtd(ctx context.Context, dir string, o LibvirtOptions) (*Libvirt, e
 const libvirtNamespace = `set -e
 mount --make-rprivate /
 mount -t proc proc /proc
+# Domains move between hosts only that have other names.
+echo "${2##*/}" > /proc/sys/kernel/hostname
 mount -t overlay -o "lowerdir=$1/usr:/usr" libvirt /usr
 # libvirt's package would make this user, and libvirtd looks for it even where it is configured to use another.
 mkdir -p "$2/places/etc"
@@ -186,7 +191,7 @@ stdio_handler = "file"
 	}
 	return errors.Join(hook, configuration,
 		os.WriteFile(filepath.Join(l.Dir, "etc", "qemu.conf"), []byte(qemu), 0o644),
-		os.WriteFile(filepath.Join(l.Dir, "etc", "libvirtd.conf"), []byte(strings.Join(append(o.Config, ""), "\n")), 0o644))
+		os.WriteFile(filepath.Join(l.Dir, "etc", "libvirtd.conf"), []byte(strings.Join(append(o.Config, `host_uuid = "`+uuid.NewString()+`"`, ""), "\n")), 0o644))
 }
 
 // waitReady waits until libvirtd answers.
