@@ -13,6 +13,11 @@
 //	})
 //	secret.Wipe()
 //
+// While a process holds a Secret, it cannot be dumped: there are no core files of
+// it, and other processes of the same user cannot read its memory, nor attach a
+// debugger. When the last one is wiped it is as it was. A program that wants this
+// for longer sets PR_SET_DUMPABLE (prctl(2)) at its start, as luksplug does.
+//
 // Bytes are exact. Nothing here trims a newline, decodes base64 or assumes
 // UTF-8: raw bytes taken for hex, or a stripped newline, are the classic ways to
 // lose an encrypted volume.

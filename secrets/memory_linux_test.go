@@ -1,11 +1,17 @@
 package secrets
 
 import (
+	"bytes"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 )
 
 // mappingOf returns the entry of the mapping that holds p in /proc/self/smaps.
@@ -45,4 +51,107 @@ func TestMemoryIsLockedAndNotDumped(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+func dumpable(t *testing.T) int {
+	t.Helper()
+	n, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// waitNoneHeld collects the secrets that other tests have forgotten.
+func waitNoneHeld(t *testing.T) {
+	t.Helper()
+	held := func() int {
+		process.mu.Lock()
+		defer process.mu.Unlock()
+		return process.secrets
+	}
+	deadline := time.After(10 * time.Second)
+	for held() != 0 {
+		runtime.GC()
+		select {
+		case <-deadline:
+			t.Fatalf("%d secrets are held, and all have been wiped or forgotten", held())
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// Not in parallel: it is about the whole process, in which no other test may hold
+// a secret.
+func TestProcessIsNotDumpableWhileItHoldsASecret(t *testing.T) {
+	waitNoneHeld(t)
+	before := dumpable(t)
+	if before == 0 {
+		t.Skip("this process cannot be dumped anyway")
+	}
+	first, second := New([]byte("hunter2")), New([]byte("hunter3"))
+	wants := func(when string, want int) {
+		if got := dumpable(t); got != want {
+			t.Errorf("%s: PR_GET_DUMPABLE is %d, want %d", when, got, want)
+		}
+	}
+	wants("with two secrets", 0)
+	first.Wipe()
+	first.Wipe()
+	wants("with one secret", 0)
+	_ = second.Use(func([]byte) error { second.Wipe(); wants("while the last one is in use", 0); return nil }) // returns nil
+	wants("without secrets", before)
+	func() { New([]byte("forgotten")) }()
+	waitNoneHeld(t)
+	wants("without the forgotten secret", before)
+	// The memory of the heap, for want of pages, counts as well.
+	New(nil).Wipe()
+	wants("after an empty secret", before)
+}
+
+// Not in parallel, as above. Each secret has a pattern of its own, so that a page
+// that was given back twice, or too early, shows in somebody else's.
+func TestMemoryIsGivenBackOnce(t *testing.T) {
+	waitNoneHeld(t)
+	const goroutines, rounds = 16, 100
+	var wg sync.WaitGroup
+	for g := range goroutines {
+		wg.Go(func() {
+			var kept []*Secret
+			for i := range rounds {
+				size := []int{1, 63, os.Getpagesize() - 1, os.Getpagesize(), os.Getpagesize() + 1, 5 * os.Getpagesize()}[i%6]
+				want := bytes.Repeat([]byte{byte(g*rounds + i)}, size)
+				s := New(bytes.Clone(want))
+				err := s.Use(func(v []byte) error {
+					if i%3 == 0 {
+						s.Wipe()
+					}
+					if i%10 == 0 {
+						runtime.GC()
+					}
+					if !bytes.Equal(v, want) {
+						t.Errorf("a secret of %d bytes has changed", size)
+					}
+					return nil
+				})
+				if err != nil {
+					t.Error(err)
+				}
+				switch i % 3 {
+				case 1:
+					kept = append(kept, s)
+				case 2: // forgotten
+				}
+			}
+			for _, s := range kept {
+				wipes := sync.WaitGroup{}
+				for range 3 {
+					wipes.Go(s.Wipe)
+				}
+				wipes.Wait()
+			}
+		})
+	}
+	wg.Wait()
+	waitNoneHeld(t)
 }
