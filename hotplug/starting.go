@@ -28,7 +28,7 @@ type Starting struct {
 }
 
 // NewStarting returns the VM with this UUID, whose QEMU is going to run as user.
-// Of opts only Name, Log and RunDir are used.
+// Of opts only Name, Log, RunDir and LockDir are used.
 func NewStarting(id string, user *daemon.Credential, opts Options) *Starting {
 	opts.Files = FilesLocal
 	opts.Recovery = defaultRecovery
@@ -247,12 +247,12 @@ func (s *Starting) Gone(ctx context.Context) error {
 	}
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return s.removeLock(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("look at what was handed to the VM: %w", err)
 	}
-	var failed []error
+	failed := []error{s.removeLock(ctx)}
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		switch {
@@ -267,6 +267,19 @@ func (s *Starting) Gone(ctx context.Context) error {
 		failed = append(failed, fmt.Errorf("remove what was handed to the VM: %w", err))
 	}
 	return errors.Join(failed...)
+}
+
+// removeLock removes the lock file of a run that was killed. One that somebody
+// holds is his to remove.
+func (s *Starting) removeLock(ctx context.Context) error {
+	path, err := s.vm.lockPath(ctx)
+	if err != nil {
+		return err
+	}
+	if l, err := tryLock(path); err == nil {
+		l.release()
+	}
+	return nil
 }
 
 // writeSecret writes the value of a secret object to a new file that only owner

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
@@ -30,7 +33,7 @@ func starting(t *testing.T) (*hotplug.Starting, string) {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	user := &daemon.Credential{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
-	return hotplug.NewStarting(startID, user, hotplug.Options{RunDir: dir}), dir
+	return hotplug.NewStarting(startID, user, hotplug.Options{RunDir: dir, LockDir: t.TempDir()}), dir
 }
 
 func limited(disk *blockgraph.Disk) *blockgraph.Disk {
@@ -106,6 +109,37 @@ func TestStart(t *testing.T) {
 				t.Errorf("left: %v (%v)", entries, err)
 			}
 		})
+	}
+}
+
+// TestGoneRemovesLocks: the lock file of a run that was killed goes with the VM, and
+// that of a run which still works on it stays.
+func TestGoneRemovesLocks(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	s := hotplug.NewStarting(startID, nil, hotplug.Options{RunDir: t.TempDir(), LockDir: dir})
+	path := filepath.Join(dir, startID+".lock")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Gone(bounded(t)); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Errorf("the lock of a run that goes on: %v", err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Gone(bounded(t)); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the lock of a run that has ended: %v", err)
 	}
 }
 
