@@ -3,7 +3,6 @@ package integration
 import (
 	"context"
 	"fmt"
-	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,12 +52,6 @@ func kindOf(uri string) string {
 	return kind
 }
 
-// notInTheProgram are the kinds of store that the program under test is built
-// without, so that it cannot be searched with them, each with the reason.
-var notInTheProgram = map[string]string{
-	"pkcs11": "it needs cgo and the build tag pkcs11; its package has tests of its own",
-}
-
 // TestEveryStoreIsSearchedForLeaks: a new kind of key store needs an entry in
 // leakStores.
 func TestEveryStoreIsSearchedForLeaks(t *testing.T) {
@@ -67,14 +60,11 @@ func TestEveryStoreIsSearchedForLeaks(t *testing.T) {
 	for _, syntax := range keystore.Syntaxes() {
 		kind := kindOf(syntax)
 		known[kind] = true
-		if _, without := notInTheProgram[kind]; without {
-			continue
-		}
 		if !slices.ContainsFunc(leakNames(), func(name string) bool { return kindOf(name) == kind }) {
 			t.Errorf("key store %s is not in leakStores: add how it is filled, and how it fails", syntax)
 		}
 	}
-	for _, name := range slices.AppendSeq(leakNames(), maps.Keys(notInTheProgram)) {
+	for _, name := range leakNames() {
 		if !known[kindOf(name)] {
 			t.Errorf("there is no key store %s", name)
 		}
