@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/qmp"
@@ -150,6 +151,15 @@ func ownDir(dir string) error {
 		return fmt.Errorf("%s is not a folder that only this user can write to", dir)
 	}
 	return nil
+}
+
+// UUID returns the VM's; "" for a VM without one.
+func (vm *VM) UUID(ctx context.Context) (string, error) {
+	id, err := vm.identity(ctx)
+	if _, e := uuid.Parse(id); e != nil {
+		id = ""
+	}
+	return id, err
 }
 
 // identity returns a name of the VM that is the same for every way to reach its

@@ -27,6 +27,7 @@ import (
 func leakStores() map[string]leakStore {
 	return map[string]leakStore{
 		"dir:":                          {leakDir},
+		"vm:":                           {leakVM},
 		"age:":                          {leakAge},
 		"credentials:":                  {leakCredentials},
 		"credentials: by systemd-creds": {leakSystemdCreds},
@@ -78,6 +79,32 @@ func leakDir(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) l
 			return c
 		}},
 	}}
+}
+
+func leakVM(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
+	t.Helper()
+	vm := uuid.NewString()
+	folder := memoryFolder(t)
+	c := filled(ctx, t, "vm:"+folder+"?uuid="+vm, id, passphrase)
+	return leakPlace{keystoreCase: c, failures: []leakFailure{
+		otherwise("damaged", "not hexadecimal", c.renamed(c.uri+"&encoding=hex")),
+		otherwise("another VM's", "no such secret", c.renamed("vm:"+folder+"?uuid="+uuid.NewString())),
+		{name: "denied", says: "access denied", with: func(t *testing.T) keystoreCase {
+			spoil(t, filepath.Join(folder, vm, id.String()), 0o644, nil)
+			return c
+		}},
+	}}
+}
+
+// memoryFolder returns a new folder in memory.
+func memoryFolder(t *testing.T) string {
+	t.Helper()
+	folder, err := os.MkdirTemp("/dev/shm", "luksplug-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(folder) })
+	return folder
 }
 
 func leakAge(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {

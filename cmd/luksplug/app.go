@@ -91,7 +91,9 @@ type app struct {
 
 	inherited map[string]*os.File // the descriptors that the command line names as fd:N
 	uses      func() ([]hotplug.Use, error)
-	libvirt   *domain // the VM, where --domain names one
+	libvirt   *domain   // the VM, where --domain names one
+	vm        string    // the UUID of the VM that the command is about, "" while it is not known
+	programs  io.Writer // where programs of key stores write their messages; nil for standard error
 }
 
 func (a *app) setUp(cmd *cobra.Command) error {
@@ -188,6 +190,9 @@ func (a *app) withVM(ctx context.Context, f func(context.Context, *hotplug.VM) e
 		return err
 	}
 	defer func() { _ = vm.Close() }() // nothing is lost with it
+	if a.vm, err = vm.UUID(ctx); err != nil {
+		return err
+	}
 	return f(ctx, vm)
 }
 

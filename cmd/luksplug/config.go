@@ -9,11 +9,14 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v4"
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
 )
@@ -34,6 +37,7 @@ type configuration struct {
 	Hook      struct {
 		Timeout duration `yaml:"timeout"` // bound of one call of libvirt's hook, such as 20s
 		Log     string   `yaml:"log"`     // where it writes what the user of virsh does not see
+		Forget  []string `yaml:"forget"`  // after what end of a domain its keys on this host go
 	} `yaml:"hook"`
 }
 
@@ -103,6 +107,11 @@ func readConfig(path string) (*configuration, error) {
 			return nil, &configError{path, fmt.Errorf("%s: %q is not an absolute path", name, folder)}
 		}
 	}
+	for _, reason := range c.Hook.Forget {
+		if !slices.Contains(hook.Reasons(), reason) {
+			return nil, &configError{path, fmt.Errorf("hook, forget: %q is not an end of a domain: known are %s", reason, strings.Join(hook.Reasons(), ", "))}
+		}
+	}
 	return c, nil
 }
 
@@ -161,7 +170,7 @@ func (a *app) stores() ([]secrets.Store, error) {
 	}
 	var out []secrets.Store
 	for _, uri := range uris {
-		s, err := keystore.Open(uri, keystore.Options{Prompt: a.prompter(), ReadPassphrase: a.readPassphrase, Stderr: a.err})
+		s, err := keystore.Open(uri, keystore.Options{Prompt: a.prompter(), ReadPassphrase: a.readPassphrase, Stderr: a.messages(), VM: func() string { return a.vm }})
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", from, err)
 		}
@@ -180,6 +189,12 @@ func (a *app) makeDefaults(ephemeral bool) error {
 	path := defaults.state
 	if ephemeral {
 		path = defaults.ephemeral
+	}
+	if path == secretFolder {
+		// QEMU's user passes through /run/luksplug.
+		if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+			return err
+		}
 	}
 	return os.MkdirAll(path, 0o700)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/vmkeys"
 )
 
 // hookLog is where a hook writes what the user of virsh does not see, unless the
@@ -41,11 +42,9 @@ and asks no key store of libvirt's: libvirt waits for it.`,
 // runHook handles one call. At an operation that must succeed it does: whatever
 // goes wrong is in the log.
 func (a *app) runHook(ctx context.Context, e hook.Event) error {
-	log, closeLog, err := a.hookLogger(e)
+	log, closeLog := a.hookLogger(e)
 	defer closeLog()
-	if err == nil {
-		err = a.handle(ctx, e, log)
-	}
+	err := a.handle(ctx, e, log)
 	if err == nil {
 		return nil
 	}
@@ -56,17 +55,24 @@ func (a *app) runHook(ctx context.Context, e hook.Event) error {
 	return fmt.Errorf("domain %s: %w", e.Domain, err)
 }
 
-func (a *app) handle(ctx context.Context, e hook.Event, log logrus.FieldLogger) error {
+func (a *app) handle(ctx context.Context, e hook.Event, log *logrus.Entry) error {
 	var err error
 	if e.XML, err = readAll(a.in, "the domain's XML"); err != nil {
 		return fmt.Errorf("read the domain's XML: %w", err)
 	}
 	c, err := readConfig(a.flags.config)
-	if err != nil && !e.Operation.MustSucceed() {
-		return err
+	if err != nil && e.Operation == hook.Prepare {
+		return err // the last moment at which it costs nothing
 	}
-	host := hook.Host{Store: &hookStore{app: a}, Log: log, Timeout: a.flags.timeout, OnDaemon: a.watch}
-	if host.Timeout == 0 && c != nil {
+	if err != nil {
+		log.Error(err)
+	}
+	if c == nil {
+		c = &configuration{}
+	}
+	a.vm = e.UUID()
+	host := hook.Host{Store: &hookStore{app: a}, Log: log, Timeout: a.flags.timeout, OnDaemon: a.watch, Gone: forgetKeys, Forget: c.Hook.Forget}
+	if host.Timeout == 0 {
 		host.Timeout = time.Duration(c.Hook.Timeout)
 	}
 	output, err := host.Run(ctx, e)
@@ -78,24 +84,40 @@ func (a *app) handle(ctx context.Context, e hook.Event, log logrus.FieldLogger) 
 	return err
 }
 
-// hookLogger writes to the log file, or where that cannot be, to standard error,
-// which libvirt keeps in its own log.
-func (a *app) hookLogger(e hook.Event) (logrus.FieldLogger, func(), error) {
+// forgetKeys destroys the keys of a VM that were put on this host for it.
+func forgetKeys(_ context.Context, vm string) error { return vmkeys.Wipe(vmkeys.Folder, vm) }
+
+// hookLogger writes to the log file. Where that cannot be, nothing is written:
+// standard error is for the one line that the user of virsh sees.
+func (a *app) hookLogger(e hook.Event) (*logrus.Entry, func()) {
 	path := hookLog
-	c, err := readConfig(a.flags.config)
-	if c != nil && c.Hook.Log != "" {
+	// A configuration that is wrong is said by who needs it.
+	if c, _ := readConfig(a.flags.config); c != nil && c.Hook.Log != "" {
 		path = c.Hook.Log
 	}
 	a.log.SetLevel(max(a.log.GetLevel(), logrus.InfoLevel))
-	a.log.SetOutput(io.Discard) // standard error is for the one line that the user of virsh sees
-	end := func() {}
+	out, end := io.Discard, func() {}
 	if os.MkdirAll(filepath.Dir(path), 0o700) == nil {
 		if f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err == nil {
-			a.log.SetOutput(f)
+			out = f
 			end = func() { _ = f.Close() } // a line is written at once
 		}
 	}
-	return a.log.WithFields(logrus.Fields{"vm": e.Domain, "operation": e.Operation}), end, err
+	out = unfailing{out}
+	a.log.SetOutput(out)
+	// A program of a key store that leaves a child must not leave it libvirt's
+	// standard error, for whose end libvirt waits.
+	a.programs = out
+	return a.log.WithFields(logrus.Fields{"vm": e.Domain, "operation": e.Operation}), end
+}
+
+// unfailing is a log on which nothing depends: package logrus would complain on
+// standard error of a disk that is full.
+type unfailing struct{ io.Writer }
+
+func (u unfailing) Write(p []byte) (int, error) {
+	_, _ = u.Writer.Write(p)
+	return len(p), nil
 }
 
 // hookStore opens the key stores when the first secret is asked for: most calls of

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/vmkeys"
 )
 
 // found is a secret and the key store that has it.
@@ -177,7 +178,7 @@ func placeFor(ctx context.Context, stores []secrets.Store, d secrets.Document) (
 		if !ok {
 			continue
 		}
-		if err = keeper.Define(ctx, d); !errors.Is(err, secrets.ErrPersistent) {
+		if err = keeper.Define(ctx, d); !errors.Is(err, secrets.ErrPersistent) && !errors.Is(err, vmkeys.ErrNoVM) {
 			return keeper, err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/secrets"
@@ -47,4 +48,12 @@ func (g *given) Lookup(_ context.Context, ref secrets.Reference) (*secrets.Secre
 	}
 	g.app.newline = passphrase.EndsInNewline(secret)
 	return secret, nil
+}
+
+// messages is where the programs of key stores write theirs.
+func (a *app) messages() io.Writer {
+	if a.programs != nil {
+		return a.programs
+	}
+	return a.err
 }

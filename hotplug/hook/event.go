@@ -36,11 +36,17 @@ type Event struct {
 	XML []byte
 }
 
-// Reasons of Stopped and Release.
+// Reasons of Release for which nobody needs the domain's keys on this host any
+// more.
 const (
 	ReasonMigrated  = "migrated"
 	ReasonDestroyed = "destroyed"
 )
+
+// Reasons returns libvirt's words for why a domain is gone: Extra of Release.
+func Reasons() []string {
+	return []string{"shutdown", ReasonDestroyed, "crashed", ReasonMigrated, "saved", "failed", "snapshot", "daemon"}
+}
 
 // domain is what the XML says.
 type domain struct {
@@ -53,25 +59,33 @@ type domain struct {
 	monitor string
 }
 
-// read takes the event's XML apart.
+// read takes the event's XML apart. A domain whose record cannot be read is
+// returned with the error.
 func (e Event) read() (*domain, error) {
 	doc, err := domainxml.Parse(e.XML)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the XML of domain %s: %w", e.Domain, err)
 	}
 	d := &domain{doc: doc, uuid: doc.UUID()}
-	if d.record, err = record.FromDomain(doc); err != nil {
-		return nil, err
-	}
 	arguments := doc.Arguments()
 	d.targets, d.monitor = domainxml.Targets(arguments), MonitorSocket(arguments)
-	if d.concerns() && d.uuid == "" {
+	d.record, err = record.FromDomain(doc)
+	if err == nil && d.concerns() && d.uuid == "" {
 		return nil, fmt.Errorf("the XML of domain %s has no <uuid>", e.Domain)
 	}
-	return d, nil
+	return d, err
 }
 
 // concerns tells whether there is anything of ours in the domain.
 func (d *domain) concerns() bool {
 	return len(d.record.Disks) > 0 || len(d.targets) > 0 || d.monitor != ""
+}
+
+// UUID returns the UUID of the event's domain; "" where the XML does not say it.
+func (e Event) UUID() string {
+	doc, err := domainxml.Parse(e.XML)
+	if err != nil {
+		return ""
+	}
+	return doc.UUID()
 }

@@ -30,41 +30,92 @@ type Host struct {
 	RunDir, LockDir string
 	// OnDaemon is as in [hotplug.Options].
 	OnDaemon func(ctx context.Context, d hotplug.Daemon) error
-	// Gone is called when a domain has left this host for good, migrated or
-	// destroyed, with its UUID: keys that were cached for it have to go. nil for
-	// nothing.
+	// Gone is called when a domain has left this host in one of the ways of Forget,
+	// with its UUID: keys that were cached for it have to go. nil for nothing.
 	Gone func(ctx context.Context, uuid string) error
+	// Forget are the reasons of [Release] for which Gone is called; nil is
+	// [ReasonMigrated] and [ReasonDestroyed].
+	Forget []string
 }
 
 // ErrTimeout: the hook did not come to an end in the time that it has.
 var ErrTimeout = errors.New("the hook's time is up")
 
+// unwinding is how long a call may take beyond its time, to undo what it has begun.
+const unwinding = tidying + time.Second
+
 // Run does what the event calls for. Output is what has to be printed, all of it
 // or nothing: libvirt takes it for the domain's XML.
 //
 // At an operation that must succeed, output holds even when there is an error;
-// the error is then for the log. A panic is an error as well.
+// the error is then for the log. A panic is an error as well. Run returns a few
+// seconds after its time at the latest, whatever a key store or a file system
+// does, and what is under way then goes on without being waited for.
+//
+// Where QEMU has started and an error would kill a VM that was restored or has
+// moved here, which saves nothing, the error goes to the log, and Run returns nil.
 func (h Host) Run(ctx context.Context, e Event) (output []byte, err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			output = nil
-			err = fmt.Errorf("luksplug has a bug, please report it: %v\n%s", p, debug.Stack())
-		}
-	}()
 	timeout := h.Timeout
 	if timeout == 0 {
 		timeout = DefaultTimeout
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%w: %s", ErrTimeout, timeout))
 	defer cancel()
-	d, err := e.read()
-	if err != nil {
-		return nil, err
+	spared := e.Operation == Started && h.arrived(ctx, e)
+	type result struct {
+		output []byte
+		err    error
 	}
-	if !d.concerns() {
+	done := make(chan result, 1)
+	go func() {
+		output, err := h.run(ctx, e)
+		done <- result{output, err}
+	}()
+	limit := time.NewTimer(timeout + unwinding)
+	defer limit.Stop()
+	select {
+	case r := <-done:
+		output, err = r.output, r.err
+	case <-limit.C:
+		err = fmt.Errorf("%w: %s, and more: something that cannot be interrupted has not come to an end", ErrTimeout, timeout)
+	}
+	if err != nil && spared {
+		h.Log.Errorf("%s is kept running: %v", e.Domain, err)
 		return nil, nil
 	}
+	return output, err
+}
+
+// arrived tells whether the domain was noted as one that was restored or has moved
+// here. Who cannot tell says no.
+func (h Host) arrived(ctx context.Context, e Event) bool {
+	id := e.UUID()
+	if id == "" {
+		return false
+	}
+	arrival, err := hotplug.NewStarting(id, nil, hotplug.Options{RunDir: h.RunDir}).Arrival(ctx)
+	return err == nil && arrival != hotplug.ArrivalBoot
+}
+
+func (h Host) run(ctx context.Context, e Event) (output []byte, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			h.Log.Errorf("panic: %v\n%s", p, debug.Stack())
+			output, err = nil, fmt.Errorf("luksplug has a bug, please report it with its log: %v", p)
+		}
+	}()
+	d, err := e.read()
+	if d == nil {
+		return nil, err
+	}
 	c := call{Host: h, Event: e, domain: d}
+	if e.Operation == Stopped || e.Operation == Release {
+		// Also where the record cannot be read, and where there is none any more.
+		return nil, errors.Join(err, c.gone(ctx))
+	}
+	if err != nil || !d.concerns() {
+		return nil, err
+	}
 	output, err = c.run(ctx)
 	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
@@ -89,15 +140,14 @@ func (c call) run(ctx context.Context) (output []byte, err error) {
 		return c.arrive(ctx, hotplug.ArrivalRestore)
 	case Migrate:
 		return c.arrive(ctx, hotplug.ArrivalMigration)
-	case Stopped, Release:
-		return nil, c.gone(ctx)
 	}
 	return nil, nil
 }
 
 // options are those of the domain in package hotplug.
 func (c call) options() hotplug.Options {
-	return hotplug.Options{Name: c.Domain, Log: c.Log, RunDir: c.RunDir, LockDir: c.LockDir, OnDaemon: c.OnDaemon, Files: hotplug.FilesLocal}
+	return hotplug.Options{Name: c.Domain, Log: c.Log, RunDir: c.RunDir, LockDir: c.LockDir, OnDaemon: c.OnDaemon,
+		Files: hotplug.FilesLocal, Recovery: tidying}
 }
 
 // connect opens our own monitor of the domain.

@@ -93,6 +93,16 @@ func (c call) prepareDisk(ctx context.Context, s *hotplug.Starting, d record.Dis
 	return s.Check(ctx, disk, arrival, c.Store)
 }
 
+// monitorFolder is the folder of our monitor's socket; "" for none. It is removed
+// with all that is in it: a path that somebody has changed must not make it one of
+// the host's.
+func (d *domain) monitorFolder() string {
+	if folder := filepath.Dir(d.monitor); filepath.Base(folder) == d.uuid {
+		return folder
+	}
+	return ""
+}
+
 // makeMonitorFolder makes the folder for the socket of our monitor, where QEMU's
 // user can make it.
 func (c call) makeMonitorFolder() error {
@@ -103,7 +113,10 @@ func (c call) makeMonitorFolder() error {
 	if err != nil {
 		return err
 	}
-	folder := filepath.Dir(c.monitor)
+	folder := c.monitorFolder()
+	if folder == "" {
+		return fmt.Errorf("the socket of luksplug's monitor is %s in the domain's XML, which is not in a folder named after the domain's UUID: run 'luksplug hook enable' for it", c.monitor)
+	}
 	if err := os.MkdirAll(filepath.Dir(folder), 0o711); err != nil {
 		return fmt.Errorf("folder for the monitor's socket: %w", err)
 	}
@@ -122,8 +135,7 @@ func (c call) makeMonitorFolder() error {
 	return nil
 }
 
-// started does what is left to do once QEMU runs. Where the VM was restored or has
-// moved here, an error would kill it and save nothing: it goes to the log.
+// started does what is left to do once QEMU runs.
 func (c call) started(ctx context.Context) error {
 	s, err := c.starting()
 	if err != nil {
@@ -133,12 +145,7 @@ func (c call) started(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(c.finish(ctx, s, arrival), s.Arrived(ctx))
-	if err != nil && arrival != hotplug.ArrivalBoot {
-		c.Log.Errorf("%s, which is kept running: %v", c.Domain, err)
-		return nil
-	}
-	return err
+	return errors.Join(c.finish(ctx, s, arrival), s.Arrived(ctx))
 }
 
 func (c call) finish(ctx context.Context, s *hotplug.Starting, arrival hotplug.Arrival) error {
@@ -174,6 +181,10 @@ func (c call) finish(ctx context.Context, s *hotplug.Starting, arrival hotplug.A
 		return errors.Join(failed...)
 	}
 	vm, err := c.connect(ctx)
+	if err != nil && c.onlyOptional() {
+		c.Log.Warnf("the domain has started without its disks, all of which are optional: %v", err)
+		return errors.Join(failed...)
+	}
 	if err != nil {
 		return errors.Join(append(failed, err)...)
 	}
@@ -191,6 +202,11 @@ func (c call) finish(ctx context.Context, s *hotplug.Starting, arrival hotplug.A
 		failed = append(failed, err)
 	}
 	return errors.Join(failed...)
+}
+
+// onlyOptional tells whether the domain is whole without any disk of ours.
+func (d *domain) onlyOptional() bool {
+	return len(d.targets) == 0 && !slices.ContainsFunc(d.record.Disks, func(d record.Disk) bool { return !d.Optional })
 }
 
 // plug attaches a disk that is not among QEMU's arguments.
@@ -234,13 +250,20 @@ func (c call) arrive(ctx context.Context, arrival hotplug.Arrival) ([]byte, erro
 
 // gone removes all of the domain's from this host.
 func (c call) gone(ctx context.Context) error {
+	if c.uuid == "" {
+		return nil
+	}
 	s := hotplug.NewStarting(c.uuid, nil, c.options())
 	failed := []error{s.Gone(ctx)}
-	if c.monitor != "" {
-		failed = append(failed, os.RemoveAll(filepath.Dir(c.monitor)))
+	if folder := c.monitorFolder(); folder != "" {
+		failed = append(failed, os.RemoveAll(folder))
 	}
-	if c.Operation == Release && (c.Extra == ReasonMigrated || c.Extra == ReasonDestroyed) && c.Host.Gone != nil {
-		failed = append(failed, c.Host.Gone(ctx, c.uuid))
+	forget := c.Forget
+	if forget == nil {
+		forget = []string{ReasonMigrated, ReasonDestroyed}
+	}
+	if c.Operation == Release && slices.Contains(forget, c.Extra) && c.Gone != nil {
+		failed = append(failed, c.Gone(ctx, c.uuid))
 	}
 	return errors.Join(failed...)
 }

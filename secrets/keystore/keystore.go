@@ -40,6 +40,9 @@ type Options struct {
 	// Stderr is where programs that a store runs write their messages; nil
 	// for nowhere.
 	Stderr io.Writer
+	// VM tells the UUID of the VM whose disk a secret is looked up for, "" for
+	// none. It is asked at each look-up. nil is no VM.
+	VM func() string
 }
 
 // kind is one kind of store.
@@ -63,6 +66,7 @@ func (k kind) has(scheme string) bool {
 func kinds() []kind {
 	return []kind{
 		{"dir", "dir:PATH", openDir},
+		{"vm", "vm:[PATH]", openVM},
 		{"age", "age:PATH", openAge},
 		{"credentials", "credentials:[PATH]", openCredentials},
 		{"libvirt", "libvirt:", openLibvirt},

@@ -1,0 +1,188 @@
+package vmkeys_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/dir"
+	"github.com/luksplug/luksplug/secrets/storetest"
+	"github.com/luksplug/luksplug/secrets/vmkeys"
+)
+
+const (
+	vm1 = "3e3fce45-4f53-4fa7-bb32-11f34168b82b"
+	vm2 = "6695eb01-f6a4-8304-79aa-97f2502e193f"
+)
+
+func Example() {
+	store := vmkeys.New(vmkeys.Folder, func() string { return vm1 })
+	fmt.Println(store)
+	_, err := vmkeys.New("/nonexistent", func() string { return "" }).Lookup(context.Background(), secrets.Reference{Type: secrets.Passphrase, Usage: "/vm1.img"})
+	fmt.Println(errors.Is(err, secrets.ErrNotFound), err)
+	// Output:
+	// vm:?uuid=3e3fce45-4f53-4fa7-bb32-11f34168b82b
+	// true secret with usage "/vm1.img": key store vm:/nonexistent: no such secret: whose keys? name the VM: vm:?uuid=UUID
+}
+
+// memory returns a new folder in memory.
+func memory(t *testing.T) string {
+	t.Helper()
+	path, err := os.MkdirTemp("/dev/shm", "luksplug-vmkeys")
+	if err != nil {
+		t.Skipf("no folder in memory: %v", err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(path) })
+	return path
+}
+
+func store(folder, vm string) *vmkeys.Store {
+	return vmkeys.New(folder, func() string { return vm })
+}
+
+// put puts a key there as a management server does.
+func put(t *testing.T, folder, vm string, ref secrets.Reference, value []byte) string {
+	t.Helper()
+	path := filepath.Join(folder, vm, dir.FileName(ref))
+	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, value, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestStore(t *testing.T) {
+	t.Parallel()
+	storetest.Run(t, func(t *testing.T) storetest.Fixture {
+		folder := memory(t)
+		return storetest.Fixture{
+			Store: store(folder, vm1),
+			Put: func(t *testing.T, ref secrets.Reference, value []byte) {
+				put(t, folder, vm1, ref, value)
+			},
+			Deny: func(t *testing.T, ref secrets.Reference) {
+				if err := os.Chmod(filepath.Join(folder, vm1, dir.FileName(ref)), 0o640); err != nil {
+					t.Fatal(err)
+				}
+			},
+			Damage: func(t *testing.T, ref secrets.Reference) {
+				put(t, folder, vm1, secrets.Reference{UUID: ref.UUID, Usage: ref.Usage, Type: ref.Type}, nil)
+				if err := os.WriteFile(filepath.Join(folder, vm1, dir.FileName(ref)+".xml"), []byte("<secret>"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			},
+			Reopen: func(*testing.T) secrets.Store { return store(folder, vm1) },
+		}
+	})
+}
+
+// TestKeptApart: a VM's keys are found for that VM only, and wiped alone.
+func TestKeptApart(t *testing.T) {
+	t.Parallel()
+	folder, ref := memory(t), storetest.ByUUID()
+	first := put(t, folder, vm1, ref, []byte("first"))
+	put(t, folder, vm2, ref, []byte("second"))
+	seen, err := os.Open(first) // what is written into the file is seen here
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = seen.Close() }()
+	find := func(vm string) string {
+		t.Helper()
+		secret, err := store(folder, vm).Lookup(t.Context(), ref)
+		if errors.Is(err, secrets.ErrNotFound) {
+			return ""
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer secret.Wipe()
+		value := ""
+		_ = secret.Use(func(b []byte) error { value = string(b); return nil })
+		return value
+	}
+	if find(vm1) != "first" || find(strings.ToUpper(vm2)) != "second" || find("") != "" || find(uuid.NewString()) != "" {
+		t.Error("another VM's keys are found")
+	}
+	for range 2 {
+		if err := vmkeys.Wipe(folder, vm1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if find(vm1) != "" || find(vm2) != "second" {
+		t.Error("other keys than those of the VM were destroyed")
+	}
+	if _, err := os.Lstat(filepath.Dir(first)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the VM's folder: %v", err)
+	}
+	left := make([]byte, 16)
+	if n, _ := seen.Read(left); strings.Trim(string(left[:n]), "\x00") != "" || n != len("first") {
+		t.Errorf("the file holds %q", left[:n])
+	}
+}
+
+// TestWipeGoesOn: what is not a key's file is no obstacle, and nothing outside of the
+// folder is touched.
+func TestWipeGoesOn(t *testing.T) {
+	t.Parallel()
+	folder := memory(t)
+	outside := filepath.Join(folder, "outside")
+	put(t, folder, vm1, storetest.ByUUID(), []byte("value"))
+	inside := filepath.Join(folder, vm1)
+	err := errors.Join(os.WriteFile(outside, []byte("mine"), 0o600), os.Symlink(outside, filepath.Join(inside, "link")),
+		os.Symlink(folder, filepath.Join(inside, "folder")), os.Mkdir(filepath.Join(inside, "sub"), 0o700),
+		os.WriteFile(filepath.Join(inside, "sub", "key"), []byte("value"), 0o400))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := vmkeys.Wipe(folder, vm1); err != nil {
+		t.Error(err)
+	}
+	if text, err := os.ReadFile(outside); err != nil || string(text) != "mine" {
+		t.Errorf("a file elsewhere: %q %v", text, err)
+	}
+	if _, err := os.Lstat(inside); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("left: %v", err)
+	}
+	for _, wrong := range []string{"", "..", ".", "vm1", "../" + vm1} {
+		if err := vmkeys.Wipe(folder, wrong); err == nil {
+			t.Errorf("%q is taken for a UUID", wrong)
+		}
+	}
+}
+
+// TestNotInMemory: keys that would outlive the host's memory are neither taken nor
+// used.
+func TestNotInMemory(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	s := store(folder, vm1)
+	if err := s.Define(t.Context(), secrets.Document{UUID: uuid.New()}); !errors.Is(err, secrets.ErrPersistent) {
+		t.Skipf("the folder for tests is in memory: %v", err)
+	}
+	ref := storetest.ByUUID()
+	put(t, folder, vm1, ref, []byte("value"))
+	if _, err := s.Lookup(t.Context(), ref); !errors.Is(err, secrets.ErrDenied) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestNoVM(t *testing.T) {
+	t.Parallel()
+	s := store(memory(t), "")
+	if err := s.Define(t.Context(), secrets.Document{UUID: uuid.New()}); !errors.Is(err, vmkeys.ErrNoVM) {
+		t.Errorf("got %v", err)
+	}
+	if all, err := s.List(t.Context()); err != nil || len(all) > 0 {
+		t.Errorf("got %v %v", all, err)
+	}
+	if _, err := store(memory(t), "not-a-uuid").Lookup(t.Context(), storetest.ByUUID()); err == nil {
+		t.Error("a VM whose UUID is none")
+	}
+}
