@@ -13,9 +13,9 @@ func TestVM(t *testing.T) {
 	const one, other = "3e3fce45-4f53-4fa7-bb32-11f34168b82b", "6695eb01-f6a4-8304-79aa-97f2502e193f"
 	o := keystore.Options{VM: func() string { return other }}
 	for uri, want := range map[string]string{
-		"vm:":                                   "vm:?uuid=" + other,
+		"vm:":                                   "vm:/run/luksplug/keys?uuid=" + other,
 		"vm:/run/keys%20here":                   "vm:/run/keys%20here?uuid=" + other,
-		"vm:?uuid=" + strings.ToUpper(one):      "vm:?uuid=" + one,
+		"vm:?uuid=" + strings.ToUpper(one):      "vm:/run/luksplug/keys?uuid=" + one,
 		"vm:/run/keys?encoding=hex&uuid=" + one: "vm:/run/keys?uuid=" + one,
 	} {
 		store, err := keystore.Open(uri, o)
@@ -23,7 +23,7 @@ func TestVM(t *testing.T) {
 			t.Errorf("%s: got %v (%v), want %s", uri, store, err, want)
 		}
 	}
-	if store, err := keystore.Open("vm:", keystore.Options{}); err != nil || store.String() != "vm:" {
+	if store, err := keystore.Open("vm:", keystore.Options{}); err != nil || store.String() != "vm:/run/luksplug/keys" {
 		t.Errorf("without a VM: %v %v", store, err)
 	}
 	for _, uri := range []string{"vm:keys", "vm:?uuid=vm1", "vm:?vm=" + one} {

@@ -33,10 +33,7 @@ func New(folder string, vm func() string) *Store { return &Store{folder, vm} }
 // String returns the URI of the VM's store, or of that of any VM while none is
 // known.
 func (s *Store) String() string {
-	uri := "vm:"
-	if s.folder != Folder {
-		uri += (&url.URL{Path: s.folder}).EscapedPath()
-	}
+	uri := "vm:" + (&url.URL{Path: s.folder}).EscapedPath()
 	if id := s.vm(); id != "" {
 		uri += "?uuid=" + url.QueryEscape(id)
 	}

@@ -28,7 +28,7 @@ func Example() {
 	_, err := vmkeys.New("/nonexistent", func() string { return "" }).Lookup(context.Background(), secrets.Reference{Type: secrets.Passphrase, Usage: "/vm1.img"})
 	fmt.Println(errors.Is(err, secrets.ErrNotFound), err)
 	// Output:
-	// vm:?uuid=3e3fce45-4f53-4fa7-bb32-11f34168b82b
+	// vm:/run/luksplug/keys?uuid=3e3fce45-4f53-4fa7-bb32-11f34168b82b
 	// true secret with usage "/vm1.img": key store vm:/nonexistent: no such secret: whose keys? name the VM: vm:?uuid=UUID
 }
 
