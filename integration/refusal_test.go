@@ -155,7 +155,7 @@ func TestRefusedBeforeAnything(t *testing.T) {
 		{name: "sata", args: with("vdb", "sdb", "'virtio'", "'sata'"), code: 3, says: []string{"sata", "virtio, scsi or usb"}},
 		{name: "fdc", args: with("vdb", "fdb", "'virtio'", "'fdc'", "device='disk'", "device='floppy'"), code: 3, says: []string{"fdc"}},
 		{name: "element that is not supported", args: with("<target", "<backenddomain name='other'/><target"), code: 3,
-			says: []string{"<backenddomain>", "not support"}},
+			says: []string{"unsupported", "<backenddomain>", "Xen"}},
 		{name: "element that nobody knows", args: with("<target", "<tarquet/><target"), code: 2, says: []string{"<tarquet>", "line"}},
 		{name: "attribute that nobody knows", args: with("<target", "<target colour='red'"), code: 2, says: []string{"colour"}},
 		{name: "malformed XML", args: with("</disk>", ""), code: 2, says: []string{"disk XML"}},

@@ -142,10 +142,7 @@ func (h *handle) end(ctx context.Context, quit func(context.Context) error, p pa
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err := h.signal(unix.SIGTERM); err != nil {
-		return err
-	}
-	if ended, err := h.waitFor(ctx, p.term); ended || err != nil {
+	if ended, err := h.terminate(ctx, p.term); ended || err != nil {
 		return err
 	}
 	if err := h.signal(unix.SIGKILL); err != nil {
@@ -159,6 +156,27 @@ func (h *handle) end(ctx context.Context, quit func(context.Context) error, p pa
 		return fmt.Errorf("process %d does not end even by SIGKILL, it may wait for a disk: %w", h.process.PID, context.DeadlineExceeded)
 	}
 	return fmt.Errorf("%w (process %d): it did not end when it was asked to", ErrKilled, h.process.PID)
+}
+
+// termAgain is how often SIGTERM is repeated. The storage daemon notes a signal and
+// goes on waiting for events if it came just before it began to wait: only
+// another signal, or event, has it look again.
+const termAgain = 250 * time.Millisecond
+
+// terminate sends SIGTERM until the process has ended, at most for d.
+func (h *handle) terminate(ctx context.Context, d time.Duration) (ended bool, err error) {
+	for deadline := time.Now().Add(d); ; {
+		if err := h.signal(unix.SIGTERM); err != nil {
+			return false, err
+		}
+		left := time.Until(deadline)
+		if ended, err := h.waitFor(ctx, min(termAgain, left)); ended || err != nil {
+			return ended, err
+		}
+		if left <= termAgain {
+			return false, nil
+		}
+	}
 }
 
 // waitFor waits for the process, at most for d. The error is ctx's own.
