@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -205,3 +206,22 @@ type SecretError struct {
 func (e *SecretError) Error() string { return "disk " + e.Target + ": " + e.Err.Error() }
 
 func (e *SecretError) Unwrap() error { return e.Err }
+
+// NoAnswerError says that QEMU has not answered a question in time. The question
+// changes nothing. Such a QEMU mostly stands still, and its guest with it: over NFS,
+// for one, it asks the server how large an image is whenever it is asked for its
+// nodes.
+type NoAnswerError struct {
+	Err error // names the question
+}
+
+func (e *NoAnswerError) Error() string {
+	command := "a question"
+	var unknown *qmp.UnknownOutcomeError
+	if errors.As(e.Err, &unknown) {
+		command = unknown.Command
+	}
+	return "the VM's QEMU does not answer " + command + " in time: see whether a server hangs that has one of its disks, as QEMU may stand still until that is back, and try again"
+}
+
+func (e *NoAnswerError) Unwrap() error { return e.Err }

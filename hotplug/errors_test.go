@@ -1,8 +1,12 @@
 package hotplug_test
 
 import (
+	"context"
 	"errors"
+	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
@@ -30,5 +34,37 @@ func TestVersionError(t *testing.T) {
 		if err.Error() != is+c.want {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestNoAnswer: of a QEMU that stands still it is said so, and when it goes on,
+// nothing has happened.
+func TestNoAnswer(t *testing.T) {
+	t.Parallel()
+	v, dial := vm(t, hotplug.Options{})
+	c, err := dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }() // nothing is asked of it
+	pid, ok := c.PeerPID()
+	if !ok {
+		t.Fatal("QEMU's process is not known")
+	}
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	asking, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err = v.State(asking)
+	var noAnswer *hotplug.NoAnswerError
+	if !errors.As(err, &noAnswer) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "does not answer query-named-block-nodes") {
+		t.Errorf("a QEMU that stands still: %v", err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.State(t.Context()); err != nil {
+		t.Errorf("a QEMU that goes on: %v", err)
 	}
 }

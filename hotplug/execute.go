@@ -166,11 +166,7 @@ func (r *run) step(ctx context.Context, s blockgraph.Step) error {
 		r.vm.opts.OnStep(report)
 	}
 	if err != nil {
-		because := ""
-		if advice := serverAdvice(s.Do.Arguments.Text("driver"), err); advice != "" {
-			because = ", because " + advice
-		}
-		return fmt.Errorf("step %d of %d (%s %s)%s: %w", len(r.reports), len(r.plan.Steps), s.Do.Execute, s.Subject, because, err)
+		return fmt.Errorf("step %d of %d (%s %s)%s: %w", len(r.reports), len(r.plan.Steps), s.Do.Execute, s.Subject, because(s.Do, err), err)
 	}
 	return nil
 }

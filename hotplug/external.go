@@ -65,7 +65,7 @@ func (a *attach) serve(ctx context.Context, d *daemon.Daemon, graph *blockgraph.
 			return &SecretError{Target: a.disk.Target, Ref: passphraseOf(graph.Daemon, s.Subject), Err: err}
 		}
 		if err != nil {
-			return &PreflightError{Target: a.disk.Target, Reason: fmt.Sprintf("the storage daemon cannot open it (%s %s)", s.Do.Execute, s.Subject), Err: err}
+			return &PreflightError{Target: a.disk.Target, Reason: fmt.Sprintf("the storage daemon cannot open it (%s %s)%s", s.Do.Execute, s.Subject, because(s.Do, err)), Err: err}
 		}
 	}
 	err := d.Export(ctx, daemon.Export{Node: graph.Daemon.Top().Name, Name: blockgraph.Export(a.disk.Target), Writable: !a.disk.ReadOnly})

@@ -34,6 +34,14 @@ func serverError(target string, s blockgraph.Source, err error) error {
 	return &PreflightError{Target: target, Reason: reason, Err: err}
 }
 
+// because is what a message says besides the command that a server has made fail.
+func because(command blockgraph.Command, err error) string {
+	if advice := serverAdvice(command.Arguments.Text("driver"), err); advice != "" {
+		return ", because " + advice
+	}
+	return ""
+}
+
 // serverAdvice says what a server's refusal means and what to do about it, "" where
 // that is not known. protocol is that of the source, or QEMU's driver for it.
 func serverAdvice(protocol string, err error) string {
@@ -46,6 +54,8 @@ func serverAdvice(protocol string, err error) string {
 		return "the server wants to know who it talks to: add <auth>"
 	case errors.Is(err, qmp.ErrForbidden) && protocol == "rbd":
 		return "the user may not use it: give it Ceph's capabilities \"profile rbd\" for the monitor and for the pool (ceph auth caps)"
+	case errors.Is(err, qmp.ErrForbidden) && protocol == "nfs":
+		return "the server does not give it to us: see what it exports and to whom, and whether <identity> should name another user and group"
 	case errors.Is(err, qmp.ErrForbidden):
 		return "the server does not give it to us: see what it wants, such as <cookies> or an <initiator>"
 	case protocol == "rbd" && errors.Is(err, qmp.ErrWrongPassphrase):

@@ -3,6 +3,7 @@ package hotplug
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path"
 	"slices"
@@ -182,6 +183,9 @@ func (vm *VM) queryAll(ctx context.Context, commands ...qmp.Command) ([]json.Raw
 		values, failed := valuesOf(vm.client.ExecuteAll(ctx, commands...))
 		if failed == nil {
 			return values, nil
+		}
+		if errors.Is(failed, context.DeadlineExceeded) {
+			return nil, &NoAnswerError{Err: failed}
 		}
 		if attempt > 0 || ctx.Err() != nil || !lost(failed) {
 			return nil, failed

@@ -81,12 +81,12 @@ func (r *remote) keyStore(t *testing.T) string {
 	return dir
 }
 
-// command is the program where QEMU is: it sees the same files.
+// command is the program where QEMU is: it sees the same files and the same network.
 func (r *remote) command(ctx context.Context, t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	line := slices.Concat([]string{luksplug, "--qmp", r.q.Socket, "--keystore", "dir:" + r.keyStore(t)}, args)
 	if os.Geteuid() == 0 {
-		line = append([]string{"nsenter", "--target", strconv.Itoa(r.q.PID), "--mount", "--"}, line...)
+		line = append([]string{"nsenter", "--target", strconv.Itoa(r.q.PID), "--mount", "--net", "--"}, line...)
 	}
 	cmd := exec.CommandContext(ctx, line[0], line[1:]...)
 	cmd.Env = append(os.Environ(), r.env...)

@@ -17,6 +17,15 @@ var serverTexts = []struct {
 	{"The requested URL returned error: 404", ErrImageNotFound},
 	{"failed to authenticate using", ErrLoginRefused}, // QEMU's block/ssh.c
 
+	{"MNT3ERR_ACCES", ErrForbidden}, // libnfs; RFC 1813, section 5.1.3: what is not exported, or not to us
+	{"MNT3ERR_PERM", ErrForbidden},
+	{"MNT3ERR_NOENT", ErrImageNotFound},
+	{"NFS: ACCESS denied", ErrForbidden},
+	{"NFS3ERR_ACCES", ErrForbidden},
+	{"NFS3ERR_PERM", ErrForbidden},
+	{"NFS3ERR_NOENT", ErrImageNotFound},
+	{"Invalid URL specified", ErrImageNotFound}, // QEMU's block/nfs.c: no path
+
 	{"LOGICAL_UNIT_NOT_SUPPORTED", ErrImageNotFound}, // libiscsi
 	{"Target not found(515)", ErrImageNotFound},
 	{"Requested export not available", ErrImageNotFound}, // QEMU's nbd/client.c
@@ -52,6 +61,8 @@ var serverTexts = []struct {
 	{"Could not resolve host", ErrServerUnreachable},
 	{"Can not reconnect right now", ErrServerUnreachable}, // libiscsi: the connection has failed before the login
 	{"Timeout connecting to", ErrServerUnreachable},       // libssh
+	{"Can not resolv into", ErrServerUnreachable},         // libnfs
+	{"nfs_service failed", ErrServerUnreachable},          // libnfs: the connection has failed
 }
 
 // serverText says what a refusal means that comes from a server, or from the lack

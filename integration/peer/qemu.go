@@ -147,7 +147,7 @@ func Run(ctx context.Context, dir string, o Options) (*QEMU, error) {
 // connect waits for the sockets and opens the guest's port.
 func (q *QEMU) connect(ctx context.Context, o Options) error {
 	for _, socket := range []string{q.Socket, q.Control} {
-		if err := waitFor(ctx, q.process, socket, func() bool { return listening(socket) }); err != nil {
+		if err := waitFor(ctx, q.process, socket, func() bool { return listening(q.process.pid(), socket) }); err != nil {
 			return err
 		}
 	}
@@ -189,11 +189,12 @@ func waitFor(ctx context.Context, p *process, what string, ready func() bool) er
 	return nil
 }
 
-// listening reports whether some process listens on a unix socket: the kernel
-// marks it in the flags column (__SO_ACCEPTCON, 00010000). A connection would
-// tell as well, but a monitor would take it for its client.
-func listening(path string) bool {
-	table, err := os.ReadFile("/proc/net/unix")
+// listening reports whether some process listens on a unix socket in the network of
+// the process pid: the kernel marks it in the flags column (__SO_ACCEPTCON,
+// 00010000). A connection would tell as well, but a monitor would take it for its
+// client.
+func listening(pid int, path string) bool {
+	table, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/unix", pid))
 	if err != nil {
 		return false
 	}

@@ -47,10 +47,18 @@ func startServer(t testing.TB, name string, command func(dir string, port int) *
 		if s.Port, err = freePort(); err != nil {
 			break
 		}
-		if err = s.start(ctx, command(dir, s.Port)); err == nil || !errors.Is(err, errEnded) {
+		if err = s.start(ctx, command(dir, s.Port), func() bool { return listeningTCP(s.Port) }); err == nil || !errors.Is(err, errEnded) {
 			break
 		}
 	}
+	s.started(t, name, err)
+	return s
+}
+
+// started ends a test whose server did not start, or has the server end with the
+// test.
+func (s *Server) started(t testing.TB, name string, err error) {
+	t.Helper()
 	if errors.Is(err, exec.ErrNotFound) {
 		t.Fatalf("start %s: %v (make setup installs it)", name, err)
 	}
@@ -63,10 +71,10 @@ func startServer(t testing.TB, name string, command func(dir string, port int) *
 			t.Logf("messages of %s: %s", name, tail(s.Log, 2000))
 		}
 	})
-	return s
 }
 
-func (s *Server) start(ctx context.Context, cmd *exec.Cmd) error {
+// start runs a server until it is ready.
+func (s *Server) start(ctx context.Context, cmd *exec.Cmd, ready func() bool) error {
 	log, err := os.Create(s.Log)
 	if err != nil {
 		return err
@@ -76,7 +84,7 @@ func (s *Server) start(ctx context.Context, cmd *exec.Cmd) error {
 	if s.process, err = startTied(cmd); err != nil {
 		return err
 	}
-	err = waitFor(ctx, s.process, s.Address(), func() bool { return listeningTCP(s.Port) })
+	err = waitFor(ctx, s.process, s.Address(), ready)
 	if err != nil {
 		s.process.kill()
 	}
