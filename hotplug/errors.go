@@ -13,7 +13,7 @@ import (
 
 // PreflightError says that a disk was refused before anything was changed.
 type PreflightError struct {
-	// Target is the disk's target, such as "vdb".
+	// Target is the disk's target, such as "vdb"; "" where it is not about one disk.
 	Target string
 	// Reason says what stands in the way and what to do about it.
 	Reason string
@@ -22,7 +22,10 @@ type PreflightError struct {
 }
 
 func (e *PreflightError) Error() string {
-	text := "disk " + e.Target + " refused: " + e.Reason
+	text := "refused: " + e.Reason
+	if e.Target != "" {
+		text = "disk " + e.Target + " " + text
+	}
 	if e.Err != nil {
 		text += ": " + e.Err.Error()
 	}

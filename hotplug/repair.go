@@ -3,6 +3,7 @@ package hotplug
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 // List returns what luksplug holds in the VM, leftovers of interrupted runs
@@ -63,6 +64,13 @@ func (vm *VM) removeSecrets(ctx context.Context, h *Holding, state *State) (*Hol
 	}
 	if vm.runState(ctx) != "running" {
 		return nil, nil // a VM that has been restored opens its images when it is resumed
+	}
+	migrating, err := vm.migrating(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if migrating {
+		return nil, fmt.Errorf("disk %s: QEMU may need its secrets again, which are not removed: %w", h.Target, ErrMigrating)
 	}
 	for _, id := range left.Objects {
 		if err := vm.deleteObject(ctx, id); err != nil {

@@ -2,6 +2,8 @@ package integration
 
 import (
 	"context"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -32,9 +34,7 @@ func newHosts(ctx context.Context, t *testing.T, to *hookHost) (*hosts, *guestLo
 	h.domain = h.from.define(ctx, t, h.disks[:2]...)
 	for _, p := range h.disks {
 		h.from.learn(t, p.volume)
-		if h.to != nil && h.to.keys != "" {
-			h.to.learn(t, p.volume)
-		}
+		h.to.learn(t, p.volume)
 	}
 	h.from.start(ctx, t, h.domain, h.disks[:2]...)
 	h.plug(ctx, t, h.disks[2])
@@ -93,16 +93,70 @@ func (h *hosts) end(ctx context.Context, t *testing.T, log *guestLog) {
 	checkFileLog(t, h.plain, h.devices[len(h.disks)], lines)
 }
 
+// check runs migrate-check, outside of the namespaces of both hosts.
+func (h *hosts) check(ctx context.Context, t *testing.T, code int, args ...string) string {
+	t.Helper()
+	args = append([]string{"--connect", h.from.URI, "--keystore", "dir:" + h.from.keys, "migrate-check", h.domain.Name, h.to.URI}, args...)
+	return run(ctx, t, exec.CommandContext(ctx, luksplug, args...)).want(t, code).stdout
+}
+
+// shell is the command that runs others on the destination.
+func (h *hosts) shell(ctx context.Context) []string {
+	cmd := h.to.Inside(ctx, "env", "PATH="+filepath.Dir(luksplug)+":/usr/bin:/bin")
+	return []string{"--shell", strings.Join(cmd.Args, " ")}
+}
+
+// wantRefused checks that migrate-check finds what is wrong, that a migration then
+// fails with the same, and that the guest goes on.
+func (h *hosts) wantRefused(ctx context.Context, t *testing.T, log *guestLog, why string) {
+	t.Helper()
+	if report := h.check(ctx, t, 5, h.shell(ctx)...); !strings.Contains(report, "BAD destination: disk vdb") || !strings.Contains(report, why) {
+		t.Errorf("migrate-check says %s", report)
+	}
+	err := h.migrate(ctx, t)
+	if err == nil || !strings.Contains(err.Error(), why) || strings.Count(err.Error(), "\n") > 2 {
+		t.Fatalf("got %v", err)
+	}
+	if state := virsh(ctx, t, h.from.Libvirt, "domstate", h.domain.Name); state != "running" {
+		t.Fatalf("the source is %s", state)
+	}
+	log.wantMore(ctx, t, h.domain.Guest())
+	h.to.wantClean(ctx, t)
+}
+
 // TestMigrate moves a domain to another host and back, by the client and by the
-// source itself, while its guest writes.
+// source itself, while its guest writes. Before that the destination lacks the keys
+// and then the images, and the domain stays where it is.
 func TestMigrate(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	h, log := newHosts(ctx, t, newHookHost(t, ""))
-	for _, flags := range [][]string{{"--persistent", "--undefinesource"}, {"--persistent", "--undefinesource", "--p2p"}} {
-		if _, err := h.to.Receive(h.domain); err != nil {
-			t.Fatal(err)
+	if _, err := h.to.Receive(h.domain); err != nil {
+		t.Fatal(err)
+	}
+	first := h.disks[0].volume
+	key := h.to.keyFile(t, first)
+	if err := os.Remove(key); err != nil {
+		t.Fatal(err)
+	}
+	h.wantRefused(ctx, t, log, "secret")
+	h.to.learn(t, first)
+	folder := filepath.Dir(first.Header)
+	run(ctx, t, h.to.Inside(ctx, "mount", "-t", "tmpfs", "nothing", folder)).want(t, 0)
+	h.wantRefused(ctx, t, log, first.Payload)
+	run(ctx, t, h.to.Inside(ctx, "umount", folder)).want(t, 0)
+
+	report := h.check(ctx, t, 5, h.shell(ctx)...)
+	if strings.Count(report, "BAD") != 1 || !strings.Contains(report, "disk vdc: where the migration fails late") {
+		t.Errorf("migrate-check says %s", report)
+	}
+	report = h.check(ctx, t, 0, append(h.shell(ctx), "--prepare")...)
+	for _, want := range []string{"disk vdb is recorded", "the machine pc-q35", "destination: disk vdd: its files", "given luksplug-vdc-secret0", "destination: /etc/libvirt/hooks/qemu.d/50-luksplug is installed"} {
+		if !strings.Contains(report, want) {
+			t.Errorf("migrate-check says nothing of %q: %s", want, report)
 		}
+	}
+	for _, flags := range [][]string{{"--persistent", "--undefinesource"}, {"--persistent", "--undefinesource", "--p2p"}} {
 		if err := h.migrate(ctx, t, flags...); err != nil {
 			t.Fatal(err)
 		}
@@ -117,5 +171,70 @@ func TestMigrate(t *testing.T) {
 		}
 		wantNoObjects(ctx, t, h.domain)
 	}
+	if report := h.check(ctx, t, 5, "--shell", "false"); !strings.Contains(report, "BAD luksplug cannot be asked") {
+		t.Errorf("migrate-check says %s", report)
+	}
+	h.to = h.from
+	if report := h.check(ctx, t, 5); !strings.Contains(report, "is the host that the domain runs on") {
+		t.Errorf("migrate-check says %s", report)
+	}
 	h.end(ctx, t, log)
+}
+
+// TestMigrateToNoLuksplug: the destination has no luksplug, and its QEMU learns only
+// from the stream that a disk is missing. By then the source has let go of its
+// images, and has to take them back.
+func TestMigrateToNoLuksplug(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	h := &hosts{from: newHookHost(t, ""), to: &hookHost{peer.Libvirtd(t), ""}, disks: []plugged{
+		{volume: peer.NewVolume(t, peer.Qcow2LUKS), target: "vdb"},
+		{volume: peer.NewVolume(t, peer.DetachedRaw), target: "vdc"},
+	}}
+	var err error
+	if h.domain, err = h.from.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true}); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range h.disks {
+		h.from.learn(t, p.volume)
+		h.plug(ctx, t, p)
+		h.devices = append(h.devices, guestDisk(ctx, t, h.domain, "serial-"+p.target))
+	}
+	log := startLog(ctx, t, h.domain.Guest(), h.devices...)
+	if _, err := h.to.Receive(h.domain); err != nil {
+		t.Fatal(err)
+	}
+	report := h.check(ctx, t, 0, "--prepare")
+	if !strings.Contains(report, "?   luksplug, its hook and the keys") || !strings.Contains(report, "?   disk vdc: no pool of the destination has") || !strings.Contains(report, "given luksplug-vdb-secret0") {
+		t.Errorf("migrate-check says %s", report)
+	}
+	if report := h.check(ctx, t, 0); !strings.Contains(report, "QEMU has the secret that it needs again") {
+		t.Errorf("migrate-check says %s", report)
+	}
+	h.failLate(ctx, t)
+	log.wantMore(ctx, t, h.domain.Guest())
+	h.from.tool(ctx, t, h.domain, "repair").want(t, 0)
+	wantNoObjects(ctx, t, h.domain)
+	lines := log.stop(ctx, t, h.domain.Guest())
+
+	// Without the secret QEMU cannot take the image back, and ends at the latest
+	// when the guest writes: what --prepare is for.
+	h.failLate(ctx, t)
+	if err := h.domain.Guest().WritePattern(ctx, h.devices[0], 8, 1, []byte("lost")); err == nil {
+		t.Error("QEMU has taken an encrypted qcow2 image back without its secret: --prepare is of no use")
+	}
+	_, _ = h.from.Virsh(ctx, "destroy", h.domain.Name) // it may have ended
+	h.from.wantClean(ctx, t)
+	for i, p := range h.disks {
+		checkVolumeLog(ctx, t, p.volume, h.devices[i], lines)
+	}
+}
+
+// failLate migrates to where the stream cannot be read.
+func (h *hosts) failLate(ctx context.Context, t *testing.T) {
+	t.Helper()
+	err := h.migrate(ctx, t)
+	if err == nil || !strings.Contains(err.Error(), "load of migration failed") {
+		t.Fatalf("got %v", err)
+	}
 }

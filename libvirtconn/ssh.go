@@ -116,6 +116,11 @@ func orText(text, otherwise string) string {
 
 // sshArguments are the arguments of ssh, itself included.
 func (u *URI) sshArguments() []string {
+	return append(u.sshCommand(), "sh -c "+quote(u.remoteScript()))
+}
+
+// sshCommand is how ssh is run, up to the name of the host.
+func (u *URI) sshCommand() []string {
 	args := []string{orText(u.command, "ssh"), "-T", "-e", "none"}
 	if u.Port != "" {
 		args = append(args, "-p", u.Port)
@@ -132,7 +137,17 @@ func (u *URI) sshArguments() []string {
 	if u.noVerify {
 		args = append(args, "-o", "StrictHostKeyChecking=no")
 	}
-	return append(args, "--", u.Host, "sh -c "+quote(u.remoteScript()))
+	return append(args, "--", u.Host)
+}
+
+// Shell returns the command that runs others on the host at the other end: ssh
+// with what the URI says of it, up to the name of the host. It is nil for another
+// transport, which leads to libvirt only.
+func (u *URI) Shell() []string {
+	if u.Transport != SSH {
+		return nil
+	}
+	return u.sshCommand()
 }
 
 // remoteScript is what a shell runs at the other end: libvirt's own helper, which

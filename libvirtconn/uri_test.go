@@ -148,6 +148,9 @@ func TestSSHArguments(t *testing.T) {
 		if !slices.Equal(args[:len(args)-1], c.before) || !strings.HasPrefix(last, "sh -c '") {
 			t.Errorf("%s: %q", text, args)
 		}
+		if shell := u.Shell(); !slices.Equal(shell, c.before) {
+			t.Errorf("%s: the shell is %q", text, shell)
+		}
 		// The other end's login shell takes the quotes off, and sh reads the rest.
 		script, err := exec.Command("sh", "-c", `sh() { printf %s "$2"; }; `+last).Output()
 		if err != nil || !strings.Contains(string(script), c.script) {

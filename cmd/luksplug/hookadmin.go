@@ -112,8 +112,20 @@ func newHookUninstall(a *app) *cobra.Command {
 
 // finding is what a check has found out.
 type finding struct {
-	Good bool   `json:"good"`
-	Text string `json:"text"`
+	Good bool `json:"good"`
+	// Unchecked tells that nobody knows, and who has to look.
+	Unchecked bool   `json:"unchecked,omitempty"`
+	Text      string `json:"text"`
+}
+
+// inOrder returns an error of exit code 5 where a check has found something.
+func inOrder(findings []finding, reason string) error {
+	for _, f := range findings {
+		if !f.Good && !f.Unchecked {
+			return &hotplug.PreflightError{Reason: reason, Err: errNotInOrder}
+		}
+	}
+	return nil
 }
 
 // errNotInOrder: a check has found something.
@@ -125,31 +137,57 @@ func newHookCheck(a *app) *cobra.Command {
 		Short: "Tell whether the hook works on this host",
 		Long: `check looks at the script, the program that it calls, libvirtd, the configuration
 and its key stores, and the place for keys in memory. Nothing is changed, and no
-secret is looked up. The exit code is 5 where something is not in order.`,
-		Example: "  luksplug hook check\n  luksplug hook check --output json",
+secret is looked up. With the XML of a running domain of another host, it also
+tells whether this host could take it over: whether the files of its disks are
+here, and their secrets. The exit code is 5 where something is not in order.`,
+		Example: "  luksplug hook check\n  luksplug hook check --output json\n  ssh vmhost1 virsh dumpxml vm1 | luksplug hook check --domain-xml -",
 		Args:    cobra.NoArgs,
 	}
 	folder := folderFlag(cmd)
-	cmd.RunE = func(*cobra.Command, []string) error {
+	xml := cmd.Flags().String("domain-xml", "", "a running domain that is to come here: the path of its XML, - for standard input")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		i, err := a.installation(*folder)
 		if err != nil {
 			return err
 		}
 		findings, err := a.checkHook(i)
+		if err == nil && *xml != "" {
+			findings, err = a.checkArrival(cmd.Context(), *xml, findings)
+		}
 		if err != nil {
 			return err
 		}
 		if err := a.printFindings(findings); err != nil {
 			return err
 		}
-		for _, f := range findings {
-			if !f.Good {
-				return &hotplug.PreflightError{Reason: "the hook does not work on this host", Err: errNotInOrder}
-			}
-		}
-		return nil
+		return inOrder(findings, "the hook does not work on this host")
 	}
 	return cmd
+}
+
+// checkArrival adds what there is to say of a domain that is to come here.
+func (a *app) checkArrival(ctx context.Context, path string, findings []finding) ([]finding, error) {
+	ctx, cancel := a.bounded(ctx)
+	defer cancel()
+	text, err := a.readInput(path)
+	if err != nil {
+		return nil, err
+	}
+	disks, err := hook.Host{Store: &hookStore{app: a}, Log: a.log}.CheckArrival(ctx, text)
+	if err != nil {
+		return nil, fmt.Errorf("the domain's XML: %w", err)
+	}
+	for _, d := range disks {
+		f := finding{Good: d.Err == nil, Text: fmt.Sprintf("disk %s: its files and secrets are here", d.Target)}
+		if d.Err != nil {
+			f.Text = oneLine(d.Err.Error())
+			if !strings.HasPrefix(f.Text, "disk ") {
+				f.Text = "disk " + d.Target + ": " + f.Text
+			}
+		}
+		findings = append(findings, f)
+	}
+	return findings, nil
 }
 
 func (a *app) printFindings(findings []finding) error {
@@ -161,7 +199,10 @@ func (a *app) printFindings(findings []finding) error {
 	var b strings.Builder
 	for _, f := range findings {
 		sign := "ok  "
-		if !f.Good {
+		switch {
+		case f.Unchecked:
+			sign = "?   "
+		case !f.Good:
 			sign = "BAD "
 		}
 		b.WriteString(sign + f.Text + "\n")
@@ -172,7 +213,7 @@ func (a *app) printFindings(findings []finding) error {
 func (a *app) checkHook(i hook.Installation) ([]finding, error) {
 	var out []finding
 	add := func(good bool, format string, args ...any) {
-		out = append(out, finding{good, fmt.Sprintf(format, args...)})
+		out = append(out, finding{Good: good, Text: fmt.Sprintf(format, args...)})
 	}
 	state, err := i.Check()
 	if err != nil && !errors.Is(err, hook.ErrForeignScript) {

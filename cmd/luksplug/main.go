@@ -120,7 +120,7 @@ Exit codes:
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	a.flags.register(root)
-	root.AddCommand(newAttach(a), newDetach(a), newList(a), newPlan(a), newCmdline(a), newRepair(a), newSecret(a), newHook(a), newVersion(a), newWatchDaemon(a))
+	root.AddCommand(newAttach(a), newDetach(a), newList(a), newPlan(a), newCmdline(a), newRepair(a), newSecret(a), newHook(a), newMigrateCheck(a), newVersion(a), newWatchDaemon(a))
 	strictCommands(root)
 	return root
 }

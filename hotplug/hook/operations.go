@@ -23,8 +23,8 @@ func (c call) starting() (*hotplug.Starting, error) {
 	return hotplug.NewStarting(c.uuid, user, c.options()), nil
 }
 
-// startDisk is a recorded disk, ready for a start.
-func startDisk(d record.Disk) (hotplug.StartDisk, error) {
+// StartDisk returns a recorded disk as one that a VM starts with.
+func StartDisk(d record.Disk) (hotplug.StartDisk, error) {
 	disk, err := d.Parsed()
 	if err != nil {
 		return hotplug.StartDisk{}, err
@@ -81,7 +81,7 @@ func (c call) prepare(ctx context.Context) error {
 }
 
 func (c call) prepareDisk(ctx context.Context, s *hotplug.Starting, d record.Disk, arrival hotplug.Arrival) error {
-	disk, err := startDisk(d)
+	disk, err := StartDisk(d)
 	switch {
 	case err != nil:
 		return err
@@ -157,7 +157,7 @@ func (c call) finish(ctx context.Context, s *hotplug.Starting, arrival hotplug.A
 		if d == nil {
 			continue
 		}
-		disk, err := startDisk(*d)
+		disk, err := StartDisk(*d)
 		if err != nil {
 			failed = append(failed, err)
 			continue
@@ -211,7 +211,7 @@ func (d *domain) onlyOptional() bool {
 
 // plug attaches a disk that is not among QEMU's arguments.
 func (c call) plug(ctx context.Context, vm *hotplug.VM, d record.Disk) error {
-	disk, err := startDisk(d)
+	disk, err := StartDisk(d)
 	if err != nil {
 		return err
 	}
@@ -229,7 +229,7 @@ func (c call) arrive(ctx context.Context, arrival hotplug.Arrival) ([]byte, erro
 	arguments := domainxml.Foreign(c.doc.Arguments())
 	var failed []error
 	for _, d := range c.record.Disks {
-		disk, err := startDisk(d)
+		disk, err := StartDisk(d)
 		if err != nil {
 			failed = append(failed, err)
 			continue
