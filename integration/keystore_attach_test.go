@@ -214,45 +214,52 @@ done
 }
 
 // TestKeystoreAttach attaches a volume with the passphrase from each kind of key
-// store: 64 random bytes, with NUL and high ones among them. Nothing that
-// luksplug writes has them.
+// store.
 func TestKeystoreAttach(t *testing.T) {
 	t.Parallel()
 	for name, fill := range keystoreCases() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			ctx := bounded(t)
-			passphrase := make([]byte, 64)
-			_, _ = rand.Read(passphrase) // never fails
-			passphrase[7], passphrase[8], passphrase[63] = 0, 0xff, '\n'
-			v := peer.NewVolume(t, peer.DetachedRaw)
-			key := writeFile(t, "key", string(passphrase))
-			command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Header, key)
-			id, err := uuid.Parse(v.SecretUUID)
-			if err != nil {
-				t.Fatal(err)
-			}
-			c := fill(ctx, t, id, passphrase)
-			q := peer.Start(t, peer.Options{RootPorts: 1})
-			before := stateOf(ctx, t, q)
-			args := append(c.wrap, c.tool(), "--qmp", q.Socket, "-vv", "--keystore", c.uri, "attach", writeFile(t, "disk.xml", v.DiskXML("vdb", "virtio")))
-			cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-			cmd.Env = append(os.Environ(), c.env...)
-			r := run(ctx, t, cmd).want(t, 0)
-			found := evidence{"standard output": []byte(r.stdout), "standard error": []byte(r.stderr)}
-			found.hides(t, string(passphrase))
-			if c.opens != "" {
-				found.hides(t, c.opens)
-			}
-			if r := tool(ctx, t, q.Socket, "list").want(t, 0); !strings.Contains(r.stdout, "vdb") {
-				t.Errorf("the disk is not there: %s", r.stdout)
-			}
-			if after := stateOf(ctx, t, q); !slices.Equal(before.Objects, after.Objects) {
-				t.Errorf("objects before the attach %v, after it %v", before.Objects, after.Objects)
-			}
+			r := attachFrom(bounded(t), t, fill)
 			if name == "exec" && !strings.Contains(r.stderr, "looking\n") {
 				t.Error("the program's messages are not passed on")
 			}
 		})
 	}
+}
+
+// attachFrom attaches a volume with a passphrase from a key store: 64 random bytes,
+// with NUL and high ones among them. Nothing that luksplug writes has them, and no
+// object of ours is in QEMU afterwards.
+func attachFrom(ctx context.Context, t *testing.T, fill func(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase) result {
+	t.Helper()
+	passphrase := make([]byte, 64)
+	_, _ = rand.Read(passphrase) // never fails
+	passphrase[7], passphrase[8], passphrase[63] = 0, 0xff, '\n'
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	key := writeFile(t, "key", string(passphrase))
+	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Header, key)
+	id, err := uuid.Parse(v.SecretUUID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := fill(ctx, t, id, passphrase)
+	q := peer.Start(t, peer.Options{RootPorts: 1})
+	before := stateOf(ctx, t, q)
+	args := append(c.wrap, c.tool(), "--qmp", q.Socket, "-vv", "--keystore", c.uri, "attach", writeFile(t, "disk.xml", v.DiskXML("vdb", "virtio")))
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), c.env...)
+	r := run(ctx, t, cmd).want(t, 0)
+	found := evidence{"standard output": []byte(r.stdout), "standard error": []byte(r.stderr)}
+	found.hides(t, string(passphrase))
+	if c.opens != "" {
+		found.hides(t, c.opens)
+	}
+	if r := tool(ctx, t, q.Socket, "list").want(t, 0); !strings.Contains(r.stdout, "vdb") {
+		t.Errorf("the disk is not there: %s", r.stdout)
+	}
+	if after := stateOf(ctx, t, q); !slices.Equal(before.Objects, after.Objects) {
+		t.Errorf("objects before the attach %v, after it %v", before.Objects, after.Objects)
+	}
+	return r
 }

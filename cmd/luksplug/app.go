@@ -117,6 +117,11 @@ func (a *app) setUp(cmd *cobra.Command) error {
 		a.trace = f
 		a.closers = append(a.closers, func() { _ = f.Close() })
 	}
+	// To take back what was begun may last as long as a command of QEMU's does.
+	unheard := context.AfterFunc(cmd.Context(), func() {
+		a.log.Info("told to end: what was begun is taken back first, and a second signal ends luksplug at once")
+	})
+	a.closers = append(a.closers, func() { unheard() })
 	return nil
 }
 

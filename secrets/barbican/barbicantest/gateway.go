@@ -180,7 +180,7 @@ func (g *Gateway) Count(t testing.TB) int {
 func Fixture(t *testing.T, up *url.URL) storetest.Fixture {
 	t.Helper()
 	g := NewGateway(t, up)
-	timeout := time.Minute // the machine may be busy
+	timeout := 3 * time.Minute // the server handles one request at a time, and the machine may be busy
 	if strings.HasSuffix(t.Name(), "/hanging") {
 		timeout = time.Second
 	}
