@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/access"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -19,6 +20,12 @@ type AttachOptions struct {
 	// already. Both payloads then have the same key: whoever sees both images
 	// can tell equal sectors from different ones.
 	AllowSharedHeader bool
+	// Relabel gives images that the VM's QEMU may not open to its user, and its
+	// SELinux label, for as long as they are attached; see package access.
+	Relabel bool
+	// Owners are those of the images, as they were written down when they had been
+	// given to QEMU's user before; nil for nothing.
+	Owners []access.Owner
 	// Devices has the disk plugged where it was before, see
 	// [blockgraph.Machine]; nil has a free place chosen.
 	Devices []blockgraph.Object
@@ -36,6 +43,8 @@ type Prepared struct {
 	Devices []blockgraph.Object
 	// Way is how the volume is opened.
 	Way blockgraph.Way
+	// Owners are those of the images that are about to be given to QEMU's user.
+	Owners []access.Owner
 }
 
 // Attached tells what an attach has done.
@@ -107,6 +116,7 @@ type attach struct {
 	// arrival is where a VM comes from that is about to start, "" for one that
 	// runs.
 	arrival Arrival
+	permits *permits // what checkPermissions has found out
 	out     *Attached
 	// remote is the image that is open in a storage daemon. looked is true when
 	// all that have to be opened there were found to be right.
@@ -243,6 +253,9 @@ func (a *attach) before(ctx context.Context, graph *blockgraph.Graph, way blockg
 		p.Devices = append(p.Devices, d.Options)
 	}
 	var err error
+	if p.Owners, err = a.owners(ctx); err != nil {
+		return &PreflightError{Target: a.disk.Target, Reason: "the images cannot be given to QEMU's user", Err: err}
+	}
 	if a.kept, err = a.options.Before(ctx, p); err != nil {
 		return &PreflightError{Target: a.disk.Target, Reason: "the attach cannot be recorded", Err: err}
 	}
@@ -295,6 +308,9 @@ func (a *attach) beside(ctx context.Context, graph *blockgraph.Graph, unlocking 
 		}
 		// QEMU opens the volume by itself, and needs nothing of this host's.
 		a.vm.log.WithField("disk", a.disk.Target).Warnf("the host will not know of the disk: %v", err)
+	}
+	if err := a.permit(ctx); err != nil {
+		return err
 	}
 	if graph.Daemon != nil {
 		return a.startDaemon(ctx, graph, a.values)

@@ -21,7 +21,11 @@ func (a *attach) preflight(ctx context.Context, plan *blockgraph.Plan, unlock bl
 	if err := a.vm.checkDevicesOfHost(ctx, a.disk); err != nil {
 		return 0, err
 	}
-	return a.checkFiles(ctx, unlock, state)
+	size, err := a.checkFiles(ctx, unlock, state)
+	if err == nil {
+		a.permits, err = a.checkPermissions(ctx, unlock.Way)
+	}
+	return size, err
 }
 
 func (vm *VM) checkNames(plan *blockgraph.Plan, state *State) error {

@@ -17,6 +17,15 @@ type Process struct {
 	// User is as whom it runs: who must be able to open what is handed over by
 	// path.
 	User *daemon.Credential
+	// Labels are how it is confined.
+	Labels Labels
+}
+
+// Labels are what security modules of the host's kernel go by.
+type Labels struct {
+	// AppArmor is the name of the process's profile, Image the SELinux label of the
+	// files that it may open; "" for none.
+	AppArmor, Image string
 }
 
 // errNotHere: the VM does not run on this machine.

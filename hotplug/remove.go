@@ -233,7 +233,7 @@ func (vm *VM) remove(ctx context.Context, h *Holding) error {
 }
 
 // tidy removes what there is on this host for a disk that the VM does not have
-// any more: a storage daemon, what was handed over, the note. Doing it again does
+// any more: a storage daemon, what was handed over, what was given, the note. Doing it again does
 // no harm.
 func (vm *VM) tidy(ctx context.Context, target string) error {
 	if !vm.filesAreLocal() {
@@ -242,5 +242,5 @@ func (vm *VM) tidy(ctx context.Context, target string) error {
 	if err := vm.stopDaemon(ctx, target); err != nil {
 		return err
 	}
-	return vm.forget(ctx, target)
+	return errors.Join(vm.forbid(ctx, target), vm.forget(ctx, target))
 }

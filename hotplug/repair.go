@@ -47,6 +47,8 @@ func (vm *VM) Repair(ctx context.Context) ([]*Holding, error) {
 		removed = append(removed, h)
 	}
 	failed = append(failed, vm.forgetOthers(ctx, state))
+	given, err := vm.forbidOthers(ctx, state)
+	removed, failed = append(removed, given...), append(failed, err)
 	return removed, errors.Join(failed...)
 }
 

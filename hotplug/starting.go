@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/access"
 	"github.com/luksplug/luksplug/hotplug/daemon"
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -61,6 +62,9 @@ type StartDisk struct {
 	Way blockgraph.Way
 	// AllowSharedHeader is as in [AttachOptions].
 	AllowSharedHeader bool
+	// Relabel and Owners are as in [AttachOptions].
+	Relabel bool
+	Owners  []access.Owner
 }
 
 // StartWay returns the way in which the disk of a starting VM is opened that was,
@@ -163,8 +167,12 @@ func (s *Starting) check(ctx context.Context, d StartDisk, arrival Arrival, stor
 		return nil, nil, err
 	}
 	a := &attach{vm: s.vm, disk: d.Disk, store: store, out: &Attached{}, arrival: arrival,
-		options: AttachOptions{AllowSharedHeader: d.AllowSharedHeader}}
-	if _, err := a.checkFiles(ctx, unlock, &State{}); err != nil {
+		options: AttachOptions{AllowSharedHeader: d.AllowSharedHeader, Relabel: d.Relabel, Owners: d.Owners}}
+	_, err = a.checkFiles(ctx, unlock, &State{})
+	if err == nil {
+		a.permits, err = a.checkPermissions(ctx, unlock.Way)
+	}
+	if err != nil {
 		a.closeRemote(ctx)
 		return nil, nil, err
 	}
@@ -173,10 +181,12 @@ func (s *Starting) check(ctx context.Context, d StartDisk, arrival Arrival, stor
 
 // Prepare does what Check does, derives the keys, and writes what QEMU reads as
 // it starts: the passphrases of [Starting.Arguments] and, by ByHeader, ephemeral
-// headers, each file readable by QEMU's user alone and in memory. After a failure
-// none of them is there.
+// headers, each file readable by QEMU's user alone and in memory. Images that QEMU
+// may not open are given to its user, where that is wanted. After a failure all is as
+// it was.
 //
-// The files are removed by [Starting.Started] or [Starting.Gone].
+// The files are removed by [Starting.Started] or [Starting.Gone], and the images go
+// back by [Starting.GiveBack].
 func (s *Starting) Prepare(ctx context.Context, d StartDisk, arrival Arrival, store secrets.Store) (err error) {
 	a, graph, err := s.check(ctx, d, arrival, store)
 	if err != nil {
@@ -188,6 +198,14 @@ func (s *Starting) Prepare(ctx context.Context, d StartDisk, arrival Arrival, st
 		return err
 	}
 	defer values.Wipe()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.vm.forbid(context.WithoutCancel(ctx), d.Disk.Target))
+		}
+	}()
+	if err = a.permit(ctx); err != nil {
+		return err
+	}
 	if len(graph.Objects) == 0 && len(graph.Headers) == 0 {
 		return nil
 	}
@@ -280,6 +298,22 @@ func (s *Starting) removeLock(ctx context.Context) error {
 		l.release()
 	}
 	return nil
+}
+
+// GiveBack takes the images back that were given to the user of the VM's QEMU, which
+// must be gone. stay leaves them as they are: a QEMU of another host goes on with
+// them. owners are those that a record has: they count for images that this host has
+// not given away itself, for a VM that came from another one.
+func (s *Starting) GiveBack(ctx context.Context, owners []access.Owner, stay bool) error {
+	_, err := s.vm.forbidAll(ctx, func(string) bool { return true }, stay)
+	if stay || len(owners) == 0 || s.vm.proc.User == nil {
+		return err
+	}
+	registry, e := s.vm.owners()
+	if e == nil {
+		e = registry.Restore(owners, s.vm.proc.User.UID)
+	}
+	return errors.Join(err, e)
 }
 
 // writeSecret writes the value of a secret object to a new file that only owner

@@ -318,6 +318,9 @@ type Holding struct {
 	Helper int
 	// Files are the paths of files that were handed over and not yet removed.
 	Files []string
+	// Given are the paths of images that QEMU's user was given and has given back:
+	// only what [VM.Repair] returns has some.
+	Given []string
 	// Kept is what the caller of the attach has had kept, see [AttachOptions].
 	Kept string
 }
@@ -354,6 +357,9 @@ func (h *Holding) Left() []string {
 	}
 	for _, path := range h.Files {
 		out = append(out, "file "+path)
+	}
+	for _, path := range h.Given {
+		out = append(out, "QEMU's user as the owner of "+path)
 	}
 	return out
 }

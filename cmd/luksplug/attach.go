@@ -72,6 +72,7 @@ disk until it is detached.`,
 	unlock.register(cmd)
 	images.register(cmd)
 	records.register(cmd)
+	cmd.Flags().BoolVar(&options.Relabel, "relabel", false, "give images that the VM's QEMU may not open to its user (and SELinux label) for as long as they are attached")
 	cmd.Flags().BoolVar(&options.AllowSharedHeader, "allow-shared-header", false, "allow a detached header that another disk uses: both payloads then have the same key")
 	return cmd
 }

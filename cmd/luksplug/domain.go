@@ -146,18 +146,29 @@ func (d *domain) process(ctx context.Context) (*hotplug.Process, error) {
 		return nil, err
 	}
 	user := &daemon.Credential{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
+	labels := hotplug.Labels{}
 	for _, label := range doc.SecLabel {
 		if label.Model == "dac" && label.Label != "" {
 			if user, err = parseDAC(label.Label); err != nil {
 				return nil, fmt.Errorf("the XML of domain %s: %w", d.name, err)
 			}
 		}
+		switch label.Model {
+		case "apparmor":
+			labels.AppArmor = label.Label
+		case "selinux":
+			labels.Image = label.ImageLabel
+		}
 	}
 	pid := findQEMU(doc.UUID, user.UID)
 	if pid == 0 {
-		return &hotplug.Process{User: user}, nil
+		return &hotplug.Process{User: user, Labels: labels}, nil
 	}
-	return hotplug.LookUpProcess(pid)
+	p, err := hotplug.LookUpProcess(pid)
+	if err == nil {
+		p.Labels = labels
+	}
+	return p, err
 }
 
 // parseDAC reads libvirt's label of a user: "+64055:+994".

@@ -74,7 +74,7 @@ func (a *app) recordAgain(ctx context.Context, r *recorder, at *hotplug.Attached
 		a.log.WithField("disk", at.Target).Warn("it is not recorded in the domain's metadata, and cannot be now: detach and attach it again, or it is lost when the domain is saved and restored, or migrated")
 		return nil
 	}
-	r.disk.Devices, r.disk.Start = known.Devices, known.Start
+	r.disk.Devices, r.disk.Start, r.disk.Relabel, r.disk.Owners = known.Devices, known.Start, known.Relabel, known.Owners
 	if live.Disk(at.Target) == nil {
 		if err := r.write(ctx, record.Live); err != nil {
 			return err
@@ -127,6 +127,9 @@ func (a *app) attachOff(ctx context.Context, disk *diskDocument, flags recordFla
 		p.Devices = append(p.Devices, device.Options)
 	}
 	r.disk.Devices, r.disk.Start = p.Devices, hotplug.StartWay(disk.Disk, p.Way)
+	if options.Relabel && d.uri.Local() {
+		r.disk.Owners = hotplug.Owners(disk.Disk)
+	}
 	if err := r.write(ctx, record.Persistent); err != nil {
 		return false, err
 	}

@@ -38,7 +38,7 @@ func (a *app) recorder(disk *diskDocument, flags recordFlags, options hotplug.At
 	if err != nil {
 		return nil, err
 	}
-	d.Optional, d.AllowSharedHeader = flags.optional, options.AllowSharedHeader
+	d.Optional, d.AllowSharedHeader, d.Relabel = flags.optional, options.AllowSharedHeader, options.Relabel
 	return &recorder{domain: a.libvirt, disk: d, persistent: flags.persistent}, nil
 }
 
@@ -46,7 +46,7 @@ func (a *app) recorder(disk *diskDocument, flags recordFlags, options hotplug.At
 // that no disk is in QEMU which nobody knows of. What it returns is kept on the
 // host.
 func (r *recorder) before(ctx context.Context, disk *blockgraph.Disk, p hotplug.Prepared) (string, error) {
-	r.disk.Devices, r.disk.Start = p.Devices, hotplug.StartWay(disk, p.Way)
+	r.disk.Devices, r.disk.Start, r.disk.Owners = p.Devices, hotplug.StartWay(disk, p.Way), p.Owners
 	if err := r.write(ctx, record.Live); err != nil {
 		return "", err
 	}

@@ -135,10 +135,16 @@ func (d *Document) UUID() string { return d.Value("uuid") }
 
 // Label returns the label of a security model, such as "dac", that the domain's
 // QEMU has; "" where the document does not say.
-func (d *Document) Label(model string) string {
+func (d *Document) Label(model string) string { return d.label(model, "label") }
+
+// ImageLabel returns the label that the images of the domain have for a security
+// model; "" where the document does not say.
+func (d *Document) ImageLabel(model string) string { return d.label(model, "imagelabel") }
+
+func (d *Document) label(model, kind string) string {
 	for _, e := range d.root.children {
 		if e.name.Local == "seclabel" && e.attr("model") == model {
-			if label := e.child(xml.Name{Local: "label"}); label != nil {
+			if label := e.child(xml.Name{Local: kind}); label != nil {
 				return strings.TrimSpace(label.text)
 			}
 		}

@@ -41,6 +41,7 @@ type Event struct {
 const (
 	ReasonMigrated  = "migrated"
 	ReasonDestroyed = "destroyed"
+	ReasonFailed    = "failed"
 )
 
 // Reasons returns libvirt's words for why a domain is gone: Extra of Release.

@@ -152,5 +152,21 @@ func (c call) options() hotplug.Options {
 
 // connect opens our own monitor of the domain.
 func (c call) connect(ctx context.Context) (*hotplug.VM, error) {
-	return hotplug.Connect(ctx, func(ctx context.Context) (*qmp.Client, error) { return qmp.Dial(ctx, c.monitor) }, c.options())
+	pid := 0
+	dial := func(ctx context.Context) (*qmp.Client, error) {
+		client, err := qmp.Dial(ctx, c.monitor)
+		if err == nil {
+			pid, _ = client.PeerPID()
+		}
+		return client, err
+	}
+	options := c.options()
+	options.Process = func(context.Context) (*hotplug.Process, error) {
+		p, err := hotplug.LookUpProcess(pid)
+		if err == nil {
+			p.Labels = hotplug.Labels{AppArmor: c.doc.Label("apparmor"), Image: c.doc.ImageLabel("selinux")}
+		}
+		return p, err
+	}
+	return hotplug.Connect(ctx, dial, options)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/access"
 	"github.com/luksplug/luksplug/hotplug/domainxml"
 	"github.com/luksplug/luksplug/hotplug/record"
 )
@@ -29,7 +30,7 @@ func StartDisk(d record.Disk) (hotplug.StartDisk, error) {
 	if err != nil {
 		return hotplug.StartDisk{}, err
 	}
-	return hotplug.StartDisk{Disk: disk, Devices: d.Devices, Way: d.Start, AllowSharedHeader: d.AllowSharedHeader}, nil
+	return hotplug.StartDisk{Disk: disk, Devices: d.Devices, Way: d.Start, AllowSharedHeader: d.AllowSharedHeader, Relabel: d.Relabel, Owners: d.Owners}, nil
 }
 
 // cold tells whether QEMU has the disk from its start.
@@ -74,7 +75,7 @@ func (c call) prepare(ctx context.Context) error {
 		if err != nil {
 			after, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidying)
 			defer cancel()
-			return errors.Join(err, s.Gone(after))
+			return errors.Join(err, s.Gone(after), s.GiveBack(after, nil, false))
 		}
 	}
 	return nil
@@ -215,7 +216,7 @@ func (c call) plug(ctx context.Context, vm *hotplug.VM, d record.Disk) error {
 	if err != nil {
 		return err
 	}
-	_, err = vm.Attach(ctx, disk.Disk, c.Store, hotplug.AttachOptions{AllowSharedHeader: d.AllowSharedHeader, Devices: d.Devices})
+	_, err = vm.Attach(ctx, disk.Disk, c.Store, hotplug.AttachOptions{AllowSharedHeader: d.AllowSharedHeader, Devices: d.Devices, Relabel: d.Relabel, Owners: d.Owners})
 	return err
 }
 
@@ -248,13 +249,33 @@ func (c call) arrive(ctx context.Context, arrival hotplug.Arrival) ([]byte, erro
 	return doc.Text(), errors.Join(append(failed, s.Arrive(ctx, arrival))...)
 }
 
+// giveBack takes images back that the VM's QEMU was given. A VM that has migrated
+// goes on with them on another host, and one that should have come here and did not
+// goes on where it was: what this host did not give away stays as it is then.
+func (c call) giveBack(ctx context.Context, s *hotplug.Starting) error {
+	var owners []access.Owner
+	if c.Extra != ReasonFailed {
+		for _, d := range c.record.Disks {
+			owners = append(owners, d.Owners...)
+		}
+	}
+	return s.GiveBack(ctx, owners, c.Extra == ReasonMigrated)
+}
+
 // gone removes all of the domain's from this host.
 func (c call) gone(ctx context.Context) error {
 	if c.uuid == "" {
 		return nil
 	}
-	s := hotplug.NewStarting(c.uuid, nil, c.options())
+	user, err := c.user()
+	if err != nil {
+		c.Log.Debug(err) // then nothing was given to it
+	}
+	s := hotplug.NewStarting(c.uuid, user, c.options())
 	failed := []error{s.Gone(ctx)}
+	if c.Operation == Release { // at Stopped it is not said whether the VM goes on elsewhere
+		failed = append(failed, c.giveBack(ctx, s))
+	}
 	if folder := c.monitorFolder(); folder != "" {
 		failed = append(failed, os.RemoveAll(folder))
 	}

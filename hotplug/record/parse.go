@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/access"
 )
 
 // Parse reads the element. Elements and attributes that it does not know are
@@ -77,6 +78,7 @@ func (p *parser) disk(start xml.StartElement) (Disk, error) {
 		"start":          func(v string) { d.Start = blockgraph.Way(v) },
 		"optional":       func(v string) { d.Optional = v == "yes" },
 		"shared-header":  func(v string) { d.AllowSharedHeader = v == "yes" },
+		"relabel":        func(v string) { d.Relabel = v == "yes" },
 		"ignore-unknown": func(v string) { d.IgnoreUnknown = v == "yes" },
 		"tls-dir":        func(v string) { d.TLSFolder = v },
 		"tls-secret":     func(v string) { d.TLSSecret = v },
@@ -91,6 +93,11 @@ func (p *parser) disk(start xml.StartElement) (Disk, error) {
 			var o blockgraph.Object
 			err := p.json(e, &o)
 			d.Devices = append(d.Devices, o)
+			return err
+		case is(e, "owner"):
+			var o access.Owner
+			err := p.json(e, &o)
+			d.Owners = append(d.Owners, o)
 			return err
 		case is(e, "pool"):
 			var pool blockgraph.Pool

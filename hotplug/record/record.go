@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/access"
 	"github.com/luksplug/luksplug/hotplug/domainxml"
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -48,6 +49,10 @@ type Disk struct {
 	Optional bool
 	// AllowSharedHeader tells that its header may be that of another disk, too.
 	AllowSharedHeader bool
+	// Relabel tells that images which QEMU may not open are given to its user, and
+	// Owners whose they were before.
+	Relabel bool
+	Owners  []access.Owner
 	// Devices are its devices, as device_add was told; nil where they were never
 	// attached.
 	Devices []blockgraph.Object
@@ -218,7 +223,7 @@ func (r Record) text(prefix, declaration string) (string, error) {
 	w.begin("disks", declaration, attribute{"user", r.User}, attribute{"cold-plug", yes(r.ColdPlug)})
 	for _, d := range r.Disks {
 		w.begin("disk", "", attribute{"target", d.Target}, attribute{"start", string(d.Start)}, attribute{"optional", yes(d.Optional)},
-			attribute{"shared-header", yes(d.AllowSharedHeader)}, attribute{"ignore-unknown", yes(d.IgnoreUnknown)},
+			attribute{"shared-header", yes(d.AllowSharedHeader)}, attribute{"relabel", yes(d.Relabel)}, attribute{"ignore-unknown", yes(d.IgnoreUnknown)},
 			attribute{"tls-dir", d.TLSFolder}, attribute{"tls-secret", d.TLSSecret}, attribute{"tls-psk", d.TLSUser})
 		w.WriteString(d.XML + "\n")
 		for _, pool := range d.Pools {
@@ -228,6 +233,11 @@ func (r Record) text(prefix, declaration string) (string, error) {
 		}
 		for _, o := range d.Devices {
 			if err := w.json("device", o); err != nil {
+				return "", fmt.Errorf("the record of disk %s: %w", d.Target, err)
+			}
+		}
+		for _, o := range d.Owners {
+			if err := w.json("owner", o); err != nil {
 				return "", fmt.Errorf("the record of disk %s: %w", d.Target, err)
 			}
 		}

@@ -1,0 +1,254 @@
+package access
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/selinux/go-selinux"
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/hotplug/daemon"
+)
+
+func owner(t *testing.T, path string) string {
+	t.Helper()
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("%d:%d", st.Uid, st.Gid)
+}
+
+func want(t *testing.T, path, who string) {
+	t.Helper()
+	if got := owner(t, path); got != who {
+		t.Errorf("%s belongs to %s, want %s", filepath.Base(path), got, who)
+	}
+}
+
+// taking takes files for a disk of a VM.
+func taking(vm, target string, give []string, others ...string) Taking {
+	t := Taking{Use: Use{VM: vm, Target: target, Boot: Boot()}, Owner: Owner{UID: stranger}}
+	for _, path := range give {
+		t.Give = append(t.Give, File{Path: path, Write: true})
+	}
+	t.Files = append(t.Files, t.Give...)
+	for _, path := range others {
+		t.Files = append(t.Files, File{Path: path})
+	}
+	return t
+}
+
+func (r Registry) mustTake(t *testing.T, taking Taking) {
+	t.Helper()
+	if err := r.Take(taking); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// end ends the use of a disk and returns which files went back.
+func (r Registry) end(t *testing.T, vm, target string) []string {
+	t.Helper()
+	given, err := r.Give(Giving{Ended: func(u Use) bool { return u.VM == vm && u.Target == target }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, g := range given {
+		out = append(out, filepath.Base(g.Path))
+	}
+	return out
+}
+
+// empty checks that the registry remembers nothing.
+func (r Registry) empty(t *testing.T) {
+	t.Helper()
+	entries, err := os.ReadDir(r.Dir)
+	if err != nil || len(entries) > 0 {
+		t.Errorf("left: %v, error %v", entries, err)
+	}
+}
+
+// TestRegistry: an image and the one below it, which another disk has as well.
+func TestRegistry(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	dir := t.TempDir()
+	r := Registry{Dir: filepath.Join(dir, "owners")}
+	base, first, second := file(t, filepath.Join(dir, "base"), 0o600), file(t, filepath.Join(dir, "first"), 0o600), file(t, filepath.Join(dir, "second"), 0o600)
+	if err := os.Chown(base, 12, 34); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink("base", link); err != nil {
+		t.Fatal(err)
+	}
+	one := taking("vm1", "vda", []string{first, base})
+	r.mustTake(t, one)
+	r.mustTake(t, one) // again
+	want(t, first, "64999:0")
+	want(t, base, "64999:34")
+	// The second disk finds the base as it needs it, by another name.
+	r.mustTake(t, taking("vm2", "vda", []string{second}, link))
+	if back := r.end(t, "vm1", "vda"); len(back) != 1 || back[0] != "first" {
+		t.Errorf("went back: %v", back)
+	}
+	want(t, first, "0:0")
+	want(t, base, "64999:34")
+	if back := r.end(t, "vm2", "vda"); len(back) != 2 {
+		t.Errorf("went back: %v", back)
+	}
+	want(t, second, "0:0")
+	want(t, base, "12:34")
+	r.empty(t)
+	if back := r.end(t, "vm2", "vda"); len(back) != 0 {
+		t.Errorf("went back: %v", back)
+	}
+}
+
+// TestRegistryInterrupted: a run that was killed before or after the owner was
+// changed, a VM that is gone, and a host that was started again.
+func TestRegistryInterrupted(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	dir := t.TempDir()
+	path := file(t, filepath.Join(dir, "image"), 0o600)
+	gone := daemon.Process{PID: os.Getpid(), Start: 1}
+	for name, c := range map[string]struct {
+		use  Use
+		uid  int
+		ends string // target that is said to have ended
+	}{
+		"before the change":   {Use{VM: "vm", Target: "vda", Boot: Boot()}, 0, "vda"},
+		"after the change":    {Use{VM: "vm", Target: "vda", Boot: Boot()}, stranger, "vda"},
+		"the VM is gone":      {Use{VM: "vm", Target: "vda", Boot: Boot(), Process: gone}, stranger, ""},
+		"the host was off":    {Use{VM: "vm", Target: "vda", Boot: "before"}, stranger, ""},
+		"another owner since": {Use{VM: "vm", Target: "vda", Boot: Boot()}, 4711, "vda"},
+	} {
+		r := Registry{Dir: filepath.Join(dir, strings.ReplaceAll(name, " ", "-"))}
+		if err := os.Chown(path, 0, 0); err != nil {
+			t.Fatal(err)
+		}
+		tk := taking("vm", "vda", []string{path})
+		tk.Use = c.use
+		r.mustTake(t, tk)
+		if err := os.Chown(path, c.uid, 0); err != nil {
+			t.Fatal(err)
+		}
+		r.end(t, "vm", c.ends)
+		if c.uid == stranger {
+			want(t, path, "0:0")
+		} else {
+			want(t, path, fmt.Sprintf("%d:0", c.uid))
+		}
+		r.empty(t)
+	}
+}
+
+// TestRegistryMigration: what stays with another host, and whose it is there.
+func TestRegistryMigration(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	dir := t.TempDir()
+	path := file(t, filepath.Join(dir, "image"), 0o600)
+	if err := os.Chown(path, 12, 34); err != nil {
+		t.Fatal(err)
+	}
+	source, destination := Registry{Dir: filepath.Join(dir, "source")}, Registry{Dir: filepath.Join(dir, "destination")}
+	tk := taking("vm", "vda", []string{path})
+	owners, err := source.Owners(tk)
+	if err != nil || len(owners) != 1 || owners[0].UID != 12 {
+		t.Fatalf("got %v, %v", owners, err)
+	}
+	source.mustTake(t, tk)
+	if again, err := source.Owners(taking("vm", "vda", nil, path)); err != nil || len(again) != 1 || again[0] != owners[0] {
+		t.Errorf("got %v, %v", again, err)
+	}
+	destination.mustTake(t, taking("vm", "vda", nil, path)) // finds it as it should be
+	if _, err := source.Give(Giving{Stay: true, Ended: func(Use) bool { return true }}); err != nil {
+		t.Fatal(err)
+	}
+	source.empty(t)
+	want(t, path, "64999:34")
+	if err := destination.Restore(owners, 4711); err != nil {
+		t.Fatal(err)
+	}
+	want(t, path, "64999:34") // not the user's whom it was given to
+	if err := destination.Restore(owners, stranger); err != nil {
+		t.Fatal(err)
+	}
+	want(t, path, "12:34")
+
+	// A host that starts the VM anew, and finds the image as another has left it.
+	if err := os.Chown(path, stranger, 34); err != nil {
+		t.Fatal(err)
+	}
+	tk.Remembered = owners
+	destination.mustTake(t, tk)
+	destination.end(t, "vm", "vda")
+	want(t, path, "12:34")
+}
+
+// TestRegistryRefuses: what would give away more than an image.
+func TestRegistryRefuses(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	dir := t.TempDir()
+	r := Registry{Dir: filepath.Join(dir, "owners")}
+	path := file(t, filepath.Join(dir, "image"), 0o600)
+	if err := os.Link(path, filepath.Join(dir, "other")); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{path, dir, filepath.Join(dir, "missing")} {
+		if err := r.Take(taking("vm", "vda", []string{path})); err == nil {
+			t.Errorf("%s was given away", path)
+		}
+	}
+	want(t, path, "0:0")
+	r.empty(t)
+	// One that was replaced by another file stays whose it is.
+	if err := os.Remove(filepath.Join(dir, "other")); err != nil {
+		t.Fatal(err)
+	}
+	r.mustTake(t, taking("vm", "vda", []string{path}))
+	other := file(t, filepath.Join(dir, "new"), 0o600)
+	if err := os.Chown(other, stranger, 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(other, path); err != nil {
+		t.Fatal(err)
+	}
+	if back := r.end(t, "vm", "vda"); len(back) > 0 {
+		t.Errorf("went back: %v", back)
+	}
+	want(t, path, "64999:0")
+	r.empty(t)
+}
+
+// TestRegistryLabel: the SELinux label goes and comes back with the owner. Whether
+// the kernel heeds it does not matter here.
+func TestRegistryLabel(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	const was, is = "system_u:object_r:virt_image_t:s0", "system_u:object_r:svirt_image_t:s0:c392,c662"
+	dir := t.TempDir()
+	r := Registry{Dir: filepath.Join(dir, "owners")}
+	path := file(t, filepath.Join(dir, "image"), 0o600)
+	if err := selinux.SetFileLabel(path, was); err != nil {
+		t.Skipf("no label can be set here: %v", err)
+	}
+	tk := taking("vm", "vda", []string{path})
+	tk.Owner.Label = is
+	r.mustTake(t, tk)
+	if got, err := selinux.FileLabel(path); err != nil || got != is {
+		t.Errorf("got %q, %v", got, err)
+	}
+	r.end(t, "vm", "vda")
+	if got, err := selinux.FileLabel(path); err != nil || got != was {
+		t.Errorf("got %q, %v", got, err)
+	}
+	want(t, path, "0:0")
+}
