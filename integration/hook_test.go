@@ -102,7 +102,7 @@ type plugged struct {
 // disks belong.
 func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *peer.Domain {
 	t.Helper()
-	arguments := append(hook.MonitorArguments(hook.MonitorFolder, hookUUID), hook.PortArguments(2)...)
+	arguments := append(hook.MonitorArguments(hook.MonitorFolder, hookUUID), hook.PortArguments(max(2, len(disks)))...)
 	r := record.Record{User: "+0:+0"}
 	starting := hotplug.NewStarting(hookUUID, nil, hotplug.Options{RunDir: "/run/luksplug/vm"})
 	var devices []blockgraph.Object

@@ -22,6 +22,9 @@ import (
 var luksplug string
 
 func TestMain(m *testing.M) {
+	if os.Getenv(brokenHook) != "" { // we are one, of a private libvirtd
+		os.Exit(runBrokenHook(os.Args[1:]))
+	}
 	flag.Parse()
 	inParallel(6)
 	os.Exit(build(m))

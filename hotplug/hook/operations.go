@@ -221,7 +221,8 @@ func (c call) plug(ctx context.Context, vm *hotplug.VM, d record.Disk) error {
 }
 
 // arrive puts the disks that the domain had among its arguments. It needs no key
-// and no file, and what it cannot do it leaves to prepare, which may fail.
+// and no file, but of optional disks, and what it cannot do it leaves to prepare,
+// which may fail.
 func (c call) arrive(ctx context.Context, arrival hotplug.Arrival) ([]byte, error) {
 	s, err := c.starting()
 	if err != nil {
@@ -234,6 +235,14 @@ func (c call) arrive(ctx context.Context, arrival hotplug.Arrival) ([]byte, erro
 		if err != nil {
 			failed = append(failed, err)
 			continue
+		}
+		if d.Optional {
+			// The domain may well have started without it, which nobody could put
+			// into its XML then; and prepare can no longer leave it out.
+			if err := s.Check(ctx, disk, arrival, c.Store); err != nil {
+				c.Log.WithField("disk", d.Target).Warnf("it is left out, since it is optional: %v", err)
+				continue
+			}
 		}
 		ours, err := s.Arguments(ctx, disk)
 		if err != nil {

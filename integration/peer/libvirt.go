@@ -154,9 +154,14 @@ if [ -d "$2/luksplug" ]; then # a host of its own
 	mount -t tmpfs -o mode=755 luksplug /run/luksplug
 	for dir in etc var/lib var/log; do mount --bind "$2/luksplug/$dir" "/$dir/luksplug"; done
 fi
+restart=$2/restart
 shift 2
-libvirtd --pid-file /run/libvirt/libvirtd.pid "$@" &
-wait $!
+while :; do
+	libvirtd --pid-file /run/libvirt/libvirtd.pid "$@" &
+	wait $! || :
+	[ -e "$restart" ] || break
+	rm "$restart"
+done
 `
 
 // writeConfig makes libvirt's folders and its configuration.

@@ -75,6 +75,9 @@ func (p *Program) Run(ctx context.Context) (*secrets.Secret, error) {
 		cancel() // a program that writes without an end would wait for us
 	}
 	waitErr := cmd.Wait()
+	if errors.Is(waitErr, exec.ErrWaitDelay) {
+		waitErr = nil // a child that it has left keeps the messages' end open; the value is all there
+	}
 	if err := p.outcome(ctx, bounded, readErr, waitErr); err != nil {
 		value.Wipe()
 		return nil, err

@@ -1,0 +1,98 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/secrets/vmkeys"
+)
+
+// push puts the passphrase of a volume onto the host for the domain, and for
+// another one, as a management server does.
+func (h *hookHost) push(ctx context.Context, t *testing.T, v *peer.Volume) {
+	t.Helper()
+	uri := "vm:?uuid=" + hookUUID
+	document := writeFile(t, "secret.xml", "<secret ephemeral='yes'><uuid>"+v.SecretUUID+"</uuid></secret>")
+	run(ctx, t, h.Inside(ctx, luksplug, "--keystore", uri, "secret", "define", document)).want(t, 0)
+	run(ctx, t, h.Inside(ctx, luksplug, "--keystore", uri, "secret", "set-value", v.SecretUUID, "--file", v.PassphraseFile)).want(t, 0)
+	h.shell(ctx, t, fmt.Sprintf("mkdir -p -m 700 %[1]s/%[2]s; cp %[3]s %[1]s/%[2]s/%[4]s; chmod 600 %[1]s/%[2]s/*", vmkeys.Folder, otherUUID, v.PassphraseFile, v.SecretUUID))
+}
+
+const otherUUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
+
+// shell runs a line of shell on the host.
+func (h *hookHost) shell(ctx context.Context, t *testing.T, line string) string {
+	t.Helper()
+	out, err := h.Inside(ctx, "sh", "-ec", line).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", line, err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// wantKeys ends the test unless the domain has keys on the host, or has none. The
+// other one always has.
+func (h *hookHost) wantKeys(ctx context.Context, t *testing.T, when string, want bool) {
+	t.Helper()
+	got := h.shell(ctx, t, "find "+vmkeys.Folder+" -type f ! -name .lock")
+	if strings.Contains(got, hookUUID) != want {
+		t.Errorf("%s there is %s", when, got)
+	}
+	if !strings.Contains(got, otherUUID) {
+		t.Errorf("%s nothing of the other VM is left: %s", when, got)
+	}
+}
+
+// TestHookDestroysKeys: a host has the keys of a VM from when they are put there
+// until the VM has left, and has nothing of them then.
+func TestHookDestroysKeys(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	from, to := newFaultyHost(t), newHookHost(t, "")
+	disks := []plugged{{volume: peer.NewVolume(t, peer.DetachedRaw), target: "vdb", cold: true}, {volume: peer.NewVolume(t, peer.EmbeddedLUKS), target: "vdc"}}
+	later := peer.NewVolume(t, peer.EmbeddedLUKS)
+	d := from.define(ctx, t, disks...)
+	for _, p := range disks {
+		moved(t, from.keyFile(t, p.volume)) // for good: only the VM's own keys are left
+		to.learn(t, p.volume)
+	}
+	to.learn(t, later)
+	give := func() {
+		t.Helper()
+		for _, v := range []*peer.Volume{disks[0].volume, disks[1].volume, later} {
+			from.push(ctx, t, v)
+		}
+	}
+	start := func() {
+		t.Helper()
+		virsh(ctx, t, from.Libvirt, "start", "--paused", d.Name)
+	}
+	if _, err := from.Virsh(ctx, "start", "--paused", d.Name); err == nil || !strings.Contains(err.Error(), "no such secret") {
+		t.Fatalf("without keys: %v", err)
+	}
+	give()
+	start()
+	virsh(ctx, t, from.Libvirt, "managedsave", d.Name)
+	from.wantKeys(ctx, t, "while it is saved", true)
+	start()
+	// By their own names: no --keystore says whose disk it is.
+	from.tool(ctx, t, d, "--keystore", "vm:", "attach", writeFile(t, "later.xml", later.DiskXML("vdd", "virtio"))).want(t, 0)
+	virsh(ctx, t, from.Libvirt, "destroy", d.Name)
+	from.wantKeys(ctx, t, "after it was destroyed", false)
+
+	give()
+	start()
+	if _, err := to.Receive(d); err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(t.TempDir(), "migration")
+	virsh(ctx, t, from.Libvirt, "migrate", "--live", "--unsafe", "--persistent", "--undefinesource", "--migrateuri", "unix://"+socket, d.Name, to.URI)
+	from.wantKeys(ctx, t, "after it has moved", false)
+	if state := virsh(ctx, t, to.Libvirt, "domstate", d.Name); state != "paused" {
+		t.Errorf("the domain is %s", state)
+	}
+}
