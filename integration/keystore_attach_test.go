@@ -17,6 +17,7 @@ import (
 
 	"github.com/luksplug/luksplug/integration/peer"
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/exec/tangtest"
 	"github.com/luksplug/luksplug/secrets/keystore"
 	"github.com/luksplug/luksplug/secrets/kmip/kmiptest"
 )
@@ -70,27 +71,34 @@ func keystoreCases() map[string]func(ctx context.Context, t *testing.T, id uuid.
 			folder := filepath.Dir(writeFile(t, id.String(), string(p)))
 			return keystoreCase{uri: `exec:/bin/sh -c 'echo looking >&2; exec cat "$KEYS/$LUKSPLUG_SECRET_UUID"'`, env: []string{"KEYS=" + folder}}
 		},
-		"libvirt": inLibvirt,
-		"keyring": inKeyring,
-		"kmip":    inKMIP,
-		"pkcs11":  inPKCS11,
+		"clevis by exec": inClevis,
+		"libvirt":        inLibvirt,
+		"keyring":        inKeyring,
+		"kmip":           inKMIP,
+		"pkcs11":         inPKCS11,
 	}
 }
 
-// documentedLine returns the key store that docs/keystores.md shows for a program.
+// documentedLine returns the key store that README.md and docs/keystores.md show for
+// a program.
 func documentedLine(t *testing.T, program string) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(repository, "docs", "keystores.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
-		if uri, found := strings.CutPrefix(strings.TrimSpace(line), "- exec:"); found && strings.Contains(uri, program) {
-			return "exec:" + uri
+	var lines []string
+	for _, path := range []string{"README.md", "docs/keystores.md"} {
+		text, err := os.ReadFile(filepath.Join(repository, path))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			if uri, found := strings.CutPrefix(strings.TrimSpace(line), "- exec:"); found && strings.Contains(uri, program) {
+				lines = append(lines, "exec:"+uri)
+			}
 		}
 	}
-	t.Fatalf("the document shows no line for %s", program)
-	return ""
+	if len(lines) != 2 || lines[0] != lines[1] {
+		t.Fatalf("the two documents show for %s: %q", program, lines)
+	}
+	return lines[0]
 }
 
 // filled defines the secret through the store itself.
@@ -122,6 +130,17 @@ func inSystemdCreds(ctx context.Context, t *testing.T, id uuid.UUID, passphrase 
 	cmd.Stdin = bytes.NewReader(passphrase)
 	run(ctx, t, cmd).want(t, 0)
 	return c
+}
+
+// inClevis has clevis bind the passphrase to a tang server.
+func inClevis(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
+	t.Helper()
+	tang := tangtest.Start(t)
+	cmd := exec.CommandContext(ctx, "clevis", "encrypt", "tang", fmt.Sprintf(`{"url":%q}`, tang.URL), "-y")
+	cmd.Stdin = bytes.NewReader(passphrase)
+	r := run(ctx, t, cmd).want(t, 0)
+	folder := filepath.Dir(writeFile(t, id.String()+".jwe", r.stdout))
+	return keystoreCase{uri: strings.Replace(documentedLine(t, "clevis decrypt"), "/etc/luksplug/clevis", folder, 1)}
 }
 
 func inLibvirt(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
