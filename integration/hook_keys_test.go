@@ -52,7 +52,7 @@ func (h *hookHost) wantKeys(ctx context.Context, t *testing.T, when string, want
 func TestHookDestroysKeys(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	from, to := newFaultyHost(t), newHookHost(t, "")
+	from, to := newFaultyHost(t), newFaultyHost(t)
 	disks := []plugged{{volume: peer.NewVolume(t, peer.DetachedRaw), target: "vdb", cold: true}, {volume: peer.NewVolume(t, peer.EmbeddedLUKS), target: "vdc"}}
 	later := peer.NewVolume(t, peer.EmbeddedLUKS)
 	d := from.define(ctx, t, disks...)
@@ -89,8 +89,35 @@ func TestHookDestroysKeys(t *testing.T) {
 	if _, err := to.Receive(d); err != nil {
 		t.Fatal(err)
 	}
-	socket := filepath.Join(t.TempDir(), "migration")
-	virsh(ctx, t, from.Libvirt, "migrate", "--live", "--unsafe", "--persistent", "--undefinesource", "--migrateuri", "unix://"+socket, d.Name, to.URI)
+	migrate := func() error {
+		_, err := from.Virsh(ctx, "migrate", "--live", "--unsafe", "--persistent", "--undefinesource",
+			"--migrateuri", "unix://"+filepath.Join(t.TempDir(), "migration"), d.Name, to.URI)
+		return err
+	}
+	// What fails at the destination costs nothing at the source.
+	for _, f := range []hookFault{
+		{"no key", func() func() { return moved(t, to.keyFile(t, disks[0].volume)) }, "no such secret"},
+		{"the program is missing", func() func() { return to.replace(t, "") }, "the program is not there"},
+		{"the program is killed at migrate", func() func() { return to.killedAt(t, "migrate") }, killed},
+		{"the program is killed at started", func() func() { return to.killedAt(t, "started") }, killed},
+		{"a bug", func() func() { return to.replace(t, asBrokenHook(t)) }, "luksplug has a bug"},
+		{"the configuration is broken", func() func() { return to.configure(t, "keystore: none\n") }, "configuration"},
+	} {
+		undo := f.make()
+		err := migrate()
+		undo()
+		if err == nil || !strings.Contains(err.Error(), f.says) {
+			t.Fatalf("%s: virsh says %v, want %q", f.name, err, f.says)
+		}
+		if state := virsh(ctx, t, from.Libvirt, "domstate", d.Name); state != "paused" {
+			t.Fatalf("%s: the domain is %s", f.name, state)
+		}
+		from.wantKeys(ctx, t, f.name+":", true)
+		to.wantClean(ctx, t)
+	}
+	if err := migrate(); err != nil {
+		t.Fatal(err)
+	}
 	from.wantKeys(ctx, t, "after it has moved", false)
 	if state := virsh(ctx, t, to.Libvirt, "domstate", d.Name); state != "paused" {
 		t.Errorf("the domain is %s", state)
