@@ -49,6 +49,14 @@ func (d *domain) open(ctx context.Context) error {
 	return nil
 }
 
+// connected opens the connection to libvirt again, where it was lost.
+func (d *domain) connected(ctx context.Context) error {
+	if d.libvirt != nil && d.libvirt.IsConnected() {
+		return nil
+	}
+	return d.open(ctx)
+}
+
 // openDomain opens the domain that the flags name, which need not be running.
 func (a *app) openDomain(ctx context.Context) (*domain, error) {
 	if _, err := a.dialer(&hotplug.Options{}); err != nil {
@@ -104,6 +112,9 @@ func ownMonitor(doc *libvirtxml.Domain) string {
 
 // xml returns the document of the domain as it is now.
 func (d *domain) xml(ctx context.Context) (string, error) {
+	if err := d.connected(ctx); err != nil {
+		return "", err
+	}
 	text, err := within(ctx, func() (string, error) { return d.libvirt.DomainGetXMLDesc(d.handle, 0) })
 	if err != nil {
 		return "", fmt.Errorf("domain %s at libvirt %s: %w", d.name, d.uri, err)

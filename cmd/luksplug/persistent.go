@@ -202,6 +202,9 @@ func (a *app) openOff(ctx context.Context) (d *domain, off bool, err error) {
 
 // definition returns the domain's definition, with what libvirt keeps to itself.
 func (d *domain) definition(ctx context.Context) (*domainxml.Document, error) {
+	if err := d.connected(ctx); err != nil {
+		return nil, err
+	}
 	text, err := within(ctx, func() (string, error) {
 		return d.libvirt.DomainGetXMLDesc(d.handle, libvirt.DomainXMLInactive|libvirt.DomainXMLSecure)
 	})
@@ -232,6 +235,9 @@ func (d *domain) redefine(ctx context.Context, change func(*domainxml.Document) 
 // user returns as whom the domain's QEMU runs, or is going to, as libvirt writes
 // it; "" where nobody knows.
 func (d *domain) user(ctx context.Context) (string, error) {
+	if err := d.connected(ctx); err != nil {
+		return "", err
+	}
 	active, err := within(ctx, func() (int32, error) { return d.libvirt.DomainIsActive(d.handle) })
 	if err != nil {
 		return "", fmt.Errorf("domain %s: %w", d.name, err)

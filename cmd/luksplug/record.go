@@ -94,6 +94,9 @@ func (d *domain) records() record.Domain {
 // changeRecord changes what is recorded. The definition of a domain whose disks
 // are plugged cold has them among QEMU's arguments as well.
 func (d *domain) changeRecord(ctx context.Context, scope record.Scope, change func(record.Record) record.Record) error {
+	if err := d.connected(ctx); err != nil {
+		return err
+	}
 	old, err := d.records().Read(ctx, scope)
 	if err != nil {
 		return err
@@ -127,6 +130,9 @@ func (a *app) recordState(ctx context.Context, holdings []*hotplug.Holding) ([]r
 
 // readRecords reads both records. A transient domain has no definition.
 func (d *domain) readRecords(ctx context.Context) (live, persistent record.Record, err error) {
+	if err = d.connected(ctx); err != nil {
+		return live, persistent, err
+	}
 	if live, err = d.records().Read(ctx, record.Live); err != nil {
 		return live, persistent, err
 	}

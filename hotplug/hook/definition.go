@@ -132,7 +132,7 @@ func (d Definition) WithRecord(ctx context.Context, doc *domainxml.Document, r r
 		if !r.ColdPlug || disk.Optional {
 			continue
 		}
-		start, err := StartDisk(disk)
+		start, err := startDiskOf(doc, disk)
 		if err != nil {
 			return nil, err
 		}

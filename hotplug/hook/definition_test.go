@@ -3,6 +3,7 @@ package hook_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -143,5 +144,40 @@ func TestWithRecord(t *testing.T) {
 	without, err := definition.WithRecord(ctx, with, r)
 	if err != nil || strings.Join(without.Arguments(), "\n") != strings.Join(on.Arguments(), "\n") {
 		t.Errorf("removed again: %v %q", err, without.Arguments())
+	}
+}
+
+// TestBootOrder: libvirt numbers its own devices from 1 on where the domain has a
+// <boot>, and QEMU refuses a number that two devices have.
+func TestBootOrder(t *testing.T) {
+	for _, c := range []struct {
+		boot  string
+		order int
+		want  string
+	}{
+		{"", 1, `"bootindex":1`}, {"", 2, `"bootindex":2`},
+		{"<boot dev='hd'/>", 1, `"bootindex":0`}, {"<boot dev='hd'/>", 2, `"bootindex":1002`},
+		{"<boot dev='hd'/>", 0, ""},
+	} {
+		text := strings.Replace(string(domainXML(t, "q35", "").Text()), "</os>", c.boot+"</os>", 1)
+		doc, err := domainxml.Parse([]byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := recorded(t, 0)
+		if c.order > 0 {
+			d.Devices[0] = d.Devices[0].With("bootindex", c.order)
+		}
+		doc, err = definition.WithRecord(context.Background(), doc, record.Record{ColdPlug: true}.With(d))
+		if err != nil {
+			t.Fatal(err)
+		}
+		arguments := strings.Join(doc.Arguments(), "\n")
+		if !strings.Contains(arguments, c.want) || c.want == "" && strings.Contains(arguments, "bootindex") {
+			t.Errorf("%s with order %d: %s, want %s", c.boot, c.order, arguments, c.want)
+		}
+		if r, err := record.FromDomain(doc); err != nil || c.order > 0 && !strings.Contains(r.Disks[0].Devices[0].String(), fmt.Sprintf(`"bootindex":%d`, c.order)) {
+			t.Errorf("the record has %v, error %v", r, err)
+		}
 	}
 }

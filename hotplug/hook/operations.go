@@ -82,7 +82,7 @@ func (c call) prepare(ctx context.Context) error {
 }
 
 func (c call) prepareDisk(ctx context.Context, s *hotplug.Starting, d record.Disk, arrival hotplug.Arrival) error {
-	disk, err := StartDisk(d)
+	disk, err := startDiskOf(c.doc, d)
 	switch {
 	case err != nil:
 		return err
@@ -158,7 +158,7 @@ func (c call) finish(ctx context.Context, s *hotplug.Starting, arrival hotplug.A
 		if d == nil {
 			continue
 		}
-		disk, err := StartDisk(*d)
+		disk, err := startDiskOf(c.doc, *d)
 		if err != nil {
 			failed = append(failed, err)
 			continue
@@ -212,7 +212,7 @@ func (d *domain) onlyOptional() bool {
 
 // plug attaches a disk that is not among QEMU's arguments.
 func (c call) plug(ctx context.Context, vm *hotplug.VM, d record.Disk) error {
-	disk, err := StartDisk(d)
+	disk, err := startDiskOf(c.doc, d)
 	if err != nil {
 		return err
 	}
@@ -231,7 +231,7 @@ func (c call) arrive(ctx context.Context, arrival hotplug.Arrival) ([]byte, erro
 	arguments := domainxml.Foreign(c.doc.Arguments())
 	var failed []error
 	for _, d := range c.record.Disks {
-		disk, err := StartDisk(d)
+		disk, err := startDiskOf(c.doc, d)
 		if err != nil {
 			failed = append(failed, err)
 			continue

@@ -20,8 +20,11 @@ type DomainOptions struct {
 	Devices string  // further XML inside <devices>
 	Other   string  // further XML inside <domain>, such as <metadata>
 	Boot    string  // XML inside <os> in place of the small guest's kernel
-	UUID    string  // default one that libvirt makes
-	Labels  string  // <seclabel> elements; default one of type none
+	// FromDisk has the guest boot from a disk, see [BootImage], and not be given its
+	// kernel.
+	FromDisk bool
+	UUID     string // default one that libvirt makes
+	Labels   string // <seclabel> elements; default one of type none
 	// Persistent defines the domain; else it is gone when it stops. It is
 	// started either way, unless Off.
 	Persistent bool
@@ -223,7 +226,9 @@ func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error)
 		if err != nil {
 			return "", err
 		}
-		boot = "<kernel>" + escapeXML(image.Kernel) + "</kernel>\n<initrd>" + escapeXML(image.Initrd) + "</initrd>\n<cmdline>" + guestCommandLine + "</cmdline>"
+		if !o.FromDisk {
+			boot = "<kernel>" + escapeXML(image.Kernel) + "</kernel>\n<initrd>" + escapeXML(image.Initrd) + "</initrd>\n<cmdline>" + guestCommandLine + "</cmdline>"
+		}
 		devices += `<serial type='file'><source path='` + escapeXML(filepath.Join(dir, "console.log")) + `'/><target port='0'/></serial>
 <serial type='unix'><source mode='bind' path='` + escapeXML(filepath.Join(dir, "guest.sock")) + `'/><target port='1'/></serial>
 `

@@ -12,12 +12,17 @@ import (
 
 // Restart ends libvirtd and starts it again, as an update of its package does. Its
 // domains run on.
-func (l *Libvirt) Restart(ctx context.Context) error {
+func (l *Libvirt) Restart(ctx context.Context) error { return l.restart(ctx, "TERM") }
+
+// Crash is Restart for a libvirtd that has no time to end.
+func (l *Libvirt) Crash(ctx context.Context) error { return l.restart(ctx, "KILL") }
+
+func (l *Libvirt) restart(ctx context.Context, signal string) error {
 	mark := filepath.Join(l.Dir, "restart")
 	if err := os.WriteFile(mark, nil, 0o600); err != nil {
 		return err
 	}
-	if out, err := l.Inside(ctx, "sh", "-c", "kill $(cat /run/libvirt/libvirtd.pid)").CombinedOutput(); err != nil {
+	if out, err := l.Inside(ctx, "sh", "-c", "kill -"+signal+" $(cat /run/libvirt/libvirtd.pid)").CombinedOutput(); err != nil {
 		return fmt.Errorf("end libvirtd: %w: %s", err, out)
 	}
 	for { // the old one answers until it has ended

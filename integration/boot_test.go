@@ -1,0 +1,214 @@
+package integration
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// bootDomain defines a domain that boots from an encrypted disk, whose header is
+// in another file, and has a second one. All of it is done as a user does.
+func (h *hookHost) bootDomain(ctx context.Context, t *testing.T) (d *peer.Domain, root, data *peer.Volume) {
+	t.Helper()
+	d, err := h.StartDomain(ctx, peer.DomainOptions{Guest: true, FromDisk: true, Movable: true, Persistent: true, Off: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, data = peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.DetachedQcow2)
+	if err := root.WriteOnHost(ctx, "write -s "+peer.BootImage(ctx, t)+" 0 64M"); err != nil {
+		t.Fatal(err)
+	}
+	run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "hook", "enable", d.Name, "--cold-plug", "--ports", "2", "--yes")).want(t, 0)
+	for target, v := range map[string]*peer.Volume{"vda": root, "vdb": data} {
+		h.learn(t, v)
+		xml := serialXML(t, v.DiskXML(target, "virtio"), "serial-"+target)
+		if v == root {
+			xml = edited(t, xml, "</disk>", "<boot order='1'/></disk>")
+		}
+		h.tool(ctx, t, d, "attach", "--persistent", writeFile(t, "disk.xml", xml)).want(t, 0)
+	}
+	return d, root, data
+}
+
+// wantDisks checks that the guest runs from the disk and has all of these, and
+// that nobody sees anything wrong.
+func (h *hookHost) wantDisks(ctx context.Context, t *testing.T, d *peer.Domain, targets ...string) {
+	t.Helper()
+	if line, err := d.Guest().Run(ctx, "cat /proc/cmdline"); err != nil || !strings.Contains(line, peer.BootMark) {
+		t.Fatalf("the guest has not booted from its disk: %q %v", line, err)
+	}
+	for _, target := range targets {
+		guestDisk(ctx, t, d, "serial-"+target)
+	}
+	for _, disk := range listOf(ctx, t, h.Libvirt, d.Name) {
+		if disk.State != "attached" || disk.Difference != "" {
+			t.Errorf("list shows %+v", disk)
+		}
+	}
+	wantNoObjects(ctx, t, d)
+}
+
+// TestBootFromDetachedHeader: the firmware finds the root disk, whose header is in
+// another file, and so do a guest that restarts itself, libvirtd when it is
+// restarted or killed, and a managed save. libvirt's own disks do not get in the
+// way.
+func TestBootFromDetachedHeader(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	h := newHookHost(t, "")
+	d, _, _ := h.bootDomain(ctx, t)
+	if err := d.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	h.wantDisks(ctx, t, d, "vda", "vdb")
+	plain := func(target string) {
+		virsh(ctx, t, h.Libvirt, "attach-disk", d.Name, writeFile(t, target, strings.Repeat("\x00", peer.MiB)), target, "--targetbus", "virtio", "--serial", "serial-"+target, "--live")
+	}
+	plain("vdx")
+	h.plugIn(ctx, t, d, "vdc")
+	plain("vdy")
+	if err := h.Crash(ctx); err != nil {
+		t.Fatal(err)
+	}
+	h.wantDisks(ctx, t, d, "vda", "vdb", "vdc", "vdx", "vdy")
+	plain("vdz")
+	h.wantDisks(ctx, t, d, "vdz")
+	h.tool(ctx, t, d, "detach", "vdc").want(t, 0)
+
+	if _, err := d.Guest().Run(ctx, "reboot -f"); err == nil || !strings.Contains(err.Error(), "restarted") {
+		t.Fatalf("the guest has not restarted itself: %v", err)
+	}
+	h.wantDisks(ctx, t, d, "vda", "vdb")
+	virsh(ctx, t, h.Libvirt, "managedsave", d.Name, "--paused")
+	h.wantClean(ctx, t)
+	virsh(ctx, t, h.Libvirt, "start", d.Name)
+	if err := d.Reconnect(ctx); err != nil {
+		t.Fatal(err)
+	}
+	virsh(ctx, t, h.Libvirt, "resume", d.Name)
+	h.wantDisks(ctx, t, d, "vda", "vdb")
+	virsh(ctx, t, h.Libvirt, "destroy", d.Name)
+	h.wantClean(ctx, t)
+	run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "hook", "disable", d.Name, "--yes")).want(t, 5) // it has disks
+	for _, target := range []string{"vda", "vdb"} {
+		h.tool(ctx, t, d, "detach", "--persistent", target).want(t, 0)
+	}
+	run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "hook", "disable", d.Name, "--yes")).want(t, 0)
+	if xml := virsh(ctx, t, h.Libvirt, "dumpxml", "--inactive", d.Name); strings.Contains(xml, "luksplug-v") || strings.Contains(xml, "luksplug-monitor") {
+		t.Errorf("left in the definition: %s", xml)
+	}
+}
+
+// plugIn attaches a new volume to the running domain.
+func (h *hookHost) plugIn(ctx context.Context, t *testing.T, d *peer.Domain, target string) {
+	t.Helper()
+	v := peer.NewVolume(t, peer.EmbeddedLUKS)
+	h.learn(t, v)
+	h.tool(ctx, t, d, "attach", writeFile(t, "disk.xml", serialXML(t, v.DiskXML(target, "virtio"), "serial-"+target))).want(t, 0)
+}
+
+// TestLibvirtdRestartsDuringAttach: libvirtd is killed while an attach has begun
+// and waits for its passphrase, by libvirt's monitor and by luksplug's own. The
+// attach stands or has never been, and another one works.
+func TestLibvirtdRestartsDuringAttach(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	h := newHookHost(t, "")
+	d := h.define(ctx, t)
+	h.start(ctx, t, d)
+	if err := d.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	xml := writeFile(t, "disk.xml", serialXML(t, v.DiskXML("vdb", "virtio"), "serial-vdb"))
+	for name, command := range map[string]func(context.Context, string, ...string) *exec.Cmd{"own monitor": h.Inside, "RPC": exec.CommandContext} {
+		t.Run(name, func(t *testing.T) {
+			passphrase := filepath.Join(t.TempDir(), "passphrase")
+			if err := unix.Mkfifo(passphrase, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			cmd := command(ctx, luksplug, "--connect", h.URI, "--domain", d.Name, "--passphrase-file", passphrase, "attach", xml)
+			done := make(chan result, 1)
+			go func() { done <- run(ctx, t, cmd) }()
+			pipe := make(chan *os.File, 1)
+			go func() {
+				f, err := os.OpenFile(passphrase, os.O_WRONLY, 0) // returns when the attach reads it
+				if err != nil {
+					t.Error(err)
+				}
+				pipe <- f
+			}()
+			select {
+			case f := <-pipe:
+				if err := h.Crash(ctx); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := f.Write(v.Passphrase); err != nil {
+					t.Fatal(err)
+				}
+				if err := f.Close(); err != nil {
+					t.Fatal(err)
+				}
+			case got := <-done:
+				t.Fatalf("the attach has not asked for its passphrase: %+v", got)
+			}
+			got := <-done
+			t.Logf("exit code %d: %s%s", got.code, got.stdout, got.stderr)
+			disks := listOf(ctx, t, h.Libvirt, d.Name)
+			if attached := len(disks) == 1 && disks[0].State == "attached" && disks[0].Difference == ""; attached != (got.code == 0) || !attached && len(disks) > 0 {
+				t.Errorf("list shows %+v", disks)
+			}
+			h.learn(t, v)
+			h.tool(ctx, t, d, "attach", xml).want(t, 0)
+			guestDisk(ctx, t, d, "serial-vdb")
+			h.tool(ctx, t, d, "detach", "vdb").want(t, 0)
+		})
+	}
+}
+
+// TestLibvirtdRestartsAtAnyTime kills libvirtd at many moments of attaches and
+// detaches: the VM runs on, and repair and a second try put everything right.
+func TestLibvirtdRestartsAtAnyTime(t *testing.T) {
+	peer.Long(t, "libvirtd is killed twenty times")
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
+	defer cancel()
+	h := newHookHost(t, "")
+	d := h.define(ctx, t)
+	h.start(ctx, t, d)
+	if err := d.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	h.learn(t, v)
+	xml := writeFile(t, "disk.xml", serialXML(t, v.DiskXML("vdb", "virtio"), "serial-vdb"))
+	for i := range 20 {
+		wait := time.Duration(i) * 20 * time.Millisecond
+		for _, command := range [][]string{{"attach", xml}, {"detach", "--ignore-missing", "vdb"}} {
+			args := append([]string{"--connect", h.URI, "--domain", d.Name, "--keystore", "dir:" + h.keys}, command...)
+			cmd := exec.CommandContext(ctx, luksplug, args...)
+			done := make(chan result, 1)
+			go func() { done <- run(ctx, t, cmd) }()
+			time.Sleep(wait) // that is what is varied
+			if err := h.Crash(ctx); err != nil {
+				t.Fatal(err)
+			}
+			got := <-done
+			t.Logf("%s, libvirtd killed after %s: exit code %d %s", command[0], wait, got.code, got.stderr)
+			h.tool(ctx, t, d, "repair").want(t, 0)
+			h.tool(ctx, t, d, command...).want(t, 0)
+			disks := listOf(ctx, t, h.Libvirt, d.Name)
+			if want := map[string]int{"attach": 1, "detach": 0}[command[0]]; len(disks) != want || want > 0 && (disks[0].State != "attached" || disks[0].Difference != "") {
+				t.Fatalf("list shows %+v", disks)
+			}
+		}
+	}
+}
