@@ -143,10 +143,22 @@ func (a *attach) lookAtPayload(ctx context.Context, disk *blockgraph.Disk) (*luk
 // checkWritable refuses what QEMU only reads, under a disk that is to be written:
 // QEMU would open it, and refuse the device.
 func (a *attach) checkWritable(disk *blockgraph.Disk, s blockgraph.Source, writes bool) error {
-	if _, web := s.Network.(*blockgraph.Curl); web && writes && !disk.ReadOnly {
-		return &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("%s can only be read, as QEMU writes to no %s server: add <readonly/>", s, s.Network.Protocol())}
+	if !writes || disk.ReadOnly {
+		return nil
 	}
-	return nil
+	why := ""
+	switch n := s.Network.(type) {
+	case *blockgraph.Curl:
+		why = "as QEMU writes to no " + n.Protocol() + " server"
+	case *blockgraph.RBD:
+		if n.Snapshot != "" {
+			why = "as it is a snapshot"
+		}
+	}
+	if why == "" {
+		return nil
+	}
+	return &PreflightError{Target: disk.Target, Reason: fmt.Sprintf("%s can only be read, %s: add <readonly/>", s, why)}
 }
 
 // errNoAnswer: a server takes a connection, or not even that, and says nothing.

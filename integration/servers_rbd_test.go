@@ -35,6 +35,7 @@ func TestRBD(t *testing.T) {
 		t.Run("librbd decrypts "+format, func(t *testing.T) { t.Parallel(); rbdFormatted(t, ceph, format) })
 	}
 	t.Run("librbd decrypts a clone", func(t *testing.T) { t.Parallel(); rbdClone(t, ceph) })
+	t.Run("named otherwise", func(t *testing.T) { t.Parallel(); rbdNamed(t, ceph) })
 	t.Run("refused", func(t *testing.T) { t.Parallel(); rbdRefused(t, ceph) })
 }
 

@@ -329,6 +329,16 @@ func (c *Ceph) SourceXML(image, inner string) string {
 	return "<source protocol='rbd' name='" + CephPool + "/" + image + "'>" + c.HostXML(cephPort) + inner + "</source>"
 }
 
+// ConfigXML is a <config> of a file that it writes, which says where the monitor is.
+func (c *Ceph) ConfigXML(t testing.TB) string {
+	t.Helper()
+	file := c.path("client.conf")
+	if err := os.WriteFile(file, []byte("[global]\nmon host = "+c.Host+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return "<config file='" + file + "'/>"
+}
+
 // HostXML is the <host> of the monitor at a port, 0 for none.
 func (c *Ceph) HostXML(port int) string {
 	if port == 0 {
@@ -337,9 +347,14 @@ func (c *Ceph) HostXML(port int) string {
 	return "<host name='" + c.Host + "' port='" + strconv.Itoa(port) + "'/>"
 }
 
-// Suspend stops the monitor as SIGSTOP does: connections to it are still taken, by
-// the kernel, and nothing answers. Resume ends that.
-func (c *Ceph) Suspend() error { return syscall.Kill(c.mon.pid(), syscall.SIGSTOP) }
+// SuspendMonitor stops the monitor as SIGSTOP does: connections to it are still
+// taken, by the kernel, and nothing answers. Resume ends that.
+func (c *Ceph) SuspendMonitor() error { return syscall.Kill(c.mon.pid(), syscall.SIGSTOP) }
 
-// Resume ends what Suspend began.
-func (c *Ceph) Resume() error { return syscall.Kill(c.mon.pid(), syscall.SIGCONT) }
+// SuspendStore does it to the store, which has the images. Resume ends that.
+func (c *Ceph) SuspendStore() error { return syscall.Kill(c.osd.pid(), syscall.SIGSTOP) }
+
+// Resume has the monitor and the store go on.
+func (c *Ceph) Resume() error {
+	return errors.Join(syscall.Kill(c.mon.pid(), syscall.SIGCONT), syscall.Kill(c.osd.pid(), syscall.SIGCONT))
+}

@@ -1,0 +1,89 @@
+package integration
+
+import (
+	"encoding/base64"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// rbdNamed has other ways to say which image it is, and who we are: the cluster by
+// its monitor without a port and by Ceph's own configuration, the key by its usage,
+// and a snapshot of the image.
+func rbdNamed(t *testing.T, ceph *peer.Ceph) {
+	ctx := bounded(t)
+	r := newRBD(ctx, t, ceph, peer.EmbeddedLUKS, "named")
+	key, err := base64.StdEncoding.DecodeString(ceph.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.keys["ceph-client.vm%20of%20tests"] = string(key)
+	inner := "<auth username='vm'><secret type='ceph' usage='client.vm of tests'/></auth>" + r.encryption("")
+	source := func(cluster, more string) string {
+		return "<source protocol='rbd' name='rbd/named'>" + cluster + more + inner + "</source>"
+	}
+	before := stateOf(ctx, t, r.q)
+	use := func(source, command string) {
+		t.Helper()
+		r.use(t, source)
+		r.attach(ctx, t, "auto")
+		r.io(ctx, t, command)
+		tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
+		wantSame(ctx, t, r.q, before)
+	}
+	use(source(ceph.HostXML(0), ""), "write -P 0x51 1M 1M")
+	if _, err := ceph.RBD(ctx, "snap", "create", "rbd/named@one"); err != nil {
+		t.Fatal(err)
+	}
+	use(source("", ceph.ConfigXML(t)), "write -P 0x52 1M 1M")
+	snapshot := source(ceph.HostXML(0), "<snapshot name='one'/>")
+	use(snapshot+"<readonly/>", "read -P 0x51 1M 1M")
+	use(source(ceph.HostXML(0), ""), "read -P 0x52 1M 1M")
+	r.wantRefused(ctx, t, []refusedBy{
+		{name: "snapshot to be written", source: snapshot, code: 5, says: []string{"rbd:rbd/named@one", "<readonly/>"}},
+		{name: "missing snapshot", source: strings.Replace(snapshot, "one", "two", 1) + "<readonly/>", code: 5,
+			says: []string{"rbd:rbd/named@two cannot be opened", "does not have it"}, ways: []string{"auto"}},
+	})
+}
+
+// TestCephStopsAnswering has a part of a cluster stop while a disk is attached. The
+// monitor is not needed to close an image. The store is: a detach waits for it.
+func TestCephStopsAnswering(t *testing.T) {
+	t.Parallel()
+	peer.Long(t, "has a cluster of its own, which stops for seconds")
+	ceph := peer.StartCeph(t)
+	ctx := bounded(t)
+	r := newRBD(ctx, t, ceph, peer.EmbeddedLUKS, "disk")
+	r.use(t, ceph.SourceXML("disk", r.cephx(t, ceph.User, ceph.Key)+r.encryption("")))
+	before := stateOf(ctx, t, r.q)
+	for _, c := range []struct {
+		name    string
+		suspend func() error
+		resume  time.Duration
+	}{
+		{"monitor", ceph.SuspendMonitor, 0},
+		{"store", ceph.SuspendStore, 3 * time.Second},
+	} {
+		r.attach(ctx, t, "auto")
+		r.io(ctx, t, "write -P 0x61 1M 1M")
+		if err := c.suspend(); err != nil {
+			t.Fatal(err)
+		}
+		if c.resume > 0 {
+			time.AfterFunc(c.resume, func() {
+				if err := ceph.Resume(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		begin := time.Now()
+		tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
+		t.Logf("detached after %s while the %s was stopped for %s", time.Since(begin), c.name, c.resume)
+		if err := ceph.Resume(); err != nil {
+			t.Fatal(err)
+		}
+		wantSame(ctx, t, r.q, before)
+	}
+}
