@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/uuid"
@@ -170,6 +171,18 @@ const untilKeyring = `until dbus-send --print-reply --dest=org.freedesktop.DBus 
 done
 `
 
+// withPKCS11 builds, once, the program with PKCS#11, beside the one without.
+var withPKCS11 = sync.OnceValues(func() (string, error) {
+	path := luksplug + "-pkcs11"
+	// With the race detector, so that nearly all has been built for the other tests.
+	cmd := exec.Command("go", "build", "-race", "-tags", "pkcs11", "-o", path, "github.com/luksplug/luksplug/cmd/luksplug")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the program with PKCS#11: %w: %s", err, out)
+	}
+	return path, nil
+})
+
 // inPKCS11 has a build of luksplug with PKCS#11 put the passphrase on a token of
 // SoftHSM's.
 func inPKCS11(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
@@ -186,20 +199,22 @@ func onToken(ctx context.Context, t *testing.T, dir string, id uuid.UUID, passph
 			t.Skipf("%s is not installed (make setup installs it)", program)
 		}
 	}
+	program, err := withPKCS11()
+	if err != nil {
+		t.Fatal(err)
+	}
 	pin := "pin " + uuid.NewString()
 	c := keystoreCase{
 		uri:     "pkcs11:token=disks?module-path=" + module + "&pin-source=file:" + writeFile(t, "pin", pin+"\n"),
 		env:     []string{"SOFTHSM2_CONF=" + writeFile(t, "softhsm2.conf", "directories.tokendir = "+dir+"\n")},
-		program: filepath.Join(t.TempDir(), "luksplug"),
+		program: program,
 		opens:   pin,
 	}
 	with := func(name string, args ...string) {
 		cmd := exec.CommandContext(ctx, name, args...)
-		cmd.Env = append(os.Environ(), append(c.env, "CGO_ENABLED=1")...)
+		cmd.Env = append(os.Environ(), c.env...)
 		run(ctx, t, cmd).want(t, 0)
 	}
-	// With the race detector, so that nearly all has been built for the other tests.
-	with("go", "build", "-race", "-tags", "pkcs11", "-o", c.program, "github.com/luksplug/luksplug/cmd/luksplug")
 	with("softhsm2-util", "--init-token", "--free", "--label", "disks", "--so-pin", "so "+pin, "--pin", pin)
 	with(c.program, "--keystore", c.uri, "secret", "define", writeFile(t, "secret.xml", "<secret private='yes'><uuid>"+id.String()+"</uuid></secret>"))
 	with(c.program, "--keystore", c.uri, "secret", "set-value", id.String(), "--file", writeFile(t, "value", string(passphrase)))

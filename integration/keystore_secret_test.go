@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/age"
 	"github.com/luksplug/luksplug/secrets/kmip/kmiptest"
 )
 
@@ -43,12 +46,14 @@ func TestSecretsToDisks(t *testing.T) {
 	value := binaryKey()
 	key := writeFile(t, "key", value)
 	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Header, key)
-	lock := writeFile(t, "lock", awkward())
+	opens := awkward()
+	lock := writeFile(t, "lock", opens)
 	if err := q.Guest().WaitBoot(ctx); err != nil {
 		t.Fatal(err)
 	}
 	before := stateOf(ctx, t, q)
 	plain, sealed, protected := t.TempDir(), filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b")
+	protectedIdentity(ctx, t, protected, opens)
 	authority := kmiptest.NewAuthority(t)
 	stores := []secretStore{
 		{name: "age", uri: "age:" + sealed, sealed: sealed},
@@ -68,6 +73,19 @@ func TestSecretsToDisks(t *testing.T) {
 		}
 	}
 	found.hides(t, value)
+}
+
+// protectedIdentity makes a folder of age's with a hybrid identity that a passphrase
+// opens, quickly: with age's own cost each command would take a second.
+func protectedIdentity(ctx context.Context, t *testing.T, path, passphrase string) {
+	t.Helper()
+	store := age.New(path, age.Options{PostQuantum: true, Protect: true, WorkFactor: 10, Passphrase: func(context.Context, string) (*secrets.Secret, error) {
+		return secrets.New([]byte(passphrase)), nil
+	}})
+	d := secrets.Document{UUID: uuid.New()}
+	if err := errors.Join(store.Define(ctx, d), store.Remove(ctx, d.Reference())); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // secretLife is the life of one secret in one store.

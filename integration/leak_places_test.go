@@ -118,14 +118,13 @@ func leakAge(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte)
 	}
 	key := string(identity[strings.LastIndex(strings.TrimSpace(string(identity)), "\n")+1:])
 	lock, wrong := awkward(), awkward()
-	protected := "age:" + t.TempDir() + "?protect=passphrase&passphrase-file="
-	opened := protected + url.QueryEscape(writeFile(t, "lock", lock))
-	document := writeFile(t, "secret.xml", "<secret><uuid>"+id.String()+"</uuid></secret>")
-	command(ctx, t, luksplug, "--keystore", opened, "secret", "define", document)
-	command(ctx, t, luksplug, "--keystore", opened, "secret", "set-value", id.String(), "--file", writeFile(t, "value", string(passphrase)))
+	locked := t.TempDir()
+	protectedIdentity(ctx, t, locked, lock)
+	protected := "age:" + locked + "?protect=passphrase&passphrase-file="
+	filled(ctx, t, protected+url.QueryEscape(writeFile(t, "lock", lock)), id, passphrase)
 	file := filepath.Join(folder, id.String()+".age")
 	return leakPlace{
-		keystoreCase: c, sealed: []string{folder, other}, also: []string{strings.TrimSpace(key), lock, wrong},
+		keystoreCase: c, sealed: []string{folder, other, locked}, also: []string{strings.TrimSpace(key), lock, wrong},
 		except: []string{filepath.Join(folder, "identity.txt")},
 		failures: []leakFailure{
 			otherwise("wrong identity", "age:", c.renamed(c.uri+"?identity="+other+"/identity.txt")),

@@ -178,8 +178,19 @@ func (s *leakSearch) succeed(t *testing.T) {
 	s.keep("attach", r)
 	r.want(t, 0)
 	s.found.folder(t, "/run/luksplug")
-	s.run(t, "detach", s.q.Socket, s.place.keystoreCase, 0, "detach", "sdb")
+	s.detach(t)
 	wantOnWire(t, proxy, s.passphrase, 0)
+	s.run(t, "attach, unlocked by QEMU", s.q.Socket, s.place.keystoreCase, 0, "attach", "--unlock", "qemu", s.disk)
+	s.detach(t)
+}
+
+// detach detaches the disk, of which QEMU may hold all but a secret.
+func (s *leakSearch) detach(t *testing.T) {
+	t.Helper()
+	if now := stateOf(s.ctx, t, s.q); !slices.Equal(s.before.Objects, now.Objects) {
+		t.Errorf("objects before the attach %v, after it %v", s.before.Objects, now.Objects)
+	}
+	s.run(t, fmt.Sprintf("detach %d", s.runs), s.q.Socket, s.place.keystoreCase, 0, "detach", "sdb")
 }
 
 // spoken is what luksplug has told people, without its log.
