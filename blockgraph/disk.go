@@ -25,6 +25,9 @@ type Disk struct {
 	DiscardNoUnref Switch
 	// ReadOnly is <readonly/>; a CD-ROM is always read-only.
 	ReadOnly bool
+	// Transient is <transient/>: what the guest writes goes to an overlay that is
+	// lost with the disk, and the image is only read.
+	Transient bool
 	// Shareable is <shareable/>: other VMs may have the disk, too.
 	Shareable bool
 	// RawIO is disk@rawio: a LUN takes SCSI commands that need CAP_SYS_RAWIO.

@@ -23,7 +23,7 @@ func ParseDomain(data []byte) (Machine, error) {
 	if err := xml.Unmarshal(data, &dom); err != nil {
 		return Machine{}, malformed("domain", err)
 	}
-	m := Machine{}
+	m := Machine{Name: dom.Name}
 	if dom.OS != nil && dom.OS.Type != nil {
 		m.Type = dom.OS.Type.Machine
 	}

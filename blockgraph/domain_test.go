@@ -64,6 +64,7 @@ func TestParseDomain(t *testing.T) {
 		want      blockgraph.Machine
 	}{
 		{"running q35", liveQ35, blockgraph.Machine{
+			Name: "vm1",
 			Type: "pc-q35-10.0",
 			Ports: []blockgraph.Port{{Bus: "pci.1", Taken: true}, {Bus: "pci.2", Taken: true}, {Bus: "pci.3", Taken: true},
 				{Bus: "pci.4", Taken: true}, {Bus: "pci.5"}},

@@ -74,7 +74,7 @@ func ExampleParseDisk() {
 func ExampleParseDisk_refused() {
 	for _, doc := range []string{
 		"<disk>\n  <source file='/a'/>\n  <target dev='vda' bsu='virtio'/>\n</disk>",
-		"<disk>\n  <source file='/a'/>\n  <target dev='vda'/>\n  <transient/>\n</disk>",
+		"<disk>\n  <source file='/a'/>\n  <target dev='vda'/>\n  <backenddomain name='d'/>\n</disk>",
 	} {
 		_, err := blockgraph.ParseDisk([]byte(doc))
 		var invalid *blockgraph.XMLError
@@ -88,7 +88,7 @@ func ExampleParseDisk_refused() {
 	}
 	// Output:
 	// line 3 disk/target@bsu - unknown attribute: did you mean bus?
-	// disk/transient is not supported
+	// disk/backenddomain is not supported
 }
 
 func ExamplePlan_JSON() {

@@ -55,6 +55,7 @@ var diskRule = &rule{
 		},
 		"readonly":   {},
 		"shareable":  {},
+		"transient":  {attrs: []string{"shareBacking"}},
 		"serial":     {text: true},
 		"wwn":        {text: true},
 		"encryption": encryptionRule(),
@@ -76,7 +77,7 @@ var diskRule = &rule{
 			not:      []string{"zpci"},
 		},
 	},
-	not: []string{"transient", "backenddomain"},
+	not: []string{"backenddomain"},
 }
 
 // numbersRule is an element whose attributes are all numbers.

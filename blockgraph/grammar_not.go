@@ -3,9 +3,6 @@ package blockgraph
 // notHere says why an element or attribute that libvirt knows is refused, by the
 // name of the element, or of the element and the attribute.
 var notHere = map[string]string{
-	// libvirt makes an unencrypted qcow2 overlay in the running QEMU.
-	"transient": "what a guest writes to a transient disk goes to an overlay: over an encrypted image it would be in the clear there, and an attach formats nothing. " +
-		"Make a qcow2 image over this one with qemu-img, encrypted where this one is, and plug that in",
 	"backenddomain":      "names a domain of Xen's that serves the disk, and libvirt passes over it for QEMU: remove it",
 	"statistics":         "is of a libvirt that is newer than the one which luksplug follows (11.3): remove it, as it changes nothing for the guest",
 	"zpci":               "is the PCI address of a mainframe (s390x), for which luksplug adds no zpci device: use <address type='ccw'> there, and remove it elsewhere",

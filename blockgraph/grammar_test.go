@@ -109,6 +109,11 @@ var fullDisks = []string{
   </source>
   <target dev='vdb'/>
 </disk>`,
+	`<disk type='file'>
+  <source file='/a'/>
+  <target dev='vdb'/>
+  <transient shareBacking='yes'/>
+</disk>`,
 	`<disk type='nvme'>
   <source type='pci' managed='yes' namespace='1'>
     <address domain='0' bus='1' slot='2' function='0'/>

@@ -34,6 +34,9 @@ type Graph struct {
 	// Headers are the ephemeral headers that nodes read; none unless they were
 	// asked for, see [Unlock].
 	Headers []EphemeralHeader
+	// Overlay is the file that takes what the guest writes to a transient disk, nil
+	// for other disks.
+	Overlay *Overlay
 	// Daemon is what a storage daemon outside of the VM has to have, nil where
 	// there is none. It has no devices: its top node is exported.
 	Daemon *Graph
@@ -158,6 +161,9 @@ func (b *builder) images() (medium, error) {
 	top, err := b.chain(b.disk.Image, 0)
 	if err != nil {
 		return medium{}, err
+	}
+	if b.disk.Transient {
+		top = b.overlay(top)
 	}
 	if b.disk.CopyOnRead {
 		top = b.copyOnRead(top)

@@ -169,7 +169,7 @@ func (d *Disk) Secrets() []secrets.Reference {
 	_, _ = b.images() // of a disk that is not valid: those before the mistake
 	var out []secrets.Reference
 	for _, o := range b.graph.Objects {
-		if data, ok := o.Secret(); ok && data.Text == "" {
+		if data, ok := o.Secret(); ok && data.Kept() {
 			out = append(out, data.Ref)
 		}
 	}

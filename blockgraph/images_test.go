@@ -15,7 +15,7 @@ import (
 func TestGoldenImages(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/images/*.txtar")
-	if err != nil || len(files) < 24 {
+	if err != nil || len(files) < 26 {
 		t.Fatalf("%d golden images: %v", len(files), err)
 	}
 	for _, file := range files {
@@ -40,6 +40,9 @@ func TestGoldenImages(t *testing.T) {
 					t.Fatal(err)
 				}
 				p := g.Plan()
+				if _, err := p.Arguments(goldenSecret); d.Transient && err == nil {
+					t.Error("the overlay of a transient disk, which does not exist, is among arguments")
+				}
 				checkXML(t, g.SVG())
 				got.sections = append(got.sections, section{way.name + ".txt", p.Text()})
 				if way.name == "external" {

@@ -13,6 +13,9 @@ import (
 // [ParseDomain] from a domain's XML. The zero value says that nothing is known:
 // the plan then leaves the place to QEMU, as one does on a command line.
 type Machine struct {
+	// Name is what the overlay of a transient disk is named after, "" where it is
+	// not known.
+	Name string
 	// Type is QEMU's machine type, such as "pc-q35-10.0" or "q35"; "" when
 	// nothing is known of the VM.
 	Type string

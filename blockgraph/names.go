@@ -37,6 +37,8 @@ type Role string
 const (
 	RoleFilter         Role = "filter"          // and a number: passes requests at the rate of a throttle group
 	RoleCopyOnRead     Role = "cor"             // copies what is read from the layers below into the top one
+	RoleOverlayFormat  Role = "overlay-format"  // a transient disk's overlay, over all layers
+	RoleOverlayStorage Role = "overlay-storage" // the overlay's protocol node
 	RoleLUKS           Role = "luks"            // decrypts a raw payload
 	RolePayloadFormat  Role = "payload-format"  // the payload's format node, such as qcow2
 	RolePayloadSlice   Role = "payload-slice"   // the part of the storage that holds the payload

@@ -8,6 +8,7 @@ type layer struct {
 	number   int  // 0 is the top one
 	header   bool // a LUKS header
 	data     bool // a data store
+	overlay  bool // over all layers, of a transient disk
 	readOnly bool
 }
 
@@ -33,10 +34,10 @@ func (b *builder) chain(image Image, number int) (string, error) {
 			return "", err
 		}
 	}
-	readOnly := b.disk.ReadOnly || number > 0
+	readOnly := b.disk.ReadOnly || b.disk.Transient || number > 0
 	if image.DataStore != nil {
 		// Writable under a read-only disk, as libvirt has it.
-		l := layer{number: number, data: true, readOnly: number > 0}
+		l := layer{number: number, data: true, readOnly: b.disk.Transient || number > 0}
 		if below.data, err = b.plain(*image.DataStore, l, links{}); err != nil {
 			return "", err
 		}
@@ -239,7 +240,7 @@ func (b *builder) addAccess(o *Object, l layer, top bool) {
 	case top:
 		o.add("read-only", l.readOnly)
 		o.addText("discard", b.disk.Driver.Discard)
-		if l.number == 0 {
+		if l.overlay || l.number == 0 && !b.disk.Transient {
 			o.addText("detect-zeroes", b.detectZeroes())
 		}
 	default:
@@ -248,6 +249,11 @@ func (b *builder) addAccess(o *Object, l layer, top bool) {
 		o.add("auto-read-only", true)
 		o.add("discard", "unmap")
 	}
+	b.addCache(o)
+}
+
+// addCache adds the cache mode.
+func (b *builder) addCache(o *Object) {
 	if mode, ok := cacheModes[b.disk.cacheMode()]; ok {
 		o.add("cache", Object{{"direct", mode.direct}, {"no-flush", mode.noFlush}})
 	}

@@ -75,7 +75,7 @@ type parser struct {
 func (p *parser) disk(read *tokens) (*Disk, error) {
 	d := &Disk{}
 	// Before libvirtxml, whose errors for a bad number do not say where it is.
-	for _, read := range []func(*Disk) error{p.device, p.target, p.image, p.driver, p.throttling} {
+	for _, read := range []func(*Disk) error{p.device, p.target, p.transient, p.image, p.driver, p.throttling} {
 		if err := read(d); err != nil {
 			return nil, err
 		}

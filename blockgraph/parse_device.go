@@ -32,6 +32,24 @@ func (p *parser) device(d *Disk) error {
 	return p.passThrough(d)
 }
 
+// transient reads <transient>. Its shareBacking says that other disks may have the
+// image below as well: all that do are transient and only read it, and so they may
+// in any case.
+func (p *parser) transient(d *Disk) error {
+	t := p.tree.child("transient")
+	if t == nil {
+		return nil
+	}
+	d.Transient = true
+	if err := oneOf(t, "shareBacking", "yes", "no"); err != nil {
+		return err
+	}
+	if t.attr("shareBacking") == "yes" && !d.Bus.Hotpluggable() {
+		return t.unsupported("shareBacking", "disk bus '%s' doesn't support transient disk backing image sharing: use virtio, scsi or usb", d.Bus)
+	}
+	return nil
+}
+
 // passThrough reads what concerns the SCSI commands of a LUN.
 func (p *parser) passThrough(d *Disk) error {
 	e := p.tree

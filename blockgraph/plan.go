@@ -21,6 +21,9 @@ type Step struct {
 	// other steps.
 	Header *EphemeralHeader
 	File   *PassedFile
+	// Overlay is the overlay that the step's node is opened from: the file is made
+	// just before, and its name removed just after. It is nil for all other steps.
+	Overlay *Overlay
 	// Do is the command.
 	Do Command
 	// Undo takes Do back. Its Execute is empty for a release, which takes an
@@ -135,7 +138,7 @@ func (p *Plan) release(id string) {
 }
 
 func (p *Plan) addNode(n Node) {
-	p.Steps = append(p.Steps, Step{Kind: StepNode, Subject: n.Name,
+	p.Steps = append(p.Steps, Step{Kind: StepNode, Subject: n.Name, Overlay: p.Graph.overlay(n.Name),
 		Do: Command{"blockdev-add", n.Options}, Undo: command("blockdev-del", "node-name", n.Name)})
 }
 

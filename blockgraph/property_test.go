@@ -156,7 +156,7 @@ func everything(t fataler, p *blockgraph.Plan) string {
 		t.Fatal(err)
 	}
 	args, err := p.Arguments(goldenSecret)
-	if (err != nil) != (p.Graph.Throttling != nil) {
+	if (err != nil) != (p.Graph.Throttling != nil || p.Graph.Overlay != nil) {
 		t.Fatal(err)
 	}
 	return strings.Join([]string{p.Text(), string(doc), blockgraph.QuoteArguments(args), p.Graph.DOT(), p.Graph.Mermaid(), p.Graph.SVG()}, "\x00")

@@ -16,7 +16,7 @@ import (
 //
 // An ephemeral header has to be a file, which must be there when QEMU starts. A
 // graph whose headers are passed as descriptors, or that a storage daemon unlocks,
-// has no arguments, and neither has one with limits, unless the caller sets them
+// has no arguments, nor has that of a transient disk, and neither has one with limits, unless the caller sets them
 // later and clears [Graph.Throttling]: the error is an [*UnsupportedError].
 func (p *Plan) Arguments(secretFile func(GraphObject) (string, error)) ([]string, error) {
 	return p.arguments(func(o GraphObject) (Object, error) {
@@ -47,6 +47,9 @@ func (p *Plan) SealedArguments(seal func(GraphObject) (SealedSecret, error)) ([]
 // arguments returns the arguments, where secret makes the options of each secret
 // object.
 func (p *Plan) arguments(secret func(GraphObject) (Object, error)) ([]string, error) {
+	if p.Graph.Overlay != nil {
+		return nil, &UnsupportedError{Element: "disk/transient", Reason: "the overlay of a transient disk is made as the disk is attached, and cannot be given as an argument: attach the disk to the running VM"}
+	}
 	passed := slices.ContainsFunc(p.Graph.Headers, func(h EphemeralHeader) bool { return h.File == "" })
 	if p.Graph.Daemon != nil || passed {
 		return nil, &UnsupportedError{Element: "disk/source/encryption", Reason: "a disk that is unlocked outside of QEMU cannot be given as arguments"}
@@ -186,6 +189,9 @@ func (s Step) summary() string {
 		}
 		if ro, ok := o.Get("read-only").(bool); ok && ro {
 			words = append(words, "read-only")
+		}
+		if s.Overlay != nil {
+			words = append(words, "(made for the disk, without a name once it is open)")
 		}
 		return strings.Join(words, " ")
 	case StepFDSet:

@@ -108,6 +108,8 @@ func (g *Graph) bytesOf(n Node) []string {
 	switch h := g.header(n.Name); {
 	case h != nil:
 		return []string{"ephemeral header", "made from " + printable(h.Original.Source.String())}
+	case g.overlay(n.Name) != nil:
+		return []string{"overlay, without a name once it is open", printable(n.From)}
 	case n.From == "":
 		return nil
 	case g.Daemon != nil:

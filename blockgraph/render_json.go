@@ -14,7 +14,8 @@ import (
 // has it nested. A member "controllers" precedes "device" where the disk brings
 // a controller along; "fdsets" comes first where descriptors are passed, and
 // "daemon", with objects and blockdevs of its own, where a storage daemon opens
-// the disk; "throttling" comes last, with what block_set_io_throttle is told, where
+// the disk; "overlay" where the disk is transient, with the file that is made for it;
+// "throttling" comes last, with what block_set_io_throttle is told, where
 // the disk has limits. Members are only ever added to this document.
 func (p *Plan) JSON() ([]byte, error) {
 	objects, nodes := p.Graph.blockJSON()
@@ -24,6 +25,7 @@ func (p *Plan) JSON() ([]byte, error) {
 			fdsets = append(fdsets, s.Do.Arguments)
 		}
 	}
+	overlay := p.Graph.Overlay
 	for _, d := range p.Graph.Devices[:len(p.Graph.Devices)-1] {
 		controllers = append(controllers, d.Options)
 	}
@@ -31,6 +33,10 @@ func (p *Plan) JSON() ([]byte, error) {
 	if daemon := p.Graph.Daemon; daemon != nil {
 		objects, nodes := daemon.blockJSON()
 		doc.add("daemon", Object{{"objects", objects}, {"blockdevs", nodes}})
+		overlay = daemon.Overlay
+	}
+	if overlay != nil {
+		doc.add("overlay", Object{{"filename", overlay.Path}, {"base", overlay.Base}, {"encrypted", overlay.Secret != ""}})
 	}
 	if len(fdsets) > 0 {
 		doc.add("fdsets", fdsets)

@@ -95,6 +95,7 @@ func fdsetPath(id int64) string { return "/dev/fdset/" + strconv.FormatInt(id, 1
 // BlockdevOptionsNbd.
 func (b *builder) external() (medium, error) {
 	daemon := newBuilder(b.disk, Unlock{Way: ByQEMU})
+	daemon.machine.Name = b.machine.Name
 	if _, err := daemon.images(); err != nil {
 		return medium{}, err
 	}

@@ -7,7 +7,7 @@ const maxName = 31
 // for one. The error is an [*XMLError] or an [*UnsupportedError] that names the
 // element, also for a disk that was not read from XML.
 func (d *Disk) Validate() error {
-	for _, check := range []func() error{d.validateTarget, d.validateImages, d.validateFrontend,
+	for _, check := range []func() error{d.validateTarget, d.validateImages, d.validateTransient, d.validateFrontend,
 		d.validatePassThrough, d.validateDriver, d.validateQueues, d.validateIdentity, d.validateTuning, d.validateThrottling, d.validateAddress} {
 		if err := check(); err != nil {
 			return err

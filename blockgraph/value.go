@@ -33,9 +33,14 @@ type SecretData struct {
 	// Object is the id of the object that holds the value.
 	Object string
 	// OneTime: the value is not the secret itself, but the one-time passphrase
-	// of an ephemeral header.
+	// of an ephemeral header. With an empty Ref it is that of an overlay, see
+	// [Overlay].
 	OneTime bool
 }
+
+// Kept tells whether the value, or what it is derived from, is in a key store: Ref
+// names it there.
+func (d SecretData) Kept() bool { return d.Ref != (secrets.Reference{}) }
 
 // Redacted is what stands for a secret value in everything that is printed.
 const Redacted = "[redacted]"

@@ -302,8 +302,8 @@ func (a *attach) plug(ctx context.Context, r *ready, unlocking Unlocking) error 
 
 // beside does what has to be done on the host before the VM hears of the disk.
 func (a *attach) beside(ctx context.Context, graph *blockgraph.Graph, unlocking Unlocking) error {
-	if err := a.note(ctx, unlocking); err != nil {
-		if graph.Daemon != nil || len(graph.Headers) > 0 {
+	if err := a.note(ctx, unlocking, overlayOf(graph)); err != nil {
+		if graph.Daemon != nil || len(graph.Headers) > 0 || a.disk.Transient {
 			return err
 		}
 		// QEMU opens the volume by itself, and needs nothing of this host's.
@@ -330,8 +330,8 @@ func (a *attach) beside(ctx context.Context, graph *blockgraph.Graph, unlocking 
 }
 
 // note writes down what a later run cannot ask of QEMU.
-func (a *attach) note(ctx context.Context, unlocking Unlocking) error {
-	if len(a.disk.Secrets()) == 0 && a.kept == "" || !a.vm.filesAreLocal() {
+func (a *attach) note(ctx context.Context, unlocking Unlocking, o *blockgraph.Overlay) error {
+	if len(a.disk.Secrets()) == 0 && a.kept == "" && o == nil || !a.vm.filesAreLocal() {
 		return nil
 	}
 	n := note{Kept: a.kept, UUID: a.remoteUUID, Target: a.disk.Target, Way: unlocking.Way, Payload: a.disk.Image.Source.String(), Secrets: a.disk.Secrets()}
@@ -340,6 +340,9 @@ func (a *attach) note(ctx context.Context, unlocking Unlocking) error {
 	}
 	if h := a.vm.headerOf(a.disk); h != nil {
 		n.UUID = h.UUID
+	}
+	if o != nil {
+		n.Overlay = o.Path
 	}
 	if header := a.disk.Header(); header != nil {
 		n.Header = header.Source.String()

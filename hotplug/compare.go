@@ -76,6 +76,9 @@ func differsInNodes(graph *blockgraph.Graph, state *State, h *Holding) string {
 		if role, _ := want.Role.Base(); len(graph.Headers) > 0 && role == blockgraph.RoleHeaderStorage {
 			file = "" // of an ephemeral header: it has been removed since
 		}
+		if want.Role == blockgraph.RoleOverlayStorage {
+			file = "" // has been removed, too, and was named after the VM
+		}
 		if file != "" && node.File != file {
 			return fmt.Sprintf("its node %s is of %s, not of %s", want.Name, node.File, file)
 		}
@@ -112,9 +115,7 @@ func (vm *VM) differsInServers(ctx context.Context, graph *blockgraph.Graph, sta
 		return "", err
 	}
 	defer closeRead(d)
-	ask := func(ctx context.Context, commands ...qmp.Command) ([]json.RawMessage, error) {
-		return valuesOf(d.Client().ExecuteAll(ctx, commands...))
-	}
+	ask := asking(d)
 	values, err := ask(ctx, queryNodes)
 	if err != nil {
 		return "", err
@@ -128,15 +129,28 @@ func (vm *VM) differsInServers(ctx context.Context, graph *blockgraph.Graph, sta
 			return fmt.Sprintf("its storage daemon has no node %s", n.Name), nil
 		}
 	}
+	if overlay := blockgraph.Name(graph.Target, blockgraph.RoleOverlayStorage); graph.Daemon.Overlay == nil && theirs.Node(overlay) != nil {
+		return "what is written to it goes to an overlay, which is lost with it", nil
+	}
 	if d := differsInOptions(graph.Daemon, theirs); d != "" {
 		return d, nil
 	}
 	return differsInObjects(ctx, ask, graph.Daemon)
 }
 
+// asker runs commands that change nothing, in the VM or in a storage daemon.
+type asker func(ctx context.Context, commands ...qmp.Command) ([]json.RawMessage, error)
+
+// asking returns the asker of a storage daemon.
+func asking(d *daemon.Daemon) asker {
+	return func(ctx context.Context, commands ...qmp.Command) ([]json.RawMessage, error) {
+		return valuesOf(d.Client().ExecuteAll(ctx, commands...))
+	}
+}
+
 // differsInObjects compares the objects that nodes use for as long as they are
 // there, such as a TLS client's credentials.
-func differsInObjects(ctx context.Context, ask func(context.Context, ...qmp.Command) ([]json.RawMessage, error), graph *blockgraph.Graph) (string, error) {
+func differsInObjects(ctx context.Context, ask asker, graph *blockgraph.Graph) (string, error) {
 	for _, o := range graph.Objects {
 		if _, secret := o.Secret(); secret {
 			continue

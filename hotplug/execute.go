@@ -68,7 +68,7 @@ func (r *run) steps(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := r.step(ctx, s); err != nil {
+		if err := r.vm.withOverlay(ctx, s, r.values, r.vm.queryAll, func() error { return r.step(ctx, s) }); err != nil {
 			return err
 		}
 		if s.Kind == blockgraph.StepNode && unread[s.Subject] {

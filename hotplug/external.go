@@ -60,7 +60,10 @@ func (a *attach) serve(ctx context.Context, d *daemon.Daemon, graph *blockgraph.
 		if err != nil {
 			return err
 		}
-		_, err = d.Client().Execute(ctx, cmd)
+		err = a.vm.withOverlay(ctx, s, values, asking(d), func() error {
+			_, err := d.Client().Execute(ctx, cmd)
+			return err
+		})
 		if errors.Is(err, qmp.ErrWrongPassphrase) {
 			return &SecretError{Target: a.disk.Target, Ref: passphraseOf(graph.Daemon, s.Subject), Err: err}
 		}

@@ -31,7 +31,7 @@ func (a *attach) checkFiles(ctx context.Context, unlock blockgraph.Unlock, state
 		// A layer is checked like a disk of its own; those below the top one
 		// are only read.
 		alone := *disk
-		alone.Image, alone.ReadOnly = *layer, disk.ReadOnly || i > 0
+		alone.Image, alone.ReadOnly = *layer, disk.ReadOnly || disk.Transient || i > 0
 		n, err := a.checkLayer(ctx, &alone, unlock, state)
 		if err != nil {
 			return 0, err

@@ -21,6 +21,11 @@ func (vm *VM) Machine(ctx context.Context, disk *blockgraph.Disk, state *State) 
 		return blockgraph.Machine{}, err
 	}
 	var m blockgraph.Machine
+	if disk.Transient {
+		if m.Name, err = vm.overlayName(ctx); err != nil {
+			return m, err
+		}
+	}
 	if err := decode(results[0], &m.Type, kind); err != nil {
 		return m, err
 	}

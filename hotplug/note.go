@@ -28,7 +28,8 @@ type note struct {
 	Header  string         `json:"header,omitempty"`
 	UUID    string         `json:"uuid,omitempty"` // of the LUKS volume
 	Secrets noteSecrets    `json:"secrets,omitempty"`
-	Kept    string         `json:"kept,omitempty"` // see AttachOptions
+	Overlay string         `json:"overlay,omitempty"` // the file, which has no name any more once it is open
+	Kept    string         `json:"kept,omitempty"`    // see AttachOptions
 	// Process is the VM's; without a PID where that is not known.
 	Process daemon.Process `json:"process"`
 }
@@ -156,7 +157,7 @@ func readNotes(dir string) map[string]note {
 type handedOver struct {
 	daemon int      // the process id of the storage daemon, 0 for none
 	helper int      // that of the reservation helper
-	files  []string // ephemeral headers
+	files  []string // ephemeral headers, and an overlay that still has its name
 }
 
 // readRunDir adds to a state what the VM's folder on this host tells.
@@ -173,6 +174,12 @@ func (vm *VM) readRunDir(ctx context.Context, s *State) error {
 		return fmt.Errorf("look at what was handed to the VM: %w", err)
 	}
 	s.notes, s.handedOver = readNotes(dir), map[string]handedOver{}
+	var overlays = map[string]string{}
+	for target, n := range s.notes {
+		if n.overlayIsThere(filepath.Base(dir)) {
+			overlays[target] = n.Overlay
+		}
+	}
 	for target, n := range s.notes {
 		if n.Process.PID != 0 && !runs(n.Process) {
 			delete(s.notes, target) // of a VM that is gone, whose place this one has taken
@@ -196,6 +203,11 @@ func (vm *VM) readRunDir(ctx context.Context, s *State) error {
 			h.daemon = info.Process.PID
 			s.handedOver[target] = h
 		}
+	}
+	for target, path := range overlays {
+		h := s.handedOver[target]
+		h.files = append(h.files, path)
+		s.handedOver[target] = h
 	}
 	return nil
 }
@@ -271,6 +283,9 @@ func (vm *VM) forget(ctx context.Context, target string) error {
 	if err != nil {
 		return err
 	}
+	if err := readNotes(dir)[target].removeOverlay(filepath.Base(dir)); err != nil {
+		return err
+	}
 	if err := os.Remove(filepath.Join(dir, target+noteSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove the note of what was attached: %w", err)
 	}
@@ -337,6 +352,7 @@ func (vm *VM) otherUser(ctx context.Context, header, uuid string) (*note, error)
 		for target, n := range readNotes(dir) {
 			switch {
 			case !n.stands():
+				_ = n.removeOverlay(e.Name())                        // tried again, too
 				_ = os.Remove(filepath.Join(dir, target+noteSuffix)) // tried again next time
 				_ = os.Remove(dir)                                   // refused while there is more in it
 			case n.Header != "" && (uuid != "" && uuid == n.UUID || image.SameFile(header, n.Header)):

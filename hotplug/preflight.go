@@ -21,6 +21,9 @@ func (a *attach) preflight(ctx context.Context, plan *blockgraph.Plan, unlock bl
 	if err := a.vm.checkDevicesOfHost(ctx, a.disk); err != nil {
 		return 0, err
 	}
+	if err := a.checkOverlay(ctx, plan.Graph); err != nil {
+		return 0, err
+	}
 	size, err := a.checkFiles(ctx, unlock, state)
 	if err == nil {
 		a.permits, err = a.checkPermissions(ctx, unlock.Way)

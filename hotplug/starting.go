@@ -85,6 +85,9 @@ func StartWay(disk *blockgraph.Disk, running blockgraph.Way) blockgraph.Way {
 // place in the file system: what Prepare writes is what Arguments names.
 func (s *Starting) graph(ctx context.Context, d StartDisk) (*blockgraph.Graph, blockgraph.Unlock, error) {
 	u := blockgraph.Unlock{Way: d.Way}
+	if d.Disk.Transient {
+		return nil, u, &blockgraph.UnsupportedError{Element: "disk/transient", Reason: "a VM that is about to start has no transient disk of luksplug's: attach it when the VM runs"}
+	}
 	if managed(d.Disk) != nil {
 		return nil, u, &PreflightError{Target: d.Disk.Target, Reason: "its reservations are managed, and a VM that is about to start has no qemu-pr-helper of luksplug's: run one, and name its socket with managed='no'"}
 	}
@@ -145,7 +148,7 @@ func (s *Starting) Check(ctx context.Context, d StartDisk, arrival Arrival, stor
 	defer a.closeRemote(ctx)
 	for _, o := range graph.Objects {
 		data, ok := o.Secret()
-		if !ok || data.Text != "" {
+		if !ok || !data.Kept() {
 			continue
 		}
 		secret, err := store.Lookup(ctx, o.Ref)
@@ -252,7 +255,7 @@ func (s *Starting) Started(ctx context.Context, target string) error {
 func (s *Starting) Note(ctx context.Context, d StartDisk, pid int) error {
 	a := &attach{vm: s.vm, disk: d.Disk, out: &Attached{}}
 	s.vm.proc.PID = pid
-	return a.note(ctx, Unlocking{Unlock: blockgraph.Unlock{Way: d.Way}})
+	return a.note(ctx, Unlocking{Unlock: blockgraph.Unlock{Way: d.Way}}, nil)
 }
 
 // Gone removes all of the VM's on this host: its storage daemons are ended, and
@@ -271,6 +274,9 @@ func (s *Starting) Gone(ctx context.Context) error {
 		return fmt.Errorf("look at what was handed to the VM: %w", err)
 	}
 	failed := []error{s.removeLock(ctx)}
+	for _, n := range readNotes(dir) {
+		failed = append(failed, n.removeOverlay(filepath.Base(dir)))
+	}
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
 		switch {

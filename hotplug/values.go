@@ -23,6 +23,7 @@ import (
 type Values struct {
 	passphrases map[string][]byte                // in base64, by the id of the object
 	headers     map[string]*luks.EphemeralHeader // by the name of the node
+	overlay     *luks.EphemeralHeader            // of the volume that a transient disk's overlay is, nil for none
 	key         *masterkey.Key                   // that they are encrypted under, nil for none
 }
 
@@ -70,6 +71,9 @@ func (v *Values) resolve(ctx context.Context, graph *blockgraph.Graph, o blockgr
 		var err error
 		v.passphrases[o.ID], err = encode([]byte(data.Text), o.Ref.Type)
 		return err
+	}
+	if !data.Kept() { // an overlay's
+		return v.encryptOverlay(o.ID)
 	}
 	secret, err := store.Lookup(ctx, o.Ref)
 	if err != nil {
@@ -216,6 +220,9 @@ func (v *Values) Wipe() {
 	for node, h := range v.headers {
 		h.Wipe()
 		delete(v.headers, node)
+	}
+	if v.overlay != nil {
+		v.overlay.Wipe()
 	}
 	v.key.Wipe()
 }

@@ -30,6 +30,13 @@ func (a *app) recorder(disk *diskDocument, flags recordFlags, options hotplug.At
 	if a.libvirt == nil {
 		return nil, nil
 	}
+	if disk.Transient {
+		if flags.persistent {
+			return nil, &blockgraph.UnsupportedError{Element: "disk/transient", Reason: "a transient disk does not belong to a domain for good: leave --persistent out, or <transient/>"}
+		}
+		a.log.WithField("disk", disk.Target).Warn("a transient disk is not recorded: detach it before the domain is saved or migrated, what was written to it cannot go along")
+		return nil, nil
+	}
 	d, err := record.New(disk.text, disk.pools, disk.reading)
 	if errors.Is(err, record.ErrSecretInXML) && !flags.persistent {
 		a.log.WithField("disk", disk.Target).Warnf("the disk is not recorded, and is lost when the domain is saved and restored, or migrated: %v", err)
