@@ -109,10 +109,11 @@ type attach struct {
 	store   secrets.Store
 	options AttachOptions
 
-	values *Values        // nil until resolved
-	way    blockgraph.Way // that the values are for
-	shared string         // what there is to warn of, "" for nothing
-	kept   string         // for the note
+	values  *Values             // nil until resolved
+	way     blockgraph.Way      // that the values are for
+	overlay *blockgraph.Overlay // of a transient disk, nil for others
+	shared  string              // what there is to warn of, "" for nothing
+	kept    string              // for the note
 	// arrival is where a VM comes from that is about to start, "" for one that
 	// runs.
 	arrival Arrival

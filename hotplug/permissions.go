@@ -35,7 +35,7 @@ func opened(disk *blockgraph.Disk, way blockgraph.Way) []access.File {
 		return i != nil && (i.Source.Kind == blockgraph.SourceFile || i.Source.Kind == blockgraph.SourceBlock)
 	}
 	for i, layer := range disk.Layers() {
-		what, write := "payload", !disk.ReadOnly && i == 0
+		what, write := "payload", !disk.ReadOnly && !disk.Transient && i == 0
 		if i > 0 {
 			what = "backing image"
 		}
@@ -220,7 +220,11 @@ func (a *attach) permit(ctx context.Context) error {
 		err = registry.Take(t)
 	}
 	if err == nil {
-		err = access.AppArmor{}.Allow(ctx, a.vm.labels(ctx).AppArmor, a.disk.Target, a.permits.files)
+		files := a.permits.files
+		if a.overlay != nil {
+			files = append(slices.Clone(files), access.File{Path: a.overlay.Path, What: "overlay", Write: true})
+		}
+		err = access.AppArmor{}.Allow(ctx, a.vm.labels(ctx).AppArmor, a.disk.Target, files)
 	}
 	if err != nil {
 		return refuse(err)

@@ -54,6 +54,7 @@ func (v *Values) encryptOverlay(object string) error {
 // is here, free, and may be written to.
 func (a *attach) checkOverlay(ctx context.Context, graph *blockgraph.Graph) error {
 	o := overlayOf(graph)
+	a.overlay = o
 	if o == nil {
 		return nil
 	}
@@ -128,7 +129,7 @@ func (vm *VM) makeOverlay(ctx context.Context, o *blockgraph.Overlay, values *Va
 	if base == nil {
 		return "", fmt.Errorf("ask for the size of the image below the overlay: there is no node %s", o.Base)
 	}
-	options := overlay.Options{Size: base.Image.VirtualSize, Mark: mark, Owner: owner.User}
+	options := overlay.Options{Size: base.Image.VirtualSize, Mark: mark, Owner: owner.User, Label: owner.Labels.Image}
 	if o.Secret != "" {
 		if options.Header = values.overlay; options.Header == nil {
 			return "", fmt.Errorf("the plan needs an encrypted overlay %s, which was not resolved", o.Path)

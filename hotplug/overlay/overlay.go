@@ -24,6 +24,9 @@ type Options struct {
 	// Header is that of the volume that the overlay is encrypted with; nil for an
 	// overlay in the clear.
 	Header *luks.EphemeralHeader
+	// Label is the file's security label (SELinux), "" for the one that files there
+	// have.
+	Label string
 	// Owner is who opens the file, and the only one who can; nil for this
 	// process's user.
 	Owner *daemon.Credential
@@ -31,6 +34,9 @@ type Options struct {
 
 // ErrForeign: the file is not the one that is meant.
 var ErrForeign = errors.New("it is not an overlay that luksplug has made for this disk")
+
+// selinux is the attribute that holds a file's label (selinux(8)).
+const selinux = "security.selinux"
 
 // Create makes the file at path, where none may be: the error wraps
 // [fs.ErrExist] then. After any other error there is none.
@@ -67,6 +73,11 @@ func Create(path string, o Options) (err error) {
 	}
 	if err := f.Truncate(l.clusters * clusterSize); err != nil {
 		return err
+	}
+	if o.Label != "" {
+		if err := unix.Fsetxattr(int(f.Fd()), selinux, append([]byte(o.Label), 0), 0); err != nil {
+			return fmt.Errorf("label %s: %w", o.Label, err)
+		}
 	}
 	if o.Owner == nil || int(o.Owner.UID) == os.Geteuid() {
 		return nil

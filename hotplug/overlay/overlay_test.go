@@ -178,6 +178,26 @@ func TestOwner(t *testing.T) {
 	}
 }
 
+// TestLabel: a confined QEMU opens only what has its label.
+func TestLabel(t *testing.T) {
+	t.Parallel()
+	path, label := filepath.Join(t.TempDir(), "overlay"), "system_u:object_r:svirt_image_t:s0:c1,c2"
+	err := overlay.Create(path, overlay.Options{Size: 512, Mark: "m", Label: label})
+	if errors.Is(err, syscall.ENOTSUP) || errors.Is(err, syscall.EPERM) {
+		if _, left := os.Lstat(path); !errors.Is(left, fs.ErrNotExist) {
+			t.Errorf("left behind: %v", left)
+		}
+		t.Skipf("no labels here: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 100)
+	if n, err := syscall.Getxattr(path, "security.selinux", b); err != nil || string(b[:n]) != label+"\x00" {
+		t.Errorf("%q %v", b[:n], err)
+	}
+}
+
 // TestRemove: only what Create has made for the same disk goes, whole or not.
 func TestRemove(t *testing.T) {
 	t.Parallel()

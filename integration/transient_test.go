@@ -1,0 +1,141 @@
+package integration
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
+)
+
+// overlaysOf are the files beside a volume's payload that are named as overlays.
+func overlaysOf(t *testing.T, v *peer.Volume) []string {
+	t.Helper()
+	found, err := filepath.Glob(v.Payload + ".TRANSIENT-*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func imageBytes(t *testing.T, v *peer.Volume) []byte {
+	t.Helper()
+	var all []byte
+	for _, path := range []string{v.Payload, v.Header} {
+		if path == "" {
+			continue
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, content...)
+	}
+	return all
+}
+
+// TestTransientKilled kills the program when the overlay is there and QEMU has not
+// opened it: list shows the file, and repair removes it, or the next attach does.
+func TestTransientKilled(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	p := newPlug(t, q, v, "sdb", "scsi", "<transient/>")
+	before, image := stateOf(ctx, t, q), imageBytes(t, v)
+	for _, again := range []string{"repair", "attach"} {
+		victim := newVictim()
+		proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
+			if !bytes.Contains(c.Bytes, []byte("blockdev-add")) || !bytes.Contains(c.Bytes, []byte(".TRANSIENT-")) {
+				return peer.Verdict{}
+			}
+			<-victim.started
+			_ = victim.cmd.Process.Kill() // how the program ended shows whether it worked
+			return peer.Verdict{Cut: peer.CutBeforeForward}
+		}})
+		if r := victim.run(t, program(ctx, proxy.Address, p.attachArgs()...)); r.code != -1 {
+			t.Fatalf("the program was not killed: exit code %d, %s", r.code, r.stderr)
+		}
+		left := overlaysOf(t, v)
+		d := listed(ctx, t, q)["sdb"]
+		if len(left) != 1 || d.State != "leftover" || !slices.Contains(d.Parts, "file "+left[0]) {
+			t.Fatalf("beside the image: %v; list: %+v", left, d)
+		}
+		if again == "repair" {
+			r := tool(ctx, t, q.Socket, "repair").want(t, 0)
+			if !strings.Contains(r.stdout, left[0]) {
+				t.Errorf("repair does not say that it removed %s: %s", left[0], r.stdout)
+			}
+		} else {
+			if report := p.attach(ctx, t); report.Already || !slices.Contains(report.Cleared, "file "+left[0]) {
+				t.Errorf("attach reports %+v", report)
+			}
+			p.detach(ctx, t)
+		}
+		if left := overlaysOf(t, v); len(left) != 0 {
+			t.Errorf("after %s there is %v", again, left)
+		}
+		wantSame(ctx, t, q, before)
+	}
+	if !bytes.Equal(image, imageBytes(t, v)) {
+		t.Error("the image, or its header, has been changed")
+	}
+}
+
+// TestTransientLibvirt: a domain's guest writes to a transient disk and reads it
+// again, the image and its header are not changed, and nothing is recorded of the
+// disk. It has an overlay, which a domain that is destroyed takes with it.
+func TestTransientLibvirt(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	l := peer.Libvirtd(t)
+	d, err := l.StartDomain(ctx, peer.DomainOptions{Persistent: true, SCSI: true, Guest: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := d.Guest()
+	if err := g.WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	image := imageBytes(t, v)
+	xml := strings.Replace(v.DiskXML("sda", "scsi"), "</disk>", "<serial>gone</serial><transient/></disk>", 1)
+	attach := attachArgs(t, v, xml)
+	viaLibvirt(ctx, t, l, d.Name, append(attach, "--persistent")...).want(t, 3)
+	if r := viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 0); !strings.Contains(r.stderr, "not recorded") {
+		t.Errorf("standard error: %s", r.stderr)
+	}
+	for _, scope := range []string{"--live", "--config"} {
+		if text := metadata(ctx, l, d.Name, scope); strings.Contains(text, v.Payload) {
+			t.Errorf("recorded: %s", text)
+		}
+	}
+	dev, err := g.WaitDisk(ctx, "gone")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pattern := []byte("what is written here is nobody's business afterwards; ")
+	if err := g.WritePattern(ctx, dev, 1, 1, pattern); err != nil {
+		t.Fatal(err)
+	}
+	if hash, err := g.ReadHash(ctx, dev, 1, 1); err != nil || hash != peer.HashOf(peer.Pattern(pattern)) {
+		t.Errorf("the guest reads something else than it wrote (%v)", err)
+	}
+	if left := overlaysOf(t, v); len(left) != 0 {
+		t.Errorf("beside the image is %v", left)
+	}
+	viaLibvirt(ctx, t, l, d.Name, "detach", "sda").want(t, 0)
+	if !bytes.Equal(image, imageBytes(t, v)) {
+		t.Error("the image, or its header, has been changed")
+	}
+	viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 0)
+	if _, err := l.Virsh(ctx, "destroy", d.Name); err != nil {
+		t.Fatal(err)
+	}
+	if left := overlaysOf(t, v); len(left) != 0 || !bytes.Equal(image, imageBytes(t, v)) {
+		t.Errorf("after the domain, beside the image is %v, or the image has been changed", left)
+	}
+}
