@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/access"
 	"github.com/luksplug/luksplug/hotplug/daemon"
 	"github.com/luksplug/luksplug/hotplug/image"
 )
@@ -93,7 +94,7 @@ func (vm *VM) makeRunDir(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	if err := access.MakeFolder(dir); err != nil {
 		return fmt.Errorf("folder for what is attached: %w", err)
 	}
 	_, err = vm.runBase() // it may have been made by somebody else meanwhile

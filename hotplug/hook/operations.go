@@ -118,7 +118,7 @@ func (c call) makeMonitorFolder() error {
 	if folder == "" {
 		return fmt.Errorf("the socket of luksplug's monitor is %s in the domain's XML, which is not in a folder named after the domain's UUID: run 'luksplug hook enable' for it", c.monitor)
 	}
-	if err := os.MkdirAll(filepath.Dir(folder), 0o711); err != nil {
+	if err := access.MakeFolder(filepath.Dir(folder)); err != nil {
 		return fmt.Errorf("folder for the monitor's socket: %w", err)
 	}
 	if err := os.RemoveAll(folder); err != nil {

@@ -100,6 +100,11 @@ func runLibvirtd(ctx context.Context, dir string, o LibvirtOptions) (*Libvirt, e
 	}
 	l := &Libvirt{Dir: dir, Socket: filepath.Join(dir, "run", "libvirt-sock"), Log: filepath.Join(dir, "libvirtd.log"), root: root, user: o.User}
 	l.URI = "qemu+unix:///system?socket=" + l.Socket
+	if o.User != "" { // QEMU's sockets are in here
+		if err := os.Chmod(dir, 0o755); err != nil {
+			return nil, err
+		}
+	}
 	if err := l.writeConfig(o); err != nil {
 		return nil, err
 	}
