@@ -269,6 +269,32 @@ func TestTransientRefused(t *testing.T) {
 	}
 }
 
+// TestTransientShared: two VMs have the same image, each with what it has written.
+func TestTransientShared(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	disk, secret := transientDisk(t, "raw", true, "")
+	var vms [2]*hotplug.VM
+	for i := range vms {
+		v, _ := vm(t, hotplug.Options{Name: fmt.Sprintf("vm%d", i+1)})
+		vms[i] = v
+		if _, err := v.Attach(ctx, disk, secret, hotplug.AttachOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		monitor(ctx, t, v, fmt.Sprintf(`qemu-io -d luksplug-sdb "write -P %d 0 64k"`, i+1))
+	}
+	for i, v := range vms {
+		wantContent(ctx, t, v, "luksplug-sdb-overlay-format", fmt.Sprintf("read -P %d 0 64k", i+1), fmt.Sprintf("read -P %d 64k 64k", below))
+	}
+	other := *disk
+	other.Transient = false
+	var refused *hotplug.PreflightError
+	v, _ := vm(t, hotplug.Options{Name: "vm3"})
+	if _, err := v.Attach(ctx, &other, secret, hotplug.AttachOptions{}); !errors.As(err, &refused) {
+		t.Errorf("a disk that would write to the image below them: %v", err)
+	}
+}
+
 // TestTransientFails: whatever fails behind the overlay, nothing of it is left.
 func TestTransientFails(t *testing.T) {
 	t.Parallel()
