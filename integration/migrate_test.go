@@ -238,3 +238,65 @@ func (h *hosts) failLate(ctx context.Context, t *testing.T) {
 		t.Fatalf("got %v", err)
 	}
 }
+
+// TestMigrateTakenBack: the destination fails after the source has handed
+// everything over, when it opens its images. The source, which was prepared, takes
+// them back; a second try works.
+func TestMigrateTakenBack(t *testing.T) {
+	peer.Long(t, "two hosts and a guest for one rare failure")
+	t.Parallel()
+	ctx := bounded(t)
+	h := &hosts{from: newHookHost(t, ""), to: newHookHost(t, ""), disks: []plugged{
+		{volume: peer.NewVolume(t, peer.Qcow2LUKS), target: "vdb"},
+		{volume: peer.NewVolume(t, peer.DetachedRaw), target: "vdc"},
+	}}
+	var err error
+	if h.domain, err = h.from.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true}); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range h.disks {
+		h.from.learn(t, p.volume)
+		h.to.learn(t, p.volume)
+		h.plug(ctx, t, p)
+		h.devices = append(h.devices, guestDisk(ctx, t, h.domain, "serial-"+p.target))
+	}
+	log := startLog(ctx, t, h.domain.Guest(), h.devices...)
+	d, err := h.to.Receive(h.domain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.check(ctx, t, 0, append(h.shell(ctx), "--prepare")...)
+	migrated := make(chan error, 1)
+	go func() { migrated <- h.migrate(ctx, t, "--bandwidth", "5") }()
+	// Its QEMU is there for seconds, and needs the secret at the end.
+	for deleted := false; !deleted; {
+		select {
+		case err := <-migrated:
+			t.Fatalf("the migration has ended before its time: %v", err)
+		default:
+		}
+		m, err := peer.DialMonitor(ctx, d.Control)
+		if err != nil {
+			continue
+		}
+		_, err = m.Execute(ctx, "object-del", map[string]string{"id": "luksplug-vdb-secret0"})
+		deleted = err == nil
+		_ = m.Close() // it was asked all that there is
+	}
+	if err := <-migrated; err == nil || !strings.Contains(err.Error(), "secret") {
+		t.Fatalf("the migration ends with %v", err)
+	}
+	log.wantMore(ctx, t, h.domain.Guest())
+	h.to.wantClean(ctx, t)
+	if err := h.migrate(ctx, t); err != nil {
+		t.Fatal(err)
+	}
+	h.moved(ctx, t)
+	h.from.tool(ctx, t, h.domain, "repair").want(t, 0)
+	lines := log.stop(ctx, t, h.domain.Guest())
+	virsh(ctx, t, h.from.Libvirt, "destroy", h.domain.Name)
+	h.from.wantClean(ctx, t)
+	for i, p := range h.disks {
+		checkVolumeLog(ctx, t, p.volume, h.devices[i], lines)
+	}
+}
