@@ -119,7 +119,13 @@ func changesOf(ctx context.Context, t *testing.T, q *peer.QEMU, args ...string) 
 // how the volume is unlocked, as --unlock has it.
 func newFaulty(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v *peer.Volume, unlock string) *faulty {
 	t.Helper()
-	f := &faulty{plug: newPlug(t, q, v, where.targets[0], where.bus, ""), before: stateOf(ctx, t, q)}
+	return newFaultyWith(ctx, t, q, where, v, unlock, "")
+}
+
+// newFaultyWith is newFaulty with further elements of the disk.
+func newFaultyWith(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v *peer.Volume, unlock, extra string) *faulty {
+	t.Helper()
+	f := &faulty{plug: newPlug(t, q, v, where.targets[0], where.bus, extra), before: stateOf(ctx, t, q)}
 	f.unlock = unlock
 	f.steps = changesOf(ctx, t, q, f.attachArgs()...)
 	f.wantAttached(ctx, t)

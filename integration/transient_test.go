@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -82,6 +83,33 @@ func TestTransientKilled(t *testing.T) {
 	}
 	if !bytes.Equal(image, imageBytes(t, v)) {
 		t.Error("the image, or its header, has been changed")
+	}
+}
+
+// TestFaultsOfTransient is TestFaults for a transient disk, which has an overlay in
+// QEMU or in a storage daemon.
+func TestFaultsOfTransient(t *testing.T) {
+	peer.Long(t, "goes through every fault of every step of a transient disk")
+	t.Parallel()
+	where := place{"scsi", "scsi", [2]string{"sdb", "sdc"}, peer.Options{SCSI: true, Paused: true}}
+	for _, unlock := range []string{"auto", "external"} {
+		t.Run(unlock, func(t *testing.T) {
+			t.Parallel()
+			v := peer.NewVolume(t, peer.DetachedRaw)
+			image := imageBytes(t, v)
+			f := newFaultyWith(bounded(t), t, peer.Start(t, where.vm), where, v, unlock, "<transient/>")
+			for n := range f.steps {
+				if !t.Run(strconv.Itoa(n+1)+" "+f.steps[n].command, func(t *testing.T) { f.everyFault(bounded(t), t, n+1) }) {
+					return // the VM is in no state to go on with
+				}
+				if left := overlaysOf(t, v); len(left) != 0 {
+					t.Errorf("after the faults of step %d there is %v", n+1, left)
+				}
+			}
+			if !bytes.Equal(image, imageBytes(t, v)) {
+				t.Error("the image, or its header, has been changed")
+			}
+		})
 	}
 }
 
