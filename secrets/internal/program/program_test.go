@@ -1,9 +1,13 @@
 package program_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -35,5 +39,25 @@ func TestContext(t *testing.T) {
 	}
 	if _, err := p.Run(ctx); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("not even started: %v", err)
+	}
+}
+
+// A child that the program leaves may keep its messages' end open, and costs
+// nothing but a moment.
+func TestChildThatIsLeft(t *testing.T) {
+	t.Parallel()
+	var messages bytes.Buffer
+	p := program.Program{Args: []string{"/bin/sh", "-c", "echo said >&2; sleep 3600 >/dev/null & echo $! >&2; printf value"}, Timeout: time.Minute, Stderr: &messages}
+	value, err := p.Run(t.Context())
+	if err != nil || value.Len() != len("value") {
+		t.Fatal(err)
+	}
+	said, pid, _ := strings.Cut(messages.String(), "\n")
+	child, err := strconv.Atoi(strings.TrimSpace(pid))
+	if err != nil || said != "said" {
+		t.Fatalf("the messages are %q", messages.String())
+	}
+	if err := syscall.Kill(child, syscall.SIGKILL); err != nil {
+		t.Errorf("the child has ended: %v", err)
 	}
 }
