@@ -184,10 +184,13 @@ func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 			return err
 		}
 		for _, label := range []string{valueLabel, documentLabel} {
-			objects, err := ours(c, p11.NewAttribute(p11.CKA_LABEL, label+d.UUID.String()))
-			if err == nil {
-				err = destroy(c, objects)
-			}
+			err := steady(func() error {
+				objects, err := look(c, []*p11.Attribute{p11.NewAttribute(p11.CKA_LABEL, label+d.UUID.String())})
+				if err != nil {
+					return err
+				}
+				return destroy(c, objects)
+			})
 			if err != nil {
 				return err
 			}

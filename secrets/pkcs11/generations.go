@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	p11 "github.com/miekg/pkcs11"
 
@@ -25,23 +26,37 @@ type object struct {
 // vanished tells whether an object was destroyed since it was found.
 func vanished(err error) bool { return errors.Is(err, p11.Error(p11.CKR_OBJECT_HANDLE_INVALID)) }
 
-// unsteady tells whether an error may come from another's destroying an object.
-// SoftHSM says for some time that it fails in general.
+// unsteady tells whether an error may come from what another does to the same
+// objects at the same moment. SoftHSM has several names for it: it reads a file
+// that another thread or process writes, or destroys what is destroyed already.
 func unsteady(err error) bool {
-	return vanished(err) || errors.Is(err, p11.Error(p11.CKR_GENERAL_ERROR))
-}
-
-// steady runs f again where somebody has destroyed what it was looking at. The last
-// error is what there is to say in the end.
-func steady(f func() error) error {
-	const attempts = 20
-	var err error
-	for range attempts {
-		if err = f(); !unsteady(err) {
-			return err
+	if vanished(err) {
+		return true
+	}
+	for _, code := range []p11.Error{p11.CKR_GENERAL_ERROR, p11.CKR_FUNCTION_FAILED, p11.CKR_ATTRIBUTE_VALUE_INVALID} {
+		if errors.Is(err, code) {
+			return true
 		}
 	}
-	return err
+	return false
+}
+
+// steady runs f again, a little later each time, where somebody else may have been
+// in its way. The last error is what there is to say in the end. A token tells
+// nobody when it has become quiet, so there is nothing to wait for but time: less
+// than half a second in all.
+func steady(f func() error) error {
+	const attempts, longest = 30, 20 * time.Millisecond
+	pause := time.Millisecond
+	for range attempts - 1 {
+		err := f()
+		if !unsteady(err) {
+			return err
+		}
+		time.Sleep(pause)
+		pause = min(pause+time.Millisecond, longest)
+	}
+	return f()
 }
 
 // ours returns our data objects that have the attributes, the newest first. Those
@@ -80,7 +95,7 @@ func look(c *session, attributes []*p11.Attribute) ([]object, error) {
 // [secrets.ErrNotFound].
 func content(c *session, label string) (b []byte, err error) {
 	err = steady(func() error {
-		objects, err := ours(c, p11.NewAttribute(p11.CKA_LABEL, label))
+		objects, err := look(c, []*p11.Attribute{p11.NewAttribute(p11.CKA_LABEL, label)})
 		switch {
 		case err != nil:
 			return err
@@ -120,22 +135,27 @@ func newest(c *session, objects []object) (best object, content []byte, err erro
 // older ones: there are tokens that cannot change what a data object holds.
 func write(c *session, label string, content []byte) error {
 	byLabel := p11.NewAttribute(p11.CKA_LABEL, label)
-	there, err := ours(c, byLabel)
+	// Again, it may make the same object twice: newest takes either.
+	err := steady(func() error {
+		there, err := look(c, []*p11.Attribute{byLabel})
+		if err != nil {
+			return err
+		}
+		generation := uint64(1)
+		if len(there) > 0 {
+			generation += there[0].generation
+		}
+		_, err = c.module.CreateObject(c.handle, []*p11.Attribute{
+			p11.NewAttribute(p11.CKA_CLASS, p11.CKO_DATA), p11.NewAttribute(p11.CKA_TOKEN, true), p11.NewAttribute(p11.CKA_PRIVATE, true),
+			p11.NewAttribute(p11.CKA_APPLICATION, generationOf+strconv.FormatUint(generation, 10)), byLabel, p11.NewAttribute(p11.CKA_VALUE, content),
+		})
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	generation := uint64(1)
-	if len(there) > 0 {
-		generation += there[0].generation
-	}
-	if _, err := c.module.CreateObject(c.handle, []*p11.Attribute{
-		p11.NewAttribute(p11.CKA_CLASS, p11.CKO_DATA), p11.NewAttribute(p11.CKA_TOKEN, true), p11.NewAttribute(p11.CKA_PRIVATE, true),
-		p11.NewAttribute(p11.CKA_APPLICATION, generationOf+strconv.FormatUint(generation, 10)), byLabel, p11.NewAttribute(p11.CKA_VALUE, content),
-	}); err != nil {
-		return err
-	}
 	return steady(func() error {
-		there, err := ours(c, byLabel)
+		there, err := look(c, []*p11.Attribute{byLabel})
 		if err != nil || len(there) == 0 {
 			return err
 		}
