@@ -118,6 +118,7 @@ func runLibvirtd(ctx context.Context, dir string, o LibvirtOptions) (*Libvirt, e
 		cmd.Args = append(cmd.Args, "--listen")
 	}
 	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), "LUKSPLUG_QEMU_USER="+o.User)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS}
 	if l.process, err = startTied(cmd); err != nil {
 		return nil, err
@@ -153,6 +154,11 @@ for dir in run etc var/lib var/cache var/log; do
 	mount -t overlay -o "lowerdir=$2/places/$dir:/$dir" libvirt "/$dir"
 	mount --bind "$2/${dir##*/}" "/$dir/libvirt"
 done
+# libvirtd asks QEMU anew at every turn what it can do where root may use KVM and QEMU's user may not.
+if [ -n "$LUKSPLUG_QEMU_USER" ] && [ -e /dev/kvm ]; then
+	(umask 077; : > "$2/places/no-kvm")
+	mount --bind "$2/places/no-kvm" /dev/kvm
+fi
 # For who runs luksplug in here, where these cannot be written.
 mount -t tmpfs -o mode=755 luksplug /run/lock/luksplug
 if [ -d "$2/luksplug" ]; then # a host of its own
