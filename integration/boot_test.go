@@ -162,14 +162,18 @@ func TestLibvirtdRestartsDuringAttach(t *testing.T) {
 			}
 			got := <-done
 			t.Logf("exit code %d: %s%s", got.code, got.stdout, got.stderr)
+			tool := func(args ...string) result { // what is noted on a host is noted where the attach ran
+				args = append([]string{"--connect", h.URI, "--domain", d.Name, "--keystore", "dir:" + h.keys}, args...)
+				return run(ctx, t, command(ctx, luksplug, args...))
+			}
 			disks := listOf(ctx, t, h.Libvirt, d.Name)
 			if attached := len(disks) == 1 && disks[0].State == "attached" && disks[0].Difference == ""; attached != (got.code == 0) || !attached && len(disks) > 0 {
 				t.Errorf("list shows %+v", disks)
 			}
 			h.learn(t, v)
-			h.tool(ctx, t, d, "attach", xml).want(t, 0)
+			tool("attach", xml).want(t, 0)
 			guestDisk(ctx, t, d, "serial-vdb")
-			h.tool(ctx, t, d, "detach", "vdb").want(t, 0)
+			tool("detach", "vdb").want(t, 0)
 		})
 	}
 }
@@ -182,29 +186,32 @@ func TestLibvirtdRestartsAtAnyTime(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
 	h := newHookHost(t, "")
-	d := h.define(ctx, t)
-	h.start(ctx, t, d)
+	d, err := h.StartDomain(ctx, peer.DomainOptions{Guest: true})
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := d.Guest().WaitBoot(ctx); err != nil {
 		t.Fatal(err)
 	}
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	h.learn(t, v)
 	xml := writeFile(t, "disk.xml", serialXML(t, v.DiskXML("vdb", "virtio"), "serial-vdb"))
+	tool := func(args ...string) *exec.Cmd {
+		return exec.CommandContext(ctx, luksplug, append([]string{"--connect", h.URI, "--domain", d.Name, "--keystore", "dir:" + h.keys}, args...)...)
+	}
 	for i := range 20 {
 		wait := time.Duration(i) * 20 * time.Millisecond
 		for _, command := range [][]string{{"attach", xml}, {"detach", "--ignore-missing", "vdb"}} {
-			args := append([]string{"--connect", h.URI, "--domain", d.Name, "--keystore", "dir:" + h.keys}, command...)
-			cmd := exec.CommandContext(ctx, luksplug, args...)
 			done := make(chan result, 1)
-			go func() { done <- run(ctx, t, cmd) }()
+			go func() { done <- run(ctx, t, tool(command...)) }()
 			time.Sleep(wait) // that is what is varied
 			if err := h.Crash(ctx); err != nil {
 				t.Fatal(err)
 			}
 			got := <-done
 			t.Logf("%s, libvirtd killed after %s: exit code %d %s", command[0], wait, got.code, got.stderr)
-			h.tool(ctx, t, d, "repair").want(t, 0)
-			h.tool(ctx, t, d, command...).want(t, 0)
+			run(ctx, t, tool("repair")).want(t, 0)
+			run(ctx, t, tool(command...)).want(t, 0)
 			disks := listOf(ctx, t, h.Libvirt, d.Name)
 			if want := map[string]int{"attach": 1, "detach": 0}[command[0]]; len(disks) != want || want > 0 && (disks[0].State != "attached" || disks[0].Difference != "") {
 				t.Fatalf("list shows %+v", disks)
