@@ -167,6 +167,7 @@ if [ -d "$2/luksplug" ]; then # a host of its own
 fi
 restart=$2/restart
 shift 2
+virtlogd --pid-file /run/libvirt/virtlogd.pid & # it keeps QEMU's output while libvirtd is away
 while :; do
 	libvirtd --pid-file /run/libvirt/libvirtd.pid "$@" &
 	wait $! || :
@@ -196,7 +197,7 @@ security_driver = "none"
 cgroup_controllers = []
 namespaces = []
 remember_owner = 0
-stdio_handler = "file"
+stdio_handler = "logd"
 `
 	var hook, configuration error
 	if o.Hook != "" {

@@ -2,27 +2,26 @@ package barbicantest_test
 
 import (
 	"fmt"
+	"net/http"
 	"net/http/httptest"
-	"net/url"
-	"testing"
 
 	"github.com/luksplug/luksplug/secrets/barbican/barbicantest"
-	"github.com/luksplug/luksplug/secrets/storetest"
 )
 
 func Example() {
-	test := func(t *testing.T) {
-		server := httptest.NewServer(&barbicantest.Server{})
-		defer server.Close()
-		at, err := url.Parse(server.URL)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f := barbicantest.Fixture(t, at)
-		if _, err := f.Store.Lookup(t.Context(), storetest.ByUUID()); err == nil {
-			t.Error("found in a project without secrets")
-		}
+	server := httptest.NewServer(&barbicantest.Server{})
+	defer server.Close()
+	request, err := http.NewRequest(http.MethodGet, server.URL+"/v1/secrets/0a81f5b2-8403-4b23-88d6-21ccc2f80d6f", nil)
+	if err != nil {
+		panic(err)
 	}
-	fmt.Println(testing.RunTests(func(string, string) (bool, error) { return true, nil }, []testing.InternalTest{{Name: "store", F: test}}))
-	// Output: true
+	request.Header.Set("X-Project-Id", "p")
+	request.Header.Set("Accept", "application/json")
+	answer, err := server.Client().Do(request)
+	if err != nil {
+		panic(err)
+	}
+	_ = answer.Body.Close() // only its status matters
+	fmt.Println(answer.Status)
+	// Output: 404 Not Found
 }
