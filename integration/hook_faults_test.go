@@ -112,9 +112,12 @@ func TestHookFaults(t *testing.T) {
 			return h.put(t, "before", "[ $2 != started ] || mv "+disks[1].volume.Payload+" "+disks[1].volume.Payload+".away\n")
 		}, "no such file"},
 	}
-	for i, f := range append(slices.Clone(faults), cold...) {
+	if peer.IsLong() { // the saved domain, for which they are worse, has them in every run
+		cold = append(slices.Clone(faults), cold...)
+	}
+	for i, f := range cold {
 		h.wantNoStart(ctx, t, d, f)
-		if i == len(faults)+len(cold)-1 {
+		if i == len(cold)-1 {
 			moved := disks[1].volume.Payload
 			if err := os.Rename(moved+".away", moved); err != nil {
 				t.Fatal(err)

@@ -50,6 +50,7 @@ func (h *hookHost) wantKeys(ctx context.Context, t *testing.T, when string, want
 // TestHookDestroysKeys: a host has the keys of a VM from when they are put there
 // until the VM has left, and has nothing of them then.
 func TestHookDestroysKeys(t *testing.T) {
+	peer.Long(t, "two libvirtds and a guest")
 	t.Parallel()
 	ctx := bounded(t)
 	from, to := newFaultyHost(t), newFaultyHost(t)

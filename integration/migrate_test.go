@@ -185,6 +185,7 @@ func TestMigrate(t *testing.T) {
 // from the stream that a disk is missing. By then the source has let go of its
 // images, and has to take them back.
 func TestMigrateToNoLuksplug(t *testing.T) {
+	peer.Long(t, "two libvirtds and a guest; TestMigrate moves a domain in every run")
 	t.Parallel()
 	ctx := bounded(t)
 	h := &hosts{from: newHookHost(t, ""), to: &hookHost{peer.Libvirtd(t), ""}, disks: []plugged{

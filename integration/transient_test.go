@@ -117,6 +117,7 @@ func TestFaultsOfTransient(t *testing.T) {
 // again, the image and its header are not changed, and nothing is recorded of the
 // disk. It has an overlay, which a domain that is destroyed takes with it.
 func TestTransientLibvirt(t *testing.T) {
+	peer.Long(t, "a libvirtd and a guest; the other tests of transient disks need none")
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.Libvirtd(t)

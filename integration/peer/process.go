@@ -18,10 +18,13 @@ import (
 // set, as make test-long does.
 func Long(t testing.TB, why string) {
 	t.Helper()
-	if os.Getenv("LUKSPLUG_LONG") == "" {
+	if !IsLong() {
 		t.Skipf("%s (make test-long runs it)", why)
 	}
 }
+
+// IsLong tells whether tests may take long, see [Long].
+func IsLong() bool { return os.Getenv("LUKSPLUG_LONG") != "" }
 
 // process is a child that dies with its parent.
 type process struct {
