@@ -57,6 +57,7 @@ func TestOldQEMU(t *testing.T) {
 // TestNewestQEMU: the newest QEMU takes an ephemeral header as that of this
 // machine does, and writes the same.
 func TestNewestQEMU(t *testing.T) {
+	peer.Long(t, "boots a guest of another QEMU; TestAttachToVersions attaches disks to it in every run")
 	t.Parallel()
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{Binary: peer.NewestQEMU(t), Guest: true, RootPorts: 1})
