@@ -378,3 +378,18 @@ func runs(p daemon.Process) bool {
 	now, err := daemon.ProcessOf(p.PID)
 	return err == nil && now == p
 }
+
+// addNote adds what QEMU does not know: a note that speaks of another volume is
+// one of another disk, which had the same target.
+func (h *Holding) addNote(n note) {
+	if n.Way != h.Unlock || h.UUID != "" && n.UUID != h.UUID {
+		return
+	}
+	h.Header, h.Kept = n.Header, n.Kept
+	if h.Payload == "" {
+		h.Payload = n.Payload
+	}
+	if h.UUID == "" {
+		h.UUID = n.UUID
+	}
+}

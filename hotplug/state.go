@@ -461,21 +461,6 @@ func (h *Holding) addNode(n Node, role blockgraph.Role) {
 	}
 }
 
-// addNote adds what QEMU does not know: a note that speaks of another volume is
-// one of another disk, which had the same target.
-func (h *Holding) addNote(n note) {
-	if n.Way != h.Unlock || h.UUID != "" && n.UUID != h.UUID {
-		return
-	}
-	h.Header, h.Kept = n.Header, n.Kept
-	if h.Payload == "" {
-		h.Payload = n.Payload
-	}
-	if h.UUID == "" {
-		h.UUID = n.UUID
-	}
-}
-
 // complete fills in what follows from the device and the node that it uses.
 func (s *State) complete(h *Holding) {
 	slices.Sort(h.Objects)

@@ -66,7 +66,7 @@ func (d *destination) look(ctx context.Context, vm *hotplug.VM) error {
 
 // hostUUID returns what libvirt knows its host by.
 func hostUUID(ctx context.Context, l *libvirt.Libvirt) (string, error) {
-	text, err := within(ctx, l.ConnectGetCapabilities)
+	text, err := libvirtconn.Within(ctx, l.ConnectGetCapabilities)
 	if err != nil {
 		return "", fmt.Errorf("the capabilities of libvirt: %w", err)
 	}
@@ -86,7 +86,7 @@ func (d *destination) host(ctx context.Context, from string) {
 	case to == from:
 		d.bad("%s is the host that the domain runs on", d.uri)
 	}
-	active, err := within(ctx, func() (int32, error) {
+	active, err := libvirtconn.Within(ctx, func() (int32, error) {
 		handle, err := d.libvirt.DomainLookupByUUID(d.app.libvirt.handle.UUID)
 		if err != nil {
 			return 0, err
@@ -116,7 +116,7 @@ func (d *destination) emulator(ctx context.Context, doc *libvirtxml.Domain, vm *
 		return
 	}
 	machine := doc.OS.Type
-	text, err := within(ctx, func() (string, error) {
+	text, err := libvirtconn.Within(ctx, func() (string, error) {
 		return d.libvirt.ConnectGetDomainCapabilities(libvirt.OptString{doc.Devices.Emulator}, libvirt.OptString{machine.Arch}, libvirt.OptString{machine.Machine}, libvirt.OptString{doc.Type}, 0)
 	})
 	if err != nil {
@@ -128,7 +128,7 @@ func (d *destination) emulator(ctx context.Context, doc *libvirtxml.Domain, vm *
 		d.bad("%s: what it says of QEMU cannot be read: %v", d.uri, err)
 		return
 	}
-	version, err := within(ctx, d.libvirt.ConnectGetVersion)
+	version, err := libvirtconn.Within(ctx, d.libvirt.ConnectGetVersion)
 	if err != nil {
 		d.bad("%s: the version of its QEMU: %v", d.uri, err)
 		return
@@ -177,7 +177,7 @@ func (d *destination) images(ctx context.Context) {
 				d.unchecked("disk %s: %s: whether the destination reaches it", r.Target, image.Source)
 				continue
 			}
-			_, err := within(ctx, func() (libvirt.StorageVol, error) {
+			_, err := libvirtconn.Within(ctx, func() (libvirt.StorageVol, error) {
 				return d.libvirt.StorageVolLookupByPath(image.Source.Path)
 			})
 			switch {

@@ -2,12 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"strconv"
-	"strings"
 
 	"github.com/digitalocean/go-libvirt"
 	"github.com/google/uuid"
@@ -41,7 +39,7 @@ func (d *domain) open(ctx context.Context) error {
 		return err
 	}
 	d.app.closers = append(d.app.closers, closing)
-	handle, err := within(ctx, func() (libvirt.Domain, error) { return lookUp(l, d.name) })
+	handle, err := libvirtconn.Within(ctx, func() (libvirt.Domain, error) { return lookUp(l, d.name) })
 	if err != nil {
 		return fmt.Errorf("domain %s at libvirt %s: %w", d.name, d.uri, err)
 	}
@@ -115,7 +113,7 @@ func (d *domain) xml(ctx context.Context) (string, error) {
 	if err := d.connected(ctx); err != nil {
 		return "", err
 	}
-	text, err := within(ctx, func() (string, error) { return d.libvirt.DomainGetXMLDesc(d.handle, 0) })
+	text, err := libvirtconn.Within(ctx, func() (string, error) { return d.libvirt.DomainGetXMLDesc(d.handle, 0) })
 	if err != nil {
 		return "", fmt.Errorf("domain %s at libvirt %s: %w", d.name, d.uri, err)
 	}
@@ -160,7 +158,7 @@ func (d *domain) process(ctx context.Context) (*hotplug.Process, error) {
 	labels := hotplug.Labels{}
 	for _, label := range doc.SecLabel {
 		if label.Model == "dac" && label.Label != "" {
-			if user, err = parseDAC(label.Label); err != nil {
+			if user, err = hook.ParseUser(label.Label); err != nil {
 				return nil, fmt.Errorf("the XML of domain %s: %w", d.name, err)
 			}
 		}
@@ -180,17 +178,6 @@ func (d *domain) process(ctx context.Context) (*hotplug.Process, error) {
 		p.Labels = labels
 	}
 	return p, err
-}
-
-// parseDAC reads libvirt's label of a user: "+64055:+994".
-func parseDAC(label string) (*daemon.Credential, error) {
-	uid, gid, _ := strings.Cut(label, ":")
-	u, err1 := strconv.ParseUint(strings.TrimPrefix(uid, "+"), 10, 32)
-	g, err2 := strconv.ParseUint(strings.TrimPrefix(gid, "+"), 10, 32)
-	if err := errors.Join(err1, err2); err != nil {
-		return nil, fmt.Errorf("the security label %q names no user and group by number", label)
-	}
-	return &daemon.Credential{UID: uint32(u), GID: uint32(g)}, nil
 }
 
 // lookUp finds a domain by name, UUID or id, in this order: a name may look like

@@ -14,6 +14,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/domainxml"
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/libvirtconn"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -196,7 +197,7 @@ func (a *app) openOff(ctx context.Context) (d *domain, off bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	active, err := within(ctx, func() (int32, error) { return d.libvirt.DomainIsActive(d.handle) })
+	active, err := libvirtconn.Within(ctx, func() (int32, error) { return d.libvirt.DomainIsActive(d.handle) })
 	return d, active == 0, err
 }
 
@@ -205,7 +206,7 @@ func (d *domain) definition(ctx context.Context) (*domainxml.Document, error) {
 	if err := d.connected(ctx); err != nil {
 		return nil, err
 	}
-	text, err := within(ctx, func() (string, error) {
+	text, err := libvirtconn.Within(ctx, func() (string, error) {
 		return d.libvirt.DomainGetXMLDesc(d.handle, libvirt.DomainXMLInactive|libvirt.DomainXMLSecure)
 	})
 	if err != nil {
@@ -223,7 +224,7 @@ func (d *domain) redefine(ctx context.Context, change func(*domainxml.Document) 
 	if doc, err = change(doc); err != nil {
 		return err
 	}
-	_, err = within(ctx, func() (libvirt.Domain, error) {
+	_, err = libvirtconn.Within(ctx, func() (libvirt.Domain, error) {
 		return d.libvirt.DomainDefineXMLFlags(string(doc.Text()), libvirt.DomainDefineValidate)
 	})
 	if err != nil {
@@ -238,7 +239,7 @@ func (d *domain) user(ctx context.Context) (string, error) {
 	if err := d.connected(ctx); err != nil {
 		return "", err
 	}
-	active, err := within(ctx, func() (int32, error) { return d.libvirt.DomainIsActive(d.handle) })
+	active, err := libvirtconn.Within(ctx, func() (int32, error) { return d.libvirt.DomainIsActive(d.handle) })
 	if err != nil {
 		return "", fmt.Errorf("domain %s: %w", d.name, err)
 	}
@@ -249,7 +250,7 @@ func (d *domain) user(ctx context.Context) (string, error) {
 		}
 		return fmt.Sprintf("+%d:+%d", p.User.UID, p.User.GID), nil
 	}
-	text, err := within(ctx, func() (string, error) { return d.libvirt.ConnectGetCapabilities() })
+	text, err := libvirtconn.Within(ctx, func() (string, error) { return d.libvirt.ConnectGetCapabilities() })
 	if err != nil {
 		return "", fmt.Errorf("the capabilities of libvirt: %w", err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/libvirtconn"
 )
 
 // readPools reads pool documents. A pool has the name in its document and, for
@@ -66,7 +67,7 @@ func (a *app) askForPools(ctx context.Context, disk *blockgraph.Disk, pools bloc
 	}
 	defer closing()
 	for _, v := range unknown {
-		_, err := within(ctx, func() (struct{}, error) { return struct{}{}, lookUpVolume(l, v, pools) })
+		_, err := libvirtconn.Within(ctx, func() (struct{}, error) { return struct{}{}, lookUpVolume(l, v, pools) })
 		if err != nil {
 			return &hotplug.PreflightError{Target: disk.Target, Reason: fmt.Sprintf("libvirt %s does not find the volume %s of the pool %s", uri, v.Name, v.Pool), Err: err}
 		}

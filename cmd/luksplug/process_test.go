@@ -54,15 +54,3 @@ func TestIsQEMU(t *testing.T) {
 		}
 	}
 }
-
-func TestParseDAC(t *testing.T) {
-	t.Parallel()
-	if c, err := parseDAC("+64055:+994"); err != nil || c.UID != 64055 || c.GID != 994 {
-		t.Errorf("%+v, %v", c, err)
-	}
-	for _, wrong := range []string{"", "root:root", "+1", "+1:", "+-1:+1"} {
-		if c, err := parseDAC(wrong); err == nil {
-			t.Errorf("%q: %+v", wrong, c)
-		}
-	}
-}

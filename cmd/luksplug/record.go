@@ -13,6 +13,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/domainxml"
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/libvirtconn"
 )
 
 // recorder keeps in the metadata of a libvirt domain what is attached to it. For
@@ -143,7 +144,7 @@ func (d *domain) readRecords(ctx context.Context) (live, persistent record.Recor
 	if live, err = d.records().Read(ctx, record.Live); err != nil {
 		return live, persistent, err
 	}
-	isPersistent, err := within(ctx, func() (int32, error) { return d.libvirt.DomainIsPersistent(d.handle) })
+	isPersistent, err := libvirtconn.Within(ctx, func() (int32, error) { return d.libvirt.DomainIsPersistent(d.handle) })
 	if err != nil || isPersistent == 0 {
 		return live, persistent, err
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 
 	"github.com/digitalocean/go-libvirt"
+
+	"github.com/luksplug/luksplug/libvirtconn"
 )
 
 // Scope says which of a domain's two descriptions is meant.
@@ -37,7 +39,7 @@ type Domain struct {
 // Read returns the record; an empty one where there is none. A libvirt that does
 // not answer is left to itself when ctx ends.
 func (d Domain) Read(ctx context.Context, scope Scope) (Record, error) {
-	text, err := within(ctx, func() (string, error) {
+	text, err := libvirtconn.Within(ctx, func() (string, error) {
 		return d.Libvirt.DomainGetMetadata(d.Handle, int32(libvirt.DomainMetadataElement), libvirt.OptString{Namespace}, scope.flags())
 	})
 	var e libvirt.Error
@@ -60,7 +62,7 @@ func (d Domain) Write(ctx context.Context, scope Scope, r Record) error {
 		}
 		text = libvirt.OptString{xml}
 	}
-	_, err := within(ctx, func() (struct{}, error) {
+	_, err := libvirtconn.Within(ctx, func() (struct{}, error) {
 		return struct{}{}, d.Libvirt.DomainSetMetadata(d.Handle, int32(libvirt.DomainMetadataElement), text, libvirt.OptString{Prefix}, libvirt.OptString{Namespace}, scope.flags())
 	})
 	if err != nil {
@@ -76,24 +78,4 @@ func (d Domain) Change(ctx context.Context, scope Scope, change func(Record) Rec
 		return err
 	}
 	return d.Write(ctx, scope, change(r))
-}
-
-// within calls f, which knows no context, as none of go-libvirt does.
-func within[T any](ctx context.Context, f func() (T, error)) (T, error) {
-	type answer struct {
-		value T
-		err   error
-	}
-	done := make(chan answer, 1)
-	go func() {
-		value, err := f()
-		done <- answer{value, err}
-	}()
-	select {
-	case <-ctx.Done():
-		var none T
-		return none, fmt.Errorf("libvirt does not answer: %w", ctx.Err())
-	case a := <-done:
-		return a.value, a.err
-	}
 }
