@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/luksplug/luksplug/integration/peer"
 )
 
 // folder makes a folder with a short path, for the unix sockets in it, the one
@@ -78,6 +80,7 @@ func (w *trigger) Write(b []byte) (int, error) {
 
 // ^C while QEMU runs.
 func TestInterrupted(t *testing.T) {
+	peer.Long(t, "runs the demonstration again; TestDemo runs it every time")
 	dir := folder(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -97,6 +100,7 @@ func TestInterrupted(t *testing.T) {
 
 // A check that fails: the payload holds plain text.
 func TestFailure(t *testing.T) {
+	peer.Long(t, "runs the demonstration again; TestDemo runs it every time")
 	dir := folder(t)
 	var diag strings.Builder
 	out := &trigger{text: "6. Look", f: func() {

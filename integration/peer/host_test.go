@@ -77,6 +77,7 @@ func TestThrough(t *testing.T) {
 
 // TestCryptGuest: the guest's own cryptsetup makes and opens a volume.
 func TestCryptGuest(t *testing.T) {
+	Long(t, "boots a guest to test the harness; TestGuestFormatted uses it every time")
 	t.Parallel()
 	ctx := testContext(t)
 	q := Start(t, Options{Guest: true, Kernel: CryptGuest})

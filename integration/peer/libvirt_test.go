@@ -67,6 +67,7 @@ func TestPrivateLibvirtd(t *testing.T) {
 // TestTwoPrivateLibvirtds shows that they know nothing of each other, and that
 // a domain ends with its libvirtd.
 func TestTwoPrivateLibvirtds(t *testing.T) {
+	Long(t, "tests the harness; TestMigrate uses two libvirtds every time")
 	t.Parallel()
 	ctx := testContext(t)
 	one, two := Libvirtd(t), Libvirtd(t)
