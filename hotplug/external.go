@@ -14,18 +14,8 @@ import (
 // the VM, as the user that the VM's QEMU runs as, and has it export the disk. The
 // VM is not told of it yet. On failure the daemon is gone.
 func (a *attach) startDaemon(ctx context.Context, graph *blockgraph.Graph, values *Values) error {
-	owner, err := a.vm.process(ctx)
+	owner, dir, err := a.placeBeside(ctx, "a storage daemon")
 	if err != nil {
-		return &PreflightError{Target: a.disk.Target, Reason: "a storage daemon must run beside the VM", Err: err}
-	}
-	dir, err := a.vm.handOverPath(ctx, a.disk.Target)
-	if err != nil {
-		return err
-	}
-	if err := a.vm.makeRunDir(ctx); err != nil {
-		return err
-	}
-	if err := daemon.Stop(ctx, dir); err != nil { // of an interrupted run
 		return err
 	}
 	d, err := daemon.Start(ctx, daemon.Options{Dir: dir, User: owner.User, Env: owner.sshAgent()})
@@ -43,6 +33,21 @@ func (a *attach) startDaemon(ctx context.Context, graph *blockgraph.Graph, value
 		return errors.Join(err, d.Stop(after))
 	}
 	return nil
+}
+
+// placeBeside returns as whom a process of the disk's is to run beside the VM, and its
+// folder, where none of an interrupted run is left.
+func (a *attach) placeBeside(ctx context.Context, what string) (owner *Process, dir string, err error) {
+	if owner, err = a.vm.process(ctx); err != nil {
+		return nil, "", &PreflightError{Target: a.disk.Target, Reason: what + " must run beside the VM", Err: err}
+	}
+	if dir, err = a.vm.handOverPath(ctx, a.disk.Target); err != nil {
+		return nil, "", err
+	}
+	if err := a.vm.makeRunDir(ctx); err != nil {
+		return nil, "", err
+	}
+	return owner, dir, daemon.Stop(ctx, dir)
 }
 
 // Daemon is a storage daemon that serves a disk to the VM, or a reservation

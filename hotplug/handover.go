@@ -38,20 +38,25 @@ func sealed(h *luks.EphemeralHeader) (*os.File, error) {
 	return f, nil
 }
 
-// writeHeader writes an ephemeral header to a new file that only owner can read,
-// for a QEMU that cannot be passed a descriptor. The folder must be in memory
-// (tmpfs): a volume key may not touch a disk, not even in this form.
+// writeHeader writes an ephemeral header to a file for a QEMU that cannot be passed
+// a descriptor: a volume key may not touch a disk, not even in this form.
 func writeHeader(path string, owner *Process, h *luks.EphemeralHeader) error {
+	return handOverFile(path, owner, "the ephemeral header", h.Use)
+}
+
+// handOverFile writes what is secret to a new file that only owner can read. The
+// folder must be in memory (tmpfs). After a failure the file is not there.
+func handOverFile(path string, owner *Process, what string, use func(func([]byte) error) error) error {
 	if err := inMemory(filepath.Dir(path)); err != nil {
 		return err
 	}
 	_ = os.Remove(path) // of an interrupted run; if it is still there, the next line says so
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
-		return fmt.Errorf("hand over the ephemeral header: %w", err)
+		return fmt.Errorf("hand over %s: %w", what, err)
 	}
-	err = h.Use(func(header []byte) error {
-		_, err := f.Write(header)
+	err = use(func(value []byte) error {
+		_, err := f.Write(value)
 		return err
 	})
 	if uid := int(owner.User.UID); err == nil && uid != os.Geteuid() {
@@ -59,7 +64,7 @@ func writeHeader(path string, owner *Process, h *luks.EphemeralHeader) error {
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		_ = os.Remove(path) // the first error is the one to tell
-		return fmt.Errorf("hand over the ephemeral header: %w", err)
+		return fmt.Errorf("hand over %s: %w", what, err)
 	}
 	return nil
 }

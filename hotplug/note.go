@@ -76,8 +76,10 @@ func (vm *VM) runBase() (string, error) {
 
 // CheckRunDir tells whether this host has a place in memory for what is handed to
 // QEMU by path. Nothing is made there.
-func CheckRunDir() error {
-	dir, err := (&VM{}).runBase()
+func CheckRunDir() error { return (&VM{}).checkRunBase() }
+
+func (vm *VM) checkRunBase() error {
+	dir, err := vm.runBase()
 	if err != nil {
 		return err
 	}

@@ -39,18 +39,8 @@ func (vm *VM) withHelper(ctx context.Context, disk *blockgraph.Disk) (*blockgrap
 // startHelper starts the helper of a disk's reservations, to which QEMU's user
 // may connect. It ends with the disk ([VM.stopDaemon]), or with the VM.
 func (a *attach) startHelper(ctx context.Context) error {
-	owner, err := a.vm.process(ctx)
+	owner, dir, err := a.placeBeside(ctx, "a reservation helper")
 	if err != nil {
-		return &PreflightError{Target: a.disk.Target, Reason: "a reservation helper must run beside the VM", Err: err}
-	}
-	dir, err := a.vm.handOverPath(ctx, a.disk.Target)
-	if err != nil {
-		return err
-	}
-	if err := a.vm.makeRunDir(ctx); err != nil {
-		return err
-	}
-	if err := daemon.Stop(ctx, dir); err != nil { // of an interrupted run
 		return err
 	}
 	info, err := daemon.StartHelper(ctx, daemon.HelperOptions{Dir: dir, User: owner.User})

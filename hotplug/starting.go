@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/access"
 	"github.com/luksplug/luksplug/hotplug/daemon"
@@ -335,18 +333,7 @@ func (v *Values) writeSecret(path string, owner *Process, id string) error {
 	if err != nil {
 		return fmt.Errorf("the secret of object %s: %w", id, err)
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return fmt.Errorf("hand over the secret of object %s: %w", id, err)
-	}
-	_, err = f.Write(value[:n])
-	if uid := int(owner.User.UID); err == nil && uid != os.Geteuid() {
-		err = f.Chown(uid, int(owner.User.GID))
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("hand over the secret of object %s: %w", id, err)
-	}
-	return nil
+	return handOverFile(path, owner, "the secret of object "+id, func(write func([]byte) error) error { return write(value[:n]) })
 }
 
 // arrivalFile is where the VM's folder says where the VM comes from.

@@ -2,13 +2,9 @@ package hotplug
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -125,15 +121,7 @@ func (vm *VM) canWriteHeader(ctx context.Context) error {
 	if _, err := vm.process(ctx); err != nil {
 		return err
 	}
-	base, err := vm.runBase()
-	if err != nil {
-		return err
-	}
-	for dir := base; ; dir = filepath.Dir(dir) {
-		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
-			return inMemory(dir)
-		}
-	}
+	return vm.checkRunBase()
 }
 
 // headerMember is the option of QEMU's LUKS driver for a detached header, since
