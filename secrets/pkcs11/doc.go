@@ -43,8 +43,10 @@
 // is locked. A login is of the whole process, by the standard: a session that is
 // open lets others in.
 //
-// What a module does cannot be interrupted: where it does not return in time, it is
-// left to itself, in a thread of its own. A module is loaded once and stays. Values
+// A module is called by one goroutine at a time, in all stores of the process: not
+// every module is as safe for threads as the standard wants it. What a module does
+// cannot be interrupted: where it does not return in time, it is left to itself, in a
+// thread of its own, and nobody else gets in. A module is loaded once and stays. Values
 // and the PIN are on the Go heap and in the module's memory for a while, not locked
 // there.
 package pkcs11

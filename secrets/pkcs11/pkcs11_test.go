@@ -181,7 +181,9 @@ func TestTokens(t *testing.T) {
 	t.Parallel()
 	c := newCard(t)
 	module := "?module-path=" + c.module
+	c.hsm.mu.Lock()
 	info, err := c.hsm.module.GetTokenInfo(c.slot)
+	c.hsm.mu.Unlock()
 	must(t, err)
 	serial := strings.TrimSpace(info.SerialNumber)
 	for uri, want := range map[string]string{
@@ -197,7 +199,6 @@ func TestTokens(t *testing.T) {
 		"pkcs11:token=x?module-path=/nonexistent.so":                                                 "cannot be loaded",
 		"pkcs11:token=x?module-path=/etc/passwd":                                                     "cannot be loaded",
 		"pkcs11:token=x?module-name=nonexistent":                                                     "give module-path",
-		"pkcs11:token=" + c.label + "?module-name=softhsm2":                                          "",
 		"pkcs11:token=" + c.label + ";slot-description=SoftHSM%20slot%20ID%200x0;slot-id=7" + module: "no such token",
 	} {
 		if want == "tokens" {
@@ -212,6 +213,17 @@ func TestTokens(t *testing.T) {
 		case want != "" && (!errors.Is(err, secrets.ErrUnreachable) || !strings.Contains(err.Error(), want)):
 			t.Errorf("%s: %v, want %q in it", uri, err, want)
 		}
+	}
+}
+
+// A module is found by its name. Not parallel: nothing stands between SoftHSM and
+// the other tests here.
+func TestModuleName(t *testing.T) {
+	c := newCard(t)
+	u, err := pkcs11.ParseURI("pkcs11:token=" + c.label + "?module-name=softhsm2")
+	must(t, err)
+	if _, err := open[*pkcs11.Store](t, pkcs11.Options{URI: u, PIN: pin(rightPIN)}).List(t.Context()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -28,9 +28,9 @@ const (
 
 // hsm is the process's SoftHSM, with its tokens in a folder of the tests.
 type hsm struct {
-	module *p11.Ctx
 	shim   []byte
-	mu     sync.Mutex
+	mu     sync.Mutex // held by who calls the module
+	module *p11.Ctx
 }
 
 var theHSM = sync.OnceValues(startHSM) // its state is the process's own, by the standard
@@ -62,7 +62,7 @@ func startHSM() (*hsm, error) {
 	if err != nil {
 		return nil, err
 	}
-	module := p11.New(softhsm)
+	module := p11.New(out)
 	if module == nil {
 		return nil, errors.New("SoftHSM cannot be loaded")
 	}
@@ -120,6 +120,8 @@ func (c *card) set(t *testing.T, state string) {
 // inside runs f in a session of the test's own, logged in.
 func (c *card) inside(t *testing.T, f func(m *p11.Ctx, s p11.SessionHandle) error) {
 	t.Helper()
+	c.hsm.mu.Lock()
+	defer c.hsm.mu.Unlock()
 	s, err := c.hsm.module.OpenSession(c.slot, p11.CKF_SERIAL_SESSION|p11.CKF_RW_SESSION)
 	must(t, err)
 	if err := c.hsm.module.Login(s, p11.CKU_USER, rightPIN); !errors.Is(err, p11.Error(p11.CKR_USER_ALREADY_LOGGED_IN)) {

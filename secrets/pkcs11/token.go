@@ -7,11 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	p11 "github.com/miekg/pkcs11"
@@ -55,12 +53,8 @@ type token struct {
 	options Options
 	name    string
 
-	// asking is held while a PIN is tried: several at once would try a wrong one
-	// several times, and a token locks itself after three.
-	asking sync.Mutex
-
-	mu      sync.Mutex
-	module  *p11.Ctx        // nil until it is loaded
+	// Both belong to who has entered the module. So a wrong PIN is tried once,
+	// however many ask: a token locks itself after three.
 	pin     *secrets.Secret // the one that the token has taken
 	refused *secrets.Secret // the one that it has not
 }
@@ -77,12 +71,12 @@ func (t *token) fail(ref secrets.Reference, err error) error {
 
 // session is a session on the token, logged in.
 type session struct {
-	module *p11.Ctx
+	module *module
 	handle p11.SessionHandle
 }
 
-// within runs f in a session. It returns when ctx or the token's time-out ends,
-// also where the module does not.
+// within runs f in a session, as the only one that calls the module. It returns
+// when ctx or the token's time-out ends, also where the module does not.
 func within[T any](ctx context.Context, t *token, f func(s *session) (T, error)) (T, error) {
 	var none T
 	if err := ctx.Err(); err != nil {
@@ -97,14 +91,7 @@ func within[T any](ctx context.Context, t *token, f func(s *session) (T, error))
 	done := make(chan result, 1)
 	go func() {
 		var r result
-		s, err := t.open(bounded)
-		if err == nil {
-			r.value, err = f(s)
-			// Not logged out: that would be for all sessions of the process.
-			// The last one that ends does it.
-			_ = s.module.CloseSession(s.handle)
-		}
-		r.err = err
+		r.value, r.err = inSession(bounded, t, f)
 		done <- r
 	}()
 	select {
@@ -124,59 +111,28 @@ func within[T any](ctx context.Context, t *token, f func(s *session) (T, error))
 	}
 }
 
-// load loads the module, the first time.
-func (t *token) load() (*p11.Ctx, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.module != nil {
-		return t.module, nil
-	}
-	path, err := modulePath(t.options.URI)
+func inSession[T any](ctx context.Context, t *token, f func(s *session) (T, error)) (T, error) {
+	var none T
+	m, err := load(t.options.URI)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
-	module := p11.New(path)
-	if module == nil {
-		return nil, fmt.Errorf("%w: the module %s cannot be loaded: is it a PKCS#11 library for this machine?", secrets.ErrUnreachable, path)
+	if err := m.enter(ctx); err != nil {
+		return none, err
 	}
-	// Other stores of the process may have done so: it is one state for all.
-	if err := module.Initialize(); err != nil && !errors.Is(err, p11.Error(p11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
-		module.Destroy()
-		return nil, err
+	defer m.leave()
+	s, err := t.open(ctx, m)
+	if err != nil {
+		return none, err
 	}
-	t.module = module
-	return module, nil
-}
-
-// modulePath returns where the module is. Without one in the URI it is p11-kit's,
-// which stands for all that the host is configured for.
-func modulePath(u URI) (string, error) {
-	if path := u.query["module-path"]; path != "" {
-		return path, nil
-	}
-	name := u.query["module-name"]
-	if name == "" {
-		name = "p11-kit-proxy"
-	}
-	for _, pattern := range []string{
-		"/usr/lib/*/pkcs11", "/usr/lib/pkcs11", "/usr/lib64/pkcs11", "/usr/local/lib/pkcs11", "/usr/lib/*", "/usr/lib64", "/usr/lib/softhsm",
-	} {
-		for _, file := range []string{name + ".so", "lib" + name + ".so"} {
-			found, err := filepath.Glob(filepath.Join(pattern, file))
-			if err == nil && len(found) > 0 {
-				return found[0], nil
-			}
-		}
-	}
-	return "", fmt.Errorf("%w: there is no module %s in the usual folders: give module-path", secrets.ErrUnreachable, name)
+	// Not logged out: that would be for all sessions of the process. The last one
+	// that ends does it.
+	defer func() { _ = m.CloseSession(s.handle) }()
+	return f(s)
 }
 
 // open opens a session on the token.
-func (t *token) open(ctx context.Context) (*session, error) {
-	module, err := t.load()
-	if err != nil {
-		return nil, err
-	}
+func (t *token) open(ctx context.Context, module *module) (*session, error) {
 	slot, info, err := t.find(module)
 	if err != nil {
 		return nil, err
@@ -197,7 +153,7 @@ func (t *token) open(ctx context.Context) (*session, error) {
 }
 
 // find returns the one slot whose token the URI names.
-func (t *token) find(module *p11.Ctx) (uint, p11.TokenInfo, error) {
+func (t *token) find(module *module) (uint, p11.TokenInfo, error) {
 	none := p11.TokenInfo{}
 	library, err := module.GetInfo()
 	if err != nil {
@@ -270,8 +226,6 @@ func (t *token) login(ctx context.Context, s *session, info p11.TokenInfo) error
 	case info.Flags&p11.CKF_PROTECTED_AUTHENTICATION_PATH != 0 && t.options.PIN == nil:
 		return s.login("") // by the token's own keys
 	}
-	t.asking.Lock()
-	defer t.asking.Unlock()
 	pin, err := t.ask(ctx, trim(info.Label))
 	if err != nil {
 		return err
@@ -293,11 +247,8 @@ func (s *session) login(pin string) error {
 
 // ask returns the PIN: the one that was right before, or a new one.
 func (t *token) ask(ctx context.Context, label string) (*secrets.Secret, error) {
-	t.mu.Lock()
-	known, refused := t.pin, t.refused
-	t.mu.Unlock()
-	if known != nil {
-		return known, nil
+	if t.pin != nil {
+		return t.pin, nil
 	}
 	if t.options.PIN == nil {
 		return nil, fmt.Errorf("%w: the token %q wants a PIN: give pin-source=file:PATH", secrets.ErrLocked, label)
@@ -311,7 +262,7 @@ func (t *token) ask(ctx context.Context, label string) (*secrets.Secret, error) 
 	if err != nil {
 		return nil, err
 	}
-	if refused != nil && refused.Equal(pin) {
+	if t.refused != nil && t.refused.Equal(pin) {
 		return nil, fmt.Errorf("%w: the token has refused this PIN before, and is not asked again: it would lock itself", secrets.ErrDenied)
 	}
 	return pin, nil
@@ -341,8 +292,6 @@ func withoutNewline(given *secrets.Secret) (*secrets.Secret, error) {
 
 // remember keeps a PIN that was right, and one that was wrong.
 func (t *token) remember(pin *secrets.Secret, err error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	switch {
 	case err == nil:
 		t.pin = pin

@@ -1,9 +1,18 @@
 /* A PKCS#11 module in front of SoftHSM, for tests. The file beside it, with .state
- * behind its name, says what is wrong with the token: locked, gone or hangs. */
+ * behind its name, says what is wrong with the token: locked, gone or hangs.
+ *
+ * It lets one thread in at a time, as a module that is not safe for threads wants
+ * it: who comes while another is inside is refused. Copies of it, which all have
+ * the one SoftHSM of the process behind them, wait for each other: SoftHSM 2.6
+ * is not safe for threads, whatever it says. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <fcntl.h>
+#include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 typedef unsigned long rv;
@@ -15,10 +24,46 @@ struct list {
 	void *function[FUNCTIONS];
 };
 
-static struct list ours;
-static rv (*open_session)(rv, rv, void *, void *, void *);
-static rv (*login)(rv, rv, void *, rv);
+static struct list ours, theirs;
+static atomic_int inside;
 
+/* wait_for_others returns what to close when the call is over. */
+static int wait_for_others(void)
+{
+	char path[4096];
+	snprintf(path, sizeof path, "%s/lock", getenv("LUKSPLUG_SOFTHSM_DIR"));
+	int lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+	if (lock < 0 || flock(lock, LOCK_EX))
+		abort();
+	return lock;
+}
+
+/* One function for each of theirs, with as many arguments as any of them has: all
+ * are as wide as a register. */
+typedef rv (*any)(rv, rv, rv, rv, rv, rv, rv, rv);
+
+static rv call(int n, rv a, rv b, rv c, rv d, rv e, rv f, rv g, rv h)
+{
+	int lock = wait_for_others();
+	rv result = ((any)theirs.function[n])(a, b, c, d, e, f, g, h);
+	close(lock);
+	return result;
+}
+
+static rv before(int n);
+
+#define ONE(n) \
+	static rv call_##n(rv a, rv b, rv c, rv d, rv e, rv f, rv g, rv h) \
+	{ \
+		rv result = 0x80000001; /* a vendor's own: not alone */ \
+		if (atomic_fetch_add(&inside, 1) == 0) { \
+			result = before(0##n - 0100); \
+			if (!result) \
+				result = call(0##n - 0100, a, b, c, d, e, f, g, h); \
+		} \
+		atomic_fetch_sub(&inside, 1); \
+		return result; \
+	}
 static int is(const char *want)
 {
 	Dl_info self;
@@ -35,34 +80,40 @@ static int is(const char *want)
 	return !strcmp(state, want);
 }
 
-static rv shim_open_session(rv slot, rv flags, void *application, void *notify, void *session)
+/* before is what the state of the token makes of a call. */
+static rv before(int n)
 {
-	while (is("hangs"))
-		pause();
-	if (is("gone"))
-		return 0x32; /* CKR_DEVICE_REMOVED */
-	return open_session(slot, flags, application, notify, session);
+	if (n == OPEN_SESSION) {
+		while (is("hangs"))
+			pause();
+		if (is("gone"))
+			return 0x32; /* CKR_DEVICE_REMOVED */
+	}
+	if (n == LOGIN && is("locked"))
+		return 0xA4; /* CKR_PIN_LOCKED */
+	return 0;
 }
 
-static rv shim_login(rv session, rv user, void *pin, rv length)
-{
-	if (is("locked"))
-		return 0xA4; /* CKR_PIN_LOCKED */
-	return login(session, user, pin, length);
-}
+/* Numbers are octal, with 0100 added, so that each is one token of three digits. */
+#define EIGHT(do, n) do(n##0) do(n##1) do(n##2) do(n##3) do(n##4) do(n##5) do(n##6) do(n##7)
+#define ALL(do) \
+	EIGHT(do, 10) EIGHT(do, 11) EIGHT(do, 12) EIGHT(do, 13) \
+	EIGHT(do, 14) EIGHT(do, 15) EIGHT(do, 16) EIGHT(do, 17) \
+	do(200) do(201) do(202) do(203)
+ALL(ONE)
+#define NAME(n) call_##n,
+
+static void *const wrappers[FUNCTIONS] = { ALL(NAME) };
 
 rv C_GetFunctionList(struct list **out)
 {
-	struct list *theirs;
+	struct list *real;
 	void *library = dlopen(SOFTHSM, RTLD_NOW);
 	rv (*get)(struct list **) = library ? dlsym(library, "C_GetFunctionList") : NULL;
-	if (!get || get(&theirs))
+	if (!get || get(&real))
 		return 5; /* CKR_GENERAL_ERROR */
-	ours = *theirs;
-	open_session = ours.function[OPEN_SESSION];
-	login = ours.function[LOGIN];
-	ours.function[OPEN_SESSION] = shim_open_session;
-	ours.function[LOGIN] = shim_login;
+	theirs = ours = *real;
+	memcpy(ours.function, wrappers, sizeof wrappers);
 	*out = &ours;
 	return 0;
 }

@@ -1,0 +1,92 @@
+//go:build pkcs11 && cgo
+
+package pkcs11
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+
+	p11 "github.com/miekg/pkcs11"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// module is a loaded module and the right to call it, which one holds at a time.
+// The standard lets several threads in, after CKF_OS_LOCKING_OK; but modules keep
+// that promise badly (SoftHSM 2.6 answers with wrong errors, or aborts the program),
+// and a look-up is short.
+type module struct {
+	*p11.Ctx
+	turn chan struct{} // one place: taken by who calls the module
+}
+
+// modules are those that the process has loaded, by path. Global as loading is: who
+// loads a module again gets the one that is there, with all its state.
+var modules = struct {
+	mu     sync.Mutex
+	loaded map[string]*module
+}{loaded: map[string]*module{}}
+
+// load loads the module, the first time that the process asks for it.
+func load(u URI) (*module, error) {
+	path, err := modulePath(u)
+	if err != nil {
+		return nil, err
+	}
+	modules.mu.Lock()
+	defer modules.mu.Unlock()
+	if m := modules.loaded[path]; m != nil {
+		return m, nil
+	}
+	ctx := p11.New(path)
+	if ctx == nil {
+		return nil, fmt.Errorf("%w: the module %s cannot be loaded: is it a PKCS#11 library for this machine?", secrets.ErrUnreachable, path)
+	}
+	// Other code of the process may have done so: it is one state for all.
+	if err := ctx.Initialize(); err != nil && !errors.Is(err, p11.Error(p11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
+		ctx.Destroy()
+		return nil, err
+	}
+	m := &module{ctx, make(chan struct{}, 1)}
+	modules.loaded[path] = m
+	return m, nil
+}
+
+// enter waits for the right to call the module. leave gives it back; where a call
+// never returns nobody does, and all others wait until their time is over.
+func (m *module) enter(ctx context.Context) error {
+	select {
+	case m.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%w: another call holds its module: %w", secrets.ErrUnreachable, ctx.Err())
+	}
+}
+
+func (m *module) leave() { <-m.turn }
+
+// modulePath returns where the module is. Without one in the URI it is p11-kit's,
+// which stands for all that the host is configured for.
+func modulePath(u URI) (string, error) {
+	if path := u.query["module-path"]; path != "" {
+		return path, nil
+	}
+	name := u.query["module-name"]
+	if name == "" {
+		name = "p11-kit-proxy"
+	}
+	for _, pattern := range []string{
+		"/usr/lib/*/pkcs11", "/usr/lib/pkcs11", "/usr/lib64/pkcs11", "/usr/local/lib/pkcs11", "/usr/lib/*", "/usr/lib64", "/usr/lib/softhsm",
+	} {
+		for _, file := range []string{name + ".so", "lib" + name + ".so"} {
+			found, err := filepath.Glob(filepath.Join(pattern, file))
+			if err == nil && len(found) > 0 {
+				return found[0], nil
+			}
+		}
+	}
+	return "", fmt.Errorf("%w: there is no module %s in the usual folders: give module-path", secrets.ErrUnreachable, name)
+}
