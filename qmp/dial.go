@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"syscall"
@@ -52,6 +53,7 @@ func NewConn(ctx context.Context, conn net.Conn, opts ...Option) (*Client, error
 	}
 	t.start()
 	c := newClient(s, t, o)
+	c.lastID.Store(firstID())
 	c.version = greeting.Version
 	c.peer = peerOf(conn)
 	c.address = addressOf(conn)
@@ -61,6 +63,13 @@ func NewConn(ctx context.Context, conn net.Conn, opts ...Option) (*Client, error
 	}
 	return c, nil
 }
+
+// firstID returns where the numbers of a connection's commands begin. No two
+// connections have the same ones: a client that was killed leaves replies, which QEMU
+// sends to the next client, and they must not pass for replies to its commands.
+// There is room for 65536 commands between two beginnings, and the numbers stay exact
+// for those who read JSON's as floating point.
+func firstID() uint64 { return uint64(rand.Uint32()) << 16 }
 
 // splitAddress returns the network and address for net.Dial.
 func splitAddress(address string) (network, target string) {

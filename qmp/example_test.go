@@ -1,10 +1,11 @@
 package qmp_test
 
 import (
-	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"net"
 	"os"
@@ -105,18 +106,20 @@ func exampleMonitor() (socket string, stop func()) {
 		if err != nil {
 			return
 		}
-		answers := []string{
-			`{"QMP":{"version":{"qemu":{"major":10,"minor":0,"micro":2},"package":"example"},"capabilities":["oob"]}}`,
-			`{"return":{},"id":1}`,
-			`{"error":{"class":"GenericError","desc":"Failed to find node with node-name='disk0'"},"id":2}`,
-		}
-		commands := bufio.NewScanner(conn)
-		for _, answer := range answers {
-			if _, err := fmt.Fprintln(conn, answer); err != nil || !commands.Scan() {
+		_, _ = fmt.Fprintln(conn, `{"QMP":{"version":{"qemu":{"major":10,"minor":0,"micro":2},"package":"example"},"capabilities":["oob"]}}`)
+		commands := json.NewDecoder(conn)
+		for _, answer := range []string{
+			`{"return":{},"id":%d}`,
+			`{"error":{"class":"GenericError","desc":"Failed to find node with node-name='disk0'"},"id":%d}`,
+		} {
+			var command struct{ ID uint64 }
+			if commands.Decode(&command) != nil {
 				break
 			}
+			_, _ = fmt.Fprintf(conn, answer+"\n", command.ID)
 		}
-		_ = conn.Close() // the client has closed it
+		_, _ = io.Copy(io.Discard, conn) // until the client closes it
+		_ = conn.Close()
 	}()
 	return socket, func() {
 		_ = listener.Close() // the example is over

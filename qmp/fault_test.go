@@ -47,6 +47,37 @@ func TestEventsDuringHandshake(t *testing.T) {
 	}
 }
 
+// What QEMU still had for a client that is gone comes to the next one: before the
+// greeting and after it, with any number that the other client can have used.
+func TestRepliesToAnother(t *testing.T) {
+	t.Parallel()
+	stale := []string{`{"return":"another's"}`, `{"error":{"class":"GenericError","desc":"another's"},"id":1}`}
+	for id := range uint64(20) {
+		stale = append(stale, reply(id, `"another's"`))
+	}
+	path := fakePeer(t, func(p *fakeConn) {
+		if !p.send(stale...) || !p.greet() || !p.send(stale...) {
+			return
+		}
+		for c, ok := p.receive(); ok; c, ok = p.receive() {
+			if !p.send(stale...) || !p.send(reply(c.ID, `"mine"`)) {
+				return
+			}
+		}
+	})
+	first, second := dialTest(t, path), dialTest(t, path)
+	for _, c := range []*Client{first, second} {
+		for _, r := range c.ExecuteAll(testContext(t), slices.Repeat([]Command{{Execute: "x"}}, 20)...) {
+			if r.Err != nil || string(r.Value) != `"mine"` {
+				t.Errorf("%s, %v", r.Value, r.Err)
+			}
+		}
+	}
+	if first.lastID.Load()>>16 == second.lastID.Load()>>16 {
+		t.Error("both connections count from the same number") // by chance once in 2^32
+	}
+}
+
 type traceLog struct {
 	mu      sync.Mutex
 	entries []TraceEntry
@@ -233,7 +264,7 @@ func TestHandshakeFaults(t *testing.T) {
 		want  error
 	}{
 		"not QMP":        {func(p *fakeConn) { p.send("220 mail.example ESMTP"); p.drain() }, ErrProtocol},
-		"reply first":    {func(p *fakeConn) { p.send(`{"return":{}}`); p.drain() }, ErrProtocol},
+		"only a reply":   {func(p *fakeConn) { p.send(`{"return":{}}`) }, ErrNoGreeting},
 		"closes at once": {func(*fakeConn) {}, ErrNoGreeting},
 		"closes later":   {func(p *fakeConn) { p.send(fakeGreeting) }, ErrConnectionLost},
 		"refuses": {func(p *fakeConn) {

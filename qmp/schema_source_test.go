@@ -102,8 +102,8 @@ func TestSchemaSourceLosesQEMU(t *testing.T) {
 	t.Parallel()
 	path := fakePeer(t, func(p *fakeConn) {
 		if p.greet() {
-			p.receive()
-			p.send(`{"return":[],"id":2}`)
+			c, _ := p.receive()
+			p.send(reply(c.ID, "[]"))
 			p.receive()
 		}
 	})
