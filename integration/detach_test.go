@@ -101,7 +101,8 @@ func TestDetachFromAGuest(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Writes elsewhere until the disk is gone. The file says that it has begun.
-		if _, err := q.Guest().Run(ctx, "( while dd if=/dev/urandom of="+dev+" bs=64k seek=256 count=64 conv=notrunc,fsync 2>/dev/null; do touch /tmp/wrote; done; touch /tmp/failed ) >/dev/null 2>&1 &"+
+		// Between two writes it is looked for: dd would make a file of that name.
+		if _, err := q.Guest().Run(ctx, "( while [ -b "+dev+" ] && dd if=/dev/urandom of="+dev+" bs=64k seek=256 count=64 conv=notrunc,fsync 2>/dev/null; do touch /tmp/wrote; done; touch /tmp/failed ) >/dev/null 2>&1 &"+
 			" while [ ! -e /tmp/wrote ]; do usleep 10000; done"); err != nil {
 			t.Fatal(err)
 		}

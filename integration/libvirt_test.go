@@ -31,6 +31,23 @@ func virsh(ctx context.Context, t *testing.T, l *peer.Libvirt, args ...string) s
 	return strings.TrimSpace(out)
 }
 
+// bootedDomain starts a domain whose guest takes commands, and says how its QEMU is.
+func bootedDomain(ctx context.Context, t *testing.T, l *peer.Libvirt) (*peer.Domain, peer.State) {
+	t.Helper()
+	d, err := l.StartDomain(ctx, peer.DomainOptions{Guest: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Guest().WaitBoot(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before, err := d.State(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d, before
+}
+
 // wantSameDomain ends the test unless the domain's QEMU is as it was before.
 func wantSameDomain(ctx context.Context, t *testing.T, d *peer.Domain, before peer.State) {
 	t.Helper()
@@ -56,17 +73,7 @@ func TestLibvirtHandOver(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.Libvirtd(t)
-	d, err := l.StartDomain(ctx, peer.DomainOptions{Guest: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
-	before, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d, before := bootedDomain(ctx, t, l)
 	uuid := virsh(ctx, t, l, "domuuid", d.Name)
 	for name, c := range map[string]struct {
 		run     func(context.Context, *testing.T, *peer.Libvirt, string, ...string) result
@@ -123,17 +130,7 @@ func TestLibvirtDomain(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.Libvirtd(t)
-	d, err := l.StartDomain(ctx, peer.DomainOptions{Guest: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
-	before, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d, before := bootedDomain(ctx, t, l)
 
 	t.Run("no running domain", func(t *testing.T) { withoutDomain(ctx, t, l) })
 	t.Run("attach and detach", func(t *testing.T) {

@@ -24,17 +24,7 @@ func TestMasterKeyOfLibvirt(t *testing.T) {
 	l := peer.LibvirtdWith(t, peer.LibvirtOptions{Config: []string{
 		`log_filters = "2:qemu.qemu_monitor"`, `log_outputs = "2:file:/var/log/libvirt/monitor.log"`,
 	}})
-	d, err := l.StartDomain(ctx, peer.DomainOptions{Guest: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
-	before, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d, before := bootedDomain(ctx, t, l)
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
 	right, wrong := awkward()+"\n", awkward()
 	keyFile := writeFile(t, "right", right)

@@ -39,17 +39,7 @@ func TestTransports(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.ListeningLibvirtd(t)
-	d, err := l.StartDomain(ctx, peer.DomainOptions{Guest: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
-	before, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d, before := bootedDomain(ctx, t, l.Libvirt)
 	ssh := l.StartSSH(t)
 	agent := []string{"SSH_AUTH_SOCK=" + ssh.Agent}
 	program := sshProgram(t, ssh.Host)

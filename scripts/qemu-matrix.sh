@@ -9,7 +9,7 @@
 set -euo pipefail
 suite=${1:?usage: scripts/qemu-matrix.sh SUITE}
 case $suite in *[!a-z0-9-]*) echo "qemu-matrix: error: $suite is no name of a Debian release" >&2; exit 2 ;; esac
-cache=${LUKSPLUG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/luksplug}
+. "$(dirname "${BASH_SOURCE[0]}")/cache.sh"
 programs=(qemu-img qemu-io qemu-nbd qemu-storage-daemon qemu-system-x86_64)
 packages=qemu-system-x86,qemu-utils
 name=qemu-$suite-v1
@@ -22,29 +22,10 @@ ceph | --cached)
 	;;
 *) echo "qemu-matrix: error: $2 is not known; it can be ceph" >&2; exit 2 ;;
 esac
-final=$cache/$name
-[ ! -d "$final" ] || { printf '%s\n' "$final/bin"; exit; }
-[ "${2:-}" != --cached ] || exit 0
-command -v mmdebstrap >/dev/null || { echo "qemu-matrix: error: mmdebstrap is not installed (make setup installs it)" >&2; exit 3; }
-
-mkdir -p "$cache"
-exec 9>"$final.lock"
-flock 9
-[ ! -d "$final" ] || { printf '%s\n' "$final/bin"; exit; } # another process unpacked it while this one waited
-new=$(mktemp -d "$cache/.$name.new-XXXXXX")
-trap 'rm -rf "$new"' EXIT
-chmod 755 "$new"
-
-# The mirror is the one from which this machine gets its own release.
-codename=$(. /etc/os-release && printf '%s' "$VERSION_CODENAME")
-mirror=$(apt-get indextargets --format '$(SITE)/ $(RELEASE) $(CODENAME)' 'Created-By: Packages' |
-	awk -v codename="$codename" '$NF == codename { sub(/\/+$/, "", $1); print $1; exit }')
-[ -n "$mirror" ] || { echo "qemu-matrix: error: the package lists of $codename are not there; apt-get update fetches them" >&2; exit 3; }
-
-# A suite that moves may have been signed longer ago than its own validity where the mirror is a snapshot.
-mmdebstrap --quiet --variant=extract --include="$packages" \
-	--aptopt='APT::Install-Recommends "false"' --aptopt='Acquire::Check-Valid-Until "false"' \
-	--keyring=/usr/share/keyrings/debian-archive-keyring.gpg "$suite" "$new/root" "$mirror" >&2
+only=
+[ "${2:-}" != --cached ] || only=only
+cache_entry qemu-matrix "$name" /bin $only
+cache_release "$suite" "$packages"
 
 # The wrappers name the final folder, so they work only after the rename. New releases have no /lib64 of their own: that
 # is a link which installing them makes.
@@ -67,5 +48,4 @@ for program in "${programs[@]}"; do
 done
 # What no test needs, and takes a third of the space.
 rm -rf "$new"/root/usr/share/{doc,man,locale} "$new"/root/usr/bin/{qemu-system-i386,qemu-system-x86_64-microvm,radosgw-admin,ceph-*-tool,cephfs-*}
-mv -T "$new" "$final"
-printf '%s\n' "$final/bin"
+cache_keep

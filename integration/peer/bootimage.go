@@ -53,7 +53,7 @@ func buildBootImage(ctx context.Context, dir string) error {
 	path := []string{filepath.Join(root, "usr", "bin"), filepath.Join(root, "usr", "sbin"), filepath.Join(root, "sbin"), os.Getenv("PATH")}
 	for _, command := range [][]string{
 		{"mkfs.fat", "-F", "16", image},
-		{"mcopy", "-i", image, guest.Kernel, "::vmlinuz"},
+		{"mcopy", "-i", image, guest.Packed, "::vmlinuz"},
 		{"mcopy", "-i", image, guest.Initrd, "::initrd"},
 		{"mcopy", "-i", image, settings, "::syslinux.cfg"},
 		{"syslinux", "--install", image},

@@ -38,13 +38,14 @@ var guestModules = map[Flavour][]string{
 
 // GuestImage is what a guest boots from: files in the cache.
 type GuestImage struct {
-	Kernel string // the bzImage
+	Kernel string // uncompressed, for QEMU
+	Packed string // the bzImage, for boot loaders
 	Initrd string // the initial file system, which is the whole guest
 }
 
 // guestImageVersion is part of the cache entry's name: raise it when the
 // content changes.
-const guestImageVersion = "1"
+const guestImageVersion = "2"
 
 // LoadGuestImage returns the image of the small Linux guest. It obtains it where the
 // cache lacks it: Debian's kernel and static busybox are downloaded by apt-get
@@ -57,7 +58,9 @@ func LoadGuestImage(ctx context.Context, flavour Flavour) (GuestImage, error) {
 	if err != nil {
 		return GuestImage{}, err
 	}
-	return GuestImage{Kernel: filepath.Join(dir, "vmlinuz"), Initrd: filepath.Join(dir, "initrd")}, nil
+	return GuestImage{
+		Kernel: filepath.Join(dir, "vmlinux"), Packed: filepath.Join(dir, "vmlinuz"), Initrd: filepath.Join(dir, "initrd"),
+	}, nil
 }
 
 // buildGuestImage fills dir with the files of a GuestImage.
@@ -98,6 +101,9 @@ func buildGuestImage(ctx context.Context, flavour Flavour, dir string) error {
 	}
 	if err != nil {
 		return fmt.Errorf("write the initial file system: %w", err)
+	}
+	if err := unpackKernel(ctx, work, kernels[0], filepath.Join(dir, "vmlinux")); err != nil {
+		return err
 	}
 	return os.Rename(kernels[0], filepath.Join(dir, "vmlinuz"))
 }

@@ -1,0 +1,86 @@
+package peer
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+)
+
+// unpacker is what unpacks one kind of compressed kernel, and the package that has
+// it, as KIND -dc. The libraries that they need are dpkg's own, too.
+type unpacker struct{ magic, kind, inPackage string }
+
+var unpackers = []unpacker{
+	{"\x02\x21\x4c\x18", "lz4", "lz4"},
+	{"\x28\xb5\x2f\xfd", "zstd", "zstd"},
+	{"\xfd7zXZ", "xz", "xz-utils"},
+	{"\x1f\x8b", "gzip", "gzip"},
+}
+
+// unpackKernel writes the kernel that a bzImage holds compressed, which QEMU starts
+// by its PVH entry: under emulation a fifth of a boot is the decompression. A kernel
+// that is packed in an unknown way is written as it is, which QEMU starts as well.
+//
+// The fields are those of the kernel's Documentation/arch/x86/boot.rst.
+func unpackKernel(ctx context.Context, work, bzImage, to string) error {
+	const setupSectors, payloadOffset, payloadLength, headerEnd, sector = 0x1f1, 0x248, 0x24c, 0x250, 512
+	image, err := os.ReadFile(bzImage)
+	if err != nil {
+		return err
+	}
+	if len(image) < headerEnd || string(image[0x202:0x206]) != "HdrS" {
+		return fmt.Errorf("%s is no bzImage", bzImage)
+	}
+	begin := (int(image[setupSectors])+1)*sector + int(binary.LittleEndian.Uint32(image[payloadOffset:]))
+	end := begin + int(binary.LittleEndian.Uint32(image[payloadLength:]))
+	if begin < 0 || begin > end || end > len(image) {
+		return fmt.Errorf("%s says that its kernel is at %d to %d", bzImage, begin, end)
+	}
+	for _, u := range unpackers {
+		payload := image[begin:end]
+		if !bytes.HasPrefix(payload, []byte(u.magic)) {
+			continue
+		}
+		if u.kind != "gzip" { // its own format ends in the size; the others have it behind
+			payload = payload[:len(payload)-4]
+		}
+		return unpackPayload(ctx, work, u, payload, to)
+	}
+	return os.WriteFile(to, image, 0o644)
+}
+
+func unpackPayload(ctx context.Context, work string, u unpacker, payload []byte, to string) error {
+	root := filepath.Join(work, u.kind)
+	if err := os.Mkdir(root, 0o755); err != nil {
+		return err
+	}
+	if err := unpackPackages(ctx, root, root, u.inPackage); err != nil {
+		return err
+	}
+	programs, err := filepath.Glob(filepath.Join(root, "*", u.kind)) // in bin
+	if more, moreErr := filepath.Glob(filepath.Join(root, "usr", "bin", u.kind)); moreErr == nil {
+		programs = append(programs, more...)
+	}
+	if err != nil || len(programs) == 0 {
+		return fmt.Errorf("package %s has no program %s: %w", u.inPackage, u.kind, err)
+	}
+	kernel, err := os.Create(to)
+	if err != nil {
+		return err
+	}
+	var messages bytes.Buffer
+	cmd := exec.CommandContext(ctx, programs[0], "-dc")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(payload), kernel, &messages
+	err = cmd.Run()
+	if closeErr := kernel.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return fmt.Errorf("unpack the kernel by %s: %w: %s", u.kind, err, messages.String())
+	}
+	return nil
+}
