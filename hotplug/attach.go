@@ -59,6 +59,9 @@ type Attached struct {
 	Bus, Address string
 	// Serial is what the guest sees as the disk's serial, "" for none.
 	Serial string
+	// Reopened are the ids of secrets that QEMU needs once more when a migration
+	// of the VM fails late, see [VM.Reopened].
+	Reopened []string
 	// Steps are the steps of the plan, with their times.
 	Steps []StepReport
 	// Unlocking is the time that it took to get the key, outside of the VM;
@@ -239,6 +242,7 @@ func (a *attach) locked(ctx context.Context) error {
 	if err := a.plug(ctx, r, unlocking); err != nil {
 		return err
 	}
+	a.out.Reopened = reopened(r.plan.Graph)
 	device := r.plan.Graph.Device().Options
 	a.out.Bus, a.out.Address, a.out.Serial = device.Text("bus"), device.Text("addr"), device.Text("serial")
 	return nil

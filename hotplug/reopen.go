@@ -15,6 +15,17 @@ import (
 // ErrMigrating: the VM is moving to another host.
 var ErrMigrating = errors.New("the VM is being migrated")
 
+// reopened returns the ids of secrets of the images that QEMU opens again when a
+// guest that was about to leave, or has come, runs on.
+func reopened(graph *blockgraph.Graph) (ids []string) {
+	for _, n := range graph.Nodes {
+		if n.Options.Text("driver") == string(blockgraph.FormatQcow2) {
+			ids = append(ids, n.Secrets...)
+		}
+	}
+	return ids
+}
+
 // Reopened returns the ids of secrets that QEMU needs once more to open the images
 // of an attached disk again, as it does on the source of a migration that has
 // failed late (qcow2_co_invalidate_cache), and which of them it has not. Without
@@ -24,10 +35,10 @@ func (vm *VM) Reopened(ctx context.Context, d StartDisk) (needed, missing []stri
 	if err != nil {
 		return nil, nil, err
 	}
-	return vm.reopened(ctx, d, state)
+	return vm.missingAgain(ctx, d, state)
 }
 
-func (vm *VM) reopened(ctx context.Context, d StartDisk, state *State) (needed, missing []string, err error) {
+func (vm *VM) missingAgain(ctx context.Context, d StartDisk, state *State) (needed, missing []string, err error) {
 	h := state.Holding(d.Disk.Target)
 	if h == nil || h.Leftover() {
 		return nil, nil, &NotHeldError{Target: d.Disk.Target}
@@ -68,7 +79,7 @@ func (vm *VM) KeepSecrets(ctx context.Context, d StartDisk, store secrets.Store)
 	if err != nil {
 		return nil, err
 	}
-	_, missing, err := vm.reopened(ctx, d, state)
+	_, missing, err := vm.missingAgain(ctx, d, state)
 	if err != nil || len(missing) == 0 {
 		return nil, err
 	}

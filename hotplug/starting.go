@@ -124,12 +124,7 @@ func (s *Starting) Arguments(ctx context.Context, d StartDisk) (*StartArguments,
 	if err != nil {
 		return nil, err
 	}
-	out := &StartArguments{Limits: graph.Throttling}
-	for _, n := range graph.Nodes {
-		if n.Options.Text("driver") == string(blockgraph.FormatQcow2) {
-			out.Reopened = append(out.Reopened, n.Secrets...)
-		}
-	}
+	out := &StartArguments{Limits: graph.Throttling, Reopened: reopened(graph)}
 	graph.Throttling = nil
 	out.Arguments, err = graph.Plan().Arguments(func(o blockgraph.GraphObject) (string, error) { return filepath.Join(folder, o.ID), nil })
 	return out, err

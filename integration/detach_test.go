@@ -182,6 +182,7 @@ func TestDetachBeforeTheGuestHasBooted(t *testing.T) {
 // blinks a lamp for five seconds first.
 func TestDetachByPCIExpress(t *testing.T) {
 	t.Parallel()
+	peer.Long(t, "waits for a guest's slow answers; TestDetachFromAGuest detaches in every run")
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{NativeHotplug: true, Guest: true, RootPorts: 2})
 	if err := q.Guest().WaitBoot(ctx); err != nil {

@@ -20,6 +20,7 @@ import (
 // guest finds the file system on what it takes for a plain disk.
 func TestGuestFormatted(t *testing.T) {
 	t.Parallel()
+	peer.Long(t, "a guest formats a volume; TestBitByBit opens cryptsetup's in every run")
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{RootPorts: 2, Guest: true, Kernel: peer.CryptGuest})
 	if err := q.Guest().WaitBoot(ctx); err != nil {
@@ -49,7 +50,7 @@ func TestGuestFormatted(t *testing.T) {
 	content := strings.Repeat(line+"\n", 1000)
 	inGuest(`disk=` + dev + `
 printf %s "` + passphrase + `" > /tmp/key
-cryptsetup luksFormat --batch-mode --type luks2 --sector-size 512 --pbkdf argon2id --pbkdf-memory 32768 --pbkdf-force-iterations 4 --pbkdf-parallel 2 --key-file /tmp/key $disk
+cryptsetup luksFormat --batch-mode --type luks2 --sector-size 512 --pbkdf argon2id --pbkdf-memory 1024 --pbkdf-force-iterations 4 --pbkdf-parallel 2 --key-file /tmp/key $disk
 cryptsetup open --key-file /tmp/key $disk data
 mke2fs /dev/mapper/data > /tmp/mke2fs 2>&1 || { cat /tmp/mke2fs; exit 1; }
 mkdir -p /mnt/data

@@ -174,8 +174,7 @@ done
 // withPKCS11 builds, once, the program with PKCS#11, beside the one without.
 var withPKCS11 = sync.OnceValues(func() (string, error) {
 	path := luksplug + "-pkcs11"
-	// With the race detector, so that nearly all has been built for the other tests.
-	cmd := exec.Command("go", "build", "-race", "-tags", "pkcs11", "-o", path, "github.com/luksplug/luksplug/cmd/luksplug")
+	cmd := exec.Command("go", "build", "-trimpath", "-tags", "pkcs11", "-o", path, "github.com/luksplug/luksplug/cmd/luksplug")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("build the program with PKCS#11: %w: %s", err, out)

@@ -184,6 +184,17 @@ func TestLibvirtDomain(t *testing.T) {
 		wantOneLine(t, got, "header", missing)
 		wantSameDomain(ctx, t, d, before)
 	})
+	t.Run("what a migration will want", func(t *testing.T) {
+		for kind, want := range map[peer.VolumeKind]bool{peer.Qcow2LUKS: true, peer.DetachedQcow2: false} {
+			v := peer.NewVolume(t, kind)
+			got := viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...).want(t, 0)
+			if says := strings.Contains(got.stdout, "luksplug migrate-check "+d.Name+" DESTINATION --prepare"); says != want {
+				t.Errorf("%v: attach says %s", kind, got.stdout)
+			}
+			viaLibvirt(ctx, t, l, d.Name, "--timeout", "1m", "detach", "vdb").want(t, 0)
+		}
+		wantSameDomain(ctx, t, d, before)
+	})
 	t.Run("beside libvirt's own disks", func(t *testing.T) {
 		besideLibvirt(ctx, t, l, d)
 		wantSameDomain(ctx, t, d, before)

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 		os.Exit(runBrokenHook(os.Args[1:]))
 	}
 	flag.Parse()
-	inParallel(6)
+	inParallel(4)
 	os.Exit(build(m))
 }
 

@@ -65,7 +65,7 @@ disk until it is detached.`,
 				if a.flags.output == "json" {
 					return a.printJSON(attachedJSON(attached))
 				}
-				return a.print(attachedText(attached, a.flags.verbose > 0))
+				return a.print(attachedText(attached, a.beforeMigration(attached), a.flags.verbose > 0))
 			})
 		},
 	}
@@ -78,7 +78,7 @@ disk until it is detached.`,
 }
 
 // attachedText says what the guest will see.
-func attachedText(at *hotplug.Attached, steps bool) string {
+func attachedText(at *hotplug.Attached, migration string, steps bool) string {
 	var b strings.Builder
 	for _, c := range at.Cleared {
 		fmt.Fprintf(&b, "removed %s, which an interrupted run had left\n", c)
@@ -102,6 +102,7 @@ func attachedText(at *hotplug.Attached, steps bool) string {
 	row("payload", at.Payload)
 	row("header", at.Header)
 	row("unlocked", unlocked(at))
+	row("migration", migration)
 	_ = w.Flush() // into memory
 	if steps && !at.Already {
 		fmt.Fprintf(&b, "steps, %s in all\n", at.Duration.Round(10*time.Microsecond))
@@ -110,6 +111,15 @@ func attachedText(at *hotplug.Attached, steps bool) string {
 		}
 	}
 	return b.String()
+}
+
+// beforeMigration says what the disk's user has to do before the domain is migrated,
+// "" for nothing. A VM without a libvirt is not luksplug's to move.
+func (a *app) beforeMigration(at *hotplug.Attached) string {
+	if a.flags.domain == "" || len(at.Reopened) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("QEMU needs the passphrase again if it fails: luksplug migrate-check %s DESTINATION --prepare", a.flags.domain)
 }
 
 // unlocked says who has opened the volume, and how long it took.
@@ -151,10 +161,11 @@ func attachedJSON(at *hotplug.Attached) any {
 		Address      string     `json:"address,omitempty"`
 		Serial       string     `json:"serial,omitempty"`
 		GuestPath    string     `json:"guest_path,omitempty"`
+		Reopened     []string   `json:"secrets_needed_by_migration,omitempty"`
 		Unlocking    float64    `json:"unlock_milliseconds"`
 		Milliseconds float64    `json:"milliseconds"`
 		Steps        []stepJSON `json:"steps"`
-	}{holdingToJSON(&at.Holding), at.Already, notNil(at.Cleared), at.Bus, at.Address, at.Serial, guestPath(at), milliseconds(at.Unlocking), milliseconds(at.Duration), steps}
+	}{holdingToJSON(&at.Holding), at.Already, notNil(at.Cleared), at.Bus, at.Address, at.Serial, guestPath(at), at.Reopened, milliseconds(at.Unlocking), milliseconds(at.Duration), steps}
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -159,7 +159,7 @@ func (f *folder) await(ctx context.Context, program string, c *child, user *Cred
 	}
 	info := f.info(s)
 	for backoff := firstBackoff; ; backoff = min(2*backoff, maxBackoff) {
-		client, err := connect(ctx, info)
+		client, err := firstConnect(ctx, info)
 		if err == nil {
 			return &Daemon{info: info, client: client, child: c}, nil
 		}
@@ -174,6 +174,21 @@ func (f *folder) await(ctx context.Context, program string, c *child, user *Cred
 		case <-time.After(backoff):
 		}
 	}
+}
+
+// firstConnect connects to a daemon that is starting. QEMU 10.0 sets its monitor up in
+// two threads, and a client that comes meanwhile can have the daemon abort
+// (qobject/json-parser.c) or be heard by nobody. So the monitor is left alone until
+// the NBD socket is there, which is made last, and a client that is not answered is
+// replaced by another.
+func firstConnect(ctx context.Context, info Info) (*qmp.Client, error) {
+	const patience = 3 * time.Second
+	if _, err := os.Lstat(info.Socket); err != nil {
+		return nil, fmt.Errorf("it is not ready: %w", err)
+	}
+	attempt, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return connect(attempt, info)
 }
 
 // connect connects to a daemon's monitor and makes sure who it is that answers.

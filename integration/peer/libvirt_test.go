@@ -10,6 +10,7 @@ import (
 
 func TestPrivateLibvirtd(t *testing.T) {
 	t.Parallel()
+	Long(t, "starts the libvirtd that other tests work with in every run")
 	ctx := testContext(t)
 	l := Libvirtd(t)
 	d, err := l.StartDomain(ctx, DomainOptions{Guest: true, SCSI: true})
@@ -67,6 +68,7 @@ func TestPrivateLibvirtd(t *testing.T) {
 // TestTwoPrivateLibvirtds shows that they know nothing of each other, and that
 // a domain ends with its libvirtd.
 func TestTwoPrivateLibvirtds(t *testing.T) {
+	Long(t, "starts the libvirtds that TestMigrate works with in every run")
 	Long(t, "tests the harness; TestMigrate uses two libvirtds every time")
 	t.Parallel()
 	ctx := testContext(t)
