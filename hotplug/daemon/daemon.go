@@ -177,10 +177,10 @@ func (f *folder) await(ctx context.Context, program string, c *child, user *Cred
 }
 
 // firstConnect connects to a daemon that is starting. QEMU 10.0 sets its monitor up in
-// two threads, and a client that comes meanwhile can have the daemon abort
-// (qobject/json-parser.c) or be heard by nobody. So the monitor is left alone until
-// the NBD socket is there, which is made last, and a client that is not answered is
-// replaced by another.
+// two threads: a client that came meanwhile has had it abort (qobject/json-parser.c),
+// and once, on a busy host, was not answered. So the monitor is left alone until the
+// NBD socket is there, which is made last, and a client that gets no answer is replaced
+// by another.
 func firstConnect(ctx context.Context, info Info) (*qmp.Client, error) {
 	const patience = 3 * time.Second
 	if _, err := os.Lstat(info.Socket); err != nil {
