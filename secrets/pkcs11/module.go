@@ -14,45 +14,56 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// module is a loaded module and the right to call it, which one holds at a time.
-// The standard lets several threads in, after CKF_OS_LOCKING_OK; but modules keep
-// that promise badly (SoftHSM 2.6 answers with wrong errors, or aborts the program),
-// and a look-up is short.
+// module is a module of the process and the right to call it, which one holds at a
+// time. The standard lets several threads in, after CKF_OS_LOCKING_OK; but modules
+// keep that promise badly (SoftHSM 2.6 answers with wrong errors, or aborts the
+// program), and a look-up is short.
 type module struct {
-	*p11.Ctx
+	path string
 	turn chan struct{} // one place: taken by who calls the module
+	// Ctx is nil until the module is loaded. It belongs to who has the turn.
+	*p11.Ctx
 }
 
-// modules are those that the process has loaded, by path. Global as loading is: who
-// loads a module again gets the one that is there, with all its state.
+// modules are those that the process has asked for, by path. Global as loading is:
+// who loads a module again gets the one that is there, with all its state.
 var modules = struct {
 	mu     sync.Mutex
-	loaded map[string]*module
-}{loaded: map[string]*module{}}
+	byPath map[string]*module
+}{byPath: map[string]*module{}}
 
-// load loads the module, the first time that the process asks for it.
-func load(u URI) (*module, error) {
+// moduleOf returns the module that a URI names.
+func moduleOf(u URI) (*module, error) {
 	path, err := modulePath(u)
 	if err != nil {
 		return nil, err
 	}
 	modules.mu.Lock()
 	defer modules.mu.Unlock()
-	if m := modules.loaded[path]; m != nil {
-		return m, nil
+	m := modules.byPath[path]
+	if m == nil {
+		m = &module{path: path, turn: make(chan struct{}, 1)}
+		modules.byPath[path] = m
 	}
-	ctx := p11.New(path)
+	return m, nil
+}
+
+// load loads the module, the first time. The caller has entered it.
+func (m *module) load() error {
+	if m.Ctx != nil {
+		return nil
+	}
+	ctx := p11.New(m.path)
 	if ctx == nil {
-		return nil, fmt.Errorf("%w: the module %s cannot be loaded: is it a PKCS#11 library for this machine?", secrets.ErrUnreachable, path)
+		return fmt.Errorf("%w: the module %s cannot be loaded: is it a PKCS#11 library for this machine?", secrets.ErrUnreachable, m.path)
 	}
 	// Other code of the process may have done so: it is one state for all.
 	if err := ctx.Initialize(); err != nil && !errors.Is(err, p11.Error(p11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
 		ctx.Destroy()
-		return nil, err
+		return err
 	}
-	m := &module{ctx, make(chan struct{}, 1)}
-	modules.loaded[path] = m
-	return m, nil
+	m.Ctx = ctx
+	return nil
 }
 
 // enter waits for the right to call the module. leave gives it back; where a call
@@ -62,7 +73,7 @@ func (m *module) enter(ctx context.Context) error {
 	case m.turn <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("%w: another call holds its module: %w", secrets.ErrUnreachable, ctx.Err())
+		return fmt.Errorf("%w: another call holds its module, and does not return", secrets.ErrUnreachable)
 	}
 }
 

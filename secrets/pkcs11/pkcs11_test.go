@@ -216,6 +216,24 @@ func TestTokens(t *testing.T) {
 	}
 }
 
+// A module that hangs keeps its own callers out, and nobody else.
+func TestModuleHangs(t *testing.T) {
+	t.Parallel()
+	hung, other := newCard(t), newCard(t)
+	o := hung.options(t, "")
+	o.Timeout = time.Second
+	hung.set(t, "hangs")
+	for _, why := range []string{"has not answered", "another call holds its module"} {
+		_, err := open[*pkcs11.Store](t, o).List(t.Context())
+		if !errors.Is(err, secrets.ErrUnreachable) || !strings.Contains(err.Error(), why) {
+			t.Errorf("%v, want %q in it", err, why)
+		}
+	}
+	if _, err := open[*pkcs11.Store](t, other.options(t, "")).List(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // A module is found by its name. Not parallel: nothing stands between SoftHSM and
 // the other tests here.
 func TestModuleName(t *testing.T) {

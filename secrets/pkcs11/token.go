@@ -84,14 +84,25 @@ func within[T any](ctx context.Context, t *token, f func(s *session) (T, error))
 	}
 	bounded, cancel := context.WithTimeout(ctx, t.options.Timeout)
 	defer cancel()
+	m, err := moduleOf(t.options.URI)
+	if err != nil {
+		return none, err
+	}
+	if err := m.enter(bounded); err != nil {
+		if ctx.Err() != nil {
+			return none, ctx.Err()
+		}
+		return none, err
+	}
 	type result struct {
 		value T
 		err   error
 	}
 	done := make(chan result, 1)
 	go func() {
+		defer m.leave()
 		var r result
-		r.value, r.err = inSession(bounded, t, f)
+		r.value, r.err = inSession(bounded, t, m, f)
 		done <- r
 	}()
 	select {
@@ -111,16 +122,12 @@ func within[T any](ctx context.Context, t *token, f func(s *session) (T, error))
 	}
 }
 
-func inSession[T any](ctx context.Context, t *token, f func(s *session) (T, error)) (T, error) {
+// inSession is within for who has entered the module.
+func inSession[T any](ctx context.Context, t *token, m *module, f func(s *session) (T, error)) (T, error) {
 	var none T
-	m, err := load(t.options.URI)
-	if err != nil {
+	if err := m.load(); err != nil {
 		return none, err
 	}
-	if err := m.enter(ctx); err != nil {
-		return none, err
-	}
-	defer m.leave()
 	s, err := t.open(ctx, m)
 	if err != nil {
 		return none, err
