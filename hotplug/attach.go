@@ -122,14 +122,17 @@ type attach struct {
 	arrival Arrival
 	permits *permits // what checkPermissions has found out
 	out     *Attached
-	// remote is the image that is open in a storage daemon. looked is true when
-	// all that have to be opened there were found to be right.
-	remote *openedImage
-	looked bool
-	// remoteSize and remoteUUID are those of the top volume, where its header had
-	// to be read so.
-	remoteSize int64
-	remoteUUID string
+	servers serverLook
+}
+
+// serverLook is what a storage daemon has shown of the disk's images on servers.
+type serverLook struct {
+	open *openedImage // in a daemon now, nil for none
+	done bool         // all of them were looked at, and found to be right
+	// size and uuid are those of the top volume, where its header had to be read
+	// there.
+	size int64
+	uuid string
 }
 
 // ready is a disk that may be plugged in: nothing stands against it.
@@ -165,7 +168,7 @@ func (a *attach) unlockFirst(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	a.looked = true
+	a.servers.done = true
 	if !unlocks {
 		return nil
 	}
@@ -339,7 +342,7 @@ func (a *attach) note(ctx context.Context, unlocking Unlocking, o *blockgraph.Ov
 	if len(a.disk.Secrets()) == 0 && a.kept == "" && o == nil || !a.vm.filesAreLocal() {
 		return nil
 	}
-	n := note{Kept: a.kept, UUID: a.remoteUUID, Target: a.disk.Target, Way: unlocking.Way, Payload: a.disk.Image.Source.String(), Secrets: a.disk.Secrets()}
+	n := note{Kept: a.kept, UUID: a.servers.uuid, Target: a.disk.Target, Way: unlocking.Way, Payload: a.disk.Image.Source.String(), Secrets: a.disk.Secrets()}
 	if !a.disk.Encrypted() {
 		n.Way = ""
 	}

@@ -78,9 +78,9 @@ func (a *attach) checkLayer(ctx context.Context, disk *blockgraph.Disk, unlock b
 	}
 	remote := !readHere(*layer.LUKSHeader())
 	switch {
-	case a.looked && remote:
-		return a.remoteSize, nil // was checked before the key was derived
-	case !a.looked && a.vm.readsElsewhere():
+	case a.servers.done && remote:
+		return a.servers.size, nil // was checked before the key was derived
+	case !a.servers.done && a.vm.readsElsewhere():
 		found, err := a.look(ctx, disk, unlock.Way, state)
 		if err != nil {
 			return 0, err
@@ -96,8 +96,8 @@ func (a *attach) checkLayer(ctx context.Context, disk *blockgraph.Disk, unlock b
 		return 0, err
 	}
 	size, err := a.volumeSize(ctx, disk, h)
-	if remote && a.remoteSize == 0 { // the top layer comes first
-		a.remoteSize, a.remoteUUID = size, h.UUID
+	if remote && a.servers.size == 0 { // the top layer comes first
+		a.servers.size, a.servers.uuid = size, h.UUID
 	}
 	return size, err
 }

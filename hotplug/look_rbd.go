@@ -27,7 +27,7 @@ func (a *attach) tryLibRBD(ctx context.Context, disk *blockgraph.Disk, r *remote
 	h, headerErr := luks.ReadHeader(r) // while it shows what is stored
 	same := r.daemon.Client().VersionString() == a.vm.client.VersionString()
 	err = r.reopen(ctx, graph, values)
-	a.closeRemote(ctx) // it is not what a.remote says any more
+	a.closeRemote(ctx) // it is not what a.servers says any more
 	if err == nil {
 		return nil
 	}

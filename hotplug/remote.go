@@ -281,25 +281,25 @@ func (a *attach) openHeader(ctx context.Context, image blockgraph.Image) (h *luk
 // checked first and unlocked after that.
 func (a *attach) remoteReader(ctx context.Context, image blockgraph.Image) (*remoteImage, error) {
 	image.Encryption, image.Backing, image.DataStore = nil, nil, nil // of no concern to who reads it alone
-	if a.remote != nil && reflect.DeepEqual(a.remote.image, image) {
-		return a.remote.reader, nil
+	if a.servers.open != nil && reflect.DeepEqual(a.servers.open.image, image) {
+		return a.servers.open.reader, nil
 	}
 	a.closeRemote(ctx)
 	r, err := a.openRemote(ctx, image)
 	if err != nil {
 		return nil, err
 	}
-	a.remote = &openedImage{image, r}
+	a.servers.open = &openedImage{image, r}
 	return r, nil
 }
 
 // closeRemote ends the storage daemon that was started to read an image.
 func (a *attach) closeRemote(ctx context.Context) {
-	if a.remote == nil {
+	if a.servers.open == nil {
 		return
 	}
-	if err := a.vm.closeRemote(ctx, a.remote.reader); err != nil {
+	if err := a.vm.closeRemote(ctx, a.servers.open.reader); err != nil {
 		a.vm.log.WithField("disk", a.disk.Target).Warnf("%v", err)
 	}
-	a.remote = nil
+	a.servers.open = nil
 }
