@@ -41,7 +41,6 @@ func hostIsClean(t *testing.T, uuid string) func() bool {
 // TestStorageDaemon follows the life of the daemon that serves a disk.
 func TestStorageDaemon(t *testing.T) {
 	t.Parallel()
-	ctx := bounded(t)
 	start := func(t *testing.T) *plug {
 		t.Helper()
 		q := peer.Start(t, peer.Options{RootPorts: 1, SCSI: true, Paused: true})
@@ -52,6 +51,7 @@ func TestStorageDaemon(t *testing.T) {
 
 	t.Run("ends with the disk", func(t *testing.T) {
 		t.Parallel()
+		ctx := bounded(t)
 		p := start(t)
 		before := stateOf(ctx, t, p.q)
 		if report := p.attach(ctx, t); report.Unlock != "external" {
@@ -71,6 +71,7 @@ func TestStorageDaemon(t *testing.T) {
 	})
 	t.Run("ends with the VM", func(t *testing.T) {
 		t.Parallel()
+		ctx := bounded(t)
 		p := start(t)
 		p.attach(ctx, t)
 		if len(peer.StorageDaemons(p.q.UUID)) != 1 || len(peer.Watchers(p.q.UUID)) != 1 {
@@ -94,6 +95,7 @@ func TestStorageDaemon(t *testing.T) {
 	})
 	t.Run("is killed", func(t *testing.T) {
 		t.Parallel()
+		ctx := bounded(t)
 		p := start(t)
 		before := stateOf(ctx, t, p.q)
 		p.attach(ctx, t)
@@ -114,6 +116,7 @@ func TestStorageDaemon(t *testing.T) {
 	})
 	t.Run("runs as QEMU's user", func(t *testing.T) {
 		t.Parallel()
+		ctx := bounded(t)
 		p := start(t)
 		open := readableByAll(t, p.Payload)
 		q := startAsNobody(t, peer.Options{SCSI: true, Paused: true})

@@ -78,11 +78,11 @@ func TestSharedHeader(t *testing.T) {
 // one with another header.
 func TestAttachedAnotherWay(t *testing.T) {
 	t.Parallel()
-	ctx := bounded(t)
 	ways := []string{"auto", "qemu", "external"}
 	for _, first := range ways {
 		t.Run(first, func(t *testing.T) {
 			t.Parallel()
+			ctx := bounded(t)
 			q := peer.Start(t, peer.Options{RootPorts: 1, SCSI: true, Paused: true})
 			before := stateOf(ctx, t, q)
 			v, other := peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.DetachedRaw)

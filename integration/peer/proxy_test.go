@@ -77,7 +77,6 @@ func TestProxyPassesAndRecords(t *testing.T) {
 // command that a plan has, and does nothing.
 func TestFailStep(t *testing.T) {
 	t.Parallel()
-	ctx := testContext(t)
 	commands := []struct {
 		name string
 		args map[string]any
@@ -94,6 +93,7 @@ func TestFailStep(t *testing.T) {
 	for _, c := range commands {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
+			ctx := testContext(t)
 			q, p := proxied(t, FailStep(1))
 			must(ctx, t, q, "blockdev-add", node("base"))
 			must(ctx, t, q, "object-add", map[string]any{"qom-type": "secret", "id": "sec", "data": "x"})
