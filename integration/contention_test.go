@@ -186,7 +186,7 @@ func TestHeldWaitEndsOnSignal(t *testing.T) {
 	var wrote journal
 	proxy, held := gated(ctx, t, q.Socket, wrote.of("first"))
 	v, other := peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.DetachedRaw)
-	first := start(ctx, t, proxy.Address, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...)
+	first := start(ctx, t, proxy.Address, append([]string{"-v"}, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...)...)
 	held.wait(t)
 	second := start(ctx, t, socket, attachArgs(t, other, other.DiskXML("vdc", "virtio"))...)
 	second.waitStderr(ctx, t, "waiting for another luksplug run")
@@ -194,6 +194,7 @@ func TestHeldWaitEndsOnSignal(t *testing.T) {
 	second.end(ctx, t).want(t, 5)
 	// The first is interrupted in the middle of a command, and takes it back.
 	interrupt(t, first)
+	first.waitStderr(ctx, t, "told to end") // else it could be done before it hears of it
 	held.open()
 	got := first.end(ctx, t).want(t, 6)
 	if !strings.Contains(got.stderr, "the VM is as it was before") {
