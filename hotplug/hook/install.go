@@ -52,8 +52,7 @@ func (i Installation) Script() string {
 	return `#!/bin/sh
 ` + mark + `
 # libvirt kills a running VM whose hook fails at reconnect, and deletes the saved state of one whose hook fails at restore.
-if [ -x ` + quote(i.Program) + ` ]; then case $2 in restore | reconnect) ` + run + ` hook -- "$@" || exit 0 ;; *) exec ` + run + ` hook -- "$@" ;; esac
-elif [ "$2" = prepare ] && grep -q '` + record.Namespace + `'; then echo "luksplug: disks of its belong to domain $1, and the program is not there:" ` + quote(i.Program) + ` >&2; exit 1; fi
+if [ -x ` + quote(i.Program) + ` ]; then case $2 in restore | reconnect) ` + run + ` hook -- "$@" || exit 0 ;; *) exec ` + run + ` hook -- "$@" ;; esac; elif [ "$2" = prepare ] && grep -q '` + record.Namespace + `'; then echo "luksplug: disks of its belong to domain $1, and the program is not there:" ` + quote(i.Program) + ` >&2; exit 1; fi
 `
 }
 
