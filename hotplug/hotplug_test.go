@@ -34,6 +34,18 @@ func state(ctx context.Context, t *testing.T, v *hotplug.VM) *hotplug.State {
 	return s
 }
 
+// wantNothingLeft checks that the VM is as it was before, and that nothing is left on
+// the host in the folder of the runs.
+func wantNothingLeft(ctx context.Context, t *testing.T, v *hotplug.VM, before *hotplug.State, run string) {
+	t.Helper()
+	if after := state(ctx, t, v); !reflect.DeepEqual(before, after) {
+		t.Errorf("before %+v\nafter  %+v", before, after)
+	}
+	if left, err := os.ReadDir(run); err != nil || len(left) != 0 {
+		t.Errorf("left on the host: %v, %v", left, err)
+	}
+}
+
 func TestAttachAndDetach(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {

@@ -98,12 +98,7 @@ func TestRemoteHeader(t *testing.T) {
 	if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
 		t.Error(err)
 	}
-	if after := state(ctx, t, v); !reflect.DeepEqual(before, after) {
-		t.Errorf("before %+v\nafter  %+v", before, after)
-	}
-	if left, err := os.ReadDir(run); err != nil || len(left) != 0 {
-		t.Errorf("left on the host: %v, %v", left, err)
-	}
+	wantNothingLeft(ctx, t, v, before, run)
 }
 
 // TestRemoteHeaderShared: a detached header that a server has serves one disk,
@@ -160,12 +155,7 @@ func TestRemoteServerHangs(t *testing.T) {
 	if _, err := v.Attach(short, remoteDisk(t, "sdb", filepath.Join(dir, "nbd.sock"), ""), store(key), hotplug.AttachOptions{}); err == nil {
 		t.Error("attached")
 	}
-	if after := state(ctx, t, v); !reflect.DeepEqual(before, after) {
-		t.Errorf("before %+v\nafter  %+v", before, after)
-	}
-	if left, err := os.ReadDir(run); err != nil || len(left) != 0 {
-		t.Errorf("left on the host: %v, %v", left, err)
-	}
+	wantNothingLeft(ctx, t, v, before, run)
 }
 
 // TestSizeChanges: a payload that is not as large as it was when its header was
@@ -245,10 +235,5 @@ func TestLookAtSlice(t *testing.T) {
 			}
 		}
 	}
-	if after := state(ctx, t, v); !reflect.DeepEqual(before, after) {
-		t.Errorf("before %+v\nafter  %+v", before, after)
-	}
-	if left, err := os.ReadDir(run); err != nil || len(left) != 0 {
-		t.Errorf("left on the host: %v, %v", left, err)
-	}
+	wantNothingLeft(ctx, t, v, before, run)
 }

@@ -140,12 +140,7 @@ func useTransient(t *testing.T, disk *blockgraph.Disk, secret store, options hot
 	if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if after := state(ctx, t, v); !reflect.DeepEqual(before, after) {
-		t.Errorf("before %+v\nafter  %+v", before, after)
-	}
-	if left, err := os.ReadDir(run); err != nil || len(left) != 0 {
-		t.Errorf("left on the host: %v, %v", left, err)
-	}
+	wantNothingLeft(ctx, t, v, before, run)
 	wantAlone(t, disk)
 	if !bytes.Equal(image, readFile(t, disk.Image.Source.Path)) {
 		t.Error("the image has changed")
@@ -310,12 +305,7 @@ func TestTransientFails(t *testing.T) {
 			t.Errorf("%s: %v", unlock, err)
 		}
 		wantAlone(t, disk)
-		if after := state(ctx, t, v); !reflect.DeepEqual(before, after) {
-			t.Errorf("before %+v\nafter  %+v", before, after)
-		}
-		if left, err := os.ReadDir(run); err != nil || len(left) != 0 {
-			t.Errorf("left on the host: %v, %v", left, err)
-		}
+		wantNothingLeft(ctx, t, v, before, run)
 	}
 }
 
