@@ -144,10 +144,11 @@ func TestKeyWrap(t *testing.T) {
 // A wrong PIN is tried once, however many ask, and never again.
 func TestWrongPIN(t *testing.T) {
 	t.Parallel()
+	const wrongPIN = "not the PIN" // nothing that a uuid can hold by chance
 	c := newCard(t)
 	o := c.options(t, "")
 	asked := 0
-	o.PIN = func(context.Context, string) (*secrets.Secret, error) { asked++; return secret("4321"), nil }
+	o.PIN = func(context.Context, string) (*secrets.Secret, error) { asked++; return secret(wrongPIN), nil }
 	store := open[*pkcs11.Store](t, o)
 	var wg sync.WaitGroup
 	errs := make([]error, 4)
@@ -157,7 +158,7 @@ func TestWrongPIN(t *testing.T) {
 	wg.Wait()
 	tried := 0
 	for _, err := range errs {
-		if !errors.Is(err, secrets.ErrDenied) || strings.Contains(err.Error(), "4321") {
+		if !errors.Is(err, secrets.ErrDenied) || strings.Contains(err.Error(), wrongPIN) {
 			t.Error(err)
 		}
 		if strings.Contains(err.Error(), "CKR_PIN_INCORRECT") {
