@@ -181,8 +181,8 @@ func TestDetachBeforeTheGuestHasBooted(t *testing.T) {
 // TestDetachByPCIExpress: with the hot plug of PCI Express itself the guest
 // blinks a lamp for five seconds first.
 func TestDetachByPCIExpress(t *testing.T) {
-	t.Parallel()
 	peer.Long(t, "waits for a guest's slow answers; TestDetachFromAGuest detaches in every run")
+	t.Parallel()
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{NativeHotplug: true, Guest: true, RootPorts: 2})
 	if err := q.Guest().WaitBoot(ctx); err != nil {

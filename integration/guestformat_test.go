@@ -19,8 +19,8 @@ import (
 // disk is unplugged, and plugged in again by luksplug with the passphrase: the
 // guest finds the file system on what it takes for a plain disk.
 func TestGuestFormatted(t *testing.T) {
-	t.Parallel()
 	peer.Long(t, "a guest formats a volume; TestBitByBit opens cryptsetup's in every run")
+	t.Parallel()
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{RootPorts: 2, Guest: true, Kernel: peer.CryptGuest})
 	if err := q.Guest().WaitBoot(ctx); err != nil {

@@ -53,6 +53,22 @@ func (h *hosts) plug(ctx context.Context, t *testing.T, p plugged) {
 	h.from.tool(ctx, t, h.domain, "attach", writeFile(t, "disk.xml", xml)).want(t, 0)
 }
 
+// plugAll starts a domain without disks on the source, and plugs those of the hosts
+// in. The guest writes its log to them.
+func (h *hosts) plugAll(ctx context.Context, t *testing.T) *guestLog {
+	t.Helper()
+	var err error
+	if h.domain, err = h.from.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true}); err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range h.disks {
+		h.from.learn(t, p.volume)
+		h.plug(ctx, t, p)
+		h.devices = append(h.devices, guestDisk(ctx, t, h.domain, "serial-"+p.target))
+	}
+	return startLog(ctx, t, h.domain.Guest(), h.devices...)
+}
+
 // tool runs the program on a host, about a domain.
 func (h *hookHost) tool(ctx context.Context, t *testing.T, d *peer.Domain, args ...string) result {
 	t.Helper()
@@ -192,16 +208,7 @@ func TestMigrateToNoLuksplug(t *testing.T) {
 		{volume: peer.NewVolume(t, peer.Qcow2LUKS), target: "vdb"},
 		{volume: peer.NewVolume(t, peer.DetachedRaw), target: "vdc"},
 	}}
-	var err error
-	if h.domain, err = h.from.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true}); err != nil {
-		t.Fatal(err)
-	}
-	for _, p := range h.disks {
-		h.from.learn(t, p.volume)
-		h.plug(ctx, t, p)
-		h.devices = append(h.devices, guestDisk(ctx, t, h.domain, "serial-"+p.target))
-	}
-	log := startLog(ctx, t, h.domain.Guest(), h.devices...)
+	log := h.plugAll(ctx, t)
 	if _, err := h.to.Receive(h.domain); err != nil {
 		t.Fatal(err)
 	}
@@ -251,17 +258,10 @@ func TestMigrateTakenBack(t *testing.T) {
 		{volume: peer.NewVolume(t, peer.Qcow2LUKS), target: "vdb"},
 		{volume: peer.NewVolume(t, peer.DetachedRaw), target: "vdc"},
 	}}
-	var err error
-	if h.domain, err = h.from.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true}); err != nil {
-		t.Fatal(err)
-	}
 	for _, p := range h.disks {
-		h.from.learn(t, p.volume)
 		h.to.learn(t, p.volume)
-		h.plug(ctx, t, p)
-		h.devices = append(h.devices, guestDisk(ctx, t, h.domain, "serial-"+p.target))
 	}
-	log := startLog(ctx, t, h.domain.Guest(), h.devices...)
+	log := h.plugAll(ctx, t)
 	d, err := h.to.Receive(h.domain)
 	if err != nil {
 		t.Fatal(err)

@@ -51,8 +51,8 @@ func rbdNamed(t *testing.T, ceph *peer.Ceph) {
 // TestCephStopsAnswering has a part of a cluster stop while a disk is attached. The
 // monitor is not needed to close an image. The store is: a detach waits for it.
 func TestCephStopsAnswering(t *testing.T) {
-	t.Parallel()
 	peer.Long(t, "has a cluster of its own, which stops for seconds")
+	t.Parallel()
 	ceph := peer.StartCeph(t)
 	ctx := bounded(t)
 	r := newRBD(ctx, t, ceph, peer.EmbeddedLUKS, "disk")

@@ -112,8 +112,8 @@ func TestServerWithoutStorageDaemon(t *testing.T) {
 // answer QEMU a moment later, holds QEMU up. What it comes to is said, and repaired
 // when the server is back.
 func TestServerStopsAnswering(t *testing.T) {
-	t.Parallel()
 	peer.Long(t, "waits for a VM that does not answer")
+	t.Parallel()
 	ctx := bounded(t)
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
 	server := peer.StartISCSI(t, v.Payload)

@@ -12,8 +12,8 @@ import (
 // TestNFS plugs a volume in that an NFS server has. QEMU and luksplug are in the
 // server's network.
 func TestNFS(t *testing.T) {
-	t.Parallel()
 	peer.Long(t, "fetches an NFS server, and waits for one that hangs")
+	t.Parallel()
 	ctx := bounded(t)
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
 	server := peer.StartNFS(t, filepath.Dir(v.Payload))

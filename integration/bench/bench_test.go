@@ -12,8 +12,8 @@ import (
 
 // One run of everything: the table is there, whatever its figures are.
 func TestRun(t *testing.T) {
-	t.Parallel()
 	peer.Long(t, "runs all benchmarks for a moment")
+	t.Parallel()
 	var out strings.Builder
 	if err := run(t.Context(), &out, size{single: 1, many: 1, disks: 2, process: 1, unlock: 1, iterTime: 1}); err != nil {
 		t.Fatal(err)

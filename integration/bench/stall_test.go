@@ -17,8 +17,8 @@ import (
 // One run of everything: the table is there, and luksplug stalls the guest for
 // less time than QEMU does. By how much is for the benchmark to say.
 func TestRunStall(t *testing.T) {
-	t.Parallel()
 	peer.Long(t, "QEMU derives a key four times")
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("a private libvirtd needs root")
 	}

@@ -61,19 +61,16 @@ func unpackPayload(ctx context.Context, work string, u unpacker, payload []byte,
 	if err := unpackPackages(ctx, root, root, u.inPackage); err != nil {
 		return err
 	}
-	programs, err := filepath.Glob(filepath.Join(root, "*", u.kind)) // in bin
-	if more, moreErr := filepath.Glob(filepath.Join(root, "usr", "bin", u.kind)); moreErr == nil {
-		programs = append(programs, more...)
-	}
-	if err != nil || len(programs) == 0 {
-		return fmt.Errorf("package %s has no program %s: %w", u.inPackage, u.kind, err)
+	program := filepath.Join(root, "usr", "bin", u.kind)
+	if _, err := os.Stat(program); err != nil {
+		program = filepath.Join(root, "bin", u.kind) // of a release in which that is no link
 	}
 	kernel, err := os.Create(to)
 	if err != nil {
 		return err
 	}
 	var messages bytes.Buffer
-	cmd := exec.CommandContext(ctx, programs[0], "-dc")
+	cmd := exec.CommandContext(ctx, program, "-dc")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(payload), kernel, &messages
 	err = cmd.Run()
 	if closeErr := kernel.Close(); err == nil {

@@ -9,8 +9,8 @@ import (
 )
 
 func TestPrivateLibvirtd(t *testing.T) {
-	t.Parallel()
 	Long(t, "starts the libvirtd that other tests work with in every run")
+	t.Parallel()
 	ctx := testContext(t)
 	l := Libvirtd(t)
 	d, err := l.StartDomain(ctx, DomainOptions{Guest: true, SCSI: true})

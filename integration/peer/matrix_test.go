@@ -6,8 +6,8 @@ import (
 )
 
 func TestMatrixQEMU(t *testing.T) {
-	t.Parallel()
 	Long(t, "starts the QEMU that TestAttachToVersions works with in every run")
+	t.Parallel()
 	ctx := testContext(t)
 	q := Start(t, Options{Binary: MatrixQEMU(t, "bookworm"), Guest: true, RootPorts: 1})
 	reply, err := q.Query(ctx, "query-version", nil)

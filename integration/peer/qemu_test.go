@@ -22,8 +22,8 @@ func testContext(t *testing.T) context.Context {
 }
 
 func TestGuest(t *testing.T) {
-	t.Parallel()
 	Long(t, "boots the guest that nearly all other tests work with")
+	t.Parallel()
 	ctx := testContext(t)
 	q := Start(t, Options{Guest: true})
 	start := time.Now()
@@ -100,8 +100,8 @@ func plugs() []plug {
 }
 
 func TestPlugAndUnplug(t *testing.T) {
-	t.Parallel()
 	Long(t, "boots the guest, to plug what other tests plug in every run")
+	t.Parallel()
 	for _, p := range plugs() {
 		t.Run(p.name, func(t *testing.T) {
 			t.Parallel()
