@@ -14,7 +14,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/access"
 	"github.com/luksplug/luksplug/hotplug/daemon"
-	"github.com/luksplug/luksplug/hotplug/image"
+	"github.com/luksplug/luksplug/hotplug/internal/image"
 )
 
 // note is what QEMU cannot tell of an encrypted disk: which secret it was unlocked

@@ -16,7 +16,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/hotplug/overlay"
+	"github.com/luksplug/luksplug/hotplug/internal/overlay"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets/luks"
 )

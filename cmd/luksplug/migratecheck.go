@@ -11,7 +11,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/record"
-	"github.com/luksplug/luksplug/libvirtconn"
+	"github.com/luksplug/luksplug/internal/libvirtconn"
 )
 
 func newMigrateCheck(a *app) *cobra.Command {

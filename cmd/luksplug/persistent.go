@@ -14,7 +14,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/domainxml"
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/record"
-	"github.com/luksplug/luksplug/libvirtconn"
+	"github.com/luksplug/luksplug/internal/libvirtconn"
 	"github.com/luksplug/luksplug/secrets"
 )
 

@@ -13,7 +13,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/domainxml"
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/record"
-	"github.com/luksplug/luksplug/libvirtconn"
+	"github.com/luksplug/luksplug/internal/libvirtconn"
 )
 
 // recorder keeps in the metadata of a libvirt domain what is attached to it. For

@@ -7,7 +7,7 @@ import (
 
 	"github.com/digitalocean/go-libvirt"
 
-	"github.com/luksplug/luksplug/libvirtconn"
+	"github.com/luksplug/luksplug/internal/libvirtconn"
 )
 
 // Scope says which of a domain's two descriptions is meant.

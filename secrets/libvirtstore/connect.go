@@ -9,7 +9,7 @@ import (
 
 	"github.com/digitalocean/go-libvirt"
 
-	"github.com/luksplug/luksplug/libvirtconn"
+	"github.com/luksplug/luksplug/internal/libvirtconn"
 	"github.com/luksplug/luksplug/secrets"
 )
 

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/luksplug/luksplug/hotplug/image"
+	"github.com/luksplug/luksplug/hotplug/internal/image"
 )
 
 func TestWhatIsNoImageIsRefusedAtOnce(t *testing.T) {

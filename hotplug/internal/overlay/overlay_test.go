@@ -13,8 +13,8 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/hotplug/daemon"
-	"github.com/luksplug/luksplug/hotplug/image"
-	"github.com/luksplug/luksplug/hotplug/overlay"
+	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/hotplug/internal/overlay"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"testing"
 
-	"github.com/luksplug/luksplug/libvirtconn"
+	"github.com/luksplug/luksplug/internal/libvirtconn"
 )
 
 func TestWithin(t *testing.T) {
