@@ -25,7 +25,10 @@ LONG_TIMEOUT ?= 2h
 # all packages that is a third of make test's time, so make test-long has the others.
 CONCURRENT := ./qmp/... ./hotplug/daemon ./secrets ./secrets/age ./secrets/exec ./secrets/internal/...
 
-.PHONY: help setup build build-pkcs11 demo test test-long torture bench bench-stall lint fmt clean
+# What depends on whether /run is in memory: luksplug's files for a domain's QEMU are there, or in /dev/shm.
+RUN_TMPFS := ^Test(LibvirtContext|LibvirtHandOver|Record|QEMUUser|MasterKeyOfLibvirt)$$
+
+.PHONY: help setup build build-pkcs11 demo test test-run-tmpfs test-long torture bench bench-stall lint fmt clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +61,10 @@ test: ## go vet and all tests; with the race detector where goroutines meet
 	go test -vet=off -timeout $(TEST_TIMEOUT) -tags pkcs11 ./secrets/keystore/...
 	@# Apart from the others, so that guests have the processors.
 	go test -vet=off -timeout $(TEST_TIMEOUT) ./integration/...
+
+test-run-tmpfs: ## some tests once more where /run is a tmpfs, as on every host with systemd; needs root
+	@scripts/setup.sh test
+	scripts/with-tmpfs-run.sh go test -vet=off -count=1 -timeout $(TEST_TIMEOUT) -run '$(RUN_TMPFS)' ./integration
 
 test-long: ## the same, with the tests that take long, and the race detector for all
 	@scripts/setup.sh test
