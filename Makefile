@@ -28,7 +28,7 @@ CONCURRENT := ./qmp/... ./hotplug/daemon ./secrets ./secrets/age ./secrets/exec 
 # What depends on whether /run is in memory: luksplug's files for a domain's QEMU are there, or in /dev/shm.
 RUN_TMPFS := ^Test(LibvirtContext|LibvirtHandOver|Record|QEMUUser|MasterKeyOfLibvirt)$$
 
-.PHONY: help setup build build-pkcs11 demo test test-run-tmpfs test-long torture bench bench-stall lint fmt clean
+.PHONY: help setup build build-pkcs11 demo test test-run-tmpfs test-long torture bench bench-stall house house-picture lint fmt clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -82,6 +82,14 @@ bench: ## luksplug's times beside a bare socket's and virsh's, in one table
 bench-stall: ## how long a guest stands still while a disk is attached, into docs/performance.md; needs root
 	@scripts/setup.sh test
 	@CGO_ENABLED=0 go run ./integration/bench -stall -document docs/performance.md
+
+house: ## figures on how the code is built, see docs/development.md
+	@scripts/setup.sh build
+	@go run ./scripts/house
+
+house-picture: ## draw the packages into docs/architecture.md
+	@scripts/setup.sh build
+	@go run ./scripts/house -picture docs/architecture.md
 
 lint: $(GOLANGCI) ## golangci-lint
 	$(GOLANGCI) run ./...

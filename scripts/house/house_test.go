@@ -1,0 +1,139 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestImports: no import goes up or sideways, but for the exceptions, and those are all needed.
+func TestImports(t *testing.T) {
+	t.Parallel()
+	against := this(t).against()
+	for _, one := range against {
+		if !slices.Contains(exceptions, one) {
+			t.Errorf("%s: this import goes up or sideways (see table.go)", one)
+		}
+	}
+	for _, one := range exceptions {
+		if !slices.Contains(against, one) {
+			t.Errorf("%s: an exception that is no longer needed", one)
+		}
+	}
+}
+
+// TestPicture: the document shows the packages that there are.
+func TestPicture(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../docs/architecture.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, picture, _, err := between(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if picture != this(t).picture() {
+		t.Error("docs/architecture.md: the picture of the packages is out of date: make house-picture")
+	}
+}
+
+// this loads this module.
+func this(t *testing.T) *house {
+	t.Helper()
+	h, err := load(".", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// example is a module in which each figure has something to count.
+var example = map[string]string{
+	"go.mod":               "module example.org/house\n\ngo 1.21\n\nrequire github.com/spf13/pflag v1.0.0\n\nreplace github.com/spf13/pflag => ./pflag\n",
+	"pflag/go.mod":         "module github.com/spf13/pflag\n",
+	"pflag/p.go":           "package pflag\n\nfunc String(name, value string) {}\n",
+	"cmd/luksplug/main.go": "package main\n\nimport \"github.com/spf13/pflag\"\n\nfunc main() { pflag.String(\"relabel\", \"no\"); println(\"--relabel is one\") }\n",
+	"hotplug/a.go":         "package hotplug\n\nimport _ \"example.org/house/hotplug/hook\"\n\nfunc A() { b() }\n\ntype VM struct{}\n\nfunc (VM) one() {}\n",
+	"hotplug/b.go":         "package hotplug\n\nfunc b() { VM{}.one(); c() }\n\nfunc (*VM) two() {}\n",
+	"hotplug/c.go":         "package hotplug\n\nvar _ VM\n\nfunc c() {" + strings.Repeat("\n", longest) + "}\n",
+	"hotplug/c_test.go":    "package hotplug\n",
+	"hotplug/hook/h.go":    "package hook\n",
+	"other/o.go":           "package other\n\nconst Name = \"see --version, not --relabel\"\n\nvar hidden = \"--relabel\"\n",
+	"blockgraph/g.go":      "package blockgraph\n\nimport (\n\t\"example.org/house/secrets\"\n)\n\nvar R secrets.Reference\n",
+	"secrets/s.go":         "package secrets\n\ntype Reference struct{}\n\ntype Secret struct{}\n",
+	"qmp/q.go":             "package qmp\n\nimport \"example.org/house/secrets\"\n\nvar S secrets.Secret\n",
+}
+
+// TestReport measures the example.
+func TestReport(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, text := range example {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, args := range [][]string{{"init", "-q"}, {"add", "."}} {
+		cmd := exec.Command("git", args...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	var out bytes.Buffer
+	if err := run(&out, dir, ""); err != nil {
+		t.Fatal(err)
+	}
+	for figure, want := range map[string]int{
+		"files of one package whose functions all need each other, at most": 2,
+		"the same in hotplug": 2,
+		"the same in hotplug, counting types, variables and constants as well": 3,
+		"methods of one type, at most":                                         2,
+		"functions of more than 60 lines, without tests":                       1,
+		"packages of other modules below qmp":                                  0,
+		"exported names outside of the promised packages":                      1,
+		"packages that can be imported and are not promised":                   1,
+		"texts of libraries that name a command-line flag":                     1,
+		"imports that go up or sideways":                                       3,
+		"lines of Go":                                                          111,
+		"lines of Go without tests":                                            110,
+	} {
+		if line := fmt.Sprintf("| %s | %d |\n", figure, want); !strings.Contains(out.String(), line) {
+			t.Errorf("no line %q", line)
+		}
+	}
+	for _, line := range []string{"  hotplug hotplug/hook\n", "  other (which no level names)\n", "  qmp secrets\n", "  hotplug/c.go:5 c\n", "a.go b.go c.go", "other/o.go:3 --relabel\n"} {
+		if !strings.Contains(out.String(), strings.TrimPrefix(line, "  ")) {
+			t.Errorf("no line %q", line)
+		}
+	}
+	if t.Failed() {
+		t.Log(out.String())
+	}
+}
+
+// TestOption: only an option of luksplug's in a longer text counts; what looks like one is found.
+func TestOption(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"use --unlock external": "unlock", "(--tls-dir)": "tls-dir", "a--b": "", "---x": "", "-- x": "", "--X": "", "'--relabel'": "relabel",
+	} {
+		got := ""
+		if m := option.FindStringSubmatch(text); m != nil {
+			got = m[1]
+		}
+		if got != want {
+			t.Errorf("%q: got %q, want %q", text, got, want)
+		}
+	}
+}
