@@ -12,7 +12,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // qemuUser is as whom Debian's libvirt runs QEMU.

@@ -9,7 +9,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // background is a run of the program beside the test.

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/crypto/xts"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // format is a way in which cryptsetup makes a volume.

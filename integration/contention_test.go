@@ -9,7 +9,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // secondMonitor are QEMU's arguments for one more monitor, and its socket.

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // serialXML gives a disk a serial number, by which the guest finds it.

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // updateDocs writes what the commands of the documents print into them. Look at
@@ -35,17 +35,17 @@ var notRun = map[string]string{
 	"make build":                          "TestMain builds the program",
 	"install bin/luksplug /usr/local/bin": "the machine that tests is not the one to install on",
 	"luksplug completion bash > /etc/bash_completion.d/luksplug": "the same; cmd/luksplug tests the script",
-	"luksplug hook install":                                                               "TestHookFromTheBeginning does it, on a host of its own",
-	"luksplug hook check":                                                                 "the same",
-	"luksplug hook enable vm1 --yes":                                                      "the same",
-	"luksplug hook enable vm1 --cold-plug --yes":                                          "the same",
-	"luksplug --domain vm1 attach --persistent vdb.xml":                                   "the same",
-	"luksplug migrate-check vm1 qemu+ssh://vmhost2/system --prepare":                      "TestMigrate does it, between two hosts",
-	"virsh migrate --live --persistent --undefinesource vm1 qemu+ssh://vmhost2/system":    "the same",
-	"luksplug --domain vm1 repair":                                                        "the same",
-	"make help":                                                                           "it needs make, which go test does not",
-	"go test -run TestDocs ./integration -update-docs":                                    "it is this test, and would change the documents",
-	"go test ./integration/diskgen -run TestAgainstLibvirt -disk-seed 4711 -disk-count 1": "it is a test of its own",
+	"luksplug hook install":                                                            "TestHookFromTheBeginning does it, on a host of its own",
+	"luksplug hook check":                                                              "the same",
+	"luksplug hook enable vm1 --yes":                                                   "the same",
+	"luksplug hook enable vm1 --cold-plug --yes":                                       "the same",
+	"luksplug --domain vm1 attach --persistent vdb.xml":                                "the same",
+	"luksplug migrate-check vm1 qemu+ssh://vmhost2/system --prepare":                   "TestMigrate does it, between two hosts",
+	"virsh migrate --live --persistent --undefinesource vm1 qemu+ssh://vmhost2/system": "the same",
+	"luksplug --domain vm1 repair":                                                     "the same",
+	"make help":                                                                        "it needs make, which go test does not",
+	"go test -run TestDocs ./integration -update-docs":                                 "it is this test, and would change the documents",
+	"go test ./integration/internal/diskgen -run TestAgainstLibvirt -disk-seed 4711 -disk-count 1": "it is a test of its own",
 }
 
 // TestDocs runs every command of README.md and docs in the order in which they

@@ -14,7 +14,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 	"github.com/luksplug/luksplug/qmp"
 )
 

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // eventually waits for what another process does soon after, and announces to

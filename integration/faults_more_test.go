@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // program is a run of the program that its caller starts.

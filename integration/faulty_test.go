@@ -13,7 +13,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // faulty is one plan on one VM, and what is known of it: what the tests of

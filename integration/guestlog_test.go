@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // guestLog is what a guest writes to its disks all the time: lines of 512 bytes,

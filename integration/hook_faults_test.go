@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // hookFault makes the hook fail.

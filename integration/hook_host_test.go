@@ -14,7 +14,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/luksplug/luksplug/hotplug/hook"
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 	"github.com/luksplug/luksplug/secrets"
 )
 

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/hotplug/record"
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // inside runs the program in the namespaces of a libvirtd: on the machine whose

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // TestInterruptedUnlocking: a user who is tired of waiting for the key gets the

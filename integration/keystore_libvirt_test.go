@@ -18,7 +18,7 @@ import (
 	"github.com/digitalocean/go-libvirt/socket/dialers"
 	"github.com/google/uuid"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/document"
 	"github.com/luksplug/luksplug/secrets/libvirtstore"

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // viaLibvirt runs the program on a domain, where it does not find virsh.

@@ -11,7 +11,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // TestMasterKeyOfLibvirt plugs disks into a domain whose libvirtd logs all that

@@ -8,7 +8,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // TestMatrix is the proof of the main job: every kind of volume in every place

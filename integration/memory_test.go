@@ -13,7 +13,7 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // inMemory tells whether a process has one of the texts in memory that it can

@@ -7,8 +7,8 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/integration/diskgen"
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/diskgen"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // TestPlansOfRandomDisks is TestPlansOfVersions with disks that are drawn. The

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/hotplug/record"
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // recordedDisk is a disk as list shows it.

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // refusal is a command that luksplug has to refuse.

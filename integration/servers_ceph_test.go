@@ -6,7 +6,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // rbdNamed has other ways to say which image it is, and who we are: the cluster by

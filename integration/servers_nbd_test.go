@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // TestNBDWithTLS plugs volumes in that servers have which know their clients by

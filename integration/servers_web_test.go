@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // TestWeb reads a volume that a web server has.

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // limitsOf is what QEMU says of the limits of one disk (query-block).

@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // TestHundredStarts starts and stops a domain with two encrypted disks of its own a

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // TestTorture attaches and detaches disks while the monitor connection fails at

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // overlaysOf are the files beside a volume's payload that are named as overlays.

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // sshProgram is an ssh that knows hosts by a file of the test's.

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // TestOldQEMU: QEMU 7.2 takes no header but the volume's own. It unlocks what it

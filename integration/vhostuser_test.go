@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // vhostUserServer has a qemu-storage-daemon serve an image by vhost-user, and

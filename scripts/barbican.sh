@@ -3,7 +3,7 @@
 # is installed; root is not needed. Needs mmdebstrap; takes about a minute and 250 MB.
 #
 # bin/python there is a wrapper that runs the release's own Python with its own libraries, so that it works on a machine of
-# any age. The tests start the server with it (integration/peer).
+# any age. The tests start the server with it (integration/internal/peer).
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/cache.sh"
 cache_entry barbican barbican-bookworm-v1 ""

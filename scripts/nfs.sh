@@ -3,8 +3,8 @@
 # luksplug's cache folder and prints where. Nothing is installed: the packages would bring services and the kernel's NFS
 # with them. 1 MB to fetch, 3 MB in the folder.
 #
-# The tests lay the folder over /usr and /etc in namespaces of their own (integration/peer). With --cached it prints the
-# folder if it is there, and nothing otherwise.
+# The tests lay the folder over /usr and /etc in namespaces of their own (integration/internal/peer). With --cached it prints
+# the folder if it is there, and nothing otherwise.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/cache.sh"
 only=

@@ -12,7 +12,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // stallVM is a VM with a guest that finds out for how long it stood still.
@@ -136,7 +136,7 @@ func rawXML(image, target, serial string) string {
 // watchingDisks describes two disks for the guest: one is the program that runs
 // in it, the other is what that writes to.
 func watchingDisks(ctx context.Context, dir string) (string, error) {
-	program, err := buildProgram(ctx, dir, "integration/bench/gaps")
+	program, err := buildProgram(ctx, dir, "integration/internal/gaps")
 	if err != nil {
 		return "", err
 	}

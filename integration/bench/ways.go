@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // way is one way to attach a disk, and to detach it again.

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // demo is one run: what the steps so far have made.

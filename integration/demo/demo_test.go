@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // folder makes a folder with a short path, for the unix sockets in it, the one

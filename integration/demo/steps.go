@@ -9,7 +9,7 @@ import (
 	"os"
 	"strings"
 
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 // sentence is what the guest writes, over and over, into the first block.

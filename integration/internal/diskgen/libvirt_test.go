@@ -9,8 +9,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/luksplug/luksplug/integration/canon"
-	"github.com/luksplug/luksplug/integration/diskgen"
+	"github.com/luksplug/luksplug/integration/internal/canon"
+	"github.com/luksplug/luksplug/integration/internal/diskgen"
 )
 
 var (

@@ -7,7 +7,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/integration/canon"
+	"github.com/luksplug/luksplug/integration/internal/canon"
 	"github.com/luksplug/luksplug/secrets"
 )
 

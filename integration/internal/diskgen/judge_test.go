@@ -12,9 +12,9 @@ import (
 	"github.com/digitalocean/go-libvirt/socket/dialers"
 
 	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/integration/canon"
-	"github.com/luksplug/luksplug/integration/diskgen"
-	"github.com/luksplug/luksplug/integration/peer"
+	"github.com/luksplug/luksplug/integration/internal/canon"
+	"github.com/luksplug/luksplug/integration/internal/diskgen"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/document"
 )

@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/integration/diskgen"
+	"github.com/luksplug/luksplug/integration/internal/diskgen"
 )
 
 // everything is what the disks have to have among them: elements with their

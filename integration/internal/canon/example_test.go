@@ -4,7 +4,7 @@ import (
 	"fmt"
 
 	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/integration/canon"
+	"github.com/luksplug/luksplug/integration/internal/canon"
 )
 
 // What libvirt calls its nodes, and what luksplug does, is all the same.

@@ -4,7 +4,7 @@ import (
 	"fmt"
 
 	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/integration/diskgen"
+	"github.com/luksplug/luksplug/integration/internal/diskgen"
 )
 
 // A case is drawn by its number, and goes through the planner like any disk.
