@@ -26,7 +26,7 @@ LONG_TIMEOUT ?= 2h
 CONCURRENT := ./qmp/... ./hotplug/daemon ./secrets ./secrets/age ./secrets/exec ./secrets/internal/...
 
 # What depends on whether /run is in memory: luksplug's files for a domain's QEMU are there, or in /dev/shm.
-RUN_TMPFS := ^Test(LibvirtContext|LibvirtHandOver|Record|QEMUUser|MasterKeyOfLibvirt)$$
+RUN_TMPFS := ^Test(LibvirtContext|LibvirtHandOver|LibvirtdRestartsDuringAttach|Record|QEMUUser|MasterKeyOfLibvirt)$$
 
 .PHONY: help setup build build-pkcs11 demo test test-run-tmpfs test-long torture bench bench-stall house house-picture lint fmt clean
 

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
@@ -115,6 +116,13 @@ func (h *hookHost) plugIn(ctx context.Context, t *testing.T, d *peer.Domain, tar
 	h.tool(ctx, t, d, "attach", writeFile(t, "disk.xml", serialXML(t, v.DiskXML(target, "virtio"), "serial-"+target))).want(t, 0)
 }
 
+// byRPC runs a program on the host, where it finds neither the sockets of luksplug's own
+// monitors nor virsh: libvirt's RPC is left.
+func (h *hookHost) byRPC(ctx context.Context, name string, args ...string) *exec.Cmd {
+	line := "mkdir -p " + hook.MonitorFolder + " && mount -t tmpfs nothing " + hook.MonitorFolder + ` && exec env PATH= "$@"`
+	return h.Inside(ctx, "unshare", append([]string{"--mount", "sh", "-c", line, "sh", name}, args...)...)
+}
+
 // TestLibvirtdRestartsDuringAttach: libvirtd is killed while an attach has begun
 // and waits for its passphrase, by libvirt's monitor and by luksplug's own. The
 // attach stands or has never been, and another one works.
@@ -129,7 +137,7 @@ func TestLibvirtdRestartsDuringAttach(t *testing.T) {
 	}
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	xml := writeFile(t, "disk.xml", serialXML(t, v.DiskXML("vdb", "virtio"), "serial-vdb"))
-	for name, command := range map[string]func(context.Context, string, ...string) *exec.Cmd{"own monitor": h.Inside, "RPC": exec.CommandContext} {
+	for name, command := range map[string]func(context.Context, string, ...string) *exec.Cmd{"own monitor": h.Inside, "RPC": h.byRPC} {
 		t.Run(name, func(t *testing.T) {
 			passphrase := filepath.Join(t.TempDir(), "passphrase")
 			if err := unix.Mkfifo(passphrase, 0o600); err != nil {
@@ -162,7 +170,7 @@ func TestLibvirtdRestartsDuringAttach(t *testing.T) {
 			}
 			got := <-done
 			t.Logf("exit code %d: %s%s", got.code, got.stdout, got.stderr)
-			tool := func(args ...string) result { // what is noted on a host is noted where the attach ran
+			tool := func(args ...string) result {
 				args = append([]string{"--connect", h.URI, "--domain", d.Name, "--keystore", "dir:" + h.keys}, args...)
 				return run(ctx, t, command(ctx, luksplug, args...))
 			}
@@ -197,7 +205,7 @@ func TestLibvirtdRestartsAtAnyTime(t *testing.T) {
 	h.learn(t, v)
 	xml := writeFile(t, "disk.xml", serialXML(t, v.DiskXML("vdb", "virtio"), "serial-vdb"))
 	tool := func(args ...string) *exec.Cmd {
-		return exec.CommandContext(ctx, luksplug, append([]string{"--connect", h.URI, "--domain", d.Name, "--keystore", "dir:" + h.keys}, args...)...)
+		return h.byRPC(ctx, luksplug, append([]string{"--connect", h.URI, "--domain", d.Name, "--keystore", "dir:" + h.keys}, args...)...)
 	}
 	for i := range 20 {
 		wait := time.Duration(i) * 20 * time.Millisecond
