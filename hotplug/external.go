@@ -18,7 +18,7 @@ func (a *attach) startDaemon(ctx context.Context, graph *blockgraph.Graph, value
 	if err != nil {
 		return err
 	}
-	d, err := daemon.Start(ctx, daemon.Options{Dir: dir, User: owner.User, Env: owner.sshAgent()})
+	d, err := daemon.Start(ctx, daemon.Options{Dir: dir, User: owner.User, Env: owner.SSHAgent()})
 	if err != nil {
 		return &PreflightError{Target: a.disk.Target, Reason: "the storage daemon does not start", Err: err}
 	}

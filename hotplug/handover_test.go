@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/hotplug/daemon"
+	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -94,7 +94,7 @@ func TestSealed(t *testing.T) {
 func TestWriteHeader(t *testing.T) {
 	t.Parallel()
 	h := ephemeral(t)
-	us := &Process{User: &daemon.Credential{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}}
+	us := &Process{User: &hostproc.Credential{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}}
 	if inMemory(t.TempDir()) != nil {
 		path := filepath.Join(t.TempDir(), "header")
 		if err := writeHeader(path, us, h); err == nil {
@@ -134,7 +134,7 @@ func TestHandOver(t *testing.T) {
 		t.Skipf("/dev/shm is no place in memory: %v", err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(memory) })
-	us := &Process{User: &daemon.Credential{UID: uint32(os.Geteuid())}}
+	us := &Process{User: &hostproc.Credential{UID: uint32(os.Geteuid())}}
 	v := &Values{headers: map[string]*luks.EphemeralHeader{"node": h}}
 	path := filepath.Join(memory, "node")
 	graph := &blockgraph.Graph{Headers: []blockgraph.EphemeralHeader{{Node: "node", File: path}}}
@@ -169,14 +169,14 @@ func TestNotes(t *testing.T) {
 	if err := os.WriteFile(header, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	us, err := daemon.ProcessOf(os.Getpid())
+	us, err := hostproc.ProcessOf(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
-	write := func(id string, p daemon.Process) {
+	write := func(id string, p hostproc.Process) {
 		t.Helper()
 		other := &VM{id: id, opts: Options{RunDir: base, Name: id, Files: FilesLocal, Process: func(context.Context) (*Process, error) {
-			return &Process{PID: p.PID, User: &daemon.Credential{}}, nil
+			return &Process{PID: p.PID, User: &hostproc.Credential{}}, nil
 		}}}
 		if err := other.writeNote(ctx, note{Target: "vdb", Header: header, UUID: "u-" + id}); err != nil {
 			t.Fatal(err)

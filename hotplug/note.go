@@ -15,6 +15,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/access"
 	"github.com/luksplug/luksplug/hotplug/daemon"
 	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // note is what QEMU cannot tell of an encrypted disk: which secret it was unlocked
@@ -32,7 +33,7 @@ type note struct {
 	Overlay string         `json:"overlay,omitempty"` // the file, which has no name any more once it is open
 	Kept    string         `json:"kept,omitempty"`    // see AttachOptions
 	// Process is the VM's; without a PID where that is not known.
-	Process daemon.Process `json:"process"`
+	Process hostproc.Process `json:"process"`
 }
 
 const noteSuffix = ".json"
@@ -111,7 +112,7 @@ func (vm *VM) writeNote(ctx context.Context, n note) error {
 	}
 	n.VM = vm.opts.Name
 	if p, err := vm.process(ctx); err == nil && p.PID != 0 {
-		if n.Process, err = daemon.ProcessOf(p.PID); err != nil {
+		if n.Process, err = hostproc.ProcessOf(p.PID); err != nil {
 			return fmt.Errorf("the VM's process: %w", err)
 		}
 	}
@@ -376,9 +377,8 @@ func (n *note) stands() bool {
 }
 
 // runs tells whether that very process is still there.
-func runs(p daemon.Process) bool {
-	now, err := daemon.ProcessOf(p.PID)
-	return err == nil && now == p
+func runs(p hostproc.Process) bool {
+	return p.Alive()
 }
 
 // addNote adds what QEMU does not know: a note that speaks of another volume is

@@ -11,8 +11,8 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/access"
-	"github.com/luksplug/luksplug/hotplug/daemon"
 	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // permits is what QEMU opens of a disk on this host, and what stands in the way.
@@ -95,7 +95,7 @@ func (a *attach) opener(ctx context.Context, way blockgraph.Way) (access.User, e
 		return access.User{}, fmt.Errorf("%w: %w", access.ErrUnknown, err)
 	}
 	if p.PID == 0 {
-		return access.UserOf(*p.User), nil
+		return hostproc.UserOf(*p.User), nil
 	}
 	u := access.User{Credential: *p.User, PID: p.PID}
 	if way == blockgraph.ByDaemon {
@@ -192,9 +192,9 @@ func (a *attach) taking(ctx context.Context) (access.Taking, error) {
 	if err != nil {
 		return t, err
 	}
-	t.Use = access.Use{VM: id, Target: a.disk.Target, Boot: access.Boot()}
+	t.Use = access.Use{VM: id, Target: a.disk.Target, Boot: hostproc.BootID()}
 	if pid := a.permits.user.PID; pid != 0 {
-		if t.Use.Process, err = daemon.ProcessOf(pid); err != nil {
+		if t.Use.Process, err = hostproc.ProcessOf(pid); err != nil {
 			return t, fmt.Errorf("the VM's process: %w", err)
 		}
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/daemon"
+	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
@@ -27,9 +28,9 @@ type remoteImage struct {
 	ctx    context.Context // of the attach that reads it
 	daemon *daemon.Daemon
 	node   string
-	size   int64              // bytes that a guest would see
-	folder string             // for the parts; in memory
-	user   *daemon.Credential // as whom the daemon runs, nil for ourselves
+	size   int64                // bytes that a guest would see
+	folder string               // for the parts; in memory
+	user   *hostproc.Credential // as whom the daemon runs, nil for ourselves
 
 	busy  chan struct{} // holds a value while a part is copied
 	parts map[int64][]byte
@@ -104,7 +105,7 @@ func (a *attach) readerOptions(ctx context.Context, image blockgraph.Image, fold
 	if err != nil {
 		owner = nil // as ourselves, then
 	}
-	o.Env = owner.sshAgent()
+	o.Env = owner.SSHAgent()
 	if owner != nil && image.Source.Kind == blockgraph.SourceNetwork {
 		o.User = owner.User
 	}

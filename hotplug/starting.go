@@ -13,6 +13,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/access"
 	"github.com/luksplug/luksplug/hotplug/daemon"
+	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -28,7 +29,7 @@ type Starting struct {
 
 // NewStarting returns the VM with this UUID, whose QEMU is going to run as user.
 // Of opts only Name, Log, RunDir and LockDir are used.
-func NewStarting(id string, user *daemon.Credential, opts Options) *Starting {
+func NewStarting(id string, user *hostproc.Credential, opts Options) *Starting {
 	opts.Files = FilesLocal
 	opts.Recovery = defaultRecovery
 	return &Starting{vm: &VM{opts: opts, id: id, proc: &Process{User: user}, log: opts.logger()}}

@@ -17,7 +17,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/hotplug/daemon"
+	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -32,7 +32,7 @@ func starting(t *testing.T) (*hotplug.Starting, string) {
 		t.Skipf("no tmpfs to write to: %v", err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	user := &daemon.Credential{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
+	user := &hostproc.Credential{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
 	return hotplug.NewStarting(startID, user, hotplug.Options{RunDir: dir, LockDir: t.TempDir()}), dir
 }
 

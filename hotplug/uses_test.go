@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/luksplug/luksplug/hotplug/daemon"
+	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -22,7 +22,7 @@ func TestUses(t *testing.T) {
 	write := func(id string, pid int, n note) {
 		t.Helper()
 		vm := &VM{id: id, opts: Options{RunDir: base, Name: "vm-" + id, Files: FilesLocal, Process: func(context.Context) (*Process, error) {
-			return &Process{PID: pid, User: &daemon.Credential{}}, nil
+			return &Process{PID: pid, User: &hostproc.Credential{}}, nil
 		}}}
 		if err := vm.writeNote(t.Context(), n); err != nil {
 			t.Fatal(err)

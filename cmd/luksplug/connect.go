@@ -10,6 +10,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/internal/libvirtconn"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/qmp/schemacache"
@@ -31,7 +32,13 @@ func (a *app) dialer(options *hotplug.Options) (hotplug.Dialer, error) {
 		options.Name = a.flags.qmp
 		if port, ok := loopback(a.flags.qmp); ok {
 			options.Files = hotplug.FilesLocal
-			options.Process = func(context.Context) (*hotplug.Process, error) { return listener(port) }
+			options.Process = func(context.Context) (*hotplug.Process, error) {
+				pid, err := hostproc.Listener(port)
+				if err != nil {
+					return nil, fmt.Errorf("%w: run luksplug as root, or use the monitor's unix socket", err)
+				}
+				return hotplug.LookUpProcess(pid)
+			}
 		}
 		opts = append(opts, qmp.WithSchemaSource(cache))
 		return func(ctx context.Context) (*qmp.Client, error) {

@@ -13,8 +13,8 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/hotplug/daemon"
 	"github.com/luksplug/luksplug/hotplug/hook"
+	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/internal/libvirtconn"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/qmp/schemacache"
@@ -154,7 +154,7 @@ func (d *domain) process(ctx context.Context) (*hotplug.Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	user := &daemon.Credential{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
+	user := hostproc.Self()
 	labels := hotplug.Labels{}
 	for _, label := range doc.SecLabel {
 		if label.Model == "dac" && label.Label != "" {
@@ -169,7 +169,7 @@ func (d *domain) process(ctx context.Context) (*hotplug.Process, error) {
 			labels.Image = label.ImageLabel
 		}
 	}
-	pid := findQEMU(doc.UUID, user.UID)
+	pid := hostproc.FindQEMU(doc.UUID, user.UID)
 	if pid == 0 {
 		return &hotplug.Process{User: user, Labels: labels}, nil
 	}

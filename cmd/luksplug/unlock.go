@@ -20,6 +20,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/daemon"
+	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -119,7 +120,7 @@ func (a *app) watch(_ context.Context, d hotplug.Daemon) error {
 		a.log.Warnf("the storage daemon (process %d) will not end with the VM, whose process is not known: detach ends it", d.Process.PID)
 		return nil
 	}
-	vm, err := daemon.ProcessOf(d.VM)
+	vm, err := hostproc.ProcessOf(d.VM)
 	if err != nil {
 		return fmt.Errorf("watch the storage daemon: %w", err)
 	}
@@ -147,7 +148,7 @@ func newWatchDaemon(*app) *cobra.Command {
 			if err1 != nil || err2 != nil || pid <= 0 {
 				return &usageError{errors.New("a process is named by its id and its start time")}
 			}
-			return daemon.Watch(cmd.Context(), args[0], daemon.Process{PID: pid, Start: start})
+			return daemon.Watch(cmd.Context(), args[0], hostproc.Process{PID: pid, Start: start})
 		},
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // File is a file or block device that QEMU is going to open.
@@ -28,11 +30,18 @@ type Problem struct {
 	Relabel bool
 }
 
+// User is the identity under which a QEMU opens files.
+type User = hostproc.User
+
+// ErrUnknown reports that this process cannot find out what another user may
+// open.
+var ErrUnknown = hostproc.ErrUnknown
+
 // Check returns those of the files that the user may not open. Nothing is opened.
-// The error is [ErrUnknown] where this process cannot find out.
+// The error wraps [ErrUnknown] where this process cannot find out.
 func Check(u User, files []File) ([]Problem, error) {
 	var out []Problem
-	err := u.as(func(t *thread) error {
+	err := u.OnThread(func(become func() error) error {
 		ways := make([]way, len(files))
 		defer func() {
 			for _, w := range ways {
@@ -42,11 +51,11 @@ func Check(u User, files []File) ([]Problem, error) {
 		for i, f := range files {
 			ways[i] = look(f.Path)
 		}
-		if err := t.become(); err != nil {
+		if err := become(); err != nil {
 			return err
 		}
 		for i, f := range files {
-			if p := u.check(f, ways[i]); p != nil {
+			if p := checkFile(u, f, ways[i]); p != nil {
 				out = append(out, *p)
 			}
 		}
@@ -111,8 +120,8 @@ func may(fd int, path string, mode uint32) error {
 	return unix.Faccessat2(fd, path, mode, flags)
 }
 
-// check asks about one file; nil where there is no problem.
-func (u User) check(f File, w way) *Problem {
+// checkFile checks one file and returns nil if there is no problem.
+func checkFile(u User, f File, w way) *Problem {
 	mode := uint32(unix.R_OK)
 	if f.Write {
 		mode |= unix.W_OK
@@ -132,17 +141,17 @@ func (u User) check(f File, w way) *Problem {
 	case w.err != nil || len(w.places) == 0:
 		return p
 	}
-	return u.explain(p, w, mode)
+	return explain(u, p, w, mode)
 }
 
 // explain says what on the way is in the way.
-func (u User) explain(p *Problem, w way, mode uint32) *Problem {
+func explain(u User, p *Problem, w way, mode uint32) *Problem {
 	var reasons, fixes []string
 	last := len(w.places) - 1
 	for _, folder := range w.places[:last] {
 		if may(folder.fd, "", unix.X_OK) != nil {
 			reasons = append(reasons, fmt.Sprintf("it may not pass through the folder %s", folder.describe()))
-			fixes = append(fixes, "chmod "+u.class(folder.stat)+"+x "+quote(folder.path))
+			fixes = append(fixes, "chmod "+class(u, folder.stat)+"+x "+quote(folder.path))
 		}
 	}
 	file := w.places[last]
@@ -168,15 +177,15 @@ func (u User) explain(p *Problem, w way, mode uint32) *Problem {
 }
 
 func (p place) describe() string {
-	return fmt.Sprintf("%s (%s:%s, mode %04o)", p.path, userName(p.stat.Uid), groupName(p.stat.Gid), p.stat.Mode&0o7777)
+	return fmt.Sprintf("%s (%s:%s, mode %04o)", p.path, hostproc.UserName(p.stat.Uid), hostproc.GroupName(p.stat.Gid), p.stat.Mode&0o7777)
 }
 
 // class is the part of a mode that counts for the user (inode(7)).
-func (u User) class(stat unix.Stat_t) string {
+func class(u User, stat unix.Stat_t) string {
 	switch {
 	case stat.Uid == u.UID:
 		return "u"
-	case u.member(stat.Gid):
+	case u.Member(stat.Gid):
 		return "g"
 	}
 	return "o"

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/luksplug/luksplug/hotplug/daemon"
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // stranger is a user who has no account, and no part in anything.
@@ -66,7 +66,7 @@ func check(t *testing.T, u User, path string, write bool) *Problem {
 }
 
 func as(uid uint32, groups ...uint32) User {
-	return User{Credential: daemon.Credential{UID: uid, GID: uid, Groups: groups}}
+	return User{Credential: hostproc.Credential{UID: uid, GID: uid, Groups: groups}}
 }
 
 // TestCheck: what stands in the way is found, and the command that is named removes

@@ -6,13 +6,13 @@ import (
 	"os"
 
 	"github.com/luksplug/luksplug/hotplug/access"
-	"github.com/luksplug/luksplug/hotplug/daemon"
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // May a QEMU that runs as this user open an image?
 func Example() {
-	self := daemon.Credential{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
-	problems, err := access.Check(access.UserOf(self), []access.File{{Path: "/dev/null", What: "payload", Write: true}})
+	self := hostproc.Credential{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
+	problems, err := access.Check(hostproc.UserOf(self), []access.File{{Path: "/dev/null", What: "payload", Write: true}})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 
 	"github.com/opencontainers/selinux/go-selinux"
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // Owner is whose a file is.
@@ -78,7 +80,7 @@ func (h *held) owner(labelled bool) (Owner, error) {
 func (h *held) give(o Owner) error {
 	if h.stat.Uid != o.UID || h.stat.Gid != o.GID {
 		if err := unix.Fchownat(h.fd, "", int(o.UID), int(o.GID), unix.AT_EMPTY_PATH); err != nil {
-			return fmt.Errorf("give %s to %s: %w", h.path, userName(o.UID), err)
+			return fmt.Errorf("give %s to %s: %w", h.path, hostproc.UserName(o.UID), err)
 		}
 		h.stat.Uid, h.stat.Gid = o.UID, o.GID
 	}

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/luksplug/luksplug/hotplug/daemon"
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // DefaultDir is where root's registry is: on a disk, since a file's owner is, too.
@@ -32,8 +32,8 @@ type Use struct {
 	VM     string `json:"vm"` // its UUID, as a rule
 	Target string `json:"target"`
 	// Process is the VM's, without a PID where it is not known.
-	Process daemon.Process `json:"process"`
-	Boot    string         `json:"boot"` // of the host
+	Process hostproc.Process `json:"process"`
+	Boot    string           `json:"boot"` // hostproc.BootID
 }
 
 // entry is one file.
@@ -284,20 +284,10 @@ func (e *entry) restore() (bool, error) {
 // stands tells whether the VM of a use is still there. One whose process is not known
 // is, until somebody says otherwise or the host has been started again.
 func (u Use) stands() bool {
-	if u.Boot != Boot() {
+	if u.Boot != hostproc.BootID() {
 		return false
 	}
-	if u.Process.PID == 0 {
-		return true
-	}
-	now, err := daemon.ProcessOf(u.Process.PID)
-	return err == nil && now == u.Process
-}
-
-// Boot tells one run of this host's system from another, see [Use].
-func Boot() string {
-	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // every Linux has it
-	return strings.TrimSpace(string(id))
+	return u.Process.PID == 0 || u.Process.Alive()
 }
 
 // locked calls f while no other process works with the registry.

@@ -10,7 +10,7 @@ import (
 	"github.com/opencontainers/selinux/go-selinux"
 	"golang.org/x/sys/unix"
 
-	"github.com/luksplug/luksplug/hotplug/daemon"
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 func owner(t *testing.T, path string) string {
@@ -31,7 +31,7 @@ func want(t *testing.T, path, who string) {
 
 // taking takes files for a disk of a VM.
 func taking(vm, target string, give []string, others ...string) Taking {
-	t := Taking{Use: Use{VM: vm, Target: target, Boot: Boot()}, Owner: Owner{UID: stranger}}
+	t := Taking{Use: Use{VM: vm, Target: target, Boot: hostproc.BootID()}, Owner: Owner{UID: stranger}}
 	for _, path := range give {
 		t.Give = append(t.Give, File{Path: path, Write: true})
 	}
@@ -116,17 +116,17 @@ func TestRegistryInterrupted(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
 	path := file(t, filepath.Join(dir, "image"), 0o600)
-	gone := daemon.Process{PID: os.Getpid(), Start: 1}
+	gone := hostproc.Process{PID: os.Getpid(), Start: 1}
 	for name, c := range map[string]struct {
 		use  Use
 		uid  int
 		ends string // target that is said to have ended
 	}{
-		"before the change":   {Use{VM: "vm", Target: "vda", Boot: Boot()}, 0, "vda"},
-		"after the change":    {Use{VM: "vm", Target: "vda", Boot: Boot()}, stranger, "vda"},
-		"the VM is gone":      {Use{VM: "vm", Target: "vda", Boot: Boot(), Process: gone}, stranger, ""},
+		"before the change":   {Use{VM: "vm", Target: "vda", Boot: hostproc.BootID()}, 0, "vda"},
+		"after the change":    {Use{VM: "vm", Target: "vda", Boot: hostproc.BootID()}, stranger, "vda"},
+		"the VM is gone":      {Use{VM: "vm", Target: "vda", Boot: hostproc.BootID(), Process: gone}, stranger, ""},
 		"the host was off":    {Use{VM: "vm", Target: "vda", Boot: "before"}, stranger, ""},
-		"another owner since": {Use{VM: "vm", Target: "vda", Boot: Boot()}, 4711, "vda"},
+		"another owner since": {Use{VM: "vm", Target: "vda", Boot: hostproc.BootID()}, 4711, "vda"},
 	} {
 		r := Registry{Dir: filepath.Join(dir, strings.ReplaceAll(name, " ", "-"))}
 		if err := os.Chown(path, 0, 0); err != nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -75,7 +76,7 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.Timeout)
 	defer cancel()
-	o.User = o.User.needed()
+	o.User = o.User.Needed()
 	f, err := makeFolder(ctx, o.Dir, o.User)
 	if err != nil {
 		return nil, err
@@ -144,8 +145,8 @@ func explain(err error, user *Credential) error {
 
 // await records the new daemon and waits until it answers.
 func (f *folder) await(ctx context.Context, program string, c *child, user *Credential) (*Daemon, error) {
-	process, err := ProcessOf(c.process.Pid)
-	if errors.Is(err, errGone) {
+	process, err := hostproc.ProcessOf(c.process.Pid)
+	if errors.Is(err, hostproc.ErrEnded) {
 		<-c.done
 		return nil, c.exit()
 	}

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -189,7 +190,7 @@ func TestRunsAsAnotherUser(t *testing.T) {
 	if err := d.Export(testContext(t), Export{Node: "disk", Name: "vdb", Writable: true}); err != nil {
 		t.Fatal(err)
 	}
-	got, err := CredentialOf(d.PID())
+	got, err := hostproc.CredentialOf(d.PID())
 	if err != nil || got.UID != nobody || got.GID != nobody || len(got.Groups) != 1 || got.Groups[0] != group {
 		t.Errorf("it runs as %+v, %v", got, err)
 	}

@@ -34,7 +34,7 @@
 //
 // Anybody who may enter the folder may read the disk in clear. That is the user as
 // whom the daemon runs, who should be the user as whom the VM's QEMU runs
-// ([CredentialOf]), and root.
+// ([Credential]), and root.
 //
 // # The process
 //

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // What a daemon's folder holds.
@@ -169,16 +171,16 @@ func (f *folder) prepare(user *Credential) error {
 	if err == nil {
 		h, err := s.open(f.owner)
 		if err == nil {
-			h.close()
+			h.Close()
 			return fmt.Errorf("%w in %s (process %d): end it first", ErrRunning, f.path, s.PID)
 		}
-		if !errors.Is(err, errGone) {
+		if !errors.Is(err, hostproc.ErrEnded) {
 			return err
 		}
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	uid, gid := user.owner()
+	uid, gid := user.Owner()
 	if int(f.owner) != os.Geteuid() && int(f.owner) != uid {
 		return fmt.Errorf("%s belongs to user %d, neither to us nor to the daemon's user %d: %w", f.path, f.owner, uid, ErrFolder)
 	}

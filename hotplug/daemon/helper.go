@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"time"
+
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // HelperProgram is the program that issues persistent reservations for a QEMU
@@ -85,8 +87,8 @@ func (f *folder) startHelper(ctx context.Context, program string, o HelperOption
 // awaitHelper records the new helper, waits until it listens, and lets the user
 // connect.
 func (f *folder) awaitHelper(ctx context.Context, program string, c *child, o HelperOptions) (state, error) {
-	process, err := ProcessOf(c.process.Pid)
-	if errors.Is(err, errGone) {
+	process, err := hostproc.ProcessOf(c.process.Pid)
+	if errors.Is(err, hostproc.ErrEnded) {
 		<-c.done
 		return state{}, c.exit()
 	}
@@ -111,8 +113,8 @@ func (f *folder) awaitHelper(ctx context.Context, program string, c *child, o He
 		case <-time.After(backoff):
 		}
 	}
-	if user := o.User.needed(); user != nil {
-		uid, gid := user.owner()
+	if user := o.User.Needed(); user != nil {
+		uid, gid := user.Owner()
 		if err := os.Lchown(HelperSocket(f.path), uid, gid); err != nil {
 			return s, fmt.Errorf("let user %d connect (only root can): %w", uid, err)
 		}

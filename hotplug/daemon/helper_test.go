@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // mustHelp starts a helper that ends with the test.
@@ -67,7 +69,7 @@ func TestHelperOfAnotherUser(t *testing.T) {
 	if s := stat.Sys().(*syscall.Stat_t); s.Uid != 4711 || s.Gid != 4712 || stat.Mode().Perm()&0o077 != 0 {
 		t.Errorf("the socket is %s of %d:%d", stat.Mode(), s.Uid, s.Gid)
 	}
-	if c, err := CredentialOf(info.Process.PID); err != nil || c.UID != 0 {
+	if c, err := hostproc.CredentialOf(info.Process.PID); err != nil || c.UID != 0 {
 		t.Errorf("the helper runs as %+v: %v", c, err)
 	}
 }
@@ -104,7 +106,7 @@ func TestWatchHelper(t *testing.T) {
 	if err := vm.Start(); err != nil {
 		t.Fatal(err)
 	}
-	process, err := ProcessOf(vm.Process.Pid)
+	process, err := hostproc.ProcessOf(vm.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +120,7 @@ func TestWatchHelper(t *testing.T) {
 		t.Error(err)
 	}
 	expectNothing(t, info.Dir)
-	if _, err := ProcessOf(info.Process.PID); !errors.Is(err, errGone) {
+	if _, err := hostproc.ProcessOf(info.Process.PID); !errors.Is(err, hostproc.ErrEnded) {
 		t.Errorf("the helper: %v", err)
 	}
 }

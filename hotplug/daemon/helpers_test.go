@@ -17,6 +17,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -175,7 +176,7 @@ func url(d *Daemon) string { return "nbd+unix:///vdb?socket=" + d.Socket() }
 // checkGone fails unless process and folder are gone.
 func checkGone(t *testing.T, info Info) {
 	t.Helper()
-	if now, err := ProcessOf(info.Process.PID); err == nil && now == info.Process {
+	if now, err := hostproc.ProcessOf(info.Process.PID); err == nil && now == info.Process {
 		t.Errorf("process %d is still there", info.Process.PID)
 	}
 	if _, err := os.Lstat(info.Dir); !errors.Is(err, fs.ErrNotExist) {
@@ -189,15 +190,15 @@ func checkGone(t *testing.T, info Info) {
 // kill9 kills the daemon as a crash would, and waits for its end.
 func kill9(t *testing.T, p Process) {
 	t.Helper()
-	h, err := p.open()
+	h, err := p.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer h.close()
-	if err := h.signal(9); err != nil {
+	defer h.Close()
+	if err := h.Signal(9); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.wait(testContext(t)); err != nil {
+	if err := h.Wait(testContext(t)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -5,10 +5,11 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // child is a process that this one has started.
@@ -32,13 +33,13 @@ func spawn(program string, args []string, stderr *os.File, o Options) (*child, e
 		// LC_ALL, so that what it says is the same everywhere.
 		Env:   append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}, o.Env...),
 		Files: []uintptr{null.Fd(), null.Fd(), stderr.Fd()},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Credential: o.User.syscall()},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Credential: o.User.Syscall()},
 	}
 	var pid int
 	var limited error
-	onOwnThread(func() {
+	err = hostproc.OnThread(func() (err error) {
 		if err = seclude(); err != nil {
-			return
+			return err
 		}
 		// Not os.StartProcess: it would open a pidfd among this thread's
 		// descriptors, and use it in another thread.
@@ -46,6 +47,7 @@ func spawn(program string, args []string, stderr *os.File, o Options) (*child, e
 		if err == nil {
 			limited = limitCore(pid, o.User)
 		}
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -127,24 +129,4 @@ func seclude() error {
 		unix.Umask(0o077)
 	}
 	return nil
-}
-
-// onOwnThread runs f on a thread that nobody used and nobody will use after it.
-func onOwnThread(f func()) {
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			// The main thread does not end with its goroutine, and /proc/self
-			// shows its properties. While it is locked here, the next goroutine
-			// runs on another one.
-			defer runtime.UnlockOSThread()
-			onOwnThread(f)
-			return
-		}
-		f()
-		// Not unlocked: the runtime ends the thread with the goroutine.
-	}()
-	<-done
 }

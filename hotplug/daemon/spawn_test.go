@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // What a thread of one's own changes is not seen by the rest of the process.
@@ -25,17 +27,17 @@ func TestOwnThread(t *testing.T) {
 	before := maskLine(t)
 	for range 500 { // some of them meet the main thread first
 		var thread, flags, mask int
-		var failed error
-		onOwnThread(func() {
+		err := hostproc.OnThread(func() (err error) {
 			thread = unix.Gettid()
-			if failed = seclude(); failed != nil {
-				return
+			if err = seclude(); err != nil {
+				return err
 			}
-			flags, failed = unix.FcntlInt(uintptr(inherited), unix.F_GETFD, 0)
+			flags, err = unix.FcntlInt(uintptr(inherited), unix.F_GETFD, 0)
 			mask = unix.Umask(0o077)
+			return err
 		})
-		if failed != nil {
-			t.Fatal(failed)
+		if err != nil {
+			t.Fatal(err)
 		}
 		if thread == os.Getpid() || flags != unix.FD_CLOEXEC || mask != 0o077 {
 			t.Fatalf("thread %d of %d, descriptor flags %d, mask %03o", thread, os.Getpid(), flags, mask)

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // expectNothing fails unless path does not exist.
@@ -303,12 +305,12 @@ func TestStartAsAnotherUserWithoutRoot(t *testing.T) {
 // Ourselves, spelled out, takes no privilege.
 func TestStartAsOurselves(t *testing.T) {
 	t.Parallel()
-	self, err := CredentialOf(os.Getpid())
+	self, err := hostproc.CredentialOf(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}
 	d := mustStart(t, Options{User: self})
-	if got, err := CredentialOf(d.PID()); err != nil || got.UID != self.UID || got.GID != self.GID {
+	if got, err := hostproc.CredentialOf(d.PID()); err != nil || got.UID != self.UID || got.GID != self.GID {
 		t.Errorf("it runs as %+v, %v", got, err)
 	}
 }

@@ -11,7 +11,16 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
+
+// Process identifies one process of this machine, also after its id is used
+// again.
+type Process = hostproc.Process
+
+// Credential is the user and the groups that a process runs with.
+type Credential = hostproc.Credential
 
 // Info is what is known of a daemon without asking it.
 type Info struct {
@@ -70,7 +79,7 @@ func Inspect(dir string) (Info, error) {
 	if err != nil {
 		return Info{}, err
 	}
-	h.close()
+	h.Close()
 	return f.info(s), nil
 }
 
@@ -89,7 +98,7 @@ func (f *folder) info(s state) Info {
 
 // running returns the state of the folder's daemon and a handle of its process,
 // which the caller closes. The error is ErrNotRunning if there is none.
-func (f *folder) running() (state, *handle, error) {
+func (f *folder) running() (state, *hostproc.Handle, error) {
 	s, err := f.readState()
 	if errors.Is(err, fs.ErrNotExist) {
 		return s, nil, fmt.Errorf("%w in %s", ErrNotRunning, f.path)
@@ -98,21 +107,27 @@ func (f *folder) running() (state, *handle, error) {
 		return s, nil, err
 	}
 	h, err := s.open(f.owner)
-	if errors.Is(err, errGone) {
+	if errors.Is(err, hostproc.ErrEnded) {
 		return s, nil, fmt.Errorf("%w in %s: %w", ErrNotRunning, f.path, err)
 	}
 	return s, h, err
 }
 
 // open returns a handle of the daemon's process, which runs as owner. The error is
-// errGone if it has ended.
-func (s state) open(owner uint32) (*handle, error) {
-	h, err := s.Process.open()
+// hostproc.ErrEnded if it has ended.
+func (s state) open(owner uint32) (*hostproc.Handle, error) {
+	h, err := s.Process.Open()
 	if err != nil {
 		return nil, err
 	}
-	if err := h.runsAs(owner); err != nil {
-		h.close()
+	ids, err := h.UserIDs()
+	for _, id := range ids {
+		if id != owner {
+			err = fmt.Errorf("process %d runs as user %d, not as user %d: %w", s.PID, id, owner, ErrFolder)
+		}
+	}
+	if err != nil {
+		h.Close()
 		return nil, err
 	}
 	return h, nil
@@ -185,7 +200,7 @@ func (f *folder) create(name string, flag int, user *Credential) (*os.File, erro
 		return nil, err
 	}
 	if user != nil {
-		uid, gid := user.owner()
+		uid, gid := user.Owner()
 		if err := file.Chown(uid, gid); err != nil {
 			_ = file.Close() // empty
 			return nil, err

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -91,15 +92,15 @@ func Abort(ctx context.Context, dir string) error {
 // stopAndClear ends a daemon and removes its folder, unless that has another one by
 // then. quit, if given, asks the daemon to end.
 func stopAndClear(ctx context.Context, info Info, quit func(context.Context) error, p patience) error {
-	h, err := info.Process.open()
+	h, err := info.Process.Open()
 	if err == nil {
-		err = h.end(ctx, quit, p)
-		h.close()
+		err = end(ctx, h, quit, p)
+		h.Close()
 	}
-	if err != nil && !errors.Is(err, errGone) && !errors.Is(err, ErrKilled) {
+	if err != nil && !errors.Is(err, hostproc.ErrEnded) && !errors.Is(err, ErrKilled) {
 		return fmt.Errorf("stop the %s in %s: %w", info.Kind.name(), info.Dir, err)
 	}
-	if errors.Is(err, errGone) || info.Kind == KindHelper {
+	if errors.Is(err, hostproc.ErrEnded) || info.Kind == KindHelper {
 		err = nil
 	}
 	return errors.Join(err, clearStale(ctx, info.Dir))
@@ -126,36 +127,36 @@ func clearStale(ctx context.Context, dir string) error {
 		return f.remove()
 	}
 	if err == nil {
-		h.close()
+		h.Close()
 	}
 	return err
 }
 
 // end ends the process and waits until it has ended.
-func (h *handle) end(ctx context.Context, quit func(context.Context) error, p patience) error {
+func end(ctx context.Context, h *hostproc.Handle, quit func(context.Context) error, p patience) error {
 	if quit != nil && quit(ctx) == nil {
 		// An error is not reported: what follows needs no monitor.
-		if ended, err := h.waitFor(ctx, p.quit); ended || err != nil {
+		if ended, err := waitFor(ctx, h, p.quit); ended || err != nil {
 			return err
 		}
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if ended, err := h.terminate(ctx, p.term); ended || err != nil {
+	if ended, err := terminate(ctx, h, p.term); ended || err != nil {
 		return err
 	}
-	if err := h.signal(unix.SIGKILL); err != nil {
+	if err := h.Signal(unix.SIGKILL); err != nil {
 		return err
 	}
-	ended, err := h.waitFor(ctx, p.kill)
+	ended, err := waitFor(ctx, h, p.kill)
 	if err != nil {
 		return err
 	}
 	if !ended {
-		return fmt.Errorf("process %d does not end even by SIGKILL, it may wait for a disk: %w", h.process.PID, context.DeadlineExceeded)
+		return fmt.Errorf("process %d does not end even by SIGKILL, it may wait for a disk: %w", h.Process().PID, context.DeadlineExceeded)
 	}
-	return fmt.Errorf("%w (process %d): it did not end when it was asked to", ErrKilled, h.process.PID)
+	return fmt.Errorf("%w (process %d): it did not end when it was asked to", ErrKilled, h.Process().PID)
 }
 
 // termAgain is how often SIGTERM is repeated. The storage daemon notes a signal and
@@ -164,13 +165,13 @@ func (h *handle) end(ctx context.Context, quit func(context.Context) error, p pa
 const termAgain = 250 * time.Millisecond
 
 // terminate sends SIGTERM until the process has ended, at most for d.
-func (h *handle) terminate(ctx context.Context, d time.Duration) (ended bool, err error) {
+func terminate(ctx context.Context, h *hostproc.Handle, d time.Duration) (ended bool, err error) {
 	for deadline := time.Now().Add(d); ; {
-		if err := h.signal(unix.SIGTERM); err != nil {
+		if err := h.Signal(unix.SIGTERM); err != nil {
 			return false, err
 		}
 		left := time.Until(deadline)
-		if ended, err := h.waitFor(ctx, min(termAgain, left)); ended || err != nil {
+		if ended, err := waitFor(ctx, h, min(termAgain, left)); ended || err != nil {
 			return ended, err
 		}
 		if left <= termAgain {
@@ -180,10 +181,10 @@ func (h *handle) terminate(ctx context.Context, d time.Duration) (ended bool, er
 }
 
 // waitFor waits for the process, at most for d. The error is ctx's own.
-func (h *handle) waitFor(ctx context.Context, d time.Duration) (ended bool, err error) {
+func waitFor(ctx context.Context, h *hostproc.Handle, d time.Duration) (ended bool, err error) {
 	bounded, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
-	err = h.wait(bounded)
+	err = h.Wait(bounded)
 	if err == nil {
 		return true, nil
 	}

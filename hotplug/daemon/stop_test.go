@@ -5,10 +5,13 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 func TestCrashedDaemon(t *testing.T) {
@@ -77,12 +80,12 @@ func TestStopWithAClient(t *testing.T) {
 func TestStopKillsWhatDoesNotEnd(t *testing.T) {
 	t.Parallel()
 	d := mustStart(t, Options{})
-	h, err := d.Info().Process.open()
+	h, err := d.Info().Process.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer h.close()
-	if err := h.signal(unix.SIGSTOP); err != nil { // it hears neither quit nor SIGTERM
+	defer h.Close()
+	if err := h.Signal(unix.SIGSTOP); err != nil { // it hears neither quit nor SIGTERM
 		t.Fatal(err)
 	}
 	short := patience{quit: 50 * time.Millisecond, term: 50 * time.Millisecond, kill: time.Minute}
@@ -95,12 +98,12 @@ func TestStopKillsWhatDoesNotEnd(t *testing.T) {
 func TestStopEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	d := mustStart(t, Options{})
-	h, err := d.Info().Process.open()
+	h, err := d.Info().Process.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer h.close()
-	if err := h.signal(unix.SIGSTOP); err != nil {
+	defer h.Close()
+	if err := h.Signal(unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(testContext(t), 50*time.Millisecond)
@@ -111,7 +114,7 @@ func TestStopEndsWithItsContext(t *testing.T) {
 	if _, err := Inspect(d.Info().Dir); err != nil {
 		t.Errorf("the daemon is to be found still: %v", err)
 	}
-	if err := h.signal(unix.SIGCONT); err != nil {
+	if err := h.Signal(unix.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Stop(testContext(t)); err != nil {
@@ -144,7 +147,34 @@ func TestStopKeepsForeignFiles(t *testing.T) {
 	if _, err := os.Stat(foreign); err != nil {
 		t.Error(err)
 	}
-	if _, err := ProcessOf(d.PID()); !errors.Is(err, errGone) {
+	if _, err := hostproc.ProcessOf(d.PID()); !errors.Is(err, hostproc.ErrEnded) {
 		t.Errorf("the process: %v", err)
+	}
+}
+
+// Root does not signal what the folder's owner could not signal.
+func TestStateThatNamesAnotherUsersProcess(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root can make a folder of another's")
+	}
+	victim := sleeper(t)
+	p, err := hostproc.ProcessOf(victim.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(shortDir(t), "d")
+	writeState(t, dir, `{"pid":`+strconv.Itoa(p.PID)+`,"start":`+strconv.FormatUint(p.Start, 10)+`}`)
+	if _, err := Inspect(dir); err != nil { // ours is fine
+		t.Fatal(err)
+	}
+	if err := os.Chown(dir, 65534, 65534); err != nil {
+		t.Fatal(err)
+	}
+	if err := Stop(testContext(t), dir); !errors.Is(err, ErrFolder) {
+		t.Errorf("got %v, want ErrFolder", err)
+	}
+	if now, err := hostproc.ProcessOf(p.PID); err != nil || now != p {
+		t.Errorf("the process: %v, %v", now, err)
 	}
 }

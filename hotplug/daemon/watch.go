@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // Watch waits until the VM's QEMU or the folder's daemon ends, and then stops the
@@ -41,16 +43,16 @@ func waitForEither(ctx context.Context, one, other Process) error {
 	defer cancel()
 	for _, p := range []Process{one, other} {
 		waits.Go(func() {
-			h, err := p.open()
+			h, err := p.Open()
 			if err == nil {
-				defer h.close()
-				err = h.wait(ctx)
+				defer h.Close()
+				err = h.Wait(ctx)
 			}
 			results <- err
 		})
 	}
 	err := <-results
-	if errors.Is(err, errGone) {
+	if errors.Is(err, hostproc.ErrEnded) {
 		return nil
 	}
 	return err

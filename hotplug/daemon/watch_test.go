@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // holdOpen connects a client to the export vdb and returns what ends it.
@@ -55,7 +57,7 @@ func TestWatchStopsTheDaemonAfterQEMU(t *testing.T) {
 	t.Parallel()
 	d, _ := exported(t, Options{})
 	qemu := sleeper(t)
-	p, err := ProcessOf(qemu.Process.Pid)
+	p, err := hostproc.ProcessOf(qemu.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +94,7 @@ func TestWatchClearsUpAfterTheDaemon(t *testing.T) {
 func TestWatchOfAnEarlierQEMU(t *testing.T) {
 	t.Parallel()
 	d := mustStart(t, Options{})
-	self, err := ProcessOf(os.Getpid())
+	self, err := hostproc.ProcessOf(os.Getpid())
 	if err != nil {
 		t.Fatal(err)
 	}

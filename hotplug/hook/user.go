@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/luksplug/luksplug/hotplug/daemon"
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // ErrNoUser: it is not known as whom the domain's QEMU is going to run.
@@ -14,7 +14,7 @@ var ErrNoUser = errors.New("neither the domain's XML nor luksplug's record in it
 
 // user returns as whom the domain's QEMU runs: libvirt's label of it is there as a
 // rule once QEMU runs, and before that what was recorded.
-func (d *domain) user() (*daemon.Credential, error) {
+func (d *domain) user() (*hostproc.Credential, error) {
 	for _, label := range []string{d.doc.Label("dac"), d.record.User} {
 		if label != "" {
 			return ParseUser(label)
@@ -24,12 +24,12 @@ func (d *domain) user() (*daemon.Credential, error) {
 }
 
 // ParseUser reads libvirt's label of a user and group, by number: "+64055:+994".
-func ParseUser(label string) (*daemon.Credential, error) {
+func ParseUser(label string) (*hostproc.Credential, error) {
 	uid, gid, _ := strings.Cut(label, ":")
 	u, err1 := strconv.ParseUint(strings.TrimPrefix(uid, "+"), 10, 32)
 	g, err2 := strconv.ParseUint(strings.TrimPrefix(gid, "+"), 10, 32)
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, fmt.Errorf("the security label %q names no user and group by number", label)
 	}
-	return &daemon.Credential{UID: uint32(u), GID: uint32(g)}, nil
+	return &hostproc.Credential{UID: uint32(u), GID: uint32(g)}, nil
 }

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/luksplug/luksplug/hotplug/daemon"
+	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -29,7 +29,7 @@ type Options struct {
 	Label string
 	// Owner is who opens the file, and the only one who can; nil for this
 	// process's user.
-	Owner *daemon.Credential
+	Owner *hostproc.Credential
 }
 
 // ErrForeign: the file is not the one that is meant.

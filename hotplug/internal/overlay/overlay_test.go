@@ -12,9 +12,9 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/luksplug/luksplug/hotplug/daemon"
 	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/internal/overlay"
+	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -166,7 +166,7 @@ func TestOwner(t *testing.T) {
 		t.Skip("only root can give a file to somebody")
 	}
 	path := filepath.Join(t.TempDir(), "overlay")
-	if err := overlay.Create(path, overlay.Options{Size: 512, Mark: "m", Owner: &daemon.Credential{UID: 65534, GID: 65533}}); err != nil {
+	if err := overlay.Create(path, overlay.Options{Size: 512, Mark: "m", Owner: &hostproc.Credential{UID: 65534, GID: 65533}}); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(path)

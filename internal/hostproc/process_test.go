@@ -1,12 +1,11 @@
-package daemon
+package hostproc
 
 import (
 	"context"
 	"errors"
 	"os"
-	"path/filepath"
+	"os/exec"
 	"slices"
-	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -44,68 +43,62 @@ func TestHandleOfAnEarlierProcess(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.Start--
-	if _, err := p.open(); !errors.Is(err, errGone) {
-		t.Errorf("got %v, want errGone", err)
+	if _, err := p.Open(); !errors.Is(err, ErrEnded) {
+		t.Errorf("got %v, want ErrEnded", err)
+	}
+	if p.Alive() {
+		t.Error("an earlier process of the same id is alive")
+	}
+	p.Start++
+	if !p.Alive() {
+		t.Error("this process is not alive")
 	}
 }
 
-// A wait that is cut short leaves the handle usable.
+// sleeper starts a process that ends with the test.
+func sleeper(t *testing.T) *exec.Cmd {
+	t.Helper()
+	cmd := exec.Command("sleep", "1000")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()
+	})
+	return cmd
+}
+
+// TestWaitAgain: a wait that is interrupted leaves the handle usable.
 func TestWaitAgain(t *testing.T) {
 	t.Parallel()
 	cmd := sleeper(t)
-	h, err := Process{PID: cmd.Process.Pid}.open()
+	h, err := Process{PID: cmd.Process.Pid}.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer h.close()
-	cancelled, cancel := context.WithCancel(testContext(t))
+	defer h.Close()
+	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range 10 {
-		if err := h.wait(cancelled); !errors.Is(err, context.Canceled) {
+		if err := h.Wait(cancelled); !errors.Is(err, context.Canceled) {
 			t.Fatalf("got %v, want context.Canceled", err)
 		}
 	}
-	if ended, err := h.ended(); ended || err != nil {
+	if ended, err := h.Ended(); ended || err != nil {
 		t.Errorf("ended: %v, %v", ended, err)
 	}
-	if err := h.signal(unix.SIGKILL); err != nil {
+	if err := h.Signal(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.wait(testContext(t)); err != nil { // though nobody has reaped it
+	if err := h.Wait(t.Context()); err != nil { // though nobody has reaped it
 		t.Fatal(err)
 	}
-	if ended, err := h.ended(); !ended || err != nil {
+	if ended, err := h.Ended(); !ended || err != nil {
 		t.Errorf("ended: %v, %v", ended, err)
 	}
-	if _, err := (Process{PID: cmd.Process.Pid}).open(); !errors.Is(err, errGone) {
-		t.Errorf("a zombie: %v, want errGone", err)
-	}
-}
-
-// Root does not signal what the folder's owner could not signal.
-func TestStateThatNamesAnotherUsersProcess(t *testing.T) {
-	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("only root can make a folder of another's")
-	}
-	victim := sleeper(t)
-	p, err := ProcessOf(victim.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := filepath.Join(shortDir(t), "d")
-	writeState(t, dir, `{"pid":`+strconv.Itoa(p.PID)+`,"start":`+strconv.FormatUint(p.Start, 10)+`}`)
-	if _, err := Inspect(dir); err != nil { // ours is fine
-		t.Fatal(err)
-	}
-	if err := os.Chown(dir, 65534, 65534); err != nil {
-		t.Fatal(err)
-	}
-	if err := Stop(testContext(t), dir); !errors.Is(err, ErrFolder) {
-		t.Errorf("got %v, want ErrFolder", err)
-	}
-	if now, err := ProcessOf(p.PID); err != nil || now != p {
-		t.Errorf("the process: %v, %v", now, err)
+	if _, err := (Process{PID: cmd.Process.Pid}).Open(); !errors.Is(err, ErrEnded) {
+		t.Errorf("a zombie: %v, want ErrEnded", err)
 	}
 }
 
@@ -130,5 +123,26 @@ func TestCredentialOf(t *testing.T) {
 		if _, err := parseCredential(text); err == nil {
 			t.Errorf("%q: no error", text)
 		}
+	}
+}
+
+func TestGetenv(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command("sleep", "1000")
+	cmd.Env = []string{"AB=wrong", "A=b=c", "EMPTY="}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill() // the test ends
+		_ = cmd.Wait()
+	}()
+	for name, want := range map[string]string{"A": "b=c", "EMPTY": ""} {
+		if got, ok := Getenv(cmd.Process.Pid, name); got != want || !ok {
+			t.Errorf("%s: got %q, %t", name, got, ok)
+		}
+	}
+	if got, ok := Getenv(cmd.Process.Pid, "B"); ok {
+		t.Errorf("got %q for a variable that is not set", got)
 	}
 }

@@ -1,0 +1,114 @@
+package hostproc
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// Credential is the user and the groups of a process.
+type Credential struct {
+	UID    uint32
+	GID    uint32
+	Groups []uint32 // the supplementary groups
+}
+
+// CredentialOf returns the effective user and group of process pid, and its
+// supplementary groups (proc(5), /proc/PID/status).
+func CredentialOf(pid int) (*Credential, error) {
+	status, err := readStatus(pid)
+	if err != nil {
+		return nil, fmt.Errorf("user of process %d: %w", pid, err)
+	}
+	c, err := parseCredential(status)
+	if err != nil {
+		return nil, fmt.Errorf("user of process %d: %w", pid, err)
+	}
+	return c, nil
+}
+
+// Self returns the effective user and group of this process, without its
+// supplementary groups.
+func Self() *Credential {
+	return &Credential{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
+}
+
+func parseCredential(status string) (*Credential, error) {
+	uids, err := statusIDs(status, "Uid:")
+	if err != nil {
+		return nil, err
+	}
+	gids, err := statusIDs(status, "Gid:")
+	if err != nil {
+		return nil, err
+	}
+	groups, err := statusIDs(status, "Groups:")
+	if err != nil {
+		return nil, err
+	}
+	const effective = 1 // after the real one
+	if len(uids) <= effective || len(gids) <= effective {
+		return nil, fmt.Errorf("/proc/PID/status is not as proc(5) documents it")
+	}
+	return &Credential{UID: uids[effective], GID: gids[effective], Groups: groups}, nil
+}
+
+func readStatus(pid int) (string, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	return string(status), err
+}
+
+// statusLine returns what follows name in /proc/PID/status.
+func statusLine(status, name string) (string, error) {
+	for line := range strings.Lines(status) {
+		if rest, found := strings.CutPrefix(line, name); found {
+			return strings.TrimSpace(rest), nil
+		}
+	}
+	return "", fmt.Errorf("/proc/PID/status has no line %q", name)
+}
+
+// statusIDs returns the numbers of one line of /proc/PID/status.
+func statusIDs(status, name string) ([]uint32, error) {
+	line, err := statusLine(status, name)
+	if err != nil {
+		return nil, err
+	}
+	var ids []uint32
+	for _, field := range strings.Fields(line) {
+		id, err := strconv.ParseUint(field, 10, 32)
+		if err != nil {
+			return nil, fmt.Errorf("line %q of /proc/PID/status: %w", name, err)
+		}
+		ids = append(ids, uint32(id))
+	}
+	return ids, nil
+}
+
+// Needed returns c, or nil if a child of this process runs as c anyway. c may be
+// nil. A process that is not root could not even set the groups that it has.
+func (c *Credential) Needed() *Credential {
+	if c != nil && os.Geteuid() != 0 && int(c.UID) == os.Geteuid() && int(c.GID) == os.Getegid() {
+		return nil
+	}
+	return c
+}
+
+// Owner returns the user and group that files of a process with c should have;
+// those of this process if c is nil.
+func (c *Credential) Owner() (uid, gid int) {
+	if c == nil {
+		return os.Geteuid(), os.Getegid()
+	}
+	return int(c.UID), int(c.GID)
+}
+
+// Syscall returns c as package syscall takes it, nil for nil.
+func (c *Credential) Syscall() *syscall.Credential {
+	if c == nil {
+		return nil
+	}
+	return &syscall.Credential{Uid: c.UID, Gid: c.GID, Groups: c.Groups}
+}
