@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/luksplug/luksplug/internal/shell"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -111,21 +112,10 @@ func QuoteArguments(args []string) string {
 		default:
 			b.WriteByte(' ')
 		}
-		b.WriteString(quote(a))
+		b.WriteString(shell.Word(a))
 	}
 	b.WriteByte('\n')
 	return b.String()
-}
-
-// quote makes one shell word of s (POSIX shell, 2.2.2 Single-Quotes).
-func quote(s string) string {
-	plain := func(c rune) bool {
-		return alphanumeric(c) || strings.ContainsRune("-_./:=+,", c)
-	}
-	if s != "" && strings.IndexFunc(s, func(c rune) bool { return !plain(c) }) < 0 {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 // printable makes s fit for one line that people read: control characters, with

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -41,7 +42,7 @@ func (vm *VM) lock(ctx context.Context) (*vmLock, error) {
 		if err == nil {
 			return l, nil
 		}
-		if !errors.Is(err, unix.EWOULDBLOCK) {
+		if !errors.Is(err, fsutil.ErrLocked) {
 			return nil, fmt.Errorf("lock the VM: %w", err)
 		}
 		if !told && vm.opts.OnWait != nil {
@@ -56,14 +57,14 @@ func (vm *VM) lock(ctx context.Context) (*vmLock, error) {
 	}
 }
 
-// tryLock takes the lock if it is free. The error is EWOULDBLOCK when it is
-// not.
+// tryLock takes the lock if it is free. The error wraps fsutil.ErrLocked
+// if it is not.
 func tryLock(path string) (*vmLock, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW, 0o600)
+	f, err := fsutil.OpenAt(nil, path, unix.O_RDWR|unix.O_CREAT, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := fsutil.TryLock(f); err != nil {
 		_ = f.Close()
 		return nil, err
 	}
@@ -73,7 +74,7 @@ func tryLock(path string) (*vmLock, error) {
 	now, err2 := os.Lstat(path)
 	if err1 != nil || err2 != nil || !os.SameFile(mine, now) {
 		_ = f.Close()
-		return nil, unix.EWOULDBLOCK
+		return nil, fsutil.ErrLocked
 	}
 	// For the message of who waits; the lock itself does not need it.
 	if err := f.Truncate(0); err == nil {

@@ -15,6 +15,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/access"
 	"github.com/luksplug/luksplug/hotplug/daemon"
 	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
@@ -124,11 +125,7 @@ func (vm *VM) writeNote(ctx context.Context, n note) error {
 		return err
 	}
 	path := filepath.Join(dir, n.Target+noteSuffix)
-	temporary := path + ".new"
-	if err := os.WriteFile(temporary, append(text, '\n'), 0o600); err != nil {
-		return fmt.Errorf("note what is attached: %w", err)
-	}
-	if err := os.Rename(temporary, path); err != nil {
+	if err := fsutil.Replace(nil, path, append(text, '\n'), fsutil.Options{Mode: 0o600}); err != nil {
 		return fmt.Errorf("note what is attached: %w", err)
 	}
 	return nil

@@ -12,6 +12,8 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/luksplug/luksplug/internal/fsutil"
 )
 
 // AppArmor changes the profiles that libvirt makes for its domains. Each is two
@@ -123,12 +125,10 @@ func replace(path string, text []byte) error {
 		return err
 	}
 	defer h.close()
-	temporary := path + ".luksplug"
-	if err := os.WriteFile(temporary, text, info.Mode().Perm()); err != nil {
-		return err
-	}
-	if err := os.Chown(temporary, int(h.stat.Uid), int(h.stat.Gid)); err != nil {
-		return errors.Join(err, os.Remove(temporary))
-	}
-	return os.Rename(temporary, path)
+	return fsutil.Replace(nil, path, text, fsutil.Options{
+		Mode:      info.Mode().Perm(),
+		Owner:     &fsutil.Owner{UID: int(h.stat.Uid), GID: int(h.stat.Gid)},
+		Durable:   true,
+		Temporary: path + ".luksplug",
+	})
 }

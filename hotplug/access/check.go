@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/internal/shell"
 )
 
 // File is a file or block device that QEMU is going to open.
@@ -151,7 +152,7 @@ func explain(u User, p *Problem, w way, mode uint32) *Problem {
 	for _, folder := range w.places[:last] {
 		if may(folder.fd, "", unix.X_OK) != nil {
 			reasons = append(reasons, fmt.Sprintf("it may not pass through the folder %s", folder.describe()))
-			fixes = append(fixes, "chmod "+class(u, folder.stat)+"+x "+quote(folder.path))
+			fixes = append(fixes, "chmod "+class(u, folder.stat)+"+x "+shell.Word(folder.path))
 		}
 	}
 	file := w.places[last]
@@ -164,10 +165,10 @@ func explain(u User, p *Problem, w way, mode uint32) *Problem {
 		enough := file.stat.Mode&need == need
 		p.Relabel = len(fixes) == 0 && enough && file.stat.Uid != u.UID && relabelable(&file.stat) == nil
 		if file.stat.Uid != u.UID {
-			fixes = append(fixes, fmt.Sprintf("chown %d %s", u.UID, quote(file.path)))
+			fixes = append(fixes, fmt.Sprintf("chown %d %s", u.UID, shell.Word(file.path)))
 		}
 		if !enough {
-			fixes = append(fixes, "chmod u+"+map[bool]string{true: "rw", false: "r"}[p.Write]+" "+quote(file.path))
+			fixes = append(fixes, "chmod u+"+map[bool]string{true: "rw", false: "r"}[p.Write]+" "+shell.Word(file.path))
 		}
 	}
 	if len(reasons) > 0 {
@@ -189,13 +190,4 @@ func class(u User, stat unix.Stat_t) string {
 		return "g"
 	}
 	return "o"
-}
-
-// quote makes one word of a shell of s (POSIX, 2.2.2 Single-Quotes).
-func quote(s string) string {
-	const plain = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./:=+,"
-	if s != "" && strings.Trim(s, plain) == "" {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

@@ -1,6 +1,7 @@
 package access
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -12,8 +13,7 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
@@ -297,7 +297,7 @@ func (r Registry) locked(f func() error) error {
 		return fmt.Errorf("the owners of files: %w", err)
 	}
 	defer func() { _ = dir.Close() }() // and unlock
-	if err := unix.Flock(int(dir.Fd()), unix.LOCK_EX); err != nil {
+	if err := fsutil.Lock(context.Background(), dir); err != nil {
 		return fmt.Errorf("lock the owners of files: %w", err)
 	}
 	return f()
@@ -342,21 +342,9 @@ func (r Registry) write(name string, e *entry) error {
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(r.Dir, name)
-	f, err := os.OpenFile(path+unfinished, os.O_WRONLY|os.O_CREATE|os.O_TRUNC|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
+	o := fsutil.Options{Mode: 0o600, Durable: true, Temporary: filepath.Join(r.Dir, name+unfinished)}
+	if err := fsutil.Replace(nil, filepath.Join(r.Dir, name), append(text, '\n'), o); err != nil {
 		return fmt.Errorf("write down whose a file was: %w", err)
 	}
-	_, err = f.Write(append(text, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(path+unfinished, path)
-	}
-	if err != nil {
-		return fmt.Errorf("write down whose a file was: %w", err)
-	}
-	dir, err := os.Open(r.Dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return nil
 }

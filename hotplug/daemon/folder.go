@@ -9,10 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
-	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
@@ -25,10 +23,7 @@ const (
 	newState    = "daemon.json.new" // becomes stateName
 )
 
-const (
-	maxSocketPath = 107 // bytes: sun_path of unix(7) without its final zero
-	lockBackoff   = 5 * time.Millisecond
-)
+const maxSocketPath = 107 // bytes: sun_path of unix(7) without its final zero
 
 // folder is a daemon's folder, opened once and worked on by its descriptor: its
 // path may come to mean another folder.
@@ -220,19 +215,12 @@ func (f *folder) expectEmpty() error {
 // lock waits until no one else works on the folder, at most until ctx ends. The
 // error wraps fs.ErrNotExist if the folder was removed meanwhile.
 func (f *folder) lock(ctx context.Context) error {
-	for {
-		err := unix.Flock(int(f.file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			break
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return fmt.Errorf("lock %s: %w", f.path, err)
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s is being set up or cleared away by another process: %w", f.path, ctx.Err())
-		case <-time.After(lockBackoff):
-		}
+	err := fsutil.Lock(ctx, f.file)
+	if errors.Is(err, fsutil.ErrLocked) {
+		return fmt.Errorf("%s is being set up or removed by another process: %w", f.path, ctx.Err())
+	}
+	if err != nil {
+		return err
 	}
 	// Whoever had the lock may have removed the folder, and another may have
 	// made one of the same name, which this lock does not guard.

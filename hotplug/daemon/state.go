@@ -10,8 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
@@ -154,7 +153,10 @@ func (f *folder) readState() (state, error) {
 // readRegular reads a small file of the folder. The folder may be another user's,
 // so neither a pipe nor a file without an end may hold us up.
 func (f *folder) readRegular(name string) ([]byte, error) {
-	file, err := f.root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	file, err := fsutil.OpenRegular(f.file, name)
+	if errors.Is(err, fsutil.ErrNotRegular) {
+		return nil, fmt.Errorf("%s/%s is not a small regular file: %w", f.path, name, ErrFolder)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +165,7 @@ func (f *folder) readRegular(name string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !info.Mode().IsRegular() || info.Size() > maxState {
+	if info.Size() > maxState {
 		return nil, fmt.Errorf("%s/%s is not a small regular file: %w", f.path, name, ErrFolder)
 	}
 	return io.ReadAll(io.LimitReader(file, maxState))
@@ -175,18 +177,11 @@ func (f *folder) writeState(s state, user *Credential) error {
 	if err != nil {
 		return err
 	}
-	file, err := f.create(newState, os.O_WRONLY, user)
-	if err != nil {
-		return err
+	o := fsutil.Options{Mode: 0o600, Temporary: newState}
+	if user != nil {
+		o.Owner = &fsutil.Owner{UID: int(user.UID), GID: int(user.GID)}
 	}
-	_, err = file.Write(append(data, '\n'))
-	if closeErr := file.Close(); err == nil {
-		err = closeErr
-	}
-	if err == nil {
-		err = f.root.Rename(newState, stateName)
-	}
-	if err != nil {
+	if err := fsutil.Replace(f.file, stateName, append(data, '\n'), o); err != nil {
 		return fmt.Errorf("%s/%s: %w", f.path, stateName, err)
 	}
 	return nil

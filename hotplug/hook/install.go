@@ -2,6 +2,7 @@ package hook
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/internal/fsutil"
+	"github.com/luksplug/luksplug/internal/shell"
 )
 
 // Folder is where libvirt looks for hooks.
@@ -45,19 +48,16 @@ const mark = "# Written by 'luksplug hook install', and removed by 'luksplug hoo
 // Script returns the text of the script. It has to be right even where the
 // program is missing or broken: see the package's comment.
 func (i Installation) Script() string {
-	run := quote(i.Program)
+	run := shell.Quote(i.Program)
 	if i.Config != "" {
-		run += " --config " + quote(i.Config)
+		run += " --config " + shell.Quote(i.Config)
 	}
 	return `#!/bin/sh
 ` + mark + `
 # libvirt kills a running VM whose hook fails at reconnect, and deletes the saved state of one whose hook fails at restore.
-if [ -x ` + quote(i.Program) + ` ]; then case $2 in restore | reconnect) ` + run + ` hook -- "$@" || exit 0 ;; *) exec ` + run + ` hook -- "$@" ;; esac; elif [ "$2" = prepare ] && grep -q '` + record.Namespace + `'; then echo "luksplug: disks of its belong to domain $1, and the program is not there:" ` + quote(i.Program) + ` >&2; exit 1; fi
+if [ -x ` + shell.Quote(i.Program) + ` ]; then case $2 in restore | reconnect) ` + run + ` hook -- "$@" || exit 0 ;; *) exec ` + run + ` hook -- "$@" ;; esac; elif [ "$2" = prepare ] && grep -q '` + record.Namespace + `'; then echo "luksplug: disks of its belong to domain $1, and the program is not there:" ` + shell.Quote(i.Program) + ` >&2; exit 1; fi
 `
 }
-
-// quote makes one word of s for a POSIX shell.
-func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 // ErrForeignScript: a file of our name is not ours.
 var ErrForeignScript = errors.New("this file was not written by luksplug: move it away")
@@ -75,18 +75,10 @@ func (i Installation) Install() (changed bool, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return false, fmt.Errorf("install the hook: %w", err)
 	}
-	// Not in the folder itself, where libvirt would run it.
-	temporary, err := os.CreateTemp(filepath.Dir(filepath.Dir(path)), ".luksplug-*")
-	if err != nil {
-		return false, fmt.Errorf("install the hook: %w", err)
-	}
-	_, err = temporary.WriteString(i.Script())
-	err = errors.Join(err, temporary.Chmod(0o755), temporary.Sync(), temporary.Close())
-	if err == nil {
-		err = os.Rename(temporary.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(temporary.Name()) // the first error is the one to tell
+	// Not written in the directory itself, where libvirt would run it.
+	temporary := filepath.Join(filepath.Dir(filepath.Dir(path)), ".luksplug-"+rand.Text())
+	o := fsutil.Options{Mode: 0o755, Durable: true, Temporary: temporary}
+	if err := fsutil.Replace(nil, path, []byte(i.Script()), o); err != nil {
 		return false, fmt.Errorf("install the hook: %w", err)
 	}
 	return true, nil

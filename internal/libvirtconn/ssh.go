@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/internal/shell"
 )
 
 // dialSSH runs the program ssh, so that all is as the user has set it up: keys,
@@ -116,7 +118,7 @@ func orText(text, otherwise string) string {
 
 // sshArguments are the arguments of ssh, itself included.
 func (u *URI) sshArguments() []string {
-	return append(u.sshCommand(), "sh -c "+quote(u.remoteScript()))
+	return append(u.sshCommand(), "sh -c "+shell.Quote(u.remoteScript()))
 }
 
 // sshCommand is how ssh is run, up to the name of the host.
@@ -154,7 +156,7 @@ func (u *URI) Shell() []string {
 // knows the sockets there and starts a session's daemon, or a netcat. Netcats of
 // some kinds end with their input only when told to.
 func (u *URI) remoteScript() string {
-	native := "exec virt-ssh-helper " + quote(u.remote())
+	native := "exec virt-ssh-helper " + shell.Quote(u.remote())
 	if u.proxy == "native" || u.proxy == "" && u.netcat == "" && u.socket == "" || u.proxy == "auto" {
 		if u.proxy == "native" {
 			return native
@@ -165,8 +167,8 @@ func (u *URI) remoteScript() string {
 }
 
 func (u *URI) netcatScript() string {
-	program := quote(orText(u.netcat, "nc"))
-	find := "s=" + quote(u.socket)
+	program := shell.Quote(orText(u.netcat, "nc"))
+	find := "s=" + shell.Quote(u.socket)
 	if u.socket == "" {
 		dir := "/run/libvirt"
 		if u.Session {
@@ -180,6 +182,3 @@ func (u *URI) netcatScript() string {
 	}
 	return find + "; q=; if " + program + ` -q 2>&1 | grep -q "requires an argument"; then q=-q0; fi; exec ` + program + ` $q -U "$s"`
 }
-
-// quote makes one word of a POSIX shell of text.
-func quote(text string) string { return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'" }

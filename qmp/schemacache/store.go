@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -143,19 +144,12 @@ func (c *Cache) store(e entry, raw []byte) error {
 // write puts text under name, whole or not at all. A cache need not survive the
 // loss of power, and its checksum tells of it: hence no sync.
 func write(root *os.Root, name string, text []byte) error {
-	temp := tempStart + rand.Text()
-	f, err := root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	dir, err := root.Open(".")
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(text)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = root.Rename(temp, name)
-	}
-	if err != nil {
-		_ = root.Remove(temp) // the first error is the one to tell
-	}
-	return err
+	defer func() { _ = dir.Close() }() // nothing is written to it
+	return fsutil.Replace(dir, name, text, fsutil.Options{Mode: 0o600, Temporary: tempStart + rand.Text()})
 }
 
 // open opens the folder, if it is one that only we and root can write.

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
@@ -45,7 +46,7 @@ func Create(path string, o Options) (err error) {
 	if err != nil {
 		return fmt.Errorf("make the overlay %s: %w", path, err)
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	f, err := fsutil.OpenAt(nil, path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("make the overlay: %w", err)
 	}
@@ -105,22 +106,14 @@ func Remove(path, mark string) error {
 // Check tells whether the file at path is one that [Create] has made with this
 // mark: nil, or an error that wraps [ErrForeign], or that of looking.
 func Check(path, mark string) error {
-	// Neither a link nor a pipe: opening one would lead elsewhere, or wait.
-	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if errors.Is(err, unix.ELOOP) {
+	f, err := fsutil.OpenRegular(nil, path)
+	if errors.Is(err, fsutil.ErrNotRegular) {
 		return ErrForeign
 	}
 	if err != nil {
 		return err
 	}
 	defer func() { _ = f.Close() }() // only read
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() {
-		return ErrForeign
-	}
 	b := make([]byte, headerBytes)
 	n, err := f.ReadAt(b, 0)
 	if err != nil && !errors.Is(err, io.EOF) {

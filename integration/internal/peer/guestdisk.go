@@ -8,6 +8,8 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+
+	"github.com/luksplug/luksplug/internal/shell"
 )
 
 // MiB is the unit of the offsets and lengths of Guest's helpers, in bytes.
@@ -19,7 +21,7 @@ const MiB = 1 << 20
 func (g *Guest) WaitDisk(ctx context.Context, want string) (string, error) {
 	// The guest looks 20 times, 50 ms apart, before it answers "not yet", so
 	// that a wait costs few round trips over the serial port.
-	script := `want=` + shellQuote(want) + `
+	script := `want=` + shell.Quote(want) + `
 i=0
 while [ $i -lt 20 ]; do
 	for d in /sys/block/*; do
@@ -50,7 +52,7 @@ done`
 
 // WaitGone waits until a device file that WaitDisk returned has gone.
 func (g *Guest) WaitGone(ctx context.Context, dev string) error {
-	script := `i=0; while [ -e ` + shellQuote(dev) + ` ] && [ $i -lt 20 ]; do usleep 50000; i=$((i+1)); done; [ -e ` + shellQuote(dev) + ` ] && echo there || echo gone`
+	script := `i=0; while [ -e ` + shell.Quote(dev) + ` ] && [ $i -lt 20 ]; do usleep 50000; i=$((i+1)); done; [ -e ` + shell.Quote(dev) + ` ] && echo there || echo gone`
 	for {
 		out, err := g.Run(ctx, script)
 		if err != nil {
@@ -88,7 +90,7 @@ while [ $i -lt %d ]; do
 	dd if=/tmp/.pattern of=%s bs=1M count=1 seek=$((%d+i)) conv=notrunc,fsync 2>/tmp/.dd || { cat /tmp/.dd; exit 1; }
 	i=$((i+1))
 done
-rm /tmp/.pattern /tmp/.many`, base64.StdEncoding.EncodeToString(longest), length, shellQuote(dev), offset)
+rm /tmp/.pattern /tmp/.many`, base64.StdEncoding.EncodeToString(longest), length, shell.Quote(dev), offset)
 	if _, err := g.Run(ctx, script); err != nil {
 		return fmt.Errorf("write %d MiB to %s: %w", length, dev, err)
 	}
@@ -99,7 +101,7 @@ rm /tmp/.pattern /tmp/.many`, base64.StdEncoding.EncodeToString(longest), length
 // MiB, read from the disk and not from the guest's cache.
 func (g *Guest) ReadHash(ctx context.Context, dev string, offset, length int) (string, error) {
 	script := fmt.Sprintf("echo 3 > /proc/sys/vm/drop_caches; dd if=%s bs=1M skip=%d count=%d 2>/tmp/.dd > /tmp/.read && sha256sum < /tmp/.read || { cat /tmp/.dd; false; }; s=$?; rm -f /tmp/.read; exit $s",
-		shellQuote(dev), offset, length)
+		shell.Quote(dev), offset, length)
 	out, err := g.Run(ctx, script)
 	if err != nil {
 		return "", fmt.Errorf("read %d MiB of %s: %w", length, dev, err)
@@ -110,7 +112,7 @@ func (g *Guest) ReadHash(ctx context.Context, dev string, offset, length int) (s
 
 // SizeOf is the size of a disk in bytes, as the guest sees it.
 func (g *Guest) SizeOf(ctx context.Context, dev string) (int64, error) {
-	out, err := g.Run(ctx, "blockdev --getsize64 "+shellQuote(dev))
+	out, err := g.Run(ctx, "blockdev --getsize64 "+shell.Quote(dev))
 	if err != nil {
 		return 0, err
 	}
@@ -120,9 +122,6 @@ func (g *Guest) SizeOf(ctx context.Context, dev string) (int64, error) {
 	}
 	return size, nil
 }
-
-// shellQuote makes one word of s for a POSIX shell.
-func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 // HashOf is what ReadHash says of a disk that holds data.
 func HashOf(data []byte) string {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -26,7 +27,7 @@ type Folder struct {
 func Open(path string) (*Folder, error) {
 	// O_PATH, because the folder is only passed through: whoever may not list
 	// it may still have a secret in it.
-	at, err := open(unix.AT_FDCWD, path, unix.O_DIRECTORY|unix.O_PATH, 0)
+	at, err := os.OpenFile(path, unix.O_DIRECTORY|unix.O_PATH, 0)
 	switch {
 	case isDenied(err):
 		return nil, fmt.Errorf("%w: the folder cannot be opened: %w", secrets.ErrDenied, err)
@@ -100,7 +101,7 @@ func (f *Folder) Read(name string) (*secrets.Secret, error) {
 func (f *Folder) Open(name string) (*os.File, error) {
 	// Not blocking, or a pipe of that name would hold us here before it can
 	// be refused.
-	file, err := open(f.fd(), name, unix.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	file, err := fsutil.OpenAt(f.at, name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return nil, fmt.Errorf("%w: there is no file %s", secrets.ErrNotFound, name)
@@ -136,7 +137,7 @@ func (f *Folder) Has(name string) (bool, error) {
 // Names returns the names of all that is in the folder, sorted. The error wraps
 // secrets.ErrDenied where the caller may pass through the folder only.
 func (f *Folder) Names() ([]string, error) {
-	list, err := open(f.fd(), ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	list, err := fsutil.OpenAt(f.at, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if isDenied(err) {
 		return nil, fmt.Errorf("%w: the folder cannot be listed: %w", secrets.ErrDenied, err)
 	}
@@ -180,21 +181,6 @@ func checkOwner(what string, owner uint32) error {
 
 func isDenied(err error) bool {
 	return errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) || errors.Is(err, unix.EROFS)
-}
-
-// open is openat(2) with close-on-exec, asked again where a signal came in
-// between.
-func open(at int, path string, flags int, mode uint32) (*os.File, error) {
-	for {
-		fd, err := unix.Openat(at, path, flags|unix.O_CLOEXEC, mode)
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return nil, &os.PathError{Op: "open", Path: path, Err: err}
-		}
-		return os.NewFile(uintptr(fd), path), nil
-	}
 }
 
 func stat(f *os.File) (unix.Stat_t, error) {

@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -17,8 +17,6 @@ const (
 	lockName = ".lock"
 	newName  = ".new" // a file that is being written
 )
-
-const lockPoll = 10 * time.Millisecond
 
 // Writer is a folder that is locked against other writers, of any process.
 // Readers are not kept waiting: each file is there in its old or new form.
@@ -34,28 +32,23 @@ func (f *Folder) Lock(ctx context.Context) (*Writer, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	lock, err := open(f.fd(), lockName, unix.O_RDWR|unix.O_CREAT|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	lock, err := fsutil.OpenAt(f.at, lockName, unix.O_RDWR|unix.O_CREAT|unix.O_NONBLOCK, 0o600)
 	if err != nil {
 		return nil, cannot("lock", err)
 	}
 	// The lock ends with the process however the process ends. The file stays:
 	// removing it would let two in at once.
-	for {
-		err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return &Writer{f, lock}, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			closeRead(lock)
-			return nil, cannot("lock", err)
-		}
-		select {
-		case <-ctx.Done():
-			closeRead(lock)
-			return nil, fmt.Errorf("the folder is locked by another process: %w", ctx.Err())
-		case <-time.After(lockPoll):
-		}
+	err = fsutil.Lock(ctx, lock)
+	switch {
+	case err == nil:
+		return &Writer{f, lock}, nil
+	case errors.Is(err, fsutil.ErrLocked):
+		err = fmt.Errorf("the directory is locked by another process: %w", ctx.Err())
+	default:
+		err = cannot("lock", err)
 	}
+	closeRead(lock)
+	return nil, err
 }
 
 // Unlock lets others write.
@@ -65,25 +58,11 @@ func (w *Writer) Unlock() { closeRead(w.lock) }
 // after a crash, finds the old content or the new one; when Write has returned
 // nil it is the new one.
 func (w *Writer) Write(name string, content []byte) error {
-	// One that a writer has left who did not get to its end: we hold the lock.
-	if err := unix.Unlinkat(w.folder.fd(), newName, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+	o := fsutil.Options{Mode: 0o600, Durable: true, Temporary: newName}
+	if err := fsutil.Replace(w.folder.at, name, content, o); err != nil {
 		return cannot("write "+name, err)
 	}
-	file, err := open(w.folder.fd(), newName, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW, 0o600)
-	if err != nil {
-		return cannot("write "+name, err)
-	}
-	_, err = file.Write(content)
-	// The caller's umask may have taken permissions away, too.
-	err = errors.Join(err, file.Chmod(0o600), file.Sync(), file.Close())
-	if err == nil {
-		err = unix.Renameat(w.folder.fd(), newName, w.folder.fd(), name)
-	}
-	if err != nil {
-		_ = unix.Unlinkat(w.folder.fd(), newName, 0) // the next writer does it otherwise
-		return cannot("write "+name, err)
-	}
-	return w.sync()
+	return nil
 }
 
 // Remove removes a file; one that is not there is removed already.
@@ -91,17 +70,7 @@ func (w *Writer) Remove(name string) error {
 	if err := unix.Unlinkat(w.folder.fd(), name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return cannot("remove "+name, err)
 	}
-	return w.sync()
-}
-
-// sync makes what was done to names last.
-func (w *Writer) sync() error {
-	folder, err := open(w.folder.fd(), ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return cannot("write", err)
-	}
-	defer closeRead(folder)
-	if err := folder.Sync(); err != nil {
+	if err := fsutil.SyncDir(w.folder.at, "."); err != nil {
 		return cannot("write", err)
 	}
 	return nil

@@ -1,0 +1,183 @@
+// Package fsutil has the operations on files that must not be done half or on the
+// wrong file: replacing a file's content at once ([Replace]), locking
+// ([Lock]), and opening a file without following a link in its place ([OpenAt],
+// [OpenRegular]).
+//
+// Names are relative to an open directory, so that nothing can be exchanged
+// between two calls; a directory that is nil stands for the working directory, or
+// for nothing where the name is absolute. Errors wrap those of the system calls
+// (errors.Is with those of packages io/fs and unix). Everything may be called
+// concurrently.
+package fsutil
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+func at(dir *os.File) int {
+	if dir == nil {
+		return unix.AT_FDCWD
+	}
+	return int(dir.Fd())
+}
+
+// OpenAt opens a file like openat(2) with O_NOFOLLOW and O_CLOEXEC: the error
+// wraps ELOOP if name is a symbolic link.
+func OpenAt(dir *os.File, name string, flags int, mode fs.FileMode) (*os.File, error) {
+	for {
+		fd, err := unix.Openat(at(dir), name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, uint32(mode.Perm()))
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+		}
+		return os.NewFile(uintptr(fd), name), nil
+	}
+}
+
+// ErrNotRegular reports that there is something else than a regular file.
+var ErrNotRegular = errors.New("it is not a regular file")
+
+// OpenRegular opens a regular file for reading. The error wraps [ErrNotRegular]
+// for any other kind of file; a pipe or device does not block it.
+func OpenRegular(dir *os.File, name string) (*os.File, error) {
+	f, err := OpenAt(dir, name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) { // a link, a socket
+		return nil, fmt.Errorf("%w: %w", ErrNotRegular, err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: name, Err: ErrNotRegular}
+	}
+	if err != nil {
+		_ = f.Close() // nothing was written
+		return nil, err
+	}
+	return f, nil
+}
+
+// Options say how [Replace] writes a file.
+type Options struct {
+	// Mode is the file's permissions, whatever the umask.
+	Mode fs.FileMode
+	// Owner is whose the file is; nil for this process's user.
+	Owner *Owner
+	// Durable has the file and its directory written to the disk before Replace
+	// returns, so that the new content survives a loss of power.
+	Durable bool
+	// Temporary is the name under which the file is written, in the same file
+	// system; "" for name with ".new" appended. One that an interrupted Replace
+	// left is removed. Callers that may replace a file at the same time need a
+	// lock, or names that differ.
+	Temporary string
+}
+
+// Owner is the user and group of a file.
+type Owner struct{ UID, GID int }
+
+// Replace gives the file name in the directory dir new content. Who reads the
+// file meanwhile, or after a crash, finds the old content or the new content,
+// never a part. A symbolic link is replaced, not followed. After an error the old
+// file is as it was, unless only making it durable failed.
+func Replace(dir *os.File, name string, content []byte, o Options) error {
+	if o.Temporary == "" {
+		o.Temporary = name + ".new"
+	}
+	if err := unix.Unlinkat(at(dir), o.Temporary, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+		return &fs.PathError{Op: "remove", Path: o.Temporary, Err: err}
+	}
+	f, err := OpenAt(dir, o.Temporary, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(fill(f, content, o), f.Close())
+	if err == nil {
+		if err = unix.Renameat(at(dir), o.Temporary, at(dir), name); err != nil {
+			err = &os.LinkError{Op: "rename", Old: o.Temporary, New: name, Err: err}
+		}
+	}
+	if err != nil {
+		_ = unix.Unlinkat(at(dir), o.Temporary, 0) // the next Replace removes it otherwise
+		return err
+	}
+	if !o.Durable {
+		return nil
+	}
+	return SyncDir(dir, filepath.Dir(name))
+}
+
+func fill(f *os.File, content []byte, o Options) error {
+	if _, err := f.Write(content); err != nil {
+		return err
+	}
+	if o.Owner != nil {
+		if err := f.Chown(o.Owner.UID, o.Owner.GID); err != nil {
+			return err
+		}
+	}
+	if err := f.Chmod(o.Mode); err != nil || !o.Durable {
+		return err
+	}
+	return f.Sync()
+}
+
+// SyncDir writes a directory to the disk: which files it has, and their names.
+func SyncDir(dir *os.File, name string) error {
+	f, err := OpenAt(dir, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// ErrLocked reports that another process, or another open file of this one, has
+// the lock.
+var ErrLocked = errors.New("it is locked by another process")
+
+const lockPoll = 5 * time.Millisecond
+
+// TryLock locks an open file or directory against every other TryLock and Lock
+// (flock(2), exclusive). The lock ends when f is closed, also by the end of the
+// process. The error wraps [ErrLocked] if it is not free.
+func TryLock(f *os.File) error {
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EWOULDBLOCK):
+			return &fs.PathError{Op: "lock", Path: f.Name(), Err: ErrLocked}
+		case err != nil:
+			return &fs.PathError{Op: "lock", Path: f.Name(), Err: err}
+		}
+		return nil
+	}
+}
+
+// Lock is [TryLock] that waits until the lock is free, or ctx ends: the error then
+// wraps [ErrLocked] and ctx's error.
+func Lock(ctx context.Context, f *os.File) error {
+	for {
+		err := TryLock(f)
+		if !errors.Is(err, ErrLocked) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", err, ctx.Err())
+		case <-time.After(lockPoll):
+		}
+	}
+}
