@@ -17,10 +17,10 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/testserver/kmiptest"
+	"github.com/luksplug/luksplug/internal/testserver/tangtest"
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/exec/tangtest"
 	"github.com/luksplug/luksplug/secrets/keystore"
-	"github.com/luksplug/luksplug/secrets/kmip/kmiptest"
 )
 
 // keystoreCase is a key store that holds a volume's passphrase.

@@ -7,8 +7,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
-	"github.com/luksplug/luksplug/secrets/barbican/barbicantest"
-	"github.com/luksplug/luksplug/secrets/storetest"
+	"github.com/luksplug/luksplug/internal/storetest"
+	"github.com/luksplug/luksplug/internal/testserver/barbicantest"
 )
 
 // TestKeystoreBarbican runs the suite of all stores on OpenStack's own server, and

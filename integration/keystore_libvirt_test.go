@@ -19,10 +19,10 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/document"
 	"github.com/luksplug/luksplug/secrets/libvirtstore"
-	"github.com/luksplug/luksplug/secrets/storetest"
 )
 
 // libvirtKeys is a connection to libvirt by which tests define secrets.

@@ -14,9 +14,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/testserver/kmiptest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/age"
-	"github.com/luksplug/luksplug/secrets/kmip/kmiptest"
 )
 
 // binaryKey is a passphrase that survives only where bytes are taken exactly.

@@ -18,9 +18,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/testserver/barbicantest"
+	"github.com/luksplug/luksplug/internal/testserver/kmiptest"
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/barbican/barbicantest"
-	"github.com/luksplug/luksplug/secrets/kmip/kmiptest"
 )
 
 // leakStores returns every kind of key store, by how its URI begins.

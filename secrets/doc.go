@@ -32,7 +32,7 @@
 // a [Keeper] can be changed. Each kind of store has a package of
 // its own (secrets/dir, ...), secrets/keystore opens them by URI, and [Chain]
 // asks several in order. Every store keeps the contract written at [Store];
-// secrets/storetest checks it.
+// the test suite internal/storetest checks it.
 //
 // The package knows nothing about QEMU or QMP.
 package secrets

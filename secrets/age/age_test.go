@@ -14,9 +14,9 @@ import (
 	fage "filippo.io/age"
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/age"
-	"github.com/luksplug/luksplug/secrets/storetest"
 )
 
 func Example() {

@@ -5,8 +5,8 @@ import (
 	"net/url"
 	"testing"
 
-	"github.com/luksplug/luksplug/secrets/barbican/barbicantest"
-	"github.com/luksplug/luksplug/secrets/storetest"
+	"github.com/luksplug/luksplug/internal/storetest"
+	"github.com/luksplug/luksplug/internal/testserver/barbicantest"
 )
 
 // serve serves a server in memory.

@@ -8,9 +8,9 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/testserver/barbicantest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/barbican"
-	"github.com/luksplug/luksplug/secrets/barbican/barbicantest"
 )
 
 func Example() {

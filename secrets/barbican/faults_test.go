@@ -17,10 +17,10 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/storetest"
+	"github.com/luksplug/luksplug/internal/testserver/barbicantest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/barbican"
-	"github.com/luksplug/luksplug/secrets/barbican/barbicantest"
-	"github.com/luksplug/luksplug/secrets/storetest"
 )
 
 func open(t *testing.T, at *url.URL, o barbican.Options) *barbican.Store {

@@ -14,10 +14,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/credentials"
 	"github.com/luksplug/luksplug/secrets/dir"
-	"github.com/luksplug/luksplug/secrets/storetest"
 )
 
 func Example() {

@@ -10,9 +10,9 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
-	"github.com/luksplug/luksplug/secrets/storetest"
 )
 
 // What a provisioning tool puts there is listed, used and changed like the rest.

@@ -11,10 +11,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/storetest"
+	"github.com/luksplug/luksplug/internal/testserver/tangtest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/exec"
-	"github.com/luksplug/luksplug/secrets/exec/tangtest"
-	"github.com/luksplug/luksplug/secrets/storetest"
 )
 
 // TestClevis looks up what clevis has bound to a tang server, by the line that

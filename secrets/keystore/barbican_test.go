@@ -13,8 +13,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/testserver/barbicantest"
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/barbican/barbicantest"
 	"github.com/luksplug/luksplug/secrets/keystore"
 )
 

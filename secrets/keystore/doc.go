@@ -38,6 +38,6 @@
 // one day a volume that is lost. Parameters that the kind does not know are
 // refused.
 //
-// To add a kind of store: give it a package beside secrets/dir that passes
-// secrets/storetest, and a line in the function kinds.
+// To add a kind of store: give it a package next to secrets/dir that passes
+// internal/storetest, and a line in the function kinds.
 package keystore

@@ -9,10 +9,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
 	"github.com/luksplug/luksplug/secrets/keystore"
-	"github.com/luksplug/luksplug/secrets/storetest"
 )
 
 func open(t *testing.T, uri string) secrets.Store {

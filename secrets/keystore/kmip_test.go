@@ -4,10 +4,10 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/testserver/kmiptest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
 	"github.com/luksplug/luksplug/secrets/kmip"
-	"github.com/luksplug/luksplug/secrets/kmip/kmiptest"
 )
 
 func TestKMIP(t *testing.T) {

@@ -5,9 +5,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
-	"github.com/luksplug/luksplug/secrets/storetest"
 )
 
 func TestLibvirt(t *testing.T) {

@@ -6,9 +6,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
-	"github.com/luksplug/luksplug/secrets/storetest"
 )
 
 func TestExec(t *testing.T) {

@@ -16,10 +16,10 @@ import (
 	kmipgo "github.com/ovh/kmip-go"
 	"github.com/ovh/kmip-go/kmipserver"
 
+	"github.com/luksplug/luksplug/internal/storetest"
+	"github.com/luksplug/luksplug/internal/testserver/kmiptest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/kmip"
-	"github.com/luksplug/luksplug/secrets/kmip/kmiptest"
-	"github.com/luksplug/luksplug/secrets/storetest"
 )
 
 func TestMain(m *testing.M) {

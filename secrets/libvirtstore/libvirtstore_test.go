@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/libvirtstore"
-	"github.com/luksplug/luksplug/secrets/storetest"
 )
 
 func open(t *testing.T, uri string, timeout time.Duration) *libvirtstore.Store {

@@ -14,9 +14,9 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/pkcs11"
-	"github.com/luksplug/luksplug/secrets/storetest"
 )
 
 // pin returns who knows a PIN.

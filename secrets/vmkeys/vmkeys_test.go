@@ -11,9 +11,9 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
-	"github.com/luksplug/luksplug/secrets/storetest"
 	"github.com/luksplug/luksplug/secrets/vmkeys"
 )
 

@@ -5,7 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 
-	"github.com/luksplug/luksplug/secrets/barbican/barbicantest"
+	"github.com/luksplug/luksplug/internal/testserver/barbicantest"
 )
 
 func Example() {

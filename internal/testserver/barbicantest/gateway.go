@@ -15,9 +15,9 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/barbican"
-	"github.com/luksplug/luksplug/secrets/storetest"
 )
 
 // Gateway is a server through which a Barbican is reached, until it is hung or

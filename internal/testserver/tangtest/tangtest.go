@@ -1,5 +1,5 @@
-// Package tangtest is for tests of what clevis has bound to a server: it starts a
-// tang server, which nobody outside of this host can reach.
+// Package tangtest starts a tang server, for tests of secrets that clevis has bound
+// to a server. Only this host can reach it.
 package tangtest
 
 import (
