@@ -1,6 +1,6 @@
 // Package keystore opens key stores by URI, as the command line and the
-// configuration name them. It is apart from package secrets because it imports
-// every kind of store, which all import that.
+// configuration name them. It is a package of its own because it imports every
+// kind of store, and these import package secrets.
 //
 //	dir:PATH    a folder with one file per secret (package secrets/dir)
 //	age:PATH    a folder encrypted with age (package secrets/age); its parameters
@@ -38,6 +38,7 @@
 // one day a volume that is lost. Parameters that the kind does not know are
 // refused.
 //
-// To add a kind of store: give it a package next to secrets/dir that passes
-// internal/storetest, and a line in the function kinds.
+// To add a kind of store: give it a package next to secrets/dir, with a function
+// Open that makes the store of a URI, that passes internal/storetest, and a line
+// in the function kinds.
 package keystore

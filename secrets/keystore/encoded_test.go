@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/internal/storeuri"
 )
 
 type answers struct{}
@@ -24,7 +25,7 @@ func (lists) List(context.Context) ([]secrets.Document, error) {
 // An encoding gives a store no abilities that it does not have.
 func TestEncodedCanWhatTheStoreCan(t *testing.T) {
 	t.Parallel()
-	l, err := parse("test:?encoding=hex")
+	l, err := storeuri.Parse("test:?encoding=hex")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/internal/storeuri"
 )
 
 // encoding is a form in which a store holds values. Both functions return memory
@@ -23,7 +24,7 @@ type encoding struct {
 const raw = "raw"
 
 // takeEncoding takes the parameter encoding out; nil for raw.
-func takeEncoding(l *Location) (*encoding, error) {
+func takeEncoding(l *storeuri.Location) (*encoding, error) {
 	name, err := l.TakeOne("encoding", raw, "base64", "hex", "utf8", "to-hex")
 	if err != nil {
 		return nil, err

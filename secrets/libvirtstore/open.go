@@ -1,4 +1,4 @@
-package keystore
+package libvirtstore
 
 import (
 	"fmt"
@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/libvirtstore"
+	"github.com/luksplug/luksplug/secrets/internal/storeuri"
 )
 
 // libvirtParameters are those of libvirt's own URIs that mean something to package
@@ -16,16 +16,17 @@ func libvirtParameters() []string {
 	return []string{"socket", "mode", "name", "keyfile", "command", "proxy", "netcat", "no_tty", "no_verify", "no_sanity", "pkipath"}
 }
 
-func openLibvirt(l *Location, _ Options) (secrets.Store, error) {
+// Open returns the store of a URI, which package keystore documents.
+func Open(l *storeuri.Location, _ storeuri.Options) (secrets.Store, error) {
 	uri := &url.URL{Scheme: "qemu", Path: "/system"}
 	if rest, other := strings.CutPrefix(l.Scheme, "libvirt+"); other {
 		var err error
 		// The error would say the whole URI.
 		if uri, err = url.Parse(rest + ":" + l.Rest); err != nil {
-			return nil, fmt.Errorf("%w: what follows libvirt+ is libvirt's URI, like libvirt+qemu:///system", ErrInvalidURI)
+			return nil, fmt.Errorf("%w: what follows libvirt+ is libvirt's URI, like libvirt+qemu:///system", storeuri.ErrInvalid)
 		}
 	} else if l.Rest != "" {
-		return nil, fmt.Errorf("%w: libvirt: is followed by nothing: write libvirt+URI for another libvirt", ErrInvalidURI)
+		return nil, fmt.Errorf("%w: libvirt: is followed by nothing: write libvirt+URI for another libvirt", storeuri.ErrInvalid)
 	}
 	query := url.Values{}
 	for _, name := range libvirtParameters() {
@@ -39,9 +40,9 @@ func openLibvirt(l *Location, _ Options) (secrets.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	store, err := libvirtstore.New(uri, timeout)
+	store, err := New(uri, timeout)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInvalidURI, err)
+		return nil, fmt.Errorf("%w: %w", storeuri.ErrInvalid, err)
 	}
 	return store, nil
 }

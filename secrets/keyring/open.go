@@ -1,4 +1,4 @@
-package keystore
+package keyring
 
 import (
 	"os"
@@ -6,18 +6,19 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/keyring"
+	"github.com/luksplug/luksplug/secrets/internal/storeuri"
 )
 
-func openKeyring(l *Location, _ Options) (secrets.Store, error) {
-	if err := l.nothing(); err != nil {
+// Open returns the store of a URI, which package keystore documents.
+func Open(l *storeuri.Location, _ storeuri.Options) (secrets.Store, error) {
+	if err := l.Nothing(); err != nil {
 		return nil, err
 	}
 	timeout, err := l.TakeDuration("timeout", time.Minute)
 	if err != nil {
 		return nil, err
 	}
-	return keyring.New(keyring.Options{Address: sessionBus(), Collection: l.Take("collection"), Timeout: timeout}), nil
+	return New(Options{Address: sessionBus(), Collection: l.Take("collection"), Timeout: timeout}), nil
 }
 
 // sessionBus returns the address of the user's D-Bus; "" where there is none.
