@@ -82,7 +82,7 @@ func (a *app) hint(err error) string {
 	case errors.Is(err, fs.ErrPermission) && !errors.Is(err, secrets.ErrDenied):
 		return "run luksplug as a user who may open it, usually root"
 	}
-	return ""
+	return causeHint(err)
 }
 
 // oneLine keeps an error to one line, whatever it wraps.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
@@ -104,6 +105,7 @@ func TestHint(t *testing.T) {
 		{"another error with a newline", true, fs.ErrNotExist, ""},
 		{"no permission", false, fmt.Errorf("open: %w", fs.ErrPermission), "root"},
 		{"a key store that tells by itself", false, fmt.Errorf("%w: %w", secrets.ErrDenied, fs.ErrPermission), ""},
+		{"disks in a definition", false, fmt.Errorf("disable: %w", hook.ErrDisks), "--persistent"},
 	}
 	for _, c := range cases {
 		got := (&app{newline: c.newline}).hint(c.err)

@@ -78,10 +78,12 @@ func pciExpress(doc *domainxml.Document) bool {
 	return machine == "virt" || strings.HasPrefix(machine, "virt-") || strings.Contains(machine, "q35")
 }
 
-// ErrDisks: the domain has disks of ours.
-var ErrDisks = errors.New("disks of luksplug's belong to the domain: detach them with --persistent first")
+// ErrDisks reports that luksplug's disks belong to the domain's definition. They
+// must be detached persistently first.
+var ErrDisks = errors.New("disks of luksplug's belong to the domain: detach them from its definition first")
 
-// Disable takes everything of ours from a definition.
+// Disable removes everything of luksplug's from a definition. The error wraps
+// [ErrDisks] if the definition has luksplug's disks.
 func (d Definition) Disable(doc *domainxml.Document) (*domainxml.Document, error) {
 	r, err := record.FromDomain(doc)
 	if err != nil {

@@ -24,7 +24,7 @@ var (
 //
 //   - "-" is standard input, given as stdin;
 //   - "fd:N" is the file descriptor N, which the parent process left open for
-//     this one (luksplug --passphrase-file fd:3 3<file); it is closed afterwards;
+//     this one (3<file in a shell); it is closed afterwards;
 //   - anything else is the path of a file, which may be a pipe ("./-" and
 //     "./fd:3" name files with such names).
 //
