@@ -13,7 +13,7 @@ import (
 	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/internal/libvirtconn"
 	"github.com/luksplug/luksplug/qmp"
-	"github.com/luksplug/luksplug/qmp/schemacache"
+	"github.com/luksplug/luksplug/internal/schemacache"
 )
 
 // defaultConnect is the libvirt that has the domain where nobody says which.

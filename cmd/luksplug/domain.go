@@ -17,7 +17,7 @@ import (
 	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/internal/libvirtconn"
 	"github.com/luksplug/luksplug/qmp"
-	"github.com/luksplug/luksplug/qmp/schemacache"
+	"github.com/luksplug/luksplug/internal/schemacache"
 )
 
 // domain is a libvirt domain and the connection to its libvirt, which lives

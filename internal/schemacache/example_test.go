@@ -7,7 +7,7 @@ import (
 	"os"
 
 	"github.com/luksplug/luksplug/qmp"
-	"github.com/luksplug/luksplug/qmp/schemacache"
+	"github.com/luksplug/luksplug/internal/schemacache"
 )
 
 // What one client had to ask its QEMU, the next one reads from a file. A client
