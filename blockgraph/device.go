@@ -50,11 +50,11 @@ func (b *builder) device(in medium, m Machine) error {
 	id := b.deviceID()
 	o := Object{{"driver", driver}}
 	if d.Bus == BusVirtio {
-		o.addVirtio(d.Driver)
+		addVirtio(&o, d.Driver)
 	}
 	o = append(o, where.members...)
 	if d.Tuning.ACPIIndex > 0 {
-		o.add("acpi-index", int(d.Tuning.ACPIIndex))
+		o.Add("acpi-index", int(d.Tuning.ACPIIndex))
 	}
 	if d.Bus == BusSCSI && d.Device != DeviceLUN {
 		// What the guest sees as the unit's identification (VPD page 0x83). Unlike
@@ -63,17 +63,17 @@ func (b *builder) device(in medium, m Machine) error {
 		if identity == "" {
 			identity = "drive-" + id
 		}
-		o.add("device_id", identity)
+		o.Add("device_id", identity)
 	}
 	if d.Shareable {
-		o.add("share-rw", true)
+		o.Add("share-rw", true)
 	}
-	o.addText("drive", in.node)
-	o.addText("chardev", in.chardev)
-	o.add("id", id)
+	o.AddText("drive", in.node)
+	o.AddText("chardev", in.chardev)
+	o.Add("id", id)
 	switch {
 	case d.Bus != BusFDC:
-		o.addNumber("bootindex", d.BootOrder)
+		o.AddNumber("bootindex", d.BootOrder)
 	case d.BootOrder > 0: // a floppy drive's is its controller's
 		drive := string("AB"[d.driveAddress().Unit&1])
 		b.graph.Globals = append(b.graph.Globals, fmt.Sprintf("isa-fdc.bootindex%s=%d", drive, d.BootOrder))
@@ -128,35 +128,35 @@ func (b *builder) limits(in medium, m Machine) error {
 // appearance adds what the guest sees of the disk.
 func (b *builder) appearance(o *Object) {
 	d, t := b.disk, b.disk.Tuning
-	o.addNumber("logical_block_size", t.BlockIO.Logical)
-	o.addNumber("physical_block_size", t.BlockIO.Physical)
-	o.addNumber("discard_granularity", t.BlockIO.DiscardGranularity)
+	o.AddNumber("logical_block_size", t.BlockIO.Logical)
+	o.AddNumber("physical_block_size", t.BlockIO.Physical)
+	o.AddNumber("discard_granularity", t.BlockIO.DiscardGranularity)
 	if d.WWN != 0 {
-		o.add("wwn", d.WWN)
+		o.Add("wwn", d.WWN)
 	}
-	o.addNumber("rotation_rate", t.RotationRate)
-	o.addText("vendor", t.Vendor)
+	o.AddNumber("rotation_rate", t.RotationRate)
+	o.AddText("vendor", t.Vendor)
 	if d.Bus == BusSCSI {
-		o.addText("product", t.Product)
+		o.AddText("product", t.Product)
 	} else {
-		o.addText("model", t.Product)
+		o.AddText("model", t.Product)
 	}
 	if d.Bus == BusUSB && t.Removable == "" {
-		o.add("removable", false)
+		o.Add("removable", false)
 	}
-	o.addSwitch("removable", t.Removable)
-	o.addSwitch("dpofua", t.DPOFUA)
+	addSwitch(o, "removable", t.Removable)
+	addSwitch(o, "dpofua", t.DPOFUA)
 	if mode, ok := cacheModes[d.cacheMode()]; ok && d.Device != DeviceLUN {
-		o.add("write-cache", mode.writeCache)
+		o.Add("write-cache", mode.writeCache)
 	}
-	o.addNumber("cyls", t.Geometry.Cylinders)
-	o.addNumber("heads", t.Geometry.Heads)
-	o.addNumber("secs", t.Geometry.Sectors)
-	o.addText("bios-chs-trans", t.Geometry.Translation)
-	o.addText("serial", escapeSerial(d.Serial))
+	o.AddNumber("cyls", t.Geometry.Cylinders)
+	o.AddNumber("heads", t.Geometry.Heads)
+	o.AddNumber("secs", t.Geometry.Sectors)
+	o.AddText("bios-chs-trans", t.Geometry.Translation)
+	o.AddText("serial", escapeSerial(d.Serial))
 	werror, rerror := d.errorPolicies()
-	o.addText("werror", werror)
-	o.addText("rerror", rerror)
+	o.AddText("werror", werror)
+	o.AddText("rerror", rerror)
 }
 
 // addVirtio adds the tuning of a virtio disk.
@@ -166,18 +166,18 @@ func (b *builder) appearance(o *Object) {
 //	driver@ioeventfd, @event_idx               -> ioeventfd, event_idx
 //	driver@queues, @queue_size                 -> num-queues, queue-size
 //	driver/iothreads                           -> iothread-vq-mapping
-func (o *Object) addVirtio(v Driver) {
-	o.addSwitch("iommu_platform", v.IOMMU)
-	o.addSwitch("ats", v.ATS)
-	o.addSwitch("packed", v.Packed)
-	o.addSwitch("page-per-vq", v.PagePerVQ)
+func addVirtio(o *Object, v Driver) {
+	addSwitch(o, "iommu_platform", v.IOMMU)
+	addSwitch(o, "ats", v.ATS)
+	addSwitch(o, "packed", v.Packed)
+	addSwitch(o, "page-per-vq", v.PagePerVQ)
 	if v.IOThread > 0 {
-		o.add("iothread", iothread(v.IOThread))
+		o.Add("iothread", iothread(v.IOThread))
 	}
-	o.addSwitch("ioeventfd", v.IOEventFD)
-	o.addSwitch("event_idx", v.EventIdx)
-	o.addNumber("num-queues", v.Queues)
-	o.addNumber("queue-size", v.QueueSize)
+	addSwitch(o, "ioeventfd", v.IOEventFD)
+	addSwitch(o, "event_idx", v.EventIdx)
+	o.AddNumber("num-queues", v.Queues)
+	o.AddNumber("queue-size", v.QueueSize)
 	if len(v.IOThreads) == 0 {
 		return
 	}
@@ -189,11 +189,11 @@ func (o *Object) addVirtio(v Driver) {
 			queues = append(queues, int(q))
 		}
 		if queues != nil {
-			entry.add("vqs", queues)
+			entry.Add("vqs", queues)
 		}
 		mapping = append(mapping, entry)
 	}
-	o.add("iothread-vq-mapping", mapping)
+	o.Add("iothread-vq-mapping", mapping)
 }
 
 // iothread is the id of the object that libvirt makes of a VM's I/O thread.
@@ -205,7 +205,7 @@ func (b *builder) loadParm(o *Object, m Machine) error {
 	if text != "" && m.Known() && !m.channelBus() {
 		return &UnsupportedError{Element: "disk/boot@loadparm", Reason: "only a mainframe (s390x) reads it, and the machine is '" + m.Type + "': remove it"}
 	}
-	o.addText("loadparm", text)
+	o.AddText("loadparm", text)
 	return nil
 }
 

@@ -35,7 +35,7 @@ func (f Feature) Describe() string {
 // from. argument is its path, as QEMU names it: "header", "encrypt.format". What
 // every QEMU has that this package can drive is named as QEMU names it.
 func (c Command) Feature(argument string) Feature {
-	driver, value := c.Arguments.Text("driver"), c.Arguments.textAt(argument)
+	driver, value := c.Arguments.Text("driver"), textAt(c.Arguments, argument)
 	for _, e := range features {
 		if e.command == c.Execute && e.argument == argument && matches(e.driver, driver) && matches(e.value, value) {
 			f := e.Feature
@@ -64,7 +64,7 @@ func matches(pattern, text string) bool {
 }
 
 // textAt returns the text at a path of members, "" where there is none.
-func (o Object) textAt(at string) string {
+func textAt(o Object, at string) string {
 	for {
 		name, rest, more := strings.Cut(at, ".")
 		if !more {

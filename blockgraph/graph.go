@@ -195,8 +195,8 @@ func (b *builder) auth(a *Auth, o *nodeOptions, user, secret string) {
 		return
 	}
 	id := b.secret(SecretData{Ref: a.Secret})
-	o.add(user, a.User)
-	o.add(secret, id)
+	o.Add(user, a.User)
+	o.Add(secret, id)
 	o.secrets = append(o.secrets, id)
 }
 
@@ -217,15 +217,15 @@ func (b *builder) tls(t *TLS, o *nodeOptions) {
 	}
 	object.Options = Object{{"qom-type", kind}, {"id", object.ID}, {"dir", orDefault(t.Folder, DefaultTLSFolder)}, {"endpoint", "client"}}
 	if t.PSKUser != "" {
-		object.Options.add("username", t.PSKUser)
+		object.Options.Add("username", t.PSKUser)
 	} else {
-		object.Options.add("verify-peer", true)
+		object.Options.Add("verify-peer", true)
 	}
 	if t.Key != nil {
-		object.Options.add("passwordid", object.Secrets[0])
+		object.Options.Add("passwordid", object.Secrets[0])
 	}
 	b.graph.Objects = append(b.graph.Objects, object)
-	o.add("tls-creds", object.ID)
+	o.Add("tls-creds", object.ID)
 	o.objects = append(o.objects, object.ID)
 }
 

@@ -138,20 +138,20 @@ func (t IOTune) throttle(path string) Object {
 	o := Object{{"id", path}}
 	for _, u := range t.units() {
 		for _, d := range u.limits.directions() {
-			o.add(u.qmp+d.qmp, d.PerSecond)
+			o.Add(u.qmp+d.qmp, d.PerSecond)
 		}
 	}
 	for _, u := range t.units() {
 		for _, d := range u.limits.directions() {
-			o.add(u.qmp+d.qmp+"_max", d.Max)
+			o.Add(u.qmp+d.qmp+"_max", d.Max)
 		}
 	}
-	o.add("iops_size", t.RequestSize)
-	o.addText("group", t.Group)
+	o.Add("iops_size", t.RequestSize)
+	o.AddText("group", t.Group)
 	for _, u := range t.units() {
 		for _, d := range u.limits.directions() {
 			if d.MaxLength != 0 {
-				o.add(u.qmp+d.qmp+"_max_length", d.MaxLength)
+				o.Add(u.qmp+d.qmp+"_max_length", d.MaxLength)
 			}
 		}
 	}
@@ -165,19 +165,19 @@ func (t IOTune) groupLimits() Object {
 	var o Object
 	for _, u := range t.units() {
 		for _, d := range u.limits.directions() {
-			o.add(u.object+d.object, d.PerSecond)
+			o.Add(u.object+d.object, d.PerSecond)
 		}
 	}
 	for _, u := range t.units() {
 		for _, d := range u.limits.directions() {
-			o.add(u.object+d.object+"-max", d.Max)
+			o.Add(u.object+d.object+"-max", d.Max)
 		}
 	}
-	o.add("iops-size", t.RequestSize)
+	o.Add("iops-size", t.RequestSize)
 	for _, u := range t.units() {
 		for _, d := range u.limits.directions() {
 			if d.MaxLength != 0 {
-				o.add(u.object+d.object+"-max-length", d.MaxLength)
+				o.Add(u.object+d.object+"-max-length", d.MaxLength)
 			}
 		}
 	}

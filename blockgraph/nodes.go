@@ -135,7 +135,7 @@ func (b *builder) storage(image Image, l layer, top bool) (string, error) {
 	default:
 		return "", &UnsupportedError{Element: "disk@type", Reason: fmt.Sprintf("sources of type %q are not supported here", s.Kind)}
 	}
-	o.add("node-name", name)
+	o.Add("node-name", name)
 	b.addAccess(&o.Object, l, top)
 	return b.add(Node{Role: role, Options: o.Object, Secrets: o.secrets, Objects: o.objects, From: s.withoutSlice()}), nil
 }
@@ -166,31 +166,31 @@ func (b *builder) format(image Image, file string, l layer, below links, top boo
 	role := l.role(RolePayloadFormat, RoleHeaderFormat)
 	o := Object{{"node-name", Name(b.disk.Target, role)}}
 	b.addAccess(&o, l, top)
-	o.add("driver", formats[image.Format].driver)
+	o.Add("driver", formats[image.Format].driver)
 	n := Node{Role: role}
 	if enc := image.Encryption; enc != nil && !enc.librbd() && !image.RawLUKS() {
 		secret := b.secret(SecretData{Ref: enc.Secrets[0]})
-		o.add("encrypt", Object{{"format", "luks"}, {"key-secret", secret}})
+		o.Add("encrypt", Object{{"format", "luks"}, {"key-secret", secret}})
 		n.Secrets = []string{secret}
 	}
 	if image.MetadataCache != 0 {
-		o.add("cache-size", image.MetadataCache)
+		o.Add("cache-size", image.MetadataCache)
 	}
 	if b.disk.DiscardNoUnref != "" && image.Format == FormatQcow2 && !l.header {
-		o.add("discard-no-unref", b.disk.DiscardNoUnref == On)
+		o.Add("discard-no-unref", b.disk.DiscardNoUnref == On)
 	}
 	if below.data != "" {
-		o.add("data-file", below.data)
+		o.Add("data-file", below.data)
 		n.Children = append(n.Children, Child{"data-file", below.data})
 	}
-	o.add("file", file)
+	o.Add("file", file)
 	n.Children = append(n.Children, Child{"file", file})
 	switch {
 	case below.backing != "":
-		o.add("backing", below.backing)
+		o.Add("backing", below.backing)
 		n.Children = append(n.Children, Child{"backing", below.backing})
 	case image.Terminated && formats[image.Format].backing:
-		o.add("backing", nil)
+		o.Add("backing", nil)
 	}
 	n.Options = o
 	return b.add(n)
@@ -209,14 +209,14 @@ func (b *builder) luks(header, payload, secret string, l layer) string {
 	role := RoleLUKS.at(l.number)
 	o := Object{{"node-name", Name(b.disk.Target, role)}}
 	b.addAccess(&o, l, true)
-	o.add("driver", "luks")
-	o.add("key-secret", secret)
+	o.Add("driver", "luks")
+	o.Add("key-secret", secret)
 	var children []Child
 	if header != "" {
-		o.add("header", header)
+		o.Add("header", header)
 		children = append(children, Child{"header", header})
 	}
-	o.add("file", payload)
+	o.Add("file", payload)
 	return b.add(Node{Role: role, Options: o, Secrets: []string{secret}, Children: append(children, Child{"file", payload})})
 }
 
@@ -235,19 +235,19 @@ func (b *builder) addAccess(o *Object, l layer, top bool) {
 		// The header must be writable where the disk is: QEMU passes the write
 		// permission on to it. Saying so here makes a header that cannot be
 		// written fail as it opens, not at the device.
-		o.add("read-only", l.readOnly)
+		o.Add("read-only", l.readOnly)
 		return // it is read once, as the disk opens: the cache mode is not for it
 	case top:
-		o.add("read-only", l.readOnly)
-		o.addText("discard", b.disk.Driver.Discard)
+		o.Add("read-only", l.readOnly)
+		o.AddText("discard", b.disk.Driver.Discard)
 		if l.overlay || l.number == 0 && !b.disk.Transient {
-			o.addText("detect-zeroes", b.detectZeroes())
+			o.AddText("detect-zeroes", b.detectZeroes())
 		}
 	default:
 		// Opened for writing only where the node above wants to write; a hole
 		// that the node above punches always reaches the storage.
-		o.add("auto-read-only", true)
-		o.add("discard", "unmap")
+		o.Add("auto-read-only", true)
+		o.Add("discard", "unmap")
 	}
 	b.addCache(o)
 }
@@ -255,7 +255,7 @@ func (b *builder) addAccess(o *Object, l layer, top bool) {
 // addCache adds the cache mode.
 func (b *builder) addCache(o *Object) {
 	if mode, ok := cacheModes[b.disk.cacheMode()]; ok {
-		o.add("cache", Object{{"direct", mode.direct}, {"no-flush", mode.noFlush}})
+		o.Add("cache", Object{{"direct", mode.direct}, {"no-flush", mode.noFlush}})
 	}
 }
 

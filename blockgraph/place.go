@@ -119,8 +119,8 @@ func placeAt(d *Disk, m Machine, a PCIAddress) (Object, error) {
 		addr += "." + hex(a.Function)
 	}
 	members := Object{{"bus", m.alias(bus)}}
-	members.addSwitch("multifunction", a.Multifunction)
-	members.add("addr", addr)
+	addSwitch(&members, "multifunction", a.Multifunction)
+	members.Add("addr", addr)
 	return members, nil
 }
 

@@ -109,7 +109,7 @@ func libvirtController(d *Disk, m Machine, id string, a DriveAddress) (place, er
 		}
 		options = append(options, members...)
 	}
-	options.add("id", id)
+	options.Add("id", id)
 	return place{members: scsiMembers(c, m, a), controller: &Device{ID: id, Role: RoleController, Options: options}}, nil
 }
 
@@ -126,7 +126,7 @@ func ownController(d *Disk, m Machine, a DriveAddress) (place, error) {
 		}
 	}
 	options := append(Object{{"driver", driver}}, members...)
-	options.add("id", id)
+	options.Add("id", id)
 	return place{
 		members:    scsiMembers(SCSIController{ID: id}, m, a),
 		controller: &Device{ID: id, Role: RoleController, Options: options},

@@ -60,7 +60,7 @@ func (p *Plan) arguments(secret func(GraphObject) (Object, error)) ([]string, er
 	}
 	var out []string
 	add := func(option string, o Object) error {
-		text, err := appendJSON(nil, o)
+		text, err := o.MarshalJSON()
 		out = append(out, option, string(text))
 		return err
 	}

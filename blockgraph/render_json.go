@@ -32,29 +32,29 @@ func (p *Plan) JSON() ([]byte, error) {
 	var doc Object
 	if daemon := p.Graph.Daemon; daemon != nil {
 		objects, nodes := daemon.blockJSON()
-		doc.add("daemon", Object{{"objects", objects}, {"blockdevs", nodes}})
+		doc.Add("daemon", Object{{"objects", objects}, {"blockdevs", nodes}})
 		overlay = daemon.Overlay
 	}
 	if overlay != nil {
-		doc.add("overlay", Object{{"filename", overlay.Path}, {"base", overlay.Base}, {"encrypted", overlay.Secret != ""}})
+		doc.Add("overlay", Object{{"filename", overlay.Path}, {"base", overlay.Base}, {"encrypted", overlay.Secret != ""}})
 	}
 	if len(fdsets) > 0 {
-		doc.add("fdsets", fdsets)
+		doc.Add("fdsets", fdsets)
 	}
 	doc = append(doc, Member{"objects", objects}, Member{"blockdevs", nodes})
 	if len(controllers) > 0 {
-		doc.add("controllers", controllers)
+		doc.Add("controllers", controllers)
 	}
-	doc.add("device", p.Graph.Device().Options)
+	doc.Add("device", p.Graph.Device().Options)
 	chardevs := []any{}
 	for _, c := range p.Graph.Chardevs {
 		chardevs = append(chardevs, c.argument())
 	}
-	doc.add("chardevs", chardevs)
+	doc.Add("chardevs", chardevs)
 	if t := p.Graph.Throttling; t != nil {
-		doc.add("throttling", t)
+		doc.Add("throttling", t)
 	}
-	compact, err := appendJSON(nil, doc)
+	compact, err := doc.MarshalJSON()
 	if err != nil {
 		return nil, err
 	}

@@ -112,7 +112,7 @@ func (c *Curl) node(b *builder, _ *Encryption) nodeOptions {
 	o := nodeOptions{Object: Object{{"driver", c.Scheme}, {"url", c.url()}}}
 	b.auth(c.Auth, &o, "username", "password-secret")
 	if c.Verify || c.NoVerify {
-		o.add("sslverify", c.Verify)
+		o.Add("sslverify", c.Verify)
 	}
 	if len(c.Cookies) > 0 {
 		pairs := make([]string, 0, len(c.Cookies))
@@ -120,14 +120,14 @@ func (c *Curl) node(b *builder, _ *Encryption) nodeOptions {
 			pairs = append(pairs, k.Name+"="+string(k.Value))
 		}
 		id := b.secret(SecretData{Text: SecretText(strings.Join(pairs, "; "))})
-		o.add("cookie-secret", id)
+		o.Add("cookie-secret", id)
 		o.secrets = append(o.secrets, id)
 	}
 	if c.Timeout != 0 {
-		o.add("timeout", c.Timeout)
+		o.Add("timeout", c.Timeout)
 	}
 	if c.Readahead != 0 {
-		o.add("readahead", c.Readahead)
+		o.Add("readahead", c.Readahead)
 	}
 	return o
 }

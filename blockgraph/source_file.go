@@ -20,11 +20,11 @@ func (b *builder) file(s Source, l layer) nodeOptions {
 	}
 	o := nodeOptions{Object: Object{{"driver", driver}, {"filename", s.Path}}}
 	if !l.header {
-		o.addText("aio", b.disk.Driver.IO)
+		o.AddText("aio", b.disk.Driver.IO)
 	}
 	if s.Reservations != nil {
 		id := b.reservations(*s.Reservations)
-		o.add("pr-manager", id)
+		o.Add("pr-manager", id)
 		o.objects = []string{id}
 	}
 	return o

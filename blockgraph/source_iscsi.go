@@ -50,7 +50,7 @@ func (i *ISCSI) node(b *builder, _ *Encryption) nodeOptions {
 	o := nodeOptions{Object: Object{{"driver", "iscsi"}, {"portal", i.Host.address(iscsiPort)},
 		{"target", i.Target}, {"lun", i.LUN}, {"transport", "tcp"}}}
 	b.auth(i.Auth, &o, "user", "password-secret")
-	o.addText("initiator-name", i.Initiator)
+	o.AddText("initiator-name", i.Initiator)
 	return o
 }
 

@@ -37,13 +37,13 @@ func (n *NBD) validate(element string) error { return n.TLS.validate(element) }
 
 func (n *NBD) node(b *builder, _ *Encryption) nodeOptions {
 	o := nodeOptions{Object: Object{{"driver", "nbd"}, {"server", n.Host.socket(nbdPort)}}}
-	o.addText("export", n.Export)
+	o.AddText("export", n.Export)
 	b.tls(n.TLS, &o)
 	if n.TLS != nil {
-		o.addText("tls-hostname", n.TLS.Hostname)
+		o.AddText("tls-hostname", n.TLS.Hostname)
 	}
 	if n.ReconnectDelay != 0 {
-		o.add("reconnect-delay", n.ReconnectDelay)
+		o.Add("reconnect-delay", n.ReconnectDelay)
 	}
 	return o
 }

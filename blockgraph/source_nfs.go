@@ -37,10 +37,10 @@ func (n *NFS) validate(element string) error {
 func (n *NFS) node(*builder, *Encryption) nodeOptions {
 	o := nodeOptions{Object: Object{{"driver", "nfs"}, {"server", Object{{"host", n.Host}, {"type", "inet"}}}, {"path", n.Path}}}
 	if n.User != nil {
-		o.add("user", *n.User)
+		o.Add("user", *n.User)
 	}
 	if n.Group != nil {
-		o.add("group", *n.Group)
+		o.Add("group", *n.Group)
 	}
 	return o
 }

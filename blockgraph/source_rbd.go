@@ -51,14 +51,14 @@ func (r *RBD) validate(element string) error {
 
 func (r *RBD) node(b *builder, enc *Encryption) nodeOptions {
 	o := nodeOptions{Object: Object{{"driver", "rbd"}, {"pool", r.Pool}, {"image", r.Image}}}
-	o.addText("snapshot", r.Snapshot)
-	o.addText("conf", r.Config)
+	o.AddText("snapshot", r.Snapshot)
+	o.AddText("conf", r.Config)
 	if len(r.Hosts) > 0 {
 		servers := make([]any, 0, len(r.Hosts))
 		for _, h := range r.Hosts {
 			servers = append(servers, h.inet(0))
 		}
-		o.add("server", servers)
+		o.Add("server", servers)
 	}
 	// The objects in libvirt's order: who we are first.
 	var login nodeOptions
@@ -68,7 +68,7 @@ func (r *RBD) node(b *builder, enc *Encryption) nodeOptions {
 	}
 	o.secrets = login.secrets
 	if enc.librbd() {
-		o.add("encrypt", b.librbd(enc, &o.secrets))
+		o.Add("encrypt", b.librbd(enc, &o.secrets))
 	}
 	o.Object = append(o.Object, login.Object...)
 	return o
@@ -87,7 +87,7 @@ func (b *builder) librbd(enc *Encryption, ids *[]string) Object {
 	for i := len(keys) - 1; i >= 0; i-- {
 		level := Object{{"format", string(enc.format())}, {"key-secret", keys[i]}}
 		if out != nil {
-			level.add("parent", out)
+			level.Add("parent", out)
 		}
 		out = level
 	}

@@ -36,7 +36,7 @@ func (s *SSH) validate(element string) error {
 
 func (s *SSH) node(*builder, *Encryption) nodeOptions {
 	o := nodeOptions{Object: Object{{"driver", "ssh"}, {"path", s.Path}, {"server", s.Host.inet(sshPort)}}}
-	o.addText("user", s.User)
+	o.AddText("user", s.User)
 	return o
 }
 

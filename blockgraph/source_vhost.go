@@ -60,7 +60,7 @@ func (c Chardev) argument() Object {
 	o := Object{{"driver", "socket"}, {"id", c.ID}, {"path", c.Path}}
 	if c.Reconnect != 0 {
 		name, value := c.reconnect()
-		o.add(name, strconv.FormatUint(value, 10))
+		o.Add(name, strconv.FormatUint(value, 10))
 	}
 	return o
 }
@@ -81,7 +81,7 @@ func (c Chardev) command() Object {
 	data := Object{{"addr", Object{{"type", "unix"}, {"data", Object{{"path", c.Path}}}}}, {"server", false}}
 	if c.Reconnect != 0 {
 		name, value := c.reconnect()
-		data.add(name, value)
+		data.Add(name, value)
 	}
 	return Object{{"id", c.ID}, {"backend", Object{{"type", "socket"}, {"data", data}}}}
 }

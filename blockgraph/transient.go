@@ -46,24 +46,24 @@ func (b *builder) overlay(base string) string {
 	l := layer{overlay: true}
 
 	storage := Object{{"driver", "file"}, {"filename", o.Path}}
-	storage.addText("aio", b.disk.Driver.IO)
-	storage.add("node-name", file)
-	storage.add("read-only", false)
-	storage.add("discard", "unmap")
+	storage.AddText("aio", b.disk.Driver.IO)
+	storage.Add("node-name", file)
+	storage.Add("read-only", false)
+	storage.Add("discard", "unmap")
 	b.addCache(&storage)
 	b.add(Node{Role: RoleOverlayStorage, Options: storage, From: o.Path})
 
 	format := Object{{"node-name", top}}
 	b.addAccess(&format, l, true)
-	format.add("driver", formats[FormatQcow2].driver)
+	format.Add("driver", formats[FormatQcow2].driver)
 	n := Node{Role: RoleOverlayFormat, Children: []Child{{"file", file}, {"backing", base}}}
 	if b.disk.Encrypted() {
 		o.Secret = b.secret(SecretData{OneTime: true})
-		format.add("encrypt", Object{{"format", "luks"}, {"key-secret", o.Secret}})
+		format.Add("encrypt", Object{{"format", "luks"}, {"key-secret", o.Secret}})
 		n.Secrets = []string{o.Secret}
 	}
-	format.add("file", file)
-	format.add("backing", base)
+	format.Add("file", file)
+	format.Add("backing", base)
 	n.Options = format
 	return b.add(n)
 }

@@ -100,7 +100,7 @@ func placeUSB(d *Disk, m Machine) (place, error) {
 		name += strconv.FormatUint(uint64(a.Bus), 10)
 	}
 	members := Object{{"bus", m.alias(name) + ".0"}}
-	members.addText("port", a.Port)
+	members.AddText("port", a.Port)
 	return place{members: members}, nil
 }
 

@@ -1,11 +1,9 @@
 package blockgraph_test
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/google/uuid"
@@ -13,48 +11,6 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/secrets"
 )
-
-func TestObjectKeepsItsOrder(t *testing.T) {
-	t.Parallel()
-	o := blockgraph.Object{{"z", 1}, {"a", []any{true, nil, int64(-2), uint64(1 << 63), "é<&>\"\\\n"}}, {"m", blockgraph.Object{{"k", "v"}}}}
-	const want = `{"z":1,"a":[true,null,-2,9223372036854775808,"é\u003c\u0026\u003e\"\\\n"],"m":{"k":"v"}}`
-	b, err := json.Marshal(o)
-	if err != nil || string(b) != want || o.String() != want {
-		t.Errorf("got  %s %v\nand  %s\nwant %s", b, err, o, want)
-	}
-}
-
-func TestObjectRefusesOtherTypes(t *testing.T) {
-	t.Parallel()
-	for _, o := range []blockgraph.Object{
-		{{"a", 1.5}}, {{"a", []any{map[string]any{}}}}, {{"a", blockgraph.Object{{"b", struct{}{}}}}},
-	} {
-		if _, err := json.Marshal(o); err == nil || !strings.Contains(err.Error(), "has no place in a plan") {
-			t.Errorf("got %v", err)
-		}
-		if !strings.HasPrefix(o.String(), "invalid object") {
-			t.Errorf("got %s", o)
-		}
-	}
-}
-
-func TestObjectCopies(t *testing.T) {
-	t.Parallel()
-	o := blockgraph.Object{{"a", "1"}, {"b", "2"}}
-	for want, got := range map[string]blockgraph.Object{
-		`{"a":"1","b":"9"}`:          o.With("b", "9"),
-		`{"a":"1","b":"2","c":true}`: o.With("c", true),
-		`{"b":"2"}`:                  o.Without("a"),
-		`{"a":"1","b":"2"}`:          o.Without("x"),
-	} {
-		if got.String() != want {
-			t.Errorf("got %s, want %s", got, want)
-		}
-	}
-	if o.String() != `{"a":"1","b":"2"}` || o.Get("x") != nil || o.Text("a") != "1" || o.With("n", 1).Text("n") != "" {
-		t.Errorf("the object is %s", o)
-	}
-}
 
 func TestSecretDataIsRedacted(t *testing.T) {
 	t.Parallel()

@@ -223,10 +223,7 @@ func (vm *VM) exists(ctx context.Context, s blockgraph.Step) (bool, error) {
 		return false, err
 	}
 	if s.Kind == blockgraph.StepLimit { // which may be done again, and is done then
-		cmd, err := (&Values{}).command(s.Do) // it holds no secret
-		if err == nil {
-			_, err = vm.query(ctx, cmd)
-		}
+		_, err := vm.query(ctx, qmp.Command{Execute: s.Do.Execute, Arguments: s.Do.Arguments}) // it holds no secret
 		return err == nil, err
 	}
 	state, err := vm.State(ctx)

@@ -62,10 +62,6 @@ func (vm *VM) finishStart(ctx context.Context, state *State, d Started) error {
 	if d.Limits == nil {
 		return nil
 	}
-	limits, err := (&Values{}).object(d.Limits)
-	if err != nil {
-		return err
-	}
-	_, err = vm.client.Execute(ctx, qmp.Command{Execute: "block_set_io_throttle", Arguments: limits})
+	_, err := vm.client.Execute(ctx, qmp.Command{Execute: "block_set_io_throttle", Arguments: d.Limits})
 	return err
 }

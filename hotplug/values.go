@@ -227,19 +227,29 @@ func (v *Values) Wipe() {
 	v.key.Wipe()
 }
 
-// command turns a plan's command into QMP's, with secret values put in. The
-// values stay redacted in every rendering but the one on the wire.
+// command turns a plan's command into QMP's, with the secret value put in, which only an
+// object has, as its data. The value stays redacted in every rendering but the one on the wire.
 func (v *Values) command(c blockgraph.Command) (qmp.Command, error) {
-	if data, ok := c.Arguments.Get("data").(blockgraph.SecretData); ok && v.key != nil {
+	cmd := qmp.Command{Execute: c.Execute, Arguments: c.Arguments}
+	data, ok := c.Arguments.Get("data").(blockgraph.SecretData)
+	if !ok {
+		return cmd, nil
+	}
+	if v.key != nil {
 		sealed, err := v.seal(data)
 		if err != nil {
 			return qmp.Command{}, err
 		}
-		// No placeholder is left: a ciphertext may be seen.
-		c.Arguments = c.Arguments.With("data", sealed.Data).With("keyid", masterkey.ID).With("iv", sealed.IV)
+		// A ciphertext may be seen.
+		cmd.Arguments = c.Arguments.With("data", sealed.Data).With("keyid", masterkey.ID).With("iv", sealed.IV)
+		return cmd, nil
 	}
-	arguments, err := v.object(c.Arguments)
-	return qmp.Command{Execute: c.Execute, Arguments: arguments}, err
+	value, ok := v.passphrases[data.Object]
+	if !ok {
+		return qmp.Command{}, notResolved(data)
+	}
+	cmd.Arguments = c.Arguments.With("data", qmp.NewSensitive(value))
+	return cmd, nil
 }
 
 // seal encrypts a value. QEMU decodes the base64 of a ciphertext first and the
@@ -280,39 +290,4 @@ func (v *Values) file(s blockgraph.Step) (*os.File, error) {
 		return nil, fmt.Errorf("the plan needs an ephemeral header for node %s, which was not resolved", s.Header.Node)
 	}
 	return sealed(h)
-}
-
-func (v *Values) object(o blockgraph.Object) (qmp.Object, error) {
-	out := make(qmp.Object, 0, len(o))
-	for _, m := range o {
-		value, err := v.value(m.Value)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, qmp.Member{Name: m.Name, Value: value})
-	}
-	return out, nil
-}
-
-func (v *Values) value(value any) (any, error) {
-	switch x := value.(type) {
-	case blockgraph.Object:
-		return v.object(x)
-	case []any:
-		out := make([]any, len(x))
-		for i, e := range x {
-			var err error
-			if out[i], err = v.value(e); err != nil {
-				return nil, err
-			}
-		}
-		return out, nil
-	case blockgraph.SecretData:
-		data, ok := v.passphrases[x.Object]
-		if !ok {
-			return nil, notResolved(x)
-		}
-		return qmp.NewSensitive(data), nil
-	}
-	return value, nil
 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/luksplug/luksplug/internal/qapi"
 )
 
 const strayEvent = `{"event":"STRAY","data":{"n":1},"timestamp":{"seconds":1,"microseconds":2}}`
@@ -215,7 +217,7 @@ func TestSecretsAreScrubbed(t *testing.T) {
 		t.Errorf("%v", results[1].Err)
 	}
 	text := trace.String()
-	if strings.Contains(text, secret) || strings.Count(text, redacted) != 5 {
+	if strings.Contains(text, secret) || strings.Count(text, qapi.Redacted) != 5 {
 		t.Errorf("trace:\n%s", text)
 	}
 }

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+
+	"github.com/luksplug/luksplug/internal/qapi"
 )
 
 // FuzzStream feeds bytes to the framing and the reply parser, cut into reads of
@@ -79,7 +81,7 @@ func FuzzParseSchema(f *testing.F) {
 		}
 		for name := range s.commands {
 			s.Supports(name, path)
-			if err := s.Validate(name, sortedObject(members)); err != nil && err.Error() == "" {
+			if err := s.Validate(name, qapi.Sorted(members)); err != nil && err.Error() == "" {
 				t.Error("an error without words")
 			}
 		}

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/digitalocean/go-libvirt"
+
+	"github.com/luksplug/luksplug/internal/qapi"
 )
 
 // Procedure and program numbers of libvirt's remote_protocol.x and
@@ -146,7 +148,7 @@ func (d *fakeLibvirtd) command(h rpcHeader, body *bytes.Reader) {
 		return
 	}
 	reply := map[string]any{"id": "libvirt-373"}
-	value, err := d.qemu.Execute(context.Background(), Command{Execute: cmd.Execute, Arguments: sortedObject(cmd.Arguments)})
+	value, err := d.qemu.Execute(context.Background(), Command{Execute: cmd.Execute, Arguments: qapi.Sorted(cmd.Arguments)})
 	if refusal, ok := errAs[*Error](err); ok {
 		reply["error"] = map[string]any{"class": refusal.Class, "desc": refusal.Description}
 	} else if err != nil {
@@ -249,7 +251,7 @@ func TestNewLibvirt(t *testing.T) {
 	if err != nil || !schema.Supports("blockdev-add", "luks.header") {
 		t.Errorf("schema: %v", err)
 	}
-	if text := trace.String(); strings.Contains(text, "c2VjcmV0") || !strings.Contains(text, redacted) || !strings.Contains(text, "event") {
+	if text := trace.String(); strings.Contains(text, "c2VjcmV0") || !strings.Contains(text, qapi.Redacted) || !strings.Contains(text, "event") {
 		t.Errorf("trace:\n%.2000s", text)
 	}
 

@@ -9,8 +9,11 @@ import (
 	"io"
 	"os"
 	"strconv"
+	"strings"
 
 	goqemu "github.com/digitalocean/go-qemu/qmp"
+
+	"github.com/luksplug/luksplug/internal/qapi"
 )
 
 // Command is one command for QEMU.
@@ -63,43 +66,44 @@ func newCall(cmd Command, id uint64, style idStyle, traced bool) (*call, error) 
 		return nil, fmt.Errorf("%w: it has no name (Execute is empty)", ErrEncode)
 	}
 	c := &call{name: cmd.Execute, id: id, file: cmd.File, answer: make(chan answer, 1)}
-	e := encoder{buf: make([]byte, 0, 256)}
-	if err := e.command(cmd, id, style); err != nil {
-		clear(e.buf)
-		return nil, fmt.Errorf("%s: %w", cmd.Execute, err)
+	line := cmd.object(id, style)
+	var err error
+	if c.wire, c.secrets, err = qapi.Line(line); err == nil && traced {
+		c.shown, err = line.MarshalJSON()
 	}
-	c.wire, c.secrets = append(e.buf, '\n'), longestFirst(e.secrets)
-	if traced {
-		shown := encoder{redact: true}
-		if err := shown.command(cmd, id, style); err != nil {
-			return nil, fmt.Errorf("%s: %w", cmd.Execute, err)
-		}
-		c.shown = shown.buf
+	if err != nil {
+		c.wipe()
+		return nil, encodeError(cmd.Execute, err)
 	}
+	c.secrets = longestFirst(c.secrets)
 	return c, nil
 }
 
-func (e *encoder) command(cmd Command, id uint64, style idStyle) error {
-	e.buf = append(e.buf, `{"execute":`...)
-	if err := e.string("execute", cmd.Execute); err != nil {
-		return err
-	}
+// object returns the JSON object that cmd is on the wire.
+func (cmd Command) object(id uint64, style idStyle) Object {
+	o := make(Object, 0, 3)
+	o.Add("execute", cmd.Execute)
 	if len(cmd.Arguments) > 0 {
-		e.buf = append(e.buf, `,"arguments":`...)
-		if err := e.object("", cmd.Arguments, 0); err != nil {
-			return err
-		}
+		o.Add("arguments", cmd.Arguments)
 	}
-	e.grow(slack)
 	switch style {
 	case numericID:
-		e.buf = strconv.AppendUint(append(e.buf, `,"id":`...), id, 10)
+		o.Add("id", id)
 	case stringID:
-		e.buf = append(strconv.AppendUint(append(e.buf, `,"id":"`...), id, 10), '"')
+		o.Add("id", strconv.FormatUint(id, 10))
 	case noID:
 	}
-	e.buf = append(e.buf, '}')
-	return nil
+	return o
+}
+
+// encodeError names an argument as the caller does, who knows nothing of the object that
+// it is wrapped in.
+func encodeError(command string, err error) error {
+	var fault *qapi.EncodeError
+	if errors.As(err, &fault) {
+		err = &qapi.EncodeError{Path: strings.TrimPrefix(fault.Path, "arguments."), Reason: fault.Reason}
+	}
+	return fmt.Errorf("%s: %w: %w", command, ErrEncode, err)
 }
 
 // wipe clears the encoded command if it holds a secret.
@@ -182,8 +186,8 @@ func (m *message) scrub(secrets [][]byte) {
 func (m *message) line() []byte {
 	var buf []byte
 	if m.Error != nil {
-		buf = appendQuoted(append(buf, `{"error":{"class":`...), m.Error.Class)
-		buf = appendQuoted(append(buf, `,"desc":`...), m.Error.Description)
+		buf = qapi.AppendQuoted(append(buf, `{"error":{"class":`...), m.Error.Class)
+		buf = qapi.AppendQuoted(append(buf, `,"desc":`...), m.Error.Description)
 		buf = append(buf, '}')
 	} else {
 		buf = append(append(buf, `{"return":`...), m.Return...)

@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+
+	"github.com/luksplug/luksplug/internal/qapi"
 )
 
 // maxUnions bounds how often a union's variant is a union itself. QEMU's deepest
@@ -61,8 +64,8 @@ func fault(path, format string, args ...any) *ArgumentError {
 
 // value checks v against t. Its result is nil or the fault.
 func (v validator) value(t *schemaType, path string, value any, depth int) *ArgumentError {
-	if depth > maxDepth {
-		return fault(path, "is nested more than %d levels deep", maxDepth)
+	if depth > qapi.MaxDepth {
+		return fault(path, "is nested more than %d levels deep", qapi.MaxDepth)
 	}
 	value, bad := normalize(path, value)
 	if bad != nil {
@@ -212,7 +215,7 @@ func normalize(path string, value any) (any, *ArgumentError) {
 	case nil, bool, string, Sensitive, json.Number, Object, []any:
 		return value, nil
 	case map[string]any:
-		return sortedObject(v), nil
+		return qapi.Sorted(v), nil
 	case []string:
 		list := make([]any, len(v))
 		for i, s := range v {
@@ -228,11 +231,10 @@ func normalize(path string, value any) (any, *ArgumentError) {
 		}
 		return normalize(path, decoded)
 	}
-	e := encoder{}
-	if err := e.value(path, value, 0); err != nil {
-		return nil, fault(path, "has a type that cannot be sent: %T", value)
+	if number, ok := qapi.Number(value); ok {
+		return number, nil
 	}
-	return json.Number(e.buf), nil // all that is left are numbers
+	return nil, fault(path, "has a type that cannot be sent: %T", value)
 }
 
 // kindOf returns the JSON kind of a normalized value. QEMU tells an integer
@@ -275,4 +277,15 @@ func names(values map[string]struct{}) string {
 		return strings.Join(list[:few], ", ") + fmt.Sprintf(" and %d more", len(list)-few)
 	}
 	return strings.Join(list, ", ")
+}
+
+func joinPath(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}
+
+func indexPath(path string, i int) string {
+	return path + "[" + strconv.Itoa(i) + "]"
 }

@@ -5,13 +5,15 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+
+	"github.com/luksplug/luksplug/internal/qapi"
 )
 
 // scrubText replaces each secret in text. Secrets come longest first, so that
 // one which is a part of another leaves no remainder.
 func scrubText(text []byte, secrets [][]byte) []byte {
 	for _, secret := range secrets {
-		text = bytes.ReplaceAll(text, secret, []byte(redacted))
+		text = bytes.ReplaceAll(text, secret, []byte(qapi.Redacted))
 	}
 	return text
 }
@@ -40,7 +42,7 @@ func scrubJSON(raw json.RawMessage, secrets [][]byte) json.RawMessage {
 			continue
 		}
 		out = append(out, raw[copied:start]...)
-		out = appendQuoted(out, scrubText([]byte(text), secrets))
+		out = qapi.AppendQuoted(out, scrubText([]byte(text), secrets))
 		copied = i + 1
 	}
 	if out == nil {

@@ -1,4 +1,4 @@
-package blockgraph
+package qapi
 
 import (
 	"bytes"
@@ -8,12 +8,15 @@ import (
 	"strconv"
 )
 
+// maxReadDepth bounds the nesting of what UnmarshalJSON reads.
+const maxReadDepth = 64
+
 // UnmarshalJSON reads one JSON object; members keep their order. Numbers become
 // int64, or uint64 where they are greater; others than whole ones are refused.
 func (o *Object) UnmarshalJSON(text []byte) error {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
-	value, err := readValue(d, maxXMLDepth)
+	value, err := readValue(d, maxReadDepth)
 	if err != nil {
 		return err
 	}
@@ -77,7 +80,7 @@ func readObject(d *json.Decoder, depth int) (any, error) {
 		if out.Has(text) {
 			return nil, fmt.Errorf("the member %q is there twice", text)
 		}
-		out.add(text, value)
+		out.Add(text, value)
 	}
 	_, err := d.Token()
 	return out, err

@@ -1,7 +1,6 @@
-package qmp
+package qapi
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -20,36 +19,28 @@ type Sensitive struct {
 // NewSensitive wraps value, which must be valid UTF-8 (in practice base64) and
 // is sent as a JSON string. The slice is kept, not copied, so that its owner
 // can wipe it; that must not happen before the Execute that carries it has
-// returned; the client does not read value after that.
+// returned. Nothing reads value after that.
 func NewSensitive(value []byte) Sensitive {
 	return Sensitive{get: func() []byte { return value }}
-}
-
-// reveal returns the value itself, for the encoder alone.
-func (s Sensitive) reveal() ([]byte, error) {
-	if s.get == nil {
-		return nil, errors.New("is a zero Sensitive; make it with NewSensitive")
-	}
-	return s.get(), nil
 }
 
 // Format writes "[redacted]" for every verb and flag.
 func (s Sensitive) Format(state fmt.State, _ rune) {
 	// A fmt.State's writer does not fail, and Format could not report it.
-	_, _ = io.WriteString(state, redacted)
+	_, _ = io.WriteString(state, Redacted)
 }
 
 // String returns "[redacted]".
-func (s Sensitive) String() string { return redacted }
+func (s Sensitive) String() string { return Redacted }
 
 // GoString returns "[redacted]".
-func (s Sensitive) GoString() string { return redacted }
+func (s Sensitive) GoString() string { return Redacted }
 
 // MarshalText returns "[redacted]".
-func (s Sensitive) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+func (s Sensitive) MarshalText() ([]byte, error) { return []byte(Redacted), nil }
 
 // MarshalJSON returns the JSON string "[redacted]".
-func (s Sensitive) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
+func (s Sensitive) MarshalJSON() ([]byte, error) { return []byte(`"` + Redacted + `"`), nil }
 
 // LogValue returns "[redacted]" to log/slog.
-func (s Sensitive) LogValue() slog.Value { return slog.StringValue(redacted) }
+func (s Sensitive) LogValue() slog.Value { return slog.StringValue(Redacted) }

@@ -1,0 +1,92 @@
+package qapi
+
+import "slices"
+
+// Object is a JSON object whose members keep their order.
+//
+// A member's value may be nil, a bool, a string, any integer or unsigned integer type, a
+// float64, a json.Number, an Object, a map[string]any (written sorted by key), a []any, a
+// []string, a json.RawMessage, a [Sensitive], or of a type that embeds [Placeholder].
+// Every other type, structs and pointers among them, is refused with an [*EncodeError]
+// when the object is encoded.
+type Object []Member
+
+// Member is one name and value of an Object. It is an alias so that the literal
+// {"driver", "raw"} is not one of a foreign struct type, which go vet wants keyed.
+type Member = struct {
+	Name  string
+	Value any
+}
+
+// Placeholder is embedded by a type whose values stand where a secret goes. Such a value
+// is shown as "[redacted]" and never sent: [Line] refuses it.
+type Placeholder struct{}
+
+func (Placeholder) placeholder() {}
+
+// Get returns the value of the member called name, nil if there is none.
+func (o Object) Get(name string) any {
+	for _, m := range o {
+		if m.Name == name {
+			return m.Value
+		}
+	}
+	return nil
+}
+
+// Text returns the member called name if it is a string, "" otherwise.
+func (o Object) Text(name string) string {
+	s, _ := o.Get(name).(string)
+	return s
+}
+
+// Has reports whether there is a member called name.
+func (o Object) Has(name string) bool {
+	return slices.ContainsFunc(o, func(m Member) bool { return m.Name == name })
+}
+
+// With returns a copy of o with the member name set to value: replaced in its place, or
+// added at the end.
+func (o Object) With(name string, value any) Object {
+	out := make(Object, 0, len(o)+1)
+	found := false
+	for _, m := range o {
+		if m.Name == name {
+			m.Value, found = value, true
+		}
+		out = append(out, m)
+	}
+	if !found {
+		out = append(out, Member{name, value})
+	}
+	return out
+}
+
+// Without returns a copy of o that lacks the member name.
+func (o Object) Without(name string) Object {
+	out := make(Object, 0, len(o))
+	for _, m := range o {
+		if m.Name != name {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// Add adds a member at the end.
+func (o *Object) Add(name string, value any) { *o = append(*o, Member{name, value}) }
+
+// AddText adds a member unless its value is empty: most settings of a disk are absent,
+// and QEMU then uses its own default, as it does for libvirt.
+func (o *Object) AddText(name, value string) {
+	if value != "" {
+		o.Add(name, value)
+	}
+}
+
+// AddNumber adds a member unless its value is 0.
+func (o *Object) AddNumber(name string, value uint) {
+	if value != 0 {
+		o.Add(name, int(value))
+	}
+}
