@@ -16,6 +16,7 @@ import (
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
 	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/qmp/qmplibvirt"
 )
 
 // TestVirshPassesFile sends a sealed memfd through virsh to the QEMU of a real
@@ -41,8 +42,8 @@ func TestVirshPassesFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	virsh := qmp.Virsh{Program: virshProgram(ctx, t, daemon), URI: daemon.URI, Domain: uuid.UUID(handle.UUID).String()}
-	client, err := qmp.NewLibvirt(ctx, l, handle, qmp.WithFilePasser(virsh.PassFile))
+	virsh := qmplibvirt.Virsh{Program: virshProgram(ctx, t, daemon), URI: daemon.URI, Domain: uuid.UUID(handle.UUID).String()}
+	client, err := qmplibvirt.NewClient(ctx, l, handle, virsh.PassFile)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +88,7 @@ func TestVirshPassesFile(t *testing.T) {
 		t.Errorf("a refusal: %v", err)
 	}
 	// What virsh itself refuses has not reached QEMU.
-	for what, wrong := range map[string]qmp.Virsh{
+	for what, wrong := range map[string]qmplibvirt.Virsh{
 		"domain": {Program: virsh.Program, URI: virsh.URI, Domain: "no-such-domain"},
 		"socket": {Program: virsh.Program, URI: "qemu+unix:///system?socket=/nonexistent/socket", Domain: virsh.Domain},
 	} {

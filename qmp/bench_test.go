@@ -9,13 +9,15 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/luksplug/luksplug/qmp/internal/qmptest"
 )
 
 // BenchmarkExecute compares Execute with writing the same bytes to a bare
 // socket and reading one line back: the difference is what the client costs.
 func BenchmarkExecute(b *testing.B) {
 	peers := map[string]func(b *testing.B) string{
-		"qemu": func(b *testing.B) string { return startQEMU(b, "-machine", "none").unix },
+		"qemu": func(b *testing.B) string { return qmptest.StartQEMU(b, "-machine", "none").Unix },
 		"fake": func(b *testing.B) string {
 			return fakePeer(b, func(p *fakeConn) {
 				if !p.greet() {
@@ -38,8 +40,8 @@ func BenchmarkExecute(b *testing.B) {
 	for name, start := range peers {
 		b.Run(name+"/bare", func(b *testing.B) {
 			conn, err := net.Dial("unix", start(b))
-			must(b, err)
-			defer closeIt(b, conn)
+			qmptest.Must(b, err)
+			defer qmptest.Close(b, conn)
 			in := bufio.NewReader(conn)
 			exchange := func(command string) {
 				if _, err := conn.Write([]byte(command)); err != nil {
@@ -89,9 +91,9 @@ func BenchmarkExecute(b *testing.B) {
 func BenchmarkSchema(b *testing.B) {
 	c, _ := startNone(b)
 	data, err := c.Execute(context.Background(), Command{Execute: "query-qmp-schema"})
-	must(b, err)
+	qmptest.Must(b, err)
 	s, err := ParseSchema(data)
-	must(b, err)
+	qmptest.Must(b, err)
 	b.Run("parse", func(b *testing.B) {
 		for b.Loop() {
 			if _, err := ParseSchema(data); err != nil {
@@ -100,7 +102,7 @@ func BenchmarkSchema(b *testing.B) {
 		}
 	})
 	compact, err := CompactSchema(data)
-	must(b, err)
+	qmptest.Must(b, err)
 	b.Run("parse compact", func(b *testing.B) {
 		for b.Loop() {
 			if _, err := ParseSchema(compact); err != nil {
@@ -111,7 +113,7 @@ func BenchmarkSchema(b *testing.B) {
 	b.Run("validate", func(b *testing.B) {
 		args := Object{{"driver", "luks"}, {"node-name", "l"}, {"file", "p"}, {"header", "h"}, {"key-secret", "s"}}
 		for b.Loop() {
-			must(b, s.Validate("blockdev-add", args))
+			qmptest.Must(b, s.Validate("blockdev-add", args))
 		}
 	})
 }
@@ -120,12 +122,12 @@ func BenchmarkSchema(b *testing.B) {
 // monitors of one QEMU, so that the load of the machine hits both alike. It
 // reports the quotient of the medians.
 func BenchmarkOverhead(b *testing.B) {
-	second := filepath.Join(socketDir(b), "second.sock")
-	q := startQEMU(b, "-machine", "none", "-qmp", "unix:"+second+",server=on,wait=off")
-	c := dialTest(b, q.unix)
+	second := filepath.Join(qmptest.SocketDir(b), "second.sock")
+	q := qmptest.StartQEMU(b, "-machine", "none", "-qmp", "unix:"+second+",server=on,wait=off")
+	c := dialTest(b, q.Unix)
 	conn, err := net.Dial("unix", second)
-	must(b, err)
-	defer closeIt(b, conn)
+	qmptest.Must(b, err)
+	defer qmptest.Close(b, conn)
 	in := bufio.NewReader(conn)
 	exchange := func(command string) {
 		if _, err := conn.Write([]byte(command)); err != nil {

@@ -6,33 +6,32 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
-
-	goqemu "github.com/digitalocean/go-qemu/qmp"
 )
 
 // Client is a connection to one QEMU's monitor. All its methods may be called
 // from any number of goroutines at once.
 type Client struct {
-	session   *session
-	transport transport
-	ids       idStyle
-	lastID    atomic.Uint64
-	version   goqemu.Version
-	peer      peer
-	address   string // of the monitor, for SchemaID
+	session    *session
+	dispatcher dispatcher
+	ids        idStyle
+	lastID     atomic.Uint64
+	version    Version
+	peer       peer
+	address    string // of the monitor, for SchemaID
 
 	source     SchemaSource  // nil: none
 	schemaLock chan struct{} // a lock whose wait a context can end
 	schema     *Schema       // guarded by schemaLock
 }
 
-// transport carries calls to QEMU.
-type transport interface {
+// dispatcher gives calls to QEMU: a socket, which has many in flight, or a serial, which
+// has one.
+type dispatcher interface {
 	// run executes calls in their order and sets results[i] for calls[i].
 	run(ctx context.Context, calls []*call, results []Result)
 	// close releases everything, and wakes whoever is in run.
 	close() error
-	// passesFiles says whether run takes calls with a file.
+	// passesFiles reports whether run takes calls with a file.
 	passesFiles() bool
 }
 
@@ -46,12 +45,11 @@ type peer struct {
 type Option func(*options)
 
 type options struct {
-	trace    TraceFunc
-	schema   *Schema
-	source   SchemaSource
-	passFile FilePasser
-	connect  bool
-	ids      idStyle
+	trace   TraceFunc
+	schema  *Schema
+	source  SchemaSource
+	address string
+	ids     idStyle
 }
 
 func newOptions(ids idStyle, opts []Option) options {
@@ -65,8 +63,8 @@ func newOptions(ids idStyle, opts []Option) options {
 // WithTrace reports the traffic, with secrets redacted, to t.
 func WithTrace(t TraceFunc) Option { return func(o *options) { o.trace = t } }
 
-func newClient(s *session, t transport, o options) *Client {
-	return &Client{session: s, transport: t, ids: o.ids, schema: o.schema, source: o.source, schemaLock: make(chan struct{}, 1)}
+func newClient(s *session, d dispatcher, o options) *Client {
+	return &Client{session: s, dispatcher: d, ids: o.ids, schema: o.schema, source: o.source, schemaLock: make(chan struct{}, 1)}
 }
 
 // Execute sends cmd, waits for the reply, and returns its "return" value.
@@ -102,7 +100,7 @@ func (c *Client) ExecuteAll(ctx context.Context, cmds ...Command) []Result {
 		}
 		calls[i] = call
 	}
-	c.transport.run(ctx, calls, results)
+	c.dispatcher.run(ctx, calls, results)
 	return results
 }
 
@@ -113,8 +111,24 @@ func (c *Client) Subscribe(names ...string) *Subscription {
 	return c.session.hub.subscribe(names)
 }
 
+// Version is QEMU's version (qapi/control.json, VersionInfo).
+type Version struct {
+	// Package names the distributor's package; it is empty in QEMU's own builds.
+	Package string `json:"package"`
+	QEMU    struct {
+		Major int `json:"major"`
+		Micro int `json:"micro"`
+		Minor int `json:"minor"`
+	} `json:"qemu"`
+}
+
+// String returns the version's numbers: "10.0.2".
+func (v Version) String() string {
+	return fmt.Sprintf("%d.%d.%d", v.QEMU.Major, v.QEMU.Minor, v.QEMU.Micro)
+}
+
 // Version returns QEMU's version.
-func (c *Client) Version() goqemu.Version { return c.version }
+func (c *Client) Version() Version { return c.version }
 
 // VersionString returns QEMU's version with the distributor's package in
 // parentheses, if there is one: "10.0.2 (Debian 1:10.0.2+ds-2)".
@@ -127,10 +141,10 @@ func (c *Client) VersionString() string {
 	return c.version.String() + " (" + pkg + ")"
 }
 
-// PassesFiles says whether Command.File works on this client: over a unix
-// socket, and over libvirt with WithFilePasser. Elsewhere such a command fails
+// PassesFiles reports whether Command.File works on this client: over a unix
+// socket, and where the Transport passes files. Elsewhere such a command fails
 // with ErrFileUnsupported, unsent.
-func (c *Client) PassesFiles() bool { return c.transport.passesFiles() }
+func (c *Client) PassesFiles() bool { return c.dispatcher.passesFiles() }
 
 // PeerPID returns the process id of the QEMU at the other end of a unix socket
 // (SO_PEERCRED, unix(7)). For a socket that was passed to QEMU as a descriptor,
@@ -150,7 +164,7 @@ func (c *Client) Err() error { return c.session.cause() }
 // be called again, to no effect.
 func (c *Client) Close() error {
 	c.session.fail(ErrClosed)
-	err := c.transport.close()
+	err := c.dispatcher.close()
 	c.session.hub.closeAll()
 	return err
 }

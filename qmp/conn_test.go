@@ -11,18 +11,20 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/qmp/internal/qmptest"
 )
 
 // socketPair returns our end as a connection and the other as a file to inherit.
 func socketPair(t testing.TB) (net.Conn, *os.File) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	must(t, err)
+	qmptest.Must(t, err)
 	near, far := os.NewFile(uintptr(fds[0]), "near"), os.NewFile(uintptr(fds[1]), "far")
 	t.Cleanup(func() { _ = far.Close() }) // a test may have closed it
-	defer closeIt(t, near)                // FileConn duplicates it
+	defer qmptest.Close(t, near)          // FileConn duplicates it
 	conn, err := net.FileConn(near)
-	must(t, err)
+	qmptest.Must(t, err)
 	return conn, far
 }
 
@@ -38,23 +40,23 @@ func TestNewConnSocketpair(t *testing.T) {
 	cmd := exec.Command(binary, "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none",
 		"-chardev", "socket,id=m,fd=3", "-mon", "chardev=m,mode=control")
 	cmd.ExtraFiles = []*os.File{far}
-	must(t, cmd.Start())
+	qmptest.Must(t, cmd.Start())
 	t.Cleanup(func() {
-		must(t, cmd.Process.Kill())
+		qmptest.Must(t, cmd.Process.Kill())
 		_ = cmd.Wait() // killed: it has no success to report
 	})
-	must(t, far.Close())
-	c, err := NewConn(testContext(t), conn)
-	must(t, err)
-	defer closeIt(t, c)
+	qmptest.Must(t, far.Close())
+	c, err := NewConn(qmptest.Context(t), conn)
+	qmptest.Must(t, err)
+	defer qmptest.Close(t, c)
 	if pid, known := c.PeerPID(); !known || pid != os.Getpid() {
 		t.Errorf("peer pid %d, %v; the pair was made by %d", pid, known, os.Getpid())
 	}
 	if !c.PassesFiles() {
 		t.Error("PassesFiles is false")
 	}
-	_, err = c.Execute(testContext(t), Command{Execute: "add-fd", File: memfd(t, 512)})
-	must(t, err)
+	_, err = c.Execute(qmptest.Context(t), Command{Execute: "add-fd", File: qmptest.Memfd(t, 512)})
+	qmptest.Must(t, err)
 }
 
 // A connection that does not become a client is closed.
@@ -66,8 +68,8 @@ func TestNewConnClosesOnFailure(t *testing.T) {
 		want  error
 	}{
 		"silence":     {func(io.ReadWriter) {}, 50 * time.Millisecond, ErrNoGreeting},
-		"not QMP":     {func(p io.ReadWriter) { _, _ = io.WriteString(p, "SSH-2.0\n") }, patience, ErrProtocol},
-		"no commands": {func(p io.ReadWriter) { _, _ = io.WriteString(p, fakeGreeting+"\nrubbish\n") }, patience, ErrConnectionLost},
+		"not QMP":     {func(p io.ReadWriter) { _, _ = io.WriteString(p, "SSH-2.0\n") }, qmptest.Patience, ErrProtocol},
+		"no commands": {func(p io.ReadWriter) { _, _ = io.WriteString(p, fakeGreeting+"\nrubbish\n") }, qmptest.Patience, ErrConnectionLost},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -83,8 +85,8 @@ func TestNewConnClosesOnFailure(t *testing.T) {
 			if _, err := NewConn(ctx, near); !errors.Is(err, test.want) {
 				t.Errorf("%v", err)
 			}
-			await2(t, closed)
-			closeIt(t, far)
+			qmptest.AwaitDone(t, closed)
+			qmptest.Close(t, far)
 		})
 	}
 }
@@ -92,11 +94,7 @@ func TestNewConnClosesOnFailure(t *testing.T) {
 func TestPassesFiles(t *testing.T) {
 	t.Parallel()
 	c, q := startNone(t)
-	l, _ := startLibvirt(t, c)
-	overLibvirt, err := NewLibvirt(testContext(t), l, testDomain)
-	must(t, err)
-	defer closeIt(t, overLibvirt)
-	if !c.PassesFiles() || dialTest(t, q.tcp).PassesFiles() || overLibvirt.PassesFiles() {
+	if !c.PassesFiles() || dialTest(t, q.TCP).PassesFiles() {
 		t.Error("only a unix socket passes files by itself")
 	}
 }

@@ -1,14 +1,14 @@
 // Package qmp is a client for the QEMU Machine Protocol: the JSON protocol over
 // which a running QEMU takes commands and reports events. It knows nothing of
-// disks or of what a secret means; it carries commands, exactly once, and says
-// truthfully what became of each.
+// disks or of what a secret means; it sends each command exactly once and reports
+// its outcome.
 //
 // # Connecting
 //
-// [Dial] connects to a bare QEMU's monitor over a unix socket or TCP, [NewConn]
-// takes a connection that is open already, [NewLibvirt] goes through libvirt's
-// RPC (go-libvirt), and [NewMonitor] takes any monitor of digitalocean/go-qemu.
-// All four give the same [Client]:
+// [Dial] connects to a QEMU's monitor over a unix socket or TCP, and [NewConn] takes
+// a connection that is open already. Other ways are packages of their own, each with
+// a [Transport] for [NewClient]: qmplibvirt goes through libvirt's RPC, goqemu through
+// a monitor of digitalocean/go-qemu. All give the same [Client]:
 //
 //	client, err := qmp.Dial(ctx, "/run/vm1/qmp.sock")
 //	...
@@ -21,17 +21,17 @@
 // A QMP monitor serves one client at a time: a second client is accepted by the
 // kernel, but never greeted. Dial waits for the greeting until its context ends
 // and then says so ([ErrNoGreeting]). QMP has no authentication, and whoever
-// speaks it owns the QEMU process: prefer a unix socket in a private folder.
+// speaks it owns the QEMU process: prefer a unix socket in a private directory.
 //
 // # Three outcomes
 //
 // A command is done (no error), failed, or its outcome is unknown:
 //
 //   - [*Error]: QEMU answered, and refused. Match it with errors.Is against
-//     [ErrNodeNotFound], [ErrWrongPassphrase] and their kin.
+//     [ErrNodeNotFound], [ErrWrongPassphrase] and the others of errtext.go.
 //   - [*UnknownOutcomeError]: at least a part of the command was sent, and no
-//     answer came: the context ended, or the connection was lost. Ask QEMU what
-//     exists before going on; never assume.
+//     reply came: the context ended, or the connection was lost. Query QEMU for what
+//     exists before going on.
 //   - any other error: the command was not sent ([ErrClosed],
 //     [ErrConnectionLost], [ErrEncode], the context's own error): nothing
 //     happened.
@@ -50,9 +50,8 @@
 //   - Loss of the connection wakes every waiting caller at once.
 //   - The "oob" capability is never enabled. With it, QEMU mixes up passed file
 //     descriptors; passing them ([Command].File) does not need it. Each
-//     descriptor travels in a sendmsg of its own, with its own command. Over
-//     libvirt, whose Go client cannot pass one, [Virsh] can ([WithFilePasser]);
-//     [Client.PassesFiles] says whether a client takes files at all.
+//     descriptor travels in a sendmsg of its own, with its own command.
+//     [Client.PassesFiles] reports whether a client takes files at all.
 //   - A command that could only be written in part, because QEMU stopped
 //     reading, makes the stream useless; the client then closes it rather than
 //     let the next command be swallowed.
@@ -65,15 +64,14 @@
 // entries of a command are scrubbed of the exact values that it carried. That
 // is complete because [Object] takes only a closed set of value types:
 // a struct that could hide a secret is an encoding error. The client cannot
-// know a secret that QEMU is asked for (qom-get of a secret object's data), nor
-// one passed as a plain string: do neither.
+// recognise a secret that it queries (qom-get of a secret object's data), nor one
+// passed as a plain string: do neither.
 //
 // # Schema
 //
 // [Client.Schema] asks QEMU to describe its own commands, once per connection.
 // The answer takes QEMU some 50 ms in its main loop, in which the guest stands
-// still; [WithSchemaSource] has the client look elsewhere first (package
-// schemacache). [Schema.Supports] answers questions such as "does blockdev-add know
+// still; [WithSchemaSource] has the client ask another source first. [Schema.Supports] answers questions such as "does blockdev-add know
 // luks.header?", and [Schema.Validate] checks a whole command before it is sent.
 //
 // The protocol is specified in QEMU's docs/interop/qmp-spec.rst, the

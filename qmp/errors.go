@@ -22,10 +22,11 @@ var (
 	// ErrFileUnsupported: Command.File was set on a transport that cannot pass
 	// descriptors; nothing was sent. Ask PassesFiles before.
 	ErrFileUnsupported = errors.New("this QMP transport cannot pass file descriptors")
-	// ErrFileWithSecret: a command for a FilePasser carried a Sensitive value,
-	// which would be seen outside this process; nothing was sent.
+	// ErrFileWithSecret: a command with a File carried a Sensitive value over a
+	// Transport, whose way for files may show it to others; nothing was sent.
 	ErrFileWithSecret = errors.New("a command that another program passes on must not hold a secret")
-	// ErrNotSent is for a FilePasser to say that QEMU has not got the command.
+	// ErrNotSent is wrapped by the errors of a Transport which mean that QEMU has not
+	// got the command.
 	ErrNotSent = errors.New("the command has not reached QEMU")
 )
 

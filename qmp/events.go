@@ -3,14 +3,18 @@ package qmp
 import (
 	"slices"
 	"sync"
-
-	goqemu "github.com/digitalocean/go-qemu/qmp"
 )
 
-// Event is something that QEMU reports on its own. Its Timestamp.Microseconds
-// are microseconds, to be multiplied by time.Microsecond, and JSON numbers in
-// Data are float64. All subscriptions share Data: do not change it.
-type Event = goqemu.Event
+// Event is something that QEMU reports on its own (qmp-spec.rst, "Asynchronous events").
+// All subscriptions share Data: do not change it. JSON numbers in it are float64.
+type Event struct {
+	Event     string         `json:"event"` // its name, for example "DEVICE_DELETED"
+	Data      map[string]any `json:"data"`
+	Timestamp struct {
+		Seconds      int64 `json:"seconds"`
+		Microseconds int64 `json:"microseconds"` // to be added to Seconds
+	} `json:"timestamp"`
+}
 
 // Subscription receives events, in order, from the moment of Subscribe. Behind
 // its channel is a queue without a bound, so that a listener that is slow, or

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/internal/qapi"
+	"github.com/luksplug/luksplug/qmp/internal/qmptest"
 )
 
 const strayEvent = `{"event":"STRAY","data":{"n":1},"timestamp":{"seconds":1,"microseconds":2}}`
@@ -34,14 +35,14 @@ func TestEventsDuringHandshake(t *testing.T) {
 	c := dialTest(t, path, WithTrace(trace.add))
 	sub := c.Subscribe("STRAY")
 	defer sub.Close()
-	value, err := c.Execute(testContext(t), Command{Execute: "x"})
+	value, err := c.Execute(qmptest.Context(t), Command{Execute: "x"})
 	if err != nil || string(value) != `"mine"` {
 		t.Errorf("%s, %v", value, err)
 	}
 	if c.VersionString() != "10.0.2 (fake)" {
 		t.Error(c.VersionString())
 	}
-	if e := await(t, sub.Events(), "the event"); e.Data["n"] != 1.0 || e.Timestamp.Microseconds != 2 {
+	if e := qmptest.Await(t, sub.Events(), "the event"); e.Data["n"] != 1.0 || e.Timestamp.Microseconds != 2 {
 		t.Errorf("%+v", e)
 	}
 	if n := trace.count(Occurred); n != 5 {
@@ -69,7 +70,7 @@ func TestRepliesToAnother(t *testing.T) {
 	})
 	first, second := dialTest(t, path), dialTest(t, path)
 	for _, c := range []*Client{first, second} {
-		for _, r := range c.ExecuteAll(testContext(t), slices.Repeat([]Command{{Execute: "x"}}, 20)...) {
+		for _, r := range c.ExecuteAll(qmptest.Context(t), slices.Repeat([]Command{{Execute: "x"}}, 20)...) {
 			if r.Err != nil || string(r.Value) != `"mine"` {
 				t.Errorf("%s, %v", r.Value, r.Err)
 			}
@@ -129,14 +130,14 @@ func TestHugeMessages(t *testing.T) {
 	c := dialTest(t, path)
 	sub := c.Subscribe()
 	defer sub.Close()
-	results := c.ExecuteAll(testContext(t), Command{Execute: "a"}, Command{Execute: "b"})
+	results := c.ExecuteAll(qmptest.Context(t), Command{Execute: "a"}, Command{Execute: "b"})
 	if results[0].Err != nil || len(results[0].Value) != len(huge)+2 {
 		t.Errorf("%d bytes, %v", len(results[0].Value), results[0].Err)
 	}
 	if results[1].Err != nil || string(results[1].Value) != `"small"` {
 		t.Errorf("%s, %v", results[1].Value, results[1].Err)
 	}
-	if e := await(t, sub.Events(), "the event"); e.Data["x"] != huge {
+	if e := qmptest.Await(t, sub.Events(), "the event"); e.Data["x"] != huge {
 		t.Error("the event is not whole")
 	}
 }
@@ -161,7 +162,7 @@ func TestRepliesOutOfOrderAndLate(t *testing.T) {
 	})
 	var trace traceLog
 	client := dialTest(t, path, WithTrace(trace.add))
-	ctx, cancel := context.WithCancel(testContext(t))
+	ctx, cancel := context.WithCancel(qmptest.Context(t))
 	secret := []byte("dGhlIHNlY3JldA==")
 	done := make(chan error, 1)
 	go func() {
@@ -169,15 +170,15 @@ func TestRepliesOutOfOrderAndLate(t *testing.T) {
 		clear(secret) // allowed as soon as Execute has returned
 		done <- err
 	}()
-	id := await(t, first, "the command")
+	id := qmptest.Await(t, first, "the command")
 	cancel()
-	err := await(t, done, "the cancelled caller")
-	unknown, ok := errAs[*UnknownOutcomeError](err)
+	err := qmptest.Await(t, done, "the cancelled caller")
+	unknown, ok := qmptest.ErrorAs[*UnknownOutcomeError](err)
 	if !ok || unknown.Command != "late" || !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 	close(goOn)
-	results := client.ExecuteAll(testContext(t), Command{Execute: "b"}, Command{Execute: "c"})
+	results := client.ExecuteAll(qmptest.Context(t), Command{Execute: "b"}, Command{Execute: "c"})
 	for i, want := range []string{`"b"`, `"c"`} {
 		if results[i].Err != nil || string(results[i].Value) != want {
 			t.Errorf("%s: %s, %v", want, results[i].Value, results[i].Err)
@@ -209,11 +210,11 @@ func TestSecretsAreScrubbed(t *testing.T) {
 	var trace traceLog
 	c := dialTest(t, path, WithTrace(trace.add))
 	cmd := command("object-add", "data", NewSensitive([]byte(secret)))
-	results := c.ExecuteAll(testContext(t), cmd, cmd)
+	results := c.ExecuteAll(qmptest.Context(t), cmd, cmd)
 	if string(results[0].Value) != `{"echo":["[redacted]","[redacted]","x"]}` {
 		t.Errorf("%s, %v", results[0].Value, results[0].Err)
 	}
-	if refusal, ok := errAs[*Error](results[1].Err); !ok || refusal.Description != "bad data '[redacted]'" {
+	if refusal, ok := qmptest.ErrorAs[*Error](results[1].Err); !ok || refusal.Description != "bad data '[redacted]'" {
 		t.Errorf("%v", results[1].Err)
 	}
 	text := trace.String()
@@ -249,12 +250,12 @@ func TestProtocolFaults(t *testing.T) {
 				p.drain()
 			})
 			c := dialTest(t, path)
-			_, err := c.Execute(testContext(t), Command{Execute: "x"})
-			if _, ok := errAs[*UnknownOutcomeError](err); !ok || !errors.Is(err, ErrConnectionLost) ||
+			_, err := c.Execute(qmptest.Context(t), Command{Execute: "x"})
+			if _, ok := qmptest.ErrorAs[*UnknownOutcomeError](err); !ok || !errors.Is(err, ErrConnectionLost) ||
 				errors.Is(err, ErrProtocol) == (line == "") {
 				t.Errorf("%v", err)
 			}
-			await2(t, c.Done())
+			qmptest.AwaitDone(t, c.Done())
 		})
 	}
 }
@@ -278,12 +279,12 @@ func TestHandshakeFaults(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			if _, err := Dial(testContext(t), fakePeer(t, test.serve)); !errors.Is(err, test.want) {
+			if _, err := Dial(qmptest.Context(t), fakePeer(t, test.serve)); !errors.Is(err, test.want) {
 				t.Errorf("%v", err)
 			}
 		})
 	}
-	if _, err := Dial(testContext(t), "/no/such/socket"); err == nil || !strings.Contains(err.Error(), "no such socket") {
+	if _, err := Dial(qmptest.Context(t), "/no/such/socket"); err == nil || !strings.Contains(err.Error(), "no such socket") {
 		t.Errorf("%v", err)
 	}
 }
@@ -309,7 +310,7 @@ func TestPeerStopsReading(t *testing.T) {
 		waiting <- err
 	}()
 	waitPending(t, c, 1)
-	ctx, cancel := context.WithCancel(testContext(t))
+	ctx, cancel := context.WithCancel(qmptest.Context(t))
 	torn := make(chan error, 1)
 	go func() {
 		_, err := c.Execute(ctx, command("big", "x", strings.Repeat("x", 8<<20)))
@@ -317,21 +318,21 @@ func TestPeerStopsReading(t *testing.T) {
 	}()
 	waitPending(t, c, 2)
 	// The writer holds the lock. Who waits for it with another context is not sent.
-	behind, cancelBehind := context.WithCancel(testContext(t))
+	behind, cancelBehind := context.WithCancel(qmptest.Context(t))
 	cancelBehind()
 	_, err := c.Execute(behind, Command{Execute: "behind"})
-	if _, unknown := errAs[*UnknownOutcomeError](err); unknown || !errors.Is(err, context.Canceled) {
+	if _, unknown := qmptest.ErrorAs[*UnknownOutcomeError](err); unknown || !errors.Is(err, context.Canceled) {
 		t.Errorf("behind: %v", err)
 	}
 	cancel()
-	if _, unknown := errAs[*UnknownOutcomeError](await(t, torn, "the torn command")); !unknown {
+	if _, unknown := qmptest.ErrorAs[*UnknownOutcomeError](qmptest.Await(t, torn, "the torn command")); !unknown {
 		t.Error("the torn command's outcome is known")
 	}
-	err = await(t, waiting, "the other caller")
-	if _, unknown := errAs[*UnknownOutcomeError](err); !unknown || !errors.Is(err, ErrConnectionLost) {
+	err = qmptest.Await(t, waiting, "the other caller")
+	if _, unknown := qmptest.ErrorAs[*UnknownOutcomeError](err); !unknown || !errors.Is(err, ErrConnectionLost) {
 		t.Errorf("the other caller: %v", err)
 	}
-	await2(t, c.Done())
+	qmptest.AwaitDone(t, c.Done())
 	if !strings.Contains(c.Err().Error(), "in part") {
 		t.Errorf("%v", c.Err())
 	}
@@ -377,18 +378,18 @@ func TestCancelledContextSendsNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	for _, r := range c.ExecuteAll(ctx, Command{Execute: "stop"}, Command{Execute: "quit"}) {
-		if _, unknown := errAs[*UnknownOutcomeError](r.Err); unknown || !errors.Is(r.Err, context.Canceled) {
+		if _, unknown := qmptest.ErrorAs[*UnknownOutcomeError](r.Err); unknown || !errors.Is(r.Err, context.Canceled) {
 			t.Errorf("%v", r.Err)
 		}
 	}
 	// Neither does a batch of which one command cannot be encoded.
-	results := c.ExecuteAll(testContext(t), Command{Execute: "stop"}, command("x", "a", struct{}{}), Command{Execute: "quit"})
+	results := c.ExecuteAll(qmptest.Context(t), Command{Execute: "stop"}, command("x", "a", struct{}{}), Command{Execute: "quit"})
 	for _, r := range results {
 		if !errors.Is(r.Err, ErrEncode) {
 			t.Errorf("%v", r.Err)
 		}
 	}
-	if _, err := c.Execute(testContext(t), Command{Execute: "query-status"}); err != nil {
+	if _, err := c.Execute(qmptest.Context(t), Command{Execute: "query-status"}); err != nil {
 		t.Error(err)
 	}
 	if text := trace.String(); strings.Contains(text, "stop") || strings.Contains(text, "quit") {
@@ -424,11 +425,11 @@ func TestCloseWakesAll(t *testing.T) {
 		}()
 	}
 	wg.Wait()
-	err := await(t, errs, "the woken caller")
-	if _, unknown := errAs[*UnknownOutcomeError](err); !unknown || !errors.Is(err, ErrClosed) {
+	err := qmptest.Await(t, errs, "the woken caller")
+	if _, unknown := qmptest.ErrorAs[*UnknownOutcomeError](err); !unknown || !errors.Is(err, ErrClosed) {
 		t.Errorf("%v", err)
 	}
-	awaitClosed(t, sub.Events(), "the subscription")
+	qmptest.AwaitClosed(t, sub.Events(), "the subscription")
 }
 
 func TestSplitAddress(t *testing.T) {
@@ -459,8 +460,8 @@ func TestWriteFindsTheConnectionLost(t *testing.T) {
 	})
 	defer close(over)
 	c := dialTest(t, path)
-	_, err := c.Execute(testContext(t), Command{Execute: "x"})
-	if _, unknown := errAs[*UnknownOutcomeError](err); unknown || !errors.Is(err, ErrConnectionLost) {
+	_, err := c.Execute(qmptest.Context(t), Command{Execute: "x"})
+	if _, unknown := qmptest.ErrorAs[*UnknownOutcomeError](err); unknown || !errors.Is(err, ErrConnectionLost) {
 		t.Errorf("the command ended with %v", err)
 	}
 	select {

@@ -11,8 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	goqemu "github.com/digitalocean/go-qemu/qmp"
-
 	"github.com/luksplug/luksplug/internal/qapi"
 )
 
@@ -39,8 +37,8 @@ type idStyle int
 
 const (
 	numericID idStyle = iota // our own sockets
-	stringID                 // go-qemu declares ids as strings and fails on numbers
-	noID                     // libvirt adds an id itself and refuses a second one
+	stringID                 // a Transport; go-qemu declares ids as strings and fails on numbers
+	noID                     // WithoutIDs; libvirt adds an id itself and refuses a second one
 )
 
 // call is one command on its way.
@@ -141,7 +139,7 @@ type message struct {
 }
 
 type greeting struct {
-	Version goqemu.Version `json:"version"`
+	Version Version `json:"version"`
 }
 
 type refusal struct {

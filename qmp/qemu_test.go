@@ -14,14 +14,14 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/luksplug/luksplug/qmp/internal/qmptest"
 )
 
 func TestDialUnixAndTCP(t *testing.T) {
 	t.Parallel()
-	q := startQEMU(t, "-machine", "none")
+	q := qmptest.StartQEMU(t, "-machine", "none")
 	for name, address := range map[string]string{
-		"path": q.unix, "unix:path": "unix:" + q.unix, "host:port": q.tcp, "tcp:host:port": "tcp:" + q.tcp,
+		"path": q.Unix, "unix:path": "unix:" + q.Unix, "host:port": q.TCP, "tcp:host:port": "tcp:" + q.TCP,
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := dialTest(t, address)
@@ -31,13 +31,13 @@ func TestDialUnixAndTCP(t *testing.T) {
 			if s := c.VersionString(); !strings.HasPrefix(s, c.Version().String()) || strings.Contains(s, "((") {
 				t.Errorf("version string %q", s)
 			}
-			value, err := c.Execute(testContext(t), Command{Execute: "query-status"})
+			value, err := c.Execute(qmptest.Context(t), Command{Execute: "query-status"})
 			if err != nil || !strings.Contains(string(value), `"running"`) {
 				t.Errorf("query-status: %s, %v", value, err)
 			}
-			must(t, c.Close())
-			must(t, c.Close()) // idempotent
-			_, err = c.Execute(testContext(t), Command{Execute: "query-status"})
+			qmptest.Must(t, c.Close())
+			qmptest.Must(t, c.Close()) // idempotent
+			_, err = c.Execute(qmptest.Context(t), Command{Execute: "query-status"})
 			var unknown *UnknownOutcomeError
 			if !errors.Is(err, ErrClosed) || errors.As(err, &unknown) {
 				t.Errorf("after Close: %v", err)
@@ -51,14 +51,14 @@ func TestDialUnixAndTCP(t *testing.T) {
 
 func TestPeerPID(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(socketDir(t), "own.sock")
-	q := startQEMU(t, "-machine", "none", "-qmp", "unix:"+path+",server=on,wait=off")
-	tcp := dialTest(t, q.tcp) // once it greets, its other sockets exist
+	path := filepath.Join(qmptest.SocketDir(t), "own.sock")
+	q := qmptest.StartQEMU(t, "-machine", "none", "-qmp", "unix:"+path+",server=on,wait=off")
+	tcp := dialTest(t, q.TCP) // once it greets, its other sockets exist
 	if pid, known := tcp.PeerPID(); known {
 		t.Errorf("a TCP peer has a pid: %d", pid)
 	}
-	if pid, known := dialTest(t, path).PeerPID(); !known || pid != q.cmd.Process.Pid {
-		t.Errorf("peer pid %d, %v; QEMU is %d", pid, known, q.cmd.Process.Pid)
+	if pid, known := dialTest(t, path).PeerPID(); !known || pid != q.Cmd.Process.Pid {
+		t.Errorf("peer pid %d, %v; QEMU is %d", pid, known, q.Cmd.Process.Pid)
 	}
 }
 
@@ -68,13 +68,13 @@ func TestSecondClient(t *testing.T) {
 	c, q := startNone(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
-	_, err := Dial(ctx, q.unix)
+	_, err := Dial(ctx, q.Unix)
 	if !errors.Is(err, ErrNoGreeting) || !errors.Is(err, context.DeadlineExceeded) ||
 		!strings.Contains(err.Error(), "another client") {
 		t.Errorf("second client: %v", err)
 	}
-	must(t, c.Close())
-	dialTest(t, q.unix) // now it is free
+	qmptest.Must(t, c.Close())
+	dialTest(t, q.Unix) // now it is free
 }
 
 func TestSchema(t *testing.T) {
@@ -95,7 +95,7 @@ func TestSchema(t *testing.T) {
 		go func() {
 			defer wg.Done()
 			var err error
-			if schemas[i], err = c.Schema(testContext(t)); err != nil {
+			if schemas[i], err = c.Schema(qmptest.Context(t)); err != nil {
 				t.Error(err)
 			}
 		}()
@@ -109,9 +109,9 @@ func TestSchema(t *testing.T) {
 	if queries != 1 {
 		t.Errorf("QEMU was asked %d times", queries)
 	}
-	must(t, c.Close())
-	cached := dialTest(t, q.unix, WithSchema(schemas[0]))
-	if s, err := cached.Schema(testContext(t)); err != nil || s != schemas[0] {
+	qmptest.Must(t, c.Close())
+	cached := dialTest(t, q.Unix, WithSchema(schemas[0]))
+	if s, err := cached.Schema(qmptest.Context(t)); err != nil || s != schemas[0] {
 		t.Errorf("WithSchema: %v", err)
 	}
 	checkRealSchema(t, schemas[0])
@@ -121,8 +121,8 @@ func TestSchema(t *testing.T) {
 // checkAgainstQEMU compares Validate's verdict with QEMU's own.
 func checkAgainstQEMU(t *testing.T, c *Client, s *Schema) {
 	for _, test := range validations {
-		_, err := c.Execute(testContext(t), Command{Execute: test.command, Arguments: test.args})
-		_, known := errAs[*Error](err)
+		_, err := c.Execute(qmptest.Context(t), Command{Execute: test.command, Arguments: test.args})
+		_, known := qmptest.ErrorAs[*Error](err)
 		if test.path == "" && !test.unknownCommand {
 			// QEMU may refuse it for what it is, but not for its form.
 			if known && (strings.Contains(err.Error(), "unexpected") || strings.Contains(err.Error(), "Invalid parameter")) {
@@ -134,22 +134,16 @@ func checkAgainstQEMU(t *testing.T, c *Client, s *Schema) {
 	}
 }
 
-func errAs[T error](err error) (T, bool) {
-	var target T
-	ok := errors.As(err, &target)
-	return target, ok
-}
-
 // Every refusal that errtext.go knows, provoked.
 func TestErrorTexts(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	q := startQEMU(t, "-machine", "pc", "-accel", "tcg", "-S", "-m", "64")
-	c := dialTest(t, q.unix)
-	ctx := testContext(t)
+	q := qmptest.StartQEMU(t, "-machine", "pc", "-accel", "tcg", "-S", "-m", "64")
+	c := dialTest(t, q.Unix)
+	ctx := qmptest.Context(t)
 	plain, luks, locked := filepath.Join(dir, "plain"), filepath.Join(dir, "luks"), filepath.Join(dir, "locked")
-	must(t, os.WriteFile(plain, make([]byte, 1<<20), 0o600))
-	must(t, os.WriteFile(locked, make([]byte, 1<<20), 0o600))
+	qmptest.Must(t, os.WriteFile(plain, make([]byte, 1<<20), 0o600))
+	qmptest.Must(t, os.WriteFile(locked, make([]byte, 1<<20), 0o600))
 	if out, err := exec.Command("qemu-img", "create", "-q", "-f", "luks", "--object", "secret,id=s,data=right",
 		"-o", "key-secret=s,iter-time=10", luks, "1M").CombinedOutput(); err != nil {
 		t.Fatalf("qemu-img: %v: %s", err, out)
@@ -180,7 +174,7 @@ func TestErrorTexts(t *testing.T) {
 	if _, err := other.Execute(ctx, command("blockdev-add", "driver", "raw", "node-name", "r", "file", "l")); err != nil {
 		t.Fatal(err)
 	}
-	nbd := filepath.Join(socketDir(t), "nbd.sock")
+	nbd := filepath.Join(qmptest.SocketDir(t), "nbd.sock")
 	for _, cmd := range []Command{
 		command("nbd-server-start", "addr", Object{{"type", "unix"}, {"data", Object{{"path", nbd}}}}),
 		command("block-export-add", "type", "nbd", "id", "x", "node-name", "r", "writable", true),
@@ -222,7 +216,7 @@ func TestErrorTexts(t *testing.T) {
 		{command("no-such-command"), ErrCommandNotFound},
 	} {
 		_, err := c.Execute(ctx, test.cmd)
-		refusal, ok := errAs[*Error](err)
+		refusal, ok := qmptest.ErrorAs[*Error](err)
 		if !ok || refusal.Command != test.cmd.Execute || refusal.Class == "" {
 			t.Errorf("%v: %v", test.cmd, err)
 			continue
@@ -259,7 +253,7 @@ func TestFilePassing(t *testing.T) {
 	cmds := make([]Command, 0, 2*files)
 	for i := range files {
 		cmd := command("add-fd", "fdset-id", i, "opaque", fmt.Sprint("file ", i))
-		cmd.File = memfd(t, int64(i+1)<<20)
+		cmd.File = qmptest.Memfd(t, int64(i+1)<<20)
 		cmds = append(cmds, cmd, Command{Execute: "query-status"})
 	}
 	var wg sync.WaitGroup
@@ -267,7 +261,7 @@ func TestFilePassing(t *testing.T) {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
-			for i, r := range c.ExecuteAll(testContext(t), half...) {
+			for i, r := range c.ExecuteAll(qmptest.Context(t), half...) {
 				if r.Err != nil {
 					t.Errorf("%s: %v", half[i].Execute, r.Err)
 				}
@@ -277,20 +271,20 @@ func TestFilePassing(t *testing.T) {
 	wg.Wait()
 	for i := range files {
 		node := fmt.Sprint("n", i)
-		for _, r := range c.ExecuteAll(testContext(t),
+		for _, r := range c.ExecuteAll(qmptest.Context(t),
 			command("blockdev-add", "driver", "file", "node-name", node, "filename", fmt.Sprint("/dev/fdset/", i), "locking", "off")) {
-			must(t, r.Err)
+			qmptest.Must(t, r.Err)
 		}
 	}
-	value, err := c.Execute(testContext(t), Command{Execute: "query-named-block-nodes"})
-	must(t, err)
+	value, err := c.Execute(qmptest.Context(t), Command{Execute: "query-named-block-nodes"})
+	qmptest.Must(t, err)
 	var nodes []struct {
 		Name  string `json:"node-name"`
 		Image struct {
 			Size int64 `json:"virtual-size"`
 		} `json:"image"`
 	}
-	must(t, json.Unmarshal(value, &nodes))
+	qmptest.Must(t, json.Unmarshal(value, &nodes))
 	for _, node := range nodes {
 		var i int64
 		if _, err := fmt.Sscanf(node.Name, "n%d", &i); err != nil {
@@ -308,34 +302,24 @@ func TestFilePassing(t *testing.T) {
 func TestFileCannotBePassed(t *testing.T) {
 	t.Parallel()
 	c, q := startNone(t)
-	closed := memfd(t, 0)
-	must(t, closed.Close())
+	closed := qmptest.Memfd(t, 0)
+	qmptest.Must(t, closed.Close())
 	cmd := Command{Execute: "add-fd", File: closed}
-	_, err := c.Execute(testContext(t), cmd)
-	if _, unknown := errAs[*UnknownOutcomeError](err); unknown || err == nil || errors.Is(err, ErrConnectionLost) ||
+	_, err := c.Execute(qmptest.Context(t), cmd)
+	if _, unknown := qmptest.ErrorAs[*UnknownOutcomeError](err); unknown || err == nil || errors.Is(err, ErrConnectionLost) ||
 		!strings.Contains(err.Error(), "cannot pass the file") {
 		t.Errorf("closed file: %v", err)
 	}
-	if _, err := c.Execute(testContext(t), Command{Execute: "query-status"}); err != nil {
+	if _, err := c.Execute(qmptest.Context(t), Command{Execute: "query-status"}); err != nil {
 		t.Errorf("the client after that: %v", err)
 	}
-	cmd.File = memfd(t, 0)
-	if _, err := dialTest(t, q.tcp).Execute(testContext(t), cmd); !errors.Is(err, ErrFileUnsupported) {
+	cmd.File = qmptest.Memfd(t, 0)
+	if _, err := dialTest(t, q.TCP).Execute(qmptest.Context(t), cmd); !errors.Is(err, ErrFileUnsupported) {
 		t.Errorf("over TCP: %v", err)
 	}
-	if _, err := c.Execute(testContext(t), Command{Execute: "add-fd"}); err == nil {
+	if _, err := c.Execute(qmptest.Context(t), Command{Execute: "add-fd"}); err == nil {
 		t.Error("add-fd without a file")
 	}
-}
-
-func memfd(t testing.TB, size int64) *os.File {
-	t.Helper()
-	fd, err := unix.MemfdCreate("test", unix.MFD_CLOEXEC)
-	must(t, err)
-	file := os.NewFile(uintptr(fd), "memfd")
-	t.Cleanup(func() { _ = file.Close() }) // a test may have closed it
-	must(t, file.Truncate(size))
-	return file
 }
 
 // Events that a command causes are queued before its reply is returned, and
@@ -347,53 +331,43 @@ func TestEvents(t *testing.T) {
 	defer idle.Close()
 	const rounds = 300
 	for range rounds {
-		for _, r := range c.ExecuteAll(testContext(t), Command{Execute: "stop"}, Command{Execute: "cont"}) {
-			must(t, r.Err)
+		for _, r := range c.ExecuteAll(qmptest.Context(t), Command{Execute: "stop"}, Command{Execute: "cont"}) {
+			qmptest.Must(t, r.Err)
 		}
 	}
 	for i := range rounds {
-		if e := await(t, stops.Events(), "STOP"); e.Event != "STOP" {
+		if e := qmptest.Await(t, stops.Events(), "STOP"); e.Event != "STOP" {
 			t.Fatalf("STOP %d is %s", i, e.Event)
 		}
 		for _, want := range []string{"STOP", "RESUME"} {
-			e := await(t, all.Events(), want)
+			e := qmptest.Await(t, all.Events(), want)
 			if e.Event != want {
 				t.Fatalf("%s %d is %s", want, i, e.Event)
 			}
 			at := time.Unix(e.Timestamp.Seconds, e.Timestamp.Microseconds*int64(time.Microsecond/time.Nanosecond))
-			if age := time.Since(at); age < -time.Minute || age > patience {
+			if age := time.Since(at); age < -time.Minute || age > qmptest.Patience {
 				t.Fatalf("the event is %s old", age)
 			}
 		}
 	}
 	stops.Close()
 	stops.Close()
-	awaitClosed(t, stops.Events(), "a closed subscription")
+	qmptest.AwaitClosed(t, stops.Events(), "a closed subscription")
 
-	_, err := c.Execute(testContext(t), Command{Execute: "quit"})
-	must(t, err)
-	if e := await(t, all.Events(), "SHUTDOWN"); e.Event != "SHUTDOWN" || e.Data["reason"] != "host-qmp-quit" {
+	_, err := c.Execute(qmptest.Context(t), Command{Execute: "quit"})
+	qmptest.Must(t, err)
+	if e := qmptest.Await(t, all.Events(), "SHUTDOWN"); e.Event != "SHUTDOWN" || e.Data["reason"] != "host-qmp-quit" {
 		t.Errorf("last event: %+v", e)
 	}
-	awaitClosed(t, all.Events(), "a subscription of a lost connection")
-	await2(t, c.Done())
-	<-q.exited
+	qmptest.AwaitClosed(t, all.Events(), "a subscription of a lost connection")
+	qmptest.AwaitDone(t, c.Done())
+	<-q.Exited
 	if !errors.Is(c.Err(), ErrConnectionLost) {
 		t.Errorf("Err: %v", c.Err())
 	}
 	late := c.Subscribe()
 	defer late.Close()
-	awaitClosed(t, late.Events(), "a subscription made too late")
-}
-
-// await2 waits for a channel that is only ever closed.
-func await2(t testing.TB, c <-chan struct{}) {
-	t.Helper()
-	select {
-	case <-c:
-	case <-time.After(patience):
-		t.Fatal("not done")
-	}
+	qmptest.AwaitClosed(t, late.Events(), "a subscription made too late")
 }
 
 // Many goroutines, each of whose replies must be its own.
@@ -407,7 +381,7 @@ func TestConcurrentReplies(t *testing.T) {
 			defer wg.Done()
 			for i := range 50 {
 				name := fmt.Sprintf("no-%d-%d", g, i)
-				_, err := c.Execute(testContext(t), command("blockdev-del", "node-name", name))
+				_, err := c.Execute(qmptest.Context(t), command("blockdev-del", "node-name", name))
 				if err == nil || !strings.Contains(err.Error(), "'"+name+"'") {
 					t.Errorf("%s: %v", name, err)
 				}
@@ -428,7 +402,7 @@ func TestLongPipeline(t *testing.T) {
 			cmds[i] = command("blockdev-del", "node-name", fmt.Sprint("no", i))
 		}
 	}
-	for i, r := range c.ExecuteAll(testContext(t), cmds...) {
+	for i, r := range c.ExecuteAll(qmptest.Context(t), cmds...) {
 		if i%3 == 0 {
 			if !errors.Is(r.Err, ErrNodeNotFound) || !strings.Contains(r.Err.Error(), fmt.Sprintf("'no%d'", i)) {
 				t.Fatalf("%d: %v", i, r.Err)
@@ -443,7 +417,7 @@ func TestLongPipeline(t *testing.T) {
 func TestQEMUKilled(t *testing.T) {
 	t.Parallel()
 	c, q := startNone(t)
-	must(t, q.cmd.Process.Signal(syscall.SIGSTOP)) // so that no reply comes
+	qmptest.Must(t, q.Cmd.Process.Signal(syscall.SIGSTOP)) // so that no reply comes
 	const callers = 10
 	errs := make(chan error, callers)
 	for range callers {
@@ -453,18 +427,18 @@ func TestQEMUKilled(t *testing.T) {
 		}()
 	}
 	waitPending(t, c, callers)
-	q.kill()
+	q.Kill()
 	for range callers {
-		err := await(t, errs, "a woken caller")
-		if _, ok := errAs[*UnknownOutcomeError](err); !ok || !errors.Is(err, ErrConnectionLost) {
+		err := qmptest.Await(t, errs, "a woken caller")
+		if _, ok := qmptest.ErrorAs[*UnknownOutcomeError](err); !ok || !errors.Is(err, ErrConnectionLost) {
 			t.Errorf("woken with %v", err)
 		}
 	}
-	_, err := c.Execute(testContext(t), Command{Execute: "query-status"})
-	if _, unknown := errAs[*UnknownOutcomeError](err); unknown || !errors.Is(err, ErrConnectionLost) {
+	_, err := c.Execute(qmptest.Context(t), Command{Execute: "query-status"})
+	if _, unknown := qmptest.ErrorAs[*UnknownOutcomeError](err); unknown || !errors.Is(err, ErrConnectionLost) {
 		t.Errorf("after the loss: %v", err)
 	}
-	if _, err := Dial(testContext(t), q.unix); !errors.Is(err, syscall.ECONNREFUSED) || !strings.Contains(err.Error(), "nobody listens") {
+	if _, err := Dial(qmptest.Context(t), q.Unix); !errors.Is(err, syscall.ECONNREFUSED) || !strings.Contains(err.Error(), "nobody listens") {
 		t.Errorf("dialling a dead QEMU: %v", err)
 	}
 }
@@ -472,8 +446,8 @@ func TestQEMUKilled(t *testing.T) {
 // waitPending waits until n commands are in flight.
 func waitPending(t testing.TB, c *Client, n int) {
 	t.Helper()
-	s := c.transport.(*socket)
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
+	s := c.dispatcher.(*socket)
+	for deadline := time.Now().Add(qmptest.Patience); time.Now().Before(deadline); {
 		s.mu.Lock()
 		pending := len(s.pending)
 		s.mu.Unlock()

@@ -24,7 +24,7 @@ type SchemaID struct {
 
 // SchemaSource knows schemas without asking the QEMU that a client is connected
 // to, for query-qmp-schema holds up QEMU's main loop, and with it the guest, for
-// some 50 ms. Package schemacache has one. Its methods may be called from any
+// some 50 ms. Its methods may be called from any
 // number of goroutines at once, and must not call the client.
 type SchemaSource interface {
 	// Schema returns the schema of the QEMU that id names, or nil: then the

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/luksplug/luksplug/qmp/internal/qmptest"
 )
 
 // fakeSource records what it is asked, and may know a schema.
@@ -41,13 +43,13 @@ func TestSchemaSource(t *testing.T) {
 	var trace traceLog
 	source := &fakeSource{}
 	c, q := startNone(t, WithTrace(trace.add), WithSchemaSource(source))
-	asked, err := c.Schema(testContext(t))
-	must(t, err)
-	if _, err := c.Schema(testContext(t)); err != nil || len(source.asked) != 2 || len(source.kept) != 1 {
+	asked, err := c.Schema(qmptest.Context(t))
+	qmptest.Must(t, err)
+	if _, err := c.Schema(qmptest.Context(t)); err != nil || len(source.asked) != 2 || len(source.kept) != 1 {
 		t.Fatalf("%v; asked %v, kept %d", err, source.asked, len(source.kept))
 	}
 	pid, _ := c.PeerPID()
-	want := SchemaID{Version: c.VersionString(), Target: "x86_64", PID: pid, Address: "unix:" + q.unix}
+	want := SchemaID{Version: c.VersionString(), Target: "x86_64", PID: pid, Address: "unix:" + q.Unix}
 	if source.asked[0] != want || source.asked[1] != want {
 		t.Errorf("asked for %+v, want %+v", source.asked, want)
 	}
@@ -60,14 +62,14 @@ func TestSchemaSource(t *testing.T) {
 
 	source.schema = asked
 	var second traceLog
-	over := dialTest(t, q.tcp, WithTrace(second.add), WithSchemaSource(source))
-	if s, err := over.Schema(testContext(t)); err != nil || s != asked {
+	over := dialTest(t, q.TCP, WithTrace(second.add), WithSchemaSource(source))
+	if s, err := over.Schema(qmptest.Context(t)); err != nil || s != asked {
 		t.Errorf("%v", err)
 	}
 	if strings.Contains(second.String(), "query-qmp-schema") {
 		t.Error("QEMU was asked although the source knows")
 	}
-	if id := source.asked[2]; id.PID != 0 || id.Version != want.Version || id.Address != "tcp:"+q.tcp {
+	if id := source.asked[2]; id.PID != 0 || id.Version != want.Version || id.Address != "tcp:"+q.TCP {
 		t.Errorf("over TCP: %+v", id)
 	}
 }
@@ -82,17 +84,17 @@ func TestSchemaSourceStorageDaemon(t *testing.T) {
 	conn, far := socketPair(t)
 	cmd := exec.Command(binary, "--chardev", "socket,id=m,fd=3", "--monitor", "chardev=m")
 	cmd.ExtraFiles, cmd.Stderr = []*os.File{far}, os.Stderr
-	must(t, cmd.Start())
+	qmptest.Must(t, cmd.Start())
 	t.Cleanup(func() {
-		must(t, cmd.Process.Kill())
+		qmptest.Must(t, cmd.Process.Kill())
 		_ = cmd.Wait() // killed: it has no success to report
 	})
-	must(t, far.Close())
+	qmptest.Must(t, far.Close())
 	source := &fakeSource{}
-	c, err := NewConn(testContext(t), conn, WithSchemaSource(source))
-	must(t, err)
-	defer closeIt(t, c)
-	if _, err := c.Schema(testContext(t)); err != nil || len(source.asked) == 0 || source.asked[0].Target != "" || source.asked[0].Address != "" {
+	c, err := NewConn(qmptest.Context(t), conn, WithSchemaSource(source))
+	qmptest.Must(t, err)
+	defer qmptest.Close(t, c)
+	if _, err := c.Schema(qmptest.Context(t)); err != nil || len(source.asked) == 0 || source.asked[0].Target != "" || source.asked[0].Address != "" {
 		t.Errorf("%v: %v", source.asked, err)
 	}
 }
@@ -109,10 +111,10 @@ func TestSchemaSourceLosesQEMU(t *testing.T) {
 	})
 	source := &fakeSource{}
 	c := dialTest(t, path, WithSchemaSource(source))
-	if _, err := c.Schema(testContext(t)); !errors.Is(err, ErrProtocol) {
+	if _, err := c.Schema(qmptest.Context(t)); !errors.Is(err, ErrProtocol) {
 		t.Errorf("%v", err)
 	}
-	if _, err := c.Schema(testContext(t)); !errors.Is(err, ErrConnectionLost) || len(source.asked) > 0 {
+	if _, err := c.Schema(qmptest.Context(t)); !errors.Is(err, ErrConnectionLost) || len(source.asked) > 0 {
 		t.Errorf("%v", err)
 	}
 }
@@ -121,14 +123,14 @@ func TestSchemaSourceLosesQEMU(t *testing.T) {
 func TestCompactSchema(t *testing.T) {
 	t.Parallel()
 	c, _ := startNone(t)
-	raw, err := c.Execute(testContext(t), Command{Execute: "query-qmp-schema"})
-	must(t, err)
+	raw, err := c.Execute(qmptest.Context(t), Command{Execute: "query-qmp-schema"})
+	qmptest.Must(t, err)
 	compact, err := CompactSchema(raw)
-	must(t, err)
+	qmptest.Must(t, err)
 	full, err := ParseSchema(raw)
-	must(t, err)
+	qmptest.Must(t, err)
 	small, err := ParseSchema(compact)
-	must(t, err)
+	qmptest.Must(t, err)
 	if !reflect.DeepEqual(small, full) {
 		t.Error("the compact schema is another")
 	}

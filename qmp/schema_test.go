@@ -5,6 +5,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/luksplug/luksplug/qmp/internal/qmptest"
 )
 
 // checkRealSchema asks a real QEMU 10's schema what it knows.
@@ -55,7 +57,7 @@ func checkRealSchema(t *testing.T, s *Schema) {
 			}
 			continue
 		}
-		fault, ok := errAs[*ArgumentError](err)
+		fault, ok := qmptest.ErrorAs[*ArgumentError](err)
 		if !ok || fault.Command != test.command || fault.Path != test.path || !strings.Contains(fault.Reason, test.reason) {
 			t.Errorf("%s %v: %v; want %q %q", test.command, test.args, err, test.path, test.reason)
 		}
@@ -117,7 +119,7 @@ func TestValidateUnsendable(t *testing.T) {
 		{"name":"0","meta-type":"object","members":[{"name":"v","type":"any"},{"name":"o","type":"0","default":null}]},
 		{"name":"1","meta-type":"object","members":[]},
 		{"name":"any","meta-type":"builtin","json-type":"value"}]`))
-	must(t, err)
+	qmptest.Must(t, err)
 	for _, test := range []struct {
 		args         Object
 		path, reason string
@@ -127,14 +129,14 @@ func TestValidateUnsendable(t *testing.T) {
 		{Object{{"v", json.RawMessage(`{`)}}, "v", "no JSON"},
 		{Object{{"v", 1}, {"o", Object{{"v", 1}, {"o", 1}}}}, "o.o", "is int"},
 	} {
-		fault, ok := errAs[*ArgumentError](s.Validate("c", test.args))
+		fault, ok := qmptest.ErrorAs[*ArgumentError](s.Validate("c", test.args))
 		if !ok || fault.Path != test.path || !strings.Contains(fault.Reason, test.reason) {
 			t.Errorf("%v: %v", test.args, fault)
 		}
 	}
 	loop := map[string]any{"v": 1}
 	loop["o"] = loop
-	if fault, ok := errAs[*ArgumentError](s.Validate("c", Object{{"v", 1}, {"o", loop}})); !ok || !strings.Contains(fault.Reason, "nested") {
+	if fault, ok := qmptest.ErrorAs[*ArgumentError](s.Validate("c", Object{{"v", 1}, {"o", loop}})); !ok || !strings.Contains(fault.Reason, "nested") {
 		t.Errorf("an object in itself: %v", fault)
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/internal/libvirtconn"
-	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/internal/schemacache"
+	"github.com/luksplug/luksplug/qmp"
 )
 
 // defaultConnect is the libvirt that has the domain where nobody says which.

@@ -16,8 +16,9 @@ import (
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/internal/libvirtconn"
-	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/internal/schemacache"
+	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/qmp/qmplibvirt"
 )
 
 // domain is a libvirt domain and the connection to its libvirt, which lives
@@ -69,6 +70,7 @@ func (d *domain) dial(ctx context.Context, opts []qmp.Option) (*qmp.Client, erro
 	if err := d.open(ctx); err != nil {
 		return nil, err
 	}
+	var passFile qmplibvirt.FilePasser
 	if d.uri.Local() {
 		doc, err := d.describe(ctx)
 		if err != nil {
@@ -84,11 +86,10 @@ func (d *domain) dial(ctx context.Context, opts []qmp.Option) (*qmp.Client, erro
 			}
 		}
 		if _, err := exec.LookPath("virsh"); err == nil {
-			virsh := qmp.Virsh{URI: d.uri.String(), Domain: uuid.UUID(d.handle.UUID).String()}
-			opts = append(opts, qmp.WithFilePasser(virsh.PassFile))
+			passFile = qmplibvirt.Virsh{URI: d.uri.String(), Domain: uuid.UUID(d.handle.UUID).String()}.PassFile
 		}
 	}
-	return qmp.NewLibvirt(ctx, d.libvirt, d.handle, opts...)
+	return qmplibvirt.NewClient(ctx, d.libvirt, d.handle, passFile, opts...)
 }
 
 // ownMonitor returns the socket of luksplug's own monitor in the domain, "" where

@@ -6,8 +6,8 @@ import (
 	"log"
 	"os"
 
-	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/internal/schemacache"
+	"github.com/luksplug/luksplug/qmp"
 )
 
 // What one client had to ask its QEMU, the next one reads from a file. A client

@@ -1,4 +1,4 @@
-package qmp
+package qmplibvirt
 
 import (
 	"bytes"
@@ -15,6 +15,8 @@ import (
 	"github.com/digitalocean/go-libvirt"
 
 	"github.com/luksplug/luksplug/internal/qapi"
+	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/qmp/internal/qmptest"
 )
 
 // Procedure and program numbers of libvirt's remote_protocol.x and
@@ -33,19 +35,19 @@ const (
 	callbackID       = 42
 )
 
-// fakeLibvirtd speaks as much of libvirt's RPC as NewLibvirt needs, and passes
+// fakeLibvirtd speaks as much of libvirt's RPC as NewClient needs, and passes
 // monitor commands to a real QEMU the way libvirtd does: with its own id, and
 // refusing a command that brings one.
 type fakeLibvirtd struct {
 	t    *testing.T
-	qemu *Client
+	qemu *qmp.Client
 
 	mu           sync.Mutex // serialises writes to conn
 	conn         net.Conn
 	deregistered chan struct{}
 }
 
-func startLibvirt(t *testing.T, qemu *Client) (*libvirt.Libvirt, *fakeLibvirtd) {
+func startLibvirt(t *testing.T, qemu *qmp.Client) (*libvirt.Libvirt, *fakeLibvirtd) {
 	t.Helper()
 	near, far := net.Pipe()
 	d := &fakeLibvirtd{t: t, qemu: qemu, conn: far, deregistered: make(chan struct{}, 10)}
@@ -62,7 +64,7 @@ func startLibvirt(t *testing.T, qemu *Client) (*libvirt.Libvirt, *fakeLibvirtd) 
 		}
 	}()
 	l := libvirt.NewWithDialer(pipeDialer{near})
-	must(t, l.Connect())
+	qmptest.Must(t, l.Connect())
 	t.Cleanup(func() {
 		events.Close()
 		_ = l.Disconnect() // the test may have cut the connection
@@ -148,8 +150,8 @@ func (d *fakeLibvirtd) command(h rpcHeader, body *bytes.Reader) {
 		return
 	}
 	reply := map[string]any{"id": "libvirt-373"}
-	value, err := d.qemu.Execute(context.Background(), Command{Execute: cmd.Execute, Arguments: qapi.Sorted(cmd.Arguments)})
-	if refusal, ok := errAs[*Error](err); ok {
+	value, err := d.qemu.Execute(context.Background(), qmp.Command{Execute: cmd.Execute, Arguments: qapi.Sorted(cmd.Arguments)})
+	if refusal, ok := qmptest.ErrorAs[*qmp.Error](err); ok {
 		reply["error"] = map[string]any{"class": refusal.Class, "desc": refusal.Description}
 	} else if err != nil {
 		d.refuse(h, libvirt.ErrInternalError, err.Error())
@@ -170,7 +172,7 @@ func (d *fakeLibvirtd) refuse(h rpcHeader, code libvirt.ErrorNumber, message str
 	d.send(h, xdr(uint32(code), uint32(10), uint32(1), message, uint32(2)))
 }
 
-func (d *fakeLibvirtd) sendEvent(e Event) {
+func (d *fakeLibvirtd) sendEvent(e qmp.Event) {
 	data, err := json.Marshal(e.Data)
 	if err != nil {
 		d.t.Error(err)
@@ -212,13 +214,13 @@ func readString(r *bytes.Reader) string {
 	return string(text[:length])
 }
 
-func TestNewLibvirt(t *testing.T) {
+func TestNewClient(t *testing.T) {
 	t.Parallel()
-	qemu, _ := startNone(t)
+	qemu := startNone(t)
 	l, daemon := startLibvirt(t, qemu)
-	var trace traceLog
-	c, err := NewLibvirt(testContext(t), l, testDomain, WithTrace(trace.add))
-	must(t, err)
+	var trace qmptest.Log
+	c, err := NewClient(qmptest.Context(t), l, testDomain, nil, qmp.WithTrace(func(e qmp.TraceEntry) { trace.Add(e.Direction, e.JSON) }))
+	qmptest.Must(t, err)
 	if c.VersionString() != qemu.VersionString() {
 		t.Errorf("%q", c.VersionString())
 	}
@@ -226,28 +228,28 @@ func TestNewLibvirt(t *testing.T) {
 		t.Error("a pid through libvirt")
 	}
 	sub := c.Subscribe("STOP")
-	results := c.ExecuteAll(testContext(t), Command{Execute: "stop"}, command("blockdev-del", "node-name", "none"),
-		command("device_del", "id", "none"), command("object-add", "qom-type", "secret", "id", "s", "data", NewSensitive([]byte("c2VjcmV0"))),
-		Command{Execute: "add-fd", File: memfd(t, 0)}, Command{Execute: "off"})
+	results := c.ExecuteAll(qmptest.Context(t), qmp.Command{Execute: "stop"}, command("blockdev-del", "node-name", "none"),
+		command("device_del", "id", "none"), command("object-add", "qom-type", "secret", "id", "s", "data", qmp.NewSensitive([]byte("c2VjcmV0"))),
+		qmp.Command{Execute: "add-fd", File: qmptest.Memfd(t, 0)}, qmp.Command{Execute: "off"})
 	if results[0].Err != nil || results[3].Err != nil {
 		t.Errorf("%v", results)
 	}
-	if refusal, ok := errAs[*Error](results[1].Err); !ok || refusal.Class != genericError || !errors.Is(refusal, ErrNodeNotFound) {
+	if refusal, ok := qmptest.ErrorAs[*qmp.Error](results[1].Err); !ok || refusal.Class != "GenericError" || !errors.Is(refusal, qmp.ErrNodeNotFound) {
 		t.Errorf("%v", results[1].Err)
 	}
-	if !errors.Is(results[2].Err, ErrDeviceNotFound) { // the class passes through libvirt
+	if !errors.Is(results[2].Err, qmp.ErrDeviceNotFound) { // the class passes through libvirt
 		t.Errorf("%v", results[2].Err)
 	}
-	if !errors.Is(results[4].Err, ErrFileUnsupported) {
+	if !errors.Is(results[4].Err, qmp.ErrFileUnsupported) {
 		t.Errorf("%v", results[4].Err)
 	}
-	if _, unknown := errAs[*UnknownOutcomeError](results[5].Err); unknown || !strings.Contains(results[5].Err.Error(), "not running") {
+	if _, unknown := qmptest.ErrorAs[*qmp.UnknownOutcomeError](results[5].Err); unknown || !strings.Contains(results[5].Err.Error(), "not running") {
 		t.Errorf("%v", results[5].Err)
 	}
-	if e := await(t, sub.Events(), "STOP"); e.Timestamp.Seconds == 0 {
+	if e := qmptest.Await(t, sub.Events(), "STOP"); e.Timestamp.Seconds == 0 {
 		t.Errorf("%+v", e)
 	}
-	schema, err := c.Schema(testContext(t))
+	schema, err := c.Schema(qmptest.Context(t))
 	if err != nil || !schema.Supports("blockdev-add", "luks.header") {
 		t.Errorf("schema: %v", err)
 	}
@@ -255,20 +257,20 @@ func TestNewLibvirt(t *testing.T) {
 		t.Errorf("trace:\n%.2000s", text)
 	}
 
-	ctx, cancel := context.WithCancel(testContext(t))
+	ctx, cancel := context.WithCancel(qmptest.Context(t))
 	errs := make(chan error, 1)
 	go func() {
-		_, err := c.Execute(ctx, Command{Execute: "silence"})
+		_, err := c.Execute(ctx, qmp.Command{Execute: "silence"})
 		errs <- err
 	}()
 	cancel()
-	if err := await(t, errs, "the cancelled caller"); !errors.Is(err, context.Canceled) {
+	if err := qmptest.Await(t, errs, "the cancelled caller"); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
-	must(t, c.Close())
-	must(t, c.Close())
-	awaitClosed(t, sub.Events(), "the subscription")
-	await(t, daemon.deregistered, "the end of the event subscription")
+	qmptest.Must(t, c.Close())
+	qmptest.Must(t, c.Close())
+	qmptest.AwaitClosed(t, sub.Events(), "the subscription")
+	qmptest.Await(t, daemon.deregistered, "the end of the event subscription")
 	if !l.IsConnected() {
 		t.Error("Close has cut the caller's libvirt connection")
 	}
@@ -276,44 +278,74 @@ func TestNewLibvirt(t *testing.T) {
 
 // A client that has seen no event gives its subscription back at the first one
 // after Close, and does not block go-libvirt by it.
-func TestNewLibvirtCloseWithoutEvent(t *testing.T) {
+func TestNewClientCloseWithoutEvent(t *testing.T) {
 	t.Parallel()
-	qemu, _ := startNone(t)
+	qemu := startNone(t)
 	l, daemon := startLibvirt(t, qemu)
-	c, err := NewLibvirt(testContext(t), l, testDomain)
-	must(t, err)
-	must(t, c.Close())
+	c, err := NewClient(qmptest.Context(t), l, testDomain, nil)
+	qmptest.Must(t, err)
+	qmptest.Must(t, c.Close())
 	for range 3 {
-		daemon.sendEvent(Event{Event: "STOP", Data: map[string]any{}})
+		daemon.sendEvent(qmp.Event{Event: "STOP", Data: map[string]any{}})
 	}
-	await(t, daemon.deregistered, "the end of the event subscription")
-	if c, err = NewLibvirt(testContext(t), l, testDomain); err != nil {
+	qmptest.Await(t, daemon.deregistered, "the end of the event subscription")
+	if c, err = NewClient(qmptest.Context(t), l, testDomain, nil); err != nil {
 		t.Fatalf("the connection after that: %v", err)
 	}
-	must(t, c.Close())
+	qmptest.Must(t, c.Close())
 }
 
-func TestNewLibvirtLosesConnection(t *testing.T) {
+func TestNewClientLosesConnection(t *testing.T) {
 	t.Parallel()
-	qemu, _ := startNone(t)
+	qemu := startNone(t)
 	l, daemon := startLibvirt(t, qemu)
-	c, err := NewLibvirt(testContext(t), l, testDomain)
-	must(t, err)
-	defer closeIt(t, c)
+	c, err := NewClient(qmptest.Context(t), l, testDomain, nil)
+	qmptest.Must(t, err)
+	defer qmptest.Close(t, c)
 	errs := make(chan error, 1)
 	go func() {
-		_, err := c.Execute(context.Background(), Command{Execute: "silence"})
+		_, err := c.Execute(context.Background(), qmp.Command{Execute: "silence"})
 		errs <- err
 	}()
-	closeIt(t, daemon.conn)
-	await2(t, c.Done())
-	if err := await(t, errs, "the caller"); err == nil {
+	qmptest.Close(t, daemon.conn)
+	qmptest.AwaitDone(t, c.Done())
+	if err := qmptest.Await(t, errs, "the caller"); err == nil {
 		t.Error("silence was answered")
 	}
-	if !errors.Is(c.Err(), ErrConnectionLost) {
+	if !errors.Is(c.Err(), qmp.ErrConnectionLost) {
 		t.Errorf("%v", c.Err())
 	}
-	if _, err := NewLibvirt(testContext(t), l, testDomain); err == nil {
+	if _, err := NewClient(qmptest.Context(t), l, testDomain, nil); err == nil {
 		t.Error("a client over a lost connection")
 	}
+}
+
+func TestPassesFiles(t *testing.T) {
+	t.Parallel()
+	qemu := startNone(t)
+	l, _ := startLibvirt(t, qemu)
+	for _, passFile := range []FilePasser{nil, Virsh{}.PassFile} {
+		c, err := NewClient(qmptest.Context(t), l, testDomain, passFile)
+		qmptest.Must(t, err)
+		if c.PassesFiles() != (passFile != nil) {
+			t.Error("only a FilePasser passes files")
+		}
+		qmptest.Close(t, c)
+	}
+}
+
+// startNone starts a QEMU without a machine, and returns a client of it.
+func startNone(t *testing.T) *qmp.Client {
+	t.Helper()
+	c, _ := qmptest.StartNone(t, func(ctx context.Context, address string) (*qmp.Client, error) { return qmp.Dial(ctx, address) })
+	return c
+}
+
+// command builds a Command from name and value pairs.
+func command(execute string, pairs ...any) qmp.Command {
+	cmd := qmp.Command{Execute: execute}
+	for i := 0; i < len(pairs); i += 2 {
+		cmd.Arguments.Add(pairs[i].(string), pairs[i+1])
+	}
+	return cmd
 }

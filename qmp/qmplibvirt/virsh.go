@@ -1,8 +1,9 @@
-package qmp
+package qmplibvirt
 
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/luksplug/luksplug/qmp"
 )
 
 // Bounds of what virsh may print, and of its death after a kill.
@@ -21,11 +24,8 @@ const (
 
 // Virsh passes files to the QEMU of a libvirt domain, through
 // "virsh qemu-monitor-command --pass-fds", which libvirt has since 8.2 and only
-// where libvirtd is on the same machine. Its PassFile is a FilePasser:
-//
-//	client, err := qmp.NewLibvirt(ctx, l, domain, qmp.WithFilePasser(virsh.PassFile))
-//
-// One run of virsh takes some 20 ms, in which QEMU is not held up.
+// where libvirtd is on the same machine. Its PassFile is a
+// [FilePasser]. One run of virsh takes some 20 ms, in which QEMU is not held up.
 type Virsh struct {
 	Program string // path of virsh; empty: from PATH
 	URI     string // of libvirt, as for --connect; empty: virsh's own default
@@ -35,12 +35,12 @@ type Virsh struct {
 // PassFile runs virsh once, in a process group of its own, without a shell. The
 // command is seen in virsh's arguments, by every user of the machine.
 //
-// The error wraps ErrNotSent if virsh cannot be started, or says that it got no
+// The error wraps [qmp.ErrNotSent] if virsh cannot be started, or says that it got no
 // further than libvirt. After any other, such as ctx's end, when virsh is
 // killed, QEMU may have got the command.
 func (v Virsh) PassFile(ctx context.Context, command []byte, f *os.File) ([]byte, error) {
 	if v.Domain == "" {
-		return nil, fmt.Errorf("%w: virsh needs a domain", ErrNotSent)
+		return nil, fmt.Errorf("%w: virsh needs a domain", qmp.ErrNotSent)
 	}
 	program := v.Program
 	if program == "" {
@@ -62,11 +62,12 @@ func (v Virsh) PassFile(ctx context.Context, command []byte, f *os.File) ([]byte
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = virshWaitDelay
 	if err := cmd.Start(); err != nil {
-		return nil, fmt.Errorf("%w: cannot start virsh, of libvirt's client programs: %w", ErrNotSent, err)
+		return nil, fmt.Errorf("%w: cannot start virsh, of libvirt's client programs: %w", qmp.ErrNotSent, err)
 	}
 	waitErr := cmd.Wait()
 	reply := bytes.TrimSpace(out.text)
-	if m, err := parseMessage(reply); err == nil && (m.Return != nil || m.Error != nil) {
+	var message struct{ Return, Error json.RawMessage }
+	if err := json.Unmarshal(reply, &message); err == nil && (message.Return != nil || message.Error != nil) {
 		return reply, nil // whatever became of virsh afterwards
 	}
 	said := strings.Join(strings.Fields(string(diag.text)), " ")
@@ -75,11 +76,11 @@ func (v Virsh) PassFile(ctx context.Context, command []byte, f *os.File) ([]byte
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("virsh was killed: %w%s", ctx.Err(), quoted(said))
 	case len(reply) == 0 && errors.As(waitErr, &exit) && exit.Exited() && virshGotNoFurther(said):
-		return nil, fmt.Errorf("%w: virsh: %s", ErrNotSent, said)
+		return nil, fmt.Errorf("%w: virsh: %s", qmp.ErrNotSent, said)
 	case waitErr != nil:
 		return nil, fmt.Errorf("virsh: %w%s", waitErr, quoted(said))
 	}
-	return nil, fmt.Errorf("%w: virsh printed no reply of QEMU's", ErrProtocol)
+	return nil, fmt.Errorf("%w: virsh printed no reply of QEMU's", qmp.ErrProtocol)
 }
 
 // virshGotNoFurther recognises the failures of virsh in which it has not asked

@@ -1,4 +1,4 @@
-package qmp
+package goqemu
 
 import (
 	"bufio"
@@ -14,71 +14,74 @@ import (
 
 	"github.com/digitalocean/go-libvirt"
 	goqemu "github.com/digitalocean/go-qemu/qmp"
+
+	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/qmp/internal/qmptest"
 )
 
 // go-qemu's own socket monitor, on a real QEMU, connected and not.
-func TestNewMonitorSocket(t *testing.T) {
+func TestNewClientSocket(t *testing.T) {
 	t.Parallel()
-	q := startQEMU(t, "-machine", "none")
+	q := qmptest.StartQEMU(t, "-machine", "none")
 	for _, connected := range []bool{true, false} {
-		m, err := goqemu.NewSocketMonitor("unix", q.unix, patience)
-		must(t, err)
+		m, err := goqemu.NewSocketMonitor("unix", q.Unix, qmptest.Patience)
+		qmptest.Must(t, err)
 		if connected {
-			must(t, m.Connect())
+			qmptest.Must(t, m.Connect())
 		}
-		c, err := NewMonitor(testContext(t), m)
-		must(t, err)
+		c, err := NewClient(qmptest.Context(t), m)
+		qmptest.Must(t, err)
 		if c.Version().QEMU.Major < 5 {
 			t.Errorf("version %v", c.Version())
 		}
 		sub := c.Subscribe("STOP")
-		if _, err := c.Execute(testContext(t), Command{Execute: "stop"}); err != nil {
+		if _, err := c.Execute(qmptest.Context(t), qmp.Command{Execute: "stop"}); err != nil {
 			t.Error(err)
 		}
-		await(t, sub.Events(), "STOP")
-		if _, err := c.Execute(testContext(t), Command{Execute: "cont"}); err != nil {
+		qmptest.Await(t, sub.Events(), "STOP")
+		if _, err := c.Execute(qmptest.Context(t), qmp.Command{Execute: "cont"}); err != nil {
 			t.Error(err)
 		}
-		_, err = c.Execute(testContext(t), command("blockdev-del", "node-name", "none"))
-		if refusal, ok := errAs[*Error](err); !ok || refusal.Class != genericError || !errors.Is(err, ErrNodeNotFound) {
+		_, err = c.Execute(qmptest.Context(t), qmp.Command{Execute: "blockdev-del", Arguments: qmp.Object{{"node-name", "none"}}})
+		if refusal, ok := qmptest.ErrorAs[*qmp.Error](err); !ok || refusal.Class != "GenericError" || !errors.Is(err, qmp.ErrNodeNotFound) {
 			t.Errorf("%v", err)
 		}
-		if _, err := c.Execute(testContext(t), Command{Execute: "add-fd", File: memfd(t, 0)}); !errors.Is(err, ErrFileUnsupported) {
+		if _, err := c.Execute(qmptest.Context(t), qmp.Command{Execute: "add-fd", File: qmptest.Memfd(t, 0)}); !errors.Is(err, qmp.ErrFileUnsupported) {
 			t.Errorf("%v", err)
 		}
-		must(t, c.Close())
-		must(t, c.Close())
-		awaitClosed(t, sub.Events(), "the subscription")
-		if _, err := c.Execute(testContext(t), Command{Execute: "stop"}); !errors.Is(err, ErrClosed) {
+		qmptest.Must(t, c.Close())
+		qmptest.Must(t, c.Close())
+		qmptest.AwaitClosed(t, sub.Events(), "the subscription")
+		if _, err := c.Execute(qmptest.Context(t), qmp.Command{Execute: "stop"}); !errors.Is(err, qmp.ErrClosed) {
 			t.Errorf("%v", err)
 		}
 	}
 }
 
 // A QEMU that exits is noticed by the end of go-qemu's events.
-func TestNewMonitorLosesQEMU(t *testing.T) {
+func TestNewClientLosesQEMU(t *testing.T) {
 	t.Parallel()
-	q := startQEMU(t, "-machine", "none")
-	m, err := goqemu.NewSocketMonitor("tcp", q.tcp, patience)
-	must(t, err)
-	c, err := NewMonitor(testContext(t), m)
-	must(t, err)
-	defer closeIt(t, c)
-	q.kill()
-	await2(t, c.Done())
-	if !errors.Is(c.Err(), ErrConnectionLost) {
+	q := qmptest.StartQEMU(t, "-machine", "none")
+	m, err := goqemu.NewSocketMonitor("tcp", q.TCP, qmptest.Patience)
+	qmptest.Must(t, err)
+	c, err := NewClient(qmptest.Context(t), m)
+	qmptest.Must(t, err)
+	defer qmptest.Close(t, c)
+	q.Kill()
+	qmptest.AwaitDone(t, c.Done())
+	if !errors.Is(c.Err(), qmp.ErrConnectionLost) {
 		t.Errorf("%v", c.Err())
 	}
 }
 
-func TestNewMonitorIsNotGreeted(t *testing.T) {
+func TestNewClientIsNotGreeted(t *testing.T) {
 	t.Parallel()
-	_, q := startNone(t)
-	m, err := goqemu.NewSocketMonitor("unix", q.unix, patience)
-	must(t, err)
+	_, q := qmptest.StartNone(t, func(ctx context.Context, address string) (*qmp.Client, error) { return qmp.Dial(ctx, address) })
+	m, err := goqemu.NewSocketMonitor("unix", q.Unix, qmptest.Patience)
+	qmptest.Must(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
-	if _, err := NewMonitor(ctx, m); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "another client") {
+	if _, err := NewClient(ctx, m); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "another client") {
 		t.Errorf("%v", err)
 	}
 }
@@ -89,16 +92,16 @@ type fakeMonitor struct {
 	eventsErr error
 
 	once   sync.Once
-	events chan Event
+	events chan goqemu.Event
 }
 
 func newFakeMonitor(run func(string) (string, error)) *fakeMonitor {
-	return &fakeMonitor{run: run, events: make(chan Event)}
+	return &fakeMonitor{run: run, events: make(chan goqemu.Event)}
 }
 
 func (f *fakeMonitor) Connect() error    { return nil }
 func (f *fakeMonitor) Disconnect() error { f.once.Do(func() { close(f.events) }); return nil }
-func (f *fakeMonitor) Events(context.Context) (<-chan Event, error) {
+func (f *fakeMonitor) Events(context.Context) (<-chan goqemu.Event, error) {
 	return f.events, f.eventsErr
 }
 
@@ -132,7 +135,7 @@ func TestMonitorOutcomes(t *testing.T) {
 		"errors.New":        {"", errors.New("no c2VjcmV0"), refused},
 		"another's reply":   {`{"return":5,"id":"99"}`, nil, unknown},
 		"empty":             {"", nil, unknown},
-		"event as reply":    {strayEvent, nil, unknown},
+		"event as reply":    {`{"event":"STRAY","data":{"n":1},"timestamp":{"seconds":1,"microseconds":2}}`, nil, unknown},
 		"EOF":               {"", io.EOF, unknown},
 		"too long":          {"", bufio.ErrTooLong, unknown},
 		"wrapped":           {"", fmt.Errorf("write c2VjcmV0: %w", io.EOF), unknown},
@@ -144,17 +147,17 @@ func TestMonitorOutcomes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var trace traceLog
+			var trace qmptest.Log
 			m := newFakeMonitor(func(string) (string, error) { return test.reply, test.err })
-			c, err := NewMonitor(testContext(t), m, WithTrace(trace.add), WithConnect())
-			must(t, err)
-			defer closeIt(t, c)
+			c, err := NewClient(qmptest.Context(t), m, qmp.WithTrace(func(e qmp.TraceEntry) { trace.Add(e.Direction, e.JSON) }))
+			qmptest.Must(t, err)
+			defer qmptest.Close(t, c)
 			if c.VersionString() != "9.1.2" {
 				t.Error(c.VersionString())
 			}
-			_, err = c.Execute(testContext(t), command("object-add", "data", NewSensitive([]byte("c2VjcmV0"))))
-			_, isRefused := errAs[*Error](err)
-			_, isUnknown := errAs[*UnknownOutcomeError](err)
+			_, err = c.Execute(qmptest.Context(t), qmp.Command{Execute: "object-add", Arguments: qmp.Object{{"data", qmp.NewSensitive([]byte("c2VjcmV0"))}}})
+			_, isRefused := qmptest.ErrorAs[*qmp.Error](err)
+			_, isUnknown := qmptest.ErrorAs[*qmp.UnknownOutcomeError](err)
 			if (err == nil) != (test.want == done) || isRefused != (test.want == refused) || isUnknown != (test.want == unknown) {
 				t.Errorf("%v", err)
 			}
@@ -182,24 +185,24 @@ func TestMonitorLateAnswer(t *testing.T) {
 		}
 		return `{"return":"quick"}`, nil
 	})
-	c, err := NewMonitor(testContext(t), m, WithoutIDs())
-	must(t, err)
-	ctx, cancel := context.WithCancel(testContext(t))
+	c, err := NewClient(qmptest.Context(t), m, qmp.WithoutIDs())
+	qmptest.Must(t, err)
+	ctx, cancel := context.WithCancel(qmptest.Context(t))
 	errs := make(chan error, 2)
 	go func() {
-		_, err := c.Execute(ctx, Command{Execute: "slow"})
+		_, err := c.Execute(ctx, qmp.Command{Execute: "slow"})
 		errs <- err
 	}()
-	await(t, entered, "the command")
+	qmptest.Await(t, entered, "the command")
 	go func() {
-		_, err := c.Execute(ctx, Command{Execute: "never sent"}) // waits for the slow one
+		_, err := c.Execute(ctx, qmp.Command{Execute: "never sent"}) // waits for the slow one
 		errs <- err
 	}()
 	cancel()
 	unknowns := 0
 	for range 2 {
-		err := await(t, errs, "a cancelled caller")
-		if _, ok := errAs[*UnknownOutcomeError](err); ok {
+		err := qmptest.Await(t, errs, "a cancelled caller")
+		if _, ok := qmptest.ErrorAs[*qmp.UnknownOutcomeError](err); ok {
 			unknowns++
 		}
 		if !errors.Is(err, context.Canceled) {
@@ -210,25 +213,25 @@ func TestMonitorLateAnswer(t *testing.T) {
 		t.Errorf("%d outcomes are unknown, want that of the slow command alone", unknowns)
 	}
 	close(goOn)
-	if value, err := c.Execute(testContext(t), Command{Execute: "quick"}); err != nil || string(value) != `"quick"` {
+	if value, err := c.Execute(qmptest.Context(t), qmp.Command{Execute: "quick"}); err != nil || string(value) != `"quick"` {
 		t.Errorf("%s, %v", value, err)
 	}
-	must(t, c.Close())
+	qmptest.Must(t, c.Close())
 }
 
 func TestMonitorWithoutEvents(t *testing.T) {
 	t.Parallel()
 	m := newFakeMonitor(nil)
 	m.eventsErr = goqemu.ErrEventsNotSupported
-	c, err := NewMonitor(testContext(t), m)
-	must(t, err)
+	c, err := NewClient(qmptest.Context(t), m)
+	qmptest.Must(t, err)
 	sub := c.Subscribe()
-	must(t, c.Close())
-	awaitClosed(t, sub.Events(), "the subscription")
+	qmptest.Must(t, c.Close())
+	qmptest.AwaitClosed(t, sub.Events(), "the subscription")
 
 	m = newFakeMonitor(nil)
 	m.eventsErr = errors.New("broken")
-	if _, err := NewMonitor(testContext(t), m); !errors.Is(err, m.eventsErr) {
+	if _, err := NewClient(qmptest.Context(t), m); !errors.Is(err, m.eventsErr) {
 		t.Errorf("%v", err)
 	}
 }

@@ -1,0 +1,215 @@
+// Package qmptest has what the tests of package qmp and of its transports share.
+package qmptest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Patience is how long a test waits for what must happen.
+const Patience = 30 * time.Second
+
+// Context returns a context that ends when patience does.
+func Context(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// QEMU is a running QEMU without a machine.
+type QEMU struct {
+	Unix string // monitor on a unix socket
+	TCP  string // monitor on TCP
+	Cmd  *exec.Cmd
+	// Exited is closed when the process has ended.
+	Exited chan struct{}
+}
+
+// StartQEMU starts a QEMU with two monitors, whose sockets listen before it
+// runs, so that nothing has to wait for them to appear.
+func StartQEMU(t testing.TB, args ...string) *QEMU {
+	t.Helper()
+	binary, err := exec.LookPath("qemu-system-x86_64")
+	if err != nil {
+		t.Skip("qemu-system-x86_64 is not installed: install QEMU to run this test")
+	}
+	path := filepath.Join(SocketDir(t), "qmp.sock")
+	unixListener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	Must(t, err)
+	defer Close(t, unixListener)
+	unixListener.SetUnlinkOnClose(false)
+	tcpListener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	Must(t, err)
+	defer Close(t, tcpListener)
+	unixFile, err := unixListener.File()
+	Must(t, err)
+	defer Close(t, unixFile)
+	tcpFile, err := tcpListener.File()
+	Must(t, err)
+	defer Close(t, tcpFile)
+
+	q := &QEMU{Unix: path, TCP: tcpListener.Addr().String(), Exited: make(chan struct{})}
+	q.Cmd = exec.Command(binary, append([]string{
+		"-nodefaults", "-no-user-config", "-display", "none",
+		"-chardev", "socket,id=m0,fd=3,server=on,wait=off", "-mon", "chardev=m0,mode=control",
+		"-chardev", "socket,id=m1,fd=4,server=on,wait=off", "-mon", "chardev=m1,mode=control",
+	}, args...)...)
+	q.Cmd.ExtraFiles = []*os.File{unixFile, tcpFile}
+	q.Cmd.Stderr = os.Stderr
+	Must(t, q.Cmd.Start())
+	go func() {
+		defer close(q.Exited)
+		_ = q.Cmd.Wait() // killed: it has no success to report
+	}()
+	t.Cleanup(q.Kill)
+	return q
+}
+
+// Kill ends the QEMU and waits for it.
+func (q *QEMU) Kill() {
+	_ = q.Cmd.Process.Kill() // it may have ended already
+	<-q.Exited
+}
+
+// StartNone starts QEMU with no machine at all, and a client of it, which dial makes. QEMU
+// 10.0.2 dies now and then of a client that speaks while it is still setting up its monitor
+// (an assertion in its JSON parser): then another one is started.
+func StartNone[C io.Closer](t testing.TB, dial func(ctx context.Context, address string) (C, error)) (C, *QEMU) {
+	t.Helper()
+	for attempt := 1; ; attempt++ {
+		q := StartQEMU(t, "-machine", "none")
+		c, err := dial(Context(t), q.Unix)
+		if err == nil {
+			t.Cleanup(func() { Close(t, c) })
+			return c, q
+		}
+		select {
+		case <-q.Exited:
+		case <-time.After(2 * time.Second):
+			t.Fatal(err)
+		}
+		if attempt == 3 {
+			t.Fatal(err)
+		}
+		t.Logf("QEMU died as it was greeted: %v", err)
+	}
+}
+
+// SocketDir is a directory with a short name: a unix socket's path has 107 bytes.
+func SocketDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "qmp")
+	Must(t, err)
+	t.Cleanup(func() { Must(t, os.RemoveAll(dir)) })
+	return dir
+}
+
+// Memfd returns a file in memory.
+func Memfd(t testing.TB, size int64) *os.File {
+	t.Helper()
+	fd, err := unix.MemfdCreate("test", unix.MFD_CLOEXEC)
+	Must(t, err)
+	file := os.NewFile(uintptr(fd), "memfd")
+	t.Cleanup(func() { _ = file.Close() }) // a test may have closed it
+	Must(t, file.Truncate(size))
+	return file
+}
+
+// Must ends the test if err is not nil.
+func Must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Close closes c, and fails the test if that fails.
+func Close(t testing.TB, c io.Closer) {
+	t.Helper()
+	if err := c.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Await returns the next value of a channel, and fails the test when it closes
+// or nothing comes.
+func Await[T any](t testing.TB, c <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v, ok := <-c:
+		if !ok {
+			t.Fatalf("the channel closed before %s", what)
+		}
+		return v
+	case <-time.After(Patience):
+		t.Fatalf("no %s within %s", what, Patience)
+	}
+	panic("unreachable")
+}
+
+// AwaitClosed waits until a channel is closed, and returns how many values came
+// before.
+func AwaitClosed[T any](t testing.TB, c <-chan T, what string) int {
+	t.Helper()
+	timeout := time.After(Patience)
+	for n := 0; ; n++ {
+		select {
+		case _, ok := <-c:
+			if !ok {
+				return n
+			}
+		case <-timeout:
+			t.Fatalf("%s did not close within %s", what, Patience)
+		}
+	}
+}
+
+// AwaitDone waits for a channel that is only ever closed.
+func AwaitDone(t testing.TB, c <-chan struct{}) {
+	t.Helper()
+	select {
+	case <-c:
+	case <-time.After(Patience):
+		t.Fatal("not done")
+	}
+}
+
+// ErrorAs returns the error of type T in err's tree, and reports whether there is one.
+func ErrorAs[T error](err error) (T, bool) {
+	var target T
+	ok := errors.As(err, &target)
+	return target, ok
+}
+
+// Log gathers a trace. It may be used from any number of goroutines at once.
+type Log struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+// Add adds a message.
+func (l *Log) Add(direction fmt.Stringer, text []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	fmt.Fprintf(&l.text, "%s %s\n", direction, text)
+}
+
+// String returns all messages, one a line.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
