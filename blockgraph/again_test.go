@@ -5,10 +5,10 @@ import (
 	"errors"
 	"reflect"
 	"slices"
-	"strings"
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
 )
 
 // recorded are the devices of a plan as they come back from a file.
@@ -33,11 +33,11 @@ func TestBuildGivesTheSameDevicesAgain(t *testing.T) {
 	t.Parallel()
 	q35 := blockgraph.Machine{Type: "q35", Ports: []blockgraph.Port{{Bus: "pci.4"}, {Bus: "pci.7"}}}
 	for name, text := range map[string]string{
-		"virtio":     diskAt("dev='vdb'", "<serial>one</serial>"),
-		"controller": diskAt("dev='sdb'", "<iotune><total_bytes_sec>4096</total_bytes_sec></iotune>"),
-		"alias":      diskAt("dev='vdb'", "<alias name='ua-data'/>"),
+		"virtio":     blocktest.DiskAt("dev='vdb'", "<serial>one</serial>"),
+		"controller": blocktest.DiskAt("dev='sdb'", "<iotune><total_bytes_sec>4096</total_bytes_sec></iotune>"),
+		"alias":      blocktest.DiskAt("dev='vdb'", "<alias name='ua-data'/>"),
 	} {
-		disk := mustParse(t, text)
+		disk := blocktest.Parse(t, text)
 		first, err := blockgraph.Build(disk, q35, blockgraph.Unlock{})
 		if err != nil {
 			t.Fatal(name, err)
@@ -60,7 +60,7 @@ func TestBuildGivesTheSameDevicesAgain(t *testing.T) {
 
 func TestBuildRefusesDevicesOfAnotherDisk(t *testing.T) {
 	t.Parallel()
-	disk := mustParse(t, diskAt("dev='vdb'", ""))
+	disk := blocktest.Parse(t, blocktest.DiskAt("dev='vdb'", ""))
 	g, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{})
 	if err != nil {
 		t.Fatal(err)
@@ -91,34 +91,5 @@ func TestReservedPortsAreTakenFirst(t *testing.T) {
 	}
 	if _, _, ours := blockgraph.ParseName(blockgraph.ReservedPort(0)); ours {
 		t.Error("a port passes for a disk's node")
-	}
-}
-
-func TestArgumentsOfEphemeralHeaders(t *testing.T) {
-	t.Parallel()
-	disk := mustParse(t, `<disk><source file='/a'><encryption format='luks'><secret type='passphrase' uuid='`+anyUUID+`'/>`+
-		`<header type='file'><source file='/h'/></header></encryption></source><target dev='vdb'/></disk>`)
-	file := func(o blockgraph.GraphObject) (string, error) { return "/run/x/" + o.ID, nil }
-	g, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{Way: blockgraph.ByHeader, Folder: "/run/x"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	args, err := g.Plan().Arguments(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := strings.Join(args, "\n")
-	for _, want := range []string{`"filename":"/run/x/luksplug-vdb-header-storage"`, `"file":"/run/x/luksplug-vdb-secret0"`} {
-		if !strings.Contains(text, want) {
-			t.Errorf("no %s in\n%s", want, text)
-		}
-	}
-	g, err = blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{Way: blockgraph.ByHeader, FDSet: blockgraph.FirstFDSet})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var unsupported *blockgraph.UnsupportedError
-	if _, err := g.Plan().Arguments(file); !errors.As(err, &unsupported) {
-		t.Errorf("descriptors as arguments: %v", err)
 	}
 }

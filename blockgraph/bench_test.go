@@ -6,11 +6,13 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
+	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
 )
 
 // BenchmarkPlanDetachedQcow2 goes from the XML of a disk with a detached header
 // to its plan.
-func BenchmarkPlanDetachedQcow2(b *testing.B) { benchmarkPlan(b, detached, 7) }
+func BenchmarkPlanDetachedQcow2(b *testing.B) { benchmarkPlan(b, blocktest.Detached, 7) }
 
 // BenchmarkPlanChain goes from the XML of five layers, each encrypted with a
 // passphrase of its own, to the plan.
@@ -27,11 +29,11 @@ func benchmarkPlan(b *testing.B, doc string, steps int) {
 // planOnce goes from a document to a plan of so many steps.
 func planOnce(t testing.TB, doc string, steps int) {
 	t.Helper()
-	d, err := blockgraph.ParseDisk([]byte(doc))
+	d, err := diskxml.ParseDisk([]byte(doc))
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := blockgraph.Build(d, machines["q35"], blockgraph.Unlock{})
+	g, err := blockgraph.Build(d, blocktest.Machines["q35"], blockgraph.Unlock{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +43,7 @@ func planOnce(t testing.TB, doc string, steps int) {
 }
 
 func encryptedChain() string {
-	const enc = "<encryption format='luks'><secret type='passphrase' uuid='" + anyUUID + "'/></encryption>"
+	const enc = "<encryption format='luks'><secret type='passphrase' uuid='" + blocktest.AnyUUID + "'/></encryption>"
 	doc := "<disk><driver type='qcow2'/><source file='/0'>" + enc + "</source>"
 	for i := range 4 {
 		doc += fmt.Sprintf("<backingStore type='file'><format type='qcow2'/><source file='/%d'>%s</source>", i+1, enc)
@@ -57,26 +59,11 @@ func TestPlanAllocations(t *testing.T) { // not parallel: the count is that of t
 		steps int
 		most  float64
 	}{
-		"detached header over qcow2": {detached, 7, 600},
+		"detached header over qcow2": {blocktest.Detached, 7, 600},
 		"chain of five, encrypted":   {encryptedChain(), 21, 1400},
 	} {
 		if n := testing.AllocsPerRun(20, func() { planOnce(t, c.doc, c.steps) }); n > c.most {
 			t.Errorf("%s: %.0f allocations, and there should be %.0f at most", name, n, c.most)
-		}
-	}
-}
-
-// BenchmarkPlanJSON prints a plan.
-func BenchmarkPlanJSON(b *testing.B) {
-	g, err := blockgraph.Build(mustParse(b, detached), machines["q35"], blockgraph.Unlock{})
-	if err != nil {
-		b.Fatal(err)
-	}
-	p := g.Plan()
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := p.JSON(); err != nil {
-			b.Fatal(err)
 		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
 // device adds the frontend device, after the controller that it may need.
@@ -99,12 +101,12 @@ func (b *builder) sameDevices(in medium, m Machine) error {
 			role, id = RoleController, Name(d.Target, RoleController)
 		}
 		if o.Text("id") != id {
-			return &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the recorded device has the id %q and not %q: it is that of another disk", shorten(o.Text("id")), id)}
+			return &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the recorded device has the id %q and not %q: it is that of another disk", message.Shorten(o.Text("id")), id)}
 		}
 		b.graph.Devices = append(b.graph.Devices, Device{ID: id, Role: role, Options: o})
 	}
 	if drive, chardev := devices[last].Text("drive"), devices[last].Text("chardev"); drive != in.node || chardev != in.chardev {
-		return &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the recorded device reads %q, and the disk's XML makes %q of it: the record and the XML are not of the same disk", shorten(drive+chardev), in.node+in.chardev)}
+		return &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the recorded device reads %q, and the disk's XML makes %q of it: the record and the XML are not of the same disk", message.Shorten(drive+chardev), in.node+in.chardev)}
 	}
 	return b.limits(in, m)
 }
@@ -279,7 +281,7 @@ func escapeSerial(s string) string { return strings.ReplaceAll(s, " ", `\ `) }
 // the guest will see something else than the XML says, or where something has to
 // be there that luksplug does not make.
 func (d *Disk) Warnings() []string {
-	out := append([]string(nil), d.ignored...)
+	out := append([]string(nil), d.Ignored...)
 	serial := escapeSerial(d.Serial)
 	if limit := 20; d.Bus == BusVirtio && len(serial) > limit {
 		out = append(out, fmt.Sprintf("the serial of %s has %d characters: a virtio disk shows the guest the first %d, %q", d.Target, len(serial), limit, serial[:limit]))

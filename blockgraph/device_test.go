@@ -5,13 +5,15 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
+	"github.com/luksplug/luksplug/blockgraph/render"
 )
 
 // deviceOf returns the JSON of the disk's device, without what all have in
 // common: the drive and the id.
 func deviceOf(t *testing.T, doc string, m blockgraph.Machine) string {
 	t.Helper()
-	g, err := blockgraph.Build(mustParse(t, doc), m, blockgraph.Unlock{})
+	g, err := blockgraph.Build(blocktest.Parse(t, doc), m, blockgraph.Unlock{})
 	if err != nil {
 		t.Fatalf("%v\n%s", err, doc)
 	}
@@ -28,45 +30,45 @@ func TestDevices(t *testing.T) {
 		machine   blockgraph.Machine
 		want      string
 	}{
-		{"virtio options", diskAt("dev='vda'", "<driver queues='4' queue_size='256' event_idx='off' ioeventfd='on' iommu='on' ats='off' packed='on' page_per_vq='on' iothread='2'/><address type='pci' bus='1'/>"), withThreads,
+		{"virtio options", blocktest.DiskAt("dev='vda'", "<driver queues='4' queue_size='256' event_idx='off' ioeventfd='on' iommu='on' ats='off' packed='on' page_per_vq='on' iothread='2'/><address type='pci' bus='1'/>"), withThreads,
 			`{"driver":"virtio-blk-pci","iommu_platform":true,"ats":false,"packed":true,"page-per-vq":true,"iothread":"iothread2","ioeventfd":true,"event_idx":false,"num-queues":4,"queue-size":256,"bus":"pci.1","addr":"0x0"}`},
-		{"queues dealt out", diskAt("dev='vda'", "<driver queues='4'><iothreads><iothread id='1'/><iothread id='2'/></iothreads></driver>"), withThreads,
+		{"queues dealt out", blocktest.DiskAt("dev='vda'", "<driver queues='4'><iothreads><iothread id='1'/><iothread id='2'/></iothreads></driver>"), withThreads,
 			`{"driver":"virtio-blk-pci","num-queues":4,"iothread-vq-mapping":[{"iothread":"iothread1"},{"iothread":"iothread2"}]}`},
-		{"queues by thread", diskAt("dev='vda'", "<driver queues='3'><iothreads><iothread id='2'><queue id='2'/><queue id='0'/></iothread><iothread id='1'><queue id='1'/></iothread></iothreads></driver>"), withThreads,
+		{"queues by thread", blocktest.DiskAt("dev='vda'", "<driver queues='3'><iothreads><iothread id='2'><queue id='2'/><queue id='0'/></iothread><iothread id='1'><queue id='1'/></iothread></iothreads></driver>"), withThreads,
 			`{"driver":"virtio-blk-pci","num-queues":3,"iothread-vq-mapping":[{"iothread":"iothread2","vqs":[2,0]},{"iothread":"iothread1","vqs":[1]}]}`},
 		{"transitional", diskWith("model='virtio-transitional'", "dev='vda'", ""), blockgraph.Machine{}, `{"driver":"virtio-blk-pci-transitional"}`},
 		{"not transitional", diskWith("model='virtio-non-transitional'", "dev='vda'", ""), blockgraph.Machine{}, `{"driver":"virtio-blk-pci-non-transitional"}`},
 		{"virtio by name", diskWith("model='virtio'", "dev='vda'", ""), blockgraph.Machine{}, `{"driver":"virtio-blk-pci"}`},
 		{"the virtio disk of a bridge", diskWith("model='virtio-transitional'", "dev='vda'", ""), blockgraph.Machine{Type: "q35", Bridges: []blockgraph.Bridge{{Bus: "pci.3", Slots: []uint{0x1f}}}},
 			`{"driver":"virtio-blk-pci-transitional","bus":"pci.3","addr":"0x1e"}`},
-		{"multifunction and ACPI", diskAt("dev='vda'", "<acpi index='7'/><address type='pci' bus='0' slot='5' function='0' multifunction='on'/>"), blockgraph.Machine{Type: "pc"},
+		{"multifunction and ACPI", blocktest.DiskAt("dev='vda'", "<acpi index='7'/><address type='pci' bus='0' slot='5' function='0' multifunction='on'/>"), blockgraph.Machine{Type: "pc"},
 			`{"driver":"virtio-blk-pci","bus":"pci.0","multifunction":true,"addr":"0x5","acpi-index":7}`},
-		{"ccw", diskAt("dev='vda'", "<address type='ccw' cssid='0xfe' ssid='0' devno='0x12'/>"), blockgraph.Machine{}, `{"driver":"virtio-blk-ccw","devno":"fe.0.0012"}`},
-		{"ccw, the next", diskAt("dev='vda'", ""), blockgraph.Machine{Type: "s390-ccw-virtio", Domain: true, CCW: []blockgraph.CCWAddress{{CSSID: 0xfe}}}, `{"driver":"virtio-blk-ccw","devno":"fe.0.0001"}`},
-		{"ccw, running", diskAt("dev='vda'", ""), blockgraph.Machine{Type: "s390-ccw-virtio-9.2"}, `{"driver":"virtio-blk-ccw"}`},
-		{"boot loader's parameter", diskAt("dev='vda'", "<boot order='1' loadparm='PROD'/>"), blockgraph.Machine{Type: "s390-ccw-virtio-9.2"}, `{"driver":"virtio-blk-ccw","bootindex":1,"loadparm":"PROD"}`},
-		{"mmio", diskAt("dev='vda'", "<address type='virtio-mmio'/>"), blockgraph.Machine{}, `{"driver":"virtio-blk-device"}`},
-		{"mmio by machine", diskAt("dev='vda'", ""), blockgraph.Machine{Type: "vexpress-a15"}, `{"driver":"virtio-blk-device"}`},
-		{"shared", diskAt("dev='vda'", "<shareable/>"), blockgraph.Machine{}, `{"driver":"virtio-blk-pci","share-rw":true,"write-cache":"on"}`},
-		{"shared, cached", diskAt("dev='vda'", "<shareable/><driver cache='writethrough'/>"), blockgraph.Machine{}, `{"driver":"virtio-blk-pci","share-rw":true,"write-cache":"off"}`},
-		{"shared, read-only", diskAt("dev='vda'", "<shareable/><readonly/><driver type='qcow2'/>"), blockgraph.Machine{}, `{"driver":"virtio-blk-pci","share-rw":true}`},
-		{"block sizes", diskAt("dev='vda'", "<blockio logical_block_size='512' physical_block_size='4096' discard_granularity='8192'/>"), blockgraph.Machine{},
+		{"ccw", blocktest.DiskAt("dev='vda'", "<address type='ccw' cssid='0xfe' ssid='0' devno='0x12'/>"), blockgraph.Machine{}, `{"driver":"virtio-blk-ccw","devno":"fe.0.0012"}`},
+		{"ccw, the next", blocktest.DiskAt("dev='vda'", ""), blockgraph.Machine{Type: "s390-ccw-virtio", Domain: true, CCW: []blockgraph.CCWAddress{{CSSID: 0xfe}}}, `{"driver":"virtio-blk-ccw","devno":"fe.0.0001"}`},
+		{"ccw, running", blocktest.DiskAt("dev='vda'", ""), blockgraph.Machine{Type: "s390-ccw-virtio-9.2"}, `{"driver":"virtio-blk-ccw"}`},
+		{"boot loader's parameter", blocktest.DiskAt("dev='vda'", "<boot order='1' loadparm='PROD'/>"), blockgraph.Machine{Type: "s390-ccw-virtio-9.2"}, `{"driver":"virtio-blk-ccw","bootindex":1,"loadparm":"PROD"}`},
+		{"mmio", blocktest.DiskAt("dev='vda'", "<address type='virtio-mmio'/>"), blockgraph.Machine{}, `{"driver":"virtio-blk-device"}`},
+		{"mmio by machine", blocktest.DiskAt("dev='vda'", ""), blockgraph.Machine{Type: "vexpress-a15"}, `{"driver":"virtio-blk-device"}`},
+		{"shared", blocktest.DiskAt("dev='vda'", "<shareable/>"), blockgraph.Machine{}, `{"driver":"virtio-blk-pci","share-rw":true,"write-cache":"on"}`},
+		{"shared, cached", blocktest.DiskAt("dev='vda'", "<shareable/><driver cache='writethrough'/>"), blockgraph.Machine{}, `{"driver":"virtio-blk-pci","share-rw":true,"write-cache":"off"}`},
+		{"shared, read-only", blocktest.DiskAt("dev='vda'", "<shareable/><readonly/><driver type='qcow2'/>"), blockgraph.Machine{}, `{"driver":"virtio-blk-pci","share-rw":true}`},
+		{"block sizes", blocktest.DiskAt("dev='vda'", "<blockio logical_block_size='512' physical_block_size='4096' discard_granularity='8192'/>"), blockgraph.Machine{},
 			`{"driver":"virtio-blk-pci","logical_block_size":512,"physical_block_size":4096,"discard_granularity":8192}`},
-		{"geometry", diskAt("dev='hda'", "<geometry cyls='1' heads='2' secs='3' trans='lba'/>"), blockgraph.Machine{}, `{"driver":"ide-hd","bus":"ide.0","unit":0,"cyls":1,"heads":2,"secs":3,"bios-chs-trans":"lba"}`},
-		{"ATA model", diskAt("dev='hda' rotation_rate='7200'", "<product>Old disk</product><wwn>5000c50015ea71ad</wwn>"), blockgraph.Machine{},
+		{"geometry", blocktest.DiskAt("dev='hda'", "<geometry cyls='1' heads='2' secs='3' trans='lba'/>"), blockgraph.Machine{}, `{"driver":"ide-hd","bus":"ide.0","unit":0,"cyls":1,"heads":2,"secs":3,"bios-chs-trans":"lba"}`},
+		{"ATA model", blocktest.DiskAt("dev='hda' rotation_rate='7200'", "<product>Old disk</product><wwn>5000c50015ea71ad</wwn>"), blockgraph.Machine{},
 			`{"driver":"ide-hd","bus":"ide.0","unit":0,"wwn":5764824127192592813,"rotation_rate":7200,"model":"Old disk"}`},
-		{"SCSI inquiry", diskAt("dev='sda' rotation_rate='1' removable='off' dpofua='on'", "<vendor>ACME</vendor><product>Disk 1</product><serial>a b</serial>"), blockgraph.Machine{Type: "virt", SCSI: []blockgraph.SCSIController{{ID: "s"}}},
+		{"SCSI inquiry", blocktest.DiskAt("dev='sda' rotation_rate='1' removable='off' dpofua='on'", "<vendor>ACME</vendor><product>Disk 1</product><serial>a b</serial>"), blockgraph.Machine{Type: "virt", SCSI: []blockgraph.SCSIController{{ID: "s"}}},
 			`{"driver":"scsi-hd","bus":"s.0","channel":0,"scsi-id":0,"lun":63,"device_id":"a b","rotation_rate":1,"vendor":"ACME","product":"Disk 1","removable":false,"dpofua":true,"serial":"a\\ b"}`},
-		{"removable USB", diskAt("dev='sda' bus='usb' removable='on'", ""), blockgraph.Machine{}, `{"driver":"usb-storage","removable":true}`},
+		{"removable USB", blocktest.DiskAt("dev='sda' bus='usb' removable='on'", ""), blockgraph.Machine{}, `{"driver":"usb-storage","removable":true}`},
 		{"LUN", "<disk type='block' device='lun' rawio='yes' sgio='filtered'><source dev='/x'/><target dev='sda'/><driver cache='none' error_policy='stop'/><address type='drive'/></disk>", blockgraph.Machine{},
 			`{"driver":"scsi-block","bus":"scsi0.0","channel":0,"scsi-id":0,"lun":0,"werror":"stop","rerror":"stop"}`},
 		{"empty cdrom", "<disk type='network' device='cdrom'><target dev='sda' bus='sata' tray='open'/><driver cache='none' io='native'/></disk>", blockgraph.Machine{}, `{"driver":"ide-cd","bus":"ide.0","write-cache":"on"}`},
 		{"empty floppy drive", "<disk device='floppy'><target dev='fdb'/></disk>", blockgraph.Machine{}, `{"driver":"floppy","unit":1}`},
 		{"vhost-user", "<disk type='vhostuser'><source type='unix' path='/s'/><target dev='vda'/><driver ats='on'/></disk>", blockgraph.Machine{}, `{"driver":"vhost-user-blk-pci","ats":true,"chardev":"luksplug-vda-chardev"}`},
 
-		{"domain: by name", diskAt("dev='sdj'", ""), blockgraph.Machine{Type: "pc", Domain: true, SCSI: []blockgraph.SCSIController{{ID: "scsi1", Model: "virtio-scsi"}}},
+		{"domain: by name", blocktest.DiskAt("dev='sdj'", ""), blockgraph.Machine{Type: "pc", Domain: true, SCSI: []blockgraph.SCSIController{{ID: "scsi1", Model: "virtio-scsi"}}},
 			`{"driver":"scsi-hd","bus":"scsi1.0","channel":0,"scsi-id":0,"lun":2,"device_id":"drive-luksplug-sdj"}`},
-		{"domain: narrow bus", diskAt("dev='sdb'", ""), blockgraph.Machine{Type: "pc", Domain: true, SCSI: []blockgraph.SCSIController{{ID: "scsi0", Model: "dc390"}}},
+		{"domain: narrow bus", blocktest.DiskAt("dev='sdb'", ""), blockgraph.Machine{Type: "pc", Domain: true, SCSI: []blockgraph.SCSIController{{ID: "scsi0", Model: "dc390"}}},
 			`{"driver":"scsi-hd","bus":"scsi0.0","scsi-id":1,"device_id":"drive-luksplug-sdb"}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -78,9 +80,9 @@ func TestDevices(t *testing.T) {
 	}
 }
 
-// diskWith is diskAt with attributes.
+// diskWith is blocktest.DiskAt with attributes.
 func diskWith(attrs, target, inner string) string {
-	return strings.Replace(diskAt(target, inner), "<disk>", "<disk "+attrs+">", 1)
+	return strings.Replace(blocktest.DiskAt(target, inner), "<disk>", "<disk "+attrs+">", 1)
 }
 
 // TestDefaultSCSIController: which controller comes along depends on the
@@ -94,7 +96,7 @@ func TestDefaultSCSIController(t *testing.T) {
 		"s390-ccw-virtio": `{"driver":"virtio-scsi-ccw","id":"scsi1"}`,
 		"pseries-9.0":     `{"driver":"spapr-vscsi","id":"scsi1"}`,
 	} {
-		g, err := blockgraph.Build(mustParse(t, diskAt("dev='sdh'", "")), blockgraph.Machine{Type: name, Domain: true}, blockgraph.Unlock{})
+		g, err := blockgraph.Build(blocktest.Parse(t, blocktest.DiskAt("dev='sdh'", "")), blockgraph.Machine{Type: name, Domain: true}, blockgraph.Unlock{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -104,7 +106,7 @@ func TestDefaultSCSIController(t *testing.T) {
 	}
 	// Where there is no place for an old controller, a new one does.
 	m := blockgraph.Machine{Type: "q35", Domain: true, PCI: true, Ports: ports("pci.4")}
-	got, err := places(t, diskAt("dev='sda'", ""), m)
+	got, err := places(t, blocktest.DiskAt("dev='sda'", ""), m)
 	if err != nil || len(got) != 2 || got[0] != "pci.4 0x0" || got[1] != "luksplug-sda-scsi.0 0 0 0" {
 		t.Errorf("got %q %v", got, err)
 	}
@@ -120,7 +122,7 @@ func TestThrottling(t *testing.T) {
 		"dev='sda'":           "luksplug-sda",
 		"dev='hda'":           "luksplug-hda",
 	} {
-		g, err := blockgraph.Build(mustParse(t, diskAt(target, tune)), blockgraph.Machine{}, blockgraph.Unlock{})
+		g, err := blockgraph.Build(blocktest.Parse(t, blocktest.DiskAt(target, tune)), blockgraph.Machine{}, blockgraph.Unlock{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -130,18 +132,18 @@ func TestThrottling(t *testing.T) {
 			last.Do.Arguments.String() != `{"id":"`+path+`"`+rest {
 			t.Errorf("%s: the last step is %+v", target, last)
 		}
-		if doc, err := p.JSON(); err != nil || !strings.Contains(string(doc), `"throttling": {`) {
+		if doc, err := render.JSON(p); err != nil || !strings.Contains(string(doc), `"throttling": {`) {
 			t.Errorf("the JSON lacks the limits: %v\n%s", err, doc)
 		}
-		if !strings.Contains(p.Text(), "bps=1 iops_rd=2 iops_rd_max=3 iops_size=5 iops_rd_max_length=4") {
-			t.Errorf("the text lacks the limits:\n%s", p.Text())
+		if !strings.Contains(render.Text(p), "bps=1 iops_rd=2 iops_rd_max=3 iops_size=5 iops_rd_max_length=4") {
+			t.Errorf("the text lacks the limits:\n%s", render.Text(p))
 		}
-		if args, err := p.Arguments(goldenSecret); err == nil {
+		if args, err := render.Arguments(p, blocktest.SecretFile); err == nil {
 			t.Errorf("limits would be lost in %q", args)
 		}
 	}
 	for _, none := range []string{"<iotune/>", "<iotune><read_iops_sec>0</read_iops_sec></iotune>"} {
-		d := mustParse(t, diskAt("dev='vda'", none))
+		d := blocktest.Parse(t, blocktest.DiskAt("dev='vda'", none))
 		if d.IOTune != nil {
 			t.Errorf("%s: limits %+v", none, d.IOTune)
 		}
@@ -150,7 +152,7 @@ func TestThrottling(t *testing.T) {
 
 func TestThrottleFilters(t *testing.T) {
 	t.Parallel()
-	d := mustParse(t, diskAt("dev='vda'", "<driver copy_on_read='on'/><throttlefilters><throttlefilter group='a'/><throttlefilter group='b'/></throttlefilters>"))
+	d := blocktest.Parse(t, blocktest.DiskAt("dev='vda'", "<driver copy_on_read='on'/><throttlefilters><throttlefilter group='a'/><throttlefilter group='b'/></throttlefilters>"))
 	limits := blockgraph.IOTune{Group: "a", Bytes: blockgraph.Limits{Total: blockgraph.Limit{PerSecond: 9, Max: 10, MaxLength: 2}}}
 	m := blockgraph.Machine{Type: "pc", ThrottleGroups: []blockgraph.ThrottleGroup{{Limits: limits}, {Limits: blockgraph.IOTune{Group: "b"}, Exists: true}}}
 	g, err := blockgraph.Build(d, m, blockgraph.Unlock{})
@@ -178,7 +180,7 @@ func TestThrottleFilters(t *testing.T) {
 // the machine has no such place, and the user is told.
 func TestAddressOfAnotherMachine(t *testing.T) {
 	t.Parallel()
-	g, err := blockgraph.Build(mustParse(t, diskAt("dev='vda'", "<address type='ccw' cssid='0xfe' ssid='0' devno='1'/>")), blockgraph.Machine{Type: "pc"}, blockgraph.Unlock{})
+	g, err := blockgraph.Build(blocktest.Parse(t, blocktest.DiskAt("dev='vda'", "<address type='ccw' cssid='0xfe' ssid='0' devno='1'/>")), blockgraph.Machine{Type: "pc"}, blockgraph.Unlock{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -189,11 +191,11 @@ func TestAddressOfAnotherMachine(t *testing.T) {
 
 func TestFloppyBootsFirst(t *testing.T) {
 	t.Parallel()
-	g, err := blockgraph.Build(mustParse(t, "<disk device='floppy'><source file='/a'/><target dev='fdb'/><boot order='2'/></disk>"), blockgraph.Machine{}, blockgraph.Unlock{})
+	g, err := blockgraph.Build(blocktest.Parse(t, "<disk device='floppy'><source file='/a'/><target dev='fdb'/><boot order='2'/></disk>"), blockgraph.Machine{}, blockgraph.Unlock{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	args, err := g.Plan().Arguments(goldenSecret)
+	args, err := render.Arguments(g.Plan(), blocktest.SecretFile)
 	if text := strings.Join(args, " "); err != nil || !strings.HasSuffix(text, "-global isa-fdc.bootindexB=2") || strings.Contains(text, "bootindex\"") {
 		t.Errorf("got %s %v", text, err)
 	}
@@ -211,12 +213,12 @@ func TestCheckHotplugLimits(t *testing.T) {
 		"<total_iops_sec>9</total_iops_sec><total_iops_sec_max>900000000000000</total_iops_sec_max><total_iops_sec_max_length>2</total_iops_sec_max_length>": "too long",
 		"<total_bytes_sec>9</total_bytes_sec><size_iops_sec>4</size_iops_sec>":                                                                               "limit of requests",
 	} {
-		err := mustParse(t, diskAt("dev='vda'", "<iotune>"+inner+"</iotune>")).CheckHotplug()
+		err := blocktest.Parse(t, blocktest.DiskAt("dev='vda'", "<iotune>"+inner+"</iotune>")).CheckHotplug()
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: got %v, want %q", inner, err, want)
 		}
 	}
-	if err := mustParse(t, "<disk device='cdrom'><target dev='sda' bus='scsi'/><alias name='ua-x'/></disk>").CheckHotplug(); err == nil {
+	if err := blocktest.Parse(t, "<disk device='cdrom'><target dev='sda' bus='scsi'/><alias name='ua-x'/></disk>").CheckHotplug(); err == nil {
 		t.Error("an empty drive that could not be found again is accepted")
 	}
 }

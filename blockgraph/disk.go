@@ -1,7 +1,7 @@
 package blockgraph
 
 // Disk is a parsed and validated <disk>: what the user asked for, before it is
-// decided how QEMU is told. [ParseDisk] makes one from XML; a program may also
+// decided how QEMU is told. Package diskxml makes one from XML; a program may also
 // fill one in and call [Disk.Validate].
 type Disk struct {
 	// Target is target@dev, such as "vdb": it names the disk, and everything
@@ -51,7 +51,7 @@ type Disk struct {
 	ThrottleFilters []string
 	// Address is <address>, nil where the planner shall choose.
 	Address *Address
-
-	// ignored says what of the XML has no effect, or was skipped, see [ParseOptions].
-	ignored []string
+	// Ignored says what of the XML has no effect, a sentence each. [Disk.Warnings]
+	// repeats it.
+	Ignored []string
 }

@@ -14,7 +14,7 @@ const (
 	BusFDC    Bus = "fdc"
 )
 
-// Hotpluggable tells whether a running QEMU takes a device on this bus.
+// Hotpluggable reports whether a running QEMU takes a device on this bus.
 func (b Bus) Hotpluggable() bool { return b == BusVirtio || b == BusSCSI || b == BusUSB }
 
 // DeviceKind is disk@device.
@@ -28,8 +28,8 @@ const (
 	DeviceFloppy DeviceKind = "floppy"
 )
 
-// removable tells whether the medium can be taken out, and so be missing.
-func (k DeviceKind) removable() bool { return k == DeviceCDROM || k == DeviceFloppy }
+// Removable reports whether the medium can be taken out, and so be missing.
+func (k DeviceKind) Removable() bool { return k == DeviceCDROM || k == DeviceFloppy }
 
 // Model is disk@model: which of its standards a virtio device speaks.
 type Model string

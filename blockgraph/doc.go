@@ -1,38 +1,27 @@
-// Package blockgraph turns a libvirt <disk> into the QEMU objects, block nodes
-// and device that make it up, and orders them into a plan.
+// Package blockgraph works out the QEMU objects, block nodes and device that make
+// up a libvirt disk, and orders them into a plan.
 //
 // # The three forms of a disk
 //
-// [ParseDisk] reads the XML that libvirt users write, strictly, into a [Disk].
-// [Build] works out the [Graph] that QEMU needs for it: secret objects, block
-// nodes from the protocol layer upwards, and one frontend device. [Graph.Plan]
-// orders the graph into a [Plan]: one QMP command a step, each step with the
-// command that takes it back.
+// A [Disk] holds what a libvirt <disk> says. Package diskxml reads one from XML, or
+// a program fills one in. [Build] works out the [Graph] that QEMU needs for it:
+// secret objects, block nodes from the protocol layer upwards, and one frontend
+// device. [Graph.Plan] orders the graph into a [Plan]: one QMP command a step, each
+// step with the command that undoes it.
 //
-//	<disk> ── ParseDisk ──> Disk ── Build ──> Graph ── Plan ──> Plan
-//	                                  ↑
-//	                     Machine: what is known of the VM
+//	<disk> ── diskxml.ParseDisk ──> Disk ── Build ──> Graph ── Plan ──> Plan
+//	                                          ↑
+//	                             Machine: what is known of the VM
 //
-// Both Graph and Plan are plain values. They print as text, JSON, QEMU
-// arguments, DOT, Mermaid and SVG, and the same disk with the same machine
-// always gives the same bytes.
+// Both Graph and Plan are plain values, and the same disk with the same machine
+// always gives the same ones. Package render writes them as text, JSON, QEMU
+// arguments, DOT, Mermaid and SVG. This package imports neither of the two.
 //
 // # The detached header
 //
-// libvirt has no syntax for a LUKS header that lives in a file of its own.
-// This package reads one more element for it, inside <encryption>, with the
-// grammar of libvirt's own <backingStore>:
-//
-//	<encryption format='luks'>
-//	  <secret type='passphrase' uuid='...'/>
-//	  <header type='file'>
-//	    <format type='raw'/>
-//	    <source file='/var/lib/headers/vm1-vdb.hdr'/>
-//	  </header>
-//	</encryption>
-//
-// With a header the payload keeps its own format (raw or qcow2) and the LUKS
-// node stands on top of both:
+// libvirt has no syntax for a LUKS header that is not part of the image.
+// [Encryption] has one: with a header the payload keeps its own format (raw or
+// qcow2), and the LUKS node stands on top of both:
 //
 //	       device
 //	         │
@@ -53,8 +42,14 @@
 // node over a qcow2 image decrypts whatever that image shows.
 //
 // Volumes of storage pools are replaced by what the pool says that they are,
-// see [Disk.Translate]. Where libvirt 11.3 drops something of the XML without a
-// word, such as engine='librbd' on a source that is not rbd, the disk is refused.
+// see [Disk.Translate].
+//
+// # Errors
+//
+// [*InvalidError] means that values are wrong or contradict each other,
+// [*UnsupportedError] that they are valid for libvirt and not supported here, and
+// [*PlacementError] that the VM has no place for the device. All three name the
+// element or the disk; match them by type.
 //
 // # Purity
 //

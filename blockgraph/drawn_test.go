@@ -1,20 +1,21 @@
 package blockgraph_test
 
 import (
-	"errors"
 	"strings"
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
+	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
 )
 
 // inDomain plans a disk for a domain that has these devices.
 func inDomain(machine, rest, devices, disk string) (*blockgraph.Graph, error) {
-	m, err := blockgraph.ParseDomain([]byte("<domain>" + rest + "<os><type machine='" + machine + "'>hvm</type></os><devices>" + devices + "</devices></domain>"))
+	m, err := diskxml.ParseDomain([]byte("<domain>" + rest + "<os><type machine='" + machine + "'>hvm</type></os><devices>" + devices + "</devices></domain>"))
 	if err != nil {
 		return nil, err
 	}
-	d, err := blockgraph.ParseDisk([]byte(disk))
+	d, err := diskxml.ParseDisk([]byte(disk))
 	if err != nil {
 		return nil, err
 	}
@@ -75,11 +76,7 @@ func TestDrawnRefusals(t *testing.T) {
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Fatalf("got %v, want %q", err, c.want)
 			}
-			var invalid *blockgraph.XMLError
-			var place *blockgraph.PlacementError
-			if !errors.As(err, &invalid) && !errors.As(err, &place) {
-				t.Errorf("the error is a %T", err)
-			}
+			blocktest.Typed(t, err)
 		})
 	}
 }
@@ -128,5 +125,68 @@ func TestLimitsOfTheGroup(t *testing.T) {
 	}
 	if g.Throttling.Get("bps") != uint64(7) || g.Throttling.Text("group") != "g" {
 		t.Errorf("got %s", g.Throttling)
+	}
+}
+
+// TestBuildRefusesInContext: what contradicts the rest of the domain.
+func TestBuildRefusesInContext(t *testing.T) {
+	t.Parallel()
+	domain := func(head, devices string) string {
+		return "<domain>" + head + "<os><type machine='pc'>hvm</type></os><devices>" + devices + "</devices></domain>"
+	}
+	other := func(target, inner string) string {
+		return "<disk type='file'><source file='/b'/><target " + target + "/>" + inner + "</disk>"
+	}
+	drive := func(unit string) string {
+		return "<address type='drive' controller='0' bus='0' target='0' unit='" + unit + "'/>"
+	}
+	group := "<iotune><group_name>g</group_name><read_iops_sec>1</read_iops_sec></iotune>"
+	for _, c := range []struct{ name, disk, domain, want string }{
+		{"target", blocktest.DiskAt("dev='vda'", ""), domain("", other("dev='vda' bus='virtio'", "")), "'vda' duplicated"},
+		{"serial", blocktest.DiskAt("dev='vdb'", "<serial>S</serial>"), domain("", other("dev='vda' bus='virtio'", "<serial>S</serial>")), "identical serial"},
+		{"wwn", blocktest.DiskAt("dev='sdb'", "<wwn>5000c50015ea71ad</wwn>"), domain("", other("dev='sda' bus='scsi'", "<wwn>0x5000c50015ea71ad</wwn>")), "identical WWN"},
+		{"limits of a group", blocktest.DiskAt("dev='vdb'", group), domain("", other("dev='vda' bus='virtio'", strings.Replace(group, ">1<", ">2<", 1))), "different iotunes"},
+		{"SCSI address", blocktest.DiskAt("dev='sda'", ""), domain("", other("dev='sdb' bus='scsi'", drive("0"))+"<controller type='scsi' index='0' model='virtio-scsi'/>"), "unit 0 of the SCSI controller scsi0 is in use"},
+		{"SCSI address by name", blocktest.DiskAt("dev='sdx'", drive("1")), domain("", other("dev='sdb' bus='scsi'", "")+"<controller type='scsi' index='0' model='virtio-scsi'/>"), "unit 1 of the SCSI controller scsi0 is in use"},
+		{"IDE address", blocktest.DiskAt("dev='hda'", ""), domain("", other("dev='hdb' bus='ide'", drive("0"))), "ide address controller 0, bus 0, unit 0 is in use"},
+		{"target of a narrow controller", blocktest.DiskAt("dev='sda'", "<address type='drive' controller='0' bus='0' target='1' unit='0'/>"),
+			domain("", "<controller type='scsi' index='0' model='lsilogic'/>"), "target must be 0 for controller model 'lsilogic'"},
+		{"target of a default controller", blocktest.DiskAt("dev='sda'", "<address type='drive' controller='0' bus='0' target='1' unit='0'/>"), domain("", ""), "target must be 0"},
+		{"SCSI model", blocktest.DiskAt("dev='sda'", ""), domain("", "<controller type='scsi' index='0' model='buslogic'/>"), "unsupported model 'buslogic'"},
+		{"USB bus", blocktest.DiskAt("dev='sda' bus='usb'", "<address type='usb' bus='1' port='1'/>"), domain("", "<controller type='usb' index='0'/>"), "missing USB bus 1"},
+		{"I/O thread", blocktest.DiskAt("dev='vda'", "<driver iothread='3'/>"), domain("<iothreads>2</iothreads>", ""), "iothread '3' is not defined"},
+		{"I/O threads", blocktest.DiskAt("dev='vda'", "<driver><iothreads><iothread id='1'/><iothread id='3'/></iothreads></driver>"), domain("<iothreads>2</iothreads>", ""), "iothread '3' is not defined"},
+		{"throttle group", blocktest.DiskAt("dev='vda'", "<throttlefilters><throttlefilter group='x'/></throttlefilters>"), domain("", ""), "throttle group 'x' not found"},
+		{"CCW address", blocktest.DiskAt("dev='vda'", "<address type='ccw' cssid='0xfe' ssid='0' devno='1'/>"),
+			strings.Replace(domain("", "<disk type='file'><target dev='vdb' bus='virtio'/><address type='ccw' cssid='0xfe' ssid='0' devno='1'/></disk>"), "'pc'", "'s390-ccw-virtio-9.0'", 1), "fe.0.0001 is in use"},
+		{"loadparm", blocktest.DiskAt("dev='vda'", "<boot order='1' loadparm='A'/>"), domain("", ""), "only a mainframe"},
+		{"IDE on another machine", blocktest.DiskAt("dev='hda'", ""), strings.Replace(domain("", ""), "'pc'", "'virt'", 1), "IDE controllers are unsupported"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			m, err := diskxml.ParseDomain([]byte(c.domain))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = blockgraph.Build(blocktest.Parse(t, c.disk), m, blockgraph.Unlock{})
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("got %v, want an error that says %q", err, c.want)
+			}
+			blocktest.Typed(t, err)
+		})
+	}
+}
+
+func TestParseDomainPlacesDisk(t *testing.T) {
+	t.Parallel()
+	m, err := diskxml.ParseDomain([]byte(blocktest.LiveQ35))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for target, want := range map[string]string{"dev='vdb'": "pci.5 0x0", "dev='sdc'": "scsi0.0 0 0 2", "dev='sdi'": "scsi1.0 1"} {
+		got, err := places(t, blocktest.DiskAt(target, ""), m)
+		if err != nil || len(got) != 1 || got[0] != want {
+			t.Errorf("%s: got %q %v, want %q", target, got, err, want)
+		}
 	}
 }

@@ -3,13 +3,15 @@ package blockgraph
 import (
 	"path"
 	"strings"
+
+	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
 // Feature is something that a disk's XML asks of QEMU, and that not every QEMU
 // has.
 type Feature struct {
 	// Element is the path of the element or attribute that asks for it, as in
-	// [XMLError]; "" where no single one does.
+	// [InvalidError]; "" where no single one does.
 	Element string
 	// Name says what it is, for people.
 	Name string
@@ -28,7 +30,7 @@ func (f Feature) Describe() string {
 	if f.Element == "" {
 		return f.Name
 	}
-	return f.Name + " (" + display(f.Element) + ")"
+	return f.Name + " (" + message.Element(f.Element) + ")"
 }
 
 // Feature tells which part of a disk's XML an argument of the command comes

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
+	"github.com/luksplug/luksplug/blockgraph/render"
 )
 
 // TestFeature: what an argument of a command comes from is named as the user
@@ -69,7 +71,7 @@ func TestEveryPropertyHasAnElement(t *testing.T) {
 		"dev='sdb' bus='usb' removable='on'":                                "",
 		"dev='hda' bus='ide' rotation_rate='7200'":                          "<product>Disk</product><geometry cyls='20' heads='16' secs='63' trans='lba'/>",
 	} {
-		g, err := blockgraph.Build(mustParse(t, diskAt(target, inside)), blockgraph.Machine{}, blockgraph.Unlock{})
+		g, err := blockgraph.Build(blocktest.Parse(t, blocktest.DiskAt(target, inside)), blockgraph.Machine{}, blockgraph.Unlock{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -93,7 +95,7 @@ func TestEveryPropertyHasAnElement(t *testing.T) {
 // TestReconnect: a QEMU is told in its own unit when to connect again.
 func TestReconnect(t *testing.T) {
 	t.Parallel()
-	disk := mustParse(t, "<disk type='vhostuser'><driver type='raw'/><source type='unix' path='/run/v.sock'><reconnect enabled='yes' timeout='7'/></source><target dev='vdb' bus='virtio'/></disk>")
+	disk := blocktest.Parse(t, "<disk type='vhostuser'><driver type='raw'/><source type='unix' path='/run/v.sock'><reconnect enabled='yes' timeout='7'/></source><target dev='vdb' bus='virtio'/></disk>")
 	for seconds, want := range map[bool][2]string{
 		false: {`{"path":"/run/v.sock"}},"server":false,"reconnect-ms":7000}}}`, "socket,id=luksplug-vdb-chardev,path=/run/v.sock,reconnect-ms=7000"},
 		true:  {`{"path":"/run/v.sock"}},"server":false,"reconnect":7}}}`, "socket,id=luksplug-vdb-chardev,path=/run/v.sock,reconnect=7"},
@@ -103,7 +105,7 @@ func TestReconnect(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := g.Plan()
-		args, err := p.Arguments(goldenSecret)
+		args, err := render.Arguments(p, blocktest.SecretFile)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -118,8 +120,8 @@ func TestReconnect(t *testing.T) {
 // served by a storage daemon.
 func TestDaemonWithoutDescriptors(t *testing.T) {
 	t.Parallel()
-	const enc = "<encryption format='luks'><secret type='passphrase' uuid='" + anyUUID + "'/></encryption>"
-	disk := mustParse(t, "<disk type='vhostvdpa'><driver type='raw' cache='none'/><source dev='/dev/vhost-vdpa-0'>"+enc+"</source><target dev='vdb' bus='virtio'/></disk>")
+	const enc = "<encryption format='luks'><secret type='passphrase' uuid='" + blocktest.AnyUUID + "'/></encryption>"
+	disk := blocktest.Parse(t, "<disk type='vhostvdpa'><driver type='raw' cache='none'/><source dev='/dev/vhost-vdpa-0'>"+enc+"</source><target dev='vdb' bus='virtio'/></disk>")
 	_, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{Way: blockgraph.ByDaemon, Folder: "/run/x"})
 	var unsupported *blockgraph.UnsupportedError
 	if !errors.As(err, &unsupported) || !strings.Contains(err.Error(), "vhostvdpa") || !strings.Contains(err.Error(), "--unlock auto") {

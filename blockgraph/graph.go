@@ -1,6 +1,7 @@
 package blockgraph
 
 import (
+	"cmp"
 	"strconv"
 
 	"github.com/luksplug/luksplug/secrets"
@@ -107,7 +108,7 @@ func (g *Graph) Top() Node {
 func (g *Graph) Device() Device { return g.Devices[len(g.Devices)-1] }
 
 // Build works out the graph of a disk for a VM whose LUKS volumes are opened as u
-// says. The disk is validated first. The errors are [*XMLError],
+// says. The disk is validated first. The errors are [*InvalidError],
 // [*UnsupportedError] and, where the VM has no room, [*PlacementError].
 func Build(d *Disk, m Machine, u Unlock) (*Graph, error) {
 	if err := d.Validate(); err != nil {
@@ -215,7 +216,7 @@ func (b *builder) tls(t *TLS, o *nodeOptions) {
 	if t.PSKUser != "" {
 		kind = "tls-creds-psk"
 	}
-	object.Options = Object{{"qom-type", kind}, {"id", object.ID}, {"dir", orDefault(t.Folder, DefaultTLSFolder)}, {"endpoint", "client"}}
+	object.Options = Object{{"qom-type", kind}, {"id", object.ID}, {"dir", cmp.Or(t.Folder, DefaultTLSFolder)}, {"endpoint", "client"}}
 	if t.PSKUser != "" {
 		object.Options.Add("username", t.PSKUser)
 	} else {

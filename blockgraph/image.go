@@ -61,6 +61,12 @@ var formats = map[Format]struct {
 	FormatFAT:   {driver: "raw"}, // over QEMU's vvfat
 }
 
+// Valid reports whether f is one of the formats above.
+func (f Format) Valid() bool {
+	_, ok := formats[f]
+	return ok
+}
+
 // Encryption is <encryption>.
 type Encryption struct {
 	// Format is the format of the volume; "" is EncryptionLUKS.

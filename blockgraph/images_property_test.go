@@ -9,6 +9,8 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
+	"github.com/luksplug/luksplug/blockgraph/render"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -18,7 +20,7 @@ func anySource(t *rapid.T, number int) blockgraph.Source {
 		if !rapid.Bool().Draw(t, "auth") {
 			return nil
 		}
-		ref := anySecret(t)
+		ref := blocktest.AnySecret(t)
 		ref.Type = kind
 		return &blockgraph.Auth{User: "vm", Secret: ref}
 	}
@@ -26,7 +28,7 @@ func anySource(t *rapid.T, number int) blockgraph.Source {
 	if rapid.Bool().Draw(t, "tls") {
 		tls = &blockgraph.TLS{}
 		if rapid.Bool().Draw(t, "tls key") {
-			key := anySecret(t)
+			key := blocktest.AnySecret(t)
 			key.Type = secrets.TLS
 			tls.Key = &key
 		}
@@ -79,9 +81,9 @@ func anyLayered(t *rapid.T) *blockgraph.Disk {
 		switch way := rapid.IntRange(0, 3).Draw(t, "encryption"); {
 		case way == 1 && rbd:
 			i.Encryption = &blockgraph.Encryption{Format: blockgraph.EncryptionLUKS2, Engine: blockgraph.EngineLibRBD,
-				Secrets: rapid.SliceOfN(rapid.Custom(anySecret), 1, 3).Draw(t, "layers")}
+				Secrets: rapid.SliceOfN(rapid.Custom(blocktest.AnySecret), 1, 3).Draw(t, "layers")}
 		case way > 0 && (i.Format == blockgraph.FormatRaw || i.Format == blockgraph.FormatQcow2):
-			i.Encryption = &blockgraph.Encryption{Secrets: []secrets.Reference{anySecret(t)}}
+			i.Encryption = &blockgraph.Encryption{Secrets: []secrets.Reference{blocktest.AnySecret(t)}}
 			if way == 3 {
 				i.Encryption.Header = &blockgraph.Image{Source: source(), Format: rapid.SampledFrom(formats[:2]).Draw(t, "header")}
 			}
@@ -116,17 +118,17 @@ func TestLayeredPlans(t *testing.T) {
 				t.Fatalf("%v: %+v", err, d)
 			}
 			again, _ := blockgraph.Build(d, blockgraph.Machine{}, u)
-			if first, second := g.Plan().Text(), again.Plan().Text(); first != second {
+			if first, second := render.Text(g.Plan()), render.Text(again.Plan()); first != second {
 				t.Fatalf("two plans of one disk differ:\n%s\n%s", first, second)
 			}
-			if _, err := g.Plan().JSON(); err != nil {
+			if _, err := render.JSON(g.Plan()); err != nil {
 				t.Fatal(err)
 			}
-			checkXML(t, g.SVG())
+			blocktest.CheckXML(t, render.SVG(g))
 			checkSteps(t, d, g)
 			if g.Daemon != nil {
 				if len(g.Objects) > 0 || len(g.Nodes) != 1 {
-					t.Fatalf("the VM has more than the daemon's export:\n%s", g.Plan().Text())
+					t.Fatalf("the VM has more than the daemon's export:\n%s", render.Text(g.Plan()))
 				}
 				checkSteps(t, d, g.Daemon)
 				g = g.Daemon
@@ -143,17 +145,17 @@ func checkSteps(t *rapid.T, d *blockgraph.Disk, g *blockgraph.Graph) {
 	for i, s := range p.Steps {
 		if s.Kind == blockgraph.StepRelease {
 			if there[s.Subject] == "" {
-				t.Fatalf("step %d releases what is not there:\n%s", i+1, p.Text())
+				t.Fatalf("step %d releases what is not there:\n%s", i+1, render.Text(p))
 			}
 			delete(there, s.Subject)
 			continue
 		}
 		if there[s.Subject] != "" {
-			t.Fatalf("step %d makes %s again:\n%s", i+1, s.Subject, p.Text())
+			t.Fatalf("step %d makes %s again:\n%s", i+1, s.Subject, render.Text(p))
 		}
 		for _, name := range namesIn(s.Do.Arguments) {
 			if strings.HasPrefix(name, "luksplug-") && name != s.Subject && there[name] == "" {
-				t.Fatalf("step %d needs %s, which is not there:\n%s", i+1, name, p.Text())
+				t.Fatalf("step %d needs %s, which is not there:\n%s", i+1, name, render.Text(p))
 			}
 		}
 		there[s.Subject] = s.Do.Arguments.Text("qom-type")
@@ -166,7 +168,7 @@ func checkSteps(t *rapid.T, d *blockgraph.Disk, g *blockgraph.Graph) {
 	}
 	for name, kind := range there {
 		if kind == "secret" || kind == string(blockgraph.StepFDSet) {
-			t.Fatalf("%s stays:\n%s", name, p.Text())
+			t.Fatalf("%s stays:\n%s", name, render.Text(p))
 		}
 	}
 }
@@ -215,7 +217,7 @@ func checkEncryptions(t *rapid.T, d *blockgraph.Disk, g *blockgraph.Graph, u blo
 			base, at := n.Role.Base()
 			return base == blockgraph.RoleLUKS && at == number && n.Options.Text("driver") == "luks"
 		}) {
-			t.Fatalf("layer %d is not decrypted:\n%s", number, g.Plan().Text())
+			t.Fatalf("layer %d is not decrypted:\n%s", number, render.Text(g.Plan()))
 		}
 	}
 	got := 0
@@ -226,11 +228,11 @@ func checkEncryptions(t *rapid.T, d *blockgraph.Disk, g *blockgraph.Graph, u blo
 		}
 		got++
 		if readers[o.ID] != 1 {
-			t.Fatalf("%s is read by %d nodes:\n%s", o.ID, readers[o.ID], g.Plan().Text())
+			t.Fatalf("%s is read by %d nodes:\n%s", o.ID, readers[o.ID], render.Text(g.Plan()))
 		}
 	}
 	if got != want {
-		t.Fatalf("%d passphrases, want %d:\n%s", got, want, g.Plan().Text())
+		t.Fatalf("%d passphrases, want %d:\n%s", got, want, render.Text(g.Plan()))
 	}
 	if u.Way == blockgraph.ByHeader && len(g.Headers) != raw {
 		t.Fatalf("%d ephemeral headers, want %d", len(g.Headers), raw)

@@ -1,10 +1,6 @@
 package blockgraph
 
-import (
-	"fmt"
-	"strconv"
-	"strings"
-)
+import "fmt"
 
 // IOTune is <iotune>, or the limits of a <throttlegroup>: 0 is no limit. The names
 // on the right are those of block_set_io_throttle; a throttle-group object has
@@ -182,61 +178,4 @@ func (t IOTune) groupLimits() Object {
 		}
 	}
 	return o
-}
-
-// limitNames are the elements of <iotune>: every limit's, size_iops_sec and
-// group_name.
-func limitNames() []string {
-	names := []string{"size_iops_sec", "group_name"}
-	for _, d := range (Limits{}).directions() {
-		for _, u := range (IOTune{}).units() {
-			name := d.xml + "_" + u.xml + "_sec"
-			names = append(names, name, name+"_max", name+"_max_length")
-		}
-	}
-	return names
-}
-
-// parseIOTune reads an <iotune> or <throttlegroup>. It reads the tree: libvirtxml
-// takes an element that is no number for a missing one.
-func parseIOTune(e *element) (*IOTune, error) {
-	t := &IOTune{}
-	for _, c := range e.children {
-		text := strings.TrimSpace(c.text)
-		if c.name == "group_name" {
-			t.Group = text
-			continue
-		}
-		n, err := strconv.ParseUint(text, 10, 64)
-		if err != nil {
-			return nil, c.invalid("", "%q must be an integer, in decimal digits", shorten(text))
-		}
-		*t.field(c.name) = n
-	}
-	return t, nil
-}
-
-// field returns the number that an element of <iotune> sets.
-func (t *IOTune) field(name string) *uint64 {
-	if name == "size_iops_sec" {
-		return &t.RequestSize
-	}
-	limits := &t.Bytes
-	if strings.Contains(name, "_iops_") {
-		limits = &t.Requests
-	}
-	limit := &limits.Total
-	switch {
-	case strings.HasPrefix(name, "read_"):
-		limit = &limits.Read
-	case strings.HasPrefix(name, "write_"):
-		limit = &limits.Write
-	}
-	switch {
-	case strings.HasSuffix(name, "_max_length"):
-		return &limit.MaxLength
-	case strings.HasSuffix(name, "_max"):
-		return &limit.Max
-	}
-	return &limit.PerSecond
 }

@@ -10,7 +10,7 @@ import (
 
 // Machine is what is known of the VM that a disk is planned for: enough to find
 // a place for the device. Package hotplug fills it in from a running QEMU,
-// [ParseDomain] from a domain's XML. The zero value says that nothing is known:
+// package diskxml from a domain's XML. The zero value says that nothing is known:
 // the plan then leaves the place to QEMU, as one does on a command line.
 type Machine struct {
 	// Name is what the overlay of a transient disk is named after, "" where it is
@@ -31,7 +31,7 @@ type Machine struct {
 	SCSI []SCSIController
 	// USB tells whether the VM has a USB controller.
 	USB bool
-	// Domain tells that the rest was read from a libvirt domain, by ParseDomain:
+	// Domain tells that the rest was read from a libvirt domain, by package diskxml:
 	// what is not in it the VM does not have, and a disk without an address
 	// gets the one that libvirt would give it.
 	Domain bool
@@ -110,6 +110,18 @@ type ThrottleGroup struct {
 	Exists bool
 }
 
+// Validate checks the group by libvirt's rules. The error is an [*InvalidError].
+func (g ThrottleGroup) Validate() error {
+	const element = "domain/throttlegroups/throttlegroup"
+	switch {
+	case g.Limits.Group == "":
+		return invalid(element, "has no <group_name>: disks name it by that")
+	case !g.Limits.Any():
+		return invalid(element, "group_name can be configured only together with settings")
+	}
+	return g.Limits.validate(element)
+}
+
 // Port is a PCI bus for one device.
 type Port struct {
 	// Bus is the name of the bus in QEMU, such as "pci.4": the id of its port.
@@ -137,8 +149,9 @@ type SCSIUnit struct {
 // Known tells whether anything is known of the VM.
 func (m Machine) Known() bool { return m.Type != "" }
 
-// i440FX tells whether the machine is the PC of 1996, with a PIIX3.
-func (m Machine) i440FX() bool {
+// I440FX reports whether the machine is a PC with the i440FX chipset, whose host
+// bridge and PIIX3 are always there and have no element in a domain.
+func (m Machine) I440FX() bool {
 	return m.Type == "pc" || strings.HasPrefix(m.Type, "pc-i440fx-")
 }
 
@@ -146,16 +159,16 @@ func (m Machine) pSeries() bool { return strings.HasPrefix(m.Type, "pseries") }
 
 // builtinESP tells whether the machine may have the SCSI controller of a Sun or a
 // Macintosh on its board: no PC does.
-func (m Machine) builtinESP() bool { return !m.i440FX() && !m.builtinSATA() }
+func (m Machine) builtinESP() bool { return !m.I440FX() && !m.builtinSATA() }
 
 // rootBusHotplug tells whether devices are plugged into the root bus itself:
 // the i440FX's and the pSeries' conventional PCI bus. Everything newer has root
 // ports.
-func (m Machine) rootBusHotplug() bool { return m.i440FX() || m.pSeries() }
+func (m Machine) rootBusHotplug() bool { return m.I440FX() || m.pSeries() }
 
 // builtinIDE tells whether the machine has IDE: no other can be added.
 func (m Machine) builtinIDE() bool {
-	return m.i440FX() || m.Type == "malta" || m.Type == "mac99" || m.Type == "g3beige"
+	return m.I440FX() || m.Type == "malta" || m.Type == "mac99" || m.Type == "g3beige"
 }
 
 // builtinSATA tells whether the chipset has an AHCI controller of its own. An
@@ -173,9 +186,9 @@ func (m Machine) channelBus() bool { return strings.HasPrefix(m.Type, "s390-ccw-
 // transports.
 func (m Machine) mmio() bool { return strings.HasPrefix(m.Type, "vexpress-") }
 
-// defaultSCSI is the model of a SCSI controller of which a domain says nothing
-// (qemuDomainDefaultSCSIControllerModel).
-func (m Machine) defaultSCSI() string {
+// DefaultSCSIModel returns libvirt's model of a SCSI controller of which a domain
+// does not give one (qemuDomainDefaultSCSIControllerModel).
+func (m Machine) DefaultSCSIModel() string {
 	switch {
 	case m.pSeries():
 		return "ibmvscsi"
@@ -187,7 +200,7 @@ func (m Machine) defaultSCSI() string {
 
 // alias returns the id in QEMU of a controller that libvirt would call by this
 // name.
-func (m Machine) alias(name string) string { return orDefault(m.Aliases[name], name) }
+func (m Machine) alias(name string) string { return cmp.Or(m.Aliases[name], name) }
 
 func (m Machine) rootBus() string {
 	if m.rootBusHotplug() {

@@ -1,16 +1,19 @@
 package blockgraph
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
 // namespace begins every name that this package gives.
 const namespace = "luksplug-"
 
-// userAlias begins every alias that a user may give; libvirt keeps the others
+// UserAlias begins every alias that a user may give; libvirt keeps the others
 // for itself.
-const userAlias = "ua-"
+const UserAlias = "ua-"
 
 // Role is what a node, object or device is to its disk: the last part of its
 // name.
@@ -115,8 +118,36 @@ func ParseName(name string) (target string, role Role, ok bool) {
 		return "", "", false
 	}
 	target, suffix, hasRole := strings.Cut(rest, "-")
-	if _, _, err := splitTarget(target); err != nil || hasRole && suffix == "" {
+	if _, _, err := ParseTarget(target); err != nil || hasRole && suffix == "" {
 		return "", "", false
 	}
 	return target, Role(suffix), true
+}
+
+// ParseTarget takes a target such as "vdb" apart: the prefix, and the number
+// that the letters make (a is 0, z 25, aa 26). The error says what is wrong with
+// one that is not a disk's.
+func ParseTarget(dev string) (prefix string, index int, err error) {
+	for _, p := range []string{"vd", "sd", "hd", "fd", "xvd", "ubd"} {
+		rest, ok := strings.CutPrefix(dev, p)
+		if !ok || rest == "" {
+			continue
+		}
+		letters := strings.TrimRight(rest, "0123456789")
+		if letters == "" {
+			break
+		}
+		n := 0
+		for _, c := range letters {
+			if c < 'a' || c > 'z' || n > 1<<20 {
+				return "", 0, fmt.Errorf("unknown disk name %q: use a name such as vda, sdb or hdc, and fda for a floppy", message.Shorten(dev))
+			}
+			n = n*26 + int(c-'a') + 1
+		}
+		if letters != rest {
+			return "", 0, fmt.Errorf("invalid disk target %q: partitions can't appear in disk targets", message.Shorten(dev))
+		}
+		return p, n - 1, nil
+	}
+	return "", 0, fmt.Errorf("unknown disk name %q: use a name such as vda, sdb or hdc, and fda for a floppy", message.Shorten(dev))
 }

@@ -182,22 +182,22 @@ func (d *Disk) driveAddress() DriveAddress {
 	if d.Address != nil && d.Address.Drive != nil {
 		return *d.Address.Drive
 	}
-	_, index, _ := splitTarget(d.Target) // validated before
-	return derivedAddress(d.Bus, uint(index))
+	_, index, _ := ParseTarget(d.Target) // validated before
+	return DefaultDrive(d.Bus, uint(index))
 }
 
-// derivedAddress is the place that a disk has by its name alone: sda is the
-// first of its bus.
-func derivedAddress(bus Bus, n uint) DriveAddress {
+// DefaultDrive returns the address that libvirt derives from a disk's target on a
+// bus of drives (IDE, SATA, SCSI or fdc); index is that of [ParseTarget].
+func DefaultDrive(bus Bus, index uint) DriveAddress {
 	switch bus {
 	case BusIDE:
-		return DriveAddress{Controller: n / 4, Bus: n % 4 / 2, Unit: n % 2}
+		return DriveAddress{Controller: index / 4, Bus: index % 4 / 2, Unit: index % 2}
 	case BusSATA:
-		return DriveAddress{Controller: n / 6, Unit: n % 6}
+		return DriveAddress{Controller: index / 6, Unit: index % 6}
 	case BusSCSI:
-		return DriveAddress{Controller: n / 7, Unit: n % 7}
+		return DriveAddress{Controller: index / 7, Unit: index % 7}
 	default:
-		return DriveAddress{Controller: n / 2, Unit: n % 2}
+		return DriveAddress{Controller: index / 2, Unit: index % 2}
 	}
 }
 

@@ -3,6 +3,8 @@ package blockgraph
 import (
 	"fmt"
 	"slices"
+
+	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
 // highestLUN is where the search for a free unit begins. libvirt and QEMU begin
@@ -74,7 +76,7 @@ func placeUnit(d *Disk, m Machine, a DriveAddress) (place, error) {
 		return place{}, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("target %d unit %d of the SCSI controller %s is in use: give another <address>, or none to have a free one chosen", unit.Target, unit.LUN, id)}
 	}
 	if _, known := scsiDrivers[c.Model]; c.Model != "" && !known {
-		return place{}, &PlacementError{Target: d.Target, Reason: "the SCSI controller " + id + " has the unsupported model '" + shorten(c.Model) + "', which QEMU does not have"}
+		return place{}, &PlacementError{Target: d.Target, Reason: "the SCSI controller " + id + " has the unsupported model '" + message.Shorten(c.Model) + "', which QEMU does not have"}
 	}
 	if c.Model == "ncr53c90" && !m.builtinESP() {
 		return place{}, &PlacementError{Target: d.Target, Reason: "ncr53c90 SCSI controller is not a built-in for this machine: the domain's " + id + " cannot be of that model"}
@@ -88,7 +90,7 @@ func placeUnit(d *Disk, m Machine, a DriveAddress) (place, error) {
 // libvirtController brings along the controller that libvirt adds to a domain
 // whose disk needs one that is not there.
 func libvirtController(d *Disk, m Machine, id string, a DriveAddress) (place, error) {
-	model := m.defaultSCSI()
+	model := m.DefaultSCSIModel()
 	known := scsiDrivers[model]
 	c := SCSIController{ID: id, Model: model}
 	if c.narrow() && a.Target != 0 {

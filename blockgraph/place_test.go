@@ -8,18 +8,14 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
 )
-
-// diskAt is a plain disk with this target and, if any, address.
-func diskAt(target, address string) string {
-	return "<disk><source file='/a'/><target " + target + "/>" + address + "</disk>"
-}
 
 // places builds the disk and returns where its devices go, such as
 // "pci.10 0x0"; the disk's own device last.
 func places(t *testing.T, doc string, m blockgraph.Machine) ([]string, error) {
 	t.Helper()
-	g, err := blockgraph.Build(mustParse(t, doc), m, blockgraph.Unlock{})
+	g, err := blockgraph.Build(blocktest.Parse(t, doc), m, blockgraph.Unlock{})
 	if err != nil {
 		return nil, err
 	}
@@ -84,57 +80,57 @@ func TestPlacement(t *testing.T) {
 		want      []string
 		failure   string // part of the PlacementError
 	}{
-		{"unknown machine: left to QEMU", diskAt(vdb, ""), blockgraph.Machine{}, []string{""}, ""},
-		{"the highest number, not the last name", diskAt(vdb, ""), q35("pci.9", "pci.10", "pci.2"), []string{"pci.10 0x0"}, ""},
-		{"taken ports are skipped", diskAt(vdb, ""), q35("pci.9", "pci.10 taken", "pci.2"), []string{"pci.9 0x0"}, ""},
-		{"names without numbers come last", diskAt(vdb, ""), q35("spare", "pci.2"), []string{"pci.2 0x0"}, ""},
-		{"ports with any name", diskAt(vdb, ""), q35("hot a"), []string{"hot a 0x0"}, ""},
-		{"no free port", diskAt(vdb, ""), q35("pci.1 taken", "pci.2 taken"), nil, "the VM has 2): add ports while the VM is off, in libvirt <controller type='pci' model='pcie-root-port'/>, for QEMU -device pcie-root-port"},
-		{"no port", diskAt(vdb, ""), q35(), nil, "no hot-pluggable pcie-root-port is free for the virtio disk"},
-		{"address, free", diskAt(vdb, pci("2", "0", "0")), q35("pci.1", "pci.2"), []string{"pci.2 0x0"}, ""},
-		{"address, taken", diskAt(vdb, pci("2", "0", "0")), q35("pci.1", "pci.2 taken"), nil, "pci.2 is in use or takes no hot plug"},
-		{"address, missing", diskAt(vdb, pci("7", "0", "0")), q35("pci.1", "pci.10", "pci.2"), nil, "no PCI bus pci.7 (it has: pci.10, pci.2, pci.1)"},
-		{"address, unknown machine", diskAt(vdb, pci("7", "0", "0")), blockgraph.Machine{}, []string{"pci.7 0x0"}, ""},
-		{"address on the root bus, for a cold plug", diskAt(vdb, pci("0", "5", "1")), q35(), []string{"pcie.0 0x5.0x1"}, ""},
+		{"unknown machine: left to QEMU", blocktest.DiskAt(vdb, ""), blockgraph.Machine{}, []string{""}, ""},
+		{"the highest number, not the last name", blocktest.DiskAt(vdb, ""), q35("pci.9", "pci.10", "pci.2"), []string{"pci.10 0x0"}, ""},
+		{"taken ports are skipped", blocktest.DiskAt(vdb, ""), q35("pci.9", "pci.10 taken", "pci.2"), []string{"pci.9 0x0"}, ""},
+		{"names without numbers come last", blocktest.DiskAt(vdb, ""), q35("spare", "pci.2"), []string{"pci.2 0x0"}, ""},
+		{"ports with any name", blocktest.DiskAt(vdb, ""), q35("hot a"), []string{"hot a 0x0"}, ""},
+		{"no free port", blocktest.DiskAt(vdb, ""), q35("pci.1 taken", "pci.2 taken"), nil, "the VM has 2): add ports while the VM is off, in libvirt <controller type='pci' model='pcie-root-port'/>, for QEMU -device pcie-root-port"},
+		{"no port", blocktest.DiskAt(vdb, ""), q35(), nil, "no hot-pluggable pcie-root-port is free for the virtio disk"},
+		{"address, free", blocktest.DiskAt(vdb, pci("2", "0", "0")), q35("pci.1", "pci.2"), []string{"pci.2 0x0"}, ""},
+		{"address, taken", blocktest.DiskAt(vdb, pci("2", "0", "0")), q35("pci.1", "pci.2 taken"), nil, "pci.2 is in use or takes no hot plug"},
+		{"address, missing", blocktest.DiskAt(vdb, pci("7", "0", "0")), q35("pci.1", "pci.10", "pci.2"), nil, "no PCI bus pci.7 (it has: pci.10, pci.2, pci.1)"},
+		{"address, unknown machine", blocktest.DiskAt(vdb, pci("7", "0", "0")), blockgraph.Machine{}, []string{"pci.7 0x0"}, ""},
+		{"address on the root bus, for a cold plug", blocktest.DiskAt(vdb, pci("0", "5", "1")), q35(), []string{"pcie.0 0x5.0x1"}, ""},
 
-		{"i440fx: from the top", diskAt(vdb, ""), pc(0, 1), []string{"pci.0 0x1f"}, ""},
-		{"i440fx: slots in use are skipped", diskAt(vdb, ""), pc(0, 1, 0x1f, 0x1d, 0x1e), []string{"pci.0 0x1c"}, ""},
-		{"i440fx: ports do not matter", diskAt(vdb, ""), blockgraph.Machine{Type: "pc"}, []string{"pci.0 0x1f"}, ""},
-		{"i440fx: slot 0 is the host bridge's", diskAt(vdb, ""), pc(all[1:]...), nil, "no slot is free on pci.0"},
-		{"i440fx: full", diskAt(vdb, ""), pc(all...), nil, "no slot is free on pci.0 for the virtio disk: unplug a device"},
-		{"i440fx: address, free", diskAt(vdb, pci("0", "9", "0")), pc(0, 1), []string{"pci.0 0x9"}, ""},
-		{"i440fx: address, taken", diskAt(vdb, pci("0", "9", "0")), pc(0, 1, 9), nil, "slot 0x9 of pci.0 is in use"},
-		{"i440fx: address behind a bridge", diskAt(vdb, pci("1", "4", "0")), pc(0, 1), []string{"pci.1 0x4"}, ""},
+		{"i440fx: from the top", blocktest.DiskAt(vdb, ""), pc(0, 1), []string{"pci.0 0x1f"}, ""},
+		{"i440fx: slots in use are skipped", blocktest.DiskAt(vdb, ""), pc(0, 1, 0x1f, 0x1d, 0x1e), []string{"pci.0 0x1c"}, ""},
+		{"i440fx: ports do not matter", blocktest.DiskAt(vdb, ""), blockgraph.Machine{Type: "pc"}, []string{"pci.0 0x1f"}, ""},
+		{"i440fx: slot 0 is the host bridge's", blocktest.DiskAt(vdb, ""), pc(all[1:]...), nil, "no slot is free on pci.0"},
+		{"i440fx: full", blocktest.DiskAt(vdb, ""), pc(all...), nil, "no slot is free on pci.0 for the virtio disk: unplug a device"},
+		{"i440fx: address, free", blocktest.DiskAt(vdb, pci("0", "9", "0")), pc(0, 1), []string{"pci.0 0x9"}, ""},
+		{"i440fx: address, taken", blocktest.DiskAt(vdb, pci("0", "9", "0")), pc(0, 1, 9), nil, "slot 0x9 of pci.0 is in use"},
+		{"i440fx: address behind a bridge", blocktest.DiskAt(vdb, pci("1", "4", "0")), pc(0, 1), []string{"pci.1 0x4"}, ""},
 
-		{"scsi: from 63 down", diskAt(sdb, ""), scsi(), []string{"scsi0.0 0 0 63"}, ""},
-		{"scsi: units in use are skipped", diskAt(sdb, ""), scsi(blockgraph.SCSIUnit{LUN: 63}, blockgraph.SCSIUnit{LUN: 62}), []string{"scsi0.0 0 0 61"}, ""},
-		{"scsi: other targets do not matter", diskAt(sdb, ""), scsi(blockgraph.SCSIUnit{Target: 1, LUN: 63}), []string{"scsi0.0 0 0 63"}, ""},
-		{"scsi: the last unit", diskAt(sdb, ""), scsi(full[1:]...), []string{"scsi0.0 0 0 0"}, ""},
-		{"scsi: the next controller", diskAt(sdb, ""), twoControllers, []string{"myscsi.0 0 0 63"}, ""},
-		{"scsi: full, so one more", diskAt(sdb, ""), scsi(full...), []string{"pci.1 0x0", "luksplug-sdb-scsi.0 0 0 63"}, ""},
-		{"scsi: none, so one", diskAt(sdb, ""), pc(0, 1), []string{"pci.0 0x1f", "luksplug-sdb-scsi.0 0 0 63"}, ""},
-		{"scsi: none, unknown machine", diskAt(sdb, ""), blockgraph.Machine{}, []string{"", "luksplug-sdb-scsi.0 0 0 63"}, ""},
-		{"scsi: none, and no port for one", diskAt(sdb, ""), q35(), nil, "is free for the SCSI controller that the disk needs"},
-		{"scsi: address, free", diskAt(sdb, drive("0", "3", "200")), scsi(), []string{"scsi0.0 0 3 200"}, ""},
-		{"scsi: address, taken", diskAt(sdb, drive("0", "3", "2")), scsi(blockgraph.SCSIUnit{Target: 3, LUN: 2}), nil, "target 3 unit 2 of the SCSI controller scsi0 is in use"},
-		{"scsi: address, missing", diskAt(sdb, drive("1", "0", "0")), scsi(), nil, "no virtio-scsi controller scsi1 (it has: scsi0)"},
-		{"scsi: address, none at all", diskAt(sdb, drive("0", "0", "0")), q35(), nil, "no virtio-scsi controller scsi0 (it has: none)"},
-		{"scsi: address, unknown machine", diskAt(sdb, drive("2", "0", "1")), blockgraph.Machine{}, []string{"scsi2.0 0 0 1"}, ""},
+		{"scsi: from 63 down", blocktest.DiskAt(sdb, ""), scsi(), []string{"scsi0.0 0 0 63"}, ""},
+		{"scsi: units in use are skipped", blocktest.DiskAt(sdb, ""), scsi(blockgraph.SCSIUnit{LUN: 63}, blockgraph.SCSIUnit{LUN: 62}), []string{"scsi0.0 0 0 61"}, ""},
+		{"scsi: other targets do not matter", blocktest.DiskAt(sdb, ""), scsi(blockgraph.SCSIUnit{Target: 1, LUN: 63}), []string{"scsi0.0 0 0 63"}, ""},
+		{"scsi: the last unit", blocktest.DiskAt(sdb, ""), scsi(full[1:]...), []string{"scsi0.0 0 0 0"}, ""},
+		{"scsi: the next controller", blocktest.DiskAt(sdb, ""), twoControllers, []string{"myscsi.0 0 0 63"}, ""},
+		{"scsi: full, so one more", blocktest.DiskAt(sdb, ""), scsi(full...), []string{"pci.1 0x0", "luksplug-sdb-scsi.0 0 0 63"}, ""},
+		{"scsi: none, so one", blocktest.DiskAt(sdb, ""), pc(0, 1), []string{"pci.0 0x1f", "luksplug-sdb-scsi.0 0 0 63"}, ""},
+		{"scsi: none, unknown machine", blocktest.DiskAt(sdb, ""), blockgraph.Machine{}, []string{"", "luksplug-sdb-scsi.0 0 0 63"}, ""},
+		{"scsi: none, and no port for one", blocktest.DiskAt(sdb, ""), q35(), nil, "is free for the SCSI controller that the disk needs"},
+		{"scsi: address, free", blocktest.DiskAt(sdb, drive("0", "3", "200")), scsi(), []string{"scsi0.0 0 3 200"}, ""},
+		{"scsi: address, taken", blocktest.DiskAt(sdb, drive("0", "3", "2")), scsi(blockgraph.SCSIUnit{Target: 3, LUN: 2}), nil, "target 3 unit 2 of the SCSI controller scsi0 is in use"},
+		{"scsi: address, missing", blocktest.DiskAt(sdb, drive("1", "0", "0")), scsi(), nil, "no virtio-scsi controller scsi1 (it has: scsi0)"},
+		{"scsi: address, none at all", blocktest.DiskAt(sdb, drive("0", "0", "0")), q35(), nil, "no virtio-scsi controller scsi0 (it has: none)"},
+		{"scsi: address, unknown machine", blocktest.DiskAt(sdb, drive("2", "0", "1")), blockgraph.Machine{}, []string{"scsi2.0 0 0 1"}, ""},
 
-		{"usb: left to QEMU", diskAt(usbDisk, ""), usb, []string{""}, ""},
-		{"usb: unknown machine", diskAt(usbDisk, ""), blockgraph.Machine{}, []string{""}, ""},
-		{"usb: no controller", diskAt(usbDisk, ""), q35(), nil, "no USB controller: add one while it is off"},
-		{"usb: address", diskAt(usbDisk, "<address type='usb' bus='0' port='2.1'/>"), usb, []string{"usb.0 2.1"}, ""},
-		{"usb: address on another controller", diskAt(usbDisk, "<address type='usb' bus='1' port='4'/>"), usb, []string{"usb1.0 4"}, ""},
-		{"usb: address without a port", diskAt(usbDisk, "<address type='usb' bus='1'/>"), usb, []string{"usb1.0"}, ""},
+		{"usb: left to QEMU", blocktest.DiskAt(usbDisk, ""), usb, []string{""}, ""},
+		{"usb: unknown machine", blocktest.DiskAt(usbDisk, ""), blockgraph.Machine{}, []string{""}, ""},
+		{"usb: no controller", blocktest.DiskAt(usbDisk, ""), q35(), nil, "no USB controller: add one while it is off"},
+		{"usb: address", blocktest.DiskAt(usbDisk, "<address type='usb' bus='0' port='2.1'/>"), usb, []string{"usb.0 2.1"}, ""},
+		{"usb: address on another controller", blocktest.DiskAt(usbDisk, "<address type='usb' bus='1' port='4'/>"), usb, []string{"usb1.0 4"}, ""},
+		{"usb: address without a port", blocktest.DiskAt(usbDisk, "<address type='usb' bus='1'/>"), usb, []string{"usb1.0"}, ""},
 
-		{"ide: by name", diskAt("dev='hdd'", ""), pc(), []string{"ide.1 1"}, ""},
-		{"ide: address", diskAt("dev='hda'", drive("0", "0", "1")), pc(), []string{"ide.0 1"}, ""},
-		{"sata: by name, built in", diskAt("dev='sdc' bus='sata'", ""), q35(), []string{"ide.2"}, ""},
-		{"sata: by name, second controller", diskAt("dev='sdh' bus='sata'", ""), q35(), []string{"sata1.1"}, ""},
-		{"sata: unknown machine", diskAt("dev='sdc' bus='sata'", ""), blockgraph.Machine{}, []string{"ide.2"}, ""},
-		{"sata: added controller", diskAt("dev='sdc' bus='sata'", ""), pc(), []string{"sata0.2"}, ""},
-		{"sata: address", diskAt("dev='sdc' bus='sata'", drive("0", "0", "5")), q35(), []string{"ide.5"}, ""},
+		{"ide: by name", blocktest.DiskAt("dev='hdd'", ""), pc(), []string{"ide.1 1"}, ""},
+		{"ide: address", blocktest.DiskAt("dev='hda'", drive("0", "0", "1")), pc(), []string{"ide.0 1"}, ""},
+		{"sata: by name, built in", blocktest.DiskAt("dev='sdc' bus='sata'", ""), q35(), []string{"ide.2"}, ""},
+		{"sata: by name, second controller", blocktest.DiskAt("dev='sdh' bus='sata'", ""), q35(), []string{"sata1.1"}, ""},
+		{"sata: unknown machine", blocktest.DiskAt("dev='sdc' bus='sata'", ""), blockgraph.Machine{}, []string{"ide.2"}, ""},
+		{"sata: added controller", blocktest.DiskAt("dev='sdc' bus='sata'", ""), pc(), []string{"sata0.2"}, ""},
+		{"sata: address", blocktest.DiskAt("dev='sdc' bus='sata'", drive("0", "0", "5")), q35(), []string{"ide.5"}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -159,7 +155,7 @@ func TestPlacement(t *testing.T) {
 
 func TestIDENeedsI440FX(t *testing.T) {
 	t.Parallel()
-	_, err := places(t, diskAt("dev='hda'", ""), blockgraph.Machine{Type: "q35"})
+	_, err := places(t, blocktest.DiskAt("dev='hda'", ""), blockgraph.Machine{Type: "q35"})
 	var unsupported *blockgraph.UnsupportedError
 	if !errors.As(err, &unsupported) || !strings.Contains(unsupported.Reason, "IDE controllers are unsupported") {
 		t.Errorf("got %v", err)

@@ -60,10 +60,10 @@ func (g *Graph) Plan() *Plan {
 	p := &Plan{Graph: g}
 	for i, n := range g.Nodes {
 		for _, id := range n.Objects {
-			p.addObject(g.object(id))
+			p.addObject(g.ObjectByID(id))
 		}
 		for _, id := range n.Secrets {
-			p.addObject(g.object(id))
+			p.addObject(g.ObjectByID(id))
 		}
 		set := p.addFDSet(n.Name)
 		p.addNode(n)
@@ -95,7 +95,7 @@ func (g *Graph) Plan() *Plan {
 func (p *Plan) addFDSet(node string) *Step {
 	s := Step{Kind: StepFDSet}
 	var id int64
-	switch h, f := p.Graph.header(node), p.Graph.file(node); {
+	switch h, f := p.Graph.HeaderOf(node), p.Graph.FileOf(node); {
 	case h != nil && h.FDSet != 0:
 		s.Header, s.Subject, id = h, h.Opaque, h.FDSet
 	case f != nil:
@@ -113,7 +113,9 @@ func usedAfter(nodes []Node, id string) bool {
 	return slices.ContainsFunc(nodes, func(n Node) bool { return slices.Contains(n.Secrets, id) })
 }
 
-func (g *Graph) object(id string) GraphObject {
+// ObjectByID returns the object with this id, which a node or another object of
+// the graph names.
+func (g *Graph) ObjectByID(id string) GraphObject {
 	i := slices.IndexFunc(g.Objects, func(o GraphObject) bool { return o.ID == id })
 	return g.Objects[i] // Build adds the object before the node that names it
 }
@@ -124,7 +126,7 @@ func (p *Plan) addObject(o GraphObject) {
 		return
 	}
 	for _, id := range o.Secrets {
-		p.addObject(p.Graph.object(id))
+		p.addObject(p.Graph.ObjectByID(id))
 	}
 	p.Steps = append(p.Steps, Step{Kind: StepObject, Subject: o.ID,
 		Do: Command{"object-add", o.Options}, Undo: command("object-del", "id", o.ID)})
@@ -138,7 +140,7 @@ func (p *Plan) release(id string) {
 }
 
 func (p *Plan) addNode(n Node) {
-	p.Steps = append(p.Steps, Step{Kind: StepNode, Subject: n.Name, Overlay: p.Graph.overlay(n.Name),
+	p.Steps = append(p.Steps, Step{Kind: StepNode, Subject: n.Name, Overlay: p.Graph.OverlayOf(n.Name),
 		Do: Command{"blockdev-add", n.Options}, Undo: command("blockdev-del", "node-name", n.Name)})
 }
 

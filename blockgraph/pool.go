@@ -1,16 +1,14 @@
 package blockgraph
 
 import (
-	"encoding/xml"
+	"cmp"
 	"fmt"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
 
-	"libvirt.org/go/libvirtxml"
-
-	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
 // Volume is the source of a <disk type='volume'>: a volume of a storage pool.
@@ -21,23 +19,6 @@ type Volume struct {
 	Mode string
 	// Auth is what the disk says of itself; a pool's own comes first.
 	Auth *Auth
-}
-
-// parseVolume reads the <source> of a volume.
-func parseVolume(e, auth *element) (*Volume, error) {
-	v := &Volume{Pool: e.attr("pool"), Name: e.attr("volume"), Mode: e.attr("mode")}
-	if v.Pool == "" || v.Name == "" {
-		return nil, e.invalid("", "'pool' and 'volume' must be specified together for 'pool' type source")
-	}
-	if err := oneOf(e, "mode", "host", "direct"); err != nil {
-		return nil, err
-	}
-	if auth == nil {
-		return v, nil
-	}
-	var err error
-	v.Auth, err = parseAuth(auth, "volume")
-	return v, err
 }
 
 // Pool is what is known of a storage pool.
@@ -67,59 +48,6 @@ type PoolVolume struct {
 // Pools are storage pools by their names.
 type Pools map[string]*Pool
 
-// ParsePool reads a libvirt <pool> document. The error is an [*XMLError].
-func ParsePool(data []byte) (*Pool, error) {
-	if len(data) > maxXMLBytes {
-		return nil, &XMLError{Element: "pool", Reason: fmt.Sprintf("%d bytes are more than a <pool> can need", len(data))}
-	}
-	var doc libvirtxml.StoragePool
-	if err := xml.Unmarshal(data, &doc); err != nil {
-		return nil, malformed("pool", err)
-	}
-	p := &Pool{Name: doc.Name, Type: doc.Type}
-	if p.Name == "" || p.Type == "" {
-		return nil, &XMLError{Element: "pool", Reason: "has no name or no type"}
-	}
-	if doc.Target != nil {
-		p.Folder = doc.Target.Path
-	}
-	if doc.Source == nil {
-		return p, nil
-	}
-	if len(doc.Source.Device) > 0 {
-		p.Target = doc.Source.Device[0].Path
-	}
-	if len(doc.Source.Host) > 0 {
-		port, err := strconv.ParseUint(orDefault(doc.Source.Host[0].Port, "0"), 10, 16)
-		if err != nil {
-			return nil, &XMLError{Element: "pool/source/host@port", Reason: strconv.Quote(shorten(doc.Source.Host[0].Port)) + " is no port"}
-		}
-		p.Host = Host{Name: doc.Source.Host[0].Name, Port: uint(port)}
-	}
-	var err error
-	p.Auth, err = poolAuth(doc.Source.Auth)
-	return p, err
-}
-
-// poolAuth reads a pool's <auth type='chap'>.
-func poolAuth(doc *libvirtxml.StoragePoolSourceAuth) (*Auth, error) {
-	if doc == nil || doc.Type != "chap" || doc.Secret == nil {
-		return nil, nil
-	}
-	a := &Auth{User: doc.Username, Secret: secrets.Reference{Type: secrets.ISCSI, Usage: doc.Secret.Usage}}
-	if doc.Secret.UUID != "" {
-		id, err := secrets.ParseUUID(doc.Secret.UUID)
-		if err != nil {
-			return nil, &XMLError{Element: "pool/source/auth/secret@uuid", Reason: err.Error()}
-		}
-		a.Secret.UUID = id
-	}
-	if err := a.Secret.Validate(); err != nil {
-		return nil, &XMLError{Element: "pool/source/auth/secret", Reason: err.Error()}
-	}
-	return a, nil
-}
-
 // Translate returns the disk with every volume of a pool replaced by what the
 // pool says that it is. A disk without volumes is returned as it is.
 //
@@ -129,7 +57,7 @@ func poolAuth(doc *libvirtxml.StoragePoolSourceAuth) (*Auth, error) {
 //	iscsi, mode='host'       -> block, by the path that the pool has for the volume
 //	iscsi-direct             -> as mode='direct'
 //
-// The error is an [*XMLError], also where the pool is not among pools, or an
+// The error is an [*InvalidError], also where the pool is not among pools, or an
 // [*UnsupportedError].
 func (d *Disk) Translate(pools Pools) (*Disk, error) {
 	if !slices.ContainsFunc(d.Images(), func(i *Image) bool { return i.Source.Kind == SourceVolume }) {
@@ -207,7 +135,7 @@ func (p Pools) source(s Source) (Source, error) {
 	}
 	if known := pool.Volumes[v.Name]; known.Path != "" && out.Path != "" {
 		out.Path = known.Path
-		out.Kind = SourceKind(orDefault(string(known.Kind), string(out.Kind)))
+		out.Kind = SourceKind(cmp.Or(string(known.Kind), string(out.Kind)))
 	}
 	return out, err
 }
@@ -223,7 +151,7 @@ func (p *Pool) volume(v *Volume) (string, error) {
 // unit returns the iSCSI unit that a volume's name, such as "unit:0:0:1", means.
 func (p *Pool) unit(v *Volume) (Network, error) {
 	parts := strings.Split(v.Name, ":")
-	bad := invalid("disk/source@volume", fmt.Sprintf("unexpected iscsi volume name '%s': it is like unit:0:0:1", shorten(v.Name)))
+	bad := invalid("disk/source@volume", fmt.Sprintf("unexpected iscsi volume name '%s': it is like unit:0:0:1", message.Shorten(v.Name)))
 	if len(parts) != 4 {
 		return nil, bad
 	}

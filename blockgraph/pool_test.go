@@ -6,12 +6,14 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
+	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
 	"github.com/luksplug/luksplug/secrets"
 )
 
 const unitsPool = `<pool type='iscsi'><name>units</name>
   <source><host name='san' port='3261'/><device path='iqn.2026-11.example:store'/>
-    <auth type='chap' username='vm'><secret uuid='` + anyUUID + `'/></auth></source>
+    <auth type='chap' username='vm'><secret uuid='` + blocktest.AnyUUID + `'/></auth></source>
   <target><path>/dev/disk/by-path</path></target></pool>`
 
 func testPools(t *testing.T) blockgraph.Pools {
@@ -25,7 +27,7 @@ func testPools(t *testing.T) blockgraph.Pools {
 		"ceph": {Name: "ceph", Type: "rbd"},
 		"hba":  {Name: "hba", Type: "scsi", Folder: "/dev/disk/by-path", Volumes: map[string]blockgraph.PoolVolume{"unit:0:0:1": {Path: "/dev/disk/by-path/lun1"}}},
 	}
-	units, err := blockgraph.ParsePool([]byte(unitsPool))
+	units, err := diskxml.ParsePool([]byte(unitsPool))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,7 +49,7 @@ func TestTranslate(t *testing.T) {
 		"pool='hba' volume='unit:0:0:1'":                 "block /dev/disk/by-path/lun1",
 		"pool='units' volume='unit:0:0:9' mode='direct'": "network iscsi://san:3261/iqn.2026-11.example:store/9",
 	} {
-		before := mustParse(t, volume(attrs))
+		before := blocktest.Parse(t, volume(attrs))
 		d, err := before.Translate(testPools(t))
 		if err != nil {
 			t.Errorf("%s: %v", attrs, err)
@@ -63,7 +65,7 @@ func TestTranslate(t *testing.T) {
 			t.Errorf("the pool's secret is not the disk's: %v", refs)
 		}
 	}
-	plain := mustParse(t, detached)
+	plain := blocktest.Parse(t, blocktest.Detached)
 	if same, err := plain.Translate(nil); err != nil || same != plain {
 		t.Errorf("a disk without volumes: %v", err)
 	}
@@ -71,8 +73,8 @@ func TestTranslate(t *testing.T) {
 
 func TestTranslateReachesEveryLayer(t *testing.T) {
 	t.Parallel()
-	d := mustParse(t, `<disk type='volume'><driver type='qcow2'/>
-  <source pool='images' volume='top'><encryption format='luks'><secret type='passphrase' uuid='`+anyUUID+`'/>
+	d := blocktest.Parse(t, `<disk type='volume'><driver type='qcow2'/>
+  <source pool='images' volume='top'><encryption format='luks'><secret type='passphrase' uuid='`+blocktest.AnyUUID+`'/>
     <header type='volume'><source pool='vg' volume='header'/></header></encryption></source>
   <backingStore type='volume'><format type='qcow2'/><source pool='images' volume='base'/><backingStore/></backingStore>
   <target dev='vdb'/></disk>`)
@@ -104,25 +106,11 @@ func TestTranslateRefuses(t *testing.T) {
 		"pool='units' volume='unit:0:9' mode='direct'":  "unexpected iscsi volume name",
 		"pool='units' volume='unit:0:0:' mode='direct'": "unexpected iscsi volume name",
 	} {
-		_, err := mustParse(t, volume(attrs)).Translate(testPools(t))
+		_, err := blocktest.Parse(t, volume(attrs)).Translate(testPools(t))
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", attrs, err, want)
 			continue
 		}
-		typed(t, err)
-	}
-}
-
-func TestParsePoolRefuses(t *testing.T) {
-	t.Parallel()
-	for _, doc := range []string{"", "<pool/>", "<pool type='dir'/>", "<disk/>", "<pool type='iscsi'><name>a</name><source><host name='h' port='x'/></source></pool>",
-		"<pool type='iscsi'><name>a</name><source><auth type='chap' username='u'><secret uuid='x'/></auth></source></pool>",
-		"<pool type='iscsi'><name>a</name><source><auth type='chap' username='u'><secret/></auth></source></pool>"} {
-		p, err := blockgraph.ParsePool([]byte(doc))
-		if err == nil {
-			t.Errorf("%s: accepted as %+v", doc, p)
-			continue
-		}
-		typed(t, err)
+		blocktest.Typed(t, err)
 	}
 }

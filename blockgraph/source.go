@@ -168,14 +168,6 @@ func url(scheme string, host Host, port uint, path string) string {
 	return scheme + "://" + host.address(port) + "/" + strings.TrimPrefix(path, "/")
 }
 
-// oneHost refuses a source that has not exactly one server.
-func oneHost(element, protocol string, hosts []Host) error {
-	if len(hosts) != 1 {
-		return invalid(element, fmt.Sprintf("%s protocol accepts only one host: it has %d", protocol, len(hosts)))
-	}
-	return nil
-}
-
 // onlyTCP refuses the transport='unix' of a protocol that has none.
 func onlyTCP(element, protocol string, hosts []Host) error {
 	for _, h := range hosts {

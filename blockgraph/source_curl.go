@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/luksplug/luksplug/blockgraph/internal/message"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -87,20 +88,20 @@ func (k Cookie) validate(element string, before []Cookie) error {
 	case k.Name == "":
 		return invalid(element+"@name", "missing cookie name")
 	case strings.ContainsAny(k.Name, "\t ()<>@,;:\\\"/[]?={}") || strings.IndexFunc(k.Name, isControl) >= 0:
-		return invalid(element+"@name", fmt.Sprintf("cookie name '%s' contains invalid characters", shorten(k.Name)))
+		return invalid(element+"@name", fmt.Sprintf("cookie name '%s' contains invalid characters", message.Shorten(k.Name)))
 	case k.Value == "":
-		return invalid(element, fmt.Sprintf("missing value for cookie '%s'", shorten(k.Name)))
+		return invalid(element, fmt.Sprintf("missing value for cookie '%s'", message.Shorten(k.Name)))
 	}
 	value := string(k.Value)
 	if len(value) > 1 && value[0] == '"' && value[len(value)-1] == '"' {
 		value = value[1 : len(value)-1]
 	}
 	if strings.ContainsAny(value, "\t \",;\\") || strings.IndexFunc(value, isControl) >= 0 {
-		return invalid(element, fmt.Sprintf("value of cookie '%s' contains invalid characters", shorten(k.Name)))
+		return invalid(element, fmt.Sprintf("value of cookie '%s' contains invalid characters", message.Shorten(k.Name)))
 	}
 	for _, other := range before {
 		if other.Name == k.Name {
-			return invalid(element+"@name", fmt.Sprintf("duplicate cookie '%s'", shorten(k.Name)))
+			return invalid(element+"@name", fmt.Sprintf("duplicate cookie '%s'", message.Shorten(k.Name)))
 		}
 	}
 	return nil
@@ -152,34 +153,4 @@ func (c *Curl) url() string {
 		b.WriteString("?" + c.Query)
 	}
 	return b.String()
-}
-
-func parseCurl(e *element, scheme string, hosts []Host, auth *Auth) (Network, error) {
-	if err := oneHost(e.path, scheme, hosts); err != nil {
-		return nil, at(e, err)
-	}
-	c := &Curl{Scheme: scheme, Host: hosts[0], Path: e.attr("name"), Query: e.attr("query"), Auth: auth}
-	if s := e.child("ssl"); s != nil {
-		if err := oneOf(s, "verify", "yes", "no"); err != nil {
-			return nil, err
-		}
-		c.Verify, c.NoVerify = s.attr("verify") == "yes", s.attr("verify") == "no"
-	}
-	var err error
-	if t := e.child("timeout"); t != nil {
-		if c.Timeout, err = decimal(t, "seconds"); err != nil {
-			return nil, err
-		}
-	}
-	if r := e.child("readahead"); r != nil {
-		if c.Readahead, err = decimal(r, "size"); err != nil {
-			return nil, err
-		}
-	}
-	if cookies := e.child("cookies"); cookies != nil {
-		for _, k := range cookies.children {
-			c.Cookies = append(c.Cookies, Cookie{Name: k.attr("name"), Value: SecretText(k.text)})
-		}
-	}
-	return c, nil
 }

@@ -1,7 +1,5 @@
 package blockgraph
 
-import "strings"
-
 // Gluster is a file in a Gluster volume.
 //
 //	source@name "volume/path" -> volume, path
@@ -46,12 +44,4 @@ func (g *Gluster) node(*builder, *Encryption) nodeOptions {
 		servers = append(servers, h.socket(glusterPort))
 	}
 	return nodeOptions{Object: Object{{"driver", "gluster"}, {"volume", g.Volume}, {"path", g.Path}, {"server", servers}, {"debug", glusterDebug}}}
-}
-
-func parseGluster(e *element, hosts []Host) (Network, error) {
-	volume, path, ok := strings.Cut(e.attr("name"), "/")
-	if !ok || volume == "" || path == "" {
-		return nil, e.invalid("name", "can't split path %q into pool name and image name: write it like volume/path", shorten(e.attr("name")))
-	}
-	return &Gluster{Volume: volume, Path: path, Hosts: hosts}, nil
 }

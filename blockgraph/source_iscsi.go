@@ -2,7 +2,6 @@ package blockgraph
 
 import (
 	"strconv"
-	"strings"
 
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -52,27 +51,4 @@ func (i *ISCSI) node(b *builder, _ *Encryption) nodeOptions {
 	b.auth(i.Auth, &o, "user", "password-secret")
 	o.AddText("initiator-name", i.Initiator)
 	return o
-}
-
-func parseISCSI(e *element, hosts []Host, auth *Auth) (Network, error) {
-	if err := oneHost(e.path, "iSCSI", hosts); err != nil {
-		return nil, at(e, err)
-	}
-	i := &ISCSI{Host: hosts[0], Auth: auth}
-	target, lun, hasLUN := strings.Cut(e.attr("name"), "/")
-	i.Target = target
-	if hasLUN {
-		var err error
-		if i.LUN, err = strconv.ParseUint(lun, 10, 31); err != nil {
-			return nil, e.invalid("name", "cannot parse target for lunStr %q: the name is that of a target, then / and the number of a unit", shorten(e.attr("name")))
-		}
-	}
-	if n := e.child("initiator"); n != nil {
-		iqn := n.child("iqn")
-		if iqn == nil || iqn.attr("name") == "" {
-			return nil, n.invalid("", "has no <iqn name=...>, which is all that it could say")
-		}
-		i.Initiator = iqn.attr("name")
-	}
-	return i, nil
 }

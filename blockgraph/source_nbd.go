@@ -47,18 +47,3 @@ func (n *NBD) node(b *builder, _ *Encryption) nodeOptions {
 	}
 	return o
 }
-
-func parseNBD(e *element, hosts []Host) (Network, error) {
-	if err := oneHost(e.path, "nbd", hosts); err != nil {
-		return nil, at(e, err)
-	}
-	n := &NBD{Export: e.attr("name"), Host: hosts[0]}
-	var err error
-	if n.TLS, err = parseTLS(e); err != nil {
-		return nil, err
-	}
-	if r := e.child("reconnect"); r != nil {
-		n.ReconnectDelay, err = decimal(r, "delay")
-	}
-	return n, err
-}

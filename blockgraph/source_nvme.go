@@ -1,7 +1,5 @@
 package blockgraph
 
-import "fmt"
-
 // NVMe is a drive of the host's, which QEMU drives by itself.
 type NVMe struct {
 	// Device is its PCI address, such as "0000:01:00.0".
@@ -19,30 +17,6 @@ type NVMe struct {
 // See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsNVMe.
 func (n *NVMe) node() nodeOptions {
 	return nodeOptions{Object: Object{{"driver", "nvme"}, {"device", n.Device}, {"namespace", n.Namespace}}}
-}
-
-func parseNVMe(e *element) (*NVMe, error) {
-	if err := oneOf(e, "type", "pci"); err != nil {
-		return nil, err
-	}
-	if err := oneOf(e, "managed", "yes", "no"); err != nil {
-		return nil, err
-	}
-	if e.attr("type") == "" {
-		return nil, e.invalid("type", "is missing: use type='pci'")
-	}
-	n := &NVMe{}
-	var err error
-	if n.Namespace, err = decimal(e, "namespace"); err != nil {
-		return nil, err
-	}
-	a := e.child("address")
-	if a == nil {
-		return nil, e.invalid("", "NVMe disk source is missing address")
-	}
-	at := numbers{e: a}
-	n.Device = fmt.Sprintf("%04x:%02x:%02x.%x", at.get("domain", 0xffff), at.get("bus", 0xff), at.get("slot", 0x1f), at.get("function", 7))
-	return n, at.err
 }
 
 func (n *NVMe) validate(element string) error {

@@ -1,10 +1,6 @@
 package blockgraph
 
-import (
-	"strings"
-
-	"github.com/luksplug/luksplug/secrets"
-)
+import "github.com/luksplug/luksplug/secrets"
 
 // RBD is an image in a Ceph cluster.
 //
@@ -93,21 +89,4 @@ func (b *builder) librbd(enc *Encryption, ids *[]string) Object {
 	}
 	*ids = append(*ids, keys...)
 	return out.(Object) // validated: there is at least one secret
-}
-
-func parseRBD(e *element, hosts []Host, auth *Auth) (Network, error) {
-	r := &RBD{Hosts: hosts, Auth: auth}
-	name := e.attr("name")
-	pool, image, ok := strings.Cut(name, "/")
-	if !ok || pool == "" || image == "" {
-		return nil, e.invalid("name", "can't split path %q into pool name and image name: write it like pool/image", shorten(name))
-	}
-	r.Pool, r.Image = pool, image
-	if s := e.child("snapshot"); s != nil {
-		r.Snapshot = s.attr("name")
-	}
-	if c := e.child("config"); c != nil {
-		r.Config = c.attr("file")
-	}
-	return r, nil
 }

@@ -39,31 +39,3 @@ func (s *SSH) node(*builder, *Encryption) nodeOptions {
 	o.AddText("user", s.User)
 	return o
 }
-
-func parseSSH(e *element, hosts []Host, auth *Auth) (Network, error) {
-	if err := oneHost(e.path, "ssh", hosts); err != nil {
-		return nil, at(e, err)
-	}
-	s := &SSH{Path: e.attr("name"), Host: hosts[0]}
-	if id := e.child("identity"); id != nil {
-		if s.User = id.attr("username"); s.User == "" {
-			return nil, id.invalid("username", "Missing required attribute 'username' in element 'identity'")
-		}
-		if id.attr("keyfile") == "" && id.attr("agentsock") == "" {
-			return nil, id.invalid("", "element 'identity' requires either 'keyfile' or 'agentsock' attribute")
-		}
-		for _, attr := range []string{"keyfile", "agentsock"} {
-			if id.attr(attr) != "" {
-				s.Ignored = append(s.Ignored, "identity@"+attr)
-			}
-		}
-	}
-	if auth != nil {
-		s.User = auth.User
-		s.Ignored = append(s.Ignored, "auth/secret")
-	}
-	if e.child("knownHosts") != nil {
-		s.Ignored = append(s.Ignored, "knownHosts")
-	}
-	return s, nil
-}

@@ -1,10 +1,5 @@
 package blockgraph
 
-import (
-	"strconv"
-	"strings"
-)
-
 // vdpa returns the options of a block device that a vhost-vdpa device offers.
 //
 //	<disk type='vhostvdpa'>  source@dev -> driver virtio-blk-vhost-vdpa, path "/dev/fdset/N"
@@ -47,40 +42,20 @@ type Chardev struct {
 	Seconds bool
 }
 
-// reconnect returns the option that says when to connect again.
-func (c Chardev) reconnect() (name string, value uint64) {
+// ReconnectOption returns the option that tells QEMU when to connect again, in the
+// unit that this QEMU counts in.
+func (c Chardev) ReconnectOption() (name string, value uint64) {
 	if c.Seconds {
 		return "reconnect", c.Reconnect / 1000
 	}
 	return "reconnect-ms", c.Reconnect
 }
 
-// argument returns the options of -chardev, which are text.
-func (c Chardev) argument() Object {
-	o := Object{{"driver", "socket"}, {"id", c.ID}, {"path", c.Path}}
-	if c.Reconnect != 0 {
-		name, value := c.reconnect()
-		o.Add(name, strconv.FormatUint(value, 10))
-	}
-	return o
-}
-
-// text returns the value of -chardev, where a comma is doubled.
-func (c Chardev) text() string {
-	escape := strings.NewReplacer(",", ",,")
-	text := "socket,id=" + c.ID + ",path=" + escape.Replace(c.Path)
-	if c.Reconnect != 0 {
-		name, value := c.reconnect()
-		text += "," + name + "=" + strconv.FormatUint(value, 10)
-	}
-	return text
-}
-
 // command returns the arguments of chardev-add.
 func (c Chardev) command() Object {
 	data := Object{{"addr", Object{{"type", "unix"}, {"data", Object{{"path", c.Path}}}}}, {"server", false}}
 	if c.Reconnect != 0 {
-		name, value := c.reconnect()
+		name, value := c.ReconnectOption()
 		data.Add(name, value)
 	}
 	return Object{{"id", c.ID}, {"backend", Object{{"type", "socket"}, {"data", data}}}}
@@ -91,32 +66,4 @@ func (b *builder) vhostUser(s Source) string {
 	c := Chardev{ID: Name(b.disk.Target, RoleChardev), Path: s.Path, Reconnect: 1000 * uint64(s.Reconnect), Seconds: b.machine.ReconnectSeconds}
 	b.graph.Chardevs = append(b.graph.Chardevs, c)
 	return c.ID
-}
-
-func parseVHostUser(e *element, out *Source) error {
-	if e.attr("type") != "unix" {
-		return e.invalid("type", "invalid 'type' attribute for vhostuser disk source: use type='unix'")
-	}
-	if err := oneOf(e, "mode", "client"); err != nil {
-		return err
-	}
-	if out.Path = e.attr("path"); out.Path == "" {
-		return e.invalid("path", "is missing: a vhostuser source needs the path of the server's socket")
-	}
-	r := e.child("reconnect")
-	if r == nil {
-		return nil
-	}
-	switch r.attr("enabled") {
-	case "yes":
-		n, err := decimal(r, "timeout")
-		out.Reconnect = uint(n)
-		if err == nil && (n == 0 || n > 1<<32) {
-			err = r.invalid("timeout", "%d is no time to wait: give seconds, from 1", n)
-		}
-		return err
-	case "no":
-		return nil
-	}
-	return r.invalid("enabled", "%q is not known: use yes or no", shorten(r.attr("enabled")))
 }

@@ -37,11 +37,3 @@ func (v *VxHS) node(b *builder, _ *Encryption) nodeOptions {
 	b.tls(v.TLS, &o)
 	return o
 }
-
-func parseVxHS(e *element, hosts []Host) (Network, error) {
-	if err := oneHost(e.path, "VxHS", hosts); err != nil {
-		return nil, at(e, err)
-	}
-	tls, err := parseTLS(e)
-	return &VxHS{ID: e.attr("name"), Host: hosts[0], TLS: tls}, err
-}

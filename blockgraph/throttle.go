@@ -3,6 +3,8 @@ package blockgraph
 import (
 	"slices"
 	"strconv"
+
+	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
 // filters adds the throttle filters over a node, the first one lowest, and
@@ -25,7 +27,7 @@ func (b *builder) filters(top string, m Machine) (string, error) {
 					{"qom-type", "throttle-group"}, {"id", id}, {"limits", group.Limits.groupLimits()}}})
 			}
 		} else if m.Known() {
-			return "", &PlacementError{Target: b.disk.Target, Reason: "throttle group '" + shorten(name) + "' not found: the VM has no <throttlegroup> of this name"}
+			return "", &PlacementError{Target: b.disk.Target, Reason: "throttle group '" + message.Shorten(name) + "' not found: the VM has no <throttlegroup> of this name"}
 		}
 		options := Object{{"driver", "throttle"}, {"node-name", Name(b.disk.Target, RoleFilter+Role(strconv.Itoa(i)))},
 			{"throttle-group", id}, {"file", top}}

@@ -1,5 +1,7 @@
 package blockgraph
 
+import "cmp"
+
 // Overlay says which file takes what a guest writes to a transient disk. It does
 // not exist before the disk is attached: whoever executes the plan makes it, an
 // empty qcow2 image of the size that the node Base shows, just before the step
@@ -24,7 +26,7 @@ const unnamed = "VM"
 
 // overlayPath returns the name of an overlay: that of libvirt (qemu_snapshot.c,
 // qemuSnapshotGetTransientDiskDef).
-func overlayPath(image, vm string) string { return image + ".TRANSIENT-" + orDefault(vm, unnamed) }
+func overlayPath(image, vm string) string { return image + ".TRANSIENT-" + cmp.Or(vm, unnamed) }
 
 // overlay adds the nodes of a transient disk's overlay over all that it has
 // otherwise, and returns the name of the top one.
@@ -68,8 +70,8 @@ func (b *builder) overlay(base string) string {
 	return b.add(n)
 }
 
-// overlay returns the overlay that the node is opened from, nil for none.
-func (g *Graph) overlay(node string) *Overlay {
+// OverlayOf returns the overlay that the node is opened from, nil for none.
+func (g *Graph) OverlayOf(node string) *Overlay {
 	if g.Overlay != nil && g.Overlay.Node == node {
 		return g.Overlay
 	}

@@ -113,8 +113,8 @@ func (b *builder) external() (medium, error) {
 	return medium{node: b.add(Node{Role: RolePayloadStorage, Options: o, From: socket})}, nil
 }
 
-// header returns the ephemeral header that the node reads, nil for none.
-func (g *Graph) header(node string) *EphemeralHeader {
+// HeaderOf returns the ephemeral header that the node reads, nil for none.
+func (g *Graph) HeaderOf(node string) *EphemeralHeader {
 	for i := range g.Headers {
 		if g.Headers[i].Node == node {
 			return &g.Headers[i]
@@ -123,8 +123,8 @@ func (g *Graph) header(node string) *EphemeralHeader {
 	return nil
 }
 
-// file returns the device that the node is opened from, nil for none.
-func (g *Graph) file(node string) *PassedFile {
+// FileOf returns the device of the host that the node is opened from, nil for none.
+func (g *Graph) FileOf(node string) *PassedFile {
 	for i := range g.Files {
 		if g.Files[i].Node == node {
 			return &g.Files[i]

@@ -4,7 +4,7 @@ package blockgraph
 const maxName = 31
 
 // Validate tells whether the disk makes sense, by the rules that libvirt has
-// for one. The error is an [*XMLError] or an [*UnsupportedError] that names the
+// for one. The error is an [*InvalidError] or an [*UnsupportedError] that names the
 // element, also for a disk that was not read from XML.
 func (d *Disk) Validate() error {
 	for _, check := range []func() error{d.validateTarget, d.validateImages, d.validateTransient, d.validateFrontend,
@@ -16,10 +16,10 @@ func (d *Disk) Validate() error {
 	return nil
 }
 
-func invalid(element, reason string) error { return &XMLError{Element: element, Reason: reason} }
+func invalid(element, reason string) error { return &InvalidError{Element: element, Reason: reason} }
 
 func (d *Disk) validateTarget() error {
-	prefix, _, err := splitTarget(d.Target)
+	prefix, _, err := ParseTarget(d.Target)
 	if err != nil {
 		return invalid("disk/target@dev", err.Error())
 	}

@@ -1,6 +1,9 @@
 package blockgraph
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // validateAddress checks that the device can have its address at all; whether
 // the VM has that place is for the planner to say.
@@ -12,16 +15,10 @@ func (d *Disk) validateAddress() error {
 		}
 		return nil
 	}
-	fits := a.Drive != nil
-	switch d.Bus {
-	case BusVirtio:
-		fits = a.PCI != nil || a.CCW != nil || a.MMIO != nil
-	case BusUSB:
-		fits = a.USB != nil
+	if err := d.Bus.CheckAddress(a.kind()); err != nil {
+		return err
 	}
 	switch {
-	case !fits:
-		return invalid("disk/address@type", wrongAddress(a.kind(), d.Bus))
 	case a.PCI == nil && d.Tuning.ACPIIndex != 0:
 		return invalid("disk/acpi@index", "an ACPI index is only supported for PCI devices")
 	case a.PCI != nil && a.PCI.Domain != 0:
@@ -32,6 +29,27 @@ func (d *Disk) validateAddress() error {
 		return invalid("disk@model", "the model '"+string(d.Model)+"' is PCI's: remove it, or use an address of type pci")
 	case a.Drive != nil:
 		return d.validateDrive(*a.Drive)
+	}
+	return nil
+}
+
+// CheckAddress reports whether a disk on the bus can have an <address> of this
+// type, such as "pci". The error is an [*InvalidError].
+func (b Bus) CheckAddress(kind string) error {
+	const element = "disk/address@type"
+	switch b {
+	case BusVirtio:
+		if !slices.Contains([]string{"pci", "ccw", "virtio-mmio"}, kind) {
+			return invalid(element, "a virtio disk cannot have an address of type '"+kind+"': use type='pci', or 'ccw' on a mainframe")
+		}
+	case BusUSB:
+		if kind != "usb" {
+			return invalid(element, "unexpected address type '"+kind+"' for usb disk: use type='usb'")
+		}
+	default:
+		if kind != "drive" {
+			return invalid(element, "Invalid address type '"+kind+"' for a disk with the bus type '"+string(b)+"': use type='drive'")
+		}
 	}
 	return nil
 }

@@ -5,18 +5,20 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
 // validateFrontend checks that the bus and the device go together.
 func (d *Disk) validateFrontend() error {
 	if !slices.Contains([]Bus{BusVirtio, BusSCSI, BusUSB, BusIDE, BusSATA, BusFDC}, d.Bus) {
-		return &UnsupportedError{Element: "disk/target@bus", Reason: "the bus " + strconv.Quote(shorten(string(d.Bus))) + " is not supported: use virtio, scsi or usb"}
+		return &UnsupportedError{Element: "disk/target@bus", Reason: "the bus " + strconv.Quote(message.Shorten(string(d.Bus))) + " is not supported: use virtio, scsi or usb"}
 	}
 	if !slices.Contains([]DeviceKind{DeviceDisk, DeviceLUN, DeviceCDROM, DeviceFloppy}, d.Device) {
-		return &UnsupportedError{Element: "disk@device", Reason: "the device " + strconv.Quote(shorten(string(d.Device))) + " is not supported: use disk, lun, cdrom or floppy"}
+		return &UnsupportedError{Element: "disk@device", Reason: "the device " + strconv.Quote(message.Shorten(string(d.Device))) + " is not supported: use disk, lun, cdrom or floppy"}
 	}
 	if !slices.Contains([]Model{"", ModelVirtio, ModelTransitional, ModelNonTransitional}, d.Model) {
-		return invalid("disk@model", "unknown model "+strconv.Quote(shorten(string(d.Model)))+": use virtio, virtio-transitional or virtio-non-transitional")
+		return invalid("disk@model", "unknown model "+strconv.Quote(message.Shorten(string(d.Model)))+": use virtio, virtio-transitional or virtio-non-transitional")
 	}
 	if d.Model != "" && d.Bus != BusVirtio {
 		return invalid("disk@model", "disk model '"+string(d.Model)+"' not supported for bus '"+string(d.Bus)+"'")
@@ -30,7 +32,7 @@ func (d *Disk) validateFrontend() error {
 	if d.Device == DeviceCDROM && d.Bus == BusVirtio {
 		return invalid("disk/target@bus", "disk type of '"+d.Target+"' does not support ejectable media: use bus='scsi', 'usb', 'sata' or 'ide' for a cdrom")
 	}
-	if d.Empty && !d.Device.removable() {
+	if d.Empty && !d.Device.Removable() {
 		return invalid("disk", "has no <source>: only a cdrom or floppy drive can be empty")
 	}
 	if d.Empty && d.Bus == BusUSB {
@@ -42,7 +44,7 @@ func (d *Disk) validateFrontend() error {
 	if d.DiscardNoUnref == On && d.ReadOnly {
 		return invalid("disk/driver@discard_no_unref", "'discard_no_unref' is not compatible with read-only disk")
 	}
-	if d.CopyOnRead && (d.ReadOnly || d.Device.removable()) {
+	if d.CopyOnRead && (d.ReadOnly || d.Device.Removable()) {
 		return invalid("disk/driver@copy_on_read", "copy_on_read is not compatible with read-only disk '"+d.Target+"'")
 	}
 	if d.CopyOnRead && d.Device == DeviceLUN {
@@ -109,7 +111,7 @@ func (d *Disk) validateDriver() error {
 	}
 	for _, w := range words {
 		if w.value != "" && !slices.Contains(w.allowed, w.value) {
-			return invalid("disk/driver@"+w.attr, "unknown value "+strconv.Quote(shorten(w.value))+": use "+strings.Join(w.allowed, ", "))
+			return invalid("disk/driver@"+w.attr, "unknown value "+strconv.Quote(message.Shorten(w.value))+": use "+strings.Join(w.allowed, ", "))
 		}
 	}
 	// One that is shared gets the cache mode none, and has to say so nevertheless.
@@ -203,8 +205,8 @@ func (d *Disk) validateIdentity() error {
 			return invalid("disk/alias@name", "the character "+quoteRune(c)+" is not allowed: use letters, digits, - and _")
 		}
 	}
-	if d.Alias != "" && !strings.HasPrefix(d.Alias, userAlias) {
-		return invalid("disk/alias@name", "a user's alias begins with "+userAlias)
+	if d.Alias != "" && !strings.HasPrefix(d.Alias, UserAlias) {
+		return invalid("disk/alias@name", "a user's alias begins with "+UserAlias)
 	}
 	return nil
 }
@@ -260,7 +262,7 @@ func (d *Disk) validateGeometry() error {
 	g := d.Tuning.Geometry
 	switch {
 	case g.Translation != "" && !slices.Contains([]string{"auto", "none", "lba"}, g.Translation):
-		return invalid("disk/geometry@trans", "unknown value "+strconv.Quote(shorten(g.Translation))+": use auto, none, lba")
+		return invalid("disk/geometry@trans", "unknown value "+strconv.Quote(message.Shorten(g.Translation))+": use auto, none, lba")
 	case g != Geometry{} && (d.Bus == BusUSB || d.Device != DeviceDisk):
 		return invalid("disk/geometry", "CHS geometry can not be set for '"+string(d.Bus)+"' bus and device='"+string(d.Device)+"'")
 	case g.Translation != "" && d.Bus != BusIDE:

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/luksplug/luksplug/blockgraph/internal/message"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -95,9 +96,9 @@ func (d *Disk) validateEncryption(element string, i *Image) error {
 	}
 	switch {
 	case enc.Engine != "" && enc.Engine != EngineQEMU:
-		return invalid(element+"@engine", "unknown encryption engine "+strconv.Quote(shorten(string(enc.Engine))))
+		return invalid(element+"@engine", "unknown encryption engine "+strconv.Quote(message.Shorten(string(enc.Engine))))
 	case enc.format() != EncryptionLUKS:
-		return &UnsupportedError{Element: element + "@format", Reason: "'" + shorten(string(enc.Format)) + "' is currently not supported by the qemu encryption engine: use luks"}
+		return &UnsupportedError{Element: element + "@format", Reason: "'" + message.Shorten(string(enc.Format)) + "' is currently not supported by the qemu encryption engine: use luks"}
 	case i.Format != FormatRaw && i.Format != FormatQcow2:
 		return &UnsupportedError{Element: element, Reason: "encryption is supported only with 'raw' and 'qcow2' image format"}
 	}
@@ -132,7 +133,7 @@ func (i *Image) validateLibRBD(element string) error {
 	case !rbd || i.Source.Kind != SourceNetwork:
 		return invalid(element+"@engine", "librbd encryption is supported only with RBD backed disks: use engine='qemu'")
 	case f != EncryptionLUKS && f != EncryptionLUKS2 && f != EncryptionLUKSAny:
-		return invalid(element+"@format", "unknown volume encryption format type "+strconv.Quote(shorten(string(f))))
+		return invalid(element+"@format", "unknown volume encryption format type "+strconv.Quote(message.Shorten(string(f))))
 	case i.Encryption.Header != nil:
 		return &UnsupportedError{Element: element + "/header", Reason: "Ceph's library reads the header in the image only: use engine='qemu' for a detached one"}
 	}
@@ -234,8 +235,8 @@ func (d *Disk) validateVHost() error {
 
 // validateImage checks one image by itself.
 func (d *Disk) validateImage(element string, i Image) error {
-	if _, ok := formats[i.Format]; !ok {
-		return &UnsupportedError{Element: element, Reason: "the image format " + strconv.Quote(shorten(string(i.Format))) + " is not supported: use raw or qcow2"}
+	if !i.Format.Valid() {
+		return &UnsupportedError{Element: element, Reason: "the image format " + strconv.Quote(message.Shorten(string(i.Format))) + " is not supported: use raw or qcow2"}
 	}
 	if i.MetadataCache != 0 && i.Format != FormatQcow2 {
 		return invalid(element, "metadata cache max size control is supported only with qcow2 images")
@@ -279,13 +280,13 @@ func (s Source) validate(element string) error {
 			return nil
 		}
 	}
-	return &UnsupportedError{Element: element, Reason: "the source of type \"" + shorten(string(s.Kind)) + "\" says nothing of where it is"}
+	return &UnsupportedError{Element: element, Reason: "the source of type \"" + message.Shorten(string(s.Kind)) + "\" says nothing of where it is"}
 }
 
 func validatePath(element, p string) error {
 	switch {
 	case !path.IsAbs(p):
-		return invalid(element, "the path "+strconv.Quote(shorten(p))+" is not absolute")
+		return invalid(element, "the path "+strconv.Quote(message.Shorten(p))+" is not absolute")
 	case strings.ContainsRune(p, 0):
 		return invalid(element, "the path holds a NUL character")
 	case !utf8.ValidString(p):

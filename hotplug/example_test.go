@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/qmp"
 )
@@ -40,7 +40,7 @@ func Example() {
 	}
 	defer func() { _ = vm.Close() }()
 
-	disk, err := blockgraph.ParseDisk([]byte(`<disk type='file'>
+	disk, err := diskxml.ParseDisk([]byte(`<disk type='file'>
 	  <source file='` + payload + `'/>
 	  <target dev='sdb' bus='scsi'/>
 	</disk>`))

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
@@ -127,7 +128,7 @@ func keyFile(t *testing.T) string {
 
 func parse(t *testing.T, target, format, path, inSource string) *blockgraph.Disk {
 	t.Helper()
-	disk, err := blockgraph.ParseDisk([]byte(fmt.Sprintf(`<disk type='file' device='disk'>
+	disk, err := diskxml.ParseDisk([]byte(fmt.Sprintf(`<disk type='file' device='disk'>
   <driver name='qemu' type='%s'/><source file='%s'>%s</source><target dev='%s' bus='scsi'/></disk>`, format, path, inSource, target)))
 	if err != nil {
 		t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
@@ -55,7 +56,7 @@ func remoteDisk(t *testing.T, target, socket, header string) *blockgraph.Disk {
 	if header != "" {
 		inner += "<header type='network'><source protocol='nbd' name='disk'><host transport='unix' socket='" + header + "'/></source></header>"
 	}
-	disk, err := blockgraph.ParseDisk([]byte(fmt.Sprintf(`<disk type='network' device='disk'><driver name='qemu' type='raw'/>
+	disk, err := diskxml.ParseDisk([]byte(fmt.Sprintf(`<disk type='network' device='disk'><driver name='qemu' type='raw'/>
   <source protocol='nbd' name='disk'><host transport='unix' socket='%s'/><encryption format='luks'>%s</encryption></source>
   <target dev='%s' bus='scsi'/></disk>`, socket, inner, target)))
 	if err != nil {
@@ -206,7 +207,7 @@ func TestLookAtSlice(t *testing.T) {
 		t.Fatal(err)
 	}
 	parse := func(at int, encryption string) *blockgraph.Disk {
-		disk, err := blockgraph.ParseDisk([]byte(fmt.Sprintf(`<disk type='file' device='disk'><driver name='qemu' type='raw'/>
+		disk, err := diskxml.ParseDisk([]byte(fmt.Sprintf(`<disk type='file' device='disk'><driver name='qemu' type='raw'/>
   <source file='%s'><slices><slice type='storage' offset='%d' size='%d'/></slices>%s</source><target dev='sdb' bus='scsi'/></disk>`, path, at, len(volume), encryption)))
 		if err != nil {
 			t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/render"
 	"github.com/luksplug/luksplug/hotplug/access"
 	"github.com/luksplug/luksplug/hotplug/daemon"
 	"github.com/luksplug/luksplug/internal/hostproc"
@@ -127,7 +128,7 @@ func (s *Starting) Arguments(ctx context.Context, d StartDisk) (*StartArguments,
 	}
 	out := &StartArguments{Limits: graph.Throttling, Reopened: reopened(graph)}
 	graph.Throttling = nil
-	out.Arguments, err = graph.Plan().Arguments(func(o blockgraph.GraphObject) (string, error) { return filepath.Join(folder, o.ID), nil })
+	out.Arguments, err = render.Arguments(graph.Plan(), func(o blockgraph.GraphObject) (string, error) { return filepath.Join(folder, o.ID), nil })
 	return out, err
 }
 

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/internal/overlay"
 	"github.com/luksplug/luksplug/qmp"
@@ -58,7 +59,7 @@ func transientDisk(t *testing.T, format string, encrypted bool, driver string) (
 	if err != nil || bytes.Contains(out, []byte("failed")) {
 		t.Fatalf("%v: %s", err, out)
 	}
-	disk, err := blockgraph.ParseDisk([]byte(fmt.Sprintf(`<disk type='file'><driver name='qemu' type='%s' %s/>
+	disk, err := diskxml.ParseDisk([]byte(fmt.Sprintf(`<disk type='file'><driver name='qemu' type='%s' %s/>
 <source file='%s'>%s</source><target dev='sdb' bus='scsi'/><transient/></disk>`, format, driver, path, inSource)))
 	if err != nil {
 		t.Fatal(err)

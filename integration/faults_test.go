@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/integration/internal/peer"
 	"github.com/luksplug/luksplug/qmp"
@@ -184,7 +184,7 @@ func (f *faulty) attachByLibrary(ctx context.Context, t *testing.T, address stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	disk, err := blockgraph.ParseDisk(xml)
+	disk, err := diskxml.ParseDisk(xml)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/record"
@@ -81,7 +82,7 @@ func (h *hookHost) learn(t *testing.T, v *peer.Volume) {
 
 func (h *hookHost) keyFile(t *testing.T, v *peer.Volume) string {
 	t.Helper()
-	disk, err := blockgraph.ParseDisk([]byte(v.DiskXML("vdb", "virtio")))
+	disk, err := diskxml.ParseDisk([]byte(v.DiskXML("vdb", "virtio")))
 	if err != nil {
 		t.Fatal(err)
 	}

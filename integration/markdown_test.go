@@ -10,6 +10,8 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
+	"github.com/luksplug/luksplug/blockgraph/render"
 )
 
 // block is a fenced block of a document.
@@ -155,7 +157,7 @@ func TestDocsPicture(t *testing.T) {
 	var disk *blockgraph.Disk
 	for _, b := range blocks(strings.Split(string(text), "\n")) {
 		if b.name == "vdb.xml" {
-			if disk, err = blockgraph.ParseDisk([]byte(strings.Join(b.lines, "\n"))); err != nil {
+			if disk, err = diskxml.ParseDisk([]byte(strings.Join(b.lines, "\n"))); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -170,7 +172,7 @@ func TestDocsPicture(t *testing.T) {
 		}
 		path := filepath.Join(repository, "docs", "img", name)
 		if *updateDocs {
-			if err := os.WriteFile(path, []byte(graph.SVG()), 0o644); err != nil {
+			if err := os.WriteFile(path, []byte(render.SVG(graph)), 0o644); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -178,7 +180,7 @@ func TestDocsPicture(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.Equal(got, []byte(graph.SVG())) {
+		if !bytes.Equal(got, []byte(render.SVG(graph))) {
 			t.Errorf("%s is not what luksplug plan --output svg draws of README.md's vdb.xml: run this test with -update-docs", path)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/integration/internal/diskgen"
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
@@ -31,17 +32,17 @@ func randomDisks(t *testing.T, count int) []plannedDisk {
 	cases := diskgen.Cases()
 	for seed := range count {
 		c := cases.Example(seed)
-		machine, err := blockgraph.ParseDomain([]byte(c.Context()))
+		machine, err := diskxml.ParseDomain([]byte(c.Context()))
 		if err != nil {
 			continue
 		}
-		disk, err := blockgraph.ParseDisk([]byte(c.DiskXML()))
+		disk, err := diskxml.ParseDisk([]byte(c.DiskXML()))
 		if err != nil {
 			continue
 		}
 		name := "disk " + strconv.Itoa(seed) + " " + c.DiskXML()
 		_, err = blockgraph.Build(disk, machine, blockgraph.Unlock{})
-		var invalid *blockgraph.XMLError
+		var invalid *blockgraph.InvalidError
 		var unsupported *blockgraph.UnsupportedError
 		var nowhere *blockgraph.PlacementError
 		switch {

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/integration/internal/peer"
 	"github.com/luksplug/luksplug/qmp"
@@ -166,7 +167,7 @@ func goldenDisks(t *testing.T) []plannedDisk {
 
 func parseDisk(t *testing.T, name, doc string) *blockgraph.Disk {
 	t.Helper()
-	disk, err := blockgraph.ParseDisk([]byte(doc))
+	disk, err := diskxml.ParseDisk([]byte(doc))
 	if err != nil {
 		t.Fatalf("%s: %v", name, err)
 	}
@@ -238,7 +239,7 @@ func kitMachine(t *testing.T, dir string) (blockgraph.Machine, blockgraph.Pools)
 	// The kit says nothing of memory; a server of vhost-user wants it shared.
 	doc := fmt.Sprintf("<domain type='qemu'><name>kit</name><memoryBacking><access mode='shared'/></memoryBacking><iothreads>%v</iothreads><os><type arch='%s' machine='%s'>hvm</type></os>%s<devices>%s</devices></domain>",
 		c.IOThreads, c.Arch, c.Machine, c.ThrottleGroups, &devices)
-	machine, err := blockgraph.ParseDomain([]byte(doc))
+	machine, err := diskxml.ParseDomain([]byte(doc))
 	if err != nil {
 		t.Fatalf("%s: %v", dir, err)
 	}
@@ -248,7 +249,7 @@ func kitMachine(t *testing.T, dir string) (blockgraph.Machine, blockgraph.Pools)
 		if err != nil {
 			continue // the disk names none that the kit does not have
 		}
-		pool, err := blockgraph.ParsePool(data)
+		pool, err := diskxml.ParsePool(data)
 		if err != nil {
 			t.Fatalf("%s: %v", dir, err)
 		}

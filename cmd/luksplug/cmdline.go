@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/render"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
@@ -54,7 +55,7 @@ is asked in either case.`,
 			if a.flags.output == "json" {
 				return a.printJSON(arguments)
 			}
-			return a.print(blockgraph.QuoteArguments(arguments))
+			return a.print(render.QuoteArguments(arguments))
 		},
 	}
 	about.register(cmd)
@@ -66,14 +67,14 @@ is asked in either case.`,
 // the master key of that file.
 func (a *app) arguments(plan *blockgraph.Plan, master string) ([]string, error) {
 	if master == "" {
-		return plan.Arguments(a.secretFile)
+		return render.Arguments(plan, a.secretFile)
 	}
 	s, err := a.sealer(plan.Graph, master)
 	if err != nil {
 		return nil, err
 	}
 	defer s.key.Wipe()
-	return plan.SealedArguments(s.seal)
+	return render.SealedArguments(plan, s.seal)
 }
 
 // secretFile says which file QEMU is to read a passphrase from, and tells the
@@ -168,13 +169,13 @@ func (a *app) sealer(graph *blockgraph.Graph, path string) (*sealer, error) {
 }
 
 // seal encrypts one secret, and tells the user once what QEMU needs besides.
-func (s *sealer) seal(o blockgraph.GraphObject) (blockgraph.SealedSecret, error) {
+func (s *sealer) seal(o blockgraph.GraphObject) (render.SealedSecret, error) {
 	data, _ := o.Secret()
 	secret := secrets.New([]byte(data.Text))
 	if data.Text == "" {
 		var err error
 		if secret, err = (&given{app: s.app, spec: s.app.flags.passphrase}).Lookup(context.Background(), o.Ref); err != nil {
-			return blockgraph.SealedSecret{}, err
+			return render.SealedSecret{}, err
 		}
 	}
 	defer secret.Wipe()
@@ -187,12 +188,12 @@ func (s *sealer) seal(o blockgraph.GraphObject) (blockgraph.SealedSecret, error)
 		return err
 	})
 	if err != nil {
-		return blockgraph.SealedSecret{}, &hotplug.SecretError{Target: s.target, Ref: o.Ref, Err: err}
+		return render.SealedSecret{}, &hotplug.SecretError{Target: s.target, Ref: o.Ref, Err: err}
 	}
 	if !s.told {
 		s.told = true
 		object := blockgraph.Object{{Name: "qom-type", Value: "secret"}, {Name: "id", Value: masterkey.ID}, {Name: "format", Value: "raw"}, {Name: "file", Value: s.path}}
-		_, err = fmt.Fprintf(s.app.err, "luksplug: the secrets in these arguments are encrypted: QEMU needs the key as well, in an argument before them: %s", blockgraph.QuoteArguments([]string{"-object", object.String()}))
+		_, err = fmt.Fprintf(s.app.err, "luksplug: the secrets in these arguments are encrypted: QEMU needs the key as well, in an argument before them: %s", render.QuoteArguments([]string{"-object", object.String()}))
 	}
-	return blockgraph.SealedSecret{KeyID: masterkey.ID, Data: sealed.Data, IV: sealed.IV}, err
+	return render.SealedSecret{KeyID: masterkey.ID, Data: sealed.Data, IV: sealed.IV}, err
 }

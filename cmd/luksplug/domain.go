@@ -12,6 +12,7 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/internal/hostproc"
@@ -140,7 +141,7 @@ func (d *domain) disks(ctx context.Context) ([]blockgraph.OtherDisk, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := blockgraph.ParseDomain([]byte(text))
+	m, err := diskxml.ParseDomain([]byte(text))
 	if err != nil {
 		return nil, fmt.Errorf("the XML of domain %s: %w", d.name, err)
 	}

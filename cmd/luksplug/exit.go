@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/internal/libvirtconn"
 	"github.com/luksplug/luksplug/qmp"
@@ -50,7 +51,7 @@ func exitCode(err error) int {
 		return exitSecret
 	case is[*hotplug.RolledBackError](err):
 		return exitRolledBack
-	case is[*usageError](err), is[*blockgraph.XMLError](err), is[*keystore.UnknownSchemeError](err),
+	case is[*usageError](err), is[*diskxml.XMLError](err), is[*blockgraph.InvalidError](err), is[*keystore.UnknownSchemeError](err),
 		is[*configError](err), errors.Is(err, keystore.ErrInvalidURI), errors.Is(err, passphrase.ErrInvalidSource),
 		errors.Is(err, secrets.ErrInvalidDocument), errors.Is(err, libvirtconn.ErrInvalidURI):
 		return exitUsage

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/qmp"
@@ -35,7 +36,8 @@ func TestExitCode(t *testing.T) {
 		{"no connection", fmt.Errorf("connect: %w", fs.ErrNotExist), 1},
 		{"an outcome that is unknown, of a question", &qmp.UnknownOutcomeError{Command: "query-block", Err: context.Canceled}, 1},
 		{"the command line", &usageError{refusal}, 2},
-		{"invalid XML", &blockgraph.XMLError{Reason: "x"}, 2},
+		{"invalid XML", &diskxml.XMLError{Reason: "x"}, 2},
+		{"an invalid disk", &blockgraph.InvalidError{Reason: "x"}, 2},
 		{"no such kind of key store", fmt.Errorf("--keystore: %w", &keystore.UnknownSchemeError{Scheme: "vault"}), 2},
 		{"a malformed key store", fmt.Errorf("--keystore: %w", keystore.ErrInvalidURI), 2},
 		{"a malformed passphrase source", &hotplug.SecretError{Target: "vdb", Err: passphrase.ErrInvalidSource}, 2},

@@ -10,6 +10,7 @@ import (
 	"libvirt.org/go/libvirtxml"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/domainxml"
 	"github.com/luksplug/luksplug/hotplug/hook"
@@ -147,7 +148,7 @@ func (a *app) attachOff(ctx context.Context, disk *diskDocument, flags recordFla
 // definitionMachine is what the definition says of the VM, with the ports that
 // are ours.
 func definitionMachine(doc *domainxml.Document, r record.Record) (blockgraph.Machine, error) {
-	m, err := blockgraph.ParseDomain(doc.Text())
+	m, err := diskxml.ParseDomain(doc.Text())
 	if err != nil {
 		return m, err
 	}

@@ -9,6 +9,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
+	"github.com/luksplug/luksplug/blockgraph/render"
 	"github.com/luksplug/luksplug/hotplug"
 )
 
@@ -38,19 +40,19 @@ them itself; --unlock says otherwise.`,
 			}
 			switch a.flags.output {
 			case "json":
-				text, err := plan.JSON()
+				text, err := render.JSON(plan)
 				if err != nil {
 					return err
 				}
 				return a.print(string(text))
 			case "dot":
-				return a.print(plan.Graph.DOT())
+				return a.print(render.DOT(plan.Graph))
 			case "mermaid":
-				return a.print(plan.Graph.Mermaid())
+				return a.print(render.Mermaid(plan.Graph))
 			case "svg":
-				return a.print(plan.Graph.SVG())
+				return a.print(render.SVG(plan.Graph))
 			}
-			return a.print(plan.Text())
+			return a.print(render.Text(plan))
 		},
 	}
 	about.register(cmd)
@@ -105,7 +107,7 @@ func (a *app) plan(ctx context.Context, path string, about planFlags, mode hotpl
 		if err != nil {
 			return nil, &usageError{fmt.Errorf("read the domain XML: %w", err)}
 		}
-		if machine, err = blockgraph.ParseDomain(data); err != nil {
+		if machine, err = diskxml.ParseDomain(data); err != nil {
 			return nil, &usageError{err}
 		}
 	}

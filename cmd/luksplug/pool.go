@@ -9,6 +9,7 @@ import (
 	"github.com/digitalocean/go-libvirt"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/internal/libvirtconn"
 )
@@ -23,7 +24,7 @@ func (a *app) readPools(paths []string) (blockgraph.Pools, error) {
 		if err != nil {
 			return nil, &usageError{fmt.Errorf("read the pool XML: %w", err)}
 		}
-		pool, err := blockgraph.ParsePool(data)
+		pool, err := diskxml.ParsePool(data)
 		if err != nil {
 			return nil, &usageError{fmt.Errorf("%s: %w", path, err)}
 		}
@@ -94,7 +95,7 @@ func lookUpVolume(l *libvirt.Libvirt, v *blockgraph.Volume, pools blockgraph.Poo
 		if err != nil {
 			return err
 		}
-		if pool, err = blockgraph.ParsePool([]byte(text)); err != nil {
+		if pool, err = diskxml.ParsePool([]byte(text)); err != nil {
 			return err
 		}
 		pool.Volumes = map[string]blockgraph.PoolVolume{}

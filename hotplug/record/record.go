@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug/access"
 	"github.com/luksplug/luksplug/hotplug/domainxml"
 	"github.com/luksplug/luksplug/secrets"
@@ -60,7 +61,7 @@ type Disk struct {
 
 // Reading is how a disk's XML is read, and what it leaves to the host.
 type Reading struct {
-	// IgnoreUnknown is that of [blockgraph.ParseOptions].
+	// IgnoreUnknown is that of [diskxml.ParseOptions].
 	IgnoreUnknown bool
 	// TLSFolder is where the VM's host has the certificates of a TLS client, ""
 	// for [blockgraph.DefaultTLSFolder], and TLSSecret the UUID of the secret that
@@ -73,7 +74,7 @@ type Reading struct {
 
 // Parse reads the XML of a disk.
 func (r Reading) Parse(text []byte) (*blockgraph.Disk, error) {
-	disk, err := blockgraph.ParseOptions{IgnoreUnknown: r.IgnoreUnknown}.ParseDisk(text)
+	disk, err := diskxml.ParseOptions{IgnoreUnknown: r.IgnoreUnknown}.ParseDisk(text)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug/domainxml"
 	"github.com/luksplug/luksplug/hotplug/record"
 )
@@ -104,7 +105,7 @@ func TestNewRefuses(t *testing.T) {
 	if _, err := record.New([]byte(cookie), nil, record.Reading{}); !errors.Is(err, record.ErrSecretInXML) || strings.Contains(err.Error(), "b</cookie>") {
 		t.Errorf("got %v", err)
 	}
-	var invalid *blockgraph.XMLError
+	var invalid *diskxml.XMLError
 	if _, err := record.New([]byte("<disk>"), nil, record.Reading{}); !errors.As(err, &invalid) {
 		t.Errorf("got %v", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/integration/internal/peer"
 	"github.com/luksplug/luksplug/secrets"
@@ -252,7 +253,7 @@ func makePlain(dir string, machine blockgraph.Machine) (disk, error) {
 
 // plan plans a disk document.
 func plan(xml string, machine blockgraph.Machine) (*blockgraph.Disk, *blockgraph.Plan, error) {
-	d, err := blockgraph.ParseDisk([]byte(xml))
+	d, err := diskxml.ParseDisk([]byte(xml))
 	if err != nil {
 		return nil, nil, err
 	}

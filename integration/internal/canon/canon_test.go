@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/integration/internal/canon"
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -44,7 +45,7 @@ func length(secrets.Reference) (int, error) { return 20, nil }
 
 func plan(t *testing.T, xml string) *blockgraph.Graph {
 	t.Helper()
-	d, err := blockgraph.ParseDisk([]byte(xml))
+	d, err := diskxml.ParseDisk([]byte(xml))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,12 +4,13 @@ import (
 	"fmt"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/integration/internal/canon"
 )
 
 // What libvirt calls its nodes, and what luksplug does, is all the same.
 func Example() {
-	disk, err := blockgraph.ParseDisk([]byte(`<disk><source file='/a'/><target dev='vda'/><address type='pci' slot='0x05'/></disk>`))
+	disk, err := diskxml.ParseDisk([]byte(`<disk><source file='/a'/><target dev='vda'/><address type='pci' slot='0x05'/></disk>`))
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -3,14 +3,14 @@ package diskgen_test
 import (
 	"fmt"
 
-	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/integration/internal/diskgen"
 )
 
 // A case is drawn by its number, and goes through the planner like any disk.
 func Example() {
 	c := diskgen.Cases().Example(4)
-	machine, err := blockgraph.ParseDomain([]byte(c.Context()))
+	machine, err := diskxml.ParseDomain([]byte(c.Context()))
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -12,6 +12,7 @@ import (
 	"github.com/digitalocean/go-libvirt/socket/dialers"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/integration/internal/canon"
 	"github.com/luksplug/luksplug/integration/internal/diskgen"
 	"github.com/luksplug/luksplug/integration/internal/peer"
@@ -157,11 +158,11 @@ func (j *judge) native(c diskgen.Case) (canon.Form, error) {
 
 // plan is luksplug's part.
 func plan(c diskgen.Case) (canon.Form, error) {
-	m, err := blockgraph.ParseDomain([]byte(c.Context()))
+	m, err := diskxml.ParseDomain([]byte(c.Context()))
 	if err != nil {
 		return canon.Form{}, err
 	}
-	d, err := blockgraph.ParseDisk([]byte(c.DiskXML()))
+	d, err := diskxml.ParseDisk([]byte(c.DiskXML()))
 	if err != nil {
 		return canon.Form{}, err
 	}

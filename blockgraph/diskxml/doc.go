@@ -1,0 +1,29 @@
+// Package diskxml reads libvirt's XML into the values of [blockgraph]: a <disk> into
+// a Disk, a <domain> into a Machine, and a storage <pool> into a Pool.
+//
+// # The grammar
+//
+// The grammar of a <disk> is libvirt's (formatdomain.html, "Hard drives, floppy
+// disks, CDROMs", and formatstorageencryption.html), and one element more, for which
+// libvirt has no syntax: the LUKS header that is not part of the image. It stands in
+// <encryption> and has the grammar of <backingStore>:
+//
+//	<encryption format='luks'>
+//	  <secret type='passphrase' uuid='...'/>
+//	  <header type='file'>
+//	    <format type='raw'/>
+//	    <source file='/var/lib/headers/vm1-vdb.hdr'/>
+//	  </header>
+//	</encryption>
+//
+// # Strictness
+//
+// [ParseDisk] ignores nothing that could matter. What libvirt does not know either
+// is an [*XMLError] with its line, and so are values that contradict each other;
+// what libvirt knows and blockgraph does not support is a
+// [*blockgraph.UnsupportedError]. Where libvirt 11.3 drops something without a word,
+// such as engine='librbd' on a source that is not rbd, the disk is refused.
+// [ParseOptions] skips what a newer libvirt may write, and says so in Disk.Warnings.
+//
+// Nothing in this package does I/O. All functions are safe for concurrent use.
+package diskxml

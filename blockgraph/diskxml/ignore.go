@@ -1,0 +1,61 @@
+package diskxml
+
+import (
+	"encoding/xml"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/internal/message"
+)
+
+// ParseOptions say how a document is read. The zero value is strict.
+type ParseOptions struct {
+	// IgnoreUnknown: elements and attributes that are not known, such as those of
+	// a newer libvirt, are skipped, and [blockgraph.Disk.Warnings] says so. Refused even so is
+	// what looks like a known word that is misspelt, and everything in
+	// <encryption>: a disk must not lose its encryption by a slip.
+	IgnoreUnknown bool
+}
+
+// ParseDisk is [ParseDisk] with these options.
+func (o ParseOptions) ParseDisk(data []byte) (*blockgraph.Disk, error) {
+	if !o.IgnoreUnknown {
+		return parseDisk(data, nil)
+	}
+	return parseDisk(data, &skipped{})
+}
+
+// skipped is what was taken off a document. A nil one takes nothing.
+type skipped struct {
+	words []string
+}
+
+// cut takes off e what is unknown to r, and tells whether there was any.
+func (s *skipped) cut(r *rule, e *element) bool {
+	if s == nil || slices.Contains(strings.Split(e.path, "/"), "encryption") {
+		return false
+	}
+	before := len(s.words)
+	known := slices.Concat(r.attrs, r.inert, r.notAttrs, r.elsewhere)
+	// A copy: the tokens that libvirtxml reads have the same attributes.
+	e.attrs = slices.DeleteFunc(slices.Clone(e.attrs), func(a xml.Attr) bool {
+		name := a.Name.Local
+		foreign := a.Name.Space != "" && a.Name.Space != "xml"
+		if isNamespace(a) || !foreign && (slices.Contains(known, name) || suggest(name, known) != "") {
+			return false
+		}
+		s.words = append(s.words, fmt.Sprintf("line %d: the attribute %s is not known: it is ignored", e.line, message.Element(e.at(name))))
+		return true
+	})
+	names := slices.Concat(childNames(r), r.not, r.elsewhere)
+	e.children = slices.DeleteFunc(e.children, func(c *element) bool {
+		if slices.Contains(names, c.name) || suggest(c.name, names) != "" {
+			return false
+		}
+		s.words = append(s.words, fmt.Sprintf("line %d: the element %s is not known: it is ignored", c.line, message.Element(c.path)))
+		return true
+	})
+	return len(s.words) > before
+}

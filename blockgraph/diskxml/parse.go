@@ -1,0 +1,112 @@
+package diskxml
+
+import (
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"strings"
+
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/luksplug/luksplug/blockgraph"
+)
+
+// ParseDisk reads a libvirt <disk> document. It is strict: an element or
+// attribute that is not known is an [*XMLError], one that libvirt knows and
+// this package does not support an [*blockgraph.UnsupportedError]; nothing is ignored.
+// The grammar is libvirt's (formatdomain.html, "Hard drives, floppy disks,
+// CDROMs") and one element more, <header>, for a detached LUKS header.
+//
+// [ParseOptions] has a way to read what a newer libvirt may write.
+func ParseDisk(data []byte) (*blockgraph.Disk, error) { return parseDisk(data, nil) }
+
+func parseDisk(data []byte, skip *skipped) (*blockgraph.Disk, error) {
+	tree, read, err := readTree(data)
+	if err != nil {
+		return nil, err
+	}
+	if tree.name != "disk" {
+		return nil, tree.invalid("", "the document is a <%s>, not a <disk>", tree.name)
+	}
+	// First, because another type brings attributes of its own: to refuse
+	// those one by one would hide what the matter is.
+	if _, err := sourceKind(tree); err != nil {
+		return nil, err
+	}
+	if err := diskRule.check(tree, skip); err != nil {
+		return nil, err
+	}
+	p := &parser{tree: tree}
+	disk, err := p.disk(read)
+	if err != nil {
+		return nil, err
+	}
+	if mirror := tree.child("mirror"); mirror != nil {
+		disk.Ignored = append(disk.Ignored, fmt.Sprintf("line %d: the <mirror> is a block job of the VM that the XML is from: it is not started here", mirror.line))
+	}
+	if skip != nil {
+		disk.Ignored = append(disk.Ignored, skip.words...)
+	}
+	if err := disk.Validate(); err != nil {
+		return nil, locate(err, tree)
+	}
+	return disk, nil
+}
+
+// locate returns an error of the disk's values with the line of what it is about.
+func locate(err error, tree *element) error {
+	var invalid *blockgraph.InvalidError
+	if !errors.As(err, &invalid) {
+		return err
+	}
+	// <auth> and <encryption> may also stand under <disk> itself.
+	for _, element := range []string{invalid.Element, strings.Replace(invalid.Element, "disk/source/", "disk/", 1)} {
+		path, _, _ := strings.Cut(element, "@")
+		if e := tree.find(path); e != nil {
+			return &XMLError{Element: element, Line: e.line, Reason: invalid.Reason}
+		}
+	}
+	return at(tree.line, err)
+}
+
+// at returns an error of values as one of the document's, at this line.
+func at(line int, err error) error {
+	var invalid *blockgraph.InvalidError
+	if errors.As(err, &invalid) {
+		return &XMLError{Element: invalid.Element, Line: line, Reason: invalid.Reason}
+	}
+	return err
+}
+
+// parser joins the two views of one document: libvirtxml's values and the
+// tree, which knows where they stand.
+type parser struct {
+	tree *element
+	doc  libvirtxml.DomainDisk
+}
+
+func (p *parser) disk(read *tokens) (*blockgraph.Disk, error) {
+	d := &blockgraph.Disk{}
+	// Before libvirtxml, whose errors for a bad number do not say where it is.
+	for _, read := range []func(*blockgraph.Disk) error{p.device, p.target, p.transient, p.image, p.driver, p.throttling} {
+		if err := read(d); err != nil {
+			return nil, err
+		}
+	}
+	if err := xml.NewTokenDecoder(&outline{tokens: read}).Decode(&p.doc); err != nil {
+		return nil, malformed("", err)
+	}
+	for _, read := range []func(*blockgraph.Disk) error{p.identity, p.tuning} {
+		if err := read(d); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+func notDefault(value string) string {
+	if value == "default" {
+		return ""
+	}
+	return value
+}

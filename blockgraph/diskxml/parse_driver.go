@@ -1,0 +1,126 @@
+package diskxml
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/internal/message"
+)
+
+// driver reads <driver>, but for what concerns the image: type, copy_on_read,
+// discard_no_unref and <metadata_cache>.
+func (p *parser) driver(d *blockgraph.Disk) error {
+	e := p.tree.child("driver")
+	if e == nil {
+		return nil
+	}
+	if name := e.attr("name"); name != "" && name != "qemu" {
+		return e.unsupported("name", "unsupported driver name %q: it is not QEMU's, use name='qemu'", message.Shorten(name))
+	}
+	switches := map[string]*blockgraph.Switch{
+		"ioeventfd": &d.Driver.IOEventFD, "event_idx": &d.Driver.EventIdx, "iommu": &d.Driver.IOMMU,
+		"ats": &d.Driver.ATS, "packed": &d.Driver.Packed, "page_per_vq": &d.Driver.PagePerVQ,
+	}
+	for _, a := range e.attrs {
+		if s, ok := switches[a.Name.Local]; ok {
+			if err := readSwitch(e, a.Name.Local, s); err != nil {
+				return err
+			}
+		}
+	}
+	// Of a cache, "default" is libvirt's word for QEMU's own choice; the others know
+	// no such word.
+	d.Driver.Cache, d.Driver.IO = notDefault(e.attr("cache")), e.attr("io")
+	d.Driver.Discard, d.Driver.DetectZeroes = e.attr("discard"), e.attr("detect_zeroes")
+	d.Driver.ErrorPolicy, d.Driver.ReadErrorPolicy = e.attr("error_policy"), e.attr("rerror_policy")
+	d.Driver.Queues, d.Driver.QueueSize, d.Driver.IOThread = number(e, "queues"), number(e, "queue_size"), number(e, "iothread")
+	if t := e.child("iothreads"); t != nil {
+		d.Driver.IOThreads = parseIOThreads(t)
+	}
+	return nil
+}
+
+func parseIOThreads(e *element) []blockgraph.IOThreadQueues {
+	var out []blockgraph.IOThreadQueues
+	for _, c := range e.children {
+		t := blockgraph.IOThreadQueues{ID: number(c, "id")}
+		for _, q := range c.children {
+			t.Queues = append(t.Queues, number(q, "id"))
+		}
+		out = append(out, t)
+	}
+	return out
+}
+
+// tuning reads what the guest is shown of the disk.
+func (p *parser) tuning(d *blockgraph.Disk) error {
+	t := &d.Tuning
+	t.Vendor, t.Product = p.doc.Vendor, p.doc.Product
+	target := p.tree.child("target")
+	t.RotationRate = number(target, "rotation_rate")
+	if err := readSwitch(target, "removable", &t.Removable); err != nil {
+		return err
+	}
+	if err := readSwitch(target, "dpofua", &t.DPOFUA); err != nil {
+		return err
+	}
+	if e := p.tree.child("blockio"); e != nil {
+		t.BlockIO = blockgraph.BlockIO{Logical: number(e, "logical_block_size"), Physical: number(e, "physical_block_size"), DiscardGranularity: number(e, "discard_granularity")}
+	}
+	if e := p.tree.child("geometry"); e != nil {
+		t.Geometry = blockgraph.Geometry{Cylinders: number(e, "cyls"), Heads: number(e, "heads"), Sectors: number(e, "secs"), Translation: e.attr("trans")}
+	}
+	if e := p.tree.child("acpi"); e != nil {
+		if t.ACPIIndex = number(e, "index"); t.ACPIIndex == 0 {
+			return e.invalid("index", "is missing, or zero, which is not permitted")
+		}
+	}
+	return nil
+}
+
+// throttling reads <iotune> and <throttlefilters>.
+func (p *parser) throttling(d *blockgraph.Disk) (err error) {
+	if e := p.tree.child("iotune"); e != nil {
+		if d.IOTune, err = parseIOTune(e); err != nil {
+			return err
+		}
+		if *d.IOTune == (blockgraph.IOTune{}) {
+			d.IOTune = nil
+		}
+	}
+	if e := p.tree.child("throttlefilters"); e != nil {
+		for _, c := range e.children {
+			group := c.attr("group")
+			if group == "" {
+				return c.invalid("group", "is missing: it names a throttle group of the VM")
+			}
+			if slices.Contains(d.ThrottleFilters, group) {
+				return c.invalid("group", "duplicate filter name '%s' found", message.Shorten(group))
+			}
+			d.ThrottleFilters = append(d.ThrottleFilters, group)
+		}
+	}
+	return nil
+}
+
+// number reads an attribute that the grammar knows to be a number; a missing
+// one is 0.
+func number(e *element, attr string) uint {
+	n, _ := strconv.ParseUint(e.attr(attr), 10, 31) // checked before
+	return uint(n)
+}
+
+func readSwitch(e *element, attr string, s *blockgraph.Switch) error {
+	*s = blockgraph.Switch(e.attr(attr))
+	return oneOf(e, attr, string(blockgraph.On), string(blockgraph.Off))
+}
+
+// oneOf refuses an attribute that is there and none of the words.
+func oneOf(e *element, attr string, words ...string) error {
+	if v := e.attr(attr); v != "" && !slices.Contains(words, v) {
+		return e.invalid(attr, "unknown value %q: use %s", message.Shorten(v), strings.Join(words, ", "))
+	}
+	return nil
+}

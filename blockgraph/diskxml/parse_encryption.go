@@ -1,0 +1,102 @@
+package diskxml
+
+import (
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/internal/message"
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// parseEncryption reads an <encryption>.
+func parseEncryption(e *element) (*blockgraph.Encryption, error) {
+	if c := e.child("cipher"); c != nil {
+		return nil, c.invalid("", "supplying <cipher> for domain disk definition is unnecessary: the header has it")
+	}
+	if i := e.child("ivgen"); i != nil {
+		return nil, i.invalid("", "ivgen element found, but cipher is missing: the header has both")
+	}
+	out := &blockgraph.Encryption{Format: blockgraph.EncryptionFormat(e.attr("format")), Engine: blockgraph.Engine(e.attr("engine"))}
+	switch out.Format {
+	case blockgraph.EncryptionLUKS, blockgraph.EncryptionLUKS2, blockgraph.EncryptionLUKSAny:
+	case "qcow", "default":
+		return nil, e.unsupported("format", "old qcow/qcow2 encryption is not supported (format %q): use luks", string(out.Format))
+	case "":
+		return nil, e.invalid("format", "is missing: use format='luks'")
+	default:
+		return nil, e.invalid("format", "unknown volume encryption format type %q: use luks", message.Shorten(string(out.Format)))
+	}
+	switch out.Engine {
+	case "", blockgraph.EngineQEMU, blockgraph.EngineLibRBD:
+	default:
+		return nil, e.invalid("engine", "unknown encryption engine %q: use qemu or librbd", message.Shorten(string(out.Engine)))
+	}
+	for _, s := range e.children {
+		if s.name != "secret" {
+			continue
+		}
+		ref, err := parseSecret(s)
+		if err != nil {
+			return nil, err
+		}
+		if ref.Type != secrets.Passphrase {
+			return nil, s.invalid("type", "unknown volume encryption secret type %q: an encrypted disk needs type='passphrase'", message.Shorten(string(ref.Type)))
+		}
+		out.Secrets = append(out.Secrets, ref)
+	}
+	if h := e.child("header"); h != nil {
+		var err error
+		if out.Header, err = parseStored(h); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// parseSecret reads a <secret>, whatever its type.
+func parseSecret(e *element) (secrets.Reference, error) {
+	ref := secrets.Reference{Type: secrets.Type(e.attr("type")), Usage: e.attr("usage")}
+	id := e.attr("uuid")
+	if (id == "") == (ref.Usage == "") {
+		return ref, e.invalid("", "needs either uuid= or usage=, and not both")
+	}
+	if id != "" {
+		parsed, err := secrets.ParseUUID(id)
+		if err != nil {
+			return ref, e.invalid("uuid", "malformed uuid %q", message.Shorten(id))
+		}
+		ref.UUID = parsed
+	}
+	return ref, nil
+}
+
+// parseAuth reads an <auth> for a protocol. libvirt looks every secret up as one
+// for iscsi, but for those of Ceph.
+func parseAuth(e *element, protocol string) (*blockgraph.Auth, error) {
+	a := &blockgraph.Auth{User: e.attr("username")}
+	if a.User == "" {
+		return nil, e.invalid("username", "missing username for auth")
+	}
+	s := e.child("secret")
+	if s == nil {
+		return nil, e.invalid("", "Missing <secret> element in auth")
+	}
+	var err error
+	if a.Secret, err = parseSecret(s); err != nil {
+		return nil, err
+	}
+	given, want := a.Secret.Type, secrets.ISCSI
+	if protocol == "rbd" {
+		want = secrets.Ceph
+	}
+	strict := protocol == "rbd" || protocol == "iscsi"
+	switch {
+	case !given.Valid() && given != "volume":
+		return nil, s.invalid("type", "unknown secret type %q: use type='%s'", message.Shorten(string(given)), want)
+	case strict && given != want:
+		return nil, s.invalid("type", "invalid secret type '%s': the protocol %s needs type='%s'", given, protocol, want)
+	}
+	a.Secret.Type = want
+	if err := a.Secret.Validate(); err != nil {
+		return nil, s.invalid("", "%v", err)
+	}
+	return a, nil
+}

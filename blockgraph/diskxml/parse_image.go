@@ -1,0 +1,262 @@
+package diskxml
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/internal/message"
+)
+
+// image reads the top layer: what <driver>, <source>, <backingStore> and, under
+// <disk> where libvirt had them first, <auth> and <encryption> say of it.
+//
+// All of this is read from the tree: libvirtxml knows no <header>, and drops
+// what belongs to another kind of source.
+func (p *parser) image(d *blockgraph.Disk) error {
+	driver := p.tree.child("driver")
+	if err := p.imageDriver(d, driver); err != nil {
+		return err
+	}
+	if d.Empty {
+		return p.noImage(driver)
+	}
+	src := p.tree.child("source")
+	outer := sides{auth: p.tree.child("auth"), encryption: p.tree.child("encryption")}
+	image, err := parseLayer(p.tree, src, outer)
+	if err != nil {
+		return err
+	}
+	image.Format = blockgraph.FormatRaw
+	if driver != nil && driver.attr("type") != "" {
+		if image.Format, err = parseFormat(driver, driver.attr("type")); err != nil {
+			return err
+		}
+	}
+	if driver != nil {
+		if image.MetadataCache, err = parseMetadataCache(driver); err != nil {
+			return err
+		}
+	}
+	if err := parseBacking(p.tree, &image); err != nil {
+		return err
+	}
+	d.Image = image
+	return p.startup(d, src)
+}
+
+// noImage refuses what says something of an image that a drive does not have.
+func (p *parser) noImage(driver *element) error {
+	if driver != nil && driver.attr("type") != string(blockgraph.FormatQcow2) {
+		if c := driver.child("metadata_cache"); c != nil && c.child("max_size") != nil {
+			return c.invalid("", "metadata cache max size control is supported only with qcow2 images")
+		}
+		if driver.attr("discard_no_unref") == "on" {
+			return driver.invalid("discard_no_unref", "'discard_no_unref' only works with qcow2 disk format")
+		}
+	}
+	for _, name := range []string{"encryption", "auth"} {
+		if e := p.tree.child(name); e != nil {
+			return e.invalid("", "there is no <source> that it could be about")
+		}
+	}
+	if b := p.tree.child("backingStore"); b != nil && len(b.children) > 0 {
+		return b.invalid("", "there is no <source> that it could be about")
+	}
+	return nil
+}
+
+// imageDriver reads what <driver> says of all layers.
+func (p *parser) imageDriver(d *blockgraph.Disk, driver *element) error {
+	if driver == nil {
+		return nil
+	}
+	for _, attr := range []string{"copy_on_read", "discard_no_unref"} {
+		if err := oneOf(driver, attr, "on", "off"); err != nil {
+			return err
+		}
+	}
+	if driver.attr("copy_on_read") != "" && !d.Empty && p.tree.attr("type") == string(blockgraph.SourceVHostUser) {
+		return driver.invalid("copy_on_read", "copy_on_read is not supported with vhostuser disk")
+	}
+	d.CopyOnRead = driver.attr("copy_on_read") == "on"
+	d.DiscardNoUnref = blockgraph.Switch(driver.attr("discard_no_unref"))
+	return nil
+}
+
+// startup reads source@startupPolicy: what libvirt does at a VM's start where the
+// image is missing. A disk that is being plugged has to be there.
+func (p *parser) startup(d *blockgraph.Disk, src *element) error {
+	policy := src.attr("startupPolicy")
+	switch {
+	case policy == "":
+		return nil
+	case !slices.Contains([]string{"mandatory", "requisite", "optional"}, policy):
+		return src.invalid("startupPolicy", "unknown value %q: use mandatory, requisite or optional", message.Shorten(policy))
+	case d.Image.Source.Kind == blockgraph.SourceNetwork:
+		return src.invalid("startupPolicy", "disk startupPolicy '%s' is not allowed for disk of 'network' type", policy)
+	case policy == "requisite" && !d.Device.Removable():
+		return src.invalid("startupPolicy", "disk startupPolicy 'requisite' is allowed only for cdrom or floppy")
+	}
+	return nil
+}
+
+// sides are <auth> and <encryption> as they stand beside a <source>.
+type sides struct{ auth, encryption *element }
+
+// parseLayer reads what the <source> of an image says; owner has its type. The
+// format and what is below are read by the caller.
+func parseLayer(owner, src *element, outer sides) (blockgraph.Image, error) {
+	auth, err := oneOfTwo(outer.auth, src.child("auth"))
+	if err != nil {
+		return blockgraph.Image{}, err
+	}
+	encryption, err := oneOfTwo(outer.encryption, src.child("encryption"))
+	if err != nil {
+		return blockgraph.Image{}, err
+	}
+	var image blockgraph.Image
+	if image.Source, err = parseSource(owner, src, auth); err != nil {
+		return image, err
+	}
+	if encryption != nil {
+		if image.Encryption, err = parseEncryption(encryption); err != nil {
+			return image, err
+		}
+	}
+	if store := src.child("dataStore"); store != nil {
+		image.DataStore, err = parseStored(store)
+	}
+	return image, err
+}
+
+// oneOfTwo returns the one of two elements that is there.
+func oneOfTwo(outer, inner *element) (*element, error) {
+	switch {
+	case outer == nil:
+		return inner, nil
+	case inner == nil:
+		return outer, nil
+	}
+	return nil, outer.invalid("", "an <%s> definition already found for disk source: keep one of the two", outer.name)
+}
+
+// parseBacking reads the <backingStore> in e into image. An empty one ends the
+// chain.
+func parseBacking(e *element, image *blockgraph.Image) error {
+	store := e.child("backingStore")
+	if store == nil {
+		return nil
+	}
+	if store.attr("type") == "" {
+		if len(store.children) > 0 {
+			// libvirt takes it for an empty one, and forgets the rest.
+			return store.invalid("type", "is missing: it says what kind of <source> is in it")
+		}
+		image.Terminated = true
+		return nil
+	}
+	below, err := parseStored(store)
+	if err != nil {
+		return err
+	}
+	image.Backing = below
+	return parseBacking(store, below)
+}
+
+// parseStored reads a <backingStore>, <dataStore> or <header>, without what is
+// below it.
+func parseStored(e *element) (*blockgraph.Image, error) {
+	src, format := e.child("source"), e.child("format")
+	if src == nil {
+		return nil, e.invalid("", "missing source: it says where the %s is", storedNames[e.name])
+	}
+	if (format == nil || format.attr("type") == "") && e.name != "header" {
+		return nil, e.invalid("", "missing %s format: give <format type=.../>", storedNames[e.name])
+	}
+	image, err := parseLayer(e, src, sides{})
+	if err != nil {
+		return nil, err
+	}
+	image.Format = blockgraph.FormatRaw
+	if format == nil {
+		return &image, nil
+	}
+	if format.attr("type") == "" {
+		return nil, format.invalid("type", "is missing: use type='raw' or type='qcow2'")
+	}
+	if image.Format, err = parseFormat(format, format.attr("type")); err != nil {
+		return nil, err
+	}
+	image.MetadataCache, err = parseMetadataCache(format)
+	return &image, err
+}
+
+// storedNames are what the elements hold, in libvirt's words.
+var storedNames = map[string]string{"backingStore": "disk backing store", "dataStore": "data file store", "header": "LUKS header"}
+
+func parseFormat(e *element, name string) (blockgraph.Format, error) {
+	if f := blockgraph.Format(name); f.Valid() {
+		return f, nil
+	}
+	switch name {
+	case "aio": // libvirt's old spelling, still read by it
+		return blockgraph.FormatRaw, nil
+	case "cow":
+		return "", e.unsupported("type", "'cow' storage format is not supported")
+	case "dir":
+		return "", e.unsupported("type", "'directory' storage format is not directly supported by QEMU: use the disk's type='dir' instead, and the format 'fat'")
+	case "iso":
+		return "", e.unsupported("type", "storage format 'iso' is not directly supported by QEMU: use 'raw' instead")
+	}
+	return "", e.invalid("type", "unknown format %q: use raw or qcow2", message.Shorten(name))
+}
+
+// parseMetadataCache reads the <metadata_cache> in a <driver> or <format>.
+func parseMetadataCache(e *element) (uint64, error) {
+	cache := e.child("metadata_cache")
+	if cache == nil || cache.child("max_size") == nil {
+		return 0, nil
+	}
+	size := cache.child("max_size")
+	n, err := strconv.ParseUint(size.text, 10, 63)
+	if err != nil {
+		return 0, size.invalid("", "%q is no size: use decimal digits", message.Shorten(size.text))
+	}
+	scale, ok := unitBytes(size.attr("unit"))
+	if !ok {
+		return 0, size.invalid("unit", "unknown suffix %q: use bytes, KiB, MiB or GiB", message.Shorten(size.attr("unit")))
+	}
+	if n > 1<<62/scale {
+		return 0, size.invalid("", "is more than there can be")
+	}
+	return n * scale, nil
+}
+
+// unitBytes is how many bytes a unit of libvirt's has: k is a KiB, and kB is a
+// thousand (virScaleInteger).
+func unitBytes(unit string) (uint64, bool) {
+	letter, rest := "", strings.ToLower(unit)
+	if rest == "" || rest == "b" || rest == "byte" || rest == "bytes" {
+		return 1, true
+	}
+	letter, rest = rest[:1], rest[1:]
+	base := uint64(1024)
+	switch rest {
+	case "", "ib":
+	case "b":
+		base = 1000
+	default:
+		return 0, false
+	}
+	power := strings.Index("kmgtpe", letter)
+	if power < 0 {
+		return 0, false
+	}
+	scale := base
+	for range power {
+		scale *= base
+	}
+	return scale, true
+}

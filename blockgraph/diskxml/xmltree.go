@@ -1,0 +1,212 @@
+package diskxml
+
+import (
+	"bytes"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/internal/message"
+)
+
+// Bounds on what is read: far above any real disk, and low enough that a
+// hostile document costs nothing.
+const (
+	maxXMLBytes = 1 << 20
+	maxXMLDepth = 64
+)
+
+// element is one element of the document as it was written. libvirtxml gives
+// the values; this tree is what finds the elements that libvirtxml would skip
+// without a word.
+type element struct {
+	name     string
+	path     string // "disk/driver"
+	line     int
+	attrs    []xml.Attr
+	children []*element
+	text     string // all of it, without the blanks around it
+}
+
+// tokens are the tags and text of a document that was read: an
+// [xml.TokenReader], so that the text need not be taken apart twice.
+type tokens []xml.Token
+
+// Token takes the first token off.
+func (t *tokens) Token() (xml.Token, error) {
+	if len(*t) == 0 {
+		return nil, io.EOF
+	}
+	first := (*t)[0]
+	*t = (*t)[1:]
+	return first, nil
+}
+
+// outline leaves out what stands inside of the elements that only the tree is
+// read from: libvirtxml fails on an NVMe drive in a <backingStore>.
+type outline struct {
+	tokens xml.TokenReader
+	inside int // how many elements deep
+}
+
+// Token returns the next token that is not left out.
+func (o *outline) Token() (xml.Token, error) {
+	for {
+		token, err := o.tokens.Token()
+		switch t := token.(type) {
+		case xml.StartElement:
+			if o.inside > 0 || slices.Contains([]string{"source", "backingStore", "mirror"}, t.Name.Local) {
+				o.inside++
+			}
+		case xml.EndElement:
+			if o.inside > 0 {
+				o.inside--
+				if err == nil {
+					continue
+				}
+			}
+		}
+		if o.inside == 0 || err != nil {
+			return token, err
+		}
+	}
+}
+
+// readTree reads the one element that data holds.
+func readTree(data []byte) (*element, *tokens, error) {
+	if len(data) > maxXMLBytes {
+		return nil, nil, &XMLError{Reason: fmt.Sprintf("%d bytes are more than a <disk> can need (the bound is %d)", len(data), maxXMLBytes)}
+	}
+	d := xml.NewDecoder(bytes.NewReader(data))
+	line := lineCounter(data)
+	var root *element
+	var read tokens
+	var stack []*element
+	for {
+		at := d.InputOffset()
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			err := malformed("", err)
+			err.Line = max(err.Line, line(at))
+			return nil, nil, err
+		}
+		switch t := token.(type) {
+		case xml.StartElement:
+			e := &element{name: t.Name.Local, path: t.Name.Local, line: line(at), attrs: t.Copy().Attr}
+			read = append(read, xml.StartElement{Name: t.Name, Attr: e.attrs})
+			switch {
+			case len(stack) > 0:
+				parent := stack[len(stack)-1]
+				e.path = parent.path + "/" + e.name
+				parent.children = append(parent.children, e)
+			case root != nil:
+				return nil, nil, &XMLError{Line: e.line, Reason: fmt.Sprintf("a second element <%s> follows the end of <%s>: give one disk", e.name, root.name)}
+			default:
+				root = e
+			}
+			if len(stack) >= maxXMLDepth {
+				return nil, nil, &XMLError{Line: e.line, Reason: fmt.Sprintf("elements are nested deeper than %d", maxXMLDepth)}
+			}
+			if t.Name.Space != "" {
+				// libvirt reads elements of no namespace only.
+				return nil, nil, e.invalid("", "elements of the namespace %q are not known", message.Shorten(t.Name.Space))
+			}
+			stack = append(stack, e)
+		case xml.EndElement:
+			stack = stack[:len(stack)-1]
+			read = append(read, t)
+		case xml.CharData:
+			if len(stack) == 0 {
+				if strings.TrimSpace(string(t)) != "" {
+					return nil, nil, &XMLError{Line: line(at), Reason: "text stands outside of the <disk> element"}
+				}
+				continue
+			}
+			if e := stack[len(stack)-1]; len(bytes.TrimSpace(t)) > 0 {
+				e.text = strings.TrimSpace(e.text + string(t))
+			}
+			read = append(read, t.Copy())
+		case xml.Directive:
+			// A document type could define entities; libvirt documents have none.
+			return nil, nil, &XMLError{Line: line(at), Reason: "a <!DOCTYPE> or other declaration has no place in disk XML"}
+		}
+	}
+	if root == nil {
+		return nil, nil, &XMLError{Reason: "no element was found: give a libvirt <disk> document"}
+	}
+	return root, &read, nil
+}
+
+func malformed(element string, err error) *XMLError {
+	var syntax *xml.SyntaxError
+	if errors.As(err, &syntax) {
+		return &XMLError{Element: element, Line: syntax.Line, Reason: syntax.Msg}
+	}
+	return &XMLError{Element: element, Reason: err.Error()}
+}
+
+// lineCounter returns a function that tells the line of an offset. The offsets
+// must not go down, so that the document is walked once.
+func lineCounter(data []byte) func(int64) int {
+	line, last := 1, int64(0)
+	return func(offset int64) int {
+		line += bytes.Count(data[last:offset], []byte{'\n'})
+		last = offset
+		return line
+	}
+}
+
+// child returns the first child called name, nil when there is none.
+func (e *element) child(name string) *element {
+	for _, c := range e.children {
+		if c.name == name {
+			return c
+		}
+	}
+	return nil
+}
+
+// find returns the first element with this path, nil when there is none.
+func (e *element) find(path string) *element {
+	if e.path == path {
+		return e
+	}
+	for _, c := range e.children {
+		if found := c.find(path); found != nil {
+			return found
+		}
+	}
+	return nil
+}
+
+// attr returns the attribute called name, "" when there is none.
+func (e *element) attr(name string) string {
+	for _, a := range e.attrs {
+		if a.Name.Local == name {
+			return a.Value
+		}
+	}
+	return ""
+}
+
+func (e *element) invalid(attr, format string, args ...any) error {
+	return &XMLError{Element: e.at(attr), Line: e.line, Reason: fmt.Sprintf(format, args...)}
+}
+
+func (e *element) unsupported(attr, format string, args ...any) error {
+	return &blockgraph.UnsupportedError{Element: e.at(attr), Reason: fmt.Sprintf(format, args...)}
+}
+
+func (e *element) at(attr string) string {
+	if attr == "" {
+		return e.path
+	}
+	return e.path + "@" + attr
+}

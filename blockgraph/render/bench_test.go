@@ -1,0 +1,24 @@
+package render_test
+
+import (
+	"testing"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
+	"github.com/luksplug/luksplug/blockgraph/render"
+)
+
+// BenchmarkPlanJSON prints a plan.
+func BenchmarkPlanJSON(b *testing.B) {
+	g, err := blockgraph.Build(blocktest.Parse(b, blocktest.Detached), blocktest.Machines["q35"], blockgraph.Unlock{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	p := g.Plan()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := render.JSON(p); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

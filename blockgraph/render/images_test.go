@@ -1,0 +1,70 @@
+package render_test
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
+	"github.com/luksplug/luksplug/blockgraph/render"
+)
+
+// TestGoldenImages pins what QEMU is told for each kind of source, encryption and
+// chain, opened in each way. The nodes and their members were compared with what
+// libvirt 11.3 makes of the same documents, where it knows their elements; read
+// them again before you update them.
+func TestGoldenImages(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/images/*.txtar")
+	if err != nil || len(files) < 26 {
+		t.Fatalf("%d golden images: %v", len(files), err)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			t.Parallel()
+			disk := readArchive(t, file).sections[0]
+			d := blocktest.Parse(t, disk.text)
+			got := archive{"", []section{disk}}
+			for _, way := range []struct {
+				name   string
+				unlock blockgraph.Unlock
+			}{
+				{"qemu", blockgraph.Unlock{}},
+				{"ephemeral", blockgraph.Unlock{Way: blockgraph.ByHeader}},
+				{"external", blockgraph.Unlock{Way: blockgraph.ByDaemon, Folder: "/run/luksplug/vm1/vdb"}},
+			} {
+				if way.name != "qemu" && !d.Encrypted() {
+					continue
+				}
+				g, err := blockgraph.Build(d, blocktest.Machines["q35"], way.unlock)
+				if err != nil {
+					t.Fatal(err)
+				}
+				p := g.Plan()
+				if _, err := render.Arguments(p, blocktest.SecretFile); d.Transient && err == nil {
+					t.Error("the overlay of a transient disk, which does not exist, is among arguments")
+				}
+				blocktest.CheckXML(t, render.SVG(g))
+				got.sections = append(got.sections, section{way.name + ".txt", render.Text(p)})
+				if way.name == "external" {
+					continue // the daemon's nodes are those of qemu
+				}
+				doc, err := render.JSON(p)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got.sections = append(got.sections, section{way.name + ".json", string(doc)})
+			}
+			var refs strings.Builder
+			for _, ref := range d.Secrets() {
+				refs.WriteString(string(ref.Type) + " " + ref.String() + "\n")
+			}
+			got.sections = append(got.sections, section{"secrets.txt", refs.String()})
+			if strings.Contains(got.String()[len(disk.text):], "0123abcd") {
+				t.Error("the value of a cookie is printed")
+			}
+			compareGolden(t, file, got.String())
+		})
+	}
+}

@@ -1,0 +1,126 @@
+package render
+
+import (
+	"cmp"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// printable returns s with control characters as escapes, so that a path stays on
+// its line and cannot control a terminal.
+func printable(s string) string {
+	if strings.IndexFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) < 0 {
+		return s
+	}
+	q := strconv.Quote(s)
+	return q[1 : len(q)-1]
+}
+
+// Text returns the steps, a line each, those of a storage daemon first.
+func Text(p *blockgraph.Plan) string {
+	var b strings.Builder
+	if daemon := p.Graph.Daemon; daemon != nil {
+		steps := daemon.Plan()
+		fmt.Fprintf(&b, "in a storage daemon for %s, which exports %s: %d steps\n", p.Graph.Target, daemon.Top().Name, len(steps.Steps))
+		lines(&b, steps)
+	}
+	fmt.Fprintf(&b, "plan for %s: %d steps\n", p.Graph.Target, len(p.Steps))
+	lines(&b, p)
+	return b.String()
+}
+
+func lines(b *strings.Builder, p *blockgraph.Plan) {
+	width := 0
+	for _, s := range p.Steps {
+		width = max(width, len(s.Subject))
+	}
+	for i, s := range p.Steps {
+		undo := s.Undo.Execute
+		if undo == "" {
+			undo = "-"
+		}
+		fmt.Fprintf(b, "%3d  %-12s  %-*s  undo %-12s  %s\n", i+1, s.Do.Execute, width, s.Subject, undo, summary(s))
+	}
+}
+
+// summary describes the step in a few words.
+func summary(s blockgraph.Step) string {
+	o := s.Do.Arguments
+	switch s.Kind {
+	case blockgraph.StepObject:
+		if data, ok := o.Get("data").(blockgraph.SecretData); ok {
+			return about(data) + ", data " + blockgraph.Redacted
+		}
+		return strings.TrimSpace(o.Text("qom-type") + " " + printable(cmp.Or(o.Text("path"), o.Text("dir"))))
+	case blockgraph.StepNode:
+		words := []string{o.Text("driver")}
+		for _, name := range []string{"filename", "url", "portal", "pool", "image", "volume", "dir", "path", "device", "header", "file", "data-file", "backing", "key-secret", "password-secret", "cookie-secret", "tls-creds", "export"} {
+			if v := o.Text(name); v != "" {
+				words = append(words, name+"="+printable(v))
+			}
+		}
+		if e, ok := o.Get("encrypt").(blockgraph.Object); ok {
+			words = append(words, "key-secret="+e.Text("key-secret"))
+		}
+		if server, ok := o.Get("server").(blockgraph.Object); ok {
+			words = append(words, "server="+printable(cmp.Or(server.Text("path"), server.Text("host")+":"+server.Text("port"))))
+		}
+		if ro, ok := o.Get("read-only").(bool); ok && ro {
+			words = append(words, "read-only")
+		}
+		if s.Overlay != nil {
+			words = append(words, "(made for the disk, without a name once it is open)")
+		}
+		return strings.Join(words, " ")
+	case blockgraph.StepFDSet:
+		if s.File != nil {
+			return "descriptor of " + printable(s.File.Path)
+		}
+		return "ephemeral header, made from the one in " + printable(s.Header.Original.Source.String())
+	case blockgraph.StepChardev:
+		return "socket " + printable(chardevPath(s))
+	case blockgraph.StepLimit:
+		var words []string
+		for _, m := range o {
+			if n, ok := m.Value.(uint64); ok && n > 0 {
+				words = append(words, m.Name+"="+strconv.FormatUint(n, 10))
+			}
+		}
+		return strings.Join(words, " ")
+	case blockgraph.StepDevice:
+		words := []string{o.Text("driver")}
+		for _, name := range []string{"bus", "addr"} {
+			if v := o.Text(name); v != "" {
+				words = append(words, name+"="+v)
+			}
+		}
+		return strings.Join(words, " ")
+	}
+	return "the node is open and needs it no more"
+}
+
+// chardevPath finds the socket in the arguments of chardev-add.
+func chardevPath(s blockgraph.Step) string {
+	o := s.Do.Arguments
+	for _, name := range []string{"backend", "data", "addr", "data"} {
+		o, _ = o.Get(name).(blockgraph.Object)
+	}
+	return o.Text("path")
+}
+
+// about describes the secret in a few words.
+func about(d blockgraph.SecretData) string {
+	switch {
+	case d.OneTime:
+		return "one-time passphrase"
+	case d.Text != "":
+		return "cookies of the XML"
+	case d.Ref.Type == secrets.Passphrase:
+		return "passphrase of " + d.Ref.String()
+	}
+	return "secret (" + string(d.Ref.Type) + ") of " + d.Ref.String()
+}
