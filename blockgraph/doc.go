@@ -49,7 +49,8 @@
 // [*InvalidError] means that values are wrong or contradict each other,
 // [*UnsupportedError] that they are valid for libvirt and not supported here, and
 // [*PlacementError] that the VM has no place for the device. All three name the
-// element or the disk; match them by type.
+// element or the disk; match them by type. [ErrUnknownPool] and [ErrNoDescriptors]
+// are causes that a caller can do something about.
 //
 // # Purity
 //

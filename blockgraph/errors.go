@@ -1,6 +1,10 @@
 package blockgraph
 
-import "github.com/luksplug/luksplug/blockgraph/internal/message"
+import (
+	"errors"
+
+	"github.com/luksplug/luksplug/blockgraph/internal/message"
+)
 
 // InvalidError says that a disk, or the VM that it is planned for, has values that
 // are missing, unknown or contradict each other.
@@ -10,9 +14,20 @@ type InvalidError struct {
 	Element string
 	// Reason says what is wrong and, where it helps, what would be right.
 	Reason string
+	// Err is the cause, such as [ErrUnknownPool]; nil for most.
+	Err error
 }
 
 func (e *InvalidError) Error() string { return message.Invalid(e.Element, 0, e.Reason) }
+func (e *InvalidError) Unwrap() error { return e.Err }
+
+// ErrUnknownPool means that a volume is in a storage pool of which nothing is known:
+// read its XML, or ask libvirt for it, and call [Disk.Translate] again.
+var ErrUnknownPool = errors.New("the storage pool is not known")
+
+// ErrNoDescriptors means that a storage daemon cannot open the disk, as it takes no
+// descriptors: only the VM's QEMU can.
+var ErrNoDescriptors = errors.New("a storage daemon takes no descriptors")
 
 // UnsupportedError says that the XML is valid libvirt XML, and asks for
 // something that this package does not do. Nothing in the XML is ignored, so
@@ -22,7 +37,11 @@ type UnsupportedError struct {
 	Element string
 	// Reason says what is not supported.
 	Reason string
+	// Err is the cause, such as [ErrNoDescriptors]; nil for most.
+	Err error
 }
+
+func (e *UnsupportedError) Unwrap() error { return e.Err }
 
 func (e *UnsupportedError) Error() string {
 	if e.Element == "" {

@@ -90,7 +90,7 @@ var features = []struct {
 }{
 	{"blockdev-add", "luks", "header", "", Feature{
 		Element: "disk/source/encryption/header", Name: "a detached LUKS header", Since: "9.0",
-		Instead: "have a storage daemon unlock it (--unlock external)"}},
+		Instead: "have a storage daemon unlock it"}},
 	{"blockdev-add", "qcow2", "discard-no-unref", "", Feature{
 		Element: "disk/driver@discard_no_unref", Name: "the option discard-no-unref of QEMU's driver qcow2", Since: "8.1",
 		Instead: "remove the attribute"}},

@@ -131,7 +131,7 @@ func (b *builder) storage(image Image, l layer, top bool) (string, error) {
 	case SourceNetwork:
 		o = s.Network.node(b, image.Encryption)
 	case SourceVolume:
-		return "", invalid("disk/source@pool", fmt.Sprintf("Storage pool not found: nothing is known of the pool '%s': give its XML by --pool-xml", s.Volume.Pool))
+		return "", unknownPool(fmt.Sprintf("nothing is known of the pool '%s'", s.Volume.Pool))
 	default:
 		return "", &UnsupportedError{Element: "disk@type", Reason: fmt.Sprintf("sources of type %q are not supported here", s.Kind)}
 	}

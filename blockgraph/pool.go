@@ -57,8 +57,8 @@ type Pools map[string]*Pool
 //	iscsi, mode='host'       -> block, by the path that the pool has for the volume
 //	iscsi-direct             -> as mode='direct'
 //
-// The error is an [*InvalidError], also where the pool is not among pools, or an
-// [*UnsupportedError].
+// The error is an [*InvalidError], which wraps [ErrUnknownPool] where the pool is not
+// among pools, or an [*UnsupportedError].
 func (d *Disk) Translate(pools Pools) (*Disk, error) {
 	if !slices.ContainsFunc(d.Images(), func(i *Image) bool { return i.Source.Kind == SourceVolume }) {
 		return d, nil
@@ -105,7 +105,7 @@ func (p Pools) source(s Source) (Source, error) {
 	v := s.Volume
 	pool := p[v.Pool]
 	if pool == nil {
-		return s, invalid("disk/source@pool", fmt.Sprintf("Storage pool not found: no storage pool with matching name '%s': give its XML by --pool-xml, or have libvirt asked by --domain", v.Pool))
+		return s, unknownPool(fmt.Sprintf("no storage pool with matching name '%s'", v.Pool))
 	}
 	out := Source{Slice: s.Slice}
 	iscsi := pool.Type == "iscsi" || pool.Type == "iscsi-direct"
@@ -138,6 +138,10 @@ func (p Pools) source(s Source) (Source, error) {
 		out.Kind = SourceKind(cmp.Or(string(known.Kind), string(out.Kind)))
 	}
 	return out, err
+}
+
+func unknownPool(reason string) error {
+	return &InvalidError{Element: "disk/source@pool", Reason: "Storage pool not found: " + reason, Err: ErrUnknownPool}
 }
 
 // volume returns the path of a volume whose name does not tell.

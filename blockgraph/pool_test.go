@@ -1,6 +1,7 @@
 package blockgraph_test
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -112,5 +113,8 @@ func TestTranslateRefuses(t *testing.T) {
 			continue
 		}
 		blocktest.Typed(t, err)
+		if errors.Is(err, blockgraph.ErrUnknownPool) != strings.Contains(attrs, "'none'") {
+			t.Errorf("%s: the cause of %v", attrs, err)
+		}
 	}
 }

@@ -100,8 +100,8 @@ func (b *builder) external() (medium, error) {
 		return medium{}, err
 	}
 	if len(daemon.graph.Files) > 0 {
-		return medium{}, &UnsupportedError{Element: "disk@type", Reason: "a storage daemon takes no descriptors, and so no vhostvdpa device: " +
-			"unlock the disk in the VM's QEMU (--unlock auto or qemu)"}
+		return medium{}, &UnsupportedError{Element: "disk@type", Err: ErrNoDescriptors,
+			Reason: "a storage daemon takes no descriptors, and so no vhostvdpa device: unlock the disk in the VM's QEMU"}
 	}
 	b.graph.Daemon = daemon.graph
 	socket := path.Join(b.unlock.Folder, NBDSocket)

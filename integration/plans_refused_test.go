@@ -36,7 +36,7 @@ const (
 var versionCases = []versionCase{
 	{name: "detached header", since: "9.0",
 		xml:  "<disk type='file'><driver type='raw'/><source file='/a'><encryption format='luks'><secret type='passphrase' usage='a'/><header type='file'><source file='/h'/></header></encryption></source>" + diskOf,
-		says: []string{"a detached LUKS header (<header> in <encryption>)", "since 9.0", "restart or migrate the VM with a newer QEMU", "--unlock external"}},
+		says: []string{"a detached LUKS header (<header> in <encryption>)", "since 9.0", "restart or migrate the VM with a newer QEMU", "have a storage daemon unlock it"}},
 	{name: "discard_no_unref", since: "8.1",
 		xml:  "<disk type='file'><driver type='qcow2' discard_no_unref='on'/>" + qcow2At + diskOf,
 		says: []string{"<driver discard_no_unref=...>", "since 8.1", "remove the attribute"}},

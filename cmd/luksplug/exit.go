@@ -82,8 +82,20 @@ func (a *app) hint(err error) string {
 		return "the passphrase ends in a newline, which counts as part of it: write the file without one (printf %s)"
 	case errors.Is(err, fs.ErrPermission) && !errors.Is(err, secrets.ErrDenied):
 		return "run luksplug as a user who may open it, usually root"
+	case errors.Is(err, blockgraph.ErrUnknownPool):
+		return "give the pool's XML by --pool-xml, or have libvirt asked by --domain"
+	case errors.Is(err, blockgraph.ErrNoDescriptors):
+		return "--unlock auto or --unlock qemu opens the disk in the VM's QEMU"
+	case lacksHeader(err):
+		return "--unlock external has a storage daemon unlock the disk"
 	}
 	return causeHint(err)
+}
+
+// lacksHeader reports whether the VM's QEMU does not have detached LUKS headers.
+func lacksHeader(err error) bool {
+	var lacking *hotplug.VersionError
+	return errors.As(err, &lacking) && lacking.Feature.Element == "disk/source/encryption/header"
 }
 
 // oneLine keeps an error to one line, whatever it wraps.

@@ -106,6 +106,10 @@ func TestHint(t *testing.T) {
 		{"wrong passphrase with a newline", true, wrong, "newline"},
 		{"another error with a newline", true, fs.ErrNotExist, ""},
 		{"no permission", false, fmt.Errorf("open: %w", fs.ErrPermission), "root"},
+		{"a pool that nobody knows", false, &blockgraph.InvalidError{Err: blockgraph.ErrUnknownPool}, "--pool-xml"},
+		{"descriptors for a daemon", false, &blockgraph.UnsupportedError{Err: blockgraph.ErrNoDescriptors}, "--unlock auto"},
+		{"no detached headers", false, &hotplug.VersionError{Feature: blockgraph.Feature{Element: "disk/source/encryption/header"}}, "--unlock external"},
+		{"something else that is lacking", false, &hotplug.VersionError{Feature: blockgraph.Feature{Element: "disk@type"}}, ""},
 		{"a key store that tells by itself", false, fmt.Errorf("%w: %w", secrets.ErrDenied, fs.ErrPermission), ""},
 		{"disks in a definition", false, fmt.Errorf("disable: %w", hook.ErrDisks), "--persistent"},
 	}
