@@ -45,16 +45,25 @@ func (b *builder) device(in medium, m Machine) error {
 	if where.controller != nil {
 		b.graph.Devices = append(b.graph.Devices, *where.controller)
 	}
-	driver, err := frontend(d, where.transport)
+	driver, err := driverName(d, where.transport)
 	if err != nil {
 		return err
 	}
-	id := b.deviceID()
-	o := Object{{"driver", driver}}
+	o, err := b.frontend(in, m, Object{{"driver", driver}}, where.members)
+	if err != nil {
+		return err
+	}
+	b.graph.Devices = append(b.graph.Devices, Device{ID: b.deviceID(), Role: RoleDevice, Options: o})
+	return b.limits(in, m)
+}
+
+// frontend adds the members of the disk's own device to o: place says where it is.
+func (b *builder) frontend(in medium, m Machine, o, place Object) (Object, error) {
+	d, id := b.disk, b.deviceID()
 	if d.Bus == BusVirtio {
 		addVirtio(&o, d.Driver)
 	}
-	o = append(o, where.members...)
+	o = append(o, place...)
 	if d.Tuning.ACPIIndex > 0 {
 		o.Add("acpi-index", int(d.Tuning.ACPIIndex))
 	}
@@ -81,11 +90,10 @@ func (b *builder) device(in medium, m Machine) error {
 		b.graph.Globals = append(b.graph.Globals, fmt.Sprintf("isa-fdc.bootindex%s=%d", drive, d.BootOrder))
 	}
 	if err := b.loadParm(&o, m); err != nil {
-		return err
+		return nil, err
 	}
 	b.appearance(&o)
-	b.graph.Devices = append(b.graph.Devices, Device{ID: id, Role: RoleDevice, Options: o})
-	return b.limits(in, m)
+	return o, nil
 }
 
 // sameDevices adds the devices of an earlier plan of the same disk.
@@ -211,9 +219,9 @@ func (b *builder) loadParm(o *Object, m Machine) error {
 	return nil
 }
 
-// frontend is QEMU's name of the device. transport is how a virtio device is
+// driverName returns QEMU's name of the device. transport is how a virtio device is
 // reached: "pci", "ccw" or "device".
-func frontend(d *Disk, transport string) (string, error) {
+func driverName(d *Disk, transport string) (string, error) {
 	cdrom := d.Device == DeviceCDROM
 	switch d.Bus {
 	case BusVirtio:

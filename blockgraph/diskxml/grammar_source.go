@@ -108,7 +108,8 @@ func commonRule(attrs ...string) *rule {
 		inert:   []string{"index"},
 		numbers: []string{"index"},
 		children: map[string]*rule{
-			// Security labels are set by libvirt's security drivers; luksplug labels nothing.
+			// An image gets the owner and label of the domain, if any (attach options of
+			// package hotplug), and not one of its own.
 			"seclabel": {inert: []string{"model", "relabel", "labelskip"}, children: map[string]*rule{"label": {text: true}}, repeated: true},
 			"slices": {children: map[string]*rule{
 				"slice": {attrs: []string{"type", "offset", "size"}},

@@ -76,16 +76,14 @@ func (o *outline) Token() (xml.Token, error) {
 	}
 }
 
-// readTree reads the one element that data holds.
+// readTree reads the one element that data holds, as a tree and as tokens.
 func readTree(data []byte) (*element, *tokens, error) {
 	if len(data) > maxXMLBytes {
 		return nil, nil, &XMLError{Reason: fmt.Sprintf("%d bytes are more than a <disk> can need (the bound is %d)", len(data), maxXMLBytes)}
 	}
 	d := xml.NewDecoder(bytes.NewReader(data))
 	line := lineCounter(data)
-	var root *element
-	var read tokens
-	var stack []*element
+	var b treeBuilder
 	for {
 		at := d.InputOffset()
 		token, err := d.Token()
@@ -97,51 +95,72 @@ func readTree(data []byte) (*element, *tokens, error) {
 			err.Line = max(err.Line, line(at))
 			return nil, nil, err
 		}
-		switch t := token.(type) {
-		case xml.StartElement:
-			e := &element{name: t.Name.Local, path: t.Name.Local, line: line(at), attrs: t.Copy().Attr}
-			read = append(read, xml.StartElement{Name: t.Name, Attr: e.attrs})
-			switch {
-			case len(stack) > 0:
-				parent := stack[len(stack)-1]
-				e.path = parent.path + "/" + e.name
-				parent.children = append(parent.children, e)
-			case root != nil:
-				return nil, nil, &XMLError{Line: e.line, Reason: fmt.Sprintf("a second element <%s> follows the end of <%s>: give one disk", e.name, root.name)}
-			default:
-				root = e
-			}
-			if len(stack) >= maxXMLDepth {
-				return nil, nil, &XMLError{Line: e.line, Reason: fmt.Sprintf("elements are nested deeper than %d", maxXMLDepth)}
-			}
-			if t.Name.Space != "" {
-				// libvirt reads elements of no namespace only.
-				return nil, nil, e.invalid("", "elements of the namespace %q are not known", message.Shorten(t.Name.Space))
-			}
-			stack = append(stack, e)
-		case xml.EndElement:
-			stack = stack[:len(stack)-1]
-			read = append(read, t)
-		case xml.CharData:
-			if len(stack) == 0 {
-				if strings.TrimSpace(string(t)) != "" {
-					return nil, nil, &XMLError{Line: line(at), Reason: "text stands outside of the <disk> element"}
-				}
-				continue
-			}
-			if e := stack[len(stack)-1]; len(bytes.TrimSpace(t)) > 0 {
-				e.text = strings.TrimSpace(e.text + string(t))
-			}
-			read = append(read, t.Copy())
-		case xml.Directive:
-			// A document type could define entities; libvirt documents have none.
-			return nil, nil, &XMLError{Line: line(at), Reason: "a <!DOCTYPE> or other declaration has no place in disk XML"}
+		if err := b.add(token, line(at)); err != nil {
+			return nil, nil, err
 		}
 	}
-	if root == nil {
+	if b.root == nil {
 		return nil, nil, &XMLError{Reason: "no element was found: give a libvirt <disk> document"}
 	}
-	return root, &read, nil
+	return b.root, &b.read, nil
+}
+
+// treeBuilder makes a tree of tokens.
+type treeBuilder struct {
+	root  *element
+	read  tokens
+	stack []*element // the elements that are open, the innermost last
+}
+
+// add adds a token, which stands in this line.
+func (b *treeBuilder) add(token xml.Token, line int) error {
+	switch t := token.(type) {
+	case xml.StartElement:
+		return b.start(t, line)
+	case xml.EndElement:
+		b.stack = b.stack[:len(b.stack)-1]
+		b.read = append(b.read, t)
+	case xml.CharData:
+		if len(b.stack) == 0 {
+			if len(bytes.TrimSpace(t)) > 0 {
+				return &XMLError{Line: line, Reason: "text stands outside of the <disk> element"}
+			}
+			return nil
+		}
+		if e := b.stack[len(b.stack)-1]; len(bytes.TrimSpace(t)) > 0 {
+			e.text = strings.TrimSpace(e.text + string(t))
+		}
+		b.read = append(b.read, t.Copy())
+	case xml.Directive:
+		// A document type could define entities; libvirt documents have none.
+		return &XMLError{Line: line, Reason: "a <!DOCTYPE> or other declaration has no place in disk XML"}
+	}
+	return nil
+}
+
+// start opens an element.
+func (b *treeBuilder) start(t xml.StartElement, line int) error {
+	e := &element{name: t.Name.Local, path: t.Name.Local, line: line, attrs: t.Copy().Attr}
+	b.read = append(b.read, xml.StartElement{Name: t.Name, Attr: e.attrs})
+	switch {
+	case len(b.stack) > 0:
+		parent := b.stack[len(b.stack)-1]
+		e.path = parent.path + "/" + e.name
+		parent.children = append(parent.children, e)
+	case b.root != nil:
+		return &XMLError{Line: e.line, Reason: fmt.Sprintf("a second element <%s> follows the end of <%s>: give one disk", e.name, b.root.name)}
+	default:
+		b.root = e
+	}
+	if len(b.stack) >= maxXMLDepth {
+		return &XMLError{Line: e.line, Reason: fmt.Sprintf("elements are nested deeper than %d", maxXMLDepth)}
+	}
+	if t.Name.Space != "" {
+		// libvirt reads elements of no namespace only.
+		return e.invalid("", "elements of the namespace %q are not known", message.Shorten(t.Name.Space))
+	}
+	b.stack = append(b.stack, e)
+	return nil
 }
 
 func malformed(element string, err error) *XMLError {
