@@ -13,7 +13,7 @@ type Feature struct {
 	// Element is the path of the element or attribute that asks for it, as in
 	// [InvalidError]; "" where no single one does.
 	Element string
-	// Name says what it is, for people.
+	// Name says what it is, in words for messages.
 	Name string
 	// Since is the first version of QEMU that has it, Until the first that has it
 	// no more; "" where QEMU always had it, or still has.
@@ -25,7 +25,7 @@ type Feature struct {
 	Instead string
 }
 
-// Describe writes the feature with its element, the way people read XML.
+// Describe returns the feature's name with its element, in the notation of XML.
 func (f Feature) Describe() string {
 	if f.Element == "" {
 		return f.Name

@@ -77,7 +77,7 @@ type Node struct {
 	// Children are the nodes below, with the member that refers to each.
 	Children []Child
 	Options  Object
-	// From says where a protocol node has its bytes from, for people; "" for
+	// From describes where a protocol node has its bytes from; "" for
 	// other nodes.
 	From string
 }
@@ -189,8 +189,7 @@ func (b *builder) secret(data SecretData) string {
 	return id
 }
 
-// auth adds who we are to a server, under the names that the protocol has for
-// it.
+// auth adds a login to a server, under the names that the protocol has for it.
 func (b *builder) auth(a *Auth, o *nodeOptions, user, secret string) {
 	if a == nil {
 		return

@@ -38,7 +38,7 @@ const (
 	FormatBochs Format = "bochs"
 	FormatCloop Format = "cloop"
 	FormatDMG   Format = "dmg"
-	FormatFAT   Format = "fat" // a folder of the host that looks like a FAT disk
+	FormatFAT   Format = "fat" // a directory of the host that looks like a FAT disk
 )
 
 // formats is what QEMU calls them, and which of them can have a backing image.
@@ -100,7 +100,7 @@ const (
 	EngineLibRBD Engine = "librbd"
 )
 
-// librbd tells whether Ceph's library decrypts the image, so that QEMU sees
+// librbd reports whether Ceph's library decrypts the image, so that QEMU sees
 // plain bytes.
 func (e *Encryption) librbd() bool { return e != nil && e.Engine == EngineLibRBD }
 
@@ -111,7 +111,7 @@ func (e *Encryption) format() EncryptionFormat {
 	return e.Format
 }
 
-// RawLUKS tells whether QEMU's LUKS node decrypts the image: it has a LUKS
+// RawLUKS reports whether QEMU's LUKS node decrypts the image: it has a LUKS
 // header, at its own start or in an image apart, that an ephemeral one can stand
 // in for.
 func (i *Image) RawLUKS() bool {
@@ -157,7 +157,7 @@ func (d *Disk) Images() []*Image {
 	return out
 }
 
-// Encrypted tells whether any layer of the disk is encrypted.
+// Encrypted reports whether any layer of the disk is encrypted.
 func (d *Disk) Encrypted() bool {
 	for _, i := range d.Layers() {
 		if i.Encryption != nil {

@@ -58,7 +58,7 @@ func (l Limits) directions() [3]direction {
 	return [3]direction{{"total", "", "-total", l.Total}, {"read", "_rd", "-read", l.Read}, {"write", "_wr", "-write", l.Write}}
 }
 
-// Any tells whether there is any limit.
+// Any reports whether there is any limit.
 func (t IOTune) Any() bool {
 	return t.Bytes != Limits{} || t.Requests != Limits{} || t.RequestSize != 0
 }

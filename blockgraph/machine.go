@@ -29,9 +29,9 @@ type Machine struct {
 	PCIUsed []PCIAddress
 	// SCSI are the SCSI controllers.
 	SCSI []SCSIController
-	// USB tells whether the VM has a USB controller.
+	// USB is true where the VM has a USB controller.
 	USB bool
-	// Domain tells that the rest was read from a libvirt domain, by package diskxml:
+	// Domain is true where the rest was read from a libvirt domain, by package diskxml:
 	// what is not in it the VM does not have, and a disk without an address
 	// gets the one that libvirt would give it.
 	Domain bool
@@ -44,7 +44,7 @@ type Machine struct {
 	// Aliases are the ids in QEMU of controllers that the user gave a name, by those
 	// that libvirt would give them, such as "scsi0" or "pci.4".
 	Aliases map[string]string
-	// PCI tells that the domain's PCI controllers are known.
+	// PCI is true where the domain's PCI controllers are known.
 	PCI bool
 	// Bridges are the conventional PCI buses behind bridges.
 	Bridges []Bridge
@@ -63,7 +63,7 @@ type Machine struct {
 	// at the same place: after a restore or a migration anything else would keep
 	// QEMU from loading the VM's state.
 	Devices []Object
-	// ReconnectSeconds tells that QEMU counts in seconds until it connects again to
+	// ReconnectSeconds is true for a QEMU that counts in seconds until it connects again to
 	// a vhost-user server, as it did before 9.2: from there on it counts in
 	// milliseconds, and since 10.2 it takes nothing else.
 	ReconnectSeconds bool
@@ -106,7 +106,7 @@ type OtherDisk struct {
 // ThrottleGroup is a <throttlegroup> of the VM.
 type ThrottleGroup struct {
 	Limits IOTune // with the group's name
-	// Exists tells that QEMU has the group's object; else the plan adds it.
+	// Exists is true where QEMU has the group's object; else the plan adds it.
 	Exists bool
 }
 
@@ -146,7 +146,7 @@ type SCSIUnit struct {
 	Target, LUN uint
 }
 
-// Known tells whether anything is known of the VM.
+// Known reports whether anything is known of the VM.
 func (m Machine) Known() bool { return m.Type != "" }
 
 // I440FX reports whether the machine is a PC with the i440FX chipset, whose host
@@ -157,32 +157,32 @@ func (m Machine) I440FX() bool {
 
 func (m Machine) pSeries() bool { return strings.HasPrefix(m.Type, "pseries") }
 
-// builtinESP tells whether the machine may have the SCSI controller of a Sun or a
+// builtinESP reports whether the machine may have the SCSI controller of a Sun or a
 // Macintosh on its board: no PC does.
 func (m Machine) builtinESP() bool { return !m.I440FX() && !m.builtinSATA() }
 
-// rootBusHotplug tells whether devices are plugged into the root bus itself:
+// rootBusHotplug reports whether devices are plugged into the root bus itself:
 // the i440FX's and the pSeries' conventional PCI bus. Everything newer has root
 // ports.
 func (m Machine) rootBusHotplug() bool { return m.I440FX() || m.pSeries() }
 
-// builtinIDE tells whether the machine has IDE: no other can be added.
+// builtinIDE reports whether the machine has IDE: no other can be added.
 func (m Machine) builtinIDE() bool {
 	return m.I440FX() || m.Type == "malta" || m.Type == "mac99" || m.Type == "g3beige"
 }
 
-// builtinSATA tells whether the chipset has an AHCI controller of its own. An
+// builtinSATA reports whether the chipset has an AHCI controller of its own. An
 // unknown machine is taken for a q35, the only one where a SATA disk works
 // without adding a controller.
 func (m Machine) builtinSATA() bool {
 	return !m.Known() || strings.Contains(m.Type, "q35")
 }
 
-// channelBus tells whether the machine is a mainframe, whose virtio devices sit
+// channelBus reports whether the machine is a mainframe, whose virtio devices sit
 // on a channel subsystem.
 func (m Machine) channelBus() bool { return strings.HasPrefix(m.Type, "s390-ccw-virtio") }
 
-// mmio tells whether the machine's only virtio devices are behind memory-mapped
+// mmio reports whether the machine's only virtio devices are behind memory-mapped
 // transports.
 func (m Machine) mmio() bool { return strings.HasPrefix(m.Type, "vexpress-") }
 
@@ -209,19 +209,19 @@ func (m Machine) rootBus() string {
 	return "pcie.0"
 }
 
-// reservedPort begins the names of root ports that nobody but us plugs disks
-// into. No target can be called "port".
+// reservedPort begins the names of root ports that only luksplug plugs disks into.
+// No target can be called "port".
 const reservedPort = namespace + "port-"
 
 // ReservedPort returns the id of the nth root port, from 0, that a VM has for
-// our disks alone.
+// luksplug's disks alone.
 func ReservedPort(n int) string { return reservedPort + strconv.Itoa(n) }
 
-// IsReservedPort tells whether a bus or an id of QEMU's is such a port.
+// IsReservedPort reports whether a bus or an id is that of a reserved port.
 func IsReservedPort(name string) bool { return strings.HasPrefix(name, reservedPort) }
 
 // ComparePorts orders the names of PCI buses the way in which the planner tries
-// them: those that are reserved for us, then the highest number first. libvirt
+// them: the reserved ones, then the highest number first. libvirt
 // hands out the lowest free port, so the two stay out of each other's way for as
 // long as there is room.
 func ComparePorts(a, b string) int {

@@ -124,7 +124,7 @@ func placeAt(d *Disk, m Machine, a PCIAddress) (Object, error) {
 	return members, nil
 }
 
-// takes tells whether another device has the address. Of a running VM only the
+// takes reports whether another device has the address. Of a running VM only the
 // slots of the root bus are known.
 func (m Machine) takes(a PCIAddress) bool {
 	if m.Domain {

@@ -143,5 +143,5 @@ func scsiMembers(c SCSIController, m Machine, a DriveAddress) Object {
 	return Object{{"bus", bus}, {"channel", int(a.Bus)}, {"scsi-id", int(a.Target)}, {"lun", int(a.Unit)}}
 }
 
-// narrow tells whether the controller knows a disk by its SCSI id alone.
+// narrow reports whether the controller knows a disk by its SCSI id alone.
 func (c SCSIController) narrow() bool { return scsiDrivers[c.Model].narrow }

@@ -9,7 +9,7 @@ type Plan struct {
 	Steps []Step
 }
 
-// Step is one command and the command that takes it back.
+// Step is one command and its inverse.
 type Step struct {
 	// Kind says what the step makes, or that it releases something.
 	Kind StepKind
@@ -26,8 +26,8 @@ type Step struct {
 	Overlay *Overlay
 	// Do is the command.
 	Do Command
-	// Undo takes Do back. Its Execute is empty for a release, which takes an
-	// earlier step's Do back for good, and for a limit.
+	// Undo is the inverse of Do. Its Execute is empty for a release, which itself
+	// undoes an earlier step for good, and for a limit.
 	Undo Command
 }
 
@@ -54,8 +54,8 @@ type Command struct {
 
 // Plan orders the graph into steps. A secret exists from just before what reads
 // it is made until just after, and so does the descriptor set that a node is
-// opened from. What a storage daemon has to do is not among the steps, it is the
-// plan of [Graph.Daemon].
+// opened from. The steps in a storage daemon are not among them: they are the plan
+// of [Graph.Daemon].
 func (g *Graph) Plan() *Plan {
 	p := &Plan{Graph: g}
 	for i, n := range g.Nodes {
@@ -148,9 +148,10 @@ func command(name, argument, value string) Command {
 	return Command{name, Object{{argument, value}}}
 }
 
-// CheckHotplug tells whether a running VM can take the disk. The error is
-// libvirt's own refusal, or that of a device which could not be taken back or
-// found again: limits, which QEMU is told last, are checked here by its rules.
+// CheckHotplug checks that a running VM can take the disk. The error is an
+// [*UnsupportedError] or [*InvalidError], in libvirt's words where libvirt refuses
+// it too, or for a device that could not be removed or found again: limits, which
+// QEMU is told last, are checked here by its rules.
 func (d *Disk) CheckHotplug() error {
 	switch {
 	case !d.Bus.Hotpluggable():

@@ -28,12 +28,13 @@ type Pool struct {
 	Type string
 	// Folder is target/path: where the host has the volumes.
 	Folder string
-	// Host and Target are the server of an iscsi pool, Auth who we are to it.
+	// Host and Target are the server of an iscsi pool, Auth the login to it.
 	Host   Host
 	Target string
 	Auth   *Auth
-	// Volumes say where volumes are, by name. Whoever can ask libvirt fills them
-	// in; there are pools whose volumes' paths do not follow from their names.
+	// Volumes say where volumes are, by name. A caller that is
+	// connected to libvirt fills them in: in some pools the paths do not follow from
+	// the names.
 	Volumes map[string]PoolVolume
 }
 

@@ -29,7 +29,7 @@ const (
 type Source struct {
 	Kind SourceKind
 	// Path is the absolute path on the machine that runs QEMU: of the file,
-	// block device, folder, vhost-vdpa device, or of the socket of a vhost-user
+	// block device, directory, vhost-vdpa device, or of the socket of a vhost-user
 	// server. It is empty for all other kinds.
 	Path string
 	// Network is the server of a SourceNetwork.
@@ -57,7 +57,7 @@ type Slice struct {
 type Network interface {
 	// Protocol is source@protocol.
 	Protocol() string
-	// String names the source for people, like a URL. It holds no secret.
+	// String names the source in messages, like a URL. It holds no secret.
 	String() string
 
 	// validate refuses what libvirt and QEMU do not take; element is the path of
@@ -109,7 +109,7 @@ func (h Host) socket(otherwise uint) Object {
 	return append(Object{{"type", "inet"}}, h.inet(otherwise)...)
 }
 
-// Auth is <auth>: who we are to a server, and the secret that proves it.
+// Auth is <auth>: the user and secret of a login to a server.
 type Auth struct {
 	User   string
 	Secret secrets.Reference
@@ -127,7 +127,7 @@ type TLS struct {
 	// Key names the secret that decrypts the client's private key, nil for a
 	// key in the clear. It is not in the XML either.
 	Key *secrets.Reference
-	// PSKUser is the user whose pre-shared key in the folder takes the place of
+	// PSKUser is the user whose pre-shared key in the directory takes the place of
 	// certificates (RFC 4279, QEMU's docs/system/tls), "" for certificates. libvirt
 	// has no such thing.
 	PSKUser string
@@ -137,13 +137,13 @@ type TLS struct {
 // unless it says otherwise (qemu.conf, default_tls_x509_cert_dir).
 const DefaultTLSFolder = "/etc/pki/qemu"
 
-// Local tells whether the source is a file or block device, all of it, that the
+// Local reports whether the source is a file or block device, all of it, that the
 // machine which runs QEMU can open by its path.
 func (s Source) Local() bool {
 	return (s.Kind == SourceFile || s.Kind == SourceBlock) && s.Slice == nil
 }
 
-// String names the source for people. It holds no secret.
+// String names the source in messages. It holds no secret.
 func (s Source) String() string {
 	text := s.Path
 	switch {
@@ -160,7 +160,7 @@ func (s Source) String() string {
 	return text
 }
 
-// url puts a URL for people together.
+// url returns a URL for messages.
 func url(scheme string, host Host, port uint, path string) string {
 	if host.Socket != "" {
 		return scheme + "+unix://" + host.Socket + ":/" + strings.TrimPrefix(path, "/")
@@ -178,8 +178,7 @@ func onlyTCP(element, protocol string, hosts []Host) error {
 	return nil
 }
 
-// validateAuth checks who we are to a server: each protocol takes one type of
-// secret.
+// validate checks a login: each protocol takes one type of secret.
 func (a *Auth) validate(element string, want secrets.Type) error {
 	switch {
 	case a == nil:
@@ -233,7 +232,7 @@ func (s Source) TLS() *TLS {
 	return nil
 }
 
-// Auth returns who we are to the source's server, nil where it is not asked.
+// Auth returns the login to the source's server, nil where there is none.
 func (s Source) Auth() *Auth {
 	switch n := s.Network.(type) {
 	case *ISCSI:

@@ -33,15 +33,16 @@ func (b *builder) file(s Source, l layer) nodeOptions {
 // Reservations is <reservations>: SCSI persistent reservations go through a
 // helper that has the privileges which QEMU lacks.
 type Reservations struct {
-	// Managed tells that whoever plugs the disk in runs the helper, too.
+	// Managed is true where the program that attaches the disk also runs the helper.
 	Managed bool
-	// Socket is where the helper listens; "" for one that is managed, and that
-	// nobody has started: a plan has [ManagedHelper] there.
+	// Socket is where the helper listens; "" for a managed one that is not running
+	// yet: a plan has [ManagedHelper] there.
 	Socket string
 }
 
 // ManagedHelper is the socket of the helper of managed reservations in a plan
-// that is for no running VM: who starts that VM runs QEMU's qemu-pr-helper, too.
+// that is not for a running VM: starting that VM includes starting QEMU's
+// qemu-pr-helper.
 // Package hotplug runs one for each disk, elsewhere.
 const ManagedHelper = "/run/luksplug/pr-helper0.sock"
 
@@ -58,7 +59,7 @@ func (b *builder) reservations(r Reservations) string {
 	return id
 }
 
-// dir returns the options of a folder that the guest sees as a FAT disk.
+// dir returns the options of a directory that the guest sees as a FAT disk.
 //
 //	<disk type='dir'>     source@dir -> driver vvfat, dir
 //	<disk device='floppy'>           -> floppy

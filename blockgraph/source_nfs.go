@@ -12,7 +12,7 @@ import "strings"
 type NFS struct {
 	Path string
 	Host string
-	// User and Group are who we are to the server; nil for QEMU's own.
+	// User and Group are the ids that requests are made with; nil for QEMU's own.
 	User, Group *uint64
 }
 

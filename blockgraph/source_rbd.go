@@ -56,7 +56,7 @@ func (r *RBD) node(b *builder, enc *Encryption) nodeOptions {
 		}
 		o.Add("server", servers)
 	}
-	// The objects in libvirt's order: who we are first.
+	// The objects in libvirt's order: the login first.
 	var login nodeOptions
 	if r.Auth != nil {
 		b.auth(r.Auth, &login, "user", "key-secret")

@@ -14,7 +14,7 @@ package blockgraph
 type SSH struct {
 	Path string
 	Host Host
-	// User is who we are to the server, "" for the user that QEMU runs as.
+	// User is the login, "" for the user that QEMU runs as.
 	User string
 	// Ignored are the elements that QEMU's driver has no use for.
 	Ignored []string

@@ -38,7 +38,7 @@ type Chardev struct {
 	Path string
 	// Reconnect is after how many milliseconds QEMU connects again, 0 for never.
 	Reconnect uint64
-	// Seconds tells that this QEMU counts in seconds, see [Machine].
+	// Seconds is true for a QEMU that counts in seconds, see [Machine].
 	Seconds bool
 }
 

@@ -3,7 +3,7 @@ package blockgraph
 import "cmp"
 
 // Overlay says which file takes what a guest writes to a transient disk. It does
-// not exist before the disk is attached: whoever executes the plan makes it, an
+// not exist before the disk is attached: the executor of the plan makes it, an
 // empty qcow2 image of the size that the node Base shows, just before the step
 // that opens Node; and removes its name just after, so that the file is gone with
 // the last process that has it open.

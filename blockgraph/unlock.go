@@ -55,7 +55,7 @@ type EphemeralHeader struct {
 	File   string
 }
 
-// NBDSocket is the name of the daemon's socket in the folder of [Unlock].
+// NBDSocket is the name of the daemon's socket in the directory of [Unlock].
 const NBDSocket = "nbd.sock"
 
 // Export returns the name under which the daemon exports the disk at target.
@@ -63,7 +63,7 @@ func Export(target string) string { return Name(target, RoleDevice) }
 
 // ephemeral adds the node of an ephemeral header. The descriptor is open for
 // reading and writing, and QEMU takes it only for a node that says nothing of
-// read-only; nobody but QEMU has the file, so there is nothing to lock.
+// read-only; only QEMU has the file, so there is nothing to lock.
 func (b *builder) ephemeral(original Image, secret string, layer int) string {
 	role := RoleHeaderStorage.at(layer)
 	h := EphemeralHeader{Node: Name(b.disk.Target, role), Secret: secret, Original: original}
@@ -133,8 +133,8 @@ func (g *Graph) FileOf(node string) *PassedFile {
 	return nil
 }
 
-// BuildImage works out the nodes of one image alone, for reading: what somebody
-// needs who looks for a LUKS header in it. The graph has no device, and the nodes
+// BuildImage works out the nodes of one image alone, for reading a LUKS header
+// from it. The graph has no device, and the nodes
 // have the names of a header's.
 func BuildImage(target string, image Image) (*Graph, error) {
 	image.Encryption = nil

@@ -3,9 +3,9 @@ package blockgraph
 // maxName is the longest node-name that QEMU takes (31 characters and a NUL).
 const maxName = 31
 
-// Validate tells whether the disk makes sense, by the rules that libvirt has
-// for one. The error is an [*InvalidError] or an [*UnsupportedError] that names the
-// element, also for a disk that was not read from XML.
+// Validate checks the disk by the rules that libvirt has for one. The error is an
+// [*InvalidError] or an [*UnsupportedError] that names the element, also for a disk
+// that was not read from XML.
 func (d *Disk) Validate() error {
 	for _, check := range []func() error{d.validateTarget, d.validateImages, d.validateTransient, d.validateFrontend,
 		d.validatePassThrough, d.validateDriver, d.validateQueues, d.validateIdentity, d.validateTuning, d.validateThrottling, d.validateAddress} {

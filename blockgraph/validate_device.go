@@ -296,7 +296,7 @@ func printableText(s string) bool {
 
 func quoteRune(c rune) string { return strconv.Quote(string(c)) }
 
-// alphanumeric tells whether c is an ASCII letter or digit.
+// alphanumeric reports whether c is an ASCII letter or digit.
 func alphanumeric(c rune) bool {
 	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }

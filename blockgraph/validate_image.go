@@ -168,7 +168,7 @@ func (d *Disk) validateHeader(element string, i *Image) error {
 	return nil
 }
 
-// sameBytes tells whether two sources are the same by what they say.
+// sameBytes reports whether two sources are the same by what they say.
 func sameBytes(a, b Source) bool {
 	a.Path, b.Path = path.Clean(a.Path), path.Clean(b.Path)
 	if a.Local() && b.Local() {
@@ -250,7 +250,7 @@ func (d *Disk) validateImage(element string, i Image) error {
 	return i.Source.validate(element)
 }
 
-// validateFolder checks that a folder is used as one, and nothing else is.
+// validateFolder checks that a directory is used as one, and nothing else is.
 func (d *Disk) validateFolder(element string, i Image) error {
 	folder := i.Source.Kind == SourceDir
 	switch {

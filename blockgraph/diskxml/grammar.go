@@ -189,7 +189,7 @@ func suggest(word string, known []string) string {
 	return ""
 }
 
-// oneEdit tells whether one letter added, removed or replaced, or two next to each
+// oneEdit reports whether one letter added, removed or replaced, or two next to each
 // other swapped, make a into b.
 func oneEdit(a, b string) bool {
 	if len(a) > len(b) {

@@ -120,8 +120,8 @@ func commonRule(attrs ...string) *rule {
 
 func localRule(attrs ...string) *rule {
 	r := commonRule(append(attrs, "startupPolicy")...)
-	// Descriptors that a program has given to libvirtd for a domain of its own:
-	// nobody else can have them.
+	// Descriptors that a program has given to libvirtd for a domain of its own: no
+	// other program can have them.
 	r.notAttrs = []string{"fdgroup"}
 	return r
 }

@@ -32,7 +32,7 @@ type skipped struct {
 	words []string
 }
 
-// cut takes off e what is unknown to r, and tells whether there was any.
+// cut removes from e what is unknown to r, and reports whether there was any.
 func (s *skipped) cut(r *rule, e *element) bool {
 	if s == nil || slices.Contains(strings.Split(e.path, "/"), "encryption") {
 		return false

@@ -1,5 +1,5 @@
-// Package render writes plans and graphs of [blockgraph] in the forms that people
-// and other programs read.
+// Package render writes plans and graphs of [blockgraph] in the forms for human
+// readers and other programs.
 //
 //	Text                        the steps, a line each
 //	JSON                        one document, each element as it goes to QEMU
