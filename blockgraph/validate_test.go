@@ -81,9 +81,10 @@ func TestErrorsSayWhere(t *testing.T) {
 		"disk XML line 3: <driver cache=...>: bad":    &diskxml.XMLError{Element: "disk/driver@cache", Line: 3, Reason: "bad"},
 		"disk XML: <secret> in <encryption>: bad":     &blockgraph.InvalidError{Element: "disk/encryption/secret", Reason: "bad"},
 		"domain XML: <type machine=...> in <os>: bad": &diskxml.XMLError{Element: "domain/os/type@machine", Reason: "bad"},
-		"unsupported: no":         &blockgraph.UnsupportedError{Reason: "no"},
-		"unsupported: <auth>: no": &blockgraph.UnsupportedError{Element: "disk/auth", Reason: "no"},
-		"disk vdb: full":          &blockgraph.PlacementError{Target: "vdb", Reason: "full"},
+		"pool XML: <pool>: bad":                       &diskxml.XMLError{Element: "pool", Reason: "bad"},
+		"unsupported: no":                             &blockgraph.UnsupportedError{Reason: "no"},
+		"unsupported: <auth>: no":                     &blockgraph.UnsupportedError{Element: "disk/auth", Reason: "no"},
+		"disk vdb: full":                              &blockgraph.PlacementError{Target: "vdb", Reason: "full"},
 	} {
 		if err.Error() != want {
 			t.Errorf("got  %q\nwant %q", err, want)

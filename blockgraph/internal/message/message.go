@@ -10,9 +10,9 @@ import (
 // document as a whole; line is 0 where it is not known.
 func Invalid(element string, line int, reason string) string {
 	var b strings.Builder
-	document := "disk"
-	if strings.HasPrefix(element, "domain") {
-		document = "domain"
+	document, _, _ := strings.Cut(element, "/")
+	if document != "domain" && document != "pool" {
+		document = "disk"
 	}
 	b.WriteString(document + " XML")
 	if line > 0 {
