@@ -29,7 +29,7 @@ type Client struct {
 type dispatcher interface {
 	// run executes calls in their order and sets results[i] for calls[i].
 	run(ctx context.Context, calls []*call, results []Result)
-	// close releases everything, and wakes whoever is in run.
+	// close releases everything, and wakes the callers of run.
 	close() error
 	// passesFiles reports whether run takes calls with a file.
 	passesFiles() bool
@@ -155,7 +155,7 @@ func (c *Client) PeerPID() (int, bool) { return c.peer.pid, c.peer.known }
 // Done is closed when the connection ends, by Close or by itself.
 func (c *Client) Done() <-chan struct{} { return c.session.done }
 
-// Err returns nil while the connection stands, and then why it ended: ErrClosed
+// Err returns nil while the connection is alive, and then why it ended: ErrClosed
 // after Close, otherwise an error that wraps ErrConnectionLost.
 func (c *Client) Err() error { return c.session.cause() }
 

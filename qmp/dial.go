@@ -85,7 +85,7 @@ func splitAddress(address string) (network, target string) {
 	return "unix", address
 }
 
-// dialHint says what a failure to connect usually means.
+// dialHint explains what a failure to connect usually means.
 func dialHint(err error) string {
 	switch {
 	case errors.Is(err, syscall.ENOENT):
@@ -110,7 +110,7 @@ func addressOf(conn net.Conn) string {
 	return address.Network() + ":" + address.String()
 }
 
-// peerOf asks the kernel who is at the other end of a unix socket.
+// peerOf queries the kernel for the process at the other end of a unix socket.
 func peerOf(conn net.Conn) peer {
 	unixConn, ok := conn.(*net.UnixConn)
 	if !ok {

@@ -20,8 +20,8 @@
 //
 // A QMP monitor serves one client at a time: a second client is accepted by the
 // kernel, but never greeted. Dial waits for the greeting until its context ends
-// and then says so ([ErrNoGreeting]). QMP has no authentication, and whoever
-// speaks it owns the QEMU process: prefer a unix socket in a private directory.
+// and then returns [ErrNoGreeting]. QMP has no authentication, and every peer
+// that connects controls the QEMU process: prefer a unix socket in a private directory.
 //
 // # Three outcomes
 //
@@ -69,10 +69,11 @@
 //
 // # Schema
 //
-// [Client.Schema] asks QEMU to describe its own commands, once per connection.
-// The answer takes QEMU some 50 ms in its main loop, in which the guest stands
-// still; [WithSchemaSource] has the client ask another source first. [Schema.Supports] answers questions such as "does blockdev-add know
-// luks.header?", and [Schema.Validate] checks a whole command before it is sent.
+// [Client.Schema] queries QEMU for a description of its own commands, once per
+// connection. The answer takes QEMU some 50 ms in its main loop, for which the guest
+// stops; [WithSchemaSource] has the client try another source first.
+// [Schema.Supports] answers questions such as "does blockdev-add know luks.header?",
+// and [Schema.Validate] checks a whole command before it is sent.
 //
 // The protocol is specified in QEMU's docs/interop/qmp-spec.rst, the
 // schema in qapi/introspect.json. The package is for Linux.

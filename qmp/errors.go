@@ -49,7 +49,7 @@ func (e *Error) Error() string {
 
 // UnknownOutcomeError says that a command, or a part of it, was sent, and that
 // no answer came. QEMU may have executed it, may still execute it, or may never
-// do so: ask QEMU what exists.
+// do so: query QEMU for what exists.
 type UnknownOutcomeError struct {
 	Command string
 	Err     error // the cause: a context's error, ErrConnectionLost, ErrClosed, ...

@@ -2,10 +2,10 @@ package qmp
 
 import "strings"
 
-// serverTexts is what QEMU's drivers for servers say, and what they mean by it.
-// Most of it is in the words of the libraries that the drivers stand on; the tests
+// serverTexts are the texts of QEMU's drivers for servers, and what they mean.
+// Most are in the words of the libraries that the drivers use; the tests
 // of package integration provoke each from a real server. The first that is found
-// holds.
+// counts.
 var serverTexts = []struct {
 	text string
 	err  error
@@ -65,8 +65,8 @@ var serverTexts = []struct {
 	{"nfs_service failed", ErrServerUnreachable},          // libnfs: the connection has failed
 }
 
-// serverText says what a refusal means that comes from a server, or from the lack
-// of one; nil for any other.
+// serverText returns the sentinel for a refusal by a server, or for an unreachable
+// one; nil for any other text.
 func serverText(text string) error {
 	if err := cephText(text); err != nil {
 		return err
@@ -79,7 +79,7 @@ func serverText(text string) error {
 	return nil
 }
 
-// cephText says what QEMU's block/rbd.c means, which ends in the text of an errno of
+// cephText returns the sentinel for a text of QEMU's block/rbd.c, which ends in the text of an errno of
 // Ceph's: rados_connect, rados_ioctx_create and rbd_open. nil for other texts.
 func cephText(text string) error {
 	const denied, forbidden, missing = ": Permission denied", ": Operation not permitted", ": No such file or directory"

@@ -6,8 +6,8 @@ import (
 )
 
 // What QEMU means by its refusals. QEMU gives nearly all of them the class
-// GenericError, so that only the text tells them apart. This file is the one
-// place where those texts are matched; the tests provoke each from a real QEMU.
+// GenericError, so that only the text tells them apart. Those texts are matched here
+// and in errserver.go, and nowhere else; the tests provoke each from a real QEMU.
 var (
 	// ErrWrongPassphrase: no LUKS key slot opens with the given secret.
 	ErrWrongPassphrase = errors.New("wrong passphrase")
@@ -48,10 +48,10 @@ var (
 	ErrLoginRefused = errors.New("the server refuses the login")
 	// ErrForbidden: a server does not give the image to this user.
 	ErrForbidden = errors.New("the server does not allow it")
-	// ErrServerUnreachable: nobody answers at a server's address.
+	// ErrServerUnreachable: nothing answers at a server's address.
 	ErrServerUnreachable = errors.New("the server cannot be reached")
 	// ErrServerUntrusted: a server has another certificate or host key than it
-	// should have, or one that nobody vouches for.
+	// should have, or one that no trusted authority has signed.
 	ErrServerUntrusted = errors.New("the server is not the one that it should be")
 	// ErrTLSRequired: a server only talks over TLS.
 	ErrTLSRequired = errors.New("the server wants TLS")

@@ -104,7 +104,7 @@ func (s *Subscription) deliver() {
 	}
 }
 
-// hub gives each event to the subscriptions that want it.
+// hub delivers each event to the subscriptions that want it.
 type hub struct {
 	mu    sync.Mutex
 	subs  map[*Subscription]struct{}
@@ -137,7 +137,7 @@ func (h *hub) subscribe(names []string) *Subscription {
 	return s
 }
 
-// wanted says whether anybody listens for events of this name.
+// wanted reports whether any subscription listens for events of this name.
 func (h *hub) wanted(name string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -32,7 +32,7 @@ type Result struct {
 	Err   error           // see the package comment for the three outcomes
 }
 
-// idStyle says how a transport wants a command's id.
+// idStyle is the form of a command's id.
 type idStyle int
 
 const (
@@ -49,7 +49,7 @@ type call struct {
 	shown   []byte   // the same, redacted and without the newline; nil unless traced
 	secrets [][]byte // to scrub from the answer, longest first
 	file    *os.File
-	answer  chan answer // one answer, buffered: whoever delivers it never waits
+	answer  chan answer // one answer, buffered: delivering it never waits
 }
 
 // answer is a reply, or the reason why there will be none.

@@ -174,11 +174,11 @@ func (r *schemaResolver) fill(t *schemaType, e schemaEntity) {
 	}
 }
 
-// Supports says whether this QEMU knows a command, and in it what path names:
+// Supports reports whether this QEMU knows a command, and in it what path names:
 // members, the values that select a variant, and the values of enumerations,
 // joined by dots. Arrays are passed through. A last part that begins with a
-// dollar sign is a feature of an object, which tells that QEMU gives some member
-// more meanings than it used to ("features" in docs/devel/qapi-code-gen).
+// dollar sign is a feature of an object, which marks a member that has
+// more meanings than it used to have ("features" in docs/devel/qapi-code-gen).
 //
 //	s.Supports("blockdev-add", "")             // the command itself
 //	s.Supports("blockdev-add", "luks")         // the driver
@@ -195,7 +195,7 @@ func (s *Schema) Supports(command, path string) bool {
 	return args.supports(strings.Split(path, "."), 0)
 }
 
-// HasEvent says whether this QEMU can send the event.
+// HasEvent reports whether this QEMU can send the event.
 func (s *Schema) HasEvent(name string) bool {
 	_, ok := s.events[name]
 	return ok

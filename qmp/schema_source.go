@@ -17,18 +17,18 @@ type SchemaID struct {
 	// PID is Client.PeerPID, or 0 where that is not known.
 	PID int
 	// Address names the monitor, as "tcp:10.0.0.1:4444", "unix:/run/vm1.sock" or
-	// "libvirt:" and the domain's UUID; empty where it has no name. What a monitor
-	// says of itself need not hold for another one of the same version.
+	// "libvirt:" and the domain's UUID; empty where it has no name. What one monitor
+	// reports need not hold for another one of the same version.
 	Address string
 }
 
-// SchemaSource knows schemas without asking the QEMU that a client is connected
+// SchemaSource knows schemas without querying the QEMU that a client is connected
 // to, for query-qmp-schema holds up QEMU's main loop, and with it the guest, for
 // some 50 ms. Its methods may be called from any
 // number of goroutines at once, and must not call the client.
 type SchemaSource interface {
 	// Schema returns the schema of the QEMU that id names, or nil: then the
-	// client asks QEMU. A source's own trouble must not fail the caller, so
+	// client asks QEMU. A failure of the source must not fail the caller, so
 	// there is no error.
 	Schema(ctx context.Context, id SchemaID) *Schema
 	// Keep is offered the "return" value of query-qmp-schema, valid, after
@@ -37,16 +37,16 @@ type SchemaSource interface {
 }
 
 // WithSchema hands in the schema of an earlier connection to the same QEMU
-// binary, so that Client.Schema does not ask for it.
+// binary, so that Client.Schema does not query it.
 func WithSchema(s *Schema) Option { return func(o *options) { o.schema = s } }
 
-// WithSchemaSource makes Client.Schema ask s first.
+// WithSchemaSource makes Client.Schema try s before QEMU.
 func WithSchemaSource(s SchemaSource) Option { return func(o *options) { o.source = s } }
 
 // Schema returns QEMU's description of its commands, from WithSchema, from
 // WithSchemaSource, or else from QEMU itself, which stalls the guest for some
 // 50 ms. It is looked for once per connection; concurrent callers share the
-// answer. A failure is not kept: the next caller asks again.
+// answer. A failure is not cached: the next caller queries QEMU again.
 func (c *Client) Schema(ctx context.Context) (*Schema, error) {
 	const query = "query-qmp-schema"
 	select {
@@ -81,7 +81,7 @@ func (c *Client) Schema(ctx context.Context) (*Schema, error) {
 	return c.schema, nil
 }
 
-// schemaID asks QEMU for what its greeting does not say, which takes 0.2 ms.
+// schemaID queries QEMU for what its greeting lacks, which takes 0.2 ms.
 func (c *Client) schemaID(ctx context.Context) (SchemaID, error) {
 	id := SchemaID{Version: c.VersionString(), Address: c.address}
 	if pid, known := c.PeerPID(); known {

@@ -15,7 +15,7 @@ import (
 // is 2; a schema that leads back to itself ends here.
 const maxUnions = 8
 
-// ArgumentError says which argument of a command QEMU would refuse, and why.
+// ArgumentError tells which argument of a command QEMU would refuse, and why.
 type ArgumentError struct {
 	Command string
 	Path    string // for example "file.filename" or "levels[2]"; empty for the command itself
@@ -260,7 +260,7 @@ func kindOf(value any) string {
 	return "unknown"
 }
 
-// accepts says whether a type of kind want takes values of kind got.
+// accepts reports whether a type of kind want takes values of kind got.
 func accepts(want, got string) bool {
 	return want == got || want == "value" || want == "number" && got == "int"
 }

@@ -10,7 +10,7 @@ type session struct {
 	done  chan struct{} // closed when err is set
 
 	mu  sync.Mutex
-	err error // why the connection ended; nil while it stands
+	err error // why the connection ended; nil while it is alive
 }
 
 func newSession(o options) *session {

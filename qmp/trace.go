@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Direction says which way a traced message went.
+// Direction is the way that a traced message went.
 type Direction int
 
 const (

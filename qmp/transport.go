@@ -22,7 +22,7 @@ type Transport interface {
 	// file is nil unless PassesFiles reports true. It goes to QEMU together with
 	// command, which then holds no secret. It is closed when Run has returned.
 	//
-	// ctx ends when nobody waits for the reply any more. A Run that cannot be
+	// ctx ends when the caller no longer waits for the reply. A Run that cannot be
 	// interrupted may ignore that: the client does not wait for it, and discards its
 	// reply. Commands that follow are held up until it returns.
 	//
@@ -49,7 +49,7 @@ func WithAddress(address string) Option { return func(o *options) { o.address = 
 
 // NewClient makes a client that reaches QEMU through t, which must be connected. The
 // transport is the client's from then on: Close closes it, as does NewClient if it fails.
-// ctx bounds this call alone, in which QEMU is asked for its version.
+// ctx bounds this call alone, which queries QEMU's version.
 func NewClient(ctx context.Context, t Transport, opts ...Option) (*Client, error) {
 	o := newOptions(stringID, opts)
 	s := newSession(o)

@@ -36,7 +36,7 @@ type socket struct {
 type pendingCall struct {
 	*call
 	// secrets are the call's, and gone once the caller has left: from then on
-	// their owner may wipe them, and nobody may read them.
+	// their owner may wipe them, and they must not be read.
 	secrets   [][]byte
 	abandoned bool
 }
@@ -89,7 +89,7 @@ func (s *socket) start() {
 	}()
 }
 
-// read serves messages until the connection ends, and says why it did.
+// read serves messages until the connection ends, and returns why it did.
 func (s *socket) read() error {
 	for {
 		line, err := s.lines.next()
@@ -163,7 +163,7 @@ func (s *socket) event(name string, line []byte) {
 	}
 	var e Event
 	if err := json.Unmarshal(line, &e); err != nil {
-		// Its data is no object, which QMP rules out. Its name still says something.
+		// Its data is no object, which QMP rules out. Its name is still of use.
 		e = Event{Event: name}
 	}
 	s.session.hub.publish(e)
@@ -259,8 +259,8 @@ func (s *socket) send(ctx context.Context, calls []*call, results []Result) int 
 	case s.session.cause() != nil:
 		err = s.session.cause() // explains it better than "use of closed network connection"
 	default:
-		// The reader learns of it in a moment. Who asks Done first must not be
-		// told that the connection lives.
+		// The reader notices only in a moment; until then, Done must not claim that
+		// the connection is alive.
 		err = fmt.Errorf("%w: %w", ErrConnectionLost, err)
 		s.session.fail(err)
 	}

@@ -18,7 +18,7 @@ const Redacted = "[redacted]"
 // (qobject/json-streamer.c); a value that contains itself ends here.
 const MaxDepth = 1000
 
-// slack is the room kept for what is appended without asking: punctuation and numbers.
+// slack is the room kept for what is appended without a call of grow: punctuation and numbers.
 const slack = 64
 
 // EncodeError says which value of an Object cannot be encoded.

@@ -19,7 +19,7 @@ import (
 // this is worse than the 50 ms for which the VM would stall.
 const asideLimit = 10 * time.Second
 
-// Answer is what a QEMU that was started aside says of itself.
+// Answer is what a QEMU that was started aside reports about itself.
 type Answer struct {
 	Version string // as qmp.SchemaID has it
 	Target  string // as qmp.SchemaID has it
@@ -89,7 +89,7 @@ func start(cmd *exec.Cmd) (stop func(), err error) {
 	go func() {
 		defer close(done)
 		// Pdeathsig counts the death of the thread that started the process, and
-		// Go's runtime may end a thread that nobody holds.
+		// Go's runtime may end a thread that no goroutine is locked to.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()

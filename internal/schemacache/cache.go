@@ -11,23 +11,23 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// Cache knows the schemas of QEMUs, from a folder of earlier answers or from the
+// Cache knows the schemas of QEMUs, from a directory of earlier answers or from the
 // same program started aside. Its methods may be called from any number of
-// goroutines, and its folder may be used by any number of processes.
+// goroutines, and its directory may be used by any number of processes.
 type Cache struct {
-	// Dir is the folder, see DefaultDir. It is made, for its owner alone, when
+	// Dir is the directory, see DefaultDir. It is made, for its owner alone, when
 	// there is something to keep. Empty: nothing is kept.
 	Dir string
 	// Emulator is the path of the program for where the client does not know
 	// QEMU's process, or where its program cannot be run: libvirt's <emulator>.
 	// Empty: unknown.
 	Emulator string
-	// Report is told what kept the cache from working, from the goroutine that
-	// asked for a schema. Nil: nobody is told.
+	// Report is called with what kept the cache from working, in the goroutine that
+	// wants a schema. Nil: it is dropped.
 	Report func(error)
 }
 
-// DefaultDir is the folder that a user's programs share: /var/cache/luksplug/schema
+// DefaultDir is the directory that a user's programs share: /var/cache/luksplug/schema
 // for root, and luksplug/schema in os.UserCacheDir otherwise.
 func DefaultDir() (string, error) {
 	if os.Geteuid() == 0 {
@@ -35,7 +35,7 @@ func DefaultDir() (string, error) {
 	}
 	dir, err := os.UserCacheDir()
 	if err != nil {
-		return "", fmt.Errorf("find a folder to keep QEMU's schemas in: %w", err)
+		return "", fmt.Errorf("find a directory to keep QEMU's schemas in: %w", err)
 	}
 	return filepath.Join(dir, "luksplug", "schema"), nil
 }
@@ -131,20 +131,21 @@ type entry struct {
 	Address string `json:"address"` // of the monitor; empty where the program is known
 }
 
-// entryOf says what the answer of the QEMU is filed under, and whether that is
-// enough to tell it from any other.
+// entryOf returns what the answer of the QEMU is filed under, and reports whether that
+// is enough to tell it from any other.
 func entryOf(id qmp.SchemaID, programs []*program) (entry, bool) {
 	e := entry{Version: id.Version, Target: id.Target}
 	if len(programs) > 0 {
 		e.Program = programs[0].identity()
 		return e, true
 	}
-	// Whoever answers there could answer anything: it holds there alone.
+	// A peer at that address can claim to be any QEMU: its answer is used for that
+	// address alone.
 	e.Address = id.Address
 	return e, packaged(id.Version) && e.Address != ""
 }
 
-// packaged says whether a version names a distributor's package, which tells one
+// packaged reports whether a version names a distributor's package, which tells one
 // build from another.
 func packaged(version string) bool { return strings.Contains(version, "(") }
 

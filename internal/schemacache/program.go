@@ -55,9 +55,8 @@ func openProgram(path string) (*program, error) {
 func (p *program) close() { _ = p.file.Close() } // nothing was written
 
 // identity tells this file from every other that there was or will be. The time
-// of the last change of the inode is in it because nobody can set that one: the
-// rest a user could give to a file of his own, and the number of a deleted file
-// goes to another.
+// of the last change of the inode is in it because no user can set it: a user can
+// give the rest to a file of their own, and the number of a deleted file is used again.
 func (p *program) identity() string {
 	return fmt.Sprintf("%d:%d:%d:%d:%d.%09d:%d.%09d", p.stat.Dev, p.stat.Ino, p.stat.Uid, p.stat.Size,
 		p.stat.Mtim.Sec, p.stat.Mtim.Nsec, p.stat.Ctim.Sec, p.stat.Ctim.Nsec)
@@ -85,7 +84,7 @@ func (p *program) trust() error {
 	return nil
 }
 
-// trusted returns nil if nobody but us and root can change a file or folder of
+// trusted returns nil if only the caller and root can change a file or directory of
 // this owner and mode. An access control list shows in the group's bits (acl(5)).
 func trusted(uid, mode uint32) error {
 	switch {

@@ -142,7 +142,7 @@ func (c *Cache) store(e entry, raw []byte) error {
 }
 
 // write puts text under name, whole or not at all. A cache need not survive the
-// loss of power, and its checksum tells of it: hence no sync.
+// loss of power, and its checksum detects it: hence no sync.
 func write(root *os.Root, name string, text []byte) error {
 	dir, err := root.Open(".")
 	if err != nil {
@@ -152,7 +152,7 @@ func write(root *os.Root, name string, text []byte) error {
 	return fsutil.Replace(dir, name, text, fsutil.Options{Mode: 0o600, Temporary: tempStart + rand.Text()})
 }
 
-// open opens the folder, if it is one that only we and root can write.
+// open opens the directory, if it is one that only we and root can write.
 func (c *Cache) open() (*os.Root, error) {
 	if c.Dir == "" {
 		return nil, os.ErrNotExist
@@ -164,7 +164,7 @@ func (c *Cache) open() (*os.Root, error) {
 	info, err := root.Stat(".")
 	if err == nil {
 		if err = trustedInfo(info); err != nil {
-			err = fmt.Errorf("the folder %s is %w", c.Dir, err)
+			err = fmt.Errorf("the directory %s is %w", c.Dir, err)
 		}
 	}
 	if err != nil {

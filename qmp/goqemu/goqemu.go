@@ -74,7 +74,7 @@ func NewClient(ctx context.Context, m goqemu.Monitor, opts ...qmp.Option) (*qmp.
 type transport struct {
 	monitor goqemu.Monitor
 	events  <-chan goqemu.Event // nil: the monitor has none
-	cancel  context.CancelFunc  // ends the events; nil: they have not been asked for
+	cancel  context.CancelFunc  // ends the events; nil: there is no subscription yet
 }
 
 func (t *transport) Run(_ context.Context, command []byte, _ *os.File) ([]byte, error) {

@@ -98,7 +98,7 @@ func (t *transport) subscribe(ctx context.Context) error {
 			cancel()
 			return
 		}
-		_ = t.Listen(ctx, nil) // ctx has ended, and nobody is there to be told
+		_ = t.Listen(ctx, nil) // ctx has ended, and no client is left to get events
 	}()
 	return ctx.Err()
 }
@@ -109,7 +109,7 @@ var errEnded = errors.New("libvirt's connection ended")
 //
 // Ending the subscription takes care. When go-libvirt's stream is cancelled while libvirt
 // still sends events, go-libvirt blocks for ever on the next one, and its whole connection
-// with it. So libvirt is asked first to send no more. That takes the subscription's
+// with it. So the subscription at libvirt is ended first. That takes the subscription's
 // callback id, which go-libvirt keeps to itself; but every event carries it. Without an
 // event so far, Listen goes on until one comes.
 func (t *transport) Listen(ctx context.Context, publish func(qmp.Event)) error {

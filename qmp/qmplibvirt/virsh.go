@@ -83,8 +83,8 @@ func (v Virsh) PassFile(ctx context.Context, command []byte, f *os.File) ([]byte
 	return nil, fmt.Errorf("%w: virsh printed no reply of QEMU's", qmp.ErrProtocol)
 }
 
-// virshGotNoFurther recognises the failures of virsh in which it has not asked
-// libvirt for the command yet, or libvirt has not asked QEMU.
+// virshGotNoFurther reports whether virsh failed before the command reached QEMU: virsh
+// had not sent it to libvirt, or libvirt had not sent it on.
 func virshGotNoFurther(said string) bool {
 	for _, text := range []string{
 		"failed to connect to the hypervisor",
@@ -99,7 +99,7 @@ func virshGotNoFurther(said string) bool {
 	return false
 }
 
-// quoted is what a program said, to end an error's text with.
+// quoted returns a program's own message as the end of an error's text.
 func quoted(said string) string {
 	if said == "" {
 		return ""
