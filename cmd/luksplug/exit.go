@@ -2,7 +2,6 @@ package main
 
 import (
 	"errors"
-	"io/fs"
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -11,7 +10,6 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
-	"github.com/luksplug/luksplug/secrets/luks"
 	"github.com/luksplug/luksplug/secrets/passphrase"
 	"github.com/luksplug/luksplug/secrets/pkcs11"
 )
@@ -68,21 +66,10 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// is tells whether err wraps an error of type T.
+// is reports whether err wraps an error of type T.
 func is[T error](err error) bool {
 	var target T
 	return errors.As(err, &target)
-}
-
-// hint returns what else the user may want to know about an error.
-func (a *app) hint(err error) string {
-	switch {
-	case (errors.Is(err, qmp.ErrWrongPassphrase) || errors.Is(err, luks.ErrWrongPassphrase)) && a.newline:
-		return "the passphrase ends in a newline, which counts as part of it: write the file without one (printf %s)"
-	case errors.Is(err, fs.ErrPermission) && !errors.Is(err, secrets.ErrDenied):
-		return "run luksplug as a user who may open it, usually root"
-	}
-	return ""
 }
 
 // oneLine keeps an error to one line, whatever it wraps.

@@ -29,7 +29,7 @@ func (h Host) CheckArrival(ctx context.Context, xml []byte) ([]DiskCheck, error)
 	}
 	var out []DiskCheck
 	for _, r := range d.record.Disks {
-		disk, err := startDiskOf(d.doc, r)
+		disk, err := StartDisk(d.doc, r)
 		if err == nil {
 			err = s.Check(ctx, disk, hotplug.ArrivalMigration, h.Store)
 		}

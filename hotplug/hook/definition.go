@@ -9,8 +9,8 @@ import (
 	"strings"
 
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/hotplug/domainxml"
-	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
 // Definition changes the definitions of domains, which have to be off, or take
@@ -132,7 +132,7 @@ func (d Definition) WithRecord(ctx context.Context, doc *domainxml.Document, r r
 		if !r.ColdPlug || disk.Optional {
 			continue
 		}
-		start, err := startDiskOf(doc, disk)
+		start, err := StartDisk(doc, disk)
 		if err != nil {
 			return nil, err
 		}

@@ -9,9 +9,9 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/hotplug/domainxml"
 	"github.com/luksplug/luksplug/hotplug/hook"
-	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
 const (

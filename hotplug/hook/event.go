@@ -3,8 +3,8 @@ package hook
 import (
 	"fmt"
 
-	"github.com/luksplug/luksplug/hotplug/domainxml"
-	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
 // Operation is what happens to the domain, in libvirt's word.

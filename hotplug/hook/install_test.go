@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/hotplug/hook"
-	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
 func TestInstall(t *testing.T) {

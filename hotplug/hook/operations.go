@@ -11,8 +11,8 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/access"
-	"github.com/luksplug/luksplug/hotplug/domainxml"
-	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
 // starting returns the domain as one that is about to start.
@@ -22,15 +22,6 @@ func (c call) starting() (*hotplug.Starting, error) {
 		return nil, err
 	}
 	return hotplug.NewStarting(c.uuid, user, c.options()), nil
-}
-
-// StartDisk returns a recorded disk as one that a VM starts with.
-func StartDisk(d record.Disk) (hotplug.StartDisk, error) {
-	disk, err := d.Parsed()
-	if err != nil {
-		return hotplug.StartDisk{}, err
-	}
-	return hotplug.StartDisk{Disk: disk, Devices: d.Devices, Way: d.Start, AllowSharedHeader: d.AllowSharedHeader, Relabel: d.Relabel, Owners: d.Owners}, nil
 }
 
 // cold tells whether QEMU has the disk from its start.
@@ -82,7 +73,7 @@ func (c call) prepare(ctx context.Context) error {
 }
 
 func (c call) prepareDisk(ctx context.Context, s *hotplug.Starting, d record.Disk, arrival hotplug.Arrival) error {
-	disk, err := startDiskOf(c.doc, d)
+	disk, err := StartDisk(c.doc, d)
 	switch {
 	case err != nil:
 		return err
@@ -158,7 +149,7 @@ func (c call) finish(ctx context.Context, s *hotplug.Starting, arrival hotplug.A
 		if d == nil {
 			continue
 		}
-		disk, err := startDiskOf(c.doc, *d)
+		disk, err := StartDisk(c.doc, *d)
 		if err != nil {
 			failed = append(failed, err)
 			continue
@@ -212,7 +203,7 @@ func (d *domain) onlyOptional() bool {
 
 // plug attaches a disk that is not among QEMU's arguments.
 func (c call) plug(ctx context.Context, vm *hotplug.VM, d record.Disk) error {
-	disk, err := startDiskOf(c.doc, d)
+	disk, err := StartDisk(c.doc, d)
 	if err != nil {
 		return err
 	}
@@ -231,7 +222,7 @@ func (c call) arrive(ctx context.Context, arrival hotplug.Arrival) ([]byte, erro
 	arguments := domainxml.Foreign(c.doc.Arguments())
 	var failed []error
 	for _, d := range c.record.Disks {
-		disk, err := startDiskOf(c.doc, d)
+		disk, err := StartDisk(c.doc, d)
 		if err != nil {
 			failed = append(failed, err)
 			continue

@@ -11,7 +11,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/access"
-	"github.com/luksplug/luksplug/hotplug/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -216,6 +216,10 @@ func (r Record) Empty() bool { return len(r.Disks) == 0 && !r.ColdPlug }
 func (r Record) XML() (string, error) {
 	return r.text(Prefix+":", ` xmlns:`+Prefix+`="`+Namespace+`"`)
 }
+
+// Plain returns the element without its namespace, as libvirt's interface for
+// metadata takes it.
+func (r Record) Plain() (string, error) { return r.text("", "") }
 
 // text returns the element, whose own elements have names with this prefix.
 func (r Record) text(prefix, declaration string) (string, error) {

@@ -1,5 +1,5 @@
-// Package record keeps, in the metadata of a libvirt domain, which disks luksplug
-// has attached to it.
+// Package record reads and writes the element in a libvirt domain's metadata that
+// says which disks luksplug has attached to it.
 //
 // libvirt does not know these disks. Whoever starts the domain again, restores or
 // receives it has to give them back to QEMU, and all that he has is the domain's

@@ -8,8 +8,8 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/hotplug/domainxml"
-	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
 const diskXML = `<disk type='file' device='disk'>

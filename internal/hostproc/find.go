@@ -1,4 +1,5 @@
-package main
+// Package hostproc finds processes of this machine.
+package hostproc
 
 import (
 	"bytes"
@@ -10,19 +11,19 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/daemon"
 )
 
-// findQEMU returns the process of user uid that is a QEMU with that UUID, 0 when
-// there is none, or more than one: then it is not sure which.
-func findQEMU(uuid string, uid uint32) int {
+// FindQEMU returns the id of the process of user uid that is a QEMU with that
+// UUID. It returns 0 if there is none or more than one.
+func FindQEMU(uuid string, uid uint32) int {
 	found := 0
 	for _, pid := range processes() {
 		args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if err != nil || !isQEMU(bytes.Split(args, []byte{0}), uuid) {
 			continue
 		}
-		if p, err := hotplug.LookUpProcess(pid); err != nil || p.User.UID != uid {
+		if c, err := daemon.CredentialOf(pid); err != nil || c.UID != uid {
 			continue
 		}
 		if found != 0 {
@@ -33,7 +34,7 @@ func findQEMU(uuid string, uid uint32) int {
 	return found
 }
 
-// isQEMU tells whether the arguments are those of a QEMU with that UUID.
+// isQEMU reports whether the arguments are those of a QEMU with that UUID.
 func isQEMU(args [][]byte, uuid string) bool {
 	i := slices.IndexFunc(args, func(a []byte) bool { return string(a) == "-uuid" })
 	program := filepath.Base(string(args[0]))
@@ -55,9 +56,10 @@ func processes() []int {
 	return out
 }
 
-// listener returns the process that listens on a TCP port of this machine, which
-// is the VM's where a monitor answers there.
-func listener(port int) (*hotplug.Process, error) {
+// Listener returns the id of the process that listens on a TCP port of this
+// machine. It fails if none can be seen: only root sees the descriptors of other
+// users' processes.
+func Listener(port int) (int, error) {
 	var sockets []string
 	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
 		text, err := os.ReadFile(table)
@@ -73,16 +75,16 @@ func listener(port int) (*hotplug.Process, error) {
 		}
 		for _, e := range entries {
 			if link, err := os.Readlink(filepath.Join(dir, e.Name())); err == nil && slices.Contains(sockets, link) {
-				return hotplug.LookUpProcess(pid)
+				return pid, nil
 			}
 		}
 	}
-	return nil, fmt.Errorf("the process that listens on port %d cannot be seen: run luksplug as root, or use the monitor's unix socket", port)
+	return 0, fmt.Errorf("the process that listens on port %d cannot be seen", port)
 }
 
-// listening returns the sockets that listen on a port, as /proc names them in a
-// process's descriptors. The table is that of proc_pid_net(5): the second column
-// is the local address, the fourth the state, the tenth the inode.
+// listening returns the sockets that listen on a port, as /proc names them among
+// a process's descriptors. The table is that of proc_pid_net(5): the second
+// column is the local address, the fourth the state, the tenth the inode.
 func listening(table string, port int) []string {
 	const address, state, inode, columns = 1, 3, 9, 10
 	const listen = "0A"
