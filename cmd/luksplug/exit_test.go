@@ -90,29 +90,6 @@ func TestOneLine(t *testing.T) {
 	}
 }
 
-func TestHint(t *testing.T) {
-	t.Parallel()
-	wrong := &hotplug.RolledBackError{Target: "vdb", Err: qmp.ErrWrongPassphrase}
-	cases := []struct {
-		name    string
-		newline bool
-		err     error
-		want    string // a part of it; "" for no hint
-	}{
-		{"wrong passphrase", false, wrong, ""},
-		{"wrong passphrase with a newline", true, wrong, "newline"},
-		{"another error with a newline", true, fs.ErrNotExist, ""},
-		{"no permission", false, fmt.Errorf("open: %w", fs.ErrPermission), "root"},
-		{"a key store that tells by itself", false, fmt.Errorf("%w: %w", secrets.ErrDenied, fs.ErrPermission), ""},
-	}
-	for _, c := range cases {
-		got := (&app{newline: c.newline}).hint(c.err)
-		if c.want == "" && got != "" || !strings.Contains(got, c.want) {
-			t.Errorf("%s: %q, want %q", c.name, got, c.want)
-		}
-	}
-}
-
 // A pseudo terminal's master is a terminal to the kernel.
 func TestColoursOnlyOnATerminal(t *testing.T) {
 	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)

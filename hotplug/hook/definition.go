@@ -79,7 +79,7 @@ func pciExpress(doc *domainxml.Document) bool {
 }
 
 // ErrDisks: the domain has disks of ours.
-var ErrDisks = errors.New("disks of luksplug's belong to the domain: detach them with --persistent first")
+var ErrDisks = errors.New("disks of luksplug's belong to the domain")
 
 // Disable takes everything of ours from a definition.
 func (d Definition) Disable(doc *domainxml.Document) (*domainxml.Document, error) {
