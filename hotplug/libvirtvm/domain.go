@@ -64,7 +64,10 @@ func Open(ctx context.Context, uri, domain string, opts Options) (*Domain, error
 		silent.SetOutput(io.Discard)
 		d.log = silent
 	}
-	return d, d.connect(ctx)
+	if err := d.connect(ctx); err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // Errors of URIs.
