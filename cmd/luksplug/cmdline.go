@@ -43,23 +43,27 @@ is asked in either case.`,
   pass show vm1-vdb | tr -d '\n' | luksplug cmdline vdb.xml --passphrase-file - --master-key /run/vm1.key`,
 		Args: argument("DISK.xml"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			plan, err := a.plan(cmd.Context(), args[0], about, hotplug.UnlockQEMU)
-			if err != nil {
-				return err
-			}
-			arguments, err := a.arguments(plan, master)
-			if err != nil {
-				return err
-			}
-			if a.flags.output == "json" {
-				return a.printJSON(arguments)
-			}
-			return a.print(blockgraph.QuoteArguments(arguments))
+			return a.runCmdline(cmd.Context(), about, master, args[0])
 		},
 	}
 	about.register(cmd)
 	cmd.Flags().StringVar(&master, "master-key", "", "encrypt the secrets under the VM's master key, which is in this file, instead of naming files that hold them")
 	return cmd
+}
+
+func (a *app) runCmdline(ctx context.Context, about planFlags, master, path string) error {
+	plan, err := a.plan(ctx, path, about, hotplug.UnlockQEMU)
+	if err != nil {
+		return err
+	}
+	arguments, err := a.arguments(plan, master)
+	if err != nil {
+		return err
+	}
+	if a.flags.output == "json" {
+		return a.printJSON(arguments)
+	}
+	return a.print(blockgraph.QuoteArguments(arguments))
 }
 
 // arguments returns the plan as arguments: secrets are in files, or encrypted under
