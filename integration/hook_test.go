@@ -103,7 +103,7 @@ type plugged struct {
 // disks belong.
 func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *peer.Domain {
 	t.Helper()
-	arguments := append(hook.MonitorArguments(hook.MonitorFolder, hookUUID), hook.PortArguments(max(2, len(disks)))...)
+	arguments := append(hook.MonitorArguments(hook.MonitorDir, hookUUID), hook.PortArguments(max(2, len(disks)))...)
 	metadata := `<luksplug:disks xmlns:luksplug="` + libvirtvm.Namespace + `" user="+0:+0">`
 	starting := hotplug.NewStarting(hookUUID, nil, hotplug.Options{RunDir: "/run/luksplug/vm"})
 	var devices []blockgraph.Object

@@ -124,7 +124,7 @@ func (a *app) setUp(cmd *cobra.Command) error {
 	return nil
 }
 
-// colourful tells whether w is a terminal whose user wants colours.
+// colourful reports whether w is a terminal whose user wants colours.
 func colourful(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && os.Getenv("NO_COLOR") == "" && term.IsTerminal(int(f.Fd()))

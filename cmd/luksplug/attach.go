@@ -188,7 +188,7 @@ func attachedJSON(at *hotplug.Attached) any {
 		steps = append(steps, stepJSON{s.Step.Do.Execute, s.Step.Subject, milliseconds(s.Duration)})
 	}
 	return struct {
-		holdingJSON
+		diskJSON
 		Already      bool       `json:"already_attached"`
 		Cleared      []string   `json:"cleared"`
 		Bus          string     `json:"bus,omitempty"`
@@ -199,7 +199,7 @@ func attachedJSON(at *hotplug.Attached) any {
 		Unlocking    float64    `json:"unlock_milliseconds"`
 		Milliseconds float64    `json:"milliseconds"`
 		Steps        []stepJSON `json:"steps"`
-	}{holdingToJSON(&at.Holding), at.Already, notNil(at.Cleared), at.Bus, at.Address, at.Serial, guestPath(at), at.Reopened, milliseconds(at.Unlocking), milliseconds(at.Duration), steps}
+	}{diskToJSON(&at.Holding), at.Already, notNil(at.Cleared), at.Bus, at.Address, at.Serial, guestPath(at), at.Reopened, milliseconds(at.Unlocking), milliseconds(at.Duration), steps}
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -19,9 +19,9 @@ import (
 	"github.com/luksplug/luksplug/secrets/masterkey"
 )
 
-// secretFolder is where cmdline tells QEMU to find secrets when the user does
+// secretDir is where cmdline tells QEMU to find secrets when the user does
 // not say: on tmpfs, and laid out as a dir: key store.
-const secretFolder = "/run/luksplug/secrets"
+const secretDir = "/run/luksplug/secrets"
 
 func newCmdline(a *app) *cobra.Command {
 	var about planFlags
@@ -32,7 +32,7 @@ func newCmdline(a *app) *cobra.Command {
 		Long: `cmdline prints the -object, -blockdev and -device arguments that give a VM the
 disk from its start, quoted for a shell. They hold no passphrase: QEMU reads it
 from a file when it starts, the one of --passphrase-file or --keystore dir:PATH,
-else one in ` + secretFolder + `. The note on standard error says which.
+else one in ` + secretDir + `. The note on standard error says which.
 
 With --master-key they hold the passphrase of --passphrase-file encrypted under
 the VM's master key, a file of 32 random bytes. QEMU reads that file, in an object
@@ -84,11 +84,11 @@ func (a *app) arguments(plan *blockgraph.Plan, master string) ([]string, error) 
 // user.
 func (a *app) secretFile(o blockgraph.GraphObject) (string, error) {
 	if data, ok := o.Secret(); ok && data.Text != "" {
-		path := filepath.Join(secretFolder, o.ID)
+		path := filepath.Join(secretDir, o.ID)
 		_, err := fmt.Fprintf(a.err, "luksplug: no cookies are in these arguments: write those of the XML into %s, as name=value; name=value, readable only for QEMU's user\n", path)
 		return path, err
 	}
-	path := filepath.Join(secretFolder, dir.FileName(o.Ref))
+	path := filepath.Join(secretDir, dir.FileName(o.Ref))
 	switch spec := a.flags.passphrase; {
 	case spec == "-", strings.HasPrefix(spec, "fd:"):
 		return "", &usageError{fmt.Errorf("--passphrase-file %s is gone when QEMU starts: give the path of a file, or --master-key", spec)}
@@ -156,7 +156,7 @@ func (a *app) sealer(graph *blockgraph.Graph, path string) (*sealer, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe holds nobody up
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe does not block
 	if err != nil {
 		return nil, &usageError{fmt.Errorf("--master-key: %w", err)}
 	}

@@ -15,7 +15,7 @@ import (
 // imageFlags are what a disk's XML leaves to the host.
 type imageFlags struct {
 	pools     []string
-	tlsFolder string
+	tlsDir    string
 	tlsSecret string
 	tlsPSK    string
 	lenient   bool
@@ -24,9 +24,9 @@ type imageFlags struct {
 func (f *imageFlags) register(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&f.pools, "pool-xml", nil, "the libvirt storage pool that the disk's volume is in; repeatable; with --domain, libvirt is asked for those that are not given")
 	cmd.Flags().BoolVar(&f.lenient, "ignore-unknown", false, "skip elements and attributes of the disk XML that are not known, with a warning; what looks misspelt, and <encryption>, is read strictly even so")
-	cmd.Flags().StringVar(&f.tlsFolder, "tls-dir", "", "where the VM's host has the certificates of a TLS client (default "+blockgraph.DefaultTLSFolder+")")
+	cmd.Flags().StringVar(&f.tlsDir, "tls-dir", "", "where the VM's host has the certificates of a TLS client (default "+blockgraph.DefaultTLSFolder+")")
 	cmd.Flags().StringVar(&f.tlsSecret, "tls-secret", "", "the UUID of the secret that decrypts the key of the TLS client")
-	cmd.Flags().StringVar(&f.tlsPSK, "tls-psk", "", "the user whose pre-shared key in the folder of --tls-dir (keys.psk) a TLS client has in place of certificates")
+	cmd.Flags().StringVar(&f.tlsPSK, "tls-psk", "", "the user whose pre-shared key in the directory of --tls-dir (keys.psk) a TLS client has in place of certificates")
 }
 
 // readDisk reads the disk document that the argument names, - for standard
@@ -44,7 +44,7 @@ func (a *app) readDisk(ctx context.Context, path string, flags imageFlags) (*lib
 	if err != nil {
 		return nil, &usageError{fmt.Errorf("read the disk XML: %w", err)}
 	}
-	disk, err := libvirtvm.ParseDisk(text, libvirtvm.Reading{IgnoreUnknown: flags.lenient, TLSFolder: flags.tlsFolder, TLSSecret: flags.tlsSecret, TLSUser: flags.tlsPSK})
+	disk, err := libvirtvm.ParseDisk(text, libvirtvm.Reading{IgnoreUnknown: flags.lenient, TLSFolder: flags.tlsDir, TLSSecret: flags.tlsSecret, TLSUser: flags.tlsPSK})
 	if err != nil {
 		return nil, err
 	}

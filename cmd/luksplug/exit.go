@@ -6,7 +6,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/internal/libvirtconn"
+	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
@@ -50,10 +50,10 @@ func exitCode(err error) int {
 		return exitRolledBack
 	case is[*usageError](err), is[*blockgraph.XMLError](err), is[*keystore.UnknownSchemeError](err),
 		is[*configError](err), errors.Is(err, keystore.ErrInvalidURI), errors.Is(err, passphrase.ErrInvalidSource),
-		errors.Is(err, secrets.ErrInvalidDocument), errors.Is(err, libvirtconn.ErrInvalidURI):
+		errors.Is(err, secrets.ErrInvalidDocument), errors.Is(err, libvirtvm.ErrInvalidURI):
 		return exitUsage
 	case is[*blockgraph.UnsupportedError](err), is[*hotplug.VersionError](err),
-		errors.Is(err, libvirtconn.ErrUnsupported), errors.Is(err, pkcs11.ErrNotBuilt):
+		errors.Is(err, libvirtvm.ErrUnsupportedURI), errors.Is(err, pkcs11.ErrNotBuilt):
 		return exitUnsupported
 	case is[*inUseError](err), errors.Is(err, secrets.ErrConflict), errors.Is(err, secrets.ErrPersistent):
 		return exitRefused

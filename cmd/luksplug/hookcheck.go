@@ -28,23 +28,23 @@ var errNotInOrder = errors.New("not everything is in order: see above")
 func newHookCheck(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "check",
-		Short: "Tell whether the hook works on this host",
+		Short: "Report whether the hook works on this host",
 		Long: `check looks at the script, the program that it calls, libvirtd, the configuration
 and its key stores, and the place for keys in memory. Nothing is changed, and no
 secret is looked up. With the XML of a running domain of another host, it also
-tells whether this host could take it over: whether the files of its disks are
+reports whether this host could take it over: whether the files of its disks are
 here, and their secrets. The exit code is 5 where something is not in order.`,
 		Example: "  luksplug hook check\n  luksplug hook check --output json\n  ssh vmhost1 virsh dumpxml vm1 | luksplug hook check --domain-xml -",
 		Args:    cobra.NoArgs,
 	}
-	folder := folderFlag(cmd)
+	dir := hooksDirFlag(cmd)
 	xml := cmd.Flags().String("domain-xml", "", "a running domain that is to come here: the path of its XML, - for standard input")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.runHookCheck(cmd.Context(), *folder, *xml) }
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.runHookCheck(cmd.Context(), *dir, *xml) }
 	return cmd
 }
 
-func (a *app) runHookCheck(ctx context.Context, folder, xml string) error {
-	i, err := a.installation(folder)
+func (a *app) runHookCheck(ctx context.Context, dir, xml string) error {
+	i, err := a.installation(dir)
 	if err != nil {
 		return err
 	}

@@ -115,7 +115,7 @@ func (a *app) nameDomain(name string) error {
 	return nil
 }
 
-// confirm asks whoever sits at the terminal.
+// confirm asks the user at the terminal.
 func (a *app) confirm(what string) error {
 	in, ok := a.in.(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {

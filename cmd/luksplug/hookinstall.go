@@ -11,7 +11,7 @@ import (
 )
 
 // installation is luksplug as a hook of this host, as the flags have it.
-func (a *app) installation(folder string) (hook.Installation, error) {
+func (a *app) installation(dir string) (hook.Installation, error) {
 	program, err := os.Executable()
 	if err == nil {
 		program, err = filepath.EvalSymlinks(program)
@@ -19,34 +19,34 @@ func (a *app) installation(folder string) (hook.Installation, error) {
 	if err != nil {
 		return hook.Installation{}, fmt.Errorf("where this program is: %w", err)
 	}
-	i := hook.Installation{Folder: folder, Program: program}
+	i := hook.Installation{Dir: dir, Program: program}
 	if a.flags.config != "" {
 		i.Config, err = filepath.Abs(a.flags.config)
 	}
 	return i, err
 }
 
-func folderFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().String("hooks-dir", hook.Folder, "libvirt's folder of hooks")
+func hooksDirFlag(cmd *cobra.Command) *string {
+	return cmd.Flags().String("hooks-dir", hook.Dir, "libvirt's hooks directory")
 }
 
 func newHookInstall(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "install",
 		Short: "Make luksplug a hook of this host's libvirt",
-		Long: `install writes one small script into qemu.d of libvirt's hooks folder. The site's
+		Long: `install writes one small script into qemu.d of libvirt's hooks directory. The site's
 other hooks are not touched. The script calls this very program, and with --config
 this very configuration: install it where it stays first.`,
 		Example: "  luksplug hook install\n  luksplug --config /etc/luksplug/hook.yaml hook install",
 		Args:    cobra.NoArgs,
 	}
-	folder := folderFlag(cmd)
-	cmd.RunE = func(*cobra.Command, []string) error { return a.runHookInstall(*folder) }
+	dir := hooksDirFlag(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error { return a.runHookInstall(*dir) }
 	return cmd
 }
 
-func (a *app) runHookInstall(folder string) error {
-	i, err := a.installation(folder)
+func (a *app) runHookInstall(dir string) error {
+	i, err := a.installation(dir)
 	if err != nil {
 		return err
 	}
@@ -80,13 +80,13 @@ func newHookUninstall(a *app) *cobra.Command {
 		Example: "  luksplug hook uninstall",
 		Args:    cobra.NoArgs,
 	}
-	folder := folderFlag(cmd)
-	cmd.RunE = func(*cobra.Command, []string) error { return a.runHookUninstall(*folder) }
+	dir := hooksDirFlag(cmd)
+	cmd.RunE = func(*cobra.Command, []string) error { return a.runHookUninstall(*dir) }
 	return cmd
 }
 
-func (a *app) runHookUninstall(folder string) error {
-	i, err := a.installation(folder)
+func (a *app) runHookUninstall(dir string) error {
+	i, err := a.installation(dir)
 	if err != nil {
 		return err
 	}

@@ -52,12 +52,12 @@ func (a *app) runList(ctx context.Context, all bool) error {
 		if err != nil {
 			return err
 		}
-		return a.printHoldings(disks, records)
+		return a.printDisks(disks, records)
 	})
 }
 
-// holdingJSON is a disk, or a leftover, in JSON output. Members are only added.
-type holdingJSON struct {
+// diskJSON is a disk, or a leftover, in JSON output. Members are only added.
+type diskJSON struct {
 	Target   string   `json:"target"`
 	State    string   `json:"state"`
 	Device   string   `json:"device,omitempty"`
@@ -76,36 +76,36 @@ type holdingJSON struct {
 	Difference string            `json:"difference,omitempty"`
 }
 
-func holdingToJSON(h *hotplug.Holding) holdingJSON {
-	return holdingJSON{Target: h.Target, State: holdingState(h), Device: h.Device, Driver: h.Driver, Size: h.Size, ReadOnly: h.ReadOnly,
+func diskToJSON(h *hotplug.Holding) diskJSON {
+	return diskJSON{Target: h.Target, State: diskState(h), Device: h.Device, Driver: h.Driver, Size: h.Size, ReadOnly: h.ReadOnly,
 		Payload: h.Payload, Header: h.Header, Parts: notNil(h.Left()), Unlock: string(h.Unlock), UUID: h.UUID, Daemon: h.Daemon}
 }
 
-func holdingState(h *hotplug.Holding) string {
+func diskState(h *hotplug.Holding) string {
 	if h.Leftover() {
 		return "leftover"
 	}
 	return "attached"
 }
 
-// printHoldings prints the disks, and those that are only recorded. records is nil
+// printDisks prints the disks, and those that are only recorded. records is nil
 // where there is no libvirt that keeps any.
-func (a *app) printHoldings(holdings []*hotplug.Holding, records []libvirtvm.State) error {
-	disks := []holdingJSON{}
-	for _, h := range holdings {
-		disks = append(disks, holdingToJSON(h))
+func (a *app) printDisks(attached []*hotplug.Holding, records []libvirtvm.State) error {
+	disks := []diskJSON{}
+	for _, h := range attached {
+		disks = append(disks, diskToJSON(h))
 	}
 	for _, s := range records {
-		i := slices.IndexFunc(disks, func(d holdingJSON) bool { return d.Target == s.Target })
+		i := slices.IndexFunc(disks, func(d diskJSON) bool { return d.Target == s.Target })
 		if i < 0 {
-			disks = append(disks, holdingJSON{Target: s.Target, State: "missing", Parts: []string{}})
+			disks = append(disks, diskJSON{Target: s.Target, State: "missing", Parts: []string{}})
 			i = len(disks) - 1
 		}
 		disks[i].Recorded, disks[i].Difference = s.Recorded(), s.Difference()
 	}
 	if a.flags.output == "json" {
 		return a.printJSON(struct {
-			Disks []holdingJSON `json:"disks"`
+			Disks []diskJSON `json:"disks"`
 		}{disks})
 	}
 	if len(disks) == 0 {
@@ -118,13 +118,13 @@ func (a *app) printHoldings(holdings []*hotplug.Holding, records []libvirtvm.Sta
 	rows, differences := [][]string{header}, ""
 	for _, d := range disks {
 		row := []string{d.Target, d.State, "-", "-", "-", "-", dash(d.Payload), dash(d.Header)}
-		i := slices.IndexFunc(holdings, func(h *hotplug.Holding) bool { return h.Target == d.Target })
+		i := slices.IndexFunc(attached, func(h *hotplug.Holding) bool { return h.Target == d.Target })
 		switch {
 		case i < 0:
 		case d.State == "leftover":
 			row[2] = strings.Join(d.Parts, ", ")
 		default:
-			row[2], row[3], row[4], row[5] = d.Device, size(d.Size), mode(d.ReadOnly), dash(unlockedBy(holdings[i]))
+			row[2], row[3], row[4], row[5] = d.Device, size(d.Size), mode(d.ReadOnly), dash(unlockedBy(attached[i]))
 		}
 		if records != nil {
 			row = append(row, dash(join(d.Recorded)))

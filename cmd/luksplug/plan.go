@@ -126,7 +126,7 @@ func (a *app) plan(ctx context.Context, path string, about planFlags, mode hotpl
 	return graph.Plan(), nil
 }
 
-// offline says how a volume is opened in a VM that nobody can look at.
+// offline says how a volume is opened in a VM that cannot be queried.
 func offline(disk *blockgraph.Disk, mode hotplug.UnlockMode) blockgraph.Unlock {
 	switch mode {
 	case hotplug.UnlockAuto:

@@ -45,13 +45,13 @@ func (a *app) printRepaired(r *libvirtvm.Repaired) error {
 		recorded = append(recorded, s.Target+what)
 	}
 	if a.flags.output == "json" {
-		list := []holdingJSON{}
+		list := []diskJSON{}
 		for _, h := range r.Removed {
-			list = append(list, holdingToJSON(h))
+			list = append(list, diskToJSON(h))
 		}
 		return a.printJSON(struct {
-			Removed  []holdingJSON `json:"removed"`
-			Metadata []string      `json:"metadata"` // what was changed in the domain's
+			Removed  []diskJSON `json:"removed"`
+			Metadata []string   `json:"metadata"` // what was changed in the domain's
 		}{list, notNil(recorded)})
 	}
 	if len(r.Removed)+len(recorded) == 0 {

@@ -107,7 +107,7 @@ func parseSelector(arg string) (selector, error) {
 	return selector{}, &usageError{fmt.Errorf("%q names no secret: give its uuid, or TYPE:USAGE like volume:/var/lib/images/vm1.img", arg)}
 }
 
-// selects tells whether d is meant. Whoever names a uuid need not know the type.
+// selects reports whether d is meant. A uuid is enough without the type.
 func (s selector) selects(d secrets.Document) bool {
 	if s.uuid != uuid.Nil {
 		return s.uuid == d.UUID

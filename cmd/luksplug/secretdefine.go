@@ -75,7 +75,7 @@ func placeFor(ctx context.Context, stores []secrets.Store, d secrets.Document) (
 			}
 			return keeper, keeper.Define(ctx, d)
 		case errors.Is(err, secrets.ErrUnreachable) && errors.Is(err, fs.ErrNotExist):
-			// A folder that what is defined first makes: there is nothing in it.
+			// A directory that the first definition makes: there is nothing in it.
 		case err != nil:
 			return nil, err // it could be there
 		}

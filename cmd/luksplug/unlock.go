@@ -62,7 +62,7 @@ func unlockedBy(h *hotplug.Holding) string {
 }
 
 // progress shows on a terminal how far the unlocking of a header is. It is quiet
-// for as long as nobody would wonder.
+// while the wait is too short to wonder.
 type progress struct {
 	w     io.Writer // nil: nobody watches
 	begin time.Time
@@ -81,7 +81,7 @@ func newProgress(w io.Writer) *progress {
 	return p
 }
 
-// patience is how long nobody wonders.
+// patience is how long a user waits without wondering.
 const patience = 300 * time.Millisecond
 
 func (p *progress) update(u luks.Progress) {

@@ -19,8 +19,8 @@ import (
 // defaultConnect is the libvirt that has the domain if no other is named.
 const defaultConnect = "qemu:///system"
 
-// virtualMachine is what a command works on: a libvirt domain, which libvirt
-// remembers disks of, or a bare QEMU, which nobody does.
+// virtualMachine is what a command works on: a libvirt domain, whose disks are recorded
+// in its metadata, or a bare QEMU, whose disks are recorded nowhere.
 type virtualMachine interface {
 	// VM connects to the QEMU, which must be running.
 	VM(ctx context.Context) (*hotplug.VM, error)

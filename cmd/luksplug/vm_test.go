@@ -37,7 +37,7 @@ func TestPrintRecords(t *testing.T) {
 	} {
 		out := &bytes.Buffer{}
 		a := &app{streams: streams{out: out}, flags: flags{output: output}}
-		if err := a.printHoldings(attached, states); err != nil {
+		if err := a.printDisks(attached, states); err != nil {
 			t.Fatal(err)
 		}
 		for _, w := range want {

@@ -13,12 +13,12 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
-// Definition changes the definitions of domains, which have to be off, or take
-// effect at the next start.
+// Definition changes the definitions of domains, which take effect at the next start.
+// Programs use it through package libvirtvm.
 type Definition struct {
-	// RunDir is as in [hotplug.Options], MonitorFolder is [MonitorFolder] unless it
-	// says otherwise.
-	RunDir, MonitorFolder string
+	// RunDir is as in [hotplug.Options], MonitorDir replaces [MonitorDir] if it is not
+	// empty.
+	RunDir, MonitorDir string
 }
 
 // Enabling is what a domain gets.
@@ -31,7 +31,7 @@ type Enabling struct {
 	ColdPlug bool
 }
 
-// ErrPorts: more root ports were asked for than there can be, or fewer than the
+// ErrPorts reports a number of root ports that is more than possible, or fewer than the
 // recorded disks use.
 var ErrPorts = errors.New("this number of root ports is not possible")
 
@@ -59,12 +59,12 @@ func (d Definition) Enable(ctx context.Context, doc *domainxml.Document, e Enabl
 			}
 		}
 	}
-	folder := d.MonitorFolder
-	if folder == "" {
-		folder = MonitorFolder
+	dir := d.MonitorDir
+	if dir == "" {
+		dir = MonitorDir
 	}
 	// Ports come first: devices name them.
-	arguments := append(MonitorArguments(folder, doc.UUID()), ports...)
+	arguments := append(MonitorArguments(dir, doc.UUID()), ports...)
 	if doc, err = doc.WithArguments(append(withoutOurs(doc.Arguments()), arguments...)); err != nil {
 		return nil, err
 	}
@@ -72,16 +72,16 @@ func (d Definition) Enable(ctx context.Context, doc *domainxml.Document, e Enabl
 	return d.WithRecord(ctx, doc, r)
 }
 
-// pciExpress tells whether the domain's machine has a PCI Express root.
+// pciExpress reports whether the domain's machine has a PCI Express root.
 func pciExpress(doc *domainxml.Document) bool {
 	machine := doc.Attribute("machine", "os", "type")
 	return machine == "virt" || strings.HasPrefix(machine, "virt-") || strings.Contains(machine, "q35")
 }
 
-// ErrDisks: the domain has disks of ours.
+// ErrDisks reports that the domain has disks of luksplug's.
 var ErrDisks = errors.New("disks of luksplug's belong to the domain")
 
-// Disable takes everything of ours from a definition.
+// Disable removes everything of luksplug's from a definition.
 func (d Definition) Disable(doc *domainxml.Document) (*domainxml.Document, error) {
 	r, err := record.FromDomain(doc)
 	if err != nil {
@@ -104,7 +104,7 @@ func targets(r record.Record) string {
 	return strings.Join(out, ", ")
 }
 
-// withoutOurs returns the arguments without anything of ours: disks, ports and the
+// withoutOurs returns the arguments without anything of luksplug's: disks, ports and the
 // monitor.
 func withoutOurs(arguments []string) []string {
 	arguments = domainxml.Foreign(arguments)

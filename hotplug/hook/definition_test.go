@@ -68,7 +68,7 @@ func TestEnableAndDisable(t *testing.T) {
 		t.Fatal(err)
 	}
 	arguments := on.Arguments()
-	if arguments[0] != "-foo" || hook.MonitorSocket(arguments) != hook.MonitorFolder+"/"+vmUUID+"/qmp" || len(hook.Ports(arguments)) != 3 {
+	if arguments[0] != "-foo" || hook.MonitorSocket(arguments) != hook.MonitorDir+"/"+vmUUID+"/qmp" || len(hook.Ports(arguments)) != 3 {
 		t.Errorf("got %q", arguments)
 	}
 	again, err := definition.Enable(ctx, on, hook.Enabling{Ports: 3})

@@ -34,7 +34,7 @@ func place(t *testing.T) (hook.Host, *bytes.Buffer) {
 func event(t *testing.T, op hook.Operation, extra string, disks ...record.Disk) hook.Event {
 	t.Helper()
 	doc := domainXML(t, "q35", "")
-	on, err := hook.Definition{MonitorFolder: t.TempDir()}.Enable(t.Context(), doc, hook.Enabling{Ports: 1})
+	on, err := hook.Definition{MonitorDir: t.TempDir()}.Enable(t.Context(), doc, hook.Enabling{Ports: 1})
 	if err != nil {
 		t.Fatal(err)
 	}

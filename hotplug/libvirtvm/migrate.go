@@ -19,7 +19,7 @@ import (
 type Finding struct {
 	// Good is true if what was checked is in order.
 	Good bool `json:"good"`
-	// Unchecked is true if it could not be checked. Text says who has to look.
+	// Unchecked is true if it could not be checked. Text says why.
 	Unchecked bool `json:"unchecked,omitempty"`
 	// Text is the finding in human-readable form, on one line.
 	Text string `json:"text"`
