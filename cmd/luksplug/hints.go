@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io/fs"
 
-	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
@@ -21,7 +20,7 @@ func (a *app) hint(err error) string {
 		return "detach it with --persistent first, or give this one another target"
 	case errors.Is(err, libvirtvm.ErrNoPort):
 		return "run luksplug hook enable " + a.flags.domain + ", or use bus='scsi' with an existing controller"
-	case errors.Is(err, hook.ErrDisks):
+	case errors.Is(err, libvirtvm.ErrDisks):
 		return "detach them with --persistent first"
 	case errors.Is(err, fs.ErrPermission) && !errors.Is(err, secrets.ErrDenied):
 		return "run luksplug as a user who may open it, usually root"

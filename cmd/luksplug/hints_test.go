@@ -7,7 +7,6 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
@@ -26,7 +25,7 @@ func TestHint(t *testing.T) {
 		{"wrong passphrase with a newline", true, wrong, "newline"},
 		{"another error with a newline", true, fs.ErrNotExist, ""},
 		{"a disk that belongs to the domain", false, fmt.Errorf("refused: %w", libvirtvm.ErrRecorded), "--persistent"},
-		{"a domain with disks", false, fmt.Errorf("refused: %w", hook.ErrDisks), "--persistent"},
+		{"a domain with disks", false, fmt.Errorf("refused: %w", libvirtvm.ErrDisks), "--persistent"},
 		{"no port", false, fmt.Errorf("refused: %w", libvirtvm.ErrNoPort), "hook enable vm1"},
 		{"no permission", false, fmt.Errorf("open: %w", fs.ErrPermission), "root"},
 		{"a key store that tells by itself", false, fmt.Errorf("%w: %w", secrets.ErrDenied, fs.ErrPermission), ""},

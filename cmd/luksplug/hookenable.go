@@ -17,7 +17,7 @@ import (
 )
 
 func newHookEnable(a *app) *cobra.Command {
-	e := hook.Enabling{}
+	e := libvirtvm.EnableOptions{}
 	apply := applyFlags{}
 	cmd := &cobra.Command{
 		Use:   "enable DOMAIN",

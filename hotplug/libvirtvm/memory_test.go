@@ -20,16 +20,7 @@ const domainUUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 
 func newMemory(t *testing.T) *memory {
 	t.Helper()
-	doc, err := domainxml.Parse([]byte(`<domain type='kvm'>
-  <name>vm1</name>
-  <uuid>` + domainUUID + `</uuid>
-  <os><type arch='x86_64' machine='pc-q35-10.0'>hvm</type></os>
-  <devices><controller type='scsi' index='0' model='virtio-scsi'/></devices>
-</domain>
-`))
-	if err != nil {
-		t.Fatal(err)
-	}
+	doc := domainXML(t, "pc-q35-10.0", "<devices><controller type='scsi' index='0' model='virtio-scsi'/></devices>")
 	return &memory{documents: map[Scope]*domainxml.Document{Live: doc, Persistent: doc}}
 }
 

@@ -6,7 +6,6 @@ import (
 
 	"github.com/digitalocean/go-libvirt"
 
-	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
@@ -135,7 +134,7 @@ func rewrite(ctx context.Context, at descriptions, scope Scope, change func(reco
 		return at.write(ctx, scope, changed)
 	}
 	return redefine(ctx, at, func(doc *domainxml.Document) (*domainxml.Document, error) {
-		return hook.Definition{}.WithRecord(ctx, doc, changed)
+		return withRecord(ctx, doc, changed)
 	})
 }
 

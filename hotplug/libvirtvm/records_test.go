@@ -12,7 +12,6 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 )
 
@@ -184,7 +183,7 @@ func TestColdPlug(t *testing.T) {
 	m := newMemory(t)
 	ctx := t.Context()
 	change, err := newChange(ctx, m, func(doc *domainxml.Document) (*domainxml.Document, error) {
-		return hook.Definition{}.Enable(ctx, doc, hook.Enabling{Ports: 2, ColdPlug: true})
+		return enable(ctx, doc, EnableOptions{Ports: 2, ColdPlug: true})
 	})
 	if err != nil || change.Before == change.After || m.documents[Persistent].Arguments() != nil {
 		t.Fatalf("%+v (%v)", change, err)
@@ -199,7 +198,7 @@ func TestColdPlug(t *testing.T) {
 		t.Errorf("among the arguments: %v", got)
 	}
 	var refused *hotplug.PreflightError
-	if _, err := newChange(ctx, m, hook.Definition{}.Disable); !errors.As(err, &refused) || !errors.Is(err, hook.ErrDisks) {
+	if _, err := newChange(ctx, m, disable); !errors.As(err, &refused) || !errors.Is(err, ErrDisks) {
 		t.Errorf("disabled with a disk: %v", err)
 	}
 	if _, err := detachOff(ctx, m, "vdb"); err != nil || domainxml.Targets(m.documents[Persistent].Arguments()) != nil {
