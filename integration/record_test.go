@@ -33,7 +33,7 @@ func metadata(ctx context.Context, l *peer.Libvirt, domain string, scope string)
 }
 
 // TestRecord: the domain's metadata say what is attached, for as long as it is,
-// and what belongs to the domain; list shows differences and repair mends them.
+// and what belongs to the domain; list shows differences and repair fixes them.
 func TestRecord(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

@@ -28,7 +28,7 @@ func parsed(t *testing.T, target, bus, inside string) *Disk {
 	return d
 }
 
-// prepared is what an attach tells of a disk before its first change.
+// prepared is what an attach says of a disk before its first change.
 var prepared = hotplug.Prepared{Way: blockgraph.ByHeader, Devices: []blockgraph.Object{{{Name: "driver", Value: "scsi-hd"}, {Name: "bus", Value: "scsi0.0"}}}}
 
 func recorderOf(t *testing.T, m *memory, disk *Disk, options AttachOptions) *recorder {
