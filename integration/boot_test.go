@@ -119,7 +119,7 @@ func (h *hookHost) plugIn(ctx context.Context, t *testing.T, d *peer.Domain, tar
 // byRPC runs a program on the host, where it finds neither the sockets of luksplug's own
 // monitors nor virsh: libvirt's RPC is left.
 func (h *hookHost) byRPC(ctx context.Context, name string, args ...string) *exec.Cmd {
-	line := "mkdir -p " + hook.MonitorFolder + " && mount -t tmpfs nothing " + hook.MonitorFolder + ` && exec env PATH= "$@"`
+	line := "mkdir -p " + hook.MonitorDir + " && mount -t tmpfs nothing " + hook.MonitorDir + ` && exec env PATH= "$@"`
 	return h.Inside(ctx, "unshare", append([]string{"--mount", "sh", "-c", line, "sh", name}, args...)...)
 }
 

@@ -45,7 +45,7 @@ func newFaultyHost(t *testing.T) *faultyHost {
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(base) })
 	h := &faultyHost{base: base, program: filepath.Join(base, "luksplug")}
-	installation := hook.Installation{Folder: filepath.Join(base, "hooks"), Program: h.program}
+	installation := hook.Installation{Dir: filepath.Join(base, "hooks"), Program: h.program}
 	if err := os.Symlink(luksplug, h.program); err != nil {
 		t.Fatal(err)
 	}

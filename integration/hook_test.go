@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"html"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,7 +15,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/hook"
-	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/integration/internal/peer"
 	"github.com/luksplug/luksplug/secrets/dir"
 )
@@ -103,18 +104,14 @@ type plugged struct {
 // disks belong.
 func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *peer.Domain {
 	t.Helper()
-	arguments := append(hook.MonitorArguments(hook.MonitorFolder, hookUUID), hook.PortArguments(max(2, len(disks)))...)
-	r := record.Record{User: "+0:+0"}
+	arguments := append(hook.MonitorArguments(hook.MonitorDir, hookUUID), hook.PortArguments(max(2, len(disks)))...)
+	metadata := `<luksplug:disks xmlns:luksplug="` + libvirtvm.Namespace + `" user="+0:+0">`
 	starting := hotplug.NewStarting(hookUUID, nil, hotplug.Options{RunDir: "/run/luksplug/vm"})
 	var devices []blockgraph.Object
 	for _, p := range disks {
 		h.learn(t, p.volume)
 		xml := serialXML(t, p.volume.DiskXML(p.target, "virtio"), "serial-"+p.target)
-		d, err := record.New([]byte(xml), nil, record.Reading{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		disk, err := d.Parsed()
+		disk, err := diskxml.ParseDisk([]byte(xml))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -122,23 +119,23 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 		if err != nil {
 			t.Fatal(err)
 		}
-		d.Devices, d.Optional, d.Start = []blockgraph.Object{graph.Device().Options}, p.optional, hotplug.StartWay(disk, blockgraph.ByHeader)
-		devices = append(devices, d.Devices...)
-		r = r.With(d)
+		device, way, optional := graph.Device().Options, hotplug.StartWay(disk, blockgraph.ByHeader), ""
+		devices = append(devices, device)
+		if p.optional {
+			optional = ` optional="yes"`
+		}
+		metadata += fmt.Sprintf(`<luksplug:disk target=%q start=%q%s>%s<luksplug:device>%s</luksplug:device></luksplug:disk>`,
+			p.target, way, optional, xml, html.EscapeString(device.String()))
 		if p.cold {
-			ours, err := starting.Arguments(ctx, hotplug.StartDisk{Disk: disk, Devices: d.Devices, Way: d.Start})
+			ours, err := starting.Arguments(ctx, hotplug.StartDisk{Disk: disk, Devices: []blockgraph.Object{device}, Way: way})
 			if err != nil {
 				t.Fatal(err)
 			}
 			arguments = append(arguments, ours.Arguments...)
 		}
 	}
-	text, err := r.XML()
-	if err != nil {
-		t.Fatal(err)
-	}
 	d, err := h.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true, Persistent: true, Off: true, UUID: hookUUID,
-		Other: "<metadata>" + text + "</metadata>", Extra: arguments})
+		Other: "<metadata>" + metadata + "</luksplug:disks></metadata>", Extra: arguments})
 	if err != nil {
 		t.Fatal(err)
 	}

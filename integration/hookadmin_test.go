@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
@@ -95,7 +95,7 @@ func TestHookFromTheBeginning(t *testing.T) {
 		inside(ctx, t, l, "--domain", d.Name, "detach", "--persistent", target).want(t, 0)
 	}
 	inside(ctx, t, l, "hook", "disable", d.Name, "--yes").want(t, 0)
-	if now := virsh(ctx, t, l, "dumpxml", d.Name); strings.Contains(now, "luksplug-monitor") || strings.Contains(now, "luksplug-port") || strings.Contains(now, record.Namespace) {
+	if now := virsh(ctx, t, l, "dumpxml", d.Name); strings.Contains(now, "luksplug-monitor") || strings.Contains(now, "luksplug-port") || strings.Contains(now, libvirtvm.Namespace) {
 		t.Errorf("left in the definition:\n%s", now)
 	}
 	if got := inside(ctx, t, l, "hook", "uninstall").want(t, 0); !strings.Contains(got.stdout, "removed") {

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
@@ -25,7 +25,7 @@ func listOf(ctx context.Context, t *testing.T, l *peer.Libvirt, domain string) [
 
 // metadata returns luksplug's metadata of a domain, "" for none.
 func metadata(ctx context.Context, l *peer.Libvirt, domain string, scope string) string {
-	out, err := l.Virsh(ctx, "metadata", domain, "--uri", record.Namespace, scope)
+	out, err := l.Virsh(ctx, "metadata", domain, "--uri", libvirtvm.Namespace, scope)
 	if err != nil {
 		return ""
 	}
@@ -33,7 +33,7 @@ func metadata(ctx context.Context, l *peer.Libvirt, domain string, scope string)
 }
 
 // TestRecord: the domain's metadata say what is attached, for as long as it is,
-// and what belongs to the domain; list shows differences and repair mends them.
+// and what belongs to the domain; list shows differences and repair fixes them.
 func TestRecord(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -58,7 +58,7 @@ func TestRecord(t *testing.T) {
 	viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 0) // changes nothing
 
 	// Somebody takes the record away: it is written again.
-	virsh(ctx, t, l, "metadata", d.Name, "--uri", record.Namespace, "--live", "--remove")
+	virsh(ctx, t, l, "metadata", d.Name, "--uri", libvirtvm.Namespace, "--live", "--remove")
 	if got := listOf(ctx, t, l, d.Name); len(got) != 1 || !strings.Contains(got[0].Difference, "not in the domain's metadata") {
 		t.Errorf("got %v", got)
 	}

@@ -91,7 +91,6 @@ type app struct {
 
 	inherited map[string]*os.File // the descriptors that the command line names as fd:N
 	uses      func() ([]hotplug.Use, error)
-	libvirt   *domain   // the VM, where --domain names one
 	vm        string    // the UUID of the VM that the command is about, "" while it is not known
 	programs  io.Writer // where programs of key stores write their messages; nil for standard error
 }
@@ -125,7 +124,7 @@ func (a *app) setUp(cmd *cobra.Command) error {
 	return nil
 }
 
-// colourful tells whether w is a terminal whose user wants colours.
+// colourful reports whether w is a terminal whose user wants colours.
 func colourful(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && os.Getenv("NO_COLOR") == "" && term.IsTerminal(int(f.Fd()))
@@ -174,31 +173,6 @@ func orDuration(d, otherwise time.Duration) time.Duration {
 		return otherwise
 	}
 	return d
-}
-
-// withVM runs f on the VM that the flags name.
-func (a *app) withVM(ctx context.Context, f func(context.Context, *hotplug.VM) error) error {
-	options := hotplug.Options{
-		Log: a.log,
-		OnWait: func(what string) {
-			_, _ = fmt.Fprintf(a.err, "luksplug: waiting for %s\n", what)
-		},
-		OnUnlock: a.progress.update,
-		OnDaemon: a.watch,
-	}
-	dial, err := a.dialer(&options)
-	if err != nil {
-		return err
-	}
-	vm, err := hotplug.Connect(ctx, dial, options)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = vm.Close() }() // nothing is lost with it
-	if a.vm, err = vm.UUID(ctx); err != nil {
-		return err
-	}
-	return f(ctx, vm)
 }
 
 // maxInput is more than any document that is read here may have.

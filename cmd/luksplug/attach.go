@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"text/tabwriter"
@@ -11,13 +12,18 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 )
 
+// attachOptions are the flags of attach.
+type attachOptions struct {
+	libvirtvm.AttachOptions
+	images imageFlags
+	unlock unlockFlag
+}
+
 func newAttach(a *app) *cobra.Command {
-	var options hotplug.AttachOptions
-	unlock := unlockFlag(hotplug.UnlockAuto)
-	var images imageFlags
-	var records recordFlags
+	o := attachOptions{unlock: unlockFlag(hotplug.UnlockAuto)}
 	cmd := &cobra.Command{
 		Use:   "attach DISK.xml",
 		Short: "Plug a disk into the running VM",
@@ -39,42 +45,70 @@ disk until it is detached.`,
   pass show vm1-vdb | tr -d '\n' | luksplug --domain vm1 --passphrase-file - attach vdb.xml`,
 		Args: argument("DISK.xml"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			disk, err := a.readDisk(cmd.Context(), args[0], images)
-			if err != nil {
-				return err
-			}
-			if err := a.checkClear(disk.Disk); err != nil {
-				return err
-			}
-			store, err := a.store(disk.Disk)
-			if err != nil {
-				return err
-			}
-			ctx, cancel := a.bounded(cmd.Context())
-			defer cancel()
-			if done, err := a.attachOff(ctx, disk, records, options); done || err != nil {
-				return err
-			}
-			return a.withVM(ctx, func(ctx context.Context, vm *hotplug.VM) error {
-				options.Unlock = hotplug.UnlockMode(unlock)
-				attached, err := a.attach(ctx, vm, disk, store, options, records)
-				a.progress.end()
-				if err != nil {
-					return err
-				}
-				if a.flags.output == "json" {
-					return a.printJSON(attachedJSON(attached))
-				}
-				return a.print(attachedText(attached, a.beforeMigration(attached), a.flags.verbose > 0))
-			})
+			return a.runAttach(cmd.Context(), o, args[0])
 		},
 	}
-	unlock.register(cmd)
-	images.register(cmd)
-	records.register(cmd)
-	cmd.Flags().BoolVar(&options.Relabel, "relabel", false, "give images that the VM's QEMU may not open to its user (and SELinux label) for as long as they are attached")
-	cmd.Flags().BoolVar(&options.AllowSharedHeader, "allow-shared-header", false, "allow a detached header that another disk uses: both payloads then have the same key")
+	o.unlock.register(cmd)
+	o.images.register(cmd)
+	f := cmd.Flags()
+	f.BoolVar(&o.Persistent, "persistent", false, "the disk belongs to the libvirt domain: it is there at every start, by luksplug's hook; also for a domain that is off")
+	f.BoolVar(&o.Optional, "optional", false, "with --persistent: the domain may start without the disk")
+	f.BoolVar(&o.Relabel, "relabel", false, "give images that the VM's QEMU may not open to its user (and SELinux label) for as long as they are attached")
+	f.BoolVar(&o.AllowSharedHeader, "allow-shared-header", false, "allow a detached header that another disk uses: both payloads then have the same key")
 	return cmd
+}
+
+func (a *app) runAttach(ctx context.Context, o attachOptions, path string) error {
+	disk, err := a.readDisk(ctx, path, o.images)
+	if err != nil {
+		return err
+	}
+	if err := a.checkClear(disk); err != nil {
+		return err
+	}
+	store, err := a.store(disk.Disk)
+	if err != nil {
+		return err
+	}
+	if err := a.checkPersistent(o.Persistent); err != nil {
+		return err
+	}
+	if o.Optional && !o.Persistent {
+		return &usageError{errors.New("--optional is about the start of a domain: give --persistent as well")}
+	}
+	o.AttachOptions.Unlock = hotplug.UnlockMode(o.unlock)
+	ctx, cancel := a.bounded(ctx)
+	defer cancel()
+	return a.withVM(ctx, func(ctx context.Context, vm virtualMachine) error {
+		attached, err := vm.Attach(ctx, disk, store, o.AttachOptions)
+		a.progress.end()
+		switch {
+		case err != nil:
+			return err
+		case attached.Off && a.flags.output == "json":
+			return a.printJSON(offJSON{attached.Target, "off", []libvirtvm.Scope{libvirtvm.Persistent}})
+		case attached.Off:
+			return a.print(fmt.Sprintf("%s belongs to %s, which is off: it is there from the next start on\n", attached.Target, a.flags.domain))
+		case a.flags.output == "json":
+			return a.printJSON(attachedJSON(&attached.Attached))
+		}
+		return a.print(attachedText(&attached.Attached, a.beforeMigration(&attached.Attached), a.flags.verbose > 0))
+	})
+}
+
+// checkPersistent refuses --persistent without a libvirt domain.
+func (a *app) checkPersistent(persistent bool) error {
+	if persistent && a.flags.domain == "" {
+		return &usageError{errors.New("--persistent is about a libvirt domain: give --domain")}
+	}
+	return nil
+}
+
+// offJSON is what `attach --output json` prints for a domain that is off.
+type offJSON struct {
+	Target   string            `json:"target"`
+	State    string            `json:"state"`
+	Recorded []libvirtvm.Scope `json:"recorded"`
 }
 
 // attachedText says what the guest will see.
@@ -154,7 +188,7 @@ func attachedJSON(at *hotplug.Attached) any {
 		steps = append(steps, stepJSON{s.Step.Do.Execute, s.Step.Subject, milliseconds(s.Duration)})
 	}
 	return struct {
-		holdingJSON
+		diskJSON
 		Already      bool       `json:"already_attached"`
 		Cleared      []string   `json:"cleared"`
 		Bus          string     `json:"bus,omitempty"`
@@ -165,7 +199,7 @@ func attachedJSON(at *hotplug.Attached) any {
 		Unlocking    float64    `json:"unlock_milliseconds"`
 		Milliseconds float64    `json:"milliseconds"`
 		Steps        []stepJSON `json:"steps"`
-	}{holdingToJSON(&at.Holding), at.Already, notNil(at.Cleared), at.Bus, at.Address, at.Serial, guestPath(at), at.Reopened, milliseconds(at.Unlocking), milliseconds(at.Duration), steps}
+	}{diskToJSON(&at.Holding), at.Already, notNil(at.Cleared), at.Bus, at.Address, at.Serial, guestPath(at), at.Reopened, milliseconds(at.Unlocking), milliseconds(at.Duration), steps}
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -20,9 +20,9 @@ import (
 	"github.com/luksplug/luksplug/secrets/masterkey"
 )
 
-// secretFolder is where cmdline tells QEMU to find secrets when the user does
+// secretDir is where cmdline tells QEMU to find secrets when the user does
 // not say: on tmpfs, and laid out as a dir: key store.
-const secretFolder = "/run/luksplug/secrets"
+const secretDir = "/run/luksplug/secrets"
 
 func newCmdline(a *app) *cobra.Command {
 	var about planFlags
@@ -33,7 +33,7 @@ func newCmdline(a *app) *cobra.Command {
 		Long: `cmdline prints the -object, -blockdev and -device arguments that give a VM the
 disk from its start, quoted for a shell. They hold no passphrase: QEMU reads it
 from a file when it starts, the one of --passphrase-file or --keystore dir:PATH,
-else one in ` + secretFolder + `. The note on standard error says which.
+else one in ` + secretDir + `. The note on standard error says which.
 
 With --master-key they hold the passphrase of --passphrase-file encrypted under
 the VM's master key, a file of 32 random bytes. QEMU reads that file, in an object
@@ -44,23 +44,27 @@ is asked in either case.`,
   pass show vm1-vdb | tr -d '\n' | luksplug cmdline vdb.xml --passphrase-file - --master-key /run/vm1.key`,
 		Args: argument("DISK.xml"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			plan, err := a.plan(cmd.Context(), args[0], about, hotplug.UnlockQEMU)
-			if err != nil {
-				return err
-			}
-			arguments, err := a.arguments(plan, master)
-			if err != nil {
-				return err
-			}
-			if a.flags.output == "json" {
-				return a.printJSON(arguments)
-			}
-			return a.print(render.QuoteArguments(arguments))
+			return a.runCmdline(cmd.Context(), about, master, args[0])
 		},
 	}
 	about.register(cmd)
 	cmd.Flags().StringVar(&master, "master-key", "", "encrypt the secrets under the VM's master key, which is in this file, instead of naming files that hold them")
 	return cmd
+}
+
+func (a *app) runCmdline(ctx context.Context, about planFlags, master, path string) error {
+	plan, err := a.plan(ctx, path, about, hotplug.UnlockQEMU)
+	if err != nil {
+		return err
+	}
+	arguments, err := a.arguments(plan, master)
+	if err != nil {
+		return err
+	}
+	if a.flags.output == "json" {
+		return a.printJSON(arguments)
+	}
+	return a.print(render.QuoteArguments(arguments))
 }
 
 // arguments returns the plan as arguments: secrets are in files, or encrypted under
@@ -81,11 +85,11 @@ func (a *app) arguments(plan *blockgraph.Plan, master string) ([]string, error) 
 // user.
 func (a *app) secretFile(o blockgraph.GraphObject) (string, error) {
 	if data, ok := o.Secret(); ok && data.Text != "" {
-		path := filepath.Join(secretFolder, o.ID)
+		path := filepath.Join(secretDir, o.ID)
 		_, err := fmt.Fprintf(a.err, "luksplug: no cookies are in these arguments: write those of the XML into %s, as name=value; name=value, readable only for QEMU's user\n", path)
 		return path, err
 	}
-	path := filepath.Join(secretFolder, dir.FileName(o.Ref))
+	path := filepath.Join(secretDir, dir.FileName(o.Ref))
 	switch spec := a.flags.passphrase; {
 	case spec == "-", strings.HasPrefix(spec, "fd:"):
 		return "", &usageError{fmt.Errorf("--passphrase-file %s is gone when QEMU starts: give the path of a file, or --master-key", spec)}
@@ -153,7 +157,7 @@ func (a *app) sealer(graph *blockgraph.Graph, path string) (*sealer, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe holds nobody up
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe does not block
 	if err != nil {
 		return nil, &usageError{fmt.Errorf("--master-key: %w", err)}
 	}

@@ -32,8 +32,8 @@ const (
 type configuration struct {
 	Connect   string   `yaml:"connect"`   // the URI of the libvirt that has the domains
 	Keystores []string `yaml:"keystores"` // URIs, in the order in which they are asked
-	State     string   `yaml:"state"`     // the folder of the store that there is without keystores
-	Ephemeral string   `yaml:"ephemeral"` // and the folder of its ephemeral secrets
+	State     string   `yaml:"state"`     // the directory of the store that there is without keystores
+	Ephemeral string   `yaml:"ephemeral"` // and the directory of its ephemeral secrets
 	Hook      struct {
 		Timeout duration `yaml:"timeout"` // bound of one call of libvirt's hook, such as 20s
 		Log     string   `yaml:"log"`     // where it writes what the user of virsh does not see
@@ -102,9 +102,9 @@ func readConfig(path string) (*configuration, error) {
 	if len(c.Keystores) > 0 && (c.State != "" || c.Ephemeral != "") {
 		return nil, &configError{path, errors.New("state and ephemeral are about the store that there is without keystores: give the one or the other")}
 	}
-	for name, folder := range map[string]string{"state": c.State, "ephemeral": c.Ephemeral, "hook, log": c.Hook.Log} {
-		if folder != "" && !filepath.IsAbs(folder) {
-			return nil, &configError{path, fmt.Errorf("%s: %q is not an absolute path", name, folder)}
+	for name, directory := range map[string]string{"state": c.State, "ephemeral": c.Ephemeral, "hook, log": c.Hook.Log} {
+		if directory != "" && !filepath.IsAbs(directory) {
+			return nil, &configError{path, fmt.Errorf("%s: %q is not an absolute path", name, directory)}
 		}
 	}
 	for _, reason := range c.Hook.Forget {
@@ -179,7 +179,7 @@ func (a *app) stores() ([]secrets.Store, error) {
 	return out, nil
 }
 
-// makeDefaults makes the folder in which a secret is to be defined, where nobody
+// makeDefaults makes the directory in which a secret is to be defined, where nobody
 // has named a key store.
 func (a *app) makeDefaults(ephemeral bool) error {
 	_, defaults, _, err := a.keystoreURIs()
@@ -190,7 +190,7 @@ func (a *app) makeDefaults(ephemeral bool) error {
 	if ephemeral {
 		path = defaults.ephemeral
 	}
-	if path == secretFolder {
+	if path == secretDir {
 		// QEMU's user passes through /run/luksplug.
 		if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
 			return err
@@ -199,7 +199,7 @@ func (a *app) makeDefaults(ephemeral bool) error {
 	return os.MkdirAll(path, 0o700)
 }
 
-// defaultStores are the folders of the stores that there are where nobody has
+// defaultStores are the directorys of the stores that there are where nobody has
 // named one: an age: store, and a dir: store for what must not last.
 type defaultStores struct {
 	state, ephemeral string
@@ -216,24 +216,24 @@ func (d *defaultStores) existing() []string {
 	return out
 }
 
-// defaults returns the folders of the default stores.
+// defaults returns the directorys of the default stores.
 func (c *configuration) defaults() (*defaultStores, error) {
 	d := &defaultStores{c.State, c.Ephemeral}
 	if d.state == "" {
 		var err error
-		if d.state, err = stateFolder(os.Geteuid(), os.Getenv); err != nil {
+		if d.state, err = stateDir(os.Geteuid(), os.Getenv); err != nil {
 			return nil, err
 		}
 	}
 	if d.ephemeral == "" {
-		d.ephemeral = ephemeralFolder(os.Geteuid(), os.Getenv)
+		d.ephemeral = ephemeralDir(os.Geteuid(), os.Getenv)
 	}
 	return d, nil
 }
 
-// stateFolder is where a user's secrets are when nobody has said where: see
+// stateDir is where a user's secrets are when nobody has said where: see
 // file-hierarchy(7) and the XDG Base Directory Specification.
-func stateFolder(uid int, env func(string) string) (string, error) {
+func stateDir(uid int, env func(string) string) (string, error) {
 	if uid == 0 {
 		return "/var/lib/luksplug/secrets", nil
 	}
@@ -247,13 +247,13 @@ func stateFolder(uid int, env func(string) string) (string, error) {
 	return "", &usageError{errors.New("where are secrets kept? set HOME or XDG_STATE_HOME, or give --keystore URI")}
 }
 
-// ephemeralFolder is where ephemeral secrets are.
-func ephemeralFolder(uid int, env func(string) string) string {
+// ephemeralDir is where ephemeral secrets are.
+func ephemeralDir(uid int, env func(string) string) string {
 	if runtime := env("XDG_RUNTIME_DIR"); uid != 0 && filepath.IsAbs(runtime) {
 		return filepath.Join(runtime, "luksplug", "secrets")
 	}
 	if uid != 0 {
 		return fmt.Sprintf("/run/user/%d/luksplug/secrets", uid)
 	}
-	return secretFolder
+	return secretDir
 }

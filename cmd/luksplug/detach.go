@@ -2,17 +2,17 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 )
 
 func newDetach(a *app) *cobra.Command {
-	ignoreMissing, persistent := false, false
+	o := libvirtvm.DetachOptions{}
 	cmd := &cobra.Command{
 		Use:   "detach TARGET",
 		Short: "Unplug a disk from the running VM",
@@ -30,34 +30,31 @@ keeps its disk: the exit code is then 8, and a second detach finishes the job.`,
 			return a.targets(cmd), cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			const guestsUsuallyTake = 30 * time.Second
-			wait := orDuration(a.flags.timeout, guestsUsuallyTake)
-			// The wait for the guest is bounded by itself; QEMU and the lock
-			// must not take forever either.
-			ctx, cancel := context.WithTimeout(cmd.Context(), wait+time.Minute)
-			defer cancel()
-			if done, err := a.detachOff(ctx, args[0], persistent); done || err != nil {
-				return err
-			}
-			return a.withVM(ctx, func(ctx context.Context, vm *hotplug.VM) error {
-				detached, err := vm.Detach(ctx, args[0], wait)
-				var missing *hotplug.NotHeldError
-				if (ignoreMissing || persistent) && errors.As(err, &missing) {
-					detached, err = &hotplug.Detached{Target: args[0]}, nil
-				}
-				if err != nil {
-					return err
-				}
-				if err := a.forgetRecord(ctx, args[0], persistent); err != nil {
-					return err
-				}
-				return a.printDetached(detached)
-			})
+			return a.runDetach(cmd.Context(), o, args[0])
 		},
 	}
-	cmd.Flags().BoolVar(&persistent, "persistent", false, "the disk no longer belongs to the libvirt domain, either: it is not there at the next start")
-	cmd.Flags().BoolVar(&ignoreMissing, "ignore-missing", false, "succeed when luksplug holds no such disk")
+	cmd.Flags().BoolVar(&o.Persistent, "persistent", false, "the disk no longer belongs to the libvirt domain, either: it is not there at the next start")
+	cmd.Flags().BoolVar(&o.IgnoreMissing, "ignore-missing", false, "succeed when luksplug holds no such disk")
 	return cmd
+}
+
+func (a *app) runDetach(ctx context.Context, o libvirtvm.DetachOptions, target string) error {
+	if err := a.checkPersistent(o.Persistent); err != nil {
+		return err
+	}
+	const guestsUsuallyTake = 30 * time.Second
+	o.Wait = orDuration(a.flags.timeout, guestsUsuallyTake)
+	// The wait for the guest is bounded by itself; QEMU and the lock must not take
+	// forever either.
+	ctx, cancel := context.WithTimeout(ctx, o.Wait+time.Minute)
+	defer cancel()
+	return a.withVM(ctx, func(ctx context.Context, vm virtualMachine) error {
+		detached, err := vm.Detach(ctx, target, o)
+		if err != nil {
+			return err
+		}
+		return a.printDetached(detached)
+	})
 }
 
 func (a *app) printDetached(d *hotplug.Detached) error {
@@ -98,62 +95,16 @@ func (a *app) targets(cmd *cobra.Command) []string {
 	defer cancel()
 	var out []string
 	// A VM that cannot be asked has no targets to offer.
-	_ = a.withVM(ctx, func(ctx context.Context, vm *hotplug.VM) error {
-		holdings, err := vm.List(ctx)
-		for _, h := range holdings {
+	_ = a.withVM(ctx, func(ctx context.Context, m virtualMachine) error {
+		vm, err := m.VM(ctx)
+		if err != nil {
+			return err
+		}
+		disks, err := vm.List(ctx)
+		for _, h := range disks {
 			out = append(out, h.Target)
 		}
 		return err
 	})
 	return out
-}
-
-func newRepair(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "repair",
-		Short: "Remove what interrupted runs have left in the VM",
-		Long: `repair removes nodes, objects and controllers of luksplug's that no device uses:
-what is left when a run was killed or lost its connection. Disks that are
-attached are not touched, but for secrets that QEMU needs no more.
-
-The metadata of a libvirt domain are made to say what is attached.`,
-		Example: `  luksplug --domain vm1 list
-  luksplug --domain vm1 repair`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := a.bounded(cmd.Context())
-			defer cancel()
-			return a.withVM(ctx, func(ctx context.Context, vm *hotplug.VM) error {
-				removed, err := vm.Repair(ctx)
-				recorded, recordErr := a.repairRecord(ctx, vm)
-				return errors.Join(err, recordErr, a.printRepaired(removed, recorded))
-			})
-		},
-	}
-}
-
-func (a *app) printRepaired(removed []*hotplug.Holding, recorded []string) error {
-	if a.flags.output == "json" {
-		list := []holdingJSON{}
-		for _, h := range removed {
-			list = append(list, holdingToJSON(h))
-		}
-		return a.printJSON(struct {
-			Removed  []holdingJSON `json:"removed"`
-			Metadata []string      `json:"metadata"` // what was changed in the domain's
-		}{list, notNil(recorded)})
-	}
-	if len(removed)+len(recorded) == 0 {
-		return a.print("nothing was left to remove\n")
-	}
-	text := ""
-	for _, h := range removed {
-		for _, part := range h.Left() {
-			text += fmt.Sprintf("%s: removed %s\n", h.Target, part)
-		}
-	}
-	for _, r := range recorded {
-		text += r + "\n"
-	}
-	return a.print(text)
 }

@@ -2,17 +2,15 @@ package main
 
 import (
 	"errors"
-	"io/fs"
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/internal/libvirtconn"
+	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
-	"github.com/luksplug/luksplug/secrets/luks"
 	"github.com/luksplug/luksplug/secrets/passphrase"
 	"github.com/luksplug/luksplug/secrets/pkcs11"
 )
@@ -53,10 +51,10 @@ func exitCode(err error) int {
 		return exitRolledBack
 	case is[*usageError](err), is[*diskxml.XMLError](err), is[*blockgraph.InvalidError](err), is[*keystore.UnknownSchemeError](err),
 		is[*configError](err), errors.Is(err, keystore.ErrInvalidURI), errors.Is(err, passphrase.ErrInvalidSource),
-		errors.Is(err, secrets.ErrInvalidDocument), errors.Is(err, libvirtconn.ErrInvalidURI):
+		errors.Is(err, secrets.ErrInvalidDocument), errors.Is(err, libvirtvm.ErrInvalidURI):
 		return exitUsage
 	case is[*blockgraph.UnsupportedError](err), is[*hotplug.VersionError](err),
-		errors.Is(err, libvirtconn.ErrUnsupported), errors.Is(err, pkcs11.ErrNotBuilt):
+		errors.Is(err, libvirtvm.ErrUnsupportedURI), errors.Is(err, pkcs11.ErrNotBuilt):
 		return exitUnsupported
 	case is[*inUseError](err), errors.Is(err, secrets.ErrConflict), errors.Is(err, secrets.ErrPersistent):
 		return exitRefused
@@ -69,33 +67,10 @@ func exitCode(err error) int {
 	return exitFailed
 }
 
-// is tells whether err wraps an error of type T.
+// is reports whether err wraps an error of type T.
 func is[T error](err error) bool {
 	var target T
 	return errors.As(err, &target)
-}
-
-// hint returns what else the user may want to know about an error.
-func (a *app) hint(err error) string {
-	switch {
-	case (errors.Is(err, qmp.ErrWrongPassphrase) || errors.Is(err, luks.ErrWrongPassphrase)) && a.newline:
-		return "the passphrase ends in a newline, which counts as part of it: write the file without one (printf %s)"
-	case errors.Is(err, fs.ErrPermission) && !errors.Is(err, secrets.ErrDenied):
-		return "run luksplug as a user who may open it, usually root"
-	case errors.Is(err, blockgraph.ErrUnknownPool):
-		return "give the pool's XML by --pool-xml, or have libvirt asked by --domain"
-	case errors.Is(err, blockgraph.ErrNoDescriptors):
-		return "--unlock auto or --unlock qemu opens the disk in the VM's QEMU"
-	case lacksHeader(err):
-		return "--unlock external has a storage daemon unlock the disk"
-	}
-	return causeHint(err)
-}
-
-// lacksHeader reports whether the VM's QEMU does not have detached LUKS headers.
-func lacksHeader(err error) bool {
-	var lacking *hotplug.VersionError
-	return errors.As(err, &lacking) && lacking.Feature.Element == "disk/source/encryption/header"
 }
 
 // oneLine keeps an error to one line, whatever it wraps.

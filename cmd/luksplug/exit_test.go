@@ -12,7 +12,6 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
@@ -89,34 +88,6 @@ func TestOneLine(t *testing.T) {
 	} {
 		if got := oneLine(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
-		}
-	}
-}
-
-func TestHint(t *testing.T) {
-	t.Parallel()
-	wrong := &hotplug.RolledBackError{Target: "vdb", Err: qmp.ErrWrongPassphrase}
-	cases := []struct {
-		name    string
-		newline bool
-		err     error
-		want    string // a part of it; "" for no hint
-	}{
-		{"wrong passphrase", false, wrong, ""},
-		{"wrong passphrase with a newline", true, wrong, "newline"},
-		{"another error with a newline", true, fs.ErrNotExist, ""},
-		{"no permission", false, fmt.Errorf("open: %w", fs.ErrPermission), "root"},
-		{"a pool that nobody knows", false, &blockgraph.InvalidError{Err: blockgraph.ErrUnknownPool}, "--pool-xml"},
-		{"descriptors for a daemon", false, &blockgraph.UnsupportedError{Err: blockgraph.ErrNoDescriptors}, "--unlock auto"},
-		{"no detached headers", false, &hotplug.VersionError{Feature: blockgraph.Feature{Element: "disk/source/encryption/header"}}, "--unlock external"},
-		{"something else that is lacking", false, &hotplug.VersionError{Feature: blockgraph.Feature{Element: "disk@type"}}, ""},
-		{"a key store that tells by itself", false, fmt.Errorf("%w: %w", secrets.ErrDenied, fs.ErrPermission), ""},
-		{"disks in a definition", false, fmt.Errorf("disable: %w", hook.ErrDisks), "--persistent"},
-	}
-	for _, c := range cases {
-		got := (&app{newline: c.newline}).hint(c.err)
-		if c.want == "" && got != "" || !strings.Contains(got, c.want) {
-			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
 	}
 }

@@ -27,7 +27,7 @@ func newHook(a *app) *cobra.Command {
 		Use:   "hook NAME OPERATION SUBOPERATION EXTRA",
 		Short: "Be libvirt's hook: bring a domain's disks through start, restore and migration",
 		Long: `hook is what libvirt calls, by the script that 'hook install' puts into libvirt's
-hooks folder. The domain's XML comes on standard input. It connects to no libvirt,
+hooks directory. The domain's XML comes on standard input. It connects to no libvirt,
 and asks no key store of libvirt's: libvirt waits for it.`,
 		Example: `  luksplug hook -- vm1 prepare begin - < vm1.xml`,
 		Args:    cobra.ExactArgs(4),

@@ -11,7 +11,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 )
 
 func newList(a *app) *cobra.Command {
@@ -26,32 +26,38 @@ node of the VM, whoever made it.`,
   luksplug --qmp /run/vm1.qmp list --output json
   luksplug --qmp /run/vm1.qmp list --all`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := a.bounded(cmd.Context())
-			defer cancel()
-			return a.withVM(ctx, func(ctx context.Context, vm *hotplug.VM) error {
-				state, err := vm.State(ctx)
-				if err != nil {
-					return err
-				}
-				if all {
-					return a.printNodes(state.Nodes)
-				}
-				holdings := state.Holdings()
-				records, err := a.recordState(ctx, holdings)
-				if err != nil {
-					return err
-				}
-				return a.printHoldings(holdings, records)
-			})
-		},
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.runList(cmd.Context(), all) },
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "list all block nodes of the VM")
 	return cmd
 }
 
-// holdingJSON is a disk, or a leftover, in JSON output. Members are only added.
-type holdingJSON struct {
+func (a *app) runList(ctx context.Context, all bool) error {
+	ctx, cancel := a.bounded(ctx)
+	defer cancel()
+	return a.withVM(ctx, func(ctx context.Context, m virtualMachine) error {
+		vm, err := m.VM(ctx)
+		if err != nil {
+			return err
+		}
+		state, err := vm.State(ctx)
+		if err != nil {
+			return err
+		}
+		if all {
+			return a.printNodes(state.Nodes)
+		}
+		disks := state.Holdings()
+		records, err := m.States(ctx, disks)
+		if err != nil {
+			return err
+		}
+		return a.printDisks(disks, records)
+	})
+}
+
+// diskJSON is a disk, or a leftover, in JSON output. Members are only added.
+type diskJSON struct {
 	Target   string   `json:"target"`
 	State    string   `json:"state"`
 	Device   string   `json:"device,omitempty"`
@@ -66,40 +72,40 @@ type holdingJSON struct {
 	Daemon   int      `json:"daemon,omitempty"`
 	// Of a libvirt domain: where the disk is recorded, and what is not as it
 	// should be.
-	Recorded   []string `json:"recorded,omitempty"` // live, persistent
-	Difference string   `json:"difference,omitempty"`
+	Recorded   []libvirtvm.Scope `json:"recorded,omitempty"`
+	Difference string            `json:"difference,omitempty"`
 }
 
-func holdingToJSON(h *hotplug.Holding) holdingJSON {
-	return holdingJSON{Target: h.Target, State: holdingState(h), Device: h.Device, Driver: h.Driver, Size: h.Size, ReadOnly: h.ReadOnly,
+func diskToJSON(h *hotplug.Holding) diskJSON {
+	return diskJSON{Target: h.Target, State: diskState(h), Device: h.Device, Driver: h.Driver, Size: h.Size, ReadOnly: h.ReadOnly,
 		Payload: h.Payload, Header: h.Header, Parts: notNil(h.Left()), Unlock: string(h.Unlock), UUID: h.UUID, Daemon: h.Daemon}
 }
 
-func holdingState(h *hotplug.Holding) string {
+func diskState(h *hotplug.Holding) string {
 	if h.Leftover() {
 		return "leftover"
 	}
 	return "attached"
 }
 
-// printHoldings prints the disks, and those that are only recorded. records is nil
+// printDisks prints the disks, and those that are only recorded. records is nil
 // where there is no libvirt that keeps any.
-func (a *app) printHoldings(holdings []*hotplug.Holding, records []record.State) error {
-	disks := []holdingJSON{}
-	for _, h := range holdings {
-		disks = append(disks, holdingToJSON(h))
+func (a *app) printDisks(attached []*hotplug.Holding, records []libvirtvm.State) error {
+	disks := []diskJSON{}
+	for _, h := range attached {
+		disks = append(disks, diskToJSON(h))
 	}
 	for _, s := range records {
-		i := slices.IndexFunc(disks, func(d holdingJSON) bool { return d.Target == s.Target })
+		i := slices.IndexFunc(disks, func(d diskJSON) bool { return d.Target == s.Target })
 		if i < 0 {
-			disks = append(disks, holdingJSON{Target: s.Target, State: "missing", Parts: []string{}})
+			disks = append(disks, diskJSON{Target: s.Target, State: "missing", Parts: []string{}})
 			i = len(disks) - 1
 		}
-		disks[i].Recorded, disks[i].Difference = recorded(s), s.Difference()
+		disks[i].Recorded, disks[i].Difference = s.Recorded(), s.Difference()
 	}
 	if a.flags.output == "json" {
 		return a.printJSON(struct {
-			Disks []holdingJSON `json:"disks"`
+			Disks []diskJSON `json:"disks"`
 		}{disks})
 	}
 	if len(disks) == 0 {
@@ -112,16 +118,16 @@ func (a *app) printHoldings(holdings []*hotplug.Holding, records []record.State)
 	rows, differences := [][]string{header}, ""
 	for _, d := range disks {
 		row := []string{d.Target, d.State, "-", "-", "-", "-", dash(d.Payload), dash(d.Header)}
-		i := slices.IndexFunc(holdings, func(h *hotplug.Holding) bool { return h.Target == d.Target })
+		i := slices.IndexFunc(attached, func(h *hotplug.Holding) bool { return h.Target == d.Target })
 		switch {
 		case i < 0:
 		case d.State == "leftover":
 			row[2] = strings.Join(d.Parts, ", ")
 		default:
-			row[2], row[3], row[4], row[5] = d.Device, size(d.Size), mode(d.ReadOnly), dash(unlockedBy(holdings[i]))
+			row[2], row[3], row[4], row[5] = d.Device, size(d.Size), mode(d.ReadOnly), dash(unlockedBy(attached[i]))
 		}
 		if records != nil {
-			row = append(row, dash(strings.Join(d.Recorded, ", ")))
+			row = append(row, dash(join(d.Recorded)))
 		}
 		rows = append(rows, row)
 		if d.Difference != "" {
@@ -129,18 +135,6 @@ func (a *app) printHoldings(holdings []*hotplug.Holding, records []record.State)
 		}
 	}
 	return a.print(table(rows) + differences)
-}
-
-// recorded names where a disk is recorded.
-func recorded(s record.State) []string {
-	var out []string
-	if s.Live {
-		out = append(out, string(record.Live))
-	}
-	if s.Persistent {
-		out = append(out, string(record.Persistent))
-	}
-	return out
 }
 
 func (a *app) printNodes(nodes []hotplug.Node) error {
@@ -178,6 +172,15 @@ func table(rows [][]string) string {
 	return b.String()
 }
 
+// join lists scopes.
+func join(scopes []libvirtvm.Scope) string {
+	var out []string
+	for _, s := range scopes {
+		out = append(out, string(s))
+	}
+	return strings.Join(out, ", ")
+}
+
 func dash(s string) string {
 	if s == "" {
 		return "-"
@@ -192,7 +195,7 @@ func mode(readOnly bool) string {
 	return "read-write"
 }
 
-// size prints bytes for people, in powers of 1024.
+// size prints bytes in human-readable form, in powers of 1024.
 func size(n int64) string {
 	units := []string{"bytes", "KiB", "MiB", "GiB", "TiB", "PiB"}
 	value, unit := float64(n), 0

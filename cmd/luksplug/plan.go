@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"runtime"
 
 	"github.com/spf13/cobra"
 
@@ -34,30 +33,34 @@ them itself; --unlock says otherwise.`,
 		Annotations: map[string]string{outputs: "dot mermaid svg"},
 		Args:        argument("DISK.xml"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			plan, err := a.plan(cmd.Context(), args[0], about, hotplug.UnlockMode(unlock))
-			if err != nil {
-				return err
-			}
-			switch a.flags.output {
-			case "json":
-				text, err := render.JSON(plan)
-				if err != nil {
-					return err
-				}
-				return a.print(string(text))
-			case "dot":
-				return a.print(render.DOT(plan.Graph))
-			case "mermaid":
-				return a.print(render.Mermaid(plan.Graph))
-			case "svg":
-				return a.print(render.SVG(plan.Graph))
-			}
-			return a.print(render.Text(plan))
+			return a.runPlan(cmd.Context(), about, hotplug.UnlockMode(unlock), args[0])
 		},
 	}
 	about.register(cmd)
 	unlock.register(cmd)
 	return cmd
+}
+
+func (a *app) runPlan(ctx context.Context, about planFlags, mode hotplug.UnlockMode, path string) error {
+	plan, err := a.plan(ctx, path, about, mode)
+	if err != nil {
+		return err
+	}
+	switch a.flags.output {
+	case "json":
+		text, err := render.JSON(plan)
+		if err != nil {
+			return err
+		}
+		return a.print(string(text))
+	case "dot":
+		return a.print(render.DOT(plan.Graph))
+	case "mermaid":
+		return a.print(render.Mermaid(plan.Graph))
+	case "svg":
+		return a.print(render.SVG(plan.Graph))
+	}
+	return a.print(render.Text(plan))
 }
 
 // planFlags are what a plan goes by besides the disk.
@@ -87,7 +90,11 @@ func (a *app) plan(ctx context.Context, path string, about planFlags, mode hotpl
 		var plan *blockgraph.Plan
 		ctx, cancel := a.bounded(ctx)
 		defer cancel()
-		err := a.withVM(ctx, func(ctx context.Context, vm *hotplug.VM) error {
+		err := a.withVM(ctx, func(ctx context.Context, m virtualMachine) error {
+			vm, err := m.VM(ctx)
+			if err != nil {
+				return err
+			}
 			state, err := vm.State(ctx)
 			if err != nil {
 				return err
@@ -121,7 +128,7 @@ func (a *app) plan(ctx context.Context, path string, about planFlags, mode hotpl
 	return graph.Plan(), nil
 }
 
-// offline says how a volume is opened in a VM that nobody can look at.
+// offline says how a volume is opened in a VM that cannot be queried.
 func offline(disk *blockgraph.Disk, mode hotplug.UnlockMode) blockgraph.Unlock {
 	switch mode {
 	case hotplug.UnlockAuto:
@@ -130,19 +137,4 @@ func offline(disk *blockgraph.Disk, mode hotplug.UnlockMode) blockgraph.Unlock {
 		return blockgraph.Unlock{Way: blockgraph.ByDaemon, Folder: filepath.Join("/run/luksplug/vm/UUID", disk.Target)}
 	}
 	return blockgraph.Unlock{Way: blockgraph.ByQEMU}
-}
-
-func newVersion(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:     "version",
-		Short:   "Print the version",
-		Example: "  luksplug version\n  luksplug version --output json",
-		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			if a.flags.output == "json" {
-				return a.printJSON(map[string]string{"version": version, "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH})
-			}
-			return a.print(fmt.Sprintf("luksplug %s (%s, %s/%s)\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH))
-		},
-	}
 }

@@ -14,8 +14,8 @@ import (
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
-// prompter returns the function that asks whoever sits at the terminal for the
-// passphrase of a key store, nil where nobody does.
+// prompter returns the function that asks at the terminal for the passphrase of a key
+// store, nil if there is no terminal.
 func (a *app) prompter() func(context.Context, string) (*secrets.Secret, error) {
 	// Not standard input, which may be a document or a value.
 	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)

@@ -173,11 +173,11 @@ func TestFolders(t *testing.T) {
 		{7, map[string]string{"XDG_STATE_HOME": "x", "HOME": "/h"}, "/h/.local/state/luksplug/secrets", "/run/user/7/luksplug/secrets", ""},
 		{7, nil, "", "/run/user/7/luksplug/secrets", "set HOME"},
 	} {
-		state, err := stateFolder(c.uid, env(c.env))
+		state, err := stateDir(c.uid, env(c.env))
 		if state != c.state || (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) {
 			t.Errorf("%+v: %s, %v", c, state, err)
 		}
-		if got := ephemeralFolder(c.uid, env(c.env)); got != c.ephemeral {
+		if got := ephemeralDir(c.uid, env(c.env)); got != c.ephemeral {
 			t.Errorf("%+v: %s", c, got)
 		}
 	}

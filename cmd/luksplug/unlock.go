@@ -1,17 +1,13 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -19,8 +15,6 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/hotplug/daemon"
-	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -51,7 +45,7 @@ func (f *unlockFlag) String() string { return string(*f) }
 // Type implements pflag.Value.
 func (*unlockFlag) Type() string { return "WAY" }
 
-// unlockedBy says for people who has opened the volume of a disk.
+// unlockedBy says in human-readable form who has opened the volume of a disk.
 func unlockedBy(h *hotplug.Holding) string {
 	switch h.Unlock {
 	case blockgraph.ByHeader:
@@ -68,7 +62,7 @@ func unlockedBy(h *hotplug.Holding) string {
 }
 
 // progress shows on a terminal how far the unlocking of a header is. It is quiet
-// for as long as nobody would wonder.
+// while the wait is too short to wonder.
 type progress struct {
 	w     io.Writer // nil: nobody watches
 	begin time.Time
@@ -87,7 +81,7 @@ func newProgress(w io.Writer) *progress {
 	return p
 }
 
-// patience is how long nobody wonders.
+// patience is how long a user waits without wondering.
 const patience = 300 * time.Millisecond
 
 func (p *progress) update(u luks.Progress) {
@@ -108,47 +102,4 @@ func (p *progress) end() {
 		_, _ = io.WriteString(p.w, "\r\x1b[K")
 	}
 	p.ended = true
-}
-
-// watchCommand is the hidden command that ends a storage daemon with its VM.
-const watchCommand = "watch-daemon"
-
-// watch starts a process of its own that ends the storage daemon of a disk when
-// the VM ends.
-func (a *app) watch(_ context.Context, d hotplug.Daemon) error {
-	if d.VM == 0 {
-		a.log.Warnf("the storage daemon (process %d) will not end with the VM, whose process is not known: detach ends it", d.Process.PID)
-		return nil
-	}
-	vm, err := hostproc.ProcessOf(d.VM)
-	if err != nil {
-		return fmt.Errorf("watch the storage daemon: %w", err)
-	}
-	cmd := exec.Command("/proc/self/exe", watchCommand, d.Dir, strconv.Itoa(vm.PID), strconv.FormatUint(vm.Start, 10))
-	cmd.Env = []string{}
-	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("watch the storage daemon: %w", err)
-	}
-	return cmd.Process.Release()
-}
-
-func newWatchDaemon(*app) *cobra.Command {
-	return &cobra.Command{
-		Use:     watchCommand + " FOLDER PID START",
-		Short:   "End a storage daemon when the VM's process ends",
-		Long:    "watch-daemon is started by attach --unlock external, and not by people.",
-		Example: "  luksplug watch-daemon /run/luksplug/vm/UUID/vdb 4711 123456",
-		Hidden:  true,
-		Args:    cobra.ExactArgs(3),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			pid, err1 := strconv.Atoi(args[1])
-			start, err2 := strconv.ParseUint(args[2], 10, 64)
-			if err1 != nil || err2 != nil || pid <= 0 {
-				return &usageError{errors.New("a process is named by its id and its start time")}
-			}
-			return daemon.Watch(cmd.Context(), args[0], hostproc.Process{PID: pid, Start: start})
-		},
-	}
 }

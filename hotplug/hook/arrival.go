@@ -12,9 +12,9 @@ type DiskCheck struct {
 	Err    error // why not
 }
 
-// CheckArrival tells of each recorded disk of a running domain, whose XML is given,
+// CheckArrival reports for each recorded disk of a running domain, whose XML is given,
 // whether this host could take it over by a migration: whether its files are
-// here, and its secrets in the key stores. They are looked up, but no key is
+// here, and its secrets in the key stores. The secrets are looked up, but no key is
 // derived, and nothing is changed.
 func (h Host) CheckArrival(ctx context.Context, xml []byte) ([]DiskCheck, error) {
 	e := Event{Operation: Migrate, XML: xml}
@@ -29,7 +29,7 @@ func (h Host) CheckArrival(ctx context.Context, xml []byte) ([]DiskCheck, error)
 	}
 	var out []DiskCheck
 	for _, r := range d.record.Disks {
-		disk, err := startDiskOf(d.doc, r)
+		disk, err := StartDisk(d.doc, r)
 		if err == nil {
 			err = s.Check(ctx, disk, hotplug.ArrivalMigration, h.Store)
 		}

@@ -6,24 +6,28 @@ import (
 	"strconv"
 
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/hotplug/domainxml"
-	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
 // afterLibvirt is more than libvirt numbers by itself.
 const afterLibvirt = 1000
 
-// startDiskOf returns a recorded disk of a domain as one that the domain starts
-// with.
+// StartDisk returns a recorded disk as one that its domain starts with. doc is the
+// domain's XML.
 //
 // Where the domain has <os><boot dev='...'/>, which libvirt adds by itself to one
 // that says nothing of booting, libvirt numbers its own devices from 1 on, and QEMU
 // refuses a number that two devices have. A disk of ours with the boot order 1 then
 // goes before them, any other one after them.
-func startDiskOf(doc *domainxml.Document, r record.Disk) (hotplug.StartDisk, error) {
-	d, err := StartDisk(r)
-	if err != nil || len(d.Devices) == 0 || doc.Attribute("dev", "os", "boot") == "" {
-		return d, err
+func StartDisk(doc *domainxml.Document, r record.Disk) (hotplug.StartDisk, error) {
+	disk, err := r.Parsed()
+	if err != nil {
+		return hotplug.StartDisk{}, err
+	}
+	d := hotplug.StartDisk{Disk: disk, Devices: r.Devices, Way: r.Start, AllowSharedHeader: r.AllowSharedHeader, Relabel: r.Relabel, Owners: r.Owners}
+	if len(d.Devices) == 0 || doc.Attribute("dev", "os", "boot") == "" {
+		return d, nil
 	}
 	const member = "bootindex"
 	last := len(d.Devices) - 1

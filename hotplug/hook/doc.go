@@ -1,7 +1,7 @@
 // Package hook is what luksplug does when libvirt calls it as a hook: it brings
 // the disks of a domain through cold start, save and restore, and migration.
 //
-// libvirt runs the executables in its hooks folder at certain points of a domain's
+// libvirt runs the executables in its hooks directory at certain points of a domain's
 // life, and waits for them. It says what happens by arguments (NAME OPERATION
 // SUBOPERATION EXTRA) and gives the domain's XML on standard input. See libvirt's
 // hooks document. What luksplug does, by operation:

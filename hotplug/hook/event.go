@@ -3,8 +3,8 @@ package hook
 import (
 	"fmt"
 
-	"github.com/luksplug/luksplug/hotplug/domainxml"
-	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
 // Operation is what happens to the domain, in libvirt's word.
@@ -22,7 +22,7 @@ const (
 	Reconnect Operation = "reconnect"
 )
 
-// MustSucceed tells whether a hook that fails at this operation costs the user
+// MustSucceed reports whether a hook that fails at this operation costs the user
 // the VM or its saved state: it has to exit with 0, whatever happens.
 func (o Operation) MustSucceed() bool { return o == Restore || o == Reconnect }
 
@@ -36,8 +36,7 @@ type Event struct {
 	XML []byte
 }
 
-// Reasons of Release for which nobody needs the domain's keys on this host any
-// more.
+// Reasons of Release after which the domain's keys are not needed on this host.
 const (
 	ReasonMigrated  = "migrated"
 	ReasonDestroyed = "destroyed"
@@ -77,7 +76,7 @@ func (e Event) read() (*domain, error) {
 	return d, err
 }
 
-// concerns tells whether there is anything of ours in the domain.
+// concerns reports whether there is anything of luksplug's in the domain.
 func (d *domain) concerns() bool {
 	return len(d.record.Disks) > 0 || len(d.targets) > 0 || d.monitor != ""
 }

@@ -14,8 +14,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// DefaultTimeout bounds one call: libvirt and everybody who asks it something
-// wait for the hook.
+// DefaultTimeout bounds one call: libvirt and its clients wait for the hook.
 const DefaultTimeout = 20 * time.Second
 
 // Host is what a hook works with on this host.
@@ -38,11 +37,11 @@ type Host struct {
 	Forget []string
 }
 
-// ErrTimeout: the hook did not come to an end in the time that it has.
+// ErrTimeout reports that a call did not end within its time.
 var ErrTimeout = errors.New("the hook's time is up")
 
 // unwinding is how long a call may take beyond its time, to undo what it has begun.
-const unwinding = tidying + time.Second
+const unwinding = cleaningUp + time.Second
 
 // Run does what the event calls for. Output is what has to be printed, all of it
 // or nothing: libvirt takes it for the domain's XML.
@@ -86,8 +85,8 @@ func (h Host) Run(ctx context.Context, e Event) (output []byte, err error) {
 	return output, err
 }
 
-// arrived tells whether the domain was noted as one that was restored or has moved
-// here. Who cannot tell says no.
+// arrived reports whether the domain is noted as one that was restored or has migrated
+// here. If that is unknown, arrived returns false.
 func (h Host) arrived(ctx context.Context, e Event) bool {
 	id := e.UUID()
 	if id == "" {
@@ -147,7 +146,7 @@ func (c call) run(ctx context.Context) (output []byte, err error) {
 // options are those of the domain in package hotplug.
 func (c call) options() hotplug.Options {
 	return hotplug.Options{Name: c.Domain, Log: c.Log, RunDir: c.RunDir, LockDir: c.LockDir, OnDaemon: c.OnDaemon,
-		Files: hotplug.FilesLocal, Recovery: tidying}
+		Files: hotplug.FilesLocal, Recovery: cleaningUp}
 }
 
 // connect opens our own monitor of the domain.

@@ -15,11 +15,53 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/luksplug/luksplug/hotplug/domainxml"
+	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/hook"
-	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
 	"github.com/luksplug/luksplug/secrets"
 )
+
+const (
+	vmUUID     = "6695eb01-f6a4-8304-79aa-97f2502e193f"
+	secretUUID = "0a81f5b2-8403-4b23-88d6-21ccc2f80d6f"
+)
+
+// domainXML is a domain's definition, with this inside.
+func domainXML(t *testing.T, machine, inside string) *domainxml.Document {
+	t.Helper()
+	doc, err := domainxml.Parse([]byte(`<domain type='kvm'>
+  <name>vm1</name>
+  <uuid>` + vmUUID + `</uuid>
+  <os><type arch='x86_64' machine='` + machine + `'>hvm</type></os>
+  ` + inside + `
+</domain>
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return doc
+}
+
+// recorded is a record of an encrypted disk in a port of ours.
+func recorded(t *testing.T, port int) record.Disk {
+	t.Helper()
+	d, err := record.New([]byte(`<disk type='file'><source file='/img'><encryption format='luks'><secret type='passphrase' uuid='`+secretUUID+`'/></encryption></source><target dev='vdb' bus='virtio'/></disk>`), nil, record.Reading{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk, err := d.Parsed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := blockgraph.Machine{Type: "q35", Ports: []blockgraph.Port{{Bus: blockgraph.ReservedPort(port)}}}
+	graph, err := blockgraph.Build(disk, m, blockgraph.Unlock{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Start, d.Devices = blockgraph.ByHeader, []blockgraph.Object{graph.Device().Options}
+	return d
+}
 
 // place is a host for a test, with what it has logged.
 func place(t *testing.T) (hook.Host, *bytes.Buffer) {
@@ -33,19 +75,23 @@ func place(t *testing.T) (hook.Host, *bytes.Buffer) {
 // event is one of a domain with a recorded disk, whose monitor nobody answers.
 func event(t *testing.T, op hook.Operation, extra string, disks ...record.Disk) hook.Event {
 	t.Helper()
-	doc := domainXML(t, "q35", "")
-	on, err := hook.Definition{MonitorFolder: t.TempDir()}.Enable(t.Context(), doc, hook.Enabling{Ports: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
 	r := record.Record{User: "+0:+0"}
 	for _, d := range disks {
 		r = r.With(d)
 	}
-	if on, err = definition.WithRecord(t.Context(), on, r); err != nil {
+	metadata := ""
+	if len(disks) > 0 {
+		text, err := r.XML()
+		if err != nil {
+			t.Fatal(err)
+		}
+		metadata = "<metadata>" + text + "</metadata>"
+	}
+	doc, err := domainXML(t, "q35", metadata).WithArguments(append(hook.MonitorArguments(t.TempDir(), vmUUID), hook.PortArguments(1)...))
+	if err != nil {
 		t.Fatal(err)
 	}
-	return hook.Event{Domain: "vm1", Operation: op, Suboperation: "begin", Extra: extra, XML: on.Text()}
+	return hook.Event{Domain: "vm1", Operation: op, Suboperation: "begin", Extra: extra, XML: doc.Text()}
 }
 
 // TestArrivedIsSpared: what fails once QEMU runs ends a VM that boots, and not one

@@ -10,13 +10,13 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
 	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/shell"
 )
 
-// Folder is where libvirt looks for hooks.
-const Folder = "/etc/libvirt/hooks"
+// Dir is the directory of libvirt's hooks.
+const Dir = "/etc/libvirt/hooks"
 
 // scriptName orders the script among those of the site in qemu.d, which libvirt
 // runs by name.
@@ -25,7 +25,7 @@ const scriptName = "50-luksplug"
 // Installation is luksplug as a hook of this host's libvirt: one script in
 // qemu.d. Nothing else there is looked at or touched.
 type Installation struct {
-	Folder  string // "" is [Folder]
+	Dir     string // "" is [Dir]
 	Program string // absolute path of luksplug
 	// Config is the configuration that the hook is to use, "" for the usual one:
 	// libvirt gives a hook no environment.
@@ -34,11 +34,11 @@ type Installation struct {
 
 // Path is that of the script.
 func (i Installation) Path() string {
-	folder := i.Folder
-	if folder == "" {
-		folder = Folder
+	dir := i.Dir
+	if dir == "" {
+		dir = Dir
 	}
-	return filepath.Join(folder, "qemu.d", scriptName)
+	return filepath.Join(dir, "qemu.d", scriptName)
 }
 
 // mark is in every script of ours: without it, a file of this name is somebody
@@ -109,7 +109,7 @@ const (
 	Disabled InstallationState = "not executable"
 )
 
-// Check tells what is there. A file of our name that is not ours is
+// Check returns what is there. A file of our name that is not ours is
 // [ErrForeignScript].
 func (i Installation) Check() (InstallationState, error) {
 	path := i.Path()
@@ -147,12 +147,12 @@ func (i Installation) Installed() (program string, err error) {
 	return strings.ReplaceAll(program, `'\''`, "'"), nil
 }
 
-// OtherHook tells whether libvirt had any hook of QEMU's before ours: a libvirtd
+// OtherHook reports whether libvirt had any hook of QEMU's before ours: a libvirtd
 // that started without one runs none until it is restarted.
 func (i Installation) OtherHook() bool {
-	folder := filepath.Dir(filepath.Dir(i.Path()))
-	paths, _ := filepath.Glob(filepath.Join(folder, "qemu.d", "*")) // the pattern is right
-	for _, path := range append(paths, filepath.Join(folder, "qemu")) {
+	dir := filepath.Dir(filepath.Dir(i.Path()))
+	paths, _ := filepath.Glob(filepath.Join(dir, "qemu.d", "*")) // the pattern is right
+	for _, path := range append(paths, filepath.Join(dir, "qemu")) {
 		info, err := os.Stat(path)
 		if err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 && path != i.Path() {
 			return true

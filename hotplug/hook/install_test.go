@@ -9,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/hotplug/hook"
-	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
 func TestInstall(t *testing.T) {
@@ -19,7 +19,7 @@ func TestInstall(t *testing.T) {
 	if err := os.WriteFile(site, []byte("#!/bin/sh\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	i := hook.Installation{Folder: folder, Program: "/opt/it's here/luksplug", Config: "/etc/other.yaml"}
+	i := hook.Installation{Dir: folder, Program: "/opt/it's here/luksplug", Config: "/etc/other.yaml"}
 	want := func(state hook.InstallationState) {
 		t.Helper()
 		if got, err := i.Check(); err != nil || got != state {
@@ -61,7 +61,7 @@ func TestInstall(t *testing.T) {
 
 func TestInstallKeepsWhatIsNotOurs(t *testing.T) {
 	t.Parallel()
-	i := hook.Installation{Folder: t.TempDir(), Program: "/bin/luksplug"}
+	i := hook.Installation{Dir: t.TempDir(), Program: "/bin/luksplug"}
 	if err := os.MkdirAll(filepath.Dir(i.Path()), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestInstallKeepsWhatIsNotOurs(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	if _, err := (hook.Installation{Folder: t.TempDir(), Program: "luksplug"}).Install(); err == nil {
+	if _, err := (hook.Installation{Dir: t.TempDir(), Program: "luksplug"}).Install(); err == nil {
 		t.Error("a relative path")
 	}
 }
@@ -86,7 +86,7 @@ func TestScript(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	program := filepath.Join(dir, "it's luksplug")
-	i := hook.Installation{Folder: dir, Program: program, Config: "/c.yaml"}
+	i := hook.Installation{Dir: dir, Program: program, Config: "/c.yaml"}
 	script := filepath.Join(dir, "script")
 	if err := os.WriteFile(script, []byte(i.Script()), 0o755); err != nil {
 		t.Fatal(err)

@@ -8,14 +8,14 @@ import (
 // MonitorID is the name of our own QMP monitor in QEMU, and of its connection.
 const MonitorID = "luksplug-monitor"
 
-// MonitorFolder is the parent of the folders in which QEMU makes the sockets of
+// MonitorDir is the parent of the directories in which QEMU makes the sockets of
 // such monitors. Each is named after its domain's UUID and belongs to QEMU's user.
-const MonitorFolder = "/run/luksplug/monitor"
+const MonitorDir = "/run/luksplug/monitor"
 
-// MonitorArguments are the arguments that give QEMU a monitor of ours, beside
-// libvirt's: folder is [MonitorFolder] as a rule.
-func MonitorArguments(folder, uuid string) []string {
-	path := filepath.Join(folder, uuid, "qmp")
+// MonitorArguments are the arguments that give QEMU a monitor of ours, next to
+// libvirt's: dir is usually [MonitorDir].
+func MonitorArguments(dir, uuid string) []string {
+	path := filepath.Join(dir, uuid, "qmp")
 	return []string{
 		"-chardev", "socket,id=" + MonitorID + ",path=" + strings.ReplaceAll(path, ",", ",,") + ",server=on,wait=off",
 		"-mon", "chardev=" + MonitorID + ",mode=control",

@@ -11,8 +11,8 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/access"
-	"github.com/luksplug/luksplug/hotplug/domainxml"
-	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
 // starting returns the domain as one that is about to start.
@@ -24,23 +24,15 @@ func (c call) starting() (*hotplug.Starting, error) {
 	return hotplug.NewStarting(c.uuid, user, c.options()), nil
 }
 
-// StartDisk returns a recorded disk as one that a VM starts with.
-func StartDisk(d record.Disk) (hotplug.StartDisk, error) {
-	disk, err := d.Parsed()
-	if err != nil {
-		return hotplug.StartDisk{}, err
-	}
-	return hotplug.StartDisk{Disk: disk, Devices: d.Devices, Way: d.Start, AllowSharedHeader: d.AllowSharedHeader, Relabel: d.Relabel, Owners: d.Owners}, nil
-}
-
-// cold tells whether QEMU has the disk from its start.
+// cold reports whether QEMU has the disk from its start.
 func (d *domain) cold(target string) bool { return slices.Contains(d.targets, target) }
 
-// ErrNoWay: the domain has a disk of ours, and no way for it to get in.
+// ErrNoWay reports that the domain has a disk of luksplug's, and no monitor to plug it
+// through.
 var ErrNoWay = errors.New("the domain has no monitor of luksplug's, through which the disk could be plugged when it starts: run 'luksplug hook enable' for it while it is off")
 
-// tidying bounds what is done after a failure.
-const tidying = 5 * time.Second
+// cleaningUp bounds what is done after a failure.
+const cleaningUp = 5 * time.Second
 
 // prepare gets everything ready for QEMU, or says why it cannot start.
 func (c call) prepare(ctx context.Context) error {
@@ -58,7 +50,7 @@ func (c call) prepare(ctx context.Context) error {
 	if err := s.Arrive(ctx, arrival); err != nil {
 		return err
 	}
-	if err := c.makeMonitorFolder(); err != nil {
+	if err := c.makeMonitorDir(); err != nil {
 		return err
 	}
 	for _, target := range c.targets {
@@ -73,7 +65,7 @@ func (c call) prepare(ctx context.Context) error {
 			continue
 		}
 		if err != nil {
-			after, cancel := context.WithTimeout(context.WithoutCancel(ctx), tidying)
+			after, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleaningUp)
 			defer cancel()
 			return errors.Join(err, s.Gone(after), s.GiveBack(after, nil, false))
 		}
@@ -82,7 +74,7 @@ func (c call) prepare(ctx context.Context) error {
 }
 
 func (c call) prepareDisk(ctx context.Context, s *hotplug.Starting, d record.Disk, arrival hotplug.Arrival) error {
-	disk, err := startDiskOf(c.doc, d)
+	disk, err := StartDisk(c.doc, d)
 	switch {
 	case err != nil:
 		return err
@@ -94,19 +86,19 @@ func (c call) prepareDisk(ctx context.Context, s *hotplug.Starting, d record.Dis
 	return s.Check(ctx, disk, arrival, c.Store)
 }
 
-// monitorFolder is the folder of our monitor's socket; "" for none. It is removed
-// with all that is in it: a path that somebody has changed must not make it one of
-// the host's.
-func (d *domain) monitorFolder() string {
-	if folder := filepath.Dir(d.monitor); filepath.Base(folder) == d.uuid {
-		return folder
+// monitorDir returns the directory of our monitor's socket, "" for none. It is removed
+// with everything in it, so a path in the XML that was changed must not make it a
+// directory of the host's.
+func (d *domain) monitorDir() string {
+	if dir := filepath.Dir(d.monitor); filepath.Base(dir) == d.uuid {
+		return dir
 	}
 	return ""
 }
 
-// makeMonitorFolder makes the folder for the socket of our monitor, where QEMU's
-// user can make it.
-func (c call) makeMonitorFolder() error {
+// makeMonitorDir makes the directory in which QEMU's user can make the socket of our
+// monitor.
+func (c call) makeMonitorDir() error {
 	if c.monitor == "" {
 		return nil
 	}
@@ -114,24 +106,24 @@ func (c call) makeMonitorFolder() error {
 	if err != nil {
 		return err
 	}
-	folder := c.monitorFolder()
-	if folder == "" {
-		return fmt.Errorf("the socket of luksplug's monitor is %s in the domain's XML, which is not in a folder named after the domain's UUID: run 'luksplug hook enable' for it", c.monitor)
+	dir := c.monitorDir()
+	if dir == "" {
+		return fmt.Errorf("the socket of luksplug's monitor is %s in the domain's XML, which is not in a directory named after the domain's UUID: run 'luksplug hook enable' for it", c.monitor)
 	}
-	if err := access.MakeFolder(filepath.Dir(folder)); err != nil {
-		return fmt.Errorf("folder for the monitor's socket: %w", err)
+	if err := access.MakeFolder(filepath.Dir(dir)); err != nil {
+		return fmt.Errorf("directory for the monitor's socket: %w", err)
 	}
-	if err := os.RemoveAll(folder); err != nil {
-		return fmt.Errorf("folder for the monitor's socket: %w", err)
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("directory for the monitor's socket: %w", err)
 	}
-	if err := os.Mkdir(folder, 0o700); err != nil {
-		return fmt.Errorf("folder for the monitor's socket: %w", err)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("directory for the monitor's socket: %w", err)
 	}
 	if int(user.UID) == os.Geteuid() {
 		return nil
 	}
-	if err := os.Lchown(folder, int(user.UID), int(user.GID)); err != nil {
-		return fmt.Errorf("give the folder of the monitor's socket to QEMU's user: %w", err)
+	if err := os.Lchown(dir, int(user.UID), int(user.GID)); err != nil {
+		return fmt.Errorf("give the directory of the monitor's socket to QEMU's user: %w", err)
 	}
 	return nil
 }
@@ -158,7 +150,7 @@ func (c call) finish(ctx context.Context, s *hotplug.Starting, arrival hotplug.A
 		if d == nil {
 			continue
 		}
-		disk, err := startDiskOf(c.doc, *d)
+		disk, err := StartDisk(c.doc, *d)
 		if err != nil {
 			failed = append(failed, err)
 			continue
@@ -205,14 +197,14 @@ func (c call) finish(ctx context.Context, s *hotplug.Starting, arrival hotplug.A
 	return errors.Join(failed...)
 }
 
-// onlyOptional tells whether the domain is whole without any disk of ours.
+// onlyOptional reports whether the domain is complete without any disk of ours.
 func (d *domain) onlyOptional() bool {
 	return len(d.targets) == 0 && !slices.ContainsFunc(d.record.Disks, func(d record.Disk) bool { return !d.Optional })
 }
 
 // plug attaches a disk that is not among QEMU's arguments.
 func (c call) plug(ctx context.Context, vm *hotplug.VM, d record.Disk) error {
-	disk, err := startDiskOf(c.doc, d)
+	disk, err := StartDisk(c.doc, d)
 	if err != nil {
 		return err
 	}
@@ -220,9 +212,9 @@ func (c call) plug(ctx context.Context, vm *hotplug.VM, d record.Disk) error {
 	return err
 }
 
-// arrive puts the disks that the domain had among its arguments. It needs no key
-// and no file, but of optional disks, and what it cannot do it leaves to prepare,
-// which may fail.
+// arrive adds the disks that the domain had to its arguments. It needs no key and no
+// file, except for optional disks. What it cannot do is left to prepare, which may
+// fail.
 func (c call) arrive(ctx context.Context, arrival hotplug.Arrival) ([]byte, error) {
 	s, err := c.starting()
 	if err != nil {
@@ -231,14 +223,14 @@ func (c call) arrive(ctx context.Context, arrival hotplug.Arrival) ([]byte, erro
 	arguments := domainxml.Foreign(c.doc.Arguments())
 	var failed []error
 	for _, d := range c.record.Disks {
-		disk, err := startDiskOf(c.doc, d)
+		disk, err := StartDisk(c.doc, d)
 		if err != nil {
 			failed = append(failed, err)
 			continue
 		}
 		if d.Optional {
-			// The domain may well have started without it, which nobody could put
-			// into its XML then; and prepare can no longer leave it out.
+			// The domain may have started without it, and its XML then still has it;
+			// prepare can no longer leave it out.
 			if err := s.Check(ctx, disk, arrival, c.Store); err != nil {
 				c.Log.WithField("disk", d.Target).Warnf("it is left out, since it is optional: %v", err)
 				continue
@@ -258,9 +250,9 @@ func (c call) arrive(ctx context.Context, arrival hotplug.Arrival) ([]byte, erro
 	return doc.Text(), errors.Join(append(failed, s.Arrive(ctx, arrival))...)
 }
 
-// giveBack takes images back that the VM's QEMU was given. A VM that has migrated
-// goes on with them on another host, and one that should have come here and did not
-// goes on where it was: what this host did not give away stays as it is then.
+// giveBack gives images of the VM's QEMU back to their owners. A VM that has migrated
+// continues with them on another host, and one whose migration to this host failed
+// continues where it was: what this host did not give away then stays as it is.
 func (c call) giveBack(ctx context.Context, s *hotplug.Starting) error {
 	var owners []access.Owner
 	if c.Extra != ReasonFailed {
@@ -285,8 +277,8 @@ func (c call) gone(ctx context.Context) error {
 	if c.Operation == Release { // at Stopped it is not said whether the VM goes on elsewhere
 		failed = append(failed, c.giveBack(ctx, s))
 	}
-	if folder := c.monitorFolder(); folder != "" {
-		failed = append(failed, os.RemoveAll(folder))
+	if dir := c.monitorDir(); dir != "" {
+		failed = append(failed, os.RemoveAll(dir))
 	}
 	forget := c.Forget
 	if forget == nil {

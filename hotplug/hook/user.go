@@ -9,11 +9,11 @@ import (
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
-// ErrNoUser: it is not known as whom the domain's QEMU is going to run.
+// ErrNoUser reports that the user that the domain's QEMU is going to run as is unknown.
 var ErrNoUser = errors.New("neither the domain's XML nor luksplug's record in it says as whom its QEMU runs: attach the disk again with this luksplug, or add a <seclabel model='dac'> with the user")
 
-// user returns as whom the domain's QEMU runs: libvirt's label of it is there as a
-// rule once QEMU runs, and before that what was recorded.
+// user returns the user that the domain's QEMU runs as: that of libvirt's label, which
+// is usually there once QEMU runs, or else the recorded one.
 func (d *domain) user() (*hostproc.Credential, error) {
 	for _, label := range []string{d.doc.Label("dac"), d.record.User} {
 		if label != "" {

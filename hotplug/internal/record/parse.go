@@ -125,7 +125,7 @@ func (p *parser) disk(start xml.StartElement) (Disk, error) {
 	return d, nil
 }
 
-// is tells whether an element is of this name, and ours. libvirt gives all elements
+// is reports whether an element is of this name, and ours. libvirt gives all elements
 // that its metadata are set to the namespace of the outermost, and takes it away
 // again when it is asked for them.
 func is(e xml.StartElement, name string) bool {

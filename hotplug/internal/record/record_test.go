@@ -9,8 +9,8 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
-	"github.com/luksplug/luksplug/hotplug/domainxml"
-	"github.com/luksplug/luksplug/hotplug/record"
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
 const diskXML = `<disk type='file' device='disk'>

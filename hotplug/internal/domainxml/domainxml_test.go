@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/hotplug/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 )
 
 const domain = `<?xml version="1.0"?>

@@ -1,4 +1,4 @@
-package hook_test
+package libvirtvm
 
 import (
 	"context"
@@ -9,14 +9,9 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/hotplug/domainxml"
 	"github.com/luksplug/luksplug/hotplug/hook"
-	"github.com/luksplug/luksplug/hotplug/record"
-)
-
-const (
-	vmUUID     = "6695eb01-f6a4-8304-79aa-97f2502e193f"
-	secretUUID = "0a81f5b2-8403-4b23-88d6-21ccc2f80d6f"
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
 // domainXML is a domain's definition, with this inside.
@@ -24,7 +19,7 @@ func domainXML(t *testing.T, machine, inside string) *domainxml.Document {
 	t.Helper()
 	doc, err := domainxml.Parse([]byte(`<domain type='kvm'>
   <name>vm1</name>
-  <uuid>` + vmUUID + `</uuid>
+  <uuid>` + domainUUID + `</uuid>
   <os><type arch='x86_64' machine='` + machine + `'>hvm</type></os>
   ` + inside + `
 </domain>
@@ -57,30 +52,28 @@ func recorded(t *testing.T, port int) record.Disk {
 	return d
 }
 
-var definition = hook.Definition{RunDir: "/run/luksplug/vm"}
-
 func TestEnableAndDisable(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	before := domainXML(t, "pc-q35-10.0", theirs)
-	on, err := definition.Enable(ctx, before, hook.Enabling{Ports: 3})
+	on, err := enable(ctx, before, EnableOptions{Ports: 3})
 	if err != nil {
 		t.Fatal(err)
 	}
 	arguments := on.Arguments()
-	if arguments[0] != "-foo" || hook.MonitorSocket(arguments) != hook.MonitorFolder+"/"+vmUUID+"/qmp" || len(hook.Ports(arguments)) != 3 {
+	if arguments[0] != "-foo" || hook.MonitorSocket(arguments) != hook.MonitorDir+"/"+domainUUID+"/qmp" || len(hook.Ports(arguments)) != 3 {
 		t.Errorf("got %q", arguments)
 	}
-	again, err := definition.Enable(ctx, on, hook.Enabling{Ports: 3})
+	again, err := enable(ctx, on, EnableOptions{Ports: 3})
 	if err != nil || string(again.Text()) != string(on.Text()) {
 		t.Errorf("again (%v): %s", err, again.Text())
 	}
-	fewer, err := definition.Enable(ctx, on, hook.Enabling{Ports: 1, ColdPlug: true})
+	fewer, err := enable(ctx, on, EnableOptions{Ports: 1, ColdPlug: true})
 	if err != nil || len(hook.Ports(fewer.Arguments())) != 1 {
 		t.Errorf("fewer (%v): %s", err, fewer.Text())
 	}
 	for name, doc := range map[string]*domainxml.Document{"enabled": on, "twice": fewer, "never": before} {
-		off, err := definition.Disable(doc)
+		off, err := disable(doc)
 		if err != nil || !slices.Equal(off.Arguments(), []string{"-foo"}) || off.Metadata(record.Namespace) != nil {
 			t.Errorf("%s: got %s (%v)", name, off.Text(), err)
 		}
@@ -90,7 +83,7 @@ func TestEnableAndDisable(t *testing.T) {
 func TestEnableOfOtherMachines(t *testing.T) {
 	t.Parallel()
 	for machine, want := range map[string]int{"pc-i440fx-10.0": 0, "q35": 2, "virt-9.2": 2, "pseries": 0} {
-		on, err := definition.Enable(context.Background(), domainXML(t, machine, ""), hook.Enabling{Ports: 2})
+		on, err := enable(context.Background(), domainXML(t, machine, ""), EnableOptions{Ports: 2})
 		if err != nil || len(hook.Ports(on.Arguments())) != want || hook.MonitorSocket(on.Arguments()) == "" {
 			t.Errorf("%s: got %v (%v)", machine, on.Arguments(), err)
 		}
@@ -102,7 +95,7 @@ func TestEnableOfOtherMachines(t *testing.T) {
 func TestWithRecord(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	on, err := definition.Enable(ctx, domainXML(t, "q35", theirs), hook.Enabling{Ports: 2, ColdPlug: true})
+	on, err := enable(ctx, domainXML(t, "q35", theirs), EnableOptions{Ports: 2, ColdPlug: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,12 +103,12 @@ func TestWithRecord(t *testing.T) {
 	if err != nil || !r.ColdPlug {
 		t.Fatal(err, r)
 	}
-	with, err := definition.WithRecord(ctx, on, r.With(recorded(t, 1)))
+	with, err := withRecord(ctx, on, r.With(recorded(t, 1)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	text := strings.Join(with.Arguments(), "\n")
-	for _, want := range []string{"-foo", `"file":"/run/luksplug/vm/` + vmUUID + `/vdb/luksplug-vdb-secret0"`, `"bus":"luksplug-port-1"`} {
+	for _, want := range []string{"-foo", `/` + domainUUID + `/vdb/luksplug-vdb-secret0"`, `"bus":"luksplug-port-1"`} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %s in %s", want, text)
 		}
@@ -123,25 +116,25 @@ func TestWithRecord(t *testing.T) {
 	if got := domainxml.Targets(with.Arguments()); !slices.Equal(got, []string{"vdb"}) {
 		t.Errorf("got %v", got)
 	}
-	if _, err := definition.Disable(with); !errors.Is(err, hook.ErrDisks) {
+	if _, err := disable(with); !errors.Is(err, ErrDisks) {
 		t.Errorf("disable with a disk: %v", err)
 	}
-	if _, err := definition.Enable(ctx, with, hook.Enabling{Ports: 1, ColdPlug: true}); !errors.Is(err, hook.ErrPorts) {
+	if _, err := enable(ctx, with, EnableOptions{Ports: 1, ColdPlug: true}); !errors.Is(err, ErrPorts) {
 		t.Errorf("the port of a disk goes: %v", err)
 	}
-	if _, err := definition.Enable(ctx, with, hook.Enabling{Ports: 9}); !errors.Is(err, hook.ErrPorts) {
+	if _, err := enable(ctx, with, EnableOptions{Ports: 9}); !errors.Is(err, ErrPorts) {
 		t.Errorf("too many ports: %v", err)
 	}
-	hot, err := definition.Enable(ctx, with, hook.Enabling{Ports: 2})
+	hot, err := enable(ctx, with, EnableOptions{Ports: 2})
 	if err != nil || domainxml.Targets(hot.Arguments()) != nil || hot.Metadata(record.Namespace) == nil {
 		t.Errorf("no longer cold: %v %s", err, hot.Text())
 	}
 	optional := recorded(t, 1)
 	optional.Optional = true
-	if hot, err = definition.WithRecord(ctx, on, r.With(optional)); err != nil || domainxml.Targets(hot.Arguments()) != nil {
+	if hot, err = withRecord(ctx, on, r.With(optional)); err != nil || domainxml.Targets(hot.Arguments()) != nil {
 		t.Errorf("an optional one: %v %s", err, hot.Text())
 	}
-	without, err := definition.WithRecord(ctx, with, r)
+	without, err := withRecord(ctx, with, r)
 	if err != nil || strings.Join(without.Arguments(), "\n") != strings.Join(on.Arguments(), "\n") {
 		t.Errorf("removed again: %v %q", err, without.Arguments())
 	}
@@ -168,7 +161,7 @@ func TestBootOrder(t *testing.T) {
 		if c.order > 0 {
 			d.Devices[0] = d.Devices[0].With("bootindex", c.order)
 		}
-		doc, err = definition.WithRecord(context.Background(), doc, record.Record{ColdPlug: true}.With(d))
+		doc, err = withRecord(context.Background(), doc, record.Record{ColdPlug: true}.With(d))
 		if err != nil {
 			t.Fatal(err)
 		}

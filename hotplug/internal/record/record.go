@@ -12,7 +12,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug/access"
-	"github.com/luksplug/luksplug/hotplug/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -24,10 +24,10 @@ const (
 
 // Record is what luksplug has in a domain.
 type Record struct {
-	// User is as whom the domain's QEMU runs, in libvirt's form "+UID:+GID"; ""
-	// where that is not known.
+	// User is the user that the domain's QEMU runs as, in libvirt's form "+UID:+GID";
+	// "" if it is unknown.
 	User string
-	// ColdPlug tells that the domain's definition has the disks among QEMU's
+	// ColdPlug is true if the domain's definition has the disks among QEMU's
 	// arguments, so that they are there from the start.
 	ColdPlug bool
 	// Disks are the disks, in the order in which they were attached.
@@ -42,16 +42,16 @@ type Disk struct {
 	// it refers to, as they were known then.
 	XML   string
 	Pools []blockgraph.Pool
-	// Reading is what was said of the XML beside it.
+	// Reading is how the XML is read.
 	Reading
 	// Start is how its volume is opened when the VM starts with it.
 	Start blockgraph.Way
-	// Optional tells that the VM may start without it.
+	// Optional is true if the VM may start without it.
 	Optional bool
-	// AllowSharedHeader tells that its header may be that of another disk, too.
+	// AllowSharedHeader is true if its header may also be that of another disk.
 	AllowSharedHeader bool
-	// Relabel tells that images which QEMU may not open are given to its user, and
-	// Owners whose they were before.
+	// Relabel is true if images that QEMU may not open are given to its user, and
+	// Owners are their owners before.
 	Relabel bool
 	Owners  []access.Owner
 	// Devices are its devices, as device_add was told; nil where they were never
@@ -100,11 +100,12 @@ func (r Reading) Complete(disk *blockgraph.Disk) error {
 	return nil
 }
 
-// ErrSecretInXML: the disk's XML has a secret in it, which may not be recorded.
+// ErrSecretInXML reports that the disk's XML has a secret in it, which may not be
+// recorded.
 var ErrSecretInXML = errors.New("the disk's XML has a secret in it (cookies), which may not be written into the domain's metadata: name it by <secret>")
 
 // New returns the record of a disk whose XML was read. The XML is kept as it is,
-// without what stands around the element.
+// without what is around the element.
 func New(text []byte, pools blockgraph.Pools, reading Reading) (Disk, error) {
 	disk, err := reading.Parse(text)
 	if err != nil {
@@ -210,13 +211,17 @@ func (r Record) Without(target string) Record {
 	return r
 }
 
-// Empty tells whether there is nothing that has to be kept.
+// Empty reports whether there is nothing to keep.
 func (r Record) Empty() bool { return len(r.Disks) == 0 && !r.ColdPlug }
 
-// XML returns the element, as it stands in a domain's XML.
+// XML returns the element as it is in a domain's XML.
 func (r Record) XML() (string, error) {
 	return r.text(Prefix+":", ` xmlns:`+Prefix+`="`+Namespace+`"`)
 }
+
+// Plain returns the element without its namespace, as libvirt's interface for
+// metadata takes it.
+func (r Record) Plain() (string, error) { return r.text("", "") }
 
 // text returns the element, whose own elements have names with this prefix.
 func (r Record) text(prefix, declaration string) (string, error) {

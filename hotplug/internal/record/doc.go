@@ -1,10 +1,10 @@
-// Package record keeps, in the metadata of a libvirt domain, which disks luksplug
-// has attached to it.
+// Package record reads and writes the element in a libvirt domain's metadata that
+// says which disks luksplug has attached to it.
 //
-// libvirt does not know these disks. Whoever starts the domain again, restores or
-// receives it has to give them back to QEMU, and all that he has is the domain's
-// XML. So the disks stand there, in one element of a namespace of our own, which
-// libvirt keeps and carries along without a look at it:
+// libvirt does not know these disks. When the domain is started again, restored or
+// migrated, they have to be given to QEMU again, and the domain's XML is all that is
+// there. So they are recorded in it, in one element of luksplug's own namespace, which
+// libvirt keeps and passes on:
 //
 //	<metadata>
 //	  <luksplug:disks xmlns:luksplug="https://github.com/luksplug/luksplug/disks/1" user="+64055:+994">

@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+func newSecretGet(a *app) *cobra.Command {
+	inBase64 := false
+	cmd := &cobra.Command{
+		Use:   "get-value SECRET",
+		Short: "Print the value of a secret",
+		Long: `get-value writes the value's bytes to standard output, and nothing else: no
+newline is added. The value of a private secret is refused; attach may use it.`,
+		Example: `  luksplug secret get-value 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f > vm1-vdb.key
+  luksplug secret get-value --base64 volume:/var/lib/images/vm1.img`,
+		Args: argument("SECRET"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.runSecretGet(cmd.Context(), args[0], inBase64)
+		},
+	}
+	cmd.Flags().BoolVar(&inBase64, "base64", false, "in base64, and with a newline")
+	return cmd
+}
+
+func (a *app) runSecretGet(ctx context.Context, name string, inBase64 bool) error {
+	return a.withStores(ctx, func(ctx context.Context, stores []secrets.Store) error {
+		value, err := publicValue(ctx, stores, name)
+		if err != nil {
+			return err
+		}
+		defer value.Wipe()
+		return value.Use(func(b []byte) error {
+			text := b
+			if inBase64 || a.flags.output == "json" {
+				text = base64.StdEncoding.AppendEncode(make([]byte, 0, base64.StdEncoding.EncodedLen(len(b))+1), b)
+				defer clear(text)
+			}
+			if a.flags.output == "json" {
+				return a.printJSON(struct {
+					Base64 string `json:"base64"`
+				}{string(text)})
+			}
+			if inBase64 {
+				text = append(text, '\n')
+			}
+			_, err := a.out.Write(text)
+			return err
+		})
+	})
+}
+
+// publicValue returns the value of a secret that is not private, from the first
+// store that has it.
+func publicValue(ctx context.Context, stores []secrets.Store, arg string) (*secrets.Secret, error) {
+	s, err := parseSelector(arg)
+	if err != nil {
+		return nil, err
+	}
+	for _, store := range stores {
+		ref := s.reference()
+		if lister, ok := store.(secrets.Lister); ok {
+			d, err := s.find(ctx, lister)
+			if errors.Is(err, secrets.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return nil, err
+			}
+			ref = d.Reference()
+			if d.Private {
+				return nil, &secrets.StoreError{Store: store.String(), Ref: ref, Err: fmt.Errorf("%w: attach may use it, and nobody is shown it", secrets.ErrPrivate)}
+			}
+		}
+		value, err := store.Lookup(ctx, ref)
+		if !errors.Is(err, secrets.ErrNotFound) {
+			return value, err
+		}
+	}
+	return nil, &secrets.StoreError{Store: secrets.Chain(stores...).String(), Ref: s.reference(), Err: secrets.ErrNotFound}
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/secrets"
+)
+
+func newSecretUndefine(a *app) *cobra.Command {
+	force := false
+	cmd := &cobra.Command{
+		Use:   "undefine SECRET",
+		Short: "Remove a secret and its value",
+		Long: `undefine removes a secret and its value from its key store: what is encrypted with
+it and nothing else cannot be opened again. A secret of a disk that luksplug holds
+in a VM of this host is removed with --force only.`,
+		Example: `  luksplug secret undefine 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f`,
+		Args:    argument("SECRET"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.runSecretUndefine(cmd.Context(), args[0], force)
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "also when a disk is attached that needs it")
+	return cmd
+}
+
+func (a *app) runSecretUndefine(ctx context.Context, name string, force bool) error {
+	return a.withSecret(ctx, name, func(ctx context.Context, f found) error { return a.undefine(ctx, f, force) })
+}
+
+// undefine removes a secret, by force also one that is in use.
+func (a *app) undefine(ctx context.Context, f found, force bool) error {
+	keeper, err := f.keeper()
+	if err != nil {
+		return err
+	}
+	known, err := a.uses()
+	if err != nil && !force {
+		return fmt.Errorf("see whether the secret is in use: %w: --force removes it all the same", err)
+	}
+	uses := usesOf(f.document, known)
+	if len(uses) > 0 && !force {
+		return &inUseError{f.document, uses}
+	}
+	if err := keeper.Remove(ctx, f.document.Reference()); err != nil {
+		return err
+	}
+	if len(uses) > 0 {
+		a.log.Warnf("the secret was in use: %s", usesText(uses))
+	}
+	if a.flags.output == "json" {
+		return a.printJSON(secretToJSON(f))
+	}
+	return a.print(fmt.Sprintf("secret with %s removed from %s\n", f.document, f.store))
+}
+
+// inUseError says that a secret is still needed.
+type inUseError struct {
+	secret secrets.Document
+	uses   []hotplug.Use
+}
+
+func (e *inUseError) Error() string {
+	return fmt.Sprintf("the secret with %s is in use: %s: detach first, or undefine with --force, after which nothing can attach it again", e.secret, usesText(e.uses))
+}
+
+func usesText(uses []hotplug.Use) string {
+	var texts []string
+	for _, u := range uses {
+		texts = append(texts, fmt.Sprintf("disk %s of VM %s (%s)", u.Target, u.VM, u.Payload))
+	}
+	return strings.Join(texts, ", ")
+}
+
+// usesOf returns the disks that have been unlocked with a secret, or have its
+// usage as their path.
+func usesOf(d secrets.Document, uses []hotplug.Use) []hotplug.Use {
+	var out []hotplug.Use
+	for _, u := range uses {
+		same := d.UsageType == secrets.UsageVolume && (d.Usage == u.Payload || d.Usage == u.Header)
+		for _, ref := range u.Secrets {
+			answers, err := d.Answers(ref)
+			same = same || answers && err == nil
+		}
+		if same {
+			out = append(out, u)
+		}
+	}
+	return out
+}

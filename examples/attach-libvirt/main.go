@@ -1,0 +1,36 @@
+// Command attach-libvirt attaches the disk of an XML file to a running libvirt domain,
+// which remembers it: attach-libvirt URI DOMAIN DISK.xml KEYSTORE, as in
+// attach-libvirt qemu:///system vm1 vdb.xml dir:/run/keys.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"os"
+
+	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/secrets/keystore"
+)
+
+func main() {
+	if len(os.Args) != 5 {
+		log.Fatal("usage: attach-libvirt URI DOMAIN DISK.xml KEYSTORE")
+	}
+	uri, name, file, keys := os.Args[1], os.Args[2], os.Args[3], os.Args[4]
+	disk := must(libvirtvm.ParseDisk(must(os.ReadFile(file)), libvirtvm.Reading{}))
+	store := must(keystore.Open(keys, keystore.Options{}))
+	ctx := context.Background()
+	domain := must(libvirtvm.Open(ctx, uri, name, libvirtvm.Options{}))
+	attached := must(domain.Attach(ctx, disk, store, libvirtvm.AttachOptions{}))
+	fmt.Printf("%s: device %s, %d bytes\n", attached.Target, attached.Device, attached.Size)
+	must(struct{}{}, domain.Close())
+}
+
+// must ends the program if there is an error.
+func must[T any](value T, err error) T {
+	if err != nil {
+		log.Fatal(err)
+	}
+	return value
+}

@@ -1,0 +1,74 @@
+package libvirtvm
+
+import (
+	"context"
+	"errors"
+	"testing"
+
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
+)
+
+// memory are the descriptions of a domain in memory. broken is a scope that cannot be
+// written.
+type memory struct {
+	documents map[Scope]*domainxml.Document
+	broken    Scope
+}
+
+const domainUUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
+
+func newMemory(t *testing.T) *memory {
+	t.Helper()
+	doc := domainXML(t, "pc-q35-10.0", "<devices><controller type='scsi' index='0' model='virtio-scsi'/></devices>")
+	return &memory{documents: map[Scope]*domainxml.Document{Live: doc, Persistent: doc}}
+}
+
+func (m *memory) read(_ context.Context, scope Scope) (record.Record, error) {
+	return record.FromDomain(m.documents[scope])
+}
+
+var errBroken = errors.New("the description cannot be written")
+
+func (m *memory) write(_ context.Context, scope Scope, r record.Record) error {
+	if scope == m.broken {
+		return errBroken
+	}
+	var element []byte
+	if !r.Empty() {
+		text, err := r.XML()
+		if err != nil {
+			return err
+		}
+		element = []byte(text)
+	}
+	doc, err := m.documents[scope].WithMetadata(Namespace, element)
+	if err == nil {
+		m.documents[scope] = doc
+	}
+	return err
+}
+
+func (m *memory) definition(context.Context) (*domainxml.Document, error) {
+	return m.documents[Persistent], nil
+}
+
+func (m *memory) define(_ context.Context, doc *domainxml.Document) error {
+	if m.broken == Persistent {
+		return errBroken
+	}
+	m.documents[Persistent] = doc
+	return nil
+}
+
+func (m *memory) user(context.Context) (string, error) { return "+64055:+994", nil }
+
+// recorded returns the record of a disk in a scope, nil if there is none.
+func (m *memory) recorded(t *testing.T, scope Scope, target string) *record.Disk {
+	t.Helper()
+	r, err := m.read(t.Context(), scope)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.Disk(target)
+}

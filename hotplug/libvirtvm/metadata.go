@@ -1,0 +1,153 @@
+package libvirtvm
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/digitalocean/go-libvirt"
+
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
+)
+
+// Namespace is the XML namespace of luksplug's element in a domain's metadata.
+const Namespace = record.Namespace
+
+// Scope is one of a domain's two descriptions.
+type Scope string
+
+const (
+	// Live is the running domain: the disks that are attached.
+	Live Scope = "live"
+	// Persistent is the definition: the disks that belong to the domain when it
+	// starts.
+	Persistent Scope = "persistent"
+)
+
+// descriptions are the two descriptions of a domain: those of libvirt, or documents
+// in memory in tests. Reading and changing are two calls: the caller makes sure that
+// nobody else changes them in between, as hotplug's lock of the VM does.
+type descriptions interface {
+	// read returns what is recorded. It returns an empty record if there is none, and
+	// if the domain has no such description.
+	read(ctx context.Context, scope Scope) (record.Record, error)
+	// write replaces what is recorded. An empty record is removed.
+	write(ctx context.Context, scope Scope, r record.Record) error
+	// definition returns the domain's definition, with what libvirt shows only on
+	// request.
+	definition(ctx context.Context) (*domainxml.Document, error)
+	// define replaces the definition.
+	define(ctx context.Context, doc *domainxml.Document) error
+	// user returns the user that the domain's QEMU runs as, or is going to, in the form
+	// of libvirt; "" if that is not known.
+	user(ctx context.Context) (string, error)
+}
+
+func (s Scope) flags() libvirt.DomainModificationImpact {
+	if s == Live {
+		return libvirt.DomainAffectLive
+	}
+	return libvirt.DomainAffectConfig
+}
+
+// read implements descriptions.
+func (d *Domain) read(ctx context.Context, scope Scope) (record.Record, error) {
+	text, err := call(ctx, d, func() (string, error) {
+		if scope == Persistent { // a transient domain has no definition
+			if persistent, err := d.libvirt.DomainIsPersistent(d.handle); err != nil || persistent == 0 {
+				return "", err
+			}
+		}
+		return d.libvirt.DomainGetMetadata(d.handle, int32(libvirt.DomainMetadataElement), libvirt.OptString{Namespace}, scope.flags())
+	})
+	if isLibvirt(err, libvirt.ErrNoDomainMetadata) || err == nil && text == "" {
+		return record.Record{}, nil
+	}
+	if err != nil {
+		return record.Record{}, fmt.Errorf("read the %s metadata of domain %s: %w", scope, d.name, err)
+	}
+	return record.Parse([]byte(text))
+}
+
+// write implements descriptions.
+func (d *Domain) write(ctx context.Context, scope Scope, r record.Record) error {
+	var text libvirt.OptString
+	if !r.Empty() {
+		xml, err := r.Plain() // libvirt adds the namespace itself
+		if err != nil {
+			return err
+		}
+		text = libvirt.OptString{xml}
+	}
+	_, err := call(ctx, d, func() (struct{}, error) {
+		return struct{}{}, d.libvirt.DomainSetMetadata(d.handle, int32(libvirt.DomainMetadataElement), text, libvirt.OptString{record.Prefix}, libvirt.OptString{Namespace}, scope.flags())
+	})
+	if err != nil {
+		return fmt.Errorf("write the %s metadata of domain %s: %w", scope, d.name, err)
+	}
+	return nil
+}
+
+// definition implements descriptions.
+func (d *Domain) definition(ctx context.Context) (*domainxml.Document, error) {
+	text, err := call(ctx, d, func() (string, error) {
+		return d.libvirt.DomainGetXMLDesc(d.handle, libvirt.DomainXMLInactive|libvirt.DomainXMLSecure)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("the definition of domain %s: %w", d.name, err)
+	}
+	return domainxml.Parse([]byte(text))
+}
+
+// define implements descriptions. libvirt validates the definition.
+func (d *Domain) define(ctx context.Context, doc *domainxml.Document) error {
+	_, err := call(ctx, d, func() (libvirt.Domain, error) {
+		return d.libvirt.DomainDefineXMLFlags(string(doc.Text()), libvirt.DomainDefineValidate)
+	})
+	if err != nil {
+		return fmt.Errorf("change the definition of domain %s: %w", d.name, err)
+	}
+	return nil
+}
+
+// redefine changes the definition.
+func redefine(ctx context.Context, at descriptions, change func(*domainxml.Document) (*domainxml.Document, error)) error {
+	doc, err := at.definition(ctx)
+	if err != nil {
+		return err
+	}
+	if doc, err = change(doc); err != nil {
+		return err
+	}
+	return at.define(ctx, doc)
+}
+
+// rewrite changes what is recorded. The definition of a domain whose disks are
+// plugged cold has them among QEMU's arguments as well.
+func rewrite(ctx context.Context, at descriptions, scope Scope, change func(record.Record) record.Record) error {
+	old, err := at.read(ctx, scope)
+	if err != nil {
+		return err
+	}
+	changed := change(old)
+	if scope == Live || !old.ColdPlug {
+		return at.write(ctx, scope, changed)
+	}
+	return redefine(ctx, at, func(doc *domainxml.Document) (*domainxml.Document, error) {
+		return withRecord(ctx, doc, changed)
+	})
+}
+
+// forget removes a disk from what is recorded.
+func forget(ctx context.Context, at descriptions, scope Scope, target string) error {
+	return rewrite(ctx, at, scope, func(r record.Record) record.Record { return r.Without(target) })
+}
+
+// readBoth reads what is recorded in both descriptions.
+func readBoth(ctx context.Context, at descriptions) (live, persistent record.Record, err error) {
+	if live, err = at.read(ctx, Live); err != nil {
+		return live, persistent, err
+	}
+	persistent, err = at.read(ctx, Persistent)
+	return live, persistent, err
+}

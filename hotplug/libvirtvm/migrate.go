@@ -1,0 +1,182 @@
+package libvirtvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/hook"
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
+	"github.com/luksplug/luksplug/internal/libvirtconn"
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// Finding is one result of a check. In JSON it is what "luksplug hook check" prints.
+type Finding struct {
+	// Good is true if what was checked is in order.
+	Good bool `json:"good"`
+	// Unchecked is true if it could not be checked. Text says why.
+	Unchecked bool `json:"unchecked,omitempty"`
+	// Text is the finding in human-readable form, on one line.
+	Text string `json:"text"`
+	// Cause is set for findings that options of the check would change.
+	Cause Cause `json:"-"`
+}
+
+// Cause says which option of a check would change a finding.
+type Cause string
+
+const (
+	// CauseSecretNeeded: [MigrateOptions].Prepare gives QEMU the secret.
+	CauseSecretNeeded Cause = "secret needed"
+	// CauseNoShell: with [MigrateOptions].Shell luksplug is asked on the destination.
+	CauseNoShell Cause = "no shell"
+)
+
+// Report is the result of a check.
+type Report struct {
+	Findings []Finding `json:"findings"`
+}
+
+// InOrder reports whether nothing was found that is not in order.
+func (r Report) InOrder() bool {
+	for _, f := range r.Findings {
+		if !f.Good && !f.Unchecked {
+			return false
+		}
+	}
+	return true
+}
+
+// Goodf adds that something is in order.
+func (r *Report) Goodf(format string, args ...any) { r.add(Finding{Good: true}, format, args) }
+
+// Badf adds that something is not in order.
+func (r *Report) Badf(format string, args ...any) { r.add(Finding{}, format, args) }
+
+// Uncheckedf adds that something could not be checked.
+func (r *Report) Uncheckedf(format string, args ...any) {
+	r.add(Finding{Unchecked: true}, format, args)
+}
+
+func (r *Report) add(f Finding, format string, args []any) {
+	text := fmt.Sprintf(format, args...)
+	f.Text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
+	r.Findings = append(r.Findings, f)
+}
+
+// MigrateOptions are what a caller may want of a migration check.
+type MigrateOptions struct {
+	// Shell is the command that runs others on the destination, such as "ssh", "vmhost2";
+	// nil for the one that the destination's URI implies, if any.
+	Shell []string
+	// Prepare returns the store of a disk's secrets. If it is not nil, QEMU is given the
+	// secrets that it needs again if the migration fails. They stay in QEMU until
+	// [Domain.Repair] removes them. Nothing is changed without it.
+	Prepare func(disk *blockgraph.Disk) (secrets.Store, error)
+}
+
+// MigrateCheck reports whether the running domain could be migrated to the libvirt at
+// the URI to: whether what is attached is recorded, whether the destination knows
+// QEMU and its machine, and whether it has luksplug's hook, the images and the keys.
+// libvirt does not tell the latter: luksplug itself is run there.
+//
+// The error is about the source or about to being a URI; what is wrong with the
+// destination is in the report.
+func (d *Domain) MigrateCheck(ctx context.Context, to string, options MigrateOptions) (Report, error) {
+	uri, err := libvirtconn.Parse(to)
+	if err != nil {
+		return Report{}, err
+	}
+	c := &migrateCheck{domain: d, options: options}
+	if c.vm, err = d.VM(ctx); err != nil {
+		return Report{}, err
+	}
+	if err := c.source(ctx); err != nil {
+		return Report{}, err
+	}
+	if err := c.destination(ctx, uri); err != nil {
+		return Report{}, err
+	}
+	return c.Report, c.secrets(ctx)
+}
+
+// migrateCheck is one check of a domain and its destination.
+type migrateCheck struct {
+	Report
+	domain  *Domain
+	vm      *hotplug.VM
+	options MigrateOptions
+	doc     *domainxml.Document // the running domain's
+	live    record.Record
+}
+
+// source checks what is attached and recorded.
+func (c *migrateCheck) source(ctx context.Context) error {
+	disks, err := c.vm.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, h := range disks {
+		if h.Leftover() {
+			c.Badf("disk %s: an interrupted run has left %s: run 'luksplug repair'", h.Target, strings.Join(h.Left(), ", "))
+		}
+	}
+	all, err := c.domain.States(ctx, disks)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		switch {
+		case s.Attached && !s.Live, !s.Attached && s.Live:
+			c.Badf("disk %s: %s: run 'luksplug repair'", s.Target, s.Difference())
+		case s.Attached:
+			c.Goodf("disk %s is recorded in the domain's metadata", s.Target)
+		}
+	}
+	if c.doc, err = c.domain.describe(ctx); err != nil {
+		return err
+	}
+	c.live, err = record.FromDomain(c.doc)
+	return err
+}
+
+// secrets checks what QEMU needs again if the migration fails, and gives it that.
+func (c *migrateCheck) secrets(ctx context.Context) error {
+	for _, r := range c.live.Disks {
+		d, err := hook.StartDisk(c.doc, r)
+		if err != nil {
+			return err
+		}
+		needed, missing, err := c.vm.Reopened(ctx, d)
+		var notHeld *hotplug.NotHeldError
+		switch {
+		case errors.As(err, &notHeld): // which is a finding already
+		case err != nil:
+			return err
+		case len(needed) == 0:
+		case len(missing) == 0:
+			c.Goodf("disk %s: QEMU has the secret that it needs again where the migration fails", r.Target)
+		case c.options.Prepare == nil:
+			c.add(Finding{Cause: CauseSecretNeeded}, "disk %s: where the migration fails late, QEMU needs its secret once more, and the guest loses the disk without it", []any{r.Target})
+		default:
+			if err := CheckClear(c.domain.uri.String(), d.Disk); err != nil {
+				return err
+			}
+			store, err := c.options.Prepare(d.Disk)
+			if err != nil {
+				return err
+			}
+			given, err := c.vm.KeepSecrets(ctx, d, store)
+			if err != nil {
+				return err
+			}
+			c.Goodf("disk %s: QEMU was given %s, for where the migration fails: run 'luksplug repair' after it", r.Target, strings.Join(given, ", "))
+		}
+	}
+	return nil
+}

@@ -1,0 +1,138 @@
+package libvirtvm
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
+)
+
+// ErrSecretInXML reports that the disk's XML has a secret in it, which may not be
+// recorded.
+var ErrSecretInXML = record.ErrSecretInXML
+
+// recorder records one disk in the descriptions of a domain.
+type recorder struct {
+	at         descriptions
+	source     *blockgraph.Disk
+	disk       record.Disk
+	persistent bool
+	// written are the scopes that have the disk because of this recorder.
+	written []Scope
+}
+
+// newRecorder returns the recorder of an attach, nil if the disk is not to be
+// recorded.
+func newRecorder(at descriptions, disk *Disk, options AttachOptions, log logrus.FieldLogger) (*recorder, error) {
+	log = log.WithField("disk", disk.Target)
+	if disk.Transient {
+		if options.Persistent {
+			return nil, &blockgraph.UnsupportedError{Element: "disk/transient", Reason: "a transient disk cannot belong to a domain persistently"}
+		}
+		log.Warn("a transient disk is not recorded: detach it before the domain is saved or migrated, what was written to it cannot go along")
+		return nil, nil
+	}
+	d, err := record.New(disk.xml, disk.pools, disk.reading)
+	if errors.Is(err, ErrSecretInXML) && !options.Persistent {
+		log.Warnf("the disk is not recorded, and is lost when the domain is saved and restored, or migrated: %v", err)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	d.Optional, d.AllowSharedHeader, d.Relabel = options.Optional, options.AllowSharedHeader, options.Relabel
+	return &recorder{at: at, source: disk.Disk, disk: d, persistent: options.Persistent}, nil
+}
+
+// before records a disk that is about to be attached: in the domain first, so that
+// no disk is in QEMU that is not recorded. The text that it returns is kept on the
+// host.
+func (r *recorder) before(ctx context.Context, p hotplug.Prepared) (string, error) {
+	r.disk.Devices, r.disk.Start, r.disk.Owners = p.Devices, hotplug.StartWay(r.source, p.Way), p.Owners
+	if err := r.write(ctx, Live); err != nil {
+		return "", err
+	}
+	if r.persistent {
+		if err := r.write(ctx, Persistent); err != nil {
+			return "", errors.Join(err, r.undo(ctx))
+		}
+	}
+	text, err := json.Marshal(r.disk)
+	return string(text), err
+}
+
+func (r *recorder) write(ctx context.Context, scope Scope) error {
+	user, err := r.at.user(ctx)
+	if err != nil {
+		return err
+	}
+	err = rewrite(ctx, r.at, scope, func(old record.Record) record.Record {
+		if user != "" {
+			old.User = user
+		}
+		return old.With(r.disk)
+	})
+	if err == nil {
+		r.written = append(r.written, scope)
+	}
+	return err
+}
+
+// undoing bounds what is done to records after a failure.
+const undoing = 10 * time.Second
+
+// undo removes what was recorded of a disk that was not attached after all, also
+// when ctx has ended.
+func (r *recorder) undo(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoing)
+	defer cancel()
+	var failed []error
+	for _, scope := range slices.Backward(r.written) {
+		failed = append(failed, forget(ctx, r.at, scope, r.disk.Target))
+	}
+	r.written = nil
+	return errors.Join(failed...)
+}
+
+// again records a disk that is attached already. It reports false if the disk
+// cannot be recorded now: neither the domain nor this host knows its record.
+func (r *recorder) again(ctx context.Context, h *hotplug.Holding) (recorded bool, err error) {
+	live, persistent, err := readBoth(ctx, r.at)
+	if err != nil {
+		return false, err
+	}
+	known := live.Disk(h.Target)
+	if known == nil {
+		known = keptRecord(h)
+	}
+	if known == nil {
+		return false, nil
+	}
+	r.disk.Devices, r.disk.Start, r.disk.Relabel, r.disk.Owners = known.Devices, known.Start, known.Relabel, known.Owners
+	if live.Disk(h.Target) == nil {
+		if err := r.write(ctx, Live); err != nil {
+			return false, err
+		}
+	}
+	if r.persistent && persistent.Disk(h.Target) == nil {
+		return true, r.write(ctx, Persistent)
+	}
+	return true, nil
+}
+
+// keptRecord returns the record that the attach of a disk has had kept on this host,
+// nil if there is none.
+func keptRecord(h *hotplug.Holding) *record.Disk {
+	var d record.Disk
+	if h.Kept == "" || json.Unmarshal([]byte(h.Kept), &d) != nil || d.Target != h.Target {
+		return nil
+	}
+	return &d
+}

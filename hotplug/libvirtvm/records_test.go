@@ -1,0 +1,312 @@
+package libvirtvm
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/sirupsen/logrus"
+	"github.com/sirupsen/logrus/hooks/test"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+)
+
+const secretUUID = "0a81f5b2-8403-4b23-88d6-21ccc2f80d6f"
+
+// parsed returns a disk; inside is more of its XML.
+func parsed(t *testing.T, target, bus, inside string) *Disk {
+	t.Helper()
+	d, err := ParseDisk(fmt.Appendf(nil, `<disk type='file'><source file='/img'><encryption format='luks'><secret type='passphrase' uuid='%s'/></encryption></source>
+  <target dev='%s' bus='%s'/>%s</disk>`, secretUUID, target, bus, inside), Reading{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// prepared is what an attach says of a disk before its first change.
+var prepared = hotplug.Prepared{Way: blockgraph.ByHeader, Devices: []blockgraph.Object{{{Name: "driver", Value: "scsi-hd"}, {Name: "bus", Value: "scsi0.0"}}}}
+
+func recorderOf(t *testing.T, m *memory, disk *Disk, options AttachOptions) *recorder {
+	t.Helper()
+	log, _ := test.NewNullLogger()
+	r, err := newRecorder(m, disk, options, log)
+	if err != nil || r == nil {
+		t.Fatal(r, err)
+	}
+	return r
+}
+
+// TestRecorder: a disk is recorded before it is attached, and no longer when the
+// attach has failed.
+func TestRecorder(t *testing.T) {
+	t.Parallel()
+	for _, persistent := range []bool{false, true} {
+		m := newMemory(t)
+		r := recorderOf(t, m, parsed(t, "sda", "scsi", ""), AttachOptions{Persistent: persistent, Optional: persistent})
+		kept, err := r.before(t.Context(), prepared)
+		if err != nil {
+			t.Fatal(kept, err)
+		}
+		live := m.recorded(t, Live, "sda")
+		if live == nil || live.Start != blockgraph.ByHeader || len(live.Devices) != 1 || live.Optional != persistent {
+			t.Errorf("recorded live: %+v", live)
+		}
+		if (m.recorded(t, Persistent, "sda") != nil) != persistent {
+			t.Errorf("persistent %t: %+v", persistent, m.recorded(t, Persistent, "sda"))
+		}
+		h := &hotplug.Holding{Target: "sda", Device: "luksplug-sda", Kept: kept}
+		if again := keptRecord(h); again == nil || again.XML != live.XML {
+			t.Errorf("kept on the host: %+v", again)
+		}
+		canceled, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := r.undo(canceled); err != nil {
+			t.Error(err)
+		}
+		if m.recorded(t, Live, "sda") != nil || m.recorded(t, Persistent, "sda") != nil {
+			t.Error("still recorded after a failed attach")
+		}
+	}
+}
+
+// TestRecorderFails: where one description cannot be written, the other one is as it
+// was.
+func TestRecorderFails(t *testing.T) {
+	t.Parallel()
+	for _, broken := range []Scope{Live, Persistent} {
+		m := newMemory(t)
+		r := recorderOf(t, m, parsed(t, "sda", "scsi", ""), AttachOptions{Persistent: true})
+		m.broken = broken
+		if _, err := r.before(t.Context(), prepared); !errors.Is(err, errBroken) {
+			t.Errorf("%s: %v", broken, err)
+		}
+		if m.recorded(t, Live, "sda") != nil || m.recorded(t, Persistent, "sda") != nil {
+			t.Errorf("%s: recorded", broken)
+		}
+	}
+}
+
+// TestNotRecorded: what cannot be recorded is attached with a warning, and refused
+// where it is to belong to the domain.
+func TestNotRecorded(t *testing.T) {
+	t.Parallel()
+	cookie, err := ParseDisk([]byte(`<disk type='network'><source protocol='https' name='a'><host name='h'/><cookies><cookie name='a'>b</cookie></cookies></source><target dev='sda' bus='scsi'/></disk>`), Reading{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, disk := range map[string]*Disk{"transient": parsed(t, "sda", "scsi", "<transient/>"), "cookies": cookie} {
+		log, logged := test.NewNullLogger()
+		r, err := newRecorder(newMemory(t), disk, AttachOptions{}, log)
+		if err != nil || r != nil || len(logged.Entries) != 1 || logged.LastEntry().Level != logrus.WarnLevel {
+			t.Errorf("%s: %v, %v, logged %v", name, r, err, logged.Entries)
+		}
+		_, err = newRecorder(newMemory(t), disk, AttachOptions{Persistent: true}, log)
+		var unsupported *blockgraph.UnsupportedError
+		if !errors.As(err, &unsupported) && !errors.Is(err, ErrSecretInXML) {
+			t.Errorf("%s, persistent: %v", name, err)
+		}
+	}
+}
+
+// TestRecordedAgain: a disk that is attached already is recorded where it is not.
+func TestRecordedAgain(t *testing.T) {
+	t.Parallel()
+	m := newMemory(t)
+	disk := parsed(t, "sda", "scsi", "")
+	kept, err := recorderOf(t, m, disk, AttachOptions{}).before(t.Context(), prepared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := func(h hotplug.Holding, options AttachOptions) bool {
+		t.Helper()
+		ok, err := recorderOf(t, m, disk, options).again(t.Context(), &h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return ok
+	}
+	h := hotplug.Holding{Target: "sda", Device: "luksplug-sda"}
+	if !again(h, AttachOptions{Persistent: true}) || len(m.recorded(t, Persistent, "sda").Devices) != 1 {
+		t.Errorf("not made persistent: %+v", m.recorded(t, Persistent, "sda"))
+	}
+	if err := forget(t.Context(), m, Live, "sda"); err != nil {
+		t.Fatal(err)
+	}
+	if again(h, AttachOptions{}) {
+		t.Error("recorded, although nobody knows its devices")
+	}
+	h.Kept = kept
+	if !again(h, AttachOptions{}) || m.recorded(t, Live, "sda") == nil {
+		t.Error("not recorded from what this host has kept")
+	}
+}
+
+// TestPersistentOff: a disk is added to a domain that is off, and removed.
+func TestPersistentOff(t *testing.T) {
+	t.Parallel()
+	m := newMemory(t)
+	ctx := t.Context()
+	persistent := AttachOptions{Persistent: true}
+	if err := recorderOf(t, m, parsed(t, "sda", "scsi", ""), persistent).define(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	if d := m.recorded(t, Persistent, "sda"); d == nil || len(d.Devices) == 0 || m.recorded(t, Live, "sda") != nil {
+		t.Errorf("got %+v", d)
+	}
+	var refused *hotplug.PreflightError
+	err := recorderOf(t, m, parsed(t, "sda", "scsi", ""), persistent).define(ctx, false)
+	if !errors.As(err, &refused) || !errors.Is(err, ErrRecorded) {
+		t.Errorf("a second time: %v", err)
+	}
+	err = recorderOf(t, m, parsed(t, "vdb", "virtio", ""), persistent).define(ctx, false)
+	if !errors.As(err, &refused) || !errors.Is(err, ErrNoPort) {
+		t.Errorf("without a port: %v", err)
+	}
+	var missing *hotplug.NotHeldError
+	if _, err := detachOff(ctx, m, "sdb"); !errors.As(err, &missing) || fmt.Sprint(missing.Held) != "[sda]" {
+		t.Errorf("a disk that does not belong to it: %v", err)
+	}
+	if _, err := detachOff(ctx, m, "sda"); err != nil || m.recorded(t, Persistent, "sda") != nil {
+		t.Errorf("not removed: %v", err)
+	}
+}
+
+// TestColdPlug: what belongs to a domain whose disks are plugged cold is among QEMU's
+// arguments in its definition.
+func TestColdPlug(t *testing.T) {
+	t.Parallel()
+	m := newMemory(t)
+	ctx := t.Context()
+	change, err := newChange(ctx, m, func(doc *domainxml.Document) (*domainxml.Document, error) {
+		return enable(ctx, doc, EnableOptions{Ports: 2, ColdPlug: true})
+	})
+	if err != nil || change.Before == change.After || m.documents[Persistent].Arguments() != nil {
+		t.Fatalf("%+v (%v)", change, err)
+	}
+	if err := change.Apply(ctx); err != nil || string(m.documents[Persistent].Text()) != change.After {
+		t.Fatal(err)
+	}
+	if err := recorderOf(t, m, parsed(t, "vdb", "virtio", ""), AttachOptions{Persistent: true}).define(ctx, false); err != nil {
+		t.Fatal(err)
+	}
+	if got := domainxml.Targets(m.documents[Persistent].Arguments()); fmt.Sprint(got) != "[vdb]" {
+		t.Errorf("among the arguments: %v", got)
+	}
+	var refused *hotplug.PreflightError
+	if _, err := newChange(ctx, m, disable); !errors.As(err, &refused) || !errors.Is(err, ErrDisks) {
+		t.Errorf("disabled with a disk: %v", err)
+	}
+	if _, err := detachOff(ctx, m, "vdb"); err != nil || domainxml.Targets(m.documents[Persistent].Arguments()) != nil {
+		t.Errorf("still among the arguments: %v %q", err, m.documents[Persistent].Arguments())
+	}
+}
+
+// TestStatesAndRepair: the live record is made to say what is attached.
+func TestStatesAndRepair(t *testing.T) {
+	t.Parallel()
+	m := newMemory(t)
+	ctx := t.Context()
+	var disks []*hotplug.Holding
+	for _, target := range []string{"sda", "sdb", "sdc"} {
+		kept, err := recorderOf(t, m, parsed(t, target, "scsi", ""), AttachOptions{Persistent: target == "sdc"}).before(ctx, prepared)
+		if err != nil {
+			t.Fatal(err)
+		}
+		disks = append(disks, &hotplug.Holding{Target: target, Device: "luksplug-" + target, Kept: kept})
+	}
+	disks[1].Device = "" // a leftover
+	for _, target := range []string{"sda", "sdc"} {
+		if err := forget(ctx, m, Live, target); err != nil {
+			t.Fatal(err)
+		}
+	}
+	disks[2].Kept = ""
+	want := []State{{Target: "sda", Attached: true}, {Target: "sdb", Live: true}, {Target: "sdc", Attached: true, Persistent: true}}
+	if got, err := states(ctx, m, disks); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got %+v (%v)", got, err)
+	}
+	log, logged := test.NewNullLogger()
+	repaired := &Repaired{}
+	if err := repaired.records(ctx, m, disks, log); err != nil || fmt.Sprint(repaired.Fixed) != fmt.Sprint(want[:2]) {
+		t.Errorf("fixed %+v (%v)", repaired.Fixed, err)
+	}
+	if m.recorded(t, Live, "sda") == nil || m.recorded(t, Live, "sdb") != nil {
+		t.Error("the live record is not what is attached")
+	}
+	if len(logged.Entries) != 1 || logged.LastEntry().Data["disk"] != "sdc" {
+		t.Errorf("logged %v", logged.Entries)
+	}
+	for _, s := range want {
+		if s.Difference() == "" {
+			t.Errorf("%+v: no difference", s)
+		}
+	}
+	if s := (State{Target: "sda", Attached: true, Live: true, Persistent: true}); s.Difference() != "" || fmt.Sprint(s.Recorded()) != "[live persistent]" {
+		t.Errorf("%+v: %s, %v", s, s.Difference(), s.Recorded())
+	}
+}
+
+// TestClear: no secret crosses a network in clear.
+func TestClear(t *testing.T) {
+	t.Parallel()
+	plain, err := ParseDisk([]byte(`<disk type='file'><source file='/img'/><target dev='vdb'/></disk>`), Reading{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	secret := parsed(t, "vdb", "virtio", "")
+	var refused *hotplug.PreflightError
+	if err := CheckClear("qemu+tcp://192.0.2.1/system", secret.Disk); !errors.As(err, &refused) || !errors.Is(err, ErrClear) {
+		t.Errorf("in clear: %v", err)
+	}
+	for uri, disk := range map[string]*Disk{"qemu+tcp://192.0.2.1/system": plain, "qemu+tls://192.0.2.1/system": secret, "qemu:///system": secret} {
+		if err := CheckClear(uri, disk.Disk); err != nil {
+			t.Errorf("%s: %v", uri, err)
+		}
+	}
+	if err := CheckClear("qemu", secret.Disk); !errors.Is(err, ErrInvalidURI) {
+		t.Errorf("no URI: %v", err)
+	}
+}
+
+func TestReport(t *testing.T) {
+	t.Parallel()
+	r := Report{}
+	r.Goodf("disk %s", "vdb")
+	r.Uncheckedf("nobody knows")
+	if !r.InOrder() {
+		t.Error("not in order")
+	}
+	r.Badf("%v", errors.Join(errBroken, errBroken))
+	if r.InOrder() || strings.Contains(r.Findings[2].Text, "\n") {
+		t.Errorf("got %+v", r)
+	}
+}
+
+// TestPoolsThatAreKnown: libvirt is not asked for what is known.
+func TestPoolsThatAreKnown(t *testing.T) {
+	t.Parallel()
+	disk, err := ParseDisk([]byte(`<disk type='volume'><source pool='p' volume='v'/><target dev='sda' bus='scsi'/></disk>`), Reading{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pools := blockgraph.Pools{"p": {Name: "p", Type: "dir", Folder: "/pool"}}
+	if pools, err = LookUpPools(t.Context(), "nothing", disk.Disk, pools); err != nil {
+		t.Fatal(err)
+	}
+	located, err := disk.Locate(pools)
+	if err != nil || located.Image.Source.Path != "/pool/v" {
+		t.Errorf("got %+v (%v)", located, err)
+	}
+	r := recorderOf(t, newMemory(t), located, AttachOptions{})
+	if len(r.disk.Pools) != 1 || !strings.Contains(r.disk.XML, "volume='v'") {
+		t.Errorf("recorded %+v", r.disk)
+	}
+	if _, err := LookUpPools(t.Context(), "nothing", disk.Disk, nil); !errors.Is(err, ErrInvalidURI) {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,71 @@
+package libvirtvm
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/luksplug/luksplug/hotplug"
+)
+
+// Repaired is what a repair has done.
+type Repaired struct {
+	// Removed is what interrupted runs had left in the VM.
+	Removed []*hotplug.Holding
+	// Fixed are the disks whose live record was fixed, as they were before: it was
+	// written for those that are attached, and removed for the others.
+	Fixed []State
+}
+
+// Repair removes what interrupted runs have left in the VM, as [hotplug.VM.Repair]
+// does, and makes the live metadata say what is attached. A disk is recorded as its
+// attach on this host has recorded it; a disk of which this host knows nothing is
+// reported in the log. What was done is returned also with an error.
+func (d *Domain) Repair(ctx context.Context) (*Repaired, error) {
+	vm, err := d.VM(ctx)
+	if err != nil {
+		return &Repaired{}, err
+	}
+	removed, err := vm.Repair(ctx)
+	out := &Repaired{Removed: removed}
+	disks, e := vm.List(ctx)
+	if e == nil {
+		e = out.records(ctx, d, disks, d.log)
+	}
+	return out, errors.Join(err, e)
+}
+
+// records makes the live metadata say what is attached.
+func (r *Repaired) records(ctx context.Context, at descriptions, disks []*hotplug.Holding, log logrus.FieldLogger) error {
+	all, err := states(ctx, at, disks)
+	if err != nil {
+		return err
+	}
+	live, err := at.read(ctx, Live)
+	if err != nil {
+		return err
+	}
+	for _, s := range all {
+		switch {
+		case !s.Attached && s.Live:
+			live = live.Without(s.Target)
+		case s.Attached && !s.Live:
+			i := slices.IndexFunc(disks, func(h *hotplug.Holding) bool { return h.Target == s.Target })
+			kept := keptRecord(disks[i])
+			if kept == nil {
+				log.WithField("disk", s.Target).Warn("it is not in the domain's metadata, and this host does not know its XML: detach and attach it again")
+				continue
+			}
+			live = live.With(*kept)
+		default:
+			continue
+		}
+		if err := at.write(ctx, Live, live); err != nil {
+			return err
+		}
+		r.Fixed = append(r.Fixed, s)
+	}
+	return nil
+}

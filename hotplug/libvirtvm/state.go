@@ -1,0 +1,90 @@
+package libvirtvm
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
+)
+
+// State is where a disk of luksplug's is, and where not.
+type State struct {
+	Target     string
+	Attached   bool // in QEMU
+	Live       bool // recorded in the running domain
+	Persistent bool // recorded in the definition
+	Optional   bool // so that the domain may run without it
+}
+
+// compare puts together what QEMU has and what is recorded, by target.
+func compare(attached []string, live, persistent record.Record) []State {
+	var out []State
+	get := func(target string) *State {
+		i := slices.IndexFunc(out, func(s State) bool { return s.Target == target })
+		if i < 0 {
+			out = append(out, State{Target: target})
+			i = len(out) - 1
+		}
+		return &out[i]
+	}
+	for _, target := range attached {
+		get(target).Attached = true
+	}
+	for _, d := range live.Disks {
+		get(d.Target).Live = true
+	}
+	for _, d := range persistent.Disks {
+		s := get(d.Target)
+		s.Persistent, s.Optional = true, d.Optional
+	}
+	slices.SortFunc(out, func(a, b State) int { return strings.Compare(a.Target, b.Target) })
+	return out
+}
+
+// Difference returns the difference between QEMU and the records of a running domain
+// in human-readable form, "" for none.
+func (s State) Difference() string {
+	switch {
+	case s.Attached && !s.Live:
+		return "attached, but not in the domain's metadata: it is lost when the domain is saved and restored, or migrated"
+	case !s.Attached && s.Live:
+		return "in the domain's metadata, but not attached"
+	case !s.Attached && s.Persistent && !s.Optional:
+		return "belongs to the domain, but is not attached: it is there from the next start on"
+	}
+	return ""
+}
+
+// Recorded returns the scopes in which the disk is recorded.
+func (s State) Recorded() []Scope {
+	var out []Scope
+	if s.Live {
+		out = append(out, Live)
+	}
+	if s.Persistent {
+		out = append(out, Persistent)
+	}
+	return out
+}
+
+// States compares what is attached, as [hotplug.VM.List] returns it, with what is
+// recorded.
+func (d *Domain) States(ctx context.Context, disks []*hotplug.Holding) ([]State, error) {
+	return states(ctx, d, disks)
+}
+
+func states(ctx context.Context, at descriptions, disks []*hotplug.Holding) ([]State, error) {
+	live, persistent, err := readBoth(ctx, at)
+	if err != nil {
+		return nil, err
+	}
+	var attached []string
+	for _, h := range disks {
+		if !h.Leftover() {
+			attached = append(attached, h.Target)
+		}
+	}
+	return compare(attached, live, persistent), nil
+}

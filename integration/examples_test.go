@@ -1,0 +1,56 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
+	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/secrets/dir"
+)
+
+// TestExampleAttachLibvirt: a program of forty lines that imports public packages only
+// attaches a disk to a domain, which remembers it.
+func TestExampleAttachLibvirt(t *testing.T) {
+	t.Parallel()
+	const example = "github.com/luksplug/luksplug/examples/attach-libvirt"
+	ctx := bounded(t)
+	imports := run(ctx, t, exec.CommandContext(ctx, "go", "list", "-f", `{{join .Imports "\n"}}`, example)).want(t, 0)
+	if strings.Contains(imports.stdout, "/internal/") {
+		t.Errorf("the example imports %s", imports.stdout)
+	}
+	text, err := os.ReadFile("../examples/attach-libvirt/main.go")
+	if lines := strings.Count(string(text), "\n"); err != nil || lines > 40 {
+		t.Errorf("the example has %d lines (%v)", lines, err)
+	}
+	program := filepath.Join(t.TempDir(), "attach-libvirt")
+	run(ctx, t, exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", program, example)).want(t, 0)
+
+	l := peer.Libvirtd(t)
+	d, err := l.StartDomain(ctx, peer.DomainOptions{SCSI: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	xml, keys := v.DiskXML("sda", "scsi"), t.TempDir()
+	disk, err := diskxml.ParseDisk([]byte(xml))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(keys, dir.FileName(disk.Secrets()[0])), v.Passphrase, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got := run(ctx, t, exec.CommandContext(ctx, program, l.URI, d.Name, writeFile(t, "sda.xml", xml), "dir:"+keys)).want(t, 0)
+	if !strings.HasPrefix(got.stdout, "sda: device luksplug-sda, ") {
+		t.Errorf("it says %s", got.stdout)
+	}
+	want := fmt.Sprint([]recordedDisk{{"sda", "attached", "", []string{"live"}}})
+	if got := fmt.Sprint(listOf(ctx, t, l, d.Name)); got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	viaLibvirt(ctx, t, l, d.Name, "detach", "sda").want(t, 0)
+}
