@@ -22,7 +22,8 @@ func (p *pkg) box() string {
 	if !p.library() && p.path != "cmd/luksplug" || strings.HasSuffix(p.path, "test") {
 		return ""
 	}
-	if strings.HasPrefix(p.path, "secrets/") && slices.Contains(promised, p.path) && p.path != "secrets/keystore" && p.path != "secrets/luks" {
+	store := strings.HasPrefix(p.path, "secrets/") && slices.Contains(promised, p.path)
+	if store && p.path != "secrets/keystore" && p.path != "secrets/luks" {
 		return stores
 	}
 	return p.path

@@ -27,6 +27,7 @@ var entries = []entry{
 	{path: "integration", level: 7},
 	{path: "scripts", level: 7},
 	{path: "examples", level: 7},
+	{path: "contrib", level: 7},
 }
 
 // firstProgram is the lowest level that is no library.
