@@ -103,7 +103,7 @@ func (d Document) Reference() Reference {
 // String returns how people name the secret, like [Reference.String].
 func (d Document) String() string { return d.Reference().String() }
 
-// Answers tells whether ref names d's secret. The error wraps [ErrWrongType] for
+// Answers reports whether ref names d's secret. The error wraps [ErrWrongType] for
 // a reference by uuid of another type than the usage's, which libvirt refuses: a
 // Ceph key must not become a disk's passphrase by a slip of the pen.
 func (d Document) Answers(ref Reference) (bool, error) {
@@ -131,7 +131,7 @@ func Find(documents []Document, ref Reference) (Document, error) {
 	return Document{}, ErrNotFound
 }
 
-// CheckDefine tells whether d may be defined beside documents, of which it may
+// CheckDefine reports whether d may be defined beside documents, of which it may
 // replace the one with its uuid. The rules are libvirt's: a usage belongs to one
 // secret, a secret keeps its usage, and what is private stays so. The error wraps
 // [ErrConflict].

@@ -12,7 +12,7 @@ import (
 )
 
 func Example() {
-	// A folder with one secret in it.
+	// A directory with one secret in it.
 	folder, err := os.MkdirTemp("", "secrets")
 	if err != nil {
 		log.Fatal(err)

@@ -29,7 +29,7 @@ var (
 	// like, and nobody could be asked. The error's text says how to.
 	ErrLocked = errors.New("the key store is locked")
 	// ErrUnreachable: the store could not be asked: the server is gone or does
-	// not answer, the folder does not exist. Asking again later may help.
+	// not answer, the directory does not exist. Asking again later may help.
 	ErrUnreachable = errors.New("the key store cannot be reached")
 	// ErrDamaged: what the store holds is not what it wrote. Other secrets may
 	// be fine.

@@ -306,7 +306,7 @@ func testKeeperConcurrent(t *testing.T, f Fixture) {
 	wantList(t, f.Store, append(want, shared)...)
 }
 
-// uniform tells whether all bytes are the same.
+// uniform reports whether all bytes are the same.
 func uniform(s *secrets.Secret) bool {
 	defer s.Wipe()
 	same := true

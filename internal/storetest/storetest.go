@@ -118,7 +118,7 @@ func (f *Fixture) put(t *testing.T, ref secrets.Reference, value []byte) {
 	}
 }
 
-// holds tells whether the place can hold what ref names.
+// holds reports whether the place can hold what ref names.
 func (f *Fixture) holds(ref secrets.Reference) bool {
 	if f.Holds != nil {
 		return f.Holds(ref)

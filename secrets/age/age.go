@@ -13,7 +13,7 @@ import (
 
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/document"
-	"github.com/luksplug/luksplug/secrets/internal/folder"
+	"github.com/luksplug/luksplug/secrets/internal/privdir"
 )
 
 // The ends of the names of a secret's files.
@@ -22,17 +22,17 @@ const (
 	valueSuffix    = ".age"
 )
 
-// Store is a [secrets.Keeper] on a folder. Make one with [New].
+// Store is a [secrets.Keeper] on a directory. Make one with [New].
 type Store struct {
 	path    string
 	options Options
 	keys    *identity
 }
 
-// Options say how the folder is encrypted. The zero value is of use.
+// Options say how the directory is encrypted. The zero value is of use.
 type Options struct {
 	// Identity is the path of the identity; "" for identity.txt in the
-	// folder.
+	// directory.
 	Identity string
 	// PostQuantum: an identity that has to be made is a hybrid one.
 	PostQuantum bool
@@ -48,7 +48,7 @@ type Options struct {
 	WorkFactor int
 }
 
-// New returns the store of the folder path. The folder is looked at by each call
+// New returns the store of the directory path. The directory is looked at by each call
 // anew. It need not exist yet: the first Define makes it.
 func New(path string, options Options) *Store {
 	return &Store{path: path, options: options, keys: newIdentity(path, options)}
@@ -59,7 +59,7 @@ func (s *Store) String() string { return "age:" + (&url.URL{Path: s.path}).Escap
 
 // Lookup implements [secrets.Store]. It asks for the passphrase where the
 // identity has one. A value for other recipients is denied, and so is a file or
-// folder with unsafe permissions.
+// directory with unsafe permissions.
 func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	value, err := s.lookup(ctx, ref)
 	if err != nil {
@@ -115,7 +115,7 @@ func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
 }
 
 // Define implements [secrets.Keeper]. An ephemeral secret is taken where the
-// folder is in memory.
+// directory is in memory.
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
 	return s.fail(d.Reference(), s.define(ctx, d))
 }
@@ -127,15 +127,15 @@ func (s *Store) define(ctx context.Context, d secrets.Document) error {
 	if d.UUID == uuid.Nil {
 		return fmt.Errorf("%w: it has no uuid", secrets.ErrInvalidDocument)
 	}
-	f, err := folder.Make(s.path)
+	f, err := privdir.Make(s.path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	if d.Ephemeral && !f.InMemory() {
-		return fmt.Errorf("%w: keep it in a folder on a tmpfs", secrets.ErrPersistent)
+		return fmt.Errorf("%w: keep it in a directory on a tmpfs", secrets.ErrPersistent)
 	}
-	return locked(ctx, f, func(w *folder.Writer) error {
+	return locked(ctx, f, func(w *privdir.Writer) error {
 		// What is damaged does not keep others from being defined, and is
 		// mended by being defined again.
 		documents, _, err := list(f)
@@ -154,7 +154,7 @@ func (s *Store) define(ctx context.Context, d secrets.Document) error {
 
 // Set implements [secrets.Keeper]. It needs the recipients only.
 func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.Secret) error {
-	return s.fail(ref, s.change(ctx, ref, func(f *folder.Folder, w *folder.Writer, d secrets.Document) error {
+	return s.fail(ref, s.change(ctx, ref, func(f *privdir.Dir, w *privdir.Writer, d secrets.Document) error {
 		recipients, err := s.recipients(ctx, f, w)
 		if err != nil {
 			return err
@@ -169,7 +169,7 @@ func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.S
 
 // Remove implements [secrets.Keeper].
 func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
-	return s.fail(ref, s.change(ctx, ref, func(_ *folder.Folder, w *folder.Writer, d secrets.Document) error {
+	return s.fail(ref, s.change(ctx, ref, func(_ *privdir.Dir, w *privdir.Writer, d secrets.Document) error {
 		if err := w.Remove(d.UUID.String() + valueSuffix); err != nil {
 			return err
 		}
@@ -178,7 +178,7 @@ func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 }
 
 // change runs f on the secret that ref names, while nobody else writes.
-func (s *Store) change(ctx context.Context, ref secrets.Reference, change func(*folder.Folder, *folder.Writer, secrets.Document) error) error {
+func (s *Store) change(ctx context.Context, ref secrets.Reference, change func(*privdir.Dir, *privdir.Writer, secrets.Document) error) error {
 	if err := errors.Join(ctx.Err(), ref.Validate()); err != nil {
 		return err
 	}
@@ -187,7 +187,7 @@ func (s *Store) change(ctx context.Context, ref secrets.Reference, change func(*
 		return err
 	}
 	defer f.Close()
-	return locked(ctx, f, func(w *folder.Writer) error {
+	return locked(ctx, f, func(w *privdir.Writer) error {
 		d, err := find(f, ref)
 		if err != nil {
 			return err
@@ -196,7 +196,7 @@ func (s *Store) change(ctx context.Context, ref secrets.Reference, change func(*
 	})
 }
 
-func locked(ctx context.Context, f *folder.Folder, run func(w *folder.Writer) error) error {
+func locked(ctx context.Context, f *privdir.Dir, run func(w *privdir.Writer) error) error {
 	w, err := f.Lock(ctx)
 	if err != nil {
 		return err
@@ -205,8 +205,8 @@ func locked(ctx context.Context, f *folder.Folder, run func(w *folder.Writer) er
 	return run(w)
 }
 
-func (s *Store) open() (*folder.Folder, error) {
-	f, err := folder.Open(s.path)
+func (s *Store) open() (*privdir.Dir, error) {
+	f, err := privdir.Open(s.path)
 	if errors.Is(err, secrets.ErrUnreachable) {
 		err = fmt.Errorf("%w; the first secret that is defined makes it", err)
 	}
@@ -222,7 +222,7 @@ func (s *Store) fail(ref secrets.Reference, err error) error {
 
 // find returns the document of the secret that ref names. One that cannot be
 // read matters only where it could be the one.
-func find(f *folder.Folder, ref secrets.Reference) (secrets.Document, error) {
+func find(f *privdir.Dir, ref secrets.Reference) (secrets.Document, error) {
 	if ref.UUID != uuid.Nil {
 		d, err := read(f, ref.UUID)
 		if err != nil {
@@ -244,7 +244,7 @@ func find(f *folder.Folder, ref secrets.Reference) (secrets.Document, error) {
 
 // list returns the documents of all secrets, and an error that names those whose
 // document could not be read.
-func list(f *folder.Folder) (documents []secrets.Document, unread, err error) {
+func list(f *privdir.Dir) (documents []secrets.Document, unread, err error) {
 	names, err := f.Names()
 	if err != nil {
 		return nil, nil, err
@@ -278,7 +278,7 @@ func idOf(name string) (uuid.UUID, bool) {
 }
 
 // read returns the document of one secret.
-func read(f *folder.Folder, id uuid.UUID) (secrets.Document, error) {
+func read(f *privdir.Dir, id uuid.UUID) (secrets.Document, error) {
 	name := id.String() + documentSuffix
 	content, err := f.Read(name)
 	if errors.Is(err, secrets.ErrNotFound) {

@@ -76,7 +76,7 @@ func strangers(t *testing.T, path string) {
 	check(t, err, w.Close(), os.WriteFile(path, out.Bytes(), 0o600))
 }
 
-// fixture returns the suite's view of a folder.
+// fixture returns the suite's view of a directory.
 func fixture(t *testing.T, path string, o age.Options) storetest.Fixture {
 	store := age.New(path, o)
 	value := func(t *testing.T, ref secrets.Reference) string {
@@ -102,7 +102,7 @@ func fixture(t *testing.T, path string, o age.Options) storetest.Fixture {
 	}
 }
 
-// folder returns a path where the store will make its folder, not in memory.
+// directory returns a path where the store will make its directory, not in memory.
 func folder(t *testing.T) string {
 	t.Helper()
 	return filepath.Join(t.TempDir(), "secrets")
@@ -133,7 +133,7 @@ func TestStore(t *testing.T) {
 	}
 }
 
-// filled returns a folder with one secret in it.
+// filled returns a directory with one secret in it.
 func filled(t *testing.T, o age.Options) (path string, d secrets.Document) {
 	t.Helper()
 	path = folder(t)

@@ -1,4 +1,4 @@
-// Package age is a key store that is a folder of files encrypted with age
+// Package age is a key store that is a directory of files encrypted with age
 // (https://age-encryption.org/v1). Each secret is two files, named by its uuid:
 //
 //	0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f.xml    its <secret> document, in clear
@@ -23,7 +23,7 @@
 // to recipients.txt by an editor, for the values that are set from then on; all of
 // them are hybrid, or none.
 //
-// An identity in clear protects copies of the folder that lack it, a backup for
+// An identity in clear protects copies of the directory that lack it, a backup for
 // instance, and nothing else. With [Options.Protect] it is itself encrypted, to a
 // passphrase that is asked for at the first look-up and then not again by the same
 // [Store], which remembers the opened identity. Defining and setting do not ask.
@@ -31,15 +31,15 @@
 //
 // # What is not protected
 //
-// Documents are in clear. Who may write to the folder can exchange one value for
-// another, as to encrypt needs no secret; the folder therefore has to belong to
+// Documents are in clear. Who may write to the directory can exchange one value for
+// another, as to encrypt needs no secret; the directory therefore has to belong to
 // the caller or to root, and to be writable by nobody else, as with package dir.
 // The library age keeps copies of values and keys on the Go heap, which are not
 // locked in memory and go when it is collected.
 //
 // # Writing
 //
-// Files are written to the side, synced and renamed, under a lock of the folder,
+// Files are written to the side, synced and renamed, under a lock of the directory,
 // so that a crash leaves each as it was or as it should be. What is damaged is
 // reported with its uuid and does not keep others from being found, but for a
 // look-up by usage that finds nothing: the damaged one could have been it.

@@ -14,7 +14,7 @@ import (
 	"filippo.io/age/armor"
 
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/internal/folder"
+	"github.com/luksplug/luksplug/secrets/internal/privdir"
 )
 
 const (
@@ -32,7 +32,7 @@ type key interface {
 // opened.
 type identity struct {
 	path    string // of the file
-	inside  bool   // the file is in the store's own folder
+	inside  bool   // the file is in the store's own directory
 	options Options
 	turn    chan struct{} // holds one element: who takes it may use opened
 	opened  []age.Identity
@@ -77,7 +77,7 @@ func (i *identity) open(ctx context.Context) ([]age.Identity, error) {
 }
 
 func (i *identity) read() (*secrets.Secret, error) {
-	f, err := folder.Open(filepath.Dir(i.path))
+	f, err := privdir.Open(filepath.Dir(i.path))
 	if err != nil {
 		return nil, fmt.Errorf("the identity: %w", err)
 	}
@@ -169,7 +169,7 @@ func (i *identity) ask(ctx context.Context, question string) (*secrets.Secret, e
 
 // recipients returns to whom values are encrypted. The first time it writes that
 // file, and makes the identity where there is none either.
-func (s *Store) recipients(ctx context.Context, f *folder.Folder, w *folder.Writer) ([]age.Recipient, error) {
+func (s *Store) recipients(ctx context.Context, f *privdir.Dir, w *privdir.Writer) ([]age.Recipient, error) {
 	content, err := f.Read(recipientsName)
 	if errors.Is(err, secrets.ErrNotFound) {
 		return s.firstRecipients(ctx, f, w)
@@ -190,7 +190,7 @@ func (s *Store) recipients(ctx context.Context, f *folder.Folder, w *folder.Writ
 	return recipients, nil
 }
 
-func (s *Store) firstRecipients(ctx context.Context, f *folder.Folder, w *folder.Writer) ([]age.Recipient, error) {
+func (s *Store) firstRecipients(ctx context.Context, f *privdir.Dir, w *privdir.Writer) ([]age.Recipient, error) {
 	has, err := s.keys.exists()
 	if err != nil {
 		return nil, err
@@ -223,9 +223,9 @@ func (s *Store) firstRecipients(ctx context.Context, f *folder.Folder, w *folder
 	return recipients, w.Write(recipientsName, []byte(text.String()))
 }
 
-// exists tells whether something of the identity's name is there.
+// exists reports whether something of the identity's name is there.
 func (i *identity) exists() (bool, error) {
-	f, err := folder.Open(filepath.Dir(i.path))
+	f, err := privdir.Open(filepath.Dir(i.path))
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -238,7 +238,7 @@ func (i *identity) exists() (bool, error) {
 
 // makeIdentity makes the identity. Where there are values already, whoever can
 // read them has lost his identity, and needs that and not another one.
-func (s *Store) makeIdentity(ctx context.Context, f *folder.Folder, w *folder.Writer) ([]age.Identity, error) {
+func (s *Store) makeIdentity(ctx context.Context, f *privdir.Dir, w *privdir.Writer) ([]age.Identity, error) {
 	names, err := f.Names()
 	if err != nil {
 		return nil, err
@@ -262,12 +262,12 @@ func (s *Store) makeIdentity(ctx context.Context, f *folder.Folder, w *folder.Wr
 	if s.keys.inside {
 		return []age.Identity{k}, w.Write(filepath.Base(s.keys.path), content)
 	}
-	other, err := folder.Make(filepath.Dir(s.keys.path))
+	other, err := privdir.Make(filepath.Dir(s.keys.path))
 	if err != nil {
 		return nil, fmt.Errorf("the identity: %w", err)
 	}
 	defer other.Close()
-	return []age.Identity{k}, locked(ctx, other, func(w *folder.Writer) error {
+	return []age.Identity{k}, locked(ctx, other, func(w *privdir.Writer) error {
 		switch has, err := other.Has(filepath.Base(s.keys.path)); {
 		case err != nil:
 			return err
@@ -326,7 +326,7 @@ func (s *Store) protect(ctx context.Context, content []byte) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// isEncrypted tells whether b is a file of age.
+// isEncrypted reports whether b is a file of age.
 func isEncrypted(b []byte) bool {
 	return isArmored(b) || bytes.HasPrefix(b, []byte("age-encryption.org/"))
 }

@@ -59,7 +59,7 @@ func New(base *url.URL, o Options) (*Store, error) {
 	return &Store{&own, o}, nil
 }
 
-// checkURL tells whether secrets may be sent there.
+// checkURL reports whether secrets may be sent there.
 func checkURL(u *url.URL) error {
 	switch {
 	case u.Hostname() == "":

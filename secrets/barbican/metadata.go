@@ -94,7 +94,7 @@ func documentOf(meta map[string]string, id uuid.UUID) (d secrets.Document, gener
 	return d, generation, nil
 }
 
-// fits tells whether Barbican can keep the document.
+// fits reports whether Barbican can keep the document.
 func fits(d secrets.Document) error {
 	for what, text := range map[string]string{keyUsage: d.Usage, keyDescription: d.Description} {
 		if n := utf8.RuneCountInString(text); n > maxText {

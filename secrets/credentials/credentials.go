@@ -19,7 +19,7 @@ type Store struct {
 	directory string
 }
 
-// New returns the store of the folder that the service manager made, the value of
+// New returns the store of the directory that the service manager made, the value of
 // $CREDENTIALS_DIRECTORY. "" is for a process that has none: nothing can be looked
 // up then.
 func New(directory string) *Store { return &Store{directory} }
@@ -41,12 +41,12 @@ func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 		return nil, err
 	}
 	if s.directory == "" {
-		return nil, fmt.Errorf("%w: CREDENTIALS_DIRECTORY is not set: run this as a systemd service with LoadCredential=, or name a folder with credentials:PATH",
+		return nil, fmt.Errorf("%w: CREDENTIALS_DIRECTORY is not set: run this as a systemd service with LoadCredential=, or name a directory with credentials:PATH",
 			secrets.ErrUnreachable)
 	}
 	folder, err := os.OpenRoot(s.directory)
 	if err != nil {
-		return nil, cannotOpen("the folder", err)
+		return nil, cannotOpen("the directory", err)
 	}
 	defer func() { _ = folder.Close() }() // only read
 	name, err := nameOf(ref)

@@ -18,7 +18,7 @@
 //
 // # What systemd-creds has encrypted
 //
-// [NewEncrypted] has systemd-creds decrypt files of a folder, such as
+// [NewEncrypted] has systemd-creds decrypt files of a directory, such as
 // /etc/credstore.encrypted, for whoever runs luksplug outside of such a unit, as
 // root. To encrypt them to the host's TPM or to a key of the host's:
 //

@@ -26,14 +26,14 @@ type Options struct {
 	Stderr io.Writer
 }
 
-// Encrypted is a [secrets.Store] of a folder with encrypted credentials. Make one
+// Encrypted is a [secrets.Store] of a directory with encrypted credentials. Make one
 // with [NewEncrypted].
 type Encrypted struct {
 	folder  string
 	options Options
 }
 
-// NewEncrypted returns the store of the folder.
+// NewEncrypted returns the store of the directory.
 func NewEncrypted(folder string, o Options) *Encrypted {
 	const enough = 30 * time.Second // a TPM takes its time
 	if o.Timeout == 0 {
@@ -42,7 +42,7 @@ func NewEncrypted(folder string, o Options) *Encrypted {
 	return &Encrypted{folder, o}
 }
 
-// String returns "credentials:" and the folder, percent-encoded where a URI needs
+// String returns "credentials:" and the directory, percent-encoded where a URI needs
 // that.
 func (s *Encrypted) String() string {
 	return "credentials:" + (&url.URL{Path: s.folder}).EscapedPath()
@@ -88,10 +88,10 @@ func (s *Encrypted) lookup(ctx context.Context, ref secrets.Reference) (*secrets
 	return value, err
 }
 
-// unless returns err, unless there is not even a folder.
+// unless returns err, unless there is not even a directory.
 func (s *Encrypted) unless(err error) error {
 	if _, statErr := os.Stat(s.folder); statErr != nil {
-		return cannotOpen("the folder", statErr)
+		return cannotOpen("the directory", statErr)
 	}
 	return err
 }

@@ -13,7 +13,7 @@ func Open(l *storeuri.Location, o storeuri.Options) (secrets.Store, error) {
 	if l.Rest == "" {
 		return New(os.Getenv("CREDENTIALS_DIRECTORY")), nil
 	}
-	path, err := l.Path("a folder")
+	path, err := l.Path("a directory")
 	if err != nil {
 		return nil, err
 	}

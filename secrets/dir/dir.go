@@ -12,21 +12,21 @@ import (
 
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/document"
-	"github.com/luksplug/luksplug/secrets/internal/folder"
+	"github.com/luksplug/luksplug/secrets/internal/privdir"
 )
 
-// Store is a [secrets.Keeper] on a folder. Make one with [New].
+// Store is a [secrets.Keeper] on a directory. Make one with [New].
 type Store struct {
 	path string
 }
 
-// New returns the store of the folder path. The folder is looked at by each
+// New returns the store of the directory path. The directory is looked at by each
 // call anew: it need not exist yet.
 func New(path string) *Store {
 	return &Store{path: path}
 }
 
-// Path returns the folder.
+// Path returns the directory.
 func (s *Store) Path() string { return s.path }
 
 // String returns "dir:" and the path, percent-encoded where a URI needs that.
@@ -40,8 +40,8 @@ func (s *Store) fail(ref secrets.Reference, err error) error {
 	return &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
 }
 
-// Lookup implements [secrets.Store]. A folder that does not exist is
-// unreachable; a folder or file with unsafe permissions is denied.
+// Lookup implements [secrets.Store]. A directory that does not exist is
+// unreachable; a directory or file with unsafe permissions is denied.
 func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	secret, err := s.lookup(ctx, ref)
 	return secret, s.fail(ref, err)
@@ -66,7 +66,7 @@ func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 
 // ValueFile returns the path of the file that holds the value of ref's secret,
 // for a program that is to read it by itself. The file need not exist. Where the
-// folder cannot tell, it is the one that [FileName] names.
+// directory cannot tell, it is the one that [FileName] names.
 func (s *Store) ValueFile(ctx context.Context, ref secrets.Reference) string {
 	name := FileName(ref)
 	if f, err := s.open(ctx, ref); err == nil {
@@ -78,15 +78,15 @@ func (s *Store) ValueFile(ctx context.Context, ref secrets.Reference) string {
 	return filepath.Join(s.path, name)
 }
 
-// open opens the folder for a call that is about ref.
-func (s *Store) open(ctx context.Context, ref secrets.Reference) (*folder.Folder, error) {
+// open opens the directory for a call that is about ref.
+func (s *Store) open(ctx context.Context, ref secrets.Reference) (*privdir.Dir, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	if err := ref.Validate(); err != nil {
 		return nil, err
 	}
-	return folder.Open(s.path)
+	return privdir.Open(s.path)
 }
 
 // entry is where a secret is.
@@ -98,7 +98,7 @@ type entry struct {
 
 // find finds the secret that ref names. Its error wraps secrets.ErrNotFound or
 // ErrWrongType, or is that of reading.
-func find(f *folder.Folder, ref secrets.Reference) (entry, error) {
+func find(f *privdir.Dir, ref secrets.Reference) (entry, error) {
 	name := FileName(ref)
 	there, err := f.Has(name)
 	if err != nil {
@@ -129,21 +129,21 @@ func find(f *folder.Folder, ref secrets.Reference) (entry, error) {
 	}
 	switch {
 	case errors.Is(err, secrets.ErrDenied) && documents == nil:
-		// A folder that may be passed through only: a file under the right name
+		// A directory that may be passed through only: a file under the right name
 		// would have been found.
 	case err != nil:
 		// It may be the one that is asked for.
 		return entry{}, err
 	}
-	if len(name) > folder.MaxName {
+	if len(name) > privdir.MaxName {
 		return entry{}, fmt.Errorf("%w: the usage makes a file name of %d bytes, %d is the limit: refer to the secret by uuid",
-			secrets.ErrNotFound, len(name), folder.MaxName)
+			secrets.ErrNotFound, len(name), privdir.MaxName)
 	}
 	return entry{}, fmt.Errorf("%w: there is no file %s", secrets.ErrNotFound, name)
 }
 
 // readDocument reads the document of a secret.
-func readDocument(f *folder.Folder, id uuid.UUID) (secrets.Document, error) {
+func readDocument(f *privdir.Dir, id uuid.UUID) (secrets.Document, error) {
 	name := id.String() + documentSuffix
 	text, err := f.Read(name)
 	if err != nil {
@@ -163,12 +163,12 @@ func readDocument(f *folder.Folder, id uuid.UUID) (secrets.Document, error) {
 
 // readDocuments returns all documents that can be read, and an error that names
 // those that cannot.
-func readDocuments(f *folder.Folder) ([]secrets.Document, error) {
+func readDocuments(f *privdir.Dir) ([]secrets.Document, error) {
 	names, err := f.Names()
 	if err != nil {
 		return nil, err
 	}
-	documents := []secrets.Document{} // not nil: the folder was listed
+	documents := []secrets.Document{} // not nil: the directory was listed
 	var failed []error
 	for _, name := range names {
 		id, isDocument := strings.CutSuffix(name, documentSuffix)

@@ -28,7 +28,7 @@ func Example() {
 	// true
 }
 
-// folder returns a new folder that the store accepts.
+// directory returns a new directory that the store accepts.
 func folder(t *testing.T) string {
 	t.Helper()
 	path := t.TempDir()
@@ -55,7 +55,7 @@ func TestStore(t *testing.T) {
 	}
 }
 
-// memoryFolder returns a folder on a tmpfs.
+// memoryFolder returns a directory on a tmpfs.
 func memoryFolder(t *testing.T) string {
 	t.Helper()
 	path, err := os.MkdirTemp("/dev/shm", "luksplug-dir")
@@ -150,7 +150,7 @@ func TestSafeFilesAreRead(t *testing.T) {
 			t.Errorf("%04o: %v", mode, err)
 		}
 	}
-	// Through a link to the folder: who may change the link names the store.
+	// Through a link to the directory: who may change the link names the store.
 	path := folder(t)
 	put(t, filepath.Join(path, dir.FileName(ref)), []byte("x"))
 	link := filepath.Join(t.TempDir(), "link")
@@ -163,7 +163,7 @@ func TestSafeFilesAreRead(t *testing.T) {
 }
 
 // As root, the tests above never see "permission denied" from the kernel, and
-// never a folder of root's read by somebody else: this runs the look-up as nobody.
+// never a directory of root's read by somebody else: this runs the look-up as nobody.
 func TestAsAnotherUser(t *testing.T) {
 	const variable = "LUKSPLUG_TEST_DIR_STORE"
 	ref := secrets.Reference{Type: secrets.Passphrase, Usage: "/x"}
@@ -201,7 +201,7 @@ func TestAsAnotherUser(t *testing.T) {
 	put(t, filepath.Join(roots, dir.FileName(ref)), []byte("confidential"))
 
 	for path, want := range map[string]string{
-		roots:  "denied=true notfound=false unreachable=false", // the folder is fine, the file is root's
+		roots:  "denied=true notfound=false unreachable=false", // the directory is fine, the file is root's
 		closed: "denied=true notfound=false unreachable=false",
 	} {
 		cmd := exec.Command(binary, "-test.run=^TestAsAnotherUser$", "-test.v")

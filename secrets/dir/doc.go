@@ -1,4 +1,4 @@
-// Package dir is the plainest key store: a folder with one file per secret, the
+// Package dir is the plainest key store: a directory with one file per secret, the
 // file's bytes being the secret, exactly. It suits a tmpfs, a provisioning tool
 // and tests. It protects by file permissions only.
 //
@@ -17,8 +17,8 @@
 //	0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f
 //
 // What others could read or replace is refused, not used: see package
-// secrets/internal/folder for what a file and the folder must be like. Changes
+// secrets/internal/privdir for what a file and the directory must be like. Changes
 // are atomic, written through to the disk, and made by one process at a time; the
-// file .lock is for that. An ephemeral secret is taken only where the folder is
+// file .lock is for that. An ephemeral secret is taken only where the directory is
 // in memory.
 package dir

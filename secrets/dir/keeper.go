@@ -9,10 +9,10 @@ import (
 
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/document"
-	"github.com/luksplug/luksplug/secrets/internal/folder"
+	"github.com/luksplug/luksplug/secrets/internal/privdir"
 )
 
-// List implements [secrets.Lister]. What was put into the folder by hand, without
+// List implements [secrets.Lister]. What was put into the directory by hand, without
 // a document, is known by its uuid or by its usage only.
 func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
 	documents, err := s.list(ctx)
@@ -23,7 +23,7 @@ func (s *Store) list(ctx context.Context) ([]secrets.Document, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	f, err := folder.Open(s.path)
+	f, err := privdir.Open(s.path)
 	if err != nil {
 		return nil, err
 	}
@@ -32,7 +32,7 @@ func (s *Store) list(ctx context.Context) ([]secrets.Document, error) {
 }
 
 // listAll returns the secrets with and without document.
-func listAll(f *folder.Folder) ([]secrets.Document, error) {
+func listAll(f *privdir.Dir) ([]secrets.Document, error) {
 	documents, err := readDocuments(f)
 	if documents == nil {
 		return nil, err
@@ -63,7 +63,7 @@ func listAll(f *folder.Folder) ([]secrets.Document, error) {
 	return documents, errors.Join(failed...)
 }
 
-// Define implements [secrets.Keeper]. An ephemeral secret needs a folder in
+// Define implements [secrets.Keeper]. An ephemeral secret needs a directory in
 // memory, which is one on a tmpfs. Two secrets that are there by hand under one
 // usage and one uuid stay two.
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
@@ -77,9 +77,9 @@ func (s *Store) define(ctx context.Context, d secrets.Document) error {
 	if d.UUID == uuid.Nil {
 		return fmt.Errorf("%w: it has no uuid", secrets.ErrInvalidDocument)
 	}
-	return s.change(ctx, d.Reference(), func(f *folder.Folder, w *folder.Writer) error {
+	return s.change(ctx, d.Reference(), func(f *privdir.Dir, w *privdir.Writer) error {
 		if d.Ephemeral && !f.InMemory() {
-			return fmt.Errorf("%w: use a folder on a tmpfs", secrets.ErrPersistent)
+			return fmt.Errorf("%w: use a directory on a tmpfs", secrets.ErrPersistent)
 		}
 		documents, err := readDocuments(f)
 		if err != nil {
@@ -101,7 +101,7 @@ func (s *Store) define(ctx context.Context, d secrets.Document) error {
 // Set implements [secrets.Keeper]. What the file system keeps of the old value's
 // blocks is not in its hands.
 func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.Secret) error {
-	return s.fail(ref, s.change(ctx, ref, func(f *folder.Folder, w *folder.Writer) error {
+	return s.fail(ref, s.change(ctx, ref, func(f *privdir.Dir, w *privdir.Writer) error {
 		e, err := find(f, ref)
 		if err != nil {
 			return err
@@ -112,7 +112,7 @@ func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.S
 
 // Remove implements [secrets.Keeper].
 func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
-	return s.fail(ref, s.change(ctx, ref, func(f *folder.Folder, w *folder.Writer) error {
+	return s.fail(ref, s.change(ctx, ref, func(f *privdir.Dir, w *privdir.Writer) error {
 		e, err := find(f, ref)
 		if err != nil {
 			return err
@@ -127,7 +127,7 @@ func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 }
 
 // change runs one change while no other writer is at it.
-func (s *Store) change(ctx context.Context, ref secrets.Reference, do func(*folder.Folder, *folder.Writer) error) error {
+func (s *Store) change(ctx context.Context, ref secrets.Reference, do func(*privdir.Dir, *privdir.Writer) error) error {
 	f, err := s.open(ctx, ref)
 	if err != nil {
 		return err

@@ -7,7 +7,7 @@ import (
 
 // Open returns the store of a URI, which package keystore documents.
 func Open(l *storeuri.Location, _ storeuri.Options) (secrets.Store, error) {
-	path, err := l.Path("a folder")
+	path, err := l.Path("a directory")
 	if err != nil {
 		return nil, err
 	}

@@ -49,7 +49,7 @@
 //	# failures is taken for "not found", and the search ends there.
 //	exec:/bin/sh -c 'vault kv get -field=passphrase "secret/luksplug/$LUKSPLUG_SECRET_UUID" || exit 1'
 //
-//	# clevis (tang, TPM): a folder of files that "clevis encrypt" made.
+//	# clevis (tang, TPM): a directory of files that "clevis encrypt" made.
 //	exec:/bin/sh -c 'f=/etc/luksplug/clevis/$LUKSPLUG_SECRET_UUID.jwe; [ -e "$f" ] || exit 2; exec clevis decrypt <"$f"'
 //
 //	# pass, with gpg-agent unlocked before. Its output ends with a newline, and $(...)

@@ -38,7 +38,7 @@ func Example() {
 }
 
 // asProgram is the first argument of this test binary where it is the program
-// that is asked; the second is the folder with the answers.
+// that is asked; the second is the directory with the answers.
 const asProgram = "answer-as-program"
 
 func TestMain(m *testing.M) {
@@ -263,7 +263,7 @@ func TestChildrenEnd(t *testing.T) {
 	}
 }
 
-// ended tells whether there is no such process, or only what its parent has not
+// ended reports whether there is no such process, or only what its parent has not
 // taken notice of.
 func ended(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

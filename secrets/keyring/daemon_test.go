@@ -17,7 +17,7 @@ import (
 )
 
 // desktop is a D-Bus of its own with a gnome-keyring on it, with all its files in
-// a folder of the test.
+// a directory of the test.
 type desktop struct {
 	address string
 	dir     string

@@ -2,12 +2,12 @@
 // configuration name them. It is a package of its own because it imports every
 // kind of store, and these import package secrets.
 //
-//	dir:PATH    a folder with one file per secret (package secrets/dir)
-//	age:PATH    a folder encrypted with age (package secrets/age); its parameters
+//	dir:PATH    a directory with one file per secret (package secrets/dir)
+//	age:PATH    a directory encrypted with age (package secrets/age); its parameters
 //	            are identity=PATH, key=x25519 or hybrid, protect=none or passphrase,
 //	            and passphrase-file=PATH or fd:N, where nobody is to be asked
 //	credentials:        what systemd handed to the service it runs as
-//	credentials:PATH    a folder with files that systemd-creds has encrypted
+//	credentials:PATH    a directory with files that systemd-creds has encrypted
 //	            (package secrets/credentials); timeout=30s
 //	libvirt:            the secrets of libvirt's qemu:///system
 //	libvirt+URI         those of another libvirt, with libvirt's own parameters

@@ -258,7 +258,7 @@ func answer(err error) error {
 	return fmt.Errorf("%w: %w", secrets.ErrUnreachable, err)
 }
 
-// aboutUs tells whether an alert of TLS (RFC 8446 section 6.2) is about our
+// aboutUs reports whether an alert of TLS (RFC 8446 section 6.2) is about our
 // certificate. Its type is crypto/tls's own, so that the text is all there is.
 func aboutUs(alert string) bool {
 	return strings.Contains(alert, "certificate") || strings.Contains(alert, "access denied")

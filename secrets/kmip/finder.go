@@ -143,7 +143,7 @@ func (f *Finder) attribute(text string) kmip.Attribute {
 	return kmip.Attribute{AttributeName: kmip.AttributeName(f.template.what), AttributeValue: text}
 }
 
-// matches tells whether an object is the one that was asked for.
+// matches reports whether an object is the one that was asked for.
 func (f *Finder) matches(attributes []kmip.Attribute, text string) bool {
 	if f.template.what == "id" {
 		return true

@@ -114,7 +114,7 @@ func cutX(name kmip.AttributeName) (string, bool) {
 	return "", false
 }
 
-// revoked tells whether somebody has taken the object out of use.
+// revoked reports whether somebody has taken the object out of use.
 func (o object) revoked() bool { return o.state > kmip.StateActive }
 
 // perMessage is how many requests go into one message.

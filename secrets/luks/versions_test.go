@@ -11,7 +11,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// releaseOfQEMU returns the folder with the programs of another release's QEMU,
+// releaseOfQEMU returns the directory with the programs of another release's QEMU,
 // which scripts/qemu-matrix.sh unpacks: in a quick run only where that has been
 // done.
 func releaseOfQEMU(t *testing.T, suite string) string {

@@ -70,7 +70,7 @@ func Read(f *os.File) (*Key, error) {
 	return k, nil
 }
 
-// Exposed tells whether every user of the host may read or replace the file that
+// Exposed reports whether every user of the host may read or replace the file that
 // the key was read from. Such a key hides nothing from them.
 func (k *Key) Exposed() bool { return k.exposed }
 

@@ -10,7 +10,7 @@
 //
 //	pkcs11:token=disks                     data objects of luksplug's own
 //	pkcs11:token=disks;object=disk-{uuid}  data objects that others have made
-//	pkcs11:token=disks;object=kek          with Options.Folder: a folder with files
+//	pkcs11:token=disks;object=kek          with Options.Folder: a directory with files
 //	                                       that a key of the token has wrapped
 //
 // The first is a [secrets.Keeper]. Each secret is one data object (CKO_DATA) with
@@ -24,7 +24,7 @@
 // Options.Application its CKA_APPLICATION. In both {uuid}, {usage} and {type}
 // stand for those of the reference.
 //
-// The third is a [secrets.Keeper] on a folder like that of package dir, in which
+// The third is a [secrets.Keeper] on a directory like that of package dir, in which
 // each value is wrapped by the one secret key that the URI names. The key never
 // leaves the token. A file is, without any head or end:
 //

@@ -23,10 +23,10 @@ type object struct {
 	generation uint64
 }
 
-// vanished tells whether an object was destroyed since it was found.
+// vanished reports whether an object was destroyed since it was found.
 func vanished(err error) bool { return errors.Is(err, p11.Error(p11.CKR_OBJECT_HANDLE_INVALID)) }
 
-// unsteady tells whether an error may come from what another does to the same
+// unsteady reports whether an error may come from what another does to the same
 // objects at the same moment. SoftHSM has several names for it: it reads a file
 // that another thread or process writes, or destroys what is destroyed already.
 func unsteady(err error) bool {

@@ -99,5 +99,5 @@ func modulePath(u URI) (string, error) {
 			}
 		}
 	}
-	return "", fmt.Errorf("%w: there is no module %s in the usual folders: give module-path", secrets.ErrUnreachable, name)
+	return "", fmt.Errorf("%w: there is no module %s in the usual directories: give module-path", secrets.ErrUnreachable, name)
 }

@@ -14,7 +14,7 @@ import (
 // PKCS#11.
 var ErrNotBuilt = errors.New("this program was built without PKCS#11, which needs cgo: build it with make build-pkcs11, or go build -tags pkcs11")
 
-// Mechanism is how a key of the token wraps the values in a folder.
+// Mechanism is how a key of the token wraps the values in a directory.
 type Mechanism string
 
 // The mechanisms. The package comment says what they write.

@@ -26,7 +26,7 @@ const (
 	soPIN    = "5678"
 )
 
-// hsm is the process's SoftHSM, with its tokens in a folder of the tests.
+// hsm is the process's SoftHSM, with its tokens in a directory of the tests.
 type hsm struct {
 	shim   []byte
 	mu     sync.Mutex // held by who calls the module
@@ -187,7 +187,7 @@ func must(t *testing.T, errs ...error) {
 
 func secret(text string) *secrets.Secret { return secrets.New(bytes.Clone([]byte(text))) }
 
-// inMemory tells whether what is at path ends with the host's memory.
+// inMemory reports whether what is at path ends with the host's memory.
 func inMemory(t *testing.T, path string) bool {
 	t.Helper()
 	var st unix.Statfs_t

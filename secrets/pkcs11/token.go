@@ -37,7 +37,7 @@ func New(o Options) (secrets.Store, error) {
 	case o.Folder != "" && !o.URI.Names():
 		return nil, fmt.Errorf("%w: the key that wraps is named by object= or id=", ErrInvalidURI)
 	case o.Folder != "" && kind == "data", o.Folder == "" && kind == "secret-key":
-		return nil, fmt.Errorf("%w: type is secret-key with a folder of wrapped files, and data without", ErrInvalidURI)
+		return nil, fmt.Errorf("%w: type is secret-key with a directory of wrapped files, and data without", ErrInvalidURI)
 	case o.Folder != "":
 		return newWrapped(t), nil
 	case o.URI.path["id"] != "":
@@ -59,7 +59,7 @@ type token struct {
 	refused *secrets.Secret // the one that it has not
 }
 
-// String returns the URI without its query, but for the folder.
+// String returns the URI without its query, but for the directory.
 func (t *token) String() string { return t.name }
 
 func (t *token) fail(ref secrets.Reference, err error) error {

@@ -116,7 +116,7 @@ func (u URI) check() error {
 		return fmt.Errorf("%w: module-path is an absolute path: a module is code that is run", ErrInvalidURI)
 	}
 	if name := u.query["module-name"]; strings.ContainsAny(name, "/.") {
-		return fmt.Errorf("%w: module-name is without folder and .so: use module-path", ErrInvalidURI)
+		return fmt.Errorf("%w: module-name is without directory and .so: use module-path", ErrInvalidURI)
 	}
 	if strings.HasPrefix(u.query["pin-source"], "|") {
 		return fmt.Errorf("%w: pin-source is a file or fd:N: commands are not run", ErrInvalidURI)
@@ -137,7 +137,7 @@ func (u URI) PINSource() string {
 	return source
 }
 
-// Names tells whether the URI names one object or key, and not all of a token.
+// Names reports whether the URI names one object or key, and not all of a token.
 func (u URI) Names() bool { return u.path["object"] != "" || u.path["id"] != "" }
 
 // String returns the URI in the order and spelling of this package.

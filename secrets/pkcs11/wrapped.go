@@ -15,7 +15,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/dir"
 )
 
-// Wrapped is a [secrets.Keeper] on a folder, with values that a key of the token
+// Wrapped is a [secrets.Keeper] on a directory, with values that a key of the token
 // has wrapped. [New] makes it.
 type Wrapped struct {
 	*token
@@ -24,7 +24,7 @@ type Wrapped struct {
 
 func newWrapped(t *token) *Wrapped { return &Wrapped{t, dir.New(t.options.Folder)} }
 
-// own makes an error of the folder one of this store.
+// own makes an error of the directory one of this store.
 func (w *Wrapped) own(err error) error {
 	var inner *secrets.StoreError
 	if errors.As(err, &inner) {

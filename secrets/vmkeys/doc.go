@@ -2,7 +2,7 @@
 // it runs: a management server puts the keys of one VM onto the host before the VM
 // starts there, or moves there, and they are destroyed when it has left.
 //
-// Each VM has a folder, named after its UUID, in one folder in memory, which is
+// Each VM has a directory, named after its UUID, in one directory in memory, which is
 // [Folder] as a rule. In it the keys are as in a store of package dir: files named
 // after a secret's uuid or usage, of mode 0600.
 //

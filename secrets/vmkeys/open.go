@@ -14,7 +14,7 @@ func Open(l *storeuri.Location, o storeuri.Options) (secrets.Store, error) {
 	folder := Folder
 	if l.Rest != "" {
 		var err error
-		if folder, err = l.Path("a folder"); err != nil {
+		if folder, err = l.Path("a directory"); err != nil {
 			return nil, err
 		}
 		if !filepath.IsAbs(folder) {

@@ -11,7 +11,7 @@ import (
 
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
-	"github.com/luksplug/luksplug/secrets/internal/folder"
+	"github.com/luksplug/luksplug/secrets/internal/privdir"
 )
 
 // Folder is where the keys of VMs are unless somebody says otherwise.
@@ -26,7 +26,7 @@ type Store struct {
 	vm     func() string
 }
 
-// New returns the store of the VM whose UUID vm tells, in a folder of VMs. vm is
+// New returns the store of the VM whose UUID vm tells, in a directory of VMs. vm is
 // called by each call anew; "" is no VM, which has no keys.
 func New(folder string, vm func() string) *Store { return &Store{folder, vm} }
 
@@ -40,7 +40,7 @@ func (s *Store) String() string {
 	return uri
 }
 
-// path returns the VM's folder.
+// path returns the VM's directory.
 func (s *Store) path() (string, error) { return path(s.folder, s.vm()) }
 
 func path(folder, vm string) (string, error) {
@@ -64,7 +64,7 @@ func (s *Store) open() (*dir.Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := folder.Open(path)
+	f, err := privdir.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -73,12 +73,12 @@ func (s *Store) open() (*dir.Store, error) {
 	}
 	defer f.Close()
 	if !f.InMemory() {
-		return nil, fmt.Errorf("%w: the folder %s is not in memory: keys of a VM must not outlive the host's", secrets.ErrDenied, path)
+		return nil, fmt.Errorf("%w: the directory %s is not in memory: keys of a VM must not outlive the host's", secrets.ErrDenied, path)
 	}
 	return dir.New(path), nil
 }
 
-// fail makes an error of the store of err, nil of nil. What the folder says of
+// fail makes an error of the store of err, nil of nil. What the directory says of
 // itself is not repeated.
 func (s *Store) fail(ref secrets.Reference, err error) error {
 	if err == nil {
@@ -91,7 +91,7 @@ func (s *Store) fail(ref secrets.Reference, err error) error {
 	return &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
 }
 
-// Lookup implements [secrets.Store]. Without a VM, or without a folder of the
+// Lookup implements [secrets.Store]. Without a VM, or without a directory of the
 // VM's, nothing is found, so that another store is asked.
 func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	keys, err := s.opened(ctx, ref)
@@ -102,7 +102,7 @@ func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 	return secret, s.fail(ref, err)
 }
 
-// opened opens the folder for a call that is about ref.
+// opened opens the directory for a call that is about ref.
 func (s *Store) opened(ctx context.Context, ref secrets.Reference) (*dir.Store, error) {
 	if err := errors.Join(ctx.Err(), ref.Validate()); err != nil {
 		return nil, err
@@ -131,8 +131,8 @@ func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
 }
 
 // Define implements [secrets.Keeper]. Every secret here is ephemeral, whatever its
-// document says. The VM's folder is made where it is missing. ErrPersistent is
-// for a folder that is not in memory; [ErrNoVM] is wrapped where no VM is known.
+// document says. The VM's directory is made where it is missing. ErrPersistent is
+// for a directory that is not in memory; [ErrNoVM] is wrapped where no VM is known.
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
 	return s.fail(d.Reference(), s.define(ctx, d))
 }
@@ -147,16 +147,16 @@ func (s *Store) define(ctx context.Context, d secrets.Document) error {
 	}
 	// QEMU's user passes through what this may be in.
 	if err := os.MkdirAll(filepath.Dir(s.folder), 0o711); err != nil {
-		return fmt.Errorf("%w: the folder cannot be made: %w", secrets.ErrUnreachable, err)
+		return fmt.Errorf("%w: the directory cannot be made: %w", secrets.ErrUnreachable, err)
 	}
-	f, err := folder.Make(path)
+	f, err := privdir.Make(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	if !f.InMemory() {
 		_ = os.Remove(path) // refused where there is something in it
-		return fmt.Errorf("%w: the folder %s is not in memory", secrets.ErrPersistent, path)
+		return fmt.Errorf("%w: the directory %s is not in memory", secrets.ErrPersistent, path)
 	}
 	return dir.New(path).Define(ctx, d)
 }
@@ -179,15 +179,15 @@ func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 	return s.fail(ref, err)
 }
 
-// Wipe destroys the keys of a VM in a folder of VMs: every file is overwritten and
-// removed, and the VM's folder as well. A VM without keys is none of its errors.
+// Wipe destroys the keys of a VM in a directory of VMs: every file is overwritten and
+// removed, and the VM's directory as well. A VM without keys is none of its errors.
 // What cannot be removed is in the error; the rest is removed all the same.
 func Wipe(folder, vm string) error {
 	path, err := path(folder, vm)
 	if err != nil {
 		return fmt.Errorf("destroy the keys of a VM: %w", err)
 	}
-	// Not by paths: who owns the folder could exchange what is in it for links.
+	// Not by paths: who owns the directory could exchange what is in it for links.
 	root, err := os.OpenRoot(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -202,7 +202,7 @@ func Wipe(folder, vm string) error {
 	return nil
 }
 
-// overwrite fills every file in a folder with zeros.
+// overwrite fills every file in a directory with zeros.
 func overwrite(root *os.Root) error {
 	var failed []error
 	// Its own error is among those that the function was called with.

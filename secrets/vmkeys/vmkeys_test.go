@@ -32,7 +32,7 @@ func Example() {
 	// true secret with usage "/vm1.img": key store vm:/nonexistent: no such secret: whose keys? name the VM: vm:?uuid=UUID
 }
 
-// memory returns a new folder in memory.
+// memory returns a new directory in memory.
 func memory(t *testing.T) string {
 	t.Helper()
 	path, err := os.MkdirTemp("/dev/shm", "luksplug-vmkeys")
@@ -128,7 +128,7 @@ func TestKeptApart(t *testing.T) {
 }
 
 // TestWipeGoesOn: what is not a key's file is no obstacle, and nothing outside of the
-// folder is touched.
+// directory is touched.
 func TestWipeGoesOn(t *testing.T) {
 	t.Parallel()
 	folder := memory(t)

@@ -16,7 +16,7 @@ import (
 	"time"
 )
 
-// Authority signs certificates. Its files are in a folder of the test.
+// Authority signs certificates. Its files are in a directory of the test.
 type Authority struct {
 	File string // its own certificate, in PEM
 

@@ -145,7 +145,7 @@ func (s *Server) register(_ context.Context, p *payloads.RegisterRequestPayload)
 	return &payloads.RegisterResponsePayload{UniqueIdentifier: s.add(o)}, nil
 }
 
-// has tells whether the object has an attribute with that value.
+// has reports whether the object has an attribute with that value.
 func (o *Object) has(want kmip.Attribute) bool {
 	return slices.ContainsFunc(o.Attributes, func(a kmip.Attribute) bool {
 		return a.AttributeName == want.AttributeName && reflect.DeepEqual(plain(a.AttributeValue), plain(want.AttributeValue))

@@ -102,7 +102,7 @@ type Location struct {
 func Parse(uri string) (*Location, error) {
 	scheme, rest, found := strings.Cut(uri, ":")
 	if !found {
-		return nil, fmt.Errorf("%w: it has no scheme: for a folder write dir:PATH", ErrInvalid)
+		return nil, fmt.Errorf("%w: it has no scheme: for a directory write dir:PATH", ErrInvalid)
 	}
 	rest, query, _ := strings.Cut(rest, "?")
 	if strings.Contains(rest, "#") || strings.Contains(query, "#") {
@@ -121,7 +121,7 @@ func Parse(uri string) (*Location, error) {
 	return &Location{Scheme: scheme, Rest: rest, parameters: parameters, query: query}, nil
 }
 
-// Path returns Rest, decoded, as the path of what the argument says ("a folder").
+// Path returns Rest, decoded, as the path of what the argument says ("a directory").
 // An empty one is an error.
 func (l *Location) Path(what string) (string, error) {
 	path, err := url.PathUnescape(l.Rest)

@@ -1,4 +1,4 @@
-package folder
+package privdir
 
 import (
 	"context"
@@ -12,23 +12,23 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// The names that the folder's owner may not use for files of his own.
+// The names that the directory's owner may not use for files of his own.
 const (
 	lockName = ".lock"
 	newName  = ".new" // a file that is being written
 )
 
-// Writer is a folder that is locked against other writers, of any process.
+// Writer is a directory that is locked against other writers, of any process.
 // Readers are not kept waiting: each file is there in its old or new form.
 type Writer struct {
-	folder *Folder
-	lock   *os.File
+	dir  *Dir
+	lock *os.File
 }
 
 // Lock waits until nobody else writes, or ctx ends. The error wraps ctx.Err(),
-// secrets.ErrDenied for a folder that cannot be written to, or
+// secrets.ErrDenied for a directory that cannot be written to, or
 // secrets.ErrUnreachable. Call [Writer.Unlock] afterwards.
-func (f *Folder) Lock(ctx context.Context) (*Writer, error) {
+func (f *Dir) Lock(ctx context.Context) (*Writer, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -59,7 +59,7 @@ func (w *Writer) Unlock() { closeRead(w.lock) }
 // nil it is the new one.
 func (w *Writer) Write(name string, content []byte) error {
 	o := fsutil.Options{Mode: 0o600, Durable: true, Temporary: newName}
-	if err := fsutil.Replace(w.folder.at, name, content, o); err != nil {
+	if err := fsutil.Replace(w.dir.at, name, content, o); err != nil {
 		return cannot("write "+name, err)
 	}
 	return nil
@@ -67,10 +67,10 @@ func (w *Writer) Write(name string, content []byte) error {
 
 // Remove removes a file; one that is not there is removed already.
 func (w *Writer) Remove(name string) error {
-	if err := unix.Unlinkat(w.folder.fd(), name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
+	if err := unix.Unlinkat(w.dir.fd(), name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return cannot("remove "+name, err)
 	}
-	if err := fsutil.SyncDir(w.folder.at, "."); err != nil {
+	if err := fsutil.SyncDir(w.dir.at, "."); err != nil {
 		return cannot("write", err)
 	}
 	return nil
@@ -81,5 +81,5 @@ func cannot(what string, err error) error {
 	if isDenied(err) || errors.Is(err, unix.ELOOP) || errors.Is(err, unix.EISDIR) {
 		answer = secrets.ErrDenied
 	}
-	return fmt.Errorf("%w: cannot %s in the folder: %w", answer, what, err)
+	return fmt.Errorf("%w: cannot %s in the directory: %w", answer, what, err)
 }

@@ -1,4 +1,4 @@
-package folder
+package privdir
 
 import (
 	"errors"
@@ -15,26 +15,26 @@ import (
 // MaxName is the longest file name, in bytes, that Linux file systems take.
 const MaxName = unix.NAME_MAX
 
-// Folder is an open folder, whose permissions were checked. It is safe for
+// Dir is an open directory, whose permissions were checked. It is safe for
 // concurrent use.
-type Folder struct {
+type Dir struct {
 	at *os.File
 }
 
-// Open opens and checks the folder path. The error wraps secrets.ErrUnreachable
-// for one that does not exist or is no folder, and secrets.ErrDenied for one
+// Open opens and checks the directory path. The error wraps secrets.ErrUnreachable
+// for one that does not exist or is no directory, and secrets.ErrDenied for one
 // that may not be entered or is not safe.
-func Open(path string) (*Folder, error) {
-	// O_PATH, because the folder is only passed through: whoever may not list
+func Open(path string) (*Dir, error) {
+	// O_PATH, because the directory is only passed through: whoever may not list
 	// it may still have a secret in it.
 	at, err := os.OpenFile(path, unix.O_DIRECTORY|unix.O_PATH, 0)
 	switch {
 	case isDenied(err):
-		return nil, fmt.Errorf("%w: the folder cannot be opened: %w", secrets.ErrDenied, err)
+		return nil, fmt.Errorf("%w: the directory cannot be opened: %w", secrets.ErrDenied, err)
 	case err != nil:
-		return nil, fmt.Errorf("%w: the folder cannot be opened: %w", secrets.ErrUnreachable, err)
+		return nil, fmt.Errorf("%w: the directory cannot be opened: %w", secrets.ErrUnreachable, err)
 	}
-	f := &Folder{at}
+	f := &Dir{at}
 	if err := f.check(); err != nil {
 		f.Close()
 		return nil, err
@@ -42,25 +42,25 @@ func Open(path string) (*Folder, error) {
 	return f, nil
 }
 
-// Make is [Open] for a folder that is made, with mode 0700, where it is missing.
+// Make is [Open] for a directory that is made, with mode 0700, where it is missing.
 // So are its parents.
-func Make(path string) (*Folder, error) {
+func Make(path string) (*Dir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		answer := secrets.ErrUnreachable
 		if isDenied(err) {
 			answer = secrets.ErrDenied
 		}
-		return nil, fmt.Errorf("%w: the folder cannot be made: %w", answer, err)
+		return nil, fmt.Errorf("%w: the directory cannot be made: %w", answer, err)
 	}
 	return Open(path)
 }
 
-// Close closes the folder. Files that were opened through it stay open.
-func (f *Folder) Close() { closeRead(f.at) }
+// Close closes the directory. Files that were opened through it stay open.
+func (f *Dir) Close() { closeRead(f.at) }
 
-// InMemory reports whether the folder is gone after a reboot: on a tmpfs or
+// InMemory reports whether the directory is gone after a reboot: on a tmpfs or
 // ramfs.
-func (f *Folder) InMemory() bool {
+func (f *Dir) InMemory() bool {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(f.fd(), &st); err != nil {
 		return false
@@ -68,21 +68,21 @@ func (f *Folder) InMemory() bool {
 	return uint32(st.Type) == unix.TMPFS_MAGIC || uint32(st.Type) == unix.RAMFS_MAGIC
 }
 
-func (f *Folder) fd() int { return int(f.at.Fd()) }
+func (f *Dir) fd() int { return int(f.at.Fd()) }
 
-func (f *Folder) check() error {
+func (f *Dir) check() error {
 	st, err := stat(f.at)
 	if err != nil {
 		return err
 	}
 	if st.Mode&0o022 != 0 {
-		return fmt.Errorf("%w: others may write to the folder (mode %04o): chmod go-w it", secrets.ErrDenied, st.Mode&0o7777)
+		return fmt.Errorf("%w: others may write to the directory (mode %04o): chmod go-w it", secrets.ErrDenied, st.Mode&0o7777)
 	}
-	return checkOwner("the folder", st.Uid)
+	return checkOwner("the directory", st.Uid)
 }
 
-// Read returns the content of a file. Errors are those of [Folder.Open].
-func (f *Folder) Read(name string) (*secrets.Secret, error) {
+// Read returns the content of a file. Errors are those of [Dir.Open].
+func (f *Dir) Read(name string) (*secrets.Secret, error) {
 	file, err := f.Open(name)
 	if err != nil {
 		return nil, err
@@ -98,7 +98,7 @@ func (f *Folder) Read(name string) (*secrets.Secret, error) {
 // Open opens a file for reading, and checks it. The error wraps
 // secrets.ErrNotFound for one that is not there, secrets.ErrDenied for one that
 // may not be read or is not safe, and secrets.ErrUnreachable otherwise.
-func (f *Folder) Open(name string) (*os.File, error) {
+func (f *Dir) Open(name string) (*os.File, error) {
 	// Not blocking, or a pipe of that name would hold us here before it can
 	// be refused.
 	file, err := fsutil.OpenAt(f.at, name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
@@ -119,8 +119,8 @@ func (f *Folder) Open(name string) (*os.File, error) {
 	return file, nil
 }
 
-// Has tells whether there is something of that name, whatever it is.
-func (f *Folder) Has(name string) (bool, error) {
+// Has reports whether there is something of that name, whatever it is.
+func (f *Dir) Has(name string) (bool, error) {
 	var st unix.Stat_t
 	err := unix.Fstatat(f.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	switch {
@@ -134,20 +134,20 @@ func (f *Folder) Has(name string) (bool, error) {
 	return true, nil
 }
 
-// Names returns the names of all that is in the folder, sorted. The error wraps
-// secrets.ErrDenied where the caller may pass through the folder only.
-func (f *Folder) Names() ([]string, error) {
+// Names returns the names of all that is in the directory, sorted. The error wraps
+// secrets.ErrDenied where the caller may pass through the directory only.
+func (f *Dir) Names() ([]string, error) {
 	list, err := fsutil.OpenAt(f.at, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if isDenied(err) {
-		return nil, fmt.Errorf("%w: the folder cannot be listed: %w", secrets.ErrDenied, err)
+		return nil, fmt.Errorf("%w: the directory cannot be listed: %w", secrets.ErrDenied, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: the folder cannot be listed: %w", secrets.ErrUnreachable, err)
+		return nil, fmt.Errorf("%w: the directory cannot be listed: %w", secrets.ErrUnreachable, err)
 	}
 	defer closeRead(list)
 	entries, err := list.ReadDir(-1)
 	if err != nil {
-		return nil, fmt.Errorf("%w: the folder cannot be listed: %w", secrets.ErrUnreachable, err)
+		return nil, fmt.Errorf("%w: the directory cannot be listed: %w", secrets.ErrUnreachable, err)
 	}
 	var names []string
 	for _, e := range entries {

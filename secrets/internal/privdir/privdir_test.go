@@ -1,4 +1,4 @@
-package folder_test
+package privdir_test
 
 import (
 	"bytes"
@@ -14,12 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/internal/folder"
+	"github.com/luksplug/luksplug/secrets/internal/privdir"
 )
 
-func open(t *testing.T, path string) (*folder.Folder, *folder.Writer) {
+func open(t *testing.T, path string) (*privdir.Dir, *privdir.Writer) {
 	t.Helper()
-	f, err := folder.Open(path)
+	f, err := privdir.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -31,7 +31,7 @@ func open(t *testing.T, path string) (*folder.Folder, *folder.Writer) {
 	return f, w
 }
 
-func read(t *testing.T, f *folder.Folder, name string) string {
+func read(t *testing.T, f *privdir.Dir, name string) string {
 	t.Helper()
 	content, err := f.Read(name)
 	if err != nil {
@@ -48,11 +48,11 @@ func read(t *testing.T, f *folder.Folder, name string) string {
 func TestMake(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "a", "b")
-	if _, err := folder.Open(path); !errors.Is(err, secrets.ErrUnreachable) {
+	if _, err := privdir.Open(path); !errors.Is(err, secrets.ErrUnreachable) {
 		t.Error(err)
 	}
 	for range 2 {
-		f, err := folder.Make(path)
+		f, err := privdir.Make(path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -65,7 +65,7 @@ func TestMake(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := folder.Make(filepath.Join(file, "x")); !errors.Is(err, secrets.ErrUnreachable) {
+	if _, err := privdir.Make(filepath.Join(file, "x")); !errors.Is(err, secrets.ErrUnreachable) {
 		t.Error(err)
 	}
 }
@@ -161,7 +161,7 @@ func TestLinkAsLock(t *testing.T) {
 	if err := os.Symlink("/etc/passwd", filepath.Join(path, ".lock")); err != nil {
 		t.Fatal(err)
 	}
-	f, err := folder.Open(path)
+	f, err := privdir.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +178,7 @@ func TestInMemory(t *testing.T) {
 		if err := unix.Statfs(path, &st); err != nil {
 			t.Skip(err)
 		}
-		f, err := folder.Open(path)
+		f, err := privdir.Open(path)
 		if err != nil {
 			continue // /dev/shm is everybody's
 		}
@@ -195,7 +195,7 @@ func Example() {
 		panic(err)
 	}
 	defer func() { _ = os.RemoveAll(path) }()
-	f, err := folder.Make(filepath.Join(path, "secrets"))
+	f, err := privdir.Make(filepath.Join(path, "secrets"))
 	if err != nil {
 		panic(err)
 	}
