@@ -28,11 +28,11 @@
 // A [Document] is what a <secret> document says: all that is known of a secret
 // but its value. Package secrets/document reads and writes the XML.
 //
-// A [Store] turns references into secrets; a [Lister] can say what it holds, and
-// a [Keeper] can be changed. Each kind of store has a package of
-// its own (secrets/dir, ...), secrets/keystore opens them by URI, and [Chain]
-// asks several in order. Every store keeps the contract written at [Store];
-// the test suite internal/storetest checks it.
+// A [Store] looks up secrets by reference; a [Lister] lists its secrets, and a
+// [Keeper] can be changed. Each kind of store has a package of its own
+// (secrets/dir, ...), secrets/keystore opens a store by its URI, and [Chain]
+// queries several stores in order. Every store satisfies the contract at [Store],
+// which the test suite internal/storetest checks.
 //
 // The package knows nothing about QEMU or QMP.
 package secrets

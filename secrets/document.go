@@ -55,9 +55,9 @@ type Document struct {
 	// Ephemeral: the secret may be kept in memory only, and is gone after a
 	// reboot.
 	Ephemeral bool
-	// Private: the value is for attaching, and is shown to nobody. It is the
-	// commands for people that keep this, and libvirt's own store; a
-	// [Store.Lookup] of the other stores answers.
+	// Private: the value is for attaching and is not displayed. The interactive
+	// commands and libvirt's own store enforce this; a [Store.Lookup] of the other
+	// stores returns the value.
 	Private     bool
 	Description string
 	UsageType   UsageType
@@ -100,12 +100,12 @@ func (d Document) Reference() Reference {
 	return Reference{Type: d.UsageType.Type(), Usage: d.Usage}
 }
 
-// String returns how people name the secret, like [Reference.String].
+// String returns the secret's name for messages, like [Reference.String].
 func (d Document) String() string { return d.Reference().String() }
 
 // Answers reports whether ref names d's secret. The error wraps [ErrWrongType] for
 // a reference by uuid of another type than the usage's, which libvirt refuses: a
-// Ceph key must not become a disk's passphrase by a slip of the pen.
+// Ceph key must not become a disk's passphrase by mistake.
 func (d Document) Answers(ref Reference) (bool, error) {
 	if ref.Usage != "" {
 		return ref.Usage == d.Usage && ref.Type.UsageType() == d.UsageType, nil
@@ -131,8 +131,8 @@ func Find(documents []Document, ref Reference) (Document, error) {
 	return Document{}, ErrNotFound
 }
 
-// CheckDefine reports whether d may be defined beside documents, of which it may
-// replace the one with its uuid. The rules are libvirt's: a usage belongs to one
+// CheckDefine reports whether d may be defined in addition to documents, of which
+// it may replace the one with its uuid. The rules are libvirt's: a usage belongs to one
 // secret, a secret keeps its usage, and what is private stays so. The error wraps
 // [ErrConflict].
 func CheckDefine(documents []Document, d Document) error {

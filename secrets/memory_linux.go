@@ -58,7 +58,7 @@ func (h *holder) hold() {
 	if h.secrets > 1 {
 		return
 	}
-	const yes = 1 // 2 is suid_dumpable's, which nobody can set back
+	const yes = 1 // 2 is suid_dumpable's, which cannot be set back
 	before, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
 	h.restore = err == nil && before == yes
 	if before != 0 {

@@ -55,7 +55,7 @@ type Reference struct {
 	Usage string // for a passphrase usually the path of the volume
 }
 
-// String returns how people name the secret: "uuid 0a81f5b2-..." or
+// String returns the secret's name for messages: "uuid 0a81f5b2-..." or
 // `usage "/var/lib/images/vm1.img"`.
 func (r Reference) String() string {
 	if r.Usage != "" {

@@ -55,7 +55,7 @@ func New(value []byte) *Secret {
 		clear(memory)
 		release()
 	}
-	// The safety net for a Secret that nobody wiped. The function must not
+	// A safety net for a Secret that was not wiped. The function must not
 	// reach b, or b would never be collected.
 	cleanup := runtime.AddCleanup(b, func(free func()) { free() }, free)
 	b.free = func() {

@@ -19,17 +19,17 @@ var (
 	// wants it for.
 	ErrWrongType = errors.New("the secret is of another type")
 	// ErrDenied: the secret may well be there, but this caller may not have
-	// it, or the store is not safe to take it from. Asking again is useless
-	// until somebody changes permissions.
+	// it, or the store is not safe to take it from. A retry is useless until
+	// permissions have changed.
 	ErrDenied = errors.New("access denied")
-	// ErrPrivate: the store gives the secret's value to nobody, since it is
-	// marked private. Errors that wrap it wrap ErrDenied as well.
+	// ErrPrivate: the store does not disclose the secret's value, because it
+	// is marked private. Errors that wrap it wrap ErrDenied as well.
 	ErrPrivate = fmt.Errorf("%w: the secret is private", ErrDenied)
-	// ErrLocked: somebody has to open the store first, by a passphrase or the
-	// like, and nobody could be asked. The error's text says how to.
+	// ErrLocked: the store must be opened first, by a passphrase or the like,
+	// and there was no way to ask for it. The error's text says how to.
 	ErrLocked = errors.New("the key store is locked")
-	// ErrUnreachable: the store could not be asked: the server is gone or does
-	// not answer, the directory does not exist. Asking again later may help.
+	// ErrUnreachable: the store could not be queried: the server is gone or does
+	// not answer, the directory does not exist. A later retry may help.
 	ErrUnreachable = errors.New("the key store cannot be reached")
 	// ErrDamaged: what the store holds is not what it wrote. Other secrets may
 	// be fine.
@@ -49,9 +49,9 @@ var (
 // goroutines and processes at once. It returns soon after ctx ends, with an error
 // that wraps ctx.Err(); a store that asks a server also has a time-out of its
 // own for each call, after which the answer is ErrUnreachable, so that a server
-// that accepts and then says nothing holds nobody up. Every error is a
-// *StoreError, and no error text holds bytes of a secret. Nothing is tried again
-// by a store itself, and nothing needs closing: connections end with the call.
+// that accepts a connection and then is silent does not block the caller. Every
+// error is a *StoreError, and no error text holds bytes of a secret. A store does
+// not retry, and nothing needs closing: connections end with the call.
 type Store interface {
 	// Lookup returns the secret that ref names. The Secret is the caller's
 	// own: every call makes a new one, and the caller wipes it. Its bytes
@@ -62,18 +62,18 @@ type Store interface {
 	// The error wraps ErrNotFound only where the store is sure that it does
 	// not have the secret; ErrNoValue where it is defined only; ErrWrongType
 	// where it is for something else; ErrDenied where it may not be read
-	// (ErrPrivate where nobody may); ErrLocked where the store has to be opened
+	// (ErrPrivate if no client may); ErrLocked where the store has to be opened
 	// first; ErrUnreachable where it could not be asked; ErrDamaged where what
 	// is there makes no sense; ErrInvalidReference for a ref that does not
 	// validate.
 	Lookup(ctx context.Context, ref Reference) (*Secret, error)
 
-	// String names the store for people, as the URI that opens it, without
-	// any password that the URI holds.
+	// String returns the URI that opens the store, for messages, without any
+	// password that the URI holds.
 	String() string
 }
 
-// Lister is a [Store] that can say what it holds. Listing needs no right to read
+// Lister is a [Store] that lists its secrets. Listing needs no right to read
 // values, where the store makes that difference.
 type Lister interface {
 	Store

@@ -177,7 +177,7 @@ func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 	}))
 }
 
-// change runs f on the secret that ref names, while nobody else writes.
+// change runs f on the secret that ref names, while no other process writes.
 func (s *Store) change(ctx context.Context, ref secrets.Reference, change func(*privdir.Dir, *privdir.Writer, secrets.Document) error) error {
 	if err := errors.Join(ctx.Err(), ref.Validate()); err != nil {
 		return err

@@ -22,7 +22,7 @@ const (
 	identityName   = "identity.txt"
 )
 
-// key is an identity that tells to whom it belongs: X25519 or hybrid.
+// key is an identity that has a recipient: X25519 or hybrid.
 type key interface {
 	age.Identity
 	String() string
@@ -34,7 +34,7 @@ type identity struct {
 	path    string // of the file
 	inside  bool   // the file is in the store's own directory
 	options Options
-	turn    chan struct{} // holds one element: who takes it may use opened
+	turn    chan struct{} // holds one element: the goroutine that takes it may use opened
 	opened  []age.Identity
 }
 
@@ -236,8 +236,8 @@ func (i *identity) exists() (bool, error) {
 	return f.Has(filepath.Base(i.path))
 }
 
-// makeIdentity makes the identity. Where there are values already, whoever can
-// read them has lost his identity, and needs that and not another one.
+// makeIdentity makes the identity. If there are values already, their identity has
+// been lost, and another one could not decrypt them: that is an error.
 func (s *Store) makeIdentity(ctx context.Context, f *privdir.Dir, w *privdir.Writer) ([]age.Identity, error) {
 	names, err := f.Names()
 	if err != nil {

@@ -76,7 +76,7 @@ func checkURL(u *url.URL) error {
 	return fmt.Errorf("%w: it is no URL with https", ErrInvalidURL)
 }
 
-// isLoopback does not ask for what a name stands for: somebody may answer.
+// isLoopback does not resolve names: a resolver may answer anything.
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()

@@ -37,17 +37,17 @@
 // generation, after which the older one is removed. A secret counts from the
 // moment when its metadata is there, and of several the highest generation: so a
 // look-up finds the old value or the new one at any time, and what a crash has
-// left is removed by the next change. There are no locks: two who define the same
-// usage at the same moment may both succeed.
+// left is removed by the next change. There are no locks: two callers who define
+// the same usage at the same moment may both succeed.
 //
-// # Who is asked, and as whom
+// # Authentication
 //
 // A server without authentication gets the project by name ([Options.Project]).
-// Others get a token: one that somebody else has got ([Options.Token]), or one
-// of Keystone's for each call ([Options.Login]).
+// Others get a token: one that was obtained elsewhere ([Options.Token]), or one of
+// Keystone for each call ([Options.Login]).
 //
 // Connections are encrypted, but for those to the host itself. Redirects are not
-// followed, proxies are not asked, and answers are bounded. Errors never repeat
+// followed, proxies are not used, and answers are bounded. Errors never repeat
 // what the server wrote: an error message about a request may repeat the request.
 // Copies of the value and of the token stay in the buffers of the Go library's
 // HTTP client until its memory is used again.

@@ -23,10 +23,10 @@ type version struct {
 	generation uint64 // 0 for another program's
 }
 
-// foreign tells that another program has made it.
+// foreign is true for a secret of another program.
 func (v version) foreign() bool { return v.generation == 0 }
 
-// newer tells which of two versions of one secret counts. Two changes at the same
+// newer reports whether a version of a secret takes precedence over another one. Two changes at the same
 // moment make the same generation: one of them wins, the same for everybody.
 func (v version) newer(o version) bool {
 	if v.generation != o.generation {
@@ -165,7 +165,7 @@ func resolve(ctx context.Context, c *client, items []item) (found []version, dam
 	return found, damaged, nil
 }
 
-// version reads what i means. committed is false for what somebody is making
+// version reads what i means. committed is false for one that is being made
 // right now, or has begun to make.
 func (c *client) version(ctx context.Context, i item) (v version, committed bool, err error) {
 	meta, err := c.metadata(ctx, i.id)

@@ -90,7 +90,7 @@ func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.S
 		case v.contentType == "":
 			err := c.setPayload(ctx, v.id, value)
 			if errors.Is(err, secrets.ErrNotFound) || errors.Is(err, errConflict) {
-				return errChanged // somebody else was quicker
+				return errChanged // another caller was faster
 			}
 			return err
 		case v.foreign():

@@ -54,7 +54,7 @@ func foreignVersion(i item) version {
 	return version{item: i, document: d}
 }
 
-// metadataOf returns the metadata that tells all of a document.
+// metadataOf returns the metadata that holds a whole document.
 func metadataOf(d secrets.Document, generation uint64) map[string]string {
 	out := map[string]string{keyUUID: d.UUID.String(), keyGeneration: strconv.FormatUint(generation, 10)}
 	if d.UsageType != secrets.UsageNone {

@@ -19,7 +19,7 @@
 // # What systemd-creds has encrypted
 //
 // [NewEncrypted] has systemd-creds decrypt files of a directory, such as
-// /etc/credstore.encrypted, for whoever runs luksplug outside of such a unit, as
+// /etc/credstore.encrypted, for a luksplug that runs outside of such a unit, as
 // root. To encrypt them to the host's TPM or to a key of the host's:
 //
 //	systemd-creds encrypt --name=UUID passphrase.txt /etc/credstore.encrypted/UUID

@@ -49,7 +49,7 @@ func (s *Encrypted) String() string {
 }
 
 // Lookup implements [secrets.Store]. What systemd-creds does not decrypt is
-// denied: it does not tell a key that is another host's from a changed file.
+// denied: it does not distinguish a key of another host from a changed file.
 func (s *Encrypted) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	value, err := s.lookup(ctx, ref)
 	if err != nil {
@@ -96,7 +96,8 @@ func (s *Encrypted) unless(err error) error {
 	return err
 }
 
-// probe tells what systemd-creds would fail at, in words that it does not have.
+// probe returns the reason for which systemd-creds would fail, which its messages
+// do not tell.
 func (s *Encrypted) probe(path, name string) error {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -10,15 +10,15 @@
 //	ceph-client.libvirt
 //
 // That is all that a provisioning tool has to know. A secret that was defined
-// through luksplug has its document (see secrets/document) beside its value, and
+// through luksplug has its document (see secrets/document) next to its value, and
 // is found by the usage in there as well as by uuid:
 //
 //	0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f.xml
 //	0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f
 //
-// What others could read or replace is refused, not used: see package
+// Files that other users could read or replace are refused: see package
 // secrets/internal/privdir for what a file and the directory must be like. Changes
-// are atomic, written through to the disk, and made by one process at a time; the
-// file .lock is for that. An ephemeral secret is taken only where the directory is
+// are atomic, synced to the disk, and made by one process at a time, which holds a
+// lock on the file .lock. An ephemeral secret is taken only where the directory is
 // in memory.
 package dir

@@ -118,7 +118,7 @@ func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 			return err
 		}
 		// The value goes first: what a crash leaves is a secret without one,
-		// which is listed, and not a value that nobody knows of.
+		// which is listed, and not a value that is not listed.
 		if err := w.Remove(e.value); err != nil || e.document == "" {
 			return err
 		}

@@ -10,7 +10,7 @@
 //	</secret>
 //
 // Reading is strict: an attribute, element or text that the format does not have
-// is an error that names it, where libvirt passes over it without a word. What
+// is an error that names it, where libvirt silently ignores it. What
 // was meant as private='yes' must not end as a public secret because of a typing
 // error. Writing is canonical: equal documents are equal bytes, and what was
 // written reads back the same, in libvirt too.

@@ -27,7 +27,7 @@ type element struct {
 }
 
 // Parse reads the one <secret> document that data holds. A document without uuid
-// has the zero one: whoever defines it makes one up. Every error wraps
+// has the zero one: the caller that defines it generates one. Every error wraps
 // [secrets.ErrInvalidDocument] and says the line.
 func Parse(data []byte) (secrets.Document, error) {
 	d, err := parse(data)

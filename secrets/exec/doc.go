@@ -1,6 +1,5 @@
-// Package exec is the key store that is any program: one that is told in its
-// environment which secret is wanted and writes its value to standard output.
-// This is how Vault, OpenBao, clevis and password managers are reached.
+// Package exec is a key store that runs a program. The environment names the secret,
+// and the program writes its value to standard output. This is how Vault, OpenBao, clevis and password managers are reached.
 //
 // # What the program gets
 //
@@ -19,12 +18,12 @@
 // The value is every byte of standard output, at most [secrets.MaxLen] of them: a
 // newline at the end is a part of it. Messages go to standard error, which is
 // passed on; luksplug's own errors never repeat what the program wrote. The exit
-// status tells what became of it:
+// status is the outcome:
 //
 //	0       the value was written; nothing written: there is none yet
 //	2       there is no such secret: other stores are asked
 //	3       access is denied
-//	4       the store is locked, and somebody has to open it
+//	4       the store is locked, and must be opened first
 //	others  the store could not be asked
 //
 // A program that is ended by a signal, takes longer than [Options.Timeout], or
@@ -38,7 +37,7 @@
 // [Split] reads it: words between spaces, in which '...' keeps everything as it
 // is, and "..." everything but \" and \\. Nothing else has a meaning: no
 // variables, no patterns, no pipes. A command that begins with [ is a JSON array
-// of words instead. The command is seen by everybody on the host; no secret
+// of words instead. Every user of the host can see the command; no secret
 // belongs in it. In a URI, %, # and ? are written %25, %23 and %3F.
 //
 // Programs with other habits are run by a shell that translates. The shell is the

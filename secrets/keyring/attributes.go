@@ -20,7 +20,7 @@ const (
 	yes         = "yes"
 )
 
-// attributesOf returns the attributes that tell all of a document.
+// attributesOf returns the attributes that hold a whole document.
 func attributesOf(d secrets.Document) map[string]string {
 	out := map[string]string{attrApplication: application, attrUUID: d.UUID.String()}
 	if d.UsageType != secrets.UsageNone {
@@ -64,7 +64,7 @@ func documentOf(attributes map[string]string) (secrets.Document, error) {
 	return d, nil
 }
 
-// label is what the desktop shows people.
+// label is the name that the desktop displays.
 func label(d secrets.Document) string {
 	switch {
 	case d.Description != "":

@@ -22,10 +22,10 @@
 // secret: some services keep them in clear.
 //
 // Values cross the bus encrypted (dh-ietf1024-sha256-aes128-cbc-pkcs7), which
-// keeps them out of the bus's own logs and monitors. It is no protection from
-// whoever can change messages.
+// keeps them out of the bus's own logs and monitors. It does not protect
+// against an attacker who can change messages.
 //
-// What is locked is unlocked by a prompt of the service's, at the desktop. Where
-// there is nobody to ask, or who is asked dismisses it, the error is
-// [secrets.ErrLocked] and says what can be done.
+// A locked collection is unlocked by a prompt of the service, at the desktop. If no
+// prompt is possible, or the user dismisses it, the error is [secrets.ErrLocked] and
+// says what can be done.
 package keyring

@@ -133,7 +133,7 @@ func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
 	return documents, err
 }
 
-// Define implements [secrets.Keeper]. The service has no locks: two who define the
+// Define implements [secrets.Keeper]. The service has no locks: two callers who define the
 // same usage at the same moment may both succeed.
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
 	return s.with(ctx, d.Reference(), func(ctx context.Context, svc *service) error {

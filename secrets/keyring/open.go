@@ -22,7 +22,7 @@ func Open(l *storeuri.Location, _ storeuri.Options) (secrets.Store, error) {
 }
 
 // sessionBus returns the address of the user's D-Bus; "" where there is none.
-// D-Bus's own way would start one, on which nobody offers anything.
+// D-Bus's own method would start a bus, on which there is no Secret Service.
 func sessionBus() string {
 	if address := os.Getenv("DBUS_SESSION_BUS_ADDRESS"); address != "" {
 		return address

@@ -16,7 +16,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// algorithm is the one for sessions that the specification has beside "plain"
+// algorithm is the one for sessions that the specification has besides "plain"
 // (its chapter "Transfer of Secrets").
 const algorithm = "dh-ietf1024-sha256-aes128-cbc-pkcs7"
 

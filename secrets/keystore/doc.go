@@ -5,7 +5,7 @@
 //	dir:PATH    a directory with one file per secret (package secrets/dir)
 //	age:PATH    a directory encrypted with age (package secrets/age); its parameters
 //	            are identity=PATH, key=x25519 or hybrid, protect=none or passphrase,
-//	            and passphrase-file=PATH or fd:N, where nobody is to be asked
+//	            and passphrase-file=PATH or fd:N, to be read instead of a prompt
 //	credentials:        what systemd handed to the service it runs as
 //	credentials:PATH    a directory with files that systemd-creds has encrypted
 //	            (package secrets/credentials); timeout=30s
@@ -23,7 +23,7 @@
 //	            cert-file=, key-file=, ca-file=PATH, server-name=NAME, timeout=10s,
 //	            attributes=application or custom, find=TEMPLATE
 //	pkcs11:ATTRIBUTES   a token, by a URI of RFC 7512 (package secrets/pkcs11), with
-//	            module-path=, module-name=, pin-source=PATH or fd:N; and beside
+//	            module-path=, module-name=, pin-source=PATH or fd:N; and besides
 //	            those of the RFC application=, wrapped=FOLDER, mechanism=aes-gcm,
 //	            aes-key-wrap-pad or aes-key-wrap, timeout=30s
 //	exec:COMMAND        a program that prints the value (package secrets/exec);

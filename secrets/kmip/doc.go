@@ -18,9 +18,8 @@
 //	luksplug-usage        volume:/var/lib/images/vm1.img, percent-encoded as in a
 //	                      URI's path; of documents with a usage
 //
-// and a Name for people, "luksplug KIND UUID GENERATION" with something random
-// behind it. A new value is registered
-// and activated before the old one is revoked as superseded and destroyed, so a
+// and a human-readable Name, "luksplug KIND UUID GENERATION" followed by random
+// characters. A new value is registered and activated before the old one is revoked as superseded and destroyed, so a
 // look-up finds the one or the other; what a crash leaves between the two is
 // cleared away by the next change.
 //
@@ -28,10 +27,9 @@
 // a [Template] says how they are named, by their Name, by their unique identifier
 // or by a custom attribute.
 //
-// What a server says that it has found is compared with what was asked for: some
-// servers pass over attributes that they do not know, and would find everything.
-// A value whose state is deactivated or compromised is refused: somebody has
-// revoked it.
+// Objects that a server returns are compared with the query: some servers ignore
+// attributes that they do not know, and would find everything. A value whose state
+// is deactivated or compromised has been revoked and is refused.
 //
 // The wire format is github.com/ovh/kmip-go's. Buffers with values are cleared,
 // but are on the Go heap and in those of crypto/tls for a while, not locked in

@@ -64,7 +64,7 @@ type Finder struct {
 func NewFinder(o Options, t Template) *Finder { return &Finder{server{o.withTimeout()}, t} }
 
 // Lookup implements [secrets.Store]. Several objects of one name are
-// [secrets.ErrDamaged], but for those that somebody has revoked.
+// [secrets.ErrDamaged], except for those that were revoked.
 func (f *Finder) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	var value *secrets.Secret
 	err := f.with(ctx, ref, func(c *connection) error {

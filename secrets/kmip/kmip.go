@@ -31,7 +31,7 @@ type Options struct {
 	Address     string        // host:port
 	Certificate string        // file with our certificate, in PEM
 	Key         string        // file with its key, in PEM
-	CA          string        // file with who has signed the server's; "" for the system's
+	CA          string        // certificates that the server's must be signed by; "" for the system's
 	ServerName  string        // in the server's certificate; "" for the address's host
 	Timeout     time.Duration // for each call; 0 for 10 seconds
 	Style       Style         // of attributes; "" for Application
@@ -97,7 +97,7 @@ func (s server) bounded(ctx context.Context, f func(c *connection) error) error 
 // errChanged: an object was destroyed between two requests.
 var errChanged = errors.New("it has been changed meanwhile")
 
-// steady runs f again where somebody has changed what it was looking at.
+// steady runs f again if what it reads was changed meanwhile.
 func steady(f func() error) error {
 	const attempts = 20
 	for range attempts {
@@ -261,7 +261,7 @@ func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
 	return documents, err
 }
 
-// Define implements [secrets.Keeper]. The server has no locks: two who define the
+// Define implements [secrets.Keeper]. The server has no locks: two callers who define the
 // same usage at the same moment may both succeed.
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
 	return s.with(ctx, d.Reference(), func(c *connection) error {

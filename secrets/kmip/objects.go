@@ -114,7 +114,7 @@ func cutX(name kmip.AttributeName) (string, bool) {
 	return "", false
 }
 
-// revoked reports whether somebody has taken the object out of use.
+// revoked reports whether the object was revoked.
 func (o object) revoked() bool { return o.state > kmip.StateActive }
 
 // perMessage is how many requests go into one message.
@@ -181,7 +181,7 @@ func newest(objects []object) []object {
 }
 
 // register makes the next generation of an object, which takes the place of what
-// there is of it. Two who do so at the same moment both succeed, and all agree on
+// there is of it. Two callers who do so at the same moment both succeed, and all agree on
 // which of the two counts.
 func (c *connection) register(style Style, kind string, id uuid.UUID, content kmip.Object, more ...field) error {
 	fields := []field{{attrKind, kind}, {attrUUID, id.String()}}
@@ -217,10 +217,10 @@ func (c *connection) register(style Style, kind string, id uuid.UUID, content km
 	switch {
 	case err != nil:
 		return err
-	case len(there) == 0: // somebody has removed the secret
+	case len(there) == 0: // the secret has been removed
 		return nil
 	case inactive != nil && there[0].id == made.UniqueIdentifier:
-		return inactive // otherwise somebody has set it again, and revoked ours
+		return inactive // otherwise it has been set again, and ours was revoked
 	}
 	return c.destroy(style, there[1:], kmip.RevocationReasonCodeSuperseded)
 }

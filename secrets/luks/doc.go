@@ -8,7 +8,7 @@
 // slots. LUKS1 (LUKS On-Disk Format Specification, version 1.2.3) has eight:
 //
 //	offset   0     LUKS\xba\xbe, version, cipher, mode, hash, payload offset
-//	offset 112     digest of the volume key, to tell a right key from a wrong one
+//	offset 112     digest of the volume key, by which a key is verified
 //	offset 208     8 key slots: state, iterations, salt, where its key material is
 //	offset 4096 .. key material: the volume key of each slot, split and encrypted
 //
@@ -40,8 +40,8 @@
 //
 // # The ephemeral header
 //
-// QEMU derives the slot key in its main loop: for seconds the guest stands still,
-// and LUKS2 it does not open at all. [Ephemeral] writes a LUKS1 header of the same
+// QEMU derives the slot key in its main loop: for seconds the guest is
+// stalled. It does not open LUKS2 at all. [Ephemeral] writes a LUKS1 header of the same
 // volume key, encryption, payload offset and UUID, with one iteration and a random
 // one-time passphrase, which QEMU opens in milliseconds. The passphrase of the user
 // need not enter QEMU.
@@ -54,9 +54,9 @@
 // xts with plain and plain64 and in cbc with plain, plain64 and essiv:sha256, which
 // were compared with another implementation bit by bit.
 //
-// Who has QEMU open the original header all the same asks before: [Header.QEMUOpens]
-// knows what QEMU does not open, and at which keys it aborts, and
-// [Header.QEMUUnlockTime] for about how long the guest will stand still.
+// Before QEMU opens an original header, [Header.QEMUOpens] reports whether QEMU can
+// open it, and at which keys it would abort, and [Header.QEMUUnlockTime] estimates
+// for how long the guest will be stalled.
 //
 // # What stays in memory
 //
@@ -67,6 +67,6 @@
 // system at once, but a block of its first hash, which holds up to 104 bytes of the
 // passphrase, is left to the garbage collector), and what the reader buffers.
 //
-// A header is not a secret, but whoever has it can try passphrases on it: it
+// A header is not a secret, but passphrases can be tried on it: it
 // prints as a short description, without salts and digests.
 package luks

@@ -20,8 +20,8 @@ const FreshSize = 4040 * SectorSize
 
 // Fresh returns a LUKS1 header of a new volume, under a random volume key that
 // nobody has, with one key slot of one PBKDF2 iteration and a random one-time
-// passphrase: an ephemeral header that stands in for no other one. When it has
-// been wiped, and whoever opened it has forgotten the key, what was written to
+// passphrase: an ephemeral header that replaces no other one. When it has
+// been wiped, and the program that opened it has forgotten the key, what was written to
 // the volume is gone.
 //
 // The payload begins at [FreshSize], so that there is room for all that the header

@@ -96,7 +96,7 @@ func (h *Header) PayloadOffset() int64 {
 }
 
 // ActiveSlots returns the numbers of the key slots in use, ascending. A header
-// without any can be opened by nobody.
+// without any cannot be opened.
 func (h *Header) ActiveSlots() []int {
 	var active []int
 	if h.LUKS1 != nil {
@@ -116,7 +116,7 @@ func (h *Header) ActiveSlots() []int {
 	return active
 }
 
-// String returns a description for people: "LUKS1 aes-xts-plain64 sha256, 512-bit
+// String returns a human-readable description: "LUKS1 aes-xts-plain64 sha256, 512-bit
 // key, 1 of 8 key slots in use", "LUKS2 aes-xts-plain64 argon2id, 512-bit key, 1
 // key slot in use". It is a method of the value so that no way of printing shows
 // salts and digests.

@@ -81,7 +81,8 @@ func readLUKS2(r io.ReaderAt) (*Header, error) {
 	return use, nil
 }
 
-// isVerdict tells a finding about the header from a failure to read it.
+// isVerdict reports whether an error is a finding about the header, not a failure
+// to read it.
 func isVerdict(err error) bool { return errors.Is(err, ErrDamaged) || errors.Is(err, ErrUnsupported) }
 
 // readSecond reads the second copy: behind the first one, or, where that is of no
@@ -235,7 +236,7 @@ func secondaryAt(r io.ReaderAt, off int64) (bool, error) {
 // withoutPrimary returns the error for a volume that does not begin with a LUKS
 // magic. It looks for the second copy, since "not LUKS" would be the wrong thing
 // to say to somebody whose first sector was overwritten. It does not fall back to
-// that copy: whoever overwrote the magic may have made something else of the
+// that copy: the program that overwrote the magic may have made something else of the
 // volume.
 func withoutPrimary(r io.ReaderAt) error {
 	for _, off := range luks2Sizes {

@@ -85,7 +85,7 @@ type Segment struct {
 	Integrity  bool   // has authentication tags
 }
 
-// Digest tells a right volume key from a wrong one, for the key slots and the
+// Digest verifies a volume key, for the key slots and the
 // segments that it lists.
 type Digest struct {
 	ID         int
@@ -222,7 +222,7 @@ func (o object) digest(id int) Digest {
 }
 
 // checkAreas checks how the key material lies: between the JSON areas and the
-// payload, and one slot beside the other.
+// payload, and one slot next to the other.
 func (h *LUKS2) checkAreas(start, end int64) error {
 	var placed []LUKS2KeySlot
 	for _, s := range h.KeySlots {

@@ -82,7 +82,7 @@ func (h *LUKS1) qemuOpens() error {
 }
 
 // QEMUUnlockTime estimates how long QEMU's own LUKS driver takes to unlock this
-// header: for as long its guest stands still. first is the time where the
+// header: for as long its guest is stalled. first is the time where the
 // passphrase opens the first key slot in use, all that where it opens the last one,
 // or none. Without key slots in use both are 0.
 //

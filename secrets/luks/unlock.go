@@ -89,7 +89,7 @@ func (u Unlocker) unlock(ctx context.Context, h *Header, passphrase []byte) (*Vo
 	secret := secrets.New(bytes.Clone(passphrase))
 	defer secret.Wipe()
 
-	// The end of this context tells all others that a key slot has opened.
+	// The end of this context stops the others once a key slot has opened.
 	working, stop := context.WithCancel(ctx)
 	defer stop()
 	t := &trial{
@@ -208,7 +208,7 @@ func (t *trial) run(ctx context.Context) {
 	workers.Wait()
 }
 
-// do derives what the task is about. Who adds the last block of a key slot goes on
+// do derives the block of the task. The task that adds the last block of a key slot goes on
 // to look whether it is the right one.
 func (t *trial) do(ctx context.Context, task task) error {
 	a := task.attempt

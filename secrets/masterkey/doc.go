@@ -2,10 +2,10 @@
 //
 // A secret object of QEMU may be given as ciphertext: its keyid then names
 // another secret object, whose value is the key, and its iv is the initialisation
-// vector. Whoever reads the monitor's traffic, or asks QEMU for the object's data,
-// sees ciphertext only. libvirt starts its VMs with such a key, in an object called
-// masterKey0 that reads a file beside the VM's other files, and so can everybody
-// else:
+// vector. A reader of the monitor's traffic, or of the object's data in QEMU, sees
+// ciphertext only. libvirt starts its VMs with such a key, in an object called
+// masterKey0 that reads a file next to the VM's other files. Other VMs can be
+// started in the same way:
 //
 //	head -c 32 /dev/urandom > /run/vm1.key
 //	qemu-system-x86_64 -object secret,id=masterKey0,format=raw,file=/run/vm1.key ...

@@ -119,4 +119,4 @@ func (k *Key) Wipe() {
 }
 
 // Format implements [fmt.Formatter] for every verb and flag.
-func (k Key) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(secrets.Redacted)) } // fmt has nobody to tell
+func (k Key) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(secrets.Redacted)) } // fmt ignores the error

@@ -126,7 +126,7 @@ func find(c *session, ref secrets.Reference) (secrets.Document, error) {
 	return d, err
 }
 
-// Define implements [secrets.Keeper]. Tokens have no locks: two who define the same
+// Define implements [secrets.Keeper]. Tokens have no locks: two callers who define the same
 // usage at the same moment may both succeed.
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
 	err := d.Validate()

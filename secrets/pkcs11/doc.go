@@ -1,6 +1,6 @@
 // Package pkcs11 is the key store of a token that speaks PKCS#11: a smart card, a
-// hardware security module, or SoftHSM. Which one, and what on it, says a URI of
-// RFC 7512 ([ParseURI]).
+// hardware security module, or SoftHSM. A URI of RFC 7512 names the token
+// and the objects on it ([ParseURI]).
 //
 // The token is reached through a module, a C library, so that this needs cgo and
 // the build tag pkcs11. Without them [New] returns [ErrNotBuilt]; the rest of the
@@ -18,7 +18,7 @@
 // value, one whose label is "value UUID". Their CKA_APPLICATION is "luksplug N":
 // N is the generation, of which the highest counts, because not every token can
 // change an object. A new one is made before the old one is destroyed. They are
-// private: nobody sees them who does not know the PIN.
+// private: they cannot be seen without the PIN.
 //
 // The second looks up only. The URI's object is the CKA_LABEL of a data object, and
 // Options.Application its CKA_APPLICATION. In both {uuid}, {usage} and {type}
@@ -44,9 +44,9 @@
 // open lets others in.
 //
 // A module is called by one goroutine at a time, in all stores of the process: not
-// every module is as safe for threads as the standard wants it. What a module does
-// cannot be interrupted: where it does not return in time, it is left to itself, in a
-// thread of its own, and nobody else gets in. A module is loaded once and stays. Values
+// every module is as safe for threads as the standard demands. A call into a
+// module cannot be interrupted: if it does not return in time, it is left behind in a
+// thread of its own, and no other call is made. A module is loaded once and stays. Values
 // and the PIN are on the Go heap and in the module's memory for a while, not locked
 // there.
 package pkcs11

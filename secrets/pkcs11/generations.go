@@ -41,7 +41,7 @@ func unsteady(err error) bool {
 	return false
 }
 
-// steady runs f again, a little later each time, where somebody else may have been
+// steady runs f again, a little later each time, where another process may have been
 // in its way. The last error is what there is to say in the end. A token tells
 // nobody when it has become quiet, so there is nothing to wait for but time: less
 // than half a second in all.

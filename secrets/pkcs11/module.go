@@ -20,13 +20,13 @@ import (
 // program), and a look-up is short.
 type module struct {
 	path string
-	turn chan struct{} // one place: taken by who calls the module
-	// Ctx is nil until the module is loaded. It belongs to who has the turn.
+	turn chan struct{} // one element: taken by the goroutine that calls the module
+	// Ctx is nil until the module is loaded. It belongs to the goroutine that has the turn.
 	*p11.Ctx
 }
 
 // modules are those that the process has asked for, by path. Global as loading is:
-// who loads a module again gets the one that is there, with all its state.
+// loading a module again returns the loaded one, with all its state.
 var modules = struct {
 	mu     sync.Mutex
 	byPath map[string]*module

@@ -53,7 +53,7 @@ type token struct {
 	options Options
 	name    string
 
-	// Both belong to who has entered the module. So a wrong PIN is tried once,
+	// Both belong to the caller that has entered the module. So a wrong PIN is tried once,
 	// however many ask: a token locks itself after three.
 	pin     *secrets.Secret // the one that the token has taken
 	refused *secrets.Secret // the one that it has not
@@ -122,7 +122,7 @@ func within[T any](ctx context.Context, t *token, f func(s *session) (T, error))
 	}
 }
 
-// inSession is within for who has entered the module.
+// inSession is within, for a caller that has entered the module.
 func inSession[T any](ctx context.Context, t *token, m *module, f func(s *session) (T, error)) (T, error) {
 	var none T
 	if err := m.load(); err != nil {

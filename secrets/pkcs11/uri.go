@@ -26,7 +26,7 @@ func pathAttributes() []string {
 
 func queryAttributes() []string { return []string{"module-name", "module-path", "pin-source"} }
 
-// The characters beside letters and digits that a value may have as they are. The
+// The characters besides letters and digits that a value may have as they are. The
 // braces, which RFC 7512 wants encoded, are read and written as they are: they
 // are those of templates.
 const (

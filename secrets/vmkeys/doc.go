@@ -2,8 +2,8 @@
 // it runs: a management server puts the keys of one VM onto the host before the VM
 // starts there, or moves there, and they are destroyed when it has left.
 //
-// Each VM has a directory, named after its UUID, in one directory in memory, which is
-// [Folder] as a rule. In it the keys are as in a store of package dir: files named
+// Each VM has a directory, named after its UUID, below one directory in memory, by
+// default [Folder]. In it the keys are as in a store of package dir: files named
 // after a secret's uuid or usage, of mode 0600.
 //
 //	/run/luksplug/keys/3e3fce45-4f53-4fa7-bb32-11f34168b82b/0a81f5b2-8403-4b23-88d6-21ccc2f80d6f

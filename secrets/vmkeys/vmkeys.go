@@ -14,7 +14,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/internal/privdir"
 )
 
-// Folder is where the keys of VMs are unless somebody says otherwise.
+// Folder is the default directory of the keys of VMs.
 const Folder = "/run/luksplug/keys"
 
 // ErrNoVM: it is not said whose keys are meant.
@@ -26,7 +26,7 @@ type Store struct {
 	vm     func() string
 }
 
-// New returns the store of the VM whose UUID vm tells, in a directory of VMs. vm is
+// New returns the store of the VM whose UUID vm returns, in a directory of VMs. vm is
 // called by each call anew; "" is no VM, which has no keys.
 func New(folder string, vm func() string) *Store { return &Store{folder, vm} }
 
@@ -180,14 +180,14 @@ func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 }
 
 // Wipe destroys the keys of a VM in a directory of VMs: every file is overwritten and
-// removed, and the VM's directory as well. A VM without keys is none of its errors.
+// removed, and the VM's directory as well. A VM without keys is not an error.
 // What cannot be removed is in the error; the rest is removed all the same.
 func Wipe(folder, vm string) error {
 	path, err := path(folder, vm)
 	if err != nil {
 		return fmt.Errorf("destroy the keys of a VM: %w", err)
 	}
-	// Not by paths: who owns the directory could exchange what is in it for links.
+	// Not by paths: the directory's owner could replace entries by links.
 	root, err := os.OpenRoot(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -1,6 +1,6 @@
-// Package privdir is the floor under the key stores that are a directory of files: it
-// reads files that nobody else could have read or replaced, and writes them so
-// that each is there in its old or in its new form, whatever happens.
+// Package privdir reads and writes the files of the key stores that are a directory.
+// It reads only files that no other user could have read or replaced, and writes
+// each so that it has its old or its new content, whatever happens.
 //
 // A file must be a regular file without any permission for group and others, a
 // directory must not be writable by group and others (a sticky bit does not help:
@@ -9,5 +9,5 @@
 // be exchanged between check and reading. The directory may be reached through a
 // symbolic link, a file may not be one.
 //
-// Errors wrap those of package secrets that a [secrets.Store] answers with.
+// Errors wrap those that package secrets documents for a [secrets.Store].
 package privdir

@@ -25,8 +25,8 @@ type Dir struct {
 // for one that does not exist or is no directory, and secrets.ErrDenied for one
 // that may not be entered or is not safe.
 func Open(path string) (*Dir, error) {
-	// O_PATH, because the directory is only passed through: whoever may not list
-	// it may still have a secret in it.
+	// O_PATH, because a caller who may not list the directory may still have a
+	// secret in it.
 	at, err := os.OpenFile(path, unix.O_DIRECTORY|unix.O_PATH, 0)
 	switch {
 	case isDenied(err):
@@ -119,7 +119,7 @@ func (f *Dir) Open(name string) (*os.File, error) {
 	return file, nil
 }
 
-// Has reports whether there is something of that name, whatever it is.
+// Has reports whether the directory has an entry of that name, of any kind.
 func (f *Dir) Has(name string) (bool, error) {
 	var st unix.Stat_t
 	err := unix.Fstatat(f.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW)
@@ -134,7 +134,7 @@ func (f *Dir) Has(name string) (bool, error) {
 	return true, nil
 }
 
-// Names returns the names of all that is in the directory, sorted. The error wraps
+// Names returns the names of all entries of the directory, sorted. The error wraps
 // secrets.ErrDenied where the caller may pass through the directory only.
 func (f *Dir) Names() ([]string, error) {
 	list, err := fsutil.OpenAt(f.at, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)

@@ -12,7 +12,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// The names that the directory's owner may not use for files of his own.
+// Reserved names in the directory.
 const (
 	lockName = ".lock"
 	newName  = ".new" // a file that is being written
@@ -25,7 +25,7 @@ type Writer struct {
 	lock *os.File
 }
 
-// Lock waits until nobody else writes, or ctx ends. The error wraps ctx.Err(),
+// Lock waits until no other writer has the lock, or ctx ends. The error wraps ctx.Err(),
 // secrets.ErrDenied for a directory that cannot be written to, or
 // secrets.ErrUnreachable. Call [Writer.Unlock] afterwards.
 func (f *Dir) Lock(ctx context.Context) (*Writer, error) {
@@ -51,12 +51,12 @@ func (f *Dir) Lock(ctx context.Context) (*Writer, error) {
 	return nil, err
 }
 
-// Unlock lets others write.
+// Unlock releases the lock.
 func (w *Writer) Unlock() { closeRead(w.lock) }
 
-// Write gives a file the content, with mode 0600. Whoever reads it meanwhile, or
-// after a crash, finds the old content or the new one; when Write has returned
-// nil it is the new one.
+// Write replaces the content of a file, with mode 0600. A reader meanwhile, or after
+// a crash, finds the old content or the new content; after Write has returned nil
+// it is the new content.
 func (w *Writer) Write(name string, content []byte) error {
 	o := fsutil.Options{Mode: 0o600, Durable: true, Temporary: newName}
 	if err := fsutil.Replace(w.dir.at, name, content, o); err != nil {

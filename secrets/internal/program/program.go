@@ -57,7 +57,7 @@ func (p *Program) Run(ctx context.Context) (*secrets.Secret, error) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = patience
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	// Not cmd.Stdout: its copy would pass through memory that nobody wipes,
+	// Not cmd.Stdout: its copy would pass through memory that is not wiped,
 	// and not StdoutPipe: Wait would close it under our hands.
 	out, in, err := os.Pipe()
 	if err != nil {
@@ -105,8 +105,8 @@ func (p *Program) cannotStart(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", answer, err)
 }
 
-// outcome tells what became of the program: why it was ended comes before how it
-// ended then.
+// outcome returns the error of a run, if it failed. The reason for which the
+// program was killed takes precedence over its exit status.
 func (p *Program) outcome(ctx, bounded context.Context, readErr, waitErr error) error {
 	var exit *exec.ExitError
 	ended := errors.As(waitErr, &exit) && exit.Exited()
