@@ -2,38 +2,32 @@ package hotplug
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/hotplug/access"
+	"github.com/luksplug/luksplug/hotplug/internal/apply"
+	"github.com/luksplug/luksplug/hotplug/internal/check"
+	"github.com/luksplug/luksplug/hotplug/internal/inventory"
+	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/hotplug/internal/remoteimage"
+	"github.com/luksplug/luksplug/hotplug/internal/rundir"
+	"github.com/luksplug/luksplug/hotplug/internal/samedisk"
+	"github.com/luksplug/luksplug/hotplug/internal/unlock"
 	"github.com/luksplug/luksplug/secrets"
 )
 
 // AttachOptions are what a caller may want of an attach. The zero value is right
 // for most.
 type AttachOptions struct {
-	// Unlock is how the LUKS volume is unlocked; "" is [UnlockAuto].
-	Unlock UnlockMode
-	// AllowSharedHeader allows a detached header that another disk uses
-	// already. Both payloads then have the same key: whoever sees both images
-	// can tell equal sectors from different ones.
-	AllowSharedHeader bool
-	// Relabel gives images that the VM's QEMU may not open to its user, and its
-	// SELinux label, for as long as they are attached; see package access.
-	Relabel bool
-	// Owners are those of the images, as they were written down when they had been
-	// given to QEMU's user before; nil for nothing.
-	Owners []access.Owner
-	// Devices has the disk plugged where it was before, see
-	// [blockgraph.Machine]; nil has a free place chosen.
-	Devices []blockgraph.Object
+	Spec
+	// Unlock says how the LUKS volume is unlocked; "" is [UnlockAuto].
+	Unlock UnlockPolicy
 	// Before is called when nothing stands against the attach any more, just
 	// before the first change; nil for nothing. It is not called for a disk that
 	// is attached already. An error ends the attach, as a [*PreflightError]. The
 	// text that it returns, which must not be secret, is kept on this host for as
-	// long as the disk is attached: see [Holding].
+	// long as the disk is attached: see [AttachedDisk].
 	Before func(ctx context.Context, p Prepared) (keep string, err error)
 }
 
@@ -44,13 +38,13 @@ type Prepared struct {
 	// Way is how the volume is opened.
 	Way blockgraph.Way
 	// Owners are those of the images that are about to be given to QEMU's user.
-	Owners []access.Owner
+	Owners []Owner
 }
 
-// Attached tells what an attach has done.
+// Attached says what an attach has done.
 type Attached struct {
-	// Holding is what is in the VM now.
-	Holding
+	// AttachedDisk is what is in the VM now.
+	AttachedDisk
 	// Already is true when the disk was attached before, and nothing was done.
 	Already bool
 	// Cleared names what an interrupted run had left and was removed first.
@@ -60,7 +54,7 @@ type Attached struct {
 	// Serial is what the guest sees as the disk's serial, "" for none.
 	Serial string
 	// Reopened are the ids of secrets that QEMU needs once more when a migration
-	// of the VM fails late, see [VM.Reopened].
+	// of the VM fails late, see [VM.MissingSecrets].
 	Reopened []string
 	// Steps are the steps of the plan, with their times.
 	Steps []StepReport
@@ -76,7 +70,9 @@ type Attached struct {
 // already; what an interrupted run left of it is removed first.
 //
 // As a rule the LUKS volume is unlocked in this process, which takes a second or
-// more, and the VM does not notice anything of it; see [AttachOptions].
+// more, and the VM does not notice anything of it; see [AttachOptions]. That happens
+// before the VM is locked, and what was found out of the VM by then is found out
+// again under the lock: of the first examination only the key is used.
 //
 // Before anything is changed the errors are [*PreflightError], [*VersionError],
 // [*SecretError], [*LockedError] and those of package blockgraph; after that
@@ -88,291 +84,268 @@ func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.S
 	if err := disk.CheckHotplug(); err != nil {
 		return nil, err
 	}
-	a := &attach{vm: vm, disk: disk, store: store, options: options, out: &Attached{}}
-	defer func() { a.values.Wipe() }()
-	defer a.closeRemote(ctx)
-	if err := a.unlockFirst(ctx); err != nil {
+	images := &remoteimage.Opener{Host: vm.host, Store: store, Target: disk.Target}
+	defer images.Close(ctx)
+	a := &attach{VM: vm, disk: disk, store: store, options: options, images: images}
+
+	before, err := a.unlockEarly(ctx)
+	defer before.key.wipe()
+	if err != nil {
 		return nil, err
 	}
 	lock, err := vm.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer lock.release()
-	if err := a.locked(ctx); err != nil {
+	defer lock.Release()
+	state, cleared, already, err := a.compare(ctx)
+	if err != nil || already != nil {
+		return already, err
+	}
+	c, err := a.examine(ctx, state, before.servers)
+	if err != nil {
 		return nil, err
 	}
-	return a.out, nil
+	k, err := a.resolve(ctx, c, before.key)
+	defer k.wipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := k.values.Encrypt(ctx, vm.conn, vm.host, c.plan.Graph, state); err != nil {
+		return nil, err
+	}
+	// Before QEMU opens the image: there are servers that serve one client at a
+	// time, and QEMU would stand still until it is its turn.
+	images.Close(ctx)
+	a.warn(ctx, c)
+	kept, err := a.announce(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	out, err := a.apply(ctx, c, k, kept)
+	if err != nil {
+		return nil, err
+	}
+	out.Cleared, out.Unlocking = cleared, k.took
+	return out, nil
 }
 
-// attach is one attach.
+// attach is what one attach is asked for.
 type attach struct {
-	vm      *VM
+	*VM
 	disk    *blockgraph.Disk
 	store   secrets.Store
 	options AttachOptions
-
-	values  *Values             // nil until resolved
-	way     blockgraph.Way      // that the values are for
-	overlay *blockgraph.Overlay // of a transient disk, nil for others
-	shared  string              // what there is to warn of, "" for nothing
-	kept    string              // for the note
-	// arrival is where a VM comes from that is about to start, "" for one that
-	// runs.
-	arrival Arrival
-	permits *permits // what checkPermissions has found out
-	out     *Attached
-	servers serverLook
+	images  *remoteimage.Opener
 }
 
-// serverLook is what a storage daemon has shown of the disk's images on servers.
-type serverLook struct {
-	open *openedImage // in a daemon now, nil for none
-	done bool         // all of them were looked at, and found to be right
-	// size and uuid are those of the top volume, where its header had to be read
-	// there.
-	size int64
-	uuid string
+// candidate is a disk that may be plugged in: nothing stands against it.
+type candidate struct {
+	check.Findings
+	choice Choice
+	plan   *blockgraph.Plan
+	// headerUUID is that of the disk's LUKS volume, as far as its header was read here.
+	headerUUID string
 }
 
-// ready is a disk that may be plugged in: nothing stands against it.
-type ready struct {
-	plan *blockgraph.Plan
-	// size is that of the volume in bytes, 0 where it is not known.
-	size int64
+// key is the secrets of a plan, with the volume's key where it is derived here.
+type key struct {
+	values *unlock.Values
+	way    blockgraph.Way
+	took   time.Duration
 }
 
-// unlockFirst unlocks the volume, and looks at the images of servers, before the
+func (k *key) wipe() {
+	if k != nil {
+		k.values.Wipe()
+	}
+}
+
+// early is what was found out before the VM was locked.
+type early struct {
+	key     *key           // nil where it is not derived here
+	servers *check.Servers // nil where the disk was not examined
+}
+
+// unlockEarly unlocks the volume, and looks at the images of servers, before the
 // VM is locked: that takes a second, or longer with a server that is slow, and
-// other disks need not wait for it. The disk is checked before; what was found out
-// of the VM is not relied on later, when it may have changed.
-func (a *attach) unlockFirst(ctx context.Context) error {
-	unlocks, looks := a.disk.Encrypted() && a.options.Unlock != UnlockQEMU, a.looksElsewhere()
+// other disks need not wait for it. The disk is checked before.
+func (a *attach) unlockEarly(ctx context.Context) (early, error) {
+	unlocks := a.disk.Encrypted() && a.options.Unlock != UnlockQEMU
+	looks := (&check.Candidate{Host: a.host, Disk: a.disk}).LooksAtServers()
 	if !unlocks && !looks {
-		return nil
+		return early{}, nil
 	}
-	state, err := a.vm.State(ctx)
+	state, err := a.State(ctx)
 	if err != nil {
-		return err
+		return early{}, err
 	}
-	unlocking, err := a.vm.ChooseUnlock(ctx, a.disk, state, a.options.Unlock)
+	choice, err := a.ChooseUnlock(ctx, a.disk, state, a.options.Unlock)
 	if err != nil {
-		return err
+		return early{}, err
 	}
-	unlocks = unlocks && unlocking.Way == blockgraph.ByHeader
-	if h := state.Holding(a.disk.Target); h != nil || !unlocks && !looks {
-		return nil
+	unlocks = unlocks && choice.Way == blockgraph.ByHeader
+	if state.Disk(a.disk.Target) != nil || !unlocks && !looks {
+		return early{}, nil
 	}
-	defer a.closeRemote(ctx)
-	r, err := a.prepare(ctx, unlocking, state)
+	defer a.images.Close(ctx)
+	c, err := a.examine(ctx, state, nil)
 	if err != nil {
-		return err
+		return early{}, err
 	}
-	a.servers.done = true
-	if !unlocks {
-		return nil
+	out := early{servers: &c.Servers}
+	if unlocks {
+		out.key, err = a.resolve(ctx, c, nil)
 	}
-	return a.resolve(ctx, r.plan.Graph, unlocking.Way)
+	return out, err
 }
 
-// prepare plans the disk for the VM as it is now, and checks the plan.
-func (a *attach) prepare(ctx context.Context, unlocking Unlocking, state *State) (*ready, error) {
-	plan, err := a.vm.planAgain(ctx, a.disk, state, unlocking.Unlock, a.options.Devices)
+// compare looks at what the VM has under the target: the same disk, for which nothing
+// is to be done, another one, which refuses this one, or a leftover, which is removed.
+func (a *attach) compare(ctx context.Context) (state *State, cleared []string, already *Attached, err error) {
+	if state, err = a.State(ctx); err != nil {
+		return nil, nil, nil, err
+	}
+	there := state.Disk(a.disk.Target)
+	switch {
+	case there == nil:
+		return state, nil, nil, nil
+	case there.Leftover():
+		cleared = there.Left()
+		a.host.Entry(a.disk.Target).Warnf("removing what an interrupted run has left: %v", cleared)
+		state, err = a.clear(ctx, there)
+		return state, cleared, nil, err
+	}
+	c := samedisk.Comparison{VM: a.check, Host: a.host, State: state, Disk: a.disk, Attached: there, Others: a.opts.Disks}
+	difference, err := c.Difference(ctx)
+	if err == nil && difference != "" {
+		err = &PreflightError{Target: a.disk.Target, Cause: ErrTargetTaken,
+			Reason: fmt.Sprintf("another disk is attached as %s (%s): detach it first, or give this one another target", a.disk.Target, difference)}
+	}
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	return state, nil, &Attached{AttachedDisk: *there, Already: true}, nil
+}
+
+// examine plans the disk for the VM as it is now, and checks the plan. servers is
+// what an earlier examination has found out of images on servers, nil for none.
+func (a *attach) examine(ctx context.Context, state *State, servers *check.Servers) (*candidate, error) {
+	choice, err := a.ChooseUnlock(ctx, a.disk, state, a.options.Unlock)
 	if err != nil {
 		return nil, err
 	}
-	size, err := a.preflight(ctx, plan, unlocking.Unlock, state)
-	return &ready{plan: plan, size: size}, err
+	plan, err := a.plan(ctx, a.disk, state, choice.Unlock, a.options.Devices)
+	if err != nil {
+		return nil, err
+	}
+	c := &check.Candidate{
+		Host: a.host, VM: a.check, State: state, Disk: a.disk, Graph: plan.Graph, Unlock: choice.Unlock,
+		Spec: a.options.Spec, Images: a.images, Store: a.store, Servers: servers,
+	}
+	findings, err := check.Run(ctx, c, check.Attach())
+	if err != nil {
+		return nil, err
+	}
+	out := &candidate{Findings: findings, choice: choice, plan: plan, headerUUID: findings.Servers.UUID}
+	if h := unlock.HeaderOf(ctx, a.host, a.disk); h != nil {
+		out.headerUUID = h.UUID
+	}
+	return out, nil
 }
 
-// resolve gets the secrets, and the key where it is derived here.
-func (a *attach) resolve(ctx context.Context, graph *blockgraph.Graph, way blockgraph.Way) error {
-	if a.values != nil && a.way == way {
-		return nil
+// resolve gets the secrets, and the key where it is derived here. early is what was
+// got before; it counts where the volume is still opened in the same way.
+func (a *attach) resolve(ctx context.Context, c *candidate, early *key) (*key, error) {
+	if early != nil && early.way == c.choice.Way {
+		return early, nil
 	}
-	a.values.Wipe()
-	a.way = way
+	graph := c.plan.Graph
 	if graph.Daemon != nil {
 		graph = graph.Daemon
 	}
 	begin := time.Now()
-	var err error
-	a.values, err = Resolve(ctx, graph, a.store, Unlocker{Open: a.openHeader, Progress: a.vm.opts.OnUnlock})
-	a.out.Unlocking = time.Since(begin)
-	return err
+	values, err := unlock.Resolve(ctx, graph, a.store, unlock.Unlocker{Open: a.images.Open, Progress: a.opts.OnUnlock})
+	return &key{values, c.choice.Way, time.Since(begin)}, err
 }
 
-// locked does all that must not happen at the same time as another change of the
-// VM.
-func (a *attach) locked(ctx context.Context) error {
-	state, err := a.vm.State(ctx)
-	if err != nil {
-		return err
+// warn tells the log what the user should know before the first change.
+func (a *attach) warn(ctx context.Context, c *candidate) {
+	for _, w := range c.Warnings {
+		a.host.Entry(a.disk.Target).Warn(w)
 	}
-	if h := state.Holding(a.disk.Target); h != nil && !h.Leftover() {
-		return a.already(ctx, state, h)
-	} else if h != nil {
-		a.out.Cleared = h.Left()
-		a.vm.log.WithField("disk", a.disk.Target).Warnf("removing what an interrupted run has left: %v", a.out.Cleared)
-		if state, err = a.vm.clear(ctx, h); err != nil {
-			return err
-		}
-	}
-	unlocking, err := a.vm.ChooseUnlock(ctx, a.disk, state, a.options.Unlock)
-	if err != nil {
-		return err
-	}
-	r, err := a.prepare(ctx, unlocking, state)
-	if err != nil {
-		return err
-	}
-	if err := a.resolve(ctx, r.plan.Graph, unlocking.Way); err != nil {
-		return err
-	}
-	if err := a.vm.encrypt(ctx, r.plan.Graph, a.values, state); err != nil {
-		return err
-	}
-	// Before QEMU opens the image: there are servers that serve one client at a
-	// time, and QEMU would stand still until it is its turn.
-	a.closeRemote(ctx)
-	if a.shared != "" {
-		a.vm.log.WithField("disk", a.disk.Target).Warn(a.shared)
-	}
-	a.vm.warnOfStall(a.disk, unlocking)
-	if err := a.before(ctx, r.plan.Graph, unlocking.Way); err != nil {
-		return err
-	}
-	if err := a.plug(ctx, r, unlocking); err != nil {
-		return err
-	}
-	a.out.Reopened = reopened(r.plan.Graph)
-	device := r.plan.Graph.Device().Options
-	a.out.Bus, a.out.Address, a.out.Serial = device.Text("bus"), device.Text("addr"), device.Text("serial")
-	return nil
+	c.choice.WarnOfStall(ctx, a.host, a.disk)
 }
 
-// before tells the caller that the disk is about to be attached.
-func (a *attach) before(ctx context.Context, graph *blockgraph.Graph, way blockgraph.Way) error {
+// announce tells the caller that the disk is about to be attached, and returns what
+// it wants kept.
+func (a *attach) announce(ctx context.Context, c *candidate) (kept string, err error) {
 	if a.options.Before == nil {
-		return nil
+		return "", nil
 	}
-	p := Prepared{Way: way}
-	for _, d := range graph.Devices {
+	p := Prepared{Way: c.choice.Way}
+	for _, d := range c.plan.Graph.Devices {
 		p.Devices = append(p.Devices, d.Options)
 	}
-	var err error
-	if p.Owners, err = a.owners(ctx); err != nil {
-		return &PreflightError{Target: a.disk.Target, Reason: "the images cannot be given to QEMU's user", Err: err}
+	if p.Owners, err = c.Permits.Before(ctx, a.host, a.options.Spec); err != nil {
+		return "", &PreflightError{Target: a.disk.Target, Cause: ErrPermission, Reason: "the images cannot be given to QEMU's user", Err: err}
 	}
-	if a.kept, err = a.options.Before(ctx, p); err != nil {
-		return &PreflightError{Target: a.disk.Target, Reason: "the attach cannot be recorded", Err: err}
+	if kept, err = a.options.Before(ctx, p); err != nil {
+		return "", &PreflightError{Target: a.disk.Target, Cause: ErrNotRecorded, Reason: "the attach cannot be recorded", Err: err}
 	}
-	return nil
+	return kept, nil
 }
 
-// already answers for a target that has a disk: the same one, or another.
-func (a *attach) already(ctx context.Context, state *State, h *Holding) error {
-	difference, err := a.vm.differs(ctx, a.disk, state, h)
-	if err != nil {
-		return err
-	}
-	if difference != "" {
-		target := a.disk.Target
-		return &PreflightError{Target: target, Reason: fmt.Sprintf("another disk is attached as %s (%s): detach it first, or give this one another target", target, difference)}
-	}
-	a.out.Holding, a.out.Already = *h, true
-	return nil
-}
-
-// plug makes the first change, and the last. After a failure all of it has been
+// apply makes the first change, and the last. After a failure all of it has been
 // taken back, on the host as well.
-func (a *attach) plug(ctx context.Context, r *ready, unlocking Unlocking) error {
-	begin := time.Now()
-	run := &run{vm: a.vm, plan: r.plan, values: a.values, size: r.size}
-	if !a.vm.filesAreLocal() {
-		run.look = a.checkInQEMU
-	}
-	if err := a.beside(ctx, r.plan.Graph, unlocking); err != nil {
-		after, cancel := a.vm.recovery(ctx)
-		defer cancel()
-		return errors.Join(err, a.vm.tidy(after, a.disk.Target))
-	}
-	err := run.steps(ctx)
-	if err == nil {
-		err = run.verify(ctx, a.out)
-	}
+func (a *attach) apply(ctx context.Context, c *candidate, k *key, kept string) (*Attached, error) {
+	note, err := a.note(ctx, c, kept)
 	if err != nil {
-		err = run.fail(ctx, err)
+		return nil, err
 	}
-	a.out.Steps, a.out.Duration = run.reports, time.Since(begin)
-	return err
-}
-
-// beside does what has to be done on the host before the VM hears of the disk.
-func (a *attach) beside(ctx context.Context, graph *blockgraph.Graph, unlocking Unlocking) error {
-	if err := a.note(ctx, unlocking, overlayOf(graph)); err != nil {
-		if graph.Daemon != nil || len(graph.Headers) > 0 || a.disk.Transient {
-			return err
-		}
-		// QEMU opens the volume by itself, and needs nothing of this host's.
-		a.vm.log.WithField("disk", a.disk.Target).Warnf("the host will not know of the disk: %v", err)
+	begin, graph := time.Now(), c.plan.Graph
+	run := a.run(c.plan, k.values)
+	run.Size = c.Size
+	run.Changes = apply.Preparation{Disk: a.disk, Graph: graph, Values: k.values, Unlock: c.choice.Unlock, Note: note,
+		Permits: c.Permits, OnDaemon: a.opts.OnDaemon}.Changes(a.host)
+	if !a.host.Local {
+		asked := &check.Candidate{Host: a.host, VM: a.check, Disk: a.disk, Unlock: c.choice.Unlock, Spec: a.options.Spec}
+		run.Look = asked.InQEMU
 	}
-	if err := a.permit(ctx); err != nil {
-		return err
-	}
-	if graph.Daemon != nil {
-		return a.startDaemon(ctx, graph, a.values)
-	}
-	if managed(a.disk) != nil {
-		return a.startHelper(ctx)
-	}
-	if unlocking.Folder == "" {
-		return nil
-	}
-	owner, err := a.vm.process(ctx)
+	disk, steps, err := run.DoAndVerify(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	_, err = a.vm.makeHandOverDir(ctx, a.disk.Target, owner)
-	return err
+	device := graph.Device().Options
+	return &Attached{
+		AttachedDisk: *disk, Steps: steps, Duration: time.Since(begin), Reopened: unlock.Reopened(graph),
+		Bus: device.Text("bus"), Address: device.Text("addr"), Serial: device.Text("serial"),
+	}, nil
 }
 
-// note writes down what a later run cannot ask of QEMU.
-func (a *attach) note(ctx context.Context, unlocking Unlocking, o *blockgraph.Overlay) error {
-	if len(a.disk.Secrets()) == 0 && a.kept == "" && o == nil || !a.vm.filesAreLocal() {
-		return nil
+// note returns what a later run cannot query QEMU for; nil for nothing.
+func (a *attach) note(ctx context.Context, c *candidate, kept string) (*rundir.Note, error) {
+	overlay := apply.OverlayOf(c.plan.Graph)
+	if len(a.disk.Secrets()) == 0 && kept == "" && overlay == nil || !a.host.Local {
+		return nil, nil
 	}
-	n := note{Kept: a.kept, UUID: a.servers.uuid, Target: a.disk.Target, Way: unlocking.Way, Payload: a.disk.Image.Source.String(), Secrets: a.disk.Secrets()}
-	if !a.disk.Encrypted() {
-		n.Way = ""
+	n, err := a.host.Note(ctx, a.disk, c.choice.Way, c.headerUUID)
+	n.Kept = kept
+	if overlay != nil {
+		n.Overlay = overlay.Path
 	}
-	if h := a.vm.headerOf(a.disk); h != nil {
-		n.UUID = h.UUID
-	}
-	if o != nil {
-		n.Overlay = o.Path
-	}
-	if header := a.disk.Header(); header != nil {
-		n.Header = header.Source.String()
-	}
-	return a.vm.writeNote(ctx, n)
+	return &n, err
 }
 
-// Plan builds the plan of a disk for this VM as it is now, whose volume is opened
-// as u says; see [VM.ChooseUnlock]. Nothing is changed.
-func (vm *VM) Plan(ctx context.Context, disk *blockgraph.Disk, state *State, u blockgraph.Unlock) (*blockgraph.Plan, error) {
-	return vm.planAgain(ctx, disk, state, u, nil)
-}
-
-// planAgain is Plan for a disk whose devices were there before; nil for one that
-// is new to the VM.
-func (vm *VM) planAgain(ctx context.Context, disk *blockgraph.Disk, state *State, u blockgraph.Unlock, devices []blockgraph.Object) (*blockgraph.Plan, error) {
-	machine, err := vm.Machine(ctx, disk, state)
+// plan builds the plan of a disk. devices are those that it had before, nil for a
+// disk that is new to the VM.
+func (vm *VM) plan(ctx context.Context, disk *blockgraph.Disk, state *State, u blockgraph.Unlock, devices []blockgraph.Object) (*blockgraph.Plan, error) {
+	machine, err := vm.machine(ctx, disk, state)
 	if err != nil {
 		return nil, fmt.Errorf("look at the VM: %w", err)
 	}
 	machine.Devices = devices
-	if disk, err = vm.withHelper(ctx, disk); err != nil {
+	if disk, err = apply.WithHelper(ctx, vm.host, disk); err != nil {
 		return nil, err
 	}
 	graph, err := blockgraph.Build(disk, machine, u)
@@ -380,7 +353,7 @@ func (vm *VM) planAgain(ctx context.Context, disk *blockgraph.Disk, state *State
 		return nil, err
 	}
 	for _, w := range graph.Warnings {
-		vm.log.WithField("disk", disk.Target).Warn(w)
+		vm.host.Entry(disk.Target).Warn(w)
 	}
 	if graph.Device().Options.Text("bus") == rootComplex {
 		return nil, &blockgraph.PlacementError{Target: disk.Target, Reason: "pcie.0 takes no hot plug: give the <address> of a pcie-root-port, or none to have a free one chosen"}
@@ -392,18 +365,48 @@ func (vm *VM) planAgain(ctx context.Context, disk *blockgraph.Disk, state *State
 // it from the start of the VM.
 const rootComplex = "pcie.0"
 
+// machine returns what the planner has to know of the VM.
+func (vm *VM) machine(ctx context.Context, disk *blockgraph.Disk, state *State) (blockgraph.Machine, error) {
+	m, err := inventory.Machine(ctx, vm.conn, disk, state)
+	if err != nil {
+		return m, err
+	}
+	if disk.Transient {
+		if m.Name, err = vm.host.OverlayName(ctx); err != nil {
+			return m, err
+		}
+	}
+	if vm.opts.Disks != nil {
+		if m.Disks, err = vm.opts.Disks(ctx); err != nil {
+			return m, fmt.Errorf("query which disks it has: %w", err)
+		}
+	}
+	if s := disk.Image.Source; s.Kind == blockgraph.SourceVHostUser && s.Reconnect != 0 {
+		schema, err := vm.Client().Schema(ctx)
+		if err != nil {
+			return m, fmt.Errorf("query QEMU for its schema: %w", err)
+		}
+		m.ReconnectSeconds = !schema.Supports("chardev-add", "backend.socket.data.reconnect-ms")
+	}
+	return m, nil
+}
+
 // clear removes a leftover and returns what exists then.
-func (vm *VM) clear(ctx context.Context, h *Holding) (*State, error) {
-	_, err := vm.removeAll(ctx, h)
+func (vm *VM) clear(ctx context.Context, disk *AttachedDisk) (*State, error) {
+	_, err := apply.RemoveAll(ctx, vm.conn, vm.host, disk)
 	state, stateErr := vm.State(ctx)
 	if stateErr != nil {
 		return nil, stateErr
 	}
-	if left := state.Holding(h.Target); left != nil {
-		if err == nil {
-			err = fmt.Errorf("QEMU did not remove all of it")
-		}
-		return nil, &LeftBehindError{Target: h.Target, Left: left.Left(), Err: fmt.Errorf("what an interrupted run has left cannot be removed: %w", err)}
+	left := apply.LeftOnHost(err)
+	if there := state.Disk(disk.Target); there != nil {
+		left = append(there.Left(), left...)
 	}
-	return state, nil
+	if len(left) == 0 {
+		return state, nil
+	}
+	if err == nil {
+		err = fmt.Errorf("QEMU did not remove all of it")
+	}
+	return nil, &outcome.LeftBehindError{Target: disk.Target, Left: left, Err: fmt.Errorf("what an interrupted run has left cannot be removed: %w", err)}
 }

@@ -3,13 +3,13 @@ package hotplug
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
-	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/apply"
+	"github.com/luksplug/luksplug/hotplug/internal/monitor"
 )
 
-// Detached tells what a detach has done.
+// Detached says what a detach has done.
 type Detached struct {
 	// Target is the disk's target.
 	Target string
@@ -24,118 +24,69 @@ type Detached struct {
 // second call goes on where a first one stopped.
 //
 // The errors are [*NotHeldError], [*PendingError] when the guest has not
-// released the device, and [*LeftBehindError] when QEMU has not removed
-// something.
+// released the device, and [*LeftBehindError] when something is left in the VM or on
+// the host.
 func (vm *VM) Detach(ctx context.Context, target string, wait time.Duration) (*Detached, error) {
 	lock, err := vm.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer lock.release()
+	defer lock.Release()
 	state, err := vm.State(ctx)
 	if err != nil {
 		return nil, err
 	}
-	h := state.Holding(target)
-	if h == nil {
+	disk := state.Disk(target)
+	if disk == nil {
 		e := &NotHeldError{Target: target}
-		for _, other := range state.Holdings() {
+		for _, other := range state.Disks() {
 			e.Held = append(e.Held, other.Target)
 		}
 		return nil, e
 	}
-	out := &Detached{Target: target, Removed: h.Left()}
+	out := &Detached{Target: target, Removed: disk.Left()}
 	begin := time.Now()
-	if h.Device != "" {
-		if err := vm.waitUnplug(ctx, target, h.Device, wait); errors.Is(err, errMonitorGone) {
-			return nil, &LeftBehindError{Target: target, Left: h.Left(), Unverified: true, Err: err}
+	if disk.Device != "" {
+		if err := apply.Unplug(ctx, vm.conn, vm.host, target, disk.Device, wait); errors.Is(err, monitor.ErrGone) {
+			return nil, &LeftBehindError{Target: target, Left: disk.Left(), Unverified: true, Err: err}
 		} else if err != nil {
 			return nil, err
 		}
 		out.Waited = time.Since(begin)
 	}
-	controllers, err := vm.removeAll(ctx, h)
+	controllers, err := apply.RemoveAll(ctx, vm.conn, vm.host, disk)
 	if err != nil {
-		if err := vm.stillThere(ctx, target, err); err != nil {
+		if err := vm.leftBehind(ctx, target, err); err != nil {
 			return nil, err
 		}
 	}
 	for _, id := range controllers {
-		if id != h.Controller {
+		if id != disk.Controller {
 			out.Removed = append(out.Removed, "controller "+id)
 		}
 	}
 	return out, nil
 }
 
-// waitUnplug unplugs a device and turns a guest that does not answer into a
-// PendingError.
-func (vm *VM) waitUnplug(ctx context.Context, target, device string, wait time.Duration) error {
-	unplugging, cancel := context.WithTimeout(ctx, wait)
-	defer cancel()
-	begin := time.Now()
-	err := vm.unplug(unplugging, device)
-	log := vm.log.WithField("disk", target).WithField("step", "device_del "+device)
-	switch {
-	case errors.Is(err, errMonitorGone):
-		return err
-	case err == nil:
-		log.WithField("duration", time.Since(begin).String()).Debug("the guest has released the device")
-		return nil
-	case errors.Is(err, errRejected), unplugging.Err() != nil:
-		after, cancel := vm.recovery(ctx)
-		defer cancel()
-		return &PendingError{Target: target, Device: device, Rejected: errors.Is(err, errRejected), Status: vm.runState(after)}
-	}
-	return fmt.Errorf("disk %s: unplug device %s: %w", target, device, err)
-}
-
-// removeAll removes everything of a holding that no device uses any more, and
-// the SCSI controllers that were added for a disk and serve none: it returns
-// their ids.
-func (vm *VM) removeAll(ctx context.Context, h *Holding) ([]string, error) {
-	err := vm.remove(ctx, h)
-	controllers, e := vm.removeControllers(ctx)
-	if err == nil {
-		err = e
-	}
-	return controllers, err
-}
-
-// removeControllers unplugs the controllers of ours that have no disk.
-func (vm *VM) removeControllers(ctx context.Context) ([]string, error) {
-	state, err := vm.State(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for i, id := range state.IdleControllers {
-		target, _, _ := blockgraph.ParseName(id)
-		if err := vm.waitUnplug(ctx, target, id, controllerWait); err != nil {
-			return state.IdleControllers[:i], err
-		}
-	}
-	return state.IdleControllers, nil
-}
-
-// controllerWait bounds the wait for a guest to release a SCSI controller
-// without disks, which it has no reason to keep.
-const controllerWait = 30 * time.Second
-
-// stillThere turns the error of a removal into one that names what is left: nil
+// leftBehind turns the error of a removal into one that names what is left: nil
 // when nothing is, whoever removed it.
-func (vm *VM) stillThere(ctx context.Context, target string, cause error) error {
+func (vm *VM) leftBehind(ctx context.Context, target string, cause error) error {
 	var pending *PendingError
 	if errors.As(cause, &pending) {
 		return cause
 	}
-	after, cancel := vm.recovery(ctx)
+	after, cancel := vm.host.Recovering(ctx)
 	defer cancel()
-	state, err := vm.State(after)
+	disk, err := apply.Find(after, vm.conn, vm.host, target)
 	if err != nil {
 		return &LeftBehindError{Target: target, Left: []string{"everything of the disk but its device"}, Unverified: true, Err: errors.Join(cause, err)}
 	}
-	if h := state.Holding(target); h != nil {
-		return &LeftBehindError{Target: target, Left: h.Left(), Err: cause}
+	left := apply.LeftOnHost(cause)
+	if disk != nil {
+		left = append(disk.Left(), left...)
 	}
-	return nil
+	if len(left) == 0 {
+		return nil
+	}
+	return &LeftBehindError{Target: target, Left: left, Err: cause}
 }

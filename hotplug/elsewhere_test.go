@@ -73,7 +73,7 @@ func TestElsewhere(t *testing.T) {
 	if _, err := v.Attach(ctx, copied, store(key), hotplug.AttachOptions{}); !errors.As(err, &refused) || !strings.Contains(err.Error(), "one header over two payloads") {
 		t.Errorf("a copy of the volume: %v", err)
 	}
-	if at, err := v.Attach(ctx, copied, store(key), hotplug.AttachOptions{AllowSharedHeader: true}); err != nil || at.Size != 8<<20 {
+	if at, err := v.Attach(ctx, copied, store(key), hotplug.AttachOptions{Spec: hotplug.Spec{AllowSharedHeader: true}}); err != nil || at.Size != 8<<20 {
 		t.Errorf("a copy of the volume, as was allowed: %+v, %v", at, err)
 	}
 	for _, target := range []string{"sdb", "sdc", "sdd"} {

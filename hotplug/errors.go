@@ -1,230 +1,77 @@
 package hotplug
 
 import (
-	"errors"
-	"fmt"
-	"strconv"
-	"strings"
-
-	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/qmp"
-	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/hotplug/internal/unlock"
 )
 
-// PreflightError says that a disk was refused before anything was changed.
-type PreflightError struct {
-	// Target is the disk's target, such as "vdb"; "" where it is not about one disk.
-	Target string
-	// Reason says what stands in the way and what to do about it.
-	Reason string
-	// Err is the cause, nil where the reason says it all.
-	Err error
-}
+// The errors of this package say by their type what state the VM and the host are
+// in.
+type (
+	// PreflightError: a disk was refused before anything was changed. Its fields are
+	// Target, the disk's target, "" where it is not about one disk; Cause, one of the
+	// causes below, which errors.Is finds; Reason, what stands in the way and what to
+	// do about it; and Err, the error below, which may be nil.
+	PreflightError = outcome.PreflightError
+	// VersionError: the VM's QEMU, of version Version, lacks Feature, which the disk
+	// needs. Nothing was changed.
+	VersionError = outcome.VersionError
+	// SecretError: the secret Ref of the disk cannot be had, or does not open the
+	// volume. Nothing was changed.
+	SecretError = outcome.SecretError
+	// LockedError: another run, process Holder, has been working on the VM for longer
+	// than this one was willing to wait. Nothing was changed.
+	LockedError = outcome.LockedError
+	// NotHeldError: luksplug has attached no disk under that target. Held are the
+	// targets that are there.
+	NotHeldError = outcome.NotHeldError
+	// NoAnswerError: QEMU has not answered a query in time. The query changed nothing.
+	NoAnswerError = outcome.NoAnswerError
+	// RolledBackError: an attach failed, and all that it had done was taken back, in
+	// the VM, which was verified by query, and on the host. Err is the first error.
+	RolledBackError = outcome.RolledBackError
+	// LeftBehindError: an operation failed, and what Left names is still in the VM or on
+	// the host; or may be, where Unverified says that QEMU could not be queried.
+	LeftBehindError = outcome.LeftBehindError
+	// PendingError: the guest was asked to release Device and has not done so yet, or
+	// has Rejected it. The disk still works in the guest. Detach again goes on.
+	PendingError = outcome.PendingError
+)
 
-func (e *PreflightError) Error() string {
-	text := "refused: " + e.Reason
-	if e.Target != "" {
-		text = "disk " + e.Target + " " + text
-	}
-	if e.Err != nil {
-		text += ": " + e.Err.Error()
-	}
-	return text
-}
+// The causes of a [PreflightError]. errors.Is(err, hotplug.ErrHeaderInUse) matches
+// the refusal of a header that another disk has.
+var (
+	ErrTargetTaken          = outcome.ErrTargetTaken          // another disk has the target
+	ErrNameTaken            = outcome.ErrNameTaken            // a node, object or device has a name of the plan's
+	ErrImageInUse           = outcome.ErrImageInUse           // this VM or another process has the image open
+	ErrHeaderInUse          = outcome.ErrHeaderInUse          // another disk has the detached header; see AllowSharedHeader
+	ErrImageUnusable        = outcome.ErrImageUnusable        // not there, unreadable, or of another kind
+	ErrReadOnlyImage        = outcome.ErrReadOnlyImage        // can only be read, under a disk that is to be written
+	ErrHeaderUnusable       = outcome.ErrHeaderUnusable       // no LUKS header, a damaged one, or a payload that was cut off
+	ErrUnexpectedEncryption = outcome.ErrUnexpectedEncryption // encrypted where the XML says that it is not, or the reverse
+	ErrPermission           = outcome.ErrPermission           // QEMU's user may not open the images
+	ErrRelabelWouldHelp     = outcome.ErrRelabelWouldHelp     // so, and Relabel would change that
+	ErrRelabelNeedsRoot     = outcome.ErrRelabelNeedsRoot     // so, and Relabel takes root
+	ErrServer               = outcome.ErrServer               // a server refuses the image, or does not answer
+	ErrNotBesideVM          = outcome.ErrNotBesideVM          // needs a process or file on the VM's own host
+	ErrHelperProcess        = outcome.ErrHelperProcess        // a storage daemon or reservation helper fails
+	ErrHostDevice           = outcome.ErrHostDevice           // a device that QEMU drives by itself is not ready
+	ErrOverlay              = outcome.ErrOverlay              // the overlay of a transient disk cannot be made
+	ErrReservations         = outcome.ErrReservations         // managed reservations are impossible here
+	ErrNotRecorded          = outcome.ErrNotRecorded          // AttachOptions.Before failed
+)
 
-func (e *PreflightError) Unwrap() error { return e.Err }
+// Causes returns all causes of a [PreflightError].
+func Causes() []error { return outcome.Causes() }
 
-// VersionError says that the VM's QEMU cannot do what the disk needs.
-type VersionError struct {
-	// Target is the disk's target.
-	Target string
-	// Feature is what the QEMU lacks.
-	Feature blockgraph.Feature
-	// Version is the version that the VM runs.
-	Version string
-	// Err is what QEMU said, nil where it was not asked.
-	Err error
-}
+var (
+	// ErrUnusableSecret: the secret was found, and QEMU cannot use its value.
+	ErrUnusableSecret = outcome.ErrUnusableSecret
+	// ErrExternalWouldHelp is the cause of a warning in the log, in its field
+	// [CauseField]: QEMU unlocks the volume while the guest stands still, and
+	// [UnlockExternal] would spare the guest that.
+	ErrExternalWouldHelp = unlock.ErrExternalWouldHelp
+)
 
-func (e *VersionError) Error() string {
-	f := e.Feature
-	text := fmt.Sprintf("unsupported by this VM's QEMU %s: disk %s needs %s", e.Version, e.Target, f.Describe())
-	switch {
-	case f.Until != "" && !olderThan(e.Version, f.Until):
-		text += ", which QEMU has no more since " + f.Until
-	case f.Since != "" && olderThan(e.Version, f.Since):
-		text += ", which QEMU has since " + f.Since + ": restart or migrate the VM with a newer QEMU"
-	case f.Library != "":
-		text += ", which takes a QEMU that was built with " + f.Library + ": restart or migrate the VM with such a QEMU"
-	case f.Instead != "":
-		text += ", which it does not have: " + f.Instead
-	default:
-		text += ", which it does not have: restart or migrate the VM with another QEMU"
-	}
-	if f.Instead != "" && (f.Since != "" || f.Until != "" || f.Library != "") {
-		text += "; or " + f.Instead
-	}
-	if e.Err != nil {
-		text += " (" + e.Err.Error() + ")"
-	}
-	return text
-}
-
-// olderThan compares versions of QEMU number by number: "7.2.22 (Debian ...)"
-// and "9.0".
-func olderThan(version, than string) bool {
-	version, _, _ = strings.Cut(version, " ")
-	have, want := strings.Split(version, "."), strings.Split(than, ".")
-	for i := range min(len(have), len(want)) {
-		// A QEMU that says something else of itself is taken for an old one.
-		h, _ := strconv.Atoi(have[i])
-		w, _ := strconv.Atoi(want[i])
-		if h != w {
-			return h < w
-		}
-	}
-	return len(have) < len(want)
-}
-
-func (e *VersionError) Unwrap() error { return e.Err }
-
-// RolledBackError says that an attach failed and that everything it had done
-// was taken back: the VM is as it was before, which was verified by query.
-type RolledBackError struct {
-	// Target is the disk's target.
-	Target string
-	// Err is the first error, the one that made the attach fail.
-	Err error
-}
-
-func (e *RolledBackError) Error() string {
-	return fmt.Sprintf("disk %s was not attached, and the VM is as it was before: %v", e.Target, e.Err)
-}
-
-func (e *RolledBackError) Unwrap() error { return e.Err }
-
-// LeftBehindError says that an operation failed and that something of ours is
-// still in the VM, or may be.
-type LeftBehindError struct {
-	// Target is the disk's target.
-	Target string
-	// Left names what is left, each with its kind: "node luksplug-vdb-luks".
-	Left []string
-	// Unverified is true where QEMU could not be asked any more: Left is then
-	// what may be there.
-	Unverified bool
-	// Err is the first error.
-	Err error
-}
-
-func (e *LeftBehindError) Error() string {
-	is := "left behind in the VM"
-	if e.Unverified {
-		is = "possibly left behind (QEMU could not be asked)"
-	}
-	return fmt.Sprintf("disk %s: %v; %s: %s; run luksplug repair when the VM answers again", e.Target, e.Err, is, strings.Join(e.Left, ", "))
-}
-
-func (e *LeftBehindError) Unwrap() error { return e.Err }
-
-// PendingError says that the guest has been asked to release a device and has
-// not done so yet. The disk still works in the guest. Calling Detach again
-// finishes the job.
-type PendingError struct {
-	// Target is the disk's target.
-	Target string
-	// Device is the device's id in QEMU.
-	Device string
-	// Rejected is true when the guest said no, rather than nothing.
-	Rejected bool
-	// Status is the VM's run state, such as "paused", which often explains it.
-	Status string
-}
-
-func (e *PendingError) Error() string {
-	what := "has not released"
-	if e.Rejected {
-		what = "refuses to release"
-	}
-	text := fmt.Sprintf("disk %s: the guest %s device %s yet", e.Target, what, e.Device)
-	if e.Rejected {
-		text = fmt.Sprintf("disk %s: the guest %s device %s", e.Target, what, e.Device)
-	}
-	if e.Status != "" && e.Status != "running" {
-		text += fmt.Sprintf(" (the VM is %s: resume it)", e.Status)
-	}
-	return text + ": unmount the disk in the guest and run detach again"
-}
-
-// NotHeldError says that luksplug holds no disk of that target in the VM.
-type NotHeldError struct {
-	// Target is the target that was asked for.
-	Target string
-	// Held are the targets that are there.
-	Held []string
-}
-
-func (e *NotHeldError) Error() string {
-	if len(e.Held) == 0 {
-		return fmt.Sprintf("luksplug holds no disk %s in this VM, nor any other", e.Target)
-	}
-	return fmt.Sprintf("luksplug holds no disk %s in this VM: it holds %s", e.Target, strings.Join(e.Held, ", "))
-}
-
-// LockedError says that another luksplug has been working on the VM for longer
-// than this one was willing to wait.
-type LockedError struct {
-	// Path is the lock file.
-	Path string
-	// Holder is the process id of the one that holds it, 0 when unknown.
-	Holder int
-	// Err is why the wait ended.
-	Err error
-}
-
-func (e *LockedError) Error() string {
-	who := "another process"
-	if e.Holder != 0 {
-		who = fmt.Sprintf("process %d", e.Holder)
-	}
-	return fmt.Sprintf("the VM is locked by %s (%s): try again when that run has ended: %v", who, e.Path, e.Err)
-}
-
-func (e *LockedError) Unwrap() error { return e.Err }
-
-// ErrUnusableSecret: the secret was found, and QEMU cannot use its value.
-var ErrUnusableSecret = errors.New("unusable passphrase")
-
-// SecretError says that the passphrase of a disk is not to be had. Nothing was
-// changed in the VM.
-type SecretError struct {
-	// Target is the disk's target.
-	Target string
-	// Ref names the secret.
-	Ref secrets.Reference
-	// Err is the store's error.
-	Err error
-}
-
-func (e *SecretError) Error() string { return "disk " + e.Target + ": " + e.Err.Error() }
-
-func (e *SecretError) Unwrap() error { return e.Err }
-
-// NoAnswerError says that QEMU has not answered a question in time. The question
-// changes nothing. Such a QEMU mostly stands still, and its guest with it: over NFS,
-// for one, it asks the server how large an image is whenever it is asked for its
-// nodes.
-type NoAnswerError struct {
-	Err error // names the question
-}
-
-func (e *NoAnswerError) Error() string {
-	command := "a question"
-	var unknown *qmp.UnknownOutcomeError
-	if errors.As(e.Err, &unknown) {
-		command = unknown.Command
-	}
-	return "the VM's QEMU does not answer " + command + " in time: see whether a server hangs that has one of its disks, as QEMU may stand still until that is back, and try again"
-}
-
-func (e *NoAnswerError) Unwrap() error { return e.Err }
+// CauseField is the field of a log entry that holds its cause, an error.
+const CauseField = unlock.CauseField

@@ -49,7 +49,7 @@ func wantNothingLeft(ctx context.Context, t *testing.T, v *hotplug.VM, before *h
 func TestAttachAndDetach(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		mode  hotplug.UnlockMode
+		mode  hotplug.UnlockPolicy
 		way   blockgraph.Way
 		steps []string
 	}{
@@ -65,7 +65,7 @@ func TestAttachAndDetach(t *testing.T) {
 	}
 }
 
-func attachAndDetach(t *testing.T, mode hotplug.UnlockMode, way blockgraph.Way, steps []string) {
+func attachAndDetach(t *testing.T, mode hotplug.UnlockPolicy, way blockgraph.Way, steps []string) {
 	ctx := bounded(t)
 	var told []string
 	run := t.TempDir()
@@ -78,7 +78,7 @@ func attachAndDetach(t *testing.T, mode hotplug.UnlockMode, way blockgraph.Way, 
 		t.Fatal(err)
 	}
 	if at.Unlock != way || at.Payload != disk.Image.Source.Path || (way == blockgraph.ByDaemon) != (at.Daemon != 0) || (way == blockgraph.ByDaemon) != (at.UUID == "" || at.Daemon != 0) {
-		t.Errorf("unlocked: %+v", at.Holding)
+		t.Errorf("unlocked: %+v", at.AttachedDisk)
 	}
 	if at.Already || at.Device != "luksplug-sdb" || at.Driver != "scsi-hd" || at.Size != 8<<20 || at.Bus != "scsi0.0" || at.Leftover() {
 		t.Errorf("attached: %+v", at)
@@ -90,7 +90,7 @@ func attachAndDetach(t *testing.T, mode hotplug.UnlockMode, way blockgraph.Way, 
 		t.Errorf("attached again: %+v, %v", again, err)
 	}
 	list, err := v.List(ctx)
-	if err != nil || len(list) != 1 || !reflect.DeepEqual(*list[0], at.Holding) {
+	if err != nil || len(list) != 1 || !reflect.DeepEqual(*list[0], at.AttachedDisk) {
 		t.Errorf("list: %+v, %v", list, err)
 	}
 	gone, err := v.Detach(ctx, "sdb", 10*time.Second)
@@ -224,7 +224,7 @@ func TestWrongPassphrase(t *testing.T) {
 	v, _ := vm(t, hotplug.Options{RunDir: t.TempDir(), OnStep: func(hotplug.StepReport) { steps++ }})
 	before := state(ctx, t, v)
 	disk := luksDisk(t, "sdb")
-	for mode, sentinel := range map[hotplug.UnlockMode]error{
+	for mode, sentinel := range map[hotplug.UnlockPolicy]error{
 		hotplug.UnlockAuto: luks.ErrWrongPassphrase, hotplug.UnlockExternal: qmp.ErrWrongPassphrase, hotplug.UnlockQEMU: qmp.ErrWrongPassphrase,
 	} {
 		steps = 0
@@ -280,7 +280,7 @@ func TestUnusableSecrets(t *testing.T) {
 	ctx := bounded(t)
 	v, _ := vm(t, hotplug.Options{})
 	disk := luksDisk(t, "sdb")
-	for value, mode := range map[string]hotplug.UnlockMode{"": hotplug.UnlockAuto, "\xff\xfe": hotplug.UnlockQEMU, "a\x00b": hotplug.UnlockQEMU} {
+	for value, mode := range map[string]hotplug.UnlockPolicy{"": hotplug.UnlockAuto, "\xff\xfe": hotplug.UnlockQEMU, "a\x00b": hotplug.UnlockQEMU} {
 		_, err := v.Attach(ctx, disk, store(value), hotplug.AttachOptions{Unlock: mode})
 		var secret *hotplug.SecretError
 		if !errors.As(err, &secret) || !errors.Is(err, hotplug.ErrUnusableSecret) {

@@ -125,7 +125,7 @@ func (k *keyed) said() string {
 // encrypted under it, and QEMU opens the volume with it.
 func TestMasterKey(t *testing.T) {
 	t.Parallel()
-	for mode, want := range map[hotplug.UnlockMode]int{hotplug.UnlockAuto: 1, hotplug.UnlockQEMU: 1, hotplug.UnlockExternal: 0} {
+	for mode, want := range map[hotplug.UnlockPolicy]int{hotplug.UnlockAuto: 1, hotplug.UnlockQEMU: 1, hotplug.UnlockExternal: 0} {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()
 			ctx := bounded(t)

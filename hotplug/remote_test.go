@@ -128,7 +128,7 @@ func TestRemoteHeaderShared(t *testing.T) {
 	if _, err := v.Attach(ctx, second, store(key), hotplug.AttachOptions{}); !errors.As(err, &refused) || !strings.Contains(err.Error(), "in use by disk sdb") {
 		t.Errorf("the same header twice: %v", err)
 	}
-	if _, err := v.Attach(ctx, second, store(key), hotplug.AttachOptions{AllowSharedHeader: true}); err != nil {
+	if _, err := v.Attach(ctx, second, store(key), hotplug.AttachOptions{Spec: hotplug.Spec{AllowSharedHeader: true}}); err != nil {
 		t.Errorf("allowed: %v", err)
 	}
 }
@@ -215,7 +215,7 @@ func TestLookAtSlice(t *testing.T) {
 		return disk
 	}
 	const encryption = "<encryption format='luks'><secret type='passphrase' usage='test'/></encryption>"
-	for _, mode := range []hotplug.UnlockMode{hotplug.UnlockAuto, hotplug.UnlockQEMU} {
+	for _, mode := range []hotplug.UnlockPolicy{hotplug.UnlockAuto, hotplug.UnlockQEMU} {
 		_, err := v.Attach(ctx, parse(offset, ""), store(key), hotplug.AttachOptions{Unlock: mode})
 		var refused *hotplug.PreflightError
 		if !errors.As(err, &refused) || !strings.Contains(err.Error(), "has no <encryption>") {

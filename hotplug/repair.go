@@ -4,59 +4,78 @@ import (
 	"context"
 	"errors"
 	"fmt"
-)
+	"slices"
 
-// List returns what luksplug holds in the VM, leftovers of interrupted runs
-// included, sorted by target. Nothing is changed, and no lock is taken.
-func (vm *VM) List(ctx context.Context) ([]*Holding, error) {
-	state, err := vm.State(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return state.Holdings(), nil
-}
+	"github.com/luksplug/luksplug/hotplug/internal/apply"
+	"github.com/luksplug/luksplug/hotplug/internal/grant"
+	"github.com/luksplug/luksplug/hotplug/internal/monitor"
+	"github.com/luksplug/luksplug/qmp"
+)
 
 // Repair removes what interrupted runs have left, of every target, and returns
 // what it removed. Of disks that a device uses only secrets are removed, which
 // QEMU needs no more once the guest runs; see [Started].
-func (vm *VM) Repair(ctx context.Context) ([]*Holding, error) {
+func (vm *VM) Repair(ctx context.Context) ([]*AttachedDisk, error) {
 	lock, err := vm.lock(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer lock.release()
+	defer lock.Release()
 	state, err := vm.State(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var removed []*Holding
+	var removed []*AttachedDisk
 	var failed []error
-	for _, h := range state.Holdings() {
-		if !h.Leftover() {
-			left, err := vm.removeSecrets(ctx, h, state)
+	for _, disk := range state.Disks() {
+		if !disk.Leftover() {
+			left, err := vm.removeSecrets(ctx, disk, state)
 			failed = append(failed, err)
 			if left != nil {
 				removed = append(removed, left)
 			}
 			continue
 		}
-		if _, err := vm.clear(ctx, h); err != nil {
+		if _, err := vm.clear(ctx, disk); err != nil {
 			failed = append(failed, err)
 			continue
 		}
-		removed = append(removed, h)
+		removed = append(removed, disk)
 	}
-	failed = append(failed, vm.forgetOthers(ctx, state))
-	given, err := vm.forbidOthers(ctx, state)
-	removed, failed = append(removed, given...), append(failed, err)
-	return removed, errors.Join(failed...)
+	given, err := vm.cleanUpHost(ctx, state)
+	return append(removed, given...), errors.Join(append(failed, err)...)
+}
+
+// cleanUpHost removes what there is on this host for disks that the VM does not
+// have: a run was interrupted before the VM heard of the disk, or the VM has been
+// started again. It returns the images that went back to their owners.
+func (vm *VM) cleanUpHost(ctx context.Context, state *State) ([]*AttachedDisk, error) {
+	if !vm.host.Local {
+		return nil, nil
+	}
+	dir, err := vm.host.Dir(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var failed []error
+	for target := range dir.Notes() {
+		if state.Disk(target) == nil {
+			failed = append(failed, dir.Disk(target).Forget())
+		}
+	}
+	given, err := grant.Revoke(ctx, vm.host, grant.Revocation{Targets: func(target string) bool { return state.Disk(target) == nil }})
+	var out []*AttachedDisk
+	for _, g := range given {
+		out = append(out, &AttachedDisk{Target: g.Use.Target, Given: []string{g.Path}})
+	}
+	return out, errors.Join(append(failed, err)...)
 }
 
 // removeSecrets removes the secrets of an attached disk, and returns them as a
-// holding of their own, nil for none.
-func (vm *VM) removeSecrets(ctx context.Context, h *Holding, state *State) (*Holding, error) {
-	left := &Holding{Target: h.Target}
-	for _, id := range h.Objects {
+// disk of their own, nil for none.
+func (vm *VM) removeSecrets(ctx context.Context, disk *AttachedDisk, state *State) (*AttachedDisk, error) {
+	left := &AttachedDisk{Target: disk.Target}
+	for _, id := range disk.Objects {
 		if state.Objects[id] == "secret" {
 			left.Objects = append(left.Objects, id)
 		}
@@ -64,7 +83,7 @@ func (vm *VM) removeSecrets(ctx context.Context, h *Holding, state *State) (*Hol
 	if len(left.Objects) == 0 {
 		return nil, nil
 	}
-	if vm.runState(ctx) != "running" {
+	if apply.RunState(ctx, vm.conn) != "running" {
 		return nil, nil // a VM that has been restored opens its images when it is resumed
 	}
 	migrating, err := vm.migrating(ctx)
@@ -72,12 +91,25 @@ func (vm *VM) removeSecrets(ctx context.Context, h *Holding, state *State) (*Hol
 		return nil, err
 	}
 	if migrating {
-		return nil, fmt.Errorf("disk %s: QEMU may need its secrets again, which are not removed: %w", h.Target, ErrMigrating)
+		return nil, fmt.Errorf("disk %s: QEMU may need its secrets again, which are not removed: %w", disk.Target, ErrMigrating)
 	}
 	for _, id := range left.Objects {
-		if err := vm.deleteObject(ctx, id); err != nil {
+		if err := apply.DeleteObject(ctx, vm.conn, id); err != nil {
 			return nil, err
 		}
 	}
 	return left, nil
+}
+
+// ErrMigrating: the VM is moving to another host.
+var ErrMigrating = errors.New("the VM is being migrated")
+
+// migrating reports whether the VM is on its way to another host. See QEMU's
+// query-migrate.
+func (vm *VM) migrating(ctx context.Context) (bool, error) {
+	info, err := monitor.Get[struct{ Status string }](ctx, vm.conn, qmp.Command{Execute: "query-migrate"})
+	if err != nil {
+		return false, err
+	}
+	return !slices.Contains([]string{"", "none", "completed", "failed", "cancelled"}, info.Status), nil
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/coldstart"
 	"github.com/luksplug/luksplug/hotplug/internal/overlay"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets/luks"
@@ -85,7 +86,7 @@ func TestTransient(t *testing.T) {
 		name, format string
 		encrypted    bool
 		driver       string
-		unlock       hotplug.UnlockMode
+		unlock       hotplug.UnlockPolicy
 	}{
 		{"plain", "raw", false, "", hotplug.UnlockAuto},
 		{"plain past the cache", "qcow2", false, "cache='none' copy_on_read='on'", hotplug.UnlockAuto},
@@ -112,7 +113,7 @@ func useTransient(t *testing.T, disk *blockgraph.Disk, secret store, options hot
 	}
 	wantAlone(t, disk)
 	if at.ReadOnly || at.Size != 2<<20 || at.Payload != disk.Image.Source.Path {
-		t.Errorf("attached: %+v", at.Holding)
+		t.Errorf("attached: %+v", at.AttachedDisk)
 	}
 	for _, part := range []string{"64k 192k", "1M 512"} {
 		monitor(ctx, t, v, fmt.Sprintf(`qemu-io -d luksplug-sdb "write -P %d %s"`, written, part))
@@ -257,7 +258,7 @@ func TestTransientRefused(t *testing.T) {
 	}
 	s, dir := starting(t)
 	var unsupported *blockgraph.UnsupportedError
-	if err := s.Prepare(ctx, hotplug.StartDisk{Disk: disk}, hotplug.ArrivalBoot, nil); !errors.As(err, &unsupported) || unsupported.Element != "disk/transient" {
+	if err := s.Prepare(ctx, coldstart.Disk{Disk: disk}, coldstart.ArrivalBoot, nil); !errors.As(err, &unsupported) || unsupported.Element != "disk/transient" {
 		t.Errorf("for a VM that is about to start: %v", err)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
@@ -298,7 +299,7 @@ func TestTransientFails(t *testing.T) {
 	run := t.TempDir()
 	v, _ := vm(t, hotplug.Options{Name: "vm1", RunDir: run})
 	before := state(ctx, t, v)
-	for _, unlock := range []hotplug.UnlockMode{hotplug.UnlockAuto, hotplug.UnlockExternal} {
+	for _, unlock := range []hotplug.UnlockPolicy{hotplug.UnlockAuto, hotplug.UnlockExternal} {
 		disk, secret := transientDisk(t, "raw", unlock == hotplug.UnlockExternal, "")
 		disk.Serial = strings.Repeat("s", 300) // which QEMU does not take
 		var back *hotplug.RolledBackError

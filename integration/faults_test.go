@@ -194,7 +194,7 @@ func (f *faulty) attachByLibrary(ctx context.Context, t *testing.T, address stri
 		t.Fatal(err)
 	}
 	defer func() { _ = vm.Close() }() // the connection is lost
-	_, err = vm.Attach(ctx, disk, fileStore(f.PassphraseFile), hotplug.AttachOptions{Unlock: hotplug.UnlockMode(f.unlock)})
+	_, err = vm.Attach(ctx, disk, fileStore(f.PassphraseFile), hotplug.AttachOptions{Unlock: hotplug.UnlockPolicy(f.unlock)})
 	return err
 }
 

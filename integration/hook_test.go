@@ -14,6 +14,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/coldstart"
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/integration/internal/peer"
@@ -106,7 +107,7 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 	t.Helper()
 	arguments := append(hook.MonitorArguments(hook.MonitorDir, hookUUID), hook.PortArguments(max(2, len(disks)))...)
 	metadata := `<luksplug:disks xmlns:luksplug="` + libvirtvm.Namespace + `" user="+0:+0">`
-	starting := hotplug.NewStarting(hookUUID, nil, hotplug.Options{RunDir: "/run/luksplug/vm"})
+	starting := coldstart.New(hookUUID, coldstart.Options{RunDir: "/run/luksplug/vm"})
 	var devices []blockgraph.Object
 	for _, p := range disks {
 		h.learn(t, p.volume)
@@ -119,7 +120,7 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 		if err != nil {
 			t.Fatal(err)
 		}
-		device, way, optional := graph.Device().Options, hotplug.StartWay(disk, blockgraph.ByHeader), ""
+		device, way, optional := graph.Device().Options, coldstart.Way(disk, blockgraph.ByHeader), ""
 		devices = append(devices, device)
 		if p.optional {
 			optional = ` optional="yes"`
@@ -127,7 +128,7 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 		metadata += fmt.Sprintf(`<luksplug:disk target=%q start=%q%s>%s<luksplug:device>%s</luksplug:device></luksplug:disk>`,
 			p.target, way, optional, xml, html.EscapeString(device.String()))
 		if p.cold {
-			ours, err := starting.Arguments(ctx, hotplug.StartDisk{Disk: disk, Devices: []blockgraph.Object{device}, Way: way})
+			ours, err := starting.Arguments(ctx, coldstart.Disk{Disk: disk, Way: way, Spec: hotplug.Spec{Devices: []blockgraph.Object{device}}})
 			if err != nil {
 				t.Fatal(err)
 			}

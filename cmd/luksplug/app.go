@@ -102,6 +102,7 @@ func (a *app) setUp(cmd *cobra.Command) error {
 	a.closers = append(a.closers, a.progress.end)
 	a.log = logrus.New()
 	a.log.SetOutput(a.err)
+	a.log.AddHook(hintedLog{})
 	a.log.SetLevel([]logrus.Level{logrus.WarnLevel, logrus.InfoLevel, logrus.TraceLevel}[min(a.flags.verbose, 2)])
 	if a.flags.logFormat == "json" {
 		a.log.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})

@@ -76,7 +76,7 @@ func (a *app) runAttach(ctx context.Context, o attachOptions, path string) error
 	if o.Optional && !o.Persistent {
 		return &usageError{errors.New("--optional is about the start of a domain: give --persistent as well")}
 	}
-	o.AttachOptions.Unlock = hotplug.UnlockMode(o.unlock)
+	o.AttachOptions.Unlock = hotplug.UnlockPolicy(o.unlock)
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
 	return a.withVM(ctx, func(ctx context.Context, vm virtualMachine) error {
@@ -158,7 +158,7 @@ func (a *app) beforeMigration(at *hotplug.Attached) string {
 
 // unlocked says who has opened the volume, and how long it took.
 func unlocked(at *hotplug.Attached) string {
-	text := unlockedBy(&at.Holding)
+	text := unlockedBy(&at.AttachedDisk)
 	if at.Unlock == blockgraph.ByHeader && !at.Already {
 		text += fmt.Sprintf(" in %s", at.Unlocking.Round(time.Millisecond))
 	}
@@ -199,7 +199,7 @@ func attachedJSON(at *hotplug.Attached) any {
 		Unlocking    float64    `json:"unlock_milliseconds"`
 		Milliseconds float64    `json:"milliseconds"`
 		Steps        []stepJSON `json:"steps"`
-	}{diskToJSON(&at.Holding), at.Already, notNil(at.Cleared), at.Bus, at.Address, at.Serial, guestPath(at), at.Reopened, milliseconds(at.Unlocking), milliseconds(at.Duration), steps}
+	}{diskToJSON(&at.AttachedDisk), at.Already, notNil(at.Cleared), at.Bus, at.Address, at.Serial, guestPath(at), at.Reopened, milliseconds(at.Unlocking), milliseconds(at.Duration), steps}
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

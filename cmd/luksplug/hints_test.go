@@ -1,10 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/sirupsen/logrus"
 
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
@@ -48,5 +52,45 @@ func TestFindingHint(t *testing.T) {
 	}
 	if got := findingHint(""); got != "" {
 		t.Errorf("a hint for nothing: %q", got)
+	}
+}
+
+// TestCauses: every cause of a refusal has a hint, or is one against which no flag
+// helps, and not both.
+func TestCauses(t *testing.T) {
+	t.Parallel()
+	for _, cause := range hotplug.Causes() {
+		refused := &hotplug.PreflightError{Target: "vdb", Cause: cause, Reason: "so it is"}
+		if !errors.Is(refused, cause) {
+			t.Errorf("%v: errors.Is does not find it", cause)
+		}
+		hint, without := hintOf(refused), slices.Contains(unhinted, cause)
+		if (hint == "") != without {
+			t.Errorf("%v: the hint is %q, and without one: %t", cause, hint, without)
+		}
+		if hint != "" && !strings.Contains(hint, "--") {
+			t.Errorf("%v: the hint %q names no flag", cause, hint)
+		}
+		if strings.Contains(refused.Error(), "--") || strings.Contains(cause.Error(), "--") {
+			t.Errorf("%v names a flag", refused)
+		}
+	}
+	for _, cause := range unhinted {
+		if !slices.Contains(hotplug.Causes(), cause) {
+			t.Errorf("%v is no cause any more", cause)
+		}
+	}
+}
+
+// TestHintedLog: a warning has the hint of its cause, and not the cause twice.
+func TestHintedLog(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	log := logrus.New()
+	log.SetOutput(&out)
+	log.AddHook(hintedLog{})
+	log.WithField(hotplug.CauseField, fmt.Errorf("so: %w", hotplug.ErrExternalWouldHelp)).Warn("the guest stands still")
+	if got := out.String(); !strings.Contains(got, "the guest stands still (--unlock external avoids that)") || strings.Contains(got, "so: ") {
+		t.Errorf("got %s", got)
 	}
 }

@@ -47,7 +47,7 @@ func (a *app) runList(ctx context.Context, all bool) error {
 		if all {
 			return a.printNodes(state.Nodes)
 		}
-		disks := state.Holdings()
+		disks := state.Disks()
 		records, err := m.States(ctx, disks)
 		if err != nil {
 			return err
@@ -76,12 +76,12 @@ type diskJSON struct {
 	Difference string            `json:"difference,omitempty"`
 }
 
-func diskToJSON(h *hotplug.Holding) diskJSON {
+func diskToJSON(h *hotplug.AttachedDisk) diskJSON {
 	return diskJSON{Target: h.Target, State: diskState(h), Device: h.Device, Driver: h.Driver, Size: h.Size, ReadOnly: h.ReadOnly,
 		Payload: h.Payload, Header: h.Header, Parts: notNil(h.Left()), Unlock: string(h.Unlock), UUID: h.UUID, Daemon: h.Daemon}
 }
 
-func diskState(h *hotplug.Holding) string {
+func diskState(h *hotplug.AttachedDisk) string {
 	if h.Leftover() {
 		return "leftover"
 	}
@@ -90,7 +90,7 @@ func diskState(h *hotplug.Holding) string {
 
 // printDisks prints the disks, and those that are only recorded. records is nil
 // where there is no libvirt that keeps any.
-func (a *app) printDisks(attached []*hotplug.Holding, records []libvirtvm.State) error {
+func (a *app) printDisks(attached []*hotplug.AttachedDisk, records []libvirtvm.State) error {
 	disks := []diskJSON{}
 	for _, h := range attached {
 		disks = append(disks, diskToJSON(h))
@@ -118,7 +118,7 @@ func (a *app) printDisks(attached []*hotplug.Holding, records []libvirtvm.State)
 	rows, differences := [][]string{header}, ""
 	for _, d := range disks {
 		row := []string{d.Target, d.State, "-", "-", "-", "-", dash(d.Payload), dash(d.Header)}
-		i := slices.IndexFunc(attached, func(h *hotplug.Holding) bool { return h.Target == d.Target })
+		i := slices.IndexFunc(attached, func(h *hotplug.AttachedDisk) bool { return h.Target == d.Target })
 		switch {
 		case i < 0:
 		case d.State == "leftover":

@@ -33,7 +33,7 @@ them itself; --unlock says otherwise.`,
 		Annotations: map[string]string{outputs: "dot mermaid svg"},
 		Args:        argument("DISK.xml"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.runPlan(cmd.Context(), about, hotplug.UnlockMode(unlock), args[0])
+			return a.runPlan(cmd.Context(), about, hotplug.UnlockPolicy(unlock), args[0])
 		},
 	}
 	about.register(cmd)
@@ -41,7 +41,7 @@ them itself; --unlock says otherwise.`,
 	return cmd
 }
 
-func (a *app) runPlan(ctx context.Context, about planFlags, mode hotplug.UnlockMode, path string) error {
+func (a *app) runPlan(ctx context.Context, about planFlags, mode hotplug.UnlockPolicy, path string) error {
 	plan, err := a.plan(ctx, path, about, mode)
 	if err != nil {
 		return err
@@ -76,7 +76,7 @@ func (f *planFlags) register(cmd *cobra.Command) {
 
 // plan builds the plan of a disk for the VM that the flags name, for the one of
 // a domain document, or for none in particular.
-func (a *app) plan(ctx context.Context, path string, about planFlags, mode hotplug.UnlockMode) (*blockgraph.Plan, error) {
+func (a *app) plan(ctx context.Context, path string, about planFlags, mode hotplug.UnlockPolicy) (*blockgraph.Plan, error) {
 	live := a.flags.qmp != "" || a.flags.domain != ""
 	if live && about.domainXML != "" {
 		return nil, &usageError{fmt.Errorf("give --domain-xml, or a running VM by --qmp or --domain, not both")}
@@ -129,7 +129,7 @@ func (a *app) plan(ctx context.Context, path string, about planFlags, mode hotpl
 }
 
 // offline says how a volume is opened in a VM that cannot be queried.
-func offline(disk *blockgraph.Disk, mode hotplug.UnlockMode) blockgraph.Unlock {
+func offline(disk *blockgraph.Disk, mode hotplug.UnlockPolicy) blockgraph.Unlock {
 	switch mode {
 	case hotplug.UnlockAuto:
 		return blockgraph.Unlock{Way: blockgraph.ByHeader}

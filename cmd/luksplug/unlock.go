@@ -19,7 +19,7 @@ import (
 )
 
 // unlockFlag is the value of --unlock.
-type unlockFlag hotplug.UnlockMode
+type unlockFlag hotplug.UnlockPolicy
 
 func (f *unlockFlag) register(cmd *cobra.Command) {
 	cmd.Flags().Var(f, "unlock", "who unlocks the volume: auto (luksplug itself where it can), qemu, or external (a qemu-storage-daemon)")
@@ -46,7 +46,7 @@ func (f *unlockFlag) String() string { return string(*f) }
 func (*unlockFlag) Type() string { return "WAY" }
 
 // unlockedBy says in human-readable form who has opened the volume of a disk.
-func unlockedBy(h *hotplug.Holding) string {
+func unlockedBy(h *hotplug.AttachedDisk) string {
 	switch h.Unlock {
 	case blockgraph.ByHeader:
 		return "by luksplug"

@@ -60,14 +60,14 @@ func TestUnlockFlag(t *testing.T) {
 func TestUnlockedBy(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		h    hotplug.Holding
+		h    hotplug.AttachedDisk
 		want string
 	}{
-		{hotplug.Holding{}, ""},
-		{hotplug.Holding{Unlock: blockgraph.ByQEMU}, "by QEMU"},
-		{hotplug.Holding{Unlock: blockgraph.ByHeader}, "by luksplug"},
-		{hotplug.Holding{Unlock: blockgraph.ByDaemon, Daemon: 4711}, "by qemu-storage-daemon (process 4711)"},
-		{hotplug.Holding{Unlock: blockgraph.ByDaemon}, "by qemu-storage-daemon (which has ended)"},
+		{hotplug.AttachedDisk{}, ""},
+		{hotplug.AttachedDisk{Unlock: blockgraph.ByQEMU}, "by QEMU"},
+		{hotplug.AttachedDisk{Unlock: blockgraph.ByHeader}, "by luksplug"},
+		{hotplug.AttachedDisk{Unlock: blockgraph.ByDaemon, Daemon: 4711}, "by qemu-storage-daemon (process 4711)"},
+		{hotplug.AttachedDisk{Unlock: blockgraph.ByDaemon}, "by qemu-storage-daemon (which has ended)"},
 	} {
 		if got := unlockedBy(&c.h); got != c.want {
 			t.Errorf("%+v: %q, want %q", c.h, got, c.want)

@@ -30,7 +30,7 @@ type virtualMachine interface {
 	Detach(ctx context.Context, target string, options libvirtvm.DetachOptions) (*hotplug.Detached, error)
 	// States compares what is attached with what is recorded. It returns nil if nothing
 	// is ever recorded.
-	States(ctx context.Context, disks []*hotplug.Holding) ([]libvirtvm.State, error)
+	States(ctx context.Context, disks []*hotplug.AttachedDisk) ([]libvirtvm.State, error)
 	// Repair removes leftovers and fixes records.
 	Repair(ctx context.Context) (*libvirtvm.Repaired, error)
 	// Close closes the connections. The VM and its disks stay as they are.
@@ -64,7 +64,9 @@ func (b bareVM) Detach(ctx context.Context, target string, options libvirtvm.Det
 }
 
 // States implements virtualMachine.
-func (bareVM) States(context.Context, []*hotplug.Holding) ([]libvirtvm.State, error) { return nil, nil }
+func (bareVM) States(context.Context, []*hotplug.AttachedDisk) ([]libvirtvm.State, error) {
+	return nil, nil
+}
 
 // Repair implements virtualMachine.
 func (b bareVM) Repair(ctx context.Context) (*libvirtvm.Repaired, error) {

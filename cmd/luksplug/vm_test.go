@@ -13,7 +13,7 @@ import (
 // asks for it is refused.
 func TestBareVM(t *testing.T) {
 	t.Parallel()
-	states, err := bareVM{}.States(t.Context(), []*hotplug.Holding{{Target: "vdb", Device: "luksplug-vdb"}})
+	states, err := bareVM{}.States(t.Context(), []*hotplug.AttachedDisk{{Target: "vdb", Device: "luksplug-vdb"}})
 	if err != nil || states != nil {
 		t.Errorf("got %v, %v", states, err)
 	}
@@ -28,7 +28,7 @@ func TestBareVM(t *testing.T) {
 // attached.
 func TestPrintRecords(t *testing.T) {
 	t.Parallel()
-	attached := []*hotplug.Holding{{Target: "sda", Device: "luksplug-sda", Size: 1 << 20}}
+	attached := []*hotplug.AttachedDisk{{Target: "sda", Device: "luksplug-sda", Size: 1 << 20}}
 	missing := libvirtvm.State{Target: "sdb", Persistent: true}
 	states := []libvirtvm.State{{Target: "sda", Attached: true, Live: true, Persistent: true}, missing}
 	for output, want := range map[string][]string{

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/hotplug/daemon"
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
@@ -53,7 +52,7 @@ func newWatchDaemon(*app) *cobra.Command {
 			if err1 != nil || err2 != nil || pid <= 0 {
 				return &usageError{errors.New("a process is named by its id and its start time")}
 			}
-			return daemon.Watch(cmd.Context(), args[0], hostproc.Process{PID: pid, Start: start})
+			return hotplug.WatchDaemon(cmd.Context(), args[0], hotplug.ProcessID{PID: pid, Start: start})
 		},
 	}
 }

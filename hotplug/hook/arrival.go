@@ -3,7 +3,7 @@ package hook
 import (
 	"context"
 
-	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/coldstart"
 )
 
 // DiskCheck says whether a disk could arrive.
@@ -31,7 +31,7 @@ func (h Host) CheckArrival(ctx context.Context, xml []byte) ([]DiskCheck, error)
 	for _, r := range d.record.Disks {
 		disk, err := StartDisk(d.doc, r)
 		if err == nil {
-			err = s.Check(ctx, disk, hotplug.ArrivalMigration, h.Store)
+			err = s.Check(ctx, disk, coldstart.ArrivalMigration, h.Store)
 		}
 		out = append(out, DiskCheck{r.Target, err})
 	}

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"strconv"
 
-	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/coldstart"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
@@ -20,12 +20,12 @@ const afterLibvirt = 1000
 // that says nothing of booting, libvirt numbers its own devices from 1 on, and QEMU
 // refuses a number that two devices have. A disk of ours with the boot order 1 then
 // goes before them, any other one after them.
-func StartDisk(doc *domainxml.Document, r record.Disk) (hotplug.StartDisk, error) {
+func StartDisk(doc *domainxml.Document, r record.Disk) (coldstart.Disk, error) {
 	disk, err := r.Parsed()
 	if err != nil {
-		return hotplug.StartDisk{}, err
+		return coldstart.Disk{}, err
 	}
-	d := hotplug.StartDisk{Disk: disk, Devices: r.Devices, Way: r.Start, AllowSharedHeader: r.AllowSharedHeader, Relabel: r.Relabel, Owners: r.Owners}
+	d := coldstart.Disk{Disk: disk, Way: r.Start, Spec: r.Spec}
 	if len(d.Devices) == 0 || doc.Attribute("dev", "os", "boot") == "" {
 		return d, nil
 	}

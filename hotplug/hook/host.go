@@ -10,6 +10,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/coldstart"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -92,8 +93,8 @@ func (h Host) arrived(ctx context.Context, e Event) bool {
 	if id == "" {
 		return false
 	}
-	arrival, err := hotplug.NewStarting(id, nil, hotplug.Options{RunDir: h.RunDir}).Arrival(ctx)
-	return err == nil && arrival != hotplug.ArrivalBoot
+	arrival, err := coldstart.New(id, coldstart.Options{RunDir: h.RunDir}).Arrival(ctx)
+	return err == nil && arrival != coldstart.ArrivalBoot
 }
 
 func (h Host) run(ctx context.Context, e Event) (output []byte, err error) {
@@ -136,9 +137,9 @@ func (c call) run(ctx context.Context) (output []byte, err error) {
 	case Started:
 		return nil, c.started(ctx)
 	case Restore:
-		return c.arrive(ctx, hotplug.ArrivalRestore)
+		return c.arrive(ctx, coldstart.ArrivalRestore)
 	case Migrate:
-		return c.arrive(ctx, hotplug.ArrivalMigration)
+		return c.arrive(ctx, coldstart.ArrivalMigration)
 	}
 	return nil, nil
 }

@@ -10,18 +10,23 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/hotplug/access"
+	"github.com/luksplug/luksplug/hotplug/coldstart"
+	"github.com/luksplug/luksplug/hotplug/internal/access"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
 // starting returns the domain as one that is about to start.
-func (c call) starting() (*hotplug.Starting, error) {
+func (c call) starting() (*coldstart.VM, error) {
 	user, err := c.user()
 	if err != nil {
 		return nil, err
 	}
-	return hotplug.NewStarting(c.uuid, user, c.options()), nil
+	return c.coldstart(user), nil
+}
+
+func (c call) coldstart(user *hotplug.Credential) *coldstart.VM {
+	return coldstart.New(c.uuid, coldstart.Options{Name: c.Domain, Log: c.Log, RunDir: c.RunDir, LockDir: c.LockDir, User: user})
 }
 
 // cold reports whether QEMU has the disk from its start.
@@ -67,13 +72,13 @@ func (c call) prepare(ctx context.Context) error {
 		if err != nil {
 			after, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleaningUp)
 			defer cancel()
-			return errors.Join(err, s.Gone(after), s.GiveBack(after, nil, false))
+			return errors.Join(err, s.Gone(after), s.GiveBack(after, coldstart.Return{}))
 		}
 	}
 	return nil
 }
 
-func (c call) prepareDisk(ctx context.Context, s *hotplug.Starting, d record.Disk, arrival hotplug.Arrival) error {
+func (c call) prepareDisk(ctx context.Context, s *coldstart.VM, d record.Disk, arrival coldstart.Arrival) error {
 	disk, err := StartDisk(c.doc, d)
 	switch {
 	case err != nil:
@@ -141,7 +146,7 @@ func (c call) started(ctx context.Context) error {
 	return errors.Join(c.finish(ctx, s, arrival), s.Arrived(ctx))
 }
 
-func (c call) finish(ctx context.Context, s *hotplug.Starting, arrival hotplug.Arrival) error {
+func (c call) finish(ctx context.Context, s *coldstart.VM, arrival coldstart.Arrival) error {
 	var failed []error
 	var finished []hotplug.Started
 	for _, target := range c.targets {
@@ -165,7 +170,7 @@ func (c call) finish(ctx context.Context, s *hotplug.Starting, arrival hotplug.A
 		}
 		failed = append(failed, s.Note(ctx, disk, 0))
 		one := hotplug.Started{Target: target, Limits: with.Limits}
-		if arrival != hotplug.ArrivalBoot {
+		if arrival != coldstart.ArrivalBoot {
 			one.Keep = with.Reopened
 		}
 		finished = append(finished, one)
@@ -208,14 +213,14 @@ func (c call) plug(ctx context.Context, vm *hotplug.VM, d record.Disk) error {
 	if err != nil {
 		return err
 	}
-	_, err = vm.Attach(ctx, disk.Disk, c.Store, hotplug.AttachOptions{AllowSharedHeader: d.AllowSharedHeader, Devices: d.Devices, Relabel: d.Relabel, Owners: d.Owners})
+	_, err = vm.Attach(ctx, disk.Disk, c.Store, hotplug.AttachOptions{Spec: d.Spec})
 	return err
 }
 
 // arrive adds the disks that the domain had to its arguments. It needs no key and no
 // file, except for optional disks. What it cannot do is left to prepare, which may
 // fail.
-func (c call) arrive(ctx context.Context, arrival hotplug.Arrival) ([]byte, error) {
+func (c call) arrive(ctx context.Context, arrival coldstart.Arrival) ([]byte, error) {
 	s, err := c.starting()
 	if err != nil {
 		return nil, err
@@ -253,14 +258,14 @@ func (c call) arrive(ctx context.Context, arrival hotplug.Arrival) ([]byte, erro
 // giveBack gives images of the VM's QEMU back to their owners. A VM that has migrated
 // continues with them on another host, and one whose migration to this host failed
 // continues where it was: what this host did not give away then stays as it is.
-func (c call) giveBack(ctx context.Context, s *hotplug.Starting) error {
+func (c call) giveBack(ctx context.Context, s *coldstart.VM) error {
 	var owners []access.Owner
 	if c.Extra != ReasonFailed {
 		for _, d := range c.record.Disks {
 			owners = append(owners, d.Owners...)
 		}
 	}
-	return s.GiveBack(ctx, owners, c.Extra == ReasonMigrated)
+	return s.GiveBack(ctx, coldstart.Return{Owners: owners, Stay: c.Extra == ReasonMigrated})
 }
 
 // gone removes all of the domain's from this host.
@@ -272,7 +277,7 @@ func (c call) gone(ctx context.Context) error {
 	if err != nil {
 		c.Log.Debug(err) // then nothing was given to it
 	}
-	s := hotplug.NewStarting(c.uuid, user, c.options())
+	s := c.coldstart(user)
 	failed := []error{s.Gone(ctx)}
 	if c.Operation == Release { // at Stopped it is not said whether the VM goes on elsewhere
 		failed = append(failed, c.giveBack(ctx, s))

@@ -7,6 +7,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/coldstart"
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
@@ -109,7 +110,7 @@ func (d *Domain) Attach(ctx context.Context, disk *Disk, store secrets.Store, op
 	if !at.Already {
 		return at, nil
 	}
-	recorded, err := r.again(ctx, &at.Holding)
+	recorded, err := r.again(ctx, &at.AttachedDisk)
 	if err == nil && !recorded {
 		d.log.WithField("disk", at.Target).Warn("it is not recorded in the domain's metadata, and cannot be now: detach and attach it again, or it is lost when the domain is saved and restored, or migrated")
 	}
@@ -167,9 +168,9 @@ func (r *recorder) define(ctx context.Context, owners bool) error {
 	for _, device := range graph.Devices {
 		r.disk.Devices = append(r.disk.Devices, device.Options)
 	}
-	r.disk.Start = hotplug.StartWay(disk, blockgraph.ByHeader)
+	r.disk.Start = coldstart.Way(disk, blockgraph.ByHeader)
 	if owners {
-		r.disk.Owners = hotplug.Owners(disk)
+		r.disk.Owners = coldstart.Owners(disk)
 	}
 	return r.write(ctx, Persistent)
 }

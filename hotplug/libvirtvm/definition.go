@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/coldstart"
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
@@ -161,7 +162,7 @@ func withoutOurs(arguments []string) []string {
 // those of its disks among QEMU's arguments that the domain cannot start without.
 func withRecord(ctx context.Context, doc *domainxml.Document, r record.Record) (*domainxml.Document, error) {
 	arguments := domainxml.Foreign(doc.Arguments())
-	starting := hotplug.NewStarting(doc.UUID(), nil, hotplug.Options{})
+	starting := coldstart.New(doc.UUID(), coldstart.Options{})
 	for _, disk := range r.Disks {
 		if !r.ColdPlug || disk.Optional {
 			continue

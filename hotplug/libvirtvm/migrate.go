@@ -152,7 +152,7 @@ func (c *migrateCheck) secrets(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		needed, missing, err := c.vm.Reopened(ctx, d)
+		needed, missing, err := c.vm.MissingSecrets(ctx, d)
 		var notHeld *hotplug.NotHeldError
 		switch {
 		case errors.As(err, &notHeld): // which is a finding already

@@ -11,6 +11,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/coldstart"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
@@ -55,7 +56,7 @@ func newRecorder(at descriptions, disk *Disk, options AttachOptions, log logrus.
 // no disk is in QEMU that is not recorded. The text that it returns is kept on the
 // host.
 func (r *recorder) before(ctx context.Context, p hotplug.Prepared) (string, error) {
-	r.disk.Devices, r.disk.Start, r.disk.Owners = p.Devices, hotplug.StartWay(r.source, p.Way), p.Owners
+	r.disk.Devices, r.disk.Start, r.disk.Owners = p.Devices, coldstart.Way(r.source, p.Way), p.Owners
 	if err := r.write(ctx, Live); err != nil {
 		return "", err
 	}
@@ -103,7 +104,7 @@ func (r *recorder) undo(ctx context.Context) error {
 
 // again records a disk that is attached already. It reports false if the disk
 // cannot be recorded now: neither the domain nor this host knows its record.
-func (r *recorder) again(ctx context.Context, h *hotplug.Holding) (recorded bool, err error) {
+func (r *recorder) again(ctx context.Context, h *hotplug.AttachedDisk) (recorded bool, err error) {
 	live, persistent, err := readBoth(ctx, r.at)
 	if err != nil {
 		return false, err
@@ -129,7 +130,7 @@ func (r *recorder) again(ctx context.Context, h *hotplug.Holding) (recorded bool
 
 // keptRecord returns the record that the attach of a disk has had kept on this host,
 // nil if there is none.
-func keptRecord(h *hotplug.Holding) *record.Disk {
+func keptRecord(h *hotplug.AttachedDisk) *record.Disk {
 	var d record.Disk
 	if h.Kept == "" || json.Unmarshal([]byte(h.Kept), &d) != nil || d.Target != h.Target {
 		return nil

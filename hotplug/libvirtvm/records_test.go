@@ -59,7 +59,7 @@ func TestRecorder(t *testing.T) {
 		if (m.recorded(t, Persistent, "sda") != nil) != persistent {
 			t.Errorf("persistent %t: %+v", persistent, m.recorded(t, Persistent, "sda"))
 		}
-		h := &hotplug.Holding{Target: "sda", Device: "luksplug-sda", Kept: kept}
+		h := &hotplug.AttachedDisk{Target: "sda", Device: "luksplug-sda", Kept: kept}
 		if again := keptRecord(h); again == nil || again.XML != live.XML {
 			t.Errorf("kept on the host: %+v", again)
 		}
@@ -122,7 +122,7 @@ func TestRecordedAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again := func(h hotplug.Holding, options AttachOptions) bool {
+	again := func(h hotplug.AttachedDisk, options AttachOptions) bool {
 		t.Helper()
 		ok, err := recorderOf(t, m, disk, options).again(t.Context(), &h)
 		if err != nil {
@@ -130,7 +130,7 @@ func TestRecordedAgain(t *testing.T) {
 		}
 		return ok
 	}
-	h := hotplug.Holding{Target: "sda", Device: "luksplug-sda"}
+	h := hotplug.AttachedDisk{Target: "sda", Device: "luksplug-sda"}
 	if !again(h, AttachOptions{Persistent: true}) || len(m.recorded(t, Persistent, "sda").Devices) != 1 {
 		t.Errorf("not made persistent: %+v", m.recorded(t, Persistent, "sda"))
 	}
@@ -211,13 +211,13 @@ func TestStatesAndRepair(t *testing.T) {
 	t.Parallel()
 	m := newMemory(t)
 	ctx := t.Context()
-	var disks []*hotplug.Holding
+	var disks []*hotplug.AttachedDisk
 	for _, target := range []string{"sda", "sdb", "sdc"} {
 		kept, err := recorderOf(t, m, parsed(t, target, "scsi", ""), AttachOptions{Persistent: target == "sdc"}).before(ctx, prepared)
 		if err != nil {
 			t.Fatal(err)
 		}
-		disks = append(disks, &hotplug.Holding{Target: target, Device: "luksplug-" + target, Kept: kept})
+		disks = append(disks, &hotplug.AttachedDisk{Target: target, Device: "luksplug-" + target, Kept: kept})
 	}
 	disks[1].Device = "" // a leftover
 	for _, target := range []string{"sda", "sdc"} {

@@ -13,7 +13,7 @@ import (
 // Repaired is what a repair has done.
 type Repaired struct {
 	// Removed is what interrupted runs had left in the VM.
-	Removed []*hotplug.Holding
+	Removed []*hotplug.AttachedDisk
 	// Fixed are the disks whose live record was fixed, as they were before: it was
 	// written for those that are attached, and removed for the others.
 	Fixed []State
@@ -38,7 +38,7 @@ func (d *Domain) Repair(ctx context.Context) (*Repaired, error) {
 }
 
 // records makes the live metadata say what is attached.
-func (r *Repaired) records(ctx context.Context, at descriptions, disks []*hotplug.Holding, log logrus.FieldLogger) error {
+func (r *Repaired) records(ctx context.Context, at descriptions, disks []*hotplug.AttachedDisk, log logrus.FieldLogger) error {
 	all, err := states(ctx, at, disks)
 	if err != nil {
 		return err
@@ -52,7 +52,7 @@ func (r *Repaired) records(ctx context.Context, at descriptions, disks []*hotplu
 		case !s.Attached && s.Live:
 			live = live.Without(s.Target)
 		case s.Attached && !s.Live:
-			i := slices.IndexFunc(disks, func(h *hotplug.Holding) bool { return h.Target == s.Target })
+			i := slices.IndexFunc(disks, func(h *hotplug.AttachedDisk) bool { return h.Target == s.Target })
 			kept := keptRecord(disks[i])
 			if kept == nil {
 				log.WithField("disk", s.Target).Warn("it is not in the domain's metadata, and this host does not know its XML: detach and attach it again")

@@ -71,11 +71,11 @@ func (s State) Recorded() []Scope {
 
 // States compares what is attached, as [hotplug.VM.List] returns it, with what is
 // recorded.
-func (d *Domain) States(ctx context.Context, disks []*hotplug.Holding) ([]State, error) {
+func (d *Domain) States(ctx context.Context, disks []*hotplug.AttachedDisk) ([]State, error) {
 	return states(ctx, d, disks)
 }
 
-func states(ctx context.Context, at descriptions, disks []*hotplug.Holding) ([]State, error) {
+func states(ctx context.Context, at descriptions, disks []*hotplug.AttachedDisk) ([]State, error) {
 	live, persistent, err := readBoth(ctx, at)
 	if err != nil {
 		return nil, err

@@ -83,7 +83,7 @@ func record(ctx context.Context, socket string, disks []disk) ([][]byte, error) 
 	var commands [][]byte
 	for _, d := range disks {
 		sent = nil
-		if _, err := vm.Apply(ctx, d.plan, d.values); err != nil {
+		if _, err := vm.Apply(ctx, d.plan, d.store); err != nil {
 			return nil, err
 		}
 		if len(sent) != len(d.plan.Steps) {

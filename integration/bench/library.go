@@ -34,7 +34,6 @@ type library struct {
 type disk struct {
 	disk   *blockgraph.Disk
 	plan   *blockgraph.Plan
-	values *hotplug.Values
 	store  memory
 }
 
@@ -130,7 +129,7 @@ func (l *library) record(ctx context.Context, disks []disk) ([][]byte, error) {
 
 func (l *library) apply(ctx context.Context, disks []disk) error {
 	for _, d := range disks {
-		if _, err := l.vm.Apply(ctx, d.plan, d.values); err != nil {
+		if _, err := l.vm.Apply(ctx, d.plan, d.store); err != nil {
 			return err
 		}
 	}
@@ -234,9 +233,6 @@ func makeDisks(ctx context.Context, dir string, n int, machine blockgraph.Machin
 		}
 		occupy(&machine, d.plan.Graph.Device())
 		d.store = memory(volume.Passphrase)
-		if d.values, err = hotplug.Resolve(context.Background(), d.plan.Graph, d.store, hotplug.Unlocker{}); err != nil {
-			return nil, err
-		}
 	}
 	return disks, nil
 }
@@ -248,7 +244,7 @@ func makePlain(dir string, machine blockgraph.Machine) (disk, error) {
 	if err != nil {
 		return disk{}, err
 	}
-	return disk{disk: d, plan: p, store: memory(nil), values: &hotplug.Values{}}, makeImage(image)
+	return disk{disk: d, plan: p, store: memory(nil)}, makeImage(image)
 }
 
 // plan plans a disk document.

@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/hotplug/access"
+	"github.com/luksplug/luksplug/hotplug/internal/access"
 )
 
 // Parse reads the element. Elements and attributes that it does not know are

@@ -11,8 +11,8 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
-	"github.com/luksplug/luksplug/hotplug/access"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/spec"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -48,15 +48,9 @@ type Disk struct {
 	Start blockgraph.Way
 	// Optional is true if the VM may start without it.
 	Optional bool
-	// AllowSharedHeader is true if its header may also be that of another disk.
-	AllowSharedHeader bool
-	// Relabel is true if images that QEMU may not open are given to its user, and
-	// Owners are their owners before.
-	Relabel bool
-	Owners  []access.Owner
-	// Devices are its devices, as device_add was told; nil where they were never
-	// attached.
-	Devices []blockgraph.Object
+	// Spec says how it is attached. Its Devices are as device_add was told, nil where the
+	// disk was never attached; its Owners are those of images that were given away.
+	spec.Spec
 }
 
 // Reading is how a disk's XML is read, and what it leaves to the host.

@@ -1,0 +1,67 @@
+package hotplug
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/apply"
+	"github.com/luksplug/luksplug/qmp"
+)
+
+// Started is a disk that the VM was started with, see package coldstart.
+type Started struct {
+	Target string
+	// Limits are those of its [coldstart.Arguments], nil for none.
+	Limits blockgraph.Object
+	// Keep are the ids of secrets that stay: Reopened of its Arguments, for a
+	// VM whose guest has run before. [VM.Repair] removes them once it runs again.
+	Keep []string
+}
+
+// FinishStart does to disks that the VM was started with what an attach does after
+// its device is there: their secrets are removed from QEMU, and their limits set.
+// Every disk is seen to, whatever becomes of the others. Doing it again does no harm.
+func (vm *VM) FinishStart(ctx context.Context, disks []Started) error {
+	lock, err := vm.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer lock.Release()
+	state, err := vm.State(ctx)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, d := range disks {
+		if err := vm.finishStart(ctx, state, d); err != nil {
+			failed = append(failed, fmt.Errorf("disk %s: %w", d.Target, err))
+		}
+	}
+	return errors.Join(failed...)
+}
+
+// errNotStarted: the VM was started without the disk.
+var errNotStarted = errors.New("the VM was not started with it")
+
+func (vm *VM) finishStart(ctx context.Context, state *State, d Started) error {
+	disk := state.Disk(d.Target)
+	if disk == nil || disk.Leftover() {
+		return errNotStarted
+	}
+	for _, id := range disk.Objects {
+		if state.Objects[id] != "secret" || slices.Contains(d.Keep, id) {
+			continue
+		}
+		if err := apply.DeleteObject(ctx, vm.conn, id); err != nil {
+			return err
+		}
+	}
+	if d.Limits == nil {
+		return nil
+	}
+	_, err := vm.conn.Execute(ctx, qmp.Command{Execute: "block_set_io_throttle", Arguments: d.Limits})
+	return err
+}

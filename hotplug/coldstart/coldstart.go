@@ -1,0 +1,352 @@
+// Package coldstart prepares disks of a VM whose QEMU is not there yet: they are
+// given to QEMU as arguments, and what these refer to is put where QEMU reads it as
+// it starts. A libvirt hook works with it.
+package coldstart
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/render"
+	"github.com/luksplug/luksplug/hotplug/internal/access"
+	"github.com/luksplug/luksplug/hotplug/internal/apply"
+	"github.com/luksplug/luksplug/hotplug/internal/check"
+	"github.com/luksplug/luksplug/hotplug/internal/grant"
+	"github.com/luksplug/luksplug/hotplug/internal/host"
+	"github.com/luksplug/luksplug/hotplug/internal/inventory"
+	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/hotplug/internal/remoteimage"
+	"github.com/luksplug/luksplug/hotplug/internal/rundir"
+	"github.com/luksplug/luksplug/hotplug/internal/spec"
+	"github.com/luksplug/luksplug/hotplug/internal/unlock"
+	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// VM is a VM of this host that is about to start. It is used by one goroutine at a
+// time. The caller sees to it that nobody else starts the VM.
+type VM struct {
+	host *host.Host
+}
+
+// Options of a VM. The zero value is right for most programs.
+type Options struct {
+	// Name, Log, RunDir and LockDir are as in package hotplug's Options.
+	Name            string
+	Log             logrus.FieldLogger
+	RunDir, LockDir string
+	// User is as whom QEMU is going to run; nil where that is unknown: then no file can
+	// be prepared.
+	User *hostproc.Credential
+	// Labels are how QEMU is going to be confined.
+	Labels host.Labels
+}
+
+// New returns the VM with this UUID.
+func New(uuid string, o Options) *VM {
+	h := host.New(o.Name, o.Log)
+	h.Local, h.Run, h.Lock = true, o.RunDir, o.LockDir
+	h.FindID = func(context.Context) (string, error) { return uuid, nil }
+	process := &host.Process{User: o.User, Labels: o.Labels}
+	h.FindProcess = func(context.Context) (*host.Process, error) { return process, nil }
+	return &VM{host: h}
+}
+
+// Arrival says where the VM comes from.
+type Arrival string
+
+const (
+	// ArrivalBoot: it starts from nothing. Nobody has its images open.
+	ArrivalBoot Arrival = ""
+	// ArrivalRestore: it comes from a file of its state. Nobody has its images
+	// open.
+	ArrivalRestore Arrival = "restore"
+	// ArrivalMigration: another QEMU, of this VM, has its images open until it
+	// hands them over.
+	ArrivalMigration Arrival = "migration"
+)
+
+// Disk is a disk of a VM that is about to start.
+type Disk struct {
+	Disk *blockgraph.Disk
+	// Way is how the volume is opened: ByQEMU or ByHeader. Nobody is kept waiting
+	// by a QEMU that has not started its guest, but ByHeader keeps the passphrase
+	// from it.
+	Way blockgraph.Way
+	spec.Spec
+}
+
+// Way returns the way in which the disk of a starting VM is opened that was,
+// or would be, opened so in a running one.
+func Way(disk *blockgraph.Disk, running blockgraph.Way) blockgraph.Way {
+	if running != blockgraph.ByHeader {
+		return blockgraph.ByQEMU
+	}
+	for _, layer := range disk.Layers() {
+		if layer.RawLUKS() {
+			return blockgraph.ByHeader
+		}
+	}
+	return blockgraph.ByQEMU
+}
+
+// Graph builds the disk's graph, as the VM is started with it. It depends on nothing
+// but the disk and the VM's place in the file system: what [VM.Prepare] writes is
+// what [VM.Arguments] names.
+func Graph(ctx context.Context, h *host.Host, d Disk) (*blockgraph.Graph, blockgraph.Unlock, error) {
+	u := blockgraph.Unlock{Way: d.Way}
+	if d.Disk.Transient {
+		return nil, u, &blockgraph.UnsupportedError{Element: "disk/transient", Reason: "a VM that is about to start has no transient disk of luksplug's: attach it when the VM runs"}
+	}
+	if apply.Managed(d.Disk) != nil {
+		return nil, u, &outcome.PreflightError{Target: d.Disk.Target, Cause: outcome.ErrReservations, Reason: "its reservations are managed, and a VM that is about to start has no qemu-pr-helper of luksplug's: run one, and name its socket with managed='no'"}
+	}
+	dir, err := h.Dir(ctx)
+	if err != nil {
+		return nil, u, err
+	}
+	if d.Way == blockgraph.ByHeader {
+		u.Folder = dir.Disk(d.Disk.Target).HandOver()
+	}
+	graph, err := blockgraph.Build(d.Disk, blockgraph.Machine{Devices: d.Devices}, u)
+	return graph, u, err
+}
+
+// Arguments are a disk as QEMU is started with it.
+type Arguments struct {
+	// Arguments are QEMU's, an option and its value each.
+	Arguments []string
+	// Limits is what block_set_io_throttle is to be told once QEMU runs, nil for
+	// nothing: they cannot be arguments.
+	Limits blockgraph.Object
+	// Reopened are the ids of secrets that QEMU needs a second time, when the
+	// guest of a VM that arrives runs on: the qcow2 driver opens an image again
+	// that another QEMU has had (qcow2_co_invalidate_cache).
+	Reopened []string
+}
+
+// Arguments returns the disk as arguments for QEMU, which name files that
+// [VM.Prepare] makes. No file is looked at, and no secret.
+func (vm *VM) Arguments(ctx context.Context, d Disk) (*Arguments, error) {
+	graph, _, err := Graph(ctx, vm.host, d)
+	if err != nil {
+		return nil, err
+	}
+	dir, err := vm.host.Dir(ctx)
+	if err != nil {
+		return nil, err
+	}
+	folder := dir.Disk(d.Disk.Target).HandOver()
+	out := &Arguments{Limits: graph.Throttling, Reopened: unlock.Reopened(graph)}
+	graph.Throttling = nil
+	out.Arguments, err = render.Arguments(graph.Plan(), func(o blockgraph.GraphObject) (string, error) { return filepath.Join(folder, o.ID), nil })
+	return out, err
+}
+
+// Check finds out whether the disk could be started now: its files are looked at
+// as by an attach, and its secrets are looked up, but no key is derived. Nothing is
+// changed. The errors are those of an attach.
+func (vm *VM) Check(ctx context.Context, d Disk, arrival Arrival, store secrets.Store) error {
+	c, _, err := vm.check(ctx, d, arrival, store)
+	if err != nil {
+		return err
+	}
+	defer c.Images.Close(ctx)
+	for _, o := range c.Graph.Objects {
+		data, ok := o.Secret()
+		if !ok || !data.Kept() {
+			continue
+		}
+		secret, err := store.Lookup(ctx, o.Ref)
+		if err != nil {
+			return &outcome.SecretError{Target: d.Disk.Target, Ref: o.Ref, Err: err}
+		}
+		secret.Wipe()
+	}
+	return nil
+}
+
+// check looks at the disk's files. The caller closes the candidate's images.
+func (vm *VM) check(ctx context.Context, d Disk, arrival Arrival, store secrets.Store) (*check.Candidate, check.Findings, error) {
+	if err := d.Disk.Validate(); err != nil {
+		return nil, check.Findings{}, err
+	}
+	graph, u, err := Graph(ctx, vm.host, d)
+	if err != nil {
+		return nil, check.Findings{}, err
+	}
+	c := &check.Candidate{
+		Host: vm.host, State: &inventory.State{}, Disk: d.Disk, Graph: graph, Unlock: u, Spec: d.Spec, Moving: arrival == ArrivalMigration,
+		Images: &remoteimage.Opener{Host: vm.host, Store: store, Target: d.Disk.Target}, Store: store,
+	}
+	findings, err := check.Run(ctx, c, check.Start())
+	if err != nil {
+		c.Images.Close(ctx)
+		return nil, findings, err
+	}
+	return c, findings, nil
+}
+
+// Prepare does what Check does, derives the keys, and writes what QEMU reads as
+// it starts: the passphrases of [VM.Arguments] and, by ByHeader, ephemeral
+// headers, each file readable by QEMU's user alone and in memory. Images that QEMU
+// may not open are given to its user, where that is wanted. After a failure all is as
+// it was, or the error says what is not.
+//
+// The files are removed by [VM.Started] or [VM.Gone], and the images go
+// back by [VM.GiveBack].
+func (vm *VM) Prepare(ctx context.Context, d Disk, arrival Arrival, store secrets.Store) error {
+	c, findings, err := vm.check(ctx, d, arrival, store)
+	if err != nil {
+		return err
+	}
+	defer c.Images.Close(ctx)
+	values, err := unlock.Resolve(ctx, c.Graph, store, unlock.Unlocker{Open: c.Images.Open})
+	if err != nil {
+		return err
+	}
+	defer values.Wipe()
+	for _, w := range findings.Warnings {
+		vm.host.Entry(d.Disk.Target).Warn(w)
+	}
+	return apply.Start(ctx, vm.host, apply.StartFiles{Target: d.Disk.Target, Graph: c.Graph, Values: values, Permits: findings.Permits})
+}
+
+// disk returns what belongs to a disk in the VM's run directory.
+func (vm *VM) disk(ctx context.Context, target string) (rundir.Disk, error) {
+	dir, err := vm.host.Dir(ctx)
+	return dir.Disk(target), err
+}
+
+// Started removes what the disk at target was started with: QEMU has read it.
+func (vm *VM) Started(ctx context.Context, target string) error {
+	disk, err := vm.disk(ctx, target)
+	if err != nil {
+		return err
+	}
+	if err := os.RemoveAll(disk.HandOver()); err != nil {
+		return fmt.Errorf("remove what disk %s was started with: %w", target, err)
+	}
+	return nil
+}
+
+// Note notes the disk on this host, as an attach does, so that list shows it and
+// no other VM is given its header. pid is QEMU's process, 0 where it is unknown.
+func (vm *VM) Note(ctx context.Context, d Disk, pid int) error {
+	if len(d.Disk.Secrets()) == 0 {
+		return nil
+	}
+	process, err := vm.host.Process(ctx)
+	if err != nil {
+		return err
+	}
+	process.PID = pid
+	uuid := ""
+	if h := unlock.HeaderOf(ctx, vm.host, d.Disk); h != nil {
+		uuid = h.UUID
+	}
+	n, err := vm.host.Note(ctx, d.Disk, d.Way, uuid)
+	if err != nil {
+		return err
+	}
+	dir, err := vm.host.Dir(ctx)
+	if err != nil {
+		return err
+	}
+	return dir.WriteNote(n)
+}
+
+// Gone removes all of the VM's on this host: its storage daemons are ended, and
+// notes and files removed. The VM's QEMU must be gone. What cannot be removed is
+// in the error; the rest is removed all the same.
+func (vm *VM) Gone(ctx context.Context) error {
+	dir, err := vm.host.Dir(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(vm.removeLock(ctx), dir.Gone(ctx))
+}
+
+// removeLock removes the lock file of a run that was killed. One that somebody
+// holds is that run's to remove.
+func (vm *VM) removeLock(ctx context.Context) error {
+	path, err := vm.host.LockPath(ctx)
+	if err != nil {
+		return err
+	}
+	if l, err := rundir.TryLock(path); err == nil {
+		l.Release()
+	}
+	return nil
+}
+
+// Return says how images go back that were given to the user of a VM's QEMU.
+type Return struct {
+	// Owners are those that a record has: they count for images that this host has
+	// not given away itself, for a VM that came from another one.
+	Owners []access.Owner
+	// Stay leaves the images as they are: a QEMU of another host goes on with them.
+	Stay bool
+}
+
+// GiveBack takes the images back that were given to the user of the VM's QEMU, which
+// must be gone.
+func (vm *VM) GiveBack(ctx context.Context, r Return) error {
+	_, err := grant.Revoke(ctx, vm.host, grant.Revocation{Targets: func(string) bool { return true }, Stay: r.Stay})
+	if r.Stay || len(r.Owners) == 0 {
+		return err
+	}
+	user, e := vm.host.User(ctx)
+	if e != nil {
+		return err // nobody knows from whom to take them
+	}
+	registry, e := vm.host.Owners()
+	if e == nil {
+		e = registry.Restore(r.Owners, user.UID)
+	}
+	return errors.Join(err, e)
+}
+
+// Arrive keeps where the VM comes from, for the runs that prepare its start.
+func (vm *VM) Arrive(ctx context.Context, a Arrival) error {
+	if a == ArrivalBoot {
+		return nil
+	}
+	dir, err := vm.host.Dir(ctx)
+	if err != nil {
+		return err
+	}
+	return dir.Arrive(string(a))
+}
+
+// Arrival returns what Arrive has kept since the VM was gone last; ArrivalBoot
+// for nothing.
+func (vm *VM) Arrival(ctx context.Context) (Arrival, error) {
+	dir, err := vm.host.Dir(ctx)
+	if err != nil {
+		return "", err
+	}
+	from, err := dir.Arrival()
+	return Arrival(from), err
+}
+
+// Arrived forgets what Arrive has kept.
+func (vm *VM) Arrived(ctx context.Context) error {
+	dir, err := vm.host.Dir(ctx)
+	if err != nil {
+		return err
+	}
+	return dir.Arrived()
+}
+
+// Owners returns whose the disk's images on this host are, for a record of a disk
+// that is to be given to QEMU's user at a later time.
+func Owners(disk *blockgraph.Disk) []access.Owner {
+	return access.Owners(grant.Opened(disk, blockgraph.ByQEMU), false)
+}

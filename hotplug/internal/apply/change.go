@@ -1,0 +1,130 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/luksplug/luksplug/hotplug/internal/grant"
+	"github.com/luksplug/luksplug/hotplug/internal/host"
+	"github.com/luksplug/luksplug/hotplug/internal/rundir"
+)
+
+// Change is a change of the host. It is done before the VM hears of the disk, and
+// undone after the VM has forgotten it.
+type Change struct {
+	// Name says what is left where Undo fails: "the note of disk vdb".
+	Name string
+	Do   func(ctx context.Context) error
+	// Undo takes back Do, also a Do that failed half-way, and one of an earlier run.
+	// Doing it again does no harm.
+	Undo func(ctx context.Context) error
+}
+
+// Left is a change that could not be undone.
+type Left struct {
+	Name string
+	Err  error
+}
+
+func (l Left) Error() string { return fmt.Sprintf("%s: %v", l.Name, l.Err) }
+
+// undo undoes changes in reverse order. All of them are tried.
+func undo(ctx context.Context, changes []Change) []Left {
+	var left []Left
+	for i := len(changes) - 1; i >= 0; i-- {
+		if err := changes[i].Undo(ctx); err != nil {
+			left = append(left, Left{changes[i].Name, err})
+		}
+	}
+	return left
+}
+
+// CleanUpHost undoes whatever there is on this host for a disk that the VM does not
+// have any more: its processes, what QEMU's user was given, its note.
+func CleanUpHost(ctx context.Context, h *host.Host, target string) error {
+	if !h.Local {
+		return nil
+	}
+	none := func(context.Context) error { return nil }
+	left := undo(ctx, []Change{note(h, target, none), permits(h, target, none), process(h, target, none)})
+	return joinLeft(left)
+}
+
+// LeftOnHost are the names of what could not be undone on the host, in an error of
+// [CleanUpHost].
+func LeftOnHost(err error) []string {
+	var left leftError
+	if !errors.As(err, &left) {
+		return nil
+	}
+	names := make([]string, len(left))
+	for i, l := range left {
+		names[i] = l.Name
+	}
+	return names
+}
+
+// leftError is what could not be undone.
+type leftError []Left
+
+func joinLeft(left []Left) error {
+	if len(left) == 0 {
+		return nil
+	}
+	return leftError(left)
+}
+
+func (e leftError) Error() string {
+	texts := make([]string, len(e))
+	for i, l := range e {
+		texts[i] = l.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+func (e leftError) Unwrap() []error {
+	out := make([]error, len(e))
+	for i, l := range e {
+		out[i] = l.Err
+	}
+	return out
+}
+
+// note is the change that keeps a disk's note.
+func note(h *host.Host, target string, do func(context.Context) error) Change {
+	return Change{Name: "the note of disk " + target, Do: do, Undo: func(ctx context.Context) error {
+		return onDisk(ctx, h, target, func(d rundir.Disk) error {
+			// With the note goes the directory of a process, which nobody would find again.
+			if err := d.StopDaemons(ctx); err != nil {
+				return err
+			}
+			return d.Forget()
+		})
+	}}
+}
+
+// permits is the change that lets QEMU open the images.
+func permits(h *host.Host, target string, do func(context.Context) error) Change {
+	return Change{Name: "the permissions of QEMU's user on the images of disk " + target, Do: do, Undo: func(ctx context.Context) error {
+		_, err := grant.Revoke(ctx, h, grant.Revocation{Targets: func(t string) bool { return t == target }})
+		return err
+	}}
+}
+
+// process is the change that runs a process for the disk, or makes the directory of
+// what is handed to QEMU: a disk has one of them at most.
+func process(h *host.Host, target string, do func(context.Context) error) Change {
+	return Change{Name: "the process or files beside the VM of disk " + target, Do: do, Undo: func(ctx context.Context) error {
+		return onDisk(ctx, h, target, func(d rundir.Disk) error { return d.StopDaemons(ctx) })
+	}}
+}
+
+func onDisk(ctx context.Context, h *host.Host, target string, f func(rundir.Disk) error) error {
+	dir, err := h.Dir(ctx)
+	if err != nil {
+		return err
+	}
+	return f(dir.Disk(target))
+}

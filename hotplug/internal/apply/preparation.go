@@ -1,0 +1,212 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/daemon"
+	"github.com/luksplug/luksplug/hotplug/internal/grant"
+	"github.com/luksplug/luksplug/hotplug/internal/host"
+	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/hotplug/internal/rundir"
+	"github.com/luksplug/luksplug/hotplug/internal/unlock"
+	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// Preparation is what has to be done on the host before the VM hears of a disk.
+type Preparation struct {
+	Disk   *blockgraph.Disk
+	Graph  *blockgraph.Graph
+	Values *unlock.Values
+	// Unlock says how the volume is opened.
+	Unlock blockgraph.Unlock
+	// Note is kept on the host; nil for nothing.
+	Note *rundir.Note
+	// Permits are what QEMU is allowed.
+	Permits grant.Permits
+	// OnDaemon is called when a process of the disk has started; nil for nothing.
+	OnDaemon func(ctx context.Context, d Daemon) error
+}
+
+// Daemon is a storage daemon that serves a disk to the VM, or a reservation
+// helper.
+type Daemon struct {
+	daemon.Info
+	// VM is the process id of the VM's QEMU, 0 when that is unknown.
+	VM int
+}
+
+// Changes returns the changes of the host, in the order in which they are done.
+func (p Preparation) Changes(h *host.Host) []Change {
+	var out []Change
+	target := p.Disk.Target
+	if p.Note != nil {
+		out = append(out, note(h, target, func(ctx context.Context) error { return p.keepNote(ctx, h) }))
+	}
+	if len(p.Permits.Files) > 0 {
+		out = append(out, permits(h, target, func(ctx context.Context) error {
+			return p.Permits.Take(ctx, h, OverlayOf(p.Graph))
+		}))
+	}
+	switch {
+	case p.Graph.Daemon != nil:
+		out = append(out, process(h, target, func(ctx context.Context) error { return p.startDaemon(ctx, h) }))
+	case Managed(p.Disk) != nil:
+		out = append(out, process(h, target, func(ctx context.Context) error { return p.startHelper(ctx, h) }))
+	case p.Unlock.Folder != "":
+		out = append(out, process(h, target, func(ctx context.Context) error {
+			user, err := h.User(ctx)
+			if err != nil {
+				return err
+			}
+			return onDisk(ctx, h, target, func(d rundir.Disk) error {
+				_, err := d.MakeHandOver(user)
+				return err
+			})
+		}))
+	}
+	return out
+}
+
+// keepNote writes the note. Where QEMU opens the volume by itself it needs nothing
+// of this host's, and a note that cannot be written is a warning.
+func (p Preparation) keepNote(ctx context.Context, h *host.Host) error {
+	dir, err := h.Dir(ctx)
+	if err == nil {
+		err = dir.WriteNote(*p.Note)
+	}
+	if err == nil || p.Graph.Daemon != nil || len(p.Graph.Headers) > 0 || p.Disk.Transient {
+		return err
+	}
+	h.Entry(p.Disk.Target).Warnf("the host will not know of the disk: %v", err)
+	return nil
+}
+
+// place returns as whom a process of the disk is to run beside the VM, and its
+// directory, where none of an interrupted run is left.
+func (p Preparation) place(ctx context.Context, h *host.Host, what string) (*host.Process, string, error) {
+	owner, err := h.Process(ctx)
+	if err != nil {
+		return nil, "", &outcome.PreflightError{Target: p.Disk.Target, Cause: outcome.ErrNotBesideVM, Reason: what + " must run beside the VM", Err: err}
+	}
+	dir, err := h.Dir(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	if err := dir.Make(); err != nil {
+		return nil, "", err
+	}
+	path := dir.Disk(p.Disk.Target).HandOver()
+	return owner, path, daemon.Stop(ctx, path)
+}
+
+// startDaemon starts the storage daemon of a disk that is unlocked outside of
+// the VM, as the user that the VM's QEMU runs as, and has it export the disk.
+func (p Preparation) startDaemon(ctx context.Context, h *host.Host) error {
+	owner, dir, err := p.place(ctx, h, "a storage daemon")
+	if err != nil {
+		return err
+	}
+	d, err := daemon.Start(ctx, daemon.Options{Dir: dir, User: owner.User, Env: owner.SSHAgent()})
+	if err != nil {
+		return p.failed("the storage daemon does not start", err)
+	}
+	defer closeRead(d)
+	if err := p.serve(ctx, h, d); err != nil {
+		return err
+	}
+	return p.tell(ctx, d.Info(), owner)
+}
+
+func (p Preparation) failed(reason string, err error) error {
+	return &outcome.PreflightError{Target: p.Disk.Target, Cause: outcome.ErrHelperProcess, Reason: reason, Err: err}
+}
+
+// tell tells the caller of the process.
+func (p Preparation) tell(ctx context.Context, info daemon.Info, owner *host.Process) error {
+	if p.OnDaemon == nil {
+		return nil
+	}
+	return p.OnDaemon(ctx, Daemon{Info: info, VM: owner.PID})
+}
+
+// serve opens the disk in the daemon and exports it.
+func (p Preparation) serve(ctx context.Context, h *host.Host, d *daemon.Daemon) error {
+	target := StorageDaemon{d}
+	err := Steps(ctx, p.Graph.Daemon.Plan().Steps, func(ctx context.Context, s blockgraph.Step) error {
+		return withOverlay(ctx, h, target, s, p.Values, func() error { return Send(ctx, target, s, p.Values) })
+	})
+	var step *StepError
+	switch {
+	case errors.As(err, &step) && errors.Is(err, qmp.ErrWrongPassphrase):
+		return &outcome.SecretError{Target: p.Disk.Target, Ref: passphraseOf(p.Graph.Daemon, step.Step.Subject), Err: step.Err}
+	case errors.As(err, &step):
+		return p.failed(fmt.Sprintf("the storage daemon cannot open it (%s)%s", step.Command(), outcome.Because(step.Step.Do, step.Err)), step.Err)
+	}
+	err = d.Export(ctx, daemon.Export{Node: p.Graph.Daemon.Top().Name, Name: blockgraph.Export(p.Disk.Target), Writable: !p.Disk.ReadOnly})
+	if err != nil {
+		return p.failed("the storage daemon cannot export it", err)
+	}
+	return nil
+}
+
+// passphraseOf returns the reference of the passphrase that a node opens with.
+func passphraseOf(graph *blockgraph.Graph, node string) secrets.Reference {
+	for _, n := range graph.Nodes {
+		if n.Name != node || len(n.Secrets) == 0 {
+			continue
+		}
+		last := n.Secrets[len(n.Secrets)-1] // those of a server come first
+		for _, o := range graph.Objects {
+			if o.ID == last {
+				return o.Ref
+			}
+		}
+	}
+	return secrets.Reference{}
+}
+
+// Managed returns the reservations of an image that luksplug has to manage, nil for
+// none: only a LUN has some, and that has one layer.
+func Managed(disk *blockgraph.Disk) *blockgraph.Reservations {
+	if r := disk.Image.Source.Reservations; r != nil && r.Managed {
+		return r
+	}
+	return nil
+}
+
+// WithHelper returns the disk with the socket of the helper that is, or will be,
+// there for it. libvirt has one helper for all disks of a VM; with one for each
+// disk, none has to be counted.
+func WithHelper(ctx context.Context, h *host.Host, disk *blockgraph.Disk) (*blockgraph.Disk, error) {
+	if Managed(disk) == nil {
+		return disk, nil
+	}
+	if !h.Local {
+		return nil, &outcome.PreflightError{Target: disk.Target, Cause: outcome.ErrReservations, Reason: "managed reservations need a qemu-pr-helper beside the VM, which is on another machine: start one there, and name its socket with managed='no'"}
+	}
+	dir, err := h.Dir(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := *disk
+	out.Image.Source.Reservations = &blockgraph.Reservations{Managed: true, Socket: daemon.HelperSocket(dir.Disk(disk.Target).HandOver())}
+	return &out, nil
+}
+
+// startHelper starts the helper of a disk's reservations, to which QEMU's user
+// may connect.
+func (p Preparation) startHelper(ctx context.Context, h *host.Host) error {
+	owner, dir, err := p.place(ctx, h, "a reservation helper")
+	if err != nil {
+		return err
+	}
+	info, err := daemon.StartHelper(ctx, daemon.HelperOptions{Dir: dir, User: owner.User})
+	if err != nil {
+		return p.failed("the reservation helper does not start", err)
+	}
+	return p.tell(ctx, info, owner)
+}

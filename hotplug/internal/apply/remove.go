@@ -1,0 +1,286 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/host"
+	"github.com/luksplug/luksplug/hotplug/internal/inventory"
+	"github.com/luksplug/luksplug/hotplug/internal/monitor"
+	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/qmp"
+)
+
+// takeBack takes one step back. What is not there any more counts as taken back.
+func takeBack(ctx context.Context, c *monitor.Conn, s blockgraph.Step) error {
+	switch s.Kind {
+	case blockgraph.StepNode:
+		return deleteNode(ctx, c, s.Subject)
+	case blockgraph.StepDevice:
+		return unplug(ctx, c, s.Subject)
+	case blockgraph.StepChardev:
+		return removeChardev(ctx, c, s.Subject)
+	case blockgraph.StepFDSet:
+		id, _ := s.Undo.Arguments.Get("fdset-id").(int64) // package blockgraph's own type
+		return removeFDSet(ctx, c, id)
+	}
+	return DeleteObject(ctx, c, s.Subject)
+}
+
+// DeleteObject deletes an object of the VM. One that is not there counts as deleted.
+func DeleteObject(ctx context.Context, c *monitor.Conn, id string) error {
+	return c.Repeat(ctx, qmp.Command{Execute: "object-del", Arguments: qmp.Object{{Name: "id", Value: id}}}, qmp.ErrObjectNotFound)
+}
+
+func removeFDSet(ctx context.Context, c *monitor.Conn, id int64) error {
+	return c.Repeat(ctx, qmp.Command{Execute: "remove-fd", Arguments: qmp.Object{{Name: "fdset-id", Value: id}}}, qmp.ErrFDSetNotFound)
+}
+
+func removeChardev(ctx context.Context, c *monitor.Conn, id string) error {
+	return c.Repeat(ctx, qmp.Command{Execute: "chardev-remove", Arguments: qmp.Object{{Name: "id", Value: id}}}, qmp.ErrChardevNotFound)
+}
+
+// How long a node may stay in use after its device has gone: the device's last
+// reference is dropped a moment after it has left the guest.
+const (
+	inUseWait = 2 * time.Second
+	inUsePoll = 5 * time.Millisecond
+)
+
+func deleteNode(ctx context.Context, c *monitor.Conn, name string) error {
+	cmd := qmp.Command{Execute: "blockdev-del", Arguments: qmp.Object{{Name: "node-name", Value: name}}}
+	deadline := time.Now().Add(inUseWait)
+	for {
+		err := c.Repeat(ctx, cmd, qmp.ErrNodeNotFound)
+		if !errors.Is(err, qmp.ErrNodeInUse) || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(inUsePoll):
+		}
+	}
+}
+
+// How often the guest is asked again to release a device. A request is lost
+// while no operating system runs; asking again while one works on it does no
+// harm, QEMU refuses that by itself.
+const unplugAgain = 3 * time.Second
+
+// errRejected: the guest said that it does not release the device.
+var errRejected = errors.New("the guest has rejected the unplug request")
+
+// unplug asks the guest to release a device and waits until it is gone from
+// QEMU, or until ctx ends; the error is then that of ctx, or errRejected.
+func unplug(ctx context.Context, c *monitor.Conn, id string) error {
+	for {
+		err := unplugOn(ctx, c, id)
+		if err == nil || ctx.Err() != nil || !monitor.Lost(err) {
+			return err
+		}
+		// Events were missed while the connection was gone: begin again, which
+		// also asks whether the device is still there.
+		if err := c.Reconnect(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// unplugOn is unplug on one connection.
+func unplugOn(ctx context.Context, c *monitor.Conn, id string) error {
+	events := c.Client().Subscribe("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR", "RESUME", "RESET")
+	defer events.Close()
+	request := qmp.Command{Execute: "device_del", Arguments: qmp.Object{{Name: "id", Value: id}}}
+	again := time.NewTicker(unplugAgain)
+	defer again.Stop()
+	rejected := false
+	for {
+		err := neverRan(ctx, c, id)
+		if err == nil {
+			_, err = c.Client().Execute(ctx, request)
+		}
+		switch {
+		case err == nil, errors.Is(err, qmp.ErrUnplugPending), errors.Is(err, errNeverRan):
+		case errors.Is(err, qmp.ErrDeviceNotFound):
+			return nil
+		default:
+			return err
+		}
+		// An event that says why to ask again, or the next tick.
+	wait:
+		for {
+			select {
+			case <-ctx.Done():
+				if rejected {
+					return errRejected
+				}
+				return ctx.Err()
+			case <-again.C:
+				break wait
+			case e, open := <-events.Events():
+				switch {
+				case !open:
+					return qmp.ErrConnectionLost
+				case e.Event == "RESUME", e.Event == "RESET":
+					break wait
+				case !concerns(e, id):
+				case e.Event == "DEVICE_DELETED":
+					return nil
+				default:
+					rejected = true
+				}
+			}
+		}
+	}
+}
+
+// errNeverRan: a request would be lost for good, see neverRan.
+var errNeverRan = errors.New("the VM has not run yet")
+
+// neverRan returns errNeverRan for a PCI device of a VM that was started with
+// -S and has not run yet. Nobody is there to hear a request, and QEMU (10.0.2
+// with ACPI hot plug) would take it for pending until a reset: the time at which
+// it may be repeated is that of the guest's clock, which stands at 0 then, and 0
+// stands for never. Once the VM runs, asking works.
+func neverRan(ctx context.Context, c *monitor.Conn, id string) error {
+	if RunState(ctx, c) != "prelaunch" {
+		return nil
+	}
+	name, err := monitor.Get[string](ctx, c, monitor.QOMGet(inventory.Peripheral+id, "type"))
+	if err != nil {
+		return nil // no such device, as a rule: device_del tells
+	}
+	if strings.Contains(name, "-pci") { // SCSI and USB disks go without being asked
+		return errNeverRan
+	}
+	return nil
+}
+
+// concerns reports whether an event is about the device itself. QEMU sends two
+// DEVICE_DELETED for a virtio-blk-pci: the first, without an id, for a part of
+// the device, when its node is still in use. A libvirt in between may pass on
+// the path only.
+func concerns(e qmp.Event, id string) bool {
+	if device, ok := e.Data["device"].(string); ok {
+		return device == id
+	}
+	path, _ := e.Data["path"].(string)
+	return path == inventory.Peripheral+id
+}
+
+// RunState returns the VM's run state, "" when it cannot be asked.
+func RunState(ctx context.Context, q monitor.Querier) string {
+	status, err := monitor.Get[struct{ Status string }](ctx, q, qmp.Command{Execute: "query-status"})
+	if err != nil {
+		return ""
+	}
+	return status.Status
+}
+
+// Remove takes away everything of a disk but its device: nodes from the top down,
+// objects, descriptor sets, and what there is on the host. It tries them all.
+// The error is the first of the VM and all of the host, which [LeftOnHost] names.
+func Remove(ctx context.Context, c *monitor.Conn, h *host.Host, disk *inventory.AttachedDisk) error {
+	first := removeNodes(ctx, c, disk.Nodes)
+	keep := func(err error) {
+		if first == nil {
+			first = err
+		}
+	}
+	for _, id := range disk.Chardevs {
+		keep(removeChardev(ctx, c, id))
+	}
+	for _, id := range disk.Objects {
+		keep(DeleteObject(ctx, c, id))
+	}
+	for _, id := range disk.FDSets {
+		keep(removeFDSet(ctx, c, id))
+	}
+	return both(first, CleanUpHost(ctx, h, disk.Target))
+}
+
+// both joins two errors in one line; each may be nil.
+func both(a, b error) error {
+	if a == nil || b == nil {
+		return errors.Join(a, b)
+	}
+	return fmt.Errorf("%w; %w", a, b)
+}
+
+// removeNodes deletes nodes and returns the first error. The newest come first,
+// which is parents before children; where that does not hold (a node was replaced),
+// another round helps.
+func removeNodes(ctx context.Context, c *monitor.Conn, nodes []string) error {
+	for len(nodes) > 0 {
+		var left []string
+		var failed error
+		for _, name := range nodes {
+			if err := deleteNode(ctx, c, name); err != nil {
+				left = append(left, name)
+				if failed == nil {
+					failed = err
+				}
+			}
+		}
+		if len(left) == len(nodes) {
+			return failed
+		}
+		nodes = left
+	}
+	return nil
+}
+
+// Unplug asks the guest to release a device, waits for at most wait, and turns a guest that does not answer into a
+// [*outcome.PendingError]. The error wraps [monitor.ErrGone] where the VM is out of
+// reach.
+func Unplug(ctx context.Context, c *monitor.Conn, h *host.Host, target, device string, wait time.Duration) error {
+	unplugging, cancel := context.WithTimeout(ctx, wait)
+	defer cancel()
+	begin := time.Now()
+	err := unplug(unplugging, c, device)
+	log := h.Entry(target).WithField("step", "device_del "+device)
+	switch {
+	case errors.Is(err, monitor.ErrGone):
+		return err
+	case err == nil:
+		log.WithField("duration", time.Since(begin).String()).Debug("the guest has released the device")
+		return nil
+	case errors.Is(err, errRejected), unplugging.Err() != nil:
+		after, cancel := h.Recovering(ctx)
+		defer cancel()
+		return &outcome.PendingError{Target: target, Device: device, Rejected: errors.Is(err, errRejected), Status: RunState(after, c)}
+	}
+	return fmt.Errorf("disk %s: unplug device %s: %w", target, device, err)
+}
+
+// RemoveAll is Remove, and unplugs the SCSI controllers that were added for a disk
+// and serve none: it returns their ids.
+func RemoveAll(ctx context.Context, c *monitor.Conn, h *host.Host, disk *inventory.AttachedDisk) ([]string, error) {
+	err := Remove(ctx, c, h, disk)
+	controllers, failed := removeControllers(ctx, c, h)
+	return controllers, both(err, failed)
+}
+
+// removeControllers unplugs the controllers of ours that have no disk.
+func removeControllers(ctx context.Context, c *monitor.Conn, h *host.Host) ([]string, error) {
+	state, err := inventory.Read(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	for i, id := range state.IdleControllers {
+		target, _, _ := blockgraph.ParseName(id)
+		if err := Unplug(ctx, c, h, target, id, controllerWait); err != nil {
+			return state.IdleControllers[:i], err
+		}
+	}
+	return state.IdleControllers, nil
+}
+
+// controllerWait bounds the wait for a guest to release a SCSI controller
+// without disks, which it has no reason to keep.
+const controllerWait = 30 * time.Second

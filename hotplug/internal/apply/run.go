@@ -1,0 +1,356 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/host"
+	"github.com/luksplug/luksplug/hotplug/internal/inventory"
+	"github.com/luksplug/luksplug/hotplug/internal/monitor"
+	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/hotplug/internal/unlock"
+	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/qmp"
+)
+
+// StepReport says how a step went.
+type StepReport struct {
+	Step     blockgraph.Step
+	Duration time.Duration
+	// Err is QEMU's refusal, nil when the step was done.
+	Err error
+	// Settled is true when no answer came and QEMU had to be queried for what
+	// became of the step.
+	Settled bool
+}
+
+// Run is one execution of a plan in a VM, together with the changes of the host
+// that belong to it.
+type Run struct {
+	Conn   *monitor.Conn
+	Host   *host.Host
+	Plan   *blockgraph.Plan
+	Values *unlock.Values
+	// Changes are done before the first step.
+	Changes []Change
+	// Size is what the volume must have in bytes; 0 for whatever it has.
+	Size int64
+	// Look looks at the nodes before the guest sees anything of them; nil for nothing.
+	Look func(context.Context, *Run) error
+	// OnStep is called after each step; nil for nothing.
+	OnStep func(StepReport)
+
+	prepared []Change          // what a failure must undo on the host, in order
+	touched  bool              // the VM may have heard of the disk
+	done     []blockgraph.Step // what a failure must take back in the VM, in order
+	reports  []StepReport
+}
+
+// Do executes the plan. After a failure all of it has been taken back, on the host
+// as well, and the error says how that went.
+func (r *Run) Do(ctx context.Context) ([]StepReport, error) {
+	err := r.prepareHost(ctx)
+	if err == nil {
+		r.touched = true
+		err = r.steps(ctx)
+	}
+	if err != nil {
+		err = r.rollBack(ctx, err)
+	}
+	return r.reports, err
+}
+
+// DoAndVerify is Do, and returns what the VM has of the disk then, which is
+// everything that the plan makes.
+func (r *Run) DoAndVerify(ctx context.Context) (*inventory.AttachedDisk, []StepReport, error) {
+	if reports, err := r.Do(ctx); err != nil {
+		return nil, reports, err
+	}
+	disk, err := r.verify(ctx)
+	if err != nil {
+		err = r.rollBack(ctx, err)
+	}
+	return disk, r.reports, err
+}
+
+// prepareHost does the changes of the host. A change that fails is undone like the
+// others: it may have been done half-way.
+func (r *Run) prepareHost(ctx context.Context) error {
+	for _, c := range r.Changes {
+		r.prepared = append(r.prepared, c)
+		if err := c.Do(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// steps executes the steps in order, up to the first that is not done. Headers
+// that are handed over as files exist until the node is open that reads them.
+func (r *Run) steps(ctx context.Context) error {
+	unread := r.files()
+	var user hostproc.Credential
+	if len(unread) > 0 {
+		var err error
+		if user, err = r.Host.User(ctx); err != nil {
+			return err
+		}
+	}
+	remove, err := r.Values.HandOver(r.Plan.Graph, user)
+	defer remove()
+	if err != nil {
+		return err
+	}
+	return Steps(ctx, r.Plan.Steps, func(ctx context.Context, s blockgraph.Step) error {
+		if s.Kind == blockgraph.StepDevice {
+			if err := r.checkNodes(ctx); err != nil {
+				return &unsentError{err}
+			}
+		}
+		if err := withOverlay(ctx, r.Host, r.Conn, s, r.Values, func() error { return r.step(ctx, s) }); err != nil {
+			return err
+		}
+		if s.Kind == blockgraph.StepNode && unread[s.Subject] {
+			delete(unread, s.Subject)
+			if len(unread) == 0 {
+				remove()
+			}
+		}
+		return nil
+	})
+}
+
+// files returns the names of the nodes whose headers are handed over as files.
+func (r *Run) files() map[string]bool {
+	out := map[string]bool{}
+	for _, h := range r.Plan.Graph.Headers {
+		if h.File != "" {
+			out[h.Node] = true
+		}
+	}
+	return out
+}
+
+// checkNodes looks at the nodes when they are all there, before the guest sees
+// anything of them.
+func (r *Run) checkNodes(ctx context.Context) error {
+	err := r.checkSize(ctx)
+	if err == nil && r.Look != nil {
+		err = r.Look(ctx, r)
+	}
+	return err
+}
+
+// checkSize compares the volume with what the original header makes of the
+// payload, before the guest sees it: QEMU itself has only the ephemeral header to
+// go by.
+func (r *Run) checkSize(ctx context.Context) error {
+	if r.Size == 0 {
+		return nil
+	}
+	// Of all queries only this one: it takes QEMU 0.07 ms for each node.
+	state, err := inventory.Nodes(ctx, r.Conn)
+	if err != nil {
+		return fmt.Errorf("query the size of the volume: %w", err)
+	}
+	top, size := r.Plan.Graph.Top().Name, int64(0)
+	if n := state.Node(top); n != nil {
+		size = n.Image.VirtualSize
+	}
+	if size != r.Size {
+		return fmt.Errorf("QEMU takes node %s for %d bytes, and by its LUKS header it has %d: %w", top, size, r.Size, errSize)
+	}
+	return nil
+}
+
+// errSize: the volume in QEMU is not the one that its header describes.
+var errSize = errors.New("the volume has another size in QEMU than by its header")
+
+// step executes one step and keeps what it did. An error means that the step was
+// not done.
+func (r *Run) step(ctx context.Context, s blockgraph.Step) error {
+	begin, settled := time.Now(), false
+	err := Send(ctx, r.Conn, s, r.Values)
+	if unknown := (*qmp.UnknownOutcomeError)(nil); errors.As(err, &unknown) {
+		err, settled = r.settle(ctx, s, err), true
+	}
+	report := StepReport{Step: s, Duration: time.Since(begin), Err: err, Settled: settled}
+	r.reports = append(r.reports, report)
+	if err == nil {
+		r.keep(s)
+		r.log(s).WithField("duration", report.Duration.String()).Debug("step done")
+	}
+	if r.OnStep != nil {
+		r.OnStep(report)
+	}
+	return err
+}
+
+// keep records that a step was done: it has to be taken back, or, for a
+// release, nothing is left of what it releases.
+func (r *Run) keep(s blockgraph.Step) {
+	switch s.Kind {
+	case blockgraph.StepLimit: // goes with the device
+	case blockgraph.StepRelease:
+		if i := slices.IndexFunc(r.done, func(d blockgraph.Step) bool { return d.Subject == s.Subject }); i >= 0 {
+			r.done = slices.Delete(slices.Clone(r.done), i, i+1)
+		}
+	default:
+		r.done = append(r.done, s)
+	}
+}
+
+// settle finds out what became of a step that got no answer, by what exists in
+// QEMU. It returns nil when the step was done and the caller still wants the plan
+// to go on.
+func (r *Run) settle(ctx context.Context, s blockgraph.Step, cause error) error {
+	after, cancel := r.Host.Recovering(ctx)
+	defer cancel()
+	r.log(s).Warnf("no answer (%v): asking QEMU what became of it", cause)
+	exists, err := r.exists(after, s)
+	if err != nil {
+		// Unknown, and so possibly there: rolling back queries again.
+		r.done = append(r.done, s)
+		return errors.Join(cause, err)
+	}
+	if exists == (s.Kind == blockgraph.StepRelease) {
+		return cause // not done
+	}
+	if ctx.Err() != nil {
+		r.keep(s) // done, but nobody wants the rest
+		return cause
+	}
+	return nil
+}
+
+// exists reports whether what the step makes or releases is there. It waits for
+// nothing: QEMU executes the commands of a monitor in order, and the query
+// comes after the step on the same connection, or on a new one after QEMU has
+// finished with the old one.
+func (r *Run) exists(ctx context.Context, s blockgraph.Step) (bool, error) {
+	if err := r.Conn.Reconnect(ctx); err != nil {
+		return false, err
+	}
+	if s.Kind == blockgraph.StepLimit { // which may be done again, and is done then
+		cmd, err := r.Values.Command(s.Do)
+		if err == nil {
+			_, err = r.Conn.Query(ctx, cmd)
+		}
+		return err == nil, err
+	}
+	state, err := inventory.Read(ctx, r.Conn)
+	if err != nil {
+		return false, fmt.Errorf("query QEMU for what exists: %w", err)
+	}
+	switch s.Kind {
+	case blockgraph.StepNode:
+		return state.Node(s.Subject) != nil, nil
+	case blockgraph.StepDevice:
+		_, ok := state.Devices[s.Subject]
+		return ok, nil
+	case blockgraph.StepChardev:
+		_, ok := state.Chardevs[s.Subject]
+		return ok, nil
+	}
+	if _, ok := state.Objects[s.Subject]; ok {
+		return true, nil
+	}
+	return slices.ContainsFunc(state.FDSets, func(f inventory.FDSet) bool { return slices.Contains(f.Opaques, s.Subject) }), nil
+}
+
+// rollBack takes back what was done, in the VM and then on the host, and returns the
+// error that says how that went.
+func (r *Run) rollBack(ctx context.Context, cause error) error {
+	target := r.Plan.Graph.Target
+	after, cancel := r.Host.Recovering(ctx)
+	defer cancel()
+	unverified := func(err error) error {
+		left := r.names()
+		for _, c := range r.prepared {
+			left = append(left, c.Name)
+		}
+		if len(left) == 0 {
+			left = []string{"nothing that is known of"}
+		}
+		return &outcome.LeftBehindError{Target: target, Left: left, Unverified: true, Err: errors.Join(cause, err)}
+	}
+	if r.touched {
+		// The disk may still work in a VM that cannot be reached: what it needs on the
+		// host stays.
+		if err := r.Conn.Reconnect(after); err != nil {
+			return unverified(err)
+		}
+		r.takeBack(after)
+	}
+	var left []string
+	for _, l := range undo(after, r.prepared) {
+		r.Host.Entry(target).Warnf("cannot be taken back: %v", l)
+		left = append(left, l.Name)
+	}
+	if r.touched {
+		disk, err := Find(after, r.Conn, r.Host, target)
+		if err != nil {
+			return unverified(err)
+		}
+		if disk != nil {
+			left = append(disk.Left(), left...)
+		}
+	}
+	switch {
+	case len(left) > 0:
+		return &outcome.LeftBehindError{Target: target, Left: left, Err: cause}
+	case !r.touched:
+		return cause
+	}
+	return &outcome.RolledBackError{Target: target, Err: cause}
+}
+
+// Find returns what the VM and the host have of one disk, nil for nothing.
+func Find(ctx context.Context, c *monitor.Conn, h *host.Host, target string) (*inventory.AttachedDisk, error) {
+	state, err := State(ctx, c, h)
+	if err != nil {
+		return nil, err
+	}
+	return state.Disk(target), nil
+}
+
+// State returns what exists in the VM and, of its disks, on the host. Nothing is
+// changed.
+func State(ctx context.Context, c *monitor.Conn, h *host.Host) (*inventory.State, error) {
+	state, err := inventory.Read(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	state.Host, err = h.Contents(ctx)
+	return state, err
+}
+
+// takeBack takes the steps back that were done. What cannot be taken back is named
+// after a look at what is really there; the first error stays the one that is
+// reported.
+func (r *Run) takeBack(ctx context.Context) {
+	for _, s := range slices.Backward(r.done) {
+		if err := takeBack(ctx, r.Conn, s); err != nil {
+			r.Host.Entry(r.Plan.Graph.Target).WithField("step", s.Undo.Execute+" "+s.Subject).Warnf("cannot be taken back: %v", err)
+		}
+	}
+}
+
+// names names what the run has made, for the case that nobody can look.
+func (r *Run) names() []string {
+	var out []string
+	for _, s := range r.done {
+		out = append(out, string(s.Kind)+" "+s.Subject)
+	}
+	return out
+}
+
+func (r *Run) log(s blockgraph.Step) logrus.FieldLogger {
+	return r.Host.Entry(r.Plan.Graph.Target).WithField("step", s.Do.Execute+" "+s.Subject)
+}

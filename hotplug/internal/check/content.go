@@ -1,0 +1,153 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/hotplug/internal/unlock"
+	"github.com/luksplug/luksplug/secrets/luks"
+)
+
+// depth says how much of an image is read to find a LUKS header where none should be.
+type depth int
+
+const (
+	// start: the first bytes. A second copy of a header is not found.
+	start depth = iota
+	// everything: wherever a header, or what is left of one, can be.
+	everything
+)
+
+// content holds what an image contains against what the disk says of it. It has a
+// LUKS header exactly where the XML has <encryption> without a detached header; that
+// header is returned, nil where there should be none.
+//
+// It is the one check of content, whoever reads the image; [layerCheck.refused] has
+// its words also where only QEMU can look.
+func (l *layerCheck) content(r image.Reader, d depth) (*luks.Header, error) {
+	layer := l.disk.Image
+	if layer.RawLUKS() && l.disk.Header() == nil {
+		h, err := luks.ReadHeader(r)
+		if err != nil {
+			return nil, l.headerError(layer.Source, err)
+		}
+		if h.PayloadOffset() == 0 {
+			return nil, l.refuse(outcome.ErrHeaderUnusable, nil, "the image %s is a detached LUKS header without a payload: name the payload as the <source> and this image in <header>", layer.Source)
+		}
+		return h, nil
+	}
+	found, err := holdsHeader(r, d)
+	if err != nil {
+		return nil, err
+	}
+	if found {
+		return nil, l.refused(layer)
+	}
+	return nil, nil
+}
+
+// localContent is content for a file or block device of this host. A qcow2 image
+// that package image cannot read is not looked into for a header that should not be
+// there: QEMU may well read it.
+func (l *layerCheck) localContent(ctx context.Context, d depth) (*luks.Header, error) {
+	layer := l.disk.Image
+	r, err := unlock.OpenLocal(ctx, layer)
+	if d == start && errors.Is(err, image.ErrUnsupported) {
+		return nil, nil
+	}
+	var h *luks.Header
+	if err == nil {
+		defer closeRead(r)
+		h, err = l.content(r, d)
+	}
+	if refused := (*outcome.PreflightError)(nil); err != nil && !errors.As(err, &refused) {
+		return nil, l.refuse(outcome.ErrImageUnusable, err, "the image %s cannot be read", layer.Source)
+	}
+	return h, err
+}
+
+// holdsHeader reports whether an image begins with a LUKS header, in whatever state.
+func holdsHeader(r image.Reader, d depth) (bool, error) {
+	if d == start {
+		prefix := make([]byte, min(magicLength, r.Size()))
+		_, err := r.ReadAt(prefix, 0)
+		return luks.HasMagic(prefix), err
+	}
+	_, err := luks.ReadHeader(r)
+	switch {
+	case errors.Is(err, luks.ErrNotLUKS):
+		return false, nil
+	case err == nil, errors.Is(err, luks.ErrDamaged), errors.Is(err, luks.ErrUnsupported):
+		return true, nil
+	}
+	return false, err
+}
+
+const magicLength = 6 // of LUKS, LUKS On-Disk Format Specification, figure 1
+
+// refused refuses a layer that holds a LUKS header which it should not have.
+func (c *Candidate) refused(layer blockgraph.Image) error {
+	if layer.Encryption != nil { // with a detached header
+		return c.refuse(outcome.ErrUnexpectedEncryption, nil, "the payload %s begins with a LUKS header of its own: leave <header> out to use that one", layer.Source)
+	}
+	return c.refuse(outcome.ErrUnexpectedEncryption, nil, "the image %s is encrypted with LUKS, and the XML has no <encryption>: the guest would see ciphertext and could destroy the header, so add <encryption format='luks'>", layer.Source)
+}
+
+// headerError refuses an image whose LUKS header is not there or cannot be read.
+func (c *Candidate) headerError(s blockgraph.Source, err error) error {
+	if errors.Is(err, luks.ErrNotLUKS) {
+		return c.refuse(outcome.ErrHeaderUnusable, err, "%s has no LUKS header: check the path, or format the volume", s)
+	}
+	return c.refuse(outcome.ErrHeaderUnusable, err, "the LUKS header in %s cannot be read", s)
+}
+
+// qcow2 checks a qcow2 image whose encryption, if it has any, is inside.
+func (l *layerCheck) qcow2(header *image.Qcow2Header) error {
+	path, encrypted := l.disk.Image.Source.Path, l.disk.Image.Encryption != nil
+	switch crypt := header.Crypt; {
+	case encrypted && crypt == image.CryptNone:
+		return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the qcow2 image %s is not encrypted, and the XML has <encryption>: remove it, or add its <header>", path)
+	case encrypted && crypt != image.CryptLUKS:
+		return &blockgraph.UnsupportedError{Element: "disk/source/encryption", Reason: fmt.Sprintf("the qcow2 image %s is encrypted with %q: only luks is supported", path, crypt)}
+	case !encrypted && crypt != image.CryptNone:
+		return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the qcow2 image %s is encrypted (%s), and the XML has no <encryption>: add <encryption format='luks'>", path, crypt)
+	}
+	return nil
+}
+
+// opens refuses a header that whoever is going to unlock it does not open.
+func (l *layerCheck) opens(h *luks.Header) error {
+	source := l.disk.Image.LUKSHeader().Source
+	err, who := h.QEMUOpens(), "QEMU's own driver"
+	if l.Unlock.Way == blockgraph.ByHeader {
+		err, who = h.Usable(), "luksplug"
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, luks.ErrUnsupported):
+		return &blockgraph.UnsupportedError{Element: "disk/source/encryption", Reason: fmt.Sprintf("%s does not unlock the header of %s for disk %s: %v", who, source, l.disk.Target, err)}
+	}
+	return l.refuse(outcome.ErrHeaderUnusable, err, "the LUKS header of %s", source)
+}
+
+// volumeSize returns how large the volume of a header is: what the payload has
+// from the payload offset on.
+func (l *layerCheck) volumeSize(ctx context.Context, h *luks.Header) (int64, error) {
+	source := l.disk.Image.Source
+	r, err := l.Images.Open(ctx, l.disk.Image)
+	if err != nil {
+		return 0, l.refuse(outcome.ErrImageUnusable, err, "the payload %s cannot be read", source)
+	}
+	defer closeRead(r)
+	const sector = luks.SectorSize
+	size := (r.Size()+sector-1)/sector*sector - h.PayloadOffset() // QEMU counts a last, partial sector
+	if size <= 0 {
+		return 0, l.refuse(outcome.ErrHeaderUnusable, nil, "the payload %s ends at byte %d, before the encrypted data that its LUKS header places at byte %d: it has been cut off", source, r.Size(), h.PayloadOffset())
+	}
+	return size, nil
+}

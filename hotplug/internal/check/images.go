@@ -1,0 +1,277 @@
+package check
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/daemon"
+	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/hotplug/internal/unlock"
+	"github.com/luksplug/luksplug/secrets/luks"
+)
+
+// images checks the disk's images: that they are there and may be used, that nobody
+// else uses them, and that they are what the XML says. The size that it finds is
+// that of a volume which is unlocked outside of QEMU.
+func images(ctx context.Context, c *Candidate) (Findings, error) {
+	if !c.Host.Local {
+		return Findings{}, c.remoteVM()
+	}
+	var all Findings
+	if err := c.unused(); err != nil {
+		return all, err
+	}
+	if c.Servers != nil {
+		all.Servers = *c.Servers
+	}
+	for i, layer := range c.Disk.Layers() {
+		// A layer is checked like a disk of its own; those below the top one
+		// are only read.
+		alone := *c.Disk
+		alone.Image, alone.ReadOnly = *layer, c.Disk.ReadOnly || c.Disk.Transient || i > 0
+		l := &layerCheck{Candidate: c, disk: &alone}
+		found, err := l.run(ctx)
+		if err != nil {
+			return Findings{}, err
+		}
+		all.Warnings = append(all.Warnings, found.Warnings...)
+		if i == 0 {
+			all.Size = found.Size
+		}
+		if all.Servers == (Servers{}) { // the top layer comes first
+			all.Servers = found.Servers
+		}
+	}
+	return all, nil
+}
+
+// unused refuses a payload that this VM has open already. The image locks would tell
+// as well, but not which disk it is, nor for a read-only pair.
+func (c *Candidate) unused() error {
+	source := c.Disk.Image.Source
+	for _, n := range c.State.Nodes {
+		if source.Local() && n.IsStorage() && image.SameFile(n.File, source.Path) {
+			return c.refuse(outcome.ErrImageInUse, nil, "the image %s is in use by %s", source, c.State.Owner(n))
+		}
+	}
+	for target, n := range c.State.Host.Notes {
+		if !source.Local() && n.Payload == source.String() && target != c.Disk.Target && c.State.Disk(target) != nil {
+			return c.refuse(outcome.ErrImageInUse, nil, "the image %s is in use by disk %s of this VM", source, target)
+		}
+	}
+	return nil
+}
+
+// layerCheck checks one layer, as a disk of its own.
+type layerCheck struct {
+	*Candidate
+	disk *blockgraph.Disk
+}
+
+// run checks what of the layer is on this host, and what of it a storage daemon has
+// to look at.
+func (l *layerCheck) run(ctx context.Context) (Findings, error) {
+	layer := &l.disk.Image
+	if store := layer.DataStore; store != nil && store.Source.Local() {
+		if _, err := l.usable(*store, "data store", l.imageUse()); err != nil {
+			return Findings{}, err
+		}
+	}
+	var payload *image.Info
+	var err error
+	if layer.Source.Local() {
+		if payload, err = l.usable(*layer, "payload", l.imageUse()); err != nil {
+			return Findings{}, err
+		}
+	}
+	h, found, err := l.header(ctx, payload)
+	if err != nil {
+		return found, err
+	}
+	remote := !unlock.ReadsHere(*layer.LUKSHeader())
+	switch {
+	case l.Servers != nil && remote:
+		found.Size = l.Servers.Size // was checked before the key was derived
+		return found, nil
+	case l.Servers == nil && haveDaemon():
+		seen, more, err := l.servers(ctx)
+		if err != nil {
+			return found, err
+		}
+		found.Warnings = append(found.Warnings, more.Warnings...)
+		if remote {
+			h = seen
+		}
+	}
+	if h == nil {
+		return found, nil
+	}
+	if err := l.opens(h); err != nil || l.Unlock.Way != blockgraph.ByHeader {
+		return found, err
+	}
+	if found.Size, err = l.volumeSize(ctx, h); remote {
+		found.Servers = Servers{Size: found.Size, UUID: h.UUID}
+	}
+	return found, err
+}
+
+// header checks the layer's LUKS header where it is on this host, and that there is
+// none where the XML has none. payload is nil for one that is elsewhere.
+func (l *layerCheck) header(ctx context.Context, payload *image.Info) (*luks.Header, Findings, error) {
+	layer, header := &l.disk.Image, l.disk.Header()
+	here := payload != nil && unlock.ReadsHere(*layer)
+	if header == nil && !here || header != nil && !unlock.ReadsHere(*header) {
+		return nil, Findings{}, nil
+	}
+	if header == nil && layer.Format == blockgraph.FormatQcow2 {
+		return payload.Qcow2.LUKS, Findings{}, l.qcow2(payload.Qcow2)
+	}
+	if header == nil {
+		h, err := l.localContent(ctx, everything)
+		return h, Findings{}, err
+	}
+	h, found, err := l.detachedHeader(ctx, *header)
+	if err != nil || !here {
+		return h, found, err
+	}
+	_, err = l.localContent(ctx, start)
+	return h, found, err
+}
+
+// detachedHeader checks a detached header on this host: the file, what it holds, and
+// that it is the header of no other disk.
+func (l *layerCheck) detachedHeader(ctx context.Context, header blockgraph.Image) (*luks.Header, Findings, error) {
+	var found Findings
+	path, use := header.Source.Path, l.headerUse()
+	// The file first: its locks would tell as well, but not whose they are.
+	user, err := l.headerUser(ctx, path, "")
+	if err != nil {
+		return nil, found, err
+	}
+	if user == "" || use == shares {
+		if _, err := l.usable(header, "header", use); err != nil {
+			return nil, found, err
+		}
+	}
+	h, err := unlock.ReadHeader(ctx, header)
+	if err != nil {
+		return nil, found, l.headerError(header.Source, err)
+	}
+	if user == "" {
+		user, err = l.headerUser(ctx, path, h.UUID)
+	}
+	if err != nil || user == "" {
+		return h, found, err
+	}
+	found.Warnings, err = l.shared(path, user)
+	return h, found, err
+}
+
+// headerUse says what becomes of a detached header: where the key is derived here,
+// QEMU gets another one.
+func (c *Candidate) headerUse() use {
+	switch {
+	case c.Unlock.Way != blockgraph.ByHeader:
+		return c.imageUse()
+	case c.Spec.AllowSharedHeader:
+		return shares
+	}
+	return reads
+}
+
+// imageUse says what becomes of an image that QEMU opens as the disk says.
+func (c *Candidate) imageUse() use {
+	if c.Moving {
+		return moves
+	}
+	return writes
+}
+
+// shared answers for a detached header that user has already: with a warning where
+// that is allowed.
+func (c *Candidate) shared(header, user string) (warnings []string, err error) {
+	if c.headerUse() != shares {
+		return nil, c.refuse(outcome.ErrHeaderInUse, nil, "the header %s is in use by %s: one header over two payloads would give both the same key, so make a header for each, or allow a shared one", header, user)
+	}
+	return []string{fmt.Sprintf("the header %s is also that of %s, as was allowed: both payloads have the same key", header, user)}, nil
+}
+
+// headerUser returns who has the detached header already, "" for nobody.
+func (c *Candidate) headerUser(ctx context.Context, path, uuid string) (string, error) {
+	for _, n := range c.State.Nodes {
+		sameFile := n.IsStorage() && image.SameFile(n.File, path)
+		sameVolume := uuid != "" && n.Image.Specific.Data.UUID == uuid
+		if sameFile || sameVolume {
+			return c.State.Owner(n), nil
+		}
+	}
+	for target, n := range c.State.Host.Notes {
+		if target != c.Disk.Target && n.Header != "" && image.SameFile(n.Header, path) && c.State.Disk(target) != nil {
+			return "disk " + target + " of this VM", nil
+		}
+	}
+	dir, err := c.Host.Dir(ctx)
+	if err != nil {
+		return "", err
+	}
+	other, err := dir.HeaderUser(path, uuid)
+	if err != nil || other == nil {
+		return "", err
+	}
+	return fmt.Sprintf("disk %s of VM %s", other.Target, other.VM), nil
+}
+
+// use is what becomes of an image.
+type use string
+
+const (
+	writes use = "writes" // QEMU opens it as the disk says
+	moves  use = "moves"  // so it does, but not before another QEMU, which has it open, hands it over
+	reads  use = "reads"  // only this process reads it, and nobody else may write
+	shares use = "shares" // only this process reads it, and others may do what they like
+)
+
+// usable checks that an image of this host is of the kind that the XML says, may be
+// opened the way in which QEMU will open it, and is not locked. It returns what the
+// image is.
+func (l *layerCheck) usable(img blockgraph.Image, what string, u use) (*image.Info, error) {
+	path := img.Source.Path
+	refuse := func(cause error, reason string, err error) (*image.Info, error) {
+		return nil, l.refuse(cause, err, "the %s %s "+reason, what, path)
+	}
+	info, err := image.Probe(path)
+	if err != nil {
+		return refuse(outcome.ErrImageUnusable, "cannot be used", err)
+	}
+	if block := img.Source.Kind == blockgraph.SourceBlock; block != info.Block {
+		if block {
+			return refuse(outcome.ErrImageUnusable, "is not a block device: use type='file'", nil)
+		}
+		return refuse(outcome.ErrImageUnusable, "is a block device: use type='block'", nil)
+	}
+	access := image.ReadWrite
+	if l.disk.ReadOnly {
+		access = image.Read
+	} else if err := image.Writable(path); (u == writes || u == moves) && err != nil {
+		if what == "header" {
+			return refuse(outcome.ErrReadOnlyImage, "cannot be written, and QEMU needs it writable under a writable disk: make it writable, or add <readonly/>", err)
+		}
+		return refuse(outcome.ErrReadOnlyImage, "cannot be written: make it writable, or add <readonly/>", err)
+	}
+	if err := image.CheckLock(path, access); u != shares && u != moves && err != nil {
+		return refuse(outcome.ErrImageInUse, "is in use outside of this VM: end its other use", err)
+	}
+	if img.Format == blockgraph.FormatQcow2 && info.Format != image.Qcow2 {
+		return refuse(outcome.ErrImageUnusable, fmt.Sprintf("is not a qcow2 image but %s: correct the format in the XML", info.Format), nil)
+	}
+	return info, nil
+}
+
+// haveDaemon reports whether this host has a storage daemon.
+func haveDaemon() bool {
+	_, err := exec.LookPath(daemon.Program)
+	return err == nil
+}

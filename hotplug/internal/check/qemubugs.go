@@ -1,0 +1,90 @@
+package check
+
+import (
+	"crypto/x509"
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/host"
+	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+)
+
+// bug is something that versions of QEMU are known to do wrong with a command
+// that they take by their own schema.
+type bug struct {
+	// feature is what does not work; its Since is the first version without the
+	// bug.
+	feature blockgraph.Feature
+	// fixed are the first versions without it of older series that were fixed,
+	// such as "10.0.7" for 10.0.
+	fixed []string
+	// hits reports whether the command runs into it.
+	hits func(h *host.Host, c blockgraph.Command) bool
+}
+
+// bugs are those that a plan can run into.
+var bugs = []bug{
+	// crypto/tlscredsx509.c wanted the key usage "key encipherment" of every
+	// certificate that restricts its usage, which is wrong for all keys but RSA's
+	// (RFC 8813, section 3). QEMU's commit 3995fc238e05.
+	{
+		feature: blockgraph.Feature{
+			Element: "disk/source@tls", Name: "a client's certificate whose usage has no key encipherment, as those with ECDSA keys", Since: "10.2",
+			Instead: "use a certificate with an RSA key and this usage"},
+		fixed: []string{"7.2.22", "10.0.7", "10.1.3"},
+		hits:  withoutEncipherment,
+	},
+}
+
+// knownBug returns what the VM's QEMU is known not to be able to do of the
+// command, nil for nothing.
+func (vm *VM) knownBug(h *host.Host, c blockgraph.Command) *blockgraph.Feature {
+	version := vm.version()
+	for _, b := range bugs {
+		if b.in(version) && b.hits(h, c) {
+			return &b.feature
+		}
+	}
+	return nil
+}
+
+// in reports whether a version has the bug.
+func (b bug) in(version string) bool {
+	for _, m := range b.fixed {
+		series := m[:strings.LastIndexByte(m, '.')+1]
+		if strings.HasPrefix(version, series) {
+			return outcome.OlderThan(version, m)
+		}
+	}
+	return outcome.OlderThan(version, b.feature.Since)
+}
+
+// withoutEncipherment looks at the client's certificate of an object tls-creds-x509,
+// where it is a file of this host. One that is not there, or is none, is for QEMU
+// to complain of.
+func withoutEncipherment(h *host.Host, c blockgraph.Command) bool {
+	if c.Execute != "object-add" || c.Arguments.Text("qom-type") != "tls-creds-x509" || !h.Local {
+		return false
+	}
+	data, err := os.ReadFile(filepath.Join(c.Arguments.Text("dir"), "client-cert.pem"))
+	if err != nil {
+		return false
+	}
+	block, _ := pem.Decode(data)
+	if block == nil {
+		return false
+	}
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	if err != nil || certificate.KeyUsage&x509.KeyUsageKeyEncipherment != 0 {
+		return false
+	}
+	for _, e := range certificate.Extensions {
+		if e.Id.String() == "2.5.29.15" { // key usage; QEMU minds it where it is critical
+			return e.Critical
+		}
+	}
+	return false
+}

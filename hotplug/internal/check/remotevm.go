@@ -1,0 +1,105 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/apply"
+	"github.com/luksplug/luksplug/hotplug/internal/inventory"
+	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+)
+
+// remoteVM checks what can be known of a disk whose files are on another host:
+// whether the VM has one of them open already, by their paths. The rest is left to
+// QEMU, see [Candidate.InQEMU].
+func (c *Candidate) remoteVM() error {
+	c.Host.Entry(c.Disk.Target).Warn("the VM runs on another machine: whether others use the disk's files, and whether they may be used, is not checked here")
+	for _, image := range c.Disk.Images() {
+		if !image.Source.Local() {
+			continue
+		}
+		for _, n := range c.State.Nodes {
+			if n.IsStorage() && n.File == image.Source.Path {
+				return c.refuse(outcome.ErrImageInUse, nil, "the file %s is in use by %s", image.Source, c.State.Owner(n))
+			}
+		}
+	}
+	return nil
+}
+
+// InQEMU has the VM's QEMU tell what this process cannot look at, when the
+// nodes are there and before the guest sees anything of them: that an image which
+// is taken as it is holds no LUKS header, and that no other disk of the VM has the
+// disk's header. Nobody else may have found out, and the guest would destroy data.
+func (c *Candidate) InQEMU(ctx context.Context, r *apply.Run) error {
+	for i, layer := range c.Disk.Layers() {
+		plain := layer.Encryption == nil && layer.Format == blockgraph.FormatRaw
+		detached := layer.Encryption != nil && layer.Encryption.Header != nil
+		if !plain && !detached {
+			continue // QEMU itself compares what is there with what the XML says
+		}
+		node := payloadNode(r.Plan.Graph, i)
+		if node == "" {
+			continue // an empty drive, or a vhost-user disk
+		}
+		switch found, err := r.HoldsHeader(ctx, node); {
+		case errors.Is(err, apply.ErrCannotTell):
+			return c.refuse(outcome.ErrImageUnusable, err, "the VM's QEMU cannot tell whether the image %s holds a LUKS header", layer.Source)
+		case err != nil:
+			return fmt.Errorf("query QEMU whether %s holds a LUKS header: %w", layer.Source, err)
+		case found:
+			return c.refused(*layer)
+		}
+	}
+	return c.volumes(ctx)
+}
+
+// payloadNode returns the name of the node that shows what is in a layer's image,
+// encrypted or not.
+func payloadNode(graph *blockgraph.Graph, layer int) string {
+	name := ""
+	for _, n := range graph.Nodes { // from the file upwards
+		switch role, number := n.Role.Base(); role {
+		case blockgraph.RolePayloadStorage, blockgraph.RolePayloadSlice, blockgraph.RolePayloadFormat:
+			if number == layer {
+				name = n.Name
+			}
+		}
+	}
+	return name
+}
+
+// volumes refuses a volume that another disk of the VM has, by the UUID in its
+// header.
+func (c *Candidate) volumes(ctx context.Context) error {
+	state, err := inventory.Nodes(ctx, c.VM.Conn)
+	if err != nil {
+		return fmt.Errorf("query which volumes there are: %w", err)
+	}
+	var ours []string
+	for _, n := range state.Nodes {
+		if target, _, ok := blockgraph.ParseName(n.Name); ok && target == c.Disk.Target && n.Image.Specific.Data.UUID != "" {
+			ours = append(ours, n.Image.Specific.Data.UUID)
+		}
+	}
+	// The nodes are there whoever opened them: what is allowed is the header's use.
+	asked := *c
+	asked.Unlock.Way = blockgraph.ByHeader
+	for _, n := range state.Nodes {
+		target, _, ok := blockgraph.ParseName(n.Name)
+		if ok && target == c.Disk.Target || !slices.Contains(ours, n.Image.Specific.Data.UUID) {
+			continue
+		}
+		warnings, err := asked.shared("of LUKS volume "+n.Image.Specific.Data.UUID, state.Owner(n))
+		if err != nil {
+			return err
+		}
+		for _, w := range warnings {
+			c.Host.Entry(c.Disk.Target).Warn(w)
+		}
+	}
+	return nil
+}

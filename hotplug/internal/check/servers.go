@@ -1,0 +1,211 @@
+package check
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/hotplug/internal/remoteimage"
+	"github.com/luksplug/luksplug/hotplug/internal/unlock"
+	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/secrets/luks"
+)
+
+// LooksAtServers reports whether the disk has images that a storage daemon looks at
+// before the VM opens them.
+func (c *Candidate) LooksAtServers() bool {
+	if !c.Host.Local || !haveDaemon() {
+		return false
+	}
+	for _, i := range c.Disk.Images() {
+		if byDaemon(*i) {
+			return true
+		}
+	}
+	return false
+}
+
+// byDaemon reports whether a storage daemon has to open an image to see what is
+// in it, and can: those of servers, and what package image does not read. A drive
+// that QEMU takes for itself, and a server that the guest talks to, are not among
+// them.
+func byDaemon(i blockgraph.Image) bool {
+	switch i.Source.Kind {
+	case blockgraph.SourceNetwork, blockgraph.SourceFile, blockgraph.SourceBlock:
+		return !unlock.ReadsHere(i)
+	}
+	return false
+}
+
+// servers opens the images of a layer that a storage daemon has to open. It refuses
+// what the checks of local images refuse, and returns the LUKS header that it has
+// found, nil where that is none of its business.
+func (l *layerCheck) servers(ctx context.Context) (*luks.Header, Findings, error) {
+	var found Findings
+	layer := &l.disk.Image
+	var h *luks.Header
+	if header := l.disk.Header(); header != nil && byDaemon(*header) {
+		err := l.writable(header.Source, l.headerUse() == writes)
+		if err == nil {
+			h, found, err = l.headerOnServer(ctx, *header)
+		}
+		if err != nil {
+			return nil, found, err
+		}
+	}
+	if store := layer.DataStore; store != nil && byDaemon(*store) {
+		if _, err := l.Images.OpenRemote(ctx, *store); err != nil {
+			return nil, found, outcome.ServerError(l.disk.Target, store.Source, err)
+		}
+	}
+	if !byDaemon(*layer) {
+		return h, found, nil
+	}
+	if err := l.writable(layer.Source, true); err != nil {
+		return nil, found, err
+	}
+	embedded, err := l.payloadOnServer(ctx)
+	if embedded != nil {
+		h = embedded
+	}
+	return h, found, err
+}
+
+// headerOnServer reads a detached header, which must be that of no other disk.
+func (l *layerCheck) headerOnServer(ctx context.Context, header blockgraph.Image) (*luks.Header, Findings, error) {
+	var found Findings
+	r, err := l.Images.OpenRemote(ctx, header)
+	if err != nil {
+		return nil, found, outcome.ServerError(l.disk.Target, header.Source, err)
+	}
+	name := header.Source.String()
+	h, err := luks.ReadHeader(r)
+	if err != nil {
+		return nil, found, l.headerError(header.Source, err)
+	}
+	user, err := l.headerUser(ctx, name, h.UUID)
+	if err != nil || user == "" {
+		return h, found, err
+	}
+	found.Warnings, err = l.shared(name, user)
+	return h, found, err
+}
+
+// payloadOnServer opens the layer itself, and checks its content.
+func (l *layerCheck) payloadOnServer(ctx context.Context) (*luks.Header, error) {
+	layer := l.disk.Image
+	inside := layer.Encryption != nil && l.disk.Header() == nil && !layer.RawLUKS()
+	if inside {
+		layer.Format = blockgraph.FormatRaw // its encryption is the business of whoever has the secret
+	}
+	r, err := l.Images.OpenRemote(ctx, layer)
+	switch {
+	case err != nil:
+		return nil, outcome.ServerError(l.disk.Target, layer.Source, err)
+	case inside && layer.Encryption.Engine == blockgraph.EngineLibRBD:
+		return nil, l.tryLibRBD(ctx, r)
+	case inside:
+		return nil, nil
+	}
+	h, err := l.content(r, start)
+	if refused := (*outcome.PreflightError)(nil); err != nil && !errors.As(err, &refused) {
+		return nil, outcome.ServerError(l.disk.Target, layer.Source, err)
+	}
+	return h, err
+}
+
+// writable refuses what QEMU only reads, under a disk that is to be written: QEMU
+// would open it, and refuse the device.
+func (l *layerCheck) writable(s blockgraph.Source, writes bool) error {
+	if !writes || l.disk.ReadOnly {
+		return nil
+	}
+	why := ""
+	switch n := s.Network.(type) {
+	case *blockgraph.Curl:
+		why = "as QEMU writes to no " + n.Protocol() + " server"
+	case *blockgraph.RBD:
+		if n.Snapshot != "" {
+			why = "as it is a snapshot"
+		}
+	}
+	if why == "" {
+		return nil
+	}
+	return l.refuse(outcome.ErrReadOnlyImage, nil, "%s can only be read, %s: add <readonly/>", s, why)
+}
+
+// tryLibRBD has Ceph's library in a storage daemon decrypt the image that r has open
+// as it is. A wrong passphrase, or a library that is too old for the image, then
+// does not cost the guest the seconds that the VM's QEMU stands still for.
+func (l *layerCheck) tryLibRBD(ctx context.Context, r *remoteimage.Image) error {
+	graph, err := blockgraph.BuildDecrypted(l.disk.Target, l.disk.Image)
+	if err != nil {
+		return err
+	}
+	values, err := unlock.Resolve(ctx, graph, l.Store, unlock.Unlocker{})
+	if err != nil {
+		return err
+	}
+	defer values.Wipe()
+	h, headerErr := luks.ReadHeader(r) // while it shows what is stored
+	// The VM's QEMU may have a newer library than the daemon.
+	same := l.VM != nil && r.Version() == l.VM.version()
+	err = r.Reopen(ctx, graph, values)
+	l.Images.Close(ctx) // it is not what it was opened as any more
+	if err == nil {
+		return nil
+	}
+	enc, source := l.disk.Image.Encryption, l.disk.Image.Source
+	switch {
+	case errors.Is(err, qmp.ErrWrongPassphrase):
+		return &outcome.SecretError{Target: l.disk.Target, Ref: enc.Secrets[0], Err: fmt.Errorf("%s not open %s: %w", namesOf(enc), source, err)}
+	case errors.Is(err, qmp.ErrNotLUKS) && headerErr == nil:
+		format := blockgraph.EncryptionLUKS
+		if h.Version == 2 {
+			format = blockgraph.EncryptionLUKS2
+		}
+		return l.refuse(outcome.ErrHeaderUnusable, err, "%s has a header of LUKS%d, which Ceph's library does not open as %s: see whether it should be <encryption format='%s'>", source, h.Version, enc.Format, format)
+	case errors.Is(err, qmp.ErrNotLUKS):
+		return l.refuse(outcome.ErrHeaderUnusable, err, "%s has no LUKS header that Ceph's library knows: check the <source>'s name, or encrypt the image (rbd encryption format)", source)
+	case errors.Is(err, outcome.ErrNoAnswer):
+		return outcome.ServerError(l.disk.Target, source, err)
+	case !same:
+		return nil
+	case errors.Is(err, qmp.ErrEncryptionUnsupported):
+		return &outcome.VersionError{Target: l.disk.Target, Feature: decrypting(graph, enc), Version: l.VM.version(), Err: err}
+	}
+	return outcome.ServerError(l.disk.Target, source, err)
+}
+
+// decrypting is what an image asks of Ceph's library that older ones lack.
+func decrypting(graph *blockgraph.Graph, enc *blockgraph.Encryption) blockgraph.Feature {
+	argument := "encrypt"
+	switch {
+	case enc.Format == blockgraph.EncryptionLUKSAny:
+		argument += ".format"
+	case len(enc.Secrets) > 1:
+		argument += ".parent"
+	}
+	for _, s := range graph.Plan().Steps {
+		if s.Kind == blockgraph.StepNode {
+			return s.Do.Feature(argument)
+		}
+	}
+	return blockgraph.Feature{Name: "decryption by Ceph's library"}
+}
+
+// namesOf names the secrets of an image as the subject of a sentence, up to its verb.
+func namesOf(enc *blockgraph.Encryption) string {
+	names := make([]string, len(enc.Secrets))
+	for i, ref := range enc.Secrets {
+		names[i] = ref.String()
+	}
+	if len(names) == 1 {
+		return "the secret with " + names[0] + " does"
+	}
+	return "the secrets with " + strings.Join(names, " and ") + " do"
+}

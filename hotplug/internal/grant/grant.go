@@ -1,0 +1,284 @@
+// Package grant lets the VM's QEMU open the images of a disk: it finds out what
+// QEMU may not open ([Check]), gives that to QEMU's user for as long as the disk is
+// attached ([Permits.Take]), and takes it back ([Revoke]).
+package grant
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/access"
+	"github.com/luksplug/luksplug/hotplug/internal/host"
+	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/hotplug/internal/spec"
+	"github.com/luksplug/luksplug/internal/hostproc"
+)
+
+// Permits is what QEMU opens of a disk on this host, and what stands in the way.
+type Permits struct {
+	// Target is the disk's.
+	Target string
+	// User is as whom the files are opened.
+	User hostproc.User
+	// Files are those that are opened by path, Give those of them that have to be
+	// given to the user first.
+	Files, Give []access.File
+	// Owners are those that a record has of files which were given away before.
+	Owners []access.Owner
+}
+
+// Opened returns the files and block devices of this host that are opened by path
+// for the disk, by QEMU or its storage daemon.
+func Opened(disk *blockgraph.Disk, way blockgraph.Way) []access.File {
+	var out []access.File
+	add := func(path, what string, write bool) {
+		if !slices.ContainsFunc(out, func(f access.File) bool { return f.Path == path }) {
+			out = append(out, access.File{Path: path, What: what, Write: write})
+		}
+	}
+	onHost := func(i *blockgraph.Image) bool {
+		return i != nil && (i.Source.Kind == blockgraph.SourceFile || i.Source.Kind == blockgraph.SourceBlock)
+	}
+	for i, layer := range disk.Layers() {
+		what, write := "payload", !disk.ReadOnly && !disk.Transient && i == 0
+		if i > 0 {
+			what = "backing image"
+		}
+		if onHost(layer) {
+			add(layer.Source.Path, what, write)
+		}
+		if onHost(layer.DataStore) {
+			add(layer.DataStore.Source.Path, "data store", write)
+		}
+		// By ByHeader it is only read here.
+		if enc := layer.Encryption; enc != nil && onHost(enc.Header) && way != blockgraph.ByHeader {
+			add(enc.Header.Source.Path, "header", write)
+		}
+		if onHost(layer) && layer.Backing == nil {
+			for path := range implied(layer) {
+				add(path, "backing image", false)
+			}
+		}
+	}
+	return out
+}
+
+// implied yields the images below the one at the end of the chain that the XML has:
+// those that qcow2 images name themselves.
+func implied(layer *blockgraph.Image) func(yield func(string) bool) {
+	return func(yield func(string) bool) {
+		const deepest = 200 // and a chain that runs in a circle ends
+		path, format, terminated := layer.Source.Path, layer.Format, layer.Terminated
+		for range deepest {
+			if format != blockgraph.FormatQcow2 || terminated {
+				return
+			}
+			info, err := image.Probe(path)
+			if err != nil || info.Qcow2 == nil || !info.Qcow2.HasBacking {
+				return
+			}
+			next := info.Qcow2.BackingFile
+			if strings.Contains(next, ":") { // a protocol, or JSON
+				return
+			}
+			if !filepath.IsAbs(next) {
+				next = filepath.Join(filepath.Dir(path), next)
+			}
+			if !yield(next) {
+				return
+			}
+			path = next
+		}
+	}
+}
+
+// opener returns as whom the files are opened; the error is [hostproc.ErrUnknown]
+// where that is unknown.
+func opener(ctx context.Context, h *host.Host, way blockgraph.Way) (hostproc.User, error) {
+	p, err := h.Process(ctx)
+	if err != nil || p.User == nil {
+		return hostproc.User{}, fmt.Errorf("%w: %w", hostproc.ErrUnknown, err)
+	}
+	if p.PID == 0 {
+		return hostproc.UserOf(*p.User), nil
+	}
+	u := hostproc.User{Credential: *p.User, PID: p.PID}
+	if way == blockgraph.ByDaemon {
+		u.PID = 0 // it sees the files that we see
+	}
+	return u, nil
+}
+
+// Check refuses a disk whose images the VM's QEMU may not open, with
+// [outcome.ErrPermission].
+func Check(ctx context.Context, h *host.Host, disk *blockgraph.Disk, way blockgraph.Way, s spec.Spec) (Permits, error) {
+	p := Permits{Target: disk.Target, Owners: s.Owners}
+	if !h.Local {
+		return p, nil
+	}
+	if p.Files = Opened(disk, way); len(p.Files) == 0 {
+		return p, nil
+	}
+	var err error
+	var problems []access.Problem
+	if p.User, err = opener(ctx, h, way); err == nil {
+		problems, err = access.Check(p.User, p.Files)
+	}
+	switch {
+	case err != nil && s.Relabel:
+		return p, &outcome.PreflightError{Target: disk.Target, Cause: outcome.ErrPermission, Reason: "the images cannot be given to QEMU's user", Err: err}
+	case err != nil: // nobody can tell what QEMU may open: QEMU will
+		h.Entry(disk.Target).Debugf("not checked whether QEMU may open the images: %v", err)
+		return p, nil
+	}
+	for _, problem := range problems {
+		if s.Relabel && problem.Relabel && os.Geteuid() == 0 {
+			p.Give = append(p.Give, problem.File)
+		}
+	}
+	if len(p.Give) < len(problems) {
+		return p, p.denied(problems, s.Relabel)
+	}
+	if s.Relabel && h.Labels(ctx).Image != "" {
+		p.Give = p.Files // what the label of a file allows only the policy knows
+	}
+	return p, nil
+}
+
+// denied is the refusal. asked says that the images were to be given to the user.
+func (p Permits) denied(problems []access.Problem, asked bool) error {
+	var reasons, fixes []string
+	relabel := true
+	for _, problem := range problems {
+		verb := "read"
+		if problem.Write {
+			verb = "read and write"
+		}
+		reasons = append(reasons, fmt.Sprintf("may not %s the %s %s: %s", verb, problem.What, problem.Path, problem.Reason))
+		for fix := range strings.SplitSeq(problem.Fix, " && ") {
+			if fix != "" && !slices.Contains(fixes, fix) {
+				fixes = append(fixes, fix)
+			}
+		}
+		relabel = relabel && problem.Relabel
+	}
+	e := &outcome.PreflightError{Target: p.Target, Cause: outcome.ErrPermission}
+	e.Reason = fmt.Sprintf("QEMU runs as %s and %s", p.User, strings.Join(reasons, "; it "))
+	if len(fixes) > 0 {
+		e.Reason += fmt.Sprintf(": run `%s`", strings.Join(fixes, " && "))
+	}
+	switch {
+	case relabel && asked:
+		e.Cause = outcome.ErrRelabelNeedsRoot
+	case relabel:
+		e.Cause = outcome.ErrRelabelWouldHelp
+	}
+	return e
+}
+
+// taking is what the registry is told of the disk.
+func (p Permits) taking(ctx context.Context, h *host.Host) (access.Taking, error) {
+	t := access.Taking{Files: p.Files, Give: p.Give, Remembered: p.Owners}
+	id, err := h.ID(ctx)
+	if err != nil {
+		return t, err
+	}
+	t.Use = access.Use{VM: id, Target: p.Target, Boot: hostproc.BootID()}
+	if pid := p.User.PID; pid != 0 {
+		if t.Use.Process, err = host.ProcessIdentity(pid); err != nil {
+			return t, err
+		}
+	}
+	t.Owner = access.Owner{UID: p.User.UID, Label: h.Labels(ctx).Image}
+	return t, nil
+}
+
+// Take does what has to be done for QEMU to open the disk's images, and its
+// overlay, if it has one. [Revoke] takes it back.
+func (p Permits) Take(ctx context.Context, h *host.Host, overlay *blockgraph.Overlay) error {
+	if len(p.Files) == 0 {
+		return nil
+	}
+	refuse := func(err error) error {
+		return &outcome.PreflightError{Target: p.Target, Cause: outcome.ErrPermission, Reason: "QEMU cannot be allowed to open the images", Err: err}
+	}
+	t, err := p.taking(ctx, h)
+	if err != nil {
+		return refuse(err)
+	}
+	registry, err := h.Owners()
+	if err == nil {
+		err = registry.Take(t)
+	}
+	if err == nil {
+		files := p.Files
+		if overlay != nil {
+			files = append(slices.Clone(files), access.File{Path: overlay.Path, What: "overlay", Write: true})
+		}
+		err = access.AppArmor{}.Allow(ctx, h.Labels(ctx).AppArmor, p.Target, files)
+	}
+	if err != nil {
+		return refuse(err)
+	}
+	if len(t.Give) == 0 {
+		return nil
+	}
+	problems, err := access.Check(p.User, p.Files)
+	if err != nil {
+		return refuse(err)
+	}
+	if len(problems) > 0 {
+		return p.denied(problems, true)
+	}
+	return nil
+}
+
+// Before returns whose the images are that [Permits.Take] is going to give away.
+func (p Permits) Before(ctx context.Context, h *host.Host, s spec.Spec) ([]access.Owner, error) {
+	if !s.Relabel || len(p.Files) == 0 {
+		return nil, nil
+	}
+	t, err := p.taking(ctx, h)
+	if err != nil {
+		return nil, err
+	}
+	registry, err := h.Owners()
+	if err != nil {
+		return nil, err
+	}
+	return registry.Owners(t)
+}
+
+// Revocation says what [Revoke] takes back.
+type Revocation struct {
+	// Targets selects disks of the VM.
+	Targets func(target string) bool
+	// Stay leaves the files with QEMU's user: a QEMU of another host goes on with them.
+	Stay bool
+}
+
+// Revoke takes back what [Permits.Take] did for disks of the VM, and returns which
+// files went back. Doing it again does no harm.
+func Revoke(ctx context.Context, h *host.Host, r Revocation) ([]access.Given, error) {
+	id, err := h.ID(ctx)
+	if err != nil {
+		return nil, err
+	}
+	registry, err := h.Owners()
+	if err != nil {
+		return nil, err
+	}
+	given, err := registry.Give(access.Giving{Stay: r.Stay, Ended: func(u access.Use) bool { return u.VM == id && r.Targets(u.Target) }})
+	if profile := h.Labels(ctx).AppArmor; profile != "" {
+		_, e := access.AppArmor{}.Forbid(ctx, profile, r.Targets)
+		err = errors.Join(err, e)
+	}
+	return given, err
+}

@@ -1,0 +1,232 @@
+// Package host is the host's side of one VM: which process it is, what it is
+// called on this host, and where its run directory is. A running VM has a host and
+// a monitor; a VM that is about to start has a host only.
+package host
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/sirupsen/logrus"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/access"
+	"github.com/luksplug/luksplug/hotplug/internal/monitor"
+	"github.com/luksplug/luksplug/hotplug/internal/rundir"
+	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/qmp"
+)
+
+// Host is what is known of a VM beside its monitor. It is not safe for concurrent
+// use: what [Host.ID] and [Host.Process] find out is kept.
+type Host struct {
+	// Name names the VM in messages, notes and overlays; "" for none.
+	Name string
+	// Local is true where the paths in a disk's XML are paths of this machine.
+	Local bool
+	// Log takes log entries.
+	Log logrus.FieldLogger
+	// Run and Lock are the directories of the options; "" for the system's own.
+	Run, Lock string
+	// Recovery bounds what is done after a failure.
+	Recovery time.Duration
+	// FindID returns the VM's identity, see [Identity].
+	FindID func(ctx context.Context) (string, error)
+	// FindProcess returns the VM's process.
+	FindProcess func(ctx context.Context) (*Process, error)
+
+	id      string
+	process *Process
+}
+
+// New returns the host of a VM of that name, "" for none. log takes log entries, nil
+// discards them.
+func New(name string, log logrus.FieldLogger) *Host {
+	if log == nil {
+		silent := logrus.New()
+		silent.SetOutput(io.Discard)
+		log = silent
+	}
+	if name != "" {
+		log = log.WithField("vm", name)
+	}
+	return &Host{Name: name, Log: log, Recovery: defaultRecovery}
+}
+
+const defaultRecovery = 30 * time.Second
+
+// ErrElsewhere: the VM does not run on this machine.
+var ErrElsewhere = errors.New("the VM does not run on this machine")
+
+// ID returns a name of the VM that is the same for every way to reach its monitor
+// on this host.
+func (h *Host) ID(ctx context.Context) (string, error) {
+	if h.id == "" {
+		id, err := h.FindID(ctx)
+		if err != nil {
+			return "", err
+		}
+		h.id = id
+	}
+	return h.id, nil
+}
+
+// UUID returns the VM's UUID; "" for a VM without one.
+func (h *Host) UUID(ctx context.Context) (string, error) {
+	id, err := h.ID(ctx)
+	if _, e := uuid.Parse(id); e != nil {
+		id = ""
+	}
+	return id, err
+}
+
+// Process returns the VM's process. The error is [ErrElsewhere] for a VM on another
+// machine.
+func (h *Host) Process(ctx context.Context) (*Process, error) {
+	if h.process != nil {
+		return h.process, nil
+	}
+	if !h.Local {
+		return nil, ErrElsewhere
+	}
+	p, err := h.FindProcess(ctx)
+	if err == nil {
+		h.process = p
+	}
+	return p, err
+}
+
+// Labels returns how the VM's process is confined; nothing where that is unknown.
+func (h *Host) Labels(ctx context.Context) Labels {
+	p, err := h.Process(ctx)
+	if err != nil {
+		return Labels{}
+	}
+	return p.Labels
+}
+
+// Dir returns the VM's run directory.
+func (h *Host) Dir(ctx context.Context) (rundir.VM, error) {
+	base, err := rundir.BaseOf(h.Run)
+	if err != nil {
+		return rundir.VM{}, err
+	}
+	id, err := h.ID(ctx)
+	return rundir.VM{Base: base, ID: id}, err
+}
+
+// Contents returns what the VM's run directory holds; nothing for a VM on another
+// machine.
+func (h *Host) Contents(ctx context.Context) (rundir.Contents, error) {
+	if !h.Local {
+		return rundir.Contents{}, nil
+	}
+	dir, err := h.Dir(ctx)
+	if err != nil {
+		return rundir.Contents{}, err
+	}
+	return dir.Read()
+}
+
+// LockPath returns the VM's lock file, whose directory exists then.
+func (h *Host) LockPath(ctx context.Context) (string, error) {
+	id, err := h.ID(ctx)
+	if err != nil {
+		return "", err
+	}
+	return rundir.LockPath(h.Lock, id)
+}
+
+// Owners is the registry of the images that were given to QEMUs on this host.
+func (h *Host) Owners() (access.Registry, error) {
+	if h.Run == "" && os.Geteuid() == 0 {
+		return access.Registry{Dir: access.DefaultDir}, nil
+	}
+	base, err := rundir.BaseOf(h.Run)
+	return access.Registry{Dir: filepath.Join(string(base), rundir.OwnersDir)}, err
+}
+
+// OverlayName returns what overlays of this VM's disks are named after.
+func (h *Host) OverlayName(ctx context.Context) (string, error) {
+	if h.Name != "" && !strings.Contains(h.Name, "/") { // which a monitor's address has
+		return h.Name, nil
+	}
+	return h.ID(ctx)
+}
+
+// Recovering returns the context for what must be done after ctx has failed.
+func (h *Host) Recovering(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), h.Recovery)
+}
+
+// Entry returns the log entry of a disk.
+func (h *Host) Entry(target string) logrus.FieldLogger { return h.Log.WithField("disk", target) }
+
+// Note returns the note of a disk of this VM, with the VM's name and, where it is
+// known, its process.
+func (h *Host) Note(ctx context.Context, disk *blockgraph.Disk, way blockgraph.Way, uuid string) (rundir.Note, error) {
+	n := rundir.Note{
+		Target: disk.Target, VM: h.Name, Way: way, UUID: uuid,
+		Payload: disk.Image.Source.String(), Secrets: disk.Secrets(),
+	}
+	if !disk.Encrypted() {
+		n.Way = ""
+	}
+	if header := disk.Header(); header != nil {
+		n.Header = header.Source.String()
+	}
+	p, err := h.Process(ctx)
+	if err != nil || p.PID == 0 {
+		return n, nil
+	}
+	n.Process, err = ProcessIdentity(p.PID)
+	return n, err
+}
+
+// Identity asks a VM for its identity: its UUID, or for a VM without one the
+// process that listens on the socket, or what little else is known.
+func Identity(ctx context.Context, c *monitor.Conn, name string) (string, error) {
+	answer, err := monitor.Get[struct{ UUID string }](ctx, c, qmp.Command{Execute: "query-uuid"})
+	if err != nil {
+		return "", err
+	}
+	if strings.Trim(answer.UUID, "0-") != "" && !strings.ContainsAny(answer.UUID, "/.") {
+		return answer.UUID, nil
+	}
+	if pid, ok := c.Client().PeerPID(); ok {
+		return "pid-" + strconv.Itoa(pid), nil
+	}
+	if name != "" {
+		return "name-" + strings.Map(fileName, name), nil
+	}
+	return "unnamed", nil
+}
+
+// fileName keeps what is safe in the name of a file.
+func fileName(r rune) rune {
+	if 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_' {
+		return r
+	}
+	return '_'
+}
+
+// User returns as whom the VM's process runs.
+func (h *Host) User(ctx context.Context) (hostproc.Credential, error) {
+	p, err := h.Process(ctx)
+	if err != nil {
+		return hostproc.Credential{}, err
+	}
+	if p.User == nil {
+		return hostproc.Credential{}, errUserUnknown
+	}
+	return *p.User, nil
+}
+
+var errUserUnknown = errors.New("the user of the VM's process is unknown")

@@ -1,0 +1,217 @@
+package inventory
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/monitor"
+	"github.com/luksplug/luksplug/qmp"
+)
+
+// Machine queries what the planner needs to place the disk, and no more: a VM may
+// have dozens of ports, and each question is a round trip.
+func Machine(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, state *State) (blockgraph.Machine, error) {
+	kind := monitor.QOMGet("/machine", "type")
+	pci := qmp.Command{Execute: "query-pci"}
+	results, err := q.Query(ctx, kind, pci)
+	if err != nil {
+		return blockgraph.Machine{}, err
+	}
+	var m blockgraph.Machine
+	if err := monitor.Decode(results[0], &m.Type, kind); err != nil {
+		return m, err
+	}
+	m.Type = strings.TrimSuffix(m.Type, "-machine")
+	if err := readPCI(&m, results[1], pci); err != nil {
+		return m, err
+	}
+	for _, kind := range state.Devices {
+		// Behind a port that the firmware has not numbered yet, query-pci does
+		// not see it.
+		m.USB = m.USB || strings.HasSuffix(kind, "xhci") || strings.Contains(kind, "usb-ehci") || strings.Contains(kind, "usb-uhci")
+	}
+	addShared(&m, state)
+	if disk.Bus == blockgraph.BusSCSI {
+		if m.SCSI, err = scsiControllers(ctx, q, state); err != nil {
+			return m, err
+		}
+	}
+	if disk.Bus == blockgraph.BusVirtio || disk.Bus == blockgraph.BusSCSI && len(m.SCSI) == 0 {
+		m.Ports, err = ports(ctx, q, disk, state)
+	}
+	return m, err
+}
+
+// addShared adds the objects that the disks of a VM share, under libvirt's names
+// for them: I/O threads and throttle groups.
+func addShared(m *blockgraph.Machine, state *State) {
+	for id, kind := range state.Objects {
+		if number, ok := strings.CutPrefix(id, "iothread"); ok && kind == "iothread" {
+			if n, err := strconv.ParseUint(number, 10, 31); err == nil {
+				m.IOThreads = append(m.IOThreads, uint(n))
+			}
+		}
+		if name, ok := strings.CutPrefix(id, "throttle-"); ok && kind == "throttle-group" {
+			m.ThrottleGroups = append(m.ThrottleGroups, blockgraph.ThrottleGroup{Limits: blockgraph.IOTune{Group: name}, Exists: true})
+		}
+	}
+}
+
+// readPCI takes from query-pci what it says reliably: the slots of the root bus
+// and whether there is a USB controller. It does not know what sits behind a
+// port before the guest's firmware has numbered the buses.
+func readPCI(m *blockgraph.Machine, value []byte, cmd qmp.Command) error {
+	type device struct {
+		Slot  uint `json:"slot"`
+		Class struct {
+			Class int `json:"class"`
+		} `json:"class_info"`
+		Bridge *struct {
+			Devices []struct {
+				Class struct {
+					Class int `json:"class"`
+				} `json:"class_info"`
+			} `json:"devices"`
+		} `json:"pci_bridge"`
+	}
+	var buses []struct {
+		Bus     int      `json:"bus"`
+		Devices []device `json:"devices"`
+	}
+	if err := monitor.Decode(value, &buses, cmd); err != nil {
+		return err
+	}
+	const serialBusUSB = 0x0c03 // PCI class code: serial bus controller, USB
+	for _, b := range buses {
+		for _, d := range b.Devices {
+			if b.Bus == 0 && !slices.Contains(m.RootSlots, d.Slot) {
+				m.RootSlots = append(m.RootSlots, d.Slot)
+			}
+			m.USB = m.USB || d.Class.Class == serialBusUSB
+			if d.Bridge == nil {
+				continue
+			}
+			for _, c := range d.Bridge.Devices {
+				m.USB = m.USB || c.Class.Class == serialBusUSB
+			}
+		}
+	}
+	return nil
+}
+
+// portsAtOnce is how many ports one batch of questions is about.
+const portsAtOnce = 8
+
+// ports looks for a port that the disk can go to: the one that its address
+// names, or, in the planner's own order, as many as it takes to find a free
+// one.
+func ports(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, state *State) ([]blockgraph.Port, error) {
+	var ids []string
+	for id, kind := range state.Devices {
+		switch kind {
+		case "pcie-root-port", "ioh3420", "xio3130-downstream", "x3130-upstream":
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, blockgraph.ComparePorts)
+	explicit := disk.Address != nil && disk.Address.PCI != nil
+	var ports []blockgraph.Port
+	for batch := range slices.Chunk(ids, portsAtOnce) {
+		var commands []qmp.Command
+		for _, id := range batch {
+			// A port's bus carries the port's id; a device on it shows as a
+			// link child[0], whether or not the guest has seen it yet.
+			commands = append(commands, monitor.QOMList(Peripheral+id+"/"+id), monitor.QOMGet(Peripheral+id, "hotplug"))
+		}
+		found := false
+		results := q.QueryEach(ctx, commands...)
+		for i, id := range batch {
+			bus, hotplug := results[2*i], results[2*i+1]
+			if bus.Err != nil {
+				return nil, fmt.Errorf("look at PCI port %s: %w", id, bus.Err)
+			}
+			properties, err := qomProperties(bus.Value, commands[2*i])
+			if err != nil {
+				return nil, err
+			}
+			taken := hotplug.Err == nil && string(hotplug.Value) == "false"
+			for name := range properties {
+				taken = taken || strings.HasPrefix(name, "child[")
+			}
+			ports = append(ports, blockgraph.Port{Bus: id, Taken: taken})
+			found = found || !taken
+		}
+		if found && !explicit {
+			break
+		}
+	}
+	return ports, nil
+}
+
+// scsiControllers returns the virtio-scsi controllers and the units in use on
+// each, in the order of their ids.
+func scsiControllers(ctx context.Context, q monitor.Querier, state *State) ([]blockgraph.SCSIController, error) {
+	var out []blockgraph.SCSIController
+	for id, kind := range state.Devices {
+		if !strings.HasPrefix(kind, "virtio-scsi-") {
+			continue
+		}
+		units, err := scsiUnits(ctx, q, scsiBus(id))
+		if err != nil {
+			return nil, fmt.Errorf("look at SCSI controller %s: %w", id, err)
+		}
+		out = append(out, blockgraph.SCSIController{ID: id, Units: units})
+	}
+	slices.SortFunc(out, func(a, b blockgraph.SCSIController) int { return strings.Compare(a.ID, b.ID) })
+	return out, nil
+}
+
+func scsiUnits(ctx context.Context, q monitor.Querier, bus string) ([]blockgraph.SCSIUnit, error) {
+	list := monitor.QOMList(bus)
+	values, err := q.Query(ctx, list)
+	if err != nil {
+		return nil, err
+	}
+	properties, err := qomProperties(values[0], list)
+	if err != nil {
+		return nil, err
+	}
+	var links []qmp.Command
+	for name := range properties {
+		if strings.HasPrefix(name, "child[") {
+			links = append(links, monitor.QOMGet(bus, name))
+		}
+	}
+	paths, err := q.Query(ctx, links...)
+	if err != nil {
+		return nil, err
+	}
+	var questions []qmp.Command
+	for i, p := range paths {
+		var path string
+		if err := monitor.Decode(p, &path, links[i]); err != nil {
+			return nil, err
+		}
+		questions = append(questions, monitor.QOMGet(path, "scsi-id"), monitor.QOMGet(path, "lun"))
+	}
+	answers, err := q.Query(ctx, questions...)
+	if err != nil {
+		return nil, err
+	}
+	var units []blockgraph.SCSIUnit
+	for i := 0; i+1 < len(answers); i += 2 {
+		var target, lun int
+		if err := monitor.Decode(answers[i], &target, questions[i]); err != nil {
+			return nil, err
+		}
+		if err := monitor.Decode(answers[i+1], &lun, questions[i+1]); err != nil {
+			return nil, err
+		}
+		units = append(units, blockgraph.SCSIUnit{Target: uint(max(target, 0)), LUN: uint(max(lun, 0))})
+	}
+	return units, nil
+}

@@ -1,0 +1,256 @@
+package inventory
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/monitor"
+	"github.com/luksplug/luksplug/hotplug/internal/rundir"
+	"github.com/luksplug/luksplug/qmp"
+)
+
+// State is what exists in a VM, as far as disks are concerned.
+type State struct {
+	// Nodes are the block nodes, the newest first.
+	Nodes []Node
+	// Objects are the ids of the user-creatable objects with their types.
+	Objects map[string]string
+	// Devices are the ids of the devices that have one, with their types.
+	Devices map[string]string
+	// Drives are the devices that read and write a block node.
+	Drives []Drive
+	// FDSets are the sets of passed file descriptors.
+	FDSets []FDSet
+	// Chardevs are the ids of the character devices, with QEMU's words for where
+	// each leads.
+	Chardevs map[string]string
+	// IdleControllers are the SCSI controllers that were added for a disk and
+	// have no disk any more.
+	IdleControllers []string
+
+	// Host is what the host knows of the VM's disks; nothing for a VM elsewhere.
+	Host rundir.Contents
+}
+
+// Node is a block node (query-named-block-nodes).
+type Node struct {
+	Name     string `json:"node-name"`
+	Driver   string `json:"drv"`
+	File     string `json:"file"`
+	ReadOnly bool   `json:"ro"`
+	// Encrypted is true for the node of a volume, and for those above it.
+	Encrypted bool `json:"encrypted"`
+	Cache     struct {
+		Direct  bool `json:"direct"`
+		NoFlush bool `json:"no-flush"`
+	} `json:"cache"`
+	Image struct {
+		VirtualSize int64 `json:"virtual-size"`
+		// Specific is what only nodes of a certain driver have.
+		Specific struct {
+			Data struct {
+				UUID string `json:"uuid"` // of a LUKS volume
+			} `json:"data"`
+		} `json:"format-specific"`
+	} `json:"image"`
+}
+
+// Drive says which device uses which node (query-block).
+type Drive struct {
+	// Path is the QOM path of the device, or of the part of it that reads the
+	// node; or the device's id, where that part is the device itself.
+	Path string
+	// Node is the node's name.
+	Node string
+
+	// Throttling are the device's limits.
+	Throttling Throttling
+}
+
+// FDSet is a set of file descriptors (query-fdsets).
+type FDSet struct {
+	ID int64
+	// Opaques are the names that came with the descriptors; none for a set
+	// that is listed only because a node is open that was opened from it.
+	Opaques []string
+}
+
+// QueryNodes queries all nodes. There is no way to ask for one.
+var QueryNodes = qmp.Command{Execute: "query-named-block-nodes", Arguments: qmp.Object{{Name: "flat", Value: true}}}
+
+// Nodes queries the block nodes only.
+func Nodes(ctx context.Context, q monitor.Querier) (*State, error) {
+	nodes, err := monitor.Get[[]Node](ctx, q, QueryNodes)
+	return &State{Nodes: nodes}, err
+}
+
+// Read queries what exists in a VM. The queries are sent at once and change
+// nothing.
+func Read(ctx context.Context, q monitor.Querier) (*State, error) {
+	commands := []qmp.Command{
+		QueryNodes,
+		monitor.QOMList("/objects"),
+		monitor.QOMList("/machine/peripheral"),
+		{Execute: "query-block"},
+		{Execute: "query-fdsets"},
+		{Execute: "query-chardev"},
+	}
+	results, err := q.Query(ctx, commands...)
+	if err != nil {
+		return nil, err
+	}
+	s := &State{}
+	if err := monitor.Decode(results[0], &s.Nodes, commands[0]); err != nil {
+		return nil, err
+	}
+	if s.Objects, err = qomChildren(results[1], commands[1]); err != nil {
+		return nil, err
+	}
+	if s.Devices, err = qomChildren(results[2], commands[2]); err != nil {
+		return nil, err
+	}
+	var blocks []struct {
+		Path     string `json:"qdev"`
+		Inserted Medium `json:"inserted"`
+	}
+	if err := monitor.Decode(results[3], &blocks, commands[3]); err != nil {
+		return nil, err
+	}
+	for _, b := range blocks {
+		if b.Inserted.Node != "" && b.Path != "" {
+			s.Drives = append(s.Drives, Drive{Path: b.Path, Node: b.Inserted.Node, Throttling: b.Inserted.Throttling})
+		}
+	}
+	var sets []struct {
+		ID  int64 `json:"fdset-id"`
+		FDs []struct {
+			Opaque string `json:"opaque"`
+		} `json:"fds"`
+	}
+	if err := monitor.Decode(results[4], &sets, commands[4]); err != nil {
+		return nil, err
+	}
+	for _, set := range sets {
+		f := FDSet{ID: set.ID}
+		for _, fd := range set.FDs {
+			f.Opaques = append(f.Opaques, fd.Opaque)
+		}
+		s.FDSets = append(s.FDSets, f)
+	}
+	var chardevs []struct{ Label, Filename string }
+	if err := monitor.Decode(results[5], &chardevs, commands[5]); err != nil {
+		return nil, err
+	}
+	s.Chardevs = make(map[string]string, len(chardevs))
+	for _, c := range chardevs {
+		s.Chardevs[c.Label] = c.Filename
+	}
+	s.IdleControllers, err = idleControllers(ctx, q, s.Devices)
+	return s, err
+}
+
+// idleControllers looks at the controllers of ours. The one that a disk brought
+// may serve others that came later: it is in nobody's way until the last of
+// them is gone.
+func idleControllers(ctx context.Context, q monitor.Querier, devices map[string]string) ([]string, error) {
+	var idle []string
+	for id := range devices {
+		if _, role, ok := blockgraph.ParseName(id); !ok || role != blockgraph.RoleController {
+			continue
+		}
+		units, err := scsiUnits(ctx, q, scsiBus(id))
+		if err != nil {
+			return nil, fmt.Errorf("look at SCSI controller %s: %w", id, err)
+		}
+		if len(units) == 0 {
+			idle = append(idle, id)
+		}
+	}
+	return idle, nil
+}
+
+// scsiBus returns the QOM path of the bus of a virtio-scsi controller.
+func scsiBus(controller string) string {
+	return Peripheral + controller + "/virtio-backend/" + controller + ".0"
+}
+
+// qomChildren returns the children of a QOM path with their types.
+func qomChildren(value []byte, cmd qmp.Command) (map[string]string, error) {
+	properties, err := qomProperties(value, cmd)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[string]string, len(properties))
+	for name, kind := range properties {
+		if child, ok := strings.CutPrefix(kind, "child<"); ok {
+			out[name] = strings.TrimSuffix(child, ">")
+		}
+	}
+	return out, nil
+}
+
+func qomProperties(value []byte, cmd qmp.Command) (map[string]string, error) {
+	var entries []struct{ Name, Type string }
+	if err := monitor.Decode(value, &entries, cmd); err != nil {
+		return nil, err
+	}
+	out := make(map[string]string, len(entries))
+	for _, e := range entries {
+		out[e.Name] = e.Type
+	}
+	return out, nil
+}
+
+// Node returns the node of that name, nil when there is none.
+func (s *State) Node(name string) *Node {
+	i := slices.IndexFunc(s.Nodes, func(n Node) bool { return n.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &s.Nodes[i]
+}
+
+// Peripheral is the QOM path of the devices that have an id.
+const Peripheral = "/machine/peripheral/"
+
+// DeviceOf returns the id of the device that uses one of the nodes, "" for
+// none.
+func (s *State) DeviceOf(nodes []string) string {
+	for _, d := range s.Drives {
+		if !slices.Contains(nodes, d.Node) {
+			continue
+		}
+		path, isPath := strings.CutPrefix(d.Path, Peripheral)
+		if isPath || !strings.HasPrefix(d.Path, "/") {
+			id, _, _ := strings.Cut(path, "/")
+			return id
+		}
+	}
+	return ""
+}
+
+// IsStorage reports whether the node reads a file or device of the host.
+func (n *Node) IsStorage() bool {
+	return n.Driver == "file" || n.Driver == "host_device" || n.Driver == "host_cdrom"
+}
+
+// Owner names whose a node is, in human-readable form.
+func (s *State) Owner(n Node) string {
+	if target, _, ours := blockgraph.ParseName(n.Name); ours {
+		return "disk " + target + " of this VM"
+	}
+	return "node " + n.Name + " of this VM"
+}
+
+// FreeFDSet returns the id of a descriptor set that is not there. A set stays
+// listed, empty, for as long as a node is open that was opened from it.
+func (s *State) FreeFDSet() int64 {
+	id := blockgraph.FirstFDSet
+	for slices.ContainsFunc(s.FDSets, func(f FDSet) bool { return f.ID == id }) {
+		id++
+	}
+	return id
+}

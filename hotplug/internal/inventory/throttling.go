@@ -1,0 +1,73 @@
+package inventory
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+)
+
+// Medium is what a device reads and writes (query-block, BlockDeviceInfo).
+type Medium struct {
+	Node       string
+	Throttling Throttling
+}
+
+// Throttling are a device's limits.
+type Throttling struct {
+	Limits map[string]uint64 // in the words of block_set_io_throttle; none that is 0
+	Group  string            // whose they are, "" where there are none
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (m *Medium) UnmarshalJSON(text []byte) error {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(text, &members); err != nil {
+		return err
+	}
+	limits := map[string]uint64{}
+	for name, value := range members {
+		if !LimitName(name) {
+			continue
+		}
+		var n uint64
+		if err := json.Unmarshal(value, &n); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		limits[name] = n
+	}
+	m.Throttling.Limits = Effective(limits)
+	var names struct {
+		Node  string `json:"node-name"`
+		Group string `json:"group"`
+	}
+	err := json.Unmarshal(text, &names)
+	m.Node, m.Throttling.Group = names.Node, names.Group
+	return err
+}
+
+// LimitName reports whether a member of block_set_io_throttle is a limit.
+func LimitName(name string) bool {
+	return strings.HasPrefix(name, "bps") || strings.HasPrefix(name, "iops")
+}
+
+// Effective leaves out what says nothing: no limit, and a burst as long as one is
+// without a length, 1 second (BlockIOThrottle in QEMU's qapi/block.json).
+func Effective(limits map[string]uint64) map[string]uint64 {
+	out := maps.Clone(limits)
+	maps.DeleteFunc(out, func(name string, n uint64) bool {
+		return n == 0 || n == 1 && strings.HasSuffix(name, "_max_length")
+	})
+	return out
+}
+
+// Throttling returns the limits of the device of an attached disk.
+func (s *State) Throttling(h *AttachedDisk) Throttling {
+	for _, d := range s.Drives {
+		if slices.Contains(h.Nodes, d.Node) {
+			return d.Throttling
+		}
+	}
+	return Throttling{}
+}

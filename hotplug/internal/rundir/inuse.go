@@ -1,0 +1,48 @@
+package rundir
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// Use is an encrypted disk that is attached to a VM of this host.
+type Use struct {
+	VM      string // its name, socket or id, as the attach was told
+	Target  string
+	Payload string // path of the image
+	Header  string // path of the detached header, "" for none
+	Secrets []secrets.Reference
+}
+
+// Uses returns the encrypted disks that luksplug has attached to VMs of this
+// host, as far as this user may know of them, sorted by directory and target. It
+// queries no VM. Disks of VMs that are gone are left out.
+func (b Base) Uses() ([]Use, error) {
+	entries, err := os.ReadDir(string(b))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for attached disks: %w", err)
+	}
+	var out []Use
+	for _, e := range entries {
+		if !e.IsDir() {
+			continue
+		}
+		notes := VM{Base: b, ID: e.Name()}.Notes()
+		for _, target := range slices.Sorted(maps.Keys(notes)) {
+			n := notes[target]
+			if len(n.Secrets) > 0 && n.alive() {
+				out = append(out, Use{VM: n.VM, Target: target, Payload: n.Payload, Header: n.Header, Secrets: n.Secrets})
+			}
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,184 @@
+package rundir
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/hotplug/internal/overlay"
+	"github.com/luksplug/luksplug/internal/fsutil"
+	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// Note is what QEMU cannot tell of a disk: which secret it was unlocked with and,
+// where luksplug unlocked it, where the original header is. It exists for as long
+// as the disk is attached and holds no secret.
+//
+// Four things depend on it: that list shows the original header and the secrets,
+// that an attach to another VM sees that the header is in use, that a disk is
+// recorded in its domain again, and that an overlay which an interrupted run has
+// left is found. Detach works without it.
+type Note struct {
+	Target  string         `json:"target"`
+	VM      string         `json:"vm,omitempty"` // for messages
+	Way     blockgraph.Way `json:"unlock"`
+	Payload string         `json:"payload"`
+	Header  string         `json:"header,omitempty"`
+	UUID    string         `json:"uuid,omitempty"` // of the LUKS volume
+	Secrets References     `json:"secrets,omitempty"`
+	Overlay string         `json:"overlay,omitempty"` // the file, which has no name any more once it is open
+	Kept    string         `json:"kept,omitempty"`    // what the caller of the attach has had kept
+	// Process is the VM's; without a PID where that is unknown.
+	Process hostproc.Process `json:"process"`
+}
+
+const noteSuffix = ".json"
+
+// WriteNote keeps the note of a disk. A note that was there is replaced.
+func (v VM) WriteNote(n Note) error {
+	text, err := json.Marshal(n)
+	if err != nil {
+		return err
+	}
+	if err := v.Make(); err != nil {
+		return err
+	}
+	path := v.Disk(n.Target).NotePath()
+	if err := fsutil.Replace(nil, path, append(text, '\n'), fsutil.Options{Mode: 0o600}); err != nil {
+		return fmt.Errorf("note what is attached: %w", err)
+	}
+	return nil
+}
+
+// Notes returns the notes of a VM's disks, by target. A note that cannot be read is
+// as good as none.
+func (v VM) Notes() map[string]Note {
+	entries, err := os.ReadDir(v.Path())
+	if err != nil {
+		return nil
+	}
+	out := map[string]Note{}
+	for _, e := range entries {
+		target, isNote := strings.CutSuffix(e.Name(), noteSuffix)
+		if !isNote {
+			continue
+		}
+		if text, err := os.ReadFile(filepath.Join(v.Path(), e.Name())); err == nil {
+			var n Note
+			if json.Unmarshal(text, &n) == nil && n.Target == target {
+				out[target] = n
+			}
+		}
+	}
+	return out
+}
+
+// HeaderUser returns the note of a disk in another VM of this host that has the
+// same header, nil for none. The original header is not open in any QEMU, so
+// that no image lock tells. Notes of VMs that are gone are removed.
+func (v VM) HeaderUser(header, uuid string) (*Note, error) {
+	entries, err := os.ReadDir(string(v.Base))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for other users of the header: %w", err)
+	}
+	for _, e := range entries {
+		if !e.IsDir() || e.Name() == v.ID {
+			continue
+		}
+		other := VM{Base: v.Base, ID: e.Name()}
+		for target, n := range other.Notes() {
+			switch {
+			case !n.alive():
+				_ = n.removeOverlay(other.ID)                // tried again, too
+				_ = os.Remove(other.Disk(target).NotePath()) // tried again next time
+				_ = os.Remove(other.Path())                  // refused while there is more in it
+			case n.Header != "" && (uuid != "" && uuid == n.UUID || image.SameFile(header, n.Header)):
+				return &n, nil
+			}
+		}
+	}
+	return nil, nil
+}
+
+// alive reports whether the disk of a note is still attached: its VM runs, or,
+// where its process is unknown, somebody has its payload open.
+func (n *Note) alive() bool {
+	if n.Process.PID != 0 {
+		return n.Process.Alive()
+	}
+	return errors.Is(image.CheckLock(n.Payload, image.ReadWrite), image.ErrLocked)
+}
+
+// OverlayMark is by what the overlay of a disk is known to be ours, whichever run
+// has made it. vm is the VM's identity.
+func OverlayMark(vm, target string) string { return vm + "/" + target }
+
+// overlayIsThere reports whether the disk's overlay has its name still, or again.
+func (n Note) overlayIsThere(vm string) bool {
+	return n.Overlay != "" && overlay.Check(n.Overlay, OverlayMark(vm, n.Target)) == nil
+}
+
+// removeOverlay removes the disk's overlay, if it has its name still.
+func (n Note) removeOverlay(vm string) error {
+	if n.Overlay == "" {
+		return nil
+	}
+	err := overlay.Remove(n.Overlay, OverlayMark(vm, n.Target))
+	if errors.Is(err, overlay.ErrForeign) {
+		return nil // somebody else has a file there now
+	}
+	return err
+}
+
+// References are the secrets of a note. References are not secret.
+type References []secrets.Reference
+
+type reference struct {
+	Type  secrets.Type `json:"type"`
+	UUID  string       `json:"uuid,omitempty"`
+	Usage string       `json:"usage,omitempty"`
+}
+
+// MarshalJSON implements [json.Marshaler].
+func (s References) MarshalJSON() ([]byte, error) {
+	out := []reference{}
+	for _, ref := range s {
+		n := reference{Type: ref.Type, Usage: ref.Usage}
+		if ref.UUID != uuid.Nil {
+			n.UUID = ref.UUID.String()
+		}
+		out = append(out, n)
+	}
+	return json.Marshal(out)
+}
+
+// UnmarshalJSON implements [json.Unmarshaler].
+func (s *References) UnmarshalJSON(text []byte) error {
+	var in []reference
+	if err := json.Unmarshal(text, &in); err != nil {
+		return err
+	}
+	for _, n := range in {
+		ref := secrets.Reference{Type: n.Type, Usage: n.Usage}
+		if n.UUID != "" {
+			var err error
+			if ref.UUID, err = secrets.ParseUUID(n.UUID); err != nil {
+				return err
+			}
+		}
+		*s = append(*s, ref)
+	}
+	return nil
+}

@@ -1,0 +1,260 @@
+// Package samedisk says whether the disk that is asked for is the one that is
+// attached, so that a second attach of the same disk does nothing.
+package samedisk
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/apply"
+	"github.com/luksplug/luksplug/hotplug/internal/check"
+	"github.com/luksplug/luksplug/hotplug/internal/daemon"
+	"github.com/luksplug/luksplug/hotplug/internal/host"
+	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/hotplug/internal/inventory"
+	"github.com/luksplug/luksplug/hotplug/internal/monitor"
+	"github.com/luksplug/luksplug/hotplug/internal/unlock"
+	"github.com/luksplug/luksplug/qmp"
+)
+
+// Comparison is a disk that is asked for, and what the VM has under its target.
+type Comparison struct {
+	VM    *check.VM
+	Host  *host.Host
+	State *inventory.State
+	// Disk is the disk that is asked for, Attached the one that is there.
+	Disk     *blockgraph.Disk
+	Attached *inventory.AttachedDisk
+	// Others returns the disks that the VM's manager has given it; nil for nobody.
+	Others func(ctx context.Context) ([]blockgraph.OtherDisk, error)
+}
+
+// Difference says in which way what is attached differs from the disk that is asked
+// for, "" when it is the same disk. Where the device sits is not compared: the disk
+// that is there has its place.
+func (c *Comparison) Difference(ctx context.Context) (string, error) {
+	disk, state, h := c.Disk, c.State, c.Attached
+	// As it was opened then, whatever method would be chosen now.
+	unlock := blockgraph.Unlock{Way: h.Unlock}
+	if h.Unlock == blockgraph.ByDaemon {
+		dir, err := c.Host.Dir(ctx)
+		if err != nil {
+			return "", err
+		}
+		unlock.Folder = dir.Disk(disk.Target).HandOver()
+	}
+	var machine blockgraph.Machine
+	var err error
+	if t := disk.IOTune; t != nil && !t.Any() && c.Others != nil { // it has those of another disk in its group
+		if machine.Disks, err = c.Others(ctx); err != nil {
+			return "", fmt.Errorf("query which disks the VM has: %w", err)
+		}
+	}
+	graph, err := blockgraph.Build(disk, machine, unlock)
+	if err != nil {
+		return "", err
+	}
+	device := graph.Device()
+	if h.Device != device.ID {
+		return fmt.Sprintf("its device is %s, not %s", h.Device, device.ID), nil
+	}
+	if driver := device.Options.Text("driver"); h.Driver != driver {
+		return fmt.Sprintf("its device is a %s, not a %s", h.Driver, driver), nil
+	}
+	if d := differsInNodes(graph, state, h); d != "" {
+		return d, nil
+	}
+	for _, dev := range graph.Chardevs {
+		// "disconnected:unix:PATH", or without the first word.
+		if _, path, _ := strings.Cut(state.Chardevs[dev.ID], "unix:"); path != dev.Path {
+			return fmt.Sprintf("its server is %s, not %s", path, dev.Path), nil
+		}
+	}
+	if d := c.differsInImages(ctx); d != "" {
+		return d, nil
+	}
+	if d, err := c.differsInServers(ctx, graph, unlock); d != "" || err != nil {
+		return d, err
+	}
+	if d := differsInLimits(graph, state.Throttling(h)); d != "" {
+		return d, nil
+	}
+	return c.differsInDevice(ctx, device)
+}
+
+func differsInNodes(graph *blockgraph.Graph, state *inventory.State, h *inventory.AttachedDisk) string {
+	for _, want := range graph.Nodes {
+		node := state.Node(want.Name)
+		if node == nil {
+			return fmt.Sprintf("it has no node %s", want.Name)
+		}
+		if driver := want.Options.Text("driver"); node.Driver != driver {
+			return fmt.Sprintf("its node %s is a %s, not a %s", want.Name, node.Driver, driver)
+		}
+		file := want.Options.Text("filename")
+		if role, _ := want.Role.Base(); len(graph.Headers) > 0 && role == blockgraph.RoleHeaderStorage {
+			file = "" // of an ephemeral header: it has been removed since
+		}
+		if want.Role == blockgraph.RoleOverlayStorage {
+			file = "" // has been removed, too, and was named after the VM
+		}
+		if file != "" && node.File != file {
+			return fmt.Sprintf("its node %s is of %s, not of %s", want.Name, node.File, file)
+		}
+		if cache, ok := want.Options.Get("cache").(blockgraph.Object); ok {
+			if cache.Get("direct") != node.Cache.Direct || cache.Get("no-flush") != node.Cache.NoFlush {
+				return fmt.Sprintf("its node %s has another cache mode", want.Name)
+			}
+		}
+	}
+	if len(h.Nodes) != len(graph.Nodes) {
+		return fmt.Sprintf("it has %d nodes, not %d", len(h.Nodes), len(graph.Nodes))
+	}
+	top := graph.Top()
+	if ro, ok := top.Options.Get("read-only").(bool); ok && ro != state.Node(top.Name).ReadOnly {
+		return fmt.Sprintf("read-only is %t", !ro)
+	}
+	return ""
+}
+
+// differsInServers compares how the images are opened: by whom as whom. That a
+// storage daemon has opened is compared there.
+func (c *Comparison) differsInServers(ctx context.Context, graph *blockgraph.Graph, unlock blockgraph.Unlock) (string, error) {
+	if graph.Daemon == nil {
+		if d := differsInOptions(graph, c.State); d != "" {
+			return d, nil
+		}
+		return differsInObjects(ctx, c.VM.Conn, graph)
+	}
+	d, err := daemon.Open(ctx, unlock.Folder)
+	if errors.Is(err, daemon.ErrNotRunning) {
+		return "it has lost its storage daemon", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = d.Close() }() // only its resources are released
+	target := apply.StorageDaemon{Daemon: d}
+	theirs, err := inventory.Nodes(ctx, target)
+	if err != nil {
+		return "", err
+	}
+	for _, n := range graph.Daemon.Nodes {
+		if theirs.Node(n.Name) == nil {
+			return fmt.Sprintf("its storage daemon has no node %s", n.Name), nil
+		}
+	}
+	if overlay := blockgraph.Name(graph.Target, blockgraph.RoleOverlayStorage); graph.Daemon.Overlay == nil && theirs.Node(overlay) != nil {
+		return "what is written to it goes to an overlay, which is lost with it", nil
+	}
+	if d := differsInOptions(graph.Daemon, theirs); d != "" {
+		return d, nil
+	}
+	return differsInObjects(ctx, target, graph.Daemon)
+}
+
+// differsInObjects compares the objects that nodes use for as long as they are
+// there, such as a TLS client's credentials.
+func differsInObjects(ctx context.Context, q monitor.Querier, graph *blockgraph.Graph) (string, error) {
+	for _, o := range graph.Objects {
+		if _, secret := o.Secret(); secret {
+			continue
+		}
+		var names []string
+		var commands []qmp.Command
+		for _, m := range o.Options {
+			switch m.Value.(type) {
+			case string, bool:
+				if m.Name != "qom-type" && m.Name != "id" {
+					names, commands = append(names, m.Name), append(commands, monitor.QOMGet("/objects/"+o.ID, m.Name))
+				}
+			}
+		}
+		values, err := q.Query(ctx, commands...)
+		var refused *qmp.Error
+		if errors.As(err, &refused) {
+			return fmt.Sprintf("its object %s is another one (%s)", o.ID, refused.Description), nil
+		}
+		if err != nil {
+			return "", fmt.Errorf("look at object %s: %w", o.ID, err)
+		}
+		for i, name := range names {
+			want, err := json.Marshal(o.Options.Get(name))
+			if err != nil {
+				return "", err
+			}
+			if string(values[i]) != string(want) {
+				return fmt.Sprintf("%s of its object %s is %s, not %s", name, o.ID, values[i], want), nil
+			}
+		}
+	}
+	return "", nil
+}
+
+// sameSource reports whether a name that was noted down is that of a source.
+func sameSource(noted string, s blockgraph.Source) bool {
+	if s.Local() {
+		return image.SameFile(noted, s.Path)
+	}
+	return noted == s.String()
+}
+
+// differsInImages compares what QEMU does not know by itself of a volume that was
+// unlocked outside of it.
+func (c *Comparison) differsInImages(ctx context.Context) string {
+	disk, h := c.Disk, c.Attached
+	if original := unlock.HeaderOf(ctx, c.Host, disk); original != nil && h.UUID != "" && h.UUID != original.UUID {
+		return fmt.Sprintf("it is the LUKS volume %s, not %s", h.UUID, original.UUID)
+	}
+	if h.Unlock == blockgraph.ByDaemon && h.Payload != "" && !sameSource(h.Payload, disk.Image.Source) {
+		return fmt.Sprintf("its payload is %s, not %s", h.Payload, disk.Image.Source)
+	}
+	if header := disk.Header(); header != nil && h.Header != "" && h.Unlock != blockgraph.ByQEMU && !sameSource(h.Header, header.Source) {
+		return fmt.Sprintf("its header is %s, not %s", h.Header, header.Source)
+	}
+	return ""
+}
+
+// differsInDevice compares the properties by which a guest or an operator knows
+// the disk.
+func (c *Comparison) differsInDevice(ctx context.Context, device blockgraph.Device) (string, error) {
+	known, err := c.VM.DeviceProperties(ctx, device.Options.Text("driver"))
+	if err != nil {
+		return "", fmt.Errorf("look at device %s: %w", device.ID, err)
+	}
+	var names []string
+	if known["serial"] { // compared also where it is not given; a LUN has its own
+		names = append(names, "serial")
+	}
+	for _, name := range []string{"wwn", "bootindex", "werror", "rerror"} {
+		if device.Options.Get(name) != nil {
+			names = append(names, name)
+		}
+	}
+	var commands []qmp.Command
+	for _, name := range names {
+		commands = append(commands, monitor.QOMGet(inventory.Peripheral+device.ID, name))
+	}
+	values, err := c.VM.Conn.Query(ctx, commands...)
+	if err != nil {
+		return "", fmt.Errorf("look at device %s: %w", device.ID, err)
+	}
+	for i, name := range names {
+		want := device.Options.Get(name)
+		if want == nil {
+			want = ""
+		}
+		text, err := json.Marshal(want)
+		if err != nil {
+			return "", err
+		}
+		if got := string(values[i]); got != string(text) && (want != "" || got != "null") {
+			return fmt.Sprintf("its %s is %s, not %s", name, got, text), nil
+		}
+	}
+	return "", nil
+}

@@ -1,0 +1,101 @@
+package unlock
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/rundir"
+	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/secrets/luks"
+)
+
+// sealed returns an ephemeral header as a file that exists in memory only and
+// that nobody can change any more (memfd_create(2), F_ADD_SEALS in fcntl(2)). It
+// is open for reading and writing: QEMU takes a descriptor only where its mode is
+// the one that the node asks for.
+func sealed(h *luks.EphemeralHeader) (*os.File, error) {
+	fd, err := unix.MemfdCreate("luksplug-header", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("make a file in memory for the ephemeral header: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "memfd:luksplug-header")
+	err = h.Use(func(header []byte) error {
+		_, err := f.Write(header)
+		return err
+	})
+	if err == nil {
+		const seals = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals)
+	}
+	if err != nil {
+		_ = f.Close() // the first error is the one to tell
+		return nil, fmt.Errorf("write the ephemeral header to memory: %w", err)
+	}
+	return f, nil
+}
+
+// writeHeader writes an ephemeral header to a file for a QEMU that cannot be passed
+// a descriptor: a volume key may not touch a disk, not even in this form.
+func writeHeader(path string, user hostproc.Credential, h *luks.EphemeralHeader) error {
+	return handOverFile(path, user, "the ephemeral header", h.Use)
+}
+
+// handOverFile writes what is secret to a new file that only user can read. The
+// directory must be in memory (tmpfs). After a failure the file is not there.
+func handOverFile(path string, user hostproc.Credential, what string, use func(func([]byte) error) error) error {
+	if err := rundir.InMemory(filepath.Dir(path)); err != nil {
+		return err
+	}
+	_ = os.Remove(path) // of an interrupted run; if it is still there, the next line says so
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return fmt.Errorf("hand over %s: %w", what, err)
+	}
+	err = use(func(value []byte) error {
+		_, err := f.Write(value)
+		return err
+	})
+	if uid := int(user.UID); err == nil && uid != os.Geteuid() {
+		err = f.Chown(uid, int(user.GID))
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		_ = os.Remove(path) // the first error is the one to tell
+		return fmt.Errorf("hand over %s: %w", what, err)
+	}
+	return nil
+}
+
+// HandOver writes the files that the headers of a plan are handed over as. The
+// function that it returns removes them, and may be called more than once.
+func (v *Values) HandOver(graph *blockgraph.Graph, user hostproc.Credential) (remove func(), err error) {
+	var paths []string
+	remove = func() {
+		for _, path := range paths {
+			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				continue // tried again by the clean-up of the directory
+			}
+		}
+	}
+	for _, h := range graph.Headers {
+		if h.File == "" {
+			continue
+		}
+		header, ok := v.headers[h.Node]
+		if !ok {
+			remove()
+			return remove, fmt.Errorf("the plan needs an ephemeral header for node %s, which was not resolved", h.Node)
+		}
+		paths = append(paths, h.File)
+		if err := writeHeader(h.File, user, header); err != nil {
+			remove()
+			return remove, err
+		}
+	}
+	return remove, nil
+}

@@ -1,0 +1,179 @@
+package unlock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/daemon"
+	"github.com/luksplug/luksplug/hotplug/internal/host"
+	"github.com/luksplug/luksplug/hotplug/internal/inventory"
+	"github.com/luksplug/luksplug/hotplug/internal/monitor"
+	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/hotplug/internal/rundir"
+)
+
+// Policy says how the method is picked by which a LUKS volume is opened.
+type Policy string
+
+const (
+	// Auto unlocks the volume in this process wherever that works, and otherwise
+	// leaves it to QEMU, with a warning. "" means the same.
+	Auto Policy = "auto"
+	// QEMU gives QEMU the passphrase. The guest stands still while QEMU derives the
+	// key, for seconds as a rule.
+	QEMU Policy = "qemu"
+	// External has a storage daemon unlock the volume and export the disk to QEMU:
+	// the only method without a stall for a LUKS volume inside of a qcow2 image.
+	External Policy = "external"
+)
+
+// Choice is the method that was picked for a disk.
+type Choice struct {
+	blockgraph.Unlock
+	// Because says why QEMU has to unlock where that was not asked for; nil otherwise.
+	Because error
+}
+
+// ErrExternalWouldHelp: QEMU has to unlock the volume, and the policy [External]
+// would spare the guest that.
+var ErrExternalWouldHelp = errors.New("a storage daemon could unlock the volume without a stall")
+
+// reason is why QEMU has to unlock a volume.
+type reason struct {
+	text  string
+	cause error
+}
+
+func (r *reason) Error() string { return r.text }
+func (r *reason) Unwrap() error { return r.cause }
+
+// Choose picks the method by which the disk's volume is opened in this VM as it is
+// now. Nothing is changed. What is wrong with the disk's files is not found out
+// here, but by the checks.
+func Choose(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockgraph.Disk, state *inventory.State, policy Policy) (Choice, error) {
+	out := Choice{Unlock: blockgraph.Unlock{Way: blockgraph.ByQEMU}}
+	if !disk.Encrypted() || policy == QEMU {
+		return out, nil
+	}
+	var err error
+	if policy == External {
+		out.Way = blockgraph.ByDaemon
+		if _, err := h.Process(ctx); err != nil {
+			return out, &outcome.PreflightError{Target: disk.Target, Cause: outcome.ErrNotBesideVM, Reason: "a storage daemon must run beside the VM", Err: err}
+		}
+		out.Folder, err = handOver(ctx, h, disk.Target)
+		return out, err
+	}
+	if out.Because, err = whyNotHere(ctx, c, h, disk); err != nil || out.Because != nil {
+		return out, err
+	}
+	out.Way = blockgraph.ByHeader
+	if c.Client().PassesFiles() {
+		out.FDSet = state.FreeFDSet()
+		return out, nil
+	}
+	out.Folder, err = handOver(ctx, h, disk.Target)
+	return out, err
+}
+
+// handOver is the directory of what is handed to QEMU for a disk.
+func handOver(ctx context.Context, h *host.Host, target string) (string, error) {
+	dir, err := h.Dir(ctx)
+	return dir.Disk(target).HandOver(), err
+}
+
+// whyNotHere says why a volume cannot be unlocked in this process, nil when it can.
+// A header that cannot be read is none of these reasons: the disk is refused later.
+func whyNotHere(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockgraph.Disk) (because, err error) {
+	var raw []*blockgraph.Image
+	for _, layer := range disk.Layers() {
+		if layer.RawLUKS() {
+			raw = append(raw, layer.LUKSHeader())
+		}
+	}
+	switch {
+	case len(raw) == 0 && disk.Image.Encryption != nil && disk.Image.Encryption.Engine == blockgraph.EngineLibRBD:
+		return &reason{"Ceph's library unlocks the image", ErrExternalWouldHelp}, nil
+	case len(raw) == 0:
+		return &reason{"the LUKS header is inside of a qcow2 image", ErrExternalWouldHelp}, nil
+	case !h.Local:
+		return &reason{"the VM runs on another machine", nil}, nil
+	}
+	for _, header := range raw {
+		if !ReadsHere(*header) {
+			if _, err := exec.LookPath(daemon.Program); err != nil {
+				return &reason{"only a qemu-storage-daemon could read the LUKS header, and there is none on this host", err}, nil
+			}
+			continue // found out when it is read
+		}
+		header, err := ReadHeader(ctx, *header)
+		if err != nil {
+			return nil, nil
+		}
+		if err := header.Usable(); err != nil {
+			if header.QEMUOpens() == nil {
+				return err, nil
+			}
+			return nil, nil
+		}
+	}
+	schema, err := c.Client().Schema(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("query QEMU for its schema: %w", err)
+	}
+	if !schema.Supports("blockdev-add", headerMember) {
+		return &reason{"a QEMU before 9.0 takes no other header than the volume's own", nil}, nil
+	}
+	if !c.Client().PassesFiles() {
+		if err := canWriteHeader(ctx, h); err != nil {
+			return err, nil
+		}
+	}
+	return nil, nil
+}
+
+// canWriteHeader reports, as an error, why an ephemeral header cannot be handed over
+// as a file.
+func canWriteHeader(ctx context.Context, h *host.Host) error {
+	if _, err := h.Process(ctx); err != nil {
+		return err
+	}
+	base, err := rundir.BaseOf(h.Run)
+	if err != nil {
+		return err
+	}
+	return base.Check()
+}
+
+// headerMember is the option of QEMU's LUKS driver for a detached header, since
+// QEMU 9.0.
+const headerMember = "luks.header"
+
+// WarnOfStall tells the log that the guest is about to stand still, and for how long.
+func (c Choice) WarnOfStall(ctx context.Context, h *host.Host, disk *blockgraph.Disk) {
+	if !disk.Encrypted() || c.Way != blockgraph.ByQEMU {
+		return
+	}
+	log, because := h.Entry(disk.Target), ""
+	if c.Because != nil {
+		log, because = log.WithField(CauseField, c.Because), ", because "+c.Because.Error()
+	}
+	text := fmt.Sprintf("QEMU itself unlocks disk %s%s: the guest stands still meanwhile", disk.Target, because)
+	if header := HeaderOf(ctx, h, disk); header != nil {
+		if first, all, err := header.QEMUUnlockTime(); err == nil {
+			text += fmt.Sprintf(", for about %.1f s (%.1f s if the passphrase is wrong)", first.Seconds(), all.Seconds())
+		}
+	}
+	if c.Because == nil {
+		log.Info(text) // as was asked for
+		return
+	}
+	log.Warn(text)
+}
+
+// CauseField is the field of a log entry that holds its cause, an error, for
+// programs that map causes to hints.
+const CauseField = "cause"

@@ -1,0 +1,333 @@
+package unlock
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"unicode/utf8"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/luks"
+	"github.com/luksplug/luksplug/secrets/masterkey"
+)
+
+// Values are the resolved secrets of a plan, in the form in which they go to
+// QEMU: passphrases and, where a volume is unlocked outside of QEMU, ephemeral
+// headers. Wipe them as soon as the plan is applied.
+type Values struct {
+	passphrases map[string][]byte                // in base64, by the id of the object
+	headers     map[string]*luks.EphemeralHeader // by the name of the node
+	overlay     *luks.EphemeralHeader            // of the volume that a transient disk's overlay is, nil for none
+	key         *masterkey.Key                   // that they are encrypted under, nil for none
+}
+
+// Unlocker says how the LUKS headers of a graph are unlocked. The zero value is
+// right for images of this host.
+type Unlocker struct {
+	// Open opens the image that holds a header; nil opens files and block devices of
+	// this host.
+	Open image.Opener
+	// Progress is called now and then, see [luks.Unlocker]; nil for nothing.
+	Progress func(luks.Progress)
+}
+
+// Resolve looks up every secret that the graph needs, and unlocks the headers
+// that it needs ephemeral ones of; the graph of a storage daemon is resolved by
+// itself. The caller wipes the values.
+//
+// Nothing is changed anywhere. The error is an [*outcome.SecretError]: it wraps the
+// store's own error, [outcome.ErrUnusableSecret], or one of package luks, such as
+// [luks.ErrWrongPassphrase]. A header that cannot be read is an
+// [*outcome.PreflightError]. When ctx ends while a header is being unlocked, it is
+// ctx's.
+func Resolve(ctx context.Context, graph *blockgraph.Graph, store secrets.Store, u Unlocker) (*Values, error) {
+	if u.Open == nil {
+		u.Open = OpenLocal
+	}
+	v := &Values{passphrases: map[string][]byte{}, headers: map[string]*luks.EphemeralHeader{}}
+	for _, o := range graph.Objects {
+		if err := v.resolve(ctx, graph, o, store, u); err != nil {
+			v.Wipe()
+			return nil, err
+		}
+	}
+	return v, nil
+}
+
+// resolve gets the value of one secret object; other objects have none.
+func (v *Values) resolve(ctx context.Context, graph *blockgraph.Graph, o blockgraph.GraphObject, store secrets.Store, u Unlocker) error {
+	data, ok := o.Secret()
+	if !ok {
+		return nil
+	}
+	if data.Text != "" { // the XML has it itself
+		var err error
+		v.passphrases[o.ID], err = encode([]byte(data.Text), o.Ref.Type)
+		return err
+	}
+	if !data.Kept() { // an overlay's
+		return v.encryptOverlay(o.ID)
+	}
+	secret, err := store.Lookup(ctx, o.Ref)
+	if err != nil {
+		return &outcome.SecretError{Target: graph.Target, Ref: o.Ref, Err: err}
+	}
+	defer secret.Wipe()
+	for _, h := range graph.Headers {
+		if h.Secret != o.ID {
+			continue
+		}
+		ephemeral, err := u.unlock(ctx, graph.Target, h.Original, o.Ref, secret)
+		if err != nil {
+			return err
+		}
+		v.headers[h.Node] = ephemeral
+		secret = ephemeral.Passphrase() // wiped with its header
+	}
+	err = secret.Use(func(value []byte) error {
+		v.passphrases[o.ID], err = encode(value, o.Ref.Type)
+		return err
+	})
+	if err != nil {
+		return &outcome.SecretError{Target: graph.Target, Ref: o.Ref, Err: err}
+	}
+	return nil
+}
+
+// unlock unlocks the header in an image and makes an ephemeral one of it.
+func (u Unlocker) unlock(ctx context.Context, target string, original blockgraph.Image, ref secrets.Reference, secret *secrets.Secret) (*luks.EphemeralHeader, error) {
+	unreadable := func(err error) (*luks.EphemeralHeader, error) {
+		return nil, &outcome.PreflightError{Target: target, Cause: outcome.ErrHeaderUnusable, Reason: "the LUKS header in " + original.Source.String() + " cannot be read", Err: err}
+	}
+	r, err := u.Open(ctx, original)
+	if err != nil {
+		return unreadable(err)
+	}
+	defer closeRead(r)
+	h, err := luks.ReadHeader(r)
+	if err != nil {
+		return unreadable(err)
+	}
+	var key *luks.VolumeKey
+	err = secret.Use(func(passphrase []byte) error {
+		if len(passphrase) == 0 {
+			return fmt.Errorf("the passphrase is empty: %w", outcome.ErrUnusableSecret)
+		}
+		key, err = luks.Unlocker{Progress: u.Progress}.Unlock(ctx, h, passphrase)
+		return err
+	})
+	switch {
+	case err != nil && ctx.Err() != nil: // says nothing of the passphrase
+		return nil, fmt.Errorf("disk %s: interrupted while the LUKS header in %s was being unlocked, and nothing was changed: %w", target, original.Source.Path, ctx.Err())
+	case errors.Is(err, luks.ErrUnsupported), errors.Is(err, luks.ErrNoKeySlot):
+		return nil, &outcome.PreflightError{Target: target, Cause: outcome.ErrHeaderUnusable, Reason: "the LUKS header in " + original.Source.String(), Err: err}
+	case err != nil:
+		return nil, &outcome.SecretError{Target: target, Ref: ref, Err: fmt.Errorf("the secret with %s does not open %s: %w", ref, original.Source, err)}
+	}
+	defer key.Wipe()
+	ephemeral, err := luks.Ephemeral(key)
+	if err != nil {
+		return nil, &outcome.PreflightError{Target: target, Cause: outcome.ErrHeaderUnusable, Reason: "the LUKS header in " + original.Source.String(), Err: err}
+	}
+	return ephemeral, nil
+}
+
+// CheckSecret reports whether QEMU takes a value for a secret of that kind: the error
+// wraps [outcome.ErrUnusableSecret]. QEMU wants UTF-8 without zero bytes of every secret
+// but a key of Ceph's, which is binary.
+func CheckSecret(value []byte, kind secrets.Type) error {
+	if len(value) == 0 {
+		return fmt.Errorf("the passphrase is empty: %w", outcome.ErrUnusableSecret)
+	}
+	if kind != secrets.Ceph && (!utf8.Valid(value) || bytes.IndexByte(value, 0) >= 0) {
+		// QEMU: "Data from secret is not valid UTF-8", only after the nodes
+		// below have been opened.
+		return fmt.Errorf("the passphrase is not valid UTF-8 without a zero byte, which QEMU itself needs: %w", outcome.ErrUnusableSecret)
+	}
+	if kind == secrets.Ceph && isCephText(value) {
+		// Ceph would say that it is an invalid argument.
+		return fmt.Errorf("the value is a key of Ceph's as text, in base64, and it must be the bytes that this stands for (base64 -d): %w", outcome.ErrUnusableSecret)
+	}
+	return nil
+}
+
+// isCephText reports whether a value is the text of a cephx key rather than the key:
+// base64 of a type, which is 1, a time of 8 bytes, a length, and that many bytes.
+// See CryptoKey::encode in Ceph's src/auth/Crypto.cc.
+func isCephText(value []byte) bool {
+	const typeAES, lengthAt, header = 1, 10, 12
+	key := make([]byte, base64.StdEncoding.DecodedLen(len(value)))
+	defer clear(key)
+	n, err := base64.StdEncoding.Decode(key, bytes.TrimSpace(value))
+	return err == nil && n > header && binary.LittleEndian.Uint16(key) == typeAES &&
+		int(binary.LittleEndian.Uint16(key[lengthAt:])) == n-header
+}
+
+// encode returns the value in base64: QMP strings are UTF-8, and base64 also
+// keeps a value apart from JSON's escapes.
+func encode(value []byte, kind secrets.Type) ([]byte, error) {
+	if err := CheckSecret(value, kind); err != nil {
+		return nil, err
+	}
+	out := make([]byte, base64.StdEncoding.EncodedLen(len(value)))
+	base64.StdEncoding.Encode(out, value)
+	return out, nil
+}
+
+// Placeholders stand for the values of a plan that is only looked at.
+func Placeholders(plan *blockgraph.Plan) *Values {
+	v := &Values{passphrases: map[string][]byte{}}
+	for _, o := range plan.Graph.Objects {
+		v.passphrases[o.ID] = []byte(blockgraph.Redacted)
+	}
+	return v
+}
+
+// EncryptWith has the values go to QEMU encrypted under the VM's master key, see
+// [MasterKey]; without it they are in base64 only. The key is wiped with them.
+func (v *Values) EncryptWith(key *masterkey.Key) {
+	if v.key != key {
+		v.key.Wipe()
+	}
+	v.key = key
+}
+
+// Wipe overwrites the values. They cannot be used after it.
+func (v *Values) Wipe() {
+	if v == nil {
+		return
+	}
+	for id, value := range v.passphrases {
+		clear(value)
+		delete(v.passphrases, id)
+	}
+	for node, h := range v.headers {
+		h.Wipe()
+		delete(v.headers, node)
+	}
+	if v.overlay != nil {
+		v.overlay.Wipe()
+	}
+	v.key.Wipe()
+}
+
+// Command turns a plan's command into QMP's, with the secret value put in, which
+// only an object has, as its data. The value stays redacted in every rendering but
+// the one on the wire.
+func (v *Values) Command(c blockgraph.Command) (qmp.Command, error) {
+	cmd := qmp.Command{Execute: c.Execute, Arguments: c.Arguments}
+	data, ok := c.Arguments.Get("data").(blockgraph.SecretData)
+	if !ok {
+		return cmd, nil
+	}
+	if v.key != nil {
+		sealed, err := v.seal(data)
+		if err != nil {
+			return qmp.Command{}, err
+		}
+		// A ciphertext may be seen.
+		cmd.Arguments = c.Arguments.With("data", sealed.Data).With("keyid", masterkey.ID).With("iv", sealed.IV)
+		return cmd, nil
+	}
+	value, ok := v.passphrases[data.Object]
+	if !ok {
+		return qmp.Command{}, notResolved(data)
+	}
+	cmd.Arguments = c.Arguments.With("data", qmp.NewSensitive(value))
+	return cmd, nil
+}
+
+// seal encrypts a value. QEMU decodes the base64 of a ciphertext first and the
+// value is what it then decrypts: without the base64 that it is kept in here.
+func (v *Values) seal(data blockgraph.SecretData) (masterkey.Sealed, error) {
+	encoded, ok := v.passphrases[data.Object]
+	if !ok {
+		return masterkey.Sealed{}, notResolved(data)
+	}
+	value := make([]byte, base64.StdEncoding.DecodedLen(len(encoded)))
+	defer clear(value)
+	n, err := base64.StdEncoding.Decode(value, encoded)
+	if err != nil {
+		return masterkey.Sealed{}, err
+	}
+	return v.key.Seal(value[:n])
+}
+
+func notResolved(data blockgraph.SecretData) error {
+	return fmt.Errorf("the plan needs the secret with %s, which was not resolved", data.Ref)
+}
+
+// File returns the descriptor that goes with a step, nil for most steps. The
+// caller closes it.
+func (v *Values) File(s blockgraph.Step) (*os.File, error) {
+	if s.Kind != blockgraph.StepFDSet {
+		return nil, nil
+	}
+	if s.File != nil {
+		f, err := os.OpenFile(s.File.Path, os.O_RDWR, 0)
+		if err != nil {
+			return nil, fmt.Errorf("open the device of node %s to pass it to QEMU: %w", s.File.Node, err)
+		}
+		return f, nil
+	}
+	h, ok := v.headers[s.Header.Node]
+	if !ok {
+		return nil, fmt.Errorf("the plan needs an ephemeral header for node %s, which was not resolved", s.Header.Node)
+	}
+	return sealed(h)
+}
+
+// encryptOverlay makes the volume that an overlay is encrypted with. The object
+// has its passphrase.
+func (v *Values) encryptOverlay(object string) error {
+	header, err := luks.Fresh()
+	if err != nil {
+		return err
+	}
+	v.overlay = header
+	return header.Passphrase().Use(func(value []byte) error {
+		v.passphrases[object], err = encode(value, secrets.Passphrase)
+		return err
+	})
+}
+
+// Overlay returns the volume that a transient disk's overlay is encrypted with, nil
+// where the graph has none.
+func (v *Values) Overlay() *luks.EphemeralHeader { return v.overlay }
+
+// WriteSecret writes the value of a secret object to a new file that only user
+// can read, in a directory that is in memory.
+func (v *Values) WriteSecret(path string, user hostproc.Credential, id string) error {
+	encoded, ok := v.passphrases[id]
+	if !ok {
+		return fmt.Errorf("the secret of object %s was not resolved", id)
+	}
+	value := make([]byte, base64.StdEncoding.DecodedLen(len(encoded)))
+	defer clear(value)
+	n, err := base64.StdEncoding.Decode(value, encoded)
+	if err != nil {
+		return fmt.Errorf("the secret of object %s: %w", id, err)
+	}
+	return handOverFile(path, user, "the secret of object "+id, func(write func([]byte) error) error { return write(value[:n]) })
+}
+
+// Reopened returns the ids of secrets of the images that QEMU opens again when a
+// guest that was about to leave, or has come, runs on: the qcow2 driver opens an
+// image again that another QEMU has had (qcow2_co_invalidate_cache).
+func Reopened(graph *blockgraph.Graph) (ids []string) {
+	for _, n := range graph.Nodes {
+		if n.Options.Text("driver") == string(blockgraph.FormatQcow2) {
+			ids = append(ids, n.Secrets...)
+		}
+	}
+	return ids
+}

@@ -1,0 +1,95 @@
+package hotplug
+
+import (
+	"context"
+	"slices"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/coldstart"
+	"github.com/luksplug/luksplug/hotplug/internal/unlock"
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// MissingSecrets returns the ids of secrets that QEMU needs once more to open the
+// images of an attached disk again, as it does on the source of a migration that has
+// failed late (qcow2_co_invalidate_cache), and which of them it has not. Without
+// them the guest loses the disk for good. Nothing is changed.
+func (vm *VM) MissingSecrets(ctx context.Context, d coldstart.Disk) (needed, missing []string, err error) {
+	state, err := vm.State(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return vm.missingSecrets(ctx, d, state)
+}
+
+func (vm *VM) missingSecrets(ctx context.Context, d coldstart.Disk, state *State) (needed, missing []string, err error) {
+	disk := state.Disk(d.Disk.Target)
+	if disk == nil || disk.Leftover() {
+		return nil, nil, &NotHeldError{Target: d.Disk.Target}
+	}
+	if disk.Unlock == blockgraph.ByDaemon {
+		return nil, nil, nil // QEMU has not opened them
+	}
+	graph, _, err := coldstart.Graph(ctx, vm.host, d)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, id := range unlock.Reopened(graph) {
+		if slices.Contains(needed, id) {
+			continue
+		}
+		needed = append(needed, id)
+		if _, there := state.Objects[id]; !there {
+			missing = append(missing, id)
+		}
+	}
+	return needed, missing, nil
+}
+
+// KeepSecrets gives QEMU the secrets that [VM.MissingSecrets] calls missing,
+// encrypted under the VM's master key where it has one, and returns their ids. They
+// stay in QEMU until [VM.Repair] removes them. After a failure none is there that was
+// not there before.
+//
+// What the key store has is not tried on the image.
+func (vm *VM) KeepSecrets(ctx context.Context, d coldstart.Disk, store secrets.Store) ([]string, error) {
+	lock, err := vm.lock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Release()
+	state, err := vm.State(ctx)
+	if err != nil {
+		return nil, err
+	}
+	_, missing, err := vm.missingSecrets(ctx, d, state)
+	if err != nil || len(missing) == 0 {
+		return nil, err
+	}
+	graph, _, err := coldstart.Graph(ctx, vm.host, d)
+	if err != nil {
+		return nil, err
+	}
+	plan := &blockgraph.Plan{}
+	for _, s := range graph.Plan().Steps {
+		if s.Kind == blockgraph.StepObject && slices.Contains(missing, s.Subject) {
+			plan.Steps = append(plan.Steps, s)
+		}
+	}
+	// What is left of the graph is what these steps are about.
+	graph.Objects = slices.DeleteFunc(graph.Objects, func(o blockgraph.GraphObject) bool { return !slices.Contains(missing, o.ID) })
+	graph.Nodes, graph.Headers, graph.Files, graph.Devices = nil, nil, nil, nil
+	plan.Graph = graph
+	values, err := unlock.Resolve(ctx, graph, store, unlock.Unlocker{})
+	if err != nil {
+		return nil, err
+	}
+	defer values.Wipe()
+	if err := values.Encrypt(ctx, vm.conn, vm.host, graph, state); err != nil {
+		return nil, err
+	}
+	if _, err := vm.run(plan, values).Do(ctx); err != nil {
+		return nil, err
+	}
+	return missing, nil
+}
