@@ -117,7 +117,7 @@ func Build(d *Disk, m Machine, u Unlock) (*Graph, error) {
 	b := newBuilder(d, u)
 	b.machine = m
 	build := b.images
-	if u.Way == ByDaemon && d.Encrypted() {
+	if u.Method == MethodStorageDaemon && d.Encrypted() {
 		build = b.external
 	}
 	in, err := build()

@@ -112,7 +112,7 @@ func TestLayeredPlans(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		d := anyLayered(t)
-		for _, u := range []blockgraph.Unlock{{}, {Way: blockgraph.ByHeader}, {Way: blockgraph.ByHeader, Folder: "/f"}, {Way: blockgraph.ByDaemon, Folder: "/f"}} {
+		for _, u := range []blockgraph.Unlock{{}, {Method: blockgraph.MethodEphemeralHeader}, {Method: blockgraph.MethodEphemeralHeader, Folder: "/f"}, {Method: blockgraph.MethodStorageDaemon, Folder: "/f"}} {
 			g, err := blockgraph.Build(d, blockgraph.Machine{}, u)
 			if err != nil {
 				t.Fatalf("%v: %+v", err, d)
@@ -234,7 +234,7 @@ func checkEncryptions(t *rapid.T, d *blockgraph.Disk, g *blockgraph.Graph, u blo
 	if got != want {
 		t.Fatalf("%d passphrases, want %d:\n%s", got, want, render.Text(g.Plan()))
 	}
-	if u.Way == blockgraph.ByHeader && len(g.Headers) != raw {
+	if u.Method == blockgraph.MethodEphemeralHeader && len(g.Headers) != raw {
 		t.Fatalf("%d ephemeral headers, want %d", len(g.Headers), raw)
 	}
 	ids := map[string]bool{}

@@ -64,7 +64,7 @@ func (b *builder) encrypted(image Image, l layer, below links) (string, error) {
 	enc := image.Encryption
 	var header, secret string
 	switch {
-	case b.unlock.Way == ByHeader:
+	case b.unlock.Method == MethodEphemeralHeader:
 		secret = b.secret(SecretData{Ref: enc.Secrets[0], OneTime: true})
 		header = b.ephemeral(*image.LUKSHeader(), secret, l.number)
 	case enc.Header != nil:

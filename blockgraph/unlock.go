@@ -8,7 +8,7 @@ import (
 // Unlock says how the LUKS volumes of a disk are opened. The zero value is
 // QEMU's own way.
 type Unlock struct {
-	Way Way
+	Method Method
 	// FDSet is the id of the first descriptor set through which ephemeral
 	// headers are handed over: set where they are passed as descriptors.
 	FDSet int64
@@ -17,20 +17,20 @@ type Unlock struct {
 	Folder string
 }
 
-// Way is a way to open LUKS volumes.
-type Way string
+// Method is a way to open LUKS volumes.
+type Method string
 
 const (
-	// ByQEMU: the VM's QEMU gets the passphrase, and stands still while it
+	// MethodQEMU: the VM's QEMU gets the passphrase, and stands still while it
 	// derives the key.
-	ByQEMU Way = "qemu"
-	// ByHeader: the volume is unlocked outside of QEMU, which gets an ephemeral
+	MethodQEMU Method = "qemu"
+	// MethodEphemeralHeader: the volume is unlocked outside of QEMU, which gets an ephemeral
 	// header that opens at once. A LUKS volume inside a qcow2 image goes by
 	// QEMU all the same: its header cannot be replaced.
-	ByHeader Way = "ephemeral"
-	// ByDaemon: a storage daemon unlocks the volume and exports the disk over
+	MethodEphemeralHeader Method = "ephemeral"
+	// MethodStorageDaemon: a storage daemon unlocks the volume and exports the disk over
 	// NBD; the VM's QEMU knows nothing of encryption.
-	ByDaemon Way = "external"
+	MethodStorageDaemon Method = "external"
 )
 
 // FirstFDSet is the lowest id of the descriptor sets that are ours. QEMU and
@@ -94,7 +94,7 @@ func fdsetPath(id int64) string { return "/dev/fdset/" + strconv.FormatInt(id, 1
 // and the daemon's own graph. See QEMU's docs/interop/qemu-qmp-ref,
 // BlockdevOptionsNbd.
 func (b *builder) external() (medium, error) {
-	daemon := newBuilder(b.disk, Unlock{Way: ByQEMU})
+	daemon := newBuilder(b.disk, Unlock{Method: MethodQEMU})
 	daemon.machine.Name = b.machine.Name
 	if _, err := daemon.images(); err != nil {
 		return medium{}, err

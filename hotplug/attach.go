@@ -35,8 +35,8 @@ type AttachOptions struct {
 type Prepared struct {
 	// Devices are the devices, as device_add is told.
 	Devices []blockgraph.Object
-	// Way is how the volume is opened.
-	Way blockgraph.Way
+	// Method is how the volume is opened.
+	Method blockgraph.Method
 	// Owners are those of the images that are about to be given to QEMU's user.
 	Owners []Owner
 }
@@ -151,7 +151,7 @@ type candidate struct {
 // key is the secrets of a plan, with the volume's key where it is derived here.
 type key struct {
 	values *unlock.Values
-	way    blockgraph.Way
+	way    blockgraph.Method
 	took   time.Duration
 }
 
@@ -184,7 +184,7 @@ func (a *attach) unlockEarly(ctx context.Context) (early, error) {
 	if err != nil {
 		return early{}, err
 	}
-	unlocks = unlocks && choice.Way == blockgraph.ByHeader
+	unlocks = unlocks && choice.Method == blockgraph.MethodEphemeralHeader
 	if state.Disk(a.disk.Target) != nil || !unlocks && !looks {
 		return early{}, nil
 	}
@@ -257,7 +257,7 @@ func (a *attach) examine(ctx context.Context, state *State, servers *check.Serve
 // resolve gets the secrets, and the key where it is derived here. early is what was
 // got before; it counts where the volume is still opened in the same way.
 func (a *attach) resolve(ctx context.Context, c *candidate, early *key) (*key, error) {
-	if early != nil && early.way == c.choice.Way {
+	if early != nil && early.way == c.choice.Method {
 		return early, nil
 	}
 	graph := c.plan.Graph
@@ -266,7 +266,7 @@ func (a *attach) resolve(ctx context.Context, c *candidate, early *key) (*key, e
 	}
 	begin := time.Now()
 	values, err := unlock.Resolve(ctx, graph, a.store, unlock.Unlocker{Open: a.images.Open, Progress: a.opts.OnUnlock})
-	return &key{values, c.choice.Way, time.Since(begin)}, err
+	return &key{values, c.choice.Method, time.Since(begin)}, err
 }
 
 // warn tells the log what the user should know before the first change.
@@ -283,7 +283,7 @@ func (a *attach) announce(ctx context.Context, c *candidate) (kept string, err e
 	if a.options.Before == nil {
 		return "", nil
 	}
-	p := Prepared{Way: c.choice.Way}
+	p := Prepared{Method: c.choice.Method}
 	for _, d := range c.plan.Graph.Devices {
 		p.Devices = append(p.Devices, d.Options)
 	}
@@ -329,7 +329,7 @@ func (a *attach) note(ctx context.Context, c *candidate, kept string) (*rundir.N
 	if len(a.disk.Secrets()) == 0 && kept == "" && overlay == nil || !a.host.Local {
 		return nil, nil
 	}
-	n, err := a.host.Note(ctx, a.disk, c.choice.Way, c.headerUUID)
+	n, err := a.host.Note(ctx, a.disk, c.choice.Method, c.headerUUID)
 	n.Kept = kept
 	if overlay != nil {
 		n.Overlay = overlay.Path

@@ -49,7 +49,7 @@ func TestStart(t *testing.T) {
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
 		t.Skip("qemu-system-x86_64 is not installed: make setup")
 	}
-	for _, way := range []blockgraph.Way{blockgraph.ByQEMU, blockgraph.ByHeader} {
+	for _, way := range []blockgraph.Method{blockgraph.MethodQEMU, blockgraph.MethodEphemeralHeader} {
 		t.Run(string(way), func(t *testing.T) {
 			t.Parallel()
 			ctx := bounded(t)
@@ -60,7 +60,7 @@ func TestStart(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			d := coldstart.Disk{Disk: disk, Way: way, Spec: hotplug.Spec{Devices: []blockgraph.Object{graph.Device().Options}}}
+			d := coldstart.Disk{Disk: disk, Method: way, Spec: hotplug.Spec{Devices: []blockgraph.Object{graph.Device().Options}}}
 			if err := s.Check(ctx, d, coldstart.ArrivalBoot, store(key)); err != nil {
 				t.Fatal(err)
 			}
@@ -173,7 +173,7 @@ func TestStartFails(t *testing.T) {
 			t.Parallel()
 			ctx := bounded(t)
 			s, dir := starting(t)
-			d := coldstart.Disk{Disk: c.disk(t), Way: blockgraph.ByHeader}
+			d := coldstart.Disk{Disk: c.disk(t), Method: blockgraph.MethodEphemeralHeader}
 			if err := s.Check(ctx, d, coldstart.ArrivalBoot, c.store); c.check && !c.want(err) || !c.check && err != nil {
 				t.Errorf("check: got %v", err)
 			}
@@ -203,7 +203,7 @@ func TestStartOfAMovingVM(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, _ := starting(t)
-	d := coldstart.Disk{Disk: disk, Way: blockgraph.ByHeader}
+	d := coldstart.Disk{Disk: disk, Method: blockgraph.MethodEphemeralHeader}
 	if err := s.Check(ctx, d, coldstart.ArrivalMigration, store(key)); err != nil {
 		t.Errorf("it moves: %v", err)
 	}

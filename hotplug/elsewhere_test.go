@@ -58,7 +58,7 @@ func TestElsewhere(t *testing.T) {
 
 	// What is right is attached, and its copy refused.
 	at, err := v.Attach(ctx, luks, store(key), hotplug.AttachOptions{})
-	if err != nil || at.Unlock != blockgraph.ByQEMU || at.Size != 8<<20 {
+	if err != nil || at.Unlock != blockgraph.MethodQEMU || at.Size != 8<<20 {
 		t.Fatalf("attached: %+v, %v", at, err)
 	}
 	if _, err := v.Attach(ctx, plainDisk(t, "sdd"), nil, hotplug.AttachOptions{}); err != nil {

@@ -50,13 +50,13 @@ func TestAttachAndDetach(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		mode  hotplug.UnlockPolicy
-		way   blockgraph.Way
+		way   blockgraph.Method
 		steps []string
 	}{
-		{hotplug.UnlockAuto, blockgraph.ByHeader, []string{"luksplug-sdb-header-fdset", "luksplug-sdb-header-storage", "luksplug-sdb-header-fdset",
+		{hotplug.UnlockAuto, blockgraph.MethodEphemeralHeader, []string{"luksplug-sdb-header-fdset", "luksplug-sdb-header-storage", "luksplug-sdb-header-fdset",
 			"luksplug-sdb-payload-storage", "luksplug-sdb-secret0", "luksplug-sdb-luks", "luksplug-sdb-secret0", "luksplug-sdb"}},
-		{hotplug.UnlockQEMU, blockgraph.ByQEMU, []string{"luksplug-sdb-payload-storage", "luksplug-sdb-secret0", "luksplug-sdb-luks", "luksplug-sdb-secret0", "luksplug-sdb"}},
-		{hotplug.UnlockExternal, blockgraph.ByDaemon, []string{"luksplug-sdb-payload-storage", "luksplug-sdb"}},
+		{hotplug.UnlockQEMU, blockgraph.MethodQEMU, []string{"luksplug-sdb-payload-storage", "luksplug-sdb-secret0", "luksplug-sdb-luks", "luksplug-sdb-secret0", "luksplug-sdb"}},
+		{hotplug.UnlockExternal, blockgraph.MethodStorageDaemon, []string{"luksplug-sdb-payload-storage", "luksplug-sdb"}},
 	} {
 		t.Run(string(c.mode), func(t *testing.T) {
 			t.Parallel()
@@ -65,7 +65,7 @@ func TestAttachAndDetach(t *testing.T) {
 	}
 }
 
-func attachAndDetach(t *testing.T, mode hotplug.UnlockPolicy, way blockgraph.Way, steps []string) {
+func attachAndDetach(t *testing.T, mode hotplug.UnlockPolicy, way blockgraph.Method, steps []string) {
 	ctx := bounded(t)
 	var told []string
 	run := t.TempDir()
@@ -77,7 +77,7 @@ func attachAndDetach(t *testing.T, mode hotplug.UnlockPolicy, way blockgraph.Way
 	if err != nil {
 		t.Fatal(err)
 	}
-	if at.Unlock != way || at.Payload != disk.Image.Source.Path || (way == blockgraph.ByDaemon) != (at.Daemon != 0) || (way == blockgraph.ByDaemon) != (at.UUID == "" || at.Daemon != 0) {
+	if at.Unlock != way || at.Payload != disk.Image.Source.Path || (way == blockgraph.MethodStorageDaemon) != (at.Daemon != 0) || (way == blockgraph.MethodStorageDaemon) != (at.UUID == "" || at.Daemon != 0) {
 		t.Errorf("unlocked: %+v", at.AttachedDisk)
 	}
 	if at.Already || at.Device != "luksplug-sdb" || at.Driver != "scsi-hd" || at.Size != 8<<20 || at.Bus != "scsi0.0" || at.Leftover() {

@@ -27,7 +27,7 @@ func (vm *VM) missingSecrets(ctx context.Context, d coldstart.Disk, state *State
 	if disk == nil || disk.Leftover() {
 		return nil, nil, &NotHeldError{Target: d.Disk.Target}
 	}
-	if disk.Unlock == blockgraph.ByDaemon {
+	if disk.Unlock == blockgraph.MethodStorageDaemon {
 		return nil, nil, nil // QEMU has not opened them
 	}
 	graph, _, err := coldstart.Graph(ctx, vm.host, d)

@@ -84,7 +84,7 @@ func TestRemoteHeader(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if at.Unlock != blockgraph.ByHeader || at.Size != 8<<20 || at.Daemon != 0 || at.UUID == "" || len(at.Cleared) != 0 {
+	if at.Unlock != blockgraph.MethodEphemeralHeader || at.Size != 8<<20 || at.Daemon != 0 || at.UUID == "" || len(at.Cleared) != 0 {
 		t.Errorf("attached: %+v", at)
 	}
 	if again, err := v.Attach(ctx, disk, store("never asked for"), hotplug.AttachOptions{}); err != nil || !again.Already {

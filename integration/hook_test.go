@@ -120,7 +120,7 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 		if err != nil {
 			t.Fatal(err)
 		}
-		device, way, optional := graph.Device().Options, coldstart.Way(disk, blockgraph.ByHeader), ""
+		device, way, optional := graph.Device().Options, coldstart.Method(disk, blockgraph.MethodEphemeralHeader), ""
 		devices = append(devices, device)
 		if p.optional {
 			optional = ` optional="yes"`
@@ -128,7 +128,7 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 		metadata += fmt.Sprintf(`<luksplug:disk target=%q start=%q%s>%s<luksplug:device>%s</luksplug:device></luksplug:disk>`,
 			p.target, way, optional, xml, html.EscapeString(device.String()))
 		if p.cold {
-			ours, err := starting.Arguments(ctx, coldstart.Disk{Disk: disk, Way: way, Spec: hotplug.Spec{Devices: []blockgraph.Object{device}}})
+			ours, err := starting.Arguments(ctx, coldstart.Disk{Disk: disk, Method: way, Spec: hotplug.Spec{Devices: []blockgraph.Object{device}}})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -165,7 +165,7 @@ func TestDocsPicture(t *testing.T) {
 	if disk == nil {
 		t.Fatal("README.md has no vdb.xml")
 	}
-	for name, unlock := range map[string]blockgraph.Unlock{"vdb.svg": {}, "vdb-ephemeral.svg": {Way: blockgraph.ByHeader}} {
+	for name, unlock := range map[string]blockgraph.Unlock{"vdb.svg": {}, "vdb-ephemeral.svg": {Method: blockgraph.MethodEphemeralHeader}} {
 		graph, err := blockgraph.Build(disk, blockgraph.Machine{}, unlock)
 		if err != nil {
 			t.Fatal(err)

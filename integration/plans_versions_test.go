@@ -27,10 +27,10 @@ type plannedDisk struct {
 
 // unlocks are all ways to open a volume.
 var unlocks = []blockgraph.Unlock{
-	{Way: blockgraph.ByQEMU},
-	{Way: blockgraph.ByHeader},
-	{Way: blockgraph.ByHeader, Folder: "/run/luksplug/vm/x/vdb"},
-	{Way: blockgraph.ByDaemon, Folder: "/run/luksplug/vm/x/vdb"},
+	{Method: blockgraph.MethodQEMU},
+	{Method: blockgraph.MethodEphemeralHeader},
+	{Method: blockgraph.MethodEphemeralHeader, Folder: "/run/luksplug/vm/x/vdb"},
+	{Method: blockgraph.MethodStorageDaemon, Folder: "/run/luksplug/vm/x/vdb"},
 }
 
 // TestPlansOfVersions: every command of every plan is one that the QEMU takes, by
@@ -60,7 +60,7 @@ func (e emulator) checkPlans(t *testing.T, disks []plannedDisk) {
 		for _, u := range unlocks {
 			graph, err := blockgraph.Build(d.disk, d.machine, u)
 			var unsupported *blockgraph.UnsupportedError
-			if u.Way == blockgraph.ByDaemon && errors.As(err, &unsupported) {
+			if u.Method == blockgraph.MethodStorageDaemon && errors.As(err, &unsupported) {
 				continue // not every disk can be served by a daemon
 			}
 			if err != nil {
@@ -80,7 +80,7 @@ func (e emulator) checkPlans(t *testing.T, disks []plannedDisk) {
 			case e.mayLack(t, lacks):
 				refused[lacks.Describe()]++
 			default:
-				t.Errorf("%s, unlocked by %q: %v", d.name, u.Way, err)
+				t.Errorf("%s, unlocked by %q: %v", d.name, u.Method, err)
 			}
 		}
 	}

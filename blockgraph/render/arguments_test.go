@@ -16,7 +16,7 @@ func TestArgumentsOfEphemeralHeaders(t *testing.T) {
 	disk := blocktest.Parse(t, `<disk><source file='/a'><encryption format='luks'><secret type='passphrase' uuid='`+blocktest.AnyUUID+`'/>`+
 		`<header type='file'><source file='/h'/></header></encryption></source><target dev='vdb'/></disk>`)
 	file := func(o blockgraph.GraphObject) (string, error) { return "/run/x/" + o.ID, nil }
-	g, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{Way: blockgraph.ByHeader, Folder: "/run/x"})
+	g, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader, Folder: "/run/x"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -30,7 +30,7 @@ func TestArgumentsOfEphemeralHeaders(t *testing.T) {
 			t.Errorf("no %s in\n%s", want, text)
 		}
 	}
-	g, err = blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{Way: blockgraph.ByHeader, FDSet: blockgraph.FirstFDSet})
+	g, err = blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader, FDSet: blockgraph.FirstFDSet})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,8 +31,8 @@ func TestGoldenImages(t *testing.T) {
 				unlock blockgraph.Unlock
 			}{
 				{"qemu", blockgraph.Unlock{}},
-				{"ephemeral", blockgraph.Unlock{Way: blockgraph.ByHeader}},
-				{"external", blockgraph.Unlock{Way: blockgraph.ByDaemon, Folder: "/run/luksplug/vm1/vdb"}},
+				{"ephemeral", blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader}},
+				{"external", blockgraph.Unlock{Method: blockgraph.MethodStorageDaemon, Folder: "/run/luksplug/vm1/vdb"}},
 			} {
 				if way.name != "qemu" && !d.Encrypted() {
 					continue

@@ -159,7 +159,7 @@ func (a *app) beforeMigration(at *hotplug.Attached) string {
 // unlocked says who has opened the volume, and how long it took.
 func unlocked(at *hotplug.Attached) string {
 	text := unlockedBy(&at.AttachedDisk)
-	if at.Unlock == blockgraph.ByHeader && !at.Already {
+	if at.Unlock == blockgraph.MethodEphemeralHeader && !at.Already {
 		text += fmt.Sprintf(" in %s", at.Unlocking.Round(time.Millisecond))
 	}
 	return text

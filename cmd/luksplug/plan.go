@@ -132,9 +132,9 @@ func (a *app) plan(ctx context.Context, path string, about planFlags, mode hotpl
 func offline(disk *blockgraph.Disk, mode hotplug.UnlockPolicy) blockgraph.Unlock {
 	switch mode {
 	case hotplug.UnlockAuto:
-		return blockgraph.Unlock{Way: blockgraph.ByHeader}
+		return blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader}
 	case hotplug.UnlockExternal:
-		return blockgraph.Unlock{Way: blockgraph.ByDaemon, Folder: filepath.Join("/run/luksplug/vm/UUID", disk.Target)}
+		return blockgraph.Unlock{Method: blockgraph.MethodStorageDaemon, Folder: filepath.Join("/run/luksplug/vm/UUID", disk.Target)}
 	}
-	return blockgraph.Unlock{Way: blockgraph.ByQEMU}
+	return blockgraph.Unlock{Method: blockgraph.MethodQEMU}
 }

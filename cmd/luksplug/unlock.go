@@ -48,14 +48,14 @@ func (*unlockFlag) Type() string { return "WAY" }
 // unlockedBy says in human-readable form who has opened the volume of a disk.
 func unlockedBy(h *hotplug.AttachedDisk) string {
 	switch h.Unlock {
-	case blockgraph.ByHeader:
+	case blockgraph.MethodEphemeralHeader:
 		return "by luksplug"
-	case blockgraph.ByDaemon:
+	case blockgraph.MethodStorageDaemon:
 		if h.Daemon == 0 {
 			return "by qemu-storage-daemon (which has ended)"
 		}
 		return "by qemu-storage-daemon (process " + strconv.Itoa(h.Daemon) + ")"
-	case blockgraph.ByQEMU:
+	case blockgraph.MethodQEMU:
 		return "by QEMU"
 	}
 	return ""

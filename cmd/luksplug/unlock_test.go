@@ -64,10 +64,10 @@ func TestUnlockedBy(t *testing.T) {
 		want string
 	}{
 		{hotplug.AttachedDisk{}, ""},
-		{hotplug.AttachedDisk{Unlock: blockgraph.ByQEMU}, "by QEMU"},
-		{hotplug.AttachedDisk{Unlock: blockgraph.ByHeader}, "by luksplug"},
-		{hotplug.AttachedDisk{Unlock: blockgraph.ByDaemon, Daemon: 4711}, "by qemu-storage-daemon (process 4711)"},
-		{hotplug.AttachedDisk{Unlock: blockgraph.ByDaemon}, "by qemu-storage-daemon (which has ended)"},
+		{hotplug.AttachedDisk{Unlock: blockgraph.MethodQEMU}, "by QEMU"},
+		{hotplug.AttachedDisk{Unlock: blockgraph.MethodEphemeralHeader}, "by luksplug"},
+		{hotplug.AttachedDisk{Unlock: blockgraph.MethodStorageDaemon, Daemon: 4711}, "by qemu-storage-daemon (process 4711)"},
+		{hotplug.AttachedDisk{Unlock: blockgraph.MethodStorageDaemon}, "by qemu-storage-daemon (which has ended)"},
 	} {
 		if got := unlockedBy(&c.h); got != c.want {
 			t.Errorf("%+v: %q, want %q", c.h, got, c.want)

@@ -75,32 +75,32 @@ const (
 // Disk is a disk of a VM that is about to start.
 type Disk struct {
 	Disk *blockgraph.Disk
-	// Way is how the volume is opened: ByQEMU or ByHeader. Nobody is kept waiting
-	// by a QEMU that has not started its guest, but ByHeader keeps the passphrase
+	// Method is how the volume is opened: MethodQEMU or MethodEphemeralHeader. Nobody is kept waiting
+	// by a QEMU that has not started its guest, but MethodEphemeralHeader keeps the passphrase
 	// from it.
-	Way blockgraph.Way
+	Method blockgraph.Method
 	spec.Spec
 }
 
-// Way returns the way in which the disk of a starting VM is opened that was,
+// Method returns the method by which the disk of a starting VM is opened that was,
 // or would be, opened so in a running one.
-func Way(disk *blockgraph.Disk, running blockgraph.Way) blockgraph.Way {
-	if running != blockgraph.ByHeader {
-		return blockgraph.ByQEMU
+func Method(disk *blockgraph.Disk, running blockgraph.Method) blockgraph.Method {
+	if running != blockgraph.MethodEphemeralHeader {
+		return blockgraph.MethodQEMU
 	}
 	for _, layer := range disk.Layers() {
 		if layer.RawLUKS() {
-			return blockgraph.ByHeader
+			return blockgraph.MethodEphemeralHeader
 		}
 	}
-	return blockgraph.ByQEMU
+	return blockgraph.MethodQEMU
 }
 
 // Graph builds the disk's graph, as the VM is started with it. It depends on nothing
 // but the disk and the VM's place in the file system: what [VM.Prepare] writes is
 // what [VM.Arguments] names.
 func Graph(ctx context.Context, h *host.Host, d Disk) (*blockgraph.Graph, blockgraph.Unlock, error) {
-	u := blockgraph.Unlock{Way: d.Way}
+	u := blockgraph.Unlock{Method: d.Method}
 	if d.Disk.Transient {
 		return nil, u, &blockgraph.UnsupportedError{Element: "disk/transient", Reason: "a VM that is about to start has no transient disk of luksplug's: attach it when the VM runs"}
 	}
@@ -111,7 +111,7 @@ func Graph(ctx context.Context, h *host.Host, d Disk) (*blockgraph.Graph, blockg
 	if err != nil {
 		return nil, u, err
 	}
-	if d.Way == blockgraph.ByHeader {
+	if d.Method == blockgraph.MethodEphemeralHeader {
 		u.Folder = dir.Disk(d.Disk.Target).HandOver()
 	}
 	graph, err := blockgraph.Build(d.Disk, blockgraph.Machine{Devices: d.Devices}, u)
@@ -194,7 +194,7 @@ func (vm *VM) check(ctx context.Context, d Disk, arrival Arrival, store secrets.
 }
 
 // Prepare does what Check does, derives the keys, and writes what QEMU reads as
-// it starts: the passphrases of [VM.Arguments] and, by ByHeader, ephemeral
+// it starts: the passphrases of [VM.Arguments] and, by MethodEphemeralHeader, ephemeral
 // headers, each file readable by QEMU's user alone and in memory. Images that QEMU
 // may not open are given to its user, where that is wanted. After a failure all is as
 // it was, or the error says what is not.
@@ -251,7 +251,7 @@ func (vm *VM) Note(ctx context.Context, d Disk, pid int) error {
 	if h := unlock.HeaderOf(ctx, vm.host, d.Disk); h != nil {
 		uuid = h.UUID
 	}
-	n, err := vm.host.Note(ctx, d.Disk, d.Way, uuid)
+	n, err := vm.host.Note(ctx, d.Disk, d.Method, uuid)
 	if err != nil {
 		return err
 	}
@@ -348,5 +348,5 @@ func (vm *VM) Arrived(ctx context.Context) error {
 // Owners returns whose the disk's images on this host are, for a record of a disk
 // that is to be given to QEMU's user at a later time.
 func Owners(disk *blockgraph.Disk) []access.Owner {
-	return access.Owners(grant.Opened(disk, blockgraph.ByQEMU), false)
+	return access.Owners(grant.Opened(disk, blockgraph.MethodQEMU), false)
 }

@@ -25,7 +25,7 @@ func StartDisk(doc *domainxml.Document, r record.Disk) (coldstart.Disk, error) {
 	if err != nil {
 		return coldstart.Disk{}, err
 	}
-	d := coldstart.Disk{Disk: disk, Way: r.Start, Spec: r.Spec}
+	d := coldstart.Disk{Disk: disk, Method: r.Start, Spec: r.Spec}
 	if len(d.Devices) == 0 || doc.Attribute("dev", "os", "boot") == "" {
 		return d, nil
 	}

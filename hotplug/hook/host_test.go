@@ -59,7 +59,7 @@ func recorded(t *testing.T, port int) record.Disk {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.Start, d.Devices = blockgraph.ByHeader, []blockgraph.Object{graph.Device().Options}
+	d.Start, d.Devices = blockgraph.MethodEphemeralHeader, []blockgraph.Object{graph.Device().Options}
 	return d
 }
 

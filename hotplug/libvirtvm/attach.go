@@ -168,7 +168,7 @@ func (r *recorder) define(ctx context.Context, owners bool) error {
 	for _, device := range graph.Devices {
 		r.disk.Devices = append(r.disk.Devices, device.Options)
 	}
-	r.disk.Start = coldstart.Way(disk, blockgraph.ByHeader)
+	r.disk.Start = coldstart.Method(disk, blockgraph.MethodEphemeralHeader)
 	if owners {
 		r.disk.Owners = coldstart.Owners(disk)
 	}

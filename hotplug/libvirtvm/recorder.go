@@ -56,7 +56,7 @@ func newRecorder(at descriptions, disk *Disk, options AttachOptions, log logrus.
 // no disk is in QEMU that is not recorded. The text that it returns is kept on the
 // host.
 func (r *recorder) before(ctx context.Context, p hotplug.Prepared) (string, error) {
-	r.disk.Devices, r.disk.Start, r.disk.Owners = p.Devices, coldstart.Way(r.source, p.Way), p.Owners
+	r.disk.Devices, r.disk.Start, r.disk.Owners = p.Devices, coldstart.Method(r.source, p.Method), p.Owners
 	if err := r.write(ctx, Live); err != nil {
 		return "", err
 	}

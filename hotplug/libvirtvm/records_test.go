@@ -29,7 +29,7 @@ func parsed(t *testing.T, target, bus, inside string) *Disk {
 }
 
 // prepared is what an attach says of a disk before its first change.
-var prepared = hotplug.Prepared{Way: blockgraph.ByHeader, Devices: []blockgraph.Object{{{Name: "driver", Value: "scsi-hd"}, {Name: "bus", Value: "scsi0.0"}}}}
+var prepared = hotplug.Prepared{Method: blockgraph.MethodEphemeralHeader, Devices: []blockgraph.Object{{{Name: "driver", Value: "scsi-hd"}, {Name: "bus", Value: "scsi0.0"}}}}
 
 func recorderOf(t *testing.T, m *memory, disk *Disk, options AttachOptions) *recorder {
 	t.Helper()
@@ -53,7 +53,7 @@ func TestRecorder(t *testing.T) {
 			t.Fatal(kept, err)
 		}
 		live := m.recorded(t, Live, "sda")
-		if live == nil || live.Start != blockgraph.ByHeader || len(live.Devices) != 1 || live.Optional != persistent {
+		if live == nil || live.Start != blockgraph.MethodEphemeralHeader || len(live.Devices) != 1 || live.Optional != persistent {
 			t.Errorf("recorded live: %+v", live)
 		}
 		if (m.recorded(t, Persistent, "sda") != nil) != persistent {

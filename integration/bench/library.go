@@ -32,9 +32,9 @@ type library struct {
 
 // disk is a volume with everything that a plan needs.
 type disk struct {
-	disk   *blockgraph.Disk
-	plan   *blockgraph.Plan
-	store  memory
+	disk  *blockgraph.Disk
+	plan  *blockgraph.Plan
+	store memory
 }
 
 func measureLibrary(ctx context.Context, dir string, n size) (rows []row, version string, err error) {

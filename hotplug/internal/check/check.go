@@ -150,7 +150,7 @@ func schema(ctx context.Context, c *Candidate) (Findings, error) {
 
 // permissions checks that QEMU may open the images, or may be allowed to.
 func permissions(ctx context.Context, c *Candidate) (Findings, error) {
-	p, err := grant.Check(ctx, c.Host, c.Disk, c.Unlock.Way, c.Spec)
+	p, err := grant.Check(ctx, c.Host, c.Disk, c.Unlock.Method, c.Spec)
 	return Findings{Permits: p}, err
 }
 

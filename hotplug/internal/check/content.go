@@ -123,7 +123,7 @@ func (l *layerCheck) qcow2(header *image.Qcow2Header) error {
 func (l *layerCheck) opens(h *luks.Header) error {
 	source := l.disk.Image.LUKSHeader().Source
 	err, who := h.QEMUOpens(), "QEMU's own driver"
-	if l.Unlock.Way == blockgraph.ByHeader {
+	if l.Unlock.Method == blockgraph.MethodEphemeralHeader {
 		err, who = h.Usable(), "luksplug"
 	}
 	switch {

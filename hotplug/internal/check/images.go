@@ -109,7 +109,7 @@ func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 	if h == nil {
 		return found, nil
 	}
-	if err := l.opens(h); err != nil || l.Unlock.Way != blockgraph.ByHeader {
+	if err := l.opens(h); err != nil || l.Unlock.Method != blockgraph.MethodEphemeralHeader {
 		return found, err
 	}
 	if found.Size, err = l.volumeSize(ctx, h); remote {
@@ -174,7 +174,7 @@ func (l *layerCheck) detachedHeader(ctx context.Context, header blockgraph.Image
 // QEMU gets another one.
 func (c *Candidate) headerUse() use {
 	switch {
-	case c.Unlock.Way != blockgraph.ByHeader:
+	case c.Unlock.Method != blockgraph.MethodEphemeralHeader:
 		return c.imageUse()
 	case c.Spec.AllowSharedHeader:
 		return shares

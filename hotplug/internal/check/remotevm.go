@@ -87,7 +87,7 @@ func (c *Candidate) volumes(ctx context.Context) error {
 	}
 	// The nodes are there whoever opened them: what is allowed is the header's use.
 	asked := *c
-	asked.Unlock.Way = blockgraph.ByHeader
+	asked.Unlock.Method = blockgraph.MethodEphemeralHeader
 	for _, n := range state.Nodes {
 		target, _, ok := blockgraph.ParseName(n.Name)
 		if ok && target == c.Disk.Target || !slices.Contains(ours, n.Image.Specific.Data.UUID) {

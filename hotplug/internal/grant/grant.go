@@ -36,7 +36,7 @@ type Permits struct {
 
 // Opened returns the files and block devices of this host that are opened by path
 // for the disk, by QEMU or its storage daemon.
-func Opened(disk *blockgraph.Disk, way blockgraph.Way) []access.File {
+func Opened(disk *blockgraph.Disk, way blockgraph.Method) []access.File {
 	var out []access.File
 	add := func(path, what string, write bool) {
 		if !slices.ContainsFunc(out, func(f access.File) bool { return f.Path == path }) {
@@ -57,8 +57,8 @@ func Opened(disk *blockgraph.Disk, way blockgraph.Way) []access.File {
 		if onHost(layer.DataStore) {
 			add(layer.DataStore.Source.Path, "data store", write)
 		}
-		// By ByHeader it is only read here.
-		if enc := layer.Encryption; enc != nil && onHost(enc.Header) && way != blockgraph.ByHeader {
+		// By MethodEphemeralHeader it is only read here.
+		if enc := layer.Encryption; enc != nil && onHost(enc.Header) && way != blockgraph.MethodEphemeralHeader {
 			add(enc.Header.Source.Path, "header", write)
 		}
 		if onHost(layer) && layer.Backing == nil {
@@ -101,7 +101,7 @@ func implied(layer *blockgraph.Image) func(yield func(string) bool) {
 
 // opener returns as whom the files are opened; the error is [hostproc.ErrUnknown]
 // where that is unknown.
-func opener(ctx context.Context, h *host.Host, way blockgraph.Way) (hostproc.User, error) {
+func opener(ctx context.Context, h *host.Host, way blockgraph.Method) (hostproc.User, error) {
 	p, err := h.Process(ctx)
 	if err != nil || p.User == nil {
 		return hostproc.User{}, fmt.Errorf("%w: %w", hostproc.ErrUnknown, err)
@@ -110,7 +110,7 @@ func opener(ctx context.Context, h *host.Host, way blockgraph.Way) (hostproc.Use
 		return hostproc.UserOf(*p.User), nil
 	}
 	u := hostproc.User{Credential: *p.User, PID: p.PID}
-	if way == blockgraph.ByDaemon {
+	if way == blockgraph.MethodStorageDaemon {
 		u.PID = 0 // it sees the files that we see
 	}
 	return u, nil
@@ -118,7 +118,7 @@ func opener(ctx context.Context, h *host.Host, way blockgraph.Way) (hostproc.Use
 
 // Check refuses a disk whose images the VM's QEMU may not open, with
 // [outcome.ErrPermission].
-func Check(ctx context.Context, h *host.Host, disk *blockgraph.Disk, way blockgraph.Way, s spec.Spec) (Permits, error) {
+func Check(ctx context.Context, h *host.Host, disk *blockgraph.Disk, way blockgraph.Method, s spec.Spec) (Permits, error) {
 	p := Permits{Target: disk.Target, Owners: s.Owners}
 	if !h.Local {
 		return p, nil

@@ -171,13 +171,13 @@ func (h *Host) Entry(target string) logrus.FieldLogger { return h.Log.WithField(
 
 // Note returns the note of a disk of this VM, with the VM's name and, where it is
 // known, its process.
-func (h *Host) Note(ctx context.Context, disk *blockgraph.Disk, way blockgraph.Way, uuid string) (rundir.Note, error) {
+func (h *Host) Note(ctx context.Context, disk *blockgraph.Disk, way blockgraph.Method, uuid string) (rundir.Note, error) {
 	n := rundir.Note{
-		Target: disk.Target, VM: h.Name, Way: way, UUID: uuid,
+		Target: disk.Target, VM: h.Name, Method: way, UUID: uuid,
 		Payload: disk.Image.Source.String(), Secrets: disk.Secrets(),
 	}
 	if !disk.Encrypted() {
-		n.Way = ""
+		n.Method = ""
 	}
 	if header := disk.Header(); header != nil {
 		n.Header = header.Source.String()

@@ -39,7 +39,7 @@ type AttachedDisk struct {
 	// which the disk was attached.
 	Payload, Header string
 	// Unlock is how the volume was opened, "" for a disk without encryption.
-	Unlock blockgraph.Way
+	Unlock blockgraph.Method
 	// UUID is that of the LUKS volume, "" where QEMU does not know it.
 	UUID string
 	// Daemon is the process id of the storage daemon that serves the disk, 0
@@ -173,23 +173,23 @@ func (d *AttachedDisk) addNode(n Node, role blockgraph.Role) {
 	case blockgraph.RolePayloadStorage:
 		d.Payload = ImageName(n.File)
 		if strings.HasPrefix(n.File, "nbd+unix:///"+blockgraph.Export(d.Target)+"?") {
-			d.Payload, d.Unlock = "", blockgraph.ByDaemon
+			d.Payload, d.Unlock = "", blockgraph.MethodStorageDaemon
 		}
 	case blockgraph.RoleHeaderStorage:
 		d.Header = ImageName(n.File)
 		if madeForAttach(n) {
-			d.Header, d.Unlock = "", blockgraph.ByHeader
+			d.Header, d.Unlock = "", blockgraph.MethodEphemeralHeader
 		}
 	default: // of a layer below, which may be the only one that is encrypted
 		if base, _ := role.Base(); base == blockgraph.RoleHeaderStorage && madeForAttach(n) {
-			d.Unlock = blockgraph.ByHeader
+			d.Unlock = blockgraph.MethodEphemeralHeader
 		}
 	}
 	if uuid := n.Image.Specific.Data.UUID; role == blockgraph.RoleLUKS && uuid != "" {
 		d.UUID = uuid
 	}
 	if d.Unlock == "" && n.Encrypted {
-		d.Unlock = blockgraph.ByQEMU
+		d.Unlock = blockgraph.MethodQEMU
 	}
 }
 
@@ -223,7 +223,7 @@ func (s *State) Disk(target string) *AttachedDisk {
 // addNote adds what QEMU does not know. A note that speaks of another volume is
 // that of another disk, which had the same target.
 func (d *AttachedDisk) addNote(n rundir.Note) {
-	if n.Way != d.Unlock || d.UUID != "" && n.UUID != d.UUID {
+	if n.Method != d.Unlock || d.UUID != "" && n.UUID != d.UUID {
 		return
 	}
 	d.Header, d.Kept = n.Header, n.Kept

@@ -75,7 +75,7 @@ func (p *parser) disk(start xml.StartElement) (Disk, error) {
 	var d Disk
 	err := attributes(start, map[string]func(string){
 		"target":         func(v string) { d.Target = v },
-		"start":          func(v string) { d.Start = blockgraph.Way(v) },
+		"start":          func(v string) { d.Start = blockgraph.Method(v) },
 		"optional":       func(v string) { d.Optional = v == "yes" },
 		"shared-header":  func(v string) { d.AllowSharedHeader = v == "yes" },
 		"relabel":        func(v string) { d.Relabel = v == "yes" },
@@ -119,7 +119,7 @@ func (p *parser) disk(start xml.StartElement) (Disk, error) {
 		return d, err
 	case d.Target == "" || d.XML == "":
 		return d, errors.New("the record of a disk lacks its target or its <disk>")
-	case d.Start != "" && d.Start != blockgraph.ByQEMU && d.Start != blockgraph.ByHeader:
+	case d.Start != "" && d.Start != blockgraph.MethodQEMU && d.Start != blockgraph.MethodEphemeralHeader:
 		return d, fmt.Errorf("the record of disk %s has the unknown way to start %q", d.Target, d.Start)
 	}
 	return d, nil

@@ -45,7 +45,7 @@ type Disk struct {
 	// Reading is how the XML is read.
 	Reading
 	// Start is how its volume is opened when the VM starts with it.
-	Start blockgraph.Way
+	Start blockgraph.Method
 	// Optional is true if the VM may start without it.
 	Optional bool
 	// Spec says how it is attached. Its Devices are as device_add was told, nil where the

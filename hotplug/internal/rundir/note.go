@@ -28,15 +28,15 @@ import (
 // recorded in its domain again, and that an overlay which an interrupted run has
 // left is found. Detach works without it.
 type Note struct {
-	Target  string         `json:"target"`
-	VM      string         `json:"vm,omitempty"` // for messages
-	Way     blockgraph.Way `json:"unlock"`
-	Payload string         `json:"payload"`
-	Header  string         `json:"header,omitempty"`
-	UUID    string         `json:"uuid,omitempty"` // of the LUKS volume
-	Secrets References     `json:"secrets,omitempty"`
-	Overlay string         `json:"overlay,omitempty"` // the file, which has no name any more once it is open
-	Kept    string         `json:"kept,omitempty"`    // what the caller of the attach has had kept
+	Target  string            `json:"target"`
+	VM      string            `json:"vm,omitempty"` // for messages
+	Method  blockgraph.Method `json:"unlock"`
+	Payload string            `json:"payload"`
+	Header  string            `json:"header,omitempty"`
+	UUID    string            `json:"uuid,omitempty"` // of the LUKS volume
+	Secrets References        `json:"secrets,omitempty"`
+	Overlay string            `json:"overlay,omitempty"` // the file, which has no name any more once it is open
+	Kept    string            `json:"kept,omitempty"`    // what the caller of the attach has had kept
 	// Process is the VM's; without a PID where that is unknown.
 	Process hostproc.Process `json:"process"`
 }

@@ -39,8 +39,8 @@ type Comparison struct {
 func (c *Comparison) Difference(ctx context.Context) (string, error) {
 	disk, state, h := c.Disk, c.State, c.Attached
 	// As it was opened then, whatever method would be chosen now.
-	unlock := blockgraph.Unlock{Way: h.Unlock}
-	if h.Unlock == blockgraph.ByDaemon {
+	unlock := blockgraph.Unlock{Method: h.Unlock}
+	if h.Unlock == blockgraph.MethodStorageDaemon {
 		dir, err := c.Host.Dir(ctx)
 		if err != nil {
 			return "", err
@@ -210,10 +210,10 @@ func (c *Comparison) differsInImages(ctx context.Context) string {
 	if original := unlock.HeaderOf(ctx, c.Host, disk); original != nil && h.UUID != "" && h.UUID != original.UUID {
 		return fmt.Sprintf("it is the LUKS volume %s, not %s", h.UUID, original.UUID)
 	}
-	if h.Unlock == blockgraph.ByDaemon && h.Payload != "" && !sameSource(h.Payload, disk.Image.Source) {
+	if h.Unlock == blockgraph.MethodStorageDaemon && h.Payload != "" && !sameSource(h.Payload, disk.Image.Source) {
 		return fmt.Sprintf("its payload is %s, not %s", h.Payload, disk.Image.Source)
 	}
-	if header := disk.Header(); header != nil && h.Header != "" && h.Unlock != blockgraph.ByQEMU && !sameSource(h.Header, header.Source) {
+	if header := disk.Header(); header != nil && h.Header != "" && h.Unlock != blockgraph.MethodQEMU && !sameSource(h.Header, header.Source) {
 		return fmt.Sprintf("its header is %s, not %s", h.Header, header.Source)
 	}
 	return ""

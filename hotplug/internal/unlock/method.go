@@ -54,13 +54,13 @@ func (r *reason) Unwrap() error { return r.cause }
 // now. Nothing is changed. What is wrong with the disk's files is not found out
 // here, but by the checks.
 func Choose(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockgraph.Disk, state *inventory.State, policy Policy) (Choice, error) {
-	out := Choice{Unlock: blockgraph.Unlock{Way: blockgraph.ByQEMU}}
+	out := Choice{Unlock: blockgraph.Unlock{Method: blockgraph.MethodQEMU}}
 	if !disk.Encrypted() || policy == QEMU {
 		return out, nil
 	}
 	var err error
 	if policy == External {
-		out.Way = blockgraph.ByDaemon
+		out.Method = blockgraph.MethodStorageDaemon
 		if _, err := h.Process(ctx); err != nil {
 			return out, &outcome.PreflightError{Target: disk.Target, Cause: outcome.ErrNotBesideVM, Reason: "a storage daemon must run beside the VM", Err: err}
 		}
@@ -70,7 +70,7 @@ func Choose(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockgraph
 	if out.Because, err = whyNotHere(ctx, c, h, disk); err != nil || out.Because != nil {
 		return out, err
 	}
-	out.Way = blockgraph.ByHeader
+	out.Method = blockgraph.MethodEphemeralHeader
 	if c.Client().PassesFiles() {
 		out.FDSet = state.FreeFDSet()
 		return out, nil
@@ -154,7 +154,7 @@ const headerMember = "luks.header"
 
 // WarnOfStall tells the log that the guest is about to stand still, and for how long.
 func (c Choice) WarnOfStall(ctx context.Context, h *host.Host, disk *blockgraph.Disk) {
-	if !disk.Encrypted() || c.Way != blockgraph.ByQEMU {
+	if !disk.Encrypted() || c.Method != blockgraph.MethodQEMU {
 		return
 	}
 	log, because := h.Entry(disk.Target), ""
