@@ -23,7 +23,7 @@ LONG_TIMEOUT ?= 2h
 
 # What goroutines share is in these packages. The race detector wants a build of its own and makes the tests slower; for
 # all packages that is a third of make test's time, so make test-long has the others.
-CONCURRENT := ./qmp/... ./internal/schemacache ./hotplug/daemon ./secrets ./secrets/age ./secrets/exec ./secrets/internal/...
+CONCURRENT := ./qmp/... ./internal/schemacache ./hotplug/internal/daemon ./hotplug/internal/rundir ./secrets ./secrets/age ./secrets/exec ./secrets/internal/...
 
 # What depends on whether /run is in memory: luksplug's files for a domain's QEMU are there, or in /dev/shm.
 RUN_TMPFS := ^Test(LibvirtContext|LibvirtHandOver|LibvirtdRestartsDuringAttach|Record|QEMUUser|MasterKeyOfLibvirt)$$
