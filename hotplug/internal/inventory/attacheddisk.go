@@ -2,6 +2,7 @@ package inventory
 
 import (
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -96,69 +97,79 @@ func (d *AttachedDisk) Left() []string {
 	return out
 }
 
-// Disks returns what is ours in the VM, sorted by target.
-func (s *State) Disks() []*AttachedDisk {
-	byTarget := map[string]*AttachedDisk{}
-	get := func(name string) (*AttachedDisk, blockgraph.Role) {
-		target, role, ok := blockgraph.ParseName(name)
-		if !ok {
-			return nil, ""
-		}
-		if byTarget[target] == nil {
-			byTarget[target] = &AttachedDisk{Target: target}
-		}
-		return byTarget[target], role
+// byTarget collects what belongs to the same target.
+type byTarget map[string]*AttachedDisk
+
+// of returns the disk to which a name belongs, and its role there; nil for a name that
+// is not ours.
+func (b byTarget) of(name string) (*AttachedDisk, blockgraph.Role) {
+	target, role, ok := blockgraph.ParseName(name)
+	if !ok {
+		return nil, ""
 	}
+	if b[target] == nil {
+		b[target] = &AttachedDisk{Target: target}
+	}
+	return b[target], role
+}
+
+// Disks returns what is ours in the VM and, where it has an entry there or in the VM,
+// on the host, sorted by target.
+func (s *State) Disks() []*AttachedDisk {
+	disks := byTarget{}
+	s.addVM(disks)
+	for target, handed := range s.Host.HandedOver {
+		if d, _ := disks.of(blockgraph.Name(target, blockgraph.RoleDevice)); d != nil {
+			d.Daemon, d.Helper, d.Files = handed.Daemon, handed.Helper, handed.Files
+		}
+	}
+	for target, n := range s.Host.Notes {
+		if d := disks[target]; d != nil {
+			d.addNote(n)
+		}
+	}
+	out := slices.SortedFunc(maps.Values(disks), func(a, b *AttachedDisk) int { return strings.Compare(a.Target, b.Target) })
+	for _, d := range out {
+		s.complete(d)
+	}
+	return out
+}
+
+// addVM adds what is ours in the VM.
+func (s *State) addVM(disks byTarget) {
 	for _, n := range s.Nodes {
-		if d, role := get(n.Name); d != nil {
+		if d, role := disks.of(n.Name); d != nil {
 			d.addNode(n, role)
 		}
 	}
 	for id := range s.Objects {
-		if d, _ := get(id); d != nil {
+		if d, _ := disks.of(id); d != nil {
 			d.Objects = append(d.Objects, id)
 		}
 	}
 	for id := range s.Chardevs {
-		if d, _ := get(id); d != nil {
+		if d, _ := disks.of(id); d != nil {
 			d.Chardevs = append(d.Chardevs, id)
 		}
 	}
 	for id := range s.Devices {
 		if _, role, ok := blockgraph.ParseName(id); ok && role == blockgraph.RoleDevice {
-			d, _ := get(id)
+			d, _ := disks.of(id)
 			d.Device = id
 		}
 	}
 	for _, id := range s.IdleControllers {
-		d, _ := get(id)
+		d, _ := disks.of(id)
 		d.Controller = id
 	}
 	for _, f := range s.FDSets {
 		for _, opaque := range f.Opaques {
-			if d, _ := get(opaque); d != nil {
+			if d, _ := disks.of(opaque); d != nil {
 				d.FDSets = append(d.FDSets, f.ID)
 				break
 			}
 		}
 	}
-	for target, handed := range s.Host.HandedOver {
-		if d, _ := get(blockgraph.Name(target, blockgraph.RoleDevice)); d != nil {
-			d.Daemon, d.Helper, d.Files = handed.Daemon, handed.Helper, handed.Files
-		}
-	}
-	for target, n := range s.Host.Notes {
-		if d := byTarget[target]; d != nil {
-			d.addNote(n)
-		}
-	}
-	out := make([]*AttachedDisk, 0, len(byTarget))
-	for _, d := range byTarget {
-		s.complete(d)
-		out = append(out, d)
-	}
-	slices.SortFunc(out, func(a, b *AttachedDisk) int { return strings.Compare(a.Target, b.Target) })
-	return out
 }
 
 // madeForAttach reports whether the storage of a header was made for this attach.

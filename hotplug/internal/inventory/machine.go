@@ -134,13 +134,13 @@ func ports(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, state 
 			if bus.Err != nil {
 				return nil, fmt.Errorf("look at PCI port %s: %w", id, bus.Err)
 			}
-			properties, err := qomProperties(bus.Value, commands[2*i])
-			if err != nil {
+			var onBus properties
+			if err := monitor.Decode(bus.Value, &onBus, commands[2*i]); err != nil {
 				return nil, err
 			}
 			taken := hotplug.Err == nil && string(hotplug.Value) == "false"
-			for name := range properties {
-				taken = taken || strings.HasPrefix(name, "child[")
+			for _, p := range onBus {
+				taken = taken || strings.HasPrefix(p.Name, "child[")
 			}
 			ports = append(ports, blockgraph.Port{Bus: id, Taken: taken})
 			found = found || !taken
@@ -171,19 +171,14 @@ func scsiControllers(ctx context.Context, q monitor.Querier, state *State) ([]bl
 }
 
 func scsiUnits(ctx context.Context, q monitor.Querier, bus string) ([]blockgraph.SCSIUnit, error) {
-	list := monitor.QOMList(bus)
-	values, err := q.Query(ctx, list)
-	if err != nil {
-		return nil, err
-	}
-	properties, err := qomProperties(values[0], list)
+	onBus, err := monitor.Get[properties](ctx, q, monitor.QOMList(bus))
 	if err != nil {
 		return nil, err
 	}
 	var links []qmp.Command
-	for name := range properties {
-		if strings.HasPrefix(name, "child[") {
-			links = append(links, monitor.QOMGet(bus, name))
+	for _, p := range onBus {
+		if strings.HasPrefix(p.Name, "child[") {
+			links = append(links, monitor.QOMGet(bus, p.Name))
 		}
 	}
 	paths, err := q.Query(ctx, links...)

@@ -91,47 +91,28 @@ func Nodes(ctx context.Context, q monitor.Querier) (*State, error) {
 // nothing.
 func Read(ctx context.Context, q monitor.Querier) (*State, error) {
 	commands := []qmp.Command{
-		QueryNodes,
-		monitor.QOMList("/objects"),
-		monitor.QOMList("/machine/peripheral"),
-		{Execute: "query-block"},
-		{Execute: "query-fdsets"},
-		{Execute: "query-chardev"},
+		QueryNodes, monitor.QOMList("/objects"), monitor.QOMList("/machine/peripheral"),
+		{Execute: "query-block"}, {Execute: "query-fdsets"}, {Execute: "query-chardev"},
 	}
-	results, err := q.Query(ctx, commands...)
+	values, err := q.Query(ctx, commands...)
 	if err != nil {
 		return nil, err
 	}
-	s := &State{}
-	if err := monitor.Decode(results[0], &s.Nodes, commands[0]); err != nil {
-		return nil, err
+	s := &State{Chardevs: map[string]string{}}
+	var objects, devices properties
+	var blocks []block
+	var sets []fdset
+	var chardevs []struct{ Label, Filename string }
+	for i, into := range []any{&s.Nodes, &objects, &devices, &blocks, &sets, &chardevs} {
+		if err := monitor.Decode(values[i], into, commands[i]); err != nil {
+			return nil, err
+		}
 	}
-	if s.Objects, err = qomChildren(results[1], commands[1]); err != nil {
-		return nil, err
-	}
-	if s.Devices, err = qomChildren(results[2], commands[2]); err != nil {
-		return nil, err
-	}
-	var blocks []struct {
-		Path     string `json:"qdev"`
-		Inserted Medium `json:"inserted"`
-	}
-	if err := monitor.Decode(results[3], &blocks, commands[3]); err != nil {
-		return nil, err
-	}
+	s.Objects, s.Devices = objects.children(), devices.children()
 	for _, b := range blocks {
 		if b.Inserted.Node != "" && b.Path != "" {
 			s.Drives = append(s.Drives, Drive{Path: b.Path, Node: b.Inserted.Node, Throttling: b.Inserted.Throttling})
 		}
-	}
-	var sets []struct {
-		ID  int64 `json:"fdset-id"`
-		FDs []struct {
-			Opaque string `json:"opaque"`
-		} `json:"fds"`
-	}
-	if err := monitor.Decode(results[4], &sets, commands[4]); err != nil {
-		return nil, err
 	}
 	for _, set := range sets {
 		f := FDSet{ID: set.ID}
@@ -140,16 +121,39 @@ func Read(ctx context.Context, q monitor.Querier) (*State, error) {
 		}
 		s.FDSets = append(s.FDSets, f)
 	}
-	var chardevs []struct{ Label, Filename string }
-	if err := monitor.Decode(results[5], &chardevs, commands[5]); err != nil {
-		return nil, err
-	}
-	s.Chardevs = make(map[string]string, len(chardevs))
 	for _, c := range chardevs {
 		s.Chardevs[c.Label] = c.Filename
 	}
 	s.IdleControllers, err = idleControllers(ctx, q, s.Devices)
 	return s, err
+}
+
+// block is BlockInfo of QEMU's qapi/block-core.json.
+type block struct {
+	Path     string `json:"qdev"`
+	Inserted Medium `json:"inserted"`
+}
+
+// fdset is FdsetInfo of QEMU's qapi/misc.json.
+type fdset struct {
+	ID  int64 `json:"fdset-id"`
+	FDs []struct {
+		Opaque string `json:"opaque"`
+	} `json:"fds"`
+}
+
+// properties is the answer to qom-list.
+type properties []struct{ Name, Type string }
+
+// children returns the children of a QOM path with their types.
+func (p properties) children() map[string]string {
+	out := map[string]string{}
+	for _, property := range p {
+		if child, ok := strings.CutPrefix(property.Type, "child<"); ok {
+			out[property.Name] = strings.TrimSuffix(child, ">")
+		}
+	}
+	return out
 }
 
 // idleControllers looks at the controllers of ours. The one that a disk brought
@@ -175,33 +179,6 @@ func idleControllers(ctx context.Context, q monitor.Querier, devices map[string]
 // scsiBus returns the QOM path of the bus of a virtio-scsi controller.
 func scsiBus(controller string) string {
 	return Peripheral + controller + "/virtio-backend/" + controller + ".0"
-}
-
-// qomChildren returns the children of a QOM path with their types.
-func qomChildren(value []byte, cmd qmp.Command) (map[string]string, error) {
-	properties, err := qomProperties(value, cmd)
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[string]string, len(properties))
-	for name, kind := range properties {
-		if child, ok := strings.CutPrefix(kind, "child<"); ok {
-			out[name] = strings.TrimSuffix(child, ">")
-		}
-	}
-	return out, nil
-}
-
-func qomProperties(value []byte, cmd qmp.Command) (map[string]string, error) {
-	var entries []struct{ Name, Type string }
-	if err := monitor.Decode(value, &entries, cmd); err != nil {
-		return nil, err
-	}
-	out := make(map[string]string, len(entries))
-	for _, e := range entries {
-		out[e.Name] = e.Type
-	}
-	return out, nil
 }
 
 // Node returns the node of that name, nil when there is none.
