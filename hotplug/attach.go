@@ -23,8 +23,7 @@ type AttachOptions struct {
 	Spec
 	// Unlock says how the LUKS volume is unlocked; "" is [UnlockAuto].
 	Unlock UnlockPolicy
-	// Before is called when nothing stands against the attach any more, just
-	// before the first change; nil for nothing. It is not called for a disk that
+	// Before is called after all checks, just before the first change; nil for nothing. It is not called for a disk that
 	// is attached already. An error ends the attach, as a [*PreflightError]. The
 	// text that it returns, which must not be secret, is kept on this host for as
 	// long as the disk is attached: see [AttachedDisk].
@@ -130,7 +129,7 @@ func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.S
 	return out, nil
 }
 
-// attach is what one attach is asked for.
+// attach is one attach: what the caller gave to it.
 type attach struct {
 	*VM
 	disk    *blockgraph.Disk
@@ -139,7 +138,7 @@ type attach struct {
 	images  *remoteimage.Opener
 }
 
-// candidate is a disk that may be plugged in: nothing stands against it.
+// candidate is a disk that has passed all checks.
 type candidate struct {
 	check.Findings
 	choice Choice
@@ -309,8 +308,8 @@ func (a *attach) apply(ctx context.Context, c *candidate, k *key, kept string) (
 	run.Changes = apply.Preparation{Disk: a.disk, Graph: graph, Values: k.values, Unlock: c.choice.Unlock, Note: note,
 		Permits: c.Permits, OnDaemon: a.opts.OnDaemon}.Changes(a.host)
 	if !a.host.Local {
-		asked := &check.Candidate{Host: a.host, VM: a.check, Disk: a.disk, Unlock: c.choice.Unlock, Spec: a.options.Spec}
-		run.Look = asked.InQEMU
+		inQEMU := &check.Candidate{Host: a.host, VM: a.check, Disk: a.disk, Unlock: c.choice.Unlock, Spec: a.options.Spec}
+		run.Look = inQEMU.InQEMU
 	}
 	disk, steps, err := run.DoAndVerify(ctx)
 	if err != nil {

@@ -69,7 +69,7 @@ func (vm *VM) Detach(ctx context.Context, target string, wait time.Duration) (*D
 }
 
 // leftBehind turns the error of a removal into one that names what is left: nil
-// when nothing is, whoever removed it.
+// if nothing is left.
 func (vm *VM) leftBehind(ctx context.Context, target string, cause error) error {
 	var pending *PendingError
 	if errors.As(cause, &pending) {

@@ -22,7 +22,7 @@
 // of it is there.
 //
 // A step has three outcomes. Done and failed are QEMU's words. Unknown is a
-// time-out or a lost connection: the executor then asks QEMU what exists, and
+// time-out or a lost connection: the executor then queries QEMU for what exists, and
 // never assumes. After a failure the steps that were done are taken back in
 // reverse order under a context of their own, so that a cancelled caller does
 // not leave half a disk behind, and a last query tells what could not be

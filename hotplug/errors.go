@@ -10,8 +10,8 @@ import (
 type (
 	// PreflightError: a disk was refused before anything was changed. Its fields are
 	// Target, the disk's target, "" where it is not about one disk; Cause, one of the
-	// causes below, which errors.Is finds; Reason, what stands in the way and what to
-	// do about it; and Err, the error below, which may be nil.
+	// causes below, which errors.Is finds; Reason, what is wrong and what to do about
+	// it; and Err, the error below, which may be nil.
 	PreflightError = outcome.PreflightError
 	// VersionError: the VM's QEMU, of version Version, lacks Feature, which the disk
 	// needs. Nothing was changed.
@@ -68,7 +68,7 @@ var (
 	// ErrUnusableSecret: the secret was found, and QEMU cannot use its value.
 	ErrUnusableSecret = outcome.ErrUnusableSecret
 	// ErrExternalWouldHelp is the cause of a warning in the log, in its field
-	// [CauseField]: QEMU unlocks the volume while the guest stands still, and
+	// [CauseField]: QEMU unlocks the volume, and the guest stalls meanwhile, and
 	// [UnlockExternal] would spare the guest that.
 	ErrExternalWouldHelp = unlock.ErrExternalWouldHelp
 )

@@ -61,7 +61,7 @@ type (
 	// UnlockPolicy says how the method is picked by which a LUKS volume is opened.
 	UnlockPolicy = unlock.Policy
 	// Choice is the method that was picked for a disk, and, in Because, why QEMU has to
-	// unlock it where that was not asked for.
+	// unlock it although the policy is [UnlockAuto].
 	Choice = unlock.Choice
 )
 
@@ -69,8 +69,8 @@ const (
 	// UnlockAuto unlocks outside of QEMU, in this process, wherever that works,
 	// and otherwise leaves it to QEMU, with a warning. "" means the same.
 	UnlockAuto = unlock.Auto
-	// UnlockQEMU gives QEMU the passphrase. The guest stands still while QEMU
-	// derives the key, for seconds as a rule.
+	// UnlockQEMU gives QEMU the passphrase. The guest stalls while QEMU
+	// derives the key, usually for seconds.
 	UnlockQEMU = unlock.QEMU
 	// UnlockExternal has a storage daemon unlock the volume and export the disk
 	// to QEMU: the only method without a stall for a LUKS volume inside of a qcow2
@@ -103,12 +103,12 @@ type Options struct {
 	Recovery time.Duration
 	// Disks returns the disks that the VM's manager has given it, such as
 	// libvirt's: a further one must not have their targets, serials or WWNs. It is
-	// nil where nobody manages the VM.
+	// nil for a VM without a manager.
 	Disks func(ctx context.Context) ([]blockgraph.OtherDisk, error)
 	// OnStep is called after each step of a plan, nil for nothing.
 	OnStep func(StepReport)
-	// OnWait is called once when a wait begins that a person would wonder
-	// about, with what is being waited for; nil for nothing.
+	// OnWait is called once when a longer wait begins, with what is
+	// being waited for; nil for nothing.
 	OnWait func(what string)
 	// OnUnlock is called now and then while a LUKS header is being unlocked, by
 	// one goroutine at a time; nil for nothing.

@@ -30,7 +30,7 @@ import (
 )
 
 // VM is a VM of this host that is about to start. It is used by one goroutine at a
-// time. The caller sees to it that nobody else starts the VM.
+// time. The caller makes sure that nothing else starts the VM.
 type VM struct {
 	host *host.Host
 }
@@ -62,9 +62,9 @@ func New(uuid string, o Options) *VM {
 type Arrival string
 
 const (
-	// ArrivalBoot: it starts from nothing. Nobody has its images open.
+	// ArrivalBoot: it boots. Its images are not open.
 	ArrivalBoot Arrival = ""
-	// ArrivalRestore: it comes from a file of its state. Nobody has its images
+	// ArrivalRestore: it is restored from a saved state. Its images are not
 	// open.
 	ArrivalRestore Arrival = "restore"
 	// ArrivalMigration: another QEMU, of this VM, has its images open until it
@@ -75,9 +75,9 @@ const (
 // Disk is a disk of a VM that is about to start.
 type Disk struct {
 	Disk *blockgraph.Disk
-	// Method is how the volume is opened: MethodQEMU or MethodEphemeralHeader. Nobody is kept waiting
-	// by a QEMU that has not started its guest, but MethodEphemeralHeader keeps the passphrase
-	// from it.
+	// Method is how the volume is opened: MethodQEMU or MethodEphemeralHeader. Neither
+	// stalls a guest that has not started; MethodEphemeralHeader keeps the passphrase out of
+	// QEMU.
 	Method blockgraph.Method
 	spec.Spec
 }
@@ -142,10 +142,10 @@ func (vm *VM) Arguments(ctx context.Context, d Disk) (*Arguments, error) {
 	if err != nil {
 		return nil, err
 	}
-	folder := dir.Disk(d.Disk.Target).HandOver()
+	handOver := dir.Disk(d.Disk.Target).HandOver()
 	out := &Arguments{Limits: graph.Throttling, Reopened: unlock.Reopened(graph)}
 	graph.Throttling = nil
-	out.Arguments, err = render.Arguments(graph.Plan(), func(o blockgraph.GraphObject) (string, error) { return filepath.Join(folder, o.ID), nil })
+	out.Arguments, err = render.Arguments(graph.Plan(), func(o blockgraph.GraphObject) (string, error) { return filepath.Join(handOver, o.ID), nil })
 	return out, err
 }
 
@@ -273,8 +273,8 @@ func (vm *VM) Gone(ctx context.Context) error {
 	return errors.Join(vm.removeLock(ctx), dir.Gone(ctx))
 }
 
-// removeLock removes the lock file of a run that was killed. One that somebody
-// holds is that run's to remove.
+// removeLock removes the lock file of a run that was killed. A lock that a
+// live run holds stays.
 func (vm *VM) removeLock(ctx context.Context) error {
 	path, err := vm.host.LockPath(ctx)
 	if err != nil {
@@ -304,7 +304,7 @@ func (vm *VM) GiveBack(ctx context.Context, r Return) error {
 	}
 	user, e := vm.host.User(ctx)
 	if e != nil {
-		return err // nobody knows from whom to take them
+		return err // the user to take them from is unknown
 	}
 	registry, e := vm.host.Owners()
 	if e == nil {

@@ -96,7 +96,7 @@ func (e leftError) Unwrap() []error {
 func note(h *host.Host, target string, do func(context.Context) error) Change {
 	return Change{Name: "the note of disk " + target, Do: do, Undo: func(ctx context.Context) error {
 		return onDisk(ctx, h, target, func(d rundir.Disk) error {
-			// With the note goes the directory of a process, which nobody would find again.
+			// Without its note a process could not be found again.
 			if err := d.StopDaemons(ctx); err != nil {
 				return err
 			}

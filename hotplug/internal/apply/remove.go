@@ -67,9 +67,9 @@ func deleteNode(ctx context.Context, c *monitor.Conn, name string) error {
 	}
 }
 
-// How often the guest is asked again to release a device. A request is lost
-// while no operating system runs; asking again while one works on it does no
-// harm, QEMU refuses that by itself.
+// How often the request to release a device is repeated. A request is lost while no
+// operating system runs. Repeating one that the guest works on does no harm: QEMU
+// refuses it.
 const unplugAgain = 3 * time.Second
 
 // errRejected: the guest said that it does not release the device.
@@ -84,7 +84,7 @@ func unplug(ctx context.Context, c *monitor.Conn, id string) error {
 			return err
 		}
 		// Events were missed while the connection was gone: begin again, which
-		// also asks whether the device is still there.
+		// also finds out whether the device is still there.
 		if err := c.Reconnect(ctx); err != nil {
 			return err
 		}
@@ -111,7 +111,7 @@ func unplugOn(ctx context.Context, c *monitor.Conn, id string) error {
 		default:
 			return err
 		}
-		// An event that says why to ask again, or the next tick.
+		// An event after which the request may succeed, or the next tick.
 	wait:
 		for {
 			select {
@@ -143,10 +143,10 @@ func unplugOn(ctx context.Context, c *monitor.Conn, id string) error {
 var errNeverRan = errors.New("the VM has not run yet")
 
 // neverRan returns errNeverRan for a PCI device of a VM that was started with
-// -S and has not run yet. Nobody is there to hear a request, and QEMU (10.0.2
+// -S and has not run yet. No guest hears a request, and QEMU (10.0.2
 // with ACPI hot plug) would take it for pending until a reset: the time at which
 // it may be repeated is that of the guest's clock, which stands at 0 then, and 0
-// stands for never. Once the VM runs, asking works.
+// stands for never. Once the VM runs, a request works.
 func neverRan(ctx context.Context, c *monitor.Conn, id string) error {
 	if RunState(ctx, c) != "prelaunch" {
 		return nil
@@ -155,7 +155,7 @@ func neverRan(ctx context.Context, c *monitor.Conn, id string) error {
 	if err != nil {
 		return nil // no such device, as a rule: device_del tells
 	}
-	if strings.Contains(name, "-pci") { // SCSI and USB disks go without being asked
+	if strings.Contains(name, "-pci") { // SCSI and USB disks need no consent of the guest
 		return errNeverRan
 	}
 	return nil
@@ -173,7 +173,7 @@ func concerns(e qmp.Event, id string) bool {
 	return path == inventory.Peripheral+id
 }
 
-// RunState returns the VM's run state, "" when it cannot be asked.
+// RunState returns the VM's run state, "" if the query fails.
 func RunState(ctx context.Context, q monitor.Querier) string {
 	status, err := monitor.Get[struct{ Status string }](ctx, q, qmp.Command{Execute: "query-status"})
 	if err != nil {
@@ -235,7 +235,8 @@ func removeNodes(ctx context.Context, c *monitor.Conn, nodes []string) error {
 	return nil
 }
 
-// Unplug asks the guest to release a device, waits for at most wait, and turns a guest that does not answer into a
+// Unplug asks the guest to release a device and waits for at most wait. The error of
+// a guest that does not release it is a
 // [*outcome.PendingError]. The error wraps [monitor.ErrGone] where the VM is out of
 // reach.
 func Unplug(ctx context.Context, c *monitor.Conn, h *host.Host, target, device string, wait time.Duration) error {

@@ -223,7 +223,7 @@ func (r *Run) settle(ctx context.Context, s blockgraph.Step, cause error) error 
 		return cause // not done
 	}
 	if ctx.Err() != nil {
-		r.keep(s) // done, but nobody wants the rest
+		r.keep(s) // done, but the caller has given up
 		return cause
 	}
 	return nil
@@ -342,7 +342,7 @@ func (r *Run) takeBack(ctx context.Context) {
 	}
 }
 
-// names names what the run has made, for the case that nobody can look.
+// names names what the run has made, where QEMU cannot be queried.
 func (r *Run) names() []string {
 	var out []string
 	for _, s := range r.done {

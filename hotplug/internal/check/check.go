@@ -1,10 +1,10 @@
-// Package check finds out what stands against a disk, before the first change: that
+// Package check refuses a disk that must not be attached, before the first change: it checks that
 // names are free, that QEMU can do what the plan asks, and that the images are there,
-// may be used, are used by nobody else, and are what the disk's XML says. A mistake
+// may be used, are not in use elsewhere, and are what the disk's XML says. A mistake
 // here costs data: a LUKS image that is attached as a raw disk is formatted by the
 // guest, a header that serves two payloads gives both the same key.
 //
-// The checks are an ordered list. Each looks at a [Candidate], which nobody changes,
+// The checks are an ordered list. Each looks at a [Candidate], which is read only,
 // and returns what it has found.
 package check
 
@@ -58,7 +58,7 @@ type Candidate struct {
 // VM is a running VM that checks may query.
 type VM struct {
 	Conn *monitor.Conn
-	// Properties caches device-list-properties by driver: asking for it makes QEMU
+	// Properties caches device-list-properties by driver: the query makes QEMU
 	// build a device.
 	Properties map[string]map[string]bool
 }
@@ -70,7 +70,7 @@ type Servers struct {
 	UUID string
 }
 
-// Findings are what the checks of a disk have found, against which nothing stands.
+// Findings are what the checks of a disk have found that none of them refuses.
 type Findings struct {
 	// Size is what the volume must have in bytes, 0 for whatever it has.
 	Size int64
@@ -171,10 +171,10 @@ func overlayPlace(ctx context.Context, c *Candidate) (Findings, error) {
 	if err != nil {
 		return Findings{}, err
 	}
-	// One of an interrupted run is removed when nothing else stands against the disk.
+	// One of an interrupted run is removed after all checks.
 	err = overlay.Check(o.Path, rundir.OverlayMark(id, c.Disk.Target))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return refuse(err, "the file %s is where the overlay of the transient disk would be: remove it if nobody needs it", o.Path)
+		return refuse(err, "the file %s is where the overlay of the transient disk would be: remove it if it is not needed", o.Path)
 	}
 	dir := filepath.Dir(o.Path)
 	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {

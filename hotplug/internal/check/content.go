@@ -26,8 +26,8 @@ const (
 // LUKS header exactly where the XML has <encryption> without a detached header; that
 // header is returned, nil where there should be none.
 //
-// It is the one check of content, whoever reads the image; [layerCheck.refused] has
-// its words also where only QEMU can look.
+// It is the one check of content, for local and remote images alike. Where only QEMU
+// can read the image, [Candidate.InQEMU] refuses in the same words.
 func (l *layerCheck) content(r image.Reader, d depth) (*luks.Header, error) {
 	layer := l.disk.Image
 	if layer.RawLUKS() && l.disk.Header() == nil {
@@ -119,7 +119,7 @@ func (l *layerCheck) qcow2(header *image.Qcow2Header) error {
 	return nil
 }
 
-// opens refuses a header that whoever is going to unlock it does not open.
+// opens refuses a header that the method of the disk does not open.
 func (l *layerCheck) opens(h *luks.Header) error {
 	source := l.disk.Image.LUKSHeader().Source
 	err, who := h.QEMUOpens(), "QEMU's own driver"

@@ -42,7 +42,7 @@ func hostDevices(ctx context.Context, c *Candidate) (Findings, error) {
 
 // checkVHostUser checks that the guest's memory can be shared with the server,
 // which reads requests out of it. Without that QEMU (10.0.2) takes the device, and
-// the guest waits for its disk forever. QEMU also stands still while it waits for
+// the guest waits for its disk forever. QEMU also stalls while it waits for
 // a server that is not there.
 func (c *Candidate) checkVHostUser(ctx context.Context, s blockgraph.Source) error {
 	if c.Host.Local {

@@ -13,8 +13,8 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// images checks the disk's images: that they are there and may be used, that nobody
-// else uses them, and that they are what the XML says. The size that it finds is
+// images checks the disk's images: that they are there and may be used, are not in
+// use elsewhere, and are what the XML says. The size that it finds is
 // that of a volume which is unlocked outside of QEMU.
 func images(ctx context.Context, c *Candidate) (Findings, error) {
 	if !c.Host.Local {
@@ -199,7 +199,7 @@ func (c *Candidate) shared(header, user string) (warnings []string, err error) {
 	return []string{fmt.Sprintf("the header %s is also that of %s, as was allowed: both payloads have the same key", header, user)}, nil
 }
 
-// headerUser returns who has the detached header already, "" for nobody.
+// headerUser names the disk that has the detached header already, "" for none.
 func (c *Candidate) headerUser(ctx context.Context, path, uuid string) (string, error) {
 	for _, n := range c.State.Nodes {
 		sameFile := n.IsStorage() && image.SameFile(n.File, path)
@@ -230,8 +230,8 @@ type use string
 const (
 	writes use = "writes" // QEMU opens it as the disk says
 	moves  use = "moves"  // so it does, but not before another QEMU, which has it open, hands it over
-	reads  use = "reads"  // only this process reads it, and nobody else may write
-	shares use = "shares" // only this process reads it, and others may do what they like
+	reads  use = "reads"  // only this process reads it, and no other process may write it
+	shares use = "shares" // only this process reads it, and others may use it
 )
 
 // usable checks that an image of this host is of the kind that the XML says, may be

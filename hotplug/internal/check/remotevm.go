@@ -33,7 +33,7 @@ func (c *Candidate) remoteVM() error {
 // InQEMU has the VM's QEMU tell what this process cannot look at, when the
 // nodes are there and before the guest sees anything of them: that an image which
 // is taken as it is holds no LUKS header, and that no other disk of the VM has the
-// disk's header. Nobody else may have found out, and the guest would destroy data.
+// disk's header. No earlier check could see that, and the guest would destroy data.
 func (c *Candidate) InQEMU(ctx context.Context, r *apply.Run) error {
 	for i, layer := range c.Disk.Layers() {
 		plain := layer.Encryption == nil && layer.Format == blockgraph.FormatRaw
@@ -85,15 +85,15 @@ func (c *Candidate) volumes(ctx context.Context) error {
 			ours = append(ours, n.Image.Specific.Data.UUID)
 		}
 	}
-	// The nodes are there whoever opened them: what is allowed is the header's use.
-	asked := *c
-	asked.Unlock.Method = blockgraph.MethodEphemeralHeader
+	// By its UUID the volume may be one that luksplug opened.
+	byHeader := *c
+	byHeader.Unlock.Method = blockgraph.MethodEphemeralHeader
 	for _, n := range state.Nodes {
 		target, _, ok := blockgraph.ParseName(n.Name)
 		if ok && target == c.Disk.Target || !slices.Contains(ours, n.Image.Specific.Data.UUID) {
 			continue
 		}
-		warnings, err := asked.shared("of LUKS volume "+n.Image.Specific.Data.UUID, state.Owner(n))
+		warnings, err := byHeader.shared("of LUKS volume "+n.Image.Specific.Data.UUID, state.Owner(n))
 		if err != nil {
 			return err
 		}

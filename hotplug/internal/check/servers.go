@@ -99,7 +99,7 @@ func (l *layerCheck) payloadOnServer(ctx context.Context) (*luks.Header, error) 
 	layer := l.disk.Image
 	inside := layer.Encryption != nil && l.disk.Header() == nil && !layer.RawLUKS()
 	if inside {
-		layer.Format = blockgraph.FormatRaw // its encryption is the business of whoever has the secret
+		layer.Format = blockgraph.FormatRaw // only a QEMU with the secret can look inside
 	}
 	r, err := l.Images.OpenRemote(ctx, layer)
 	switch {
@@ -140,7 +140,7 @@ func (l *layerCheck) writable(s blockgraph.Source, writes bool) error {
 
 // tryLibRBD has Ceph's library in a storage daemon decrypt the image that r has open
 // as it is. A wrong passphrase, or a library that is too old for the image, then
-// does not cost the guest the seconds that the VM's QEMU stands still for.
+// does not stall the guest.
 func (l *layerCheck) tryLibRBD(ctx context.Context, r *remoteimage.Image) error {
 	graph, err := blockgraph.BuildDecrypted(l.disk.Target, l.disk.Image)
 	if err != nil {
@@ -181,7 +181,7 @@ func (l *layerCheck) tryLibRBD(ctx context.Context, r *remoteimage.Image) error 
 	return outcome.ServerError(l.disk.Target, source, err)
 }
 
-// decrypting is what an image asks of Ceph's library that older ones lack.
+// decrypting names what an image needs of Ceph's library and older ones lack.
 func decrypting(graph *blockgraph.Graph, enc *blockgraph.Encryption) blockgraph.Feature {
 	argument := "encrypt"
 	switch {

@@ -21,7 +21,7 @@ import (
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
-// Permits is what QEMU opens of a disk on this host, and what stands in the way.
+// Permits is what QEMU opens of a disk on this host, and what it may not open yet.
 type Permits struct {
 	// Target is the disk's.
 	Target string
@@ -134,7 +134,7 @@ func Check(ctx context.Context, h *host.Host, disk *blockgraph.Disk, way blockgr
 	switch {
 	case err != nil && s.Relabel:
 		return p, &outcome.PreflightError{Target: disk.Target, Cause: outcome.ErrPermission, Reason: "the images cannot be given to QEMU's user", Err: err}
-	case err != nil: // nobody can tell what QEMU may open: QEMU will
+	case err != nil: // what QEMU may open is unknown here: QEMU itself finds out
 		h.Entry(disk.Target).Debugf("not checked whether QEMU may open the images: %v", err)
 		return p, nil
 	}
@@ -152,8 +152,8 @@ func Check(ctx context.Context, h *host.Host, disk *blockgraph.Disk, way blockgr
 	return p, nil
 }
 
-// denied is the refusal. asked says that the images were to be given to the user.
-func (p Permits) denied(problems []access.Problem, asked bool) error {
+// denied returns the refusal. wanted is true if the images were to be given to the user.
+func (p Permits) denied(problems []access.Problem, wanted bool) error {
 	var reasons, fixes []string
 	relabel := true
 	for _, problem := range problems {
@@ -175,7 +175,7 @@ func (p Permits) denied(problems []access.Problem, asked bool) error {
 		e.Reason += fmt.Sprintf(": run `%s`", strings.Join(fixes, " && "))
 	}
 	switch {
-	case relabel && asked:
+	case relabel && wanted:
 		e.Cause = outcome.ErrRelabelNeedsRoot
 	case relabel:
 		e.Cause = outcome.ErrRelabelWouldHelp

@@ -190,7 +190,7 @@ func (h *Host) Note(ctx context.Context, disk *blockgraph.Disk, way blockgraph.M
 	return n, err
 }
 
-// Identity asks a VM for its identity: its UUID, or for a VM without one the
+// Identity queries a VM for its identity: its UUID, or for a VM without one the
 // process that listens on the socket, or what little else is known.
 func Identity(ctx context.Context, c *monitor.Conn, name string) (string, error) {
 	answer, err := monitor.Get[struct{ UUID string }](ctx, c, qmp.Command{Execute: "query-uuid"})

@@ -78,7 +78,7 @@ type FDSet struct {
 	Opaques []string
 }
 
-// QueryNodes queries all nodes. There is no way to ask for one.
+// QueryNodes queries all nodes. QEMU has no query for one node.
 var QueryNodes = qmp.Command{Execute: "query-named-block-nodes", Arguments: qmp.Object{{Name: "flat", Value: true}}}
 
 // Nodes queries the block nodes only.
@@ -157,8 +157,8 @@ func (p properties) children() map[string]string {
 }
 
 // idleControllers looks at the controllers of ours. The one that a disk brought
-// may serve others that came later: it is in nobody's way until the last of
-// them is gone.
+// may serve others that came later: it stays until the last of them is
+// gone.
 func idleControllers(ctx context.Context, q monitor.Querier, devices map[string]string) ([]string, error) {
 	var idle []string
 	for id := range devices {

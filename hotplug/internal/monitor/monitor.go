@@ -93,8 +93,8 @@ func (c *Conn) Execute(ctx context.Context, cmd qmp.Command) (json.RawMessage, e
 	return c.client.Execute(ctx, cmd)
 }
 
-// Query implements [Querier]. A lost connection is opened again once: asking twice
-// does no harm. A time-out is an [*outcome.NoAnswerError].
+// Query implements [Querier]. A lost connection is opened again once: a repeated
+// query does no harm. A time-out is an [*outcome.NoAnswerError].
 func (c *Conn) Query(ctx context.Context, commands ...qmp.Command) ([]json.RawMessage, error) {
 	for attempt := 0; ; attempt++ {
 		values, failed := Values(c.client.ExecuteAll(ctx, commands...))

@@ -17,8 +17,8 @@ type PreflightError struct {
 	Target string
 	// Cause is why: one of [Causes]. errors.Is finds it.
 	Cause error
-	// Reason says what stands in the way and what to do about it. It stands for the
-	// cause in the error's text.
+	// Reason says what is wrong and what to do about it. The error's text has it in place
+	// of the cause.
 	Reason string
 	// Err is the error below, nil where the reason says it all.
 	Err error
@@ -59,7 +59,7 @@ type VersionError struct {
 	Feature blockgraph.Feature
 	// Version is the version that the VM runs.
 	Version string
-	// Err is what QEMU said, nil where it was not asked.
+	// Err is QEMU's refusal, nil where it was not queried.
 	Err error
 }
 
@@ -128,7 +128,7 @@ type LeftBehindError struct {
 	// Left names what is left, each with its kind: "node luksplug-vdb-luks", "note
 	// /run/luksplug/vm/ID/vdb.json".
 	Left []string
-	// Unverified is true where QEMU could not be asked any more: Left is then
+	// Unverified is true where QEMU could not be queried any more: Left is then
 	// what may be there.
 	Unverified bool
 	// Err is the first error.
@@ -176,7 +176,7 @@ func (e *PendingError) Error() string {
 
 // NotHeldError says that luksplug holds no disk of that target in the VM.
 type NotHeldError struct {
-	// Target is the target that was asked for.
+	// Target is the target of the request.
 	Target string
 	// Held are the targets that are there.
 	Held []string
@@ -229,9 +229,8 @@ func (e *SecretError) Error() string { return "disk " + e.Target + ": " + e.Err.
 func (e *SecretError) Unwrap() error { return e.Err }
 
 // NoAnswerError says that QEMU has not answered a question in time. The question
-// changes nothing. Such a QEMU mostly stands still, and its guest with it: over NFS,
-// for one, it asks the server how large an image is whenever it is asked for its
-// nodes.
+// changes nothing. Such a QEMU is usually stalled, and its guest with it: over NFS, for example, it
+// queries the server for an image's size whenever its nodes are queried.
 type NoAnswerError struct {
 	Err error // names the question
 }

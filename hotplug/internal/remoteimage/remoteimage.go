@@ -28,7 +28,7 @@ import (
 // Image reads an image that is no file of this host, through a storage
 // daemon that has QEMU's own drivers for it: nothing else speaks all of the
 // protocols that a disk may have. The daemon has the image open for reading only,
-// and copies the parts that are asked for into a file in memory.
+// and copies the parts that are read into a file in memory.
 //
 // It is used by one goroutine at a time, but for ReadAt.
 type Image struct {
@@ -147,7 +147,7 @@ func (r *Image) Size() int64 { return r.size }
 func (r *Image) Close() error { return nil }
 
 // wait bounds the wait for a server. A QEMU that is told to open an image
-// of a server that does not answer stands still: better that a daemon finds out.
+// of a server that does not answer stalls: a daemon finds out first.
 const wait = 15 * time.Second
 
 // querySize queries the size.

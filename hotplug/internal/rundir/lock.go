@@ -80,7 +80,7 @@ func TryLock(path string) (*Lock, error) {
 		return nil, err
 	}
 	// The holder before us may have removed the file between our open and our
-	// flock: then we hold the lock of a file that nobody else will open.
+	// flock: then we hold the lock of a file that no other run will open.
 	mine, err1 := f.Stat()
 	now, err2 := os.Lstat(path)
 	if err1 != nil || err2 != nil || !os.SameFile(mine, now) {

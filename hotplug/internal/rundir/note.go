@@ -113,7 +113,7 @@ func (v VM) HeaderUser(header, uuid string) (*Note, error) {
 }
 
 // alive reports whether the disk of a note is still attached: its VM runs, or,
-// where its process is unknown, somebody has its payload open.
+// where its process is unknown, its payload is open.
 func (n *Note) alive() bool {
 	if n.Process.PID != 0 {
 		return n.Process.Alive()
@@ -137,7 +137,7 @@ func (n Note) removeOverlay(vm string) error {
 	}
 	err := overlay.Remove(n.Overlay, OverlayMark(vm, n.Target))
 	if errors.Is(err, overlay.ErrForeign) {
-		return nil // somebody else has a file there now
+		return nil // another file has that name now
 	}
 	return err
 }

@@ -38,11 +38,11 @@ func BaseOf(dir string) (Base, error) {
 		}
 	}
 	const shared = "/dev/shm"
-	// The directory itself may be one that somebody has mounted.
+	// The directory itself may be a mount point.
 	if InMemory(top) == nil || InMemory(filepath.Dir(top)) == nil || InMemory(shared) != nil {
 		return Base(filepath.Join(top, "vm")), nil
 	}
-	// Anybody can make a directory there.
+	// Any user can make a directory there.
 	own := filepath.Join(shared, "luksplug-"+strconv.Itoa(os.Geteuid()))
 	return Base(filepath.Join(own, "vm")), ownDir(own)
 }
@@ -82,7 +82,7 @@ func userDir() (string, error) {
 	return dir, nil
 }
 
-// ownDir refuses a directory of another user, in a place where anybody can make
+// ownDir refuses a directory of another user, in a place where any user can make
 // one. It need not be there.
 func ownDir(dir string) error {
 	var st unix.Stat_t
@@ -116,7 +116,7 @@ func (v VM) Make() error {
 	if err := access.MakeFolder(v.Path()); err != nil {
 		return fmt.Errorf("directory for what is attached: %w", err)
 	}
-	// In a place where anybody can make a directory, somebody may have been quicker.
+	// In /dev/shm any user can make a directory, and may have been quicker.
 	if usual, err := BaseOf(""); usual == v.Base {
 		return err
 	}

@@ -46,7 +46,7 @@ func differsInOptions(graph *blockgraph.Graph, state *inventory.State) string {
 }
 
 // identifies are the options without which a server is another one, or another
-// image of it, or somebody else comes to it.
+// image of it, or is reached as another user.
 var identifies = map[string]bool{
 	"export": true, "tls-creds": true, "tls-hostname": true, // nbd
 	"user": true, "username": true, "password-secret": true, "key-secret": true, "cookie-secret": true,

@@ -1,4 +1,4 @@
-// Package samedisk says whether the disk that is asked for is the one that is
+// Package samedisk reports whether the wanted disk is the one that is
 // attached, so that a second attach of the same disk does nothing.
 package samedisk
 
@@ -21,20 +21,20 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// Comparison is a disk that is asked for, and what the VM has under its target.
+// Comparison is a wanted disk, and what the VM has under its target.
 type Comparison struct {
 	VM    *check.VM
 	Host  *host.Host
 	State *inventory.State
-	// Disk is the disk that is asked for, Attached the one that is there.
+	// Disk is the wanted disk, Attached the one that is there.
 	Disk     *blockgraph.Disk
 	Attached *inventory.AttachedDisk
-	// Others returns the disks that the VM's manager has given it; nil for nobody.
+	// Others returns the disks that the VM's manager has given it; nil for a VM without one.
 	Others func(ctx context.Context) ([]blockgraph.OtherDisk, error)
 }
 
-// Difference says in which way what is attached differs from the disk that is asked
-// for, "" when it is the same disk. Where the device sits is not compared: the disk
+// Difference says in which way what is attached differs from the wanted
+// disk, "" if it is the same disk. Where the device sits is not compared: the disk
 // that is there has its place.
 func (c *Comparison) Difference(ctx context.Context) (string, error) {
 	disk, state, h := c.Disk, c.State, c.Attached

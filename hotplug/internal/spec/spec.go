@@ -13,8 +13,8 @@ type Spec struct {
 	// [blockgraph.Machine]; nil has a free place chosen.
 	Devices []blockgraph.Object
 	// AllowSharedHeader allows a detached header that another disk uses
-	// already. Both payloads then have the same key: whoever sees both images
-	// can tell equal sectors from different ones.
+	// already. Both payloads then have the same key: equal sectors of the two
+	// images are recognisable.
 	AllowSharedHeader bool
 	// Relabel gives images that the VM's QEMU may not open to its user, and its
 	// SELinux label, for as long as they are attached; see package access.

@@ -16,9 +16,9 @@ import (
 )
 
 // sealed returns an ephemeral header as a file that exists in memory only and
-// that nobody can change any more (memfd_create(2), F_ADD_SEALS in fcntl(2)). It
+// that is sealed against changes (memfd_create(2), F_ADD_SEALS in fcntl(2)). It
 // is open for reading and writing: QEMU takes a descriptor only where its mode is
-// the one that the node asks for.
+// that of the node.
 func sealed(h *luks.EphemeralHeader) (*os.File, error) {
 	fd, err := unix.MemfdCreate("luksplug-header", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {

@@ -25,7 +25,7 @@ var errNoMasterKey = errors.New("no master key")
 // [masterkey.ID], which libvirt gives every VM, if this process may read the file
 // that it is in. With it [Values.EncryptWith] keeps secrets out of the monitor's
 // traffic. The key is nil where there is none, and why says the reason; the error
-// is that of asking QEMU. The caller wipes the key.
+// is that of the query. The caller wipes the key.
 func MasterKey(ctx context.Context, q monitor.Querier, h *host.Host, state *inventory.State) (key *masterkey.Key, why string, err error) {
 	if kind, there := state.Objects[masterkey.ID]; !there || kind != "secret" {
 		return nil, "the VM has no object " + masterkey.ID, nil
@@ -38,15 +38,15 @@ func MasterKey(ctx context.Context, q monitor.Querier, h *host.Host, state *inve
 	case errors.Is(err, errNoMasterKey):
 		return nil, err.Error(), nil
 	case err != nil:
-		return nil, "", fmt.Errorf("ask QEMU for its master key's file: %w", err)
+		return nil, "", fmt.Errorf("query QEMU for its master key's file: %w", err)
 	}
 	if key.Exposed() {
-		h.Log.Warnf("everybody on this host may read or replace the VM's master key %s: it hides nothing from them", path)
+		h.Log.Warnf("every user of this host may read or replace the VM's master key %s: it hides nothing from them", path)
 	}
 	return key, "", nil
 }
 
-// masterKeyFile asks QEMU where the key is.
+// masterKeyFile queries QEMU for the key's file.
 func masterKeyFile(ctx context.Context, q monitor.Querier) (string, error) {
 	const object = "/objects/" + masterkey.ID
 	commands := []qmp.Command{monitor.QOMGet(object, "file"), monitor.QOMGet(object, "format"), monitor.QOMGet(object, "keyid")}
@@ -102,7 +102,7 @@ func readMasterKeyOf(pid int, path string) (*masterkey.Key, error) {
 	}
 	defer closeRead(root)
 	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY, // whatever is there, it holds nobody up
+		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY, // no kind of file blocks
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,                // of links, too
 	})
 	if err != nil {

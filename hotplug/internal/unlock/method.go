@@ -22,8 +22,8 @@ const (
 	// Auto unlocks the volume in this process wherever that works, and otherwise
 	// leaves it to QEMU, with a warning. "" means the same.
 	Auto Policy = "auto"
-	// QEMU gives QEMU the passphrase. The guest stands still while QEMU derives the
-	// key, for seconds as a rule.
+	// QEMU gives QEMU the passphrase. The guest stalls while QEMU derives the key,
+	// usually for seconds.
 	QEMU Policy = "qemu"
 	// External has a storage daemon unlock the volume and export the disk to QEMU:
 	// the only method without a stall for a LUKS volume inside of a qcow2 image.
@@ -33,7 +33,7 @@ const (
 // Choice is the method that was picked for a disk.
 type Choice struct {
 	blockgraph.Unlock
-	// Because says why QEMU has to unlock where that was not asked for; nil otherwise.
+	// Because says why QEMU has to unlock although the policy is [Auto]; nil otherwise.
 	Because error
 }
 
@@ -168,7 +168,7 @@ func (c Choice) WarnOfStall(ctx context.Context, h *host.Host, disk *blockgraph.
 		}
 	}
 	if c.Because == nil {
-		log.Info(text) // as was asked for
+		log.Info(text) // the policy is QEMU
 		return
 	}
 	log.Warn(text)
