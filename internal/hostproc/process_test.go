@@ -3,10 +3,12 @@ package hostproc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -137,6 +139,13 @@ func TestGetenv(t *testing.T) {
 		_ = cmd.Process.Kill() // the test ends
 		_ = cmd.Wait()
 	}()
+	// execve(2) replaces the memory before it fills in the environment, and Start
+	// returns in between.
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", cmd.Process.Pid)); err != nil || len(text) > 0 {
+			break
+		}
+	}
 	for name, want := range map[string]string{"A": "b=c", "EMPTY": ""} {
 		if got, ok := Getenv(cmd.Process.Pid, name); got != want || !ok {
 			t.Errorf("%s: got %q, %t", name, got, ok)

@@ -41,7 +41,7 @@ func MasterKey(ctx context.Context, q monitor.Querier, h *host.Host, state *inve
 		return nil, "", fmt.Errorf("query QEMU for its master key's file: %w", err)
 	}
 	if key.Exposed() {
-		h.Log.Warnf("every user of this host may read or replace the VM's master key %s: it hides nothing from them", path)
+		h.Log.Warnf("everybody on this host may read or replace the VM's master key %s: it hides nothing from them", path)
 	}
 	return key, "", nil
 }
