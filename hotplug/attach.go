@@ -192,7 +192,7 @@ func (a *attach) unlockEarly(ctx context.Context) (early, error) {
 	if err != nil {
 		return early{}, err
 	}
-	out := early{servers: &c.Servers}
+	out := early{servers: c.Servers}
 	if unlocks {
 		out.key, err = a.resolve(ctx, c, nil)
 	}
@@ -246,7 +246,10 @@ func (a *attach) examine(ctx context.Context, state *State, servers *check.Serve
 	if err != nil {
 		return nil, err
 	}
-	out := &candidate{Findings: findings, choice: choice, plan: plan, headerUUID: findings.Servers.UUID}
+	out := &candidate{Findings: findings, choice: choice, plan: plan}
+	if findings.Servers != nil {
+		out.headerUUID = findings.Servers.UUID
+	}
 	if h := unlock.HeaderOf(ctx, a.host, a.disk); h != nil {
 		out.headerUUID = h.UUID
 	}
@@ -270,7 +273,7 @@ func (a *attach) resolve(ctx context.Context, c *candidate, early *key) (*key, e
 
 // warn tells the log what the user should know before the first change.
 func (a *attach) warn(ctx context.Context, c *candidate) {
-	for _, w := range c.Warnings {
+	for _, w := range c.AllWarnings() {
 		a.host.Entry(a.disk.Target).Warn(w)
 	}
 	c.choice.WarnOfStall(ctx, a.host, a.disk)

@@ -1,6 +1,7 @@
 package hotplug_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sirupsen/logrus"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
@@ -107,7 +110,10 @@ func TestRemoteHeader(t *testing.T) {
 func TestRemoteHeaderShared(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	v, _ := vm(t, hotplug.Options{})
+	var said bytes.Buffer
+	log := logrus.New()
+	log.SetOutput(&said)
+	v, _ := vm(t, hotplug.Options{Log: log})
 	header, payload, other := filepath.Join(t.TempDir(), "header"), filepath.Join(t.TempDir(), "payload"), filepath.Join(t.TempDir(), "other")
 	for _, path := range []string{header, payload, other} {
 		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, 8<<20)); err != nil {
@@ -130,6 +136,9 @@ func TestRemoteHeaderShared(t *testing.T) {
 	}
 	if _, err := v.Attach(ctx, second, store(key), hotplug.AttachOptions{Spec: hotplug.Spec{AllowSharedHeader: true}}); err != nil {
 		t.Errorf("allowed: %v", err)
+	}
+	if n := strings.Count(said.String(), "as was allowed: both payloads have the same key"); n != 1 {
+		t.Errorf("said %d times that both payloads have the same key: %s", n, &said)
 	}
 }
 

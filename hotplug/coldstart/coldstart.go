@@ -212,7 +212,7 @@ func (vm *VM) Prepare(ctx context.Context, d Disk, arrival Arrival, store secret
 		return err
 	}
 	defer values.Wipe()
-	for _, w := range findings.Warnings {
+	for _, w := range findings.AllWarnings() {
 		vm.host.Entry(d.Disk.Target).Warn(w)
 	}
 	return apply.Start(ctx, vm.host, apply.StartFiles{Target: d.Disk.Target, Graph: c.Graph, Values: values, Permits: findings.Permits})

@@ -15,6 +15,7 @@ import (
 	"io"
 	"io/fs"
 	"path/filepath"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -68,6 +69,8 @@ type Servers struct {
 	// Size and UUID are those of the top volume, where its header had to be read there.
 	Size int64
 	UUID string
+	// Warnings are for the user.
+	Warnings []string
 }
 
 // Findings are what the checks of a disk have found that none of them refuses.
@@ -78,8 +81,17 @@ type Findings struct {
 	Permits grant.Permits
 	// Warnings are for the user.
 	Warnings []string
-	// Servers is what was found out of images on servers.
-	Servers Servers
+	// Servers is what was found out of images on servers; nil for a VM on another machine.
+	Servers *Servers
+}
+
+// AllWarnings are those of this examination, and those of images on servers, which an
+// earlier one may have looked at.
+func (f Findings) AllWarnings() []string {
+	if f.Servers == nil {
+		return f.Warnings
+	}
+	return slices.Concat(f.Warnings, f.Servers.Warnings)
 }
 
 // Check is one check. The error refuses the disk.
@@ -105,7 +117,7 @@ func Run(ctx context.Context, c *Candidate, checks []Check) (Findings, error) {
 		if found.Size != 0 {
 			all.Size = found.Size
 		}
-		if found.Servers != (Servers{}) {
+		if found.Servers != nil {
 			all.Servers = found.Servers
 		}
 		if found.Permits.Target != "" {

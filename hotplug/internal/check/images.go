@@ -24,8 +24,8 @@ func images(ctx context.Context, c *Candidate) (Findings, error) {
 	if err := c.unused(); err != nil {
 		return all, err
 	}
-	if c.Servers != nil {
-		all.Servers = *c.Servers
+	if all.Servers = c.Servers; all.Servers == nil {
+		all.Servers = &Servers{}
 	}
 	for i, layer := range c.Disk.Layers() {
 		// A layer is checked like a disk of its own; those below the top one
@@ -41,9 +41,13 @@ func images(ctx context.Context, c *Candidate) (Findings, error) {
 		if i == 0 {
 			all.Size = found.Size
 		}
-		if all.Servers == (Servers{}) { // the top layer comes first
-			all.Servers = found.Servers
+		if found.Servers == nil {
+			continue
 		}
+		if all.Servers.Size == 0 { // the top layer comes first
+			all.Servers.Size, all.Servers.UUID = found.Servers.Size, found.Servers.UUID
+		}
+		all.Servers.Warnings = append(all.Servers.Warnings, found.Servers.Warnings...)
 	}
 	return all, nil
 }
@@ -101,7 +105,7 @@ func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 		if err != nil {
 			return found, err
 		}
-		found.Warnings = append(found.Warnings, more.Warnings...)
+		found.Servers = &Servers{Warnings: more.Warnings}
 		if remote {
 			h = seen
 		}
@@ -112,8 +116,8 @@ func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 	if err := l.opens(h); err != nil || l.Unlock.Method != blockgraph.MethodEphemeralHeader {
 		return found, err
 	}
-	if found.Size, err = l.volumeSize(ctx, h); remote {
-		found.Servers = Servers{Size: found.Size, UUID: h.UUID}
+	if found.Size, err = l.volumeSize(ctx, h); remote && found.Servers != nil {
+		found.Servers.Size, found.Servers.UUID = found.Size, h.UUID
 	}
 	return found, err
 }
