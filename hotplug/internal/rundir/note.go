@@ -23,10 +23,11 @@ import (
 // where luksplug unlocked it, where the original header is. It exists for as long
 // as the disk is attached and holds no secret.
 //
-// Four things depend on it: that list shows the original header and the secrets,
-// that an attach to another VM sees that the header is in use, that a disk is
-// recorded in its domain again, and that an overlay which an interrupted run has
-// left is found. Detach works without it.
+// These depend on it: the original header in list, the comparison of that header and
+// of a daemon's payload on a second attach, the refusal of a header or of a server's
+// image that another disk has, the refusal to undefine a secret in use, the record of a
+// disk that repair writes again, and the overlay that an interrupted run has left.
+// Detach works without it.
 type Note struct {
 	Target  string            `json:"target"`
 	VM      string            `json:"vm,omitempty"` // for messages
