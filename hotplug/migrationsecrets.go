@@ -6,6 +6,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/coldstart"
+	"github.com/luksplug/luksplug/hotplug/internal/startgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -30,7 +31,7 @@ func (vm *VM) missingSecrets(ctx context.Context, d coldstart.Disk, state *State
 	if disk.Unlock == blockgraph.MethodStorageDaemon {
 		return nil, nil, nil // QEMU has not opened them
 	}
-	graph, _, err := coldstart.Graph(ctx, vm.host, d)
+	graph, _, err := vm.startGraph(ctx, d)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -44,6 +45,10 @@ func (vm *VM) missingSecrets(ctx context.Context, d coldstart.Disk, state *State
 		}
 	}
 	return needed, missing, nil
+}
+
+func (vm *VM) startGraph(ctx context.Context, d coldstart.Disk) (*blockgraph.Graph, blockgraph.Unlock, error) {
+	return startgraph.Build(ctx, vm.host, d.Disk, startgraph.Options{Method: d.Method, Devices: d.Devices})
 }
 
 // KeepSecrets gives QEMU the secrets that [VM.MissingSecrets] calls missing,
@@ -66,7 +71,7 @@ func (vm *VM) KeepSecrets(ctx context.Context, d coldstart.Disk, store secrets.S
 	if err != nil || len(missing) == 0 {
 		return nil, err
 	}
-	graph, _, err := coldstart.Graph(ctx, vm.host, d)
+	graph, _, err := vm.startGraph(ctx, d)
 	if err != nil {
 		return nil, err
 	}

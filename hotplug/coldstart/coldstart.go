@@ -24,6 +24,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/remoteimage"
 	"github.com/luksplug/luksplug/hotplug/internal/rundir"
 	"github.com/luksplug/luksplug/hotplug/internal/spec"
+	"github.com/luksplug/luksplug/hotplug/internal/startgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
 	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/secrets"
@@ -96,26 +97,9 @@ func Method(disk *blockgraph.Disk, running blockgraph.Method) blockgraph.Method 
 	return blockgraph.MethodQEMU
 }
 
-// Graph builds the disk's graph, as the VM is started with it. It depends on nothing
-// but the disk and the VM's place in the file system: what [VM.Prepare] writes is
-// what [VM.Arguments] names.
-func Graph(ctx context.Context, h *host.Host, d Disk) (*blockgraph.Graph, blockgraph.Unlock, error) {
-	u := blockgraph.Unlock{Method: d.Method}
-	if d.Disk.Transient {
-		return nil, u, &blockgraph.UnsupportedError{Element: "disk/transient", Reason: "a VM that is about to start has no transient disk of luksplug's: attach it when the VM runs"}
-	}
-	if apply.Managed(d.Disk) != nil {
-		return nil, u, &outcome.PreflightError{Target: d.Disk.Target, Cause: outcome.ErrReservations, Reason: "its reservations are managed, and a VM that is about to start has no qemu-pr-helper of luksplug's: run one, and name its socket with managed='no'"}
-	}
-	dir, err := h.Dir(ctx)
-	if err != nil {
-		return nil, u, err
-	}
-	if d.Method == blockgraph.MethodEphemeralHeader {
-		u.Folder = dir.Disk(d.Disk.Target).HandOver()
-	}
-	graph, err := blockgraph.Build(d.Disk, blockgraph.Machine{Devices: d.Devices}, u)
-	return graph, u, err
+// graph builds the disk's graph, as the VM is started with it.
+func (vm *VM) graph(ctx context.Context, d Disk) (*blockgraph.Graph, blockgraph.Unlock, error) {
+	return startgraph.Build(ctx, vm.host, d.Disk, startgraph.Options{Method: d.Method, Devices: d.Devices})
 }
 
 // Arguments are a disk as QEMU is started with it.
@@ -134,7 +118,7 @@ type Arguments struct {
 // Arguments returns the disk as arguments for QEMU, which name files that
 // [VM.Prepare] makes. No file is looked at, and no secret.
 func (vm *VM) Arguments(ctx context.Context, d Disk) (*Arguments, error) {
-	graph, _, err := Graph(ctx, vm.host, d)
+	graph, _, err := vm.graph(ctx, d)
 	if err != nil {
 		return nil, err
 	}
@@ -177,7 +161,7 @@ func (vm *VM) check(ctx context.Context, d Disk, arrival Arrival, store secrets.
 	if err := d.Disk.Validate(); err != nil {
 		return nil, check.Findings{}, err
 	}
-	graph, u, err := Graph(ctx, vm.host, d)
+	graph, u, err := vm.graph(ctx, d)
 	if err != nil {
 		return nil, check.Findings{}, err
 	}

@@ -1,0 +1,41 @@
+// Package startgraph builds the graph of a disk that a VM is started with: the one
+// graph from which QEMU's arguments, the files that they name, and the secrets that
+// QEMU needs again follow.
+package startgraph
+
+import (
+	"context"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/apply"
+	"github.com/luksplug/luksplug/hotplug/internal/host"
+	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+)
+
+// Options say how the VM is started with the disk.
+type Options struct {
+	Method blockgraph.Method
+	// Devices are the disk's devices as they were; nil has QEMU choose the place.
+	Devices []blockgraph.Object
+}
+
+// Build builds the graph. It depends on nothing but the disk, the options and the
+// VM's run directory.
+func Build(ctx context.Context, h *host.Host, disk *blockgraph.Disk, o Options) (*blockgraph.Graph, blockgraph.Unlock, error) {
+	u := blockgraph.Unlock{Method: o.Method}
+	if disk.Transient {
+		return nil, u, &blockgraph.UnsupportedError{Element: "disk/transient", Reason: "a VM that is about to start has no transient disk of luksplug's: attach it when the VM runs"}
+	}
+	if apply.Managed(disk) != nil {
+		return nil, u, &outcome.PreflightError{Target: disk.Target, Cause: outcome.ErrReservations, Reason: "its reservations are managed, and a VM that is about to start has no qemu-pr-helper of luksplug's: run one, and name its socket with managed='no'"}
+	}
+	dir, err := h.Dir(ctx)
+	if err != nil {
+		return nil, u, err
+	}
+	if o.Method == blockgraph.MethodEphemeralHeader {
+		u.Folder = dir.Disk(disk.Target).HandOver()
+	}
+	graph, err := blockgraph.Build(disk, blockgraph.Machine{Devices: o.Devices}, u)
+	return graph, u, err
+}
