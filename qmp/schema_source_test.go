@@ -4,14 +4,12 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"os"
-	"os/exec"
 	"reflect"
 	"strings"
 	"sync"
 	"testing"
 
-	"github.com/luksplug/luksplug/qmp/internal/qmptest"
+	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
 // fakeSource records what it is asked, and may know a schema.
@@ -40,9 +38,9 @@ func (f *fakeSource) Keep(_ context.Context, id SchemaID, raw []byte) {
 // is not asked.
 func TestSchemaSource(t *testing.T) {
 	t.Parallel()
-	var trace traceLog
+	var trace qmptest.Log
 	source := &fakeSource{}
-	c, q := startNone(t, WithTrace(trace.add), WithSchemaSource(source))
+	c, q := startNone(t, traceTo(&trace), WithSchemaSource(source))
 	asked, err := c.Schema(qmptest.Context(t))
 	qmptest.Must(t, err)
 	if _, err := c.Schema(qmptest.Context(t)); err != nil || len(source.asked) != 2 || len(source.kept) != 1 {
@@ -61,8 +59,8 @@ func TestSchemaSource(t *testing.T) {
 	}
 
 	source.schema = asked
-	var second traceLog
-	over := dialTest(t, q.TCP, WithTrace(second.add), WithSchemaSource(source))
+	var second qmptest.Log
+	over := dialTest(t, q.TCP, traceTo(&second), WithSchemaSource(source))
 	if s, err := over.Schema(qmptest.Context(t)); err != nil || s != asked {
 		t.Errorf("%v", err)
 	}
@@ -77,19 +75,7 @@ func TestSchemaSource(t *testing.T) {
 // A program without query-target is named by its version alone.
 func TestSchemaSourceStorageDaemon(t *testing.T) {
 	t.Parallel()
-	binary, err := exec.LookPath("qemu-storage-daemon")
-	if err != nil {
-		t.Skip("qemu-storage-daemon is not installed: install QEMU's tools to run this test")
-	}
-	conn, far := socketPair(t)
-	cmd := exec.Command(binary, "--chardev", "socket,id=m,fd=3", "--monitor", "chardev=m")
-	cmd.ExtraFiles, cmd.Stderr = []*os.File{far}, os.Stderr
-	qmptest.Must(t, cmd.Start())
-	t.Cleanup(func() {
-		qmptest.Must(t, cmd.Process.Kill())
-		_ = cmd.Wait() // killed: it has no success to report
-	})
-	qmptest.Must(t, far.Close())
+	conn := qmptest.StartOver(t, qmptest.Program(t, "qemu-storage-daemon"), "--chardev", "socket,id=m,fd=3", "--monitor", "chardev=m")
 	source := &fakeSource{}
 	c, err := NewConn(qmptest.Context(t), conn, WithSchemaSource(source))
 	qmptest.Must(t, err)
@@ -102,12 +88,10 @@ func TestSchemaSourceStorageDaemon(t *testing.T) {
 // Without a target there is no schema, and the source is not asked.
 func TestSchemaSourceLosesQEMU(t *testing.T) {
 	t.Parallel()
-	path := fakePeer(t, func(p *fakeConn) {
-		if p.greet() {
-			c, _ := p.receive()
-			p.send(reply(c.ID, "[]"))
-			p.receive()
-		}
+	path := greetingPeer(t, func(p *fakeConn) {
+		c, _ := p.receive()
+		p.send(reply(c.ID, "[]"))
+		p.receive()
 	})
 	source := &fakeSource{}
 	c := dialTest(t, path, WithSchemaSource(source))

@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/qmp/internal/qmptest"
+	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
 // checkRealSchema asks a real QEMU 10's schema what it knows.

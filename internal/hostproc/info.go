@@ -1,8 +1,6 @@
 package hostproc
 
-import (
-	"os"
-)
+import "os"
 
 // Info is what is known of a VM's process on this machine.
 type Info struct {

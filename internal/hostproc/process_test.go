@@ -56,9 +56,10 @@ func TestHandleOfAnEarlierProcess(t *testing.T) {
 }
 
 // sleeper starts a process that ends with the test.
-func sleeper(t *testing.T) *exec.Cmd {
+func sleeper(t *testing.T, environment ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("sleep", "1000")
+	cmd.Env = environment
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -128,15 +129,7 @@ func TestCredentialOf(t *testing.T) {
 
 func TestGetenv(t *testing.T) {
 	t.Parallel()
-	cmd := exec.Command("sleep", "1000")
-	cmd.Env = []string{"AB=wrong", "A=b=c", "EMPTY="}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = cmd.Process.Kill() // the test ends
-		_ = cmd.Wait()
-	}()
+	cmd := sleeper(t, "AB=wrong", "A=b=c", "EMPTY=")
 	for name, want := range map[string]string{"A": "b=c", "EMPTY": ""} {
 		if got, ok := Getenv(cmd.Process.Pid, name); got != want || !ok {
 			t.Errorf("%s: got %q, %t", name, got, ok)

@@ -1,10 +1,10 @@
 package libvirtconn
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -90,12 +90,7 @@ func (u *URI) dial(ctx context.Context) (net.Conn, error) {
 	return u.dialSSH(ctx)
 }
 
-func (u *URI) address(port string) string {
-	if u.Port != "" {
-		port = u.Port
-	}
-	return net.JoinHostPort(u.Host, port)
-}
+func (u *URI) address(port string) string { return net.JoinHostPort(u.Host, cmp.Or(u.Port, port)) }
 
 // The names of the daemons' sockets: that of QEMU's driver alone, and that of the
 // daemon for everything.
@@ -108,7 +103,7 @@ const (
 func (u *URI) dialUnix(ctx context.Context) (net.Conn, error) {
 	paths := []string{u.socket}
 	if u.socket == "" {
-		dir, err := socketFolder(u.Session, os.Getenv)
+		dir, err := socketDir(u.Session, os.Getenv)
 		if err != nil {
 			return nil, err
 		}
@@ -147,22 +142,23 @@ func (u *URI) socketNames() []string {
 	return []string{directSocket, legacySocket}
 }
 
-// socketFolder is where libvirt has its sockets: the system's, or the user's, by
+// socketDir is where libvirt has its sockets: the system's, or the user's, by
 // the XDG Base Directory Specification.
-func socketFolder(session bool, env func(string) string) (string, error) {
+func socketDir(session bool, env func(string) string) (string, error) {
 	if !session {
 		return "/run/libvirt", nil
 	}
-	if dir := env("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+	for _, name := range []string{"XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "HOME"} {
+		dir := env(name)
+		if !filepath.IsAbs(dir) {
+			continue
+		}
+		if name == "HOME" {
+			dir = filepath.Join(dir, ".cache")
+		}
 		return filepath.Join(dir, "libvirt"), nil
 	}
-	if dir := env("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "libvirt"), nil
-	}
-	if home := env("HOME"); filepath.IsAbs(home) {
-		return filepath.Join(home, ".cache", "libvirt"), nil
-	}
-	return "", errors.New("where is the user's libvirt? set XDG_RUNTIME_DIR, or give ?socket=")
+	return "", errors.New("the directory of the user's libvirt is unknown: set XDG_RUNTIME_DIR, or give ?socket=")
 }
 
 // tail keeps the end of what is written to it.
@@ -170,8 +166,6 @@ type tail struct {
 	mu   sync.Mutex
 	text []byte
 }
-
-var _ io.Writer = (*tail)(nil)
 
 // Write implements [io.Writer]. It does not fail.
 func (t *tail) Write(p []byte) (int, error) {

@@ -1,17 +1,16 @@
 package libvirtconn
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"os/exec"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/internal/shell"
 )
 
@@ -25,15 +24,8 @@ func (u *URI) dialSSH(ctx context.Context) (net.Conn, error) {
 		return nil, fmt.Errorf("+ssh needs the program %s (Debian has it in openssh-client): %w", args[0], err)
 	}
 	args[0] = program
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	conn, theirs, err := hostproc.SocketPair()
 	if err != nil {
-		return nil, fmt.Errorf("make a socket pair: %w", err)
-	}
-	ours, theirs := os.NewFile(uintptr(pair[0]), "ssh"), os.NewFile(uintptr(pair[1]), "ssh")
-	conn, err := net.FileConn(ours)
-	_ = ours.Close() // conn has its own
-	if err != nil {
-		_ = theirs.Close()
 		return nil, err
 	}
 	defer func() { _ = theirs.Close() }() // ssh has its own
@@ -45,12 +37,11 @@ func (u *URI) dialSSH(ctx context.Context) (net.Conn, error) {
 	c.cmd = exec.Command("/bin/sh", append([]string{"-c", ignoring, "sh"}, args...)...)
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = theirs, theirs, c.said
 	c.cmd.WaitDelay = sshGrace // for a child of ssh that keeps standard error
-	if err := ctx.Err(); err != nil {
-		_ = conn.Close()
-		return nil, err
+	if err = ctx.Err(); err == nil {
+		err = c.cmd.Start()
 	}
-	if err := c.cmd.Start(); err != nil {
-		_ = conn.Close()
+	if err != nil {
+		_ = conn.Close() // the first error is the one to report
 		return nil, err
 	}
 	go func() {
@@ -100,20 +91,13 @@ func (c *sshConn) why() error {
 	const ofSSH = 255 // ssh(1), EXIT STATUS
 	switch {
 	case errors.As(c.failed, &exit) && exit.ExitCode() == ofSSH:
-		return fmt.Errorf("ssh: %s", orText(said, "it failed, and said nothing"))
+		return fmt.Errorf("ssh: %s", cmp.Or(said, "it failed, and said nothing"))
 	case said != "":
 		return fmt.Errorf("at the other end of ssh: %s", said)
 	case c.failed != nil:
 		return fmt.Errorf("ssh: %w", c.failed)
 	}
 	return nil
-}
-
-func orText(text, otherwise string) string {
-	if text == "" {
-		return otherwise
-	}
-	return text
 }
 
 // sshArguments are the arguments of ssh, itself included.
@@ -123,15 +107,11 @@ func (u *URI) sshArguments() []string {
 
 // sshCommand is how ssh is run, up to the name of the host.
 func (u *URI) sshCommand() []string {
-	args := []string{orText(u.command, "ssh"), "-T", "-e", "none"}
-	if u.Port != "" {
-		args = append(args, "-p", u.Port)
-	}
-	if u.User != "" {
-		args = append(args, "-l", u.User)
-	}
-	if u.keyFile != "" {
-		args = append(args, "-i", u.keyFile)
+	args := []string{cmp.Or(u.command, "ssh"), "-T", "-e", "none"}
+	for _, option := range []struct{ flag, value string }{{"-p", u.Port}, {"-l", u.User}, {"-i", u.keyFile}} {
+		if option.value != "" {
+			args = append(args, option.flag, option.value)
+		}
 	}
 	if u.noTTY {
 		args = append(args, "-o", "BatchMode=yes")
@@ -157,17 +137,17 @@ func (u *URI) Shell() []string {
 // some kinds end with their input only when told to.
 func (u *URI) remoteScript() string {
 	native := "exec virt-ssh-helper " + shell.Quote(u.remote())
-	if u.proxy == "native" || u.proxy == "" && u.netcat == "" && u.socket == "" || u.proxy == "auto" {
-		if u.proxy == "native" {
-			return native
-		}
+	switch {
+	case u.proxy == "native":
+		return native
+	case u.proxy == "auto", u.proxy == "" && u.netcat == "" && u.socket == "":
 		return "if command -v virt-ssh-helper >/dev/null 2>&1; then " + native + "; fi; " + u.netcatScript()
 	}
 	return u.netcatScript()
 }
 
 func (u *URI) netcatScript() string {
-	program := shell.Quote(orText(u.netcat, "nc"))
+	program := shell.Quote(cmp.Or(u.netcat, "nc"))
 	find := "s=" + shell.Quote(u.socket)
 	if u.socket == "" {
 		dir := "/run/libvirt"

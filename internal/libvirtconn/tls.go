@@ -79,20 +79,20 @@ type credentials struct {
 	ca, cert, key string
 }
 
-// findCredentials says where the certificates are: all in one folder where the URI
+// findCredentials says where the certificates are: all in one directory where the URI
 // names it; else those of the user, and those of the system for what the user
 // has not.
 func (u *URI) findCredentials(home string) (credentials, error) {
-	folder := func(dir string) credentials {
+	in := func(dir string) credentials {
 		return credentials{filepath.Join(dir, "cacert.pem"), filepath.Join(dir, "clientcert.pem"), filepath.Join(dir, "clientkey.pem")}
 	}
 	system := credentials{"/etc/pki/CA/cacert.pem", "/etc/pki/libvirt/clientcert.pem", "/etc/pki/libvirt/private/clientkey.pem"}
 	found := system
 	switch {
 	case u.pki != "":
-		found = folder(u.pki)
+		found = in(u.pki)
 	case filepath.IsAbs(home):
-		user := folder(filepath.Join(home, ".pki", "libvirt"))
+		user := in(filepath.Join(home, ".pki", "libvirt"))
 		if exists(user.ca) {
 			found.ca = user.ca
 		}

@@ -96,7 +96,7 @@ func TestClear(t *testing.T) {
 	}
 }
 
-func TestSocketFolder(t *testing.T) {
+func TestSocketDir(t *testing.T) {
 	t.Parallel()
 	env := func(vars ...string) func(string) string {
 		return func(name string) string {
@@ -119,7 +119,7 @@ func TestSocketFolder(t *testing.T) {
 		{true, env("HOME=/h"), "/h/.cache/libvirt"},
 		{true, env(), ""},
 	} {
-		if got, err := socketFolder(c.session, c.env); got != c.want || (err != nil) != (c.want == "") {
+		if got, err := socketDir(c.session, c.env); got != c.want || (err != nil) != (c.want == "") {
 			t.Errorf("%q, error %v, want %q", got, err, c.want)
 		}
 	}

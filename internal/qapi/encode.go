@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
-	"sort"
+	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -135,33 +137,16 @@ func (e *encoder) value(v any, depth int) *EncodeError {
 // Number renders a value of any of Go's predeclared integer types, or a float64 that JSON
 // can express. It reports false for every other value.
 func Number(v any) (json.Number, bool) {
-	signed := func(n int64) (json.Number, bool) { return json.Number(strconv.FormatInt(n, 10)), true }
-	unsigned := func(n uint64) (json.Number, bool) { return json.Number(strconv.FormatUint(n, 10)), true }
-	switch v := v.(type) {
-	case int:
-		return signed(int64(v))
-	case int8:
-		return signed(int64(v))
-	case int16:
-		return signed(int64(v))
-	case int32:
-		return signed(int64(v))
-	case int64:
-		return signed(v)
-	case uint:
-		return unsigned(uint64(v))
-	case uint8:
-		return unsigned(uint64(v))
-	case uint16:
-		return unsigned(uint64(v))
-	case uint32:
-		return unsigned(uint64(v))
-	case uint64:
-		return unsigned(v)
-	case float64:
-		if !math.IsNaN(v) && !math.IsInf(v, 0) {
-			return json.Number(strconv.FormatFloat(v, 'g', -1, 64)), true
-		}
+	r := reflect.ValueOf(v)
+	switch f, float := v.(float64); {
+	case float && !math.IsNaN(f) && !math.IsInf(f, 0):
+		return json.Number(strconv.FormatFloat(f, 'g', -1, 64)), true
+	case float, !r.IsValid(), r.Type().PkgPath() != "", r.Kind() == reflect.Uintptr:
+		return "", false
+	case r.CanInt():
+		return json.Number(strconv.FormatInt(r.Int(), 10)), true
+	case r.CanUint():
+		return json.Number(strconv.FormatUint(r.Uint(), 10)), true
 	}
 	return "", false
 }
@@ -266,25 +251,15 @@ func (e *encoder) raw(raw json.RawMessage) *EncodeError {
 // AppendQuoted appends text, which is valid UTF-8, as a JSON string. Like encoding/json
 // it escapes <, > and &, and it also escapes DEL.
 func AppendQuoted[T string | []byte](buf []byte, text T) []byte {
-	const hex = "0123456789abcdef"
+	const hex, special, letters = "0123456789abcdef", "\"\\\b\f\n\r\t", `"\bfnrt`
 	buf = append(buf, '"')
-	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case c == '"' || c == '\\':
-			buf = append(buf, '\\', c)
-		case c == '\b':
-			buf = append(buf, '\\', 'b')
-		case c == '\f':
-			buf = append(buf, '\\', 'f')
-		case c == '\n':
-			buf = append(buf, '\\', 'n')
-		case c == '\r':
-			buf = append(buf, '\\', 'r')
-		case c == '\t':
-			buf = append(buf, '\\', 't')
-		case c < 0x20 || c == 0x7f || c == '<' || c == '>' || c == '&':
+	for i := range len(text) {
+		c := text[i]
+		if n := strings.IndexByte(special, c); n >= 0 {
+			buf = append(buf, '\\', letters[n])
+		} else if c < 0x20 || c == 0x7f || c == '<' || c == '>' || c == '&' {
 			buf = append(buf, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
-		default:
+		} else {
 			buf = append(buf, c)
 		}
 	}
@@ -303,9 +278,8 @@ func validNumber(n json.Number) bool {
 // Sorted returns the members of m, sorted by name.
 func Sorted(m map[string]any) Object {
 	o := make(Object, 0, len(m))
-	for name, value := range m {
-		o = append(o, Member{name, value})
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		o = append(o, Member{name, m[name]})
 	}
-	sort.Slice(o, func(i, j int) bool { return o[i].Name < o[j].Name })
 	return o
 }

@@ -64,17 +64,17 @@ func (c *Cache) Schema(ctx context.Context, id qmp.SchemaID) *qmp.Schema {
 			break // home-made programs of one version may differ
 		}
 		found, err := p.aside(ctx)
-		if err == nil && (found.Version != id.Version || found.Target != id.Target) {
-			err = &MismatchError{Program: p.path, VM: id, Found: qmp.SchemaID{Version: found.Version, Target: found.Target}}
+		if err == nil && (found.id.Version != id.Version || found.id.Target != id.Target) {
+			err = &MismatchError{Program: p.path, VM: id, Found: found.id}
 		}
 		if err != nil {
-			c.report("ask another QEMU for the schema", err)
+			c.report("query the schema of another QEMU", err)
 			continue
 		}
 		if keep {
-			c.report("keep QEMU's schema", c.store(entry, found.Raw))
+			c.report("keep QEMU's schema", c.store(entry, found.raw))
 		}
-		return found.Schema
+		return found.schema
 	}
 	return nil
 }

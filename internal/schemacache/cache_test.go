@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/qmptest"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -16,7 +17,7 @@ import (
 // asked; after that the cache alone answers.
 func TestColdAndWarm(t *testing.T) {
 	t.Parallel()
-	v := startVM(t, qemuPath(t))
+	v := startVM(t, qmptest.QEMUPath(t))
 	var told reports
 	cache := &Cache{Dir: filepath.Join(t.TempDir(), "new", "folder"), Report: told.add}
 	cold, asked := schemaOf(t, v.unix, cache)
@@ -24,17 +25,17 @@ func TestColdAndWarm(t *testing.T) {
 		t.Error("cold: the VM was asked")
 	}
 	info, err := os.Stat(cache.Dir)
-	must(t, err)
+	qmptest.Must(t, err)
 	if info.Mode().Perm() != 0o700 {
 		t.Errorf("the folder has mode %v", info.Mode())
 	}
 	files, err := os.ReadDir(cache.Dir)
-	must(t, err)
+	qmptest.Must(t, err)
 	if len(files) != 1 {
 		t.Fatalf("the folder has %v", files)
 	}
 	info, err = files[0].Info()
-	must(t, err)
+	qmptest.Must(t, err)
 	if info.Mode() != 0o600 {
 		t.Errorf("the file has mode %v", info.Mode())
 	}
@@ -43,7 +44,7 @@ func TestColdAndWarm(t *testing.T) {
 	if asked {
 		t.Error("warm: the VM was asked")
 	}
-	own, asked := schemaOf(t, v.unix, &recorder{})
+	own, asked := schemaOf(t, v.unix, &answer{})
 	if !asked {
 		t.Error("without a cache nobody asked the VM")
 	}
@@ -57,7 +58,7 @@ func TestColdAndWarm(t *testing.T) {
 // VM of the emulator's path, over TCP as well.
 func TestWarmStartsNothing(t *testing.T) {
 	t.Parallel()
-	v := startVM(t, qemuPath(t))
+	v := startVM(t, qmptest.QEMUPath(t))
 	emulator, starts := countingEmulator(t)
 	var told reports
 	cache := &Cache{Dir: t.TempDir(), Emulator: emulator, Report: told.add}
@@ -69,8 +70,8 @@ func TestWarmStartsNothing(t *testing.T) {
 	told.none(t)
 
 	// Another file at the same path is another emulator.
-	must(t, os.Rename(emulator, emulator+"-old"))
-	writeProgram(t, emulator, strings.TrimPrefix(mustRead(t, emulator+"-old"), "#!/bin/sh\n"))
+	qmptest.Must(t, os.Rename(emulator, emulator+"-old"))
+	qmptest.WriteProgram(t, emulator, strings.TrimPrefix(mustRead(t, emulator+"-old"), "#!/bin/sh\n"))
 	if _, asked := schemaOf(t, v.tcp, cache); asked || starts() != 2 {
 		t.Errorf("after an update: asked %v, %d starts", asked, starts())
 	}
@@ -80,22 +81,22 @@ func TestWarmStartsNothing(t *testing.T) {
 func mustRead(t testing.TB, path string) string {
 	t.Helper()
 	text, err := os.ReadFile(path)
-	must(t, err)
+	qmptest.Must(t, err)
 	return string(text)
 }
 
 // An answer of a QEMU aside is byte for byte the VM's.
 func TestAsideEqualsVM(t *testing.T) {
 	t.Parallel()
-	v := startVM(t, qemuPath(t))
-	var direct recorder
+	v := startVM(t, qmptest.QEMUPath(t))
+	var direct answer
 	if _, asked := schemaOf(t, v.unix, &direct); !asked {
 		t.Error("the VM was not asked")
 	}
-	answer, err := Aside(testContext(t), qemuPath(t))
-	must(t, err)
-	if answer.Version != direct.id.Version || answer.Target != direct.id.Target || string(answer.Raw) != string(direct.raw) {
-		t.Errorf("aside %s %s and %d bytes, VM %s %s and %d bytes", answer.Version, answer.Target, len(answer.Raw),
+	own, err := aside(qmptest.Context(t), qmptest.QEMUPath(t))
+	qmptest.Must(t, err)
+	if own.id.Version != direct.id.Version || own.id.Target != direct.id.Target || string(own.raw) != string(direct.raw) {
+		t.Errorf("aside %s %s and %d bytes, VM %s %s and %d bytes", own.id.Version, own.id.Target, len(own.raw),
 			direct.id.Version, direct.id.Target, len(direct.raw))
 	}
 }
@@ -103,24 +104,24 @@ func TestAsideEqualsVM(t *testing.T) {
 // Where no program may be started, the VM is asked, once.
 func TestVMIsAskedOnce(t *testing.T) {
 	t.Parallel()
-	v := startVM(t, qemuPath(t))
+	v := startVM(t, qmptest.QEMUPath(t))
 	marker := filepath.Join(t.TempDir(), "ran")
-	writable := writeProgram(t, filepath.Join(programDir(t), "qemu-writable"), "touch "+marker)
-	must(t, os.Chmod(writable, 0o777))
+	writable := qmptest.WriteProgram(t, filepath.Join(programDir(t), "qemu-writable"), "touch "+marker)
+	qmptest.Must(t, os.Chmod(writable, 0o777))
 	for name, test := range map[string]struct {
 		emulator string
 		want     func(error) bool
 	}{
 		"untrusted":     {writable, func(err error) bool { return errors.Is(err, ErrNotTrusted) }},
 		"other version": {fakeEmulator(t, "9", ""), isMismatch},
-		"ends at once":  {writeProgram(t, filepath.Join(programDir(t), "qemu-broken"), "exit 1"), func(err error) bool { return errors.Is(err, qmp.ErrNoGreeting) }},
+		"ends at once":  {qmptest.WriteProgram(t, filepath.Join(programDir(t), "qemu-broken"), "exit 1"), func(err error) bool { return errors.Is(err, qmp.ErrNoGreeting) }},
 		"missing":       {"/nonexistent/qemu", func(err error) bool { return errors.Is(err, os.ErrNotExist) }},
 		"unknown":       {"", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			// Another VM than the others: its monitor serves one client.
-			v := startVM(t, qemuPath(t))
+			v := startVM(t, qmptest.QEMUPath(t))
 			var told reports
 			cache := &Cache{Dir: t.TempDir(), Emulator: test.emulator, Report: told.add}
 			if _, asked := schemaOf(t, v.tcp, cache); !asked {
@@ -141,7 +142,7 @@ func TestVMIsAskedOnce(t *testing.T) {
 	// What a monitor said of itself holds for it alone.
 	cache := &Cache{Dir: t.TempDir()}
 	for range 2 {
-		if _, asked := schemaOf(t, startVM(t, qemuPath(t)).tcp, cache); !asked {
+		if _, asked := schemaOf(t, startVM(t, qmptest.QEMUPath(t)).tcp, cache); !asked {
 			t.Error("one monitor's answer was taken for another's")
 		}
 	}
@@ -161,7 +162,7 @@ func TestNoTargetStartsNothing(t *testing.T) {
 	t.Parallel()
 	emulator, starts := countingEmulator(t)
 	cache := &Cache{Dir: t.TempDir(), Emulator: emulator, Report: func(err error) { t.Error(err) }}
-	if s := cache.Schema(testContext(t), qmp.SchemaID{Version: "10.0.2 (x)"}); s != nil || starts() != 0 {
+	if s := cache.Schema(qmptest.Context(t), qmp.SchemaID{Version: "10.0.2 (x)"}); s != nil || starts() != 0 {
 		t.Errorf("%v, %d starts", s, starts())
 	}
 }
@@ -170,29 +171,27 @@ func TestNoTargetStartsNothing(t *testing.T) {
 // every moment.
 func TestConcurrency(t *testing.T) {
 	t.Parallel()
-	answer, err := Aside(testContext(t), qemuPath(t))
-	must(t, err)
-	id := qmp.SchemaID{Version: answer.Version, Target: answer.Target}
+	own, err := aside(qmptest.Context(t), qmptest.QEMUPath(t))
+	qmptest.Must(t, err)
+	id := qmp.SchemaID{Version: own.id.Version, Target: own.id.Target}
 	dir := t.TempDir()
 	var wg sync.WaitGroup
 	for range 2 { // as two processes would, and in each several goroutines
-		cache := &Cache{Dir: dir, Emulator: qemuPath(t), Report: func(err error) { t.Error(err) }}
+		cache := &Cache{Dir: dir, Emulator: qmptest.QEMUPath(t), Report: func(err error) { t.Error(err) }}
 		for range 3 {
-			wg.Add(1)
-			go func() {
-				defer wg.Done()
+			wg.Go(func() {
 				for range 4 {
-					if s := cache.Schema(testContext(t), id); !reflect.DeepEqual(s, answer.Schema) {
+					if s := cache.Schema(qmptest.Context(t), id); !reflect.DeepEqual(s, own.schema) {
 						t.Errorf("%v", s)
 					}
-					cache.Keep(testContext(t), id, answer.Raw)
+					cache.Keep(qmptest.Context(t), id, own.raw)
 				}
-			}()
+			})
 		}
 	}
 	wg.Wait()
 	files, err := os.ReadDir(dir)
-	must(t, err)
+	qmptest.Must(t, err)
 	if len(files) != 1 || !strings.HasSuffix(files[0].Name(), suffix) {
 		t.Errorf("the folder has %v", files)
 	}
@@ -200,8 +199,8 @@ func TestConcurrency(t *testing.T) {
 
 func TestEntryOf(t *testing.T) {
 	t.Parallel()
-	p, err := openProgram(qemuPath(t))
-	must(t, err)
+	p, err := openProgram(qmptest.QEMUPath(t))
+	qmptest.Must(t, err)
 	defer p.close()
 	for name, test := range map[string]struct {
 		id       qmp.SchemaID
@@ -223,7 +222,7 @@ func TestEntryOf(t *testing.T) {
 func TestDefaultDir(t *testing.T) {
 	t.Parallel()
 	dir, err := DefaultDir()
-	must(t, err)
+	qmptest.Must(t, err)
 	if !filepath.IsAbs(dir) || filepath.Base(filepath.Dir(dir)) != "luksplug" || (os.Geteuid() == 0) != strings.HasPrefix(dir, "/var/cache/") {
 		t.Error(dir)
 	}

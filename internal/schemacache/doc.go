@@ -8,7 +8,7 @@
 // order, and a client that uses it queries its QEMU only after both:
 //
 //  1. a directory of earlier answers: 4 ms, most of them for parsing;
-//  2. the same program, started aside without a machine ([Aside]): 100 ms in
+//  2. the same program, started aside without a machine: 100 ms in
 //     another process, which no guest notices.
 //
 // Set up for a QEMU on this machine, whose monitor is a unix socket:
