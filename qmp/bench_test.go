@@ -111,9 +111,8 @@ func BenchmarkSchema(b *testing.B) {
 	})
 }
 
-// BenchmarkOverhead takes turns between a bare socket and Execute, on two
-// monitors of one QEMU, so that the load of the machine hits both alike. It
-// reports the quotient of the medians.
+// BenchmarkOverhead takes turns between a bare socket and Execute, on two monitors of one QEMU, so that the
+// load of the machine hits both alike. It reports the quotient of the medians.
 func BenchmarkOverhead(b *testing.B) {
 	second := filepath.Join(qmptest.SocketDir(b), "second.sock")
 	q := qmptest.StartQEMU(b, "-machine", "none", "-qmp", "unix:"+second+",server=on,wait=off")

@@ -12,8 +12,7 @@ import (
 	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
-// A QEMU that inherited one end of a socketpair is a monitor like any other,
-// and takes files.
+// A QEMU that inherited one end of a socketpair is a monitor like any other, and takes files.
 func TestNewConnSocketpair(t *testing.T) {
 	t.Parallel()
 	conn := qmptest.StartOver(t, qmptest.QEMUPath(t), "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none",

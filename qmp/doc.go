@@ -1,14 +1,12 @@
-// Package qmp is a client for the QEMU Machine Protocol: the JSON protocol over
-// which a running QEMU takes commands and reports events. It knows nothing of
-// disks or of what a secret means; it sends each command exactly once and reports
-// its outcome.
+// Package qmp is a client for the QEMU Machine Protocol: the JSON protocol over which a running QEMU takes
+// commands and reports events. It knows nothing of disks or of what a secret means; it sends each command
+// exactly once and reports its outcome.
 //
 // # Connecting
 //
-// [Dial] connects to a QEMU's monitor over a unix socket or TCP, and [NewConn] takes
-// a connection that is open already. Other ways are packages of their own, each with
-// a [Transport] for [NewClient]: qmplibvirt goes through libvirt's RPC, goqemu through
-// a monitor of digitalocean/go-qemu. All give the same [Client]:
+// [Dial] connects to a QEMU's monitor over a unix socket or TCP, and [NewConn] takes a connection that is
+// open already. Other ways are packages of their own, each with a [Transport] for [NewClient]: qmplibvirt
+// goes through libvirt's RPC, goqemu through a monitor of digitalocean/go-qemu. All give the same [Client]:
 //
 //	client, err := qmp.Dial(ctx, "/run/vm1/qmp.sock")
 //	...
@@ -58,22 +56,19 @@
 //
 // # Secrets
 //
-// A secret is marked by its type, [Sensitive], and never by the command that
-// carries it. It is real on the wire only; fmt, JSON, logs and the trace
-// ([WithTrace]) show "[redacted]", and replies, error descriptions and trace
-// entries of a command are scrubbed of the exact values that it carried. That
-// is complete because [Object] takes only a closed set of value types:
-// a struct that could hide a secret is an encoding error. The client cannot
-// recognise a secret that it queries (qom-get of a secret object's data), nor one
-// passed as a plain string: do neither.
+// A secret is marked by its type, [Sensitive], and never by the command that carries it. It is real on the
+// wire only; fmt, JSON, logs and the trace ([WithTrace]) show "[redacted]", and replies, error descriptions
+// and trace entries of a command are scrubbed of the exact values that it carried. That is complete because
+// [Object] takes only a closed set of value types: a struct that could hide a secret is an encoding error.
+// The client cannot recognise a secret that it queries (qom-get of a secret object's data), nor one passed as
+// a plain string: do neither.
 //
 // # Schema
 //
-// [Client.Schema] queries QEMU for a description of its own commands, once per
-// connection. The answer takes QEMU some 50 ms in its main loop, for which the guest
-// stops; [WithSchemaSource] has the client try another source first.
-// [Schema.Supports] answers questions such as "does blockdev-add know luks.header?",
-// and [Schema.Validate] checks a whole command before it is sent.
+// [Client.Schema] queries QEMU for a description of its own commands, once per connection. The answer takes
+// QEMU some 50 ms in its main loop, for which the guest stops; [WithSchemaSource] has the client try another
+// source first. [Schema.Supports] answers questions such as "does blockdev-add know luks.header?", and
+// [Schema.Validate] checks a whole command before it is sent.
 //
 // The protocol is specified in QEMU's docs/interop/qmp-spec.rst, the
 // schema in qapi/introspect.json. The package is for Linux.

@@ -2,10 +2,9 @@ package qmp
 
 import "strings"
 
-// serverTexts are the texts of QEMU's drivers for servers, and what they mean.
-// Most are in the words of the libraries that the drivers use; the tests
-// of package integration provoke each from a real server. The first that is found
-// counts.
+// serverTexts are the texts of QEMU's drivers for servers, and what they mean. Most are in the words of the
+// libraries that the drivers use; the tests of package integration provoke each from a real server. The first
+// that is found counts.
 var serverTexts = []struct {
 	text string
 	err  error

@@ -11,11 +11,10 @@ import (
 var (
 	// ErrWrongPassphrase: no LUKS key slot opens with the given secret.
 	ErrWrongPassphrase = errors.New("wrong passphrase")
-	// ErrNotLUKS: the image has no LUKS header, or not one of the version that was
-	// asked for.
+	// ErrNotLUKS: the image has no LUKS header, or not one of the version that was requested.
 	ErrNotLUKS = errors.New("not a LUKS volume")
 	// ErrEncryptionUnsupported: this QEMU, or Ceph's library in it, cannot decrypt
-	// the image the way it was asked to.
+	// the image in the requested way.
 	ErrEncryptionUnsupported = errors.New("encryption is not supported")
 	// ErrNodeNotFound: no block node of that node-name.
 	ErrNodeNotFound = errors.New("block node not found")
@@ -36,15 +35,13 @@ var (
 	// ErrDeviceNotFound: no device of that id (class DeviceNotFound). It does not
 	// mean that the device's block node is free already.
 	ErrDeviceNotFound = errors.New("device not found")
-	// ErrUnplugPending: the device has been asked to leave, and the guest has not
-	// released it yet.
+	// ErrUnplugPending: the guest has been requested to release the device, and has not done so yet.
 	ErrUnplugPending = errors.New("device is being unplugged")
 	// ErrBusNotFound: no bus of that name.
 	ErrBusNotFound = errors.New("bus not found")
 	// ErrNoHotplug: the bus takes no device while the VM runs.
 	ErrNoHotplug = errors.New("bus does not support hot plug")
-	// ErrLoginRefused: a server does not take the user, password or key, or wants
-	// one where none was given.
+	// ErrLoginRefused: a server does not take the user, password or key, or wants one where none was given.
 	ErrLoginRefused = errors.New("the server refuses the login")
 	// ErrForbidden: a server does not give the image to this user.
 	ErrForbidden = errors.New("the server does not allow it")
@@ -59,8 +56,7 @@ var (
 	ErrTLSRefused = errors.New("the server refuses TLS")
 	// ErrTLSCredentials: the certificates or keys for TLS cannot be used.
 	ErrTLSCredentials = errors.New("unusable TLS credentials")
-	// ErrTLSKeyPassphrase: the key for TLS is encrypted, and not with the given
-	// passphrase.
+	// ErrTLSKeyPassphrase: the key for TLS is encrypted, and not with the given passphrase.
 	ErrTLSKeyPassphrase = errors.New("wrong passphrase of a TLS key")
 	// ErrImageNotFound: a server has no such export, unit or file.
 	ErrImageNotFound = errors.New("the server has no such image")
@@ -75,9 +71,8 @@ const (
 	deviceNotFound  = "DeviceNotFound"
 )
 
-// Is reports whether QEMU's class and text are what the sentinel target stands
-// for. Texts are searched for, not compared, because QEMU puts the name of an
-// image or property in front of some.
+// Is reports whether QEMU's class and text are what the sentinel target stands for. Texts are searched for,
+// not compared, because QEMU puts the name of an image or property in front of some.
 func (e *Error) Is(target error) bool {
 	text := e.Description
 	has := func(part string) bool { return strings.Contains(text, part) }

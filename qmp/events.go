@@ -16,9 +16,8 @@ type Event struct {
 	} `json:"timestamp"`
 }
 
-// Subscription receives events, in order, from the moment of Subscribe. Behind
-// its channel is a queue without a bound, so that a listener that is slow, or
-// never reads, delays neither replies nor other listeners.
+// Subscription receives events, in order, from the moment of Subscribe. Behind its channel is a queue without
+// a bound, so that a listener that is slow, or never reads, delays neither replies nor other listeners.
 type Subscription struct {
 	names []string // none: all
 	out   chan Event
@@ -159,8 +158,7 @@ func (h *hub) publish(e Event) {
 	}
 }
 
-// end takes no more subscriptions and events. Those that were there deliver
-// what they have.
+// end takes no more subscriptions and events. Those that were there deliver what they have.
 func (h *hub) end() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -245,9 +245,8 @@ func TestHandshakeFaults(t *testing.T) {
 	}
 }
 
-// A peer that reads nothing: a command that cannot be written whole within its
-// context spoils the stream, so the connection ends; one that was not begun was
-// not sent, and harms nothing.
+// A peer that reads nothing: a command that cannot be written whole within its context spoils the stream, so
+// the connection ends; one that was not begun was not sent, and harms nothing.
 func TestPeerStopsReading(t *testing.T) {
 	t.Parallel()
 	path := greetingPeer(t, func(p *fakeConn) {
@@ -262,7 +261,7 @@ func TestPeerStopsReading(t *testing.T) {
 	ctx, cancel := context.WithCancel(qmptest.Context(t))
 	torn := qmptest.Start(ctx, c.Execute, command("big", "x", strings.Repeat("x", 8<<20)))
 	waitPending(t, c, 2)
-	// The writer holds the lock. Who waits for it with another context is not sent.
+	// The writer holds the lock. A command that waits for it with another context is not sent.
 	behind, cancelBehind := context.WithCancel(qmptest.Context(t))
 	cancelBehind()
 	_, err := c.Execute(behind, Command{Execute: "behind"})
@@ -384,7 +383,7 @@ func TestSplitAddress(t *testing.T) {
 
 // TestWriteFindsTheConnectionLost: a command that could not be written for loss
 // of the connection is the end of the client at once, and not only when the
-// reader notices: who sees ErrConnectionLost looks at Done, and dials again.
+// reader notices: a caller that gets ErrConnectionLost checks Done and dials again.
 func TestWriteFindsTheConnectionLost(t *testing.T) {
 	t.Parallel()
 	over := make(chan struct{})

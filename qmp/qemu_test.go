@@ -104,7 +104,7 @@ func TestSchema(t *testing.T) {
 		}
 	}
 	if queries != 1 {
-		t.Errorf("QEMU was asked %d times", queries)
+		t.Errorf("QEMU was queried %d times", queries)
 	}
 	qmptest.Must(t, c.Close())
 	cached := dialTest(t, q.Unix, WithSchema(schemas[0]))
@@ -431,7 +431,7 @@ func TestQEMUKilled(t *testing.T) {
 	if isUnknown(err) || !errors.Is(err, ErrConnectionLost) {
 		t.Errorf("after the loss: %v", err)
 	}
-	if _, err := Dial(qmptest.Context(t), q.Unix); !errors.Is(err, syscall.ECONNREFUSED) || !strings.Contains(err.Error(), "nobody listens") {
+	if _, err := Dial(qmptest.Context(t), q.Unix); !errors.Is(err, syscall.ECONNREFUSED) || !strings.Contains(err.Error(), "no process listens") {
 		t.Errorf("dialling a dead QEMU: %v", err)
 	}
 }

@@ -174,11 +174,10 @@ func (r *schemaResolver) fill(t *schemaType, e schemaEntity) {
 	}
 }
 
-// Supports reports whether this QEMU knows a command, and in it what path names:
-// members, the values that select a variant, and the values of enumerations,
-// joined by dots. Arrays are passed through. A last part that begins with a
-// dollar sign is a feature of an object, which marks a member that has
-// more meanings than it used to have ("features" in docs/devel/qapi-code-gen).
+// Supports reports whether this QEMU knows a command, and in it what path names: members, the values that
+// select a variant, and the values of enumerations, joined by dots. Arrays are passed through. A last part
+// that begins with a dollar sign is a feature of an object, which marks a member that has more meanings than
+// it used to have ("features" in docs/devel/qapi-code-gen).
 //
 //	s.Supports("blockdev-add", "")             // the command itself
 //	s.Supports("blockdev-add", "luks")         // the driver

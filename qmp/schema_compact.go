@@ -6,10 +6,9 @@ import (
 	"slices"
 )
 
-// CompactSchema drops from the "return" value of query-qmp-schema what
-// ParseSchema has no use for: the types of replies and of events' data, the
-// features of all but objects, and the second list of each enumeration's values.
-// The rest means the same to ParseSchema, and is half as long to read.
+// CompactSchema drops from the "return" value of query-qmp-schema what ParseSchema has no use for: the types
+// of replies and of events' data, the features of all but objects, and the second list of each enumeration's
+// values. The rest means the same to ParseSchema, and is half as long to read.
 func CompactSchema(data []byte) ([]byte, error) {
 	var entities []schemaEntity
 	if err := json.Unmarshal(data, &entities); err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
-// fakeSource records what it is asked, and may know a schema.
+// fakeSource records the queries, and may know a schema.
 type fakeSource struct {
 	schema *Schema
 	mu     sync.Mutex
@@ -34,8 +34,7 @@ func (f *fakeSource) Keep(_ context.Context, id SchemaID, raw []byte) {
 	f.kept = append(f.kept, raw)
 }
 
-// What a source does not know is asked of QEMU and offered to it; what it knows
-// is not asked.
+// QEMU is queried for what a source does not know, and the source is offered the answer.
 func TestSchemaSource(t *testing.T) {
 	t.Parallel()
 	var trace qmptest.Log
@@ -65,7 +64,7 @@ func TestSchemaSource(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	if strings.Contains(second.String(), "query-qmp-schema") {
-		t.Error("QEMU was asked although the source knows")
+		t.Error("QEMU was queried although the source knows")
 	}
 	if id := source.asked[2]; id.PID != 0 || id.Version != want.Version || id.Address != "tcp:"+q.TCP {
 		t.Errorf("over TCP: %+v", id)
@@ -85,7 +84,7 @@ func TestSchemaSourceStorageDaemon(t *testing.T) {
 	}
 }
 
-// Without a target there is no schema, and the source is not asked.
+// Without a target there is no schema, and the source is not queried.
 func TestSchemaSourceLosesQEMU(t *testing.T) {
 	t.Parallel()
 	path := greetingPeer(t, func(p *fakeConn) {

@@ -9,7 +9,7 @@ import (
 	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
-// checkRealSchema asks a real QEMU 10's schema what it knows.
+// checkRealSchema queries the schema of a real QEMU 10.
 func checkRealSchema(t *testing.T, s *Schema) {
 	t.Helper()
 	for _, test := range []struct {

@@ -15,7 +15,7 @@ import (
 // is 2; a schema that leads back to itself ends here.
 const maxUnions = 8
 
-// ArgumentError tells which argument of a command QEMU would refuse, and why.
+// ArgumentError says which argument of a command QEMU would refuse, and why.
 type ArgumentError struct {
 	Command string
 	Path    string // for example "file.filename" or "levels[2]"; empty for the command itself
@@ -34,10 +34,9 @@ func (e *ArgumentError) Error() string {
 // in QEMU's qapi/qdev.json): the device's own properties.
 func openCommand(name string) bool { return name == "device_add" }
 
-// Validate checks a command's name and all its arguments: mandatory, unknown
-// and duplicate members, types, enumeration values, variants, alternates, arrays.
-// The error is an *ArgumentError for the first fault found; it never shows an
-// argument's value unless the value selects among names that QEMU knows.
+// Validate checks a command's name and all its arguments: mandatory, unknown and duplicate members, types,
+// enumeration values, variants, alternates, arrays. The error is an *ArgumentError for the first fault found;
+// it never shows an argument's value unless the value selects among names that QEMU knows.
 //
 // The members of device_add that belong to the device are not checked, since
 // the schema does not have them. A Sensitive counts as a string.
@@ -237,7 +236,7 @@ func normalize(path string, value any) (any, *ArgumentError) {
 	return nil, fault(path, "has a type that cannot be sent: %T", value)
 }
 
-// kindOf returns the JSON kind of a normalized value. QEMU tells an integer
+// kindOf returns the JSON kind of a normalized value. QEMU distinguishes an integer
 // from another number by its spelling (qobject/json-lexer.c).
 func kindOf(value any) string {
 	switch v := value.(type) {

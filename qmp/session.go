@@ -2,8 +2,7 @@ package qmp
 
 import "sync"
 
-// session is what a client and its transport share for the life of the
-// connection.
+// session is what a client and its transport share for the life of the connection.
 type session struct {
 	trace *tracer
 	hub   hub

@@ -15,9 +15,8 @@ import (
 // a time. Packages qmplibvirt and goqemu have one each. The [Client] above it adds the
 // ids, the trace, redaction, subscriptions, and contexts that end while Run works.
 type Transport interface {
-	// Run gives QEMU one command and returns its reply; both are one JSON object.
-	// No other call of Run is made meanwhile. command may hold a secret, and is
-	// overwritten when Run has returned: do not keep it.
+	// Run gives QEMU one command and returns its reply; both are one JSON object. No other call of Run is
+	// made meanwhile. command may hold a secret, and is overwritten when Run has returned: do not keep it.
 	//
 	// file is nil unless PassesFiles reports true. It goes to QEMU together with
 	// command, which then holds no secret. It is closed when Run has returned.
@@ -44,7 +43,7 @@ type Transport interface {
 func WithoutIDs() Option { return func(o *options) { o.ids = noID } }
 
 // WithAddress says how a client of [NewClient] names its monitor in [SchemaID]. It must
-// be the same name for everybody who can reach the monitor. Other clients ignore it.
+// be the same name for all programs that can reach the monitor. Other clients ignore it.
 func WithAddress(address string) Option { return func(o *options) { o.address = address } }
 
 // NewClient makes a client that reaches QEMU through t, which must be connected. The
@@ -56,7 +55,7 @@ func NewClient(ctx context.Context, t Transport, opts ...Option) (*Client, error
 	c := newClient(s, newSerial(s, t), o)
 	c.address = o.address
 	if err := c.queryVersion(ctx); err != nil {
-		_ = c.Close() // the first error is the one to tell
+		_ = c.Close() // the first error counts
 		return nil, err
 	}
 	return c, nil
@@ -223,9 +222,8 @@ func (s *session) parsedEvent(e Event) {
 	s.hub.publish(e)
 }
 
-// duplicate gives a transport a descriptor of its own: it may still be at work when
-// its caller, whose context has ended, closes the file, and the kernel would
-// give the number to another file.
+// duplicate gives a transport a descriptor of its own: it may still be at work when its caller, whose context
+// has ended, closes the file, and the kernel would give the number to another file.
 func duplicate(f *os.File) (*os.File, error) {
 	raw, err := f.SyscallConn()
 	if err != nil {

@@ -14,9 +14,8 @@ import (
 	"time"
 )
 
-// socket is the transport over a unix or TCP connection. Commands are written
-// by their callers' goroutines, under writeLock; one goroutine reads, and hands
-// each reply to the caller that waits for it.
+// socket is the transport over a unix or TCP connection. Commands are written by their callers' goroutines,
+// under writeLock; one goroutine reads, and hands each reply to the caller that waits for it.
 type socket struct {
 	session *session
 	conn    net.Conn
@@ -61,7 +60,7 @@ func (s *socket) greet(ctx context.Context) (*greeting, error) {
 		line, err := s.lines.next()
 		switch {
 		case err != nil && ctx.Err() != nil:
-			return nil, fmt.Errorf("%w: the connection stands, but another client probably holds the monitor, "+
+			return nil, fmt.Errorf("%w: it took the connection, but another client probably holds the monitor, "+
 				"which serves one at a time; close that one, or give QEMU a second -qmp (%w)", ErrNoGreeting, ctx.Err())
 		case err != nil:
 			return nil, fmt.Errorf("%w: the peer ended the connection: %w", ErrNoGreeting, err)
@@ -169,7 +168,7 @@ func (s *socket) event(name string, line []byte) {
 	s.session.hub.publish(e)
 }
 
-// lost ends the session and wakes everybody who waits for a reply.
+// lost ends the session and wakes all callers that wait for a reply.
 func (s *socket) lost(cause error) {
 	s.session.fail(fmt.Errorf("%w: %w", ErrConnectionLost, cause))
 	s.shut()
@@ -207,8 +206,7 @@ func (s *socket) run(ctx context.Context, calls []*call, results []Result) {
 	}
 }
 
-// send writes the calls and returns how many were sent whole. The results of
-// the others are set.
+// send writes the calls and returns how many were sent whole. The results of the others are set.
 func (s *socket) send(ctx context.Context, calls []*call, results []Result) int {
 	defer func() {
 		for _, c := range calls {
@@ -259,8 +257,7 @@ func (s *socket) send(ctx context.Context, calls []*call, results []Result) int 
 	case s.session.cause() != nil:
 		err = s.session.cause() // explains it better than "use of closed network connection"
 	default:
-		// The reader notices only in a moment; until then, Done must not claim that
-		// the connection is alive.
+		// The reader notices only in a moment; until then, Done must not claim that the connection is alive.
 		err = fmt.Errorf("%w: %w", ErrConnectionLost, err)
 		s.session.fail(err)
 	}
@@ -322,9 +319,8 @@ func (s *socket) wait(ctx context.Context, c *call) Result {
 	return Result{Err: c.unknown(ctx.Err())}
 }
 
-// interrupt makes the end of ctx break off a read or write that setDeadline
-// governs. The returned function must be called when that is over; it leaves no
-// deadline behind.
+// interrupt makes the end of ctx break off a read or write that setDeadline governs. The returned function
+// must be called when that is over; it leaves no deadline behind.
 func interrupt(ctx context.Context, setDeadline func(time.Time) error) (release func()) {
 	if ctx.Done() == nil {
 		return func() {}

@@ -29,8 +29,7 @@ func CredentialOf(pid int) (*Credential, error) {
 	return c, nil
 }
 
-// Self returns the effective user and group of this process, without its
-// supplementary groups.
+// Self returns the effective user and group of this process, without its supplementary groups.
 func Self() *Credential {
 	return &Credential{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
 }

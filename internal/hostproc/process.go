@@ -13,22 +13,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Process identifies one process of this machine. A later process with the same
-// id is another Process.
+// Process identifies one process of this machine. A later process with the same id is another Process.
 type Process struct {
 	PID int `json:"pid"`
-	// Start is the start time in clock ticks since the machine booted (proc(5),
-	// field 22 of /proc/PID/stat). 0 stands for the process that has the id when
-	// it is first opened.
+	// Start is the start time in clock ticks since the machine booted (proc(5), field 22 of /proc/PID/stat).
+	// 0 is the process that has the id when it is first opened.
 	Start uint64 `json:"start"`
 }
 
-// ErrEnded reports that a process has ended, also if its parent has not yet
-// waited for it.
+// ErrEnded reports that a process has ended, also if its parent has not yet waited for it.
 var ErrEnded = errors.New("the process has ended")
 
-// ProcessOf returns the process that has the id pid now. The error wraps
-// [ErrEnded] if there is none.
+// ProcessOf returns the process that has the id pid now. The error wraps [ErrEnded] if there is none.
 func ProcessOf(pid int) (Process, error) {
 	h, err := Process{PID: pid}.Open()
 	if err != nil {
@@ -38,8 +34,7 @@ func ProcessOf(pid int) (Process, error) {
 	return h.process, nil
 }
 
-// Alive reports whether the process runs. It returns false if that cannot be
-// found out.
+// Alive reports whether the process runs. It returns false if that cannot be found out.
 func (p Process) Alive() bool {
 	now, err := ProcessOf(p.PID)
 	return err == nil && now == p
@@ -60,8 +55,7 @@ func startTime(pid int) (uint64, error) {
 
 // parseStart returns the start time in a line of /proc/PID/stat.
 func parseStart(pid int, stat string) (uint64, error) {
-	// Field 2 is the program's name in parentheses, which may itself contain
-	// spaces and parentheses.
+	// Field 2 is the program's name in parentheses, which may itself contain spaces and parentheses.
 	end := strings.LastIndexByte(stat, ')')
 	fields := strings.Fields(stat[end+1:])
 	const start = 22 - 3 // the fields after the name begin with number 3
@@ -173,8 +167,7 @@ func (h *Handle) Ended() (bool, error) {
 	return done, err
 }
 
-// readable reports whether a pidfd is readable, which it is once its process has
-// ended.
+// readable reports whether a pidfd is readable, which it is once its process has ended.
 func readable(fd int) bool {
 	for {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
@@ -220,9 +213,8 @@ func (h *Handle) UserIDs() ([]uint32, error) {
 	return ids, nil
 }
 
-// Getenv returns a variable of the environment that process pid was started
-// with, and whether it is set. It returns false if the environment cannot be
-// read, as that of another user's process.
+// Getenv returns a variable of the environment that process pid was started with, and whether it is set. It
+// returns false if the environment cannot be read, as that of another user's process.
 func Getenv(pid int, name string) (string, bool) {
 	environment, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	for v := range strings.SplitSeq(string(environment), "\x00") {
@@ -233,8 +225,7 @@ func Getenv(pid int, name string) (string, bool) {
 	return "", false
 }
 
-// BootID returns the id of this run of the host's system (proc(5),
-// /proc/sys/kernel/random/boot_id).
+// BootID returns the id of this run of the host's system (proc(5), /proc/sys/kernel/random/boot_id).
 func BootID() string {
 	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // every Linux has it
 	return strings.TrimSpace(string(id))

@@ -92,7 +92,7 @@ func TestWaitAgain(t *testing.T) {
 	if err := h.Signal(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Wait(t.Context()); err != nil { // though nobody has reaped it
+	if err := h.Wait(t.Context()); err != nil { // though it is not reaped yet
 		t.Fatal(err)
 	}
 	if ended, err := h.Ended(); !ended || err != nil {

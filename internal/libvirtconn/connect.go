@@ -23,12 +23,10 @@ const (
 )
 
 // Connect connects to libvirt and opens its driver. ctx bounds that, and has no
-// effect on the connection afterwards. The caller ends it by closing, which waits
-// for nobody: calls that are under way fail, and libvirt takes it for the end. (The
-// Disconnect of go-libvirt waits for an answer.)
+// effect on the connection afterwards. closing ends it without waiting for an answer,
+// unlike go-libvirt's Disconnect: pending calls fail.
 //
-// The errors say what to do where that can be known. They wrap those of the system
-// and [libvirt.Error].
+// The errors say what to do where that can be known. They wrap those of the system and [libvirt.Error].
 func (u *URI) Connect(ctx context.Context) (l *libvirt.Libvirt, closing func(), err error) {
 	conn, err := u.dial(ctx)
 	if err != nil {
@@ -50,25 +48,25 @@ func (u *URI) Connect(ctx context.Context) (l *libvirt.Libvirt, closing func(), 
 		err = fmt.Errorf("it does not answer: %w", ctx.Err())
 	}
 	if err != nil {
-		_ = conn.Close() // the first error is the one to tell
+		_ = conn.Close() // the first error counts
 		return nil, nil, fmt.Errorf("connect to libvirt %s: %w", u, refusal(conn, err))
 	}
 	return l, func() { _ = conn.Close() }, nil // nothing is lost with it
 }
 
-// teller is a connection that may know why it ended.
-type teller interface{ why() error }
+// explainer is a connection that may know why it ended.
+type explainer interface{ why() error }
 
-// refusal makes more of an error of a first call.
+// refusal explains the error of the first call.
 func refusal(conn net.Conn, err error) error {
 	var from libvirt.Error
 	switch {
 	case errors.As(err, &from) && (libvirt.ErrorNumber(from.Code) == libvirt.ErrAuthFailed || libvirt.ErrorNumber(from.Code) == libvirt.ErrAuthUnavailable):
-		return fmt.Errorf("%w: it wants SASL or another authentication that luksplug has not: use +ssh or +tls", err)
+		return fmt.Errorf("%w: it requires SASL or another authentication that luksplug does not have: use +ssh or +tls", err)
 	case errors.As(err, &from), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
 	}
-	if t, ok := conn.(teller); ok {
+	if t, ok := conn.(explainer); ok {
 		if why := t.why(); why != nil {
 			return why
 		}
@@ -92,8 +90,7 @@ func (u *URI) dial(ctx context.Context) (net.Conn, error) {
 
 func (u *URI) address(port string) string { return net.JoinHostPort(u.Host, cmp.Or(u.Port, port)) }
 
-// The names of the daemons' sockets: that of QEMU's driver alone, and that of the
-// daemon for everything.
+// The names of the daemons' sockets: that of QEMU's driver alone, and that of the daemon for everything.
 const (
 	directSocket = "virtqemud-sock"
 	legacySocket = "libvirt-sock"

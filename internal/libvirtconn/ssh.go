@@ -14,9 +14,8 @@ import (
 	"github.com/luksplug/luksplug/internal/shell"
 )
 
-// dialSSH runs the program ssh, so that all is as the user has set it up: keys,
-// agents, known hosts, jump hosts, aliases. At the other end it runs what carries
-// the connection to libvirt.
+// dialSSH runs the program ssh, so that the user's settings apply: keys, agents, known
+// hosts, jump hosts, aliases. At the other end it runs remoteScript.
 func (u *URI) dialSSH(ctx context.Context) (net.Conn, error) {
 	args := u.sshArguments()
 	program, err := exec.LookPath(args[0])
@@ -30,9 +29,8 @@ func (u *URI) dialSSH(ctx context.Context) (net.Conn, error) {
 	}
 	defer func() { _ = theirs.Close() }() // ssh has its own
 	c := &sshConn{Conn: conn, said: &tail{}, ended: make(chan struct{})}
-	// The terminal's signals go to ssh as well, and it must outlive them: what an
-	// interrupted run has done is taken back over this connection. A signal that is
-	// ignored stays so through exec.
+	// The terminal's signals go to ssh as well, and it must outlive them: what an interrupted run has done is
+	// taken back over this connection. A signal that is ignored stays so through exec.
 	const ignoring = `trap "" INT QUIT HUP; exec "$@"`
 	c.cmd = exec.Command("/bin/sh", append([]string{"-c", ignoring, "sh"}, args...)...)
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = theirs, theirs, c.said
@@ -76,8 +74,7 @@ func (c *sshConn) Close() error {
 	return err
 }
 
-// why returns what ssh has said before it ended. It ends a moment after its side of
-// the connection.
+// why returns what ssh has said before it ended. It ends a moment after its side of the connection.
 func (c *sshConn) why() error {
 	select {
 	case <-c.ended:
@@ -85,13 +82,13 @@ func (c *sshConn) why() error {
 		return nil
 	}
 	lines := strings.FieldsFunc(c.said.String(), func(r rune) bool { return r == '\r' || r == '\n' })
-	const enough = 2 // ssh says a lot about a host's new key, and what comes of it at the end
+	const enough = 2 // ssh writes much about a host's new key, and the result at the end
 	said := strings.Join(lines[max(0, len(lines)-enough):], "; ")
 	var exit *exec.ExitError
 	const ofSSH = 255 // ssh(1), EXIT STATUS
 	switch {
 	case errors.As(c.failed, &exit) && exit.ExitCode() == ofSSH:
-		return fmt.Errorf("ssh: %s", cmp.Or(said, "it failed, and said nothing"))
+		return fmt.Errorf("ssh: %s", cmp.Or(said, "it failed without a message"))
 	case said != "":
 		return fmt.Errorf("at the other end of ssh: %s", said)
 	case c.failed != nil:
@@ -122,9 +119,8 @@ func (u *URI) sshCommand() []string {
 	return append(args, "--", u.Host)
 }
 
-// Shell returns the command that runs others on the host at the other end: ssh
-// with what the URI says of it, up to the name of the host. It is nil for another
-// transport, which leads to libvirt only.
+// Shell returns the command that runs others on the host at the other end: ssh with what the URI says of it,
+// up to the name of the host. It is nil for another transport, which leads to libvirt only.
 func (u *URI) Shell() []string {
 	if u.Transport != SSH {
 		return nil
@@ -132,9 +128,8 @@ func (u *URI) Shell() []string {
 	return u.sshCommand()
 }
 
-// remoteScript is what a shell runs at the other end: libvirt's own helper, which
-// knows the sockets there and starts a session's daemon, or a netcat. Netcats of
-// some kinds end with their input only when told to.
+// remoteScript is what a shell runs at the other end: libvirt's own helper, which knows the sockets there and
+// starts a session's daemon, or a netcat. Netcats of some kinds end with their input only when told to.
 func (u *URI) remoteScript() string {
 	native := "exec virt-ssh-helper " + shell.Quote(u.remote())
 	switch {

@@ -12,10 +12,9 @@ import (
 
 // Errors of [Parse].
 var (
-	// ErrInvalidURI is wrapped by the errors about what is no URI of libvirt's.
+	// ErrInvalidURI is wrapped by the errors about what is not a URI of libvirt's.
 	ErrInvalidURI = errors.New("invalid libvirt URI")
-	// ErrUnsupported is wrapped by the errors about what libvirt has, and this
-	// package has not.
+	// ErrUnsupported is wrapped by the errors about what libvirt has and this package does not.
 	ErrUnsupported = errors.New("not supported")
 )
 
@@ -35,12 +34,12 @@ type URI struct {
 	Transport Transport
 	Host      string // a name or address, "" for Unix
 	Port      string // "" for the transport's own
-	User      string // of SSH, "" for who ssh takes
+	User      string // of SSH, "" for ssh's default
 	Session   bool   // the user's own libvirt, and not the system's
 
 	socket   string // of libvirt, where it is not the usual one
 	mode     string // which of the usual sockets: auto, legacy or direct
-	name     string // what the libvirt at the other end is asked for, "" for driver and path
+	name     string // the URI to open at the other end, "" for driver and path
 	pki      string // directory of the certificates
 	keyFile  string // of SSH
 	netcat   string // program at the other end of SSH
@@ -78,7 +77,7 @@ func (u *URI) parameters() map[string]parameter {
 var known = []string{"tls_priority", "sshauth", "known_hosts", "known_hosts_verify", "sshconfig", "auth"}
 
 // Parse reads a connection URI. The errors wrap [ErrInvalidURI] or
-// [ErrUnsupported]. Nothing is looked at: neither files nor names of hosts.
+// [ErrUnsupported]. It accesses neither files nor host names.
 func Parse(text string) (*URI, error) {
 	from, err := url.Parse(text)
 	if err != nil {
@@ -121,7 +120,7 @@ func Parse(text string) (*URI, error) {
 	return u, nil
 }
 
-// check refuses transports that there are none of, and hosts that cannot be.
+// check refuses unknown transports and invalid hosts.
 func (u *URI) check(from *url.URL) error {
 	switch u.Transport {
 	case Unix:
@@ -140,13 +139,13 @@ func (u *URI) check(from *url.URL) error {
 		return u.invalid("there is no transport +%s: use +unix, +ssh, +tls or +tcp", u.Transport)
 	}
 	if _, ok := from.User.Password(); ok {
-		return u.invalid("it holds a password, which everybody could see: use a key")
+		return u.invalid("it holds a password, which all users of this host could see: use a key")
 	}
 	if u.User != "" && u.Transport != SSH {
 		return u.invalid("only +ssh takes a user")
 	}
 	if strings.HasPrefix(u.Host, "-") || strings.HasPrefix(u.User, "-") || strings.ContainsAny(u.Host+u.User, " \t\r\n\x00") {
-		return u.invalid("neither a host nor a user is called so")
+		return u.invalid("the host or user name is invalid")
 	}
 	return nil
 }
@@ -202,7 +201,7 @@ func (u *URI) Clear() bool {
 // String returns the URI as it was given.
 func (u *URI) String() string { return u.text }
 
-// remote is the URI that the libvirt at the other end is asked for.
+// remote is the URI that the libvirt at the other end opens.
 func (u *URI) remote() string {
 	if u.name == "" && u.Session {
 		return "qemu:///session"

@@ -36,8 +36,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestParseRefused: every refusal names what it is about, and none repeats a
-// password.
+// TestParseRefused: every refusal names what it is about, and none repeats a password.
 func TestParseRefused(t *testing.T) {
 	t.Parallel()
 	for text, c := range map[string]struct {
@@ -57,8 +56,8 @@ func TestParseRefused(t *testing.T) {
 		"qemu+ssh://a:hunter2@host/system":      {ErrInvalidURI, "password"},
 		"qemu+ssh://a:hunter2@%zz/system":       {ErrInvalidURI, "escape"},
 		"qemu+tls://me@host/system":             {ErrInvalidURI, "only +ssh takes a user"},
-		"qemu+ssh://-oProxyCommand=x/system":    {ErrInvalidURI, "called so"},
-		"qemu+ssh://-l@host/system":             {ErrInvalidURI, "called so"},
+		"qemu+ssh://-oProxyCommand=x/system":    {ErrInvalidURI, "name is invalid"},
+		"qemu+ssh://-l@host/system":             {ErrInvalidURI, "name is invalid"},
 		"qemu:///system?colour=red":             {ErrInvalidURI, "no parameter colour"},
 		"qemu:///system?pkipath=/x":             {ErrInvalidURI, "pkipath means nothing with +unix"},
 		"qemu:///system?socket=%00":             {ErrInvalidURI, "NUL"},

@@ -44,8 +44,7 @@ func cannotEncode(format string, args ...any) *EncodeError {
 	return &EncodeError{Reason: fmt.Sprintf(format, args...)}
 }
 
-// MarshalJSON renders the object with every secret as "[redacted]". The error is an
-// [*EncodeError].
+// MarshalJSON renders the object with every secret as "[redacted]". The error is an [*EncodeError].
 func (o Object) MarshalJSON() ([]byte, error) {
 	e := encoder{redact: true}
 	if err := e.object(o, 0); err != nil {
@@ -63,10 +62,9 @@ func (o Object) String() string {
 	return string(text)
 }
 
-// Line encodes the object as QEMU reads it: one line, ending in a newline, with the value
-// of each Sensitive. It returns those values as well, in their order and not copied. If
-// there are any, the caller wipes the line, which is the only copy that Line leaves. The
-// error is an [*EncodeError].
+// Line encodes the object as QEMU reads it: one line, ending in a newline, with the value of each Sensitive.
+// It returns those values as well, in their order and not copied. If there are any, the caller wipes the
+// line, which is the only copy that Line leaves. The error is an [*EncodeError].
 func Line(o Object) (line []byte, secrets [][]byte, err error) {
 	e := encoder{buf: make([]byte, 0, 256)}
 	if err := e.object(o, 0); err != nil {
@@ -77,9 +75,8 @@ func Line(o Object) (line []byte, secrets [][]byte, err error) {
 	return append(e.buf, '\n'), e.secrets, nil
 }
 
-// encoder appends JSON to buf. It exists instead of encoding/json for three reasons:
-// member order, the closed set of types, and two renderings (the wire and the redacted
-// one) that cannot drift apart.
+// encoder appends JSON to buf. It exists instead of encoding/json for three reasons: member order, the closed
+// set of types, and two renderings (the wire and the redacted one) that cannot drift apart.
 type encoder struct {
 	buf     []byte
 	redact  bool
@@ -204,15 +201,14 @@ func (e *encoder) sensitive(s Sensitive) *EncodeError {
 	if len(value) > 0 {
 		e.secrets = append(e.secrets, value)
 	}
-	// Growing buf would leave copies of the secret in memory that nobody wipes
+	// Growing buf would leave copies of the secret in memory that are not wiped
 	// later, so room is made first (an escape needs at most six bytes).
 	e.grow(6*len(value) + slack)
 	e.buf = AppendQuoted(e.buf, value)
 	return nil
 }
 
-// grow makes room for n more bytes and wipes the buffer it leaves behind when
-// that may hold a secret.
+// grow makes room for n more bytes and wipes the buffer it leaves behind when that may hold a secret.
 func (e *encoder) grow(n int) {
 	if cap(e.buf)-len(e.buf) >= n {
 		return

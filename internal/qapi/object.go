@@ -4,11 +4,10 @@ import "slices"
 
 // Object is a JSON object whose members keep their order.
 //
-// A member's value may be nil, a bool, a string, any integer or unsigned integer type, a
-// float64, a json.Number, an Object, a map[string]any (written sorted by key), a []any, a
-// []string, a json.RawMessage, a [Sensitive], or of a type that embeds [Placeholder].
-// Every other type, structs and pointers among them, is refused with an [*EncodeError]
-// when the object is encoded.
+// A member's value may be nil, a bool, a string, any integer or unsigned integer type, a float64, a
+// json.Number, an Object, a map[string]any (written sorted by key), a []any, a []string, a json.RawMessage, a
+// [Sensitive], or of a type that embeds [Placeholder]. Every other type, structs and pointers among them, is
+// refused with an [*EncodeError] when the object is encoded.
 type Object []Member
 
 // Member is one name and value of an Object. It is an alias so that the literal
@@ -45,8 +44,7 @@ func (o Object) Text(name string) string {
 // Has reports whether there is a member called name.
 func (o Object) Has(name string) bool { return o.index(name) >= 0 }
 
-// With returns a copy of o with the member name set to value: replaced in its place, or
-// added at the end.
+// With returns a copy of o with the member name set to value: replaced in its place, or added at the end.
 func (o Object) With(name string, value any) Object {
 	out := slices.Clone(o)
 	if i := o.index(name); i >= 0 {

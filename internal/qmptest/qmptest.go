@@ -208,8 +208,7 @@ func Close(t testing.TB, c io.Closer) {
 	}
 }
 
-// Await returns the next value of a channel, and fails the test when it closes
-// or nothing comes.
+// Await returns the next value of a channel, and fails the test when it closes or nothing comes.
 func Await[T any](t testing.TB, c <-chan T, what string) T {
 	t.Helper()
 	select {
@@ -224,8 +223,7 @@ func Await[T any](t testing.TB, c <-chan T, what string) T {
 	panic("unreachable")
 }
 
-// AwaitClosed waits until a channel is closed, and returns how many values came
-// before.
+// AwaitClosed waits until a channel is closed, and returns how many values came before.
 func AwaitClosed[T any](t testing.TB, c <-chan T, what string) int {
 	t.Helper()
 	timeout := time.After(Patience)

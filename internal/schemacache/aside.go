@@ -32,9 +32,8 @@ func (a *answer) Keep(_ context.Context, id qmp.SchemaID, raw []byte) {
 	a.id, a.raw = qmp.SchemaID{Version: id.Version, Target: id.Target}, raw
 }
 
-// aside starts the program without a machine, queries its schema, and kills it,
-// within 10 s. The error wraps ErrNotTrusted if the file is not one that may be
-// run with the caller's rights; then nothing was started.
+// aside starts the program without a machine, queries its schema, and kills it, within 10 s. The error wraps
+// ErrNotTrusted if the file is not one that may be run with the caller's rights; then nothing was started.
 func (p *program) aside(ctx context.Context) (found answer, err error) {
 	if err := p.trust(); err != nil {
 		return found, err
@@ -52,7 +51,7 @@ func (p *program) aside(ctx context.Context) (found answer, err error) {
 		return found, fmt.Errorf("start %s: %w", p.path, err)
 	}
 	defer stop()
-	if found, err = ask(ctx, conn); err != nil {
+	if found, err = query(ctx, conn); err != nil {
 		err = fmt.Errorf("query the schema of %s: %w", p.path, err)
 	}
 	return found, err
@@ -62,9 +61,8 @@ func (p *program) aside(ctx context.Context) (found answer, err error) {
 // opens no window; -S is for an emulator that gives "none" a processor some day.
 func (p *program) command(monitor *os.File) *exec.Cmd {
 	return &exec.Cmd{
-		// By descriptor, so that the file that was checked is the one that runs. It
-		// is the new process's own: ours, which keeps others out of its memory
-		// (PR_SET_DUMPABLE), would keep it out, too.
+		// By descriptor, so that the file that was checked is the one that runs. It is the new process's own:
+		// ours, which keeps others out of its memory (PR_SET_DUMPABLE), would keep it out, too.
 		Path: "/proc/self/fd/4",
 		Args: []string{p.path, "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none", "-S",
 			"-chardev", "socket,id=schema,fd=3", "-mon", "chardev=schema,mode=control"},
@@ -105,8 +103,8 @@ func start(cmd *exec.Cmd) (stop func(), err error) {
 	return stop, <-started
 }
 
-// ask speaks QMP over conn, and closes it.
-func ask(ctx context.Context, conn net.Conn) (found answer, err error) {
+// query speaks QMP over conn, and closes it.
+func query(ctx context.Context, conn net.Conn) (found answer, err error) {
 	client, err := qmp.NewConn(ctx, conn, qmp.WithSchemaSource(&found))
 	if err != nil {
 		return found, err

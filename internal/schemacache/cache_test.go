@@ -14,25 +14,25 @@ import (
 )
 
 // With an empty cache the VM's own program is started aside, and the VM is not
-// asked; after that the cache alone answers.
+// queried; after that the cache alone answers.
 func TestColdAndWarm(t *testing.T) {
 	t.Parallel()
 	v := startVM(t, qmptest.QEMUPath(t))
 	var told reports
-	cache := &Cache{Dir: filepath.Join(t.TempDir(), "new", "folder"), Report: told.add}
+	cache := &Cache{Dir: filepath.Join(t.TempDir(), "new", "directory"), Report: told.add}
 	cold, asked := schemaOf(t, v.unix, cache)
 	if asked {
-		t.Error("cold: the VM was asked")
+		t.Error("cold: the VM was queried")
 	}
 	info, err := os.Stat(cache.Dir)
 	qmptest.Must(t, err)
 	if info.Mode().Perm() != 0o700 {
-		t.Errorf("the folder has mode %v", info.Mode())
+		t.Errorf("the directory has mode %v", info.Mode())
 	}
 	files, err := os.ReadDir(cache.Dir)
 	qmptest.Must(t, err)
 	if len(files) != 1 {
-		t.Fatalf("the folder has %v", files)
+		t.Fatalf("the directory has %v", files)
 	}
 	info, err = files[0].Info()
 	qmptest.Must(t, err)
@@ -42,11 +42,11 @@ func TestColdAndWarm(t *testing.T) {
 
 	warm, asked := schemaOf(t, v.unix, cache)
 	if asked {
-		t.Error("warm: the VM was asked")
+		t.Error("warm: the VM was queried")
 	}
 	own, asked := schemaOf(t, v.unix, &answer{})
 	if !asked {
-		t.Error("without a cache nobody asked the VM")
+		t.Error("without a cache the VM was not queried")
 	}
 	if !reflect.DeepEqual(cold, own) || !reflect.DeepEqual(warm, own) {
 		t.Error("the VM's own schema is another")
@@ -91,7 +91,7 @@ func TestAsideEqualsVM(t *testing.T) {
 	v := startVM(t, qmptest.QEMUPath(t))
 	var direct answer
 	if _, asked := schemaOf(t, v.unix, &direct); !asked {
-		t.Error("the VM was not asked")
+		t.Error("the VM was not queried")
 	}
 	own, err := aside(qmptest.Context(t), qmptest.QEMUPath(t))
 	qmptest.Must(t, err)
@@ -101,7 +101,7 @@ func TestAsideEqualsVM(t *testing.T) {
 	}
 }
 
-// Where no program may be started, the VM is asked, once.
+// Where no program may be started, the VM is queried, once.
 func TestVMIsAskedOnce(t *testing.T) {
 	t.Parallel()
 	v := startVM(t, qmptest.QEMUPath(t))
@@ -125,13 +125,13 @@ func TestVMIsAskedOnce(t *testing.T) {
 			var told reports
 			cache := &Cache{Dir: t.TempDir(), Emulator: test.emulator, Report: told.add}
 			if _, asked := schemaOf(t, v.tcp, cache); !asked {
-				t.Error("the VM was not asked")
+				t.Error("the VM was not queried")
 			}
 			if errs := told.all(); test.want == nil && len(errs) > 0 || test.want != nil && (len(errs) == 0 || !test.want(errs[0])) {
 				t.Errorf("reported: %v", errs)
 			}
 			if _, asked := schemaOf(t, v.tcp, cache); asked {
-				t.Error("the VM was asked again")
+				t.Error("the VM was queried again")
 			}
 			if _, err := os.Stat(marker); err == nil {
 				t.Error("an untrusted program was run")
@@ -146,9 +146,9 @@ func TestVMIsAskedOnce(t *testing.T) {
 			t.Error("one monitor's answer was taken for another's")
 		}
 	}
-	// Without a folder the cache still works.
+	// Without a directory the cache still works.
 	if _, asked := schemaOf(t, v.unix, &Cache{}); asked {
-		t.Error("without a folder the VM was asked")
+		t.Error("without a directory the VM was queried")
 	}
 }
 
@@ -167,8 +167,7 @@ func TestNoTargetStartsNothing(t *testing.T) {
 	}
 }
 
-// Many clients that come at once all get the schema, and the file is whole at
-// every moment.
+// Many clients that come at once all get the schema, and the file is whole at every moment.
 func TestConcurrency(t *testing.T) {
 	t.Parallel()
 	own, err := aside(qmptest.Context(t), qmptest.QEMUPath(t))
@@ -193,7 +192,7 @@ func TestConcurrency(t *testing.T) {
 	files, err := os.ReadDir(dir)
 	qmptest.Must(t, err)
 	if len(files) != 1 || !strings.HasSuffix(files[0].Name(), suffix) {
-		t.Errorf("the folder has %v", files)
+		t.Errorf("the directory has %v", files)
 	}
 }
 

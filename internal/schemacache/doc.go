@@ -1,11 +1,10 @@
 // Package schemacache provides the schema of a running QEMU without querying it.
 //
-// The command query-qmp-schema describes all commands of a QEMU, which is what
-// luksplug checks its plans against. But its answer takes QEMU some 50 ms to
-// write, in the main loop: for that time the guest's timers and disks
-// stop. The answer depends on the program file alone, so there are two better
-// places to get it from. [Cache] is a [qmp.SchemaSource] that looks in this
-// order, and a client that uses it queries its QEMU only after both:
+// The command query-qmp-schema describes all commands of a QEMU, which is what luksplug checks its plans
+// against. But its answer takes QEMU some 50 ms to write, in the main loop: for that time the guest's timers
+// and disks stop. The answer depends on the program file alone, so there are two better places to get it
+// from. [Cache] is a [qmp.SchemaSource] that looks in this order, and a client that uses it queries its QEMU
+// only after both:
 //
 //  1. a directory of earlier answers: 4 ms, most of them for parsing;
 //  2. the same program, started aside without a machine: 100 ms in
@@ -20,16 +19,14 @@
 //
 // # What an answer is filed under
 //
-// QEMU's full version with the distributor's package, the architecture that it
-// emulates, and the device, inode, owner, size and times of the program file.
-// Where neither the process nor the emulator's path is known, as over TCP, the
-// monitor's address stands in for the file: what a peer claims about itself is not
-// used for other peers. A version without a package, which a program built by hand
-// has, does not identify a build: without a file nothing is kept.
+// QEMU's full version with the distributor's package, the architecture that it emulates, and the device,
+// inode, owner, size and times of the program file. Where neither the process nor the emulator's path is
+// known, as over TCP, the monitor's address stands in for the file: what a peer claims about itself is not
+// used for other peers. A version without a package, which a program built by hand has, does not identify a
+// build: without a file nothing is kept.
 //
-// A VM that was started with -compat hides commands that another QEMU of the
-// same file shows. Its schema is taken for larger than it is, and QEMU itself
-// refuses what it hides.
+// A VM that was started with -compat hides commands that another QEMU of the same file shows. Its schema is
+// taken for larger than it is, and QEMU itself refuses what it hides.
 //
 // # Trust
 //

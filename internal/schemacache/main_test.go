@@ -87,8 +87,7 @@ func aside(ctx context.Context, path string) (answer, error) {
 	return p.aside(ctx)
 }
 
-// schemaOf connects to a monitor, asks for the schema, and says whether the QEMU
-// itself was asked for it.
+// schemaOf connects to a monitor, queries the schema, and reports whether the QEMU itself was queried for it.
 func schemaOf(t testing.TB, address string, source qmp.SchemaSource) (schema *qmp.Schema, asked bool) {
 	t.Helper()
 	c, err := qmp.Dial(qmptest.Context(t), address, qmp.WithSchemaSource(source), qmp.WithTrace(func(e qmp.TraceEntry) {
@@ -132,14 +131,14 @@ func (r *reports) none(t testing.TB) {
 	}
 }
 
-// programDir is a folder whose files may be run by the rules of this package.
+// programDir is a directory whose files may be run by the rules of this package.
 func programDir(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	var fs unix.Statfs_t
 	qmptest.Must(t, unix.Statfs(dir, &fs))
 	if fs.Flags&unix.ST_NOSUID != 0 {
-		t.Skip("the folder for temporary files is mounted nosuid: set TMPDIR to one that is not")
+		t.Skip("the directory for temporary files is mounted nosuid: set TMPDIR to one that is not")
 	}
 	return dir
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
-// No program is run that somebody else could have made, whatever it would say.
+// No program is run that another user could have made.
 func TestUntrustedPrograms(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -28,7 +28,7 @@ func TestUntrustedPrograms(t *testing.T) {
 		"foreign":      {"qemu-system", func(t *testing.T, path string) { chown(t, path, 65534) }, "belongs to user 65534"},
 		"group writes": {"qemu-system", func(t *testing.T, path string) { qmptest.Must(t, os.Chmod(path, 0o770)) }, "others may write"},
 		"others write": {"kvm", func(t *testing.T, path string) { qmptest.Must(t, os.Chmod(path, 0o702)) }, "others may write"},
-		"folder": {"qemu", func(t *testing.T, path string) {
+		"directory": {"qemu", func(t *testing.T, path string) {
 			qmptest.Must(t, os.Remove(path))
 			qmptest.Must(t, os.Mkdir(path, 0o700))
 		}, "no regular file"},
@@ -56,7 +56,7 @@ func TestUntrustedPrograms(t *testing.T) {
 	}
 }
 
-// The owner of a file is not believed where others may mount file systems.
+// The owner of a file proves nothing where other users may mount file systems.
 func TestNosuidMount(t *testing.T) {
 	t.Parallel()
 	dir := programDir(t)
@@ -130,7 +130,7 @@ func TestReplacedProgram(t *testing.T) {
 		t.Errorf("asked %v, reported %v", asked, told.all())
 	}
 	if _, asked := schemaOf(t, v.unix, cache); asked {
-		t.Error("the VM was asked again")
+		t.Error("the VM was queried again")
 	}
 }
 
@@ -172,8 +172,7 @@ func TestAsideCancelled(t *testing.T) {
 	}
 }
 
-// The emulator aside gets nothing of ours: no variables, no terminal, no
-// group.
+// The emulator aside gets nothing of ours: no variables, no terminal, no group.
 func TestAsideEnvironment(t *testing.T) {
 	t.Parallel()
 	log := filepath.Join(t.TempDir(), "log")
@@ -191,7 +190,7 @@ read -r pid name state parent group rest < /proc/$$/stat; echo group $((group - 
 	}
 }
 
-// BenchmarkSources measures the two ways that do not ask the VM.
+// BenchmarkSources measures the two ways that do not query the VM.
 func BenchmarkSources(b *testing.B) {
 	own, err := aside(qmptest.Context(b), qmptest.QEMUPath(b))
 	qmptest.Must(b, err)

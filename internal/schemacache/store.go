@@ -168,7 +168,7 @@ func (c *Cache) open() (*os.Root, error) {
 		}
 	}
 	if err != nil {
-		_ = root.Close() // the first error is the one to tell
+		_ = root.Close() // the first error counts
 		return nil, err
 	}
 	return root, nil

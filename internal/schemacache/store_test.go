@@ -23,8 +23,7 @@ func smallSchema(command string) []byte {
 
 var testID = qmp.SchemaID{Version: "1.2.3 (test)", Address: "tcp:localhost:1"}
 
-// A file that is damaged, or that others could have planted, is not read, and
-// not in the way of a good one.
+// A file that is damaged, or that others could have planted, is not read, and not in the way of a good one.
 func TestBadFiles(t *testing.T) {
 	t.Parallel()
 	const nobody = 65534
@@ -52,11 +51,11 @@ func TestBadFiles(t *testing.T) {
 		"foreign":      {func(t *testing.T, _, file string) { chown(t, file, nobody) }, ErrNotTrusted},
 		"link": {func(t *testing.T, dir, file string) {
 			replace(t, file, func() error { return os.Symlink(file+"-old", file) })
-		}, nil}, // os.Root refuses it: it leads out of the folder
-		"pipe":           {func(t *testing.T, _, file string) { replace(t, file, func() error { return unix.Mkfifo(file, 0o600) }) }, ErrDamaged},
-		"foreign folder": {func(t *testing.T, dir, _ string) { chown(t, dir, nobody) }, ErrNotTrusted},
-		"open folder":    {func(t *testing.T, dir, _ string) { qmptest.Must(t, os.Chmod(dir, 0o777)) }, ErrNotTrusted},
-		"sticky folder":  {func(t *testing.T, dir, _ string) { qmptest.Must(t, os.Chmod(dir, 0o777|os.ModeSticky)) }, ErrNotTrusted},
+		}, nil}, // os.Root refuses it: it leads out of the directory
+		"pipe":              {func(t *testing.T, _, file string) { replace(t, file, func() error { return unix.Mkfifo(file, 0o600) }) }, ErrDamaged},
+		"foreign directory": {func(t *testing.T, dir, _ string) { chown(t, dir, nobody) }, ErrNotTrusted},
+		"open directory":    {func(t *testing.T, dir, _ string) { qmptest.Must(t, os.Chmod(dir, 0o777)) }, ErrNotTrusted},
+		"sticky directory":  {func(t *testing.T, dir, _ string) { qmptest.Must(t, os.Chmod(dir, 0o777|os.ModeSticky)) }, ErrNotTrusted},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -77,9 +76,9 @@ func TestBadFiles(t *testing.T) {
 			}
 			cache.Keep(qmptest.Context(t), testID, smallSchema("good"))
 			s := cache.Schema(qmptest.Context(t), testID)
-			if strings.Contains(name, "folder") {
+			if strings.Contains(name, "directory") {
 				if s != nil || len(told.all()) != 3 {
-					t.Errorf("the folder is used; reported: %v", told.all())
+					t.Errorf("the directory is used; reported: %v", told.all())
 				}
 				return
 			}
@@ -127,15 +126,15 @@ func TestUnwritable(t *testing.T) {
 		raw  []byte
 		want error
 	}{
-		"folder is a file": {file, smallSchema("x"), unix.ENOTDIR},
-		"not a schema":     {t.TempDir(), []byte("["), qmp.ErrProtocol},
+		"directory is a file": {file, smallSchema("x"), unix.ENOTDIR},
+		"not a schema":        {t.TempDir(), []byte("["), qmp.ErrProtocol},
 	} {
 		var told reports
 		(&Cache{Dir: test.dir, Report: told.add}).Keep(qmptest.Context(t), testID, test.raw)
 		if errs := told.all(); len(errs) != 1 || !errors.Is(errs[0], test.want) {
 			t.Errorf("%s: reported %v", name, errs)
 		}
-		(&Cache{Dir: test.dir}).Keep(qmptest.Context(t), testID, test.raw) // nobody is told
+		(&Cache{Dir: test.dir}).Keep(qmptest.Context(t), testID, test.raw) // without Report
 	}
 }
 

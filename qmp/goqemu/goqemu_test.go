@@ -176,7 +176,7 @@ func TestMonitorOutcomes(t *testing.T) {
 	}
 }
 
-// A caller leaves a monitor that does not answer; its late answer goes to nobody.
+// A caller leaves a monitor that does not answer; the late answer is dropped.
 func TestMonitorLateAnswer(t *testing.T) {
 	t.Parallel()
 	goOn, entered := make(chan struct{}), make(chan struct{}, 2)

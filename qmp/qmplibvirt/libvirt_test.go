@@ -20,8 +20,7 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// Procedure and program numbers of libvirt's remote_protocol.x and
-// qemu_protocol.x.
+// Procedure and program numbers of libvirt's remote_protocol.x and qemu_protocol.x.
 const (
 	remoteProgram    = 0x20008086
 	qemuProgram      = 0x20008087
@@ -34,9 +33,8 @@ const (
 	callbackID       = 42
 )
 
-// fakeLibvirtd speaks as much of libvirt's RPC as NewClient needs, and passes
-// monitor commands to a real QEMU the way libvirtd does: with its own id, and
-// refusing a command that brings one.
+// fakeLibvirtd speaks as much of libvirt's RPC as NewClient needs, and passes monitor commands to a real QEMU
+// the way libvirtd does: with its own id, and refusing a command that brings one.
 type fakeLibvirtd struct {
 	t    *testing.T
 	qemu *qmp.Client

@@ -123,8 +123,7 @@ func TestVirshNotStarted(t *testing.T) {
 	}
 }
 
-// The end of the context, or of the client, kills a virsh that does not answer,
-// with its children.
+// The end of the context, or of the client, kills a virsh that does not answer, with its children.
 func TestVirshCancelled(t *testing.T) {
 	t.Parallel()
 	for _, end := range []string{"context", "client"} {
