@@ -16,7 +16,7 @@ type Client struct {
 	ids        idStyle
 	lastID     atomic.Uint64
 	version    Version
-	peer       peer
+	peerPID    int    // 0 if not known
 	address    string // of the monitor, for SchemaID
 
 	source     SchemaSource  // nil: none
@@ -32,12 +32,6 @@ type dispatcher interface {
 	close() error
 	// passesFiles reports whether run takes calls with a file.
 	passesFiles() bool
-}
-
-// peer identifies the process at the other end of a unix socket.
-type peer struct {
-	pid   int
-	known bool
 }
 
 // Option adjusts a new client.
@@ -146,10 +140,10 @@ func (c *Client) PassesFiles() bool { return c.dispatcher.passesFiles() }
 // PeerPID returns the process id of the QEMU at the other end of a unix socket (SO_PEERCRED, unix(7)). For a
 // socket that was passed to QEMU as a descriptor, the kernel names the process that called listen; for a
 // socketpair, the one that made it. It reports false for other transports.
-func (c *Client) PeerPID() (int, bool) { return c.peer.pid, c.peer.known }
+func (c *Client) PeerPID() (int, bool) { return c.peerPID, c.peerPID != 0 }
 
 // Done is closed when the connection ends, by Close or by itself.
-func (c *Client) Done() <-chan struct{} { return c.session.done }
+func (c *Client) Done() <-chan struct{} { return c.session.ctx.Done() }
 
 // Err returns nil while the connection is alive, and then why it ended: ErrClosed
 // after Close, otherwise an error that wraps ErrConnectionLost.

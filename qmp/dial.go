@@ -51,7 +51,7 @@ func NewConn(ctx context.Context, conn net.Conn, opts ...Option) (*Client, error
 	c := newClient(s, t, o)
 	c.lastID.Store(firstID())
 	c.version = greeting.Version
-	c.peer = peerOf(conn)
+	c.peerPID = peerPID(conn)
 	c.address = addressOf(conn)
 	if _, err := c.Execute(ctx, Command{Execute: "qmp_capabilities"}); err != nil {
 		_ = c.Close() // the first error counts
@@ -104,24 +104,20 @@ func addressOf(conn net.Conn) string {
 	return address.Network() + ":" + address.String()
 }
 
-// peerOf queries the kernel for the process at the other end of a unix socket.
-func peerOf(conn net.Conn) peer {
+// peerPID queries the kernel for the process at the other end of a unix socket. It returns 0 if that is not known.
+func peerPID(conn net.Conn) (pid int) {
 	unixConn, ok := conn.(*net.UnixConn)
 	if !ok {
-		return peer{}
+		return 0
 	}
 	raw, err := unixConn.SyscallConn()
 	if err != nil {
-		return peer{}
+		return 0
 	}
-	var found peer
-	err = raw.Control(func(fd uintptr) {
+	_ = raw.Control(func(fd uintptr) { // fails on a closed connection only
 		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			found = peer{pid: int(cred.Pid), known: true}
+			pid = int(cred.Pid)
 		}
 	})
-	if err != nil {
-		return peer{}
-	}
-	return found
+	return pid
 }

@@ -1,6 +1,7 @@
 package qmp
 
 import (
+	"maps"
 	"slices"
 	"sync"
 )
@@ -124,9 +125,7 @@ func (h *hub) subscribe(names []string) *Subscription {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.ended {
-		s.ended = true
-	} else {
+	if s.ended = h.ended; !h.ended {
 		if h.subs == nil {
 			h.subs = make(map[*Subscription]struct{})
 		}
@@ -172,10 +171,7 @@ func (h *hub) end() {
 func (h *hub) closeAll() {
 	h.end()
 	h.mu.Lock()
-	subs := make([]*Subscription, 0, len(h.subs))
-	for s := range h.subs {
-		subs = append(subs, s)
-	}
+	subs := slices.Collect(maps.Keys(h.subs)) // Close takes the lock
 	h.mu.Unlock()
 	for _, s := range subs {
 		s.Close()

@@ -3,7 +3,6 @@ package qmp
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 )
 
 // CompactSchema drops from the "return" value of query-qmp-schema what ParseSchema has no use for: the types
@@ -49,13 +48,7 @@ func CompactSchema(data []byte) ([]byte, error) {
 		case metaEvent:
 			e.ArgType, e.Features = "", nil
 		case metaEnum:
-			e.Features = nil
-			for _, m := range e.Members {
-				if !slices.Contains(e.Values, m.Name) {
-					e.Values = append(e.Values, m.Name)
-				}
-			}
-			e.Members = nil
+			e.Values, e.Members, e.Features = e.allValues(), nil, nil
 			fallthrough
 		default:
 			if !used[e.Name] {

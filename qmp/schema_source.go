@@ -80,10 +80,7 @@ func (c *Client) Schema(ctx context.Context) (*Schema, error) {
 
 // schemaID queries QEMU for what its greeting lacks, which takes 0.2 ms.
 func (c *Client) schemaID(ctx context.Context) (SchemaID, error) {
-	id := SchemaID{Version: c.VersionString(), Address: c.address}
-	if pid, known := c.PeerPID(); known {
-		id.PID = pid
-	}
+	id := SchemaID{Version: c.VersionString(), Address: c.address, PID: c.peerPID}
 	value, err := c.Execute(ctx, Command{Execute: "query-target"})
 	if errors.Is(err, ErrCommandNotFound) {
 		return id, nil

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/luksplug/luksplug/internal/qapi"
@@ -30,10 +29,6 @@ func (e *ArgumentError) Error() string {
 	return fmt.Sprintf("%s: argument %q: %s", e.Command, e.Path, e.Reason)
 }
 
-// openCommands take arguments that the schema does not describe ('gen': false
-// in QEMU's qapi/qdev.json): the device's own properties.
-func openCommand(name string) bool { return name == "device_add" }
-
 // Validate checks a command's name and all its arguments: mandatory, unknown and duplicate members, types,
 // enumeration values, variants, alternates, arrays. The error is an *ArgumentError for the first fault found;
 // it never shows an argument's value unless the value selects among names that QEMU knows.
@@ -45,7 +40,8 @@ func (s *Schema) Validate(command string, args Object) error {
 	if !ok {
 		return &ArgumentError{Command: command, Reason: "this QEMU has no such command"}
 	}
-	v := validator{open: openCommand(command)}
+	// The schema does not have the device's own properties ('gen': false in QEMU's qapi/qdev.json).
+	v := validator{open: command == "device_add"}
 	if fault := v.object(t, "", args, 0); fault != nil {
 		fault.Command = command
 		return fault
@@ -83,7 +79,7 @@ func (v validator) value(t *schemaType, path string, value any, depth int) *Argu
 			return fault(path, "is %s, QEMU wants an array", kindOf(value))
 		}
 		for i, element := range list {
-			if bad := v.value(t.element, indexPath(path, i), element, depth+1); bad != nil {
+			if bad := v.value(t.element, fmt.Sprintf("%s[%d]", path, i), element, depth+1); bad != nil {
 				return bad
 			}
 		}
@@ -165,7 +161,7 @@ func enum(t *schemaType, path string, value any) *ArgumentError {
 	if !ok {
 		return fault(path, "is %s, QEMU wants one of %s", kindOf(value), names(t.values))
 	}
-	if _, ok := t.values[text]; !ok {
+	if !slices.Contains(t.values, text) {
 		return fault(path, "is %q, this QEMU knows %s", text, names(t.values))
 	}
 	return nil
@@ -265,17 +261,12 @@ func accepts(want, got string) bool {
 }
 
 // names lists the values of an enumeration, or the first few of many.
-func names(values map[string]struct{}) string {
+func names(values []string) string {
 	const few = 12
-	list := make([]string, 0, len(values))
-	for v := range values {
-		list = append(list, v)
+	if len(values) > few {
+		return fmt.Sprintf("%s and %d more", strings.Join(values[:few], ", "), len(values)-few)
 	}
-	slices.Sort(list)
-	if len(list) > few {
-		return strings.Join(list[:few], ", ") + fmt.Sprintf(" and %d more", len(list)-few)
-	}
-	return strings.Join(list, ", ")
+	return strings.Join(values, ", ")
 }
 
 func joinPath(path, name string) string {
@@ -283,8 +274,4 @@ func joinPath(path, name string) string {
 		return name
 	}
 	return path + "." + name
-}
-
-func indexPath(path string, i int) string {
-	return path + "[" + strconv.Itoa(i) + "]"
 }

@@ -19,15 +19,10 @@ const (
 
 // String returns "sent", "received" or "event".
 func (d Direction) String() string {
-	switch d {
-	case Sent:
-		return "sent"
-	case Received:
-		return "received"
-	case Occurred:
-		return "event"
+	if d < Sent || d > Occurred {
+		return "unknown direction"
 	}
-	return "unknown direction"
+	return [...]string{Sent: "sent", Received: "received", Occurred: "event"}[d]
 }
 
 // TraceEntry is one message, as WithTrace's function sees it.

@@ -66,10 +66,8 @@ type serial struct {
 	session   *session
 	transport Transport
 
-	lock       chan struct{} // held while Run runs, also after its caller has left
-	stopListen context.CancelFunc
-	closeOnce  sync.Once
-	closeErr   error
+	lock      chan struct{} // held while Run runs, also after its caller has left
+	closeOnce func() error
 }
 
 func newSerial(s *session, t Transport) *serial {
@@ -79,16 +77,13 @@ func newSerial(s *session, t Transport) *serial {
 			s.fail(fmt.Errorf("%w: %w", ErrConnectionLost, err))
 		}
 	}()
-	return &serial{session: s, transport: t, lock: make(chan struct{}, 1), stopListen: stop}
+	return &serial{session: s, transport: t, lock: make(chan struct{}, 1), closeOnce: sync.OnceValue(func() error {
+		defer stop()
+		return t.Close()
+	})}
 }
 
-func (t *serial) close() error {
-	t.closeOnce.Do(func() {
-		t.closeErr = t.transport.Close()
-		t.stopListen()
-	})
-	return t.closeErr
-}
+func (t *serial) close() error { return t.closeOnce() }
 
 func (t *serial) passesFiles() bool { return t.transport.PassesFiles() }
 
@@ -116,7 +111,7 @@ func (t *serial) one(ctx context.Context, c *call) Result {
 	case t.lock <- struct{}{}:
 	case <-ctx.Done():
 		return refused(ctx.Err())
-	case <-t.session.done:
+	case <-t.session.ctx.Done():
 		return refused(t.session.cause())
 	}
 	cause := errors.Join(ctx.Err(), t.session.cause())
@@ -152,7 +147,7 @@ func (t *serial) one(ctx context.Context, c *call) Result {
 		return t.answered(c, raw.text, raw.err)
 	case <-ctx.Done():
 		return Result{Err: c.unknown(ctx.Err())}
-	case <-t.session.done:
+	case <-t.session.ctx.Done():
 	}
 	select { // the answer may have come together with the end
 	case raw := <-done:
