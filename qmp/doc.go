@@ -27,32 +27,26 @@
 //
 //   - [*Error]: QEMU answered, and refused. Match it with errors.Is against
 //     [ErrNodeNotFound], [ErrWrongPassphrase] and the others of errtext.go.
-//   - [*UnknownOutcomeError]: at least a part of the command was sent, and no
-//     reply came: the context ended, or the connection was lost. Query QEMU for what
-//     exists before going on.
-//   - any other error: the command was not sent ([ErrClosed],
-//     [ErrConnectionLost], [ErrEncode], the context's own error): nothing
-//     happened.
+//   - [*UnknownOutcomeError]: at least a part of the command was sent, and no reply came: the context ended,
+//     or the connection was lost. Query QEMU for what exists before going on.
+//   - any other error: the command was not sent ([ErrClosed], [ErrConnectionLost], [ErrEncode], the context's
+//     own error): nothing happened.
 //
 // # What the client promises
 //
-//   - Every command carries an id, and replies are matched by it. Any number of
-//     commands may be in flight, from any number of goroutines. A reply that
-//     comes after its caller has left is dropped, never given to another.
-//     (libvirt sets ids itself; there its RPC serial numbers do the matching.)
+//   - Every command carries an id, and replies are matched by it. Any number of commands may be in flight,
+//     from any number of goroutines. A reply that comes after its caller has left is dropped, never given to
+//     another. (libvirt sets ids itself; there its RPC serial numbers do the matching.)
 //   - Replies may have any size: query-qmp-schema alone is 236 kB in one line.
-//   - Events may come at any time. Each [Subscription] has an unbounded queue,
-//     so that a slow listener never delays a reply. A subscription made before
-//     a command sees every event that the command causes; an event that QEMU
-//     sent before a reply is queued before that reply is returned.
+//   - Events may come at any time. Each [Subscription] has an unbounded queue, so that a slow listener never
+//     delays a reply. A subscription made before a command sees every event that the command causes; an event
+//     that QEMU sent before a reply is queued before that reply is returned.
 //   - Loss of the connection wakes every waiting caller at once.
-//   - The "oob" capability is never enabled. With it, QEMU mixes up passed file
-//     descriptors; passing them ([Command].File) does not need it. Each
-//     descriptor travels in a sendmsg of its own, with its own command.
-//     [Client.PassesFiles] reports whether a client takes files at all.
-//   - A command that could only be written in part, because QEMU stopped
-//     reading, makes the stream useless; the client then closes it rather than
-//     let the next command be swallowed.
+//   - The "oob" capability is never enabled. With it, QEMU mixes up passed file descriptors; passing them
+//     ([Command].File) does not need it. Each descriptor travels in a sendmsg of its own, with its own
+//     command. [Client.PassesFiles] reports whether a client takes files at all.
+//   - A command that could only be written in part, because QEMU stopped reading, makes the stream useless;
+//     the client then closes it rather than let the next command be swallowed.
 //
 // # Secrets
 //

@@ -114,18 +114,17 @@ func Replace(dir *os.File, name string, content []byte, o Options) error {
 }
 
 func fill(f *os.File, content []byte, o Options) error {
-	if _, err := f.Write(content); err != nil {
-		return err
+	_, err := f.Write(content)
+	if err == nil && o.Owner != nil {
+		err = f.Chown(o.Owner.UID, o.Owner.GID)
 	}
-	if o.Owner != nil {
-		if err := f.Chown(o.Owner.UID, o.Owner.GID); err != nil {
-			return err
-		}
+	if err == nil {
+		err = f.Chmod(o.Mode)
 	}
-	if err := f.Chmod(o.Mode); err != nil || !o.Durable {
-		return err
+	if err == nil && o.Durable {
+		err = f.Sync()
 	}
-	return f.Sync()
+	return err
 }
 
 // SyncDir writes a directory to the disk: which files it has, and their names.

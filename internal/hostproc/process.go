@@ -45,7 +45,7 @@ func (p Process) Alive() bool {
 func startTime(pid int) (uint64, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-		return 0, fmt.Errorf("process %d: %w", pid, ErrEnded)
+		err = ErrEnded
 	}
 	if err != nil {
 		return 0, fmt.Errorf("process %d: %w", pid, err)
@@ -157,14 +157,18 @@ func (h *Handle) Wait(ctx context.Context) error {
 }
 
 // Ended reports whether the process has ended. It does not wait.
-func (h *Handle) Ended() (bool, error) {
+func (h *Handle) Ended() (ended bool, err error) {
+	err = h.control(func(fd int) { ended = readable(fd) })
+	return ended, err
+}
+
+// control calls f with the pidfd, which stays open meanwhile.
+func (h *Handle) control(f func(fd int)) error {
 	conn, err := h.file.SyscallConn()
 	if err != nil {
-		return false, err
+		return err
 	}
-	var done bool
-	err = conn.Control(func(fd uintptr) { done = readable(int(fd)) })
-	return done, err
+	return conn.Control(func(fd uintptr) { f(int(fd)) })
 }
 
 // readable reports whether a pidfd is readable, which it is once its process has ended.
@@ -179,12 +183,8 @@ func readable(fd int) bool {
 
 // Signal sends a signal. It returns nil if the process has ended.
 func (h *Handle) Signal(sig unix.Signal) error {
-	conn, err := h.file.SyscallConn()
-	if err != nil {
-		return err
-	}
 	var failed error
-	if err := conn.Control(func(fd uintptr) { failed = unix.PidfdSendSignal(int(fd), sig, nil, 0) }); err != nil {
+	if err := h.control(func(fd int) { failed = unix.PidfdSendSignal(fd, sig, nil, 0) }); err != nil {
 		return err
 	}
 	if failed != nil && !errors.Is(failed, unix.ESRCH) {
@@ -203,10 +203,11 @@ func (h *Handle) UserIDs() ([]uint32, error) {
 		return nil, endErr
 	case ended: // and status may be another process's
 		return nil, fmt.Errorf("process %d: %w", h.process.PID, ErrEnded)
-	case err != nil:
-		return nil, fmt.Errorf("process %d: %w", h.process.PID, err)
 	}
-	ids, err := statusIDs(status, "Uid:")
+	var ids []uint32
+	if err == nil {
+		ids, err = statusIDs(status, "Uid:")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("process %d: %w", h.process.PID, err)
 	}
