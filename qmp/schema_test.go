@@ -125,7 +125,7 @@ func TestValidateUnsendable(t *testing.T) {
 		path, reason string
 	}{
 		{Object{{"v", 1}, {"v", 2}}, "v", "twice"},
-		{Object{{"v", struct{}{}}}, "v", "type that cannot be sent"},
+		{Object{{"v", struct{}{}}}, "v", "has type struct {}"},
 		{Object{{"v", json.RawMessage(`{`)}}, "v", "no JSON"},
 		{Object{{"v", 1}, {"o", Object{{"v", 1}, {"o", 1}}}}, "o.o", "is int"},
 	} {

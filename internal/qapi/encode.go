@@ -16,9 +16,9 @@ import (
 // Redacted is what every rendering of a secret but the wire shows.
 const Redacted = "[redacted]"
 
-// MaxDepth bounds the nesting. QEMU's own parser refuses more than 1024 levels
+// maxDepth bounds the nesting. QEMU's own parser refuses more than 1024 levels
 // (qobject/json-streamer.c); a value that contains itself ends here.
-const MaxDepth = 1000
+const maxDepth = 1000
 
 // slack is the room kept for what is appended without a call of grow: punctuation and numbers.
 const slack = 64
@@ -84,8 +84,8 @@ type encoder struct {
 }
 
 func (e *encoder) value(v any, depth int) *EncodeError {
-	if depth > MaxDepth {
-		return cannotEncode("is nested more than %d levels deep; does it contain itself?", MaxDepth)
+	if depth > maxDepth {
+		return cannotEncode("is nested more than %d levels deep; does it contain itself?", maxDepth)
 	}
 	e.grow(slack)
 	switch v := v.(type) {
@@ -119,21 +119,21 @@ func (e *encoder) value(v any, depth int) *EncodeError {
 	case []string:
 		return appendArray(e, v, depth)
 	default:
-		number, ok := Number(v)
+		n, ok := number(v)
 		if f, float := v.(float64); float && !ok {
 			return cannotEncode("is %v, which JSON cannot express", f)
 		}
 		if !ok {
 			return cannotEncode("has type %T; use a basic type, Object, map[string]any, []any, []string, json.RawMessage or Sensitive", v)
 		}
-		e.buf = append(e.buf, number...)
+		e.buf = append(e.buf, n...)
 	}
 	return nil
 }
 
-// Number renders a value of any of Go's predeclared integer types, or a float64 that JSON
+// number renders a value of any of Go's predeclared integer types, or a float64 that JSON
 // can express. It reports false for every other value.
-func Number(v any) (json.Number, bool) {
+func number(v any) (json.Number, bool) {
 	r := reflect.ValueOf(v)
 	switch f, float := v.(float64); {
 	case float && !math.IsNaN(f) && !math.IsInf(f, 0):
