@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/luksplug/luksplug/internal/qapi"
 	"github.com/luksplug/luksplug/internal/qmptest"
 )
@@ -260,11 +262,19 @@ func TestPeerStopsReading(t *testing.T) {
 	waitPending(t, c, 1)
 	ctx, cancel := context.WithCancel(qmptest.Context(t))
 	torn := qmptest.Start(ctx, c.Execute, command("big", "x", strings.Repeat("x", 8<<20)))
-	waitPending(t, c, 2)
+	raw, err := c.dispatcher.(*socket).conn.(*net.UnixConn).SyscallConn()
+	qmptest.Must(t, err)
+	waitUntil(t, func() (begun bool) { // the kernel holds a part of the big command
+		qmptest.Must(t, raw.Control(func(fd uintptr) {
+			queued, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+			begun = err == nil && queued > 32<<10
+		}))
+		return begun
+	})
 	// The writer holds the lock. A command that waits for it with another context is not sent.
 	behind, cancelBehind := context.WithCancel(qmptest.Context(t))
 	cancelBehind()
-	_, err := c.Execute(behind, Command{Execute: "behind"})
+	_, err = c.Execute(behind, Command{Execute: "behind"})
 	if isUnknown(err) || !errors.Is(err, context.Canceled) {
 		t.Errorf("behind: %v", err)
 	}

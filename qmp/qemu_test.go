@@ -440,14 +440,19 @@ func TestQEMUKilled(t *testing.T) {
 func waitPending(t testing.TB, c *Client, n int) {
 	t.Helper()
 	s := c.dispatcher.(*socket)
-	for deadline := time.Now().Add(qmptest.Patience); time.Now().Before(deadline); {
+	waitUntil(t, func() bool {
 		s.mu.Lock()
-		pending := len(s.pending)
-		s.mu.Unlock()
-		if pending == n {
-			return
+		defer s.mu.Unlock()
+		return len(s.pending) == n
+	})
+}
+
+// waitUntil waits for a state that has no event to wait for.
+func waitUntil(t testing.TB, reached func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(qmptest.Patience); !reached(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the state is not reached")
 		}
-		time.Sleep(time.Millisecond) // pending has no event to wait for
 	}
-	t.Fatalf("not %d commands in flight", n)
 }
