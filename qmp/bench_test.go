@@ -2,7 +2,6 @@ package qmp
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"net"
 	"path/filepath"
@@ -10,8 +9,28 @@ import (
 	"testing"
 	"time"
 
-	"github.com/luksplug/luksplug/qmp/internal/qmptest"
+	"github.com/luksplug/luksplug/internal/qmptest"
 )
+
+// bareSocket connects to a monitor without the client. exchange writes a command and reads one line back.
+func bareSocket(b *testing.B, address string) (exchange func(command string)) {
+	b.Helper()
+	conn, err := net.Dial("unix", address)
+	qmptest.Must(b, err)
+	b.Cleanup(func() { qmptest.Close(b, conn) })
+	in := bufio.NewReader(conn)
+	exchange = func(command string) {
+		if _, err := conn.Write([]byte(command)); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := in.ReadSlice('\n'); err != nil {
+			b.Fatal(err)
+		}
+	}
+	exchange(`{"execute":"qmp_capabilities","id":1}` + "\n") // reads the greeting
+	exchange("\n")                                           // reads the reply
+	return exchange
+}
 
 // BenchmarkExecute compares Execute with writing the same bytes to a bare
 // socket and reading one line back: the difference is what the client costs.
@@ -19,42 +38,16 @@ func BenchmarkExecute(b *testing.B) {
 	peers := map[string]func(b *testing.B) string{
 		"qemu": func(b *testing.B) string { return qmptest.StartQEMU(b, "-machine", "none").Unix },
 		"fake": func(b *testing.B) string {
-			return fakePeer(b, func(p *fakeConn) {
-				if !p.greet() {
-					return
-				}
-				for {
-					line, err := p.in.ReadSlice('\n')
-					if err != nil {
-						return
-					}
-					// The id is the last member of every command.
-					id := line[bytes.LastIndexByte(line, ':')+1 : len(line)-2]
-					if _, err := p.Write([]byte(`{"return":{},"id":` + string(id) + "}\r\n")); err != nil {
-						return
-					}
+			return greetingPeer(b, func(p *fakeConn) {
+				for c, ok := p.receive(); ok && p.send(reply(c.ID, "{}")); c, ok = p.receive() {
+					continue
 				}
 			})
 		},
 	}
 	for name, start := range peers {
 		b.Run(name+"/bare", func(b *testing.B) {
-			conn, err := net.Dial("unix", start(b))
-			qmptest.Must(b, err)
-			defer qmptest.Close(b, conn)
-			in := bufio.NewReader(conn)
-			exchange := func(command string) {
-				if _, err := conn.Write([]byte(command)); err != nil {
-					b.Fatal(err)
-				}
-				if _, err := in.ReadSlice('\n'); err != nil {
-					b.Fatal(err)
-				}
-			}
-			if _, err := in.ReadSlice('\n'); err != nil { // the greeting
-				b.Fatal(err)
-			}
-			exchange(`{"execute":"qmp_capabilities","id":1}` + "\n")
+			exchange := bareSocket(b, start(b))
 			for b.Loop() {
 				exchange(`{"execute":"query-version","id":22}` + "\n")
 			}
@@ -118,29 +111,13 @@ func BenchmarkSchema(b *testing.B) {
 	})
 }
 
-// BenchmarkOverhead takes turns between a bare socket and Execute, on two
-// monitors of one QEMU, so that the load of the machine hits both alike. It
-// reports the quotient of the medians.
+// BenchmarkOverhead takes turns between a bare socket and Execute, on two monitors of one QEMU, so that the
+// load of the machine hits both alike. It reports the quotient of the medians.
 func BenchmarkOverhead(b *testing.B) {
 	second := filepath.Join(qmptest.SocketDir(b), "second.sock")
 	q := qmptest.StartQEMU(b, "-machine", "none", "-qmp", "unix:"+second+",server=on,wait=off")
 	c := dialTest(b, q.Unix)
-	conn, err := net.Dial("unix", second)
-	qmptest.Must(b, err)
-	defer qmptest.Close(b, conn)
-	in := bufio.NewReader(conn)
-	exchange := func(command string) {
-		if _, err := conn.Write([]byte(command)); err != nil {
-			b.Fatal(err)
-		}
-		if _, err := in.ReadSlice('\n'); err != nil {
-			b.Fatal(err)
-		}
-	}
-	exchange(`{"execute":"qmp_capabilities"}` + "\n") // reads the greeting
-	if _, err := in.ReadSlice('\n'); err != nil {
-		b.Fatal(err)
-	}
+	exchange := bareSocket(b, second)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var bare, ours []time.Duration

@@ -16,7 +16,7 @@ type Client struct {
 	ids        idStyle
 	lastID     atomic.Uint64
 	version    Version
-	peer       peer
+	peerPID    int    // 0 if not known
 	address    string // of the monitor, for SchemaID
 
 	source     SchemaSource  // nil: none
@@ -24,8 +24,7 @@ type Client struct {
 	schema     *Schema       // guarded by schemaLock
 }
 
-// dispatcher gives calls to QEMU: a socket, which has many in flight, or a serial, which
-// has one.
+// dispatcher gives calls to QEMU: a socket, which has many in flight, or a serial, which has one.
 type dispatcher interface {
 	// run executes calls in their order and sets results[i] for calls[i].
 	run(ctx context.Context, calls []*call, results []Result)
@@ -33,12 +32,6 @@ type dispatcher interface {
 	close() error
 	// passesFiles reports whether run takes calls with a file.
 	passesFiles() bool
-}
-
-// peer identifies the process at the other end of a unix socket.
-type peer struct {
-	pid   int
-	known bool
 }
 
 // Option adjusts a new client.
@@ -104,9 +97,8 @@ func (c *Client) ExecuteAll(ctx context.Context, cmds ...Command) []Result {
 	return results
 }
 
-// Subscribe starts a subscription to the events of the given names, or to all
-// events if none is given. Close it when done. After loss of the connection its
-// channel is closed from the start.
+// Subscribe starts a subscription to the events of the given names, or to all events if none is given. Close
+// it when done. After loss of the connection its channel is closed from the start.
 func (c *Client) Subscribe(names ...string) *Subscription {
 	return c.session.hub.subscribe(names)
 }
@@ -141,27 +133,24 @@ func (c *Client) VersionString() string {
 	return c.version.String() + " (" + pkg + ")"
 }
 
-// PassesFiles reports whether Command.File works on this client: over a unix
-// socket, and where the Transport passes files. Elsewhere such a command fails
-// with ErrFileUnsupported, unsent.
+// PassesFiles reports whether Command.File works on this client: over a unix socket, and where the Transport
+// passes files. Elsewhere such a command fails with ErrFileUnsupported, unsent.
 func (c *Client) PassesFiles() bool { return c.dispatcher.passesFiles() }
 
-// PeerPID returns the process id of the QEMU at the other end of a unix socket
-// (SO_PEERCRED, unix(7)). For a socket that was passed to QEMU as a descriptor,
-// the kernel names the process that called listen; for a socketpair, the one
-// that made it. It reports false for other transports.
-func (c *Client) PeerPID() (int, bool) { return c.peer.pid, c.peer.known }
+// PeerPID returns the process id of the QEMU at the other end of a unix socket (SO_PEERCRED, unix(7)). For a
+// socket that was passed to QEMU as a descriptor, the kernel names the process that called listen; for a
+// socketpair, the one that made it. It reports false for other transports.
+func (c *Client) PeerPID() (int, bool) { return c.peerPID, c.peerPID != 0 }
 
 // Done is closed when the connection ends, by Close or by itself.
-func (c *Client) Done() <-chan struct{} { return c.session.done }
+func (c *Client) Done() <-chan struct{} { return c.session.ctx.Done() }
 
 // Err returns nil while the connection is alive, and then why it ended: ErrClosed
 // after Close, otherwise an error that wraps ErrConnectionLost.
 func (c *Client) Err() error { return c.session.cause() }
 
-// Close ends the connection. Callers that wait for a reply get an
-// *UnknownOutcomeError, subscriptions are closed. QEMU keeps running. Close may
-// be called again, to no effect.
+// Close ends the connection. Callers that wait for a reply get an *UnknownOutcomeError, subscriptions are
+// closed. QEMU keeps running. Close may be called again, to no effect.
 func (c *Client) Close() error {
 	c.session.fail(ErrClosed)
 	err := c.dispatcher.close()

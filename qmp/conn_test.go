@@ -6,46 +6,17 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"github.com/luksplug/luksplug/qmp/internal/qmptest"
+	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
-// socketPair returns our end as a connection and the other as a file to inherit.
-func socketPair(t testing.TB) (net.Conn, *os.File) {
-	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	qmptest.Must(t, err)
-	near, far := os.NewFile(uintptr(fds[0]), "near"), os.NewFile(uintptr(fds[1]), "far")
-	t.Cleanup(func() { _ = far.Close() }) // a test may have closed it
-	defer qmptest.Close(t, near)          // FileConn duplicates it
-	conn, err := net.FileConn(near)
-	qmptest.Must(t, err)
-	return conn, far
-}
-
-// A QEMU that inherited one end of a socketpair is a monitor like any other,
-// and takes files.
+// A QEMU that inherited one end of a socketpair is a monitor like any other, and takes files.
 func TestNewConnSocketpair(t *testing.T) {
 	t.Parallel()
-	binary, err := exec.LookPath("qemu-system-x86_64")
-	if err != nil {
-		t.Skip("qemu-system-x86_64 is not installed: install QEMU to run this test")
-	}
-	conn, far := socketPair(t)
-	cmd := exec.Command(binary, "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none",
+	conn := qmptest.StartOver(t, qmptest.QEMUPath(t), "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none",
 		"-chardev", "socket,id=m,fd=3", "-mon", "chardev=m,mode=control")
-	cmd.ExtraFiles = []*os.File{far}
-	qmptest.Must(t, cmd.Start())
-	t.Cleanup(func() {
-		qmptest.Must(t, cmd.Process.Kill())
-		_ = cmd.Wait() // killed: it has no success to report
-	})
-	qmptest.Must(t, far.Close())
 	c, err := NewConn(qmptest.Context(t), conn)
 	qmptest.Must(t, err)
 	defer qmptest.Close(t, c)

@@ -12,16 +12,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Dial connects to a QEMU's monitor and negotiates capabilities, enabling none
-// (not "oob" in particular).
+// Dial connects to a QEMU's monitor and negotiates capabilities, enabling none (not "oob" in particular).
 //
-// address is a unix socket ("/run/vm1.sock", "./vm1.sock", "unix:vm1.sock") or
-// TCP ("localhost:4444", "tcp:[::1]:4444"). An address with a slash or without
-// a port is a unix socket.
+// address is a unix socket ("/run/vm1.sock", "./vm1.sock", "unix:vm1.sock") or TCP ("localhost:4444",
+// "tcp:[::1]:4444"). An address with a slash or without a port is a unix socket.
 //
-// ctx bounds all of it, the wait for QEMU's greeting included; it has no effect
-// on the client afterwards. A QEMU that is busy with another client does not
-// greet: then the error is ErrNoGreeting, once ctx has ended.
+// ctx bounds all of it, the wait for QEMU's greeting included; it has no effect on the client afterwards. A
+// QEMU that is busy with another client does not greet: then the error is ErrNoGreeting, once ctx has ended.
 func Dial(ctx context.Context, address string, opts ...Option) (*Client, error) {
 	network, target := splitAddress(address)
 	var dialer net.Dialer
@@ -36,10 +33,9 @@ func Dial(ctx context.Context, address string, opts ...Option) (*Client, error) 
 	return c, nil
 }
 
-// NewConn makes a client of an open connection to a QEMU's monitor: a unix
-// socket, one end of a socketpair whose other end QEMU inherited, TCP. It
-// negotiates as Dial does. The connection is the client's from then on; if
-// NewConn fails, it is closed.
+// NewConn makes a client of an open connection to a QEMU's monitor: a unix socket, one end of a socketpair
+// whose other end QEMU inherited, TCP. It negotiates as Dial does. The connection is the client's from then
+// on; if NewConn fails, it is closed.
 //
 // ctx bounds the negotiation alone, ErrNoGreeting included.
 func NewConn(ctx context.Context, conn net.Conn, opts ...Option) (*Client, error) {
@@ -48,27 +44,26 @@ func NewConn(ctx context.Context, conn net.Conn, opts ...Option) (*Client, error
 	t := newSocket(conn, s)
 	greeting, err := t.greet(ctx)
 	if err != nil {
-		_ = conn.Close() // the first error is the one to tell
+		_ = conn.Close() // the first error counts
 		return nil, err
 	}
 	t.start()
 	c := newClient(s, t, o)
 	c.lastID.Store(firstID())
 	c.version = greeting.Version
-	c.peer = peerOf(conn)
+	c.peerPID = peerPID(conn)
 	c.address = addressOf(conn)
 	if _, err := c.Execute(ctx, Command{Execute: "qmp_capabilities"}); err != nil {
-		_ = c.Close() // the first error is the one to tell
+		_ = c.Close() // the first error counts
 		return nil, err
 	}
 	return c, nil
 }
 
-// firstID returns where the numbers of a connection's commands begin. No two
-// connections have the same ones: a client that was killed leaves replies, which QEMU
-// sends to the next client, and they must not pass for replies to its commands.
-// There is room for 65536 commands between two beginnings, and the numbers stay exact
-// for those who read JSON's as floating point.
+// firstID returns where the numbers of a connection's commands begin. No two connections have the same ones:
+// a client that was killed leaves replies, which QEMU sends to the next client, and they must not pass for
+// replies to its commands. There is room for 65536 commands between two beginnings, and the numbers stay
+// exact in readers that take JSON's numbers for floating point.
 func firstID() uint64 { return uint64(rand.Uint32()) << 16 }
 
 // splitAddress returns the network and address for net.Dial.
@@ -91,7 +86,7 @@ func dialHint(err error) string {
 	case errors.Is(err, syscall.ENOENT):
 		return " (no such socket: is the VM running, with -qmp?)"
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return " (nobody listens: the VM is gone)"
+		return " (no process listens: the VM is gone)"
 	case errors.Is(err, syscall.EAGAIN):
 		return " (others wait there already: QEMU serves one client at a time)"
 	case errors.Is(err, syscall.EACCES):
@@ -100,8 +95,7 @@ func dialHint(err error) string {
 	return ""
 }
 
-// addressOf names the monitor at the other end, if it has a name that is the
-// same for everybody.
+// addressOf names the monitor at the other end, if it has a name that is the same for all programs.
 func addressOf(conn net.Conn) string {
 	address := conn.RemoteAddr()
 	if address == nil || address.Network() == "unix" && !strings.HasPrefix(address.String(), "/") {
@@ -110,24 +104,20 @@ func addressOf(conn net.Conn) string {
 	return address.Network() + ":" + address.String()
 }
 
-// peerOf queries the kernel for the process at the other end of a unix socket.
-func peerOf(conn net.Conn) peer {
+// peerPID queries the kernel for the process at the other end of a unix socket. It returns 0 if that is not known.
+func peerPID(conn net.Conn) (pid int) {
 	unixConn, ok := conn.(*net.UnixConn)
 	if !ok {
-		return peer{}
+		return 0
 	}
 	raw, err := unixConn.SyscallConn()
 	if err != nil {
-		return peer{}
+		return 0
 	}
-	var found peer
-	err = raw.Control(func(fd uintptr) {
+	_ = raw.Control(func(fd uintptr) { // fails on a closed connection only
 		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			found = peer{pid: int(cred.Pid), known: true}
+			pid = int(cred.Pid)
 		}
 	})
-	if err != nil {
-		return peer{}
-	}
-	return found
+	return pid
 }

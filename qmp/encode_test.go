@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/qmp/internal/qmptest"
+	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
 func TestEncode(t *testing.T) {

@@ -5,8 +5,7 @@ import (
 	"fmt"
 )
 
-// Errors of the client itself. Those with which QEMU refuses a command are in
-// errtext.go.
+// Errors of the client itself. Those with which QEMU refuses a command are in errtext.go.
 var (
 	// ErrClosed: Close was called on this client.
 	ErrClosed = errors.New("QMP client is closed")
@@ -20,13 +19,12 @@ var (
 	// ErrEncode: a command's arguments cannot be encoded; nothing was sent.
 	ErrEncode = errors.New("cannot encode QMP command")
 	// ErrFileUnsupported: Command.File was set on a transport that cannot pass
-	// descriptors; nothing was sent. Ask PassesFiles before.
+	// descriptors; nothing was sent. Check PassesFiles before.
 	ErrFileUnsupported = errors.New("this QMP transport cannot pass file descriptors")
 	// ErrFileWithSecret: a command with a File carried a Sensitive value over a
 	// Transport, whose way for files may show it to others; nothing was sent.
 	ErrFileWithSecret = errors.New("a command that another program passes on must not hold a secret")
-	// ErrNotSent is wrapped by the errors of a Transport which mean that QEMU has not
-	// got the command.
+	// ErrNotSent is wrapped by the errors of a Transport which mean that QEMU has not got the command.
 	ErrNotSent = errors.New("the command has not reached QEMU")
 )
 
@@ -47,9 +45,8 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("QEMU refused %s: %s (%s)", e.Command, e.Description, e.Class)
 }
 
-// UnknownOutcomeError says that a command, or a part of it, was sent, and that
-// no answer came. QEMU may have executed it, may still execute it, or may never
-// do so: query QEMU for what exists.
+// UnknownOutcomeError says that a command, or a part of it, was sent, and that no answer came. QEMU may have
+// executed it, may still execute it, or may never do so: query QEMU for what exists.
 type UnknownOutcomeError struct {
 	Command string
 	Err     error // the cause: a context's error, ErrConnectionLost, ErrClosed, ...

@@ -1,11 +1,13 @@
 package qmp
 
-import "strings"
+import (
+	"regexp"
+	"strings"
+)
 
-// serverTexts are the texts of QEMU's drivers for servers, and what they mean.
-// Most are in the words of the libraries that the drivers use; the tests
-// of package integration provoke each from a real server. The first that is found
-// counts.
+// serverTexts are the texts of QEMU's drivers for servers, and what they mean. Most are in the words of the
+// libraries that the drivers use; the tests of package integration provoke each from a real server. The first
+// that is found counts.
 var serverTexts = []struct {
 	text string
 	err  error
@@ -65,36 +67,27 @@ var serverTexts = []struct {
 	{"nfs_service failed", ErrServerUnreachable},          // libnfs: the connection has failed
 }
 
-// serverText returns the sentinel for a refusal by a server, or for an unreachable
-// one; nil for any other text.
+// cephTexts are texts of QEMU's block/rbd.c, which end in the text of an errno of Ceph's: rados_connect,
+// rados_ioctx_create and rbd_open.
+var cephTexts = []struct {
+	text *regexp.Regexp
+	err  error
+}{
+	{regexp.MustCompile(`(?s)^error connecting: (.*: )?(Permission denied|Operation not permitted)$`), ErrLoginRefused},
+	{regexp.MustCompile(`(?s)^error (opening pool|reading header from) .*: No such file or directory$`), ErrImageNotFound},
+	{regexp.MustCompile(`(?s)^error (opening pool|reading header from) .*: (Permission denied|Operation not permitted)$`), ErrForbidden},
+}
+
+// serverText returns the sentinel for a refusal by a server, or for an unreachable one; nil for any other text.
 func serverText(text string) error {
-	if err := cephText(text); err != nil {
-		return err
+	for _, c := range cephTexts {
+		if c.text.MatchString(text) {
+			return c.err
+		}
 	}
 	for _, s := range serverTexts {
 		if strings.Contains(text, s.text) {
 			return s.err
-		}
-	}
-	return nil
-}
-
-// cephText returns the sentinel for a text of QEMU's block/rbd.c, which ends in the text of an errno of
-// Ceph's: rados_connect, rados_ioctx_create and rbd_open. nil for other texts.
-func cephText(text string) error {
-	const denied, forbidden, missing = ": Permission denied", ": Operation not permitted", ": No such file or directory"
-	ends := func(suffix string) bool { return strings.HasSuffix(text, suffix) }
-	switch {
-	case strings.HasPrefix(text, "error connecting: "):
-		if ends(denied) || ends(forbidden) {
-			return ErrLoginRefused
-		}
-	case strings.HasPrefix(text, "error opening pool "), strings.HasPrefix(text, "error reading header from "):
-		switch {
-		case ends(missing):
-			return ErrImageNotFound
-		case ends(denied), ends(forbidden):
-			return ErrForbidden
 		}
 	}
 	return nil

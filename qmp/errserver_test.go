@@ -5,8 +5,7 @@ import (
 	"testing"
 )
 
-// TestServerText has what real servers made QEMU 10.0.2 say, in the tests of
-// package integration.
+// TestServerText has what real servers made QEMU 10.0.2 say, in the tests of package integration.
 func TestServerText(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]error{

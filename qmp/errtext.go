@@ -2,7 +2,7 @@ package qmp
 
 import (
 	"errors"
-	"strings"
+	"regexp"
 )
 
 // What QEMU means by its refusals. QEMU gives nearly all of them the class
@@ -11,11 +11,10 @@ import (
 var (
 	// ErrWrongPassphrase: no LUKS key slot opens with the given secret.
 	ErrWrongPassphrase = errors.New("wrong passphrase")
-	// ErrNotLUKS: the image has no LUKS header, or not one of the version that was
-	// asked for.
+	// ErrNotLUKS: the image has no LUKS header, or not one of the version that was requested.
 	ErrNotLUKS = errors.New("not a LUKS volume")
 	// ErrEncryptionUnsupported: this QEMU, or Ceph's library in it, cannot decrypt
-	// the image the way it was asked to.
+	// the image in the requested way.
 	ErrEncryptionUnsupported = errors.New("encryption is not supported")
 	// ErrNodeNotFound: no block node of that node-name.
 	ErrNodeNotFound = errors.New("block node not found")
@@ -36,15 +35,13 @@ var (
 	// ErrDeviceNotFound: no device of that id (class DeviceNotFound). It does not
 	// mean that the device's block node is free already.
 	ErrDeviceNotFound = errors.New("device not found")
-	// ErrUnplugPending: the device has been asked to leave, and the guest has not
-	// released it yet.
+	// ErrUnplugPending: the guest has been requested to release the device, and has not done so yet.
 	ErrUnplugPending = errors.New("device is being unplugged")
 	// ErrBusNotFound: no bus of that name.
 	ErrBusNotFound = errors.New("bus not found")
 	// ErrNoHotplug: the bus takes no device while the VM runs.
 	ErrNoHotplug = errors.New("bus does not support hot plug")
-	// ErrLoginRefused: a server does not take the user, password or key, or wants
-	// one where none was given.
+	// ErrLoginRefused: a server does not take the user, password or key, or wants one where none was given.
 	ErrLoginRefused = errors.New("the server refuses the login")
 	// ErrForbidden: a server does not give the image to this user.
 	ErrForbidden = errors.New("the server does not allow it")
@@ -59,8 +56,7 @@ var (
 	ErrTLSRefused = errors.New("the server refuses TLS")
 	// ErrTLSCredentials: the certificates or keys for TLS cannot be used.
 	ErrTLSCredentials = errors.New("unusable TLS credentials")
-	// ErrTLSKeyPassphrase: the key for TLS is encrypted, and not with the given
-	// passphrase.
+	// ErrTLSKeyPassphrase: the key for TLS is encrypted, and not with the given passphrase.
 	ErrTLSKeyPassphrase = errors.New("wrong passphrase of a TLS key")
 	// ErrImageNotFound: a server has no such export, unit or file.
 	ErrImageNotFound = errors.New("the server has no such image")
@@ -75,56 +71,44 @@ const (
 	deviceNotFound  = "DeviceNotFound"
 )
 
-// Is reports whether QEMU's class and text are what the sentinel target stands
-// for. Texts are searched for, not compared, because QEMU puts the name of an
-// image or property in front of some.
+// errorTexts are the texts by which QEMU refuses a command, without those of servers.
+var errorTexts = []struct {
+	err  error
+	text *regexp.Regexp
+}{
+	// Of two texts about a passphrase or format, the second is of Ceph's library.
+	{ErrWrongPassphrase, regexp.MustCompile(`Invalid password, cannot unlock any keyslot|encryption load fail: Operation not permitted`)},
+	{ErrNotLUKS, regexp.MustCompile(`Volume is not in LUKS format|encryption load fail: Invalid argument`)},
+	{ErrEncryptionUnsupported, regexp.MustCompile(`encryption load fail: Operation not supported|unknown image encryption format|` +
+		`RBD library does not support layered encryption`)},
+	{ErrNodeNotFound, regexp.MustCompile(`Failed to find node with node-name=|(?s:Cannot find device=.*node-name=)`)},
+	{ErrNodeInUse, regexp.MustCompile(`(?s)^(Block device|Node) .*is in use$`)},
+	{ErrNodeReadOnly, regexp.MustCompile(`Block node is read-only`)},
+	{ErrImageLocked, regexp.MustCompile(`(?s)Failed to get .* lock`)},
+	{ErrObjectNotFound, regexp.MustCompile(`(?s)object '.*' not found|No secret with id '`)},
+	{ErrFDSetNotFound, regexp.MustCompile(`(?s)File descriptor named 'fdset-id:.*' not found`)},
+	{ErrChardevNotFound, regexp.MustCompile(`(?s)Chardev '.*' not found`)},
+	{ErrDuplicate, regexp.MustCompile(`Duplicate nodes with node-name='|attempt to add duplicate property '|Duplicate device ID '`)},
+	// The second is a PCI Express port's, while its lamp blinks.
+	{ErrUnplugPending, regexp.MustCompile(`is already in the process of unplug|Hot-unplug failed: guest is busy`)},
+	{ErrBusNotFound, regexp.MustCompile(`(?s)Bus '.*' not found`)},
+	{ErrNoHotplug, regexp.MustCompile(`(?s)Bus '.*' does not support hotplugging`)},
+}
+
+// Is reports whether QEMU's class and text are what the sentinel target stands for. Texts are searched for,
+// not compared, because QEMU puts the name of an image or property in front of some.
 func (e *Error) Is(target error) bool {
-	text := e.Description
-	has := func(part string) bool { return strings.Contains(text, part) }
-	// between looks for text that begins and ends so, whatever the name between.
-	between := func(begin, end string) bool {
-		_, rest, found := strings.Cut(text, begin)
-		return found && strings.Contains(rest, end)
-	}
 	switch target {
-	case ErrWrongPassphrase:
-		return has("Invalid password, cannot unlock any keyslot") || has("encryption load fail: Operation not permitted") // the second is of Ceph's library
-	case ErrNotLUKS:
-		return has("Volume is not in LUKS format") || has("encryption load fail: Invalid argument")
-	case ErrEncryptionUnsupported:
-		return has("encryption load fail: Operation not supported") || has("unknown image encryption format") ||
-			has("RBD library does not support layered encryption")
-	case ErrNodeNotFound:
-		return has("Failed to find node with node-name=") || between("Cannot find device=", "node-name=")
-	case ErrNodeInUse:
-		return (strings.HasPrefix(text, "Block device ") || strings.HasPrefix(text, "Node ")) &&
-			strings.HasSuffix(text, " is in use")
-	case ErrNodeReadOnly:
-		return has("Block node is read-only")
-	case ErrImageLocked:
-		return between("Failed to get ", " lock")
-	case ErrObjectNotFound:
-		return between("object '", "' not found") || has("No secret with id '")
-	case ErrFDSetNotFound:
-		return between("File descriptor named 'fdset-id:", "' not found")
-	case ErrChardevNotFound:
-		return between("Chardev '", "' not found")
-	case ErrDuplicate:
-		return has("Duplicate nodes with node-name='") || has("attempt to add duplicate property '") ||
-			has("Duplicate device ID '")
-	case ErrUnplugPending:
-		// The second is a PCI Express port's, while its lamp blinks.
-		return has("is already in the process of unplug") || has("Hot-unplug failed: guest is busy")
-	case ErrBusNotFound:
-		return between("Bus '", "' not found")
-	case ErrNoHotplug:
-		return between("Bus '", "' does not support hotplugging")
-	case ErrLoginRefused, ErrForbidden, ErrServerUnreachable, ErrServerUntrusted, ErrTLSRequired, ErrTLSRefused, ErrTLSCredentials, ErrTLSKeyPassphrase, ErrImageNotFound:
-		return serverText(text) == target
 	case ErrDeviceNotFound:
 		return e.Class == deviceNotFound
 	case ErrCommandNotFound:
 		return e.Class == commandNotFound
 	}
-	return false
+	for _, t := range errorTexts {
+		if t.err == target {
+			return t.text.MatchString(e.Description)
+		}
+	}
+	err := serverText(e.Description)
+	return err != nil && err == target
 }

@@ -1,6 +1,7 @@
 package qmp
 
 import (
+	"maps"
 	"slices"
 	"sync"
 )
@@ -16,9 +17,8 @@ type Event struct {
 	} `json:"timestamp"`
 }
 
-// Subscription receives events, in order, from the moment of Subscribe. Behind
-// its channel is a queue without a bound, so that a listener that is slow, or
-// never reads, delays neither replies nor other listeners.
+// Subscription receives events, in order, from the moment of Subscribe. Behind its channel is a queue without
+// a bound, so that a listener that is slow, or never reads, delays neither replies nor other listeners.
 type Subscription struct {
 	names []string // none: all
 	out   chan Event
@@ -125,9 +125,7 @@ func (h *hub) subscribe(names []string) *Subscription {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.ended {
-		s.ended = true
-	} else {
+	if s.ended = h.ended; !h.ended {
 		if h.subs == nil {
 			h.subs = make(map[*Subscription]struct{})
 		}
@@ -159,8 +157,7 @@ func (h *hub) publish(e Event) {
 	}
 }
 
-// end takes no more subscriptions and events. Those that were there deliver
-// what they have.
+// end takes no more subscriptions and events. Those that were there deliver what they have.
 func (h *hub) end() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -174,10 +171,7 @@ func (h *hub) end() {
 func (h *hub) closeAll() {
 	h.end()
 	h.mu.Lock()
-	subs := make([]*Subscription, 0, len(h.subs))
-	for s := range h.subs {
-		subs = append(subs, s)
-	}
+	subs := slices.Collect(maps.Keys(h.subs)) // Close takes the lock
 	h.mu.Unlock()
 	for _, s := range subs {
 		s.Close()

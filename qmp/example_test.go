@@ -41,7 +41,7 @@ func Example() {
 	case errors.Is(err, qmp.ErrNodeNotFound):
 		fmt.Println("was not there:", err)
 	case errors.As(err, &unknown):
-		fmt.Println("ask QEMU whether it is still there:", err)
+		fmt.Println("query QEMU whether it is still there:", err)
 	default:
 		fmt.Println("not removed:", err)
 	}

@@ -10,8 +10,10 @@ import (
 	"sync"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/luksplug/luksplug/internal/qapi"
-	"github.com/luksplug/luksplug/qmp/internal/qmptest"
+	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
 const strayEvent = `{"event":"STRAY","data":{"n":1},"timestamp":{"seconds":1,"microseconds":2}}`
@@ -31,8 +33,8 @@ func TestEventsDuringHandshake(t *testing.T) {
 		p.send(strayEvent, `{"return":"late","id":12345}`, `{"return":"no number","id":"x"}`, "", reply(c.ID, `"mine"`))
 		p.drain()
 	})
-	var trace traceLog
-	c := dialTest(t, path, WithTrace(trace.add))
+	var trace qmptest.Log
+	c := dialTest(t, path, traceTo(&trace))
 	sub := c.Subscribe("STRAY")
 	defer sub.Close()
 	value, err := c.Execute(qmptest.Context(t), Command{Execute: "x"})
@@ -45,7 +47,7 @@ func TestEventsDuringHandshake(t *testing.T) {
 	if e := qmptest.Await(t, sub.Events(), "the event"); e.Data["n"] != 1.0 || e.Timestamp.Microseconds != 2 {
 		t.Errorf("%+v", e)
 	}
-	if n := trace.count(Occurred); n != 5 {
+	if n := strings.Count("\n"+trace.String(), "\nevent "); n != 5 {
 		t.Errorf("%d events traced", n)
 	}
 }
@@ -81,46 +83,11 @@ func TestRepliesToAnother(t *testing.T) {
 	}
 }
 
-type traceLog struct {
-	mu      sync.Mutex
-	entries []TraceEntry
-}
-
-func (l *traceLog) add(e TraceEntry) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.entries = append(l.entries, e)
-}
-
-func (l *traceLog) count(d Direction) (n int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, e := range l.entries {
-		if e.Direction == d {
-			n++
-		}
-	}
-	return n
-}
-
-func (l *traceLog) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var out strings.Builder
-	for _, e := range l.entries {
-		fmt.Fprintf(&out, "%s %s\n", e.Direction, e.JSON)
-	}
-	return out.String()
-}
-
 // Five megabytes in one line, and in an event, and a small reply after it.
 func TestHugeMessages(t *testing.T) {
 	t.Parallel()
 	huge := strings.Repeat("x", 5<<20)
-	path := fakePeer(t, func(p *fakeConn) {
-		if !p.greet() {
-			return
-		}
+	path := greetingPeer(t, func(p *fakeConn) {
 		a, _ := p.receive()
 		b, _ := p.receive()
 		p.send(`{"event":"HUGE","data":{"x":"`+huge+`"},"timestamp":{"seconds":1,"microseconds":1}}`,
@@ -148,10 +115,7 @@ func TestRepliesOutOfOrderAndLate(t *testing.T) {
 	t.Parallel()
 	first := make(chan uint64, 1)
 	goOn := make(chan struct{})
-	path := fakePeer(t, func(p *fakeConn) {
-		if !p.greet() {
-			return
-		}
+	path := greetingPeer(t, func(p *fakeConn) {
 		late, _ := p.receive()
 		first <- late.ID
 		<-goOn
@@ -160,8 +124,8 @@ func TestRepliesOutOfOrderAndLate(t *testing.T) {
 		p.send(reply(c.ID, `"c"`), reply(late.ID, `"dGhlIHNlY3JldA=="`), reply(b.ID, `"b"`))
 		p.drain()
 	})
-	var trace traceLog
-	client := dialTest(t, path, WithTrace(trace.add))
+	var trace qmptest.Log
+	client := dialTest(t, path, traceTo(&trace))
 	ctx, cancel := context.WithCancel(qmptest.Context(t))
 	secret := []byte("dGhlIHNlY3JldA==")
 	done := make(chan error, 1)
@@ -194,10 +158,7 @@ func TestRepliesOutOfOrderAndLate(t *testing.T) {
 func TestSecretsAreScrubbed(t *testing.T) {
 	t.Parallel()
 	const secret = "c2VjcmV0L3ZhbHVl"
-	path := fakePeer(t, func(p *fakeConn) {
-		if !p.greet() {
-			return
-		}
+	path := greetingPeer(t, func(p *fakeConn) {
 		a, _ := p.receive()
 		b, _ := p.receive()
 		if a.Arguments["data"] != secret {
@@ -207,8 +168,8 @@ func TestSecretsAreScrubbed(t *testing.T) {
 			fmt.Sprintf(`{"error":{"class":"GenericError","desc":"bad data '%s'"},"id":%d}`, secret, b.ID))
 		p.drain()
 	})
-	var trace traceLog
-	c := dialTest(t, path, WithTrace(trace.add))
+	var trace qmptest.Log
+	c := dialTest(t, path, traceTo(&trace))
 	cmd := command("object-add", "data", NewSensitive([]byte(secret)))
 	results := c.ExecuteAll(qmptest.Context(t), cmd, cmd)
 	if string(results[0].Value) != `{"echo":["[redacted]","[redacted]","x"]}` {
@@ -235,10 +196,7 @@ func TestProtocolFaults(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			path := fakePeer(t, func(p *fakeConn) {
-				if !p.greet() {
-					return
-				}
+			path := greetingPeer(t, func(p *fakeConn) {
 				if _, ok := p.receive(); !ok {
 					return
 				}
@@ -251,7 +209,7 @@ func TestProtocolFaults(t *testing.T) {
 			})
 			c := dialTest(t, path)
 			_, err := c.Execute(qmptest.Context(t), Command{Execute: "x"})
-			if _, ok := qmptest.ErrorAs[*UnknownOutcomeError](err); !ok || !errors.Is(err, ErrConnectionLost) ||
+			if !isUnknown(err) || !errors.Is(err, ErrConnectionLost) ||
 				errors.Is(err, ErrProtocol) == (line == "") {
 				t.Errorf("%v", err)
 			}
@@ -289,47 +247,43 @@ func TestHandshakeFaults(t *testing.T) {
 	}
 }
 
-// A peer that reads nothing: a command that cannot be written whole within its
-// context spoils the stream, so the connection ends; one that was not begun was
-// not sent, and harms nothing.
+// A peer that reads nothing: a command that cannot be written whole within its context spoils the stream, so
+// the connection ends; one that was not begun was not sent, and harms nothing.
 func TestPeerStopsReading(t *testing.T) {
 	t.Parallel()
-	path := fakePeer(t, func(p *fakeConn) {
-		if !p.greet() {
-			return
-		}
+	path := greetingPeer(t, func(p *fakeConn) {
 		// Reads no more: its buffer fills. The write below ends when the client is gone.
 		for p.send(strayEvent) {
 			continue
 		}
 	})
 	c := dialTest(t, path)
-	waiting := make(chan error, 1)
-	go func() {
-		_, err := c.Execute(context.Background(), Command{Execute: "small"})
-		waiting <- err
-	}()
+	waiting := qmptest.Start(context.Background(), c.Execute, Command{Execute: "small"})
 	waitPending(t, c, 1)
 	ctx, cancel := context.WithCancel(qmptest.Context(t))
-	torn := make(chan error, 1)
-	go func() {
-		_, err := c.Execute(ctx, command("big", "x", strings.Repeat("x", 8<<20)))
-		torn <- err
-	}()
-	waitPending(t, c, 2)
-	// The writer holds the lock. Who waits for it with another context is not sent.
+	torn := qmptest.Start(ctx, c.Execute, command("big", "x", strings.Repeat("x", 8<<20)))
+	raw, err := c.dispatcher.(*socket).conn.(*net.UnixConn).SyscallConn()
+	qmptest.Must(t, err)
+	waitUntil(t, func() (begun bool) { // the kernel holds a part of the big command
+		qmptest.Must(t, raw.Control(func(fd uintptr) {
+			queued, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
+			begun = err == nil && queued > 32<<10
+		}))
+		return begun
+	})
+	// The writer holds the lock. A command that waits for it with another context is not sent.
 	behind, cancelBehind := context.WithCancel(qmptest.Context(t))
 	cancelBehind()
-	_, err := c.Execute(behind, Command{Execute: "behind"})
-	if _, unknown := qmptest.ErrorAs[*UnknownOutcomeError](err); unknown || !errors.Is(err, context.Canceled) {
+	_, err = c.Execute(behind, Command{Execute: "behind"})
+	if isUnknown(err) || !errors.Is(err, context.Canceled) {
 		t.Errorf("behind: %v", err)
 	}
 	cancel()
-	if _, unknown := qmptest.ErrorAs[*UnknownOutcomeError](qmptest.Await(t, torn, "the torn command")); !unknown {
+	if !isUnknown(qmptest.Await(t, torn, "the torn command")) {
 		t.Error("the torn command's outcome is known")
 	}
 	err = qmptest.Await(t, waiting, "the other caller")
-	if _, unknown := qmptest.ErrorAs[*UnknownOutcomeError](err); !unknown || !errors.Is(err, ErrConnectionLost) {
+	if !isUnknown(err) || !errors.Is(err, ErrConnectionLost) {
 		t.Errorf("the other caller: %v", err)
 	}
 	qmptest.AwaitDone(t, c.Done())
@@ -373,12 +327,12 @@ func (c *cutConn) Write(b []byte) (int, error) {
 
 func TestCancelledContextSendsNothing(t *testing.T) {
 	t.Parallel()
-	var trace traceLog
-	c, _ := startNone(t, WithTrace(trace.add))
+	var trace qmptest.Log
+	c, _ := startNone(t, traceTo(&trace))
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	for _, r := range c.ExecuteAll(ctx, Command{Execute: "stop"}, Command{Execute: "quit"}) {
-		if _, unknown := qmptest.ErrorAs[*UnknownOutcomeError](r.Err); unknown || !errors.Is(r.Err, context.Canceled) {
+		if isUnknown(r.Err) || !errors.Is(r.Err, context.Canceled) {
 			t.Errorf("%v", r.Err)
 		}
 	}
@@ -400,33 +354,25 @@ func TestCancelledContextSendsNothing(t *testing.T) {
 // Close wakes callers, writers and subscriptions, with events unread.
 func TestCloseWakesAll(t *testing.T) {
 	t.Parallel()
-	quiet := fakePeer(t, func(p *fakeConn) {
-		if p.greet() {
-			p.send(strayEvent, strayEvent)
-			p.drain()
-		}
+	quiet := greetingPeer(t, func(p *fakeConn) {
+		p.send(strayEvent, strayEvent)
+		p.drain()
 	})
 	c := dialTest(t, quiet)
 	sub := c.Subscribe()
-	errs := make(chan error, 1)
-	go func() {
-		_, err := c.Execute(context.Background(), Command{Execute: "x"})
-		errs <- err
-	}()
+	errs := qmptest.Start(context.Background(), c.Execute, Command{Execute: "x"})
 	waitPending(t, c, 1)
 	var wg sync.WaitGroup
 	for range 4 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			if err := c.Close(); err != nil {
 				t.Error(err)
 			}
-		}()
+		})
 	}
 	wg.Wait()
 	err := qmptest.Await(t, errs, "the woken caller")
-	if _, unknown := qmptest.ErrorAs[*UnknownOutcomeError](err); !unknown || !errors.Is(err, ErrClosed) {
+	if !isUnknown(err) || !errors.Is(err, ErrClosed) {
 		t.Errorf("%v", err)
 	}
 	qmptest.AwaitClosed(t, sub.Events(), "the subscription")
@@ -447,7 +393,7 @@ func TestSplitAddress(t *testing.T) {
 
 // TestWriteFindsTheConnectionLost: a command that could not be written for loss
 // of the connection is the end of the client at once, and not only when the
-// reader notices: who sees ErrConnectionLost looks at Done, and dials again.
+// reader notices: a caller that gets ErrConnectionLost checks Done and dials again.
 func TestWriteFindsTheConnectionLost(t *testing.T) {
 	t.Parallel()
 	over := make(chan struct{})
@@ -461,7 +407,7 @@ func TestWriteFindsTheConnectionLost(t *testing.T) {
 	defer close(over)
 	c := dialTest(t, path)
 	_, err := c.Execute(qmptest.Context(t), Command{Execute: "x"})
-	if _, unknown := qmptest.ErrorAs[*UnknownOutcomeError](err); unknown || !errors.Is(err, ErrConnectionLost) {
+	if isUnknown(err) || !errors.Is(err, ErrConnectionLost) {
 		t.Errorf("the command ended with %v", err)
 	}
 	select {

@@ -58,8 +58,7 @@ type shortReader struct {
 
 func (r *shortReader) Read(p []byte) (int, error) { return r.from.Read(p[:min(len(p), r.size)]) }
 
-// FuzzParseSchema: whatever parses can be asked and validated against without
-// panic or endless recursion.
+// FuzzParseSchema: whatever parses can be queried and validated against without panic or endless recursion.
 func FuzzParseSchema(f *testing.F) {
 	f.Add([]byte(`[{"name":"c","meta-type":"command","arg-type":"0","ret-type":"0"},
 		{"name":"0","meta-type":"object","tag":"t","members":[{"name":"t","type":"e"},{"name":"l","type":"[a]","default":null}],

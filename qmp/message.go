@@ -22,7 +22,7 @@ type Command struct {
 	Arguments Object
 	// File, if set, is passed to QEMU together with this command (add-fd,
 	// getfd), by SCM_RIGHTS (unix(7)). Not every client can: see PassesFiles.
-	// The file stays the caller's, who may close it when Execute has returned.
+	// The file stays the caller's, and may be closed when Execute has returned.
 	File *os.File
 }
 
@@ -94,8 +94,7 @@ func (cmd Command) object(id uint64, style idStyle) Object {
 	return o
 }
 
-// encodeError names an argument as the caller does, who knows nothing of the object that
-// it is wrapped in.
+// encodeError names an argument as the caller does, without the object that it is wrapped in.
 func encodeError(command string, err error) error {
 	var fault *qapi.EncodeError
 	if errors.As(err, &fault) {
@@ -196,9 +195,8 @@ func (m *message) line() []byte {
 	return append(buf, '}')
 }
 
-// lineReader splits a stream into lines of any length. One lineReader lives as
-// long as its connection: bytes that one message's reader has buffered belong
-// to the next message.
+// lineReader splits a stream into lines of any length. One lineReader lives as long as its connection: bytes
+// that one message's reader has buffered belong to the next message.
 type lineReader struct {
 	r    *bufio.Reader
 	long []byte // gathers a line that does not fit r's buffer

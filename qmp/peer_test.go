@@ -11,8 +11,12 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/luksplug/luksplug/qmp/internal/qmptest"
+	"go.uber.org/goleak"
+
+	"github.com/luksplug/luksplug/internal/qmptest"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // startNone starts a QEMU without a machine, and a client of it.
 func startNone(t testing.TB, opts ...Option) (*Client, *qmptest.QEMU) {
@@ -38,9 +42,7 @@ func fakePeer(t testing.TB, serve func(p *fakeConn)) string {
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var conns []net.Conn
-	wg.Add(1)
-	go func() {
-		defer wg.Done()
+	wg.Go(func() {
 		for {
 			conn, err := listener.Accept()
 			if err != nil {
@@ -56,7 +58,7 @@ func fakePeer(t testing.TB, serve func(p *fakeConn)) string {
 				serve(&fakeConn{Conn: conn, in: bufio.NewReader(conn)})
 			}()
 		}
-	}()
+	})
 	t.Cleanup(func() {
 		qmptest.Close(t, listener)
 		mu.Lock()
@@ -67,6 +69,27 @@ func fakePeer(t testing.TB, serve func(p *fakeConn)) string {
 		wg.Wait()
 	})
 	return path
+}
+
+// greetingPeer is a fakePeer that has negotiated capabilities before serve gets the connection.
+func greetingPeer(t testing.TB, serve func(p *fakeConn)) string {
+	t.Helper()
+	return fakePeer(t, func(p *fakeConn) {
+		if p.greet() {
+			serve(p)
+		}
+	})
+}
+
+// traceTo has a client write its trace to a log.
+func traceTo(l *qmptest.Log) Option {
+	return WithTrace(func(e TraceEntry) { l.Add(e.Direction, e.JSON) })
+}
+
+// isUnknown reports whether err says that a command's outcome is unknown.
+func isUnknown(err error) bool {
+	_, unknown := qmptest.ErrorAs[*UnknownOutcomeError](err)
+	return unknown
 }
 
 // fakeConn is the fake peer's end of a connection.
@@ -96,14 +119,9 @@ type fakeCommand struct {
 // receive reads one command; false: the connection is gone.
 func (f *fakeConn) receive() (fakeCommand, bool) {
 	line, err := f.in.ReadBytes('\n')
-	if err != nil {
-		return fakeCommand{}, false
-	}
 	var c fakeCommand
-	if err := json.Unmarshal(line, &c); err != nil {
-		return fakeCommand{}, false
-	}
-	return c, true
+	ok := err == nil && json.Unmarshal(line, &c) == nil
+	return c, ok
 }
 
 // greet does what QEMU does until capabilities are negotiated.

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/luksplug/luksplug/qmp/internal/qmptest"
+	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
 func TestDialUnixAndTCP(t *testing.T) {
@@ -38,8 +38,7 @@ func TestDialUnixAndTCP(t *testing.T) {
 			qmptest.Must(t, c.Close())
 			qmptest.Must(t, c.Close()) // idempotent
 			_, err = c.Execute(qmptest.Context(t), Command{Execute: "query-status"})
-			var unknown *UnknownOutcomeError
-			if !errors.Is(err, ErrClosed) || errors.As(err, &unknown) {
+			if !errors.Is(err, ErrClosed) || isUnknown(err) {
 				t.Errorf("after Close: %v", err)
 			}
 			if !errors.Is(c.Err(), ErrClosed) {
@@ -91,14 +90,12 @@ func TestSchema(t *testing.T) {
 	var wg sync.WaitGroup
 	schemas := make([]*Schema, 8)
 	for i := range schemas {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			var err error
 			if schemas[i], err = c.Schema(qmptest.Context(t)); err != nil {
 				t.Error(err)
 			}
-		}()
+		})
 	}
 	wg.Wait()
 	for _, s := range schemas {
@@ -107,7 +104,7 @@ func TestSchema(t *testing.T) {
 		}
 	}
 	if queries != 1 {
-		t.Errorf("QEMU was asked %d times", queries)
+		t.Errorf("QEMU was queried %d times", queries)
 	}
 	qmptest.Must(t, c.Close())
 	cached := dialTest(t, q.Unix, WithSchema(schemas[0]))
@@ -258,15 +255,13 @@ func TestFilePassing(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	for _, half := range [][]Command{cmds[:files], cmds[files:]} {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			for i, r := range c.ExecuteAll(qmptest.Context(t), half...) {
 				if r.Err != nil {
 					t.Errorf("%s: %v", half[i].Execute, r.Err)
 				}
 			}
-		}()
+		})
 	}
 	wg.Wait()
 	for i := range files {
@@ -306,7 +301,7 @@ func TestFileCannotBePassed(t *testing.T) {
 	qmptest.Must(t, closed.Close())
 	cmd := Command{Execute: "add-fd", File: closed}
 	_, err := c.Execute(qmptest.Context(t), cmd)
-	if _, unknown := qmptest.ErrorAs[*UnknownOutcomeError](err); unknown || err == nil || errors.Is(err, ErrConnectionLost) ||
+	if isUnknown(err) || err == nil || errors.Is(err, ErrConnectionLost) ||
 		!strings.Contains(err.Error(), "cannot pass the file") {
 		t.Errorf("closed file: %v", err)
 	}
@@ -376,9 +371,7 @@ func TestConcurrentReplies(t *testing.T) {
 	c, _ := startNone(t)
 	var wg sync.WaitGroup
 	for g := range 16 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			for i := range 50 {
 				name := fmt.Sprintf("no-%d-%d", g, i)
 				_, err := c.Execute(qmptest.Context(t), command("blockdev-del", "node-name", name))
@@ -386,7 +379,7 @@ func TestConcurrentReplies(t *testing.T) {
 					t.Errorf("%s: %v", name, err)
 				}
 			}
-		}()
+		})
 	}
 	wg.Wait()
 }
@@ -430,15 +423,15 @@ func TestQEMUKilled(t *testing.T) {
 	q.Kill()
 	for range callers {
 		err := qmptest.Await(t, errs, "a woken caller")
-		if _, ok := qmptest.ErrorAs[*UnknownOutcomeError](err); !ok || !errors.Is(err, ErrConnectionLost) {
+		if !isUnknown(err) || !errors.Is(err, ErrConnectionLost) {
 			t.Errorf("woken with %v", err)
 		}
 	}
 	_, err := c.Execute(qmptest.Context(t), Command{Execute: "query-status"})
-	if _, unknown := qmptest.ErrorAs[*UnknownOutcomeError](err); unknown || !errors.Is(err, ErrConnectionLost) {
+	if isUnknown(err) || !errors.Is(err, ErrConnectionLost) {
 		t.Errorf("after the loss: %v", err)
 	}
-	if _, err := Dial(qmptest.Context(t), q.Unix); !errors.Is(err, syscall.ECONNREFUSED) || !strings.Contains(err.Error(), "nobody listens") {
+	if _, err := Dial(qmptest.Context(t), q.Unix); !errors.Is(err, syscall.ECONNREFUSED) || !strings.Contains(err.Error(), "no process listens") {
 		t.Errorf("dialling a dead QEMU: %v", err)
 	}
 }
@@ -447,14 +440,19 @@ func TestQEMUKilled(t *testing.T) {
 func waitPending(t testing.TB, c *Client, n int) {
 	t.Helper()
 	s := c.dispatcher.(*socket)
-	for deadline := time.Now().Add(qmptest.Patience); time.Now().Before(deadline); {
+	waitUntil(t, func() bool {
 		s.mu.Lock()
-		pending := len(s.pending)
-		s.mu.Unlock()
-		if pending == n {
-			return
+		defer s.mu.Unlock()
+		return len(s.pending) == n
+	})
+}
+
+// waitUntil waits for a state that has no event to wait for.
+func waitUntil(t testing.TB, reached func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(qmptest.Patience); !reached(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the state is not reached")
 		}
-		time.Sleep(time.Millisecond) // pending has no event to wait for
 	}
-	t.Fatalf("not %d commands in flight", n)
 }

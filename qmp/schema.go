@@ -31,11 +31,11 @@ const (
 // schemaType is one type, with its references to other types resolved.
 type schemaType struct {
 	meta     metaType
-	json     string              // builtin: "string", "int", "number", "boolean", "null", "value", ...
-	values   map[string]struct{} // enum
-	element  *schemaType         // array
-	members  []schemaMember      // object
-	tag      string              // object: the member whose value selects a variant
+	json     string         // builtin: "string", "int", "number", "boolean", "null", "value", ...
+	values   []string       // enum, sorted
+	element  *schemaType    // array
+	members  []schemaMember // object
+	tag      string         // object: the member whose value selects a variant
 	variants map[string]*schemaType
 	branches []*schemaType // alternate
 	features []string      // object: what the type can do beyond what its members say
@@ -68,6 +68,17 @@ type schemaEntity struct {
 	Variants []entityVariant `json:"variants,omitempty"`
 	ArgType  string          `json:"arg-type,omitempty"`
 	Features []string        `json:"features,omitempty"`
+}
+
+// allValues returns the values of an enumeration, sorted: QEMU 6.2 and later have them as members as well, and the list
+// "values" is deprecated.
+func (e *schemaEntity) allValues() []string {
+	values := slices.Clone(e.Values)
+	for _, m := range e.Members {
+		values = append(values, m.Name)
+	}
+	slices.Sort(values)
+	return slices.Compact(values)
 }
 
 type entityMember struct {
@@ -141,13 +152,7 @@ func (r *schemaResolver) fill(t *schemaType, e schemaEntity) {
 	case metaArray:
 		t.element = r.lookup(e.Name, e.Element, metaBuiltin, metaEnum, metaObject, metaAlternate)
 	case metaEnum:
-		t.values = make(map[string]struct{})
-		for _, v := range e.Values {
-			t.values[v] = struct{}{}
-		}
-		for _, m := range e.Members { // QEMU 6.2 and later; "values" is deprecated
-			t.values[m.Name] = struct{}{}
-		}
+		t.values = e.allValues()
 	case metaObject:
 		t.members, t.features = nil, e.Features
 		for _, m := range e.Members {
@@ -174,11 +179,10 @@ func (r *schemaResolver) fill(t *schemaType, e schemaEntity) {
 	}
 }
 
-// Supports reports whether this QEMU knows a command, and in it what path names:
-// members, the values that select a variant, and the values of enumerations,
-// joined by dots. Arrays are passed through. A last part that begins with a
-// dollar sign is a feature of an object, which marks a member that has
-// more meanings than it used to have ("features" in docs/devel/qapi-code-gen).
+// Supports reports whether this QEMU knows a command, and in it what path names: members, the values that
+// select a variant, and the values of enumerations, joined by dots. Arrays are passed through. A last part
+// that begins with a dollar sign is a feature of an object, which marks a member that has more meanings than
+// it used to have ("features" in docs/devel/qapi-code-gen).
 //
 //	s.Supports("blockdev-add", "")             // the command itself
 //	s.Supports("blockdev-add", "luks")         // the driver
@@ -218,14 +222,9 @@ func (t *schemaType) supports(path []string, hops int) bool {
 	case metaArray:
 		return t.element.supports(path, hops+1)
 	case metaEnum:
-		_, ok := t.values[path[0]]
-		return ok && len(path) == 1
+		return len(path) == 1 && slices.Contains(t.values, path[0])
 	case metaAlternate:
-		for _, branch := range t.branches {
-			if branch.supports(path, hops+1) {
-				return true
-			}
-		}
+		return slices.ContainsFunc(t.branches, func(branch *schemaType) bool { return branch.supports(path, hops+1) })
 	case metaObject:
 		if feature, ok := strings.CutPrefix(path[0], "$"); ok {
 			return len(path) == 1 && slices.Contains(t.features, feature)

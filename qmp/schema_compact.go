@@ -3,13 +3,11 @@ package qmp
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 )
 
-// CompactSchema drops from the "return" value of query-qmp-schema what
-// ParseSchema has no use for: the types of replies and of events' data, the
-// features of all but objects, and the second list of each enumeration's values.
-// The rest means the same to ParseSchema, and is half as long to read.
+// CompactSchema drops from the "return" value of query-qmp-schema what ParseSchema has no use for: the types
+// of replies and of events' data, the features of all but objects, and the second list of each enumeration's
+// values. The rest means the same to ParseSchema, and is half as long to read.
 func CompactSchema(data []byte) ([]byte, error) {
 	var entities []schemaEntity
 	if err := json.Unmarshal(data, &entities); err != nil {
@@ -50,13 +48,7 @@ func CompactSchema(data []byte) ([]byte, error) {
 		case metaEvent:
 			e.ArgType, e.Features = "", nil
 		case metaEnum:
-			e.Features = nil
-			for _, m := range e.Members {
-				if !slices.Contains(e.Values, m.Name) {
-					e.Values = append(e.Values, m.Name)
-				}
-			}
-			e.Members = nil
+			e.Values, e.Members, e.Features = e.allValues(), nil, nil
 			fallthrough
 		default:
 			if !used[e.Name] {

@@ -22,17 +22,15 @@ type SchemaID struct {
 	Address string
 }
 
-// SchemaSource knows schemas without querying the QEMU that a client is connected
-// to, for query-qmp-schema holds up QEMU's main loop, and with it the guest, for
-// some 50 ms. Its methods may be called from any
-// number of goroutines at once, and must not call the client.
+// SchemaSource knows schemas without querying the QEMU that a client is connected to, for query-qmp-schema
+// holds up QEMU's main loop, and with it the guest, for some 50 ms. Its methods may be called from any number
+// of goroutines at once, and must not call the client.
 type SchemaSource interface {
-	// Schema returns the schema of the QEMU that id names, or nil: then the
-	// client asks QEMU. A failure of the source must not fail the caller, so
-	// there is no error.
+	// Schema returns the schema of the QEMU that id names, or nil: then the client queries QEMU. A failure of
+	// the source must not fail the caller, so there is no error.
 	Schema(ctx context.Context, id SchemaID) *Schema
 	// Keep is offered the "return" value of query-qmp-schema, valid, after
-	// QEMU had to be asked. raw must not be changed.
+	// QEMU had to be queried. raw must not be changed.
 	Keep(ctx context.Context, id SchemaID, raw []byte)
 }
 
@@ -43,10 +41,9 @@ func WithSchema(s *Schema) Option { return func(o *options) { o.schema = s } }
 // WithSchemaSource makes Client.Schema try s before QEMU.
 func WithSchemaSource(s SchemaSource) Option { return func(o *options) { o.source = s } }
 
-// Schema returns QEMU's description of its commands, from WithSchema, from
-// WithSchemaSource, or else from QEMU itself, which stalls the guest for some
-// 50 ms. It is looked for once per connection; concurrent callers share the
-// answer. A failure is not cached: the next caller queries QEMU again.
+// Schema returns QEMU's description of its commands, from WithSchema, from WithSchemaSource, or else from
+// QEMU itself, which stalls the guest for some 50 ms. It is looked for once per connection; concurrent
+// callers share the answer. A failure is not cached: the next caller queries QEMU again.
 func (c *Client) Schema(ctx context.Context) (*Schema, error) {
 	const query = "query-qmp-schema"
 	select {
@@ -83,10 +80,7 @@ func (c *Client) Schema(ctx context.Context) (*Schema, error) {
 
 // schemaID queries QEMU for what its greeting lacks, which takes 0.2 ms.
 func (c *Client) schemaID(ctx context.Context) (SchemaID, error) {
-	id := SchemaID{Version: c.VersionString(), Address: c.address}
-	if pid, known := c.PeerPID(); known {
-		id.PID = pid
-	}
+	id := SchemaID{Version: c.VersionString(), Address: c.address, PID: c.peerPID}
 	value, err := c.Execute(ctx, Command{Execute: "query-target"})
 	if errors.Is(err, ErrCommandNotFound) {
 		return id, nil

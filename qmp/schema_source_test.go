@@ -4,17 +4,15 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"os"
-	"os/exec"
 	"reflect"
 	"strings"
 	"sync"
 	"testing"
 
-	"github.com/luksplug/luksplug/qmp/internal/qmptest"
+	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
-// fakeSource records what it is asked, and may know a schema.
+// fakeSource records the queries, and may know a schema.
 type fakeSource struct {
 	schema *Schema
 	mu     sync.Mutex
@@ -36,13 +34,12 @@ func (f *fakeSource) Keep(_ context.Context, id SchemaID, raw []byte) {
 	f.kept = append(f.kept, raw)
 }
 
-// What a source does not know is asked of QEMU and offered to it; what it knows
-// is not asked.
+// QEMU is queried for what a source does not know, and the source is offered the answer.
 func TestSchemaSource(t *testing.T) {
 	t.Parallel()
-	var trace traceLog
+	var trace qmptest.Log
 	source := &fakeSource{}
-	c, q := startNone(t, WithTrace(trace.add), WithSchemaSource(source))
+	c, q := startNone(t, traceTo(&trace), WithSchemaSource(source))
 	asked, err := c.Schema(qmptest.Context(t))
 	qmptest.Must(t, err)
 	if _, err := c.Schema(qmptest.Context(t)); err != nil || len(source.asked) != 2 || len(source.kept) != 1 {
@@ -61,13 +58,13 @@ func TestSchemaSource(t *testing.T) {
 	}
 
 	source.schema = asked
-	var second traceLog
-	over := dialTest(t, q.TCP, WithTrace(second.add), WithSchemaSource(source))
+	var second qmptest.Log
+	over := dialTest(t, q.TCP, traceTo(&second), WithSchemaSource(source))
 	if s, err := over.Schema(qmptest.Context(t)); err != nil || s != asked {
 		t.Errorf("%v", err)
 	}
 	if strings.Contains(second.String(), "query-qmp-schema") {
-		t.Error("QEMU was asked although the source knows")
+		t.Error("QEMU was queried although the source knows")
 	}
 	if id := source.asked[2]; id.PID != 0 || id.Version != want.Version || id.Address != "tcp:"+q.TCP {
 		t.Errorf("over TCP: %+v", id)
@@ -77,19 +74,7 @@ func TestSchemaSource(t *testing.T) {
 // A program without query-target is named by its version alone.
 func TestSchemaSourceStorageDaemon(t *testing.T) {
 	t.Parallel()
-	binary, err := exec.LookPath("qemu-storage-daemon")
-	if err != nil {
-		t.Skip("qemu-storage-daemon is not installed: install QEMU's tools to run this test")
-	}
-	conn, far := socketPair(t)
-	cmd := exec.Command(binary, "--chardev", "socket,id=m,fd=3", "--monitor", "chardev=m")
-	cmd.ExtraFiles, cmd.Stderr = []*os.File{far}, os.Stderr
-	qmptest.Must(t, cmd.Start())
-	t.Cleanup(func() {
-		qmptest.Must(t, cmd.Process.Kill())
-		_ = cmd.Wait() // killed: it has no success to report
-	})
-	qmptest.Must(t, far.Close())
+	conn := qmptest.StartOver(t, qmptest.Program(t, "qemu-storage-daemon"), "--chardev", "socket,id=m,fd=3", "--monitor", "chardev=m")
 	source := &fakeSource{}
 	c, err := NewConn(qmptest.Context(t), conn, WithSchemaSource(source))
 	qmptest.Must(t, err)
@@ -99,15 +84,13 @@ func TestSchemaSourceStorageDaemon(t *testing.T) {
 	}
 }
 
-// Without a target there is no schema, and the source is not asked.
+// Without a target there is no schema, and the source is not queried.
 func TestSchemaSourceLosesQEMU(t *testing.T) {
 	t.Parallel()
-	path := fakePeer(t, func(p *fakeConn) {
-		if p.greet() {
-			c, _ := p.receive()
-			p.send(reply(c.ID, "[]"))
-			p.receive()
-		}
+	path := greetingPeer(t, func(p *fakeConn) {
+		c, _ := p.receive()
+		p.send(reply(c.ID, "[]"))
+		p.receive()
 	})
 	source := &fakeSource{}
 	c := dialTest(t, path, WithSchemaSource(source))

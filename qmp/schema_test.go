@@ -6,10 +6,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/qmp/internal/qmptest"
+	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
-// checkRealSchema asks a real QEMU 10's schema what it knows.
+// checkRealSchema queries the schema of a real QEMU 10.
 func checkRealSchema(t *testing.T, s *Schema) {
 	t.Helper()
 	for _, test := range []struct {
@@ -125,7 +125,7 @@ func TestValidateUnsendable(t *testing.T) {
 		path, reason string
 	}{
 		{Object{{"v", 1}, {"v", 2}}, "v", "twice"},
-		{Object{{"v", struct{}{}}}, "v", "type that cannot be sent"},
+		{Object{{"v", struct{}{}}}, "v", "has type struct {}"},
 		{Object{{"v", json.RawMessage(`{`)}}, "v", "no JSON"},
 		{Object{{"v", 1}, {"o", Object{{"v", 1}, {"o", 1}}}}, "o.o", "is int"},
 	} {

@@ -3,9 +3,10 @@ package qmp
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/luksplug/luksplug/internal/qapi"
@@ -15,7 +16,7 @@ import (
 // is 2; a schema that leads back to itself ends here.
 const maxUnions = 8
 
-// ArgumentError tells which argument of a command QEMU would refuse, and why.
+// ArgumentError says which argument of a command QEMU would refuse, and why.
 type ArgumentError struct {
 	Command string
 	Path    string // for example "file.filename" or "levels[2]"; empty for the command itself
@@ -30,24 +31,35 @@ func (e *ArgumentError) Error() string {
 	return fmt.Sprintf("%s: argument %q: %s", e.Command, e.Path, e.Reason)
 }
 
-// openCommands take arguments that the schema does not describe ('gen': false
-// in QEMU's qapi/qdev.json): the device's own properties.
-func openCommand(name string) bool { return name == "device_add" }
-
-// Validate checks a command's name and all its arguments: mandatory, unknown
-// and duplicate members, types, enumeration values, variants, alternates, arrays.
-// The error is an *ArgumentError for the first fault found; it never shows an
-// argument's value unless the value selects among names that QEMU knows.
+// Validate checks a command's name and all its arguments: mandatory, unknown and duplicate members, types,
+// enumeration values, variants, alternates, arrays, and that they can be sent. The error is an *ArgumentError for
+// the first fault found; it never shows an argument's value unless the value selects among names that QEMU knows.
 //
-// The members of device_add that belong to the device are not checked, since
-// the schema does not have them. A Sensitive counts as a string.
+// The members of device_add that belong to the device are not checked, since the schema does not have them. A
+// Sensitive counts as a string.
 func (s *Schema) Validate(command string, args Object) error {
 	t, ok := s.commands[command]
 	if !ok {
 		return &ArgumentError{Command: command, Reason: "this QEMU has no such command"}
 	}
-	v := validator{open: openCommand(command)}
-	if fault := v.object(t, "", args, 0); fault != nil {
+	text, err := args.MarshalJSON()
+	var unsendable *qapi.EncodeError
+	if errors.As(err, &unsendable) {
+		return &ArgumentError{Command: command, Path: unsendable.Path, Reason: unsendable.Reason}
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber()
+	var members map[string]any
+	if err := decoder.Decode(&members); err != nil {
+		return &ArgumentError{Command: command, Reason: err.Error()}
+	}
+	// The schema does not have the device's own properties ('gen': false in QEMU's qapi/qdev.json).
+	v := validator{open: command == "device_add"}
+	names := make([]string, len(args))
+	for i, m := range args {
+		names[i] = m.Name
+	}
+	if fault := v.object(t, "", names, members); fault != nil {
 		fault.Command = command
 		return fault
 	}
@@ -62,15 +74,8 @@ func fault(path, format string, args ...any) *ArgumentError {
 	return &ArgumentError{Path: path, Reason: fmt.Sprintf(format, args...)}
 }
 
-// value checks v against t. Its result is nil or the fault.
-func (v validator) value(t *schemaType, path string, value any, depth int) *ArgumentError {
-	if depth > qapi.MaxDepth {
-		return fault(path, "is nested more than %d levels deep", qapi.MaxDepth)
-	}
-	value, bad := normalize(path, value)
-	if bad != nil {
-		return bad
-	}
+// value checks decoded JSON against t. Its result is nil or the fault.
+func (v validator) value(t *schemaType, path string, value any) *ArgumentError {
 	switch t.meta {
 	case metaBuiltin:
 		if kind := kindOf(value); !accepts(t.json, kind) {
@@ -84,31 +89,25 @@ func (v validator) value(t *schemaType, path string, value any, depth int) *Argu
 			return fault(path, "is %s, QEMU wants an array", kindOf(value))
 		}
 		for i, element := range list {
-			if bad := v.value(t.element, indexPath(path, i), element, depth+1); bad != nil {
+			if bad := v.value(t.element, fmt.Sprintf("%s[%d]", path, i), element); bad != nil {
 				return bad
 			}
 		}
 	case metaObject:
-		o, ok := value.(Object)
+		o, ok := value.(map[string]any)
 		if !ok {
 			return fault(path, "is %s, QEMU wants an object", kindOf(value))
 		}
-		return v.object(t, path, o, depth+1)
+		return v.object(t, path, slices.Sorted(maps.Keys(o)), o)
 	case metaAlternate:
-		return v.alternate(t, path, value, depth)
+		return v.alternate(t, path, value)
 	}
 	return nil
 }
 
-// object checks o against t, its variants included.
-func (v validator) object(t *schemaType, path string, o Object, depth int) *ArgumentError {
-	given := make(map[string]any, len(o))
-	for _, m := range o {
-		if _, twice := given[m.Name]; twice {
-			return fault(joinPath(path, m.Name), "is given twice")
-		}
-		given[m.Name] = m.Value
-	}
+// object checks the members of an object against t, its variants included. names is the order in which unknown and
+// invalid members are found.
+func (v validator) object(t *schemaType, path string, names []string, given map[string]any) *ArgumentError {
 	known := make(map[string]*schemaMember)
 	for level, unions := t, 0; level != nil && unions < maxUnions; unions++ {
 		for i := range level.members {
@@ -118,47 +117,30 @@ func (v validator) object(t *schemaType, path string, o Object, depth int) *Argu
 				return fault(joinPath(path, m.name), "is missing")
 			}
 		}
-		if level.tag == "" {
+		// The variant that the tag's value adds may be a union again, hence the loop. A missing tag that is mandatory
+		// has been found already.
+		tag := level.member(level.tag)
+		value, ok := given[level.tag]
+		if tag == nil || !ok {
 			break
 		}
-		// The variant may be a union again, hence the loop.
-		next, bad := variant(level, path, given)
-		if bad != nil {
+		if bad := enum(tag.typ, joinPath(path, level.tag), value); bad != nil {
 			return bad
 		}
-		level = next
+		name, _ := value.(string) // enum has checked it
+		level = level.variants[name]
 	}
-	for _, m := range o { // in o's order, so that the first fault is always the same one
-		inner := joinPath(path, m.Name)
-		member, ok := known[m.Name]
-		switch {
-		case ok:
-			if bad := v.value(member.typ, inner, m.Value, depth); bad != nil {
+	for _, name := range names {
+		inner := joinPath(path, name)
+		if member, ok := known[name]; ok {
+			if bad := v.value(member.typ, inner, given[name]); bad != nil {
 				return bad
 			}
-		case !v.open || path != "":
+		} else if !v.open || path != "" {
 			return fault(inner, "is not known to this QEMU")
 		}
 	}
 	return nil
-}
-
-// variant returns the type whose members the tag's value adds, or nil.
-func variant(t *schemaType, path string, given map[string]any) (*schemaType, *ArgumentError) {
-	tag := t.member(t.tag)
-	value, ok := given[t.tag]
-	if tag == nil || !ok {
-		return nil, nil // a missing tag that is mandatory has been found already
-	}
-	value, bad := normalize(joinPath(path, t.tag), value)
-	if bad != nil {
-		return nil, bad
-	}
-	if bad := enum(tag.typ, joinPath(path, t.tag), value); bad != nil {
-		return nil, bad
-	}
-	name, _ := value.(string) // enum has checked it
-	return t.variants[name], nil
 }
 
 func enum(t *schemaType, path string, value any) *ArgumentError {
@@ -166,23 +148,22 @@ func enum(t *schemaType, path string, value any) *ArgumentError {
 	if !ok {
 		return fault(path, "is %s, QEMU wants one of %s", kindOf(value), names(t.values))
 	}
-	if _, ok := t.values[text]; !ok {
+	if !slices.Contains(t.values, text) {
 		return fault(path, "is %q, this QEMU knows %s", text, names(t.values))
 	}
 	return nil
 }
 
-// alternate checks value against the branch for its JSON kind; two branches of
-// one kind (a string and an enumeration) are tried in turn.
-func (v validator) alternate(t *schemaType, path string, value any, depth int) *ArgumentError {
-	var first *ArgumentError
+// alternate checks value against the branch for its JSON kind; two branches of one kind (a string and an
+// enumeration) are tried in turn.
+func (v validator) alternate(t *schemaType, path string, value any) (first *ArgumentError) {
 	var kinds []string
 	for _, branch := range t.branches {
 		kinds = append(kinds, branch.kind())
 		if !accepts(branch.kind(), kindOf(value)) {
 			continue
 		}
-		bad := v.value(branch, path, value, depth+1)
+		bad := v.value(branch, path, value)
 		if bad == nil {
 			return nil
 		}
@@ -190,10 +171,10 @@ func (v validator) alternate(t *schemaType, path string, value any, depth int) *
 			first = bad
 		}
 	}
-	if first != nil {
-		return first
+	if first == nil {
+		first = fault(path, "is %s, QEMU wants one of: %s", kindOf(value), strings.Join(kinds, ", "))
 	}
-	return fault(path, "is %s, QEMU wants one of: %s", kindOf(value), strings.Join(kinds, ", "))
+	return first
 }
 
 // kind returns the JSON kind of the type's values.
@@ -208,56 +189,25 @@ func (t *schemaType) kind() string {
 	}
 }
 
-// normalize turns a value into nil, bool, string, Sensitive, json.Number,
-// Object or []any; elements of those are not normalized yet.
-func normalize(path string, value any) (any, *ArgumentError) {
-	switch v := value.(type) {
-	case nil, bool, string, Sensitive, json.Number, Object, []any:
-		return value, nil
-	case map[string]any:
-		return qapi.Sorted(v), nil
-	case []string:
-		list := make([]any, len(v))
-		for i, s := range v {
-			list[i] = s
-		}
-		return list, nil
-	case json.RawMessage:
-		decoder := json.NewDecoder(bytes.NewReader(v))
-		decoder.UseNumber()
-		var decoded any
-		if err := decoder.Decode(&decoded); err != nil || decoder.More() {
-			return nil, fault(path, "is a json.RawMessage that is no JSON")
-		}
-		return normalize(path, decoded)
-	}
-	if number, ok := qapi.Number(value); ok {
-		return number, nil
-	}
-	return nil, fault(path, "has a type that cannot be sent: %T", value)
-}
-
-// kindOf returns the JSON kind of a normalized value. QEMU tells an integer
-// from another number by its spelling (qobject/json-lexer.c).
+// kindOf returns the JSON kind of a decoded value. QEMU distinguishes an integer from another number by its
+// spelling (qobject/json-lexer.c).
 func kindOf(value any) string {
 	switch v := value.(type) {
 	case nil:
 		return "null"
 	case bool:
 		return "boolean"
-	case string, Sensitive:
+	case string:
 		return "string"
 	case json.Number:
 		if strings.ContainsAny(string(v), ".eE") {
 			return "number"
 		}
 		return "int"
-	case Object:
-		return "object"
 	case []any:
 		return "array"
 	}
-	return "unknown"
+	return "object"
 }
 
 // accepts reports whether a type of kind want takes values of kind got.
@@ -266,17 +216,12 @@ func accepts(want, got string) bool {
 }
 
 // names lists the values of an enumeration, or the first few of many.
-func names(values map[string]struct{}) string {
+func names(values []string) string {
 	const few = 12
-	list := make([]string, 0, len(values))
-	for v := range values {
-		list = append(list, v)
+	if len(values) > few {
+		return fmt.Sprintf("%s and %d more", strings.Join(values[:few], ", "), len(values)-few)
 	}
-	slices.Sort(list)
-	if len(list) > few {
-		return strings.Join(list[:few], ", ") + fmt.Sprintf(" and %d more", len(list)-few)
-	}
-	return strings.Join(list, ", ")
+	return strings.Join(values, ", ")
 }
 
 func joinPath(path, name string) string {
@@ -284,8 +229,4 @@ func joinPath(path, name string) string {
 		return name
 	}
 	return path + "." + name
-}
-
-func indexPath(path string, i int) string {
-	return path + "[" + strconv.Itoa(i) + "]"
 }

@@ -18,9 +18,8 @@ func scrubText(text []byte, secrets [][]byte) []byte {
 	return text
 }
 
-// scrubJSON replaces the secrets within the strings of valid JSON. It looks at
-// decoded strings, since the peer may escape other characters than we did, and
-// leaves every other byte alone.
+// scrubJSON replaces the secrets within the strings of valid JSON. It looks at decoded strings, since the
+// peer may escape other characters than we did, and leaves every other byte alone.
 func scrubJSON(raw json.RawMessage, secrets [][]byte) json.RawMessage {
 	var out []byte // stays nil until something is replaced
 	copied := 0

@@ -1,20 +1,18 @@
 package qmp
 
-import "sync"
+import "context"
 
-// session is what a client and its transport share for the life of the
-// connection.
+// session is what a client and its transport share for the life of the connection.
 type session struct {
 	trace *tracer
 	hub   hub
-	done  chan struct{} // closed when err is set
-
-	mu  sync.Mutex
-	err error // why the connection ended; nil while it is alive
+	ctx   context.Context // its end is that of the connection
+	end   context.CancelCauseFunc
 }
 
 func newSession(o options) *session {
-	s := &session{done: make(chan struct{})}
+	s := &session{}
+	s.ctx, s.end = context.WithCancelCause(context.Background())
 	if o.trace != nil {
 		s.trace = &tracer{fn: o.trace}
 	}
@@ -23,19 +21,9 @@ func newSession(o options) *session {
 
 // fail ends the session with its cause; only the first cause counts.
 func (s *session) fail(cause error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.err != nil {
-		return
-	}
-	s.err = cause
-	close(s.done)
+	s.end(cause)
 	s.hub.end()
 }
 
 // cause returns why the session ended, or nil.
-func (s *session) cause() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.err
-}
+func (s *session) cause() error { return context.Cause(s.ctx) }

@@ -34,9 +34,8 @@ func (s *socket) write(calls []*call) (sent int, torn bool, err error) {
 	return sent, false, nil
 }
 
-// segment returns the end of the run of calls from start that go into one
-// write: a call with a file goes alone. QEMU gives the descriptors of one
-// sendmsg to one command only (chardev/char-socket.c, tcp_chr_recv).
+// segment returns the end of the run of calls from start that go into one write: a call with a file goes
+// alone. QEMU gives the descriptors of one sendmsg to one command only (chardev/char-socket.c, tcp_chr_recv).
 func segment(calls []*call, start int) int {
 	end := start + 1
 	if calls[start].file != nil {

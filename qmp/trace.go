@@ -19,31 +19,24 @@ const (
 
 // String returns "sent", "received" or "event".
 func (d Direction) String() string {
-	switch d {
-	case Sent:
-		return "sent"
-	case Received:
-		return "received"
-	case Occurred:
-		return "event"
+	if d < Sent || d > Occurred {
+		return "unknown direction"
 	}
-	return "unknown direction"
+	return [...]string{Sent: "sent", Received: "received", Occurred: "event"}[d]
 }
 
 // TraceEntry is one message, as WithTrace's function sees it.
 type TraceEntry struct {
 	Direction Direction
 	Time      time.Time
-	// JSON is the message without its newline. Sensitive values are
-	// "[redacted]", in a command and in its reply. A reply that came after its
-	// caller had left is cut down to {"late":true,"id":N} if the command carried
-	// a secret, because that is no longer there to be searched for.
+	// JSON is the message without its newline. Sensitive values are "[redacted]", in a command and in its
+	// reply. A reply that came after its caller had left is cut down to {"late":true,"id":N} if the command
+	// carried a secret, because that is no longer there to be searched for.
 	JSON []byte
 }
 
-// TraceFunc takes the messages of one client, one at a time, in order. It runs
-// in the middle of the traffic: it should return soon, and must not call the
-// client. The entry is its to keep.
+// TraceFunc takes the messages of one client, one at a time, in order. It runs in the middle of the traffic:
+// it should return soon, and must not call the client. The entry is its to keep.
 type TraceFunc func(TraceEntry)
 
 // tracer serialises the calls to a TraceFunc. A nil tracer is silent.

@@ -15,9 +15,8 @@ import (
 // a time. Packages qmplibvirt and goqemu have one each. The [Client] above it adds the
 // ids, the trace, redaction, subscriptions, and contexts that end while Run works.
 type Transport interface {
-	// Run gives QEMU one command and returns its reply; both are one JSON object.
-	// No other call of Run is made meanwhile. command may hold a secret, and is
-	// overwritten when Run has returned: do not keep it.
+	// Run gives QEMU one command and returns its reply; both are one JSON object. No other call of Run is
+	// made meanwhile. command may hold a secret, and is overwritten when Run has returned: do not keep it.
 	//
 	// file is nil unless PassesFiles reports true. It goes to QEMU together with
 	// command, which then holds no secret. It is closed when Run has returned.
@@ -44,7 +43,7 @@ type Transport interface {
 func WithoutIDs() Option { return func(o *options) { o.ids = noID } }
 
 // WithAddress says how a client of [NewClient] names its monitor in [SchemaID]. It must
-// be the same name for everybody who can reach the monitor. Other clients ignore it.
+// be the same name for all programs that can reach the monitor. Other clients ignore it.
 func WithAddress(address string) Option { return func(o *options) { o.address = address } }
 
 // NewClient makes a client that reaches QEMU through t, which must be connected. The
@@ -56,7 +55,7 @@ func NewClient(ctx context.Context, t Transport, opts ...Option) (*Client, error
 	c := newClient(s, newSerial(s, t), o)
 	c.address = o.address
 	if err := c.queryVersion(ctx); err != nil {
-		_ = c.Close() // the first error is the one to tell
+		_ = c.Close() // the first error counts
 		return nil, err
 	}
 	return c, nil
@@ -67,10 +66,8 @@ type serial struct {
 	session   *session
 	transport Transport
 
-	lock       chan struct{} // held while Run runs, also after its caller has left
-	stopListen context.CancelFunc
-	closeOnce  sync.Once
-	closeErr   error
+	lock      chan struct{} // held while Run runs, also after its caller has left
+	closeOnce func() error
 }
 
 func newSerial(s *session, t Transport) *serial {
@@ -80,16 +77,13 @@ func newSerial(s *session, t Transport) *serial {
 			s.fail(fmt.Errorf("%w: %w", ErrConnectionLost, err))
 		}
 	}()
-	return &serial{session: s, transport: t, lock: make(chan struct{}, 1), stopListen: stop}
+	return &serial{session: s, transport: t, lock: make(chan struct{}, 1), closeOnce: sync.OnceValue(func() error {
+		defer stop()
+		return t.Close()
+	})}
 }
 
-func (t *serial) close() error {
-	t.closeOnce.Do(func() {
-		t.closeErr = t.transport.Close()
-		t.stopListen()
-	})
-	return t.closeErr
-}
+func (t *serial) close() error { return t.closeOnce() }
 
 func (t *serial) passesFiles() bool { return t.transport.PassesFiles() }
 
@@ -117,7 +111,7 @@ func (t *serial) one(ctx context.Context, c *call) Result {
 	case t.lock <- struct{}{}:
 	case <-ctx.Done():
 		return refused(ctx.Err())
-	case <-t.session.done:
+	case <-t.session.ctx.Done():
 		return refused(t.session.cause())
 	}
 	cause := errors.Join(ctx.Err(), t.session.cause())
@@ -153,7 +147,7 @@ func (t *serial) one(ctx context.Context, c *call) Result {
 		return t.answered(c, raw.text, raw.err)
 	case <-ctx.Done():
 		return Result{Err: c.unknown(ctx.Err())}
-	case <-t.session.done:
+	case <-t.session.ctx.Done():
 	}
 	select { // the answer may have come together with the end
 	case raw := <-done:
@@ -223,9 +217,8 @@ func (s *session) parsedEvent(e Event) {
 	s.hub.publish(e)
 }
 
-// duplicate gives a transport a descriptor of its own: it may still be at work when
-// its caller, whose context has ended, closes the file, and the kernel would
-// give the number to another file.
+// duplicate gives a transport a descriptor of its own: it may still be at work when its caller, whose context
+// has ended, closes the file, and the kernel would give the number to another file.
 func duplicate(f *os.File) (*os.File, error) {
 	raw, err := f.SyscallConn()
 	if err != nil {

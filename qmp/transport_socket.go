@@ -9,14 +9,14 @@ import (
 	"io"
 	"net"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 )
 
-// socket is the transport over a unix or TCP connection. Commands are written
-// by their callers' goroutines, under writeLock; one goroutine reads, and hands
-// each reply to the caller that waits for it.
+// socket is the transport over a unix or TCP connection. Commands are written by their callers' goroutines,
+// under writeLock; one goroutine reads, and hands each reply to the caller that waits for it.
 type socket struct {
 	session *session
 	conn    net.Conn
@@ -24,8 +24,7 @@ type socket struct {
 
 	writeLock  chan struct{} // a lock whose wait a context can end
 	readerDone chan struct{}
-	closeOnce  sync.Once
-	closeErr   error
+	shut       func() error // closes conn, once
 
 	mu      sync.Mutex
 	pending map[uint64]*pendingCall // sent, not answered
@@ -49,6 +48,7 @@ func newSocket(conn net.Conn, s *session) *socket {
 		writeLock:  make(chan struct{}, 1),
 		readerDone: make(chan struct{}),
 		pending:    make(map[uint64]*pendingCall),
+		shut:       sync.OnceValue(conn.Close),
 	}
 }
 
@@ -61,7 +61,7 @@ func (s *socket) greet(ctx context.Context) (*greeting, error) {
 		line, err := s.lines.next()
 		switch {
 		case err != nil && ctx.Err() != nil:
-			return nil, fmt.Errorf("%w: the connection stands, but another client probably holds the monitor, "+
+			return nil, fmt.Errorf("%w: it took the connection, but another client probably holds the monitor, "+
 				"which serves one at a time; close that one, or give QEMU a second -qmp (%w)", ErrNoGreeting, ctx.Err())
 		case err != nil:
 			return nil, fmt.Errorf("%w: the peer ended the connection: %w", ErrNoGreeting, err)
@@ -169,10 +169,10 @@ func (s *socket) event(name string, line []byte) {
 	s.session.hub.publish(e)
 }
 
-// lost ends the session and wakes everybody who waits for a reply.
+// lost ends the session and wakes all callers that wait for a reply.
 func (s *socket) lost(cause error) {
 	s.session.fail(fmt.Errorf("%w: %w", ErrConnectionLost, cause))
-	s.shut()
+	_ = s.shut() // close returns its error
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.dead == nil {
@@ -189,14 +189,10 @@ func (s *socket) passesFiles() bool {
 	return ok
 }
 
-func (s *socket) shut() {
-	s.closeOnce.Do(func() { s.closeErr = s.conn.Close() })
-}
-
 func (s *socket) close() error {
-	s.shut()
+	err := s.shut()
 	<-s.readerDone
-	return s.closeErr
+	return err
 }
 
 // run implements transport.
@@ -207,52 +203,46 @@ func (s *socket) run(ctx context.Context, calls []*call, results []Result) {
 	}
 }
 
-// send writes the calls and returns how many were sent whole. The results of
-// the others are set.
+// send writes the calls and returns how many were sent whole. The results of the others are set.
 func (s *socket) send(ctx context.Context, calls []*call, results []Result) int {
-	defer func() {
-		for _, c := range calls {
-			c.wipe()
-		}
-	}()
-	refuse := func(from int, cause error) {
-		for i := from; i < len(calls); i++ {
-			results[i].Err = notSent(calls[i].name, cause)
+	sent, torn, err := s.locked(ctx, calls)
+	for i, c := range calls {
+		c.wipe()
+		if i >= sent && err != nil {
+			results[i].Err = notSent(c.name, err)
 		}
 	}
-	if !s.passesFiles() {
-		for _, c := range calls {
-			if c.file != nil {
-				refuse(0, ErrFileUnsupported)
-				return 0
-			}
-		}
+	if torn {
+		results[sent].Err = calls[sent].unknown(err)
+	}
+	return sent
+}
+
+// locked writes the calls under writeLock. Its results are those of write.
+func (s *socket) locked(ctx context.Context, calls []*call) (sent int, torn bool, err error) {
+	if !s.passesFiles() && slices.ContainsFunc(calls, func(c *call) bool { return c.file != nil }) {
+		return 0, false, ErrFileUnsupported
 	}
 	select {
 	case s.writeLock <- struct{}{}:
 		defer func() { <-s.writeLock }()
 	case <-ctx.Done():
-		refuse(0, ctx.Err())
-		return 0
-	case <-s.session.done:
-		refuse(0, s.session.cause())
-		return 0
+		return 0, false, ctx.Err()
+	case <-s.session.ctx.Done():
+		return 0, false, s.session.cause()
 	}
 	if err := ctx.Err(); err != nil {
-		refuse(0, err)
-		return 0
+		return 0, false, err
 	}
 	if err := s.register(calls); err != nil {
-		refuse(0, err)
-		return 0
+		return 0, false, err
 	}
 	release := interrupt(ctx, s.conn.SetWriteDeadline)
-	sent, torn, err := s.write(calls)
+	sent, torn, err = s.write(calls)
 	release()
-	if err == nil {
-		return len(calls)
-	}
 	switch {
+	case err == nil:
+		return sent, false, nil
 	case errors.Is(err, errFile):
 	case ctx.Err() != nil:
 		err = ctx.Err()
@@ -265,14 +255,12 @@ func (s *socket) send(ctx context.Context, calls []*call, results []Result) int 
 		s.session.fail(err)
 	}
 	s.unregister(calls[sent:])
-	refuse(sent, err)
 	if torn {
-		results[sent].Err = calls[sent].unknown(err)
 		s.session.fail(fmt.Errorf("%w: %s could only be written in part, which spoils the stream: %w",
 			ErrConnectionLost, calls[sent].name, err))
-		s.shut() // the reader notices, and wakes the others
+		_ = s.shut() // the reader notices, and wakes the others
 	}
-	return sent
+	return sent, torn, err
 }
 
 func (s *socket) register(calls []*call) error {
@@ -322,9 +310,8 @@ func (s *socket) wait(ctx context.Context, c *call) Result {
 	return Result{Err: c.unknown(ctx.Err())}
 }
 
-// interrupt makes the end of ctx break off a read or write that setDeadline
-// governs. The returned function must be called when that is over; it leaves no
-// deadline behind.
+// interrupt makes the end of ctx break off a read or write that setDeadline governs. The returned function
+// must be called when that is over; it leaves no deadline behind.
 func interrupt(ctx context.Context, setDeadline func(time.Time) error) (release func()) {
 	if ctx.Done() == nil {
 		return func() {}

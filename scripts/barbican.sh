@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# barbican.sh: unpacks OpenStack Barbican's API server of Debian 12 into luksplug's cache folder and prints where. Nothing
+# barbican.sh: unpacks OpenStack Barbican's API server of Debian 12 into luksplug's cache directory and prints where. Nothing
 # is installed; root is not needed. Needs mmdebstrap; takes about a minute and 250 MB.
 #
 # bin/python there is a wrapper that runs the release's own Python with its own libraries, so that it works on a machine of
@@ -9,7 +9,7 @@ set -euo pipefail
 cache_entry barbican barbican-bookworm-v1 ""
 cache_release bookworm barbican-api,python3
 
-# The wrapper names the final folder, so it works only after the rename.
+# The wrapper names the final directory, so it works only after the rename.
 root=$final/root
 mkdir "$new/bin"
 cat >"$new/bin/python" <<-WRAPPER

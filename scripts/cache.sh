@@ -1,9 +1,9 @@
-# cache.sh: what the scripts share that unpack Debian packages into luksplug's cache folder, without installing them. It is
+# cache.sh: what the scripts share that unpack Debian packages into luksplug's cache directory, without installing them. It is
 # sourced, by bash with set -euo pipefail.
 
-# cache_entry SCRIPT NAME RESULT [only]: prints the folder RESULT, which is or lies in the entry NAME, and exits if the
+# cache_entry SCRIPT NAME RESULT [only]: prints the directory RESULT, which is or lies in the entry NAME, and exits if the
 # cache has that entry; with only, it exits in any case. Otherwise it sets final, the entry's place, and new, an empty
-# folder that becomes the entry by cache_keep and goes away with the script if it does not. Processes that want the same
+# directory that becomes the entry by cache_keep and goes away with the script if it does not. Processes that want the same
 # entry wait for the first.
 cache_entry() {
 	cache_script=$1 final=${LUKSPLUG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/luksplug}/$2 cache_result=$3

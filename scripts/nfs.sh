@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # nfs.sh: unpacks an NFS server, NFS-Ganesha, with the portmapper that it registers with, from the distribution into
-# luksplug's cache folder and prints where. Nothing is installed: the packages would bring services and the kernel's NFS
-# with them. 1 MB to fetch, 3 MB in the folder.
+# luksplug's cache directory and prints where. Nothing is installed: the packages would bring services and the kernel's NFS
+# with them. 1 MB to fetch, 3 MB in the directory.
 #
-# The tests lay the folder over /usr and /etc in namespaces of their own (integration/internal/peer). With --cached it prints
-# the folder if it is there, and nothing otherwise.
+# The tests lay the directory over /usr and /etc in namespaces of their own (integration/internal/peer). With --cached it prints
+# the directory if it is there, and nothing otherwise.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/cache.sh"
 only=

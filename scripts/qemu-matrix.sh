@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # qemu-matrix.sh SUITE [ceph]: unpacks the QEMU of another Debian release (bookworm 7.2, trixie 10.0, sid 11) into
-# luksplug's cache folder and prints the folder of the programs. Nothing is installed; root is not needed. Needs
+# luksplug's cache directory and prints the directory of the programs. Nothing is installed; root is not needed. Needs
 # mmdebstrap; takes about 10 seconds and 250 MB. With ceph, the release's Ceph is there too, and its QEMU has the drivers
 # for servers: a minute and 400 MB. With --cached in place of a set it prints nothing where the cache lacks Ceph.
 #
@@ -27,7 +27,7 @@ only=
 cache_entry qemu-matrix "$name" /bin $only
 cache_release "$suite" "$packages"
 
-# The wrappers name the final folder, so they work only after the rename. New releases have no /lib64 of their own: that
+# The wrappers name the final directory, so they work only after the rename. New releases have no /lib64 of their own: that
 # is a link which installing them makes.
 libraries=$final/root/usr/lib/x86_64-linux-gnu
 loader=lib64/ld-linux-x86-64.so.2

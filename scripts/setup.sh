@@ -3,7 +3,7 @@
 #
 #   build  Go and git
 #   demo   that, QEMU 9 or newer and cryptsetup
-#   test   that, a C compiler (for Go's race detector), mmdebstrap, servers, and a libvirt and a Ceph in the cache folder
+#   test   that, a C compiler (for Go's race detector), mmdebstrap, servers, and a libvirt and a Ceph in the cache directory
 #
 # It changes nothing and takes well under half a second when all is there. Each thing that it installs is a line.
 # Where the distribution's own version is too old, the package comes from its backports; the mirror and the key are those
@@ -170,13 +170,13 @@ setup_demo() {
 	[ -n "$(find "$cache" -maxdepth 1 -name 'guest-*-v*' -type d -print -quit 2>/dev/null)" ] || update_lists 1
 }
 
-# unpack WHAT SCRIPT [ARGUMENT...]: runs a script that fills the cache folder, unless it says with --cached, in place of
+# unpack WHAT SCRIPT [ARGUMENT...]: runs a script that fills the cache directory, unless it says with --cached, in place of
 # its last argument, that it has done so.
 unpack() {
 	[ -z "$("$2" ${3:+"$3"} --cached)" ] || return 0
 	update_lists 1
 	want_backports
-	say "unpacking $1 into the cache folder"
+	say "unpacking $1 into the cache directory"
 	"${@:2}" >"$work/unpack.log" 2>&1 || { tail -n 15 "$work/unpack.log" >&2; die "unpacking $1 failed (the last lines are above)"; }
 }
 

@@ -1,13 +1,10 @@
-// Package fsutil has the operations on files that must not be done half or on the
-// wrong file: replacing a file's content at once ([Replace]), locking
-// ([Lock]), and opening a file without following a link in its place ([OpenAt],
-// [OpenRegular]).
+// Package fsutil has the operations on files that must not be done half or on the wrong file: replacing a
+// file's content at once ([Replace]), locking ([Lock]), and opening a file without following a link in its
+// place ([OpenAt], [OpenRegular]).
 //
-// Names are relative to an open directory, so that nothing can be exchanged
-// between two calls; a directory that is nil stands for the working directory, or
-// for nothing where the name is absolute. Errors wrap those of the system calls
-// (errors.Is with those of packages io/fs and unix). Everything may be called
-// concurrently.
+// Names are relative to an open directory, so that nothing can be exchanged between two calls; a nil
+// directory is the working directory, or for nothing where the name is absolute. Errors wrap those of the
+// system calls (errors.Is with those of packages io/fs and unix). Everything may be called concurrently.
 package fsutil
 
 import (
@@ -77,20 +74,18 @@ type Options struct {
 	// Durable has the file and its directory written to the disk before Replace
 	// returns, so that the new content survives a loss of power.
 	Durable bool
-	// Temporary is the name under which the file is written, in the same file
-	// system; "" for name with ".new" appended. One that an interrupted Replace
-	// left is removed. Callers that may replace a file at the same time need a
-	// lock, or names that differ.
+	// Temporary is the name under which the file is written, in the same file system; "" for name with ".new"
+	// appended. One that an interrupted Replace left is removed. Callers that may replace a file at the same
+	// time need a lock, or names that differ.
 	Temporary string
 }
 
 // Owner is the user and group of a file.
 type Owner struct{ UID, GID int }
 
-// Replace gives the file name in the directory dir new content. Who reads the
-// file meanwhile, or after a crash, finds the old content or the new content,
-// never a part. A symbolic link is replaced, not followed. After an error the old
-// file is as it was, unless only making it durable failed.
+// Replace gives the file name in the directory dir new content. A reader of the file, meanwhile or after a
+// crash, finds the old content or the new content, never a part. A symbolic link is replaced, not followed.
+// After an error the old file is as it was, unless only making it durable failed.
 func Replace(dir *os.File, name string, content []byte, o Options) error {
 	if o.Temporary == "" {
 		o.Temporary = name + ".new"
@@ -119,18 +114,17 @@ func Replace(dir *os.File, name string, content []byte, o Options) error {
 }
 
 func fill(f *os.File, content []byte, o Options) error {
-	if _, err := f.Write(content); err != nil {
-		return err
+	_, err := f.Write(content)
+	if err == nil && o.Owner != nil {
+		err = f.Chown(o.Owner.UID, o.Owner.GID)
 	}
-	if o.Owner != nil {
-		if err := f.Chown(o.Owner.UID, o.Owner.GID); err != nil {
-			return err
-		}
+	if err == nil {
+		err = f.Chmod(o.Mode)
 	}
-	if err := f.Chmod(o.Mode); err != nil || !o.Durable {
-		return err
+	if err == nil && o.Durable {
+		err = f.Sync()
 	}
-	return f.Sync()
+	return err
 }
 
 // SyncDir writes a directory to the disk: which files it has, and their names.
@@ -142,15 +136,13 @@ func SyncDir(dir *os.File, name string) error {
 	return errors.Join(f.Sync(), f.Close())
 }
 
-// ErrLocked reports that another process, or another open file of this one, has
-// the lock.
+// ErrLocked reports that another process, or another open file of this one, has the lock.
 var ErrLocked = errors.New("it is locked by another process")
 
 const lockPoll = 5 * time.Millisecond
 
-// TryLock locks an open file or directory against every other TryLock and Lock
-// (flock(2), exclusive). The lock ends when f is closed, also by the end of the
-// process. The error wraps [ErrLocked] if it is not free.
+// TryLock locks an open file or directory against every other TryLock and Lock (flock(2), exclusive). The
+// lock ends when f is closed, also by the end of the process. The error wraps [ErrLocked] if it is not free.
 func TryLock(f *os.File) error {
 	for {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)

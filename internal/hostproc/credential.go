@@ -19,40 +19,34 @@ type Credential struct {
 // supplementary groups (proc(5), /proc/PID/status).
 func CredentialOf(pid int) (*Credential, error) {
 	status, err := readStatus(pid)
-	if err != nil {
-		return nil, fmt.Errorf("user of process %d: %w", pid, err)
+	var c *Credential
+	if err == nil {
+		c, err = parseCredential(status)
 	}
-	c, err := parseCredential(status)
 	if err != nil {
 		return nil, fmt.Errorf("user of process %d: %w", pid, err)
 	}
 	return c, nil
 }
 
-// Self returns the effective user and group of this process, without its
-// supplementary groups.
+// Self returns the effective user and group of this process, without its supplementary groups.
 func Self() *Credential {
 	return &Credential{UID: uint32(os.Geteuid()), GID: uint32(os.Getegid())}
 }
 
 func parseCredential(status string) (*Credential, error) {
-	uids, err := statusIDs(status, "Uid:")
-	if err != nil {
-		return nil, err
-	}
-	gids, err := statusIDs(status, "Gid:")
-	if err != nil {
-		return nil, err
-	}
-	groups, err := statusIDs(status, "Groups:")
-	if err != nil {
-		return nil, err
+	var ids [3][]uint32
+	for i, name := range []string{"Uid:", "Gid:", "Groups:"} {
+		var err error
+		if ids[i], err = statusIDs(status, name); err != nil {
+			return nil, err
+		}
 	}
 	const effective = 1 // after the real one
-	if len(uids) <= effective || len(gids) <= effective {
+	if len(ids[0]) <= effective || len(ids[1]) <= effective {
 		return nil, fmt.Errorf("/proc/PID/status is not as proc(5) documents it")
 	}
-	return &Credential{UID: uids[effective], GID: gids[effective], Groups: groups}, nil
+	return &Credential{UID: ids[0][effective], GID: ids[1][effective], Groups: ids[2]}, nil
 }
 
 func readStatus(pid int) (string, error) {

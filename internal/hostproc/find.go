@@ -53,9 +53,8 @@ func processes() []int {
 	return out
 }
 
-// Listener returns the id of the process that listens on a TCP port of this
-// machine. It fails if none can be seen: only root sees the descriptors of other
-// users' processes.
+// Listener returns the id of the process that listens on a TCP port of this machine. It fails if none can be
+// seen: only root sees the descriptors of other users' processes.
 func Listener(port int) (int, error) {
 	var sockets []string
 	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {

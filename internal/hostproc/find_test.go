@@ -23,7 +23,7 @@ func TestListener(t *testing.T) {
 		}
 	}
 	if p, err := Listener(1); err == nil {
-		t.Errorf("nobody listens on port 1, found %d", p)
+		t.Errorf("no process listens on port 1, found %d", p)
 	}
 }
 

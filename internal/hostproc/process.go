@@ -13,22 +13,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Process identifies one process of this machine. A later process with the same
-// id is another Process.
+// Process identifies one process of this machine. A later process with the same id is another Process.
 type Process struct {
 	PID int `json:"pid"`
-	// Start is the start time in clock ticks since the machine booted (proc(5),
-	// field 22 of /proc/PID/stat). 0 stands for the process that has the id when
-	// it is first opened.
+	// Start is the start time in clock ticks since the machine booted (proc(5), field 22 of /proc/PID/stat).
+	// 0 is the process that has the id when it is first opened.
 	Start uint64 `json:"start"`
 }
 
-// ErrEnded reports that a process has ended, also if its parent has not yet
-// waited for it.
+// ErrEnded reports that a process has ended, also if its parent has not yet waited for it.
 var ErrEnded = errors.New("the process has ended")
 
-// ProcessOf returns the process that has the id pid now. The error wraps
-// [ErrEnded] if there is none.
+// ProcessOf returns the process that has the id pid now. The error wraps [ErrEnded] if there is none.
 func ProcessOf(pid int) (Process, error) {
 	h, err := Process{PID: pid}.Open()
 	if err != nil {
@@ -38,8 +34,7 @@ func ProcessOf(pid int) (Process, error) {
 	return h.process, nil
 }
 
-// Alive reports whether the process runs. It returns false if that cannot be
-// found out.
+// Alive reports whether the process runs. It returns false if that cannot be found out.
 func (p Process) Alive() bool {
 	now, err := ProcessOf(p.PID)
 	return err == nil && now == p
@@ -50,7 +45,7 @@ func (p Process) Alive() bool {
 func startTime(pid int) (uint64, error) {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
-		return 0, fmt.Errorf("process %d: %w", pid, ErrEnded)
+		err = ErrEnded
 	}
 	if err != nil {
 		return 0, fmt.Errorf("process %d: %w", pid, err)
@@ -60,8 +55,7 @@ func startTime(pid int) (uint64, error) {
 
 // parseStart returns the start time in a line of /proc/PID/stat.
 func parseStart(pid int, stat string) (uint64, error) {
-	// Field 2 is the program's name in parentheses, which may itself contain
-	// spaces and parentheses.
+	// Field 2 is the program's name in parentheses, which may itself contain spaces and parentheses.
 	end := strings.LastIndexByte(stat, ')')
 	fields := strings.Fields(stat[end+1:])
 	const start = 22 - 3 // the fields after the name begin with number 3
@@ -163,18 +157,21 @@ func (h *Handle) Wait(ctx context.Context) error {
 }
 
 // Ended reports whether the process has ended. It does not wait.
-func (h *Handle) Ended() (bool, error) {
-	conn, err := h.file.SyscallConn()
-	if err != nil {
-		return false, err
-	}
-	var done bool
-	err = conn.Control(func(fd uintptr) { done = readable(int(fd)) })
-	return done, err
+func (h *Handle) Ended() (ended bool, err error) {
+	err = h.control(func(fd int) { ended = readable(fd) })
+	return ended, err
 }
 
-// readable reports whether a pidfd is readable, which it is once its process has
-// ended.
+// control calls f with the pidfd, which stays open meanwhile.
+func (h *Handle) control(f func(fd int)) error {
+	conn, err := h.file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return conn.Control(func(fd uintptr) { f(int(fd)) })
+}
+
+// readable reports whether a pidfd is readable, which it is once its process has ended.
 func readable(fd int) bool {
 	for {
 		n, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0)
@@ -186,12 +183,8 @@ func readable(fd int) bool {
 
 // Signal sends a signal. It returns nil if the process has ended.
 func (h *Handle) Signal(sig unix.Signal) error {
-	conn, err := h.file.SyscallConn()
-	if err != nil {
-		return err
-	}
 	var failed error
-	if err := conn.Control(func(fd uintptr) { failed = unix.PidfdSendSignal(int(fd), sig, nil, 0) }); err != nil {
+	if err := h.control(func(fd int) { failed = unix.PidfdSendSignal(fd, sig, nil, 0) }); err != nil {
 		return err
 	}
 	if failed != nil && !errors.Is(failed, unix.ESRCH) {
@@ -210,19 +203,19 @@ func (h *Handle) UserIDs() ([]uint32, error) {
 		return nil, endErr
 	case ended: // and status may be another process's
 		return nil, fmt.Errorf("process %d: %w", h.process.PID, ErrEnded)
-	case err != nil:
-		return nil, fmt.Errorf("process %d: %w", h.process.PID, err)
 	}
-	ids, err := statusIDs(status, "Uid:")
+	var ids []uint32
+	if err == nil {
+		ids, err = statusIDs(status, "Uid:")
+	}
 	if err != nil {
 		return nil, fmt.Errorf("process %d: %w", h.process.PID, err)
 	}
 	return ids, nil
 }
 
-// Getenv returns a variable of the environment that process pid was started
-// with, and whether it is set. It returns false if the environment cannot be
-// read, as that of another user's process.
+// Getenv returns a variable of the environment that process pid was started with, and whether it is set. It
+// returns false if the environment cannot be read, as that of another user's process.
 func Getenv(pid int, name string) (string, bool) {
 	environment, _ := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
 	for v := range strings.SplitSeq(string(environment), "\x00") {
@@ -233,8 +226,7 @@ func Getenv(pid int, name string) (string, bool) {
 	return "", false
 }
 
-// BootID returns the id of this run of the host's system (proc(5),
-// /proc/sys/kernel/random/boot_id).
+// BootID returns the id of this run of the host's system (proc(5), /proc/sys/kernel/random/boot_id).
 func BootID() string {
 	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id") // every Linux has it
 	return strings.TrimSpace(string(id))

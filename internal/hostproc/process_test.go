@@ -58,9 +58,10 @@ func TestHandleOfAnEarlierProcess(t *testing.T) {
 }
 
 // sleeper starts a process that ends with the test.
-func sleeper(t *testing.T) *exec.Cmd {
+func sleeper(t *testing.T, environment ...string) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("sleep", "1000")
+	cmd.Env = environment
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +94,7 @@ func TestWaitAgain(t *testing.T) {
 	if err := h.Signal(unix.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Wait(t.Context()); err != nil { // though nobody has reaped it
+	if err := h.Wait(t.Context()); err != nil { // though it is not reaped yet
 		t.Fatal(err)
 	}
 	if ended, err := h.Ended(); !ended || err != nil {
@@ -130,15 +131,7 @@ func TestCredentialOf(t *testing.T) {
 
 func TestGetenv(t *testing.T) {
 	t.Parallel()
-	cmd := exec.Command("sleep", "1000")
-	cmd.Env = []string{"AB=wrong", "A=b=c", "EMPTY="}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		_ = cmd.Process.Kill() // the test ends
-		_ = cmd.Wait()
-	}()
+	cmd := sleeper(t, "AB=wrong", "A=b=c", "EMPTY=")
 	// execve(2) replaces the memory before it fills in the environment, and Start
 	// returns in between.
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {

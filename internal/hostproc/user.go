@@ -14,8 +14,8 @@ import (
 // User is the identity under which a QEMU opens files.
 type User struct {
 	Credential
-	// PID is QEMU's process, whose capabilities and mount namespace count. 0 stands
-	// for a process that does not exist yet: it is assumed to have no capabilities,
+	// PID is QEMU's process, whose capabilities and mount namespace count. 0 is
+	// a process that does not exist yet: it is assumed to have no capabilities,
 	// unless its user is root, and the mount namespace of this process.
 	PID int
 }
@@ -42,8 +42,7 @@ func (u User) String() string {
 	return fmt.Sprintf("%s (uid %d, gid %d)", UserName(u.UID), u.UID, u.GID)
 }
 
-// UserName returns the name of a user, for messages: "user " and the id if there
-// is no account.
+// UserName returns the name of a user, for messages: "user " and the id if there is no account.
 func UserName(uid uint32) string {
 	id := strconv.FormatUint(uint64(uid), 10)
 	if account, err := user.LookupId(id); err == nil {
@@ -64,8 +63,7 @@ func GroupName(gid uint32) string {
 // Member reports whether the user belongs to the group.
 func (u User) Member(gid uint32) bool { return gid == u.GID || slices.Contains(u.Groups, gid) }
 
-// ErrUnknown reports that this process cannot find out what another user may
-// open.
+// ErrUnknown reports that this process cannot find out what another user may open.
 var ErrUnknown = errors.New("only root can find out what another user may open")
 
 // Capabilities that override the permissions of files (capabilities(7)).
@@ -91,10 +89,9 @@ func (u User) capabilities() (uint32, error) {
 	return uint32(set) & overriding, err
 }
 
-// OnThread calls f on a thread of its own ([OnThread]) in the mount namespace and
-// root directory of the user's process, still with the identity of this process.
-// f switches to that of the user with become, which affects only the file access
-// of the thread and cannot be undone. The error of OnThread and of become wraps
+// OnThread calls f on a thread of its own ([OnThread]) in the mount namespace and root directory of the
+// user's process, still with the identity of this process. f switches to that of the user with become, which
+// affects only the file access of the thread and cannot be undone. The error of OnThread and of become wraps
 // [ErrUnknown] where this process may not do that.
 func (u User) OnThread(f func(become func() error) error) error {
 	return OnThread(func() error {
@@ -109,8 +106,7 @@ func (u User) OnThread(f func(become func() error) error) error {
 	})
 }
 
-// enter moves the calling thread to the mount namespace and root directory of
-// the user's process.
+// enter moves the calling thread to the mount namespace and root directory of the user's process.
 func (u User) enter() error {
 	if u.PID == 0 {
 		return nil
@@ -163,8 +159,7 @@ func (u User) become(capabilities uint32) error {
 	for i, g := range u.Groups {
 		groups[i] = int(g)
 	}
-	// These functions of x/sys change the calling thread only, those of package
-	// syscall change all threads.
+	// These functions of x/sys change the calling thread only, those of package syscall change all threads.
 	if err := unix.Setgroups(groups); err != nil {
 		return unknown("the user's groups", err)
 	}

@@ -1,10 +1,10 @@
 package libvirtconn
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -23,12 +23,10 @@ const (
 )
 
 // Connect connects to libvirt and opens its driver. ctx bounds that, and has no
-// effect on the connection afterwards. The caller ends it by closing, which waits
-// for nobody: calls that are under way fail, and libvirt takes it for the end. (The
-// Disconnect of go-libvirt waits for an answer.)
+// effect on the connection afterwards. closing ends it without waiting for an answer,
+// unlike go-libvirt's Disconnect: pending calls fail.
 //
-// The errors say what to do where that can be known. They wrap those of the system
-// and [libvirt.Error].
+// The errors say what to do where that can be known. They wrap those of the system and [libvirt.Error].
 func (u *URI) Connect(ctx context.Context) (l *libvirt.Libvirt, closing func(), err error) {
 	conn, err := u.dial(ctx)
 	if err != nil {
@@ -50,25 +48,25 @@ func (u *URI) Connect(ctx context.Context) (l *libvirt.Libvirt, closing func(), 
 		err = fmt.Errorf("it does not answer: %w", ctx.Err())
 	}
 	if err != nil {
-		_ = conn.Close() // the first error is the one to tell
+		_ = conn.Close() // the first error counts
 		return nil, nil, fmt.Errorf("connect to libvirt %s: %w", u, refusal(conn, err))
 	}
 	return l, func() { _ = conn.Close() }, nil // nothing is lost with it
 }
 
-// teller is a connection that may know why it ended.
-type teller interface{ why() error }
+// explainer is a connection that may know why it ended.
+type explainer interface{ why() error }
 
-// refusal makes more of an error of a first call.
+// refusal explains the error of the first call.
 func refusal(conn net.Conn, err error) error {
 	var from libvirt.Error
 	switch {
 	case errors.As(err, &from) && (libvirt.ErrorNumber(from.Code) == libvirt.ErrAuthFailed || libvirt.ErrorNumber(from.Code) == libvirt.ErrAuthUnavailable):
-		return fmt.Errorf("%w: it wants SASL or another authentication that luksplug has not: use +ssh or +tls", err)
+		return fmt.Errorf("%w: it requires SASL or another authentication that luksplug does not have: use +ssh or +tls", err)
 	case errors.As(err, &from), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err
 	}
-	if t, ok := conn.(teller); ok {
+	if t, ok := conn.(explainer); ok {
 		if why := t.why(); why != nil {
 			return why
 		}
@@ -90,15 +88,9 @@ func (u *URI) dial(ctx context.Context) (net.Conn, error) {
 	return u.dialSSH(ctx)
 }
 
-func (u *URI) address(port string) string {
-	if u.Port != "" {
-		port = u.Port
-	}
-	return net.JoinHostPort(u.Host, port)
-}
+func (u *URI) address(port string) string { return net.JoinHostPort(u.Host, cmp.Or(u.Port, port)) }
 
-// The names of the daemons' sockets: that of QEMU's driver alone, and that of the
-// daemon for everything.
+// The names of the daemons' sockets: that of QEMU's driver alone, and that of the daemon for everything.
 const (
 	directSocket = "virtqemud-sock"
 	legacySocket = "libvirt-sock"
@@ -108,7 +100,7 @@ const (
 func (u *URI) dialUnix(ctx context.Context) (net.Conn, error) {
 	paths := []string{u.socket}
 	if u.socket == "" {
-		dir, err := socketFolder(u.Session, os.Getenv)
+		dir, err := socketDir(u.Session, os.Getenv)
 		if err != nil {
 			return nil, err
 		}
@@ -147,22 +139,23 @@ func (u *URI) socketNames() []string {
 	return []string{directSocket, legacySocket}
 }
 
-// socketFolder is where libvirt has its sockets: the system's, or the user's, by
+// socketDir is where libvirt has its sockets: the system's, or the user's, by
 // the XDG Base Directory Specification.
-func socketFolder(session bool, env func(string) string) (string, error) {
+func socketDir(session bool, env func(string) string) (string, error) {
 	if !session {
 		return "/run/libvirt", nil
 	}
-	if dir := env("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+	for _, name := range []string{"XDG_RUNTIME_DIR", "XDG_CACHE_HOME", "HOME"} {
+		dir := env(name)
+		if !filepath.IsAbs(dir) {
+			continue
+		}
+		if name == "HOME" {
+			dir = filepath.Join(dir, ".cache")
+		}
 		return filepath.Join(dir, "libvirt"), nil
 	}
-	if dir := env("XDG_CACHE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "libvirt"), nil
-	}
-	if home := env("HOME"); filepath.IsAbs(home) {
-		return filepath.Join(home, ".cache", "libvirt"), nil
-	}
-	return "", errors.New("where is the user's libvirt? set XDG_RUNTIME_DIR, or give ?socket=")
+	return "", errors.New("the directory of the user's libvirt is unknown: set XDG_RUNTIME_DIR, or give ?socket=")
 }
 
 // tail keeps the end of what is written to it.
@@ -170,8 +163,6 @@ type tail struct {
 	mu   sync.Mutex
 	text []byte
 }
-
-var _ io.Writer = (*tail)(nil)
 
 // Write implements [io.Writer]. It does not fail.
 func (t *tail) Write(p []byte) (int, error) {

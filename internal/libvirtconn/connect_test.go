@@ -50,14 +50,14 @@ func TestConnectFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	address := closed.Addr().String()
-	_ = closed.Close() // so that nobody listens there
+	_ = closed.Close() // so that no process listens there
 	for text, want := range map[string]string{
 		"qemu:///system?socket=" + dir + "/none":                                       "no such file",
 		"qemu+tcp://" + address + "/system":                                            "connection refused",
 		"qemu+tls://" + address + "/system?pkipath=" + dir:                             "no certificate of an authority, " + dir + "/cacert.pem",
 		"qemu+tls://" + address + "/system?no_verify=1&pkipath=" + dir:                 "connection refused",
 		"qemu+ssh://host/system?command=/nonexistent/ssh":                              "needs the program /nonexistent/ssh",
-		"qemu+ssh://host/system?command=" + script(t, "exit 255"):                      "ssh: it failed, and said nothing",
+		"qemu+ssh://host/system?command=" + script(t, "exit 255"):                      "ssh: it failed without a message",
 		"qemu+ssh://host/system?command=" + script(t, "exit 3"):                        "exit status 3",
 		"qemu+ssh://host/system?command=" + script(t, "echo no >&2"):                   "at the other end of ssh: no",
 		"qemu+ssh://host/system?command=" + script(t, "exit 0"):                        "it ended the connection",
@@ -73,8 +73,7 @@ func TestConnectFails(t *testing.T) {
 	}
 }
 
-// TestConnectHangs: nobody waits longer than the context says, whoever does not
-// answer.
+// TestConnectHangs: the end of the context ends the wait, whichever peer does not answer.
 func TestConnectHangs(t *testing.T) {
 	t.Parallel()
 	dir, err := os.MkdirTemp("", "luksplug-conn-") // a short path
@@ -115,7 +114,7 @@ func TestConnectHangs(t *testing.T) {
 		if time.Since(begin) > 10*time.Second {
 			t.Fatalf("process %s is left", content)
 		}
-		time.Sleep(20 * time.Millisecond) // nobody tells of its end
+		time.Sleep(20 * time.Millisecond) // its end has no event to wait for
 	}
 }
 
@@ -156,8 +155,7 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-// TestSSHOutlivesTheTerminal: who interrupts luksplug interrupts its ssh as well,
-// over which everything has to be taken back.
+// TestSSHOutlivesTheTerminal: an interrupt at the terminal does not end ssh, over which a rollback still goes.
 func TestSSHOutlivesTheTerminal(t *testing.T) {
 	t.Parallel()
 	err := connect(t.Context(), t, "qemu+ssh://host/system?command="+script(t, "grep SigIgn /proc/self/status >&2; exit 255"))

@@ -1,23 +1,21 @@
 package libvirtconn
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"os/exec"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/internal/shell"
 )
 
-// dialSSH runs the program ssh, so that all is as the user has set it up: keys,
-// agents, known hosts, jump hosts, aliases. At the other end it runs what carries
-// the connection to libvirt.
+// dialSSH runs the program ssh, so that the user's settings apply: keys, agents, known
+// hosts, jump hosts, aliases. At the other end it runs remoteScript.
 func (u *URI) dialSSH(ctx context.Context) (net.Conn, error) {
 	args := u.sshArguments()
 	program, err := exec.LookPath(args[0])
@@ -25,32 +23,23 @@ func (u *URI) dialSSH(ctx context.Context) (net.Conn, error) {
 		return nil, fmt.Errorf("+ssh needs the program %s (Debian has it in openssh-client): %w", args[0], err)
 	}
 	args[0] = program
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	conn, theirs, err := hostproc.SocketPair()
 	if err != nil {
-		return nil, fmt.Errorf("make a socket pair: %w", err)
-	}
-	ours, theirs := os.NewFile(uintptr(pair[0]), "ssh"), os.NewFile(uintptr(pair[1]), "ssh")
-	conn, err := net.FileConn(ours)
-	_ = ours.Close() // conn has its own
-	if err != nil {
-		_ = theirs.Close()
 		return nil, err
 	}
 	defer func() { _ = theirs.Close() }() // ssh has its own
 	c := &sshConn{Conn: conn, said: &tail{}, ended: make(chan struct{})}
-	// The terminal's signals go to ssh as well, and it must outlive them: what an
-	// interrupted run has done is taken back over this connection. A signal that is
-	// ignored stays so through exec.
+	// The terminal's signals go to ssh as well, and it must outlive them: what an interrupted run has done is
+	// taken back over this connection. A signal that is ignored stays so through exec.
 	const ignoring = `trap "" INT QUIT HUP; exec "$@"`
 	c.cmd = exec.Command("/bin/sh", append([]string{"-c", ignoring, "sh"}, args...)...)
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = theirs, theirs, c.said
 	c.cmd.WaitDelay = sshGrace // for a child of ssh that keeps standard error
-	if err := ctx.Err(); err != nil {
-		_ = conn.Close()
-		return nil, err
+	if err = ctx.Err(); err == nil {
+		err = c.cmd.Start()
 	}
-	if err := c.cmd.Start(); err != nil {
-		_ = conn.Close()
+	if err != nil {
+		_ = conn.Close() // the first error is the one to report
 		return nil, err
 	}
 	go func() {
@@ -85,8 +74,7 @@ func (c *sshConn) Close() error {
 	return err
 }
 
-// why returns what ssh has said before it ended. It ends a moment after its side of
-// the connection.
+// why returns what ssh has said before it ended. It ends a moment after its side of the connection.
 func (c *sshConn) why() error {
 	select {
 	case <-c.ended:
@@ -94,26 +82,19 @@ func (c *sshConn) why() error {
 		return nil
 	}
 	lines := strings.FieldsFunc(c.said.String(), func(r rune) bool { return r == '\r' || r == '\n' })
-	const enough = 2 // ssh says a lot about a host's new key, and what comes of it at the end
+	const enough = 2 // ssh writes much about a host's new key, and the result at the end
 	said := strings.Join(lines[max(0, len(lines)-enough):], "; ")
 	var exit *exec.ExitError
 	const ofSSH = 255 // ssh(1), EXIT STATUS
 	switch {
 	case errors.As(c.failed, &exit) && exit.ExitCode() == ofSSH:
-		return fmt.Errorf("ssh: %s", orText(said, "it failed, and said nothing"))
+		return fmt.Errorf("ssh: %s", cmp.Or(said, "it failed without a message"))
 	case said != "":
 		return fmt.Errorf("at the other end of ssh: %s", said)
 	case c.failed != nil:
 		return fmt.Errorf("ssh: %w", c.failed)
 	}
 	return nil
-}
-
-func orText(text, otherwise string) string {
-	if text == "" {
-		return otherwise
-	}
-	return text
 }
 
 // sshArguments are the arguments of ssh, itself included.
@@ -123,15 +104,11 @@ func (u *URI) sshArguments() []string {
 
 // sshCommand is how ssh is run, up to the name of the host.
 func (u *URI) sshCommand() []string {
-	args := []string{orText(u.command, "ssh"), "-T", "-e", "none"}
-	if u.Port != "" {
-		args = append(args, "-p", u.Port)
-	}
-	if u.User != "" {
-		args = append(args, "-l", u.User)
-	}
-	if u.keyFile != "" {
-		args = append(args, "-i", u.keyFile)
+	args := []string{cmp.Or(u.command, "ssh"), "-T", "-e", "none"}
+	for _, option := range []struct{ flag, value string }{{"-p", u.Port}, {"-l", u.User}, {"-i", u.keyFile}} {
+		if option.value != "" {
+			args = append(args, option.flag, option.value)
+		}
 	}
 	if u.noTTY {
 		args = append(args, "-o", "BatchMode=yes")
@@ -142,9 +119,8 @@ func (u *URI) sshCommand() []string {
 	return append(args, "--", u.Host)
 }
 
-// Shell returns the command that runs others on the host at the other end: ssh
-// with what the URI says of it, up to the name of the host. It is nil for another
-// transport, which leads to libvirt only.
+// Shell returns the command that runs others on the host at the other end: ssh with what the URI says of it,
+// up to the name of the host. It is nil for another transport, which leads to libvirt only.
 func (u *URI) Shell() []string {
 	if u.Transport != SSH {
 		return nil
@@ -152,22 +128,21 @@ func (u *URI) Shell() []string {
 	return u.sshCommand()
 }
 
-// remoteScript is what a shell runs at the other end: libvirt's own helper, which
-// knows the sockets there and starts a session's daemon, or a netcat. Netcats of
-// some kinds end with their input only when told to.
+// remoteScript is what a shell runs at the other end: libvirt's own helper, which knows the sockets there and
+// starts a session's daemon, or a netcat. Netcats of some kinds end with their input only when told to.
 func (u *URI) remoteScript() string {
 	native := "exec virt-ssh-helper " + shell.Quote(u.remote())
-	if u.proxy == "native" || u.proxy == "" && u.netcat == "" && u.socket == "" || u.proxy == "auto" {
-		if u.proxy == "native" {
-			return native
-		}
+	switch {
+	case u.proxy == "native":
+		return native
+	case u.proxy == "auto", u.proxy == "" && u.netcat == "" && u.socket == "":
 		return "if command -v virt-ssh-helper >/dev/null 2>&1; then " + native + "; fi; " + u.netcatScript()
 	}
 	return u.netcatScript()
 }
 
 func (u *URI) netcatScript() string {
-	program := shell.Quote(orText(u.netcat, "nc"))
+	program := shell.Quote(cmp.Or(u.netcat, "nc"))
 	find := "s=" + shell.Quote(u.socket)
 	if u.socket == "" {
 		dir := "/run/libvirt"

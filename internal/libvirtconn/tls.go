@@ -14,8 +14,7 @@ import (
 	"syscall"
 )
 
-// dialTLS connects with the certificates that libvirt uses
-// (https://libvirt.org/kbase/tlscerts.html).
+// dialTLS connects with the certificates that libvirt uses (https://libvirt.org/kbase/tlscerts.html).
 func (u *URI) dialTLS(ctx context.Context) (net.Conn, error) {
 	home := ""
 	if os.Geteuid() != 0 {
@@ -34,8 +33,8 @@ func (u *URI) dialTLS(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, tlsHint(err)
 	}
-	// libvirtd says by one byte whether it takes the client: a certificate that
-	// it does not like, it refuses after the handshake.
+	// libvirtd reports by one byte whether it accepts the client: it refuses a
+	// certificate after the handshake.
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	var answer [1]byte
@@ -43,7 +42,7 @@ func (u *URI) dialTLS(ctx context.Context) (net.Conn, error) {
 	if err == nil && answer[0] == 1 {
 		return conn, nil
 	}
-	_ = conn.Close() // the first error is the one to tell
+	_ = conn.Close() // the first error counts
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
@@ -55,44 +54,42 @@ func (u *URI) dialTLS(ctx context.Context) (net.Conn, error) {
 	return nil, tlsHint(err)
 }
 
-// tlsHint says what the commoner errors mean.
+// tlsHint adds to common errors what they mean.
 func tlsHint(err error) error {
 	var authority x509.UnknownAuthorityError
 	var name x509.HostnameError
 	var alert tls.AlertError
 	switch {
 	case errors.As(err, &authority):
-		return fmt.Errorf("%w: it is not the authority of cacert.pem that has signed the server's certificate", err)
+		return fmt.Errorf("%w: the authority of cacert.pem has not signed the server's certificate", err)
 	case errors.As(err, &name):
 		return fmt.Errorf("%w: use the name that is in the certificate", err)
 	case errors.As(err, &alert):
-		return fmt.Errorf("%w: it does not take the certificate of this client", err)
+		return fmt.Errorf("%w: it does not accept the certificate of this client", err)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
 		return fmt.Errorf("%w: does libvirt listen there, and for TLS?", err)
 	}
 	return err
 }
 
-// credentials are the paths of the certificates. cert and key are empty for a
-// client without.
+// credentials are the paths of the certificates. cert and key are empty for a client without.
 type credentials struct {
 	ca, cert, key string
 }
 
-// findCredentials says where the certificates are: all in one folder where the URI
-// names it; else those of the user, and those of the system for what the user
-// has not.
+// findCredentials returns the paths of the certificates: all in the directory that the
+// URI names; else the user's, and the system's for what the user does not have.
 func (u *URI) findCredentials(home string) (credentials, error) {
-	folder := func(dir string) credentials {
+	in := func(dir string) credentials {
 		return credentials{filepath.Join(dir, "cacert.pem"), filepath.Join(dir, "clientcert.pem"), filepath.Join(dir, "clientkey.pem")}
 	}
 	system := credentials{"/etc/pki/CA/cacert.pem", "/etc/pki/libvirt/clientcert.pem", "/etc/pki/libvirt/private/clientkey.pem"}
 	found := system
 	switch {
 	case u.pki != "":
-		found = folder(u.pki)
+		found = in(u.pki)
 	case filepath.IsAbs(home):
-		user := folder(filepath.Join(home, ".pki", "libvirt"))
+		user := in(filepath.Join(home, ".pki", "libvirt"))
 		if exists(user.ca) {
 			found.ca = user.ca
 		}

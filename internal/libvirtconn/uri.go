@@ -1,6 +1,7 @@
 package libvirtconn
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -11,10 +12,9 @@ import (
 
 // Errors of [Parse].
 var (
-	// ErrInvalidURI is wrapped by the errors about what is no URI of libvirt's.
+	// ErrInvalidURI is wrapped by the errors about what is not a URI of libvirt's.
 	ErrInvalidURI = errors.New("invalid libvirt URI")
-	// ErrUnsupported is wrapped by the errors about what libvirt has, and this
-	// package has not.
+	// ErrUnsupported is wrapped by the errors about what libvirt has and this package does not.
 	ErrUnsupported = errors.New("not supported")
 )
 
@@ -34,13 +34,13 @@ type URI struct {
 	Transport Transport
 	Host      string // a name or address, "" for Unix
 	Port      string // "" for the transport's own
-	User      string // of SSH, "" for who ssh takes
+	User      string // of SSH, "" for ssh's default
 	Session   bool   // the user's own libvirt, and not the system's
 
 	socket   string // of libvirt, where it is not the usual one
 	mode     string // which of the usual sockets: auto, legacy or direct
-	name     string // what the libvirt at the other end is asked for, "" for driver and path
-	pki      string // folder of the certificates
+	name     string // the URI to open at the other end, "" for driver and path
+	pki      string // directory of the certificates
 	keyFile  string // of SSH
 	netcat   string // program at the other end of SSH
 	proxy    string // what carries the connection there: auto, native or netcat
@@ -50,26 +50,34 @@ type URI struct {
 	text     string
 }
 
-// parameters says which transports take a parameter.
-var parameters = map[string][]Transport{
-	"name":      {Unix, TLS, TCP, SSH},
-	"mode":      {Unix, SSH},
-	"socket":    {Unix, SSH},
-	"pkipath":   {TLS},
-	"no_verify": {TLS, SSH},
-	"no_sanity": {TLS}, // certificates are not looked at before they are used
-	"keyfile":   {SSH},
-	"netcat":    {SSH},
-	"proxy":     {SSH},
-	"command":   {SSH},
-	"no_tty":    {SSH},
+// parameter is one that a URI may have.
+type parameter struct {
+	takers []Transport
+	into   any      // a *string, or a *bool for 0 and 1
+	words  []string // the values that a string may have; none for any
+}
+
+func (u *URI) parameters() map[string]parameter {
+	return map[string]parameter{
+		"name":      {[]Transport{Unix, TLS, TCP, SSH}, &u.name, nil},
+		"mode":      {[]Transport{Unix, SSH}, &u.mode, []string{"auto", "legacy", "direct"}},
+		"socket":    {[]Transport{Unix, SSH}, &u.socket, nil},
+		"pkipath":   {[]Transport{TLS}, &u.pki, nil},
+		"no_verify": {[]Transport{TLS, SSH}, &u.noVerify, nil},
+		"no_sanity": {[]Transport{TLS}, new(bool), nil}, // certificates are not checked before they are used
+		"keyfile":   {[]Transport{SSH}, &u.keyFile, nil},
+		"netcat":    {[]Transport{SSH}, &u.netcat, nil},
+		"proxy":     {[]Transport{SSH}, &u.proxy, []string{"auto", "native", "netcat"}},
+		"command":   {[]Transport{SSH}, &u.command, nil},
+		"no_tty":    {[]Transport{SSH}, &u.noTTY, nil},
+	}
 }
 
 // known are the parameters of libvirt that no transport here takes.
 var known = []string{"tls_priority", "sshauth", "known_hosts", "known_hosts_verify", "sshconfig", "auth"}
 
 // Parse reads a connection URI. The errors wrap [ErrInvalidURI] or
-// [ErrUnsupported]. Nothing is looked at: neither files nor names of hosts.
+// [ErrUnsupported]. It accesses neither files nor host names.
 func Parse(text string) (*URI, error) {
 	from, err := url.Parse(text)
 	if err != nil {
@@ -106,13 +114,13 @@ func Parse(text string) (*URI, error) {
 	if err := u.check(from); err != nil {
 		return nil, err
 	}
-	if err := u.parameters(from); err != nil {
+	if err := u.setParameters(from); err != nil {
 		return nil, err
 	}
 	return u, nil
 }
 
-// check refuses transports that there are none of, and hosts that cannot be.
+// check refuses unknown transports and invalid hosts.
 func (u *URI) check(from *url.URL) error {
 	switch u.Transport {
 	case Unix:
@@ -131,101 +139,60 @@ func (u *URI) check(from *url.URL) error {
 		return u.invalid("there is no transport +%s: use +unix, +ssh, +tls or +tcp", u.Transport)
 	}
 	if _, ok := from.User.Password(); ok {
-		return u.invalid("it holds a password, which everybody could see: use a key")
+		return u.invalid("it holds a password, which all users of this host could see: use a key")
 	}
 	if u.User != "" && u.Transport != SSH {
 		return u.invalid("only +ssh takes a user")
 	}
 	if strings.HasPrefix(u.Host, "-") || strings.HasPrefix(u.User, "-") || strings.ContainsAny(u.Host+u.User, " \t\r\n\x00") {
-		return u.invalid("neither a host nor a user is called so")
+		return u.invalid("the host or user name is invalid")
 	}
 	return nil
 }
 
-// parameters reads what follows the question mark.
-func (u *URI) parameters(from *url.URL) error {
+// setParameters reads what follows the question mark.
+func (u *URI) setParameters(from *url.URL) error {
 	values, err := url.ParseQuery(from.RawQuery)
 	if err != nil {
 		return u.invalid("its parameters: %v", err)
 	}
+	parameters := u.parameters()
 	for name, v := range values {
-		takers, ok := parameters[name]
+		p, ok := parameters[name]
 		switch {
 		case !ok && slices.Contains(known, name):
 			return u.unsupported("the parameter %s", name)
 		case !ok:
 			return u.invalid("there is no parameter %s", name)
-		case !slices.Contains(takers, u.Transport):
+		case !slices.Contains(p.takers, u.Transport):
 			return u.invalid("the parameter %s means nothing with +%s", name, u.Transport)
 		case len(v) != 1 || v[0] == "":
 			return u.invalid("the parameter %s needs one value", name)
-		}
-		if err := u.set(name, v[0]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (u *URI) set(name, value string) error {
-	path := func(into *string) error {
-		if strings.ContainsRune(value, 0) {
+		case strings.ContainsRune(v[0], 0):
 			return u.invalid("the parameter %s holds a NUL character", name)
+		case p.words != nil && !slices.Contains(p.words, v[0]):
+			return u.invalid("the parameter %s is one of %s", name, strings.Join(p.words, ", "))
+		case name == "name" && !strings.HasPrefix(v[0], "qemu:"):
+			return u.unsupported("the driver of name=%s: luksplug plugs disks into VMs of QEMU", v[0])
 		}
-		*into = value
-		return nil
-	}
-	number := func(into *bool) error {
-		if value != "0" && value != "1" {
-			return u.invalid("the parameter %s is 0 or 1", name)
+		switch into := p.into.(type) {
+		case *string:
+			*into = v[0]
+		case *bool:
+			if v[0] != "0" && v[0] != "1" {
+				return u.invalid("the parameter %s is 0 or 1", name)
+			}
+			*into = v[0] == "1"
 		}
-		*into = value == "1"
-		return nil
-	}
-	word := func(into *string, words ...string) error {
-		if !slices.Contains(words, value) {
-			return u.invalid("the parameter %s is one of %s", name, strings.Join(words, ", "))
-		}
-		*into = value
-		return nil
-	}
-	var ignored bool
-	switch name {
-	case "name":
-		if !strings.HasPrefix(value, "qemu:") {
-			return u.unsupported("the driver of name=%s: luksplug plugs disks into VMs of QEMU", value)
-		}
-		u.name = value
-	case "mode":
-		return word(&u.mode, "auto", "legacy", "direct")
-	case "socket":
-		return path(&u.socket)
-	case "pkipath":
-		return path(&u.pki)
-	case "no_verify":
-		return number(&u.noVerify)
-	case "no_sanity":
-		return number(&ignored)
-	case "keyfile":
-		return path(&u.keyFile)
-	case "netcat":
-		u.netcat = value
-	case "proxy":
-		return word(&u.proxy, "auto", "native", "netcat")
-	case "command":
-		u.command = value
-	case "no_tty":
-		return number(&u.noTTY)
 	}
 	return nil
 }
 
-// Local tells whether libvirt, and so its VMs and their files, are on this host. A
-// host that only looks like this one, such as a port of localhost, is none: behind
-// it may be a tunnel.
+// Local reports whether libvirt, and so its VMs and their files, are on this host. It returns false for a port of
+// localhost, behind which may be a tunnel.
 func (u *URI) Local() bool { return u.Transport == Unix }
 
-// Clear tells whether the connection goes to another host without encryption.
+// Clear reports whether the connection goes to another host without encryption.
 func (u *URI) Clear() bool {
 	ip := net.ParseIP(u.Host)
 	return u.Transport == TCP && u.Host != "localhost" && (ip == nil || !ip.IsLoopback())
@@ -234,15 +201,12 @@ func (u *URI) Clear() bool {
 // String returns the URI as it was given.
 func (u *URI) String() string { return u.text }
 
-// remote is the URI that the libvirt at the other end is asked for.
+// remote is the URI that the libvirt at the other end opens.
 func (u *URI) remote() string {
-	if u.name != "" {
-		return u.name
-	}
-	if u.Session {
+	if u.name == "" && u.Session {
 		return "qemu:///session"
 	}
-	return "qemu:///system"
+	return cmp.Or(u.name, "qemu:///system")
 }
 
 func (u *URI) invalid(format string, args ...any) error {

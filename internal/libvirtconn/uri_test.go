@@ -36,8 +36,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestParseRefused: every refusal names what it is about, and none repeats a
-// password.
+// TestParseRefused: every refusal names what it is about, and none repeats a password.
 func TestParseRefused(t *testing.T) {
 	t.Parallel()
 	for text, c := range map[string]struct {
@@ -57,8 +56,8 @@ func TestParseRefused(t *testing.T) {
 		"qemu+ssh://a:hunter2@host/system":      {ErrInvalidURI, "password"},
 		"qemu+ssh://a:hunter2@%zz/system":       {ErrInvalidURI, "escape"},
 		"qemu+tls://me@host/system":             {ErrInvalidURI, "only +ssh takes a user"},
-		"qemu+ssh://-oProxyCommand=x/system":    {ErrInvalidURI, "called so"},
-		"qemu+ssh://-l@host/system":             {ErrInvalidURI, "called so"},
+		"qemu+ssh://-oProxyCommand=x/system":    {ErrInvalidURI, "name is invalid"},
+		"qemu+ssh://-l@host/system":             {ErrInvalidURI, "name is invalid"},
 		"qemu:///system?colour=red":             {ErrInvalidURI, "no parameter colour"},
 		"qemu:///system?pkipath=/x":             {ErrInvalidURI, "pkipath means nothing with +unix"},
 		"qemu:///system?socket=%00":             {ErrInvalidURI, "NUL"},
@@ -96,7 +95,7 @@ func TestClear(t *testing.T) {
 	}
 }
 
-func TestSocketFolder(t *testing.T) {
+func TestSocketDir(t *testing.T) {
 	t.Parallel()
 	env := func(vars ...string) func(string) string {
 		return func(name string) string {
@@ -119,7 +118,7 @@ func TestSocketFolder(t *testing.T) {
 		{true, env("HOME=/h"), "/h/.cache/libvirt"},
 		{true, env(), ""},
 	} {
-		if got, err := socketFolder(c.session, c.env); got != c.want || (err != nil) != (c.want == "") {
+		if got, err := socketDir(c.session, c.env); got != c.want || (err != nil) != (c.want == "") {
 			t.Errorf("%q, error %v, want %q", got, err, c.want)
 		}
 	}

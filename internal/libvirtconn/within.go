@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// Within calls f, which knows no context, as none of go-libvirt does. A libvirt
-// that does not answer is left to itself when ctx ends.
+// Within calls f, which takes no context, as no function of go-libvirt does. When ctx
+// ends, Within returns, and f goes on by itself.
 func Within[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	type answer struct {
 		value T

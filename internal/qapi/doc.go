@@ -1,10 +1,9 @@
 // Package qapi holds JSON objects as QEMU's QAPI has them (docs/devel/qapi-code-gen.rst):
 // the options of an object, a node or a device, and the arguments of a command.
 //
-// An [Object] keeps the order of its members, so that the same object always gives the
-// same bytes. Its values are of a closed set of types, and so nothing can hide a secret:
-// a [Sensitive] holds one, and a type that embeds [Placeholder] stands for one. There are
-// two renderings, made by the same code:
+// An [Object] keeps the order of its members, so that the same object always gives the same bytes. Its values
+// are of a closed set of types, and so nothing can hide a secret: a [Sensitive] holds one, and a type that
+// embeds [Placeholder] stands for one. There are two renderings, made by the same code:
 //
 //   - [Object.MarshalJSON] is what is shown, with "[redacted]" for every secret;
 //   - [Line] is what QEMU reads, with the value of each Sensitive.

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
-	"sort"
+	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -14,9 +16,9 @@ import (
 // Redacted is what every rendering of a secret but the wire shows.
 const Redacted = "[redacted]"
 
-// MaxDepth bounds the nesting. QEMU's own parser refuses more than 1024 levels
+// maxDepth bounds the nesting. QEMU's own parser refuses more than 1024 levels
 // (qobject/json-streamer.c); a value that contains itself ends here.
-const MaxDepth = 1000
+const maxDepth = 1000
 
 // slack is the room kept for what is appended without a call of grow: punctuation and numbers.
 const slack = 64
@@ -42,8 +44,7 @@ func cannotEncode(format string, args ...any) *EncodeError {
 	return &EncodeError{Reason: fmt.Sprintf(format, args...)}
 }
 
-// MarshalJSON renders the object with every secret as "[redacted]". The error is an
-// [*EncodeError].
+// MarshalJSON renders the object with every secret as "[redacted]". The error is an [*EncodeError].
 func (o Object) MarshalJSON() ([]byte, error) {
 	e := encoder{redact: true}
 	if err := e.object(o, 0); err != nil {
@@ -61,10 +62,9 @@ func (o Object) String() string {
 	return string(text)
 }
 
-// Line encodes the object as QEMU reads it: one line, ending in a newline, with the value
-// of each Sensitive. It returns those values as well, in their order and not copied. If
-// there are any, the caller wipes the line, which is the only copy that Line leaves. The
-// error is an [*EncodeError].
+// Line encodes the object as QEMU reads it: one line, ending in a newline, with the value of each Sensitive.
+// It returns those values as well, in their order and not copied. If there are any, the caller wipes the
+// line, which is the only copy that Line leaves. The error is an [*EncodeError].
 func Line(o Object) (line []byte, secrets [][]byte, err error) {
 	e := encoder{buf: make([]byte, 0, 256)}
 	if err := e.object(o, 0); err != nil {
@@ -75,9 +75,8 @@ func Line(o Object) (line []byte, secrets [][]byte, err error) {
 	return append(e.buf, '\n'), e.secrets, nil
 }
 
-// encoder appends JSON to buf. It exists instead of encoding/json for three reasons:
-// member order, the closed set of types, and two renderings (the wire and the redacted
-// one) that cannot drift apart.
+// encoder appends JSON to buf. It exists instead of encoding/json for three reasons: member order, the closed
+// set of types, and two renderings (the wire and the redacted one) that cannot drift apart.
 type encoder struct {
 	buf     []byte
 	redact  bool
@@ -85,8 +84,8 @@ type encoder struct {
 }
 
 func (e *encoder) value(v any, depth int) *EncodeError {
-	if depth > MaxDepth {
-		return cannotEncode("is nested more than %d levels deep; does it contain itself?", MaxDepth)
+	if depth > maxDepth {
+		return cannotEncode("is nested more than %d levels deep; does it contain itself?", maxDepth)
 	}
 	e.grow(slack)
 	switch v := v.(type) {
@@ -120,48 +119,31 @@ func (e *encoder) value(v any, depth int) *EncodeError {
 	case []string:
 		return appendArray(e, v, depth)
 	default:
-		number, ok := Number(v)
+		n, ok := number(v)
 		if f, float := v.(float64); float && !ok {
 			return cannotEncode("is %v, which JSON cannot express", f)
 		}
 		if !ok {
 			return cannotEncode("has type %T; use a basic type, Object, map[string]any, []any, []string, json.RawMessage or Sensitive", v)
 		}
-		e.buf = append(e.buf, number...)
+		e.buf = append(e.buf, n...)
 	}
 	return nil
 }
 
-// Number renders a value of any of Go's predeclared integer types, or a float64 that JSON
+// number renders a value of any of Go's predeclared integer types, or a float64 that JSON
 // can express. It reports false for every other value.
-func Number(v any) (json.Number, bool) {
-	signed := func(n int64) (json.Number, bool) { return json.Number(strconv.FormatInt(n, 10)), true }
-	unsigned := func(n uint64) (json.Number, bool) { return json.Number(strconv.FormatUint(n, 10)), true }
-	switch v := v.(type) {
-	case int:
-		return signed(int64(v))
-	case int8:
-		return signed(int64(v))
-	case int16:
-		return signed(int64(v))
-	case int32:
-		return signed(int64(v))
-	case int64:
-		return signed(v)
-	case uint:
-		return unsigned(uint64(v))
-	case uint8:
-		return unsigned(uint64(v))
-	case uint16:
-		return unsigned(uint64(v))
-	case uint32:
-		return unsigned(uint64(v))
-	case uint64:
-		return unsigned(v)
-	case float64:
-		if !math.IsNaN(v) && !math.IsInf(v, 0) {
-			return json.Number(strconv.FormatFloat(v, 'g', -1, 64)), true
-		}
+func number(v any) (json.Number, bool) {
+	r := reflect.ValueOf(v)
+	switch f, float := v.(float64); {
+	case float && !math.IsNaN(f) && !math.IsInf(f, 0):
+		return json.Number(strconv.FormatFloat(f, 'g', -1, 64)), true
+	case float, !r.IsValid(), r.Type().PkgPath() != "", r.Kind() == reflect.Uintptr:
+		return "", false
+	case r.CanInt():
+		return json.Number(strconv.FormatInt(r.Int(), 10)), true
+	case r.CanUint():
+		return json.Number(strconv.FormatUint(r.Uint(), 10)), true
 	}
 	return "", false
 }
@@ -219,15 +201,14 @@ func (e *encoder) sensitive(s Sensitive) *EncodeError {
 	if len(value) > 0 {
 		e.secrets = append(e.secrets, value)
 	}
-	// Growing buf would leave copies of the secret in memory that nobody wipes
+	// Growing buf would leave copies of the secret in memory that are not wiped
 	// later, so room is made first (an escape needs at most six bytes).
 	e.grow(6*len(value) + slack)
 	e.buf = AppendQuoted(e.buf, value)
 	return nil
 }
 
-// grow makes room for n more bytes and wipes the buffer it leaves behind when
-// that may hold a secret.
+// grow makes room for n more bytes and wipes the buffer it leaves behind when that may hold a secret.
 func (e *encoder) grow(n int) {
 	if cap(e.buf)-len(e.buf) >= n {
 		return
@@ -266,25 +247,15 @@ func (e *encoder) raw(raw json.RawMessage) *EncodeError {
 // AppendQuoted appends text, which is valid UTF-8, as a JSON string. Like encoding/json
 // it escapes <, > and &, and it also escapes DEL.
 func AppendQuoted[T string | []byte](buf []byte, text T) []byte {
-	const hex = "0123456789abcdef"
+	const hex, special, letters = "0123456789abcdef", "\"\\\b\f\n\r\t", `"\bfnrt`
 	buf = append(buf, '"')
-	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case c == '"' || c == '\\':
-			buf = append(buf, '\\', c)
-		case c == '\b':
-			buf = append(buf, '\\', 'b')
-		case c == '\f':
-			buf = append(buf, '\\', 'f')
-		case c == '\n':
-			buf = append(buf, '\\', 'n')
-		case c == '\r':
-			buf = append(buf, '\\', 'r')
-		case c == '\t':
-			buf = append(buf, '\\', 't')
-		case c < 0x20 || c == 0x7f || c == '<' || c == '>' || c == '&':
+	for i := range len(text) {
+		c := text[i]
+		if n := strings.IndexByte(special, c); n >= 0 {
+			buf = append(buf, '\\', letters[n])
+		} else if c < 0x20 || c == 0x7f || c == '<' || c == '>' || c == '&' {
 			buf = append(buf, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
-		default:
+		} else {
 			buf = append(buf, c)
 		}
 	}
@@ -303,9 +274,8 @@ func validNumber(n json.Number) bool {
 // Sorted returns the members of m, sorted by name.
 func Sorted(m map[string]any) Object {
 	o := make(Object, 0, len(m))
-	for name, value := range m {
-		o = append(o, Member{name, value})
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		o = append(o, Member{name, m[name]})
 	}
-	sort.Slice(o, func(i, j int) bool { return o[i].Name < o[j].Name })
 	return o
 }

@@ -4,11 +4,10 @@ import "slices"
 
 // Object is a JSON object whose members keep their order.
 //
-// A member's value may be nil, a bool, a string, any integer or unsigned integer type, a
-// float64, a json.Number, an Object, a map[string]any (written sorted by key), a []any, a
-// []string, a json.RawMessage, a [Sensitive], or of a type that embeds [Placeholder].
-// Every other type, structs and pointers among them, is refused with an [*EncodeError]
-// when the object is encoded.
+// A member's value may be nil, a bool, a string, any integer or unsigned integer type, a float64, a
+// json.Number, an Object, a map[string]any (written sorted by key), a []any, a []string, a json.RawMessage, a
+// [Sensitive], or of a type that embeds [Placeholder]. Every other type, structs and pointers among them, is
+// refused with an [*EncodeError] when the object is encoded.
 type Object []Member
 
 // Member is one name and value of an Object. It is an alias so that the literal
@@ -24,12 +23,14 @@ type Placeholder struct{}
 
 func (Placeholder) placeholder() {}
 
+func (o Object) index(name string) int {
+	return slices.IndexFunc(o, func(m Member) bool { return m.Name == name })
+}
+
 // Get returns the value of the member called name, nil if there is none.
 func (o Object) Get(name string) any {
-	for _, m := range o {
-		if m.Name == name {
-			return m.Value
-		}
+	if i := o.index(name); i >= 0 {
+		return o[i].Value
 	}
 	return nil
 }
@@ -41,36 +42,21 @@ func (o Object) Text(name string) string {
 }
 
 // Has reports whether there is a member called name.
-func (o Object) Has(name string) bool {
-	return slices.ContainsFunc(o, func(m Member) bool { return m.Name == name })
-}
+func (o Object) Has(name string) bool { return o.index(name) >= 0 }
 
-// With returns a copy of o with the member name set to value: replaced in its place, or
-// added at the end.
+// With returns a copy of o with the member name set to value: replaced in its place, or added at the end.
 func (o Object) With(name string, value any) Object {
-	out := make(Object, 0, len(o)+1)
-	found := false
-	for _, m := range o {
-		if m.Name == name {
-			m.Value, found = value, true
-		}
-		out = append(out, m)
+	out := slices.Clone(o)
+	if i := o.index(name); i >= 0 {
+		out[i].Value = value
+		return out
 	}
-	if !found {
-		out = append(out, Member{name, value})
-	}
-	return out
+	return append(out, Member{name, value})
 }
 
 // Without returns a copy of o that lacks the member name.
 func (o Object) Without(name string) Object {
-	out := make(Object, 0, len(o))
-	for _, m := range o {
-		if m.Name != name {
-			out = append(out, m)
-		}
-	}
-	return out
+	return slices.DeleteFunc(slices.Clone(o), func(m Member) bool { return m.Name == name })
 }
 
 // Add adds a member at the end.

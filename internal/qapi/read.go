@@ -28,7 +28,7 @@ func (o *Object) UnmarshalJSON(text []byte) error {
 	return nil
 }
 
-// readValue reads a value whose objects are nested at most this deep.
+// readValue reads a value whose objects and arrays are nested at most this deep.
 func readValue(d *json.Decoder, depth int) (any, error) {
 	token, err := d.Token()
 	if err != nil {
@@ -44,44 +44,38 @@ func readValue(d *json.Decoder, depth int) (any, error) {
 		if depth == 0 {
 			return nil, errors.New("the JSON is nested too deep")
 		}
-		if t == '[' {
-			return readArray(d, depth-1)
-		}
-		return readObject(d, depth-1)
+		return readMembers(d, depth-1, t == '{')
 	}
 	return token, nil
 }
 
-func readArray(d *json.Decoder, depth int) (any, error) {
-	out := []any{}
+// readMembers reads what follows the beginning of an object or array.
+func readMembers(d *json.Decoder, depth int, object bool) (any, error) {
+	members, elements := Object{}, []any{}
 	for d.More() {
-		e, err := readValue(d, depth)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, e)
-	}
-	_, err := d.Token()
-	return out, err
-}
-
-func readObject(d *json.Decoder, depth int) (any, error) {
-	out := Object{}
-	for d.More() {
-		name, err := d.Token()
-		if err != nil {
-			return nil, err
+		name := ""
+		if object {
+			token, err := d.Token()
+			if err != nil {
+				return nil, err
+			}
+			if name, _ = token.(string); members.Has(name) { // the decoder takes only strings here
+				return nil, fmt.Errorf("the member %q is there twice", name)
+			}
 		}
 		value, err := readValue(d, depth)
 		if err != nil {
 			return nil, err
 		}
-		text, _ := name.(string) // the decoder takes nothing else here
-		if out.Has(text) {
-			return nil, fmt.Errorf("the member %q is there twice", text)
+		if object {
+			members.Add(name, value)
+		} else {
+			elements = append(elements, value)
 		}
-		out.Add(text, value)
 	}
 	_, err := d.Token()
-	return out, err
+	if object {
+		return members, err
+	}
+	return elements, err
 }

@@ -6,20 +6,17 @@ import (
 	"log/slog"
 )
 
-// Sensitive is a string argument that is real on the wire only. Every other
-// rendering of it is "[redacted]": all verbs of fmt, JSON, text, slog and
-// logrus. Its zero value is not usable: encoding it is an error.
+// Sensitive is a string argument that is real on the wire only. Every other rendering of it is "[redacted]":
+// all verbs of fmt, JSON, text, slog and logrus. Its zero value is not usable: encoding it is an error.
 type Sensitive struct {
-	// A function, because reflection (fmt on an unexported field of a foreign
-	// struct, a debugging dumper) prints it as an address. A byte slice or
-	// string in its place would be printed in full.
+	// A function, because reflection (fmt on an unexported field of a foreign struct, a debugging dumper)
+	// prints it as an address. A byte slice or string in its place would be printed in full.
 	get func() []byte
 }
 
-// NewSensitive wraps value, which must be valid UTF-8 (in practice base64) and
-// is sent as a JSON string. The slice is kept, not copied, so that its owner
-// can wipe it; that must not happen before the Execute that carries it has
-// returned. Nothing reads value after that.
+// NewSensitive wraps value, which must be valid UTF-8 (in practice base64) and is sent as a JSON string. The
+// slice is kept, not copied, so that its owner can wipe it; that must not happen before the Execute that
+// carries it has returned. Nothing reads value after that.
 func NewSensitive(value []byte) Sensitive {
 	return Sensitive{get: func() []byte { return value }}
 }

@@ -18,9 +18,8 @@ type Cache struct {
 	// Dir is the directory, see DefaultDir. It is made, for its owner alone, when
 	// there is something to keep. Empty: nothing is kept.
 	Dir string
-	// Emulator is the path of the program for where the client does not know
-	// QEMU's process, or where its program cannot be run: libvirt's <emulator>.
-	// Empty: unknown.
+	// Emulator is the path of the program for where the client does not know QEMU's process, or where its
+	// program cannot be run: libvirt's <emulator>. Empty: unknown.
 	Emulator string
 	// Report is called with what kept the cache from working, in the goroutine that
 	// wants a schema. Nil: it is dropped.
@@ -64,17 +63,17 @@ func (c *Cache) Schema(ctx context.Context, id qmp.SchemaID) *qmp.Schema {
 			break // home-made programs of one version may differ
 		}
 		found, err := p.aside(ctx)
-		if err == nil && (found.Version != id.Version || found.Target != id.Target) {
-			err = &MismatchError{Program: p.path, VM: id, Found: qmp.SchemaID{Version: found.Version, Target: found.Target}}
+		if err == nil && (found.id.Version != id.Version || found.id.Target != id.Target) {
+			err = &MismatchError{Program: p.path, VM: id, Found: found.id}
 		}
 		if err != nil {
-			c.report("ask another QEMU for the schema", err)
+			c.report("query the schema of another QEMU", err)
 			continue
 		}
 		if keep {
-			c.report("keep QEMU's schema", c.store(entry, found.Raw))
+			c.report("keep QEMU's schema", c.store(entry, found.raw))
 		}
-		return found.Schema
+		return found.schema
 	}
 	return nil
 }
@@ -88,15 +87,14 @@ func (c *Cache) Keep(_ context.Context, id qmp.SchemaID, raw []byte) {
 	}
 }
 
-// report tells of a failure, unless it is none.
+// report passes err to Report unless it is nil.
 func (c *Cache) report(doing string, err error) {
 	if err != nil && c.Report != nil {
 		c.Report(fmt.Errorf("%s: %w", doing, err))
 	}
 }
 
-// programs opens the files that the QEMU may have been started from, the likeliest
-// first.
+// programs opens the files that the QEMU may have been started from, the likeliest first.
 func (c *Cache) programs(id qmp.SchemaID) []*program {
 	var found []*program
 	if id.PID != 0 {
@@ -139,14 +137,12 @@ func entryOf(id qmp.SchemaID, programs []*program) (entry, bool) {
 		e.Program = programs[0].identity()
 		return e, true
 	}
-	// A peer at that address can claim to be any QEMU: its answer is used for that
-	// address alone.
+	// A peer at that address can claim to be any QEMU: its answer is used for that address alone.
 	e.Address = id.Address
 	return e, packaged(id.Version) && e.Address != ""
 }
 
-// packaged reports whether a version names a distributor's package, which tells one
-// build from another.
+// packaged reports whether a version names a distributor's package, which distinguishes builds.
 func packaged(version string) bool { return strings.Contains(version, "(") }
 
 // MismatchError says that the program on disk is not the one that the VM was

@@ -9,43 +9,44 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/qmptest"
 	"github.com/luksplug/luksplug/qmp"
 )
 
 // With an empty cache the VM's own program is started aside, and the VM is not
-// asked; after that the cache alone answers.
+// queried; after that the cache alone answers.
 func TestColdAndWarm(t *testing.T) {
 	t.Parallel()
-	v := startVM(t, qemuPath(t))
+	v := startVM(t, qmptest.QEMUPath(t))
 	var told reports
-	cache := &Cache{Dir: filepath.Join(t.TempDir(), "new", "folder"), Report: told.add}
+	cache := &Cache{Dir: filepath.Join(t.TempDir(), "new", "directory"), Report: told.add}
 	cold, asked := schemaOf(t, v.unix, cache)
 	if asked {
-		t.Error("cold: the VM was asked")
+		t.Error("cold: the VM was queried")
 	}
 	info, err := os.Stat(cache.Dir)
-	must(t, err)
+	qmptest.Must(t, err)
 	if info.Mode().Perm() != 0o700 {
-		t.Errorf("the folder has mode %v", info.Mode())
+		t.Errorf("the directory has mode %v", info.Mode())
 	}
 	files, err := os.ReadDir(cache.Dir)
-	must(t, err)
+	qmptest.Must(t, err)
 	if len(files) != 1 {
-		t.Fatalf("the folder has %v", files)
+		t.Fatalf("the directory has %v", files)
 	}
 	info, err = files[0].Info()
-	must(t, err)
+	qmptest.Must(t, err)
 	if info.Mode() != 0o600 {
 		t.Errorf("the file has mode %v", info.Mode())
 	}
 
 	warm, asked := schemaOf(t, v.unix, cache)
 	if asked {
-		t.Error("warm: the VM was asked")
+		t.Error("warm: the VM was queried")
 	}
-	own, asked := schemaOf(t, v.unix, &recorder{})
+	own, asked := schemaOf(t, v.unix, &answer{})
 	if !asked {
-		t.Error("without a cache nobody asked the VM")
+		t.Error("without a cache the VM was not queried")
 	}
 	if !reflect.DeepEqual(cold, own) || !reflect.DeepEqual(warm, own) {
 		t.Error("the VM's own schema is another")
@@ -57,7 +58,7 @@ func TestColdAndWarm(t *testing.T) {
 // VM of the emulator's path, over TCP as well.
 func TestWarmStartsNothing(t *testing.T) {
 	t.Parallel()
-	v := startVM(t, qemuPath(t))
+	v := startVM(t, qmptest.QEMUPath(t))
 	emulator, starts := countingEmulator(t)
 	var told reports
 	cache := &Cache{Dir: t.TempDir(), Emulator: emulator, Report: told.add}
@@ -69,8 +70,8 @@ func TestWarmStartsNothing(t *testing.T) {
 	told.none(t)
 
 	// Another file at the same path is another emulator.
-	must(t, os.Rename(emulator, emulator+"-old"))
-	writeProgram(t, emulator, strings.TrimPrefix(mustRead(t, emulator+"-old"), "#!/bin/sh\n"))
+	qmptest.Must(t, os.Rename(emulator, emulator+"-old"))
+	qmptest.WriteProgram(t, emulator, strings.TrimPrefix(mustRead(t, emulator+"-old"), "#!/bin/sh\n"))
 	if _, asked := schemaOf(t, v.tcp, cache); asked || starts() != 2 {
 		t.Errorf("after an update: asked %v, %d starts", asked, starts())
 	}
@@ -80,57 +81,57 @@ func TestWarmStartsNothing(t *testing.T) {
 func mustRead(t testing.TB, path string) string {
 	t.Helper()
 	text, err := os.ReadFile(path)
-	must(t, err)
+	qmptest.Must(t, err)
 	return string(text)
 }
 
 // An answer of a QEMU aside is byte for byte the VM's.
 func TestAsideEqualsVM(t *testing.T) {
 	t.Parallel()
-	v := startVM(t, qemuPath(t))
-	var direct recorder
+	v := startVM(t, qmptest.QEMUPath(t))
+	var direct answer
 	if _, asked := schemaOf(t, v.unix, &direct); !asked {
-		t.Error("the VM was not asked")
+		t.Error("the VM was not queried")
 	}
-	answer, err := Aside(testContext(t), qemuPath(t))
-	must(t, err)
-	if answer.Version != direct.id.Version || answer.Target != direct.id.Target || string(answer.Raw) != string(direct.raw) {
-		t.Errorf("aside %s %s and %d bytes, VM %s %s and %d bytes", answer.Version, answer.Target, len(answer.Raw),
+	own, err := aside(qmptest.Context(t), qmptest.QEMUPath(t))
+	qmptest.Must(t, err)
+	if own.id.Version != direct.id.Version || own.id.Target != direct.id.Target || string(own.raw) != string(direct.raw) {
+		t.Errorf("aside %s %s and %d bytes, VM %s %s and %d bytes", own.id.Version, own.id.Target, len(own.raw),
 			direct.id.Version, direct.id.Target, len(direct.raw))
 	}
 }
 
-// Where no program may be started, the VM is asked, once.
+// Where no program may be started, the VM is queried, once.
 func TestVMIsAskedOnce(t *testing.T) {
 	t.Parallel()
-	v := startVM(t, qemuPath(t))
+	v := startVM(t, qmptest.QEMUPath(t))
 	marker := filepath.Join(t.TempDir(), "ran")
-	writable := writeProgram(t, filepath.Join(programDir(t), "qemu-writable"), "touch "+marker)
-	must(t, os.Chmod(writable, 0o777))
+	writable := qmptest.WriteProgram(t, filepath.Join(programDir(t), "qemu-writable"), "touch "+marker)
+	qmptest.Must(t, os.Chmod(writable, 0o777))
 	for name, test := range map[string]struct {
 		emulator string
 		want     func(error) bool
 	}{
 		"untrusted":     {writable, func(err error) bool { return errors.Is(err, ErrNotTrusted) }},
 		"other version": {fakeEmulator(t, "9", ""), isMismatch},
-		"ends at once":  {writeProgram(t, filepath.Join(programDir(t), "qemu-broken"), "exit 1"), func(err error) bool { return errors.Is(err, qmp.ErrNoGreeting) }},
+		"ends at once":  {qmptest.WriteProgram(t, filepath.Join(programDir(t), "qemu-broken"), "exit 1"), func(err error) bool { return errors.Is(err, qmp.ErrNoGreeting) }},
 		"missing":       {"/nonexistent/qemu", func(err error) bool { return errors.Is(err, os.ErrNotExist) }},
 		"unknown":       {"", nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			// Another VM than the others: its monitor serves one client.
-			v := startVM(t, qemuPath(t))
+			v := startVM(t, qmptest.QEMUPath(t))
 			var told reports
 			cache := &Cache{Dir: t.TempDir(), Emulator: test.emulator, Report: told.add}
 			if _, asked := schemaOf(t, v.tcp, cache); !asked {
-				t.Error("the VM was not asked")
+				t.Error("the VM was not queried")
 			}
 			if errs := told.all(); test.want == nil && len(errs) > 0 || test.want != nil && (len(errs) == 0 || !test.want(errs[0])) {
 				t.Errorf("reported: %v", errs)
 			}
 			if _, asked := schemaOf(t, v.tcp, cache); asked {
-				t.Error("the VM was asked again")
+				t.Error("the VM was queried again")
 			}
 			if _, err := os.Stat(marker); err == nil {
 				t.Error("an untrusted program was run")
@@ -141,13 +142,13 @@ func TestVMIsAskedOnce(t *testing.T) {
 	// What a monitor said of itself holds for it alone.
 	cache := &Cache{Dir: t.TempDir()}
 	for range 2 {
-		if _, asked := schemaOf(t, startVM(t, qemuPath(t)).tcp, cache); !asked {
+		if _, asked := schemaOf(t, startVM(t, qmptest.QEMUPath(t)).tcp, cache); !asked {
 			t.Error("one monitor's answer was taken for another's")
 		}
 	}
-	// Without a folder the cache still works.
+	// Without a directory the cache still works.
 	if _, asked := schemaOf(t, v.unix, &Cache{}); asked {
-		t.Error("without a folder the VM was asked")
+		t.Error("without a directory the VM was queried")
 	}
 }
 
@@ -161,47 +162,44 @@ func TestNoTargetStartsNothing(t *testing.T) {
 	t.Parallel()
 	emulator, starts := countingEmulator(t)
 	cache := &Cache{Dir: t.TempDir(), Emulator: emulator, Report: func(err error) { t.Error(err) }}
-	if s := cache.Schema(testContext(t), qmp.SchemaID{Version: "10.0.2 (x)"}); s != nil || starts() != 0 {
+	if s := cache.Schema(qmptest.Context(t), qmp.SchemaID{Version: "10.0.2 (x)"}); s != nil || starts() != 0 {
 		t.Errorf("%v, %d starts", s, starts())
 	}
 }
 
-// Many clients that come at once all get the schema, and the file is whole at
-// every moment.
+// Many clients that come at once all get the schema, and the file is whole at every moment.
 func TestConcurrency(t *testing.T) {
 	t.Parallel()
-	answer, err := Aside(testContext(t), qemuPath(t))
-	must(t, err)
-	id := qmp.SchemaID{Version: answer.Version, Target: answer.Target}
+	own, err := aside(qmptest.Context(t), qmptest.QEMUPath(t))
+	qmptest.Must(t, err)
+	id := qmp.SchemaID{Version: own.id.Version, Target: own.id.Target}
 	dir := t.TempDir()
 	var wg sync.WaitGroup
 	for range 2 { // as two processes would, and in each several goroutines
-		cache := &Cache{Dir: dir, Emulator: qemuPath(t), Report: func(err error) { t.Error(err) }}
+		cache := &Cache{Dir: dir, Emulator: qmptest.QEMUPath(t), Report: func(err error) { t.Error(err) }}
 		for range 3 {
-			wg.Add(1)
-			go func() {
-				defer wg.Done()
+			wg.Go(func() {
 				for range 4 {
-					if s := cache.Schema(testContext(t), id); !reflect.DeepEqual(s, answer.Schema) {
+					if s := cache.Schema(qmptest.Context(t), id); !reflect.DeepEqual(s, own.schema) {
 						t.Errorf("%v", s)
 					}
-					cache.Keep(testContext(t), id, answer.Raw)
+					cache.Keep(qmptest.Context(t), id, own.raw)
 				}
-			}()
+			})
 		}
 	}
 	wg.Wait()
 	files, err := os.ReadDir(dir)
-	must(t, err)
+	qmptest.Must(t, err)
 	if len(files) != 1 || !strings.HasSuffix(files[0].Name(), suffix) {
-		t.Errorf("the folder has %v", files)
+		t.Errorf("the directory has %v", files)
 	}
 }
 
 func TestEntryOf(t *testing.T) {
 	t.Parallel()
-	p, err := openProgram(qemuPath(t))
-	must(t, err)
+	p, err := openProgram(qmptest.QEMUPath(t))
+	qmptest.Must(t, err)
 	defer p.close()
 	for name, test := range map[string]struct {
 		id       qmp.SchemaID
@@ -223,7 +221,7 @@ func TestEntryOf(t *testing.T) {
 func TestDefaultDir(t *testing.T) {
 	t.Parallel()
 	dir, err := DefaultDir()
-	must(t, err)
+	qmptest.Must(t, err)
 	if !filepath.IsAbs(dir) || filepath.Base(filepath.Dir(dir)) != "luksplug" || (os.Geteuid() == 0) != strings.HasPrefix(dir, "/var/cache/") {
 		t.Error(dir)
 	}

@@ -10,7 +10,7 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// What one client had to ask its QEMU, the next one reads from a file. A client
+// What one client had to query, the next one reads from a file. A client
 // made with qmp.WithSchemaSource(cache) does both by itself.
 func Example() {
 	dir, err := os.MkdirTemp("", "schemas")

@@ -5,20 +5,16 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/qmptest"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -63,32 +59,6 @@ func serveFake(version string) {
 	}
 }
 
-const patience = 30 * time.Second
-
-func testContext(t testing.TB) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-// qemuPath is the real emulator.
-func qemuPath(t testing.TB) string {
-	t.Helper()
-	path, err := exec.LookPath("qemu-system-x86_64")
-	if err != nil {
-		t.Skip("qemu-system-x86_64 is not installed: install QEMU to run this test")
-	}
-	return path
-}
-
 // vm is a running QEMU that stands for one with a guest.
 type vm struct {
 	unix, tcp string // its monitors
@@ -99,45 +69,36 @@ type vm struct {
 // the kernel names QEMU as the peer.
 func startVM(t testing.TB, program string) vm {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "vm") // a unix socket's path has 107 bytes
-	must(t, err)
-	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
-	listener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	must(t, err)
-	defer func() { must(t, listener.Close()) }()
-	file, err := listener.File()
-	must(t, err)
-	defer func() { must(t, file.Close()) }()
-	v := vm{unix: filepath.Join(dir, "qmp.sock"), tcp: listener.Addr().String()}
-	cmd := exec.Command(program, "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none",
-		"-qmp", "unix:"+v.unix+",server=on,wait=off",
-		"-chardev", "socket,id=tcp,fd=3,server=on,wait=off", "-mon", "chardev=tcp,mode=control")
-	cmd.ExtraFiles, cmd.Stderr = []*os.File{file}, os.Stderr
-	must(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // it may have ended already
-		_ = cmd.Wait()         // as above
-	})
-	v.pid = cmd.Process.Pid
-	c, err := qmp.Dial(testContext(t), v.tcp) // once it greets, its other sockets exist
-	must(t, err)
-	must(t, c.Close())
-	return v
+	path := filepath.Join(qmptest.SocketDir(t), "qmp.sock")
+	q := qmptest.StartProgram(t, program, "-machine", "none", "-qmp", "unix:"+path+",server=on,wait=off")
+	c, err := qmp.Dial(qmptest.Context(t), q.TCP) // once it greets, its other sockets exist
+	qmptest.Must(t, err)
+	qmptest.Must(t, c.Close())
+	return vm{unix: path, tcp: q.TCP, pid: q.Cmd.Process.Pid}
 }
 
-// schemaOf connects to a monitor, asks for the schema, and says whether the QEMU
-// itself was asked for it.
+// aside queries the program at path.
+func aside(ctx context.Context, path string) (answer, error) {
+	p, err := openProgram(path)
+	if err != nil {
+		return answer{}, err
+	}
+	defer p.close()
+	return p.aside(ctx)
+}
+
+// schemaOf connects to a monitor, queries the schema, and reports whether the QEMU itself was queried for it.
 func schemaOf(t testing.TB, address string, source qmp.SchemaSource) (schema *qmp.Schema, asked bool) {
 	t.Helper()
-	c, err := qmp.Dial(testContext(t), address, qmp.WithSchemaSource(source), qmp.WithTrace(func(e qmp.TraceEntry) {
+	c, err := qmp.Dial(qmptest.Context(t), address, qmp.WithSchemaSource(source), qmp.WithTrace(func(e qmp.TraceEntry) {
 		if e.Direction == qmp.Sent && strings.Contains(string(e.JSON), "query-qmp-schema") {
 			asked = true
 		}
 	}))
-	must(t, err)
-	defer func() { must(t, c.Close()) }()
-	schema, err = c.Schema(testContext(t))
-	must(t, err)
+	qmptest.Must(t, err)
+	defer func() { qmptest.Must(t, c.Close()) }()
+	schema, err = c.Schema(qmptest.Context(t))
+	qmptest.Must(t, err)
 	if !schema.Supports("blockdev-add", "luks") {
 		t.Error("the schema is none of QEMU's")
 	}
@@ -170,14 +131,14 @@ func (r *reports) none(t testing.TB) {
 	}
 }
 
-// programDir is a folder whose files may be run by the rules of this package.
+// programDir is a directory whose files may be run by the rules of this package.
 func programDir(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	var fs unix.Statfs_t
-	must(t, unix.Statfs(dir, &fs))
+	qmptest.Must(t, unix.Statfs(dir, &fs))
 	if fs.Flags&unix.ST_NOSUID != 0 {
-		t.Skip("the folder for temporary files is mounted nosuid: set TMPDIR to one that is not")
+		t.Skip("the directory for temporary files is mounted nosuid: set TMPDIR to one that is not")
 	}
 	return dir
 }
@@ -187,7 +148,7 @@ func countingEmulator(t testing.TB) (path string, starts func() int) {
 	t.Helper()
 	dir := programDir(t)
 	log := filepath.Join(dir, "starts")
-	path = writeProgram(t, filepath.Join(dir, "qemu-counting"), fmt.Sprintf("echo $$ >> '%s'; exec '%s' \"$@\"", log, qemuPath(t)))
+	path = qmptest.WriteProgram(t, filepath.Join(dir, "qemu-counting"), fmt.Sprintf("echo $$ >> '%s'; exec '%s' \"$@\"", log, qmptest.QEMUPath(t)))
 	return path, func() int {
 		text, err := os.ReadFile(log)
 		if err != nil && !os.IsNotExist(err) {
@@ -201,33 +162,7 @@ func countingEmulator(t testing.TB) (path string, starts func() int) {
 func fakeEmulator(t testing.TB, version, before string) string {
 	t.Helper()
 	self, err := os.Executable()
-	must(t, err)
-	return writeProgram(t, filepath.Join(programDir(t), "qemu-fake"),
+	qmptest.Must(t, err)
+	return qmptest.WriteProgram(t, filepath.Join(programDir(t), "qemu-fake"),
 		fmt.Sprintf("%s\n%s='%s' exec '%s'", before, fakeVersion, version, self))
-}
-
-// writeProgram makes a program of shell commands. A process that another test
-// forks meanwhile inherits the file open for writing for a moment, and the kernel
-// refuses to run it then; so a lock keeps forks away.
-func writeProgram(t testing.TB, path, commands string) string {
-	t.Helper()
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
-	must(t, os.WriteFile(path, []byte("#!/bin/sh\n"+commands+"\n"), 0o700))
-	return path
-}
-
-// copyProgram copies QEMU.
-func copyProgram(t testing.TB, path string) {
-	t.Helper()
-	in, err := os.Open(qemuPath(t))
-	must(t, err)
-	defer func() { must(t, in.Close()) }()
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
-	out, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o700)
-	must(t, err)
-	_, err = io.Copy(out, in)
-	must(t, err)
-	must(t, out.Close())
 }

@@ -10,8 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotTrusted: a file that others could have made or changed; it is neither
-// run nor read.
+// ErrNotTrusted: a file that others could have made or changed; it is neither run nor read.
 var ErrNotTrusted = errors.New("not to be trusted")
 
 // program is the open file of an emulator.
@@ -41,8 +40,7 @@ func openProgram(path string) (*program, error) {
 		p.close()
 		return nil, fmt.Errorf("look at %s: %w", path, err)
 	}
-	// A daemon that made the socket for QEMU, or a loader that runs it, must not
-	// be taken for QEMU.
+	// A daemon that made the socket for QEMU, or a loader that runs it, must not be taken for QEMU.
 	if name := filepath.Base(p.path); !strings.HasPrefix(name, "qemu") && !strings.HasPrefix(name, "kvm") {
 		p.close()
 		return nil, fmt.Errorf("%s is %w as an emulator: its name begins neither with qemu nor with kvm", p.path, ErrNotTrusted)
@@ -54,7 +52,7 @@ func openProgram(path string) (*program, error) {
 
 func (p *program) close() { _ = p.file.Close() } // nothing was written
 
-// identity tells this file from every other that there was or will be. The time
+// identity distinguishes this file from every other, deleted ones included. The time
 // of the last change of the inode is in it because no user can set it: a user can
 // give the rest to a file of their own, and the number of a deleted file is used again.
 func (p *program) identity() string {

@@ -11,9 +11,12 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
-// No program is run that somebody else could have made, whatever it would say.
+// No program is run that another user could have made.
 func TestUntrustedPrograms(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -23,23 +26,26 @@ func TestUntrustedPrograms(t *testing.T) {
 	}{
 		"name":         {"sh", nil, "its name"},
 		"foreign":      {"qemu-system", func(t *testing.T, path string) { chown(t, path, 65534) }, "belongs to user 65534"},
-		"group writes": {"qemu-system", func(t *testing.T, path string) { must(t, os.Chmod(path, 0o770)) }, "others may write"},
-		"others write": {"kvm", func(t *testing.T, path string) { must(t, os.Chmod(path, 0o702)) }, "others may write"},
-		"folder":       {"qemu", func(t *testing.T, path string) { must(t, os.Remove(path)); must(t, os.Mkdir(path, 0o700)) }, "no regular file"},
+		"group writes": {"qemu-system", func(t *testing.T, path string) { qmptest.Must(t, os.Chmod(path, 0o770)) }, "others may write"},
+		"others write": {"kvm", func(t *testing.T, path string) { qmptest.Must(t, os.Chmod(path, 0o702)) }, "others may write"},
+		"directory": {"qemu", func(t *testing.T, path string) {
+			qmptest.Must(t, os.Remove(path))
+			qmptest.Must(t, os.Mkdir(path, 0o700))
+		}, "no regular file"},
 		"link": {"qemu", func(t *testing.T, path string) {
-			must(t, os.Rename(path, filepath.Join(filepath.Dir(path), "sh")))
-			must(t, os.Symlink("sh", path))
+			qmptest.Must(t, os.Rename(path, filepath.Join(filepath.Dir(path), "sh")))
+			qmptest.Must(t, os.Symlink("sh", path))
 		}, "its name"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := programDir(t)
 			marker := filepath.Join(dir, "ran")
-			path := writeProgram(t, filepath.Join(dir, test.name), "touch "+marker)
+			path := qmptest.WriteProgram(t, filepath.Join(dir, test.name), "touch "+marker)
 			if test.spoil != nil {
 				test.spoil(t, path)
 			}
-			_, err := Aside(testContext(t), path)
+			_, err := aside(qmptest.Context(t), path)
 			if !errors.Is(err, ErrNotTrusted) || !strings.Contains(err.Error(), test.text) {
 				t.Errorf("%v", err)
 			}
@@ -50,7 +56,7 @@ func TestUntrustedPrograms(t *testing.T) {
 	}
 }
 
-// The owner of a file is not believed where others may mount file systems.
+// The owner of a file proves nothing where other users may mount file systems.
 func TestNosuidMount(t *testing.T) {
 	t.Parallel()
 	dir := programDir(t)
@@ -94,24 +100,26 @@ func TestNosuidMount(t *testing.T) {
 func TestReplacedProgram(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(programDir(t), "qemu-copy")
-	copyProgram(t, path)
+	text, err := os.ReadFile(qmptest.QEMUPath(t))
+	qmptest.Must(t, err)
+	qmptest.WriteExecutable(t, path, text)
 	v := startVM(t, path)
 	before, err := openProcess(v.pid)
-	must(t, err)
+	qmptest.Must(t, err)
 	defer before.close()
-	must(t, before.trust())
-	must(t, os.Rename(path, path+"-old"))
-	writeProgram(t, path, "exit 0")
+	qmptest.Must(t, before.trust())
+	qmptest.Must(t, os.Rename(path, path+"-old"))
+	qmptest.WriteProgram(t, path, "exit 0")
 	after, err := openProcess(v.pid)
-	must(t, err)
+	qmptest.Must(t, err)
 	defer after.close()
 	// It may only be told by its new name, which is as good.
 	if err := after.trust(); err != nil {
 		t.Errorf("renamed: %v", err)
 	}
-	must(t, os.Remove(path+"-old"))
+	qmptest.Must(t, os.Remove(path+"-old"))
 	deleted, err := openProcess(v.pid)
-	must(t, err)
+	qmptest.Must(t, err)
 	defer deleted.close()
 	if err := deleted.trust(); !errors.Is(err, ErrNotTrusted) || !strings.Contains(err.Error(), "replaced") {
 		t.Errorf("deleted: %v", err)
@@ -122,7 +130,7 @@ func TestReplacedProgram(t *testing.T) {
 		t.Errorf("asked %v, reported %v", asked, told.all())
 	}
 	if _, asked := schemaOf(t, v.unix, cache); asked {
-		t.Error("the VM was asked again")
+		t.Error("the VM was queried again")
 	}
 }
 
@@ -141,21 +149,17 @@ func TestProcessIsNoEmulator(t *testing.T) {
 func TestAsideCancelled(t *testing.T) {
 	t.Parallel()
 	pipe := filepath.Join(t.TempDir(), "pipe")
-	must(t, unix.Mkfifo(pipe, 0o600))
+	qmptest.Must(t, unix.Mkfifo(pipe, 0o600))
 	emulator := fakeEmulator(t, "silent", fmt.Sprintf("sleep 1000 & echo $$ $! > '%s'", pipe))
-	ctx, cancel := context.WithCancel(testContext(t))
+	ctx, cancel := context.WithCancel(qmptest.Context(t))
 	defer cancel()
-	errs := make(chan error, 1)
-	go func() {
-		_, err := Aside(ctx, emulator)
-		errs <- err
-	}()
+	errs := qmptest.Start(ctx, aside, emulator)
 	var pid, child int
 	_, err := fmt.Sscan(mustRead(t, pipe), &pid, &child) // returns when both have started
-	must(t, err)
-	pidfd, err := unix.PidfdOpen(child, 0)
-	must(t, err)
-	defer func() { must(t, unix.Close(pidfd)) }()
+	qmptest.Must(t, err)
+	process, err := hostproc.Process{PID: child}.Open()
+	qmptest.Must(t, err)
+	defer process.Close()
 	cancel()
 	if err := <-errs; !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
@@ -163,28 +167,22 @@ func TestAsideCancelled(t *testing.T) {
 	if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the emulator lives, or is not reaped: %v", err)
 	}
-	fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-	n, err := unix.Poll(fds, int(patience.Milliseconds()))
-	for errors.Is(err, unix.EINTR) { // Go's runtime sends itself signals
-		n, err = unix.Poll(fds, int(patience.Milliseconds()))
-	}
-	if err != nil || n != 1 {
+	if err := process.Wait(qmptest.Context(t)); err != nil {
 		t.Errorf("its child lives: %v", err)
 	}
 }
 
-// The emulator aside gets nothing of ours: no variables, no terminal, no
-// group.
+// The emulator aside gets nothing of ours: no variables, no terminal, no group.
 func TestAsideEnvironment(t *testing.T) {
 	t.Parallel()
 	log := filepath.Join(t.TempDir(), "log")
 	emulator := fakeEmulator(t, "9", fmt.Sprintf(`cd /proc/$$/fd; echo $(env | cut -d= -f1 | sort) > '%[1]s'
 for fd in 0 2; do readlink $fd; done >> '%[1]s'
 read -r pid name state parent group rest < /proc/$$/stat; echo group $((group - $$)) >> '%[1]s'`, log))
-	answer, err := Aside(testContext(t), emulator)
-	must(t, err)
-	if answer.Version != "9.0.0 (fake)" || answer.Target != "x86_64" || string(answer.Raw) != "[]" {
-		t.Errorf("%+v", answer)
+	own, err := aside(qmptest.Context(t), emulator)
+	qmptest.Must(t, err)
+	if own.id.Version != "9.0.0 (fake)" || own.id.Target != "x86_64" || string(own.raw) != "[]" {
+		t.Errorf("%+v", own)
 	}
 	// The shell sets PWD and OLDPWD itself.
 	if text := mustRead(t, log); text != "LC_ALL OLDPWD PATH PWD\n/dev/null\n/dev/null\ngroup 0\n" {
@@ -192,14 +190,14 @@ read -r pid name state parent group rest < /proc/$$/stat; echo group $((group - 
 	}
 }
 
-// BenchmarkSources measures the two ways that do not ask the VM.
+// BenchmarkSources measures the two ways that do not query the VM.
 func BenchmarkSources(b *testing.B) {
-	answer, err := Aside(testContext(b), qemuPath(b))
-	must(b, err)
-	cache := &Cache{Dir: b.TempDir(), Emulator: qemuPath(b), Report: func(err error) { b.Error(err) }}
+	own, err := aside(qmptest.Context(b), qmptest.QEMUPath(b))
+	qmptest.Must(b, err)
+	cache := &Cache{Dir: b.TempDir(), Emulator: qmptest.QEMUPath(b), Report: func(err error) { b.Error(err) }}
 	id := testID
-	id.Version, id.Target = answer.Version, answer.Target
-	if cache.Schema(testContext(b), id) == nil {
+	id.Version, id.Target = own.id.Version, own.id.Target
+	if cache.Schema(qmptest.Context(b), id) == nil {
 		b.Fatal("no schema")
 	}
 	b.Run("cache", func(b *testing.B) {
@@ -211,8 +209,8 @@ func BenchmarkSources(b *testing.B) {
 	})
 	b.Run("aside", func(b *testing.B) {
 		for b.Loop() {
-			_, err := Aside(context.Background(), cache.Emulator)
-			must(b, err)
+			_, err := aside(context.Background(), cache.Emulator)
+			qmptest.Must(b, err)
 		}
 	})
 }

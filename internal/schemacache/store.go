@@ -13,8 +13,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/qmp"
@@ -54,29 +55,24 @@ func (e entry) name() string {
 
 // load reads a schema. The error wraps os.ErrNotExist if there is none.
 func (c *Cache) load(e entry) (*qmp.Schema, error) {
-	root, err := c.open()
+	dir, err := c.open()
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = root.Close() }() // nothing was written
+	defer func() { _ = dir.Close() }() // nothing was written
 	path := filepath.Join(c.Dir, e.name())
-	// O_NONBLOCK, so that a pipe in place of the file does not stop us.
-	f, err := root.OpenFile(e.name(), os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := fsutil.OpenRegular(dir, e.name())
+	if errors.Is(err, fsutil.ErrNotRegular) {
+		return nil, fmt.Errorf("%s: %w: %w", path, ErrDamaged, err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }() // as above
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if err := trustedInfo(info); err != nil {
+	if err := trustedFile(f); err != nil {
 		return nil, fmt.Errorf("%s is %w", path, err)
 	}
-	if !info.Mode().IsRegular() || info.Size() > fileLimit {
-		return nil, fmt.Errorf("%s: %w: it is no regular file of a schema's size", path, ErrDamaged)
-	}
-	text, err := io.ReadAll(io.LimitReader(f, fileLimit))
+	text, err := io.ReadAll(io.LimitReader(f, fileLimit+1))
 	if err != nil {
 		return nil, err
 	}
@@ -89,6 +85,9 @@ func (c *Cache) load(e entry) (*qmp.Schema, error) {
 
 // decode reads a file's text.
 func decode(e entry, text []byte) (*qmp.Schema, error) {
+	if len(text) > fileLimit {
+		return nil, fmt.Errorf("%w: it has more than %d bytes", ErrDamaged, fileLimit)
+	}
 	line, body, found := bytes.Cut(text, []byte("\n"))
 	var h header
 	if err := json.Unmarshal(line, &h); err != nil || !found {
@@ -129,85 +128,57 @@ func (c *Cache) store(e entry, raw []byte) error {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return err
 	}
-	root, err := c.open()
-	if err != nil {
-		return err
-	}
-	defer func() { _ = root.Close() }() // each file has been closed with its own error
-	if err := write(root, e.name(), text); err != nil {
-		return err
-	}
-	prune(root)
-	return nil
-}
-
-// write puts text under name, whole or not at all. A cache need not survive the
-// loss of power, and its checksum detects it: hence no sync.
-func write(root *os.Root, name string, text []byte) error {
-	dir, err := root.Open(".")
+	dir, err := c.open()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = dir.Close() }() // nothing is written to it
-	return fsutil.Replace(dir, name, text, fsutil.Options{Mode: 0o600, Temporary: tempStart + rand.Text()})
+	// A cache need not survive the loss of power, and its checksum detects it: hence not durable.
+	if err := fsutil.Replace(dir, e.name(), text, fsutil.Options{Mode: 0o600, Temporary: tempStart + rand.Text()}); err != nil {
+		return err
+	}
+	c.prune(dir)
+	return nil
 }
 
 // open opens the directory, if it is one that only we and root can write.
-func (c *Cache) open() (*os.Root, error) {
+func (c *Cache) open() (*os.File, error) {
 	if c.Dir == "" {
 		return nil, os.ErrNotExist
 	}
-	root, err := os.OpenRoot(c.Dir)
+	dir, err := os.Open(c.Dir)
 	if err != nil {
 		return nil, err
 	}
-	info, err := root.Stat(".")
-	if err == nil {
-		if err = trustedInfo(info); err != nil {
-			err = fmt.Errorf("the directory %s is %w", c.Dir, err)
-		}
+	if err := trustedFile(dir); err != nil {
+		_ = dir.Close() // the first error counts
+		return nil, fmt.Errorf("the directory %s is %w", c.Dir, err)
 	}
-	if err != nil {
-		_ = root.Close() // the first error is the one to tell
-		return nil, err
-	}
-	return root, nil
+	return dir, nil
 }
 
-func trustedInfo(info os.FileInfo) error {
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return fmt.Errorf("%w: its owner is unknown", ErrNotTrusted)
+func trustedFile(f *os.File) error {
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &stat); err != nil {
+		return fmt.Errorf("%w: its owner is unknown: %w", ErrNotTrusted, err)
 	}
 	return trusted(stat.Uid, stat.Mode)
 }
 
-// prune removes the oldest files beyond filesLimit, and what writers that were
-// killed left behind. Failures leave files that do no harm.
-func prune(root *os.Root) {
-	dir, err := root.Open(".")
-	if err != nil {
-		return
-	}
-	defer func() { _ = dir.Close() }() // nothing was written
-	infos, err := dir.Readdir(-1)
-	if err != nil {
-		return
-	}
-	var kept []os.FileInfo
+// prune removes the oldest files beyond filesLimit, and what writers that were killed left behind. Failures leave
+// files that do no harm.
+func (c *Cache) prune(dir *os.File) {
+	infos, _ := dir.Readdir(-1)
+	slices.SortFunc(infos, func(a, b os.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
+	kept := 0
 	for _, info := range infos {
-		switch {
-		case strings.HasSuffix(info.Name(), suffix):
-			kept = append(kept, info)
-		case strings.HasPrefix(info.Name(), tempStart) && time.Since(info.ModTime()) > time.Hour:
-			_ = root.Remove(info.Name())
+		old := strings.HasPrefix(info.Name(), tempStart) && time.Since(info.ModTime()) > time.Hour
+		if strings.HasSuffix(info.Name(), suffix) {
+			kept++
+			old = kept > filesLimit
 		}
-	}
-	if len(kept) <= filesLimit {
-		return
-	}
-	slices.SortFunc(kept, func(a, b os.FileInfo) int { return b.ModTime().Compare(a.ModTime()) })
-	for _, info := range kept[filesLimit:] {
-		_ = root.Remove(info.Name())
+		if old {
+			_ = unix.Unlinkat(int(dir.Fd()), info.Name(), 0)
+		}
 	}
 }

@@ -28,9 +28,8 @@ import (
 // go-libvirt's calls know neither context nor deadline.
 const closeWait = 5 * time.Second
 
-// NewClient makes a client of any monitor of go-qemu. The client owns the monitor from
-// then on: it reads its Events, and Close calls Disconnect, as does NewClient itself if it
-// fails.
+// NewClient makes a client of any monitor of go-qemu. The client owns the monitor from then on: it reads its
+// Events, and Close calls Disconnect, as does NewClient itself if it fails.
 //
 // The monitor must be connected, except that NewClient connects a SocketMonitor which is
 // not. ctx bounds this call alone.
@@ -38,11 +37,10 @@ const closeWait = 5 * time.Second
 // A monitor of your own that goes through libvirt needs [qmp.WithoutIDs]; go-qemu's
 // LibvirtRPCMonitor is recognised.
 //
-// A Monitor runs one command at a time and cannot be interrupted: when a caller's context
-// ends, the reply is discarded when it comes, and later commands wait for it.
-// SocketMonitor breaks on replies over 64 KiB (so Schema fails), and passes no error class:
-// its refusals, errors made by errors.New, become a [*qmp.Error] of class GenericError,
-// every other error of Run means that the outcome is unknown. Files cannot be passed. If
+// A Monitor runs one command at a time and cannot be interrupted: when a caller's context ends, the reply is
+// discarded when it comes, and later commands wait for it. SocketMonitor breaks on replies over 64 KiB (so
+// Schema fails), and passes no error class: its refusals, errors made by errors.New, become a [*qmp.Error] of
+// class GenericError, every other error of Run means that the outcome is unknown. Files cannot be passed. If
 // the monitor has no events, subscriptions stay silent.
 func NewClient(ctx context.Context, m goqemu.Monitor, opts ...qmp.Option) (*qmp.Client, error) {
 	if _, ok := m.(*goqemu.LibvirtRPCMonitor); ok {
@@ -52,7 +50,7 @@ func NewClient(ctx context.Context, m goqemu.Monitor, opts ...qmp.Option) (*qmp.
 	// Connect sets Version, and would wait for ever if it were called again.
 	if s, ok := m.(*goqemu.SocketMonitor); ok && s.Version == nil {
 		if err := within(ctx, m.Connect); err != nil {
-			_ = t.Close() // the first error is the one to tell
+			_ = t.Close() // the first error counts
 			return nil, fmt.Errorf("cannot connect the QMP monitor (does another client hold it?): %w", err)
 		}
 	}
@@ -62,7 +60,7 @@ func NewClient(ctx context.Context, m goqemu.Monitor, opts ...qmp.Option) (*qmp.
 	switch {
 	case errors.Is(err, goqemu.ErrEventsNotSupported):
 	case err != nil:
-		_ = t.Close() // the first error is the one to tell
+		_ = t.Close() // the first error counts
 		return nil, fmt.Errorf("cannot receive events from the QMP monitor: %w", err)
 	default:
 		t.events = events
@@ -112,9 +110,8 @@ func (t *transport) Close() error {
 	return within(ctx, t.monitor.Disconnect)
 }
 
-// isPlain reports whether err is one that go-qemu or go-libvirt made, by errors.New, of
-// the description in QEMU's reply. The well-known errors below were made the same way, but
-// have another meaning.
+// isPlain reports whether err is one that go-qemu or go-libvirt made, by errors.New, of the description in
+// QEMU's reply. The well-known errors below were made the same way, but have another meaning.
 func isPlain(err error) bool {
 	for _, known := range []error{
 		io.EOF, io.ErrUnexpectedEOF, io.ErrClosedPipe, net.ErrClosed, bufio.ErrTooLong,

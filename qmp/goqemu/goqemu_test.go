@@ -14,10 +14,13 @@ import (
 
 	"github.com/digitalocean/go-libvirt"
 	goqemu "github.com/digitalocean/go-qemu/qmp"
+	"go.uber.org/goleak"
 
+	"github.com/luksplug/luksplug/internal/qmptest"
 	"github.com/luksplug/luksplug/qmp"
-	"github.com/luksplug/luksplug/qmp/internal/qmptest"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // go-qemu's own socket monitor, on a real QEMU, connected and not.
 func TestNewClientSocket(t *testing.T) {
@@ -173,7 +176,7 @@ func TestMonitorOutcomes(t *testing.T) {
 	}
 }
 
-// A caller leaves a monitor that does not answer; its late answer goes to nobody.
+// A caller leaves a monitor that does not answer; the late answer is dropped.
 func TestMonitorLateAnswer(t *testing.T) {
 	t.Parallel()
 	goOn, entered := make(chan struct{}), make(chan struct{}, 2)
@@ -188,29 +191,15 @@ func TestMonitorLateAnswer(t *testing.T) {
 	c, err := NewClient(qmptest.Context(t), m, qmp.WithoutIDs())
 	qmptest.Must(t, err)
 	ctx, cancel := context.WithCancel(qmptest.Context(t))
-	errs := make(chan error, 2)
-	go func() {
-		_, err := c.Execute(ctx, qmp.Command{Execute: "slow"})
-		errs <- err
-	}()
+	slow := qmptest.Start(ctx, c.Execute, qmp.Command{Execute: "slow"})
 	qmptest.Await(t, entered, "the command")
-	go func() {
-		_, err := c.Execute(ctx, qmp.Command{Execute: "never sent"}) // waits for the slow one
-		errs <- err
-	}()
+	behind := qmptest.Start(ctx, c.Execute, qmp.Command{Execute: "never sent"}) // waits for the slow one
 	cancel()
-	unknowns := 0
-	for range 2 {
+	for errs, want := range map[<-chan error]bool{slow: true, behind: false} {
 		err := qmptest.Await(t, errs, "a cancelled caller")
-		if _, ok := qmptest.ErrorAs[*qmp.UnknownOutcomeError](err); ok {
-			unknowns++
+		if _, unknown := qmptest.ErrorAs[*qmp.UnknownOutcomeError](err); unknown != want || !errors.Is(err, context.Canceled) {
+			t.Errorf("%v; want an unknown outcome: %v", err, want)
 		}
-		if !errors.Is(err, context.Canceled) {
-			t.Errorf("%v", err)
-		}
-	}
-	if unknowns != 1 {
-		t.Errorf("%d outcomes are unknown, want that of the slow command alone", unknowns)
 	}
 	close(goOn)
 	if value, err := c.Execute(qmptest.Context(t), qmp.Command{Execute: "quick"}); err != nil || string(value) != `"quick"` {

@@ -13,19 +13,17 @@ import (
 	"testing"
 
 	"github.com/digitalocean/go-libvirt"
+	"go.uber.org/goleak"
 
 	"github.com/luksplug/luksplug/internal/qapi"
+	"github.com/luksplug/luksplug/internal/qmptest"
 	"github.com/luksplug/luksplug/qmp"
-	"github.com/luksplug/luksplug/qmp/internal/qmptest"
 )
 
-// Procedure and program numbers of libvirt's remote_protocol.x and
-// qemu_protocol.x.
+// Procedure and program numbers of libvirt's remote_protocol.x and qemu_protocol.x.
 const (
 	remoteProgram    = 0x20008086
 	qemuProgram      = 0x20008087
-	procOpen         = 1
-	procClose        = 2
 	procLookupByName = 23
 	procAuthList     = 66
 	procCommand      = 1
@@ -35,9 +33,8 @@ const (
 	callbackID       = 42
 )
 
-// fakeLibvirtd speaks as much of libvirt's RPC as NewClient needs, and passes
-// monitor commands to a real QEMU the way libvirtd does: with its own id, and
-// refusing a command that brings one.
+// fakeLibvirtd speaks as much of libvirt's RPC as NewClient needs, and passes monitor commands to a real QEMU
+// the way libvirtd does: with its own id, and refusing a command that brings one.
 type fakeLibvirtd struct {
 	t    *testing.T
 	qemu *qmp.Client
@@ -46,6 +43,8 @@ type fakeLibvirtd struct {
 	conn         net.Conn
 	deregistered chan struct{}
 }
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func startLibvirt(t *testing.T, qemu *qmp.Client) (*libvirt.Libvirt, *fakeLibvirtd) {
 	t.Helper()
@@ -99,17 +98,17 @@ func (d *fakeLibvirtd) serve() {
 		// Each call in its own goroutine, as libvirtd's workers.
 		go func() {
 			h.Type = 1 // reply
-			switch {
-			case h.Program == remoteProgram && h.Procedure == procAuthList:
+			switch [2]uint32{h.Program, h.Procedure} {
+			case [2]uint32{remoteProgram, procAuthList}:
 				d.send(h, xdr(uint32(1), uint32(0)))
-			case h.Program == remoteProgram && h.Procedure == procLookupByName:
+			case [2]uint32{remoteProgram, procLookupByName}:
 				d.send(h, xdr("vm1", testDomain.UUID, uint32(14)))
-			case h.Program == qemuProgram && h.Procedure == procRegister:
+			case [2]uint32{qemuProgram, procRegister}:
 				d.send(h, xdr(uint32(callbackID)))
-			case h.Program == qemuProgram && h.Procedure == procDeregister:
+			case [2]uint32{qemuProgram, procDeregister}:
 				d.send(h, nil)
 				d.deregistered <- struct{}{}
-			case h.Program == qemuProgram && h.Procedure == procCommand:
+			case [2]uint32{qemuProgram, procCommand}:
 				d.command(h, body)
 			default: // open, close
 				d.send(h, nil)
@@ -138,15 +137,14 @@ func (d *fakeLibvirtd) command(h rpcHeader, body *bytes.Reader) {
 	if err := json.Unmarshal([]byte(text), &cmd); err != nil || name != "vm1" {
 		d.t.Errorf("libvirt got %q for domain %q: %v", text, name, err)
 	}
-	if cmd.ID != nil {
+	switch {
+	case cmd.ID != nil:
 		d.refuse(h, libvirt.ErrInternalError, "internal error: duplicate key 'id'")
 		return
-	}
-	if cmd.Execute == "off" {
+	case cmd.Execute == "off":
 		d.refuse(h, libvirt.ErrOperationInvalid, "Requested operation is not valid: domain is not running")
 		return
-	}
-	if cmd.Execute == "silence" {
+	case cmd.Execute == "silence":
 		return
 	}
 	reply := map[string]any{"id": "libvirt-373"}
@@ -258,11 +256,7 @@ func TestNewClient(t *testing.T) {
 	}
 
 	ctx, cancel := context.WithCancel(qmptest.Context(t))
-	errs := make(chan error, 1)
-	go func() {
-		_, err := c.Execute(ctx, qmp.Command{Execute: "silence"})
-		errs <- err
-	}()
+	errs := qmptest.Start(ctx, c.Execute, qmp.Command{Execute: "silence"})
 	cancel()
 	if err := qmptest.Await(t, errs, "the cancelled caller"); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
@@ -280,8 +274,7 @@ func TestNewClient(t *testing.T) {
 // after Close, and does not block go-libvirt by it.
 func TestNewClientCloseWithoutEvent(t *testing.T) {
 	t.Parallel()
-	qemu := startNone(t)
-	l, daemon := startLibvirt(t, qemu)
+	l, daemon := startLibvirt(t, startNone(t))
 	c, err := NewClient(qmptest.Context(t), l, testDomain, nil)
 	qmptest.Must(t, err)
 	qmptest.Must(t, c.Close())
@@ -297,16 +290,11 @@ func TestNewClientCloseWithoutEvent(t *testing.T) {
 
 func TestNewClientLosesConnection(t *testing.T) {
 	t.Parallel()
-	qemu := startNone(t)
-	l, daemon := startLibvirt(t, qemu)
+	l, daemon := startLibvirt(t, startNone(t))
 	c, err := NewClient(qmptest.Context(t), l, testDomain, nil)
 	qmptest.Must(t, err)
 	defer qmptest.Close(t, c)
-	errs := make(chan error, 1)
-	go func() {
-		_, err := c.Execute(context.Background(), qmp.Command{Execute: "silence"})
-		errs <- err
-	}()
+	errs := qmptest.Start(context.Background(), c.Execute, qmp.Command{Execute: "silence"})
 	qmptest.Close(t, daemon.conn)
 	qmptest.AwaitDone(t, c.Done())
 	if err := qmptest.Await(t, errs, "the caller"); err == nil {
@@ -322,8 +310,7 @@ func TestNewClientLosesConnection(t *testing.T) {
 
 func TestPassesFiles(t *testing.T) {
 	t.Parallel()
-	qemu := startNone(t)
-	l, _ := startLibvirt(t, qemu)
+	l, _ := startLibvirt(t, startNone(t))
 	for _, passFile := range []FilePasser{nil, Virsh{}.PassFile} {
 		c, err := NewClient(qmptest.Context(t), l, testDomain, passFile)
 		qmptest.Must(t, err)

@@ -21,17 +21,15 @@ import (
 // command's outcome is unknown. [Virsh.PassFile] is one.
 type FilePasser func(ctx context.Context, command []byte, f *os.File) (reply []byte, err error)
 
-// NewClient makes a client that reaches domain's QEMU through libvirt's RPC: commands as
-// QEMU monitor commands, events as QEMU monitor events (libvirt's qemu_protocol.x). l must
-// be connected; it stays the caller's, and Close leaves it connected. ctx bounds this call
-// alone. Commands with a File go through passFile; if it is nil, they fail with
-// [qmp.ErrFileUnsupported].
+// NewClient makes a client that reaches domain's QEMU through libvirt's RPC: commands as QEMU monitor
+// commands, events as QEMU monitor events (libvirt's qemu_protocol.x). l must be connected; it stays the
+// caller's, and Close leaves it connected. ctx bounds this call alone. Commands with a File go through
+// passFile; if it is nil, they fail with [qmp.ErrFileUnsupported].
 //
-// libvirt passes QEMU's replies on as they are, refusals included. It marks the domain as
-// tainted (custom-monitor). Commands run one at a time, and a context that ends does not
-// stop libvirt: the late reply is discarded. go-libvirt drops events without data, such as
-// STOP and RESUME. The bytes of a [qmp.Sensitive] pass through buffers of go-libvirt and
-// libvirtd, which the client cannot wipe.
+// libvirt passes QEMU's replies on as they are, refusals included. It marks the domain as tainted
+// (custom-monitor). Commands run one at a time, and a context that ends does not stop libvirt: the late reply
+// is discarded. go-libvirt drops events without data, such as STOP and RESUME. The bytes of a [qmp.Sensitive]
+// pass through buffers of go-libvirt and libvirtd, which the client cannot wipe.
 //
 // Close ends the event subscription at libvirt once that can be done safely, which may be
 // at the next event of the domain or when l disconnects.
@@ -107,11 +105,10 @@ var errEnded = errors.New("libvirt's connection ended")
 
 // Listen implements [qmp.Transport].
 //
-// Ending the subscription takes care. When go-libvirt's stream is cancelled while libvirt
-// still sends events, go-libvirt blocks for ever on the next one, and its whole connection
-// with it. So the subscription at libvirt is ended first. That takes the subscription's
-// callback id, which go-libvirt keeps to itself; but every event carries it. Without an
-// event so far, Listen goes on until one comes.
+// Ending the subscription takes care. When go-libvirt's stream is cancelled while libvirt still sends events,
+// go-libvirt blocks for ever on the next one, and its whole connection with it. So the subscription at
+// libvirt is ended first. That takes the subscription's callback id, which go-libvirt keeps to itself; but
+// every event carries it. Without an event so far, Listen goes on until one comes.
 func (t *transport) Listen(ctx context.Context, publish func(qmp.Event)) error {
 	defer func() {
 		t.cancel()

@@ -22,10 +22,9 @@ const (
 	virshWaitDelay  = 2 * time.Second
 )
 
-// Virsh passes files to the QEMU of a libvirt domain, through
-// "virsh qemu-monitor-command --pass-fds", which libvirt has since 8.2 and only
-// where libvirtd is on the same machine. Its PassFile is a
-// [FilePasser]. One run of virsh takes some 20 ms, in which QEMU is not held up.
+// Virsh passes files to the QEMU of a libvirt domain, through "virsh qemu-monitor-command --pass-fds", which
+// libvirt has since 8.2 and only where libvirtd is on the same machine. Its PassFile is a [FilePasser]. One
+// run of virsh takes some 20 ms, in which QEMU is not held up.
 type Virsh struct {
 	Program string // path of virsh; empty: from PATH
 	URI     string // of libvirt, as for --connect; empty: virsh's own default
@@ -35,9 +34,8 @@ type Virsh struct {
 // PassFile runs virsh once, in a process group of its own, without a shell. The
 // command is seen in virsh's arguments, by every user of the machine.
 //
-// The error wraps [qmp.ErrNotSent] if virsh cannot be started, or says that it got no
-// further than libvirt. After any other, such as ctx's end, when virsh is
-// killed, QEMU may have got the command.
+// The error wraps [qmp.ErrNotSent] if virsh cannot be started, or says that it got no further than libvirt.
+// After any other, such as ctx's end, when virsh is killed, QEMU may have got the command.
 func (v Virsh) PassFile(ctx context.Context, command []byte, f *os.File) ([]byte, error) {
 	if v.Domain == "" {
 		return nil, fmt.Errorf("%w: virsh needs a domain", qmp.ErrNotSent)

@@ -7,25 +7,18 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/internal/qmptest"
 	"github.com/luksplug/luksplug/qmp"
-	"github.com/luksplug/luksplug/qmp/internal/qmptest"
 )
 
-// script makes a program of shell commands. A process that another test forks
-// meanwhile inherits the file open for writing for a moment, and the kernel
-// refuses to run it then; so a lock keeps forks away.
 func script(t *testing.T, text string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "program")
-	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
-	qmptest.Must(t, os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o700))
-	return path
+	return qmptest.WriteProgram(t, filepath.Join(t.TempDir(), "program"), text)
 }
 
 // What each end of virsh means for the command.
@@ -130,8 +123,7 @@ func TestVirshNotStarted(t *testing.T) {
 	}
 }
 
-// The end of the context, or of the client, kills a virsh that does not answer,
-// with its children.
+// The end of the context, or of the client, kills a virsh that does not answer, with its children.
 func TestVirshCancelled(t *testing.T) {
 	t.Parallel()
 	for _, end := range []string{"context", "client"} {
@@ -149,19 +141,15 @@ func TestVirshCancelled(t *testing.T) {
 			})
 			ctx, cancel := context.WithCancel(qmptest.Context(t))
 			defer cancel()
-			errs := make(chan error, 1)
-			go func() {
-				_, err := c.Execute(ctx, qmp.Command{Execute: "add-fd", File: textFile(t, "")})
-				errs <- err
-			}()
+			errs := qmptest.Start(ctx, c.Execute, qmp.Command{Execute: "add-fd", File: textFile(t, "")})
 			text, err := os.ReadFile(pipe)
 			qmptest.Must(t, err)
 			var child int
 			_, err = fmt.Sscan(string(text), &child)
 			qmptest.Must(t, err)
-			pidfd, err := unix.PidfdOpen(child, 0)
+			process, err := hostproc.Process{PID: child}.Open()
 			qmptest.Must(t, err)
-			defer func() { qmptest.Must(t, unix.Close(pidfd)) }()
+			defer process.Close()
 			want := context.Canceled
 			if end == "client" {
 				qmptest.Must(t, c.Close())
@@ -176,13 +164,7 @@ func TestVirshCancelled(t *testing.T) {
 			if err := qmptest.Await(t, passed, "the end of virsh"); errors.Is(err, qmp.ErrNotSent) || !errors.Is(err, context.Canceled) {
 				t.Errorf("%v", err)
 			}
-			// The kernel says so when the child has ended, reaped or not.
-			fds := []unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}
-			n, err := unix.Poll(fds, int(qmptest.Patience.Milliseconds()))
-			for errors.Is(err, unix.EINTR) { // Go's runtime sends itself signals
-				n, err = unix.Poll(fds, int(qmptest.Patience.Milliseconds()))
-			}
-			if err != nil || n != 1 {
+			if err := process.Wait(qmptest.Context(t)); err != nil {
 				t.Errorf("virsh's child lives: %v", err)
 			}
 		})
@@ -207,8 +189,7 @@ func TestFilePasserLeavesOthers(t *testing.T) {
 // passerClient is a client over libvirt's RPC, whose files go through p.
 func passerClient(t *testing.T, p FilePasser) *qmp.Client {
 	t.Helper()
-	qemu := startNone(t)
-	l, _ := startLibvirt(t, qemu)
+	l, _ := startLibvirt(t, startNone(t))
 	c, err := NewClient(qmptest.Context(t), l, testDomain, p)
 	qmptest.Must(t, err)
 	t.Cleanup(func() { qmptest.Close(t, c) })

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"go/ast"
 	"go/importer"
@@ -22,10 +20,18 @@ import (
 type pkg struct {
 	path    string   // below the module; "." is the module's own
 	imports []string // of the module only, below it as well
+	foreign []string // packages of other modules, imported or needed by an import
 	main    bool
 	files   []*ast.File // without tests
-	info    *types.Info // nil unless typed
+	info    types.Info
 	types   *types.Package
+}
+
+// library reports whether the package is neither a program nor of those that test the others.
+func (p *pkg) library() bool {
+	_, level := place(p.path)
+	_, programs := place("cmd")
+	return !p.main && level < programs
 }
 
 // house is what is measured.
@@ -35,67 +41,49 @@ type house struct {
 	pkgs        []*pkg
 }
 
-// listed is what is needed of a package that go list prints.
-type listed struct {
-	ImportPath, Name, Dir, Export string
-	GoFiles, Imports              []string
-	Standard, DepOnly             bool
-}
-
-// golist runs go list in dir.
-func golist(dir string, args ...string) ([]listed, error) {
-	cmd := exec.Command("go", append([]string{"list", "-json=ImportPath,Name,Dir,Export,GoFiles,Imports,Standard,DepOnly"}, args...)...)
+// output runs a program in dir and returns its output.
+func output(dir string, args ...string) (string, error) {
+	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Dir, cmd.Stderr = dir, os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return nil, fmt.Errorf("go list: %w", err)
+		return "", fmt.Errorf("%s: %w", strings.Join(args[:2], " "), err)
 	}
-	var all []listed
-	for d := json.NewDecoder(bytes.NewReader(out)); ; {
-		var l listed
-		if err := d.Decode(&l); errors.Is(err, io.EOF) {
-			return all, nil
-		} else if err != nil {
-			return nil, fmt.Errorf("go list: %w", err)
-		}
-		all = append(all, l)
-	}
+	return string(out), nil
 }
 
-// load reads the packages of the module in dir, their types as well where typed is set, which builds what they import.
-func load(dir string, typed bool) (*house, error) {
-	cmd := exec.Command("go", "list", "-m", "-f", "{{.Path}}\n{{.Dir}}")
-	cmd.Dir = dir
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("go list -m: %w", err)
-	}
-	module, root, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
-	h := &house{dir: root, module: module, fset: token.NewFileSet()}
-	args := []string{"./..."}
-	if typed {
-		args = []string{"-deps", "-export", "./..."}
-	}
-	all, err := golist(root, args...)
+// load reads the packages of the module whose root is dir, with their types, for which it builds what they import.
+func load(dir string) (*house, error) {
+	text, err := output(dir, "go", "list", "-deps", "-export", "-json=ImportPath,Name,Dir,Export,GoFiles,Imports,Deps,Module,DepOnly", "./...")
 	if err != nil {
 		return nil, err
 	}
-	exports := map[string]string{}
-	for _, l := range all {
-		exports[l.ImportPath] = l.Export
-	}
+	h := &house{fset: token.NewFileSet()}
+	exports, foreign := map[string]string{}, map[string]bool{}
 	imports := importer.ForCompiler(h.fset, "gc", func(path string) (io.ReadCloser, error) { return os.Open(exports[path]) })
-	for _, l := range all {
+	for d := json.NewDecoder(strings.NewReader(text)); d.More(); { // each package comes after those that it imports
+		var l struct {
+			ImportPath, Name, Dir, Export string
+			GoFiles, Imports, Deps        []string
+			Module                        *struct{ Path, Dir string }
+			DepOnly                       bool
+		}
+		if err := d.Decode(&l); err != nil {
+			return nil, fmt.Errorf("go list: %w", err)
+		}
+		exports[l.ImportPath], foreign[l.ImportPath] = l.Export, l.DepOnly && l.Module != nil
 		if l.DepOnly {
 			continue
 		}
+		h.module, h.dir = l.Module.Path, l.Module.Dir
 		p := &pkg{path: h.below(l.ImportPath), main: l.Name == "main"}
+		p.info = types.Info{Types: map[ast.Expr]types.TypeAndValue{}, Uses: map[*ast.Ident]types.Object{}}
+		p.foreign = slices.DeleteFunc(l.Deps, func(path string) bool { return !foreign[path] })
 		for _, path := range l.Imports {
-			if path == module || strings.HasPrefix(path, module+"/") {
-				p.imports = append(p.imports, h.below(path))
+			if below := h.below(path); below != path {
+				p.imports = append(p.imports, below)
 			}
 		}
-		h.pkgs = append(h.pkgs, p)
 		for _, name := range l.GoFiles {
 			file, err := parser.ParseFile(h.fset, filepath.Join(l.Dir, name), nil, parser.SkipObjectResolution)
 			if err != nil {
@@ -103,19 +91,16 @@ func load(dir string, typed bool) (*house, error) {
 			}
 			p.files = append(p.files, file)
 		}
-		if !typed {
-			continue
-		}
-		p.info = &types.Info{Types: map[ast.Expr]types.TypeAndValue{}, Uses: map[*ast.Ident]types.Object{}, Defs: map[*ast.Ident]types.Object{}}
-		if p.types, err = (&types.Config{Importer: imports}).Check(l.ImportPath, h.fset, p.files, p.info); err != nil {
+		if p.types, err = (&types.Config{Importer: imports}).Check(l.ImportPath, h.fset, p.files, &p.info); err != nil {
 			return nil, err
 		}
+		h.pkgs = append(h.pkgs, p)
 	}
 	slices.SortFunc(h.pkgs, func(a, b *pkg) int { return strings.Compare(a.path, b.path) })
 	return h, nil
 }
 
-// below cuts the module's path off.
+// below cuts the module's path off; a path of another module stays as it is.
 func (h *house) below(path string) string {
 	if path == h.module {
 		return "."
@@ -123,17 +108,8 @@ func (h *house) below(path string) string {
 	return strings.TrimPrefix(path, h.module+"/")
 }
 
-// where names a position as file:line, below the module.
-func (h *house) where(pos token.Pos) string {
+// at returns the file, below the module, and the line of a position.
+func (h *house) at(pos token.Pos) (file string, line int) {
 	p := h.fset.Position(pos)
-	if rel, err := filepath.Rel(h.dir, p.Filename); err == nil {
-		p.Filename = rel
-	}
-	return fmt.Sprintf("%s:%d", p.Filename, p.Line)
-}
-
-// library reports whether the package is neither a program nor of those that test the others.
-func (p *pkg) library() bool {
-	e, ok := entryOf(p.path)
-	return !p.main && (!ok || e.level < firstProgram)
+	return strings.TrimPrefix(p.Filename, h.dir+"/"), p.Line
 }

@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"flag"
 	"fmt"
 	"io"
@@ -15,28 +16,68 @@ import (
 	"strings"
 )
 
-// longest is how many lines a function may have before it is counted as a long one.
-const longest = 60
+const (
+	longest = 60 // lines of a function before it is counted as a long one
+	shown   = 10 // lines of what a figure counts
+)
 
 func main() {
 	dir := flag.String("dir", ".", "the module to measure")
 	picture := flag.String("picture", "", "draw the packages into this document, between its marks, and measure nothing")
 	flag.Parse()
-	if err := run(os.Stdout, *dir, *picture); err != nil {
+	if err := run(*dir, *picture); err != nil {
 		fmt.Fprintf(os.Stderr, "house: %v\n", err)
 		os.Exit(1)
 	}
 }
 
-func run(w io.Writer, dir, picture string) error {
-	h, err := load(dir, picture == "")
+func run(dir, picture string) error {
+	h, err := load(dir)
 	if err != nil {
 		return err
 	}
-	if picture != "" {
-		return h.drawInto(picture)
+	if picture == "" {
+		return h.report(os.Stdout)
 	}
-	return h.report(w)
+	text, err := os.ReadFile(picture)
+	if err != nil {
+		return err
+	}
+	document, err := h.redraw(string(text))
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(picture, []byte(document), 0o644)
+}
+
+// figure is a line of the table, and what it counts.
+type figure struct {
+	what string
+	n    int
+	list []string
+}
+
+// listed is a figure for the length of a list.
+func listed(what string, list []string) figure { return figure{what, len(list), list} }
+
+// largest is a figure for the largest of the counts whose text begins with prefix.
+func largest(what string, counts []count, prefix string) figure {
+	counts = slices.DeleteFunc(slices.Clone(counts), func(c count) bool { return !strings.HasPrefix(c.what, prefix) })
+	f := figure{what: what, list: lines(counts)}
+	for _, c := range counts {
+		f.n = max(f.n, c.n)
+	}
+	return f
+}
+
+// lines writes counts as text, the largest first.
+func lines(counts []count) []string {
+	slices.SortFunc(counts, func(a, b count) int { return cmp.Or(cmp.Compare(b.n, a.n), strings.Compare(a.what, b.what)) })
+	var all []string
+	for _, c := range counts {
+		all = append(all, fmt.Sprintf("%3d %s", c.n, c.what))
+	}
+	return all
 }
 
 // report writes the figures and, below them, what they count.
@@ -45,70 +86,40 @@ func (h *house) report(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	foreign, err := h.foreign("qmp")
-	if err != nil {
-		return err
+	var foreign []string
+	for _, p := range h.pkgs {
+		if p.path == "qmp" {
+			foreign = p.foreign
+		}
 	}
-	knots, all, methods, long, unpromised := h.knots(false), h.knots(true), h.methods(), h.long(longest), h.unpromised()
-	flags, against := h.flags(), h.against()
-	names := 0
+	knots := h.knots(false)
+	methods, unpromised := h.names()
+	exported := 0
 	for _, c := range unpromised {
-		names += c.n
+		exported += c.n
 	}
-	figures := []struct {
-		what  string
-		n     int
-		list  []string
-		shown int
-	}{
-		{"files of one package whose functions all need each other, at most", most(knots), lines(knots), 10},
-		{"the same in hotplug", most(of("hotplug", knots)), nil, 0},
-		{"the same in hotplug, counting types, variables and constants as well", most(of("hotplug", all)), lines(of("hotplug", all)), 1},
-		{"methods of one type, at most", most(methods), lines(methods), 10},
-		{fmt.Sprintf("functions of more than %d lines, without tests", longest), len(long), lines(long), len(long)},
-		{"packages of other modules below qmp", len(foreign), foreign, len(foreign)},
-		{"exported names outside of the promised packages", names, lines(unpromised), len(unpromised)},
-		{"packages that can be imported and are not promised", len(unpromised), nil, 0},
-		{"texts of libraries that name a command-line flag", len(flags), flags, len(flags)},
-		{"imports that go up or sideways", len(against), against, len(against)},
-		{"lines of Go", total, nil, 0},
-		{"lines of Go without tests", total - tests, nil, 0},
+	figures := []figure{
+		largest("files of one package whose functions all need each other, at most", knots, ""),
+		largest("the same in hotplug", knots, "hotplug,"),
+		largest("the same in hotplug, counting types, variables and constants as well", h.knots(true), "hotplug,"),
+		largest("methods of one type, at most", methods, ""),
+		listed(fmt.Sprintf("functions of more than %d lines, without tests", longest), lines(h.long(longest))),
+		listed("packages of other modules below qmp", foreign),
+		{"exported names outside of the promised packages", exported, nil},
+		listed("packages that can be imported and are not promised", lines(unpromised)),
+		listed("texts of libraries that name a command-line flag", h.flags()),
+		listed("imports that go up or sideways", h.against()),
+		{"lines of Go", total, nil},
+		{"lines of Go without tests", total - tests, nil},
 	}
-	var b strings.Builder
-	b.WriteString("| figure | value |\n|---|---|\n")
+	var table, details strings.Builder
+	table.WriteString("| figure | value |\n|---|---|\n")
 	for _, f := range figures {
-		fmt.Fprintf(&b, "| %s | %d |\n", f.what, f.n)
-	}
-	for _, f := range figures {
-		if len(f.list) == 0 {
-			continue
-		}
-		fmt.Fprintf(&b, "\n%s:\n", f.what)
-		for _, line := range f.list[:min(f.shown, len(f.list))] {
-			fmt.Fprintf(&b, "  %s\n", line)
+		fmt.Fprintf(&table, "| %s | %d |\n", f.what, f.n)
+		if len(f.list) > 0 {
+			fmt.Fprintf(&details, "\n%s:\n  %s\n", f.what, strings.Join(f.list[:min(shown, len(f.list))], "\n  "))
 		}
 	}
-	_, err = io.WriteString(w, b.String())
+	_, err = io.WriteString(w, table.String()+details.String())
 	return err
-}
-
-// of returns the counts of one package.
-func of(path string, counts []count) []count {
-	return slices.DeleteFunc(slices.Clone(counts), func(c count) bool { return !strings.HasPrefix(c.what, path+",") })
-}
-
-// most is the largest of the counts, which are sorted.
-func most(counts []count) int {
-	if len(counts) == 0 {
-		return 0
-	}
-	return counts[0].n
-}
-
-func lines(counts []count) []string {
-	var all []string
-	for _, c := range counts {
-		all = append(all, fmt.Sprintf("%3d %s", c.n, c.what))
-	}
-	return all
 }

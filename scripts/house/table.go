@@ -2,41 +2,36 @@ package main
 
 import "strings"
 
-// entry is a place in the house: a package, and all below it that no longer path names.
-type entry struct {
-	path  string
-	level int
-	only  map[string][]string // an import of a package on the same level, and the names that may be used of it
+// levels are the levels of the house, the lowest first. A package belongs to the longest of these paths that leads to
+// it, and imports what belongs to the same path or to a lower level: the paths of one level do not know each other.
+var levels = [][]string{
+	{"internal"},
+	{"blockgraph", "secrets", "qmp"},
+	{"internal/schemacache", "internal/storetest"}, // of qmp; for the tests of secrets
+	{"internal/testserver"},
+	{"hotplug/internal/outcome", "hotplug/internal/domainxml"},
+	{"hotplug/internal/monitor"},
+	{"hotplug/internal/daemon", "hotplug/internal/overlay", "hotplug/internal/image", "hotplug/internal/access"},
+	{"hotplug/internal/spec"},
+	{"hotplug/internal/rundir", "hotplug/internal/record"},
+	{"hotplug/internal/host"},
+	{"hotplug/internal/inventory"},
+	{"hotplug/internal/unlock"},
+	{"hotplug/internal/grant"},
+	{"hotplug/internal/apply"},
+	{"hotplug/internal/remoteimage"},
+	{"hotplug/internal/check"},
+	{"hotplug/internal/samedisk"},
+	{"hotplug/coldstart"},
+	{"hotplug"},
+	{"hotplug/libvirtvm", "hotplug/hook"},
+	{"cmd"},
+	{"integration", "scripts", "examples", "contrib"},
 }
 
-// entries are the levels of the house, the lowest first. Imports point from a higher level to a lower one, or stay
-// within one entry.
-var entries = []entry{
-	{path: "internal", level: 0},
-	// Nothing but the type by which a disk refers to a secret.
-	{path: "blockgraph", level: 1, only: map[string][]string{"secrets": {"Reference", "ParseUUID", "Type", "Passphrase", "ISCSI", "Ceph", "TLS"}}},
-	{path: "secrets", level: 1},
-	{path: "qmp", level: 1},
-	{path: "hotplug/internal", level: 2},
-	{path: "hotplug/samedisk", level: 2},
-	{path: "hotplug", level: 3},
-	{path: "hotplug/coldstart", level: 4},
-	{path: "hotplug/libvirtvm", level: 5},
-	{path: "hotplug/hook", level: 5},
-	{path: "cmd", level: 6},
-	{path: "integration", level: 7},
-	{path: "scripts", level: 7},
-	{path: "examples", level: 7},
-	{path: "contrib", level: 7},
-}
-
-// firstProgram is the lowest level that is no library.
-const firstProgram = 6
-
-// exceptions are imports against the table, "importer imported". One that is no longer needed is an error.
-var exceptions = []string{
-	"hotplug/internal/overlay hotplug/daemon",
-}
+// reference are the names of secrets that blockgraph may use, although both are on one level: the type by which a disk
+// refers to a secret.
+var reference = strings.Fields("Reference ParseUUID Type Passphrase ISCSI Ceph TLS")
 
 // promised are the packages whose exported names are luksplug's API.
 var promised = strings.Fields(`
@@ -47,12 +42,14 @@ var promised = strings.Fields(`
 	secrets/libvirtstore secrets/passphrase secrets/pkcs11 secrets/vmkeys
 	qmp qmp/qmplibvirt qmp/goqemu`)
 
-// entryOf returns the entry that a package belongs to; path is below the module.
-func entryOf(path string) (best entry, ok bool) {
-	for _, e := range entries {
-		if (path == e.path || strings.HasPrefix(path, e.path+"/")) && len(e.path) >= len(best.path) {
-			best, ok = e, true
+// place returns the path in the table that a package belongs to, and its level; "" for none. path is below the module.
+func place(path string) (best string, level int) {
+	for n, paths := range levels {
+		for _, p := range paths {
+			if (path == p || strings.HasPrefix(path, p+"/")) && len(p) > len(best) {
+				best, level = p, n
+			}
 		}
 	}
-	return best, ok
+	return best, level
 }

@@ -1,4 +1,4 @@
-// Package qmptest has what the tests of package qmp and of its transports share.
+// Package qmptest has what the tests of package qmp, of its transports and of its schema cache share.
 package qmptest
 
 import (
@@ -12,10 +12,13 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // Patience is how long a test waits for what must happen.
@@ -38,14 +41,32 @@ type QEMU struct {
 	Exited chan struct{}
 }
 
+// Program returns the path of a program, and skips the test if it is not installed.
+func Program(t testing.TB, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		t.Skipf("%s is not installed: install QEMU and its tools to run this test", name)
+	}
+	return path
+}
+
+// QEMUPath returns the path of the emulator.
+func QEMUPath(t testing.TB) string {
+	t.Helper()
+	return Program(t, "qemu-system-x86_64")
+}
+
 // StartQEMU starts a QEMU with two monitors, whose sockets listen before it
 // runs, so that nothing has to wait for them to appear.
 func StartQEMU(t testing.TB, args ...string) *QEMU {
 	t.Helper()
-	binary, err := exec.LookPath("qemu-system-x86_64")
-	if err != nil {
-		t.Skip("qemu-system-x86_64 is not installed: install QEMU to run this test")
-	}
+	return StartProgram(t, QEMUPath(t), args...)
+}
+
+// StartProgram is StartQEMU with the emulator at a path.
+func StartProgram(t testing.TB, binary string, args ...string) *QEMU {
+	t.Helper()
 	path := filepath.Join(SocketDir(t), "qmp.sock")
 	unixListener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
 	Must(t, err)
@@ -68,6 +89,12 @@ func StartQEMU(t testing.TB, args ...string) *QEMU {
 		"-chardev", "socket,id=m1,fd=4,server=on,wait=off", "-mon", "chardev=m1,mode=control",
 	}, args...)...)
 	q.Cmd.ExtraFiles = []*os.File{unixFile, tcpFile}
+	q.start(t)
+	return q
+}
+
+func (q *QEMU) start(t testing.TB) {
+	t.Helper()
 	q.Cmd.Stderr = os.Stderr
 	Must(t, q.Cmd.Start())
 	go func() {
@@ -75,7 +102,18 @@ func StartQEMU(t testing.TB, args ...string) *QEMU {
 		_ = q.Cmd.Wait() // killed: it has no success to report
 	}()
 	t.Cleanup(q.Kill)
-	return q
+}
+
+// StartOver starts a program with one end of a socketpair as descriptor 3, and returns the other end.
+func StartOver(t testing.TB, binary string, args ...string) net.Conn {
+	t.Helper()
+	conn, far, err := hostproc.SocketPair()
+	Must(t, err)
+	defer Close(t, far)
+	q := &QEMU{Cmd: exec.Command(binary, args...), Exited: make(chan struct{})}
+	q.Cmd.ExtraFiles = []*os.File{far}
+	q.start(t)
+	return conn
 }
 
 // Kill ends the QEMU and waits for it.
@@ -128,6 +166,32 @@ func Memfd(t testing.TB, size int64) *os.File {
 	return file
 }
 
+// WriteProgram makes a program of shell commands at path, which it returns.
+func WriteProgram(t testing.TB, path, commands string) string {
+	t.Helper()
+	WriteExecutable(t, path, []byte("#!/bin/sh\n"+commands+"\n"))
+	return path
+}
+
+// WriteExecutable makes a program. A process that another test forks meanwhile inherits the file open for writing for
+// a moment, and the kernel refuses to run it then; so a lock prevents forks.
+func WriteExecutable(t testing.TB, path string, text []byte) {
+	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	Must(t, os.WriteFile(path, text, 0o700))
+}
+
+// Start calls execute, a client's method, in a goroutine, and returns a channel for its error.
+func Start[C, R any](ctx context.Context, execute func(context.Context, C) (R, error), command C) <-chan error {
+	errs := make(chan error, 1)
+	go func() {
+		_, err := execute(ctx, command)
+		errs <- err
+	}()
+	return errs
+}
+
 // Must ends the test if err is not nil.
 func Must(t testing.TB, err error) {
 	t.Helper()
@@ -144,8 +208,7 @@ func Close(t testing.TB, c io.Closer) {
 	}
 }
 
-// Await returns the next value of a channel, and fails the test when it closes
-// or nothing comes.
+// Await returns the next value of a channel, and fails the test when it closes or nothing comes.
 func Await[T any](t testing.TB, c <-chan T, what string) T {
 	t.Helper()
 	select {
@@ -160,8 +223,7 @@ func Await[T any](t testing.TB, c <-chan T, what string) T {
 	panic("unreachable")
 }
 
-// AwaitClosed waits until a channel is closed, and returns how many values came
-// before.
+// AwaitClosed waits until a channel is closed, and returns how many values came before.
 func AwaitClosed[T any](t testing.TB, c <-chan T, what string) int {
 	t.Helper()
 	timeout := time.After(Patience)
@@ -180,11 +242,7 @@ func AwaitClosed[T any](t testing.TB, c <-chan T, what string) int {
 // AwaitDone waits for a channel that is only ever closed.
 func AwaitDone(t testing.TB, c <-chan struct{}) {
 	t.Helper()
-	select {
-	case <-c:
-	case <-time.After(Patience):
-		t.Fatal("not done")
-	}
+	AwaitClosed(t, c, "the channel")
 }
 
 // ErrorAs returns the error of type T in err's tree, and reports whether there is one.
