@@ -22,18 +22,10 @@ const qemuUser = "libvirt-qemu"
 // folder lies in one that only root may.
 func userVolume(ctx context.Context, t *testing.T, kind peer.VolumeKind, format ...string) *peer.Volume {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "luksplug-volume-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := must(os.MkdirTemp("", "luksplug-volume-"))(t)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	v, err := peer.CreateVolume(ctx, dir, kind, format...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Chmod(dir, 0o755))
+	v := must(peer.CreateVolume(ctx, dir, kind, format...))(t)
 	for _, path := range []string{v.Payload, v.Header} {
 		if err := os.Chmod(path, 0o600); path != "" && err != nil {
 			t.Fatal(err)
@@ -45,10 +37,7 @@ func userVolume(ctx context.Context, t *testing.T, kind peer.VolumeKind, format 
 // ownerOf returns user and group of a file.
 func ownerOf(t *testing.T, path string) string {
 	t.Helper()
-	info, err := os.Stat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	info := must(os.Stat(path))(t)
 	st := info.Sys().(*syscall.Stat_t)
 	return fmt.Sprintf("%d:%d", st.Uid, st.Gid)
 }
@@ -77,14 +66,8 @@ func TestQEMUUser(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.LibvirtdWith(t, peer.LibvirtOptions{User: qemuUser})
-	d, err := l.StartDomain(ctx, peer.DomainOptions{SCSI: true, Persistent: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(l.StartDomain(ctx, peer.DomainOptions{SCSI: true, Persistent: true}))(t)
+	before := must(d.State(ctx))(t)
 	tool := func(args ...string) result { return viaLibvirt(ctx, t, l, d.Name, args...) }
 	clean := func(t *testing.T) {
 		t.Helper()
@@ -99,9 +82,7 @@ func TestQEMUUser(t *testing.T) {
 
 	t.Run("refused, and the command that helps", func(t *testing.T) {
 		v := userVolume(ctx, t, peer.DetachedRaw)
-		if err := os.Chmod(filepath.Dir(v.Payload), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.Chmod(filepath.Dir(v.Payload), 0o700))
 		args := attachArgs(t, v, v.DiskXML("sda", "scsi"))
 		got := tool(args...).want(t, 5)
 		wantOneLine(t, got, "sda", v.Payload, "64055", "mode 0600", "pass through the folder")
@@ -162,9 +143,7 @@ func sharedBase(ctx context.Context, t *testing.T, tool func(...string) result) 
 		top := filepath.Join(dir, target+".qcow2")
 		create("-b", base, "-F", "qcow2", top)
 		for _, path := range []string{base, top} {
-			if err := os.Chmod(path, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			check(t, os.Chmod(path, 0o600))
 		}
 		// Without <backingStore> QEMU finds the base by itself.
 		xml := "<disk type='file'><driver name='qemu' type='qcow2'/><source file='" + top + "'/><target dev='" + target + "' bus='scsi'/></disk>"
@@ -186,15 +165,11 @@ func killedRelabel(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.D
 	v := userVolume(ctx, t, peer.EmbeddedLUKS, "--type", "luks1", "--pbkdf-force-iterations", "1500000")
 	args := append([]string{"--connect", l.URI, "--domain", d.Name}, attachArgs(t, v, v.DiskXML("sda", "scsi"))...)
 	cmd := exec.CommandContext(ctx, luksplug, append(args, "--relabel", "--unlock", "qemu")...)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	check(t, cmd.Start())
 	for ownerOf(t, v.Payload) == "0:0" && ctx.Err() == nil {
 		continue // it is written nowhere else
 	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	check(t, cmd.Process.Kill())
 	var exit *exec.ExitError
 	if err := cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != -1 {
 		t.Fatalf("it was not killed: %v", err)
@@ -216,17 +191,12 @@ func TestHookQEMUUser(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	h := newHookHost(t, qemuUser)
-	d, err := h.StartDomain(ctx, peer.DomainOptions{Persistent: true, Off: true, UUID: hookUUID})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(h.StartDomain(ctx, peer.DomainOptions{Persistent: true, Off: true, UUID: hookUUID}))(t)
 	// In there, where luksplug has its folders in the place that the hook has.
 	tool := func(args ...string) result { return viaVirsh(ctx, t, h.Libvirt, d.Name, args...) }
 	run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "hook", "enable", d.Name, "--cold-plug", "--yes")).want(t, 0)
 	given, groups := userVolume(ctx, t, peer.DetachedRaw), userVolume(ctx, t, peer.EmbeddedLUKS)
-	if err := errors.Join(os.Chown(groups.Payload, 0, 64055), os.Chmod(groups.Payload, 0o660)); err != nil {
-		t.Fatal(err)
-	}
+	check(t, errors.Join(os.Chown(groups.Payload, 0, 64055), os.Chmod(groups.Payload, 0o660)))
 	h.learn(t, given)
 	h.learn(t, groups)
 	attach := append(attachArgs(t, given, given.DiskXML("vdb", "virtio")), "--persistent")
@@ -241,9 +211,7 @@ func TestHookQEMUUser(t *testing.T) {
 
 	tool(append(attach, "--relabel")...).want(t, 0)
 	for range 2 {
-		if err := d.Start(ctx); err != nil {
-			t.Fatal(err)
-		}
+		check(t, d.Start(ctx))
 		wantOwner(t, given.Payload, "64055:0")
 		wantOwner(t, given.Header, "0:0")
 		wantOwner(t, groups.Payload, "0:64055")

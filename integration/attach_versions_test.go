@@ -147,9 +147,7 @@ func (e emulator) attachAndDetach(ctx context.Context, t *testing.T, c liveCase,
 		wantSame(ctx, t, e.qemu, before)
 		return
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, err)
 	if len(before.Diff(stateOf(ctx, t, e.qemu))) == 0 {
 		t.Fatal("nothing is different after the attach")
 	}
@@ -160,8 +158,6 @@ func (e emulator) attachAndDetach(ctx context.Context, t *testing.T, c liveCase,
 	if c.stays {
 		return
 	}
-	if _, err := e.vm.Detach(ctx, attached.Target, time.Minute); err != nil {
-		t.Fatal(err)
-	}
+	must(e.vm.Detach(ctx, attached.Target, time.Minute))(t)
 	wantSame(ctx, t, e.qemu, before)
 }

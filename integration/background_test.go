@@ -30,9 +30,7 @@ func startCommand(t *testing.T, cmd *exec.Cmd) *background {
 	t.Helper()
 	b := &background{cmd: cmd, ended: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = &b.stdout, &b.stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	check(t, cmd.Start())
 	go func() {
 		b.err = cmd.Wait()
 		close(b.ended)

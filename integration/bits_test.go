@@ -58,9 +58,7 @@ func formats() []format {
 func TestBitByBit(t *testing.T) {
 	t.Parallel()
 	q := peer.Start(t, peer.Options{RootPorts: 1, Guest: true})
-	if err := q.Guest().WaitBoot(bounded(t)); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitBoot(bounded(t)))
 	for _, f := range formats() {
 		t.Run(f.name, func(t *testing.T) {
 			bitByBit(bounded(t), t, q, peer.NewFormatted(t, f.kind, f.format...), f.chaining())
@@ -80,20 +78,14 @@ func bitByBit(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volume, c
 	mibs := []int{0, 7, peer.VolumeSize/peer.MiB - 1}
 	p.write(ctx, t, dev, mibs, pattern)
 	// What the guest reads where nobody has written is what the key makes of it.
-	unwritten, err := q.Guest().ReadHash(ctx, dev, 3, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	unwritten := must(q.Guest().ReadHash(ctx, dev, 3, 1))(t)
 	p.detach(ctx, t)
 	wantSame(ctx, t, q, before)
 	if !bytes.Equal(header, headerBytes(t, v)) {
 		t.Error("the original header has been changed")
 	}
 
-	key, err := v.VolumeKey(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := must(v.VolumeKey(ctx))(t)
 	payload := rawPayload(ctx, t, v)
 	for _, m := range mibs {
 		at := int64(m) * peer.MiB
@@ -121,10 +113,7 @@ func headerBytes(t *testing.T, v *peer.Volume) []byte {
 	if path == "" {
 		path = v.Payload
 	}
-	content, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	content := must(os.ReadFile(path))(t)
 	if v.Header == "" {
 		content = content[:v.Offset]
 	}
@@ -139,10 +128,7 @@ func rawPayload(ctx context.Context, t *testing.T, v *peer.Volume) []byte {
 		path = filepath.Join(t.TempDir(), "raw")
 		command(ctx, t, "qemu-img", "convert", "-f", v.Format, "-O", "raw", v.Payload, path)
 	}
-	content, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	content := must(os.ReadFile(path))(t)
 	if want := v.Offset + v.Size; int64(len(content)) < want {
 		t.Fatalf("the payload has %d bytes, want %d", len(content), want)
 	}
@@ -156,10 +142,7 @@ func decrypted(t *testing.T, key []byte, chaining string, ciphertext []byte, fir
 	const sector = 512
 	plain := make([]byte, len(ciphertext))
 	if chaining == "xts" {
-		c, err := xts.NewCipher(aes.NewCipher, key)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := must(xts.NewCipher(aes.NewCipher, key))(t)
 		for i := 0; i < len(plain); i += sector {
 			c.Decrypt(plain[i:i+sector], ciphertext[i:i+sector], first+uint64(i/sector))
 		}

@@ -19,14 +19,9 @@ import (
 // in another file, and has a second one. All of it is done as a user does.
 func (h *hookHost) bootDomain(ctx context.Context, t *testing.T) (d *peer.Domain, root, data *peer.Volume) {
 	t.Helper()
-	d, err := h.StartDomain(ctx, peer.DomainOptions{Guest: true, FromDisk: true, Movable: true, Persistent: true, Off: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d = must(h.StartDomain(ctx, peer.DomainOptions{Guest: true, FromDisk: true, Movable: true, Persistent: true, Off: true}))(t)
 	root, data = peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.DetachedQcow2)
-	if err := root.WriteOnHost(ctx, "write -s "+peer.BootImage(ctx, t)+" 0 64M"); err != nil {
-		t.Fatal(err)
-	}
+	check(t, root.WriteOnHost(ctx, "write -s "+peer.BootImage(ctx, t)+" 0 64M"))
 	run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "hook", "enable", d.Name, "--cold-plug", "--ports", "2", "--yes")).want(t, 0)
 	for target, v := range map[string]*peer.Volume{"vda": root, "vdb": data} {
 		h.learn(t, v)
@@ -66,9 +61,7 @@ func TestBootFromDetachedHeader(t *testing.T) {
 	ctx := bounded(t)
 	h := newHookHost(t, "")
 	d, _, _ := h.bootDomain(ctx, t)
-	if err := d.Start(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, d.Start(ctx))
 	h.wantDisks(ctx, t, d, "vda", "vdb")
 	plain := func(target string) {
 		virsh(ctx, t, h.Libvirt, "attach-disk", d.Name, writeFile(t, target, strings.Repeat("\x00", peer.MiB)), target, "--targetbus", "virtio", "--serial", "serial-"+target, "--live")
@@ -76,9 +69,7 @@ func TestBootFromDetachedHeader(t *testing.T) {
 	plain("vdx")
 	h.plugIn(ctx, t, d, "vdc")
 	plain("vdy")
-	if err := h.Crash(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, h.Crash(ctx))
 	h.wantDisks(ctx, t, d, "vda", "vdb", "vdc", "vdx", "vdy")
 	plain("vdz")
 	h.wantDisks(ctx, t, d, "vdz")
@@ -91,9 +82,7 @@ func TestBootFromDetachedHeader(t *testing.T) {
 	virsh(ctx, t, h.Libvirt, "managedsave", d.Name, "--paused")
 	h.wantClean(ctx, t)
 	virsh(ctx, t, h.Libvirt, "start", d.Name)
-	if err := d.Reconnect(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, d.Reconnect(ctx))
 	virsh(ctx, t, h.Libvirt, "resume", d.Name)
 	h.wantDisks(ctx, t, d, "vda", "vdb")
 	virsh(ctx, t, h.Libvirt, "destroy", d.Name)
@@ -132,17 +121,13 @@ func TestLibvirtdRestartsDuringAttach(t *testing.T) {
 	h := newHookHost(t, "")
 	d := h.define(ctx, t)
 	h.start(ctx, t, d)
-	if err := d.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, d.Guest().WaitBoot(ctx))
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	xml := writeFile(t, "disk.xml", serialXML(t, v.DiskXML("vdb", "virtio"), "serial-vdb"))
 	for name, command := range map[string]func(context.Context, string, ...string) *exec.Cmd{"own monitor": h.Inside, "RPC": h.byRPC} {
 		t.Run(name, func(t *testing.T) {
 			passphrase := filepath.Join(t.TempDir(), "passphrase")
-			if err := unix.Mkfifo(passphrase, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			check(t, unix.Mkfifo(passphrase, 0o600))
 			cmd := command(ctx, luksplug, "--connect", h.URI, "--domain", d.Name, "--passphrase-file", passphrase, "attach", xml)
 			done := make(chan result, 1)
 			go func() { done <- run(ctx, t, cmd) }()
@@ -156,15 +141,9 @@ func TestLibvirtdRestartsDuringAttach(t *testing.T) {
 			}()
 			select {
 			case f := <-pipe:
-				if err := h.Crash(ctx); err != nil {
-					t.Fatal(err)
-				}
-				if _, err := f.Write(v.Passphrase); err != nil {
-					t.Fatal(err)
-				}
-				if err := f.Close(); err != nil {
-					t.Fatal(err)
-				}
+				check(t, h.Crash(ctx))
+				must(f.Write(v.Passphrase))(t)
+				check(t, f.Close())
 			case got := <-done:
 				t.Fatalf("the attach has not asked for its passphrase: %+v", got)
 			}
@@ -194,13 +173,8 @@ func TestLibvirtdRestartsAtAnyTime(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
 	h := newHookHost(t, "")
-	d, err := h.StartDomain(ctx, peer.DomainOptions{Guest: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	d := must(h.StartDomain(ctx, peer.DomainOptions{Guest: true}))(t)
+	check(t, d.Guest().WaitBoot(ctx))
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	h.learn(t, v)
 	xml := writeFile(t, "disk.xml", serialXML(t, v.DiskXML("vdb", "virtio"), "serial-vdb"))
@@ -213,9 +187,7 @@ func TestLibvirtdRestartsAtAnyTime(t *testing.T) {
 			done := make(chan result, 1)
 			go func() { done <- run(ctx, t, tool(command...)) }()
 			time.Sleep(wait) // that is what is varied
-			if err := h.Crash(ctx); err != nil {
-				t.Fatal(err)
-			}
+			check(t, h.Crash(ctx))
 			got := <-done
 			t.Logf("%s, libvirtd killed after %s: exit code %d %s", command[0], wait, got.code, got.stderr)
 			run(ctx, t, tool("repair")).want(t, 0)

@@ -20,10 +20,7 @@ func conformanceKit(t *testing.T) string {
 	if shared == "" {
 		shared = filepath.Join(repository, "..", "shared")
 	}
-	kit, err := filepath.Abs(filepath.Join(shared, "conformance"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit := must(filepath.Abs(filepath.Join(shared, "conformance")))(t)
 	if _, err := os.Stat(filepath.Join(kit, "compare.py")); err != nil {
 		t.Skipf("the conformance kit is not here (LUKSPLUG_SHARED says where): %v", err)
 	}
@@ -54,9 +51,7 @@ func runKit(t *testing.T, args ...string) map[string]kitResult {
 		t.Fatalf("the kit has no results: %v: %v\n%s", err, runErr, text)
 	}
 	var list []kitResult
-	if err := json.Unmarshal(data, &list); err != nil {
-		t.Fatal(err)
-	}
+	check(t, json.Unmarshal(data, &list))
 	results := map[string]kitResult{}
 	for _, r := range list {
 		results[r.ID] = r
@@ -171,16 +166,11 @@ var diskElement = regexp.MustCompile(`(?s)<disk\b.*?</disk>`)
 // returns the messages of those that are refused.
 func refuseInDomain(t *testing.T, path string) []string {
 	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := must(os.ReadFile(path))(t)
 	var out []string
 	for _, at := range diskElement.FindAllIndex(data, -1) {
 		rest := filepath.Join(t.TempDir(), "domain.xml")
-		if err := os.WriteFile(rest, append(append([]byte(nil), data[:at[0]]...), data[at[1]:]...), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.WriteFile(rest, append(append([]byte(nil), data[:at[0]]...), data[at[1]:]...), 0o600))
 		cmd := exec.CommandContext(t.Context(), luksplug, "plan", "--domain-xml", rest, "-")
 		cmd.Stdin = strings.NewReader(string(data[at[0]:at[1]]))
 		if text, err := cmd.CombinedOutput(); err != nil {

@@ -15,10 +15,7 @@ import (
 // secondMonitor are QEMU's arguments for one more monitor, and its socket.
 func secondMonitor(t *testing.T) (socket string, args []string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "luksplug-second-") // a short path, as a socket's address must be
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := must(os.MkdirTemp("", "luksplug-second-"))(t) // a short path, as a socket's address must be
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	socket = filepath.Join(dir, "qmp.sock")
 	return socket, []string{"-chardev", "socket,id=second,server=on,wait=off,path=" + socket, "-mon", "chardev=second,mode=control"}
@@ -120,9 +117,7 @@ func TestLockEndsWithItsHolder(t *testing.T) {
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	first := start(ctx, t, proxy.Address, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...)
 	held.wait(t)
-	if err := first.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	check(t, first.cmd.Process.Kill())
 	<-first.ended
 	held.drop()
 	got := tool(ctx, t, socket, "repair").want(t, 0)
@@ -149,10 +144,7 @@ func TestMonitorHeld(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 1})
-	holder, err := peer.DialMonitor(ctx, q.Socket)
-	if err != nil {
-		t.Fatal(err)
-	}
+	holder := must(peer.DialMonitor(ctx, q.Socket))(t)
 	defer func() { _ = holder.Close() }() // at the latest
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	disk := attachArgs(t, v, v.DiskXML("vdb", "virtio"))
@@ -169,9 +161,7 @@ func TestMonitorHeld(t *testing.T) {
 
 	waiting := start(ctx, t, q.Socket, disk...)
 	waiting.waitStderr(ctx, t, "waiting for the monitor")
-	if err := holder.Close(); err != nil {
-		t.Fatal(err)
-	}
+	check(t, holder.Close())
 	waiting.end(ctx, t).want(t, 0)
 }
 
@@ -206,7 +196,5 @@ func TestHeldWaitEndsOnSignal(t *testing.T) {
 // interrupt is what the user's Ctrl-C does.
 func interrupt(t *testing.T, b *background) {
 	t.Helper()
-	if err := b.cmd.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
-	}
+	check(t, b.cmd.Process.Signal(os.Interrupt))
 }

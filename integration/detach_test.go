@@ -16,23 +16,17 @@ func serialXML(t *testing.T, xml, serial string) string {
 }
 
 // attachInGuest attaches a volume as target and waits until the guest has it.
-func attachInGuest(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volume, target, bus string) (dev string) {
+func attachInGuest(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volume, target, bus string) string {
 	t.Helper()
 	serial := "in-guest-" + target
 	tool(ctx, t, q.Socket, attachArgs(t, v, serialXML(t, v.DiskXML(target, bus), serial))...).want(t, 0)
-	dev, err := q.Guest().WaitDisk(ctx, serial)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dev
+	return must(q.Guest().WaitDisk(ctx, serial))(t)
 }
 
 // query runs a command on the control monitor.
 func query(ctx context.Context, t *testing.T, q *peer.QEMU, command string) {
 	t.Helper()
-	if _, err := q.Query(ctx, command, nil); err != nil {
-		t.Fatal(err)
-	}
+	must(q.Query(ctx, command, nil))(t)
 }
 
 // paused runs do while the VM stands still. It runs again afterwards also when
@@ -50,9 +44,7 @@ func TestDetachFromAGuest(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{Guest: true, RootPorts: 2, SCSI: true})
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitBoot(ctx))
 	before := stateOf(ctx, t, q)
 
 	t.Run("a paused VM", func(t *testing.T) {
@@ -65,9 +57,7 @@ func TestDetachFromAGuest(t *testing.T) {
 		})
 		tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 		wantSame(ctx, t, q, before)
-		if err := q.Guest().WaitGone(ctx, dev); err != nil {
-			t.Fatal(err)
-		}
+		check(t, q.Guest().WaitGone(ctx, dev))
 	})
 	t.Run("a paused VM, SCSI", func(t *testing.T) {
 		dev := attachInGuest(ctx, t, q, peer.NewVolume(t, peer.DetachedRaw), "sda", "scsi")
@@ -76,9 +66,7 @@ func TestDetachFromAGuest(t *testing.T) {
 			tool(ctx, t, q.Socket, "--timeout", "10s", "detach", "sda").want(t, 0)
 			wantSame(ctx, t, q, before)
 		})
-		if err := q.Guest().WaitGone(ctx, dev); err != nil {
-			t.Fatal(err)
-		}
+		check(t, q.Guest().WaitGone(ctx, dev))
 	})
 	t.Run("resumed during the wait", func(t *testing.T) {
 		attachInGuest(ctx, t, q, peer.NewVolume(t, peer.DetachedRaw), "vdb", "virtio")
@@ -97,15 +85,11 @@ func TestDetachFromAGuest(t *testing.T) {
 		v := peer.NewVolume(t, peer.DetachedQcow2)
 		dev := attachInGuest(ctx, t, q, v, "vdb", "virtio")
 		pattern := []byte("written and flushed before the detach. ")
-		if err := q.Guest().WritePattern(ctx, dev, 1, 4, pattern); err != nil {
-			t.Fatal(err)
-		}
+		check(t, q.Guest().WritePattern(ctx, dev, 1, 4, pattern))
 		// Writes elsewhere until the disk is gone. The file says that it has begun.
 		// Between two writes it is looked for: dd would make a file of that name.
-		if _, err := q.Guest().Run(ctx, "( while [ -b "+dev+" ] && dd if=/dev/urandom of="+dev+" bs=64k seek=256 count=64 conv=notrunc,fsync 2>/dev/null; do touch /tmp/wrote; done; touch /tmp/failed ) >/dev/null 2>&1 &"+
-			" while [ ! -e /tmp/wrote ]; do usleep 10000; done"); err != nil {
-			t.Fatal(err)
-		}
+		must(q.Guest().Run(ctx, "( while [ -b "+dev+" ] && dd if=/dev/urandom of="+dev+" bs=64k seek=256 count=64 conv=notrunc,fsync 2>/dev/null; do touch /tmp/wrote; done; touch /tmp/failed ) >/dev/null 2>&1 &"+
+			" while [ ! -e /tmp/wrote ]; do usleep 10000; done"))(t)
 		tool(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb").want(t, 0)
 		wantSame(ctx, t, q, before)
 		if _, err := q.Guest().Run(ctx, "while [ ! -e /tmp/failed ]; do usleep 10000; done; [ ! -b "+dev+" ]"); err != nil {
@@ -123,9 +107,7 @@ func TestDetachFromAGuest(t *testing.T) {
 	t.Run("mounted", func(t *testing.T) {
 		v := peer.NewVolume(t, peer.EmbeddedLUKS)
 		dev := attachInGuest(ctx, t, q, v, "vdb", "virtio")
-		if _, err := q.Guest().Run(ctx, "exec 9<> "+dev+"; ( sleep 1000 ) <&9 >/dev/null 2>&1 & echo $! > /tmp/opener"); err != nil {
-			t.Fatal(err)
-		}
+		must(q.Guest().Run(ctx, "exec 9<> "+dev+"; ( sleep 1000 ) <&9 >/dev/null 2>&1 & echo $! > /tmp/opener"))(t)
 		// The guest's kernel lets a disk go that is open.
 		tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 		wantSame(ctx, t, q, before)
@@ -138,9 +120,7 @@ func TestDetachFromAGuest(t *testing.T) {
 		xml := serialXML(t, edited(t, v.DiskXML("vdb", "virtio"), "<target", "<alias name='ua-data'/><target"), "aliased")
 		args := attachArgs(t, v, xml)
 		tool(ctx, t, q.Socket, args...).want(t, 0)
-		if _, err := q.Guest().WaitDisk(ctx, "aliased"); err != nil {
-			t.Fatal(err)
-		}
+		must(q.Guest().WaitDisk(ctx, "aliased"))(t)
 		var list struct {
 			Disks []struct{ Target, State, Device string }
 		}
@@ -172,9 +152,7 @@ func TestDetachBeforeTheGuestHasBooted(t *testing.T) {
 	waiting := start(ctx, t, q.Socket, "--timeout", "2m", "detach", "vdb")
 	query(ctx, t, q, "cont")
 	waiting.end(ctx, t).want(t, 0)
-	if err := q.Guest().WaitBoot(ctx); err != nil { // the guest had to boot for it, and lives
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitBoot(ctx)) // the guest had to boot for it, and lives
 	wantSame(ctx, t, q, before)
 }
 
@@ -185,18 +163,14 @@ func TestDetachByPCIExpress(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{NativeHotplug: true, Guest: true, RootPorts: 2})
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitBoot(ctx))
 	before := stateOf(ctx, t, q)
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	dev := attachInGuest(ctx, t, q, v, "vdb", "virtio")
 	tool(ctx, t, q.Socket, "--timeout", "1s", "detach", "vdb").want(t, 8)
 	tool(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb").want(t, 0)
 	wantSame(ctx, t, q, before)
-	if err := q.Guest().WaitGone(ctx, dev); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitGone(ctx, dev))
 	// Asking again while the guest was at it has not confused it.
 	attachInGuest(ctx, t, q, v, "vdb", "virtio")
 	tool(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb").want(t, 0)
@@ -224,9 +198,7 @@ func TestDetachFromADeafGuest(t *testing.T) {
 		t.Errorf("list while the guest has not answered: %+v", list.Disks)
 	}
 	waiting := start(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb")
-	if err := q.Reset(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Reset(ctx))
 	waiting.end(ctx, t).want(t, 0)
 	wantSame(ctx, t, q, before)
 }

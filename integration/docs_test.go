@@ -100,13 +100,9 @@ func newReader(ctx context.Context, t *testing.T) *reader {
 	r := &reader{folder: filepath.Join(base, "work")}
 	bin := filepath.Join(base, "bin")
 	for _, dir := range []string{r.folder, bin} {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.Mkdir(dir, 0o755))
 	}
-	if err := os.Symlink(luksplug, filepath.Join(bin, "luksplug")); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Symlink(luksplug, filepath.Join(bin, "luksplug")))
 	r.path = bin + ":" + os.Getenv("PATH")
 	r.vm = peer.Start(t, peer.Options{RootPorts: 4, Guest: true})
 	// What the documents name, and what it is here.
@@ -120,28 +116,17 @@ func newReader(ctx context.Context, t *testing.T) *reader {
 	}
 	r.config = filepath.Join(base, "config.yaml") // instead of none, for the folders
 	config := "state: " + filepath.Join(base, "state") + "\nephemeral: " + filepath.Join(base, "secrets") + "\n"
-	if err := os.WriteFile(r.config, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(r.config, []byte(config), 0o600))
 	if os.Geteuid() == 0 {
 		l := peer.Libvirtd(t)
-		var err error
-		if r.domain, err = l.StartDomain(ctx, peer.DomainOptions{Name: "vm1", Guest: true}); err != nil {
-			t.Fatal(err)
-		}
+		r.domain = must(l.StartDomain(ctx, peer.DomainOptions{Name: "vm1", Guest: true}))(t)
 		names = append(names, "--domain vm1", "--connect '"+l.URI+"' --domain vm1")
 		virsh := l.VirshCommand(ctx)
 		script := "#!/bin/sh\n" + virsh.Env[len(virsh.Env)-1] + " exec '" + strings.Join(virsh.Args, "' '") + "' \"$@\"\n"
-		if err := os.WriteFile(filepath.Join(bin, "virsh"), []byte(script), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := r.domain.Guest().WaitBoot(ctx); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.WriteFile(filepath.Join(bin, "virsh"), []byte(script), 0o755))
+		check(t, r.domain.Guest().WaitBoot(ctx))
 	}
-	if err := r.vm.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, r.vm.Guest().WaitBoot(ctx))
 	r.toReal = strings.NewReplacer(names...)
 	slices.Reverse(names)
 	r.fromReal = strings.NewReplacer(names...)
@@ -153,10 +138,7 @@ func (r *reader) states(ctx context.Context, t *testing.T) []peer.State {
 	t.Helper()
 	states := []peer.State{stateOf(ctx, t, r.vm)}
 	if r.domain != nil {
-		s, err := r.domain.State(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := must(r.domain.State(ctx))(t)
 		states = append(states, s)
 	}
 	return states
@@ -165,10 +147,7 @@ func (r *reader) states(ctx context.Context, t *testing.T) []peer.State {
 // read does what one document says.
 func (r *reader) read(ctx context.Context, t *testing.T, path string, used map[string]bool) {
 	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must(os.ReadFile(path))(t)
 	before := r.states(ctx, t)
 	lines := strings.Split(string(text), "\n")
 	var updated []string // the document with real output
@@ -207,9 +186,7 @@ func (r *reader) read(ctx context.Context, t *testing.T, path string, used map[s
 	}
 	if *updateDocs && copied > 0 {
 		updated = append(updated, lines[copied:]...)
-		if err := os.WriteFile(path, []byte(strings.Join(updated, "\n")), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.WriteFile(path, []byte(strings.Join(updated, "\n")), 0o644))
 	}
 }
 
@@ -264,9 +241,7 @@ func (r *reader) xml(ctx context.Context, t *testing.T, path string, b block) {
 		}
 		name = "unnamed.xml"
 	}
-	if err := os.WriteFile(filepath.Join(r.folder, name), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(filepath.Join(r.folder, name), []byte(text), 0o600))
 	if !strings.HasPrefix(text, "<disk") {
 		return
 	}

@@ -41,14 +41,9 @@ func eachEmulator(t *testing.T, o peer.Options, test func(t *testing.T, e emulat
 			e := emulator{name: name, program: own.Binary, qemu: peer.Start(t, own)}
 			// Beside QEMU's sockets: what is in a folder of t's has paths too long for one.
 			options := hotplug.Options{LockDir: t.TempDir(), RunDir: filepath.Join(e.qemu.Dir, "run")}
-			if err := os.Mkdir(options.RunDir, 0o700); err != nil {
-				t.Fatal(err)
-			}
+			check(t, os.Mkdir(options.RunDir, 0o700))
 			dial := func(ctx context.Context) (*qmp.Client, error) { return qmp.Dial(ctx, e.qemu.Socket) }
-			var err error
-			if e.vm, err = hotplug.Connect(bounded(t), dial, options); err != nil {
-				t.Fatal(err)
-			}
+			e.vm = must(hotplug.Connect(bounded(t), dial, options))(t)
 			t.Cleanup(func() { _ = e.vm.Close() }) // the VM is killed
 			test(t, e)
 		})

@@ -30,10 +30,7 @@ func eventually(ctx context.Context, t *testing.T, what string, done func() bool
 // hostIsClean tells whether this host has nothing of the VM's any more.
 func hostIsClean(t *testing.T, uuid string) func() bool {
 	return func() bool {
-		left, err := peer.ReadHost(uuid)
-		if err != nil {
-			t.Fatal(err)
-		}
+		left := must(peer.ReadHost(uuid))(t)
 		return len(left) == 0 && len(peer.Watchers(uuid)) == 0
 	}
 }
@@ -77,16 +74,11 @@ func TestStorageDaemon(t *testing.T) {
 		if len(peer.StorageDaemons(p.q.UUID)) != 1 || len(peer.Watchers(p.q.UUID)) != 1 {
 			t.Errorf("storage daemons %v, watchers %v", peer.StorageDaemons(p.q.UUID), peer.Watchers(p.q.UUID))
 		}
-		if err := p.q.Close(); err != nil { // by SIGKILL
-			t.Fatal(err)
-		}
+		check(t, p.q.Close()) // by SIGKILL
 		eventually(ctx, t, "the storage daemon ends", func() bool {
 			return len(peer.StorageDaemons(p.q.UUID))+len(peer.Watchers(p.q.UUID)) == 0
 		})
-		left, err := peer.ReadHost(p.q.UUID)
-		if err != nil {
-			t.Fatal(err)
-		}
+		left := must(peer.ReadHost(p.q.UUID))(t)
 		for _, path := range left { // a note of a VM that is gone, which the next attach of any VM removes
 			if strings.HasSuffix(path, "/sdb") || strings.Contains(path, "/sdb/") {
 				t.Errorf("%s is still there", path)
@@ -100,9 +92,7 @@ func TestStorageDaemon(t *testing.T) {
 		before := stateOf(ctx, t, p.q)
 		p.attach(ctx, t)
 		for _, pid := range peer.StorageDaemons(p.q.UUID) {
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
+			check(t, syscall.Kill(pid, syscall.SIGKILL))
 		}
 		eventually(ctx, t, "the storage daemon ends", func() bool { return len(peer.StorageDaemons(p.q.UUID)) == 0 })
 		if d := listed(ctx, t, p.q)["sdb"]; d.State != "attached" || d.Daemon != 0 {
@@ -135,10 +125,7 @@ func TestStorageDaemon(t *testing.T) {
 // userOf is the user of a process.
 func userOf(t *testing.T, pid int) int {
 	t.Helper()
-	info, err := os.Stat(procDir(pid))
-	if err != nil {
-		t.Fatal(err)
-	}
+	info := must(os.Stat(procDir(pid)))(t)
 	return int(info.Sys().(*syscall.Stat_t).Uid)
 }
 
@@ -190,8 +177,6 @@ func sleepingDaemon(t *testing.T) string {
 func daemonScript(t *testing.T, script string) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "qemu-storage-daemon"), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(filepath.Join(dir, "qemu-storage-daemon"), []byte("#!/bin/sh\n"+script+"\n"), 0o755))
 	return dir
 }

@@ -144,9 +144,7 @@ func TestFaultsSwallowedEvent(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{RootPorts: 1, SCSI: true, Guest: true})
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitBoot(ctx))
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	for bus, target := range map[string]string{"virtio": "vdb", "scsi": "sdb"} {
 		t.Run(bus, func(t *testing.T) {

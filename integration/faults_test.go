@@ -63,9 +63,7 @@ func TestFaultsOfOtherWays(t *testing.T) {
 
 func testFaults(t *testing.T, where place, unlock string, kinds ...peer.VolumeKind) {
 	q := peer.Start(t, where.vm)
-	if err := q.Guest().WaitBoot(bounded(t)); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitBoot(bounded(t)))
 	for i, kind := range kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			f := newFaulty(bounded(t), t, q, where, peer.NewVolume(t, kind), unlock)
@@ -180,21 +178,12 @@ func (f *faulty) converges(ctx context.Context, t *testing.T, n int) {
 // attachByLibrary plugs the disk in without the program.
 func (f *faulty) attachByLibrary(ctx context.Context, t *testing.T, address string, recovery time.Duration) error {
 	t.Helper()
-	xml, err := os.ReadFile(f.xml)
-	if err != nil {
-		t.Fatal(err)
-	}
-	disk, err := diskxml.ParseDisk(xml)
-	if err != nil {
-		t.Fatal(err)
-	}
-	vm, err := hotplug.Connect(ctx, func(ctx context.Context) (*qmp.Client, error) { return qmp.Dial(ctx, address) },
-		hotplug.Options{Recovery: recovery, LockDir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	xml := must(os.ReadFile(f.xml))(t)
+	disk := must(diskxml.ParseDisk(xml))(t)
+	vm := must(hotplug.Connect(ctx, func(ctx context.Context) (*qmp.Client, error) { return qmp.Dial(ctx, address) },
+		hotplug.Options{Recovery: recovery, LockDir: t.TempDir()}))(t)
 	defer func() { _ = vm.Close() }() // the connection is lost
-	_, err = vm.Attach(ctx, disk, fileStore(f.PassphraseFile), hotplug.AttachOptions{Unlock: hotplug.UnlockPolicy(f.unlock)})
+	_, err := vm.Attach(ctx, disk, fileStore(f.PassphraseFile), hotplug.AttachOptions{Unlock: hotplug.UnlockPolicy(f.unlock)})
 	return err
 }
 

@@ -227,9 +227,7 @@ func (v *victim) run(t *testing.T, cmd *exec.Cmd) result {
 	t.Helper()
 	v.cmd = cmd
 	cmd.Stdout, cmd.Stderr = &v.stdout, &v.stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	check(t, cmd.Start())
 	close(v.started)
 	defer close(v.ended)
 	var exit *exec.ExitError

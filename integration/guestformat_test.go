@@ -23,9 +23,7 @@ func TestGuestFormatted(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{RootPorts: 2, Guest: true, Kernel: peer.CryptGuest})
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitBoot(ctx))
 	before := stateOf(ctx, t, q)
 	image := sized(t, "guest.img", 64*peer.MiB)
 	passphrase := "of the guest's own"
@@ -37,11 +35,7 @@ func TestGuestFormatted(t *testing.T) {
 	inGuest := func(script string) string {
 		t.Helper()
 		// No udev is there to make devices.
-		out, err := q.Guest().Run(ctx, "set -e; export DM_DISABLE_UDEV=1\n"+script)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return out
+		return must(q.Guest().Run(ctx, "set -e; export DM_DISABLE_UDEV=1\n"+script))(t)
 	}
 
 	tool(ctx, t, q.Socket, "attach", disk("", "plain")).want(t, 0)
@@ -61,9 +55,7 @@ cryptsetup close data
 sync`)
 	tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 	wantSame(ctx, t, q, before)
-	if err := q.Guest().WaitGone(ctx, dev); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitGone(ctx, dev))
 	if ciphertext, err := os.ReadFile(image); err != nil || bytes.Contains(ciphertext, []byte(line)) {
 		t.Fatalf("the guest has not encrypted its file; error %v", err)
 	}
@@ -96,9 +88,5 @@ umount /mnt/data`)
 
 func guestDev(ctx context.Context, t *testing.T, q *peer.QEMU, serial string) string {
 	t.Helper()
-	dev, err := q.Guest().WaitDisk(ctx, serial)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dev
+	return must(q.Guest().WaitDisk(ctx, serial))(t)
 }

@@ -37,9 +37,7 @@ while [ ! -e /tmp/log-stop ]; do
 done
 touch /tmp/log-ended`
 	command := "rm -f /tmp/log-*; cat > /tmp/log.sh <<'END'\n" + script + "\nEND\nsh /tmp/log.sh < /dev/null > /dev/null 2>&1 &"
-	if _, err := g.Run(ctx, command); err != nil {
-		t.Fatal(err)
-	}
+	must(g.Run(ctx, command))(t)
 	l := &guestLog{devices: devices}
 	l.wantMore(ctx, t, g)
 	return l
@@ -85,19 +83,13 @@ func checkLog(t *testing.T, text []byte, device string, lines int) {
 // checkVolumeLog is checkLog of a volume that no VM has open.
 func checkVolumeLog(ctx context.Context, t *testing.T, v *peer.Volume, device string, lines int) {
 	t.Helper()
-	text, err := v.ReadThrough(ctx, 0, (int64(lines)*logLine/peer.MiB+1)*peer.MiB)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must(v.ReadThrough(ctx, 0, (int64(lines)*logLine/peer.MiB+1)*peer.MiB))(t)
 	checkLog(t, text, device, lines)
 }
 
 // checkFileLog is checkLog of a disk that is not encrypted.
 func checkFileLog(t *testing.T, path, device string, lines int) {
 	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must(os.ReadFile(path))(t)
 	checkLog(t, text, device, lines)
 }

@@ -33,14 +33,9 @@ func startAsNobody(t *testing.T, o peer.Options) *peer.QEMU {
 	if err != nil {
 		t.Skip(err)
 	}
-	dir, err := os.MkdirTemp("", "luksplug-nobody-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := must(os.MkdirTemp("", "luksplug-nobody-"))(t)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chown(dir, nobodyID, nobodyID); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Chown(dir, nobodyID, nobodyID))
 	id := strconv.Itoa(nobodyID)
 	// The kernel forgets who is to die with whom when a process changes its user.
 	o.Through = []string{path, "--reuid", id, "--regid", id, "--clear-groups", "--pdeathsig", "KILL", "--"}
@@ -51,16 +46,11 @@ func startAsNobody(t *testing.T, o peer.Options) *peer.QEMU {
 // returns its new path.
 func readableByAll(t *testing.T, path string) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "luksplug-open-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dir := must(os.MkdirTemp("", "luksplug-open-"))(t)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	open := filepath.Join(dir, "payload.img")
 	for _, err := range []error{os.Chmod(dir, 0o755), os.Rename(path, open), os.Chmod(open, 0o666)} {
-		if err != nil {
-			t.Fatal(err)
-		}
+		check(t, err)
 	}
 	return open
 }

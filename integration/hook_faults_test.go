@@ -119,23 +119,17 @@ func TestHookFaults(t *testing.T) {
 		h.wantNoStart(ctx, t, d, f)
 		if i == len(cold)-1 {
 			moved := disks[1].volume.Payload
-			if err := os.Rename(moved+".away", moved); err != nil {
-				t.Fatal(err)
-			}
+			check(t, os.Rename(moved+".away", moved))
 		}
 	}
 
 	// The optional disk's key is not there, from here to the end.
-	if err := os.Remove(h.keyFile(t, disks[2].volume)); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Remove(h.keyFile(t, disks[2].volume)))
 	// A program of a key store leaves a child, and the log cannot be written.
 	undo := h.configure(t, h.leaving())
 	h.start(ctx, t, d, disks[:2]...)
 	undo()
-	if _, err := d.Guest().Run(ctx, "echo in memory > /tmp/kept"); err != nil {
-		t.Fatal(err)
-	}
+	must(d.Guest().Run(ctx, "echo in memory > /tmp/kept"))(t)
 	h.reconnect(ctx, t, d)
 
 	virsh(ctx, t, h.Libvirt, "managedsave", "--paused", d.Name)
@@ -218,9 +212,7 @@ func (h *faultyHost) reconnect(ctx context.Context, t *testing.T, d *peer.Domain
 		"without a configuration": func() func() { return h.configure(t, "nothing: right\n") },
 	} {
 		undo := make()
-		if err := h.Restart(ctx); err != nil {
-			t.Fatal(err)
-		}
+		check(t, h.Restart(ctx))
 		state := virsh(ctx, t, h.Libvirt, "domstate", d.Name)
 		undo()
 		if state != "running" {
@@ -235,9 +227,7 @@ func (h *faultyHost) reconnect(ctx context.Context, t *testing.T, d *peer.Domain
 // wantGuest ends the test unless the domain runs with the guest that was saved.
 func (h *faultyHost) wantGuest(ctx context.Context, t *testing.T, d *peer.Domain) {
 	t.Helper()
-	if err := d.Reconnect(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, d.Reconnect(ctx))
 	if state := virsh(ctx, t, h.Libvirt, "domstate", d.Name); state != "running" {
 		virsh(ctx, t, h.Libvirt, "resume", d.Name)
 	}
@@ -248,14 +238,9 @@ func (h *faultyHost) wantGuest(ctx context.Context, t *testing.T, d *peer.Domain
 
 func hashOfFile(t *testing.T, path string) string {
 	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := must(os.Open(path))(t)
 	defer func() { _ = f.Close() }() // only read
 	sum := sha256.New()
-	if _, err := io.Copy(sum, f); err != nil {
-		t.Fatal(err)
-	}
+	must(io.Copy(sum, f))(t)
 	return fmt.Sprintf("%x", sum.Sum(nil))
 }

@@ -39,19 +39,12 @@ var libvirtSockets = []string{"libvirt-sock", "libvirt-sock-ro", "libvirt-admin-
 // in its folder is run by the shell around each call, with the hook's arguments.
 func newFaultyHost(t *testing.T) *faultyHost {
 	t.Helper()
-	base, err := os.MkdirTemp("", "luksplug-hook-") // short, for the sockets
-	if err != nil {
-		t.Fatal(err)
-	}
+	base := must(os.MkdirTemp("", "luksplug-hook-"))(t) // short, for the sockets
 	t.Cleanup(func() { _ = os.RemoveAll(base) })
 	h := &faultyHost{base: base, program: filepath.Join(base, "luksplug")}
 	installation := hook.Installation{Dir: filepath.Join(base, "hooks"), Program: h.program}
-	if err := os.Symlink(luksplug, h.program); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := installation.Install(); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Symlink(luksplug, h.program))
+	must(installation.Install())(t)
 	h.setTrap(t)
 	keys := t.TempDir()
 	// Its own secrets, which libvirt's hook must not ask, come first.
@@ -82,14 +75,9 @@ exit $code
 func (h *faultyHost) setTrap(t *testing.T) {
 	t.Helper()
 	dir := filepath.Join(h.base, "trap")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Mkdir(dir, 0o755))
 	for _, name := range libvirtSockets {
-		listener, err := net.Listen("unix", filepath.Join(dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
+		listener := must(net.Listen("unix", filepath.Join(dir, name)))(t)
 		t.Cleanup(func() { _ = listener.Close() })
 		go func() {
 			for {
@@ -126,13 +114,9 @@ func (h *faultyHost) wantTrapWorks(ctx context.Context, t *testing.T) {
 func (h *faultyHost) put(t *testing.T, name, text string) (undo func()) {
 	t.Helper()
 	path := filepath.Join(h.base, name)
-	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(path, []byte(text), 0o755))
 	return func() {
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.Remove(path))
 	}
 }
 
@@ -140,9 +124,7 @@ func (h *faultyHost) put(t *testing.T, name, text string) (undo func()) {
 func (h *faultyHost) configure(t *testing.T, text string) (undo func()) {
 	t.Helper()
 	write := func(text string) {
-		if err := os.WriteFile(h.config, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.WriteFile(h.config, []byte(text), 0o644))
 	}
 	write(text)
 	return func() { write(h.usual) }
@@ -155,16 +137,12 @@ func (h *faultyHost) replace(t *testing.T, text string) (undo func()) {
 	if err == nil && text != "" {
 		err = os.WriteFile(h.program, []byte("#!/bin/sh\n"+text), 0o755)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, err)
 	return func() {
 		if err := os.Remove(h.program); err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
 		}
-		if err := os.Symlink(luksplug, h.program); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.Symlink(luksplug, h.program))
 	}
 }
 
@@ -172,9 +150,7 @@ func (h *faultyHost) replace(t *testing.T, text string) (undo func()) {
 func moved(t *testing.T, path string) (undo func()) {
 	t.Helper()
 	rename := func(from, to string) {
-		if err := os.Rename(from, to); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.Rename(from, to))
 	}
 	rename(path, path+".away")
 	return func() { rename(path+".away", path) }
@@ -183,14 +159,9 @@ func moved(t *testing.T, path string) (undo func()) {
 // rewritten changes a file in place, until undo.
 func rewritten(t *testing.T, path string, change func([]byte) []byte) (undo func()) {
 	t.Helper()
-	was, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	was := must(os.ReadFile(path))(t)
 	write := func(content []byte) {
-		if err := os.WriteFile(path, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.WriteFile(path, content, 0o600))
 	}
 	write(change(append([]byte(nil), was...)))
 	return func() { write(was) }
@@ -202,10 +173,7 @@ const brokenHook = "LUKSPLUG_TEST_BROKEN_HOOK"
 // asBrokenHook is a program that runs this one as a hook with a bug.
 func asBrokenHook(t *testing.T) string {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := must(os.Executable())(t)
 	return brokenHook + "=yes exec " + self + ` "$@"`
 }
 

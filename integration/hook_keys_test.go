@@ -87,9 +87,7 @@ func TestHookDestroysKeys(t *testing.T) {
 
 	give()
 	start()
-	if _, err := to.Receive(d); err != nil {
-		t.Fatal(err)
-	}
+	must(to.Receive(d))(t)
 	migrate := func() error {
 		_, err := from.Virsh(ctx, "migrate", "--live", "--unsafe", "--persistent", "--undefinesource",
 			"--migrateuri", "unix://"+filepath.Join(t.TempDir(), "migration"), d.Name, to.URI)
@@ -116,9 +114,7 @@ func TestHookDestroysKeys(t *testing.T) {
 		from.wantKeys(ctx, t, f.name+":", true)
 		to.wantClean(ctx, t)
 	}
-	if err := migrate(); err != nil {
-		t.Fatal(err)
-	}
+	check(t, migrate())
 	from.wantKeys(ctx, t, "after it has moved", false)
 	if state := virsh(ctx, t, to.Libvirt, "domstate", d.Name); state != "paused" {
 		t.Errorf("the domain is %s", state)

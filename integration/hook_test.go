@@ -77,17 +77,12 @@ func (h *hookHost) wantClean(ctx context.Context, t *testing.T) {
 // learn puts the passphrase of a volume into the key store.
 func (h *hookHost) learn(t *testing.T, v *peer.Volume) {
 	t.Helper()
-	if err := os.WriteFile(h.keyFile(t, v), v.Passphrase, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(h.keyFile(t, v), v.Passphrase, 0o600))
 }
 
 func (h *hookHost) keyFile(t *testing.T, v *peer.Volume) string {
 	t.Helper()
-	disk, err := diskxml.ParseDisk([]byte(v.DiskXML("vdb", "virtio")))
-	if err != nil {
-		t.Fatal(err)
-	}
+	disk := must(diskxml.ParseDisk([]byte(v.DiskXML("vdb", "virtio"))))(t)
 	return filepath.Join(h.keys, dir.FileName(disk.Secrets()[0]))
 }
 
@@ -112,14 +107,8 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 	for _, p := range disks {
 		h.learn(t, p.volume)
 		xml := serialXML(t, p.volume.DiskXML(p.target, "virtio"), "serial-"+p.target)
-		disk, err := diskxml.ParseDisk([]byte(xml))
-		if err != nil {
-			t.Fatal(err)
-		}
-		graph, err := blockgraph.Build(disk, blockgraph.Machine{Type: "q35", Ports: hook.FreePorts(arguments, devices)}, blockgraph.Unlock{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		disk := must(diskxml.ParseDisk([]byte(xml)))(t)
+		graph := must(blockgraph.Build(disk, blockgraph.Machine{Type: "q35", Ports: hook.FreePorts(arguments, devices)}, blockgraph.Unlock{}))(t)
 		device, way, optional := graph.Device().Options, coldstart.Method(disk, blockgraph.MethodEphemeralHeader), ""
 		devices = append(devices, device)
 		if p.optional {
@@ -128,27 +117,19 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 		metadata += fmt.Sprintf(`<luksplug:disk target=%q start=%q%s>%s<luksplug:device>%s</luksplug:device></luksplug:disk>`,
 			p.target, way, optional, xml, html.EscapeString(device.String()))
 		if p.cold {
-			ours, err := starting.Arguments(ctx, coldstart.Disk{Disk: disk, Method: way, Spec: hotplug.Spec{Devices: []blockgraph.Object{device}}})
-			if err != nil {
-				t.Fatal(err)
-			}
+			ours := must(starting.Arguments(ctx, coldstart.Disk{Disk: disk, Method: way, Spec: hotplug.Spec{Devices: []blockgraph.Object{device}}}))(t)
 			arguments = append(arguments, ours.Arguments...)
 		}
 	}
-	d, err := h.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true, Persistent: true, Off: true, UUID: hookUUID,
-		Other: "<metadata>" + metadata + "</luksplug:disks></metadata>", Extra: arguments})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(h.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true, Persistent: true, Off: true, UUID: hookUUID,
+		Other: "<metadata>" + metadata + "</luksplug:disks></metadata>", Extra: arguments}))(t)
 	return d
 }
 
 // start starts the domain and waits until the guest has the disks.
 func (h *hookHost) start(ctx context.Context, t *testing.T, d *peer.Domain, disks ...plugged) {
 	t.Helper()
-	if err := d.Start(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, d.Start(ctx))
 	for _, p := range disks {
 		guestDisk(ctx, t, d, "serial-"+p.target)
 	}
@@ -198,24 +179,18 @@ func TestHookSaveAndRestore(t *testing.T) {
 	d := h.define(ctx, t, disks...)
 	h.start(ctx, t, d, disks...)
 	device := guestDisk(ctx, t, d, "serial-vdb")
-	if _, err := d.Guest().Run(ctx, "echo in memory > /tmp/kept"); err != nil {
-		t.Fatal(err)
-	}
+	must(d.Guest().Run(ctx, "echo in memory > /tmp/kept"))(t)
 	file := filepath.Join(t.TempDir(), "saved")
 	for i, way := range [][2][]string{
 		{{"managedsave", d.Name, "--paused"}, {"start", d.Name}},
 		{{"save", "--paused", d.Name, file}, {"restore", file}},
 	} {
 		pattern := []byte(fmt.Sprintf("before save %d", i))
-		if err := d.Guest().WritePattern(ctx, device, 0, 1, pattern); err != nil {
-			t.Fatal(err)
-		}
+		check(t, d.Guest().WritePattern(ctx, device, 0, 1, pattern))
 		virsh(ctx, t, h.Libvirt, way[0]...)
 		h.wantClean(ctx, t)
 		virsh(ctx, t, h.Libvirt, way[1]...)
-		if err := d.Reconnect(ctx); err != nil {
-			t.Fatal(err)
-		}
+		check(t, d.Reconnect(ctx))
 		virsh(ctx, t, h.Libvirt, "resume", d.Name)
 		// QEMU opens a qcow2 image again when the guest runs on, and needs its
 		// secret for it; then no more.
@@ -236,10 +211,7 @@ func TestHookSaveAndRestore(t *testing.T) {
 // wantNoObjects checks that QEMU has no object of ours.
 func wantNoObjects(ctx context.Context, t *testing.T, d *peer.Domain) {
 	t.Helper()
-	state, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	state := must(d.State(ctx))(t)
 	for _, id := range state.Objects {
 		if strings.HasPrefix(id, "luksplug-") {
 			t.Errorf("QEMU still has the object %s", id)

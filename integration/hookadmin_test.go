@@ -38,10 +38,7 @@ func TestHookFromTheBeginning(t *testing.T) {
 	}
 	inside(ctx, t, l, "hook", "check").want(t, 0)
 
-	d, err := l.StartDomain(ctx, peer.DomainOptions{Guest: true, Persistent: true, Off: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(l.StartDomain(ctx, peer.DomainOptions{Guest: true, Persistent: true, Off: true}))(t)
 	definition := virsh(ctx, t, l, "dumpxml", d.Name)
 	refused := inside(ctx, t, l, "hook", "enable", d.Name).want(t, 2)
 	if !strings.Contains(refused.stderr, "--yes") || !strings.Contains(refused.stdout, "+    <qemu:arg value='chardev=luksplug-monitor,mode=control'/>") {
@@ -77,14 +74,10 @@ func TestHookFromTheBeginning(t *testing.T) {
 	h.wantClean(ctx, t)
 
 	// One is not there: the other does not start without it.
-	if err := os.Remove(disks[1].volume.Payload); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Remove(disks[1].volume.Payload))
 	h.start(ctx, t, d, disks[0])
 	virsh(ctx, t, l, "destroy", d.Name)
-	if err := os.Remove(h.keyFile(t, disks[0].volume)); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Remove(h.keyFile(t, disks[0].volume)))
 	if err := d.Start(ctx); err == nil || !strings.Contains(err.Error(), "no such secret") {
 		t.Errorf("without its key: %v", err)
 	}

@@ -29,9 +29,7 @@ func TestInterruptedUnlocking(t *testing.T) {
 		"by the user": interrupt,
 		"by a signal to end": func(t *testing.T, b *background) {
 			t.Helper()
-			if err := b.cmd.Process.Signal(terminate); err != nil {
-				t.Fatal(err)
-			}
+			check(t, b.cmd.Process.Signal(terminate))
 		},
 		"by its time limit": func(*testing.T, *background) {},
 	} {
@@ -64,10 +62,7 @@ const terminate = syscall.SIGTERM
 // iterations of a slot are at byte 4 of it).
 func slowHeader(t *testing.T, v *peer.Volume) string {
 	t.Helper()
-	header, err := os.ReadFile(v.Header)
-	if err != nil {
-		t.Fatal(err)
-	}
+	header := must(os.ReadFile(v.Header))(t)
 	const firstSlot = 208
 	binary.BigEndian.PutUint32(header[firstSlot+4:], 2_000_000_000)
 	return writeFile(t, "slow.hdr", string(header))
@@ -82,9 +77,6 @@ func busy(t *testing.T, pid int) time.Duration {
 		return 0 // it has ended, which the test sees by itself
 	}
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	ticks, err := strconv.Atoi(fields[11])
-	if err != nil {
-		t.Fatal(err)
-	}
+	ticks := must(strconv.Atoi(fields[11]))(t)
 	return time.Duration(ticks) * 10 * time.Millisecond
 }

@@ -86,10 +86,7 @@ func documentedLine(t *testing.T, program string) string {
 	t.Helper()
 	var lines []string
 	for _, path := range []string{"README.md", "docs/keystores.md"} {
-		text, err := os.ReadFile(filepath.Join(repository, path))
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := must(os.ReadFile(filepath.Join(repository, path)))(t)
 		for line := range strings.Lines(string(text)) {
 			if uri, found := strings.CutPrefix(strings.TrimSpace(line), "- exec:"); found && strings.Contains(uri, program) {
 				lines = append(lines, "exec:"+uri)
@@ -105,17 +102,12 @@ func documentedLine(t *testing.T, program string) string {
 // filled defines the secret through the store itself.
 func filled(ctx context.Context, t *testing.T, uri string, id uuid.UUID, passphrase []byte) keystoreCase {
 	t.Helper()
-	store, err := keystore.Open(uri, keystore.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	store := must(keystore.Open(uri, keystore.Options{}))(t)
 	k := store.(secrets.Keeper)
 	d := secrets.Document{UUID: id, Private: true}
 	value := secrets.New(bytes.Clone(passphrase))
 	defer value.Wipe()
-	if err := errors.Join(k.Define(ctx, d), k.Set(ctx, d.Reference(), value)); err != nil {
-		t.Fatal(err)
-	}
+	check(t, errors.Join(k.Define(ctx, d), k.Set(ctx, d.Reference(), value)))
 	return keystoreCase{uri: uri}
 }
 
@@ -198,10 +190,7 @@ func onToken(ctx context.Context, t *testing.T, dir string, id uuid.UUID, passph
 			t.Skipf("%s is not installed (make setup installs it)", program)
 		}
 	}
-	program, err := withPKCS11()
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := must(withPKCS11())(t)
 	pin := "pin " + uuid.NewString()
 	c := keystoreCase{
 		uri:     "pkcs11:token=disks?module-path=" + module + "&pin-source=file:" + writeFile(t, "pin", pin+"\n"),
@@ -272,10 +261,7 @@ func attachFrom(ctx context.Context, t *testing.T, fill func(ctx context.Context
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	key := writeFile(t, "key", string(passphrase))
 	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Header, key)
-	id, err := uuid.Parse(v.SecretUUID)
-	if err != nil {
-		t.Fatal(err)
-	}
+	id := must(uuid.Parse(v.SecretUUID))(t)
 	c := fill(ctx, t, id, passphrase)
 	q := peer.Start(t, peer.Options{RootPorts: 1})
 	before := stateOf(ctx, t, q)

@@ -48,9 +48,7 @@ func TestSecretsToDisks(t *testing.T) {
 	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Header, key)
 	opens := awkward()
 	lock := writeFile(t, "lock", opens)
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitBoot(ctx))
 	before := stateOf(ctx, t, q)
 	plain, sealed, protected := t.TempDir(), filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b")
 	protectedIdentity(ctx, t, protected, opens)
@@ -83,9 +81,7 @@ func protectedIdentity(ctx context.Context, t *testing.T, path, passphrase strin
 		return secrets.New([]byte(passphrase)), nil
 	}})
 	d := secrets.Document{UUID: uuid.New()}
-	if err := errors.Join(store.Define(ctx, d), store.Remove(ctx, d.Reference())); err != nil {
-		t.Fatal(err)
-	}
+	check(t, errors.Join(store.Define(ctx, d), store.Remove(ctx, d.Reference())))
 }
 
 // secretLife is the life of one secret in one store.
@@ -107,10 +103,7 @@ func (l *secretLife) program(ctx context.Context, t *testing.T, code int, args .
 	}
 	cmd := exec.CommandContext(ctx, luksplug, append(all, args...)...)
 	if l.store.opens != "" {
-		f, err := os.Open(l.store.opens)
-		if err != nil {
-			t.Fatal(err)
-		}
+		f := must(os.Open(l.store.opens))(t)
 		defer func() { _ = f.Close() }() // only read
 		cmd.ExtraFiles = []*os.File{f}
 	}

@@ -61,9 +61,7 @@ func spoil(t *testing.T, path string, mode os.FileMode, edit func([]byte) []byte
 	if err == nil {
 		err = os.Chmod(path, mode)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, err)
 }
 
 func leakDir(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
@@ -99,10 +97,7 @@ func leakVM(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) 
 // memoryFolder returns a new folder in memory.
 func memoryFolder(t *testing.T) string {
 	t.Helper()
-	folder, err := os.MkdirTemp("/dev/shm", "luksplug-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	folder := must(os.MkdirTemp("/dev/shm", "luksplug-test-"))(t)
 	t.Cleanup(func() { _ = os.RemoveAll(folder) })
 	return folder
 }
@@ -112,10 +107,7 @@ func leakAge(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte)
 	folder, other := t.TempDir(), t.TempDir()
 	c := filled(ctx, t, "age:"+folder, id, passphrase)
 	filled(ctx, t, "age:"+other, id, []byte("another"))
-	identity, err := os.ReadFile(filepath.Join(folder, "identity.txt"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	identity := must(os.ReadFile(filepath.Join(folder, "identity.txt")))(t)
 	key := string(identity[strings.LastIndex(strings.TrimSpace(string(identity)), "\n")+1:])
 	lock, wrong := awkward(), awkward()
 	locked := t.TempDir()
@@ -169,9 +161,7 @@ func spied(t *testing.T, program string) (env, evidence string) {
 	folder := t.TempDir()
 	evidence = t.TempDir()
 	script := fmt.Sprintf("#!/bin/sh\ncat /proc/$$/cmdline /proc/$$/environ >>'%s/seen'\nexec '%s' \"$@\"\n", evidence, real)
-	if err := os.WriteFile(filepath.Join(folder, program), []byte(script), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(filepath.Join(folder, program), []byte(script), 0o700))
 	return "PATH=" + folder + ":" + os.Getenv("PATH"), evidence
 }
 
@@ -230,18 +220,12 @@ func leakExec(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) 
 // another, at which nobody listens any more.
 func hanging(t *testing.T, network, address string) (hangs, refuses string) {
 	t.Helper()
-	listener, err := net.Listen(network, address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	listener := must(net.Listen(network, address))(t)
 	t.Cleanup(func() { _ = listener.Close() }) // nobody needs it any more
 	if network == "unix" {
 		return listener.Addr().String(), address + ".gone"
 	}
-	other, err := net.Listen(network, address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	other := must(net.Listen(network, address))(t)
 	defer func() { _ = other.Close() }() // that is what it is for
 	return listener.Addr().String(), other.Addr().String()
 }
@@ -251,10 +235,7 @@ func leakLibvirt(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []b
 	d := peer.Libvirtd(t)
 	keys := newLibvirtKeys(t, d)
 	keys.define(t, secrets.Document{UUID: id}, passphrase)
-	folder, err := os.MkdirTemp("", "luksplug-hang-") // short paths
-	if err != nil {
-		t.Fatal(err)
-	}
+	folder := must(os.MkdirTemp("", "luksplug-hang-"))(t) // short paths
 	t.Cleanup(func() { _ = os.RemoveAll(folder) })
 	hangs, refuses := hanging(t, "unix", filepath.Join(folder, "s"))
 	c := keystoreCase{uri: "libvirt+qemu:///system?socket=" + d.Socket}
@@ -276,10 +257,7 @@ func leakLibvirt(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []b
 func leakKeyring(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
 	t.Helper()
 	c := inKeyring(ctx, t, id, passphrase)
-	folder, err := os.MkdirTemp("", "luksplug-hang-") // short paths
-	if err != nil {
-		t.Fatal(err)
-	}
+	folder := must(os.MkdirTemp("", "luksplug-hang-"))(t) // short paths
 	t.Cleanup(func() { _ = os.RemoveAll(folder) })
 	hangs, refuses := hanging(t, "unix", filepath.Join(folder, "s"))
 	bus := func(address, uri string) keystoreCase {
@@ -392,9 +370,7 @@ func leakPKCS11(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []by
 		otherwise("no module", "cannot be loaded", c.renamed(strings.Replace(c.uri, "libsofthsm2", "nonexistent", 1))),
 		otherwise("damaged", "not base64", c.renamed(c.uri+"&encoding=base64")),
 		{name: "gone", says: "key store pkcs11:", with: func(t *testing.T) keystoreCase {
-			if err := os.RemoveAll(dir); err != nil {
-				t.Fatal(err)
-			}
+			check(t, os.RemoveAll(dir))
 			return c
 		}},
 	}}

@@ -124,10 +124,7 @@ func newLeakSearch(ctx context.Context, t *testing.T, store leakStore) *leakSear
 	xml := v.DiskXML("sdb", "scsi")
 	s.disk = writeFile(t, "disk.xml", xml)
 	s.wrong = writeFile(t, "wrong.xml", edited(t, other.DiskXML("sdb", "scsi"), other.SecretUUID, v.SecretUUID))
-	id, err := uuid.Parse(v.SecretUUID)
-	if err != nil {
-		t.Fatal(err)
-	}
+	id := must(uuid.Parse(v.SecretUUID))(t)
 	s.place = store.fill(ctx, t, id, []byte(s.passphrase))
 	s.q = peer.Start(t, peer.Options{SCSI: true, Paused: true})
 	s.before = stateOf(ctx, t, s.q)
@@ -240,9 +237,7 @@ func (s *leakSearch) afterwards(t *testing.T) {
 		cmd, mark := s.command(proxy.Address, c, "attach", "--unlock", "qemu", s.disk)
 		b := startCommand(t, cmd)
 		s.waitHeld(t, b, held)
-		if err := syscall.Kill(programWith(t, s.place.tool(), mark), end.signal); err != nil {
-			t.Fatal(err)
-		}
+		check(t, syscall.Kill(programWith(t, s.place.tool(), mark), end.signal))
 		if name == "interrupted" {
 			// Else it could be done with the disk before it hears of it.
 			b.waitStderr(s.ctx, t, "told to end")
@@ -300,18 +295,11 @@ func (s *leakSearch) finish(t *testing.T) {
 // arguments.
 func programWith(t *testing.T, program, mark string) int {
 	t.Helper()
-	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
-	}
+	files := must(filepath.Glob("/proc/[0-9]*/cmdline"))(t)
 	for _, file := range files {
 		line, _ := os.ReadFile(file) // it may have ended
 		if args := strings.Split(string(line), "\x00"); args[0] == program && slices.Contains(args, mark) {
-			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			return pid
+			return must(strconv.Atoi(filepath.Base(filepath.Dir(file))))(t)
 		}
 	}
 	t.Fatal("luksplug is not running")

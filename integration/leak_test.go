@@ -74,9 +74,7 @@ func (e evidence) folder(t *testing.T, dir string, except ...string) {
 		e["file "+path] = content
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, err)
 }
 
 // process takes what everybody can read of a process.
@@ -126,9 +124,7 @@ func TestSecretsAppearNowhere(t *testing.T) {
 
 func secretsAppearNowhere(ctx context.Context, t *testing.T, unlock string) {
 	q := peer.Start(t, peer.Options{Guest: true, RootPorts: 2})
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitBoot(ctx))
 	before := stateOf(ctx, t, q)
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	right, wrong := awkward(), awkward()
@@ -186,10 +182,7 @@ func secretsAppearNowhere(ctx context.Context, t *testing.T, unlock string) {
 	found.hides(t, right)
 	found.hides(t, wrong)
 	found.hides(t, string(v.Passphrase))
-	key, err := v.VolumeKey(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := must(v.VolumeKey(ctx))(t)
 	found.hides(t, string(key))
 	wantOnWire(t, proxy, string(key), 0)
 	attaches := len(l.sources) + 1 // that send a secret to QEMU, whosever it is
@@ -252,10 +245,7 @@ func (l *leakRun) command(ctx context.Context, t *testing.T, s leakSource, args 
 		cmd.Stdin = strings.NewReader(s.stdin)
 	}
 	if s.fd3 != "" {
-		f, err := os.Open(s.fd3)
-		if err != nil {
-			t.Fatal(err)
-		}
+		f := must(os.Open(s.fd3))(t)
 		t.Cleanup(func() { _ = f.Close() }) // only read
 		cmd.ExtraFiles = []*os.File{f}
 	}

@@ -24,37 +24,23 @@ func viaLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, domain strin
 // virsh runs virsh and returns its output without the line's end.
 func virsh(ctx context.Context, t *testing.T, l *peer.Libvirt, args ...string) string {
 	t.Helper()
-	out, err := l.Virsh(ctx, args...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	out := must(l.Virsh(ctx, args...))(t)
 	return strings.TrimSpace(out)
 }
 
 // bootedDomain starts a domain whose guest takes commands, and says how its QEMU is.
 func bootedDomain(ctx context.Context, t *testing.T, l *peer.Libvirt) (*peer.Domain, peer.State) {
 	t.Helper()
-	d, err := l.StartDomain(ctx, peer.DomainOptions{Guest: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
-	before, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(l.StartDomain(ctx, peer.DomainOptions{Guest: true}))(t)
+	check(t, d.Guest().WaitBoot(ctx))
+	before := must(d.State(ctx))(t)
 	return d, before
 }
 
 // wantSameDomain ends the test unless the domain's QEMU is as it was before.
 func wantSameDomain(ctx context.Context, t *testing.T, d *peer.Domain, before peer.State) {
 	t.Helper()
-	after, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	after := must(d.State(ctx))(t)
 	if diff := before.Diff(after); len(diff) > 0 {
 		t.Fatalf("the domain is not as it was before: %q", diff)
 	}
@@ -113,10 +99,7 @@ func TestLibvirtHandOver(t *testing.T) {
 // wantTrace checks that the header was passed as a descriptor, or else as a file.
 func wantTrace(t *testing.T, path string, passing bool) {
 	t.Helper()
-	trace, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	trace := must(os.ReadFile(path))(t)
 	for text, want := range map[string]bool{`"execute":"add-fd"`: passing, `"/dev/fdset/`: passing, `/luksplug-vdb-header-storage"`: !passing} {
 		if bytes.Contains(trace, []byte(text)) != want {
 			t.Errorf("%s among the commands: %v, want %v", text, !want, want)
@@ -137,14 +120,9 @@ func TestLibvirtDomain(t *testing.T) {
 		v := peer.NewVolume(t, peer.DetachedRaw)
 		args := attachArgs(t, v, serialXML(t, v.DiskXML("vdb", "virtio"), "over-rpc"))
 		viaLibvirt(ctx, t, l, d.Name, args...).want(t, 0)
-		dev, err := d.Guest().WaitDisk(ctx, "over-rpc")
-		if err != nil {
-			t.Fatal(err)
-		}
+		dev := must(d.Guest().WaitDisk(ctx, "over-rpc"))(t)
 		pattern := []byte("written in a libvirt domain. ")
-		if err := d.Guest().WritePattern(ctx, dev, 3, 1, pattern); err != nil {
-			t.Fatal(err)
-		}
+		check(t, d.Guest().WritePattern(ctx, dev, 3, 1, pattern))
 		// The other ways to name the domain.
 		var list struct {
 			Disks []struct{ Target, State, Payload, Header string }
@@ -237,26 +215,17 @@ func besideLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.D
 // unplugByLibvirt returns when libvirt has taken a disk of its own out.
 func unplugByLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.Domain, target string) {
 	t.Helper()
-	m, err := d.Monitor(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := must(d.Monitor(ctx))(t)
 	virsh(ctx, t, l, "detach-disk", d.Name, target, "--live")
-	if _, err := m.WaitEvent(ctx, func(e peer.Event) bool {
+	must(m.WaitEvent(ctx, func(e peer.Event) bool {
 		return e.Name == "DEVICE_DELETED" && strings.Contains(string(e.Data), `"device": "virtio-disk`)
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))(t)
 	virsh(ctx, t, l, "dumpxml", d.Name) // libvirt removes the nodes before it answers
 }
 
 func guestDisk(ctx context.Context, t *testing.T, d *peer.Domain, serial string) string {
 	t.Helper()
-	dev, err := d.Guest().WaitDisk(ctx, serial)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dev
+	return must(d.Guest().WaitDisk(ctx, serial))(t)
 }
 
 // withoutDomain checks that what is wrong between the program and a running

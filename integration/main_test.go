@@ -101,6 +101,23 @@ func (r result) decode(t *testing.T, into any) {
 	}
 }
 
+// must takes what a call returned, for must(f())(t): the value, or the end of the test at an error.
+func must[T any](value T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		check(t, err)
+		return value
+	}
+}
+
+// check ends the test at an error.
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // bounded is the context of a test: minutes, because guests are emulated and
 // tests share the processors.
 func bounded(t *testing.T) context.Context {
@@ -114,20 +131,14 @@ func bounded(t *testing.T) context.Context {
 func writeFile(t *testing.T, name, content string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(path, []byte(content), 0o600))
 	return path
 }
 
 // stateOf asks the VM, through another monitor than the tool's, what exists.
 func stateOf(ctx context.Context, t *testing.T, q *peer.QEMU) peer.State {
 	t.Helper()
-	s, err := q.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
+	return must(q.State(ctx))(t)
 }
 
 // wantSame ends the test unless the VM is as it was before.

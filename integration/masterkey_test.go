@@ -70,10 +70,7 @@ func TestMasterKeyOfLibvirt(t *testing.T) {
 // initialisation vector of its own.
 func wantSealed(t *testing.T, trace string, n int) {
 	t.Helper()
-	content, err := os.ReadFile(trace)
-	if err != nil {
-		t.Fatal(err)
-	}
+	content := must(os.ReadFile(trace))(t)
 	var vectors []string
 	for line := range bytes.Lines(content) {
 		var entry struct {
@@ -85,9 +82,7 @@ func wantSealed(t *testing.T, trace string, n int) {
 				}
 			}
 		}
-		if err := json.Unmarshal(line, &entry); err != nil {
-			t.Fatal(err)
-		}
+		check(t, json.Unmarshal(line, &entry))
 		a := entry.Message.Arguments
 		if entry.Message.Execute != "object-add" || a.Type != "secret" {
 			continue
@@ -105,10 +100,7 @@ func wantSealed(t *testing.T, trace string, n int) {
 // wantOnlyNodes checks that an attach left no object in QEMU.
 func wantOnlyNodes(ctx context.Context, t *testing.T, d *peer.Domain, before peer.State) {
 	t.Helper()
-	after, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	after := must(d.State(ctx))(t)
 	if !slices.Equal(before.Objects, after.Objects) {
 		t.Errorf("objects before the attach %v, after it %v", before.Objects, after.Objects)
 	}
@@ -125,9 +117,7 @@ func TestMasterKeyInAnotherNamespace(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "master.key")
 	inside := writeFile(t, "inside", strings.Repeat("i", 32))
-	if err := os.WriteFile(path, bytes.Repeat([]byte{'o'}, 32), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(path, bytes.Repeat([]byte{'o'}, 32), 0o600))
 	script := writeFile(t, "start", `mount --make-rprivate / && mount --bind "$1" "$2" && shift 2 && exec "$@"`)
 	q := peer.Start(t, peer.Options{RootPorts: 2, Paused: true, Through: []string{"unshare", "--mount", "sh", script, inside, path},
 		Extra: []string{"-object", "secret,id=masterKey0,format=raw,file=" + path}})

@@ -49,9 +49,7 @@ func TestMatrixUSB(t *testing.T) {
 // first two at once.
 func testPlace(t *testing.T, where place, unlock string, kinds ...peer.VolumeKind) {
 	q := peer.Start(t, where.vm)
-	if err := q.Guest().WaitBoot(bounded(t)); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitBoot(bounded(t)))
 	var all []*peer.Volume
 	for _, kind := range kinds {
 		all = append(all, peer.NewVolume(t, kind))
@@ -80,9 +78,7 @@ func roundTrip(ctx context.Context, t *testing.T, q *peer.QEMU, where place, unl
 	const filled, fill = 33, 0xa7 // one byte over and over is what qemu-io can check by itself
 	p.write(ctx, t, dev, []int{filled}, []byte{fill})
 	p.detach(ctx, t)
-	if err := q.Guest().WaitGone(ctx, dev); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitGone(ctx, dev))
 	wantSame(ctx, t, q, before)
 
 	tool(ctx, t, q.Socket, "detach", p.target).want(t, 5)
@@ -155,10 +151,7 @@ func twoDisks(ctx context.Context, t *testing.T, q *peer.QEMU, where place, unlo
 // inGuest waits for the disk in the guest and checks its size.
 func (p *plug) inGuest(ctx context.Context, t *testing.T) string {
 	t.Helper()
-	dev, err := p.q.Guest().WaitDisk(ctx, p.serial)
-	if err != nil {
-		t.Fatal(err)
-	}
+	dev := must(p.q.Guest().WaitDisk(ctx, p.serial))(t)
 	if size, err := p.q.Guest().SizeOf(ctx, dev); err != nil || size != p.Size {
 		t.Fatalf("the guest sees %d bytes of %s, error %v; want %d", size, dev, err, p.Size)
 	}
@@ -169,9 +162,7 @@ func (p *plug) inGuest(ctx context.Context, t *testing.T) string {
 func (p *plug) write(ctx context.Context, t *testing.T, dev string, mibs []int, pattern []byte) {
 	t.Helper()
 	for _, m := range mibs {
-		if err := p.q.Guest().WritePattern(ctx, dev, m, 1, pattern); err != nil {
-			t.Fatal(err)
-		}
+		check(t, p.q.Guest().WritePattern(ctx, dev, m, 1, pattern))
 		wantHash(ctx, t, p.q, dev, m, pattern)
 	}
 }
@@ -211,10 +202,7 @@ func (p *plug) readOnHost(ctx context.Context, t *testing.T, mibs []int, pattern
 			t.Fatalf("the host does not read in MiB %d what the guest wrote; error %v", m, err)
 		}
 	}
-	cipher, err := os.ReadFile(p.Payload)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cipher := must(os.ReadFile(p.Payload))(t)
 	// A part of the pattern: whole ones could be cut by the blocks of qcow2.
 	if bytes.Contains(cipher, pattern[:16]) {
 		t.Errorf("%s holds plaintext", p.Payload)

@@ -21,10 +21,7 @@ import (
 func inMemory(t *testing.T, pid int, texts ...[]byte) bool {
 	t.Helper()
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
-	maps, err := os.ReadFile(filepath.Join(dir, "maps"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	maps := must(os.ReadFile(filepath.Join(dir, "maps")))(t)
 	memory, err1 := os.Open(filepath.Join(dir, "mem"))
 	pages, err2 := os.Open(filepath.Join(dir, "pagemap"))
 	if err1 != nil || err2 != nil {
@@ -168,14 +165,8 @@ func (p *plug) wantDiscreetDaemon(ctx context.Context, t *testing.T) {
 		t.Fatalf("storage daemons %v, and the disk is listed as %+v", daemons, d)
 	}
 	e := evidence{}
-	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", daemons[0]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", daemons[0]))
-	if err != nil {
-		t.Fatal(err)
-	}
+	line := must(os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", daemons[0])))(t)
+	environment := must(os.ReadFile(fmt.Sprintf("/proc/%d/environ", daemons[0])))(t)
 	e["arguments of the storage daemon"], e["environment of the storage daemon"] = line, environment
 	files := len(e)
 	for _, dir := range peer.RunDirs(p.q.UUID) {

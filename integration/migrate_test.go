@@ -57,10 +57,7 @@ func (h *hosts) plug(ctx context.Context, t *testing.T, p plugged) {
 // in. The guest writes its log to them.
 func (h *hosts) plugAll(ctx context.Context, t *testing.T) *guestLog {
 	t.Helper()
-	var err error
-	if h.domain, err = h.from.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true}); err != nil {
-		t.Fatal(err)
-	}
+	h.domain = must(h.from.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true}))(t)
 	for _, p := range h.disks {
 		h.from.learn(t, p.volume)
 		h.plug(ctx, t, p)
@@ -86,13 +83,8 @@ func (h *hosts) migrate(ctx context.Context, t *testing.T, flags ...string) erro
 // moved makes the destination the domain's host.
 func (h *hosts) moved(ctx context.Context, t *testing.T) {
 	t.Helper()
-	d, err := h.to.Receive(h.domain)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Reconnect(ctx); err != nil {
-		t.Fatal(err)
-	}
+	d := must(h.to.Receive(h.domain))(t)
+	check(t, d.Reconnect(ctx))
 	h.domain, h.from, h.to = d, h.to, h.from
 }
 
@@ -147,14 +139,10 @@ func TestMigrate(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	h, log := newHosts(ctx, t, newHookHost(t, ""))
-	if _, err := h.to.Receive(h.domain); err != nil {
-		t.Fatal(err)
-	}
+	must(h.to.Receive(h.domain))(t)
 	first := h.disks[0].volume
 	key := h.to.keyFile(t, first)
-	if err := os.Remove(key); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Remove(key))
 	h.wantRefused(ctx, t, log, "secret")
 	h.to.learn(t, first)
 	folder := filepath.Dir(first.Header)
@@ -173,9 +161,7 @@ func TestMigrate(t *testing.T) {
 		}
 	}
 	for _, flags := range [][]string{{"--persistent", "--undefinesource"}, {"--persistent", "--undefinesource", "--p2p"}} {
-		if err := h.migrate(ctx, t, flags...); err != nil {
-			t.Fatal(err)
-		}
+		check(t, h.migrate(ctx, t, flags...))
 		h.from.wantClean(ctx, t)
 		h.moved(ctx, t)
 		log.wantMore(ctx, t, h.domain.Guest())
@@ -209,9 +195,7 @@ func TestMigrateToNoLuksplug(t *testing.T) {
 		{volume: peer.NewVolume(t, peer.DetachedRaw), target: "vdc"},
 	}}
 	log := h.plugAll(ctx, t)
-	if _, err := h.to.Receive(h.domain); err != nil {
-		t.Fatal(err)
-	}
+	must(h.to.Receive(h.domain))(t)
 	report := h.check(ctx, t, 0, "--prepare")
 	if !strings.Contains(report, "?   luksplug, its hook and the keys") || !strings.Contains(report, "?   disk vdc: no pool of the destination has") || !strings.Contains(report, "given luksplug-vdb-secret0") {
 		t.Errorf("migrate-check says %s", report)
@@ -262,10 +246,7 @@ func TestMigrateTakenBack(t *testing.T) {
 		h.to.learn(t, p.volume)
 	}
 	log := h.plugAll(ctx, t)
-	d, err := h.to.Receive(h.domain)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(h.to.Receive(h.domain))(t)
 	h.check(ctx, t, 0, append(h.shell(ctx), "--prepare")...)
 	migrated := make(chan error, 1)
 	go func() { migrated <- h.migrate(ctx, t, "--bandwidth", "5") }()
@@ -289,9 +270,7 @@ func TestMigrateTakenBack(t *testing.T) {
 	}
 	log.wantMore(ctx, t, h.domain.Guest())
 	h.to.wantClean(ctx, t)
-	if err := h.migrate(ctx, t); err != nil {
-		t.Fatal(err)
-	}
+	check(t, h.migrate(ctx, t))
 	h.moved(ctx, t)
 	h.from.tool(ctx, t, h.domain, "repair").want(t, 0)
 	lines := log.stop(ctx, t, h.domain.Guest())

@@ -144,13 +144,9 @@ func TestJSONOfRepair(t *testing.T) {
 		t.Errorf("nothing was there, and repair says %+v", repaired)
 	}
 	for _, node := range []string{"luksplug-vdb-payload-storage", "not-ours"} {
-		if _, err := q.Query(ctx, "blockdev-add", map[string]any{"driver": "null-co", "node-name": node, "read-zeroes": true}); err != nil {
-			t.Fatal(err)
-		}
+		must(q.Query(ctx, "blockdev-add", map[string]any{"driver": "null-co", "node-name": node, "read-zeroes": true}))(t)
 	}
-	if _, err := q.Query(ctx, "object-add", map[string]any{"qom-type": "secret", "id": "luksplug-vdb-secret0", "data": "x"}); err != nil {
-		t.Fatal(err)
-	}
+	must(q.Query(ctx, "object-add", map[string]any{"qom-type": "secret", "id": "luksplug-vdb-secret0", "data": "x"}))(t)
 	listed := tool(ctx, t, q.Socket, "list").want(t, 0)
 	if !strings.Contains(listed.stdout, "leftover") {
 		t.Errorf("list: %s", listed.stdout)

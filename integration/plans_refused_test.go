@@ -88,11 +88,8 @@ func TestPlansRefused(t *testing.T) {
 			t.Run(c.name, func(t *testing.T) {
 				disk := parseDisk(t, c.name, c.xml)
 				machine := blockgraph.Machine{ReconnectSeconds: e.before(t, "9.2")}
-				graph, err := blockgraph.Build(disk, machine, blockgraph.Unlock{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				err = e.vm.CheckPlan(ctx, graph.Plan())
+				graph := must(blockgraph.Build(disk, machine, blockgraph.Unlock{}))(t)
+				err := e.vm.CheckPlan(ctx, graph.Plan())
 				switch {
 				case c.since != "" && e.before(t, c.since), c.until != "" && !e.before(t, c.until):
 					wantLacking(t, err, slices.Concat(c.says, []string{"disk " + disk.Target, e.vm.Client().VersionString()}))
@@ -139,10 +136,7 @@ func TestCheckPlanFails(t *testing.T) {
 			{"device_add", "no-such-property", 1, "the property no-such-property of virtio-blk-pci"},
 			{"device_add", "driver", "no-such-device", "no-such-device"},
 		} {
-			graph, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			graph := must(blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{}))(t)
 			plan, changed := graph.Plan(), false
 			for i, s := range plan.Steps {
 				if s.Do.Execute == c.command && !changed {
@@ -167,14 +161,8 @@ func TestVHostUserSpelling(t *testing.T) {
 	const doc = "<disk type='vhostuser'><driver type='raw'/><source type='unix' path='/run/luksplug-no-such.sock'><reconnect enabled='yes' timeout='7'/></source>" + diskOf
 	eachEmulator(t, peer.Options{RootPorts: 1}, func(t *testing.T, e emulator) {
 		ctx := bounded(t)
-		state, err := e.vm.State(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		plan, err := e.vm.Plan(ctx, parseDisk(t, "disk", doc), state, blockgraph.Unlock{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		state := must(e.vm.State(ctx))(t)
+		plan := must(e.vm.Plan(ctx, parseDisk(t, "disk", doc), state, blockgraph.Unlock{}))(t)
 		add := plan.Steps[0].Do
 		want := `"reconnect-ms":7000`
 		if e.before(t, "9.2") {
@@ -200,10 +188,7 @@ func TestCertificateOfVersions(t *testing.T) {
 		ctx := bounded(t)
 		disk := parseDisk(t, "disk", doc)
 		disk.Image.Source.Network.(*blockgraph.NBD).TLS.Folder = folder
-		graph, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		graph := must(blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{}))(t)
 		plan := graph.Plan()
 		check := e.vm.CheckPlan(ctx, plan)
 		add := plan.Steps[0].Do

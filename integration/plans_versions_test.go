@@ -91,19 +91,14 @@ func (e emulator) checkPlans(t *testing.T, disks []plannedDisk) {
 func checkDaemon(t *testing.T, schema *qmp.Schema, plan *blockgraph.Plan) (blockgraph.Feature, error) {
 	t.Helper()
 	for _, s := range plan.Steps {
-		text, err := json.Marshal(s.Do.Arguments) // a secret is the text [redacted]
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := must(json.Marshal(s.Do.Arguments))(t) // a secret is the text [redacted]
 		var members map[string]json.RawMessage
-		if err := json.Unmarshal(text, &members); err != nil {
-			t.Fatal(err)
-		}
+		check(t, json.Unmarshal(text, &members))
 		var arguments qmp.Object
 		for name, value := range members {
 			arguments = append(arguments, qmp.Member{Name: name, Value: value})
 		}
-		err = schema.Validate(s.Do.Execute, arguments)
+		err := schema.Validate(s.Do.Execute, arguments)
 		var argument *qmp.ArgumentError
 		if errors.As(err, &argument) {
 			return s.Do.Feature(argument.Path), err
@@ -139,16 +134,10 @@ func goldenDisks(t *testing.T) []plannedDisk {
 		"q35":        {Type: "q35", Ports: []blockgraph.Port{{Bus: "rp1"}}, USB: true},
 		"pc":         {Type: "pc", RootSlots: []uint{0, 1}, USB: true, SCSI: []blockgraph.SCSIController{{ID: "scsi0"}}},
 	}
-	files, err := filepath.Glob(filepath.Join(repository, "blockgraph", "testdata", "*", "*.txtar"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	files := must(filepath.Glob(filepath.Join(repository, "blockgraph", "testdata", "*", "*.txtar")))(t)
 	var out []plannedDisk
 	for _, file := range files {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		data := must(os.ReadFile(file))(t)
 		_, rest, ok := strings.Cut(string(data), "-- disk.xml --\n")
 		if !ok {
 			t.Fatalf("%s has no disk", file)
@@ -177,20 +166,14 @@ func parseDisk(t *testing.T, name, doc string) *blockgraph.Disk {
 // kitDisks are those of the conformance kit, each for the machine that it is of.
 func kitDisks(t *testing.T) []plannedDisk {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(conformanceKit(t), "corpus", "*", "disk.xml"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	files := must(filepath.Glob(filepath.Join(conformanceKit(t), "corpus", "*", "disk.xml")))(t)
 	var out []plannedDisk
 	for _, file := range files {
 		name := filepath.Base(filepath.Dir(file))
 		if _, no := unreachable[name]; no {
 			continue
 		}
-		doc, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		doc := must(os.ReadFile(file))(t)
 		machine, pools := kitMachine(t, filepath.Dir(file))
 		disk, err := parseDisk(t, name, string(doc)).Translate(pools)
 		if err != nil {
@@ -204,10 +187,7 @@ func kitDisks(t *testing.T) []plannedDisk {
 // kitMachine reads what a case of the kit says of the domain around its disk.
 func kitMachine(t *testing.T, dir string) (blockgraph.Machine, blockgraph.Pools) {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(dir, "meta.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := must(os.ReadFile(filepath.Join(dir, "meta.json")))(t)
 	var meta struct {
 		Pools   []string `json:"pools"`
 		Context struct {

@@ -16,16 +16,11 @@ func TestLibvirtPool(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.Libvirtd(t)
-	d, err := l.StartDomain(ctx, peer.DomainOptions{SCSI: true}) // SCSI disks leave a VM that has not run
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(l.StartDomain(ctx, peer.DomainOptions{SCSI: true}))(t) // SCSI disks leave a VM that has not run
 	v := peer.NewVolume(t, peer.DetachedQcow2)
 	folder := t.TempDir()
 	for name, path := range map[string]string{"data": v.Payload, "header": v.Header} {
-		if err := os.Rename(path, filepath.Join(folder, name)); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.Rename(path, filepath.Join(folder, name)))
 	}
 	virsh(ctx, t, l, "pool-create-as", "disks", "dir", "--target", folder)
 	xml := func(pool, data string) string {
@@ -34,10 +29,7 @@ func TestLibvirtPool(t *testing.T) {
     <header type='volume'><source pool='disks' volume='header'/></header></encryption></source>
   <target dev='sdb' bus='scsi'/></disk>`
 	}
-	before, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	before := must(d.State(ctx))(t)
 
 	planned := viaLibvirt(ctx, t, l, d.Name, "plan", writeFile(t, "disk.xml", xml("disks", "data"))).want(t, 0)
 	if want := "filename=" + filepath.Join(folder, "data"); !strings.Contains(planned.stdout, want) {
@@ -76,14 +68,9 @@ func TestLibvirtContext(t *testing.T) {
 	d, err := l.StartDomain(ctx, peer.DomainOptions{SCSI: true, Devices: `<disk type='file'><driver type='raw'/><source file='` + image + `'/>
   <target dev='sda' bus='scsi'/><iotune><total_iops_sec>100</total_iops_sec><group_name>shared</group_name></iotune>
   <serial>first</serial><wwn>5000c50015ea71ad</wwn></disk>`})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, err)
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
-	before, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	before := must(d.State(ctx))(t)
 	for _, c := range []struct{ target, extra, says string }{
 		{"sda", "", "target 'sda' duplicated"},
 		{"sdb", "<serial>first</serial>", "identical serial"},

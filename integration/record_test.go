@@ -38,10 +38,7 @@ func TestRecord(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.Libvirtd(t)
-	d, err := l.StartDomain(ctx, peer.DomainOptions{Persistent: true, SCSI: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(l.StartDomain(ctx, peer.DomainOptions{Persistent: true, SCSI: true}))(t)
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	attach := attachArgs(t, v, v.DiskXML("sda", "scsi"))
 	attach = append(attach, "--persistent")
@@ -68,13 +65,8 @@ func TestRecord(t *testing.T) {
 	}
 
 	// Somebody unplugs the disk behind our back.
-	m, err := d.Monitor(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.Execute(ctx, "device_del", map[string]any{"id": "luksplug-sda"}); err != nil {
-		t.Fatal(err)
-	}
+	m := must(d.Monitor(ctx))(t)
+	must(m.Execute(ctx, "device_del", map[string]any{"id": "luksplug-sda"}))(t)
 	for ctx.Err() == nil && listOf(ctx, t, l, d.Name)[0].State != "leftover" {
 		continue // a device is gone a moment before its node is free
 	}
@@ -117,10 +109,7 @@ func TestRecordOfADomainThatIsOff(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.Libvirtd(t)
-	d, err := l.StartDomain(ctx, peer.DomainOptions{Persistent: true, Off: true, SCSI: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(l.StartDomain(ctx, peer.DomainOptions{Persistent: true, Off: true, SCSI: true}))(t)
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
 	attach := attachArgs(t, v, v.DiskXML("sda", "scsi"))
 	got := viaLibvirt(ctx, t, l, d.Name, append(attach, "--persistent", "--optional")...).want(t, 0)

@@ -275,9 +275,7 @@ func readOnlyFor(ctx context.Context, t *testing.T, path, address string, args .
 	t.Helper()
 	args = append([]string{luksplug, "--qmp", address}, args...)
 	if os.Geteuid() != 0 {
-		if err := os.Chmod(path, 0o400); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.Chmod(path, 0o400))
 		return exec.CommandContext(ctx, args[0], args[1:]...)
 	}
 	const script = `set -e; mount --make-rprivate /; mount --bind "$1" "$1"; mount -o remount,ro,bind "$1"; shift; exec "$@"`
@@ -288,9 +286,7 @@ func readOnlyFor(ctx context.Context, t *testing.T, path, address string, args .
 func sized(t *testing.T, name string, size int64) string {
 	t.Helper()
 	path := writeFile(t, name, "")
-	if err := os.Truncate(path, size); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Truncate(path, size))
 	return path
 }
 
@@ -298,10 +294,7 @@ func sized(t *testing.T, name string, size int64) string {
 // are not.
 func cutOff(t *testing.T, header string) string {
 	t.Helper()
-	content, err := os.ReadFile(header)
-	if err != nil {
-		t.Fatal(err)
-	}
+	content := must(os.ReadFile(header))(t)
 	return writeFile(t, "cut.hdr", string(content[:100]))
 }
 
@@ -309,9 +302,7 @@ func cutOff(t *testing.T, header string) string {
 func linked(t *testing.T, path string) string {
 	t.Helper()
 	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(path, link); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Symlink(path, link))
 	return link
 }
 
@@ -319,16 +310,10 @@ func linked(t *testing.T, path string) string {
 func keyFolder(t *testing.T, name string, key []byte, mode os.FileMode) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Chmod(dir, 0o700))
 	path := filepath.Join(dir, name)
-	if err := os.WriteFile(path, key, mode); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(path, mode); err != nil { // whatever the umask is
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(path, key, mode))
+	check(t, os.Chmod(path, mode)) // whatever the umask is
 	return dir
 }
 

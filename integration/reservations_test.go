@@ -36,17 +36,12 @@ func asDisk(t *testing.T, q *peer.QEMU) *peer.Proxy {
 // managers asks QEMU for its reservation managers, and whether each has a helper.
 func managers(ctx context.Context, t *testing.T, q *peer.QEMU) map[string]bool {
 	t.Helper()
-	reply, err := q.Query(ctx, "query-pr-managers", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	reply := must(q.Query(ctx, "query-pr-managers", nil))(t)
 	var list []struct {
 		ID        string
 		Connected bool
 	}
-	if err := json.Unmarshal(reply, &list); err != nil {
-		t.Fatal(err)
-	}
+	check(t, json.Unmarshal(reply, &list))
 	out := map[string]bool{}
 	for _, m := range list {
 		out[m.ID] = m.Connected
@@ -129,9 +124,7 @@ func TestReservations(t *testing.T) {
 		wantSame(ctx, t, q, before)
 
 		helper := exec.CommandContext(ctx, "qemu-pr-helper", "--socket", socket)
-		if err := helper.Start(); err != nil {
-			t.Fatal(err)
-		}
+		check(t, helper.Start())
 		t.Cleanup(func() {
 			_ = helper.Process.Kill()
 			_ = helper.Wait() // it was killed

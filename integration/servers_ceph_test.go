@@ -15,10 +15,7 @@ import (
 func rbdNamed(t *testing.T, ceph *peer.Ceph) {
 	ctx := bounded(t)
 	r := newRBD(ctx, t, ceph, peer.EmbeddedLUKS, "named")
-	key, err := base64.StdEncoding.DecodeString(ceph.Key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := must(base64.StdEncoding.DecodeString(ceph.Key))(t)
 	r.keys["ceph-client.vm%20of%20tests"] = string(key)
 	inner := "<auth username='vm'><secret type='ceph' usage='client.vm of tests'/></auth>" + r.encryption("")
 	source := func(cluster, more string) string {
@@ -34,9 +31,7 @@ func rbdNamed(t *testing.T, ceph *peer.Ceph) {
 		wantSame(ctx, t, r.q, before)
 	}
 	use(source(ceph.HostXML(0), ""), "write -P 0x51 1M 1M")
-	if _, err := ceph.RBD(ctx, "snap", "create", "rbd/named@one"); err != nil {
-		t.Fatal(err)
-	}
+	must(ceph.RBD(ctx, "snap", "create", "rbd/named@one"))(t)
 	use(source("", ceph.ConfigXML(t)), "write -P 0x52 1M 1M")
 	snapshot := source(ceph.HostXML(0), "<snapshot name='one'/>")
 	use(snapshot+"<readonly/>", "read -P 0x51 1M 1M")
@@ -68,9 +63,7 @@ func TestCephStopsAnswering(t *testing.T) {
 	} {
 		r.attach(ctx, t, "auto")
 		r.io(ctx, t, "write -P 0x61 1M 1M")
-		if err := c.suspend(); err != nil {
-			t.Fatal(err)
-		}
+		check(t, c.suspend())
 		if c.resume > 0 {
 			time.AfterFunc(c.resume, func() {
 				if err := ceph.Resume(); err != nil {
@@ -81,9 +74,7 @@ func TestCephStopsAnswering(t *testing.T) {
 		begin := time.Now()
 		tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
 		t.Logf("detached after %s while the %s was stopped for %s", time.Since(begin), c.name, c.resume)
-		if err := ceph.Resume(); err != nil {
-			t.Fatal(err)
-		}
+		check(t, ceph.Resume())
 		wantSame(ctx, t, r.q, before)
 	}
 }

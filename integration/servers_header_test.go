@@ -37,9 +37,7 @@ func TestHeaderOnServer(t *testing.T) {
 
 	// For luksplug alone it may be one that nobody can write.
 	web := peer.StartWeb(t, nil)
-	if err := os.Symlink(v.Header, filepath.Join(web.Files, "header.img")); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Symlink(v.Header, filepath.Join(web.Files, "header.img")))
 	onWeb := with(auth, web.SourceXML("header.img", "<cookies><cookie name='session'>"+web.Cookie+"</cookie></cookies>"+r.auth(web.User, web.Password)))
 	r.use(t, onWeb)
 	before := stateOf(ctx, t, q)

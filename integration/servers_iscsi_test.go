@@ -132,9 +132,7 @@ func TestServerStopsAnswering(t *testing.T) {
 	if line := lastLine(got.stderr); !strings.Contains(line, "possibly left behind") || !strings.Contains(line, "luksplug repair") {
 		t.Errorf("the error does not say what to do: %s", line)
 	}
-	if err := server.Resume(); err != nil {
-		t.Fatal(err)
-	}
+	check(t, server.Resume())
 	tool(ctx, t, r.q.Socket, "repair").want(t, 0)
 	wantSame(ctx, t, r.q, before)
 }

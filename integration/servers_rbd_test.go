@@ -18,10 +18,7 @@ import (
 // base64, as it is in libvirt.
 func (r *remote) cephx(t *testing.T, user, key string) string {
 	t.Helper()
-	value, err := base64.StdEncoding.DecodeString(key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	value := must(base64.StdEncoding.DecodeString(key))(t)
 	return "<auth username='" + user + "'><secret type='ceph' " + r.secret(string(value)) + "/></auth>"
 }
 
@@ -44,18 +41,14 @@ func TestRBD(t *testing.T) {
 func newRBD(ctx context.Context, t *testing.T, ceph *peer.Ceph, kind peer.VolumeKind, image string) *remote {
 	t.Helper()
 	r := newRemote(t, peer.Start(t, peer.Options{SCSI: true, Paused: true}), peer.NewVolume(t, kind))
-	if err := ceph.Import(ctx, r.Payload, image); err != nil {
-		t.Fatal(err)
-	}
+	check(t, ceph.Import(ctx, r.Payload, image))
 	return r
 }
 
 // fetch puts the cluster's image in place of the volume's file.
 func (r *remote) fetch(ctx context.Context, t *testing.T, ceph *peer.Ceph, image string) {
 	t.Helper()
-	if err := ceph.Export(ctx, image, r.Payload); err != nil {
-		t.Fatal(err)
-	}
+	check(t, ceph.Export(ctx, image, r.Payload))
 }
 
 func rbdEmbedded(t *testing.T, ceph *peer.Ceph) {
@@ -74,9 +67,7 @@ func rbdEmbedded(t *testing.T, ceph *peer.Ceph) {
 func rbdDetached(t *testing.T, ceph *peer.Ceph) {
 	ctx := bounded(t)
 	r := newRBD(ctx, t, ceph, peer.DetachedRaw, "payload")
-	if err := ceph.Import(ctx, r.Header, "header"); err != nil {
-		t.Fatal(err)
-	}
+	check(t, ceph.Import(ctx, r.Header, "header"))
 	auth := r.cephx(t, ceph.User, ceph.Key)
 	before := stateOf(ctx, t, r.q)
 	for _, header := range []string{
@@ -128,22 +119,16 @@ func rbdClone(t *testing.T, ceph *peer.Ceph) {
 	r := newRemote(t, q, ceph.Encrypted(t, "luks1", "parent"))
 	parent := r.SecretUUID
 	parentFile := r.PassphraseFile
-	if err := ceph.QemuIO(ctx, "write -P 0x77 20M 1M", "parent", ceph.Encrypt("luks", "s0"), parentFile); err != nil {
-		t.Fatal(err)
-	}
+	check(t, ceph.QemuIO(ctx, "write -P 0x77 20M 1M", "parent", ceph.Encrypt("luks", "s0"), parentFile))
 	r.SecretUUID, r.Passphrase = uuid.NewString(), []byte("of the clone "+uuid.NewString())
 	r.PassphraseFile = writeFile(t, "clone", string(r.Passphrase))
 	r.keys[r.SecretUUID] = string(r.Passphrase)
 	for _, args := range [][]string{
 		{"snap", "create", "rbd/parent@one"}, {"snap", "protect", "rbd/parent@one"}, {"clone", "rbd/parent@one", "rbd/clone"},
 	} {
-		if _, err := ceph.RBD(ctx, args...); err != nil {
-			t.Fatal(err)
-		}
+		must(ceph.RBD(ctx, args...))(t)
 	}
-	if err := ceph.Format(ctx, "clone", "luks1", r.PassphraseFile); err != nil {
-		t.Fatal(err)
-	}
+	check(t, ceph.Format(ctx, "clone", "luks1", r.PassphraseFile))
 	auth, parents := r.cephx(t, ceph.User, ceph.Key), "<secret type='passphrase' uuid='"+parent+"'/>"
 	// This machine's storage daemon has a library that is too old, which says nothing
 	// of the VM's.
@@ -176,9 +161,7 @@ func rbdRefused(t *testing.T, ceph *peer.Ceph) {
 		return "<encryption format='" + format + "' engine='librbd'><secret type='passphrase' " + secret + "/></encryption>"
 	}
 	own, wrong := "uuid='"+r.SecretUUID+"'", r.secret("another passphrase")
-	if _, err := ceph.RBD(ctx, "create", "--size", "8M", "plain"); err != nil {
-		t.Fatal(err)
-	}
+	must(ceph.RBD(ctx, "create", "--size", "8M", "plain"))(t)
 	source := func(image, inner string) string { return ceph.SourceXML(image, inner) }
 	elsewhere := func(host string) string {
 		return "<source protocol='rbd' name='rbd/luks-of-qemu'>" + host + auth + r.encryption("") + "</source>"

@@ -70,13 +70,9 @@ func (r *remote) auth(user, password string) string {
 func (r *remote) keyStore(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Chmod(dir, 0o700))
 	for id, value := range r.keys {
-		if err := os.WriteFile(filepath.Join(dir, id), []byte(value), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.WriteFile(filepath.Join(dir, id), []byte(value), 0o600))
 	}
 	return dir
 }
@@ -137,18 +133,10 @@ func (r *remote) wantAnother(ctx context.Context, t *testing.T, disks []another)
 // comes of it QEMU writes to its standard output.
 func (r *remote) io(ctx context.Context, t *testing.T, command string) {
 	t.Helper()
-	before, err := os.ReadFile(r.q.Log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := r.q.Query(ctx, "human-monitor-command", map[string]string{
-		"command-line": fmt.Sprintf("qemu-io -d /machine/peripheral/luksplug-%s %q", remoteTarget, command)}); err != nil {
-		t.Fatal(err)
-	}
-	after, err := os.ReadFile(r.q.Log)
-	if err != nil {
-		t.Fatal(err)
-	}
+	before := must(os.ReadFile(r.q.Log))(t)
+	must(r.q.Query(ctx, "human-monitor-command", map[string]string{
+		"command-line": fmt.Sprintf("qemu-io -d /machine/peripheral/luksplug-%s %q", remoteTarget, command)}))(t)
+	after := must(os.ReadFile(r.q.Log))(t)
 	text := string(after[len(before):])
 	// "wrote 1048576/1048576 bytes at offset 8388608"
 	if !strings.Contains(text, strconv.Itoa(peer.MiB)+"/"+strconv.Itoa(peer.MiB)+" bytes") || strings.Contains(text, "failed") {
@@ -181,10 +169,7 @@ func (r *remote) writeEachWay(ctx context.Context, t *testing.T, others []anothe
 func (r *remote) wantWritten(ctx context.Context, t *testing.T) {
 	t.Helper()
 	for i, unlock := range unlockWays() {
-		plain, err := r.ReadThrough(ctx, int64(3*i+1)*peer.MiB, peer.MiB)
-		if err != nil {
-			t.Fatal(err)
-		}
+		plain := must(r.ReadThrough(ctx, int64(3*i+1)*peer.MiB, peer.MiB))(t)
 		if !bytes.Equal(plain, bytes.Repeat([]byte{patternOf(i)}, peer.MiB)) {
 			t.Errorf("written with --unlock %s, and %x... read", unlock, plain[:8])
 		}

@@ -18,9 +18,7 @@ func TestWeb(t *testing.T) {
 	server := peer.StartWeb(t, authority)
 	ca := writeFile(t, "ca.pem", string(authority.Certificate))
 	q := peer.Start(t, peer.Options{SCSI: true, Paused: true, Through: peer.Place{Files: map[string]string{"/etc/ssl/certs/ca-certificates.crt": ca}}.Through(t)})
-	if err := os.Symlink(v.Payload, filepath.Join(server.Files, "volume.img")); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Symlink(v.Payload, filepath.Join(server.Files, "volume.img")))
 	r := newRemote(t, q, v)
 	r.keys["cookie"] = server.Cookie // not looked up: it is in the XML, and to be hidden as well
 	const readOnly = "<readonly/>"
@@ -30,9 +28,7 @@ func TestWeb(t *testing.T) {
 		return server.SourceXML(file, "<ssl verify='yes'/>"+cookies+auth+r.encryption("")) + readOnly
 	}
 	r.use(t, source("volume.img", server.Cookie, good))
-	if err := v.WriteOnHost(ctx, "write -P 0xb7 1M 1M"); err != nil {
-		t.Fatal(err)
-	}
+	check(t, v.WriteOnHost(ctx, "write -P 0xb7 1M 1M"))
 	before := stateOf(ctx, t, q)
 	for _, unlock := range unlockWays() {
 		r.attach(ctx, t, unlock)

@@ -26,19 +26,14 @@ type limitsOf struct {
 // limitsIn asks for the limits of the disk whose node is on top.
 func limitsIn(ctx context.Context, t *testing.T, q *peer.QEMU, node string) limitsOf {
 	t.Helper()
-	reply, err := q.Query(ctx, "query-block", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	reply := must(q.Query(ctx, "query-block", nil))(t)
 	var blocks []struct {
 		Inserted struct {
 			limitsOf
 			Node string `json:"node-name"`
 		}
 	}
-	if err := json.Unmarshal(reply, &blocks); err != nil {
-		t.Fatal(err)
-	}
+	check(t, json.Unmarshal(reply, &blocks))
 	for _, b := range blocks {
 		if b.Inserted.Node == node {
 			return b.Inserted.limitsOf
@@ -51,10 +46,7 @@ func limitsIn(ctx context.Context, t *testing.T, q *peer.QEMU, node string) limi
 // property asks for a property of a device.
 func property(ctx context.Context, t *testing.T, q *peer.QEMU, device, name string) string {
 	t.Helper()
-	reply, err := q.Query(ctx, "qom-get", map[string]any{"path": "/machine/peripheral/" + device, "property": name})
-	if err != nil {
-		t.Fatal(err)
-	}
+	reply := must(q.Query(ctx, "qom-get", map[string]any{"path": "/machine/peripheral/" + device, "property": name}))(t)
 	return string(reply)
 }
 
@@ -72,9 +64,7 @@ func TestLimits(t *testing.T) {
 	// A VM that has not run releases disks on SCSI and USB without asking anybody.
 	guest := peer.Start(t, peer.Options{RootPorts: 1, Guest: true})
 	paused := peer.Start(t, peer.Options{SCSI: true, Machine: peer.I440FX, Paused: true, Extra: []string{"-device", "qemu-xhci"}})
-	if err := guest.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, guest.Guest().WaitBoot(ctx))
 	for _, c := range []struct {
 		bus, target string
 		q           *peer.QEMU
@@ -114,26 +104,19 @@ func TestThrottleFilters(t *testing.T) {
 
 	p := newPlug(t, q, v, "sdb", "scsi", "<throttlefilters><throttlefilter group='disks'/><throttlefilter group='all'/></throttlefilters>")
 	p.attach(ctx, t)
-	reply, err := q.Query(ctx, "query-named-block-nodes", map[string]any{"flat": true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	reply := must(q.Query(ctx, "query-named-block-nodes", map[string]any{"flat": true}))(t)
 	var nodes []struct {
 		Name string `json:"node-name"`
 		File string
 	}
-	if err := json.Unmarshal(reply, &nodes); err != nil {
-		t.Fatal(err)
-	}
+	check(t, json.Unmarshal(reply, &nodes))
 	groups := map[string]string{}
 	for _, n := range nodes {
 		if _, options, ok := strings.Cut(n.File, "json:"); ok && strings.Contains(n.Name, "-filter") {
 			var o struct {
 				Group string `json:"throttle-group"`
 			}
-			if err := json.Unmarshal([]byte(options), &o); err != nil {
-				t.Fatal(err)
-			}
+			check(t, json.Unmarshal([]byte(options), &o))
 			groups[n.Name] = o.Group
 		}
 	}
@@ -156,9 +139,7 @@ func TestThreadsAndQueues(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{RootPorts: 1, Guest: true, Extra: []string{"-object", "iothread,id=iothread1", "-object", "iothread,id=iothread2"}})
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitBoot(ctx))
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
 	before := stateOf(ctx, t, q)
 	for _, c := range []struct {
@@ -211,10 +192,7 @@ func TestAppearance(t *testing.T) {
 	} {
 		t.Run(c.bus, func(t *testing.T) {
 			p := newPlug(t, q, peer.NewVolume(t, peer.EmbeddedLUKS), c.target, c.bus, c.extra)
-			xml, err := os.ReadFile(p.xml)
-			if err != nil {
-				t.Fatal(err)
-			}
+			xml := must(os.ReadFile(p.xml))(t)
 			p.xml = writeFile(t, "disk.xml", strings.Replace(string(xml), "<target ", "<target "+c.onTarget+" ", 1))
 			p.attach(ctx, t)
 			for name, want := range c.properties {

@@ -15,9 +15,7 @@ func TestSharedHeader(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{RootPorts: 3, Guest: true})
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitBoot(ctx))
 	before := stateOf(ctx, t, q)
 	v, other := peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.DetachedRaw)
 	first := newPlug(t, q, v, "vdb", "virtio", "")
@@ -44,9 +42,7 @@ func TestSharedHeader(t *testing.T) {
 			{name: "a copy", args: using(twin), code: 5, says: []string{twin, "in use by disk vdb of VM " + q.Socket, "--allow-shared-header"}},
 		})
 		tool(ctx, t, second.Socket, append(using(twin), "--allow-shared-header")...).want(t, 0)
-		if err := second.Close(); err != nil {
-			t.Fatal(err)
-		}
+		check(t, second.Close())
 	})
 	t.Run("allowed", func(t *testing.T) {
 		got := tool(ctx, t, q.Socket, append(using(v.Header), "--allow-shared-header")...).want(t, 0)

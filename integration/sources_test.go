@@ -20,9 +20,7 @@ func TestSources(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{RootPorts: 2, Guest: true})
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitBoot(ctx))
 	for _, c := range []struct {
 		name            string
 		kind            peer.VolumeKind
@@ -65,20 +63,12 @@ func writeThrough(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volum
 	if again := tool(ctx, t, q.Socket, key, "attach", xml).want(t, 0); !strings.Contains(again.stdout, "already attached") {
 		t.Errorf("attached again: %s", again.stdout)
 	}
-	dev, err := q.Guest().WaitDisk(ctx, "source")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dev := must(q.Guest().WaitDisk(ctx, "source"))(t)
 	pattern := []byte("written by a guest that knows of no encryption; ")
-	if err := q.Guest().WritePattern(ctx, dev, 3, 1, pattern); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WritePattern(ctx, dev, 3, 1, pattern))
 	tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 	wantSame(ctx, t, q, before)
-	plain, err := v.ReadThrough(ctx, 3*peer.MiB, peer.MiB)
-	if err != nil {
-		t.Fatal(err)
-	}
+	plain := must(v.ReadThrough(ctx, 3*peer.MiB, peer.MiB))(t)
 	if !bytes.Equal(plain[:len(pattern)], pattern) {
 		t.Errorf("the host reads %q", plain[:len(pattern)])
 	}
@@ -91,9 +81,7 @@ func onBlock(t *testing.T, path string) string { return "dev='" + loopDevice(t, 
 // onLargeBlock gives a qcow2 image, which grows, a device to grow on.
 func onLargeBlock(t *testing.T, path string) string {
 	t.Helper()
-	if err := os.Truncate(path, 2*peer.VolumeSize); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Truncate(path, 2*peer.VolumeSize))
 	return onBlock(t, path)
 }
 

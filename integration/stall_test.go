@@ -104,16 +104,11 @@ func TestQuestionsThatHoldQEMU(t *testing.T) {
 	trace := filepath.Join(t.TempDir(), "trace")
 	// No proxy: it would not be QEMU at the other end of the socket.
 	tool(ctx, t, q.Socket, append([]string{"--trace", trace}, p.attachArgs()...)...).want(t, 0)
-	content, err := os.ReadFile(trace)
-	if err != nil {
-		t.Fatal(err)
-	}
+	content := must(os.ReadFile(trace))(t)
 	asked := 0
 	for line := range strings.Lines(string(content)) {
 		var entry struct{ Message struct{ Execute string } }
-		if err := json.Unmarshal([]byte(line), &entry); err != nil {
-			t.Fatal(err)
-		}
+		check(t, json.Unmarshal([]byte(line), &entry))
 		if entry.Message.Execute != "" {
 			asked++
 		}

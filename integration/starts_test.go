@@ -21,15 +21,9 @@ func TestHundredStarts(t *testing.T) {
 	with := h.define(ctx, t,
 		plugged{volume: peer.NewVolume(t, peer.DetachedRaw), target: "vdb", cold: true},
 		plugged{volume: peer.NewVolume(t, peer.DetachedQcow2), target: "vdc"})
-	without, err := h.StartDomain(ctx, peer.DomainOptions{Name: "without", Guest: true, Persistent: true, Off: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	without := must(h.StartDomain(ctx, peer.DomainOptions{Name: "without", Guest: true, Persistent: true, Off: true}))(t)
 	l := peer.Libvirtd(t)
-	plain, err := l.StartDomain(ctx, peer.DomainOptions{Guest: true, Persistent: true, Off: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	plain := must(l.StartDomain(ctx, peer.DomainOptions{Guest: true, Persistent: true, Off: true}))(t)
 	took := map[string][]time.Duration{}
 	start := func(what string, l *peer.Libvirt, d *peer.Domain) {
 		began := time.Now()

@@ -21,10 +21,7 @@ func TestTorture(t *testing.T) {
 	length := tortureLength(t)
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("LUKSPLUG_SEED"); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
+		seed = must(strconv.ParseUint(s, 10, 64))(t)
 	}
 	t.Logf("LUKSPLUG_SEED=%d", seed)
 	for i, machine := range []peer.Machine{peer.Q35, peer.I440FX} {
@@ -45,11 +42,7 @@ func tortureLength(t *testing.T) time.Duration {
 	case "1":
 		return 10 * time.Minute
 	default:
-		d, err := time.ParseDuration(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d
+		return must(time.ParseDuration(v))(t)
 	}
 	return 0
 }
@@ -60,9 +53,7 @@ func torture(ctx context.Context, t *testing.T, machine peer.Machine, dice *rand
 		options.RootPorts = 3
 	}
 	q := peer.Start(t, options)
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitBoot(ctx))
 	var volumes []*peer.Volume
 	for _, kind := range peer.VolumeKinds() {
 		volumes = append(volumes, peer.NewVolume(t, kind))

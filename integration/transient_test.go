@@ -15,11 +15,7 @@ import (
 // overlaysOf are the files beside a volume's payload that are named as overlays.
 func overlaysOf(t *testing.T, v *peer.Volume) []string {
 	t.Helper()
-	found, err := filepath.Glob(v.Payload + ".TRANSIENT-*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return found
+	return must(filepath.Glob(v.Payload + ".TRANSIENT-*"))(t)
 }
 
 func imageBytes(t *testing.T, v *peer.Volume) []byte {
@@ -29,10 +25,7 @@ func imageBytes(t *testing.T, v *peer.Volume) []byte {
 		if path == "" {
 			continue
 		}
-		content, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		content := must(os.ReadFile(path))(t)
 		all = append(all, content...)
 	}
 	return all
@@ -121,14 +114,9 @@ func TestTransientLibvirt(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.Libvirtd(t)
-	d, err := l.StartDomain(ctx, peer.DomainOptions{Persistent: true, SCSI: true, Guest: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(l.StartDomain(ctx, peer.DomainOptions{Persistent: true, SCSI: true, Guest: true}))(t)
 	g := d.Guest()
-	if err := g.WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, g.WaitBoot(ctx))
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	image := imageBytes(t, v)
 	xml := strings.Replace(v.DiskXML("sda", "scsi"), "</disk>", "<serial>gone</serial><transient/></disk>", 1)
@@ -142,14 +130,9 @@ func TestTransientLibvirt(t *testing.T) {
 			t.Errorf("recorded: %s", text)
 		}
 	}
-	dev, err := g.WaitDisk(ctx, "gone")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dev := must(g.WaitDisk(ctx, "gone"))(t)
 	pattern := []byte("what is written here is nobody's business afterwards; ")
-	if err := g.WritePattern(ctx, dev, 1, 1, pattern); err != nil {
-		t.Fatal(err)
-	}
+	check(t, g.WritePattern(ctx, dev, 1, 1, pattern))
 	if hash, err := g.ReadHash(ctx, dev, 1, 1); err != nil || hash != peer.HashOf(peer.Pattern(pattern)) {
 		t.Errorf("the guest reads something else than it wrote (%v)", err)
 	}
@@ -161,9 +144,7 @@ func TestTransientLibvirt(t *testing.T) {
 		t.Error("the image, or its header, has been changed")
 	}
 	viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 0)
-	if _, err := l.Virsh(ctx, "destroy", d.Name); err != nil {
-		t.Fatal(err)
-	}
+	must(l.Virsh(ctx, "destroy", d.Name))(t)
 	if left := overlaysOf(t, v); len(left) != 0 || !bytes.Equal(image, imageBytes(t, v)) {
 		t.Errorf("after the domain, beside the image is %v, or the image has been changed", left)
 	}

@@ -18,9 +18,7 @@ func sshProgram(t *testing.T, known string) string {
 	hosts := writeFile(t, "known_hosts", known)
 	path := filepath.Join(t.TempDir(), "ssh")
 	text := fmt.Sprintf("#!/bin/sh\nexec ssh -F none -o UserKnownHostsFile=%s -o GlobalKnownHostsFile=none \"$@\"\n", hosts)
-	if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(path, []byte(text), 0o700))
 	return path
 }
 
@@ -45,9 +43,7 @@ func TestTransports(t *testing.T) {
 	program := sshProgram(t, ssh.Host)
 	pki := l.Authority.LibvirtClient(t, l.Authority)
 	netcat := filepath.Join(t.TempDir(), "netcat")
-	if err := os.WriteFile(netcat, []byte("#!/bin/sh\n[ \"$1\" = -U ] || exit 1\nexec socat - \"UNIX-CONNECT:$2\"\n"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(netcat, []byte("#!/bin/sh\n[ \"$1\" = -U ] || exit 1\nexec socat - \"UNIX-CONNECT:$2\"\n"), 0o700))
 	over := fmt.Sprintf("qemu+ssh://%s@%s/system?no_tty=1&command=%s", ssh.User, ssh.Address(), program)
 
 	for name, c := range map[string]struct {
@@ -136,36 +132,18 @@ func TestSession(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	s := peer.Libvirtd(t).StartSession(t)
-	d, err := s.StartDomain(ctx, peer.DomainOptions{SCSI: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(s.StartDomain(ctx, peer.DomainOptions{SCSI: true}))(t)
+	before := must(d.State(ctx))(t)
 	// The test's folders are for root only.
 	dir := filepath.Join(s.Dir, "home")
-	v, err := peer.CreateVolume(ctx, dir, peer.DetachedRaw)
-	if err != nil {
-		t.Fatal(err)
-	}
+	v := must(peer.CreateVolume(ctx, dir, peer.DetachedRaw))(t)
 	disk := filepath.Join(dir, "disk.xml")
-	binary, err := os.ReadFile(luksplug)
-	if err != nil {
-		t.Fatal(err)
-	}
+	binary := must(os.ReadFile(luksplug))(t)
 	program := filepath.Join(dir, "luksplug")
-	if err := os.WriteFile(disk, []byte(v.DiskXML("sdb", "scsi")), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(program, binary, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(disk, []byte(v.DiskXML("sdb", "scsi")), 0o600))
+	check(t, os.WriteFile(program, binary, 0o700))
 	for _, path := range []string{v.Payload, v.Header, v.PassphraseFile, disk, program} {
-		if err := os.Chown(path, s.UID, s.UID); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.Chown(path, s.UID, s.UID))
 	}
 	tool := func(args ...string) result {
 		return run(ctx, t, s.Command(ctx, program, append([]string{"--connect", "qemu:///session", "--domain", d.Name}, args...)...))

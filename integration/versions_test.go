@@ -23,9 +23,7 @@ func TestOldQEMU(t *testing.T) {
 		{name: "discard_no_unref", args: attachArgs(t, v, edited(t, peer.NewVolume(t, peer.Qcow2LUKS).DiskXML("vdb", "virtio"), "type='qcow2'", "type='qcow2' discard_no_unref='on'")), code: 3,
 			says: []string{"QEMU 7.2", "<driver discard_no_unref=...>", "8.1", "remove the attribute"}},
 	})
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitBoot(ctx))
 	before := stateOf(ctx, t, q)
 	p := newPlug(t, q, embedded, "vdb", "virtio", "")
 	var report attachReport
@@ -61,9 +59,7 @@ func TestNewestQEMU(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{Binary: peer.NewestQEMU(t), Guest: true, RootPorts: 1})
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitBoot(ctx))
 	for _, f := range formats() {
 		if strings.Contains(f.name, "LUKS1 detached") || strings.Contains(f.name, "argon2id") {
 			t.Run(f.name, func(t *testing.T) {

@@ -19,9 +19,7 @@ func vhostUserServer(ctx context.Context, t *testing.T, folder, image string) st
 	socket := filepath.Join(folder, filepath.Base(image)+".sock")
 	server := exec.CommandContext(ctx, "qemu-storage-daemon", "--blockdev", "driver=file,node-name=disk,filename="+image,
 		"--export", "type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path="+socket)
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
+	check(t, server.Start())
 	t.Cleanup(func() {
 		_ = server.Process.Kill()
 		_ = server.Wait() // it was killed
@@ -46,9 +44,7 @@ func TestVHostUser(t *testing.T) {
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{RootPorts: 1, Guest: true,
 		Extra: []string{"-object", "memory-backend-memfd,id=ram,size=256M,share=on", "-machine", "memory-backend=ram"}})
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitBoot(ctx))
 	before := stateOf(ctx, t, q)
 	image := sized(t, "disk.img", 16*peer.MiB)
 	socket := vhostUserServer(ctx, t, q.Dir, image)
@@ -67,20 +63,12 @@ func TestVHostUser(t *testing.T) {
 		t.Errorf("another server's disk of the same name: %s", other.stderr)
 	}
 	const serial = "vhost_user_blk" // the server's own
-	dev, err := q.Guest().WaitDisk(ctx, serial)
-	if err != nil {
-		t.Fatal(err)
-	}
+	dev := must(q.Guest().WaitDisk(ctx, serial))(t)
 	pattern := []byte("written without a block node. ")
-	if err := q.Guest().WritePattern(ctx, dev, 3, 1, pattern); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WritePattern(ctx, dev, 3, 1, pattern))
 	tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 	wantSame(ctx, t, q, before)
-	content, err := os.ReadFile(image)
-	if err != nil {
-		t.Fatal(err)
-	}
+	content := must(os.ReadFile(image))(t)
 	if !bytes.HasPrefix(content[3*peer.MiB:], pattern) {
 		t.Errorf("the image has %q", content[3*peer.MiB:][:len(pattern)])
 	}
