@@ -67,11 +67,11 @@ func TestQEMUUser(t *testing.T) {
 	ctx := bounded(t)
 	l := peer.LibvirtdWith(t, peer.LibvirtOptions{User: qemuUser})
 	d := must(l.StartDomain(ctx, peer.DomainOptions{SCSI: true, Persistent: true}))(t)
-	before := must(d.State(ctx))(t)
+	before := stateOf(ctx, t, d)
 	tool := func(args ...string) result { return viaLibvirt(ctx, t, l, d.Name, args...) }
 	clean := func(t *testing.T) {
 		t.Helper()
-		wantSameDomain(ctx, t, d, before)
+		wantSame(ctx, t, d, before)
 		if text := metadata(ctx, l, d.Name, "--live"); text != "" {
 			t.Errorf("still recorded: %s", text)
 		}
@@ -100,9 +100,7 @@ func TestQEMUUser(t *testing.T) {
 	t.Run("relabel", func(t *testing.T) {
 		v := userVolume(ctx, t, peer.DetachedQcow2)
 		args := append(attachArgs(t, v, v.DiskXML("sda", "scsi")), "--relabel")
-		if refused := tool(args[:len(args)-1]...).want(t, 5); !strings.Contains(refused.stderr, "--relabel") {
-			t.Errorf("got %s", refused.stderr)
-		}
+		tool(args[:len(args)-1]...).want(t, 5).wantStderr(t, "--relabel")
 		tool(args...).want(t, 0)
 		wantOwner(t, v.Payload, "64055:0")
 		wantOwner(t, v.Header, "0:0")
@@ -175,14 +173,9 @@ func killedRelabel(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.D
 		t.Fatalf("it was not killed: %v", err)
 	}
 	wantOwner(t, v.Payload, "64055:0")
-	got := tool("repair").want(t, 0)
-	if !strings.Contains(got.stdout, "sda: removed") {
-		t.Errorf("repair says %s", got.stdout)
-	}
+	tool("repair").want(t, 0).wantStdout(t, "sda: removed")
 	wantOwner(t, v.Payload, "0:0")
-	if again := tool("repair").want(t, 0); !strings.Contains(again.stdout, "nothing was left") {
-		t.Errorf("repair says %s", again.stdout)
-	}
+	tool("repair").want(t, 0).wantStdout(t, "nothing was left")
 }
 
 // TestHookQEMUUser starts a domain with images of root's whose QEMU runs as a user of

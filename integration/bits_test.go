@@ -57,8 +57,7 @@ func formats() []format {
 // not touched.
 func TestBitByBit(t *testing.T) {
 	t.Parallel()
-	q := peer.Start(t, peer.Options{RootPorts: 1, Guest: true})
-	check(t, q.Guest().WaitBoot(bounded(t)))
+	q := booted(bounded(t), t, peer.Options{RootPorts: 1})
 	for _, f := range formats() {
 		t.Run(f.name, func(t *testing.T) {
 			bitByBit(bounded(t), t, q, peer.NewFormatted(t, f.kind, f.format...), f.chaining())

@@ -70,11 +70,7 @@ func TestTwoRunsNeverInterleave(t *testing.T) {
 	// The first run is in the middle of its work now.
 	refused := tool(ctx, t, two.Address, append([]string{"--timeout", "1s"}, vdc...)...).want(t, 5)
 	who := fmt.Sprintf("process %d", first.cmd.Process.Pid)
-	for _, says := range []string{"luksplug: waiting for another luksplug run on this VM (" + who + ")\n", "the VM is locked by " + who, "try again"} {
-		if !strings.Contains(refused.stderr, says) {
-			t.Errorf("the refusal does not say %q:\n%s", says, refused.stderr)
-		}
-	}
+	refused.wantStderr(t, "luksplug: waiting for another luksplug run on this VM ("+who+")\n", "the VM is locked by "+who, "try again")
 	tool(ctx, t, two.Address, "list").want(t, 0) // only looks, and waits for nobody
 	if steps := two.Steps(); len(steps) > 0 {
 		t.Errorf("the locked-out runs sent %v", steps)
@@ -149,11 +145,7 @@ func TestMonitorHeld(t *testing.T) {
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	disk := attachArgs(t, v, v.DiskXML("vdb", "virtio"))
 	got := tool(ctx, t, q.Socket, append([]string{"--timeout", "3s"}, disk...)...).want(t, 1)
-	for _, says := range []string{"waiting for the monitor " + q.Socket, "another client"} {
-		if !strings.Contains(got.stderr, says) {
-			t.Errorf("the failure does not say %q:\n%s", says, got.stderr)
-		}
-	}
+	got.wantStderr(t, "waiting for the monitor "+q.Socket, "another client")
 	last := strings.TrimSpace(got.stderr[strings.LastIndex(strings.TrimSpace(got.stderr), "\n")+1:])
 	if !strings.HasPrefix(last, "luksplug: ") || !strings.Contains(last, "another client") {
 		t.Errorf("the error does not say why: %s", last)
@@ -186,10 +178,7 @@ func TestHeldWaitEndsOnSignal(t *testing.T) {
 	interrupt(t, first)
 	first.waitStderr(ctx, t, "told to end") // else it could be done before it hears of it
 	held.open()
-	got := first.end(ctx, t).want(t, 6)
-	if !strings.Contains(got.stderr, "the VM is as it was before") {
-		t.Errorf("standard error: %s", got.stderr)
-	}
+	first.end(ctx, t).want(t, 6).wantStderr(t, "the VM is as it was before")
 	wantSame(ctx, t, q, before)
 }
 

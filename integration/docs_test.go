@@ -138,7 +138,7 @@ func (r *reader) states(ctx context.Context, t *testing.T) []peer.State {
 	t.Helper()
 	states := []peer.State{stateOf(ctx, t, r.vm)}
 	if r.domain != nil {
-		s := must(r.domain.State(ctx))(t)
+		s := stateOf(ctx, t, r.domain)
 		states = append(states, s)
 	}
 	return states

@@ -123,9 +123,7 @@ func (f *faulty) refusedDetach(ctx context.Context, t *testing.T, n int) {
 		wantSame(ctx, t, f.q, f.before)
 		return
 	}
-	if !strings.Contains(r.stderr, peer.InjectedFault) {
-		t.Errorf("standard error does not say what QEMU said: %s", r.stderr)
-	}
+	r.wantStderr(t, peer.InjectedFault)
 	f.finishes(ctx, t)
 }
 
@@ -143,8 +141,7 @@ func (f *faulty) finishes(ctx context.Context, t *testing.T) {
 func TestFaultsSwallowedEvent(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{RootPorts: 1, SCSI: true, Guest: true})
-	check(t, q.Guest().WaitBoot(ctx))
+	q := booted(ctx, t, peer.Options{RootPorts: 1, SCSI: true})
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	for bus, target := range map[string]string{"virtio": "vdb", "scsi": "sdb"} {
 		t.Run(bus, func(t *testing.T) {

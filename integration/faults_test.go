@@ -62,8 +62,7 @@ func TestFaultsOfOtherWays(t *testing.T) {
 }
 
 func testFaults(t *testing.T, where place, unlock string, kinds ...peer.VolumeKind) {
-	q := peer.Start(t, where.vm)
-	check(t, q.Guest().WaitBoot(bounded(t)))
+	q := booted(bounded(t), t, where.vm)
 	for i, kind := range kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			f := newFaulty(bounded(t), t, q, where, peer.NewVolume(t, kind), unlock)
@@ -237,9 +236,7 @@ func (f *faulty) killedAndRepaired(ctx context.Context, t *testing.T, n int) {
 	f.wantHeld(ctx, t, "leftover", left)
 	r := tool(ctx, t, f.q.Socket, "repair").want(t, 0)
 	for _, name := range slices.DeleteFunc(left, func(name string) bool { return name == daemonPart }) {
-		if !strings.Contains(r.stdout, " "+name+"\n") {
-			t.Errorf("repair does not say that it removed %s: %q", name, r.stdout)
-		}
+		r.wantStdout(t, " "+name+"\n")
 	}
 	wantSame(ctx, t, f.q, f.before)
 }

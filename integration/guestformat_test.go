@@ -2,7 +2,6 @@ package integration
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -22,8 +21,7 @@ func TestGuestFormatted(t *testing.T) {
 	peer.Long(t, "a guest formats a volume; TestBitByBit opens cryptsetup's in every run")
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{RootPorts: 2, Guest: true, Kernel: peer.CryptGuest})
-	check(t, q.Guest().WaitBoot(ctx))
+	q := booted(ctx, t, peer.Options{RootPorts: 2, Kernel: peer.CryptGuest})
 	before := stateOf(ctx, t, q)
 	image := sized(t, "guest.img", 64*peer.MiB)
 	passphrase := "of the guest's own"
@@ -39,7 +37,7 @@ func TestGuestFormatted(t *testing.T) {
 	}
 
 	tool(ctx, t, q.Socket, "attach", disk("", "plain")).want(t, 0)
-	dev := guestDev(ctx, t, q, "plain")
+	dev := guestDisk(ctx, t, q, "plain")
 	const line = "a file that the guest had before anybody else saw the disk"
 	content := strings.Repeat(line+"\n", 1000)
 	inGuest(`disk=` + dev + `
@@ -69,7 +67,7 @@ sync`)
 	if report.Unlock != "ephemeral" {
 		t.Errorf("attach reports %+v", report)
 	}
-	dev = guestDev(ctx, t, q, "opened")
+	dev = guestDisk(ctx, t, q, "opened")
 	if size, err := q.Guest().SizeOf(ctx, dev); err != nil || size != 48*peer.MiB {
 		t.Errorf("the guest sees %d bytes, error %v", size, err)
 	}
@@ -84,9 +82,4 @@ umount /mnt/data`)
 	if left, err := filepath.Glob(filepath.Dir(image) + "/*"); err != nil || len(left) != 1 {
 		t.Errorf("beside the image there are %v, error %v", left, err)
 	}
-}
-
-func guestDev(ctx context.Context, t *testing.T, q *peer.QEMU, serial string) string {
-	t.Helper()
-	return must(q.Guest().WaitDisk(ctx, serial))(t)
 }

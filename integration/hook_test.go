@@ -157,9 +157,7 @@ func TestHookColdStart(t *testing.T) {
 		}
 		list := run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "--domain", d.Name, "list")).want(t, 0)
 		for _, p := range disks {
-			if !strings.Contains(list.stdout, p.target) {
-				t.Errorf("list does not show %s: %s", p.target, list.stdout)
-			}
+			list.wantStdout(t, p.target)
 		}
 		virsh(ctx, t, h.Libvirt, "destroy", d.Name)
 		h.wantClean(ctx, t)
@@ -194,10 +192,7 @@ func TestHookSaveAndRestore(t *testing.T) {
 		virsh(ctx, t, h.Libvirt, "resume", d.Name)
 		// QEMU opens a qcow2 image again when the guest runs on, and needs its
 		// secret for it; then no more.
-		repaired := run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "--domain", d.Name, "repair")).want(t, 0)
-		if !strings.Contains(repaired.stdout, "luksplug-vdc-secret0") {
-			t.Errorf("repair says %s", repaired.stdout)
-		}
+		run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "--domain", d.Name, "repair")).want(t, 0).wantStdout(t, "luksplug-vdc-secret0")
 		wantNoObjects(ctx, t, d)
 		if out, err := d.Guest().Run(ctx, "cat /tmp/kept"); err != nil || !strings.Contains(out, "in memory") {
 			t.Fatalf("the guest is another: %q %v", out, err)
@@ -211,7 +206,7 @@ func TestHookSaveAndRestore(t *testing.T) {
 // wantNoObjects checks that QEMU has no object of ours.
 func wantNoObjects(ctx context.Context, t *testing.T, d *peer.Domain) {
 	t.Helper()
-	state := must(d.State(ctx))(t)
+	state := stateOf(ctx, t, d)
 	for _, id := range state.Objects {
 		if strings.HasPrefix(id, "luksplug-") {
 			t.Errorf("QEMU still has the object %s", id)

@@ -274,9 +274,7 @@ func attachFrom(ctx context.Context, t *testing.T, fill func(ctx context.Context
 	if c.opens != "" {
 		found.hides(t, c.opens)
 	}
-	if r := tool(ctx, t, q.Socket, "list").want(t, 0); !strings.Contains(r.stdout, "vdb") {
-		t.Errorf("the disk is not there: %s", r.stdout)
-	}
+	tool(ctx, t, q.Socket, "list").want(t, 0).wantStdout(t, "vdb")
 	if after := stateOf(ctx, t, q); !slices.Equal(before.Objects, after.Objects) {
 		t.Errorf("objects before the attach %v, after it %v", before.Objects, after.Objects)
 	}

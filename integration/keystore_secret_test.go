@@ -131,25 +131,17 @@ func (l *secretLife) run(ctx context.Context, t *testing.T) {
 	}
 	byUUID, byUsage := named("uuid='"+id+"'"), named("usage='"+escaped+"'")
 
-	if r := l.program(ctx, t, 4, "attach", byUUID); !strings.Contains(r.stderr, "no value yet") {
-		t.Errorf("%s: a secret without value: %s", l.store.name, r.stderr)
-	}
+	l.program(ctx, t, 4, "attach", byUUID).wantStderr(t, "no value yet")
 	l.program(ctx, t, 0, "secret", "set-value", id, "--file", l.key)
 	l.program(ctx, t, 0, "secret", "set-value", ceph, "--file", l.key)
-	if r := l.program(ctx, t, 4, "secret", "get-value", id); !strings.Contains(r.stderr, "private") {
-		t.Errorf("%s: a private value: %s", l.store.name, r.stderr)
-	}
-	if r := l.program(ctx, t, 4, "attach", named("uuid='"+ceph+"'")); !strings.Contains(r.stderr, "another type") {
-		t.Errorf("%s: a Ceph key for a volume: %s", l.store.name, r.stderr)
-	}
+	l.program(ctx, t, 4, "secret", "get-value", id).wantStderr(t, "private")
+	l.program(ctx, t, 4, "attach", named("uuid='"+ceph+"'")).wantStderr(t, "another type")
 	l.program(ctx, t, 4, "attach", named("usage='client.vm1'"))
 
 	for _, disk := range []string{byUUID, byUsage} {
 		l.program(ctx, t, 0, "attach", disk)
 		r := l.program(ctx, t, 5, "secret", "undefine", id)
-		if !strings.Contains(r.stderr, "disk vdb of VM "+l.q.Socket) {
-			t.Errorf("%s: a secret in use: %s", l.store.name, r.stderr)
-		}
+		r.wantStderr(t, "disk vdb of VM "+l.q.Socket)
 		l.program(ctx, t, 0, "secret", "list", "--output", "json")
 		l.program(ctx, t, 0, "detach", "vdb")
 	}

@@ -250,9 +250,7 @@ func (s *leakSearch) afterwards(t *testing.T) {
 			// wakes a goroutine while Go walks its stack for the dump can have it end
 			// by SIGSEGV.
 			held.drop()
-			if !strings.Contains(r.stderr, "goroutine 1") {
-				t.Errorf("it has shown no stacks: %s", r.stderr)
-			}
+			r.wantStderr(t, "goroutine 1")
 		}
 		if len(c.wrap) == 0 && r.code != end.code && (name == "panic" || r.code != 6) {
 			t.Errorf("%s: exit code %d: %s", name, r.code, r.stderr)

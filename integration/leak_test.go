@@ -123,8 +123,7 @@ func TestSecretsAppearNowhere(t *testing.T) {
 }
 
 func secretsAppearNowhere(ctx context.Context, t *testing.T, unlock string) {
-	q := peer.Start(t, peer.Options{Guest: true, RootPorts: 2})
-	check(t, q.Guest().WaitBoot(ctx))
+	q := booted(ctx, t, peer.Options{RootPorts: 2})
 	before := stateOf(ctx, t, q)
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	right, wrong := awkward(), awkward()

@@ -33,17 +33,8 @@ func bootedDomain(ctx context.Context, t *testing.T, l *peer.Libvirt) (*peer.Dom
 	t.Helper()
 	d := must(l.StartDomain(ctx, peer.DomainOptions{Guest: true}))(t)
 	check(t, d.Guest().WaitBoot(ctx))
-	before := must(d.State(ctx))(t)
+	before := stateOf(ctx, t, d)
 	return d, before
-}
-
-// wantSameDomain ends the test unless the domain's QEMU is as it was before.
-func wantSameDomain(ctx context.Context, t *testing.T, d *peer.Domain, before peer.State) {
-	t.Helper()
-	after := must(d.State(ctx))(t)
-	if diff := before.Diff(after); len(diff) > 0 {
-		t.Fatalf("the domain is not as it was before: %q", diff)
-	}
 }
 
 // viaVirsh runs the program where it finds virsh in PATH.
@@ -88,7 +79,7 @@ func TestLibvirtHandOver(t *testing.T) {
 			found.folder(t, filepath.Dir(trace))
 			found.hides(t, string(v.Passphrase))
 			c.run(ctx, t, l, d.Name, "--timeout", "1m", "detach", "vdb").want(t, 0)
-			wantSameDomain(ctx, t, d, before)
+			wantSame(ctx, t, d, before)
 			if left, err := peer.ReadHost(uuid); err != nil || len(left) > 0 {
 				t.Errorf("after the detach there are %v, error %v", left, err)
 			}
@@ -120,7 +111,7 @@ func TestLibvirtDomain(t *testing.T) {
 		v := peer.NewVolume(t, peer.DetachedRaw)
 		args := attachArgs(t, v, serialXML(t, v.DiskXML("vdb", "virtio"), "over-rpc"))
 		viaLibvirt(ctx, t, l, d.Name, args...).want(t, 0)
-		dev := must(d.Guest().WaitDisk(ctx, "over-rpc"))(t)
+		dev := guestDisk(ctx, t, d, "over-rpc")
 		pattern := []byte("written in a libvirt domain. ")
 		check(t, d.Guest().WritePattern(ctx, dev, 3, 1, pattern))
 		// The other ways to name the domain.
@@ -136,7 +127,7 @@ func TestLibvirtDomain(t *testing.T) {
 			t.Errorf("the second attach: %s", again.stdout)
 		}
 		viaLibvirt(ctx, t, l, uuid, "--timeout", "1m", "detach", "vdb").want(t, 0)
-		wantSameDomain(ctx, t, d, before)
+		wantSame(ctx, t, d, before)
 		if err := d.Guest().WaitGone(ctx, dev); err != nil {
 			t.Error(err)
 		}
@@ -153,14 +144,14 @@ func TestLibvirtDomain(t *testing.T) {
 		disk := writeFile(t, "disk.xml", v.DiskXML("vdb", "virtio"))
 		got := viaLibvirt(ctx, t, l, d.Name, "--passphrase-file", writeFile(t, "key", "wrong"), "attach", disk).want(t, 4)
 		wantOneLine(t, got, "vdb", v.Header, "wrong passphrase")
-		wantSameDomain(ctx, t, d, before)
+		wantSame(ctx, t, d, before)
 	})
 	t.Run("files are looked at first", func(t *testing.T) {
 		v := peer.NewVolume(t, peer.DetachedRaw)
 		missing := filepath.Join(t.TempDir(), "missing")
 		got := viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, edited(t, v.DiskXML("vdb", "virtio"), v.Header, missing))...).want(t, 5)
 		wantOneLine(t, got, "header", missing)
-		wantSameDomain(ctx, t, d, before)
+		wantSame(ctx, t, d, before)
 	})
 	t.Run("what a migration will want", func(t *testing.T) {
 		for kind, want := range map[peer.VolumeKind]bool{peer.Qcow2LUKS: true, peer.DetachedQcow2: false} {
@@ -171,11 +162,11 @@ func TestLibvirtDomain(t *testing.T) {
 			}
 			viaLibvirt(ctx, t, l, d.Name, "--timeout", "1m", "detach", "vdb").want(t, 0)
 		}
-		wantSameDomain(ctx, t, d, before)
+		wantSame(ctx, t, d, before)
 	})
 	t.Run("beside libvirt's own disks", func(t *testing.T) {
 		besideLibvirt(ctx, t, l, d)
-		wantSameDomain(ctx, t, d, before)
+		wantSame(ctx, t, d, before)
 	})
 }
 
@@ -221,11 +212,6 @@ func unplugByLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer
 		return e.Name == "DEVICE_DELETED" && strings.Contains(string(e.Data), `"device": "virtio-disk`)
 	}))(t)
 	virsh(ctx, t, l, "dumpxml", d.Name) // libvirt removes the nodes before it answers
-}
-
-func guestDisk(ctx context.Context, t *testing.T, d *peer.Domain, serial string) string {
-	t.Helper()
-	return must(d.Guest().WaitDisk(ctx, serial))(t)
 }
 
 // withoutDomain checks that what is wrong between the program and a running

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -93,6 +94,29 @@ func (r result) want(t *testing.T, code int) result {
 	return r
 }
 
+// wantStdout checks that the program printed all of these texts.
+func (r result) wantStdout(t *testing.T, texts ...string) result {
+	t.Helper()
+	wantTexts(t, "standard output", r.stdout, texts)
+	return r
+}
+
+// wantStderr is wantStdout for standard error.
+func (r result) wantStderr(t *testing.T, texts ...string) result {
+	t.Helper()
+	wantTexts(t, "standard error", r.stderr, texts)
+	return r
+}
+
+func wantTexts(t *testing.T, where, got string, texts []string) {
+	t.Helper()
+	for _, text := range texts {
+		if !strings.Contains(got, text) {
+			t.Errorf("%s does not have %q:\n%s", where, text, got)
+		}
+	}
+}
+
 // decode reads what --output json printed.
 func (r result) decode(t *testing.T, into any) {
 	t.Helper()
@@ -135,16 +159,37 @@ func writeFile(t *testing.T, name, content string) string {
 	return path
 }
 
-// stateOf asks the VM, through another monitor than the tool's, what exists.
-func stateOf(ctx context.Context, t *testing.T, q *peer.QEMU) peer.State {
+// machine is a VM of a test: a QEMU that it started itself, or a domain of libvirt's.
+type machine interface {
+	State(context.Context) (peer.State, error)
+	Guest() *peer.Guest
+}
+
+// stateOf queries what exists in the VM, through another monitor than the program's.
+func stateOf(ctx context.Context, t *testing.T, vm machine) peer.State {
 	t.Helper()
-	return must(q.State(ctx))(t)
+	return must(vm.State(ctx))(t)
 }
 
 // wantSame ends the test unless the VM is as it was before.
-func wantSame(ctx context.Context, t *testing.T, q *peer.QEMU, before peer.State) {
+func wantSame(ctx context.Context, t *testing.T, vm machine, before peer.State) {
 	t.Helper()
-	if diff := before.Diff(stateOf(ctx, t, q)); len(diff) > 0 {
+	if diff := before.Diff(stateOf(ctx, t, vm)); len(diff) > 0 {
 		t.Fatalf("the VM is not as it was before: %q", diff)
 	}
+}
+
+// booted starts a VM whose guest takes commands.
+func booted(ctx context.Context, t *testing.T, o peer.Options) *peer.QEMU {
+	t.Helper()
+	o.Guest = true
+	q := peer.Start(t, o)
+	check(t, q.Guest().WaitBoot(ctx))
+	return q
+}
+
+// guestDisk waits for a disk in the guest and returns its device.
+func guestDisk(ctx context.Context, t *testing.T, vm machine, serial string) string {
+	t.Helper()
+	return must(vm.Guest().WaitDisk(ctx, serial))(t)
 }

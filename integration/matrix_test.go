@@ -48,8 +48,7 @@ func TestMatrixUSB(t *testing.T) {
 // testPlace boots one VM and plugs volumes of those kinds, each alone and the
 // first two at once.
 func testPlace(t *testing.T, where place, unlock string, kinds ...peer.VolumeKind) {
-	q := peer.Start(t, where.vm)
-	check(t, q.Guest().WaitBoot(bounded(t)))
+	q := booted(bounded(t), t, where.vm)
 	var all []*peer.Volume
 	for _, kind := range kinds {
 		all = append(all, peer.NewVolume(t, kind))
@@ -151,7 +150,7 @@ func twoDisks(ctx context.Context, t *testing.T, q *peer.QEMU, where place, unlo
 // inGuest waits for the disk in the guest and checks its size.
 func (p *plug) inGuest(ctx context.Context, t *testing.T) string {
 	t.Helper()
-	dev := must(p.q.Guest().WaitDisk(ctx, p.serial))(t)
+	dev := guestDisk(ctx, t, p.q, p.serial)
 	if size, err := p.q.Guest().SizeOf(ctx, dev); err != nil || size != p.Size {
 		t.Fatalf("the guest sees %d bytes of %s, error %v; want %d", size, dev, err, p.Size)
 	}

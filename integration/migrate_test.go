@@ -168,9 +168,7 @@ func TestMigrate(t *testing.T) {
 		if list := h.from.tool(ctx, t, h.domain, "list").want(t, 0); strings.Count(list.stdout, "attached") != 3 || strings.Contains(list.stdout, "metadata") {
 			t.Errorf("list shows %s", list.stdout)
 		}
-		if repaired := h.from.tool(ctx, t, h.domain, "repair").want(t, 0); !strings.Contains(repaired.stdout, "luksplug-vdc-secret0") {
-			t.Errorf("repair says %s", repaired.stdout)
-		}
+		h.from.tool(ctx, t, h.domain, "repair").want(t, 0).wantStdout(t, "luksplug-vdc-secret0")
 		wantNoObjects(ctx, t, h.domain)
 	}
 	if report := h.check(ctx, t, 5, "--shell", "false"); !strings.Contains(report, "BAD luksplug cannot be asked") {

@@ -26,7 +26,7 @@ func TestVirshPassesFile(t *testing.T) {
 	ctx := bounded(t)
 	daemon := peer.Libvirtd(t)
 	domain := must(daemon.StartDomain(ctx, peer.DomainOptions{}))(t)
-	before := must(domain.State(ctx))(t)
+	before := stateOf(ctx, t, domain)
 	l := libvirt.NewWithDialer(dialers.NewLocal(dialers.WithSocket(daemon.Socket)))
 	check(t, l.ConnectToURI(libvirt.QEMUSystem))
 	defer func() { _ = l.Disconnect() }() // the daemon ends with the test
@@ -62,7 +62,7 @@ func TestVirshPassesFile(t *testing.T) {
 	if _, err := client.Execute(ctx, qmp.Command{Execute: "blockdev-del", Arguments: node[1:2]}); err != nil {
 		t.Error(err)
 	}
-	wantSameDomain(ctx, t, domain, before)
+	wantSame(ctx, t, domain, before)
 
 	// A refusal of QEMU's comes through as one.
 	add.Arguments = qmp.Object{{Name: "fdset-id", Value: -1}}
@@ -81,7 +81,7 @@ func TestVirshPassesFile(t *testing.T) {
 			t.Errorf("wrong %s: %v", what, err)
 		}
 	}
-	wantSameDomain(ctx, t, domain, before)
+	wantSame(ctx, t, domain, before)
 }
 
 // virshProgram is a program that runs the unpacked virsh with its libraries.

@@ -29,33 +29,27 @@ func TestLibvirtPool(t *testing.T) {
     <header type='volume'><source pool='disks' volume='header'/></header></encryption></source>
   <target dev='sdb' bus='scsi'/></disk>`
 	}
-	before := must(d.State(ctx))(t)
+	before := stateOf(ctx, t, d)
 
 	planned := viaLibvirt(ctx, t, l, d.Name, "plan", writeFile(t, "disk.xml", xml("disks", "data"))).want(t, 0)
 	if want := "filename=" + filepath.Join(folder, "data"); !strings.Contains(planned.stdout, want) {
 		t.Errorf("the plan has no %s:\n%s", want, planned.stdout)
 	}
-	got := viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, xml("disks", "data"))...).want(t, 0)
-	if !strings.Contains(got.stdout, filepath.Join(folder, "header")) {
-		t.Errorf("the attach says nothing of the header: %s", got.stdout)
-	}
+	viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, xml("disks", "data"))...).want(t, 0).wantStdout(t, filepath.Join(folder, "header"))
 	viaLibvirt(ctx, t, l, d.Name, "detach", "sdb").want(t, 0)
-	wantSameDomain(ctx, t, d, before)
+	wantSame(ctx, t, d, before)
 
 	refused := func(disk string, says ...string) {
 		t.Helper()
 		wantOneLine(t, viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, disk)...).want(t, 5), says...)
-		wantSameDomain(ctx, t, d, before)
+		wantSame(ctx, t, d, before)
 	}
 	refused(xml("disks", "nothing"), "volume nothing of the pool disks", "no storage vol with matching name 'nothing'")
 	refused(xml("none", "data"), "no storage pool with matching name 'none'")
 	virsh(ctx, t, l, "pool-define-as", "idle", "dir", "--target", t.TempDir())
 	refused(xml("idle", "data"), "not active", "pool-start idle")
 	// Without a libvirt to ask.
-	r := run(ctx, t, exec.CommandContext(ctx, luksplug, "plan", writeFile(t, "disk.xml", xml("disks", "data")))).want(t, 2)
-	if !strings.Contains(r.stderr, "'disks'") || !strings.Contains(r.stderr, "hint: give the pool's XML by --pool-xml") {
-		t.Errorf("standard error: %s", r.stderr)
-	}
+	run(ctx, t, exec.CommandContext(ctx, luksplug, "plan", writeFile(t, "disk.xml", xml("disks", "data")))).want(t, 2).wantStderr(t, "'disks'", "hint: give the pool's XML by --pool-xml")
 }
 
 // TestLibvirtContext: what the domain's own XML has is nothing that a further disk
@@ -70,7 +64,7 @@ func TestLibvirtContext(t *testing.T) {
   <serial>first</serial><wwn>5000c50015ea71ad</wwn></disk>`})
 	check(t, err)
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
-	before := must(d.State(ctx))(t)
+	before := stateOf(ctx, t, d)
 	for _, c := range []struct{ target, extra, says string }{
 		{"sda", "", "target 'sda' duplicated"},
 		{"sdb", "<serial>first</serial>", "identical serial"},
@@ -79,10 +73,10 @@ func TestLibvirtContext(t *testing.T) {
 	} {
 		disk := strings.Replace(v.DiskXML(c.target, "scsi"), "</disk>", c.extra+"</disk>", 1)
 		wantOneLine(t, viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, disk)...).want(t, 5), c.says)
-		wantSameDomain(ctx, t, d, before)
+		wantSame(ctx, t, d, before)
 	}
 	disk := strings.Replace(v.DiskXML("sdb", "scsi"), "</disk>", "<serial>second</serial></disk>", 1)
 	viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, disk)...).want(t, 0)
 	viaLibvirt(ctx, t, l, d.Name, "detach", "sdb").want(t, 0)
-	wantSameDomain(ctx, t, d, before)
+	wantSame(ctx, t, d, before)
 }

@@ -67,19 +67,14 @@ func TestReservations(t *testing.T) {
 		before := stateOf(ctx, t, q)
 		xml := lunXML(t, device, "<reservations managed='yes'/>")
 
-		r := tool(ctx, t, q.Socket, "attach", xml).want(t, 6)
-		if !strings.Contains(r.stderr, "takes SCSI commands") || !strings.Contains(r.stderr, "device_add luksplug-sdb") {
-			t.Errorf("standard error: %s", r.stderr)
-		}
+		tool(ctx, t, q.Socket, "attach", xml).want(t, 6).wantStderr(t, "takes SCSI commands", "device_add luksplug-sdb")
 		wantSame(ctx, t, q, before)
 		eventually(ctx, t, "what watches the helper has ended", hostIsClean(t, q.UUID))
 
 		proxy := asDisk(t, q)
 		tool(ctx, t, proxy.Address, "attach", xml).want(t, 0)
 		// What asks again is told of a disk and not of QEMU's device here.
-		if r := tool(ctx, t, q.Socket, "attach", xml).want(t, 5); !strings.Contains(r.stderr, "its device is a scsi-hd, not a scsi-block") {
-			t.Errorf("attached again: %s", r.stderr)
-		}
+		tool(ctx, t, q.Socket, "attach", xml).want(t, 5).wantStderr(t, "its device is a scsi-hd, not a scsi-block")
 		if m := managers(ctx, t, q); len(m) != 1 || !m[manager] {
 			t.Errorf("QEMU has the reservation managers %v", m)
 		}
@@ -118,9 +113,7 @@ func TestReservations(t *testing.T) {
 		socket := filepath.Join(q.Dir, "pr.sock")
 		xml := lunXML(t, device, "<reservations managed='no'><source type='unix' path='"+socket+"' mode='client'/></reservations>")
 		proxy := asDisk(t, q)
-		if r := tool(ctx, t, proxy.Address, "attach", xml).want(t, 6); !strings.Contains(r.stderr, socket) {
-			t.Errorf("standard error: %s", r.stderr)
-		}
+		tool(ctx, t, proxy.Address, "attach", xml).want(t, 6).wantStderr(t, socket)
 		wantSame(ctx, t, q, before)
 
 		helper := exec.CommandContext(ctx, "qemu-pr-helper", "--socket", socket)

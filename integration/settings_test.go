@@ -73,10 +73,7 @@ func TestLimits(t *testing.T) {
 			p := newPlug(t, c.q, peer.NewVolume(t, peer.EmbeddedLUKS), c.target, c.bus, limited)
 			before := stateOf(ctx, t, c.q)
 			proxy := peer.NewProxy(t, c.q.Socket, peer.FailCommand("block_set_io_throttle"))
-			r := tool(ctx, t, proxy.Address, p.attachArgs()...).want(t, 6)
-			if !strings.Contains(r.stderr, "block_set_io_throttle luksplug-"+c.target) || !strings.Contains(r.stderr, peer.InjectedFault) {
-				t.Errorf("the error does not say what failed: %s", r.stderr)
-			}
+			tool(ctx, t, proxy.Address, p.attachArgs()...).want(t, 6).wantStderr(t, "block_set_io_throttle luksplug-"+c.target, peer.InjectedFault)
 			wantSame(ctx, t, c.q, before)
 
 			p.attach(ctx, t)
@@ -127,9 +124,7 @@ func TestThrottleFilters(t *testing.T) {
 	wantSame(ctx, t, q, before)
 
 	p = newPlug(t, q, v, "sdb", "scsi", "<throttlefilters><throttlefilter group='none'/></throttlefilters>")
-	if r := tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 5); !strings.Contains(r.stderr, "throttle group 'none' not found") {
-		t.Errorf("standard error: %s", r.stderr)
-	}
+	tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 5).wantStderr(t, "throttle group 'none' not found")
 	wantSame(ctx, t, q, before)
 }
 
@@ -138,8 +133,7 @@ func TestThrottleFilters(t *testing.T) {
 func TestThreadsAndQueues(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{RootPorts: 1, Guest: true, Extra: []string{"-object", "iothread,id=iothread1", "-object", "iothread,id=iothread2"}})
-	check(t, q.Guest().WaitBoot(ctx))
+	q := booted(ctx, t, peer.Options{RootPorts: 1, Extra: []string{"-object", "iothread,id=iothread1", "-object", "iothread,id=iothread2"}})
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
 	before := stateOf(ctx, t, q)
 	for _, c := range []struct {
@@ -169,9 +163,7 @@ func TestThreadsAndQueues(t *testing.T) {
 	}
 	p := newPlug(t, q, v, "vdb", "virtio", "")
 	p.xml = writeFile(t, "vdb.xml", strings.Replace(serialOf(v, "vdb", "source"), "type='"+v.Format+"'/>", "type='"+v.Format+"' iothread='7'/>", 1))
-	if r := tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 5); !strings.Contains(r.stderr, "iothread '7' is not defined") {
-		t.Errorf("standard error: %s", r.stderr)
-	}
+	tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 5).wantStderr(t, "iothread '7' is not defined")
 }
 
 // TestAppearance has QEMU tell what a guest is shown of a disk, and in which order

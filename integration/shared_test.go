@@ -14,8 +14,7 @@ import (
 func TestSharedHeader(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{RootPorts: 3, Guest: true})
-	check(t, q.Guest().WaitBoot(ctx))
+	q := booted(ctx, t, peer.Options{RootPorts: 3})
 	before := stateOf(ctx, t, q)
 	v, other := peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.DetachedRaw)
 	first := newPlug(t, q, v, "vdb", "virtio", "")
@@ -45,10 +44,7 @@ func TestSharedHeader(t *testing.T) {
 		check(t, second.Close())
 	})
 	t.Run("allowed", func(t *testing.T) {
-		got := tool(ctx, t, q.Socket, append(using(v.Header), "--allow-shared-header")...).want(t, 0)
-		if !strings.Contains(got.stderr, "both payloads have the same key") {
-			t.Errorf("no warning: %s", got.stderr)
-		}
+		tool(ctx, t, q.Socket, append(using(v.Header), "--allow-shared-header")...).want(t, 0).wantStderr(t, "both payloads have the same key")
 		both := *v // what the second disk really is: the first one's header over its own payload
 		both.Payload = other.Payload
 		second := newPlug(t, q, &both, "vdc", "virtio", "")

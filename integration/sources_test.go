@@ -19,8 +19,7 @@ import (
 func TestSources(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{RootPorts: 2, Guest: true})
-	check(t, q.Guest().WaitBoot(ctx))
+	q := booted(ctx, t, peer.Options{RootPorts: 2})
 	for _, c := range []struct {
 		name            string
 		kind            peer.VolumeKind
@@ -60,10 +59,8 @@ func writeThrough(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volum
 	before := stateOf(ctx, t, q)
 	key := "--passphrase-file=" + v.PassphraseFile
 	tool(ctx, t, q.Socket, key, "attach", xml).want(t, 0)
-	if again := tool(ctx, t, q.Socket, key, "attach", xml).want(t, 0); !strings.Contains(again.stdout, "already attached") {
-		t.Errorf("attached again: %s", again.stdout)
-	}
-	dev := must(q.Guest().WaitDisk(ctx, "source"))(t)
+	tool(ctx, t, q.Socket, key, "attach", xml).want(t, 0).wantStdout(t, "already attached")
+	dev := guestDisk(ctx, t, q, "source")
 	pattern := []byte("written by a guest that knows of no encryption; ")
 	check(t, q.Guest().WritePattern(ctx, dev, 3, 1, pattern))
 	tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)

@@ -52,8 +52,7 @@ func torture(ctx context.Context, t *testing.T, machine peer.Machine, dice *rand
 	if machine == peer.Q35 {
 		options.RootPorts = 3
 	}
-	q := peer.Start(t, options)
-	check(t, q.Guest().WaitBoot(ctx))
+	q := booted(ctx, t, options)
 	var volumes []*peer.Volume
 	for _, kind := range peer.VolumeKinds() {
 		volumes = append(volumes, peer.NewVolume(t, kind))

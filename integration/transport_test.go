@@ -59,35 +59,24 @@ func TestTransports(t *testing.T) {
 			tool := func(args ...string) result { return at(ctx, t, c.uri, c.env, d.Name, args...) }
 			v := peer.NewVolume(t, peer.DetachedRaw)
 			args := attachArgs(t, v, serialXML(t, v.DiskXML("vdb", "virtio"), "from-afar"))
-			got := tool(append([]string{"-v"}, args...)...).want(t, 0)
-			for _, says := range []string{"because the VM runs on another machine", "is not checked here", "secrets go to QEMU in base64"} {
-				if !strings.Contains(got.stderr, says) {
-					t.Errorf("attach does not say %q: %s", says, got.stderr)
-				}
-			}
+			tool(append([]string{"-v"}, args...)...).want(t, 0).wantStderr(t, "because the VM runs on another machine", "is not checked here", "secrets go to QEMU in base64")
 			dev := guestDisk(ctx, t, d, "from-afar")
 			if err := d.Guest().WritePattern(ctx, dev, 1, 1, []byte("from afar ")); err != nil {
 				t.Error(err)
 			}
-			if again := tool(args...).want(t, 0); !strings.Contains(again.stdout, "vdb already attached") {
-				t.Errorf("attached again: %s", again.stdout)
-			}
-			if list := tool("list").want(t, 0); !strings.Contains(list.stdout, v.Payload) {
-				t.Errorf("list: %s", list.stdout)
-			}
+			tool(args...).want(t, 0).wantStdout(t, "vdb already attached")
+			tool("list").want(t, 0).wantStdout(t, v.Payload)
 			tool("--timeout", "1m", "detach", "vdb").want(t, 0)
-			wantSameDomain(ctx, t, d, before)
+			wantSame(ctx, t, d, before)
 
 			luks := peer.NewVolume(t, peer.EmbeddedLUKS)
 			refused := tool("attach", writeFile(t, "plain.xml", plainXML(luks.Payload))).want(t, 6)
-			if !strings.Contains(refused.stderr, "add <encryption format='luks'>") {
-				t.Errorf("an encrypted image taken as it is: %s", refused.stderr)
-			}
-			wantSameDomain(ctx, t, d, before)
+			refused.wantStderr(t, "add <encryption format='luks'>")
+			wantSame(ctx, t, d, before)
 		})
 	}
 	t.Run("refused", func(t *testing.T) { transportsRefused(ctx, t, l, ssh, d.Name) })
-	wantSameDomain(ctx, t, d, before)
+	wantSame(ctx, t, d, before)
 }
 
 // plainXML is a disk without encryption.
@@ -133,7 +122,7 @@ func TestSession(t *testing.T) {
 	ctx := bounded(t)
 	s := peer.Libvirtd(t).StartSession(t)
 	d := must(s.StartDomain(ctx, peer.DomainOptions{SCSI: true}))(t)
-	before := must(d.State(ctx))(t)
+	before := stateOf(ctx, t, d)
 	// The test's folders are for root only.
 	dir := filepath.Join(s.Dir, "home")
 	v := must(peer.CreateVolume(ctx, dir, peer.DetachedRaw))(t)
@@ -154,9 +143,7 @@ func TestSession(t *testing.T) {
 			t.Errorf("attach does not say %q: %s%s", says, got.stdout, got.stderr)
 		}
 	}
-	if list := tool("list").want(t, 0); !strings.Contains(list.stdout, "sdb") {
-		t.Errorf("list: %s", list.stdout)
-	}
+	tool("list").want(t, 0).wantStdout(t, "sdb")
 	tool("--timeout", "1m", "detach", "sdb").want(t, 0)
-	wantSameDomain(ctx, t, d, before)
+	wantSame(ctx, t, d, before)
 }

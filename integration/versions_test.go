@@ -32,11 +32,7 @@ func TestOldQEMU(t *testing.T) {
 	if report.Unlock != "qemu" {
 		t.Errorf("attach reports %+v", report)
 	}
-	for _, says := range []string{"level=warning", "the guest stands still", "a QEMU before 9.0", "for about 0."} {
-		if !strings.Contains(got.stderr, says) {
-			t.Errorf("the warning does not say %q: %s", says, got.stderr)
-		}
-	}
+	got.wantStderr(t, "level=warning", "the guest stands still", "a QEMU before 9.0", "for about 0.")
 	p.inGuest(ctx, t)
 	p.detach(ctx, t)
 	wantSame(ctx, t, q, before)
@@ -58,8 +54,7 @@ func TestNewestQEMU(t *testing.T) {
 	peer.Long(t, "boots a guest of another QEMU; TestAttachToVersions attaches disks to it in every run")
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{Binary: peer.NewestQEMU(t), Guest: true, RootPorts: 1})
-	check(t, q.Guest().WaitBoot(ctx))
+	q := booted(ctx, t, peer.Options{Binary: peer.NewestQEMU(t), RootPorts: 1})
 	for _, f := range formats() {
 		if strings.Contains(f.name, "LUKS1 detached") || strings.Contains(f.name, "argon2id") {
 			t.Run(f.name, func(t *testing.T) {

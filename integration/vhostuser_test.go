@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
@@ -42,9 +41,8 @@ func vhostUserXML(t *testing.T, socket string) string {
 func TestVHostUser(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{RootPorts: 1, Guest: true,
+	q := booted(ctx, t, peer.Options{RootPorts: 1,
 		Extra: []string{"-object", "memory-backend-memfd,id=ram,size=256M,share=on", "-machine", "memory-backend=ram"}})
-	check(t, q.Guest().WaitBoot(ctx))
 	before := stateOf(ctx, t, q)
 	image := sized(t, "disk.img", 16*peer.MiB)
 	socket := vhostUserServer(ctx, t, q.Dir, image)
@@ -55,15 +53,10 @@ func TestVHostUser(t *testing.T) {
 	wantSame(ctx, t, q, before)
 
 	tool(ctx, t, q.Socket, "attach", xml).want(t, 0)
-	if again := tool(ctx, t, q.Socket, "attach", xml).want(t, 0); !strings.Contains(again.stdout, "already attached") {
-		t.Errorf("attached again: %s", again.stdout)
-	}
-	other := tool(ctx, t, q.Socket, "attach", vhostUserXML(t, socket+"2")).want(t, 5)
-	if !strings.Contains(other.stderr, "another disk is attached as vdb") {
-		t.Errorf("another server's disk of the same name: %s", other.stderr)
-	}
+	tool(ctx, t, q.Socket, "attach", xml).want(t, 0).wantStdout(t, "already attached")
+	tool(ctx, t, q.Socket, "attach", vhostUserXML(t, socket+"2")).want(t, 5).wantStderr(t, "another disk is attached as vdb")
 	const serial = "vhost_user_blk" // the server's own
-	dev := must(q.Guest().WaitDisk(ctx, serial))(t)
+	dev := guestDisk(ctx, t, q, serial)
 	pattern := []byte("written without a block node. ")
 	check(t, q.Guest().WritePattern(ctx, dev, 3, 1, pattern))
 	tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
@@ -74,9 +67,7 @@ func TestVHostUser(t *testing.T) {
 	}
 
 	missing := filepath.Join(q.Dir, "missing.sock")
-	if r := tool(ctx, t, q.Socket, "attach", vhostUserXML(t, missing)).want(t, 5); !strings.Contains(r.stderr, missing) {
-		t.Errorf("standard error: %s", r.stderr)
-	}
+	tool(ctx, t, q.Socket, "attach", vhostUserXML(t, missing)).want(t, 5).wantStderr(t, missing)
 	wantSame(ctx, t, q, before)
 }
 
@@ -87,10 +78,7 @@ func TestVHostUserNeedsSharedMemory(t *testing.T) {
 	q := peer.Start(t, peer.Options{RootPorts: 1, Paused: true})
 	socket := vhostUserServer(ctx, t, q.Dir, sized(t, "disk.img", 16*peer.MiB))
 	before := stateOf(ctx, t, q)
-	r := tool(ctx, t, q.Socket, "attach", vhostUserXML(t, socket)).want(t, 5)
-	if !strings.Contains(r.stderr, "shared memory") {
-		t.Errorf("standard error: %s", r.stderr)
-	}
+	tool(ctx, t, q.Socket, "attach", vhostUserXML(t, socket)).want(t, 5).wantStderr(t, "shared memory")
 	wantSame(ctx, t, q, before)
 }
 
@@ -118,9 +106,7 @@ func TestNoSuchDevice(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			xml := writeFile(t, "disk.xml", c.xml)
-			if r := tool(ctx, t, q.Socket, "attach", xml).want(t, c.code); !strings.Contains(r.stderr, c.says) {
-				t.Errorf("standard error: %s", r.stderr)
-			}
+			tool(ctx, t, q.Socket, "attach", xml).want(t, c.code).wantStderr(t, c.says)
 			wantSame(ctx, t, q, before)
 			code := 3
 			if c.arguments {
