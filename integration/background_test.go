@@ -15,22 +15,36 @@ import (
 // background is a run of the program beside the test.
 type background struct {
 	cmd            *exec.Cmd
+	started        chan struct{} // closed when cmd.Process may be used
 	stdout, stderr watched
 	ended          chan struct{} // closed when the program has ended
 	err            error         // of cmd.Wait, after ended
 }
 
+// newBackground returns a run that is not started yet, for the hooks of a proxy, which must exist first.
+func newBackground() *background {
+	return &background{started: make(chan struct{}), ended: make(chan struct{})}
+}
+
 // start starts the program on the monitor at address. The test's end kills it.
 func start(ctx context.Context, t *testing.T, address string, args ...string) *background {
 	t.Helper()
-	return startCommand(t, exec.CommandContext(ctx, luksplug, append([]string{"--qmp", address}, args...)...))
+	return startCommand(t, program(ctx, address, args...))
 }
 
 func startCommand(t *testing.T, cmd *exec.Cmd) *background {
 	t.Helper()
-	b := &background{cmd: cmd, ended: make(chan struct{})}
+	b := newBackground()
+	b.start(t, cmd)
+	return b
+}
+
+func (b *background) start(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	b.cmd = cmd
 	cmd.Stdout, cmd.Stderr = &b.stdout, &b.stderr
 	check(t, cmd.Start())
+	close(b.started)
 	go func() {
 		b.err = cmd.Wait()
 		close(b.ended)
@@ -39,31 +53,36 @@ func startCommand(t *testing.T, cmd *exec.Cmd) *background {
 		_ = cmd.Process.Kill() // it has ended, as a rule
 		<-b.ended
 	})
-	return b
+}
+
+// said waits until text is on standard error, and reports whether it is: the
+// program may end, or ctx, without it.
+func (b *background) said(ctx context.Context, text string) bool {
+	for over := false; ; {
+		got, more := b.stderr.look()
+		if over || strings.Contains(got, text) {
+			return strings.Contains(got, text)
+		}
+		select {
+		case <-more:
+		case <-b.ended:
+			over = true
+		case <-ctx.Done():
+			over = true
+		}
+	}
 }
 
 // waitStderr returns when text is on standard error.
 func (b *background) waitStderr(ctx context.Context, t *testing.T, text string) {
 	t.Helper()
-	for {
-		got, more := b.stderr.look()
-		if strings.Contains(got, text) {
-			return
-		}
-		select {
-		case <-more:
-		case <-b.ended:
-			if got, _ := b.stderr.look(); !strings.Contains(got, text) {
-				t.Fatalf("%v ended (%v) and has not said %q:\n%s", b.cmd.Args, b.err, text, got)
-			}
-			return
-		case <-ctx.Done():
-			t.Fatalf("%v has not said %q: %v\n%s", b.cmd.Args, text, ctx.Err(), got)
-		}
+	if !b.said(ctx, text) {
+		got, _ := b.stderr.look()
+		t.Fatalf("%v has not said %q: %v\n%s", b.cmd.Args, text, ctx.Err(), got)
 	}
 }
 
-// end waits for the program's end.
+// end waits for the program's end, which must not be a signal.
 func (b *background) end(ctx context.Context, t *testing.T) result {
 	t.Helper()
 	select {
@@ -71,16 +90,43 @@ func (b *background) end(ctx context.Context, t *testing.T) result {
 	case <-ctx.Done():
 		t.Fatalf("%v does not end: %v", b.cmd.Args, ctx.Err())
 	}
+	r := b.result(t)
+	if r.code < 0 {
+		t.Fatalf("%v: %v\n%s", b.cmd.Args, b.err, r.stderr)
+	}
+	return r
+}
+
+// result waits for the program's end. The exit code of one that was killed is -1.
+func (b *background) result(t *testing.T) result {
+	t.Helper()
+	<-b.ended
+	var exit *exec.ExitError
+	if b.err != nil && !errors.As(b.err, &exit) {
+		t.Fatal(b.err)
+	}
 	stdout, _ := b.stdout.look()
 	stderr, _ := b.stderr.look()
-	var exit *exec.ExitError
-	if b.err != nil && (!errors.As(b.err, &exit) || exit.ExitCode() < 0) {
-		t.Fatalf("%v: %v\n%s", b.cmd.Args, b.err, stderr)
-	}
 	return result{b.cmd.ProcessState.ExitCode(), stdout, stderr}
 }
 
-// watched is a buffer that tells when it has grown.
+// kill kills the program from a hook of its proxy, and cuts its connection before QEMU has the command.
+// [background.wantKilled] shows whether it was in time.
+func (b *background) kill() peer.Verdict {
+	<-b.started
+	_ = b.cmd.Process.Kill()
+	return peer.Verdict{Cut: peer.CutBeforeForward}
+}
+
+// wantKilled waits for the program's end, and ends the test unless it was killed.
+func (b *background) wantKilled(t *testing.T) {
+	t.Helper()
+	if r := b.result(t); r.code != -1 {
+		t.Fatalf("the program was not killed: exit code %d, %s", r.code, r.stderr)
+	}
+}
+
+// watched is a buffer that reports when it has grown.
 type watched struct {
 	mu   sync.Mutex
 	buf  bytes.Buffer
@@ -146,11 +192,13 @@ func (g *gate) hold(c peer.Command) peer.Verdict {
 	}
 }
 
-// wait returns when the first command has come.
-func (g *gate) wait(t *testing.T) {
+// wait returns when the first command of a run has come.
+func (g *gate) wait(t *testing.T, b *background) {
 	t.Helper()
 	select {
 	case <-g.reached:
+	case <-b.ended:
+		t.Fatalf("the program has ended before it changed anything: %s", b.result(t).stderr)
 	case <-g.ctx.Done():
 		t.Fatalf("no command that changes something has come: %v", g.ctx.Err())
 	}

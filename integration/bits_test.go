@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -108,11 +109,7 @@ func bitByBit(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volume, c
 // headerBytes is the volume's LUKS header, in the file that has it.
 func headerBytes(t *testing.T, v *peer.Volume) []byte {
 	t.Helper()
-	path := v.Header
-	if path == "" {
-		path = v.Payload
-	}
-	content := must(os.ReadFile(path))(t)
+	content := must(os.ReadFile(cmp.Or(v.Header, v.Payload)))(t)
 	if v.Header == "" {
 		content = content[:v.Offset]
 	}

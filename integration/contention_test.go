@@ -15,9 +15,7 @@ import (
 // secondMonitor are QEMU's arguments for one more monitor, and its socket.
 func secondMonitor(t *testing.T) (socket string, args []string) {
 	t.Helper()
-	dir := must(os.MkdirTemp("", "luksplug-second-"))(t) // a short path, as a socket's address must be
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	socket = filepath.Join(dir, "qmp.sock")
+	socket = filepath.Join(shortDir(t, ""), "qmp.sock")
 	return socket, []string{"-chardev", "socket,id=second,server=on,wait=off,path=" + socket, "-mon", "chardev=second,mode=control"}
 }
 
@@ -66,7 +64,7 @@ func TestTwoRunsNeverInterleave(t *testing.T) {
 
 	vdb, vdc := attach("vdb"), attach("vdc")
 	first := start(ctx, t, one.Address, vdb...)
-	held.wait(t)
+	held.wait(t, first)
 	// The first run is in the middle of its work now.
 	refused := tool(ctx, t, two.Address, append([]string{"--timeout", "1s"}, vdc...)...).want(t, 5)
 	who := fmt.Sprintf("process %d", first.cmd.Process.Pid)
@@ -92,11 +90,8 @@ func TestTwoRunsNeverInterleave(t *testing.T) {
 	if got := wrote.turns(); len(got) > 4 {
 		t.Errorf("turns %v", got)
 	}
-	var list struct {
-		Disks []struct{ Target, State string }
-	}
-	tool(ctx, t, q.Socket, "list", "--output", "json").want(t, 0).decode(t, &list)
-	if got := fmt.Sprint(list.Disks); got != "[{vdb attached} {vdc attached} {vdd attached} {vde attached}]" {
+	disks := disksIn[struct{ Target, State string }](t, tool(ctx, t, q.Socket, "list", "--output", "json"))
+	if got := fmt.Sprint(disks); got != "[{vdb attached} {vdc attached} {vdd attached} {vde attached}]" {
 		t.Errorf("disks %s", got)
 	}
 }
@@ -112,7 +107,7 @@ func TestLockEndsWithItsHolder(t *testing.T) {
 	proxy, held := gated(ctx, t, q.Socket, wrote.of("first"))
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	first := start(ctx, t, proxy.Address, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...)
-	held.wait(t)
+	held.wait(t, first)
 	check(t, first.cmd.Process.Kill())
 	<-first.ended
 	held.drop()
@@ -169,7 +164,7 @@ func TestHeldWaitEndsOnSignal(t *testing.T) {
 	proxy, held := gated(ctx, t, q.Socket, wrote.of("first"))
 	v, other := peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.DetachedRaw)
 	first := start(ctx, t, proxy.Address, append([]string{"-v"}, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...)...)
-	held.wait(t)
+	held.wait(t, first)
 	second := start(ctx, t, socket, attachArgs(t, other, other.DiskXML("vdc", "virtio"))...)
 	second.waitStderr(ctx, t, "waiting for another luksplug run")
 	interrupt(t, second)

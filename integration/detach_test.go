@@ -119,12 +119,8 @@ func TestDetachFromAGuest(t *testing.T) {
 		args := attachArgs(t, v, xml)
 		tool(ctx, t, q.Socket, args...).want(t, 0)
 		guestDisk(ctx, t, q, "aliased")
-		var list struct {
-			Disks []struct{ Target, State, Device string }
-		}
-		tool(ctx, t, q.Socket, "list", "--output", "json").want(t, 0).decode(t, &list)
-		if len(list.Disks) != 1 || list.Disks[0].Target != "vdb" || list.Disks[0].State != "attached" || list.Disks[0].Device != "ua-data" {
-			t.Errorf("list %+v", list.Disks)
+		if disks := listed(ctx, t, q); len(disks) != 1 || disks["vdb"].State != "attached" || disks["vdb"].Device != "ua-data" {
+			t.Errorf("list %+v", disks)
 		}
 		tool(ctx, t, q.Socket, args...).want(t, 0).wantStdout(t, "already attached")
 		tool(ctx, t, q.Socket, "detach", "ua-data").want(t, 5) // a target is what detach takes
@@ -185,12 +181,8 @@ func TestDetachFromADeafGuest(t *testing.T) {
 	got := tool(ctx, t, q.Socket, "--timeout", "4s", "detach", "vdb").want(t, 8)
 	wantOneLine(t, got, "vdb", "not released", "run detach again")
 	wantSame(ctx, t, q, attached)
-	var list struct {
-		Disks []struct{ Target, State string }
-	}
-	tool(ctx, t, q.Socket, "list", "--output", "json").want(t, 0).decode(t, &list)
-	if len(list.Disks) != 1 || list.Disks[0].State != "attached" {
-		t.Errorf("list while the guest has not answered: %+v", list.Disks)
+	if disks := listed(ctx, t, q); len(disks) != 1 || disks["vdb"].State != "attached" {
+		t.Errorf("list while the guest has not answered: %+v", disks)
 	}
 	waiting := start(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb")
 	check(t, q.Reset(ctx))

@@ -111,7 +111,7 @@ func newReader(ctx context.Context, t *testing.T) *reader {
 		"/var/lib/luksplug/images", filepath.Join(base, "images"),
 		"/var/lib/luksplug/headers", filepath.Join(base, "headers"),
 		"/run/luksplug/secrets", filepath.Join(base, "secrets"),
-		"/run/luksplug/keys", memoryFolder(t),
+		"/run/luksplug/keys", shortDir(t, inMemoryDir),
 		"/var/lib/luksplug/secrets", filepath.Join(base, "state"),
 	}
 	r.config = filepath.Join(base, "config.yaml") // instead of none, for the folders

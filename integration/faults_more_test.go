@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -14,17 +13,12 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// program is a run of the program that its caller starts.
-func program(ctx context.Context, address string, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, luksplug, append([]string{"--qmp", address}, args...)...)
-}
-
 // interrupted: the user presses ^C while QEMU works on the step.
 func (f *faulty) interrupted(ctx context.Context, t *testing.T, n int) {
-	v := newVictim()
-	r, hit := f.held(ctx, t, n, v, func() {
-		<-v.started
-		_ = v.cmd.Process.Signal(os.Interrupt) // that it was is seen by how the program ends
+	b := newBackground()
+	r, hit := f.held(ctx, t, n, b, func() {
+		<-b.started
+		_ = b.cmd.Process.Signal(os.Interrupt) // that it was is seen by how the program ends
 	}, f.attachArgs()...)
 	if !hit {
 		t.Fatalf("the program never came to step %d: %s", n, r.stderr)
@@ -37,8 +31,7 @@ func (f *faulty) timedOut(ctx context.Context, t *testing.T, n int) {
 	here := fmt.Sprintf("step %d of %d", n, len(f.steps))
 	// On a machine that is busy it may end before the step; then it was too short.
 	for timeout := 250 * time.Millisecond; ; timeout *= 2 {
-		v := newVictim()
-		r, _ := f.held(ctx, t, n, v, func() {}, append([]string{"--timeout", timeout.String()}, f.attachArgs()...)...)
+		r, _ := f.held(ctx, t, n, newBackground(), func() {}, append([]string{"--timeout", timeout.String()}, f.attachArgs()...)...)
 		if diff := f.before.Diff(stateOf(ctx, t, f.q)); len(diff) > 0 {
 			t.Fatalf("exit code %d, and the VM is not as it was before: %q\n%s", r.code, diff, r.stderr)
 		}
@@ -55,7 +48,7 @@ func (f *faulty) timedOut(ctx context.Context, t *testing.T, n int) {
 // held runs the program with step n held back from QEMU until the program has
 // given up waiting for it; only then QEMU does the step. It also reports whether
 // the program came that far.
-func (f *faulty) held(ctx context.Context, t *testing.T, n int, v *victim, giveUp func(), args ...string) (result, bool) {
+func (f *faulty) held(ctx context.Context, t *testing.T, n int, b *background, giveUp func(), args ...string) (result, bool) {
 	t.Helper()
 	var hit atomic.Bool
 	proxy := peer.NewProxy(t, f.q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
@@ -63,16 +56,12 @@ func (f *faulty) held(ctx context.Context, t *testing.T, n int, v *victim, giveU
 		if c.Step == n && c.Name == f.steps[n-1].command {
 			hit.Store(true)
 			giveUp()
-			select {
-			case <-v.stderr.seen:
-			case <-v.ended:
-			case <-ctx.Done():
-			}
+			b.said(ctx, gaveUp)
 		}
 		return peer.Verdict{}
 	}})
-	r := v.run(t, program(ctx, proxy.Address, args...))
-	return r, hit.Load()
+	b.start(t, program(ctx, proxy.Address, args...))
+	return b.result(t), hit.Load()
 }
 
 // detachFaults goes through what can happen at each step of a detach. The first

@@ -199,23 +199,19 @@ func (s fileStore) Lookup(context.Context, secrets.Reference) (*secrets.Secret, 
 // it sends anything more.
 func (f *faulty) kill(ctx context.Context, t *testing.T, n int, args ...string) {
 	t.Helper()
-	v := newVictim()
+	b := newBackground()
 	done := 0
 	proxy := peer.NewProxy(t, f.q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
 		if done == n {
-			<-v.started
-			_ = v.cmd.Process.Kill() // how the program ended shows whether it worked
-			return peer.Verdict{Cut: peer.CutBeforeForward}
+			return b.kill()
 		}
 		if c.Step > 0 {
 			done++
 		}
 		return peer.Verdict{}
 	}})
-	r := v.run(t, program(ctx, proxy.Address, args...))
-	if r.code != -1 {
-		t.Fatalf("the program was not killed: exit code %d, %s", r.code, r.stderr)
-	}
+	b.start(t, program(ctx, proxy.Address, args...))
+	b.wantKilled(t)
 	if len(proxy.Steps()) < n {
 		t.Fatalf("killed after the changes %v", proxy.Steps())
 	}

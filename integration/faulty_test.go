@@ -1,12 +1,9 @@
 package integration
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -208,58 +205,5 @@ func (f *faulty) gone(ctx context.Context, t *testing.T) {
 	wantSame(ctx, t, f.q, f.before)
 }
 
-// victim is a run of the program that something happens to on its way.
-type victim struct {
-	cmd     *exec.Cmd
-	started chan struct{} // closed when cmd.Process may be used
-	ended   chan struct{} // closed when it has ended
-	stdout  bytes.Buffer
-	stderr  stderrWatch
-}
-
-// newVictim is not started yet, because the proxy's hooks need it first.
-func newVictim() *victim {
-	return &victim{started: make(chan struct{}), ended: make(chan struct{}), stderr: stderrWatch{seen: make(chan struct{})}}
-}
-
-// run runs cmd to its end, which may be a signal: the exit code is then -1.
-func (v *victim) run(t *testing.T, cmd *exec.Cmd) result {
-	t.Helper()
-	v.cmd = cmd
-	cmd.Stdout, cmd.Stderr = &v.stdout, &v.stderr
-	check(t, cmd.Start())
-	close(v.started)
-	defer close(v.ended)
-	var exit *exec.ExitError
-	if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	return result{cmd.ProcessState.ExitCode(), v.stdout.String(), v.stderr.text()}
-}
-
 // gaveUp is what the program logs when it has stopped waiting for an answer.
 const gaveUp = "asking QEMU what became of it"
-
-// stderrWatch is standard error that tells when the program has given up.
-type stderrWatch struct {
-	mu   sync.Mutex
-	buf  bytes.Buffer
-	once sync.Once
-	seen chan struct{}
-}
-
-func (w *stderrWatch) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	n, err := w.buf.Write(p)
-	if strings.Contains(w.buf.String(), gaveUp) {
-		w.once.Do(func() { close(w.seen) })
-	}
-	return n, err
-}
-
-func (w *stderrWatch) text() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.buf.String()
-}

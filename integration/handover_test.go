@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -33,8 +34,7 @@ func startAsNobody(t *testing.T, o peer.Options) *peer.QEMU {
 	if err != nil {
 		t.Skip(err)
 	}
-	dir := must(os.MkdirTemp("", "luksplug-nobody-"))(t)
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := shortDir(t, "")
 	check(t, os.Chown(dir, nobodyID, nobodyID))
 	id := strconv.Itoa(nobodyID)
 	// The kernel forgets who is to die with whom when a process changes its user.
@@ -46,12 +46,9 @@ func startAsNobody(t *testing.T, o peer.Options) *peer.QEMU {
 // returns its new path.
 func readableByAll(t *testing.T, path string) string {
 	t.Helper()
-	dir := must(os.MkdirTemp("", "luksplug-open-"))(t)
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := shortDir(t, "")
 	open := filepath.Join(dir, "payload.img")
-	for _, err := range []error{os.Chmod(dir, 0o755), os.Rename(path, open), os.Chmod(open, 0o666)} {
-		check(t, err)
-	}
+	check(t, errors.Join(os.Chmod(dir, 0o755), os.Rename(path, open), os.Chmod(open, 0o666)))
 	return open
 }
 
@@ -109,7 +106,7 @@ type handedOver struct {
 
 // seeFiles returns a hook that notes, at every step, the ephemeral headers that
 // are there as files, and stops the program at step kill.
-func seeFiles(t *testing.T, uuid string, v *victim, kill int) (peer.ProxyHooks, func() []handedOver) {
+func seeFiles(t *testing.T, uuid string, b *background, kill int) (peer.ProxyHooks, func() []handedOver) {
 	var mu sync.Mutex
 	var seen []handedOver
 	hook := func(c peer.Command) peer.Verdict {
@@ -127,9 +124,7 @@ func seeFiles(t *testing.T, uuid string, v *victim, kill int) (peer.ProxyHooks, 
 			seen = append(seen, handedOver{c.Step, path, info.Mode(), int(info.Sys().(*syscall.Stat_t).Uid)})
 		}
 		if c.Step == kill {
-			<-v.started
-			_ = v.cmd.Process.Kill() // how the program ended shows whether it worked
-			return peer.Verdict{Cut: peer.CutBeforeForward}
+			return b.kill()
 		}
 		return peer.Verdict{}
 	}
@@ -185,16 +180,17 @@ func TestHandOverAsFile(t *testing.T) {
 	q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
 	p := newPlug(t, q, peer.NewVolume(t, peer.EmbeddedLUKS), "sdb", "scsi", "")
 	before := stateOf(ctx, t, q)
-	attach := func(t *testing.T, kill int) (result, []handedOver) {
-		v := newVictim()
-		hooks, seen := seeFiles(t, q.UUID, v, kill)
-		proxy := peer.NewTCPProxy(t, q.Socket, hooks)
-		return v.run(t, program(ctx, proxy.Address, p.attachArgs()...)), seen()
+	attach := func(t *testing.T, kill int) (*background, []handedOver) {
+		b := newBackground()
+		hooks, seen := seeFiles(t, q.UUID, b, kill)
+		b.start(t, program(ctx, peer.NewTCPProxy(t, q.Socket, hooks).Address, p.attachArgs()...))
+		<-b.ended
+		return b, seen()
 	}
 
-	r, seen := attach(t, 0)
+	b, seen := attach(t, 0)
 	var report attachReport
-	r.want(t, 0).decode(t, &report)
+	b.result(t).want(t, 0).decode(t, &report)
 	if report.Unlock != "ephemeral" {
 		t.Errorf("attach reports %+v", report)
 	}
@@ -208,9 +204,8 @@ func TestHandOverAsFile(t *testing.T) {
 
 	for step := 1; step <= 6; step++ {
 		t.Run(fmt.Sprintf("killed at step %d", step), func(t *testing.T) {
-			if r, _ := attach(t, step); r.code != -1 {
-				t.Fatalf("the program was not killed: exit code %d, %s", r.code, r.stderr)
-			}
+			b, _ := attach(t, step)
+			b.wantKilled(t)
 			if left := headerFiles(t, q.UUID); len(left) != map[bool]int{true: 1}[step == 1] && step > 2 {
 				t.Errorf("killed at step %d, long after the file was opened, there are %v", step, left)
 			}
@@ -272,12 +267,10 @@ func TestKilledBeforeTheFirstChange(t *testing.T) {
 			before := stateOf(ctx, t, q)
 			kill := func() {
 				t.Helper()
-				v := newVictim()
-				hooks, _ := seeFiles(t, q.UUID, v, 1)
-				proxy := peer.NewProxy(t, q.Socket, hooks)
-				if r := v.run(t, program(ctx, proxy.Address, p.attachArgs()...)); r.code != -1 {
-					t.Fatalf("the program was not killed: exit code %d, %s", r.code, r.stderr)
-				}
+				b := newBackground()
+				hooks, _ := seeFiles(t, q.UUID, b, 1)
+				b.start(t, program(ctx, peer.NewProxy(t, q.Socket, hooks).Address, p.attachArgs()...))
+				b.wantKilled(t)
 				if diff := before.Diff(stateOf(ctx, t, q)); len(diff) == 0 {
 					t.Fatal("nothing was on the host")
 				}

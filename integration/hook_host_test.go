@@ -39,8 +39,7 @@ var libvirtSockets = []string{"libvirt-sock", "libvirt-sock-ro", "libvirt-admin-
 // in its folder is run by the shell around each call, with the hook's arguments.
 func newFaultyHost(t *testing.T) *faultyHost {
 	t.Helper()
-	base := must(os.MkdirTemp("", "luksplug-hook-"))(t) // short, for the sockets
-	t.Cleanup(func() { _ = os.RemoveAll(base) })
+	base := shortDir(t, "")
 	h := &faultyHost{base: base, program: filepath.Join(base, "luksplug")}
 	installation := hook.Installation{Dir: filepath.Join(base, "hooks"), Program: h.program}
 	check(t, os.Symlink(luksplug, h.program))

@@ -259,10 +259,8 @@ func attachFrom(ctx context.Context, t *testing.T, fill func(ctx context.Context
 	_, _ = rand.Read(passphrase) // never fails
 	passphrase[7], passphrase[8], passphrase[63] = 0, 0xff, '\n'
 	v := peer.NewVolume(t, peer.DetachedRaw)
-	key := writeFile(t, "key", string(passphrase))
-	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Header, key)
-	id := must(uuid.Parse(v.SecretUUID))(t)
-	c := fill(ctx, t, id, passphrase)
+	addKey(ctx, t, v, string(passphrase))
+	c := fill(ctx, t, must(uuid.Parse(v.SecretUUID))(t), passphrase)
 	q := peer.Start(t, peer.Options{RootPorts: 1})
 	before := stateOf(ctx, t, q)
 	args := append(c.wrap, c.tool(), "--qmp", q.Socket, "-vv", "--keystore", c.uri, "attach", writeFile(t, "disk.xml", v.DiskXML("vdb", "virtio")))

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -66,9 +65,7 @@ type gateway struct {
 
 func newGateway(t *testing.T, to string) *gateway {
 	t.Helper()
-	folder := must(os.MkdirTemp("", "luksplug-gate-"))(t) // short paths
-	t.Cleanup(func() { _ = os.RemoveAll(folder) })
-	g := &gateway{path: filepath.Join(folder, "s")}
+	g := &gateway{path: filepath.Join(shortDir(t, ""), "s")}
 	g.listener = must(net.Listen("unix", g.path))(t)
 	t.Cleanup(func() { _ = g.listener.Close() }) // it may be closed already
 	go func() {

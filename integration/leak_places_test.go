@@ -79,10 +79,13 @@ func leakDir(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) l
 	}}
 }
 
+// inMemoryDir is a directory of the host that is in memory.
+const inMemoryDir = "/dev/shm"
+
 func leakVM(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
 	t.Helper()
 	vm := uuid.NewString()
-	folder := memoryFolder(t)
+	folder := shortDir(t, inMemoryDir)
 	c := filled(ctx, t, "vm:"+folder+"?uuid="+vm, id, passphrase)
 	return leakPlace{keystoreCase: c, failures: []leakFailure{
 		otherwise("damaged", "not hexadecimal", c.renamed(c.uri+"&encoding=hex")),
@@ -92,14 +95,6 @@ func leakVM(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) 
 			return c
 		}},
 	}}
-}
-
-// memoryFolder returns a new folder in memory.
-func memoryFolder(t *testing.T) string {
-	t.Helper()
-	folder := must(os.MkdirTemp("/dev/shm", "luksplug-test-"))(t)
-	t.Cleanup(func() { _ = os.RemoveAll(folder) })
-	return folder
 }
 
 func leakAge(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
@@ -235,9 +230,7 @@ func leakLibvirt(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []b
 	d := peer.Libvirtd(t)
 	keys := newLibvirtKeys(t, d)
 	keys.define(t, secrets.Document{UUID: id}, passphrase)
-	folder := must(os.MkdirTemp("", "luksplug-hang-"))(t) // short paths
-	t.Cleanup(func() { _ = os.RemoveAll(folder) })
-	hangs, refuses := hanging(t, "unix", filepath.Join(folder, "s"))
+	hangs, refuses := hanging(t, "unix", filepath.Join(shortDir(t, ""), "s"))
 	c := keystoreCase{uri: "libvirt+qemu:///system?socket=" + d.Socket}
 	return leakPlace{keystoreCase: c, failures: []leakFailure{
 		otherwise("damaged", "not hexadecimal", c.renamed(c.uri+"&encoding=hex")),
@@ -257,9 +250,7 @@ func leakLibvirt(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []b
 func leakKeyring(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
 	t.Helper()
 	c := inKeyring(ctx, t, id, passphrase)
-	folder := must(os.MkdirTemp("", "luksplug-hang-"))(t) // short paths
-	t.Cleanup(func() { _ = os.RemoveAll(folder) })
-	hangs, refuses := hanging(t, "unix", filepath.Join(folder, "s"))
+	hangs, refuses := hanging(t, "unix", filepath.Join(shortDir(t, ""), "s"))
 	bus := func(address, uri string) keystoreCase {
 		return keystoreCase{uri: uri, env: []string{"DBUS_SESSION_BUS_ADDRESS=unix:path=" + address}}
 	}

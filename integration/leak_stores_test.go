@@ -118,8 +118,7 @@ func newLeakSearch(ctx context.Context, t *testing.T, store leakStore) *leakSear
 	s := &leakSearch{ctx: ctx, passphrase: awkward(), home: t.TempDir(), found: evidence{}}
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	other := peer.NewVolume(t, peer.DetachedRaw)
-	key := writeFile(t, "key", s.passphrase)
-	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Header, key)
+	addKey(ctx, t, v, s.passphrase)
 	s.header, s.keyFiles = filepath.Dir(v.Header), []string{v.PassphraseFile}
 	xml := v.DiskXML("sdb", "scsi")
 	s.disk = writeFile(t, "disk.xml", xml)
@@ -168,7 +167,7 @@ func (s *leakSearch) succeed(t *testing.T) {
 	proxy, held := gated(s.ctx, t, s.q.Socket, func(peer.Command) {})
 	cmd, mark := s.command(proxy.Address, s.place.keystoreCase, "attach", s.disk)
 	b := startCommand(t, cmd)
-	s.waitHeld(t, b, held)
+	held.wait(t, b)
 	s.found.process(t, "luksplug", programWith(t, s.place.tool(), mark))
 	held.open()
 	r := b.end(s.ctx, t)
@@ -201,20 +200,6 @@ func spoken(r result) string {
 	return strings.Join(out, "")
 }
 
-// waitHeld waits until luksplug has the key, and its first change of the VM is
-// held back.
-func (s *leakSearch) waitHeld(t *testing.T, b *background, held *gate) {
-	t.Helper()
-	select {
-	case <-held.reached:
-	case <-b.ended:
-		stderr, _ := b.stderr.look()
-		t.Fatalf("it has ended before it changed anything: %v\n%s", b.err, stderr)
-	case <-s.ctx.Done():
-		t.Fatal(s.ctx.Err())
-	}
-}
-
 // afterwards has the store work, and all else fail.
 func (s *leakSearch) afterwards(t *testing.T) {
 	t.Helper()
@@ -236,7 +221,7 @@ func (s *leakSearch) afterwards(t *testing.T) {
 		proxy, held := gated(s.ctx, t, s.q.Socket, func(peer.Command) {})
 		cmd, mark := s.command(proxy.Address, c, "attach", "--unlock", "qemu", s.disk)
 		b := startCommand(t, cmd)
-		s.waitHeld(t, b, held)
+		held.wait(t, b)
 		check(t, syscall.Kill(programWith(t, s.place.tool(), mark), end.signal))
 		if name == "interrupted" {
 			// Else it could be done with the disk before it hears of it.

@@ -127,8 +127,7 @@ func secretsAppearNowhere(ctx context.Context, t *testing.T, unlock string) {
 	before := stateOf(ctx, t, q)
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	right, wrong := awkward(), awkward()
-	keyFile, wrongFile := writeFile(t, "right", right), writeFile(t, "wrong", wrong)
-	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Header, keyFile)
+	keyFile, wrongFile := addKey(ctx, t, v, right), writeFile(t, "wrong", wrong)
 	xml := v.DiskXML("vdb", "virtio")
 	disk := writeFile(t, "disk.xml", xml)
 	byUsage := writeFile(t, "usage.xml", edited(t, xml, "uuid='"+v.SecretUUID+"'", "usage='/data/vdb'"))
@@ -149,7 +148,7 @@ func secretsAppearNowhere(ctx context.Context, t *testing.T, unlock string) {
 
 	// The first one is looked at while it works.
 	first := startCommand(t, l.command(ctx, t, l.sources[0], "attach", "--unlock", unlock, disk))
-	held.wait(t)
+	held.wait(t, first)
 	found.process(t, "luksplug", first.cmd.Process.Pid)
 	found.process(t, "QEMU", q.PID)
 	held.open()

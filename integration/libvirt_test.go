@@ -115,12 +115,9 @@ func TestLibvirtDomain(t *testing.T) {
 		pattern := []byte("written in a libvirt domain. ")
 		check(t, d.Guest().WritePattern(ctx, dev, 3, 1, pattern))
 		// The other ways to name the domain.
-		var list struct {
-			Disks []struct{ Target, State, Payload, Header string }
-		}
-		viaLibvirt(ctx, t, l, virsh(ctx, t, l, "domid", d.Name), "list", "--output", "json").want(t, 0).decode(t, &list)
-		if len(list.Disks) != 1 || list.Disks[0].Target != "vdb" || list.Disks[0].State != "attached" || list.Disks[0].Payload != v.Payload || list.Disks[0].Header != v.Header {
-			t.Errorf("list %+v", list.Disks)
+		disks := disksIn[listEntry](t, viaLibvirt(ctx, t, l, virsh(ctx, t, l, "domid", d.Name), "list", "--output", "json"))
+		if len(disks) != 1 || disks[0].Target != "vdb" || disks[0].State != "attached" || disks[0].Payload != v.Payload || disks[0].Header != v.Header {
+			t.Errorf("list %+v", disks)
 		}
 		uuid := virsh(ctx, t, l, "domuuid", d.Name)
 		if again := viaLibvirt(ctx, t, l, uuid, args...).want(t, 0); !strings.HasPrefix(again.stdout, "vdb already attached\n") {
@@ -187,10 +184,8 @@ func besideLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.D
 	if disks := []string{first, ours, second}; len(slices.Compact(slices.Sorted(slices.Values(disks)))) != 3 {
 		t.Errorf("the guest's disks are %v", disks)
 	}
-	var list struct{ Disks []struct{ Target string } }
-	viaLibvirt(ctx, t, l, d.Name, "list", "--output", "json").want(t, 0).decode(t, &list)
-	if len(list.Disks) != 1 || list.Disks[0].Target != "vdb" {
-		t.Errorf("list shows libvirt's disks: %+v", list.Disks)
+	if disks := listOf(ctx, t, l, d.Name); len(disks) != 1 || disks[0].Target != "vdb" {
+		t.Errorf("list shows libvirt's disks: %+v", disks)
 	}
 	// libvirt's disks are not luksplug's to take out.
 	viaLibvirt(ctx, t, l, d.Name, "detach", "vdc").want(t, 5)

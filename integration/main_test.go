@@ -70,7 +70,12 @@ type result struct {
 // program that cannot be run or is killed ends the test.
 func tool(ctx context.Context, t *testing.T, address string, args ...string) result {
 	t.Helper()
-	return run(ctx, t, exec.CommandContext(ctx, luksplug, append([]string{"--qmp", address}, args...)...))
+	return run(ctx, t, program(ctx, address, args...))
+}
+
+// program is a run of the program that its caller starts.
+func program(ctx context.Context, address string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, luksplug, append([]string{"--qmp", address}, args...)...)
 }
 
 func run(ctx context.Context, t *testing.T, cmd *exec.Cmd) result {
@@ -142,6 +147,14 @@ func check(t testing.TB, err error) {
 	}
 }
 
+// disksIn returns the disks that list has printed.
+func disksIn[T any](t *testing.T, r result) []T {
+	t.Helper()
+	var list struct{ Disks []T }
+	r.want(t, 0).decode(t, &list)
+	return list.Disks
+}
+
 // bounded is the context of a test: minutes, because guests are emulated and
 // tests share the processors.
 func bounded(t *testing.T) context.Context {
@@ -149,6 +162,14 @@ func bounded(t *testing.T) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// shortDir makes a directory below parent, "" for the usual one, whose path is short enough for a socket.
+func shortDir(t *testing.T, parent string) string {
+	t.Helper()
+	dir := must(os.MkdirTemp(parent, "luksplug-test-"))(t)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 // writeFile puts content into a file of the test's own folder.

@@ -27,8 +27,7 @@ func TestMasterKeyOfLibvirt(t *testing.T) {
 	d, before := bootedDomain(ctx, t, l)
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
 	right, wrong := awkward()+"\n", awkward()
-	keyFile := writeFile(t, "right", right)
-	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Payload, keyFile)
+	keyFile := addKey(ctx, t, v, right)
 	disk := writeFile(t, "disk.xml", serialXML(t, v.DiskXML("vdb", "virtio"), "masterkey"))
 	found := evidence{}
 	for _, c := range []struct {
@@ -132,7 +131,7 @@ func TestCmdlineMasterKey(t *testing.T) {
 	ctx := bounded(t)
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	passphrase := awkward() + "\n"
-	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Header, writeFile(t, "right", passphrase))
+	addKey(ctx, t, v, passphrase)
 	key := writeFile(t, "master.key", "\x00\n\xff "+strings.Repeat("k", 28))
 	cmd := exec.CommandContext(ctx, luksplug, "cmdline", "--output", "json", "--passphrase-file", "-", "--master-key", key, writeFile(t, "disk.xml", v.DiskXML("vdb", "virtio")))
 	cmd.Stdin = strings.NewReader(passphrase)

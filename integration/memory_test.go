@@ -120,7 +120,7 @@ func (p *plug) lookDuringAttach(ctx context.Context, t *testing.T) bool {
 	t.Helper()
 	var mu sync.Mutex
 	found := false
-	v := newVictim()
+	b := newBackground()
 	proxy := peer.NewProxy(t, p.q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
 		if c.Step == 0 {
 			return peer.Verdict{}
@@ -128,14 +128,14 @@ func (p *plug) lookDuringAttach(ctx context.Context, t *testing.T) bool {
 		mu.Lock()
 		defer mu.Unlock()
 		found = found || p.passphraseIn(t, p.q.PID)
-		<-v.started
-		if held := memfds(t, v.cmd.Process.Pid); c.Name != "add-fd" && len(held) > 0 {
+		<-b.started
+		if held := memfds(t, b.cmd.Process.Pid); c.Name != "add-fd" && len(held) > 0 {
 			t.Errorf("at %s, luksplug has open %v", c.Name, held)
 		}
 		return peer.Verdict{}
 	}})
-	r := v.run(t, program(ctx, proxy.Address, p.attachArgs()...))
-	r.want(t, 0)
+	b.start(t, program(ctx, proxy.Address, p.attachArgs()...))
+	b.result(t).want(t, 0)
 	return found
 }
 

@@ -69,12 +69,11 @@ func TestJSONOutput(t *testing.T) {
 		t.Error("the second attach does not say that the disk was there")
 	}
 
-	var list struct{ Disks []json.RawMessage }
-	tool(ctx, t, q.Socket, "list", "--output", "json").want(t, 0).decode(t, &list)
-	if len(list.Disks) != 1 {
-		t.Fatalf("list: %s", list.Disks)
+	disks := disksIn[json.RawMessage](t, tool(ctx, t, q.Socket, "list", "--output", "json"))
+	if len(disks) != 1 {
+		t.Fatalf("list: %s", disks)
 	}
-	wantKeys(list.Disks[0], disk)
+	wantKeys(disks[0], disk)
 	wantAllNodes(t, tool(ctx, t, q.Socket, "list", "--all", "--output", "json").want(t, 0), v)
 	for _, text := range []string{"sda", "attached", "luksplug-sda", "64 MiB", v.Payload, v.Header} {
 		if out := tool(ctx, t, q.Socket, "list").want(t, 0).stdout; !strings.Contains(out, text) {

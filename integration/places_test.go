@@ -84,10 +84,8 @@ type attachReport struct {
 // and parts.
 func listed(ctx context.Context, t *testing.T, q *peer.QEMU) map[string]listEntry {
 	t.Helper()
-	var list struct{ Disks []listEntry }
-	tool(ctx, t, q.Socket, "list", "--output", "json").want(t, 0).decode(t, &list)
 	byTarget := map[string]listEntry{}
-	for _, d := range list.Disks {
+	for _, d := range disksIn[listEntry](t, tool(ctx, t, q.Socket, "list", "--output", "json")) {
 		byTarget[d.Target] = d
 	}
 	return byTarget
@@ -99,7 +97,7 @@ type listEntry struct {
 	Parts         []string
 	ReadOnly      bool `json:"read_only"`
 
-	Payload, Header, Unlock, UUID string
+	Device, Payload, Header, Unlock, UUID string
 
 	Daemon int
 }

@@ -18,9 +18,7 @@ type recordedDisk struct {
 
 func listOf(ctx context.Context, t *testing.T, l *peer.Libvirt, domain string) []recordedDisk {
 	t.Helper()
-	var out struct{ Disks []recordedDisk }
-	viaLibvirt(ctx, t, l, domain, "--output", "json", "list").want(t, 0).decode(t, &out)
-	return out.Disks
+	return disksIn[recordedDisk](t, viaLibvirt(ctx, t, l, domain, "--output", "json", "list"))
 }
 
 // metadata returns luksplug's metadata of a domain, "" for none.

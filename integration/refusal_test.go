@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"os/exec"
@@ -325,6 +326,15 @@ func luks2(ctx context.Context, t *testing.T, v *peer.Volume, format ...string) 
 	command(ctx, t, "cryptsetup", append([]string{"luksFormat", "--batch-mode", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
 		"--key-file", v.PassphraseFile, "--header", header, v.Payload}, format...)...)
 	return header
+}
+
+// addKey gives a volume another passphrase, and returns the file that has it.
+func addKey(ctx context.Context, t *testing.T, v *peer.Volume, passphrase string) string {
+	t.Helper()
+	file := writeFile(t, "key", passphrase)
+	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile,
+		cmp.Or(v.Header, v.Payload), file)
+	return file
 }
 
 // command runs a program that the test needs.

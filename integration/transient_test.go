@@ -41,18 +41,15 @@ func TestTransientKilled(t *testing.T) {
 	p := newPlug(t, q, v, "sdb", "scsi", "<transient/>")
 	before, image := stateOf(ctx, t, q), imageBytes(t, v)
 	for _, again := range []string{"repair", "attach"} {
-		victim := newVictim()
+		b := newBackground()
 		proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
 			if !bytes.Contains(c.Bytes, []byte("blockdev-add")) || !bytes.Contains(c.Bytes, []byte(".TRANSIENT-")) {
 				return peer.Verdict{}
 			}
-			<-victim.started
-			_ = victim.cmd.Process.Kill() // how the program ended shows whether it worked
-			return peer.Verdict{Cut: peer.CutBeforeForward}
+			return b.kill()
 		}})
-		if r := victim.run(t, program(ctx, proxy.Address, p.attachArgs()...)); r.code != -1 {
-			t.Fatalf("the program was not killed: exit code %d, %s", r.code, r.stderr)
-		}
+		b.start(t, program(ctx, proxy.Address, p.attachArgs()...))
+		b.wantKilled(t)
 		left := overlaysOf(t, v)
 		d := listed(ctx, t, q)["sdb"]
 		if len(left) != 1 || d.State != "leftover" || !slices.Contains(d.Parts, "file "+left[0]) {
