@@ -66,9 +66,7 @@ func TestQEMUUser(t *testing.T) {
 	clean := func(t *testing.T) {
 		t.Helper()
 		wantSame(ctx, t, d, before)
-		if text := metadata(ctx, l, d.Name, "--live"); text != "" {
-			t.Errorf("still recorded: %s", text)
-		}
+		wantNoRecord(ctx, t, l, d, "--live")
 		if uuid := virsh(ctx, t, l, "domuuid", d.Name); len(headerFiles(t, uuid)) > 0 {
 			t.Errorf("left in memory: %v", headerFiles(t, uuid))
 		}

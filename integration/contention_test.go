@@ -167,18 +167,12 @@ func TestHeldWaitEndsOnSignal(t *testing.T) {
 	held.wait(t, first)
 	second := start(ctx, t, socket, attachArgs(t, other, other.DiskXML("vdc", "virtio"))...)
 	second.waitStderr(ctx, t, "waiting for another luksplug run")
-	interrupt(t, second)
+	check(t, second.cmd.Process.Signal(os.Interrupt))
 	second.end(ctx, t).want(t, 5)
 	// The first is interrupted in the middle of a command, and takes it back.
-	interrupt(t, first)
+	check(t, first.cmd.Process.Signal(os.Interrupt))
 	first.waitStderr(ctx, t, "told to end") // else it could be done before it hears of it
 	held.open()
 	first.end(ctx, t).want(t, 6).wantStderr(t, "the VM is as it was before")
 	wantSame(ctx, t, q, before)
-}
-
-// interrupt is what the user's Ctrl-C does.
-func interrupt(t *testing.T, b *background) {
-	t.Helper()
-	check(t, b.cmd.Process.Signal(os.Interrupt))
 }

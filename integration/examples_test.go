@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -40,9 +39,6 @@ func TestExampleAttachLibvirt(t *testing.T) {
 	if !strings.HasPrefix(got.stdout, "sda: device luksplug-sda, ") {
 		t.Errorf("it says %s", got.stdout)
 	}
-	want := fmt.Sprint([]recordedDisk{{"sda", "attached", "", []string{"live"}}})
-	if got := fmt.Sprint(listOf(ctx, t, l, d.Name)); got != want {
-		t.Errorf("got %s, want %s", got, want)
-	}
+	wantRecorded(ctx, t, l, d, recordedDisk{"sda", "attached", "", []string{"live"}})
 	viaLibvirt(ctx, t, l, d.Name, "detach", "sda").want(t, 0)
 }

@@ -146,34 +146,21 @@ func TestStorageDaemonRefused(t *testing.T) {
 		says []string
 	}{
 		{"not installed", t.TempDir(), nil, 5, []string{"disk sdb refused", "the storage daemon does not start", "qemu-utils"}},
-		{"no program", brokenDaemon(t), nil, 5, []string{"disk sdb refused", "the storage daemon does not start", "no such luck"}},
-		{"too slow", sleepingDaemon(t), []string{"--timeout", "2s"}, 5, []string{"disk sdb refused", "deadline exceeded"}},
+		{"no program", daemonScript(t, "echo no such luck >&2; exit 3"), nil, 5, []string{"disk sdb refused", "the storage daemon does not start", "no such luck"}},
+		{"too slow", daemonScript(t, "exec /bin/sleep 300"), []string{"--timeout", "2s"}, 5, []string{"disk sdb refused", "deadline exceeded"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{})
 			cmd := program(ctx, proxy.Address, append(c.args, p.attachArgs()...)...)
 			cmd.Env = append(os.Environ(), "PATH="+c.path)
 			wantOneLine(t, run(ctx, t, cmd).want(t, c.code), c.says...)
-			if steps := proxy.Steps(); len(steps) > 0 {
-				t.Errorf("sent to QEMU, of what changes something: %v", steps)
-			}
+			wantNoSteps(t, proxy)
 			wantSame(ctx, t, q, before)
 		})
 	}
 }
 
-// brokenDaemon is a folder with a storage daemon that ends at once.
-func brokenDaemon(t *testing.T) string {
-	t.Helper()
-	return daemonScript(t, "echo no such luck >&2; exit 3")
-}
-
-// sleepingDaemon is a folder with a storage daemon that never answers.
-func sleepingDaemon(t *testing.T) string {
-	t.Helper()
-	return daemonScript(t, "exec /bin/sleep 300")
-}
-
+// daemonScript returns a directory with a script in place of the storage daemon.
 func daemonScript(t *testing.T, script string) string {
 	t.Helper()
 	dir := t.TempDir()

@@ -65,7 +65,7 @@ func testFaults(t *testing.T, where place, unlock string, kinds ...peer.VolumeKi
 	q := booted(bounded(t), t, where.vm)
 	for i, kind := range kinds {
 		t.Run(string(kind), func(t *testing.T) {
-			f := newFaulty(bounded(t), t, q, where, peer.NewVolume(t, kind), unlock)
+			f := newFaulty(bounded(t), t, q, where, peer.NewVolume(t, kind), unlock, "")
 			for n := range f.steps {
 				name := fmt.Sprintf("%d %s", n+1, f.steps[n].command)
 				if !t.Run(name, func(t *testing.T) { f.everyFault(bounded(t), t, n+1) }) {

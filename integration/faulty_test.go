@@ -112,15 +112,9 @@ func changesOf(ctx context.Context, t *testing.T, q *peer.QEMU, args ...string) 
 	return out
 }
 
-// newFaulty attaches and detaches the disk once, to learn the steps. unlock is
-// how the volume is unlocked, as --unlock has it.
-func newFaulty(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v *peer.Volume, unlock string) *faulty {
-	t.Helper()
-	return newFaultyWith(ctx, t, q, where, v, unlock, "")
-}
-
-// newFaultyWith is newFaulty with further elements of the disk.
-func newFaultyWith(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v *peer.Volume, unlock, extra string) *faulty {
+// newFaulty attaches and detaches the disk once, to learn the steps. unlock is the
+// value of --unlock, extra are further elements of the disk.
+func newFaulty(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v *peer.Volume, unlock, extra string) *faulty {
 	t.Helper()
 	f := &faulty{plug: newPlug(t, q, v, where.targets[0], where.bus, extra), before: stateOf(ctx, t, q)}
 	f.unlock = unlock

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -267,14 +266,13 @@ func attachFrom(ctx context.Context, t *testing.T, fill func(ctx context.Context
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), c.env...)
 	r := run(ctx, t, cmd).want(t, 0)
-	found := evidence{"standard output": []byte(r.stdout), "standard error": []byte(r.stderr)}
+	found := evidence{}
+	found.output("luksplug", r)
 	found.hides(t, string(passphrase))
 	if c.opens != "" {
 		found.hides(t, c.opens)
 	}
 	tool(ctx, t, q.Socket, "list").want(t, 0).wantStdout(t, "vdb")
-	if after := stateOf(ctx, t, q); !slices.Equal(before.Objects, after.Objects) {
-		t.Errorf("objects before the attach %v, after it %v", before.Objects, after.Objects)
-	}
+	wantSameObjects(ctx, t, q, before)
 	return r
 }

@@ -110,8 +110,7 @@ func (l *secretLife) program(ctx context.Context, t *testing.T, code int, args .
 	if r.code != code {
 		t.Fatalf("%s: %v: exit code %d, want %d\n%s%s", l.store.name, args, r.code, code, r.stdout, r.stderr)
 	}
-	l.found["standard output of "+l.store.name+": "+strings.Join(args, " ")+uuid.NewString()] = []byte(r.stdout)
-	l.found["standard error of "+l.store.name+": "+strings.Join(args, " ")+uuid.NewString()] = []byte(r.stderr)
+	l.found.output(l.store.name+": "+strings.Join(args, " ")+uuid.NewString(), r)
 	return r
 }
 

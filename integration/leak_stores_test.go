@@ -143,17 +143,12 @@ func (s *leakSearch) command(monitor string, c keystoreCase, args ...string) (cm
 	return cmd, mark
 }
 
-func (s *leakSearch) keep(name string, r result) {
-	s.found["standard output of "+name] = []byte(r.stdout)
-	s.found["standard error of "+name] = []byte(r.stderr)
-}
-
 // run runs luksplug to its end.
 func (s *leakSearch) run(t *testing.T, name, monitor string, c keystoreCase, code int, args ...string) result {
 	t.Helper()
 	cmd, _ := s.command(monitor, c, args...)
 	r := run(s.ctx, t, cmd)
-	s.keep(name, r)
+	s.found.output(name, r)
 	if r.code != code {
 		t.Fatalf("%s: exit code %d, want %d: %s", name, r.code, code, spoken(r))
 	}
@@ -171,7 +166,7 @@ func (s *leakSearch) succeed(t *testing.T) {
 	s.found.process(t, "luksplug", programWith(t, s.place.tool(), mark))
 	held.open()
 	r := b.end(s.ctx, t)
-	s.keep("attach", r)
+	s.found.output("attach", r)
 	r.want(t, 0)
 	s.found.folder(t, "/run/luksplug")
 	s.detach(t)
@@ -183,9 +178,7 @@ func (s *leakSearch) succeed(t *testing.T) {
 // detach detaches the disk, of which QEMU may hold all but a secret.
 func (s *leakSearch) detach(t *testing.T) {
 	t.Helper()
-	if now := stateOf(s.ctx, t, s.q); !slices.Equal(s.before.Objects, now.Objects) {
-		t.Errorf("objects before the attach %v, after it %v", s.before.Objects, now.Objects)
-	}
+	wantSameObjects(s.ctx, t, s.q, s.before)
 	s.run(t, fmt.Sprintf("detach %d", s.runs), s.q.Socket, s.place.keystoreCase, 0, "detach", "sdb")
 }
 
@@ -229,7 +222,7 @@ func (s *leakSearch) afterwards(t *testing.T) {
 			held.open()
 		}
 		r := b.end(s.ctx, t)
-		s.keep(name, r)
+		s.found.output(name, r)
 		if name == "panic" {
 			// The command that is held must not reach QEMU. Not before the end: what
 			// wakes a goroutine while Go walks its stack for the dump can have it end

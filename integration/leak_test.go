@@ -77,6 +77,11 @@ func (e evidence) folder(t *testing.T, dir string, except ...string) {
 	check(t, err)
 }
 
+// output takes what a run of the program printed.
+func (e evidence) output(name string, r result) {
+	e["standard output of "+name], e["standard error of "+name] = []byte(r.stdout), []byte(r.stderr)
+}
+
 // process takes what everybody can read of a process.
 func (e evidence) process(t *testing.T, name string, pid int) {
 	t.Helper()
@@ -152,7 +157,7 @@ func secretsAppearNowhere(ctx context.Context, t *testing.T, unlock string) {
 	found.process(t, "luksplug", first.cmd.Process.Pid)
 	found.process(t, "QEMU", q.PID)
 	held.open()
-	l.keep("first attach", first.end(ctx, t).want(t, 0))
+	found.output("first attach", first.end(ctx, t).want(t, 0))
 	l.run(ctx, t, l.sources[0], 0, "detach", "vdb")
 	for _, s := range l.sources {
 		l.run(ctx, t, s, 0, "attach", "--unlock", unlock, s.disk)
@@ -254,12 +259,7 @@ func (l *leakRun) command(ctx context.Context, t *testing.T, s leakSource, args 
 func (l *leakRun) run(ctx context.Context, t *testing.T, s leakSource, code int, args ...string) {
 	t.Helper()
 	cmd := l.command(ctx, t, s, args...)
-	l.keep(fmt.Sprintf("run %d, %s %v", l.n, s.name, args), run(ctx, t, cmd).want(t, code))
-}
-
-func (l *leakRun) keep(name string, r result) {
-	l.found["standard output of "+name] = []byte(r.stdout)
-	l.found["standard error of "+name] = []byte(r.stderr)
+	l.found.output(fmt.Sprintf("run %d, %s %v", l.n, s.name, args), run(ctx, t, cmd).want(t, code))
 }
 
 // wantOnWire checks that a secret went to QEMU n times, in base64 in an

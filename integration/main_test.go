@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -197,6 +198,14 @@ func wantSame(ctx context.Context, t *testing.T, vm machine, before peer.State) 
 	t.Helper()
 	if diff := before.Diff(stateOf(ctx, t, vm)); len(diff) > 0 {
 		t.Fatalf("the VM is not as it was before: %q", diff)
+	}
+}
+
+// wantSameObjects checks that an attach left no object in QEMU.
+func wantSameObjects(ctx context.Context, t *testing.T, vm machine, before peer.State) {
+	t.Helper()
+	if after := stateOf(ctx, t, vm); !slices.Equal(before.Objects, after.Objects) {
+		t.Errorf("objects before the attach %v, after it %v", before.Objects, after.Objects)
 	}
 }
 

@@ -165,9 +165,7 @@ func (p *plug) wantDiscreetDaemon(ctx context.Context, t *testing.T) {
 		t.Fatalf("storage daemons %v, and the disk is listed as %+v", daemons, d)
 	}
 	e := evidence{}
-	line := must(os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", daemons[0])))(t)
-	environment := must(os.ReadFile(fmt.Sprintf("/proc/%d/environ", daemons[0])))(t)
-	e["arguments of the storage daemon"], e["environment of the storage daemon"] = line, environment
+	e.process(t, "the storage daemon", daemons[0])
 	files := len(e)
 	for _, dir := range peer.RunDirs(p.q.UUID) {
 		e.folder(t, dir)

@@ -41,6 +41,14 @@ func refuse(ctx context.Context, t *testing.T, q *peer.QEMU, refusals []refusal)
 	}
 }
 
+// wantNoSteps checks that nothing that changes something was sent through the proxy.
+func wantNoSteps(t *testing.T, proxy *peer.Proxy) {
+	t.Helper()
+	if steps := proxy.Steps(); len(steps) > 0 {
+		t.Errorf("sent to QEMU, of what changes something: %v", steps)
+	}
+}
+
 // wantOneLine checks that a failure told its user what is wrong, in one line on
 // standard error and nothing on standard output.
 func wantOneLine(t *testing.T, r result, says ...string) {
@@ -49,11 +57,7 @@ func wantOneLine(t *testing.T, r result, says ...string) {
 	if rest != "" || !strings.HasPrefix(line, "luksplug: ") {
 		t.Errorf("standard error is not one line of luksplug's:\n%s", r.stderr)
 	}
-	for _, s := range says {
-		if !strings.Contains(line, s) {
-			t.Errorf("the error does not say %q: %s", s, line)
-		}
-	}
+	wantTexts(t, "the error", line, says)
 	if r.stdout != "" {
 		t.Errorf("standard output of a failure: %s", r.stdout)
 	}
@@ -203,9 +207,7 @@ func TestRefusedBesideAnother(t *testing.T) {
 		if !strings.HasPrefix(again.stdout, "vdb already attached\n") || again.stderr != "" {
 			t.Errorf("stdout %q, stderr %q", again.stdout, again.stderr)
 		}
-		if steps := proxy.Steps(); len(steps) > 0 {
-			t.Errorf("sent to QEMU, of what changes something: %v", steps)
-		}
+		wantNoSteps(t, proxy)
 		wantSame(ctx, t, q, before)
 	})
 	t.Run("detach of what is missing may be a success", func(t *testing.T) {
@@ -253,14 +255,8 @@ func TestRefusedReadOnlyHeader(t *testing.T) {
 	args := attachArgs(t, v, v.DiskXML("vdb", "virtio"))
 	got := run(ctx, t, readOnlyFor(ctx, t, v.Header, proxy.Address, append(args, "--unlock", "qemu")...)).want(t, 5)
 	line, _, _ := strings.Cut(got.stderr, "\n")
-	for _, s := range []string{"header", v.Header, "cannot be written", "<readonly/>"} {
-		if !strings.Contains(line, s) {
-			t.Errorf("the error does not say %q: %s", s, line)
-		}
-	}
-	if steps := proxy.Steps(); len(steps) > 0 {
-		t.Errorf("sent to QEMU, of what changes something: %v", steps)
-	}
+	wantTexts(t, "the error", line, []string{"header", v.Header, "cannot be written", "<readonly/>"})
+	wantNoSteps(t, proxy)
 	wantSame(ctx, t, q, before)
 
 	run(ctx, t, readOnlyFor(ctx, t, v.Header, q.Socket, args...)).want(t, 0)
@@ -295,8 +291,7 @@ func sized(t *testing.T, name string, size int64) string {
 // are not.
 func cutOff(t *testing.T, header string) string {
 	t.Helper()
-	content := must(os.ReadFile(header))(t)
-	return writeFile(t, "cut.hdr", string(content[:100]))
+	return writeFile(t, "cut.hdr", string(must(os.ReadFile(header))(t)[:100]))
 }
 
 // linked is another name of a file.

@@ -116,12 +116,7 @@ func TestReservations(t *testing.T) {
 		tool(ctx, t, proxy.Address, "attach", xml).want(t, 6).wantStderr(t, socket)
 		wantSame(ctx, t, q, before)
 
-		helper := exec.CommandContext(ctx, "qemu-pr-helper", "--socket", socket)
-		check(t, helper.Start())
-		t.Cleanup(func() {
-			_ = helper.Process.Kill()
-			_ = helper.Wait() // it was killed
-		})
+		startCommand(t, exec.CommandContext(ctx, "qemu-pr-helper", "--socket", socket))
 		eventually(ctx, t, "the helper listens", func() bool {
 			c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", socket)
 			if err == nil {

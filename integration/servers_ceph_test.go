@@ -21,14 +21,10 @@ func rbdNamed(t *testing.T, ceph *peer.Ceph) {
 	source := func(cluster, more string) string {
 		return "<source protocol='rbd' name='rbd/named'>" + cluster + more + inner + "</source>"
 	}
-	before := stateOf(ctx, t, r.q)
 	use := func(source, command string) {
 		t.Helper()
 		r.use(t, source)
-		r.attach(ctx, t, "auto")
-		r.io(ctx, t, command)
-		tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
-		wantSame(ctx, t, r.q, before)
+		r.whileAttached(ctx, t, "auto", func() { r.io(ctx, t, command) })
 	}
 	use(source(ceph.HostXML(0), ""), "write -P 0x51 1M 1M")
 	must(ceph.RBD(ctx, "snap", "create", "rbd/named@one"))(t)

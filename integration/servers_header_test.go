@@ -40,11 +40,7 @@ func TestHeaderOnServer(t *testing.T) {
 	check(t, os.Symlink(v.Header, filepath.Join(web.Files, "header.img")))
 	onWeb := with(auth, web.SourceXML("header.img", "<cookies><cookie name='session'>"+web.Cookie+"</cookie></cookies>"+r.auth(web.User, web.Password)))
 	r.use(t, onWeb)
-	before := stateOf(ctx, t, q)
-	r.attach(ctx, t, "auto")
-	r.io(ctx, t, "read -P 0xa2 4M 1M")
-	tool(ctx, t, q.Socket, "detach", remoteTarget).want(t, 0)
-	wantSame(ctx, t, q, before)
+	r.whileAttached(ctx, t, "auto", func() { r.io(ctx, t, "read -P 0xa2 4M 1M") })
 	r.wantRefused(ctx, t, []refusedBy{
 		{name: "a header that QEMU cannot write", source: onWeb, code: 5, says: []string{"can only be read"}, ways: []string{"qemu", "external"}},
 	})

@@ -33,18 +33,16 @@ func TestISCSI(t *testing.T) {
 	// One without encryption, and with limits.
 	plain := server.SourceXML(2, initiator+auth) + limit
 	r.use(t, plain)
-	before := stateOf(ctx, t, q)
-	r.attach(ctx, t, "auto")
-	r.io(ctx, t, "write -P 0x33 1M 1M")
-	r.wantAnother(ctx, t, []another{
-		{source: server.SourceXML(1, initiator+auth) + limit, says: "lun 2, not 1"},
-		{source: server.SourceXML(2, auth) + limit, says: "initiator-name iqn.2026-01.example:vm, not none"},
-		{source: server.SourceXML(2, initiator+auth), says: "its limit iops is 100, not 0"},
-		{source: strings.Replace(plain, "100", "200", 1), says: "its limit iops is 100, not 200"},
-		{source: strings.Replace(plain, "</iotune>", "<group_name>bronze</group_name></iotune>", 1), says: "not of bronze"},
+	r.whileAttached(ctx, t, "auto", func() {
+		r.io(ctx, t, "write -P 0x33 1M 1M")
+		r.wantAnother(ctx, t, []another{
+			{source: server.SourceXML(1, initiator+auth) + limit, says: "lun 2, not 1"},
+			{source: server.SourceXML(2, auth) + limit, says: "initiator-name iqn.2026-01.example:vm, not none"},
+			{source: server.SourceXML(2, initiator+auth), says: "its limit iops is 100, not 0"},
+			{source: strings.Replace(plain, "100", "200", 1), says: "its limit iops is 100, not 200"},
+			{source: strings.Replace(plain, "</iotune>", "<group_name>bronze</group_name></iotune>", 1), says: "not of bronze"},
+		})
 	})
-	tool(ctx, t, q.Socket, "detach", remoteTarget).want(t, 0)
-	wantSame(ctx, t, q, before)
 
 	elsewhere := func(host string) string {
 		return "<source protocol='iscsi' name='" + server.Name + "/1'>" + host + r.encryption("") + "</source>"
@@ -67,7 +65,7 @@ func TestISCSI(t *testing.T) {
 		silence("silence", elsewhere(peer.SilentPort(t))),
 	})
 	r.use(t, source(1, auth))
-	r.detachWithout(ctx, t, server.Server)
+	r.whileAttached(ctx, t, "auto", server.Stop)
 }
 
 // TestServerWithoutStorageDaemon: on a host that has no storage daemon QEMU finds
@@ -96,9 +94,7 @@ func TestServerWithoutStorageDaemon(t *testing.T) {
 		{strings.Replace(source(server.Password), server.HostXML(), peer.ClosedPort(t), 1), 6, "because nobody answers at that address"},
 	} {
 		got := attach(c.source).want(t, c.code)
-		if line := lastLine(got.stderr); !strings.Contains(line, c.says) || !strings.Contains(line, "as it was before") {
-			t.Errorf("the error does not say %q: %s", c.says, line)
-		}
+		wantTexts(t, "the error", lastLine(got.stderr), []string{c.says, "as it was before"})
 		wantSame(ctx, t, r.q, before)
 	}
 	attach(source(server.Password)).want(t, 0).wantStderr(t, "there is none on this host")
@@ -127,9 +123,7 @@ func TestServerStopsAnswering(t *testing.T) {
 		return peer.Verdict{}
 	}})
 	got := tool(ctx, t, proxy.Address, "--timeout", "3s", "--keystore", "dir:"+r.keyStore(t), "attach", xml).want(t, 7)
-	if line := lastLine(got.stderr); !strings.Contains(line, "possibly left behind") || !strings.Contains(line, "luksplug repair") {
-		t.Errorf("the error does not say what to do: %s", line)
-	}
+	wantTexts(t, "the error", lastLine(got.stderr), []string{"possibly left behind", "luksplug repair"})
 	check(t, server.Resume())
 	tool(ctx, t, r.q.Socket, "repair").want(t, 0)
 	wantSame(ctx, t, r.q, before)

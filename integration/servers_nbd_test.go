@@ -51,7 +51,7 @@ func TestNBDWithTLS(t *testing.T) {
 		{name: "nobody there", source: elsewhere(peer.ClosedPort(t), "disk"), code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}},
 		silence("silence", elsewhere(peer.SilentPort(t), "disk")),
 	})
-	r.detachWithout(ctx, t, server.Server)
+	r.whileAttached(ctx, t, "auto", server.Stop)
 	r.wantWritten(ctx, t)
 }
 
@@ -75,7 +75,7 @@ func TestNBDWithEncryptedKey(t *testing.T) {
 		{name: "wrong passphrase", source: source, args: secret(passphrase + "x"), code: 4, says: []string{"does not decrypt the key of the TLS client"}},
 		{name: "no passphrase", source: source, args: []string{"--tls-dir", folder}, code: 5, says: []string{"cannot be opened", "--tls-secret"}},
 	})
-	r.detachWithout(ctx, t, server.Server)
+	r.whileAttached(ctx, t, "auto", server.Stop)
 	r.wantWritten(ctx, t)
 }
 
@@ -100,6 +100,6 @@ func TestNBDWithPSK(t *testing.T) {
 		{name: "user that has no key here", source: source, args: with(other, "vm3"), code: 5, says: []string{"cannot be opened", "the files of a TLS client cannot be used"}},
 		{name: "a name besides", source: server.SourceXML("tls='yes' tlsHostname='x'", r.encryption("")), args: r.args, code: 2, says: []string{"tlsHostname"}},
 	})
-	r.detachWithout(ctx, t, server.Server)
+	r.whileAttached(ctx, t, "auto", server.Stop)
 	r.wantWritten(ctx, t)
 }

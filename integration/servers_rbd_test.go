@@ -133,8 +133,7 @@ func rbdClone(t *testing.T, ceph *peer.Ceph) {
 	// This machine's storage daemon has a library that is too old, which says nothing
 	// of the VM's.
 	r.use(t, ceph.SourceXML("clone", auth+r.librbd("luks", parents)))
-	r.attach(ctx, t, "auto")
-	tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
+	r.whileAttached(ctx, t, "auto", func() {})
 	r.env = []string{"PATH=" + ceph.Programs + ":" + os.Getenv("PATH")} // whose storage daemon has that library, too
 	for _, format := range []string{"luks", "luks-any"} {
 		r.use(t, ceph.SourceXML("clone", auth+r.librbd(format, parents)))

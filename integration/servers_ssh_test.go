@@ -44,7 +44,7 @@ func TestSSH(t *testing.T) {
 		{name: "unknown host", source: good, code: 5, says: []string{uri + " cannot be opened", "known_hosts", "no host key"}},
 	})
 	r.q = knows
-	r.detachWithout(ctx, t, server.Server)
+	r.whileAttached(ctx, t, "auto", server.Stop)
 }
 
 // startKnowing starts a QEMU whose user has an SSH agent and knows hosts.

@@ -101,6 +101,16 @@ func (r *remote) attach(ctx context.Context, t *testing.T, unlock string) {
 	run(ctx, t, r.command(ctx, t, r.attachArgs(unlock)...)).want(t, 0).wantStdout(t, "already attached")
 }
 
+// whileAttached attaches the disk, runs do, and detaches it, after which the VM is as it was.
+func (r *remote) whileAttached(ctx context.Context, t *testing.T, unlock string, do func()) {
+	t.Helper()
+	before := stateOf(ctx, t, r.q)
+	r.attach(ctx, t, unlock)
+	do()
+	tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
+	wantSame(ctx, t, r.q, before)
+}
+
 // another is a disk that is not the one that is attached.
 type another struct {
 	source string // the XML of the <source>, and of what follows it
@@ -120,9 +130,7 @@ func (r *remote) wantAnother(ctx context.Context, t *testing.T, disks []another)
 			t.Errorf("%s: exit code %d, want 5: %s", d.says, got.code, got.stderr)
 			continue
 		}
-		if line := lastLine(got.stderr); !strings.Contains(line, "another disk is attached as "+remoteTarget) || !strings.Contains(line, d.says) {
-			t.Errorf("the error does not say %q: %s", d.says, line)
-		}
+		wantTexts(t, "the error", lastLine(got.stderr), []string{"another disk is attached as " + remoteTarget, d.says})
 	}
 	wantSame(ctx, t, r.q, before)
 }
@@ -152,13 +160,11 @@ func patternOf(i int) byte { return byte(0xa1 + i) }
 // which the VM is as it was. While it is attached those others are refused.
 func (r *remote) writeEachWay(ctx context.Context, t *testing.T, others []another) {
 	t.Helper()
-	before := stateOf(ctx, t, r.q)
 	for i, unlock := range unlockWays() {
-		r.attach(ctx, t, unlock)
-		r.wantAnother(ctx, t, others)
-		r.io(ctx, t, fmt.Sprintf("write -P %#x %dM 1M", patternOf(i), 3*i+1))
-		tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
-		wantSame(ctx, t, r.q, before)
+		r.whileAttached(ctx, t, unlock, func() {
+			r.wantAnother(ctx, t, others)
+			r.io(ctx, t, fmt.Sprintf("write -P %#x %dM 1M", patternOf(i), 3*i+1))
+		})
 	}
 }
 
@@ -172,16 +178,6 @@ func (r *remote) wantWritten(ctx context.Context, t *testing.T) {
 			t.Errorf("written with --unlock %s, and %x... read", unlock, plain[:8])
 		}
 	}
-}
-
-// detachWithout attaches the disk, ends its server, and detaches it.
-func (r *remote) detachWithout(ctx context.Context, t *testing.T, server *peer.Server) {
-	t.Helper()
-	before := stateOf(ctx, t, r.q)
-	r.attach(ctx, t, "auto")
-	server.Stop()
-	tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
-	wantSame(ctx, t, r.q, before)
 }
 
 // refusedBy is what becomes of a disk whose server says no, or says nothing.
@@ -218,12 +214,13 @@ func (r *remote) wantRefused(ctx context.Context, t *testing.T, cases []refusedB
 				trace := filepath.Join(t.TempDir(), "trace")
 				args := slices.Concat([]string{"-vv", "--trace", trace}, c.args, []string{"attach", "--unlock", unlock, xml})
 				cmd := r.command(ctx, t, args...)
-				answers := r.answersWhile(ctx, t)
-				got := run(ctx, t, cmd)
-				answers()
+				var got result
+				// A pause of 20 ms, or the queries would keep QEMU busy.
+				if gap := longestGap(ctx, t, r.q, 20*time.Millisecond, func() { got = run(ctx, t, cmd) }); gap > longestSilence {
+					t.Errorf("the VM has not answered for %s", gap)
+				}
 				found["arguments for "+c.name+unlock] = []byte(strings.Join(cmd.Args, "\x00"))
-				found["standard error of "+c.name+unlock] = []byte(got.stderr)
-				found["standard output of "+c.name+unlock] = []byte(got.stdout)
+				found.output(c.name+unlock, got)
 				found.folder(t, filepath.Dir(trace))
 				line := lastLine(got.stderr)
 				if got.code != c.code {
@@ -233,11 +230,7 @@ func (r *remote) wantRefused(ctx context.Context, t *testing.T, cases []refusedB
 				if c.code != 2 { // a mistake in the XML is reported by its element
 					says = append(says, "disk "+remoteTarget)
 				}
-				for _, s := range says {
-					if !strings.Contains(line, s) {
-						t.Errorf("the error does not say %q: %s", s, line)
-					}
-				}
+				wantTexts(t, "the error", line, says)
 				wantSame(ctx, t, r.q, before)
 			})
 		}
@@ -251,36 +244,6 @@ func (r *remote) wantRefused(ctx context.Context, t *testing.T, cases []refusedB
 // luksplug waiting: it is a stall of seconds that is looked for, on a machine where
 // other tests run.
 const longestSilence = 1500 * time.Millisecond
-
-// answersWhile asks the VM again and again, until the function that it returns is
-// called, and checks that it answers.
-func (r *remote) answersWhile(ctx context.Context, t *testing.T) (stop func()) {
-	t.Helper()
-	asking, cancel := context.WithCancel(ctx)
-	ended := make(chan time.Duration)
-	go func() {
-		longest := time.Duration(0)
-		for asking.Err() == nil {
-			begin := time.Now()
-			if _, err := r.q.Query(ctx, "query-status", nil); err != nil {
-				t.Errorf("the VM does not answer: %v", err)
-				break
-			}
-			longest = max(longest, time.Since(begin))
-			select {
-			case <-asking.Done():
-			case <-time.After(20 * time.Millisecond): // or it would keep QEMU busy
-			}
-		}
-		ended <- longest
-	}()
-	return func() {
-		cancel()
-		if longest := <-ended; longest > longestSilence {
-			t.Errorf("the VM has not answered for %s", longest)
-		}
-	}
-}
 
 func lastLine(text string) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")

@@ -29,12 +29,8 @@ func TestWeb(t *testing.T) {
 	}
 	r.use(t, source("volume.img", server.Cookie, good))
 	check(t, v.WriteOnHost(ctx, "write -P 0xb7 1M 1M"))
-	before := stateOf(ctx, t, q)
 	for _, unlock := range unlockWays() {
-		r.attach(ctx, t, unlock)
-		r.io(ctx, t, "read -P 0xb7 1M 1M")
-		tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
-		wantSame(ctx, t, r.q, before)
+		r.whileAttached(ctx, t, unlock, func() { r.io(ctx, t, "read -P 0xb7 1M 1M") })
 	}
 	elsewhere := func(host string) string {
 		return "<source protocol='https' name='/volume.img'>" + host + r.encryption("") + "</source>" + readOnly
@@ -59,5 +55,5 @@ func TestWeb(t *testing.T) {
 	})
 	// And where nobody minds.
 	r.use(t, strings.Replace(source("volume.img", server.Cookie, good), "verify='yes'", "verify='no'", 1))
-	r.detachWithout(ctx, t, server.Server)
+	r.whileAttached(ctx, t, "auto", server.Stop)
 }

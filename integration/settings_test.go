@@ -43,11 +43,15 @@ func limitsIn(ctx context.Context, t *testing.T, q *peer.QEMU, node string) limi
 	return limitsOf{}
 }
 
-// property asks for a property of a device.
-func property(ctx context.Context, t *testing.T, q *peer.QEMU, device, name string) string {
+// wantProperties checks properties of a device, whose values are JSON.
+func wantProperties(ctx context.Context, t *testing.T, q *peer.QEMU, device string, properties map[string]string) {
 	t.Helper()
-	reply := must(q.Query(ctx, "qom-get", map[string]any{"path": "/machine/peripheral/" + device, "property": name}))(t)
-	return string(reply)
+	for name, want := range properties {
+		got := must(q.Query(ctx, "qom-get", map[string]any{"path": "/machine/peripheral/" + device, "property": name}))(t)
+		if !sameJSON(t, string(got), want) {
+			t.Errorf("QEMU has %s %s, want %s", name, got, want)
+		}
+	}
 }
 
 // limited are the limits that these tests set.
@@ -149,20 +153,16 @@ func TestThreadsAndQueues(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPlug(t, q, v, "vdb", "virtio", "")
-			p.xml = writeFile(t, "vdb.xml", strings.Replace(serialOf(v, "vdb", "source"), "type='"+v.Format+"'/>", "type='"+v.Format+"' "+c.driver, 1))
+			p.xml = writeFile(t, "vdb.xml", strings.Replace(serialXML(t, v.DiskXML("vdb", "virtio"), "source"), "type='"+v.Format+"'/>", "type='"+v.Format+"' "+c.driver, 1))
 			p.attach(ctx, t)
-			for name, want := range c.properties {
-				if got := property(ctx, t, q, "luksplug-vdb", name); !sameJSON(t, got, want) {
-					t.Errorf("QEMU has %s %s, want %s", name, got, want)
-				}
-			}
+			wantProperties(ctx, t, q, "luksplug-vdb", c.properties)
 			p.detach(ctx, t)
 			writeThrough(ctx, t, q, v, p.xml)
 			wantSame(ctx, t, q, before)
 		})
 	}
 	p := newPlug(t, q, v, "vdb", "virtio", "")
-	p.xml = writeFile(t, "vdb.xml", strings.Replace(serialOf(v, "vdb", "source"), "type='"+v.Format+"'/>", "type='"+v.Format+"' iothread='7'/>", 1))
+	p.xml = writeFile(t, "vdb.xml", strings.Replace(serialXML(t, v.DiskXML("vdb", "virtio"), "source"), "type='"+v.Format+"'/>", "type='"+v.Format+"' iothread='7'/>", 1))
 	tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 5).wantStderr(t, "iothread '7' is not defined")
 }
 
@@ -184,23 +184,13 @@ func TestAppearance(t *testing.T) {
 	} {
 		t.Run(c.bus, func(t *testing.T) {
 			p := newPlug(t, q, peer.NewVolume(t, peer.EmbeddedLUKS), c.target, c.bus, c.extra)
-			xml := must(os.ReadFile(p.xml))(t)
-			p.xml = writeFile(t, "disk.xml", strings.Replace(string(xml), "<target ", "<target "+c.onTarget+" ", 1))
+			p.xml = writeFile(t, "disk.xml", strings.Replace(string(must(os.ReadFile(p.xml))(t)), "<target ", "<target "+c.onTarget+" ", 1))
 			p.attach(ctx, t)
-			for name, want := range c.properties {
-				if got := property(ctx, t, q, "luksplug-"+c.target, name); !sameJSON(t, got, want) {
-					t.Errorf("QEMU has %s %s, want %s", name, got, want)
-				}
-			}
+			wantProperties(ctx, t, q, "luksplug-"+c.target, c.properties)
 			p.detach(ctx, t)
 			wantSame(ctx, t, q, before)
 		})
 	}
-}
-
-// serialOf is the XML of a virtio disk that has a serial.
-func serialOf(v *peer.Volume, target, serial string) string {
-	return strings.Replace(v.DiskXML(target, "virtio"), "</disk>", "<serial>"+serial+"</serial></disk>", 1)
 }
 
 // sameJSON compares values, not spellings.

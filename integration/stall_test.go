@@ -27,7 +27,7 @@ func TestNoStall(t *testing.T) {
 	gap := func(unlock string) time.Duration {
 		t.Helper()
 		p.unlock = unlock
-		longest := longestGap(ctx, t, q, func() { p.attach(ctx, t) })
+		longest := longestGap(ctx, t, q, 0, func() { p.attach(ctx, t) })
 		p.detach(ctx, t)
 		wantSame(ctx, t, q, before)
 		return longest
@@ -46,31 +46,31 @@ func TestNoStall(t *testing.T) {
 	t.Errorf("with luksplug there is no answer for %v, and where QEMU unlocks the volume for %v: that should be more than %d times as long", gaps, own, smallPart)
 }
 
-// longestGap is the longest time for which QEMU left a question unanswered while
-// do ran.
-func longestGap(ctx context.Context, t *testing.T, q *peer.QEMU, do func()) time.Duration {
+// longestGap returns the longest time for which QEMU left a query unanswered while
+// do ran. pause is the time between an answer and the next query.
+func longestGap(ctx context.Context, t *testing.T, q *peer.QEMU, pause time.Duration, do func()) time.Duration {
 	t.Helper()
-	done := make(chan struct{})
+	asking, stop := context.WithCancel(ctx)
+	defer stop()
 	longest := make(chan time.Duration, 1)
 	go func() {
 		var gap time.Duration
 		defer func() { longest <- gap }()
-		for {
-			select {
-			case <-done:
-				return
-			default:
-			}
+		for asking.Err() == nil {
 			asked := time.Now()
 			if _, err := q.Query(ctx, "query-status", nil); err != nil {
-				t.Errorf("query-status: %v", err)
+				t.Errorf("the VM does not answer: %v", err)
 				return
 			}
 			gap = max(gap, time.Since(asked))
+			select {
+			case <-asking.Done():
+			case <-time.After(pause):
+			}
 		}
 	}()
 	do()
-	close(done)
+	stop()
 	return <-longest
 }
 
@@ -104,9 +104,8 @@ func TestQuestionsThatHoldQEMU(t *testing.T) {
 	trace := filepath.Join(t.TempDir(), "trace")
 	// No proxy: it would not be QEMU at the other end of the socket.
 	tool(ctx, t, q.Socket, append([]string{"--trace", trace}, p.attachArgs()...)...).want(t, 0)
-	content := must(os.ReadFile(trace))(t)
 	asked := 0
-	for line := range strings.Lines(string(content)) {
+	for line := range strings.Lines(string(must(os.ReadFile(trace))(t))) {
 		var entry struct{ Message struct{ Execute string } }
 		check(t, json.Unmarshal([]byte(line), &entry))
 		if entry.Message.Execute != "" {

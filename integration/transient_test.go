@@ -84,7 +84,7 @@ func TestFaultsOfTransient(t *testing.T) {
 			t.Parallel()
 			v := peer.NewVolume(t, peer.DetachedRaw)
 			image := imageBytes(t, v)
-			f := newFaultyWith(bounded(t), t, peer.Start(t, where.vm), where, v, unlock, "<transient/>")
+			f := newFaulty(bounded(t), t, peer.Start(t, where.vm), where, v, unlock, "<transient/>")
 			for n := range f.steps {
 				if !t.Run(strconv.Itoa(n+1)+" "+f.steps[n].command, func(t *testing.T) { f.everyFault(bounded(t), t, n+1) }) {
 					return // the VM is in no state to go on with

@@ -16,13 +16,8 @@ import (
 func vhostUserServer(ctx context.Context, t *testing.T, folder, image string) string {
 	t.Helper()
 	socket := filepath.Join(folder, filepath.Base(image)+".sock")
-	server := exec.CommandContext(ctx, "qemu-storage-daemon", "--blockdev", "driver=file,node-name=disk,filename="+image,
-		"--export", "type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path="+socket)
-	check(t, server.Start())
-	t.Cleanup(func() {
-		_ = server.Process.Kill()
-		_ = server.Wait() // it was killed
-	})
+	startCommand(t, exec.CommandContext(ctx, "qemu-storage-daemon", "--blockdev", "driver=file,node-name=disk,filename="+image,
+		"--export", "type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path="+socket))
 	eventually(ctx, t, "the vhost-user server listens", func() bool {
 		_, err := os.Stat(socket)
 		return err == nil
