@@ -42,21 +42,16 @@ func (c keystoreCase) tool() string {
 	return luksplug
 }
 
+// filler makes a key store with a passphrase, and returns what a test has to know of it.
+type filler[T any] func(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) T
+
 // keystoreCases returns how a store of each kind is filled with a passphrase.
-func keystoreCases() map[string]func(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
-	return map[string]func(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase{
-		"dir": func(ctx context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
-			return filled(ctx, t, "dir:"+t.TempDir(), id, p)
-		},
-		"dir in hex": func(ctx context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
-			return filled(ctx, t, "dir:"+t.TempDir()+"?encoding=hex", id, p)
-		},
-		"age": func(ctx context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
-			return filled(ctx, t, "age:"+t.TempDir(), id, p)
-		},
-		"age, hybrid": func(ctx context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
-			return filled(ctx, t, "age:"+t.TempDir()+"?key=hybrid", id, p)
-		},
+func keystoreCases() map[string]filler[keystoreCase] {
+	return map[string]filler[keystoreCase]{
+		"dir":         inFolder("dir:", ""),
+		"dir in hex":  inFolder("dir:", "?encoding=hex"),
+		"age":         inFolder("age:", ""),
+		"age, hybrid": inFolder("age:", "?key=hybrid"),
 		"credentials": func(_ context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
 			folder := filepath.Dir(writeFile(t, id.String(), string(p)))
 			return keystoreCase{uri: "credentials:", env: []string{"CREDENTIALS_DIRECTORY=" + folder}}
@@ -96,6 +91,13 @@ func documentedLine(t *testing.T, program string) string {
 		t.Fatalf("the two documents show for %s: %q", program, lines)
 	}
 	return lines[0]
+}
+
+// inFolder fills a store of a new directory.
+func inFolder(scheme, query string) filler[keystoreCase] {
+	return func(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
+		return filled(ctx, t, scheme+t.TempDir()+query, id, passphrase)
+	}
 }
 
 // filled defines the secret through the store itself.
@@ -252,7 +254,7 @@ func TestKeystoreAttach(t *testing.T) {
 // attachFrom attaches a volume with a passphrase from a key store: 64 random bytes,
 // with NUL and high ones among them. Nothing that luksplug writes has them, and no
 // object of ours is in QEMU afterwards.
-func attachFrom(ctx context.Context, t *testing.T, fill func(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase) result {
+func attachFrom(ctx context.Context, t *testing.T, fill filler[keystoreCase]) result {
 	t.Helper()
 	passphrase := make([]byte, 64)
 	_, _ = rand.Read(passphrase) // never fails

@@ -18,12 +18,6 @@ import (
 	"github.com/luksplug/luksplug/secrets/keystore"
 )
 
-// leakStore is how a kind of key store is searched for leaks.
-type leakStore struct {
-	// fill makes a store that holds a passphrase.
-	fill func(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace
-}
-
 // leakPlace is a store with a passphrase, and all that can go wrong with it.
 type leakPlace struct {
 	keystoreCase
@@ -39,10 +33,10 @@ type leakPlace struct {
 
 // leakFailure is a way in which a store gives no passphrase.
 type leakFailure struct {
-	name string
-	// with makes it fail, and says how the store is named then.
-	with func(t *testing.T) keystoreCase
-	says string // a part of the error
+	name  string
+	says  string // a part of the error
+	store keystoreCase
+	spoil func() // makes the store fail, and those after it; nil where its name does
 }
 
 // kindOf is the kind of store that a URI, or its syntax, is of.
@@ -56,27 +50,21 @@ func kindOf(uri string) string {
 // leakStores.
 func TestEveryStoreIsSearchedForLeaks(t *testing.T) {
 	t.Parallel()
-	known := map[string]bool{}
+	known, searched := map[string]bool{}, map[string]bool{}
+	for name := range leakStores() {
+		searched[kindOf(name)] = true
+	}
 	for _, syntax := range keystore.Syntaxes() {
-		kind := kindOf(syntax)
-		known[kind] = true
-		if !slices.ContainsFunc(leakNames(), func(name string) bool { return kindOf(name) == kind }) {
+		known[kindOf(syntax)] = true
+		if !searched[kindOf(syntax)] {
 			t.Errorf("key store %s is not in leakStores: add how it is filled, and how it fails", syntax)
 		}
 	}
-	for _, name := range leakNames() {
-		if !known[kindOf(name)] {
-			t.Errorf("there is no key store %s", name)
+	for kind := range searched {
+		if !known[kind] {
+			t.Errorf("there is no key store %s", kind)
 		}
 	}
-}
-
-func leakNames() []string {
-	var names []string
-	for name := range leakStores() {
-		names = append(names, name)
-	}
-	return names
 }
 
 // TestStoresLeakNothing: whatever happens between a key store and a disk, the
@@ -84,10 +72,10 @@ func leakNames() []string {
 // luksplug and of the programs that it starts.
 func TestStoresLeakNothing(t *testing.T) {
 	t.Parallel()
-	for name, store := range leakStores() {
+	for name, fill := range leakStores() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newLeakSearch(bounded(t), t, store)
+			s := newLeakSearch(bounded(t), t, fill)
 			s.succeed(t)
 			s.afterwards(t)
 			for _, f := range s.place.failures {
@@ -113,7 +101,7 @@ type leakSearch struct {
 	runs        int
 }
 
-func newLeakSearch(ctx context.Context, t *testing.T, store leakStore) *leakSearch {
+func newLeakSearch(ctx context.Context, t *testing.T, fill filler[leakPlace]) *leakSearch {
 	t.Helper()
 	s := &leakSearch{ctx: ctx, passphrase: awkward(), home: t.TempDir(), found: evidence{}}
 	v := peer.NewVolume(t, peer.DetachedRaw)
@@ -124,7 +112,7 @@ func newLeakSearch(ctx context.Context, t *testing.T, store leakStore) *leakSear
 	s.disk = writeFile(t, "disk.xml", xml)
 	s.wrong = writeFile(t, "wrong.xml", edited(t, other.DiskXML("sdb", "scsi"), other.SecretUUID, v.SecretUUID))
 	id := must(uuid.Parse(v.SecretUUID))(t)
-	s.place = store.fill(ctx, t, id, []byte(s.passphrase))
+	s.place = fill(ctx, t, id, []byte(s.passphrase))
 	s.q = peer.Start(t, peer.Options{SCSI: true, Paused: true})
 	s.before = stateOf(ctx, t, s.q)
 	return s
@@ -241,8 +229,10 @@ func (s *leakSearch) afterwards(t *testing.T) {
 // fail has the store give no passphrase.
 func (s *leakSearch) fail(t *testing.T, f leakFailure) {
 	t.Helper()
-	c := f.with(t)
-	r := s.run(t, f.name, s.q.Socket, c, 4, "attach", s.disk)
+	if f.spoil != nil {
+		f.spoil()
+	}
+	r := s.run(t, f.name, s.q.Socket, f.store, 4, "attach", s.disk)
 	if !strings.Contains(spoken(r), f.says) {
 		t.Errorf("%s: the error does not say %q: %s", f.name, f.says, spoken(r))
 	}
