@@ -143,8 +143,8 @@ func sharedBase(ctx context.Context, t *testing.T, tool func(...string) result) 
 	wantOwner(t, base, "0:0")
 }
 
-// killedRelabel kills an attach that has changed the image's owner, while QEMU derives
-// the key: repair restores the owner.
+// killedRelabel kills an attach that has changed the image's owner, while QEMU derives the key: repair
+// restores the owner.
 func killedRelabel(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.Domain, tool func(...string) result) {
 	v := userVolume(ctx, t, peer.EmbeddedLUKS, "--type", "luks1", "--pbkdf-force-iterations", "1500000")
 	args := append([]string{"--connect", l.URI, "--domain", d.Name}, attachArgs(t, v, v.DiskXML("sda", "scsi"))...)
@@ -160,8 +160,8 @@ func killedRelabel(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.D
 	tool("repair").want(t, 0).wantStdout(t, "nothing was left")
 }
 
-// TestHookQEMUUser starts a domain whose QEMU runs as a user of its own, with images of
-// root's: one that its group may use, and one whose owner is changed.
+// TestHookQEMUUser starts a domain whose QEMU has a user of its own, with images of root's: one that its
+// group may use, and one whose owner is changed.
 func TestHookQEMUUser(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

@@ -72,8 +72,7 @@ type liveCase struct {
 	stays bool
 }
 
-// liveCases use between them each option of a node and of a device that a local
-// disk may have.
+// liveCases use each option of a node and of a device that a local disk may have.
 func liveCases(i imageSet) []liveCase {
 	disk := func(kind, driver, source, inside, target string) string {
 		return fmt.Sprintf("<disk type='%s'><driver name='qemu' %s/>%s%s<target %s/></disk>", kind, driver, source, inside, target)
@@ -121,8 +120,7 @@ func liveCases(i imageSet) []liveCase {
 	}
 }
 
-// TestAttachToVersions: what the schema of a QEMU takes, its program takes, and
-// gives back.
+// TestAttachToVersions attaches and detaches disks of every kind with each QEMU.
 func TestAttachToVersions(t *testing.T) {
 	t.Parallel()
 	vm := peer.Options{RootPorts: 3, SCSI: true, USB: true, Extra: []string{

@@ -55,8 +55,8 @@ func (b *background) start(t *testing.T, cmd *exec.Cmd) {
 	})
 }
 
-// said waits until text is on standard error, and reports whether it is: the
-// program may end, or ctx, without it.
+// said waits for text on standard error, and reports whether it came before the end of the program or of
+// ctx.
 func (b *background) said(ctx context.Context, text string) bool {
 	for over := false; ; {
 		got, more := b.stderr.look()
@@ -110,8 +110,7 @@ func (b *background) result(t *testing.T) result {
 	return result{b.cmd.ProcessState.ExitCode(), stdout, stderr}
 }
 
-// kill kills the program from a hook of its proxy, and cuts its connection before QEMU has the command.
-// [background.wantKilled] shows whether it was in time.
+// kill is for a proxy's hook: it kills the program and cuts its connection before QEMU has the command.
 func (b *background) kill() peer.Verdict {
 	<-b.started
 	_ = b.cmd.Process.Kill()
@@ -143,8 +142,7 @@ func (w *watched) Write(p []byte) (int, error) {
 	return w.buf.Write(p)
 }
 
-// look returns what has been written, and a channel that is closed when more
-// comes.
+// look returns what has been written, and a channel that is closed when there is more.
 func (w *watched) look() (string, <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -154,8 +152,7 @@ func (w *watched) look() (string, <-chan struct{}) {
 	return w.buf.String(), w.more
 }
 
-// gate holds the commands of a proxy back, from the first that changes
-// something, until it is opened.
+// gate holds the commands of a proxy back, from the first that changes something, until it is opened.
 type gate struct {
 	reached chan struct{} // closed when the first command has come
 	opened  chan struct{}
@@ -164,8 +161,8 @@ type gate struct {
 	drop    func()
 }
 
-// gated starts a proxy with a closed gate in front of the monitor at socket.
-// see is called for each command, before it is held.
+// gated starts a proxy with a closed gate in front of a monitor. see is called for each command before it is
+// held.
 func gated(ctx context.Context, t *testing.T, socket string, see func(peer.Command)) (*peer.Proxy, *gate) {
 	t.Helper()
 	g := &gate{reached: make(chan struct{}), opened: make(chan struct{})}

@@ -33,8 +33,7 @@ func (f format) chaining() string {
 	return "xts"
 }
 
-// formats are the volumes whose every bit is looked at, by what cryptsetup
-// makes them of. A sector of 512 bytes has to be asked for in LUKS2.
+// formats are volumes by what cryptsetup makes them of. LUKS2 has sectors of 512 bytes only on request.
 func formats() []format {
 	quick := []string{"--pbkdf-force-iterations", "1000"}
 	luks1 := append([]string{"--type", "luks1"}, quick...)
@@ -52,10 +51,9 @@ func formats() []format {
 	}
 }
 
-// TestBitByBit has a guest write through an ephemeral header, and decrypts the
-// payload without QEMU, with the key that cryptsetup has of the volume. Where
-// QEMU can read the original header, it reads the same. The original header is
-// not touched.
+// TestBitByBit has a guest write through an ephemeral header, and decrypts the payload without QEMU, with
+// cryptsetup's volume key. Where QEMU can read the original header, it reads the same. The original header
+// is not changed.
 func TestBitByBit(t *testing.T) {
 	t.Parallel()
 	q := booted(bounded(t), t, peer.Options{RootPorts: 1})
@@ -131,8 +129,8 @@ func rawPayload(ctx context.Context, t *testing.T, v *peer.Volume) []byte {
 	return content
 }
 
-// decrypted decrypts sectors of 512 bytes, the first of which has the number
-// first, as dm-crypt documents its modes xts-plain64 and cbc-essiv:sha256.
+// decrypted decrypts sectors of 512 bytes, from number first, as dm-crypt documents xts-plain64 and
+// cbc-essiv:sha256.
 func decrypted(t *testing.T, key []byte, chaining string, ciphertext []byte, first uint64) []byte {
 	t.Helper()
 	const sector = 512

@@ -15,8 +15,8 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// bootDomain defines a domain that boots from an encrypted disk, whose header is
-// in another file, and has a second one. All of it is done as a user does.
+// bootDomain defines, as a user does, a domain that boots from an encrypted disk with a detached header, and
+// has a second one.
 func (h *hookHost) bootDomain(ctx context.Context, t *testing.T) (d *peer.Domain, root, data *peer.Volume) {
 	t.Helper()
 	d = must(h.StartDomain(ctx, peer.DomainOptions{Guest: true, FromDisk: true, Movable: true, Persistent: true, Off: true}))(t)
@@ -34,8 +34,7 @@ func (h *hookHost) bootDomain(ctx context.Context, t *testing.T) (d *peer.Domain
 	return d, root, data
 }
 
-// wantDisks checks that the guest runs from the disk and has all of these, and
-// that nobody sees anything wrong.
+// wantDisks checks that the guest runs from its disk, has all of these, and that list shows no difference.
 func (h *hookHost) wantDisks(ctx context.Context, t *testing.T, d *peer.Domain, targets ...string) {
 	t.Helper()
 	if line, err := d.Guest().Run(ctx, "cat /proc/cmdline"); err != nil || !strings.Contains(line, peer.BootMark) {
@@ -52,10 +51,8 @@ func (h *hookHost) wantDisks(ctx context.Context, t *testing.T, d *peer.Domain, 
 	wantNoObjects(ctx, t, d)
 }
 
-// TestBootFromDetachedHeader: the firmware finds the root disk, whose header is in
-// another file, and so do a guest that restarts itself, libvirtd when it is
-// restarted or killed, and a managed save. libvirt's own disks do not get in the
-// way.
+// TestBootFromDetachedHeader boots a guest from a disk with a detached header, beside disks of libvirt's. It
+// also reboots, is saved, and sees libvirtd restart.
 func TestBootFromDetachedHeader(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -105,16 +102,14 @@ func (h *hookHost) plugIn(ctx context.Context, t *testing.T, d *peer.Domain, tar
 	h.tool(ctx, t, d, "attach", writeFile(t, "disk.xml", serialXML(t, v.DiskXML(target, "virtio"), "serial-"+target))).want(t, 0)
 }
 
-// byRPC runs a program on the host, where it finds neither the sockets of luksplug's own
-// monitors nor virsh: libvirt's RPC is left.
+// byRPC runs a program on the host without luksplug's own monitors and without virsh: libvirt's RPC is left.
 func (h *hookHost) byRPC(ctx context.Context, name string, args ...string) *exec.Cmd {
 	line := "mkdir -p " + hook.MonitorDir + " && mount -t tmpfs nothing " + hook.MonitorDir + ` && exec env PATH= "$@"`
 	return h.Inside(ctx, "unshare", append([]string{"--mount", "sh", "-c", line, "sh", name}, args...)...)
 }
 
-// TestLibvirtdRestartsDuringAttach: libvirtd is killed while an attach has begun
-// and waits for its passphrase, by libvirt's monitor and by luksplug's own. The
-// attach stands or has never been, and another one works.
+// TestLibvirtdRestartsDuringAttach kills libvirtd while an attach waits for its passphrase. The disk is
+// attached completely or not at all, and another attach works.
 func TestLibvirtdRestartsDuringAttach(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -165,8 +160,8 @@ func TestLibvirtdRestartsDuringAttach(t *testing.T) {
 	}
 }
 
-// TestLibvirtdRestartsAtAnyTime kills libvirtd at many moments of attaches and
-// detaches: the VM runs on, and repair and a second try put everything right.
+// TestLibvirtdRestartsAtAnyTime kills libvirtd at many moments of attaches and detaches: repair and a second
+// try succeed.
 func TestLibvirtdRestartsAtAnyTime(t *testing.T) {
 	peer.Long(t, "libvirtd is killed twenty times")
 	t.Parallel()

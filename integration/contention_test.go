@@ -36,16 +36,15 @@ func (j *journal) of(who string) func(peer.Command) {
 	}
 }
 
-// turns is the journal with repetitions taken out: each run that is not
-// interrupted by another is one entry.
+// turns is the journal without repetitions: a run that no other interrupts is one entry.
 func (j *journal) turns() []string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return slices.Compact(slices.Clone(j.entries))
 }
 
-// TestTwoRunsNeverInterleave: two runs on one VM, over two monitors, wait for
-// each other, and a wait that is too long is a refusal.
+// TestTwoRunsNeverInterleave: two runs on one VM wait for each other, and a wait that is too long is a
+// refusal.
 func TestTwoRunsNeverInterleave(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -129,8 +128,7 @@ func TestNoMonitor(t *testing.T) {
 	wantOneLine(t, tool(ctx, t, "127.0.0.1:1", "list").want(t, 1), "127.0.0.1:1", "refused")
 }
 
-// TestMonitorHeld: QEMU's monitor serves one client, and lets the next wait
-// without a word.
+// TestMonitorHeld: QEMU's monitor serves one client, and does not answer the next.
 func TestMonitorHeld(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -152,8 +150,7 @@ func TestMonitorHeld(t *testing.T) {
 	waiting.end(ctx, t).want(t, 0)
 }
 
-// TestHeldWaitEndsOnSignal: a user who is tired of waiting gets the VM back
-// unchanged.
+// TestHeldWaitEndsOnSignal: an interrupted wait leaves the VM unchanged.
 func TestHeldWaitEndsOnSignal(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

@@ -28,8 +28,8 @@ func query(ctx context.Context, t *testing.T, q *peer.QEMU, command string) {
 	must(q.Query(ctx, command, nil))(t)
 }
 
-// paused runs do while the VM stands still. It runs again afterwards also when
-// do has ended the test, for the tests that follow in the same VM.
+// paused runs do while the VM is stopped. The VM continues even if do ends the test, for the tests that
+// follow.
 func paused(ctx context.Context, t *testing.T, q *peer.QEMU, do func()) {
 	t.Helper()
 	query(ctx, t, q, "stop")
@@ -37,8 +37,7 @@ func paused(ctx context.Context, t *testing.T, q *peer.QEMU, do func()) {
 	do()
 }
 
-// TestDetachFromAGuest runs the ways in which a guest may release a disk, one
-// after another in one VM.
+// TestDetachFromAGuest runs the ways in which a guest may release a disk, one after another in one VM.
 func TestDetachFromAGuest(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -84,8 +83,8 @@ func TestDetachFromAGuest(t *testing.T) {
 		dev := attachInGuest(ctx, t, q, v, "vdb", "virtio")
 		pattern := []byte("written and flushed before the detach. ")
 		check(t, q.Guest().WritePattern(ctx, dev, 1, 4, pattern))
-		// Writes elsewhere until the disk is gone. The file says that it has begun.
-		// Between two writes it is looked for: dd would make a file of that name.
+		// Writes until the disk is gone; /tmp/wrote says that it has begun. It looks for the device first,
+		// because dd would create a file.
 		must(q.Guest().Run(ctx, "( while [ -b "+dev+" ] && dd if=/dev/urandom of="+dev+" bs=64k seek=256 count=64 conv=notrunc,fsync 2>/dev/null; do touch /tmp/wrote; done; touch /tmp/failed ) >/dev/null 2>&1 &"+
 			" while [ ! -e /tmp/wrote ]; do usleep 10000; done"))(t)
 		tool(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb").want(t, 0)
@@ -129,9 +128,8 @@ func TestDetachFromAGuest(t *testing.T) {
 	})
 }
 
-// TestDetachBeforeTheGuestHasBooted: the request is lost, because nobody is
-// there to hear it, and has to be made again. QEMU must not even get it: it
-// would refuse to be asked again until a reset.
+// TestDetachBeforeTheGuestHasBooted: no guest receives the request, which must be made again later. QEMU
+// must not get it: it would refuse another until a reset.
 func TestDetachBeforeTheGuestHasBooted(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -148,8 +146,7 @@ func TestDetachBeforeTheGuestHasBooted(t *testing.T) {
 	wantSame(ctx, t, q, before)
 }
 
-// TestDetachByPCIExpress: with the hot plug of PCI Express itself the guest
-// blinks a lamp for five seconds first.
+// TestDetachByPCIExpress: with native hot plug of PCI Express the guest waits five seconds first.
 func TestDetachByPCIExpress(t *testing.T) {
 	peer.Long(t, "waits for a guest's slow answers; TestDetachFromAGuest detaches in every run")
 	t.Parallel()
@@ -168,8 +165,7 @@ func TestDetachByPCIExpress(t *testing.T) {
 	wantSame(ctx, t, q, before)
 }
 
-// TestDetachFromADeafGuest: firmware without an operating system never answers;
-// a reset ends the wait.
+// TestDetachFromADeafGuest: firmware without an operating system never answers; a reset ends the wait.
 func TestDetachFromADeafGuest(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

@@ -17,8 +17,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// updateDocs writes what the commands of the documents print into them. Look at
-// the difference before you commit it.
+// updateDocs writes what the commands print into the documents. Review the difference before a commit.
 var updateDocs = flag.Bool("update-docs", false, "write the commands' real output into README.md and docs")
 
 // exitCode is the command that shows how the one before it ended.
@@ -27,8 +26,8 @@ const exitCode = "echo $?"
 // repository is the top folder, seen from this package's.
 const repository = ".."
 
-// notRun holds the commands of the documents that this test does not run, each
-// with the reason. An entry that stands in no document is an error.
+// notRun are the commands of the documents that this test does not run, and why. One that no document has is
+// an error.
 var notRun = map[string]string{
 	"apt-get update && apt-get install -y make && make demo": "package integration/demo runs the demo, and a fresh machine runs the line itself",
 	"apt-get update && apt-get install -y make && make test": "this test is a part of it",
@@ -48,15 +47,12 @@ var notRun = map[string]string{
 	"go test ./integration/internal/diskgen -run TestAgainstLibvirt -disk-seed 4711 -disk-count 1": "it is a test of its own",
 }
 
-// TestDocs runs every command of README.md and docs in the order in which they
-// stand, on a VM of its own, and compares what they print with what the
-// documents say. Of the VM nothing may be changed after each document.
+// TestDocs runs every command of README.md and docs in order, on a VM of its own, and compares what they
+// print with the documents. Each document must leave the VM unchanged.
 //
-// A block marked console holds commands, each after a prompt ("# ", because it
-// is root's), and all that they print; a line "..." there stands for any number
-// of lines. A command ends with exit code 0 unless "# echo $?" and the code
-// follow. A block marked sh holds commands only. A block marked xml with a file
-// name is that file.
+// A block marked console has commands, each after the prompt "# ", and all that they print; a line "..."
+// stands for any number of lines. A command ends with exit code 0 unless "# echo $?" and the code follow. A
+// block marked sh has commands only. A block marked xml with a file name is that file.
 func TestDocs(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -194,8 +190,7 @@ func needsLibvirt(command string) bool {
 	return strings.Contains(command, "--domain vm1") || strings.HasPrefix(command, "virsh ")
 }
 
-// command runs a command and returns what it printed. It must succeed, unless
-// the document shows its exit code next.
+// command returns what a command printed. It must succeed, unless the document shows its exit code next.
 func (r *reader) command(ctx context.Context, t *testing.T, text string, failureShown bool) []string {
 	t.Helper()
 	if text == exitCode {
@@ -209,8 +204,7 @@ func (r *reader) command(ctx context.Context, t *testing.T, text string, failure
 	return printed
 }
 
-// run runs one command and returns what it printed, with the documents' names,
-// and its exit code.
+// run returns what a command printed, with the documents' names, and its exit code.
 func (r *reader) run(ctx context.Context, t *testing.T, command string) ([]string, int) {
 	t.Helper()
 	cmd := exec.CommandContext(ctx, "bash", "-o", "pipefail", "-c", r.toReal.Replace(command))
@@ -250,8 +244,7 @@ func (r *reader) xml(ctx context.Context, t *testing.T, path string, b block) {
 	}
 }
 
-// matches tells whether got is what the document says, but for times, widths of
-// columns and versions.
+// matches reports whether got is what the document says, but for times, widths of columns and versions.
 func matches(want, got []string) bool {
 	want, got = normalised(want), normalised(got)
 	for i, line := range want {

@@ -25,8 +25,7 @@ type emulator struct {
 	vm            *hotplug.VM
 }
 
-// eachEmulator runs a test with the oldest QEMU that is tested, the one of this
-// machine, and the newest.
+// eachEmulator runs a test with the oldest QEMU that is tested, the installed one, and the newest.
 func eachEmulator(t *testing.T, o peer.Options, test func(t *testing.T, e emulator)) {
 	t.Helper()
 	for name, program := range map[string]func(testing.TB) string{

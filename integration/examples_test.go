@@ -12,8 +12,8 @@ import (
 	"github.com/luksplug/luksplug/secrets/dir"
 )
 
-// TestExampleAttachLibvirt: a program of forty lines that imports public packages only
-// attaches a disk to a domain, which remembers it.
+// TestExampleAttachLibvirt: a program of forty lines, with public packages only, attaches a disk to a domain
+// and records it.
 func TestExampleAttachLibvirt(t *testing.T) {
 	t.Parallel()
 	const example = "github.com/luksplug/luksplug/examples/attach-libvirt"

@@ -12,8 +12,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// eventually waits for what another process does soon after, and announces to
-// nobody.
+// eventually waits until another process has done something, which sends no event.
 func eventually(ctx context.Context, t *testing.T, what string, done func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -129,8 +128,8 @@ func userOf(t *testing.T, pid int) int {
 	return int(info.Sys().(*syscall.Stat_t).Uid)
 }
 
-// TestStorageDaemonRefused: what stands in the way of a storage daemon is said
-// before the VM hears of the disk, and nothing of it stays.
+// TestStorageDaemonRefused: a storage daemon that does not start is reported before the VM is changed, and
+// leaves nothing.
 func TestStorageDaemonRefused(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

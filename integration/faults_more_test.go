@@ -45,9 +45,8 @@ func (f *faulty) timedOut(ctx context.Context, t *testing.T, n int) {
 	}
 }
 
-// held runs the program with step n held back from QEMU until the program has
-// given up waiting for it; only then QEMU does the step. It also reports whether
-// the program came that far.
+// held runs the program and holds step n back from QEMU until the program has given up waiting for it. It
+// also reports whether the program came that far.
 func (f *faulty) held(ctx context.Context, t *testing.T, n int, b *background, giveUp func(), args ...string) (result, bool) {
 	t.Helper()
 	var hit atomic.Bool
@@ -64,9 +63,8 @@ func (f *faulty) held(ctx context.Context, t *testing.T, n int, b *background, g
 	return b.result(t), hit.Load()
 }
 
-// detachFaults goes through what can happen at each step of a detach. The first
-// place to cut is another one for each volume, so that all of them come to all
-// steps.
+// detachFaults goes through what can happen at each step of a detach. first varies the place of the cut, so
+// that several volumes cover all places at all steps.
 func (f *faulty) detachFaults(ctx context.Context, t *testing.T, first int) {
 	f.attach(ctx, t)
 	steps := distinct(changesOf(ctx, t, f.q, "detach", f.target))
@@ -89,9 +87,8 @@ func (f *faulty) detachFaults(ctx context.Context, t *testing.T, first int) {
 	}
 }
 
-// distinct leaves repeated changes out. A detach sends device_del again while the guest
-// has not answered, and how often depends on the load of the machine: only a step that
-// every run has can be counted on.
+// distinct leaves repeated changes out: device_del is sent again while the guest has not answered, as often
+// as the load of the machine makes it. Only a step that every run has can be counted on.
 func distinct(changes []change) []change {
 	var out []change
 	for _, c := range changes {
@@ -114,8 +111,8 @@ func (f *faulty) cutDetach(ctx context.Context, t *testing.T, n int, where peer.
 	}
 }
 
-// refusedDetach: QEMU fails the step. The program asks again where that can
-// help, and otherwise the next run does.
+// refusedDetach: QEMU fails the step. The program tries again where that can help; otherwise the next run
+// does.
 func (f *faulty) refusedDetach(ctx context.Context, t *testing.T, n int) {
 	f.attach(ctx, t)
 	proxy := peer.NewProxy(t, f.q.Socket, peer.FailStep(n))
@@ -138,8 +135,7 @@ func (f *faulty) finishes(ctx context.Context, t *testing.T) {
 	wantSame(ctx, t, f.q, f.before)
 }
 
-// TestFaultsSwallowedEvent: the event by which QEMU says that the guest has
-// released the device never arrives.
+// TestFaultsSwallowedEvent: the event that the guest has released the device never arrives.
 func TestFaultsSwallowedEvent(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -169,8 +165,8 @@ func TestFaultsSwallowedEvent(t *testing.T) {
 	}
 }
 
-// TestFaultsCutOff: the program loses its connection for good in the middle of
-// an attach. It says what may be left, and a later run removes that and goes on.
+// TestFaultsCutOff: the connection is lost for good during an attach. The program says what may be left, and
+// repair removes it.
 func TestFaultsCutOff(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

@@ -18,10 +18,9 @@ import (
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
-// TestFaults makes every step of every plan go wrong in every way, against a
-// real QEMU whose guest answers: a disk is there completely or not at all, in
-// the VM and on the host. Every kind of volume is in two of the places, and two
-// kinds are in every place.
+// TestFaults makes every step of every plan fail in every way, with a real QEMU whose guest answers: a disk
+// is there completely or not at all, in the VM and on the host. Every kind of volume is in two of the
+// places, and two kinds are in every place.
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	kinds := peer.VolumeKinds()
@@ -46,8 +45,7 @@ func TestFaultsEverywhere(t *testing.T) {
 	}
 }
 
-// TestFaultsOfOtherWays is TestFaults for those who do not want luksplug itself
-// to unlock the volume.
+// TestFaultsOfOtherWays is TestFaults with volumes that QEMU or a storage daemon unlocks.
 func TestFaultsOfOtherWays(t *testing.T) {
 	t.Parallel()
 	q35, own := places()[0], places()[3]
@@ -136,10 +134,9 @@ func (f *faulty) cut(ctx context.Context, t *testing.T, n int, where peer.Cut) {
 	}
 }
 
-// cutForGood: the connection is lost after the step and cannot be opened again.
-// The program waits some seconds for that, so that its library is asked here,
-// which can be told to wait less; TestFaultsCutOff shows the program. A run
-// of the program afterwards converges.
+// cutForGood: the connection is lost after the step and cannot be opened again. The program would wait for
+// seconds, so the library is called, with a shorter wait; TestFaultsCutOff has the program. A later run
+// converges.
 func (f *faulty) cutForGood(ctx context.Context, t *testing.T, n int) {
 	hooks := peer.CutAtStep(n, peer.CutBeforeReply)
 	hooks.Connect = func(n int) bool { return n == 1 }
@@ -195,8 +192,7 @@ func (s fileStore) Lookup(context.Context, secrets.Reference) (*secrets.Secret, 
 	return passphrase.Open(string(s), nil)
 }
 
-// kill runs the program and kills it when n changes have been done and before
-// it sends anything more.
+// kill runs the program and kills it when n changes are done, before it sends anything more.
 func (f *faulty) kill(ctx context.Context, t *testing.T, n int, args ...string) {
 	t.Helper()
 	b := newBackground()
@@ -217,8 +213,8 @@ func (f *faulty) kill(ctx context.Context, t *testing.T, n int, args ...string) 
 	}
 }
 
-// killedAndRepaired: the program dies after the step; `list` shows what it left
-// and `repair` removes it. Running attach again instead is what converges does.
+// killedAndRepaired: the program dies after the step; list shows what is left, and repair removes it.
+// converges has an attach instead.
 func (f *faulty) killedAndRepaired(ctx context.Context, t *testing.T, n int) {
 	f.kill(ctx, t, n, f.attachArgs()...)
 	if n == len(f.steps) {

@@ -13,8 +13,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// faulty is one plan on one VM, and what is known of it: what the tests of
-// faults start from.
+// faulty is one plan on one VM, with what the tests of faults know of it.
 type faulty struct {
 	*plug
 	before peer.State
@@ -51,8 +50,7 @@ func parseChange(t *testing.T, raw []byte) change {
 	return change{c.Execute, a.NodeName + a.ID, a.NodeName + a.ID, strings.HasSuffix(c.Execute, "add")}
 }
 
-// after is what exists of the disk in the VM when the first n steps have been
-// done.
+// after is what exists of the disk in the VM after the first n steps.
 func (f *faulty) after(n int) []change {
 	var there []change
 	for _, s := range f.steps[:n] {
@@ -65,8 +63,7 @@ func (f *faulty) after(n int) []change {
 	return there
 }
 
-// parts is what list calls those changes, and what a storage daemon would be
-// called besides.
+// parts is what list calls those changes, and a storage daemon.
 func (f *faulty) parts(changes []change) []string {
 	var names []string
 	for _, c := range changes {
@@ -82,8 +79,7 @@ func (f *faulty) parts(changes []change) []string {
 // daemonPart stands for a storage daemon, whose number is another one each time.
 const daemonPart = "storage daemon"
 
-// changesOf collects the commands that change something of a run through a
-// proxy without faults.
+// changesOf returns the commands of a run that change something.
 func changesOf(ctx context.Context, t *testing.T, q *peer.QEMU, args ...string) []change {
 	t.Helper()
 	var mu sync.Mutex
@@ -129,15 +125,13 @@ func newFaulty(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v *
 	return f
 }
 
-// wantAttached ends the test unless the whole disk is there, and nothing else
-// of ours.
+// wantAttached ends the test unless the whole disk is there, and nothing else of luksplug's.
 func (f *faulty) wantAttached(ctx context.Context, t *testing.T) {
 	t.Helper()
 	f.wantHeld(ctx, t, "attached", f.parts(f.after(len(f.steps))))
 }
 
-// wantHeld ends the test unless `list` shows the disk in that state, made of
-// those parts.
+// wantHeld ends the test unless list shows the disk in that state, made of those parts.
 func (f *faulty) wantHeld(ctx context.Context, t *testing.T, state string, names []string) {
 	t.Helper()
 	held := listed(ctx, t, f.q)
@@ -164,8 +158,8 @@ func (f *faulty) wantHeld(ctx context.Context, t *testing.T, state string, names
 	}
 }
 
-// wantRolledBack ends the test unless the run said in one line, the last, that
-// it failed and took everything back, and the VM agrees.
+// wantRolledBack ends the test unless the last line says that the attach failed and was undone, and the VM
+// is as before.
 func (f *faulty) wantRolledBack(ctx context.Context, t *testing.T, r result, says ...string) {
 	t.Helper()
 	r.want(t, 6)
@@ -179,9 +173,7 @@ func (f *faulty) wantRolledBack(ctx context.Context, t *testing.T, r result, say
 	wantSame(ctx, t, f.q, f.before)
 }
 
-// wantEither ends the test unless the run has ended in one of the two ways that
-// leave no doubt: all of the disk is there, or nothing. It leaves the VM
-// without the disk.
+// wantEither ends the test unless all of the disk is there, or nothing. It leaves the VM without the disk.
 func (f *faulty) wantEither(ctx context.Context, t *testing.T, r result) {
 	t.Helper()
 	if r.code != 0 {

@@ -13,10 +13,8 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestGuestFormatted: a guest encrypts a plain disk with its own cryptsetup, in
-// LUKS2 with Argon2id, which QEMU cannot open, and puts a file system on it. The
-// disk is unplugged, and plugged in again by luksplug with the passphrase: the
-// guest finds the file system on what it takes for a plain disk.
+// TestGuestFormatted: a guest encrypts a plain disk with its own cryptsetup, in LUKS2 with Argon2id, which
+// QEMU cannot open. Attached by luksplug with the passphrase, the disk shows the guest its file system.
 func TestGuestFormatted(t *testing.T) {
 	peer.Long(t, "a guest formats a volume; TestBitByBit opens cryptsetup's in every run")
 	t.Parallel()

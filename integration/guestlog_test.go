@@ -12,8 +12,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// guestLog is what a guest writes to its disks all the time: lines of 512 bytes,
-// each with its number and a checksum.
+// guestLog is what a guest writes to its disks all the time: lines of 512 bytes with number and checksum.
 type guestLog struct {
 	devices []string
 }

@@ -42,8 +42,7 @@ func startAsNobody(t *testing.T, o peer.Options) *peer.QEMU {
 	return peer.StartIn(t, dir, o)
 }
 
-// readableByAll moves a file to where every user can open and write it, and
-// returns its new path.
+// readableByAll moves a file to where every user can open and write it, and returns its new path.
 func readableByAll(t *testing.T, path string) string {
 	t.Helper()
 	dir := shortDir(t, "")
@@ -52,8 +51,8 @@ func readableByAll(t *testing.T, path string) string {
 	return open
 }
 
-// TestHandOverAsDescriptor: QEMU opens the header that it is passed, and no
-// other, as whatever user it runs: the original is for luksplug alone.
+// TestHandOverAsDescriptor: QEMU opens the header that it is passed, as any user. Only luksplug reads the
+// original.
 func TestHandOverAsDescriptor(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -78,9 +77,8 @@ func TestHandOverAsDescriptor(t *testing.T) {
 	}
 }
 
-// wantNoDescriptors checks that neither a passed descriptor nor a secret can be
-// had in the VM. The empty set that QEMU lists for as long as the node is open is
-// its own affair.
+// wantNoDescriptors checks that the VM holds neither a passed descriptor nor a secret. The empty set that
+// QEMU lists while the node is open may stay.
 func wantNoDescriptors(ctx context.Context, t *testing.T, q *peer.QEMU) {
 	t.Helper()
 	s := stateOf(ctx, t, q)
@@ -104,8 +102,8 @@ type handedOver struct {
 	user int
 }
 
-// seeFiles returns a hook that notes, at every step, the ephemeral headers that
-// are there as files, and stops the program at step kill.
+// seeFiles returns a hook that notes, at every step, the ephemeral headers that are files, and kills the
+// program at step kill.
 func seeFiles(t *testing.T, uuid string, b *background, kill int) (peer.ProxyHooks, func() []handedOver) {
 	var mu sync.Mutex
 	var seen []handedOver
@@ -151,8 +149,8 @@ func headerFiles(t *testing.T, uuid string) []string {
 	return found
 }
 
-// wantPrivateFile checks what was seen of an ephemeral header: that it was in
-// memory, for nobody but its user, and gone after the step that opens it.
+// wantPrivateFile checks that an ephemeral header was in memory, for its user only, and gone after the step
+// that opens it.
 func wantPrivateFile(t *testing.T, seen []handedOver, user int) {
 	t.Helper()
 	if len(seen) != 1 || seen[0].step != 1 {
@@ -171,9 +169,8 @@ func wantPrivateFile(t *testing.T, seen []handedOver, user int) {
 	}
 }
 
-// TestHandOverAsFile: over TCP no descriptor can be passed, and the header is a
-// file for as long as QEMU needs to open it, which is also taken away when the
-// program is killed.
+// TestHandOverAsFile: over TCP no descriptor can be passed. The header is a file while QEMU opens it, and is
+// removed even after the program was killed.
 func TestHandOverAsFile(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -253,8 +250,8 @@ func TestHandOverAsFileToAnotherUser(t *testing.T) {
 	wantSame(ctx, t, q, before)
 }
 
-// TestKilledBeforeTheFirstChange: what the program has put on the host before the
-// VM hears of the disk is removed as well, by repair or by the next attach.
+// TestKilledBeforeTheFirstChange: what the program has put on the host before the first change of the VM is
+// removed by repair or the next attach.
 func TestKilledBeforeTheFirstChange(t *testing.T) {
 	t.Parallel()
 	for _, unlock := range []string{"auto", "external"} {
@@ -286,8 +283,8 @@ func TestKilledBeforeTheFirstChange(t *testing.T) {
 	}
 }
 
-// TestDescriptorSetOfOthers: a descriptor that somebody else has passed to the VM
-// is left alone, even where it has the number that luksplug begins with.
+// TestDescriptorSetOfOthers: a descriptor set that is not luksplug's stays, even with the number that
+// luksplug begins with.
 func TestDescriptorSetOfOthers(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

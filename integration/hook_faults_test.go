@@ -22,8 +22,7 @@ type hookFault struct {
 	says string // in the error that the user of virsh sees
 }
 
-// killed is what virsh says of a hook that was killed: the shell of the test adds 128
-// to the signal.
+// killed is what virsh says of a hook that was killed: the test's shell adds 128 to the signal.
 const killed = "status 137"
 
 // faultsOfStart are what can go wrong before there is a QEMU.
@@ -60,8 +59,8 @@ func (h *faultyHost) faultsOfStart(ctx context.Context, t *testing.T, disks []pl
 	}
 }
 
-// wantNoStart ends the test unless the domain does not start, with one line of
-// ours, and nothing is left of the attempt.
+// wantNoStart ends the test unless the domain fails to start, with one line of luksplug's, and nothing is
+// left.
 func (h *faultyHost) wantNoStart(ctx context.Context, t *testing.T, d *peer.Domain, f hookFault) {
 	t.Helper()
 	undo := f.make()
@@ -87,9 +86,8 @@ func (h *faultyHost) wantNoStart(ctx context.Context, t *testing.T, d *peer.Doma
 	h.wantClean(ctx, t)
 }
 
-// TestHookFaults makes everything fail that a hook has to do, at each of the
-// operations, with a domain that boots and one that was saved: what is to be lost
-// by it is nothing.
+// TestHookFaults makes everything fail that a hook does, at each operation, with a domain that boots and one
+// that was saved: nothing is lost.
 func TestHookFaults(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -168,8 +166,7 @@ func TestHookFaults(t *testing.T) {
 	h.wantClean(ctx, t)
 }
 
-// leaving is a configuration with a store whose program leaves a child, which
-// holds standard error for an hour.
+// leaving is a configuration with a store whose program leaves a child that keeps standard error open.
 func (h *faultyHost) leaving() string {
 	return fmt.Sprintf("hook: {log: /dev/full}\nkeystores: [\"exec:/bin/sh -c 'if [ -e %[1]s/$LUKSPLUG_SECRET_UUID ]; then cat %[1]s/$LUKSPLUG_SECRET_UUID; sleep 3600 >/dev/null & else exit 1; fi'\"]\n", h.keys)
 }
@@ -201,8 +198,7 @@ func (h *faultyHost) stall(t *testing.T) (undo func()) {
 	}
 }
 
-// reconnect restarts libvirtd, whose hook fails, and ends the test unless the domain
-// runs on.
+// reconnect restarts libvirtd with a failing hook, and ends the test unless the domain continues.
 func (h *faultyHost) reconnect(ctx context.Context, t *testing.T, d *peer.Domain) {
 	t.Helper()
 	for name, make := range map[string]func() func(){

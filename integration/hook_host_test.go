@@ -18,8 +18,8 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// faultyHost is a host with the hook as it is installed, in which anything may go
-// wrong. Whoever connects to libvirt from a hook is seen.
+// faultyHost is a host with the installed hook, in which anything may fail. It notes connections to libvirt
+// from a hook.
 type faultyHost struct {
 	*hookHost
 	base    string // folder of what makes the hook fail
@@ -35,8 +35,8 @@ type faultyHost struct {
 var libvirtSockets = []string{"libvirt-sock", "libvirt-sock-ro", "libvirt-admin-sock", "virtqemud-sock", "virtqemud-sock-ro",
 	"virtsecretd-sock", "virtsecretd-sock-ro", "virtstoraged-sock", "virtstoraged-sock-ro", "virtproxyd-sock"}
 
-// newFaultyHost starts a libvirtd with the installed hook. A file before, or after,
-// in its folder is run by the shell around each call, with the hook's arguments.
+// newFaultyHost starts a libvirtd with the installed hook. The shell runs the files before and after in its
+// directory around each call, with the hook's arguments.
 func newFaultyHost(t *testing.T) *faultyHost {
 	t.Helper()
 	base := shortDir(t, "")
@@ -93,8 +93,7 @@ func (h *faultyHost) setTrap(t *testing.T) {
 	}
 }
 
-// wantTrapWorks connects to libvirt as a hook would, and ends the test unless this
-// is seen.
+// wantTrapWorks connects to libvirt as a hook would, and checks that this is noted.
 func (h *faultyHost) wantTrapWorks(ctx context.Context, t *testing.T) {
 	t.Helper()
 	for _, args := range [][]string{{"--connect", "qemu:///system", "--domain", "vm1", "list"}, {"--keystore", "libvirt:", "secret", "list"}} {

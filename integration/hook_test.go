@@ -27,8 +27,8 @@ type hookHost struct {
 	keys string // folder of the passphrases
 }
 
-// newHookHost starts a libvirtd, which has a hook of the site's, installs luksplug
-// beside that, and has QEMUs run as user.
+// newHookHost starts a libvirtd that has another hook, installs luksplug's beside it, and runs QEMUs as
+// user.
 func newHookHost(t *testing.T, user string) *hookHost {
 	t.Helper()
 	keys := t.TempDir()
@@ -96,8 +96,7 @@ type plugged struct {
 	optional bool
 }
 
-// define defines a domain with a guest, a monitor and ports of ours, to which the
-// disks belong.
+// define defines a domain with a guest, and with a monitor, ports and disks of luksplug's.
 func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *peer.Domain {
 	t.Helper()
 	arguments := append(hook.MonitorArguments(hook.MonitorDir, hookUUID), hook.PortArguments(max(2, len(disks)))...)
@@ -135,9 +134,8 @@ func (h *hookHost) start(ctx context.Context, t *testing.T, d *peer.Domain, disk
 	}
 }
 
-// TestHookColdStart: disks that belong to the domain are there from the start,
-// among QEMU's arguments or plugged when it runs, and nothing of their keys is
-// left.
+// TestHookColdStart: a domain starts with its disks, among QEMU's arguments or attached afterwards, and
+// nothing of the keys is left.
 func TestHookColdStart(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -164,8 +162,8 @@ func TestHookColdStart(t *testing.T) {
 	}
 }
 
-// TestHookSaveAndRestore: a saved domain comes back with its disks and what the
-// guest had in memory, from a managed save and from a file.
+// TestHookSaveAndRestore: a saved domain is restored with its disks and the guest's memory, from a managed
+// save and a file.
 func TestHookSaveAndRestore(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -190,8 +188,7 @@ func TestHookSaveAndRestore(t *testing.T) {
 		virsh(ctx, t, h.Libvirt, way[1]...)
 		check(t, d.Reconnect(ctx))
 		virsh(ctx, t, h.Libvirt, "resume", d.Name)
-		// QEMU opens a qcow2 image again when the guest runs on, and needs its
-		// secret for it; then no more.
+		// QEMU opens a qcow2 image again when the guest continues, and needs its secret until then.
 		run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "--domain", d.Name, "repair")).want(t, 0).wantStdout(t, "luksplug-vdc-secret0")
 		wantNoObjects(ctx, t, d)
 		if out, err := d.Guest().Run(ctx, "cat /tmp/kept"); err != nil || !strings.Contains(out, "in memory") {

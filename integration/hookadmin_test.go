@@ -11,15 +11,14 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// inside runs the program in the namespaces of a libvirtd: on the machine whose
-// libvirt it is.
+// inside runs the program in the namespaces of a libvirtd.
 func inside(ctx context.Context, t *testing.T, l *peer.Libvirt, args ...string) result {
 	t.Helper()
 	return run(ctx, t, l.Inside(ctx, luksplug, append([]string{"--connect", l.URI}, args...)...))
 }
 
-// TestHookFromTheBeginning does what the documents tell an administrator: install
-// the hook, enable a domain, give it disks, start it.
+// TestHookFromTheBeginning does what the documents tell an administrator: install the hook, enable a domain,
+// attach disks, start it.
 func TestHookFromTheBeginning(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

@@ -14,8 +14,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestInterruptedUnlocking: a user who is tired of waiting for the key gets the
-// prompt back at once, and the VM has not heard of the disk.
+// TestInterruptedUnlocking: an interrupted key derivation ends at once, and the VM is not changed.
 func TestInterruptedUnlocking(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -47,9 +46,8 @@ func TestInterruptedUnlocking(t *testing.T) {
 	}
 }
 
-// slowHeader is a copy of a LUKS1 header whose first key slot says that it takes
-// two thousand million rounds (LUKS On-Disk Format Specification 1.2.3, 2.1: the
-// iterations of a slot are at byte 4 of it).
+// slowHeader copies a LUKS1 header and has its first key slot take two thousand million iterations (LUKS
+// On-Disk Format Specification 1.2.3, 2.1: at byte 4 of a slot).
 func slowHeader(t *testing.T, v *peer.Volume) string {
 	t.Helper()
 	header := must(os.ReadFile(v.Header))(t)
@@ -58,8 +56,7 @@ func slowHeader(t *testing.T, v *peer.Volume) string {
 	return writeFile(t, "slow.hdr", string(header))
 }
 
-// busy is how long a process has used a processor: utime of proc(5), in user
-// ticks of a hundredth of a second.
+// busy is the processor time of a process: utime of proc(5), in user ticks of a hundredth of a second.
 func busy(t *testing.T, pid int) time.Duration {
 	t.Helper()
 	stat, err := os.ReadFile(filepath.Join(procDir(pid), "stat"))

@@ -74,8 +74,7 @@ func keystoreCases() map[string]filler[keystoreCase] {
 	}
 }
 
-// documentedLine returns the key store that README.md and docs/keystores.md show for
-// a program.
+// documentedLine returns the key store that README.md and docs/keystores.md show for a program.
 func documentedLine(t *testing.T, program string) string {
 	t.Helper()
 	var lines []string
@@ -157,8 +156,8 @@ func kmipURI(t *testing.T, a *kmiptest.Authority, address string) string {
 	return "kmip://" + address + "?cert-file=" + client.Certificate + "&key-file=" + client.Key + "&ca-file=" + a.File
 }
 
-// untilKeyring waits until somebody offers the Secret Service. Who asked for it
-// earlier would have the bus start another daemon, without a password.
+// untilKeyring waits for the Secret Service. An earlier query would have the bus start a daemon without a
+// password.
 const untilKeyring = `until dbus-send --print-reply --dest=org.freedesktop.DBus / org.freedesktop.DBus.NameHasOwner string:org.freedesktop.secrets 2>/dev/null | grep -q true; do
 	kill -0 $keyring; sleep 0.05
 done
@@ -175,8 +174,7 @@ var withPKCS11 = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// inPKCS11 has a build of luksplug with PKCS#11 put the passphrase on a token of
-// SoftHSM's.
+// inPKCS11 has a build of luksplug with PKCS#11 put the passphrase on a token of SoftHSM's.
 func inPKCS11(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
 	t.Helper()
 	return onToken(ctx, t, t.TempDir(), id, passphrase)
@@ -210,8 +208,7 @@ func onToken(ctx context.Context, t *testing.T, dir string, id uuid.UUID, passph
 	return c
 }
 
-// inKeyring wraps luksplug in a session with a D-Bus and an unlocked
-// gnome-keyring, into which secret-tool puts the passphrase first.
+// inKeyring wraps luksplug in a session with a D-Bus and an unlocked gnome-keyring that has the passphrase.
 func inKeyring(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
 	t.Helper()
 	for _, program := range []string{"dbus-run-session", "gnome-keyring-daemon", "secret-tool"} {
@@ -236,8 +233,7 @@ done
 	}
 }
 
-// TestKeystoreAttach attaches a volume with the passphrase from each kind of key
-// store.
+// TestKeystoreAttach attaches a volume with the passphrase from each kind of key store.
 func TestKeystoreAttach(t *testing.T) {
 	t.Parallel()
 	for name, fill := range keystoreCases() {
@@ -251,9 +247,8 @@ func TestKeystoreAttach(t *testing.T) {
 	}
 }
 
-// attachFrom attaches a volume with a passphrase from a key store: 64 random bytes,
-// with NUL and high ones among them. Nothing that luksplug writes has them, and no
-// object of ours is in QEMU afterwards.
+// attachFrom attaches a volume with a passphrase from a key store: 64 random bytes, with NUL and high ones.
+// luksplug writes them nowhere, and leaves no object in QEMU.
 func attachFrom(ctx context.Context, t *testing.T, fill filler[keystoreCase]) result {
 	t.Helper()
 	passphrase := make([]byte, 64)

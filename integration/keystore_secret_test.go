@@ -35,9 +35,8 @@ type secretStore struct {
 	sealed    string // folder in which no value can be read
 }
 
-// TestSecretsToDisks takes secrets from their definition to an attached disk, and
-// back: in every store that the program can fill, by uuid and by usage. Nothing
-// that is written on the way has the value.
+// TestSecretsToDisks follows secrets from their definition to an attached disk and back, by uuid and by
+// usage, in every store that the program can fill. Nothing that is written has the value.
 func TestSecretsToDisks(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -72,8 +71,8 @@ func TestSecretsToDisks(t *testing.T) {
 	found.hides(t, value)
 }
 
-// protectedIdentity makes a folder of age's with a hybrid identity that a passphrase
-// opens, quickly: with age's own cost each command would take a second.
+// protectedIdentity makes a directory of age's with a hybrid identity that a passphrase opens quickly: with
+// age's own cost each command would take a second.
 func protectedIdentity(ctx context.Context, t *testing.T, path, passphrase string) {
 	t.Helper()
 	store := age.New(path, age.Options{PostQuantum: true, Protect: true, WorkFactor: 10, Passphrase: func(context.Context, string) (*secrets.Secret, error) {

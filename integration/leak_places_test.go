@@ -128,8 +128,8 @@ func leakCredentials(_ context.Context, t *testing.T, id uuid.UUID, passphrase [
 	}}
 }
 
-// spied puts a program first in the PATH that writes down what everybody can see
-// of it, and then becomes the real one.
+// spied puts a program first in PATH that records its own arguments and environment, and then becomes the
+// real one.
 func spied(t *testing.T, program string) (env, evidence string) {
 	t.Helper()
 	real, err := exec.LookPath(program)
@@ -167,8 +167,7 @@ func leakSystemdCreds(ctx context.Context, t *testing.T, id uuid.UUID, passphras
 	}}
 }
 
-// leakExec has programs that do all that a program should not: they write the
-// passphrase, which only their standard output may see, and then fail.
+// leakExec has programs that write the passphrase to their standard output only, and then fail.
 func leakExec(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
 	t.Helper()
 	folder := keyFolder(t, id.String(), passphrase, 0o600)
@@ -190,8 +189,7 @@ func leakExec(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) 
 	}}
 }
 
-// hanging returns a listener that accepts and never answers, and the address of
-// another, at which nobody listens any more.
+// hanging returns a listener that accepts and never answers, and an address at which nothing listens.
 func hanging(t *testing.T, network, address string) (hangs, refuses string) {
 	t.Helper()
 	listener := must(net.Listen(network, address))(t)

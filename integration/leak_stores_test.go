@@ -23,8 +23,7 @@ type leakPlace struct {
 	keystoreCase
 	// sealed are folders in which the passphrase is not in clear either.
 	sealed []string
-	// also are more secrets that must not leak, such as a token, and where they
-	// lie in clear.
+	// also are more secrets, such as a token; except are the files that have them in clear.
 	also   []string
 	except []string
 	// failures are tried in this order; a later one may break the store.
@@ -46,8 +45,7 @@ func kindOf(uri string) string {
 	return kind
 }
 
-// TestEveryStoreIsSearchedForLeaks: a new kind of key store needs an entry in
-// leakStores.
+// TestEveryStoreIsSearchedForLeaks: every kind of key store needs an entry in leakStores.
 func TestEveryStoreIsSearchedForLeaks(t *testing.T) {
 	t.Parallel()
 	known, searched := map[string]bool{}, map[string]bool{}
@@ -67,9 +65,8 @@ func TestEveryStoreIsSearchedForLeaks(t *testing.T) {
 	}
 }
 
-// TestStoresLeakNothing: whatever happens between a key store and a disk, the
-// passphrase is in nothing that is written, and in nothing that others can see of
-// luksplug and of the programs that it starts.
+// TestStoresLeakNothing: whatever happens between a key store and a disk, the passphrase is in nothing that
+// is written, or that others can see of luksplug and the programs that it starts.
 func TestStoresLeakNothing(t *testing.T) {
 	t.Parallel()
 	for name, fill := range leakStores() {
@@ -118,8 +115,7 @@ func newLeakSearch(ctx context.Context, t *testing.T, fill filler[leakPlace]) *l
 	return s
 }
 
-// command is luksplug at its most talkative. mark is in its arguments, and in
-// nobody else's.
+// command is luksplug at its most verbose. mark is in the arguments of this process only.
 func (s *leakSearch) command(monitor string, c keystoreCase, args ...string) (cmd *exec.Cmd, mark string) {
 	s.runs++
 	mark = filepath.Join(s.home, fmt.Sprintf("trace%d-%s", s.runs, s.q.UUID))
@@ -143,8 +139,7 @@ func (s *leakSearch) run(t *testing.T, name, monitor string, c keystoreCase, cod
 	return r
 }
 
-// succeed attaches the disk, with a look at the process while it has the
-// passphrase.
+// succeed attaches the disk, and inspects the process while it has the passphrase.
 func (s *leakSearch) succeed(t *testing.T) {
 	t.Helper()
 	proxy, held := gated(s.ctx, t, s.q.Socket, func(peer.Command) {})
@@ -212,9 +207,8 @@ func (s *leakSearch) afterwards(t *testing.T) {
 		r := b.end(s.ctx, t)
 		s.found.output(name, r)
 		if name == "panic" {
-			// The command that is held must not reach QEMU. Not before the end: what
-			// wakes a goroutine while Go walks its stack for the dump can have it end
-			// by SIGSEGV.
+			// The command that is held must not reach QEMU. Dropped before the end, it could wake a
+			// goroutine while Go walks its stack for the dump, which ends by SIGSEGV.
 			held.drop()
 			r.wantStderr(t, "goroutine 1")
 		}
@@ -257,8 +251,7 @@ func (s *leakSearch) finish(t *testing.T) {
 	}
 }
 
-// programWith returns the process id of the luksplug that has mark in its
-// arguments.
+// programWith returns the process id of the luksplug that has mark in its arguments.
 func programWith(t *testing.T, program, mark string) int {
 	t.Helper()
 	files := must(filepath.Glob("/proc/[0-9]*/cmdline"))(t)

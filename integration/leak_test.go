@@ -43,8 +43,7 @@ func forms(secret string) map[string]string {
 		"HEX":                   strings.ToUpper(hex.EncodeToString([]byte(secret))),
 		"hex with spaces":       fmt.Sprintf("% x", secret),
 	}
-	// In base64 a text looks in three ways, by the number of bytes before it.
-	// The characters that those, or what follows, have a part in are left out.
+	// Base64 depends on the number of bytes before. Characters that have bits of other text are left out.
 	for name, encoding := range map[string]*base64.Encoding{"base64": base64.RawStdEncoding, "base64 for URLs": base64.RawURLEncoding} {
 		for before := range 3 {
 			text := encoding.EncodeToString(append(make([]byte, before), secret...))
@@ -106,17 +105,15 @@ func (e evidence) hides(t *testing.T, secret string) {
 	}
 }
 
-// awkward is a passphrase that every escaping changes, and that is nowhere by
-// chance.
+// awkward is a passphrase that every escaping changes, and that appears nowhere by chance.
 func awkward() string {
 	var b [12]byte
 	_, _ = rand.Read(b[:]) // never fails: it ends the program instead
 	return `k\ä"s<e&> %` + hex.EncodeToString(b[:])
 }
 
-// TestSecretsAppearNowhere: of all that a run writes, at the highest verbosity,
-// the passphrase is in nothing. Where QEMU is to unlock the volume, it is in the
-// one command that gives it to QEMU, and otherwise not even there.
+// TestSecretsAppearNowhere: nothing that a run writes has the passphrase, at the highest verbosity. Where
+// QEMU unlocks the volume, it is in the one command that gives it to QEMU.
 func TestSecretsAppearNowhere(t *testing.T) {
 	t.Parallel()
 	for _, unlock := range []string{"auto", "qemu"} {
@@ -262,10 +259,8 @@ func (l *leakRun) run(ctx context.Context, t *testing.T, s leakSource, code int,
 	l.found.output(fmt.Sprintf("run %d, %s %v", l.n, s.name, args), run(ctx, t, cmd).want(t, code))
 }
 
-// wantOnWire checks that a secret went to QEMU n times, in base64 in an
-// object-add, and that nothing else on the wire has it in any form: neither
-// another command nor an answer. Where it is found, that shows that the search
-// finds what there is.
+// wantOnWire checks that a secret went to QEMU n times, in base64 in an object-add, and that nothing else on
+// the wire has it in any form. Where it is found, the search is shown to work.
 func wantOnWire(t *testing.T, proxy *peer.Proxy, secret string, n int) {
 	t.Helper()
 	whole := base64.StdEncoding.EncodeToString([]byte(secret))

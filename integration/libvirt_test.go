@@ -43,9 +43,8 @@ func viaVirsh(ctx context.Context, t *testing.T, l *peer.Libvirt, domain string,
 	return run(ctx, t, l.Inside(ctx, luksplug, append([]string{"--connect", l.URI, "--domain", domain}, args...)...))
 }
 
-// TestLibvirtHandOver plugs a disk in with virsh, which passes the ephemeral
-// header, and without, when it is a file for a moment. libvirt sees no
-// passphrase in either case.
+// TestLibvirtHandOver attaches a disk with virsh, which passes the ephemeral header, and without, by a file.
+// libvirt sees no passphrase.
 func TestLibvirtHandOver(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -98,8 +97,7 @@ func wantTrace(t *testing.T, path string, passing bool) {
 	}
 }
 
-// TestLibvirtDomain runs what a libvirt user does, one after another on one
-// domain, over libvirt's RPC alone.
+// TestLibvirtDomain runs what a libvirt user does on one domain, over libvirt's RPC alone.
 func TestLibvirtDomain(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -167,8 +165,8 @@ func TestLibvirtDomain(t *testing.T) {
 	})
 }
 
-// besideLibvirt plugs a disk between two that libvirt plugs: each finds a place,
-// and taking one out leaves the others alone.
+// besideLibvirt attaches a disk between two of libvirt's: each finds a place, and a detach leaves the others
+// alone.
 func besideLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.Domain) {
 	t.Helper()
 	byLibvirt := func(target string) string {
@@ -209,8 +207,7 @@ func unplugByLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer
 	virsh(ctx, t, l, "dumpxml", d.Name) // libvirt removes the nodes before it answers
 }
 
-// withoutDomain checks that what is wrong between the program and a running
-// domain is said plainly.
+// withoutDomain checks the messages for what is wrong between the program and a running domain.
 func withoutDomain(ctx context.Context, t *testing.T, l *peer.Libvirt) {
 	t.Helper()
 	const idle = `<domain type='qemu'><name>idle</name><memory unit='MiB'>64</memory><os><type arch='x86_64' machine='q35'>hvm</type></os></domain>`

@@ -32,8 +32,8 @@ func TestMain(m *testing.M) {
 	os.Exit(build(m))
 }
 
-// inParallel lets more tests run at once than there are processors, unless the
-// user says how many: those with a guest mostly wait for it.
+// inParallel lets more tests run at once than there are processors, unless the user sets the number: tests
+// wait for guests.
 func inParallel(n int) {
 	const name = "test.parallel"
 	given := false
@@ -67,8 +67,7 @@ type result struct {
 	stdout, stderr string
 }
 
-// tool runs the program on the monitor at address and returns how it ended. A
-// program that cannot be run or is killed ends the test.
+// tool runs the program on the monitor at address. A program that cannot be run or is killed ends the test.
 func tool(ctx context.Context, t *testing.T, address string, args ...string) result {
 	t.Helper()
 	return run(ctx, t, program(ctx, address, args...))
@@ -156,8 +155,7 @@ func disksIn[T any](t *testing.T, r result) []T {
 	return list.Disks
 }
 
-// bounded is the context of a test: minutes, because guests are emulated and
-// tests share the processors.
+// bounded is the context of a test: minutes, because guests are emulated and tests share the processors.
 func bounded(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)

@@ -173,8 +173,7 @@ func TestDocsPicture(t *testing.T) {
 // requirement is a line of go.mod's require blocks.
 var requirement = regexp.MustCompile(`(?m)^(?:require )?\s*([a-z][^\s]*\.[^\s]*/[^\s]*) (v[^\s]+)(.*)$`)
 
-// docs/dependencies.md names the modules that the repository's packages import,
-// with the versions of go.mod.
+// docs/dependencies.md names the modules that the packages import, with the versions of go.mod.
 func TestDocsDependencies(t *testing.T) {
 	t.Parallel()
 	mod := must(os.ReadFile(filepath.Join(repository, "go.mod")))(t)

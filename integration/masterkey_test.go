@@ -13,10 +13,9 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestMasterKeyOfLibvirt plugs disks into a domain whose libvirtd logs all that
-// its monitors carry: every unlock way, a right passphrase and a wrong one. The log
-// has the secret objects, encrypted under libvirt's own master key, and in no form
-// the passphrases.
+// TestMasterKeyOfLibvirt attaches disks to a domain whose libvirtd logs its monitors' traffic, with each
+// method and with a wrong passphrase. The log has secret objects, encrypted under libvirt's master key, and
+// no passphrase in any form.
 func TestMasterKeyOfLibvirt(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -64,8 +63,8 @@ func TestMasterKeyOfLibvirt(t *testing.T) {
 	found.hides(t, wrong)
 }
 
-// wantSealed checks that n secret objects went to QEMU, each a ciphertext with an
-// initialisation vector of its own.
+// wantSealed checks that n secret objects went to QEMU, each a ciphertext with its own initialisation
+// vector.
 func wantSealed(t *testing.T, trace string, n int) {
 	t.Helper()
 	content := must(os.ReadFile(trace))(t)
@@ -95,8 +94,7 @@ func wantSealed(t *testing.T, trace string, n int) {
 	}
 }
 
-// TestMasterKeyInAnotherNamespace: the VM's process sees another file under the
-// key's path than the rest of the host does.
+// TestMasterKeyInAnotherNamespace: the VM's process sees another file at the key's path than the host does.
 func TestMasterKeyInAnotherNamespace(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
@@ -114,8 +112,8 @@ func TestMasterKeyInAnotherNamespace(t *testing.T) {
 	tool(ctx, t, q.Socket, append([]string{"-v"}, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...)...).want(t, 0).wantStderr(t, "encrypted under its master key")
 }
 
-// TestCmdlineMasterKey starts a QEMU with the arguments that cmdline prints for a
-// master key. The passphrase is in no file then.
+// TestCmdlineMasterKey starts a QEMU with the arguments that cmdline prints for a master key, without a
+// passphrase file.
 func TestCmdlineMasterKey(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

@@ -11,9 +11,8 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestMatrix is the proof of the main job: every kind of volume in every place
-// is plugged in, written by the guest, unplugged, and read on the host by
-// QEMU's own tools through the original header and passphrase.
+// TestMatrix is the proof of the main task: every kind of volume in every place is attached, written by the
+// guest, detached, and read on the host by QEMU's own tools through the original header and passphrase.
 func TestMatrix(t *testing.T) {
 	t.Parallel()
 	for _, where := range places() {
@@ -24,8 +23,7 @@ func TestMatrix(t *testing.T) {
 	}
 }
 
-// TestMatrixOfOtherWays does the same with volumes that luksplug does not unlock
-// itself.
+// TestMatrixOfOtherWays is TestMatrix with volumes that QEMU or a storage daemon unlocks.
 func TestMatrixOfOtherWays(t *testing.T) {
 	t.Parallel()
 	t.Run("by QEMU", func(t *testing.T) {
@@ -45,8 +43,7 @@ func TestMatrixUSB(t *testing.T) {
 	testPlace(t, place{"usb on q35", "usb", [2]string{"sdb", "sdc"}, peer.Options{RootPorts: 1, USB: true, Guest: true}}, "auto", peer.VolumeKinds()...)
 }
 
-// testPlace boots one VM and plugs volumes of those kinds, each alone and the
-// first two at once.
+// testPlace boots one VM and attaches volumes of those kinds, each alone and the first two at once.
 func testPlace(t *testing.T, where place, unlock string, kinds ...peer.VolumeKind) {
 	q := booted(bounded(t), t, where.vm)
 	var all []*peer.Volume
@@ -113,9 +110,8 @@ func wayOf(unlock string, kind peer.VolumeKind) string {
 	return "ephemeral"
 }
 
-// twoDisks plugs two volumes in, one after the other, and unplugs the one of
-// index first and then the other. Where the first has brought a controller,
-// that stays for as long as either needs it.
+// twoDisks attaches two volumes and detaches the one of index first and then the other. A controller that
+// the first has brought stays while either needs it.
 func twoDisks(ctx context.Context, t *testing.T, q *peer.QEMU, where place, unlock string, v [2]*peer.Volume, first int) {
 	before := stateOf(ctx, t, q)
 	var plugs [2]*plug
@@ -191,8 +187,8 @@ func (p *plug) wantReadOnly(ctx context.Context, t *testing.T, mibs []int, patte
 	}
 }
 
-// readOnHost reads the MiBs as another program does that has the header and the
-// passphrase, and looks for the pattern in the payload as it lies on the host.
+// readOnHost reads the MiBs with another program, through header and passphrase, and looks for plaintext in
+// the payload.
 func (p *plug) readOnHost(ctx context.Context, t *testing.T, mibs []int, pattern []byte) {
 	t.Helper()
 	for _, m := range mibs {

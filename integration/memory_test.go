@@ -16,8 +16,8 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// inMemory tells whether a process has one of the texts in memory that it can
-// write to: see proc(5) on /proc/PID/maps, mem and pagemap.
+// inMemory reports whether a process has one of the texts in memory that it can write to: see proc(5) on
+// /proc/PID/maps, mem and pagemap.
 func inMemory(t *testing.T, pid int, texts ...[]byte) bool {
 	t.Helper()
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
@@ -55,8 +55,7 @@ func inMemory(t *testing.T, pid int, texts ...[]byte) bool {
 	return false
 }
 
-// present returns the parts of a mapping that have ever been used: QEMU maps
-// gigabytes.
+// present returns the parts of a mapping that are in use: QEMU maps gigabytes.
 func present(t *testing.T, pages *os.File, begin, end int64) [][2]int64 {
 	t.Helper()
 	const size = 8 // of an entry; its two top bits are for swapped and present
@@ -80,9 +79,9 @@ func present(t *testing.T, pages *os.File, begin, end int64) [][2]int64 {
 	return runs
 }
 
-// TestMemory: where luksplug unlocks the volume, the passphrase is never in
-// QEMU's memory, and the header that QEMU gets is not in luksplug for longer than
-// it takes to send it. Where QEMU unlocks it, the search finds it.
+// TestMemory: where luksplug unlocks the volume, the passphrase is never in QEMU's memory, and luksplug
+// keeps the header for QEMU no longer than it takes to send it. Where QEMU unlocks it, the search finds the
+// passphrase.
 func TestMemory(t *testing.T) {
 	t.Parallel()
 	for _, unlock := range []string{"auto", "qemu", "external"} {
@@ -113,9 +112,8 @@ func (p *plug) passphraseIn(t *testing.T, pid int) bool {
 	return inMemory(t, pid, p.Passphrase, []byte(base64.StdEncoding.EncodeToString(p.Passphrase)))
 }
 
-// lookDuringAttach attaches the disk, and tells whether QEMU had the passphrase in
-// its memory before one of the steps. Nor may luksplug keep a file in memory
-// beyond the step that passes it to QEMU.
+// lookDuringAttach attaches the disk, and reports whether QEMU had the passphrase in memory before one of
+// the steps. luksplug may keep no file in memory beyond the step that passes it.
 func (p *plug) lookDuringAttach(ctx context.Context, t *testing.T) bool {
 	t.Helper()
 	var mu sync.Mutex
@@ -156,8 +154,7 @@ func memfds(t *testing.T, pid int) []string {
 	return found
 }
 
-// wantDiscreetDaemon looks for the passphrase at what can be seen of the storage
-// daemon.
+// wantDiscreetDaemon looks for the passphrase in what can be seen of the storage daemon.
 func (p *plug) wantDiscreetDaemon(ctx context.Context, t *testing.T) {
 	t.Helper()
 	daemons := peer.StorageDaemons(p.q.UUID)

@@ -11,8 +11,8 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// hosts are two hosts between which a domain moves. They have the same files, and
-// each its own libvirt, keys and folders in memory.
+// hosts are two hosts between which a domain moves, with the same files, and each its own libvirt, keys and
+// directories in memory.
 type hosts struct {
 	from, to *hookHost
 	disks    []plugged
@@ -21,9 +21,8 @@ type hosts struct {
 	devices  []string // in the guest, of disks and then plain
 }
 
-// newHosts starts a domain on the first of two hosts: with a disk that it was
-// started with, one that was plugged at its start, one that is plugged in now, and
-// one of libvirt's that is not encrypted. The guest writes its log to all of them.
+// newHosts starts a domain on the first of two hosts, with a disk among QEMU's arguments, one attached at
+// the start, one attached now, and a plain one of libvirt's. The guest writes its log to all of them.
 func newHosts(ctx context.Context, t *testing.T, to *hookHost) (*hosts, *guestLog) {
 	t.Helper()
 	h := &hosts{from: newHookHost(t, ""), to: to, disks: []plugged{
@@ -53,8 +52,7 @@ func (h *hosts) plug(ctx context.Context, t *testing.T, p plugged) {
 	h.from.tool(ctx, t, h.domain, "attach", writeFile(t, "disk.xml", xml)).want(t, 0)
 }
 
-// plugAll starts a domain without disks on the source, and plugs those of the hosts
-// in. The guest writes its log to them.
+// plugAll starts a domain on the source and attaches the hosts' disks. The guest writes its log to them.
 func (h *hosts) plugAll(ctx context.Context, t *testing.T) *guestLog {
 	t.Helper()
 	h.domain = must(h.from.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true}))(t)
@@ -114,8 +112,8 @@ func (h *hosts) shell(ctx context.Context) []string {
 	return []string{"--shell", strings.Join(cmd.Args, " ")}
 }
 
-// wantRefused checks that migrate-check finds what is wrong, that a migration then
-// fails with the same, and that the guest goes on.
+// wantRefused checks that migrate-check finds the cause why a migration then fails, and that the guest
+// continues.
 func (h *hosts) wantRefused(ctx context.Context, t *testing.T, log *guestLog, why string) {
 	t.Helper()
 	if report := h.check(ctx, t, 5, h.shell(ctx)...); !strings.Contains(report, "BAD destination: disk vdb") || !strings.Contains(report, why) {
@@ -132,9 +130,8 @@ func (h *hosts) wantRefused(ctx context.Context, t *testing.T, log *guestLog, wh
 	h.to.wantClean(ctx, t)
 }
 
-// TestMigrate moves a domain to another host and back, by the client and by the
-// source itself, while its guest writes. Before that the destination lacks the keys
-// and then the images, and the domain stays where it is.
+// TestMigrate moves a domain to another host and back, by the client and by the source itself, while its
+// guest writes. First the destination lacks keys and then images, and the domain stays where it is.
 func TestMigrate(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -181,9 +178,8 @@ func TestMigrate(t *testing.T) {
 	h.end(ctx, t, log)
 }
 
-// TestMigrateToNoLuksplug: the destination has no luksplug, and its QEMU learns only
-// from the stream that a disk is missing. By then the source has let go of its
-// images, and has to take them back.
+// TestMigrateToNoLuksplug: without luksplug, the destination's QEMU learns from the stream that a disk is
+// missing. By then the source has closed its images, and must open them again.
 func TestMigrateToNoLuksplug(t *testing.T) {
 	peer.Long(t, "two libvirtds and a guest; TestMigrate moves a domain in every run")
 	t.Parallel()
@@ -229,9 +225,8 @@ func (h *hosts) failLate(ctx context.Context, t *testing.T) {
 	}
 }
 
-// TestMigrateTakenBack: the destination fails after the source has handed
-// everything over, when it opens its images. The source, which was prepared, takes
-// them back; a second try works.
+// TestMigrateTakenBack: the destination fails when it opens its images, after the source has handed
+// everything over. The source, which was prepared, opens them again; a second try works.
 func TestMigrateTakenBack(t *testing.T) {
 	peer.Long(t, "two hosts and a guest for one rare failure")
 	t.Parallel()

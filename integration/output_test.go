@@ -20,8 +20,7 @@ func keysOf(t *testing.T, object json.RawMessage) string {
 	return strings.Join(slices.Sorted(maps.Keys(members)), " ")
 }
 
-// TestJSONOutput pins what programs read: members may be added to these, never
-// renamed or left out.
+// TestJSONOutput pins what programs read: members may be added, never renamed or left out.
 func TestJSONOutput(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -123,8 +122,7 @@ func wantAllNodes(t *testing.T, r result, v *peer.Volume) {
 	}
 }
 
-// TestJSONOfRepair: what an interrupted run has left is listed, removed and
-// reported.
+// TestJSONOfRepair: what an interrupted run has left is listed, removed and reported.
 func TestJSONOfRepair(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

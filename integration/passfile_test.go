@@ -19,8 +19,8 @@ import (
 	"github.com/luksplug/luksplug/qmp/qmplibvirt"
 )
 
-// TestVirshPassesFile sends a sealed memfd through virsh to the QEMU of a real
-// libvirtd, which opens it by its set's number.
+// TestVirshPassesFile sends a sealed memfd through virsh to the QEMU of a real libvirtd, which opens it by
+// its set's number.
 func TestVirshPassesFile(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

@@ -80,8 +80,7 @@ type attachReport struct {
 	Unlock                      string   `json:"unlock"`
 }
 
-// listed asks the program what it holds in the VM: for each target its state
-// and parts.
+// listed returns what list shows of a VM, by target.
 func listed(ctx context.Context, t *testing.T, q *peer.QEMU) map[string]listEntry {
 	t.Helper()
 	byTarget := map[string]listEntry{}

@@ -14,11 +14,10 @@ import (
 // versionCase is a disk that some versions of QEMU can take.
 type versionCase struct {
 	name, xml string
-	// since is the first version that can, until the first that no longer can;
-	// "" where there is none. The version of nothing is "0.0".
+	// since is the first version that can, until the first that no longer can; "" for none. No version is
+	// before "0.0".
 	since, until string
-	// builder is true where the later ones can only if they were built for it:
-	// then nothing is expected of them.
+	// builder is true where the later ones can only if built for it: then nothing is expected of them.
 	builder bool
 	says    []string // what a refusal has to say
 }
@@ -30,9 +29,8 @@ const (
 	rbdImage = "<disk type='network'><driver type='raw'/><source protocol='rbd' name='pool/image'><host name='mon'/>"
 )
 
-// versionCases is what QEMU's versions differ in, of all that a disk can ask for.
-// A feature that is in no list here must be in all versions: see
-// [TestPlansOfVersions].
+// versionCases is what QEMU's versions differ in, of all that a disk can ask for. [TestPlansOfVersions]
+// shows that it is complete.
 var versionCases = []versionCase{
 	{name: "detached header", since: "9.0",
 		xml:  "<disk type='file'><driver type='raw'/><source file='/a'><encryption format='luks'><secret type='passphrase' usage='a'/><header type='file'><source file='/h'/></header></encryption></source>" + diskOf,
@@ -77,9 +75,8 @@ var versionCases = []versionCase{
 	{name: "acpi index", xml: "<disk type='file'><driver type='raw'/><source file='/a'/><target dev='vdb' bus='virtio'/><acpi index='3'/></disk>"},
 }
 
-// TestPlansRefused: what a version lacks is refused for this version, by the name
-// of the element, with the version that has it and a way out; the others take the
-// very same disk.
+// TestPlansRefused: what a version lacks is refused for this version, with the element, the version that has
+// it and an alternative; the others take the same disk.
 func TestPlansRefused(t *testing.T) {
 	t.Parallel()
 	eachEmulator(t, peer.Options{RootPorts: 1, USB: true}, func(t *testing.T, e emulator) {
@@ -115,8 +112,7 @@ func wantLacking(t *testing.T, err error, says []string) {
 	}
 }
 
-// TestCheckPlanFails: a plan with a mistake in it, such as a version of QEMU
-// might make of a good one, is refused at the place of the mistake.
+// TestCheckPlanFails: a mistake in a plan is refused at its place.
 func TestCheckPlanFails(t *testing.T) {
 	t.Parallel()
 	const doc = "<disk type='file'><driver type='raw'/><source file='/a'>" + luksOf + "</source><iotune><total_bytes_sec>1000</total_bytes_sec></iotune>" + diskOf
@@ -154,8 +150,7 @@ func TestCheckPlanFails(t *testing.T) {
 	})
 }
 
-// TestVHostUserSpelling: the running QEMU is told when to connect again in the
-// words that it knows, and it takes them.
+// TestVHostUserSpelling: each QEMU gets the time to connect again in its own spelling, and takes it.
 func TestVHostUserSpelling(t *testing.T) {
 	t.Parallel()
 	const doc = "<disk type='vhostuser'><driver type='raw'/><source type='unix' path='/run/luksplug-no-such.sock'><reconnect enabled='yes' timeout='7'/></source>" + diskOf
@@ -178,8 +173,8 @@ func TestVHostUserSpelling(t *testing.T) {
 	})
 }
 
-// TestCertificateOfVersions: a certificate that some versions wrongly refuse is
-// refused for those before anything is changed, and taken by the others.
+// TestCertificateOfVersions: a certificate that some versions wrongly refuse is refused for those before the
+// first change.
 func TestCertificateOfVersions(t *testing.T) {
 	t.Parallel()
 	const doc = "<disk type='network'><driver type='raw'/><source protocol='nbd' name='x' tls='yes'><host name='server'/></source>" + diskOf

@@ -33,9 +33,8 @@ var unlocks = []blockgraph.Unlock{
 	{Method: blockgraph.MethodStorageDaemon, Folder: "/run/luksplug/vm/x/vdb"},
 }
 
-// TestPlansOfVersions: every command of every plan is one that the QEMU takes, by
-// its own schema, or is refused because of something that this version is known
-// to lack.
+// TestPlansOfVersions: QEMU takes every command of every plan, by its own schema, or the plan is refused for
+// what this version is known to lack.
 func TestPlansOfVersions(t *testing.T) {
 	t.Parallel()
 	eachEmulator(t, peer.Options{}, func(t *testing.T, e emulator) {
@@ -45,8 +44,8 @@ func TestPlansOfVersions(t *testing.T) {
 	})
 }
 
-// checkPlans plans each disk in all ways, and checks the commands for the VM and
-// those for a storage daemon of the same version.
+// checkPlans plans each disk in all ways, and checks the commands for the VM and for a storage daemon of its
+// version.
 func (e emulator) checkPlans(t *testing.T, disks []plannedDisk) {
 	t.Helper()
 	ctx := bounded(t)
@@ -109,10 +108,8 @@ func checkDaemon(t *testing.T, schema *qmp.Schema, plan *blockgraph.Plan) (block
 	return blockgraph.Feature{}, nil
 }
 
-// mayLack tells whether a refusal is a right one: what is lacking is younger than
-// the emulator or was dropped before it, and the user is told which element asks
-// for it. Libraries are for the builder of a QEMU to choose: Debian's have all but
-// the one.
+// mayLack reports whether a refusal is right: the feature is younger than the emulator or was dropped before
+// it, and the user is told its element. Of the libraries that a builder may choose, Debian's QEMUs lack one.
 func (e emulator) mayLack(t *testing.T, f blockgraph.Feature) bool {
 	t.Helper()
 	switch {
@@ -125,8 +122,7 @@ func (e emulator) mayLack(t *testing.T, f blockgraph.Feature) bool {
 	return f.Library == "libblkio" || nobodyHas && f.Instead != ""
 }
 
-// goldenDisks are those of the plans that package blockgraph pins, each for
-// machines of several kinds.
+// goldenDisks are those of package blockgraph's plans, each for machines of several kinds.
 func goldenDisks(t *testing.T) []plannedDisk {
 	t.Helper()
 	machines := map[string]blockgraph.Machine{

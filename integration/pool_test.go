@@ -10,8 +10,8 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestLibvirtPool plugs in volumes that only libvirt knows the paths of, header
-// and payload, and refuses those that it does not have.
+// TestLibvirtPool attaches header and payload that are volumes of a pool, and refuses volumes that libvirt
+// does not have.
 func TestLibvirtPool(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

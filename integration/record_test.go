@@ -103,8 +103,7 @@ func TestRecord(t *testing.T) {
 	wantNoRecord(ctx, t, l, d, "--live")
 }
 
-// TestRecordOfADomainThatIsOff: a disk is added to a domain that is off, and
-// removed again.
+// TestRecordOfADomainThatIsOff: a disk is added to a domain that is off, and removed again.
 func TestRecordOfADomainThatIsOff(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

@@ -18,13 +18,11 @@ type refusal struct {
 	args []string // of the program, without the VM
 	code int
 	says []string // what the one line on standard error must contain
-	// tries is true where only QEMU can tell that it does not work: commands
-	// that change something are then sent, and taken back.
+	// tries is true where only QEMU can refuse: commands that change something are sent, and undone.
 	tries bool
 }
 
-// refuse runs every refusal against the VM, through a proxy that sees all that
-// is sent to it.
+// refuse runs every refusal against the VM, through a proxy that records what is sent.
 func refuse(ctx context.Context, t *testing.T, q *peer.QEMU, refusals []refusal) {
 	t.Helper()
 	for _, r := range refusals {
@@ -49,8 +47,8 @@ func wantNoSteps(t *testing.T, proxy *peer.Proxy) {
 	}
 }
 
-// wantOneLine checks that a failure told its user what is wrong, in one line on
-// standard error and nothing on standard output.
+// wantOneLine checks that a failure is one line on standard error, with those texts, and nothing on standard
+// output.
 func wantOneLine(t *testing.T, r result, says ...string) {
 	t.Helper()
 	line, rest, _ := strings.Cut(r.stderr, "\n")
@@ -63,15 +61,14 @@ func wantOneLine(t *testing.T, r result, says ...string) {
 	}
 }
 
-// attachArgs are the arguments that attach the disk of xml with the volume's
-// passphrase.
+// attachArgs are the arguments that attach the disk of xml with the volume's passphrase.
 func attachArgs(t *testing.T, v *peer.Volume, xml string) []string {
 	t.Helper()
 	return []string{"--passphrase-file", v.PassphraseFile, "attach", writeFile(t, "disk.xml", xml)}
 }
 
-// edited is xml with each old text replaced by the new one that follows it. A
-// text that is not there ends the test: it would no longer test anything.
+// edited is xml with each old text replaced by the new one that follows it. A text that is missing ends the
+// test.
 func edited(t *testing.T, xml string, replacements ...string) string {
 	t.Helper()
 	for i := 0; i < len(replacements); i += 2 {
@@ -94,8 +91,7 @@ func withoutEncryption(t *testing.T, v *peer.Volume, target string) string {
 	return xml[:begin] + xml[end+len("</encryption>"):]
 }
 
-// TestRefusedBeforeAnything goes through what is wrong with a disk or its files
-// on a VM that has no disk yet.
+// TestRefusedBeforeAnything goes through what is wrong with a disk or its files on a VM without disks.
 func TestRefusedBeforeAnything(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -173,8 +169,7 @@ func TestRefusedBeforeAnything(t *testing.T) {
 	})
 }
 
-// TestRefusedBesideAnother goes through what is wrong with a disk because of
-// those that the VM has already.
+// TestRefusedBesideAnother goes through what is wrong with a disk because of those that the VM has.
 func TestRefusedBesideAnother(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -242,9 +237,8 @@ func TestRefusedLockedImage(t *testing.T) {
 	})
 }
 
-// TestRefusedReadOnlyHeader: QEMU would open such a disk, and then fail to give
-// it to the guest. Where only luksplug reads the header, there is nothing wrong
-// with it.
+// TestRefusedReadOnlyHeader: QEMU would open such a disk, and then fail to give it to the guest. A header
+// that only luksplug reads may be read-only.
 func TestRefusedReadOnlyHeader(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -265,9 +259,8 @@ func TestRefusedReadOnlyHeader(t *testing.T) {
 	}
 }
 
-// readOnlyFor is the program, ready to run, in a place where it cannot write to
-// path. Permissions do not hold root back; a read-only mount does, in a
-// namespace that ends with the program.
+// readOnlyFor is the program where it cannot write to path: root needs a read-only mount for that, in a
+// namespace of the program.
 func readOnlyFor(ctx context.Context, t *testing.T, path, address string, args ...string) *exec.Cmd {
 	t.Helper()
 	args = append([]string{luksplug, "--qmp", address}, args...)
@@ -287,8 +280,7 @@ func sized(t *testing.T, name string, size int64) string {
 	return path
 }
 
-// cutOff copies the first bytes of a header: its magic is there, its key slots
-// are not.
+// cutOff copies the first bytes of a header, without its key slots.
 func cutOff(t *testing.T, header string) string {
 	t.Helper()
 	return writeFile(t, "cut.hdr", string(must(os.ReadFile(header))(t)[:100]))
@@ -313,8 +305,8 @@ func keyFolder(t *testing.T, name string, key []byte, mode os.FileMode) string {
 	return dir
 }
 
-// luks2 makes a detached header of LUKS2 with the volume's passphrase. format are
-// more arguments of cryptsetup's.
+// luks2 makes a detached header of LUKS2 with the volume's passphrase. format are more arguments of
+// cryptsetup.
 func luks2(ctx context.Context, t *testing.T, v *peer.Volume, format ...string) string {
 	t.Helper()
 	header := sized(t, "luks2.hdr", 16*peer.MiB)

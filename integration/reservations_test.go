@@ -21,8 +21,7 @@ func lunXML(t *testing.T, device, reservations string) string {
   <target dev='sdb' bus='scsi'/></disk>`)
 }
 
-// asDisk is a proxy that has QEMU take a LUN for a plain disk: this host need not
-// have a SCSI device, and all else of the attach is as with one.
+// asDisk is a proxy that has QEMU take a LUN for a plain disk: this host need not have a SCSI device.
 func asDisk(t *testing.T, q *peer.QEMU) *peer.Proxy {
 	t.Helper()
 	return peer.NewProxy(t, q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
@@ -49,8 +48,7 @@ func managers(ctx context.Context, t *testing.T, q *peer.QEMU) map[string]bool {
 	return out
 }
 
-// TestReservations follows QEMU's own qemu-pr-helper through the life of a LUN
-// whose reservations are managed: nobody but luksplug starts and ends it.
+// TestReservations follows QEMU's qemu-pr-helper, which luksplug starts and ends, through the life of a LUN.
 func TestReservations(t *testing.T) {
 	t.Parallel()
 	const manager = "luksplug-sdb-pr0"

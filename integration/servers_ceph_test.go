@@ -9,9 +9,8 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// rbdNamed has other ways to say which image it is, and who we are: the cluster by
-// its monitor without a port and by Ceph's own configuration, the key by its usage,
-// and a snapshot of the image.
+// rbdNamed names the image and the user in other ways: the cluster by a monitor without a port and by Ceph's
+// configuration, the key by its usage, and a snapshot.
 func rbdNamed(t *testing.T, ceph *peer.Ceph) {
 	ctx := bounded(t)
 	r := newRBD(ctx, t, ceph, peer.EmbeddedLUKS, "named")
@@ -39,8 +38,8 @@ func rbdNamed(t *testing.T, ceph *peer.Ceph) {
 	})
 }
 
-// TestCephStopsAnswering has a part of a cluster stop while a disk is attached. The
-// monitor is not needed to close an image. The store is: a detach waits for it.
+// TestCephStopsAnswering stops a part of a cluster while a disk is attached. A detach needs no monitor, but
+// waits for the store.
 func TestCephStopsAnswering(t *testing.T) {
 	peer.Long(t, "has a cluster of its own, which stops for seconds")
 	t.Parallel()

@@ -8,8 +8,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestHeaderOnServer plugs a volume in whose payload one server has, and whose
-// header another one, over another protocol.
+// TestHeaderOnServer attaches a volume with payload and header on two servers, over two protocols.
 func TestHeaderOnServer(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

@@ -68,8 +68,8 @@ func TestISCSI(t *testing.T) {
 	r.whileAttached(ctx, t, "auto", server.Stop)
 }
 
-// TestServerWithoutStorageDaemon: on a host that has no storage daemon QEMU finds
-// out about the server, and what it has begun is taken back.
+// TestServerWithoutStorageDaemon: on a host without a storage daemon QEMU finds out about the server, and is
+// rolled back.
 func TestServerWithoutStorageDaemon(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -102,9 +102,8 @@ func TestServerWithoutStorageDaemon(t *testing.T) {
 	wantSame(ctx, t, r.q, before)
 }
 
-// TestServerStopsAnswering: a server that has answered luksplug, and does not
-// answer QEMU a moment later, holds QEMU up. What it comes to is said, and repaired
-// when the server is back.
+// TestServerStopsAnswering: a server that has answered luksplug, and not QEMU a moment later, blocks QEMU.
+// This is reported, and repaired when the server is back.
 func TestServerStopsAnswering(t *testing.T) {
 	peer.Long(t, "waits for a VM that does not answer")
 	t.Parallel()

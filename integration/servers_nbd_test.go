@@ -7,8 +7,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestNBDWithTLS plugs volumes in that servers have which know their clients by
-// certificates.
+// TestNBDWithTLS attaches volumes of servers that identify their clients by certificates.
 func TestNBDWithTLS(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -55,8 +54,7 @@ func TestNBDWithTLS(t *testing.T) {
 	r.wantWritten(ctx, t)
 }
 
-// TestNBDWithEncryptedKey has the key of a TLS client's certificate encrypted with
-// a passphrase.
+// TestNBDWithEncryptedKey encrypts the key of a TLS client's certificate with a passphrase.
 func TestNBDWithEncryptedKey(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -79,8 +77,7 @@ func TestNBDWithEncryptedKey(t *testing.T) {
 	r.wantWritten(ctx, t)
 }
 
-// TestNBDWithPSK plugs a volume in that a server has which knows its clients by keys
-// that both have.
+// TestNBDWithPSK attaches a volume of a server that shares keys with its clients.
 func TestNBDWithPSK(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

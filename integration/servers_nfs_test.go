@@ -8,8 +8,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestNFS plugs a volume in that an NFS server has. QEMU and luksplug are in the
-// server's network.
+// TestNFS attaches a volume of an NFS server. QEMU and luksplug are in the server's network.
 func TestNFS(t *testing.T) {
 	peer.Long(t, "fetches an NFS server, and waits for one that hangs")
 	t.Parallel()

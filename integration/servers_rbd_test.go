@@ -14,8 +14,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// cephx is an <auth> for Ceph. The secret's value is the bytes that Ceph writes as
-// base64, as it is in libvirt.
+// cephx is an <auth> for Ceph. The secret's value is the bytes that Ceph writes as base64, as in libvirt.
 func (r *remote) cephx(t *testing.T, user, key string) string {
 	t.Helper()
 	value := must(base64.StdEncoding.DecodeString(key))(t)
@@ -36,8 +35,7 @@ func TestRBD(t *testing.T) {
 	t.Run("refused", func(t *testing.T) { t.Parallel(); rbdRefused(t, ceph) })
 }
 
-// newRBD is a VM and a volume whose files become images of the cluster, of that
-// name and with "-header" behind it.
+// newRBD is a VM and a volume whose payload becomes that image of the cluster.
 func newRBD(ctx context.Context, t *testing.T, ceph *peer.Ceph, kind peer.VolumeKind, image string) *remote {
 	t.Helper()
 	r := newRemote(t, peer.Start(t, peer.Options{SCSI: true, Paused: true}), peer.NewVolume(t, kind))
@@ -87,9 +85,8 @@ func (r *remote) librbd(format, parents string) string {
 	return "<encryption format='" + format + "' engine='librbd'><secret type='passphrase' uuid='" + r.SecretUUID + "'/>" + parents + "</encryption>"
 }
 
-// rbdFormatted has this machine's librbd write, and another program, or another
-// librbd, read. QEMU and cryptsetup know nothing of LUKS2 with sectors of 4096
-// bytes without the kernel's help.
+// rbdFormatted has the installed librbd write, and another program or librbd read: QEMU and cryptsetup
+// cannot read LUKS2 with sectors of 4096 bytes without the kernel.
 func rbdFormatted(t *testing.T, ceph *peer.Ceph, format string) {
 	ctx := bounded(t)
 	r := newRemote(t, peer.Start(t, peer.Options{SCSI: true, Paused: true}), ceph.Encrypted(t, format, format))
@@ -109,9 +106,8 @@ func rbdFormatted(t *testing.T, ceph *peer.Ceph, format string) {
 	}
 }
 
-// rbdClone has an image that is a clone of another, each with a passphrase of its
-// own. The clone shows what the parent holds, and its own where it was written. It
-// takes a librbd of 17 or later.
+// rbdClone has an image that is a clone, with another passphrase than its parent. It needs a librbd of 17 or
+// later.
 func rbdClone(t *testing.T, ceph *peer.Ceph) {
 	ctx := bounded(t)
 	peer.Long(t, "has Ceph encrypt a clone, and derives its keys again and again")
@@ -150,8 +146,7 @@ func rbdClone(t *testing.T, ceph *peer.Ceph) {
 	}
 }
 
-// rbdRefused has what goes wrong with a cluster, and with what its library
-// decrypts.
+// rbdRefused has what goes wrong with a cluster, and with what its library decrypts.
 func rbdRefused(t *testing.T, ceph *peer.Ceph) {
 	ctx := bounded(t)
 	r := newRBD(ctx, t, ceph, peer.EmbeddedLUKS, "luks-of-qemu")

@@ -37,8 +37,7 @@ func newRemote(t *testing.T, q *peer.QEMU, v *peer.Volume) *remote {
 	return &remote{Volume: v, q: q, keys: map[string]string{v.SecretUUID: string(v.Passphrase)}}
 }
 
-// use takes a disk of that <source>, and what follows it, with those arguments of
-// the program.
+// use takes a disk of that <source> and what follows it, with those arguments of the program.
 func (r *remote) use(t *testing.T, source string, args ...string) {
 	t.Helper()
 	r.xml, r.args = writeFile(t, "disk.xml", r.diskXML(source)), args
@@ -53,8 +52,7 @@ func (r *remote) diskXML(source string) string {
 	return "<disk type='network' device='disk'><driver name='qemu' type='" + r.Format + "'/>" + source + "<target dev='" + remoteTarget + "' bus='scsi'/></disk>"
 }
 
-// secret keeps a value for the program to look up, and returns the attributes by
-// which XML refers to it.
+// secret keeps a value for the program to look up, and returns the attribute by which XML refers to it.
 func (r *remote) secret(value string) (uuidAttribute string) {
 	id := uuid.NewString()
 	r.keys[id] = value
@@ -118,8 +116,7 @@ type another struct {
 	says   string // in which way
 }
 
-// wantAnother attaches other disks at the target of one that is there, which are
-// refused whatever way of unlocking is asked for.
+// wantAnother attaches other disks at the target of the attached one, which are refused with every method.
 func (r *remote) wantAnother(ctx context.Context, t *testing.T, disks []another) {
 	t.Helper()
 	before := stateOf(ctx, t, r.q)
@@ -135,8 +132,8 @@ func (r *remote) wantAnother(ctx context.Context, t *testing.T, disks []another)
 	wantSame(ctx, t, r.q, before)
 }
 
-// io has QEMU do something at the disk's device, such as "write -P 0xa7 8M 1M". What
-// comes of it QEMU writes to its standard output.
+// io has QEMU do something at the disk's device, such as "write -P 0xa7 8M 1M", which it reports on standard
+// output.
 func (r *remote) io(ctx context.Context, t *testing.T, command string) {
 	t.Helper()
 	before := must(os.ReadFile(r.q.Log))(t)
@@ -156,8 +153,8 @@ func unlockWays() []string { return []string{"auto", "qemu", "external"} }
 // byte that QEMU writes where the volume was unlocked by the i-th way.
 func patternOf(i int) byte { return byte(0xa1 + i) }
 
-// writeEachWay attaches the disk in each way, has QEMU write, and detaches it, after
-// which the VM is as it was. While it is attached those others are refused.
+// writeEachWay attaches the disk in each way, has QEMU write, and detaches it. While it is attached the
+// others are refused.
 func (r *remote) writeEachWay(ctx context.Context, t *testing.T, others []another) {
 	t.Helper()
 	for i, unlock := range unlockWays() {
@@ -168,8 +165,8 @@ func (r *remote) writeEachWay(ctx context.Context, t *testing.T, others []anothe
 	}
 }
 
-// wantWritten reads with other programs what writeEachWay has written. The server
-// must have let go of the image.
+// wantWritten reads with other programs what writeEachWay has written. The server must have closed the
+// image.
 func (r *remote) wantWritten(ctx context.Context, t *testing.T) {
 	t.Helper()
 	for i, unlock := range unlockWays() {
@@ -190,16 +187,14 @@ type refusedBy struct {
 	ways   []string // of unlocking; default all
 }
 
-// silence is an attach that a server says nothing to. Nobody waits for the time
-// that luksplug itself gives a server.
+// silence is an attach that a server does not answer, with a shorter limit than luksplug's own.
 func silence(name, source string) refusedBy {
 	return refusedBy{name: name, source: source, args: []string{"--timeout", "2s"}, code: 5,
 		says: []string{"cannot be opened", "nothing has come from its server"}, ways: []string{"qemu"}}
 }
 
-// wantRefused attaches disks that servers refuse, in each way, and checks what is
-// said of it, that nothing was done to the VM, which answers meanwhile, and that no
-// secret is in what is said.
+// wantRefused attaches disks that servers refuse, in each way: it checks the message, that the VM is
+// unchanged and answers meanwhile, and that no secret is in what is printed.
 func (r *remote) wantRefused(ctx context.Context, t *testing.T, cases []refusedBy) {
 	t.Helper()
 	before := stateOf(ctx, t, r.q)
@@ -240,9 +235,8 @@ func (r *remote) wantRefused(ctx context.Context, t *testing.T, cases []refusedB
 	}
 }
 
-// longestSilence is how long a VM's monitor may say nothing while a server keeps
-// luksplug waiting: it is a stall of seconds that is looked for, on a machine where
-// other tests run.
+// longestSilence is how long a VM's monitor may not answer while luksplug waits for a server: stalls of
+// seconds count, because other tests run on the machine.
 const longestSilence = 1500 * time.Millisecond
 
 func lastLine(text string) string {

@@ -59,9 +59,8 @@ const limited = `<iotune><read_bytes_sec>1048576</read_bytes_sec><read_bytes_sec
   <read_bytes_sec_max_length>3</read_bytes_sec_max_length><total_iops_sec>200</total_iops_sec>
   <size_iops_sec>8192</size_iops_sec><group_name>bronze</group_name></iotune>`
 
-// TestLimits sets limits on a disk of each bus, and has QEMU tell them. Where
-// QEMU refuses them the disk is gone again: a guest must not have more than it
-// was given.
+// TestLimits sets limits on a disk of each bus. Where QEMU refuses them the disk is removed: a guest must
+// not have more than it was given.
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -91,8 +90,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestThrottleFilters puts a disk under two groups of the VM, which stay when it
-// goes. A group that the VM does not have is refused before anything is done.
+// TestThrottleFilters puts a disk under two groups of the VM, which stay when it goes. A group that the VM
+// lacks is refused before the first change.
 func TestThrottleFilters(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -132,8 +131,7 @@ func TestThrottleFilters(t *testing.T) {
 	wantSame(ctx, t, q, before)
 }
 
-// TestThreadsAndQueues has I/O threads of the VM serve the queues of a disk that
-// the guest uses.
+// TestThreadsAndQueues has I/O threads of the VM serve the queues of a disk that the guest uses.
 func TestThreadsAndQueues(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -166,8 +164,7 @@ func TestThreadsAndQueues(t *testing.T) {
 	tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 5).wantStderr(t, "iothread '7' is not defined")
 }
 
-// TestAppearance has QEMU tell what a guest is shown of a disk, and in which order
-// its firmware tries it.
+// TestAppearance checks what a guest sees of a disk, and in which order its firmware tries it.
 func TestAppearance(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

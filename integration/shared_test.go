@@ -9,8 +9,8 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestSharedHeader: one header for two payloads is refused, by whatever name and
-// in whatever VM, unless the user wants it; then both read right.
+// TestSharedHeader: one header for two payloads is refused, by any name and in any VM, unless the user
+// allows it; then both are read correctly.
 func TestSharedHeader(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -66,8 +66,7 @@ func TestSharedHeader(t *testing.T) {
 	})
 }
 
-// TestAttachedAnotherWay: a disk is the same disk whoever unlocked it, and another
-// one with another header.
+// TestAttachedAnotherWay: a disk is the same with every method, and another one with another header.
 func TestAttachedAnotherWay(t *testing.T) {
 	t.Parallel()
 	ways := []string{"auto", "qemu", "external"}

@@ -13,9 +13,8 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestSources plugs payloads and headers in from block devices and qcow2
-// images, with the tuning that <driver> knows, and has the guest write through
-// each.
+// TestSources attaches payloads and headers of block devices and qcow2 images, with the tuning of <driver>,
+// and has the guest write.
 func TestSources(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -52,8 +51,8 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// writeThrough attaches the disk twice (the second time is none), has the guest
-// write, detaches, and reads on the host what was written.
+// writeThrough attaches the disk twice (the second time is none), has the guest write, detaches, and reads
+// it on the host.
 func writeThrough(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volume, xml string) {
 	t.Helper()
 	before := stateOf(ctx, t, q)

@@ -12,11 +12,9 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestNoStall asks a second monitor again and again while a volume is attached
-// that was made with as many rounds of key derivation as usual. Where luksplug
-// unlocks it, the longest gap between two answers is a small part of that where
-// QEMU does. `make bench` has the figures; here only the ratio counts, which a
-// busy machine does not change much: luksplug has five attempts.
+// TestNoStall queries a second monitor while a volume with a usual number of key derivation rounds is
+// attached. With luksplug the longest gap is a small part of that with QEMU. Only the ratio counts, which a
+// busy machine changes little: luksplug has five attempts.
 func TestNoStall(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -74,8 +72,8 @@ func longestGap(ctx context.Context, t *testing.T, q *peer.QEMU, pause time.Dura
 	return <-longest
 }
 
-// TestWarnsOfTheStall: who has QEMU unlock a volume for want of another way is
-// told for how long the guest is going to stand still, and what avoids that.
+// TestWarnsOfTheStall: where QEMU must unlock a volume, the user is told how long the guest will stop, and
+// what avoids it.
 func TestWarnsOfTheStall(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -93,9 +91,8 @@ func TestWarnsOfTheStall(t *testing.T) {
 	}
 }
 
-// TestQuestionsThatHoldQEMU: the schema, which QEMU takes long to write down, is
-// not asked of a VM whose program says it as well, started aside, or has said it
-// before.
+// TestQuestionsThatHoldQEMU: a VM is not queried for its schema, which takes long, because another process
+// of its program has given it.
 func TestQuestionsThatHoldQEMU(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

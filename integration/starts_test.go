@@ -10,9 +10,8 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestHundredStarts starts and stops a domain with two encrypted disks of its own a
-// hundred times, one disk among QEMU's arguments and one plugged in as it starts,
-// and measures what that adds to a start.
+// TestHundredStarts starts and stops a domain a hundred times, with one disk among QEMU's arguments and one
+// attached as it starts, and measures what that adds to a start.
 func TestHundredStarts(t *testing.T) {
 	peer.Long(t, "a domain is started three hundred times")
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Minute)
@@ -46,8 +45,7 @@ func TestHundredStarts(t *testing.T) {
 	h.wantIdle(ctx, t)
 }
 
-// wantIdle ends the test where a lock or a process of luksplug's is left on the
-// host.
+// wantIdle checks that no lock or process of luksplug's is left on the host.
 func (h *hookHost) wantIdle(ctx context.Context, t *testing.T) {
 	t.Helper()
 	if got := run(ctx, t, h.Inside(ctx, "find", "/run/lock/luksplug", "-type", "f")).want(t, 0); got.stdout != "" {

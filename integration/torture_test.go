@@ -12,11 +12,8 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestTorture attaches and detaches disks while the monitor connection fails at
-// random places, again and again: whatever happens, the VM ends up as it was
-// once luksplug is let through. `make torture` runs it for ten minutes;
-// LUKSPLUG_TORTURE=DURATION says how long otherwise, LUKSPLUG_SEED=N repeats a
-// run.
+// TestTorture attaches and detaches disks while the monitor connection fails at random places: the VM ends
+// up as it was. LUKSPLUG_TORTURE=DURATION, 1 for ten minutes, says how long; LUKSPLUG_SEED=N repeats a run.
 func TestTorture(t *testing.T) {
 	length := tortureLength(t)
 	seed := uint64(time.Now().UnixNano())

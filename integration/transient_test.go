@@ -31,8 +31,8 @@ func imageBytes(t *testing.T, v *peer.Volume) []byte {
 	return all
 }
 
-// TestTransientKilled kills the program when the overlay is there and QEMU has not
-// opened it: list shows the file, and repair removes it, or the next attach does.
+// TestTransientKilled kills the program when the overlay exists and QEMU has not opened it: list shows the
+// file, and repair or the next attach removes it.
 func TestTransientKilled(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -73,8 +73,7 @@ func TestTransientKilled(t *testing.T) {
 	}
 }
 
-// TestFaultsOfTransient is TestFaults for a transient disk, which has an overlay in
-// QEMU or in a storage daemon.
+// TestFaultsOfTransient is TestFaults for a transient disk, with an overlay in QEMU or a storage daemon.
 func TestFaultsOfTransient(t *testing.T) {
 	peer.Long(t, "goes through every fault of every step of a transient disk")
 	t.Parallel()
@@ -100,9 +99,8 @@ func TestFaultsOfTransient(t *testing.T) {
 	}
 }
 
-// TestTransientLibvirt: a domain's guest writes to a transient disk and reads it
-// again, the image and its header are not changed, and nothing is recorded of the
-// disk. It has an overlay, which a domain that is destroyed takes with it.
+// TestTransientLibvirt: a guest writes to a transient disk; image and header do not change, and nothing is
+// recorded. The overlay ends with the domain.
 func TestTransientLibvirt(t *testing.T) {
 	peer.Long(t, "a libvirtd and a guest; the other tests of transient disks need none")
 	t.Parallel()

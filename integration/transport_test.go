@@ -30,9 +30,8 @@ func at(ctx context.Context, t *testing.T, uri string, env []string, domain stri
 	return run(ctx, t, cmd)
 }
 
-// TestTransports reaches a domain in each way that leads to another host, and does
-// there what a user does. Nothing of that host's files is looked at here: QEMU
-// unlocks the volume, and finds out what would cost data.
+// TestTransports reaches a domain in each way that leads to another host, and does there what a user does.
+// The host's files are not checked here: QEMU unlocks the volume, and finds out what would cost data.
 func TestTransports(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -84,8 +83,7 @@ func plainXML(path string) string {
 	return "<disk type='file'><driver name='qemu' type='raw'/><source file='" + path + "'/><target dev='vdb' bus='virtio'/></disk>"
 }
 
-// transportsRefused: a connection that must not be, or cannot be, is refused with
-// one line that says why.
+// transportsRefused: a connection that must not be, or cannot be, is refused with one line that says why.
 func transportsRefused(ctx context.Context, t *testing.T, l *peer.ListeningLibvirt, ssh *peer.SSHServer, domain string) {
 	other := peer.NewAuthority(t)
 	agent := []string{"SSH_AUTH_SOCK=" + ssh.Agent}

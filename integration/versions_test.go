@@ -7,8 +7,8 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestOldQEMU: QEMU 7.2 takes no header but the volume's own. It unlocks what it
-// can by itself, which the user is told; the rest is refused.
+// TestOldQEMU: QEMU 7.2 opens no detached header. It unlocks itself what it can, with a warning; the rest is
+// refused.
 func TestOldQEMU(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -48,8 +48,7 @@ func TestOldQEMU(t *testing.T) {
 	wantSame(ctx, t, q, before)
 }
 
-// TestNewestQEMU: the newest QEMU takes an ephemeral header as that of this
-// machine does, and writes the same.
+// TestNewestQEMU: the newest QEMU takes an ephemeral header, and writes the same.
 func TestNewestQEMU(t *testing.T) {
 	peer.Long(t, "boots a guest of another QEMU; TestAttachToVersions attaches disks to it in every run")
 	t.Parallel()

@@ -31,8 +31,7 @@ func vhostUserXML(t *testing.T, socket string) string {
   <source type='unix' path='`+socket+`'><reconnect enabled='yes' timeout='2'/></source><target dev='vdb' bus='virtio'/></disk>`)
 }
 
-// TestVHostUser plugs in a disk that a server of its own serves, straight from the
-// guest's memory, and has the guest write to it.
+// TestVHostUser attaches a disk of a vhost-user server, and has the guest write to it.
 func TestVHostUser(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -77,9 +76,8 @@ func TestVHostUserNeedsSharedMemory(t *testing.T) {
 	wantSame(ctx, t, q, before)
 }
 
-// TestNoSuchDevice: what QEMU would have of the host, and the host does not have,
-// is said before the VM hears of it. A disk on a bus that takes no hot plug is
-// for the arguments of a VM only.
+// TestNoSuchDevice: a missing device of the host is reported before the first change. A disk on a bus
+// without hot plug is for a VM's arguments only.
 func TestNoSuchDevice(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
