@@ -55,7 +55,7 @@ func fix(ctx context.Context, t *testing.T, got result) {
 	command(ctx, t, "/bin/sh", "-c", named[1])
 }
 
-// TestQEMUUser plugs images of root's into a VM whose QEMU runs as a user of its own.
+// TestQEMUUser attaches images of root's to a VM whose QEMU has a user of its own.
 func TestQEMUUser(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

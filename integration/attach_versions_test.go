@@ -68,7 +68,7 @@ func makeImageSet(ctx context.Context, t *testing.T) imageSet {
 type liveCase struct {
 	name, disk string
 	since      string // the first QEMU that can, "" for all
-	// stays is true of a disk that only a guest can let go of.
+	// stays is true of a disk that only a guest can release.
 	stays bool
 }
 

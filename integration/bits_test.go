@@ -75,7 +75,7 @@ func bitByBit(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volume, c
 	pattern := []byte("not a bit of this may be another one; ")
 	mibs := []int{0, 7, peer.VolumeSize/peer.MiB - 1}
 	p.write(ctx, t, dev, mibs, pattern)
-	// What the guest reads where nobody has written is what the key makes of it.
+	// Where nothing was written, the guest reads what the key makes of the payload.
 	unwritten := must(q.Guest().ReadHash(ctx, dev, 3, 1))(t)
 	p.detach(ctx, t)
 	wantSame(ctx, t, q, before)

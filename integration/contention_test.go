@@ -68,7 +68,7 @@ func TestTwoRunsNeverInterleave(t *testing.T) {
 	refused := tool(ctx, t, two.Address, append([]string{"--timeout", "1s"}, vdc...)...).want(t, 5)
 	who := fmt.Sprintf("process %d", first.cmd.Process.Pid)
 	refused.wantStderr(t, "luksplug: waiting for another luksplug run on this VM ("+who+")\n", "the VM is locked by "+who, "try again")
-	tool(ctx, t, two.Address, "list").want(t, 0) // only looks, and waits for nobody
+	tool(ctx, t, two.Address, "list").want(t, 0) // only reads, and does not wait
 	if steps := two.Steps(); len(steps) > 0 {
 		t.Errorf("the locked-out runs sent %v", steps)
 	}
@@ -85,7 +85,7 @@ func TestTwoRunsNeverInterleave(t *testing.T) {
 	first, second = start(ctx, t, one.Address, vdd...), start(ctx, t, two.Address, vde...)
 	first.end(ctx, t).want(t, 0)
 	second.end(ctx, t).want(t, 0)
-	// Whoever was first, each had one turn; "two" may go on from above.
+	// In either order each has one turn; "two" may continue that from above.
 	if got := wrote.turns(); len(got) > 4 {
 		t.Errorf("turns %v", got)
 	}
@@ -95,7 +95,7 @@ func TestTwoRunsNeverInterleave(t *testing.T) {
 	}
 }
 
-// TestLockEndsWithItsHolder: a run that is killed locks nobody out.
+// TestLockEndsWithItsHolder: a run that is killed holds no lock.
 func TestLockEndsWithItsHolder(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

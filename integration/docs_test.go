@@ -23,7 +23,7 @@ var updateDocs = flag.Bool("update-docs", false, "write the commands' real outpu
 // exitCode is the command that shows how the one before it ended.
 const exitCode = "echo $?"
 
-// repository is the top folder, seen from this package's.
+// repository is the top directory, seen from this package's.
 const repository = ".."
 
 // notRun are the commands of the documents that this test does not run, and why. One that no document has is
@@ -80,7 +80,7 @@ func documents(t *testing.T) []string {
 
 // reader does what the documents say, as a reader would.
 type reader struct {
-	folder   string // the working folder
+	folder   string // the working directory
 	path     string // for PATH
 	config   string // for LUKSPLUG_CONFIG
 	vm       *peer.QEMU
@@ -110,7 +110,7 @@ func newReader(ctx context.Context, t *testing.T) *reader {
 		"/run/luksplug/keys", shortDir(t, inMemoryDir),
 		"/var/lib/luksplug/secrets", filepath.Join(base, "state"),
 	}
-	r.config = filepath.Join(base, "config.yaml") // instead of none, for the folders
+	r.config = filepath.Join(base, "config.yaml") // instead of none, for the directories
 	config := "state: " + filepath.Join(base, "state") + "\nephemeral: " + filepath.Join(base, "secrets") + "\n"
 	check(t, os.WriteFile(r.config, []byte(config), 0o600))
 	if os.Geteuid() == 0 {
@@ -231,7 +231,7 @@ func (r *reader) xml(ctx context.Context, t *testing.T, path string, b block) {
 	name := b.name
 	if name == "" {
 		if !strings.HasPrefix(text, "<disk") {
-			return // a part of one, which stands in a whole one elsewhere
+			return // a part of a disk
 		}
 		name = "unnamed.xml"
 	}

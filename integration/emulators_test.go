@@ -38,7 +38,7 @@ func eachEmulator(t *testing.T, o peer.Options, test func(t *testing.T, e emulat
 			own := o
 			own.Binary, own.Paused = program(t), true
 			e := emulator{name: name, program: own.Binary, qemu: peer.Start(t, own)}
-			// Beside QEMU's sockets: what is in a folder of t's has paths too long for one.
+			// Beside QEMU's sockets: the paths of t.TempDir are too long for one.
 			options := hotplug.Options{LockDir: t.TempDir(), RunDir: filepath.Join(e.qemu.Dir, "run")}
 			check(t, os.Mkdir(options.RunDir, 0o700))
 			dial := func(ctx context.Context) (*qmp.Client, error) { return qmp.Dial(ctx, e.qemu.Socket) }
@@ -58,7 +58,7 @@ func installedQEMU(t testing.TB) string {
 	return path
 }
 
-// before tells whether the emulator is older than a version such as "9.0".
+// before reports whether the emulator is older than a version such as "9.0".
 func (e emulator) before(t *testing.T, version string) bool {
 	t.Helper()
 	major, minor, _ := strings.Cut(version, ".")

@@ -26,7 +26,7 @@ func eventually(ctx context.Context, t *testing.T, what string, done func() bool
 	}
 }
 
-// hostIsClean tells whether this host has nothing of the VM's any more.
+// hostIsClean reports whether the host has nothing of the VM's left.
 func hostIsClean(t *testing.T, uuid string) func() bool {
 	return func() bool {
 		left := must(peer.ReadHost(uuid))(t)

@@ -171,7 +171,7 @@ func (f *faulty) converges(ctx context.Context, t *testing.T, n int) {
 	f.gone(ctx, t)
 }
 
-// attachByLibrary plugs the disk in without the program.
+// attachByLibrary attaches the disk by the library.
 func (f *faulty) attachByLibrary(ctx context.Context, t *testing.T, address string, recovery time.Duration) error {
 	t.Helper()
 	xml := must(os.ReadFile(f.xml))(t)

@@ -76,7 +76,7 @@ func (f *faulty) parts(changes []change) []string {
 	return names
 }
 
-// daemonPart stands for a storage daemon, whose number is another one each time.
+// daemonPart is a storage daemon in a list of parts, without its process id.
 const daemonPart = "storage daemon"
 
 // changesOf returns the commands of a run that change something.

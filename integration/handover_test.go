@@ -24,7 +24,7 @@ const nobodyID = 65534
 
 func procDir(pid int) string { return filepath.Join("/proc", strconv.Itoa(pid)) }
 
-// startAsNobody starts a QEMU that may open next to nothing.
+// startAsNobody starts a QEMU whose user has no rights.
 func startAsNobody(t *testing.T, o peer.Options) *peer.QEMU {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -94,7 +94,7 @@ func wantNoDescriptors(ctx context.Context, t *testing.T, q *peer.QEMU) {
 	}
 }
 
-// handedOver is a file that was seen in the VM's folder, for QEMU to open.
+// handedOver is a file for QEMU that was seen in the VM's directory.
 type handedOver struct {
 	step int
 	path string

@@ -157,7 +157,7 @@ func TestHookFaults(t *testing.T) {
 	h.tool(ctx, t, d, "repair").want(t, 0)
 	wantNoObjects(ctx, t, d)
 
-	// The end of a domain that nobody hears of is made up for at its next start.
+	// What a killed hook leaves at the end of a domain is removed at its next start.
 	undo = h.replace(t, "kill -9 $$")
 	virsh(ctx, t, h.Libvirt, "destroy", d.Name)
 	undo()

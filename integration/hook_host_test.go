@@ -22,7 +22,7 @@ import (
 // from a hook.
 type faultyHost struct {
 	*hookHost
-	base    string // folder of what makes the hook fail
+	base    string // directory of what makes the hook fail
 	program string // what the installed script calls: a link to the program
 	config  string // the configuration's path
 	usual   string // its text
@@ -87,7 +87,7 @@ func (h *faultyHost) setTrap(t *testing.T) {
 				h.mu.Lock()
 				h.trapped = append(h.trapped, name)
 				h.mu.Unlock()
-				_ = conn.Close() // so that nobody waits
+				_ = conn.Close() // so that the client does not wait
 			}
 		}()
 	}
@@ -108,7 +108,7 @@ func (h *faultyHost) wantTrapWorks(ctx context.Context, t *testing.T) {
 	}
 }
 
-// put writes a file of the base folder, until undo.
+// put writes a file of the base directory, until undo.
 func (h *faultyHost) put(t *testing.T, name, text string) (undo func()) {
 	t.Helper()
 	path := filepath.Join(h.base, name)

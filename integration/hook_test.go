@@ -24,7 +24,7 @@ import (
 // hookHost is a host whose libvirt calls luksplug.
 type hookHost struct {
 	*peer.Libvirt
-	keys string // folder of the passphrases
+	keys string // directory of the passphrases
 }
 
 // newHookHost starts a libvirtd that has another hook, installs luksplug's beside it, and runs QEMUs as
@@ -58,7 +58,7 @@ func (h *hookHost) logged(t *testing.T) string {
 	return string(text)
 }
 
-// onHost returns the files in luksplug's folder in memory.
+// onHost returns the files in luksplug's directory in memory.
 func (h *hookHost) onHost(ctx context.Context, t *testing.T) []string {
 	t.Helper()
 	got := run(ctx, t, h.Inside(ctx, "find", "/run/luksplug", "-not", "-type", "d")).want(t, 0)
@@ -200,7 +200,7 @@ func TestHookSaveAndRestore(t *testing.T) {
 	}
 }
 
-// wantNoObjects checks that QEMU has no object of ours.
+// wantNoObjects checks that QEMU has no object of luksplug's.
 func wantNoObjects(ctx context.Context, t *testing.T, d *peer.Domain) {
 	t.Helper()
 	state := stateOf(ctx, t, d)

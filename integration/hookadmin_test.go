@@ -53,7 +53,7 @@ func TestHookFromTheBeginning(t *testing.T) {
 		xml := writeFile(t, p.target+".xml", serialXML(t, p.volume.DiskXML(p.target, "virtio"), "serial-"+p.target))
 		args := []string{"--domain", d.Name, "attach", "--persistent", xml}
 		if p.target == "vdc" {
-			args = append(args, "--optional") // so it is plugged when the domain runs
+			args = append(args, "--optional") // so it is attached when the domain runs
 		}
 		inside(ctx, t, l, args...).want(t, 0)
 	}

@@ -20,7 +20,7 @@ func TestInterruptedUnlocking(t *testing.T) {
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
 	before := stateOf(ctx, t, q)
-	// Minutes of work, which nobody is going to wait for.
+	// Minutes of work.
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	slow := slowHeader(t, v)
 	args := attachArgs(t, v, edited(t, v.DiskXML("sdb", "scsi"), v.Header, slow))

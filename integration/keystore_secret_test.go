@@ -32,7 +32,7 @@ func binaryKey() string {
 type secretStore struct {
 	name, uri string
 	opens     string // file of the passphrase that opens it, as descriptor 3
-	sealed    string // folder in which no value can be read
+	sealed    string // directory in which no value can be read
 }
 
 // TestSecretsToDisks follows secrets from their definition to an attached disk and back, by uuid and by

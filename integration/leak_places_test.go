@@ -193,7 +193,7 @@ func leakExec(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) 
 func hanging(t *testing.T, network, address string) (hangs, refuses string) {
 	t.Helper()
 	listener := must(net.Listen(network, address))(t)
-	t.Cleanup(func() { _ = listener.Close() }) // nobody needs it any more
+	t.Cleanup(func() { _ = listener.Close() }) // the test has ended
 	if network == "unix" {
 		return listener.Addr().String(), address + ".gone"
 	}

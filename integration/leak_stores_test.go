@@ -21,7 +21,7 @@ import (
 // leakPlace is a store with a passphrase, and all that can go wrong with it.
 type leakPlace struct {
 	keystoreCase
-	// sealed are folders in which the passphrase is not in clear either.
+	// sealed are directories in which the passphrase is not in clear either.
 	sealed []string
 	// also are more secrets, such as a token; except are the files that have them in clear.
 	also   []string
@@ -90,7 +90,7 @@ type leakSearch struct {
 	place       leakPlace
 	passphrase  string
 	disk, wrong string // the second is one that the passphrase does not open
-	header      string // folder of the headers
+	header      string // directory of the headers
 	keyFiles    []string
 	home        string
 	found       evidence
@@ -165,7 +165,7 @@ func (s *leakSearch) detach(t *testing.T) {
 	s.run(t, fmt.Sprintf("detach %d", s.runs), s.q.Socket, s.place.keystoreCase, 0, "detach", "sdb")
 }
 
-// spoken is what luksplug has told people, without its log.
+// spoken is what luksplug has told its user, without the log.
 func spoken(r result) string {
 	var out []string
 	for line := range strings.Lines(r.stderr) {

@@ -81,7 +81,7 @@ func (e evidence) output(name string, r result) {
 	e["standard output of "+name], e["standard error of "+name] = []byte(r.stdout), []byte(r.stderr)
 }
 
-// process takes what everybody can read of a process.
+// process takes what every user can read of a process.
 func (e evidence) process(t *testing.T, name string, pid int) {
 	t.Helper()
 	for _, file := range []string{"cmdline", "environ"} {

@@ -171,7 +171,7 @@ func shortDir(t *testing.T, parent string) string {
 	return dir
 }
 
-// writeFile puts content into a file of the test's own folder.
+// writeFile puts content into a file of the test's own directory.
 func writeFile(t *testing.T, name, content string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)

@@ -58,7 +58,7 @@ func testPlace(t *testing.T, where place, unlock string, kinds ...peer.VolumeKin
 	}
 }
 
-// roundTrip plugs and unplugs one volume twice, the second time read-only.
+// roundTrip attaches and detaches one volume twice, the second time read-only.
 func roundTrip(ctx context.Context, t *testing.T, q *peer.QEMU, where place, unlock string, v *peer.Volume) {
 	p := newPlug(t, q, v, where.targets[0], where.bus, "")
 	p.unlock = unlock
@@ -99,7 +99,7 @@ func roundTrip(ctx context.Context, t *testing.T, q *peer.QEMU, where place, unl
 	p.readOnHost(ctx, t, mibs, pattern)
 }
 
-// wayOf is the way in which such a volume is unlocked, as luksplug reports it.
+// wayOf is the method that luksplug reports for such a volume.
 func wayOf(unlock string, kind peer.VolumeKind) string {
 	switch {
 	case unlock != "auto":

@@ -256,7 +256,7 @@ func TestMigrateTakenBack(t *testing.T) {
 		}
 		_, err = m.Execute(ctx, "object-del", map[string]string{"id": "luksplug-vdb-secret0"})
 		deleted = err == nil
-		_ = m.Close() // it was asked all that there is
+		_ = m.Close() // nothing more is queried
 	}
 	if err := <-migrated; err == nil || !strings.Contains(err.Error(), "secret") {
 		t.Fatalf("the migration ends with %v", err)

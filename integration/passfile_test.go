@@ -100,7 +100,7 @@ func virshProgram(ctx context.Context, t *testing.T, daemon *peer.Libvirt) strin
 	return path
 }
 
-// sealedMemfd is what attach hands over: nobody can change it any more.
+// sealedMemfd is what attach hands over: a file that cannot be changed.
 func sealedMemfd(t *testing.T, size int64) *os.File {
 	t.Helper()
 	fd := must(unix.MemfdCreate("test", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING))(t)

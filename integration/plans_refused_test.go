@@ -166,7 +166,7 @@ func TestVHostUserSpelling(t *testing.T) {
 		if add.Execute != "chardev-add" || !strings.Contains(add.Arguments.String(), want) {
 			t.Errorf("%s %s, want %s", add.Execute, add.Arguments, want)
 		}
-		// Nobody listens: with an option to connect again QEMU does not mind.
+		// Nothing listens: with an option to connect again QEMU takes it.
 		if _, err := e.qemu.Query(ctx, add.Execute, add.Arguments); err != nil {
 			t.Error(err)
 		}

@@ -67,7 +67,7 @@ func TestRecord(t *testing.T) {
 	wantRecorded(ctx, t, l, d, want)
 	viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 0) // changes nothing
 
-	// Somebody takes the record away: it is written again.
+	// The record is removed: repair writes it again.
 	virsh(ctx, t, l, "metadata", d.Name, "--uri", libvirtvm.Namespace, "--live", "--remove")
 	if got := listOf(ctx, t, l, d.Name); len(got) != 1 || !strings.Contains(got[0].Difference, "not in the domain's metadata") {
 		t.Errorf("got %v", got)
@@ -75,7 +75,7 @@ func TestRecord(t *testing.T) {
 	viaLibvirt(ctx, t, l, d.Name, "repair").want(t, 0)
 	wantRecorded(ctx, t, l, d, want)
 
-	// Somebody unplugs the disk behind our back.
+	// The disk is removed without luksplug.
 	must(must(d.Monitor(ctx))(t).Execute(ctx, "device_del", map[string]any{"id": "luksplug-sda"}))(t)
 	for ctx.Err() == nil && listOf(ctx, t, l, d.Name)[0].State != "leftover" {
 		continue // a device is gone a moment before its node is free

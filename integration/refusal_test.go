@@ -294,7 +294,7 @@ func linked(t *testing.T, path string) string {
 	return link
 }
 
-// keyFolder is a folder of keys, with one key.
+// keyFolder is a directory of keys, with one key.
 func keyFolder(t *testing.T, name string, key []byte, mode os.FileMode) string {
 	t.Helper()
 	dir := t.TempDir()

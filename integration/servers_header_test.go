@@ -34,7 +34,7 @@ func TestHeaderOnServer(t *testing.T) {
 		{name: "no header", source: with(auth, payloads.SourceXML(2, auth)), args: tls, code: 5, says: []string{"has no LUKS header"}},
 	})
 
-	// For luksplug alone it may be one that nobody can write.
+	// A header that only luksplug reads may be read-only.
 	web := peer.StartWeb(t, nil)
 	check(t, os.Symlink(v.Header, filepath.Join(web.Files, "header.img")))
 	onWeb := with(auth, web.SourceXML("header.img", "<cookies><cookie name='session'>"+web.Cookie+"</cookie></cookies>"+r.auth(web.User, web.Password)))

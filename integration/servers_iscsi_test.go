@@ -9,7 +9,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestISCSI plugs a volume in that a target with CHAP has.
+// TestISCSI attaches a volume of a target with CHAP.
 func TestISCSI(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

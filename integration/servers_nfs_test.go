@@ -56,8 +56,7 @@ func TestNFS(t *testing.T) {
 	r.wantRefused(ctx, t, []refusedBy{silence("silence", good)})
 	check(t, server.Resume())
 
-	// QEMU asks the server how large the file is whenever it is asked for its nodes,
-	// and stands still until the server says.
+	// QEMU asks the server for the file's size at each query of its nodes, and blocks until it answers.
 	r.use(t, good)
 	before := stateOf(ctx, t, r.q)
 	r.attach(ctx, t, "auto")

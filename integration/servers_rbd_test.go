@@ -21,7 +21,7 @@ func (r *remote) cephx(t *testing.T, user, key string) string {
 	return "<auth username='" + user + "'><secret type='ceph' " + r.secret(string(value)) + "/></auth>"
 }
 
-// TestRBD plugs images of a Ceph cluster in that asks for cephx.
+// TestRBD attaches images of a Ceph cluster that demands cephx.
 func TestRBD(t *testing.T) {
 	t.Parallel()
 	ceph := peer.StartCeph(t)

@@ -9,7 +9,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestSSH plugs a volume in that an SSH server has.
+// TestSSH attaches a volume of an SSH server.
 func TestSSH(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

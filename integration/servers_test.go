@@ -18,7 +18,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// remote is a volume behind a server, and a VM to plug it into.
+// remote is a volume behind a server, and a VM to attach it to.
 type remote struct {
 	*peer.Volume
 	q    *peer.QEMU
@@ -43,7 +43,7 @@ func (r *remote) use(t *testing.T, source string, args ...string) {
 	r.xml, r.args = writeFile(t, "disk.xml", r.diskXML(source)), args
 }
 
-// encryption is the volume's <encryption>, with what stands in it besides its secret.
+// encryption is the volume's <encryption>, with inner besides its secret.
 func (r *remote) encryption(inner string) string {
 	return "<encryption format='luks'><secret type='passphrase' uuid='" + r.SecretUUID + "'/>" + inner + "</encryption>"
 }
@@ -64,7 +64,7 @@ func (r *remote) auth(user, password string) string {
 	return "<auth username='" + user + "'><secret type='iscsi' " + r.secret(password) + "/></auth>"
 }
 
-// keyStore makes a folder of the secrets.
+// keyStore makes a directory of the secrets.
 func (r *remote) keyStore(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -87,12 +87,12 @@ func (r *remote) command(ctx context.Context, t *testing.T, args ...string) *exe
 	return cmd
 }
 
-// attachArgs plug the disk in.
+// attachArgs are the arguments that attach the disk.
 func (r *remote) attachArgs(unlock string) []string {
 	return append([]string{"attach", "--unlock", unlock, r.xml}, r.args...)
 }
 
-// attach plugs the disk in; once more is no change.
+// attach attaches the disk; once more is no change.
 func (r *remote) attach(ctx context.Context, t *testing.T, unlock string) {
 	t.Helper()
 	run(ctx, t, r.command(ctx, t, r.attachArgs(unlock)...)).want(t, 0)

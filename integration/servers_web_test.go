@@ -53,7 +53,7 @@ func TestWeb(t *testing.T) {
 		{name: "authority that this host does not trust", source: source("volume.img", server.Cookie, good), code: 5,
 			says: []string{uri + "/volume.img cannot be opened", "<ssl verify='no'/>", "certificate verification failed"}},
 	})
-	// And where nobody minds.
+	// Without verification it is attached.
 	r.use(t, strings.Replace(source("volume.img", server.Cookie, good), "verify='yes'", "verify='no'", 1))
 	r.whileAttached(ctx, t, "auto", server.Stop)
 }

@@ -64,7 +64,7 @@ const limited = `<iotune><read_bytes_sec>1048576</read_bytes_sec><read_bytes_sec
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	// A VM that has not run releases disks on SCSI and USB without asking anybody.
+	// A VM that has not run releases disks on SCSI and USB at once.
 	guest := peer.Start(t, peer.Options{RootPorts: 1, Guest: true})
 	paused := peer.Start(t, peer.Options{SCSI: true, Machine: peer.I440FX, Paused: true, Extra: []string{"-device", "qemu-xhci"}})
 	check(t, guest.Guest().WaitBoot(ctx))

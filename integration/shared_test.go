@@ -59,7 +59,7 @@ func TestSharedHeader(t *testing.T) {
 		}
 	})
 	t.Run("free again", func(t *testing.T) {
-		// The second VM was killed, and the first has let go.
+		// The second VM was killed, and the first has detached the disk.
 		tool(ctx, t, q.Socket, using(twin)...).want(t, 0)
 		tool(ctx, t, q.Socket, "detach", "vdc").want(t, 0)
 		wantSame(ctx, t, q, before)

@@ -114,14 +114,14 @@ func transportsRefused(ctx context.Context, t *testing.T, l *peer.ListeningLibvi
 	}
 }
 
-// TestSession plugs a disk into a VM of a user without privileges, as that user.
+// TestSession attaches a disk to a VM of a user without privileges, as that user.
 func TestSession(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	s := peer.Libvirtd(t).StartSession(t)
 	d := must(s.StartDomain(ctx, peer.DomainOptions{SCSI: true}))(t)
 	before := stateOf(ctx, t, d)
-	// The test's folders are for root only.
+	// The test's own directories are for root only.
 	dir := filepath.Join(s.Dir, "home")
 	v := must(peer.CreateVolume(ctx, dir, peer.DetachedRaw))(t)
 	disk := filepath.Join(dir, "disk.xml")
