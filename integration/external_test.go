@@ -145,8 +145,8 @@ func TestStorageDaemonRefused(t *testing.T) {
 		says []string
 	}{
 		{"not installed", t.TempDir(), nil, 5, []string{"disk sdb refused", "the storage daemon does not start", "qemu-utils"}},
-		{"no program", daemonScript(t, "echo no such luck >&2; exit 3"), nil, 5, []string{"disk sdb refused", "the storage daemon does not start", "no such luck"}},
-		{"too slow", daemonScript(t, "exec /bin/sleep 300"), []string{"--timeout", "2s"}, 5, []string{"disk sdb refused", "deadline exceeded"}},
+		{"no program", filepath.Dir(script(t, "qemu-storage-daemon", "echo no such luck >&2; exit 3")), nil, 5, []string{"disk sdb refused", "the storage daemon does not start", "no such luck"}},
+		{"too slow", filepath.Dir(script(t, "qemu-storage-daemon", "exec /bin/sleep 300")), []string{"--timeout", "2s"}, 5, []string{"disk sdb refused", "deadline exceeded"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{})
@@ -157,12 +157,4 @@ func TestStorageDaemonRefused(t *testing.T) {
 			wantSame(ctx, t, q, before)
 		})
 	}
-}
-
-// daemonScript returns a directory with a script in place of the storage daemon.
-func daemonScript(t *testing.T, script string) string {
-	t.Helper()
-	dir := t.TempDir()
-	check(t, os.WriteFile(filepath.Join(dir, "qemu-storage-daemon"), []byte("#!/bin/sh\n"+script+"\n"), 0o755))
-	return dir
 }

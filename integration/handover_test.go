@@ -186,11 +186,7 @@ func TestHandOverAsFile(t *testing.T) {
 	}
 
 	b, seen := attach(t, 0)
-	var report attachReport
-	b.result(t).want(t, 0).decode(t, &report)
-	if report.Unlock != "ephemeral" {
-		t.Errorf("attach reports %+v", report)
-	}
+	b.result(t).want(t, 0).wantUnlock(t, "ephemeral")
 	wantPrivateFile(t, seen, os.Geteuid())
 	if left := headerFiles(t, q.UUID); len(left) > 0 {
 		t.Errorf("after the attach there are %v", left)
@@ -238,10 +234,8 @@ func TestHandOverAsFileToAnotherUser(t *testing.T) {
 	args := attachArgs(t, v, edited(t, v.DiskXML("sdb", "scsi"), v.Payload, open))
 	// No proxy here: QEMU's user is that of the process that listens on the port.
 	got := tool(ctx, t, q.TCPAddress, append([]string{"--output", "json"}, args...)...).want(t, 0)
-	var report attachReport
-	got.decode(t, &report)
-	if report.Unlock != "ephemeral" || got.stderr != "" {
-		t.Errorf("attach reports %+v, and says %s", report, got.stderr)
+	if got.wantUnlock(t, "ephemeral"); got.stderr != "" {
+		t.Errorf("attach says %s", got.stderr)
 	}
 	if left := headerFiles(t, q.UUID); len(left) > 0 {
 		t.Errorf("after the attach there are %v", left)

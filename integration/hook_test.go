@@ -194,9 +194,7 @@ func TestHookSaveAndRestore(t *testing.T) {
 		if out, err := d.Guest().Run(ctx, "cat /tmp/kept"); err != nil || !strings.Contains(out, "in memory") {
 			t.Fatalf("the guest is another: %q %v", out, err)
 		}
-		if got, err := d.Guest().ReadHash(ctx, device, 0, 1); err != nil || got != peer.HashOf(peer.Pattern(pattern)) {
-			t.Errorf("the guest reads %s (%v)", got, err)
-		}
+		wantHash(ctx, t, d, device, 0, pattern)
 	}
 }
 

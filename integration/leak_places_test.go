@@ -136,11 +136,9 @@ func spied(t *testing.T, program string) (env, evidence string) {
 	if err != nil {
 		t.Skipf("%s is not installed", program)
 	}
-	folder := t.TempDir()
 	evidence = t.TempDir()
-	script := fmt.Sprintf("#!/bin/sh\ncat /proc/$$/cmdline /proc/$$/environ >>'%s/seen'\nexec '%s' \"$@\"\n", evidence, real)
-	check(t, os.WriteFile(filepath.Join(folder, program), []byte(script), 0o700))
-	return "PATH=" + folder + ":" + os.Getenv("PATH"), evidence
+	path := script(t, program, fmt.Sprintf("cat /proc/$$/cmdline /proc/$$/environ >>'%s/seen'\nexec '%s' \"$@\"", evidence, real))
+	return "PATH=" + filepath.Dir(path) + ":" + os.Getenv("PATH"), evidence
 }
 
 func leakSystemdCreds(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {

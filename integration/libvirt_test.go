@@ -63,10 +63,8 @@ func TestLibvirtHandOver(t *testing.T) {
 			trace := filepath.Join(t.TempDir(), "trace")
 			args := append([]string{"--trace", trace, "--output", "json"}, attachArgs(t, v, serialXML(t, v.DiskXML("vdb", "virtio"), "handed"))...)
 			got := c.run(ctx, t, l, d.Name, args...).want(t, 0)
-			var report attachReport
-			got.decode(t, &report)
-			if report.Unlock != "ephemeral" || got.stderr != "" {
-				t.Errorf("attach reports %+v, and says %s", report, got.stderr)
+			if got.wantUnlock(t, "ephemeral"); got.stderr != "" {
+				t.Errorf("attach says %s", got.stderr)
 			}
 			guestDisk(ctx, t, d, "handed")
 			wantTrace(t, trace, c.passing)

@@ -179,6 +179,14 @@ func writeFile(t *testing.T, name, content string) string {
 	return path
 }
 
+// script writes a shell script with that name into a directory of its own, and returns its path.
+func script(t *testing.T, name, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	check(t, os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o755))
+	return path
+}
+
 // machine is a VM of a test: a QEMU that it started itself, or a domain of libvirt's.
 type machine interface {
 	State(context.Context) (peer.State, error)

@@ -163,9 +163,9 @@ func (p *plug) write(ctx context.Context, t *testing.T, dev string, mibs []int, 
 }
 
 // wantHash ends the test unless the guest reads the pattern in a MiB.
-func wantHash(ctx context.Context, t *testing.T, q *peer.QEMU, dev string, mib int, pattern []byte) {
+func wantHash(ctx context.Context, t *testing.T, vm machine, dev string, mib int, pattern []byte) {
 	t.Helper()
-	hash, err := q.Guest().ReadHash(ctx, dev, mib, 1)
+	hash, err := vm.Guest().ReadHash(ctx, dev, mib, 1)
 	if err != nil || hash != peer.HashOf(peer.Pattern(pattern)) {
 		t.Fatalf("the guest reads something else than the pattern in MiB %d of %s; error %v", mib, dev, err)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -94,10 +93,7 @@ func virshProgram(ctx context.Context, t *testing.T, daemon *peer.Libvirt) strin
 			libraries = v
 		}
 	}
-	path := filepath.Join(t.TempDir(), "virsh")
-	text := fmt.Sprintf("#!/bin/sh\nexec env '%s' '%s' \"$@\"\n", libraries, cmd.Path)
-	check(t, os.WriteFile(path, []byte(text), 0o700))
-	return path
+	return script(t, "virsh", fmt.Sprintf(`exec env '%s' '%s' "$@"`, libraries, cmd.Path))
 }
 
 // sealedMemfd is what attach hands over: a file that cannot be changed.

@@ -71,6 +71,16 @@ func (p *plug) detach(ctx context.Context, t *testing.T) {
 	tool(ctx, t, p.q.Socket, "detach", p.target).want(t, 0)
 }
 
+// wantUnlock checks the method that attach --output json reports.
+func (r result) wantUnlock(t *testing.T, want string) result {
+	t.Helper()
+	var report attachReport
+	if r.decode(t, &report); report.Unlock != want {
+		t.Errorf("attach reports %+v, want %s", report, want)
+	}
+	return r
+}
+
 // attachReport is what these tests read of `attach --output json`.
 type attachReport struct {
 	Target, State, Bus, Address string

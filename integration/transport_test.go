@@ -16,10 +16,7 @@ import (
 func sshProgram(t *testing.T, known string) string {
 	t.Helper()
 	hosts := writeFile(t, "known_hosts", known)
-	path := filepath.Join(t.TempDir(), "ssh")
-	text := fmt.Sprintf("#!/bin/sh\nexec ssh -F none -o UserKnownHostsFile=%s -o GlobalKnownHostsFile=none \"$@\"\n", hosts)
-	check(t, os.WriteFile(path, []byte(text), 0o700))
-	return path
+	return script(t, "ssh", "exec ssh -F none -o UserKnownHostsFile="+hosts+` -o GlobalKnownHostsFile=none "$@"`)
 }
 
 // at runs the program on a domain of the libvirt at a URI.
@@ -41,8 +38,7 @@ func TestTransports(t *testing.T) {
 	agent := []string{"SSH_AUTH_SOCK=" + ssh.Agent}
 	program := sshProgram(t, ssh.Host)
 	pki := l.Authority.LibvirtClient(t, l.Authority)
-	netcat := filepath.Join(t.TempDir(), "netcat")
-	check(t, os.WriteFile(netcat, []byte("#!/bin/sh\n[ \"$1\" = -U ] || exit 1\nexec socat - \"UNIX-CONNECT:$2\"\n"), 0o700))
+	netcat := script(t, "netcat", `[ "$1" = -U ] || exit 1; exec socat - "UNIX-CONNECT:$2"`)
 	over := fmt.Sprintf("qemu+ssh://%s@%s/system?no_tty=1&command=%s", ssh.User, ssh.Address(), program)
 
 	for name, c := range map[string]struct {

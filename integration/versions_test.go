@@ -26,13 +26,7 @@ func TestOldQEMU(t *testing.T) {
 	check(t, q.Guest().WaitBoot(ctx))
 	before := stateOf(ctx, t, q)
 	p := newPlug(t, q, embedded, "vdb", "virtio", "")
-	var report attachReport
-	got := tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 0)
-	got.decode(t, &report)
-	if report.Unlock != "qemu" {
-		t.Errorf("attach reports %+v", report)
-	}
-	got.wantStderr(t, "level=warning", "the guest stands still", "a QEMU before 9.0", "for about 0.")
+	tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 0).wantUnlock(t, "qemu").wantStderr(t, "level=warning", "the guest stands still", "a QEMU before 9.0", "for about 0.")
 	p.inGuest(ctx, t)
 	p.detach(ctx, t)
 	wantSame(ctx, t, q, before)
