@@ -110,6 +110,16 @@ func (b *background) result(t *testing.T) result {
 	return result{b.cmd.ProcessState.ExitCode(), stdout, stderr}
 }
 
+// isOver reports whether the program has ended.
+func (b *background) isOver() bool {
+	select {
+	case <-b.ended:
+		return true
+	default:
+		return false
+	}
+}
+
 // kill is for a proxy's hook: it kills the program and cuts its connection before QEMU has the command.
 func (b *background) kill() peer.Verdict {
 	<-b.started

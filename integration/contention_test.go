@@ -139,8 +139,7 @@ func TestMonitorHeld(t *testing.T) {
 	disk := attachArgs(t, v, v.DiskXML("vdb", "virtio"))
 	got := tool(ctx, t, q.Socket, append([]string{"--timeout", "3s"}, disk...)...).want(t, 1)
 	got.wantStderr(t, "waiting for the monitor "+q.Socket, "another client")
-	last := strings.TrimSpace(got.stderr[strings.LastIndex(strings.TrimSpace(got.stderr), "\n")+1:])
-	if !strings.HasPrefix(last, "luksplug: ") || !strings.Contains(last, "another client") {
+	if last := failure(got); !strings.HasPrefix(last, "luksplug: ") || !strings.Contains(last, "another client") {
 		t.Errorf("the error does not say why: %s", last)
 	}
 

@@ -163,13 +163,7 @@ func (f *faulty) wantHeld(ctx context.Context, t *testing.T, state string, names
 func (f *faulty) wantRolledBack(ctx context.Context, t *testing.T, r result, says ...string) {
 	t.Helper()
 	r.want(t, 6)
-	lines := strings.Split(strings.TrimSuffix(r.stderr, "\n"), "\n")
-	last := lines[len(lines)-1]
-	for _, want := range append(says, "luksplug: disk "+f.target+" was not attached", "as it was before") {
-		if !strings.Contains(last, want) {
-			t.Errorf("standard error does not say %q: %s", want, r.stderr)
-		}
-	}
+	wantTexts(t, "the error", failure(r), append(says, "luksplug: disk "+f.target+" was not attached", "as it was before"))
 	wantSame(ctx, t, f.q, f.before)
 }
 

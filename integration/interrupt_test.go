@@ -27,8 +27,14 @@ func TestInterruptedUnlocking(t *testing.T) {
 	for name, signal := range map[string]os.Signal{"by the user": os.Interrupt, "by a service manager": syscall.SIGTERM, "by its time limit": nil} {
 		t.Run(name, func(t *testing.T) {
 			proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{})
-			b := start(ctx, t, proxy.Address, append([]string{"--timeout", "3s", "-v"}, args...)...)
-			eventually(ctx, t, "the program works on the key", func() bool { return busy(t, b.cmd.Process.Pid) > 200*time.Millisecond })
+			limit := "1m"
+			if signal == nil {
+				limit = "3s"
+			}
+			b := start(ctx, t, proxy.Address, append([]string{"--timeout", limit, "-v"}, args...)...)
+			eventually(ctx, t, "the program works on the key", func() bool {
+				return busy(t, b.cmd.Process.Pid) > 200*time.Millisecond || b.isOver()
+			})
 			if signal != nil {
 				check(t, b.cmd.Process.Signal(signal))
 			}

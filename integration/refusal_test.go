@@ -47,15 +47,27 @@ func wantNoSteps(t *testing.T, proxy *peer.Proxy) {
 	}
 }
 
-// wantOneLine checks that a failure is one line on standard error, with those texts, and nothing on standard
-// output.
+// hint begins the line that may follow an error.
+const hint = "luksplug: hint: "
+
+// failure returns the last line of standard error, with the line before where it is a hint.
+func failure(r result) string {
+	lines := strings.Split(strings.TrimSpace(r.stderr), "\n")
+	last := len(lines) - 1
+	if last > 0 && strings.HasPrefix(lines[last], hint) {
+		return lines[last-1] + "\n" + lines[last]
+	}
+	return lines[last]
+}
+
+// wantOneLine checks that a failure is one line on standard error, and a hint, with those texts, and nothing on
+// standard output.
 func wantOneLine(t *testing.T, r result, says ...string) {
 	t.Helper()
-	line, rest, _ := strings.Cut(r.stderr, "\n")
-	if rest != "" || !strings.HasPrefix(line, "luksplug: ") {
+	if got := failure(r); got+"\n" != r.stderr || !strings.HasPrefix(got, "luksplug: ") {
 		t.Errorf("standard error is not one line of luksplug's:\n%s", r.stderr)
 	}
-	wantTexts(t, "the error", line, says)
+	wantTexts(t, "the error", failure(r), says)
 	if r.stdout != "" {
 		t.Errorf("standard output of a failure: %s", r.stdout)
 	}
@@ -248,8 +260,7 @@ func TestRefusedReadOnlyHeader(t *testing.T) {
 	proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{})
 	args := attachArgs(t, v, v.DiskXML("vdb", "virtio"))
 	got := run(ctx, t, readOnlyFor(ctx, t, v.Header, proxy.Address, append(args, "--unlock", "qemu")...)).want(t, 5)
-	line, _, _ := strings.Cut(got.stderr, "\n")
-	wantTexts(t, "the error", line, []string{"header", v.Header, "cannot be written", "<readonly/>"})
+	wantTexts(t, "the error", failure(got), []string{"header", v.Header, "cannot be written", "<readonly/>"})
 	wantNoSteps(t, proxy)
 	wantSame(ctx, t, q, before)
 

@@ -94,7 +94,7 @@ func TestServerWithoutStorageDaemon(t *testing.T) {
 		{strings.Replace(source(server.Password), server.HostXML(), peer.ClosedPort(t), 1), 6, "because nobody answers at that address"},
 	} {
 		got := attach(c.source).want(t, c.code)
-		wantTexts(t, "the error", lastLine(got.stderr), []string{c.says, "as it was before"})
+		wantTexts(t, "the error", failure(got), []string{c.says, "as it was before"})
 		wantSame(ctx, t, r.q, before)
 	}
 	attach(source(server.Password)).want(t, 0).wantStderr(t, "there is none on this host")
@@ -122,7 +122,7 @@ func TestServerStopsAnswering(t *testing.T) {
 		return peer.Verdict{}
 	}})
 	got := tool(ctx, t, proxy.Address, "--timeout", "3s", "--keystore", "dir:"+r.keyStore(t), "attach", xml).want(t, 7)
-	wantTexts(t, "the error", lastLine(got.stderr), []string{"possibly left behind", "luksplug repair"})
+	wantTexts(t, "the error", failure(got), []string{"possibly left behind", "luksplug repair"})
 	check(t, server.Resume())
 	tool(ctx, t, r.q.Socket, "repair").want(t, 0)
 	wantSame(ctx, t, r.q, before)

@@ -62,7 +62,7 @@ func TestNFS(t *testing.T) {
 	r.attach(ctx, t, "auto")
 	check(t, server.Suspend())
 	got := tool(ctx, t, r.q.Socket, "--timeout", "3s", "list").want(t, 1)
-	wantTexts(t, "the error", lastLine(got.stderr), []string{"does not answer", "server"})
+	wantTexts(t, "the error", failure(got), []string{"does not answer", "server"})
 	check(t, server.Resume())
 	tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
 	wantSame(ctx, t, r.q, before)

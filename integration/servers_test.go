@@ -127,7 +127,7 @@ func (r *remote) wantAnother(ctx context.Context, t *testing.T, disks []another)
 			t.Errorf("%s: exit code %d, want 5: %s", d.says, got.code, got.stderr)
 			continue
 		}
-		wantTexts(t, "the error", lastLine(got.stderr), []string{"another disk is attached as " + remoteTarget, d.says})
+		wantTexts(t, "the error", failure(got), []string{"another disk is attached as " + remoteTarget, d.says})
 	}
 	wantSame(ctx, t, r.q, before)
 }
@@ -217,7 +217,7 @@ func (r *remote) wantRefused(ctx context.Context, t *testing.T, cases []refusedB
 				found["arguments for "+c.name+unlock] = []byte(strings.Join(cmd.Args, "\x00"))
 				found.output(c.name+unlock, got)
 				found.folder(t, filepath.Dir(trace))
-				line := lastLine(got.stderr)
+				line := failure(got)
 				if got.code != c.code {
 					t.Errorf("exit code %d, want %d: %s", got.code, c.code, line)
 				}
@@ -238,8 +238,3 @@ func (r *remote) wantRefused(ctx context.Context, t *testing.T, cases []refusedB
 // longestSilence is how long a VM's monitor may not answer while luksplug waits for a server: stalls of
 // seconds count, because other tests run on the machine.
 const longestSilence = 1500 * time.Millisecond
-
-func lastLine(text string) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	return lines[len(lines)-1]
-}
