@@ -68,12 +68,11 @@ func makeImageSet(ctx context.Context, t *testing.T) imageSet {
 type liveCase struct {
 	name, disk string
 	since      string // the first QEMU that can, "" for all
-	// stays is true of a disk that only a guest can let go of.
+	// stays is true of a disk that only a guest can release.
 	stays bool
 }
 
-// liveCases use between them each option of a node and of a device that a local
-// disk may have.
+// liveCases use each option of a node and of a device that a local disk may have.
 func liveCases(i imageSet) []liveCase {
 	disk := func(kind, driver, source, inside, target string) string {
 		return fmt.Sprintf("<disk type='%s'><driver name='qemu' %s/>%s%s<target %s/></disk>", kind, driver, source, inside, target)
@@ -121,8 +120,7 @@ func liveCases(i imageSet) []liveCase {
 	}
 }
 
-// TestAttachToVersions: what the schema of a QEMU takes, its program takes, and
-// gives back.
+// TestAttachToVersions attaches and detaches disks of every kind with each QEMU.
 func TestAttachToVersions(t *testing.T) {
 	t.Parallel()
 	vm := peer.Options{RootPorts: 3, SCSI: true, USB: true, Extra: []string{
@@ -147,9 +145,7 @@ func (e emulator) attachAndDetach(ctx context.Context, t *testing.T, c liveCase,
 		wantSame(ctx, t, e.qemu, before)
 		return
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, err)
 	if len(before.Diff(stateOf(ctx, t, e.qemu))) == 0 {
 		t.Fatal("nothing is different after the attach")
 	}
@@ -160,8 +156,6 @@ func (e emulator) attachAndDetach(ctx context.Context, t *testing.T, c liveCase,
 	if c.stays {
 		return
 	}
-	if _, err := e.vm.Detach(ctx, attached.Target, time.Minute); err != nil {
-		t.Fatal(err)
-	}
+	must(e.vm.Detach(ctx, attached.Target, time.Minute))(t)
 	wantSame(ctx, t, e.qemu, before)
 }

@@ -15,24 +15,36 @@ import (
 // background is a run of the program beside the test.
 type background struct {
 	cmd            *exec.Cmd
+	started        chan struct{} // closed when cmd.Process may be used
 	stdout, stderr watched
 	ended          chan struct{} // closed when the program has ended
 	err            error         // of cmd.Wait, after ended
 }
 
+// newBackground returns a run that is not started yet, for the hooks of a proxy, which must exist first.
+func newBackground() *background {
+	return &background{started: make(chan struct{}), ended: make(chan struct{})}
+}
+
 // start starts the program on the monitor at address. The test's end kills it.
 func start(ctx context.Context, t *testing.T, address string, args ...string) *background {
 	t.Helper()
-	return startCommand(t, exec.CommandContext(ctx, luksplug, append([]string{"--qmp", address}, args...)...))
+	return startCommand(t, program(ctx, address, args...))
 }
 
 func startCommand(t *testing.T, cmd *exec.Cmd) *background {
 	t.Helper()
-	b := &background{cmd: cmd, ended: make(chan struct{})}
+	b := newBackground()
+	b.start(t, cmd)
+	return b
+}
+
+func (b *background) start(t *testing.T, cmd *exec.Cmd) {
+	t.Helper()
+	b.cmd = cmd
 	cmd.Stdout, cmd.Stderr = &b.stdout, &b.stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	check(t, cmd.Start())
+	close(b.started)
 	go func() {
 		b.err = cmd.Wait()
 		close(b.ended)
@@ -41,31 +53,36 @@ func startCommand(t *testing.T, cmd *exec.Cmd) *background {
 		_ = cmd.Process.Kill() // it has ended, as a rule
 		<-b.ended
 	})
-	return b
+}
+
+// said waits for text on standard error, and reports whether it came before the end of the program or of
+// ctx.
+func (b *background) said(ctx context.Context, text string) bool {
+	for over := false; ; {
+		got, more := b.stderr.look()
+		if over || strings.Contains(got, text) {
+			return strings.Contains(got, text)
+		}
+		select {
+		case <-more:
+		case <-b.ended:
+			over = true
+		case <-ctx.Done():
+			over = true
+		}
+	}
 }
 
 // waitStderr returns when text is on standard error.
 func (b *background) waitStderr(ctx context.Context, t *testing.T, text string) {
 	t.Helper()
-	for {
-		got, more := b.stderr.look()
-		if strings.Contains(got, text) {
-			return
-		}
-		select {
-		case <-more:
-		case <-b.ended:
-			if got, _ := b.stderr.look(); !strings.Contains(got, text) {
-				t.Fatalf("%v ended (%v) and has not said %q:\n%s", b.cmd.Args, b.err, text, got)
-			}
-			return
-		case <-ctx.Done():
-			t.Fatalf("%v has not said %q: %v\n%s", b.cmd.Args, text, ctx.Err(), got)
-		}
+	if !b.said(ctx, text) {
+		got, _ := b.stderr.look()
+		t.Fatalf("%v has not said %q: %v\n%s", b.cmd.Args, text, ctx.Err(), got)
 	}
 }
 
-// end waits for the program's end.
+// end waits for the program's end, which must not be a signal.
 func (b *background) end(ctx context.Context, t *testing.T) result {
 	t.Helper()
 	select {
@@ -73,16 +90,52 @@ func (b *background) end(ctx context.Context, t *testing.T) result {
 	case <-ctx.Done():
 		t.Fatalf("%v does not end: %v", b.cmd.Args, ctx.Err())
 	}
+	r := b.result(t)
+	if r.code < 0 {
+		t.Fatalf("%v: %v\n%s", b.cmd.Args, b.err, r.stderr)
+	}
+	return r
+}
+
+// result waits for the program's end. The exit code of one that was killed is -1.
+func (b *background) result(t *testing.T) result {
+	t.Helper()
+	<-b.ended
+	var exit *exec.ExitError
+	if b.err != nil && !errors.As(b.err, &exit) {
+		t.Fatal(b.err)
+	}
 	stdout, _ := b.stdout.look()
 	stderr, _ := b.stderr.look()
-	var exit *exec.ExitError
-	if b.err != nil && (!errors.As(b.err, &exit) || exit.ExitCode() < 0) {
-		t.Fatalf("%v: %v\n%s", b.cmd.Args, b.err, stderr)
-	}
 	return result{b.cmd.ProcessState.ExitCode(), stdout, stderr}
 }
 
-// watched is a buffer that tells when it has grown.
+// isOver reports whether the program has ended.
+func (b *background) isOver() bool {
+	select {
+	case <-b.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// kill is for a proxy's hook: it kills the program and cuts its connection before QEMU has the command.
+func (b *background) kill() peer.Verdict {
+	<-b.started
+	_ = b.cmd.Process.Kill()
+	return peer.Verdict{Cut: peer.CutBeforeForward}
+}
+
+// wantKilled waits for the program's end, and ends the test unless it was killed.
+func (b *background) wantKilled(t *testing.T) {
+	t.Helper()
+	if r := b.result(t); r.code != -1 {
+		t.Fatalf("the program was not killed: exit code %d, %s", r.code, r.stderr)
+	}
+}
+
+// watched is a buffer that reports when it has grown.
 type watched struct {
 	mu   sync.Mutex
 	buf  bytes.Buffer
@@ -99,8 +152,7 @@ func (w *watched) Write(p []byte) (int, error) {
 	return w.buf.Write(p)
 }
 
-// look returns what has been written, and a channel that is closed when more
-// comes.
+// look returns what has been written, and a channel that is closed when there is more.
 func (w *watched) look() (string, <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -110,8 +162,7 @@ func (w *watched) look() (string, <-chan struct{}) {
 	return w.buf.String(), w.more
 }
 
-// gate holds the commands of a proxy back, from the first that changes
-// something, until it is opened.
+// gate holds the commands of a proxy back, from the first that changes something, until it is opened.
 type gate struct {
 	reached chan struct{} // closed when the first command has come
 	opened  chan struct{}
@@ -120,8 +171,8 @@ type gate struct {
 	drop    func()
 }
 
-// gated starts a proxy with a closed gate in front of the monitor at socket.
-// see is called for each command, before it is held.
+// gated starts a proxy with a closed gate in front of a monitor. see is called for each command before it is
+// held.
 func gated(ctx context.Context, t *testing.T, socket string, see func(peer.Command)) (*peer.Proxy, *gate) {
 	t.Helper()
 	g := &gate{reached: make(chan struct{}), opened: make(chan struct{})}
@@ -148,11 +199,13 @@ func (g *gate) hold(c peer.Command) peer.Verdict {
 	}
 }
 
-// wait returns when the first command has come.
-func (g *gate) wait(t *testing.T) {
+// wait returns when the first command of a run has come.
+func (g *gate) wait(t *testing.T, b *background) {
 	t.Helper()
 	select {
 	case <-g.reached:
+	case <-b.ended:
+		t.Fatalf("the program has ended before it changed anything: %s", b.result(t).stderr)
 	case <-g.ctx.Done():
 		t.Fatalf("no command that changes something has come: %v", g.ctx.Err())
 	}

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -32,8 +33,7 @@ func (f format) chaining() string {
 	return "xts"
 }
 
-// formats are the volumes whose every bit is looked at, by what cryptsetup
-// makes them of. A sector of 512 bytes has to be asked for in LUKS2.
+// formats are volumes by what cryptsetup makes them of. LUKS2 has sectors of 512 bytes only on request.
 func formats() []format {
 	quick := []string{"--pbkdf-force-iterations", "1000"}
 	luks1 := append([]string{"--type", "luks1"}, quick...)
@@ -51,16 +51,12 @@ func formats() []format {
 	}
 }
 
-// TestBitByBit has a guest write through an ephemeral header, and decrypts the
-// payload without QEMU, with the key that cryptsetup has of the volume. Where
-// QEMU can read the original header, it reads the same. The original header is
-// not touched.
+// TestBitByBit has a guest write through an ephemeral header, and decrypts the payload without QEMU, with
+// cryptsetup's volume key. Where QEMU can read the original header, it reads the same. The original header
+// is not changed.
 func TestBitByBit(t *testing.T) {
 	t.Parallel()
-	q := peer.Start(t, peer.Options{RootPorts: 1, Guest: true})
-	if err := q.Guest().WaitBoot(bounded(t)); err != nil {
-		t.Fatal(err)
-	}
+	q := booted(bounded(t), t, peer.Options{RootPorts: 1})
 	for _, f := range formats() {
 		t.Run(f.name, func(t *testing.T) {
 			bitByBit(bounded(t), t, q, peer.NewFormatted(t, f.kind, f.format...), f.chaining())
@@ -79,21 +75,15 @@ func bitByBit(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volume, c
 	pattern := []byte("not a bit of this may be another one; ")
 	mibs := []int{0, 7, peer.VolumeSize/peer.MiB - 1}
 	p.write(ctx, t, dev, mibs, pattern)
-	// What the guest reads where nobody has written is what the key makes of it.
-	unwritten, err := q.Guest().ReadHash(ctx, dev, 3, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	// Where nothing was written, the guest reads what the key makes of the payload.
+	unwritten := must(q.Guest().ReadHash(ctx, dev, 3, 1))(t)
 	p.detach(ctx, t)
 	wantSame(ctx, t, q, before)
 	if !bytes.Equal(header, headerBytes(t, v)) {
 		t.Error("the original header has been changed")
 	}
 
-	key, err := v.VolumeKey(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := must(v.VolumeKey(ctx))(t)
 	payload := rawPayload(ctx, t, v)
 	for _, m := range mibs {
 		at := int64(m) * peer.MiB
@@ -117,14 +107,7 @@ func bitByBit(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volume, c
 // headerBytes is the volume's LUKS header, in the file that has it.
 func headerBytes(t *testing.T, v *peer.Volume) []byte {
 	t.Helper()
-	path := v.Header
-	if path == "" {
-		path = v.Payload
-	}
-	content, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	content := must(os.ReadFile(cmp.Or(v.Header, v.Payload)))(t)
 	if v.Header == "" {
 		content = content[:v.Offset]
 	}
@@ -139,27 +122,21 @@ func rawPayload(ctx context.Context, t *testing.T, v *peer.Volume) []byte {
 		path = filepath.Join(t.TempDir(), "raw")
 		command(ctx, t, "qemu-img", "convert", "-f", v.Format, "-O", "raw", v.Payload, path)
 	}
-	content, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	content := must(os.ReadFile(path))(t)
 	if want := v.Offset + v.Size; int64(len(content)) < want {
 		t.Fatalf("the payload has %d bytes, want %d", len(content), want)
 	}
 	return content
 }
 
-// decrypted decrypts sectors of 512 bytes, the first of which has the number
-// first, as dm-crypt documents its modes xts-plain64 and cbc-essiv:sha256.
+// decrypted decrypts sectors of 512 bytes, from number first, as dm-crypt documents xts-plain64 and
+// cbc-essiv:sha256.
 func decrypted(t *testing.T, key []byte, chaining string, ciphertext []byte, first uint64) []byte {
 	t.Helper()
 	const sector = 512
 	plain := make([]byte, len(ciphertext))
 	if chaining == "xts" {
-		c, err := xts.NewCipher(aes.NewCipher, key)
-		if err != nil {
-			t.Fatal(err)
-		}
+		c := must(xts.NewCipher(aes.NewCipher, key))(t)
 		for i := 0; i < len(plain); i += sector {
 			c.Decrypt(plain[i:i+sector], ciphertext[i:i+sector], first+uint64(i/sector))
 		}

@@ -15,18 +15,13 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// bootDomain defines a domain that boots from an encrypted disk, whose header is
-// in another file, and has a second one. All of it is done as a user does.
+// bootDomain defines, as a user does, a domain that boots from an encrypted disk with a detached header, and
+// has a second one.
 func (h *hookHost) bootDomain(ctx context.Context, t *testing.T) (d *peer.Domain, root, data *peer.Volume) {
 	t.Helper()
-	d, err := h.StartDomain(ctx, peer.DomainOptions{Guest: true, FromDisk: true, Movable: true, Persistent: true, Off: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d = must(h.StartDomain(ctx, peer.DomainOptions{Guest: true, FromDisk: true, Movable: true, Persistent: true, Off: true}))(t)
 	root, data = peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.DetachedQcow2)
-	if err := root.WriteOnHost(ctx, "write -s "+peer.BootImage(ctx, t)+" 0 64M"); err != nil {
-		t.Fatal(err)
-	}
+	check(t, root.WriteOnHost(ctx, "write -s "+peer.BootImage(ctx, t)+" 0 64M"))
 	run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "hook", "enable", d.Name, "--cold-plug", "--ports", "2", "--yes")).want(t, 0)
 	for target, v := range map[string]*peer.Volume{"vda": root, "vdb": data} {
 		h.learn(t, v)
@@ -39,8 +34,7 @@ func (h *hookHost) bootDomain(ctx context.Context, t *testing.T) (d *peer.Domain
 	return d, root, data
 }
 
-// wantDisks checks that the guest runs from the disk and has all of these, and
-// that nobody sees anything wrong.
+// wantDisks checks that the guest runs from its disk, has all of these, and that list shows no difference.
 func (h *hookHost) wantDisks(ctx context.Context, t *testing.T, d *peer.Domain, targets ...string) {
 	t.Helper()
 	if line, err := d.Guest().Run(ctx, "cat /proc/cmdline"); err != nil || !strings.Contains(line, peer.BootMark) {
@@ -57,18 +51,14 @@ func (h *hookHost) wantDisks(ctx context.Context, t *testing.T, d *peer.Domain, 
 	wantNoObjects(ctx, t, d)
 }
 
-// TestBootFromDetachedHeader: the firmware finds the root disk, whose header is in
-// another file, and so do a guest that restarts itself, libvirtd when it is
-// restarted or killed, and a managed save. libvirt's own disks do not get in the
-// way.
+// TestBootFromDetachedHeader boots a guest from a disk with a detached header, beside disks of libvirt's. It
+// also reboots, is saved, and sees libvirtd restart.
 func TestBootFromDetachedHeader(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	h := newHookHost(t, "")
 	d, _, _ := h.bootDomain(ctx, t)
-	if err := d.Start(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, d.Start(ctx))
 	h.wantDisks(ctx, t, d, "vda", "vdb")
 	plain := func(target string) {
 		virsh(ctx, t, h.Libvirt, "attach-disk", d.Name, writeFile(t, target, strings.Repeat("\x00", peer.MiB)), target, "--targetbus", "virtio", "--serial", "serial-"+target, "--live")
@@ -76,9 +66,7 @@ func TestBootFromDetachedHeader(t *testing.T) {
 	plain("vdx")
 	h.plugIn(ctx, t, d, "vdc")
 	plain("vdy")
-	if err := h.Crash(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, h.Crash(ctx))
 	h.wantDisks(ctx, t, d, "vda", "vdb", "vdc", "vdx", "vdy")
 	plain("vdz")
 	h.wantDisks(ctx, t, d, "vdz")
@@ -91,9 +79,7 @@ func TestBootFromDetachedHeader(t *testing.T) {
 	virsh(ctx, t, h.Libvirt, "managedsave", d.Name, "--paused")
 	h.wantClean(ctx, t)
 	virsh(ctx, t, h.Libvirt, "start", d.Name)
-	if err := d.Reconnect(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, d.Reconnect(ctx))
 	virsh(ctx, t, h.Libvirt, "resume", d.Name)
 	h.wantDisks(ctx, t, d, "vda", "vdb")
 	virsh(ctx, t, h.Libvirt, "destroy", d.Name)
@@ -116,33 +102,27 @@ func (h *hookHost) plugIn(ctx context.Context, t *testing.T, d *peer.Domain, tar
 	h.tool(ctx, t, d, "attach", writeFile(t, "disk.xml", serialXML(t, v.DiskXML(target, "virtio"), "serial-"+target))).want(t, 0)
 }
 
-// byRPC runs a program on the host, where it finds neither the sockets of luksplug's own
-// monitors nor virsh: libvirt's RPC is left.
+// byRPC runs a program on the host without luksplug's own monitors and without virsh: libvirt's RPC is left.
 func (h *hookHost) byRPC(ctx context.Context, name string, args ...string) *exec.Cmd {
 	line := "mkdir -p " + hook.MonitorDir + " && mount -t tmpfs nothing " + hook.MonitorDir + ` && exec env PATH= "$@"`
 	return h.Inside(ctx, "unshare", append([]string{"--mount", "sh", "-c", line, "sh", name}, args...)...)
 }
 
-// TestLibvirtdRestartsDuringAttach: libvirtd is killed while an attach has begun
-// and waits for its passphrase, by libvirt's monitor and by luksplug's own. The
-// attach stands or has never been, and another one works.
+// TestLibvirtdRestartsDuringAttach kills libvirtd while an attach waits for its passphrase. The disk is
+// attached completely or not at all, and another attach works.
 func TestLibvirtdRestartsDuringAttach(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	h := newHookHost(t, "")
 	d := h.define(ctx, t)
 	h.start(ctx, t, d)
-	if err := d.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, d.Guest().WaitBoot(ctx))
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	xml := writeFile(t, "disk.xml", serialXML(t, v.DiskXML("vdb", "virtio"), "serial-vdb"))
 	for name, command := range map[string]func(context.Context, string, ...string) *exec.Cmd{"own monitor": h.Inside, "RPC": h.byRPC} {
 		t.Run(name, func(t *testing.T) {
 			passphrase := filepath.Join(t.TempDir(), "passphrase")
-			if err := unix.Mkfifo(passphrase, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			check(t, unix.Mkfifo(passphrase, 0o600))
 			cmd := command(ctx, luksplug, "--connect", h.URI, "--domain", d.Name, "--passphrase-file", passphrase, "attach", xml)
 			done := make(chan result, 1)
 			go func() { done <- run(ctx, t, cmd) }()
@@ -156,15 +136,9 @@ func TestLibvirtdRestartsDuringAttach(t *testing.T) {
 			}()
 			select {
 			case f := <-pipe:
-				if err := h.Crash(ctx); err != nil {
-					t.Fatal(err)
-				}
-				if _, err := f.Write(v.Passphrase); err != nil {
-					t.Fatal(err)
-				}
-				if err := f.Close(); err != nil {
-					t.Fatal(err)
-				}
+				check(t, h.Crash(ctx))
+				must(f.Write(v.Passphrase))(t)
+				check(t, f.Close())
 			case got := <-done:
 				t.Fatalf("the attach has not asked for its passphrase: %+v", got)
 			}
@@ -186,21 +160,16 @@ func TestLibvirtdRestartsDuringAttach(t *testing.T) {
 	}
 }
 
-// TestLibvirtdRestartsAtAnyTime kills libvirtd at many moments of attaches and
-// detaches: the VM runs on, and repair and a second try put everything right.
+// TestLibvirtdRestartsAtAnyTime kills libvirtd at many moments of attaches and detaches: repair and a second
+// try succeed.
 func TestLibvirtdRestartsAtAnyTime(t *testing.T) {
 	peer.Long(t, "libvirtd is killed twenty times")
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
 	h := newHookHost(t, "")
-	d, err := h.StartDomain(ctx, peer.DomainOptions{Guest: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	d := must(h.StartDomain(ctx, peer.DomainOptions{Guest: true}))(t)
+	check(t, d.Guest().WaitBoot(ctx))
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	h.learn(t, v)
 	xml := writeFile(t, "disk.xml", serialXML(t, v.DiskXML("vdb", "virtio"), "serial-vdb"))
@@ -213,9 +182,7 @@ func TestLibvirtdRestartsAtAnyTime(t *testing.T) {
 			done := make(chan result, 1)
 			go func() { done <- run(ctx, t, tool(command...)) }()
 			time.Sleep(wait) // that is what is varied
-			if err := h.Crash(ctx); err != nil {
-				t.Fatal(err)
-			}
+			check(t, h.Crash(ctx))
 			got := <-done
 			t.Logf("%s, libvirtd killed after %s: exit code %d %s", command[0], wait, got.code, got.stderr)
 			run(ctx, t, tool("repair")).want(t, 0)

@@ -10,20 +10,15 @@ import (
 	"testing"
 )
 
-// conformanceKit returns the folder of the conformance kit: what libvirt makes
-// of some two hundred disks. It is no part of the repository, for its data have
-// another licence; LUKSPLUG_SHARED names the folder it is in, which is
-// otherwise looked for beside the repository.
+// conformanceKit returns the directory of the conformance kit: what libvirt makes of some two hundred disks.
+// Its data have another licence than the repository; LUKSPLUG_SHARED names the directory it is in.
 func conformanceKit(t *testing.T) string {
 	t.Helper()
 	shared := os.Getenv("LUKSPLUG_SHARED")
 	if shared == "" {
 		shared = filepath.Join(repository, "..", "shared")
 	}
-	kit, err := filepath.Abs(filepath.Join(shared, "conformance"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	kit := must(filepath.Abs(filepath.Join(shared, "conformance")))(t)
 	if _, err := os.Stat(filepath.Join(kit, "compare.py")); err != nil {
 		t.Skipf("the conformance kit is not here (LUKSPLUG_SHARED says where): %v", err)
 	}
@@ -54,9 +49,7 @@ func runKit(t *testing.T, args ...string) map[string]kitResult {
 		t.Fatalf("the kit has no results: %v: %v\n%s", err, runErr, text)
 	}
 	var list []kitResult
-	if err := json.Unmarshal(data, &list); err != nil {
-		t.Fatal(err)
-	}
+	check(t, json.Unmarshal(data, &list))
 	results := map[string]kitResult{}
 	for _, r := range list {
 		results[r.ID] = r
@@ -64,15 +57,15 @@ func runKit(t *testing.T, args ...string) map[string]kitResult {
 	return results
 }
 
-// unreachable are the cases of the kit that luksplug refuses on purpose, and
-// why. A case that comes to pass must leave the list.
+// unreachable are the cases of the kit that luksplug refuses on purpose, and why. A case that passes must
+// leave the list.
 var unreachable = map[string]string{
 	"disk-source-pool-mode-0": "the pool is libvirt's view of an iSCSI target through the host's own initiator, and its XML does not say " +
 		"which block device of the host a volume is: only a running libvirt knows (the case has the made-up path of libvirt's own test)",
 }
 
-// TestConformance compares luksplug's plans with libvirt's for every disk of the
-// kit, with the order of the nodes.
+// TestConformance compares luksplug's plans with libvirt's for every disk of the kit, with the order of the
+// nodes.
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	for name, args := range map[string][]string{"all": nil, "encrypted": {"--subset", "enc"}} {
@@ -99,8 +92,7 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// causes are the words that a refusal of the kit has to have in it: why libvirt
-// refuses the disk.
+// causes are the words that a refusal must have: why libvirt refuses the disk.
 var causes = map[string][]string{
 	"disk-attaching-partition-nosupport":       {"invalid disk target", "partitions"},
 	"disk-device-lun-type-invalid":             {"lun", "only valid for block type"},
@@ -167,20 +159,15 @@ func TestConformanceRefusals(t *testing.T) {
 
 var diskElement = regexp.MustCompile(`(?s)<disk\b.*?</disk>`)
 
-// refuseInDomain plans each disk of a domain for what is left of it, and
-// returns the messages of those that are refused.
+// refuseInDomain plans each disk of a domain for the rest of it, and returns the messages of those that are
+// refused.
 func refuseInDomain(t *testing.T, path string) []string {
 	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := must(os.ReadFile(path))(t)
 	var out []string
 	for _, at := range diskElement.FindAllIndex(data, -1) {
 		rest := filepath.Join(t.TempDir(), "domain.xml")
-		if err := os.WriteFile(rest, append(append([]byte(nil), data[:at[0]]...), data[at[1]:]...), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.WriteFile(rest, append(append([]byte(nil), data[:at[0]]...), data[at[1]:]...), 0o600))
 		cmd := exec.CommandContext(t.Context(), luksplug, "plan", "--domain-xml", rest, "-")
 		cmd.Stdin = strings.NewReader(string(data[at[0]:at[1]]))
 		if text, err := cmd.CombinedOutput(); err != nil {

@@ -15,12 +15,7 @@ import (
 // secondMonitor are QEMU's arguments for one more monitor, and its socket.
 func secondMonitor(t *testing.T) (socket string, args []string) {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "luksplug-second-") // a short path, as a socket's address must be
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	socket = filepath.Join(dir, "qmp.sock")
+	socket = filepath.Join(shortDir(t, ""), "qmp.sock")
 	return socket, []string{"-chardev", "socket,id=second,server=on,wait=off,path=" + socket, "-mon", "chardev=second,mode=control"}
 }
 
@@ -41,16 +36,15 @@ func (j *journal) of(who string) func(peer.Command) {
 	}
 }
 
-// turns is the journal with repetitions taken out: each run that is not
-// interrupted by another is one entry.
+// turns is the journal without repetitions: a run that no other interrupts is one entry.
 func (j *journal) turns() []string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return slices.Compact(slices.Clone(j.entries))
 }
 
-// TestTwoRunsNeverInterleave: two runs on one VM, over two monitors, wait for
-// each other, and a wait that is too long is a refusal.
+// TestTwoRunsNeverInterleave: two runs on one VM wait for each other, and a wait that is too long is a
+// refusal.
 func TestTwoRunsNeverInterleave(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -69,16 +63,12 @@ func TestTwoRunsNeverInterleave(t *testing.T) {
 
 	vdb, vdc := attach("vdb"), attach("vdc")
 	first := start(ctx, t, one.Address, vdb...)
-	held.wait(t)
+	held.wait(t, first)
 	// The first run is in the middle of its work now.
 	refused := tool(ctx, t, two.Address, append([]string{"--timeout", "1s"}, vdc...)...).want(t, 5)
 	who := fmt.Sprintf("process %d", first.cmd.Process.Pid)
-	for _, says := range []string{"luksplug: waiting for another luksplug run on this VM (" + who + ")\n", "the VM is locked by " + who, "try again"} {
-		if !strings.Contains(refused.stderr, says) {
-			t.Errorf("the refusal does not say %q:\n%s", says, refused.stderr)
-		}
-	}
-	tool(ctx, t, two.Address, "list").want(t, 0) // only looks, and waits for nobody
+	refused.wantStderr(t, "luksplug: waiting for another luksplug run on this VM ("+who+")\n", "the VM is locked by "+who, "try again")
+	tool(ctx, t, two.Address, "list").want(t, 0) // only reads, and does not wait
 	if steps := two.Steps(); len(steps) > 0 {
 		t.Errorf("the locked-out runs sent %v", steps)
 	}
@@ -95,20 +85,17 @@ func TestTwoRunsNeverInterleave(t *testing.T) {
 	first, second = start(ctx, t, one.Address, vdd...), start(ctx, t, two.Address, vde...)
 	first.end(ctx, t).want(t, 0)
 	second.end(ctx, t).want(t, 0)
-	// Whoever was first, each had one turn; "two" may go on from above.
+	// In either order each has one turn; "two" may continue that from above.
 	if got := wrote.turns(); len(got) > 4 {
 		t.Errorf("turns %v", got)
 	}
-	var list struct {
-		Disks []struct{ Target, State string }
-	}
-	tool(ctx, t, q.Socket, "list", "--output", "json").want(t, 0).decode(t, &list)
-	if got := fmt.Sprint(list.Disks); got != "[{vdb attached} {vdc attached} {vdd attached} {vde attached}]" {
+	disks := disksIn[struct{ Target, State string }](t, tool(ctx, t, q.Socket, "list", "--output", "json"))
+	if got := fmt.Sprint(disks); got != "[{vdb attached} {vdc attached} {vdd attached} {vde attached}]" {
 		t.Errorf("disks %s", got)
 	}
 }
 
-// TestLockEndsWithItsHolder: a run that is killed locks nobody out.
+// TestLockEndsWithItsHolder: a run that is killed holds no lock.
 func TestLockEndsWithItsHolder(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -119,10 +106,8 @@ func TestLockEndsWithItsHolder(t *testing.T) {
 	proxy, held := gated(ctx, t, q.Socket, wrote.of("first"))
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	first := start(ctx, t, proxy.Address, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...)
-	held.wait(t)
-	if err := first.cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
+	held.wait(t, first)
+	check(t, first.cmd.Process.Kill())
 	<-first.ended
 	held.drop()
 	got := tool(ctx, t, socket, "repair").want(t, 0)
@@ -143,40 +128,28 @@ func TestNoMonitor(t *testing.T) {
 	wantOneLine(t, tool(ctx, t, "127.0.0.1:1", "list").want(t, 1), "127.0.0.1:1", "refused")
 }
 
-// TestMonitorHeld: QEMU's monitor serves one client, and lets the next wait
-// without a word.
+// TestMonitorHeld: QEMU's monitor serves one client, and does not answer the next.
 func TestMonitorHeld(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 1})
-	holder, err := peer.DialMonitor(ctx, q.Socket)
-	if err != nil {
-		t.Fatal(err)
-	}
+	holder := must(peer.DialMonitor(ctx, q.Socket))(t)
 	defer func() { _ = holder.Close() }() // at the latest
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	disk := attachArgs(t, v, v.DiskXML("vdb", "virtio"))
 	got := tool(ctx, t, q.Socket, append([]string{"--timeout", "3s"}, disk...)...).want(t, 1)
-	for _, says := range []string{"waiting for the monitor " + q.Socket, "another client"} {
-		if !strings.Contains(got.stderr, says) {
-			t.Errorf("the failure does not say %q:\n%s", says, got.stderr)
-		}
-	}
-	last := strings.TrimSpace(got.stderr[strings.LastIndex(strings.TrimSpace(got.stderr), "\n")+1:])
-	if !strings.HasPrefix(last, "luksplug: ") || !strings.Contains(last, "another client") {
+	got.wantStderr(t, "waiting for the monitor "+q.Socket, "another client")
+	if last := failure(got); !strings.HasPrefix(last, "luksplug: ") || !strings.Contains(last, "another client") {
 		t.Errorf("the error does not say why: %s", last)
 	}
 
 	waiting := start(ctx, t, q.Socket, disk...)
 	waiting.waitStderr(ctx, t, "waiting for the monitor")
-	if err := holder.Close(); err != nil {
-		t.Fatal(err)
-	}
+	check(t, holder.Close())
 	waiting.end(ctx, t).want(t, 0)
 }
 
-// TestHeldWaitEndsOnSignal: a user who is tired of waiting gets the VM back
-// unchanged.
+// TestHeldWaitEndsOnSignal: an interrupted wait leaves the VM unchanged.
 func TestHeldWaitEndsOnSignal(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -187,26 +160,15 @@ func TestHeldWaitEndsOnSignal(t *testing.T) {
 	proxy, held := gated(ctx, t, q.Socket, wrote.of("first"))
 	v, other := peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.DetachedRaw)
 	first := start(ctx, t, proxy.Address, append([]string{"-v"}, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...)...)
-	held.wait(t)
+	held.wait(t, first)
 	second := start(ctx, t, socket, attachArgs(t, other, other.DiskXML("vdc", "virtio"))...)
 	second.waitStderr(ctx, t, "waiting for another luksplug run")
-	interrupt(t, second)
+	check(t, second.cmd.Process.Signal(os.Interrupt))
 	second.end(ctx, t).want(t, 5)
 	// The first is interrupted in the middle of a command, and takes it back.
-	interrupt(t, first)
+	check(t, first.cmd.Process.Signal(os.Interrupt))
 	first.waitStderr(ctx, t, "told to end") // else it could be done before it hears of it
 	held.open()
-	got := first.end(ctx, t).want(t, 6)
-	if !strings.Contains(got.stderr, "the VM is as it was before") {
-		t.Errorf("standard error: %s", got.stderr)
-	}
+	first.end(ctx, t).want(t, 6).wantStderr(t, "the VM is as it was before")
 	wantSame(ctx, t, q, before)
-}
-
-// interrupt is what the user's Ctrl-C does.
-func interrupt(t *testing.T, b *background) {
-	t.Helper()
-	if err := b.cmd.Process.Signal(os.Interrupt); err != nil {
-		t.Fatal(err)
-	}
 }

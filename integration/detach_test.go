@@ -3,7 +3,6 @@ package integration
 import (
 	"bytes"
 	"context"
-	"strings"
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
@@ -16,27 +15,21 @@ func serialXML(t *testing.T, xml, serial string) string {
 }
 
 // attachInGuest attaches a volume as target and waits until the guest has it.
-func attachInGuest(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volume, target, bus string) (dev string) {
+func attachInGuest(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volume, target, bus string) string {
 	t.Helper()
 	serial := "in-guest-" + target
 	tool(ctx, t, q.Socket, attachArgs(t, v, serialXML(t, v.DiskXML(target, bus), serial))...).want(t, 0)
-	dev, err := q.Guest().WaitDisk(ctx, serial)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dev
+	return guestDisk(ctx, t, q, serial)
 }
 
 // query runs a command on the control monitor.
 func query(ctx context.Context, t *testing.T, q *peer.QEMU, command string) {
 	t.Helper()
-	if _, err := q.Query(ctx, command, nil); err != nil {
-		t.Fatal(err)
-	}
+	must(q.Query(ctx, command, nil))(t)
 }
 
-// paused runs do while the VM stands still. It runs again afterwards also when
-// do has ended the test, for the tests that follow in the same VM.
+// paused runs do while the VM is stopped. The VM continues even if do ends the test, for the tests that
+// follow.
 func paused(ctx context.Context, t *testing.T, q *peer.QEMU, do func()) {
 	t.Helper()
 	query(ctx, t, q, "stop")
@@ -44,15 +37,11 @@ func paused(ctx context.Context, t *testing.T, q *peer.QEMU, do func()) {
 	do()
 }
 
-// TestDetachFromAGuest runs the ways in which a guest may release a disk, one
-// after another in one VM.
+// TestDetachFromAGuest runs the ways in which a guest may release a disk, one after another in one VM.
 func TestDetachFromAGuest(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{Guest: true, RootPorts: 2, SCSI: true})
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	q := booted(ctx, t, peer.Options{RootPorts: 2, SCSI: true})
 	before := stateOf(ctx, t, q)
 
 	t.Run("a paused VM", func(t *testing.T) {
@@ -65,9 +54,7 @@ func TestDetachFromAGuest(t *testing.T) {
 		})
 		tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 		wantSame(ctx, t, q, before)
-		if err := q.Guest().WaitGone(ctx, dev); err != nil {
-			t.Fatal(err)
-		}
+		check(t, q.Guest().WaitGone(ctx, dev))
 	})
 	t.Run("a paused VM, SCSI", func(t *testing.T) {
 		dev := attachInGuest(ctx, t, q, peer.NewVolume(t, peer.DetachedRaw), "sda", "scsi")
@@ -76,9 +63,7 @@ func TestDetachFromAGuest(t *testing.T) {
 			tool(ctx, t, q.Socket, "--timeout", "10s", "detach", "sda").want(t, 0)
 			wantSame(ctx, t, q, before)
 		})
-		if err := q.Guest().WaitGone(ctx, dev); err != nil {
-			t.Fatal(err)
-		}
+		check(t, q.Guest().WaitGone(ctx, dev))
 	})
 	t.Run("resumed during the wait", func(t *testing.T) {
 		attachInGuest(ctx, t, q, peer.NewVolume(t, peer.DetachedRaw), "vdb", "virtio")
@@ -97,15 +82,11 @@ func TestDetachFromAGuest(t *testing.T) {
 		v := peer.NewVolume(t, peer.DetachedQcow2)
 		dev := attachInGuest(ctx, t, q, v, "vdb", "virtio")
 		pattern := []byte("written and flushed before the detach. ")
-		if err := q.Guest().WritePattern(ctx, dev, 1, 4, pattern); err != nil {
-			t.Fatal(err)
-		}
-		// Writes elsewhere until the disk is gone. The file says that it has begun.
-		// Between two writes it is looked for: dd would make a file of that name.
-		if _, err := q.Guest().Run(ctx, "( while [ -b "+dev+" ] && dd if=/dev/urandom of="+dev+" bs=64k seek=256 count=64 conv=notrunc,fsync 2>/dev/null; do touch /tmp/wrote; done; touch /tmp/failed ) >/dev/null 2>&1 &"+
-			" while [ ! -e /tmp/wrote ]; do usleep 10000; done"); err != nil {
-			t.Fatal(err)
-		}
+		check(t, q.Guest().WritePattern(ctx, dev, 1, 4, pattern))
+		// Writes until the disk is gone; /tmp/wrote says that it has begun. It looks for the device first,
+		// because dd would create a file.
+		must(q.Guest().Run(ctx, "( while [ -b "+dev+" ] && dd if=/dev/urandom of="+dev+" bs=64k seek=256 count=64 conv=notrunc,fsync 2>/dev/null; do touch /tmp/wrote; done; touch /tmp/failed ) >/dev/null 2>&1 &"+
+			" while [ ! -e /tmp/wrote ]; do usleep 10000; done"))(t)
 		tool(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb").want(t, 0)
 		wantSame(ctx, t, q, before)
 		if _, err := q.Guest().Run(ctx, "while [ ! -e /tmp/failed ]; do usleep 10000; done; [ ! -b "+dev+" ]"); err != nil {
@@ -123,9 +104,7 @@ func TestDetachFromAGuest(t *testing.T) {
 	t.Run("mounted", func(t *testing.T) {
 		v := peer.NewVolume(t, peer.EmbeddedLUKS)
 		dev := attachInGuest(ctx, t, q, v, "vdb", "virtio")
-		if _, err := q.Guest().Run(ctx, "exec 9<> "+dev+"; ( sleep 1000 ) <&9 >/dev/null 2>&1 & echo $! > /tmp/opener"); err != nil {
-			t.Fatal(err)
-		}
+		must(q.Guest().Run(ctx, "exec 9<> "+dev+"; ( sleep 1000 ) <&9 >/dev/null 2>&1 & echo $! > /tmp/opener"))(t)
 		// The guest's kernel lets a disk go that is open.
 		tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 		wantSame(ctx, t, q, before)
@@ -138,28 +117,19 @@ func TestDetachFromAGuest(t *testing.T) {
 		xml := serialXML(t, edited(t, v.DiskXML("vdb", "virtio"), "<target", "<alias name='ua-data'/><target"), "aliased")
 		args := attachArgs(t, v, xml)
 		tool(ctx, t, q.Socket, args...).want(t, 0)
-		if _, err := q.Guest().WaitDisk(ctx, "aliased"); err != nil {
-			t.Fatal(err)
+		guestDisk(ctx, t, q, "aliased")
+		if disks := listed(ctx, t, q); len(disks) != 1 || disks["vdb"].State != "attached" || disks["vdb"].Device != "ua-data" {
+			t.Errorf("list %+v", disks)
 		}
-		var list struct {
-			Disks []struct{ Target, State, Device string }
-		}
-		tool(ctx, t, q.Socket, "list", "--output", "json").want(t, 0).decode(t, &list)
-		if len(list.Disks) != 1 || list.Disks[0].Target != "vdb" || list.Disks[0].State != "attached" || list.Disks[0].Device != "ua-data" {
-			t.Errorf("list %+v", list.Disks)
-		}
-		if again := tool(ctx, t, q.Socket, args...).want(t, 0); !strings.Contains(again.stdout, "already attached") {
-			t.Errorf("the second attach: %s", again.stdout)
-		}
+		tool(ctx, t, q.Socket, args...).want(t, 0).wantStdout(t, "already attached")
 		tool(ctx, t, q.Socket, "detach", "ua-data").want(t, 5) // a target is what detach takes
 		tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 		wantSame(ctx, t, q, before)
 	})
 }
 
-// TestDetachBeforeTheGuestHasBooted: the request is lost, because nobody is
-// there to hear it, and has to be made again. QEMU must not even get it: it
-// would refuse to be asked again until a reset.
+// TestDetachBeforeTheGuestHasBooted: no guest receives the request, which must be made again later. QEMU
+// must not get it: it would refuse another until a reset.
 func TestDetachBeforeTheGuestHasBooted(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -172,39 +142,30 @@ func TestDetachBeforeTheGuestHasBooted(t *testing.T) {
 	waiting := start(ctx, t, q.Socket, "--timeout", "2m", "detach", "vdb")
 	query(ctx, t, q, "cont")
 	waiting.end(ctx, t).want(t, 0)
-	if err := q.Guest().WaitBoot(ctx); err != nil { // the guest had to boot for it, and lives
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitBoot(ctx)) // the guest had to boot for it, and lives
 	wantSame(ctx, t, q, before)
 }
 
-// TestDetachByPCIExpress: with the hot plug of PCI Express itself the guest
-// blinks a lamp for five seconds first.
+// TestDetachByPCIExpress: with native hot plug of PCI Express the guest waits five seconds first.
 func TestDetachByPCIExpress(t *testing.T) {
 	peer.Long(t, "waits for a guest's slow answers; TestDetachFromAGuest detaches in every run")
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{NativeHotplug: true, Guest: true, RootPorts: 2})
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	q := booted(ctx, t, peer.Options{NativeHotplug: true, RootPorts: 2})
 	before := stateOf(ctx, t, q)
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	dev := attachInGuest(ctx, t, q, v, "vdb", "virtio")
 	tool(ctx, t, q.Socket, "--timeout", "1s", "detach", "vdb").want(t, 8)
 	tool(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb").want(t, 0)
 	wantSame(ctx, t, q, before)
-	if err := q.Guest().WaitGone(ctx, dev); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitGone(ctx, dev))
 	// Asking again while the guest was at it has not confused it.
 	attachInGuest(ctx, t, q, v, "vdb", "virtio")
 	tool(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb").want(t, 0)
 	wantSame(ctx, t, q, before)
 }
 
-// TestDetachFromADeafGuest: firmware without an operating system never answers;
-// a reset ends the wait.
+// TestDetachFromADeafGuest: firmware without an operating system never answers; a reset ends the wait.
 func TestDetachFromADeafGuest(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -216,17 +177,11 @@ func TestDetachFromADeafGuest(t *testing.T) {
 	got := tool(ctx, t, q.Socket, "--timeout", "4s", "detach", "vdb").want(t, 8)
 	wantOneLine(t, got, "vdb", "not released", "run detach again")
 	wantSame(ctx, t, q, attached)
-	var list struct {
-		Disks []struct{ Target, State string }
-	}
-	tool(ctx, t, q.Socket, "list", "--output", "json").want(t, 0).decode(t, &list)
-	if len(list.Disks) != 1 || list.Disks[0].State != "attached" {
-		t.Errorf("list while the guest has not answered: %+v", list.Disks)
+	if disks := listed(ctx, t, q); len(disks) != 1 || disks["vdb"].State != "attached" {
+		t.Errorf("list while the guest has not answered: %+v", disks)
 	}
 	waiting := start(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb")
-	if err := q.Reset(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Reset(ctx))
 	waiting.end(ctx, t).want(t, 0)
 	wantSame(ctx, t, q, before)
 }

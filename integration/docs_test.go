@@ -17,18 +17,17 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// updateDocs writes what the commands of the documents print into them. Look at
-// the difference before you commit it.
+// updateDocs writes what the commands print into the documents. Review the difference before a commit.
 var updateDocs = flag.Bool("update-docs", false, "write the commands' real output into README.md and docs")
 
 // exitCode is the command that shows how the one before it ended.
 const exitCode = "echo $?"
 
-// repository is the top folder, seen from this package's.
+// repository is the top directory, seen from this package's.
 const repository = ".."
 
-// notRun holds the commands of the documents that this test does not run, each
-// with the reason. An entry that stands in no document is an error.
+// notRun are the commands of the documents that this test does not run, and why. One that no document has is
+// an error.
 var notRun = map[string]string{
 	"apt-get update && apt-get install -y make && make demo": "package integration/demo runs the demo, and a fresh machine runs the line itself",
 	"apt-get update && apt-get install -y make && make test": "this test is a part of it",
@@ -48,15 +47,12 @@ var notRun = map[string]string{
 	"go test ./integration/internal/diskgen -run TestAgainstLibvirt -disk-seed 4711 -disk-count 1": "it is a test of its own",
 }
 
-// TestDocs runs every command of README.md and docs in the order in which they
-// stand, on a VM of its own, and compares what they print with what the
-// documents say. Of the VM nothing may be changed after each document.
+// TestDocs runs every command of README.md and docs in order, on a VM of its own, and compares what they
+// print with the documents. Each document must leave the VM unchanged.
 //
-// A block marked console holds commands, each after a prompt ("# ", because it
-// is root's), and all that they print; a line "..." there stands for any number
-// of lines. A command ends with exit code 0 unless "# echo $?" and the code
-// follow. A block marked sh holds commands only. A block marked xml with a file
-// name is that file.
+// A block marked console has commands, each after the prompt "# ", and all that they print; a line "..."
+// stands for any number of lines. A command ends with exit code 0 unless "# echo $?" and the code follow. A
+// block marked sh has commands only. A block marked xml with a file name is that file.
 func TestDocs(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -84,7 +80,7 @@ func documents(t *testing.T) []string {
 
 // reader does what the documents say, as a reader would.
 type reader struct {
-	folder   string // the working folder
+	folder   string // the working directory
 	path     string // for PATH
 	config   string // for LUKSPLUG_CONFIG
 	vm       *peer.QEMU
@@ -100,13 +96,9 @@ func newReader(ctx context.Context, t *testing.T) *reader {
 	r := &reader{folder: filepath.Join(base, "work")}
 	bin := filepath.Join(base, "bin")
 	for _, dir := range []string{r.folder, bin} {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.Mkdir(dir, 0o755))
 	}
-	if err := os.Symlink(luksplug, filepath.Join(bin, "luksplug")); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Symlink(luksplug, filepath.Join(bin, "luksplug")))
 	r.path = bin + ":" + os.Getenv("PATH")
 	r.vm = peer.Start(t, peer.Options{RootPorts: 4, Guest: true})
 	// What the documents name, and what it is here.
@@ -115,33 +107,22 @@ func newReader(ctx context.Context, t *testing.T) *reader {
 		"/var/lib/luksplug/images", filepath.Join(base, "images"),
 		"/var/lib/luksplug/headers", filepath.Join(base, "headers"),
 		"/run/luksplug/secrets", filepath.Join(base, "secrets"),
-		"/run/luksplug/keys", memoryFolder(t),
+		"/run/luksplug/keys", shortDir(t, inMemoryDir),
 		"/var/lib/luksplug/secrets", filepath.Join(base, "state"),
 	}
-	r.config = filepath.Join(base, "config.yaml") // instead of none, for the folders
+	r.config = filepath.Join(base, "config.yaml") // instead of none, for the directories
 	config := "state: " + filepath.Join(base, "state") + "\nephemeral: " + filepath.Join(base, "secrets") + "\n"
-	if err := os.WriteFile(r.config, []byte(config), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(r.config, []byte(config), 0o600))
 	if os.Geteuid() == 0 {
 		l := peer.Libvirtd(t)
-		var err error
-		if r.domain, err = l.StartDomain(ctx, peer.DomainOptions{Name: "vm1", Guest: true}); err != nil {
-			t.Fatal(err)
-		}
+		r.domain = must(l.StartDomain(ctx, peer.DomainOptions{Name: "vm1", Guest: true}))(t)
 		names = append(names, "--domain vm1", "--connect '"+l.URI+"' --domain vm1")
 		virsh := l.VirshCommand(ctx)
 		script := "#!/bin/sh\n" + virsh.Env[len(virsh.Env)-1] + " exec '" + strings.Join(virsh.Args, "' '") + "' \"$@\"\n"
-		if err := os.WriteFile(filepath.Join(bin, "virsh"), []byte(script), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := r.domain.Guest().WaitBoot(ctx); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.WriteFile(filepath.Join(bin, "virsh"), []byte(script), 0o755))
+		check(t, r.domain.Guest().WaitBoot(ctx))
 	}
-	if err := r.vm.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, r.vm.Guest().WaitBoot(ctx))
 	r.toReal = strings.NewReplacer(names...)
 	slices.Reverse(names)
 	r.fromReal = strings.NewReplacer(names...)
@@ -153,10 +134,7 @@ func (r *reader) states(ctx context.Context, t *testing.T) []peer.State {
 	t.Helper()
 	states := []peer.State{stateOf(ctx, t, r.vm)}
 	if r.domain != nil {
-		s, err := r.domain.State(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := stateOf(ctx, t, r.domain)
 		states = append(states, s)
 	}
 	return states
@@ -165,10 +143,7 @@ func (r *reader) states(ctx context.Context, t *testing.T) []peer.State {
 // read does what one document says.
 func (r *reader) read(ctx context.Context, t *testing.T, path string, used map[string]bool) {
 	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must(os.ReadFile(path))(t)
 	before := r.states(ctx, t)
 	lines := strings.Split(string(text), "\n")
 	var updated []string // the document with real output
@@ -207,9 +182,7 @@ func (r *reader) read(ctx context.Context, t *testing.T, path string, used map[s
 	}
 	if *updateDocs && copied > 0 {
 		updated = append(updated, lines[copied:]...)
-		if err := os.WriteFile(path, []byte(strings.Join(updated, "\n")), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.WriteFile(path, []byte(strings.Join(updated, "\n")), 0o644))
 	}
 }
 
@@ -217,8 +190,7 @@ func needsLibvirt(command string) bool {
 	return strings.Contains(command, "--domain vm1") || strings.HasPrefix(command, "virsh ")
 }
 
-// command runs a command and returns what it printed. It must succeed, unless
-// the document shows its exit code next.
+// command returns what a command printed. It must succeed, unless the document shows its exit code next.
 func (r *reader) command(ctx context.Context, t *testing.T, text string, failureShown bool) []string {
 	t.Helper()
 	if text == exitCode {
@@ -232,8 +204,7 @@ func (r *reader) command(ctx context.Context, t *testing.T, text string, failure
 	return printed
 }
 
-// run runs one command and returns what it printed, with the documents' names,
-// and its exit code.
+// run returns what a command printed, with the documents' names, and its exit code.
 func (r *reader) run(ctx context.Context, t *testing.T, command string) ([]string, int) {
 	t.Helper()
 	cmd := exec.CommandContext(ctx, "bash", "-o", "pipefail", "-c", r.toReal.Replace(command))
@@ -260,13 +231,11 @@ func (r *reader) xml(ctx context.Context, t *testing.T, path string, b block) {
 	name := b.name
 	if name == "" {
 		if !strings.HasPrefix(text, "<disk") {
-			return // a part of one, which stands in a whole one elsewhere
+			return // a part of a disk
 		}
 		name = "unnamed.xml"
 	}
-	if err := os.WriteFile(filepath.Join(r.folder, name), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(filepath.Join(r.folder, name), []byte(text), 0o600))
 	if !strings.HasPrefix(text, "<disk") {
 		return
 	}
@@ -275,8 +244,7 @@ func (r *reader) xml(ctx context.Context, t *testing.T, path string, b block) {
 	}
 }
 
-// matches tells whether got is what the document says, but for times, widths of
-// columns and versions.
+// matches reports whether got is what the document says, but for times, widths of columns and versions.
 func matches(want, got []string) bool {
 	want, got = normalised(want), normalised(got)
 	for i, line := range want {

@@ -25,8 +25,7 @@ type emulator struct {
 	vm            *hotplug.VM
 }
 
-// eachEmulator runs a test with the oldest QEMU that is tested, the one of this
-// machine, and the newest.
+// eachEmulator runs a test with the oldest QEMU that is tested, the installed one, and the newest.
 func eachEmulator(t *testing.T, o peer.Options, test func(t *testing.T, e emulator)) {
 	t.Helper()
 	for name, program := range map[string]func(testing.TB) string{
@@ -39,16 +38,11 @@ func eachEmulator(t *testing.T, o peer.Options, test func(t *testing.T, e emulat
 			own := o
 			own.Binary, own.Paused = program(t), true
 			e := emulator{name: name, program: own.Binary, qemu: peer.Start(t, own)}
-			// Beside QEMU's sockets: what is in a folder of t's has paths too long for one.
+			// Beside QEMU's sockets: the paths of t.TempDir are too long for one.
 			options := hotplug.Options{LockDir: t.TempDir(), RunDir: filepath.Join(e.qemu.Dir, "run")}
-			if err := os.Mkdir(options.RunDir, 0o700); err != nil {
-				t.Fatal(err)
-			}
+			check(t, os.Mkdir(options.RunDir, 0o700))
 			dial := func(ctx context.Context) (*qmp.Client, error) { return qmp.Dial(ctx, e.qemu.Socket) }
-			var err error
-			if e.vm, err = hotplug.Connect(bounded(t), dial, options); err != nil {
-				t.Fatal(err)
-			}
+			e.vm = must(hotplug.Connect(bounded(t), dial, options))(t)
 			t.Cleanup(func() { _ = e.vm.Close() }) // the VM is killed
 			test(t, e)
 		})
@@ -64,7 +58,7 @@ func installedQEMU(t testing.TB) string {
 	return path
 }
 
-// before tells whether the emulator is older than a version such as "9.0".
+// before reports whether the emulator is older than a version such as "9.0".
 func (e emulator) before(t *testing.T, version string) bool {
 	t.Helper()
 	major, minor, _ := strings.Cut(version, ".")

@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,8 +12,8 @@ import (
 	"github.com/luksplug/luksplug/secrets/dir"
 )
 
-// TestExampleAttachLibvirt: a program of forty lines that imports public packages only
-// attaches a disk to a domain, which remembers it.
+// TestExampleAttachLibvirt: a program of forty lines, with public packages only, attaches a disk to a domain
+// and records it.
 func TestExampleAttachLibvirt(t *testing.T) {
 	t.Parallel()
 	const example = "github.com/luksplug/luksplug/examples/attach-libvirt"
@@ -31,26 +30,15 @@ func TestExampleAttachLibvirt(t *testing.T) {
 	run(ctx, t, exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", program, example)).want(t, 0)
 
 	l := peer.Libvirtd(t)
-	d, err := l.StartDomain(ctx, peer.DomainOptions{SCSI: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(l.StartDomain(ctx, peer.DomainOptions{SCSI: true}))(t)
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	xml, keys := v.DiskXML("sda", "scsi"), t.TempDir()
-	disk, err := diskxml.ParseDisk([]byte(xml))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(keys, dir.FileName(disk.Secrets()[0])), v.Passphrase, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	disk := must(diskxml.ParseDisk([]byte(xml)))(t)
+	check(t, os.WriteFile(filepath.Join(keys, dir.FileName(disk.Secrets()[0])), v.Passphrase, 0o600))
 	got := run(ctx, t, exec.CommandContext(ctx, program, l.URI, d.Name, writeFile(t, "sda.xml", xml), "dir:"+keys)).want(t, 0)
 	if !strings.HasPrefix(got.stdout, "sda: device luksplug-sda, ") {
 		t.Errorf("it says %s", got.stdout)
 	}
-	want := fmt.Sprint([]recordedDisk{{"sda", "attached", "", []string{"live"}}})
-	if got := fmt.Sprint(listOf(ctx, t, l, d.Name)); got != want {
-		t.Errorf("got %s, want %s", got, want)
-	}
+	wantRecorded(ctx, t, l, d, recordedDisk{"sda", "attached", "", []string{"live"}})
 	viaLibvirt(ctx, t, l, d.Name, "detach", "sda").want(t, 0)
 }

@@ -12,8 +12,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// eventually waits for what another process does soon after, and announces to
-// nobody.
+// eventually waits until another process has done something, which sends no event.
 func eventually(ctx context.Context, t *testing.T, what string, done func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -27,13 +26,10 @@ func eventually(ctx context.Context, t *testing.T, what string, done func() bool
 	}
 }
 
-// hostIsClean tells whether this host has nothing of the VM's any more.
+// hostIsClean reports whether the host has nothing of the VM's left.
 func hostIsClean(t *testing.T, uuid string) func() bool {
 	return func() bool {
-		left, err := peer.ReadHost(uuid)
-		if err != nil {
-			t.Fatal(err)
-		}
+		left := must(peer.ReadHost(uuid))(t)
 		return len(left) == 0 && len(peer.Watchers(uuid)) == 0
 	}
 }
@@ -77,16 +73,11 @@ func TestStorageDaemon(t *testing.T) {
 		if len(peer.StorageDaemons(p.q.UUID)) != 1 || len(peer.Watchers(p.q.UUID)) != 1 {
 			t.Errorf("storage daemons %v, watchers %v", peer.StorageDaemons(p.q.UUID), peer.Watchers(p.q.UUID))
 		}
-		if err := p.q.Close(); err != nil { // by SIGKILL
-			t.Fatal(err)
-		}
+		check(t, p.q.Close()) // by SIGKILL
 		eventually(ctx, t, "the storage daemon ends", func() bool {
 			return len(peer.StorageDaemons(p.q.UUID))+len(peer.Watchers(p.q.UUID)) == 0
 		})
-		left, err := peer.ReadHost(p.q.UUID)
-		if err != nil {
-			t.Fatal(err)
-		}
+		left := must(peer.ReadHost(p.q.UUID))(t)
 		for _, path := range left { // a note of a VM that is gone, which the next attach of any VM removes
 			if strings.HasSuffix(path, "/sdb") || strings.Contains(path, "/sdb/") {
 				t.Errorf("%s is still there", path)
@@ -100,9 +91,7 @@ func TestStorageDaemon(t *testing.T) {
 		before := stateOf(ctx, t, p.q)
 		p.attach(ctx, t)
 		for _, pid := range peer.StorageDaemons(p.q.UUID) {
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-				t.Fatal(err)
-			}
+			check(t, syscall.Kill(pid, syscall.SIGKILL))
 		}
 		eventually(ctx, t, "the storage daemon ends", func() bool { return len(peer.StorageDaemons(p.q.UUID)) == 0 })
 		if d := listed(ctx, t, p.q)["sdb"]; d.State != "attached" || d.Daemon != 0 {
@@ -135,15 +124,12 @@ func TestStorageDaemon(t *testing.T) {
 // userOf is the user of a process.
 func userOf(t *testing.T, pid int) int {
 	t.Helper()
-	info, err := os.Stat(procDir(pid))
-	if err != nil {
-		t.Fatal(err)
-	}
+	info := must(os.Stat(procDir(pid)))(t)
 	return int(info.Sys().(*syscall.Stat_t).Uid)
 }
 
-// TestStorageDaemonRefused: what stands in the way of a storage daemon is said
-// before the VM hears of the disk, and nothing of it stays.
+// TestStorageDaemonRefused: a storage daemon that does not start is reported before the VM is changed, and
+// leaves nothing.
 func TestStorageDaemonRefused(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -159,39 +145,16 @@ func TestStorageDaemonRefused(t *testing.T) {
 		says []string
 	}{
 		{"not installed", t.TempDir(), nil, 5, []string{"disk sdb refused", "the storage daemon does not start", "qemu-utils"}},
-		{"no program", brokenDaemon(t), nil, 5, []string{"disk sdb refused", "the storage daemon does not start", "no such luck"}},
-		{"too slow", sleepingDaemon(t), []string{"--timeout", "2s"}, 5, []string{"disk sdb refused", "deadline exceeded"}},
+		{"no program", filepath.Dir(script(t, "qemu-storage-daemon", "echo no such luck >&2; exit 3")), nil, 5, []string{"disk sdb refused", "the storage daemon does not start", "no such luck"}},
+		{"too slow", filepath.Dir(script(t, "qemu-storage-daemon", "exec /bin/sleep 300")), []string{"--timeout", "2s"}, 5, []string{"disk sdb refused", "deadline exceeded"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{})
 			cmd := program(ctx, proxy.Address, append(c.args, p.attachArgs()...)...)
 			cmd.Env = append(os.Environ(), "PATH="+c.path)
 			wantOneLine(t, run(ctx, t, cmd).want(t, c.code), c.says...)
-			if steps := proxy.Steps(); len(steps) > 0 {
-				t.Errorf("sent to QEMU, of what changes something: %v", steps)
-			}
+			wantNoSteps(t, proxy)
 			wantSame(ctx, t, q, before)
 		})
 	}
-}
-
-// brokenDaemon is a folder with a storage daemon that ends at once.
-func brokenDaemon(t *testing.T) string {
-	t.Helper()
-	return daemonScript(t, "echo no such luck >&2; exit 3")
-}
-
-// sleepingDaemon is a folder with a storage daemon that never answers.
-func sleepingDaemon(t *testing.T) string {
-	t.Helper()
-	return daemonScript(t, "exec /bin/sleep 300")
-}
-
-func daemonScript(t *testing.T, script string) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "qemu-storage-daemon"), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }

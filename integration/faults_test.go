@@ -18,10 +18,9 @@ import (
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
-// TestFaults makes every step of every plan go wrong in every way, against a
-// real QEMU whose guest answers: a disk is there completely or not at all, in
-// the VM and on the host. Every kind of volume is in two of the places, and two
-// kinds are in every place.
+// TestFaults makes every step of every plan fail in every way, with a real QEMU whose guest answers: a disk
+// is there completely or not at all, in the VM and on the host. Every kind of volume is in two of the
+// places, and two kinds are in every place.
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	kinds := peer.VolumeKinds()
@@ -46,8 +45,7 @@ func TestFaultsEverywhere(t *testing.T) {
 	}
 }
 
-// TestFaultsOfOtherWays is TestFaults for those who do not want luksplug itself
-// to unlock the volume.
+// TestFaultsOfOtherWays is TestFaults with volumes that QEMU or a storage daemon unlocks.
 func TestFaultsOfOtherWays(t *testing.T) {
 	t.Parallel()
 	q35, own := places()[0], places()[3]
@@ -62,13 +60,10 @@ func TestFaultsOfOtherWays(t *testing.T) {
 }
 
 func testFaults(t *testing.T, where place, unlock string, kinds ...peer.VolumeKind) {
-	q := peer.Start(t, where.vm)
-	if err := q.Guest().WaitBoot(bounded(t)); err != nil {
-		t.Fatal(err)
-	}
+	q := booted(bounded(t), t, where.vm)
 	for i, kind := range kinds {
 		t.Run(string(kind), func(t *testing.T) {
-			f := newFaulty(bounded(t), t, q, where, peer.NewVolume(t, kind), unlock)
+			f := newFaulty(bounded(t), t, q, where, peer.NewVolume(t, kind), unlock, "")
 			for n := range f.steps {
 				name := fmt.Sprintf("%d %s", n+1, f.steps[n].command)
 				if !t.Run(name, func(t *testing.T) { f.everyFault(bounded(t), t, n+1) }) {
@@ -139,10 +134,9 @@ func (f *faulty) cut(ctx context.Context, t *testing.T, n int, where peer.Cut) {
 	}
 }
 
-// cutForGood: the connection is lost after the step and cannot be opened again.
-// The program waits some seconds for that, so that its library is asked here,
-// which can be told to wait less; TestFaultsCutOff shows the program. A run
-// of the program afterwards converges.
+// cutForGood: the connection is lost after the step and cannot be opened again. The program would wait for
+// seconds, so the library is called, with a shorter wait; TestFaultsCutOff has the program. A later run
+// converges.
 func (f *faulty) cutForGood(ctx context.Context, t *testing.T, n int) {
 	hooks := peer.CutAtStep(n, peer.CutBeforeReply)
 	hooks.Connect = func(n int) bool { return n == 1 }
@@ -177,24 +171,15 @@ func (f *faulty) converges(ctx context.Context, t *testing.T, n int) {
 	f.gone(ctx, t)
 }
 
-// attachByLibrary plugs the disk in without the program.
+// attachByLibrary attaches the disk by the library.
 func (f *faulty) attachByLibrary(ctx context.Context, t *testing.T, address string, recovery time.Duration) error {
 	t.Helper()
-	xml, err := os.ReadFile(f.xml)
-	if err != nil {
-		t.Fatal(err)
-	}
-	disk, err := diskxml.ParseDisk(xml)
-	if err != nil {
-		t.Fatal(err)
-	}
-	vm, err := hotplug.Connect(ctx, func(ctx context.Context) (*qmp.Client, error) { return qmp.Dial(ctx, address) },
-		hotplug.Options{Recovery: recovery, LockDir: t.TempDir()})
-	if err != nil {
-		t.Fatal(err)
-	}
+	xml := must(os.ReadFile(f.xml))(t)
+	disk := must(diskxml.ParseDisk(xml))(t)
+	vm := must(hotplug.Connect(ctx, func(ctx context.Context) (*qmp.Client, error) { return qmp.Dial(ctx, address) },
+		hotplug.Options{Recovery: recovery, LockDir: t.TempDir()}))(t)
 	defer func() { _ = vm.Close() }() // the connection is lost
-	_, err = vm.Attach(ctx, disk, fileStore(f.PassphraseFile), hotplug.AttachOptions{Unlock: hotplug.UnlockPolicy(f.unlock)})
+	_, err := vm.Attach(ctx, disk, fileStore(f.PassphraseFile), hotplug.AttachOptions{Unlock: hotplug.UnlockPolicy(f.unlock)})
 	return err
 }
 
@@ -207,34 +192,29 @@ func (s fileStore) Lookup(context.Context, secrets.Reference) (*secrets.Secret, 
 	return passphrase.Open(string(s), nil)
 }
 
-// kill runs the program and kills it when n changes have been done and before
-// it sends anything more.
+// kill runs the program and kills it when n changes are done, before it sends anything more.
 func (f *faulty) kill(ctx context.Context, t *testing.T, n int, args ...string) {
 	t.Helper()
-	v := newVictim()
+	b := newBackground()
 	done := 0
 	proxy := peer.NewProxy(t, f.q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
 		if done == n {
-			<-v.started
-			_ = v.cmd.Process.Kill() // how the program ended shows whether it worked
-			return peer.Verdict{Cut: peer.CutBeforeForward}
+			return b.kill()
 		}
 		if c.Step > 0 {
 			done++
 		}
 		return peer.Verdict{}
 	}})
-	r := v.run(t, program(ctx, proxy.Address, args...))
-	if r.code != -1 {
-		t.Fatalf("the program was not killed: exit code %d, %s", r.code, r.stderr)
-	}
+	b.start(t, program(ctx, proxy.Address, args...))
+	b.wantKilled(t)
 	if len(proxy.Steps()) < n {
 		t.Fatalf("killed after the changes %v", proxy.Steps())
 	}
 }
 
-// killedAndRepaired: the program dies after the step; `list` shows what it left
-// and `repair` removes it. Running attach again instead is what converges does.
+// killedAndRepaired: the program dies after the step; list shows what is left, and repair removes it.
+// converges has an attach instead.
 func (f *faulty) killedAndRepaired(ctx context.Context, t *testing.T, n int) {
 	f.kill(ctx, t, n, f.attachArgs()...)
 	if n == len(f.steps) {
@@ -248,9 +228,7 @@ func (f *faulty) killedAndRepaired(ctx context.Context, t *testing.T, n int) {
 	f.wantHeld(ctx, t, "leftover", left)
 	r := tool(ctx, t, f.q.Socket, "repair").want(t, 0)
 	for _, name := range slices.DeleteFunc(left, func(name string) bool { return name == daemonPart }) {
-		if !strings.Contains(r.stdout, " "+name+"\n") {
-			t.Errorf("repair does not say that it removed %s: %q", name, r.stdout)
-		}
+		r.wantStdout(t, " "+name+"\n")
 	}
 	wantSame(ctx, t, f.q, f.before)
 }

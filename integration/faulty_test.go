@@ -1,12 +1,9 @@
 package integration
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,8 +13,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// faulty is one plan on one VM, and what is known of it: what the tests of
-// faults start from.
+// faulty is one plan on one VM, with what the tests of faults know of it.
 type faulty struct {
 	*plug
 	before peer.State
@@ -54,8 +50,7 @@ func parseChange(t *testing.T, raw []byte) change {
 	return change{c.Execute, a.NodeName + a.ID, a.NodeName + a.ID, strings.HasSuffix(c.Execute, "add")}
 }
 
-// after is what exists of the disk in the VM when the first n steps have been
-// done.
+// after is what exists of the disk in the VM after the first n steps.
 func (f *faulty) after(n int) []change {
 	var there []change
 	for _, s := range f.steps[:n] {
@@ -68,8 +63,7 @@ func (f *faulty) after(n int) []change {
 	return there
 }
 
-// parts is what list calls those changes, and what a storage daemon would be
-// called besides.
+// parts is what list calls those changes, and a storage daemon.
 func (f *faulty) parts(changes []change) []string {
 	var names []string
 	for _, c := range changes {
@@ -82,11 +76,10 @@ func (f *faulty) parts(changes []change) []string {
 	return names
 }
 
-// daemonPart stands for a storage daemon, whose number is another one each time.
+// daemonPart is a storage daemon in a list of parts, without its process id.
 const daemonPart = "storage daemon"
 
-// changesOf collects the commands that change something of a run through a
-// proxy without faults.
+// changesOf returns the commands of a run that change something.
 func changesOf(ctx context.Context, t *testing.T, q *peer.QEMU, args ...string) []change {
 	t.Helper()
 	var mu sync.Mutex
@@ -115,15 +108,9 @@ func changesOf(ctx context.Context, t *testing.T, q *peer.QEMU, args ...string) 
 	return out
 }
 
-// newFaulty attaches and detaches the disk once, to learn the steps. unlock is
-// how the volume is unlocked, as --unlock has it.
-func newFaulty(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v *peer.Volume, unlock string) *faulty {
-	t.Helper()
-	return newFaultyWith(ctx, t, q, where, v, unlock, "")
-}
-
-// newFaultyWith is newFaulty with further elements of the disk.
-func newFaultyWith(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v *peer.Volume, unlock, extra string) *faulty {
+// newFaulty attaches and detaches the disk once, to learn the steps. unlock is the
+// value of --unlock, extra are further elements of the disk.
+func newFaulty(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v *peer.Volume, unlock, extra string) *faulty {
 	t.Helper()
 	f := &faulty{plug: newPlug(t, q, v, where.targets[0], where.bus, extra), before: stateOf(ctx, t, q)}
 	f.unlock = unlock
@@ -138,15 +125,13 @@ func newFaultyWith(ctx context.Context, t *testing.T, q *peer.QEMU, where place,
 	return f
 }
 
-// wantAttached ends the test unless the whole disk is there, and nothing else
-// of ours.
+// wantAttached ends the test unless the whole disk is there, and nothing else of luksplug's.
 func (f *faulty) wantAttached(ctx context.Context, t *testing.T) {
 	t.Helper()
 	f.wantHeld(ctx, t, "attached", f.parts(f.after(len(f.steps))))
 }
 
-// wantHeld ends the test unless `list` shows the disk in that state, made of
-// those parts.
+// wantHeld ends the test unless list shows the disk in that state, made of those parts.
 func (f *faulty) wantHeld(ctx context.Context, t *testing.T, state string, names []string) {
 	t.Helper()
 	held := listed(ctx, t, f.q)
@@ -173,24 +158,16 @@ func (f *faulty) wantHeld(ctx context.Context, t *testing.T, state string, names
 	}
 }
 
-// wantRolledBack ends the test unless the run said in one line, the last, that
-// it failed and took everything back, and the VM agrees.
+// wantRolledBack ends the test unless the last line says that the attach failed and was undone, and the VM
+// is as before.
 func (f *faulty) wantRolledBack(ctx context.Context, t *testing.T, r result, says ...string) {
 	t.Helper()
 	r.want(t, 6)
-	lines := strings.Split(strings.TrimSuffix(r.stderr, "\n"), "\n")
-	last := lines[len(lines)-1]
-	for _, want := range append(says, "luksplug: disk "+f.target+" was not attached", "as it was before") {
-		if !strings.Contains(last, want) {
-			t.Errorf("standard error does not say %q: %s", want, r.stderr)
-		}
-	}
+	wantTexts(t, "the error", failure(r), append(says, "luksplug: disk "+f.target+" was not attached", "as it was before"))
 	wantSame(ctx, t, f.q, f.before)
 }
 
-// wantEither ends the test unless the run has ended in one of the two ways that
-// leave no doubt: all of the disk is there, or nothing. It leaves the VM
-// without the disk.
+// wantEither ends the test unless all of the disk is there, or nothing. It leaves the VM without the disk.
 func (f *faulty) wantEither(ctx context.Context, t *testing.T, r result) {
 	t.Helper()
 	if r.code != 0 {
@@ -208,60 +185,5 @@ func (f *faulty) gone(ctx context.Context, t *testing.T) {
 	wantSame(ctx, t, f.q, f.before)
 }
 
-// victim is a run of the program that something happens to on its way.
-type victim struct {
-	cmd     *exec.Cmd
-	started chan struct{} // closed when cmd.Process may be used
-	ended   chan struct{} // closed when it has ended
-	stdout  bytes.Buffer
-	stderr  stderrWatch
-}
-
-// newVictim is not started yet, because the proxy's hooks need it first.
-func newVictim() *victim {
-	return &victim{started: make(chan struct{}), ended: make(chan struct{}), stderr: stderrWatch{seen: make(chan struct{})}}
-}
-
-// run runs cmd to its end, which may be a signal: the exit code is then -1.
-func (v *victim) run(t *testing.T, cmd *exec.Cmd) result {
-	t.Helper()
-	v.cmd = cmd
-	cmd.Stdout, cmd.Stderr = &v.stdout, &v.stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	close(v.started)
-	defer close(v.ended)
-	var exit *exec.ExitError
-	if err := cmd.Wait(); err != nil && !errors.As(err, &exit) {
-		t.Fatal(err)
-	}
-	return result{cmd.ProcessState.ExitCode(), v.stdout.String(), v.stderr.text()}
-}
-
 // gaveUp is what the program logs when it has stopped waiting for an answer.
 const gaveUp = "asking QEMU what became of it"
-
-// stderrWatch is standard error that tells when the program has given up.
-type stderrWatch struct {
-	mu   sync.Mutex
-	buf  bytes.Buffer
-	once sync.Once
-	seen chan struct{}
-}
-
-func (w *stderrWatch) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	n, err := w.buf.Write(p)
-	if strings.Contains(w.buf.String(), gaveUp) {
-		w.once.Do(func() { close(w.seen) })
-	}
-	return n, err
-}
-
-func (w *stderrWatch) text() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.buf.String()
-}

@@ -2,7 +2,6 @@ package integration
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -14,18 +13,13 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestGuestFormatted: a guest encrypts a plain disk with its own cryptsetup, in
-// LUKS2 with Argon2id, which QEMU cannot open, and puts a file system on it. The
-// disk is unplugged, and plugged in again by luksplug with the passphrase: the
-// guest finds the file system on what it takes for a plain disk.
+// TestGuestFormatted: a guest encrypts a plain disk with its own cryptsetup, in LUKS2 with Argon2id, which
+// QEMU cannot open. Attached by luksplug with the passphrase, the disk shows the guest its file system.
 func TestGuestFormatted(t *testing.T) {
 	peer.Long(t, "a guest formats a volume; TestBitByBit opens cryptsetup's in every run")
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{RootPorts: 2, Guest: true, Kernel: peer.CryptGuest})
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	q := booted(ctx, t, peer.Options{RootPorts: 2, Kernel: peer.CryptGuest})
 	before := stateOf(ctx, t, q)
 	image := sized(t, "guest.img", 64*peer.MiB)
 	passphrase := "of the guest's own"
@@ -37,15 +31,11 @@ func TestGuestFormatted(t *testing.T) {
 	inGuest := func(script string) string {
 		t.Helper()
 		// No udev is there to make devices.
-		out, err := q.Guest().Run(ctx, "set -e; export DM_DISABLE_UDEV=1\n"+script)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return out
+		return must(q.Guest().Run(ctx, "set -e; export DM_DISABLE_UDEV=1\n"+script))(t)
 	}
 
 	tool(ctx, t, q.Socket, "attach", disk("", "plain")).want(t, 0)
-	dev := guestDev(ctx, t, q, "plain")
+	dev := guestDisk(ctx, t, q, "plain")
 	const line = "a file that the guest had before anybody else saw the disk"
 	content := strings.Repeat(line+"\n", 1000)
 	inGuest(`disk=` + dev + `
@@ -61,9 +51,7 @@ cryptsetup close data
 sync`)
 	tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 	wantSame(ctx, t, q, before)
-	if err := q.Guest().WaitGone(ctx, dev); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitGone(ctx, dev))
 	if ciphertext, err := os.ReadFile(image); err != nil || bytes.Contains(ciphertext, []byte(line)) {
 		t.Fatalf("the guest has not encrypted its file; error %v", err)
 	}
@@ -71,13 +59,8 @@ sync`)
 	// Without <encryption> it would be destroyed by the next mkfs.
 	wantOneLine(t, tool(ctx, t, q.Socket, "attach", disk("", "plain")).want(t, 5), "encrypted with LUKS")
 	key := writeFile(t, "key", passphrase)
-	attached := tool(ctx, t, q.Socket, "--passphrase-file", key, "--output", "json", "attach", disk(encryption, "opened")).want(t, 0)
-	var report attachReport
-	attached.decode(t, &report)
-	if report.Unlock != "ephemeral" {
-		t.Errorf("attach reports %+v", report)
-	}
-	dev = guestDev(ctx, t, q, "opened")
+	tool(ctx, t, q.Socket, "--passphrase-file", key, "--output", "json", "attach", disk(encryption, "opened")).want(t, 0).wantUnlock(t, "ephemeral")
+	dev = guestDisk(ctx, t, q, "opened")
 	if size, err := q.Guest().SizeOf(ctx, dev); err != nil || size != 48*peer.MiB {
 		t.Errorf("the guest sees %d bytes, error %v", size, err)
 	}
@@ -92,13 +75,4 @@ umount /mnt/data`)
 	if left, err := filepath.Glob(filepath.Dir(image) + "/*"); err != nil || len(left) != 1 {
 		t.Errorf("beside the image there are %v, error %v", left, err)
 	}
-}
-
-func guestDev(ctx context.Context, t *testing.T, q *peer.QEMU, serial string) string {
-	t.Helper()
-	dev, err := q.Guest().WaitDisk(ctx, serial)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dev
 }

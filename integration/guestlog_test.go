@@ -5,15 +5,13 @@ import (
 	"crypto/md5"
 	"encoding/hex"
 	"fmt"
-	"os"
 	"strings"
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// guestLog is what a guest writes to its disks all the time: lines of 512 bytes,
-// each with its number and a checksum.
+// guestLog is what a guest writes to its disks all the time: lines of 512 bytes with number and checksum.
 type guestLog struct {
 	devices []string
 }
@@ -37,9 +35,7 @@ while [ ! -e /tmp/log-stop ]; do
 done
 touch /tmp/log-ended`
 	command := "rm -f /tmp/log-*; cat > /tmp/log.sh <<'END'\n" + script + "\nEND\nsh /tmp/log.sh < /dev/null > /dev/null 2>&1 &"
-	if _, err := g.Run(ctx, command); err != nil {
-		t.Fatal(err)
-	}
+	must(g.Run(ctx, command))(t)
 	l := &guestLog{devices: devices}
 	l.wantMore(ctx, t, g)
 	return l
@@ -69,7 +65,7 @@ func (l *guestLog) stop(ctx context.Context, t *testing.T, g *peer.Guest) int {
 	return lines
 }
 
-// check reads a log on the host, without the VM: each line has to be there.
+// checkLog checks each line of a log on the host, without the VM.
 func checkLog(t *testing.T, text []byte, device string, lines int) {
 	t.Helper()
 	for n := range lines {
@@ -85,19 +81,6 @@ func checkLog(t *testing.T, text []byte, device string, lines int) {
 // checkVolumeLog is checkLog of a volume that no VM has open.
 func checkVolumeLog(ctx context.Context, t *testing.T, v *peer.Volume, device string, lines int) {
 	t.Helper()
-	text, err := v.ReadThrough(ctx, 0, (int64(lines)*logLine/peer.MiB+1)*peer.MiB)
-	if err != nil {
-		t.Fatal(err)
-	}
-	checkLog(t, text, device, lines)
-}
-
-// checkFileLog is checkLog of a disk that is not encrypted.
-func checkFileLog(t *testing.T, path, device string, lines int) {
-	t.Helper()
-	text, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must(v.ReadThrough(ctx, 0, (int64(lines)*logLine/peer.MiB+1)*peer.MiB))(t)
 	checkLog(t, text, device, lines)
 }

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -23,7 +24,7 @@ const nobodyID = 65534
 
 func procDir(pid int) string { return filepath.Join("/proc", strconv.Itoa(pid)) }
 
-// startAsNobody starts a QEMU that may open next to nothing.
+// startAsNobody starts a QEMU whose user has no rights.
 func startAsNobody(t *testing.T, o peer.Options) *peer.QEMU {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -33,40 +34,25 @@ func startAsNobody(t *testing.T, o peer.Options) *peer.QEMU {
 	if err != nil {
 		t.Skip(err)
 	}
-	dir, err := os.MkdirTemp("", "luksplug-nobody-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chown(dir, nobodyID, nobodyID); err != nil {
-		t.Fatal(err)
-	}
+	dir := shortDir(t, "")
+	check(t, os.Chown(dir, nobodyID, nobodyID))
 	id := strconv.Itoa(nobodyID)
 	// The kernel forgets who is to die with whom when a process changes its user.
 	o.Through = []string{path, "--reuid", id, "--regid", id, "--clear-groups", "--pdeathsig", "KILL", "--"}
 	return peer.StartIn(t, dir, o)
 }
 
-// readableByAll moves a file to where every user can open and write it, and
-// returns its new path.
+// readableByAll moves a file to where every user can open and write it, and returns its new path.
 func readableByAll(t *testing.T, path string) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "luksplug-open-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := shortDir(t, "")
 	open := filepath.Join(dir, "payload.img")
-	for _, err := range []error{os.Chmod(dir, 0o755), os.Rename(path, open), os.Chmod(open, 0o666)} {
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	check(t, errors.Join(os.Chmod(dir, 0o755), os.Rename(path, open), os.Chmod(open, 0o666)))
 	return open
 }
 
-// TestHandOverAsDescriptor: QEMU opens the header that it is passed, and no
-// other, as whatever user it runs: the original is for luksplug alone.
+// TestHandOverAsDescriptor: QEMU opens the header that it is passed, as any user. Only luksplug reads the
+// original.
 func TestHandOverAsDescriptor(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -91,9 +77,8 @@ func TestHandOverAsDescriptor(t *testing.T) {
 	}
 }
 
-// wantNoDescriptors checks that neither a passed descriptor nor a secret can be
-// had in the VM. The empty set that QEMU lists for as long as the node is open is
-// its own affair.
+// wantNoDescriptors checks that the VM holds neither a passed descriptor nor a secret. The empty set that
+// QEMU lists while the node is open may stay.
 func wantNoDescriptors(ctx context.Context, t *testing.T, q *peer.QEMU) {
 	t.Helper()
 	s := stateOf(ctx, t, q)
@@ -109,7 +94,7 @@ func wantNoDescriptors(ctx context.Context, t *testing.T, q *peer.QEMU) {
 	}
 }
 
-// handedOver is a file that was seen in the VM's folder, for QEMU to open.
+// handedOver is a file for QEMU that was seen in the VM's directory.
 type handedOver struct {
 	step int
 	path string
@@ -117,9 +102,9 @@ type handedOver struct {
 	user int
 }
 
-// seeFiles returns a hook that notes, at every step, the ephemeral headers that
-// are there as files, and stops the program at step kill.
-func seeFiles(t *testing.T, uuid string, v *victim, kill int) (peer.ProxyHooks, func() []handedOver) {
+// seeFiles returns a hook that notes, at every step, the ephemeral headers that are files, and kills the
+// program at step kill.
+func seeFiles(t *testing.T, uuid string, b *background, kill int) (peer.ProxyHooks, func() []handedOver) {
 	var mu sync.Mutex
 	var seen []handedOver
 	hook := func(c peer.Command) peer.Verdict {
@@ -137,9 +122,7 @@ func seeFiles(t *testing.T, uuid string, v *victim, kill int) (peer.ProxyHooks, 
 			seen = append(seen, handedOver{c.Step, path, info.Mode(), int(info.Sys().(*syscall.Stat_t).Uid)})
 		}
 		if c.Step == kill {
-			<-v.started
-			_ = v.cmd.Process.Kill() // how the program ended shows whether it worked
-			return peer.Verdict{Cut: peer.CutBeforeForward}
+			return b.kill()
 		}
 		return peer.Verdict{}
 	}
@@ -166,8 +149,8 @@ func headerFiles(t *testing.T, uuid string) []string {
 	return found
 }
 
-// wantPrivateFile checks what was seen of an ephemeral header: that it was in
-// memory, for nobody but its user, and gone after the step that opens it.
+// wantPrivateFile checks that an ephemeral header was in memory, for its user only, and gone after the step
+// that opens it.
 func wantPrivateFile(t *testing.T, seen []handedOver, user int) {
 	t.Helper()
 	if len(seen) != 1 || seen[0].step != 1 {
@@ -186,28 +169,24 @@ func wantPrivateFile(t *testing.T, seen []handedOver, user int) {
 	}
 }
 
-// TestHandOverAsFile: over TCP no descriptor can be passed, and the header is a
-// file for as long as QEMU needs to open it, which is also taken away when the
-// program is killed.
+// TestHandOverAsFile: over TCP no descriptor can be passed. The header is a file while QEMU opens it, and is
+// removed even after the program was killed.
 func TestHandOverAsFile(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
 	p := newPlug(t, q, peer.NewVolume(t, peer.EmbeddedLUKS), "sdb", "scsi", "")
 	before := stateOf(ctx, t, q)
-	attach := func(t *testing.T, kill int) (result, []handedOver) {
-		v := newVictim()
-		hooks, seen := seeFiles(t, q.UUID, v, kill)
-		proxy := peer.NewTCPProxy(t, q.Socket, hooks)
-		return v.run(t, program(ctx, proxy.Address, p.attachArgs()...)), seen()
+	attach := func(t *testing.T, kill int) (*background, []handedOver) {
+		b := newBackground()
+		hooks, seen := seeFiles(t, q.UUID, b, kill)
+		b.start(t, program(ctx, peer.NewTCPProxy(t, q.Socket, hooks).Address, p.attachArgs()...))
+		<-b.ended
+		return b, seen()
 	}
 
-	r, seen := attach(t, 0)
-	var report attachReport
-	r.want(t, 0).decode(t, &report)
-	if report.Unlock != "ephemeral" {
-		t.Errorf("attach reports %+v", report)
-	}
+	b, seen := attach(t, 0)
+	b.result(t).want(t, 0).wantUnlock(t, "ephemeral")
 	wantPrivateFile(t, seen, os.Geteuid())
 	if left := headerFiles(t, q.UUID); len(left) > 0 {
 		t.Errorf("after the attach there are %v", left)
@@ -218,9 +197,8 @@ func TestHandOverAsFile(t *testing.T) {
 
 	for step := 1; step <= 6; step++ {
 		t.Run(fmt.Sprintf("killed at step %d", step), func(t *testing.T) {
-			if r, _ := attach(t, step); r.code != -1 {
-				t.Fatalf("the program was not killed: exit code %d, %s", r.code, r.stderr)
-			}
+			b, _ := attach(t, step)
+			b.wantKilled(t)
 			if left := headerFiles(t, q.UUID); len(left) != map[bool]int{true: 1}[step == 1] && step > 2 {
 				t.Errorf("killed at step %d, long after the file was opened, there are %v", step, left)
 			}
@@ -256,10 +234,8 @@ func TestHandOverAsFileToAnotherUser(t *testing.T) {
 	args := attachArgs(t, v, edited(t, v.DiskXML("sdb", "scsi"), v.Payload, open))
 	// No proxy here: QEMU's user is that of the process that listens on the port.
 	got := tool(ctx, t, q.TCPAddress, append([]string{"--output", "json"}, args...)...).want(t, 0)
-	var report attachReport
-	got.decode(t, &report)
-	if report.Unlock != "ephemeral" || got.stderr != "" {
-		t.Errorf("attach reports %+v, and says %s", report, got.stderr)
+	if got.wantUnlock(t, "ephemeral"); got.stderr != "" {
+		t.Errorf("attach says %s", got.stderr)
 	}
 	if left := headerFiles(t, q.UUID); len(left) > 0 {
 		t.Errorf("after the attach there are %v", left)
@@ -268,8 +244,8 @@ func TestHandOverAsFileToAnotherUser(t *testing.T) {
 	wantSame(ctx, t, q, before)
 }
 
-// TestKilledBeforeTheFirstChange: what the program has put on the host before the
-// VM hears of the disk is removed as well, by repair or by the next attach.
+// TestKilledBeforeTheFirstChange: what the program has put on the host before the first change of the VM is
+// removed by repair or the next attach.
 func TestKilledBeforeTheFirstChange(t *testing.T) {
 	t.Parallel()
 	for _, unlock := range []string{"auto", "external"} {
@@ -282,12 +258,10 @@ func TestKilledBeforeTheFirstChange(t *testing.T) {
 			before := stateOf(ctx, t, q)
 			kill := func() {
 				t.Helper()
-				v := newVictim()
-				hooks, _ := seeFiles(t, q.UUID, v, 1)
-				proxy := peer.NewProxy(t, q.Socket, hooks)
-				if r := v.run(t, program(ctx, proxy.Address, p.attachArgs()...)); r.code != -1 {
-					t.Fatalf("the program was not killed: exit code %d, %s", r.code, r.stderr)
-				}
+				b := newBackground()
+				hooks, _ := seeFiles(t, q.UUID, b, 1)
+				b.start(t, program(ctx, peer.NewProxy(t, q.Socket, hooks).Address, p.attachArgs()...))
+				b.wantKilled(t)
 				if diff := before.Diff(stateOf(ctx, t, q)); len(diff) == 0 {
 					t.Fatal("nothing was on the host")
 				}
@@ -303,8 +277,8 @@ func TestKilledBeforeTheFirstChange(t *testing.T) {
 	}
 }
 
-// TestDescriptorSetOfOthers: a descriptor that somebody else has passed to the VM
-// is left alone, even where it has the number that luksplug begins with.
+// TestDescriptorSetOfOthers: a descriptor set that is not luksplug's stays, even with the number that
+// luksplug begins with.
 func TestDescriptorSetOfOthers(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

@@ -22,8 +22,7 @@ type hookFault struct {
 	says string // in the error that the user of virsh sees
 }
 
-// killed is what virsh says of a hook that was killed: the shell of the test adds 128
-// to the signal.
+// killed is what virsh says of a hook that was killed: the test's shell adds 128 to the signal.
 const killed = "status 137"
 
 // faultsOfStart are what can go wrong before there is a QEMU.
@@ -60,8 +59,8 @@ func (h *faultyHost) faultsOfStart(ctx context.Context, t *testing.T, disks []pl
 	}
 }
 
-// wantNoStart ends the test unless the domain does not start, with one line of
-// ours, and nothing is left of the attempt.
+// wantNoStart ends the test unless the domain fails to start, with one line of luksplug's, and nothing is
+// left.
 func (h *faultyHost) wantNoStart(ctx context.Context, t *testing.T, d *peer.Domain, f hookFault) {
 	t.Helper()
 	undo := f.make()
@@ -87,9 +86,8 @@ func (h *faultyHost) wantNoStart(ctx context.Context, t *testing.T, d *peer.Doma
 	h.wantClean(ctx, t)
 }
 
-// TestHookFaults makes everything fail that a hook has to do, at each of the
-// operations, with a domain that boots and one that was saved: what is to be lost
-// by it is nothing.
+// TestHookFaults makes everything fail that a hook does, at each operation, with a domain that boots and one
+// that was saved: nothing is lost.
 func TestHookFaults(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -119,23 +117,17 @@ func TestHookFaults(t *testing.T) {
 		h.wantNoStart(ctx, t, d, f)
 		if i == len(cold)-1 {
 			moved := disks[1].volume.Payload
-			if err := os.Rename(moved+".away", moved); err != nil {
-				t.Fatal(err)
-			}
+			check(t, os.Rename(moved+".away", moved))
 		}
 	}
 
 	// The optional disk's key is not there, from here to the end.
-	if err := os.Remove(h.keyFile(t, disks[2].volume)); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Remove(h.keyFile(t, disks[2].volume)))
 	// A program of a key store leaves a child, and the log cannot be written.
 	undo := h.configure(t, h.leaving())
 	h.start(ctx, t, d, disks[:2]...)
 	undo()
-	if _, err := d.Guest().Run(ctx, "echo in memory > /tmp/kept"); err != nil {
-		t.Fatal(err)
-	}
+	must(d.Guest().Run(ctx, "echo in memory > /tmp/kept"))(t)
 	h.reconnect(ctx, t, d)
 
 	virsh(ctx, t, h.Libvirt, "managedsave", "--paused", d.Name)
@@ -165,7 +157,7 @@ func TestHookFaults(t *testing.T) {
 	h.tool(ctx, t, d, "repair").want(t, 0)
 	wantNoObjects(ctx, t, d)
 
-	// The end of a domain that nobody hears of is made up for at its next start.
+	// What a killed hook leaves at the end of a domain is removed at its next start.
 	undo = h.replace(t, "kill -9 $$")
 	virsh(ctx, t, h.Libvirt, "destroy", d.Name)
 	undo()
@@ -174,8 +166,7 @@ func TestHookFaults(t *testing.T) {
 	h.wantClean(ctx, t)
 }
 
-// leaving is a configuration with a store whose program leaves a child, which
-// holds standard error for an hour.
+// leaving is a configuration with a store whose program leaves a child that keeps standard error open.
 func (h *faultyHost) leaving() string {
 	return fmt.Sprintf("hook: {log: /dev/full}\nkeystores: [\"exec:/bin/sh -c 'if [ -e %[1]s/$LUKSPLUG_SECRET_UUID ]; then cat %[1]s/$LUKSPLUG_SECRET_UUID; sleep 3600 >/dev/null & else exit 1; fi'\"]\n", h.keys)
 }
@@ -207,8 +198,7 @@ func (h *faultyHost) stall(t *testing.T) (undo func()) {
 	}
 }
 
-// reconnect restarts libvirtd, whose hook fails, and ends the test unless the domain
-// runs on.
+// reconnect restarts libvirtd with a failing hook, and ends the test unless the domain continues.
 func (h *faultyHost) reconnect(ctx context.Context, t *testing.T, d *peer.Domain) {
 	t.Helper()
 	for name, make := range map[string]func() func(){
@@ -218,9 +208,7 @@ func (h *faultyHost) reconnect(ctx context.Context, t *testing.T, d *peer.Domain
 		"without a configuration": func() func() { return h.configure(t, "nothing: right\n") },
 	} {
 		undo := make()
-		if err := h.Restart(ctx); err != nil {
-			t.Fatal(err)
-		}
+		check(t, h.Restart(ctx))
 		state := virsh(ctx, t, h.Libvirt, "domstate", d.Name)
 		undo()
 		if state != "running" {
@@ -235,9 +223,7 @@ func (h *faultyHost) reconnect(ctx context.Context, t *testing.T, d *peer.Domain
 // wantGuest ends the test unless the domain runs with the guest that was saved.
 func (h *faultyHost) wantGuest(ctx context.Context, t *testing.T, d *peer.Domain) {
 	t.Helper()
-	if err := d.Reconnect(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, d.Reconnect(ctx))
 	if state := virsh(ctx, t, h.Libvirt, "domstate", d.Name); state != "running" {
 		virsh(ctx, t, h.Libvirt, "resume", d.Name)
 	}
@@ -248,14 +234,9 @@ func (h *faultyHost) wantGuest(ctx context.Context, t *testing.T, d *peer.Domain
 
 func hashOfFile(t *testing.T, path string) string {
 	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := must(os.Open(path))(t)
 	defer func() { _ = f.Close() }() // only read
 	sum := sha256.New()
-	if _, err := io.Copy(sum, f); err != nil {
-		t.Fatal(err)
-	}
+	must(io.Copy(sum, f))(t)
 	return fmt.Sprintf("%x", sum.Sum(nil))
 }

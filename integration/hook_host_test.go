@@ -18,11 +18,11 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// faultyHost is a host with the hook as it is installed, in which anything may go
-// wrong. Whoever connects to libvirt from a hook is seen.
+// faultyHost is a host with the installed hook, in which anything may fail. It notes connections to libvirt
+// from a hook.
 type faultyHost struct {
 	*hookHost
-	base    string // folder of what makes the hook fail
+	base    string // directory of what makes the hook fail
 	program string // what the installed script calls: a link to the program
 	config  string // the configuration's path
 	usual   string // its text
@@ -35,23 +35,15 @@ type faultyHost struct {
 var libvirtSockets = []string{"libvirt-sock", "libvirt-sock-ro", "libvirt-admin-sock", "virtqemud-sock", "virtqemud-sock-ro",
 	"virtsecretd-sock", "virtsecretd-sock-ro", "virtstoraged-sock", "virtstoraged-sock-ro", "virtproxyd-sock"}
 
-// newFaultyHost starts a libvirtd with the installed hook. A file before, or after,
-// in its folder is run by the shell around each call, with the hook's arguments.
+// newFaultyHost starts a libvirtd with the installed hook. The shell runs the files before and after in its
+// directory around each call, with the hook's arguments.
 func newFaultyHost(t *testing.T) *faultyHost {
 	t.Helper()
-	base, err := os.MkdirTemp("", "luksplug-hook-") // short, for the sockets
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(base) })
+	base := shortDir(t, "")
 	h := &faultyHost{base: base, program: filepath.Join(base, "luksplug")}
 	installation := hook.Installation{Dir: filepath.Join(base, "hooks"), Program: h.program}
-	if err := os.Symlink(luksplug, h.program); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := installation.Install(); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Symlink(luksplug, h.program))
+	must(installation.Install())(t)
 	h.setTrap(t)
 	keys := t.TempDir()
 	// Its own secrets, which libvirt's hook must not ask, come first.
@@ -82,14 +74,9 @@ exit $code
 func (h *faultyHost) setTrap(t *testing.T) {
 	t.Helper()
 	dir := filepath.Join(h.base, "trap")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Mkdir(dir, 0o755))
 	for _, name := range libvirtSockets {
-		listener, err := net.Listen("unix", filepath.Join(dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
+		listener := must(net.Listen("unix", filepath.Join(dir, name)))(t)
 		t.Cleanup(func() { _ = listener.Close() })
 		go func() {
 			for {
@@ -100,14 +87,13 @@ func (h *faultyHost) setTrap(t *testing.T) {
 				h.mu.Lock()
 				h.trapped = append(h.trapped, name)
 				h.mu.Unlock()
-				_ = conn.Close() // so that nobody waits
+				_ = conn.Close() // so that the client does not wait
 			}
 		}()
 	}
 }
 
-// wantTrapWorks connects to libvirt as a hook would, and ends the test unless this
-// is seen.
+// wantTrapWorks connects to libvirt as a hook would, and checks that this is noted.
 func (h *faultyHost) wantTrapWorks(ctx context.Context, t *testing.T) {
 	t.Helper()
 	for _, args := range [][]string{{"--connect", "qemu:///system", "--domain", "vm1", "list"}, {"--keystore", "libvirt:", "secret", "list"}} {
@@ -122,17 +108,13 @@ func (h *faultyHost) wantTrapWorks(ctx context.Context, t *testing.T) {
 	}
 }
 
-// put writes a file of the base folder, until undo.
+// put writes a file of the base directory, until undo.
 func (h *faultyHost) put(t *testing.T, name, text string) (undo func()) {
 	t.Helper()
 	path := filepath.Join(h.base, name)
-	if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(path, []byte(text), 0o755))
 	return func() {
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.Remove(path))
 	}
 }
 
@@ -140,9 +122,7 @@ func (h *faultyHost) put(t *testing.T, name, text string) (undo func()) {
 func (h *faultyHost) configure(t *testing.T, text string) (undo func()) {
 	t.Helper()
 	write := func(text string) {
-		if err := os.WriteFile(h.config, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.WriteFile(h.config, []byte(text), 0o644))
 	}
 	write(text)
 	return func() { write(h.usual) }
@@ -155,16 +135,12 @@ func (h *faultyHost) replace(t *testing.T, text string) (undo func()) {
 	if err == nil && text != "" {
 		err = os.WriteFile(h.program, []byte("#!/bin/sh\n"+text), 0o755)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, err)
 	return func() {
 		if err := os.Remove(h.program); err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
 		}
-		if err := os.Symlink(luksplug, h.program); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.Symlink(luksplug, h.program))
 	}
 }
 
@@ -172,9 +148,7 @@ func (h *faultyHost) replace(t *testing.T, text string) (undo func()) {
 func moved(t *testing.T, path string) (undo func()) {
 	t.Helper()
 	rename := func(from, to string) {
-		if err := os.Rename(from, to); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.Rename(from, to))
 	}
 	rename(path, path+".away")
 	return func() { rename(path+".away", path) }
@@ -183,14 +157,9 @@ func moved(t *testing.T, path string) (undo func()) {
 // rewritten changes a file in place, until undo.
 func rewritten(t *testing.T, path string, change func([]byte) []byte) (undo func()) {
 	t.Helper()
-	was, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	was := must(os.ReadFile(path))(t)
 	write := func(content []byte) {
-		if err := os.WriteFile(path, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.WriteFile(path, content, 0o600))
 	}
 	write(change(append([]byte(nil), was...)))
 	return func() { write(was) }
@@ -202,10 +171,7 @@ const brokenHook = "LUKSPLUG_TEST_BROKEN_HOOK"
 // asBrokenHook is a program that runs this one as a hook with a bug.
 func asBrokenHook(t *testing.T) string {
 	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := must(os.Executable())(t)
 	return brokenHook + "=yes exec " + self + ` "$@"`
 }
 

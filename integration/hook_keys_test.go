@@ -11,8 +11,8 @@ import (
 	"github.com/luksplug/luksplug/secrets/vmkeys"
 )
 
-// push puts the passphrase of a volume onto the host for the domain, and for
-// another one, as a management server does.
+// push puts the passphrase of a volume onto the host for the domain, and for another one, as a management
+// server does.
 func (h *hookHost) push(ctx context.Context, t *testing.T, v *peer.Volume) {
 	t.Helper()
 	uri := "vm:?uuid=" + hookUUID
@@ -34,8 +34,7 @@ func (h *hookHost) shell(ctx context.Context, t *testing.T, line string) string 
 	return strings.TrimSpace(string(out))
 }
 
-// wantKeys ends the test unless the domain has keys on the host, or has none. The
-// other one always has.
+// wantKeys checks whether the domain has keys on the host. The other one always has.
 func (h *hookHost) wantKeys(ctx context.Context, t *testing.T, when string, want bool) {
 	t.Helper()
 	got := h.shell(ctx, t, "find "+vmkeys.Folder+" -type f ! -name .lock")
@@ -47,8 +46,7 @@ func (h *hookHost) wantKeys(ctx context.Context, t *testing.T, when string, want
 	}
 }
 
-// TestHookDestroysKeys: a host has the keys of a VM from when they are put there
-// until the VM has left, and has nothing of them then.
+// TestHookDestroysKeys: a host has the keys of a VM until the VM has left.
 func TestHookDestroysKeys(t *testing.T) {
 	peer.Long(t, "two libvirtds and a guest")
 	t.Parallel()
@@ -87,9 +85,7 @@ func TestHookDestroysKeys(t *testing.T) {
 
 	give()
 	start()
-	if _, err := to.Receive(d); err != nil {
-		t.Fatal(err)
-	}
+	must(to.Receive(d))(t)
 	migrate := func() error {
 		_, err := from.Virsh(ctx, "migrate", "--live", "--unsafe", "--persistent", "--undefinesource",
 			"--migrateuri", "unix://"+filepath.Join(t.TempDir(), "migration"), d.Name, to.URI)
@@ -116,9 +112,7 @@ func TestHookDestroysKeys(t *testing.T) {
 		from.wantKeys(ctx, t, f.name+":", true)
 		to.wantClean(ctx, t)
 	}
-	if err := migrate(); err != nil {
-		t.Fatal(err)
-	}
+	check(t, migrate())
 	from.wantKeys(ctx, t, "after it has moved", false)
 	if state := virsh(ctx, t, to.Libvirt, "domstate", d.Name); state != "paused" {
 		t.Errorf("the domain is %s", state)

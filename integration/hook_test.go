@@ -24,11 +24,11 @@ import (
 // hookHost is a host whose libvirt calls luksplug.
 type hookHost struct {
 	*peer.Libvirt
-	keys string // folder of the passphrases
+	keys string // directory of the passphrases
 }
 
-// newHookHost starts a libvirtd, which has a hook of the site's, installs luksplug
-// beside that, and has QEMUs run as user.
+// newHookHost starts a libvirtd that has another hook, installs luksplug's beside it, and runs QEMUs as
+// user.
 func newHookHost(t *testing.T, user string) *hookHost {
 	t.Helper()
 	keys := t.TempDir()
@@ -58,7 +58,7 @@ func (h *hookHost) logged(t *testing.T) string {
 	return string(text)
 }
 
-// onHost returns the files in luksplug's folder in memory.
+// onHost returns the files in luksplug's directory in memory.
 func (h *hookHost) onHost(ctx context.Context, t *testing.T) []string {
 	t.Helper()
 	got := run(ctx, t, h.Inside(ctx, "find", "/run/luksplug", "-not", "-type", "d")).want(t, 0)
@@ -77,17 +77,12 @@ func (h *hookHost) wantClean(ctx context.Context, t *testing.T) {
 // learn puts the passphrase of a volume into the key store.
 func (h *hookHost) learn(t *testing.T, v *peer.Volume) {
 	t.Helper()
-	if err := os.WriteFile(h.keyFile(t, v), v.Passphrase, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(h.keyFile(t, v), v.Passphrase, 0o600))
 }
 
 func (h *hookHost) keyFile(t *testing.T, v *peer.Volume) string {
 	t.Helper()
-	disk, err := diskxml.ParseDisk([]byte(v.DiskXML("vdb", "virtio")))
-	if err != nil {
-		t.Fatal(err)
-	}
+	disk := must(diskxml.ParseDisk([]byte(v.DiskXML("vdb", "virtio"))))(t)
 	return filepath.Join(h.keys, dir.FileName(disk.Secrets()[0]))
 }
 
@@ -101,8 +96,7 @@ type plugged struct {
 	optional bool
 }
 
-// define defines a domain with a guest, a monitor and ports of ours, to which the
-// disks belong.
+// define defines a domain with a guest, and with a monitor, ports and disks of luksplug's.
 func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *peer.Domain {
 	t.Helper()
 	arguments := append(hook.MonitorArguments(hook.MonitorDir, hookUUID), hook.PortArguments(max(2, len(disks)))...)
@@ -112,14 +106,8 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 	for _, p := range disks {
 		h.learn(t, p.volume)
 		xml := serialXML(t, p.volume.DiskXML(p.target, "virtio"), "serial-"+p.target)
-		disk, err := diskxml.ParseDisk([]byte(xml))
-		if err != nil {
-			t.Fatal(err)
-		}
-		graph, err := blockgraph.Build(disk, blockgraph.Machine{Type: "q35", Ports: hook.FreePorts(arguments, devices)}, blockgraph.Unlock{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		disk := must(diskxml.ParseDisk([]byte(xml)))(t)
+		graph := must(blockgraph.Build(disk, blockgraph.Machine{Type: "q35", Ports: hook.FreePorts(arguments, devices)}, blockgraph.Unlock{}))(t)
 		device, way, optional := graph.Device().Options, coldstart.Method(disk, blockgraph.MethodEphemeralHeader), ""
 		devices = append(devices, device)
 		if p.optional {
@@ -128,35 +116,26 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 		metadata += fmt.Sprintf(`<luksplug:disk target=%q start=%q%s>%s<luksplug:device>%s</luksplug:device></luksplug:disk>`,
 			p.target, way, optional, xml, html.EscapeString(device.String()))
 		if p.cold {
-			ours, err := starting.Arguments(ctx, coldstart.Disk{Disk: disk, Method: way, Spec: hotplug.Spec{Devices: []blockgraph.Object{device}}})
-			if err != nil {
-				t.Fatal(err)
-			}
+			ours := must(starting.Arguments(ctx, coldstart.Disk{Disk: disk, Method: way, Spec: hotplug.Spec{Devices: []blockgraph.Object{device}}}))(t)
 			arguments = append(arguments, ours.Arguments...)
 		}
 	}
-	d, err := h.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true, Persistent: true, Off: true, UUID: hookUUID,
-		Other: "<metadata>" + metadata + "</luksplug:disks></metadata>", Extra: arguments})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(h.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true, Persistent: true, Off: true, UUID: hookUUID,
+		Other: "<metadata>" + metadata + "</luksplug:disks></metadata>", Extra: arguments}))(t)
 	return d
 }
 
 // start starts the domain and waits until the guest has the disks.
 func (h *hookHost) start(ctx context.Context, t *testing.T, d *peer.Domain, disks ...plugged) {
 	t.Helper()
-	if err := d.Start(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, d.Start(ctx))
 	for _, p := range disks {
 		guestDisk(ctx, t, d, "serial-"+p.target)
 	}
 }
 
-// TestHookColdStart: disks that belong to the domain are there from the start,
-// among QEMU's arguments or plugged when it runs, and nothing of their keys is
-// left.
+// TestHookColdStart: a domain starts with its disks, among QEMU's arguments or attached afterwards, and
+// nothing of the keys is left.
 func TestHookColdStart(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -176,17 +155,15 @@ func TestHookColdStart(t *testing.T) {
 		}
 		list := run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "--domain", d.Name, "list")).want(t, 0)
 		for _, p := range disks {
-			if !strings.Contains(list.stdout, p.target) {
-				t.Errorf("list does not show %s: %s", p.target, list.stdout)
-			}
+			list.wantStdout(t, p.target)
 		}
 		virsh(ctx, t, h.Libvirt, "destroy", d.Name)
 		h.wantClean(ctx, t)
 	}
 }
 
-// TestHookSaveAndRestore: a saved domain comes back with its disks and what the
-// guest had in memory, from a managed save and from a file.
+// TestHookSaveAndRestore: a saved domain is restored with its disks and the guest's memory, from a managed
+// save and a file.
 func TestHookSaveAndRestore(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -198,48 +175,33 @@ func TestHookSaveAndRestore(t *testing.T) {
 	d := h.define(ctx, t, disks...)
 	h.start(ctx, t, d, disks...)
 	device := guestDisk(ctx, t, d, "serial-vdb")
-	if _, err := d.Guest().Run(ctx, "echo in memory > /tmp/kept"); err != nil {
-		t.Fatal(err)
-	}
+	must(d.Guest().Run(ctx, "echo in memory > /tmp/kept"))(t)
 	file := filepath.Join(t.TempDir(), "saved")
 	for i, way := range [][2][]string{
 		{{"managedsave", d.Name, "--paused"}, {"start", d.Name}},
 		{{"save", "--paused", d.Name, file}, {"restore", file}},
 	} {
 		pattern := []byte(fmt.Sprintf("before save %d", i))
-		if err := d.Guest().WritePattern(ctx, device, 0, 1, pattern); err != nil {
-			t.Fatal(err)
-		}
+		check(t, d.Guest().WritePattern(ctx, device, 0, 1, pattern))
 		virsh(ctx, t, h.Libvirt, way[0]...)
 		h.wantClean(ctx, t)
 		virsh(ctx, t, h.Libvirt, way[1]...)
-		if err := d.Reconnect(ctx); err != nil {
-			t.Fatal(err)
-		}
+		check(t, d.Reconnect(ctx))
 		virsh(ctx, t, h.Libvirt, "resume", d.Name)
-		// QEMU opens a qcow2 image again when the guest runs on, and needs its
-		// secret for it; then no more.
-		repaired := run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "--domain", d.Name, "repair")).want(t, 0)
-		if !strings.Contains(repaired.stdout, "luksplug-vdc-secret0") {
-			t.Errorf("repair says %s", repaired.stdout)
-		}
+		// QEMU opens a qcow2 image again when the guest continues, and needs its secret until then.
+		run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "--domain", d.Name, "repair")).want(t, 0).wantStdout(t, "luksplug-vdc-secret0")
 		wantNoObjects(ctx, t, d)
 		if out, err := d.Guest().Run(ctx, "cat /tmp/kept"); err != nil || !strings.Contains(out, "in memory") {
 			t.Fatalf("the guest is another: %q %v", out, err)
 		}
-		if got, err := d.Guest().ReadHash(ctx, device, 0, 1); err != nil || got != peer.HashOf(peer.Pattern(pattern)) {
-			t.Errorf("the guest reads %s (%v)", got, err)
-		}
+		wantHash(ctx, t, d, device, 0, pattern)
 	}
 }
 
-// wantNoObjects checks that QEMU has no object of ours.
+// wantNoObjects checks that QEMU has no object of luksplug's.
 func wantNoObjects(ctx context.Context, t *testing.T, d *peer.Domain) {
 	t.Helper()
-	state, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	state := stateOf(ctx, t, d)
 	for _, id := range state.Objects {
 		if strings.HasPrefix(id, "luksplug-") {
 			t.Errorf("QEMU still has the object %s", id)

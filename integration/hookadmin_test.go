@@ -11,15 +11,14 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// inside runs the program in the namespaces of a libvirtd: on the machine whose
-// libvirt it is.
+// inside runs the program in the namespaces of a libvirtd.
 func inside(ctx context.Context, t *testing.T, l *peer.Libvirt, args ...string) result {
 	t.Helper()
 	return run(ctx, t, l.Inside(ctx, luksplug, append([]string{"--connect", l.URI}, args...)...))
 }
 
-// TestHookFromTheBeginning does what the documents tell an administrator: install
-// the hook, enable a domain, give it disks, start it.
+// TestHookFromTheBeginning does what the documents tell an administrator: install the hook, enable a domain,
+// attach disks, start it.
 func TestHookFromTheBeginning(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -27,10 +26,7 @@ func TestHookFromTheBeginning(t *testing.T) {
 	// A hook of the site's, without which libvirtd would have to be restarted.
 	l := peer.LibvirtdWith(t, peer.LibvirtOptions{Hook: "#!/bin/sh\nexit 0\n", Configuration: "keystores: ['dir:" + keys + "']\n"})
 	h := &hookHost{l, keys}
-	bad := inside(ctx, t, l, "hook", "check").want(t, 5)
-	if !strings.Contains(bad.stdout, "BAD") || !strings.Contains(bad.stdout, "not installed") {
-		t.Errorf("check says %s", bad.stdout)
-	}
+	inside(ctx, t, l, "hook", "check").want(t, 5).wantStdout(t, "BAD", "not installed")
 	for _, said := range []string{"wrote ", "there already"} {
 		if got := inside(ctx, t, l, "hook", "install").want(t, 0); !strings.Contains(got.stdout, said) || strings.Contains(got.stdout, "restart") {
 			t.Errorf("install says %s, want %s", got.stdout, said)
@@ -38,10 +34,7 @@ func TestHookFromTheBeginning(t *testing.T) {
 	}
 	inside(ctx, t, l, "hook", "check").want(t, 0)
 
-	d, err := l.StartDomain(ctx, peer.DomainOptions{Guest: true, Persistent: true, Off: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(l.StartDomain(ctx, peer.DomainOptions{Guest: true, Persistent: true, Off: true}))(t)
 	definition := virsh(ctx, t, l, "dumpxml", d.Name)
 	refused := inside(ctx, t, l, "hook", "enable", d.Name).want(t, 2)
 	if !strings.Contains(refused.stderr, "--yes") || !strings.Contains(refused.stdout, "+    <qemu:arg value='chardev=luksplug-monitor,mode=control'/>") {
@@ -52,9 +45,7 @@ func TestHookFromTheBeginning(t *testing.T) {
 		t.Errorf("the definition has changed:\n%s\nwas\n%s", now, definition)
 	}
 	inside(ctx, t, l, "hook", "enable", d.Name, "--cold-plug", "--yes").want(t, 0)
-	if got := inside(ctx, t, l, "hook", "enable", d.Name, "--cold-plug", "--yes").want(t, 0); !strings.Contains(got.stdout, "already") {
-		t.Errorf("enable again says %s", got.stdout)
-	}
+	inside(ctx, t, l, "hook", "enable", d.Name, "--cold-plug", "--yes").want(t, 0).wantStdout(t, "already")
 
 	disks := []plugged{{volume: peer.NewVolume(t, peer.DetachedRaw), target: "vdb"}, {volume: peer.NewVolume(t, peer.EmbeddedLUKS), target: "vdc"}}
 	for _, p := range disks {
@@ -62,7 +53,7 @@ func TestHookFromTheBeginning(t *testing.T) {
 		xml := writeFile(t, p.target+".xml", serialXML(t, p.volume.DiskXML(p.target, "virtio"), "serial-"+p.target))
 		args := []string{"--domain", d.Name, "attach", "--persistent", xml}
 		if p.target == "vdc" {
-			args = append(args, "--optional") // so it is plugged when the domain runs
+			args = append(args, "--optional") // so it is attached when the domain runs
 		}
 		inside(ctx, t, l, args...).want(t, 0)
 	}
@@ -77,14 +68,10 @@ func TestHookFromTheBeginning(t *testing.T) {
 	h.wantClean(ctx, t)
 
 	// One is not there: the other does not start without it.
-	if err := os.Remove(disks[1].volume.Payload); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Remove(disks[1].volume.Payload))
 	h.start(ctx, t, d, disks[0])
 	virsh(ctx, t, l, "destroy", d.Name)
-	if err := os.Remove(h.keyFile(t, disks[0].volume)); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Remove(h.keyFile(t, disks[0].volume)))
 	if err := d.Start(ctx); err == nil || !strings.Contains(err.Error(), "no such secret") {
 		t.Errorf("without its key: %v", err)
 	}
@@ -98,9 +85,7 @@ func TestHookFromTheBeginning(t *testing.T) {
 	if now := virsh(ctx, t, l, "dumpxml", d.Name); strings.Contains(now, "luksplug-monitor") || strings.Contains(now, "luksplug-port") || strings.Contains(now, libvirtvm.Namespace) {
 		t.Errorf("left in the definition:\n%s", now)
 	}
-	if got := inside(ctx, t, l, "hook", "uninstall").want(t, 0); !strings.Contains(got.stdout, "removed") {
-		t.Errorf("uninstall says %s", got.stdout)
-	}
+	inside(ctx, t, l, "hook", "uninstall").want(t, 0).wantStdout(t, "removed")
 	if left, err := filepath.Glob(filepath.Join(l.Dir, "etc", "hooks", "*", "*")); err != nil || len(left) != 1 {
 		t.Errorf("hooks: %v %v", left, err)
 	}

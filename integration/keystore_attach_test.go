@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -43,21 +42,16 @@ func (c keystoreCase) tool() string {
 	return luksplug
 }
 
+// filler makes a key store with a passphrase, and returns what a test has to know of it.
+type filler[T any] func(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) T
+
 // keystoreCases returns how a store of each kind is filled with a passphrase.
-func keystoreCases() map[string]func(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
-	return map[string]func(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase{
-		"dir": func(ctx context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
-			return filled(ctx, t, "dir:"+t.TempDir(), id, p)
-		},
-		"dir in hex": func(ctx context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
-			return filled(ctx, t, "dir:"+t.TempDir()+"?encoding=hex", id, p)
-		},
-		"age": func(ctx context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
-			return filled(ctx, t, "age:"+t.TempDir(), id, p)
-		},
-		"age, hybrid": func(ctx context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
-			return filled(ctx, t, "age:"+t.TempDir()+"?key=hybrid", id, p)
-		},
+func keystoreCases() map[string]filler[keystoreCase] {
+	return map[string]filler[keystoreCase]{
+		"dir":         inFolder("dir:", ""),
+		"dir in hex":  inFolder("dir:", "?encoding=hex"),
+		"age":         inFolder("age:", ""),
+		"age, hybrid": inFolder("age:", "?key=hybrid"),
 		"credentials": func(_ context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
 			folder := filepath.Dir(writeFile(t, id.String(), string(p)))
 			return keystoreCase{uri: "credentials:", env: []string{"CREDENTIALS_DIRECTORY=" + folder}}
@@ -80,16 +74,12 @@ func keystoreCases() map[string]func(ctx context.Context, t *testing.T, id uuid.
 	}
 }
 
-// documentedLine returns the key store that README.md and docs/keystores.md show for
-// a program.
+// documentedLine returns the key store that README.md and docs/keystores.md show for a program.
 func documentedLine(t *testing.T, program string) string {
 	t.Helper()
 	var lines []string
 	for _, path := range []string{"README.md", "docs/keystores.md"} {
-		text, err := os.ReadFile(filepath.Join(repository, path))
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := must(os.ReadFile(filepath.Join(repository, path)))(t)
 		for line := range strings.Lines(string(text)) {
 			if uri, found := strings.CutPrefix(strings.TrimSpace(line), "- exec:"); found && strings.Contains(uri, program) {
 				lines = append(lines, "exec:"+uri)
@@ -102,20 +92,22 @@ func documentedLine(t *testing.T, program string) string {
 	return lines[0]
 }
 
+// inFolder fills a store of a new directory.
+func inFolder(scheme, query string) filler[keystoreCase] {
+	return func(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
+		return filled(ctx, t, scheme+t.TempDir()+query, id, passphrase)
+	}
+}
+
 // filled defines the secret through the store itself.
 func filled(ctx context.Context, t *testing.T, uri string, id uuid.UUID, passphrase []byte) keystoreCase {
 	t.Helper()
-	store, err := keystore.Open(uri, keystore.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	store := must(keystore.Open(uri, keystore.Options{}))(t)
 	k := store.(secrets.Keeper)
 	d := secrets.Document{UUID: id, Private: true}
 	value := secrets.New(bytes.Clone(passphrase))
 	defer value.Wipe()
-	if err := errors.Join(k.Define(ctx, d), k.Set(ctx, d.Reference(), value)); err != nil {
-		t.Fatal(err)
-	}
+	check(t, errors.Join(k.Define(ctx, d), k.Set(ctx, d.Reference(), value)))
 	return keystoreCase{uri: uri}
 }
 
@@ -164,8 +156,8 @@ func kmipURI(t *testing.T, a *kmiptest.Authority, address string) string {
 	return "kmip://" + address + "?cert-file=" + client.Certificate + "&key-file=" + client.Key + "&ca-file=" + a.File
 }
 
-// untilKeyring waits until somebody offers the Secret Service. Who asked for it
-// earlier would have the bus start another daemon, without a password.
+// untilKeyring waits for the Secret Service. An earlier query would have the bus start a daemon without a
+// password.
 const untilKeyring = `until dbus-send --print-reply --dest=org.freedesktop.DBus / org.freedesktop.DBus.NameHasOwner string:org.freedesktop.secrets 2>/dev/null | grep -q true; do
 	kill -0 $keyring; sleep 0.05
 done
@@ -182,8 +174,7 @@ var withPKCS11 = sync.OnceValues(func() (string, error) {
 	return path, nil
 })
 
-// inPKCS11 has a build of luksplug with PKCS#11 put the passphrase on a token of
-// SoftHSM's.
+// inPKCS11 has a build of luksplug with PKCS#11 put the passphrase on a token of SoftHSM's.
 func inPKCS11(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
 	t.Helper()
 	return onToken(ctx, t, t.TempDir(), id, passphrase)
@@ -198,10 +189,7 @@ func onToken(ctx context.Context, t *testing.T, dir string, id uuid.UUID, passph
 			t.Skipf("%s is not installed (make setup installs it)", program)
 		}
 	}
-	program, err := withPKCS11()
-	if err != nil {
-		t.Fatal(err)
-	}
+	program := must(withPKCS11())(t)
 	pin := "pin " + uuid.NewString()
 	c := keystoreCase{
 		uri:     "pkcs11:token=disks?module-path=" + module + "&pin-source=file:" + writeFile(t, "pin", pin+"\n"),
@@ -220,8 +208,7 @@ func onToken(ctx context.Context, t *testing.T, dir string, id uuid.UUID, passph
 	return c
 }
 
-// inKeyring wraps luksplug in a session with a D-Bus and an unlocked
-// gnome-keyring, into which secret-tool puts the passphrase first.
+// inKeyring wraps luksplug in a session with a D-Bus and an unlocked gnome-keyring that has the passphrase.
 func inKeyring(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
 	t.Helper()
 	for _, program := range []string{"dbus-run-session", "gnome-keyring-daemon", "secret-tool"} {
@@ -246,8 +233,7 @@ done
 	}
 }
 
-// TestKeystoreAttach attaches a volume with the passphrase from each kind of key
-// store.
+// TestKeystoreAttach attaches a volume with the passphrase from each kind of key store.
 func TestKeystoreAttach(t *testing.T) {
 	t.Parallel()
 	for name, fill := range keystoreCases() {
@@ -261,38 +247,29 @@ func TestKeystoreAttach(t *testing.T) {
 	}
 }
 
-// attachFrom attaches a volume with a passphrase from a key store: 64 random bytes,
-// with NUL and high ones among them. Nothing that luksplug writes has them, and no
-// object of ours is in QEMU afterwards.
-func attachFrom(ctx context.Context, t *testing.T, fill func(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase) result {
+// attachFrom attaches a volume with a passphrase from a key store: 64 random bytes, with NUL and high ones.
+// luksplug writes them nowhere, and leaves no object in QEMU.
+func attachFrom(ctx context.Context, t *testing.T, fill filler[keystoreCase]) result {
 	t.Helper()
 	passphrase := make([]byte, 64)
 	_, _ = rand.Read(passphrase) // never fails
 	passphrase[7], passphrase[8], passphrase[63] = 0, 0xff, '\n'
 	v := peer.NewVolume(t, peer.DetachedRaw)
-	key := writeFile(t, "key", string(passphrase))
-	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Header, key)
-	id, err := uuid.Parse(v.SecretUUID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := fill(ctx, t, id, passphrase)
+	addKey(ctx, t, v, string(passphrase))
+	c := fill(ctx, t, must(uuid.Parse(v.SecretUUID))(t), passphrase)
 	q := peer.Start(t, peer.Options{RootPorts: 1})
 	before := stateOf(ctx, t, q)
 	args := append(c.wrap, c.tool(), "--qmp", q.Socket, "-vv", "--keystore", c.uri, "attach", writeFile(t, "disk.xml", v.DiskXML("vdb", "virtio")))
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), c.env...)
 	r := run(ctx, t, cmd).want(t, 0)
-	found := evidence{"standard output": []byte(r.stdout), "standard error": []byte(r.stderr)}
+	found := evidence{}
+	found.output("luksplug", r)
 	found.hides(t, string(passphrase))
 	if c.opens != "" {
 		found.hides(t, c.opens)
 	}
-	if r := tool(ctx, t, q.Socket, "list").want(t, 0); !strings.Contains(r.stdout, "vdb") {
-		t.Errorf("the disk is not there: %s", r.stdout)
-	}
-	if after := stateOf(ctx, t, q); !slices.Equal(before.Objects, after.Objects) {
-		t.Errorf("objects before the attach %v, after it %v", before.Objects, after.Objects)
-	}
+	tool(ctx, t, q.Socket, "list").want(t, 0).wantStdout(t, "vdb")
+	wantSameObjects(ctx, t, q, before)
 	return r
 }

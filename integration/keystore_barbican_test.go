@@ -11,8 +11,7 @@ import (
 	"github.com/luksplug/luksplug/internal/testserver/barbicantest"
 )
 
-// TestKeystoreBarbican runs the suite of all stores on OpenStack's own server, and
-// attaches a disk with a passphrase from it.
+// TestKeystoreBarbican runs the suite of all stores on OpenStack's own server, and attaches a disk from it.
 func TestKeystoreBarbican(t *testing.T) {
 	peer.Long(t, "Barbican takes a minute to be unpacked, and seconds to start")
 	t.Parallel()

@@ -12,8 +12,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/document"
 )
 
-// TestDocumentsAndLibvirt: libvirt takes the documents that luksplug writes, and
-// writes the same; and both refuse the same changes.
+// TestDocumentsAndLibvirt: libvirt and luksplug write the same documents, and refuse the same changes.
 func TestDocumentsAndLibvirt(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

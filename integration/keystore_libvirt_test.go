@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -34,9 +33,7 @@ type libvirtKeys struct {
 func newLibvirtKeys(t *testing.T, d *peer.Libvirt) *libvirtKeys {
 	t.Helper()
 	l := libvirt.NewWithDialer(dialers.NewLocal(dialers.WithSocket(d.Socket)))
-	if err := l.Connect(); err != nil {
-		t.Fatal(err)
-	}
+	check(t, l.Connect())
 	t.Cleanup(func() { _ = l.Disconnect() }) // libvirtd may have ended
 	return &libvirtKeys{l: l}
 }
@@ -50,18 +47,12 @@ func (k *libvirtKeys) define(t *testing.T, d secrets.Document, value []byte) {
 	if err == nil && value != nil {
 		err = k.l.SecretSetValue(secret, value, 0)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, err)
 }
 
 func libvirtStore(t *testing.T, socket string, timeout time.Duration) *libvirtstore.Store {
 	t.Helper()
-	store, err := libvirtstore.New(&url.URL{Scheme: "qemu", Path: "/system", RawQuery: "socket=" + socket}, timeout)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return store
+	return must(libvirtstore.New(&url.URL{Scheme: "qemu", Path: "/system", RawQuery: "socket=" + socket}, timeout))(t)
 }
 
 // gateway is a socket that leads to another, until it is broken or hung.
@@ -74,15 +65,8 @@ type gateway struct {
 
 func newGateway(t *testing.T, to string) *gateway {
 	t.Helper()
-	folder, err := os.MkdirTemp("", "luksplug-gate-") // short paths
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(folder) })
-	g := &gateway{path: filepath.Join(folder, "s")}
-	if g.listener, err = net.Listen("unix", g.path); err != nil {
-		t.Fatal(err)
-	}
+	g := &gateway{path: filepath.Join(shortDir(t, ""), "s")}
+	g.listener = must(net.Listen("unix", g.path))(t)
 	t.Cleanup(func() { _ = g.listener.Close() }) // it may be closed already
 	go func() {
 		for {

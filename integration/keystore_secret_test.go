@@ -32,25 +32,21 @@ func binaryKey() string {
 type secretStore struct {
 	name, uri string
 	opens     string // file of the passphrase that opens it, as descriptor 3
-	sealed    string // folder in which no value can be read
+	sealed    string // directory in which no value can be read
 }
 
-// TestSecretsToDisks takes secrets from their definition to an attached disk, and
-// back: in every store that the program can fill, by uuid and by usage. Nothing
-// that is written on the way has the value.
+// TestSecretsToDisks follows secrets from their definition to an attached disk and back, by uuid and by
+// usage, in every store that the program can fill. Nothing that is written has the value.
 func TestSecretsToDisks(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{Guest: true, RootPorts: 2})
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	value := binaryKey()
-	key := writeFile(t, "key", value)
-	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Header, key)
+	key := addKey(ctx, t, v, value)
 	opens := awkward()
 	lock := writeFile(t, "lock", opens)
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitBoot(ctx))
 	before := stateOf(ctx, t, q)
 	plain, sealed, protected := t.TempDir(), filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b")
 	protectedIdentity(ctx, t, protected, opens)
@@ -75,17 +71,15 @@ func TestSecretsToDisks(t *testing.T) {
 	found.hides(t, value)
 }
 
-// protectedIdentity makes a folder of age's with a hybrid identity that a passphrase
-// opens, quickly: with age's own cost each command would take a second.
+// protectedIdentity makes a directory of age's with a hybrid identity that a passphrase opens quickly: with
+// age's own cost each command would take a second.
 func protectedIdentity(ctx context.Context, t *testing.T, path, passphrase string) {
 	t.Helper()
 	store := age.New(path, age.Options{PostQuantum: true, Protect: true, WorkFactor: 10, Passphrase: func(context.Context, string) (*secrets.Secret, error) {
 		return secrets.New([]byte(passphrase)), nil
 	}})
 	d := secrets.Document{UUID: uuid.New()}
-	if err := errors.Join(store.Define(ctx, d), store.Remove(ctx, d.Reference())); err != nil {
-		t.Fatal(err)
-	}
+	check(t, errors.Join(store.Define(ctx, d), store.Remove(ctx, d.Reference())))
 }
 
 // secretLife is the life of one secret in one store.
@@ -107,10 +101,7 @@ func (l *secretLife) program(ctx context.Context, t *testing.T, code int, args .
 	}
 	cmd := exec.CommandContext(ctx, luksplug, append(all, args...)...)
 	if l.store.opens != "" {
-		f, err := os.Open(l.store.opens)
-		if err != nil {
-			t.Fatal(err)
-		}
+		f := must(os.Open(l.store.opens))(t)
 		defer func() { _ = f.Close() }() // only read
 		cmd.ExtraFiles = []*os.File{f}
 	}
@@ -118,8 +109,7 @@ func (l *secretLife) program(ctx context.Context, t *testing.T, code int, args .
 	if r.code != code {
 		t.Fatalf("%s: %v: exit code %d, want %d\n%s%s", l.store.name, args, r.code, code, r.stdout, r.stderr)
 	}
-	l.found["standard output of "+l.store.name+": "+strings.Join(args, " ")+uuid.NewString()] = []byte(r.stdout)
-	l.found["standard error of "+l.store.name+": "+strings.Join(args, " ")+uuid.NewString()] = []byte(r.stderr)
+	l.found.output(l.store.name+": "+strings.Join(args, " ")+uuid.NewString(), r)
 	return r
 }
 
@@ -138,25 +128,17 @@ func (l *secretLife) run(ctx context.Context, t *testing.T) {
 	}
 	byUUID, byUsage := named("uuid='"+id+"'"), named("usage='"+escaped+"'")
 
-	if r := l.program(ctx, t, 4, "attach", byUUID); !strings.Contains(r.stderr, "no value yet") {
-		t.Errorf("%s: a secret without value: %s", l.store.name, r.stderr)
-	}
+	l.program(ctx, t, 4, "attach", byUUID).wantStderr(t, "no value yet")
 	l.program(ctx, t, 0, "secret", "set-value", id, "--file", l.key)
 	l.program(ctx, t, 0, "secret", "set-value", ceph, "--file", l.key)
-	if r := l.program(ctx, t, 4, "secret", "get-value", id); !strings.Contains(r.stderr, "private") {
-		t.Errorf("%s: a private value: %s", l.store.name, r.stderr)
-	}
-	if r := l.program(ctx, t, 4, "attach", named("uuid='"+ceph+"'")); !strings.Contains(r.stderr, "another type") {
-		t.Errorf("%s: a Ceph key for a volume: %s", l.store.name, r.stderr)
-	}
+	l.program(ctx, t, 4, "secret", "get-value", id).wantStderr(t, "private")
+	l.program(ctx, t, 4, "attach", named("uuid='"+ceph+"'")).wantStderr(t, "another type")
 	l.program(ctx, t, 4, "attach", named("usage='client.vm1'"))
 
 	for _, disk := range []string{byUUID, byUsage} {
 		l.program(ctx, t, 0, "attach", disk)
 		r := l.program(ctx, t, 5, "secret", "undefine", id)
-		if !strings.Contains(r.stderr, "disk vdb of VM "+l.q.Socket) {
-			t.Errorf("%s: a secret in use: %s", l.store.name, r.stderr)
-		}
+		r.wantStderr(t, "disk vdb of VM "+l.q.Socket)
 		l.program(ctx, t, 0, "secret", "list", "--output", "json")
 		l.program(ctx, t, 0, "detach", "vdb")
 	}

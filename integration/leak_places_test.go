@@ -24,25 +24,20 @@ import (
 )
 
 // leakStores returns every kind of key store, by how its URI begins.
-func leakStores() map[string]leakStore {
-	return map[string]leakStore{
-		"dir:":                          {leakDir},
-		"vm:":                           {leakVM},
-		"age:":                          {leakAge},
-		"credentials:":                  {leakCredentials},
-		"credentials: by systemd-creds": {leakSystemdCreds},
-		"exec:":                         {leakExec},
-		"libvirt:":                      {leakLibvirt},
-		"keyring:":                      {leakKeyring},
-		"barbican+http:":                {leakBarbican},
-		"kmip:":                         {leakKMIP},
-		"pkcs11:":                       {leakPKCS11},
+func leakStores() map[string]filler[leakPlace] {
+	return map[string]filler[leakPlace]{
+		"dir:":                          leakDir,
+		"vm:":                           leakVM,
+		"age:":                          leakAge,
+		"credentials:":                  leakCredentials,
+		"credentials: by systemd-creds": leakSystemdCreds,
+		"exec:":                         leakExec,
+		"libvirt:":                      leakLibvirt,
+		"keyring:":                      leakKeyring,
+		"barbican+http:":                leakBarbican,
+		"kmip:":                         leakKMIP,
+		"pkcs11:":                       leakPKCS11,
 	}
-}
-
-// otherwise is the failure that a store of another name has.
-func otherwise(name, says string, c keystoreCase) leakFailure {
-	return leakFailure{name: name, says: says, with: func(*testing.T) keystoreCase { return c }}
 }
 
 // renamed is the same store by another URI.
@@ -61,9 +56,7 @@ func spoil(t *testing.T, path string, mode os.FileMode, edit func([]byte) []byte
 	if err == nil {
 		err = os.Chmod(path, mode)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, err)
 }
 
 func leakDir(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
@@ -71,40 +64,26 @@ func leakDir(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) l
 	folder := keyFolder(t, id.String(), passphrase, 0o600)
 	c := keystoreCase{uri: "dir:" + folder}
 	return leakPlace{keystoreCase: c, failures: []leakFailure{
-		otherwise("damaged", "not hexadecimal", c.renamed(c.uri+"?encoding=hex")),
-		otherwise("damaged, in base64", "not base64", c.renamed(c.uri+"?encoding=base64")),
-		otherwise("gone", "/nonexistent", c.renamed("dir:/nonexistent")),
-		{name: "denied", says: "access denied", with: func(t *testing.T) keystoreCase {
-			spoil(t, filepath.Join(folder, id.String()), 0o644, nil)
-			return c
-		}},
+		{"damaged", "not hexadecimal", c.renamed(c.uri + "?encoding=hex"), nil},
+		{"damaged, in base64", "not base64", c.renamed(c.uri + "?encoding=base64"), nil},
+		{"gone", "/nonexistent", c.renamed("dir:/nonexistent"), nil},
+		{"denied", "access denied", c, func() { spoil(t, filepath.Join(folder, id.String()), 0o644, nil) }},
 	}}
 }
+
+// inMemoryDir is a directory of the host that is in memory.
+const inMemoryDir = "/dev/shm"
 
 func leakVM(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
 	t.Helper()
 	vm := uuid.NewString()
-	folder := memoryFolder(t)
+	folder := shortDir(t, inMemoryDir)
 	c := filled(ctx, t, "vm:"+folder+"?uuid="+vm, id, passphrase)
 	return leakPlace{keystoreCase: c, failures: []leakFailure{
-		otherwise("damaged", "not hexadecimal", c.renamed(c.uri+"&encoding=hex")),
-		otherwise("another VM's", "no such secret", c.renamed("vm:"+folder+"?uuid="+uuid.NewString())),
-		{name: "denied", says: "access denied", with: func(t *testing.T) keystoreCase {
-			spoil(t, filepath.Join(folder, vm, id.String()), 0o644, nil)
-			return c
-		}},
+		{"damaged", "not hexadecimal", c.renamed(c.uri + "&encoding=hex"), nil},
+		{"another VM's", "no such secret", c.renamed("vm:" + folder + "?uuid=" + uuid.NewString()), nil},
+		{"denied", "access denied", c, func() { spoil(t, filepath.Join(folder, vm, id.String()), 0o644, nil) }},
 	}}
-}
-
-// memoryFolder returns a new folder in memory.
-func memoryFolder(t *testing.T) string {
-	t.Helper()
-	folder, err := os.MkdirTemp("/dev/shm", "luksplug-test-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(folder) })
-	return folder
 }
 
 func leakAge(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
@@ -112,10 +91,7 @@ func leakAge(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte)
 	folder, other := t.TempDir(), t.TempDir()
 	c := filled(ctx, t, "age:"+folder, id, passphrase)
 	filled(ctx, t, "age:"+other, id, []byte("another"))
-	identity, err := os.ReadFile(filepath.Join(folder, "identity.txt"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	identity := must(os.ReadFile(filepath.Join(folder, "identity.txt")))(t)
 	key := string(identity[strings.LastIndex(strings.TrimSpace(string(identity)), "\n")+1:])
 	lock, wrong := awkward(), awkward()
 	locked := t.TempDir()
@@ -127,20 +103,14 @@ func leakAge(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte)
 		keystoreCase: c, sealed: []string{folder, other, locked}, also: []string{strings.TrimSpace(key), lock, wrong},
 		except: []string{filepath.Join(folder, "identity.txt")},
 		failures: []leakFailure{
-			otherwise("wrong identity", "age:", c.renamed(c.uri+"?identity="+other+"/identity.txt")),
-			otherwise("no identity", "/nonexistent", c.renamed(c.uri+"?identity=/nonexistent")),
-			otherwise("not protected", "not protected", c.renamed(c.uri+"?protect=passphrase&passphrase-file="+writeFile(t, "lock", lock))),
-			otherwise("locked, wrong passphrase", "is wrong", c.renamed(protected+url.QueryEscape(writeFile(t, "wrong", wrong)))),
-			otherwise("locked, and nobody to ask", "locked", c.renamed(protected+"/nonexistent")),
-			otherwise("gone", "/nonexistent", c.renamed("age:/nonexistent")),
-			{name: "damaged", says: "damaged", with: func(t *testing.T) keystoreCase {
-				spoil(t, file, 0o600, func(b []byte) []byte { b[len(b)-1] ^= 1; return b })
-				return c
-			}},
-			{name: "cut off", says: "damaged", with: func(t *testing.T) keystoreCase {
-				spoil(t, file, 0o600, func(b []byte) []byte { return b[:len(b)/2] })
-				return c
-			}},
+			{"wrong identity", "age:", c.renamed(c.uri + "?identity=" + other + "/identity.txt"), nil},
+			{"no identity", "/nonexistent", c.renamed(c.uri + "?identity=/nonexistent"), nil},
+			{"not protected", "not protected", c.renamed(c.uri + "?protect=passphrase&passphrase-file=" + writeFile(t, "lock", lock)), nil},
+			{"locked, wrong passphrase", "is wrong", c.renamed(protected + url.QueryEscape(writeFile(t, "wrong", wrong))), nil},
+			{"locked, and nobody to ask", "locked", c.renamed(protected + "/nonexistent"), nil},
+			{"gone", "/nonexistent", c.renamed("age:/nonexistent"), nil},
+			{"damaged", "damaged", c, func() { spoil(t, file, 0o600, func(b []byte) []byte { b[len(b)-1] ^= 1; return b }) }},
+			{"cut off", "damaged", c, func() { spoil(t, file, 0o600, func(b []byte) []byte { return b[:len(b)/2] }) }},
 		},
 	}
 }
@@ -152,27 +122,23 @@ func leakCredentials(_ context.Context, t *testing.T, id uuid.UUID, passphrase [
 	gone, none := c, c
 	gone.env, none.env = []string{"CREDENTIALS_DIRECTORY=/nonexistent"}, []string{"CREDENTIALS_DIRECTORY="}
 	return leakPlace{keystoreCase: c, failures: []leakFailure{
-		otherwise("damaged", "not hexadecimal", c.renamed("credentials:?encoding=hex")),
-		otherwise("gone", "/nonexistent", gone),
-		otherwise("no credentials", "CREDENTIALS_DIRECTORY", none),
+		{"damaged", "not hexadecimal", c.renamed("credentials:?encoding=hex"), nil},
+		{"gone", "/nonexistent", gone, nil},
+		{"no credentials", "CREDENTIALS_DIRECTORY", none, nil},
 	}}
 }
 
-// spied puts a program first in the PATH that writes down what everybody can see
-// of it, and then becomes the real one.
+// spied puts a program first in PATH that records its own arguments and environment, and then becomes the
+// real one.
 func spied(t *testing.T, program string) (env, evidence string) {
 	t.Helper()
 	real, err := exec.LookPath(program)
 	if err != nil {
 		t.Skipf("%s is not installed", program)
 	}
-	folder := t.TempDir()
 	evidence = t.TempDir()
-	script := fmt.Sprintf("#!/bin/sh\ncat /proc/$$/cmdline /proc/$$/environ >>'%s/seen'\nexec '%s' \"$@\"\n", evidence, real)
-	if err := os.WriteFile(filepath.Join(folder, program), []byte(script), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	return "PATH=" + folder + ":" + os.Getenv("PATH"), evidence
+	path := script(t, program, fmt.Sprintf("cat /proc/$$/cmdline /proc/$$/environ >>'%s/seen'\nexec '%s' \"$@\"", evidence, real))
+	return "PATH=" + filepath.Dir(path) + ":" + os.Getenv("PATH"), evidence
 }
 
 func leakSystemdCreds(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
@@ -187,24 +153,19 @@ func leakSystemdCreds(ctx context.Context, t *testing.T, id uuid.UUID, passphras
 	otherTool.env = append(otherTool.env[:len(otherTool.env):len(otherTool.env)], "PATH=/nonexistent")
 	file := filepath.Join(folder, id.String())
 	return leakPlace{keystoreCase: c, sealed: []string{folder, seen}, failures: []leakFailure{
-		otherwise("wrong host key", "access denied", otherHost),
-		otherwise("no systemd-creds", "systemd-creds", otherTool),
-		otherwise("gone", "/nonexistent", c.renamed("credentials:/nonexistent")),
-		otherwise("damaged, as text", "not hexadecimal", c.renamed(c.uri+"?encoding=hex")),
-		{name: "changed", says: "access denied", with: func(t *testing.T) keystoreCase {
+		{"wrong host key", "access denied", otherHost, nil},
+		{"no systemd-creds", "systemd-creds", otherTool, nil},
+		{"gone", "/nonexistent", c.renamed("credentials:/nonexistent"), nil},
+		{"damaged, as text", "not hexadecimal", c.renamed(c.uri + "?encoding=hex"), nil},
+		{"changed", "access denied", c, func() {
 			// Still base64, of which upper case is a part.
 			spoil(t, file, 0o600, func(b []byte) []byte { return append(bytes.ToUpper(b[:len(b)/2]), b[len(b)/2:]...) })
-			return c
 		}},
-		{name: "damaged", says: "damaged", with: func(t *testing.T) keystoreCase {
-			spoil(t, file, 0o600, func([]byte) []byte { return []byte("!") })
-			return c
-		}},
+		{"damaged", "damaged", c, func() { spoil(t, file, 0o600, func([]byte) []byte { return []byte("!") }) }},
 	}}
 }
 
-// leakExec has programs that do all that a program should not: they write the
-// passphrase, which only their standard output may see, and then fail.
+// leakExec has programs that write the passphrase to their standard output only, and then fail.
 func leakExec(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
 	t.Helper()
 	folder := keyFolder(t, id.String(), passphrase, 0o600)
@@ -214,34 +175,27 @@ func leakExec(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) 
 	}
 	c := keystoreCase{uri: script("exit 0"), env: []string{"KEYS=" + folder}}
 	return leakPlace{keystoreCase: c, sealed: []string{seen}, failures: []leakFailure{
-		otherwise("failed", "ended with status 1", c.renamed(script("exit 1"))),
-		otherwise("not found", "no such secret", c.renamed(script("exit 2"))),
-		otherwise("denied", "access denied", c.renamed(script("exit 3"))),
-		otherwise("locked", "locked", c.renamed(script("exit 4"))),
-		otherwise("killed", "signal", c.renamed(script("kill -9 $$"))),
-		otherwise("hanging", "300ms", c.renamed(script("exec sleep 1000")+"?timeout=300ms")),
-		otherwise("too much", "too long", c.renamed(script("exec cat /dev/zero"))),
-		otherwise("damaged", "not base64", c.renamed(script("exit 0")+"?encoding=base64")),
-		otherwise("gone", "/nonexistent", c.renamed("exec:/nonexistent/program")),
+		{"failed", "ended with status 1", c.renamed(script("exit 1")), nil},
+		{"not found", "no such secret", c.renamed(script("exit 2")), nil},
+		{"denied", "access denied", c.renamed(script("exit 3")), nil},
+		{"locked", "locked", c.renamed(script("exit 4")), nil},
+		{"killed", "signal", c.renamed(script("kill -9 $$")), nil},
+		{"hanging", "300ms", c.renamed(script("exec sleep 1000") + "?timeout=300ms"), nil},
+		{"too much", "too long", c.renamed(script("exec cat /dev/zero")), nil},
+		{"damaged", "not base64", c.renamed(script("exit 0") + "?encoding=base64"), nil},
+		{"gone", "/nonexistent", c.renamed("exec:/nonexistent/program"), nil},
 	}}
 }
 
-// hanging returns a listener that accepts and never answers, and the address of
-// another, at which nobody listens any more.
+// hanging returns a listener that accepts and never answers, and an address at which nothing listens.
 func hanging(t *testing.T, network, address string) (hangs, refuses string) {
 	t.Helper()
-	listener, err := net.Listen(network, address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = listener.Close() }) // nobody needs it any more
+	listener := must(net.Listen(network, address))(t)
+	t.Cleanup(func() { _ = listener.Close() }) // the test has ended
 	if network == "unix" {
 		return listener.Addr().String(), address + ".gone"
 	}
-	other, err := net.Listen(network, address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	other := must(net.Listen(network, address))(t)
 	defer func() { _ = other.Close() }() // that is what it is for
 	return listener.Addr().String(), other.Addr().String()
 }
@@ -251,37 +205,21 @@ func leakLibvirt(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []b
 	d := peer.Libvirtd(t)
 	keys := newLibvirtKeys(t, d)
 	keys.define(t, secrets.Document{UUID: id}, passphrase)
-	folder, err := os.MkdirTemp("", "luksplug-hang-") // short paths
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(folder) })
-	hangs, refuses := hanging(t, "unix", filepath.Join(folder, "s"))
+	hangs, refuses := hanging(t, "unix", filepath.Join(shortDir(t, ""), "s"))
 	c := keystoreCase{uri: "libvirt+qemu:///system?socket=" + d.Socket}
 	return leakPlace{keystoreCase: c, failures: []leakFailure{
-		otherwise("damaged", "not hexadecimal", c.renamed(c.uri+"&encoding=hex")),
-		otherwise("refused", "cannot be reached", c.renamed("libvirt+qemu:///system?socket="+refuses)),
-		otherwise("hanging", "300ms", c.renamed("libvirt+qemu:///system?timeout=300ms&socket="+hangs)),
-		{name: "private", says: "private", with: func(t *testing.T) keystoreCase {
-			keys.define(t, secrets.Document{UUID: id, Private: true}, passphrase)
-			return c
-		}},
-		{name: "gone", says: "cannot be reached", with: func(*testing.T) keystoreCase {
-			d.Close()
-			return c
-		}},
+		{"damaged", "not hexadecimal", c.renamed(c.uri + "&encoding=hex"), nil},
+		{"refused", "cannot be reached", c.renamed("libvirt+qemu:///system?socket=" + refuses), nil},
+		{"hanging", "300ms", c.renamed("libvirt+qemu:///system?timeout=300ms&socket=" + hangs), nil},
+		{"private", "private", c, func() { keys.define(t, secrets.Document{UUID: id, Private: true}, passphrase) }},
+		{"gone", "cannot be reached", c, d.Close},
 	}}
 }
 
 func leakKeyring(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
 	t.Helper()
 	c := inKeyring(ctx, t, id, passphrase)
-	folder, err := os.MkdirTemp("", "luksplug-hang-") // short paths
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(folder) })
-	hangs, refuses := hanging(t, "unix", filepath.Join(folder, "s"))
+	hangs, refuses := hanging(t, "unix", filepath.Join(shortDir(t, ""), "s"))
 	bus := func(address, uri string) keystoreCase {
 		return keystoreCase{uri: uri, env: []string{"DBUS_SESSION_BUS_ADDRESS=unix:path=" + address}}
 	}
@@ -293,9 +231,9 @@ trap 'kill $keyring' EXIT
 ` + untilKeyring + `"$@"`
 	locked.wrap = []string{"dbus-run-session", "--", "/bin/sh", "-c", script, "sh"}
 	return leakPlace{keystoreCase: c, sealed: homeOf(c), failures: []leakFailure{
-		otherwise("locked", "locked", locked),
-		otherwise("refused", "cannot be reached", bus(refuses, "keyring:")),
-		otherwise("hanging", "300ms", bus(hangs, "keyring:?timeout=300ms")),
+		{"locked", "locked", locked, nil},
+		{"refused", "cannot be reached", bus(refuses, "keyring:"), nil},
+		{"hanging", "300ms", bus(hangs, "keyring:?timeout=300ms"), nil},
 	}}
 }
 
@@ -321,7 +259,7 @@ func leakBarbican(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []
 	with := "/?token-file=" + url.QueryEscape(writeFile(t, "token", token))
 	c := filled(ctx, t, "barbican+"+h.URL+with, id, passphrase)
 	says := func(name, says string, status int, header http.Header, body string) leakFailure {
-		return leakFailure{name: name, says: says, with: func(*testing.T) keystoreCase {
+		return leakFailure{name, says, c, func() {
 			server.Before(func(w http.ResponseWriter, r *http.Request) bool {
 				for name, values := range header {
 					w.Header()[name] = values
@@ -330,26 +268,22 @@ func leakBarbican(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []
 				_, _ = io.WriteString(w, body+r.Header.Get("X-Auth-Token")) // the client may have gone
 				return true
 			})
-			return c
 		}}
 	}
 	text := string(passphrase)
 	login := "keystone=" + h.URL + "/v3&application-credential=a&password-file="
 	return leakPlace{keystoreCase: c, also: []string{token, wrong}, failures: []leakFailure{
-		otherwise("wrong token", "access denied", c.renamed("barbican+"+h.URL+"/?token-file="+url.QueryEscape(writeFile(t, "wrong", wrong)))),
-		otherwise("wrong password", "Keystone", c.renamed("barbican+"+h.URL+"/?"+login+url.QueryEscape(writeFile(t, "wrong", wrong)))),
-		otherwise("no token", "locked", c.renamed("barbican+"+h.URL+"/?token-file=/nonexistent")),
-		otherwise("damaged", "not base64", c.renamed(c.uri+"&encoding=base64")),
-		otherwise("hanging", "300ms", c.renamed("barbican+http://"+hangs+with+"&timeout=300ms")),
-		otherwise("refused", "refused", c.renamed("barbican+http://"+refuses+with)),
+		{"wrong token", "access denied", c.renamed("barbican+" + h.URL + "/?token-file=" + url.QueryEscape(writeFile(t, "wrong", wrong))), nil},
+		{"wrong password", "Keystone", c.renamed("barbican+" + h.URL + "/?" + login + url.QueryEscape(writeFile(t, "wrong", wrong))), nil},
+		{"no token", "locked", c.renamed("barbican+" + h.URL + "/?token-file=/nonexistent"), nil},
+		{"damaged", "not base64", c.renamed(c.uri + "&encoding=base64"), nil},
+		{"hanging", "300ms", c.renamed("barbican+http://" + hangs + with + "&timeout=300ms"), nil},
+		{"refused", "refused", c.renamed("barbican+http://" + refuses + with), nil},
 		says("denied", "access denied", http.StatusForbidden, nil, text),
 		says("an error that repeats all", "500", http.StatusInternalServerError, nil, text),
 		says("no JSON", "no Barbican", http.StatusOK, nil, text),
 		says("a redirect", "redirects", http.StatusFound, http.Header{"Location": {"/" + token}}, text),
-		{name: "gone", says: "cannot be reached", with: func(*testing.T) keystoreCase {
-			h.Close()
-			return c
-		}},
+		{"gone", "cannot be reached", c, h.Close},
 	}}
 }
 
@@ -362,20 +296,14 @@ func leakKMIP(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte
 	hangs, refuses := hanging(t, "tcp", "127.0.0.1:0")
 	wrong := stranger.Client(t, "stranger")
 	return leakPlace{keystoreCase: c, failures: []leakFailure{
-		otherwise("wrong certificate", "key store", c.renamed("kmip://"+proxy.Address+"?ca-file="+a.File+"&cert-file="+wrong.Certificate+"&key-file="+wrong.Key)),
-		otherwise("wrong authority", "not to be trusted", c.renamed(kmipURI(t, stranger, proxy.Address))),
-		otherwise("no key", "/nonexistent", c.renamed("kmip://"+proxy.Address+"?ca-file="+a.File+"&cert-file="+wrong.Certificate+"&key-file=/nonexistent")),
-		otherwise("damaged", "not base64", c.renamed(c.uri+"&encoding=base64")),
-		otherwise("refused", "cannot be reached", c.renamed(kmipURI(t, a, refuses))),
-		otherwise("hanging", "300ms", c.renamed(kmipURI(t, a, hangs)+"&timeout=300ms")),
-		{name: "hanging later", says: "300ms", with: func(*testing.T) keystoreCase {
-			proxy.Hang()
-			return c.renamed(c.uri + "&timeout=300ms")
-		}},
-		{name: "gone", says: "cannot be reached", with: func(*testing.T) keystoreCase {
-			proxy.Break()
-			return c
-		}},
+		{"wrong certificate", "key store", c.renamed("kmip://" + proxy.Address + "?ca-file=" + a.File + "&cert-file=" + wrong.Certificate + "&key-file=" + wrong.Key), nil},
+		{"wrong authority", "not to be trusted", c.renamed(kmipURI(t, stranger, proxy.Address)), nil},
+		{"no key", "/nonexistent", c.renamed("kmip://" + proxy.Address + "?ca-file=" + a.File + "&cert-file=" + wrong.Certificate + "&key-file=/nonexistent"), nil},
+		{"damaged", "not base64", c.renamed(c.uri + "&encoding=base64"), nil},
+		{"refused", "cannot be reached", c.renamed(kmipURI(t, a, refuses)), nil},
+		{"hanging", "300ms", c.renamed(kmipURI(t, a, hangs) + "&timeout=300ms"), nil},
+		{"hanging later", "300ms", c.renamed(c.uri + "&timeout=300ms"), proxy.Hang},
+		{"gone", "cannot be reached", c, proxy.Break},
 	}}
 }
 
@@ -386,16 +314,11 @@ func leakPKCS11(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []by
 	token, _, _ := strings.Cut(c.uri, "&pin-source=")
 	wrong := "pin " + uuid.NewString()
 	return leakPlace{keystoreCase: c, sealed: []string{dir}, also: []string{c.opens, wrong}, failures: []leakFailure{
-		otherwise("wrong PIN", "PIN is wrong", c.renamed(token+"&pin-source=file:"+writeFile(t, "wrong", wrong))),
-		otherwise("no PIN", "/nonexistent", c.renamed(token+"&pin-source=/nonexistent")),
-		otherwise("no such token", "no such token", c.renamed(strings.Replace(c.uri, "token=disks", "token=other", 1))),
-		otherwise("no module", "cannot be loaded", c.renamed(strings.Replace(c.uri, "libsofthsm2", "nonexistent", 1))),
-		otherwise("damaged", "not base64", c.renamed(c.uri+"&encoding=base64")),
-		{name: "gone", says: "key store pkcs11:", with: func(t *testing.T) keystoreCase {
-			if err := os.RemoveAll(dir); err != nil {
-				t.Fatal(err)
-			}
-			return c
-		}},
+		{"wrong PIN", "PIN is wrong", c.renamed(token + "&pin-source=file:" + writeFile(t, "wrong", wrong)), nil},
+		{"no PIN", "/nonexistent", c.renamed(token + "&pin-source=/nonexistent"), nil},
+		{"no such token", "no such token", c.renamed(strings.Replace(c.uri, "token=disks", "token=other", 1)), nil},
+		{"no module", "cannot be loaded", c.renamed(strings.Replace(c.uri, "libsofthsm2", "nonexistent", 1)), nil},
+		{"damaged", "not base64", c.renamed(c.uri + "&encoding=base64"), nil},
+		{"gone", "key store pkcs11:", c, func() { check(t, os.RemoveAll(dir)) }},
 	}}
 }

@@ -18,19 +18,12 @@ import (
 	"github.com/luksplug/luksplug/secrets/keystore"
 )
 
-// leakStore is how a kind of key store is searched for leaks.
-type leakStore struct {
-	// fill makes a store that holds a passphrase.
-	fill func(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace
-}
-
 // leakPlace is a store with a passphrase, and all that can go wrong with it.
 type leakPlace struct {
 	keystoreCase
-	// sealed are folders in which the passphrase is not in clear either.
+	// sealed are directories in which the passphrase is not in clear either.
 	sealed []string
-	// also are more secrets that must not leak, such as a token, and where they
-	// lie in clear.
+	// also are more secrets, such as a token; except are the files that have them in clear.
 	also   []string
 	except []string
 	// failures are tried in this order; a later one may break the store.
@@ -39,10 +32,10 @@ type leakPlace struct {
 
 // leakFailure is a way in which a store gives no passphrase.
 type leakFailure struct {
-	name string
-	// with makes it fail, and says how the store is named then.
-	with func(t *testing.T) keystoreCase
-	says string // a part of the error
+	name  string
+	says  string // a part of the error
+	store keystoreCase
+	spoil func() // makes the store fail, and those after it; nil where its name does
 }
 
 // kindOf is the kind of store that a URI, or its syntax, is of.
@@ -52,42 +45,34 @@ func kindOf(uri string) string {
 	return kind
 }
 
-// TestEveryStoreIsSearchedForLeaks: a new kind of key store needs an entry in
-// leakStores.
+// TestEveryStoreIsSearchedForLeaks: every kind of key store needs an entry in leakStores.
 func TestEveryStoreIsSearchedForLeaks(t *testing.T) {
 	t.Parallel()
-	known := map[string]bool{}
+	known, searched := map[string]bool{}, map[string]bool{}
+	for name := range leakStores() {
+		searched[kindOf(name)] = true
+	}
 	for _, syntax := range keystore.Syntaxes() {
-		kind := kindOf(syntax)
-		known[kind] = true
-		if !slices.ContainsFunc(leakNames(), func(name string) bool { return kindOf(name) == kind }) {
+		known[kindOf(syntax)] = true
+		if !searched[kindOf(syntax)] {
 			t.Errorf("key store %s is not in leakStores: add how it is filled, and how it fails", syntax)
 		}
 	}
-	for _, name := range leakNames() {
-		if !known[kindOf(name)] {
-			t.Errorf("there is no key store %s", name)
+	for kind := range searched {
+		if !known[kind] {
+			t.Errorf("there is no key store %s", kind)
 		}
 	}
 }
 
-func leakNames() []string {
-	var names []string
-	for name := range leakStores() {
-		names = append(names, name)
-	}
-	return names
-}
-
-// TestStoresLeakNothing: whatever happens between a key store and a disk, the
-// passphrase is in nothing that is written, and in nothing that others can see of
-// luksplug and of the programs that it starts.
+// TestStoresLeakNothing: whatever happens between a key store and a disk, the passphrase is in nothing that
+// is written, or that others can see of luksplug and the programs that it starts.
 func TestStoresLeakNothing(t *testing.T) {
 	t.Parallel()
-	for name, store := range leakStores() {
+	for name, fill := range leakStores() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newLeakSearch(bounded(t), t, store)
+			s := newLeakSearch(bounded(t), t, fill)
 			s.succeed(t)
 			s.afterwards(t)
 			for _, f := range s.place.failures {
@@ -105,7 +90,7 @@ type leakSearch struct {
 	place       leakPlace
 	passphrase  string
 	disk, wrong string // the second is one that the passphrase does not open
-	header      string // folder of the headers
+	header      string // directory of the headers
 	keyFiles    []string
 	home        string
 	found       evidence
@@ -113,29 +98,24 @@ type leakSearch struct {
 	runs        int
 }
 
-func newLeakSearch(ctx context.Context, t *testing.T, store leakStore) *leakSearch {
+func newLeakSearch(ctx context.Context, t *testing.T, fill filler[leakPlace]) *leakSearch {
 	t.Helper()
 	s := &leakSearch{ctx: ctx, passphrase: awkward(), home: t.TempDir(), found: evidence{}}
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	other := peer.NewVolume(t, peer.DetachedRaw)
-	key := writeFile(t, "key", s.passphrase)
-	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Header, key)
+	addKey(ctx, t, v, s.passphrase)
 	s.header, s.keyFiles = filepath.Dir(v.Header), []string{v.PassphraseFile}
 	xml := v.DiskXML("sdb", "scsi")
 	s.disk = writeFile(t, "disk.xml", xml)
 	s.wrong = writeFile(t, "wrong.xml", edited(t, other.DiskXML("sdb", "scsi"), other.SecretUUID, v.SecretUUID))
-	id, err := uuid.Parse(v.SecretUUID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.place = store.fill(ctx, t, id, []byte(s.passphrase))
+	id := must(uuid.Parse(v.SecretUUID))(t)
+	s.place = fill(ctx, t, id, []byte(s.passphrase))
 	s.q = peer.Start(t, peer.Options{SCSI: true, Paused: true})
 	s.before = stateOf(ctx, t, s.q)
 	return s
 }
 
-// command is luksplug at its most talkative. mark is in its arguments, and in
-// nobody else's.
+// command is luksplug at its most verbose. mark is in the arguments of this process only.
 func (s *leakSearch) command(monitor string, c keystoreCase, args ...string) (cmd *exec.Cmd, mark string) {
 	s.runs++
 	mark = filepath.Join(s.home, fmt.Sprintf("trace%d-%s", s.runs, s.q.UUID))
@@ -147,35 +127,29 @@ func (s *leakSearch) command(monitor string, c keystoreCase, args ...string) (cm
 	return cmd, mark
 }
 
-func (s *leakSearch) keep(name string, r result) {
-	s.found["standard output of "+name] = []byte(r.stdout)
-	s.found["standard error of "+name] = []byte(r.stderr)
-}
-
 // run runs luksplug to its end.
 func (s *leakSearch) run(t *testing.T, name, monitor string, c keystoreCase, code int, args ...string) result {
 	t.Helper()
 	cmd, _ := s.command(monitor, c, args...)
 	r := run(s.ctx, t, cmd)
-	s.keep(name, r)
+	s.found.output(name, r)
 	if r.code != code {
 		t.Fatalf("%s: exit code %d, want %d: %s", name, r.code, code, spoken(r))
 	}
 	return r
 }
 
-// succeed attaches the disk, with a look at the process while it has the
-// passphrase.
+// succeed attaches the disk, and inspects the process while it has the passphrase.
 func (s *leakSearch) succeed(t *testing.T) {
 	t.Helper()
 	proxy, held := gated(s.ctx, t, s.q.Socket, func(peer.Command) {})
 	cmd, mark := s.command(proxy.Address, s.place.keystoreCase, "attach", s.disk)
 	b := startCommand(t, cmd)
-	s.waitHeld(t, b, held)
+	held.wait(t, b)
 	s.found.process(t, "luksplug", programWith(t, s.place.tool(), mark))
 	held.open()
 	r := b.end(s.ctx, t)
-	s.keep("attach", r)
+	s.found.output("attach", r)
 	r.want(t, 0)
 	s.found.folder(t, "/run/luksplug")
 	s.detach(t)
@@ -187,13 +161,11 @@ func (s *leakSearch) succeed(t *testing.T) {
 // detach detaches the disk, of which QEMU may hold all but a secret.
 func (s *leakSearch) detach(t *testing.T) {
 	t.Helper()
-	if now := stateOf(s.ctx, t, s.q); !slices.Equal(s.before.Objects, now.Objects) {
-		t.Errorf("objects before the attach %v, after it %v", s.before.Objects, now.Objects)
-	}
+	wantSameObjects(s.ctx, t, s.q, s.before)
 	s.run(t, fmt.Sprintf("detach %d", s.runs), s.q.Socket, s.place.keystoreCase, 0, "detach", "sdb")
 }
 
-// spoken is what luksplug has told people, without its log.
+// spoken is what luksplug has told its user, without the log.
 func spoken(r result) string {
 	var out []string
 	for line := range strings.Lines(r.stderr) {
@@ -202,20 +174,6 @@ func spoken(r result) string {
 		}
 	}
 	return strings.Join(out, "")
-}
-
-// waitHeld waits until luksplug has the key, and its first change of the VM is
-// held back.
-func (s *leakSearch) waitHeld(t *testing.T, b *background, held *gate) {
-	t.Helper()
-	select {
-	case <-held.reached:
-	case <-b.ended:
-		stderr, _ := b.stderr.look()
-		t.Fatalf("it has ended before it changed anything: %v\n%s", b.err, stderr)
-	case <-s.ctx.Done():
-		t.Fatal(s.ctx.Err())
-	}
 }
 
 // afterwards has the store work, and all else fail.
@@ -239,25 +197,20 @@ func (s *leakSearch) afterwards(t *testing.T) {
 		proxy, held := gated(s.ctx, t, s.q.Socket, func(peer.Command) {})
 		cmd, mark := s.command(proxy.Address, c, "attach", "--unlock", "qemu", s.disk)
 		b := startCommand(t, cmd)
-		s.waitHeld(t, b, held)
-		if err := syscall.Kill(programWith(t, s.place.tool(), mark), end.signal); err != nil {
-			t.Fatal(err)
-		}
+		held.wait(t, b)
+		check(t, syscall.Kill(programWith(t, s.place.tool(), mark), end.signal))
 		if name == "interrupted" {
 			// Else it could be done with the disk before it hears of it.
 			b.waitStderr(s.ctx, t, "told to end")
 			held.open()
 		}
 		r := b.end(s.ctx, t)
-		s.keep(name, r)
+		s.found.output(name, r)
 		if name == "panic" {
-			// The command that is held must not reach QEMU. Not before the end: what
-			// wakes a goroutine while Go walks its stack for the dump can have it end
-			// by SIGSEGV.
+			// The command that is held must not reach QEMU. Dropped before the end, it could wake a
+			// goroutine while Go walks its stack for the dump, which ends by SIGSEGV.
 			held.drop()
-			if !strings.Contains(r.stderr, "goroutine 1") {
-				t.Errorf("it has shown no stacks: %s", r.stderr)
-			}
+			r.wantStderr(t, "goroutine 1")
 		}
 		if len(c.wrap) == 0 && r.code != end.code && (name == "panic" || r.code != 6) {
 			t.Errorf("%s: exit code %d: %s", name, r.code, r.stderr)
@@ -270,8 +223,10 @@ func (s *leakSearch) afterwards(t *testing.T) {
 // fail has the store give no passphrase.
 func (s *leakSearch) fail(t *testing.T, f leakFailure) {
 	t.Helper()
-	c := f.with(t)
-	r := s.run(t, f.name, s.q.Socket, c, 4, "attach", s.disk)
+	if f.spoil != nil {
+		f.spoil()
+	}
+	r := s.run(t, f.name, s.q.Socket, f.store, 4, "attach", s.disk)
 	if !strings.Contains(spoken(r), f.says) {
 		t.Errorf("%s: the error does not say %q: %s", f.name, f.says, spoken(r))
 	}
@@ -296,22 +251,14 @@ func (s *leakSearch) finish(t *testing.T) {
 	}
 }
 
-// programWith returns the process id of the luksplug that has mark in its
-// arguments.
+// programWith returns the process id of the luksplug that has mark in its arguments.
 func programWith(t *testing.T, program, mark string) int {
 	t.Helper()
-	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
-	}
+	files := must(filepath.Glob("/proc/[0-9]*/cmdline"))(t)
 	for _, file := range files {
 		line, _ := os.ReadFile(file) // it may have ended
 		if args := strings.Split(string(line), "\x00"); args[0] == program && slices.Contains(args, mark) {
-			pid, err := strconv.Atoi(filepath.Base(filepath.Dir(file)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			return pid
+			return must(strconv.Atoi(filepath.Base(filepath.Dir(file))))(t)
 		}
 	}
 	t.Fatal("luksplug is not running")

@@ -43,8 +43,7 @@ func forms(secret string) map[string]string {
 		"HEX":                   strings.ToUpper(hex.EncodeToString([]byte(secret))),
 		"hex with spaces":       fmt.Sprintf("% x", secret),
 	}
-	// In base64 a text looks in three ways, by the number of bytes before it.
-	// The characters that those, or what follows, have a part in are left out.
+	// Base64 depends on the number of bytes before. Characters that have bits of other text are left out.
 	for name, encoding := range map[string]*base64.Encoding{"base64": base64.RawStdEncoding, "base64 for URLs": base64.RawURLEncoding} {
 		for before := range 3 {
 			text := encoding.EncodeToString(append(make([]byte, before), secret...))
@@ -74,12 +73,15 @@ func (e evidence) folder(t *testing.T, dir string, except ...string) {
 		e["file "+path] = content
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, err)
 }
 
-// process takes what everybody can read of a process.
+// output takes what a run of the program printed.
+func (e evidence) output(name string, r result) {
+	e["standard output of "+name], e["standard error of "+name] = []byte(r.stdout), []byte(r.stderr)
+}
+
+// process takes what every user can read of a process.
 func (e evidence) process(t *testing.T, name string, pid int) {
 	t.Helper()
 	for _, file := range []string{"cmdline", "environ"} {
@@ -103,17 +105,15 @@ func (e evidence) hides(t *testing.T, secret string) {
 	}
 }
 
-// awkward is a passphrase that every escaping changes, and that is nowhere by
-// chance.
+// awkward is a passphrase that every escaping changes, and that appears nowhere by chance.
 func awkward() string {
 	var b [12]byte
 	_, _ = rand.Read(b[:]) // never fails: it ends the program instead
 	return `k\ä"s<e&> %` + hex.EncodeToString(b[:])
 }
 
-// TestSecretsAppearNowhere: of all that a run writes, at the highest verbosity,
-// the passphrase is in nothing. Where QEMU is to unlock the volume, it is in the
-// one command that gives it to QEMU, and otherwise not even there.
+// TestSecretsAppearNowhere: nothing that a run writes has the passphrase, at the highest verbosity. Where
+// QEMU unlocks the volume, it is in the one command that gives it to QEMU.
 func TestSecretsAppearNowhere(t *testing.T) {
 	t.Parallel()
 	for _, unlock := range []string{"auto", "qemu"} {
@@ -125,15 +125,11 @@ func TestSecretsAppearNowhere(t *testing.T) {
 }
 
 func secretsAppearNowhere(ctx context.Context, t *testing.T, unlock string) {
-	q := peer.Start(t, peer.Options{Guest: true, RootPorts: 2})
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	q := booted(ctx, t, peer.Options{RootPorts: 2})
 	before := stateOf(ctx, t, q)
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	right, wrong := awkward(), awkward()
-	keyFile, wrongFile := writeFile(t, "right", right), writeFile(t, "wrong", wrong)
-	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Header, keyFile)
+	keyFile, wrongFile := addKey(ctx, t, v, right), writeFile(t, "wrong", wrong)
 	xml := v.DiskXML("vdb", "virtio")
 	disk := writeFile(t, "disk.xml", xml)
 	byUsage := writeFile(t, "usage.xml", edited(t, xml, "uuid='"+v.SecretUUID+"'", "usage='/data/vdb'"))
@@ -154,11 +150,11 @@ func secretsAppearNowhere(ctx context.Context, t *testing.T, unlock string) {
 
 	// The first one is looked at while it works.
 	first := startCommand(t, l.command(ctx, t, l.sources[0], "attach", "--unlock", unlock, disk))
-	held.wait(t)
+	held.wait(t, first)
 	found.process(t, "luksplug", first.cmd.Process.Pid)
 	found.process(t, "QEMU", q.PID)
 	held.open()
-	l.keep("first attach", first.end(ctx, t).want(t, 0))
+	found.output("first attach", first.end(ctx, t).want(t, 0))
 	l.run(ctx, t, l.sources[0], 0, "detach", "vdb")
 	for _, s := range l.sources {
 		l.run(ctx, t, s, 0, "attach", "--unlock", unlock, s.disk)
@@ -186,10 +182,7 @@ func secretsAppearNowhere(ctx context.Context, t *testing.T, unlock string) {
 	found.hides(t, right)
 	found.hides(t, wrong)
 	found.hides(t, string(v.Passphrase))
-	key, err := v.VolumeKey(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := must(v.VolumeKey(ctx))(t)
 	found.hides(t, string(key))
 	wantOnWire(t, proxy, string(key), 0)
 	attaches := len(l.sources) + 1 // that send a secret to QEMU, whosever it is
@@ -252,10 +245,7 @@ func (l *leakRun) command(ctx context.Context, t *testing.T, s leakSource, args 
 		cmd.Stdin = strings.NewReader(s.stdin)
 	}
 	if s.fd3 != "" {
-		f, err := os.Open(s.fd3)
-		if err != nil {
-			t.Fatal(err)
-		}
+		f := must(os.Open(s.fd3))(t)
 		t.Cleanup(func() { _ = f.Close() }) // only read
 		cmd.ExtraFiles = []*os.File{f}
 	}
@@ -266,18 +256,11 @@ func (l *leakRun) command(ctx context.Context, t *testing.T, s leakSource, args 
 func (l *leakRun) run(ctx context.Context, t *testing.T, s leakSource, code int, args ...string) {
 	t.Helper()
 	cmd := l.command(ctx, t, s, args...)
-	l.keep(fmt.Sprintf("run %d, %s %v", l.n, s.name, args), run(ctx, t, cmd).want(t, code))
+	l.found.output(fmt.Sprintf("run %d, %s %v", l.n, s.name, args), run(ctx, t, cmd).want(t, code))
 }
 
-func (l *leakRun) keep(name string, r result) {
-	l.found["standard output of "+name] = []byte(r.stdout)
-	l.found["standard error of "+name] = []byte(r.stderr)
-}
-
-// wantOnWire checks that a secret went to QEMU n times, in base64 in an
-// object-add, and that nothing else on the wire has it in any form: neither
-// another command nor an answer. Where it is found, that shows that the search
-// finds what there is.
+// wantOnWire checks that a secret went to QEMU n times, in base64 in an object-add, and that nothing else on
+// the wire has it in any form. Where it is found, the search is shown to work.
 func wantOnWire(t *testing.T, proxy *peer.Proxy, secret string, n int) {
 	t.Helper()
 	whole := base64.StdEncoding.EncodeToString([]byte(secret))

@@ -24,40 +24,17 @@ func viaLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, domain strin
 // virsh runs virsh and returns its output without the line's end.
 func virsh(ctx context.Context, t *testing.T, l *peer.Libvirt, args ...string) string {
 	t.Helper()
-	out, err := l.Virsh(ctx, args...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	out := must(l.Virsh(ctx, args...))(t)
 	return strings.TrimSpace(out)
 }
 
 // bootedDomain starts a domain whose guest takes commands, and says how its QEMU is.
 func bootedDomain(ctx context.Context, t *testing.T, l *peer.Libvirt) (*peer.Domain, peer.State) {
 	t.Helper()
-	d, err := l.StartDomain(ctx, peer.DomainOptions{Guest: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
-	before, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(l.StartDomain(ctx, peer.DomainOptions{Guest: true}))(t)
+	check(t, d.Guest().WaitBoot(ctx))
+	before := stateOf(ctx, t, d)
 	return d, before
-}
-
-// wantSameDomain ends the test unless the domain's QEMU is as it was before.
-func wantSameDomain(ctx context.Context, t *testing.T, d *peer.Domain, before peer.State) {
-	t.Helper()
-	after, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := before.Diff(after); len(diff) > 0 {
-		t.Fatalf("the domain is not as it was before: %q", diff)
-	}
 }
 
 // viaVirsh runs the program where it finds virsh in PATH.
@@ -66,9 +43,8 @@ func viaVirsh(ctx context.Context, t *testing.T, l *peer.Libvirt, domain string,
 	return run(ctx, t, l.Inside(ctx, luksplug, append([]string{"--connect", l.URI, "--domain", domain}, args...)...))
 }
 
-// TestLibvirtHandOver plugs a disk in with virsh, which passes the ephemeral
-// header, and without, when it is a file for a moment. libvirt sees no
-// passphrase in either case.
+// TestLibvirtHandOver attaches a disk with virsh, which passes the ephemeral header, and without, by a file.
+// libvirt sees no passphrase.
 func TestLibvirtHandOver(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -87,10 +63,8 @@ func TestLibvirtHandOver(t *testing.T) {
 			trace := filepath.Join(t.TempDir(), "trace")
 			args := append([]string{"--trace", trace, "--output", "json"}, attachArgs(t, v, serialXML(t, v.DiskXML("vdb", "virtio"), "handed"))...)
 			got := c.run(ctx, t, l, d.Name, args...).want(t, 0)
-			var report attachReport
-			got.decode(t, &report)
-			if report.Unlock != "ephemeral" || got.stderr != "" {
-				t.Errorf("attach reports %+v, and says %s", report, got.stderr)
+			if got.wantUnlock(t, "ephemeral"); got.stderr != "" {
+				t.Errorf("attach says %s", got.stderr)
 			}
 			guestDisk(ctx, t, d, "handed")
 			wantTrace(t, trace, c.passing)
@@ -102,7 +76,7 @@ func TestLibvirtHandOver(t *testing.T) {
 			found.folder(t, filepath.Dir(trace))
 			found.hides(t, string(v.Passphrase))
 			c.run(ctx, t, l, d.Name, "--timeout", "1m", "detach", "vdb").want(t, 0)
-			wantSameDomain(ctx, t, d, before)
+			wantSame(ctx, t, d, before)
 			if left, err := peer.ReadHost(uuid); err != nil || len(left) > 0 {
 				t.Errorf("after the detach there are %v, error %v", left, err)
 			}
@@ -113,10 +87,7 @@ func TestLibvirtHandOver(t *testing.T) {
 // wantTrace checks that the header was passed as a descriptor, or else as a file.
 func wantTrace(t *testing.T, path string, passing bool) {
 	t.Helper()
-	trace, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	trace := must(os.ReadFile(path))(t)
 	for text, want := range map[string]bool{`"execute":"add-fd"`: passing, `"/dev/fdset/`: passing, `/luksplug-vdb-header-storage"`: !passing} {
 		if bytes.Contains(trace, []byte(text)) != want {
 			t.Errorf("%s among the commands: %v, want %v", text, !want, want)
@@ -124,8 +95,7 @@ func wantTrace(t *testing.T, path string, passing bool) {
 	}
 }
 
-// TestLibvirtDomain runs what a libvirt user does, one after another on one
-// domain, over libvirt's RPC alone.
+// TestLibvirtDomain runs what a libvirt user does on one domain, over libvirt's RPC alone.
 func TestLibvirtDomain(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -137,28 +107,20 @@ func TestLibvirtDomain(t *testing.T) {
 		v := peer.NewVolume(t, peer.DetachedRaw)
 		args := attachArgs(t, v, serialXML(t, v.DiskXML("vdb", "virtio"), "over-rpc"))
 		viaLibvirt(ctx, t, l, d.Name, args...).want(t, 0)
-		dev, err := d.Guest().WaitDisk(ctx, "over-rpc")
-		if err != nil {
-			t.Fatal(err)
-		}
+		dev := guestDisk(ctx, t, d, "over-rpc")
 		pattern := []byte("written in a libvirt domain. ")
-		if err := d.Guest().WritePattern(ctx, dev, 3, 1, pattern); err != nil {
-			t.Fatal(err)
-		}
+		check(t, d.Guest().WritePattern(ctx, dev, 3, 1, pattern))
 		// The other ways to name the domain.
-		var list struct {
-			Disks []struct{ Target, State, Payload, Header string }
-		}
-		viaLibvirt(ctx, t, l, virsh(ctx, t, l, "domid", d.Name), "list", "--output", "json").want(t, 0).decode(t, &list)
-		if len(list.Disks) != 1 || list.Disks[0].Target != "vdb" || list.Disks[0].State != "attached" || list.Disks[0].Payload != v.Payload || list.Disks[0].Header != v.Header {
-			t.Errorf("list %+v", list.Disks)
+		disks := disksIn[listEntry](t, viaLibvirt(ctx, t, l, virsh(ctx, t, l, "domid", d.Name), "list", "--output", "json"))
+		if len(disks) != 1 || disks[0].Target != "vdb" || disks[0].State != "attached" || disks[0].Payload != v.Payload || disks[0].Header != v.Header {
+			t.Errorf("list %+v", disks)
 		}
 		uuid := virsh(ctx, t, l, "domuuid", d.Name)
 		if again := viaLibvirt(ctx, t, l, uuid, args...).want(t, 0); !strings.HasPrefix(again.stdout, "vdb already attached\n") {
 			t.Errorf("the second attach: %s", again.stdout)
 		}
 		viaLibvirt(ctx, t, l, uuid, "--timeout", "1m", "detach", "vdb").want(t, 0)
-		wantSameDomain(ctx, t, d, before)
+		wantSame(ctx, t, d, before)
 		if err := d.Guest().WaitGone(ctx, dev); err != nil {
 			t.Error(err)
 		}
@@ -175,14 +137,14 @@ func TestLibvirtDomain(t *testing.T) {
 		disk := writeFile(t, "disk.xml", v.DiskXML("vdb", "virtio"))
 		got := viaLibvirt(ctx, t, l, d.Name, "--passphrase-file", writeFile(t, "key", "wrong"), "attach", disk).want(t, 4)
 		wantOneLine(t, got, "vdb", v.Header, "wrong passphrase")
-		wantSameDomain(ctx, t, d, before)
+		wantSame(ctx, t, d, before)
 	})
 	t.Run("files are looked at first", func(t *testing.T) {
 		v := peer.NewVolume(t, peer.DetachedRaw)
 		missing := filepath.Join(t.TempDir(), "missing")
 		got := viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, edited(t, v.DiskXML("vdb", "virtio"), v.Header, missing))...).want(t, 5)
 		wantOneLine(t, got, "header", missing)
-		wantSameDomain(ctx, t, d, before)
+		wantSame(ctx, t, d, before)
 	})
 	t.Run("what a migration will want", func(t *testing.T) {
 		for kind, want := range map[peer.VolumeKind]bool{peer.Qcow2LUKS: true, peer.DetachedQcow2: false} {
@@ -193,16 +155,16 @@ func TestLibvirtDomain(t *testing.T) {
 			}
 			viaLibvirt(ctx, t, l, d.Name, "--timeout", "1m", "detach", "vdb").want(t, 0)
 		}
-		wantSameDomain(ctx, t, d, before)
+		wantSame(ctx, t, d, before)
 	})
 	t.Run("beside libvirt's own disks", func(t *testing.T) {
 		besideLibvirt(ctx, t, l, d)
-		wantSameDomain(ctx, t, d, before)
+		wantSame(ctx, t, d, before)
 	})
 }
 
-// besideLibvirt plugs a disk between two that libvirt plugs: each finds a place,
-// and taking one out leaves the others alone.
+// besideLibvirt attaches a disk between two of libvirt's: each finds a place, and a detach leaves the others
+// alone.
 func besideLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.Domain) {
 	t.Helper()
 	byLibvirt := func(target string) string {
@@ -218,10 +180,8 @@ func besideLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.D
 	if disks := []string{first, ours, second}; len(slices.Compact(slices.Sorted(slices.Values(disks)))) != 3 {
 		t.Errorf("the guest's disks are %v", disks)
 	}
-	var list struct{ Disks []struct{ Target string } }
-	viaLibvirt(ctx, t, l, d.Name, "list", "--output", "json").want(t, 0).decode(t, &list)
-	if len(list.Disks) != 1 || list.Disks[0].Target != "vdb" {
-		t.Errorf("list shows libvirt's disks: %+v", list.Disks)
+	if disks := listOf(ctx, t, l, d.Name); len(disks) != 1 || disks[0].Target != "vdb" {
+		t.Errorf("list shows libvirt's disks: %+v", disks)
 	}
 	// libvirt's disks are not luksplug's to take out.
 	viaLibvirt(ctx, t, l, d.Name, "detach", "vdc").want(t, 5)
@@ -237,30 +197,15 @@ func besideLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.D
 // unplugByLibvirt returns when libvirt has taken a disk of its own out.
 func unplugByLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.Domain, target string) {
 	t.Helper()
-	m, err := d.Monitor(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	m := must(d.Monitor(ctx))(t)
 	virsh(ctx, t, l, "detach-disk", d.Name, target, "--live")
-	if _, err := m.WaitEvent(ctx, func(e peer.Event) bool {
+	must(m.WaitEvent(ctx, func(e peer.Event) bool {
 		return e.Name == "DEVICE_DELETED" && strings.Contains(string(e.Data), `"device": "virtio-disk`)
-	}); err != nil {
-		t.Fatal(err)
-	}
+	}))(t)
 	virsh(ctx, t, l, "dumpxml", d.Name) // libvirt removes the nodes before it answers
 }
 
-func guestDisk(ctx context.Context, t *testing.T, d *peer.Domain, serial string) string {
-	t.Helper()
-	dev, err := d.Guest().WaitDisk(ctx, serial)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dev
-}
-
-// withoutDomain checks that what is wrong between the program and a running
-// domain is said plainly.
+// withoutDomain checks the messages for what is wrong between the program and a running domain.
 func withoutDomain(ctx context.Context, t *testing.T, l *peer.Libvirt) {
 	t.Helper()
 	const idle = `<domain type='qemu'><name>idle</name><memory unit='MiB'>64</memory><os><type arch='x86_64' machine='q35'>hvm</type></os></domain>`

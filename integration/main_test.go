@@ -11,7 +11,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,8 +32,8 @@ func TestMain(m *testing.M) {
 	os.Exit(build(m))
 }
 
-// inParallel lets more tests run at once than there are processors, unless the
-// user says how many: those with a guest mostly wait for it.
+// inParallel lets more tests run at once than there are processors, unless the user sets the number: tests
+// wait for guests.
 func inParallel(n int) {
 	const name = "test.parallel"
 	given := false
@@ -65,11 +67,15 @@ type result struct {
 	stdout, stderr string
 }
 
-// tool runs the program on the monitor at address and returns how it ended. A
-// program that cannot be run or is killed ends the test.
+// tool runs the program on the monitor at address. A program that cannot be run or is killed ends the test.
 func tool(ctx context.Context, t *testing.T, address string, args ...string) result {
 	t.Helper()
-	return run(ctx, t, exec.CommandContext(ctx, luksplug, append([]string{"--qmp", address}, args...)...))
+	return run(ctx, t, program(ctx, address, args...))
+}
+
+// program is a run of the program that its caller starts.
+func program(ctx context.Context, address string, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, luksplug, append([]string{"--qmp", address}, args...)...)
 }
 
 func run(ctx context.Context, t *testing.T, cmd *exec.Cmd) result {
@@ -93,6 +99,29 @@ func (r result) want(t *testing.T, code int) result {
 	return r
 }
 
+// wantStdout checks that the program printed all of these texts.
+func (r result) wantStdout(t *testing.T, texts ...string) result {
+	t.Helper()
+	wantTexts(t, "standard output", r.stdout, texts)
+	return r
+}
+
+// wantStderr is wantStdout for standard error.
+func (r result) wantStderr(t *testing.T, texts ...string) result {
+	t.Helper()
+	wantTexts(t, "standard error", r.stderr, texts)
+	return r
+}
+
+func wantTexts(t *testing.T, where, got string, texts []string) {
+	t.Helper()
+	for _, text := range texts {
+		if !strings.Contains(got, text) {
+			t.Errorf("%s does not have %q:\n%s", where, text, got)
+		}
+	}
+}
+
 // decode reads what --output json printed.
 func (r result) decode(t *testing.T, into any) {
 	t.Helper()
@@ -101,8 +130,32 @@ func (r result) decode(t *testing.T, into any) {
 	}
 }
 
-// bounded is the context of a test: minutes, because guests are emulated and
-// tests share the processors.
+// must takes what a call returned, for must(f())(t): the value, or the end of the test at an error.
+func must[T any](value T, err error) func(testing.TB) T {
+	return func(t testing.TB) T {
+		t.Helper()
+		check(t, err)
+		return value
+	}
+}
+
+// check ends the test at an error.
+func check(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// disksIn returns the disks that list has printed.
+func disksIn[T any](t *testing.T, r result) []T {
+	t.Helper()
+	var list struct{ Disks []T }
+	r.want(t, 0).decode(t, &list)
+	return list.Disks
+}
+
+// bounded is the context of a test: minutes, because guests are emulated and tests share the processors.
 func bounded(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
@@ -110,30 +163,69 @@ func bounded(t *testing.T) context.Context {
 	return ctx
 }
 
-// writeFile puts content into a file of the test's own folder.
+// shortDir makes a directory below parent, "" for the usual one, whose path is short enough for a socket.
+func shortDir(t *testing.T, parent string) string {
+	t.Helper()
+	dir := must(os.MkdirTemp(parent, "luksplug-test-"))(t)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// writeFile puts content into a file of the test's own directory.
 func writeFile(t *testing.T, name, content string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(path, []byte(content), 0o600))
 	return path
 }
 
-// stateOf asks the VM, through another monitor than the tool's, what exists.
-func stateOf(ctx context.Context, t *testing.T, q *peer.QEMU) peer.State {
+// script writes a shell script with that name into a directory of its own, and returns its path.
+func script(t *testing.T, name, text string) string {
 	t.Helper()
-	s, err := q.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
+	path := filepath.Join(t.TempDir(), name)
+	check(t, os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o755))
+	return path
+}
+
+// machine is a VM of a test: a QEMU that it started itself, or a domain of libvirt's.
+type machine interface {
+	State(context.Context) (peer.State, error)
+	Guest() *peer.Guest
+}
+
+// stateOf queries what exists in the VM, through another monitor than the program's.
+func stateOf(ctx context.Context, t *testing.T, vm machine) peer.State {
+	t.Helper()
+	return must(vm.State(ctx))(t)
 }
 
 // wantSame ends the test unless the VM is as it was before.
-func wantSame(ctx context.Context, t *testing.T, q *peer.QEMU, before peer.State) {
+func wantSame(ctx context.Context, t *testing.T, vm machine, before peer.State) {
 	t.Helper()
-	if diff := before.Diff(stateOf(ctx, t, q)); len(diff) > 0 {
+	if diff := before.Diff(stateOf(ctx, t, vm)); len(diff) > 0 {
 		t.Fatalf("the VM is not as it was before: %q", diff)
 	}
+}
+
+// wantSameObjects checks that an attach left no object in QEMU.
+func wantSameObjects(ctx context.Context, t *testing.T, vm machine, before peer.State) {
+	t.Helper()
+	if after := stateOf(ctx, t, vm); !slices.Equal(before.Objects, after.Objects) {
+		t.Errorf("objects before the attach %v, after it %v", before.Objects, after.Objects)
+	}
+}
+
+// booted starts a VM whose guest takes commands.
+func booted(ctx context.Context, t *testing.T, o peer.Options) *peer.QEMU {
+	t.Helper()
+	o.Guest = true
+	q := peer.Start(t, o)
+	check(t, q.Guest().WaitBoot(ctx))
+	return q
+}
+
+// guestDisk waits for a disk in the guest and returns its device.
+func guestDisk(ctx context.Context, t *testing.T, vm machine, serial string) string {
+	t.Helper()
+	return must(vm.Guest().WaitDisk(ctx, serial))(t)
 }

@@ -135,10 +135,7 @@ var link = regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
 func TestDocsLinks(t *testing.T) {
 	t.Parallel()
 	for _, path := range append(documents(t), filepath.Join(repository, "CHANGELOG.md")) {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := must(os.ReadFile(path))(t)
 		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
 			if _, err := os.Stat(filepath.Join(filepath.Dir(path), m[1])); err != nil {
 				t.Errorf("%s: a link leads nowhere: %v", path, err)
@@ -150,36 +147,23 @@ func TestDocsLinks(t *testing.T) {
 // The picture in README.md is what the program draws of the disk there.
 func TestDocsPicture(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile(filepath.Join(repository, "README.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must(os.ReadFile(filepath.Join(repository, "README.md")))(t)
 	var disk *blockgraph.Disk
 	for _, b := range blocks(strings.Split(string(text), "\n")) {
 		if b.name == "vdb.xml" {
-			if disk, err = diskxml.ParseDisk([]byte(strings.Join(b.lines, "\n"))); err != nil {
-				t.Fatal(err)
-			}
+			disk = must(diskxml.ParseDisk([]byte(strings.Join(b.lines, "\n"))))(t)
 		}
 	}
 	if disk == nil {
 		t.Fatal("README.md has no vdb.xml")
 	}
 	for name, unlock := range map[string]blockgraph.Unlock{"vdb.svg": {}, "vdb-ephemeral.svg": {Method: blockgraph.MethodEphemeralHeader}} {
-		graph, err := blockgraph.Build(disk, blockgraph.Machine{}, unlock)
-		if err != nil {
-			t.Fatal(err)
-		}
+		graph := must(blockgraph.Build(disk, blockgraph.Machine{}, unlock))(t)
 		path := filepath.Join(repository, "docs", "img", name)
 		if *updateDocs {
-			if err := os.WriteFile(path, []byte(render.SVG(graph)), 0o644); err != nil {
-				t.Fatal(err)
-			}
+			check(t, os.WriteFile(path, []byte(render.SVG(graph)), 0o644))
 		}
-		got, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		got := must(os.ReadFile(path))(t)
 		if !bytes.Equal(got, []byte(render.SVG(graph))) {
 			t.Errorf("%s is not what luksplug plan --output svg draws of README.md's vdb.xml: run this test with -update-docs", path)
 		}
@@ -189,18 +173,11 @@ func TestDocsPicture(t *testing.T) {
 // requirement is a line of go.mod's require blocks.
 var requirement = regexp.MustCompile(`(?m)^(?:require )?\s*([a-z][^\s]*\.[^\s]*/[^\s]*) (v[^\s]+)(.*)$`)
 
-// docs/dependencies.md names the modules that the repository's packages import,
-// with the versions of go.mod.
+// docs/dependencies.md names the modules that the packages import, with the versions of go.mod.
 func TestDocsDependencies(t *testing.T) {
 	t.Parallel()
-	mod, err := os.ReadFile(filepath.Join(repository, "go.mod"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	doc, err := os.ReadFile(filepath.Join(repository, "docs", "dependencies.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	mod := must(os.ReadFile(filepath.Join(repository, "go.mod")))(t)
+	doc := must(os.ReadFile(filepath.Join(repository, "docs", "dependencies.md")))(t)
 	versions := map[string]string{}
 	for _, m := range requirement.FindAllStringSubmatch(string(mod), -1) {
 		versions[m[1]] = m[2]
@@ -214,10 +191,7 @@ func TestDocsDependencies(t *testing.T) {
 	}
 	list := exec.Command("go", "list", "-tags", "pkcs11", "-test", "-f", `{{join .Imports "\n"}}{{"\n"}}{{join .TestImports "\n"}}{{"\n"}}{{join .XTestImports "\n"}}`, "../...")
 	list.Env = append(os.Environ(), "CGO_ENABLED=1") // else the tag has no effect
-	imports, err := list.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
+	imports := must(list.Output())(t)
 	for module := range versions {
 		direct := false
 		for path := range strings.Lines(string(imports)) {

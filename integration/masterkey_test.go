@@ -2,7 +2,6 @@ package integration
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -14,10 +13,9 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestMasterKeyOfLibvirt plugs disks into a domain whose libvirtd logs all that
-// its monitors carry: every unlock way, a right passphrase and a wrong one. The log
-// has the secret objects, encrypted under libvirt's own master key, and in no form
-// the passphrases.
+// TestMasterKeyOfLibvirt attaches disks to a domain whose libvirtd logs its monitors' traffic, with each
+// method and with a wrong passphrase. The log has secret objects, encrypted under libvirt's master key, and
+// no passphrase in any form.
 func TestMasterKeyOfLibvirt(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -27,8 +25,7 @@ func TestMasterKeyOfLibvirt(t *testing.T) {
 	d, before := bootedDomain(ctx, t, l)
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
 	right, wrong := awkward()+"\n", awkward()
-	keyFile := writeFile(t, "right", right)
-	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Payload, keyFile)
+	keyFile := addKey(ctx, t, v, right)
 	disk := writeFile(t, "disk.xml", serialXML(t, v.DiskXML("vdb", "virtio"), "masterkey"))
 	found := evidence{}
 	for _, c := range []struct {
@@ -49,10 +46,10 @@ func TestMasterKeyOfLibvirt(t *testing.T) {
 		wantSealed(t, trace, c.sent)
 		if c.code == 0 {
 			guestDisk(ctx, t, d, "masterkey")
-			wantOnlyNodes(ctx, t, d, before)
+			wantSameObjects(ctx, t, d, before)
 			via(ctx, t, l, d.Name, "--timeout", "1m", "detach", "vdb").want(t, 0)
 		}
-		wantSameDomain(ctx, t, d, before)
+		wantSame(ctx, t, d, before)
 	}
 
 	// libvirtd itself is root's, and its state may have the key.
@@ -66,14 +63,11 @@ func TestMasterKeyOfLibvirt(t *testing.T) {
 	found.hides(t, wrong)
 }
 
-// wantSealed checks that n secret objects went to QEMU, each a ciphertext with an
-// initialisation vector of its own.
+// wantSealed checks that n secret objects went to QEMU, each a ciphertext with its own initialisation
+// vector.
 func wantSealed(t *testing.T, trace string, n int) {
 	t.Helper()
-	content, err := os.ReadFile(trace)
-	if err != nil {
-		t.Fatal(err)
-	}
+	content := must(os.ReadFile(trace))(t)
 	var vectors []string
 	for line := range bytes.Lines(content) {
 		var entry struct {
@@ -85,9 +79,7 @@ func wantSealed(t *testing.T, trace string, n int) {
 				}
 			}
 		}
-		if err := json.Unmarshal(line, &entry); err != nil {
-			t.Fatal(err)
-		}
+		check(t, json.Unmarshal(line, &entry))
 		a := entry.Message.Arguments
 		if entry.Message.Execute != "object-add" || a.Type != "secret" {
 			continue
@@ -102,20 +94,7 @@ func wantSealed(t *testing.T, trace string, n int) {
 	}
 }
 
-// wantOnlyNodes checks that an attach left no object in QEMU.
-func wantOnlyNodes(ctx context.Context, t *testing.T, d *peer.Domain, before peer.State) {
-	t.Helper()
-	after, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !slices.Equal(before.Objects, after.Objects) {
-		t.Errorf("objects before the attach %v, after it %v", before.Objects, after.Objects)
-	}
-}
-
-// TestMasterKeyInAnotherNamespace: the VM's process sees another file under the
-// key's path than the rest of the host does.
+// TestMasterKeyInAnotherNamespace: the VM's process sees another file at the key's path than the host does.
 func TestMasterKeyInAnotherNamespace(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
@@ -125,27 +104,22 @@ func TestMasterKeyInAnotherNamespace(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "master.key")
 	inside := writeFile(t, "inside", strings.Repeat("i", 32))
-	if err := os.WriteFile(path, bytes.Repeat([]byte{'o'}, 32), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(path, bytes.Repeat([]byte{'o'}, 32), 0o600))
 	script := writeFile(t, "start", `mount --make-rprivate / && mount --bind "$1" "$2" && shift 2 && exec "$@"`)
 	q := peer.Start(t, peer.Options{RootPorts: 2, Paused: true, Through: []string{"unshare", "--mount", "sh", script, inside, path},
 		Extra: []string{"-object", "secret,id=masterKey0,format=raw,file=" + path}})
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
-	got := tool(ctx, t, q.Socket, append([]string{"-v"}, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...)...).want(t, 0)
-	if !strings.Contains(got.stderr, "encrypted under its master key") {
-		t.Errorf("it says: %s", got.stderr)
-	}
+	tool(ctx, t, q.Socket, append([]string{"-v"}, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...)...).want(t, 0).wantStderr(t, "encrypted under its master key")
 }
 
-// TestCmdlineMasterKey starts a QEMU with the arguments that cmdline prints for a
-// master key. The passphrase is in no file then.
+// TestCmdlineMasterKey starts a QEMU with the arguments that cmdline prints for a master key, without a
+// passphrase file.
 func TestCmdlineMasterKey(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	passphrase := awkward() + "\n"
-	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile, v.Header, writeFile(t, "right", passphrase))
+	addKey(ctx, t, v, passphrase)
 	key := writeFile(t, "master.key", "\x00\n\xff "+strings.Repeat("k", 28))
 	cmd := exec.CommandContext(ctx, luksplug, "cmdline", "--output", "json", "--passphrase-file", "-", "--master-key", key, writeFile(t, "disk.xml", v.DiskXML("vdb", "virtio")))
 	cmd.Stdin = strings.NewReader(passphrase)

@@ -11,9 +11,8 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestMatrix is the proof of the main job: every kind of volume in every place
-// is plugged in, written by the guest, unplugged, and read on the host by
-// QEMU's own tools through the original header and passphrase.
+// TestMatrix is the proof of the main task: every kind of volume in every place is attached, written by the
+// guest, detached, and read on the host by QEMU's own tools through the original header and passphrase.
 func TestMatrix(t *testing.T) {
 	t.Parallel()
 	for _, where := range places() {
@@ -24,8 +23,7 @@ func TestMatrix(t *testing.T) {
 	}
 }
 
-// TestMatrixOfOtherWays does the same with volumes that luksplug does not unlock
-// itself.
+// TestMatrixOfOtherWays is TestMatrix with volumes that QEMU or a storage daemon unlocks.
 func TestMatrixOfOtherWays(t *testing.T) {
 	t.Parallel()
 	t.Run("by QEMU", func(t *testing.T) {
@@ -45,13 +43,9 @@ func TestMatrixUSB(t *testing.T) {
 	testPlace(t, place{"usb on q35", "usb", [2]string{"sdb", "sdc"}, peer.Options{RootPorts: 1, USB: true, Guest: true}}, "auto", peer.VolumeKinds()...)
 }
 
-// testPlace boots one VM and plugs volumes of those kinds, each alone and the
-// first two at once.
+// testPlace boots one VM and attaches volumes of those kinds, each alone and the first two at once.
 func testPlace(t *testing.T, where place, unlock string, kinds ...peer.VolumeKind) {
-	q := peer.Start(t, where.vm)
-	if err := q.Guest().WaitBoot(bounded(t)); err != nil {
-		t.Fatal(err)
-	}
+	q := booted(bounded(t), t, where.vm)
 	var all []*peer.Volume
 	for _, kind := range kinds {
 		all = append(all, peer.NewVolume(t, kind))
@@ -64,7 +58,7 @@ func testPlace(t *testing.T, where place, unlock string, kinds ...peer.VolumeKin
 	}
 }
 
-// roundTrip plugs and unplugs one volume twice, the second time read-only.
+// roundTrip attaches and detaches one volume twice, the second time read-only.
 func roundTrip(ctx context.Context, t *testing.T, q *peer.QEMU, where place, unlock string, v *peer.Volume) {
 	p := newPlug(t, q, v, where.targets[0], where.bus, "")
 	p.unlock = unlock
@@ -80,9 +74,7 @@ func roundTrip(ctx context.Context, t *testing.T, q *peer.QEMU, where place, unl
 	const filled, fill = 33, 0xa7 // one byte over and over is what qemu-io can check by itself
 	p.write(ctx, t, dev, []int{filled}, []byte{fill})
 	p.detach(ctx, t)
-	if err := q.Guest().WaitGone(ctx, dev); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WaitGone(ctx, dev))
 	wantSame(ctx, t, q, before)
 
 	tool(ctx, t, q.Socket, "detach", p.target).want(t, 5)
@@ -107,7 +99,7 @@ func roundTrip(ctx context.Context, t *testing.T, q *peer.QEMU, where place, unl
 	p.readOnHost(ctx, t, mibs, pattern)
 }
 
-// wayOf is the way in which such a volume is unlocked, as luksplug reports it.
+// wayOf is the method that luksplug reports for such a volume.
 func wayOf(unlock string, kind peer.VolumeKind) string {
 	switch {
 	case unlock != "auto":
@@ -118,9 +110,8 @@ func wayOf(unlock string, kind peer.VolumeKind) string {
 	return "ephemeral"
 }
 
-// twoDisks plugs two volumes in, one after the other, and unplugs the one of
-// index first and then the other. Where the first has brought a controller,
-// that stays for as long as either needs it.
+// twoDisks attaches two volumes and detaches the one of index first and then the other. A controller that
+// the first has brought stays while either needs it.
 func twoDisks(ctx context.Context, t *testing.T, q *peer.QEMU, where place, unlock string, v [2]*peer.Volume, first int) {
 	before := stateOf(ctx, t, q)
 	var plugs [2]*plug
@@ -155,10 +146,7 @@ func twoDisks(ctx context.Context, t *testing.T, q *peer.QEMU, where place, unlo
 // inGuest waits for the disk in the guest and checks its size.
 func (p *plug) inGuest(ctx context.Context, t *testing.T) string {
 	t.Helper()
-	dev, err := p.q.Guest().WaitDisk(ctx, p.serial)
-	if err != nil {
-		t.Fatal(err)
-	}
+	dev := guestDisk(ctx, t, p.q, p.serial)
 	if size, err := p.q.Guest().SizeOf(ctx, dev); err != nil || size != p.Size {
 		t.Fatalf("the guest sees %d bytes of %s, error %v; want %d", size, dev, err, p.Size)
 	}
@@ -169,17 +157,15 @@ func (p *plug) inGuest(ctx context.Context, t *testing.T) string {
 func (p *plug) write(ctx context.Context, t *testing.T, dev string, mibs []int, pattern []byte) {
 	t.Helper()
 	for _, m := range mibs {
-		if err := p.q.Guest().WritePattern(ctx, dev, m, 1, pattern); err != nil {
-			t.Fatal(err)
-		}
+		check(t, p.q.Guest().WritePattern(ctx, dev, m, 1, pattern))
 		wantHash(ctx, t, p.q, dev, m, pattern)
 	}
 }
 
 // wantHash ends the test unless the guest reads the pattern in a MiB.
-func wantHash(ctx context.Context, t *testing.T, q *peer.QEMU, dev string, mib int, pattern []byte) {
+func wantHash(ctx context.Context, t *testing.T, vm machine, dev string, mib int, pattern []byte) {
 	t.Helper()
-	hash, err := q.Guest().ReadHash(ctx, dev, mib, 1)
+	hash, err := vm.Guest().ReadHash(ctx, dev, mib, 1)
 	if err != nil || hash != peer.HashOf(peer.Pattern(pattern)) {
 		t.Fatalf("the guest reads something else than the pattern in MiB %d of %s; error %v", mib, dev, err)
 	}
@@ -201,8 +187,8 @@ func (p *plug) wantReadOnly(ctx context.Context, t *testing.T, mibs []int, patte
 	}
 }
 
-// readOnHost reads the MiBs as another program does that has the header and the
-// passphrase, and looks for the pattern in the payload as it lies on the host.
+// readOnHost reads the MiBs with another program, through header and passphrase, and looks for plaintext in
+// the payload.
 func (p *plug) readOnHost(ctx context.Context, t *testing.T, mibs []int, pattern []byte) {
 	t.Helper()
 	for _, m := range mibs {
@@ -211,10 +197,7 @@ func (p *plug) readOnHost(ctx context.Context, t *testing.T, mibs []int, pattern
 			t.Fatalf("the host does not read in MiB %d what the guest wrote; error %v", m, err)
 		}
 	}
-	cipher, err := os.ReadFile(p.Payload)
-	if err != nil {
-		t.Fatal(err)
-	}
+	cipher := must(os.ReadFile(p.Payload))(t)
 	// A part of the pattern: whole ones could be cut by the blocks of qcow2.
 	if bytes.Contains(cipher, pattern[:16]) {
 		t.Errorf("%s holds plaintext", p.Payload)

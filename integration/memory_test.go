@@ -16,15 +16,12 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// inMemory tells whether a process has one of the texts in memory that it can
-// write to: see proc(5) on /proc/PID/maps, mem and pagemap.
+// inMemory reports whether a process has one of the texts in memory that it can write to: see proc(5) on
+// /proc/PID/maps, mem and pagemap.
 func inMemory(t *testing.T, pid int, texts ...[]byte) bool {
 	t.Helper()
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
-	maps, err := os.ReadFile(filepath.Join(dir, "maps"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	maps := must(os.ReadFile(filepath.Join(dir, "maps")))(t)
 	memory, err1 := os.Open(filepath.Join(dir, "mem"))
 	pages, err2 := os.Open(filepath.Join(dir, "pagemap"))
 	if err1 != nil || err2 != nil {
@@ -58,8 +55,7 @@ func inMemory(t *testing.T, pid int, texts ...[]byte) bool {
 	return false
 }
 
-// present returns the parts of a mapping that have ever been used: QEMU maps
-// gigabytes.
+// present returns the parts of a mapping that are in use: QEMU maps gigabytes.
 func present(t *testing.T, pages *os.File, begin, end int64) [][2]int64 {
 	t.Helper()
 	const size = 8 // of an entry; its two top bits are for swapped and present
@@ -83,9 +79,9 @@ func present(t *testing.T, pages *os.File, begin, end int64) [][2]int64 {
 	return runs
 }
 
-// TestMemory: where luksplug unlocks the volume, the passphrase is never in
-// QEMU's memory, and the header that QEMU gets is not in luksplug for longer than
-// it takes to send it. Where QEMU unlocks it, the search finds it.
+// TestMemory: where luksplug unlocks the volume, the passphrase is never in QEMU's memory, and luksplug
+// keeps the header for QEMU no longer than it takes to send it. Where QEMU unlocks it, the search finds the
+// passphrase.
 func TestMemory(t *testing.T) {
 	t.Parallel()
 	for _, unlock := range []string{"auto", "qemu", "external"} {
@@ -116,14 +112,13 @@ func (p *plug) passphraseIn(t *testing.T, pid int) bool {
 	return inMemory(t, pid, p.Passphrase, []byte(base64.StdEncoding.EncodeToString(p.Passphrase)))
 }
 
-// lookDuringAttach attaches the disk, and tells whether QEMU had the passphrase in
-// its memory before one of the steps. Nor may luksplug keep a file in memory
-// beyond the step that passes it to QEMU.
+// lookDuringAttach attaches the disk, and reports whether QEMU had the passphrase in memory before one of
+// the steps. luksplug may keep no file in memory beyond the step that passes it.
 func (p *plug) lookDuringAttach(ctx context.Context, t *testing.T) bool {
 	t.Helper()
 	var mu sync.Mutex
 	found := false
-	v := newVictim()
+	b := newBackground()
 	proxy := peer.NewProxy(t, p.q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
 		if c.Step == 0 {
 			return peer.Verdict{}
@@ -131,14 +126,14 @@ func (p *plug) lookDuringAttach(ctx context.Context, t *testing.T) bool {
 		mu.Lock()
 		defer mu.Unlock()
 		found = found || p.passphraseIn(t, p.q.PID)
-		<-v.started
-		if held := memfds(t, v.cmd.Process.Pid); c.Name != "add-fd" && len(held) > 0 {
+		<-b.started
+		if held := memfds(t, b.cmd.Process.Pid); c.Name != "add-fd" && len(held) > 0 {
 			t.Errorf("at %s, luksplug has open %v", c.Name, held)
 		}
 		return peer.Verdict{}
 	}})
-	r := v.run(t, program(ctx, proxy.Address, p.attachArgs()...))
-	r.want(t, 0)
+	b.start(t, program(ctx, proxy.Address, p.attachArgs()...))
+	b.result(t).want(t, 0)
 	return found
 }
 
@@ -159,8 +154,7 @@ func memfds(t *testing.T, pid int) []string {
 	return found
 }
 
-// wantDiscreetDaemon looks for the passphrase at what can be seen of the storage
-// daemon.
+// wantDiscreetDaemon looks for the passphrase in what can be seen of the storage daemon.
 func (p *plug) wantDiscreetDaemon(ctx context.Context, t *testing.T) {
 	t.Helper()
 	daemons := peer.StorageDaemons(p.q.UUID)
@@ -168,15 +162,7 @@ func (p *plug) wantDiscreetDaemon(ctx context.Context, t *testing.T) {
 		t.Fatalf("storage daemons %v, and the disk is listed as %+v", daemons, d)
 	}
 	e := evidence{}
-	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", daemons[0]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	environment, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", daemons[0]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	e["arguments of the storage daemon"], e["environment of the storage daemon"] = line, environment
+	e.process(t, "the storage daemon", daemons[0])
 	files := len(e)
 	for _, dir := range peer.RunDirs(p.q.UUID) {
 		e.folder(t, dir)

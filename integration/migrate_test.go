@@ -11,19 +11,18 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// hosts are two hosts between which a domain moves. They have the same files, and
-// each its own libvirt, keys and folders in memory.
+// hosts are two hosts between which a domain moves, with the same files, and each its own libvirt, keys and
+// directories in memory.
 type hosts struct {
 	from, to *hookHost
 	disks    []plugged
-	plain    string // image of a disk that libvirt plugs
+	plain    string // image of a disk that libvirt attaches, "" for none
 	domain   *peer.Domain
 	devices  []string // in the guest, of disks and then plain
 }
 
-// newHosts starts a domain on the first of two hosts: with a disk that it was
-// started with, one that was plugged at its start, one that is plugged in now, and
-// one of libvirt's that is not encrypted. The guest writes its log to all of them.
+// newHosts starts a domain on the first of two hosts, with a disk among QEMU's arguments, one attached at
+// the start, one attached now, and a plain one of libvirt's. The guest writes its log to all of them.
 func newHosts(ctx context.Context, t *testing.T, to *hookHost) (*hosts, *guestLog) {
 	t.Helper()
 	h := &hosts{from: newHookHost(t, ""), to: to, disks: []plugged{
@@ -53,14 +52,10 @@ func (h *hosts) plug(ctx context.Context, t *testing.T, p plugged) {
 	h.from.tool(ctx, t, h.domain, "attach", writeFile(t, "disk.xml", xml)).want(t, 0)
 }
 
-// plugAll starts a domain without disks on the source, and plugs those of the hosts
-// in. The guest writes its log to them.
+// plugAll starts a domain on the source and attaches the hosts' disks. The guest writes its log to them.
 func (h *hosts) plugAll(ctx context.Context, t *testing.T) *guestLog {
 	t.Helper()
-	var err error
-	if h.domain, err = h.from.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true}); err != nil {
-		t.Fatal(err)
-	}
+	h.domain = must(h.from.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true}))(t)
 	for _, p := range h.disks {
 		h.from.learn(t, p.volume)
 		h.plug(ctx, t, p)
@@ -86,13 +81,8 @@ func (h *hosts) migrate(ctx context.Context, t *testing.T, flags ...string) erro
 // moved makes the destination the domain's host.
 func (h *hosts) moved(ctx context.Context, t *testing.T) {
 	t.Helper()
-	d, err := h.to.Receive(h.domain)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Reconnect(ctx); err != nil {
-		t.Fatal(err)
-	}
+	d := must(h.to.Receive(h.domain))(t)
+	check(t, d.Reconnect(ctx))
 	h.domain, h.from, h.to = d, h.to, h.from
 }
 
@@ -106,7 +96,9 @@ func (h *hosts) end(ctx context.Context, t *testing.T, log *guestLog) {
 	for i, p := range h.disks {
 		checkVolumeLog(ctx, t, p.volume, h.devices[i], lines)
 	}
-	checkFileLog(t, h.plain, h.devices[len(h.disks)], lines)
+	if h.plain != "" {
+		checkLog(t, must(os.ReadFile(h.plain))(t), h.devices[len(h.disks)], lines)
+	}
 }
 
 // check runs migrate-check, outside of the namespaces of both hosts.
@@ -122,8 +114,8 @@ func (h *hosts) shell(ctx context.Context) []string {
 	return []string{"--shell", strings.Join(cmd.Args, " ")}
 }
 
-// wantRefused checks that migrate-check finds what is wrong, that a migration then
-// fails with the same, and that the guest goes on.
+// wantRefused checks that migrate-check finds the cause why a migration then fails, and that the guest
+// continues.
 func (h *hosts) wantRefused(ctx context.Context, t *testing.T, log *guestLog, why string) {
 	t.Helper()
 	if report := h.check(ctx, t, 5, h.shell(ctx)...); !strings.Contains(report, "BAD destination: disk vdb") || !strings.Contains(report, why) {
@@ -140,21 +132,16 @@ func (h *hosts) wantRefused(ctx context.Context, t *testing.T, log *guestLog, wh
 	h.to.wantClean(ctx, t)
 }
 
-// TestMigrate moves a domain to another host and back, by the client and by the
-// source itself, while its guest writes. Before that the destination lacks the keys
-// and then the images, and the domain stays where it is.
+// TestMigrate moves a domain to another host and back, by the client and by the source itself, while its
+// guest writes. First the destination lacks keys and then images, and the domain stays where it is.
 func TestMigrate(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	h, log := newHosts(ctx, t, newHookHost(t, ""))
-	if _, err := h.to.Receive(h.domain); err != nil {
-		t.Fatal(err)
-	}
+	must(h.to.Receive(h.domain))(t)
 	first := h.disks[0].volume
 	key := h.to.keyFile(t, first)
-	if err := os.Remove(key); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Remove(key))
 	h.wantRefused(ctx, t, log, "secret")
 	h.to.learn(t, first)
 	folder := filepath.Dir(first.Header)
@@ -173,18 +160,14 @@ func TestMigrate(t *testing.T) {
 		}
 	}
 	for _, flags := range [][]string{{"--persistent", "--undefinesource"}, {"--persistent", "--undefinesource", "--p2p"}} {
-		if err := h.migrate(ctx, t, flags...); err != nil {
-			t.Fatal(err)
-		}
+		check(t, h.migrate(ctx, t, flags...))
 		h.from.wantClean(ctx, t)
 		h.moved(ctx, t)
 		log.wantMore(ctx, t, h.domain.Guest())
 		if list := h.from.tool(ctx, t, h.domain, "list").want(t, 0); strings.Count(list.stdout, "attached") != 3 || strings.Contains(list.stdout, "metadata") {
 			t.Errorf("list shows %s", list.stdout)
 		}
-		if repaired := h.from.tool(ctx, t, h.domain, "repair").want(t, 0); !strings.Contains(repaired.stdout, "luksplug-vdc-secret0") {
-			t.Errorf("repair says %s", repaired.stdout)
-		}
+		h.from.tool(ctx, t, h.domain, "repair").want(t, 0).wantStdout(t, "luksplug-vdc-secret0")
 		wantNoObjects(ctx, t, h.domain)
 	}
 	if report := h.check(ctx, t, 5, "--shell", "false"); !strings.Contains(report, "BAD luksplug cannot be asked") {
@@ -197,9 +180,8 @@ func TestMigrate(t *testing.T) {
 	h.end(ctx, t, log)
 }
 
-// TestMigrateToNoLuksplug: the destination has no luksplug, and its QEMU learns only
-// from the stream that a disk is missing. By then the source has let go of its
-// images, and has to take them back.
+// TestMigrateToNoLuksplug: without luksplug, the destination's QEMU learns from the stream that a disk is
+// missing. By then the source has closed its images, and must open them again.
 func TestMigrateToNoLuksplug(t *testing.T) {
 	peer.Long(t, "two libvirtds and a guest; TestMigrate moves a domain in every run")
 	t.Parallel()
@@ -209,9 +191,7 @@ func TestMigrateToNoLuksplug(t *testing.T) {
 		{volume: peer.NewVolume(t, peer.DetachedRaw), target: "vdc"},
 	}}
 	log := h.plugAll(ctx, t)
-	if _, err := h.to.Receive(h.domain); err != nil {
-		t.Fatal(err)
-	}
+	must(h.to.Receive(h.domain))(t)
 	report := h.check(ctx, t, 0, "--prepare")
 	if !strings.Contains(report, "?   luksplug, its hook and the keys") || !strings.Contains(report, "?   disk vdc: no pool of the destination has") || !strings.Contains(report, "given luksplug-vdb-secret0") {
 		t.Errorf("migrate-check says %s", report)
@@ -247,9 +227,8 @@ func (h *hosts) failLate(ctx context.Context, t *testing.T) {
 	}
 }
 
-// TestMigrateTakenBack: the destination fails after the source has handed
-// everything over, when it opens its images. The source, which was prepared, takes
-// them back; a second try works.
+// TestMigrateTakenBack: the destination fails when it opens its images, after the source has handed
+// everything over. The source, which was prepared, opens them again; a second try works.
 func TestMigrateTakenBack(t *testing.T) {
 	peer.Long(t, "two hosts and a guest for one rare failure")
 	t.Parallel()
@@ -262,10 +241,7 @@ func TestMigrateTakenBack(t *testing.T) {
 		h.to.learn(t, p.volume)
 	}
 	log := h.plugAll(ctx, t)
-	d, err := h.to.Receive(h.domain)
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(h.to.Receive(h.domain))(t)
 	h.check(ctx, t, 0, append(h.shell(ctx), "--prepare")...)
 	migrated := make(chan error, 1)
 	go func() { migrated <- h.migrate(ctx, t, "--bandwidth", "5") }()
@@ -282,22 +258,15 @@ func TestMigrateTakenBack(t *testing.T) {
 		}
 		_, err = m.Execute(ctx, "object-del", map[string]string{"id": "luksplug-vdb-secret0"})
 		deleted = err == nil
-		_ = m.Close() // it was asked all that there is
+		_ = m.Close() // nothing more is queried
 	}
 	if err := <-migrated; err == nil || !strings.Contains(err.Error(), "secret") {
 		t.Fatalf("the migration ends with %v", err)
 	}
 	log.wantMore(ctx, t, h.domain.Guest())
 	h.to.wantClean(ctx, t)
-	if err := h.migrate(ctx, t); err != nil {
-		t.Fatal(err)
-	}
+	check(t, h.migrate(ctx, t))
 	h.moved(ctx, t)
 	h.from.tool(ctx, t, h.domain, "repair").want(t, 0)
-	lines := log.stop(ctx, t, h.domain.Guest())
-	virsh(ctx, t, h.from.Libvirt, "destroy", h.domain.Name)
-	h.from.wantClean(ctx, t)
-	for i, p := range h.disks {
-		checkVolumeLog(ctx, t, p.volume, h.devices[i], lines)
-	}
+	h.end(ctx, t, log)
 }

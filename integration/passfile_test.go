@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -19,34 +18,20 @@ import (
 	"github.com/luksplug/luksplug/qmp/qmplibvirt"
 )
 
-// TestVirshPassesFile sends a sealed memfd through virsh to the QEMU of a real
-// libvirtd, which opens it by its set's number.
+// TestVirshPassesFile sends a sealed memfd through virsh to the QEMU of a real libvirtd, which opens it by
+// its set's number.
 func TestVirshPassesFile(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	daemon := peer.Libvirtd(t)
-	domain, err := daemon.StartDomain(ctx, peer.DomainOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, err := domain.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	domain := must(daemon.StartDomain(ctx, peer.DomainOptions{}))(t)
+	before := stateOf(ctx, t, domain)
 	l := libvirt.NewWithDialer(dialers.NewLocal(dialers.WithSocket(daemon.Socket)))
-	if err := l.ConnectToURI(libvirt.QEMUSystem); err != nil {
-		t.Fatal(err)
-	}
+	check(t, l.ConnectToURI(libvirt.QEMUSystem))
 	defer func() { _ = l.Disconnect() }() // the daemon ends with the test
-	handle, err := l.DomainLookupByName(domain.Name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	handle := must(l.DomainLookupByName(domain.Name))(t)
 	virsh := qmplibvirt.Virsh{Program: virshProgram(ctx, t, daemon), URI: daemon.URI, Domain: uuid.UUID(handle.UUID).String()}
-	client, err := qmplibvirt.NewClient(ctx, l, handle, virsh.PassFile)
-	if err != nil {
-		t.Fatal(err)
-	}
+	client := must(qmplibvirt.NewClient(ctx, l, handle, virsh.PassFile))(t)
 	defer func() { _ = client.Close() }() // as above
 	if !client.PassesFiles() {
 		t.Error("PassesFiles is false")
@@ -64,9 +49,7 @@ func TestVirshPassesFile(t *testing.T) {
 		{Execute: "blockdev-add", Arguments: node},
 		{Execute: "remove-fd", Arguments: set},
 	} {
-		if _, err := client.Execute(ctx, cmd); err != nil {
-			t.Fatal(err)
-		}
+		must(client.Execute(ctx, cmd))(t)
 	}
 	if _, err := file.Stat(); err != nil {
 		t.Errorf("the file is no longer the caller's: %v", err)
@@ -78,7 +61,7 @@ func TestVirshPassesFile(t *testing.T) {
 	if _, err := client.Execute(ctx, qmp.Command{Execute: "blockdev-del", Arguments: node[1:2]}); err != nil {
 		t.Error(err)
 	}
-	wantSameDomain(ctx, t, domain, before)
+	wantSame(ctx, t, domain, before)
 
 	// A refusal of QEMU's comes through as one.
 	add.Arguments = qmp.Object{{Name: "fdset-id", Value: -1}}
@@ -97,7 +80,7 @@ func TestVirshPassesFile(t *testing.T) {
 			t.Errorf("wrong %s: %v", what, err)
 		}
 	}
-	wantSameDomain(ctx, t, domain, before)
+	wantSame(ctx, t, domain, before)
 }
 
 // virshProgram is a program that runs the unpacked virsh with its libraries.
@@ -110,28 +93,16 @@ func virshProgram(ctx context.Context, t *testing.T, daemon *peer.Libvirt) strin
 			libraries = v
 		}
 	}
-	path := filepath.Join(t.TempDir(), "virsh")
-	text := fmt.Sprintf("#!/bin/sh\nexec env '%s' '%s' \"$@\"\n", libraries, cmd.Path)
-	if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return script(t, "virsh", fmt.Sprintf(`exec env '%s' '%s' "$@"`, libraries, cmd.Path))
 }
 
-// sealedMemfd is what attach hands over: nobody can change it any more.
+// sealedMemfd is what attach hands over: a file that cannot be changed.
 func sealedMemfd(t *testing.T, size int64) *os.File {
 	t.Helper()
-	fd, err := unix.MemfdCreate("test", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		t.Fatal(err)
-	}
+	fd := must(unix.MemfdCreate("test", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING))(t)
 	file := os.NewFile(uintptr(fd), "memfd")
 	t.Cleanup(func() { _ = file.Close() }) // nothing was written
-	if err := file.Truncate(size); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE); err != nil {
-		t.Fatal(err)
-	}
+	check(t, file.Truncate(size))
+	must(unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE))(t)
 	return file
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// place is where in a VM a disk is plugged in.
+// place is where in a VM a disk is attached.
 type place struct {
 	name    string
 	bus     string // of the disk's target
@@ -27,7 +27,7 @@ func places() []place {
 	}
 }
 
-// plug is a volume with the XML that plugs it into one VM.
+// plug is a volume with the XML that attaches it to one VM.
 type plug struct {
 	*peer.Volume
 	q      *peer.QEMU
@@ -45,7 +45,7 @@ func newPlug(t *testing.T, q *peer.QEMU, v *peer.Volume, target, bus, extra stri
 	return &plug{Volume: v, q: q, target: target, serial: serial, xml: writeFile(t, target+".xml", xml)}
 }
 
-// attachArgs are the arguments of the program that plug the disk in.
+// attachArgs are the arguments of the program that attach the disk.
 func (p *plug) attachArgs() []string {
 	args := []string{"--passphrase-file", p.PassphraseFile, "--output", "json", "attach", p.xml}
 	if p.unlock != "" {
@@ -54,7 +54,7 @@ func (p *plug) attachArgs() []string {
 	return args
 }
 
-// attach plugs the disk in, which must succeed.
+// attach attaches the disk, which must succeed.
 func (p *plug) attach(ctx context.Context, t *testing.T) attachReport {
 	t.Helper()
 	var report attachReport
@@ -65,10 +65,20 @@ func (p *plug) attach(ctx context.Context, t *testing.T) attachReport {
 	return report
 }
 
-// detach unplugs the disk, which must succeed.
+// detach detaches the disk, which must succeed.
 func (p *plug) detach(ctx context.Context, t *testing.T) {
 	t.Helper()
 	tool(ctx, t, p.q.Socket, "detach", p.target).want(t, 0)
+}
+
+// wantUnlock checks the method that attach --output json reports.
+func (r result) wantUnlock(t *testing.T, want string) result {
+	t.Helper()
+	var report attachReport
+	if r.decode(t, &report); report.Unlock != want {
+		t.Errorf("attach reports %+v, want %s", report, want)
+	}
+	return r
 }
 
 // attachReport is what these tests read of `attach --output json`.
@@ -80,14 +90,11 @@ type attachReport struct {
 	Unlock                      string   `json:"unlock"`
 }
 
-// listed asks the program what it holds in the VM: for each target its state
-// and parts.
+// listed returns what list shows of a VM, by target.
 func listed(ctx context.Context, t *testing.T, q *peer.QEMU) map[string]listEntry {
 	t.Helper()
-	var list struct{ Disks []listEntry }
-	tool(ctx, t, q.Socket, "list", "--output", "json").want(t, 0).decode(t, &list)
 	byTarget := map[string]listEntry{}
-	for _, d := range list.Disks {
+	for _, d := range disksIn[listEntry](t, tool(ctx, t, q.Socket, "list", "--output", "json")) {
 		byTarget[d.Target] = d
 	}
 	return byTarget
@@ -99,7 +106,7 @@ type listEntry struct {
 	Parts         []string
 	ReadOnly      bool `json:"read_only"`
 
-	Payload, Header, Unlock, UUID string
+	Device, Payload, Header, Unlock, UUID string
 
 	Daemon int
 }

@@ -12,8 +12,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestPlansOfRandomDisks is TestPlansOfVersions with disks that are drawn. The
-// same numbers are the same disks.
+// TestPlansOfRandomDisks is TestPlansOfVersions with generated disks. The same numbers are the same disks.
 func TestPlansOfRandomDisks(t *testing.T) {
 	t.Parallel()
 	count := 300
@@ -24,8 +23,7 @@ func TestPlansOfRandomDisks(t *testing.T) {
 	eachEmulator(t, peer.Options{}, func(t *testing.T, e emulator) { e.checkPlans(t, disks) })
 }
 
-// randomDisks draws disks and leaves out those that are refused for their XML:
-// package diskgen's own tests are about these.
+// randomDisks generates disks, without those that are refused for their XML, which package diskgen tests.
 func randomDisks(t *testing.T, count int) []plannedDisk {
 	t.Helper()
 	var out []plannedDisk

@@ -14,11 +14,10 @@ import (
 // versionCase is a disk that some versions of QEMU can take.
 type versionCase struct {
 	name, xml string
-	// since is the first version that can, until the first that no longer can;
-	// "" where there is none. The version of nothing is "0.0".
+	// since is the first version that can, until the first that no longer can; "" for none. No version is
+	// before "0.0".
 	since, until string
-	// builder is true where the later ones can only if they were built for it:
-	// then nothing is expected of them.
+	// builder is true where the later ones can only if built for it: then nothing is expected of them.
 	builder bool
 	says    []string // what a refusal has to say
 }
@@ -30,9 +29,8 @@ const (
 	rbdImage = "<disk type='network'><driver type='raw'/><source protocol='rbd' name='pool/image'><host name='mon'/>"
 )
 
-// versionCases is what QEMU's versions differ in, of all that a disk can ask for.
-// A feature that is in no list here must be in all versions: see
-// [TestPlansOfVersions].
+// versionCases is what QEMU's versions differ in, of all that a disk can ask for. [TestPlansOfVersions]
+// shows that it is complete.
 var versionCases = []versionCase{
 	{name: "detached header", since: "9.0",
 		xml:  "<disk type='file'><driver type='raw'/><source file='/a'><encryption format='luks'><secret type='passphrase' usage='a'/><header type='file'><source file='/h'/></header></encryption></source>" + diskOf,
@@ -77,9 +75,8 @@ var versionCases = []versionCase{
 	{name: "acpi index", xml: "<disk type='file'><driver type='raw'/><source file='/a'/><target dev='vdb' bus='virtio'/><acpi index='3'/></disk>"},
 }
 
-// TestPlansRefused: what a version lacks is refused for this version, by the name
-// of the element, with the version that has it and a way out; the others take the
-// very same disk.
+// TestPlansRefused: what a version lacks is refused for this version, with the element, the version that has
+// it and an alternative; the others take the same disk.
 func TestPlansRefused(t *testing.T) {
 	t.Parallel()
 	eachEmulator(t, peer.Options{RootPorts: 1, USB: true}, func(t *testing.T, e emulator) {
@@ -88,11 +85,8 @@ func TestPlansRefused(t *testing.T) {
 			t.Run(c.name, func(t *testing.T) {
 				disk := parseDisk(t, c.name, c.xml)
 				machine := blockgraph.Machine{ReconnectSeconds: e.before(t, "9.2")}
-				graph, err := blockgraph.Build(disk, machine, blockgraph.Unlock{})
-				if err != nil {
-					t.Fatal(err)
-				}
-				err = e.vm.CheckPlan(ctx, graph.Plan())
+				graph := must(blockgraph.Build(disk, machine, blockgraph.Unlock{}))(t)
+				err := e.vm.CheckPlan(ctx, graph.Plan())
 				switch {
 				case c.since != "" && e.before(t, c.since), c.until != "" && !e.before(t, c.until):
 					wantLacking(t, err, slices.Concat(c.says, []string{"disk " + disk.Target, e.vm.Client().VersionString()}))
@@ -118,8 +112,7 @@ func wantLacking(t *testing.T, err error, says []string) {
 	}
 }
 
-// TestCheckPlanFails: a plan with a mistake in it, such as a version of QEMU
-// might make of a good one, is refused at the place of the mistake.
+// TestCheckPlanFails: a mistake in a plan is refused at its place.
 func TestCheckPlanFails(t *testing.T) {
 	t.Parallel()
 	const doc = "<disk type='file'><driver type='raw'/><source file='/a'>" + luksOf + "</source><iotune><total_bytes_sec>1000</total_bytes_sec></iotune>" + diskOf
@@ -139,10 +132,7 @@ func TestCheckPlanFails(t *testing.T) {
 			{"device_add", "no-such-property", 1, "the property no-such-property of virtio-blk-pci"},
 			{"device_add", "driver", "no-such-device", "no-such-device"},
 		} {
-			graph, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			graph := must(blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{}))(t)
 			plan, changed := graph.Plan(), false
 			for i, s := range plan.Steps {
 				if s.Do.Execute == c.command && !changed {
@@ -160,21 +150,14 @@ func TestCheckPlanFails(t *testing.T) {
 	})
 }
 
-// TestVHostUserSpelling: the running QEMU is told when to connect again in the
-// words that it knows, and it takes them.
+// TestVHostUserSpelling: each QEMU gets the time to connect again in its own spelling, and takes it.
 func TestVHostUserSpelling(t *testing.T) {
 	t.Parallel()
 	const doc = "<disk type='vhostuser'><driver type='raw'/><source type='unix' path='/run/luksplug-no-such.sock'><reconnect enabled='yes' timeout='7'/></source>" + diskOf
 	eachEmulator(t, peer.Options{RootPorts: 1}, func(t *testing.T, e emulator) {
 		ctx := bounded(t)
-		state, err := e.vm.State(ctx)
-		if err != nil {
-			t.Fatal(err)
-		}
-		plan, err := e.vm.Plan(ctx, parseDisk(t, "disk", doc), state, blockgraph.Unlock{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		state := must(e.vm.State(ctx))(t)
+		plan := must(e.vm.Plan(ctx, parseDisk(t, "disk", doc), state, blockgraph.Unlock{}))(t)
 		add := plan.Steps[0].Do
 		want := `"reconnect-ms":7000`
 		if e.before(t, "9.2") {
@@ -183,15 +166,15 @@ func TestVHostUserSpelling(t *testing.T) {
 		if add.Execute != "chardev-add" || !strings.Contains(add.Arguments.String(), want) {
 			t.Errorf("%s %s, want %s", add.Execute, add.Arguments, want)
 		}
-		// Nobody listens: with an option to connect again QEMU does not mind.
+		// Nothing listens: with an option to connect again QEMU takes it.
 		if _, err := e.qemu.Query(ctx, add.Execute, add.Arguments); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-// TestCertificateOfVersions: a certificate that some versions wrongly refuse is
-// refused for those before anything is changed, and taken by the others.
+// TestCertificateOfVersions: a certificate that some versions wrongly refuse is refused for those before the
+// first change.
 func TestCertificateOfVersions(t *testing.T) {
 	t.Parallel()
 	const doc = "<disk type='network'><driver type='raw'/><source protocol='nbd' name='x' tls='yes'><host name='server'/></source>" + diskOf
@@ -200,10 +183,7 @@ func TestCertificateOfVersions(t *testing.T) {
 		ctx := bounded(t)
 		disk := parseDisk(t, "disk", doc)
 		disk.Image.Source.Network.(*blockgraph.NBD).TLS.Folder = folder
-		graph, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		graph := must(blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{}))(t)
 		plan := graph.Plan()
 		check := e.vm.CheckPlan(ctx, plan)
 		add := plan.Steps[0].Do

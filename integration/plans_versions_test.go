@@ -33,9 +33,8 @@ var unlocks = []blockgraph.Unlock{
 	{Method: blockgraph.MethodStorageDaemon, Folder: "/run/luksplug/vm/x/vdb"},
 }
 
-// TestPlansOfVersions: every command of every plan is one that the QEMU takes, by
-// its own schema, or is refused because of something that this version is known
-// to lack.
+// TestPlansOfVersions: QEMU takes every command of every plan, by its own schema, or the plan is refused for
+// what this version is known to lack.
 func TestPlansOfVersions(t *testing.T) {
 	t.Parallel()
 	eachEmulator(t, peer.Options{}, func(t *testing.T, e emulator) {
@@ -45,8 +44,8 @@ func TestPlansOfVersions(t *testing.T) {
 	})
 }
 
-// checkPlans plans each disk in all ways, and checks the commands for the VM and
-// those for a storage daemon of the same version.
+// checkPlans plans each disk in all ways, and checks the commands for the VM and for a storage daemon of its
+// version.
 func (e emulator) checkPlans(t *testing.T, disks []plannedDisk) {
 	t.Helper()
 	ctx := bounded(t)
@@ -91,19 +90,14 @@ func (e emulator) checkPlans(t *testing.T, disks []plannedDisk) {
 func checkDaemon(t *testing.T, schema *qmp.Schema, plan *blockgraph.Plan) (blockgraph.Feature, error) {
 	t.Helper()
 	for _, s := range plan.Steps {
-		text, err := json.Marshal(s.Do.Arguments) // a secret is the text [redacted]
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := must(json.Marshal(s.Do.Arguments))(t) // a secret is the text [redacted]
 		var members map[string]json.RawMessage
-		if err := json.Unmarshal(text, &members); err != nil {
-			t.Fatal(err)
-		}
+		check(t, json.Unmarshal(text, &members))
 		var arguments qmp.Object
 		for name, value := range members {
 			arguments = append(arguments, qmp.Member{Name: name, Value: value})
 		}
-		err = schema.Validate(s.Do.Execute, arguments)
+		err := schema.Validate(s.Do.Execute, arguments)
 		var argument *qmp.ArgumentError
 		if errors.As(err, &argument) {
 			return s.Do.Feature(argument.Path), err
@@ -114,10 +108,8 @@ func checkDaemon(t *testing.T, schema *qmp.Schema, plan *blockgraph.Plan) (block
 	return blockgraph.Feature{}, nil
 }
 
-// mayLack tells whether a refusal is a right one: what is lacking is younger than
-// the emulator or was dropped before it, and the user is told which element asks
-// for it. Libraries are for the builder of a QEMU to choose: Debian's have all but
-// the one.
+// mayLack reports whether a refusal is right: the feature is younger than the emulator or was dropped before
+// it, and the user is told its element. Of the libraries that a builder may choose, Debian's QEMUs lack one.
 func (e emulator) mayLack(t *testing.T, f blockgraph.Feature) bool {
 	t.Helper()
 	switch {
@@ -130,8 +122,7 @@ func (e emulator) mayLack(t *testing.T, f blockgraph.Feature) bool {
 	return f.Library == "libblkio" || nobodyHas && f.Instead != ""
 }
 
-// goldenDisks are those of the plans that package blockgraph pins, each for
-// machines of several kinds.
+// goldenDisks are those of package blockgraph's plans, each for machines of several kinds.
 func goldenDisks(t *testing.T) []plannedDisk {
 	t.Helper()
 	machines := map[string]blockgraph.Machine{
@@ -139,16 +130,10 @@ func goldenDisks(t *testing.T) []plannedDisk {
 		"q35":        {Type: "q35", Ports: []blockgraph.Port{{Bus: "rp1"}}, USB: true},
 		"pc":         {Type: "pc", RootSlots: []uint{0, 1}, USB: true, SCSI: []blockgraph.SCSIController{{ID: "scsi0"}}},
 	}
-	files, err := filepath.Glob(filepath.Join(repository, "blockgraph", "testdata", "*", "*.txtar"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	files := must(filepath.Glob(filepath.Join(repository, "blockgraph", "testdata", "*", "*.txtar")))(t)
 	var out []plannedDisk
 	for _, file := range files {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		data := must(os.ReadFile(file))(t)
 		_, rest, ok := strings.Cut(string(data), "-- disk.xml --\n")
 		if !ok {
 			t.Fatalf("%s has no disk", file)
@@ -177,20 +162,14 @@ func parseDisk(t *testing.T, name, doc string) *blockgraph.Disk {
 // kitDisks are those of the conformance kit, each for the machine that it is of.
 func kitDisks(t *testing.T) []plannedDisk {
 	t.Helper()
-	files, err := filepath.Glob(filepath.Join(conformanceKit(t), "corpus", "*", "disk.xml"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	files := must(filepath.Glob(filepath.Join(conformanceKit(t), "corpus", "*", "disk.xml")))(t)
 	var out []plannedDisk
 	for _, file := range files {
 		name := filepath.Base(filepath.Dir(file))
 		if _, no := unreachable[name]; no {
 			continue
 		}
-		doc, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		doc := must(os.ReadFile(file))(t)
 		machine, pools := kitMachine(t, filepath.Dir(file))
 		disk, err := parseDisk(t, name, string(doc)).Translate(pools)
 		if err != nil {
@@ -204,10 +183,7 @@ func kitDisks(t *testing.T) []plannedDisk {
 // kitMachine reads what a case of the kit says of the domain around its disk.
 func kitMachine(t *testing.T, dir string) (blockgraph.Machine, blockgraph.Pools) {
 	t.Helper()
-	data, err := os.ReadFile(filepath.Join(dir, "meta.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := must(os.ReadFile(filepath.Join(dir, "meta.json")))(t)
 	var meta struct {
 		Pools   []string `json:"pools"`
 		Context struct {

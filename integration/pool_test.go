@@ -10,22 +10,17 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestLibvirtPool plugs in volumes that only libvirt knows the paths of, header
-// and payload, and refuses those that it does not have.
+// TestLibvirtPool attaches header and payload that are volumes of a pool, and refuses volumes that libvirt
+// does not have.
 func TestLibvirtPool(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.Libvirtd(t)
-	d, err := l.StartDomain(ctx, peer.DomainOptions{SCSI: true}) // SCSI disks leave a VM that has not run
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(l.StartDomain(ctx, peer.DomainOptions{SCSI: true}))(t) // SCSI disks leave a VM that has not run
 	v := peer.NewVolume(t, peer.DetachedQcow2)
 	folder := t.TempDir()
 	for name, path := range map[string]string{"data": v.Payload, "header": v.Header} {
-		if err := os.Rename(path, filepath.Join(folder, name)); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.Rename(path, filepath.Join(folder, name)))
 	}
 	virsh(ctx, t, l, "pool-create-as", "disks", "dir", "--target", folder)
 	xml := func(pool, data string) string {
@@ -34,36 +29,27 @@ func TestLibvirtPool(t *testing.T) {
     <header type='volume'><source pool='disks' volume='header'/></header></encryption></source>
   <target dev='sdb' bus='scsi'/></disk>`
 	}
-	before, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	before := stateOf(ctx, t, d)
 
 	planned := viaLibvirt(ctx, t, l, d.Name, "plan", writeFile(t, "disk.xml", xml("disks", "data"))).want(t, 0)
 	if want := "filename=" + filepath.Join(folder, "data"); !strings.Contains(planned.stdout, want) {
 		t.Errorf("the plan has no %s:\n%s", want, planned.stdout)
 	}
-	got := viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, xml("disks", "data"))...).want(t, 0)
-	if !strings.Contains(got.stdout, filepath.Join(folder, "header")) {
-		t.Errorf("the attach says nothing of the header: %s", got.stdout)
-	}
+	viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, xml("disks", "data"))...).want(t, 0).wantStdout(t, filepath.Join(folder, "header"))
 	viaLibvirt(ctx, t, l, d.Name, "detach", "sdb").want(t, 0)
-	wantSameDomain(ctx, t, d, before)
+	wantSame(ctx, t, d, before)
 
 	refused := func(disk string, says ...string) {
 		t.Helper()
 		wantOneLine(t, viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, disk)...).want(t, 5), says...)
-		wantSameDomain(ctx, t, d, before)
+		wantSame(ctx, t, d, before)
 	}
 	refused(xml("disks", "nothing"), "volume nothing of the pool disks", "no storage vol with matching name 'nothing'")
 	refused(xml("none", "data"), "no storage pool with matching name 'none'")
 	virsh(ctx, t, l, "pool-define-as", "idle", "dir", "--target", t.TempDir())
 	refused(xml("idle", "data"), "not active", "pool-start idle")
 	// Without a libvirt to ask.
-	r := run(ctx, t, exec.CommandContext(ctx, luksplug, "plan", writeFile(t, "disk.xml", xml("disks", "data")))).want(t, 2)
-	if !strings.Contains(r.stderr, "'disks'") || !strings.Contains(r.stderr, "hint: give the pool's XML by --pool-xml") {
-		t.Errorf("standard error: %s", r.stderr)
-	}
+	run(ctx, t, exec.CommandContext(ctx, luksplug, "plan", writeFile(t, "disk.xml", xml("disks", "data")))).want(t, 2).wantStderr(t, "'disks'", "hint: give the pool's XML by --pool-xml")
 }
 
 // TestLibvirtContext: what the domain's own XML has is nothing that a further disk
@@ -76,14 +62,9 @@ func TestLibvirtContext(t *testing.T) {
 	d, err := l.StartDomain(ctx, peer.DomainOptions{SCSI: true, Devices: `<disk type='file'><driver type='raw'/><source file='` + image + `'/>
   <target dev='sda' bus='scsi'/><iotune><total_iops_sec>100</total_iops_sec><group_name>shared</group_name></iotune>
   <serial>first</serial><wwn>5000c50015ea71ad</wwn></disk>`})
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, err)
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
-	before, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	before := stateOf(ctx, t, d)
 	for _, c := range []struct{ target, extra, says string }{
 		{"sda", "", "target 'sda' duplicated"},
 		{"sdb", "<serial>first</serial>", "identical serial"},
@@ -92,10 +73,10 @@ func TestLibvirtContext(t *testing.T) {
 	} {
 		disk := strings.Replace(v.DiskXML(c.target, "scsi"), "</disk>", c.extra+"</disk>", 1)
 		wantOneLine(t, viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, disk)...).want(t, 5), c.says)
-		wantSameDomain(ctx, t, d, before)
+		wantSame(ctx, t, d, before)
 	}
 	disk := strings.Replace(v.DiskXML("sdb", "scsi"), "</disk>", "<serial>second</serial></disk>", 1)
 	viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, disk)...).want(t, 0)
 	viaLibvirt(ctx, t, l, d.Name, "detach", "sdb").want(t, 0)
-	wantSameDomain(ctx, t, d, before)
+	wantSame(ctx, t, d, before)
 }

@@ -18,9 +18,7 @@ type recordedDisk struct {
 
 func listOf(ctx context.Context, t *testing.T, l *peer.Libvirt, domain string) []recordedDisk {
 	t.Helper()
-	var out struct{ Disks []recordedDisk }
-	viaLibvirt(ctx, t, l, domain, "--output", "json", "list").want(t, 0).decode(t, &out)
-	return out.Disks
+	return disksIn[recordedDisk](t, viaLibvirt(ctx, t, l, domain, "--output", "json", "list"))
 }
 
 // metadata returns luksplug's metadata of a domain, "" for none.
@@ -32,49 +30,53 @@ func metadata(ctx context.Context, l *peer.Libvirt, domain string, scope string)
 	return strings.TrimSpace(out)
 }
 
+// wantNoRecord checks that a domain has no metadata of luksplug's.
+func wantNoRecord(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.Domain, scopes ...string) {
+	t.Helper()
+	for _, scope := range scopes {
+		if text := metadata(ctx, l, d.Name, scope); text != "" {
+			t.Errorf("recorded (%s): %s", scope, text)
+		}
+	}
+}
+
+// wantRecorded checks what list shows of a domain's disks.
+func wantRecorded(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.Domain, want ...recordedDisk) {
+	t.Helper()
+	if got := listOf(ctx, t, l, d.Name); fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("list shows %v, want %v", got, want)
+	}
+}
+
 // TestRecord: the domain's metadata say what is attached, for as long as it is,
 // and what belongs to the domain; list shows differences and repair fixes them.
 func TestRecord(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.Libvirtd(t)
-	d, err := l.StartDomain(ctx, peer.DomainOptions{Persistent: true, SCSI: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(l.StartDomain(ctx, peer.DomainOptions{Persistent: true, SCSI: true}))(t)
 	v := peer.NewVolume(t, peer.DetachedRaw)
-	attach := attachArgs(t, v, v.DiskXML("sda", "scsi"))
-	attach = append(attach, "--persistent")
+	attach := append(attachArgs(t, v, v.DiskXML("sda", "scsi")), "--persistent")
 	viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 0)
 	for _, scope := range []string{"--live", "--config"} {
 		if text := metadata(ctx, l, d.Name, scope); !strings.Contains(text, v.Payload) || strings.Contains(text, string(v.Passphrase)) {
 			t.Errorf("%s: %s", scope, text)
 		}
 	}
-	want := fmt.Sprint([]recordedDisk{{"sda", "attached", "", []string{"live", "persistent"}}})
-	if got := fmt.Sprint(listOf(ctx, t, l, d.Name)); got != want {
-		t.Errorf("got %s, want %s", got, want)
-	}
+	want := recordedDisk{"sda", "attached", "", []string{"live", "persistent"}}
+	wantRecorded(ctx, t, l, d, want)
 	viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 0) // changes nothing
 
-	// Somebody takes the record away: it is written again.
+	// The record is removed: repair writes it again.
 	virsh(ctx, t, l, "metadata", d.Name, "--uri", libvirtvm.Namespace, "--live", "--remove")
 	if got := listOf(ctx, t, l, d.Name); len(got) != 1 || !strings.Contains(got[0].Difference, "not in the domain's metadata") {
 		t.Errorf("got %v", got)
 	}
 	viaLibvirt(ctx, t, l, d.Name, "repair").want(t, 0)
-	if got := fmt.Sprint(listOf(ctx, t, l, d.Name)); got != want {
-		t.Errorf("after repair: got %s, want %s", got, want)
-	}
+	wantRecorded(ctx, t, l, d, want)
 
-	// Somebody unplugs the disk behind our back.
-	m, err := d.Monitor(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.Execute(ctx, "device_del", map[string]any{"id": "luksplug-sda"}); err != nil {
-		t.Fatal(err)
-	}
+	// The disk is removed without luksplug.
+	must(must(d.Monitor(ctx))(t).Execute(ctx, "device_del", map[string]any{"id": "luksplug-sda"}))(t)
 	for ctx.Err() == nil && listOf(ctx, t, l, d.Name)[0].State != "leftover" {
 		continue // a device is gone a moment before its node is free
 	}
@@ -86,41 +88,27 @@ func TestRecord(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 	viaLibvirt(ctx, t, l, d.Name, "detach", "--persistent", "sda").want(t, 0)
-	if text := metadata(ctx, l, d.Name, "--config"); text != "" {
-		t.Errorf("still recorded: %s", text)
-	}
-	if got := listOf(ctx, t, l, d.Name); len(got) != 0 {
-		t.Errorf("got %v", got)
-	}
+	wantNoRecord(ctx, t, l, d, "--config")
+	wantRecorded(ctx, t, l, d)
 
 	// An attach that fails leaves no record, and one of a transient disk no more
 	// than the live one.
 	wrong := append([]string{"--passphrase-file", writeFile(t, "wrong", "wrong")}, attach[2:]...)
 	viaLibvirt(ctx, t, l, d.Name, wrong...).want(t, 4)
 	viaLibvirt(ctx, t, l, d.Name, append([]string{"--timeout", "1ns"}, attach...)...)
-	if text := metadata(ctx, l, d.Name, "--live") + metadata(ctx, l, d.Name, "--config"); text != "" {
-		t.Errorf("recorded: %s", text)
-	}
+	wantNoRecord(ctx, t, l, d, "--live", "--config")
 	viaLibvirt(ctx, t, l, d.Name, attach[:len(attach)-1]...).want(t, 0)
-	if text := metadata(ctx, l, d.Name, "--config"); text != "" {
-		t.Errorf("recorded: %s", text)
-	}
+	wantNoRecord(ctx, t, l, d, "--config")
 	viaLibvirt(ctx, t, l, d.Name, "detach", "sda").want(t, 0)
-	if text := metadata(ctx, l, d.Name, "--live"); text != "" {
-		t.Errorf("recorded: %s", text)
-	}
+	wantNoRecord(ctx, t, l, d, "--live")
 }
 
-// TestRecordOfADomainThatIsOff: a disk is added to a domain that is off, and
-// removed again.
+// TestRecordOfADomainThatIsOff: a disk is added to a domain that is off, and removed again.
 func TestRecordOfADomainThatIsOff(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.Libvirtd(t)
-	d, err := l.StartDomain(ctx, peer.DomainOptions{Persistent: true, Off: true, SCSI: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(l.StartDomain(ctx, peer.DomainOptions{Persistent: true, Off: true, SCSI: true}))(t)
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
 	attach := attachArgs(t, v, v.DiskXML("sda", "scsi"))
 	got := viaLibvirt(ctx, t, l, d.Name, append(attach, "--persistent", "--optional")...).want(t, 0)
@@ -131,13 +119,8 @@ func TestRecordOfADomainThatIsOff(t *testing.T) {
 	viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 1)                         // it does not run
 	viaLibvirt(ctx, t, l, d.Name, "detach", "--persistent", "sdb").want(t, 5)
 	viaLibvirt(ctx, t, l, d.Name, "detach", "--persistent", "sda").want(t, 0)
-	if text := metadata(ctx, l, d.Name, "--config"); text != "" {
-		t.Errorf("still recorded: %s", text)
-	}
+	wantNoRecord(ctx, t, l, d, "--config")
 	// A virtio disk has no port that libvirt would not give away.
-	refused := viaLibvirt(ctx, t, l, d.Name, append(attachArgs(t, v, v.DiskXML("vdb", "virtio")), "--persistent")...).want(t, 5)
-	if !strings.Contains(refused.stderr, "hook enable") {
-		t.Errorf("got %s", refused.stderr)
-	}
+	viaLibvirt(ctx, t, l, d.Name, append(attachArgs(t, v, v.DiskXML("vdb", "virtio")), "--persistent")...).want(t, 5).wantStderr(t, "hook enable")
 	viaLibvirt(ctx, t, l, d.Name, append(attach, "--optional")...).want(t, 2)
 }

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"cmp"
 	"context"
 	"os"
 	"os/exec"
@@ -17,13 +18,11 @@ type refusal struct {
 	args []string // of the program, without the VM
 	code int
 	says []string // what the one line on standard error must contain
-	// tries is true where only QEMU can tell that it does not work: commands
-	// that change something are then sent, and taken back.
+	// tries is true where only QEMU can refuse: commands that change something are sent, and undone.
 	tries bool
 }
 
-// refuse runs every refusal against the VM, through a proxy that sees all that
-// is sent to it.
+// refuse runs every refusal against the VM, through a proxy that records what is sent.
 func refuse(ctx context.Context, t *testing.T, q *peer.QEMU, refusals []refusal) {
 	t.Helper()
 	for _, r := range refusals {
@@ -40,33 +39,48 @@ func refuse(ctx context.Context, t *testing.T, q *peer.QEMU, refusals []refusal)
 	}
 }
 
-// wantOneLine checks that a failure told its user what is wrong, in one line on
-// standard error and nothing on standard output.
+// wantNoSteps checks that nothing that changes something was sent through the proxy.
+func wantNoSteps(t *testing.T, proxy *peer.Proxy) {
+	t.Helper()
+	if steps := proxy.Steps(); len(steps) > 0 {
+		t.Errorf("sent to QEMU, of what changes something: %v", steps)
+	}
+}
+
+// hint begins the line that may follow an error.
+const hint = "luksplug: hint: "
+
+// failure returns the last line of standard error, with the line before where it is a hint.
+func failure(r result) string {
+	lines := strings.Split(strings.TrimSpace(r.stderr), "\n")
+	last := len(lines) - 1
+	if last > 0 && strings.HasPrefix(lines[last], hint) {
+		return lines[last-1] + "\n" + lines[last]
+	}
+	return lines[last]
+}
+
+// wantOneLine checks that a failure is one line on standard error, and a hint, with those texts, and nothing on
+// standard output.
 func wantOneLine(t *testing.T, r result, says ...string) {
 	t.Helper()
-	line, rest, _ := strings.Cut(r.stderr, "\n")
-	if rest != "" || !strings.HasPrefix(line, "luksplug: ") {
+	if got := failure(r); got+"\n" != r.stderr || !strings.HasPrefix(got, "luksplug: ") {
 		t.Errorf("standard error is not one line of luksplug's:\n%s", r.stderr)
 	}
-	for _, s := range says {
-		if !strings.Contains(line, s) {
-			t.Errorf("the error does not say %q: %s", s, line)
-		}
-	}
+	wantTexts(t, "the error", failure(r), says)
 	if r.stdout != "" {
 		t.Errorf("standard output of a failure: %s", r.stdout)
 	}
 }
 
-// attachArgs are the arguments that attach the disk of xml with the volume's
-// passphrase.
+// attachArgs are the arguments that attach the disk of xml with the volume's passphrase.
 func attachArgs(t *testing.T, v *peer.Volume, xml string) []string {
 	t.Helper()
 	return []string{"--passphrase-file", v.PassphraseFile, "attach", writeFile(t, "disk.xml", xml)}
 }
 
-// edited is xml with each old text replaced by the new one that follows it. A
-// text that is not there ends the test: it would no longer test anything.
+// edited is xml with each old text replaced by the new one that follows it. A text that is missing ends the
+// test.
 func edited(t *testing.T, xml string, replacements ...string) string {
 	t.Helper()
 	for i := 0; i < len(replacements); i += 2 {
@@ -89,8 +103,7 @@ func withoutEncryption(t *testing.T, v *peer.Volume, target string) string {
 	return xml[:begin] + xml[end+len("</encryption>"):]
 }
 
-// TestRefusedBeforeAnything goes through what is wrong with a disk or its files
-// on a VM that has no disk yet.
+// TestRefusedBeforeAnything goes through what is wrong with a disk or its files on a VM without disks.
 func TestRefusedBeforeAnything(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -168,8 +181,7 @@ func TestRefusedBeforeAnything(t *testing.T) {
 	})
 }
 
-// TestRefusedBesideAnother goes through what is wrong with a disk because of
-// those that the VM has already.
+// TestRefusedBesideAnother goes through what is wrong with a disk because of those that the VM has.
 func TestRefusedBesideAnother(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -202,9 +214,7 @@ func TestRefusedBesideAnother(t *testing.T) {
 		if !strings.HasPrefix(again.stdout, "vdb already attached\n") || again.stderr != "" {
 			t.Errorf("stdout %q, stderr %q", again.stdout, again.stderr)
 		}
-		if steps := proxy.Steps(); len(steps) > 0 {
-			t.Errorf("sent to QEMU, of what changes something: %v", steps)
-		}
+		wantNoSteps(t, proxy)
 		wantSame(ctx, t, q, before)
 	})
 	t.Run("detach of what is missing may be a success", func(t *testing.T) {
@@ -239,9 +249,8 @@ func TestRefusedLockedImage(t *testing.T) {
 	})
 }
 
-// TestRefusedReadOnlyHeader: QEMU would open such a disk, and then fail to give
-// it to the guest. Where only luksplug reads the header, there is nothing wrong
-// with it.
+// TestRefusedReadOnlyHeader: QEMU would open such a disk, and then fail to give it to the guest. A header
+// that only luksplug reads may be read-only.
 func TestRefusedReadOnlyHeader(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -251,15 +260,8 @@ func TestRefusedReadOnlyHeader(t *testing.T) {
 	proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{})
 	args := attachArgs(t, v, v.DiskXML("vdb", "virtio"))
 	got := run(ctx, t, readOnlyFor(ctx, t, v.Header, proxy.Address, append(args, "--unlock", "qemu")...)).want(t, 5)
-	line, _, _ := strings.Cut(got.stderr, "\n")
-	for _, s := range []string{"header", v.Header, "cannot be written", "<readonly/>"} {
-		if !strings.Contains(line, s) {
-			t.Errorf("the error does not say %q: %s", s, line)
-		}
-	}
-	if steps := proxy.Steps(); len(steps) > 0 {
-		t.Errorf("sent to QEMU, of what changes something: %v", steps)
-	}
+	wantTexts(t, "the error", failure(got), []string{"header", v.Header, "cannot be written", "<readonly/>"})
+	wantNoSteps(t, proxy)
 	wantSame(ctx, t, q, before)
 
 	run(ctx, t, readOnlyFor(ctx, t, v.Header, q.Socket, args...)).want(t, 0)
@@ -268,16 +270,13 @@ func TestRefusedReadOnlyHeader(t *testing.T) {
 	}
 }
 
-// readOnlyFor is the program, ready to run, in a place where it cannot write to
-// path. Permissions do not hold root back; a read-only mount does, in a
-// namespace that ends with the program.
+// readOnlyFor is the program where it cannot write to path: root needs a read-only mount for that, in a
+// namespace of the program.
 func readOnlyFor(ctx context.Context, t *testing.T, path, address string, args ...string) *exec.Cmd {
 	t.Helper()
 	args = append([]string{luksplug, "--qmp", address}, args...)
 	if os.Geteuid() != 0 {
-		if err := os.Chmod(path, 0o400); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.Chmod(path, 0o400))
 		return exec.CommandContext(ctx, args[0], args[1:]...)
 	}
 	const script = `set -e; mount --make-rprivate /; mount --bind "$1" "$1"; mount -o remount,ro,bind "$1"; shift; exec "$@"`
@@ -288,58 +287,52 @@ func readOnlyFor(ctx context.Context, t *testing.T, path, address string, args .
 func sized(t *testing.T, name string, size int64) string {
 	t.Helper()
 	path := writeFile(t, name, "")
-	if err := os.Truncate(path, size); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Truncate(path, size))
 	return path
 }
 
-// cutOff copies the first bytes of a header: its magic is there, its key slots
-// are not.
+// cutOff copies the first bytes of a header, without its key slots.
 func cutOff(t *testing.T, header string) string {
 	t.Helper()
-	content, err := os.ReadFile(header)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return writeFile(t, "cut.hdr", string(content[:100]))
+	return writeFile(t, "cut.hdr", string(must(os.ReadFile(header))(t)[:100]))
 }
 
 // linked is another name of a file.
 func linked(t *testing.T, path string) string {
 	t.Helper()
 	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(path, link); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Symlink(path, link))
 	return link
 }
 
-// keyFolder is a folder of keys, with one key.
+// keyFolder is a directory of keys, with one key.
 func keyFolder(t *testing.T, name string, key []byte, mode os.FileMode) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Chmod(dir, 0o700))
 	path := filepath.Join(dir, name)
-	if err := os.WriteFile(path, key, mode); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(path, mode); err != nil { // whatever the umask is
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(path, key, mode))
+	check(t, os.Chmod(path, mode)) // whatever the umask is
 	return dir
 }
 
-// luks2 makes a detached header of LUKS2 with the volume's passphrase. format are
-// more arguments of cryptsetup's.
+// luks2 makes a detached header of LUKS2 with the volume's passphrase. format are more arguments of
+// cryptsetup.
 func luks2(ctx context.Context, t *testing.T, v *peer.Volume, format ...string) string {
 	t.Helper()
 	header := sized(t, "luks2.hdr", 16*peer.MiB)
 	command(ctx, t, "cryptsetup", append([]string{"luksFormat", "--batch-mode", "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
 		"--key-file", v.PassphraseFile, "--header", header, v.Payload}, format...)...)
 	return header
+}
+
+// addKey gives a volume another passphrase, and returns the file that has it.
+func addKey(ctx context.Context, t *testing.T, v *peer.Volume, passphrase string) string {
+	t.Helper()
+	file := writeFile(t, "key", passphrase)
+	command(ctx, t, "cryptsetup", "luksAddKey", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", v.PassphraseFile,
+		cmp.Or(v.Header, v.Payload), file)
+	return file
 }
 
 // command runs a program that the test needs.

@@ -21,8 +21,7 @@ func lunXML(t *testing.T, device, reservations string) string {
   <target dev='sdb' bus='scsi'/></disk>`)
 }
 
-// asDisk is a proxy that has QEMU take a LUN for a plain disk: this host need not
-// have a SCSI device, and all else of the attach is as with one.
+// asDisk is a proxy that has QEMU take a LUN for a plain disk: this host need not have a SCSI device.
 func asDisk(t *testing.T, q *peer.QEMU) *peer.Proxy {
 	t.Helper()
 	return peer.NewProxy(t, q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
@@ -36,17 +35,12 @@ func asDisk(t *testing.T, q *peer.QEMU) *peer.Proxy {
 // managers asks QEMU for its reservation managers, and whether each has a helper.
 func managers(ctx context.Context, t *testing.T, q *peer.QEMU) map[string]bool {
 	t.Helper()
-	reply, err := q.Query(ctx, "query-pr-managers", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	reply := must(q.Query(ctx, "query-pr-managers", nil))(t)
 	var list []struct {
 		ID        string
 		Connected bool
 	}
-	if err := json.Unmarshal(reply, &list); err != nil {
-		t.Fatal(err)
-	}
+	check(t, json.Unmarshal(reply, &list))
 	out := map[string]bool{}
 	for _, m := range list {
 		out[m.ID] = m.Connected
@@ -54,8 +48,7 @@ func managers(ctx context.Context, t *testing.T, q *peer.QEMU) map[string]bool {
 	return out
 }
 
-// TestReservations follows QEMU's own qemu-pr-helper through the life of a LUN
-// whose reservations are managed: nobody but luksplug starts and ends it.
+// TestReservations follows QEMU's qemu-pr-helper, which luksplug starts and ends, through the life of a LUN.
 func TestReservations(t *testing.T) {
 	t.Parallel()
 	const manager = "luksplug-sdb-pr0"
@@ -72,19 +65,14 @@ func TestReservations(t *testing.T) {
 		before := stateOf(ctx, t, q)
 		xml := lunXML(t, device, "<reservations managed='yes'/>")
 
-		r := tool(ctx, t, q.Socket, "attach", xml).want(t, 6)
-		if !strings.Contains(r.stderr, "takes SCSI commands") || !strings.Contains(r.stderr, "device_add luksplug-sdb") {
-			t.Errorf("standard error: %s", r.stderr)
-		}
+		tool(ctx, t, q.Socket, "attach", xml).want(t, 6).wantStderr(t, "takes SCSI commands", "device_add luksplug-sdb")
 		wantSame(ctx, t, q, before)
 		eventually(ctx, t, "what watches the helper has ended", hostIsClean(t, q.UUID))
 
 		proxy := asDisk(t, q)
 		tool(ctx, t, proxy.Address, "attach", xml).want(t, 0)
 		// What asks again is told of a disk and not of QEMU's device here.
-		if r := tool(ctx, t, q.Socket, "attach", xml).want(t, 5); !strings.Contains(r.stderr, "its device is a scsi-hd, not a scsi-block") {
-			t.Errorf("attached again: %s", r.stderr)
-		}
+		tool(ctx, t, q.Socket, "attach", xml).want(t, 5).wantStderr(t, "its device is a scsi-hd, not a scsi-block")
 		if m := managers(ctx, t, q); len(m) != 1 || !m[manager] {
 			t.Errorf("QEMU has the reservation managers %v", m)
 		}
@@ -123,19 +111,10 @@ func TestReservations(t *testing.T) {
 		socket := filepath.Join(q.Dir, "pr.sock")
 		xml := lunXML(t, device, "<reservations managed='no'><source type='unix' path='"+socket+"' mode='client'/></reservations>")
 		proxy := asDisk(t, q)
-		if r := tool(ctx, t, proxy.Address, "attach", xml).want(t, 6); !strings.Contains(r.stderr, socket) {
-			t.Errorf("standard error: %s", r.stderr)
-		}
+		tool(ctx, t, proxy.Address, "attach", xml).want(t, 6).wantStderr(t, socket)
 		wantSame(ctx, t, q, before)
 
-		helper := exec.CommandContext(ctx, "qemu-pr-helper", "--socket", socket)
-		if err := helper.Start(); err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			_ = helper.Process.Kill()
-			_ = helper.Wait() // it was killed
-		})
+		startCommand(t, exec.CommandContext(ctx, "qemu-pr-helper", "--socket", socket))
 		eventually(ctx, t, "the helper listens", func() bool {
 			c, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", socket)
 			if err == nil {

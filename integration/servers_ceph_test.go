@@ -9,34 +9,24 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// rbdNamed has other ways to say which image it is, and who we are: the cluster by
-// its monitor without a port and by Ceph's own configuration, the key by its usage,
-// and a snapshot of the image.
+// rbdNamed names the image and the user in other ways: the cluster by a monitor without a port and by Ceph's
+// configuration, the key by its usage, and a snapshot.
 func rbdNamed(t *testing.T, ceph *peer.Ceph) {
 	ctx := bounded(t)
 	r := newRBD(ctx, t, ceph, peer.EmbeddedLUKS, "named")
-	key, err := base64.StdEncoding.DecodeString(ceph.Key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := must(base64.StdEncoding.DecodeString(ceph.Key))(t)
 	r.keys["ceph-client.vm%20of%20tests"] = string(key)
 	inner := "<auth username='vm'><secret type='ceph' usage='client.vm of tests'/></auth>" + r.encryption("")
 	source := func(cluster, more string) string {
 		return "<source protocol='rbd' name='rbd/named'>" + cluster + more + inner + "</source>"
 	}
-	before := stateOf(ctx, t, r.q)
 	use := func(source, command string) {
 		t.Helper()
 		r.use(t, source)
-		r.attach(ctx, t, "auto")
-		r.io(ctx, t, command)
-		tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
-		wantSame(ctx, t, r.q, before)
+		r.whileAttached(ctx, t, "auto", func() { r.io(ctx, t, command) })
 	}
 	use(source(ceph.HostXML(0), ""), "write -P 0x51 1M 1M")
-	if _, err := ceph.RBD(ctx, "snap", "create", "rbd/named@one"); err != nil {
-		t.Fatal(err)
-	}
+	must(ceph.RBD(ctx, "snap", "create", "rbd/named@one"))(t)
 	use(source("", ceph.ConfigXML(t)), "write -P 0x52 1M 1M")
 	snapshot := source(ceph.HostXML(0), "<snapshot name='one'/>")
 	use(snapshot+"<readonly/>", "read -P 0x51 1M 1M")
@@ -48,8 +38,8 @@ func rbdNamed(t *testing.T, ceph *peer.Ceph) {
 	})
 }
 
-// TestCephStopsAnswering has a part of a cluster stop while a disk is attached. The
-// monitor is not needed to close an image. The store is: a detach waits for it.
+// TestCephStopsAnswering stops a part of a cluster while a disk is attached. A detach needs no monitor, but
+// waits for the store.
 func TestCephStopsAnswering(t *testing.T) {
 	peer.Long(t, "has a cluster of its own, which stops for seconds")
 	t.Parallel()
@@ -68,9 +58,7 @@ func TestCephStopsAnswering(t *testing.T) {
 	} {
 		r.attach(ctx, t, "auto")
 		r.io(ctx, t, "write -P 0x61 1M 1M")
-		if err := c.suspend(); err != nil {
-			t.Fatal(err)
-		}
+		check(t, c.suspend())
 		if c.resume > 0 {
 			time.AfterFunc(c.resume, func() {
 				if err := ceph.Resume(); err != nil {
@@ -81,9 +69,7 @@ func TestCephStopsAnswering(t *testing.T) {
 		begin := time.Now()
 		tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
 		t.Logf("detached after %s while the %s was stopped for %s", time.Since(begin), c.name, c.resume)
-		if err := ceph.Resume(); err != nil {
-			t.Fatal(err)
-		}
+		check(t, ceph.Resume())
 		wantSame(ctx, t, r.q, before)
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestISCSI plugs a volume in that a target with CHAP has.
+// TestISCSI attaches a volume of a target with CHAP.
 func TestISCSI(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -33,18 +33,16 @@ func TestISCSI(t *testing.T) {
 	// One without encryption, and with limits.
 	plain := server.SourceXML(2, initiator+auth) + limit
 	r.use(t, plain)
-	before := stateOf(ctx, t, q)
-	r.attach(ctx, t, "auto")
-	r.io(ctx, t, "write -P 0x33 1M 1M")
-	r.wantAnother(ctx, t, []another{
-		{source: server.SourceXML(1, initiator+auth) + limit, says: "lun 2, not 1"},
-		{source: server.SourceXML(2, auth) + limit, says: "initiator-name iqn.2026-01.example:vm, not none"},
-		{source: server.SourceXML(2, initiator+auth), says: "its limit iops is 100, not 0"},
-		{source: strings.Replace(plain, "100", "200", 1), says: "its limit iops is 100, not 200"},
-		{source: strings.Replace(plain, "</iotune>", "<group_name>bronze</group_name></iotune>", 1), says: "not of bronze"},
+	r.whileAttached(ctx, t, "auto", func() {
+		r.io(ctx, t, "write -P 0x33 1M 1M")
+		r.wantAnother(ctx, t, []another{
+			{source: server.SourceXML(1, initiator+auth) + limit, says: "lun 2, not 1"},
+			{source: server.SourceXML(2, auth) + limit, says: "initiator-name iqn.2026-01.example:vm, not none"},
+			{source: server.SourceXML(2, initiator+auth), says: "its limit iops is 100, not 0"},
+			{source: strings.Replace(plain, "100", "200", 1), says: "its limit iops is 100, not 200"},
+			{source: strings.Replace(plain, "</iotune>", "<group_name>bronze</group_name></iotune>", 1), says: "not of bronze"},
+		})
 	})
-	tool(ctx, t, q.Socket, "detach", remoteTarget).want(t, 0)
-	wantSame(ctx, t, q, before)
 
 	elsewhere := func(host string) string {
 		return "<source protocol='iscsi' name='" + server.Name + "/1'>" + host + r.encryption("") + "</source>"
@@ -67,11 +65,11 @@ func TestISCSI(t *testing.T) {
 		silence("silence", elsewhere(peer.SilentPort(t))),
 	})
 	r.use(t, source(1, auth))
-	r.detachWithout(ctx, t, server.Server)
+	r.whileAttached(ctx, t, "auto", server.Stop)
 }
 
-// TestServerWithoutStorageDaemon: on a host that has no storage daemon QEMU finds
-// out about the server, and what it has begun is taken back.
+// TestServerWithoutStorageDaemon: on a host without a storage daemon QEMU finds out about the server, and is
+// rolled back.
 func TestServerWithoutStorageDaemon(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -96,21 +94,16 @@ func TestServerWithoutStorageDaemon(t *testing.T) {
 		{strings.Replace(source(server.Password), server.HostXML(), peer.ClosedPort(t), 1), 6, "because nobody answers at that address"},
 	} {
 		got := attach(c.source).want(t, c.code)
-		if line := lastLine(got.stderr); !strings.Contains(line, c.says) || !strings.Contains(line, "as it was before") {
-			t.Errorf("the error does not say %q: %s", c.says, line)
-		}
+		wantTexts(t, "the error", failure(got), []string{c.says, "as it was before"})
 		wantSame(ctx, t, r.q, before)
 	}
-	if got := attach(source(server.Password)).want(t, 0); !strings.Contains(got.stderr, "there is none on this host") {
-		t.Errorf("no warning that QEMU unlocks it: %s", got.stderr)
-	}
+	attach(source(server.Password)).want(t, 0).wantStderr(t, "there is none on this host")
 	tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
 	wantSame(ctx, t, r.q, before)
 }
 
-// TestServerStopsAnswering: a server that has answered luksplug, and does not
-// answer QEMU a moment later, holds QEMU up. What it comes to is said, and repaired
-// when the server is back.
+// TestServerStopsAnswering: a server that has answered luksplug, and not QEMU a moment later, blocks QEMU.
+// This is reported, and repaired when the server is back.
 func TestServerStopsAnswering(t *testing.T) {
 	peer.Long(t, "waits for a VM that does not answer")
 	t.Parallel()
@@ -129,12 +122,8 @@ func TestServerStopsAnswering(t *testing.T) {
 		return peer.Verdict{}
 	}})
 	got := tool(ctx, t, proxy.Address, "--timeout", "3s", "--keystore", "dir:"+r.keyStore(t), "attach", xml).want(t, 7)
-	if line := lastLine(got.stderr); !strings.Contains(line, "possibly left behind") || !strings.Contains(line, "luksplug repair") {
-		t.Errorf("the error does not say what to do: %s", line)
-	}
-	if err := server.Resume(); err != nil {
-		t.Fatal(err)
-	}
+	wantTexts(t, "the error", failure(got), []string{"possibly left behind", "luksplug repair"})
+	check(t, server.Resume())
 	tool(ctx, t, r.q.Socket, "repair").want(t, 0)
 	wantSame(ctx, t, r.q, before)
 }

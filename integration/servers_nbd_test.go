@@ -7,8 +7,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestNBDWithTLS plugs volumes in that servers have which know their clients by
-// certificates.
+// TestNBDWithTLS attaches volumes of servers that identify their clients by certificates.
 func TestNBDWithTLS(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -51,12 +50,11 @@ func TestNBDWithTLS(t *testing.T) {
 		{name: "nobody there", source: elsewhere(peer.ClosedPort(t), "disk"), code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}},
 		silence("silence", elsewhere(peer.SilentPort(t), "disk")),
 	})
-	r.detachWithout(ctx, t, server.Server)
+	r.whileAttached(ctx, t, "auto", server.Stop)
 	r.wantWritten(ctx, t)
 }
 
-// TestNBDWithEncryptedKey has the key of a TLS client's certificate encrypted with
-// a passphrase.
+// TestNBDWithEncryptedKey encrypts the key of a TLS client's certificate with a passphrase.
 func TestNBDWithEncryptedKey(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -75,12 +73,11 @@ func TestNBDWithEncryptedKey(t *testing.T) {
 		{name: "wrong passphrase", source: source, args: secret(passphrase + "x"), code: 4, says: []string{"does not decrypt the key of the TLS client"}},
 		{name: "no passphrase", source: source, args: []string{"--tls-dir", folder}, code: 5, says: []string{"cannot be opened", "--tls-secret"}},
 	})
-	r.detachWithout(ctx, t, server.Server)
+	r.whileAttached(ctx, t, "auto", server.Stop)
 	r.wantWritten(ctx, t)
 }
 
-// TestNBDWithPSK plugs a volume in that a server has which knows its clients by keys
-// that both have.
+// TestNBDWithPSK attaches a volume of a server that shares keys with its clients.
 func TestNBDWithPSK(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -100,6 +97,6 @@ func TestNBDWithPSK(t *testing.T) {
 		{name: "user that has no key here", source: source, args: with(other, "vm3"), code: 5, says: []string{"cannot be opened", "the files of a TLS client cannot be used"}},
 		{name: "a name besides", source: server.SourceXML("tls='yes' tlsHostname='x'", r.encryption("")), args: r.args, code: 2, says: []string{"tlsHostname"}},
 	})
-	r.detachWithout(ctx, t, server.Server)
+	r.whileAttached(ctx, t, "auto", server.Stop)
 	r.wantWritten(ctx, t)
 }

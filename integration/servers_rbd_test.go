@@ -14,18 +14,14 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// cephx is an <auth> for Ceph. The secret's value is the bytes that Ceph writes as
-// base64, as it is in libvirt.
+// cephx is an <auth> for Ceph. The secret's value is the bytes that Ceph writes as base64, as in libvirt.
 func (r *remote) cephx(t *testing.T, user, key string) string {
 	t.Helper()
-	value, err := base64.StdEncoding.DecodeString(key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	value := must(base64.StdEncoding.DecodeString(key))(t)
 	return "<auth username='" + user + "'><secret type='ceph' " + r.secret(string(value)) + "/></auth>"
 }
 
-// TestRBD plugs images of a Ceph cluster in that asks for cephx.
+// TestRBD attaches images of a Ceph cluster that demands cephx.
 func TestRBD(t *testing.T) {
 	t.Parallel()
 	ceph := peer.StartCeph(t)
@@ -39,23 +35,18 @@ func TestRBD(t *testing.T) {
 	t.Run("refused", func(t *testing.T) { t.Parallel(); rbdRefused(t, ceph) })
 }
 
-// newRBD is a VM and a volume whose files become images of the cluster, of that
-// name and with "-header" behind it.
+// newRBD is a VM and a volume whose payload becomes that image of the cluster.
 func newRBD(ctx context.Context, t *testing.T, ceph *peer.Ceph, kind peer.VolumeKind, image string) *remote {
 	t.Helper()
 	r := newRemote(t, peer.Start(t, peer.Options{SCSI: true, Paused: true}), peer.NewVolume(t, kind))
-	if err := ceph.Import(ctx, r.Payload, image); err != nil {
-		t.Fatal(err)
-	}
+	check(t, ceph.Import(ctx, r.Payload, image))
 	return r
 }
 
 // fetch puts the cluster's image in place of the volume's file.
 func (r *remote) fetch(ctx context.Context, t *testing.T, ceph *peer.Ceph, image string) {
 	t.Helper()
-	if err := ceph.Export(ctx, image, r.Payload); err != nil {
-		t.Fatal(err)
-	}
+	check(t, ceph.Export(ctx, image, r.Payload))
 }
 
 func rbdEmbedded(t *testing.T, ceph *peer.Ceph) {
@@ -74,9 +65,7 @@ func rbdEmbedded(t *testing.T, ceph *peer.Ceph) {
 func rbdDetached(t *testing.T, ceph *peer.Ceph) {
 	ctx := bounded(t)
 	r := newRBD(ctx, t, ceph, peer.DetachedRaw, "payload")
-	if err := ceph.Import(ctx, r.Header, "header"); err != nil {
-		t.Fatal(err)
-	}
+	check(t, ceph.Import(ctx, r.Header, "header"))
 	auth := r.cephx(t, ceph.User, ceph.Key)
 	before := stateOf(ctx, t, r.q)
 	for _, header := range []string{
@@ -96,9 +85,8 @@ func (r *remote) librbd(format, parents string) string {
 	return "<encryption format='" + format + "' engine='librbd'><secret type='passphrase' uuid='" + r.SecretUUID + "'/>" + parents + "</encryption>"
 }
 
-// rbdFormatted has this machine's librbd write, and another program, or another
-// librbd, read. QEMU and cryptsetup know nothing of LUKS2 with sectors of 4096
-// bytes without the kernel's help.
+// rbdFormatted has the installed librbd write, and another program or librbd read: QEMU and cryptsetup
+// cannot read LUKS2 with sectors of 4096 bytes without the kernel.
 func rbdFormatted(t *testing.T, ceph *peer.Ceph, format string) {
 	ctx := bounded(t)
 	r := newRemote(t, peer.Start(t, peer.Options{SCSI: true, Paused: true}), ceph.Encrypted(t, format, format))
@@ -118,9 +106,8 @@ func rbdFormatted(t *testing.T, ceph *peer.Ceph, format string) {
 	}
 }
 
-// rbdClone has an image that is a clone of another, each with a passphrase of its
-// own. The clone shows what the parent holds, and its own where it was written. It
-// takes a librbd of 17 or later.
+// rbdClone has an image that is a clone, with another passphrase than its parent. It needs a librbd of 17 or
+// later.
 func rbdClone(t *testing.T, ceph *peer.Ceph) {
 	ctx := bounded(t)
 	peer.Long(t, "has Ceph encrypt a clone, and derives its keys again and again")
@@ -128,28 +115,21 @@ func rbdClone(t *testing.T, ceph *peer.Ceph) {
 	r := newRemote(t, q, ceph.Encrypted(t, "luks1", "parent"))
 	parent := r.SecretUUID
 	parentFile := r.PassphraseFile
-	if err := ceph.QemuIO(ctx, "write -P 0x77 20M 1M", "parent", ceph.Encrypt("luks", "s0"), parentFile); err != nil {
-		t.Fatal(err)
-	}
+	check(t, ceph.QemuIO(ctx, "write -P 0x77 20M 1M", "parent", ceph.Encrypt("luks", "s0"), parentFile))
 	r.SecretUUID, r.Passphrase = uuid.NewString(), []byte("of the clone "+uuid.NewString())
 	r.PassphraseFile = writeFile(t, "clone", string(r.Passphrase))
 	r.keys[r.SecretUUID] = string(r.Passphrase)
 	for _, args := range [][]string{
 		{"snap", "create", "rbd/parent@one"}, {"snap", "protect", "rbd/parent@one"}, {"clone", "rbd/parent@one", "rbd/clone"},
 	} {
-		if _, err := ceph.RBD(ctx, args...); err != nil {
-			t.Fatal(err)
-		}
+		must(ceph.RBD(ctx, args...))(t)
 	}
-	if err := ceph.Format(ctx, "clone", "luks1", r.PassphraseFile); err != nil {
-		t.Fatal(err)
-	}
+	check(t, ceph.Format(ctx, "clone", "luks1", r.PassphraseFile))
 	auth, parents := r.cephx(t, ceph.User, ceph.Key), "<secret type='passphrase' uuid='"+parent+"'/>"
 	// This machine's storage daemon has a library that is too old, which says nothing
 	// of the VM's.
 	r.use(t, ceph.SourceXML("clone", auth+r.librbd("luks", parents)))
-	r.attach(ctx, t, "auto")
-	tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
+	r.whileAttached(ctx, t, "auto", func() {})
 	r.env = []string{"PATH=" + ceph.Programs + ":" + os.Getenv("PATH")} // whose storage daemon has that library, too
 	for _, format := range []string{"luks", "luks-any"} {
 		r.use(t, ceph.SourceXML("clone", auth+r.librbd(format, parents)))
@@ -166,8 +146,7 @@ func rbdClone(t *testing.T, ceph *peer.Ceph) {
 	}
 }
 
-// rbdRefused has what goes wrong with a cluster, and with what its library
-// decrypts.
+// rbdRefused has what goes wrong with a cluster, and with what its library decrypts.
 func rbdRefused(t *testing.T, ceph *peer.Ceph) {
 	ctx := bounded(t)
 	r := newRBD(ctx, t, ceph, peer.EmbeddedLUKS, "luks-of-qemu")
@@ -176,9 +155,7 @@ func rbdRefused(t *testing.T, ceph *peer.Ceph) {
 		return "<encryption format='" + format + "' engine='librbd'><secret type='passphrase' " + secret + "/></encryption>"
 	}
 	own, wrong := "uuid='"+r.SecretUUID+"'", r.secret("another passphrase")
-	if _, err := ceph.RBD(ctx, "create", "--size", "8M", "plain"); err != nil {
-		t.Fatal(err)
-	}
+	must(ceph.RBD(ctx, "create", "--size", "8M", "plain"))(t)
 	source := func(image, inner string) string { return ceph.SourceXML(image, inner) }
 	elsewhere := func(host string) string {
 		return "<source protocol='rbd' name='rbd/luks-of-qemu'>" + host + auth + r.encryption("") + "</source>"

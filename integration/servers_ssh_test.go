@@ -9,7 +9,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestSSH plugs a volume in that an SSH server has.
+// TestSSH attaches a volume of an SSH server.
 func TestSSH(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -44,23 +44,16 @@ func TestSSH(t *testing.T) {
 		{name: "unknown host", source: good, code: 5, says: []string{uri + " cannot be opened", "known_hosts", "no host key"}},
 	})
 	r.q = knows
-	r.detachWithout(ctx, t, server.Server)
+	r.whileAttached(ctx, t, "auto", server.Stop)
 }
 
 // startKnowing starts a QEMU whose user has an SSH agent and knows hosts.
 func startKnowing(t *testing.T, server *peer.SSHServer, hosts string) *peer.QEMU {
 	t.Helper()
 	home := t.TempDir()
-	if err := os.Mkdir(filepath.Join(home, ".ssh"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(home, ".ssh", "known_hosts"), []byte(hosts), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	users, err := os.ReadFile("/etc/passwd")
-	if err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Mkdir(filepath.Join(home, ".ssh"), 0o700))
+	check(t, os.WriteFile(filepath.Join(home, ".ssh", "known_hosts"), []byte(hosts), 0o600))
+	users := must(os.ReadFile("/etc/passwd"))(t)
 	// libssh asks the list of users where the user's home is, not the environment.
 	own := writeFile(t, "passwd", strings.Replace(string(users), ":/root:", ":"+home+":", 1))
 	return peer.Start(t, peer.Options{SCSI: true, Paused: true, Through: peer.Place{

@@ -18,7 +18,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// remote is a volume behind a server, and a VM to plug it into.
+// remote is a volume behind a server, and a VM to attach it to.
 type remote struct {
 	*peer.Volume
 	q    *peer.QEMU
@@ -37,14 +37,13 @@ func newRemote(t *testing.T, q *peer.QEMU, v *peer.Volume) *remote {
 	return &remote{Volume: v, q: q, keys: map[string]string{v.SecretUUID: string(v.Passphrase)}}
 }
 
-// use takes a disk of that <source>, and what follows it, with those arguments of
-// the program.
+// use takes a disk of that <source> and what follows it, with those arguments of the program.
 func (r *remote) use(t *testing.T, source string, args ...string) {
 	t.Helper()
 	r.xml, r.args = writeFile(t, "disk.xml", r.diskXML(source)), args
 }
 
-// encryption is the volume's <encryption>, with what stands in it besides its secret.
+// encryption is the volume's <encryption>, with inner besides its secret.
 func (r *remote) encryption(inner string) string {
 	return "<encryption format='luks'><secret type='passphrase' uuid='" + r.SecretUUID + "'/>" + inner + "</encryption>"
 }
@@ -53,8 +52,7 @@ func (r *remote) diskXML(source string) string {
 	return "<disk type='network' device='disk'><driver name='qemu' type='" + r.Format + "'/>" + source + "<target dev='" + remoteTarget + "' bus='scsi'/></disk>"
 }
 
-// secret keeps a value for the program to look up, and returns the attributes by
-// which XML refers to it.
+// secret keeps a value for the program to look up, and returns the attribute by which XML refers to it.
 func (r *remote) secret(value string) (uuidAttribute string) {
 	id := uuid.NewString()
 	r.keys[id] = value
@@ -66,17 +64,13 @@ func (r *remote) auth(user, password string) string {
 	return "<auth username='" + user + "'><secret type='iscsi' " + r.secret(password) + "/></auth>"
 }
 
-// keyStore makes a folder of the secrets.
+// keyStore makes a directory of the secrets.
 func (r *remote) keyStore(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Chmod(dir, 0o700))
 	for id, value := range r.keys {
-		if err := os.WriteFile(filepath.Join(dir, id), []byte(value), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.WriteFile(filepath.Join(dir, id), []byte(value), 0o600))
 	}
 	return dir
 }
@@ -93,18 +87,26 @@ func (r *remote) command(ctx context.Context, t *testing.T, args ...string) *exe
 	return cmd
 }
 
-// attachArgs plug the disk in.
+// attachArgs are the arguments that attach the disk.
 func (r *remote) attachArgs(unlock string) []string {
 	return append([]string{"attach", "--unlock", unlock, r.xml}, r.args...)
 }
 
-// attach plugs the disk in; once more is no change.
+// attach attaches the disk; once more is no change.
 func (r *remote) attach(ctx context.Context, t *testing.T, unlock string) {
 	t.Helper()
 	run(ctx, t, r.command(ctx, t, r.attachArgs(unlock)...)).want(t, 0)
-	if again := run(ctx, t, r.command(ctx, t, r.attachArgs(unlock)...)).want(t, 0); !strings.Contains(again.stdout, "already attached") {
-		t.Errorf("attached again: %s", again.stdout)
-	}
+	run(ctx, t, r.command(ctx, t, r.attachArgs(unlock)...)).want(t, 0).wantStdout(t, "already attached")
+}
+
+// whileAttached attaches the disk, runs do, and detaches it, after which the VM is as it was.
+func (r *remote) whileAttached(ctx context.Context, t *testing.T, unlock string, do func()) {
+	t.Helper()
+	before := stateOf(ctx, t, r.q)
+	r.attach(ctx, t, unlock)
+	do()
+	tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
+	wantSame(ctx, t, r.q, before)
 }
 
 // another is a disk that is not the one that is attached.
@@ -114,8 +116,7 @@ type another struct {
 	says   string // in which way
 }
 
-// wantAnother attaches other disks at the target of one that is there, which are
-// refused whatever way of unlocking is asked for.
+// wantAnother attaches other disks at the target of the attached one, which are refused with every method.
 func (r *remote) wantAnother(ctx context.Context, t *testing.T, disks []another) {
 	t.Helper()
 	before := stateOf(ctx, t, r.q)
@@ -126,29 +127,19 @@ func (r *remote) wantAnother(ctx context.Context, t *testing.T, disks []another)
 			t.Errorf("%s: exit code %d, want 5: %s", d.says, got.code, got.stderr)
 			continue
 		}
-		if line := lastLine(got.stderr); !strings.Contains(line, "another disk is attached as "+remoteTarget) || !strings.Contains(line, d.says) {
-			t.Errorf("the error does not say %q: %s", d.says, line)
-		}
+		wantTexts(t, "the error", failure(got), []string{"another disk is attached as " + remoteTarget, d.says})
 	}
 	wantSame(ctx, t, r.q, before)
 }
 
-// io has QEMU do something at the disk's device, such as "write -P 0xa7 8M 1M". What
-// comes of it QEMU writes to its standard output.
+// io has QEMU do something at the disk's device, such as "write -P 0xa7 8M 1M", which it reports on standard
+// output.
 func (r *remote) io(ctx context.Context, t *testing.T, command string) {
 	t.Helper()
-	before, err := os.ReadFile(r.q.Log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := r.q.Query(ctx, "human-monitor-command", map[string]string{
-		"command-line": fmt.Sprintf("qemu-io -d /machine/peripheral/luksplug-%s %q", remoteTarget, command)}); err != nil {
-		t.Fatal(err)
-	}
-	after, err := os.ReadFile(r.q.Log)
-	if err != nil {
-		t.Fatal(err)
-	}
+	before := must(os.ReadFile(r.q.Log))(t)
+	must(r.q.Query(ctx, "human-monitor-command", map[string]string{
+		"command-line": fmt.Sprintf("qemu-io -d /machine/peripheral/luksplug-%s %q", remoteTarget, command)}))(t)
+	after := must(os.ReadFile(r.q.Log))(t)
 	text := string(after[len(before):])
 	// "wrote 1048576/1048576 bytes at offset 8388608"
 	if !strings.Contains(text, strconv.Itoa(peer.MiB)+"/"+strconv.Itoa(peer.MiB)+" bytes") || strings.Contains(text, "failed") {
@@ -162,43 +153,28 @@ func unlockWays() []string { return []string{"auto", "qemu", "external"} }
 // byte that QEMU writes where the volume was unlocked by the i-th way.
 func patternOf(i int) byte { return byte(0xa1 + i) }
 
-// writeEachWay attaches the disk in each way, has QEMU write, and detaches it, after
-// which the VM is as it was. While it is attached those others are refused.
+// writeEachWay attaches the disk in each way, has QEMU write, and detaches it. While it is attached the
+// others are refused.
 func (r *remote) writeEachWay(ctx context.Context, t *testing.T, others []another) {
 	t.Helper()
-	before := stateOf(ctx, t, r.q)
 	for i, unlock := range unlockWays() {
-		r.attach(ctx, t, unlock)
-		r.wantAnother(ctx, t, others)
-		r.io(ctx, t, fmt.Sprintf("write -P %#x %dM 1M", patternOf(i), 3*i+1))
-		tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
-		wantSame(ctx, t, r.q, before)
+		r.whileAttached(ctx, t, unlock, func() {
+			r.wantAnother(ctx, t, others)
+			r.io(ctx, t, fmt.Sprintf("write -P %#x %dM 1M", patternOf(i), 3*i+1))
+		})
 	}
 }
 
-// wantWritten reads with other programs what writeEachWay has written. The server
-// must have let go of the image.
+// wantWritten reads with other programs what writeEachWay has written. The server must have closed the
+// image.
 func (r *remote) wantWritten(ctx context.Context, t *testing.T) {
 	t.Helper()
 	for i, unlock := range unlockWays() {
-		plain, err := r.ReadThrough(ctx, int64(3*i+1)*peer.MiB, peer.MiB)
-		if err != nil {
-			t.Fatal(err)
-		}
+		plain := must(r.ReadThrough(ctx, int64(3*i+1)*peer.MiB, peer.MiB))(t)
 		if !bytes.Equal(plain, bytes.Repeat([]byte{patternOf(i)}, peer.MiB)) {
 			t.Errorf("written with --unlock %s, and %x... read", unlock, plain[:8])
 		}
 	}
-}
-
-// detachWithout attaches the disk, ends its server, and detaches it.
-func (r *remote) detachWithout(ctx context.Context, t *testing.T, server *peer.Server) {
-	t.Helper()
-	before := stateOf(ctx, t, r.q)
-	r.attach(ctx, t, "auto")
-	server.Stop()
-	tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
-	wantSame(ctx, t, r.q, before)
 }
 
 // refusedBy is what becomes of a disk whose server says no, or says nothing.
@@ -211,16 +187,14 @@ type refusedBy struct {
 	ways   []string // of unlocking; default all
 }
 
-// silence is an attach that a server says nothing to. Nobody waits for the time
-// that luksplug itself gives a server.
+// silence is an attach that a server does not answer, with a shorter limit than luksplug's own.
 func silence(name, source string) refusedBy {
 	return refusedBy{name: name, source: source, args: []string{"--timeout", "2s"}, code: 5,
 		says: []string{"cannot be opened", "nothing has come from its server"}, ways: []string{"qemu"}}
 }
 
-// wantRefused attaches disks that servers refuse, in each way, and checks what is
-// said of it, that nothing was done to the VM, which answers meanwhile, and that no
-// secret is in what is said.
+// wantRefused attaches disks that servers refuse, in each way: it checks the message, that the VM is
+// unchanged and answers meanwhile, and that no secret is in what is printed.
 func (r *remote) wantRefused(ctx context.Context, t *testing.T, cases []refusedBy) {
 	t.Helper()
 	before := stateOf(ctx, t, r.q)
@@ -235,14 +209,15 @@ func (r *remote) wantRefused(ctx context.Context, t *testing.T, cases []refusedB
 				trace := filepath.Join(t.TempDir(), "trace")
 				args := slices.Concat([]string{"-vv", "--trace", trace}, c.args, []string{"attach", "--unlock", unlock, xml})
 				cmd := r.command(ctx, t, args...)
-				answers := r.answersWhile(ctx, t)
-				got := run(ctx, t, cmd)
-				answers()
+				var got result
+				// A pause of 20 ms, or the queries would keep QEMU busy.
+				if gap := longestGap(ctx, t, r.q, 20*time.Millisecond, func() { got = run(ctx, t, cmd) }); gap > longestSilence {
+					t.Errorf("the VM has not answered for %s", gap)
+				}
 				found["arguments for "+c.name+unlock] = []byte(strings.Join(cmd.Args, "\x00"))
-				found["standard error of "+c.name+unlock] = []byte(got.stderr)
-				found["standard output of "+c.name+unlock] = []byte(got.stdout)
+				found.output(c.name+unlock, got)
 				found.folder(t, filepath.Dir(trace))
-				line := lastLine(got.stderr)
+				line := failure(got)
 				if got.code != c.code {
 					t.Errorf("exit code %d, want %d: %s", got.code, c.code, line)
 				}
@@ -250,11 +225,7 @@ func (r *remote) wantRefused(ctx context.Context, t *testing.T, cases []refusedB
 				if c.code != 2 { // a mistake in the XML is reported by its element
 					says = append(says, "disk "+remoteTarget)
 				}
-				for _, s := range says {
-					if !strings.Contains(line, s) {
-						t.Errorf("the error does not say %q: %s", s, line)
-					}
-				}
+				wantTexts(t, "the error", line, says)
 				wantSame(ctx, t, r.q, before)
 			})
 		}
@@ -264,42 +235,6 @@ func (r *remote) wantRefused(ctx context.Context, t *testing.T, cases []refusedB
 	}
 }
 
-// longestSilence is how long a VM's monitor may say nothing while a server keeps
-// luksplug waiting: it is a stall of seconds that is looked for, on a machine where
-// other tests run.
+// longestSilence is how long a VM's monitor may not answer while luksplug waits for a server: stalls of
+// seconds count, because other tests run on the machine.
 const longestSilence = 1500 * time.Millisecond
-
-// answersWhile asks the VM again and again, until the function that it returns is
-// called, and checks that it answers.
-func (r *remote) answersWhile(ctx context.Context, t *testing.T) (stop func()) {
-	t.Helper()
-	asking, cancel := context.WithCancel(ctx)
-	ended := make(chan time.Duration)
-	go func() {
-		longest := time.Duration(0)
-		for asking.Err() == nil {
-			begin := time.Now()
-			if _, err := r.q.Query(ctx, "query-status", nil); err != nil {
-				t.Errorf("the VM does not answer: %v", err)
-				break
-			}
-			longest = max(longest, time.Since(begin))
-			select {
-			case <-asking.Done():
-			case <-time.After(20 * time.Millisecond): // or it would keep QEMU busy
-			}
-		}
-		ended <- longest
-	}()
-	return func() {
-		cancel()
-		if longest := <-ended; longest > longestSilence {
-			t.Errorf("the VM has not answered for %s", longest)
-		}
-	}
-}
-
-func lastLine(text string) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	return lines[len(lines)-1]
-}

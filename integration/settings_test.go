@@ -26,19 +26,14 @@ type limitsOf struct {
 // limitsIn asks for the limits of the disk whose node is on top.
 func limitsIn(ctx context.Context, t *testing.T, q *peer.QEMU, node string) limitsOf {
 	t.Helper()
-	reply, err := q.Query(ctx, "query-block", nil)
-	if err != nil {
-		t.Fatal(err)
-	}
+	reply := must(q.Query(ctx, "query-block", nil))(t)
 	var blocks []struct {
 		Inserted struct {
 			limitsOf
 			Node string `json:"node-name"`
 		}
 	}
-	if err := json.Unmarshal(reply, &blocks); err != nil {
-		t.Fatal(err)
-	}
+	check(t, json.Unmarshal(reply, &blocks))
 	for _, b := range blocks {
 		if b.Inserted.Node == node {
 			return b.Inserted.limitsOf
@@ -48,14 +43,15 @@ func limitsIn(ctx context.Context, t *testing.T, q *peer.QEMU, node string) limi
 	return limitsOf{}
 }
 
-// property asks for a property of a device.
-func property(ctx context.Context, t *testing.T, q *peer.QEMU, device, name string) string {
+// wantProperties checks properties of a device, whose values are JSON.
+func wantProperties(ctx context.Context, t *testing.T, q *peer.QEMU, device string, properties map[string]string) {
 	t.Helper()
-	reply, err := q.Query(ctx, "qom-get", map[string]any{"path": "/machine/peripheral/" + device, "property": name})
-	if err != nil {
-		t.Fatal(err)
+	for name, want := range properties {
+		got := must(q.Query(ctx, "qom-get", map[string]any{"path": "/machine/peripheral/" + device, "property": name}))(t)
+		if !sameJSON(t, string(got), want) {
+			t.Errorf("QEMU has %s %s, want %s", name, got, want)
+		}
 	}
-	return string(reply)
 }
 
 // limited are the limits that these tests set.
@@ -63,18 +59,15 @@ const limited = `<iotune><read_bytes_sec>1048576</read_bytes_sec><read_bytes_sec
   <read_bytes_sec_max_length>3</read_bytes_sec_max_length><total_iops_sec>200</total_iops_sec>
   <size_iops_sec>8192</size_iops_sec><group_name>bronze</group_name></iotune>`
 
-// TestLimits sets limits on a disk of each bus, and has QEMU tell them. Where
-// QEMU refuses them the disk is gone again: a guest must not have more than it
-// was given.
+// TestLimits sets limits on a disk of each bus. Where QEMU refuses them the disk is removed: a guest must
+// not have more than it was given.
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	// A VM that has not run releases disks on SCSI and USB without asking anybody.
+	// A VM that has not run releases disks on SCSI and USB at once.
 	guest := peer.Start(t, peer.Options{RootPorts: 1, Guest: true})
 	paused := peer.Start(t, peer.Options{SCSI: true, Machine: peer.I440FX, Paused: true, Extra: []string{"-device", "qemu-xhci"}})
-	if err := guest.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, guest.Guest().WaitBoot(ctx))
 	for _, c := range []struct {
 		bus, target string
 		q           *peer.QEMU
@@ -83,10 +76,7 @@ func TestLimits(t *testing.T) {
 			p := newPlug(t, c.q, peer.NewVolume(t, peer.EmbeddedLUKS), c.target, c.bus, limited)
 			before := stateOf(ctx, t, c.q)
 			proxy := peer.NewProxy(t, c.q.Socket, peer.FailCommand("block_set_io_throttle"))
-			r := tool(ctx, t, proxy.Address, p.attachArgs()...).want(t, 6)
-			if !strings.Contains(r.stderr, "block_set_io_throttle luksplug-"+c.target) || !strings.Contains(r.stderr, peer.InjectedFault) {
-				t.Errorf("the error does not say what failed: %s", r.stderr)
-			}
+			tool(ctx, t, proxy.Address, p.attachArgs()...).want(t, 6).wantStderr(t, "block_set_io_throttle luksplug-"+c.target, peer.InjectedFault)
 			wantSame(ctx, t, c.q, before)
 
 			p.attach(ctx, t)
@@ -100,8 +90,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestThrottleFilters puts a disk under two groups of the VM, which stay when it
-// goes. A group that the VM does not have is refused before anything is done.
+// TestThrottleFilters puts a disk under two groups of the VM, which stay when it goes. A group that the VM
+// lacks is refused before the first change.
 func TestThrottleFilters(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -114,26 +104,19 @@ func TestThrottleFilters(t *testing.T) {
 
 	p := newPlug(t, q, v, "sdb", "scsi", "<throttlefilters><throttlefilter group='disks'/><throttlefilter group='all'/></throttlefilters>")
 	p.attach(ctx, t)
-	reply, err := q.Query(ctx, "query-named-block-nodes", map[string]any{"flat": true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	reply := must(q.Query(ctx, "query-named-block-nodes", map[string]any{"flat": true}))(t)
 	var nodes []struct {
 		Name string `json:"node-name"`
 		File string
 	}
-	if err := json.Unmarshal(reply, &nodes); err != nil {
-		t.Fatal(err)
-	}
+	check(t, json.Unmarshal(reply, &nodes))
 	groups := map[string]string{}
 	for _, n := range nodes {
 		if _, options, ok := strings.Cut(n.File, "json:"); ok && strings.Contains(n.Name, "-filter") {
 			var o struct {
 				Group string `json:"throttle-group"`
 			}
-			if err := json.Unmarshal([]byte(options), &o); err != nil {
-				t.Fatal(err)
-			}
+			check(t, json.Unmarshal([]byte(options), &o))
 			groups[n.Name] = o.Group
 		}
 	}
@@ -144,21 +127,15 @@ func TestThrottleFilters(t *testing.T) {
 	wantSame(ctx, t, q, before)
 
 	p = newPlug(t, q, v, "sdb", "scsi", "<throttlefilters><throttlefilter group='none'/></throttlefilters>")
-	if r := tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 5); !strings.Contains(r.stderr, "throttle group 'none' not found") {
-		t.Errorf("standard error: %s", r.stderr)
-	}
+	tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 5).wantStderr(t, "throttle group 'none' not found")
 	wantSame(ctx, t, q, before)
 }
 
-// TestThreadsAndQueues has I/O threads of the VM serve the queues of a disk that
-// the guest uses.
+// TestThreadsAndQueues has I/O threads of the VM serve the queues of a disk that the guest uses.
 func TestThreadsAndQueues(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{RootPorts: 1, Guest: true, Extra: []string{"-object", "iothread,id=iothread1", "-object", "iothread,id=iothread2"}})
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	q := booted(ctx, t, peer.Options{RootPorts: 1, Extra: []string{"-object", "iothread,id=iothread1", "-object", "iothread,id=iothread2"}})
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
 	before := stateOf(ctx, t, q)
 	for _, c := range []struct {
@@ -174,27 +151,20 @@ func TestThreadsAndQueues(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPlug(t, q, v, "vdb", "virtio", "")
-			p.xml = writeFile(t, "vdb.xml", strings.Replace(serialOf(v, "vdb", "source"), "type='"+v.Format+"'/>", "type='"+v.Format+"' "+c.driver, 1))
+			p.xml = writeFile(t, "vdb.xml", strings.Replace(serialXML(t, v.DiskXML("vdb", "virtio"), "source"), "type='"+v.Format+"'/>", "type='"+v.Format+"' "+c.driver, 1))
 			p.attach(ctx, t)
-			for name, want := range c.properties {
-				if got := property(ctx, t, q, "luksplug-vdb", name); !sameJSON(t, got, want) {
-					t.Errorf("QEMU has %s %s, want %s", name, got, want)
-				}
-			}
+			wantProperties(ctx, t, q, "luksplug-vdb", c.properties)
 			p.detach(ctx, t)
 			writeThrough(ctx, t, q, v, p.xml)
 			wantSame(ctx, t, q, before)
 		})
 	}
 	p := newPlug(t, q, v, "vdb", "virtio", "")
-	p.xml = writeFile(t, "vdb.xml", strings.Replace(serialOf(v, "vdb", "source"), "type='"+v.Format+"'/>", "type='"+v.Format+"' iothread='7'/>", 1))
-	if r := tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 5); !strings.Contains(r.stderr, "iothread '7' is not defined") {
-		t.Errorf("standard error: %s", r.stderr)
-	}
+	p.xml = writeFile(t, "vdb.xml", strings.Replace(serialXML(t, v.DiskXML("vdb", "virtio"), "source"), "type='"+v.Format+"'/>", "type='"+v.Format+"' iothread='7'/>", 1))
+	tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 5).wantStderr(t, "iothread '7' is not defined")
 }
 
-// TestAppearance has QEMU tell what a guest is shown of a disk, and in which order
-// its firmware tries it.
+// TestAppearance checks what a guest sees of a disk, and in which order its firmware tries it.
 func TestAppearance(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -211,26 +181,13 @@ func TestAppearance(t *testing.T) {
 	} {
 		t.Run(c.bus, func(t *testing.T) {
 			p := newPlug(t, q, peer.NewVolume(t, peer.EmbeddedLUKS), c.target, c.bus, c.extra)
-			xml, err := os.ReadFile(p.xml)
-			if err != nil {
-				t.Fatal(err)
-			}
-			p.xml = writeFile(t, "disk.xml", strings.Replace(string(xml), "<target ", "<target "+c.onTarget+" ", 1))
+			p.xml = writeFile(t, "disk.xml", strings.Replace(string(must(os.ReadFile(p.xml))(t)), "<target ", "<target "+c.onTarget+" ", 1))
 			p.attach(ctx, t)
-			for name, want := range c.properties {
-				if got := property(ctx, t, q, "luksplug-"+c.target, name); !sameJSON(t, got, want) {
-					t.Errorf("QEMU has %s %s, want %s", name, got, want)
-				}
-			}
+			wantProperties(ctx, t, q, "luksplug-"+c.target, c.properties)
 			p.detach(ctx, t)
 			wantSame(ctx, t, q, before)
 		})
 	}
-}
-
-// serialOf is the XML of a virtio disk that has a serial.
-func serialOf(v *peer.Volume, target, serial string) string {
-	return strings.Replace(v.DiskXML(target, "virtio"), "</disk>", "<serial>"+serial+"</serial></disk>", 1)
 }
 
 // sameJSON compares values, not spellings.

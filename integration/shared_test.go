@@ -9,15 +9,12 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestSharedHeader: one header for two payloads is refused, by whatever name and
-// in whatever VM, unless the user wants it; then both read right.
+// TestSharedHeader: one header for two payloads is refused, by any name and in any VM, unless the user
+// allows it; then both are read correctly.
 func TestSharedHeader(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{RootPorts: 3, Guest: true})
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	q := booted(ctx, t, peer.Options{RootPorts: 3})
 	before := stateOf(ctx, t, q)
 	v, other := peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.DetachedRaw)
 	first := newPlug(t, q, v, "vdb", "virtio", "")
@@ -44,15 +41,10 @@ func TestSharedHeader(t *testing.T) {
 			{name: "a copy", args: using(twin), code: 5, says: []string{twin, "in use by disk vdb of VM " + q.Socket, "--allow-shared-header"}},
 		})
 		tool(ctx, t, second.Socket, append(using(twin), "--allow-shared-header")...).want(t, 0)
-		if err := second.Close(); err != nil {
-			t.Fatal(err)
-		}
+		check(t, second.Close())
 	})
 	t.Run("allowed", func(t *testing.T) {
-		got := tool(ctx, t, q.Socket, append(using(v.Header), "--allow-shared-header")...).want(t, 0)
-		if !strings.Contains(got.stderr, "both payloads have the same key") {
-			t.Errorf("no warning: %s", got.stderr)
-		}
+		tool(ctx, t, q.Socket, append(using(v.Header), "--allow-shared-header")...).want(t, 0).wantStderr(t, "both payloads have the same key")
 		both := *v // what the second disk really is: the first one's header over its own payload
 		both.Payload = other.Payload
 		second := newPlug(t, q, &both, "vdc", "virtio", "")
@@ -67,15 +59,14 @@ func TestSharedHeader(t *testing.T) {
 		}
 	})
 	t.Run("free again", func(t *testing.T) {
-		// The second VM was killed, and the first has let go.
+		// The second VM was killed, and the first has detached the disk.
 		tool(ctx, t, q.Socket, using(twin)...).want(t, 0)
 		tool(ctx, t, q.Socket, "detach", "vdc").want(t, 0)
 		wantSame(ctx, t, q, before)
 	})
 }
 
-// TestAttachedAnotherWay: a disk is the same disk whoever unlocked it, and another
-// one with another header.
+// TestAttachedAnotherWay: a disk is the same with every method, and another one with another header.
 func TestAttachedAnotherWay(t *testing.T) {
 	t.Parallel()
 	ways := []string{"auto", "qemu", "external"}

@@ -13,16 +13,12 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestSources plugs payloads and headers in from block devices and qcow2
-// images, with the tuning that <driver> knows, and has the guest write through
-// each.
+// TestSources attaches payloads and headers of block devices and qcow2 images, with the tuning of <driver>,
+// and has the guest write.
 func TestSources(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{RootPorts: 2, Guest: true})
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	q := booted(ctx, t, peer.Options{RootPorts: 2})
 	for _, c := range []struct {
 		name            string
 		kind            peer.VolumeKind
@@ -55,30 +51,20 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// writeThrough attaches the disk twice (the second time is none), has the guest
-// write, detaches, and reads on the host what was written.
+// writeThrough attaches the disk twice (the second time is none), has the guest write, detaches, and reads
+// it on the host.
 func writeThrough(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volume, xml string) {
 	t.Helper()
 	before := stateOf(ctx, t, q)
 	key := "--passphrase-file=" + v.PassphraseFile
 	tool(ctx, t, q.Socket, key, "attach", xml).want(t, 0)
-	if again := tool(ctx, t, q.Socket, key, "attach", xml).want(t, 0); !strings.Contains(again.stdout, "already attached") {
-		t.Errorf("attached again: %s", again.stdout)
-	}
-	dev, err := q.Guest().WaitDisk(ctx, "source")
-	if err != nil {
-		t.Fatal(err)
-	}
+	tool(ctx, t, q.Socket, key, "attach", xml).want(t, 0).wantStdout(t, "already attached")
+	dev := guestDisk(ctx, t, q, "source")
 	pattern := []byte("written by a guest that knows of no encryption; ")
-	if err := q.Guest().WritePattern(ctx, dev, 3, 1, pattern); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WritePattern(ctx, dev, 3, 1, pattern))
 	tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 	wantSame(ctx, t, q, before)
-	plain, err := v.ReadThrough(ctx, 3*peer.MiB, peer.MiB)
-	if err != nil {
-		t.Fatal(err)
-	}
+	plain := must(v.ReadThrough(ctx, 3*peer.MiB, peer.MiB))(t)
 	if !bytes.Equal(plain[:len(pattern)], pattern) {
 		t.Errorf("the host reads %q", plain[:len(pattern)])
 	}
@@ -91,9 +77,7 @@ func onBlock(t *testing.T, path string) string { return "dev='" + loopDevice(t, 
 // onLargeBlock gives a qcow2 image, which grows, a device to grow on.
 func onLargeBlock(t *testing.T, path string) string {
 	t.Helper()
-	if err := os.Truncate(path, 2*peer.VolumeSize); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.Truncate(path, 2*peer.VolumeSize))
 	return onBlock(t, path)
 }
 

@@ -12,11 +12,9 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestNoStall asks a second monitor again and again while a volume is attached
-// that was made with as many rounds of key derivation as usual. Where luksplug
-// unlocks it, the longest gap between two answers is a small part of that where
-// QEMU does. `make bench` has the figures; here only the ratio counts, which a
-// busy machine does not change much: luksplug has five attempts.
+// TestNoStall queries a second monitor while a volume with a usual number of key derivation rounds is
+// attached. With luksplug the longest gap is a small part of that with QEMU. Only the ratio counts, which a
+// busy machine changes little: luksplug has five attempts.
 func TestNoStall(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -27,7 +25,7 @@ func TestNoStall(t *testing.T) {
 	gap := func(unlock string) time.Duration {
 		t.Helper()
 		p.unlock = unlock
-		longest := longestGap(ctx, t, q, func() { p.attach(ctx, t) })
+		longest := longestGap(ctx, t, q, 0, func() { p.attach(ctx, t) })
 		p.detach(ctx, t)
 		wantSame(ctx, t, q, before)
 		return longest
@@ -46,36 +44,36 @@ func TestNoStall(t *testing.T) {
 	t.Errorf("with luksplug there is no answer for %v, and where QEMU unlocks the volume for %v: that should be more than %d times as long", gaps, own, smallPart)
 }
 
-// longestGap is the longest time for which QEMU left a question unanswered while
-// do ran.
-func longestGap(ctx context.Context, t *testing.T, q *peer.QEMU, do func()) time.Duration {
+// longestGap returns the longest time for which QEMU left a query unanswered while
+// do ran. pause is the time between an answer and the next query.
+func longestGap(ctx context.Context, t *testing.T, q *peer.QEMU, pause time.Duration, do func()) time.Duration {
 	t.Helper()
-	done := make(chan struct{})
+	asking, stop := context.WithCancel(ctx)
+	defer stop()
 	longest := make(chan time.Duration, 1)
 	go func() {
 		var gap time.Duration
 		defer func() { longest <- gap }()
-		for {
-			select {
-			case <-done:
-				return
-			default:
-			}
+		for asking.Err() == nil {
 			asked := time.Now()
 			if _, err := q.Query(ctx, "query-status", nil); err != nil {
-				t.Errorf("query-status: %v", err)
+				t.Errorf("the VM does not answer: %v", err)
 				return
 			}
 			gap = max(gap, time.Since(asked))
+			select {
+			case <-asking.Done():
+			case <-time.After(pause):
+			}
 		}
 	}()
 	do()
-	close(done)
+	stop()
 	return <-longest
 }
 
-// TestWarnsOfTheStall: who has QEMU unlock a volume for want of another way is
-// told for how long the guest is going to stand still, and what avoids that.
+// TestWarnsOfTheStall: where QEMU must unlock a volume, the user is told how long the guest will stop, and
+// what avoids it.
 func TestWarnsOfTheStall(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -93,9 +91,8 @@ func TestWarnsOfTheStall(t *testing.T) {
 	}
 }
 
-// TestQuestionsThatHoldQEMU: the schema, which QEMU takes long to write down, is
-// not asked of a VM whose program says it as well, started aside, or has said it
-// before.
+// TestQuestionsThatHoldQEMU: a VM is not queried for its schema, which takes long, because another process
+// of its program has given it.
 func TestQuestionsThatHoldQEMU(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -104,16 +101,10 @@ func TestQuestionsThatHoldQEMU(t *testing.T) {
 	trace := filepath.Join(t.TempDir(), "trace")
 	// No proxy: it would not be QEMU at the other end of the socket.
 	tool(ctx, t, q.Socket, append([]string{"--trace", trace}, p.attachArgs()...)...).want(t, 0)
-	content, err := os.ReadFile(trace)
-	if err != nil {
-		t.Fatal(err)
-	}
 	asked := 0
-	for line := range strings.Lines(string(content)) {
+	for line := range strings.Lines(string(must(os.ReadFile(trace))(t))) {
 		var entry struct{ Message struct{ Execute string } }
-		if err := json.Unmarshal([]byte(line), &entry); err != nil {
-			t.Fatal(err)
-		}
+		check(t, json.Unmarshal([]byte(line), &entry))
 		if entry.Message.Execute != "" {
 			asked++
 		}

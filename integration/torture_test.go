@@ -12,19 +12,13 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestTorture attaches and detaches disks while the monitor connection fails at
-// random places, again and again: whatever happens, the VM ends up as it was
-// once luksplug is let through. `make torture` runs it for ten minutes;
-// LUKSPLUG_TORTURE=DURATION says how long otherwise, LUKSPLUG_SEED=N repeats a
-// run.
+// TestTorture attaches and detaches disks while the monitor connection fails at random places: the VM ends
+// up as it was. LUKSPLUG_TORTURE=DURATION, 1 for ten minutes, says how long; LUKSPLUG_SEED=N repeats a run.
 func TestTorture(t *testing.T) {
 	length := tortureLength(t)
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("LUKSPLUG_SEED"); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
+		seed = must(strconv.ParseUint(s, 10, 64))(t)
 	}
 	t.Logf("LUKSPLUG_SEED=%d", seed)
 	for i, machine := range []peer.Machine{peer.Q35, peer.I440FX} {
@@ -45,11 +39,7 @@ func tortureLength(t *testing.T) time.Duration {
 	case "1":
 		return 10 * time.Minute
 	default:
-		d, err := time.ParseDuration(v)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d
+		return must(time.ParseDuration(v))(t)
 	}
 	return 0
 }
@@ -59,10 +49,7 @@ func torture(ctx context.Context, t *testing.T, machine peer.Machine, dice *rand
 	if machine == peer.Q35 {
 		options.RootPorts = 3
 	}
-	q := peer.Start(t, options)
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	q := booted(ctx, t, options)
 	var volumes []*peer.Volume
 	for _, kind := range peer.VolumeKinds() {
 		volumes = append(volumes, peer.NewVolume(t, kind))

@@ -15,11 +15,7 @@ import (
 // overlaysOf are the files beside a volume's payload that are named as overlays.
 func overlaysOf(t *testing.T, v *peer.Volume) []string {
 	t.Helper()
-	found, err := filepath.Glob(v.Payload + ".TRANSIENT-*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return found
+	return must(filepath.Glob(v.Payload + ".TRANSIENT-*"))(t)
 }
 
 func imageBytes(t *testing.T, v *peer.Volume) []byte {
@@ -29,17 +25,14 @@ func imageBytes(t *testing.T, v *peer.Volume) []byte {
 		if path == "" {
 			continue
 		}
-		content, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		content := must(os.ReadFile(path))(t)
 		all = append(all, content...)
 	}
 	return all
 }
 
-// TestTransientKilled kills the program when the overlay is there and QEMU has not
-// opened it: list shows the file, and repair removes it, or the next attach does.
+// TestTransientKilled kills the program when the overlay exists and QEMU has not opened it: list shows the
+// file, and repair or the next attach removes it.
 func TestTransientKilled(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -48,28 +41,22 @@ func TestTransientKilled(t *testing.T) {
 	p := newPlug(t, q, v, "sdb", "scsi", "<transient/>")
 	before, image := stateOf(ctx, t, q), imageBytes(t, v)
 	for _, again := range []string{"repair", "attach"} {
-		victim := newVictim()
+		b := newBackground()
 		proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
 			if !bytes.Contains(c.Bytes, []byte("blockdev-add")) || !bytes.Contains(c.Bytes, []byte(".TRANSIENT-")) {
 				return peer.Verdict{}
 			}
-			<-victim.started
-			_ = victim.cmd.Process.Kill() // how the program ended shows whether it worked
-			return peer.Verdict{Cut: peer.CutBeforeForward}
+			return b.kill()
 		}})
-		if r := victim.run(t, program(ctx, proxy.Address, p.attachArgs()...)); r.code != -1 {
-			t.Fatalf("the program was not killed: exit code %d, %s", r.code, r.stderr)
-		}
+		b.start(t, program(ctx, proxy.Address, p.attachArgs()...))
+		b.wantKilled(t)
 		left := overlaysOf(t, v)
 		d := listed(ctx, t, q)["sdb"]
 		if len(left) != 1 || d.State != "leftover" || !slices.Contains(d.Parts, "file "+left[0]) {
 			t.Fatalf("beside the image: %v; list: %+v", left, d)
 		}
 		if again == "repair" {
-			r := tool(ctx, t, q.Socket, "repair").want(t, 0)
-			if !strings.Contains(r.stdout, left[0]) {
-				t.Errorf("repair does not say that it removed %s: %s", left[0], r.stdout)
-			}
+			tool(ctx, t, q.Socket, "repair").want(t, 0).wantStdout(t, left[0])
 		} else {
 			if report := p.attach(ctx, t); report.Already || !slices.Contains(report.Cleared, "file "+left[0]) {
 				t.Errorf("attach reports %+v", report)
@@ -86,8 +73,7 @@ func TestTransientKilled(t *testing.T) {
 	}
 }
 
-// TestFaultsOfTransient is TestFaults for a transient disk, which has an overlay in
-// QEMU or in a storage daemon.
+// TestFaultsOfTransient is TestFaults for a transient disk, with an overlay in QEMU or a storage daemon.
 func TestFaultsOfTransient(t *testing.T) {
 	peer.Long(t, "goes through every fault of every step of a transient disk")
 	t.Parallel()
@@ -97,7 +83,7 @@ func TestFaultsOfTransient(t *testing.T) {
 			t.Parallel()
 			v := peer.NewVolume(t, peer.DetachedRaw)
 			image := imageBytes(t, v)
-			f := newFaultyWith(bounded(t), t, peer.Start(t, where.vm), where, v, unlock, "<transient/>")
+			f := newFaulty(bounded(t), t, peer.Start(t, where.vm), where, v, unlock, "<transient/>")
 			for n := range f.steps {
 				if !t.Run(strconv.Itoa(n+1)+" "+f.steps[n].command, func(t *testing.T) { f.everyFault(bounded(t), t, n+1) }) {
 					return // the VM is in no state to go on with
@@ -113,46 +99,31 @@ func TestFaultsOfTransient(t *testing.T) {
 	}
 }
 
-// TestTransientLibvirt: a domain's guest writes to a transient disk and reads it
-// again, the image and its header are not changed, and nothing is recorded of the
-// disk. It has an overlay, which a domain that is destroyed takes with it.
+// TestTransientLibvirt: a guest writes to a transient disk; image and header do not change, and nothing is
+// recorded. The overlay ends with the domain.
 func TestTransientLibvirt(t *testing.T) {
 	peer.Long(t, "a libvirtd and a guest; the other tests of transient disks need none")
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.Libvirtd(t)
-	d, err := l.StartDomain(ctx, peer.DomainOptions{Persistent: true, SCSI: true, Guest: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	d := must(l.StartDomain(ctx, peer.DomainOptions{Persistent: true, SCSI: true, Guest: true}))(t)
 	g := d.Guest()
-	if err := g.WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	check(t, g.WaitBoot(ctx))
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	image := imageBytes(t, v)
 	xml := strings.Replace(v.DiskXML("sda", "scsi"), "</disk>", "<serial>gone</serial><transient/></disk>", 1)
 	attach := attachArgs(t, v, xml)
 	viaLibvirt(ctx, t, l, d.Name, append(attach, "--persistent")...).want(t, 3)
-	if r := viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 0); !strings.Contains(r.stderr, "not recorded") {
-		t.Errorf("standard error: %s", r.stderr)
-	}
+	viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 0).wantStderr(t, "not recorded")
 	for _, scope := range []string{"--live", "--config"} {
 		if text := metadata(ctx, l, d.Name, scope); strings.Contains(text, v.Payload) {
 			t.Errorf("recorded: %s", text)
 		}
 	}
-	dev, err := g.WaitDisk(ctx, "gone")
-	if err != nil {
-		t.Fatal(err)
-	}
+	dev := must(g.WaitDisk(ctx, "gone"))(t)
 	pattern := []byte("what is written here is nobody's business afterwards; ")
-	if err := g.WritePattern(ctx, dev, 1, 1, pattern); err != nil {
-		t.Fatal(err)
-	}
-	if hash, err := g.ReadHash(ctx, dev, 1, 1); err != nil || hash != peer.HashOf(peer.Pattern(pattern)) {
-		t.Errorf("the guest reads something else than it wrote (%v)", err)
-	}
+	check(t, g.WritePattern(ctx, dev, 1, 1, pattern))
+	wantHash(ctx, t, d, dev, 1, pattern)
 	if left := overlaysOf(t, v); len(left) != 0 {
 		t.Errorf("beside the image is %v", left)
 	}
@@ -161,9 +132,7 @@ func TestTransientLibvirt(t *testing.T) {
 		t.Error("the image, or its header, has been changed")
 	}
 	viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 0)
-	if _, err := l.Virsh(ctx, "destroy", d.Name); err != nil {
-		t.Fatal(err)
-	}
+	must(l.Virsh(ctx, "destroy", d.Name))(t)
 	if left := overlaysOf(t, v); len(left) != 0 || !bytes.Equal(image, imageBytes(t, v)) {
 		t.Errorf("after the domain, beside the image is %v, or the image has been changed", left)
 	}

@@ -16,12 +16,7 @@ import (
 func sshProgram(t *testing.T, known string) string {
 	t.Helper()
 	hosts := writeFile(t, "known_hosts", known)
-	path := filepath.Join(t.TempDir(), "ssh")
-	text := fmt.Sprintf("#!/bin/sh\nexec ssh -F none -o UserKnownHostsFile=%s -o GlobalKnownHostsFile=none \"$@\"\n", hosts)
-	if err := os.WriteFile(path, []byte(text), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return script(t, "ssh", "exec ssh -F none -o UserKnownHostsFile="+hosts+` -o GlobalKnownHostsFile=none "$@"`)
 }
 
 // at runs the program on a domain of the libvirt at a URI.
@@ -32,9 +27,8 @@ func at(ctx context.Context, t *testing.T, uri string, env []string, domain stri
 	return run(ctx, t, cmd)
 }
 
-// TestTransports reaches a domain in each way that leads to another host, and does
-// there what a user does. Nothing of that host's files is looked at here: QEMU
-// unlocks the volume, and finds out what would cost data.
+// TestTransports reaches a domain in each way that leads to another host, and does there what a user does.
+// The host's files are not checked here: QEMU unlocks the volume, and finds out what would cost data.
 func TestTransports(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -44,10 +38,7 @@ func TestTransports(t *testing.T) {
 	agent := []string{"SSH_AUTH_SOCK=" + ssh.Agent}
 	program := sshProgram(t, ssh.Host)
 	pki := l.Authority.LibvirtClient(t, l.Authority)
-	netcat := filepath.Join(t.TempDir(), "netcat")
-	if err := os.WriteFile(netcat, []byte("#!/bin/sh\n[ \"$1\" = -U ] || exit 1\nexec socat - \"UNIX-CONNECT:$2\"\n"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	netcat := script(t, "netcat", `[ "$1" = -U ] || exit 1; exec socat - "UNIX-CONNECT:$2"`)
 	over := fmt.Sprintf("qemu+ssh://%s@%s/system?no_tty=1&command=%s", ssh.User, ssh.Address(), program)
 
 	for name, c := range map[string]struct {
@@ -63,35 +54,24 @@ func TestTransports(t *testing.T) {
 			tool := func(args ...string) result { return at(ctx, t, c.uri, c.env, d.Name, args...) }
 			v := peer.NewVolume(t, peer.DetachedRaw)
 			args := attachArgs(t, v, serialXML(t, v.DiskXML("vdb", "virtio"), "from-afar"))
-			got := tool(append([]string{"-v"}, args...)...).want(t, 0)
-			for _, says := range []string{"because the VM runs on another machine", "is not checked here", "secrets go to QEMU in base64"} {
-				if !strings.Contains(got.stderr, says) {
-					t.Errorf("attach does not say %q: %s", says, got.stderr)
-				}
-			}
+			tool(append([]string{"-v"}, args...)...).want(t, 0).wantStderr(t, "because the VM runs on another machine", "is not checked here", "secrets go to QEMU in base64")
 			dev := guestDisk(ctx, t, d, "from-afar")
 			if err := d.Guest().WritePattern(ctx, dev, 1, 1, []byte("from afar ")); err != nil {
 				t.Error(err)
 			}
-			if again := tool(args...).want(t, 0); !strings.Contains(again.stdout, "vdb already attached") {
-				t.Errorf("attached again: %s", again.stdout)
-			}
-			if list := tool("list").want(t, 0); !strings.Contains(list.stdout, v.Payload) {
-				t.Errorf("list: %s", list.stdout)
-			}
+			tool(args...).want(t, 0).wantStdout(t, "vdb already attached")
+			tool("list").want(t, 0).wantStdout(t, v.Payload)
 			tool("--timeout", "1m", "detach", "vdb").want(t, 0)
-			wantSameDomain(ctx, t, d, before)
+			wantSame(ctx, t, d, before)
 
 			luks := peer.NewVolume(t, peer.EmbeddedLUKS)
 			refused := tool("attach", writeFile(t, "plain.xml", plainXML(luks.Payload))).want(t, 6)
-			if !strings.Contains(refused.stderr, "add <encryption format='luks'>") {
-				t.Errorf("an encrypted image taken as it is: %s", refused.stderr)
-			}
-			wantSameDomain(ctx, t, d, before)
+			refused.wantStderr(t, "add <encryption format='luks'>")
+			wantSame(ctx, t, d, before)
 		})
 	}
 	t.Run("refused", func(t *testing.T) { transportsRefused(ctx, t, l, ssh, d.Name) })
-	wantSameDomain(ctx, t, d, before)
+	wantSame(ctx, t, d, before)
 }
 
 // plainXML is a disk without encryption.
@@ -99,8 +79,7 @@ func plainXML(path string) string {
 	return "<disk type='file'><driver name='qemu' type='raw'/><source file='" + path + "'/><target dev='vdb' bus='virtio'/></disk>"
 }
 
-// transportsRefused: a connection that must not be, or cannot be, is refused with
-// one line that says why.
+// transportsRefused: a connection that must not be, or cannot be, is refused with one line that says why.
 func transportsRefused(ctx context.Context, t *testing.T, l *peer.ListeningLibvirt, ssh *peer.SSHServer, domain string) {
 	other := peer.NewAuthority(t)
 	agent := []string{"SSH_AUTH_SOCK=" + ssh.Agent}
@@ -131,41 +110,23 @@ func transportsRefused(ctx context.Context, t *testing.T, l *peer.ListeningLibvi
 	}
 }
 
-// TestSession plugs a disk into a VM of a user without privileges, as that user.
+// TestSession attaches a disk to a VM of a user without privileges, as that user.
 func TestSession(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	s := peer.Libvirtd(t).StartSession(t)
-	d, err := s.StartDomain(ctx, peer.DomainOptions{SCSI: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// The test's folders are for root only.
+	d := must(s.StartDomain(ctx, peer.DomainOptions{SCSI: true}))(t)
+	before := stateOf(ctx, t, d)
+	// The test's own directories are for root only.
 	dir := filepath.Join(s.Dir, "home")
-	v, err := peer.CreateVolume(ctx, dir, peer.DetachedRaw)
-	if err != nil {
-		t.Fatal(err)
-	}
+	v := must(peer.CreateVolume(ctx, dir, peer.DetachedRaw))(t)
 	disk := filepath.Join(dir, "disk.xml")
-	binary, err := os.ReadFile(luksplug)
-	if err != nil {
-		t.Fatal(err)
-	}
+	binary := must(os.ReadFile(luksplug))(t)
 	program := filepath.Join(dir, "luksplug")
-	if err := os.WriteFile(disk, []byte(v.DiskXML("sdb", "scsi")), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(program, binary, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	check(t, os.WriteFile(disk, []byte(v.DiskXML("sdb", "scsi")), 0o600))
+	check(t, os.WriteFile(program, binary, 0o700))
 	for _, path := range []string{v.Payload, v.Header, v.PassphraseFile, disk, program} {
-		if err := os.Chown(path, s.UID, s.UID); err != nil {
-			t.Fatal(err)
-		}
+		check(t, os.Chown(path, s.UID, s.UID))
 	}
 	tool := func(args ...string) result {
 		return run(ctx, t, s.Command(ctx, program, append([]string{"--connect", "qemu:///session", "--domain", d.Name}, args...)...))
@@ -176,9 +137,7 @@ func TestSession(t *testing.T) {
 			t.Errorf("attach does not say %q: %s%s", says, got.stdout, got.stderr)
 		}
 	}
-	if list := tool("list").want(t, 0); !strings.Contains(list.stdout, "sdb") {
-		t.Errorf("list: %s", list.stdout)
-	}
+	tool("list").want(t, 0).wantStdout(t, "sdb")
 	tool("--timeout", "1m", "detach", "sdb").want(t, 0)
-	wantSameDomain(ctx, t, d, before)
+	wantSame(ctx, t, d, before)
 }

@@ -6,7 +6,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
@@ -17,15 +16,8 @@ import (
 func vhostUserServer(ctx context.Context, t *testing.T, folder, image string) string {
 	t.Helper()
 	socket := filepath.Join(folder, filepath.Base(image)+".sock")
-	server := exec.CommandContext(ctx, "qemu-storage-daemon", "--blockdev", "driver=file,node-name=disk,filename="+image,
-		"--export", "type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path="+socket)
-	if err := server.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = server.Process.Kill()
-		_ = server.Wait() // it was killed
-	})
+	startCommand(t, exec.CommandContext(ctx, "qemu-storage-daemon", "--blockdev", "driver=file,node-name=disk,filename="+image,
+		"--export", "type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path="+socket))
 	eventually(ctx, t, "the vhost-user server listens", func() bool {
 		_, err := os.Stat(socket)
 		return err == nil
@@ -39,16 +31,12 @@ func vhostUserXML(t *testing.T, socket string) string {
   <source type='unix' path='`+socket+`'><reconnect enabled='yes' timeout='2'/></source><target dev='vdb' bus='virtio'/></disk>`)
 }
 
-// TestVHostUser plugs in a disk that a server of its own serves, straight from the
-// guest's memory, and has the guest write to it.
+// TestVHostUser attaches a disk of a vhost-user server, and has the guest write to it.
 func TestVHostUser(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{RootPorts: 1, Guest: true,
+	q := booted(ctx, t, peer.Options{RootPorts: 1,
 		Extra: []string{"-object", "memory-backend-memfd,id=ram,size=256M,share=on", "-machine", "memory-backend=ram"}})
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
 	before := stateOf(ctx, t, q)
 	image := sized(t, "disk.img", 16*peer.MiB)
 	socket := vhostUserServer(ctx, t, q.Dir, image)
@@ -59,36 +47,21 @@ func TestVHostUser(t *testing.T) {
 	wantSame(ctx, t, q, before)
 
 	tool(ctx, t, q.Socket, "attach", xml).want(t, 0)
-	if again := tool(ctx, t, q.Socket, "attach", xml).want(t, 0); !strings.Contains(again.stdout, "already attached") {
-		t.Errorf("attached again: %s", again.stdout)
-	}
-	other := tool(ctx, t, q.Socket, "attach", vhostUserXML(t, socket+"2")).want(t, 5)
-	if !strings.Contains(other.stderr, "another disk is attached as vdb") {
-		t.Errorf("another server's disk of the same name: %s", other.stderr)
-	}
+	tool(ctx, t, q.Socket, "attach", xml).want(t, 0).wantStdout(t, "already attached")
+	tool(ctx, t, q.Socket, "attach", vhostUserXML(t, socket+"2")).want(t, 5).wantStderr(t, "another disk is attached as vdb")
 	const serial = "vhost_user_blk" // the server's own
-	dev, err := q.Guest().WaitDisk(ctx, serial)
-	if err != nil {
-		t.Fatal(err)
-	}
+	dev := guestDisk(ctx, t, q, serial)
 	pattern := []byte("written without a block node. ")
-	if err := q.Guest().WritePattern(ctx, dev, 3, 1, pattern); err != nil {
-		t.Fatal(err)
-	}
+	check(t, q.Guest().WritePattern(ctx, dev, 3, 1, pattern))
 	tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 	wantSame(ctx, t, q, before)
-	content, err := os.ReadFile(image)
-	if err != nil {
-		t.Fatal(err)
-	}
+	content := must(os.ReadFile(image))(t)
 	if !bytes.HasPrefix(content[3*peer.MiB:], pattern) {
 		t.Errorf("the image has %q", content[3*peer.MiB:][:len(pattern)])
 	}
 
 	missing := filepath.Join(q.Dir, "missing.sock")
-	if r := tool(ctx, t, q.Socket, "attach", vhostUserXML(t, missing)).want(t, 5); !strings.Contains(r.stderr, missing) {
-		t.Errorf("standard error: %s", r.stderr)
-	}
+	tool(ctx, t, q.Socket, "attach", vhostUserXML(t, missing)).want(t, 5).wantStderr(t, missing)
 	wantSame(ctx, t, q, before)
 }
 
@@ -99,16 +72,12 @@ func TestVHostUserNeedsSharedMemory(t *testing.T) {
 	q := peer.Start(t, peer.Options{RootPorts: 1, Paused: true})
 	socket := vhostUserServer(ctx, t, q.Dir, sized(t, "disk.img", 16*peer.MiB))
 	before := stateOf(ctx, t, q)
-	r := tool(ctx, t, q.Socket, "attach", vhostUserXML(t, socket)).want(t, 5)
-	if !strings.Contains(r.stderr, "shared memory") {
-		t.Errorf("standard error: %s", r.stderr)
-	}
+	tool(ctx, t, q.Socket, "attach", vhostUserXML(t, socket)).want(t, 5).wantStderr(t, "shared memory")
 	wantSame(ctx, t, q, before)
 }
 
-// TestNoSuchDevice: what QEMU would have of the host, and the host does not have,
-// is said before the VM hears of it. A disk on a bus that takes no hot plug is
-// for the arguments of a VM only.
+// TestNoSuchDevice: a missing device of the host is reported before the first change. A disk on a bus
+// without hot plug is for a VM's arguments only.
 func TestNoSuchDevice(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -130,9 +99,7 @@ func TestNoSuchDevice(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			xml := writeFile(t, "disk.xml", c.xml)
-			if r := tool(ctx, t, q.Socket, "attach", xml).want(t, c.code); !strings.Contains(r.stderr, c.says) {
-				t.Errorf("standard error: %s", r.stderr)
-			}
+			tool(ctx, t, q.Socket, "attach", xml).want(t, c.code).wantStderr(t, c.says)
 			wantSame(ctx, t, q, before)
 			code := 3
 			if c.arguments {
