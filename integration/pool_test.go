@@ -61,7 +61,7 @@ func TestLibvirtPool(t *testing.T) {
 	refused(xml("idle", "data"), "not active", "pool-start idle")
 	// Without a libvirt to ask.
 	r := run(ctx, t, exec.CommandContext(ctx, luksplug, "plan", writeFile(t, "disk.xml", xml("disks", "data")))).want(t, 2)
-	if !strings.Contains(r.stderr, "'disks'") || !strings.Contains(r.stderr, "hint: give the pool's XML by --pool-xml") {
+	if !strings.Contains(r.stderr, "'disks'") || !strings.Contains(r.stderr, "hint: give the pool's XML with --pool-xml") {
 		t.Errorf("standard error: %s", r.stderr)
 	}
 }

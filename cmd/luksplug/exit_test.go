@@ -92,7 +92,7 @@ func TestOneLine(t *testing.T) {
 	}
 }
 
-// A pseudo terminal's master is a terminal to the kernel.
+// The master of a pseudo terminal is a terminal, too.
 func TestColoursOnlyOnATerminal(t *testing.T) {
 	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
 )
 
 func TestMain(m *testing.M) {
@@ -38,6 +39,34 @@ func TestScripts(t *testing.T) {
 	})
 }
 
+// TestHelp: every command has a help with examples, on standard output.
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	commands := 0
+	var walk func(path []string, cmd *cobra.Command)
+	walk = func(path []string, cmd *cobra.Command) {
+		if cmd.Name() == "help" {
+			return // of cobra's
+		}
+		commands++
+		var out, errs strings.Builder
+		code := run(t.Context(), &app{streams: streams{out: &out, err: &errs}}, append(path, "--help"))
+		if code != exitDone || errs.Len() > 0 || !strings.Contains(out.String(), "\nExamples:\n  luksplug ") {
+			t.Errorf("%v --help: exit code %d\n%s%s", path, code, &out, &errs)
+		}
+		if cmd.Name() == "completion" {
+			return // its subcommands are cobra's
+		}
+		for _, sub := range cmd.Commands() {
+			walk(append(slices.Clone(path), sub.Name()), sub)
+		}
+	}
+	walk(nil, newRoot(&app{}))
+	if commands < 20 {
+		t.Errorf("only %d commands", commands)
+	}
+}
+
 // exits CODE COMMAND [ARG...] runs a command and wants that exit code.
 func exits(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.Atoi(args[0])
@@ -56,8 +85,8 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// fails CODE COMMAND [ARG...] is exits, and wants nothing on standard output and
-// one line on standard error, which says whose error it is.
+// fails CODE COMMAND [ARG...] is exits, and wants nothing on standard output and one line
+// on standard error, which begins with the program's name.
 func fails(ts *testscript.TestScript, neg bool, args []string) {
 	exits(ts, neg, args)
 	stdout, stderr := ts.ReadFile("stdout"), ts.ReadFile("stderr")

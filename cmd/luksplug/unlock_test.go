@@ -16,18 +16,18 @@ func TestProgress(t *testing.T) {
 	var out bytes.Buffer
 	p := newProgress(&out)
 	if p.w != nil {
-		t.Fatal("a progress line on what is no terminal")
+		t.Fatal("a progress line without a terminal")
 	}
 	p.update(luks.Progress{Done: 1, Total: 2})
 	p.end()
 	if out.Len() != 0 {
-		t.Errorf("written to what is no terminal: %q", &out)
+		t.Errorf("written without a terminal: %q", &out)
 	}
 
 	p.w, p.ended = &out, false
 	p.update(luks.Progress{Done: 1, Total: 2})
 	if out.Len() != 0 {
-		t.Errorf("shown before anybody wonders: %q", &out)
+		t.Errorf("shown before patience ends: %q", &out)
 	}
 	p.begin = time.Now().Add(-patience)
 	p.update(luks.Progress{Done: 1, Total: 2})
@@ -53,7 +53,7 @@ func TestUnlockFlag(t *testing.T) {
 		}
 	}
 	if err := f.Set("ephemeral"); err == nil || !strings.Contains(err.Error(), "auto, qemu, external") {
-		t.Errorf("an unknown way: %v", err)
+		t.Errorf("an unknown method: %v", err)
 	}
 }
 

@@ -9,8 +9,8 @@ import (
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 )
 
-// TestBareVM: nobody remembers the disks of a QEMU without a libvirt, and a flag that
-// asks for it is refused.
+// TestBareVM: the disks of a QEMU without libvirt are not recorded, and --persistent is
+// refused.
 func TestBareVM(t *testing.T) {
 	t.Parallel()
 	states, err := bareVM{}.States(t.Context(), []*hotplug.AttachedDisk{{Target: "vdb", Device: "luksplug-vdb"}})
@@ -18,15 +18,15 @@ func TestBareVM(t *testing.T) {
 		t.Errorf("got %v, %v", states, err)
 	}
 	for domain, want := range map[string]int{"": exitUsage, "vm1": exitDone} {
-		if got := exitCode((&app{flags: flags{domain: domain}}).checkPersistent(true)); got != want {
+		if got := exitCode((&flags{domain: domain}).checkPersistent(true)); got != want {
 			t.Errorf("--persistent with --domain %q: %d, want %d", domain, got, want)
 		}
 	}
 }
 
-// TestPrintRecords: list and repair say what is recorded, also of disks that are not
+// TestShowRecords: list and repair say what is recorded, also of disks that are not
 // attached.
-func TestPrintRecords(t *testing.T) {
+func TestShowRecords(t *testing.T) {
 	t.Parallel()
 	attached := []*hotplug.AttachedDisk{{Target: "sda", Device: "luksplug-sda", Size: 1 << 20}}
 	missing := libvirtvm.State{Target: "sdb", Persistent: true}
@@ -37,7 +37,7 @@ func TestPrintRecords(t *testing.T) {
 	} {
 		out := &bytes.Buffer{}
 		a := &app{streams: streams{out: out}, flags: flags{output: output}}
-		if err := a.printDisks(attached, states); err != nil {
+		if err := showDisks(a, attached, states); err != nil {
 			t.Fatal(err)
 		}
 		for _, w := range want {
@@ -49,7 +49,7 @@ func TestPrintRecords(t *testing.T) {
 	out := &bytes.Buffer{}
 	a := &app{streams: streams{out: out}, flags: flags{output: "text"}}
 	fixed := []libvirtvm.State{{Target: "sda", Attached: true}, {Target: "sdb", Live: true}}
-	if err := a.printRepaired(&libvirtvm.Repaired{Fixed: fixed}); err != nil {
+	if err := showRepaired(a, &libvirtvm.Repaired{Fixed: fixed}); err != nil {
 		t.Fatal(err)
 	}
 	const want = "sda: written into the domain's metadata\nsdb: removed from the domain's metadata, since it is not attached\n"

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/keystore"
+)
+
+// hookStore is the store of the hook: the key stores but for those of libvirt. It opens
+// them at the first look-up, which most calls of the hook do not need.
+type hookStore struct {
+	app     *app
+	options keystore.Options
+	chain   secrets.Store // nil before the first look-up
+	names   string
+}
+
+func (s *hookStore) String() string { return "the key stores of the configuration" }
+
+// errNoHookStore reports that all key stores are libvirt's.
+var errNoHookStore = errors.New("no key store that a hook can use is configured: libvirt's own secrets are out of reach, because libvirt waits for its hook; name another key store in " + configPath)
+
+func (s *hookStore) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
+	if err := s.open(); err != nil {
+		return nil, err
+	}
+	return s.chain.Lookup(ctx, ref)
+}
+
+// open opens the stores without accessing any.
+func (s *hookStore) open() error {
+	if s.chain != nil {
+		return nil
+	}
+	stores, err := openStores(s.app, s.options)
+	if err != nil {
+		return err
+	}
+	var usable []secrets.Store
+	var names []string
+	for _, store := range stores {
+		if !strings.HasPrefix(store.String(), "libvirt") {
+			usable, names = append(usable, store), append(names, store.String())
+		}
+	}
+	if len(usable) == 0 {
+		return errNoHookStore
+	}
+	s.chain, s.names = secrets.Chain(usable...), strings.Join(names, ", ")
+	return nil
+}
