@@ -101,9 +101,15 @@ func attachedText(at *hotplug.Attached, flags flags) string {
 	for _, c := range at.Cleared {
 		fmt.Fprintf(&b, "removed %s, left by an interrupted run\n", c)
 	}
-	state := "attached"
-	if at.Already {
-		state = "already attached"
+	state, unlocked, migration := "already attached", unlockedBy(&at.AttachedDisk), ""
+	if !at.Already {
+		state = "attached"
+		if at.Unlock == blockgraph.MethodEphemeralHeader {
+			unlocked += fmt.Sprintf(" in %s", at.Unlocking.Round(time.Millisecond))
+		}
+	}
+	if flags.domain != "" && len(at.Reopened) > 0 {
+		migration = fmt.Sprintf("QEMU needs the passphrase again if it fails: luksplug migrate-check %s DESTINATION --prepare", flags.domain)
 	}
 	fmt.Fprintf(&b, "%s %s\n", at.Target, state)
 	var rows [][]string
@@ -115,8 +121,8 @@ func attachedText(at *hotplug.Attached, flags flags) string {
 		{"in the guest", guestPath(at)},
 		{"payload", at.Payload},
 		{"header", at.Header},
-		{"unlocked", unlocked(at)},
-		{"migration", beforeMigration(at, flags.domain)},
+		{"unlocked", unlocked},
+		{"migration", migration},
 	} {
 		if row[1] != "" {
 			rows = append(rows, []string{"  " + row[0], row[1]})
@@ -130,24 +136,6 @@ func attachedText(at *hotplug.Attached, flags flags) string {
 		}
 	}
 	return b.String()
-}
-
-// beforeMigration returns what the user has to do before a migration of the domain, ""
-// for nothing. luksplug does not migrate VMs that have no libvirt.
-func beforeMigration(at *hotplug.Attached, domain string) string {
-	if domain == "" || len(at.Reopened) == 0 {
-		return ""
-	}
-	return fmt.Sprintf("QEMU needs the passphrase again if it fails: luksplug migrate-check %s DESTINATION --prepare", domain)
-}
-
-// unlocked returns what has opened the volume, and how long that took.
-func unlocked(at *hotplug.Attached) string {
-	text := unlockedBy(&at.AttachedDisk)
-	if at.Unlock == blockgraph.MethodEphemeralHeader && !at.Already {
-		text += fmt.Sprintf(" in %s", at.Unlocking.Round(time.Millisecond))
-	}
-	return text
 }
 
 // guestPath returns the stable path of the disk in a Linux guest with udev, "" for a disk

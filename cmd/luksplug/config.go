@@ -51,18 +51,9 @@ func (d *duration) UnmarshalYAML(node *yaml.Node) error {
 	return err
 }
 
-// configError says what is wrong with the configuration.
-type configError struct {
-	path string
-	err  error
-}
-
-func (e *configError) Error() string { return fmt.Sprintf("configuration %s: %v", e.path, e.err) }
-func (e *configError) Unwrap() error { return e.err }
-
 // readConfig reads the configuration at path, the value of --config; for "" the file is
 // that of the environment variable, or configPath. found is false, and the configuration
-// is empty, if configPath does not exist. Errors are of type [*configError].
+// is empty, if configPath does not exist. Errors are of type [*usageError].
 func readConfig(path string) (c configuration, found bool, err error) {
 	if path == "" {
 		path = os.Getenv(configVariable)
@@ -80,7 +71,7 @@ func readConfig(path string) (c configuration, found bool, err error) {
 		c, err = parseConfig(file, path)
 	}
 	if err != nil {
-		return configuration{}, true, &configError{path, err}
+		return configuration{}, true, &usageError{fmt.Errorf("configuration %s: %w", path, err)}
 	}
 	return c, true, nil
 }

@@ -49,7 +49,7 @@ func exitCode(err error) int {
 	case is[*hotplug.RolledBackError](err):
 		return exitRolledBack
 	case is[*usageError](err), is[*diskxml.XMLError](err), is[*blockgraph.InvalidError](err), is[*keystore.UnknownSchemeError](err),
-		is[*configError](err), errors.Is(err, keystore.ErrInvalidURI), errors.Is(err, passphrase.ErrInvalidSource),
+		errors.Is(err, keystore.ErrInvalidURI), errors.Is(err, passphrase.ErrInvalidSource),
 		errors.Is(err, secrets.ErrInvalidDocument), errors.Is(err, libvirtvm.ErrInvalidURI):
 		return exitUsage
 	case is[*blockgraph.UnsupportedError](err), is[*hotplug.VersionError](err),

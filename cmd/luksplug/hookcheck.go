@@ -15,7 +15,9 @@ import (
 )
 
 func newHookCheck(a *app) *cobra.Command {
-	cmd := &cobra.Command{
+	var xml string
+	run := func(ctx context.Context, a *app, i hook.Installation) error { return runHookCheck(ctx, a, i, xml) }
+	cmd := onInstallation(a, run, &cobra.Command{
 		Use:   "check",
 		Short: "Report whether the hook works on this host",
 		Long: `check examines the script, the program that it calls, libvirtd, the configuration
@@ -25,18 +27,12 @@ it also reports whether this host can take the domain over: whether it has the f
 of the domain's disks and their secrets. The exit code is 5 if a check fails.`,
 		Example: "  luksplug hook check\n  luksplug hook check --output json\n  ssh vmhost1 virsh dumpxml vm1 | luksplug hook check --domain-xml -",
 		Args:    cobra.NoArgs,
-	}
-	dir := hooksDirFlag(cmd)
-	xml := cmd.Flags().String("domain-xml", "", "a running domain that is to be migrated to this host: the path of its XML, - for standard input")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return runHookCheck(cmd.Context(), a, *dir, *xml) }
+	})
+	cmd.Flags().StringVar(&xml, "domain-xml", "", "a running domain that is to be migrated to this host: the path of its XML, - for standard input")
 	return cmd
 }
 
-func runHookCheck(ctx context.Context, a *app, dir, xml string) error {
-	i, err := installation(a, dir)
-	if err != nil {
-		return err
-	}
+func runHookCheck(ctx context.Context, a *app, i hook.Installation, xml string) error {
 	report := libvirtvm.Report{}
 	if err := checkScript(i, &report); err != nil {
 		return err
@@ -63,10 +59,15 @@ func checkScript(i hook.Installation, report *libvirtvm.Report) error {
 	case state == hook.Other:
 		program, _ := i.Installed() // Check has just read it
 		info, err := os.Stat(program)
-		works := err == nil && info.Mode()&0o111 != 0
-		addf(report, works, "%s calls another program, or uses another configuration: %s", i.Path(), program)
+		add := report.Badf
+		if err == nil && info.Mode()&0o111 != 0 {
+			add = report.Goodf
+		}
+		add("%s calls another program, or uses another configuration: %s", i.Path(), program)
+	case state == hook.Current:
+		report.Goodf("%s is %s", i.Path(), state)
 	default:
-		addf(report, state == hook.Current, "%s is %s", i.Path(), state)
+		report.Badf("%s is %s", i.Path(), state)
 	}
 	return nil
 }
@@ -137,12 +138,4 @@ func checkArrival(ctx context.Context, a *app, store *hookStore, path string, re
 		}
 	}
 	return nil
-}
-
-func addf(report *libvirtvm.Report, good bool, format string, args ...any) {
-	if good {
-		report.Goodf(format, args...)
-	} else {
-		report.Badf(format, args...)
-	}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -17,7 +16,7 @@ func newSecretGet(a *app) *cobra.Command {
 		Use:   "get-value SECRET",
 		Short: "Print the value of a secret",
 		Long: `get-value writes the bytes of the value to standard output, without adding a newline.
-It refuses a private secret, which only attach and its like may use.`,
+It refuses a private secret, which attach may use.`,
 		Example: `  luksplug secret get-value 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f > vm1-vdb.key
   luksplug secret get-value --base64 volume:/var/lib/images/vm1.img`,
 		Args: arguments("SECRET"),
@@ -56,32 +55,24 @@ func runSecretGet(ctx context.Context, a *app, name string, inBase64 bool) error
 	})
 }
 
-// publicValue returns the value of a secret that is not private, from the first
-// store that has it.
+// publicValue returns the value of a secret that is not private.
 func publicValue(ctx context.Context, stores []secrets.Store, arg string) (*secrets.Secret, error) {
-	s, err := parseSelector(arg)
+	ref, err := parseSecret(arg)
 	if err != nil {
 		return nil, err
 	}
-	for _, store := range stores {
-		ref := s.reference()
-		if lister, ok := store.(secrets.Lister); ok {
-			d, err := s.find(ctx, lister)
-			if errors.Is(err, secrets.ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				return nil, err
-			}
-			ref = d.Reference()
-			if d.Private {
-				return nil, &secrets.StoreError{Store: store.String(), Ref: ref, Err: fmt.Errorf("%w: attach may use it, but it is not shown", secrets.ErrPrivate)}
-			}
+	return firstOf(stores, ref, func(store secrets.Store) (*secrets.Secret, error) {
+		lister, ok := store.(secrets.Lister)
+		if !ok {
+			return store.Lookup(ctx, ref)
 		}
-		value, err := store.Lookup(ctx, ref)
-		if !errors.Is(err, secrets.ErrNotFound) {
-			return value, err
+		d, err := find(ctx, lister, ref)
+		if err != nil {
+			return nil, err
 		}
-	}
-	return nil, &secrets.StoreError{Store: secrets.Chain(stores...).String(), Ref: s.reference(), Err: secrets.ErrNotFound}
+		if d.Private {
+			return nil, &secrets.StoreError{Store: store.String(), Ref: d.Reference(), Err: fmt.Errorf("%w: attach may use it, but it is not shown", secrets.ErrPrivate)}
+		}
+		return store.Lookup(ctx, d.Reference())
+	})
 }

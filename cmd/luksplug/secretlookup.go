@@ -69,74 +69,57 @@ func withSecret(ctx context.Context, a *app, arg string, f func(ctx context.Cont
 	})
 }
 
-// selector is how an argument names a secret.
-type selector struct {
-	uuid  uuid.UUID
-	usage secrets.Reference // if the uuid is zero
-}
-
-func parseSelector(arg string) (selector, error) {
+// parseSecret returns the reference that an argument names.
+func parseSecret(arg string) (secrets.Reference, error) {
 	if id, err := secrets.ParseUUID(arg); err == nil {
-		return selector{uuid: id}, nil
+		return secrets.Reference{Type: secrets.Passphrase, UUID: id}, nil
 	}
 	kind, usage, found := strings.Cut(arg, ":")
 	if u := secrets.UsageType(kind); found && usage != "" && u != secrets.UsageNone && u.Valid() {
-		return selector{usage: secrets.Reference{Type: u.Type(), Usage: usage}}, nil
+		return secrets.Reference{Type: u.Type(), Usage: usage}, nil
 	}
-	return selector{}, &usageError{fmt.Errorf("%q names no secret: give its uuid, or TYPE:USAGE like volume:/var/lib/images/vm1.img", arg)}
+	return secrets.Reference{}, &usageError{fmt.Errorf("%q names no secret: give its uuid, or TYPE:USAGE like volume:/var/lib/images/vm1.img", arg)}
 }
 
-// selects reports whether d is the secret. A uuid selects secrets of every type.
-func (s selector) selects(d secrets.Document) bool {
-	if s.uuid != uuid.Nil {
-		return s.uuid == d.UUID
-	}
-	answers, err := d.Answers(s.usage)
-	return answers && err == nil
-}
-
-// reference returns the reference for a store that cannot list its secrets.
-func (s selector) reference() secrets.Reference {
-	if s.uuid != uuid.Nil {
-		return secrets.Reference{Type: secrets.Passphrase, UUID: s.uuid}
-	}
-	return s.usage
-}
-
-// find looks the secret up in one store that can list. The error wraps
-// [secrets.ErrNotFound] if the store does not have it.
-func (s selector) find(ctx context.Context, lister secrets.Lister) (secrets.Document, error) {
+// find looks a secret up in one store that can list. A uuid finds secrets of every type.
+// The error wraps [secrets.ErrNotFound] if the store does not have it.
+func find(ctx context.Context, lister secrets.Lister, ref secrets.Reference) (secrets.Document, error) {
 	documents, err := lister.List(ctx)
 	for _, d := range documents {
-		if s.selects(d) {
+		if answers, err := d.Answers(ref); answers && err == nil || ref.Usage == "" && ref.UUID == d.UUID {
 			return d, nil
 		}
 	}
 	if err == nil {
-		err = &secrets.StoreError{Store: lister.String(), Ref: s.reference(), Err: secrets.ErrNotFound}
+		err = &secrets.StoreError{Store: lister.String(), Ref: ref, Err: secrets.ErrNotFound}
 	}
 	return secrets.Document{}, err // a damaged document could be that of the secret
 }
 
-// locate finds the secret that an argument names in the first store that has it, among
-// those that can list.
+// firstOf returns the result of try for the first store that has the secret: for others
+// the error of try wraps [secrets.ErrNotFound].
+func firstOf[T any](stores []secrets.Store, ref secrets.Reference, try func(secrets.Store) (T, error)) (T, error) {
+	for _, store := range stores {
+		if out, err := try(store); !errors.Is(err, secrets.ErrNotFound) {
+			return out, err
+		}
+	}
+	var none T
+	return none, &secrets.StoreError{Store: secrets.Chain(stores...).String(), Ref: ref, Err: secrets.ErrNotFound}
+}
+
+// locate finds the secret that an argument names, in the stores that can list.
 func locate(ctx context.Context, stores []secrets.Store, arg string) (found, error) {
-	s, err := parseSelector(arg)
+	ref, err := parseSecret(arg)
 	if err != nil {
 		return found{}, err
 	}
-	for _, store := range stores {
+	return firstOf(stores, ref, func(store secrets.Store) (found, error) {
 		lister, ok := store.(secrets.Lister)
 		if !ok {
-			continue
+			return found{}, secrets.ErrNotFound
 		}
-		d, err := s.find(ctx, lister)
-		if err == nil {
-			return found{store, d}, nil
-		}
-		if !errors.Is(err, secrets.ErrNotFound) {
-			return found{}, err
-		}
-	}
-	return found{}, &secrets.StoreError{Store: secrets.Chain(stores...).String(), Ref: s.reference(), Err: secrets.ErrNotFound}
+		d, err := find(ctx, lister, ref)
+		return found{store, d}, err
+	})
 }

@@ -18,20 +18,14 @@ import (
 )
 
 // virtualMachine is what a command works on: a libvirt domain, whose disks are recorded
-// in its metadata, or a bare QEMU, whose disks are recorded nowhere.
+// in its metadata, or a bare QEMU, whose disks are recorded nowhere. The methods are those
+// of [libvirtvm.Domain]; the States of a bare QEMU are nil.
 type virtualMachine interface {
-	// VM connects to the QEMU, which must be running.
 	VM(ctx context.Context) (*hotplug.VM, error)
-	// Attach plugs a disk and records it.
 	Attach(ctx context.Context, disk *libvirtvm.Disk, store secrets.Store, options libvirtvm.AttachOptions) (*libvirtvm.Attached, error)
-	// Detach unplugs a disk and removes its record.
 	Detach(ctx context.Context, target string, options libvirtvm.DetachOptions) (*hotplug.Detached, error)
-	// States compares what is attached with what is recorded. It returns nil if nothing
-	// is ever recorded.
 	States(ctx context.Context, disks []*hotplug.AttachedDisk) ([]libvirtvm.State, error)
-	// Repair removes leftovers and fixes records.
 	Repair(ctx context.Context) (*libvirtvm.Repaired, error)
-	// Close closes the connections. The VM and its disks stay as they are.
 	Close() error
 }
 

@@ -1,12 +1,9 @@
 package main
 
 import (
-	"bytes"
-	"strings"
 	"testing"
 
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 )
 
 // TestBareVM: the disks of a QEMU without libvirt are not recorded, and --persistent is
@@ -24,36 +21,14 @@ func TestBareVM(t *testing.T) {
 	}
 }
 
-// TestShowRecords: list and repair say what is recorded, also of disks that are not
-// attached.
-func TestShowRecords(t *testing.T) {
+func TestLoopback(t *testing.T) {
 	t.Parallel()
-	attached := []*hotplug.AttachedDisk{{Target: "sda", Device: "luksplug-sda", Size: 1 << 20}}
-	missing := libvirtvm.State{Target: "sdb", Persistent: true}
-	states := []libvirtvm.State{{Target: "sda", Attached: true, Live: true, Persistent: true}, missing}
-	for output, want := range map[string][]string{
-		"text": {"RECORDED", "live, persistent", "sdb     missing", "sdb: " + missing.Difference()},
-		"json": {"\"live\",\n        \"persistent\"\n", `"state": "missing"`, `"difference": "belongs to the domain`},
+	for address, want := range map[string]int{
+		"localhost:4444": 4444, "127.0.0.1:4444": 4444, "[::1]:4444": 4444, "tcp:127.0.0.9:1": 1,
+		"192.0.2.1:4444": 0, "example.org:4444": 0, "/run/vm1/qmp.sock": 0, "": 0, "localhost:-1": 0,
 	} {
-		out := &bytes.Buffer{}
-		a := &app{streams: streams{out: out}, flags: flags{output: output}}
-		if err := showDisks(a, attached, states); err != nil {
-			t.Fatal(err)
+		if got, ok := loopback(address); ok != (want != 0) || ok && got != want {
+			t.Errorf("%q: %d, %t, want %d", address, got, ok, want)
 		}
-		for _, w := range want {
-			if !strings.Contains(out.String(), w) {
-				t.Errorf("%s: no %q in\n%s", output, w, out)
-			}
-		}
-	}
-	out := &bytes.Buffer{}
-	a := &app{streams: streams{out: out}, flags: flags{output: "text"}}
-	fixed := []libvirtvm.State{{Target: "sda", Attached: true}, {Target: "sdb", Live: true}}
-	if err := showRepaired(a, &libvirtvm.Repaired{Fixed: fixed}); err != nil {
-		t.Fatal(err)
-	}
-	const want = "sda: written into the domain's metadata\nsdb: removed from the domain's metadata, since it is not attached\n"
-	if out.String() != want {
-		t.Errorf("got %q, want %q", out, want)
 	}
 }

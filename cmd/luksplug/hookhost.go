@@ -3,11 +3,40 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
+	"github.com/spf13/cobra"
+
+	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
 )
+
+// onInstallation makes cmd run f on luksplug as a hook of this host, as the flags
+// describe it.
+func onInstallation(a *app, f func(context.Context, *app, hook.Installation) error, cmd *cobra.Command) *cobra.Command {
+	dir := cmd.Flags().String("hooks-dir", hook.Dir, "libvirt's hooks directory")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		program, err := os.Executable()
+		if err == nil {
+			program, err = filepath.EvalSymlinks(program)
+		}
+		if err != nil {
+			return fmt.Errorf("find the path of this program: %w", err)
+		}
+		i := hook.Installation{Dir: *dir, Program: program}
+		if a.flags.config != "" {
+			if i.Config, err = filepath.Abs(a.flags.config); err != nil {
+				return err
+			}
+		}
+		return f(cmd.Context(), a, i)
+	}
+	return cmd
+}
 
 // hookStore is the store of the hook: the key stores but for those of libvirt. It opens
 // them at the first look-up, which most calls of the hook do not need.
