@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -105,17 +106,22 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// fails CODE COMMAND [ARG...] is exits, and wants nothing on standard output and one line
-// on standard error, which begins with the program's name.
+// fails CODE PATTERN COMMAND [ARG...] is exits, and wants nothing on standard output and
+// one line on standard error, which begins with the program's name and matches.
 func fails(ts *testscript.TestScript, neg bool, args []string) {
-	exits(ts, neg, args)
+	exits(ts, neg, slices.Delete(slices.Clone(args), 1, 2))
 	stdout, stderr := ts.ReadFile("stdout"), ts.ReadFile("stderr")
 	if stdout != "" {
-		ts.Fatalf("%v: standard output is not empty", args[1:])
+		ts.Fatalf("%v: standard output is not empty", args[2:])
 	}
 	line, found := strings.CutSuffix(stderr, "\n")
 	if !found || strings.Contains(line, "\n") || !strings.HasPrefix(line, "luksplug: ") {
-		ts.Fatalf("%v: standard error is not one line that begins with the program's name", args[1:])
+		ts.Fatalf("%v: standard error is not one line that begins with the program's name", args[2:])
+	}
+	matches, err := regexp.MatchString("(?m)"+args[1], stderr)
+	ts.Check(err)
+	if !matches {
+		ts.Fatalf("%v: standard error does not match %q", args[2:], args[1])
 	}
 }
 
