@@ -24,8 +24,8 @@ type streams struct {
 	out, err io.Writer
 }
 
-// app is one run of the program. setUp fills what is not exported to main: the log,
-// the trace, the progress line and the inherited descriptors.
+// app is one run of the program. main sets the streams and uses, the command line sets the
+// flags, and setUp what follows them.
 type app struct {
 	streams
 	flags flags
@@ -37,8 +37,8 @@ type app struct {
 	inherited map[string]*os.File // by the text that names them, such as fd:3
 	closers   []func()
 
-	// vm is the UUID of the VM that openVM has opened, "" before. Key stores are opened
-	// earlier, so that a wrong one is reported first, and read it at each look-up.
+	// vm is the UUID of the VM once it is open, "" before. Key stores, which are opened
+	// earlier so that a wrong one is reported first, read it at each look-up.
 	vm string
 }
 

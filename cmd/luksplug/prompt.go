@@ -73,7 +73,7 @@ func ask(ctx context.Context, tty *os.File, question string) (*secrets.Secret, e
 	if err := unix.IoctlSetTermios(fd, unix.TCSETSF, &quiet); err != nil {
 		return nil, fmt.Errorf("ask at the terminal: %w", err)
 	}
-	defer func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, before) }() // there is no other way to set it back
+	defer func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, before) }() // best effort
 	if _, err := fmt.Fprintf(tty, "%s: ", question); err != nil {
 		return nil, fmt.Errorf("ask at the terminal: %w", err)
 	}
@@ -114,7 +114,8 @@ func readable(ctx context.Context, fd int) error {
 	}
 }
 
-// confirm asks the user at the terminal whether to do what.
+// confirm asks at the terminal whether to do what, and returns an error unless the answer
+// is yes.
 func confirm(a *app, what string) error {
 	if !isTerminal(a.in) {
 		return &usageError{errors.New("nothing was changed: there is no terminal to confirm at, so give --yes")}

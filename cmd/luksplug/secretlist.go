@@ -32,8 +32,8 @@ func runSecretList(ctx context.Context, a *app) error {
 	})
 }
 
-// listAll returns the secrets of the stores in order, those of the others also if one
-// fails. It calls cannot for stores that do not list.
+// listAll returns the secrets of the stores in order. If a store fails, it returns those of
+// the others with the error. It calls cannot for stores that cannot list.
 func listAll(ctx context.Context, stores []secrets.Store, cannot func(secrets.Store)) ([]found, error) {
 	var out []found
 	var failed []error

@@ -14,7 +14,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
-// valueFlag is the flag for where a value is read from.
+// valueFlag is the flag that names the source of a value.
 const valueFlag = "file"
 
 func newSecretSet(a *app) *cobra.Command {
@@ -48,7 +48,7 @@ of the host can see arguments.`,
 func runSecretSet(ctx context.Context, a *app, name, file string, inBase64 bool) error {
 	var f found
 	var keeper secrets.Keeper
-	// The user types without a time limit, and after a secret was found.
+	// Typing has no time limit, and starts only if the secret exists.
 	err := withSecret(ctx, a, name, func(_ context.Context, secret found) (err error) {
 		f = secret
 		keeper, err = f.keeper()
