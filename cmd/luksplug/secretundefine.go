@@ -63,7 +63,7 @@ type inUseError struct {
 }
 
 func (e *inUseError) Error() string {
-	return fmt.Sprintf("the secret with %s is in use: %s: detach first, or use --force, after which it cannot be attached again", e.secret, usesText(e.uses))
+	return fmt.Sprintf("the secret with %s is in use: %s: detach first, or use --force: without the secret the disk cannot be attached again", e.secret, usesText(e.uses))
 }
 
 func usesText(uses []hotplug.Use) string {
