@@ -82,17 +82,14 @@ func runAttach(ctx context.Context, a *app, o attachOptions, path string) error 
 		}
 		if attached.Off {
 			return a.show(fmt.Sprintf("%s belongs to %s, which is off: it is there from the next start on\n", attached.Target, a.flags.domain),
-				offJSON{attached.Target, "off", []libvirtvm.Scope{libvirtvm.Persistent}})
+				struct {
+					Target   string            `json:"target"`
+					State    string            `json:"state"`
+					Recorded []libvirtvm.Scope `json:"recorded"`
+				}{attached.Target, "off", []libvirtvm.Scope{libvirtvm.Persistent}})
 		}
 		return a.show(attachedText(&attached.Attached, a.flags), attachedJSON(&attached.Attached))
 	})
-}
-
-// offJSON is what `attach --output json` prints for a domain that is off.
-type offJSON struct {
-	Target   string            `json:"target"`
-	State    string            `json:"state"`
-	Recorded []libvirtvm.Scope `json:"recorded"`
 }
 
 // attachedText describes what the guest will see, and with -v the steps.
@@ -148,14 +145,13 @@ func guestPath(at *hotplug.Attached) string {
 	return "/dev/disk/by-id/virtio-" + at.Serial[:min(len(at.Serial), shown)]
 }
 
-type stepJSON struct {
-	Command      string  `json:"command"`
-	Subject      string  `json:"subject"`
-	Milliseconds float64 `json:"milliseconds"`
-}
-
 // attachedJSON is what `attach --output json` prints. Members are only added.
 func attachedJSON(at *hotplug.Attached) any {
+	type stepJSON struct {
+		Command      string  `json:"command"`
+		Subject      string  `json:"subject"`
+		Milliseconds float64 `json:"milliseconds"`
+	}
 	steps := []stepJSON{}
 	for _, s := range at.Steps {
 		steps = append(steps, stepJSON{s.Step.Do.Execute, s.Step.Subject, milliseconds(s.Duration)})
