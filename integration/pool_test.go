@@ -49,7 +49,7 @@ func TestLibvirtPool(t *testing.T) {
 	virsh(ctx, t, l, "pool-define-as", "idle", "dir", "--target", t.TempDir())
 	refused(xml("idle", "data"), "not active", "pool-start idle")
 	// Without a libvirt to ask.
-	run(ctx, t, exec.CommandContext(ctx, luksplug, "plan", writeFile(t, "disk.xml", xml("disks", "data")))).want(t, 2).wantStderr(t, "'disks'", "hint: give the pool's XML by --pool-xml")
+	run(ctx, t, exec.CommandContext(ctx, luksplug, "plan", writeFile(t, "disk.xml", xml("disks", "data")))).want(t, 2).wantStderr(t, "'disks'", "(give the pool's XML with --pool-xml")
 }
 
 // TestLibvirtContext: what the domain's own XML has is nothing that a further disk

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -15,87 +16,72 @@ func newDetach(a *app) *cobra.Command {
 	o := libvirtvm.DetachOptions{}
 	cmd := &cobra.Command{
 		Use:   "detach TARGET",
-		Short: "Unplug a disk from the running VM",
-		Long: `detach asks the guest to release the disk (vdb), waits for it for as long as
---timeout says, and removes every node and object. A guest that does not answer
-keeps its disk: the exit code is then 8, and a second detach finishes the job.`,
+		Short: "Detach a disk from the running VM",
+		Long: `detach requests that the guest releases the disk (vdb), waits for that as long as
+--timeout allows, and removes every node and object of the disk. If the guest does
+not release it, the exit code is 8 and the disk stays: run detach again later.`,
 		Example: `  luksplug --domain vm1 detach vdb
   luksplug --qmp /run/vm1.qmp --timeout 2m detach vdb
   luksplug --domain vm1 detach vdb --ignore-missing`,
-		Args: argument("TARGET"),
+		Args: arguments("TARGET"),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			return a.targets(cmd), cobra.ShellCompDirectiveNoFileComp
+			return targets(cmd, a), cobra.ShellCompDirectiveNoFileComp
 		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.runDetach(cmd.Context(), o, args[0])
-		},
+		RunE: func(cmd *cobra.Command, args []string) error { return runDetach(cmd.Context(), a, o, args[0]) },
 	}
-	cmd.Flags().BoolVar(&o.Persistent, "persistent", false, "the disk no longer belongs to the libvirt domain, either: it is not there at the next start")
-	cmd.Flags().BoolVar(&o.IgnoreMissing, "ignore-missing", false, "succeed when luksplug holds no such disk")
+	cmd.Flags().BoolVar(&o.Persistent, "persistent", false, "also remove the disk from the libvirt domain's definition, so that it is not there at the next start")
+	cmd.Flags().BoolVar(&o.IgnoreMissing, "ignore-missing", false, "succeed if luksplug holds no such disk")
 	return cmd
 }
 
-func (a *app) runDetach(ctx context.Context, o libvirtvm.DetachOptions, target string) error {
-	if err := a.checkPersistent(o.Persistent); err != nil {
+func runDetach(ctx context.Context, a *app, o libvirtvm.DetachOptions, target string) error {
+	if err := a.flags.checkPersistent(o.Persistent); err != nil {
 		return err
 	}
 	const guestsUsuallyTake = 30 * time.Second
-	o.Wait = orDuration(a.flags.timeout, guestsUsuallyTake)
-	// The wait for the guest is bounded by itself; QEMU and the lock must not take
-	// forever either.
-	ctx, cancel := context.WithTimeout(ctx, o.Wait+time.Minute)
-	defer cancel()
-	return a.withVM(ctx, func(ctx context.Context, vm virtualMachine) error {
-		detached, err := vm.Detach(ctx, target, o)
+	o.Wait = cmp.Or(a.flags.timeout, guestsUsuallyTake)
+	// The wait for QEMU and the lock has a limit, too.
+	return withVM(ctx, a, o.Wait+time.Minute, func(ctx context.Context, vm virtualMachine) error {
+		d, err := vm.Detach(ctx, target, o)
 		if err != nil {
 			return err
 		}
-		return a.printDetached(detached)
-	})
-}
-
-func (a *app) printDetached(d *hotplug.Detached) error {
-	if a.flags.output == "json" {
-		return a.printJSON(struct {
+		return a.show(detachedText(d, a.flags.verbose > 0), struct {
 			Target       string   `json:"target"`
 			Removed      []string `json:"removed"`
 			Milliseconds float64  `json:"milliseconds"`
 		}{d.Target, notNil(d.Removed), milliseconds(d.Waited)})
-	}
+	})
+}
+
+func detachedText(d *hotplug.Detached, verbose bool) string {
 	if len(d.Removed) == 0 {
-		return a.print(fmt.Sprintf("%s was not attached\n", d.Target))
+		return d.Target + " was not attached\n"
 	}
-	text := fmt.Sprintf("%s detached", d.Target)
+	text := d.Target + " detached"
 	if d.Waited > 0 {
 		text += fmt.Sprintf(", the guest released it after %s", d.Waited.Round(time.Millisecond))
 	}
 	text += "\n"
-	if a.flags.verbose > 0 {
+	if verbose {
 		for _, r := range d.Removed {
 			text += "  removed " + r + "\n"
 		}
 	}
-	return a.print(text)
+	return text
 }
 
-// targets returns what can be detached, for the completion in a shell: quickly,
-// or not at all.
-func (a *app) targets(cmd *cobra.Command) []string {
+// targets returns the disks that can be detached, for completion in a shell. It returns
+// none if the VM does not answer quickly.
+func targets(cmd *cobra.Command, a *app) []string {
 	if a.setUp(cmd) != nil {
 		return nil
 	}
-	ctx := cmd.Context()
-	if ctx == nil {
-		ctx = context.Background()
-	}
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
 	var out []string
-	// A VM that cannot be asked has no targets to offer.
-	_ = a.withVM(ctx, func(ctx context.Context, m virtualMachine) error {
+	_ = withVM(cmd.Context(), a, time.Second, func(ctx context.Context, m virtualMachine) error {
 		vm, err := m.VM(ctx)
 		if err != nil {
 			return err

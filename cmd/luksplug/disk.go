@@ -4,39 +4,42 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
+	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// imageFlags are what a disk's XML leaves to the host.
-type imageFlags struct {
-	pools     []string
-	tlsDir    string
-	tlsSecret string
-	tlsPSK    string
-	lenient   bool
+// diskFlags are the flags of a command that reads a disk document: what the document
+// leaves to the host.
+type diskFlags struct {
+	pools   []string
+	reading libvirtvm.Reading
 }
 
-func (f *imageFlags) register(cmd *cobra.Command) {
-	cmd.Flags().StringArrayVar(&f.pools, "pool-xml", nil, "the libvirt storage pool that the disk's volume is in; repeatable; with --domain, libvirt is asked for those that are not given")
-	cmd.Flags().BoolVar(&f.lenient, "ignore-unknown", false, "skip elements and attributes of the disk XML that are not known, with a warning; what looks misspelt, and <encryption>, is read strictly even so")
-	cmd.Flags().StringVar(&f.tlsDir, "tls-dir", "", "where the VM's host has the certificates of a TLS client (default "+blockgraph.DefaultTLSFolder+")")
-	cmd.Flags().StringVar(&f.tlsSecret, "tls-secret", "", "the UUID of the secret that decrypts the key of the TLS client")
-	cmd.Flags().StringVar(&f.tlsPSK, "tls-psk", "", "the user whose pre-shared key in the directory of --tls-dir (keys.psk) a TLS client has in place of certificates")
+func (f *diskFlags) register(cmd *cobra.Command) {
+	p := cmd.Flags()
+	p.StringArrayVar(&f.pools, "pool-xml", nil, "the XML file of the storage pool that has the disk's volume; repeatable; with --domain, other pools are looked up in libvirt")
+	p.BoolVar(&f.reading.IgnoreUnknown, "ignore-unknown", false, "skip unknown elements and attributes of the disk XML with a warning, except for those that look misspelt and those in <encryption>")
+	p.StringVar(&f.reading.TLSFolder, "tls-dir", "", "the directory, on the VM's host, of the certificates of a TLS client (default "+blockgraph.DefaultTLSFolder+")")
+	p.StringVar(&f.reading.TLSSecret, "tls-secret", "", "the UUID of the secret that decrypts the key of the TLS client")
+	p.StringVar(&f.reading.TLSUser, "tls-psk", "", "the user of a pre-shared key, from keys.psk in the directory of --tls-dir, in place of certificates")
 }
 
-// readDisk reads the disk document that the argument names, - for standard
-// input, and logs its warnings. Volumes of storage pools are looked up.
-func (a *app) readDisk(ctx context.Context, path string, flags imageFlags) (*libvirtvm.Disk, error) {
+// readDisk reads a disk document, - for standard input, logs its warnings, and looks up
+// the volumes of storage pools.
+func readDisk(ctx context.Context, a *app, path string, flags diskFlags) (*libvirtvm.Disk, error) {
 	if path == "-" && a.flags.passphrase == "-" {
 		return nil, &usageError{errors.New("standard input cannot be both the disk XML and the passphrase: give one as a file")}
 	}
-	if flags.tlsSecret != "" {
-		if _, err := secrets.ParseUUID(flags.tlsSecret); err != nil {
+	if flags.reading.TLSSecret != "" {
+		if _, err := secrets.ParseUUID(flags.reading.TLSSecret); err != nil {
 			return nil, &usageError{fmt.Errorf("--tls-secret: %w", err)}
 		}
 	}
@@ -44,33 +47,140 @@ func (a *app) readDisk(ctx context.Context, path string, flags imageFlags) (*lib
 	if err != nil {
 		return nil, &usageError{fmt.Errorf("read the disk XML: %w", err)}
 	}
-	disk, err := libvirtvm.ParseDisk(text, libvirtvm.Reading{IgnoreUnknown: flags.lenient, TLSFolder: flags.tlsDir, TLSSecret: flags.tlsSecret, TLSUser: flags.tlsPSK})
+	disk, err := libvirtvm.ParseDisk(text, flags.reading)
 	if err != nil {
 		return nil, err
 	}
-	pools, err := a.pools(ctx, disk.Disk, flags.pools)
+	pools, err := readPools(a, flags.pools)
+	if err == nil && a.flags.domain != "" {
+		pools, err = lookUpPools(ctx, a, disk.Disk, pools)
+	}
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range disk.Warnings() {
-		a.log.WithField("disk", disk.Target).Warn(w)
-	}
+	warn(a, disk.Disk, disk.Warnings())
 	return disk.Locate(pools)
 }
 
-// pools returns the storage pools of the documents and, with --domain, those of the
-// disk's volumes that libvirt knows.
-func (a *app) pools(ctx context.Context, disk *blockgraph.Disk, paths []string) (blockgraph.Pools, error) {
-	pools, err := a.readPools(paths)
-	if err != nil || a.flags.domain == "" {
-		return pools, err
+// warn logs the warnings of a disk.
+func warn(a *app, disk *blockgraph.Disk, warnings []string) {
+	for _, w := range warnings {
+		a.log.WithField("disk", disk.Target).Warn(w)
 	}
-	uri, from, err := a.libvirtURI()
+}
+
+// lookUpPools adds the storage pools of the disk's volumes that libvirt knows.
+func lookUpPools(ctx context.Context, a *app, disk *blockgraph.Disk, known blockgraph.Pools) (blockgraph.Pools, error) {
+	uri, err := a.libvirtURI()
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
-	pools, err = libvirtvm.LookUpPools(ctx, uri, disk, pools)
-	return pools, ofURI(from, err)
+	pools, err := libvirtvm.LookUpPools(ctx, uri.text, disk, known)
+	return pools, uri.explain(err)
+}
+
+// readPools reads pool documents. A pool is known by the name in its document and, if no
+// other has it, by that of its file: NAME.xml or pool-NAME.xml.
+func readPools(a *app, paths []string) (blockgraph.Pools, error) {
+	pools, byFile := blockgraph.Pools{}, blockgraph.Pools{}
+	for _, path := range paths {
+		data, err := a.readInput(path)
+		if err != nil {
+			return nil, &usageError{fmt.Errorf("read the pool XML: %w", err)}
+		}
+		pool, err := diskxml.ParsePool(data)
+		if err != nil {
+			return nil, &usageError{fmt.Errorf("%s: %w", path, err)}
+		}
+		if pools[pool.Name] != nil {
+			return nil, &usageError{fmt.Errorf("%s: the pool %s is given twice", path, pool.Name)}
+		}
+		pools[pool.Name] = pool
+		file := strings.TrimSuffix(filepath.Base(path), ".xml")
+		byFile[file], byFile[strings.TrimPrefix(file, "pool-")] = pool, pool
+	}
+	for name, pool := range byFile {
+		if pools[name] == nil {
+			pools[name] = pool
+		}
+	}
+	return pools, nil
+}
+
+// planOptions are the flags of a command that makes a plan.
+type planOptions struct {
+	disk      diskFlags
+	domainXML string
+	unlock    hotplug.UnlockPolicy
+}
+
+func (o *planOptions) register(cmd *cobra.Command) {
+	o.disk.register(cmd)
+	cmd.Flags().StringVar(&o.domainXML, "domain-xml", "", "plan for the libvirt domain of this document")
+}
+
+// makePlan plans a disk for the VM that the flags name, for the domain of a document, or
+// for no particular VM.
+func makePlan(ctx context.Context, a *app, o planOptions, path string) (*blockgraph.Plan, error) {
+	live := a.flags.qmp != "" || a.flags.domain != ""
+	if live && o.domainXML != "" {
+		return nil, &usageError{errors.New("give --domain-xml, or a running VM with --qmp or --domain, not both")}
+	}
+	document, err := readDisk(ctx, a, path, o.disk)
+	if err != nil {
+		return nil, err
+	}
+	disk := document.Disk
+	if live {
+		return planLive(ctx, a, disk, o.unlock)
+	}
+	var machine blockgraph.Machine
+	if o.domainXML != "" {
+		data, err := a.readInput(o.domainXML)
+		if err != nil {
+			return nil, &usageError{fmt.Errorf("read the domain XML: %w", err)}
+		}
+		if machine, err = diskxml.ParseDomain(data); err != nil {
+			return nil, &usageError{err}
+		}
+	}
+	graph, err := blockgraph.Build(disk, machine, offline(disk, o.unlock))
+	if err != nil {
+		return nil, err
+	}
+	warn(a, disk, graph.Warnings)
+	return graph.Plan(), nil
+}
+
+func planLive(ctx context.Context, a *app, disk *blockgraph.Disk, policy hotplug.UnlockPolicy) (*blockgraph.Plan, error) {
+	var plan *blockgraph.Plan
+	err := withVM(ctx, a, a.limit(), func(ctx context.Context, m virtualMachine) error {
+		vm, err := m.VM(ctx)
+		if err != nil {
+			return err
+		}
+		state, err := vm.State(ctx)
+		if err != nil {
+			return err
+		}
+		choice, err := vm.ChooseUnlock(ctx, disk, state, policy)
+		if err == nil {
+			plan, err = vm.Plan(ctx, disk, state, choice.Unlock)
+		}
+		return err
+	})
+	return plan, err
+}
+
+// offline returns how a VM that cannot be queried would open the volume.
+func offline(disk *blockgraph.Disk, policy hotplug.UnlockPolicy) blockgraph.Unlock {
+	switch policy {
+	case hotplug.UnlockAuto:
+		return blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader}
+	case hotplug.UnlockExternal:
+		return blockgraph.Unlock{Method: blockgraph.MethodStorageDaemon, Folder: filepath.Join("/run/luksplug/vm/UUID", disk.Target)}
+	}
+	return blockgraph.Unlock{Method: blockgraph.MethodQEMU}
 }

@@ -28,15 +28,14 @@ const (
 	exitPending     = 8
 )
 
-// usageError says that the command line is wrong.
+// usageError is an error of the command line.
 type usageError struct{ err error }
 
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 
-// exitCode says how a command ended. What the VM's state is goes first; then a
-// wrong secret, which is one whether or not something had to be rolled back;
-// then what was not even begun.
+// exitCode returns the exit code of an error. The state of the VM takes precedence; then
+// a wrong secret, whether or not something was rolled back; then what was not begun.
 func exitCode(err error) int {
 	switch {
 	case err == nil:
@@ -50,7 +49,7 @@ func exitCode(err error) int {
 	case is[*hotplug.RolledBackError](err):
 		return exitRolledBack
 	case is[*usageError](err), is[*diskxml.XMLError](err), is[*blockgraph.InvalidError](err), is[*keystore.UnknownSchemeError](err),
-		is[*configError](err), errors.Is(err, keystore.ErrInvalidURI), errors.Is(err, passphrase.ErrInvalidSource),
+		errors.Is(err, keystore.ErrInvalidURI), errors.Is(err, passphrase.ErrInvalidSource),
 		errors.Is(err, secrets.ErrInvalidDocument), errors.Is(err, libvirtvm.ErrInvalidURI):
 		return exitUsage
 	case is[*blockgraph.UnsupportedError](err), is[*hotplug.VersionError](err),
@@ -73,7 +72,7 @@ func is[T error](err error) bool {
 	return errors.As(err, &target)
 }
 
-// oneLine keeps an error to one line, whatever it wraps.
+// oneLine joins the lines of an error's text.
 func oneLine(s string) string {
 	return strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
 }

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"strings"
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -25,6 +23,7 @@ func TestExitCode(t *testing.T) {
 	wrong := fmt.Errorf("step 4 of 6: %w", qmp.ErrWrongPassphrase)
 	denied := &secrets.StoreError{Store: "dir:/keys", Err: secrets.ErrDenied}
 	pending := &hotplug.PendingError{Target: "vdb"}
+	_, _, missing := readConfig("/nonexistent")
 	cases := []struct {
 		name string
 		err  error
@@ -46,7 +45,7 @@ func TestExitCode(t *testing.T) {
 		{"no secret", &hotplug.SecretError{Target: "vdb", Err: denied}, 4},
 		{"a key store's error alone", denied, 4},
 		{"an invalid <secret> document", fmt.Errorf("%w: x", secrets.ErrInvalidDocument), 2},
-		{"a wrong configuration", &configError{"x", fs.ErrNotExist}, 2},
+		{"a missing configuration", missing, 2},
 		{"a private secret", &secrets.StoreError{Err: secrets.ErrPrivate}, 4},
 		{"a conflict of secrets", &secrets.StoreError{Err: fmt.Errorf("%w: x", secrets.ErrConflict)}, 5},
 		{"an ephemeral secret for a disk", &secrets.StoreError{Err: secrets.ErrPersistent}, 5},
@@ -88,49 +87,6 @@ func TestOneLine(t *testing.T) {
 	} {
 		if got := oneLine(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
-		}
-	}
-}
-
-// A pseudo terminal's master is a terminal to the kernel.
-func TestColoursOnlyOnATerminal(t *testing.T) {
-	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
-	if err != nil {
-		t.Skipf("no pseudo terminals here: %v", err)
-	}
-	t.Cleanup(func() { _ = terminal.Close() }) // nothing was written
-	t.Setenv("NO_COLOR", "")                   // empty is unset, see no-color.org
-	if !colourful(terminal) {
-		t.Error("no colours on a terminal")
-	}
-	if colourful(&strings.Builder{}) {
-		t.Error("colours in a pipe")
-	}
-	t.Setenv("NO_COLOR", "1")
-	if colourful(terminal) {
-		t.Error("colours in spite of NO_COLOR")
-	}
-}
-
-func TestSize(t *testing.T) {
-	t.Parallel()
-	for n, want := range map[int64]string{
-		0: "0 bytes", 512: "512 bytes", 1024: "1 KiB", 1536: "1.5 KiB", 64 << 20: "64 MiB", 10 << 30: "10 GiB", 5 << 60: "5120 PiB",
-	} {
-		if got := size(n); got != want {
-			t.Errorf("%d: %q, want %q", n, got, want)
-		}
-	}
-}
-
-func TestLoopback(t *testing.T) {
-	t.Parallel()
-	for address, want := range map[string]int{
-		"localhost:4444": 4444, "127.0.0.1:4444": 4444, "[::1]:4444": 4444, "tcp:127.0.0.9:1": 1,
-		"192.0.2.1:4444": 0, "example.org:4444": 0, "/run/vm1/qmp.sock": 0, "": 0, "localhost:-1": 0,
-	} {
-		if got, ok := loopback(address); ok != (want != 0) || ok && got != want {
-			t.Errorf("%q: %d, %t, want %d", address, got, ok, want)
 		}
 	}
 }

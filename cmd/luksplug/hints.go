@@ -14,30 +14,27 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// causeHint says what the command line has against a cause that a library reports.
-// Libraries know nothing of flags.
-type causeHint struct {
+// causeHints are the flags that help against the causes that libraries report: libraries
+// know no flags. A hint follows the error or the log message in parentheses. The first
+// match counts, so that a narrower cause comes first.
+var causeHints = []struct {
 	cause error
 	hint  string
-}
-
-// causeHints are in the order in which they are looked at: the narrower cause first.
-var causeHints = []causeHint{
-	{libvirtvm.ErrRecorded, "detach it with --persistent first, or give this one another target"},
-	{libvirtvm.ErrDisks, "detach them with --persistent first"},
-	{hotplug.ErrHeaderInUse, "--allow-shared-header allows a header that another disk uses"},
-	{hotplug.ErrRelabelWouldHelp, "attach with --relabel, which gives them to QEMU's user for as long as the disk is attached"},
-	{hotplug.ErrRelabelNeedsRoot, "--relabel takes root"},
-	{qmp.ErrTLSKeyPassphrase, "--tls-secret names the secret of the TLS client's key"},
-	{qmp.ErrTLSCredentials, "--tls-dir names the directory of the TLS client's files"},
-	{qmp.ErrTLSRefused, "--tls-dir names the directory of the TLS client's files, certificate or keys.psk"},
-	{blockgraph.ErrUnknownPool, "give the pool's XML by --pool-xml, or have libvirt asked by --domain"},
-	{blockgraph.ErrNoDescriptors, "--unlock auto or --unlock qemu opens the disk in the VM's QEMU"},
+}{
+	{libvirtvm.ErrRecorded, "detach that disk with --persistent first, or give this one another target"},
+	{libvirtvm.ErrDisks, "detach the disks with --persistent first"},
+	{hotplug.ErrHeaderInUse, "attach with --allow-shared-header to use the header of another disk"},
+	{hotplug.ErrRelabelWouldHelp, "attach with --relabel to give the images to QEMU's user while the disk is attached"},
+	{hotplug.ErrRelabelNeedsRoot, "run luksplug as root: --relabel changes the owner of images"},
+	{qmp.ErrTLSKeyPassphrase, "use --tls-secret to name the secret that decrypts the TLS client's key"},
+	{qmp.ErrTLSCredentials, "use --tls-dir to name the directory of the TLS client's files"},
+	{qmp.ErrTLSRefused, "use --tls-dir to name the directory of the TLS client's files: its certificates, or keys.psk"},
+	{blockgraph.ErrUnknownPool, "give the pool's XML with --pool-xml, or look it up in libvirt with --domain"},
+	{blockgraph.ErrNoDescriptors, "use --unlock auto or --unlock qemu to open the disk in the VM's QEMU"},
 	{hotplug.ErrExternalWouldHelp, "--unlock external avoids that"},
 }
 
-// unhinted are the causes of refusals whose messages say all that there is to do: no
-// flag changes anything.
+// unhinted are the causes of refusals against which no flag helps.
 var unhinted = []error{
 	hotplug.ErrTargetTaken, hotplug.ErrNameTaken, hotplug.ErrImageInUse, hotplug.ErrImageUnusable, hotplug.ErrReadOnlyImage,
 	hotplug.ErrHeaderUnusable, hotplug.ErrUnexpectedEncryption, hotplug.ErrPermission, hotplug.ErrServer, hotplug.ErrNotBesideVM,
@@ -46,6 +43,10 @@ var unhinted = []error{
 
 // hintOf returns the hint against the cause of an error, "" for none.
 func hintOf(err error) string {
+	var lacking *hotplug.VersionError
+	if errors.As(err, &lacking) && lacking.Feature.Element == "disk/source/encryption/header" {
+		return "use --unlock external to open the disk in a qemu-storage-daemon"
+	}
 	for _, c := range causeHints {
 		if errors.Is(err, c.cause) {
 			return c.hint
@@ -54,30 +55,18 @@ func hintOf(err error) string {
 	return ""
 }
 
-// hint returns what the user can do about an error, by flags and commands; "" for
-// nothing.
-func (a *app) hint(err error) string {
+// hintFor returns what else helps against an error of a command that works on the libvirt
+// domain, "" for nothing. It is a line of its own.
+func hintFor(err error, domain string) string {
 	switch {
-	case (errors.Is(err, qmp.ErrWrongPassphrase) || errors.Is(err, luks.ErrWrongPassphrase)) && a.newline:
-		return "the passphrase ends in a newline, which counts as part of it: write the file without one (printf %s)"
+	case is[newlineError](err) && (errors.Is(err, qmp.ErrWrongPassphrase) || errors.Is(err, luks.ErrWrongPassphrase)):
+		return "the passphrase ends in a newline, which is part of it: write the file without one (printf %s)"
 	case errors.Is(err, libvirtvm.ErrNoPort):
-		return "run luksplug hook enable " + a.flags.domain + ", or use bus='scsi' with an existing controller"
-	case lacksHeader(err):
-		return "--unlock external has a storage daemon unlock the disk"
-	}
-	if hint := hintOf(err); hint != "" {
-		return hint
-	}
-	if errors.Is(err, fs.ErrPermission) && !errors.Is(err, secrets.ErrDenied) {
+		return "run 'luksplug hook enable " + domain + "', or use bus='scsi' with an existing controller"
+	case hintOf(err) == "" && errors.Is(err, fs.ErrPermission) && !errors.Is(err, secrets.ErrDenied):
 		return "run luksplug as a user who may open it, usually root"
 	}
 	return ""
-}
-
-// lacksHeader reports whether the VM's QEMU does not have detached LUKS headers.
-func lacksHeader(err error) bool {
-	var lacking *hotplug.VersionError
-	return errors.As(err, &lacking) && lacking.Feature.Element == "disk/source/encryption/header"
 }
 
 // hintedLog adds hints to log entries that have a cause. It implements [logrus.Hook].
@@ -99,13 +88,14 @@ func (hintedLog) Fire(e *logrus.Entry) error {
 	return nil
 }
 
-// findingHint returns what the user can do about a finding, as the end of its text.
+// findingHint returns which flag or command helps against a finding, as the end of its
+// text, "" for none.
 func findingHint(cause libvirtvm.Cause) string {
 	switch cause {
 	case libvirtvm.CauseSecretNeeded:
-		return ": give --prepare, and run 'luksplug repair' after the migration"
+		return ": use --prepare to give it to QEMU, and run 'luksplug repair' after the migration"
 	case libvirtvm.CauseNoShell:
-		return "; give --shell, or run there: luksplug hook check --domain-xml FILE"
+		return ": use --shell, or run 'luksplug hook check --domain-xml FILE' there"
 	}
 	return ""
 }

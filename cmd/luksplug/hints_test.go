@@ -32,17 +32,18 @@ func TestHint(t *testing.T) {
 		{"a domain with disks", false, fmt.Errorf("refused: %w", libvirtvm.ErrDisks), "--persistent"},
 		{"no port", false, fmt.Errorf("refused: %w", libvirtvm.ErrNoPort), "hook enable vm1"},
 		{"no permission", false, fmt.Errorf("open: %w", fs.ErrPermission), "root"},
-		{"a key store that tells by itself", false, fmt.Errorf("%w: %w", secrets.ErrDenied, fs.ErrPermission), ""},
+		{"a key store that denies access", false, fmt.Errorf("%w: %w", secrets.ErrDenied, fs.ErrPermission), ""},
 	}
 	for _, c := range cases {
-		got := (&app{newline: c.newline, flags: flags{domain: "vm1"}}).hint(c.err)
+		err := withNewline(c.err, &given{newline: c.newline})
+		got := hintOf(err) + hintFor(err, "vm1")
 		if c.want == "" && got != "" || !strings.Contains(got, c.want) {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
 	}
 }
 
-// TestFindingHint: every cause that a flag changes has a hint with it.
+// TestFindingHint: the hint against a cause names the flag that helps.
 func TestFindingHint(t *testing.T) {
 	t.Parallel()
 	for cause, want := range map[libvirtvm.Cause]string{libvirtvm.CauseSecretNeeded: "--prepare", libvirtvm.CauseNoShell: "--shell"} {
@@ -55,8 +56,7 @@ func TestFindingHint(t *testing.T) {
 	}
 }
 
-// TestCauses: every cause of a refusal has a hint, or is one against which no flag
-// helps, and not both.
+// TestCauses: every cause of a refusal either has a hint or is in unhinted.
 func TestCauses(t *testing.T) {
 	t.Parallel()
 	for _, cause := range hotplug.Causes() {

@@ -14,62 +14,116 @@ import (
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 )
 
-// inOrder returns an error of exit code 5 if a check has found something.
-func inOrder(r libvirtvm.Report, reason string) error {
-	if r.InOrder() {
-		return nil
-	}
-	return &hotplug.PreflightError{Reason: reason, Err: errNotInOrder}
-}
-
-// errNotInOrder: a check has found something.
-var errNotInOrder = errors.New("not everything is in order: see above")
-
 func newHookCheck(a *app) *cobra.Command {
-	cmd := &cobra.Command{
+	var xml string
+	run := func(ctx context.Context, a *app, i hook.Installation) error { return runHookCheck(ctx, a, i, xml) }
+	cmd := onInstallation(a, run, &cobra.Command{
 		Use:   "check",
 		Short: "Report whether the hook works on this host",
-		Long: `check looks at the script, the program that it calls, libvirtd, the configuration
-and its key stores, and the place for keys in memory. Nothing is changed, and no
-secret is looked up. With the XML of a running domain of another host, it also
-reports whether this host could take it over: whether the files of its disks are
-here, and their secrets. The exit code is 5 where something is not in order.`,
+		Long: `check examines the script, the program that it calls, libvirtd, the configuration
+and its key stores, and the directory for keys in memory. It changes nothing and
+looks up no secret. With --domain-xml, the XML of a running domain of another host,
+it also reports whether this host can take the domain over: whether it has the files
+of the domain's disks and their secrets. The exit code is 5 if a check fails.`,
 		Example: "  luksplug hook check\n  luksplug hook check --output json\n  ssh vmhost1 virsh dumpxml vm1 | luksplug hook check --domain-xml -",
 		Args:    cobra.NoArgs,
-	}
-	dir := hooksDirFlag(cmd)
-	xml := cmd.Flags().String("domain-xml", "", "a running domain that is to come here: the path of its XML, - for standard input")
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return a.runHookCheck(cmd.Context(), *dir, *xml) }
+	})
+	cmd.Flags().StringVar(&xml, "domain-xml", "", "a running domain that is to be migrated to this host: the path of its XML, - for standard input")
 	return cmd
 }
 
-func (a *app) runHookCheck(ctx context.Context, dir, xml string) error {
-	i, err := a.installation(dir)
-	if err != nil {
+func runHookCheck(ctx context.Context, a *app, i hook.Installation, xml string) error {
+	report := libvirtvm.Report{}
+	if err := checkScript(i, &report); err != nil {
 		return err
 	}
-	report, err := a.checkHook(i)
-	if err == nil && xml != "" {
-		err = a.checkArrival(ctx, xml, &report)
+	checkLibvirtd(i, &report)
+	store := &hookStore{app: a, options: a.storeOptions()}
+	checkKeys(a, store, &report)
+	if xml != "" {
+		if err := checkArrival(ctx, a, store, xml, &report); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
-	if err := a.printReport(report); err != nil {
-		return err
-	}
-	return inOrder(report, "the hook does not work on this host")
+	return showReport(a, report, "the hook does not work on this host")
 }
 
-// checkArrival adds whether a domain could come here.
-func (a *app) checkArrival(ctx context.Context, path string, report *libvirtvm.Report) error {
+// checkScript adds whether the script is as install writes it.
+func checkScript(i hook.Installation, report *libvirtvm.Report) error {
+	state, err := i.Check()
+	switch {
+	case errors.Is(err, hook.ErrForeignScript):
+		report.Badf("%v", err)
+	case err != nil:
+		return err
+	case state == hook.Other:
+		program, _ := i.Installed() // Check has just read it
+		info, err := os.Stat(program)
+		add := report.Badf
+		if err == nil && info.Mode()&0o111 != 0 {
+			add = report.Goodf
+		}
+		add("%s calls another program, or uses another configuration: %s", i.Path(), program)
+	case state == hook.Current:
+		report.Goodf("%s is %s", i.Path(), state)
+	default:
+		report.Badf("%s is %s", i.Path(), state)
+	}
+	return nil
+}
+
+// checkLibvirtd adds whether libvirtd knows that there are hooks: it looks for them at its
+// start only.
+func checkLibvirtd(i hook.Installation, report *libvirtvm.Report) {
+	started, known := hook.LibvirtdStart()
+	if !known {
+		report.Goodf("libvirtd is not running, or its process was not found: if it was started before the first hook was installed, restart it once")
+		return
+	}
+	installed, err := os.Stat(i.Path())
+	if err != nil {
+		return
+	}
+	since := started.Format("2006-01-02 15:04:05")
+	if i.OtherHook() || started.After(installed.ModTime()) {
+		report.Goodf("libvirtd runs since %s", since)
+	} else {
+		report.Badf("libvirtd runs since %s, when it had no hook: restart it once, VMs keep running", since)
+	}
+}
+
+// checkKeys adds whether the configuration, its key stores and the directory for keys can
+// be used.
+func checkKeys(a *app, store *hookStore, report *libvirtvm.Report) {
+	_, found, err := readConfig(a.flags.config)
+	if err != nil {
+		report.Badf("%v", err)
+		return
+	}
+	if !found {
+		report.Goodf("there is no configuration, and the default key store is used")
+	}
+	if err := store.open(); err != nil {
+		report.Badf("%v", err)
+	} else {
+		report.Goodf("key stores: %s", store.names)
+	}
+	if err := hotplug.CheckRunDir(); err != nil {
+		report.Badf("%v", err)
+	} else {
+		report.Goodf("keys that QEMU reads as it starts are kept in memory")
+	}
+}
+
+// checkArrival adds whether the domain of the XML at path can be migrated to this host.
+func checkArrival(ctx context.Context, a *app, store *hookStore, path string, report *libvirtvm.Report) error {
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
 	text, err := a.readInput(path)
 	if err != nil {
 		return err
 	}
-	disks, err := hook.Host{Store: &hookStore{app: a}, Log: a.log}.CheckArrival(ctx, text)
+	disks, err := hook.Host{Store: store, Log: a.log}.CheckArrival(ctx, text)
 	if err != nil {
 		return fmt.Errorf("the domain's XML: %w", err)
 	}
@@ -84,77 +138,4 @@ func (a *app) checkArrival(ctx context.Context, path string, report *libvirtvm.R
 		}
 	}
 	return nil
-}
-
-func (a *app) printReport(r libvirtvm.Report) error {
-	for i, f := range r.Findings {
-		r.Findings[i].Text += findingHint(f.Cause)
-	}
-	if a.flags.output == "json" {
-		return a.printJSON(r)
-	}
-	var b strings.Builder
-	for _, f := range r.Findings {
-		sign := "ok  "
-		switch {
-		case f.Unchecked:
-			sign = "?   "
-		case !f.Good:
-			sign = "BAD "
-		}
-		b.WriteString(sign + f.Text + "\n")
-	}
-	return a.print(b.String())
-}
-
-func (a *app) checkHook(i hook.Installation) (libvirtvm.Report, error) {
-	out := libvirtvm.Report{}
-	add := func(good bool, format string, args ...any) {
-		if good {
-			out.Goodf(format, args...)
-		} else {
-			out.Badf(format, args...)
-		}
-	}
-	state, err := i.Check()
-	if err != nil && !errors.Is(err, hook.ErrForeignScript) {
-		return out, err
-	}
-	switch {
-	case err != nil:
-		add(false, "%v", err)
-	case state == hook.Other:
-		program, _ := i.Installed() // it was read a moment ago
-		info, err := os.Stat(program)
-		works := err == nil && info.Mode()&0o111 != 0
-		add(works, "%s calls another program, or uses another configuration: %s", i.Path(), program)
-	default:
-		add(state == hook.Current, "%s is %s", i.Path(), state)
-	}
-	if started, known := hook.LibvirtdStart(); !known {
-		add(true, "libvirtd is not running, or not known by its process: if it has run since before the first hook was installed, it has to be restarted once")
-	} else if installed, err := os.Stat(i.Path()); err == nil {
-		good := i.OtherHook() || started.After(installed.ModTime())
-		add(good, "libvirtd runs since %s%s", started.Format("2006-01-02 15:04:05"), map[bool]string{false: ", when it had no hook: restart it once, VMs keep running"}[good])
-	}
-	c, err := readConfig(a.flags.config)
-	if err != nil {
-		add(false, "%v", err)
-		return out, nil
-	}
-	if c == nil {
-		add(true, "there is no configuration, and the default key store is used")
-	}
-	store := &hookStore{app: a}
-	if err := store.open(); err != nil {
-		add(false, "%v", err)
-	} else {
-		add(true, "key stores: %s", store.names)
-	}
-	if err := hotplug.CheckRunDir(); err != nil {
-		add(false, "%v", err)
-	} else {
-		add(true, "keys that QEMU reads as it starts are kept in memory")
-	}
-	return out, nil
 }

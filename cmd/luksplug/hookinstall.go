@@ -1,67 +1,31 @@
 package main
 
 import (
-	"fmt"
-	"os"
-	"path/filepath"
+	"context"
 
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/hotplug/hook"
 )
 
-// installation is luksplug as a hook of this host, as the flags have it.
-func (a *app) installation(dir string) (hook.Installation, error) {
-	program, err := os.Executable()
-	if err == nil {
-		program, err = filepath.EvalSymlinks(program)
-	}
-	if err != nil {
-		return hook.Installation{}, fmt.Errorf("where this program is: %w", err)
-	}
-	i := hook.Installation{Dir: dir, Program: program}
-	if a.flags.config != "" {
-		i.Config, err = filepath.Abs(a.flags.config)
-	}
-	return i, err
-}
-
-func hooksDirFlag(cmd *cobra.Command) *string {
-	return cmd.Flags().String("hooks-dir", hook.Dir, "libvirt's hooks directory")
-}
-
 func newHookInstall(a *app) *cobra.Command {
-	cmd := &cobra.Command{
+	return onInstallation(a, runHookInstall, &cobra.Command{
 		Use:   "install",
-		Short: "Make luksplug a hook of this host's libvirt",
-		Long: `install writes one small script into qemu.d of libvirt's hooks directory. The site's
-other hooks are not touched. The script calls this very program, and with --config
-this very configuration: install it where it stays first.`,
+		Short: "Install luksplug as a hook of this host's libvirt",
+		Long: `install writes one script into qemu.d of libvirt's hooks directory. It does not
+touch other hooks. The script calls this program at its present path, with the
+configuration of --config if that is given: put the program in its place first.`,
 		Example: "  luksplug hook install\n  luksplug --config /etc/luksplug/hook.yaml hook install",
 		Args:    cobra.NoArgs,
-	}
-	dir := hooksDirFlag(cmd)
-	cmd.RunE = func(*cobra.Command, []string) error { return a.runHookInstall(*dir) }
-	return cmd
+	})
 }
 
-func (a *app) runHookInstall(dir string) error {
-	i, err := a.installation(dir)
-	if err != nil {
-		return err
-	}
+func runHookInstall(_ context.Context, a *app, i hook.Installation) error {
 	changed, err := i.Install()
 	if err != nil {
 		return err
 	}
 	restart := changed && !i.OtherHook()
-	if a.flags.output == "json" {
-		return a.printJSON(struct {
-			Path    string `json:"path"`
-			Changed bool   `json:"changed"`
-			Restart bool   `json:"restart_libvirtd"`
-		}{i.Path(), changed, restart})
-	}
 	text := i.Path() + " was there already\n"
 	if changed {
 		text = "wrote " + i.Path() + "\n"
@@ -69,39 +33,35 @@ func (a *app) runHookInstall(dir string) error {
 	if restart {
 		text += "libvirt had no hook before: restart libvirtd (or virtqemud) once, or it will not run this one. VMs keep running\n"
 	}
-	return a.print(text)
+	return a.show(text, struct {
+		Path    string `json:"path"`
+		Changed bool   `json:"changed"`
+		Restart bool   `json:"restart_libvirtd"`
+	}{i.Path(), changed, restart})
 }
 
 func newHookUninstall(a *app) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:     "uninstall",
-		Short:   "Remove the hook from this host's libvirt",
-		Long:    "uninstall removes the script that install has written, and nothing else. Domains with disks of luksplug's no longer start with them.",
+	return onInstallation(a, runHookUninstall, &cobra.Command{
+		Use:   "uninstall",
+		Short: "Remove the hook from this host's libvirt",
+		Long: `uninstall removes the script that install has written. Domains then start without
+their luksplug disks.`,
 		Example: "  luksplug hook uninstall",
 		Args:    cobra.NoArgs,
-	}
-	dir := hooksDirFlag(cmd)
-	cmd.RunE = func(*cobra.Command, []string) error { return a.runHookUninstall(*dir) }
-	return cmd
+	})
 }
 
-func (a *app) runHookUninstall(dir string) error {
-	i, err := a.installation(dir)
-	if err != nil {
-		return err
-	}
+func runHookUninstall(_ context.Context, a *app, i hook.Installation) error {
 	changed, err := i.Uninstall()
 	if err != nil {
 		return err
 	}
-	if a.flags.output == "json" {
-		return a.printJSON(struct {
-			Path    string `json:"path"`
-			Changed bool   `json:"changed"`
-		}{i.Path(), changed})
+	text := i.Path() + " was not there\n"
+	if changed {
+		text = "removed " + i.Path() + "\n"
 	}
-	if !changed {
-		return a.print(i.Path() + " was not there\n")
-	}
-	return a.print("removed " + i.Path() + "\n")
+	return a.show(text, struct {
+		Path    string `json:"path"`
+		Changed bool   `json:"changed"`
+	}{i.Path(), changed})
 }

@@ -1,10 +1,73 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
 	"testing"
 
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 )
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"luksplug": main})
+}
+
+// The scripts run the program as a user does. They need no VM: what the program
+// does to one is tested in package integration.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			// The race detector's runtime sleeps for a second at each exit.
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits": exits,
+			"fails": fails,
+			"json":  isJSON,
+			"plain": plain,
+		},
+	})
+}
+
+// TestHelp: every command has a help with examples, on standard output.
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	commands := 0
+	var walk func(path []string, cmd *cobra.Command)
+	walk = func(path []string, cmd *cobra.Command) {
+		if cmd.Name() == "help" {
+			return // of cobra's
+		}
+		commands++
+		var out, errs strings.Builder
+		code := run(t.Context(), &app{streams: streams{out: &out, err: &errs}}, append(path, "--help"))
+		if code != exitDone || errs.Len() > 0 || !strings.Contains(out.String(), "\nExamples:\n  luksplug ") {
+			t.Errorf("%v --help: exit code %d\n%s%s", path, code, &out, &errs)
+		}
+		if cmd.Name() == "completion" {
+			return // its subcommands are cobra's
+		}
+		for _, sub := range cmd.Commands() {
+			walk(append(slices.Clone(path), sub.Name()), sub)
+		}
+	}
+	walk(nil, newRoot(&app{}))
+	if commands < 20 {
+		t.Errorf("only %d commands", commands)
+	}
+}
 
 // Not in parallel: it is about the whole process, which gets its old state back.
 func TestNoCoreFiles(t *testing.T) {
@@ -22,5 +85,74 @@ func TestNoCoreFiles(t *testing.T) {
 	noCoreFiles()
 	if n := dumpable(); n != 0 {
 		t.Errorf("PR_GET_DUMPABLE is %d", n)
+	}
+}
+
+// exits CODE COMMAND [ARG...] runs a command and wants that exit code.
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	if err != nil {
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) {
+			ts.Fatalf("%v: %v", args[1:], err)
+		}
+		got = exit.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("%v: exit code %d, want %d", args[1:], got, want)
+	}
+}
+
+// fails CODE PATTERN COMMAND [ARG...] is exits, and wants nothing on standard output and
+// one line on standard error, which begins with the program's name and matches.
+func fails(ts *testscript.TestScript, neg bool, args []string) {
+	exits(ts, neg, slices.Delete(slices.Clone(args), 1, 2))
+	stdout, stderr := ts.ReadFile("stdout"), ts.ReadFile("stderr")
+	if stdout != "" {
+		ts.Fatalf("%v: standard output is not empty", args[2:])
+	}
+	line, found := strings.CutSuffix(stderr, "\n")
+	if !found || strings.Contains(line, "\n") || !strings.HasPrefix(line, "luksplug: ") {
+		ts.Fatalf("%v: standard error is not one line that begins with the program's name", args[2:])
+	}
+	matches, err := regexp.MatchString("(?m)"+args[1], stderr)
+	ts.Check(err)
+	if !matches {
+		ts.Fatalf("%v: standard error does not match %q", args[2:], args[1])
+	}
+}
+
+// json FILE MEMBER... wants a JSON object with exactly these members, or,
+// without members, any JSON value.
+func isJSON(ts *testscript.TestScript, _ bool, args []string) {
+	text := []byte(ts.ReadFile(args[0]))
+	if len(args) == 1 {
+		if !json.Valid(text) {
+			ts.Fatalf("%s is not JSON", args[0])
+		}
+		return
+	}
+	var members map[string]json.RawMessage
+	ts.Check(json.Unmarshal(text, &members))
+	var got []string
+	for name := range members {
+		got = append(got, name)
+	}
+	slices.Sort(got)
+	want := slices.Sorted(slices.Values(args[1:]))
+	if !slices.Equal(got, want) {
+		ts.Fatalf("%s has the members %v, want %v", args[0], got, want)
+	}
+}
+
+// plain FILE... wants no escape sequences.
+func plain(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		if strings.ContainsRune(ts.ReadFile(name), '\x1b') {
+			ts.Fatalf("%s holds an escape sequence", name)
+		}
 	}
 }

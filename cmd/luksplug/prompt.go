@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -16,15 +17,16 @@ import (
 
 // prompter returns the function that asks at the terminal for the passphrase of a key
 // store, nil if there is no terminal.
-func (a *app) prompter() func(context.Context, string) (*secrets.Secret, error) {
-	// Not standard input, which may be a document or a value.
-	tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+func prompter() func(context.Context, string) (*secrets.Secret, error) {
+	// Standard input may be a document or a value.
+	open := func() (*os.File, error) { return os.OpenFile("/dev/tty", os.O_RDWR, 0) }
+	tty, err := open()
 	if err != nil {
 		return nil
 	}
-	_ = tty.Close() // only looked at
+	_ = tty.Close() // nothing is lost
 	return func(ctx context.Context, question string) (*secrets.Secret, error) {
-		tty, err := os.OpenFile("/dev/tty", os.O_RDWR, 0)
+		tty, err := open()
 		if err != nil {
 			return nil, err
 		}
@@ -33,7 +35,7 @@ func (a *app) prompter() func(context.Context, string) (*secrets.Secret, error) 
 	}
 }
 
-// askTwice asks for a new secret, which nobody sees being typed.
+// askTwice asks for a new secret twice, without showing it.
 func askTwice(ctx context.Context, tty *os.File, question string) (*secrets.Secret, error) {
 	first, err := ask(ctx, tty, question)
 	if err != nil {
@@ -47,16 +49,16 @@ func askTwice(ctx context.Context, tty *os.File, question string) (*secrets.Secr
 	defer second.Wipe()
 	if !first.Equal(second) {
 		first.Wipe()
-		return nil, errors.New("the two are not the same: nothing was changed")
+		return nil, errors.New("the two values are not the same: nothing was changed")
 	}
 	return first, nil
 }
 
-// maxTyped is what a terminal gives as one line, N_TTY_BUF_SIZE in Linux.
+// maxTyped is the longest line of a terminal, N_TTY_BUF_SIZE in Linux.
 const maxTyped = 4096
 
-// ask prints the question and reads a line without showing it. It ends when ctx
-// does, which a signal ends; the terminal is left as it was.
+// ask prints the question and reads a line without showing it, until ctx ends. The
+// terminal is left as it was.
 func ask(ctx context.Context, tty *os.File, question string) (*secrets.Secret, error) {
 	fd := int(tty.Fd())
 	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
@@ -67,11 +69,11 @@ func ask(ctx context.Context, tty *os.File, question string) (*secrets.Secret, e
 	quiet.Lflag &^= unix.ECHO
 	quiet.Lflag |= unix.ICANON | unix.ISIG | unix.ECHONL
 	quiet.Iflag |= unix.ICRNL
-	// What was typed before the question was seen is no answer to it.
+	// TCSETSF drops what was typed before the question.
 	if err := unix.IoctlSetTermios(fd, unix.TCSETSF, &quiet); err != nil {
 		return nil, fmt.Errorf("ask at the terminal: %w", err)
 	}
-	defer func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, before) }() // there is no other way to set it back
+	defer func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, before) }() // best effort
 	if _, err := fmt.Fprintf(tty, "%s: ", question); err != nil {
 		return nil, fmt.Errorf("ask at the terminal: %w", err)
 	}
@@ -90,7 +92,7 @@ func ask(ctx context.Context, tty *os.File, question string) (*secrets.Secret, e
 	case len(answer) == 0:
 		return nil, passphrase.ErrEmpty
 	case !whole && n == maxTyped:
-		return nil, fmt.Errorf("%w: a terminal takes %d bytes: use a file", secrets.ErrTooLong, maxTyped-1)
+		return nil, fmt.Errorf("%w: a line of a terminal has at most %d bytes: use a file", secrets.ErrTooLong, maxTyped-1)
 	}
 	return secrets.New(answer), nil
 }
@@ -110,4 +112,23 @@ func readable(ctx context.Context, fd int) error {
 			return fmt.Errorf("read from the terminal: %w", err)
 		}
 	}
+}
+
+// confirm asks at the terminal whether to do what, and returns an error unless the answer
+// is yes.
+func confirm(a *app, what string) error {
+	if !isTerminal(a.in) {
+		return &usageError{errors.New("nothing was changed: there is no terminal to confirm at, so give --yes")}
+	}
+	if _, err := fmt.Fprintf(a.err, "luksplug: %s? [y/N] ", what); err != nil {
+		return err
+	}
+	var answer string
+	if _, err := fmt.Fscanln(a.in, &answer); err != nil && !errors.Is(err, io.EOF) && answer != "" {
+		return err
+	}
+	if answer = strings.ToLower(answer); answer != "y" && answer != "yes" {
+		return errors.New("nothing was changed")
+	}
+	return nil
 }

@@ -15,7 +15,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
-// terminal returns a terminal and the hands and eyes of who sits at it.
+// terminal returns a terminal and the other end of it, where a person types and reads.
 func terminal(t *testing.T) (tty, person *os.File) {
 	t.Helper()
 	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
@@ -38,8 +38,8 @@ func terminal(t *testing.T) (tty, person *os.File) {
 	return tty, person
 }
 
-// types answers each prompt with the next line, and returns what was on the
-// screen in the end.
+// types answers each prompt with the next line. screen waits for the end and returns
+// what was shown.
 func types(t *testing.T, person *os.File, lines ...string) (screen func() string) {
 	t.Helper()
 	seen := make(chan string, 1)

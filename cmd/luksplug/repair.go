@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -14,57 +15,48 @@ func newRepair(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "repair",
 		Short: "Remove what interrupted runs have left in the VM",
-		Long: `repair removes nodes, objects and controllers of luksplug's that no device uses:
-what is left when a run was killed or lost its connection. Disks that are
-attached are not touched, but for secrets that QEMU needs no more.
+		Long: `repair removes luksplug's nodes, objects and controllers that no device uses: the
+leftovers of a run that was killed or lost its connection. It does not touch
+attached disks, except that it removes secrets that QEMU no longer needs.
 
-The metadata of a libvirt domain are made to say what is attached.`,
+It also makes the metadata of a libvirt domain match what is attached.`,
 		Example: `  luksplug --domain vm1 list
   luksplug --domain vm1 repair`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return a.runRepair(cmd.Context()) },
+		RunE: func(cmd *cobra.Command, _ []string) error { return runRepair(cmd.Context(), a) },
 	}
 }
 
-func (a *app) runRepair(ctx context.Context) error {
-	ctx, cancel := a.bounded(ctx)
-	defer cancel()
-	return a.withVM(ctx, func(ctx context.Context, vm virtualMachine) error {
+func runRepair(ctx context.Context, a *app) error {
+	return withVM(ctx, a, a.limit(), func(ctx context.Context, vm virtualMachine) error {
 		repaired, err := vm.Repair(ctx)
-		return errors.Join(err, a.printRepaired(repaired))
+		return errors.Join(err, showRepaired(a, repaired))
 	})
 }
 
-func (a *app) printRepaired(r *libvirtvm.Repaired) error {
-	var recorded []string
+func showRepaired(a *app, r *libvirtvm.Repaired) error {
+	out := struct {
+		Removed  []diskJSON `json:"removed"`
+		Metadata []string   `json:"metadata"` // changes of the domain's
+	}{[]diskJSON{}, []string{}}
+	text := ""
+	for _, h := range r.Removed {
+		out.Removed = append(out.Removed, diskToJSON(h))
+		for _, part := range h.Left() {
+			text += fmt.Sprintf("%s: removed %s\n", h.Target, part)
+		}
+	}
 	for _, s := range r.Fixed {
 		what := ": removed from the domain's metadata, since it is not attached"
 		if s.Attached {
 			what = ": written into the domain's metadata"
 		}
-		recorded = append(recorded, s.Target+what)
+		out.Metadata = append(out.Metadata, s.Target+what)
 	}
-	if a.flags.output == "json" {
-		list := []diskJSON{}
-		for _, h := range r.Removed {
-			list = append(list, diskToJSON(h))
-		}
-		return a.printJSON(struct {
-			Removed  []diskJSON `json:"removed"`
-			Metadata []string   `json:"metadata"` // what was changed in the domain's
-		}{list, notNil(recorded)})
+	if len(out.Metadata) > 0 {
+		text += strings.Join(out.Metadata, "\n") + "\n"
+	} else if len(r.Removed) == 0 {
+		text = "nothing was left to remove\n"
 	}
-	if len(r.Removed)+len(recorded) == 0 {
-		return a.print("nothing was left to remove\n")
-	}
-	text := ""
-	for _, h := range r.Removed {
-		for _, part := range h.Left() {
-			text += fmt.Sprintf("%s: removed %s\n", h.Target, part)
-		}
-	}
-	for _, line := range recorded {
-		text += line + "\n"
-	}
-	return a.print(text)
+	return a.show(text, out)
 }

@@ -49,11 +49,11 @@ func TestUsesOf(t *testing.T) {
 	}
 }
 
-// secretRun runs the program in this process, where the host has these disks.
+// secretRun runs the program in this process, with these disks on the host.
 func secretRun(uses func() ([]hotplug.Use, error), args ...string) (code int, stdout, stderr string) {
 	var out, errs bytes.Buffer
 	a := &app{streams: streams{in: strings.NewReader(""), out: &out, err: &errs}, uses: uses}
-	code = a.run(context.Background(), args)
+	code = run(context.Background(), a, args)
 	return code, out.String(), errs.String()
 }
 
@@ -88,7 +88,7 @@ func TestUndefineInUse(t *testing.T) {
 	}
 }
 
-// readOnly is a store that only answers.
+// readOnly is a store that can neither list nor change secrets.
 type readOnly struct{ value string }
 
 func (readOnly) String() string { return "test:" }
@@ -100,18 +100,18 @@ func (s readOnly) Lookup(_ context.Context, ref secrets.Reference) (*secrets.Sec
 	return nil, &secrets.StoreError{Store: s.String(), Ref: ref, Err: secrets.ErrNotFound}
 }
 
-func TestStoresThatOnlyAnswer(t *testing.T) {
+func TestReadOnlyStores(t *testing.T) {
 	t.Parallel()
 	ctx, keeper := t.Context(), dir.New(t.TempDir())
 	stores := []secrets.Store{readOnly{"value"}, keeper}
 	d := secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageVolume, Usage: "/x"}
-	if k, err := placeFor(ctx, stores, d); err != nil || k != secrets.Keeper(keeper) {
+	if k, err := define(ctx, stores, d); err != nil || k != secrets.Keeper(keeper) {
 		t.Errorf("defined in %v, %v", k, err)
 	}
 	if f, err := locate(ctx, stores, d.UUID.String()); err != nil || f.store != secrets.Store(keeper) {
 		t.Errorf("found in %v, %v", f.store, err)
 	}
-	if _, err := placeFor(ctx, stores[:1], d); err == nil || !strings.Contains(err.Error(), "no key store here can be changed") {
+	if _, err := define(ctx, stores[:1], d); err == nil || !strings.Contains(err.Error(), "none of these key stores can be changed") {
 		t.Error(err)
 	}
 	value, err := publicValue(ctx, stores, "volume:known")
@@ -135,7 +135,7 @@ func TestEphemeralPlace(t *testing.T) {
 	t.Parallel()
 	memory, err := os.MkdirTemp("/dev/shm", "luksplug-place")
 	if err != nil {
-		t.Skipf("no folder in memory: %v", err)
+		t.Skipf("no directory in memory: %v", err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(memory) })
 	disk := t.TempDir()
@@ -158,7 +158,7 @@ func TestEphemeralPlace(t *testing.T) {
 	}
 }
 
-func TestFolders(t *testing.T) {
+func TestDefaultDirectories(t *testing.T) {
 	t.Parallel()
 	env := func(values map[string]string) func(string) string {
 		return func(name string) string { return values[name] }
@@ -190,8 +190,8 @@ func TestEmptyConfiguration(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if c, err := readConfig(path); err != nil || len(c.Keystores) != 0 {
-			t.Errorf("%q: %+v, %v", text, c, err)
+		if c, found, err := readConfig(path); err != nil || !found || len(c.Keystores) != 0 {
+			t.Errorf("%q: %+v, %t, %v", text, c, found, err)
 		}
 	}
 }

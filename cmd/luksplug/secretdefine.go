@@ -19,18 +19,18 @@ func newSecretDefine(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "define FILE",
 		Short: "Define a secret, or change one, from a <secret> document",
-		Long: `define reads libvirt's <secret> document from FILE (- for standard input) and
-defines the secret in the first key store that can keep it; a secret that is
-defined already is changed where it is, and keeps its value. A document without
-uuid gets one, which is printed. An ephemeral secret needs a store in memory.`,
+		Long: `define reads libvirt's <secret> document from FILE (- for standard input) and defines
+the secret in the first key store that can keep it. A secret that is already defined
+is changed in its store and keeps its value. If the document has no uuid, define
+makes one. It prints the uuid. An ephemeral secret needs a store in memory.`,
 		Example: `  luksplug secret define vm1-vdb-secret.xml
   luksplug secret --keystore dir:/run/keys define - < secret.xml`,
-		Args: argument("FILE"),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.runSecretDefine(cmd.Context(), args[0]) },
+		Args: arguments("FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error { return runSecretDefine(cmd.Context(), a, args[0]) },
 	}
 }
 
-func (a *app) runSecretDefine(ctx context.Context, path string) error {
+func runSecretDefine(ctx context.Context, a *app, path string) error {
 	text, err := a.readInput(path)
 	if err != nil {
 		return &usageError{fmt.Errorf("read the <secret> document: %w", err)}
@@ -42,24 +42,25 @@ func (a *app) runSecretDefine(ctx context.Context, path string) error {
 	if d.UUID == uuid.Nil {
 		d.UUID = uuid.New()
 	}
-	if err := a.makeDefaults(d.Ephemeral); err != nil {
+	names, err := a.storeNames()
+	if err == nil && names.defaults != nil {
+		err = names.defaults.create(d.Ephemeral)
+	}
+	if err != nil {
 		return err
 	}
-	return a.withStores(ctx, func(ctx context.Context, stores []secrets.Store) error {
-		keeper, err := placeFor(ctx, stores, d)
+	return withStores(ctx, a, func(ctx context.Context, stores []secrets.Store) error {
+		keeper, err := define(ctx, stores, d)
 		if err != nil {
 			return err
 		}
-		if a.flags.output == "json" {
-			return a.printJSON(secretToJSON(found{keeper, d}))
-		}
-		return a.print(fmt.Sprintf("secret %s defined in %s\n", d.UUID, keeper))
+		return a.show(fmt.Sprintf("secret %s defined in %s\n", d.UUID, keeper), secretToJSON(found{keeper, d}))
 	})
 }
 
-// placeFor defines d in the store that has it already, else in the first that
-// can keep it.
-func placeFor(ctx context.Context, stores []secrets.Store, d secrets.Document) (secrets.Keeper, error) {
+// define defines d in the store that has it already, else in the first that can keep it.
+// It returns that store.
+func define(ctx context.Context, stores []secrets.Store, d secrets.Document) (secrets.Keeper, error) {
 	var documents []secrets.Document
 	for _, store := range stores {
 		lister, ok := store.(secrets.Lister)
@@ -75,13 +76,13 @@ func placeFor(ctx context.Context, stores []secrets.Store, d secrets.Document) (
 			}
 			return keeper, keeper.Define(ctx, d)
 		case errors.Is(err, secrets.ErrUnreachable) && errors.Is(err, fs.ErrNotExist):
-			// A directory that the first definition makes: there is nothing in it.
+			// An empty store, whose directory the first definition makes.
 		case err != nil:
-			return nil, err // it could be there
+			return nil, err // the secret could be there
 		}
 		documents = append(documents, held...)
 	}
-	// Of two stores with the same usage, the second would never be asked.
+	// Of two secrets with the same usage, the second would never be found.
 	if err := secrets.CheckDefine(documents, d); err != nil {
 		return nil, &secrets.StoreError{Store: secrets.Chain(stores...).String(), Ref: d.Reference(), Err: err}
 	}
@@ -96,7 +97,7 @@ func placeFor(ctx context.Context, stores []secrets.Store, d secrets.Document) (
 		}
 	}
 	if err == nil {
-		err = &secrets.StoreError{Store: secrets.Chain(stores...).String(), Ref: d.Reference(), Err: errors.New("no key store here can be changed: give another with --keystore")}
+		err = &secrets.StoreError{Store: secrets.Chain(stores...).String(), Ref: d.Reference(), Err: errors.New("none of these key stores can be changed: give another with --keystore")}
 	}
 	return nil, err
 }

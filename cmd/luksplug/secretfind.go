@@ -15,9 +15,9 @@ func newSecretFind(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "find --volume PATH",
 		Short: "Find the secret of a volume, or of another usage",
-		Long: `find prints the uuid of the secret whose usage is the given one: for a volume the
-path of its image. A secret that was put into a store without a uuid is printed
-as TYPE:USAGE. Exit code 4 says that there is none.`,
+		Long: `find prints the uuid of the secret with the given usage, which for a volume is the
+path of its image. A secret without a uuid is printed as TYPE:USAGE. The exit code is
+4 if there is no such secret.`,
 		Example: `  luksplug secret find --volume /var/lib/images/vm1.img
   luksplug secret find --ceph 'client.admin secret'`,
 		Args: cobra.NoArgs,
@@ -29,9 +29,9 @@ as TYPE:USAGE. Exit code 4 says that there is none.`,
 				}
 			}
 			if len(wanted) != 1 {
-				return &usageError{errors.New("find what? give one of --volume PATH, --ceph, --iscsi, --tls or --vtpm NAME")}
+				return &usageError{errors.New("find needs one usage: give one of --volume PATH, --ceph, --iscsi, --tls or --vtpm NAME")}
 			}
-			return a.runSecretFind(cmd.Context(), wanted[0])
+			return runSecretFind(cmd.Context(), a, wanted[0])
 		},
 	}
 	for usageType, what := range map[secrets.UsageType]string{
@@ -43,14 +43,11 @@ as TYPE:USAGE. Exit code 4 says that there is none.`,
 	return cmd
 }
 
-func (a *app) runSecretFind(ctx context.Context, name string) error {
-	return a.withSecret(ctx, name, func(_ context.Context, f found) error {
-		switch {
-		case a.flags.output == "json":
-			return a.printJSON(secretToJSON(f))
-		case f.document.UUID == uuid.Nil:
-			return a.print(name + "\n")
+func runSecretFind(ctx context.Context, a *app, name string) error {
+	return withSecret(ctx, a, name, func(_ context.Context, f found) error {
+		if f.document.UUID != uuid.Nil {
+			name = f.document.UUID.String()
 		}
-		return a.print(f.document.UUID.String() + "\n")
+		return a.show(name+"\n", secretToJSON(f))
 	})
 }

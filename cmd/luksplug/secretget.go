@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -16,21 +15,21 @@ func newSecretGet(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get-value SECRET",
 		Short: "Print the value of a secret",
-		Long: `get-value writes the value's bytes to standard output, and nothing else: no
-newline is added. The value of a private secret is refused; attach may use it.`,
+		Long: `get-value writes the bytes of the value to standard output, without adding a newline.
+It refuses a private secret, which attach may use.`,
 		Example: `  luksplug secret get-value 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f > vm1-vdb.key
   luksplug secret get-value --base64 volume:/var/lib/images/vm1.img`,
-		Args: argument("SECRET"),
+		Args: arguments("SECRET"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.runSecretGet(cmd.Context(), args[0], inBase64)
+			return runSecretGet(cmd.Context(), a, args[0], inBase64)
 		},
 	}
-	cmd.Flags().BoolVar(&inBase64, "base64", false, "in base64, and with a newline")
+	cmd.Flags().BoolVar(&inBase64, "base64", false, "encode the value in base64 and add a newline")
 	return cmd
 }
 
-func (a *app) runSecretGet(ctx context.Context, name string, inBase64 bool) error {
-	return a.withStores(ctx, func(ctx context.Context, stores []secrets.Store) error {
+func runSecretGet(ctx context.Context, a *app, name string, inBase64 bool) error {
+	return withStores(ctx, a, func(ctx context.Context, stores []secrets.Store) error {
 		value, err := publicValue(ctx, stores, name)
 		if err != nil {
 			return err
@@ -43,7 +42,7 @@ func (a *app) runSecretGet(ctx context.Context, name string, inBase64 bool) erro
 				defer clear(text)
 			}
 			if a.flags.output == "json" {
-				return a.printJSON(struct {
+				return a.show("", struct {
 					Base64 string `json:"base64"`
 				}{string(text)})
 			}
@@ -56,32 +55,24 @@ func (a *app) runSecretGet(ctx context.Context, name string, inBase64 bool) erro
 	})
 }
 
-// publicValue returns the value of a secret that is not private, from the first
-// store that has it.
+// publicValue returns the value of a secret that is not private.
 func publicValue(ctx context.Context, stores []secrets.Store, arg string) (*secrets.Secret, error) {
-	s, err := parseSelector(arg)
+	ref, err := parseSecret(arg)
 	if err != nil {
 		return nil, err
 	}
-	for _, store := range stores {
-		ref := s.reference()
-		if lister, ok := store.(secrets.Lister); ok {
-			d, err := s.find(ctx, lister)
-			if errors.Is(err, secrets.ErrNotFound) {
-				continue
-			}
-			if err != nil {
-				return nil, err
-			}
-			ref = d.Reference()
-			if d.Private {
-				return nil, &secrets.StoreError{Store: store.String(), Ref: ref, Err: fmt.Errorf("%w: attach may use it, and nobody is shown it", secrets.ErrPrivate)}
-			}
+	return firstOf(stores, ref, func(store secrets.Store) (*secrets.Secret, error) {
+		lister, ok := store.(secrets.Lister)
+		if !ok {
+			return store.Lookup(ctx, ref)
 		}
-		value, err := store.Lookup(ctx, ref)
-		if !errors.Is(err, secrets.ErrNotFound) {
-			return value, err
+		d, err := find(ctx, lister, ref)
+		if err != nil {
+			return nil, err
 		}
-	}
-	return nil, &secrets.StoreError{Store: secrets.Chain(stores...).String(), Ref: s.reference(), Err: secrets.ErrNotFound}
+		if d.Private {
+			return nil, &secrets.StoreError{Store: store.String(), Ref: d.Reference(), Err: fmt.Errorf("%w: attach may use it, but it is not shown", secrets.ErrPrivate)}
+		}
+		return store.Lookup(ctx, d.Reference())
+	})
 }

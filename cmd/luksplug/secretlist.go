@@ -15,26 +15,25 @@ func newSecretList(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
 		Short:   "List the secrets of the key stores",
-		Long:    "list shows what the key stores hold, in their order, without reading any value.",
+		Long:    "list shows the secrets of the key stores, in the order of the stores. It reads no values.",
 		Example: "  luksplug secret list\n  luksplug secret --keystore dir:/run/keys list --output json",
 		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return a.runSecretList(cmd.Context()) },
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runSecretList(cmd.Context(), a) },
 	}
 }
 
-func (a *app) runSecretList(ctx context.Context) error {
-	return a.withStores(ctx, func(ctx context.Context, stores []secrets.Store) error {
-		all, err := listAll(ctx, stores, func(s secrets.Store) { a.log.Warnf("key store %s cannot say what it holds", s) })
+func runSecretList(ctx context.Context, a *app) error {
+	return withStores(ctx, a, func(ctx context.Context, stores []secrets.Store) error {
+		all, err := listAll(ctx, stores, func(s secrets.Store) { a.log.Warnf("key store %s cannot list its secrets", s) })
 		if len(all) == 0 && err != nil {
 			return err
 		}
-		// What can be read is worth seeing where something else cannot.
-		return errors.Join(a.printSecrets(all), err)
+		return errors.Join(showSecrets(a, all), err)
 	})
 }
 
-// listAll returns the secrets of the stores in order. cannot is told of stores
-// that do not list. The error is that of the stores that could not be asked.
+// listAll returns the secrets of the stores in order. If a store fails, it returns those of
+// the others with the error. It calls cannot for stores that cannot list.
 func listAll(ctx context.Context, stores []secrets.Store, cannot func(secrets.Store)) ([]found, error) {
 	var out []found
 	var failed []error
@@ -55,22 +54,12 @@ func listAll(ctx context.Context, stores []secrets.Store, cannot func(secrets.St
 	return out, errors.Join(failed...)
 }
 
-func (a *app) printSecrets(all []found) error {
-	if a.flags.output == "json" {
-		out := []secretJSON{}
-		for _, f := range all {
-			out = append(out, secretToJSON(f))
-		}
-		return a.printJSON(struct {
-			Secrets []secretJSON `json:"secrets"`
-		}{out})
-	}
-	if len(all) == 0 {
-		return a.print("no secret is defined\n")
-	}
+func showSecrets(a *app, all []found) error {
+	out := []secretJSON{}
 	rows := [][]string{{"UUID", "USAGE", "FLAGS", "STORE"}}
 	for _, f := range all {
 		j := secretToJSON(f)
+		out = append(out, j)
 		var flags []string
 		if j.Ephemeral {
 			flags = append(flags, "ephemeral")
@@ -80,10 +69,16 @@ func (a *app) printSecrets(all []found) error {
 		}
 		rows = append(rows, []string{dash(j.UUID), dash(strings.TrimSpace(j.UsageType + " " + printable(j.Usage))), dash(strings.Join(flags, ",")), j.Store})
 	}
-	return a.print(table(rows))
+	text := table(rows)
+	if len(all) == 0 {
+		text = "no secret is defined\n"
+	}
+	return a.show(text, struct {
+		Secrets []secretJSON `json:"secrets"`
+	}{out})
 }
 
-// printable keeps a text to one line and one column.
+// printable returns a text that fits into one line and one column of a table.
 func printable(s string) string {
 	if q := fmt.Sprintf("%q", s); q != `"`+s+`"` && strings.ContainsAny(s, "\n\t") {
 		return q

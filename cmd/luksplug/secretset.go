@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -8,13 +9,12 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
-// valueFlag is the flag for where a value is read from.
+// valueFlag is the flag that names the source of a value.
 const valueFlag = "file"
 
 func newSecretSet(a *app) *cobra.Command {
@@ -23,33 +23,33 @@ func newSecretSet(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set-value SECRET",
 		Short: "Give a secret its value",
-		Long: `set-value reads a value from --file, else from standard input, and makes it the
-secret's. It is taken byte for byte, a newline at its end included. On a terminal
-it is asked for twice and not shown. It is never an argument: those are there for
-everybody to see.`,
+		Long: `set-value reads the value of a secret from --file, else from standard input. Every
+byte counts, a newline at the end as well. On a terminal, set-value asks for the
+value twice without showing it. The value cannot be an argument, because other users
+of the host can see arguments.`,
 		Example: `  luksplug secret set-value 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f
   luksplug secret set-value 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f --file vm1-vdb.key
   head -c 32 /dev/urandom | luksplug secret set-value volume:/var/lib/images/vm1.img`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return errors.New("set-value takes one argument, SECRET: the value is read from --file, standard input or the terminal, as everybody can see arguments")
+				return errors.New("set-value takes one argument, SECRET: the value is read from --file, standard input or the terminal, because everybody can see arguments")
 			}
-			return argument("SECRET")(cmd, args)
+			return arguments("SECRET")(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.runSecretSet(cmd.Context(), args[0], file, inBase64)
+			return runSecretSet(cmd.Context(), a, args[0], file, inBase64)
 		},
 	}
-	cmd.Flags().StringVar(&file, valueFlag, "", "the file of the value, - for standard input, or fd:N")
-	cmd.Flags().BoolVar(&inBase64, "base64", false, "the value is given in base64")
+	cmd.Flags().StringVar(&file, valueFlag, "", "the value: a file, - for standard input, or fd:N")
+	cmd.Flags().BoolVar(&inBase64, "base64", false, "decode the value from base64")
 	return cmd
 }
 
-func (a *app) runSecretSet(ctx context.Context, name, file string, inBase64 bool) error {
+func runSecretSet(ctx context.Context, a *app, name, file string, inBase64 bool) error {
 	var f found
 	var keeper secrets.Keeper
-	// Before anybody types, for which there is all the time.
-	err := a.withSecret(ctx, name, func(_ context.Context, secret found) (err error) {
+	// Typing has no time limit, and starts only if the secret exists.
+	err := withSecret(ctx, a, name, func(_ context.Context, secret found) (err error) {
 		f = secret
 		keeper, err = f.keeper()
 		return err
@@ -57,7 +57,7 @@ func (a *app) runSecretSet(ctx context.Context, name, file string, inBase64 bool
 	if err != nil {
 		return err
 	}
-	value, err := a.readValue(ctx, file, inBase64)
+	value, err := readValue(ctx, a, file, inBase64)
 	if err != nil {
 		return err
 	}
@@ -68,18 +68,14 @@ func (a *app) runSecretSet(ctx context.Context, name, file string, inBase64 bool
 		return err
 	}
 	if passphrase.EndsInNewline(value) {
-		a.log.Warn("the value ends in a newline, which counts as part of it: printf writes one without")
+		a.log.Warn("the value ends in a newline, which is part of it: printf writes a value without one")
 	}
-	if a.flags.output == "json" {
-		return a.printJSON(secretToJSON(f))
-	}
-	return a.print(fmt.Sprintf("value of the secret with %s set in %s\n", f.document, f.store))
+	return a.show(fmt.Sprintf("value of the secret with %s set in %s\n", f.document, f.store), secretToJSON(f))
 }
 
-// readValue reads a value from where the user says, or from standard input: a
-// terminal is asked.
-func (a *app) readValue(ctx context.Context, file string, inBase64 bool) (*secrets.Secret, error) {
-	value, err := a.readStored(ctx, file)
+// readValue reads a value from file, or, for "", from standard input.
+func readValue(ctx context.Context, a *app, file string, inBase64 bool) (*secrets.Secret, error) {
+	value, err := readBytes(ctx, a, file)
 	if err != nil || !inBase64 {
 		return value, err
 	}
@@ -98,12 +94,9 @@ func (a *app) readValue(ctx context.Context, file string, inBase64 bool) (*secre
 	return decoded, err
 }
 
-func (a *app) readStored(ctx context.Context, file string) (*secrets.Secret, error) {
-	if in, ok := a.in.(*os.File); ok && file == "" && term.IsTerminal(int(in.Fd())) {
+func readBytes(ctx context.Context, a *app, file string) (*secrets.Secret, error) {
+	if in, ok := a.in.(*os.File); ok && file == "" && isTerminal(in) {
 		return askTwice(ctx, in, "value of the secret")
 	}
-	if file == "" {
-		file = "-"
-	}
-	return a.readPassphrase(file)
+	return a.readPassphrase(cmp.Or(file, "-"))
 }

@@ -16,32 +16,32 @@ func newSecretUndefine(a *app) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "undefine SECRET",
 		Short: "Remove a secret and its value",
-		Long: `undefine removes a secret and its value from its key store: what is encrypted with
-it and nothing else cannot be opened again. A secret of a disk that luksplug holds
-in a VM of this host is removed with --force only.`,
+		Long: `undefine removes a secret and its value from its key store. What only this secret
+opens is then lost. The secret of a disk that luksplug holds in a VM of this host is
+removed with --force only.`,
 		Example: `  luksplug secret undefine 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f`,
-		Args:    argument("SECRET"),
+		Args:    arguments("SECRET"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.runSecretUndefine(cmd.Context(), args[0], force)
+			return runSecretUndefine(cmd.Context(), a, args[0], force)
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "also when a disk is attached that needs it")
+	cmd.Flags().BoolVar(&force, "force", false, "remove the secret even if an attached disk needs it")
 	return cmd
 }
 
-func (a *app) runSecretUndefine(ctx context.Context, name string, force bool) error {
-	return a.withSecret(ctx, name, func(ctx context.Context, f found) error { return a.undefine(ctx, f, force) })
+func runSecretUndefine(ctx context.Context, a *app, name string, force bool) error {
+	return withSecret(ctx, a, name, func(ctx context.Context, f found) error { return undefine(ctx, a, f, force) })
 }
 
-// undefine removes a secret, by force also one that is in use.
-func (a *app) undefine(ctx context.Context, f found, force bool) error {
+// undefine removes a secret. Without force it refuses one that is in use.
+func undefine(ctx context.Context, a *app, f found, force bool) error {
 	keeper, err := f.keeper()
 	if err != nil {
 		return err
 	}
 	known, err := a.uses()
 	if err != nil && !force {
-		return fmt.Errorf("see whether the secret is in use: %w: --force removes it all the same", err)
+		return fmt.Errorf("find out whether the secret is in use: %w: --force removes it without knowing", err)
 	}
 	uses := usesOf(f.document, known)
 	if len(uses) > 0 && !force {
@@ -53,20 +53,17 @@ func (a *app) undefine(ctx context.Context, f found, force bool) error {
 	if len(uses) > 0 {
 		a.log.Warnf("the secret was in use: %s", usesText(uses))
 	}
-	if a.flags.output == "json" {
-		return a.printJSON(secretToJSON(f))
-	}
-	return a.print(fmt.Sprintf("secret with %s removed from %s\n", f.document, f.store))
+	return a.show(fmt.Sprintf("secret with %s removed from %s\n", f.document, f.store), secretToJSON(f))
 }
 
-// inUseError says that a secret is still needed.
+// inUseError reports that attached disks need a secret.
 type inUseError struct {
 	secret secrets.Document
 	uses   []hotplug.Use
 }
 
 func (e *inUseError) Error() string {
-	return fmt.Sprintf("the secret with %s is in use: %s: detach first, or undefine with --force, after which nothing can attach it again", e.secret, usesText(e.uses))
+	return fmt.Sprintf("the secret with %s is in use: %s: detach first, or use --force: without the secret the disk cannot be attached again", e.secret, usesText(e.uses))
 }
 
 func usesText(uses []hotplug.Use) string {
@@ -77,8 +74,7 @@ func usesText(uses []hotplug.Use) string {
 	return strings.Join(texts, ", ")
 }
 
-// usesOf returns the disks that have been unlocked with a secret, or have its
-// usage as their path.
+// usesOf returns the disks that were unlocked with a secret or whose path is its usage.
 func usesOf(d secrets.Document, uses []hotplug.Use) []hotplug.Use {
 	var out []hotplug.Use
 	for _, u := range uses {

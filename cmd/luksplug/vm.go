@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,36 +17,25 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// defaultConnect is the libvirt that has the domain if no other is named.
-const defaultConnect = "qemu:///system"
-
 // virtualMachine is what a command works on: a libvirt domain, whose disks are recorded
-// in its metadata, or a bare QEMU, whose disks are recorded nowhere.
+// in its metadata, or a bare QEMU, whose disks are recorded nowhere. The methods are those
+// of [libvirtvm.Domain]; the States of a bare QEMU are nil.
 type virtualMachine interface {
-	// VM connects to the QEMU, which must be running.
 	VM(ctx context.Context) (*hotplug.VM, error)
-	// Attach plugs a disk and records it.
 	Attach(ctx context.Context, disk *libvirtvm.Disk, store secrets.Store, options libvirtvm.AttachOptions) (*libvirtvm.Attached, error)
-	// Detach unplugs a disk and removes its record.
 	Detach(ctx context.Context, target string, options libvirtvm.DetachOptions) (*hotplug.Detached, error)
-	// States compares what is attached with what is recorded. It returns nil if nothing
-	// is ever recorded.
 	States(ctx context.Context, disks []*hotplug.AttachedDisk) ([]libvirtvm.State, error)
-	// Repair removes leftovers and fixes records.
 	Repair(ctx context.Context) (*libvirtvm.Repaired, error)
-	// Close closes the connections. The VM and its disks stay as they are.
 	Close() error
 }
 
-// bareVM is a QEMU without a libvirt.
+// bareVM is a QEMU without libvirt.
 type bareVM struct{ vm *hotplug.VM }
 
 var _, _ virtualMachine = bareVM{}, (*libvirtvm.Domain)(nil)
 
-// VM implements virtualMachine.
 func (b bareVM) VM(context.Context) (*hotplug.VM, error) { return b.vm, nil }
 
-// Attach implements virtualMachine.
 func (b bareVM) Attach(ctx context.Context, disk *libvirtvm.Disk, store secrets.Store, options libvirtvm.AttachOptions) (*libvirtvm.Attached, error) {
 	attached, err := b.vm.Attach(ctx, disk.Disk, store, options.AttachOptions)
 	if err != nil {
@@ -54,7 +44,6 @@ func (b bareVM) Attach(ctx context.Context, disk *libvirtvm.Disk, store secrets.
 	return &libvirtvm.Attached{Attached: *attached}, nil
 }
 
-// Detach implements virtualMachine.
 func (b bareVM) Detach(ctx context.Context, target string, options libvirtvm.DetachOptions) (*hotplug.Detached, error) {
 	detached, err := b.vm.Detach(ctx, target, options.Wait)
 	if options.IgnoreMissing && is[*hotplug.NotHeldError](err) {
@@ -63,43 +52,56 @@ func (b bareVM) Detach(ctx context.Context, target string, options libvirtvm.Det
 	return detached, err
 }
 
-// States implements virtualMachine.
 func (bareVM) States(context.Context, []*hotplug.AttachedDisk) ([]libvirtvm.State, error) {
 	return nil, nil
 }
 
-// Repair implements virtualMachine.
 func (b bareVM) Repair(ctx context.Context) (*libvirtvm.Repaired, error) {
 	removed, err := b.vm.Repair(ctx)
 	return &libvirtvm.Repaired{Removed: removed}, err
 }
 
-// Close implements virtualMachine.
 func (b bareVM) Close() error { return b.vm.Close() }
 
-// withVM runs f on the VM that the flags name.
-func (a *app) withVM(ctx context.Context, f func(context.Context, virtualMachine) error) error {
-	m, err := a.openVM(ctx)
+// withVM runs f, within a time limit, on the VM that the flags name.
+func withVM(ctx context.Context, a *app, limit time.Duration, f func(context.Context, virtualMachine) error) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var vm virtualMachine
+	var err error
+	switch {
+	case a.flags.domain != "":
+		vm, err = openDomain(ctx, a)
+	case a.flags.qmp != "":
+		vm, err = openBare(ctx, a)
+	default:
+		err = &usageError{errors.New("no VM is named: give --qmp ADDRESS for a QEMU monitor, or --domain NAME for a libvirt domain")}
+	}
 	if err != nil {
 		return err
 	}
-	defer func() { _ = m.Close() }() // nothing is lost with it
-	return f(ctx, m)
+	defer func() { _ = vm.Close() }() // nothing is lost
+	return f(ctx, vm)
 }
 
-// openVM opens the VM that the flags name. The caller closes it.
-func (a *app) openVM(ctx context.Context) (virtualMachine, error) {
-	switch {
-	case a.flags.domain != "":
-		return a.openDomain(ctx, a.flags.domain)
-	case a.flags.qmp != "":
-		return a.openBare(ctx, a.flags.qmp)
+// withDomain runs f, within the time limit of a command, on the libvirt domain that an
+// argument names.
+func withDomain(ctx context.Context, a *app, name string, f func(context.Context, *libvirtvm.Domain) error) error {
+	if a.flags.domain != "" && a.flags.domain != name {
+		return &usageError{fmt.Errorf("--domain %s and the argument %s name two domains", a.flags.domain, name)}
 	}
-	return nil, &usageError{errors.New("which VM? give --qmp ADDRESS for a QEMU monitor, or --domain NAME for a libvirt domain")}
+	a.flags.domain = name
+	ctx, cancel := a.bounded(ctx)
+	defer cancel()
+	d, err := openDomain(ctx, a)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Close() }() // nothing is lost
+	return f(ctx, d)
 }
 
-// options are those of every VM.
-func (a *app) options(name string) hotplug.Options {
+func vmOptions(a *app, name string) hotplug.Options {
 	return hotplug.Options{
 		Name: name,
 		Log:  a.log,
@@ -107,34 +109,35 @@ func (a *app) options(name string) hotplug.Options {
 			_, _ = fmt.Fprintf(a.err, "luksplug: waiting for %s\n", what)
 		},
 		OnUnlock: a.progress.update,
-		OnDaemon: a.watch,
+		OnDaemon: func(_ context.Context, d hotplug.Daemon) error { return watchDaemon(a.log, d) },
 	}
 }
 
-// openDomain opens a libvirt domain, which need not be running.
-func (a *app) openDomain(ctx context.Context, name string) (*libvirtvm.Domain, error) {
-	uri, from, err := a.libvirtURI()
+// openDomain opens the libvirt domain of --domain, which need not be running.
+func openDomain(ctx context.Context, a *app) (*libvirtvm.Domain, error) {
+	uri, err := a.libvirtURI()
 	if err != nil {
 		return nil, err
 	}
-	d, err := libvirtvm.Open(ctx, uri, name, libvirtvm.Options{Options: a.options(name), QMP: a.monitorOptions(), Schemas: a.schemas()})
+	d, err := libvirtvm.Open(ctx, uri.text, a.flags.domain, libvirtvm.Options{Options: vmOptions(a, a.flags.domain), QMP: a.monitorOptions(), Schemas: schemas(a)})
 	if err != nil {
-		return nil, ofURI(from, err)
+		return nil, uri.explain(err)
 	}
 	a.vm = d.UUID()
 	return d, nil
 }
 
-// openBare connects to the monitor of a bare QEMU.
-func (a *app) openBare(ctx context.Context, address string) (virtualMachine, error) {
-	o := a.options(address)
+// openBare connects to the monitor of --qmp.
+func openBare(ctx context.Context, a *app) (virtualMachine, error) {
+	address := a.flags.qmp
+	o := vmOptions(a, address)
 	if port, ok := loopback(address); ok {
 		o.Files = hotplug.FilesLocal
 		o.Process = func(context.Context) (*hotplug.Process, error) { return listener(port) }
 	}
-	opts := append(a.monitorOptions(), qmp.WithSchemaSource(a.schemas()))
+	opts := append(a.monitorOptions(), qmp.WithSchemaSource(schemas(a)))
 	vm, err := hotplug.Connect(ctx, func(ctx context.Context) (*qmp.Client, error) {
-		// A monitor serves one client; the next one waits unseen in the socket's queue.
+		// A monitor serves one client. The next one waits in the queue of the socket.
 		slow := time.AfterFunc(2*time.Second, func() {
 			o.OnWait("the monitor " + address + ", which another client may hold")
 		})
@@ -145,14 +148,14 @@ func (a *app) openBare(ctx context.Context, address string) (virtualMachine, err
 		return nil, err
 	}
 	if a.vm, err = vm.UUID(ctx); err != nil {
-		_ = vm.Close() // nothing is lost with it
+		_ = vm.Close() // nothing is lost
 		return nil, err
 	}
 	return bareVM{vm}, nil
 }
 
-// listener returns the process that listens on a TCP port of this machine, which
-// is the VM's if a monitor answers there.
+// listener returns the process that listens on a TCP port of this host: that of the VM
+// whose monitor answers there.
 func listener(port int) (*hotplug.Process, error) {
 	pid, err := hostproc.Listener(port)
 	if err != nil {
@@ -161,64 +164,56 @@ func listener(port int) (*hotplug.Process, error) {
 	return hotplug.LookUpProcess(pid)
 }
 
-// monitorOptions are those of every monitor connection.
-func (a *app) monitorOptions() []qmp.Option {
-	if t := a.traced(); t != nil {
-		return []qmp.Option{qmp.WithTrace(t)}
-	}
-	return nil
-}
+// libvirtURI is the URI of a libvirt and what names it.
+type libvirtURI struct{ text, from string }
 
-// libvirtURI returns the URI of the flag --connect, or that of the configuration,
-// and which of them it is.
-func (a *app) libvirtURI() (uri, from string, err error) {
+// libvirtURI returns the URI of --connect, else that of the configuration.
+func (a *app) libvirtURI() (libvirtURI, error) {
 	if a.flags.connect != "" {
-		return a.flags.connect, "--connect", nil
+		return libvirtURI{a.flags.connect, "--connect"}, nil
 	}
-	c, err := readConfig(a.flags.config)
-	if err != nil {
-		return "", "", err
-	}
-	if c != nil && c.Connect != "" {
-		return c.Connect, "configuration, connect", nil
-	}
-	return defaultConnect, "the default", nil
+	c, _, err := readConfig(a.flags.config)
+	return libvirtURI{cmp.Or(c.Connect, defaultConnect), "configuration, connect"}, err
 }
 
-// ofURI says where a URI comes from that is wrong.
-func ofURI(from string, err error) error {
+// explain adds what names the URI to an error of the URI.
+func (u libvirtURI) explain(err error) error {
 	if errors.Is(err, libvirtvm.ErrInvalidURI) || errors.Is(err, libvirtvm.ErrUnsupportedURI) {
-		return fmt.Errorf("%s: %w", from, err)
+		return fmt.Errorf("%s: %w", u.from, err)
 	}
 	return err
 }
 
-// checkClear refuses to send the secrets of a disk over a network in clear, before
-// anything is asked for.
-func (a *app) checkClear(disk *libvirtvm.Disk) error {
+// checkClear refuses to send the secrets of a disk over a network in clear.
+func checkClear(a *app, disk *libvirtvm.Disk) error {
 	if a.flags.domain == "" {
 		return nil
 	}
-	uri, from, err := a.libvirtURI()
+	uri, err := a.libvirtURI()
 	if err != nil {
 		return err
 	}
-	return ofURI(from, libvirtvm.CheckClear(uri, disk.Disk))
+	return uri.explain(libvirtvm.CheckClear(uri.text, disk.Disk))
 }
 
-// schemas is where QEMU's schema is looked up, so that no guest is held up by the
-// question.
-func (a *app) schemas() *schemacache.Cache {
-	cache := &schemacache.Cache{Report: func(err error) { a.log.Debug(err) }}
+// checkPersistent refuses --persistent without a libvirt domain.
+func (f *flags) checkPersistent(persistent bool) error {
+	if persistent && f.domain == "" {
+		return &usageError{errors.New("--persistent needs a libvirt domain: give --domain")}
+	}
+	return nil
+}
+
+// schemas returns the cache of QEMU's schemas: a query for one would stall the guest.
+func schemas(a *app) *schemacache.Cache {
 	dir, err := schemacache.DefaultDir()
 	if err != nil {
 		a.log.Debug(err)
 	}
-	cache.Dir = dir
-	return cache
+	return &schemacache.Cache{Dir: dir, Report: func(err error) { a.log.Debug(err) }}
 }
 
-// loopback returns the port of HOST:PORT, if that is on this machine.
+// loopback returns the port of HOST:PORT, if that is on this host.
 func loopback(address string) (port int, ok bool) {
 	host, service, err := net.SplitHostPort(strings.TrimPrefix(address, "tcp:"))
 	if err != nil {

@@ -1,13 +1,13 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"os/exec"
 	"strconv"
 	"syscall"
 
+	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/hotplug"
@@ -17,11 +17,10 @@ import (
 // watchCommand is the hidden command that ends a storage daemon with its VM.
 const watchCommand = "watch-daemon"
 
-// watch starts a process of its own that ends the storage daemon of a disk when
-// the VM ends.
-func (a *app) watch(_ context.Context, d hotplug.Daemon) error {
+// watchDaemon starts a process that runs watchCommand for the storage daemon of a disk.
+func watchDaemon(log logrus.FieldLogger, d hotplug.Daemon) error {
 	if d.VM == 0 {
-		a.log.Warnf("the storage daemon (process %d) will not end with the VM, whose process is not known: detach ends it", d.Process.PID)
+		log.Warnf("the storage daemon (process %d) will not end with the VM, whose process is not known: detach ends it", d.Process.PID)
 		return nil
 	}
 	vm, err := hostproc.ProcessOf(d.VM)
@@ -38,11 +37,11 @@ func (a *app) watch(_ context.Context, d hotplug.Daemon) error {
 	return cmd.Process.Release()
 }
 
-func newWatchDaemon(*app) *cobra.Command {
+func newWatchDaemon() *cobra.Command {
 	return &cobra.Command{
-		Use:     watchCommand + " FOLDER PID START",
+		Use:     watchCommand + " DIRECTORY PID START",
 		Short:   "End a storage daemon when the VM's process ends",
-		Long:    "watch-daemon is started by attach --unlock external, never by a user.",
+		Long:    "watch-daemon is run by attach --unlock external, not by users.",
 		Example: "  luksplug watch-daemon /run/luksplug/vm/UUID/vdb 4711 123456",
 		Hidden:  true,
 		Args:    cobra.ExactArgs(3),

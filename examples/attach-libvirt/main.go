@@ -1,5 +1,5 @@
-// Command attach-libvirt attaches the disk of an XML file to a running libvirt domain,
-// which remembers it: attach-libvirt URI DOMAIN DISK.xml KEYSTORE, as in
+// Command attach-libvirt attaches the disk of an XML file to a running libvirt domain and
+// records it there: attach-libvirt URI DOMAIN DISK.xml KEYSTORE, for example
 // attach-libvirt qemu:///system vm1 vdb.xml dir:/run/keys.
 package main
 

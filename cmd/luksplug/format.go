@@ -1,0 +1,127 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+)
+
+// diskJSON is a disk, or a leftover, in JSON output. Members are only added.
+type diskJSON struct {
+	Target   string   `json:"target"`
+	State    string   `json:"state"`
+	Device   string   `json:"device,omitempty"`
+	Driver   string   `json:"driver,omitempty"`
+	Size     int64    `json:"size"`
+	ReadOnly bool     `json:"read_only"`
+	Payload  string   `json:"payload,omitempty"`
+	Header   string   `json:"header,omitempty"`
+	Parts    []string `json:"parts"`
+	Unlock   string   `json:"unlock,omitempty"` // ephemeral, qemu, external
+	UUID     string   `json:"uuid,omitempty"`
+	Daemon   int      `json:"daemon,omitempty"`
+	// Of a libvirt domain: where the disk is recorded, and what is wrong with that.
+	Recorded   []libvirtvm.Scope `json:"recorded,omitempty"`
+	Difference string            `json:"difference,omitempty"`
+}
+
+func diskToJSON(h *hotplug.AttachedDisk) diskJSON {
+	state := "attached"
+	if h.Leftover() {
+		state = "leftover"
+	}
+	return diskJSON{Target: h.Target, State: state, Device: h.Device, Driver: h.Driver, Size: h.Size, ReadOnly: h.ReadOnly,
+		Payload: h.Payload, Header: h.Header, Parts: notNil(h.Left()), Unlock: string(h.Unlock), UUID: h.UUID, Daemon: h.Daemon}
+}
+
+// unlockedBy returns in human-readable form what has opened the volume of a disk.
+func unlockedBy(h *hotplug.AttachedDisk) string {
+	switch h.Unlock {
+	case blockgraph.MethodEphemeralHeader:
+		return "by luksplug"
+	case blockgraph.MethodStorageDaemon:
+		if h.Daemon == 0 {
+			return "by qemu-storage-daemon (which has ended)"
+		}
+		return "by qemu-storage-daemon (process " + strconv.Itoa(h.Daemon) + ")"
+	case blockgraph.MethodQEMU:
+		return "by QEMU"
+	}
+	return ""
+}
+
+// table lays rows out in columns.
+func table(rows [][]string) string {
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
+	for _, r := range rows {
+		_, _ = fmt.Fprintln(w, strings.Join(r, "\t")) // into memory
+	}
+	_ = w.Flush()
+	return b.String()
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "-"
+	}
+	return s
+}
+
+func mode(readOnly bool) string {
+	if readOnly {
+		return "read-only"
+	}
+	return "read-write"
+}
+
+// size returns bytes in human-readable form, in powers of 1024.
+func size(n int64) string {
+	units := []string{"bytes", "KiB", "MiB", "GiB", "TiB", "PiB"}
+	value, unit := float64(n), 0
+	for value >= 1024 && unit < len(units)-1 {
+		value /= 1024
+		unit++
+	}
+	if value == float64(int64(value)) {
+		return fmt.Sprintf("%d %s", int64(value), units[unit])
+	}
+	return fmt.Sprintf("%.1f %s", value, units[unit])
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// notNil keeps an empty list from being null in JSON.
+func notNil(s []string) []string { return append([]string{}, s...) }
+
+// errNotInOrder reports that a check has failed.
+var errNotInOrder = errors.New("not everything is in order: see above")
+
+// showReport prints the findings of a check. It returns an error with the reason, of exit
+// code 5, if one of them is not in order.
+func showReport(a *app, r libvirtvm.Report, reason string) error {
+	var text strings.Builder
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		f.Text += findingHint(f.Cause)
+		sign := "BAD "
+		switch {
+		case f.Unchecked:
+			sign = "?   "
+		case f.Good:
+			sign = "ok  "
+		}
+		text.WriteString(sign + f.Text + "\n")
+	}
+	if err := a.show(text.String(), r); err != nil || r.InOrder() {
+		return err
+	}
+	return &hotplug.PreflightError{Reason: reason, Err: errNotInOrder}
+}

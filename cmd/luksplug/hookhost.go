@@ -1,0 +1,83 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/luksplug/luksplug/hotplug/hook"
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/keystore"
+)
+
+// onInstallation makes cmd run f on luksplug as a hook of this host, as the flags
+// describe it.
+func onInstallation(a *app, f func(context.Context, *app, hook.Installation) error, cmd *cobra.Command) *cobra.Command {
+	dir := cmd.Flags().String("hooks-dir", hook.Dir, "libvirt's hooks directory")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		program, err := os.Executable()
+		if err == nil {
+			program, err = filepath.EvalSymlinks(program)
+		}
+		if err != nil {
+			return fmt.Errorf("find the path of this program: %w", err)
+		}
+		i := hook.Installation{Dir: *dir, Program: program}
+		if a.flags.config != "" {
+			if i.Config, err = filepath.Abs(a.flags.config); err != nil {
+				return err
+			}
+		}
+		return f(cmd.Context(), a, i)
+	}
+	return cmd
+}
+
+// hookStore is the store of the hook: the key stores but for those of libvirt. It opens
+// them at the first look-up, which most calls of the hook do not need.
+type hookStore struct {
+	app     *app
+	options keystore.Options
+	chain   secrets.Store // nil before the first look-up
+	names   string
+}
+
+func (s *hookStore) String() string { return "the key stores of the configuration" }
+
+// errNoHookStore reports that all key stores are libvirt's.
+var errNoHookStore = errors.New("no key store that a hook can use is configured: libvirt's own secrets are out of reach, because libvirt waits for its hook; name another key store in " + configPath)
+
+func (s *hookStore) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
+	if err := s.open(); err != nil {
+		return nil, err
+	}
+	return s.chain.Lookup(ctx, ref)
+}
+
+// open opens the stores without accessing any.
+func (s *hookStore) open() error {
+	if s.chain != nil {
+		return nil
+	}
+	stores, err := openStores(s.app, s.options)
+	if err != nil {
+		return err
+	}
+	var usable []secrets.Store
+	var names []string
+	for _, store := range stores {
+		if !strings.HasPrefix(store.String(), "libvirt") {
+			usable, names = append(usable, store), append(names, store.String())
+		}
+	}
+	if len(usable) == 0 {
+		return errNoHookStore
+	}
+	s.chain, s.names = secrets.Chain(usable...), strings.Join(names, ", ")
+	return nil
+}

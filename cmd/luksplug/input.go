@@ -1,0 +1,83 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"net/url"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/passphrase"
+)
+
+// maxInput is more than any document that is read here may have.
+const maxInput = 32 << 20
+
+// readInput reads the document at path, - for standard input.
+func (a *app) readInput(path string) ([]byte, error) {
+	if path == "-" {
+		return readAll(a.in, path)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read
+	return readAll(f, path)
+}
+
+// readAll reads a document, which errors call name.
+func readAll(in io.Reader, name string) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(in, maxInput+1))
+	if len(data) > maxInput {
+		return nil, fmt.Errorf("%s is larger than %d bytes", name, maxInput)
+	}
+	return data, err
+}
+
+// inherit takes over the descriptors that flags name, and keeps all that the caller
+// left open from the programs that are started here. It runs before anything is opened:
+// an own descriptor could have the number of one that the caller did not leave open.
+// An error is reported once the descriptor is needed.
+func (a *app) inherit(cmd *cobra.Command) {
+	sources := []string{a.flags.passphrase}
+	if file := cmd.Flags().Lookup(valueFlag); file != nil {
+		sources = append(sources, file.Value.String())
+	}
+	for _, uri := range a.flags.keystores {
+		_, query, _ := strings.Cut(uri, "?")
+		parameters, _ := url.ParseQuery(query)
+		for _, name := range []string{"passphrase-file", "token-file", "password-file"} {
+			sources = append(sources, parameters.Get(name))
+		}
+	}
+	a.inherited = map[string]*os.File{}
+	for _, source := range sources {
+		f, err := passphrase.Inherited(source)
+		if err != nil || f == nil || a.inherited[source] != nil {
+			continue
+		}
+		a.inherited[source] = f
+		a.closers = append(a.closers, func() { _ = f.Close() }) // only read
+	}
+	// It fails before Linux 5.11 only.
+	const firstInherited = 3
+	_ = unix.CloseRange(firstInherited, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
+}
+
+// readPassphrase reads a passphrase, or the value of a secret, from the source that a
+// flag names.
+func (a *app) readPassphrase(source string) (*secrets.Secret, error) {
+	if f := a.inherited[source]; f != nil {
+		return passphrase.Read(f, source)
+	}
+	if source == "-" {
+		return passphrase.Open(source, a.in)
+	}
+	return passphrase.Open(source, nil)
+}
