@@ -15,9 +15,7 @@ func TestRun(t *testing.T) {
 	peer.Long(t, "runs all benchmarks for a moment")
 	t.Parallel()
 	var out strings.Builder
-	if err := run(t.Context(), &out, size{single: 1, many: 1, disks: 2, process: 1, unlock: 1, iterTime: 1}); err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, run(t.Context(), &out, size{single: 1, many: 1, disks: 2, process: 1, unlock: 1, iterTime: 1}))
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	if len(lines) < 3+7 || !strings.HasPrefix(lines[2], "luksplug  ") {
 		t.Fatalf("no table:\n%s", out.String())

@@ -15,9 +15,7 @@ import (
 func folder(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "demo-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	t.Setenv("TMPDIR", dir)
 	return dir
@@ -27,18 +25,14 @@ func folder(t *testing.T) string {
 func wantClean(t *testing.T, dir string) {
 	t.Helper()
 	files, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, err)
 	for _, f := range files {
 		if strings.HasPrefix(f.Name(), "luksplug-") {
 			t.Errorf("%s is left", f.Name())
 		}
 	}
 	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, err)
 	for _, p := range processes {
 		line, _ := os.ReadFile(p) // the process may have ended
 		if strings.Contains(string(line), dir) {

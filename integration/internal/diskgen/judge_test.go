@@ -35,9 +35,7 @@ func newJudge(t *testing.T) *judge {
 	t.Helper()
 	daemon := peer.Libvirtd(t)
 	l := libvirt.NewWithDialer(dialers.NewLocal(dialers.WithSocket(daemon.Socket)))
-	if err := l.ConnectToURI(libvirt.QEMUSystem); err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, l.ConnectToURI(libvirt.QEMUSystem))
 	t.Cleanup(func() { _ = l.Disconnect() }) // libvirtd may have ended
 	types := map[secrets.Type]secrets.UsageType{secrets.Passphrase: secrets.UsageVolume, secrets.ISCSI: secrets.UsageISCSI, secrets.Ceph: secrets.UsageCeph}
 	for _, s := range diskgen.Secrets() {
@@ -46,9 +44,7 @@ func newJudge(t *testing.T) *judge {
 		if err == nil {
 			err = l.SecretSetValue(handle, s.Value(), 0)
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		peer.Must(t, err)
 	}
 	return &judge{daemon: daemon, libvirt: l, agreed: map[string]int{}, kinds: map[string][]int{}}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/luksplug/luksplug/integration/internal/canon"
 	"github.com/luksplug/luksplug/integration/internal/diskgen"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 var (
@@ -67,17 +68,11 @@ func TestVirshSaysTheSame(t *testing.T) {
 			continue
 		}
 		file := filepath.Join(t.TempDir(), "domain.xml")
-		if err := os.WriteFile(file, []byte(c.XML()), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		peer.Must(t, os.WriteFile(file, []byte(c.XML()), 0o600))
 		text, err := j.daemon.Virsh(ctx, "domxml-to-native", "qemu-argv", "--xml", file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		peer.Must(t, err)
 		printed, err := canon.Native(text, diskgen.OtherAlias)
-		if err != nil {
-			t.Fatal(err)
-		}
+		peer.Must(t, err)
 		if d := ours.Diff(printed); d != nil {
 			t.Errorf("seed %d: %q", seed, d)
 		}

@@ -29,12 +29,7 @@ func Barbican(t testing.TB) *url.URL {
 	dir := t.TempDir()
 	at, p, err := runBarbican(ctx, dir)
 	if p != nil {
-		t.Cleanup(func() {
-			p.kill()
-			if t.Failed() {
-				t.Logf("Barbican's messages: %s", tail(filepath.Join(dir, "barbican.log"), 4000))
-			}
-		})
+		atEnd(t, p.kill, filepath.Join(dir, "barbican.log"))
 	}
 	if err != nil {
 		t.Fatalf("start Barbican: %v", err)
@@ -53,32 +48,19 @@ func runBarbican(ctx context.Context, dir string) (*url.URL, *process, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	log, err := os.Create(filepath.Join(dir, "output.log"))
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() { _ = log.Close() }() // the child has its own copy
-	port := filepath.Join(dir, "port")
+	log, port := filepath.Join(dir, "output.log"), filepath.Join(dir, "port")
 	cmd := exec.Command(filepath.Join(unpacked, "bin", "python"), "-c", barbicanServer, paste, port)
 	cmd.Env = append(os.Environ(), "HOME="+dir) // where Barbican looks for .barbican/barbican.conf
-	cmd.Stdout, cmd.Stderr = log, log
-	p, err := startTied(cmd)
+	p, err := startTied(cmd, log)
 	if err != nil {
 		return nil, nil, err
 	}
-	for {
-		if number, err := os.ReadFile(port); err == nil {
-			at, err := url.Parse("http://127.0.0.1:" + string(number))
-			return at, p, err
-		}
-		select {
-		case <-p.done:
-			return nil, p, fmt.Errorf("it has ended: %s", tail(log.Name(), 2000))
-		case <-ctx.Done():
-			return nil, p, errors.Join(ctx.Err(), errors.New(tail(log.Name(), 2000)))
-		case <-time.After(20 * time.Millisecond):
-		}
+	var number []byte
+	if err := waitFor(ctx, p, port, func() bool { number, err = os.ReadFile(port); return err == nil }); err != nil {
+		return nil, p, fmt.Errorf("%w: %s", err, tail(log, 2000))
 	}
+	at, err := url.Parse("http://127.0.0.1:" + string(number))
+	return at, p, err
 }
 
 // barbicanServer makes the tables, serves on a port that the kernel chooses, and

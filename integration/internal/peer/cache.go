@@ -1,13 +1,14 @@
 package peer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
+	"github.com/luksplug/luksplug/internal/fsutil"
 )
 
 // CacheDir is the folder for what is slow to obtain: the value of
@@ -41,11 +42,15 @@ func cached(name string, build func(dir string) error) (string, error) {
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return "", fmt.Errorf("make the cache folder: %w", err)
 	}
-	unlock, err := lockFile(final + ".lock")
+	// The file stays: removing it would let two processes lock two different files of one name.
+	lock, err := os.OpenFile(final+".lock", os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
+		return "", fmt.Errorf("open the cache lock: %w", err)
+	}
+	defer func() { _ = lock.Close() }() // closing releases the lock
+	if err := fsutil.Lock(context.Background(), lock); err != nil {
 		return "", err
 	}
-	defer unlock()
 	if _, err := os.Stat(final); err == nil {
 		return final, nil // another process made it while we waited
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -66,25 +71,4 @@ func cached(name string, build func(dir string) error) (string, error) {
 		return "", fmt.Errorf("put %s in the cache: %w", name, err)
 	}
 	return final, nil
-}
-
-// lockFile takes an exclusive lock on path, waiting for its holder, and
-// returns the function that releases it. The file stays: removing it would let
-// two processes lock two different files of one name.
-func lockFile(path string) (func(), error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("open the cache lock: %w", err)
-	}
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		_ = f.Close() // the lock's error is the one to report
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	return func() { _ = f.Close() }, nil // closing releases the lock
 }

@@ -48,11 +48,7 @@ const cephPort, cephOldPort = 3300, 6789
 func StartCeph(t testing.TB) *Ceph {
 	t.Helper()
 	programs := matrix(t, "trixie", "ceph")
-	dir, err := os.MkdirTemp("", "luksplug-ceph-")
-	if err != nil {
-		t.Fatalf("make a folder for Ceph: %v", err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := shortDir(t, "ceph")
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	c := &Ceph{Host: ownLoopback(), User: "vm", Programs: programs, dir: dir}
@@ -197,14 +193,7 @@ func CephKey() string {
 
 // daemon starts a server of the cluster in the foreground.
 func (c *Ceph) daemon(program, id string) (*process, error) {
-	log, err := os.OpenFile(c.path(program+".messages"), os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = log.Close() }() // the child has its own copy
-	cmd := exec.Command(filepath.Join(c.Programs, program), "-c", c.path("ceph.conf"), "-i", id, "-f")
-	cmd.Stdout, cmd.Stderr = log, log
-	return startTied(cmd)
+	return startTied(exec.Command(filepath.Join(c.Programs, program), "-c", c.path("ceph.conf"), "-i", id, "-f"), c.path(program+".messages"))
 }
 
 // run runs one of the cluster's programs as its administrator.
@@ -270,14 +259,7 @@ func (c *Ceph) QemuIO(ctx context.Context, command, image string, encrypt map[st
 	for i, file := range passphraseFiles {
 		args = append(args, "--object", fmt.Sprintf("secret,id=s%d,file=%s", i, escapeComma(file)))
 	}
-	out, err := output(ctx, filepath.Join(c.Programs, "qemu-io"), append(args, "json:"+string(options))...)
-	if err == nil && strings.Contains(out, "Pattern verification failed") {
-		err = fmt.Errorf("%s", strings.TrimSpace(out))
-	}
-	if err != nil {
-		return fmt.Errorf("qemu-io %q on %s: %w", command, image, err)
-	}
-	return nil
+	return qemuIO(ctx, filepath.Join(c.Programs, "qemu-io"), append(args, "json:"+string(options))...)
 }
 
 // Encrypted makes a volume for a test that Ceph's library has formatted, luks1 or
@@ -289,17 +271,11 @@ func (c *Ceph) Encrypted(t testing.TB, format, image string) *Volume {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	dir, err := cached("rbd-"+format+"-v1", func(dir string) error { return c.encrypt(ctx, dir, format) })
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	own := t.TempDir()
 	v := &Volume{Kind: EmbeddedLUKS, Format: "raw", Payload: filepath.Join(own, "payload.img"), PassphraseFile: filepath.Join(own, "passphrase"), SecretUUID: uuid.NewString()}
-	if v.Passphrase, err = os.ReadFile(filepath.Join(dir, "passphrase")); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(os.WriteFile(v.PassphraseFile, v.Passphrase, 0o600), c.Import(ctx, filepath.Join(dir, "image"), image)); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, v.takePassphrase(dir))
+	Must(t, c.Import(ctx, filepath.Join(dir, "image"), image))
 	return v
 }
 
@@ -333,9 +309,7 @@ func (c *Ceph) SourceXML(image, inner string) string {
 func (c *Ceph) ConfigXML(t testing.TB) string {
 	t.Helper()
 	file := c.path("client.conf")
-	if err := os.WriteFile(file, []byte("[global]\nmon host = "+c.Host+"\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, os.WriteFile(file, []byte("[global]\nmon host = "+c.Host+"\n"), 0o644))
 	return "<config file='" + file + "'/>"
 }
 
@@ -349,12 +323,12 @@ func (c *Ceph) HostXML(port int) string {
 
 // SuspendMonitor stops the monitor as SIGSTOP does: connections to it are still
 // taken, by the kernel, and nothing answers. Resume ends that.
-func (c *Ceph) SuspendMonitor() error { return syscall.Kill(c.mon.pid(), syscall.SIGSTOP) }
+func (c *Ceph) SuspendMonitor() error { return c.mon.signal(syscall.SIGSTOP) }
 
 // SuspendStore does it to the store, which has the images. Resume ends that.
-func (c *Ceph) SuspendStore() error { return syscall.Kill(c.osd.pid(), syscall.SIGSTOP) }
+func (c *Ceph) SuspendStore() error { return c.osd.signal(syscall.SIGSTOP) }
 
 // Resume has the monitor and the store go on.
 func (c *Ceph) Resume() error {
-	return errors.Join(syscall.Kill(c.mon.pid(), syscall.SIGCONT), syscall.Kill(c.osd.pid(), syscall.SIGCONT))
+	return errors.Join(c.mon.signal(syscall.SIGCONT), c.osd.signal(syscall.SIGCONT))
 }

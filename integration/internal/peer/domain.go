@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 )
 
 // DomainOptions say what domain to start. The zero value is a q35 machine with
@@ -37,16 +36,12 @@ type DomainOptions struct {
 
 // Domain is a running domain of a private libvirtd.
 type Domain struct {
-	Name    string
-	Control string // unix socket of a second QMP monitor, for the test's own questions
+	vm
+	Name string
 
 	libvirt              *Libvirt
 	dir                  string
 	hasGuest, persistent bool
-
-	guest   *Guest
-	mu      sync.Mutex
-	monitor *Monitor
 }
 
 // StartDomain makes a transient domain and starts it, under emulation. It ends
@@ -79,7 +74,7 @@ func (l *Libvirt) startDomain(ctx context.Context, o DomainOptions) (*Domain, er
 	if err := os.WriteFile(file, []byte(xml), 0o644); err != nil {
 		return nil, err
 	}
-	d := &Domain{Name: o.Name, Control: filepath.Join(dir, "control.sock"), libvirt: l, dir: dir, hasGuest: o.Guest, persistent: o.Persistent}
+	d := l.domainIn(dir, &Domain{Name: o.Name, hasGuest: o.Guest, persistent: o.Persistent})
 	if o.Persistent {
 		if _, err := l.Virsh(ctx, "define", file); err != nil {
 			return nil, err
@@ -89,6 +84,11 @@ func (l *Libvirt) startDomain(ctx context.Context, o DomainOptions) (*Domain, er
 		return d, nil
 	}
 	return d, d.Start(ctx)
+}
+
+func (l *Libvirt) domainIn(dir string, d *Domain) *Domain {
+	d.libvirt, d.dir, d.Control = l, dir, filepath.Join(dir, "control.sock")
+	return d
 }
 
 // movable returns the folder of a movable domain, and the path that it has in the
@@ -111,13 +111,13 @@ func (l *Libvirt) Receive(d *Domain) (*Domain, error) {
 	if err := l.makeDomainDir(dir); err != nil {
 		return nil, err
 	}
-	return &Domain{Name: d.Name, Control: filepath.Join(dir, "control.sock"), libvirt: l, dir: dir, hasGuest: d.hasGuest, persistent: d.persistent}, nil
+	return l.domainIn(dir, &Domain{Name: d.Name, hasGuest: d.hasGuest, persistent: d.persistent}), nil
 }
 
 // Start starts the domain: again, where it has been off. The guest of an earlier
 // start is gone.
 func (d *Domain) Start(ctx context.Context) error {
-	d.forget()
+	d.disconnect()
 	// Paused, because QEMU drops what the guest says before anybody listens.
 	arguments := []string{"start", "--paused", d.Name}
 	if !d.persistent {
@@ -136,7 +136,7 @@ func (d *Domain) Start(ctx context.Context) error {
 // Reconnect connects to the guest of a domain that has come back by another way
 // than Start, with the guest that it had: restored, or from another libvirtd.
 func (d *Domain) Reconnect(ctx context.Context) error {
-	d.forget()
+	d.disconnect()
 	if err := d.dial(ctx); err != nil || d.guest == nil {
 		return err
 	}
@@ -144,54 +144,11 @@ func (d *Domain) Reconnect(ctx context.Context) error {
 	return nil
 }
 
-func (d *Domain) dial(ctx context.Context) error {
-	if !d.hasGuest {
-		return nil
+func (d *Domain) dial(ctx context.Context) (err error) {
+	if d.hasGuest {
+		d.guest, err = dialGuest(ctx, filepath.Join(d.dir, "guest.sock"))
 	}
-	var err error
-	d.guest, err = dialGuest(ctx, filepath.Join(d.dir, "guest.sock"))
 	return err
-}
-
-// forget drops the connections to the QEMU that the domain had.
-func (d *Domain) forget() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.monitor != nil {
-		_ = d.monitor.Close() // its QEMU is gone
-		d.monitor = nil
-	}
-	if d.guest != nil {
-		d.guest.close()
-		d.guest = nil
-	}
-}
-
-// Guest is the Linux guest; nil without DomainOptions.Guest.
-func (d *Domain) Guest() *Guest { return d.guest }
-
-// Monitor is a connection to the domain's second QMP monitor, which libvirt
-// does not use.
-func (d *Domain) Monitor(ctx context.Context) (*Monitor, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.monitor == nil {
-		m, err := DialMonitor(ctx, d.Control)
-		if err != nil {
-			return nil, err
-		}
-		d.monitor = m
-	}
-	return d.monitor, nil
-}
-
-// State queries the domain's QEMU, see [ReadState].
-func (d *Domain) State(ctx context.Context) (State, error) {
-	m, err := d.Monitor(ctx)
-	if err != nil {
-		return State{}, err
-	}
-	return ReadState(ctx, m)
 }
 
 // domainXML describes the domain; its sockets and logs lie in dir.
@@ -212,6 +169,10 @@ func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error)
 	}
 	if o.SCSI {
 		devices += "<controller type='scsi' index='0' model='virtio-scsi'/>\n"
+	}
+	id := ""
+	if o.UUID != "" {
+		id = "<uuid>" + o.UUID + "</uuid>\n"
 	}
 	arguments := ""
 	for _, arg := range append([]string{
@@ -235,7 +196,7 @@ func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error)
 	}
 	return `<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
 <name>` + escapeXML(o.Name) + `</name>
-` + uuidXML(o.UUID) + o.Other + `
+` + id + o.Other + `
 <memory unit='MiB'>256</memory>
 <os><type arch='x86_64' machine='` + string(o.Machine) + `'>hvm</type>` + boot + `</os>
 <features><acpi/></features>
@@ -247,11 +208,4 @@ func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error)
 ` + arguments + `</qemu:commandline>
 </domain>
 `, nil
-}
-
-func uuidXML(uuid string) string {
-	if uuid == "" {
-		return ""
-	}
-	return "<uuid>" + uuid + "</uuid>\n"
 }

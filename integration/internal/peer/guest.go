@@ -1,18 +1,11 @@
 package peer
 
 import (
-	"bufio"
 	"context"
-	"crypto/rand"
 	"encoding/base64"
-	"encoding/hex"
-	"errors"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 )
 
 // commandLimit bounds a command to what fits into a terminal's input buffer of
@@ -23,9 +16,7 @@ const commandLimit = 2900
 // port. It may be used by several goroutines; their commands run one after
 // another.
 type Guest struct {
-	mu     sync.Mutex
-	conn   net.Conn
-	r      *bufio.Reader
+	*link
 	booted bool
 }
 
@@ -45,12 +36,11 @@ func (e *ExitError) Error() string {
 // dialGuest connects to the serial port's socket. It must happen before the
 // guest is ready: QEMU drops what the guest says to nobody.
 func dialGuest(ctx context.Context, socket string) (*Guest, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", socket)
+	l, err := dialLink(ctx, "unix", socket)
 	if err != nil {
-		return nil, fmt.Errorf("connect to the guest's serial port: %w", err)
+		return nil, err
 	}
-	return &Guest{conn: conn, r: bufio.NewReader(conn)}, nil
+	return &Guest{link: l}, nil
 }
 
 // WaitBoot returns when the guest takes commands. Run does this by itself.
@@ -91,7 +81,7 @@ func (g *Guest) Run(ctx context.Context, command string) (string, error) {
 		return "", err
 	}
 	defer g.bound(ctx)()
-	marker := newMarker()
+	marker := randomText(markerPrefix)
 	line := marker + " " + base64.StdEncoding.EncodeToString([]byte(command)) + "\n"
 	if _, err := g.conn.Write([]byte(line)); err != nil {
 		return "", g.failed(ctx, "send a command to the guest", err)
@@ -108,7 +98,7 @@ func (g *Guest) Run(ctx context.Context, command string) (string, error) {
 		if rest, ok := strings.CutPrefix(got, marker+" "); ok {
 			return finish(command, out.String(), rest)
 		}
-		if isMarker(got) { // the end of a command that an earlier Run gave up
+		if strings.HasPrefix(got, markerPrefix) { // the end of a command that an earlier Run gave up
 			out.Reset()
 			continue
 		}
@@ -130,33 +120,8 @@ func finish(command, out, status string) (string, error) {
 	return out, nil
 }
 
-// markerPrefix starts every marker.
+// markerPrefix starts every marker, a line that ends a command's output.
 const markerPrefix = "luksplug-done-"
-
-// newMarker is a fresh marker.
-func newMarker() string {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails: it ends the program instead
-	return markerPrefix + hex.EncodeToString(b[:])
-}
-
-// isMarker reports whether a line ends some command.
-func isMarker(line string) bool { return strings.HasPrefix(line, markerPrefix) }
-
-// bound makes ctx's end interrupt reads and writes; the result undoes it.
-func (g *Guest) bound(ctx context.Context) func() {
-	_ = g.conn.SetDeadline(time.Time{}) // fails only on a closed connection, which the next use reports
-	stop := context.AfterFunc(ctx, func() { _ = g.conn.SetDeadline(time.Unix(1, 0)) })
-	return func() { stop() }
-}
-
-// failed explains an I/O error by the context's, where that caused it.
-func (g *Guest) failed(ctx context.Context, what string, err error) error {
-	if cause := ctx.Err(); cause != nil {
-		err = errors.Join(cause, err)
-	}
-	return fmt.Errorf("%s: %w", what, err)
-}
 
 // restarted forgets that the guest was ready.
 func (g *Guest) restarted() {
@@ -164,6 +129,3 @@ func (g *Guest) restarted() {
 	defer g.mu.Unlock()
 	g.booted = false
 }
-
-// close ends the connection.
-func (g *Guest) close() { _ = g.conn.Close() } // nothing is buffered

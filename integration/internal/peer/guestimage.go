@@ -2,8 +2,8 @@ package peer
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,7 +45,7 @@ type GuestImage struct {
 
 // guestImageVersion is part of the cache entry's name: raise it when the
 // content changes.
-const guestImageVersion = "2"
+const guestImageVersion = "3"
 
 // LoadGuestImage returns the image of the small Linux guest. It obtains it where the
 // cache lacks it: Debian's kernel and static busybox are downloaded by apt-get
@@ -90,17 +90,16 @@ func buildGuestImage(ctx context.Context, flavour Flavour, dir string) error {
 	if err != nil || len(kernels) != 1 {
 		return fmt.Errorf("package %s holds %d kernels, want 1: %w", kernelPackage, len(kernels), err)
 	}
-	initrd, err := os.Create(filepath.Join(dir, "initrd"))
-	if err != nil {
-		return err
-	}
+	stage := filepath.Join(work, "stage")
 	release := strings.TrimPrefix(filepath.Base(kernels[0]), "vmlinuz-")
-	err = writeInitrd(initrd, root, release, flavour)
-	if closeErr := initrd.Close(); err == nil {
-		err = closeErr
+	if err := stageGuest(stage, root, release, flavour); err != nil {
+		return fmt.Errorf("make the initial file system: %w", err)
 	}
-	if err != nil {
-		return fmt.Errorf("write the initial file system: %w", err)
+	// The kernel unpacks "newc" (Documentation/driver-api/early-userspace/buffer-format.rst in its sources). It has a
+	// /dev/console of its own, which it opens for init.
+	const pack = `cd "$1" && find . | bin/busybox cpio -o -H newc -R 0:0 > "$2"`
+	if _, err := output(ctx, "sh", "-c", pack, "sh", stage, filepath.Join(dir, "initrd")); err != nil {
+		return err
 	}
 	if err := unpackKernel(ctx, work, kernels[0], filepath.Join(dir, "vmlinux")); err != nil {
 		return err
@@ -145,9 +144,9 @@ func unpackPackages(ctx context.Context, work, root string, packages ...string) 
 	return nil
 }
 
-// writeInitrd writes the guest's whole file system: busybox, the kernel
-// modules with their order, guestInit, and what else the flavour has.
-func writeInitrd(w io.Writer, root, release string, flavour Flavour) error {
+// stageGuest makes a directory of the guest's whole file system: busybox, the kernel modules with their order,
+// guestInit, and what else the flavour has.
+func stageGuest(stage, root, release string, flavour Flavour) error {
 	tree, err := findModules(filepath.Join(root, "lib", "modules", release))
 	if err != nil {
 		return err
@@ -156,32 +155,26 @@ func writeInitrd(w io.Writer, root, release string, flavour Flavour) error {
 	if err != nil {
 		return err
 	}
-	busybox, err := os.ReadFile(filepath.Join(root, "bin", "busybox"))
-	if err != nil {
-		return err
-	}
-	c := &cpioWriter{w: w}
-	for _, dir := range []string{"bin", "sbin", "dev", "proc", "sys", "tmp", "mnt", "run", "etc", "lib", "lib/modules"} {
-		c.dir(dir)
-	}
-	c.char("dev/console", 5, 1) // the kernel opens it for init before devtmpfs is mounted
-	c.file("bin/busybox", 0o755, busybox)
-	c.symlink("bin/sh", "busybox")
-	for _, name := range modules {
-		content, err := os.ReadFile(tree[name])
-		if err != nil {
+	for _, dir := range []string{"bin", "sbin", "dev", "proc", "sys", "tmp", "mnt", "run", "etc", "lib/modules"} {
+		if err := os.MkdirAll(filepath.Join(stage, dir), 0o755); err != nil {
 			return err
 		}
-		c.file("lib/modules/"+name+".ko", 0o644, content)
+	}
+	for _, name := range modules {
+		if err := copyFile(tree[name], filepath.Join(stage, "lib/modules", name+".ko"), 0o644); err != nil {
+			return err
+		}
 	}
 	if flavour == CryptGuest {
-		if err := addProgram(c, root, "cryptsetup"); err != nil {
+		if err := addProgram(stage, root, "cryptsetup"); err != nil {
 			return err
 		}
 	}
-	c.file("etc/modules", 0o644, []byte(strings.Join(modules, "\n")+"\n"))
-	c.file("init", 0o755, []byte(guestInit))
-	return c.close()
+	return errors.Join(
+		copyFile(filepath.Join(root, "bin", "busybox"), filepath.Join(stage, "bin", "busybox"), 0o755),
+		os.Symlink("busybox", filepath.Join(stage, "bin", "sh")),
+		os.WriteFile(filepath.Join(stage, "etc", "modules"), []byte(strings.Join(modules, "\n")+"\n"), 0o644),
+		os.WriteFile(filepath.Join(stage, "init"), []byte(guestInit), 0o755))
 }
 
 // guestCommandLine is what the guest's kernel is told. What it leaves out is a

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -61,9 +62,9 @@ func unpackPayload(ctx context.Context, work string, u unpacker, payload []byte,
 	if err := unpackPackages(ctx, root, root, u.inPackage); err != nil {
 		return err
 	}
-	program := filepath.Join(root, "usr", "bin", u.kind)
-	if _, err := os.Stat(program); err != nil {
-		program = filepath.Join(root, "bin", u.kind) // of a release in which that is no link
+	program, err := findFile(root, u.kind, "usr/bin", "bin") // the second in a release in which that is no link
+	if err != nil {
+		return err
 	}
 	kernel, err := os.Create(to)
 	if err != nil {
@@ -72,11 +73,7 @@ func unpackPayload(ctx context.Context, work string, u unpacker, payload []byte,
 	var messages bytes.Buffer
 	cmd := exec.CommandContext(ctx, program, "-dc")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(payload), kernel, &messages
-	err = cmd.Run()
-	if closeErr := kernel.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
+	if err := errors.Join(cmd.Run(), kernel.Close()); err != nil {
 		return fmt.Errorf("unpack the kernel by %s: %w: %s", u.kind, err, messages.String())
 	}
 	return nil

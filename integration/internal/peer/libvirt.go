@@ -60,26 +60,13 @@ func Libvirtd(t testing.TB) *Libvirt {
 // LibvirtdWith is Libvirtd with other settings.
 func LibvirtdWith(t testing.TB, o LibvirtOptions) *Libvirt {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("a private libvirtd needs root, for its mount namespace")
-	}
-	dir, err := os.MkdirTemp("", "luksplug-libvirt-") // short paths, as in Start
-	if err != nil {
-		t.Fatalf("make a folder for libvirt: %v", err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	needRoot(t, "a private libvirtd")
+	dir := shortDir(t, "libvirt")
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	l, err := RunLibvirtd(ctx, dir, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		l.Close()
-		if t.Failed() {
-			t.Logf("libvirtd's messages: %s", tail(l.Log, 4000))
-		}
-	})
+	Must(t, err)
+	atEnd(t, l.Close, l.Log)
 	return l
 }
 
@@ -108,19 +95,13 @@ func runLibvirtd(ctx context.Context, dir string, o LibvirtOptions) (*Libvirt, e
 	if err := l.writeConfig(o); err != nil {
 		return nil, err
 	}
-	log, err := os.Create(l.Log)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = log.Close() }() // the child has its own copy
 	cmd := exec.Command("/bin/sh", "-c", libvirtNamespace, "sh", root, dir)
 	if o.Listen {
 		cmd.Args = append(cmd.Args, "--listen")
 	}
-	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), "LUKSPLUG_QEMU_USER="+o.User)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS}
-	if l.process, err = startTied(cmd); err != nil {
+	if l.process, err = startTied(cmd, l.Log); err != nil {
 		return nil, err
 	}
 	if err := l.waitReady(ctx); err != nil {

@@ -30,9 +30,8 @@ func ListeningLibvirtd(t testing.TB) *ListeningLibvirt {
 	dir := folder(t, map[string][]byte{"ca.pem": l.Authority.Certificate, "cert.pem": certificate, "key.pem": key})
 	for _, port := range []*int{&l.TCP, &l.TLS} {
 		var err error
-		if *port, err = freePort(); err != nil {
-			t.Fatal(err)
-		}
+		*port, err = freePort()
+		Must(t, err)
 	}
 	text := func(name, value string) string { return name + " = " + strconv.Quote(value) }
 	l.Libvirt = LibvirtdWith(t, LibvirtOptions{Listen: true, Config: []string{
@@ -66,43 +65,24 @@ type Session struct {
 // whose libvirt l is. It ends with l.
 func (l *Libvirt) StartSession(t testing.TB) *Session {
 	t.Helper()
-	const uid = 65534                                 // nobody
-	dir, err := os.MkdirTemp("", "luksplug-session-") // short paths, as in Start
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	const uid = 65534 // nobody
+	dir := shortDir(t, "session")
 	s := &Session{UID: uid, Runtime: filepath.Join(dir, "run")}
 	s.Libvirt = &Libvirt{Dir: dir, Socket: filepath.Join(s.Runtime, "libvirt", "libvirt-sock"), Log: filepath.Join(dir, "libvirtd.log"), root: l.root}
 	s.URI = "qemu+unix:///session?socket=" + s.Socket
-	log, err := os.Create(s.Log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = log.Close() }() // the child has its own copy
 	// StartDomain makes what is missing of the last one as the tests' user.
 	for _, path := range []string{dir, s.Runtime, filepath.Join(dir, "home"), filepath.Join(dir, "domains"), filepath.Join(dir, "domains", "luksplug-test")} {
-		if err := os.MkdirAll(path, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chown(path, uid, uid); err != nil {
-			t.Fatal(err)
-		}
+		Must(t, os.MkdirAll(path, 0o700))
+		Must(t, os.Chown(path, uid, uid))
 	}
 	cmd := l.Inside(context.Background(), "setpriv", "--reuid="+strconv.Itoa(uid), "--regid="+strconv.Itoa(uid), "--clear-groups", "--reset-env",
 		"env", "XDG_RUNTIME_DIR="+s.Runtime, "HOME="+filepath.Join(dir, "home"), "/usr/sbin/libvirtd")
-	cmd.Stdout, cmd.Stderr = log, log
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if s.process, err = startTied(cmd); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		s.Close()
-		if t.Failed() {
-			t.Logf("the session's libvirtd: %s", tail(s.Log, 4000))
-		}
-	})
+	var err error
+	s.process, err = startTied(cmd, s.Log)
+	Must(t, err)
+	atEnd(t, s.Close, s.Log)
 	if err := s.waitReady(ctx); err != nil {
 		t.Fatalf("start a session's libvirtd: %v: %s", err, tail(s.Log, 2000))
 	}

@@ -44,9 +44,7 @@ func NewestQEMU(t testing.TB) string {
 	t.Helper()
 	const suite = "sid"
 	cache, err := CacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	if found, err := filepath.Glob(filepath.Join(cache, "qemu-"+suite+"-v*", "bin")); err != nil || len(found) == 0 {
 		Long(t, "fetches the newest QEMU")
 	}

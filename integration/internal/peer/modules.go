@@ -34,12 +34,22 @@ func moduleName(path string) string {
 	return strings.ReplaceAll(strings.TrimSuffix(filepath.Base(path), ".ko"), "-", "_")
 }
 
-// closure returns wanted and all that they need, dependencies first, so that
-// insmod in this order works.
+// closure returns the wanted modules and all that they need, in an order for insmod.
 //
-// Debian's package has no modules.dep: its maintainer script makes that file
-// at installation. Each module names what it needs in its .modinfo section.
+// Debian's package has no modules.dep: its maintainer script makes that file at installation. Each module names what
+// it needs in its .modinfo section.
 func (m moduleTree) closure(wanted []string) ([]string, error) {
+	return closure(wanted, func(name string) ([]string, error) {
+		file, ok := m[name]
+		if !ok {
+			return nil, fmt.Errorf("kernel module %s is not in the package", name)
+		}
+		return moduleNeeds(file)
+	})
+}
+
+// closure returns what is wanted and all that it needs, each after what it needs itself.
+func closure(wanted []string, needsOf func(name string) ([]string, error)) ([]string, error) {
 	var order []string
 	var add func(name string, path []string) error
 	add = func(name string, path []string) error {
@@ -47,13 +57,9 @@ func (m moduleTree) closure(wanted []string) ([]string, error) {
 			return nil
 		}
 		if slices.Contains(path, name) {
-			return fmt.Errorf("modules need each other: %s", strings.Join(append(path, name), " -> "))
+			return fmt.Errorf("these need each other: %s", strings.Join(append(path, name), " -> "))
 		}
-		file, ok := m[name]
-		if !ok {
-			return fmt.Errorf("kernel module %s is not in the package", name)
-		}
-		needs, err := moduleNeeds(file)
+		needs, err := needsOf(name)
 		if err != nil {
 			return err
 		}

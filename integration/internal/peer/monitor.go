@@ -1,23 +1,16 @@
 package peer
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"net"
-	"sync"
-	"time"
 )
 
 // Monitor is a connection to a QMP monitor for a test's own questions. It is
 // deliberately not package qmp: what judges luksplug must not have luksplug's
 // faults. It may be used by several goroutines.
 type Monitor struct {
-	mu     sync.Mutex
-	conn   net.Conn
-	r      *bufio.Reader
+	*link
 	id     int
 	events []Event
 }
@@ -53,14 +46,13 @@ func DialMonitor(ctx context.Context, socket string) (*Monitor, error) {
 }
 
 func dialMonitor(ctx context.Context, network, address string) (*Monitor, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, network, address)
+	l, err := dialLink(ctx, network, address)
 	if err != nil {
-		return nil, fmt.Errorf("connect to QEMU: %w", err)
+		return nil, err
 	}
-	m := &Monitor{conn: conn, r: bufio.NewReader(conn)}
+	m := &Monitor{link: l}
 	if _, err := m.Execute(ctx, "qmp_capabilities", nil); err != nil {
-		_ = conn.Close() // the first error is the one to report
+		_ = m.Close() // the first error is the one to report
 		return nil, err
 	}
 	return m, nil
@@ -142,19 +134,4 @@ func (m *Monitor) read() (message, error) {
 		return message{}, fmt.Errorf("unreadable line from QEMU: %w", err)
 	}
 	return got, nil
-}
-
-// bound makes ctx's end interrupt reads and writes; the result undoes it.
-func (m *Monitor) bound(ctx context.Context) func() {
-	_ = m.conn.SetDeadline(time.Time{}) // fails only on a closed connection, which the next use reports
-	stop := context.AfterFunc(ctx, func() { _ = m.conn.SetDeadline(time.Unix(1, 0)) })
-	return func() { stop() }
-}
-
-// failed explains an I/O error by the context's, where that caused it.
-func (m *Monitor) failed(ctx context.Context, what string, err error) error {
-	if cause := ctx.Err(); cause != nil {
-		err = errors.Join(cause, err)
-	}
-	return fmt.Errorf("%s: %w", what, err)
 }

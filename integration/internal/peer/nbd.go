@@ -1,9 +1,7 @@
 package peer
 
 import (
-	"crypto/rand"
 	"crypto/x509"
-	"encoding/hex"
 	"fmt"
 	"os/exec"
 	"strconv"
@@ -61,9 +59,7 @@ type PSK struct {
 
 // NewPSK makes a pre-shared key.
 func NewPSK(user string) PSK {
-	var b [32]byte
-	_, _ = rand.Read(b[:]) // never fails: it ends the program instead
-	return PSK{User: user, Key: hex.EncodeToString(b[:])}
+	return PSK{User: user, Key: randomText("")}
 }
 
 // Folder makes a folder with the key, as QEMU wants it of a server and of a client

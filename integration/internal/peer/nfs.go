@@ -41,15 +41,9 @@ func StartNFS(t testing.TB, folder string) *NFSServer {
 	if err != nil {
 		t.Fatalf("fetch an NFS server: %v", err)
 	}
-	dir, err := os.MkdirTemp("", "luksplug-nfs-")
-	if err != nil {
-		t.Fatalf("make a folder for the NFS server: %v", err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := shortDir(t, "nfs")
 	n := &NFSServer{Server: &Server{Dir: dir, Log: filepath.Join(dir, "nfs.log")}, Files: folder}
-	if err := n.configure(); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, n.configure())
 	starting, cancelStart := context.WithTimeout(ctx, serverStart)
 	defer cancelStart()
 	n.started(t, "nfs", n.start(starting, n.command(root), func() bool {
@@ -115,10 +109,3 @@ func (n *NFSServer) HostXML() string { return "<host name='127.0.0.1'/>" }
 func (n *NFSServer) SourceXML(path, inner string) string {
 	return "<source protocol='nfs' name='" + path + "'>" + n.HostXML() + inner + "</source>"
 }
-
-// Suspend stops the server and the portmapper as SIGSTOP does: connections to them
-// are still taken, by the kernel, and nothing answers. Resume ends that.
-func (n *NFSServer) Suspend() error { return syscall.Kill(-n.process.pid(), syscall.SIGSTOP) }
-
-// Resume ends what Suspend began.
-func (n *NFSServer) Resume() error { return syscall.Kill(-n.process.pid(), syscall.SIGCONT) }

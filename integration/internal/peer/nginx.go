@@ -36,9 +36,7 @@ func StartWeb(t testing.TB, a *Authority) *WebServer {
 			"passwords": w.User + ":{PLAIN}" + w.Password + "\n", "nginx.conf": w.config(dir, port),
 		}
 		for name, content := range files {
-			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			Must(t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600))
 		}
 		return exec.Command("nginx", "-p", dir, "-e", "stderr", "-c", filepath.Join(dir, "nginx.conf"))
 	})

@@ -1,7 +1,6 @@
 package peer
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -15,68 +14,16 @@ import (
 	"testing"
 )
 
-// TestCpioIsReadable has the archive unpacked by another implementation.
-func TestCpioIsReadable(t *testing.T) {
-	t.Parallel()
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
-		busybox = filepath.Join(guestRoot(t), "bin", "busybox")
-	}
-	var archive bytes.Buffer
-	c := &cpioWriter{w: &archive}
-	c.dir("d")
-	c.file("d/odd", 0o640, []byte("12345"))
-	c.file("d/empty", 0o600, nil)
-	c.symlink("link", "d/odd")
-	if err := c.close(); err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	cmd := exec.Command(busybox, "cpio", "-i", "-d")
-	cmd.Dir, cmd.Stdin = dir, &archive
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("unpack: %v: %s", err, out)
-	}
-	content, err := os.ReadFile(filepath.Join(dir, "link"))
-	if err != nil || string(content) != "12345" {
-		t.Errorf("through the link: %q, error %v", content, err)
-	}
-	info, err := os.Stat(filepath.Join(dir, "d", "odd"))
-	if err != nil || info.Mode().Perm() != 0o640 {
-		t.Errorf("mode %v, error %v", info, err)
-	}
-	if info, err := os.Stat(filepath.Join(dir, "d", "empty")); err != nil || info.Size() != 0 {
-		t.Errorf("empty file: %v, error %v", info, err)
-	}
-}
-
-func TestCpioReportsTheFirstWriteError(t *testing.T) {
-	t.Parallel()
-	c := &cpioWriter{w: failingWriter{}}
-	c.file("a", 0o600, []byte("x"))
-	if err := c.close(); !errors.Is(err, errFull) {
-		t.Errorf("error %v", err)
-	}
-}
-
 var errFull = errors.New("disk full")
-
-type failingWriter struct{}
-
-func (failingWriter) Write([]byte) (int, error) { return 0, errFull }
 
 // TestModuleOrder uses real modules: those that a guest image holds have been
 // through closure already, so they are taken from the package again.
 func TestModuleOrder(t *testing.T) {
 	t.Parallel()
 	tree, err := findModules(filepath.Join(guestRoot(t), "lib", "modules"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	order, err := tree.closure([]string{"virtio_blk", "sd_mod"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	want := []string{"virtio_ring", "virtio", "virtio_blk", "scsi_common", "scsi_mod", "sd_mod"}
 	if !slices.Equal(order, want) {
 		t.Errorf("order %v, want %v", order, want)
@@ -94,9 +41,7 @@ var guestRoot = func() func(t *testing.T) string {
 	return func(t *testing.T) string {
 		t.Helper()
 		once.Do(func() { dir, err = unpackForTests(testContext(t)) })
-		if err != nil {
-			t.Fatal(err)
-		}
+		Must(t, err)
 		return filepath.Join(dir, "root")
 	}
 }()
@@ -158,25 +103,17 @@ func TestNothingSurvivesACrash(t *testing.T) {
 	child := exec.Command(os.Args[0])
 	child.Env = append(os.Environ(), helperVariable+"="+dir)
 	stdout, err := child.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := child.Start(); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
+	Must(t, child.Start())
 	line := make([]byte, 6)
 	if _, err := stdout.Read(line); err != nil || string(line) != "ready\n" {
 		t.Fatalf("the helper says %q, error %v", line, err)
 	}
 	ctx := testContext(t)
 	m, err := DialMonitor(ctx, filepath.Join(dir, "control.sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	defer func() { _ = m.Close() }()
-	if err := child.Process.Signal(syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, child.Process.Signal(syscall.SIGKILL))
 	_ = child.Wait() // it was killed
 	// The connection ends when QEMU does, and not before.
 	if _, err := m.WaitEvent(ctx, func(Event) bool { return false }); err == nil || ctx.Err() != nil {

@@ -8,8 +8,8 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -61,32 +61,31 @@ const InjectedFault = "luksplug-injected-fault"
 // by an argument that it does not know. QEMU checks arguments before it acts,
 // so the command has no effect.
 func FailStep(n int) ProxyHooks {
-	return ProxyHooks{Command: func(c Command) Verdict {
-		if c.Step != n {
-			return Verdict{}
-		}
-		return Verdict{Replace: withFault(c.Bytes)}
-	}}
+	return fail(func(c Command) bool { return c.Step == n })
 }
 
 // FailCommand is FailStep for every command of a name.
 func FailCommand(name string) ProxyHooks {
-	return ProxyHooks{Command: func(c Command) Verdict {
-		if c.Name != name {
-			return Verdict{}
+	return fail(func(c Command) bool { return c.Name == name })
+}
+
+func fail(which func(Command) bool) ProxyHooks {
+	return ProxyHooks{Command: func(c Command) (v Verdict) {
+		if which(c) {
+			v.Replace = withFault(c.Bytes)
 		}
-		return Verdict{Replace: withFault(c.Bytes)}
+		return v
 	}}
 }
 
 // CutAtStep cuts the connection at the n-th command that changes something.
 // Later connections are served.
 func CutAtStep(n int, cut Cut) ProxyHooks {
-	return ProxyHooks{Command: func(c Command) Verdict {
-		if c.Step != n {
-			return Verdict{}
+	return ProxyHooks{Command: func(c Command) (v Verdict) {
+		if c.Step == n {
+			v.Cut = cut
 		}
-		return Verdict{Cut: cut}
+		return v
 	}}
 }
 
@@ -140,8 +139,7 @@ type Proxy struct {
 	mu       sync.Mutex
 	links    map[*proxyLink]struct{}
 	records  []Record
-	names    []string
-	steps    int
+	names    []string // of the steps
 	connects int
 	closed   bool
 }
@@ -150,32 +148,21 @@ type Proxy struct {
 // and stops it at the test's end.
 func NewProxy(t testing.TB, upstream string, hooks ProxyHooks) *Proxy {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "luksplug-proxy-")
-	if err != nil {
-		t.Fatalf("make a folder for the proxy: %v", err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	address := filepath.Join(dir, "qmp.sock")
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: address, Net: "unix"})
-	if err != nil {
-		t.Fatalf("listen for the tool: %v", err)
-	}
-	return startProxy(t, &Proxy{Address: address, upstream: upstream, hooks: hooks, listener: listener})
+	return startProxy(t, "unix", filepath.Join(shortDir(t, "proxy"), "qmp.sock"), upstream, hooks)
 }
 
 // NewTCPProxy is NewProxy with a port of the loopback interface for the tool,
 // which no descriptor can pass.
 func NewTCPProxy(t testing.TB, upstream string, hooks ProxyHooks) *Proxy {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatalf("listen for the tool: %v", err)
-	}
-	return startProxy(t, &Proxy{Address: listener.Addr().String(), upstream: upstream, hooks: hooks, listener: listener})
+	return startProxy(t, "tcp", "127.0.0.1:0", upstream, hooks)
 }
 
-func startProxy(t testing.TB, p *Proxy) *Proxy {
-	p.links = map[*proxyLink]struct{}{}
+func startProxy(t testing.TB, network, address, upstream string, hooks ProxyHooks) *Proxy {
+	t.Helper()
+	listener, err := net.Listen(network, address)
+	Must(t, err)
+	p := &Proxy{Address: listener.Addr().String(), upstream: upstream, hooks: hooks, listener: listener, links: map[*proxyLink]struct{}{}}
 	p.wg.Add(1)
 	go p.accept()
 	t.Cleanup(p.close)
@@ -186,7 +173,7 @@ func startProxy(t testing.TB, p *Proxy) *Proxy {
 func (p *Proxy) Records() []Record {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return append([]Record(nil), p.records...)
+	return slices.Clone(p.records)
 }
 
 // Steps names the commands that change something, in the order in which they
@@ -194,7 +181,7 @@ func (p *Proxy) Records() []Record {
 func (p *Proxy) Steps() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return append([]string(nil), p.names...)
+	return slices.Clone(p.names)
 }
 
 // Connections counts how often the tool connected.
@@ -204,22 +191,15 @@ func (p *Proxy) Connections() int {
 	return p.connects
 }
 
-// CutAll ends all connections now; the tool may connect again.
-func (p *Proxy) CutAll() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for l := range p.links {
-		l.cut()
-	}
-}
-
 // close stops the proxy and waits for its goroutines.
 func (p *Proxy) close() {
 	p.mu.Lock()
 	p.closed = true
+	for l := range p.links {
+		l.cut()
+	}
 	p.mu.Unlock()
 	_ = p.listener.Close() // ends accept
-	p.CutAll()
 	p.wg.Wait()
 }
 
@@ -284,9 +264,8 @@ func (p *Proxy) judge(c *Command) Verdict {
 	}
 	if changes(c.Name) {
 		p.mu.Lock()
-		p.steps++
-		c.Step = p.steps
 		p.names = append(p.names, c.Name)
+		c.Step = len(p.names)
 		p.mu.Unlock()
 	}
 	if p.hooks.Command == nil {
@@ -318,13 +297,10 @@ func (l *proxyLink) cut() {
 func (l *proxyLink) toQEMU() {
 	defer l.cut()
 	r := &commandReader{conn: l.client}
-	defer r.close()
+	defer func() { closeFDs(r.fds) }()
 	for {
 		value, fds, err := r.next()
-		if err != nil {
-			return
-		}
-		if !l.forward(value, fds) {
+		if err != nil || !l.forward(value, fds) {
 			return
 		}
 	}
@@ -360,10 +336,7 @@ func (l *proxyLink) toClient() {
 	r := bufio.NewReader(l.qemu)
 	for {
 		line, err := r.ReadBytes('\n')
-		if err != nil {
-			return
-		}
-		if !l.back(line) {
+		if err != nil || !l.back(line) {
 			return
 		}
 	}

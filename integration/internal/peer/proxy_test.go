@@ -26,9 +26,7 @@ func proxied(t *testing.T, hooks ProxyHooks) (*QEMU, *Proxy) {
 func dialProxy(ctx context.Context, t *testing.T, p *Proxy) *Monitor {
 	t.Helper()
 	m, err := DialMonitor(ctx, p.Address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	t.Cleanup(func() { _ = m.Close() })
 	return m
 }
@@ -95,8 +93,8 @@ func TestFailStep(t *testing.T) {
 			t.Parallel()
 			ctx := testContext(t)
 			q, p := proxied(t, FailStep(1))
-			must(ctx, t, q, "blockdev-add", node("base"))
-			must(ctx, t, q, "object-add", map[string]any{"qom-type": "secret", "id": "sec", "data": "x"})
+			mustExecute(ctx, t, q, "blockdev-add", node("base"))
+			mustExecute(ctx, t, q, "object-add", map[string]any{"qom-type": "secret", "id": "sec", "data": "x"})
 			before := mustState(ctx, t, q)
 			var refused *CommandError
 			_, err := dialProxy(ctx, t, p).Execute(ctx, c.name, c.args)
@@ -195,14 +193,10 @@ func TestProxyPassesDescriptors(t *testing.T) {
 	t.Parallel()
 	q, p := proxied(t, ProxyHooks{})
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: p.Address, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	defer func() { _ = conn.Close() }()
 	file, err := os.Open(os.DevNull)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	defer func() { _ = file.Close() }()
 	if _, err := conn.Write([]byte(`{"execute": "qmp_capabilities"}`)); err != nil {
 		t.Fatal(err)
@@ -222,9 +216,7 @@ func TestProxyPassesDescriptors(t *testing.T) {
 	d := json.NewDecoder(conn)
 	for range 5 { // the greeting and four replies
 		var reply map[string]json.RawMessage
-		if err := d.Decode(&reply); err != nil {
-			t.Fatal(err)
-		}
+		Must(t, d.Decode(&reply))
 		if reply["error"] != nil {
 			t.Errorf("QEMU says %s", reply["error"])
 		}

@@ -81,9 +81,6 @@ func (r *commandReader) receive() error {
 	return nil
 }
 
-// close closes what was received and not returned.
-func (r *commandReader) close() { closeFDs(r.fds) }
-
 // sendWithFDs writes data, the descriptors with its first byte.
 func sendWithFDs(conn *net.UnixConn, data []byte, fds []int) error {
 	if len(fds) == 0 {

@@ -11,7 +11,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -49,8 +48,8 @@ type Options struct {
 
 // QEMU is a running QEMU.
 type QEMU struct {
+	vm
 	Socket     string // unix socket of the monitor for the tool under test
-	Control    string // unix socket of the monitor that Query uses; it takes one client at a time
 	TCPAddress string // host:port of the monitor on TCP, with Options.TCP
 	PID        int
 	UUID       string   // by which luksplug knows the VM
@@ -60,9 +59,6 @@ type QEMU struct {
 	Args       []string // QEMU's arguments
 
 	process *process
-	guest   *Guest
-	mu      sync.Mutex
-	monitor *Monitor // dialled on the first Query
 	closed  bool
 }
 
@@ -70,14 +66,7 @@ type QEMU struct {
 // failed, it logs QEMU's messages and the end of the guest's console.
 func Start(t testing.TB, o Options) *QEMU {
 	t.Helper()
-	// Not t.TempDir: with a long test name its paths do not fit into a unix
-	// socket's address of 108 bytes.
-	dir, err := os.MkdirTemp("", "luksplug-qemu-")
-	if err != nil {
-		t.Fatalf("make a folder for QEMU: %v", err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return StartIn(t, dir, o)
+	return StartIn(t, shortDir(t, "qemu"), o)
 }
 
 // StartIn is Start with the sockets and logs in a folder of the caller's.
@@ -86,23 +75,18 @@ func StartIn(t testing.TB, dir string, o Options) *QEMU {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	q, err := Run(ctx, dir, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	// What was attached when the VM ended leaves its notes; they are of no use.
 	t.Cleanup(func() {
 		for _, dir := range RunDirs(q.UUID) {
 			_ = os.RemoveAll(dir)
 		}
 	})
-	t.Cleanup(func() {
+	atEnd(t, func() {
 		if err := q.Close(); err != nil {
 			t.Errorf("stop QEMU: %v", err)
 		}
-		if t.Failed() {
-			t.Logf("QEMU's messages: %s\nguest's console:\n%s", tail(q.Log, 4000), tail(q.Console, 4000))
-		}
-	})
+	}, q.Log, q.Console)
 	return q
 }
 
@@ -111,7 +95,7 @@ func StartIn(t testing.TB, dir string, o Options) *QEMU {
 func Run(ctx context.Context, dir string, o Options) (*QEMU, error) {
 	q := &QEMU{
 		Socket:  filepath.Join(dir, "qmp.sock"),
-		Control: filepath.Join(dir, "control.sock"),
+		vm:      vm{Control: filepath.Join(dir, "control.sock")},
 		Dir:     dir,
 		Log:     filepath.Join(dir, "qemu.log"),
 		Console: filepath.Join(dir, "console.log"),
@@ -125,15 +109,8 @@ func Run(ctx context.Context, dir string, o Options) (*QEMU, error) {
 		return nil, fmt.Errorf("start QEMU: %w", err)
 	}
 	q.Args = args
-	log, err := os.Create(q.Log)
-	if err != nil {
-		return nil, fmt.Errorf("start QEMU: %w", err)
-	}
-	defer func() { _ = log.Close() }() // QEMU has its own copy
 	line := slices.Concat(o.Through, []string{o.Binary}, args)
-	cmd := exec.Command(line[0], line[1:]...)
-	cmd.Stdout, cmd.Stderr = log, log
-	if q.process, err = startTied(cmd); err != nil {
+	if q.process, err = startTied(exec.Command(line[0], line[1:]...), q.Log); err != nil {
 		return nil, fmt.Errorf("%w (make setup installs QEMU)", err)
 	}
 	q.PID = q.process.pid()
@@ -157,11 +134,10 @@ func (q *QEMU) connect(ctx context.Context, o Options) error {
 		return fmt.Errorf("QEMU does not answer: %w", err)
 	}
 	if o.Guest {
-		guest, err := dialGuest(ctx, q.guestSocket())
-		if err != nil {
+		var err error
+		if q.guest, err = dialGuest(ctx, q.guestSocket()); err != nil {
 			return err
 		}
-		q.guest = guest
 	}
 	if o.TCP {
 		return q.findTCP(ctx)
@@ -310,23 +286,6 @@ func (q *QEMU) Query(ctx context.Context, command string, args any) (json.RawMes
 	return m.Execute(ctx, command, args)
 }
 
-// Monitor is the control monitor's connection; it is closed with the QEMU.
-func (q *QEMU) Monitor(ctx context.Context) (*Monitor, error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.monitor == nil {
-		m, err := DialMonitor(ctx, q.Control)
-		if err != nil {
-			return nil, err
-		}
-		q.monitor = m
-	}
-	return q.monitor, nil
-}
-
-// Guest is the Linux guest; nil without Options.Guest.
-func (q *QEMU) Guest() *Guest { return q.guest }
-
 // Reset restarts the machine as its reset button does; the guest boots again.
 func (q *QEMU) Reset(ctx context.Context) error {
 	if q.guest != nil {
@@ -344,19 +303,11 @@ func (q *QEMU) Alive() bool { return !q.process.exited() }
 func (q *QEMU) Close() error {
 	early := q.process.exited()
 	q.process.kill()
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.monitor != nil {
-		_ = q.monitor.Close() // QEMU is gone
-		q.monitor = nil
-	}
-	if q.guest != nil {
-		q.guest.close()
-	}
-	if early && !q.closed {
-		q.closed = true
+	q.disconnect()
+	first := !q.closed
+	q.closed = true
+	if early && first {
 		return fmt.Errorf("QEMU: %w: %s", errors.Join(errEnded, q.process.err), tail(q.Log, 2000))
 	}
-	q.closed = true
 	return nil
 }

@@ -34,15 +34,12 @@ const serverStart = 30 * time.Second
 // for a port.
 func startServer(t testing.TB, name string, command func(dir string, port int) *exec.Cmd) *Server {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "luksplug-"+name+"-")
-	if err != nil {
-		t.Fatalf("make a folder for %s: %v", name, err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := shortDir(t, name)
 	ctx, cancel := context.WithTimeout(context.Background(), serverStart)
 	defer cancel()
 	s := &Server{Dir: dir, Log: filepath.Join(dir, name+".log")}
 	const attempts = 5 // that somebody else takes the same port is rare
+	var err error
 	for range attempts {
 		if s.Port, err = freePort(); err != nil {
 			break
@@ -65,23 +62,13 @@ func (s *Server) started(t testing.TB, name string, err error) {
 	if err != nil {
 		t.Fatalf("start %s: %v: %s", name, err, tail(s.Log, 2000))
 	}
-	t.Cleanup(func() {
-		s.Stop()
-		if t.Failed() {
-			t.Logf("messages of %s: %s", name, tail(s.Log, 2000))
-		}
-	})
+	atEnd(t, s.Stop, s.Log)
 }
 
 // start runs a server until it is ready.
 func (s *Server) start(ctx context.Context, cmd *exec.Cmd, ready func() bool) error {
-	log, err := os.Create(s.Log)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = log.Close() }() // the child has its own copy
-	cmd.Stdout, cmd.Stderr = log, log
-	if s.process, err = startTied(cmd); err != nil {
+	var err error
+	if s.process, err = startTied(cmd, s.Log); err != nil {
 		return err
 	}
 	err = waitFor(ctx, s.process, s.Address(), ready)
@@ -102,10 +89,10 @@ func (s *Server) Stop() { s.process.kill() }
 
 // Suspend stops the server as SIGSTOP does: connections to it are still taken, by
 // the kernel, and nothing answers. Resume ends that.
-func (s *Server) Suspend() error { return syscall.Kill(s.process.pid(), syscall.SIGSTOP) }
+func (s *Server) Suspend() error { return s.process.signal(syscall.SIGSTOP) }
 
 // Resume ends what Suspend began.
-func (s *Server) Resume() error { return syscall.Kill(s.process.pid(), syscall.SIGCONT) }
+func (s *Server) Resume() error { return s.process.signal(syscall.SIGCONT) }
 
 // freePort returns a TCP port that nobody listens on. It is none of those that
 // the kernel gives to connections, of which one more may come at any time
@@ -129,9 +116,7 @@ func freePort() (int, error) {
 func ClosedPort(t testing.TB) string {
 	t.Helper()
 	port, err := freePort()
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	return (&Server{Port: port}).HostXML()
 }
 
@@ -139,9 +124,7 @@ func ClosedPort(t testing.TB) string {
 func SilentPort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	t.Cleanup(func() { _ = l.Close() }) // the test ends
 	return (&Server{Port: l.Addr().(*net.TCPAddr).Port}).HostXML()
 }

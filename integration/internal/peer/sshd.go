@@ -50,15 +50,11 @@ func startSSH(t testing.TB, command func(config string) *exec.Cmd) *SSHServer {
 	host, hostKey := newSSHKey(t)
 	user, userKey := newSSHKey(t)
 	text, err := ssh.MarshalPrivateKey(hostKey, "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	server.Server = startServer(t, "sshd", func(dir string, port int) *exec.Cmd {
 		files := map[string][]byte{"host": pem.EncodeToMemory(text), "authorized": ssh.MarshalAuthorizedKey(user), "sshd_config": sshConfig(dir, port)}
 		for name, content := range files {
-			if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			Must(t, os.WriteFile(filepath.Join(dir, name), content, 0o600))
 		}
 		return command(filepath.Join(dir, "sshd_config"))
 	})
@@ -85,14 +81,10 @@ Subsystem sftp internal-sftp
 func startAgent(t testing.TB, dir string, key ed25519.PrivateKey) (socket string) {
 	t.Helper()
 	keys := agent.NewKeyring()
-	if err := keys.Add(agent.AddedKey{PrivateKey: key}); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, keys.Add(agent.AddedKey{PrivateKey: key}))
 	socket = filepath.Join(dir, "agent")
 	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	t.Cleanup(func() { _ = l.Close() }) // the test ends
 	go func() {
 		for {
@@ -125,12 +117,8 @@ func (s *SSHServer) SourceXML(path, inner string) string {
 func newSSHKey(t testing.TB) (ssh.PublicKey, ed25519.PrivateKey) {
 	t.Helper()
 	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	key, err := ssh.NewPublicKey(public)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	return key, private
 }

@@ -25,11 +25,7 @@ type State struct {
 // State queries the running QEMU over the control monitor, and looks at what
 // luksplug keeps for it on this host.
 func (q *QEMU) State(ctx context.Context) (State, error) {
-	m, err := q.Monitor(ctx)
-	if err != nil {
-		return State{}, err
-	}
-	s, err := ReadState(ctx, m)
+	s, err := q.vm.State(ctx)
 	if err == nil {
 		s.Host, err = ReadHost(q.UUID)
 	}

@@ -43,9 +43,7 @@ func StartISCSI(t testing.TB, files ...string) *ISCSITarget {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for _, args := range commands {
-		if err := target.tgtadm(ctx, args...); err != nil {
-			t.Fatal(err)
-		}
+		Must(t, target.tgtadm(ctx, args...))
 	}
 	return target
 }

@@ -2,10 +2,9 @@ package peer
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -67,9 +66,7 @@ func NewFormatted(t testing.TB, kind VolumeKind, format ...string) *Volume {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	v, err := CreateVolume(ctx, t.TempDir(), kind, format...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	return v
 }
 
@@ -196,25 +193,30 @@ func (v *Volume) createQcow2LUKS(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return errors.Join(v.takePassphrase(dir), copyFile(filepath.Join(dir, "image"), v.Payload, 0o600))
+}
+
+// takePassphrase gives the volume the passphrase of a volume in the cache.
+func (v *Volume) takePassphrase(dir string) (err error) {
 	if v.Passphrase, err = os.ReadFile(filepath.Join(dir, "passphrase")); err != nil {
 		return err
 	}
-	if err := os.WriteFile(v.PassphraseFile, v.Passphrase, 0o600); err != nil {
-		return err
-	}
-	image, err := os.ReadFile(filepath.Join(dir, "image"))
+	return os.WriteFile(v.PassphraseFile, v.Passphrase, 0o600)
+}
+
+// copyFile makes a new file with the content of another one.
+func copyFile(from, to string, mode os.FileMode) error {
+	content, err := os.ReadFile(from)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(v.Payload, image, 0o600)
+	return os.WriteFile(to, content, mode)
 }
 
 // newPassphrase makes a random passphrase. It is long, so that a search for it
 // in logs finds nothing by chance, and text, which QEMU demands.
 func (v *Volume) newPassphrase() error {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails: it ends the program instead
-	v.Passphrase = []byte("pass " + hex.EncodeToString(b[:]))
+	v.Passphrase = []byte(randomText("pass "))
 	return os.WriteFile(v.PassphraseFile, v.Passphrase, 0o600)
 }
 
@@ -286,16 +288,16 @@ func (v *Volume) qemuIO(ctx context.Context, command string, options ...string) 
 	if err != nil {
 		return err
 	}
-	args := append(options, "--object", "secret,id=s,file="+escapeComma(v.PassphraseFile), "-c", command, image)
-	out, err := output(ctx, "qemu-io", args...)
-	// Older versions only say that a pattern is not there.
+	return qemuIO(ctx, "qemu-io", append(options, "--object", "secret,id=s,file="+escapeComma(v.PassphraseFile), "-c", command, image)...)
+}
+
+// qemuIO runs a qemu-io. Older versions print that a pattern is not there, and exit with status 0.
+func qemuIO(ctx context.Context, program string, args ...string) error {
+	out, err := output(ctx, program, args...)
 	if err == nil && strings.Contains(out, "Pattern verification failed") {
-		err = fmt.Errorf("%s", strings.TrimSpace(out))
+		err = fmt.Errorf("qemu-io %s: %s", strings.Join(args, " "), strings.TrimSpace(out))
 	}
-	if err != nil {
-		return fmt.Errorf("qemu-io %q on %s: %w", command, v.Kind, err)
-	}
-	return nil
+	return err
 }
 
 // image names the volume to QEMU's tools.
@@ -323,11 +325,7 @@ func sparse(path string, size int64) error {
 	if err != nil {
 		return err
 	}
-	err = f.Truncate(size)
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	return err
+	return errors.Join(f.Truncate(size), f.Close())
 }
 
 // escapeComma protects commas in a value of QEMU's option syntax.

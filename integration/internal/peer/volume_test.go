@@ -22,9 +22,7 @@ func TestVolumeIsReadableOnTheHost(t *testing.T) {
 			if _, err := v.ReadThrough(testContext(t), 100, 512); err == nil {
 				t.Error("an offset inside a sector was read")
 			}
-			if err := os.WriteFile(v.PassphraseFile, []byte("wrong"), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			Must(t, os.WriteFile(v.PassphraseFile, []byte("wrong"), 0o600))
 			if _, err := v.ReadThrough(testContext(t), 0, 512); err == nil || !strings.Contains(err.Error(), "Invalid password") {
 				t.Errorf("another passphrase gave %v", err)
 			}
@@ -46,19 +44,13 @@ func TestVolumeInAGuest(t *testing.T) {
 		"-device", "virtio-blk-pci,drive=disk,serial=volume",
 	}})
 	dev, err := q.Guest().WaitDisk(ctx, "volume")
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	if size, err := q.Guest().SizeOf(ctx, dev); err != nil || size != v.Size {
 		t.Errorf("the guest sees %d bytes, error %v; want %d", size, err, v.Size)
 	}
 	pattern := []byte("plaintext only the guest may see. ")
-	if err := q.Guest().WritePattern(ctx, dev, 5, 1, pattern); err != nil {
-		t.Fatal(err)
-	}
-	if err := q.Close(); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, q.Guest().WritePattern(ctx, dev, 5, 1, pattern))
+	Must(t, q.Close())
 	plain, err := v.ReadThrough(ctx, 5*MiB, MiB)
 	if err != nil || !bytes.Equal(plain, Pattern(pattern)) {
 		t.Errorf("the host does not read what the guest wrote; error %v", err)
@@ -85,9 +77,7 @@ func TestDiskXMLIsWellFormed(t *testing.T) {
 				} `xml:"encryption"`
 			} `xml:"source"`
 		}
-		if err := xml.Unmarshal([]byte(v.DiskXML("vdb", "virtio")), &disk); err != nil {
-			t.Fatal(err)
-		}
+		Must(t, xml.Unmarshal([]byte(v.DiskXML("vdb", "virtio")), &disk))
 		if disk.Source.File != v.Payload || disk.Source.Encryption.Header.Source.File != header {
 			t.Errorf("paths %q read back as %+v", []string{v.Payload, header}, disk)
 		}
