@@ -240,7 +240,7 @@ func makeDisks(ctx context.Context, dir string, n int, machine blockgraph.Machin
 // makePlain plans a disk that is not encrypted.
 func makePlain(dir string, machine blockgraph.Machine) (disk, error) {
 	image := filepath.Join(dir, "plain.img")
-	d, p, err := plan(plainXML(image, "sda"), machine)
+	d, p, err := plan(plainXML(image, "sda", "scsi"), machine)
 	if err != nil {
 		return disk{}, err
 	}
@@ -261,8 +261,9 @@ func plan(xml string, machine blockgraph.Machine) (*blockgraph.Disk, *blockgraph
 }
 
 // plainXML is a disk that is not encrypted.
-func plainXML(image, target string) string {
-	return fmt.Sprintf("<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='%s'/><target dev='%s' bus='scsi'/></disk>", image, target)
+func plainXML(image, target, bus string) string {
+	const form = "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='%s'/><target dev='%s' bus='%s'/><serial>%s</serial></disk>\n"
+	return fmt.Sprintf(form, image, target, bus, filepath.Base(image))
 }
 
 // makeImage makes an empty image.

@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 
@@ -97,8 +95,6 @@ func (u *unlocker) clean(ctx context.Context) error {
 }
 
 func cryptsetup(ctx context.Context, args ...string) error {
-	if out, err := exec.CommandContext(ctx, "cryptsetup", args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("cryptsetup %s: %w: %s", args[0], err, out)
-	}
-	return nil
+	_, err := peer.Output(ctx, "cryptsetup", args...)
+	return err
 }

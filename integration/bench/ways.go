@@ -5,9 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
@@ -57,14 +56,9 @@ func (v *stallVM) virsh(command, disk string) func(context.Context) error {
 
 // luksplug runs the program to its end.
 func (v *stallVM) luksplug(address []string, args ...string) func(context.Context) error {
-	args = append(address[:len(address):len(address)], args...)
 	return func(ctx context.Context) error {
-		cmd := exec.CommandContext(ctx, v.tool, args...)
-		cmd.Env = append(os.Environ(), "PATH="+v.path)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("luksplug %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
-		}
-		return nil
+		_, err := peer.Output(ctx, "env", slices.Concat([]string{"PATH=" + v.path, v.tool}, address, args)...)
+		return err
 	}
 }
 
@@ -93,27 +87,21 @@ const (
 
 // attachQMP does what a script does that has only a monitor.
 func (v *stallVM) attachQMP(ctx context.Context) error {
-	return v.commands(ctx,
-		qmpCommand{"object-add", map[string]any{"qom-type": "secret", "id": qmpSecret, "file": v.volume.PassphraseFile}},
-		qmpCommand{"blockdev-add", map[string]any{"driver": "luks", "node-name": qmpNode, "key-secret": qmpSecret,
-			"file": map[string]any{"driver": "file", "filename": v.volume.Payload}}},
-		qmpCommand{"object-del", map[string]any{"id": qmpSecret}},
-		qmpCommand{"device_add", map[string]any{"driver": "virtio-blk-pci", "id": qmpDevice, "drive": qmpNode, "bus": qmpPort}})
-}
-
-type qmpCommand struct {
-	name string
-	args map[string]any
-}
-
-// commands runs commands on a connection of their own.
-func (v *stallVM) commands(ctx context.Context, list ...qmpCommand) error {
 	m, err := peer.DialMonitor(ctx, v.monitor)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = m.Close() }() // nothing is buffered
-	for _, c := range list {
+	for _, c := range []struct {
+		name string
+		args map[string]any
+	}{
+		{"object-add", map[string]any{"qom-type": "secret", "id": qmpSecret, "file": v.volume.PassphraseFile}},
+		{"blockdev-add", map[string]any{"driver": "luks", "node-name": qmpNode, "key-secret": qmpSecret,
+			"file": map[string]any{"driver": "file", "filename": v.volume.Payload}}},
+		{"object-del", map[string]any{"id": qmpSecret}},
+		{"device_add", map[string]any{"driver": "virtio-blk-pci", "id": qmpDevice, "drive": qmpNode, "bus": qmpPort}},
+	} {
 		if _, err := m.Execute(ctx, c.name, c.args); err != nil {
 			return err
 		}

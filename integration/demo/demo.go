@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -81,12 +82,7 @@ func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }
 func (d *demo) build(ctx context.Context) error {
 	d.step("Build luksplug", "One static program, made from this source tree.")
 	d.command("go build ./cmd/luksplug")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", d.path("luksplug"), "github.com/luksplug/luksplug/cmd/luksplug")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build luksplug: %w: %s", err, strings.TrimSpace(string(out)))
-	}
-	return nil
+	return peer.Build(ctx, "cmd/luksplug", d.path("luksplug"))
 }
 
 // makeVolume makes the encrypted volume and its XML.
@@ -97,12 +93,12 @@ func (d *demo) makeVolume(ctx context.Context) error {
 	if d.volume, err = peer.CreateVolume(ctx, d.dir, peer.DetachedRaw); err != nil {
 		return err
 	}
-	magic, err := readAt(d.volume.Header, 0, 4)
+	header, err := os.ReadFile(d.volume.Header)
 	if err != nil {
 		return err
 	}
-	if string(magic) != "LUKS" {
-		return fmt.Errorf("the header file %s begins with %q, not with LUKS", d.volume.Header, magic)
+	if !bytes.HasPrefix(header, []byte("LUKS")) {
+		return fmt.Errorf("the header file %s does not begin with LUKS", d.volume.Header)
 	}
 	payload, err := os.ReadFile(d.volume.Payload)
 	if err != nil {

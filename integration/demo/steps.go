@@ -150,15 +150,3 @@ func (d *demo) readBack(ctx context.Context) error {
 	d.checked("qemu-img reads what the guest wrote")
 	return nil
 }
-
-// readAt reads length bytes of a file.
-func readAt(path string, offset int64, length int) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }() // only read
-	data := make([]byte, length)
-	_, err = f.ReadAt(data, offset)
-	return data, err
-}

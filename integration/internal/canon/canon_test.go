@@ -171,7 +171,7 @@ func TestOtherParts(t *testing.T) {
 func TestNativeErrors(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		`q -device 'x`:                  "within quotes",
+		`q -device 'x`:                  "split the arguments",
 		`q -device virtio-net-pci,id=a`: "no disk",
 		`q -device virtio-blk-pci,id=a -device virtio-blk-pci,id=b`:    "two disks",
 		`q -device '{"driver":"virtio-blk-pci","id":"a","drive":"n"}'`: `the node "n", which is not there`,

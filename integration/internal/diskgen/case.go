@@ -152,4 +152,30 @@ func (m *maker) name(prefix string) string {
 	return prefix + strconv.Itoa(m.made)
 }
 
-func (m *maker) toggle(what string) string { return m.one(what, "", "", "on", "off") }
+// attribute gives an element, where when is true, an attribute with one of several values.
+func (m *maker) attribute(when bool, e *Element, name string, values ...string) {
+	if when {
+		e.set(name, m.only(name, values))
+	}
+}
+
+// text and child do so with a child that holds text, or that has one attribute.
+func (m *maker) text(when bool, e *Element, name string, values ...string) {
+	if when {
+		e.add(text(name, m.only(name, values)))
+	}
+}
+
+func (m *maker) child(when bool, e *Element, name, attribute string, values ...string) {
+	if when {
+		e.add(element(name, attribute, m.only(name, values)))
+	}
+}
+
+// only is one, which draws nothing if there is no choice.
+func (m *maker) only(what string, values []string) string {
+	if len(values) == 1 {
+		return values[0]
+	}
+	return m.one(what, values...)
+}

@@ -103,9 +103,7 @@ func (m *maker) pci() []*Element {
 	out := []*Element{element("controller", "type", "pci", "index", "0", "model", "pcie-root")}
 	for i := range m.ports {
 		port := element("controller", "type", "pci", "index", strconv.Itoa(i+1), "model", "pcie-root-port")
-		if m.seldom(12, "port with a name") {
-			port.add(element("alias", "name", fmt.Sprintf("ua-port%d", i+1)))
-		}
+		m.child(m.seldom(12, "port with a name"), port, "alias", "name", fmt.Sprintf("ua-port%d", i+1))
 		out = append(out, port)
 	}
 	return append(out, element("controller", "type", "pci", "index", "7", "model", "pcie-to-pci-bridge"))
@@ -117,9 +115,7 @@ func (m *maker) scsiControllers() []*Element {
 		model := m.one("SCSI model", "virtio-scsi", "", "auto", "lsilogic", "virtio-transitional", "virtio-non-transitional",
 			"lsisas1068", "lsisas1078", "vmpvscsi", "dc390", "am53c974")
 		c := element("controller", "type", "scsi", "index", strconv.Itoa(i), "model", model)
-		if m.seldom(6, "controller with a name") {
-			c.add(element("alias", "name", fmt.Sprintf("ua-scsi%d", i)))
-		}
+		m.child(m.seldom(6, "controller with a name"), c, "alias", "name", fmt.Sprintf("ua-scsi%d", i))
 		m.scsi = append(m.scsi, model)
 		out = append(out, c)
 	}
@@ -149,9 +145,7 @@ func (m *maker) usbControllers() []*Element {
 		return out
 	case "piix3":
 		c := element("controller", "type", "usb", "index", "0", "model", "piix3-uhci")
-		if m.often("USB controller with a name") {
-			c.add(element("alias", "name", "ua-usb0"))
-		}
+		m.child(m.often("USB controller with a name"), c, "alias", "name", "ua-usb0")
 		return []*Element{c}
 	case "none":
 		m.usb = 0
@@ -177,9 +171,7 @@ func (m *maker) driveControllers() []*Element {
 	if m.seldom(4, "SATA controller") {
 		for i := range 1 + len(m.one("SATA controllers", "", "x")) {
 			c := element("controller", "type", "sata", "index", strconv.Itoa(i))
-			if m.seldom(4, "SATA controller with a name") {
-				c.add(element("alias", "name", fmt.Sprintf("ua-sata%d", i)))
-			}
+			m.child(m.seldom(4, "SATA controller with a name"), c, "alias", "name", fmt.Sprintf("ua-sata%d", i))
 			out = append(out, c)
 		}
 	}

@@ -2,8 +2,7 @@ package diskgen
 
 import (
 	"encoding/xml"
-	"fmt"
-	"strings"
+	"slices"
 )
 
 // Element is an element of XML.
@@ -48,39 +47,28 @@ func text(name, content string) *Element { return &Element{Name: name, Text: con
 
 // String returns the XML, an element a line.
 func (e *Element) String() string {
-	var b strings.Builder
-	e.write(&b, "")
-	return b.String()
+	text, err := xml.MarshalIndent(e, "", "  ")
+	if err != nil {
+		panic(err) // of names that are fixed and texts of any kind, none fails
+	}
+	return string(text) + "\n"
 }
 
-func (e *Element) write(b *strings.Builder, indent string) {
-	fmt.Fprintf(b, "%s<%s", indent, e.Name)
+// MarshalXML implements xml.Marshaler.
+func (e *Element) MarshalXML(enc *xml.Encoder, start xml.StartElement) error {
+	start.Name.Local = e.Name
 	for _, a := range e.Attrs {
-		fmt.Fprintf(b, " %s='%s'", a.Name, escape(a.Value))
+		start.Attr = append(start.Attr, xml.Attr{Name: xml.Name{Local: a.Name}, Value: a.Value})
 	}
-	switch {
-	case len(e.Children) > 0:
-		b.WriteString(">\n")
-		for _, c := range e.Children {
-			c.write(b, indent+"  ")
-		}
-		fmt.Fprintf(b, "%s</%s>\n", indent, e.Name)
-	case e.Text != "":
-		fmt.Fprintf(b, ">%s</%s>\n", escape(e.Text), e.Name)
-	default:
-		b.WriteString("/>\n")
-	}
-}
-
-func escape(s string) string {
-	var b strings.Builder
-	_ = xml.EscapeText(&b, []byte(s)) // a strings.Builder takes everything
-	return b.String()
+	return enc.EncodeElement(struct {
+		Text     string `xml:",chardata"`
+		Children []*Element
+	}{e.Text, e.Children}, start)
 }
 
 // clone returns a copy that shares nothing.
 func (e *Element) clone() *Element {
-	out := &Element{Name: e.Name, Text: e.Text, Attrs: append([]Attr(nil), e.Attrs...)}
+	out := &Element{Name: e.Name, Text: e.Text, Attrs: slices.Clone(e.Attrs)}
 	for _, c := range e.Children {
 		out.Children = append(out.Children, c.clone())
 	}

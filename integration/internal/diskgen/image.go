@@ -50,13 +50,7 @@ func (m *maker) encryption(kind, protocol, format string) *Element {
 
 // imageParts adds to a <source> what its image may have besides.
 func (m *maker) imageParts(source *Element, kind, format string) {
-	protocol := ""
-	for _, a := range source.Attrs {
-		if a.Name == "protocol" {
-			protocol = a.Value
-		}
-	}
-	if enc := m.encryption(kind, protocol, format); enc != nil {
+	if enc := m.encryption(kind, source.attr("protocol"), format); enc != nil {
 		m.encrypted = true
 		source.add(enc)
 	}

@@ -21,9 +21,7 @@ func (m *maker) source(kind, role string) *Element {
 		e.add(element("address", "type", "pci", "domain", "0x0000", "bus", "0x0"+strconv.Itoa(1+m.count()), "slot", "0x00", "function", m.one("function", "0x0", "0x1")))
 	case "vhostuser":
 		e.set("type", "unix", "path", m.path("/run/vhost/"))
-		if m.often("mode") {
-			e.set("mode", "client")
-		}
+		m.attribute(m.often("mode"), e, "mode", "client")
 		if m.often("reconnect") {
 			r := element("reconnect", "enabled", m.one("reconnects", "yes", "no"))
 			e.add(r.set("timeout", m.number("timeout", 1, 60)))
@@ -100,9 +98,7 @@ func (m *maker) host(sockets bool) *Element {
 	if m.often("port") {
 		h.set("port", m.number("port number", 1, 65535))
 	}
-	if m.seldom(4, "transport") {
-		h.set("transport", "tcp")
-	}
+	m.attribute(m.seldom(4, "transport"), h, "transport", "tcp")
 	return h
 }
 

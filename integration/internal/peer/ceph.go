@@ -198,7 +198,7 @@ func (c *Ceph) daemon(program, id string) (*process, error) {
 
 // run runs one of the cluster's programs as its administrator.
 func (c *Ceph) run(ctx context.Context, program string, args ...string) (string, error) {
-	return output(ctx, filepath.Join(c.Programs, program), slices.Concat([]string{"-c", c.path("ceph.conf")}, args)...)
+	return Output(ctx, filepath.Join(c.Programs, program), slices.Concat([]string{"-c", c.path("ceph.conf")}, args)...)
 }
 
 // RBD runs rbd as the cluster's administrator and returns what it printed.
@@ -295,7 +295,7 @@ func (c *Ceph) encrypt(ctx context.Context, dir, format string) error {
 	if err := c.Export(ctx, image, file); err != nil {
 		return err
 	}
-	_, err := output(ctx, "cryptsetup", "luksChangeKey", "--batch-mode", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
+	_, err := Output(ctx, "cryptsetup", "luksChangeKey", "--batch-mode", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
 		"--key-file", slow, file, v.PassphraseFile)
 	return err
 }

@@ -114,7 +114,7 @@ func (a *Authority) EncryptedClientFolder(t testing.TB) (dir, passphrase string)
 	Must(t, errors.Join(os.WriteFile(secret, []byte(passphrase), 0o600), os.Rename(key, plain)))
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	_, err := output(ctx, "openssl", "pkcs8", "-topk8", "-v2", "aes-256-cbc", "-in", plain, "-out", key, "-passout", "file:"+secret)
+	_, err := Output(ctx, "openssl", "pkcs8", "-topk8", "-v2", "aes-256-cbc", "-in", plain, "-out", key, "-passout", "file:"+secret)
 	Must(t, err)
 	return dir, passphrase
 }

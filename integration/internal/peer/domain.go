@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -46,18 +47,13 @@ type Domain struct {
 
 // StartDomain makes a transient domain and starts it, under emulation. It ends
 // with the libvirtd.
-func (l *Libvirt) StartDomain(ctx context.Context, o DomainOptions) (*Domain, error) {
-	if o.Name == "" {
-		o.Name = "luksplug-test"
-	}
-	d, err := l.startDomain(ctx, o)
-	if err != nil {
-		return nil, fmt.Errorf("start domain %s: %w", o.Name, err)
-	}
-	return d, nil
-}
-
-func (l *Libvirt) startDomain(ctx context.Context, o DomainOptions) (*Domain, error) {
+func (l *Libvirt) StartDomain(ctx context.Context, o DomainOptions) (_ *Domain, err error) {
+	o.Name = cmp.Or(o.Name, "luksplug-test")
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("start domain %s: %w", o.Name, err)
+		}
+	}()
 	dir := filepath.Join(l.Dir, "domains", o.Name)
 	inside := dir
 	if o.Movable {
@@ -153,16 +149,8 @@ func (d *Domain) dial(ctx context.Context) (err error) {
 
 // domainXML describes the domain; its sockets and logs lie in dir.
 func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error) {
-	if o.Machine == "" {
-		o.Machine = Q35
-	}
-	if o.Labels == "" {
-		o.Labels = "<seclabel type='none'/>"
-	}
-	if o.Binary == "" {
-		o.Binary = "/usr/bin/qemu-system-x86_64"
-	}
-	devices := "<emulator>" + escapeXML(o.Binary) + "</emulator>\n"
+	o.Machine = cmp.Or(o.Machine, Q35)
+	devices := "<emulator>" + escapeXML(cmp.Or(o.Binary, "/usr/bin/qemu-system-x86_64")) + "</emulator>\n"
 	if o.Machine == Q35 {
 		devices += "<controller type='pci' index='0' model='pcie-root'/>\n" +
 			strings.Repeat("<controller type='pci' model='pcie-root-port'/>\n", 6)
@@ -203,7 +191,7 @@ func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error)
 <devices>
 ` + devices + o.Devices + `<memballoon model='none'/>
 </devices>
-` + o.Labels + `
+` + cmp.Or(o.Labels, "<seclabel type='none'/>") + `
 <qemu:commandline>
 ` + arguments + `</qemu:commandline>
 </domain>

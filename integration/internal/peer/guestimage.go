@@ -98,7 +98,7 @@ func buildGuestImage(ctx context.Context, flavour Flavour, dir string) error {
 	// The kernel unpacks "newc" (Documentation/driver-api/early-userspace/buffer-format.rst in its sources). It has a
 	// /dev/console of its own, which it opens for init.
 	const pack = `cd "$1" && find . | bin/busybox cpio -o -H newc -R 0:0 > "$2"`
-	if _, err := output(ctx, "sh", "-c", pack, "sh", stage, filepath.Join(dir, "initrd")); err != nil {
+	if _, err := Output(ctx, "sh", "-c", pack, "sh", stage, filepath.Join(dir, "initrd")); err != nil {
 		return err
 	}
 	if err := unpackKernel(ctx, work, kernels[0], filepath.Join(dir, "vmlinux")); err != nil {
@@ -111,7 +111,7 @@ func buildGuestImage(ctx context.Context, flavour Flavour, dir string) error {
 // kernel.
 func kernelPackageOf(ctx context.Context, flavour Flavour) (string, error) {
 	meta := "linux-image-" + flavour.kernel()
-	out, err := output(ctx, "apt-cache", "depends", "--important", meta)
+	out, err := Output(ctx, "apt-cache", "depends", "--important", meta)
 	if err != nil {
 		return "", fmt.Errorf("%w (are the package lists there? apt-get update fetches them)", err)
 	}
@@ -129,7 +129,7 @@ func unpackPackages(ctx context.Context, work, root string, packages ...string) 
 	// change that. As root it wants to drop its privileges to a user that
 	// cannot write there, and then warns.
 	script := `cd "$1" && shift && exec apt-get -q -o APT::Sandbox::User=root download "$@"`
-	if _, err := output(ctx, "sh", append([]string{"-c", script, "sh", work}, packages...)...); err != nil {
+	if _, err := Output(ctx, "sh", append([]string{"-c", script, "sh", work}, packages...)...); err != nil {
 		return fmt.Errorf("download %s (apt-get update may be needed): %w", strings.Join(packages, ", "), err)
 	}
 	files, err := filepath.Glob(filepath.Join(work, "*.deb"))
@@ -137,7 +137,7 @@ func unpackPackages(ctx context.Context, work, root string, packages ...string) 
 		return err
 	}
 	for _, file := range files {
-		if _, err := output(ctx, "dpkg-deb", "-x", file, root); err != nil {
+		if _, err := Output(ctx, "dpkg-deb", "-x", file, root); err != nil {
 			return err
 		}
 	}

@@ -13,7 +13,7 @@ import (
 
 // packageClosure returns a package and those that it cannot do without.
 func packageClosure(ctx context.Context, name string) ([]string, error) {
-	out, err := output(ctx, "apt-cache", "depends", "--recurse", "--important", name)
+	out, err := Output(ctx, "apt-cache", "depends", "--recurse", "--important", name)
 	if err != nil {
 		return nil, fmt.Errorf("%w (are the package lists there? apt-get update fetches them)", err)
 	}

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -72,15 +73,12 @@ func LibvirtdWith(t testing.TB, o LibvirtOptions) *Libvirt {
 
 // RunLibvirtd starts a private libvirtd with all its state in dir and returns
 // when it answers. The caller closes the result. ctx bounds the start only.
-func RunLibvirtd(ctx context.Context, dir string, o LibvirtOptions) (*Libvirt, error) {
-	l, err := runLibvirtd(ctx, dir, o)
-	if err != nil {
-		return nil, fmt.Errorf("start libvirtd: %w", err)
-	}
-	return l, nil
-}
-
-func runLibvirtd(ctx context.Context, dir string, o LibvirtOptions) (*Libvirt, error) {
+func RunLibvirtd(ctx context.Context, dir string, o LibvirtOptions) (_ *Libvirt, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("start libvirtd: %w", err)
+		}
+	}()
 	root, err := runScript(ctx, "libvirt.sh")
 	if err != nil {
 		return nil, fmt.Errorf("%w (make setup unpacks libvirt)", err)
@@ -174,10 +172,7 @@ func (l *Libvirt) writeConfig(o LibvirtOptions) error {
 			return err
 		}
 	}
-	user := o.User
-	if user == "" {
-		user = "root"
-	}
+	user := cmp.Or(o.User, "root")
 	qemu := `user = "` + user + `"
 group = "` + user + `"
 security_driver = "none"
@@ -231,13 +226,7 @@ func (l *Libvirt) VirshCommand(ctx context.Context, args ...string) *exec.Cmd {
 // Virsh runs virsh and returns its standard output. The error carries its
 // standard error.
 func (l *Libvirt) Virsh(ctx context.Context, args ...string) (string, error) {
-	cmd := l.VirshCommand(ctx, args...)
-	var out, diag strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &diag
-	if err := cmd.Run(); err != nil {
-		return out.String(), fmt.Errorf("virsh %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(diag.String()))
-	}
-	return out.String(), nil
+	return run(l.VirshCommand(ctx, args...))
 }
 
 // Close ends libvirtd and its domains. It may be called again.

@@ -57,7 +57,7 @@ func runScript(ctx context.Context, name string, args ...string) (string, error)
 	if err != nil {
 		return "", err
 	}
-	out, err := output(ctx, filepath.Join(root, "scripts", name), args...)
+	out, err := Output(ctx, filepath.Join(root, "scripts", name), args...)
 	return strings.TrimSpace(out), err
 }
 

@@ -34,7 +34,7 @@ func StartNFS(t testing.TB, folder string) *NFSServer {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	if _, err := output(ctx, "unshare", "--net", "--mount", "--pid", "--fork", "true"); err != nil {
+	if _, err := Output(ctx, "unshare", "--net", "--mount", "--pid", "--fork", "true"); err != nil {
 		t.Skipf("an NFS server needs a network of its own: %v", err)
 	}
 	root, err := runScript(ctx, "nfs.sh")

@@ -121,17 +121,25 @@ func (p *process) kill() {
 	<-p.done
 }
 
-// output runs a tool to its end and returns its standard output. The error
-// carries the command and what it wrote on standard error.
-func output(ctx context.Context, name string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
+// Build builds one of this module's programs, without cgo. The error carries the compiler's messages.
+func Build(ctx context.Context, program, to string) error {
+	_, err := Output(ctx, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", to, "github.com/luksplug/luksplug/"+program)
+	return err
+}
+
+// Output runs a tool to its end and returns its standard output. The error carries the command and its standard error.
+func Output(ctx context.Context, name string, args ...string) (string, error) {
+	return run(exec.CommandContext(ctx, name, args...))
+}
+
+func run(cmd *exec.Cmd) (string, error) {
 	var out, diag bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &diag
 	if err := cmd.Run(); err != nil {
 		if errors.Is(err, exec.ErrNotFound) {
-			return "", fmt.Errorf("%s is not installed (make setup installs it): %w", name, err)
+			return "", fmt.Errorf("%s is not installed (make setup installs it): %w", cmd.Path, err)
 		}
-		return out.String(), fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(diag.String()))
+		return out.String(), fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, strings.TrimSpace(diag.String()))
 	}
 	return out.String(), nil
 }

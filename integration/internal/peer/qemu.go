@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -101,15 +102,12 @@ func Run(ctx context.Context, dir string, o Options) (*QEMU, error) {
 		Console: filepath.Join(dir, "console.log"),
 		UUID:    uuid.NewString(),
 	}
-	if o.Binary == "" {
-		o.Binary = "qemu-system-x86_64"
-	}
 	args, err := q.arguments(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("start QEMU: %w", err)
 	}
 	q.Args = args
-	line := slices.Concat(o.Through, []string{o.Binary}, args)
+	line := slices.Concat(o.Through, []string{cmp.Or(o.Binary, "qemu-system-x86_64")}, args)
 	if q.process, err = startTied(exec.Command(line[0], line[1:]...), q.Log); err != nil {
 		return nil, fmt.Errorf("%w (make setup installs QEMU)", err)
 	}
@@ -213,9 +211,7 @@ func (q *QEMU) guestSocket() string { return filepath.Join(q.Dir, "guest.sock") 
 
 // arguments makes QEMU's command line.
 func (q *QEMU) arguments(ctx context.Context, o Options) ([]string, error) {
-	if o.Machine == "" {
-		o.Machine = Q35
-	}
+	o.Machine = cmp.Or(o.Machine, Q35)
 	if o.Machine != Q35 && (o.RootPorts > 0 || o.NativeHotplug) {
 		return nil, fmt.Errorf("machine %s has no PCI Express root ports", o.Machine)
 	}

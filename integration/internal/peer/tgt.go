@@ -54,7 +54,7 @@ func (s *ISCSITarget) tgtadm(ctx context.Context, args ...string) error {
 	if args[1] != "account" || args[3] != "new" {
 		line = append(line, "--tid", "1")
 	}
-	_, err := output(ctx, "nsenter", append(line, args...)...)
+	_, err := Output(ctx, "nsenter", append(line, args...)...)
 	return err
 }
 

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"encoding/xml"
@@ -132,7 +133,7 @@ func (v *Volume) createDetached(ctx context.Context, dir string) error {
 	if err := os.Remove(data); err != nil {
 		return err
 	}
-	_, err := output(ctx, "qemu-img", "create", "-q", "-f", v.Format, v.Payload, strconv.Itoa(VolumeSize))
+	_, err := Output(ctx, "qemu-img", "create", "-q", "-f", v.Format, v.Payload, strconv.Itoa(VolumeSize))
 	return err
 }
 
@@ -154,7 +155,7 @@ func (v *Volume) createEmbedded(ctx context.Context) error {
 // luksFormat runs cryptsetup.
 func (v *Volume) luksFormat(ctx context.Context, args ...string) error {
 	args = slices.Concat([]string{"luksFormat", "--batch-mode", "--key-file", v.PassphraseFile}, v.format, args)
-	_, err := output(ctx, "cryptsetup", args...)
+	_, err := Output(ctx, "cryptsetup", args...)
 	return err
 }
 
@@ -164,14 +165,10 @@ func (v *Volume) IsLUKS2() bool { return slices.Contains(v.format, "luks2") }
 // VolumeKey asks cryptsetup for the volume's key. Of a volume of Qcow2LUKS it
 // knows nothing.
 func (v *Volume) VolumeKey(ctx context.Context) ([]byte, error) {
-	header := v.Header
-	if header == "" {
-		header = v.Payload
-	}
 	file := filepath.Join(filepath.Dir(v.PassphraseFile), "volume-key")
 	defer func() { _ = os.Remove(file) }() // in the test's folder
-	if _, err := output(ctx, "cryptsetup", "luksDump", "--batch-mode", "--dump-volume-key", "--volume-key-file", file,
-		"--key-file", v.PassphraseFile, header); err != nil {
+	if _, err := Output(ctx, "cryptsetup", "luksDump", "--batch-mode", "--dump-volume-key", "--volume-key-file", file,
+		"--key-file", v.PassphraseFile, cmp.Or(v.Header, v.Payload)); err != nil {
 		return nil, err
 	}
 	return os.ReadFile(file)
@@ -186,7 +183,7 @@ func (v *Volume) createQcow2LUKS(ctx context.Context) error {
 		if err := t.newPassphrase(); err != nil {
 			return err
 		}
-		_, err := output(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,file="+escapeComma(t.PassphraseFile),
+		_, err := Output(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,file="+escapeComma(t.PassphraseFile),
 			"-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", filepath.Join(dir, "image"), strconv.Itoa(VolumeSize))
 		return err
 	})
@@ -263,7 +260,7 @@ func (v *Volume) ReadThrough(ctx context.Context, offset, length int64) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	if _, err := output(ctx, "qemu-img", "dd", "--object", "secret,id=s,file="+escapeComma(v.PassphraseFile), "-O", "raw",
+	if _, err := Output(ctx, "qemu-img", "dd", "--object", "secret,id=s,file="+escapeComma(v.PassphraseFile), "-O", "raw",
 		fmt.Sprintf("bs=%d", block), fmt.Sprintf("skip=%d", offset/block), fmt.Sprintf("count=%d", (offset+length)/block),
 		"if="+image, "of="+out.Name()); err != nil {
 		return nil, fmt.Errorf("read through %s: %w", v.Kind, err)
@@ -293,7 +290,7 @@ func (v *Volume) qemuIO(ctx context.Context, command string, options ...string) 
 
 // qemuIO runs a qemu-io. Older versions print that a pattern is not there, and exit with status 0.
 func qemuIO(ctx context.Context, program string, args ...string) error {
-	out, err := output(ctx, program, args...)
+	out, err := Output(ctx, program, args...)
 	if err == nil && strings.Contains(out, "Pattern verification failed") {
 		err = fmt.Errorf("qemu-io %s: %s", strings.Join(args, " "), strings.TrimSpace(out))
 	}
