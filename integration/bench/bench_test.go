@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// One run of everything: the table is there, whatever its figures are.
+// TestRun runs everything once and expects a table, with any figures.
 func TestRun(t *testing.T) {
 	peer.Long(t, "runs all benchmarks for a moment")
 	t.Parallel()

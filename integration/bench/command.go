@@ -10,8 +10,8 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// command measures whole programs on a domain of a private libvirtd, which was
-// never started, for the reason that library gives.
+// command measures whole programs on a domain of a private libvirtd that was never started, for the same
+// reason as [library].
 type command struct {
 	libvirt *peer.Libvirt
 	domain  *peer.Domain
@@ -27,8 +27,7 @@ const (
 	virshTarget = "sdb"
 )
 
-// measureCommand measures nothing for a user other than root, who cannot start
-// the private libvirtd.
+// measureCommand measures nothing unless root runs it, which the private libvirtd needs.
 func measureCommand(ctx context.Context, dir string, n size) (rows []row, err error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -57,13 +56,13 @@ func measureCommand(ctx context.Context, dir string, n size) (rows []row, err er
 	return c.measure(ctx, n)
 }
 
-// buildProgram builds one of this module's programs as make build does.
+// buildProgram builds one of this module's programs into dir.
 func buildProgram(ctx context.Context, dir, folder string) (string, error) {
 	path := filepath.Join(dir, filepath.Base(folder))
 	return path, peer.Build(ctx, folder, path)
 }
 
-// runLibvirtd starts a private libvirtd with its files below dir, into which its children look.
+// runLibvirtd starts a private libvirtd with its files below dir, which its children may read.
 func runLibvirtd(ctx context.Context, dir string) (*peer.Libvirt, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return nil, err
@@ -112,7 +111,7 @@ func (c *command) measure(ctx context.Context, n size) ([]row, error) {
 	return rows, nil
 }
 
-// luksplug runs the program to its end.
+// luksplug runs the program.
 func (c *command) luksplug(ctx context.Context, address []string, args ...string) error {
 	_, err := peer.Output(ctx, c.tool, slices.Concat(address, args)...)
 	return err

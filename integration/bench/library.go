@@ -19,8 +19,8 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// library measures Go packages on a VM that was never started: its SCSI disks
-// come and go without a guest, which would only add noise.
+// library measures Go packages on a VM that was never started: SCSI disks come and go without a guest, which
+// would add noise.
 type library struct {
 	vm      *hotplug.VM
 	version string
@@ -30,7 +30,7 @@ type library struct {
 	plain   disk // not encrypted: without key derivation, luksplug's part weighs most
 }
 
-// disk is a volume with everything that a plan needs.
+// disk is a volume with its plan and key store.
 type disk struct {
 	disk  *blockgraph.Disk
 	plan  *blockgraph.Plan
@@ -149,7 +149,7 @@ func (l *library) attach(ctx context.Context, disks []disk) error {
 	return nil
 }
 
-// attachFirst attaches on a new connection, whose making counts.
+// attachFirst attaches over a new connection, which is part of the measured time.
 func (l *library) attachFirst(ctx context.Context, disks []disk) error {
 	if err := l.vm.Close(); err != nil {
 		return err
@@ -197,8 +197,7 @@ func (l *library) clean(ctx context.Context, disks []disk) error {
 	return nil
 }
 
-// deleteNode deletes a node, which stays in use for a moment after its device
-// has gone.
+// deleteNode deletes a node, which stays in use for a moment after its device is gone.
 func deleteNode(ctx context.Context, m *peer.Monitor, name string) error {
 	for {
 		_, err := m.Execute(ctx, "blockdev-del", map[string]any{"node-name": name})
@@ -213,8 +212,7 @@ func deleteNode(ctx context.Context, m *peer.Monitor, name string) error {
 	}
 }
 
-// makeDisks makes n volumes, each with its header, and plans them for the
-// benchmark's VM.
+// makeDisks makes n volumes with detached headers, and plans them for the benchmark's VM.
 func makeDisks(ctx context.Context, dir string, n int, machine blockgraph.Machine) ([]disk, error) {
 	machine.SCSI = slices.Clone(machine.SCSI) // changes below
 	disks := make([]disk, n)
@@ -260,7 +258,7 @@ func plan(xml string, machine blockgraph.Machine) (*blockgraph.Disk, *blockgraph
 	return d, graph.Plan(), nil
 }
 
-// plainXML is a disk that is not encrypted.
+// plainXML describes a disk that is not encrypted. The name of the image is its serial number.
 func plainXML(image, target, bus string) string {
 	const form = "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='%s'/><target dev='%s' bus='%s'/><serial>%s</serial></disk>\n"
 	return fmt.Sprintf(form, image, target, bus, filepath.Base(image))
@@ -271,7 +269,7 @@ func makeImage(path string) error {
 	return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, peer.VolumeSize))
 }
 
-// occupy takes note of where a disk goes.
+// occupy marks the address of a disk as in use.
 func occupy(m *blockgraph.Machine, d blockgraph.Device) {
 	for i := range m.SCSI {
 		if c := &m.SCSI[i]; d.Options.Text("bus") == c.ID+".0" {
@@ -281,7 +279,7 @@ func occupy(m *blockgraph.Machine, d blockgraph.Device) {
 	}
 }
 
-// targetName is the i-th of sda, sdb, ..., sdz, sdaa and so on.
+// targetName returns the i-th name of sda, sdb, ..., sdz, sdaa and so on.
 func targetName(i int) string {
 	name := ""
 	for i++; i > 0; i = (i - 1) / 26 {
@@ -290,7 +288,7 @@ func targetName(i int) string {
 	return "sd" + name
 }
 
-// memory is a key store of one passphrase.
+// memory is a key store with one passphrase.
 type memory []byte
 
 // Lookup implements secrets.Store.

@@ -40,22 +40,21 @@ func main() {
 	}
 }
 
-// size says how often each row is measured.
+// size is how often each row is measured.
 type size struct {
 	single  int // pairs of runs of rows about one disk
 	many    int // of the row about many disks
 	disks   int // in that row
 	process int // of rows about whole processes
 	unlock  int // of rows about unlocking
-	// iterTime is for how many milliseconds cryptsetup derives the key in those
-	// rows.
+	// iterTime is the time in milliseconds for which cryptsetup derives the key of those rows.
 	iterTime int
 }
 
-// full has cryptsetup's default for iterTime.
+// full uses cryptsetup's default for iterTime.
 var full = size{single: 100, many: 8, disks: 100, process: 40, unlock: 5, iterTime: 2000}
 
-// run measures everything in a folder of its own and prints the table.
+// run measures everything in a temporary directory and prints the table.
 func run(ctx context.Context, out io.Writer, n size) (err error) {
 	dir, err := os.MkdirTemp("", "luksplug-bench-")
 	if err != nil {

@@ -14,8 +14,8 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// One run of everything: the table is there, and luksplug stalls the guest for
-// less time than QEMU does. By how much is for the benchmark to say.
+// TestRunStall runs everything once: luksplug delays the guest for less time than QEMU does. The benchmark
+// measures by how much.
 func TestRunStall(t *testing.T) {
 	peer.Long(t, "QEMU derives a key four times")
 	t.Parallel()
@@ -42,7 +42,7 @@ func TestRunStall(t *testing.T) {
 	}
 }
 
-// someWays are the least that a table is made of.
+// someWays returns the smallest input for a table.
 func someWays() ([]way, [][]stall) {
 	const ms = time.Millisecond
 	ways := []way{{name: "`virsh`", kind: reference}, {name: "nothing"}, {name: "`luksplug`", kind: ours}}
@@ -96,7 +96,7 @@ func TestRatio(t *testing.T) {
 	}
 }
 
-// The pings see a monitor that does not answer for a while.
+// TestPing: the pings measure a monitor that does not answer for a while.
 func TestPing(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
@@ -122,8 +122,7 @@ func TestPing(t *testing.T) {
 	}
 }
 
-// serve is a monitor that takes its time for one of its answers, before and after
-// which it sends an event.
+// serve is a monitor that delays one of its answers and sends an event before each.
 func serve(listener net.Listener, slow time.Duration, which int, asked chan<- struct{}) error {
 	conn, err := listener.Accept()
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// column is one of the things that are measured of an attach.
+// column is one measured quantity of an attach.
 type column struct {
 	name string
 	of   func(stall) time.Duration
@@ -26,7 +26,7 @@ func columns() []column {
 	}
 }
 
-// spread is the median of a column and its maximum.
+// spread returns the median of a column and its maximum.
 func spread(stalls []stall, of func(stall) time.Duration) (middle, most time.Duration) {
 	var all []time.Duration
 	for _, s := range stalls {
@@ -35,7 +35,7 @@ func spread(stalls []stall, of func(stall) time.Duration) (middle, most time.Dur
 	return median(all), slices.Max(all)
 }
 
-// stallTable is the table: a line of headings, then one for each way.
+// stallTable returns the table: a line of headings, then one for each way.
 func stallTable(ways []way, stalls [][]stall) [][]string {
 	heading := []string{"way", "runs"}
 	for _, c := range columns() {
@@ -55,7 +55,7 @@ func stallTable(ways []way, stalls [][]stall) [][]string {
 	return table
 }
 
-// ratio says how much one time is of another: 0.61, or 1/350.
+// ratio formats the ratio of two times: 0.61, or 1/350.
 func ratio(of, to time.Duration) string {
 	const small = 10
 	if of <= 0 || to/of < small {
@@ -64,12 +64,12 @@ func ratio(of, to time.Duration) string {
 	return fmt.Sprintf("1/%.0f", float64(to)/float64(of))
 }
 
-// wantedStall is how many times shorter the longest wait for a monitor's answer
-// has to be than with virsh. The time between two answers is not compared: of an
-// idle monitor it is the pause between two pings.
+// wantedStall is the required ratio between the longest wait for a monitor's answer with virsh and with
+// luksplug. The time between two answers is not compared: on an idle monitor it is the pause between two
+// pings.
 const wantedStall = 200
 
-// verdict says for each of luksplug's ways what came out of what is wanted.
+// verdict returns, for each of luksplug's ways, which requirements are met.
 func verdict(ways []way, stalls [][]stall) []string {
 	var lines []string
 	compared := stalls[slices.IndexFunc(ways, func(w way) bool { return w.kind == reference })]
@@ -97,7 +97,7 @@ func met(ok bool) string {
 	return "not met"
 }
 
-// publish prints the table and, where a document is named, writes it into that.
+// publish prints the table and writes it into a document if one is named.
 func publish(out io.Writer, document, about string, table [][]string, verdict []string) error {
 	var text strings.Builder
 	fmt.Fprintf(&text, "%s\nmilliseconds: median (maximum); ratios are those of medians to virsh's\n\n", about)
@@ -113,7 +113,7 @@ func publish(out io.Writer, document, about string, table [][]string, verdict []
 	return replaceTable(document, markdown(about, table, verdict))
 }
 
-// markdown is what stands between the marks of the document.
+// markdown returns the text between the marks of the document.
 func markdown(about string, table [][]string, verdict []string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Measured on %s: %s.\n\n", time.Now().Format("2 January 2006"), about)
@@ -138,7 +138,7 @@ const (
 	tableEnd   = "<!-- to here -->\n"
 )
 
-// replaceTable puts text between the marks of a document.
+// replaceTable replaces the text between the marks of a document.
 func replaceTable(path, text string) error {
 	old, err := os.ReadFile(path)
 	if err != nil {

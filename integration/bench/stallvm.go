@@ -15,7 +15,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// stallVM is a VM with a guest that finds out for how long it stood still.
+// stallVM is a VM with a guest that measures its own delays.
 type stallVM struct {
 	libvirt *peer.Libvirt
 	domain  *peer.Domain
@@ -37,8 +37,7 @@ const (
 	writtenDisk = "written"
 )
 
-// startStallVM starts everything, with its files in dir. The caller closes the
-// result.
+// startStallVM starts everything, with its files in dir. The caller closes the result.
 func startStallVM(ctx context.Context, dir string) (_ *stallVM, err error) {
 	v := &stallVM{monitor: filepath.Join(dir, "monitor.sock")}
 	if v.tool, err = buildProgram(ctx, dir, "cmd/luksplug"); err != nil {
@@ -112,8 +111,8 @@ func (v *stallVM) makeVolume(ctx context.Context, dir string) error {
 	return err
 }
 
-// watchingDisks describes two disks for the guest: one is the program that runs
-// in it, the other is what that writes to.
+// watchingDisks describes two disks for the guest: one is the program that runs in it, the other is written
+// by the program.
 func watchingDisks(ctx context.Context, dir string) (string, error) {
 	program, err := buildProgram(ctx, dir, "integration/internal/gaps")
 	if err != nil {
@@ -150,7 +149,7 @@ mkfifo /tmp/ask /tmp/answer
 	return err
 }
 
-// guestGaps returns the gaps in the guest since it was called last.
+// guestGaps returns the gaps in the guest since the last call.
 func (v *stallVM) guestGaps(ctx context.Context) (stall, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -167,7 +166,7 @@ func (v *stallVM) guestGaps(ctx context.Context) (stall, error) {
 	return s, nil
 }
 
-// setUpVirsh gives libvirt the passphrase, and luksplug a virsh in its PATH.
+// setUpVirsh defines the passphrase in libvirt, and puts virsh into the PATH of luksplug.
 func (v *stallVM) setUpVirsh(ctx context.Context, dir string) error {
 	bin, secret := filepath.Join(dir, "bin"), filepath.Join(dir, "secret.xml")
 	virsh := v.libvirt.VirshCommand(ctx)
@@ -189,7 +188,7 @@ func (v *stallVM) setUpVirsh(ctx context.Context, dir string) error {
 	return err
 }
 
-// about names what was measured, and on what.
+// about describes the programs and the machine.
 func (v *stallVM) about(ctx context.Context) (string, error) {
 	text, err := v.libvirt.Virsh(ctx, "version")
 	if err != nil {

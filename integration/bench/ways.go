@@ -12,7 +12,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// way is one way to attach a disk, and to detach it again.
+// way is one way to attach a disk and to detach it.
 type way struct {
 	name   string
 	kind   wayKind
@@ -20,7 +20,7 @@ type way struct {
 	detach func(context.Context) error // nil where there is nothing to detach
 }
 
-// wayKind says what the verdict is to make of a way.
+// wayKind is the role of a way in the verdict.
 type wayKind int
 
 const (
@@ -29,8 +29,7 @@ const (
 	ours                     // luksplug
 )
 
-// idle is how long nothing is done, for comparison: about as long as QEMU derives
-// a key.
+// idle is how long the way of comparison does nothing: about as long as QEMU derives a key.
 const idle = 2500 * time.Millisecond
 
 func (v *stallVM) ways() []way {
@@ -54,7 +53,7 @@ func (v *stallVM) virsh(command, disk string) func(context.Context) error {
 	}
 }
 
-// luksplug runs the program to its end.
+// luksplug runs the program.
 func (v *stallVM) luksplug(address []string, args ...string) func(context.Context) error {
 	return func(ctx context.Context) error {
 		_, err := peer.Output(ctx, "env", slices.Concat([]string{"PATH=" + v.path, v.tool}, address, args)...)
@@ -62,11 +61,11 @@ func (v *stallVM) luksplug(address []string, args ...string) func(context.Contex
 	}
 }
 
-// wrongPassphrase is luksplug's exit code for a secret that is wrong or not there.
+// wrongPassphrase is luksplug's exit code for a secret that is wrong or missing.
 const wrongPassphrase = 4
 
-// refused is an attach that derives the key and then changes nothing in the VM:
-// what the guest notices of it is that the processors are busy.
+// refused is an attach that derives the key and then changes nothing in the VM: it only keeps the processors
+// busy.
 func refused(attach func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		err := attach(ctx)
@@ -85,7 +84,7 @@ const (
 	qmpPort                       = "pci.6"
 )
 
-// attachQMP does what a script does that has only a monitor.
+// attachQMP does what a script with only a monitor does.
 func (v *stallVM) attachQMP(ctx context.Context) error {
 	m, err := peer.DialMonitor(ctx, v.monitor)
 	if err != nil {
@@ -127,8 +126,7 @@ func (v *stallVM) detachQMP(ctx context.Context) error {
 	return deleteNode(ctx, m, qmpNode)
 }
 
-// clean detaches and waits until the VM is as it was before: virsh does not wait
-// for the guest.
+// clean detaches the disk and waits until the VM is as it was before: virsh does not wait for the guest.
 func (v *stallVM) clean(ctx context.Context, w way) error {
 	if w.detach == nil {
 		return nil

@@ -15,7 +15,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// demo is one run: what the steps so far have made.
+// demo is the state of one run.
 type demo struct {
 	*printer
 	dir    string // holds everything
@@ -26,13 +26,13 @@ type demo struct {
 	kernel chan error // the guest's kernel is there, or why it is not
 }
 
-// target is the disk's name in its XML, and serial is how the guest finds it.
+// target is the disk's name in its XML. The guest finds it by serial.
 const (
 	target = "vdb"
 	serial = "demo"
 )
 
-// runDemo runs all steps in a folder of its own and cleans up.
+// runDemo runs all steps in a temporary directory and cleans up.
 func runDemo(ctx context.Context, p *printer) (err error) {
 	dir, err := os.MkdirTemp("", "luksplug-demo-")
 	if err != nil {
@@ -61,8 +61,7 @@ func runDemo(ctx context.Context, p *printer) (err error) {
 	return p.err
 }
 
-// fetchKernel fills the cache, where it lacks the guest. On a fresh machine it
-// downloads while the compiler works.
+// fetchKernel fills the cache with the guest. On a new machine it downloads while the compiler works.
 func fetchKernel(ctx context.Context) error {
 	_, err := peer.LoadGuestImage(ctx, peer.CloudKernel)
 	return err
@@ -78,7 +77,7 @@ func (d *demo) stop() error {
 
 func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }
 
-// build compiles the program that is shown.
+// build compiles luksplug.
 func (d *demo) build(ctx context.Context) error {
 	d.step("Build luksplug", "One static program, made from this source tree.")
 	d.command("go build ./cmd/luksplug")
@@ -115,7 +114,7 @@ func (d *demo) makeVolume(ctx context.Context) error {
 	return os.WriteFile(d.path(target+".xml"), []byte(xml), 0o600)
 }
 
-// boot starts the guest and notes what the VM looks like.
+// boot starts the guest and records the state of the VM.
 func (d *demo) boot(ctx context.Context) error {
 	d.step("Boot a small Linux guest in QEMU",
 		"Debian's cloud kernel and busybox on a q35 machine, emulated in software. The first run downloads the kernel into the cache folder.")
@@ -145,7 +144,7 @@ func (d *demo) boot(ctx context.Context) error {
 	return nil
 }
 
-// luksplug runs the program as a user would in the demo's folder.
+// luksplug runs the program as a user would in the demo's directory.
 func (d *demo) luksplug(ctx context.Context, args ...string) error {
 	args = append([]string{"--qmp", "vm/qmp.sock"}, args...)
 	d.command("luksplug " + strings.Join(args, " "))

@@ -10,8 +10,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// folder makes a folder with a short path, for the unix sockets in it, the one
-// in which the demo works.
+// folder makes the directory in which the demo works. Its path is short, for the unix sockets in it.
 func folder(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "demo-")
@@ -21,7 +20,7 @@ func folder(t *testing.T) string {
 	return dir
 }
 
-// wantClean fails the test when the demo has left a process or a file.
+// wantClean fails the test if the demo has left a process or a file.
 func wantClean(t *testing.T, dir string) {
 	t.Helper()
 	files, err := os.ReadDir(dir)
@@ -72,7 +71,7 @@ func (w *trigger) Write(b []byte) (int, error) {
 	return w.Builder.Write(b)
 }
 
-// ^C while QEMU runs.
+// TestInterrupted: ^C while QEMU runs.
 func TestInterrupted(t *testing.T) {
 	peer.Long(t, "runs the demonstration again; TestDemo runs it every time")
 	dir := folder(t)
@@ -92,7 +91,7 @@ func TestInterrupted(t *testing.T) {
 	wantClean(t, dir)
 }
 
-// A check that fails: the payload holds plain text.
+// TestFailure: a check fails, as the payload holds plain text.
 func TestFailure(t *testing.T) {
 	peer.Long(t, "runs the demonstration again; TestDemo runs it every time")
 	dir := folder(t)

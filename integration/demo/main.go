@@ -22,7 +22,7 @@ import (
 	"golang.org/x/term"
 )
 
-// limit ends a demo that hangs; the longest part is the download of a kernel.
+// limit ends a demo that hangs. The longest part is the download of a kernel.
 const limit = 10 * time.Minute
 
 // exitInterrupted is what shells report for a program that ^C has ended.
@@ -52,7 +52,7 @@ func show(ctx context.Context, stdout, stderr io.Writer, colour bool) int {
 	return 1
 }
 
-// coloured tells whether f is a terminal whose user wants colours.
+// coloured reports whether f is a terminal whose user wants colours.
 func coloured(f *os.File) bool {
 	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(f.Fd()))
 }

@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// option is one option of QEMU's with its value.
+// option is an option of QEMU with its value.
 type option struct{ name, value string }
 
-// parseArguments reads the text that libvirt makes of a domain: a line for a
-// shell, with variables, the program and its options.
+// parseArguments reads the command line that libvirt makes of a domain: variables, the program and its
+// options.
 func parseArguments(text string) ([]option, error) {
 	words, err := splitWords(text)
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Form is what QEMU is told of a disk.
+// Form is a disk in QEMU's terms.
 type Form struct {
 	Objects  []map[string]any // in order, but for throttle groups, which come last
 	Nodes    []map[string]any // in order
@@ -20,7 +20,7 @@ type Form struct {
 	Controller string
 }
 
-// parts are what a form is made of, with the names that they were given.
+// parts are the objects, nodes and so on of a form, with their original names.
 type parts struct {
 	objects, nodes, chardevs []map[string]any
 	device                   map[string]any
@@ -35,7 +35,7 @@ var (
 	references = []string{"key-secret", "password-secret", "cookie-secret", "pr-manager", "tls-creds", "passwordid"}
 )
 
-// form brings the parts into the one form.
+// form makes the form of the parts.
 func (p parts) form() (Form, error) {
 	w := walker{nodes: byName(p.nodes, "node-name"), objects: byName(p.objects, "id"), names: map[string]string{}, uses: map[string]string{}}
 	if top, ok := p.device["drive"].(string); ok {
@@ -80,8 +80,7 @@ func (p parts) form() (Form, error) {
 	return out, nil
 }
 
-// canonicalDevice names the device, and takes the place in the boot order of a
-// floppy drive from its controller's.
+// canonicalDevice names the device. A floppy drive's place in the boot order comes from its controller.
 func (p parts) canonicalDevice() map[string]any {
 	d := maps.Clone(p.device)
 	id := fmt.Sprint(d["id"])
@@ -179,8 +178,7 @@ func (w walker) objectsOf(e map[string]any, prefix string) error {
 	return nil
 }
 
-// Without returns the form with members taken off the device: those that each side
-// is free to choose.
+// Without returns the form with members removed from the device: those that each side is free to choose.
 func (f Form) Without(members ...string) Form {
 	f.Device = maps.Clone(f.Device)
 	for _, m := range members {

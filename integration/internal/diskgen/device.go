@@ -7,7 +7,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// identity draws the names that the disk has for the guest and for libvirt.
+// identity draws the names of the disk for the guest and for libvirt.
 func (m *maker) identity(d *Element) {
 	plain := m.kind != "vhostuser"
 	m.text(m.fits(plain && m.device != "lun" && m.bus != "fdc" && m.often("serial"), "serial"), d, "serial", "ABC123", "WD-WMAP9A966149", "a b.c_d-e+f", " lead", "x  y", "OTHER2", "OTHER", "0123456789012345678901234")
@@ -18,7 +18,7 @@ func (m *maker) identity(d *Element) {
 	m.child(m.seldom(4, "alias"), d, "alias", "name", "ua-mine", "ua-a_b-c", "virtio-disk7")
 }
 
-// tuning draws what the guest is shown of the disk.
+// tuning draws the properties that the guest sees.
 func (m *maker) tuning(d, target *Element) {
 	plain := m.kind != "vhostuser"
 	ata := m.bus == "ide" || m.bus == "sata"
@@ -47,7 +47,7 @@ func (m *maker) tuning(d, target *Element) {
 	}
 }
 
-// address draws where the disk is, nil for an address that libvirt chooses.
+// address draws the address of the disk, nil for one that libvirt chooses.
 func (m *maker) address() *Element {
 	if !m.often("address") {
 		return nil

@@ -40,7 +40,7 @@ func (m *maker) disk() *Element {
 	return d.add(target, m.address())
 }
 
-// frontend draws what the guest has of the disk, and the kind of its source.
+// frontend draws the device that the guest sees, and the kind of the disk's source.
 func (m *maker) frontend() {
 	m.device = m.one("device", "disk", "disk", "disk", "disk", "disk", "cdrom", "cdrom", "lun", "floppy")
 	switch m.device {
@@ -109,8 +109,7 @@ func (m *maker) diskAttributes(d *Element) {
 	m.attribute(m.seldom(6, "snapshot"), d, "snapshot", "no", "internal", "external")
 }
 
-// moveOut puts <auth> and <encryption> where libvirt had them first, beside the
-// <source>.
+// moveOut moves <auth> and <encryption> to their older places, outside of <source>.
 func (m *maker) moveOut(d, source *Element) {
 	if !m.seldom(3, "old places") {
 		return
@@ -164,7 +163,7 @@ func (m *maker) driver(e *Element) {
 	m.virtio(e)
 }
 
-// virtio draws what a virtio disk has of tuning.
+// virtio draws the tuning of a virtio disk.
 func (m *maker) virtio(e *Element) {
 	fits := func(what string) bool { return m.fits(m.bus == "virtio" && m.seldom(3, what), what) }
 	for _, what := range []string{"ioeventfd", "event_idx", "iommu", "ats", "packed", "page_per_vq"} {
@@ -193,7 +192,7 @@ func (m *maker) virtio(e *Element) {
 	}
 }
 
-// mapping deals the queues out to the threads, or leaves that to QEMU.
+// mapping assigns the queues to the threads, or leaves that to QEMU.
 func (m *maker) mapping(e *Element, threads []string, queues int) {
 	mapping := element("iothreads")
 	for i, id := range threads {

@@ -32,8 +32,7 @@ func (m *maker) domain() *Element {
 	return d.add(devices.add(element("memballoon", "model", "none")))
 }
 
-// memory draws how the guest's memory is backed; a server of vhost-user has to
-// share it.
+// memory draws how the guest's memory is backed; a server of vhost-user needs shared memory.
 func (m *maker) memory() *Element {
 	access := m.one("memory", "shared", "shared", "", "private")
 	if access == "" {
@@ -42,7 +41,7 @@ func (m *maker) memory() *Element {
 	return element("memoryBacking").add(element("source", "type", "memfd"), element("access", "mode", access))
 }
 
-// numa draws cells, of which each may have its own access to memory.
+// numa draws cells, each of which may have its own access to memory.
 func (m *maker) numa() *Element {
 	if !m.seldom(6, "cells") {
 		return nil
@@ -89,7 +88,7 @@ func (m *maker) throttleGroups() *Element {
 	return groups
 }
 
-// pci draws PCI controllers; libvirt adds those that it needs besides.
+// pci draws PCI controllers. libvirt adds those that it needs.
 func (m *maker) pci() []*Element {
 	if !m.q35 {
 		out := []*Element{element("controller", "type", "pci", "index", "0", "model", "pci-root")}
@@ -158,7 +157,7 @@ func (m *maker) usbControllers() []*Element {
 	return nil
 }
 
-// hubs draws USB hubs, whose ports are called like 1.2.
+// hubs draws USB hubs, whose ports have names like 1.2.
 func (m *maker) hubs() []*Element {
 	if !m.often("hub") {
 		return nil
@@ -181,7 +180,7 @@ func (m *maker) driveControllers() []*Element {
 	return out
 }
 
-// otherDisks draws a disk that the domain has already.
+// otherDisks draws a disk that the domain already has.
 func (m *maker) otherDisks() []*Element {
 	if !m.seldom(3, "other disk") {
 		return nil

@@ -16,8 +16,8 @@ type Element struct {
 // Attr is an attribute of an Element.
 type Attr struct{ Name, Value string }
 
-// element returns an element with the attributes whose names and values follow
-// each other; one whose value is empty is left out.
+// element returns an element with attributes: names and values in turn. It leaves out those with an empty
+// value.
 func element(name string, attrs ...string) *Element {
 	return (&Element{Name: name}).set(attrs...)
 }
@@ -32,7 +32,7 @@ func (e *Element) set(attrs ...string) *Element {
 	return e
 }
 
-// add adds children; nil is none.
+// add adds children other than nil.
 func (e *Element) add(children ...*Element) *Element {
 	for _, c := range children {
 		if c != nil {
@@ -66,7 +66,7 @@ func (e *Element) MarshalXML(enc *xml.Encoder, start xml.StartElement) error {
 	}{e.Text, e.Children}, start)
 }
 
-// clone returns a copy that shares nothing.
+// clone returns a deep copy.
 func (e *Element) clone() *Element {
 	out := &Element{Name: e.Name, Text: e.Text, Attrs: slices.Clone(e.Attrs)}
 	for _, c := range e.Children {
@@ -75,7 +75,7 @@ func (e *Element) clone() *Element {
 	return out
 }
 
-// child returns the first child of a name, nil where there is none.
+// child returns the first child with a name, or nil.
 func (e *Element) child(name string) *Element {
 	for _, c := range e.Children {
 		if c.Name == name {
@@ -85,7 +85,7 @@ func (e *Element) child(name string) *Element {
 	return nil
 }
 
-// attr returns the value of an attribute, "" where there is none, or no element.
+// attr returns the value of an attribute. It is "" if there is no such attribute or e is nil.
 func (e *Element) attr(name string) string {
 	if e != nil {
 		for _, a := range e.Attrs {

@@ -19,8 +19,8 @@ var (
 	diskCount = flag.Int("disk-count", 0, "how many disks are drawn; 0 for 200, or 2000 in a long run")
 )
 
-// TestAgainstLibvirt draws disks, and compares what luksplug makes of each with
-// what libvirt makes of it. The same seed is always the same disk.
+// TestAgainstLibvirt draws disks and compares luksplug's plan of each with libvirt's. The same seed is always
+// the same disk.
 func TestAgainstLibvirt(t *testing.T) {
 	t.Parallel()
 	count := *diskCount
@@ -53,8 +53,7 @@ func TestAgainstLibvirt(t *testing.T) {
 	j.report(t)
 }
 
-// TestVirshSaysTheSame: what the connection to libvirtd answers is what virsh
-// prints.
+// TestVirshSaysTheSame: the connection to libvirtd returns what virsh prints.
 func TestVirshSaysTheSame(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

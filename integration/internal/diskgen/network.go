@@ -1,10 +1,10 @@
 package diskgen
 
-// protocols are those that are drawn. QEMU 5.2 lost vxhs, and libvirt refuses it
-// for a newer one; sheepdog is older still.
+// protocols are those that are drawn. QEMU 5.2 dropped vxhs, which libvirt refuses for a newer one; sheepdog
+// is older still.
 var protocols = []string{"nbd", "iscsi", "rbd", "http", "https", "ftp", "ftps", "tftp", "ssh", "nfs", "gluster"}
 
-// network draws what the <source> of a server has.
+// network draws the content of the <source> of a server.
 func (m *maker) network(e *Element) {
 	words := protocols
 	if m.device == "lun" && !m.wild {

@@ -2,13 +2,12 @@ package diskgen
 
 import "slices"
 
-// Reduce returns the smallest case that it finds to differ still: it takes off
-// elements and attributes of the disk, and whole elements of the domain, one at a
-// time. The case that it is given is not changed.
+// Reduce returns the smallest case that it finds to differ still: it removes elements and attributes of the
+// disk, and whole elements of the domain, one at a time. It does not change c.
 //
-// The disk keeps its <target>, and the domain what it cannot be without, its PCI
-// and USB controllers, and the attributes of everything: libvirtd 11.3 dies of two
-// disks of which one has no target, and of a <throttlefilter> without a group.
+// The disk keeps its <target>. The domain keeps its mandatory elements, its PCI and USB controllers, and all
+// attributes: libvirtd 11.3 crashes on two disks of which one has no target, and on a <throttlefilter>
+// without a group.
 func Reduce(c Case, differs func(Case) bool) Case {
 	for {
 		reduced := false
@@ -36,8 +35,8 @@ func Reduce(c Case, differs func(Case) bool) Case {
 	}
 }
 
-// takeElement removes the n-th child of an element, or of one of these, down to a
-// depth, and tells whether there was one.
+// takeElement removes the n-th child of an element, or of its children down to a depth, and reports whether
+// there was one.
 func (e *Element) takeElement(n *int, depth int) bool {
 	for i, c := range e.Children {
 		if slices.Contains(needed, c.Name) || c.attr("type") == "pci" || c.attr("type") == "usb" {
@@ -57,11 +56,11 @@ func (e *Element) takeElement(n *int, depth int) bool {
 	return false
 }
 
-// needed are the elements that no domain is without.
+// needed are the mandatory elements of a domain.
 var needed = []string{"name", "uuid", "memory", "vcpu", "os", "type", "devices", "emulator"}
 
-// takeOff removes the n-th thing that an element or something in it has, counted
-// from the outside in, and tells whether there was one.
+// takeOff removes the n-th child or attribute of an element or its descendants, counted from the outside in,
+// and reports whether there was one.
 func (e *Element) takeOff(n *int) bool {
 	for i, c := range e.Children {
 		if c.Name == "target" {

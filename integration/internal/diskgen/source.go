@@ -2,8 +2,7 @@ package diskgen
 
 import "strconv"
 
-// source draws a <source> of a kind, for the image of a role: "disk", "backing" or
-// "data".
+// source draws a <source> of a kind, for an image with a role: "disk", "backing" or "data".
 func (m *maker) source(kind, role string) *Element {
 	e := element("source")
 	switch kind {
@@ -48,14 +47,13 @@ func (m *maker) source(kind, role string) *Element {
 	return e
 }
 
-// count numbers what must not be twice.
+// count returns a number that is unique in the case.
 func (m *maker) count() int {
 	m.made++
 	return m.made
 }
 
-// path draws a path that nothing else of the case has, now and then with
-// characters that somebody has to quote.
+// path draws a path that is unique in the case, sometimes with characters that need quoting.
 func (m *maker) path(folder string) string {
 	return folder + m.name("image") + m.one("name", "", "", ".img", ".qcow2", " with blanks", ",comma,,two", "-ümläut", "'quote\"s", "<&>", "\\back\\slash", "%41#?x=1", ":colon", "=equal")
 }

@@ -12,8 +12,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// The whole program on a file instead of a disk: it writes, and it answers
-// through the pipes.
+// TestMeasure runs the program on a file instead of a disk: it writes, and answers through the pipes.
 func TestMeasure(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

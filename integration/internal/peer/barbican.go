@@ -15,10 +15,9 @@ import (
 	"time"
 )
 
-// Barbican starts OpenStack's key manager without authentication, its database in
-// a folder of the test, and returns where it answers: X-Project-Id says who asks.
-// It ends with the test. It is unpacked into the cache where that lacks it; without
-// mmdebstrap the test is skipped.
+// Barbican starts OpenStack's key manager without authentication, with its database in a directory of the
+// test, and returns its address: the header X-Project-Id selects the project. It ends with the test. The
+// first call unpacks it into the cache. Without mmdebstrap the test is skipped.
 func Barbican(t testing.TB) *url.URL {
 	t.Helper()
 	if _, err := exec.LookPath("mmdebstrap"); err != nil {
@@ -37,8 +36,7 @@ func Barbican(t testing.TB) *url.URL {
 	return at
 }
 
-// runBarbican starts it with all that it keeps in dir. The process is nil where
-// none was started.
+// runBarbican starts it with all its files in dir. The process is nil if none was started.
 func runBarbican(ctx context.Context, dir string) (*url.URL, *process, error) {
 	unpacked, err := runScript(ctx, "barbican.sh")
 	if err != nil {
@@ -63,8 +61,8 @@ func runBarbican(ctx context.Context, dir string) (*url.URL, *process, error) {
 	return at, p, err
 }
 
-// barbicanServer makes the tables, serves on a port that the kernel chooses, and
-// writes that port to a file, which is there at once with its content.
+// barbicanServer makes the tables, serves on a port that the kernel chooses, and writes that port atomically
+// to a file.
 const barbicanServer = `
 import os, sys
 from wsgiref import simple_server
@@ -82,9 +80,8 @@ os.rename(sys.argv[2] + ".new", sys.argv[2])
 server.serve_forever()
 `
 
-// barbicanConfig writes the configuration, and returns the path of the one of
-// Paste, which says how requests are handled: Debian's, with the pipeline without
-// Keystone.
+// barbicanConfig writes the configuration and returns the path of Paste's, which selects how requests are
+// handled: Debian's file, with the pipeline without Keystone.
 func barbicanConfig(dir, unpacked string) (string, error) {
 	const authenticated, open = "/v1: barbican-api-keystone\n", "/v1: barbican_api\n"
 	content, err := os.ReadFile(filepath.Join(unpacked, "root", "usr", "share", "barbican-common", "barbican-api-paste.ini"))

@@ -11,9 +11,8 @@ import (
 	"github.com/luksplug/luksplug/internal/fsutil"
 )
 
-// CacheDir is the folder for what is slow to obtain: the value of
-// LUKSPLUG_CACHE, or luksplug in the user's cache folder (XDG_CACHE_HOME, or
-// .cache in the home folder). It may be removed at any time: it is filled
+// CacheDir returns the directory for files that are slow to obtain: the value of LUKSPLUG_CACHE, or luksplug
+// in the user's cache directory (XDG_CACHE_HOME or ~/.cache). It may be removed at any time; it is filled
 // again on demand.
 func CacheDir() (string, error) {
 	if dir := os.Getenv("LUKSPLUG_CACHE"); dir != "" {
@@ -26,10 +25,9 @@ func CacheDir() (string, error) {
 	return filepath.Join(base, "luksplug"), nil
 }
 
-// cached returns the folder that the cache holds under name, made by build
-// where it does not exist yet. build gets an empty folder that is renamed
-// after it succeeded, so nobody ever sees a half-filled entry. Processes that
-// want the same entry at the same time wait for the first.
+// cached returns the directory that the cache has under name. If there is none, build fills an empty
+// directory, which is then renamed, so that an incomplete entry is never visible. Processes that want the
+// same entry at the same time wait for the first.
 func cached(name string, build func(dir string) error) (string, error) {
 	root, err := CacheDir()
 	if err != nil {

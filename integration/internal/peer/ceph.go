@@ -22,9 +22,9 @@ import (
 	"github.com/google/uuid"
 )
 
-// Ceph is a cluster of one monitor and one store, which holds everything in memory
-// and asks for cephx. It is the Ceph of another Debian release than this machine's,
-// as is the QEMU that comes with it: [Ceph.Programs].
+// Ceph is a cluster of one monitor and one store, which holds everything in memory and demands cephx. It is
+// the Ceph of another Debian release than this machine's, and so is the QEMU that comes with it:
+// [Ceph.Programs].
 type Ceph struct {
 	Host     string // of the monitor, which listens on Ceph's own ports
 	User     string // for cephx
@@ -35,16 +35,15 @@ type Ceph struct {
 	mon, osd *process
 }
 
-// CephPool is the pool that a cluster has.
+// CephPool is the only pool of a cluster.
 const CephPool = "rbd"
 
-// Ceph's ports of a monitor: of its newer protocol, and of its older one. A client
-// that is given another port does not know which it is, and tries both.
+// The ports of a monitor, for Ceph's newer and older protocol. With any other port a client tries both
+// protocols.
 const cephPort, cephOldPort = 3300, 6789
 
-// StartCeph starts a cluster for a test, and kills it at the test's end. It takes
-// some two seconds, and a minute the first time, to fetch Ceph. Without mmdebstrap
-// it skips the test.
+// StartCeph starts a cluster for a test and kills it when the test ends. It takes about two seconds, and a
+// minute the first time, to fetch Ceph. Without mmdebstrap the test is skipped.
 func StartCeph(t testing.TB) *Ceph {
 	t.Helper()
 	programs := matrix(t, "trixie", "ceph")
@@ -59,13 +58,12 @@ func StartCeph(t testing.TB) *Ceph {
 	return c
 }
 
-// ownLoopback is an address of this host that hardly anybody else uses.
+// ownLoopback returns a random loopback address.
 func ownLoopback() string {
 	return net.IPv4(127, byte(1+rand.IntN(254)), byte(rand.IntN(256)), byte(1+rand.IntN(254))).String()
 }
 
-// Close kills the cluster, which would take seconds to end by itself. It may be
-// called again.
+// Close kills the cluster, which would take seconds to end by itself. It may be called again.
 func (c *Ceph) Close() {
 	for _, p := range []*process{c.osd, c.mon} {
 		if p != nil {
@@ -76,9 +74,8 @@ func (c *Ceph) Close() {
 
 func (c *Ceph) path(name string) string { return filepath.Join(c.dir, name) }
 
-// start makes a cluster without the tools of an operator: the users and the one
-// store are in the maps that the monitor begins with. Only the pool has to be asked
-// for.
+// start makes a cluster without an operator's tools: the maps with which the monitor begins name the users
+// and the store. Only the pool has to be created.
 func (c *Ceph) start(ctx context.Context) error {
 	if err := c.configure(ctx); err != nil {
 		return err
@@ -111,8 +108,7 @@ func (c *Ceph) start(ctx context.Context) error {
 	return err
 }
 
-// fsid is the cluster's UUID. There is one cluster in a folder, and nobody but its
-// daemons to tell from others.
+// fsid returns the UUID of the cluster, which only its own daemons see.
 func (c *Ceph) fsid() string { return "6a7b2a3e-4a8e-4c1d-9d53-0d4f6f6f8f11" }
 
 // configure writes Ceph's configuration and the keys.
@@ -145,8 +141,7 @@ func (c *Ceph) configure(ctx context.Context) error {
 		os.WriteFile(c.path("osd/keyring"), []byte(keyring("osd.0")), 0o600))
 }
 
-// cephConfig is for a cluster that is small, quick to be ready, and gone when its
-// processes are.
+// cephConfig makes the cluster small and quickly ready.
 const cephConfig = `[global]
 fsid = @fsid@
 mon host = @host@
@@ -178,8 +173,8 @@ plugin dir = @libraries@/ceph
 keyring = @dir@/osd/keyring
 `
 
-// CephKey makes a key for cephx that nobody has: a type (1, AES), a time, a length
-// and 16 bytes, which is what Ceph's CryptoKey writes.
+// CephKey makes a random key for cephx, in the format of Ceph's CryptoKey: a type (1, AES), a time, a length
+// and 16 bytes.
 func CephKey() string {
 	b := binary.LittleEndian.AppendUint16(nil, 1)
 	b = binary.LittleEndian.AppendUint32(b, uint32(time.Now().Unix()))
@@ -206,13 +201,13 @@ func (c *Ceph) RBD(ctx context.Context, args ...string) (string, error) {
 	return c.run(ctx, "rbd", args...)
 }
 
-// Import makes an image of a file.
+// Import makes an image from a file.
 func (c *Ceph) Import(ctx context.Context, file, image string) error {
 	_, err := c.RBD(ctx, "import", "--no-progress", file, CephPool+"/"+image)
 	return err
 }
 
-// Export makes a file of an image, in place of the file that is there.
+// Export writes an image to a file, which is replaced.
 func (c *Ceph) Export(ctx context.Context, image, file string) error {
 	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -221,14 +216,14 @@ func (c *Ceph) Export(ctx context.Context, image, file string) error {
 	return err
 }
 
-// Format encrypts an image as Ceph's library does: rbd encryption format. It takes
-// seconds, as Ceph lets nobody choose how long a passphrase is to take.
+// Format encrypts an image with Ceph's library: rbd encryption format. It takes seconds, as Ceph has no
+// option for the cost of the key derivation.
 func (c *Ceph) Format(ctx context.Context, image, format, passphraseFile string, args ...string) error {
 	_, err := c.RBD(ctx, append([]string{"encryption", "format", CephPool + "/" + image, format, passphraseFile}, args...)...)
 	return err
 }
 
-// Encrypt says how Ceph's library opens an image: by a secret, and one more for each
+// Encrypt returns the option with which Ceph's library opens an image: with a secret, and one more for each
 // parent that has its own.
 func (c *Ceph) Encrypt(format string, secrets ...string) map[string]any {
 	var out map[string]any
@@ -242,8 +237,8 @@ func (c *Ceph) Encrypt(format string, secrets ...string) map[string]any {
 	return out
 }
 
-// QemuIO runs one command of the newer qemu-io on an image, opened as encrypt says,
-// whose secrets s0, s1 and so on are those files.
+// QemuIO runs one command of the newer qemu-io on an image, opened with the option encrypt, whose secrets s0,
+// s1 and so on are in passphraseFiles.
 func (c *Ceph) QemuIO(ctx context.Context, command, image string, encrypt map[string]any, passphraseFiles ...string) error {
 	keyring := c.path("keyring.client.admin")
 	conf := c.path("qemu.conf")
@@ -262,10 +257,8 @@ func (c *Ceph) QemuIO(ctx context.Context, command, image string, encrypt map[st
 	return qemuIO(ctx, filepath.Join(c.Programs, "qemu-io"), append(args, "json:"+string(options))...)
 }
 
-// Encrypted makes a volume for a test that Ceph's library has formatted, luks1 or
-// luks2, and that is an image of that name in the cluster. Its passphrase is the only
-// thing that is not Ceph's: cryptsetup gives it one that opens at once. All such
-// volumes have one volume key.
+// Encrypted makes a volume in the format luks1 or luks2 with Ceph's library, as an image of the cluster.
+// cryptsetup then replaces the passphrase by one that opens quickly. All such volumes have one volume key.
 func (c *Ceph) Encrypted(t testing.TB, format, image string) *Volume {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
@@ -279,7 +272,7 @@ func (c *Ceph) Encrypted(t testing.TB, format, image string) *Volume {
 	return v
 }
 
-// encrypt has Ceph's library encrypt an image, and puts it into dir.
+// encrypt has Ceph's library encrypt an image and writes the image into dir.
 func (c *Ceph) encrypt(ctx context.Context, dir, format string) error {
 	image, file, slow := "to-be-"+format, filepath.Join(dir, "image"), filepath.Join(dir, "slow")
 	v := Volume{PassphraseFile: filepath.Join(dir, "passphrase")}
@@ -300,12 +293,12 @@ func (c *Ceph) encrypt(ctx context.Context, dir, format string) error {
 	return err
 }
 
-// SourceXML is the <source> of an image, with what stands in it besides the <host>.
+// SourceXML returns the <source> of an image. inner follows its <host>.
 func (c *Ceph) SourceXML(image, inner string) string {
 	return "<source protocol='rbd' name='" + CephPool + "/" + image + "'>" + c.HostXML(cephPort) + inner + "</source>"
 }
 
-// ConfigXML is a <config> of a file that it writes, which says where the monitor is.
+// ConfigXML writes a configuration with the address of the monitor, and returns its <config>.
 func (c *Ceph) ConfigXML(t testing.TB) string {
 	t.Helper()
 	file := c.path("client.conf")
@@ -313,7 +306,7 @@ func (c *Ceph) ConfigXML(t testing.TB) string {
 	return "<config file='" + file + "'/>"
 }
 
-// HostXML is the <host> of the monitor at a port, 0 for none.
+// HostXML returns the <host> of the monitor, with a port unless it is 0.
 func (c *Ceph) HostXML(port int) string {
 	if port == 0 {
 		return "<host name='" + c.Host + "'/>"
@@ -321,14 +314,13 @@ func (c *Ceph) HostXML(port int) string {
 	return "<host name='" + c.Host + "' port='" + strconv.Itoa(port) + "'/>"
 }
 
-// SuspendMonitor stops the monitor as SIGSTOP does: connections to it are still
-// taken, by the kernel, and nothing answers. Resume ends that.
+// SuspendMonitor stops the monitor with SIGSTOP, as [Server.Suspend] does.
 func (c *Ceph) SuspendMonitor() error { return c.mon.signal(syscall.SIGSTOP) }
 
-// SuspendStore does it to the store, which has the images. Resume ends that.
+// SuspendStore stops the store, which holds the images, with SIGSTOP.
 func (c *Ceph) SuspendStore() error { return c.osd.signal(syscall.SIGSTOP) }
 
-// Resume has the monitor and the store go on.
+// Resume continues the monitor and the store.
 func (c *Ceph) Resume() error {
 	return errors.Join(c.mon.signal(syscall.SIGCONT), c.osd.signal(syscall.SIGCONT))
 }

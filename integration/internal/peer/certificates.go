@@ -90,9 +90,8 @@ func (a *Authority) Issue(t testing.TB, usage x509.ExtKeyUsage, names ...string)
 	return a.sign(t, template, own.Public()), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
-// ClientFolder makes a folder of certificates as QEMU wants it of a client
-// (docs/system/tls): that of the authority which it trusts, and its own, from
-// another one where issuer is one.
+// ClientFolder makes a directory of certificates for QEMU as a client (docs/system/tls): that of the
+// authority that it trusts, and the client's own, from issuer.
 func (a *Authority) ClientFolder(t testing.TB, issuer *Authority) string {
 	t.Helper()
 	certificate, key := issuer.Issue(t, x509.ExtKeyUsageClientAuth, "vm1")
@@ -119,14 +118,14 @@ func (a *Authority) EncryptedClientFolder(t testing.TB) (dir, passphrase string)
 	return dir, passphrase
 }
 
-// And is the authority for those who trust another one as well.
+// And returns the authority with the certificate of another one beside its own, for peers that trust both.
 func (a *Authority) And(other *Authority) *Authority {
 	both := *a
 	both.Certificate = slices.Concat(a.Certificate, other.Certificate)
 	return &both
 }
 
-// folder makes a folder of files.
+// folder makes a directory with these files.
 func folder(t testing.TB, files map[string][]byte) string {
 	t.Helper()
 	dir := t.TempDir()

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// DomainOptions say what domain to start. The zero value is a q35 machine with
-// at least four free root ports, without a guest.
+// DomainOptions describe a domain. The zero value is a q35 machine with at least four free root ports,
+// without a guest.
 type DomainOptions struct {
 	Name    string  // default luksplug-test
 	Machine Machine // default Q35
@@ -20,18 +20,17 @@ type DomainOptions struct {
 	Devices string  // further XML inside <devices>
 	Other   string  // further XML inside <domain>, such as <metadata>
 	Boot    string  // XML inside <os> in place of the small guest's kernel
-	// FromDisk has the guest boot from a disk, see [BootImage], and not be given its
-	// kernel.
+	// FromDisk boots the guest from a disk, see [BootImage], instead of from a kernel of its own.
 	FromDisk bool
 	UUID     string // default one that libvirt makes
 	Labels   string // <seclabel> elements; default one of type none
-	// Persistent defines the domain; else it is gone when it stops. It is
-	// started either way, unless Off.
+	// Persistent defines the domain, which else is gone when it stops. It is started in both cases, unless
+	// Off.
 	Persistent bool
 	Off        bool     // do not start the domain, which has to be persistent
 	Extra      []string // further arguments for QEMU
-	// Movable has the domain's sockets at paths that every libvirtd of package peer
-	// has to itself, so that it can move to another one, see [Libvirt.Receive].
+	// Movable puts the sockets of the domain at paths that each private libvirtd has to itself, so that the
+	// domain can move to another one, see [Libvirt.Receive].
 	Movable bool
 }
 
@@ -45,8 +44,7 @@ type Domain struct {
 	hasGuest, persistent bool
 }
 
-// StartDomain makes a transient domain and starts it, under emulation. It ends
-// with the libvirtd.
+// StartDomain makes a domain and starts it, under emulation. It ends with the libvirtd.
 func (l *Libvirt) StartDomain(ctx context.Context, o DomainOptions) (_ *Domain, err error) {
 	o.Name = cmp.Or(o.Name, "luksplug-test")
 	defer func() {
@@ -87,8 +85,7 @@ func (l *Libvirt) domainIn(dir string, d *Domain) *Domain {
 	return d
 }
 
-// movable returns the folder of a movable domain, and the path that it has in the
-// mount namespace of each libvirtd.
+// movable returns the directory of a movable domain, and its path in the mount namespace of each libvirtd.
 func (l *Libvirt) movable(name string) (dir, inside string) {
 	return filepath.Join(l.Dir, "lib", "domains", name), filepath.Join("/var/lib/libvirt/domains", name)
 }
@@ -100,8 +97,8 @@ func (l *Libvirt) makeDomainDir(dir string) error {
 	return os.Chmod(dir, 0o777) // QEMU makes its sockets there
 }
 
-// Receive gets this libvirtd ready for a movable domain of another one, and returns
-// what the domain is once it has come. [Domain.Reconnect] then connects to it.
+// Receive prepares this libvirtd for a movable domain of another one, and returns the domain as it will be
+// here. [Domain.Reconnect] connects to it after it has moved.
 func (l *Libvirt) Receive(d *Domain) (*Domain, error) {
 	dir, _ := l.movable(d.Name)
 	if err := l.makeDomainDir(dir); err != nil {
@@ -110,11 +107,10 @@ func (l *Libvirt) Receive(d *Domain) (*Domain, error) {
 	return l.domainIn(dir, &Domain{Name: d.Name, hasGuest: d.hasGuest, persistent: d.persistent}), nil
 }
 
-// Start starts the domain: again, where it has been off. The guest of an earlier
-// start is gone.
+// Start starts the domain, also after it was off. The guest of an earlier start is gone.
 func (d *Domain) Start(ctx context.Context) error {
 	d.disconnect()
-	// Paused, because QEMU drops what the guest says before anybody listens.
+	// Paused: QEMU drops the output of the guest until the harness is connected.
 	arguments := []string{"start", "--paused", d.Name}
 	if !d.persistent {
 		arguments = []string{"create", "--paused", filepath.Join(d.dir, "domain.xml")}
@@ -129,8 +125,7 @@ func (d *Domain) Start(ctx context.Context) error {
 	return err
 }
 
-// Reconnect connects to the guest of a domain that has come back by another way
-// than Start, with the guest that it had: restored, or from another libvirtd.
+// Reconnect connects to a running guest whose domain was restored, or came from another libvirtd.
 func (d *Domain) Reconnect(ctx context.Context) error {
 	d.disconnect()
 	if err := d.dial(ctx); err != nil || d.guest == nil {
@@ -147,7 +142,7 @@ func (d *Domain) dial(ctx context.Context) (err error) {
 	return err
 }
 
-// domainXML describes the domain; its sockets and logs lie in dir.
+// domainXML describes the domain. Its sockets and logs are in dir.
 func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error) {
 	o.Machine = cmp.Or(o.Machine, Q35)
 	devices := "<emulator>" + escapeXML(cmp.Or(o.Binary, "/usr/bin/qemu-system-x86_64")) + "</emulator>\n"

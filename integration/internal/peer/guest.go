@@ -8,20 +8,18 @@ import (
 	"strings"
 )
 
-// commandLimit bounds a command to what fits into a terminal's input buffer of
-// 4096 bytes, in base64 and with its marker.
+// commandLimit bounds a command: in base64 and with its marker, it has to fit into a terminal's input buffer
+// of 4096 bytes.
 const commandLimit = 2900
 
-// Guest talks to the shell in the small Linux guest over its second serial
-// port. It may be used by several goroutines; their commands run one after
-// another.
+// Guest is the shell of the small Linux guest on its second serial port. It may be used by several
+// goroutines; their commands run one after another.
 type Guest struct {
 	*link
 	booted bool
 }
 
-// ExitError is returned by Run for a command that ended with another status
-// than 0.
+// ExitError is returned by [Guest.Run] for a command with an exit status other than 0.
 type ExitError struct {
 	Command string
 	Status  int
@@ -33,8 +31,8 @@ func (e *ExitError) Error() string {
 	return fmt.Sprintf("guest: %q: exit status %d: %s", e.Command, e.Status, strings.TrimSpace(e.Output))
 }
 
-// dialGuest connects to the serial port's socket. It must happen before the
-// guest is ready: QEMU drops what the guest says to nobody.
+// dialGuest connects to the socket of the serial port. It must happen before the guest is ready: QEMU drops
+// output while no client is connected.
 func dialGuest(ctx context.Context, socket string) (*Guest, error) {
 	l, err := dialLink(ctx, "unix", socket)
 	if err != nil {
@@ -43,7 +41,7 @@ func dialGuest(ctx context.Context, socket string) (*Guest, error) {
 	return &Guest{link: l}, nil
 }
 
-// WaitBoot returns when the guest takes commands. Run does this by itself.
+// WaitBoot returns when the guest accepts commands. Run calls it by itself.
 func (g *Guest) WaitBoot(ctx context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -68,9 +66,8 @@ func (g *Guest) waitBoot(ctx context.Context) error {
 	}
 }
 
-// Run runs a shell command in the guest and returns its standard output and
-// error. A status other than 0 is an *ExitError. When ctx ends first the
-// command goes on in the guest, and a later Run waits for it.
+// Run runs a shell command in the guest and returns its standard output and error. A status other than 0 is
+// an *ExitError. If ctx ends first, the command continues in the guest, and a later Run waits for it.
 func (g *Guest) Run(ctx context.Context, command string) (string, error) {
 	if len(command) > commandLimit {
 		return "", fmt.Errorf("guest: command of %d bytes is longer than %d", len(command), commandLimit)
@@ -106,8 +103,7 @@ func (g *Guest) Run(ctx context.Context, command string) (string, error) {
 	}
 }
 
-// finish makes the result of a command from what came before the marker and
-// the status after it.
+// finish makes the result of a command from its output and the status after the marker.
 func finish(command, out, status string) (string, error) {
 	out = strings.TrimSuffix(out, "\n") // the one that init puts before the marker
 	code, err := strconv.Atoi(strings.TrimSpace(status))
@@ -123,7 +119,7 @@ func finish(command, out, status string) (string, error) {
 // markerPrefix starts every marker, a line that ends a command's output.
 const markerPrefix = "luksplug-done-"
 
-// restarted forgets that the guest was ready.
+// restarted marks the guest as not ready.
 func (g *Guest) restarted() {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// Flavour names one of Debian's kernels, as in the package
-// linux-image-FLAVOUR, and after a "+" what else the guest has.
+// Flavour is one of Debian's kernels, as in the package linux-image-FLAVOUR, and after a "+" what else the
+// guest has.
 type Flavour string
 
 const (
@@ -22,14 +22,14 @@ const (
 	CryptGuest Flavour = CloudKernel + "+cryptsetup"
 )
 
-// kernel is the flavour without what else the guest has.
+// kernel returns the flavour without what else the guest has.
 func (f Flavour) kernel() string {
 	kernel, _, _ := strings.Cut(string(f), "+")
 	return kernel
 }
 
-// guestModules are loaded at boot, in this order, each after what it needs.
-// virtio_ring comes first because virtio uses its symbols.
+// guestModules are loaded at boot in this order, each after its dependencies. virtio_ring comes first because
+// virtio uses its symbols.
 var guestModules = map[Flavour][]string{
 	CloudKernel: {"virtio_ring", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod"},
 	CryptGuest:  {"virtio_ring", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ecb", "xts", "essiv", "algif_skcipher", "algif_hash", "dm_crypt"},
@@ -43,14 +43,12 @@ type GuestImage struct {
 	Initrd string // the initial file system, which is the whole guest
 }
 
-// guestImageVersion is part of the cache entry's name: raise it when the
-// content changes.
+// guestImageVersion is part of the name of the cache entry: increment it when the content changes.
 const guestImageVersion = "3"
 
-// LoadGuestImage returns the image of the small Linux guest. It obtains it where the
-// cache lacks it: Debian's kernel and static busybox are downloaded by apt-get
-// (which checks their signatures), unpacked without being installed, and put
-// together here. Root is not needed.
+// LoadGuestImage returns the image of the small Linux guest. If the cache lacks it, apt-get downloads
+// Debian's kernel and static busybox and checks their signatures; they are unpacked without being installed.
+// Root is not needed.
 func LoadGuestImage(ctx context.Context, flavour Flavour) (GuestImage, error) {
 	dir, err := cached("guest-"+string(flavour)+"-v"+guestImageVersion, func(dir string) error {
 		return buildGuestImage(ctx, flavour, dir)
@@ -107,8 +105,7 @@ func buildGuestImage(ctx context.Context, flavour Flavour, dir string) error {
 	return os.Rename(kernels[0], filepath.Join(dir, "vmlinuz"))
 }
 
-// kernelPackageOf resolves Debian's meta-package to the package that holds the
-// kernel.
+// kernelPackageOf resolves Debian's meta-package to the package that holds the kernel.
 func kernelPackageOf(ctx context.Context, flavour Flavour) (string, error) {
 	meta := "linux-image-" + flavour.kernel()
 	out, err := Output(ctx, "apt-cache", "depends", "--important", meta)
@@ -125,9 +122,8 @@ func kernelPackageOf(ctx context.Context, flavour Flavour) (string, error) {
 
 // unpackPackages downloads packages into work and unpacks them into root.
 func unpackPackages(ctx context.Context, work, root string, packages ...string) error {
-	// apt-get download writes into the working folder and has no option to
-	// change that. As root it wants to drop its privileges to a user that
-	// cannot write there, and then warns.
+	// apt-get download always writes into the working directory. As root it would drop its privileges to a
+	// user that cannot write there.
 	script := `cd "$1" && shift && exec apt-get -q -o APT::Sandbox::User=root download "$@"`
 	if _, err := Output(ctx, "sh", append([]string{"-c", script, "sh", work}, packages...)...); err != nil {
 		return fmt.Errorf("download %s (apt-get update may be needed): %w", strings.Join(packages, ", "), err)
@@ -177,18 +173,16 @@ func stageGuest(stage, root, release string, flavour Flavour) error {
 		os.WriteFile(filepath.Join(stage, "init"), []byte(guestInit), 0o755))
 }
 
-// guestCommandLine is what the guest's kernel is told. What it leaves out is a
-// fifth of an emulated boot: the guest has nobody to guard secrets from, its
-// ciphers are not what is tested, and its one processor will not be two.
+// guestCommandLine is the kernel command line of the guest. It omits what takes a fifth of an emulated boot
+// and no test needs: mitigations, self-tests of ciphers, a second processor.
 const guestCommandLine = "console=ttyS0 loglevel=4 mitigations=off tsc=reliable no_timer_check cryptomgr.notests noreplace-smp"
 
-// guestReady is the line that the guest sends when it takes commands.
+// guestReady is the line that the guest sends when it accepts commands.
 const guestReady = "luksplug-guest-ready"
 
-// guestInit is the guest's first and only lasting process. It serves the
-// second serial port: a line with a marker and a command in base64 is answered
-// with the command's output, a line feed, the marker and the exit status. The
-// marker is new each time and random, so that no output can be taken for it.
+// guestInit is the guest's only lasting process. It serves the second serial port: it answers a line of a
+// marker and a command in base64 with the command's output, a line feed, the marker and the exit status. The
+// marker is new and random each time, so that no output is mistaken for it.
 const guestInit = `#!/bin/sh
 export PATH=/bin:/sbin HOME=/
 /bin/busybox --install -s /bin

@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// packageClosure returns a package and those that it cannot do without.
+// packageClosure returns a package and all that it depends on.
 func packageClosure(ctx context.Context, name string) ([]string, error) {
 	out, err := Output(ctx, "apt-cache", "depends", "--recurse", "--important", name)
 	if err != nil {
@@ -78,7 +78,7 @@ func findFile(root, name string, dirs ...string) (string, error) {
 	return "", fmt.Errorf("no package has the file %s", name)
 }
 
-// imported returns the names of the libraries that a file names itself.
+// imported returns the names of the libraries that a file itself names.
 func imported(path string) ([]string, error) {
 	f, err := elf.Open(path)
 	if err != nil {

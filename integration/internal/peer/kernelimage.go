@@ -11,8 +11,8 @@ import (
 	"path/filepath"
 )
 
-// unpacker is what unpacks one kind of compressed kernel, and the package that has
-// it, as KIND -dc. The libraries that they need are dpkg's own, too.
+// unpacker is a program that unpacks one kind of compressed kernel when called as KIND -dc, and its package.
+// dpkg has the libraries that it needs.
 type unpacker struct{ magic, kind, inPackage string }
 
 var unpackers = []unpacker{
@@ -22,9 +22,9 @@ var unpackers = []unpacker{
 	{"\x1f\x8b", "gzip", "gzip"},
 }
 
-// unpackKernel writes the kernel that a bzImage holds compressed, which QEMU starts
-// by its PVH entry: under emulation a fifth of a boot is the decompression. A kernel
-// that is packed in an unknown way is written as it is, which QEMU starts as well.
+// unpackKernel writes the kernel that a bzImage holds compressed, which QEMU starts by its PVH entry:
+// decompression is a fifth of an emulated boot. If the kind of compression is unknown, it copies the bzImage,
+// which QEMU starts as well.
 //
 // The fields are those of the kernel's Documentation/arch/x86/boot.rst.
 func unpackKernel(ctx context.Context, work, bzImage, to string) error {

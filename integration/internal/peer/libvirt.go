@@ -18,12 +18,10 @@ import (
 	"github.com/google/uuid"
 )
 
-// Libvirt is a private libvirtd. In a mount namespace of its own it sees
-// libvirt's programs as scripts/libvirt.sh unpacked them, and its folders as
-// empty ones: a libvirt that the machine has is not touched. It has a process
-// namespace, too, so that its QEMUs end with it; inside, and in what it says,
-// process ids are others than outside. It has a host name and a host's UUID of its
-// own, so that domains can move between two of them.
+// Libvirt is a private libvirtd. Its mount namespace has libvirt's programs as scripts/libvirt.sh unpacked
+// them, and empty directories for libvirt: a libvirt of the machine is not touched. Its process namespace
+// ends its QEMUs with it; process ids inside differ from those outside. It has its own host name and host
+// UUID, so that domains can move between two of them.
 type Libvirt struct {
 	URI    string // for virsh, or for luksplug's --connect
 	Socket string // unix socket of libvirtd's RPC, reachable from everywhere
@@ -35,14 +33,12 @@ type Libvirt struct {
 	root    string // of the unpacked libvirt
 }
 
-// LibvirtOptions say what libvirtd to start. The zero value is one that listens on
-// its unix socket only.
+// LibvirtOptions describe a libvirtd. The zero value listens on its unix socket only.
 type LibvirtOptions struct {
 	// User runs the QEMUs, with the group of the same name; "" is root.
 	User string
-	// Hook is the text of an executable in hooks/qemu.d: libvirtd has to find
-	// one as it starts, if it is ever to run any. luksplug then has its folders
-	// in /run, /etc, /var/lib and /var/log to itself.
+	// Hook is the text of an executable in hooks/qemu.d. libvirtd looks for one only at its start. With a
+	// hook, luksplug has its directories in /run, /etc, /var/lib and /var/log to itself.
 	Hook string
 	// Configuration is the text of luksplug's configuration in the namespace.
 	Configuration string
@@ -50,9 +46,8 @@ type LibvirtOptions struct {
 	Listen        bool     // on TCP as well, where Config says
 }
 
-// Libvirtd starts a private libvirtd for a test and ends it, with its domains,
-// at the test's end. It skips the test for a user other than root, who may not
-// make a mount namespace.
+// Libvirtd starts a private libvirtd for a test and ends it, with its domains, when the test ends. Without
+// root, which a mount namespace needs, the test is skipped.
 func Libvirtd(t testing.TB) *Libvirt {
 	t.Helper()
 	return LibvirtdWith(t, LibvirtOptions{})
@@ -71,8 +66,8 @@ func LibvirtdWith(t testing.TB, o LibvirtOptions) *Libvirt {
 	return l
 }
 
-// RunLibvirtd starts a private libvirtd with all its state in dir and returns
-// when it answers. The caller closes the result. ctx bounds the start only.
+// RunLibvirtd starts a private libvirtd with all its state in dir and returns when it answers. The caller
+// closes the result. ctx bounds the start only.
 func RunLibvirtd(ctx context.Context, dir string, o LibvirtOptions) (_ *Libvirt, err error) {
 	defer func() {
 		if err != nil {
@@ -109,12 +104,12 @@ func RunLibvirtd(ctx context.Context, dir string, o LibvirtOptions) (_ *Libvirt,
 	return l, nil
 }
 
-// libvirtNamespace fits a fresh mount namespace out and runs libvirtd: $1 is
-// the unpacked libvirt, $2 the folder for its state, the rest are further arguments. An overlay gives libvirt
-// the places for its folders where the machine has none.
+// libvirtNamespace prepares a new mount namespace and runs libvirtd: $1 is the unpacked libvirt, $2 the
+// directory of its state, the rest are further arguments. Overlays make the mount points that the machine
+// lacks.
 //
-// The shell stays as the first process: QEMU's parent ends early, and the
-// first process inherits and reaps QEMU, which libvirtd would not do.
+// The shell stays as the first process, which reaps QEMU: the parent of QEMU ends early, and libvirtd would
+// not reap it.
 const libvirtNamespace = `set -e
 mount --make-rprivate /
 mount -t proc proc /proc
@@ -161,7 +156,7 @@ while :; do
 done
 `
 
-// writeConfig makes libvirt's folders and its configuration.
+// writeConfig makes libvirt's directories and its configuration.
 func (l *Libvirt) writeConfig(o LibvirtOptions) error {
 	folders := []string{"run", "etc/hooks/qemu.d", "lib", "cache", "log"}
 	if o.Hook != "" {
@@ -209,22 +204,20 @@ func (l *Libvirt) waitReady(ctx context.Context) error {
 	return err
 }
 
-// Inside is a program that runs in the namespaces of this libvirtd, as on the
-// machine whose libvirt it is: it finds virsh in PATH and libvirt's QEMUs in
-// /proc.
+// Inside returns a program that runs in the namespaces of this libvirtd, as on its host: it finds virsh in
+// PATH and the QEMUs of libvirt in /proc.
 func (l *Libvirt) Inside(ctx context.Context, name string, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "nsenter", append([]string{"--target", strconv.Itoa(l.process.pid()), "--mount", "--pid", "--", name}, args...)...)
 }
 
-// VirshCommand is virsh, connected to this libvirtd, ready to run.
+// VirshCommand returns virsh, connected to this libvirtd, ready to run.
 func (l *Libvirt) VirshCommand(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(l.root, "usr", "bin", "virsh"), append([]string{"--quiet", "--connect", l.URI}, args...)...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "LD_LIBRARY_PATH="+filepath.Join(l.root, "usr", "lib", "x86_64-linux-gnu"))
 	return cmd
 }
 
-// Virsh runs virsh and returns its standard output. The error carries its
-// standard error.
+// Virsh runs virsh and returns its standard output. The error contains its standard error.
 func (l *Libvirt) Virsh(ctx context.Context, args ...string) (string, error) {
 	return run(l.VirshCommand(ctx, args...))
 }

@@ -12,16 +12,15 @@ import (
 	"time"
 )
 
-// ListeningLibvirt is a private libvirtd that listens on TCP, in clear and with
-// TLS.
+// ListeningLibvirt is a private libvirtd that listens on TCP, with and without TLS.
 type ListeningLibvirt struct {
 	*Libvirt
 	Authority *Authority // that it and its clients have certificates of
 	TCP, TLS  int        // ports of 127.0.0.1
 }
 
-// ListeningLibvirtd is Libvirtd for clients of the network. Its certificate is for
-// 127.0.0.1, not for localhost; it wants one of each client.
+// ListeningLibvirtd is Libvirtd for clients on the network. Its certificate is valid for 127.0.0.1, not for
+// localhost; it demands one of each client.
 func ListeningLibvirtd(t testing.TB) *ListeningLibvirt {
 	t.Helper()
 	needRoot(t, "a private libvirtd")
@@ -42,9 +41,8 @@ func ListeningLibvirtd(t testing.TB) *ListeningLibvirt {
 	return l
 }
 
-// LibvirtClient makes a folder of certificates as libvirt wants it of a client: that
-// of the authority which it trusts, and its own, from issuer; none of its own
-// without.
+// LibvirtClient makes a directory of certificates for libvirt as a client: that of the authority that it
+// trusts, and the client's own, from issuer, unless that is nil.
 func (a *Authority) LibvirtClient(t testing.TB, issuer *Authority) string {
 	t.Helper()
 	files := map[string][]byte{"cacert.pem": a.Certificate}
@@ -61,8 +59,7 @@ type Session struct {
 	Runtime string // the user's XDG_RUNTIME_DIR
 }
 
-// StartSession starts the libvirtd of a user without privileges, on the machine
-// whose libvirt l is. It ends with l.
+// StartSession starts the libvirtd of an unprivileged user on the host of l. It ends with l.
 func (l *Libvirt) StartSession(t testing.TB) *Session {
 	t.Helper()
 	const uid = 65534 // nobody
@@ -70,7 +67,7 @@ func (l *Libvirt) StartSession(t testing.TB) *Session {
 	s := &Session{UID: uid, Runtime: filepath.Join(dir, "run")}
 	s.Libvirt = &Libvirt{Dir: dir, Socket: filepath.Join(s.Runtime, "libvirt", "libvirt-sock"), Log: filepath.Join(dir, "libvirtd.log"), root: l.root}
 	s.URI = "qemu+unix:///session?socket=" + s.Socket
-	// StartDomain makes what is missing of the last one as the tests' user.
+	// The last ones belong to the session's user before StartDomain fills them as the tests' user.
 	for _, path := range []string{dir, s.Runtime, filepath.Join(dir, "home"), filepath.Join(dir, "domains"), filepath.Join(dir, "domains", "luksplug-test")} {
 		Must(t, os.MkdirAll(path, 0o700))
 		Must(t, os.Chown(path, uid, uid))
@@ -89,8 +86,8 @@ func (l *Libvirt) StartSession(t testing.TB) *Session {
 	return s
 }
 
-// Command is a program that the session's user runs, ready to start. It finds the
-// session by the environment.
+// Command returns a program, ready to start, that the session's user runs. Its environment leads to the
+// session.
 func (s *Session) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	id := fmt.Sprint(s.UID)
 	cmd := exec.CommandContext(ctx, "setpriv", append([]string{"--reuid=" + id, "--regid=" + id, "--clear-groups", "--", name}, args...)...)

@@ -9,11 +9,10 @@ import (
 	"path/filepath"
 )
 
-// Restart ends libvirtd and starts it again, as an update of its package does. Its
-// domains run on.
+// Restart ends libvirtd and starts it again, as an update of its package does. Its domains continue to run.
 func (l *Libvirt) Restart(ctx context.Context) error { return l.restart(ctx, "TERM") }
 
-// Crash is Restart for a libvirtd that has no time to end.
+// Crash is Restart with a libvirtd that is killed.
 func (l *Libvirt) Crash(ctx context.Context) error { return l.restart(ctx, "KILL") }
 
 func (l *Libvirt) restart(ctx context.Context, signal string) error {

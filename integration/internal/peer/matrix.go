@@ -13,17 +13,15 @@ import (
 	"time"
 )
 
-// MatrixQEMU returns the path of another release's qemu-system-x86_64, for
-// Options.Binary: bookworm has 7.2, trixie 10.0, sid what is newest. It unpacks
-// it into the cache where that lacks it. The release's qemu-img and others lie
-// beside it. Without mmdebstrap it skips the test.
+// MatrixQEMU returns the path of another release's qemu-system-x86_64, for Options.Binary: bookworm has 7.2,
+// trixie 10.0, sid the newest. It is unpacked into the cache on demand, with the release's qemu-img and
+// others in the same directory. Without mmdebstrap the test is skipped.
 func MatrixQEMU(t testing.TB, suite string) string {
 	t.Helper()
 	return filepath.Join(matrix(t, suite), "qemu-system-x86_64")
 }
 
-// matrix returns the folder of another release's programs; set is that of
-// scripts/qemu-matrix.sh.
+// matrix returns the directory of another release's programs. set is that of scripts/qemu-matrix.sh.
 func matrix(t testing.TB, suite string, set ...string) string {
 	t.Helper()
 	if _, err := exec.LookPath("mmdebstrap"); err != nil {
@@ -38,8 +36,8 @@ func matrix(t testing.TB, suite string, set ...string) string {
 	return dir
 }
 
-// NewestQEMU is MatrixQEMU of Debian's sid. It takes long to fetch: in a quick run
-// the test is skipped where the cache lacks it.
+// NewestQEMU is MatrixQEMU of Debian's sid, which takes long to fetch: if the cache lacks it, a quick run
+// skips the test.
 func NewestQEMU(t testing.TB) string {
 	t.Helper()
 	const suite = "sid"
@@ -51,7 +49,7 @@ func NewestQEMU(t testing.TB) string {
 	return MatrixQEMU(t, suite)
 }
 
-// runScript runs one of the repository's scripts and returns what it printed.
+// runScript runs one of the repository's scripts and returns its output.
 func runScript(ctx context.Context, name string, args ...string) (string, error) {
 	root, err := moduleRoot()
 	if err != nil {
@@ -61,8 +59,8 @@ func runScript(ctx context.Context, name string, args ...string) (string, error)
 	return strings.TrimSpace(out), err
 }
 
-// moduleRoot is the folder of go.mod: the working folder, or the nearest one
-// above it. go test runs a test in its package's folder.
+// moduleRoot returns the directory of go.mod: the working directory, which of a test is its package's, or the
+// nearest one above.
 func moduleRoot() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {

@@ -9,12 +9,11 @@ import (
 	"strings"
 )
 
-// moduleTree maps the names of the modules below a folder to their files.
-// A name is the file's without .ko, with "-" as "_": the kernel does not tell
-// the two apart.
+// moduleTree maps the names of kernel modules to their files. A name is the file name without .ko, with "_"
+// for "-": to the kernel the two are the same.
 type moduleTree map[string]string
 
-// findModules reads the names of all modules below root.
+// findModules returns all modules below root.
 func findModules(root string) (moduleTree, error) {
 	tree := moduleTree{}
 	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
@@ -29,7 +28,7 @@ func findModules(root string) (moduleTree, error) {
 	return tree, nil
 }
 
-// moduleName is the name under which the kernel knows the module in path.
+// moduleName returns the kernel's name of the module in path.
 func moduleName(path string) string {
 	return strings.ReplaceAll(strings.TrimSuffix(filepath.Base(path), ".ko"), "-", "_")
 }
@@ -79,7 +78,7 @@ func closure(wanted []string, needsOf func(name string) ([]string, error)) ([]st
 	return order, nil
 }
 
-// moduleNeeds reads the names of the modules whose symbols the one in path uses.
+// moduleNeeds returns the names of the modules whose symbols the one in path uses.
 func moduleNeeds(path string) ([]string, error) {
 	f, err := elf.Open(path)
 	if err != nil {

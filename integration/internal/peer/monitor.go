@@ -6,9 +6,8 @@ import (
 	"fmt"
 )
 
-// Monitor is a connection to a QMP monitor for a test's own questions. It is
-// deliberately not package qmp: what judges luksplug must not have luksplug's
-// faults. It may be used by several goroutines.
+// Monitor is a connection to a QMP monitor for the queries of a test. It is deliberately not package qmp: a
+// fault of luksplug's must not hide itself. It may be used by several goroutines.
 type Monitor struct {
 	*link
 	id     int
@@ -28,10 +27,10 @@ type CommandError struct {
 	Desc    string `json:"desc"`
 }
 
-// Error says what QEMU said.
+// Error returns QEMU's message.
 func (e *CommandError) Error() string { return e.Command + ": " + e.Class + ": " + e.Desc }
 
-// message is any line that QEMU sends.
+// message is any line from QEMU.
 type message struct {
 	Event
 	Return json.RawMessage `json:"return"`
@@ -39,8 +38,7 @@ type message struct {
 	ID     json.RawMessage `json:"id"`
 }
 
-// DialMonitor connects to the unix socket of a QMP monitor and leaves the
-// negotiation mode.
+// DialMonitor connects to the unix socket of a QMP monitor and leaves the negotiation mode.
 func DialMonitor(ctx context.Context, socket string) (*Monitor, error) {
 	return dialMonitor(ctx, "unix", socket)
 }
@@ -58,9 +56,8 @@ func dialMonitor(ctx context.Context, network, address string) (*Monitor, error)
 	return m, nil
 }
 
-// Execute runs one command. args is anything that encodes as a JSON object, or
-// nil. A failure that QEMU reports is a *CommandError. After any other error
-// the connection is of no use.
+// Execute runs one command. args encodes as a JSON object, or is nil. A failure that QEMU reports is a
+// *CommandError. After any other error the connection cannot be used.
 func (m *Monitor) Execute(ctx context.Context, command string, args any) (json.RawMessage, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -96,8 +93,8 @@ func (m *Monitor) Execute(ctx context.Context, command string, args any) (json.R
 	}
 }
 
-// WaitEvent returns the first event for which accept is true and drops those
-// before it. It sees the events since the connection was made.
+// WaitEvent returns the first event since the connection was made that accept accepts. It drops those before
+// it.
 func (m *Monitor) WaitEvent(ctx context.Context, accept func(Event) bool) (Event, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

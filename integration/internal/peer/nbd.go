@@ -8,26 +8,25 @@ import (
 	"testing"
 )
 
-// NBDServer is a qemu-nbd on TCP. Its export is called disk.
+// NBDServer is a qemu-nbd on TCP with the export "disk".
 type NBDServer struct {
 	*Server
 }
 
-// SourceXML is the <source> of the export. attributes are more of <source>, and
-// inner is what follows its <host>.
+// SourceXML returns the <source> of the export. attributes are further ones of <source>; inner follows its
+// <host>.
 func (s *NBDServer) SourceXML(attributes, inner string) string {
 	return fmt.Sprintf("<source protocol='nbd' name='disk' %s>%s%s</source>", attributes, s.HostXML(), inner)
 }
 
-// StartNBD serves a raw image over NBD in the clear.
+// StartNBD serves a raw image over NBD without TLS.
 func StartNBD(t testing.TB, file string) *NBDServer {
 	t.Helper()
 	return startNBD(t, file)
 }
 
-// StartNBDX509 serves a raw image over NBD with TLS to clients that have a
-// certificate of the authority's. The server's certificate has those names, the
-// address of [Server] not among them unless it is given.
+// StartNBDX509 serves a raw image over NBD with TLS to clients with a certificate of the authority. The
+// server's certificate is valid for names, which do not include the address of [Server] by themselves.
 func StartNBDX509(t testing.TB, file string, a *Authority, names ...string) *NBDServer {
 	t.Helper()
 	certificate, key := a.Issue(t, x509.ExtKeyUsageServerAuth, names...)
@@ -35,8 +34,7 @@ func StartNBDX509(t testing.TB, file string, a *Authority, names ...string) *NBD
 	return startNBD(t, file, "--object", "tls-creds-x509,id=tls,endpoint=server,verify-peer=on,dir="+escapeComma(dir), "--tls-creds", "tls")
 }
 
-// StartNBDPSK serves a raw image over NBD with TLS to clients that have the key of
-// one user.
+// StartNBDPSK serves a raw image over NBD with TLS to clients with one user's key.
 func StartNBDPSK(t testing.TB, file string, key PSK) *NBDServer {
 	t.Helper()
 	return startNBD(t, file, "--object", "tls-creds-psk,id=tls,endpoint=server,dir="+escapeComma(key.Folder(t)), "--tls-creds", "tls")
@@ -62,8 +60,7 @@ func NewPSK(user string) PSK {
 	return PSK{User: user, Key: randomText("")}
 }
 
-// Folder makes a folder with the key, as QEMU wants it of a server and of a client
-// (docs/system/tls).
+// Folder makes a directory with the key, for QEMU as a server or a client (docs/system/tls).
 func (k PSK) Folder(t testing.TB) string {
 	t.Helper()
 	return folder(t, map[string][]byte{"keys.psk": []byte(k.User + ":" + k.Key + "\n")})

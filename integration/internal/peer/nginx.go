@@ -10,8 +10,7 @@ import (
 	"testing"
 )
 
-// WebServer is an nginx that gives the files of a folder to whoever has the user's
-// password and the cookie.
+// WebServer is an nginx that serves the files of a directory. It demands the password of a user and a cookie.
 type WebServer struct {
 	*Server
 	Files    string // the folder
@@ -21,8 +20,8 @@ type WebServer struct {
 	TLS      bool
 }
 
-// StartWeb starts a web server for a test. Over https it has a certificate of the
-// authority's for its address; without an authority it speaks http.
+// StartWeb starts a web server for a test: over https with a certificate of the authority for its address, or
+// over http if a is nil.
 func StartWeb(t testing.TB, a *Authority) *WebServer {
 	t.Helper()
 	w := &WebServer{Files: t.TempDir(), User: "vm1", Password: randomText("web-"), Cookie: randomText("cookie-"), TLS: a != nil}
@@ -43,8 +42,8 @@ func StartWeb(t testing.TB, a *Authority) *WebServer {
 	return w
 }
 
-// config is nginx's configuration. One process does it all: it ends with the
-// test, and needs no other user.
+// config returns nginx's configuration. There is only one process, which ends with the test and needs no
+// other user.
 func (w *WebServer) config(dir string, port int) string {
 	listen := "listen 127.0.0.1:" + strconv.Itoa(port)
 	if w.TLS {
@@ -70,7 +69,7 @@ http {
 `, dir, temporary, listen, w.Files, w.Cookie)
 }
 
-// SourceXML is the <source> of a file in the folder, with what follows its <host>.
+// SourceXML returns the <source> of a file. inner follows its <host>.
 func (w *WebServer) SourceXML(file, inner string) string {
 	protocol := "http"
 	if w.TLS {

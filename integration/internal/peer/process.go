@@ -53,7 +53,7 @@ func Long(t testing.TB, why string) {
 	}
 }
 
-// IsLong tells whether tests may take long, see [Long].
+// IsLong reports whether tests may take long, see [Long].
 func IsLong() bool { return os.Getenv("LUKSPLUG_LONG") != "" }
 
 // process is a child that dies with its parent.

@@ -24,7 +24,7 @@ type Command struct {
 	FDs   int    // how many descriptors came with it
 }
 
-// Cut says whether, and when, the proxy cuts the connection because of a command.
+// Cut selects whether and when the proxy cuts the connection because of a command.
 type Cut int
 
 // The places to cut.
@@ -35,15 +35,15 @@ const (
 	CutAfterReply        // the client has the reply
 )
 
-// Verdict is what happens to a command. The zero value lets it pass.
+// Verdict is what happens to a command. The zero value passes it on.
 type Verdict struct {
 	Replace []byte        // where not nil, goes to QEMU instead
 	Cut     Cut           // cuts the connection, on both sides
 	Delay   time.Duration // holds the reply back, and all that comes after it
 }
 
-// ProxyHooks decide what a Proxy does. A nil hook lets everything pass. Hooks
-// run one at a time for a connection.
+// ProxyHooks decide what a Proxy does. A nil hook passes everything on. The hooks of one connection run one
+// at a time.
 type ProxyHooks struct {
 	// Command sees every command but qmp_capabilities.
 	Command func(Command) Verdict
@@ -57,9 +57,8 @@ type ProxyHooks struct {
 // InjectedFault is the argument that QEMU refuses in FailStep.
 const InjectedFault = "luksplug-injected-fault"
 
-// FailStep makes the real QEMU fail the n-th command that changes something,
-// by an argument that it does not know. QEMU checks arguments before it acts,
-// so the command has no effect.
+// FailStep makes the real QEMU fail the n-th command that changes something, by an argument that it does not
+// know. QEMU checks arguments before it acts, so the command has no effect.
 func FailStep(n int) ProxyHooks {
 	return fail(func(c Command) bool { return c.Step == n })
 }
@@ -78,8 +77,7 @@ func fail(which func(Command) bool) ProxyHooks {
 	}}
 }
 
-// CutAtStep cuts the connection at the n-th command that changes something.
-// Later connections are served.
+// CutAtStep cuts the connection at the n-th command that changes something. Later connections are served.
 func CutAtStep(n int, cut Cut) ProxyHooks {
 	return ProxyHooks{Command: func(c Command) (v Verdict) {
 		if c.Step == n {
@@ -125,9 +123,8 @@ type Record struct {
 	FDs      int
 }
 
-// Proxy stands between a tool and a real QMP monitor: it listens on a unix
-// socket, or on TCP, passes commands with their descriptors to the monitor and replies
-// back, writes down both, and fails where its hooks say so.
+// Proxy is a server in front of a real QMP monitor, on a unix socket or on TCP. It passes commands with their
+// descriptors to the monitor and replies back, records both, and fails where its hooks say so.
 type Proxy struct {
 	Address string // for the tool: unix socket, or host:port
 
@@ -144,15 +141,13 @@ type Proxy struct {
 	closed   bool
 }
 
-// NewProxy starts a proxy in front of the monitor on the unix socket upstream
-// and stops it at the test's end.
+// NewProxy starts a proxy in front of the monitor on the unix socket upstream. It ends with the test.
 func NewProxy(t testing.TB, upstream string, hooks ProxyHooks) *Proxy {
 	t.Helper()
 	return startProxy(t, "unix", filepath.Join(shortDir(t, "proxy"), "qmp.sock"), upstream, hooks)
 }
 
-// NewTCPProxy is NewProxy with a port of the loopback interface for the tool,
-// which no descriptor can pass.
+// NewTCPProxy is NewProxy on a port of the loopback interface, which no descriptor can pass.
 func NewTCPProxy(t testing.TB, upstream string, hooks ProxyHooks) *Proxy {
 	t.Helper()
 	return startProxy(t, "tcp", "127.0.0.1:0", upstream, hooks)
@@ -169,22 +164,22 @@ func startProxy(t testing.TB, network, address, upstream string, hooks ProxyHook
 	return p
 }
 
-// Records is the traffic so far.
+// Records returns the traffic so far.
 func (p *Proxy) Records() []Record {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.records)
 }
 
-// Steps names the commands that change something, in the order in which they
-// came: the n-th is the step n of the hooks.
+// Steps returns the names of the commands that change something, in order: the n-th is the step n of the
+// hooks.
 func (p *Proxy) Steps() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.names)
 }
 
-// Connections counts how often the tool connected.
+// Connections returns how often the tool connected.
 func (p *Proxy) Connections() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -224,7 +219,7 @@ func (p *Proxy) accept() {
 	}
 }
 
-// serve joins one client to a connection of its own to the monitor.
+// serve connects one client to the monitor, by a new connection.
 func (p *Proxy) serve(client net.Conn) {
 	defer p.wg.Done()
 	var d net.Dialer
@@ -250,14 +245,14 @@ func (p *Proxy) serve(client net.Conn) {
 	p.mu.Unlock()
 }
 
-// record writes down one value.
+// record adds one value to the records.
 func (p *Proxy) record(r Record) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.records = append(p.records, r)
 }
 
-// judge counts a command and asks the hook about it.
+// judge counts a command and calls the hook for it.
 func (p *Proxy) judge(c *Command) Verdict {
 	if c.Name == "qmp_capabilities" {
 		return Verdict{}
@@ -274,7 +269,7 @@ func (p *Proxy) judge(c *Command) Verdict {
 	return p.hooks.Command(*c)
 }
 
-// proxyLink is one client joined to one monitor connection.
+// proxyLink joins a client to a connection to the monitor.
 type proxyLink struct {
 	proxy  *Proxy
 	client net.Conn
@@ -306,7 +301,7 @@ func (l *proxyLink) toQEMU() {
 	}
 }
 
-// forward passes one command, and reports whether the connection goes on.
+// forward passes one command, and reports whether the connection continues.
 func (l *proxyLink) forward(value []byte, fds []int) bool {
 	defer closeFDs(fds) // QEMU has its own copies
 	var head struct {
@@ -342,7 +337,7 @@ func (l *proxyLink) toClient() {
 	}
 }
 
-// back passes one line from QEMU, and reports whether the connection goes on.
+// back passes one line from QEMU, and reports whether the connection continues.
 func (l *proxyLink) back(line []byte) bool {
 	l.proxy.record(Record{FromQEMU: true, Bytes: bytes.TrimSpace(line)})
 	var head struct {
@@ -377,8 +372,8 @@ func (l *proxyLink) back(line []byte) bool {
 	return v.Cut != CutAfterReply
 }
 
-// nextVerdict is that of the command which the reply at hand answers: QEMU
-// answers in order, as "oob" is never enabled.
+// nextVerdict returns the verdict on the command that the current reply answers: QEMU answers in order, as
+// "oob" is never enabled.
 func (l *proxyLink) nextVerdict() Verdict {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -390,11 +385,10 @@ func (l *proxyLink) nextVerdict() Verdict {
 	return v
 }
 
-// errNoValue is returned by firstValue for a text whose JSON is not complete.
+// errNoValue is the error of firstValue for incomplete JSON.
 var errNoValue = errors.New("no complete JSON value")
 
-// firstValue is the length of the first JSON value in text, with the space
-// before it.
+// firstValue returns the length of the first JSON value in text, including the space before it.
 func firstValue(text []byte) (int, error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	var v json.RawMessage

@@ -28,8 +28,7 @@ const (
 	I440FX Machine = "pc"
 )
 
-// Options say what QEMU to start. The zero value is a q35 machine without a
-// free port, without a guest and without a controller.
+// Options describe a QEMU. The zero value is a q35 machine without a free port, a guest or a controller.
 type Options struct {
 	Binary        string   // default qemu-system-x86_64
 	Machine       Machine  // default Q35
@@ -42,8 +41,8 @@ type Options struct {
 	NativeHotplug bool     // q35: root ports signal by PCI Express and not by ACPI
 	TCP           bool     // a third monitor on loopback, see QEMU.TCPAddress
 	Extra         []string // further arguments
-	// Through is a program that starts QEMU, with its first arguments: QEMU's
-	// command line follows them. It must become QEMU by exec, such as setpriv.
+	// Through is a program that starts QEMU, with its first arguments, which QEMU's command line follows. It
+	// must become QEMU by exec, as setpriv does.
 	Through []string
 }
 
@@ -63,21 +62,21 @@ type QEMU struct {
 	closed  bool
 }
 
-// Start runs QEMU for a test and kills it at the test's end. When the test has
-// failed, it logs QEMU's messages and the end of the guest's console.
+// Start runs QEMU for a test and kills it when the test ends. If the test has failed, it logs the ends of
+// QEMU's messages and of the guest's console.
 func Start(t testing.TB, o Options) *QEMU {
 	t.Helper()
 	return StartIn(t, shortDir(t, "qemu"), o)
 }
 
-// StartIn is Start with the sockets and logs in a folder of the caller's.
+// StartIn is Start with the sockets and logs in dir.
 func StartIn(t testing.TB, dir string, o Options) *QEMU {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	q, err := Run(ctx, dir, o)
 	Must(t, err)
-	// What was attached when the VM ended leaves its notes; they are of no use.
+	// Disks that are attached when the VM ends leave notes, which nothing needs any more.
 	t.Cleanup(func() {
 		for _, dir := range RunDirs(q.UUID) {
 			_ = os.RemoveAll(dir)
@@ -91,8 +90,8 @@ func StartIn(t testing.TB, dir string, o Options) *QEMU {
 	return q
 }
 
-// Run starts QEMU with its sockets and logs in dir, and returns when its
-// monitors answer. The caller closes the result. ctx bounds the start only.
+// Run starts QEMU with its sockets and logs in dir, and returns when its monitors answer. The caller closes
+// the result. ctx bounds the start only.
 func Run(ctx context.Context, dir string, o Options) (*QEMU, error) {
 	q := &QEMU{
 		Socket:  filepath.Join(dir, "qmp.sock"),
@@ -126,8 +125,7 @@ func (q *QEMU) connect(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	// QEMU listens before it has made all devices: the answer to a first
-	// command shows that it got through its command line.
+	// QEMU listens before it has made all devices. The answer to a command shows that it has.
 	if _, err := q.Query(ctx, "query-status", nil); err != nil {
 		return fmt.Errorf("QEMU does not answer: %w", err)
 	}
@@ -143,11 +141,10 @@ func (q *QEMU) connect(ctx context.Context, o Options) error {
 	return nil
 }
 
-// errEnded says that a child ended that was to stay.
+// errEnded is the error of a child that ended unexpectedly.
 var errEnded = errors.New("it ended by itself")
 
-// waitFor waits until ready is true of a child that announces nothing, and
-// gives up when the child ends.
+// waitFor waits until ready returns true, ctx ends or the child ends.
 func waitFor(ctx context.Context, p *process, what string, ready func() bool) error {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -163,10 +160,8 @@ func waitFor(ctx context.Context, p *process, what string, ready func() bool) er
 	return nil
 }
 
-// listening reports whether some process listens on a unix socket in the network of
-// the process pid: the kernel marks it in the flags column (__SO_ACCEPTCON,
-// 00010000). A connection would tell as well, but a monitor would take it for its
-// client.
+// listening reports whether a process listens on a unix socket in the network namespace of pid, by the flags
+// column (__SO_ACCEPTCON, 00010000). A connection would make the monitor believe that its client has come.
 func listening(pid int, path string) bool {
 	table, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/unix", pid))
 	if err != nil {
@@ -206,10 +201,10 @@ func (q *QEMU) findTCP(ctx context.Context) error {
 	return errors.New("query-chardev: no TCP monitor")
 }
 
-// guestSocket is the unix socket of the guest's second serial port.
+// guestSocket returns the unix socket of the guest's second serial port.
 func (q *QEMU) guestSocket() string { return filepath.Join(q.Dir, "guest.sock") }
 
-// arguments makes QEMU's command line.
+// arguments returns QEMU's command line.
 func (q *QEMU) arguments(ctx context.Context, o Options) ([]string, error) {
 	o.Machine = cmp.Or(o.Machine, Q35)
 	if o.Machine != Q35 && (o.RootPorts > 0 || o.NativeHotplug) {
@@ -218,8 +213,8 @@ func (q *QEMU) arguments(ctx context.Context, o Options) ([]string, error) {
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none",
 		"-machine", string(o.Machine), "-accel", "tcg", "-m", "256",
-		// luksplug knows a VM without a UUID by the process that listens on its
-		// monitor, and behind proxies of one test all VMs would be one.
+		// luksplug identifies a VM without a UUID by the process that listens on its monitor. Behind proxies
+		// of one test all VMs would be one.
 		"-uuid", q.UUID,
 		"-chardev", "socket,id=qmp,server=on,wait=off,path=" + q.Socket, "-mon", "chardev=qmp,mode=control",
 		"-chardev", "socket,id=control,server=on,wait=off,path=" + q.Control, "-mon", "chardev=control,mode=control",
@@ -252,7 +247,7 @@ func (q *QEMU) arguments(ctx context.Context, o Options) ([]string, error) {
 	return append(args, o.Extra...), nil
 }
 
-// guestArguments boot the small guest.
+// guestArguments returns the arguments that boot the small guest.
 func (q *QEMU) guestArguments(ctx context.Context, o Options) ([]string, error) {
 	if o.Kernel == "" {
 		o.Kernel = CloudKernel
@@ -272,8 +267,7 @@ func (q *QEMU) guestArguments(ctx context.Context, o Options) ([]string, error) 
 	}, nil
 }
 
-// Query runs a command on the control monitor. A failure that QEMU reports is
-// a *CommandError.
+// Query runs a command on the control monitor. A failure that QEMU reports is a *CommandError.
 func (q *QEMU) Query(ctx context.Context, command string, args any) (json.RawMessage, error) {
 	m, err := q.Monitor(ctx)
 	if err != nil {
@@ -282,7 +276,7 @@ func (q *QEMU) Query(ctx context.Context, command string, args any) (json.RawMes
 	return m.Execute(ctx, command, args)
 }
 
-// Reset restarts the machine as its reset button does; the guest boots again.
+// Reset resets the machine; the guest boots again.
 func (q *QEMU) Reset(ctx context.Context) error {
 	if q.guest != nil {
 		q.guest.restarted()
@@ -294,8 +288,8 @@ func (q *QEMU) Reset(ctx context.Context) error {
 // Alive reports whether QEMU runs.
 func (q *QEMU) Alive() bool { return !q.process.exited() }
 
-// Close kills QEMU. It returns an error when QEMU had ended before by itself,
-// for that is never meant to happen. It may be called again.
+// Close kills QEMU. It returns an error if QEMU had already ended by itself, which is always a fault. It may
+// be called again.
 func (q *QEMU) Close() error {
 	early := q.process.exited()
 	q.process.kill()

@@ -25,13 +25,12 @@ type Server struct {
 	process *process
 }
 
-// serverStart bounds how long a server may take to listen. The slowest needs a
-// fraction of a second on an idle machine.
+// serverStart bounds the time until a server listens. The slowest needs a fraction of a second on an idle
+// machine.
 const serverStart = 30 * time.Second
 
-// startServer runs a server for a test in a folder with a short path, waits until
-// it listens, and kills it at the test's end. command makes its command line
-// for a port.
+// startServer runs a server for a test, waits until it listens, and kills it when the test ends. command
+// makes its command line for a directory with a short path and a port.
 func startServer(t testing.TB, name string, command func(dir string, port int) *exec.Cmd) *Server {
 	t.Helper()
 	dir := shortDir(t, name)
@@ -52,8 +51,7 @@ func startServer(t testing.TB, name string, command func(dir string, port int) *
 	return s
 }
 
-// started ends a test whose server did not start, or has the server end with the
-// test.
+// started ends a test whose server did not start; otherwise the server ends with the test.
 func (s *Server) started(t testing.TB, name string, err error) {
 	t.Helper()
 	if errors.Is(err, exec.ErrNotFound) {
@@ -81,22 +79,21 @@ func (s *Server) start(ctx context.Context, cmd *exec.Cmd, ready func() bool) er
 // Address is host:port.
 func (s *Server) Address() string { return "127.0.0.1:" + strconv.Itoa(s.Port) }
 
-// HostXML is the <host> of a disk's <source>.
+// HostXML returns the <host> of a disk's <source>.
 func (s *Server) HostXML() string { return fmt.Sprintf("<host name='127.0.0.1' port='%d'/>", s.Port) }
 
 // Stop kills the server. It may be called again.
 func (s *Server) Stop() { s.process.kill() }
 
-// Suspend stops the server as SIGSTOP does: connections to it are still taken, by
-// the kernel, and nothing answers. Resume ends that.
+// Suspend stops the server and its children with SIGSTOP: the kernel still accepts connections, and nothing
+// answers. Resume continues them.
 func (s *Server) Suspend() error { return s.process.signal(syscall.SIGSTOP) }
 
 // Resume ends what Suspend began.
 func (s *Server) Resume() error { return s.process.signal(syscall.SIGCONT) }
 
-// freePort returns a TCP port that nobody listens on. It is none of those that
-// the kernel gives to connections, of which one more may come at any time
-// (ip_local_port_range in ip(7)).
+// freePort returns a TCP port without a listener, outside of the range from which the kernel may give ports
+// to connections at any time (ip_local_port_range in ip(7)).
 func freePort() (int, error) {
 	const first, last = 20000, 32000
 	for {
@@ -112,7 +109,7 @@ func freePort() (int, error) {
 	}
 }
 
-// ClosedPort is the <host> of a server that is not there.
+// ClosedPort returns the <host> of a server that does not exist.
 func ClosedPort(t testing.TB) string {
 	t.Helper()
 	port, err := freePort()
@@ -120,7 +117,7 @@ func ClosedPort(t testing.TB) string {
 	return (&Server{Port: port}).HostXML()
 }
 
-// SilentPort is the <host> of a server that takes connections and says nothing.
+// SilentPort returns the <host> of a server that accepts connections and never answers.
 func SilentPort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
@@ -129,9 +126,8 @@ func SilentPort(t testing.TB) string {
 	return (&Server{Port: l.Addr().(*net.TCPAddr).Port}).HostXML()
 }
 
-// listeningTCP reports whether some process listens on a port, without a
-// connection that the server would count: proc(5) lists such sockets in state 0A
-// (TCP_LISTEN).
+// listeningTCP reports whether a process listens on a port, without a connection that the server would count:
+// proc(5) lists such sockets in state 0A (TCP_LISTEN).
 func listeningTCP(port int) bool {
 	table, err := os.ReadFile("/proc/net/tcp")
 	if err != nil {
@@ -146,7 +142,7 @@ func listeningTCP(port int) bool {
 	return false
 }
 
-// needRoot skips a test that needs a mount namespace.
+// needRoot skips a test that needs a mount namespace, unless root runs it.
 func needRoot(t testing.TB, what string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -154,9 +150,8 @@ func needRoot(t testing.TB, what string) {
 	}
 }
 
-// ownRun makes a command that a shell in a fresh mount namespace runs, with an
-// empty /run: a server of the machine's is not touched, nor does it need what
-// the start of the machine's own services would make.
+// ownRun returns a shell in a new mount namespace with an empty /run: it does not touch the machine's own
+// servers, and needs none of the directories that their start makes.
 func ownRun(script string, args ...string) *exec.Cmd {
 	script = "set -e; mount --make-rprivate /; mount -t tmpfs -o mode=755 luksplug /run; " + script
 	cmd := exec.Command("/bin/sh", append([]string{"-c", script, "sh"}, args...)...)

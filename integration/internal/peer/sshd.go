@@ -17,7 +17,7 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 )
 
-// SSHServer is an OpenSSH server that lets in who has the key of an agent.
+// SSHServer is an OpenSSH server that accepts the key of an agent.
 type SSHServer struct {
 	*Server
 	User  string // who may come in: the one who runs the test
@@ -30,13 +30,12 @@ func StartSSH(t testing.TB) *SSHServer {
 	t.Helper()
 	needRoot(t, "sshd")
 	return startSSH(t, func(config string) *exec.Cmd {
-		// It wants to be called by its whole path, and its folder in /run.
+		// It demands to be called by its whole path, and its directory in /run.
 		return ownRun(`mkdir /run/sshd; exec /usr/sbin/sshd -D -e -f "$1"`, config)
 	})
 }
 
-// StartSSH starts an SSH server on the machine whose libvirt this is: who comes in
-// finds libvirt's programs and sockets.
+// StartSSH starts an SSH server on the host of this libvirt: its clients find libvirt's programs and sockets.
 func (l *Libvirt) StartSSH(t testing.TB) *SSHServer {
 	t.Helper()
 	return startSSH(t, func(config string) *exec.Cmd {
@@ -101,14 +100,14 @@ func startAgent(t testing.TB, dir string, key ed25519.PrivateKey) (socket string
 	return socket
 }
 
-// AnotherHost is a line of known_hosts that has another key for the server.
+// AnotherHost returns a line of known_hosts that has another key for the server.
 func (s *SSHServer) AnotherHost(t testing.TB) string {
 	t.Helper()
 	other, _ := newSSHKey(t)
 	return fmt.Sprintf("[127.0.0.1]:%s %s", strconv.Itoa(s.Port), ssh.MarshalAuthorizedKey(other))
 }
 
-// SourceXML is the <source> of a file, with what follows its <host>.
+// SourceXML returns the <source> of a file. inner follows its <host> and <identity>.
 func (s *SSHServer) SourceXML(path, inner string) string {
 	return fmt.Sprintf("<source protocol='ssh' name='%s'>%s<identity username='%s' agentsock='%s'/>%s</source>",
 		escapeXML(path), s.HostXML(), s.User, escapeXML(s.Agent), inner)

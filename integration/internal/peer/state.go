@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// State is what "the VM is as it was before" is judged by: everything that a
-// plug and an unplug could leave in QEMU. Each list is sorted.
+// State is everything that an attach and a detach could leave in QEMU or on the host. Each list is sorted.
+// Two equal states mean "the VM is as it was before".
 type State struct {
 	Nodes     []string // node-names of all block nodes
 	Objects   []string // user-creatable objects, "id (type)"
@@ -22,8 +22,7 @@ type State struct {
 	Host      []string // what luksplug keeps on this host for the VM, see [ReadHost]
 }
 
-// State queries the running QEMU over the control monitor, and looks at what
-// luksplug keeps for it on this host.
+// State queries QEMU over the control monitor, and lists what luksplug keeps for it on this host.
 func (q *QEMU) State(ctx context.Context) (State, error) {
 	s, err := q.vm.State(ctx)
 	if err == nil {
@@ -68,8 +67,8 @@ func ReadState(ctx context.Context, m *Monitor) (State, error) {
 	return s, nil
 }
 
-// Diff lists what is in s and not in other ("nodes: - x") and the reverse
-// ("nodes: + x"); it is empty when the two are equal.
+// Diff lists what is in s and not in other ("nodes: - x") and the reverse ("nodes: + x"). It returns none if
+// the two are equal.
 func (s State) Diff(other State) []string {
 	var diff []string
 	compare := func(what string, before, after []string) {

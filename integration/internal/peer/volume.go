@@ -37,9 +37,8 @@ func VolumeKinds() []VolumeKind {
 // VolumeSize is the plaintext size of every volume made here, in bytes.
 const VolumeSize = 64 * MiB
 
-// Volume is a LUKS volume that cryptsetup or qemu-img made. Without other wishes
-// it is LUKS1, with so few rounds of key derivation that opening it costs next to
-// nothing.
+// Volume is a LUKS volume that cryptsetup or qemu-img made: by default LUKS1, with a key derivation that
+// takes almost no time.
 type Volume struct {
 	Kind           VolumeKind
 	Payload        string // the file that holds the data
@@ -54,14 +53,13 @@ type Volume struct {
 	format []string // of cryptsetup luksFormat
 }
 
-// NewVolume makes a volume for a test, in the test's own folder.
+// NewVolume makes a volume for a test.
 func NewVolume(t testing.TB, kind VolumeKind) *Volume {
 	t.Helper()
 	return NewFormatted(t, kind)
 }
 
-// NewFormatted is NewVolume for a volume that cryptsetup makes with these
-// arguments of luksFormat. They have no part in a volume of Qcow2LUKS.
+// NewFormatted is NewVolume with arguments for cryptsetup luksFormat. A volume of Qcow2LUKS ignores them.
 func NewFormatted(t testing.TB, kind VolumeKind, format ...string) *Volume {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -71,9 +69,8 @@ func NewFormatted(t testing.TB, kind VolumeKind, format ...string) *Volume {
 	return v
 }
 
-// CreateVolume makes a volume whose files lie in dir. A dir holds one volume.
-// format are arguments of cryptsetup luksFormat, see [NewFormatted]; none for
-// those of NewVolume.
+// CreateVolume makes a volume whose files are in dir, which can hold one volume. format is as in
+// [NewFormatted]; without it the volume is as from NewVolume.
 func CreateVolume(ctx context.Context, dir string, kind VolumeKind, format ...string) (*Volume, error) {
 	if len(format) == 0 {
 		format = []string{"--type", "luks1", "--pbkdf-force-iterations", "1000"}
@@ -118,8 +115,7 @@ func (v *Volume) createDetached(ctx context.Context, dir string) error {
 	if err := sparse(v.Header, size); err != nil {
 		return err
 	}
-	// cryptsetup wants a data device of its own to measure, even where it only
-	// writes the header; it must not see a qcow2 file as one.
+	// cryptsetup always measures a data device, which must not be a qcow2 file.
 	data := filepath.Join(dir, "data")
 	if err := sparse(data, VolumeSize); err != nil {
 		return err
@@ -159,11 +155,10 @@ func (v *Volume) luksFormat(ctx context.Context, args ...string) error {
 	return err
 }
 
-// IsLUKS2 tells whether the volume is one of LUKS2, which QEMU does not read.
+// IsLUKS2 reports whether the volume is LUKS2, which QEMU does not read.
 func (v *Volume) IsLUKS2() bool { return slices.Contains(v.format, "luks2") }
 
-// VolumeKey asks cryptsetup for the volume's key. Of a volume of Qcow2LUKS it
-// knows nothing.
+// VolumeKey returns the volume's key from cryptsetup, which cannot read a volume of Qcow2LUKS.
 func (v *Volume) VolumeKey(ctx context.Context) ([]byte, error) {
 	file := filepath.Join(filepath.Dir(v.PassphraseFile), "volume-key")
 	defer func() { _ = os.Remove(file) }() // in the test's folder
@@ -174,9 +169,8 @@ func (v *Volume) VolumeKey(ctx context.Context) ([]byte, error) {
 	return os.ReadFile(file)
 }
 
-// createQcow2LUKS copies a volume out of the cache. Only QEMU makes this kind,
-// and it always spends seconds on measuring the machine; so all such volumes
-// have one passphrase and one volume key.
+// createQcow2LUKS copies a volume from the cache. Only QEMU makes this kind, and always spends seconds on
+// measuring the machine. So all such volumes have one passphrase and one volume key.
 func (v *Volume) createQcow2LUKS(ctx context.Context) error {
 	dir, err := cached("qcow2-luks-v1", func(dir string) error {
 		t := Volume{PassphraseFile: filepath.Join(dir, "passphrase")}
@@ -210,15 +204,14 @@ func copyFile(from, to string, mode os.FileMode) error {
 	return os.WriteFile(to, content, mode)
 }
 
-// newPassphrase makes a random passphrase. It is long, so that a search for it
-// in logs finds nothing by chance, and text, which QEMU demands.
+// newPassphrase makes a random passphrase. It is text, as QEMU demands.
 func (v *Volume) newPassphrase() error {
 	v.Passphrase = []byte(randomText("pass "))
 	return os.WriteFile(v.PassphraseFile, v.Passphrase, 0o600)
 }
 
-// DiskXML is the disk element for the volume: target is the guest's name for
-// it (vdb), bus is virtio, scsi or usb.
+// DiskXML returns the disk element of the volume. target is the guest's name for it (vdb), bus is virtio,
+// scsi or usb.
 func (v *Volume) DiskXML(target, bus string) string {
 	header := ""
 	if v.Header != "" {
@@ -236,10 +229,9 @@ func (v *Volume) DiskXML(target, bus string) string {
 `
 }
 
-// ReadThrough reads the plaintext on the host as another program sees it:
-// qemu-img opens the volume's own header with the volume's own passphrase.
-// offset and length are bytes, multiples of 512. It fails while a VM has the
-// volume open for writing.
+// ReadThrough reads the plaintext on the host with another program: qemu-img opens the volume's header with
+// its passphrase. offset and length are bytes, multiples of 512. It fails while a VM has the volume open for
+// writing.
 func (v *Volume) ReadThrough(ctx context.Context, offset, length int64) ([]byte, error) {
 	out, err := os.CreateTemp(filepath.Dir(v.PassphraseFile), "plain-")
 	if err != nil {
@@ -268,9 +260,8 @@ func (v *Volume) ReadThrough(ctx context.Context, offset, length int64) ([]byte,
 	return os.ReadFile(out.Name())
 }
 
-// QemuIO runs one command of qemu-io on the plaintext, without writing, such as
-// "read -P 0xa7 8M 1M": that fails where a byte is another one. See ReadThrough
-// for the rest.
+// QemuIO runs one command of qemu-io on the plaintext, read-only, such as "read -P 0xa7 8M 1M", which fails
+// if a byte differs. It fails while a VM has the volume open for writing.
 func (v *Volume) QemuIO(ctx context.Context, command string) error {
 	return v.qemuIO(ctx, command, "--read-only")
 }
@@ -297,7 +288,7 @@ func qemuIO(ctx context.Context, program string, args ...string) error {
 	return err
 }
 
-// image names the volume to QEMU's tools.
+// image returns the volume's name for QEMU's tools.
 func (v *Volume) image() (string, error) {
 	file := func(path string) map[string]any { return map[string]any{"driver": "file", "filename": path} }
 	payload := file(v.Payload)
