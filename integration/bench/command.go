@@ -36,14 +36,14 @@ func measureCommand(ctx context.Context, dir string, n size) (rows []row, err er
 	if c.tool, err = buildProgram(ctx, dir, "cmd/luksplug"); err != nil {
 		return nil, err
 	}
-	folder := filepath.Join(dir, "command")
-	if err := os.Mkdir(folder, 0o700); err != nil {
+	directory := filepath.Join(dir, "command")
+	if err := os.Mkdir(directory, 0o700); err != nil {
 		return nil, err
 	}
-	if c.volume, err = peer.CreateVolume(ctx, folder, peer.DetachedRaw); err != nil {
+	if c.volume, err = peer.CreateVolume(ctx, directory, peer.DetachedRaw); err != nil {
 		return nil, err
 	}
-	if c.disk, c.plain, err = writeDisks(folder, "scsi", c.volume, ourTarget, virshTarget); err != nil {
+	if c.disk, c.plain, err = writeDisks(directory, "scsi", c.volume, ourTarget, virshTarget); err != nil {
 		return nil, err
 	}
 	if c.libvirt, err = runLibvirtd(ctx, dir); err != nil {
@@ -57,9 +57,9 @@ func measureCommand(ctx context.Context, dir string, n size) (rows []row, err er
 }
 
 // buildProgram builds one of this module's programs into dir.
-func buildProgram(ctx context.Context, dir, folder string) (string, error) {
-	path := filepath.Join(dir, filepath.Base(folder))
-	return path, peer.Build(ctx, folder, path)
+func buildProgram(ctx context.Context, dir, directory string) (string, error) {
+	path := filepath.Join(dir, filepath.Base(directory))
+	return path, peer.Build(ctx, directory, path)
 }
 
 // runLibvirtd starts a private libvirtd with its files below dir, which its children may read.

@@ -217,11 +217,11 @@ func makeDisks(ctx context.Context, dir string, n int, machine blockgraph.Machin
 	machine.SCSI = slices.Clone(machine.SCSI) // changes below
 	disks := make([]disk, n)
 	for i := range disks {
-		folder := filepath.Join(dir, fmt.Sprint(i))
-		if err := os.Mkdir(folder, 0o700); err != nil {
+		directory := filepath.Join(dir, fmt.Sprint(i))
+		if err := os.Mkdir(directory, 0o700); err != nil {
 			return nil, err
 		}
-		volume, err := peer.CreateVolume(ctx, folder, peer.DetachedRaw)
+		volume, err := peer.CreateVolume(ctx, directory, peer.DetachedRaw)
 		if err != nil {
 			return nil, err
 		}

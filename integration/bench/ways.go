@@ -77,8 +77,7 @@ func refused(attach func(context.Context) error) func(context.Context) error {
 	}
 }
 
-// The names of what attachQMP makes, and the port that it takes: libvirt gives
-// its own disks the first ones.
+// The names of what attachQMP makes, and its port: libvirt gives its own disks the first ones.
 const (
 	qmpSecret, qmpNode, qmpDevice = "bench-secret", "bench-node", "bench-device"
 	qmpPort                       = "pci.6"

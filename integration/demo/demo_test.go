@@ -10,8 +10,8 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// folder makes the directory in which the demo works. Its path is short, for the unix sockets in it.
-func folder(t *testing.T) string {
+// directory makes the directory in which the demo works. Its path is short, for the unix sockets in it.
+func directory(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "demo-")
 	peer.Must(t, err)
@@ -41,7 +41,7 @@ func wantClean(t *testing.T, dir string) {
 }
 
 func TestDemo(t *testing.T) {
-	dir := folder(t)
+	dir := directory(t)
 	var out, diag strings.Builder
 	if code := show(t.Context(), &out, &diag, false); code != 0 || diag.Len() > 0 {
 		t.Fatalf("status %d, standard error %q after:\n%s", code, diag.String(), out.String())
@@ -74,7 +74,7 @@ func (w *trigger) Write(b []byte) (int, error) {
 // TestInterrupted: ^C while QEMU runs.
 func TestInterrupted(t *testing.T) {
 	peer.Long(t, "runs the demonstration again; TestDemo runs it every time")
-	dir := folder(t)
+	dir := directory(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	out := &trigger{text: "4. Attach", f: cancel}
@@ -94,7 +94,7 @@ func TestInterrupted(t *testing.T) {
 // TestFailure: a check fails, as the payload holds plain text.
 func TestFailure(t *testing.T) {
 	peer.Long(t, "runs the demonstration again; TestDemo runs it every time")
-	dir := folder(t)
+	dir := directory(t)
 	var diag strings.Builder
 	out := &trigger{text: "6. Look", f: func() {
 		payloads, err := filepath.Glob(filepath.Join(dir, "luksplug-demo-*", "payload.img"))

@@ -1,12 +1,9 @@
-// Command demo shows in one go what luksplug does, with nothing simulated: a
-// volume whose LUKS header is in a file of its own, a Linux guest in QEMU, and
-// the real luksplug program that plugs the one into the other and takes it out
-// again. `make demo` runs it.
+// Command demo shows what luksplug does, with nothing simulated: a volume with its LUKS header in a separate file, a
+// Linux guest in QEMU, and the real luksplug program, which attaches the volume and detaches it again. `make demo` runs
+// it.
 //
-// Whatever it claims it has checked; a check that fails ends it with a line on
-// standard error and exit status 1. It needs no root, leaves nothing behind but
-// the guest's kernel in the cache folder, and stops QEMU also when it is
-// interrupted.
+// It checks all that it claims; a check that fails ends it with a line on standard error and exit status 1. It needs no
+// root, leaves nothing but the guest's kernel in the cache, and stops QEMU also when it is interrupted.
 package main
 
 import (

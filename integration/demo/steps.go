@@ -15,8 +15,7 @@ import (
 // sentence is what the guest writes repeatedly into the first block.
 const sentence = "The guest wrote this in plain text. "
 
-// block is how much is written and compared, in bytes; shown is how much of it
-// a reader sees.
+// block is how many bytes are written and compared, shown how many of them a reader sees.
 const (
 	block = 4096
 	shown = 48

@@ -12,8 +12,8 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// disk is what the tests are about, as XML; native is what QEMU could be told of
-// it, in libvirt's way: 32 bytes of ciphertext are a passphrase of up to 31.
+// disk is the subject of the tests, as XML; native is libvirt's version: 32 bytes of ciphertext are a
+// passphrase of up to 31.
 const (
 	disk = `<disk type='network'>
   <driver name='qemu' type='raw' cache='none'/>

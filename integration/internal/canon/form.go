@@ -15,8 +15,7 @@ type Form struct {
 	Nodes    []map[string]any // in order
 	Device   map[string]any
 	Chardevs []map[string]any
-	// Controller is the driver of the SCSI controller that the disk is on, "" where
-	// it is not known.
+	// Controller is the driver of the SCSI controller that has the disk, "" if it is unknown.
 	Controller string
 }
 
@@ -28,8 +27,7 @@ type parts struct {
 	controllers              map[string]string // drivers, by id
 }
 
-// children are the members of a node that name another one; references are those
-// that name an object.
+// children are the members of a node that name another node; references are those that name an object.
 var (
 	children   = []string{"file", "data-file", "header", "backing"}
 	references = []string{"key-secret", "password-secret", "cookie-secret", "pr-manager", "tls-creds", "passwordid"}
@@ -168,7 +166,7 @@ func (w walker) objectsOf(e map[string]any, prefix string) error {
 		e[member] = w.uses[id]
 		if o["qom-type"] == "pr-manager-helper" {
 			if p, ok := o["path"].(string); ok && strings.HasSuffix(p, "/pr-helper0.sock") {
-				o["path"] = "managed" // by each in a folder of its own
+				o["path"] = "managed" // by each in a directory of its own
 			}
 		}
 		if err := w.objectsOf(o, prefix+member+":"); err != nil {
@@ -187,8 +185,7 @@ func (f Form) Without(members ...string) Form {
 	return f
 }
 
-// Diff says where two forms differ, in lines of the name, what f has, and what
-// other has.
+// Diff lists the differences of two forms: lines of a name, the value in f, and the value in other.
 func (f Form) Diff(other Form) []string {
 	var out []string
 	lists := []struct {

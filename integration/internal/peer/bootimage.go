@@ -34,7 +34,7 @@ func buildBootImage(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(work) }() // inside the cache entry's own temporary folder
+	defer func() { _ = os.RemoveAll(work) }() // inside the cache entry's own temporary directory
 	root := filepath.Join(work, "root")
 	if err := unpackPackages(ctx, work, root, "syslinux", "mtools", "dosfstools"); err != nil {
 		return err

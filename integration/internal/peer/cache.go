@@ -20,7 +20,7 @@ func CacheDir() (string, error) {
 	}
 	base, err := os.UserCacheDir()
 	if err != nil {
-		return "", fmt.Errorf("find a cache folder (set LUKSPLUG_CACHE): %w", err)
+		return "", fmt.Errorf("find a cache directory (set LUKSPLUG_CACHE): %w", err)
 	}
 	return filepath.Join(base, "luksplug"), nil
 }
@@ -38,7 +38,7 @@ func cached(name string, build func(dir string) error) (string, error) {
 		return final, nil
 	}
 	if err := os.MkdirAll(root, 0o755); err != nil {
-		return "", fmt.Errorf("make the cache folder: %w", err)
+		return "", fmt.Errorf("make the cache directory: %w", err)
 	}
 	// The file stays: removing it would let two processes lock two different files of one name.
 	lock, err := os.OpenFile(final+".lock", os.O_CREATE|os.O_RDWR, 0o644)
@@ -56,7 +56,7 @@ func cached(name string, build func(dir string) error) (string, error) {
 	}
 	temp, err := os.MkdirTemp(root, "."+name+".new-")
 	if err != nil {
-		return "", fmt.Errorf("make a folder in the cache: %w", err)
+		return "", fmt.Errorf("make a directory in the cache: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(temp) }() // after success it has another name
 	if err := os.Chmod(temp, 0o755); err != nil {

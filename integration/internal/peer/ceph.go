@@ -29,7 +29,7 @@ type Ceph struct {
 	Host     string // of the monitor, which listens on Ceph's own ports
 	User     string // for cephx
 	Key      string // of User, in base64 as Ceph writes it
-	Programs string // folder of qemu-system-x86_64, qemu-io and so on, with Ceph's own newer library
+	Programs string // directory of qemu-system-x86_64, qemu-io and so on, with Ceph's own newer library
 
 	dir      string
 	mon, osd *process

@@ -95,7 +95,7 @@ func (a *Authority) Issue(t testing.TB, usage x509.ExtKeyUsage, names ...string)
 func (a *Authority) ClientFolder(t testing.TB, issuer *Authority) string {
 	t.Helper()
 	certificate, key := issuer.Issue(t, x509.ExtKeyUsageClientAuth, "vm1")
-	return folder(t, map[string][]byte{"ca-cert.pem": a.Certificate, "client-cert.pem": certificate, "client-key.pem": key})
+	return directory(t, map[string][]byte{"ca-cert.pem": a.Certificate, "client-cert.pem": certificate, "client-key.pem": key})
 }
 
 // ECDSAClientFolder is ClientFolder with ECDSA keys, whose certificates allow no key encipherment.
@@ -125,8 +125,8 @@ func (a *Authority) And(other *Authority) *Authority {
 	return &both
 }
 
-// folder makes a directory with these files.
-func folder(t testing.TB, files map[string][]byte) string {
+// directory makes a directory with these files.
+func directory(t testing.TB, files map[string][]byte) string {
 	t.Helper()
 	dir := t.TempDir()
 	for name, content := range files {

@@ -67,7 +67,7 @@ func buildGuestImage(ctx context.Context, flavour Flavour, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(work) }() // inside the cache entry's own temporary folder
+	defer func() { _ = os.RemoveAll(work) }() // inside the cache entry's own temporary directory
 	kernelPackage, err := kernelPackageOf(ctx, flavour)
 	if err != nil {
 		return err

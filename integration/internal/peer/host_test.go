@@ -21,7 +21,7 @@ func TestReadHost(t *testing.T) {
 	}
 	dirs := RunDirs(id)
 	if len(dirs) == 0 {
-		t.Fatal("no folder")
+		t.Fatal("no directory")
 	}
 	note := filepath.Join(dirs[0], "vdb.json")
 	top := filepath.Dir(filepath.Dir(dirs[0]))
@@ -35,8 +35,7 @@ func TestReadHost(t *testing.T) {
 	}
 }
 
-// TestTCPProxy: a client on TCP gets what one on a unix socket gets, but for
-// descriptors.
+// TestTCPProxy: a client on TCP gets what one on a unix socket gets, except descriptors.
 func TestTCPProxy(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
@@ -60,8 +59,7 @@ func TestTCPProxy(t *testing.T) {
 	}
 }
 
-// TestThrough: QEMU is started by another program, and is the process that it
-// seems to be.
+// TestThrough: another program starts QEMU and becomes its process.
 func TestThrough(t *testing.T) {
 	t.Parallel()
 	q := Start(t, Options{Paused: true, Through: []string{"env", "LUKSPLUG_THROUGH=1"}})

@@ -25,7 +25,7 @@ import (
 type Libvirt struct {
 	URI    string // for virsh, or for luksplug's --connect
 	Socket string // unix socket of libvirtd's RPC, reachable from everywhere
-	Dir    string // holds libvirt's folders: run, etc, lib, cache, log
+	Dir    string // holds libvirt's directories: run, etc, lib, cache, log
 	Log    string // libvirtd's standard error
 
 	user    string // as whom QEMUs run, "" for root

@@ -49,8 +49,7 @@ func TestPrivateLibvirtd(t *testing.T) {
 	}
 }
 
-// TestTwoPrivateLibvirtds shows that they know nothing of each other, and that
-// a domain ends with its libvirtd.
+// TestTwoPrivateLibvirtds: they know nothing of each other, and a domain ends with its libvirtd.
 func TestTwoPrivateLibvirtds(t *testing.T) {
 	Long(t, "starts the libvirtds that TestMigrate works with in every run")
 	Long(t, "tests the harness; TestMigrate uses two libvirtds every time")

@@ -26,7 +26,7 @@ func ListeningLibvirtd(t testing.TB) *ListeningLibvirt {
 	needRoot(t, "a private libvirtd")
 	l := &ListeningLibvirt{Authority: NewAuthority(t)}
 	certificate, key := l.Authority.Issue(t, x509.ExtKeyUsageServerAuth, "127.0.0.1")
-	dir := folder(t, map[string][]byte{"ca.pem": l.Authority.Certificate, "cert.pem": certificate, "key.pem": key})
+	dir := directory(t, map[string][]byte{"ca.pem": l.Authority.Certificate, "cert.pem": certificate, "key.pem": key})
 	for _, port := range []*int{&l.TCP, &l.TLS} {
 		var err error
 		*port, err = freePort()
@@ -49,7 +49,7 @@ func (a *Authority) LibvirtClient(t testing.TB, issuer *Authority) string {
 	if issuer != nil {
 		files["clientcert.pem"], files["clientkey.pem"] = issuer.Issue(t, x509.ExtKeyUsageClientAuth, "client")
 	}
-	return folder(t, files)
+	return directory(t, files)
 }
 
 // Session is the libvirt of one user.

@@ -30,7 +30,7 @@ func StartNBD(t testing.TB, file string) *NBDServer {
 func StartNBDX509(t testing.TB, file string, a *Authority, names ...string) *NBDServer {
 	t.Helper()
 	certificate, key := a.Issue(t, x509.ExtKeyUsageServerAuth, names...)
-	dir := folder(t, map[string][]byte{"ca-cert.pem": a.Certificate, "server-cert.pem": certificate, "server-key.pem": key})
+	dir := directory(t, map[string][]byte{"ca-cert.pem": a.Certificate, "server-cert.pem": certificate, "server-key.pem": key})
 	return startNBD(t, file, "--object", "tls-creds-x509,id=tls,endpoint=server,verify-peer=on,dir="+escapeComma(dir), "--tls-creds", "tls")
 }
 
@@ -63,5 +63,5 @@ func NewPSK(user string) PSK {
 // Folder makes a directory with the key, for QEMU as a server or a client (docs/system/tls).
 func (k PSK) Folder(t testing.TB) string {
 	t.Helper()
-	return folder(t, map[string][]byte{"keys.psk": []byte(k.User + ":" + k.Key + "\n")})
+	return directory(t, map[string][]byte{"keys.psk": []byte(k.User + ":" + k.Key + "\n")})
 }

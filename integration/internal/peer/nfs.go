@@ -25,11 +25,11 @@ type NFSServer struct {
 
 // StartNFS starts an NFS server for a test. The first call fetches Ganesha. The test is skipped without
 // namespaces, or if the file system of the directory has no file handles.
-func StartNFS(t testing.TB, folder string) *NFSServer {
+func StartNFS(t testing.TB, directory string) *NFSServer {
 	t.Helper()
 	needRoot(t, "an NFS server")
-	if _, _, err := unix.NameToHandleAt(unix.AT_FDCWD, folder, 0); errors.Is(err, unix.EOPNOTSUPP) {
-		t.Skipf("the NFS server cannot export %s: its file system has no file handles (name_to_handle_at)", folder)
+	if _, _, err := unix.NameToHandleAt(unix.AT_FDCWD, directory, 0); errors.Is(err, unix.EOPNOTSUPP) {
+		t.Skipf("the NFS server cannot export %s: its file system has no file handles (name_to_handle_at)", directory)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
@@ -41,7 +41,7 @@ func StartNFS(t testing.TB, folder string) *NFSServer {
 		t.Fatalf("fetch an NFS server: %v", err)
 	}
 	dir := shortDir(t, "nfs")
-	n := &NFSServer{Server: &Server{Dir: dir, Log: filepath.Join(dir, "nfs.log")}, Files: folder}
+	n := &NFSServer{Server: &Server{Dir: dir, Log: filepath.Join(dir, "nfs.log")}, Files: directory}
 	Must(t, n.configure())
 	starting, cancelStart := context.WithTimeout(ctx, serverStart)
 	defer cancelStart()

@@ -13,7 +13,7 @@ import (
 // WebServer is an nginx that serves the files of a directory. It demands the password of a user and a cookie.
 type WebServer struct {
 	*Server
-	Files    string // the folder
+	Files    string // the directory
 	User     string
 	Password string
 	Cookie   string // value of the cookie "session"

@@ -16,8 +16,7 @@ import (
 
 var errFull = errors.New("disk full")
 
-// TestModuleOrder uses real modules: those that a guest image holds have been
-// through closure already, so they are taken from the package again.
+// TestModuleOrder takes real modules from the package, as those of a guest image have been through closure.
 func TestModuleOrder(t *testing.T) {
 	t.Parallel()
 	tree, err := findModules(filepath.Join(guestRoot(t), "lib", "modules"))
@@ -121,8 +120,8 @@ func TestNothingSurvivesACrash(t *testing.T) {
 	}
 }
 
-// helperVariable makes the test binary a program that starts a QEMU in the
-// folder that it names, and stays.
+// helperVariable makes the test binary a program that starts a QEMU in the directory that it names, and
+// stays.
 const helperVariable = "LUKSPLUG_PEER_HELPER"
 
 func TestMain(m *testing.M) {

@@ -144,8 +144,7 @@ func run(cmd *exec.Cmd) (string, error) {
 	return out.String(), nil
 }
 
-// tail is the last part of a file, for messages; it is empty where the file
-// cannot be read.
+// tail returns the last part of a file for messages. It is empty if the file cannot be read.
 func tail(path string, limit int) string {
 	data, err := os.ReadFile(path)
 	if err != nil {

@@ -49,8 +49,7 @@ type ProxyHooks struct {
 	Command func(Command) Verdict
 	// Event reports whether the client gets an event.
 	Event func(Event) bool
-	// Connect reports whether the n-th connection, from 1, is served; one that
-	// is not is closed at once.
+	// Connect reports whether the n-th connection, from 1, is served; otherwise it is closed at once.
 	Connect func(n int) bool
 }
 

@@ -71,8 +71,7 @@ func TestProxyPassesAndRecords(t *testing.T) {
 	}
 }
 
-// TestFailStep shows that QEMU refuses the injected argument in every kind of
-// command that a plan has, and does nothing.
+// TestFailStep: QEMU refuses the injected argument in every command of a plan, and does nothing.
 func TestFailStep(t *testing.T) {
 	t.Parallel()
 	commands := []struct {
@@ -201,8 +200,7 @@ func TestProxyPassesDescriptors(t *testing.T) {
 	if _, err := conn.Write([]byte(`{"execute": "qmp_capabilities"}`)); err != nil {
 		t.Fatal(err)
 	}
-	// Three commands in quick succession, the middle one without a descriptor,
-	// the last split over two writes.
+	// Three commands in quick succession, the middle one without a descriptor, the last in two writes.
 	first := []byte(`{"execute": "add-fd", "arguments": {"fdset-id": 1}}` + "\n")
 	if _, _, err := conn.WriteMsgUnix(first, unix.UnixRights(int(file.Fd())), nil); err != nil {
 		t.Fatal(err)

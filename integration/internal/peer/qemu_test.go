@@ -12,8 +12,7 @@ import (
 	"time"
 )
 
-// testContext bounds a test that boots a guest: minutes, because the machine
-// may be busy with other packages' guests.
+// testContext is valid for minutes: the machine may be busy with other packages' guests.
 func testContext(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)

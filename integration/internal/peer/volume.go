@@ -161,7 +161,7 @@ func (v *Volume) IsLUKS2() bool { return slices.Contains(v.format, "luks2") }
 // VolumeKey returns the volume's key from cryptsetup, which cannot read a volume of Qcow2LUKS.
 func (v *Volume) VolumeKey(ctx context.Context) ([]byte, error) {
 	file := filepath.Join(filepath.Dir(v.PassphraseFile), "volume-key")
-	defer func() { _ = os.Remove(file) }() // in the test's folder
+	defer func() { _ = os.Remove(file) }() // in the test's directory
 	if _, err := Output(ctx, "cryptsetup", "luksDump", "--batch-mode", "--dump-volume-key", "--volume-key-file", file,
 		"--key-file", v.PassphraseFile, cmp.Or(v.Header, v.Payload)); err != nil {
 		return nil, err
@@ -237,7 +237,7 @@ func (v *Volume) ReadThrough(ctx context.Context, offset, length int64) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = os.Remove(out.Name()) }() // in the test's folder
+	defer func() { _ = os.Remove(out.Name()) }() // in the test's directory
 	if err := out.Close(); err != nil {
 		return nil, err
 	}

@@ -30,8 +30,7 @@ func TestVolumeIsReadableOnTheHost(t *testing.T) {
 	}
 }
 
-// TestVolumeInAGuest has QEMU itself open a volume, so that later failures of
-// luksplug are not the volume's fault.
+// TestVolumeInAGuest has QEMU itself open a volume: later failures of luksplug are not the volume's fault.
 func TestVolumeInAGuest(t *testing.T) {
 	Long(t, "boots the guest, in which other tests use volumes in every run")
 	Long(t, "boots a guest to test the harness, whose volumes most tests use")
