@@ -45,13 +45,12 @@ func measureLibrary(ctx context.Context, dir string, n size) (rows []row, versio
 	socket := filepath.Join(dir, "bare.sock")
 	// A SCSI controller has room for 64 disks here.
 	extra := []string{"-chardev", "socket,id=bare,server=on,wait=off,path=" + socket, "-mon", "chardev=bare,mode=control"}
-	for i := range n.disks/64 + 1 {
-		extra = append(extra, "-device", fmt.Sprintf("virtio-scsi-pci,id=scsi%d", i))
-	}
 	l := &library{}
 	machine := blockgraph.Machine{Type: "pc"}
 	for i := range n.disks/64 + 1 {
-		machine.SCSI = append(machine.SCSI, blockgraph.SCSIController{ID: fmt.Sprintf("scsi%d", i)})
+		id := fmt.Sprintf("scsi%d", i)
+		extra = append(extra, "-device", "virtio-scsi-pci,id="+id)
+		machine.SCSI = append(machine.SCSI, blockgraph.SCSIController{ID: id})
 	}
 	if l.disks, err = makeDisks(ctx, dir, n.disks, machine); err != nil {
 		return nil, "", err
@@ -204,10 +203,8 @@ func deleteNode(ctx context.Context, m *peer.Monitor, name string) error {
 		if err == nil || !strings.Contains(err.Error(), "in use") {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if wait(ctx, time.Millisecond); ctx.Err() != nil {
 			return err
-		case <-time.After(time.Millisecond):
 		}
 	}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os/exec"
@@ -116,10 +115,7 @@ func (v *stallVM) detachQMP(ctx context.Context) error {
 	if _, err := m.Execute(ctx, "device_del", map[string]any{"id": qmpDevice}); err != nil {
 		return err
 	}
-	if _, err := m.WaitEvent(ctx, func(e peer.Event) bool {
-		var data struct{ Device string }
-		return e.Name == "DEVICE_DELETED" && json.Unmarshal(e.Data, &data) == nil && data.Device == qmpDevice
-	}); err != nil {
+	if err := m.WaitDeleted(ctx, qmpDevice); err != nil {
 		return err
 	}
 	return deleteNode(ctx, m, qmpNode)
@@ -144,10 +140,8 @@ func (v *stallVM) clean(ctx context.Context, w way) error {
 		if len(left) == 0 {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
+		if wait(ctx, 10*time.Millisecond); ctx.Err() != nil {
 			return fmt.Errorf("the VM is not as it was before: %q: %w", left, ctx.Err())
-		case <-time.After(10 * time.Millisecond):
 		}
 	}
 }

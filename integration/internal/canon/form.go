@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -188,18 +187,15 @@ func (f Form) Without(members ...string) Form {
 // Diff lists the differences of two forms: lines of a name, the value in f, and the value in other.
 func (f Form) Diff(other Form) []string {
 	var out []string
-	lists := []struct {
-		what string
-		a, b []map[string]any
-		name string
-	}{{"object", f.Objects, other.Objects, "id"}, {"node", f.Nodes, other.Nodes, "node-name"}, {"chardev", f.Chardevs, other.Chardevs, "id"}}
-	for _, l := range lists {
-		if a, b := names(l.a, l.name), names(l.b, l.name); !slices.Equal(a, b) {
+	others := other.lists()
+	for i, l := range f.lists() {
+		a, b := l.names(), others[i].names()
+		if !slices.Equal(a, b) {
 			out = append(out, fmt.Sprintf("%ss: %s | %s", l.what, strings.Join(a, " "), strings.Join(b, " ")))
 			continue
 		}
-		for i := range l.a {
-			out = append(out, diff(l.what+" "+fmt.Sprint(l.a[i][l.name]), l.a[i], l.b[i])...)
+		for j, name := range a {
+			out = append(out, diff(l.what+" "+name, l.parts[j], others[i].parts[j])...)
 		}
 	}
 	out = append(out, diff("device", f.Device, other.Device)...)
@@ -209,10 +205,20 @@ func (f Form) Diff(other Form) []string {
 	return out
 }
 
-func names(list []map[string]any, member string) []string {
+// list is one of the lists of a form.
+type list struct {
+	what, name string // name is the member that names a part
+	parts      []map[string]any
+}
+
+func (f Form) lists() []list {
+	return []list{{"object", "id", f.Objects}, {"node", "node-name", f.Nodes}, {"chardev", "id", f.Chardevs}}
+}
+
+func (l list) names() []string {
 	var out []string
-	for _, e := range list {
-		out = append(out, fmt.Sprint(e[member]))
+	for _, p := range l.parts {
+		out = append(out, fmt.Sprint(p[l.name]))
 	}
 	return out
 }
@@ -234,32 +240,21 @@ func show(m map[string]any, key string) string {
 	if !ok {
 		return "none"
 	}
-	text, err := json.Marshal(v)
-	if err != nil {
-		return strconv.Quote(fmt.Sprint(v))
-	}
+	return encode(v)
+}
+
+func encode(v any) string {
+	text, _ := json.Marshal(v) // what JSON was decoded to, or strings and numbers
 	return string(text)
 }
 
 // String returns the form, an object, node or device a line.
 func (f Form) String() string {
 	var b strings.Builder
-	line := func(what string, v map[string]any) {
-		text, err := json.Marshal(v)
-		if err != nil {
-			text = []byte(err.Error())
+	for _, l := range append(f.lists(), list{what: "device", parts: []map[string]any{f.Device}}) {
+		for _, p := range l.parts {
+			fmt.Fprintf(&b, "%s %s\n", l.what, encode(p))
 		}
-		fmt.Fprintf(&b, "%s %s\n", what, text)
 	}
-	for _, o := range f.Objects {
-		line("object", o)
-	}
-	for _, n := range f.Nodes {
-		line("node", n)
-	}
-	for _, c := range f.Chardevs {
-		line("chardev", c)
-	}
-	line("device", f.Device)
 	return b.String()
 }

@@ -129,10 +129,15 @@ func (a *Authority) And(other *Authority) *Authority {
 func directory(t testing.TB, files map[string][]byte) string {
 	t.Helper()
 	dir := t.TempDir()
+	writeFiles(t, dir, files)
+	return dir
+}
+
+func writeFiles(t testing.TB, dir string, files map[string][]byte) {
+	t.Helper()
 	for name, content := range files {
 		Must(t, os.WriteFile(filepath.Join(dir, name), content, 0o600))
 	}
-	return dir
 }
 
 // randomText returns a secret that a search in logs does not find by chance: the prefix and 16 bytes in hexadecimal.

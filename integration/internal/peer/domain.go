@@ -19,11 +19,9 @@ type DomainOptions struct {
 	Guest   bool    // boot the small Linux guest; otherwise the domain stays paused
 	Devices string  // further XML inside <devices>
 	Other   string  // further XML inside <domain>, such as <metadata>
-	Boot    string  // XML inside <os> in place of the small guest's kernel
 	// FromDisk boots the guest from a disk, see [BootImage], instead of from a kernel of its own.
 	FromDisk bool
 	UUID     string // default one that libvirt makes
-	Labels   string // <seclabel> elements; default one of type none
 	// Persistent defines the domain, which else is gone when it stops. It is started in both cases, unless
 	// Off.
 	Persistent bool
@@ -164,7 +162,7 @@ func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error)
 	}, o.Extra...) {
 		arguments += "<qemu:arg value='" + escapeXML(arg) + "'/>\n"
 	}
-	boot := o.Boot
+	boot := ""
 	if o.Guest {
 		image, err := LoadGuestImage(ctx, CloudKernel)
 		if err != nil {
@@ -186,7 +184,7 @@ func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error)
 <devices>
 ` + devices + o.Devices + `<memballoon model='none'/>
 </devices>
-` + cmp.Or(o.Labels, "<seclabel type='none'/>") + `
+<seclabel type='none'/>
 <qemu:commandline>
 ` + arguments + `</qemu:commandline>
 </domain>

@@ -57,43 +57,29 @@ func ReadHost(uuid string) ([]string, error) {
 // StorageDaemons returns the process ids of the qemu-storage-daemons that work in a directory of the VM with
 // that UUID.
 func StorageDaemons(uuid string) []int {
-	return processes(func(program, args string) bool {
-		return filepath.Base(program) == "qemu-storage-daemon" && strings.Contains(args, "/"+uuid+"/")
-	})
+	return processes(uuid, func(program, _ string) bool { return filepath.Base(program) == "qemu-storage-daemon" })
 }
 
 // Helpers returns the process ids of the qemu-pr-helpers that luksplug has started for the VM with that UUID.
 func Helpers(uuid string) []int {
-	return processes(func(program, args string) bool {
-		return filepath.Base(program) == "qemu-pr-helper" && strings.Contains(args, "/"+uuid+"/")
-	})
+	return processes(uuid, func(program, _ string) bool { return filepath.Base(program) == "qemu-pr-helper" })
 }
 
 // Watchers returns the process ids of the processes that luksplug leaves to end a storage daemon or helper
 // together with the VM with that UUID.
 func Watchers(uuid string) []int {
-	return processes(func(_, args string) bool {
-		return strings.HasPrefix(args, "watch-daemon\x00") && strings.Contains(args, "/"+uuid+"/")
-	})
+	return processes(uuid, func(_, args string) bool { return strings.HasPrefix(args, "watch-daemon\x00") })
 }
 
-// processes returns the processes whose program and arguments, each ended by a zero byte, are wanted.
-func processes(wanted func(program, args string) bool) []int {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
+// processes returns the processes whose program and arguments, each ended by a zero byte, are wanted and name
+// a directory of the VM with that UUID.
+func processes(uuid string, wanted func(program, args string) bool) []int {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline") // fails only for a bad pattern
 	var pids []int
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		line, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err != nil {
-			continue // ended
-		}
-		if program, args, _ := strings.Cut(string(line), "\x00"); wanted(program, args) {
+	for _, file := range files {
+		line, _ := os.ReadFile(file) // the process may have ended
+		if program, args, _ := strings.Cut(string(line), "\x00"); wanted(program, args) && strings.Contains(args, "/"+uuid+"/") {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file))) // by the pattern
 			pids = append(pids, pid)
 		}
 	}

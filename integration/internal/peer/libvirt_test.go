@@ -24,22 +24,17 @@ func TestPrivateLibvirtd(t *testing.T) {
 	xml := `<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='` + image +
 		`'/><target dev='vdb' bus='virtio'/><serial>by-libvirt</serial></disk>`
 	Must(t, os.WriteFile(disk, []byte(xml), 0o600))
-	if _, err := l.Virsh(ctx, "attach-device", d.Name, disk); err != nil {
-		t.Fatal(err)
-	}
+	_, err = l.Virsh(ctx, "attach-device", d.Name, disk)
+	Must(t, err)
 	dev, err := d.Guest().WaitDisk(ctx, "by-libvirt")
 	Must(t, err)
-	if _, err := l.Virsh(ctx, "detach-device", d.Name, disk); err != nil {
-		t.Fatal(err)
-	}
+	_, err = l.Virsh(ctx, "detach-device", d.Name, disk)
+	Must(t, err)
 	Must(t, d.Guest().WaitGone(ctx, dev))
 	m, err := d.Monitor(ctx)
 	Must(t, err)
-	if _, err := m.WaitEvent(ctx, func(e Event) bool {
-		return e.Name == "DEVICE_DELETED" && strings.Contains(string(e.Data), `"device"`)
-	}); err != nil {
-		t.Fatal(err)
-	}
+	_, err = m.WaitEvent(ctx, func(e Event) bool { return e.Name == "DEVICE_DELETED" && strings.Contains(string(e.Data), `"device"`) })
+	Must(t, err)
 	if _, err := l.Virsh(ctx, "dumpxml", d.Name); err != nil { // libvirt removes the nodes before it answers
 		t.Error(err)
 	}

@@ -2,10 +2,6 @@ package peer
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -51,31 +47,10 @@ func NewestQEMU(t testing.TB) string {
 
 // runScript runs one of the repository's scripts and returns its output.
 func runScript(ctx context.Context, name string, args ...string) (string, error) {
-	root, err := moduleRoot()
+	module, err := Output(ctx, "go", "env", "GOMOD")
 	if err != nil {
 		return "", err
 	}
-	out, err := Output(ctx, filepath.Join(root, "scripts", name), args...)
+	out, err := Output(ctx, filepath.Join(filepath.Dir(module), "scripts", name), args...)
 	return strings.TrimSpace(out), err
-}
-
-// moduleRoot returns the directory of go.mod: the working directory, which of a test is its package's, or the
-// nearest one above.
-func moduleRoot() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir, nil
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return "", err
-		}
-		up := filepath.Dir(dir)
-		if up == dir {
-			return "", fmt.Errorf("no go.mod here or above: run this inside luksplug's repository")
-		}
-		dir = up
-	}
 }

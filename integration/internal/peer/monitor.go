@@ -117,6 +117,15 @@ func (m *Monitor) WaitEvent(ctx context.Context, accept func(Event) bool) (Event
 	}
 }
 
+// WaitDeleted waits for the event that the device with that id is deleted.
+func (m *Monitor) WaitDeleted(ctx context.Context, id string) error {
+	_, err := m.WaitEvent(ctx, func(e Event) bool {
+		var data struct{ Device string }
+		return e.Name == "DEVICE_DELETED" && json.Unmarshal(e.Data, &data) == nil && data.Device == id
+	})
+	return err
+}
+
 // Close ends the connection.
 func (m *Monitor) Close() error { return m.conn.Close() }
 

@@ -3,7 +3,6 @@ package peer
 import (
 	"crypto/x509"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -30,13 +29,10 @@ func StartWeb(t testing.TB, a *Authority) *WebServer {
 		certificate, key = a.Issue(t, x509.ExtKeyUsageServerAuth, "127.0.0.1")
 	}
 	w.Server = startServer(t, "nginx", func(dir string, port int) *exec.Cmd {
-		files := map[string]string{
-			"cert.pem": string(certificate), "key.pem": string(key),
-			"passwords": w.User + ":{PLAIN}" + w.Password + "\n", "nginx.conf": w.config(dir, port),
-		}
-		for name, content := range files {
-			Must(t, os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600))
-		}
+		writeFiles(t, dir, map[string][]byte{
+			"cert.pem": certificate, "key.pem": key,
+			"passwords": []byte(w.User + ":{PLAIN}" + w.Password + "\n"), "nginx.conf": []byte(w.config(dir, port)),
+		})
 		return exec.Command("nginx", "-p", dir, "-e", "stderr", "-c", filepath.Join(dir, "nginx.conf"))
 	})
 	return w

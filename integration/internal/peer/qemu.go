@@ -163,17 +163,7 @@ func waitFor(ctx context.Context, p *process, what string, ready func() bool) er
 // listening reports whether a process listens on a unix socket in the network namespace of pid, by the flags
 // column (__SO_ACCEPTCON, 00010000). A connection would make the monitor believe that its client has come.
 func listening(pid int, path string) bool {
-	table, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/unix", pid))
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(table)) {
-		fields := strings.Fields(line)
-		if len(fields) == 8 && fields[7] == path && fields[3] == "00010000" {
-			return true
-		}
-	}
-	return false
+	return inTable(fmt.Sprintf("/proc/%d/net/unix", pid), func(f []string) bool { return len(f) == 8 && f[7] == path && f[3] == "00010000" })
 }
 
 // findTCP asks QEMU for the port that the kernel chose.

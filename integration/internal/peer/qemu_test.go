@@ -149,11 +149,7 @@ func plugByHand(ctx context.Context, t *testing.T, q *QEMU, device map[string]an
 	mustExecute(ctx, t, q, "device_del", map[string]any{"id": "peer-disk"})
 	m, err := q.Monitor(ctx)
 	Must(t, err)
-	if _, err := m.WaitEvent(ctx, func(e Event) bool {
-		return e.Name == "DEVICE_DELETED" && strings.Contains(string(e.Data), `"device": "peer-disk"`)
-	}); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, m.WaitDeleted(ctx, "peer-disk"))
 	mustExecute(ctx, t, q, "blockdev-del", map[string]any{"node-name": "peer-node"})
 	if err := g.WaitGone(ctx, dev); err != nil {
 		t.Error(err)

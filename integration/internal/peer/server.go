@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -129,17 +130,14 @@ func SilentPort(t testing.TB) string {
 // listeningTCP reports whether a process listens on a port, without a connection that the server would count:
 // proc(5) lists such sockets in state 0A (TCP_LISTEN).
 func listeningTCP(port int) bool {
-	table, err := os.ReadFile("/proc/net/tcp")
-	if err != nil {
-		return false
-	}
 	suffix := fmt.Sprintf(":%04X", port)
-	for line := range strings.Lines(string(table)) {
-		if f := strings.Fields(line); len(f) > 3 && f[3] == "0A" && strings.HasSuffix(f[1], suffix) {
-			return true
-		}
-	}
-	return false
+	return inTable("/proc/net/tcp", func(f []string) bool { return len(f) > 3 && f[3] == "0A" && strings.HasSuffix(f[1], suffix) })
+}
+
+// inTable reports whether a table of the kernel has a line with such fields.
+func inTable(path string, such func(fields []string) bool) bool {
+	table, _ := os.ReadFile(path) // of a process that may have ended
+	return slices.ContainsFunc(strings.Split(string(table), "\n"), func(line string) bool { return such(strings.Fields(line)) })
 }
 
 // needRoot skips a test that needs a mount namespace, unless root runs it.

@@ -7,7 +7,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -51,10 +50,7 @@ func startSSH(t testing.TB, command func(config string) *exec.Cmd) *SSHServer {
 	text, err := ssh.MarshalPrivateKey(hostKey, "")
 	Must(t, err)
 	server.Server = startServer(t, "sshd", func(dir string, port int) *exec.Cmd {
-		files := map[string][]byte{"host": pem.EncodeToMemory(text), "authorized": ssh.MarshalAuthorizedKey(user), "sshd_config": sshConfig(dir, port)}
-		for name, content := range files {
-			Must(t, os.WriteFile(filepath.Join(dir, name), content, 0o600))
-		}
+		writeFiles(t, dir, map[string][]byte{"host": pem.EncodeToMemory(text), "authorized": ssh.MarshalAuthorizedKey(user), "sshd_config": sshConfig(dir, port)})
 		return command(filepath.Join(dir, "sshd_config"))
 	})
 	server.Host = fmt.Sprintf("[127.0.0.1]:%d %s", server.Port, ssh.MarshalAuthorizedKey(host))
