@@ -27,14 +27,12 @@ func dialBare(ctx context.Context, socket string) (*bare, error) {
 		return nil, err
 	}
 	b := &bare{conn: conn, r: bufio.NewReader(conn)}
-	if err := b.exchange([]byte(`{"execute":"qmp_capabilities"}` + "\n")); err != nil {
+	if err := b.replay([][]byte{[]byte(`{"execute":"qmp_capabilities"}` + "\n")}); err != nil {
 		_ = conn.Close() // the first error is the one to report
 		return nil, err
 	}
 	return b, nil
 }
-
-func (b *bare) exchange(command []byte) error { return exchange(b.conn, b.r, command) }
 
 // exchange runs one command, which ends in a newline. It skips the greeting and events.
 func exchange(w io.Writer, r *bufio.Reader, command []byte) error {
@@ -57,7 +55,7 @@ func exchange(w io.Writer, r *bufio.Reader, command []byte) error {
 // replay runs the commands one by one.
 func (b *bare) replay(commands [][]byte) error {
 	for _, c := range commands {
-		if err := b.exchange(c); err != nil {
+		if err := exchange(b.conn, b.r, c); err != nil {
 			return err
 		}
 	}

@@ -86,33 +86,30 @@ func (l *library) measure(ctx context.Context, socket string, n size) ([]row, er
 	defer func() { _ = l.vm.Close() }() // the VM ends anyway
 	l.version = l.vm.Client().VersionString()
 
-	rows := []row{
-		{what: fmt.Sprintf("apply the plan of a disk, %d commands", len(one)), reference: "the commands on a bare socket", wanted: 1.10},
-		{what: fmt.Sprintf("apply the plans of %d disks", len(l.disks)), reference: "the commands on a bare socket", wanted: 1.15},
-		{what: fmt.Sprintf("apply the plan of a disk, not encrypted, %d commands", len(plain)), reference: "the commands on a bare socket"},
-		{what: "attach a disk: queries, plan, apply, verify", reference: "the plan's commands on a bare socket", wanted: 3},
-		{what: "attach a disk, the first of a connection", reference: "the plan's commands on a bare socket"},
-	}
+	const bareSocket, bareDisk = "the commands on a bare socket", "the plan's commands on a bare socket"
 	first := l.disks[:1]
-	for i, c := range []struct {
+	var rows []row
+	for _, c := range []struct {
+		row
 		runs     int
 		commands [][]byte
 		disks    []disk
 		ours     func(context.Context, []disk) error
 	}{
-		{n.single, one, first, l.apply},
-		{n.many, many, l.disks, l.apply},
-		{n.single, plain, []disk{l.plain}, l.apply},
-		{n.single, one, first, l.attach},
-		{n.process, one, first, l.attachFirst},
+		{row{what: fmt.Sprintf("apply the plan of a disk, %d commands", len(one)), reference: bareSocket, wanted: 1.10}, n.single, one, first, l.apply},
+		{row{what: fmt.Sprintf("apply the plans of %d disks", len(l.disks)), reference: bareSocket, wanted: 1.15}, n.many, many, l.disks, l.apply},
+		{row{what: fmt.Sprintf("apply the plan of a disk, not encrypted, %d commands", len(plain)), reference: bareSocket}, n.single, plain, []disk{l.plain}, l.apply},
+		{row{what: "attach a disk: queries, plan, apply, verify", reference: bareDisk, wanted: 3}, n.single, one, first, l.attach},
+		{row{what: "attach a disk, the first of a connection", reference: bareDisk}, n.process, one, first, l.attachFirst},
 	} {
-		rows[i].pairs, err = compare(ctx, c.runs,
+		c.pairs, err = compare(ctx, c.runs,
 			func(context.Context) error { return l.bare.replay(c.commands) },
 			func(ctx context.Context) error { return c.ours(ctx, c.disks) },
 			func(ctx context.Context) error { return l.clean(ctx, c.disks) })
 		if err != nil {
 			return nil, err
 		}
+		rows = append(rows, c.row)
 	}
 	return rows, nil
 }

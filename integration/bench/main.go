@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -61,19 +60,19 @@ func run(ctx context.Context, out io.Writer, n size) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	library, version, err := measureLibrary(ctx, dir, n)
+	rows, version, err := measureLibrary(ctx, dir, n)
+	for _, measure := range []func(context.Context, string, size) ([]row, error){measureCommand, measureUnlock} {
+		if err != nil {
+			return err
+		}
+		var more []row
+		more, err = measure(ctx, dir, n)
+		rows = append(rows, more...)
+	}
 	if err != nil {
 		return err
 	}
-	command, err := measureCommand(ctx, dir, n)
-	if err != nil {
-		return err
-	}
-	unlock, err := measureUnlock(ctx, dir, n)
-	if err != nil {
-		return err
-	}
-	return printTable(out, version, slices.Concat(library, command, unlock))
+	return printTable(out, version, rows)
 }
 
 // row is one line of the table.

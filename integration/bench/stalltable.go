@@ -16,14 +16,12 @@ type column struct {
 	of   func(stall) time.Duration
 }
 
-func columns() []column {
-	return []column{
-		{"whole command", func(s stall) time.Duration { return s.command }},
-		{"monitor's answer", func(s stall) time.Duration { return s.answer }},
-		{"between answers", func(s stall) time.Duration { return s.monitor }},
-		{"guest's timer", func(s stall) time.Duration { return s.timer }},
-		{"guest's disk", func(s stall) time.Duration { return s.disk }},
-	}
+var columns = []column{
+	{"whole command", func(s stall) time.Duration { return s.command }},
+	{"monitor's answer", func(s stall) time.Duration { return s.answer }},
+	{"between answers", func(s stall) time.Duration { return s.monitor }},
+	{"guest's timer", func(s stall) time.Duration { return s.timer }},
+	{"guest's disk", func(s stall) time.Duration { return s.disk }},
 }
 
 // spread returns the median of a column and its maximum.
@@ -38,14 +36,14 @@ func spread(stalls []stall, of func(stall) time.Duration) (middle, most time.Dur
 // stallTable returns the table: a line of headings, then one for each way.
 func stallTable(ways []way, stalls [][]stall) [][]string {
 	heading := []string{"way", "runs"}
-	for _, c := range columns() {
+	for _, c := range columns {
 		heading = append(heading, c.name, "ratio")
 	}
 	table := [][]string{heading}
 	compared := stalls[slices.IndexFunc(ways, func(w way) bool { return w.kind == reference })]
 	for i, w := range ways {
 		line := []string{w.name, fmt.Sprint(len(stalls[i]))}
-		for _, c := range columns() {
+		for _, c := range columns {
 			middle, most := spread(stalls[i], c.of)
 			other, _ := spread(compared, c.of)
 			line = append(line, fmt.Sprintf("%.1f (%.1f)", milliseconds(middle), milliseconds(most)), ratio(middle, other))
@@ -77,13 +75,10 @@ func verdict(ways []way, stalls [][]stall) []string {
 		if w.kind != ours {
 			continue
 		}
-		of := func(of func(stall) time.Duration) (luksplug, virsh time.Duration) {
-			luksplug, _ = spread(stalls[i], of)
-			virsh, _ = spread(compared, of)
-			return luksplug, virsh
-		}
-		answer, virshAnswer := of(func(s stall) time.Duration { return s.answer })
-		command, virshCommand := of(func(s stall) time.Duration { return s.command })
+		command, _ := spread(stalls[i], columns[0].of)
+		virshCommand, _ := spread(compared, columns[0].of)
+		answer, _ := spread(stalls[i], columns[1].of)
+		virshAnswer, _ := spread(compared, columns[1].of)
 		lines = append(lines, fmt.Sprintf("%s: the monitor's longest answer takes %s of virsh's (wanted: at most 1/%d, %s), the whole command %s of virsh's (wanted: less than 1, %s).",
 			w.name, ratio(answer, virshAnswer), wantedStall, met(answer*wantedStall <= virshAnswer), ratio(command, virshCommand), met(command < virshCommand)))
 	}

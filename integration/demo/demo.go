@@ -40,13 +40,20 @@ func runDemo(ctx context.Context, p *printer) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	d := &demo{printer: p, dir: dir, kernel: make(chan error, 1)}
-	defer func() { err = errors.Join(err, d.stop()) }()
+	defer func() {
+		if d.vm != nil {
+			err = errors.Join(err, d.vm.Close())
+		}
+	}()
 	begin := time.Now()
 	fetching, cancel := context.WithCancel(ctx)
 	var wait sync.WaitGroup
 	defer wait.Wait()
 	defer cancel()
-	wait.Go(func() { d.kernel <- fetchKernel(fetching) })
+	wait.Go(func() { // on a new machine it downloads while the compiler works
+		_, err := peer.LoadGuestImage(fetching, peer.CloudKernel)
+		d.kernel <- err
+	})
 	for _, step := range []func(context.Context) error{
 		d.build, d.makeVolume, d.boot, d.attach, d.write, d.compare, d.detach, d.readBack,
 	} {
@@ -59,20 +66,6 @@ func runDemo(ctx context.Context, p *printer) (err error) {
 	}
 	p.end(time.Since(begin))
 	return p.err
-}
-
-// fetchKernel fills the cache with the guest. On a new machine it downloads while the compiler works.
-func fetchKernel(ctx context.Context) error {
-	_, err := peer.LoadGuestImage(ctx, peer.CloudKernel)
-	return err
-}
-
-// stop ends the VM.
-func (d *demo) stop() error {
-	if d.vm == nil {
-		return nil
-	}
-	return d.vm.Close()
 }
 
 func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }

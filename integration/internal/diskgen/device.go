@@ -63,7 +63,7 @@ func (m *maker) address() *Element {
 	case "virtio":
 		return m.pciAddress()
 	case "usb":
-		a := element("address", "type", "usb", "bus", strconv.Itoa(rapidIndex(m, "usb bus", max(m.usb, 1))))
+		a := element("address", "type", "usb", "bus", strconv.Itoa(m.index("usb bus", max(m.usb, 1))))
 		m.attribute(m.often("port"), a, "port", "2", "1", "1.2", "3", "4", "5", "7", "8", "1.8", "1.9", "2.1.1", "16")
 		return a
 	case "scsi":
@@ -71,7 +71,7 @@ func (m *maker) address() *Element {
 		if m.often("target") {
 			target = m.one("which target", "0", "1", "7", "255")
 		}
-		controller := strconv.Itoa(rapidIndex(m, "controller", len(m.scsi)+1))
+		controller := strconv.Itoa(m.index("controller", len(m.scsi)+1))
 		channel := "0"
 		if m.seldom(12, "channel") {
 			channel = "1"
@@ -97,7 +97,7 @@ func (m *maker) odd(what string) string {
 	return "0"
 }
 
-func rapidIndex(m *maker, what string, n int) int {
+func (m *maker) index(what string, n int) int {
 	indexes := make([]int, n)
 	for i := range indexes {
 		indexes[i] = i
@@ -107,9 +107,9 @@ func rapidIndex(m *maker, what string, n int) int {
 
 func (m *maker) pciAddress() *Element {
 	a := element("address", "type", "pci", "domain", "0x0000")
-	bus, slot := 0, 0x10+rapidIndex(m, "slot", 8)
+	bus, slot := 0, 0x10+m.index("slot", 8)
 	if m.q35 {
-		bus, slot = 1+rapidIndex(m, "bus", m.ports), 0
+		bus, slot = 1+m.index("bus", m.ports), 0
 		if m.seldom(8, "bus of the bridge") {
 			bus, slot = 7, 3
 		}

@@ -171,7 +171,7 @@ func (m *maker) virtio(e *Element) {
 	}
 	queues := 0
 	if fits("queues") {
-		queues = 1 + len(m.one("number of queues", "", "x", "xx", "xxx"))
+		queues = 1 + m.index("number of queues", 4)
 		e.set("queues", string(rune('0'+queues)))
 	}
 	m.attribute(fits("queue_size"), e, "queue_size", "128", "256", "1024")

@@ -54,7 +54,7 @@ func (m *maker) ioThreads() []*Element {
 	if !m.often("I/O threads") {
 		return nil
 	}
-	n := 1 + len(m.one("threads", "", "x", "xx", "xxx"))
+	n := 1 + m.index("threads", 4)
 	out := []*Element{text("iothreads", strconv.Itoa(n))}
 	if m.often("numbered threads") {
 		ids := element("iothreadids")
@@ -76,7 +76,7 @@ func (m *maker) throttleGroups() *Element {
 		return nil
 	}
 	groups := element("throttlegroups")
-	for range 1 + len(m.one("groups", "", "x", "xx")) {
+	for range 1 + m.index("groups", 3) {
 		g := m.limits("throttlegroup")
 		if len(g.Children) == 0 {
 			g.add(text("total_bytes_sec", m.number("limit", 1, 1<<40)))
@@ -110,7 +110,7 @@ func (m *maker) pci() []*Element {
 
 func (m *maker) scsiControllers() []*Element {
 	var out []*Element
-	for i := range len(m.one("SCSI controllers", "", "x", "xx")) {
+	for i := range m.index("SCSI controllers", 3) {
 		model := m.one("SCSI model", "virtio-scsi", "", "auto", "lsilogic", "virtio-transitional", "virtio-non-transitional",
 			"lsisas1068", "lsisas1078", "vmpvscsi", "dc390", "am53c974")
 		c := element("controller", "type", "scsi", "index", strconv.Itoa(i), "model", model)
@@ -168,7 +168,7 @@ func (m *maker) hubs() []*Element {
 func (m *maker) driveControllers() []*Element {
 	var out []*Element
 	if m.seldom(4, "SATA controller") {
-		for i := range 1 + len(m.one("SATA controllers", "", "x")) {
+		for i := range 1 + m.index("SATA controllers", 2) {
 			c := element("controller", "type", "sata", "index", strconv.Itoa(i))
 			m.child(m.seldom(4, "SATA controller with a name"), c, "alias", "name", fmt.Sprintf("ua-sata%d", i))
 			out = append(out, c)

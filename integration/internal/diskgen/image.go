@@ -26,7 +26,7 @@ func (m *maker) encryption(kind, protocol, format string) *Element {
 	}
 	if protocol == "rbd" && m.often("librbd") {
 		e := element("encryption", "format", m.one("librbd format", "luks", "luks2", "luks-any"), "engine", "librbd")
-		for range 1 + len(m.one("librbd secrets", "", "x", "xx")) {
+		for range 1 + m.index("librbd secrets", 3) {
 			e.add(m.secret("passphrase"))
 		}
 		return e

@@ -116,7 +116,7 @@ func (m *maker) web(e *Element, protocol string) {
 	m.child(m.fits(secure && m.often("ssl"), "ssl"), e, "ssl", "verify", "yes", "no")
 	if m.fits(http && m.seldom(3, "cookies"), "cookies") {
 		cookies := element("cookies")
-		for i := range 1 + len(m.one("count", "", "x", "xx")) {
+		for i := range 1 + m.index("count", 3) {
 			c := text("cookie", m.one("cookie", "value", "\"quoted\"", "v=w&x", "a.b:c"))
 			cookies.add(c.set("name", "c"+string(rune('a'+i))))
 		}

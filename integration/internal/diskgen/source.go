@@ -1,6 +1,9 @@
 package diskgen
 
-import "strconv"
+import (
+	"slices"
+	"strconv"
+)
 
 // source draws a <source> of a kind, for an image with a role: "disk", "backing" or "data".
 func (m *maker) source(kind, role string) *Element {
@@ -67,20 +70,12 @@ func (m *maker) reservations() *Element {
 
 // secret draws a reference to a secret of [Secrets].
 func (m *maker) secret(typ string) *Element {
-	i := len(m.one("secret", "", "x", "xx"))
-	for _, s := range Secrets() {
-		if string(s.Reference.Type) != typ {
-			continue
-		}
-		if i == 0 {
-			if m.often("by usage") {
-				return element("secret", "type", typ, "usage", s.Reference.Usage)
-			}
-			return element("secret", "type", typ, "uuid", s.Reference.UUID.String())
-		}
-		i--
+	others := func(s Secret) bool { return string(s.Reference.Type) != typ }
+	ref := slices.DeleteFunc(Secrets(), others)[m.index("secret", 3)].Reference
+	if m.often("by usage") {
+		return element("secret", "type", typ, "usage", ref.Usage)
 	}
-	panic("diskgen: no secret of the type " + typ)
+	return element("secret", "type", typ, "uuid", ref.UUID.String())
 }
 
 func (m *maker) auth(typ string) *Element {
@@ -103,7 +98,7 @@ func (m *maker) host(sockets bool) *Element {
 // hosts draws several servers.
 func (m *maker) hosts(sockets bool) []*Element {
 	out := []*Element{m.host(sockets)}
-	for range len(m.one("more hosts", "", "x", "xx")) {
+	for range m.index("more hosts", 3) {
 		out = append(out, m.host(sockets))
 	}
 	return out

@@ -14,7 +14,6 @@ import (
 type DomainOptions struct {
 	Name    string  // default luksplug-test
 	Machine Machine // default Q35
-	Binary  string  // the emulator; default the machine's qemu-system-x86_64
 	SCSI    bool    // a virtio-scsi controller
 	Guest   bool    // boot the small Linux guest; otherwise the domain stays paused
 	Devices string  // further XML inside <devices>
@@ -143,7 +142,7 @@ func (d *Domain) dial(ctx context.Context) (err error) {
 // domainXML describes the domain. Its sockets and logs are in dir.
 func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error) {
 	o.Machine = cmp.Or(o.Machine, Q35)
-	devices := "<emulator>" + escapeXML(cmp.Or(o.Binary, "/usr/bin/qemu-system-x86_64")) + "</emulator>\n"
+	devices := "<emulator>/usr/bin/qemu-system-x86_64</emulator>\n"
 	if o.Machine == Q35 {
 		devices += "<controller type='pci' index='0' model='pcie-root'/>\n" +
 			strings.Repeat("<controller type='pci' model='pcie-root-port'/>\n", 6)

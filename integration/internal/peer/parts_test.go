@@ -19,7 +19,15 @@ var errFull = errors.New("disk full")
 // TestModuleOrder takes real modules from the package, as those of a guest image have been through closure.
 func TestModuleOrder(t *testing.T) {
 	t.Parallel()
-	tree, err := findModules(filepath.Join(guestRoot(t), "lib", "modules"))
+	packages, err := cached("test-packages-v1", func(dir string) error {
+		kernel, err := kernelPackageOf(t.Context(), CloudKernel)
+		if err != nil {
+			return err
+		}
+		return unpackPackages(t.Context(), dir, filepath.Join(dir, "root"), kernel, "busybox-static")
+	})
+	Must(t, err)
+	tree, err := findModules(filepath.Join(packages, "root", "lib", "modules"))
 	Must(t, err)
 	order, err := tree.closure([]string{"virtio_blk", "sd_mod"})
 	Must(t, err)
@@ -30,29 +38,6 @@ func TestModuleOrder(t *testing.T) {
 	if _, err := tree.closure([]string{"no_such_module"}); err == nil || !strings.Contains(err.Error(), "no_such_module") {
 		t.Errorf("a module that is not there gave %v", err)
 	}
-}
-
-// guestRoot unpacks the guest's packages once for all tests.
-var guestRoot = func() func(t *testing.T) string {
-	var once sync.Once
-	var dir string
-	var err error
-	return func(t *testing.T) string {
-		t.Helper()
-		once.Do(func() { dir, err = unpackForTests(testContext(t)) })
-		Must(t, err)
-		return filepath.Join(dir, "root")
-	}
-}()
-
-func unpackForTests(ctx context.Context) (string, error) {
-	return cached("test-packages-v1", func(dir string) error {
-		kernel, err := kernelPackageOf(ctx, CloudKernel)
-		if err != nil {
-			return err
-		}
-		return unpackPackages(ctx, dir, filepath.Join(dir, "root"), kernel, "busybox-static")
-	})
 }
 
 func TestCacheBuildsAnEntryOnce(t *testing.T) {

@@ -81,20 +81,20 @@ func CreateVolume(ctx context.Context, dir string, kind VolumeKind, format ...st
 		PassphraseFile: filepath.Join(dir, "passphrase"),
 		SecretUUID:     uuid.NewString(),
 	}
-	var err error
-	switch kind {
-	case DetachedRaw:
-		err = v.createDetached(ctx, dir)
-	case DetachedQcow2:
+	if kind == DetachedQcow2 || kind == Qcow2LUKS {
 		v.Format = "qcow2"
+	}
+	err := v.newPassphrase()
+	switch {
+	case err != nil:
+	case kind == DetachedRaw, kind == DetachedQcow2:
 		err = v.createDetached(ctx, dir)
-	case EmbeddedLUKS:
+	case kind == EmbeddedLUKS:
 		err = v.createEmbedded(ctx)
-	case Qcow2LUKS:
-		v.Format = "qcow2"
+	case kind == Qcow2LUKS:
 		err = v.createQcow2LUKS(ctx)
 	default:
-		err = fmt.Errorf("unknown kind")
+		err = errors.New("unknown kind")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("make a volume (%s): %w", kind, err)
@@ -104,9 +104,6 @@ func CreateVolume(ctx context.Context, dir string, kind VolumeKind, format ...st
 
 // createDetached makes a header of payload offset 0 and an empty payload.
 func (v *Volume) createDetached(ctx context.Context, dir string) error {
-	if err := v.newPassphrase(); err != nil {
-		return err
-	}
 	v.Header = filepath.Join(dir, "header.img")
 	size, align := int64(4*MiB), []string{"--align-payload", "0"}
 	if v.IsLUKS2() {
@@ -135,9 +132,6 @@ func (v *Volume) createDetached(ctx context.Context, dir string) error {
 
 // createEmbedded makes one file of header and data.
 func (v *Volume) createEmbedded(ctx context.Context) error {
-	if err := v.newPassphrase(); err != nil {
-		return err
-	}
 	v.Offset = 2 * MiB // cryptsetup's default
 	if v.IsLUKS2() {
 		v.Offset = 16 * MiB
