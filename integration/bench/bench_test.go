@@ -5,9 +5,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
-	"time"
 )
 
 // TestRun runs everything once and expects a table, with any figures.

@@ -84,26 +84,32 @@ type row struct {
 }
 
 func printTable(out io.Writer, version string, rows []row) error {
-	var text strings.Builder
-	fmt.Fprintf(&text, "QEMU %s, %s; medians\n\n", version, machine())
-	w := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "luksplug\tbeside\truns\tbeside ms\tluksplug ms\tratio\twanted") // into memory
+	table := [][]string{{"luksplug", "beside", "runs", "beside ms", "luksplug ms", "ratio", "wanted"}}
 	for _, r := range rows {
 		wanted := ""
 		if r.wanted > 0 {
 			wanted = fmt.Sprintf("at most %.2f", r.wanted)
 		}
-		reference, ours := median(r.pairs.reference), median(r.pairs.ours)
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%d\t%.2f\t%.2f\t%.2f\t%s\n", r.what, r.reference, len(r.pairs.ours), // into memory
-			milliseconds(reference), milliseconds(ours), float64(ours)/float64(reference), wanted)
+		two := func(x float64) string { return fmt.Sprintf("%.2f", x) }
+		reference, ours := milliseconds(median(r.pairs.reference)), milliseconds(median(r.pairs.ours))
+		table = append(table, []string{r.what, r.reference, fmt.Sprint(len(r.pairs.ours)), two(reference), two(ours), two(ours / reference), wanted})
+	}
+	_, err := fmt.Fprintf(out, "QEMU %s, %s; medians\n\n%s", version, machine(), align(table))
+	return err
+}
+
+// align returns a table of Markdown as text with aligned columns.
+func align(table [][]string) string {
+	var text, trimmed strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
+	for _, line := range table {
+		_, _ = fmt.Fprintln(w, strings.ReplaceAll(strings.Join(line, "\t"), "`", "")) // into memory
 	}
 	_ = w.Flush() // into memory
 	for line := range strings.Lines(text.String()) {
-		if _, err := fmt.Fprintln(out, strings.TrimRight(line, " \n")); err != nil {
-			return err
-		}
+		trimmed.WriteString(strings.TrimRight(line, " \n") + "\n")
 	}
-	return nil
+	return trimmed.String()
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

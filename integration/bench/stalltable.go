@@ -6,7 +6,6 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 )
 
@@ -94,15 +93,8 @@ func met(ok bool) string {
 
 // publish prints the table and writes it into a document if one is named.
 func publish(out io.Writer, document, about string, table [][]string, verdict []string) error {
-	var text strings.Builder
-	fmt.Fprintf(&text, "%s\nmilliseconds: median (maximum); ratios are those of medians to virsh's\n\n", about)
-	w := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
-	for _, line := range table {
-		_, _ = fmt.Fprintln(w, strings.ReplaceAll(strings.Join(line, "\t"), "`", "")) // into memory
-	}
-	_ = w.Flush() // into memory
-	text.WriteString("\n" + strings.ReplaceAll(strings.Join(verdict, "\n"), "`", "") + "\n")
-	if _, err := io.WriteString(out, text.String()); err != nil || document == "" {
+	text := fmt.Sprintf("%s\nmilliseconds: median (maximum); ratios are those of medians to virsh's\n\n%s\n%s\n", about, align(table), strings.Join(verdict, "\n"))
+	if _, err := io.WriteString(out, strings.ReplaceAll(text, "`", "")); err != nil || document == "" {
 		return err
 	}
 	return replaceTable(document, markdown(about, table, verdict))

@@ -56,17 +56,14 @@ func (m *maker) ioThreads() []*Element {
 	}
 	n := 1 + m.index("threads", 4)
 	out := []*Element{text("iothreads", strconv.Itoa(n))}
+	step, ids := 1, element("iothreadids")
 	if m.often("numbered threads") {
-		ids := element("iothreadids")
-		for i := range n {
-			id := strconv.Itoa(2*i + 1)
-			ids.add(element("iothread", "id", id))
-			m.threads = append(m.threads, id)
-		}
-		return append(out, ids)
+		step, out = 2, append(out, ids)
 	}
 	for i := range n {
-		m.threads = append(m.threads, strconv.Itoa(i+1))
+		id := strconv.Itoa(step*i + 1)
+		ids.add(element("iothread", "id", id))
+		m.threads = append(m.threads, id)
 	}
 	return out
 }

@@ -1,16 +1,14 @@
 package peer
 
 import (
+	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 )
@@ -25,40 +23,18 @@ func Barbican(t testing.TB) *url.URL {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	dir := t.TempDir()
-	at, p, err := runBarbican(ctx, dir)
-	if p != nil {
-		atEnd(t, p.kill, filepath.Join(dir, "barbican.log"))
-	}
-	if err != nil {
-		t.Fatalf("start Barbican: %v", err)
-	}
-	return at
-}
-
-// runBarbican starts it with all its files in dir. The process is nil if none was started.
-func runBarbican(ctx context.Context, dir string) (*url.URL, *process, error) {
 	unpacked, err := runScript(ctx, "barbican.sh")
-	if err != nil {
-		return nil, nil, err
-	}
-	paste, err := barbicanConfig(dir, unpacked)
-	if err != nil {
-		return nil, nil, err
-	}
+	Must(t, err)
+	dir := t.TempDir()
 	log, port := filepath.Join(dir, "output.log"), filepath.Join(dir, "port")
-	cmd := exec.Command(filepath.Join(unpacked, "bin", "python"), "-c", barbicanServer, paste, port)
+	cmd := exec.Command(filepath.Join(unpacked, "bin", "python"), "-c", barbicanServer, barbicanConfig(t, dir, unpacked), port)
 	cmd.Env = append(os.Environ(), "HOME="+dir) // where Barbican looks for .barbican/barbican.conf
 	p, err := startTied(cmd, log)
-	if err != nil {
-		return nil, nil, err
-	}
+	Must(t, err)
+	atEnd(t, p.kill, log, filepath.Join(dir, "barbican.log"))
 	var number []byte
-	if err := waitFor(ctx, p, port, func() bool { number, err = os.ReadFile(port); return err == nil }); err != nil {
-		return nil, p, fmt.Errorf("%w: %s", err, tail(log, 2000))
-	}
-	at, err := url.Parse("http://127.0.0.1:" + string(number))
-	return at, p, err
+	Must(t, waitFor(ctx, p, port, func() bool { number, err = os.ReadFile(port); return err == nil }))
+	return &url.URL{Scheme: "http", Host: "127.0.0.1:" + string(number)}
 }
 
 // barbicanServer makes the tables, serves on a port that the kernel chooses, and writes that port atomically
@@ -82,21 +58,14 @@ server.serve_forever()
 
 // barbicanConfig writes the configuration and returns the path of Paste's, which selects how requests are
 // handled: Debian's file, with the pipeline without Keystone.
-func barbicanConfig(dir, unpacked string) (string, error) {
+func barbicanConfig(t testing.TB, dir, unpacked string) string {
+	t.Helper()
 	const authenticated, open = "/v1: barbican-api-keystone\n", "/v1: barbican_api\n"
 	content, err := os.ReadFile(filepath.Join(unpacked, "root", "usr", "share", "barbican-common", "barbican-api-paste.ini"))
-	if err != nil {
-		return "", err
+	Must(t, err)
+	if !bytes.Contains(content, []byte(authenticated)) {
+		t.Fatal("Barbican's Paste configuration is not as expected")
 	}
-	if !strings.Contains(string(content), authenticated) {
-		return "", errors.New("its Paste configuration is not as expected")
-	}
-	paste := filepath.Join(dir, "paste.ini")
-	if err := os.WriteFile(paste, []byte(strings.Replace(string(content), authenticated, open, 1)), 0o600); err != nil {
-		return "", err
-	}
-	var kek [32]byte
-	_, _ = rand.Read(kek[:]) // never fails
 	config := fmt.Sprintf(`[DEFAULT]
 sql_connection = sqlite:///%[1]s/barbican.sqlite
 db_auto_create = True
@@ -107,9 +76,11 @@ enable = False
 enabled_crypto_plugins = simple_crypto
 [simple_crypto_plugin]
 kek = %[2]s
-`, dir, base64.StdEncoding.EncodeToString(kek[:]))
-	if err := os.Mkdir(filepath.Join(dir, ".barbican"), 0o700); err != nil {
-		return "", err
-	}
-	return paste, os.WriteFile(filepath.Join(dir, ".barbican", "barbican.conf"), []byte(config), 0o600)
+`, dir, base64.StdEncoding.EncodeToString([]byte(randomText("")))) // of 32 bytes
+	Must(t, os.Mkdir(filepath.Join(dir, ".barbican"), 0o700))
+	writeFiles(t, dir, map[string][]byte{
+		"paste.ini":               bytes.Replace(content, []byte(authenticated), []byte(open), 1),
+		".barbican/barbican.conf": []byte(config),
+	})
+	return filepath.Join(dir, "paste.ini")
 }

@@ -50,17 +50,11 @@ func StartCeph(t testing.TB) *Ceph {
 	dir := shortDir(t, "ceph")
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	c := &Ceph{Host: ownLoopback(), User: "vm", Programs: programs, dir: dir}
-	t.Cleanup(c.Close)
-	if err := c.start(ctx); err != nil {
-		t.Fatalf("start Ceph: %v: %s\n%s", err, tail(c.path("mon.a.log"), 1500), tail(c.path("osd.0.log"), 1500))
-	}
+	loopback := net.IPv4(127, byte(1+rand.IntN(254)), byte(rand.IntN(256)), byte(1+rand.IntN(254)))
+	c := &Ceph{Host: loopback.String(), User: "vm", Programs: programs, dir: dir}
+	atEnd(t, c.Close, c.path("mon.a.log"), c.path("osd.0.log"))
+	c.start(ctx, t)
 	return c
-}
-
-// ownLoopback returns a random loopback address.
-func ownLoopback() string {
-	return net.IPv4(127, byte(1+rand.IntN(254)), byte(rand.IntN(256)), byte(1+rand.IntN(254))).String()
 }
 
 // Close kills the cluster, which would take seconds to end by itself. It may be called again.
@@ -76,48 +70,33 @@ func (c *Ceph) path(name string) string { return filepath.Join(c.dir, name) }
 
 // start makes a cluster without an operator's tools: the maps with which the monitor begins name the users
 // and the store. Only the pool has to be created.
-func (c *Ceph) start(ctx context.Context) error {
-	if err := c.configure(ctx); err != nil {
-		return err
+func (c *Ceph) start(ctx context.Context, t testing.TB) {
+	t.Helper()
+	run := func(program string, args ...string) {
+		t.Helper()
+		_, err := c.run(ctx, program, args...)
+		Must(t, err)
 	}
+	c.configure(t)
 	monitor := fmt.Sprintf("[v2:%s:%d,v1:%s:%d]", c.Host, cephPort, c.Host, cephOldPort)
-	for _, args := range [][]string{
-		{"monmaptool", "--create", "--fsid", c.fsid(), "--addv", "a", monitor, c.path("monmap")},
-		{"osdmaptool", "--createsimple", "1", c.path("osdmap")},
-		{"ceph-mon", "-i", "a", "--mkfs", "--monmap", c.path("monmap"), "--osdmap", c.path("osdmap"), "--keyring", c.path("keyring")},
-	} {
-		if _, err := c.run(ctx, args[0], args[1:]...); err != nil {
-			return err
-		}
-	}
-	var err error
-	if c.mon, err = c.daemon("ceph-mon", "a"); err != nil {
-		return err
-	}
-	if _, err := c.run(ctx, "ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", c.fsid()); err != nil { // asks the monitor
-		return err
-	}
-	if c.osd, err = c.daemon("ceph-osd", "0"); err != nil {
-		return err
-	}
-	// The first waits for the monitor, the second for the store.
-	if _, err := c.run(ctx, "ceph", "osd", "pool", "create", CephPool, "4", "4"); err != nil {
-		return err
-	}
-	_, err = c.RBD(ctx, "create", "--size", "1M", "first")
-	return err
+	run("monmaptool", "--create", "--fsid", cephID, "--addv", "a", monitor, c.path("monmap"))
+	run("osdmaptool", "--createsimple", "1", c.path("osdmap"))
+	run("ceph-mon", "-i", "a", "--mkfs", "--monmap", c.path("monmap"), "--osdmap", c.path("osdmap"), "--keyring", c.path("keyring"))
+	c.mon = c.daemon(t, "ceph-mon", "a")
+	run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", cephID) // queries the monitor
+	c.osd = c.daemon(t, "ceph-osd", "0")
+	run("ceph", "osd", "pool", "create", CephPool, "4", "4") // waits for the monitor
+	run("rbd", "create", "--size", "1M", "first")            // waits for the store
 }
 
-// fsid returns the UUID of the cluster, which only its own daemons see.
-func (c *Ceph) fsid() string { return "6a7b2a3e-4a8e-4c1d-9d53-0d4f6f6f8f11" }
+// cephID is the UUID of the cluster, which only its own daemons see.
+const cephID = "6a7b2a3e-4a8e-4c1d-9d53-0d4f6f6f8f11"
 
 // configure writes Ceph's configuration and the keys.
-func (c *Ceph) configure(ctx context.Context) error {
+func (c *Ceph) configure(t testing.TB) {
+	t.Helper()
 	libraries := filepath.Join(filepath.Dir(c.Programs), "root", "usr", "lib", "x86_64-linux-gnu")
-	config := strings.NewReplacer("@host@", c.Host, "@dir@", c.dir, "@fsid@", c.fsid(), "@libraries@", libraries).Replace(cephConfig)
-	if err := os.WriteFile(c.path("ceph.conf"), []byte(config), 0o600); err != nil {
-		return err
-	}
+	config := strings.NewReplacer("@host@", c.Host, "@dir@", c.dir, "@fsid@", cephID, "@libraries@", libraries).Replace(cephConfig)
 	keys := map[string]string{}
 	for _, who := range []string{"mon.", "client.admin", "client." + c.User, "osd.0"} {
 		keys[who] = CephKey()
@@ -134,11 +113,11 @@ func (c *Ceph) configure(ctx context.Context) error {
 		keyring("client.admin", `mon = "allow *"`, `osd = "allow *"`) +
 		keyring("client."+c.User, `mon = "profile rbd"`, `osd = "profile rbd"`) +
 		keyring("osd.0", `mon = "allow profile osd"`, `osd = "allow *"`)
-	return errors.Join(
-		os.Mkdir(c.path("mon"), 0o700), os.Mkdir(c.path("osd"), 0o700),
-		os.WriteFile(c.path("keyring"), []byte(all), 0o600),
-		os.WriteFile(c.path("keyring.client.admin"), []byte(keyring("client.admin")), 0o600),
-		os.WriteFile(c.path("osd/keyring"), []byte(keyring("osd.0")), 0o600))
+	Must(t, errors.Join(os.Mkdir(c.path("mon"), 0o700), os.Mkdir(c.path("osd"), 0o700)))
+	writeFiles(t, c.dir, map[string][]byte{
+		"ceph.conf": []byte(config), "keyring": []byte(all),
+		"keyring.client.admin": []byte(keyring("client.admin")), "osd/keyring": []byte(keyring("osd.0")),
+	})
 }
 
 // cephConfig makes the cluster small and quickly ready.
@@ -187,8 +166,11 @@ func CephKey() string {
 }
 
 // daemon starts a server of the cluster in the foreground.
-func (c *Ceph) daemon(program, id string) (*process, error) {
-	return startTied(exec.Command(filepath.Join(c.Programs, program), "-c", c.path("ceph.conf"), "-i", id, "-f"), c.path(program+".messages"))
+func (c *Ceph) daemon(t testing.TB, program, id string) *process {
+	t.Helper()
+	p, err := startTied(exec.Command(filepath.Join(c.Programs, program), "-c", c.path("ceph.conf"), "-i", id, "-f"), c.path(program+".messages"))
+	Must(t, err)
+	return p
 }
 
 // run runs one of the cluster's programs as its administrator.

@@ -47,7 +47,6 @@ func TestPrivateLibvirtd(t *testing.T) {
 // TestTwoPrivateLibvirtds: they know nothing of each other, and a domain ends with its libvirtd.
 func TestTwoPrivateLibvirtds(t *testing.T) {
 	Long(t, "starts the libvirtds that TestMigrate works with in every run")
-	Long(t, "tests the harness; TestMigrate uses two libvirtds every time")
 	t.Parallel()
 	ctx := testContext(t)
 	one, two := Libvirtd(t), Libvirtd(t)

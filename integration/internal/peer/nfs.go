@@ -42,7 +42,7 @@ func StartNFS(t testing.TB, directory string) *NFSServer {
 	}
 	dir := shortDir(t, "nfs")
 	n := &NFSServer{Server: &Server{Dir: dir, Log: filepath.Join(dir, "nfs.log")}, Files: directory}
-	Must(t, n.configure())
+	n.configure(t)
 	starting, cancelStart := context.WithTimeout(ctx, serverStart)
 	defer cancelStart()
 	n.started(t, "nfs", n.start(starting, n.command(root), func() bool {
@@ -52,16 +52,15 @@ func StartNFS(t testing.TB, directory string) *NFSServer {
 }
 
 // configure writes Ganesha's configuration, and a list of users that includes the portmapper's.
-func (n *NFSServer) configure() error {
+func (n *NFSServer) configure(t testing.TB) {
+	t.Helper()
 	users, err := os.ReadFile("/etc/passwd")
-	if err != nil {
-		return err
-	}
-	config := strings.ReplaceAll(nfsConfig, "@folder@", n.Files)
+	Must(t, err)
+	users = append(users, "_rpc:x:64056:65534::/nonexistent:/usr/sbin/nologin\n"...)
 	etc := filepath.Join(n.Dir, "etc")
-	return errors.Join(os.Mkdir(etc, 0o755), os.Chmod(n.Dir, 0o755), // what lies over /etc has its mode
-		os.WriteFile(filepath.Join(etc, "passwd"), append(users, "_rpc:x:64056:65534::/nonexistent:/usr/sbin/nologin\n"...), 0o644),
-		os.WriteFile(filepath.Join(n.Dir, "ganesha.conf"), []byte(config), 0o644))
+	Must(t, errors.Join(os.Mkdir(etc, 0o755), os.Chmod(n.Dir, 0o755), // what lies over /etc has its mode
+		os.WriteFile(filepath.Join(etc, "passwd"), users, 0o644),
+		os.WriteFile(filepath.Join(n.Dir, "ganesha.conf"), []byte(strings.ReplaceAll(nfsConfig, "@folder@", n.Files)), 0o644)))
 }
 
 // nfsConfig is for NFS 3, the version that libnfs uses unless it is told another one, which QEMU does not.

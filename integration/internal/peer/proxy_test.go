@@ -124,10 +124,9 @@ func TestCutAtStep(t *testing.T) {
 			ctx := testContext(t)
 			q, p := proxied(t, CutAtStep(2, c.cut))
 			m := dialProxy(ctx, t, p)
-			if _, err := m.Execute(ctx, "blockdev-add", node("one")); err != nil {
-				t.Fatal(err)
-			}
-			_, err := m.Execute(ctx, "blockdev-add", node("two"))
+			_, err := m.Execute(ctx, "blockdev-add", node("one"))
+			Must(t, err)
+			_, err = m.Execute(ctx, "blockdev-add", node("two"))
 			if told := err == nil; told != c.told {
 				t.Errorf("the client got %v", err)
 			}
@@ -174,9 +173,8 @@ func TestProxySwallowsEventsAndDelays(t *testing.T) {
 	})
 	m := dialProxy(ctx, t, p)
 	for _, command := range []string{"cont", "stop", "system_reset"} {
-		if _, err := m.Execute(ctx, command, nil); err != nil {
-			t.Fatal(err)
-		}
+		_, err := m.Execute(ctx, command, nil)
+		Must(t, err)
 	}
 	e, err := m.WaitEvent(ctx, func(Event) bool { return true })
 	if err != nil || e.Name != "RESET" {
@@ -197,20 +195,16 @@ func TestProxyPassesDescriptors(t *testing.T) {
 	file, err := os.Open(os.DevNull)
 	Must(t, err)
 	defer func() { _ = file.Close() }()
-	if _, err := conn.Write([]byte(`{"execute": "qmp_capabilities"}`)); err != nil {
-		t.Fatal(err)
-	}
+	_, err = conn.Write([]byte(`{"execute": "qmp_capabilities"}`))
+	Must(t, err)
 	// Three commands in quick succession, the middle one without a descriptor, the last in two writes.
 	first := []byte(`{"execute": "add-fd", "arguments": {"fdset-id": 1}}` + "\n")
-	if _, _, err := conn.WriteMsgUnix(first, unix.UnixRights(int(file.Fd())), nil); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := conn.Write([]byte(`{"execute": "query-status"} {"execute": `)); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := conn.WriteMsgUnix([]byte(`"add-fd", "arguments": {"fdset-id": 2}}`), unix.UnixRights(int(file.Fd())), nil); err != nil {
-		t.Fatal(err)
-	}
+	_, _, err = conn.WriteMsgUnix(first, unix.UnixRights(int(file.Fd())), nil)
+	Must(t, err)
+	_, err = conn.Write([]byte(`{"execute": "query-status"} {"execute": `))
+	Must(t, err)
+	_, _, err = conn.WriteMsgUnix([]byte(`"add-fd", "arguments": {"fdset-id": 2}}`), unix.UnixRights(int(file.Fd())), nil)
+	Must(t, err)
 	d := json.NewDecoder(conn)
 	for range 5 { // the greeting and four replies
 		var reply map[string]json.RawMessage

@@ -239,13 +239,11 @@ func (q *QEMU) arguments(ctx context.Context, o Options) ([]string, error) {
 
 // guestArguments returns the arguments that boot the small guest.
 func (q *QEMU) guestArguments(ctx context.Context, o Options) ([]string, error) {
-	if o.Kernel == "" {
-		o.Kernel = CloudKernel
-		if o.USB {
-			o.Kernel = FullKernel
-		}
+	kernel := CloudKernel
+	if o.USB {
+		kernel = FullKernel
 	}
-	image, err := LoadGuestImage(ctx, o.Kernel)
+	image, err := LoadGuestImage(ctx, cmp.Or(o.Kernel, kernel))
 	if err != nil {
 		return nil, err
 	}

@@ -67,9 +67,8 @@ func guestSurvivesAnAbandonedCommand(ctx context.Context, t *testing.T, g *Guest
 }
 
 func resetBootsAgain(ctx context.Context, t *testing.T, q *QEMU) {
-	if _, err := q.Guest().Run(ctx, "touch /tmp/before"); err != nil {
-		t.Fatal(err)
-	}
+	_, err := q.Guest().Run(ctx, "touch /tmp/before")
+	Must(t, err)
 	Must(t, q.Reset(ctx))
 	var exit *ExitError
 	if _, err := q.Guest().Run(ctx, "[ -e /tmp/before ]"); !errors.As(err, &exit) {
@@ -201,9 +200,8 @@ func TestCloseReportsAnEarlyEnd(t *testing.T) {
 // mustExecute runs a command that has to succeed.
 func mustExecute(ctx context.Context, t *testing.T, q *QEMU, command string, args any) {
 	t.Helper()
-	if _, err := q.Query(ctx, command, args); err != nil {
-		t.Fatal(err)
-	}
+	_, err := q.Query(ctx, command, args)
+	Must(t, err)
 }
 
 // mustState is q.State for a test.

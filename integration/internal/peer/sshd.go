@@ -111,9 +111,9 @@ func (s *SSHServer) SourceXML(path, inner string) string {
 
 func newSSHKey(t testing.TB) (ssh.PublicKey, ed25519.PrivateKey) {
 	t.Helper()
-	public, private, err := ed25519.GenerateKey(rand.Reader)
+	_, private, err := ed25519.GenerateKey(rand.Reader)
 	Must(t, err)
-	key, err := ssh.NewPublicKey(public)
+	signer, err := ssh.NewSignerFromKey(private)
 	Must(t, err)
-	return key, private
+	return signer.PublicKey(), private
 }
