@@ -62,8 +62,7 @@ func (b *bare) replay(commands [][]byte) error {
 	return nil
 }
 
-// record applies plans with the library and returns the bytes that it has sent, for the same commands on the
-// bare socket.
+// record applies plans with the library and returns what it has sent, for the bare socket.
 func record(ctx context.Context, socket string, disks []disk) ([][]byte, error) {
 	var sent [][]byte
 	trace := func(e qmp.TraceEntry) {

@@ -10,8 +10,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// command measures whole programs on a domain of a private libvirtd that was never started, for the same
-// reason as [library].
+// command measures whole programs on a domain that was never started, for the same reason as [library].
 type command struct {
 	libvirt *peer.Libvirt
 	domain  *peer.Domain

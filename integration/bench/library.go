@@ -19,8 +19,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// library measures Go packages on a VM that was never started: SCSI disks come and go without a guest, which
-// would add noise.
+// library measures Go packages on a VM that was never started: a guest would only add noise.
 type library struct {
 	vm      *hotplug.VM
 	version string

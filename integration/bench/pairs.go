@@ -18,8 +18,8 @@ type pairs struct {
 // warmUp is how many pairs run before the first that counts.
 const warmUp = 2
 
-// compare runs the two ways in turn, n times each. clean prepares the VM for the next run; its time does not
-// count.
+// compare runs the two ways in turn, n times each. clean, which is not timed, prepares the VM for the next
+// run.
 func compare(ctx context.Context, n int, reference, ours, clean func(context.Context) error) (pairs, error) {
 	var p pairs
 	ways := [2]func(context.Context) error{reference, ours}

@@ -50,12 +50,10 @@ type stall struct {
 	timerTurns, diskTurns int
 }
 
-// margin is the time that is measured before and after an attach: the guest learns of a disk after the answer
-// to the last command.
+// margin is measured before and after an attach: the guest learns of a disk after the last answer.
 const margin = 200 * time.Millisecond
 
-// measure takes all ways in turn, runs times each. Each round begins with another way; the first round does
-// not count.
+// measure takes all ways in turn, each first in its turn, runs times each. The first round does not count.
 func (v *stallVM) measure(ctx context.Context, ways []way, runs int) ([][]stall, error) {
 	stalls := make([][]stall, len(ways))
 	for round := range runs + 1 {

@@ -14,8 +14,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestRunStall runs everything once: luksplug delays the guest for less time than QEMU does. The benchmark
-// measures by how much.
+// TestRunStall runs everything once: luksplug delays the guest for less time than QEMU does.
 func TestRunStall(t *testing.T) {
 	peer.Long(t, "QEMU derives a key four times")
 	t.Parallel()

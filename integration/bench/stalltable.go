@@ -61,9 +61,8 @@ func ratio(of, to time.Duration) string {
 	return fmt.Sprintf("1/%.0f", float64(to)/float64(of))
 }
 
-// wantedStall is the required ratio between the longest wait for a monitor's answer with virsh and with
-// luksplug. The time between two answers is not compared: on an idle monitor it is the pause between two
-// pings.
+// wantedStall is the required ratio between the longest answers with virsh and with luksplug. The time
+// between two answers is not compared: on an idle monitor it is the pause between two pings.
 const wantedStall = 200
 
 // verdict returns, for each of luksplug's ways, which requirements are met.

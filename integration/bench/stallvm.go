@@ -111,8 +111,7 @@ func (v *stallVM) makeVolume(ctx context.Context, dir string) error {
 	return err
 }
 
-// watchingDisks describes two disks for the guest: one is the program that runs in it, the other is written
-// by the program.
+// watchingDisks describes two disks for the guest: the program that runs in it, and the disk that it writes.
 func watchingDisks(ctx context.Context, dir string) (string, error) {
 	program, err := buildProgram(ctx, dir, "integration/internal/gaps")
 	if err != nil {

@@ -63,8 +63,7 @@ func (v *stallVM) luksplug(address []string, args ...string) func(context.Contex
 // wrongPassphrase is luksplug's exit code for a secret that is wrong or missing.
 const wrongPassphrase = 4
 
-// refused is an attach that derives the key and then changes nothing in the VM: it only keeps the processors
-// busy.
+// refused is an attach that derives the key and changes nothing in the VM: it only keeps the processors busy.
 func refused(attach func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		err := attach(ctx)

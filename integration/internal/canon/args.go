@@ -10,8 +10,7 @@ import (
 // option is an option of QEMU with its value.
 type option struct{ name, value string }
 
-// parseArguments reads the command line that libvirt makes of a domain: variables, the program and its
-// options.
+// parseArguments reads libvirt's command line of a domain: variables, the program and its options.
 func parseArguments(text string) ([]option, error) {
 	words, err := splitWords(text)
 	if err != nil {

@@ -16,8 +16,7 @@ type Element struct {
 // Attr is an attribute of an Element.
 type Attr struct{ Name, Value string }
 
-// element returns an element with attributes: names and values in turn. It leaves out those with an empty
-// value.
+// element returns an element with attributes, names and values in turn, without those that are empty.
 func element(name string, attrs ...string) *Element {
 	return (&Element{Name: name}).set(attrs...)
 }

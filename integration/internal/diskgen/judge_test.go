@@ -177,8 +177,7 @@ func length(ref secrets.Reference) (int, error) {
 	return s.Length, nil
 }
 
-// stricter matches what luksplug refuses and libvirt does not: because QEMU refuses it, or because libvirt
-// ignores it silently.
+// stricter matches what only luksplug refuses: because QEMU refuses it, or libvirt ignores it silently.
 var stricter = regexp.MustCompile(strings.Join([]string{
 	// QEMU has no such setting.
 	"QEMU's floppy drive does not have this setting",

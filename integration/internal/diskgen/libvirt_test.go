@@ -19,8 +19,7 @@ var (
 	diskCount = flag.Int("disk-count", 0, "how many disks are drawn; 0 for 200, or 2000 in a long run")
 )
 
-// TestAgainstLibvirt draws disks and compares luksplug's plan of each with libvirt's. The same seed is always
-// the same disk.
+// TestAgainstLibvirt compares luksplug's plans of drawn disks with libvirt's. A seed is always the same disk.
 func TestAgainstLibvirt(t *testing.T) {
 	t.Parallel()
 	count := *diskCount

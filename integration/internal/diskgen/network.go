@@ -1,7 +1,6 @@
 package diskgen
 
-// protocols are those that are drawn. QEMU 5.2 dropped vxhs, which libvirt refuses for a newer one; sheepdog
-// is older still.
+// protocols are those that are drawn. libvirt refuses vxhs, which QEMU 5.2 dropped; sheepdog is older still.
 var protocols = []string{"nbd", "iscsi", "rbd", "http", "https", "ftp", "ftps", "tftp", "ssh", "nfs", "gluster"}
 
 // network draws the content of the <source> of a server.

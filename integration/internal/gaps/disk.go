@@ -8,8 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// writer writes the first sector of a disk without blocking: by io_setup(2), io_submit(2) and
-// io_getevents(2).
+// writer writes the first sector of a disk without blocking: io_setup(2), io_submit(2), io_getevents(2).
 type writer struct {
 	context uintptr
 	control [1]*controlBlock

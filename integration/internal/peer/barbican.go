@@ -37,8 +37,8 @@ func Barbican(t testing.TB) *url.URL {
 	return &url.URL{Scheme: "http", Host: "127.0.0.1:" + string(number)}
 }
 
-// barbicanServer makes the tables, serves on a port that the kernel chooses, and writes that port atomically
-// to a file.
+// barbicanServer makes the tables, serves on a port of the kernel's choice, and writes it atomically to a
+// file.
 const barbicanServer = `
 import os, sys
 from wsgiref import simple_server

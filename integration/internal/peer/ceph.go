@@ -38,8 +38,7 @@ type Ceph struct {
 // CephPool is the only pool of a cluster.
 const CephPool = "rbd"
 
-// The ports of a monitor, for Ceph's newer and older protocol. With any other port a client tries both
-// protocols.
+// The ports of a monitor, for Ceph's newer and older protocol. With others a client tries both protocols.
 const cephPort, cephOldPort = 3300, 6789
 
 // StartCeph starts a cluster for a test and kills it when the test ends. It takes about two seconds, and a
@@ -152,8 +151,7 @@ plugin dir = @libraries@/ceph
 keyring = @dir@/osd/keyring
 `
 
-// CephKey makes a random key for cephx, in the format of Ceph's CryptoKey: a type (1, AES), a time, a length
-// and 16 bytes.
+// CephKey makes a random key in the format of Ceph's CryptoKey: type (1, AES), time, length, 16 bytes.
 func CephKey() string {
 	b := binary.LittleEndian.AppendUint16(nil, 1)
 	b = binary.LittleEndian.AppendUint32(b, uint32(time.Now().Unix()))

@@ -9,8 +9,7 @@ import (
 	"strings"
 )
 
-// DomainOptions describe a domain. The zero value is a q35 machine with at least four free root ports,
-// without a guest.
+// DomainOptions describe a domain. The zero value is a q35 machine with four free root ports and no guest.
 type DomainOptions struct {
 	Name    string  // default luksplug-test
 	Machine Machine // default Q35
@@ -21,8 +20,7 @@ type DomainOptions struct {
 	// FromDisk boots the guest from a disk, see [BootImage], instead of from a kernel of its own.
 	FromDisk bool
 	UUID     string // default one that libvirt makes
-	// Persistent defines the domain, which else is gone when it stops. It is started in both cases, unless
-	// Off.
+	// Persistent defines the domain, which else is gone when it stops. Both are started, unless Off.
 	Persistent bool
 	Off        bool     // do not start the domain, which has to be persistent
 	Extra      []string // further arguments for QEMU

@@ -8,8 +8,7 @@ import (
 	"strings"
 )
 
-// commandLimit bounds a command: in base64 and with its marker, it has to fit into a terminal's input buffer
-// of 4096 bytes.
+// commandLimit bounds a command, which in base64 has to fit into a terminal's input buffer of 4096 bytes.
 const commandLimit = 2900
 
 // Guest is the shell of the small Linux guest on its second serial port. It may be used by several

@@ -15,11 +15,9 @@ import (
 // MiB is the unit of the offsets and lengths of the methods of Guest, in bytes.
 const MiB = 1 << 20
 
-// WaitDisk waits for a disk and returns its device file ("/dev/vda"). want is its name in the kernel ("vda")
-// or its serial number.
+// WaitDisk waits for a disk and returns its device file ("/dev/vda"). want is "vda" or its serial number.
 func (g *Guest) WaitDisk(ctx context.Context, want string) (string, error) {
-	// The guest looks 20 times, 50 ms apart, before it answers "not yet": a wait takes few round trips over
-	// the serial port.
+	// The guest looks 20 times, 50 ms apart, before it answers: few round trips over the serial port.
 	script := `want=` + shell.Quote(want) + `
 i=0
 while [ $i -lt 20 ]; do
@@ -74,8 +72,7 @@ func (g *Guest) WritePattern(ctx context.Context, dev string, offset, length int
 	if len(pattern) == 0 || len(pattern) > 1024 {
 		return fmt.Errorf("guest: pattern of %d bytes; it needs 1 to 1024", len(pattern))
 	}
-	// Each process takes long under emulation. So the pattern arrives as long as a command may be, and grows
-	// in two steps.
+	// Each process takes long under emulation. So the pattern is sent repeated, and grows in two steps.
 	longest := bytes.Repeat(pattern, 1024/len(pattern))
 	script := fmt.Sprintf(`set -e
 many() { cat $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1; }

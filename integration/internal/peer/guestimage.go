@@ -9,8 +9,7 @@ import (
 	"strings"
 )
 
-// Flavour is one of Debian's kernels, as in the package linux-image-FLAVOUR, and after a "+" what else the
-// guest has.
+// Flavour is a kernel, as in Debian's package linux-image-FLAVOUR, and after a "+" what else the guest has.
 type Flavour string
 
 const (

@@ -54,8 +54,7 @@ func ReadHost(uuid string) ([]string, error) {
 	return found, nil
 }
 
-// StorageDaemons returns the process ids of the qemu-storage-daemons that work in a directory of the VM with
-// that UUID.
+// StorageDaemons returns the process ids of the qemu-storage-daemons of the VM with that UUID.
 func StorageDaemons(uuid string) []int {
 	return processes(uuid, func(program, _ string) bool { return filepath.Base(program) == "qemu-storage-daemon" })
 }

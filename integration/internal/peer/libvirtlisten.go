@@ -86,8 +86,7 @@ func (l *Libvirt) StartSession(t testing.TB) *Session {
 	return s
 }
 
-// Command returns a program, ready to start, that the session's user runs. Its environment leads to the
-// session.
+// Command returns a program of the session's user, ready to start. Its environment leads to the session.
 func (s *Session) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	id := fmt.Sprint(s.UID)
 	cmd := exec.CommandContext(ctx, "setpriv", append([]string{"--reuid=" + id, "--regid=" + id, "--clear-groups", "--", name}, args...)...)

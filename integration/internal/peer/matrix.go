@@ -32,8 +32,7 @@ func matrix(t testing.TB, suite string, set ...string) string {
 	return dir
 }
 
-// NewestQEMU is MatrixQEMU of Debian's sid, which takes long to fetch: if the cache lacks it, a quick run
-// skips the test.
+// NewestQEMU is MatrixQEMU of Debian's sid. If the cache lacks it, a quick run skips the test.
 func NewestQEMU(t testing.TB) string {
 	t.Helper()
 	const suite = "sid"

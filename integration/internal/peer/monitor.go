@@ -93,8 +93,7 @@ func (m *Monitor) Execute(ctx context.Context, command string, args any) (json.R
 	}
 }
 
-// WaitEvent returns the first event since the connection was made that accept accepts. It drops those before
-// it.
+// WaitEvent returns the first event since the connection that accept accepts. It drops those before it.
 func (m *Monitor) WaitEvent(ctx context.Context, accept func(Event) bool) (Event, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

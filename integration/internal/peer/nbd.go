@@ -13,8 +13,7 @@ type NBDServer struct {
 	*Server
 }
 
-// SourceXML returns the <source> of the export. attributes are further ones of <source>; inner follows its
-// <host>.
+// SourceXML returns the <source> of the export, with further attributes. inner follows its <host>.
 func (s *NBDServer) SourceXML(attributes, inner string) string {
 	return fmt.Sprintf("<source protocol='nbd' name='disk' %s>%s%s</source>", attributes, s.HostXML(), inner)
 }

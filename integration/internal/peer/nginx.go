@@ -38,8 +38,7 @@ func StartWeb(t testing.TB, a *Authority) *WebServer {
 	return w
 }
 
-// config returns nginx's configuration. There is only one process, which ends with the test and needs no
-// other user.
+// config returns nginx's configuration, with a single process, which ends with the test.
 func (w *WebServer) config(dir string, port int) string {
 	listen := "listen 127.0.0.1:" + strconv.Itoa(port)
 	if w.TLS {

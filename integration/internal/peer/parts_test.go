@@ -105,8 +105,7 @@ func TestNothingSurvivesACrash(t *testing.T) {
 	}
 }
 
-// helperVariable makes the test binary a program that starts a QEMU in the directory that it names, and
-// stays.
+// helperVariable makes the test binary a program that starts a QEMU in the directory of its value, and stays.
 const helperVariable = "LUKSPLUG_PEER_HELPER"
 
 func TestMain(m *testing.M) {

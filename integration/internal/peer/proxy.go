@@ -42,8 +42,7 @@ type Verdict struct {
 	Delay   time.Duration // holds the reply back, and all that comes after it
 }
 
-// ProxyHooks decide what a Proxy does. A nil hook passes everything on. The hooks of one connection run one
-// at a time.
+// ProxyHooks decide what a Proxy does, one at a time for a connection. A nil hook passes everything on.
 type ProxyHooks struct {
 	// Command sees every command but qmp_capabilities.
 	Command func(Command) Verdict
@@ -170,8 +169,7 @@ func (p *Proxy) Records() []Record {
 	return slices.Clone(p.records)
 }
 
-// Steps returns the names of the commands that change something, in order: the n-th is the step n of the
-// hooks.
+// Steps returns the names of the commands that change something: the n-th is the step n of the hooks.
 func (p *Proxy) Steps() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -371,8 +369,7 @@ func (l *proxyLink) back(line []byte) bool {
 	return v.Cut != CutAfterReply
 }
 
-// nextVerdict returns the verdict on the command that the current reply answers: QEMU answers in order, as
-// "oob" is never enabled.
+// nextVerdict returns the verdict on the command of the current reply: without "oob", QEMU answers in order.
 func (l *proxyLink) nextVerdict() Verdict {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -26,8 +26,7 @@ type Server struct {
 	process *process
 }
 
-// serverStart bounds the time until a server listens. The slowest needs a fraction of a second on an idle
-// machine.
+// serverStart bounds the time until a server listens, of which the slowest needs a fraction of a second.
 const serverStart = 30 * time.Second
 
 // startServer runs a server for a test, waits until it listens, and kills it when the test ends. command

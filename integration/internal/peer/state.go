@@ -67,8 +67,7 @@ func ReadState(ctx context.Context, m *Monitor) (State, error) {
 	return s, nil
 }
 
-// Diff lists what is in s and not in other ("nodes: - x") and the reverse ("nodes: + x"). It returns none if
-// the two are equal.
+// Diff lists what only s has ("nodes: - x") and what only other has ("nodes: + x").
 func (s State) Diff(other State) []string {
 	var diff []string
 	compare := func(what string, before, after []string) {

@@ -17,8 +17,7 @@ type ISCSITarget struct {
 	Password string
 }
 
-// controlPort is the number by which tgtadm finds tgtd. It names a socket in /run, of which each daemon has
-// its own.
+// controlPort is how tgtadm finds tgtd. It names a socket in /run, of which each daemon has its own.
 const controlPort = "7"
 
 // StartISCSI starts an iSCSI server for a test, with one target whose unit 1 is the first file and so on, and

@@ -37,8 +37,7 @@ func VolumeKinds() []VolumeKind {
 // VolumeSize is the plaintext size of every volume made here, in bytes.
 const VolumeSize = 64 * MiB
 
-// Volume is a LUKS volume that cryptsetup or qemu-img made: by default LUKS1, with a key derivation that
-// takes almost no time.
+// Volume is a LUKS volume that cryptsetup or qemu-img made: by default LUKS1 with a quick key derivation.
 type Volume struct {
 	Kind           VolumeKind
 	Payload        string // the file that holds the data
@@ -204,8 +203,7 @@ func (v *Volume) newPassphrase() error {
 	return os.WriteFile(v.PassphraseFile, v.Passphrase, 0o600)
 }
 
-// DiskXML returns the disk element of the volume. target is the guest's name for it (vdb), bus is virtio,
-// scsi or usb.
+// DiskXML returns the disk element of the volume. target is such as vdb, bus is virtio, scsi or usb.
 func (v *Volume) DiskXML(target, bus string) string {
 	header := ""
 	if v.Header != "" {
