@@ -14,7 +14,7 @@ import (
 // pinged is the result of pings.
 type pinged struct {
 	gap    time.Duration // the longest time between two answers
-	answer time.Duration // the longest that one took
+	answer time.Duration // the longest time of one answer
 }
 
 // ping queries the VM's status from a monitor every five milliseconds.

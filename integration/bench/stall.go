@@ -41,8 +41,8 @@ func runStall(ctx context.Context, out io.Writer, document string, runs int) (er
 
 // stall is the measurement of one attach.
 type stall struct {
-	command time.Duration // the whole of it
-	answer  time.Duration // the longest that a monitor's answer took
+	command time.Duration // its duration
+	answer  time.Duration // the longest time of a monitor's answer
 	monitor time.Duration // the longest time between two answers
 	timer   time.Duration // the guest's longest time between two turns of a timer
 	disk    time.Duration // and between two writes to a disk

@@ -21,7 +21,7 @@ type stallVM struct {
 	domain  *peer.Domain
 	tool    string   // luksplug
 	path    string   // PATH, in which virsh is
-	monitor string   // the unix socket of a monitor for whoever attaches
+	monitor string   // the unix socket of the monitor for attaches
 	ping    *os.File // a connection to another one
 	volume  *peer.Volume
 	wrong   string // a file with a passphrase that the volume does not have

@@ -165,7 +165,7 @@ func (w walker) objectsOf(e map[string]any, prefix string) error {
 		e[member] = w.uses[id]
 		if o["qom-type"] == "pr-manager-helper" {
 			if p, ok := o["path"].(string); ok && strings.HasSuffix(p, "/pr-helper0.sock") {
-				o["path"] = "managed" // by each in a directory of its own
+				o["path"] = "managed" // libvirt and luksplug have it in different directories
 			}
 		}
 		if err := w.objectsOf(o, prefix+member+":"); err != nil {

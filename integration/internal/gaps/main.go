@@ -74,7 +74,7 @@ func (g *gaps) turn() error {
 func asked(questions int) bool {
 	var text [64]byte
 	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(questions), uintptr(unsafe.Pointer(&text)), unsafe.Sizeof(text))
-	return errno == 0 && n > 0 // otherwise nobody has opened the pipe, or nobody has written yet
+	return errno == 0 && n > 0 // otherwise no writer has opened the pipe, or written yet
 }
 
 // reply answers a question. It opens and closes the pipe, so that the reader sees the end of the answer.

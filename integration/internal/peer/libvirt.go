@@ -28,7 +28,7 @@ type Libvirt struct {
 	Dir    string // holds libvirt's directories: run, etc, lib, cache, log
 	Log    string // libvirtd's standard error
 
-	user    string // as whom QEMUs run, "" for root
+	user    string // of the QEMUs, "" for root
 	process *process
 	root    string // of the unpacked libvirt
 }

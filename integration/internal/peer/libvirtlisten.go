@@ -15,7 +15,7 @@ import (
 // ListeningLibvirt is a private libvirtd that listens on TCP, with and without TLS.
 type ListeningLibvirt struct {
 	*Libvirt
-	Authority *Authority // that it and its clients have certificates of
+	Authority *Authority // of its certificate and those of its clients
 	TCP, TLS  int        // ports of 127.0.0.1
 }
 

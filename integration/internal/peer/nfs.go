@@ -63,7 +63,7 @@ func (n *NFSServer) configure(t testing.TB) {
 		os.WriteFile(filepath.Join(n.Dir, "ganesha.conf"), []byte(strings.ReplaceAll(nfsConfig, "@folder@", n.Files)), 0o644)))
 }
 
-// nfsConfig is for NFS 3, the version that libnfs uses unless it is told another one, which QEMU does not.
+// nfsConfig is for NFS 3, the default version of libnfs, which QEMU does not change.
 const nfsConfig = `NFS_CORE_PARAM { Protocols = 3; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; }
 NFSV4 { RecoveryBackend = fs; Graceless = true; UseGetpwnam = true; }
 EXPORT { Export_Id = 1; Path = "@folder@"; Pseudo = /; Protocols = 3; Access_Type = RW; Squash = No_Root_Squash; SecType = sys; Attr_Expiration_Time = 0; FSAL { Name = VFS; } }

@@ -8,7 +8,7 @@ import (
 // Place is a modified view of the machine for a QEMU: files with the content of other files, in a mount
 // namespace, and variables of the environment.
 type Place struct {
-	Files map[string]string // what stands at a path -> path of what shall
+	Files map[string]string // path -> path of the file that is there instead
 	Env   []string          // NAME=value
 }
 

@@ -305,7 +305,7 @@ func (l *proxyLink) forward(value []byte, fds []int) bool {
 		Execute string `json:"execute"`
 		OOB     string `json:"exec-oob"`
 	}
-	_ = json.Unmarshal(value, &head) // what is no command goes to QEMU as it is, which says so
+	_ = json.Unmarshal(value, &head) // QEMU refuses what is no command
 	c := Command{Name: head.Execute + head.OOB, Bytes: value, FDs: len(fds)}
 	v := l.proxy.judge(&c)
 	if v.Cut == CutBeforeForward {

@@ -37,7 +37,7 @@ func startServer(t testing.TB, name string, command func(dir string, port int) *
 	ctx, cancel := context.WithTimeout(context.Background(), serverStart)
 	defer cancel()
 	s := &Server{Dir: dir, Log: filepath.Join(dir, name+".log")}
-	const attempts = 5 // that somebody else takes the same port is rare
+	const attempts = 5 // another process rarely takes the same port
 	var err error
 	for range attempts {
 		if s.Port, err = freePort(); err != nil {

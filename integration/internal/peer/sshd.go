@@ -19,7 +19,7 @@ import (
 // SSHServer is an OpenSSH server that accepts the key of an agent.
 type SSHServer struct {
 	*Server
-	User  string // who may come in: the one who runs the test
+	User  string // who may log in: the user of the test
 	Agent string // socket of an SSH agent that has the key
 	Host  string // the server's public key, as a line of known_hosts
 }

@@ -44,9 +44,9 @@ type Volume struct {
 	Format         string // of Payload: raw or qcow2
 	Header         string // the file that holds the header; empty where it is in Payload
 	Size           int64  // what the guest sees, in bytes
-	Passphrase     []byte // in the only active key slot
+	Passphrase     []byte // of the only active key slot
 	PassphraseFile string // holds exactly Passphrase, mode 0600
-	SecretUUID     string // stands for the passphrase in DiskXML
+	SecretUUID     string // of the passphrase, in DiskXML
 	Offset         int64  // where in Payload the ciphertext begins, in bytes; of no meaning for Qcow2LUKS
 
 	format []string // of cryptsetup luksFormat
