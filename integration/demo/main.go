@@ -1,9 +1,10 @@
-// Command demo shows what luksplug does, with nothing simulated: a volume with its LUKS header in a separate file, a
-// Linux guest in QEMU, and the real luksplug program, which attaches the volume and detaches it again. `make demo` runs
-// it.
+// Command demo shows what luksplug does, with nothing simulated: a volume with its LUKS header in a separate
+// file, a Linux guest in QEMU, and the real luksplug program, which attaches the volume and detaches it
+// again. `make demo` runs it.
 //
-// It checks all that it claims; a check that fails ends it with a line on standard error and exit status 1. It needs no
-// root, leaves nothing but the guest's kernel in the cache, and stops QEMU also when it is interrupted.
+// It checks all that it claims; a check that fails ends it with a line on standard error and exit status 1.
+// It needs no root, leaves nothing but the guest's kernel in the cache, and stops QEMU also when it is
+// interrupted.
 package main
 
 import (

@@ -35,8 +35,8 @@ func Reduce(c Case, differs func(Case) bool) Case {
 	}
 }
 
-// takeElement removes the n-th child of an element, or of its children down to a depth, and reports whether there
-// was one.
+// takeElement removes the n-th child of an element, or of its children down to a depth, and reports whether
+// there was one.
 func (e *Element) takeElement(n *int, depth int) bool {
 	removable := func(c *Element) bool {
 		return !slices.Contains(needed, c.Name) && c.attr("type") != "pci" && c.attr("type") != "usb"
@@ -48,15 +48,16 @@ func (e *Element) takeElement(n *int, depth int) bool {
 // needed are the mandatory elements of a domain.
 var needed = []string{"name", "uuid", "memory", "vcpu", "os", "type", "devices", "emulator"}
 
-// takeOff removes the n-th child or attribute of an element or its descendants, counted from the outside in, and
-// reports whether there was one.
+// takeOff removes the n-th child or attribute of an element or its descendants, counted from the outside in,
+// and reports whether there was one.
 func (e *Element) takeOff(n *int) bool {
 	return takeNth(&e.Children, n, func(c *Element) bool { return c.Name != "target" }) ||
 		takeNth(&e.Attrs, n, func(a Attr) bool { return e.Name != "throttlefilter" && (e.Name != "target" || a.Name != "dev") }) ||
 		slices.ContainsFunc(e.Children, func(c *Element) bool { return c.takeOff(n) })
 }
 
-// takeNth removes the n-th of the removable elements of a list. It subtracts their number from n if there are fewer.
+// takeNth removes the n-th of the removable elements of a list. It subtracts their number from n if there are
+// fewer.
 func takeNth[T any](list *[]T, n *int, removable func(T) bool) bool {
 	for i, e := range *list {
 		if !removable(e) {

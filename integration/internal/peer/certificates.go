@@ -140,7 +140,8 @@ func writeFiles(t testing.TB, dir string, files map[string][]byte) {
 	}
 }
 
-// randomText returns a secret that a search in logs does not find by chance: the prefix and 16 bytes in hexadecimal.
+// randomText returns a secret that a search in logs does not find by chance: the prefix and 16 bytes in
+// hexadecimal.
 func randomText(prefix string) string {
 	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails: it ends the program instead

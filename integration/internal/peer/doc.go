@@ -1,10 +1,10 @@
-// Package peer starts the real programs that luksplug is tested with: QEMU with a small Linux guest, a proxy that
-// makes a monitor fail at a chosen place, LUKS volumes made by other programs, a private libvirtd, storage servers, key
-// managers, and older versions of QEMU.
+// Package peer starts the real programs that luksplug is tested with: QEMU with a small Linux guest, a proxy
+// that makes a monitor fail at a chosen place, LUKS volumes made by other programs, a private libvirtd,
+// storage servers, key managers, and older versions of QEMU.
 //
-// A mock would only show what the author of a test believes about QEMU. Here the guest is a real kernel that writes
-// through a real virtio or SCSI driver, and the volumes are made and read back by cryptsetup and qemu-img, which share
-// no code with luksplug.
+// A mock would only show what the author of a test believes about QEMU. Here the guest is a real kernel that
+// writes through a real virtio or SCSI driver, and the volumes are made and read back by cryptsetup and
+// qemu-img, which share no code with luksplug.
 //
 //	q := peer.Start(t, peer.Options{RootPorts: 2, Guest: true})
 //	v := peer.NewVolume(t, peer.DetachedRaw)
@@ -18,13 +18,13 @@
 //
 // # Lifetime
 //
-// PR_SET_PDEATHSIG ties every process to the process that started it: a test binary that crashes or is killed leaves
-// nothing running. A function that takes a [testing.TB] cleans up by itself. Its twin that takes a context and a
-// directory ([Run], [CreateVolume]) is for programs; its result has a Close if it needs one.
+// PR_SET_PDEATHSIG ties every process to the process that started it: a test binary that crashes or is killed
+// leaves nothing running. A function that takes a [testing.TB] cleans up by itself. Its twin that takes a
+// context and a directory ([Run], [CreateVolume]) is for programs; its result has a Close if it needs one.
 //
 // # Cache
 //
-// Files that are slow to obtain (the guest's kernel, other versions of QEMU) are kept in the directory [CacheDir]. An
-// entry gets its final name when it is complete, under a file lock, so that test packages that run at the same time
-// share it.
+// Files that are slow to obtain (the guest's kernel, other versions of QEMU) are kept in the directory
+// [CacheDir]. An entry gets its final name when it is complete, under a file lock, so that test packages that
+// run at the same time share it.
 package peer

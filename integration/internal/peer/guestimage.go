@@ -92,8 +92,8 @@ func buildGuestImage(ctx context.Context, flavour Flavour, dir string) error {
 	if err := stageGuest(stage, root, release, flavour); err != nil {
 		return fmt.Errorf("make the initial file system: %w", err)
 	}
-	// The kernel unpacks "newc" (Documentation/driver-api/early-userspace/buffer-format.rst in its sources). It has a
-	// /dev/console of its own, which it opens for init.
+	// The kernel unpacks "newc" (Documentation/driver-api/early-userspace/buffer-format.rst in its sources).
+	// It has a /dev/console of its own, which it opens for init.
 	const pack = `cd "$1" && find . | bin/busybox cpio -o -H newc -R 0:0 > "$2"`
 	if _, err := Output(ctx, "sh", "-c", pack, "sh", stage, filepath.Join(dir, "initrd")); err != nil {
 		return err

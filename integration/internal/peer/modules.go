@@ -35,8 +35,8 @@ func moduleName(path string) string {
 
 // closure returns the wanted modules and all that they need, in an order for insmod.
 //
-// Debian's package has no modules.dep: its maintainer script makes that file at installation. Each module names what
-// it needs in its .modinfo section.
+// Debian's package has no modules.dep: its maintainer script makes that file at installation. Each module
+// names what it needs in its .modinfo section.
 func (m moduleTree) closure(wanted []string) ([]string, error) {
 	return closure(wanted, func(name string) ([]string, error) {
 		file, ok := m[name]

@@ -22,8 +22,8 @@ func Must(t testing.TB, err error) {
 	}
 }
 
-// shortDir makes a directory that is removed when the test ends. Its path is short: with a long test name, a path
-// below t.TempDir does not fit into a unix socket's address of 108 bytes.
+// shortDir makes a directory that is removed when the test ends. Its path is short: with a long test name, a
+// path below t.TempDir does not fit into a unix socket's address of 108 bytes.
 func shortDir(t testing.TB, name string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "luksplug-"+name+"-")
@@ -63,11 +63,11 @@ type process struct {
 	err  error         // what Wait said; valid after done
 }
 
-// startTied starts cmd, with its output in a new file log. The kernel kills it when this process ends, also after a
-// crash.
+// startTied starts cmd, with its output in a new file log. The kernel kills it when this process ends, also
+// after a crash.
 //
-// PR_SET_PDEATHSIG applies to the thread that forked, not to the process, and the Go runtime may retire a thread at
-// any time. So one goroutine keeps its thread from the fork until the child is reaped.
+// PR_SET_PDEATHSIG applies to the thread that forked, not to the process, and the Go runtime may retire a
+// thread at any time. So one goroutine keeps its thread from the fork until the child is reaped.
 func startTied(cmd *exec.Cmd, log string) (*process, error) {
 	file, err := os.Create(log)
 	if err != nil {
@@ -127,7 +127,8 @@ func Build(ctx context.Context, program, to string) error {
 	return err
 }
 
-// Output runs a tool to its end and returns its standard output. The error carries the command and its standard error.
+// Output runs a tool to its end and returns its standard output. The error carries the command and its
+// standard error.
 func Output(ctx context.Context, name string, args ...string) (string, error) {
 	return run(exec.CommandContext(ctx, name, args...))
 }
