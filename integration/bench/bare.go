@@ -14,8 +14,7 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// bare is the least that can talk to a monitor: it writes a command and reads
-// lines until the reply.
+// bare is a minimal client of a monitor: it writes a command and reads lines until the reply.
 type bare struct {
 	conn net.Conn
 	r    *bufio.Reader
@@ -28,17 +27,14 @@ func dialBare(ctx context.Context, socket string) (*bare, error) {
 		return nil, err
 	}
 	b := &bare{conn: conn, r: bufio.NewReader(conn)}
-	if err := b.exchange([]byte(`{"execute":"qmp_capabilities"}` + "\n")); err != nil {
+	if err := b.replay([][]byte{[]byte(`{"execute":"qmp_capabilities"}` + "\n")}); err != nil {
 		_ = conn.Close() // the first error is the one to report
 		return nil, err
 	}
 	return b, nil
 }
 
-func (b *bare) exchange(command []byte) error { return exchange(b.conn, b.r, command) }
-
-// exchange runs one command, which ends in a newline. It skips the greeting and
-// events.
+// exchange runs one command, which ends in a newline. It skips the greeting and events.
 func exchange(w io.Writer, r *bufio.Reader, command []byte) error {
 	if _, err := w.Write(command); err != nil {
 		return err
@@ -59,15 +55,14 @@ func exchange(w io.Writer, r *bufio.Reader, command []byte) error {
 // replay runs the commands one by one.
 func (b *bare) replay(commands [][]byte) error {
 	for _, c := range commands {
-		if err := b.exchange(c); err != nil {
+		if err := exchange(b.conn, b.r, c); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// record applies plans by the library and returns the bytes that it has written,
-// so that the bare socket is given the very same commands.
+// record applies plans with the library and returns what it has sent, for the bare socket.
 func record(ctx context.Context, socket string, disks []disk) ([][]byte, error) {
 	var sent [][]byte
 	trace := func(e qmp.TraceEntry) {
@@ -96,7 +91,7 @@ func record(ctx context.Context, socket string, disks []disk) ([][]byte, error) 
 	return commands, nil
 }
 
-// withSecret puts the passphrase back, which the trace does not show.
+// withSecret restores the passphrase, which the trace omits.
 func withSecret(command []byte, passphrase memory) []byte {
 	encoded := strconv.Quote(base64.StdEncoding.EncodeToString(passphrase))
 	return bytes.ReplaceAll(command, []byte(`"[redacted]"`), []byte(encoded))

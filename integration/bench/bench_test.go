@@ -5,19 +5,17 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
-	"time"
 )
 
-// One run of everything: the table is there, whatever its figures are.
+// TestRun runs everything once and expects a table, with any figures.
 func TestRun(t *testing.T) {
 	peer.Long(t, "runs all benchmarks for a moment")
 	t.Parallel()
 	var out strings.Builder
-	if err := run(t.Context(), &out, size{single: 1, many: 1, disks: 2, process: 1, unlock: 1, iterTime: 1}); err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, run(t.Context(), &out, size{single: 1, many: 1, disks: 2, process: 1, unlock: 1, iterTime: 1}))
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	if len(lines) < 3+7 || !strings.HasPrefix(lines[2], "luksplug  ") {
 		t.Fatalf("no table:\n%s", out.String())

@@ -3,17 +3,14 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
+	"slices"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// command measures whole programs on a domain of a private libvirtd, which was
-// never started, for the reason that library gives.
+// command measures whole programs on a domain that was never started, for the same reason as [library].
 type command struct {
 	libvirt *peer.Libvirt
 	domain  *peer.Domain
@@ -29,8 +26,7 @@ const (
 	virshTarget = "sdb"
 )
 
-// measureCommand measures nothing for a user other than root, who cannot start
-// the private libvirtd.
+// measureCommand measures nothing unless root runs it, which the private libvirtd needs.
 func measureCommand(ctx context.Context, dir string, n size) (rows []row, err error) {
 	if os.Geteuid() != 0 {
 		return nil, nil
@@ -39,17 +35,17 @@ func measureCommand(ctx context.Context, dir string, n size) (rows []row, err er
 	if c.tool, err = buildProgram(ctx, dir, "cmd/luksplug"); err != nil {
 		return nil, err
 	}
-	if err := c.makeDisks(ctx, dir); err != nil {
+	directory := filepath.Join(dir, "command")
+	if err := os.Mkdir(directory, 0o700); err != nil {
 		return nil, err
 	}
-	state := filepath.Join(dir, "libvirt")
-	if err := os.Mkdir(state, 0o755); err != nil {
+	if c.volume, err = peer.CreateVolume(ctx, directory, peer.DetachedRaw); err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(dir, 0o755); err != nil { // libvirt's children look into it
+	if c.disk, c.plain, err = writeDisks(directory, "scsi", c.volume, ourTarget, virshTarget); err != nil {
 		return nil, err
 	}
-	if c.libvirt, err = peer.RunLibvirtd(ctx, state, peer.LibvirtOptions{}); err != nil {
+	if c.libvirt, err = runLibvirtd(ctx, dir); err != nil {
 		return nil, err
 	}
 	defer c.libvirt.Close()
@@ -59,32 +55,27 @@ func measureCommand(ctx context.Context, dir string, n size) (rows []row, err er
 	return c.measure(ctx, n)
 }
 
-// buildProgram builds one of this module's programs as make build does.
-func buildProgram(ctx context.Context, dir, folder string) (string, error) {
-	path := filepath.Join(dir, filepath.Base(folder))
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", path, "github.com/luksplug/luksplug/"+folder)
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("build %s: %w: %s", folder, err, out)
-	}
-	return path, nil
+// buildProgram builds one of this module's programs into dir.
+func buildProgram(ctx context.Context, dir, directory string) (string, error) {
+	path := filepath.Join(dir, filepath.Base(directory))
+	return path, peer.Build(ctx, directory, path)
 }
 
-// makeDisks makes luksplug's volume and an image for virsh.
-func (c *command) makeDisks(ctx context.Context, dir string) error {
-	folder := filepath.Join(dir, "command")
-	if err := os.Mkdir(folder, 0o700); err != nil {
-		return err
+// runLibvirtd starts a private libvirtd with its files below dir, which its children may read.
+func runLibvirtd(ctx context.Context, dir string) (*peer.Libvirt, error) {
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return nil, err
 	}
-	var err error
-	if c.volume, err = peer.CreateVolume(ctx, folder, peer.DetachedRaw); err != nil {
-		return err
-	}
-	c.disk, c.plain = filepath.Join(folder, "luks.xml"), filepath.Join(folder, "plain.xml")
-	image := filepath.Join(folder, "plain.img")
-	return errors.Join(
-		os.WriteFile(c.disk, []byte(c.volume.DiskXML(ourTarget, "scsi")), 0o600),
-		os.WriteFile(c.plain, []byte(plainXML(image, virshTarget)), 0o600),
+	return peer.RunLibvirtd(ctx, filepath.Join(dir, "libvirt"), peer.LibvirtOptions{})
+}
+
+// writeDisks writes two disk documents for a bus: of a volume, and of an empty image without encryption.
+func writeDisks(dir, bus string, volume *peer.Volume, target, plainTarget string) (disk, plain string, err error) {
+	disk, plain = filepath.Join(dir, "luks.xml"), filepath.Join(dir, "plain.xml")
+	image := filepath.Join(dir, "plain.img")
+	return disk, plain, errors.Join(
+		os.WriteFile(disk, []byte(volume.DiskXML(target, bus)), 0o600),
+		os.WriteFile(plain, []byte(plainXML(image, plainTarget, bus)), 0o600),
 		makeImage(image))
 }
 
@@ -119,11 +110,8 @@ func (c *command) measure(ctx context.Context, n size) ([]row, error) {
 	return rows, nil
 }
 
-// luksplug runs the program to its end.
+// luksplug runs the program.
 func (c *command) luksplug(ctx context.Context, address []string, args ...string) error {
-	cmd := exec.CommandContext(ctx, c.tool, append(address[:len(address):len(address)], args...)...)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("luksplug %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
-	}
-	return nil
+	_, err := peer.Output(ctx, c.tool, slices.Concat(address, args)...)
+	return err
 }

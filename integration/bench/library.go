@@ -19,8 +19,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// library measures Go packages on a VM that was never started: its SCSI disks
-// come and go without a guest, which would only add noise.
+// library measures Go packages on a VM that was never started: a guest would only add noise.
 type library struct {
 	vm      *hotplug.VM
 	version string
@@ -30,7 +29,7 @@ type library struct {
 	plain   disk // not encrypted: without key derivation, luksplug's part weighs most
 }
 
-// disk is a volume with everything that a plan needs.
+// disk is a volume with its plan and key store.
 type disk struct {
 	disk  *blockgraph.Disk
 	plan  *blockgraph.Plan
@@ -45,13 +44,12 @@ func measureLibrary(ctx context.Context, dir string, n size) (rows []row, versio
 	socket := filepath.Join(dir, "bare.sock")
 	// A SCSI controller has room for 64 disks here.
 	extra := []string{"-chardev", "socket,id=bare,server=on,wait=off,path=" + socket, "-mon", "chardev=bare,mode=control"}
-	for i := range n.disks/64 + 1 {
-		extra = append(extra, "-device", fmt.Sprintf("virtio-scsi-pci,id=scsi%d", i))
-	}
 	l := &library{}
 	machine := blockgraph.Machine{Type: "pc"}
 	for i := range n.disks/64 + 1 {
-		machine.SCSI = append(machine.SCSI, blockgraph.SCSIController{ID: fmt.Sprintf("scsi%d", i)})
+		id := fmt.Sprintf("scsi%d", i)
+		extra = append(extra, "-device", "virtio-scsi-pci,id="+id)
+		machine.SCSI = append(machine.SCSI, blockgraph.SCSIController{ID: id})
 	}
 	if l.disks, err = makeDisks(ctx, dir, n.disks, machine); err != nil {
 		return nil, "", err
@@ -87,33 +85,30 @@ func (l *library) measure(ctx context.Context, socket string, n size) ([]row, er
 	defer func() { _ = l.vm.Close() }() // the VM ends anyway
 	l.version = l.vm.Client().VersionString()
 
-	rows := []row{
-		{what: fmt.Sprintf("apply the plan of a disk, %d commands", len(one)), reference: "the commands on a bare socket", wanted: 1.10},
-		{what: fmt.Sprintf("apply the plans of %d disks", len(l.disks)), reference: "the commands on a bare socket", wanted: 1.15},
-		{what: fmt.Sprintf("apply the plan of a disk, not encrypted, %d commands", len(plain)), reference: "the commands on a bare socket"},
-		{what: "attach a disk: queries, plan, apply, verify", reference: "the plan's commands on a bare socket", wanted: 3},
-		{what: "attach a disk, the first of a connection", reference: "the plan's commands on a bare socket"},
-	}
+	const bareSocket, bareDisk = "the commands on a bare socket", "the plan's commands on a bare socket"
 	first := l.disks[:1]
-	for i, c := range []struct {
+	var rows []row
+	for _, c := range []struct {
+		row
 		runs     int
 		commands [][]byte
 		disks    []disk
 		ours     func(context.Context, []disk) error
 	}{
-		{n.single, one, first, l.apply},
-		{n.many, many, l.disks, l.apply},
-		{n.single, plain, []disk{l.plain}, l.apply},
-		{n.single, one, first, l.attach},
-		{n.process, one, first, l.attachFirst},
+		{row{what: fmt.Sprintf("apply the plan of a disk, %d commands", len(one)), reference: bareSocket, wanted: 1.10}, n.single, one, first, l.apply},
+		{row{what: fmt.Sprintf("apply the plans of %d disks", len(l.disks)), reference: bareSocket, wanted: 1.15}, n.many, many, l.disks, l.apply},
+		{row{what: fmt.Sprintf("apply the plan of a disk, not encrypted, %d commands", len(plain)), reference: bareSocket}, n.single, plain, []disk{l.plain}, l.apply},
+		{row{what: "attach a disk: queries, plan, apply, verify", reference: bareDisk, wanted: 3}, n.single, one, first, l.attach},
+		{row{what: "attach a disk, the first of a connection", reference: bareDisk}, n.process, one, first, l.attachFirst},
 	} {
-		rows[i].pairs, err = compare(ctx, c.runs,
+		c.pairs, err = compare(ctx, c.runs,
 			func(context.Context) error { return l.bare.replay(c.commands) },
 			func(ctx context.Context) error { return c.ours(ctx, c.disks) },
 			func(ctx context.Context) error { return l.clean(ctx, c.disks) })
 		if err != nil {
 			return nil, err
 		}
+		rows = append(rows, c.row)
 	}
 	return rows, nil
 }
@@ -149,7 +144,7 @@ func (l *library) attach(ctx context.Context, disks []disk) error {
 	return nil
 }
 
-// attachFirst attaches on a new connection, whose making counts.
+// attachFirst attaches over a new connection, which is part of the measured time.
 func (l *library) attachFirst(ctx context.Context, disks []disk) error {
 	if err := l.vm.Close(); err != nil {
 		return err
@@ -197,33 +192,29 @@ func (l *library) clean(ctx context.Context, disks []disk) error {
 	return nil
 }
 
-// deleteNode deletes a node, which stays in use for a moment after its device
-// has gone.
+// deleteNode deletes a node, which stays in use for a moment after its device is gone.
 func deleteNode(ctx context.Context, m *peer.Monitor, name string) error {
 	for {
 		_, err := m.Execute(ctx, "blockdev-del", map[string]any{"node-name": name})
 		if err == nil || !strings.Contains(err.Error(), "in use") {
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if wait(ctx, time.Millisecond); ctx.Err() != nil {
 			return err
-		case <-time.After(time.Millisecond):
 		}
 	}
 }
 
-// makeDisks makes n volumes, each with its header, and plans them for the
-// benchmark's VM.
+// makeDisks makes n volumes with detached headers, and plans them for the benchmark's VM.
 func makeDisks(ctx context.Context, dir string, n int, machine blockgraph.Machine) ([]disk, error) {
 	machine.SCSI = slices.Clone(machine.SCSI) // changes below
 	disks := make([]disk, n)
 	for i := range disks {
-		folder := filepath.Join(dir, fmt.Sprint(i))
-		if err := os.Mkdir(folder, 0o700); err != nil {
+		directory := filepath.Join(dir, fmt.Sprint(i))
+		if err := os.Mkdir(directory, 0o700); err != nil {
 			return nil, err
 		}
-		volume, err := peer.CreateVolume(ctx, folder, peer.DetachedRaw)
+		volume, err := peer.CreateVolume(ctx, directory, peer.DetachedRaw)
 		if err != nil {
 			return nil, err
 		}
@@ -240,7 +231,7 @@ func makeDisks(ctx context.Context, dir string, n int, machine blockgraph.Machin
 // makePlain plans a disk that is not encrypted.
 func makePlain(dir string, machine blockgraph.Machine) (disk, error) {
 	image := filepath.Join(dir, "plain.img")
-	d, p, err := plan(plainXML(image, "sda"), machine)
+	d, p, err := plan(plainXML(image, "sda", "scsi"), machine)
 	if err != nil {
 		return disk{}, err
 	}
@@ -260,9 +251,10 @@ func plan(xml string, machine blockgraph.Machine) (*blockgraph.Disk, *blockgraph
 	return d, graph.Plan(), nil
 }
 
-// plainXML is a disk that is not encrypted.
-func plainXML(image, target string) string {
-	return fmt.Sprintf("<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='%s'/><target dev='%s' bus='scsi'/></disk>", image, target)
+// plainXML describes a disk that is not encrypted. The name of the image is its serial number.
+func plainXML(image, target, bus string) string {
+	const form = "<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='%s'/><target dev='%s' bus='%s'/><serial>%s</serial></disk>\n"
+	return fmt.Sprintf(form, image, target, bus, filepath.Base(image))
 }
 
 // makeImage makes an empty image.
@@ -270,7 +262,7 @@ func makeImage(path string) error {
 	return errors.Join(os.WriteFile(path, nil, 0o600), os.Truncate(path, peer.VolumeSize))
 }
 
-// occupy takes note of where a disk goes.
+// occupy marks the address of a disk as in use.
 func occupy(m *blockgraph.Machine, d blockgraph.Device) {
 	for i := range m.SCSI {
 		if c := &m.SCSI[i]; d.Options.Text("bus") == c.ID+".0" {
@@ -280,7 +272,7 @@ func occupy(m *blockgraph.Machine, d blockgraph.Device) {
 	}
 }
 
-// targetName is the i-th of sda, sdb, ..., sdz, sdaa and so on.
+// targetName returns the i-th name of sda, sdb, ..., sdz, sdaa and so on.
 func targetName(i int) string {
 	name := ""
 	for i++; i > 0; i = (i - 1) / 26 {
@@ -289,7 +281,7 @@ func targetName(i int) string {
 	return "sd" + name
 }
 
-// memory is a key store of one passphrase.
+// memory is a key store with one passphrase.
 type memory []byte
 
 // Lookup implements secrets.Store.

@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -40,41 +39,40 @@ func main() {
 	}
 }
 
-// size says how often each row is measured.
+// size is how often each row is measured.
 type size struct {
 	single  int // pairs of runs of rows about one disk
 	many    int // of the row about many disks
 	disks   int // in that row
 	process int // of rows about whole processes
 	unlock  int // of rows about unlocking
-	// iterTime is for how many milliseconds cryptsetup derives the key in those
-	// rows.
+	// iterTime is the time in milliseconds for which cryptsetup derives the key of those rows.
 	iterTime int
 }
 
-// full has cryptsetup's default for iterTime.
+// full uses cryptsetup's default for iterTime.
 var full = size{single: 100, many: 8, disks: 100, process: 40, unlock: 5, iterTime: 2000}
 
-// run measures everything in a folder of its own and prints the table.
+// run measures everything in a temporary directory and prints the table.
 func run(ctx context.Context, out io.Writer, n size) (err error) {
 	dir, err := os.MkdirTemp("", "luksplug-bench-")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	library, version, err := measureLibrary(ctx, dir, n)
+	rows, version, err := measureLibrary(ctx, dir, n)
+	for _, measure := range []func(context.Context, string, size) ([]row, error){measureCommand, measureUnlock} {
+		if err != nil {
+			return err
+		}
+		var more []row
+		more, err = measure(ctx, dir, n)
+		rows = append(rows, more...)
+	}
 	if err != nil {
 		return err
 	}
-	command, err := measureCommand(ctx, dir, n)
-	if err != nil {
-		return err
-	}
-	unlock, err := measureUnlock(ctx, dir, n)
-	if err != nil {
-		return err
-	}
-	return printTable(out, version, slices.Concat(library, command, unlock))
+	return printTable(out, version, rows)
 }
 
 // row is one line of the table.
@@ -86,26 +84,32 @@ type row struct {
 }
 
 func printTable(out io.Writer, version string, rows []row) error {
-	var text strings.Builder
-	fmt.Fprintf(&text, "QEMU %s, %s; medians\n\n", version, machine())
-	w := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
-	_, _ = fmt.Fprintln(w, "luksplug\tbeside\truns\tbeside ms\tluksplug ms\tratio\twanted") // into memory
+	table := [][]string{{"luksplug", "beside", "runs", "beside ms", "luksplug ms", "ratio", "wanted"}}
 	for _, r := range rows {
 		wanted := ""
 		if r.wanted > 0 {
 			wanted = fmt.Sprintf("at most %.2f", r.wanted)
 		}
-		reference, ours := median(r.pairs.reference), median(r.pairs.ours)
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%d\t%.2f\t%.2f\t%.2f\t%s\n", r.what, r.reference, len(r.pairs.ours), // into memory
-			milliseconds(reference), milliseconds(ours), float64(ours)/float64(reference), wanted)
+		two := func(x float64) string { return fmt.Sprintf("%.2f", x) }
+		reference, ours := milliseconds(median(r.pairs.reference)), milliseconds(median(r.pairs.ours))
+		table = append(table, []string{r.what, r.reference, fmt.Sprint(len(r.pairs.ours)), two(reference), two(ours), two(ours / reference), wanted})
+	}
+	_, err := fmt.Fprintf(out, "QEMU %s, %s; medians\n\n%s", version, machine(), align(table))
+	return err
+}
+
+// align returns a table of Markdown as text with aligned columns.
+func align(table [][]string) string {
+	var text, trimmed strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
+	for _, line := range table {
+		_, _ = fmt.Fprintln(w, strings.ReplaceAll(strings.Join(line, "\t"), "`", "")) // into memory
 	}
 	_ = w.Flush() // into memory
 	for line := range strings.Lines(text.String()) {
-		if _, err := fmt.Fprintln(out, strings.TrimRight(line, " \n")); err != nil {
-			return err
-		}
+		trimmed.WriteString(strings.TrimRight(line, " \n") + "\n")
 	}
-	return nil
+	return trimmed.String()
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -15,11 +15,11 @@ type pairs struct {
 	reference, ours []time.Duration
 }
 
-// warmUp is how many pairs are run before the first that counts.
+// warmUp is how many pairs run before the first that counts.
 const warmUp = 2
 
-// compare runs the two ways in turns, n times each. clean makes the VM ready for
-// the next run; its time does not count.
+// compare runs the two ways in turn, n times each. clean, which is not timed, prepares the VM for the next
+// run.
 func compare(ctx context.Context, n int, reference, ours, clean func(context.Context) error) (pairs, error) {
 	var p pairs
 	ways := [2]func(context.Context) error{reference, ours}
@@ -48,7 +48,7 @@ func median(times []time.Duration) time.Duration {
 	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
 }
 
-// machine names the processors.
+// machine describes the processors.
 func machine() string {
 	model := runtime.GOARCH
 	info, _ := os.ReadFile("/proc/cpuinfo") // without it the name is missing

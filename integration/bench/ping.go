@@ -11,17 +11,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pinged is what the pings have shown.
+// pinged is the result of pings.
 type pinged struct {
 	gap    time.Duration // the longest time between two answers
-	answer time.Duration // the longest that one took
+	answer time.Duration // the longest time of one answer
 }
 
-// ping asks a monitor for the VM's status, every five milliseconds.
+// ping queries the VM's status from a monitor every five milliseconds.
 //
-// It does so in a thread of its own with a real-time priority and without Go's
-// poller: when the processors are busy, QEMU may have to wait for one, and that
-// counts, but what asks may not.
+// It uses its own thread with real-time priority, without Go's poller: on busy processors the waits of QEMU
+// count, those of the client do not.
 type ping struct {
 	end  chan struct{}
 	done chan struct{}
@@ -35,7 +34,7 @@ const (
 	pingLimit = time.Minute
 )
 
-// startPing begins, on a monitor that nobody else uses.
+// startPing begins, on a monitor without other clients.
 func startPing(monitor *os.File) *ping {
 	p := &ping{end: make(chan struct{}), done: make(chan struct{})}
 	go func() {
@@ -50,7 +49,7 @@ func startPing(monitor *os.File) *ping {
 	return p
 }
 
-// stop ends the pings and returns what they have shown.
+// stop ends the pings and returns their result.
 func (p *ping) stop() (pinged, error) {
 	close(p.end)
 	<-p.done
@@ -85,8 +84,7 @@ func (p *ping) run(monitor *os.File) error {
 	}
 }
 
-// dialBlocking connects to a monitor with a socket whose reads and writes block
-// their thread.
+// dialBlocking connects to a monitor with a socket whose reads and writes block their thread.
 func dialBlocking(path string) (*os.File, error) {
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -9,10 +9,10 @@ import (
 	"time"
 )
 
-// stallRuns is how often each way is taken that counts.
+// stallRuns is how often each way is measured.
 const stallRuns = 7
 
-// runStall measures what a guest notices of an attach, and prints the table.
+// runStall measures how an attach delays a guest, and prints the table.
 func runStall(ctx context.Context, out io.Writer, document string, runs int) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("only root can measure this: it takes a private libvirtd")
@@ -39,23 +39,21 @@ func runStall(ctx context.Context, out io.Writer, document string, runs int) (er
 	return publish(out, document, about, stallTable(ways, stalls), verdict(ways, stalls))
 }
 
-// stall is what was noticed of one attach.
+// stall is the measurement of one attach.
 type stall struct {
-	command time.Duration // the whole of it
-	answer  time.Duration // the longest that a monitor's answer took
+	command time.Duration // its duration
+	answer  time.Duration // the longest time of a monitor's answer
 	monitor time.Duration // the longest time between two answers
 	timer   time.Duration // the guest's longest time between two turns of a timer
 	disk    time.Duration // and between two writes to a disk
-	// How many turns both have had.
+	// The number of turns of both.
 	timerTurns, diskTurns int
 }
 
-// margin is how long is watched before and after an attach: the guest is told of
-// a disk after the last command's answer.
+// margin is measured before and after an attach: the guest learns of a disk after the last answer.
 const margin = 200 * time.Millisecond
 
-// measure takes all ways in turns, runs times each, and another one takes the
-// first turn each time. Those of the first round do not count.
+// measure takes all ways in turn, each first in its turn, runs times each. The first round does not count.
 func (v *stallVM) measure(ctx context.Context, ways []way, runs int) ([][]stall, error) {
 	stalls := make([][]stall, len(ways))
 	for round := range runs + 1 {
@@ -99,7 +97,7 @@ func (v *stallVM) watch(ctx context.Context, attach func(context.Context) error)
 	return s, err
 }
 
-// wait lets time pass, less when ctx ends.
+// wait waits for d, or until ctx ends.
 func wait(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():

@@ -14,8 +14,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// One run of everything: the table is there, and luksplug stalls the guest for
-// less time than QEMU does. By how much is for the benchmark to say.
+// TestRunStall runs everything once: luksplug delays the guest for less time than QEMU does.
 func TestRunStall(t *testing.T) {
 	peer.Long(t, "QEMU derives a key four times")
 	t.Parallel()
@@ -24,15 +23,11 @@ func TestRunStall(t *testing.T) {
 	}
 	dir := t.TempDir()
 	v, err := startStallVM(t.Context(), dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, err)
 	defer v.close()
 	ways := v.ways()
 	stalls, err := v.measure(t.Context(), ways, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, err)
 	about, err := v.about(t.Context())
 	if err != nil || !strings.Contains(about, "QEMU 1") || !strings.Contains(about, "libvirt 1") {
 		t.Errorf("about %q, error %v", about, err)
@@ -46,7 +41,7 @@ func TestRunStall(t *testing.T) {
 	}
 }
 
-// someWays are the least that a table is made of.
+// someWays returns the smallest input for a table.
 func someWays() ([]way, [][]stall) {
 	const ms = time.Millisecond
 	ways := []way{{name: "`virsh`", kind: reference}, {name: "nothing"}, {name: "`luksplug`", kind: ours}}
@@ -62,20 +57,14 @@ func TestPublish(t *testing.T) {
 	ways, stalls := someWays()
 	document := filepath.Join(t.TempDir(), "d.md")
 	text := "# Before\n" + tableBegin + "old\n" + tableEnd + "after\n"
-	if err := os.WriteFile(document, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, os.WriteFile(document, []byte(text), 0o600))
 	var out strings.Builder
-	if err := publish(&out, document, "a machine", stallTable(ways, stalls), verdict(ways, stalls)); err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, publish(&out, document, "a machine", stallTable(ways, stalls), verdict(ways, stalls)))
 	if !strings.Contains(out.String(), "\nluksplug  1     1200.0 (1200.0)  0.60   5.0 (5.0)") {
 		t.Errorf("printed:\n%s", out.String())
 	}
 	got, err := os.ReadFile(document)
-	if err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, err)
 	for _, want := range []string{
 		"# Before\n" + tableBegin + "Measured on ", ": a machine.",
 		"\n| nothing | 2 | 9.0 (9.0) | 1/222 | 1.0 (1.0) | 1/1990 | 7.0 (8.0) | 1/286 | 2.0 (2.0) | 1/950 | 3.0 (3.0) | 1/633 |\n",
@@ -88,9 +77,7 @@ func TestPublish(t *testing.T) {
 	if strings.Contains(string(got), "old") {
 		t.Error("the old table is still there")
 	}
-	if err := os.WriteFile(document, []byte("no marks"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, os.WriteFile(document, []byte("no marks"), 0o600))
 	if err := replaceTable(document, "x"); err == nil {
 		t.Error("a document without marks was changed")
 	}
@@ -108,7 +95,7 @@ func TestRatio(t *testing.T) {
 	}
 }
 
-// The pings see a monitor that does not answer for a while.
+// TestPing: the pings measure a monitor that does not answer for a while.
 func TestPing(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
@@ -116,17 +103,13 @@ func TestPing(t *testing.T) {
 	}
 	socket := filepath.Join(t.TempDir(), "s")
 	listener, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, err)
 	const slow, which = 60 * time.Millisecond, 3
 	ended := make(chan error, 1)
 	asked := make(chan struct{})
 	go func() { ended <- serve(listener, slow, which, asked) }()
 	monitor, err := dialBlocking(socket)
-	if err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, err)
 	p := startPing(monitor)
 	<-asked
 	got, err := p.stop()
@@ -138,8 +121,7 @@ func TestPing(t *testing.T) {
 	}
 }
 
-// serve is a monitor that takes its time for one of its answers, before and after
-// which it sends an event.
+// serve is a monitor that delays one of its answers and sends an event before each.
 func serve(listener net.Listener, slow time.Duration, which int, asked chan<- struct{}) error {
 	conn, err := listener.Accept()
 	if err != nil {

@@ -6,27 +6,24 @@ import (
 	"os"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 )
 
-// column is one of the things that are measured of an attach.
+// column is one measured quantity of an attach.
 type column struct {
 	name string
 	of   func(stall) time.Duration
 }
 
-func columns() []column {
-	return []column{
-		{"whole command", func(s stall) time.Duration { return s.command }},
-		{"monitor's answer", func(s stall) time.Duration { return s.answer }},
-		{"between answers", func(s stall) time.Duration { return s.monitor }},
-		{"guest's timer", func(s stall) time.Duration { return s.timer }},
-		{"guest's disk", func(s stall) time.Duration { return s.disk }},
-	}
+var columns = []column{
+	{"whole command", func(s stall) time.Duration { return s.command }},
+	{"monitor's answer", func(s stall) time.Duration { return s.answer }},
+	{"between answers", func(s stall) time.Duration { return s.monitor }},
+	{"guest's timer", func(s stall) time.Duration { return s.timer }},
+	{"guest's disk", func(s stall) time.Duration { return s.disk }},
 }
 
-// spread is the median of a column and its maximum.
+// spread returns the median of a column and its maximum.
 func spread(stalls []stall, of func(stall) time.Duration) (middle, most time.Duration) {
 	var all []time.Duration
 	for _, s := range stalls {
@@ -35,17 +32,17 @@ func spread(stalls []stall, of func(stall) time.Duration) (middle, most time.Dur
 	return median(all), slices.Max(all)
 }
 
-// stallTable is the table: a line of headings, then one for each way.
+// stallTable returns the table: a line of headings, then one for each way.
 func stallTable(ways []way, stalls [][]stall) [][]string {
 	heading := []string{"way", "runs"}
-	for _, c := range columns() {
+	for _, c := range columns {
 		heading = append(heading, c.name, "ratio")
 	}
 	table := [][]string{heading}
 	compared := stalls[slices.IndexFunc(ways, func(w way) bool { return w.kind == reference })]
 	for i, w := range ways {
 		line := []string{w.name, fmt.Sprint(len(stalls[i]))}
-		for _, c := range columns() {
+		for _, c := range columns {
 			middle, most := spread(stalls[i], c.of)
 			other, _ := spread(compared, c.of)
 			line = append(line, fmt.Sprintf("%.1f (%.1f)", milliseconds(middle), milliseconds(most)), ratio(middle, other))
@@ -55,7 +52,7 @@ func stallTable(ways []way, stalls [][]stall) [][]string {
 	return table
 }
 
-// ratio says how much one time is of another: 0.61, or 1/350.
+// ratio formats the ratio of two times: 0.61, or 1/350.
 func ratio(of, to time.Duration) string {
 	const small = 10
 	if of <= 0 || to/of < small {
@@ -64,12 +61,11 @@ func ratio(of, to time.Duration) string {
 	return fmt.Sprintf("1/%.0f", float64(to)/float64(of))
 }
 
-// wantedStall is how many times shorter the longest wait for a monitor's answer
-// has to be than with virsh. The time between two answers is not compared: of an
-// idle monitor it is the pause between two pings.
+// wantedStall is the required ratio between the longest answers with virsh and with luksplug. The time
+// between two answers is not compared: on an idle monitor it is the pause between two pings.
 const wantedStall = 200
 
-// verdict says for each of luksplug's ways what came out of what is wanted.
+// verdict returns, for each of luksplug's ways, which requirements are met.
 func verdict(ways []way, stalls [][]stall) []string {
 	var lines []string
 	compared := stalls[slices.IndexFunc(ways, func(w way) bool { return w.kind == reference })]
@@ -77,13 +73,10 @@ func verdict(ways []way, stalls [][]stall) []string {
 		if w.kind != ours {
 			continue
 		}
-		of := func(of func(stall) time.Duration) (luksplug, virsh time.Duration) {
-			luksplug, _ = spread(stalls[i], of)
-			virsh, _ = spread(compared, of)
-			return luksplug, virsh
-		}
-		answer, virshAnswer := of(func(s stall) time.Duration { return s.answer })
-		command, virshCommand := of(func(s stall) time.Duration { return s.command })
+		command, _ := spread(stalls[i], columns[0].of)
+		virshCommand, _ := spread(compared, columns[0].of)
+		answer, _ := spread(stalls[i], columns[1].of)
+		virshAnswer, _ := spread(compared, columns[1].of)
 		lines = append(lines, fmt.Sprintf("%s: the monitor's longest answer takes %s of virsh's (wanted: at most 1/%d, %s), the whole command %s of virsh's (wanted: less than 1, %s).",
 			w.name, ratio(answer, virshAnswer), wantedStall, met(answer*wantedStall <= virshAnswer), ratio(command, virshCommand), met(command < virshCommand)))
 	}
@@ -97,23 +90,16 @@ func met(ok bool) string {
 	return "not met"
 }
 
-// publish prints the table and, where a document is named, writes it into that.
+// publish prints the table and writes it into a document if one is named.
 func publish(out io.Writer, document, about string, table [][]string, verdict []string) error {
-	var text strings.Builder
-	fmt.Fprintf(&text, "%s\nmilliseconds: median (maximum); ratios are those of medians to virsh's\n\n", about)
-	w := tabwriter.NewWriter(&text, 0, 8, 2, ' ', 0)
-	for _, line := range table {
-		_, _ = fmt.Fprintln(w, strings.ReplaceAll(strings.Join(line, "\t"), "`", "")) // into memory
-	}
-	_ = w.Flush() // into memory
-	text.WriteString("\n" + strings.ReplaceAll(strings.Join(verdict, "\n"), "`", "") + "\n")
-	if _, err := io.WriteString(out, text.String()); err != nil || document == "" {
+	text := fmt.Sprintf("%s\nmilliseconds: median (maximum); ratios are those of medians to virsh's\n\n%s\n%s\n", about, align(table), strings.Join(verdict, "\n"))
+	if _, err := io.WriteString(out, strings.ReplaceAll(text, "`", "")); err != nil || document == "" {
 		return err
 	}
 	return replaceTable(document, markdown(about, table, verdict))
 }
 
-// markdown is what stands between the marks of the document.
+// markdown returns the text between the marks of the document.
 func markdown(about string, table [][]string, verdict []string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "Measured on %s: %s.\n\n", time.Now().Format("2 January 2006"), about)
@@ -138,7 +124,7 @@ const (
 	tableEnd   = "<!-- to here -->\n"
 )
 
-// replaceTable puts text between the marks of a document.
+// replaceTable replaces the text between the marks of a document.
 func replaceTable(path, text string) error {
 	old, err := os.ReadFile(path)
 	if err != nil {

@@ -3,9 +3,9 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"time"
@@ -15,13 +15,13 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// stallVM is a VM with a guest that finds out for how long it stood still.
+// stallVM is a VM with a guest that measures its own delays.
 type stallVM struct {
 	libvirt *peer.Libvirt
 	domain  *peer.Domain
 	tool    string   // luksplug
 	path    string   // PATH, in which virsh is
-	monitor string   // the unix socket of a monitor for whoever attaches
+	monitor string   // the unix socket of the monitor for attaches
 	ping    *os.File // a connection to another one
 	volume  *peer.Volume
 	wrong   string // a file with a passphrase that the volume does not have
@@ -30,19 +30,15 @@ type stallVM struct {
 	before  peer.State
 }
 
-// The disks' names.
+// The disks' names: target and serial numbers.
 const (
 	stallTarget = "vdx" // the one that comes and goes
-	programDisk = "program"
+	programDisk = "gaps"
 	writtenDisk = "written"
 )
 
-// startStallVM starts everything, with its files in dir. The caller closes the
-// result.
+// startStallVM starts everything, with its files in dir. The caller closes the result.
 func startStallVM(ctx context.Context, dir string) (_ *stallVM, err error) {
-	if err := os.Chmod(dir, 0o755); err != nil { // libvirt's children look into it
-		return nil, err
-	}
 	v := &stallVM{monitor: filepath.Join(dir, "monitor.sock")}
 	if v.tool, err = buildProgram(ctx, dir, "cmd/luksplug"); err != nil {
 		return nil, err
@@ -54,11 +50,7 @@ func startStallVM(ctx context.Context, dir string) (_ *stallVM, err error) {
 	if err != nil {
 		return nil, err
 	}
-	state := filepath.Join(dir, "libvirt")
-	if err := os.Mkdir(state, 0o755); err != nil {
-		return nil, err
-	}
-	if v.libvirt, err = peer.RunLibvirtd(ctx, state, peer.LibvirtOptions{}); err != nil {
+	if v.libvirt, err = runLibvirtd(ctx, dir); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -104,37 +96,22 @@ func (v *stallVM) makeVolume(ctx context.Context, dir string) error {
 		Passphrase:     []byte(rand.Text()),
 		SecretUUID:     uuid.NewString(),
 	}
-	if err := os.WriteFile(v.volume.PassphraseFile, v.volume.Passphrase, 0o600); err != nil {
-		return err
-	}
 	v.wrong = filepath.Join(dir, "wrong")
-	if err := os.WriteFile(v.wrong, []byte(rand.Text()), 0o600); err != nil {
+	err := errors.Join(
+		os.WriteFile(v.volume.PassphraseFile, v.volume.Passphrase, 0o600),
+		os.WriteFile(v.wrong, []byte(rand.Text()), 0o600))
+	if err != nil {
 		return err
 	}
-	create := exec.CommandContext(ctx, "qemu-img", "create", "-q", "-f", "luks", "--object", "secret,id=s,file="+v.volume.PassphraseFile,
-		"-o", "key-secret=s", v.volume.Payload, fmt.Sprint(v.volume.Size))
-	if out, err := create.CombinedOutput(); err != nil {
-		return fmt.Errorf("make a volume: %w: %s", err, out)
-	}
-	v.disk, v.plain = filepath.Join(dir, "luks.xml"), filepath.Join(dir, "plain.xml")
-	image := filepath.Join(dir, "plain.img")
-	if err := makeImage(image); err != nil {
+	if _, err := peer.Output(ctx, "qemu-img", "create", "-q", "-f", "luks", "--object", "secret,id=s,file="+v.volume.PassphraseFile,
+		"-o", "key-secret=s", v.volume.Payload, fmt.Sprint(v.volume.Size)); err != nil {
 		return err
 	}
-	if err := os.WriteFile(v.disk, []byte(v.volume.DiskXML(stallTarget, "virtio")), 0o600); err != nil {
-		return err
-	}
-	return os.WriteFile(v.plain, []byte(rawXML(image, stallTarget, "")), 0o600)
+	v.disk, v.plain, err = writeDisks(dir, "virtio", v.volume, stallTarget, stallTarget)
+	return err
 }
 
-// rawXML is a virtio disk that is not encrypted.
-func rawXML(image, target, serial string) string {
-	return fmt.Sprintf("<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='%s'/><target dev='%s' bus='virtio'/><serial>%s</serial></disk>\n",
-		image, target, serial)
-}
-
-// watchingDisks describes two disks for the guest: one is the program that runs
-// in it, the other is what that writes to.
+// watchingDisks describes two disks for the guest: the program that runs in it, and the disk that it writes.
 func watchingDisks(ctx context.Context, dir string) (string, error) {
 	program, err := buildProgram(ctx, dir, "integration/internal/gaps")
 	if err != nil {
@@ -148,8 +125,8 @@ func watchingDisks(ctx context.Context, dir string) (string, error) {
 	if err := os.Truncate(program, (info.Size()+sector-1)/sector*sector); err != nil {
 		return "", err
 	}
-	written := filepath.Join(dir, "written.img")
-	return rawXML(program, "vda", programDisk) + rawXML(written, "vdb", writtenDisk), makeImage(written)
+	written := filepath.Join(dir, writtenDisk)
+	return plainXML(program, "vda", "virtio") + plainXML(written, "vdb", "virtio"), makeImage(written)
 }
 
 // startGaps starts the program in the guest.
@@ -171,7 +148,7 @@ mkfifo /tmp/ask /tmp/answer
 	return err
 }
 
-// guestGaps returns the gaps in the guest since it was called last.
+// guestGaps returns the gaps in the guest since the last call.
 func (v *stallVM) guestGaps(ctx context.Context) (stall, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -188,32 +165,29 @@ func (v *stallVM) guestGaps(ctx context.Context) (stall, error) {
 	return s, nil
 }
 
-// setUpVirsh gives libvirt the passphrase, and luksplug a virsh in its PATH.
+// setUpVirsh defines the passphrase in libvirt, and puts virsh into the PATH of luksplug.
 func (v *stallVM) setUpVirsh(ctx context.Context, dir string) error {
-	bin := filepath.Join(dir, "bin")
-	if err := os.Mkdir(bin, 0o755); err != nil {
-		return err
-	}
+	bin, secret := filepath.Join(dir, "bin"), filepath.Join(dir, "secret.xml")
 	virsh := v.libvirt.VirshCommand(ctx)
 	libraries := virsh.Env[len(virsh.Env)-1]
 	script := "#!/bin/sh\n" + libraries + " exec '" + virsh.Path + "' \"$@\"\n"
-	if err := os.WriteFile(filepath.Join(bin, "virsh"), []byte(script), 0o755); err != nil {
-		return err
-	}
-	v.path = bin + ":" + os.Getenv("PATH")
-	secret := filepath.Join(dir, "secret.xml")
 	xml := "<secret ephemeral='yes' private='yes'><uuid>" + v.volume.SecretUUID + "</uuid></secret>\n"
-	if err := os.WriteFile(secret, []byte(xml), 0o600); err != nil {
+	v.path = bin + ":" + os.Getenv("PATH")
+	err := errors.Join(
+		os.Mkdir(bin, 0o755),
+		os.WriteFile(filepath.Join(bin, "virsh"), []byte(script), 0o755),
+		os.WriteFile(secret, []byte(xml), 0o600))
+	if err != nil {
 		return err
 	}
 	if _, err := v.libvirt.Virsh(ctx, "secret-define", secret); err != nil {
 		return err
 	}
-	_, err := v.libvirt.Virsh(ctx, "secret-set-value", v.volume.SecretUUID, "--file", v.volume.PassphraseFile, "--plain")
+	_, err = v.libvirt.Virsh(ctx, "secret-set-value", v.volume.SecretUUID, "--file", v.volume.PassphraseFile, "--plain")
 	return err
 }
 
-// about names what was measured, and on what.
+// about describes the programs and the machine.
 func (v *stallVM) about(ctx context.Context) (string, error) {
 	text, err := v.libvirt.Virsh(ctx, "version")
 	if err != nil {

@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 
@@ -20,9 +18,8 @@ type unlocker struct {
 	qemu       *peer.QEMU
 }
 
-// measureUnlock compares how fast a header is unlocked by package luks, by
-// cryptsetup and by QEMU. The VM was never started, so that QEMU has nothing else
-// to do.
+// measureUnlock compares the unlocking of a header by package luks, by cryptsetup and by QEMU. The VM was
+// never started, so that QEMU is otherwise idle.
 func measureUnlock(ctx context.Context, dir string, n size) (rows []row, err error) {
 	dir = filepath.Join(dir, "unlock")
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -51,7 +48,7 @@ func measureUnlock(ctx context.Context, dir string, n size) (rows []row, err err
 	return rows, err
 }
 
-// byLibrary reads the header, too, as the others do.
+// byLibrary also reads the header, as the others do.
 func (u *unlocker) byLibrary(ctx context.Context) error {
 	f, err := os.Open(u.volume)
 	if err != nil {
@@ -86,7 +83,7 @@ func (u *unlocker) byQEMU(ctx context.Context) error {
 	return err
 }
 
-// clean closes what QEMU has opened, if it was its turn.
+// clean closes what QEMU has opened, if anything.
 func (u *unlocker) clean(ctx context.Context) error {
 	_, err := u.qemu.Query(ctx, "blockdev-del", map[string]any{"node-name": unlockedNode})
 	var refused *peer.CommandError
@@ -97,8 +94,6 @@ func (u *unlocker) clean(ctx context.Context) error {
 }
 
 func cryptsetup(ctx context.Context, args ...string) error {
-	if out, err := exec.CommandContext(ctx, "cryptsetup", args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("cryptsetup %s: %w: %s", args[0], err, out)
-	}
-	return nil
+	_, err := peer.Output(ctx, "cryptsetup", args...)
+	return err
 }

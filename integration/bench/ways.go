@@ -2,18 +2,16 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
-	"strings"
+	"slices"
 	"time"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// way is one way to attach a disk, and to detach it again.
+// way is one way to attach a disk and to detach it.
 type way struct {
 	name   string
 	kind   wayKind
@@ -21,7 +19,7 @@ type way struct {
 	detach func(context.Context) error // nil where there is nothing to detach
 }
 
-// wayKind says what the verdict is to make of a way.
+// wayKind is the role of a way in the verdict.
 type wayKind int
 
 const (
@@ -30,8 +28,7 @@ const (
 	ours                     // luksplug
 )
 
-// idle is how long nothing is done, for comparison: about as long as QEMU derives
-// a key.
+// idle is how long the way of comparison does nothing: about as long as QEMU derives a key.
 const idle = 2500 * time.Millisecond
 
 func (v *stallVM) ways() []way {
@@ -55,24 +52,18 @@ func (v *stallVM) virsh(command, disk string) func(context.Context) error {
 	}
 }
 
-// luksplug runs the program to its end.
+// luksplug runs the program.
 func (v *stallVM) luksplug(address []string, args ...string) func(context.Context) error {
-	args = append(address[:len(address):len(address)], args...)
 	return func(ctx context.Context) error {
-		cmd := exec.CommandContext(ctx, v.tool, args...)
-		cmd.Env = append(os.Environ(), "PATH="+v.path)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return fmt.Errorf("luksplug %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
-		}
-		return nil
+		_, err := peer.Output(ctx, "env", slices.Concat([]string{"PATH=" + v.path, v.tool}, address, args)...)
+		return err
 	}
 }
 
-// wrongPassphrase is luksplug's exit code for a secret that is wrong or not there.
+// wrongPassphrase is luksplug's exit code for a secret that is wrong or missing.
 const wrongPassphrase = 4
 
-// refused is an attach that derives the key and then changes nothing in the VM:
-// what the guest notices of it is that the processors are busy.
+// refused is an attach that derives the key and changes nothing in the VM: it only keeps the processors busy.
 func refused(attach func(context.Context) error) func(context.Context) error {
 	return func(ctx context.Context) error {
 		err := attach(ctx)
@@ -84,36 +75,29 @@ func refused(attach func(context.Context) error) func(context.Context) error {
 	}
 }
 
-// The names of what attachQMP makes, and the port that it takes: libvirt gives
-// its own disks the first ones.
+// The names of what attachQMP makes, and its port: libvirt gives its own disks the first ones.
 const (
 	qmpSecret, qmpNode, qmpDevice = "bench-secret", "bench-node", "bench-device"
 	qmpPort                       = "pci.6"
 )
 
-// attachQMP does what a script does that has only a monitor.
+// attachQMP does what a script with only a monitor does.
 func (v *stallVM) attachQMP(ctx context.Context) error {
-	return v.commands(ctx,
-		qmpCommand{"object-add", map[string]any{"qom-type": "secret", "id": qmpSecret, "file": v.volume.PassphraseFile}},
-		qmpCommand{"blockdev-add", map[string]any{"driver": "luks", "node-name": qmpNode, "key-secret": qmpSecret,
-			"file": map[string]any{"driver": "file", "filename": v.volume.Payload}}},
-		qmpCommand{"object-del", map[string]any{"id": qmpSecret}},
-		qmpCommand{"device_add", map[string]any{"driver": "virtio-blk-pci", "id": qmpDevice, "drive": qmpNode, "bus": qmpPort}})
-}
-
-type qmpCommand struct {
-	name string
-	args map[string]any
-}
-
-// commands runs commands on a connection of their own.
-func (v *stallVM) commands(ctx context.Context, list ...qmpCommand) error {
 	m, err := peer.DialMonitor(ctx, v.monitor)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = m.Close() }() // nothing is buffered
-	for _, c := range list {
+	for _, c := range []struct {
+		name string
+		args map[string]any
+	}{
+		{"object-add", map[string]any{"qom-type": "secret", "id": qmpSecret, "file": v.volume.PassphraseFile}},
+		{"blockdev-add", map[string]any{"driver": "luks", "node-name": qmpNode, "key-secret": qmpSecret,
+			"file": map[string]any{"driver": "file", "filename": v.volume.Payload}}},
+		{"object-del", map[string]any{"id": qmpSecret}},
+		{"device_add", map[string]any{"driver": "virtio-blk-pci", "id": qmpDevice, "drive": qmpNode, "bus": qmpPort}},
+	} {
 		if _, err := m.Execute(ctx, c.name, c.args); err != nil {
 			return err
 		}
@@ -130,17 +114,13 @@ func (v *stallVM) detachQMP(ctx context.Context) error {
 	if _, err := m.Execute(ctx, "device_del", map[string]any{"id": qmpDevice}); err != nil {
 		return err
 	}
-	if _, err := m.WaitEvent(ctx, func(e peer.Event) bool {
-		var data struct{ Device string }
-		return e.Name == "DEVICE_DELETED" && json.Unmarshal(e.Data, &data) == nil && data.Device == qmpDevice
-	}); err != nil {
+	if err := m.WaitDeleted(ctx, qmpDevice); err != nil {
 		return err
 	}
 	return deleteNode(ctx, m, qmpNode)
 }
 
-// clean detaches and waits until the VM is as it was before: virsh does not wait
-// for the guest.
+// clean detaches the disk and waits until the VM is as it was before: virsh does not wait for the guest.
 func (v *stallVM) clean(ctx context.Context, w way) error {
 	if w.detach == nil {
 		return nil
@@ -159,10 +139,8 @@ func (v *stallVM) clean(ctx context.Context, w way) error {
 		if len(left) == 0 {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
+		if wait(ctx, 10*time.Millisecond); ctx.Err() != nil {
 			return fmt.Errorf("the VM is not as it was before: %q: %w", left, ctx.Err())
-		case <-time.After(10 * time.Millisecond):
 		}
 	}
 }

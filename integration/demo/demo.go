@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +15,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// demo is one run: what the steps so far have made.
+// demo is the state of one run.
 type demo struct {
 	*printer
 	dir    string // holds everything
@@ -25,13 +26,13 @@ type demo struct {
 	kernel chan error // the guest's kernel is there, or why it is not
 }
 
-// target is the disk's name in its XML, and serial is how the guest finds it.
+// target is the disk's name in its XML. The guest finds it by serial.
 const (
 	target = "vdb"
 	serial = "demo"
 )
 
-// runDemo runs all steps in a folder of its own and cleans up.
+// runDemo runs all steps in a temporary directory and cleans up.
 func runDemo(ctx context.Context, p *printer) (err error) {
 	dir, err := os.MkdirTemp("", "luksplug-demo-")
 	if err != nil {
@@ -39,13 +40,20 @@ func runDemo(ctx context.Context, p *printer) (err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	d := &demo{printer: p, dir: dir, kernel: make(chan error, 1)}
-	defer func() { err = errors.Join(err, d.stop()) }()
+	defer func() {
+		if d.vm != nil {
+			err = errors.Join(err, d.vm.Close())
+		}
+	}()
 	begin := time.Now()
 	fetching, cancel := context.WithCancel(ctx)
 	var wait sync.WaitGroup
 	defer wait.Wait()
 	defer cancel()
-	wait.Go(func() { d.kernel <- fetchKernel(fetching) })
+	wait.Go(func() { // on a new machine it downloads while the compiler works
+		_, err := peer.LoadGuestImage(fetching, peer.CloudKernel)
+		d.kernel <- err
+	})
 	for _, step := range []func(context.Context) error{
 		d.build, d.makeVolume, d.boot, d.attach, d.write, d.compare, d.detach, d.readBack,
 	} {
@@ -60,33 +68,13 @@ func runDemo(ctx context.Context, p *printer) (err error) {
 	return p.err
 }
 
-// fetchKernel fills the cache, where it lacks the guest. On a fresh machine it
-// downloads while the compiler works.
-func fetchKernel(ctx context.Context) error {
-	_, err := peer.LoadGuestImage(ctx, peer.CloudKernel)
-	return err
-}
-
-// stop ends the VM.
-func (d *demo) stop() error {
-	if d.vm == nil {
-		return nil
-	}
-	return d.vm.Close()
-}
-
 func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }
 
-// build compiles the program that is shown.
+// build compiles luksplug.
 func (d *demo) build(ctx context.Context) error {
 	d.step("Build luksplug", "One static program, made from this source tree.")
 	d.command("go build ./cmd/luksplug")
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", d.path("luksplug"), "github.com/luksplug/luksplug/cmd/luksplug")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build luksplug: %w: %s", err, strings.TrimSpace(string(out)))
-	}
-	return nil
+	return peer.Build(ctx, "cmd/luksplug", d.path("luksplug"))
 }
 
 // makeVolume makes the encrypted volume and its XML.
@@ -97,12 +85,12 @@ func (d *demo) makeVolume(ctx context.Context) error {
 	if d.volume, err = peer.CreateVolume(ctx, d.dir, peer.DetachedRaw); err != nil {
 		return err
 	}
-	magic, err := readAt(d.volume.Header, 0, 4)
+	header, err := os.ReadFile(d.volume.Header)
 	if err != nil {
 		return err
 	}
-	if string(magic) != "LUKS" {
-		return fmt.Errorf("the header file %s begins with %q, not with LUKS", d.volume.Header, magic)
+	if !bytes.HasPrefix(header, []byte("LUKS")) {
+		return fmt.Errorf("the header file %s does not begin with LUKS", d.volume.Header)
 	}
 	payload, err := os.ReadFile(d.volume.Payload)
 	if err != nil {
@@ -119,7 +107,7 @@ func (d *demo) makeVolume(ctx context.Context) error {
 	return os.WriteFile(d.path(target+".xml"), []byte(xml), 0o600)
 }
 
-// boot starts the guest and notes what the VM looks like.
+// boot starts the guest and records the state of the VM.
 func (d *demo) boot(ctx context.Context) error {
 	d.step("Boot a small Linux guest in QEMU",
 		"Debian's cloud kernel and busybox on a q35 machine, emulated in software. The first run downloads the kernel into the cache folder.")
@@ -149,7 +137,7 @@ func (d *demo) boot(ctx context.Context) error {
 	return nil
 }
 
-// luksplug runs the program as a user would in the demo's folder.
+// luksplug runs the program as a user would in the demo's directory.
 func (d *demo) luksplug(ctx context.Context, args ...string) error {
 	args = append([]string{"--qmp", "vm/qmp.sock"}, args...)
 	d.command("luksplug " + strings.Join(args, " "))

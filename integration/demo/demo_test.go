@@ -10,35 +10,28 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// folder makes a folder with a short path, for the unix sockets in it, the one
-// in which the demo works.
-func folder(t *testing.T) string {
+// directory makes the directory in which the demo works. Its path is short, for the unix sockets in it.
+func directory(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "demo-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	t.Setenv("TMPDIR", dir)
 	return dir
 }
 
-// wantClean fails the test when the demo has left a process or a file.
+// wantClean fails the test if the demo has left a process or a file.
 func wantClean(t *testing.T, dir string) {
 	t.Helper()
 	files, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, err)
 	for _, f := range files {
 		if strings.HasPrefix(f.Name(), "luksplug-") {
 			t.Errorf("%s is left", f.Name())
 		}
 	}
 	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, err)
 	for _, p := range processes {
 		line, _ := os.ReadFile(p) // the process may have ended
 		if strings.Contains(string(line), dir) {
@@ -48,7 +41,7 @@ func wantClean(t *testing.T, dir string) {
 }
 
 func TestDemo(t *testing.T) {
-	dir := folder(t)
+	dir := directory(t)
 	var out, diag strings.Builder
 	if code := show(t.Context(), &out, &diag, false); code != 0 || diag.Len() > 0 {
 		t.Fatalf("status %d, standard error %q after:\n%s", code, diag.String(), out.String())
@@ -78,10 +71,10 @@ func (w *trigger) Write(b []byte) (int, error) {
 	return w.Builder.Write(b)
 }
 
-// ^C while QEMU runs.
+// TestInterrupted: ^C while QEMU runs.
 func TestInterrupted(t *testing.T) {
 	peer.Long(t, "runs the demonstration again; TestDemo runs it every time")
-	dir := folder(t)
+	dir := directory(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	out := &trigger{text: "4. Attach", f: cancel}
@@ -98,10 +91,10 @@ func TestInterrupted(t *testing.T) {
 	wantClean(t, dir)
 }
 
-// A check that fails: the payload holds plain text.
+// TestFailure: a check fails, as the payload holds plain text.
 func TestFailure(t *testing.T) {
 	peer.Long(t, "runs the demonstration again; TestDemo runs it every time")
-	dir := folder(t)
+	dir := directory(t)
 	var diag strings.Builder
 	out := &trigger{text: "6. Look", f: func() {
 		payloads, err := filepath.Glob(filepath.Join(dir, "luksplug-demo-*", "payload.img"))

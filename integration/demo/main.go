@@ -1,11 +1,9 @@
-// Command demo shows in one go what luksplug does, with nothing simulated: a
-// volume whose LUKS header is in a file of its own, a Linux guest in QEMU, and
-// the real luksplug program that plugs the one into the other and takes it out
+// Command demo shows what luksplug does, with nothing simulated: a volume with its LUKS header in a separate
+// file, a Linux guest in QEMU, and the real luksplug program, which attaches the volume and detaches it
 // again. `make demo` runs it.
 //
-// Whatever it claims it has checked; a check that fails ends it with a line on
-// standard error and exit status 1. It needs no root, leaves nothing behind but
-// the guest's kernel in the cache folder, and stops QEMU also when it is
+// It checks all that it claims; a check that fails ends it with a line on standard error and exit status 1.
+// It needs no root, leaves nothing but the guest's kernel in the cache, and stops QEMU also when it is
 // interrupted.
 package main
 
@@ -22,7 +20,7 @@ import (
 	"golang.org/x/term"
 )
 
-// limit ends a demo that hangs; the longest part is the download of a kernel.
+// limit ends a demo that hangs. The longest part is the download of a kernel.
 const limit = 10 * time.Minute
 
 // exitInterrupted is what shells report for a program that ^C has ended.
@@ -52,7 +50,7 @@ func show(ctx context.Context, stdout, stderr io.Writer, colour bool) int {
 	return 1
 }
 
-// coloured tells whether f is a terminal whose user wants colours.
+// coloured reports whether f is a terminal whose user wants colours.
 func coloured(f *os.File) bool {
 	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(f.Fd()))
 }

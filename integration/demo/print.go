@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// printer writes the demo's text. Its first error is kept and ends the demo.
+// printer writes the demo's text. It keeps its first error, which ends the demo.
 type printer struct {
 	w      io.Writer
 	colour bool
@@ -32,14 +32,14 @@ func (p *printer) step(title, why string) {
 // command shows a command line as a person would type it.
 func (p *printer) command(line string) { p.printf("   $ %s\n", line) }
 
-// quote shows the output of something else, indented.
+// quote shows the output of another program, indented.
 func (p *printer) quote(text string) {
 	for line := range strings.Lines(text) {
 		p.printf("     %s\n", strings.TrimRight(line, "\n"))
 	}
 }
 
-// checked says what was found true.
+// checked reports a check that has passed.
 func (p *printer) checked(format string, args ...any) {
 	p.printf("   %s %s\n", p.paint(green, "ok:"), fmt.Sprintf(format, args...))
 }

@@ -12,22 +12,21 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// sentence is what the guest writes, over and over, into the first block.
+// sentence is what the guest writes repeatedly into the first block.
 const sentence = "The guest wrote this in plain text. "
 
-// block is how much is written and compared, in bytes; shown is how much of it
-// a reader sees.
+// block is how many bytes are written and compared, shown how many of them a reader sees.
 const (
 	block = 4096
 	shown = 48
 )
 
-// plaintext is the content of the block.
+// plaintext returns the content of the block.
 func plaintext() []byte {
 	return bytes.Repeat([]byte(sentence), block/len(sentence)+1)[:block]
 }
 
-// attach plugs the volume in.
+// attach attaches the volume.
 func (d *demo) attach(ctx context.Context) error {
 	d.step("Attach it to the running VM",
 		"luksplug checks the files and what this QEMU can do, plans the block nodes, applies the plan, and asks QEMU whether all of it is there.")
@@ -92,7 +91,7 @@ func (d *demo) write(ctx context.Context) error {
 	return nil
 }
 
-// compare looks at the same place of the host's file.
+// compare reads the same block of the host's file.
 func (d *demo) compare(context.Context) error {
 	d.step("Look at the same bytes on the host", "The same offset of the payload file, as anybody who gets hold of the file or the storage sees it.")
 	payload, err := os.ReadFile(d.volume.Payload)
@@ -114,7 +113,7 @@ func (d *demo) compare(context.Context) error {
 	return nil
 }
 
-// detach unplugs the disk and compares the VM with what it was.
+// detach detaches the disk and compares the VM with its state before.
 func (d *demo) detach(ctx context.Context) error {
 	d.step("Detach it", "The guest is asked to release the disk; when it has, luksplug removes every block node.")
 	if err := d.luksplug(ctx, "detach", target); err != nil {
@@ -136,7 +135,7 @@ func (d *demo) detach(ctx context.Context) error {
 	return nil
 }
 
-// readBack lets another program decrypt what the guest wrote.
+// readBack decrypts what the guest wrote with another program.
 func (d *demo) readBack(ctx context.Context) error {
 	d.step("Read it with another program", "qemu-img opens the payload on the host with the same header and passphrase: the volume is plain LUKS.")
 	read, err := d.volume.ReadThrough(ctx, 0, block)
@@ -149,16 +148,4 @@ func (d *demo) readBack(ctx context.Context) error {
 	d.quote(hex.Dump(read[:shown]))
 	d.checked("qemu-img reads what the guest wrote")
 	return nil
-}
-
-// readAt reads length bytes of a file.
-func readAt(path string, offset int64, length int) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }() // only read
-	data := make([]byte, length)
-	_, err = f.ReadAt(data, offset)
-	return data, err
 }

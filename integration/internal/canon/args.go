@@ -1,18 +1,16 @@
 package canon
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
+	"os/exec"
 	"strings"
 )
 
-// option is one option of QEMU's with its value.
+// option is an option of QEMU with its value.
 type option struct{ name, value string }
 
-// parseArguments reads the text that libvirt makes of a domain: a line for a
-// shell, with variables, the program and its options.
+// parseArguments reads libvirt's command line of a domain: variables, the program and its options.
 func parseArguments(text string) ([]option, error) {
 	words, err := splitWords(text)
 	if err != nil {
@@ -31,56 +29,20 @@ func parseArguments(text string) ([]option, error) {
 	return out, nil
 }
 
-// splitWords takes text apart like a POSIX shell, as far as libvirt's text needs
-// it: quotes of both kinds and backslashes.
+// splitWords has a POSIX shell split text into words. libvirt quotes what a shell would expand.
 func splitWords(text string) ([]string, error) {
-	var words []string
-	var word strings.Builder
-	inWord, quote := false, rune(0)
-	escaped := false
-	for _, c := range text {
-		switch {
-		case escaped:
-			if c != '\n' {
-				word.WriteRune(c)
-				inWord = true
-			}
-			escaped = false
-		case c == '\\' && quote != '\'':
-			escaped = true
-		case quote != 0:
-			if c == quote {
-				quote = 0
-			} else {
-				word.WriteRune(c)
-			}
-		case c == '\'' || c == '"':
-			quote, inWord = c, true
-		case c == ' ' || c == '\n' || c == '\t':
-			if inWord {
-				words = append(words, word.String())
-				word.Reset()
-				inWord = false
-			}
-		default:
-			word.WriteRune(c)
-			inWord = true
-		}
+	out, err := exec.Command("/bin/sh", "-f", "-c", "set -- "+text+"\nprintf '%s\\0' \"$@\"").CombinedOutput()
+	if err != nil {
+		return nil, fmt.Errorf("split the arguments into words: %w: %s", err, out)
 	}
-	if quote != 0 || escaped {
-		return nil, errors.New("the text ends within quotes")
-	}
-	if inWord {
-		words = append(words, word.String())
-	}
-	return words, nil
+	return strings.Split(strings.TrimSuffix(string(out), "\x00"), "\x00"), nil
 }
 
 // decode reads the value of an option: JSON, or "first,key=value,...".
 func decode(value string) (map[string]any, error) {
 	if strings.HasPrefix(value, "{") {
 		out := map[string]any{}
-		d := json.NewDecoder(bytes.NewReader([]byte(value)))
+		d := json.NewDecoder(strings.NewReader(value))
 		d.UseNumber()
 		if err := d.Decode(&out); err != nil {
 			return nil, fmt.Errorf("decode %s: %w", value, err)
@@ -88,7 +50,7 @@ func decode(value string) (map[string]any, error) {
 		return out, nil
 	}
 	out := map[string]any{}
-	const comma = "\x00" // stands for one that is doubled
+	const comma = "\x00" // in place of a doubled one
 	for i, part := range strings.Split(strings.ReplaceAll(value, ",,", comma), ",") {
 		part = strings.ReplaceAll(part, comma, ",")
 		switch key, val, ok := strings.Cut(part, "="); {

@@ -9,11 +9,12 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/integration/internal/canon"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// disk is what the tests are about, as XML; native is what QEMU could be told of
-// it, in libvirt's way: 32 bytes of ciphertext are a passphrase of up to 31.
+// disk is the subject of the tests, as XML; native is libvirt's version: 32 bytes of ciphertext are a
+// passphrase of up to 31.
 const (
 	disk = `<disk type='network'>
   <driver name='qemu' type='raw' cache='none'/>
@@ -46,28 +47,20 @@ func length(secrets.Reference) (int, error) { return 20, nil }
 func plan(t *testing.T, xml string) *blockgraph.Graph {
 	t.Helper()
 	d, err := diskxml.ParseDisk([]byte(xml))
-	if err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, err)
 	m := blockgraph.Machine{Type: "pc", SCSI: []blockgraph.SCSIController{{ID: "scsi0", Model: "virtio-scsi"}},
 		ThrottleGroups: []blockgraph.ThrottleGroup{{Limits: blockgraph.IOTune{Group: "g", RequestSize: 7}}}}
 	g, err := blockgraph.Build(d, m, blockgraph.Unlock{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, err)
 	return g
 }
 
 func forms(t *testing.T, xml, arguments string) (planned, theirs canon.Form) {
 	t.Helper()
 	planned, err := canon.Planned(plan(t, xml), length)
-	if err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, err)
 	theirs, err = canon.Native(arguments, "ua-other")
-	if err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, err)
 	return planned, theirs
 }
 
@@ -171,7 +164,7 @@ func TestOtherParts(t *testing.T) {
 func TestNativeErrors(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		`q -device 'x`:                  "within quotes",
+		`q -device 'x`:                  "split the arguments",
 		`q -device virtio-net-pci,id=a`: "no disk",
 		`q -device virtio-blk-pci,id=a -device virtio-blk-pci,id=b`:    "two disks",
 		`q -device '{"driver":"virtio-blk-pci","id":"a","drive":"n"}'`: `the node "n", which is not there`,

@@ -1,13 +1,13 @@
-// Package canon brings what QEMU is told of a disk into one form, whoever says
-// it: libvirt, as the arguments of QEMU ([Native]), or package blockgraph, as a
-// graph ([Planned]). Two disks that QEMU would run alike have equal forms:
+// Package canon brings the description of a disk for QEMU into one form: libvirt's, the arguments of QEMU
+// ([Native]), and that of package blockgraph, a graph ([Planned]). Two disks that QEMU would run alike have
+// equal forms:
 //
-//   - A block node is named after the way to it: "drive" is what the device reads
-//     and writes, "drive.file" the node below it, and so on.
-//   - An object is named after who uses it for what: "drive:key-secret".
-//   - A secret is the length of its value, in blocks of 16 bytes: libvirt encrypts
-//     the values, with a key that nobody else has.
+//   - A block node is named after its path from the device: "drive" is what the device reads and writes,
+//     "drive.file" the node below it, and so on.
+//   - An object is named after its user and purpose: "drive:key-secret".
+//   - A secret is the length of its value, in blocks of 16 bytes: libvirt encrypts the values with a key of
+//     its own.
 //   - The device is called "device", unless the user gave it a name.
 //
-// Objects and nodes keep their order. What is not of the disk is left out.
+// Objects and nodes keep their order. What does not belong to the disk is left out.
 package canon

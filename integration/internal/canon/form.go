@@ -5,22 +5,20 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strconv"
 	"strings"
 )
 
-// Form is what QEMU is told of a disk.
+// Form is a disk in QEMU's terms.
 type Form struct {
 	Objects  []map[string]any // in order, but for throttle groups, which come last
 	Nodes    []map[string]any // in order
 	Device   map[string]any
 	Chardevs []map[string]any
-	// Controller is the driver of the SCSI controller that the disk is on, "" where
-	// it is not known.
+	// Controller is the driver of the SCSI controller that has the disk, "" if it is unknown.
 	Controller string
 }
 
-// parts are what a form is made of, with the names that they were given.
+// parts are the objects, nodes and so on of a form, with their original names.
 type parts struct {
 	objects, nodes, chardevs []map[string]any
 	device                   map[string]any
@@ -28,14 +26,13 @@ type parts struct {
 	controllers              map[string]string // drivers, by id
 }
 
-// children are the members of a node that name another one; references are those
-// that name an object.
+// children are the members of a node that name another node; references are those that name an object.
 var (
 	children   = []string{"file", "data-file", "header", "backing"}
 	references = []string{"key-secret", "password-secret", "cookie-secret", "pr-manager", "tls-creds", "passwordid"}
 )
 
-// form brings the parts into the one form.
+// form makes the form of the parts.
 func (p parts) form() (Form, error) {
 	w := walker{nodes: byName(p.nodes, "node-name"), objects: byName(p.objects, "id"), names: map[string]string{}, uses: map[string]string{}}
 	if top, ok := p.device["drive"].(string); ok {
@@ -80,8 +77,7 @@ func (p parts) form() (Form, error) {
 	return out, nil
 }
 
-// canonicalDevice names the device, and takes the place in the boot order of a
-// floppy drive from its controller's.
+// canonicalDevice names the device. A floppy drive's place in the boot order comes from its controller.
 func (p parts) canonicalDevice() map[string]any {
 	d := maps.Clone(p.device)
 	id := fmt.Sprint(d["id"])
@@ -169,7 +165,7 @@ func (w walker) objectsOf(e map[string]any, prefix string) error {
 		e[member] = w.uses[id]
 		if o["qom-type"] == "pr-manager-helper" {
 			if p, ok := o["path"].(string); ok && strings.HasSuffix(p, "/pr-helper0.sock") {
-				o["path"] = "managed" // by each in a folder of its own
+				o["path"] = "managed" // libvirt and luksplug have it in different directories
 			}
 		}
 		if err := w.objectsOf(o, prefix+member+":"); err != nil {
@@ -179,8 +175,7 @@ func (w walker) objectsOf(e map[string]any, prefix string) error {
 	return nil
 }
 
-// Without returns the form with members taken off the device: those that each side
-// is free to choose.
+// Without returns the form with members removed from the device: those that each side is free to choose.
 func (f Form) Without(members ...string) Form {
 	f.Device = maps.Clone(f.Device)
 	for _, m := range members {
@@ -189,22 +184,18 @@ func (f Form) Without(members ...string) Form {
 	return f
 }
 
-// Diff says where two forms differ, in lines of the name, what f has, and what
-// other has.
+// Diff lists the differences of two forms: lines of a name, the value in f, and the value in other.
 func (f Form) Diff(other Form) []string {
 	var out []string
-	lists := []struct {
-		what string
-		a, b []map[string]any
-		name string
-	}{{"object", f.Objects, other.Objects, "id"}, {"node", f.Nodes, other.Nodes, "node-name"}, {"chardev", f.Chardevs, other.Chardevs, "id"}}
-	for _, l := range lists {
-		if a, b := names(l.a, l.name), names(l.b, l.name); !slices.Equal(a, b) {
+	others := other.lists()
+	for i, l := range f.lists() {
+		a, b := l.names(), others[i].names()
+		if !slices.Equal(a, b) {
 			out = append(out, fmt.Sprintf("%ss: %s | %s", l.what, strings.Join(a, " "), strings.Join(b, " ")))
 			continue
 		}
-		for i := range l.a {
-			out = append(out, diff(l.what+" "+fmt.Sprint(l.a[i][l.name]), l.a[i], l.b[i])...)
+		for j, name := range a {
+			out = append(out, diff(l.what+" "+name, l.parts[j], others[i].parts[j])...)
 		}
 	}
 	out = append(out, diff("device", f.Device, other.Device)...)
@@ -214,10 +205,20 @@ func (f Form) Diff(other Form) []string {
 	return out
 }
 
-func names(list []map[string]any, member string) []string {
+// list is one of the lists of a form.
+type list struct {
+	what, name string // name is the member that names a part
+	parts      []map[string]any
+}
+
+func (f Form) lists() []list {
+	return []list{{"object", "id", f.Objects}, {"node", "node-name", f.Nodes}, {"chardev", "id", f.Chardevs}}
+}
+
+func (l list) names() []string {
 	var out []string
-	for _, e := range list {
-		out = append(out, fmt.Sprint(e[member]))
+	for _, p := range l.parts {
+		out = append(out, fmt.Sprint(p[l.name]))
 	}
 	return out
 }
@@ -239,32 +240,21 @@ func show(m map[string]any, key string) string {
 	if !ok {
 		return "none"
 	}
-	text, err := json.Marshal(v)
-	if err != nil {
-		return strconv.Quote(fmt.Sprint(v))
-	}
+	return encode(v)
+}
+
+func encode(v any) string {
+	text, _ := json.Marshal(v) // what JSON was decoded to, or strings and numbers
 	return string(text)
 }
 
 // String returns the form, an object, node or device a line.
 func (f Form) String() string {
 	var b strings.Builder
-	line := func(what string, v map[string]any) {
-		text, err := json.Marshal(v)
-		if err != nil {
-			text = []byte(err.Error())
+	for _, l := range append(f.lists(), list{what: "device", parts: []map[string]any{f.Device}}) {
+		for _, p := range l.parts {
+			fmt.Fprintf(&b, "%s %s\n", l.what, encode(p))
 		}
-		fmt.Fprintf(&b, "%s %s\n", what, text)
 	}
-	for _, o := range f.Objects {
-		line("object", o)
-	}
-	for _, n := range f.Nodes {
-		line("node", n)
-	}
-	for _, c := range f.Chardevs {
-		line("chardev", c)
-	}
-	line("device", f.Device)
 	return b.String()
 }

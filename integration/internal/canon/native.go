@@ -8,12 +8,11 @@ import (
 	"strings"
 )
 
-// frontends are QEMU's devices for disks.
+// frontends match the drivers of disks.
 var frontends = regexp.MustCompile(`^(virtio-blk-|vhost-user-blk-|scsi-(hd|cd|block|generic)$|ide-(hd|cd)$|usb-storage$|floppy$)`)
 
-// Native returns the form of the one disk in arguments that libvirt made, as
-// virsh domxml-to-native does. Disks whose device's name begins with others are
-// none of it.
+// Native returns the form of the only disk in arguments that libvirt made, as virsh domxml-to-native does. It
+// ignores disks with a device whose name begins with others.
 func Native(arguments, others string) (Form, error) {
 	options, err := parseArguments(arguments)
 	if err != nil {
@@ -31,7 +30,7 @@ func Native(arguments, others string) (Form, error) {
 	return p.form()
 }
 
-// take sorts an option in.
+// take adds an option to the parts.
 func (p *parts) take(o option, others string) error {
 	switch o.name {
 	case "-global":
@@ -79,7 +78,7 @@ func (p *parts) take(o option, others string) error {
 	return nil
 }
 
-// hideSecret leaves of a secret that libvirt encrypted the number of its blocks.
+// hideSecret replaces the value of a secret that libvirt encrypted by the number of its blocks.
 func hideSecret(o map[string]any) error {
 	if o["qom-type"] != "secret" || o["keyid"] == nil {
 		return nil

@@ -7,8 +7,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// Planned returns the form of a graph. length tells how long the value of a secret
-// is, in bytes.
+// Planned returns the form of a graph. length returns the length of the value of a secret, in bytes.
 func Planned(g *blockgraph.Graph, length func(secrets.Reference) (int, error)) (Form, error) {
 	p := parts{globals: g.Globals, controllers: map[string]string{}}
 	for _, o := range g.Objects {

@@ -10,7 +10,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// Case is a disk and the domain that it is for.
+// Case is a disk and a domain for it.
 type Case struct {
 	Domain *Element // without the disk
 	Disk   *Element
@@ -38,8 +38,8 @@ func (c Case) XML() string {
 	return domain.String()
 }
 
-// Free returns the members of the disk's device that its XML says nothing of, and
-// that whoever starts the VM may choose: where it is, and when it is booted from.
+// Free returns the members of the disk's device that its XML leaves open and that the program which starts
+// the VM may choose: the address and the place in the boot order.
 func (c Case) Free() []string {
 	var out []string
 	if c.Disk.child("boot") == nil {
@@ -66,11 +66,11 @@ type Secret struct {
 	Length int
 }
 
-// Value returns a value for the secret: of its length, and of no other meaning.
+// Value returns a value of the length of the secret.
 func (s Secret) Value() []byte { return []byte(strings.Repeat("x", s.Length)) }
 
-// Secrets returns the secrets that cases refer to. Encrypted in blocks of 16
-// bytes, no two values have the same length.
+// Secrets returns the secrets that cases refer to. Encrypted in blocks of 16 bytes, no two values have the
+// same length.
 func Secrets() []Secret {
 	var out []Secret
 	for _, typ := range []secrets.Type{secrets.Passphrase, secrets.ISCSI, secrets.Ceph} {
@@ -84,7 +84,7 @@ func Secrets() []Secret {
 	return out
 }
 
-// Find returns the secret of [Secrets] that a reference means.
+// Find returns the secret of [Secrets] to which a reference refers.
 func Find(ref secrets.Reference) (Secret, bool) {
 	for _, s := range Secrets() {
 		if s.Reference.Type == ref.Type && (ref.Usage == s.Reference.Usage || ref.UUID == s.Reference.UUID) {
@@ -124,7 +124,7 @@ type maker struct {
 	encrypted, empty          bool
 }
 
-// one draws one of several words; "" is often among them, for none.
+// one draws one of several words. "" means none.
 func (m *maker) one(what string, words ...string) string {
 	return rapid.SampledFrom(words).Draw(m.t, what)
 }
@@ -136,8 +136,7 @@ func (m *maker) seldom(n int, what string) bool {
 	return rapid.IntRange(0, n-1).Draw(m.t, what) == n-1
 }
 
-// fits is true where ok is, and now and then where it is not and the case is
-// wild.
+// fits returns ok, except that it sometimes is true in a wild case where ok is not.
 func (m *maker) fits(ok bool, what string) bool {
 	return ok || m.wild && m.seldom(12, what+" anyway")
 }
@@ -146,10 +145,36 @@ func (m *maker) number(what string, least, most int) string {
 	return strconv.Itoa(rapid.IntRange(least, most).Draw(m.t, what))
 }
 
-// name returns a name that nothing else of the case has.
+// name returns a name that is unique in the case.
 func (m *maker) name(prefix string) string {
 	m.made++
 	return prefix + strconv.Itoa(m.made)
 }
 
-func (m *maker) toggle(what string) string { return m.one(what, "", "", "on", "off") }
+// attribute adds an attribute with one of several values to e if when is true.
+func (m *maker) attribute(when bool, e *Element, name string, values ...string) {
+	if when {
+		e.set(name, m.only(name, values))
+	}
+}
+
+// text and child add a child that holds text, or that has one attribute.
+func (m *maker) text(when bool, e *Element, name string, values ...string) {
+	if when {
+		e.add(text(name, m.only(name, values)))
+	}
+}
+
+func (m *maker) child(when bool, e *Element, name, attribute string, values ...string) {
+	if when {
+		e.add(element(name, attribute, m.only(name, values)))
+	}
+}
+
+// only is one, but draws nothing if there is no choice.
+func (m *maker) only(what string, values []string) string {
+	if len(values) == 1 {
+		return values[0]
+	}
+	return m.one(what, values...)
+}

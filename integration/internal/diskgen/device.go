@@ -3,32 +3,26 @@ package diskgen
 import (
 	"fmt"
 	"strconv"
+
+	"pgregory.net/rapid"
 )
 
-// identity draws the names that the disk has for the guest and for libvirt.
+// identity draws the names of the disk for the guest and for libvirt.
 func (m *maker) identity(d *Element) {
 	plain := m.kind != "vhostuser"
-	if m.fits(plain && m.device != "lun" && m.bus != "fdc" && m.often("serial"), "serial") {
-		d.add(text("serial", m.one("serial number", "ABC123", "WD-WMAP9A966149", "a b.c_d-e+f", " lead", "x  y", "OTHER2", "OTHER", "0123456789012345678901234")))
-	}
-	if m.fits((m.bus == "scsi" || m.bus == "ide") && m.device != "lun" && plain && m.seldom(3, "wwn"), "wwn") {
-		d.add(text("wwn", m.one("world wide name", "5000c50015ea71ad", "0x5000c50015ea71ae", "ffffffffffffffff")))
-	}
+	m.text(m.fits(plain && m.device != "lun" && m.bus != "fdc" && m.often("serial"), "serial"), d, "serial", "ABC123", "WD-WMAP9A966149", "a b.c_d-e+f", " lead", "x  y", "OTHER2", "OTHER", "0123456789012345678901234")
+	m.text(m.fits((m.bus == "scsi" || m.bus == "ide") && m.device != "lun" && plain && m.seldom(3, "wwn"), "wwn"), d, "wwn", "5000c50015ea71ad", "0x5000c50015ea71ae", "ffffffffffffffff")
 	if m.seldom(4, "boot") {
 		d.add(element("boot", "order", m.number("order", 1, 9), "loadparm", map[bool]string{true: "LINUX"}[m.fits(false, "loadparm")]))
 	}
-	if m.seldom(4, "alias") {
-		d.add(element("alias", "name", m.one("name of the device", "ua-mine", "ua-a_b-c", "virtio-disk7")))
-	}
+	m.child(m.seldom(4, "alias"), d, "alias", "name", "ua-mine", "ua-a_b-c", "virtio-disk7")
 }
 
-// tuning draws what the guest is shown of the disk.
+// tuning draws the properties that the guest sees.
 func (m *maker) tuning(d, target *Element) {
 	plain := m.kind != "vhostuser"
 	ata := m.bus == "ide" || m.bus == "sata"
-	if m.fits(m.bus == "scsi" && m.device != "lun" && m.seldom(4, "vendor"), "vendor") {
-		d.add(text("vendor", m.one("vendor name", "SEAGATE", "a b", "X&Y", "12345678")))
-	}
+	m.text(m.fits(m.bus == "scsi" && m.device != "lun" && m.seldom(4, "vendor"), "vendor"), d, "vendor", "SEAGATE", "a b", "X&Y", "12345678")
 	if m.fits((m.bus == "scsi" || ata) && m.device != "lun" && m.seldom(4, "product"), "product") {
 		names := []string{"ST3146707LC", "a, b", "1234567890123456"}
 		if ata || m.wild {
@@ -36,24 +30,16 @@ func (m *maker) tuning(d, target *Element) {
 		}
 		d.add(text("product", m.one("product name", names...)))
 	}
-	if m.fits(m.device == "disk" && (m.bus == "scsi" || ata) && m.seldom(4, "rotation"), "rotation") {
-		target.set("rotation_rate", m.one("rate", "1", "7200", "15000"))
-	}
-	if m.fits((m.bus == "usb" || m.bus == "scsi" && m.device == "disk") && m.seldom(3, "removable"), "removable") {
-		target.set("removable", m.toggle("can be removed"))
-	}
-	if m.fits(m.device == "cdrom" && m.seldom(5, "tray"), "tray") {
-		target.set("tray", m.one("tray is", "open", "closed"))
-	}
+	m.attribute(m.fits(m.device == "disk" && (m.bus == "scsi" || ata) && m.seldom(4, "rotation"), "rotation"), target, "rotation_rate", "1", "7200", "15000")
+	m.attribute(m.fits((m.bus == "usb" || m.bus == "scsi" && m.device == "disk") && m.seldom(3, "removable"), "removable"), target, "removable", "", "", "on", "off")
+	m.attribute(m.fits(m.device == "cdrom" && m.seldom(5, "tray"), "tray"), target, "tray", "open", "closed")
 	if m.fits(plain && m.seldom(4, "blockio"), "blockio") {
 		d.add(element("blockio", "logical_block_size", m.one("logical", "", "512", "4096"), "physical_block_size", m.one("physical", "", "512", "4096"),
 			"discard_granularity", m.one("granularity", "", "4096", "65536")))
 	}
 	if m.fits(plain && m.device == "disk" && m.bus != "usb" && m.seldom(5, "geometry"), "geometry") {
 		g := element("geometry", "cyls", m.number("cylinders", 1, 16383), "heads", m.number("heads", 1, 16), "secs", m.number("sectors", 1, 63))
-		if m.fits(m.bus == "ide" && m.often("translation"), "translation") {
-			g.set("trans", m.one("translated", "auto", "none", "lba"))
-		}
+		m.attribute(m.fits(m.bus == "ide" && m.often("translation"), "translation"), g, "trans", "auto", "none", "lba")
 		d.add(g)
 	}
 	if m.fits(m.bus == "virtio" && m.seldom(8, "acpi"), "acpi") {
@@ -61,7 +47,7 @@ func (m *maker) tuning(d, target *Element) {
 	}
 }
 
-// address draws where the disk is, nil for an address that libvirt chooses.
+// address draws the address of the disk, nil for one that libvirt chooses.
 func (m *maker) address() *Element {
 	if !m.often("address") {
 		return nil
@@ -77,17 +63,15 @@ func (m *maker) address() *Element {
 	case "virtio":
 		return m.pciAddress()
 	case "usb":
-		a := element("address", "type", "usb", "bus", strconv.Itoa(rapidIndex(m, "usb bus", max(m.usb, 1))))
-		if m.often("port") {
-			a.set("port", m.one("which port", "2", "1", "1.2", "3", "4", "5", "7", "8", "1.8", "1.9", "2.1.1", "16"))
-		}
+		a := element("address", "type", "usb", "bus", strconv.Itoa(m.index("usb bus", max(m.usb, 1))))
+		m.attribute(m.often("port"), a, "port", "2", "1", "1.2", "3", "4", "5", "7", "8", "1.8", "1.9", "2.1.1", "16")
 		return a
 	case "scsi":
 		target := "0"
 		if m.often("target") {
 			target = m.one("which target", "0", "1", "7", "255")
 		}
-		controller := strconv.Itoa(rapidIndex(m, "controller", len(m.scsi)+1))
+		controller := strconv.Itoa(m.index("controller", len(m.scsi)+1))
 		channel := "0"
 		if m.seldom(12, "channel") {
 			channel = "1"
@@ -113,20 +97,19 @@ func (m *maker) odd(what string) string {
 	return "0"
 }
 
-func rapidIndex(m *maker, what string, n int) int {
-	words := make([]string, n)
-	for i := range words {
-		words[i] = strconv.Itoa(i)
+func (m *maker) index(what string, n int) int {
+	indexes := make([]int, n)
+	for i := range indexes {
+		indexes[i] = i
 	}
-	i, _ := strconv.Atoi(m.one(what, words...)) // written just above
-	return i
+	return rapid.SampledFrom(indexes).Draw(m.t, what)
 }
 
 func (m *maker) pciAddress() *Element {
 	a := element("address", "type", "pci", "domain", "0x0000")
-	bus, slot := 0, 0x10+rapidIndex(m, "slot", 8)
+	bus, slot := 0, 0x10+m.index("slot", 8)
 	if m.q35 {
-		bus, slot = 1+rapidIndex(m, "bus", m.ports), 0
+		bus, slot = 1+m.index("bus", m.ports), 0
 		if m.seldom(8, "bus of the bridge") {
 			bus, slot = 7, 3
 		}
@@ -145,8 +128,6 @@ func (m *maker) pciAddress() *Element {
 		function = "0x1"
 	}
 	a.set("function", function)
-	if m.seldom(6, "multifunction") {
-		a.set("multifunction", m.one("multi", "on", "off"))
-	}
+	m.attribute(m.seldom(6, "multifunction"), a, "multifunction", "on", "off")
 	return a
 }

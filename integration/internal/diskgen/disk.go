@@ -40,7 +40,7 @@ func (m *maker) disk() *Element {
 	return d.add(target, m.address())
 }
 
-// frontend draws what the guest has of the disk, and the kind of its source.
+// frontend draws the device that the guest sees, and the kind of the disk's source.
 func (m *maker) frontend() {
 	m.device = m.one("device", "disk", "disk", "disk", "disk", "disk", "cdrom", "cdrom", "lun", "floppy")
 	switch m.device {
@@ -103,22 +103,13 @@ func (m *maker) target() string {
 }
 
 func (m *maker) diskAttributes(d *Element) {
-	if m.fits(m.bus == "virtio" && m.seldom(3, "model"), "model") {
-		d.set("model", m.one("which model", "virtio", "virtio-transitional", "virtio-non-transitional"))
-	}
-	if m.fits(m.device == "lun" && m.often("rawio"), "rawio") {
-		d.set("rawio", m.one("raw", "yes", "no"))
-	}
-	if m.fits(m.device == "lun" && m.seldom(3, "sgio"), "sgio") {
-		d.set("sgio", "filtered")
-	}
-	if m.seldom(6, "snapshot") {
-		d.set("snapshot", m.one("which snapshot", "no", "internal", "external"))
-	}
+	m.attribute(m.fits(m.bus == "virtio" && m.seldom(3, "model"), "model"), d, "model", "virtio", "virtio-transitional", "virtio-non-transitional")
+	m.attribute(m.fits(m.device == "lun" && m.often("rawio"), "rawio"), d, "rawio", "yes", "no")
+	m.attribute(m.fits(m.device == "lun" && m.seldom(3, "sgio"), "sgio"), d, "sgio", "filtered")
+	m.attribute(m.seldom(6, "snapshot"), d, "snapshot", "no", "internal", "external")
 }
 
-// moveOut puts <auth> and <encryption> where libvirt had them first, beside the
-// <source>.
+// moveOut moves <auth> and <encryption> to their older places, outside of <source>.
 func (m *maker) moveOut(d, source *Element) {
 	if !m.seldom(3, "old places") {
 		return
@@ -164,34 +155,26 @@ func (m *maker) driver(e *Element) {
 		e.set("error_policy", m.one("error_policy", "", "stop", "report", "ignore", "enospace"),
 			"rerror_policy", m.one("rerror_policy", "", "stop", "report", "ignore"))
 	}
-	if m.fits(!m.readOnly && m.device == "disk" && plain && m.seldom(5, "copy_on_read"), "copy_on_read") {
-		e.set("copy_on_read", m.one("copies", "on", "off"))
-	}
-	if m.fits(m.format == "qcow2" && !m.readOnly && m.device != "cdrom" && m.seldom(5, "discard_no_unref"), "discard_no_unref") {
-		e.set("discard_no_unref", m.one("unref", "on", "off"))
-	}
+	m.attribute(m.fits(!m.readOnly && m.device == "disk" && plain && m.seldom(5, "copy_on_read"), "copy_on_read"), e, "copy_on_read", "on", "off")
+	m.attribute(m.fits(m.format == "qcow2" && !m.readOnly && m.device != "cdrom" && m.seldom(5, "discard_no_unref"), "discard_no_unref"), e, "discard_no_unref", "on", "off")
 	if m.fits(m.format == "qcow2" && !m.empty && m.seldom(5, "metadata_cache"), "metadata_cache") {
 		e.add(m.metadataCache())
 	}
 	m.virtio(e)
 }
 
-// virtio draws what a virtio disk has of tuning.
+// virtio draws the tuning of a virtio disk.
 func (m *maker) virtio(e *Element) {
 	fits := func(what string) bool { return m.fits(m.bus == "virtio" && m.seldom(3, what), what) }
 	for _, what := range []string{"ioeventfd", "event_idx", "iommu", "ats", "packed", "page_per_vq"} {
-		if fits(what) {
-			e.set(what, m.toggle(what+" is"))
-		}
+		m.attribute(fits(what), e, what, "", "", "on", "off")
 	}
 	queues := 0
 	if fits("queues") {
-		queues = 1 + len(m.one("number of queues", "", "x", "xx", "xxx"))
+		queues = 1 + m.index("number of queues", 4)
 		e.set("queues", string(rune('0'+queues)))
 	}
-	if fits("queue_size") {
-		e.set("queue_size", m.one("size of queues", "128", "256", "1024"))
-	}
+	m.attribute(fits("queue_size"), e, "queue_size", "128", "256", "1024")
 	if !m.fits(m.bus == "virtio" && m.kind != "vhostuser" && len(m.threads) > 0, "I/O thread") {
 		return
 	}
@@ -209,7 +192,7 @@ func (m *maker) virtio(e *Element) {
 	}
 }
 
-// mapping deals the queues out to the threads, or leaves that to QEMU.
+// mapping assigns the queues to the threads, or leaves that to QEMU.
 func (m *maker) mapping(e *Element, threads []string, queues int) {
 	mapping := element("iothreads")
 	for i, id := range threads {

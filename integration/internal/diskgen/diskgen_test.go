@@ -12,8 +12,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/diskgen"
 )
 
-// everything is what the disks have to have among them: elements with their
-// attributes, and the values that matter.
+// everything lists the elements, attributes and values that must occur among the disks.
 var everything = strings.Fields(`
 	disk@type=file disk@type=block disk@type=dir disk@type=network disk@type=nvme disk@type=vhostuser disk@type=vhostvdpa
 	disk@device=disk disk@device=cdrom disk@device=floppy disk@device=lun
@@ -39,7 +38,7 @@ var everything = strings.Fields(`
 	address@type=pci address@type=drive address@type=usb address@multifunction address@port
 	iothreads iothreadids controller@type=scsi controller@type=usb controller@type=pci controller@type=sata hub cell@memAccess`)
 
-// TestCasesHaveEverything: no kind of setting is lost to the draw.
+// TestCasesHaveEverything: each kind of setting is drawn.
 func TestCasesHaveEverything(t *testing.T) {
 	t.Parallel()
 	seen := map[string]int{}
@@ -63,7 +62,7 @@ func TestCasesHaveEverything(t *testing.T) {
 	}
 }
 
-// words notes the elements and attributes of a document.
+// words counts the elements and attributes of a document.
 func words(t *testing.T, document string, seen map[string]int) {
 	t.Helper()
 	d := xml.NewDecoder(strings.NewReader(document))
@@ -87,7 +86,7 @@ func words(t *testing.T, document string, seen map[string]int) {
 	}
 }
 
-// TestSameSeedSameCase: a difference can be looked at again.
+// TestSameSeedSameCase: a difference can be reproduced.
 func TestSameSeedSameCase(t *testing.T) {
 	t.Parallel()
 	for seed := range 50 {
@@ -97,7 +96,7 @@ func TestSameSeedSameCase(t *testing.T) {
 	}
 }
 
-// TestReduce: what is left of a case is what makes the difference.
+// TestReduce: only the cause of the difference is left of a case.
 func TestReduce(t *testing.T) {
 	t.Parallel()
 	seed := 0
@@ -132,7 +131,7 @@ func TestReduce(t *testing.T) {
 	}
 }
 
-// TestSecretsAreTold: the length of a value, in blocks, tells which secret it is.
+// TestSecretsAreTold: the length of a value, in blocks, identifies its secret.
 func TestSecretsAreTold(t *testing.T) {
 	t.Parallel()
 	seen := map[int]bool{}

@@ -32,8 +32,7 @@ func (m *maker) domain() *Element {
 	return d.add(devices.add(element("memballoon", "model", "none")))
 }
 
-// memory draws how the guest's memory is backed; a server of vhost-user has to
-// share it.
+// memory draws how the guest's memory is backed; a server of vhost-user needs shared memory.
 func (m *maker) memory() *Element {
 	access := m.one("memory", "shared", "shared", "", "private")
 	if access == "" {
@@ -42,7 +41,7 @@ func (m *maker) memory() *Element {
 	return element("memoryBacking").add(element("source", "type", "memfd"), element("access", "mode", access))
 }
 
-// numa draws cells, of which each may have its own access to memory.
+// numa draws cells, each of which may have its own access to memory.
 func (m *maker) numa() *Element {
 	if !m.seldom(6, "cells") {
 		return nil
@@ -55,19 +54,16 @@ func (m *maker) ioThreads() []*Element {
 	if !m.often("I/O threads") {
 		return nil
 	}
-	n := 1 + len(m.one("threads", "", "x", "xx", "xxx"))
+	n := 1 + m.index("threads", 4)
 	out := []*Element{text("iothreads", strconv.Itoa(n))}
+	step, ids := 1, element("iothreadids")
 	if m.often("numbered threads") {
-		ids := element("iothreadids")
-		for i := range n {
-			id := strconv.Itoa(2*i + 1)
-			ids.add(element("iothread", "id", id))
-			m.threads = append(m.threads, id)
-		}
-		return append(out, ids)
+		step, out = 2, append(out, ids)
 	}
 	for i := range n {
-		m.threads = append(m.threads, strconv.Itoa(i+1))
+		id := strconv.Itoa(step*i + 1)
+		ids.add(element("iothread", "id", id))
+		m.threads = append(m.threads, id)
 	}
 	return out
 }
@@ -77,7 +73,7 @@ func (m *maker) throttleGroups() *Element {
 		return nil
 	}
 	groups := element("throttlegroups")
-	for range 1 + len(m.one("groups", "", "x", "xx")) {
+	for range 1 + m.index("groups", 3) {
 		g := m.limits("throttlegroup")
 		if len(g.Children) == 0 {
 			g.add(text("total_bytes_sec", m.number("limit", 1, 1<<40)))
@@ -89,7 +85,7 @@ func (m *maker) throttleGroups() *Element {
 	return groups
 }
 
-// pci draws PCI controllers; libvirt adds those that it needs besides.
+// pci draws PCI controllers. libvirt adds those that it needs.
 func (m *maker) pci() []*Element {
 	if !m.q35 {
 		out := []*Element{element("controller", "type", "pci", "index", "0", "model", "pci-root")}
@@ -103,9 +99,7 @@ func (m *maker) pci() []*Element {
 	out := []*Element{element("controller", "type", "pci", "index", "0", "model", "pcie-root")}
 	for i := range m.ports {
 		port := element("controller", "type", "pci", "index", strconv.Itoa(i+1), "model", "pcie-root-port")
-		if m.seldom(12, "port with a name") {
-			port.add(element("alias", "name", fmt.Sprintf("ua-port%d", i+1)))
-		}
+		m.child(m.seldom(12, "port with a name"), port, "alias", "name", fmt.Sprintf("ua-port%d", i+1))
 		out = append(out, port)
 	}
 	return append(out, element("controller", "type", "pci", "index", "7", "model", "pcie-to-pci-bridge"))
@@ -113,13 +107,11 @@ func (m *maker) pci() []*Element {
 
 func (m *maker) scsiControllers() []*Element {
 	var out []*Element
-	for i := range len(m.one("SCSI controllers", "", "x", "xx")) {
+	for i := range m.index("SCSI controllers", 3) {
 		model := m.one("SCSI model", "virtio-scsi", "", "auto", "lsilogic", "virtio-transitional", "virtio-non-transitional",
 			"lsisas1068", "lsisas1078", "vmpvscsi", "dc390", "am53c974")
 		c := element("controller", "type", "scsi", "index", strconv.Itoa(i), "model", model)
-		if m.seldom(6, "controller with a name") {
-			c.add(element("alias", "name", fmt.Sprintf("ua-scsi%d", i)))
-		}
+		m.child(m.seldom(6, "controller with a name"), c, "alias", "name", fmt.Sprintf("ua-scsi%d", i))
 		m.scsi = append(m.scsi, model)
 		out = append(out, c)
 	}
@@ -149,9 +141,7 @@ func (m *maker) usbControllers() []*Element {
 		return out
 	case "piix3":
 		c := element("controller", "type", "usb", "index", "0", "model", "piix3-uhci")
-		if m.often("USB controller with a name") {
-			c.add(element("alias", "name", "ua-usb0"))
-		}
+		m.child(m.often("USB controller with a name"), c, "alias", "name", "ua-usb0")
 		return []*Element{c}
 	case "none":
 		m.usb = 0
@@ -164,7 +154,7 @@ func (m *maker) usbControllers() []*Element {
 	return nil
 }
 
-// hubs draws USB hubs, whose ports are called like 1.2.
+// hubs draws USB hubs, whose ports have names like 1.2.
 func (m *maker) hubs() []*Element {
 	if !m.often("hub") {
 		return nil
@@ -175,11 +165,9 @@ func (m *maker) hubs() []*Element {
 func (m *maker) driveControllers() []*Element {
 	var out []*Element
 	if m.seldom(4, "SATA controller") {
-		for i := range 1 + len(m.one("SATA controllers", "", "x")) {
+		for i := range 1 + m.index("SATA controllers", 2) {
 			c := element("controller", "type", "sata", "index", strconv.Itoa(i))
-			if m.seldom(4, "SATA controller with a name") {
-				c.add(element("alias", "name", fmt.Sprintf("ua-sata%d", i)))
-			}
+			m.child(m.seldom(4, "SATA controller with a name"), c, "alias", "name", fmt.Sprintf("ua-sata%d", i))
 			out = append(out, c)
 		}
 	}
@@ -189,7 +177,7 @@ func (m *maker) driveControllers() []*Element {
 	return out
 }
 
-// otherDisks draws a disk that the domain has already.
+// otherDisks draws a disk that the domain already has.
 func (m *maker) otherDisks() []*Element {
 	if !m.seldom(3, "other disk") {
 		return nil

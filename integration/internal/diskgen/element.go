@@ -2,8 +2,7 @@ package diskgen
 
 import (
 	"encoding/xml"
-	"fmt"
-	"strings"
+	"slices"
 )
 
 // Element is an element of XML.
@@ -17,8 +16,7 @@ type Element struct {
 // Attr is an attribute of an Element.
 type Attr struct{ Name, Value string }
 
-// element returns an element with the attributes whose names and values follow
-// each other; one whose value is empty is left out.
+// element returns an element with attributes, names and values in turn, without those that are empty.
 func element(name string, attrs ...string) *Element {
 	return (&Element{Name: name}).set(attrs...)
 }
@@ -33,7 +31,7 @@ func (e *Element) set(attrs ...string) *Element {
 	return e
 }
 
-// add adds children; nil is none.
+// add adds children other than nil.
 func (e *Element) add(children ...*Element) *Element {
 	for _, c := range children {
 		if c != nil {
@@ -48,46 +46,35 @@ func text(name, content string) *Element { return &Element{Name: name, Text: con
 
 // String returns the XML, an element a line.
 func (e *Element) String() string {
-	var b strings.Builder
-	e.write(&b, "")
-	return b.String()
+	text, err := xml.MarshalIndent(e, "", "  ")
+	if err != nil {
+		panic(err) // of names that are fixed and texts of any kind, none fails
+	}
+	return string(text) + "\n"
 }
 
-func (e *Element) write(b *strings.Builder, indent string) {
-	fmt.Fprintf(b, "%s<%s", indent, e.Name)
+// MarshalXML implements xml.Marshaler.
+func (e *Element) MarshalXML(enc *xml.Encoder, start xml.StartElement) error {
+	start.Name.Local = e.Name
 	for _, a := range e.Attrs {
-		fmt.Fprintf(b, " %s='%s'", a.Name, escape(a.Value))
+		start.Attr = append(start.Attr, xml.Attr{Name: xml.Name{Local: a.Name}, Value: a.Value})
 	}
-	switch {
-	case len(e.Children) > 0:
-		b.WriteString(">\n")
-		for _, c := range e.Children {
-			c.write(b, indent+"  ")
-		}
-		fmt.Fprintf(b, "%s</%s>\n", indent, e.Name)
-	case e.Text != "":
-		fmt.Fprintf(b, ">%s</%s>\n", escape(e.Text), e.Name)
-	default:
-		b.WriteString("/>\n")
-	}
+	return enc.EncodeElement(struct {
+		Text     string `xml:",chardata"`
+		Children []*Element
+	}{e.Text, e.Children}, start)
 }
 
-func escape(s string) string {
-	var b strings.Builder
-	_ = xml.EscapeText(&b, []byte(s)) // a strings.Builder takes everything
-	return b.String()
-}
-
-// clone returns a copy that shares nothing.
+// clone returns a deep copy.
 func (e *Element) clone() *Element {
-	out := &Element{Name: e.Name, Text: e.Text, Attrs: append([]Attr(nil), e.Attrs...)}
+	out := &Element{Name: e.Name, Text: e.Text, Attrs: slices.Clone(e.Attrs)}
 	for _, c := range e.Children {
 		out.Children = append(out.Children, c.clone())
 	}
 	return out
 }
 
-// child returns the first child of a name, nil where there is none.
+// child returns the first child with a name, or nil.
 func (e *Element) child(name string) *Element {
 	for _, c := range e.Children {
 		if c.Name == name {
@@ -97,7 +84,7 @@ func (e *Element) child(name string) *Element {
 	return nil
 }
 
-// attr returns the value of an attribute, "" where there is none, or no element.
+// attr returns the value of an attribute. It is "" if there is no such attribute or e is nil.
 func (e *Element) attr(name string) string {
 	if e != nil {
 		for _, a := range e.Attrs {

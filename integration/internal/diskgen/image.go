@@ -1,6 +1,6 @@
 package diskgen
 
-// backing tells whether images of a format can have others below.
+// backing reports whether images of a format can have a backing image.
 func backing(format string) bool {
 	return format == "qcow2" || format == "qcow" || format == "qed" || format == "vmdk"
 }
@@ -13,7 +13,7 @@ func (m *maker) drawFormat(what string) string {
 	return m.one(what, "qcow2", "raw", "vmdk", "vdi", "vpc", "qed", "qcow", "vhd", "ploop", "bochs", "cloop", "dmg")
 }
 
-// layerKind draws the type of an image that is not the top one.
+// layerKind draws the type of an image below the top one.
 func (m *maker) layerKind(what string) string {
 	return m.one(what, "file", "block", "network", "file", "nvme", "dir")
 }
@@ -26,7 +26,7 @@ func (m *maker) encryption(kind, protocol, format string) *Element {
 	}
 	if protocol == "rbd" && m.often("librbd") {
 		e := element("encryption", "format", m.one("librbd format", "luks", "luks2", "luks-any"), "engine", "librbd")
-		for range 1 + len(m.one("librbd secrets", "", "x", "xx")) {
+		for range 1 + m.index("librbd secrets", 3) {
 			e.add(m.secret("passphrase"))
 		}
 		return e
@@ -48,15 +48,9 @@ func (m *maker) encryption(kind, protocol, format string) *Element {
 	return e
 }
 
-// imageParts adds to a <source> what its image may have besides.
+// imageParts adds the optional parts of an image to its <source>.
 func (m *maker) imageParts(source *Element, kind, format string) {
-	protocol := ""
-	for _, a := range source.Attrs {
-		if a.Name == "protocol" {
-			protocol = a.Value
-		}
-	}
-	if enc := m.encryption(kind, protocol, format); enc != nil {
+	if enc := m.encryption(kind, source.attr("protocol"), format); enc != nil {
 		m.encrypted = true
 		source.add(enc)
 	}
@@ -86,8 +80,7 @@ func (m *maker) metadataCache() *Element {
 	return element("metadata_cache").add(size.set("unit", m.one("unit", "", "bytes", "KiB", "k", "kB", "MiB", "M")))
 }
 
-// backingStore draws what lies below an image of this format, nil for nothing
-// that is said.
+// backingStore draws the image below one of this format, nil for none.
 func (m *maker) backingStore(format string, depth int) *Element {
 	if m.kind == "vhostuser" {
 		return nil

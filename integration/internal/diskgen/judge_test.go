@@ -20,7 +20,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/document"
 )
 
-// judge compares luksplug with a libvirtd of its own.
+// judge compares luksplug with a private libvirtd.
 type judge struct {
 	daemon  *peer.Libvirt
 	libvirt *libvirt.Libvirt
@@ -35,9 +35,7 @@ func newJudge(t *testing.T) *judge {
 	t.Helper()
 	daemon := peer.Libvirtd(t)
 	l := libvirt.NewWithDialer(dialers.NewLocal(dialers.WithSocket(daemon.Socket)))
-	if err := l.ConnectToURI(libvirt.QEMUSystem); err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, l.ConnectToURI(libvirt.QEMUSystem))
 	t.Cleanup(func() { _ = l.Disconnect() }) // libvirtd may have ended
 	types := map[secrets.Type]secrets.UsageType{secrets.Passphrase: secrets.UsageVolume, secrets.ISCSI: secrets.UsageISCSI, secrets.Ceph: secrets.UsageCeph}
 	for _, s := range diskgen.Secrets() {
@@ -46,21 +44,19 @@ func newJudge(t *testing.T) *judge {
 		if err == nil {
 			err = l.SecretSetValue(handle, s.Value(), 0)
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		peer.Must(t, err)
 	}
 	return &judge{daemon: daemon, libvirt: l, agreed: map[string]int{}, kinds: map[string][]int{}}
 }
 
-// verdict is how the two got on with a case.
+// verdict is the result of a comparison.
 type verdict struct {
 	agreed     string // what came of it, "" where they differ
 	difference string // the kind of it
 	details    []string
 }
 
-// try compares one case, and reports the first difference of its kind, made small.
+// try compares one case. It reports the first difference of each kind, reduced.
 func (j *judge) try(t *testing.T, seed int, c diskgen.Case) {
 	v := j.compare(c)
 	if !j.note(seed, v) {
@@ -71,7 +67,7 @@ func (j *judge) try(t *testing.T, seed int, c diskgen.Case) {
 	t.Errorf("seed %d, %s (luksplug | libvirt):\n%s\n%s", seed, v.difference, strings.Join(v.details, "\n"), small.XML())
 }
 
-// note keeps count, and tells whether a difference is new.
+// note counts a verdict and reports whether it is a new difference.
 func (j *judge) note(seed int, v verdict) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -83,15 +79,15 @@ func (j *judge) note(seed int, v verdict) bool {
 	return len(j.kinds[v.difference]) == 1 && !j.gone
 }
 
-// hopeless tells whether to go on makes no sense.
+// hopeless reports whether further cases would tell nothing new.
 func (j *judge) hopeless() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.gone || len(j.kinds) >= 20
 }
 
-// report says what came of all cases. Most of them have to be equal: else too few
-// of the drawn disks are valid, or the exceptions have eaten them.
+// report logs the results. It fails if too few cases are equal: then too few of the drawn disks are valid, or
+// the exceptions are too wide.
 func (j *judge) report(t *testing.T) {
 	t.Helper()
 	all := 0
@@ -114,7 +110,7 @@ const (
 	refused = "refused by both"
 )
 
-// compare asks both.
+// compare has both sides plan a case.
 func (j *judge) compare(c diskgen.Case) verdict {
 	ours, ourErr := plan(c)
 	theirs, err := j.native(c)
@@ -143,7 +139,7 @@ func (j *judge) compare(c diskgen.Case) verdict {
 	return verdict{agreed: equal}
 }
 
-// native is libvirt's part. Its refusal is a [libvirt.Error].
+// native is libvirt's plan. A refusal is a [libvirt.Error].
 func (j *judge) native(c diskgen.Case) (canon.Form, error) {
 	text, err := j.libvirt.ConnectDomainXMLToNative("qemu-argv", c.XML(), 0)
 	if err != nil {
@@ -156,7 +152,7 @@ func (j *judge) native(c diskgen.Case) (canon.Form, error) {
 	return f, nil
 }
 
-// plan is luksplug's part.
+// plan is luksplug's plan.
 func plan(c diskgen.Case) (canon.Form, error) {
 	m, err := diskxml.ParseDomain([]byte(c.Context()))
 	if err != nil {
@@ -181,8 +177,7 @@ func length(ref secrets.Reference) (int, error) {
 	return s.Length, nil
 }
 
-// stricter matches what luksplug refuses, and libvirt does not: because QEMU
-// refuses it, or because libvirt passes over it without a word.
+// stricter matches what only luksplug refuses: because QEMU refuses it, or libvirt ignores it silently.
 var stricter = regexp.MustCompile(strings.Join([]string{
 	// QEMU has no such setting.
 	"QEMU's floppy drive does not have this setting",
@@ -209,19 +204,17 @@ var stricter = regexp.MustCompile(strings.Join([]string{
 	"the PCI bus (ua-[a-z0-9]+|pci.[0-9]+) is in use or takes no hot plug",          // a running VM's port takes one device
 }, "|"))
 
-// laxer matches what libvirt refuses, and a plan does not.
+// laxer matches what libvirt refuses and a plan does not.
 var laxer = regexp.MustCompile(strings.Join([]string{
-	// A plan knows no QEMU: an attach finds that out from its schema.
+	// A plan does not know the QEMU. An attach checks its schema.
 	"not supported with this QEMU binary",
 	// The conformance kit has such a disk, with a plan; luksplug warns.
 	"CCW addresses are not supported by machine type",
-	// The kit also has vhost-user disks in domains that say nothing of their
-	// memory: an attach asks QEMU.
+	// The kit also has vhost-user disks in domains that do not define their memory. An attach queries QEMU.
 	"'vhostuser' requires shared memory",
 }, "|"))
 
-// gist is what a message has in common with others of its kind: no names, no
-// numbers.
+// gist returns a message without names and numbers.
 func gist(message string) string { return particulars.ReplaceAllString(message, "_") }
 
 var particulars = regexp.MustCompile(`'[^']*'|"[^"]*"|[0-9]+|\b[shvf]d[a-z]+\b`)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/luksplug/luksplug/integration/internal/canon"
 	"github.com/luksplug/luksplug/integration/internal/diskgen"
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
 var (
@@ -18,8 +19,7 @@ var (
 	diskCount = flag.Int("disk-count", 0, "how many disks are drawn; 0 for 200, or 2000 in a long run")
 )
 
-// TestAgainstLibvirt draws disks, and compares what luksplug makes of each with
-// what libvirt makes of it. The same seed is always the same disk.
+// TestAgainstLibvirt compares luksplug's plans of drawn disks with libvirt's. A seed is always the same disk.
 func TestAgainstLibvirt(t *testing.T) {
 	t.Parallel()
 	count := *diskCount
@@ -52,8 +52,7 @@ func TestAgainstLibvirt(t *testing.T) {
 	j.report(t)
 }
 
-// TestVirshSaysTheSame: what the connection to libvirtd answers is what virsh
-// prints.
+// TestVirshSaysTheSame: the connection to libvirtd returns what virsh prints.
 func TestVirshSaysTheSame(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -67,17 +66,11 @@ func TestVirshSaysTheSame(t *testing.T) {
 			continue
 		}
 		file := filepath.Join(t.TempDir(), "domain.xml")
-		if err := os.WriteFile(file, []byte(c.XML()), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		peer.Must(t, os.WriteFile(file, []byte(c.XML()), 0o600))
 		text, err := j.daemon.Virsh(ctx, "domxml-to-native", "qemu-argv", "--xml", file)
-		if err != nil {
-			t.Fatal(err)
-		}
+		peer.Must(t, err)
 		printed, err := canon.Native(text, diskgen.OtherAlias)
-		if err != nil {
-			t.Fatal(err)
-		}
+		peer.Must(t, err)
 		if d := ours.Diff(printed); d != nil {
 			t.Errorf("seed %d: %q", seed, d)
 		}

@@ -30,9 +30,7 @@ func (m *maker) throttling(disk *Element) {
 	tuned := m.kind != "vhostuser" && m.seldom(4, "iotune")
 	if m.fits(tuned, "iotune") {
 		t := m.limits("iotune")
-		if m.seldom(4, "limits with a name") {
-			t.add(text("group_name", m.one("group", "shared", "mine")))
-		}
+		m.text(m.seldom(4, "limits with a name"), t, "group_name", "shared", "mine")
 		disk.add(t)
 	}
 	filtered := !tuned && len(m.groups) > 0 && !m.empty && m.device != "cdrom" && m.kind != "vhostuser" && m.often("filters")

@@ -1,10 +1,9 @@
 package diskgen
 
-// protocols are those that are drawn. QEMU 5.2 lost vxhs, and libvirt refuses it
-// for a newer one; sheepdog is older still.
+// protocols are those that are drawn. libvirt refuses vxhs, which QEMU 5.2 dropped; sheepdog is older still.
 var protocols = []string{"nbd", "iscsi", "rbd", "http", "https", "ftp", "ftps", "tftp", "ssh", "nfs", "gluster"}
 
-// network draws what the <source> of a server has.
+// network draws the content of the <source> of a server.
 func (m *maker) network(e *Element) {
 	words := protocols
 	if m.device == "lun" && !m.wild {
@@ -32,9 +31,7 @@ func (m *maker) network(e *Element) {
 		e.set("name", "/"+m.fileName())
 		h := element("host", "name", m.one("host", "server.example", "192.0.2.7"))
 		e.add(h)
-		if m.fits(false, "port of nfs") {
-			h.set("port", "2049")
-		}
+		m.attribute(m.fits(false, "port of nfs"), h, "port", "2049")
 		if m.often("identity") {
 			e.add(element("identity", "user", "+"+m.number("user", 0, 70000), "group", m.one("group", "", "+100", "+0")))
 		}
@@ -62,9 +59,7 @@ func (m *maker) nbd(e *Element) {
 	if m.often("tls") {
 		yes := m.one("tls", "yes", "no")
 		e.set("tls", yes)
-		if m.fits(yes == "yes" && m.often("hostname"), "hostname") {
-			e.set("tlsHostname", "other.example")
-		}
+		m.attribute(m.fits(yes == "yes" && m.often("hostname"), "hostname"), e, "tlsHostname", "other.example")
 	}
 	e.add(m.host(true))
 	if m.seldom(3, "reconnect") {
@@ -77,9 +72,7 @@ func (m *maker) rbd(e *Element) {
 	if m.often("hosts") {
 		e.add(m.hosts(false)...)
 	}
-	if m.seldom(3, "snapshot") {
-		e.add(element("snapshot", "name", m.one("snapshot name", "snap", "a b", "s,t")))
-	}
+	m.child(m.seldom(3, "snapshot"), e, "snapshot", "name", "snap", "a b", "s,t")
 	if m.seldom(3, "config") {
 		e.add(element("config", "file", m.path("/etc/ceph/")))
 	}
@@ -96,9 +89,7 @@ func (m *maker) ssh(e *Element) {
 	case "both":
 		e.add(m.auth("iscsi"), m.sshIdentity())
 	}
-	if m.seldom(4, "known hosts") {
-		e.add(element("knownHosts", "path", "/etc/ssh/known"))
-	}
+	m.child(m.seldom(4, "known hosts"), e, "knownHosts", "path", "/etc/ssh/known")
 }
 
 func (m *maker) sshIdentity() *Element {
@@ -119,16 +110,12 @@ func (m *maker) web(e *Element, protocol string) {
 	http := protocol == "http" || protocol == "https"
 	secure := protocol == "https" || protocol == "ftps"
 	e.set("name", m.fileName())
-	if m.fits(http && m.seldom(3, "query"), "query") {
-		e.set("query", m.one("query text", "a=b", "a=b&c=d e", "x", "ü=%20"))
-	}
+	m.attribute(m.fits(http && m.seldom(3, "query"), "query"), e, "query", "a=b", "a=b&c=d e", "x", "ü=%20")
 	e.add(m.host(false))
-	if m.fits(secure && m.often("ssl"), "ssl") {
-		e.add(element("ssl", "verify", m.one("verify", "yes", "no")))
-	}
+	m.child(m.fits(secure && m.often("ssl"), "ssl"), e, "ssl", "verify", "yes", "no")
 	if m.fits(http && m.seldom(3, "cookies"), "cookies") {
 		cookies := element("cookies")
-		for i := range 1 + len(m.one("count", "", "x", "xx")) {
+		for i := range 1 + m.index("count", 3) {
 			c := text("cookie", m.one("cookie", "value", "\"quoted\"", "v=w&x", "a.b:c"))
 			cookies.add(c.set("name", "c"+string(rune('a'+i))))
 		}

@@ -2,13 +2,12 @@ package diskgen
 
 import "slices"
 
-// Reduce returns the smallest case that it finds to differ still: it takes off
-// elements and attributes of the disk, and whole elements of the domain, one at a
-// time. The case that it is given is not changed.
+// Reduce returns the smallest case that it finds to differ still: it removes elements and attributes of the
+// disk, and whole elements of the domain, one at a time. It does not change c.
 //
-// The disk keeps its <target>, and the domain what it cannot be without, its PCI
-// and USB controllers, and the attributes of everything: libvirtd 11.3 dies of two
-// disks of which one has no target, and of a <throttlefilter> without a group.
+// The disk keeps its <target>. The domain keeps its mandatory elements, its PCI and USB controllers, and all
+// attributes: libvirtd 11.3 crashes on two disks of which one has no target, and on a <throttlefilter>
+// without a group.
 func Reduce(c Case, differs func(Case) bool) Case {
 	for {
 		reduced := false
@@ -36,57 +35,39 @@ func Reduce(c Case, differs func(Case) bool) Case {
 	}
 }
 
-// takeElement removes the n-th child of an element, or of one of these, down to a
-// depth, and tells whether there was one.
+// takeElement removes the n-th child of an element, or of its children down to a depth, and reports whether
+// there was one.
 func (e *Element) takeElement(n *int, depth int) bool {
-	for i, c := range e.Children {
-		if slices.Contains(needed, c.Name) || c.attr("type") == "pci" || c.attr("type") == "usb" {
-			continue
-		}
-		if *n == 0 {
-			e.Children = slices.Delete(e.Children, i, i+1)
-			return true
-		}
-		*n--
+	removable := func(c *Element) bool {
+		return !slices.Contains(needed, c.Name) && c.attr("type") != "pci" && c.attr("type") != "usb"
 	}
-	for _, c := range e.Children {
-		if depth > 0 && c.takeElement(n, depth-1) {
-			return true
-		}
-	}
-	return false
+	return takeNth(&e.Children, n, removable) ||
+		depth > 0 && slices.ContainsFunc(e.Children, func(c *Element) bool { return c.takeElement(n, depth-1) })
 }
 
-// needed are the elements that no domain is without.
+// needed are the mandatory elements of a domain.
 var needed = []string{"name", "uuid", "memory", "vcpu", "os", "type", "devices", "emulator"}
 
-// takeOff removes the n-th thing that an element or something in it has, counted
-// from the outside in, and tells whether there was one.
+// takeOff removes the n-th child or attribute of an element or its descendants, counted from the outside in,
+// and reports whether there was one.
 func (e *Element) takeOff(n *int) bool {
-	for i, c := range e.Children {
-		if c.Name == "target" {
+	return takeNth(&e.Children, n, func(c *Element) bool { return c.Name != "target" }) ||
+		takeNth(&e.Attrs, n, func(a Attr) bool { return e.Name != "throttlefilter" && (e.Name != "target" || a.Name != "dev") }) ||
+		slices.ContainsFunc(e.Children, func(c *Element) bool { return c.takeOff(n) })
+}
+
+// takeNth removes the n-th of the removable elements of a list. It subtracts their number from n if there are
+// fewer.
+func takeNth[T any](list *[]T, n *int, removable func(T) bool) bool {
+	for i, e := range *list {
+		if !removable(e) {
 			continue
 		}
 		if *n == 0 {
-			e.Children = slices.Delete(e.Children, i, i+1)
+			*list = slices.Delete(*list, i, i+1)
 			return true
 		}
 		*n--
-	}
-	for i, a := range e.Attrs {
-		if e.Name == "target" && a.Name == "dev" || e.Name == "throttlefilter" {
-			continue
-		}
-		if *n == 0 {
-			e.Attrs = slices.Delete(e.Attrs, i, i+1)
-			return true
-		}
-		*n--
-	}
-	for _, c := range e.Children {
-		if c.takeOff(n) {
-			return true
-		}
 	}
 	return false
 }

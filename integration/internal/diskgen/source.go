@@ -1,9 +1,11 @@
 package diskgen
 
-import "strconv"
+import (
+	"slices"
+	"strconv"
+)
 
-// source draws a <source> of a kind, for the image of a role: "disk", "backing" or
-// "data".
+// source draws a <source> of a kind, for an image with a role: "disk", "backing" or "data".
 func (m *maker) source(kind, role string) *Element {
 	e := element("source")
 	switch kind {
@@ -21,9 +23,7 @@ func (m *maker) source(kind, role string) *Element {
 		e.add(element("address", "type", "pci", "domain", "0x0000", "bus", "0x0"+strconv.Itoa(1+m.count()), "slot", "0x00", "function", m.one("function", "0x0", "0x1")))
 	case "vhostuser":
 		e.set("type", "unix", "path", m.path("/run/vhost/"))
-		if m.often("mode") {
-			e.set("mode", "client")
-		}
+		m.attribute(m.often("mode"), e, "mode", "client")
 		if m.often("reconnect") {
 			r := element("reconnect", "enabled", m.one("reconnects", "yes", "no"))
 			e.add(r.set("timeout", m.number("timeout", 1, 60)))
@@ -50,14 +50,13 @@ func (m *maker) source(kind, role string) *Element {
 	return e
 }
 
-// count numbers what must not be twice.
+// count returns a number that is unique in the case.
 func (m *maker) count() int {
 	m.made++
 	return m.made
 }
 
-// path draws a path that nothing else of the case has, now and then with
-// characters that somebody has to quote.
+// path draws a path that is unique in the case, sometimes with characters that need quoting.
 func (m *maker) path(folder string) string {
 	return folder + m.name("image") + m.one("name", "", "", ".img", ".qcow2", " with blanks", ",comma,,two", "-ümläut", "'quote\"s", "<&>", "\\back\\slash", "%41#?x=1", ":colon", "=equal")
 }
@@ -71,20 +70,12 @@ func (m *maker) reservations() *Element {
 
 // secret draws a reference to a secret of [Secrets].
 func (m *maker) secret(typ string) *Element {
-	i := len(m.one("secret", "", "x", "xx"))
-	for _, s := range Secrets() {
-		if string(s.Reference.Type) != typ {
-			continue
-		}
-		if i == 0 {
-			if m.often("by usage") {
-				return element("secret", "type", typ, "usage", s.Reference.Usage)
-			}
-			return element("secret", "type", typ, "uuid", s.Reference.UUID.String())
-		}
-		i--
+	others := func(s Secret) bool { return string(s.Reference.Type) != typ }
+	ref := slices.DeleteFunc(Secrets(), others)[m.index("secret", 3)].Reference
+	if m.often("by usage") {
+		return element("secret", "type", typ, "usage", ref.Usage)
 	}
-	panic("diskgen: no secret of the type " + typ)
+	return element("secret", "type", typ, "uuid", ref.UUID.String())
 }
 
 func (m *maker) auth(typ string) *Element {
@@ -100,16 +91,14 @@ func (m *maker) host(sockets bool) *Element {
 	if m.often("port") {
 		h.set("port", m.number("port number", 1, 65535))
 	}
-	if m.seldom(4, "transport") {
-		h.set("transport", "tcp")
-	}
+	m.attribute(m.seldom(4, "transport"), h, "transport", "tcp")
 	return h
 }
 
 // hosts draws several servers.
 func (m *maker) hosts(sockets bool) []*Element {
 	out := []*Element{m.host(sockets)}
-	for range len(m.one("more hosts", "", "x", "xx")) {
+	for range m.index("more hosts", 3) {
 		out = append(out, m.host(sockets))
 	}
 	return out

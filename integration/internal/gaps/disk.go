@@ -8,16 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// writer writes a disk's first sector without waiting for the disk: by io_setup(2),
-// io_submit(2) and io_getevents(2).
+// writer writes the first sector of a disk without blocking: io_setup(2), io_submit(2), io_getevents(2).
 type writer struct {
 	context uintptr
 	control [1]*controlBlock
 	event   ioEvent
 }
 
-// controlBlock is struct iocb and ioEvent struct io_event of linux/aio_abi.h, on
-// an x86-64.
+// controlBlock is struct iocb and ioEvent is struct io_event of linux/aio_abi.h, on x86-64.
 type controlBlock struct {
 	_      uint64 // data
 	_      uint32 // key
@@ -71,7 +69,7 @@ func (w *writer) begin() error {
 	return nil
 }
 
-// written tells whether the write is done, and begins the next one.
+// written reports whether the write is done, and then begins the next one.
 func (w *writer) written() (bool, error) {
 	var now unix.Timespec // no time to wait
 	n, _, errno := unix.RawSyscall6(unix.SYS_IO_GETEVENTS, w.context, 0, 1, uintptr(unsafe.Pointer(&w.event)), uintptr(unsafe.Pointer(&now)), 0)

@@ -50,11 +50,9 @@ func begin(disk, ask, answer string) (*gaps, error) {
 	return &gaps{writer: w, questions: questions, answer: answer}, nil
 }
 
-// turn sleeps, looks what the disk has done, and answers a question if there is
-// one.
+// turn sleeps, checks the disk, and answers a question if there is one.
 func (g *gaps) turn() error {
-	// A raw system call, of which Go's scheduler does not hear. A signal of Go's
-	// own makes a turn shorter, no more.
+	// Go's scheduler does not see a raw system call. A signal of the Go runtime only makes a turn shorter.
 	sleep := unix.NsecToTimespec(nap.Nanoseconds())
 	_, _, _ = unix.RawSyscall(unix.SYS_NANOSLEEP, uintptr(unsafe.Pointer(&sleep)), 0, 0)
 	now := time.Now()
@@ -72,15 +70,14 @@ func (g *gaps) turn() error {
 	return nil
 }
 
-// asked tells whether there is a question.
+// asked reports whether there is a question.
 func asked(questions int) bool {
 	var text [64]byte
 	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(questions), uintptr(unsafe.Pointer(&text)), unsafe.Sizeof(text))
-	return errno == 0 && n > 0 // otherwise nobody has opened the pipe, or nobody has written yet
+	return errno == 0 && n > 0 // otherwise no writer has opened the pipe, or written yet
 }
 
-// reply answers a question. The pipe is opened and closed for it: that is how the
-// reader knows where the answer stops.
+// reply answers a question. It opens and closes the pipe, so that the reader sees the end of the answer.
 func reply(answer string, timer, disk *watch) error {
 	to, err := os.OpenFile(answer, os.O_WRONLY, 0)
 	if err != nil {

@@ -8,30 +8,23 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// The whole program on a file instead of a disk: it writes, and it answers
-// through the pipes.
+// TestMeasure runs the program on a file instead of a disk: it writes, and answers through the pipes.
 func TestMeasure(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	disk, ask, answer := filepath.Join(dir, "disk"), filepath.Join(dir, "ask"), filepath.Join(dir, "answer")
-	if err := os.WriteFile(disk, []byte(strings.Repeat("x", 2*sector)), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, os.WriteFile(disk, []byte(strings.Repeat("x", 2*sector)), 0o600))
 	for _, path := range []string{ask, answer} {
-		if err := unix.Mkfifo(path, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		peer.Must(t, unix.Mkfifo(path, 0o600))
 	}
 	g, err := begin(disk, ask, answer)
-	if err != nil {
-		t.Fatal(err)
-	}
+	peer.Must(t, err)
 	for g.disk.turns < 3 || g.timer.turns < 3 {
-		if err := g.turn(); err != nil {
-			t.Fatal(err)
-		}
+		peer.Must(t, g.turn())
 	}
 	got := make(chan string, 1)
 	go func() {
@@ -57,9 +50,7 @@ func TestMeasure(t *testing.T) {
 			}
 			return
 		default:
-			if err := g.turn(); err != nil {
-				t.Fatal(err)
-			}
+			peer.Must(t, g.turn())
 		}
 	}
 }

@@ -5,15 +5,14 @@ import (
 	"time"
 )
 
-// watch notes the longest time between two turns of something that ought to have
-// one all the time.
+// watch records the longest time between two turns of something that should always have turns.
 type watch struct {
 	last    time.Time
 	longest time.Duration
 	turns   int
 }
 
-// turn notes a turn.
+// turn records a turn.
 func (w *watch) turn(now time.Time) {
 	if !w.last.IsZero() {
 		w.longest = max(w.longest, now.Sub(w.last))
@@ -22,7 +21,7 @@ func (w *watch) turn(now time.Time) {
 	w.last = now
 }
 
-// report is the answer about both since the last one.
+// report returns the answer on both since the last one.
 func report(timer, disk *watch) string {
 	line := fmt.Sprintln(timer.longest.Microseconds(), disk.longest.Microseconds(), timer.turns, disk.turns)
 	*timer, *disk = watch{}, watch{}

@@ -1,24 +1,21 @@
 package peer
 
 import (
+	"bytes"
 	"context"
-	"crypto/rand"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 )
 
-// Barbican starts OpenStack's key manager without authentication, its database in
-// a folder of the test, and returns where it answers: X-Project-Id says who asks.
-// It ends with the test. It is unpacked into the cache where that lacks it; without
-// mmdebstrap the test is skipped.
+// Barbican starts OpenStack's key manager without authentication, with its database in a directory of the
+// test, and returns its address: the header X-Project-Id selects the project. It ends with the test. The
+// first call unpacks it into the cache. Without mmdebstrap the test is skipped.
 func Barbican(t testing.TB) *url.URL {
 	t.Helper()
 	if _, err := exec.LookPath("mmdebstrap"); err != nil {
@@ -26,63 +23,22 @@ func Barbican(t testing.TB) *url.URL {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	dir := t.TempDir()
-	at, p, err := runBarbican(ctx, dir)
-	if p != nil {
-		t.Cleanup(func() {
-			p.kill()
-			if t.Failed() {
-				t.Logf("Barbican's messages: %s", tail(filepath.Join(dir, "barbican.log"), 4000))
-			}
-		})
-	}
-	if err != nil {
-		t.Fatalf("start Barbican: %v", err)
-	}
-	return at
-}
-
-// runBarbican starts it with all that it keeps in dir. The process is nil where
-// none was started.
-func runBarbican(ctx context.Context, dir string) (*url.URL, *process, error) {
 	unpacked, err := runScript(ctx, "barbican.sh")
-	if err != nil {
-		return nil, nil, err
-	}
-	paste, err := barbicanConfig(dir, unpacked)
-	if err != nil {
-		return nil, nil, err
-	}
-	log, err := os.Create(filepath.Join(dir, "output.log"))
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() { _ = log.Close() }() // the child has its own copy
-	port := filepath.Join(dir, "port")
-	cmd := exec.Command(filepath.Join(unpacked, "bin", "python"), "-c", barbicanServer, paste, port)
+	Must(t, err)
+	dir := t.TempDir()
+	log, port := filepath.Join(dir, "output.log"), filepath.Join(dir, "port")
+	cmd := exec.Command(filepath.Join(unpacked, "bin", "python"), "-c", barbicanServer, barbicanConfig(t, dir, unpacked), port)
 	cmd.Env = append(os.Environ(), "HOME="+dir) // where Barbican looks for .barbican/barbican.conf
-	cmd.Stdout, cmd.Stderr = log, log
-	p, err := startTied(cmd)
-	if err != nil {
-		return nil, nil, err
-	}
-	for {
-		if number, err := os.ReadFile(port); err == nil {
-			at, err := url.Parse("http://127.0.0.1:" + string(number))
-			return at, p, err
-		}
-		select {
-		case <-p.done:
-			return nil, p, fmt.Errorf("it has ended: %s", tail(log.Name(), 2000))
-		case <-ctx.Done():
-			return nil, p, errors.Join(ctx.Err(), errors.New(tail(log.Name(), 2000)))
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
+	p, err := startTied(cmd, log)
+	Must(t, err)
+	atEnd(t, p.kill, log, filepath.Join(dir, "barbican.log"))
+	var number []byte
+	Must(t, waitFor(ctx, p, port, func() bool { number, err = os.ReadFile(port); return err == nil }))
+	return &url.URL{Scheme: "http", Host: "127.0.0.1:" + string(number)}
 }
 
-// barbicanServer makes the tables, serves on a port that the kernel chooses, and
-// writes that port to a file, which is there at once with its content.
+// barbicanServer makes the tables, serves on a port of the kernel's choice, and writes it atomically to a
+// file.
 const barbicanServer = `
 import os, sys
 from wsgiref import simple_server
@@ -100,24 +56,16 @@ os.rename(sys.argv[2] + ".new", sys.argv[2])
 server.serve_forever()
 `
 
-// barbicanConfig writes the configuration, and returns the path of the one of
-// Paste, which says how requests are handled: Debian's, with the pipeline without
-// Keystone.
-func barbicanConfig(dir, unpacked string) (string, error) {
+// barbicanConfig writes the configuration and returns the path of Paste's, which selects how requests are
+// handled: Debian's file, with the pipeline without Keystone.
+func barbicanConfig(t testing.TB, dir, unpacked string) string {
+	t.Helper()
 	const authenticated, open = "/v1: barbican-api-keystone\n", "/v1: barbican_api\n"
 	content, err := os.ReadFile(filepath.Join(unpacked, "root", "usr", "share", "barbican-common", "barbican-api-paste.ini"))
-	if err != nil {
-		return "", err
+	Must(t, err)
+	if !bytes.Contains(content, []byte(authenticated)) {
+		t.Fatal("Barbican's Paste configuration is not as expected")
 	}
-	if !strings.Contains(string(content), authenticated) {
-		return "", errors.New("its Paste configuration is not as expected")
-	}
-	paste := filepath.Join(dir, "paste.ini")
-	if err := os.WriteFile(paste, []byte(strings.Replace(string(content), authenticated, open, 1)), 0o600); err != nil {
-		return "", err
-	}
-	var kek [32]byte
-	_, _ = rand.Read(kek[:]) // never fails
 	config := fmt.Sprintf(`[DEFAULT]
 sql_connection = sqlite:///%[1]s/barbican.sqlite
 db_auto_create = True
@@ -128,9 +76,11 @@ enable = False
 enabled_crypto_plugins = simple_crypto
 [simple_crypto_plugin]
 kek = %[2]s
-`, dir, base64.StdEncoding.EncodeToString(kek[:]))
-	if err := os.Mkdir(filepath.Join(dir, ".barbican"), 0o700); err != nil {
-		return "", err
-	}
-	return paste, os.WriteFile(filepath.Join(dir, ".barbican", "barbican.conf"), []byte(config), 0o600)
+`, dir, base64.StdEncoding.EncodeToString([]byte(randomText("")))) // of 32 bytes
+	Must(t, os.Mkdir(filepath.Join(dir, ".barbican"), 0o700))
+	writeFiles(t, dir, map[string][]byte{
+		"paste.ini":               bytes.Replace(content, []byte(authenticated), []byte(open), 1),
+		".barbican/barbican.conf": []byte(config),
+	})
+	return filepath.Join(dir, "paste.ini")
 }

@@ -10,13 +10,12 @@ import (
 	"testing"
 )
 
-// BootMark is among what the kernel was told that [BootImage] boots.
+// BootMark is on the kernel command line of the guest that boots from [BootImage].
 const BootMark = "luksplug.from=disk"
 
-// BootImage returns the path of a disk's content of [VolumeSize] bytes, from which
-// a PC boots the small Linux guest: a FAT file system with SYSLINUX, the kernel and
-// the initial file system. It is in the cache, and made with Debian's programs,
-// which are unpacked without being installed.
+// BootImage returns the path of a disk image of [VolumeSize] bytes from which a PC boots the small Linux
+// guest: a FAT file system with SYSLINUX, the kernel and the initial file system. It is kept in the cache,
+// and made with Debian's programs, which are unpacked without being installed.
 func BootImage(ctx context.Context, t testing.TB) string {
 	t.Helper()
 	dir, err := cached("boot-v1", func(dir string) error { return buildBootImage(ctx, dir) })
@@ -35,7 +34,7 @@ func buildBootImage(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(work) }() // inside the cache entry's own temporary folder
+	defer func() { _ = os.RemoveAll(work) }() // inside the cache entry's own temporary directory
 	root := filepath.Join(work, "root")
 	if err := unpackPackages(ctx, work, root, "syslinux", "mtools", "dosfstools"); err != nil {
 		return err

@@ -1,18 +1,18 @@
 package peer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
+	"github.com/luksplug/luksplug/internal/fsutil"
 )
 
-// CacheDir is the folder for what is slow to obtain: the value of
-// LUKSPLUG_CACHE, or luksplug in the user's cache folder (XDG_CACHE_HOME, or
-// .cache in the home folder). It may be removed at any time: it is filled
+// CacheDir returns the directory for files that are slow to obtain: the value of LUKSPLUG_CACHE, or luksplug
+// in the user's cache directory (XDG_CACHE_HOME or ~/.cache). It may be removed at any time; it is filled
 // again on demand.
 func CacheDir() (string, error) {
 	if dir := os.Getenv("LUKSPLUG_CACHE"); dir != "" {
@@ -20,15 +20,14 @@ func CacheDir() (string, error) {
 	}
 	base, err := os.UserCacheDir()
 	if err != nil {
-		return "", fmt.Errorf("find a cache folder (set LUKSPLUG_CACHE): %w", err)
+		return "", fmt.Errorf("find a cache directory (set LUKSPLUG_CACHE): %w", err)
 	}
 	return filepath.Join(base, "luksplug"), nil
 }
 
-// cached returns the folder that the cache holds under name, made by build
-// where it does not exist yet. build gets an empty folder that is renamed
-// after it succeeded, so nobody ever sees a half-filled entry. Processes that
-// want the same entry at the same time wait for the first.
+// cached returns the directory that the cache has under name. If there is none, build fills an empty
+// directory, which is then renamed, so that an incomplete entry is never visible. Processes that want the
+// same entry at the same time wait for the first.
 func cached(name string, build func(dir string) error) (string, error) {
 	root, err := CacheDir()
 	if err != nil {
@@ -39,13 +38,17 @@ func cached(name string, build func(dir string) error) (string, error) {
 		return final, nil
 	}
 	if err := os.MkdirAll(root, 0o755); err != nil {
-		return "", fmt.Errorf("make the cache folder: %w", err)
+		return "", fmt.Errorf("make the cache directory: %w", err)
 	}
-	unlock, err := lockFile(final + ".lock")
+	// The file stays: removing it would let two processes lock two different files of one name.
+	lock, err := os.OpenFile(final+".lock", os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {
+		return "", fmt.Errorf("open the cache lock: %w", err)
+	}
+	defer func() { _ = lock.Close() }() // closing releases the lock
+	if err := fsutil.Lock(context.Background(), lock); err != nil {
 		return "", err
 	}
-	defer unlock()
 	if _, err := os.Stat(final); err == nil {
 		return final, nil // another process made it while we waited
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -53,7 +56,7 @@ func cached(name string, build func(dir string) error) (string, error) {
 	}
 	temp, err := os.MkdirTemp(root, "."+name+".new-")
 	if err != nil {
-		return "", fmt.Errorf("make a folder in the cache: %w", err)
+		return "", fmt.Errorf("make a directory in the cache: %w", err)
 	}
 	defer func() { _ = os.RemoveAll(temp) }() // after success it has another name
 	if err := os.Chmod(temp, 0o755); err != nil {
@@ -66,25 +69,4 @@ func cached(name string, build func(dir string) error) (string, error) {
 		return "", fmt.Errorf("put %s in the cache: %w", name, err)
 	}
 	return final, nil
-}
-
-// lockFile takes an exclusive lock on path, waiting for its holder, and
-// returns the function that releases it. The file stays: removing it would let
-// two processes lock two different files of one name.
-func lockFile(path string) (func(), error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
-	if err != nil {
-		return nil, fmt.Errorf("open the cache lock: %w", err)
-	}
-	for {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil {
-		_ = f.Close() // the lock's error is the one to report
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	return func() { _ = f.Close() }, nil // closing releases the lock
 }

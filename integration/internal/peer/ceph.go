@@ -22,54 +22,41 @@ import (
 	"github.com/google/uuid"
 )
 
-// Ceph is a cluster of one monitor and one store, which holds everything in memory
-// and asks for cephx. It is the Ceph of another Debian release than this machine's,
-// as is the QEMU that comes with it: [Ceph.Programs].
+// Ceph is a cluster of one monitor and one store, which holds everything in memory and demands cephx. It is
+// the Ceph of another Debian release than this machine's, and so is the QEMU that comes with it:
+// [Ceph.Programs].
 type Ceph struct {
 	Host     string // of the monitor, which listens on Ceph's own ports
 	User     string // for cephx
 	Key      string // of User, in base64 as Ceph writes it
-	Programs string // folder of qemu-system-x86_64, qemu-io and so on, with Ceph's own newer library
+	Programs string // directory of qemu-system-x86_64, qemu-io and so on, with Ceph's own newer library
 
 	dir      string
 	mon, osd *process
 }
 
-// CephPool is the pool that a cluster has.
+// CephPool is the only pool of a cluster.
 const CephPool = "rbd"
 
-// Ceph's ports of a monitor: of its newer protocol, and of its older one. A client
-// that is given another port does not know which it is, and tries both.
+// The ports of a monitor, for Ceph's newer and older protocol. With others a client tries both protocols.
 const cephPort, cephOldPort = 3300, 6789
 
-// StartCeph starts a cluster for a test, and kills it at the test's end. It takes
-// some two seconds, and a minute the first time, to fetch Ceph. Without mmdebstrap
-// it skips the test.
+// StartCeph starts a cluster for a test and kills it when the test ends. It takes about two seconds, and a
+// minute the first time, to fetch Ceph. Without mmdebstrap the test is skipped.
 func StartCeph(t testing.TB) *Ceph {
 	t.Helper()
 	programs := matrix(t, "trixie", "ceph")
-	dir, err := os.MkdirTemp("", "luksplug-ceph-")
-	if err != nil {
-		t.Fatalf("make a folder for Ceph: %v", err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := shortDir(t, "ceph")
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
-	c := &Ceph{Host: ownLoopback(), User: "vm", Programs: programs, dir: dir}
-	t.Cleanup(c.Close)
-	if err := c.start(ctx); err != nil {
-		t.Fatalf("start Ceph: %v: %s\n%s", err, tail(c.path("mon.a.log"), 1500), tail(c.path("osd.0.log"), 1500))
-	}
+	loopback := net.IPv4(127, byte(1+rand.IntN(254)), byte(rand.IntN(256)), byte(1+rand.IntN(254)))
+	c := &Ceph{Host: loopback.String(), User: "vm", Programs: programs, dir: dir}
+	atEnd(t, c.Close, c.path("mon.a.log"), c.path("osd.0.log"))
+	c.start(ctx, t)
 	return c
 }
 
-// ownLoopback is an address of this host that hardly anybody else uses.
-func ownLoopback() string {
-	return net.IPv4(127, byte(1+rand.IntN(254)), byte(rand.IntN(256)), byte(1+rand.IntN(254))).String()
-}
-
-// Close kills the cluster, which would take seconds to end by itself. It may be
-// called again.
+// Close kills the cluster, which would take seconds to end by itself. It may be called again.
 func (c *Ceph) Close() {
 	for _, p := range []*process{c.osd, c.mon} {
 		if p != nil {
@@ -80,52 +67,35 @@ func (c *Ceph) Close() {
 
 func (c *Ceph) path(name string) string { return filepath.Join(c.dir, name) }
 
-// start makes a cluster without the tools of an operator: the users and the one
-// store are in the maps that the monitor begins with. Only the pool has to be asked
-// for.
-func (c *Ceph) start(ctx context.Context) error {
-	if err := c.configure(ctx); err != nil {
-		return err
+// start makes a cluster without an operator's tools: the maps with which the monitor begins name the users
+// and the store. Only the pool has to be created.
+func (c *Ceph) start(ctx context.Context, t testing.TB) {
+	t.Helper()
+	run := func(program string, args ...string) {
+		t.Helper()
+		_, err := c.run(ctx, program, args...)
+		Must(t, err)
 	}
+	c.configure(t)
 	monitor := fmt.Sprintf("[v2:%s:%d,v1:%s:%d]", c.Host, cephPort, c.Host, cephOldPort)
-	for _, args := range [][]string{
-		{"monmaptool", "--create", "--fsid", c.fsid(), "--addv", "a", monitor, c.path("monmap")},
-		{"osdmaptool", "--createsimple", "1", c.path("osdmap")},
-		{"ceph-mon", "-i", "a", "--mkfs", "--monmap", c.path("monmap"), "--osdmap", c.path("osdmap"), "--keyring", c.path("keyring")},
-	} {
-		if _, err := c.run(ctx, args[0], args[1:]...); err != nil {
-			return err
-		}
-	}
-	var err error
-	if c.mon, err = c.daemon("ceph-mon", "a"); err != nil {
-		return err
-	}
-	if _, err := c.run(ctx, "ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", c.fsid()); err != nil { // asks the monitor
-		return err
-	}
-	if c.osd, err = c.daemon("ceph-osd", "0"); err != nil {
-		return err
-	}
-	// The first waits for the monitor, the second for the store.
-	if _, err := c.run(ctx, "ceph", "osd", "pool", "create", CephPool, "4", "4"); err != nil {
-		return err
-	}
-	_, err = c.RBD(ctx, "create", "--size", "1M", "first")
-	return err
+	run("monmaptool", "--create", "--fsid", cephID, "--addv", "a", monitor, c.path("monmap"))
+	run("osdmaptool", "--createsimple", "1", c.path("osdmap"))
+	run("ceph-mon", "-i", "a", "--mkfs", "--monmap", c.path("monmap"), "--osdmap", c.path("osdmap"), "--keyring", c.path("keyring"))
+	c.mon = c.daemon(t, "ceph-mon", "a")
+	run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", cephID) // queries the monitor
+	c.osd = c.daemon(t, "ceph-osd", "0")
+	run("ceph", "osd", "pool", "create", CephPool, "4", "4") // waits for the monitor
+	run("rbd", "create", "--size", "1M", "first")            // waits for the store
 }
 
-// fsid is the cluster's UUID. There is one cluster in a folder, and nobody but its
-// daemons to tell from others.
-func (c *Ceph) fsid() string { return "6a7b2a3e-4a8e-4c1d-9d53-0d4f6f6f8f11" }
+// cephID is the UUID of the cluster, which only its own daemons see.
+const cephID = "6a7b2a3e-4a8e-4c1d-9d53-0d4f6f6f8f11"
 
 // configure writes Ceph's configuration and the keys.
-func (c *Ceph) configure(ctx context.Context) error {
+func (c *Ceph) configure(t testing.TB) {
+	t.Helper()
 	libraries := filepath.Join(filepath.Dir(c.Programs), "root", "usr", "lib", "x86_64-linux-gnu")
-	config := strings.NewReplacer("@host@", c.Host, "@dir@", c.dir, "@fsid@", c.fsid(), "@libraries@", libraries).Replace(cephConfig)
-	if err := os.WriteFile(c.path("ceph.conf"), []byte(config), 0o600); err != nil {
-		return err
-	}
+	config := strings.NewReplacer("@host@", c.Host, "@dir@", c.dir, "@fsid@", cephID, "@libraries@", libraries).Replace(cephConfig)
 	keys := map[string]string{}
 	for _, who := range []string{"mon.", "client.admin", "client." + c.User, "osd.0"} {
 		keys[who] = CephKey()
@@ -142,15 +112,14 @@ func (c *Ceph) configure(ctx context.Context) error {
 		keyring("client.admin", `mon = "allow *"`, `osd = "allow *"`) +
 		keyring("client."+c.User, `mon = "profile rbd"`, `osd = "profile rbd"`) +
 		keyring("osd.0", `mon = "allow profile osd"`, `osd = "allow *"`)
-	return errors.Join(
-		os.Mkdir(c.path("mon"), 0o700), os.Mkdir(c.path("osd"), 0o700),
-		os.WriteFile(c.path("keyring"), []byte(all), 0o600),
-		os.WriteFile(c.path("keyring.client.admin"), []byte(keyring("client.admin")), 0o600),
-		os.WriteFile(c.path("osd/keyring"), []byte(keyring("osd.0")), 0o600))
+	Must(t, errors.Join(os.Mkdir(c.path("mon"), 0o700), os.Mkdir(c.path("osd"), 0o700)))
+	writeFiles(t, c.dir, map[string][]byte{
+		"ceph.conf": []byte(config), "keyring": []byte(all),
+		"keyring.client.admin": []byte(keyring("client.admin")), "osd/keyring": []byte(keyring("osd.0")),
+	})
 }
 
-// cephConfig is for a cluster that is small, quick to be ready, and gone when its
-// processes are.
+// cephConfig makes the cluster small and quickly ready.
 const cephConfig = `[global]
 fsid = @fsid@
 mon host = @host@
@@ -182,8 +151,7 @@ plugin dir = @libraries@/ceph
 keyring = @dir@/osd/keyring
 `
 
-// CephKey makes a key for cephx that nobody has: a type (1, AES), a time, a length
-// and 16 bytes, which is what Ceph's CryptoKey writes.
+// CephKey makes a random key in the format of Ceph's CryptoKey: type (1, AES), time, length, 16 bytes.
 func CephKey() string {
 	b := binary.LittleEndian.AppendUint16(nil, 1)
 	b = binary.LittleEndian.AppendUint32(b, uint32(time.Now().Unix()))
@@ -196,20 +164,16 @@ func CephKey() string {
 }
 
 // daemon starts a server of the cluster in the foreground.
-func (c *Ceph) daemon(program, id string) (*process, error) {
-	log, err := os.OpenFile(c.path(program+".messages"), os.O_CREATE|os.O_WRONLY, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = log.Close() }() // the child has its own copy
-	cmd := exec.Command(filepath.Join(c.Programs, program), "-c", c.path("ceph.conf"), "-i", id, "-f")
-	cmd.Stdout, cmd.Stderr = log, log
-	return startTied(cmd)
+func (c *Ceph) daemon(t testing.TB, program, id string) *process {
+	t.Helper()
+	p, err := startTied(exec.Command(filepath.Join(c.Programs, program), "-c", c.path("ceph.conf"), "-i", id, "-f"), c.path(program+".messages"))
+	Must(t, err)
+	return p
 }
 
 // run runs one of the cluster's programs as its administrator.
 func (c *Ceph) run(ctx context.Context, program string, args ...string) (string, error) {
-	return output(ctx, filepath.Join(c.Programs, program), slices.Concat([]string{"-c", c.path("ceph.conf")}, args)...)
+	return Output(ctx, filepath.Join(c.Programs, program), slices.Concat([]string{"-c", c.path("ceph.conf")}, args)...)
 }
 
 // RBD runs rbd as the cluster's administrator and returns what it printed.
@@ -217,13 +181,13 @@ func (c *Ceph) RBD(ctx context.Context, args ...string) (string, error) {
 	return c.run(ctx, "rbd", args...)
 }
 
-// Import makes an image of a file.
+// Import makes an image from a file.
 func (c *Ceph) Import(ctx context.Context, file, image string) error {
 	_, err := c.RBD(ctx, "import", "--no-progress", file, CephPool+"/"+image)
 	return err
 }
 
-// Export makes a file of an image, in place of the file that is there.
+// Export writes an image to a file, which is replaced.
 func (c *Ceph) Export(ctx context.Context, image, file string) error {
 	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -232,14 +196,14 @@ func (c *Ceph) Export(ctx context.Context, image, file string) error {
 	return err
 }
 
-// Format encrypts an image as Ceph's library does: rbd encryption format. It takes
-// seconds, as Ceph lets nobody choose how long a passphrase is to take.
+// Format encrypts an image with Ceph's library: rbd encryption format. It takes seconds, as Ceph has no
+// option for the cost of the key derivation.
 func (c *Ceph) Format(ctx context.Context, image, format, passphraseFile string, args ...string) error {
 	_, err := c.RBD(ctx, append([]string{"encryption", "format", CephPool + "/" + image, format, passphraseFile}, args...)...)
 	return err
 }
 
-// Encrypt says how Ceph's library opens an image: by a secret, and one more for each
+// Encrypt returns the option with which Ceph's library opens an image: with a secret, and one more for each
 // parent that has its own.
 func (c *Ceph) Encrypt(format string, secrets ...string) map[string]any {
 	var out map[string]any
@@ -253,8 +217,8 @@ func (c *Ceph) Encrypt(format string, secrets ...string) map[string]any {
 	return out
 }
 
-// QemuIO runs one command of the newer qemu-io on an image, opened as encrypt says,
-// whose secrets s0, s1 and so on are those files.
+// QemuIO runs one command of the newer qemu-io on an image, opened with the option encrypt, whose secrets s0,
+// s1 and so on are in passphraseFiles.
 func (c *Ceph) QemuIO(ctx context.Context, command, image string, encrypt map[string]any, passphraseFiles ...string) error {
 	keyring := c.path("keyring.client.admin")
 	conf := c.path("qemu.conf")
@@ -270,40 +234,25 @@ func (c *Ceph) QemuIO(ctx context.Context, command, image string, encrypt map[st
 	for i, file := range passphraseFiles {
 		args = append(args, "--object", fmt.Sprintf("secret,id=s%d,file=%s", i, escapeComma(file)))
 	}
-	out, err := output(ctx, filepath.Join(c.Programs, "qemu-io"), append(args, "json:"+string(options))...)
-	if err == nil && strings.Contains(out, "Pattern verification failed") {
-		err = fmt.Errorf("%s", strings.TrimSpace(out))
-	}
-	if err != nil {
-		return fmt.Errorf("qemu-io %q on %s: %w", command, image, err)
-	}
-	return nil
+	return qemuIO(ctx, filepath.Join(c.Programs, "qemu-io"), append(args, "json:"+string(options))...)
 }
 
-// Encrypted makes a volume for a test that Ceph's library has formatted, luks1 or
-// luks2, and that is an image of that name in the cluster. Its passphrase is the only
-// thing that is not Ceph's: cryptsetup gives it one that opens at once. All such
-// volumes have one volume key.
+// Encrypted makes a volume in the format luks1 or luks2 with Ceph's library, as an image of the cluster.
+// cryptsetup then replaces the passphrase by one that opens quickly. All such volumes have one volume key.
 func (c *Ceph) Encrypted(t testing.TB, format, image string) *Volume {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	dir, err := cached("rbd-"+format+"-v1", func(dir string) error { return c.encrypt(ctx, dir, format) })
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	own := t.TempDir()
 	v := &Volume{Kind: EmbeddedLUKS, Format: "raw", Payload: filepath.Join(own, "payload.img"), PassphraseFile: filepath.Join(own, "passphrase"), SecretUUID: uuid.NewString()}
-	if v.Passphrase, err = os.ReadFile(filepath.Join(dir, "passphrase")); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(os.WriteFile(v.PassphraseFile, v.Passphrase, 0o600), c.Import(ctx, filepath.Join(dir, "image"), image)); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, v.takePassphrase(dir))
+	Must(t, c.Import(ctx, filepath.Join(dir, "image"), image))
 	return v
 }
 
-// encrypt has Ceph's library encrypt an image, and puts it into dir.
+// encrypt has Ceph's library encrypt an image and writes the image into dir.
 func (c *Ceph) encrypt(ctx context.Context, dir, format string) error {
 	image, file, slow := "to-be-"+format, filepath.Join(dir, "image"), filepath.Join(dir, "slow")
 	v := Volume{PassphraseFile: filepath.Join(dir, "passphrase")}
@@ -319,27 +268,25 @@ func (c *Ceph) encrypt(ctx context.Context, dir, format string) error {
 	if err := c.Export(ctx, image, file); err != nil {
 		return err
 	}
-	_, err := output(ctx, "cryptsetup", "luksChangeKey", "--batch-mode", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
+	_, err := Output(ctx, "cryptsetup", "luksChangeKey", "--batch-mode", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
 		"--key-file", slow, file, v.PassphraseFile)
 	return err
 }
 
-// SourceXML is the <source> of an image, with what stands in it besides the <host>.
+// SourceXML returns the <source> of an image. inner follows its <host>.
 func (c *Ceph) SourceXML(image, inner string) string {
 	return "<source protocol='rbd' name='" + CephPool + "/" + image + "'>" + c.HostXML(cephPort) + inner + "</source>"
 }
 
-// ConfigXML is a <config> of a file that it writes, which says where the monitor is.
+// ConfigXML writes a configuration with the address of the monitor, and returns its <config>.
 func (c *Ceph) ConfigXML(t testing.TB) string {
 	t.Helper()
 	file := c.path("client.conf")
-	if err := os.WriteFile(file, []byte("[global]\nmon host = "+c.Host+"\n"), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, os.WriteFile(file, []byte("[global]\nmon host = "+c.Host+"\n"), 0o644))
 	return "<config file='" + file + "'/>"
 }
 
-// HostXML is the <host> of the monitor at a port, 0 for none.
+// HostXML returns the <host> of the monitor, with a port unless it is 0.
 func (c *Ceph) HostXML(port int) string {
 	if port == 0 {
 		return "<host name='" + c.Host + "'/>"
@@ -347,14 +294,13 @@ func (c *Ceph) HostXML(port int) string {
 	return "<host name='" + c.Host + "' port='" + strconv.Itoa(port) + "'/>"
 }
 
-// SuspendMonitor stops the monitor as SIGSTOP does: connections to it are still
-// taken, by the kernel, and nothing answers. Resume ends that.
-func (c *Ceph) SuspendMonitor() error { return syscall.Kill(c.mon.pid(), syscall.SIGSTOP) }
+// SuspendMonitor stops the monitor with SIGSTOP, as [Server.Suspend] does.
+func (c *Ceph) SuspendMonitor() error { return c.mon.signal(syscall.SIGSTOP) }
 
-// SuspendStore does it to the store, which has the images. Resume ends that.
-func (c *Ceph) SuspendStore() error { return syscall.Kill(c.osd.pid(), syscall.SIGSTOP) }
+// SuspendStore stops the store, which holds the images, with SIGSTOP.
+func (c *Ceph) SuspendStore() error { return c.osd.signal(syscall.SIGSTOP) }
 
-// Resume has the monitor and the store go on.
+// Resume continues the monitor and the store.
 func (c *Ceph) Resume() error {
-	return errors.Join(syscall.Kill(c.mon.pid(), syscall.SIGCONT), syscall.Kill(c.osd.pid(), syscall.SIGCONT))
+	return errors.Join(c.mon.signal(syscall.SIGCONT), c.osd.signal(syscall.SIGCONT))
 }

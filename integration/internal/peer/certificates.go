@@ -1,8 +1,8 @@
 package peer
 
 import (
-	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -21,42 +21,62 @@ import (
 	"time"
 )
 
-// Authority is a certificate authority of a test's own.
+// Authority is a certificate authority of one test.
 type Authority struct {
 	Certificate []byte // PEM
 
 	parsed *x509.Certificate
-	key    *rsa.PrivateKey
+	key    crypto.Signer
+	newKey func() (crypto.Signer, error)
 }
 
-// certificateTime is when the certificates begin to be good: before the clock of
-// any machine that they are made on.
-const certificateTime = 24 * time.Hour
-
-// NewAuthority makes a certificate authority. Its keys are RSA: QEMU 10.0.2 takes
-// no others for a server.
+// NewAuthority makes a certificate authority. Its keys are RSA: QEMU 10.0.2 accepts no others for a server.
 func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
-	a := &Authority{key: newKey(t)}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority of a test"},
-		NotBefore: time.Now().Add(-certificateTime), NotAfter: time.Now().Add(certificateTime),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
-	}
-	a.Certificate, a.parsed = sign(t, template, template, a.key, a.key)
+	return newAuthority(t, func() (crypto.Signer, error) { return rsa.GenerateKey(rand.Reader, 2048) })
+}
+
+func newAuthority(t testing.TB, newKey func() (crypto.Signer, error)) *Authority {
+	t.Helper()
+	key, err := newKey()
+	Must(t, err)
+	a := &Authority{key: key, newKey: newKey}
+	template := template("authority of a test")
+	template.IsCA, template.KeyUsage = true, x509.KeyUsageCertSign
+	a.parsed = template // it signs itself
+	a.Certificate = a.sign(t, template, key.Public())
+	block, _ := pem.Decode(a.Certificate)
+	a.parsed, err = x509.ParseCertificate(block.Bytes)
+	Must(t, err)
 	return a
 }
 
-// Issue makes a certificate for a server, or a client, of these names and
-// addresses, and its key, both PEM.
+// template is valid for a day, and since a day, so that clocks may differ.
+func template(name string) *x509.Certificate {
+	const valid = 24 * time.Hour
+	return &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-valid), NotAfter: time.Now().Add(valid),
+	}
+}
+
+// sign returns the certificate, PEM.
+func (a *Authority) sign(t testing.TB, template *x509.Certificate, public any) []byte {
+	t.Helper()
+	der, err := x509.CreateCertificate(rand.Reader, template, a.parsed, public, a.key)
+	Must(t, err)
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+// Issue makes a certificate for a server or a client with these names and addresses, and its key, both PEM.
 func (a *Authority) Issue(t testing.TB, usage x509.ExtKeyUsage, names ...string) (certificate, key []byte) {
 	t.Helper()
-	own := newKey(t)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: names[0]},
-		NotBefore: time.Now().Add(-certificateTime), NotAfter: time.Now().Add(certificateTime),
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment, ExtKeyUsage: []x509.ExtKeyUsage{usage},
-		BasicConstraintsValid: true,
+	own, err := a.newKey()
+	Must(t, err)
+	template := template(names[0])
+	template.ExtKeyUsage, template.KeyUsage = []x509.ExtKeyUsage{usage}, x509.KeyUsageDigitalSignature
+	if _, ok := own.(*rsa.PrivateKey); ok {
+		template.KeyUsage |= x509.KeyUsageKeyEncipherment
 	}
 	for _, name := range names {
 		if ip := net.ParseIP(name); ip != nil {
@@ -65,58 +85,24 @@ func (a *Authority) Issue(t testing.TB, usage x509.ExtKeyUsage, names ...string)
 			template.DNSNames = append(template.DNSNames, name)
 		}
 	}
-	certificate, _ = sign(t, template, a.parsed, own, a.key)
 	der, err := x509.MarshalPKCS8PrivateKey(own)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return certificate, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	Must(t, err)
+	return a.sign(t, template, own.Public()), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
-// ClientFolder makes a folder of certificates as QEMU wants it of a client
-// (docs/system/tls): that of the authority which it trusts, and its own, from
-// another one where issuer is one.
+// ClientFolder makes a directory of certificates for QEMU as a client (docs/system/tls): that of the
+// authority that it trusts, and the client's own, from issuer.
 func (a *Authority) ClientFolder(t testing.TB, issuer *Authority) string {
 	t.Helper()
 	certificate, key := issuer.Issue(t, x509.ExtKeyUsageClientAuth, "vm1")
-	return folder(t, map[string][]byte{"ca-cert.pem": a.Certificate, "client-cert.pem": certificate, "client-key.pem": key})
+	return directory(t, map[string][]byte{"ca-cert.pem": a.Certificate, "client-cert.pem": certificate, "client-key.pem": key})
 }
 
-// ECDSAClientFolder is a ClientFolder whose certificates have ECDSA keys, and so
-// a usage without key encipherment.
+// ECDSAClientFolder is ClientFolder with ECDSA keys, whose certificates allow no key encipherment.
 func ECDSAClientFolder(t testing.TB) string {
 	t.Helper()
-	template := func(name string) *x509.Certificate {
-		return &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, BasicConstraintsValid: true,
-			NotBefore: time.Now().Add(-certificateTime), NotAfter: time.Now().Add(certificateTime)}
-	}
-	authority, client := template("authority of a test"), template("vm1")
-	authority.IsCA, authority.KeyUsage = true, x509.KeyUsageCertSign
-	client.KeyUsage, client.ExtKeyUsage = x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	var keys [2]*ecdsa.PrivateKey
-	for i := range keys {
-		var err error
-		if keys[i], err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
-			t.Fatal(err)
-		}
-	}
-	files := map[string][]byte{}
-	for name, c := range map[string]struct {
-		certificate *x509.Certificate
-		key         *ecdsa.PrivateKey
-	}{"ca-cert.pem": {authority, keys[0]}, "client-cert.pem": {client, keys[1]}} {
-		der, err := x509.CreateCertificate(rand.Reader, c.certificate, authority, &c.key.PublicKey, keys[0])
-		if err != nil {
-			t.Fatal(err)
-		}
-		files[name] = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(keys[1])
-	if err != nil {
-		t.Fatal(err)
-	}
-	files["client-key.pem"] = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	return folder(t, files)
+	a := newAuthority(t, func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) })
+	return a.ClientFolder(t, a)
 }
 
 // EncryptedClientFolder is ClientFolder with the key encrypted (PKCS #8, RFC 5958).
@@ -124,63 +110,40 @@ func (a *Authority) EncryptedClientFolder(t testing.TB) (dir, passphrase string)
 	t.Helper()
 	dir, passphrase = a.ClientFolder(t, a), randomText("tls-")
 	key, secret, plain := filepath.Join(dir, "client-key.pem"), filepath.Join(t.TempDir(), "passphrase"), filepath.Join(t.TempDir(), "key")
-	if err := errors.Join(os.WriteFile(secret, []byte(passphrase), 0o600), os.Rename(key, plain)); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, errors.Join(os.WriteFile(secret, []byte(passphrase), 0o600), os.Rename(key, plain)))
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if _, err := output(ctx, "openssl", "pkcs8", "-topk8", "-v2", "aes-256-cbc", "-in", plain, "-out", key, "-passout", "file:"+secret); err != nil {
-		t.Fatal(err)
-	}
+	_, err := Output(ctx, "openssl", "pkcs8", "-topk8", "-v2", "aes-256-cbc", "-in", plain, "-out", key, "-passout", "file:"+secret)
+	Must(t, err)
 	return dir, passphrase
 }
 
-// And is the authority for those who trust another one as well.
+// And returns the authority with the certificate of another one beside its own, for peers that trust both.
 func (a *Authority) And(other *Authority) *Authority {
 	both := *a
 	both.Certificate = slices.Concat(a.Certificate, other.Certificate)
 	return &both
 }
 
-// folder makes a folder of files.
-func folder(t testing.TB, files map[string][]byte) string {
+// directory makes a directory with these files.
+func directory(t testing.TB, files map[string][]byte) string {
 	t.Helper()
 	dir := t.TempDir()
-	for name, content := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	writeFiles(t, dir, files)
 	return dir
 }
 
-func newKey(t testing.TB) *rsa.PrivateKey {
+func writeFiles(t testing.TB, dir string, files map[string][]byte) {
 	t.Helper()
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
+	for name, content := range files {
+		Must(t, os.WriteFile(filepath.Join(dir, name), content, 0o600))
 	}
-	return key
 }
 
-func sign(t testing.TB, template, parent *x509.Certificate, own, key *rsa.PrivateKey) ([]byte, *x509.Certificate) {
-	t.Helper()
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &own.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	parsed, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out bytes.Buffer
-	_ = pem.Encode(&out, &pem.Block{Type: "CERTIFICATE", Bytes: der}) // into memory
-	return out.Bytes(), parsed
-}
-
-// randomText is a secret that is nowhere by chance.
+// randomText returns a secret that a search in logs does not find by chance: the prefix and 16 bytes in
+// hexadecimal.
 func randomText(prefix string) string {
-	var b [12]byte
+	var b [16]byte
 	_, _ = rand.Read(b[:]) // never fails: it ends the program instead
 	return prefix + hex.EncodeToString(b[:])
 }

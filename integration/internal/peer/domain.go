@@ -1,68 +1,52 @@
 package peer
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 )
 
-// DomainOptions say what domain to start. The zero value is a q35 machine with
-// at least four free root ports, without a guest.
+// DomainOptions describe a domain. The zero value is a q35 machine with four free root ports and no guest.
 type DomainOptions struct {
 	Name    string  // default luksplug-test
 	Machine Machine // default Q35
-	Binary  string  // the emulator; default the machine's qemu-system-x86_64
 	SCSI    bool    // a virtio-scsi controller
 	Guest   bool    // boot the small Linux guest; otherwise the domain stays paused
 	Devices string  // further XML inside <devices>
 	Other   string  // further XML inside <domain>, such as <metadata>
-	Boot    string  // XML inside <os> in place of the small guest's kernel
-	// FromDisk has the guest boot from a disk, see [BootImage], and not be given its
-	// kernel.
+	// FromDisk boots the guest from a disk, see [BootImage], instead of from a kernel of its own.
 	FromDisk bool
 	UUID     string // default one that libvirt makes
-	Labels   string // <seclabel> elements; default one of type none
-	// Persistent defines the domain; else it is gone when it stops. It is
-	// started either way, unless Off.
+	// Persistent defines the domain, which else is gone when it stops. Both are started, unless Off.
 	Persistent bool
 	Off        bool     // do not start the domain, which has to be persistent
 	Extra      []string // further arguments for QEMU
-	// Movable has the domain's sockets at paths that every libvirtd of package peer
-	// has to itself, so that it can move to another one, see [Libvirt.Receive].
+	// Movable puts the sockets of the domain at paths that each private libvirtd has to itself, so that the
+	// domain can move to another one, see [Libvirt.Receive].
 	Movable bool
 }
 
 // Domain is a running domain of a private libvirtd.
 type Domain struct {
-	Name    string
-	Control string // unix socket of a second QMP monitor, for the test's own questions
+	vm
+	Name string
 
 	libvirt              *Libvirt
 	dir                  string
 	hasGuest, persistent bool
-
-	guest   *Guest
-	mu      sync.Mutex
-	monitor *Monitor
 }
 
-// StartDomain makes a transient domain and starts it, under emulation. It ends
-// with the libvirtd.
-func (l *Libvirt) StartDomain(ctx context.Context, o DomainOptions) (*Domain, error) {
-	if o.Name == "" {
-		o.Name = "luksplug-test"
-	}
-	d, err := l.startDomain(ctx, o)
-	if err != nil {
-		return nil, fmt.Errorf("start domain %s: %w", o.Name, err)
-	}
-	return d, nil
-}
-
-func (l *Libvirt) startDomain(ctx context.Context, o DomainOptions) (*Domain, error) {
+// StartDomain makes a domain and starts it, under emulation. It ends with the libvirtd.
+func (l *Libvirt) StartDomain(ctx context.Context, o DomainOptions) (_ *Domain, err error) {
+	o.Name = cmp.Or(o.Name, "luksplug-test")
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("start domain %s: %w", o.Name, err)
+		}
+	}()
 	dir := filepath.Join(l.Dir, "domains", o.Name)
 	inside := dir
 	if o.Movable {
@@ -79,7 +63,7 @@ func (l *Libvirt) startDomain(ctx context.Context, o DomainOptions) (*Domain, er
 	if err := os.WriteFile(file, []byte(xml), 0o644); err != nil {
 		return nil, err
 	}
-	d := &Domain{Name: o.Name, Control: filepath.Join(dir, "control.sock"), libvirt: l, dir: dir, hasGuest: o.Guest, persistent: o.Persistent}
+	d := l.domainIn(dir, &Domain{Name: o.Name, hasGuest: o.Guest, persistent: o.Persistent})
 	if o.Persistent {
 		if _, err := l.Virsh(ctx, "define", file); err != nil {
 			return nil, err
@@ -91,8 +75,12 @@ func (l *Libvirt) startDomain(ctx context.Context, o DomainOptions) (*Domain, er
 	return d, d.Start(ctx)
 }
 
-// movable returns the folder of a movable domain, and the path that it has in the
-// mount namespace of each libvirtd.
+func (l *Libvirt) domainIn(dir string, d *Domain) *Domain {
+	d.libvirt, d.dir, d.Control = l, dir, filepath.Join(dir, "control.sock")
+	return d
+}
+
+// movable returns the directory of a movable domain, and its path in the mount namespace of each libvirtd.
 func (l *Libvirt) movable(name string) (dir, inside string) {
 	return filepath.Join(l.Dir, "lib", "domains", name), filepath.Join("/var/lib/libvirt/domains", name)
 }
@@ -104,21 +92,20 @@ func (l *Libvirt) makeDomainDir(dir string) error {
 	return os.Chmod(dir, 0o777) // QEMU makes its sockets there
 }
 
-// Receive gets this libvirtd ready for a movable domain of another one, and returns
-// what the domain is once it has come. [Domain.Reconnect] then connects to it.
+// Receive prepares this libvirtd for a movable domain of another one, and returns the domain as it will be
+// here. [Domain.Reconnect] connects to it after it has moved.
 func (l *Libvirt) Receive(d *Domain) (*Domain, error) {
 	dir, _ := l.movable(d.Name)
 	if err := l.makeDomainDir(dir); err != nil {
 		return nil, err
 	}
-	return &Domain{Name: d.Name, Control: filepath.Join(dir, "control.sock"), libvirt: l, dir: dir, hasGuest: d.hasGuest, persistent: d.persistent}, nil
+	return l.domainIn(dir, &Domain{Name: d.Name, hasGuest: d.hasGuest, persistent: d.persistent}), nil
 }
 
-// Start starts the domain: again, where it has been off. The guest of an earlier
-// start is gone.
+// Start starts the domain, also after it was off. The guest of an earlier start is gone.
 func (d *Domain) Start(ctx context.Context) error {
-	d.forget()
-	// Paused, because QEMU drops what the guest says before anybody listens.
+	d.disconnect()
+	// Paused: QEMU drops the output of the guest until the harness is connected.
 	arguments := []string{"start", "--paused", d.Name}
 	if !d.persistent {
 		arguments = []string{"create", "--paused", filepath.Join(d.dir, "domain.xml")}
@@ -133,10 +120,9 @@ func (d *Domain) Start(ctx context.Context) error {
 	return err
 }
 
-// Reconnect connects to the guest of a domain that has come back by another way
-// than Start, with the guest that it had: restored, or from another libvirtd.
+// Reconnect connects to a running guest whose domain was restored, or came from another libvirtd.
 func (d *Domain) Reconnect(ctx context.Context) error {
-	d.forget()
+	d.disconnect()
 	if err := d.dial(ctx); err != nil || d.guest == nil {
 		return err
 	}
@@ -144,74 +130,27 @@ func (d *Domain) Reconnect(ctx context.Context) error {
 	return nil
 }
 
-func (d *Domain) dial(ctx context.Context) error {
-	if !d.hasGuest {
-		return nil
+func (d *Domain) dial(ctx context.Context) (err error) {
+	if d.hasGuest {
+		d.guest, err = dialGuest(ctx, filepath.Join(d.dir, "guest.sock"))
 	}
-	var err error
-	d.guest, err = dialGuest(ctx, filepath.Join(d.dir, "guest.sock"))
 	return err
 }
 
-// forget drops the connections to the QEMU that the domain had.
-func (d *Domain) forget() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.monitor != nil {
-		_ = d.monitor.Close() // its QEMU is gone
-		d.monitor = nil
-	}
-	if d.guest != nil {
-		d.guest.close()
-		d.guest = nil
-	}
-}
-
-// Guest is the Linux guest; nil without DomainOptions.Guest.
-func (d *Domain) Guest() *Guest { return d.guest }
-
-// Monitor is a connection to the domain's second QMP monitor, which libvirt
-// does not use.
-func (d *Domain) Monitor(ctx context.Context) (*Monitor, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.monitor == nil {
-		m, err := DialMonitor(ctx, d.Control)
-		if err != nil {
-			return nil, err
-		}
-		d.monitor = m
-	}
-	return d.monitor, nil
-}
-
-// State queries the domain's QEMU, see [ReadState].
-func (d *Domain) State(ctx context.Context) (State, error) {
-	m, err := d.Monitor(ctx)
-	if err != nil {
-		return State{}, err
-	}
-	return ReadState(ctx, m)
-}
-
-// domainXML describes the domain; its sockets and logs lie in dir.
+// domainXML describes the domain. Its sockets and logs are in dir.
 func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error) {
-	if o.Machine == "" {
-		o.Machine = Q35
-	}
-	if o.Labels == "" {
-		o.Labels = "<seclabel type='none'/>"
-	}
-	if o.Binary == "" {
-		o.Binary = "/usr/bin/qemu-system-x86_64"
-	}
-	devices := "<emulator>" + escapeXML(o.Binary) + "</emulator>\n"
+	o.Machine = cmp.Or(o.Machine, Q35)
+	devices := "<emulator>/usr/bin/qemu-system-x86_64</emulator>\n"
 	if o.Machine == Q35 {
 		devices += "<controller type='pci' index='0' model='pcie-root'/>\n" +
 			strings.Repeat("<controller type='pci' model='pcie-root-port'/>\n", 6)
 	}
 	if o.SCSI {
 		devices += "<controller type='scsi' index='0' model='virtio-scsi'/>\n"
+	}
+	id := ""
+	if o.UUID != "" {
+		id = "<uuid>" + o.UUID + "</uuid>\n"
 	}
 	arguments := ""
 	for _, arg := range append([]string{
@@ -220,7 +159,7 @@ func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error)
 	}, o.Extra...) {
 		arguments += "<qemu:arg value='" + escapeXML(arg) + "'/>\n"
 	}
-	boot := o.Boot
+	boot := ""
 	if o.Guest {
 		image, err := LoadGuestImage(ctx, CloudKernel)
 		if err != nil {
@@ -235,23 +174,16 @@ func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error)
 	}
 	return `<domain type='qemu' xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'>
 <name>` + escapeXML(o.Name) + `</name>
-` + uuidXML(o.UUID) + o.Other + `
+` + id + o.Other + `
 <memory unit='MiB'>256</memory>
 <os><type arch='x86_64' machine='` + string(o.Machine) + `'>hvm</type>` + boot + `</os>
 <features><acpi/></features>
 <devices>
 ` + devices + o.Devices + `<memballoon model='none'/>
 </devices>
-` + o.Labels + `
+<seclabel type='none'/>
 <qemu:commandline>
 ` + arguments + `</qemu:commandline>
 </domain>
 `, nil
-}
-
-func uuidXML(uuid string) string {
-	if uuid == "" {
-		return ""
-	}
-	return "<uuid>" + uuid + "</uuid>\n"
 }

@@ -1,36 +1,24 @@
 package peer
 
 import (
-	"bufio"
 	"context"
-	"crypto/rand"
 	"encoding/base64"
-	"encoding/hex"
-	"errors"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
-	"sync"
-	"time"
 )
 
-// commandLimit bounds a command to what fits into a terminal's input buffer of
-// 4096 bytes, in base64 and with its marker.
+// commandLimit bounds a command, which in base64 has to fit into a terminal's input buffer of 4096 bytes.
 const commandLimit = 2900
 
-// Guest talks to the shell in the small Linux guest over its second serial
-// port. It may be used by several goroutines; their commands run one after
-// another.
+// Guest is the shell of the small Linux guest on its second serial port. It may be used by several
+// goroutines; their commands run one after another.
 type Guest struct {
-	mu     sync.Mutex
-	conn   net.Conn
-	r      *bufio.Reader
+	*link
 	booted bool
 }
 
-// ExitError is returned by Run for a command that ended with another status
-// than 0.
+// ExitError is returned by [Guest.Run] for a command with an exit status other than 0.
 type ExitError struct {
 	Command string
 	Status  int
@@ -42,18 +30,17 @@ func (e *ExitError) Error() string {
 	return fmt.Sprintf("guest: %q: exit status %d: %s", e.Command, e.Status, strings.TrimSpace(e.Output))
 }
 
-// dialGuest connects to the serial port's socket. It must happen before the
-// guest is ready: QEMU drops what the guest says to nobody.
+// dialGuest connects to the socket of the serial port. It must happen before the guest is ready: QEMU drops
+// output while no client is connected.
 func dialGuest(ctx context.Context, socket string) (*Guest, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", socket)
+	l, err := dialLink(ctx, "unix", socket)
 	if err != nil {
-		return nil, fmt.Errorf("connect to the guest's serial port: %w", err)
+		return nil, err
 	}
-	return &Guest{conn: conn, r: bufio.NewReader(conn)}, nil
+	return &Guest{link: l}, nil
 }
 
-// WaitBoot returns when the guest takes commands. Run does this by itself.
+// WaitBoot returns when the guest accepts commands. Run calls it by itself.
 func (g *Guest) WaitBoot(ctx context.Context) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -78,9 +65,8 @@ func (g *Guest) waitBoot(ctx context.Context) error {
 	}
 }
 
-// Run runs a shell command in the guest and returns its standard output and
-// error. A status other than 0 is an *ExitError. When ctx ends first the
-// command goes on in the guest, and a later Run waits for it.
+// Run runs a shell command in the guest and returns its standard output and error. A status other than 0 is
+// an *ExitError. If ctx ends first, the command continues in the guest, and a later Run waits for it.
 func (g *Guest) Run(ctx context.Context, command string) (string, error) {
 	if len(command) > commandLimit {
 		return "", fmt.Errorf("guest: command of %d bytes is longer than %d", len(command), commandLimit)
@@ -91,7 +77,7 @@ func (g *Guest) Run(ctx context.Context, command string) (string, error) {
 		return "", err
 	}
 	defer g.bound(ctx)()
-	marker := newMarker()
+	marker := randomText(markerPrefix)
 	line := marker + " " + base64.StdEncoding.EncodeToString([]byte(command)) + "\n"
 	if _, err := g.conn.Write([]byte(line)); err != nil {
 		return "", g.failed(ctx, "send a command to the guest", err)
@@ -108,7 +94,7 @@ func (g *Guest) Run(ctx context.Context, command string) (string, error) {
 		if rest, ok := strings.CutPrefix(got, marker+" "); ok {
 			return finish(command, out.String(), rest)
 		}
-		if isMarker(got) { // the end of a command that an earlier Run gave up
+		if strings.HasPrefix(got, markerPrefix) { // the end of a command that an earlier Run gave up
 			out.Reset()
 			continue
 		}
@@ -116,8 +102,7 @@ func (g *Guest) Run(ctx context.Context, command string) (string, error) {
 	}
 }
 
-// finish makes the result of a command from what came before the marker and
-// the status after it.
+// finish makes the result of a command from its output and the status after the marker.
 func finish(command, out, status string) (string, error) {
 	out = strings.TrimSuffix(out, "\n") // the one that init puts before the marker
 	code, err := strconv.Atoi(strings.TrimSpace(status))
@@ -130,40 +115,12 @@ func finish(command, out, status string) (string, error) {
 	return out, nil
 }
 
-// markerPrefix starts every marker.
+// markerPrefix starts every marker, a line that ends a command's output.
 const markerPrefix = "luksplug-done-"
 
-// newMarker is a fresh marker.
-func newMarker() string {
-	var b [8]byte
-	_, _ = rand.Read(b[:]) // never fails: it ends the program instead
-	return markerPrefix + hex.EncodeToString(b[:])
-}
-
-// isMarker reports whether a line ends some command.
-func isMarker(line string) bool { return strings.HasPrefix(line, markerPrefix) }
-
-// bound makes ctx's end interrupt reads and writes; the result undoes it.
-func (g *Guest) bound(ctx context.Context) func() {
-	_ = g.conn.SetDeadline(time.Time{}) // fails only on a closed connection, which the next use reports
-	stop := context.AfterFunc(ctx, func() { _ = g.conn.SetDeadline(time.Unix(1, 0)) })
-	return func() { stop() }
-}
-
-// failed explains an I/O error by the context's, where that caused it.
-func (g *Guest) failed(ctx context.Context, what string, err error) error {
-	if cause := ctx.Err(); cause != nil {
-		err = errors.Join(cause, err)
-	}
-	return fmt.Errorf("%s: %w", what, err)
-}
-
-// restarted forgets that the guest was ready.
+// restarted marks the guest as not ready.
 func (g *Guest) restarted() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.booted = false
 }
-
-// close ends the connection.
-func (g *Guest) close() { _ = g.conn.Close() } // nothing is buffered

@@ -12,15 +12,12 @@ import (
 	"github.com/luksplug/luksplug/internal/shell"
 )
 
-// MiB is the unit of the offsets and lengths of Guest's helpers, in bytes.
+// MiB is the unit of the offsets and lengths of the methods of Guest, in bytes.
 const MiB = 1 << 20
 
-// WaitDisk waits for a disk and returns its device file ("/dev/vda"). want is
-// the kernel's name for it ("vda") or the serial number that the disk tells
-// the guest.
+// WaitDisk waits for a disk and returns its device file ("/dev/vda"). want is "vda" or its serial number.
 func (g *Guest) WaitDisk(ctx context.Context, want string) (string, error) {
-	// The guest looks 20 times, 50 ms apart, before it answers "not yet", so
-	// that a wait costs few round trips over the serial port.
+	// The guest looks 20 times, 50 ms apart, before it answers: few round trips over the serial port.
 	script := `want=` + shell.Quote(want) + `
 i=0
 while [ $i -lt 20 ]; do
@@ -50,7 +47,7 @@ done`
 	}
 }
 
-// WaitGone waits until a device file that WaitDisk returned has gone.
+// WaitGone waits until a device file that WaitDisk returned is gone.
 func (g *Guest) WaitGone(ctx context.Context, dev string) error {
 	script := `i=0; while [ -e ` + shell.Quote(dev) + ` ] && [ $i -lt 20 ]; do usleep 50000; i=$((i+1)); done; [ -e ` + shell.Quote(dev) + ` ] && echo there || echo gone`
 	for {
@@ -64,21 +61,18 @@ func (g *Guest) WaitGone(ctx context.Context, dev string) error {
 	}
 }
 
-// Pattern is what WritePattern puts into every MiB: pattern over and over, cut
-// at the end.
+// Pattern returns the content that WritePattern gives each MiB: pattern repeated, cut at the end.
 func Pattern(pattern []byte) []byte {
 	return bytes.Repeat(pattern, MiB/len(pattern)+1)[:MiB]
 }
 
-// WritePattern fills length MiB of dev from offset MiB with [Pattern] and
-// waits until the disk has them. The pattern may have any bytes, at least one
-// and at most 1 KiB.
+// WritePattern fills length MiB of dev from offset MiB with [Pattern] and waits until the disk has them. The
+// pattern may have any bytes, from one to 1 KiB.
 func (g *Guest) WritePattern(ctx context.Context, dev string, offset, length int, pattern []byte) error {
 	if len(pattern) == 0 || len(pattern) > 1024 {
 		return fmt.Errorf("guest: pattern of %d bytes; it needs 1 to 1024", len(pattern))
 	}
-	// Under emulation each process that the guest starts takes long, so the
-	// pattern gets there as long as a command may be, and grows in two steps.
+	// Each process takes long under emulation. So the pattern is sent repeated, and grows in two steps.
 	longest := bytes.Repeat(pattern, 1024/len(pattern))
 	script := fmt.Sprintf(`set -e
 many() { cat $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1 $1; }
@@ -97,8 +91,8 @@ rm /tmp/.pattern /tmp/.many`, base64.StdEncoding.EncodeToString(longest), length
 	return nil
 }
 
-// ReadHash is the SHA-256, in hexadecimal, of length MiB of dev from offset
-// MiB, read from the disk and not from the guest's cache.
+// ReadHash returns the SHA-256, in hexadecimal, of length MiB of dev from offset MiB, read from the disk
+// instead of the guest's cache.
 func (g *Guest) ReadHash(ctx context.Context, dev string, offset, length int) (string, error) {
 	script := fmt.Sprintf("echo 3 > /proc/sys/vm/drop_caches; dd if=%s bs=1M skip=%d count=%d 2>/tmp/.dd > /tmp/.read && sha256sum < /tmp/.read || { cat /tmp/.dd; false; }; s=$?; rm -f /tmp/.read; exit $s",
 		shell.Quote(dev), offset, length)
@@ -110,7 +104,7 @@ func (g *Guest) ReadHash(ctx context.Context, dev string, offset, length int) (s
 	return hash, nil
 }
 
-// SizeOf is the size of a disk in bytes, as the guest sees it.
+// SizeOf returns the size of a disk in bytes, as the guest sees it.
 func (g *Guest) SizeOf(ctx context.Context, dev string) (int64, error) {
 	out, err := g.Run(ctx, "blockdev --getsize64 "+shell.Quote(dev))
 	if err != nil {
@@ -123,7 +117,7 @@ func (g *Guest) SizeOf(ctx context.Context, dev string) (int64, error) {
 	return size, nil
 }
 
-// HashOf is what ReadHash says of a disk that holds data.
+// HashOf returns what ReadHash returns for a disk that holds data.
 func HashOf(data []byte) string {
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:])

@@ -2,15 +2,14 @@ package peer
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
 )
 
-// Flavour names one of Debian's kernels, as in the package
-// linux-image-FLAVOUR, and after a "+" what else the guest has.
+// Flavour is a kernel, as in Debian's package linux-image-FLAVOUR, and after a "+" what else the guest has.
 type Flavour string
 
 const (
@@ -22,14 +21,14 @@ const (
 	CryptGuest Flavour = CloudKernel + "+cryptsetup"
 )
 
-// kernel is the flavour without what else the guest has.
+// kernel returns the flavour without what else the guest has.
 func (f Flavour) kernel() string {
 	kernel, _, _ := strings.Cut(string(f), "+")
 	return kernel
 }
 
-// guestModules are loaded at boot, in this order, each after what it needs.
-// virtio_ring comes first because virtio uses its symbols.
+// guestModules are loaded at boot in this order, each after its dependencies. virtio_ring comes first because
+// virtio uses its symbols.
 var guestModules = map[Flavour][]string{
 	CloudKernel: {"virtio_ring", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod"},
 	CryptGuest:  {"virtio_ring", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ecb", "xts", "essiv", "algif_skcipher", "algif_hash", "dm_crypt"},
@@ -43,14 +42,12 @@ type GuestImage struct {
 	Initrd string // the initial file system, which is the whole guest
 }
 
-// guestImageVersion is part of the cache entry's name: raise it when the
-// content changes.
-const guestImageVersion = "2"
+// guestImageVersion is part of the name of the cache entry: increment it when the content changes.
+const guestImageVersion = "3"
 
-// LoadGuestImage returns the image of the small Linux guest. It obtains it where the
-// cache lacks it: Debian's kernel and static busybox are downloaded by apt-get
-// (which checks their signatures), unpacked without being installed, and put
-// together here. Root is not needed.
+// LoadGuestImage returns the image of the small Linux guest. If the cache lacks it, apt-get downloads
+// Debian's kernel and static busybox and checks their signatures; they are unpacked without being installed.
+// Root is not needed.
 func LoadGuestImage(ctx context.Context, flavour Flavour) (GuestImage, error) {
 	dir, err := cached("guest-"+string(flavour)+"-v"+guestImageVersion, func(dir string) error {
 		return buildGuestImage(ctx, flavour, dir)
@@ -69,7 +66,7 @@ func buildGuestImage(ctx context.Context, flavour Flavour, dir string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.RemoveAll(work) }() // inside the cache entry's own temporary folder
+	defer func() { _ = os.RemoveAll(work) }() // inside the cache entry's own temporary directory
 	kernelPackage, err := kernelPackageOf(ctx, flavour)
 	if err != nil {
 		return err
@@ -90,17 +87,16 @@ func buildGuestImage(ctx context.Context, flavour Flavour, dir string) error {
 	if err != nil || len(kernels) != 1 {
 		return fmt.Errorf("package %s holds %d kernels, want 1: %w", kernelPackage, len(kernels), err)
 	}
-	initrd, err := os.Create(filepath.Join(dir, "initrd"))
-	if err != nil {
-		return err
-	}
+	stage := filepath.Join(work, "stage")
 	release := strings.TrimPrefix(filepath.Base(kernels[0]), "vmlinuz-")
-	err = writeInitrd(initrd, root, release, flavour)
-	if closeErr := initrd.Close(); err == nil {
-		err = closeErr
+	if err := stageGuest(stage, root, release, flavour); err != nil {
+		return fmt.Errorf("make the initial file system: %w", err)
 	}
-	if err != nil {
-		return fmt.Errorf("write the initial file system: %w", err)
+	// The kernel unpacks "newc" (Documentation/driver-api/early-userspace/buffer-format.rst in its sources).
+	// It has a /dev/console of its own, which it opens for init.
+	const pack = `cd "$1" && find . | bin/busybox cpio -o -H newc -R 0:0 > "$2"`
+	if _, err := Output(ctx, "sh", "-c", pack, "sh", stage, filepath.Join(dir, "initrd")); err != nil {
+		return err
 	}
 	if err := unpackKernel(ctx, work, kernels[0], filepath.Join(dir, "vmlinux")); err != nil {
 		return err
@@ -108,11 +104,10 @@ func buildGuestImage(ctx context.Context, flavour Flavour, dir string) error {
 	return os.Rename(kernels[0], filepath.Join(dir, "vmlinuz"))
 }
 
-// kernelPackageOf resolves Debian's meta-package to the package that holds the
-// kernel.
+// kernelPackageOf resolves Debian's meta-package to the package that holds the kernel.
 func kernelPackageOf(ctx context.Context, flavour Flavour) (string, error) {
 	meta := "linux-image-" + flavour.kernel()
-	out, err := output(ctx, "apt-cache", "depends", "--important", meta)
+	out, err := Output(ctx, "apt-cache", "depends", "--important", meta)
 	if err != nil {
 		return "", fmt.Errorf("%w (are the package lists there? apt-get update fetches them)", err)
 	}
@@ -126,11 +121,10 @@ func kernelPackageOf(ctx context.Context, flavour Flavour) (string, error) {
 
 // unpackPackages downloads packages into work and unpacks them into root.
 func unpackPackages(ctx context.Context, work, root string, packages ...string) error {
-	// apt-get download writes into the working folder and has no option to
-	// change that. As root it wants to drop its privileges to a user that
-	// cannot write there, and then warns.
+	// apt-get download always writes into the working directory. As root it would drop its privileges to a
+	// user that cannot write there.
 	script := `cd "$1" && shift && exec apt-get -q -o APT::Sandbox::User=root download "$@"`
-	if _, err := output(ctx, "sh", append([]string{"-c", script, "sh", work}, packages...)...); err != nil {
+	if _, err := Output(ctx, "sh", append([]string{"-c", script, "sh", work}, packages...)...); err != nil {
 		return fmt.Errorf("download %s (apt-get update may be needed): %w", strings.Join(packages, ", "), err)
 	}
 	files, err := filepath.Glob(filepath.Join(work, "*.deb"))
@@ -138,16 +132,16 @@ func unpackPackages(ctx context.Context, work, root string, packages ...string) 
 		return err
 	}
 	for _, file := range files {
-		if _, err := output(ctx, "dpkg-deb", "-x", file, root); err != nil {
+		if _, err := Output(ctx, "dpkg-deb", "-x", file, root); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// writeInitrd writes the guest's whole file system: busybox, the kernel
-// modules with their order, guestInit, and what else the flavour has.
-func writeInitrd(w io.Writer, root, release string, flavour Flavour) error {
+// stageGuest makes a directory of the guest's whole file system: busybox, the kernel modules with their order,
+// guestInit, and what else the flavour has.
+func stageGuest(stage, root, release string, flavour Flavour) error {
 	tree, err := findModules(filepath.Join(root, "lib", "modules", release))
 	if err != nil {
 		return err
@@ -156,46 +150,38 @@ func writeInitrd(w io.Writer, root, release string, flavour Flavour) error {
 	if err != nil {
 		return err
 	}
-	busybox, err := os.ReadFile(filepath.Join(root, "bin", "busybox"))
-	if err != nil {
-		return err
-	}
-	c := &cpioWriter{w: w}
-	for _, dir := range []string{"bin", "sbin", "dev", "proc", "sys", "tmp", "mnt", "run", "etc", "lib", "lib/modules"} {
-		c.dir(dir)
-	}
-	c.char("dev/console", 5, 1) // the kernel opens it for init before devtmpfs is mounted
-	c.file("bin/busybox", 0o755, busybox)
-	c.symlink("bin/sh", "busybox")
-	for _, name := range modules {
-		content, err := os.ReadFile(tree[name])
-		if err != nil {
+	for _, dir := range []string{"bin", "sbin", "dev", "proc", "sys", "tmp", "mnt", "run", "etc", "lib/modules"} {
+		if err := os.MkdirAll(filepath.Join(stage, dir), 0o755); err != nil {
 			return err
 		}
-		c.file("lib/modules/"+name+".ko", 0o644, content)
+	}
+	for _, name := range modules {
+		if err := copyFile(tree[name], filepath.Join(stage, "lib/modules", name+".ko"), 0o644); err != nil {
+			return err
+		}
 	}
 	if flavour == CryptGuest {
-		if err := addProgram(c, root, "cryptsetup"); err != nil {
+		if err := addProgram(stage, root, "cryptsetup"); err != nil {
 			return err
 		}
 	}
-	c.file("etc/modules", 0o644, []byte(strings.Join(modules, "\n")+"\n"))
-	c.file("init", 0o755, []byte(guestInit))
-	return c.close()
+	return errors.Join(
+		copyFile(filepath.Join(root, "bin", "busybox"), filepath.Join(stage, "bin", "busybox"), 0o755),
+		os.Symlink("busybox", filepath.Join(stage, "bin", "sh")),
+		os.WriteFile(filepath.Join(stage, "etc", "modules"), []byte(strings.Join(modules, "\n")+"\n"), 0o644),
+		os.WriteFile(filepath.Join(stage, "init"), []byte(guestInit), 0o755))
 }
 
-// guestCommandLine is what the guest's kernel is told. What it leaves out is a
-// fifth of an emulated boot: the guest has nobody to guard secrets from, its
-// ciphers are not what is tested, and its one processor will not be two.
+// guestCommandLine is the kernel command line of the guest. It omits what takes a fifth of an emulated boot
+// and no test needs: mitigations, self-tests of ciphers, a second processor.
 const guestCommandLine = "console=ttyS0 loglevel=4 mitigations=off tsc=reliable no_timer_check cryptomgr.notests noreplace-smp"
 
-// guestReady is the line that the guest sends when it takes commands.
+// guestReady is the line that the guest sends when it accepts commands.
 const guestReady = "luksplug-guest-ready"
 
-// guestInit is the guest's first and only lasting process. It serves the
-// second serial port: a line with a marker and a command in base64 is answered
-// with the command's output, a line feed, the marker and the exit status. The
-// marker is new each time and random, so that no output can be taken for it.
+// guestInit is the guest's only lasting process. It serves the second serial port: it answers a line of a
+// marker and a command in base64 with the command's output, a line feed, the marker and the exit status. The
+// marker is new and random each time, so that no output is mistaken for it.
 const guestInit = `#!/bin/sh
 export PATH=/bin:/sbin HOME=/
 /bin/busybox --install -s /bin

@@ -8,13 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 )
 
-// packageClosure returns a package and those that it cannot do without.
+// packageClosure returns a package and all that it depends on.
 func packageClosure(ctx context.Context, name string) ([]string, error) {
-	out, err := output(ctx, "apt-cache", "depends", "--recurse", "--important", name)
+	out, err := Output(ctx, "apt-cache", "depends", "--recurse", "--important", name)
 	if err != nil {
 		return nil, fmt.Errorf("%w (are the package lists there? apt-get update fetches them)", err)
 	}
@@ -31,81 +30,55 @@ func packageClosure(ctx context.Context, name string) ([]string, error) {
 // loaderPath is where the kernel finds the dynamic loader of a program.
 const loaderPath = "lib64/ld-linux-x86-64.so.2"
 
-// addProgram adds a program of an unpacked package, with its libraries, to the
-// initial file system.
-func addProgram(c *cpioWriter, root, name string) error {
-	var file string
-	for _, dir := range []string{"usr/sbin", "sbin", "usr/bin", "bin"} {
-		path := filepath.Join(root, dir, name)
-		if _, err := os.Stat(path); err == nil {
-			file = path
-			break
-		}
-	}
-	if file == "" {
-		return fmt.Errorf("no package has the program %s", name)
-	}
-	content, err := os.ReadFile(file)
+// addProgram adds a program of an unpacked package, with its libraries, to the guest's file system.
+func addProgram(stage, root, name string) error {
+	file, err := findFile(root, name, "usr/sbin", "sbin", "usr/bin", "bin")
 	if err != nil {
 		return err
 	}
-	c.file("sbin/"+name, 0o755, content)
+	wanted, err := imported(file)
+	if err != nil {
+		return err
+	}
+	files := map[string]string{}
 	// libgcc is what the C library loads by itself when a thread ends.
-	libraries, err := librariesOf(root, file, "libgcc_s.so.1", filepath.Base(loaderPath))
+	libraries, err := closure(append(wanted, "libgcc_s.so.1", filepath.Base(loaderPath)), func(name string) (needs []string, err error) {
+		if files[name], err = findFile(root, name, "lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"); err != nil {
+			return nil, err
+		}
+		return imported(files[name])
+	})
 	if err != nil {
 		return err
 	}
-	c.dir("lib64")
-	c.dir("lib/x86_64-linux-gnu")
+	const dir = "lib/x86_64-linux-gnu"
+	if err := errors.Join(os.MkdirAll(filepath.Join(stage, dir), 0o755), os.Mkdir(filepath.Join(stage, filepath.Dir(loaderPath)), 0o755)); err != nil {
+		return err
+	}
 	for _, library := range libraries {
-		content, err := os.ReadFile(library)
-		if err != nil {
+		to, mode := filepath.Join(dir, library), os.FileMode(0o644)
+		if library == filepath.Base(loaderPath) {
+			to, mode = loaderPath, 0o755
+		}
+		if err := copyFile(files[library], filepath.Join(stage, to), mode); err != nil {
 			return err
 		}
-		if filepath.Base(library) == filepath.Base(loaderPath) {
-			c.file(loaderPath, 0o755, content)
-			continue
-		}
-		c.file("lib/x86_64-linux-gnu/"+filepath.Base(library), 0o644, content)
 	}
-	return nil
+	return copyFile(file, filepath.Join(stage, "sbin", name), 0o755)
 }
 
-// librariesOf returns the files of the libraries that a program needs, those by
-// name among them.
-func librariesOf(root, program string, names ...string) ([]string, error) {
-	var found []string
-	todo, err := imported(program)
-	todo = append(todo, names...)
-	for err == nil && len(todo) > 0 {
-		name := todo[0]
-		todo = todo[1:]
-		if slices.ContainsFunc(found, func(path string) bool { return filepath.Base(path) == name }) {
-			continue
-		}
-		var path string
-		if path, err = findLibrary(root, name); err == nil {
-			found = append(found, path)
-			var more []string
-			more, err = imported(path)
-			todo = append(todo, more...)
-		}
-	}
-	return found, err
-}
-
-// findLibrary returns the file of a library in the unpacked packages.
-func findLibrary(root, name string) (string, error) {
-	for _, dir := range []string{"lib", "usr/lib"} {
-		path := filepath.Join(root, dir, "x86_64-linux-gnu", name)
+// findFile returns the path of a file that one of these directories below root has.
+func findFile(root, name string, dirs ...string) (string, error) {
+	for _, dir := range dirs {
+		path := filepath.Join(root, dir, name)
 		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 			return path, err
 		}
 	}
-	return "", fmt.Errorf("no package has the library %s", name)
+	return "", fmt.Errorf("no package has the file %s", name)
 }
 
-// imported returns the names of the libraries that a file names itself.
+// imported returns the names of the libraries that a file itself names.
 func imported(path string) ([]string, error) {
 	f, err := elf.Open(path)
 	if err != nil {

@@ -11,10 +11,9 @@ import (
 	"strings"
 )
 
-// RunDirs are the folders of this host in which luksplug, run by this user, may
-// keep what belongs to the VM of that UUID; which one it is depends on where the
-// host has a file system in memory. Nothing of them is there when nothing is
-// attached.
+// RunDirs returns the directories in which luksplug, run by this user, may keep files of the VM with that
+// UUID. Which one it uses depends on which file systems of the host are in memory. None exists when nothing
+// is attached.
 func RunDirs(uuid string) []string {
 	user := strconv.Itoa(os.Geteuid())
 	base := []string{filepath.Join("/dev/shm", "luksplug-"+user), filepath.Join(os.TempDir(), "luksplug-"+user)}
@@ -30,9 +29,8 @@ func RunDirs(uuid string) []string {
 	return base
 }
 
-// ReadHost lists what luksplug keeps on this host for the VM of that UUID: the
-// files and folders of [RunDirs], and the daemons and helpers that work there. It is
-// sorted.
+// ReadHost lists, sorted, what luksplug keeps on this host for the VM with that UUID: the files and
+// directories of [RunDirs], and the daemons and helpers that work there.
 func ReadHost(uuid string) ([]string, error) {
 	found := []string{}
 	for _, dir := range RunDirs(uuid) {
@@ -56,48 +54,31 @@ func ReadHost(uuid string) ([]string, error) {
 	return found, nil
 }
 
-// StorageDaemons returns the process ids of the qemu-storage-daemons that work in
-// a folder of the VM of that UUID.
+// StorageDaemons returns the process ids of the qemu-storage-daemons of the VM with that UUID.
 func StorageDaemons(uuid string) []int {
-	return processes(func(program, args string) bool {
-		return filepath.Base(program) == "qemu-storage-daemon" && strings.Contains(args, "/"+uuid+"/")
-	})
+	return processes(uuid, func(program, _ string) bool { return filepath.Base(program) == "qemu-storage-daemon" })
 }
 
-// Helpers returns the process ids of the qemu-pr-helpers that luksplug has started
-// for the VM of that UUID.
+// Helpers returns the process ids of the qemu-pr-helpers that luksplug has started for the VM with that UUID.
 func Helpers(uuid string) []int {
-	return processes(func(program, args string) bool {
-		return filepath.Base(program) == "qemu-pr-helper" && strings.Contains(args, "/"+uuid+"/")
-	})
+	return processes(uuid, func(program, _ string) bool { return filepath.Base(program) == "qemu-pr-helper" })
 }
 
-// Watchers returns the process ids of the processes that luksplug leaves to end
-// a storage daemon or helper with the VM of that UUID.
+// Watchers returns the process ids of the processes that luksplug leaves to end a storage daemon or helper
+// together with the VM with that UUID.
 func Watchers(uuid string) []int {
-	return processes(func(_, args string) bool {
-		return strings.HasPrefix(args, "watch-daemon\x00") && strings.Contains(args, "/"+uuid+"/")
-	})
+	return processes(uuid, func(_, args string) bool { return strings.HasPrefix(args, "watch-daemon\x00") })
 }
 
-// processes returns those whose program and arguments, each ended by a zero
-// byte, are wanted.
-func processes(wanted func(program, args string) bool) []int {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
+// processes returns the processes whose program and arguments, each ended by a zero byte, are wanted and name
+// a directory of the VM with that UUID.
+func processes(uuid string, wanted func(program, args string) bool) []int {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline") // fails only for a bad pattern
 	var pids []int
-	for _, e := range entries {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil {
-			continue
-		}
-		line, err := os.ReadFile(filepath.Join("/proc", e.Name(), "cmdline"))
-		if err != nil {
-			continue // ended
-		}
-		if program, args, _ := strings.Cut(string(line), "\x00"); wanted(program, args) {
+	for _, file := range files {
+		line, _ := os.ReadFile(file) // the process may have ended
+		if program, args, _ := strings.Cut(string(line), "\x00"); wanted(program, args) && strings.Contains(args, "/"+uuid+"/") {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(file))) // by the pattern
 			pids = append(pids, pid)
 		}
 	}

@@ -21,7 +21,7 @@ func TestReadHost(t *testing.T) {
 	}
 	dirs := RunDirs(id)
 	if len(dirs) == 0 {
-		t.Fatal("no folder")
+		t.Fatal("no directory")
 	}
 	note := filepath.Join(dirs[0], "vdb.json")
 	top := filepath.Dir(filepath.Dir(dirs[0]))
@@ -29,25 +29,20 @@ func TestReadHost(t *testing.T) {
 		t.Cleanup(func() { _ = os.Remove(filepath.Dir(dirs[0])); _ = os.Remove(top) }) // refused while others use it
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dirs[0]) })
-	if err := errors.Join(os.MkdirAll(dirs[0], 0o711), os.WriteFile(note, nil, 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, errors.Join(os.MkdirAll(dirs[0], 0o711), os.WriteFile(note, nil, 0o600)))
 	if found, err := ReadHost(id); err != nil || !slices.Equal(found, []string{dirs[0], note}) {
 		t.Errorf("found %v, error %v", found, err)
 	}
 }
 
-// TestTCPProxy: a client on TCP gets what one on a unix socket gets, but for
-// descriptors.
+// TestTCPProxy: a client on TCP gets what one on a unix socket gets, except descriptors.
 func TestTCPProxy(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	q := Start(t, Options{Paused: true})
 	p := NewTCPProxy(t, q.Socket, CutAtStep(2, CutBeforeForward))
 	m, err := dialMonitor(ctx, "tcp", p.Address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	t.Cleanup(func() { _ = m.Close() })
 	if _, err := m.Execute(ctx, "blockdev-add", node("a")); err != nil {
 		t.Error(err)
@@ -64,8 +59,7 @@ func TestTCPProxy(t *testing.T) {
 	}
 }
 
-// TestThrough: QEMU is started by another program, and is the process that it
-// seems to be.
+// TestThrough: another program starts QEMU and becomes its process.
 func TestThrough(t *testing.T) {
 	t.Parallel()
 	q := Start(t, Options{Paused: true, Through: []string{"env", "LUKSPLUG_THROUGH=1"}})
@@ -86,9 +80,7 @@ dd if=/dev/zero of=/tmp/volume bs=1M count=20 2>/dev/null
 printf secret > /tmp/key
 cryptsetup luksFormat --batch-mode --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file /tmp/key /tmp/volume
 cryptsetup luksUUID /tmp/volume`)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	if _, err := uuid.Parse(strings.TrimSpace(out)); err != nil {
 		t.Errorf("the guest says %q: %v", out, err)
 	}

@@ -4,14 +4,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 )
 
-// unpacker is what unpacks one kind of compressed kernel, and the package that has
-// it, as KIND -dc. The libraries that they need are dpkg's own, too.
+// unpacker is a program that unpacks one kind of compressed kernel when called as KIND -dc, and its package.
+// dpkg has the libraries that it needs.
 type unpacker struct{ magic, kind, inPackage string }
 
 var unpackers = []unpacker{
@@ -21,9 +22,9 @@ var unpackers = []unpacker{
 	{"\x1f\x8b", "gzip", "gzip"},
 }
 
-// unpackKernel writes the kernel that a bzImage holds compressed, which QEMU starts
-// by its PVH entry: under emulation a fifth of a boot is the decompression. A kernel
-// that is packed in an unknown way is written as it is, which QEMU starts as well.
+// unpackKernel writes the kernel that a bzImage holds compressed, which QEMU starts by its PVH entry:
+// decompression is a fifth of an emulated boot. If the kind of compression is unknown, it copies the bzImage,
+// which QEMU starts as well.
 //
 // The fields are those of the kernel's Documentation/arch/x86/boot.rst.
 func unpackKernel(ctx context.Context, work, bzImage, to string) error {
@@ -61,9 +62,9 @@ func unpackPayload(ctx context.Context, work string, u unpacker, payload []byte,
 	if err := unpackPackages(ctx, root, root, u.inPackage); err != nil {
 		return err
 	}
-	program := filepath.Join(root, "usr", "bin", u.kind)
-	if _, err := os.Stat(program); err != nil {
-		program = filepath.Join(root, "bin", u.kind) // of a release in which that is no link
+	program, err := findFile(root, u.kind, "usr/bin", "bin") // the second in a release in which that is no link
+	if err != nil {
+		return err
 	}
 	kernel, err := os.Create(to)
 	if err != nil {
@@ -72,11 +73,7 @@ func unpackPayload(ctx context.Context, work string, u unpacker, payload []byte,
 	var messages bytes.Buffer
 	cmd := exec.CommandContext(ctx, program, "-dc")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(payload), kernel, &messages
-	err = cmd.Run()
-	if closeErr := kernel.Close(); err == nil {
-		err = closeErr
-	}
-	if err != nil {
+	if err := errors.Join(cmd.Run(), kernel.Close()); err != nil {
 		return fmt.Errorf("unpack the kernel by %s: %w: %s", u.kind, err, messages.String())
 	}
 	return nil

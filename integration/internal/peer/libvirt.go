@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,31 +18,27 @@ import (
 	"github.com/google/uuid"
 )
 
-// Libvirt is a private libvirtd. In a mount namespace of its own it sees
-// libvirt's programs as scripts/libvirt.sh unpacked them, and its folders as
-// empty ones: a libvirt that the machine has is not touched. It has a process
-// namespace, too, so that its QEMUs end with it; inside, and in what it says,
-// process ids are others than outside. It has a host name and a host's UUID of its
-// own, so that domains can move between two of them.
+// Libvirt is a private libvirtd. Its mount namespace has libvirt's programs as scripts/libvirt.sh unpacked
+// them, and empty directories for libvirt: a libvirt of the machine is not touched. Its process namespace
+// ends its QEMUs with it; process ids inside differ from those outside. It has its own host name and host
+// UUID, so that domains can move between two of them.
 type Libvirt struct {
 	URI    string // for virsh, or for luksplug's --connect
 	Socket string // unix socket of libvirtd's RPC, reachable from everywhere
-	Dir    string // holds libvirt's folders: run, etc, lib, cache, log
+	Dir    string // holds libvirt's directories: run, etc, lib, cache, log
 	Log    string // libvirtd's standard error
 
-	user    string // as whom QEMUs run, "" for root
+	user    string // of the QEMUs, "" for root
 	process *process
 	root    string // of the unpacked libvirt
 }
 
-// LibvirtOptions say what libvirtd to start. The zero value is one that listens on
-// its unix socket only.
+// LibvirtOptions describe a libvirtd. The zero value listens on its unix socket only.
 type LibvirtOptions struct {
 	// User runs the QEMUs, with the group of the same name; "" is root.
 	User string
-	// Hook is the text of an executable in hooks/qemu.d: libvirtd has to find
-	// one as it starts, if it is ever to run any. luksplug then has its folders
-	// in /run, /etc, /var/lib and /var/log to itself.
+	// Hook is the text of an executable in hooks/qemu.d. libvirtd looks for one only at its start. With a
+	// hook, luksplug has its directories in /run, /etc, /var/lib and /var/log to itself.
 	Hook string
 	// Configuration is the text of luksplug's configuration in the namespace.
 	Configuration string
@@ -49,9 +46,8 @@ type LibvirtOptions struct {
 	Listen        bool     // on TCP as well, where Config says
 }
 
-// Libvirtd starts a private libvirtd for a test and ends it, with its domains,
-// at the test's end. It skips the test for a user other than root, who may not
-// make a mount namespace.
+// Libvirtd starts a private libvirtd for a test and ends it, with its domains, when the test ends. Without
+// root, which a mount namespace needs, the test is skipped.
 func Libvirtd(t testing.TB) *Libvirt {
 	t.Helper()
 	return LibvirtdWith(t, LibvirtOptions{})
@@ -60,40 +56,24 @@ func Libvirtd(t testing.TB) *Libvirt {
 // LibvirtdWith is Libvirtd with other settings.
 func LibvirtdWith(t testing.TB, o LibvirtOptions) *Libvirt {
 	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("a private libvirtd needs root, for its mount namespace")
-	}
-	dir, err := os.MkdirTemp("", "luksplug-libvirt-") // short paths, as in Start
-	if err != nil {
-		t.Fatalf("make a folder for libvirt: %v", err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	needRoot(t, "a private libvirtd")
+	dir := shortDir(t, "libvirt")
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	l, err := RunLibvirtd(ctx, dir, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		l.Close()
-		if t.Failed() {
-			t.Logf("libvirtd's messages: %s", tail(l.Log, 4000))
-		}
-	})
+	Must(t, err)
+	atEnd(t, l.Close, l.Log)
 	return l
 }
 
-// RunLibvirtd starts a private libvirtd with all its state in dir and returns
-// when it answers. The caller closes the result. ctx bounds the start only.
-func RunLibvirtd(ctx context.Context, dir string, o LibvirtOptions) (*Libvirt, error) {
-	l, err := runLibvirtd(ctx, dir, o)
-	if err != nil {
-		return nil, fmt.Errorf("start libvirtd: %w", err)
-	}
-	return l, nil
-}
-
-func runLibvirtd(ctx context.Context, dir string, o LibvirtOptions) (*Libvirt, error) {
+// RunLibvirtd starts a private libvirtd with all its state in dir and returns when it answers. The caller
+// closes the result. ctx bounds the start only.
+func RunLibvirtd(ctx context.Context, dir string, o LibvirtOptions) (_ *Libvirt, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("start libvirtd: %w", err)
+		}
+	}()
 	root, err := runScript(ctx, "libvirt.sh")
 	if err != nil {
 		return nil, fmt.Errorf("%w (make setup unpacks libvirt)", err)
@@ -108,19 +88,13 @@ func runLibvirtd(ctx context.Context, dir string, o LibvirtOptions) (*Libvirt, e
 	if err := l.writeConfig(o); err != nil {
 		return nil, err
 	}
-	log, err := os.Create(l.Log)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = log.Close() }() // the child has its own copy
 	cmd := exec.Command("/bin/sh", "-c", libvirtNamespace, "sh", root, dir)
 	if o.Listen {
 		cmd.Args = append(cmd.Args, "--listen")
 	}
-	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), "LUKSPLUG_QEMU_USER="+o.User)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWUTS}
-	if l.process, err = startTied(cmd); err != nil {
+	if l.process, err = startTied(cmd, l.Log); err != nil {
 		return nil, err
 	}
 	if err := l.waitReady(ctx); err != nil {
@@ -130,12 +104,12 @@ func runLibvirtd(ctx context.Context, dir string, o LibvirtOptions) (*Libvirt, e
 	return l, nil
 }
 
-// libvirtNamespace fits a fresh mount namespace out and runs libvirtd: $1 is
-// the unpacked libvirt, $2 the folder for its state, the rest are further arguments. An overlay gives libvirt
-// the places for its folders where the machine has none.
+// libvirtNamespace prepares a new mount namespace and runs libvirtd: $1 is the unpacked libvirt, $2 the
+// directory of its state, the rest are further arguments. Overlays make the mount points that the machine
+// lacks.
 //
-// The shell stays as the first process: QEMU's parent ends early, and the
-// first process inherits and reaps QEMU, which libvirtd would not do.
+// The shell stays as the first process, which reaps QEMU: the parent of QEMU ends early, and libvirtd would
+// not reap it.
 const libvirtNamespace = `set -e
 mount --make-rprivate /
 mount -t proc proc /proc
@@ -182,7 +156,7 @@ while :; do
 done
 `
 
-// writeConfig makes libvirt's folders and its configuration.
+// writeConfig makes libvirt's directories and its configuration.
 func (l *Libvirt) writeConfig(o LibvirtOptions) error {
 	folders := []string{"run", "etc/hooks/qemu.d", "lib", "cache", "log"}
 	if o.Hook != "" {
@@ -193,10 +167,7 @@ func (l *Libvirt) writeConfig(o LibvirtOptions) error {
 			return err
 		}
 	}
-	user := o.User
-	if user == "" {
-		user = "root"
-	}
+	user := cmp.Or(o.User, "root")
 	qemu := `user = "` + user + `"
 group = "` + user + `"
 security_driver = "none"
@@ -233,30 +204,22 @@ func (l *Libvirt) waitReady(ctx context.Context) error {
 	return err
 }
 
-// Inside is a program that runs in the namespaces of this libvirtd, as on the
-// machine whose libvirt it is: it finds virsh in PATH and libvirt's QEMUs in
-// /proc.
+// Inside returns a program that runs in the namespaces of this libvirtd, as on its host: it finds virsh in
+// PATH and the QEMUs of libvirt in /proc.
 func (l *Libvirt) Inside(ctx context.Context, name string, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "nsenter", append([]string{"--target", strconv.Itoa(l.process.pid()), "--mount", "--pid", "--", name}, args...)...)
 }
 
-// VirshCommand is virsh, connected to this libvirtd, ready to run.
+// VirshCommand returns virsh, connected to this libvirtd, ready to run.
 func (l *Libvirt) VirshCommand(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(l.root, "usr", "bin", "virsh"), append([]string{"--quiet", "--connect", l.URI}, args...)...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C", "LD_LIBRARY_PATH="+filepath.Join(l.root, "usr", "lib", "x86_64-linux-gnu"))
 	return cmd
 }
 
-// Virsh runs virsh and returns its standard output. The error carries its
-// standard error.
+// Virsh runs virsh and returns its standard output. The error contains its standard error.
 func (l *Libvirt) Virsh(ctx context.Context, args ...string) (string, error) {
-	cmd := l.VirshCommand(ctx, args...)
-	var out, diag strings.Builder
-	cmd.Stdout, cmd.Stderr = &out, &diag
-	if err := cmd.Run(); err != nil {
-		return out.String(), fmt.Errorf("virsh %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(diag.String()))
-	}
-	return out.String(), nil
+	return run(l.VirshCommand(ctx, args...))
 }
 
 // Close ends libvirtd and its domains. It may be called again.

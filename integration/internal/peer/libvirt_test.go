@@ -14,48 +14,27 @@ func TestPrivateLibvirtd(t *testing.T) {
 	ctx := testContext(t)
 	l := Libvirtd(t)
 	d, err := l.StartDomain(ctx, DomainOptions{Guest: true, SCSI: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
+	Must(t, d.Guest().WaitBoot(ctx))
 	before, err := d.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	image := filepath.Join(t.TempDir(), "disk.img")
-	if err := sparse(image, 8*MiB); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, sparse(image, 8*MiB))
 	disk := filepath.Join(t.TempDir(), "disk.xml")
 	xml := `<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='` + image +
 		`'/><target dev='vdb' bus='virtio'/><serial>by-libvirt</serial></disk>`
-	if err := os.WriteFile(disk, []byte(xml), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := l.Virsh(ctx, "attach-device", d.Name, disk); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, os.WriteFile(disk, []byte(xml), 0o600))
+	_, err = l.Virsh(ctx, "attach-device", d.Name, disk)
+	Must(t, err)
 	dev, err := d.Guest().WaitDisk(ctx, "by-libvirt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := l.Virsh(ctx, "detach-device", d.Name, disk); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Guest().WaitGone(ctx, dev); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
+	_, err = l.Virsh(ctx, "detach-device", d.Name, disk)
+	Must(t, err)
+	Must(t, d.Guest().WaitGone(ctx, dev))
 	m, err := d.Monitor(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.WaitEvent(ctx, func(e Event) bool {
-		return e.Name == "DEVICE_DELETED" && strings.Contains(string(e.Data), `"device"`)
-	}); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
+	_, err = m.WaitEvent(ctx, func(e Event) bool { return e.Name == "DEVICE_DELETED" && strings.Contains(string(e.Data), `"device"`) })
+	Must(t, err)
 	if _, err := l.Virsh(ctx, "dumpxml", d.Name); err != nil { // libvirt removes the nodes before it answers
 		t.Error(err)
 	}
@@ -65,18 +44,14 @@ func TestPrivateLibvirtd(t *testing.T) {
 	}
 }
 
-// TestTwoPrivateLibvirtds shows that they know nothing of each other, and that
-// a domain ends with its libvirtd.
+// TestTwoPrivateLibvirtds: they know nothing of each other, and a domain ends with its libvirtd.
 func TestTwoPrivateLibvirtds(t *testing.T) {
 	Long(t, "starts the libvirtds that TestMigrate works with in every run")
-	Long(t, "tests the harness; TestMigrate uses two libvirtds every time")
 	t.Parallel()
 	ctx := testContext(t)
 	one, two := Libvirtd(t), Libvirtd(t)
 	d, err := one.StartDomain(ctx, DomainOptions{Machine: I440FX})
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	if out, err := two.Virsh(ctx, "list", "--all", "--name"); err != nil || strings.TrimSpace(out) != "" {
 		t.Errorf("the other libvirtd lists %q, error %v", out, err)
 	}

@@ -12,27 +12,25 @@ import (
 	"time"
 )
 
-// ListeningLibvirt is a private libvirtd that listens on TCP, in clear and with
-// TLS.
+// ListeningLibvirt is a private libvirtd that listens on TCP, with and without TLS.
 type ListeningLibvirt struct {
 	*Libvirt
-	Authority *Authority // that it and its clients have certificates of
+	Authority *Authority // of its certificate and those of its clients
 	TCP, TLS  int        // ports of 127.0.0.1
 }
 
-// ListeningLibvirtd is Libvirtd for clients of the network. Its certificate is for
-// 127.0.0.1, not for localhost; it wants one of each client.
+// ListeningLibvirtd is Libvirtd for clients on the network. Its certificate is valid for 127.0.0.1, not for
+// localhost; it demands one of each client.
 func ListeningLibvirtd(t testing.TB) *ListeningLibvirt {
 	t.Helper()
 	needRoot(t, "a private libvirtd")
 	l := &ListeningLibvirt{Authority: NewAuthority(t)}
 	certificate, key := l.Authority.Issue(t, x509.ExtKeyUsageServerAuth, "127.0.0.1")
-	dir := folder(t, map[string][]byte{"ca.pem": l.Authority.Certificate, "cert.pem": certificate, "key.pem": key})
+	dir := directory(t, map[string][]byte{"ca.pem": l.Authority.Certificate, "cert.pem": certificate, "key.pem": key})
 	for _, port := range []*int{&l.TCP, &l.TLS} {
 		var err error
-		if *port, err = freePort(); err != nil {
-			t.Fatal(err)
-		}
+		*port, err = freePort()
+		Must(t, err)
 	}
 	text := func(name, value string) string { return name + " = " + strconv.Quote(value) }
 	l.Libvirt = LibvirtdWith(t, LibvirtOptions{Listen: true, Config: []string{
@@ -43,16 +41,15 @@ func ListeningLibvirtd(t testing.TB) *ListeningLibvirt {
 	return l
 }
 
-// LibvirtClient makes a folder of certificates as libvirt wants it of a client: that
-// of the authority which it trusts, and its own, from issuer; none of its own
-// without.
+// LibvirtClient makes a directory of certificates for libvirt as a client: that of the authority that it
+// trusts, and the client's own, from issuer, unless that is nil.
 func (a *Authority) LibvirtClient(t testing.TB, issuer *Authority) string {
 	t.Helper()
 	files := map[string][]byte{"cacert.pem": a.Certificate}
 	if issuer != nil {
 		files["clientcert.pem"], files["clientkey.pem"] = issuer.Issue(t, x509.ExtKeyUsageClientAuth, "client")
 	}
-	return folder(t, files)
+	return directory(t, files)
 }
 
 // Session is the libvirt of one user.
@@ -62,55 +59,34 @@ type Session struct {
 	Runtime string // the user's XDG_RUNTIME_DIR
 }
 
-// StartSession starts the libvirtd of a user without privileges, on the machine
-// whose libvirt l is. It ends with l.
+// StartSession starts the libvirtd of an unprivileged user on the host of l. It ends with l.
 func (l *Libvirt) StartSession(t testing.TB) *Session {
 	t.Helper()
-	const uid = 65534                                 // nobody
-	dir, err := os.MkdirTemp("", "luksplug-session-") // short paths, as in Start
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	const uid = 65534 // nobody
+	dir := shortDir(t, "session")
 	s := &Session{UID: uid, Runtime: filepath.Join(dir, "run")}
 	s.Libvirt = &Libvirt{Dir: dir, Socket: filepath.Join(s.Runtime, "libvirt", "libvirt-sock"), Log: filepath.Join(dir, "libvirtd.log"), root: l.root}
 	s.URI = "qemu+unix:///session?socket=" + s.Socket
-	log, err := os.Create(s.Log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = log.Close() }() // the child has its own copy
-	// StartDomain makes what is missing of the last one as the tests' user.
+	// The last ones belong to the session's user before StartDomain fills them as the tests' user.
 	for _, path := range []string{dir, s.Runtime, filepath.Join(dir, "home"), filepath.Join(dir, "domains"), filepath.Join(dir, "domains", "luksplug-test")} {
-		if err := os.MkdirAll(path, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Chown(path, uid, uid); err != nil {
-			t.Fatal(err)
-		}
+		Must(t, os.MkdirAll(path, 0o700))
+		Must(t, os.Chown(path, uid, uid))
 	}
 	cmd := l.Inside(context.Background(), "setpriv", "--reuid="+strconv.Itoa(uid), "--regid="+strconv.Itoa(uid), "--clear-groups", "--reset-env",
 		"env", "XDG_RUNTIME_DIR="+s.Runtime, "HOME="+filepath.Join(dir, "home"), "/usr/sbin/libvirtd")
-	cmd.Stdout, cmd.Stderr = log, log
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	if s.process, err = startTied(cmd); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		s.Close()
-		if t.Failed() {
-			t.Logf("the session's libvirtd: %s", tail(s.Log, 4000))
-		}
-	})
+	var err error
+	s.process, err = startTied(cmd, s.Log)
+	Must(t, err)
+	atEnd(t, s.Close, s.Log)
 	if err := s.waitReady(ctx); err != nil {
 		t.Fatalf("start a session's libvirtd: %v: %s", err, tail(s.Log, 2000))
 	}
 	return s
 }
 
-// Command is a program that the session's user runs, ready to start. It finds the
-// session by the environment.
+// Command returns a program of the session's user, ready to start. Its environment leads to the session.
 func (s *Session) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	id := fmt.Sprint(s.UID)
 	cmd := exec.CommandContext(ctx, "setpriv", append([]string{"--reuid=" + id, "--regid=" + id, "--clear-groups", "--", name}, args...)...)

@@ -2,10 +2,6 @@ package peer
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io/fs"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -13,17 +9,15 @@ import (
 	"time"
 )
 
-// MatrixQEMU returns the path of another release's qemu-system-x86_64, for
-// Options.Binary: bookworm has 7.2, trixie 10.0, sid what is newest. It unpacks
-// it into the cache where that lacks it. The release's qemu-img and others lie
-// beside it. Without mmdebstrap it skips the test.
+// MatrixQEMU returns the path of another release's qemu-system-x86_64, for Options.Binary: bookworm has 7.2,
+// trixie 10.0, sid the newest. It is unpacked into the cache on demand, with the release's qemu-img and
+// others in the same directory. Without mmdebstrap the test is skipped.
 func MatrixQEMU(t testing.TB, suite string) string {
 	t.Helper()
 	return filepath.Join(matrix(t, suite), "qemu-system-x86_64")
 }
 
-// matrix returns the folder of another release's programs; set is that of
-// scripts/qemu-matrix.sh.
+// matrix returns the directory of another release's programs. set is that of scripts/qemu-matrix.sh.
 func matrix(t testing.TB, suite string, set ...string) string {
 	t.Helper()
 	if _, err := exec.LookPath("mmdebstrap"); err != nil {
@@ -38,48 +32,24 @@ func matrix(t testing.TB, suite string, set ...string) string {
 	return dir
 }
 
-// NewestQEMU is MatrixQEMU of Debian's sid. It takes long to fetch: in a quick run
-// the test is skipped where the cache lacks it.
+// NewestQEMU is MatrixQEMU of Debian's sid. If the cache lacks it, a quick run skips the test.
 func NewestQEMU(t testing.TB) string {
 	t.Helper()
 	const suite = "sid"
 	cache, err := CacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	if found, err := filepath.Glob(filepath.Join(cache, "qemu-"+suite+"-v*", "bin")); err != nil || len(found) == 0 {
 		Long(t, "fetches the newest QEMU")
 	}
 	return MatrixQEMU(t, suite)
 }
 
-// runScript runs one of the repository's scripts and returns what it printed.
+// runScript runs one of the repository's scripts and returns its output.
 func runScript(ctx context.Context, name string, args ...string) (string, error) {
-	root, err := moduleRoot()
+	module, err := Output(ctx, "go", "env", "GOMOD")
 	if err != nil {
 		return "", err
 	}
-	out, err := output(ctx, filepath.Join(root, "scripts", name), args...)
+	out, err := Output(ctx, filepath.Join(filepath.Dir(module), "scripts", name), args...)
 	return strings.TrimSpace(out), err
-}
-
-// moduleRoot is the folder of go.mod: the working folder, or the nearest one
-// above it. go test runs a test in its package's folder.
-func moduleRoot() (string, error) {
-	dir, err := os.Getwd()
-	if err != nil {
-		return "", err
-	}
-	for {
-		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			return dir, nil
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			return "", err
-		}
-		up := filepath.Dir(dir)
-		if up == dir {
-			return "", fmt.Errorf("no go.mod here or above: run this inside luksplug's repository")
-		}
-		dir = up
-	}
 }

@@ -9,12 +9,11 @@ import (
 	"strings"
 )
 
-// moduleTree maps the names of the modules below a folder to their files.
-// A name is the file's without .ko, with "-" as "_": the kernel does not tell
-// the two apart.
+// moduleTree maps the names of kernel modules to their files. A name is the file name without .ko, with "_"
+// for "-": to the kernel the two are the same.
 type moduleTree map[string]string
 
-// findModules reads the names of all modules below root.
+// findModules returns all modules below root.
 func findModules(root string) (moduleTree, error) {
 	tree := moduleTree{}
 	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
@@ -29,17 +28,27 @@ func findModules(root string) (moduleTree, error) {
 	return tree, nil
 }
 
-// moduleName is the name under which the kernel knows the module in path.
+// moduleName returns the kernel's name of the module in path.
 func moduleName(path string) string {
 	return strings.ReplaceAll(strings.TrimSuffix(filepath.Base(path), ".ko"), "-", "_")
 }
 
-// closure returns wanted and all that they need, dependencies first, so that
-// insmod in this order works.
+// closure returns the wanted modules and all that they need, in an order for insmod.
 //
-// Debian's package has no modules.dep: its maintainer script makes that file
-// at installation. Each module names what it needs in its .modinfo section.
+// Debian's package has no modules.dep: its maintainer script makes that file at installation. Each module
+// names what it needs in its .modinfo section.
 func (m moduleTree) closure(wanted []string) ([]string, error) {
+	return closure(wanted, func(name string) ([]string, error) {
+		file, ok := m[name]
+		if !ok {
+			return nil, fmt.Errorf("kernel module %s is not in the package", name)
+		}
+		return moduleNeeds(file)
+	})
+}
+
+// closure returns what is wanted and all that it needs, each after what it needs itself.
+func closure(wanted []string, needsOf func(name string) ([]string, error)) ([]string, error) {
 	var order []string
 	var add func(name string, path []string) error
 	add = func(name string, path []string) error {
@@ -47,13 +56,9 @@ func (m moduleTree) closure(wanted []string) ([]string, error) {
 			return nil
 		}
 		if slices.Contains(path, name) {
-			return fmt.Errorf("modules need each other: %s", strings.Join(append(path, name), " -> "))
+			return fmt.Errorf("these need each other: %s", strings.Join(append(path, name), " -> "))
 		}
-		file, ok := m[name]
-		if !ok {
-			return fmt.Errorf("kernel module %s is not in the package", name)
-		}
-		needs, err := moduleNeeds(file)
+		needs, err := needsOf(name)
 		if err != nil {
 			return err
 		}
@@ -73,7 +78,7 @@ func (m moduleTree) closure(wanted []string) ([]string, error) {
 	return order, nil
 }
 
-// moduleNeeds reads the names of the modules whose symbols the one in path uses.
+// moduleNeeds returns the names of the modules whose symbols the one in path uses.
 func moduleNeeds(path string) ([]string, error) {
 	f, err := elf.Open(path)
 	if err != nil {

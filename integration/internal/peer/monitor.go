@@ -1,23 +1,15 @@
 package peer
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"net"
-	"sync"
-	"time"
 )
 
-// Monitor is a connection to a QMP monitor for a test's own questions. It is
-// deliberately not package qmp: what judges luksplug must not have luksplug's
-// faults. It may be used by several goroutines.
+// Monitor is a connection to a QMP monitor for the queries of a test. It is deliberately not package qmp: a
+// fault of luksplug's must not hide itself. It may be used by several goroutines.
 type Monitor struct {
-	mu     sync.Mutex
-	conn   net.Conn
-	r      *bufio.Reader
+	*link
 	id     int
 	events []Event
 }
@@ -35,10 +27,10 @@ type CommandError struct {
 	Desc    string `json:"desc"`
 }
 
-// Error says what QEMU said.
+// Error returns QEMU's message.
 func (e *CommandError) Error() string { return e.Command + ": " + e.Class + ": " + e.Desc }
 
-// message is any line that QEMU sends.
+// message is any line from QEMU.
 type message struct {
 	Event
 	Return json.RawMessage `json:"return"`
@@ -46,29 +38,26 @@ type message struct {
 	ID     json.RawMessage `json:"id"`
 }
 
-// DialMonitor connects to the unix socket of a QMP monitor and leaves the
-// negotiation mode.
+// DialMonitor connects to the unix socket of a QMP monitor and leaves the negotiation mode.
 func DialMonitor(ctx context.Context, socket string) (*Monitor, error) {
 	return dialMonitor(ctx, "unix", socket)
 }
 
 func dialMonitor(ctx context.Context, network, address string) (*Monitor, error) {
-	var d net.Dialer
-	conn, err := d.DialContext(ctx, network, address)
+	l, err := dialLink(ctx, network, address)
 	if err != nil {
-		return nil, fmt.Errorf("connect to QEMU: %w", err)
+		return nil, err
 	}
-	m := &Monitor{conn: conn, r: bufio.NewReader(conn)}
+	m := &Monitor{link: l}
 	if _, err := m.Execute(ctx, "qmp_capabilities", nil); err != nil {
-		_ = conn.Close() // the first error is the one to report
+		_ = m.Close() // the first error is the one to report
 		return nil, err
 	}
 	return m, nil
 }
 
-// Execute runs one command. args is anything that encodes as a JSON object, or
-// nil. A failure that QEMU reports is a *CommandError. After any other error
-// the connection is of no use.
+// Execute runs one command. args encodes as a JSON object, or is nil. A failure that QEMU reports is a
+// *CommandError. After any other error the connection cannot be used.
 func (m *Monitor) Execute(ctx context.Context, command string, args any) (json.RawMessage, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -104,8 +93,7 @@ func (m *Monitor) Execute(ctx context.Context, command string, args any) (json.R
 	}
 }
 
-// WaitEvent returns the first event for which accept is true and drops those
-// before it. It sees the events since the connection was made.
+// WaitEvent returns the first event since the connection that accept accepts. It drops those before it.
 func (m *Monitor) WaitEvent(ctx context.Context, accept func(Event) bool) (Event, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -128,6 +116,15 @@ func (m *Monitor) WaitEvent(ctx context.Context, accept func(Event) bool) (Event
 	}
 }
 
+// WaitDeleted waits for the event that the device with that id is deleted.
+func (m *Monitor) WaitDeleted(ctx context.Context, id string) error {
+	_, err := m.WaitEvent(ctx, func(e Event) bool {
+		var data struct{ Device string }
+		return e.Name == "DEVICE_DELETED" && json.Unmarshal(e.Data, &data) == nil && data.Device == id
+	})
+	return err
+}
+
 // Close ends the connection.
 func (m *Monitor) Close() error { return m.conn.Close() }
 
@@ -142,19 +139,4 @@ func (m *Monitor) read() (message, error) {
 		return message{}, fmt.Errorf("unreadable line from QEMU: %w", err)
 	}
 	return got, nil
-}
-
-// bound makes ctx's end interrupt reads and writes; the result undoes it.
-func (m *Monitor) bound(ctx context.Context) func() {
-	_ = m.conn.SetDeadline(time.Time{}) // fails only on a closed connection, which the next use reports
-	stop := context.AfterFunc(ctx, func() { _ = m.conn.SetDeadline(time.Unix(1, 0)) })
-	return func() { stop() }
-}
-
-// failed explains an I/O error by the context's, where that caused it.
-func (m *Monitor) failed(ctx context.Context, what string, err error) error {
-	if cause := ctx.Err(); cause != nil {
-		err = errors.Join(cause, err)
-	}
-	return fmt.Errorf("%s: %w", what, err)
 }

@@ -1,44 +1,39 @@
 package peer
 
 import (
-	"crypto/rand"
 	"crypto/x509"
-	"encoding/hex"
 	"fmt"
 	"os/exec"
 	"strconv"
 	"testing"
 )
 
-// NBDServer is a qemu-nbd on TCP. Its export is called disk.
+// NBDServer is a qemu-nbd on TCP with the export "disk".
 type NBDServer struct {
 	*Server
 }
 
-// SourceXML is the <source> of the export. attributes are more of <source>, and
-// inner is what follows its <host>.
+// SourceXML returns the <source> of the export, with further attributes. inner follows its <host>.
 func (s *NBDServer) SourceXML(attributes, inner string) string {
 	return fmt.Sprintf("<source protocol='nbd' name='disk' %s>%s%s</source>", attributes, s.HostXML(), inner)
 }
 
-// StartNBD serves a raw image over NBD in the clear.
+// StartNBD serves a raw image over NBD without TLS.
 func StartNBD(t testing.TB, file string) *NBDServer {
 	t.Helper()
 	return startNBD(t, file)
 }
 
-// StartNBDX509 serves a raw image over NBD with TLS to clients that have a
-// certificate of the authority's. The server's certificate has those names, the
-// address of [Server] not among them unless it is given.
+// StartNBDX509 serves a raw image over NBD with TLS to clients with a certificate of the authority. The
+// server's certificate is valid for names, which do not include the address of [Server] by themselves.
 func StartNBDX509(t testing.TB, file string, a *Authority, names ...string) *NBDServer {
 	t.Helper()
 	certificate, key := a.Issue(t, x509.ExtKeyUsageServerAuth, names...)
-	dir := folder(t, map[string][]byte{"ca-cert.pem": a.Certificate, "server-cert.pem": certificate, "server-key.pem": key})
+	dir := directory(t, map[string][]byte{"ca-cert.pem": a.Certificate, "server-cert.pem": certificate, "server-key.pem": key})
 	return startNBD(t, file, "--object", "tls-creds-x509,id=tls,endpoint=server,verify-peer=on,dir="+escapeComma(dir), "--tls-creds", "tls")
 }
 
-// StartNBDPSK serves a raw image over NBD with TLS to clients that have the key of
-// one user.
+// StartNBDPSK serves a raw image over NBD with TLS to clients with one user's key.
 func StartNBDPSK(t testing.TB, file string, key PSK) *NBDServer {
 	t.Helper()
 	return startNBD(t, file, "--object", "tls-creds-psk,id=tls,endpoint=server,dir="+escapeComma(key.Folder(t)), "--tls-creds", "tls")
@@ -61,14 +56,11 @@ type PSK struct {
 
 // NewPSK makes a pre-shared key.
 func NewPSK(user string) PSK {
-	var b [32]byte
-	_, _ = rand.Read(b[:]) // never fails: it ends the program instead
-	return PSK{User: user, Key: hex.EncodeToString(b[:])}
+	return PSK{User: user, Key: randomText("")}
 }
 
-// Folder makes a folder with the key, as QEMU wants it of a server and of a client
-// (docs/system/tls).
+// Folder makes a directory with the key, for QEMU as a server or a client (docs/system/tls).
 func (k PSK) Folder(t testing.TB) string {
 	t.Helper()
-	return folder(t, map[string][]byte{"keys.psk": []byte(k.User + ":" + k.Key + "\n")})
+	return directory(t, map[string][]byte{"keys.psk": []byte(k.User + ":" + k.Key + "\n")})
 }

@@ -15,41 +15,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// NFSServer is an NFS-Ganesha that gives the files of a folder to everybody, under
-// the folder's own path and as whoever they say they are. It is the only thing in a
-// network of its own: QEMU asks a portmapper on port 111, and can be told no other.
+// NFSServer is an NFS-Ganesha that exports a directory to all clients, under the directory's own path and
+// with any user id that they claim. It runs in a network namespace of its own, as QEMU always asks a
+// portmapper on port 111.
 type NFSServer struct {
 	*Server // without a port
 	Files   string
 }
 
-// StartNFS starts an NFS server for a test. The first time it fetches Ganesha. It
-// skips the test where namespaces are not to be had, or where the folder is on a
-// file system that has no file handles.
-func StartNFS(t testing.TB, folder string) *NFSServer {
+// StartNFS starts an NFS server for a test. The first call fetches Ganesha. The test is skipped without
+// namespaces, or if the file system of the directory has no file handles.
+func StartNFS(t testing.TB, directory string) *NFSServer {
 	t.Helper()
 	needRoot(t, "an NFS server")
-	if _, _, err := unix.NameToHandleAt(unix.AT_FDCWD, folder, 0); errors.Is(err, unix.EOPNOTSUPP) {
-		t.Skipf("the NFS server cannot export %s: its file system has no file handles (name_to_handle_at)", folder)
+	if _, _, err := unix.NameToHandleAt(unix.AT_FDCWD, directory, 0); errors.Is(err, unix.EOPNOTSUPP) {
+		t.Skipf("the NFS server cannot export %s: its file system has no file handles (name_to_handle_at)", directory)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	if _, err := output(ctx, "unshare", "--net", "--mount", "--pid", "--fork", "true"); err != nil {
+	if _, err := Output(ctx, "unshare", "--net", "--mount", "--pid", "--fork", "true"); err != nil {
 		t.Skipf("an NFS server needs a network of its own: %v", err)
 	}
 	root, err := runScript(ctx, "nfs.sh")
 	if err != nil {
 		t.Fatalf("fetch an NFS server: %v", err)
 	}
-	dir, err := os.MkdirTemp("", "luksplug-nfs-")
-	if err != nil {
-		t.Fatalf("make a folder for the NFS server: %v", err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	n := &NFSServer{Server: &Server{Dir: dir, Log: filepath.Join(dir, "nfs.log")}, Files: folder}
-	if err := n.configure(); err != nil {
-		t.Fatal(err)
-	}
+	dir := shortDir(t, "nfs")
+	n := &NFSServer{Server: &Server{Dir: dir, Log: filepath.Join(dir, "nfs.log")}, Files: directory}
+	n.configure(t)
 	starting, cancelStart := context.WithTimeout(ctx, serverStart)
 	defer cancelStart()
 	n.started(t, "nfs", n.start(starting, n.command(root), func() bool {
@@ -58,31 +51,27 @@ func StartNFS(t testing.TB, folder string) *NFSServer {
 	return n
 }
 
-// configure writes Ganesha's configuration, and a list of users that has the
-// portmapper's.
-func (n *NFSServer) configure() error {
+// configure writes Ganesha's configuration, and a list of users that includes the portmapper's.
+func (n *NFSServer) configure(t testing.TB) {
+	t.Helper()
 	users, err := os.ReadFile("/etc/passwd")
-	if err != nil {
-		return err
-	}
-	config := strings.ReplaceAll(nfsConfig, "@folder@", n.Files)
+	Must(t, err)
+	users = append(users, "_rpc:x:64056:65534::/nonexistent:/usr/sbin/nologin\n"...)
 	etc := filepath.Join(n.Dir, "etc")
-	return errors.Join(os.Mkdir(etc, 0o755), os.Chmod(n.Dir, 0o755), // what lies over /etc has its mode
-		os.WriteFile(filepath.Join(etc, "passwd"), append(users, "_rpc:x:64056:65534::/nonexistent:/usr/sbin/nologin\n"...), 0o644),
-		os.WriteFile(filepath.Join(n.Dir, "ganesha.conf"), []byte(config), 0o644))
+	Must(t, errors.Join(os.Mkdir(etc, 0o755), os.Chmod(n.Dir, 0o755), // what lies over /etc has its mode
+		os.WriteFile(filepath.Join(etc, "passwd"), users, 0o644),
+		os.WriteFile(filepath.Join(n.Dir, "ganesha.conf"), []byte(strings.ReplaceAll(nfsConfig, "@folder@", n.Files)), 0o644)))
 }
 
-// nfsConfig is for NFS 3, which is what libnfs speaks where it is not told
-// otherwise, as QEMU does not.
+// nfsConfig is for NFS 3, the default version of libnfs, which QEMU does not change.
 const nfsConfig = `NFS_CORE_PARAM { Protocols = 3; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; }
 NFSV4 { RecoveryBackend = fs; Graceless = true; UseGetpwnam = true; }
 EXPORT { Export_Id = 1; Path = "@folder@"; Pseudo = /; Protocols = 3; Access_Type = RW; Squash = No_Root_Squash; SecType = sys; Attr_Expiration_Time = 0; FSAL { Name = VFS; } }
 LOG { Default_Log_Level = EVENT; }
 `
 
-// nfsNamespace fits fresh namespaces out, and runs the server and the portmapper: $1
-// is the unpacked server, $2 the folder of its files. The shell is the first of its
-// processes, so all end with it.
+// nfsNamespace prepares new namespaces, and runs the server and the portmapper: $1 is the unpacked server, $2
+// the directory of its files. The shell is the namespace's first process, so all end with it.
 const nfsNamespace = `set -e
 mount --make-rprivate /
 mount -t overlay -o "lowerdir=$1/usr:/usr" nfs /usr
@@ -102,23 +91,16 @@ func (n *NFSServer) command(root string) *exec.Cmd {
 	return cmd
 }
 
-// Through starts a program in the server's network: for Options.Through. The
-// network is there as long as somebody is in it.
+// Through returns the arguments that start a program in the server's network, for Options.Through. The
+// network exists as long as it has a process.
 func (n *NFSServer) Through() []string {
 	return []string{"nsenter", "--target", strconv.Itoa(n.process.pid()), "--net", "--"}
 }
 
-// HostXML is the <host> of a disk's <source>.
+// HostXML returns the <host> of a disk's <source>.
 func (n *NFSServer) HostXML() string { return "<host name='127.0.0.1'/>" }
 
-// SourceXML is the <source> of a file of that path, with what follows its <host>.
+// SourceXML returns the <source> of a file. inner follows its <host>.
 func (n *NFSServer) SourceXML(path, inner string) string {
 	return "<source protocol='nfs' name='" + path + "'>" + n.HostXML() + inner + "</source>"
 }
-
-// Suspend stops the server and the portmapper as SIGSTOP does: connections to them
-// are still taken, by the kernel, and nothing answers. Resume ends that.
-func (n *NFSServer) Suspend() error { return syscall.Kill(-n.process.pid(), syscall.SIGSTOP) }
-
-// Resume ends what Suspend began.
-func (n *NFSServer) Resume() error { return syscall.Kill(-n.process.pid(), syscall.SIGCONT) }

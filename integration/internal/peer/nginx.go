@@ -3,26 +3,24 @@ package peer
 import (
 	"crypto/x509"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"testing"
 )
 
-// WebServer is an nginx that gives the files of a folder to whoever has the user's
-// password and the cookie.
+// WebServer is an nginx that serves the files of a directory. It demands the password of a user and a cookie.
 type WebServer struct {
 	*Server
-	Files    string // the folder
+	Files    string // the directory
 	User     string
 	Password string
 	Cookie   string // value of the cookie "session"
 	TLS      bool
 }
 
-// StartWeb starts a web server for a test. Over https it has a certificate of the
-// authority's for its address; without an authority it speaks http.
+// StartWeb starts a web server for a test: over https with a certificate of the authority for its address, or
+// over http if a is nil.
 func StartWeb(t testing.TB, a *Authority) *WebServer {
 	t.Helper()
 	w := &WebServer{Files: t.TempDir(), User: "vm1", Password: randomText("web-"), Cookie: randomText("cookie-"), TLS: a != nil}
@@ -31,22 +29,16 @@ func StartWeb(t testing.TB, a *Authority) *WebServer {
 		certificate, key = a.Issue(t, x509.ExtKeyUsageServerAuth, "127.0.0.1")
 	}
 	w.Server = startServer(t, "nginx", func(dir string, port int) *exec.Cmd {
-		files := map[string]string{
-			"cert.pem": string(certificate), "key.pem": string(key),
-			"passwords": w.User + ":{PLAIN}" + w.Password + "\n", "nginx.conf": w.config(dir, port),
-		}
-		for name, content := range files {
-			if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
+		writeFiles(t, dir, map[string][]byte{
+			"cert.pem": certificate, "key.pem": key,
+			"passwords": []byte(w.User + ":{PLAIN}" + w.Password + "\n"), "nginx.conf": []byte(w.config(dir, port)),
+		})
 		return exec.Command("nginx", "-p", dir, "-e", "stderr", "-c", filepath.Join(dir, "nginx.conf"))
 	})
 	return w
 }
 
-// config is nginx's configuration. One process does it all: it ends with the
-// test, and needs no other user.
+// config returns nginx's configuration, with a single process, which ends with the test.
 func (w *WebServer) config(dir string, port int) string {
 	listen := "listen 127.0.0.1:" + strconv.Itoa(port)
 	if w.TLS {
@@ -72,7 +64,7 @@ http {
 `, dir, temporary, listen, w.Files, w.Cookie)
 }
 
-// SourceXML is the <source> of a file in the folder, with what follows its <host>.
+// SourceXML returns the <source> of a file. inner follows its <host>.
 func (w *WebServer) SourceXML(file, inner string) string {
 	protocol := "http"
 	if w.TLS {

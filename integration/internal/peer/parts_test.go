@@ -1,7 +1,6 @@
 package peer
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"os"
@@ -15,68 +14,23 @@ import (
 	"testing"
 )
 
-// TestCpioIsReadable has the archive unpacked by another implementation.
-func TestCpioIsReadable(t *testing.T) {
-	t.Parallel()
-	busybox, err := exec.LookPath("busybox")
-	if err != nil {
-		busybox = filepath.Join(guestRoot(t), "bin", "busybox")
-	}
-	var archive bytes.Buffer
-	c := &cpioWriter{w: &archive}
-	c.dir("d")
-	c.file("d/odd", 0o640, []byte("12345"))
-	c.file("d/empty", 0o600, nil)
-	c.symlink("link", "d/odd")
-	if err := c.close(); err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	cmd := exec.Command(busybox, "cpio", "-i", "-d")
-	cmd.Dir, cmd.Stdin = dir, &archive
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("unpack: %v: %s", err, out)
-	}
-	content, err := os.ReadFile(filepath.Join(dir, "link"))
-	if err != nil || string(content) != "12345" {
-		t.Errorf("through the link: %q, error %v", content, err)
-	}
-	info, err := os.Stat(filepath.Join(dir, "d", "odd"))
-	if err != nil || info.Mode().Perm() != 0o640 {
-		t.Errorf("mode %v, error %v", info, err)
-	}
-	if info, err := os.Stat(filepath.Join(dir, "d", "empty")); err != nil || info.Size() != 0 {
-		t.Errorf("empty file: %v, error %v", info, err)
-	}
-}
-
-func TestCpioReportsTheFirstWriteError(t *testing.T) {
-	t.Parallel()
-	c := &cpioWriter{w: failingWriter{}}
-	c.file("a", 0o600, []byte("x"))
-	if err := c.close(); !errors.Is(err, errFull) {
-		t.Errorf("error %v", err)
-	}
-}
-
 var errFull = errors.New("disk full")
 
-type failingWriter struct{}
-
-func (failingWriter) Write([]byte) (int, error) { return 0, errFull }
-
-// TestModuleOrder uses real modules: those that a guest image holds have been
-// through closure already, so they are taken from the package again.
+// TestModuleOrder takes real modules from the package, as those of a guest image have been through closure.
 func TestModuleOrder(t *testing.T) {
 	t.Parallel()
-	tree, err := findModules(filepath.Join(guestRoot(t), "lib", "modules"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	packages, err := cached("test-packages-v1", func(dir string) error {
+		kernel, err := kernelPackageOf(t.Context(), CloudKernel)
+		if err != nil {
+			return err
+		}
+		return unpackPackages(t.Context(), dir, filepath.Join(dir, "root"), kernel, "busybox-static")
+	})
+	Must(t, err)
+	tree, err := findModules(filepath.Join(packages, "root", "lib", "modules"))
+	Must(t, err)
 	order, err := tree.closure([]string{"virtio_blk", "sd_mod"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	want := []string{"virtio_ring", "virtio", "virtio_blk", "scsi_common", "scsi_mod", "sd_mod"}
 	if !slices.Equal(order, want) {
 		t.Errorf("order %v, want %v", order, want)
@@ -84,31 +38,6 @@ func TestModuleOrder(t *testing.T) {
 	if _, err := tree.closure([]string{"no_such_module"}); err == nil || !strings.Contains(err.Error(), "no_such_module") {
 		t.Errorf("a module that is not there gave %v", err)
 	}
-}
-
-// guestRoot unpacks the guest's packages once for all tests.
-var guestRoot = func() func(t *testing.T) string {
-	var once sync.Once
-	var dir string
-	var err error
-	return func(t *testing.T) string {
-		t.Helper()
-		once.Do(func() { dir, err = unpackForTests(testContext(t)) })
-		if err != nil {
-			t.Fatal(err)
-		}
-		return filepath.Join(dir, "root")
-	}
-}()
-
-func unpackForTests(ctx context.Context) (string, error) {
-	return cached("test-packages-v1", func(dir string) error {
-		kernel, err := kernelPackageOf(ctx, CloudKernel)
-		if err != nil {
-			return err
-		}
-		return unpackPackages(ctx, dir, filepath.Join(dir, "root"), kernel, "busybox-static")
-	})
 }
 
 func TestCacheBuildsAnEntryOnce(t *testing.T) {
@@ -158,25 +87,17 @@ func TestNothingSurvivesACrash(t *testing.T) {
 	child := exec.Command(os.Args[0])
 	child.Env = append(os.Environ(), helperVariable+"="+dir)
 	stdout, err := child.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := child.Start(); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
+	Must(t, child.Start())
 	line := make([]byte, 6)
 	if _, err := stdout.Read(line); err != nil || string(line) != "ready\n" {
 		t.Fatalf("the helper says %q, error %v", line, err)
 	}
 	ctx := testContext(t)
 	m, err := DialMonitor(ctx, filepath.Join(dir, "control.sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	defer func() { _ = m.Close() }()
-	if err := child.Process.Signal(syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, child.Process.Signal(syscall.SIGKILL))
 	_ = child.Wait() // it was killed
 	// The connection ends when QEMU does, and not before.
 	if _, err := m.WaitEvent(ctx, func(Event) bool { return false }); err == nil || ctx.Err() != nil {
@@ -184,8 +105,7 @@ func TestNothingSurvivesACrash(t *testing.T) {
 	}
 }
 
-// helperVariable makes the test binary a program that starts a QEMU in the
-// folder that it names, and stays.
+// helperVariable makes the test binary a program that starts a QEMU in the directory of its value, and stays.
 const helperVariable = "LUKSPLUG_PEER_HELPER"
 
 func TestMain(m *testing.M) {

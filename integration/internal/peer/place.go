@@ -5,15 +5,14 @@ import (
 	"testing"
 )
 
-// Place is where a QEMU runs that must find other things on its machine than the
-// machine has: files that are another one's content, in a mount namespace, and
-// variables of its environment.
+// Place is a modified view of the machine for a QEMU: files with the content of other files, in a mount
+// namespace, and variables of the environment.
 type Place struct {
-	Files map[string]string // what stands at a path -> path of what shall
+	Files map[string]string // path -> path of the file that is there instead
 	Env   []string          // NAME=value
 }
 
-// Through starts a program in the place: for Options.Through.
+// Through returns the arguments that start a program in the place, for Options.Through.
 func (p Place) Through(t testing.TB) []string {
 	t.Helper()
 	needRoot(t, "a QEMU that sees other files")

@@ -14,8 +14,38 @@ import (
 	"testing"
 )
 
-// Long skips a test that is too long for every run, unless LUKSPLUG_LONG is
-// set, as make test-long does.
+// Must ends the test if err is not nil.
+func Must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// shortDir makes a directory that is removed when the test ends. Its path is short: with a long test name, a
+// path below t.TempDir does not fit into a unix socket's address of 108 bytes.
+func shortDir(t testing.TB, name string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "luksplug-"+name+"-")
+	Must(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// atEnd calls end when the test ends and, if the test has failed, logs the end of each log file.
+func atEnd(t testing.TB, end func(), logs ...string) {
+	t.Helper()
+	t.Cleanup(func() {
+		end()
+		for _, log := range logs {
+			if t.Failed() {
+				t.Logf("%s: %s", log, tail(log, 4000))
+			}
+		}
+	})
+}
+
+// Long skips a test that is too long for every run, unless LUKSPLUG_LONG is set, as make test-long does.
 func Long(t testing.TB, why string) {
 	t.Helper()
 	if !IsLong() {
@@ -23,7 +53,7 @@ func Long(t testing.TB, why string) {
 	}
 }
 
-// IsLong tells whether tests may take long, see [Long].
+// IsLong reports whether tests may take long, see [Long].
 func IsLong() bool { return os.Getenv("LUKSPLUG_LONG") != "" }
 
 // process is a child that dies with its parent.
@@ -33,13 +63,18 @@ type process struct {
 	err  error         // what Wait said; valid after done
 }
 
-// startTied starts cmd so that the kernel kills it when this process ends,
-// however it ends.
+// startTied starts cmd, with its output in a new file log. The kernel kills it when this process ends, also
+// after a crash.
 //
-// PR_SET_PDEATHSIG counts the death of the thread that forked, not that of the
-// process, and the Go runtime may retire a thread at any time. So one
-// goroutine keeps its thread from the fork until the child is reaped.
-func startTied(cmd *exec.Cmd) (*process, error) {
+// PR_SET_PDEATHSIG applies to the thread that forked, not to the process, and the Go runtime may retire a
+// thread at any time. So one goroutine keeps its thread from the fork until the child is reaped.
+func startTied(cmd *exec.Cmd, log string) (*process, error) {
+	file, err := os.Create(log)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }() // the child has its own copy
+	cmd.Stdout, cmd.Stderr = file, file
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
@@ -58,7 +93,7 @@ func startTied(cmd *exec.Cmd) (*process, error) {
 		p.err = cmd.Wait()
 		close(p.done)
 	}()
-	if err := <-started; err != nil {
+	if err = <-started; err != nil {
 		return nil, fmt.Errorf("start %s: %w", filepath.Base(cmd.Path), err)
 	}
 	return p, nil
@@ -77,29 +112,40 @@ func (p *process) exited() bool {
 	}
 }
 
+// signal sends a signal to the child and those of its own children that are in its process group.
+func (p *process) signal(s syscall.Signal) error { return syscall.Kill(-p.pid(), s) }
+
 // kill ends the child and waits until it is reaped.
 func (p *process) kill() {
 	_ = p.cmd.Process.Kill() // it may have ended already: then there is nothing to do
 	<-p.done
 }
 
-// output runs a tool to its end and returns its standard output. The error
-// carries the command and what it wrote on standard error.
-func output(ctx context.Context, name string, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
+// Build builds one of this module's programs, without cgo. The error carries the compiler's messages.
+func Build(ctx context.Context, program, to string) error {
+	_, err := Output(ctx, "env", "CGO_ENABLED=0", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", to, "github.com/luksplug/luksplug/"+program)
+	return err
+}
+
+// Output runs a tool to its end and returns its standard output. The error carries the command and its
+// standard error.
+func Output(ctx context.Context, name string, args ...string) (string, error) {
+	return run(exec.CommandContext(ctx, name, args...))
+}
+
+func run(cmd *exec.Cmd) (string, error) {
 	var out, diag bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &diag
 	if err := cmd.Run(); err != nil {
 		if errors.Is(err, exec.ErrNotFound) {
-			return "", fmt.Errorf("%s is not installed (make setup installs it): %w", name, err)
+			return "", fmt.Errorf("%s is not installed (make setup installs it): %w", cmd.Path, err)
 		}
-		return out.String(), fmt.Errorf("%s %s: %w: %s", name, strings.Join(args, " "), err, strings.TrimSpace(diag.String()))
+		return out.String(), fmt.Errorf("%s: %w: %s", strings.Join(cmd.Args, " "), err, strings.TrimSpace(diag.String()))
 	}
 	return out.String(), nil
 }
 
-// tail is the last part of a file, for messages; it is empty where the file
-// cannot be read.
+// tail returns the last part of a file for messages. It is empty if the file cannot be read.
 func tail(path string, limit int) string {
 	data, err := os.ReadFile(path)
 	if err != nil {

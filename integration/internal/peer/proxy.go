@@ -8,8 +8,8 @@ import (
 	"errors"
 	"io"
 	"net"
-	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -24,7 +24,7 @@ type Command struct {
 	FDs   int    // how many descriptors came with it
 }
 
-// Cut says whether, and when, the proxy cuts the connection because of a command.
+// Cut selects whether and when the proxy cuts the connection because of a command.
 type Cut int
 
 // The places to cut.
@@ -35,58 +35,53 @@ const (
 	CutAfterReply        // the client has the reply
 )
 
-// Verdict is what happens to a command. The zero value lets it pass.
+// Verdict is what happens to a command. The zero value passes it on.
 type Verdict struct {
 	Replace []byte        // where not nil, goes to QEMU instead
 	Cut     Cut           // cuts the connection, on both sides
 	Delay   time.Duration // holds the reply back, and all that comes after it
 }
 
-// ProxyHooks decide what a Proxy does. A nil hook lets everything pass. Hooks
-// run one at a time for a connection.
+// ProxyHooks decide what a Proxy does, one at a time for a connection. A nil hook passes everything on.
 type ProxyHooks struct {
 	// Command sees every command but qmp_capabilities.
 	Command func(Command) Verdict
 	// Event reports whether the client gets an event.
 	Event func(Event) bool
-	// Connect reports whether the n-th connection, from 1, is served; one that
-	// is not is closed at once.
+	// Connect reports whether the n-th connection, from 1, is served; otherwise it is closed at once.
 	Connect func(n int) bool
 }
 
 // InjectedFault is the argument that QEMU refuses in FailStep.
 const InjectedFault = "luksplug-injected-fault"
 
-// FailStep makes the real QEMU fail the n-th command that changes something,
-// by an argument that it does not know. QEMU checks arguments before it acts,
-// so the command has no effect.
+// FailStep makes the real QEMU fail the n-th command that changes something, by an argument that it does not
+// know. QEMU checks arguments before it acts, so the command has no effect.
 func FailStep(n int) ProxyHooks {
-	return ProxyHooks{Command: func(c Command) Verdict {
-		if c.Step != n {
-			return Verdict{}
-		}
-		return Verdict{Replace: withFault(c.Bytes)}
-	}}
+	return fail(func(c Command) bool { return c.Step == n })
 }
 
 // FailCommand is FailStep for every command of a name.
 func FailCommand(name string) ProxyHooks {
-	return ProxyHooks{Command: func(c Command) Verdict {
-		if c.Name != name {
-			return Verdict{}
+	return fail(func(c Command) bool { return c.Name == name })
+}
+
+func fail(which func(Command) bool) ProxyHooks {
+	return ProxyHooks{Command: func(c Command) (v Verdict) {
+		if which(c) {
+			v.Replace = withFault(c.Bytes)
 		}
-		return Verdict{Replace: withFault(c.Bytes)}
+		return v
 	}}
 }
 
-// CutAtStep cuts the connection at the n-th command that changes something.
-// Later connections are served.
+// CutAtStep cuts the connection at the n-th command that changes something. Later connections are served.
 func CutAtStep(n int, cut Cut) ProxyHooks {
-	return ProxyHooks{Command: func(c Command) Verdict {
-		if c.Step != n {
-			return Verdict{}
+	return ProxyHooks{Command: func(c Command) (v Verdict) {
+		if c.Step == n {
+			v.Cut = cut
 		}
-		return Verdict{Cut: cut}
+		return v
 	}}
 }
 
@@ -126,9 +121,8 @@ type Record struct {
 	FDs      int
 }
 
-// Proxy stands between a tool and a real QMP monitor: it listens on a unix
-// socket, or on TCP, passes commands with their descriptors to the monitor and replies
-// back, writes down both, and fails where its hooks say so.
+// Proxy is a server in front of a real QMP monitor, on a unix socket or on TCP. It passes commands with their
+// descriptors to the monitor and replies back, records both, and fails where its hooks say so.
 type Proxy struct {
 	Address string // for the tool: unix socket, or host:port
 
@@ -140,86 +134,64 @@ type Proxy struct {
 	mu       sync.Mutex
 	links    map[*proxyLink]struct{}
 	records  []Record
-	names    []string
-	steps    int
+	names    []string // of the steps
 	connects int
 	closed   bool
 }
 
-// NewProxy starts a proxy in front of the monitor on the unix socket upstream
-// and stops it at the test's end.
+// NewProxy starts a proxy in front of the monitor on the unix socket upstream. It ends with the test.
 func NewProxy(t testing.TB, upstream string, hooks ProxyHooks) *Proxy {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "luksplug-proxy-")
-	if err != nil {
-		t.Fatalf("make a folder for the proxy: %v", err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	address := filepath.Join(dir, "qmp.sock")
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: address, Net: "unix"})
-	if err != nil {
-		t.Fatalf("listen for the tool: %v", err)
-	}
-	return startProxy(t, &Proxy{Address: address, upstream: upstream, hooks: hooks, listener: listener})
+	return startProxy(t, "unix", filepath.Join(shortDir(t, "proxy"), "qmp.sock"), upstream, hooks)
 }
 
-// NewTCPProxy is NewProxy with a port of the loopback interface for the tool,
-// which no descriptor can pass.
+// NewTCPProxy is NewProxy on a port of the loopback interface, which no descriptor can pass.
 func NewTCPProxy(t testing.TB, upstream string, hooks ProxyHooks) *Proxy {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatalf("listen for the tool: %v", err)
-	}
-	return startProxy(t, &Proxy{Address: listener.Addr().String(), upstream: upstream, hooks: hooks, listener: listener})
+	return startProxy(t, "tcp", "127.0.0.1:0", upstream, hooks)
 }
 
-func startProxy(t testing.TB, p *Proxy) *Proxy {
-	p.links = map[*proxyLink]struct{}{}
+func startProxy(t testing.TB, network, address, upstream string, hooks ProxyHooks) *Proxy {
+	t.Helper()
+	listener, err := net.Listen(network, address)
+	Must(t, err)
+	p := &Proxy{Address: listener.Addr().String(), upstream: upstream, hooks: hooks, listener: listener, links: map[*proxyLink]struct{}{}}
 	p.wg.Add(1)
 	go p.accept()
 	t.Cleanup(p.close)
 	return p
 }
 
-// Records is the traffic so far.
+// Records returns the traffic so far.
 func (p *Proxy) Records() []Record {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return append([]Record(nil), p.records...)
+	return slices.Clone(p.records)
 }
 
-// Steps names the commands that change something, in the order in which they
-// came: the n-th is the step n of the hooks.
+// Steps returns the names of the commands that change something: the n-th is the step n of the hooks.
 func (p *Proxy) Steps() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return append([]string(nil), p.names...)
+	return slices.Clone(p.names)
 }
 
-// Connections counts how often the tool connected.
+// Connections returns how often the tool connected.
 func (p *Proxy) Connections() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.connects
 }
 
-// CutAll ends all connections now; the tool may connect again.
-func (p *Proxy) CutAll() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for l := range p.links {
-		l.cut()
-	}
-}
-
 // close stops the proxy and waits for its goroutines.
 func (p *Proxy) close() {
 	p.mu.Lock()
 	p.closed = true
+	for l := range p.links {
+		l.cut()
+	}
 	p.mu.Unlock()
 	_ = p.listener.Close() // ends accept
-	p.CutAll()
 	p.wg.Wait()
 }
 
@@ -244,7 +216,7 @@ func (p *Proxy) accept() {
 	}
 }
 
-// serve joins one client to a connection of its own to the monitor.
+// serve connects one client to the monitor, by a new connection.
 func (p *Proxy) serve(client net.Conn) {
 	defer p.wg.Done()
 	var d net.Dialer
@@ -270,23 +242,22 @@ func (p *Proxy) serve(client net.Conn) {
 	p.mu.Unlock()
 }
 
-// record writes down one value.
+// record adds one value to the records.
 func (p *Proxy) record(r Record) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.records = append(p.records, r)
 }
 
-// judge counts a command and asks the hook about it.
+// judge counts a command and calls the hook for it.
 func (p *Proxy) judge(c *Command) Verdict {
 	if c.Name == "qmp_capabilities" {
 		return Verdict{}
 	}
 	if changes(c.Name) {
 		p.mu.Lock()
-		p.steps++
-		c.Step = p.steps
 		p.names = append(p.names, c.Name)
+		c.Step = len(p.names)
 		p.mu.Unlock()
 	}
 	if p.hooks.Command == nil {
@@ -295,7 +266,7 @@ func (p *Proxy) judge(c *Command) Verdict {
 	return p.hooks.Command(*c)
 }
 
-// proxyLink is one client joined to one monitor connection.
+// proxyLink joins a client to a connection to the monitor.
 type proxyLink struct {
 	proxy  *Proxy
 	client net.Conn
@@ -318,26 +289,23 @@ func (l *proxyLink) cut() {
 func (l *proxyLink) toQEMU() {
 	defer l.cut()
 	r := &commandReader{conn: l.client}
-	defer r.close()
+	defer func() { closeFDs(r.fds) }()
 	for {
 		value, fds, err := r.next()
-		if err != nil {
-			return
-		}
-		if !l.forward(value, fds) {
+		if err != nil || !l.forward(value, fds) {
 			return
 		}
 	}
 }
 
-// forward passes one command, and reports whether the connection goes on.
+// forward passes one command, and reports whether the connection continues.
 func (l *proxyLink) forward(value []byte, fds []int) bool {
 	defer closeFDs(fds) // QEMU has its own copies
 	var head struct {
 		Execute string `json:"execute"`
 		OOB     string `json:"exec-oob"`
 	}
-	_ = json.Unmarshal(value, &head) // what is no command goes to QEMU as it is, which says so
+	_ = json.Unmarshal(value, &head) // QEMU refuses what is no command
 	c := Command{Name: head.Execute + head.OOB, Bytes: value, FDs: len(fds)}
 	v := l.proxy.judge(&c)
 	if v.Cut == CutBeforeForward {
@@ -360,16 +328,13 @@ func (l *proxyLink) toClient() {
 	r := bufio.NewReader(l.qemu)
 	for {
 		line, err := r.ReadBytes('\n')
-		if err != nil {
-			return
-		}
-		if !l.back(line) {
+		if err != nil || !l.back(line) {
 			return
 		}
 	}
 }
 
-// back passes one line from QEMU, and reports whether the connection goes on.
+// back passes one line from QEMU, and reports whether the connection continues.
 func (l *proxyLink) back(line []byte) bool {
 	l.proxy.record(Record{FromQEMU: true, Bytes: bytes.TrimSpace(line)})
 	var head struct {
@@ -404,8 +369,7 @@ func (l *proxyLink) back(line []byte) bool {
 	return v.Cut != CutAfterReply
 }
 
-// nextVerdict is that of the command which the reply at hand answers: QEMU
-// answers in order, as "oob" is never enabled.
+// nextVerdict returns the verdict on the command of the current reply: without "oob", QEMU answers in order.
 func (l *proxyLink) nextVerdict() Verdict {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -417,11 +381,10 @@ func (l *proxyLink) nextVerdict() Verdict {
 	return v
 }
 
-// errNoValue is returned by firstValue for a text whose JSON is not complete.
+// errNoValue is the error of firstValue for incomplete JSON.
 var errNoValue = errors.New("no complete JSON value")
 
-// firstValue is the length of the first JSON value in text, with the space
-// before it.
+// firstValue returns the length of the first JSON value in text, including the space before it.
 func firstValue(text []byte) (int, error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	var v json.RawMessage

@@ -26,9 +26,7 @@ func proxied(t *testing.T, hooks ProxyHooks) (*QEMU, *Proxy) {
 func dialProxy(ctx context.Context, t *testing.T, p *Proxy) *Monitor {
 	t.Helper()
 	m, err := DialMonitor(ctx, p.Address)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	t.Cleanup(func() { _ = m.Close() })
 	return m
 }
@@ -73,8 +71,7 @@ func TestProxyPassesAndRecords(t *testing.T) {
 	}
 }
 
-// TestFailStep shows that QEMU refuses the injected argument in every kind of
-// command that a plan has, and does nothing.
+// TestFailStep: QEMU refuses the injected argument in every command of a plan, and does nothing.
 func TestFailStep(t *testing.T) {
 	t.Parallel()
 	commands := []struct {
@@ -95,8 +92,8 @@ func TestFailStep(t *testing.T) {
 			t.Parallel()
 			ctx := testContext(t)
 			q, p := proxied(t, FailStep(1))
-			must(ctx, t, q, "blockdev-add", node("base"))
-			must(ctx, t, q, "object-add", map[string]any{"qom-type": "secret", "id": "sec", "data": "x"})
+			mustExecute(ctx, t, q, "blockdev-add", node("base"))
+			mustExecute(ctx, t, q, "object-add", map[string]any{"qom-type": "secret", "id": "sec", "data": "x"})
 			before := mustState(ctx, t, q)
 			var refused *CommandError
 			_, err := dialProxy(ctx, t, p).Execute(ctx, c.name, c.args)
@@ -127,10 +124,9 @@ func TestCutAtStep(t *testing.T) {
 			ctx := testContext(t)
 			q, p := proxied(t, CutAtStep(2, c.cut))
 			m := dialProxy(ctx, t, p)
-			if _, err := m.Execute(ctx, "blockdev-add", node("one")); err != nil {
-				t.Fatal(err)
-			}
-			_, err := m.Execute(ctx, "blockdev-add", node("two"))
+			_, err := m.Execute(ctx, "blockdev-add", node("one"))
+			Must(t, err)
+			_, err = m.Execute(ctx, "blockdev-add", node("two"))
 			if told := err == nil; told != c.told {
 				t.Errorf("the client got %v", err)
 			}
@@ -177,9 +173,8 @@ func TestProxySwallowsEventsAndDelays(t *testing.T) {
 	})
 	m := dialProxy(ctx, t, p)
 	for _, command := range []string{"cont", "stop", "system_reset"} {
-		if _, err := m.Execute(ctx, command, nil); err != nil {
-			t.Fatal(err)
-		}
+		_, err := m.Execute(ctx, command, nil)
+		Must(t, err)
 	}
 	e, err := m.WaitEvent(ctx, func(Event) bool { return true })
 	if err != nil || e.Name != "RESET" {
@@ -195,36 +190,25 @@ func TestProxyPassesDescriptors(t *testing.T) {
 	t.Parallel()
 	q, p := proxied(t, ProxyHooks{})
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: p.Address, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	defer func() { _ = conn.Close() }()
 	file, err := os.Open(os.DevNull)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	defer func() { _ = file.Close() }()
-	if _, err := conn.Write([]byte(`{"execute": "qmp_capabilities"}`)); err != nil {
-		t.Fatal(err)
-	}
-	// Three commands in quick succession, the middle one without a descriptor,
-	// the last split over two writes.
+	_, err = conn.Write([]byte(`{"execute": "qmp_capabilities"}`))
+	Must(t, err)
+	// Three commands in quick succession, the middle one without a descriptor, the last in two writes.
 	first := []byte(`{"execute": "add-fd", "arguments": {"fdset-id": 1}}` + "\n")
-	if _, _, err := conn.WriteMsgUnix(first, unix.UnixRights(int(file.Fd())), nil); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := conn.Write([]byte(`{"execute": "query-status"} {"execute": `)); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := conn.WriteMsgUnix([]byte(`"add-fd", "arguments": {"fdset-id": 2}}`), unix.UnixRights(int(file.Fd())), nil); err != nil {
-		t.Fatal(err)
-	}
+	_, _, err = conn.WriteMsgUnix(first, unix.UnixRights(int(file.Fd())), nil)
+	Must(t, err)
+	_, err = conn.Write([]byte(`{"execute": "query-status"} {"execute": `))
+	Must(t, err)
+	_, _, err = conn.WriteMsgUnix([]byte(`"add-fd", "arguments": {"fdset-id": 2}}`), unix.UnixRights(int(file.Fd())), nil)
+	Must(t, err)
 	d := json.NewDecoder(conn)
 	for range 5 { // the greeting and four replies
 		var reply map[string]json.RawMessage
-		if err := d.Decode(&reply); err != nil {
-			t.Fatal(err)
-		}
+		Must(t, d.Decode(&reply))
 		if reply["error"] != nil {
 			t.Errorf("QEMU says %s", reply["error"])
 		}

@@ -10,20 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// commandReader splits what a client writes into JSON values and finds out
-// which descriptors belong to which.
+// commandReader splits the input from a client into JSON values and assigns the descriptors to them.
 type commandReader struct {
 	conn    net.Conn
 	pending []byte // received, not yet returned
 	fds     []int  // received with the last byte of pending
 }
 
-// next returns the next JSON value and the descriptors that came with it. The
-// caller closes them.
+// next returns the next JSON value and the descriptors that came with it. The caller closes them.
 //
-// The kernel ends a read after the bytes of one sendmsg that carried
-// descriptors, so these belong to the value that the read's last byte is part
-// of. Once its text is complete, it is the last in pending.
+// The kernel ends a read after the bytes of one sendmsg that carried descriptors, so these belong to the
+// value that holds the read's last byte. Once its text is complete, it is the last in pending.
 func (r *commandReader) next() ([]byte, []int, error) {
 	for {
 		n, err := firstValue(r.pending)
@@ -80,9 +77,6 @@ func (r *commandReader) receive() error {
 	}
 	return nil
 }
-
-// close closes what was received and not returned.
-func (r *commandReader) close() { closeFDs(r.fds) }
 
 // sendWithFDs writes data, the descriptors with its first byte.
 func sendWithFDs(conn *net.UnixConn, data []byte, fds []int) error {

@@ -1,6 +1,7 @@
 package peer
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,7 +12,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -28,8 +28,7 @@ const (
 	I440FX Machine = "pc"
 )
 
-// Options say what QEMU to start. The zero value is a q35 machine without a
-// free port, without a guest and without a controller.
+// Options describe a QEMU. The zero value is a q35 machine without a free port, a guest or a controller.
 type Options struct {
 	Binary        string   // default qemu-system-x86_64
 	Machine       Machine  // default Q35
@@ -42,15 +41,15 @@ type Options struct {
 	NativeHotplug bool     // q35: root ports signal by PCI Express and not by ACPI
 	TCP           bool     // a third monitor on loopback, see QEMU.TCPAddress
 	Extra         []string // further arguments
-	// Through is a program that starts QEMU, with its first arguments: QEMU's
-	// command line follows them. It must become QEMU by exec, such as setpriv.
+	// Through is a program that starts QEMU, with its first arguments, which QEMU's command line follows. It
+	// must become QEMU by exec, as setpriv does.
 	Through []string
 }
 
 // QEMU is a running QEMU.
 type QEMU struct {
+	vm
 	Socket     string // unix socket of the monitor for the tool under test
-	Control    string // unix socket of the monitor that Query uses; it takes one client at a time
 	TCPAddress string // host:port of the monitor on TCP, with Options.TCP
 	PID        int
 	UUID       string   // by which luksplug knows the VM
@@ -60,80 +59,55 @@ type QEMU struct {
 	Args       []string // QEMU's arguments
 
 	process *process
-	guest   *Guest
-	mu      sync.Mutex
-	monitor *Monitor // dialled on the first Query
 	closed  bool
 }
 
-// Start runs QEMU for a test and kills it at the test's end. When the test has
-// failed, it logs QEMU's messages and the end of the guest's console.
+// Start runs QEMU for a test and kills it when the test ends. If the test has failed, it logs the ends of
+// QEMU's messages and of the guest's console.
 func Start(t testing.TB, o Options) *QEMU {
 	t.Helper()
-	// Not t.TempDir: with a long test name its paths do not fit into a unix
-	// socket's address of 108 bytes.
-	dir, err := os.MkdirTemp("", "luksplug-qemu-")
-	if err != nil {
-		t.Fatalf("make a folder for QEMU: %v", err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return StartIn(t, dir, o)
+	return StartIn(t, shortDir(t, "qemu"), o)
 }
 
-// StartIn is Start with the sockets and logs in a folder of the caller's.
+// StartIn is Start with the sockets and logs in dir.
 func StartIn(t testing.TB, dir string, o Options) *QEMU {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	q, err := Run(ctx, dir, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	// What was attached when the VM ended leaves its notes; they are of no use.
+	Must(t, err)
+	// Disks that are attached when the VM ends leave notes, which nothing needs any more.
 	t.Cleanup(func() {
 		for _, dir := range RunDirs(q.UUID) {
 			_ = os.RemoveAll(dir)
 		}
 	})
-	t.Cleanup(func() {
+	atEnd(t, func() {
 		if err := q.Close(); err != nil {
 			t.Errorf("stop QEMU: %v", err)
 		}
-		if t.Failed() {
-			t.Logf("QEMU's messages: %s\nguest's console:\n%s", tail(q.Log, 4000), tail(q.Console, 4000))
-		}
-	})
+	}, q.Log, q.Console)
 	return q
 }
 
-// Run starts QEMU with its sockets and logs in dir, and returns when its
-// monitors answer. The caller closes the result. ctx bounds the start only.
+// Run starts QEMU with its sockets and logs in dir, and returns when its monitors answer. The caller closes
+// the result. ctx bounds the start only.
 func Run(ctx context.Context, dir string, o Options) (*QEMU, error) {
 	q := &QEMU{
 		Socket:  filepath.Join(dir, "qmp.sock"),
-		Control: filepath.Join(dir, "control.sock"),
+		vm:      vm{Control: filepath.Join(dir, "control.sock")},
 		Dir:     dir,
 		Log:     filepath.Join(dir, "qemu.log"),
 		Console: filepath.Join(dir, "console.log"),
 		UUID:    uuid.NewString(),
-	}
-	if o.Binary == "" {
-		o.Binary = "qemu-system-x86_64"
 	}
 	args, err := q.arguments(ctx, o)
 	if err != nil {
 		return nil, fmt.Errorf("start QEMU: %w", err)
 	}
 	q.Args = args
-	log, err := os.Create(q.Log)
-	if err != nil {
-		return nil, fmt.Errorf("start QEMU: %w", err)
-	}
-	defer func() { _ = log.Close() }() // QEMU has its own copy
-	line := slices.Concat(o.Through, []string{o.Binary}, args)
-	cmd := exec.Command(line[0], line[1:]...)
-	cmd.Stdout, cmd.Stderr = log, log
-	if q.process, err = startTied(cmd); err != nil {
+	line := slices.Concat(o.Through, []string{cmp.Or(o.Binary, "qemu-system-x86_64")}, args)
+	if q.process, err = startTied(exec.Command(line[0], line[1:]...), q.Log); err != nil {
 		return nil, fmt.Errorf("%w (make setup installs QEMU)", err)
 	}
 	q.PID = q.process.pid()
@@ -151,17 +125,15 @@ func (q *QEMU) connect(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	// QEMU listens before it has made all devices: the answer to a first
-	// command shows that it got through its command line.
+	// QEMU listens before it has made all devices. The answer to a command shows that it has.
 	if _, err := q.Query(ctx, "query-status", nil); err != nil {
 		return fmt.Errorf("QEMU does not answer: %w", err)
 	}
 	if o.Guest {
-		guest, err := dialGuest(ctx, q.guestSocket())
-		if err != nil {
+		var err error
+		if q.guest, err = dialGuest(ctx, q.guestSocket()); err != nil {
 			return err
 		}
-		q.guest = guest
 	}
 	if o.TCP {
 		return q.findTCP(ctx)
@@ -169,11 +141,10 @@ func (q *QEMU) connect(ctx context.Context, o Options) error {
 	return nil
 }
 
-// errEnded says that a child ended that was to stay.
+// errEnded is the error of a child that ended unexpectedly.
 var errEnded = errors.New("it ended by itself")
 
-// waitFor waits until ready is true of a child that announces nothing, and
-// gives up when the child ends.
+// waitFor waits until ready returns true, ctx ends or the child ends.
 func waitFor(ctx context.Context, p *process, what string, ready func() bool) error {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -189,22 +160,10 @@ func waitFor(ctx context.Context, p *process, what string, ready func() bool) er
 	return nil
 }
 
-// listening reports whether some process listens on a unix socket in the network of
-// the process pid: the kernel marks it in the flags column (__SO_ACCEPTCON,
-// 00010000). A connection would tell as well, but a monitor would take it for its
-// client.
+// listening reports whether a process listens on a unix socket in the network namespace of pid, by the flags
+// column (__SO_ACCEPTCON, 00010000). A connection would make the monitor believe that its client has come.
 func listening(pid int, path string) bool {
-	table, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/unix", pid))
-	if err != nil {
-		return false
-	}
-	for line := range strings.Lines(string(table)) {
-		fields := strings.Fields(line)
-		if len(fields) == 8 && fields[7] == path && fields[3] == "00010000" {
-			return true
-		}
-	}
-	return false
+	return inTable(fmt.Sprintf("/proc/%d/net/unix", pid), func(f []string) bool { return len(f) == 8 && f[7] == path && f[3] == "00010000" })
 }
 
 // findTCP asks QEMU for the port that the kernel chose.
@@ -232,22 +191,20 @@ func (q *QEMU) findTCP(ctx context.Context) error {
 	return errors.New("query-chardev: no TCP monitor")
 }
 
-// guestSocket is the unix socket of the guest's second serial port.
+// guestSocket returns the unix socket of the guest's second serial port.
 func (q *QEMU) guestSocket() string { return filepath.Join(q.Dir, "guest.sock") }
 
-// arguments makes QEMU's command line.
+// arguments returns QEMU's command line.
 func (q *QEMU) arguments(ctx context.Context, o Options) ([]string, error) {
-	if o.Machine == "" {
-		o.Machine = Q35
-	}
+	o.Machine = cmp.Or(o.Machine, Q35)
 	if o.Machine != Q35 && (o.RootPorts > 0 || o.NativeHotplug) {
 		return nil, fmt.Errorf("machine %s has no PCI Express root ports", o.Machine)
 	}
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none",
 		"-machine", string(o.Machine), "-accel", "tcg", "-m", "256",
-		// luksplug knows a VM without a UUID by the process that listens on its
-		// monitor, and behind proxies of one test all VMs would be one.
+		// luksplug identifies a VM without a UUID by the process that listens on its monitor. Behind proxies
+		// of one test all VMs would be one.
 		"-uuid", q.UUID,
 		"-chardev", "socket,id=qmp,server=on,wait=off,path=" + q.Socket, "-mon", "chardev=qmp,mode=control",
 		"-chardev", "socket,id=control,server=on,wait=off,path=" + q.Control, "-mon", "chardev=control,mode=control",
@@ -280,15 +237,13 @@ func (q *QEMU) arguments(ctx context.Context, o Options) ([]string, error) {
 	return append(args, o.Extra...), nil
 }
 
-// guestArguments boot the small guest.
+// guestArguments returns the arguments that boot the small guest.
 func (q *QEMU) guestArguments(ctx context.Context, o Options) ([]string, error) {
-	if o.Kernel == "" {
-		o.Kernel = CloudKernel
-		if o.USB {
-			o.Kernel = FullKernel
-		}
+	kernel := CloudKernel
+	if o.USB {
+		kernel = FullKernel
 	}
-	image, err := LoadGuestImage(ctx, o.Kernel)
+	image, err := LoadGuestImage(ctx, cmp.Or(o.Kernel, kernel))
 	if err != nil {
 		return nil, err
 	}
@@ -300,8 +255,7 @@ func (q *QEMU) guestArguments(ctx context.Context, o Options) ([]string, error) 
 	}, nil
 }
 
-// Query runs a command on the control monitor. A failure that QEMU reports is
-// a *CommandError.
+// Query runs a command on the control monitor. A failure that QEMU reports is a *CommandError.
 func (q *QEMU) Query(ctx context.Context, command string, args any) (json.RawMessage, error) {
 	m, err := q.Monitor(ctx)
 	if err != nil {
@@ -310,24 +264,7 @@ func (q *QEMU) Query(ctx context.Context, command string, args any) (json.RawMes
 	return m.Execute(ctx, command, args)
 }
 
-// Monitor is the control monitor's connection; it is closed with the QEMU.
-func (q *QEMU) Monitor(ctx context.Context) (*Monitor, error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.monitor == nil {
-		m, err := DialMonitor(ctx, q.Control)
-		if err != nil {
-			return nil, err
-		}
-		q.monitor = m
-	}
-	return q.monitor, nil
-}
-
-// Guest is the Linux guest; nil without Options.Guest.
-func (q *QEMU) Guest() *Guest { return q.guest }
-
-// Reset restarts the machine as its reset button does; the guest boots again.
+// Reset resets the machine; the guest boots again.
 func (q *QEMU) Reset(ctx context.Context) error {
 	if q.guest != nil {
 		q.guest.restarted()
@@ -339,24 +276,16 @@ func (q *QEMU) Reset(ctx context.Context) error {
 // Alive reports whether QEMU runs.
 func (q *QEMU) Alive() bool { return !q.process.exited() }
 
-// Close kills QEMU. It returns an error when QEMU had ended before by itself,
-// for that is never meant to happen. It may be called again.
+// Close kills QEMU. It returns an error if QEMU had already ended by itself, which is always a fault. It may
+// be called again.
 func (q *QEMU) Close() error {
 	early := q.process.exited()
 	q.process.kill()
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.monitor != nil {
-		_ = q.monitor.Close() // QEMU is gone
-		q.monitor = nil
-	}
-	if q.guest != nil {
-		q.guest.close()
-	}
-	if early && !q.closed {
-		q.closed = true
+	q.disconnect()
+	first := !q.closed
+	q.closed = true
+	if early && first {
 		return fmt.Errorf("QEMU: %w: %s", errors.Join(errEnded, q.process.err), tail(q.Log, 2000))
 	}
-	q.closed = true
 	return nil
 }

@@ -12,8 +12,7 @@ import (
 	"time"
 )
 
-// testContext bounds a test that boots a guest: minutes, because the machine
-// may be busy with other packages' guests.
+// testContext is valid for minutes: the machine may be busy with other packages' guests.
 func testContext(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
@@ -27,9 +26,7 @@ func TestGuest(t *testing.T) {
 	ctx := testContext(t)
 	q := Start(t, Options{Guest: true})
 	start := time.Now()
-	if err := q.Guest().WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, q.Guest().WaitBoot(ctx))
 	t.Logf("booted in %v", time.Since(start))
 	// One guest for all, as a boot takes seconds; the reset comes last.
 	t.Run("commands", func(t *testing.T) { guestRunsCommands(ctx, t, q.Guest()) })
@@ -70,12 +67,9 @@ func guestSurvivesAnAbandonedCommand(ctx context.Context, t *testing.T, g *Guest
 }
 
 func resetBootsAgain(ctx context.Context, t *testing.T, q *QEMU) {
-	if _, err := q.Guest().Run(ctx, "touch /tmp/before"); err != nil {
-		t.Fatal(err)
-	}
-	if err := q.Reset(ctx); err != nil {
-		t.Fatal(err)
-	}
+	_, err := q.Guest().Run(ctx, "touch /tmp/before")
+	Must(t, err)
+	Must(t, q.Reset(ctx))
 	var exit *ExitError
 	if _, err := q.Guest().Run(ctx, "[ -e /tmp/before ]"); !errors.As(err, &exit) {
 		t.Errorf("after a reset the old file is there, or the guest is not: %v", err)
@@ -118,20 +112,14 @@ func TestPlugAndUnplug(t *testing.T) {
 // plugByHand plugs a raw disk, has the guest write it, and unplugs it.
 func plugByHand(ctx context.Context, t *testing.T, q *QEMU, device map[string]any) {
 	g := q.Guest()
-	if err := g.WaitBoot(ctx); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, g.WaitBoot(ctx))
 	before := mustState(ctx, t, q)
 	image := filepath.Join(t.TempDir(), "disk.raw")
-	if err := os.WriteFile(image, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(image, 8*MiB); err != nil {
-		t.Fatal(err)
-	}
-	must(ctx, t, q, "blockdev-add", map[string]any{"driver": "file", "node-name": "peer-node", "filename": image})
+	Must(t, os.WriteFile(image, nil, 0o600))
+	Must(t, os.Truncate(image, 8*MiB))
+	mustExecute(ctx, t, q, "blockdev-add", map[string]any{"driver": "file", "node-name": "peer-node", "filename": image})
 	device["drive"], device["id"] = "peer-node", "peer-disk"
-	must(ctx, t, q, "device_add", device)
+	mustExecute(ctx, t, q, "device_add", device)
 	if diff := before.Diff(mustState(ctx, t, q)); len(diff) < 2 {
 		t.Errorf("State sees only %v of a plugged disk", diff)
 	}
@@ -141,20 +129,14 @@ func plugByHand(ctx context.Context, t *testing.T, q *QEMU, device map[string]an
 		want = "sda"
 	}
 	dev, err := g.WaitDisk(ctx, want)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	if size, err := g.SizeOf(ctx, dev); err != nil || size != 8*MiB {
 		t.Errorf("size %d, error %v", size, err)
 	}
 	pattern := []byte("written by the guest. ")
-	if err := g.WritePattern(ctx, dev, 3, 2, pattern); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, g.WritePattern(ctx, dev, 3, 2, pattern))
 	data, err := os.ReadFile(image)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	full := string(Pattern(pattern))
 	if got := string(data[3*MiB : 5*MiB]); got != full+full {
 		t.Error("the image does not hold the pattern that the guest wrote")
@@ -163,17 +145,11 @@ func plugByHand(ctx context.Context, t *testing.T, q *QEMU, device map[string]an
 		t.Errorf("the guest reads back %s, error %v", hash, err)
 	}
 
-	must(ctx, t, q, "device_del", map[string]any{"id": "peer-disk"})
+	mustExecute(ctx, t, q, "device_del", map[string]any{"id": "peer-disk"})
 	m, err := q.Monitor(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.WaitEvent(ctx, func(e Event) bool {
-		return e.Name == "DEVICE_DELETED" && strings.Contains(string(e.Data), `"device": "peer-disk"`)
-	}); err != nil {
-		t.Fatal(err)
-	}
-	must(ctx, t, q, "blockdev-del", map[string]any{"node-name": "peer-node"})
+	Must(t, err)
+	Must(t, m.WaitDeleted(ctx, "peer-disk"))
+	mustExecute(ctx, t, q, "blockdev-del", map[string]any{"node-name": "peer-node"})
 	if err := g.WaitGone(ctx, dev); err != nil {
 		t.Error(err)
 	}
@@ -186,9 +162,7 @@ func TestTCPMonitor(t *testing.T) {
 	t.Parallel()
 	q := Start(t, Options{Paused: true, TCP: true})
 	conn, err := net.Dial("tcp", q.TCPAddress)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	defer func() { _ = conn.Close() }()
 	greeting := make([]byte, 8)
 	if _, err := conn.Read(greeting); err != nil || string(greeting) != `{"QMP": ` {
@@ -212,10 +186,8 @@ func TestCloseReportsAnEarlyEnd(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	q, err := Run(ctx, t.TempDir(), Options{Paused: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	must(ctx, t, q, "quit", nil)
+	Must(t, err)
+	mustExecute(ctx, t, q, "quit", nil)
 	<-q.process.done
 	if err := q.Close(); err == nil {
 		t.Error("a QEMU that ended by itself was closed without an error")
@@ -225,21 +197,18 @@ func TestCloseReportsAnEarlyEnd(t *testing.T) {
 	}
 }
 
-// must runs a command that has to succeed.
-func must(ctx context.Context, t *testing.T, q *QEMU, command string, args any) {
+// mustExecute runs a command that has to succeed.
+func mustExecute(ctx context.Context, t *testing.T, q *QEMU, command string, args any) {
 	t.Helper()
-	if _, err := q.Query(ctx, command, args); err != nil {
-		t.Fatal(err)
-	}
+	_, err := q.Query(ctx, command, args)
+	Must(t, err)
 }
 
 // mustState is q.State for a test.
 func mustState(ctx context.Context, t *testing.T, q *QEMU) State {
 	t.Helper()
 	s, err := q.State(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	return s
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -25,24 +26,19 @@ type Server struct {
 	process *process
 }
 
-// serverStart bounds how long a server may take to listen. The slowest needs a
-// fraction of a second on an idle machine.
+// serverStart bounds the time until a server listens, of which the slowest needs a fraction of a second.
 const serverStart = 30 * time.Second
 
-// startServer runs a server for a test in a folder with a short path, waits until
-// it listens, and kills it at the test's end. command makes its command line
-// for a port.
+// startServer runs a server for a test, waits until it listens, and kills it when the test ends. command
+// makes its command line for a directory with a short path and a port.
 func startServer(t testing.TB, name string, command func(dir string, port int) *exec.Cmd) *Server {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "luksplug-"+name+"-")
-	if err != nil {
-		t.Fatalf("make a folder for %s: %v", name, err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := shortDir(t, name)
 	ctx, cancel := context.WithTimeout(context.Background(), serverStart)
 	defer cancel()
 	s := &Server{Dir: dir, Log: filepath.Join(dir, name+".log")}
-	const attempts = 5 // that somebody else takes the same port is rare
+	const attempts = 5 // another process rarely takes the same port
+	var err error
 	for range attempts {
 		if s.Port, err = freePort(); err != nil {
 			break
@@ -55,8 +51,7 @@ func startServer(t testing.TB, name string, command func(dir string, port int) *
 	return s
 }
 
-// started ends a test whose server did not start, or has the server end with the
-// test.
+// started ends a test whose server did not start; otherwise the server ends with the test.
 func (s *Server) started(t testing.TB, name string, err error) {
 	t.Helper()
 	if errors.Is(err, exec.ErrNotFound) {
@@ -65,23 +60,13 @@ func (s *Server) started(t testing.TB, name string, err error) {
 	if err != nil {
 		t.Fatalf("start %s: %v: %s", name, err, tail(s.Log, 2000))
 	}
-	t.Cleanup(func() {
-		s.Stop()
-		if t.Failed() {
-			t.Logf("messages of %s: %s", name, tail(s.Log, 2000))
-		}
-	})
+	atEnd(t, s.Stop, s.Log)
 }
 
 // start runs a server until it is ready.
 func (s *Server) start(ctx context.Context, cmd *exec.Cmd, ready func() bool) error {
-	log, err := os.Create(s.Log)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = log.Close() }() // the child has its own copy
-	cmd.Stdout, cmd.Stderr = log, log
-	if s.process, err = startTied(cmd); err != nil {
+	var err error
+	if s.process, err = startTied(cmd, s.Log); err != nil {
 		return err
 	}
 	err = waitFor(ctx, s.process, s.Address(), ready)
@@ -94,22 +79,21 @@ func (s *Server) start(ctx context.Context, cmd *exec.Cmd, ready func() bool) er
 // Address is host:port.
 func (s *Server) Address() string { return "127.0.0.1:" + strconv.Itoa(s.Port) }
 
-// HostXML is the <host> of a disk's <source>.
+// HostXML returns the <host> of a disk's <source>.
 func (s *Server) HostXML() string { return fmt.Sprintf("<host name='127.0.0.1' port='%d'/>", s.Port) }
 
 // Stop kills the server. It may be called again.
 func (s *Server) Stop() { s.process.kill() }
 
-// Suspend stops the server as SIGSTOP does: connections to it are still taken, by
-// the kernel, and nothing answers. Resume ends that.
-func (s *Server) Suspend() error { return syscall.Kill(s.process.pid(), syscall.SIGSTOP) }
+// Suspend stops the server and its children with SIGSTOP: the kernel still accepts connections, and nothing
+// answers. Resume continues them.
+func (s *Server) Suspend() error { return s.process.signal(syscall.SIGSTOP) }
 
 // Resume ends what Suspend began.
-func (s *Server) Resume() error { return syscall.Kill(s.process.pid(), syscall.SIGCONT) }
+func (s *Server) Resume() error { return s.process.signal(syscall.SIGCONT) }
 
-// freePort returns a TCP port that nobody listens on. It is none of those that
-// the kernel gives to connections, of which one more may come at any time
-// (ip_local_port_range in ip(7)).
+// freePort returns a TCP port without a listener, outside of the range from which the kernel may give ports
+// to connections at any time (ip_local_port_range in ip(7)).
 func freePort() (int, error) {
 	const first, last = 20000, 32000
 	for {
@@ -125,45 +109,37 @@ func freePort() (int, error) {
 	}
 }
 
-// ClosedPort is the <host> of a server that is not there.
+// ClosedPort returns the <host> of a server that does not exist.
 func ClosedPort(t testing.TB) string {
 	t.Helper()
 	port, err := freePort()
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	return (&Server{Port: port}).HostXML()
 }
 
-// SilentPort is the <host> of a server that takes connections and says nothing.
+// SilentPort returns the <host> of a server that accepts connections and never answers.
 func SilentPort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	t.Cleanup(func() { _ = l.Close() }) // the test ends
 	return (&Server{Port: l.Addr().(*net.TCPAddr).Port}).HostXML()
 }
 
-// listeningTCP reports whether some process listens on a port, without a
-// connection that the server would count: proc(5) lists such sockets in state 0A
-// (TCP_LISTEN).
+// listeningTCP reports whether a process listens on a port, without a connection that the server would count:
+// proc(5) lists such sockets in state 0A (TCP_LISTEN).
 func listeningTCP(port int) bool {
-	table, err := os.ReadFile("/proc/net/tcp")
-	if err != nil {
-		return false
-	}
 	suffix := fmt.Sprintf(":%04X", port)
-	for line := range strings.Lines(string(table)) {
-		if f := strings.Fields(line); len(f) > 3 && f[3] == "0A" && strings.HasSuffix(f[1], suffix) {
-			return true
-		}
-	}
-	return false
+	return inTable("/proc/net/tcp", func(f []string) bool { return len(f) > 3 && f[3] == "0A" && strings.HasSuffix(f[1], suffix) })
 }
 
-// needRoot skips a test that needs a mount namespace.
+// inTable reports whether a table of the kernel has a line with such fields.
+func inTable(path string, such func(fields []string) bool) bool {
+	table, _ := os.ReadFile(path) // of a process that may have ended
+	return slices.ContainsFunc(strings.Split(string(table), "\n"), func(line string) bool { return such(strings.Fields(line)) })
+}
+
+// needRoot skips a test that needs a mount namespace, unless root runs it.
 func needRoot(t testing.TB, what string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -171,9 +147,8 @@ func needRoot(t testing.TB, what string) {
 	}
 }
 
-// ownRun makes a command that a shell in a fresh mount namespace runs, with an
-// empty /run: a server of the machine's is not touched, nor does it need what
-// the start of the machine's own services would make.
+// ownRun returns a shell in a new mount namespace with an empty /run: it does not touch the machine's own
+// servers, and needs none of the directories that their start makes.
 func ownRun(script string, args ...string) *exec.Cmd {
 	script = "set -e; mount --make-rprivate /; mount -t tmpfs -o mode=755 luksplug /run; " + script
 	cmd := exec.Command("/bin/sh", append([]string{"-c", script, "sh"}, args...)...)

@@ -7,7 +7,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -17,10 +16,10 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 )
 
-// SSHServer is an OpenSSH server that lets in who has the key of an agent.
+// SSHServer is an OpenSSH server that accepts the key of an agent.
 type SSHServer struct {
 	*Server
-	User  string // who may come in: the one who runs the test
+	User  string // who may log in: the user of the test
 	Agent string // socket of an SSH agent that has the key
 	Host  string // the server's public key, as a line of known_hosts
 }
@@ -30,13 +29,12 @@ func StartSSH(t testing.TB) *SSHServer {
 	t.Helper()
 	needRoot(t, "sshd")
 	return startSSH(t, func(config string) *exec.Cmd {
-		// It wants to be called by its whole path, and its folder in /run.
+		// It demands to be called by its whole path, and its directory in /run.
 		return ownRun(`mkdir /run/sshd; exec /usr/sbin/sshd -D -e -f "$1"`, config)
 	})
 }
 
-// StartSSH starts an SSH server on the machine whose libvirt this is: who comes in
-// finds libvirt's programs and sockets.
+// StartSSH starts an SSH server on the host of this libvirt: its clients find libvirt's programs and sockets.
 func (l *Libvirt) StartSSH(t testing.TB) *SSHServer {
 	t.Helper()
 	return startSSH(t, func(config string) *exec.Cmd {
@@ -50,16 +48,9 @@ func startSSH(t testing.TB, command func(config string) *exec.Cmd) *SSHServer {
 	host, hostKey := newSSHKey(t)
 	user, userKey := newSSHKey(t)
 	text, err := ssh.MarshalPrivateKey(hostKey, "")
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	server.Server = startServer(t, "sshd", func(dir string, port int) *exec.Cmd {
-		files := map[string][]byte{"host": pem.EncodeToMemory(text), "authorized": ssh.MarshalAuthorizedKey(user), "sshd_config": sshConfig(dir, port)}
-		for name, content := range files {
-			if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
+		writeFiles(t, dir, map[string][]byte{"host": pem.EncodeToMemory(text), "authorized": ssh.MarshalAuthorizedKey(user), "sshd_config": sshConfig(dir, port)})
 		return command(filepath.Join(dir, "sshd_config"))
 	})
 	server.Host = fmt.Sprintf("[127.0.0.1]:%d %s", server.Port, ssh.MarshalAuthorizedKey(host))
@@ -85,14 +76,10 @@ Subsystem sftp internal-sftp
 func startAgent(t testing.TB, dir string, key ed25519.PrivateKey) (socket string) {
 	t.Helper()
 	keys := agent.NewKeyring()
-	if err := keys.Add(agent.AddedKey{PrivateKey: key}); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, keys.Add(agent.AddedKey{PrivateKey: key}))
 	socket = filepath.Join(dir, "agent")
 	l, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	t.Cleanup(func() { _ = l.Close() }) // the test ends
 	go func() {
 		for {
@@ -109,14 +96,14 @@ func startAgent(t testing.TB, dir string, key ed25519.PrivateKey) (socket string
 	return socket
 }
 
-// AnotherHost is a line of known_hosts that has another key for the server.
+// AnotherHost returns a line of known_hosts that has another key for the server.
 func (s *SSHServer) AnotherHost(t testing.TB) string {
 	t.Helper()
 	other, _ := newSSHKey(t)
 	return fmt.Sprintf("[127.0.0.1]:%s %s", strconv.Itoa(s.Port), ssh.MarshalAuthorizedKey(other))
 }
 
-// SourceXML is the <source> of a file, with what follows its <host>.
+// SourceXML returns the <source> of a file. inner follows its <host> and <identity>.
 func (s *SSHServer) SourceXML(path, inner string) string {
 	return fmt.Sprintf("<source protocol='ssh' name='%s'>%s<identity username='%s' agentsock='%s'/>%s</source>",
 		escapeXML(path), s.HostXML(), s.User, escapeXML(s.Agent), inner)
@@ -124,13 +111,9 @@ func (s *SSHServer) SourceXML(path, inner string) string {
 
 func newSSHKey(t testing.TB) (ssh.PublicKey, ed25519.PrivateKey) {
 	t.Helper()
-	public, private, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	key, err := ssh.NewPublicKey(public)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key, private
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	Must(t, err)
+	signer, err := ssh.NewSignerFromKey(private)
+	Must(t, err)
+	return signer.PublicKey(), private
 }

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// State is what "the VM is as it was before" is judged by: everything that a
-// plug and an unplug could leave in QEMU. Each list is sorted.
+// State is everything that an attach and a detach could leave in QEMU or on the host. Each list is sorted.
+// Two equal states mean "the VM is as it was before".
 type State struct {
 	Nodes     []string // node-names of all block nodes
 	Objects   []string // user-creatable objects, "id (type)"
@@ -22,14 +22,9 @@ type State struct {
 	Host      []string // what luksplug keeps on this host for the VM, see [ReadHost]
 }
 
-// State queries the running QEMU over the control monitor, and looks at what
-// luksplug keeps for it on this host.
+// State queries QEMU over the control monitor, and lists what luksplug keeps for it on this host.
 func (q *QEMU) State(ctx context.Context) (State, error) {
-	m, err := q.Monitor(ctx)
-	if err != nil {
-		return State{}, err
-	}
-	s, err := ReadState(ctx, m)
+	s, err := q.vm.State(ctx)
 	if err == nil {
 		s.Host, err = ReadHost(q.UUID)
 	}
@@ -38,16 +33,33 @@ func (q *QEMU) State(ctx context.Context) (State, error) {
 
 // ReadState queries a QEMU over any monitor connection. Host is left out.
 func ReadState(ctx context.Context, m *Monitor) (State, error) {
-	r := stateReader{ctx: ctx, m: m}
+	r := &stateReader{ctx: ctx, m: m}
+	type labelled struct{ ID, Label, Type string }
 	s := State{
-		Nodes:     r.nodes(),
-		Objects:   r.properties("/objects"),
-		FDSets:    r.fdsets(),
+		Nodes: list(r, "query-named-block-nodes", map[string]any{"flat": true}, func(n struct {
+			Name string `json:"node-name"`
+		}) string {
+			return n.Name
+		}),
+		Objects: r.properties("/objects"),
+		FDSets: list(r, "query-fdsets", nil, func(s struct {
+			ID  int               `json:"fdset-id"`
+			FDs []json.RawMessage `json:"fds"`
+		}) string {
+			return fmt.Sprintf("%d (%d)", s.ID, len(s.FDs))
+		}),
 		Devices:   r.properties("/machine/peripheral"),
 		Anonymous: r.properties("/machine/peripheral-anon"),
-		Blocks:    r.blocks(),
-		Chardevs:  r.chardevs(),
-		Jobs:      r.jobs(),
+		Blocks: list(r, "query-block", nil, func(b struct {
+			Device, Qdev string
+			Inserted     struct {
+				Node string `json:"node-name"`
+			}
+		}) string {
+			return b.Device + b.Qdev + ": " + b.Inserted.Node
+		}),
+		Chardevs: list(r, "query-chardev", nil, func(c labelled) string { return c.Label }),
+		Jobs:     list(r, "query-jobs", nil, func(j labelled) string { return j.ID + " (" + j.Type + ")" }),
 	}
 	if r.err != nil {
 		return State{}, fmt.Errorf("read QEMU's state: %w", r.err)
@@ -55,8 +67,7 @@ func ReadState(ctx context.Context, m *Monitor) (State, error) {
 	return s, nil
 }
 
-// Diff lists what is in s and not in other ("nodes: - x") and the reverse
-// ("nodes: + x"); it is empty when the two are equal.
+// Diff lists what only s has ("nodes: - x") and what only other has ("nodes: + x").
 func (s State) Diff(other State) []string {
 	var diff []string
 	compare := func(what string, before, after []string) {
@@ -90,77 +101,33 @@ type stateReader struct {
 	err error
 }
 
-// query decodes a command's answer into into.
-func (r *stateReader) query(command string, args, into any) {
+func (r *stateReader) properties(path string) []string {
+	return list(r, "qom-list", map[string]any{"path": path}, func(p struct{ Name, Type string }) string {
+		if child, ok := strings.CutPrefix(p.Type, "child<"); ok {
+			return p.Name + " (" + strings.TrimSuffix(child, ">") + ")"
+		}
+		return "" // "type", a string, is no object
+	})
+}
+
+// list returns the names of what a query lists, sorted and never nil. It leaves out what has no name.
+func list[T any](r *stateReader, command string, args any, name func(T) string) []string {
+	names := []string{}
 	if r.err != nil {
-		return
+		return names
 	}
 	reply, err := r.m.Execute(r.ctx, command, args)
+	var entries []T
 	if err == nil {
-		err = json.Unmarshal(reply, into)
+		err = json.Unmarshal(reply, &entries)
 	}
 	if err != nil {
 		r.err = fmt.Errorf("%s: %w", command, err)
 	}
-}
-
-func (r *stateReader) nodes() []string {
-	var reply []struct {
-		Name string `json:"node-name"`
-	}
-	r.query("query-named-block-nodes", map[string]any{"flat": true}, &reply)
-	return sorted(reply, func(i int) string { return reply[i].Name })
-}
-
-func (r *stateReader) properties(path string) []string {
-	var reply []struct{ Name, Type string }
-	r.query("qom-list", map[string]any{"path": path}, &reply)
-	reply = slices.DeleteFunc(reply, func(p struct{ Name, Type string }) bool {
-		return !strings.HasPrefix(p.Type, "child<") // "type", a string, is no object
-	})
-	return sorted(reply, func(i int) string {
-		return reply[i].Name + " (" + strings.TrimSuffix(strings.TrimPrefix(reply[i].Type, "child<"), ">") + ")"
-	})
-}
-
-func (r *stateReader) fdsets() []string {
-	var reply []struct {
-		ID  int               `json:"fdset-id"`
-		FDs []json.RawMessage `json:"fds"`
-	}
-	r.query("query-fdsets", nil, &reply)
-	return sorted(reply, func(i int) string { return fmt.Sprintf("%d (%d)", reply[i].ID, len(reply[i].FDs)) })
-}
-
-func (r *stateReader) blocks() []string {
-	var reply []struct {
-		Device   string
-		Qdev     string
-		Inserted struct {
-			Node string `json:"node-name"`
+	for _, e := range entries {
+		if n := name(e); n != "" {
+			names = append(names, n)
 		}
-	}
-	r.query("query-block", nil, &reply)
-	return sorted(reply, func(i int) string { return reply[i].Device + reply[i].Qdev + ": " + reply[i].Inserted.Node })
-}
-
-func (r *stateReader) chardevs() []string {
-	var reply []struct{ Label string }
-	r.query("query-chardev", nil, &reply)
-	return sorted(reply, func(i int) string { return reply[i].Label })
-}
-
-func (r *stateReader) jobs() []string {
-	var reply []struct{ ID, Type string }
-	r.query("query-jobs", nil, &reply)
-	return sorted(reply, func(i int) string { return reply[i].ID + " (" + reply[i].Type + ")" })
-}
-
-// sorted lists name(i) for every element, in order; it is never nil.
-func sorted[T any](list []T, name func(int) string) []string {
-	names := make([]string, len(list))
-	for i := range list {
-		names[i] = name(i)
 	}
 	slices.Sort(names)
 	return names

@@ -9,8 +9,7 @@ import (
 	"time"
 )
 
-// ISCSITarget is a target of tgt, the Linux SCSI target in user space. Its units
-// are files.
+// ISCSITarget is a target of tgt, the Linux SCSI target in user space. Its units are files.
 type ISCSITarget struct {
 	*Server
 	Name     string // of the target
@@ -18,19 +17,18 @@ type ISCSITarget struct {
 	Password string
 }
 
-// controlPort is the number by which tgtadm finds tgtd. One is enough: the socket
-// that it stands for is in /run, and each daemon has one of its own.
+// controlPort is how tgtadm finds tgtd. It names a socket in /run, of which each daemon has its own.
 const controlPort = "7"
 
-// StartISCSI starts an iSCSI server for a test, with one target whose unit 1 is the
-// first file and so on, and which asks for CHAP (RFC 7143, section 12.1.3).
+// StartISCSI starts an iSCSI server for a test, with one target whose unit 1 is the first file and so on, and
+// which demands CHAP (RFC 7143, section 12.1.3).
 func StartISCSI(t testing.TB, files ...string) *ISCSITarget {
 	t.Helper()
 	needRoot(t, "tgt")
 	s := startServer(t, "tgt", func(_ string, port int) *exec.Cmd {
 		return ownRun(`mkdir /run/tgtd; exec tgtd -f --iscsi "portal=127.0.0.1:$1" --control-port "$2"`, strconv.Itoa(port), controlPort)
 	})
-	// CHAP's secret: 12 bytes at least (RFC 7143, section 9.2.1).
+	// A secret of CHAP has at least 12 bytes (RFC 7143, section 9.2.1).
 	target := &ISCSITarget{Server: s, Name: "iqn.2026-01.example:disks", User: "vm1", Password: randomText("chap-")}
 	commands := [][]string{{"--mode", "target", "--op", "new", "--targetname", target.Name}}
 	for i, file := range files {
@@ -43,24 +41,22 @@ func StartISCSI(t testing.TB, files ...string) *ISCSITarget {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for _, args := range commands {
-		if err := target.tgtadm(ctx, args...); err != nil {
-			t.Fatal(err)
-		}
+		Must(t, target.tgtadm(ctx, args...))
 	}
 	return target
 }
 
-// tgtadm tells the server what to do with its target.
+// tgtadm configures the target of the server.
 func (s *ISCSITarget) tgtadm(ctx context.Context, args ...string) error {
 	line := []string{"--target", strconv.Itoa(s.process.pid()), "--mount", "--", "tgtadm", "--control-port", controlPort, "--lld", "iscsi"}
 	if args[1] != "account" || args[3] != "new" {
 		line = append(line, "--tid", "1")
 	}
-	_, err := output(ctx, "nsenter", append(line, args...)...)
+	_, err := Output(ctx, "nsenter", append(line, args...)...)
 	return err
 }
 
-// SourceXML is the <source> of a unit, with what follows its <host>.
+// SourceXML returns the <source> of a unit. inner follows its <host>.
 func (s *ISCSITarget) SourceXML(lun int, inner string) string {
 	return fmt.Sprintf("<source protocol='iscsi' name='%s/%d'>%s%s</source>", s.Name, lun, s.HostXML(), inner)
 }

@@ -1,11 +1,11 @@
 package peer
 
 import (
+	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"encoding/json"
 	"encoding/xml"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -37,45 +37,39 @@ func VolumeKinds() []VolumeKind {
 // VolumeSize is the plaintext size of every volume made here, in bytes.
 const VolumeSize = 64 * MiB
 
-// Volume is a LUKS volume that cryptsetup or qemu-img made. Without other wishes
-// it is LUKS1, with so few rounds of key derivation that opening it costs next to
-// nothing.
+// Volume is a LUKS volume that cryptsetup or qemu-img made: by default LUKS1 with a quick key derivation.
 type Volume struct {
 	Kind           VolumeKind
 	Payload        string // the file that holds the data
 	Format         string // of Payload: raw or qcow2
 	Header         string // the file that holds the header; empty where it is in Payload
 	Size           int64  // what the guest sees, in bytes
-	Passphrase     []byte // in the only active key slot
+	Passphrase     []byte // of the only active key slot
 	PassphraseFile string // holds exactly Passphrase, mode 0600
-	SecretUUID     string // stands for the passphrase in DiskXML
+	SecretUUID     string // of the passphrase, in DiskXML
 	Offset         int64  // where in Payload the ciphertext begins, in bytes; of no meaning for Qcow2LUKS
 
 	format []string // of cryptsetup luksFormat
 }
 
-// NewVolume makes a volume for a test, in the test's own folder.
+// NewVolume makes a volume for a test.
 func NewVolume(t testing.TB, kind VolumeKind) *Volume {
 	t.Helper()
 	return NewFormatted(t, kind)
 }
 
-// NewFormatted is NewVolume for a volume that cryptsetup makes with these
-// arguments of luksFormat. They have no part in a volume of Qcow2LUKS.
+// NewFormatted is NewVolume with arguments for cryptsetup luksFormat. A volume of Qcow2LUKS ignores them.
 func NewFormatted(t testing.TB, kind VolumeKind, format ...string) *Volume {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	v, err := CreateVolume(ctx, t.TempDir(), kind, format...)
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	return v
 }
 
-// CreateVolume makes a volume whose files lie in dir. A dir holds one volume.
-// format are arguments of cryptsetup luksFormat, see [NewFormatted]; none for
-// those of NewVolume.
+// CreateVolume makes a volume whose files are in dir, which can hold one volume. format is as in
+// [NewFormatted]; without it the volume is as from NewVolume.
 func CreateVolume(ctx context.Context, dir string, kind VolumeKind, format ...string) (*Volume, error) {
 	if len(format) == 0 {
 		format = []string{"--type", "luks1", "--pbkdf-force-iterations", "1000"}
@@ -86,20 +80,20 @@ func CreateVolume(ctx context.Context, dir string, kind VolumeKind, format ...st
 		PassphraseFile: filepath.Join(dir, "passphrase"),
 		SecretUUID:     uuid.NewString(),
 	}
-	var err error
-	switch kind {
-	case DetachedRaw:
-		err = v.createDetached(ctx, dir)
-	case DetachedQcow2:
+	if kind == DetachedQcow2 || kind == Qcow2LUKS {
 		v.Format = "qcow2"
+	}
+	err := v.newPassphrase()
+	switch {
+	case err != nil:
+	case kind == DetachedRaw, kind == DetachedQcow2:
 		err = v.createDetached(ctx, dir)
-	case EmbeddedLUKS:
+	case kind == EmbeddedLUKS:
 		err = v.createEmbedded(ctx)
-	case Qcow2LUKS:
-		v.Format = "qcow2"
+	case kind == Qcow2LUKS:
 		err = v.createQcow2LUKS(ctx)
 	default:
-		err = fmt.Errorf("unknown kind")
+		err = errors.New("unknown kind")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("make a volume (%s): %w", kind, err)
@@ -109,9 +103,6 @@ func CreateVolume(ctx context.Context, dir string, kind VolumeKind, format ...st
 
 // createDetached makes a header of payload offset 0 and an empty payload.
 func (v *Volume) createDetached(ctx context.Context, dir string) error {
-	if err := v.newPassphrase(); err != nil {
-		return err
-	}
 	v.Header = filepath.Join(dir, "header.img")
 	size, align := int64(4*MiB), []string{"--align-payload", "0"}
 	if v.IsLUKS2() {
@@ -120,8 +111,7 @@ func (v *Volume) createDetached(ctx context.Context, dir string) error {
 	if err := sparse(v.Header, size); err != nil {
 		return err
 	}
-	// cryptsetup wants a data device of its own to measure, even where it only
-	// writes the header; it must not see a qcow2 file as one.
+	// cryptsetup always measures a data device, which must not be a qcow2 file.
 	data := filepath.Join(dir, "data")
 	if err := sparse(data, VolumeSize); err != nil {
 		return err
@@ -135,15 +125,12 @@ func (v *Volume) createDetached(ctx context.Context, dir string) error {
 	if err := os.Remove(data); err != nil {
 		return err
 	}
-	_, err := output(ctx, "qemu-img", "create", "-q", "-f", v.Format, v.Payload, strconv.Itoa(VolumeSize))
+	_, err := Output(ctx, "qemu-img", "create", "-q", "-f", v.Format, v.Payload, strconv.Itoa(VolumeSize))
 	return err
 }
 
 // createEmbedded makes one file of header and data.
 func (v *Volume) createEmbedded(ctx context.Context) error {
-	if err := v.newPassphrase(); err != nil {
-		return err
-	}
 	v.Offset = 2 * MiB // cryptsetup's default
 	if v.IsLUKS2() {
 		v.Offset = 16 * MiB
@@ -157,69 +144,66 @@ func (v *Volume) createEmbedded(ctx context.Context) error {
 // luksFormat runs cryptsetup.
 func (v *Volume) luksFormat(ctx context.Context, args ...string) error {
 	args = slices.Concat([]string{"luksFormat", "--batch-mode", "--key-file", v.PassphraseFile}, v.format, args)
-	_, err := output(ctx, "cryptsetup", args...)
+	_, err := Output(ctx, "cryptsetup", args...)
 	return err
 }
 
-// IsLUKS2 tells whether the volume is one of LUKS2, which QEMU does not read.
+// IsLUKS2 reports whether the volume is LUKS2, which QEMU does not read.
 func (v *Volume) IsLUKS2() bool { return slices.Contains(v.format, "luks2") }
 
-// VolumeKey asks cryptsetup for the volume's key. Of a volume of Qcow2LUKS it
-// knows nothing.
+// VolumeKey returns the volume's key from cryptsetup, which cannot read a volume of Qcow2LUKS.
 func (v *Volume) VolumeKey(ctx context.Context) ([]byte, error) {
-	header := v.Header
-	if header == "" {
-		header = v.Payload
-	}
 	file := filepath.Join(filepath.Dir(v.PassphraseFile), "volume-key")
-	defer func() { _ = os.Remove(file) }() // in the test's folder
-	if _, err := output(ctx, "cryptsetup", "luksDump", "--batch-mode", "--dump-volume-key", "--volume-key-file", file,
-		"--key-file", v.PassphraseFile, header); err != nil {
+	defer func() { _ = os.Remove(file) }() // in the test's directory
+	if _, err := Output(ctx, "cryptsetup", "luksDump", "--batch-mode", "--dump-volume-key", "--volume-key-file", file,
+		"--key-file", v.PassphraseFile, cmp.Or(v.Header, v.Payload)); err != nil {
 		return nil, err
 	}
 	return os.ReadFile(file)
 }
 
-// createQcow2LUKS copies a volume out of the cache. Only QEMU makes this kind,
-// and it always spends seconds on measuring the machine; so all such volumes
-// have one passphrase and one volume key.
+// createQcow2LUKS copies a volume from the cache. Only QEMU makes this kind, and always spends seconds on
+// measuring the machine. So all such volumes have one passphrase and one volume key.
 func (v *Volume) createQcow2LUKS(ctx context.Context) error {
 	dir, err := cached("qcow2-luks-v1", func(dir string) error {
 		t := Volume{PassphraseFile: filepath.Join(dir, "passphrase")}
 		if err := t.newPassphrase(); err != nil {
 			return err
 		}
-		_, err := output(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,file="+escapeComma(t.PassphraseFile),
+		_, err := Output(ctx, "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=s,file="+escapeComma(t.PassphraseFile),
 			"-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", filepath.Join(dir, "image"), strconv.Itoa(VolumeSize))
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	return errors.Join(v.takePassphrase(dir), copyFile(filepath.Join(dir, "image"), v.Payload, 0o600))
+}
+
+// takePassphrase gives the volume the passphrase of a volume in the cache.
+func (v *Volume) takePassphrase(dir string) (err error) {
 	if v.Passphrase, err = os.ReadFile(filepath.Join(dir, "passphrase")); err != nil {
 		return err
 	}
-	if err := os.WriteFile(v.PassphraseFile, v.Passphrase, 0o600); err != nil {
-		return err
-	}
-	image, err := os.ReadFile(filepath.Join(dir, "image"))
-	if err != nil {
-		return err
-	}
-	return os.WriteFile(v.Payload, image, 0o600)
-}
-
-// newPassphrase makes a random passphrase. It is long, so that a search for it
-// in logs finds nothing by chance, and text, which QEMU demands.
-func (v *Volume) newPassphrase() error {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails: it ends the program instead
-	v.Passphrase = []byte("pass " + hex.EncodeToString(b[:]))
 	return os.WriteFile(v.PassphraseFile, v.Passphrase, 0o600)
 }
 
-// DiskXML is the disk element for the volume: target is the guest's name for
-// it (vdb), bus is virtio, scsi or usb.
+// copyFile makes a new file with the content of another one.
+func copyFile(from, to string, mode os.FileMode) error {
+	content, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, content, mode)
+}
+
+// newPassphrase makes a random passphrase. It is text, as QEMU demands.
+func (v *Volume) newPassphrase() error {
+	v.Passphrase = []byte(randomText("pass "))
+	return os.WriteFile(v.PassphraseFile, v.Passphrase, 0o600)
+}
+
+// DiskXML returns the disk element of the volume. target is such as vdb, bus is virtio, scsi or usb.
 func (v *Volume) DiskXML(target, bus string) string {
 	header := ""
 	if v.Header != "" {
@@ -237,16 +221,15 @@ func (v *Volume) DiskXML(target, bus string) string {
 `
 }
 
-// ReadThrough reads the plaintext on the host as another program sees it:
-// qemu-img opens the volume's own header with the volume's own passphrase.
-// offset and length are bytes, multiples of 512. It fails while a VM has the
-// volume open for writing.
+// ReadThrough reads the plaintext on the host with another program: qemu-img opens the volume's header with
+// its passphrase. offset and length are bytes, multiples of 512. It fails while a VM has the volume open for
+// writing.
 func (v *Volume) ReadThrough(ctx context.Context, offset, length int64) ([]byte, error) {
 	out, err := os.CreateTemp(filepath.Dir(v.PassphraseFile), "plain-")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = os.Remove(out.Name()) }() // in the test's folder
+	defer func() { _ = os.Remove(out.Name()) }() // in the test's directory
 	if err := out.Close(); err != nil {
 		return nil, err
 	}
@@ -261,7 +244,7 @@ func (v *Volume) ReadThrough(ctx context.Context, offset, length int64) ([]byte,
 	if err != nil {
 		return nil, err
 	}
-	if _, err := output(ctx, "qemu-img", "dd", "--object", "secret,id=s,file="+escapeComma(v.PassphraseFile), "-O", "raw",
+	if _, err := Output(ctx, "qemu-img", "dd", "--object", "secret,id=s,file="+escapeComma(v.PassphraseFile), "-O", "raw",
 		fmt.Sprintf("bs=%d", block), fmt.Sprintf("skip=%d", offset/block), fmt.Sprintf("count=%d", (offset+length)/block),
 		"if="+image, "of="+out.Name()); err != nil {
 		return nil, fmt.Errorf("read through %s: %w", v.Kind, err)
@@ -269,9 +252,8 @@ func (v *Volume) ReadThrough(ctx context.Context, offset, length int64) ([]byte,
 	return os.ReadFile(out.Name())
 }
 
-// QemuIO runs one command of qemu-io on the plaintext, without writing, such as
-// "read -P 0xa7 8M 1M": that fails where a byte is another one. See ReadThrough
-// for the rest.
+// QemuIO runs one command of qemu-io on the plaintext, read-only, such as "read -P 0xa7 8M 1M", which fails
+// if a byte differs. It fails while a VM has the volume open for writing.
 func (v *Volume) QemuIO(ctx context.Context, command string) error {
 	return v.qemuIO(ctx, command, "--read-only")
 }
@@ -286,19 +268,19 @@ func (v *Volume) qemuIO(ctx context.Context, command string, options ...string) 
 	if err != nil {
 		return err
 	}
-	args := append(options, "--object", "secret,id=s,file="+escapeComma(v.PassphraseFile), "-c", command, image)
-	out, err := output(ctx, "qemu-io", args...)
-	// Older versions only say that a pattern is not there.
-	if err == nil && strings.Contains(out, "Pattern verification failed") {
-		err = fmt.Errorf("%s", strings.TrimSpace(out))
-	}
-	if err != nil {
-		return fmt.Errorf("qemu-io %q on %s: %w", command, v.Kind, err)
-	}
-	return nil
+	return qemuIO(ctx, "qemu-io", append(options, "--object", "secret,id=s,file="+escapeComma(v.PassphraseFile), "-c", command, image)...)
 }
 
-// image names the volume to QEMU's tools.
+// qemuIO runs a qemu-io. Older versions print that a pattern is not there, and exit with status 0.
+func qemuIO(ctx context.Context, program string, args ...string) error {
+	out, err := Output(ctx, program, args...)
+	if err == nil && strings.Contains(out, "Pattern verification failed") {
+		err = fmt.Errorf("qemu-io %s: %s", strings.Join(args, " "), strings.TrimSpace(out))
+	}
+	return err
+}
+
+// image returns the volume's name for QEMU's tools.
 func (v *Volume) image() (string, error) {
 	file := func(path string) map[string]any { return map[string]any{"driver": "file", "filename": path} }
 	payload := file(v.Payload)
@@ -323,11 +305,7 @@ func sparse(path string, size int64) error {
 	if err != nil {
 		return err
 	}
-	err = f.Truncate(size)
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	return err
+	return errors.Join(f.Truncate(size), f.Close())
 }
 
 // escapeComma protects commas in a value of QEMU's option syntax.

@@ -22,9 +22,7 @@ func TestVolumeIsReadableOnTheHost(t *testing.T) {
 			if _, err := v.ReadThrough(testContext(t), 100, 512); err == nil {
 				t.Error("an offset inside a sector was read")
 			}
-			if err := os.WriteFile(v.PassphraseFile, []byte("wrong"), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			Must(t, os.WriteFile(v.PassphraseFile, []byte("wrong"), 0o600))
 			if _, err := v.ReadThrough(testContext(t), 0, 512); err == nil || !strings.Contains(err.Error(), "Invalid password") {
 				t.Errorf("another passphrase gave %v", err)
 			}
@@ -32,10 +30,8 @@ func TestVolumeIsReadableOnTheHost(t *testing.T) {
 	}
 }
 
-// TestVolumeInAGuest has QEMU itself open a volume, so that later failures of
-// luksplug are not the volume's fault.
+// TestVolumeInAGuest has QEMU itself open a volume: later failures of luksplug are not the volume's fault.
 func TestVolumeInAGuest(t *testing.T) {
-	Long(t, "boots the guest, in which other tests use volumes in every run")
 	Long(t, "boots a guest to test the harness, whose volumes most tests use")
 	t.Parallel()
 	ctx := testContext(t)
@@ -46,19 +42,13 @@ func TestVolumeInAGuest(t *testing.T) {
 		"-device", "virtio-blk-pci,drive=disk,serial=volume",
 	}})
 	dev, err := q.Guest().WaitDisk(ctx, "volume")
-	if err != nil {
-		t.Fatal(err)
-	}
+	Must(t, err)
 	if size, err := q.Guest().SizeOf(ctx, dev); err != nil || size != v.Size {
 		t.Errorf("the guest sees %d bytes, error %v; want %d", size, err, v.Size)
 	}
 	pattern := []byte("plaintext only the guest may see. ")
-	if err := q.Guest().WritePattern(ctx, dev, 5, 1, pattern); err != nil {
-		t.Fatal(err)
-	}
-	if err := q.Close(); err != nil {
-		t.Fatal(err)
-	}
+	Must(t, q.Guest().WritePattern(ctx, dev, 5, 1, pattern))
+	Must(t, q.Close())
 	plain, err := v.ReadThrough(ctx, 5*MiB, MiB)
 	if err != nil || !bytes.Equal(plain, Pattern(pattern)) {
 		t.Errorf("the host does not read what the guest wrote; error %v", err)
@@ -75,20 +65,14 @@ func TestDiskXMLIsWellFormed(t *testing.T) {
 		v := Volume{Payload: "/p<q.img", Format: "raw", Header: header, SecretUUID: "u"}
 		var disk struct {
 			Source struct {
-				File       string `xml:"file,attr"`
-				Encryption struct {
-					Header struct {
-						Source struct {
-							File string `xml:"file,attr"`
-						} `xml:"source"`
-					} `xml:"header"`
-				} `xml:"encryption"`
+				File   string `xml:"file,attr"`
+				Header struct {
+					File string `xml:"file,attr"`
+				} `xml:"encryption>header>source"`
 			} `xml:"source"`
 		}
-		if err := xml.Unmarshal([]byte(v.DiskXML("vdb", "virtio")), &disk); err != nil {
-			t.Fatal(err)
-		}
-		if disk.Source.File != v.Payload || disk.Source.Encryption.Header.Source.File != header {
+		Must(t, xml.Unmarshal([]byte(v.DiskXML("vdb", "virtio")), &disk))
+		if disk.Source.File != v.Payload || disk.Source.Header.File != header {
 			t.Errorf("paths %q read back as %+v", []string{v.Payload, header}, disk)
 		}
 	}
