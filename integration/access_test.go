@@ -104,9 +104,9 @@ func TestQEMUUser(t *testing.T) {
 		}
 		args := attachArgs(t, v, v.DiskXML("sda", "scsi"))
 		got := tool(args...).want(t, 5)
-		wantOneLine(t, got, "sda", v.Payload, "64055", "mode 0600", "pass through the folder")
+		wantOneLine(t, got, "sda", v.Payload, "64055", "mode 0600", "pass through the directory")
 		// A folder on the way is not given away.
-		wantOneLine(t, tool(append(args, "--relabel")...).want(t, 5), "pass through the folder")
+		wantOneLine(t, tool(append(args, "--relabel")...).want(t, 5), "pass through the directory")
 		clean(t)
 		fix(ctx, t, got)
 		wantOwner(t, v.Payload, "64055:0")

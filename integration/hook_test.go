@@ -105,23 +105,21 @@ type plugged struct {
 // disks belong.
 func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *peer.Domain {
 	t.Helper()
-	arguments := append(hook.MonitorArguments(hook.MonitorDir, hookUUID), hook.PortArguments(max(2, len(disks)))...)
+	arguments := hook.Arguments(hookUUID, max(2, len(disks)))
 	metadata := `<luksplug:disks xmlns:luksplug="` + libvirtvm.Namespace + `" user="+0:+0">`
 	starting := coldstart.New(hookUUID, coldstart.Options{RunDir: "/run/luksplug/vm"})
-	var devices []blockgraph.Object
-	for _, p := range disks {
+	for i, p := range disks {
 		h.learn(t, p.volume)
 		xml := serialXML(t, p.volume.DiskXML(p.target, "virtio"), "serial-"+p.target)
 		disk, err := diskxml.ParseDisk([]byte(xml))
 		if err != nil {
 			t.Fatal(err)
 		}
-		graph, err := blockgraph.Build(disk, blockgraph.Machine{Type: "q35", Ports: hook.FreePorts(arguments, devices)}, blockgraph.Unlock{})
+		graph, err := blockgraph.Build(disk, blockgraph.Machine{Type: "q35", Ports: []blockgraph.Port{{Bus: blockgraph.ReservedPort(i)}}}, blockgraph.Unlock{})
 		if err != nil {
 			t.Fatal(err)
 		}
 		device, way, optional := graph.Device().Options, coldstart.Method(disk, blockgraph.MethodEphemeralHeader), ""
-		devices = append(devices, device)
 		if p.optional {
 			optional = ` optional="yes"`
 		}

@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 )
 
@@ -33,7 +32,7 @@ It takes effect when the domain is started next.`,
 			return a.runChange(cmd.Context(), args[0], apply, func(ctx context.Context, d *libvirtvm.Domain) (*libvirtvm.Change, error) { return d.Enable(ctx, e) })
 		},
 	}
-	cmd.Flags().IntVar(&e.Ports, "ports", 4, fmt.Sprintf("root ports for luksplug's disks, at most %d", hook.MaxPorts))
+	cmd.Flags().IntVar(&e.Ports, "ports", 4, fmt.Sprintf("root ports for luksplug's disks, at most %d", libvirtvm.MaxPorts))
 	cmd.Flags().BoolVar(&e.ColdPlug, "cold-plug", false, "have the disks among QEMU's arguments, so that the guest can boot from them")
 	apply.register(cmd)
 	return cmd

@@ -87,7 +87,7 @@ func event(t *testing.T, op hook.Operation, extra string, disks ...record.Disk) 
 		}
 		metadata = "<metadata>" + text + "</metadata>"
 	}
-	doc, err := domainXML(t, "q35", metadata).WithArguments(append(hook.MonitorArguments(t.TempDir(), vmUUID), hook.PortArguments(1)...))
+	doc, err := domainXML(t, "q35", metadata).WithArguments(append(domainxml.MonitorArguments(t.TempDir(), vmUUID), domainxml.PortArguments(1)...))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +197,7 @@ func TestOnlyItsOwnFolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	old := hook.MonitorSocket(doc.Arguments())
+	old := domainxml.MonitorSocket(doc.Arguments())
 	e.XML = bytes.ReplaceAll(e.XML, []byte(old), []byte(filepath.Join(precious, "qmp")))
 	if _, err := h.Run(t.Context(), e); err == nil {
 		t.Error("it is taken")

@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
@@ -61,7 +60,7 @@ func TestEnableAndDisable(t *testing.T) {
 		t.Fatal(err)
 	}
 	arguments := on.Arguments()
-	if arguments[0] != "-foo" || hook.MonitorSocket(arguments) != hook.MonitorDir+"/"+domainUUID+"/qmp" || len(hook.Ports(arguments)) != 3 {
+	if arguments[0] != "-foo" || domainxml.MonitorSocket(arguments) != domainxml.MonitorDir+"/"+domainUUID+"/qmp" || len(domainxml.Ports(arguments)) != 3 {
 		t.Errorf("got %q", arguments)
 	}
 	again, err := enable(ctx, on, EnableOptions{Ports: 3})
@@ -69,7 +68,7 @@ func TestEnableAndDisable(t *testing.T) {
 		t.Errorf("again (%v): %s", err, again.Text())
 	}
 	fewer, err := enable(ctx, on, EnableOptions{Ports: 1, ColdPlug: true})
-	if err != nil || len(hook.Ports(fewer.Arguments())) != 1 {
+	if err != nil || len(domainxml.Ports(fewer.Arguments())) != 1 {
 		t.Errorf("fewer (%v): %s", err, fewer.Text())
 	}
 	for name, doc := range map[string]*domainxml.Document{"enabled": on, "twice": fewer, "never": before} {
@@ -84,7 +83,7 @@ func TestEnableOfOtherMachines(t *testing.T) {
 	t.Parallel()
 	for machine, want := range map[string]int{"pc-i440fx-10.0": 0, "q35": 2, "virt-9.2": 2, "pseries": 0} {
 		on, err := enable(context.Background(), domainXML(t, machine, ""), EnableOptions{Ports: 2})
-		if err != nil || len(hook.Ports(on.Arguments())) != want || hook.MonitorSocket(on.Arguments()) == "" {
+		if err != nil || len(domainxml.Ports(on.Arguments())) != want || domainxml.MonitorSocket(on.Arguments()) == "" {
 			t.Errorf("%s: got %v (%v)", machine, on.Arguments(), err)
 		}
 	}

@@ -46,7 +46,7 @@ func TestAppArmor(t *testing.T) {
 	const vdb = "  \"/srv/top image.qcow2\" rwk, # luksplug vdb\n  \"/srv/base.qcow2\" rk, # luksplug vdb\n"
 	const vdc = "  \"/srv/base.qcow2\" rk, # luksplug vdc\n"
 	for range 2 {
-		if err := a.Allow(ctx, profile, "vdb", files); err != nil {
+		if err := a.Grant(ctx, profile, "vdb", files); err != nil {
 			t.Fatal(err)
 		}
 		wantList(made + vdb)
@@ -54,7 +54,7 @@ func TestAppArmor(t *testing.T) {
 	if n := calls(); n != 1 {
 		t.Errorf("the parser was called %d times: once was enough", n)
 	}
-	if err := a.Allow(ctx, profile, "vdc", files[1:]); err != nil {
+	if err := a.Grant(ctx, profile, "vdc", files[1:]); err != nil {
 		t.Fatal(err)
 	}
 	wantList(made + vdb + vdc)
@@ -64,27 +64,27 @@ func TestAppArmor(t *testing.T) {
 	// A profile that the kernel does not take, and a path that it would read as a
 	// pattern, leave all as it was.
 	script("echo syntax error; exit 1")
-	if err := a.Allow(ctx, profile, "vdd", files); !errors.Is(err, ErrAppArmor) || !strings.Contains(err.Error(), "syntax error") {
+	if err := a.Grant(ctx, profile, "vdd", files); !errors.Is(err, ErrAppArmor) || !strings.Contains(err.Error(), "syntax error") {
 		t.Errorf("got %v", err)
 	}
 	script("exit 0")
-	if err := a.Allow(ctx, profile, "vdd", []File{{Path: "/srv/{a,b}"}}); !errors.Is(err, ErrAppArmor) {
+	if err := a.Grant(ctx, profile, "vdd", []File{{Path: "/srv/{a,b}"}}); !errors.Is(err, ErrAppArmor) {
 		t.Errorf("got %v", err)
 	}
 	wantList(made + vdb + vdc)
-	changed, err := a.Forbid(ctx, profile, func(target string) bool { return target == "vdb" })
+	changed, err := a.Revoke(ctx, profile, func(target string) bool { return target == "vdb" })
 	if err != nil || !changed {
 		t.Errorf("got %v, %v", changed, err)
 	}
 	wantList(made + vdc)
-	if _, err := a.Forbid(ctx, profile, func(string) bool { return true }); err != nil {
+	if _, err := a.Revoke(ctx, profile, func(string) bool { return true }); err != nil {
 		t.Error(err)
 	}
 	wantList(made)
 	// What libvirt has not made is not ours to change.
 	n := calls()
 	for _, other := range []string{"", "unconfined", "../../etc/passwd", "libvirt-00000000-0000-0000-0000-000000000000"} {
-		if err := a.Allow(ctx, other, "vdb", files); err != nil {
+		if err := a.Grant(ctx, other, "vdb", files); err != nil {
 			t.Errorf("%s: %v", other, err)
 		}
 	}

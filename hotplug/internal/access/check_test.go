@@ -29,7 +29,7 @@ func needRoot(t *testing.T) {
 
 // folder is a folder that everybody may pass through: that of t.TempDir lies in one
 // that only its owner may.
-func folder(t *testing.T) string {
+func openDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "luksplug-access-")
 	if err != nil {
@@ -98,7 +98,7 @@ func TestCheck(t *testing.T) {
 		"of another group": {func(_, path string) error {
 			return errors.Join(os.Chown(path, -1, group), os.Chmod(path, 0o660))
 		}, as(stranger), true, "64998, mode 0660", true, true},
-		"in a folder": {func(dir, _ string) error { return os.Chmod(dir, 0o700) }, as(stranger), true, "pass through the folder", true, false},
+		"in a directory": {func(dir, _ string) error { return os.Chmod(dir, 0o700) }, as(stranger), true, "pass through the directory", true, false},
 		"by its access control list": {func(_, path string) error {
 			return unix.Setxattr(path, "system.posix_acl_access", acl(stranger), 0)
 		}, as(stranger), true, "", false, false},
@@ -106,7 +106,7 @@ func TestCheck(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := folder(t)
+			dir := openDir(t)
 			path := file(t, filepath.Join(dir, "it's an image"), 0o600)
 			if c.make != nil {
 				if err := c.make(dir, path); errors.Is(err, unix.EOPNOTSUPP) {
@@ -182,7 +182,7 @@ func sleeper(t *testing.T, attributes *syscall.SysProcAttr, script string) int {
 func TestCheckNamespace(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
-	dir := folder(t)
+	dir := openDir(t)
 	path := file(t, filepath.Join(dir, "image"), 0o666)
 	pid := sleeper(t, &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}, "mount --make-rprivate / && mount -t tmpfs none "+dir+" && echo > "+dir+"/only-there")
 	u := as(stranger)
@@ -207,7 +207,7 @@ func TestCheckNamespace(t *testing.T) {
 func TestCheckCapabilities(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
-	dir := folder(t)
+	dir := openDir(t)
 	path := file(t, filepath.Join(dir, "image"), 0o600)
 	if err := os.Chown(path, stranger, stranger); err != nil {
 		t.Fatal(err)
@@ -230,7 +230,7 @@ func TestCheckCapabilities(t *testing.T) {
 // it was.
 func TestCheckMany(t *testing.T) {
 	needRoot(t)
-	path := file(t, filepath.Join(folder(t), "image"), 0o600)
+	path := file(t, filepath.Join(openDir(t), "image"), 0o600)
 	for range 50 {
 		if check(t, as(stranger), path, true) == nil {
 			t.Fatal("no problem")

@@ -30,21 +30,21 @@ func want(t *testing.T, path, who string) {
 }
 
 // taking takes files for a disk of a VM.
-func taking(vm, target string, give []string, others ...string) Taking {
-	t := Taking{Use: Use{VM: vm, Target: target, Boot: hostproc.BootID()}, Owner: Owner{UID: stranger}}
+func request(vm, target string, give []string, others ...string) Request {
+	t := Request{Use: Use{VM: vm, Target: target, Boot: hostproc.BootID()}, Owner: Owner{UID: stranger}}
 	for _, path := range give {
-		t.Give = append(t.Give, File{Path: path, Write: true})
+		t.Grant = append(t.Grant, File{Path: path, Write: true})
 	}
-	t.Files = append(t.Files, t.Give...)
+	t.Files = append(t.Files, t.Grant...)
 	for _, path := range others {
 		t.Files = append(t.Files, File{Path: path})
 	}
 	return t
 }
 
-func (r Registry) mustTake(t *testing.T, taking Taking) {
+func (r Registry) mustGrant(t *testing.T, q Request) {
 	t.Helper()
-	if err := r.Take(taking); err != nil {
+	if err := r.Grant(q); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -52,7 +52,7 @@ func (r Registry) mustTake(t *testing.T, taking Taking) {
 // end ends the use of a disk and returns which files went back.
 func (r Registry) end(t *testing.T, vm, target string) []string {
 	t.Helper()
-	given, err := r.Give(Giving{Ended: func(u Use) bool { return u.VM == vm && u.Target == target }})
+	given, err := r.Revoke(Revocation{Ended: func(u Use) bool { return u.VM == vm && u.Target == target }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -86,13 +86,13 @@ func TestRegistry(t *testing.T) {
 	if err := os.Symlink("base", link); err != nil {
 		t.Fatal(err)
 	}
-	one := taking("vm1", "vda", []string{first, base})
-	r.mustTake(t, one)
-	r.mustTake(t, one) // again
+	one := request("vm1", "vda", []string{first, base})
+	r.mustGrant(t, one)
+	r.mustGrant(t, one) // again
 	want(t, first, "64999:0")
 	want(t, base, "64999:34")
 	// The second disk finds the base as it needs it, by another name.
-	r.mustTake(t, taking("vm2", "vda", []string{second}, link))
+	r.mustGrant(t, request("vm2", "vda", []string{second}, link))
 	if back := r.end(t, "vm1", "vda"); len(back) != 1 || back[0] != "first" {
 		t.Errorf("went back: %v", back)
 	}
@@ -132,9 +132,9 @@ func TestRegistryInterrupted(t *testing.T) {
 		if err := os.Chown(path, 0, 0); err != nil {
 			t.Fatal(err)
 		}
-		tk := taking("vm", "vda", []string{path})
+		tk := request("vm", "vda", []string{path})
 		tk.Use = c.use
-		r.mustTake(t, tk)
+		r.mustGrant(t, tk)
 		if err := os.Chown(path, c.uid, 0); err != nil {
 			t.Fatal(err)
 		}
@@ -158,17 +158,17 @@ func TestRegistryMigration(t *testing.T) {
 		t.Fatal(err)
 	}
 	source, destination := Registry{Dir: filepath.Join(dir, "source")}, Registry{Dir: filepath.Join(dir, "destination")}
-	tk := taking("vm", "vda", []string{path})
+	tk := request("vm", "vda", []string{path})
 	owners, err := source.Owners(tk)
 	if err != nil || len(owners) != 1 || owners[0].UID != 12 {
 		t.Fatalf("got %v, %v", owners, err)
 	}
-	source.mustTake(t, tk)
-	if again, err := source.Owners(taking("vm", "vda", nil, path)); err != nil || len(again) != 1 || again[0] != owners[0] {
+	source.mustGrant(t, tk)
+	if again, err := source.Owners(request("vm", "vda", nil, path)); err != nil || len(again) != 1 || again[0] != owners[0] {
 		t.Errorf("got %v, %v", again, err)
 	}
-	destination.mustTake(t, taking("vm", "vda", nil, path)) // finds it as it should be
-	if _, err := source.Give(Giving{Stay: true, Ended: func(Use) bool { return true }}); err != nil {
+	destination.mustGrant(t, request("vm", "vda", nil, path)) // finds it as it should be
+	if _, err := source.Revoke(Revocation{Stay: true, Ended: func(Use) bool { return true }}); err != nil {
 		t.Fatal(err)
 	}
 	source.empty(t)
@@ -187,12 +187,12 @@ func TestRegistryMigration(t *testing.T) {
 		t.Fatal(err)
 	}
 	tk.Remembered = owners
-	destination.mustTake(t, tk)
+	destination.mustGrant(t, tk)
 	destination.end(t, "vm", "vda")
 	want(t, path, "12:34")
 }
 
-// TestRegistryRefuses: what would give away more than an image.
+// TestRegistryRefuses: files with which more than an image would be given away are refused.
 func TestRegistryRefuses(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
@@ -203,7 +203,7 @@ func TestRegistryRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{path, dir, filepath.Join(dir, "missing")} {
-		if err := r.Take(taking("vm", "vda", []string{path})); err == nil {
+		if err := r.Grant(request("vm", "vda", []string{path})); err == nil {
 			t.Errorf("%s was given away", path)
 		}
 	}
@@ -213,7 +213,7 @@ func TestRegistryRefuses(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "other")); err != nil {
 		t.Fatal(err)
 	}
-	r.mustTake(t, taking("vm", "vda", []string{path}))
+	r.mustGrant(t, request("vm", "vda", []string{path}))
 	other := file(t, filepath.Join(dir, "new"), 0o600)
 	if err := os.Chown(other, stranger, 0); err != nil {
 		t.Fatal(err)
@@ -240,9 +240,9 @@ func TestRegistryLabel(t *testing.T) {
 	if err := selinux.SetFileLabel(path, was); err != nil {
 		t.Skipf("no label can be set here: %v", err)
 	}
-	tk := taking("vm", "vda", []string{path})
+	tk := request("vm", "vda", []string{path})
 	tk.Owner.Label = is
-	r.mustTake(t, tk)
+	r.mustGrant(t, tk)
 	if got, err := selinux.FileLabel(path); err != nil || got != is {
 		t.Errorf("got %q, %v", got, err)
 	}

@@ -188,6 +188,15 @@ func (r Record) Disk(target string) *Disk {
 	return &r.Disks[i]
 }
 
+// Targets returns the targets of the recorded disks.
+func (r Record) Targets() []string {
+	var out []string
+	for _, d := range r.Disks {
+		out = append(out, d.Target)
+	}
+	return out
+}
+
 // With returns the record with this disk, in the place of the one at its target.
 func (r Record) With(d Disk) Record {
 	r.Disks = slices.Clone(r.Disks)

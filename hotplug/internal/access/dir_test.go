@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-func TestMakeFolder(t *testing.T) {
+func TestMakeDir(t *testing.T) {
 	t.Parallel()
 	top := t.TempDir()
 	if err := os.Chmod(top, 0o700); err != nil {
@@ -14,7 +14,7 @@ func TestMakeFolder(t *testing.T) {
 	}
 	path := filepath.Join(top, "a", "b")
 	for range 2 {
-		if err := MakeFolder(path); err != nil {
+		if err := MakeDir(path); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -23,7 +23,7 @@ func TestMakeFolder(t *testing.T) {
 			t.Errorf("%s: %v, error %v", path, info.Mode(), err)
 		}
 	}
-	if err := MakeFolder(filepath.Join(file(t, filepath.Join(top, "file"), 0o600), "below")); err == nil {
-		t.Error("a folder was made below a file")
+	if err := MakeDir(filepath.Join(file(t, filepath.Join(top, "file"), 0o600), "below")); err == nil {
+		t.Error("a directory was created below a file")
 	}
 }
