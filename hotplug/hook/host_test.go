@@ -27,6 +27,14 @@ const (
 	secretUUID = "0a81f5b2-8403-4b23-88d6-21ccc2f80d6f"
 )
 
+// must ends the test if there is an error.
+func must(t testing.TB, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // domainXML is a domain's definition, with this inside.
 func domainXML(t *testing.T, machine, inside string) *domainxml.Document {
 	t.Helper()
@@ -37,9 +45,7 @@ func domainXML(t *testing.T, machine, inside string) *domainxml.Document {
   ` + inside + `
 </domain>
 `))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return doc
 }
 
@@ -47,18 +53,12 @@ func domainXML(t *testing.T, machine, inside string) *domainxml.Document {
 func recorded(t *testing.T, port int) record.Disk {
 	t.Helper()
 	d, err := record.New([]byte(`<disk type='file'><source file='/img'><encryption format='luks'><secret type='passphrase' uuid='`+secretUUID+`'/></encryption></source><target dev='vdb' bus='virtio'/></disk>`), nil, record.Reading{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	disk, err := d.Parsed()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	m := blockgraph.Machine{Type: "q35", Ports: []blockgraph.Port{{Bus: blockgraph.ReservedPort(port)}}}
 	graph, err := blockgraph.Build(disk, m, blockgraph.Unlock{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	d.Start, d.Devices = blockgraph.MethodEphemeralHeader, []blockgraph.Object{graph.Device().Options}
 	return d
 }
@@ -82,15 +82,11 @@ func event(t *testing.T, op hook.Operation, extra string, disks ...record.Disk) 
 	metadata := ""
 	if len(disks) > 0 {
 		text, err := r.XML()
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		metadata = "<metadata>" + text + "</metadata>"
 	}
 	doc, err := domainXML(t, "q35", metadata).WithArguments(append(domainxml.MonitorArguments(t.TempDir(), vmUUID), domainxml.PortArguments(1)...))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return hook.Event{Domain: "vm1", Operation: op, Suboperation: "begin", Extra: extra, XML: doc.Text()}
 }
 
@@ -142,9 +138,7 @@ func TestDamagedRecord(t *testing.T) {
 				t.Errorf("%s %s: %v, printed %q", text, op, err, output)
 			}
 		}
-		if err := errors.Join(os.MkdirAll(filepath.Dir(left), 0o700), os.WriteFile(left, nil, 0o600)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errors.Join(os.MkdirAll(filepath.Dir(left), 0o700), os.WriteFile(left, nil, 0o600)))
 		_, err := h.Run(ctx, hook.Event{Domain: "vm1", Operation: hook.Release, Extra: hook.ReasonDestroyed, XML: xml})
 		if err == nil {
 			t.Errorf("%s: nobody hears of it", text)
@@ -189,14 +183,10 @@ func TestOnlyItsOwnFolder(t *testing.T) {
 	t.Parallel()
 	h, _ := place(t)
 	precious := filepath.Join(t.TempDir(), "precious")
-	if err := errors.Join(os.Mkdir(precious, 0o700), os.WriteFile(filepath.Join(precious, "file"), nil, 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errors.Join(os.Mkdir(precious, 0o700), os.WriteFile(filepath.Join(precious, "file"), nil, 0o600)))
 	e := event(t, hook.Prepare, "-")
 	doc, err := domainxml.Parse(e.XML)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	old := domainxml.MonitorSocket(doc.Arguments())
 	e.XML = bytes.ReplaceAll(e.XML, []byte(old), []byte(filepath.Join(precious, "qmp")))
 	if _, err := h.Run(t.Context(), e); err == nil {

@@ -23,9 +23,7 @@ func domainXML(t *testing.T, machine, inside string) *domainxml.Document {
   ` + inside + `
 </domain>
 `))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return doc
 }
 
@@ -35,18 +33,12 @@ const theirs = `<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/
 func recorded(t *testing.T, port int) record.Disk {
 	t.Helper()
 	d, err := record.New([]byte(`<disk type='file'><source file='/img'><encryption format='luks'><secret type='passphrase' uuid='`+secretUUID+`'/></encryption></source><target dev='vdb' bus='virtio'/></disk>`), nil, record.Reading{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	disk, err := d.Parsed()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	m := blockgraph.Machine{Type: "q35", Ports: []blockgraph.Port{{Bus: blockgraph.ReservedPort(port)}}}
 	graph, err := blockgraph.Build(disk, m, blockgraph.Unlock{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	d.Start, d.Devices = blockgraph.MethodEphemeralHeader, []blockgraph.Object{graph.Device().Options}
 	return d
 }
@@ -56,9 +48,7 @@ func TestEnableAndDisable(t *testing.T) {
 	ctx := context.Background()
 	before := domainXML(t, "pc-q35-10.0", theirs)
 	on, err := enable(ctx, before, EnableOptions{Ports: 3})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	arguments := on.Arguments()
 	if arguments[0] != "-foo" || domainxml.MonitorSocket(arguments) != domainxml.MonitorDir+"/"+domainUUID+"/qmp" || len(domainxml.Ports(arguments)) != 3 {
 		t.Errorf("got %q", arguments)
@@ -95,17 +85,13 @@ func TestWithRecord(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	on, err := enable(ctx, domainXML(t, "q35", theirs), EnableOptions{Ports: 2, ColdPlug: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	r, err := record.FromDomain(on)
 	if err != nil || !r.ColdPlug {
 		t.Fatal(err, r)
 	}
 	with, err := withRecord(ctx, on, r.With(recorded(t, 1)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	text := strings.Join(with.Arguments(), "\n")
 	for _, want := range []string{"-foo", `/` + domainUUID + `/vdb/luksplug-vdb-secret0"`, `"bus":"luksplug-port-1"`} {
 		if !strings.Contains(text, want) {
@@ -153,17 +139,13 @@ func TestBootOrder(t *testing.T) {
 	} {
 		text := strings.Replace(string(domainXML(t, "q35", "").Text()), "</os>", c.boot+"</os>", 1)
 		doc, err := domainxml.Parse([]byte(text))
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		d := recorded(t, 0)
 		if c.order > 0 {
 			d.Devices[0] = d.Devices[0].With("bootindex", c.order)
 		}
 		doc, err = withRecord(context.Background(), doc, record.Record{ColdPlug: true}.With(d))
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		arguments := strings.Join(doc.Arguments(), "\n")
 		if !strings.Contains(arguments, c.want) || c.want == "" && strings.Contains(arguments, "bootindex") {
 			t.Errorf("%s with order %d: %s, want %s", c.boot, c.order, arguments, c.want)

@@ -20,6 +20,14 @@ import (
 // stranger is a user who has no account, and no part in anything.
 const stranger = 64999
 
+// must ends the test if there is an error.
+func must(t testing.TB, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func needRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -32,33 +40,23 @@ func needRoot(t *testing.T) {
 func openDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "luksplug-access-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chmod(dir, 0o755))
 	return dir
 }
 
 func file(t *testing.T, path string, mode os.FileMode) string {
 	t.Helper()
-	if err := os.WriteFile(path, []byte("image"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(path, mode); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, []byte("image"), 0o600))
+	must(t, os.Chmod(path, mode))
 	return path
 }
 
 func check(t *testing.T, u User, path string, write bool) *Problem {
 	t.Helper()
 	problems, err := Check(u, []File{{Path: path, What: "payload", Write: write}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if len(problems) == 0 {
 		return nil
 	}
@@ -156,16 +154,10 @@ func sleeper(t *testing.T, attributes *syscall.SysProcAttr, script string) int {
 	cmd := exec.Command("/bin/sh", "-c", script+"\necho ready; exec cat")
 	cmd.SysProcAttr = attributes
 	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = in.Close()
 		_ = cmd.Wait()
@@ -209,9 +201,7 @@ func TestCheckCapabilities(t *testing.T) {
 	needRoot(t)
 	dir := openDir(t)
 	path := file(t, filepath.Join(dir, "image"), 0o600)
-	if err := os.Chown(path, stranger, stranger); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chown(path, stranger, stranger))
 	if _, err := exec.LookPath("setpriv"); err != nil {
 		t.Skip("setpriv is not installed")
 	}

@@ -9,14 +9,10 @@ import (
 func TestMakeDir(t *testing.T) {
 	t.Parallel()
 	top := t.TempDir()
-	if err := os.Chmod(top, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chmod(top, 0o700))
 	path := filepath.Join(top, "a", "b")
 	for range 2 {
-		if err := MakeDir(path); err != nil {
-			t.Fatal(err)
-		}
+		must(t, MakeDir(path))
 	}
 	for path, mode := range map[string]os.FileMode{top: 0o700, filepath.Dir(path): 0o711, path: 0o711} {
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != mode {

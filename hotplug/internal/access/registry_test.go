@@ -16,9 +16,7 @@ import (
 func owner(t *testing.T, path string) string {
 	t.Helper()
 	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		t.Fatal(err)
-	}
+	must(t, unix.Stat(path, &st))
 	return fmt.Sprintf("%d:%d", st.Uid, st.Gid)
 }
 
@@ -44,18 +42,14 @@ func request(vm, target string, give []string, others ...string) Request {
 
 func (r Registry) mustGrant(t *testing.T, q Request) {
 	t.Helper()
-	if err := r.Grant(q); err != nil {
-		t.Fatal(err)
-	}
+	must(t, r.Grant(q))
 }
 
 // end ends the use of a disk and returns which files went back.
 func (r Registry) end(t *testing.T, vm, target string) []string {
 	t.Helper()
 	given, err := r.Revoke(Revocation{Ended: func(u Use) bool { return u.VM == vm && u.Target == target }})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	var out []string
 	for _, g := range given {
 		out = append(out, filepath.Base(g.Path))
@@ -79,13 +73,9 @@ func TestRegistry(t *testing.T) {
 	dir := t.TempDir()
 	r := Registry{Dir: filepath.Join(dir, "owners")}
 	base, first, second := file(t, filepath.Join(dir, "base"), 0o600), file(t, filepath.Join(dir, "first"), 0o600), file(t, filepath.Join(dir, "second"), 0o600)
-	if err := os.Chown(base, 12, 34); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chown(base, 12, 34))
 	link := filepath.Join(dir, "link")
-	if err := os.Symlink("base", link); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Symlink("base", link))
 	one := request("vm1", "vda", []string{first, base})
 	r.mustGrant(t, one)
 	r.mustGrant(t, one) // again
@@ -129,15 +119,11 @@ func TestRegistryInterrupted(t *testing.T) {
 		"another owner since": {Use{VM: "vm", Target: "vda", Boot: hostproc.BootID()}, 4711, "vda"},
 	} {
 		r := Registry{Dir: filepath.Join(dir, strings.ReplaceAll(name, " ", "-"))}
-		if err := os.Chown(path, 0, 0); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Chown(path, 0, 0))
 		tk := request("vm", "vda", []string{path})
 		tk.Use = c.use
 		r.mustGrant(t, tk)
-		if err := os.Chown(path, c.uid, 0); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.Chown(path, c.uid, 0))
 		r.end(t, "vm", c.ends)
 		if c.uid == stranger {
 			want(t, path, "0:0")
@@ -154,9 +140,7 @@ func TestRegistryMigration(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
 	path := file(t, filepath.Join(dir, "image"), 0o600)
-	if err := os.Chown(path, 12, 34); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chown(path, 12, 34))
 	source, destination := Registry{Dir: filepath.Join(dir, "source")}, Registry{Dir: filepath.Join(dir, "destination")}
 	tk := request("vm", "vda", []string{path})
 	owners, err := source.Owners(tk)
@@ -173,19 +157,13 @@ func TestRegistryMigration(t *testing.T) {
 	}
 	source.empty(t)
 	want(t, path, "64999:34")
-	if err := destination.Restore(owners, 4711); err != nil {
-		t.Fatal(err)
-	}
+	must(t, destination.Restore(owners, 4711))
 	want(t, path, "64999:34") // not the user's whom it was given to
-	if err := destination.Restore(owners, stranger); err != nil {
-		t.Fatal(err)
-	}
+	must(t, destination.Restore(owners, stranger))
 	want(t, path, "12:34")
 
 	// A host that starts the VM anew, and finds the image as another has left it.
-	if err := os.Chown(path, stranger, 34); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chown(path, stranger, 34))
 	tk.Remembered = owners
 	destination.mustGrant(t, tk)
 	destination.end(t, "vm", "vda")
@@ -199,9 +177,7 @@ func TestRegistryRefuses(t *testing.T) {
 	dir := t.TempDir()
 	r := Registry{Dir: filepath.Join(dir, "owners")}
 	path := file(t, filepath.Join(dir, "image"), 0o600)
-	if err := os.Link(path, filepath.Join(dir, "other")); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Link(path, filepath.Join(dir, "other")))
 	for _, path := range []string{path, dir, filepath.Join(dir, "missing")} {
 		if err := r.Grant(request("vm", "vda", []string{path})); err == nil {
 			t.Errorf("%s was given away", path)
@@ -210,17 +186,11 @@ func TestRegistryRefuses(t *testing.T) {
 	want(t, path, "0:0")
 	r.empty(t)
 	// One that was replaced by another file stays whose it is.
-	if err := os.Remove(filepath.Join(dir, "other")); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Remove(filepath.Join(dir, "other")))
 	r.mustGrant(t, request("vm", "vda", []string{path}))
 	other := file(t, filepath.Join(dir, "new"), 0o600)
-	if err := os.Chown(other, stranger, 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(other, path); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chown(other, stranger, 0))
+	must(t, os.Rename(other, path))
 	if back := r.end(t, "vm", "vda"); len(back) > 0 {
 		t.Errorf("went back: %v", back)
 	}

@@ -43,7 +43,7 @@ func Example() {
 
 	// Another process finds the daemon by its folder.
 	info, err := daemon.Inspect(filepath.Join(dir, "vm1-vdb"))
-	fmt.Println("found:", err == nil && info.Process.PID == d.PID())
+	fmt.Println("found:", err == nil && info.Process.PID == d.Info().Process.PID)
 
 	if err := d.Stop(ctx); err != nil {
 		log.Fatal(err)

@@ -20,9 +20,7 @@ func mustHelp(t *testing.T, o HelperOptions) Info {
 	t.Helper()
 	o.Dir = filepath.Join(shortDir(t), "d")
 	info, err := StartHelper(testContext(t), o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() {
 		if err := Stop(testContext(t), info.Dir); err != nil {
 			t.Errorf("stop at the end: %v", err)
@@ -37,9 +35,7 @@ func TestHelper(t *testing.T) {
 	t.Parallel()
 	info := mustHelp(t, HelperOptions{})
 	client, err := net.Dial("unix", info.Socket)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer func() { _ = client.Close() }() // nothing was said
 	if found, err := Inspect(info.Dir); err != nil || found != info || info.Kind != KindHelper || info.Monitor != "" {
 		t.Errorf("got %+v: %v", found, err)
@@ -63,9 +59,7 @@ func TestHelperOfAnotherUser(t *testing.T) {
 	}
 	info := mustHelp(t, HelperOptions{User: &Credential{UID: 4711, GID: 4712}})
 	stat, err := os.Stat(info.Socket)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if s := stat.Sys().(*syscall.Stat_t); s.Uid != 4711 || s.Gid != 4712 || stat.Mode().Perm()&0o077 != 0 {
 		t.Errorf("the socket is %s of %d:%d", stat.Mode(), s.Uid, s.Gid)
 	}
@@ -103,13 +97,9 @@ func TestWatchHelper(t *testing.T) {
 	t.Parallel()
 	info := mustHelp(t, HelperOptions{})
 	vm := exec.Command("sleep", "600")
-	if err := vm.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, vm.Start())
 	process, err := hostproc.ProcessOf(vm.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	watched := make(chan error, 1)
 	go func() { watched <- Watch(testContext(t), info.Dir, process) }()
 	if err := vm.Process.Kill(); err != nil {

@@ -109,9 +109,7 @@ func TestStartAtOnce(t *testing.T) {
 func TestStartInAnEmptyFolder(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(shortDir(t), "with, comma")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Mkdir(dir, 0o700))
 	d := mustStart(t, Options{Dir: dir})
 	if d.Socket() != filepath.Join(dir, "nbd.sock") {
 		t.Errorf("socket %s", d.Socket())
@@ -132,49 +130,35 @@ func TestFoldersThatAreRefused(t *testing.T) {
 		{name: "world may look", make: func(t *testing.T, dir string) { mkdir(t, dir, 0o704) }},
 		{name: "symbolic link", make: func(t *testing.T, dir string) {
 			mkdir(t, dir+"-real", 0o700)
-			if err := os.Symlink(dir+"-real", dir); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.Symlink(dir+"-real", dir))
 		}},
 		{name: "regular file", make: func(t *testing.T, dir string) {
-			if err := os.WriteFile(dir, nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.WriteFile(dir, nil, 0o600))
 		}},
 		{name: "pipe", make: func(t *testing.T, dir string) {
-			if err := unix.Mkfifo(dir, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			must(t, unix.Mkfifo(dir, 0o600))
 		}},
 		{name: "other files", owner: true, make: func(t *testing.T, dir string) {
 			mkdir(t, dir, 0o700)
-			if err := os.WriteFile(filepath.Join(dir, "notes"), nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.WriteFile(filepath.Join(dir, "notes"), nil, 0o600))
 		}},
 		{name: "another's", owner: true, make: func(t *testing.T, dir string) {
 			if os.Geteuid() != 0 {
 				t.Skip("only root can make a folder of another's")
 			}
 			mkdir(t, dir, 0o700)
-			if err := os.Chown(dir, 65534, 65534); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.Chown(dir, 65534, 65534))
 		}},
 		{name: "state is a pipe", make: func(t *testing.T, dir string) {
 			mkdir(t, dir, 0o700)
-			if err := unix.Mkfifo(filepath.Join(dir, stateName), 0o600); err != nil {
-				t.Fatal(err)
-			}
+			must(t, unix.Mkfifo(filepath.Join(dir, stateName), 0o600))
 		}},
 		{name: "state names init", make: func(t *testing.T, dir string) { writeState(t, dir, `{"pid":1,"start":1}`) }},
 		{name: "state names no start", make: func(t *testing.T, dir string) { writeState(t, dir, `{"pid":4711}`) }},
 		{name: "state is no JSON", make: func(t *testing.T, dir string) { writeState(t, dir, "pid 4711") }},
 		{name: "state leads elsewhere", make: func(t *testing.T, dir string) {
 			mkdir(t, dir, 0o700)
-			if err := os.Symlink("/etc/passwd", filepath.Join(dir, stateName)); err != nil {
-				t.Fatal(err)
-			}
+			must(t, os.Symlink("/etc/passwd", filepath.Join(dir, stateName)))
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -184,8 +168,8 @@ func TestFoldersThatAreRefused(t *testing.T) {
 			before := list(t, filepath.Dir(dir))
 			if _, err := Start(testContext(t), Options{Dir: dir}); err == nil {
 				t.Error("Start: no error")
-			} else if c.name != "state leads elsewhere" && !errors.Is(err, ErrFolder) {
-				t.Errorf("Start: %v, want ErrFolder", err)
+			} else if c.name != "state leads elsewhere" && !errors.Is(err, ErrDirectory) {
+				t.Errorf("Start: %v, want ErrDirectory", err)
 			}
 			if after := list(t, filepath.Dir(dir)); after != before {
 				t.Errorf("Start has changed\n%s\nto\n%s", before, after)
@@ -204,9 +188,7 @@ func TestFoldersThatAreRefused(t *testing.T) {
 
 func mkdir(t *testing.T, dir string, mode fs.FileMode) {
 	t.Helper()
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Mkdir(dir, 0o700))
 	if err := os.Chmod(dir, mode); err != nil { // Mkdir's mode is cut by the mask
 		t.Fatal(err)
 	}
@@ -215,9 +197,7 @@ func mkdir(t *testing.T, dir string, mode fs.FileMode) {
 func writeState(t *testing.T, dir, text string) {
 	t.Helper()
 	mkdir(t, dir, 0o700)
-	if err := os.WriteFile(filepath.Join(dir, stateName), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(filepath.Join(dir, stateName), []byte(text), 0o600))
 }
 
 // list names all that is below dir, with modes.
@@ -234,9 +214,7 @@ func list(t *testing.T, dir string) string {
 		}
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return b.String()
 }
 
@@ -278,9 +256,7 @@ func TestStartOfAProgramThatTheUserMayNotRun(t *testing.T) {
 	private := filepath.Join(shortDir(t), "p")
 	mkdir(t, private, 0o700)
 	program := filepath.Join(private, "program")
-	if err := os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755))
 	dir := filepath.Join(shortDir(t), "d")
 	_, err := Start(testContext(t), Options{Dir: dir, Program: program, User: &Credential{UID: 65534, GID: 65534}})
 	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "user 65534") {
@@ -306,11 +282,9 @@ func TestStartAsAnotherUserWithoutRoot(t *testing.T) {
 func TestStartAsOurselves(t *testing.T) {
 	t.Parallel()
 	self, err := hostproc.CredentialOf(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	d := mustStart(t, Options{User: self})
-	if got, err := hostproc.CredentialOf(d.PID()); err != nil || got.UID != self.UID || got.GID != self.GID {
+	if got, err := hostproc.CredentialOf(d.Info().Process.PID); err != nil || got.UID != self.UID || got.GID != self.GID {
 		t.Errorf("it runs as %+v, %v", got, err)
 	}
 }

@@ -30,9 +30,7 @@ func TestCrashedDaemon(t *testing.T) {
 			if _, err := Open(testContext(t), d.Info().Dir); !errors.Is(err, ErrNotRunning) {
 				t.Errorf("Open: %v, want ErrNotRunning", err)
 			}
-			if err := c.stop(d); err != nil {
-				t.Fatal(err)
-			}
+			must(t, c.stop(d))
 			checkGone(t, d.Info())
 		})
 	}
@@ -45,9 +43,7 @@ func TestStartAfterACrash(t *testing.T) {
 	kill9(t, first.Info().Process)
 	second := mustStart(t, Options{Dir: dir})
 	// The first handle's Stop must not end the second's daemon.
-	if err := first.Stop(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, first.Stop(testContext(t)))
 	if info, err := Inspect(dir); err != nil || info != second.Info() {
 		t.Errorf("got %+v, %v, want the second daemon", info, err)
 	}
@@ -58,9 +54,7 @@ func TestStopWithoutMonitorFlushes(t *testing.T) {
 	t.Parallel()
 	d, image := exported(t, Options{}) // and its connection occupies the monitor
 	tool(t, "qemu-io", "-f", "raw", "-t", "writeback", "-c", "write -P 0x5a 2M 64k", url(d))
-	if err := Stop(testContext(t), d.Info().Dir); err != nil {
-		t.Fatal(err)
-	}
+	must(t, Stop(testContext(t), d.Info().Dir))
 	checkGone(t, d.Info())
 	expectInImage(t, image, "0x5a", "2M")
 }
@@ -70,9 +64,7 @@ func TestStopWithAClient(t *testing.T) {
 	t.Parallel()
 	d, _ := exported(t, Options{})
 	client := holdOpen(t, d)
-	if err := d.Stop(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, d.Stop(testContext(t)))
 	checkGone(t, d.Info())
 	client()
 }
@@ -81,9 +73,7 @@ func TestStopKillsWhatDoesNotEnd(t *testing.T) {
 	t.Parallel()
 	d := mustStart(t, Options{})
 	h, err := d.Info().Process.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer h.Close()
 	if err := h.Signal(unix.SIGSTOP); err != nil { // it hears neither quit nor SIGTERM
 		t.Fatal(err)
@@ -99,13 +89,9 @@ func TestStopEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	d := mustStart(t, Options{})
 	h, err := d.Info().Process.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer h.Close()
-	if err := h.Signal(unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	must(t, h.Signal(unix.SIGSTOP))
 	ctx, cancel := context.WithTimeout(testContext(t), 50*time.Millisecond)
 	defer cancel()
 	if err := d.Stop(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -114,12 +100,8 @@ func TestStopEndsWithItsContext(t *testing.T) {
 	if _, err := Inspect(d.Info().Dir); err != nil {
 		t.Errorf("the daemon is to be found still: %v", err)
 	}
-	if err := h.Signal(unix.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Stop(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, h.Signal(unix.SIGCONT))
+	must(t, d.Stop(testContext(t)))
 	checkGone(t, d.Info())
 }
 
@@ -134,20 +116,16 @@ func TestStopOfNothing(t *testing.T) {
 func TestStopKeepsForeignFiles(t *testing.T) {
 	t.Parallel()
 	d, err := Start(testContext(t), Options{Dir: filepath.Join(shortDir(t), "d")})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	foreign := filepath.Join(d.Info().Dir, "notes")
-	if err := os.WriteFile(foreign, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Stop(testContext(t)); !errors.Is(err, ErrFolder) {
-		t.Errorf("got %v, want ErrFolder", err)
+	must(t, os.WriteFile(foreign, nil, 0o600))
+	if err := d.Stop(testContext(t)); !errors.Is(err, ErrDirectory) {
+		t.Errorf("got %v, want ErrDirectory", err)
 	}
 	if _, err := os.Stat(foreign); err != nil {
 		t.Error(err)
 	}
-	if _, err := hostproc.ProcessOf(d.PID()); !errors.Is(err, hostproc.ErrEnded) {
+	if _, err := hostproc.ProcessOf(d.Info().Process.PID); !errors.Is(err, hostproc.ErrEnded) {
 		t.Errorf("the process: %v", err)
 	}
 }
@@ -160,19 +138,15 @@ func TestStateThatNamesAnotherUsersProcess(t *testing.T) {
 	}
 	victim := sleeper(t)
 	p, err := hostproc.ProcessOf(victim.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	dir := filepath.Join(shortDir(t), "d")
 	writeState(t, dir, `{"pid":`+strconv.Itoa(p.PID)+`,"start":`+strconv.FormatUint(p.Start, 10)+`}`)
 	if _, err := Inspect(dir); err != nil { // ours is fine
 		t.Fatal(err)
 	}
-	if err := os.Chown(dir, 65534, 65534); err != nil {
-		t.Fatal(err)
-	}
-	if err := Stop(testContext(t), dir); !errors.Is(err, ErrFolder) {
-		t.Errorf("got %v, want ErrFolder", err)
+	must(t, os.Chown(dir, 65534, 65534))
+	if err := Stop(testContext(t), dir); !errors.Is(err, ErrDirectory) {
+		t.Errorf("got %v, want ErrDirectory", err)
 	}
 	if now, err := hostproc.ProcessOf(p.PID); err != nil || now != p {
 		t.Errorf("the process: %v, %v", now, err)

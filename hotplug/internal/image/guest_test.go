@@ -34,9 +34,7 @@ func content(t *testing.T, path string) []byte {
 	raw := filepath.Join(t.TempDir(), "raw")
 	run(t, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, raw)
 	b, err := os.ReadFile(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return b
 }
 
@@ -44,17 +42,13 @@ func sameAsQEMU(t *testing.T, path string) {
 	t.Helper()
 	want := content(t, path)
 	g, err := image.OpenGuest(path, image.Qcow2)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer func() { _ = g.Close() }()
 	if g.Size() != int64(len(want)) {
 		t.Fatalf("%d bytes, QEMU says %d", g.Size(), len(want))
 	}
 	got, err := io.ReadAll(io.NewSectionReader(g, 0, g.Size()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if !bytes.Equal(got, want) {
 		for i := range got {
 			if got[i] != want[i] {
@@ -131,9 +125,7 @@ func TestRelativeDataFile(t *testing.T) {
 	if got, err := image.GuestPrefix(path, image.Qcow2, 4096); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("%v", err)
 	}
-	if err := os.Remove(path + ".data"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Remove(path+".data"))
 	if _, err := image.GuestPrefix(path, image.Qcow2, 1); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "image.data") {
 		t.Error(err)
 	}
@@ -166,14 +158,10 @@ func TestLUKSInsideOfQcow2(t *testing.T) {
 		t.Errorf("%q %v", start, err)
 	}
 	g, err := image.OpenGuest(path, image.Qcow2)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer func() { _ = g.Close() }()
 	got, err := luks.ReadHeader(g)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if want, err := image.Probe(inner); err != nil || got.UUID != want.LUKS.UUID {
 		t.Errorf("%v %v", got, err)
 	}
@@ -182,9 +170,7 @@ func TestLUKSInsideOfQcow2(t *testing.T) {
 func TestGuestPrefix(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "raw")
-	if err := os.WriteFile(path, []byte("QFI\xfb is raw if we say so"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, []byte("QFI\xfb is raw if we say so"), 0o600))
 	for n, want := range map[int]string{0: "", 3: "QFI", 100: "QFI\xfb is raw if we say so"} {
 		if got, err := image.GuestPrefix(path, image.Raw, n); err != nil || string(got) != want {
 			t.Errorf("%d: %q %v", n, got, err)
