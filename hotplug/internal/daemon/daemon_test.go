@@ -39,11 +39,17 @@ func TestRoundWithEncryptedImage(t *testing.T) {
 func TestSocketsAreTheOwners(t *testing.T) {
 	t.Parallel()
 	d, _ := exported(t, Options{})
+	expectPrivate(t, d, uint32(os.Geteuid()))
+}
+
+// expectPrivate fails unless the directory and its files belong to the user alone.
+func expectPrivate(t *testing.T, d *Daemon, uid uint32) {
+	t.Helper()
 	for _, name := range []string{".", monitorName, socketName, stderrName, stateName} {
 		info, err := os.Lstat(filepath.Join(d.Info().Dir, name))
 		must(t, err)
-		if info.Mode().Perm()&0o077 != 0 {
-			t.Errorf("%s has mode %v", name, info.Mode())
+		if stat := info.Sys().(*syscall.Stat_t); stat.Uid != uid || info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s: owner %d, mode %v", name, stat.Uid, info.Mode())
 		}
 	}
 }
@@ -117,7 +123,7 @@ func TestProcessIsDetached(t *testing.T) {
 		t.Errorf("our own descriptor has flags %d, %v: Start changed it", flags, err)
 	}
 	if cwd, err := os.Readlink("/proc/" + strconv.Itoa(d.Info().Process.PID) + "/cwd"); err != nil || cwd != "/" {
-		t.Errorf("working folder %q, %v", cwd, err)
+		t.Errorf("working directory %q, %v", cwd, err)
 	}
 	if sid, err := unix.Getsid(d.Info().Process.PID); err != nil || sid != d.Info().Process.PID {
 		t.Errorf("session %d, %v", sid, err)
@@ -174,16 +180,7 @@ func TestRunsAsAnotherUser(t *testing.T) {
 	if err != nil || got.UID != nobody || got.GID != nobody || len(got.Groups) != 1 || got.Groups[0] != group {
 		t.Errorf("it runs as %+v, %v", got, err)
 	}
-	for _, name := range []string{".", monitorName, socketName, stderrName, stateName} {
-		info, err := os.Lstat(filepath.Join(d.Info().Dir, name))
-		must(t, err)
-		if stat, ok := info.Sys().(*syscall.Stat_t); !ok || stat.Uid != nobody || info.Mode().Perm()&0o077 != 0 {
-			t.Errorf("%s: owner %+v, mode %v", name, stat, info.Mode())
-		}
-	}
-	if _, err := os.Lstat(d.Socket()); err != nil {
-		t.Fatal(err)
-	}
+	expectPrivate(t, d, nobody)
 	tool(t, "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups",
 		"qemu-io", "-f", "raw", "-c", "write -P 1 0 64k", url(d))
 	out := tool(t, "sh", "-c", `! setpriv --reuid 65533 --regid 65534 --clear-groups qemu-io -f raw -c "read 0 64k" "$1"`, "sh", url(d))

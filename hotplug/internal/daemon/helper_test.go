@@ -1,16 +1,12 @@
 package daemon
 
 import (
-	"context"
 	"errors"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
@@ -68,44 +64,14 @@ func TestHelperOfAnotherUser(t *testing.T) {
 	}
 }
 
-func TestHelperThatDoesNotStart(t *testing.T) {
-	t.Parallel()
-	for program, is := range map[string]func(error) bool{
-		"no-such-pr-helper": func(err error) bool { return errors.Is(err, exec.ErrNotFound) },
-		"testdata/fail.sh": func(err error) bool {
-			var failed *StartError
-			return errors.As(err, &failed) && failed.Stderr != ""
-		},
-		"testdata/deaf.sh": func(err error) bool { return errors.Is(err, context.DeadlineExceeded) },
-	} {
-		top := shortDir(t)
-		_, err := StartHelper(testContext(t), HelperOptions{Dir: filepath.Join(top, "d"), Program: program, Timeout: 300 * time.Millisecond})
-		if !is(err) {
-			t.Errorf("%s: got %v", program, err)
-		}
-		expectNothing(t, filepath.Join(top, "d"))
-		expectNothing(t, HelperSocket(filepath.Join(top, "d")))
-	}
-	long := filepath.Join(shortDir(t), strings.Repeat("x", maxSocketPath))
-	if _, err := StartHelper(testContext(t), HelperOptions{Dir: long}); !errors.Is(err, ErrPathTooLong) {
-		t.Errorf("got %v, want ErrPathTooLong", err)
-	}
-}
-
 // The helper ends with the VM.
 func TestWatchHelper(t *testing.T) {
 	t.Parallel()
 	info := mustHelp(t, HelperOptions{})
-	vm := exec.Command("sleep", "600")
-	must(t, vm.Start())
-	process, err := hostproc.ProcessOf(vm.Process.Pid)
-	must(t, err)
-	watched := make(chan error, 1)
-	go func() { watched <- Watch(testContext(t), info.Dir, process) }()
-	if err := vm.Process.Kill(); err != nil {
-		t.Error(err)
-	}
-	_ = vm.Wait() // it was killed
+	vm := sleeper(t)
+	process := processOf(t, vm.Process.Pid)
+	watched := watch(testContext(t), info.Dir, process)
+	must(t, vm.Process.Kill())
 	if err := <-watched; err != nil {
 		t.Error(err)
 	}

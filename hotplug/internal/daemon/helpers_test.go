@@ -43,8 +43,8 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
-// shortDir is a folder whose path leaves room for sockets, and which every user
-// may walk through. That of t.TempDir does neither.
+// shortDir is a directory whose path leaves room for sockets, and that every user can pass
+// through, unlike that of t.TempDir.
 func shortDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "lpd")
@@ -163,14 +163,14 @@ func exported(t *testing.T, o Options) (d *Daemon, image string) {
 
 func url(d *Daemon) string { return "nbd+unix:///vdb?socket=" + d.Socket() }
 
-// checkGone fails unless process and folder are gone.
+// checkGone fails unless process and directory are gone.
 func checkGone(t *testing.T, info Info) {
 	t.Helper()
 	if now, err := hostproc.ProcessOf(info.Process.PID); err == nil && now == info.Process {
 		t.Errorf("process %d is still there", info.Process.PID)
 	}
 	if _, err := os.Lstat(info.Dir); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("folder: %v, want it gone", err)
+		t.Errorf("directory: %v, want it gone", err)
 	}
 	if _, err := Inspect(info.Dir); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("Inspect: %v, want ErrNotRunning", err)
@@ -180,9 +180,7 @@ func checkGone(t *testing.T, info Info) {
 // kill9 kills the daemon as a crash would, and waits for its end.
 func kill9(t *testing.T, p Process) {
 	t.Helper()
-	h, err := p.Open()
-	must(t, err)
-	defer h.Close()
+	h := open(t, p)
 	must(t, h.Signal(9))
 	must(t, h.Wait(testContext(t)))
 }
@@ -197,6 +195,22 @@ func sleeper(t *testing.T) *exec.Cmd {
 		_ = cmd.Wait()
 	})
 	return cmd
+}
+
+func processOf(t *testing.T, pid int) Process {
+	t.Helper()
+	p, err := hostproc.ProcessOf(pid)
+	must(t, err)
+	return p
+}
+
+// open opens a handle that is closed with the test.
+func open(t *testing.T, p Process) *hostproc.Handle {
+	t.Helper()
+	h, err := p.Open()
+	must(t, err)
+	t.Cleanup(h.Close)
+	return h
 }
 
 func proc(t *testing.T, pid int, name string) string {

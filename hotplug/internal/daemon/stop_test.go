@@ -3,9 +3,9 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
 
@@ -72,12 +72,8 @@ func TestStopWithAClient(t *testing.T) {
 func TestStopKillsWhatDoesNotEnd(t *testing.T) {
 	t.Parallel()
 	d := mustStart(t, Options{})
-	h, err := d.Info().Process.Open()
-	must(t, err)
-	defer h.Close()
-	if err := h.Signal(unix.SIGSTOP); err != nil { // it hears neither quit nor SIGTERM
-		t.Fatal(err)
-	}
+	h := open(t, d.Info().Process)
+	must(t, h.Signal(unix.SIGSTOP)) // so that it acts on neither quit nor SIGTERM
 	short := patience{quit: 50 * time.Millisecond, term: 50 * time.Millisecond, kill: time.Minute}
 	if err := d.stop(testContext(t), short); !errors.Is(err, ErrKilled) {
 		t.Errorf("got %v, want ErrKilled", err)
@@ -88,9 +84,7 @@ func TestStopKillsWhatDoesNotEnd(t *testing.T) {
 func TestStopEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	d := mustStart(t, Options{})
-	h, err := d.Info().Process.Open()
-	must(t, err)
-	defer h.Close()
+	h := open(t, d.Info().Process)
 	must(t, h.Signal(unix.SIGSTOP))
 	ctx, cancel := context.WithTimeout(testContext(t), 50*time.Millisecond)
 	defer cancel()
@@ -112,7 +106,7 @@ func TestStopOfNothing(t *testing.T) {
 	}
 }
 
-// A folder in which somebody has put files is not swept away with them.
+// A directory with files of others stays.
 func TestStopKeepsForeignFiles(t *testing.T) {
 	t.Parallel()
 	d, err := Start(testContext(t), Options{Dir: filepath.Join(shortDir(t), "d")})
@@ -130,17 +124,16 @@ func TestStopKeepsForeignFiles(t *testing.T) {
 	}
 }
 
-// Root does not signal what the folder's owner could not signal.
+// Root does not signal a process that the directory's owner could not signal.
 func TestStateThatNamesAnotherUsersProcess(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
-		t.Skip("only root can make a folder of another's")
+		t.Skip("only root can create a directory of another user")
 	}
 	victim := sleeper(t)
-	p, err := hostproc.ProcessOf(victim.Process.Pid)
-	must(t, err)
+	p := processOf(t, victim.Process.Pid)
 	dir := filepath.Join(shortDir(t), "d")
-	writeState(t, dir, `{"pid":`+strconv.Itoa(p.PID)+`,"start":`+strconv.FormatUint(p.Start, 10)+`}`)
+	must(t, makeState(dir, fmt.Sprintf(`{"pid":%d,"start":%d}`, p.PID, p.Start)))
 	if _, err := Inspect(dir); err != nil { // ours is fine
 		t.Fatal(err)
 	}

@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // holdOpen connects a client to the export vdb and returns what ends it.
@@ -51,8 +49,7 @@ func TestWatchStopsTheDaemonAfterQEMU(t *testing.T) {
 	t.Parallel()
 	d, _ := exported(t, Options{})
 	qemu := sleeper(t)
-	p, err := hostproc.ProcessOf(qemu.Process.Pid)
-	must(t, err)
+	p := processOf(t, qemu.Process.Pid)
 	result := watch(testContext(t), d.Info().Dir, p)
 	tool(t, "qemu-io", "-f", "raw", "-c", "write 0 64k", url(d))
 	select {
@@ -80,8 +77,7 @@ func TestWatchClearsUpAfterTheDaemon(t *testing.T) {
 func TestWatchOfAnEarlierQEMU(t *testing.T) {
 	t.Parallel()
 	d := mustStart(t, Options{})
-	self, err := hostproc.ProcessOf(os.Getpid())
-	must(t, err)
+	self := processOf(t, os.Getpid())
 	self.Start-- // one that had our number before us
 	must(t, Watch(testContext(t), d.Info().Dir, self))
 	checkGone(t, d.Info())
@@ -101,7 +97,7 @@ func TestWatchEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// A folder that is taken away and made again while it is watched is another's.
+// A directory that is removed and created again while it is watched is another's.
 func TestWatchLeavesALaterDaemonAlone(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(shortDir(t), "d")
