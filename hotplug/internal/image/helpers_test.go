@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/luksplug/luksplug/hotplug/internal/image"
 )
 
 const passphrase = "test passphrase"
@@ -144,4 +146,18 @@ func start(t *testing.T, name string, args ...string) (complaint string, ok bool
 	}
 	t.Cleanup(end)
 	return "", true
+}
+
+// prefix returns the first n bytes that a guest sees, fewer if the disk is smaller.
+func prefix(path string, format image.Format, n int) ([]byte, error) {
+	g, err := image.OpenGuest(path, format)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = g.Close() }()
+	b := make([]byte, n)
+	if n, err = g.ReadAt(b, 0); errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return b[:n], err
 }
