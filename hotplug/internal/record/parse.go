@@ -7,14 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/hotplug/internal/access"
 )
 
-// Parse reads the element. Elements and attributes that it does not know are
-// refused: a later luksplug has written them, and they mean something.
+// Parse reads the element. It refuses unknown elements and attributes: a later luksplug has
+// written them, and they have a meaning.
 func Parse(text []byte) (Record, error) {
 	r, err := parse(text)
 	if err != nil {
@@ -50,14 +50,10 @@ type parser struct {
 
 func (p *parser) record(start xml.StartElement) (Record, error) {
 	var r Record
-	err := attributes(start, map[string]func(string){
-		"user":      func(v string) { r.User = v },
-		"cold-plug": func(v string) { r.ColdPlug = v == "yes" },
-	})
-	if err != nil {
+	if err := setAttributes(start, r.attributes()); err != nil {
 		return r, err
 	}
-	err = p.children(func(_ int64, e xml.StartElement) error {
+	return r, p.children(func(_ int64, e xml.StartElement) error {
 		if !is(e, "disk") {
 			return unknown(e)
 		}
@@ -68,51 +64,29 @@ func (p *parser) record(start xml.StartElement) (Record, error) {
 		r.Disks = append(r.Disks, d)
 		return err
 	})
-	return r, err
 }
 
 func (p *parser) disk(start xml.StartElement) (Disk, error) {
 	var d Disk
-	err := attributes(start, map[string]func(string){
-		"target":         func(v string) { d.Target = v },
-		"start":          func(v string) { d.Start = blockgraph.Method(v) },
-		"optional":       func(v string) { d.Optional = v == "yes" },
-		"shared-header":  func(v string) { d.AllowSharedHeader = v == "yes" },
-		"relabel":        func(v string) { d.Relabel = v == "yes" },
-		"ignore-unknown": func(v string) { d.IgnoreUnknown = v == "yes" },
-		"tls-dir":        func(v string) { d.TLSFolder = v },
-		"tls-secret":     func(v string) { d.TLSSecret = v },
-		"tls-psk":        func(v string) { d.TLSUser = v },
-	})
-	if err != nil {
+	if err := setAttributes(start, d.attributes()); err != nil {
 		return d, err
 	}
-	err = p.children(func(at int64, e xml.StartElement) error {
+	err := p.children(func(at int64, e xml.StartElement) (err error) {
 		switch {
 		case is(e, "device"):
-			var o blockgraph.Object
-			err := p.json(e, &o)
-			d.Devices = append(d.Devices, o)
-			return err
+			d.Devices, err = appendJSON(p, e, d.Devices)
 		case is(e, "owner"):
-			var o access.Owner
-			err := p.json(e, &o)
-			d.Owners = append(d.Owners, o)
-			return err
+			d.Owners, err = appendJSON(p, e, d.Owners)
 		case is(e, "pool"):
-			var pool blockgraph.Pool
-			err := p.json(e, &pool)
-			d.Pools = append(d.Pools, pool)
-			return err
+			d.Pools, err = appendJSON(p, e, d.Pools)
+		case is(e, "disk") && d.XML != "":
+			err = fmt.Errorf("the record of disk %s has two <disk>", d.Target)
 		case is(e, "disk"):
-			if d.XML != "" {
-				return fmt.Errorf("the record of disk %s has two <disk>", d.Target)
-			}
-			var err error
 			d.XML, err = p.plain(at)
-			return err
+		default:
+			err = unknown(e)
 		}
-		return unknown(e)
+		return err
 	})
 	switch {
 	case err != nil:
@@ -125,15 +99,15 @@ func (p *parser) disk(start xml.StartElement) (Disk, error) {
 	return d, nil
 }
 
-// is reports whether an element is of this name, and ours. libvirt gives all elements
-// that its metadata are set to the namespace of the outermost, and takes it away
-// again when it is asked for them.
+// is reports whether an element has this name and is luksplug's. libvirt puts all elements
+// of metadata that it is given into the namespace of the outermost one, and removes it when
+// it returns them.
 func is(e xml.StartElement, name string) bool {
 	return e.Name.Local == name && (e.Name.Space == "" || e.Name.Space == Namespace)
 }
 
-// plain reads an element to its end, which began at a place in the text, and
-// returns its text without our namespace.
+// plain reads to the end of an element that begins at a place in the text, and returns its
+// text without luksplug's namespace.
 func (p *parser) plain(at int64) (string, error) {
 	var out strings.Builder
 	tag := func(mark string) {
@@ -164,20 +138,21 @@ func (p *parser) plain(at int64) (string, error) {
 	return out.String(), nil
 }
 
-// json reads an element that holds JSON.
-func (p *parser) json(e xml.StartElement, into any) error {
+// appendJSON reads an element that holds JSON.
+func appendJSON[T any](p *parser, e xml.StartElement, to []T) ([]T, error) {
 	var text string
 	if err := p.decoder.DecodeElement(&text, &e); err != nil {
-		return err
+		return nil, err
 	}
-	if err := json.Unmarshal([]byte(text), into); err != nil {
-		return fmt.Errorf("the <%s> of a disk: %w", e.Name.Local, err)
+	var value T
+	if err := json.Unmarshal([]byte(text), &value); err != nil {
+		return nil, fmt.Errorf("the <%s> of a disk: %w", e.Name.Local, err)
 	}
-	return nil
+	return append(to, value), nil
 }
 
-// children calls f for each child of the element that was begun, with its place
-// in the text; f reads the child to its end.
+// children calls f for each child of the begun element, with its place in the text. f reads
+// the child to its end.
 func (p *parser) children(f func(at int64, e xml.StartElement) error) error {
 	for {
 		at := p.decoder.InputOffset()
@@ -196,17 +171,16 @@ func (p *parser) children(f func(at int64, e xml.StartElement) error) error {
 	}
 }
 
-// attributes hands each attribute to its function.
-func attributes(e xml.StartElement, known map[string]func(string)) error {
+func setAttributes(e xml.StartElement, known []attribute) error {
 	for _, a := range e.Attr {
 		if a.Name.Space == "xmlns" || a.Name.Space == "" && a.Name.Local == "xmlns" {
 			continue
 		}
-		set, ok := known[a.Name.Local]
-		if !ok || a.Name.Space != "" {
+		i := slices.IndexFunc(known, func(k attribute) bool { return k.name == a.Name.Local })
+		if i < 0 || a.Name.Space != "" {
 			return fmt.Errorf("the attribute %s of <%s> is not known: a later luksplug has written it", a.Name.Local, e.Name.Local)
 		}
-		set(a.Value)
+		known[i].set(a.Value)
 	}
 	return nil
 }
