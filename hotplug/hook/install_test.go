@@ -14,10 +14,10 @@ import (
 
 func TestInstall(t *testing.T) {
 	t.Parallel()
-	folder := t.TempDir()
-	site := filepath.Join(folder, "qemu")
+	dir := t.TempDir()
+	site := filepath.Join(dir, "qemu")
 	must(t, os.WriteFile(site, []byte("#!/bin/sh\n"), 0o755))
-	i := hook.Installation{Dir: folder, Program: "/opt/it's here/luksplug", Config: "/etc/other.yaml"}
+	i := hook.Installation{Dir: dir, Program: "/opt/it's here/luksplug", Config: "/etc/other.yaml"}
 	want := func(state hook.InstallationState) {
 		t.Helper()
 		if got, err := i.Check(); err != nil || got != state {
@@ -41,7 +41,7 @@ func TestInstall(t *testing.T) {
 	}
 	i.Config = ""
 	want(hook.Other)
-	if left, err := filepath.Glob(filepath.Join(folder, ".luksplug*")); err != nil || len(left) > 0 || !i.OtherHook() {
+	if left, err := filepath.Glob(filepath.Join(dir, ".luksplug*")); err != nil || len(left) > 0 || !i.OtherHook() {
 		t.Errorf("left %v %v", left, err)
 	}
 	for _, change := range []bool{true, false} {

@@ -7,6 +7,7 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
+	"github.com/luksplug/luksplug/hotplug/internal/recordtest"
 )
 
 // memory are the descriptions of a domain in memory. broken is a scope that cannot be
@@ -15,8 +16,6 @@ type memory struct {
 	documents map[Scope]*domainxml.Document
 	broken    Scope
 }
-
-const domainUUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 
 // must ends the test if there is an error.
 func must(t testing.TB, errs ...error) {
@@ -28,7 +27,7 @@ func must(t testing.TB, errs ...error) {
 
 func newMemory(t *testing.T) *memory {
 	t.Helper()
-	doc := domainXML(t, "pc-q35-10.0", "<devices><controller type='scsi' index='0' model='virtio-scsi'/></devices>")
+	doc := recordtest.Domain(t, "pc-q35-10.0", "<devices><controller type='scsi' index='0' model='virtio-scsi'/></devices>")
 	return &memory{documents: map[Scope]*domainxml.Document{Live: doc, Persistent: doc}}
 }
 

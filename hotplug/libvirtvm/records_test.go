@@ -13,15 +13,14 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/recordtest"
 )
-
-const secretUUID = "0a81f5b2-8403-4b23-88d6-21ccc2f80d6f"
 
 // parsed returns a disk; inside is more of its XML.
 func parsed(t *testing.T, target, bus, inside string) *Disk {
 	t.Helper()
 	d, err := ParseDisk(fmt.Appendf(nil, `<disk type='file'><source file='/img'><encryption format='luks'><secret type='passphrase' uuid='%s'/></encryption></source>
-  <target dev='%s' bus='%s'/>%s</disk>`, secretUUID, target, bus, inside), Reading{})
+  <target dev='%s' bus='%s'/>%s</disk>`, recordtest.SecretUUID, target, bus, inside), Reading{})
 	must(t, err)
 	return d
 }
