@@ -30,9 +30,9 @@ func (d *Document) Arguments() []string {
 	return out
 }
 
-// WithArguments returns the document with these arguments in place of those that
-// it has. An argument that stays keeps its text, and so does whatever else is in
-// <qemu:commandline>. Without an argument and anything else, the element goes.
+// WithArguments returns the document with these arguments instead of the present ones. An
+// argument that stays keeps its text, and so do other elements of <qemu:commandline>. An
+// empty <qemu:commandline> is removed.
 func (d *Document) WithArguments(arguments []string) (*Document, error) {
 	c := d.commandline()
 	begin, prefix := "<qemu:commandline xmlns:qemu='"+QEMU+"'>", "qemu:"
@@ -72,15 +72,14 @@ func (d *Document) WithArguments(arguments []string) (*Document, error) {
 	return d.replace(c, b.String())
 }
 
-// attribute writes a value the way libvirt does, so that a change of a definition
-// shows as nothing else.
+// attribute escapes a value as libvirt does, so that a diff shows only real changes.
 func attribute(value string) string {
 	var b strings.Builder
-	_ = xml.EscapeText(&b, []byte(value)) // a Builder takes everything
+	_ = xml.EscapeText(&b, []byte(value)) // a Builder returns no error
 	return strings.NewReplacer("&#34;", "&quot;", "&#39;", "&apos;").Replace(b.String())
 }
 
-// replace puts text in the place of an element; nil is a new one, at the end.
+// replace replaces an element by text; nil adds the text at the end.
 func (d *Document) replace(e *element, text string) (*Document, error) {
 	start, end := d.root.close, d.root.close
 	switch {

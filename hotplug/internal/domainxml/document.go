@@ -13,14 +13,13 @@ import (
 // QEMU is the namespace of <qemu:commandline>.
 const QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 
-// Bounds on what is read: far above any real domain.
+// Bounds, far above any real domain.
 const (
 	maxBytes = 16 << 20
 	maxDepth = 128
 )
 
-// Document is the XML of a domain. It is not changed once it is parsed, and may be
-// used by many goroutines.
+// Document is the XML of a domain. It is immutable.
 type Document struct {
 	text []byte
 	root *element
@@ -30,15 +29,15 @@ type Document struct {
 type element struct {
 	name       xml.Name
 	attrs      []xml.Attr
-	start, end int // of all of it
+	start, end int
 	inner      int // where its content begins
-	close      int // where its end tag begins; = inner where it has none
+	close      int // where its end tag begins; end if it has none
 	children   []*element
 	text       string
 }
 
-// Parse reads a domain's XML. It fails for what is no well-formed XML and for
-// another document.
+// Parse reads a domain's XML. It returns an error if the text is not well-formed or another
+// document.
 func Parse(text []byte) (*Document, error) {
 	if len(text) > maxBytes {
 		return nil, fmt.Errorf("domain XML: %d bytes are more than a domain can need", len(text))
@@ -100,8 +99,8 @@ func parse(text []byte) (*element, error) {
 // Text returns the document.
 func (d *Document) Text() []byte { return bytes.Clone(d.text) }
 
-// Value returns the text of the first element at a path below <domain>, such as
-// "devices", "emulator"; "" where there is none.
+// Value returns the text of the first element at a path below <domain>, such as "devices",
+// "emulator"; "" if there is none.
 func (d *Document) Value(path ...string) string {
 	if e := d.find(path); e != nil {
 		return strings.TrimSpace(e.text)
@@ -109,7 +108,7 @@ func (d *Document) Value(path ...string) string {
 	return ""
 }
 
-// Attribute returns an attribute of that element, "" where there is none.
+// Attribute returns an attribute of that element, "" if there is none.
 func (d *Document) Attribute(name string, path ...string) string {
 	if e := d.find(path); e != nil {
 		return e.attr(name)
@@ -130,15 +129,15 @@ func (d *Document) find(path []string) *element {
 // Name returns the domain's name.
 func (d *Document) Name() string { return d.Value("name") }
 
-// UUID returns the domain's UUID, as it is written.
+// UUID returns the domain's UUID in its spelling.
 func (d *Document) UUID() string { return d.Value("uuid") }
 
-// Label returns the label of a security model, such as "dac", that the domain's
-// QEMU has; "" where the document does not say.
+// Label returns the label that the domain's QEMU has in a security model, such as "dac"; ""
+// if the document has none.
 func (d *Document) Label(model string) string { return d.label(model, "label") }
 
-// ImageLabel returns the label that the images of the domain have for a security
-// model; "" where the document does not say.
+// ImageLabel returns the label that the domain's images have in a security model; "" if the
+// document has none.
 func (d *Document) ImageLabel(model string) string { return d.label(model, "imagelabel") }
 
 func (d *Document) label(model, kind string) string {
@@ -152,37 +151,38 @@ func (d *Document) label(model, kind string) string {
 	return ""
 }
 
-// Metadata returns the element of a namespace in <metadata>, nil where there is
-// none.
-func (d *Document) Metadata(space string) []byte {
-	metadata := d.root.child(xml.Name{Local: "metadata"})
-	if metadata == nil {
-		return nil
+// metadata returns <metadata> and the element of a namespace in it, nil if there is none.
+func (d *Document) metadata(space string) (all, one *element) {
+	if all = d.root.child(xml.Name{Local: "metadata"}); all == nil {
+		return nil, nil
 	}
-	for _, e := range metadata.children {
-		if e.name.Space == space {
-			return bytes.Clone(d.text[e.start:e.end])
-		}
+	i := slices.IndexFunc(all.children, func(e *element) bool { return e.name.Space == space })
+	if i < 0 {
+		return all, nil
 	}
-	return nil
+	return all, all.children[i]
 }
 
-// WithMetadata returns the document with this element of a namespace in
-// <metadata>, in place of the one that is there; nil removes it.
-func (d *Document) WithMetadata(space string, text []byte) (*Document, error) {
-	metadata := d.root.child(xml.Name{Local: "metadata"})
-	if metadata == nil {
-		if text == nil {
-			return d, nil
-		}
-		return d.replace(nil, "<metadata>\n    "+string(text)+"\n  </metadata>")
+// Metadata returns the element of a namespace in <metadata>, nil if there is none.
+func (d *Document) Metadata(space string) []byte {
+	_, e := d.metadata(space)
+	if e == nil {
+		return nil
 	}
-	i := slices.IndexFunc(metadata.children, func(e *element) bool { return e.name.Space == space })
+	return bytes.Clone(d.text[e.start:e.end])
+}
+
+// WithMetadata returns the document with this element of a namespace in <metadata>, which
+// replaces the present one; nil removes it.
+func (d *Document) WithMetadata(space string, text []byte) (*Document, error) {
+	metadata, old := d.metadata(space)
 	switch {
-	case i >= 0:
-		return d.replace(metadata.children[i], string(text))
+	case old != nil:
+		return d.replace(old, string(text))
 	case text == nil:
 		return d, nil
+	case metadata == nil:
+		return d.replace(nil, "<metadata>\n    "+string(text)+"\n  </metadata>")
 	}
 	var inner []byte
 	if metadata.close < metadata.end { // not <metadata/>

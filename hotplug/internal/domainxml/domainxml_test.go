@@ -159,8 +159,19 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-// FuzzWithArguments: whatever the arguments are, they come back, and the rest of
-// the document is the same.
+func TestParseUser(t *testing.T) {
+	t.Parallel()
+	if c, err := domainxml.ParseUser("+64055:+994"); err != nil || c.UID != 64055 || c.GID != 994 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	for _, wrong := range []string{"", "root:root", "+1", "+1:", "+-1:+1"} {
+		if c, err := domainxml.ParseUser(wrong); err == nil {
+			t.Errorf("%q: %+v", wrong, c)
+		}
+	}
+}
+
+// FuzzWithArguments: any arguments can be read again, and the rest of the document stays.
 func FuzzWithArguments(f *testing.F) {
 	f.Add(domain, "-device", `{"a":"'<&>"}`)
 	f.Add("<domain/>", "", "\t\n")

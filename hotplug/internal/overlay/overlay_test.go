@@ -47,10 +47,9 @@ func run(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// TestQEMUTakesIt has QEMU check and use overlays of every size that matters:
-// what was written is read again, what was not comes from below, and of an
-// encrypted one the file shows nothing.
-func TestQEMUTakesIt(t *testing.T) {
+// TestQEMUUsesIt has QEMU check and use overlays of every size that matters: written data
+// can be read, other data comes from below, and an encrypted file shows no plaintext.
+func TestQEMUUsesIt(t *testing.T) {
 	t.Parallel()
 	const gib = 1 << 30
 	for _, size := range []int64{512, 1 << 20, gib / 2, gib/2 + 512, 5 << 10 * gib} {
@@ -114,7 +113,7 @@ func useIt(t *testing.T, size int64, encrypted bool) {
 	}
 }
 
-// TestOwnReader: this project's reader of qcow2 sees what was meant.
+// TestOwnReader: package image reads the overlay.
 func TestOwnReader(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "overlay")
@@ -150,11 +149,11 @@ func TestCreateRefuses(t *testing.T) {
 	}
 }
 
-// TestOwner: QEMU's user, and nobody else, can open the file.
+// TestOwner: only QEMU's user can open the file.
 func TestOwner(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
-		t.Skip("only root can give a file to somebody")
+		t.Skip("only root can give a file to another user")
 	}
 	path := filepath.Join(t.TempDir(), "overlay")
 	must(t, overlay.Create(path, overlay.Options{Size: 512, Mark: "m", Owner: &hostproc.Credential{UID: 65534, GID: 65533}}))
@@ -165,7 +164,7 @@ func TestOwner(t *testing.T) {
 	}
 }
 
-// TestLabel: a confined QEMU opens only what has its label.
+// TestLabel: a confined QEMU opens only files with its label.
 func TestLabel(t *testing.T) {
 	t.Parallel()
 	path, label := filepath.Join(t.TempDir(), "overlay"), "system_u:object_r:svirt_image_t:s0:c1,c2"
@@ -183,7 +182,7 @@ func TestLabel(t *testing.T) {
 	}
 }
 
-// TestRemove: only what Create has made for the same disk goes, whole or not.
+// TestRemove: only a file of Create for the same disk is removed, complete or not.
 func TestRemove(t *testing.T) {
 	t.Parallel()
 	make := map[string]func(path string) error{
@@ -193,9 +192,9 @@ func TestRemove(t *testing.T) {
 		"of another disk": func(p string) error {
 			return overlay.Create(p, overlay.Options{Size: 512, Mark: "vm/vdb1"})
 		},
-		"text":   func(p string) error { return os.WriteFile(p, []byte("vm/vdb"), 0o600) },
-		"folder": func(p string) error { return os.Mkdir(p, 0o700) },
-		"pipe":   func(p string) error { return syscall.Mkfifo(p, 0o600) },
+		"text":      func(p string) error { return os.WriteFile(p, []byte("vm/vdb"), 0o600) },
+		"directory": func(p string) error { return os.Mkdir(p, 0o700) },
+		"pipe":      func(p string) error { return syscall.Mkfifo(p, 0o600) },
 		"link": func(p string) error {
 			if err := overlay.Create(p+".there", overlay.Options{Size: 512, Mark: "vm/vdb"}); err != nil {
 				return err
@@ -221,24 +220,15 @@ func TestRemove(t *testing.T) {
 func Example() {
 	dir, err := os.MkdirTemp("", "overlay-")
 	if err != nil {
-		fmt.Println(err)
-		return
+		panic(err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	header, err := luks.Fresh()
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer header.Wipe()
-	path := filepath.Join(dir, "vm1.img.TRANSIENT-vm1")
-	mark := "6695eb01-f6a4-8304-79aa-97f2502e193f/vdb"
-	if err := overlay.Create(path, overlay.Options{Size: 10 << 30, Mark: mark, Header: header}); err != nil {
-		fmt.Println(err)
-		return
+	path, mark := filepath.Join(dir, "vm1.img.TRANSIENT-vm1"), "6695eb01-f6a4-8304-79aa-97f2502e193f/vdb"
+	if err := overlay.Create(path, overlay.Options{Size: 10 << 30, Mark: mark}); err != nil {
+		panic(err)
 	}
 	fmt.Println(overlay.Check(path, mark))
-	fmt.Println(overlay.Check(path, "somebody else's"))
+	fmt.Println(overlay.Check(path, "another"))
 	fmt.Println(overlay.Remove(path, mark))
 	// Output:
 	// <nil>
