@@ -25,8 +25,8 @@ const (
 )
 
 // descriptions are the two descriptions of a domain: those of libvirt, or documents
-// in memory in tests. Reading and changing are two calls: the caller makes sure that
-// nobody else changes them in between, as hotplug's lock of the VM does.
+// in memory in tests. Reading and changing are two calls: the caller has to prevent
+// other changes in between, as hotplug's lock of the VM does.
 type descriptions interface {
 	// read returns what is recorded. It returns an empty record if there is none, and
 	// if the domain has no such description.

@@ -17,7 +17,7 @@ import (
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
-// stranger is a user who has no account, and no part in anything.
+// stranger is a user without an account and without rights.
 const stranger = 64999
 
 // must ends the test if there is an error.
@@ -35,8 +35,7 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// folder is a folder that everybody may pass through: that of t.TempDir lies in one
-// that only its owner may.
+// openDir is a directory that every user can pass through, unlike that of t.TempDir.
 func openDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "luksplug-access-")
@@ -48,8 +47,7 @@ func openDir(t *testing.T) string {
 
 func file(t *testing.T, path string, mode os.FileMode) string {
 	t.Helper()
-	must(t, os.WriteFile(path, []byte("image"), 0o600))
-	must(t, os.Chmod(path, mode))
+	must(t, os.WriteFile(path, []byte("image"), 0o600), os.Chmod(path, mode))
 	return path
 }
 
@@ -67,8 +65,7 @@ func as(uid uint32, groups ...uint32) User {
 	return User{Credential: hostproc.Credential{UID: uid, GID: uid, Groups: groups}}
 }
 
-// TestCheck: what stands in the way is found, and the command that is named removes
-// it.
+// TestCheck: each obstacle is found, and the named command removes it.
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	needRoot(t)

@@ -40,11 +40,6 @@ func request(vm, target string, give []string, others ...string) Request {
 	return t
 }
 
-func (r Registry) mustGrant(t *testing.T, q Request) {
-	t.Helper()
-	must(t, r.Grant(q))
-}
-
 // end ends the use of a disk and returns which files went back.
 func (r Registry) end(t *testing.T, vm, target string) []string {
 	t.Helper()
@@ -77,12 +72,12 @@ func TestRegistry(t *testing.T) {
 	link := filepath.Join(dir, "link")
 	must(t, os.Symlink("base", link))
 	one := request("vm1", "vda", []string{first, base})
-	r.mustGrant(t, one)
-	r.mustGrant(t, one) // again
+	must(t, r.Grant(one))
+	must(t, r.Grant(one)) // again
 	want(t, first, "64999:0")
 	want(t, base, "64999:34")
 	// The second disk finds the base as it needs it, by another name.
-	r.mustGrant(t, request("vm2", "vda", []string{second}, link))
+	must(t, r.Grant(request("vm2", "vda", []string{second}, link)))
 	if back := r.end(t, "vm1", "vda"); len(back) != 1 || back[0] != "first" {
 		t.Errorf("went back: %v", back)
 	}
@@ -122,7 +117,7 @@ func TestRegistryInterrupted(t *testing.T) {
 		must(t, os.Chown(path, 0, 0))
 		tk := request("vm", "vda", []string{path})
 		tk.Use = c.use
-		r.mustGrant(t, tk)
+		must(t, r.Grant(tk))
 		must(t, os.Chown(path, c.uid, 0))
 		r.end(t, "vm", c.ends)
 		if c.uid == stranger {
@@ -134,7 +129,7 @@ func TestRegistryInterrupted(t *testing.T) {
 	}
 }
 
-// TestRegistryMigration: what stays with another host, and whose it is there.
+// TestRegistryMigration: files that another host still uses, and their owners there.
 func TestRegistryMigration(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
@@ -147,11 +142,11 @@ func TestRegistryMigration(t *testing.T) {
 	if err != nil || len(owners) != 1 || owners[0].UID != 12 {
 		t.Fatalf("got %v, %v", owners, err)
 	}
-	source.mustGrant(t, tk)
+	must(t, source.Grant(tk))
 	if again, err := source.Owners(request("vm", "vda", nil, path)); err != nil || len(again) != 1 || again[0] != owners[0] {
 		t.Errorf("got %v, %v", again, err)
 	}
-	destination.mustGrant(t, request("vm", "vda", nil, path)) // finds it as it should be
+	must(t, destination.Grant(request("vm", "vda", nil, path))) // finds it as it should be
 	if _, err := source.Revoke(Revocation{Stay: true, Ended: func(Use) bool { return true }}); err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +160,7 @@ func TestRegistryMigration(t *testing.T) {
 	// A host that starts the VM anew, and finds the image as another has left it.
 	must(t, os.Chown(path, stranger, 34))
 	tk.Remembered = owners
-	destination.mustGrant(t, tk)
+	must(t, destination.Grant(tk))
 	destination.end(t, "vm", "vda")
 	want(t, path, "12:34")
 }
@@ -185,9 +180,9 @@ func TestRegistryRefuses(t *testing.T) {
 	}
 	want(t, path, "0:0")
 	r.empty(t)
-	// One that was replaced by another file stays whose it is.
+	// A file that has replaced the image keeps its owner.
 	must(t, os.Remove(filepath.Join(dir, "other")))
-	r.mustGrant(t, request("vm", "vda", []string{path}))
+	must(t, r.Grant(request("vm", "vda", []string{path})))
 	other := file(t, filepath.Join(dir, "new"), 0o600)
 	must(t, os.Chown(other, stranger, 0))
 	must(t, os.Rename(other, path))
@@ -212,7 +207,7 @@ func TestRegistryLabel(t *testing.T) {
 	}
 	tk := request("vm", "vda", []string{path})
 	tk.Owner.Label = is
-	r.mustGrant(t, tk)
+	must(t, r.Grant(tk))
 	if got, err := selinux.FileLabel(path); err != nil || got != is {
 		t.Errorf("got %q, %v", got, err)
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 )
 
-func (d *Document) commandline() *element {
+func (d *Document) commandline() *Element {
 	return d.root.child(xml.Name{Space: QEMU, Local: "commandline"})
 }
 
@@ -22,8 +22,8 @@ func (d *Document) Arguments() []string {
 		return nil
 	}
 	var out []string
-	for _, e := range c.children {
-		if e.name == (xml.Name{Space: QEMU, Local: "arg"}) {
+	for _, e := range c.Children {
+		if e.Name == (xml.Name{Space: QEMU, Local: "arg"}) {
 			out = append(out, e.attr("value"))
 		}
 	}
@@ -39,9 +39,9 @@ func (d *Document) WithArguments(arguments []string) (*Document, error) {
 	var others []string
 	kept := map[string]string{}
 	if c != nil {
-		for _, e := range c.children {
+		for _, e := range c.Children {
 			text := string(d.text[e.start:e.end])
-			if e.name == (xml.Name{Space: QEMU, Local: "arg"}) {
+			if e.Name == (xml.Name{Space: QEMU, Local: "arg"}) {
 				kept[e.attr("value")] = text
 			} else {
 				others = append(others, text)
@@ -80,7 +80,7 @@ func attribute(value string) string {
 }
 
 // replace replaces an element by text; nil adds the text at the end.
-func (d *Document) replace(e *element, text string) (*Document, error) {
+func (d *Document) replace(e *Element, text string) (*Document, error) {
 	start, end := d.root.close, d.root.close
 	switch {
 	case e != nil:

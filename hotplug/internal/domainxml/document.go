@@ -22,18 +22,46 @@ const (
 // Document is the XML of a domain. It is immutable.
 type Document struct {
 	text []byte
-	root *element
+	root *Element
 }
 
-// element is one element and its place in the text.
-type element struct {
-	name       xml.Name
-	attrs      []xml.Attr
+// Element is one element, with its place in the source.
+type Element struct {
+	Name     xml.Name
+	Attrs    []xml.Attr
+	Children []*Element
+	Text     string
+
+	source     []byte
 	start, end int
 	inner      int // where its content begins
 	close      int // where its end tag begins; end if it has none
-	children   []*element
-	text       string
+}
+
+// String returns the element's source.
+func (e *Element) String() string { return string(e.source[e.start:e.end]) }
+
+// Plain returns the element's source, with the prefixes of its name and of all names of
+// elements in it removed.
+func (e *Element) Plain() string {
+	var out strings.Builder
+	tag := func(mark string, from, to int) {
+		text := string(e.source[from:to])
+		if name, rest, prefixed := strings.Cut(strings.TrimPrefix(text, mark), ":"); prefixed && !strings.ContainsAny(name, " \t\r\n/>'\"") {
+			text = mark + rest
+		}
+		out.WriteString(text)
+	}
+	tag("<", e.start, e.inner)
+	at := e.inner
+	for _, c := range e.Children {
+		out.Write(e.source[at:c.start])
+		out.WriteString(c.Plain())
+		at = c.end
+	}
+	out.Write(e.source[at:e.close])
+	tag("</", e.close, e.end)
+	return out.String()
 }
 
 // Parse reads a domain's XML. It returns an error if the text is not well-formed or another
@@ -42,20 +70,21 @@ func Parse(text []byte) (*Document, error) {
 	if len(text) > maxBytes {
 		return nil, fmt.Errorf("domain XML: %d bytes are more than a domain can need", len(text))
 	}
-	root, err := parse(text)
+	root, err := ParseElement(text)
 	if err != nil {
 		return nil, fmt.Errorf("domain XML: %w", err)
 	}
-	if root.name.Local != "domain" {
-		return nil, fmt.Errorf("domain XML: the document is a <%s>, and not a <domain>", root.name.Local)
+	if root.Name.Local != "domain" {
+		return nil, fmt.Errorf("domain XML: the document is a <%s>, and not a <domain>", root.Name.Local)
 	}
 	return &Document{text: text, root: root}, nil
 }
 
-func parse(text []byte) (*element, error) {
+// ParseElement reads a document and returns its root element.
+func ParseElement(text []byte) (*Element, error) {
 	d := xml.NewDecoder(bytes.NewReader(text))
-	var root *element
-	var stack []*element
+	var root *Element
+	var stack []*Element
 	for {
 		at := int(d.InputOffset())
 		token, err := d.Token()
@@ -67,13 +96,13 @@ func parse(text []byte) (*element, error) {
 		}
 		switch t := token.(type) {
 		case xml.StartElement:
-			e := &element{name: t.Name, attrs: slices.Clone(t.Attr), start: at, inner: int(d.InputOffset())}
+			e := &Element{Name: t.Name, Attrs: slices.Clone(t.Attr), source: text, start: at, inner: int(d.InputOffset())}
 			switch {
 			case len(stack) >= maxDepth:
 				return nil, errors.New("elements are nested too deep")
 			case len(stack) > 0:
 				parent := stack[len(stack)-1]
-				parent.children = append(parent.children, e)
+				parent.Children = append(parent.Children, e)
 			case root != nil:
 				return nil, errors.New("a second element follows the first")
 			default:
@@ -86,7 +115,7 @@ func parse(text []byte) (*element, error) {
 			e.close, e.end = at, int(d.InputOffset())
 		case xml.CharData:
 			if len(stack) > 0 {
-				stack[len(stack)-1].text += string(t)
+				stack[len(stack)-1].Text += string(t)
 			}
 		}
 	}
@@ -103,7 +132,7 @@ func (d *Document) Text() []byte { return bytes.Clone(d.text) }
 // "emulator"; "" if there is none.
 func (d *Document) Value(path ...string) string {
 	if e := d.find(path); e != nil {
-		return strings.TrimSpace(e.text)
+		return strings.TrimSpace(e.Text)
 	}
 	return ""
 }
@@ -116,7 +145,7 @@ func (d *Document) Attribute(name string, path ...string) string {
 	return ""
 }
 
-func (d *Document) find(path []string) *element {
+func (d *Document) find(path []string) *Element {
 	e := d.root
 	for _, name := range path {
 		if e = e.child(xml.Name{Local: name}); e == nil {
@@ -141,10 +170,10 @@ func (d *Document) Label(model string) string { return d.label(model, "label") }
 func (d *Document) ImageLabel(model string) string { return d.label(model, "imagelabel") }
 
 func (d *Document) label(model, kind string) string {
-	for _, e := range d.root.children {
-		if e.name.Local == "seclabel" && e.attr("model") == model {
+	for _, e := range d.root.Children {
+		if e.Name.Local == "seclabel" && e.attr("model") == model {
 			if label := e.child(xml.Name{Local: kind}); label != nil {
-				return strings.TrimSpace(label.text)
+				return strings.TrimSpace(label.Text)
 			}
 		}
 	}
@@ -152,15 +181,15 @@ func (d *Document) label(model, kind string) string {
 }
 
 // metadata returns <metadata> and the element of a namespace in it, nil if there is none.
-func (d *Document) metadata(space string) (all, one *element) {
+func (d *Document) metadata(space string) (all, one *Element) {
 	if all = d.root.child(xml.Name{Local: "metadata"}); all == nil {
 		return nil, nil
 	}
-	i := slices.IndexFunc(all.children, func(e *element) bool { return e.name.Space == space })
+	i := slices.IndexFunc(all.Children, func(e *Element) bool { return e.Name.Space == space })
 	if i < 0 {
 		return all, nil
 	}
-	return all, all.children[i]
+	return all, all.Children[i]
 }
 
 // Metadata returns the element of a namespace in <metadata>, nil if there is none.
@@ -191,16 +220,16 @@ func (d *Document) WithMetadata(space string, text []byte) (*Document, error) {
 	return d.replace(metadata, "<metadata>"+string(inner)+string(text)+"\n  </metadata>")
 }
 
-func (e *element) child(name xml.Name) *element {
-	i := slices.IndexFunc(e.children, func(c *element) bool { return c.name == name })
+func (e *Element) child(name xml.Name) *Element {
+	i := slices.IndexFunc(e.Children, func(c *Element) bool { return c.Name == name })
 	if i < 0 {
 		return nil
 	}
-	return e.children[i]
+	return e.Children[i]
 }
 
-func (e *element) attr(name string) string {
-	for _, a := range e.attrs {
+func (e *Element) attr(name string) string {
+	for _, a := range e.Attrs {
 		if a.Name.Local == name && a.Name.Space == "" {
 			return a.Value
 		}

@@ -71,8 +71,7 @@ func TestAccess(t *testing.T) {
 	}
 }
 
-// asNobody runs f as a user without rights to anything, where the test runs as
-// root, who has all.
+// asNobody runs f as a user without rights if the test runs as root.
 func asNobody(t *testing.T, f func()) {
 	t.Helper()
 	if os.Geteuid() != 0 {

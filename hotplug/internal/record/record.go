@@ -1,7 +1,6 @@
 package record
 
 import (
-	"bytes"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -97,10 +96,11 @@ func New(text []byte, pools blockgraph.Pools, reading Reading) (Disk, error) {
 			return Disk{}, ErrSecretInXML
 		}
 	}
-	d := Disk{Target: disk.Target, Reading: reading}
-	if d.XML, err = trim(text); err != nil {
-		return Disk{}, err
+	element, err := domainxml.ParseElement(text)
+	if err != nil {
+		return Disk{}, fmt.Errorf("the XML to record: %w", err)
 	}
+	d := Disk{Target: disk.Target, Reading: reading, XML: element.String()}
 	for _, image := range disk.Images() {
 		if image.Source.Kind != blockgraph.SourceVolume {
 			continue
@@ -111,30 +111,6 @@ func New(text []byte, pools blockgraph.Pools, reading Reading) (Disk, error) {
 		}
 	}
 	return d, nil
-}
-
-// trim returns the one element of a document.
-func trim(text []byte) (string, error) {
-	d := xml.NewDecoder(bytes.NewReader(text))
-	start, depth := int64(-1), 0
-	for {
-		at := d.InputOffset()
-		token, err := d.Token()
-		if err != nil {
-			return "", fmt.Errorf("the XML to record: %w", err)
-		}
-		switch token.(type) {
-		case xml.StartElement:
-			if start < 0 {
-				start = at
-			}
-			depth++
-		case xml.EndElement:
-			if depth--; depth == 0 {
-				return string(text[start:d.InputOffset()]), nil
-			}
-		}
-	}
 }
 
 // Parsed returns the disk, with its volumes looked up in the recorded pools.
