@@ -99,17 +99,15 @@ type plugged struct {
 // define defines a domain with a guest, and with a monitor, ports and disks of luksplug's.
 func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *peer.Domain {
 	t.Helper()
-	arguments := append(hook.MonitorArguments(hook.MonitorDir, hookUUID), hook.PortArguments(max(2, len(disks)))...)
+	arguments := hook.Arguments(hookUUID, max(2, len(disks)))
 	metadata := `<luksplug:disks xmlns:luksplug="` + libvirtvm.Namespace + `" user="+0:+0">`
 	starting := coldstart.New(hookUUID, coldstart.Options{RunDir: "/run/luksplug/vm"})
-	var devices []blockgraph.Object
-	for _, p := range disks {
+	for i, p := range disks {
 		h.learn(t, p.volume)
 		xml := serialXML(t, p.volume.DiskXML(p.target, "virtio"), "serial-"+p.target)
 		disk := must(diskxml.ParseDisk([]byte(xml)))(t)
-		graph := must(blockgraph.Build(disk, blockgraph.Machine{Type: "q35", Ports: hook.FreePorts(arguments, devices)}, blockgraph.Unlock{}))(t)
+		graph := must(blockgraph.Build(disk, blockgraph.Machine{Type: "q35", Ports: []blockgraph.Port{{Bus: blockgraph.ReservedPort(i)}}}, blockgraph.Unlock{}))(t)
 		device, way, optional := graph.Device().Options, coldstart.Method(disk, blockgraph.MethodEphemeralHeader), ""
-		devices = append(devices, device)
 		if p.optional {
 			optional = ` optional="yes"`
 		}

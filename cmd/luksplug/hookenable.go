@@ -7,7 +7,6 @@ import (
 	"github.com/aymanbagabas/go-udiff"
 	"github.com/spf13/cobra"
 
-	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 )
 
@@ -28,7 +27,7 @@ the definition. The change takes effect at the domain's next start.`,
 			return runChange(cmd.Context(), a, args[0], apply, func(ctx context.Context, d *libvirtvm.Domain) (*libvirtvm.Change, error) { return d.Enable(ctx, e) })
 		},
 	}
-	cmd.Flags().IntVar(&e.Ports, "ports", 4, fmt.Sprintf("root ports for luksplug's disks, at most %d", hook.MaxPorts))
+	cmd.Flags().IntVar(&e.Ports, "ports", 4, fmt.Sprintf("root ports for luksplug's disks, at most %d", libvirtvm.MaxPorts))
 	cmd.Flags().BoolVar(&e.ColdPlug, "cold-plug", false, "have the disks among QEMU's arguments, so that the guest can boot from them")
 	apply.register(cmd)
 	return cmd

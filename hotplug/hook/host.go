@@ -18,42 +18,42 @@ import (
 // DefaultTimeout bounds one call: libvirt and its clients wait for the hook.
 const DefaultTimeout = 20 * time.Second
 
-// Host is what a hook works with on this host.
+// Host is the hook on this host. Its methods may be called concurrently for different
+// domains.
 type Host struct {
-	// Store is where secrets are looked up. It must not be libvirt's.
+	// Store has the secrets. It must not be libvirt's.
 	Store secrets.Store
-	// Log takes what the user of virsh does not see.
+	// Log gets what the user of virsh does not see.
 	Log logrus.FieldLogger
 	// Timeout bounds a call; 0 is DefaultTimeout.
 	Timeout time.Duration
-	// RunDir and LockDir are as in [hotplug.Options]; "" for the system's places.
+	// RunDir and LockDir are as in [hotplug.Options].
 	RunDir, LockDir string
 	// OnDaemon is as in [hotplug.Options].
 	OnDaemon func(ctx context.Context, d hotplug.Daemon) error
-	// Gone is called when a domain has left this host in one of the ways of Forget,
-	// with its UUID: keys that were cached for it have to go. nil for nothing.
+	// Gone, if set, is called with the UUID of a domain that has left this host for one
+	// of the reasons in Forget: it destroys keys that were cached for the domain.
 	Gone func(ctx context.Context, uuid string) error
-	// Forget are the reasons of [Release] for which Gone is called; nil is
-	// [ReasonMigrated] and [ReasonDestroyed].
+	// Forget are reasons of [Release]; nil is [ReasonMigrated] and [ReasonDestroyed].
 	Forget []string
 }
 
 // ErrTimeout reports that a call did not end within its time.
 var ErrTimeout = errors.New("the hook's time is up")
 
-// unwinding is how long a call may take beyond its time, to undo what it has begun.
+// unwinding is how long a call may take after its time, to undo what it has begun.
 const unwinding = cleaningUp + time.Second
 
-// Run does what the event calls for. Output is what has to be printed, all of it
-// or nothing: libvirt takes it for the domain's XML.
+// Run handles the event. The caller prints output, which libvirt takes for the domain's
+// XML, completely or not at all.
 //
-// At an operation that must succeed, output holds even when there is an error;
-// the error is then for the log. A panic is an error as well. Run returns a few
-// seconds after its time at the latest, whatever a key store or a file system
-// does, and what is under way then goes on without being waited for.
+// At an operation that must succeed, output is valid also with an error, which is for
+// the log. A panic becomes an error. Run returns a few seconds after its time at the
+// latest, with an error that wraps [ErrTimeout], even if a key store or a file system
+// hangs: it does not wait for that then.
 //
-// Where QEMU has started and an error would kill a VM that was restored or has
-// moved here, which saves nothing, the error goes to the log, and Run returns nil.
+// An error at [Started] would kill the VM. If the VM was restored or has migrated here,
+// the error is logged and Run returns nil.
 func (h Host) Run(ctx context.Context, e Event) (output []byte, err error) {
 	timeout := h.Timeout
 	if timeout == 0 {
@@ -86,8 +86,8 @@ func (h Host) Run(ctx context.Context, e Event) (output []byte, err error) {
 	return output, err
 }
 
-// arrived reports whether the domain is noted as one that was restored or has migrated
-// here. If that is unknown, arrived returns false.
+// arrived reports whether the domain is noted as restored or migrated here. If that is
+// unknown, it returns false.
 func (h Host) arrived(ctx context.Context, e Event) bool {
 	id := e.UUID()
 	if id == "" {
@@ -110,7 +110,7 @@ func (h Host) run(ctx context.Context, e Event) (output []byte, err error) {
 	}
 	c := call{Host: h, Event: e, domain: d}
 	if e.Operation == Stopped || e.Operation == Release {
-		// Also where the record cannot be read, and where there is none any more.
+		// Also if the record is unreadable or no longer exists.
 		return nil, errors.Join(err, c.gone(ctx))
 	}
 	if err != nil || !d.concerns() {
@@ -123,7 +123,7 @@ func (h Host) run(ctx context.Context, e Event) (output []byte, err error) {
 	return output, err
 }
 
-// call is one call of the hook that concerns us.
+// call is one call of the hook for a domain with disks of luksplug's.
 type call struct {
 	Host
 	Event
@@ -144,13 +144,12 @@ func (c call) run(ctx context.Context) (output []byte, err error) {
 	return nil, nil
 }
 
-// options are those of the domain in package hotplug.
 func (c call) options() hotplug.Options {
 	return hotplug.Options{Name: c.Domain, Log: c.Log, RunDir: c.RunDir, LockDir: c.LockDir, OnDaemon: c.OnDaemon,
 		Files: hotplug.FilesLocal, Recovery: cleaningUp}
 }
 
-// connect opens our own monitor of the domain.
+// connect opens luksplug's monitor of the domain.
 func (c call) connect(ctx context.Context) (*hotplug.VM, error) {
 	pid := 0
 	dial := func(ctx context.Context) (*qmp.Client, error) {
@@ -169,4 +168,35 @@ func (c call) connect(ctx context.Context) (*hotplug.VM, error) {
 		return p, err
 	}
 	return hotplug.Connect(ctx, dial, options)
+}
+
+// DiskCheck is the result of [Host.CheckArrival] for one disk.
+type DiskCheck struct {
+	Target string
+	Err    error // why the disk could not arrive, nil if it could
+}
+
+// CheckArrival reports for each recorded disk of a running domain, whose XML is given,
+// whether the domain could migrate to this host: whether the disk's files are here, and
+// its secrets in the key stores. It derives no key and changes nothing.
+func (h Host) CheckArrival(ctx context.Context, xml []byte) ([]DiskCheck, error) {
+	e := Event{Operation: Migrate, XML: xml}
+	d, err := e.read()
+	if err != nil {
+		return nil, err
+	}
+	e.Domain = d.uuid
+	s, err := call{Host: h, Event: e, domain: d}.starting()
+	if err != nil {
+		return nil, err
+	}
+	var out []DiskCheck
+	for _, r := range d.record.Disks {
+		disk, err := coldstart.RecordedDisk(d.doc, r)
+		if err == nil {
+			err = s.Check(ctx, disk, coldstart.ArrivalMigration, h.Store)
+		}
+		out = append(out, DiskCheck{r.Target, err})
+	}
+	return out, nil
 }

@@ -15,55 +15,22 @@ import (
 
 	"github.com/sirupsen/logrus"
 
-	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
+	"github.com/luksplug/luksplug/hotplug/internal/recordtest"
 	"github.com/luksplug/luksplug/secrets"
 )
 
-const (
-	vmUUID     = "6695eb01-f6a4-8304-79aa-97f2502e193f"
-	secretUUID = "0a81f5b2-8403-4b23-88d6-21ccc2f80d6f"
-)
-
-// domainXML is a domain's definition, with this inside.
-func domainXML(t *testing.T, machine, inside string) *domainxml.Document {
+// must ends the test if there is an error.
+func must(t testing.TB, errs ...error) {
 	t.Helper()
-	doc, err := domainxml.Parse([]byte(`<domain type='kvm'>
-  <name>vm1</name>
-  <uuid>` + vmUUID + `</uuid>
-  <os><type arch='x86_64' machine='` + machine + `'>hvm</type></os>
-  ` + inside + `
-</domain>
-`))
-	if err != nil {
+	if err := errors.Join(errs...); err != nil {
 		t.Fatal(err)
 	}
-	return doc
 }
 
-// recorded is a record of an encrypted disk in a port of ours.
-func recorded(t *testing.T, port int) record.Disk {
-	t.Helper()
-	d, err := record.New([]byte(`<disk type='file'><source file='/img'><encryption format='luks'><secret type='passphrase' uuid='`+secretUUID+`'/></encryption></source><target dev='vdb' bus='virtio'/></disk>`), nil, record.Reading{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	disk, err := d.Parsed()
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := blockgraph.Machine{Type: "q35", Ports: []blockgraph.Port{{Bus: blockgraph.ReservedPort(port)}}}
-	graph, err := blockgraph.Build(disk, m, blockgraph.Unlock{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.Start, d.Devices = blockgraph.MethodEphemeralHeader, []blockgraph.Object{graph.Device().Options}
-	return d
-}
-
-// place is a host for a test, with what it has logged.
+// place returns a host for a test, and its log.
 func place(t *testing.T) (hook.Host, *bytes.Buffer) {
 	t.Helper()
 	dir, log := t.TempDir(), &bytes.Buffer{}
@@ -72,7 +39,7 @@ func place(t *testing.T) (hook.Host, *bytes.Buffer) {
 	return hook.Host{Store: secrets.Chain(), Log: logger, Timeout: time.Second, RunDir: filepath.Join(dir, "vm"), LockDir: filepath.Join(dir, "lock")}, log
 }
 
-// event is one of a domain with a recorded disk, whose monitor nobody answers.
+// event returns an event of a domain with recorded disks, whose monitor does not answer.
 func event(t *testing.T, op hook.Operation, extra string, disks ...record.Disk) hook.Event {
 	t.Helper()
 	r := record.Record{User: "+0:+0"}
@@ -82,25 +49,21 @@ func event(t *testing.T, op hook.Operation, extra string, disks ...record.Disk) 
 	metadata := ""
 	if len(disks) > 0 {
 		text, err := r.XML()
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		metadata = "<metadata>" + text + "</metadata>"
 	}
-	doc, err := domainXML(t, "q35", metadata).WithArguments(append(hook.MonitorArguments(t.TempDir(), vmUUID), hook.PortArguments(1)...))
-	if err != nil {
-		t.Fatal(err)
-	}
+	doc, err := recordtest.Domain(t, "q35", metadata).WithArguments(append(domainxml.MonitorArguments(t.TempDir(), recordtest.DomainUUID), domainxml.PortArguments(1)...))
+	must(t, err)
 	return hook.Event{Domain: "vm1", Operation: op, Suboperation: "begin", Extra: extra, XML: doc.Text()}
 }
 
-// TestArrivedIsSpared: what fails once QEMU runs ends a VM that boots, and not one
-// that comes with a state.
+// TestArrivedIsSpared: an error once QEMU runs ends a VM that boots, but not one that
+// comes with a state.
 func TestArrivedIsSpared(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	h, log := place(t)
-	disk := recorded(t, 1)
+	disk := recordtest.Disk(t, 1)
 	if _, err := h.Run(ctx, event(t, hook.Started, "-", disk)); err == nil {
 		t.Error("a VM starts without its disk")
 	}
@@ -124,16 +87,16 @@ func TestArrivedIsSpared(t *testing.T) {
 	}
 }
 
-// TestDamagedRecord: nothing is started with a record that cannot be read, and what
-// is on the host goes all the same.
+// TestDamagedRecord: no VM starts with an unreadable record, but files on the host are
+// removed.
 func TestDamagedRecord(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	h, _ := place(t)
-	left := filepath.Join(h.RunDir, vmUUID, "vdb.json")
+	left := filepath.Join(h.RunDir, recordtest.DomainUUID, "vdb.json")
 	for _, text := range []string{"<disks %s version='99'/>", "<disks %s><disk/></disks>", "<other %s/>"} {
 		text := fmt.Sprintf(text, "xmlns='"+record.Namespace+"'")
-		xml := domainXML(t, "q35", "<metadata>"+text+"</metadata>").Text()
+		xml := recordtest.Domain(t, "q35", "<metadata>"+text+"</metadata>").Text()
 		var made []string
 		h.Gone = func(_ context.Context, id string) error { made = append(made, id); return nil }
 		for _, op := range []hook.Operation{hook.Prepare, hook.Restore, hook.Migrate, hook.Started} {
@@ -142,27 +105,25 @@ func TestDamagedRecord(t *testing.T) {
 				t.Errorf("%s %s: %v, printed %q", text, op, err, output)
 			}
 		}
-		if err := errors.Join(os.MkdirAll(filepath.Dir(left), 0o700), os.WriteFile(left, nil, 0o600)); err != nil {
-			t.Fatal(err)
-		}
+		must(t, errors.Join(os.MkdirAll(filepath.Dir(left), 0o700), os.WriteFile(left, nil, 0o600)))
 		_, err := h.Run(ctx, hook.Event{Domain: "vm1", Operation: hook.Release, Extra: hook.ReasonDestroyed, XML: xml})
 		if err == nil {
 			t.Errorf("%s: nobody hears of it", text)
 		}
-		if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) || !slices.Equal(made, []string{vmUUID}) {
+		if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) || !slices.Equal(made, []string{recordtest.DomainUUID}) {
 			t.Errorf("%s: left on the host: %v; keys of %v destroyed", text, err, made)
 		}
 	}
 }
 
-// TestForget: keys go after the ends that are named, also of a domain that has no
-// disk of ours any more.
+// TestForget: keys are destroyed for the given reasons, also of a domain that no longer has
+// disks.
 func TestForget(t *testing.T) {
 	t.Parallel()
 	h, _ := place(t)
 	var gone int
 	h.Gone = func(context.Context, string) error { gone++; return nil }
-	xml := domainXML(t, "q35", "").Text()
+	xml := recordtest.Domain(t, "q35", "").Text()
 	for name, c := range map[string]struct{ forget, after []string }{
 		"by default": {nil, []string{hook.ReasonDestroyed, hook.ReasonMigrated}},
 		"as said":    {[]string{"shutdown"}, []string{"shutdown"}},
@@ -183,21 +144,17 @@ func TestForget(t *testing.T) {
 	}
 }
 
-// TestOnlyItsOwnFolder: a monitor's path that somebody has changed makes no folder
-// of the host's one that is removed.
-func TestOnlyItsOwnFolder(t *testing.T) {
+// TestOnlyItsOwnDirectory: a changed path of the monitor does not have another directory of
+// the host removed.
+func TestOnlyItsOwnDirectory(t *testing.T) {
 	t.Parallel()
 	h, _ := place(t)
 	precious := filepath.Join(t.TempDir(), "precious")
-	if err := errors.Join(os.Mkdir(precious, 0o700), os.WriteFile(filepath.Join(precious, "file"), nil, 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, errors.Join(os.Mkdir(precious, 0o700), os.WriteFile(filepath.Join(precious, "file"), nil, 0o600)))
 	e := event(t, hook.Prepare, "-")
 	doc, err := domainxml.Parse(e.XML)
-	if err != nil {
-		t.Fatal(err)
-	}
-	old := hook.MonitorSocket(doc.Arguments())
+	must(t, err)
+	old := domainxml.MonitorSocket(doc.Arguments())
 	e.XML = bytes.ReplaceAll(e.XML, []byte(old), []byte(filepath.Join(precious, "qmp")))
 	if _, err := h.Run(t.Context(), e); err == nil {
 		t.Error("it is taken")
@@ -211,7 +168,7 @@ func TestOnlyItsOwnFolder(t *testing.T) {
 	}
 }
 
-// TestPanic: a bug is an error, on one line, with the place in the log.
+// TestPanic: a panic becomes an error on one line, and its stack is logged.
 func TestPanic(t *testing.T) {
 	t.Parallel()
 	h, log := place(t)
@@ -225,7 +182,7 @@ func TestPanic(t *testing.T) {
 	}
 }
 
-// TestDeadline: a call comes to its end although something in it never does.
+// TestDeadline: a call ends although something in it never does.
 func TestDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, _ := place(t)

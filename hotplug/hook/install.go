@@ -22,17 +22,16 @@ const Dir = "/etc/libvirt/hooks"
 // runs by name.
 const scriptName = "50-luksplug"
 
-// Installation is luksplug as a hook of this host's libvirt: one script in
-// qemu.d. Nothing else there is looked at or touched.
+// Installation is luksplug as a hook of this host's libvirt: one script in qemu.d.
 type Installation struct {
 	Dir     string // "" is [Dir]
 	Program string // absolute path of luksplug
-	// Config is the configuration that the hook is to use, "" for the usual one:
-	// libvirt gives a hook no environment.
+	// Config is the absolute path of the configuration that the hook uses, "" for the
+	// usual one: libvirt gives a hook no environment.
 	Config string
 }
 
-// Path is that of the script.
+// Path returns the path of the script.
 func (i Installation) Path() string {
 	dir := i.Dir
 	if dir == "" {
@@ -41,12 +40,11 @@ func (i Installation) Path() string {
 	return filepath.Join(dir, "qemu.d", scriptName)
 }
 
-// mark is in every script of ours: without it, a file of this name is somebody
-// else's.
+// mark is in every script that Install has written.
 const mark = "# Written by 'luksplug hook install', and removed by 'luksplug hook uninstall'."
 
-// Script returns the text of the script. It has to be right even where the
-// program is missing or broken: see the package's comment.
+// Script returns the text of the script. It keeps the promise of the package's comment
+// also if the program is missing or broken.
 func (i Installation) Script() string {
 	run := shell.Quote(i.Program)
 	if i.Config != "" {
@@ -59,10 +57,11 @@ if [ -x ` + shell.Quote(i.Program) + ` ]; then case $2 in restore | reconnect) `
 `
 }
 
-// ErrForeignScript: a file of our name is not ours.
+// ErrForeignScript reports that luksplug did not write the file at [Installation.Path].
 var ErrForeignScript = errors.New("this file was not written by luksplug: move it away")
 
-// Install writes the script. changed is false where it was there already.
+// Install writes the script. changed is false if it was installed already. The errors are
+// those of [Installation.Check].
 func (i Installation) Install() (changed bool, err error) {
 	if !filepath.IsAbs(i.Program) || i.Config != "" && !filepath.IsAbs(i.Config) {
 		return false, errors.New("the paths in a hook must be absolute")
@@ -75,7 +74,7 @@ func (i Installation) Install() (changed bool, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return false, fmt.Errorf("install the hook: %w", err)
 	}
-	// Not written in the directory itself, where libvirt would run it.
+	// Not in the directory itself, where libvirt would run the temporary file.
 	temporary := filepath.Join(filepath.Dir(filepath.Dir(path)), ".luksplug-"+rand.Text())
 	o := fsutil.Options{Mode: 0o755, Durable: true, Temporary: temporary}
 	if err := fsutil.Replace(nil, path, []byte(i.Script()), o); err != nil {
@@ -84,7 +83,7 @@ func (i Installation) Install() (changed bool, err error) {
 	return true, nil
 }
 
-// Uninstall removes the script. changed is false where it was not there.
+// Uninstall removes the script. changed is false if it was not installed.
 func (i Installation) Uninstall() (changed bool, err error) {
 	state, err := i.Check()
 	if err != nil || state == Absent {
@@ -96,7 +95,7 @@ func (i Installation) Uninstall() (changed bool, err error) {
 	return true, nil
 }
 
-// InstallationState is what is there of an installation.
+// InstallationState is the result of [Installation.Check].
 type InstallationState string
 
 // States of an installation.
@@ -104,13 +103,12 @@ const (
 	Absent  InstallationState = "not installed"
 	Current InstallationState = "installed"
 	Other   InstallationState = "installed by another luksplug, or with another configuration"
-	// Disabled: libvirt passes over a file that is not executable, and says
-	// nothing.
+	// Disabled: libvirt silently skips a file that is not executable.
 	Disabled InstallationState = "not executable"
 )
 
-// Check returns what is there. A file of our name that is not ours is
-// [ErrForeignScript].
+// Check returns the state of the installation. The error wraps [ErrForeignScript] if
+// luksplug did not write the file.
 func (i Installation) Check() (InstallationState, error) {
 	path := i.Path()
 	text, err := os.ReadFile(path)
@@ -135,8 +133,7 @@ func (i Installation) Check() (InstallationState, error) {
 	return Current, nil
 }
 
-// Installed returns what the script that is there calls, "" for what it does not
-// say.
+// Installed returns the program that the installed script runs, "" if that is unknown.
 func (i Installation) Installed() (program string, err error) {
 	text, err := os.ReadFile(i.Path())
 	if err != nil {
@@ -147,8 +144,8 @@ func (i Installation) Installed() (program string, err error) {
 	return strings.ReplaceAll(program, `'\''`, "'"), nil
 }
 
-// OtherHook reports whether libvirt had any hook of QEMU's before ours: a libvirtd
-// that started without one runs none until it is restarted.
+// OtherHook reports whether libvirt has another hook of QEMU's: a libvirtd that started
+// without any runs none until it is restarted.
 func (i Installation) OtherHook() bool {
 	dir := filepath.Dir(filepath.Dir(i.Path()))
 	paths, _ := filepath.Glob(filepath.Join(dir, "qemu.d", "*")) // the pattern is right

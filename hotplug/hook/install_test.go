@@ -14,12 +14,10 @@ import (
 
 func TestInstall(t *testing.T) {
 	t.Parallel()
-	folder := t.TempDir()
-	site := filepath.Join(folder, "qemu")
-	if err := os.WriteFile(site, []byte("#!/bin/sh\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	i := hook.Installation{Dir: folder, Program: "/opt/it's here/luksplug", Config: "/etc/other.yaml"}
+	dir := t.TempDir()
+	site := filepath.Join(dir, "qemu")
+	must(t, os.WriteFile(site, []byte("#!/bin/sh\n"), 0o755))
+	i := hook.Installation{Dir: dir, Program: "/opt/it's here/luksplug", Config: "/etc/other.yaml"}
 	want := func(state hook.InstallationState) {
 		t.Helper()
 		if got, err := i.Check(); err != nil || got != state {
@@ -36,16 +34,14 @@ func TestInstall(t *testing.T) {
 	if program, err := i.Installed(); err != nil || program != i.Program {
 		t.Errorf("got %q %v", program, err)
 	}
-	if err := os.Chmod(i.Path(), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chmod(i.Path(), 0o644))
 	want(hook.Disabled)
 	if changed, err := i.Install(); err != nil || !changed {
 		t.Errorf("install: %v %v", changed, err)
 	}
 	i.Config = ""
 	want(hook.Other)
-	if left, err := filepath.Glob(filepath.Join(folder, ".luksplug*")); err != nil || len(left) > 0 || !i.OtherHook() {
+	if left, err := filepath.Glob(filepath.Join(dir, ".luksplug*")); err != nil || len(left) > 0 || !i.OtherHook() {
 		t.Errorf("left %v %v", left, err)
 	}
 	for _, change := range []bool{true, false} {
@@ -62,12 +58,8 @@ func TestInstall(t *testing.T) {
 func TestInstallKeepsWhatIsNotOurs(t *testing.T) {
 	t.Parallel()
 	i := hook.Installation{Dir: t.TempDir(), Program: "/bin/luksplug"}
-	if err := os.MkdirAll(filepath.Dir(i.Path()), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(i.Path(), []byte("#!/bin/sh\n"), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.MkdirAll(filepath.Dir(i.Path()), 0o755))
+	must(t, os.WriteFile(i.Path(), []byte("#!/bin/sh\n"), 0o755))
 	_, err1 := i.Install()
 	_, err2 := i.Uninstall()
 	_, err3 := i.Check()
@@ -88,9 +80,7 @@ func TestScript(t *testing.T) {
 	program := filepath.Join(dir, "it's luksplug")
 	i := hook.Installation{Dir: dir, Program: program, Config: "/c.yaml"}
 	script := filepath.Join(dir, "script")
-	if err := os.WriteFile(script, []byte(i.Script()), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(script, []byte(i.Script()), 0o755))
 	run := func(operation, xml string) (stdout string, code int) {
 		t.Helper()
 		cmd := exec.Command(script, "vm 1", operation, "begin", "-")
@@ -117,9 +107,7 @@ func TestScript(t *testing.T) {
 	}
 	write := func(text string) {
 		t.Helper()
-		if err := os.WriteFile(program, []byte("#!/bin/sh\n"+text), 0o755); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(program, []byte("#!/bin/sh\n"+text), 0o755))
 	}
 	write(`printf '%s|' "$@"; cat`)
 	for _, operation := range []string{"prepare", "restore"} {

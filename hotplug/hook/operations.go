@@ -16,7 +16,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
-// starting returns the domain as one that is about to start.
+// starting returns the VM that is about to start.
 func (c call) starting() (*coldstart.VM, error) {
 	user, err := c.user()
 	if err != nil {
@@ -29,17 +29,17 @@ func (c call) coldstart(user *hotplug.Credential) *coldstart.VM {
 	return coldstart.New(c.uuid, coldstart.Options{Name: c.Domain, Log: c.Log, RunDir: c.RunDir, LockDir: c.LockDir, User: user})
 }
 
-// cold reports whether QEMU has the disk from its start.
+// cold reports whether the disk is among QEMU's arguments.
 func (d *domain) cold(target string) bool { return slices.Contains(d.targets, target) }
 
-// ErrNoWay reports that the domain has a disk of luksplug's, and no monitor to plug it
+// ErrNoMonitor reports that the domain has a disk of luksplug's, but no monitor to plug it
 // through.
-var ErrNoWay = errors.New("the domain has no monitor of luksplug's, through which the disk could be plugged when it starts: run 'luksplug hook enable' for it while it is off")
+var ErrNoMonitor = errors.New("the domain has no monitor of luksplug's, through which the disk could be plugged when it starts: run 'luksplug hook enable' for it while it is off")
 
 // cleaningUp bounds what is done after a failure.
 const cleaningUp = 5 * time.Second
 
-// prepare gets everything ready for QEMU, or says why it cannot start.
+// prepare gives QEMU everything that it needs to start with the disks.
 func (c call) prepare(ctx context.Context) error {
 	s, err := c.starting()
 	if err != nil {
@@ -49,7 +49,7 @@ func (c call) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.Gone(ctx); err != nil { // of a run that ended without our hearing of it
+	if err := s.Gone(ctx); err != nil { // remains of a run whose end was not reported
 		return err
 	}
 	if err := s.Arrive(ctx, arrival); err != nil {
@@ -79,21 +79,21 @@ func (c call) prepare(ctx context.Context) error {
 }
 
 func (c call) prepareDisk(ctx context.Context, s *coldstart.VM, d record.Disk, arrival coldstart.Arrival) error {
-	disk, err := StartDisk(c.doc, d)
+	disk, err := coldstart.RecordedDisk(c.doc, d)
 	switch {
 	case err != nil:
 		return err
 	case c.cold(d.Target):
 		return s.Prepare(ctx, disk, arrival, c.Store)
 	case c.monitor == "":
-		return fmt.Errorf("disk %s: %w", d.Target, ErrNoWay)
+		return fmt.Errorf("disk %s: %w", d.Target, ErrNoMonitor)
 	}
 	return s.Check(ctx, disk, arrival, c.Store)
 }
 
-// monitorDir returns the directory of our monitor's socket, "" for none. It is removed
-// with everything in it, so a path in the XML that was changed must not make it a
-// directory of the host's.
+// monitorDir returns the directory of the monitor's socket, "" if there is none. Since it
+// is removed with its content, a changed path in the XML must not make it another
+// directory of the host: its name has to be the domain's UUID.
 func (d *domain) monitorDir() string {
 	if dir := filepath.Dir(d.monitor); filepath.Base(dir) == d.uuid {
 		return dir
@@ -101,8 +101,7 @@ func (d *domain) monitorDir() string {
 	return ""
 }
 
-// makeMonitorDir makes the directory in which QEMU's user can make the socket of our
-// monitor.
+// makeMonitorDir makes the directory in which QEMU's user creates the monitor's socket.
 func (c call) makeMonitorDir() error {
 	if c.monitor == "" {
 		return nil
@@ -115,25 +114,23 @@ func (c call) makeMonitorDir() error {
 	if dir == "" {
 		return fmt.Errorf("the socket of luksplug's monitor is %s in the domain's XML, which is not in a directory named after the domain's UUID: run 'luksplug hook enable' for it", c.monitor)
 	}
-	if err := access.MakeFolder(filepath.Dir(dir)); err != nil {
-		return fmt.Errorf("directory for the monitor's socket: %w", err)
+	err = access.MakeDir(filepath.Dir(dir))
+	if err == nil {
+		err = os.RemoveAll(dir)
 	}
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("directory for the monitor's socket: %w", err)
+	if err == nil {
+		err = os.Mkdir(dir, 0o700)
 	}
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		return fmt.Errorf("directory for the monitor's socket: %w", err)
+	if err == nil && int(user.UID) != os.Geteuid() {
+		err = os.Lchown(dir, int(user.UID), int(user.GID))
 	}
-	if int(user.UID) == os.Geteuid() {
-		return nil
-	}
-	if err := os.Lchown(dir, int(user.UID), int(user.GID)); err != nil {
-		return fmt.Errorf("give the directory of the monitor's socket to QEMU's user: %w", err)
+	if err != nil {
+		return fmt.Errorf("directory for the monitor's socket, for QEMU's user: %w", err)
 	}
 	return nil
 }
 
-// started does what is left to do once QEMU runs.
+// started completes the start once QEMU runs.
 func (c call) started(ctx context.Context) error {
 	s, err := c.starting()
 	if err != nil {
@@ -155,7 +152,7 @@ func (c call) finish(ctx context.Context, s *coldstart.VM, arrival coldstart.Arr
 		if d == nil {
 			continue
 		}
-		disk, err := StartDisk(c.doc, *d)
+		disk, err := coldstart.RecordedDisk(c.doc, *d)
 		if err != nil {
 			failed = append(failed, err)
 			continue
@@ -166,7 +163,7 @@ func (c call) finish(ctx context.Context, s *coldstart.VM, arrival coldstart.Arr
 			continue
 		}
 		if with.Limits != nil && c.monitor == "" {
-			failed = append(failed, fmt.Errorf("disk %s: its limits cannot be set: %w", target, ErrNoWay))
+			failed = append(failed, fmt.Errorf("disk %s: its limits cannot be set: %w", target, ErrNoMonitor))
 		}
 		failed = append(failed, s.Note(ctx, disk, 0))
 		one := hotplug.Started{Target: target, Limits: with.Limits}
@@ -202,14 +199,14 @@ func (c call) finish(ctx context.Context, s *coldstart.VM, arrival coldstart.Arr
 	return errors.Join(failed...)
 }
 
-// onlyOptional reports whether the domain is complete without any disk of ours.
+// onlyOptional reports whether the domain can run without any of the disks.
 func (d *domain) onlyOptional() bool {
 	return len(d.targets) == 0 && !slices.ContainsFunc(d.record.Disks, func(d record.Disk) bool { return !d.Optional })
 }
 
 // plug attaches a disk that is not among QEMU's arguments.
 func (c call) plug(ctx context.Context, vm *hotplug.VM, d record.Disk) error {
-	disk, err := StartDisk(c.doc, d)
+	disk, err := coldstart.RecordedDisk(c.doc, d)
 	if err != nil {
 		return err
 	}
@@ -218,8 +215,7 @@ func (c call) plug(ctx context.Context, vm *hotplug.VM, d record.Disk) error {
 }
 
 // arrive adds the disks that the domain had to its arguments. It needs no key and no
-// file, except for optional disks. What it cannot do is left to prepare, which may
-// fail.
+// file, except for optional disks: everything else that can fail is left to prepare.
 func (c call) arrive(ctx context.Context, arrival coldstart.Arrival) ([]byte, error) {
 	s, err := c.starting()
 	if err != nil {
@@ -228,14 +224,13 @@ func (c call) arrive(ctx context.Context, arrival coldstart.Arrival) ([]byte, er
 	arguments := domainxml.Foreign(c.doc.Arguments())
 	var failed []error
 	for _, d := range c.record.Disks {
-		disk, err := StartDisk(c.doc, d)
+		disk, err := coldstart.RecordedDisk(c.doc, d)
 		if err != nil {
 			failed = append(failed, err)
 			continue
 		}
 		if d.Optional {
-			// The domain may have started without it, and its XML then still has it;
-			// prepare can no longer leave it out.
+			// The domain may have started without it. prepare cannot leave it out.
 			if err := s.Check(ctx, disk, arrival, c.Store); err != nil {
 				c.Log.WithField("disk", d.Target).Warnf("it is left out, since it is optional: %v", err)
 				continue
@@ -255,9 +250,9 @@ func (c call) arrive(ctx context.Context, arrival coldstart.Arrival) ([]byte, er
 	return doc.Text(), errors.Join(append(failed, s.Arrive(ctx, arrival))...)
 }
 
-// giveBack gives images of the VM's QEMU back to their owners. A VM that has migrated
-// continues with them on another host, and one whose migration to this host failed
-// continues where it was: what this host did not give away then stays as it is.
+// giveBack returns images of the VM's QEMU to their owners. A VM that has migrated still
+// uses them on another host. So does one whose migration to this host failed: then only
+// what this host has given away is returned.
 func (c call) giveBack(ctx context.Context, s *coldstart.VM) error {
 	var owners []access.Owner
 	if c.Extra != ReasonFailed {
@@ -268,18 +263,18 @@ func (c call) giveBack(ctx context.Context, s *coldstart.VM) error {
 	return s.GiveBack(ctx, coldstart.Return{Owners: owners, Stay: c.Extra == ReasonMigrated})
 }
 
-// gone removes all of the domain's from this host.
+// gone removes everything of the domain from this host.
 func (c call) gone(ctx context.Context) error {
 	if c.uuid == "" {
 		return nil
 	}
 	user, err := c.user()
 	if err != nil {
-		c.Log.Debug(err) // then nothing was given to it
+		c.Log.Debug(err) // so nothing was given to the user
 	}
 	s := c.coldstart(user)
 	failed := []error{s.Gone(ctx)}
-	if c.Operation == Release { // at Stopped it is not said whether the VM goes on elsewhere
+	if c.Operation == Release { // libvirt does not say at Stopped whether the VM goes on elsewhere
 		failed = append(failed, c.giveBack(ctx, s))
 	}
 	if dir := c.monitorDir(); dir != "" {

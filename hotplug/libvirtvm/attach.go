@@ -3,12 +3,12 @@ package libvirtvm
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/coldstart"
-	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 	"github.com/luksplug/luksplug/internal/libvirtconn"
@@ -175,8 +175,8 @@ func (r *recorder) define(ctx context.Context, owners bool) error {
 	return r.write(ctx, Persistent)
 }
 
-// definitionMachine is what the definition says of the VM, with the ports that
-// are ours. libvirt may give the others to another device before the next start.
+// definitionMachine returns what the definition says of the VM, with luksplug's root
+// ports only: libvirt may give any other port to another device before the next start.
 func definitionMachine(doc *domainxml.Document, r record.Record) (blockgraph.Machine, error) {
 	m, err := diskxml.ParseDomain(doc.Text())
 	if err != nil {
@@ -186,6 +186,10 @@ func definitionMachine(doc *domainxml.Document, r record.Record) (blockgraph.Mac
 	for _, d := range r.Disks {
 		devices = append(devices, d.Devices...)
 	}
-	m.Ports, m.PCI = hook.FreePorts(doc.Arguments(), devices), true
+	m.PCI = true
+	for _, port := range domainxml.Ports(doc.Arguments()) {
+		taken := slices.ContainsFunc(devices, func(o blockgraph.Object) bool { return o.Text("bus") == port })
+		m.Ports = append(m.Ports, blockgraph.Port{Bus: port, Taken: taken})
+	}
 	return m, nil
 }

@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/hotplug/coldstart"
-	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
@@ -60,10 +57,13 @@ func newChange(ctx context.Context, at descriptions, change func(*domainxml.Docu
 // Apply makes the change, in the definition as it is now. libvirt validates it.
 func (c *Change) Apply(ctx context.Context) error { return redefine(ctx, c.at, c.change) }
 
+// MaxPorts is how many root ports a domain can have for luksplug's disks.
+const MaxPorts = domainxml.MaxPorts
+
 // EnableOptions are what a domain gets.
 type EnableOptions struct {
 	// Ports is how many root ports there are to be for luksplug's disks alone, at most
-	// [hook.MaxPorts]; a machine without PCI Express gets none.
+	// [MaxPorts]; a machine without PCI Express gets none.
 	Ports int
 	// ColdPlug puts the disks that belong to the domain among QEMU's arguments, so
 	// that the guest can boot from them.
@@ -81,8 +81,8 @@ func enable(ctx context.Context, doc *domainxml.Document, e EnableOptions) (*dom
 	if err != nil {
 		return nil, err
 	}
-	if e.Ports < 0 || e.Ports > hook.MaxPorts {
-		return nil, fmt.Errorf("%w: there can be %d", ErrPorts, hook.MaxPorts)
+	if e.Ports < 0 || e.Ports > domainxml.MaxPorts {
+		return nil, fmt.Errorf("%w: there can be %d", ErrPorts, domainxml.MaxPorts)
 	}
 	if !pciExpress(doc) {
 		e.Ports = 0
@@ -90,17 +90,17 @@ func enable(ctx context.Context, doc *domainxml.Document, e EnableOptions) (*dom
 	if doc.UUID() == "" {
 		return nil, errors.New("the domain's XML has no <uuid>")
 	}
-	ports := hook.PortArguments(e.Ports)
+	ports := domainxml.PortArguments(e.Ports)
 	for _, disk := range r.Disks {
 		for _, device := range disk.Devices {
-			if bus := device.Text("bus"); slices.Contains(hook.Ports(doc.Arguments()), bus) && !slices.Contains(hook.Ports(ports), bus) {
+			if bus := device.Text("bus"); slices.Contains(domainxml.Ports(doc.Arguments()), bus) && !slices.Contains(domainxml.Ports(ports), bus) {
 				return nil, fmt.Errorf("%w: disk %s is plugged into %s", ErrPorts, disk.Target, bus)
 			}
 		}
 	}
 	// Ports come first: devices name them.
-	arguments := append(hook.MonitorArguments(hook.MonitorDir, doc.UUID()), ports...)
-	if doc, err = doc.WithArguments(append(withoutOurs(doc.Arguments()), arguments...)); err != nil {
+	arguments := slices.Concat(domainxml.Theirs(doc.Arguments()), domainxml.MonitorArguments(domainxml.MonitorDir, doc.UUID()), ports)
+	if doc, err = doc.WithArguments(arguments); err != nil {
 		return nil, err
 	}
 	r.ColdPlug = e.ColdPlug
@@ -123,73 +123,10 @@ func disable(doc *domainxml.Document) (*domainxml.Document, error) {
 		return nil, err
 	}
 	if len(r.Disks) > 0 {
-		return nil, fmt.Errorf("%w: %s", ErrDisks, targets(r))
+		return nil, fmt.Errorf("%w: %s", ErrDisks, strings.Join(r.Targets(), ", "))
 	}
-	if doc, err = doc.WithArguments(withoutOurs(doc.Arguments())); err != nil {
+	if doc, err = doc.WithArguments(domainxml.Theirs(doc.Arguments())); err != nil {
 		return nil, err
 	}
 	return doc.WithMetadata(record.Namespace, nil)
-}
-
-func targets(r record.Record) string {
-	var out []string
-	for _, d := range r.Disks {
-		out = append(out, d.Target)
-	}
-	return strings.Join(out, ", ")
-}
-
-// withoutOurs returns the arguments without anything of luksplug's: disks, ports and the
-// monitor.
-func withoutOurs(arguments []string) []string {
-	arguments = domainxml.Foreign(arguments)
-	var out []string
-	for i := 0; i < len(arguments); i++ {
-		if i+1 < len(arguments) {
-			pair := arguments[i : i+2]
-			monitor := pair[0] == "-mon" && strings.HasPrefix(pair[1], "chardev="+hook.MonitorID+",")
-			if monitor || hook.MonitorSocket(pair) != "" || len(hook.Ports(pair)) > 0 {
-				i++
-				continue
-			}
-		}
-		out = append(out, arguments[i])
-	}
-	return out
-}
-
-// withRecord puts a record into a definition and, where disks are plugged cold,
-// those of its disks among QEMU's arguments that the domain cannot start without.
-func withRecord(ctx context.Context, doc *domainxml.Document, r record.Record) (*domainxml.Document, error) {
-	arguments := domainxml.Foreign(doc.Arguments())
-	starting := coldstart.New(doc.UUID(), coldstart.Options{})
-	for _, disk := range r.Disks {
-		if !r.ColdPlug || disk.Optional {
-			continue
-		}
-		start, err := hook.StartDisk(doc, disk)
-		if err != nil {
-			return nil, err
-		}
-		ours, err := starting.Arguments(ctx, start)
-		if err != nil {
-			return nil, fmt.Errorf("disk %s: %w", disk.Target, err)
-		}
-		arguments = append(arguments, ours.Arguments...)
-	}
-	doc, err := doc.WithArguments(arguments)
-	if err != nil {
-		return nil, err
-	}
-	if r.Empty() {
-		return doc.WithMetadata(record.Namespace, nil)
-	}
-	if old, err := record.FromDomain(doc); err == nil && reflect.DeepEqual(old, r) {
-		return doc, nil // in libvirt's own layout
-	}
-	text, err := r.XML()
-	if err != nil {
-		return nil, err
-	}
-	return doc.WithMetadata(record.Namespace, []byte(text))
 }

@@ -8,60 +8,21 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
+	"github.com/luksplug/luksplug/hotplug/internal/recordtest"
 )
 
-// domainXML is a domain's definition, with this inside.
-func domainXML(t *testing.T, machine, inside string) *domainxml.Document {
-	t.Helper()
-	doc, err := domainxml.Parse([]byte(`<domain type='kvm'>
-  <name>vm1</name>
-  <uuid>` + domainUUID + `</uuid>
-  <os><type arch='x86_64' machine='` + machine + `'>hvm</type></os>
-  ` + inside + `
-</domain>
-`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return doc
-}
-
 const theirs = `<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><qemu:arg value='-foo'/></qemu:commandline>`
-
-// recorded is a record of an encrypted disk in a port of ours.
-func recorded(t *testing.T, port int) record.Disk {
-	t.Helper()
-	d, err := record.New([]byte(`<disk type='file'><source file='/img'><encryption format='luks'><secret type='passphrase' uuid='`+secretUUID+`'/></encryption></source><target dev='vdb' bus='virtio'/></disk>`), nil, record.Reading{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	disk, err := d.Parsed()
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := blockgraph.Machine{Type: "q35", Ports: []blockgraph.Port{{Bus: blockgraph.ReservedPort(port)}}}
-	graph, err := blockgraph.Build(disk, m, blockgraph.Unlock{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d.Start, d.Devices = blockgraph.MethodEphemeralHeader, []blockgraph.Object{graph.Device().Options}
-	return d
-}
 
 func TestEnableAndDisable(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	before := domainXML(t, "pc-q35-10.0", theirs)
+	before := recordtest.Domain(t, "pc-q35-10.0", theirs)
 	on, err := enable(ctx, before, EnableOptions{Ports: 3})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	arguments := on.Arguments()
-	if arguments[0] != "-foo" || hook.MonitorSocket(arguments) != hook.MonitorDir+"/"+domainUUID+"/qmp" || len(hook.Ports(arguments)) != 3 {
+	if arguments[0] != "-foo" || domainxml.MonitorSocket(arguments) != domainxml.MonitorDir+"/"+recordtest.DomainUUID+"/qmp" || len(domainxml.Ports(arguments)) != 3 {
 		t.Errorf("got %q", arguments)
 	}
 	again, err := enable(ctx, on, EnableOptions{Ports: 3})
@@ -69,7 +30,7 @@ func TestEnableAndDisable(t *testing.T) {
 		t.Errorf("again (%v): %s", err, again.Text())
 	}
 	fewer, err := enable(ctx, on, EnableOptions{Ports: 1, ColdPlug: true})
-	if err != nil || len(hook.Ports(fewer.Arguments())) != 1 {
+	if err != nil || len(domainxml.Ports(fewer.Arguments())) != 1 {
 		t.Errorf("fewer (%v): %s", err, fewer.Text())
 	}
 	for name, doc := range map[string]*domainxml.Document{"enabled": on, "twice": fewer, "never": before} {
@@ -83,8 +44,8 @@ func TestEnableAndDisable(t *testing.T) {
 func TestEnableOfOtherMachines(t *testing.T) {
 	t.Parallel()
 	for machine, want := range map[string]int{"pc-i440fx-10.0": 0, "q35": 2, "virt-9.2": 2, "pseries": 0} {
-		on, err := enable(context.Background(), domainXML(t, machine, ""), EnableOptions{Ports: 2})
-		if err != nil || len(hook.Ports(on.Arguments())) != want || hook.MonitorSocket(on.Arguments()) == "" {
+		on, err := enable(context.Background(), recordtest.Domain(t, machine, ""), EnableOptions{Ports: 2})
+		if err != nil || len(domainxml.Ports(on.Arguments())) != want || domainxml.MonitorSocket(on.Arguments()) == "" {
 			t.Errorf("%s: got %v (%v)", machine, on.Arguments(), err)
 		}
 	}
@@ -95,20 +56,16 @@ func TestEnableOfOtherMachines(t *testing.T) {
 func TestWithRecord(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
-	on, err := enable(ctx, domainXML(t, "q35", theirs), EnableOptions{Ports: 2, ColdPlug: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	on, err := enable(ctx, recordtest.Domain(t, "q35", theirs), EnableOptions{Ports: 2, ColdPlug: true})
+	must(t, err)
 	r, err := record.FromDomain(on)
 	if err != nil || !r.ColdPlug {
 		t.Fatal(err, r)
 	}
-	with, err := withRecord(ctx, on, r.With(recorded(t, 1)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	with, err := withRecord(ctx, on, r.With(recordtest.Disk(t, 1)))
+	must(t, err)
 	text := strings.Join(with.Arguments(), "\n")
-	for _, want := range []string{"-foo", `/` + domainUUID + `/vdb/luksplug-vdb-secret0"`, `"bus":"luksplug-port-1"`} {
+	for _, want := range []string{"-foo", `/` + recordtest.DomainUUID + `/vdb/luksplug-vdb-secret0"`, `"bus":"luksplug-port-1"`} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %s in %s", want, text)
 		}
@@ -129,7 +86,7 @@ func TestWithRecord(t *testing.T) {
 	if err != nil || domainxml.Targets(hot.Arguments()) != nil || hot.Metadata(record.Namespace) == nil {
 		t.Errorf("no longer cold: %v %s", err, hot.Text())
 	}
-	optional := recorded(t, 1)
+	optional := recordtest.Disk(t, 1)
 	optional.Optional = true
 	if hot, err = withRecord(ctx, on, r.With(optional)); err != nil || domainxml.Targets(hot.Arguments()) != nil {
 		t.Errorf("an optional one: %v %s", err, hot.Text())
@@ -152,19 +109,15 @@ func TestBootOrder(t *testing.T) {
 		{"<boot dev='hd'/>", 1, `"bootindex":0`}, {"<boot dev='hd'/>", 2, `"bootindex":1002`},
 		{"<boot dev='hd'/>", 0, ""},
 	} {
-		text := strings.Replace(string(domainXML(t, "q35", "").Text()), "</os>", c.boot+"</os>", 1)
+		text := strings.Replace(string(recordtest.Domain(t, "q35", "").Text()), "</os>", c.boot+"</os>", 1)
 		doc, err := domainxml.Parse([]byte(text))
-		if err != nil {
-			t.Fatal(err)
-		}
-		d := recorded(t, 0)
+		must(t, err)
+		d := recordtest.Disk(t, 0)
 		if c.order > 0 {
 			d.Devices[0] = d.Devices[0].With("bootindex", c.order)
 		}
 		doc, err = withRecord(context.Background(), doc, record.Record{ColdPlug: true}.With(d))
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		arguments := strings.Join(doc.Arguments(), "\n")
 		if !strings.Contains(arguments, c.want) || c.want == "" && strings.Contains(arguments, "bootindex") {
 			t.Errorf("%s with order %d: %s, want %s", c.boot, c.order, arguments, c.want)

@@ -45,19 +45,6 @@ func (c *migrateCheck) destination(ctx context.Context, uri *libvirtconn.URI) er
 	return nil
 }
 
-// capabilities returns what libvirt says of its host.
-func capabilities(l *libvirt.Libvirt) (*libvirtxml.Caps, error) {
-	text, err := l.ConnectGetCapabilities()
-	caps := &libvirtxml.Caps{}
-	if err == nil {
-		err = caps.Unmarshal(text)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("the capabilities of libvirt: %w", err)
-	}
-	return caps, nil
-}
-
 // host checks whether the domain could be there at all.
 func (c *migrateCheck) host(ctx context.Context, uri *libvirtconn.URI, l *libvirt.Libvirt, from string) {
 	to, err := libvirtconn.Within(ctx, func() (*libvirtxml.Caps, error) { return capabilities(l) })
@@ -81,12 +68,6 @@ func (c *migrateCheck) host(ctx context.Context, uri *libvirtconn.URI, l *libvir
 	case active != 0:
 		c.Badf("%s runs a domain with this UUID", uri)
 	}
-}
-
-// isLibvirt reports whether err is libvirt's error with that code.
-func isLibvirt(err error, code libvirt.ErrorNumber) bool {
-	var e libvirt.Error
-	return errors.As(err, &e) && e.Code == uint32(code)
 }
 
 // emulator checks QEMU there.

@@ -68,11 +68,7 @@ func detachOff(ctx context.Context, at descriptions, target string) (*hotplug.De
 		return nil, err
 	}
 	if old.Disk(target) == nil {
-		e := &hotplug.NotHeldError{Target: target}
-		for _, disk := range old.Disks {
-			e.Held = append(e.Held, disk.Target)
-		}
-		return nil, e
+		return nil, &hotplug.NotHeldError{Target: target, Held: old.Targets()}
 	}
 	if err := forget(ctx, at, Persistent, target); err != nil {
 		return nil, err

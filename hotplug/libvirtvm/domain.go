@@ -2,26 +2,21 @@ package libvirtvm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/exec"
-	"slices"
 	"strconv"
 
 	"github.com/digitalocean/go-libvirt"
 	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
+	"libvirt.org/go/libvirtxml"
 
-	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/internal/libvirtconn"
 	"github.com/luksplug/luksplug/internal/schemacache"
 	"github.com/luksplug/luksplug/qmp"
-	"github.com/luksplug/luksplug/qmp/qmplibvirt"
 )
 
 // Options of a domain. The zero value is right for most programs.
@@ -155,63 +150,6 @@ func (d *Domain) running(ctx context.Context) (bool, error) {
 	return active != 0, nil
 }
 
-// VM connects to the domain's QEMU, which must be running, once: further calls
-// return the same VM. [Domain.Close] closes it.
-func (d *Domain) VM(ctx context.Context) (*hotplug.VM, error) {
-	if d.vm != nil {
-		return d.vm, nil
-	}
-	o := d.opts.Options
-	if o.Name == "" {
-		o.Name = d.name
-	}
-	o.Files, o.Disks = hotplug.FilesRemote, d.disks
-	if d.uri.Local() {
-		o.Files, o.Process = hotplug.FilesLocal, d.process
-	}
-	vm, err := hotplug.Connect(ctx, d.dial, o)
-	if err != nil {
-		return nil, err
-	}
-	d.vm = vm
-	return vm, nil
-}
-
-// dial opens the domain's monitor: luksplug's own if the domain has one on this
-// host, so that no secret passes through libvirt. What was connected before is lost
-// when it is called again.
-func (d *Domain) dial(ctx context.Context) (*qmp.Client, error) {
-	if d.vm != nil {
-		if err := d.connect(ctx); err != nil {
-			return nil, err
-		}
-	}
-	opts := slices.Clone(d.opts.QMP)
-	var passFile qmplibvirt.FilePasser
-	if d.uri.Local() {
-		doc, err := d.describe(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if d.opts.Schemas != nil {
-			schemas := *d.opts.Schemas
-			schemas.Emulator = doc.Value("devices", "emulator")
-			opts = append(opts, qmp.WithSchemaSource(&schemas))
-		}
-		if socket := hook.MonitorSocket(doc.Arguments()); socket != "" {
-			if _, err := os.Stat(socket); err == nil {
-				if client, err := qmp.Dial(ctx, socket, opts...); err == nil {
-					return client, nil
-				}
-			}
-		}
-		if _, err := exec.LookPath("virsh"); err == nil {
-			passFile = qmplibvirt.Virsh{URI: d.uri.String(), Domain: d.UUID()}.PassFile
-		}
-	}
-	return qmplibvirt.NewClient(ctx, d.libvirt, d.handle, passFile, opts...)
-}
-
 // describe returns the XML of the domain as it is now.
 func (d *Domain) describe(ctx context.Context) (*domainxml.Document, error) {
 	text, err := call(ctx, d, func() (string, error) { return d.libvirt.DomainGetXMLDesc(d.handle, 0) })
@@ -225,15 +163,21 @@ func (d *Domain) describe(ctx context.Context) (*domainxml.Document, error) {
 	return doc, nil
 }
 
-// disks returns the disks that libvirt has in the domain.
-func (d *Domain) disks(ctx context.Context) ([]blockgraph.OtherDisk, error) {
-	doc, err := d.describe(ctx)
-	if err != nil {
-		return nil, err
+// capabilities returns what libvirt says of its host.
+func capabilities(l *libvirt.Libvirt) (*libvirtxml.Caps, error) {
+	text, err := l.ConnectGetCapabilities()
+	caps := &libvirtxml.Caps{}
+	if err == nil {
+		err = caps.Unmarshal(text)
 	}
-	m, err := diskxml.ParseDomain(doc.Text())
 	if err != nil {
-		return nil, fmt.Errorf("the XML of domain %s: %w", d.name, err)
+		return nil, fmt.Errorf("the capabilities of libvirt: %w", err)
 	}
-	return m.Disks, nil
+	return caps, nil
+}
+
+// isLibvirt reports whether err is libvirt's error with that code.
+func isLibvirt(err error, code libvirt.ErrorNumber) bool {
+	var e libvirt.Error
+	return errors.As(err, &e) && e.Code == uint32(code)
 }

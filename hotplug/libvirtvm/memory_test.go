@@ -7,6 +7,7 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
+	"github.com/luksplug/luksplug/hotplug/internal/recordtest"
 )
 
 // memory are the descriptions of a domain in memory. broken is a scope that cannot be
@@ -16,11 +17,17 @@ type memory struct {
 	broken    Scope
 }
 
-const domainUUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
+// must ends the test if there is an error.
+func must(t testing.TB, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
 
 func newMemory(t *testing.T) *memory {
 	t.Helper()
-	doc := domainXML(t, "pc-q35-10.0", "<devices><controller type='scsi' index='0' model='virtio-scsi'/></devices>")
+	doc := recordtest.Domain(t, "pc-q35-10.0", "<devices><controller type='scsi' index='0' model='virtio-scsi'/></devices>")
 	return &memory{documents: map[Scope]*domainxml.Document{Live: doc, Persistent: doc}}
 }
 
@@ -67,8 +74,6 @@ func (m *memory) user(context.Context) (string, error) { return "+64055:+994", n
 func (m *memory) recorded(t *testing.T, scope Scope, target string) *record.Disk {
 	t.Helper()
 	r, err := m.read(t.Context(), scope)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return r.Disk(target)
 }

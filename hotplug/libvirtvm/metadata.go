@@ -25,8 +25,8 @@ const (
 )
 
 // descriptions are the two descriptions of a domain: those of libvirt, or documents
-// in memory in tests. Reading and changing are two calls: the caller makes sure that
-// nobody else changes them in between, as hotplug's lock of the VM does.
+// in memory in tests. Reading and changing are two calls: the caller has to prevent
+// other changes in between, as hotplug's lock of the VM does.
 type descriptions interface {
 	// read returns what is recorded. It returns an empty record if there is none, and
 	// if the domain has no such description.
@@ -108,46 +108,4 @@ func (d *Domain) define(ctx context.Context, doc *domainxml.Document) error {
 		return fmt.Errorf("change the definition of domain %s: %w", d.name, err)
 	}
 	return nil
-}
-
-// redefine changes the definition.
-func redefine(ctx context.Context, at descriptions, change func(*domainxml.Document) (*domainxml.Document, error)) error {
-	doc, err := at.definition(ctx)
-	if err != nil {
-		return err
-	}
-	if doc, err = change(doc); err != nil {
-		return err
-	}
-	return at.define(ctx, doc)
-}
-
-// rewrite changes what is recorded. The definition of a domain whose disks are
-// plugged cold has them among QEMU's arguments as well.
-func rewrite(ctx context.Context, at descriptions, scope Scope, change func(record.Record) record.Record) error {
-	old, err := at.read(ctx, scope)
-	if err != nil {
-		return err
-	}
-	changed := change(old)
-	if scope == Live || !old.ColdPlug {
-		return at.write(ctx, scope, changed)
-	}
-	return redefine(ctx, at, func(doc *domainxml.Document) (*domainxml.Document, error) {
-		return withRecord(ctx, doc, changed)
-	})
-}
-
-// forget removes a disk from what is recorded.
-func forget(ctx context.Context, at descriptions, scope Scope, target string) error {
-	return rewrite(ctx, at, scope, func(r record.Record) record.Record { return r.Without(target) })
-}
-
-// readBoth reads what is recorded in both descriptions.
-func readBoth(ctx context.Context, at descriptions) (live, persistent record.Record, err error) {
-	if live, err = at.read(ctx, Live); err != nil {
-		return live, persistent, err
-	}
-	persistent, err = at.read(ctx, Persistent)
-	return live, persistent, err
 }

@@ -3,71 +3,16 @@ package libvirtvm
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/hotplug/hook"
+	"github.com/luksplug/luksplug/hotplug/coldstart"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 	"github.com/luksplug/luksplug/internal/libvirtconn"
 	"github.com/luksplug/luksplug/secrets"
 )
-
-// Finding is one result of a check. In JSON it is what "luksplug hook check" prints.
-type Finding struct {
-	// Good is true if what was checked is in order.
-	Good bool `json:"good"`
-	// Unchecked is true if it could not be checked. Text says why.
-	Unchecked bool `json:"unchecked,omitempty"`
-	// Text is the finding in human-readable form, on one line.
-	Text string `json:"text"`
-	// Cause is set for findings that options of the check would change.
-	Cause Cause `json:"-"`
-}
-
-// Cause says which option of a check would change a finding.
-type Cause string
-
-const (
-	// CauseSecretNeeded: [MigrateOptions].Prepare gives QEMU the secret.
-	CauseSecretNeeded Cause = "secret needed"
-	// CauseNoShell: with [MigrateOptions].Shell luksplug is asked on the destination.
-	CauseNoShell Cause = "no shell"
-)
-
-// Report is the result of a check.
-type Report struct {
-	Findings []Finding `json:"findings"`
-}
-
-// InOrder reports whether nothing was found that is not in order.
-func (r Report) InOrder() bool {
-	for _, f := range r.Findings {
-		if !f.Good && !f.Unchecked {
-			return false
-		}
-	}
-	return true
-}
-
-// Goodf adds that something is in order.
-func (r *Report) Goodf(format string, args ...any) { r.add(Finding{Good: true}, format, args) }
-
-// Badf adds that something is not in order.
-func (r *Report) Badf(format string, args ...any) { r.add(Finding{}, format, args) }
-
-// Uncheckedf adds that something could not be checked.
-func (r *Report) Uncheckedf(format string, args ...any) {
-	r.add(Finding{Unchecked: true}, format, args)
-}
-
-func (r *Report) add(f Finding, format string, args []any) {
-	text := fmt.Sprintf(format, args...)
-	f.Text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), "; ")
-	r.Findings = append(r.Findings, f)
-}
 
 // MigrateOptions are what a caller may want of a migration check.
 type MigrateOptions struct {
@@ -148,7 +93,7 @@ func (c *migrateCheck) source(ctx context.Context) error {
 // secrets checks what QEMU needs again if the migration fails, and gives it that.
 func (c *migrateCheck) secrets(ctx context.Context) error {
 	for _, r := range c.live.Disks {
-		d, err := hook.StartDisk(c.doc, r)
+		d, err := coldstart.RecordedDisk(c.doc, r)
 		if err != nil {
 			return err
 		}

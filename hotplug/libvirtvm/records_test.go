@@ -13,18 +13,15 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/recordtest"
 )
-
-const secretUUID = "0a81f5b2-8403-4b23-88d6-21ccc2f80d6f"
 
 // parsed returns a disk; inside is more of its XML.
 func parsed(t *testing.T, target, bus, inside string) *Disk {
 	t.Helper()
 	d, err := ParseDisk(fmt.Appendf(nil, `<disk type='file'><source file='/img'><encryption format='luks'><secret type='passphrase' uuid='%s'/></encryption></source>
-  <target dev='%s' bus='%s'/>%s</disk>`, secretUUID, target, bus, inside), Reading{})
-	if err != nil {
-		t.Fatal(err)
-	}
+  <target dev='%s' bus='%s'/>%s</disk>`, recordtest.SecretUUID, target, bus, inside), Reading{})
+	must(t, err)
 	return d
 }
 
@@ -96,9 +93,7 @@ func TestRecorderFails(t *testing.T) {
 func TestNotRecorded(t *testing.T) {
 	t.Parallel()
 	cookie, err := ParseDisk([]byte(`<disk type='network'><source protocol='https' name='a'><host name='h'/><cookies><cookie name='a'>b</cookie></cookies></source><target dev='sda' bus='scsi'/></disk>`), Reading{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for name, disk := range map[string]*Disk{"transient": parsed(t, "sda", "scsi", "<transient/>"), "cookies": cookie} {
 		log, logged := test.NewNullLogger()
 		r, err := newRecorder(newMemory(t), disk, AttachOptions{}, log)
@@ -119,24 +114,18 @@ func TestRecordedAgain(t *testing.T) {
 	m := newMemory(t)
 	disk := parsed(t, "sda", "scsi", "")
 	kept, err := recorderOf(t, m, disk, AttachOptions{}).before(t.Context(), prepared)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	again := func(h hotplug.AttachedDisk, options AttachOptions) bool {
 		t.Helper()
 		ok, err := recorderOf(t, m, disk, options).again(t.Context(), &h)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		return ok
 	}
 	h := hotplug.AttachedDisk{Target: "sda", Device: "luksplug-sda"}
 	if !again(h, AttachOptions{Persistent: true}) || len(m.recorded(t, Persistent, "sda").Devices) != 1 {
 		t.Errorf("not made persistent: %+v", m.recorded(t, Persistent, "sda"))
 	}
-	if err := forget(t.Context(), m, Live, "sda"); err != nil {
-		t.Fatal(err)
-	}
+	must(t, forget(t.Context(), m, Live, "sda"))
 	if again(h, AttachOptions{}) {
 		t.Error("recorded, although nobody knows its devices")
 	}
@@ -152,9 +141,7 @@ func TestPersistentOff(t *testing.T) {
 	m := newMemory(t)
 	ctx := t.Context()
 	persistent := AttachOptions{Persistent: true}
-	if err := recorderOf(t, m, parsed(t, "sda", "scsi", ""), persistent).define(ctx, false); err != nil {
-		t.Fatal(err)
-	}
+	must(t, recorderOf(t, m, parsed(t, "sda", "scsi", ""), persistent).define(ctx, false))
 	if d := m.recorded(t, Persistent, "sda"); d == nil || len(d.Devices) == 0 || m.recorded(t, Live, "sda") != nil {
 		t.Errorf("got %+v", d)
 	}
@@ -191,9 +178,7 @@ func TestColdPlug(t *testing.T) {
 	if err := change.Apply(ctx); err != nil || string(m.documents[Persistent].Text()) != change.After {
 		t.Fatal(err)
 	}
-	if err := recorderOf(t, m, parsed(t, "vdb", "virtio", ""), AttachOptions{Persistent: true}).define(ctx, false); err != nil {
-		t.Fatal(err)
-	}
+	must(t, recorderOf(t, m, parsed(t, "vdb", "virtio", ""), AttachOptions{Persistent: true}).define(ctx, false))
 	if got := domainxml.Targets(m.documents[Persistent].Arguments()); fmt.Sprint(got) != "[vdb]" {
 		t.Errorf("among the arguments: %v", got)
 	}
@@ -214,16 +199,12 @@ func TestStatesAndRepair(t *testing.T) {
 	var disks []*hotplug.AttachedDisk
 	for _, target := range []string{"sda", "sdb", "sdc"} {
 		kept, err := recorderOf(t, m, parsed(t, target, "scsi", ""), AttachOptions{Persistent: target == "sdc"}).before(ctx, prepared)
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		disks = append(disks, &hotplug.AttachedDisk{Target: target, Device: "luksplug-" + target, Kept: kept})
 	}
 	disks[1].Device = "" // a leftover
 	for _, target := range []string{"sda", "sdc"} {
-		if err := forget(ctx, m, Live, target); err != nil {
-			t.Fatal(err)
-		}
+		must(t, forget(ctx, m, Live, target))
 	}
 	disks[2].Kept = ""
 	want := []State{{Target: "sda", Attached: true}, {Target: "sdb", Live: true}, {Target: "sdc", Attached: true, Persistent: true}}
@@ -255,9 +236,7 @@ func TestStatesAndRepair(t *testing.T) {
 func TestClear(t *testing.T) {
 	t.Parallel()
 	plain, err := ParseDisk([]byte(`<disk type='file'><source file='/img'/><target dev='vdb'/></disk>`), Reading{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	secret := parsed(t, "vdb", "virtio", "")
 	var refused *hotplug.PreflightError
 	if err := CheckClear("qemu+tcp://192.0.2.1/system", secret.Disk); !errors.As(err, &refused) || !errors.Is(err, ErrClear) {
@@ -291,9 +270,7 @@ func TestReport(t *testing.T) {
 func TestPoolsThatAreKnown(t *testing.T) {
 	t.Parallel()
 	disk, err := ParseDisk([]byte(`<disk type='volume'><source pool='p' volume='v'/><target dev='sda' bus='scsi'/></disk>`), Reading{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	pools := blockgraph.Pools{"p": {Name: "p", Type: "dir", Folder: "/pool"}}
 	if pools, err = LookUpPools(t.Context(), "nothing", disk.Disk, pools); err != nil {
 		t.Fatal(err)

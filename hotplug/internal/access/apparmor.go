@@ -16,31 +16,30 @@ import (
 	"github.com/luksplug/luksplug/internal/fsutil"
 )
 
-// AppArmor changes the profiles that libvirt makes for its domains. Each is two
-// files: libvirt-UUID, made once, includes libvirt-UUID.files, which lists what the
-// domain has. Here lines are added to the latter, and only our own are removed.
+// AppArmor changes the profiles that libvirt makes for its domains. A profile is two files:
+// libvirt-UUID includes libvirt-UUID.files, which lists the domain's files. AppArmor adds
+// lines to the latter, and removes only its own. Changes of the same profile must not
+// overlap.
 type AppArmor struct {
-	// Dir is where libvirt has the profiles, "" for /etc/apparmor.d/libvirt.
-	Dir string
-	// Parser is the program that loads a profile, "" for apparmor_parser.
-	Parser string
+	Dir    string // libvirt's directory of profiles, "" for /etc/apparmor.d/libvirt
+	Parser string // the program that loads a profile, "" for apparmor_parser
 }
 
-// ours ends a line of ours and names its disk.
+// ours begins the end of each added line. The disk's target follows it.
 const ours = " # luksplug "
 
 var profileName = regexp.MustCompile(`^libvirt-[0-9a-f-]{36}$`)
 
-// ErrAppArmor: the domain's profile could not be changed. It is as it was before.
+// ErrAppArmor reports that the domain's profile could not be changed. It is as it was.
 var ErrAppArmor = errors.New("the domain's AppArmor profile could not be changed")
 
-// Allow lets the domain of a profile open the files for the disk at target, and
-// nothing else that it was allowed for it before. A profile that libvirt has not
-// made is left alone.
-func (a AppArmor) Allow(ctx context.Context, profile, target string, files []File) error {
+// Grant lets the domain of a profile open the files for the disk at target. It replaces
+// what was granted for that disk before. A profile that is not libvirt's stays as it is.
+// The error wraps [ErrAppArmor].
+func (a AppArmor) Grant(ctx context.Context, profile, target string, files []File) error {
 	lines := []string{}
 	for _, f := range files {
-		// What a pattern means is something else than a path, as virt-aa-helper has it.
+		// AppArmor would read these as a pattern. virt-aa-helper refuses them too.
 		if strings.ContainsAny(f.Path, "\"\\\n*?[]{}^") {
 			return fmt.Errorf("%w: it has no way to name %q", ErrAppArmor, f.Path)
 		}
@@ -54,9 +53,9 @@ func (a AppArmor) Allow(ctx context.Context, profile, target string, files []Fil
 	return err
 }
 
-// Forbid takes back what Allow did for the targets, and tells whether there was
-// anything.
-func (a AppArmor) Forbid(ctx context.Context, profile string, targets func(string) bool) (bool, error) {
+// Revoke undoes Grant for the targets, and reports whether anything was granted. The error
+// wraps [ErrAppArmor].
+func (a AppArmor) Revoke(ctx context.Context, profile string, targets func(string) bool) (bool, error) {
 	return a.change(ctx, profile, targets, nil)
 }
 
@@ -92,13 +91,13 @@ func (a AppArmor) change(ctx context.Context, profile string, targets func(strin
 	}
 	err = a.load(ctx, dir, profile, []byte(text))
 	if err != nil {
-		// What the kernel has is what it had; the file says so again.
+		// The kernel still has the old profile. Restore the file.
 		return false, errors.Join(fmt.Errorf("%w: %w", ErrAppArmor, err), replace(path, old))
 	}
 	return true, nil
 }
 
-// load writes the file and has the kernel take the profile.
+// load writes the file and loads the profile into the kernel.
 func (a AppArmor) load(ctx context.Context, dir, profile string, text []byte) error {
 	if err := replace(filepath.Join(dir, profile+".files"), text); err != nil {
 		return err
@@ -114,19 +113,15 @@ func (a AppArmor) load(ctx context.Context, dir, profile string, text []byte) er
 	return nil
 }
 
-// replace writes a file that is there at once, and keeps its mode and owner.
+// replace replaces the content of a file, and keeps its mode and owner.
 func replace(path string, text []byte) error {
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	h, err := hold(path)
+	h, err := open(path)
 	if err != nil {
 		return err
 	}
 	defer h.close()
 	return fsutil.Replace(nil, path, text, fsutil.Options{
-		Mode:      info.Mode().Perm(),
+		Mode:      fs.FileMode(h.stat.Mode).Perm(),
 		Owner:     &fsutil.Owner{UID: int(h.stat.Uid), GID: int(h.stat.Gid)},
 		Durable:   true,
 		Temporary: path + ".luksplug",

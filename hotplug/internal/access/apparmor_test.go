@@ -19,15 +19,11 @@ func TestAppArmor(t *testing.T) {
 	dir := t.TempDir()
 	list, called := filepath.Join(dir, profile+".files"), filepath.Join(dir, "called")
 	const made = "# MANAGED BY libvirt\n  \"/srv/root.img\" rwk,\n"
-	if err := os.WriteFile(list, []byte(made), 0o640); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(list, []byte(made), 0o640))
 	parser := filepath.Join(dir, "parser")
 	script := func(end string) {
 		t.Helper()
-		if err := os.WriteFile(parser, []byte("#!/bin/sh\necho \"$@\" >> "+called+"\n"+end+"\n"), 0o700); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(parser, []byte("#!/bin/sh\necho \"$@\" >> "+called+"\n"+end+"\n"), 0o700))
 	}
 	script("exit 0")
 	wantList := func(text string) {
@@ -46,17 +42,13 @@ func TestAppArmor(t *testing.T) {
 	const vdb = "  \"/srv/top image.qcow2\" rwk, # luksplug vdb\n  \"/srv/base.qcow2\" rk, # luksplug vdb\n"
 	const vdc = "  \"/srv/base.qcow2\" rk, # luksplug vdc\n"
 	for range 2 {
-		if err := a.Allow(ctx, profile, "vdb", files); err != nil {
-			t.Fatal(err)
-		}
+		must(t, a.Grant(ctx, profile, "vdb", files))
 		wantList(made + vdb)
 	}
 	if n := calls(); n != 1 {
 		t.Errorf("the parser was called %d times: once was enough", n)
 	}
-	if err := a.Allow(ctx, profile, "vdc", files[1:]); err != nil {
-		t.Fatal(err)
-	}
+	must(t, a.Grant(ctx, profile, "vdc", files[1:]))
 	wantList(made + vdb + vdc)
 	if info, err := os.Stat(list); err != nil || info.Mode() != 0o640 {
 		t.Errorf("mode %v, error %v", info.Mode(), err)
@@ -64,27 +56,27 @@ func TestAppArmor(t *testing.T) {
 	// A profile that the kernel does not take, and a path that it would read as a
 	// pattern, leave all as it was.
 	script("echo syntax error; exit 1")
-	if err := a.Allow(ctx, profile, "vdd", files); !errors.Is(err, ErrAppArmor) || !strings.Contains(err.Error(), "syntax error") {
+	if err := a.Grant(ctx, profile, "vdd", files); !errors.Is(err, ErrAppArmor) || !strings.Contains(err.Error(), "syntax error") {
 		t.Errorf("got %v", err)
 	}
 	script("exit 0")
-	if err := a.Allow(ctx, profile, "vdd", []File{{Path: "/srv/{a,b}"}}); !errors.Is(err, ErrAppArmor) {
+	if err := a.Grant(ctx, profile, "vdd", []File{{Path: "/srv/{a,b}"}}); !errors.Is(err, ErrAppArmor) {
 		t.Errorf("got %v", err)
 	}
 	wantList(made + vdb + vdc)
-	changed, err := a.Forbid(ctx, profile, func(target string) bool { return target == "vdb" })
+	changed, err := a.Revoke(ctx, profile, func(target string) bool { return target == "vdb" })
 	if err != nil || !changed {
 		t.Errorf("got %v, %v", changed, err)
 	}
 	wantList(made + vdc)
-	if _, err := a.Forbid(ctx, profile, func(string) bool { return true }); err != nil {
+	if _, err := a.Revoke(ctx, profile, func(string) bool { return true }); err != nil {
 		t.Error(err)
 	}
 	wantList(made)
 	// What libvirt has not made is not ours to change.
 	n := calls()
 	for _, other := range []string{"", "unconfined", "../../etc/passwd", "libvirt-00000000-0000-0000-0000-000000000000"} {
-		if err := a.Allow(ctx, other, "vdb", files); err != nil {
+		if err := a.Grant(ctx, other, "vdb", files); err != nil {
 			t.Errorf("%s: %v", other, err)
 		}
 	}

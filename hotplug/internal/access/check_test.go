@@ -17,8 +17,16 @@ import (
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
-// stranger is a user who has no account, and no part in anything.
+// stranger is a user without an account and without rights.
 const stranger = 64999
+
+// must ends the test if there is an error.
+func must(t testing.TB, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
 
 func needRoot(t *testing.T) {
 	t.Helper()
@@ -27,38 +35,26 @@ func needRoot(t *testing.T) {
 	}
 }
 
-// folder is a folder that everybody may pass through: that of t.TempDir lies in one
-// that only its owner may.
-func folder(t *testing.T) string {
+// openDir is a directory that every user can pass through, unlike that of t.TempDir.
+func openDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "luksplug-access-")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chmod(dir, 0o755))
 	return dir
 }
 
 func file(t *testing.T, path string, mode os.FileMode) string {
 	t.Helper()
-	if err := os.WriteFile(path, []byte("image"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(path, mode); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, []byte("image"), 0o600), os.Chmod(path, mode))
 	return path
 }
 
 func check(t *testing.T, u User, path string, write bool) *Problem {
 	t.Helper()
 	problems, err := Check(u, []File{{Path: path, What: "payload", Write: write}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if len(problems) == 0 {
 		return nil
 	}
@@ -69,8 +65,7 @@ func as(uid uint32, groups ...uint32) User {
 	return User{Credential: hostproc.Credential{UID: uid, GID: uid, Groups: groups}}
 }
 
-// TestCheck: what stands in the way is found, and the command that is named removes
-// it.
+// TestCheck: each obstacle is found, and the named command removes it.
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
@@ -98,7 +93,7 @@ func TestCheck(t *testing.T) {
 		"of another group": {func(_, path string) error {
 			return errors.Join(os.Chown(path, -1, group), os.Chmod(path, 0o660))
 		}, as(stranger), true, "64998, mode 0660", true, true},
-		"in a folder": {func(dir, _ string) error { return os.Chmod(dir, 0o700) }, as(stranger), true, "pass through the folder", true, false},
+		"in a directory": {func(dir, _ string) error { return os.Chmod(dir, 0o700) }, as(stranger), true, "pass through the directory", true, false},
 		"by its access control list": {func(_, path string) error {
 			return unix.Setxattr(path, "system.posix_acl_access", acl(stranger), 0)
 		}, as(stranger), true, "", false, false},
@@ -106,7 +101,7 @@ func TestCheck(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			dir := folder(t)
+			dir := openDir(t)
 			path := file(t, filepath.Join(dir, "it's an image"), 0o600)
 			if c.make != nil {
 				if err := c.make(dir, path); errors.Is(err, unix.EOPNOTSUPP) {
@@ -156,16 +151,10 @@ func sleeper(t *testing.T, attributes *syscall.SysProcAttr, script string) int {
 	cmd := exec.Command("/bin/sh", "-c", script+"\necho ready; exec cat")
 	cmd.SysProcAttr = attributes
 	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = in.Close()
 		_ = cmd.Wait()
@@ -182,7 +171,7 @@ func sleeper(t *testing.T, attributes *syscall.SysProcAttr, script string) int {
 func TestCheckNamespace(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
-	dir := folder(t)
+	dir := openDir(t)
 	path := file(t, filepath.Join(dir, "image"), 0o666)
 	pid := sleeper(t, &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}, "mount --make-rprivate / && mount -t tmpfs none "+dir+" && echo > "+dir+"/only-there")
 	u := as(stranger)
@@ -207,11 +196,9 @@ func TestCheckNamespace(t *testing.T) {
 func TestCheckCapabilities(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
-	dir := folder(t)
+	dir := openDir(t)
 	path := file(t, filepath.Join(dir, "image"), 0o600)
-	if err := os.Chown(path, stranger, stranger); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chown(path, stranger, stranger))
 	if _, err := exec.LookPath("setpriv"); err != nil {
 		t.Skip("setpriv is not installed")
 	}
@@ -230,7 +217,7 @@ func TestCheckCapabilities(t *testing.T) {
 // it was.
 func TestCheckMany(t *testing.T) {
 	needRoot(t)
-	path := file(t, filepath.Join(folder(t), "image"), 0o600)
+	path := file(t, filepath.Join(openDir(t), "image"), 0o600)
 	for range 50 {
 		if check(t, as(stranger), path, true) == nil {
 			t.Fatal("no problem")

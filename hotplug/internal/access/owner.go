@@ -12,20 +12,20 @@ import (
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
-// Owner is whose a file is.
+// Owner is the owner of a file.
 type Owner struct {
 	Path string `json:"path"` // without symbolic links
 	UID  uint32 `json:"uid"`
 	GID  uint32 `json:"gid"`
-	// Label is the file's SELinux label, "" where it does not matter.
+	// Label is the file's SELinux label, "" if it does not matter.
 	Label string `json:"label,omitempty"`
 }
 
-// ErrNotRelabelable: the file is not one that may be given to somebody else.
+// ErrNotRelabelable reports that a file may not be given to another user.
 var ErrNotRelabelable = errors.New("only a regular file with one name, or a block device, is given to QEMU's user")
 
-// relabelable refuses what would give away more than the image: another name of the
-// file may lie where its new owner was never meant to write.
+// relabelable refuses files with a second name: that name may be in a directory in which
+// the new owner must not write.
 func relabelable(stat *unix.Stat_t) error {
 	switch kind := stat.Mode & unix.S_IFMT; {
 	case kind == unix.S_IFBLK, kind == unix.S_IFREG && stat.Nlink == 1:
@@ -34,36 +34,42 @@ func relabelable(stat *unix.Stat_t) error {
 	return ErrNotRelabelable
 }
 
-// held is a file that cannot become another one while it is looked at and changed.
-type held struct {
+// handle is an O_PATH descriptor of a file or directory. It refers to the same file
+// whatever happens to the path.
+type handle struct {
 	fd   int
 	path string
 	stat unix.Stat_t
 }
 
-func hold(path string) (*held, error) {
+// open returns a handle of the file that a path leads to through symbolic links.
+func open(path string) (*handle, error) {
 	real, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return nil, err
 	}
-	h := &held{path: real}
-	if h.fd, err = unix.Open(real, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
-		return nil, &fs.PathError{Op: "open", Path: real, Err: err}
+	return openReal(real)
+}
+
+func openReal(path string) (*handle, error) {
+	h := &handle{path: path}
+	var err error
+	if h.fd, err = unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	if err := unix.Fstat(h.fd, &h.stat); err != nil {
 		h.close()
-		return nil, &fs.PathError{Op: "stat", Path: real, Err: err}
+		return nil, &fs.PathError{Op: "stat", Path: path, Err: err}
 	}
 	return h, nil
 }
 
-func (h *held) close() { _ = unix.Close(h.fd) }
+func (h *handle) close() { _ = unix.Close(h.fd) }
 
-// link is a path that leads to the file whatever becomes of its name.
-func (h *held) link() string { return fmt.Sprintf("/proc/self/fd/%d", h.fd) }
+func (h *handle) link() string { return fmt.Sprintf("/proc/self/fd/%d", h.fd) }
 
-// owner returns whose the file is, with its label where that is asked for.
-func (h *held) owner(labelled bool) (Owner, error) {
+// owner returns the file's owner, with the SELinux label if labelled is true.
+func (h *handle) owner(labelled bool) (Owner, error) {
 	o := Owner{Path: h.path, UID: h.stat.Uid, GID: h.stat.Gid}
 	if !labelled {
 		return o, nil
@@ -76,8 +82,8 @@ func (h *held) owner(labelled bool) (Owner, error) {
 	return o, nil
 }
 
-// give makes the file another's.
-func (h *held) give(o Owner) error {
+// giveTo changes the file's owner.
+func (h *handle) giveTo(o Owner) error {
 	if h.stat.Uid != o.UID || h.stat.Gid != o.GID {
 		if err := unix.Fchownat(h.fd, "", int(o.UID), int(o.GID), unix.AT_EMPTY_PATH); err != nil {
 			return fmt.Errorf("give %s to %s: %w", h.path, hostproc.UserName(o.UID), err)
@@ -93,11 +99,11 @@ func (h *held) give(o Owner) error {
 	return nil
 }
 
-// Owners returns whose the files are now. A file that is not there is left out.
+// Owners returns the present owners of the files. It leaves out missing files.
 func Owners(files []File, labelled bool) []Owner {
 	var out []Owner
 	for _, f := range files {
-		h, err := hold(f.Path)
+		h, err := open(f.Path)
 		if err != nil {
 			continue
 		}

@@ -17,62 +17,55 @@ import (
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
-// DefaultDir is where root's registry is: on a disk, since a file's owner is, too.
+// DefaultDir is root's registry. It is on a disk, as the owners of files are.
 const DefaultDir = "/var/lib/luksplug/owners"
 
-// Registry gives files to QEMU's user for as long as disks are made of them. It is a
-// folder with a file for each file that was given away; several processes may work
-// with it at a time.
+// Registry gives files to QEMU's user for as long as disks use them. It is a directory with
+// a file for each file that was given. Several processes may use it at a time.
 type Registry struct {
 	Dir string
 }
 
-// Use is a disk that a file is needed for.
+// Use is a disk that uses a file.
 type Use struct {
 	VM     string `json:"vm"` // its UUID, as a rule
 	Target string `json:"target"`
-	// Process is the VM's, without a PID where it is not known.
+	// Process is the VM's, without a PID if it is unknown.
 	Process hostproc.Process `json:"process"`
 	Boot    string           `json:"boot"` // hostproc.BootID
 }
 
 // entry is one file.
 type entry struct {
-	// Was is whose the file was, Is whose it was made.
-	Was   Owner  `json:"was"`
-	Is    Owner  `json:"is"`
+	Was   Owner  `json:"was"` // before the grant
+	Is    Owner  `json:"is"`  // after it
 	Inode uint64 `json:"inode"`
 	Uses  []Use  `json:"uses"`
 }
 
-// Taking is what a disk needs.
-type Taking struct {
+// Request is what a disk needs.
+type Request struct {
 	Use Use
-	// Files are all that QEMU opens; those of Give are given to Owner, whose Path
-	// does not matter. Of the others it is noted that the disk needs them, where
-	// they have been given away before.
-	Files, Give []File
-	Owner       Owner
-	// Remembered are owners that somebody else has written down: those of a disk
-	// that comes from another host, or was there before this one's start. They
-	// count where the file is Owner's already.
+	// Files are all files that QEMU opens. Those of Grant are given to Owner, whose Path
+	// is not used. For the others, the registry notes the use if they were given before.
+	Files, Grant []File
+	Owner        Owner
+	// Remembered are owners from another record: the disk comes from another host, or
+	// existed before this one was started. They apply to files that Owner already owns.
 	Remembered []Owner
 }
 
-// Take gives files to QEMU's user. Doing it again does no harm. After an error, Give
-// takes back what was done.
-func (r Registry) Take(t Taking) error {
-	if len(t.Give) == 0 {
+// Grant gives files to QEMU's user. It may be repeated. After an error, [Registry.Revoke]
+// undoes what was done.
+func (r Registry) Grant(q Request) error {
+	if len(q.Grant) == 0 {
 		if _, err := os.Stat(r.Dir); errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-	} else if err := os.MkdirAll(r.Dir, 0o700); err != nil {
-		return fmt.Errorf("folder for the owners of files: %w", err)
 	}
 	return r.locked(func() error {
-		for _, f := range t.Files {
-			given := slices.ContainsFunc(t.Give, func(g File) bool { return g.Path == f.Path })
-			if err := r.take(t, f, given); err != nil {
+		for _, f := range q.Files {
+			if err := r.grant(q, f); err != nil {
 				return err
 			}
 		}
@@ -80,115 +73,115 @@ func (r Registry) Take(t Taking) error {
 	})
 }
 
-func (r Registry) take(t Taking, f File, give bool) error {
-	h, err := hold(f.Path)
+// grants reports whether the file is to be given to the user.
+func (q Request) grants(f File) bool {
+	return slices.ContainsFunc(q.Grant, func(g File) bool { return g.Path == f.Path })
+}
+
+func (r Registry) grant(q Request, f File) error {
+	give := q.grants(f)
+	h, err := open(f.Path)
+	if err != nil && !give {
+		return nil // QEMU reports it
+	}
 	if err != nil {
-		if !give {
-			return nil // whoever opens it tells
-		}
 		return err
 	}
 	defer h.close()
 	name := r.name(h.path)
-	e, err := r.read(name)
-	known := err == nil && e.Inode == h.stat.Ino
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	e, err := r.find(h)
+	if err != nil {
 		return err
 	}
-	if !known {
+	if e == nil {
 		if !give {
 			return nil
 		}
 		if err := relabelable(&h.stat); err != nil {
 			return fmt.Errorf("%s: %w", h.path, err)
 		}
-		was, err := h.owner(t.Owner.Label != "")
+		was, err := h.owner(q.Owner.Label != "")
 		if err != nil {
 			return err
 		}
-		e = &entry{Was: t.before(was), Inode: h.stat.Ino}
+		e = &entry{Was: q.before(was), Inode: h.stat.Ino}
 	}
 	if give {
-		e.Is = Owner{Path: h.path, UID: t.Owner.UID, GID: h.stat.Gid, Label: t.Owner.Label}
+		e.Is = Owner{Path: h.path, UID: q.Owner.UID, GID: h.stat.Gid, Label: q.Owner.Label}
 	}
-	e.Uses = slices.DeleteFunc(e.Uses, func(u Use) bool { return u.VM == t.Use.VM && u.Target == t.Use.Target })
-	e.Uses = append(e.Uses, t.Use)
-	if err := r.write(name, e); err != nil {
+	e.Uses = slices.DeleteFunc(e.Uses, func(u Use) bool { return u.VM == q.Use.VM && u.Target == q.Use.Target })
+	e.Uses = append(e.Uses, q.Use)
+	if err := r.write(name, e); err != nil || !give {
 		return err
 	}
-	if !give {
-		return nil
-	}
-	return h.give(e.Is)
+	return h.giveTo(e.Is)
 }
 
-// Owners returns whose the files of Give are, before they are taken; also of those
-// that have been given away for the very same disk by a run that did not get further.
-func (r Registry) Owners(t Taking) ([]Owner, error) {
+// Owners returns the owners of the files of Grant before they are given. It includes files
+// that an interrupted run has given for the same disk.
+func (r Registry) Owners(q Request) ([]Owner, error) {
 	var out []Owner
-	for _, f := range t.Files {
-		h, err := hold(f.Path)
+	for _, f := range q.Files {
+		h, err := open(f.Path)
 		if err != nil {
-			continue // whoever opens it tells
+			continue // QEMU reports it
 		}
-		now, err := h.owner(t.Owner.Label != "")
+		now, err := h.owner(q.Owner.Label != "")
 		h.close()
 		if err != nil {
 			return nil, err
 		}
-		e, err := r.read(r.name(now.Path))
+		e, err := r.find(h)
 		switch {
-		case err == nil && e.Inode == h.stat.Ino:
-			out = append(out, e.Was)
-		case err != nil && !errors.Is(err, fs.ErrNotExist):
+		case err != nil:
 			return nil, err
-		case slices.ContainsFunc(t.Give, func(g File) bool { return g.Path == f.Path }):
-			out = append(out, t.before(now))
+		case e != nil:
+			out = append(out, e.Was)
+		case q.grants(f):
+			out = append(out, q.before(now))
 		}
 	}
 	return out, nil
 }
 
-// before returns whose a file was before it was given to QEMU's user.
-func (t Taking) before(now Owner) Owner {
-	i := slices.IndexFunc(t.Remembered, func(o Owner) bool { return o.Path == now.Path })
-	if i >= 0 && now.UID == t.Owner.UID {
-		return t.Remembered[i]
+// before returns the owner of a file before it was given to QEMU's user.
+func (q Request) before(now Owner) Owner {
+	i := slices.IndexFunc(q.Remembered, func(o Owner) bool { return o.Path == now.Path })
+	if i >= 0 && now.UID == q.Owner.UID {
+		return q.Remembered[i]
 	}
 	return now
 }
 
-// Giving says which uses have ended.
-type Giving struct {
-	// Ended tells it of a use. Those of processes that are gone have ended anyhow.
+// Revocation says which uses have ended.
+type Revocation struct {
+	// Ended reports whether a use has ended. Uses of processes that have ended always have.
 	Ended func(Use) bool
-	// Stay leaves the files of ended uses as they are: another host goes on using
-	// them.
+	// Stay leaves the files of ended uses with QEMU's user: another host still uses them.
 	Stay bool
 }
 
-// Given is a file that went back.
-type Given struct {
+// Returned is a file that was returned to its owner.
+type Returned struct {
 	Path string
 	Use  Use // the last one
 }
 
-// Give takes files back from QEMU's user, which no disk needs any more, and returns
-// which. A file that somebody else has changed the owner of meanwhile, or that
-// is another file now, stays as it is. Every file is seen to, whatever becomes of the
-// others.
-func (r Registry) Give(g Giving) ([]Given, error) {
+// Revoke returns files that no disk uses any more to their owners. A file that has been
+// replaced, or whose owner has been changed by another program, stays as it is. An error
+// for one file does not keep Revoke from the others.
+func (r Registry) Revoke(v Revocation) ([]Returned, error) {
 	if _, err := os.Stat(r.Dir); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	var back []Given
+	var back []Returned
 	err := r.locked(func() error {
 		names, err := r.names()
 		failed := []error{err}
 		for _, name := range names {
-			given, err := r.give(name, g)
-			if given != nil {
-				back = append(back, *given)
+			returned, err := r.revoke(name, v)
+			if returned != nil {
+				back = append(back, *returned)
 			}
 			failed = append(failed, err)
 		}
@@ -197,7 +190,7 @@ func (r Registry) Give(g Giving) ([]Given, error) {
 	return back, err
 }
 
-func (r Registry) give(name string, g Giving) (*Given, error) {
+func (r Registry) revoke(name string, v Revocation) (*Returned, error) {
 	e, err := r.read(name)
 	if err != nil {
 		return nil, err
@@ -206,49 +199,45 @@ func (r Registry) give(name string, g Giving) (*Given, error) {
 	stay := false
 	for _, u := range e.Uses {
 		switch {
-		case g.Ended(u):
-			stay = stay || g.Stay
-		case u.stands():
+		case v.Ended(u):
+			stay = stay || v.Stay
+		case u.alive():
 			left = append(left, u)
 		}
 	}
-	if len(left) == len(e.Uses) && len(left) > 0 {
-		return nil, nil
-	}
 	if len(left) > 0 {
+		if len(left) == len(e.Uses) {
+			return nil, nil
+		}
 		e.Uses = left
 		return nil, r.write(name, e)
 	}
-	var given *Given
+	var returned *Returned
 	if !stay {
 		changed, err := e.restore()
 		if err != nil {
 			return nil, err
 		}
 		if changed {
-			given = &Given{Path: e.Is.Path}
+			returned = &Returned{Path: e.Is.Path}
 			if n := len(e.Uses); n > 0 {
-				given.Use = e.Uses[n-1]
+				returned.Use = e.Uses[n-1]
 			}
 		}
 	}
-	// Only now: a run that is killed before does it again.
-	return given, os.Remove(filepath.Join(r.Dir, name))
+	// Last, so that the next run repeats what a killed one has begun.
+	return returned, os.Remove(filepath.Join(r.Dir, name))
 }
 
-// Restore makes files, which have the user uid and are not in the registry, those of
-// their owners.
+// Restore returns files of the user uid that are not in the registry to their owners.
 func (r Registry) Restore(owners []Owner, uid uint32) error {
-	if err := os.MkdirAll(r.Dir, 0o700); err != nil {
-		return fmt.Errorf("folder for the owners of files: %w", err)
-	}
 	return r.locked(func() error {
 		var failed []error
 		for _, o := range owners {
 			if _, err := os.Stat(filepath.Join(r.Dir, r.name(o.Path))); err == nil {
-				continue // of a disk that still needs it
+				continue // a disk still uses it
 			}
-			h, err := hold(o.Path)
+			h, err := open(o.Path)
 			if errors.Is(err, fs.ErrNotExist) {
 				continue
 			}
@@ -257,7 +246,7 @@ func (r Registry) Restore(owners []Owner, uid uint32) error {
 				continue
 			}
 			if h.path == o.Path && h.stat.Uid == uid && relabelable(&h.stat) == nil {
-				failed = append(failed, h.give(o))
+				failed = append(failed, h.giveTo(o))
 			}
 			h.close()
 		}
@@ -265,9 +254,9 @@ func (r Registry) Restore(owners []Owner, uid uint32) error {
 	})
 }
 
-// restore gives the file back, if it is still as it was made.
+// restore returns the file to its owner if it is still the file that was given.
 func (e *entry) restore() (bool, error) {
-	h, err := hold(e.Is.Path)
+	h, err := open(e.Is.Path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -278,20 +267,20 @@ func (e *entry) restore() (bool, error) {
 	if h.path != e.Is.Path || h.stat.Ino != e.Inode || h.stat.Uid != e.Is.UID {
 		return false, nil
 	}
-	return true, h.give(e.Was)
+	return true, h.giveTo(e.Was)
 }
 
-// stands tells whether the VM of a use is still there. One whose process is not known
-// is, until somebody says otherwise or the host has been started again.
-func (u Use) stands() bool {
-	if u.Boot != hostproc.BootID() {
-		return false
-	}
-	return u.Process.PID == 0 || u.Process.Alive()
+// alive reports whether the VM of a use is alive. If its process is unknown, it is assumed
+// to be until the host is started again.
+func (u Use) alive() bool {
+	return u.Boot == hostproc.BootID() && (u.Process.PID == 0 || u.Process.Alive())
 }
 
-// locked calls f while no other process works with the registry.
+// locked creates the registry if it is missing, and calls f while no other process uses it.
 func (r Registry) locked(f func() error) error {
+	if err := os.MkdirAll(r.Dir, 0o700); err != nil {
+		return fmt.Errorf("directory for the owners of files: %w", err)
+	}
 	dir, err := os.Open(r.Dir)
 	if err != nil {
 		return fmt.Errorf("the owners of files: %w", err)
@@ -324,19 +313,28 @@ func (r Registry) names() ([]string, error) {
 	return out, nil
 }
 
+// find returns the entry of a file, nil if there is none.
+func (r Registry) find(h *handle) (*entry, error) {
+	e, err := r.read(r.name(h.path))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && e.Inode != h.stat.Ino {
+		return nil, nil
+	}
+	return e, err
+}
+
 func (r Registry) read(name string) (*entry, error) {
 	text, err := os.ReadFile(filepath.Join(r.Dir, name))
 	if err != nil {
-		return nil, fmt.Errorf("whose a file was: %w", err)
+		return nil, fmt.Errorf("read the owner of a file: %w", err)
 	}
 	e := &entry{}
 	if err := json.Unmarshal(text, e); err != nil {
-		return nil, fmt.Errorf("whose a file was: %s: %w", filepath.Join(r.Dir, name), err)
+		return nil, fmt.Errorf("read the owner of a file: %s: %w", filepath.Join(r.Dir, name), err)
 	}
 	return e, nil
 }
 
-// write is done when the disk has it.
+// write writes an entry durably.
 func (r Registry) write(name string, e *entry) error {
 	text, err := json.Marshal(e)
 	if err != nil {
@@ -344,7 +342,7 @@ func (r Registry) write(name string, e *entry) error {
 	}
 	o := fsutil.Options{Mode: 0o600, Durable: true, Temporary: filepath.Join(r.Dir, name+unfinished)}
 	if err := fsutil.Replace(nil, filepath.Join(r.Dir, name), append(text, '\n'), o); err != nil {
-		return fmt.Errorf("write down whose a file was: %w", err)
+		return fmt.Errorf("write down the owner of a file: %w", err)
 	}
 	return nil
 }

@@ -16,9 +16,7 @@ import (
 func owner(t *testing.T, path string) string {
 	t.Helper()
 	var st unix.Stat_t
-	if err := unix.Stat(path, &st); err != nil {
-		t.Fatal(err)
-	}
+	must(t, unix.Stat(path, &st))
 	return fmt.Sprintf("%d:%d", st.Uid, st.Gid)
 }
 
@@ -30,32 +28,23 @@ func want(t *testing.T, path, who string) {
 }
 
 // taking takes files for a disk of a VM.
-func taking(vm, target string, give []string, others ...string) Taking {
-	t := Taking{Use: Use{VM: vm, Target: target, Boot: hostproc.BootID()}, Owner: Owner{UID: stranger}}
+func request(vm, target string, give []string, others ...string) Request {
+	t := Request{Use: Use{VM: vm, Target: target, Boot: hostproc.BootID()}, Owner: Owner{UID: stranger}}
 	for _, path := range give {
-		t.Give = append(t.Give, File{Path: path, Write: true})
+		t.Grant = append(t.Grant, File{Path: path, Write: true})
 	}
-	t.Files = append(t.Files, t.Give...)
+	t.Files = append(t.Files, t.Grant...)
 	for _, path := range others {
 		t.Files = append(t.Files, File{Path: path})
 	}
 	return t
 }
 
-func (r Registry) mustTake(t *testing.T, taking Taking) {
-	t.Helper()
-	if err := r.Take(taking); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // end ends the use of a disk and returns which files went back.
 func (r Registry) end(t *testing.T, vm, target string) []string {
 	t.Helper()
-	given, err := r.Give(Giving{Ended: func(u Use) bool { return u.VM == vm && u.Target == target }})
-	if err != nil {
-		t.Fatal(err)
-	}
+	given, err := r.Revoke(Revocation{Ended: func(u Use) bool { return u.VM == vm && u.Target == target }})
+	must(t, err)
 	var out []string
 	for _, g := range given {
 		out = append(out, filepath.Base(g.Path))
@@ -79,20 +68,16 @@ func TestRegistry(t *testing.T) {
 	dir := t.TempDir()
 	r := Registry{Dir: filepath.Join(dir, "owners")}
 	base, first, second := file(t, filepath.Join(dir, "base"), 0o600), file(t, filepath.Join(dir, "first"), 0o600), file(t, filepath.Join(dir, "second"), 0o600)
-	if err := os.Chown(base, 12, 34); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chown(base, 12, 34))
 	link := filepath.Join(dir, "link")
-	if err := os.Symlink("base", link); err != nil {
-		t.Fatal(err)
-	}
-	one := taking("vm1", "vda", []string{first, base})
-	r.mustTake(t, one)
-	r.mustTake(t, one) // again
+	must(t, os.Symlink("base", link))
+	one := request("vm1", "vda", []string{first, base})
+	must(t, r.Grant(one))
+	must(t, r.Grant(one)) // again
 	want(t, first, "64999:0")
 	want(t, base, "64999:34")
 	// The second disk finds the base as it needs it, by another name.
-	r.mustTake(t, taking("vm2", "vda", []string{second}, link))
+	must(t, r.Grant(request("vm2", "vda", []string{second}, link)))
 	if back := r.end(t, "vm1", "vda"); len(back) != 1 || back[0] != "first" {
 		t.Errorf("went back: %v", back)
 	}
@@ -129,15 +114,11 @@ func TestRegistryInterrupted(t *testing.T) {
 		"another owner since": {Use{VM: "vm", Target: "vda", Boot: hostproc.BootID()}, 4711, "vda"},
 	} {
 		r := Registry{Dir: filepath.Join(dir, strings.ReplaceAll(name, " ", "-"))}
-		if err := os.Chown(path, 0, 0); err != nil {
-			t.Fatal(err)
-		}
-		tk := taking("vm", "vda", []string{path})
+		must(t, os.Chown(path, 0, 0))
+		tk := request("vm", "vda", []string{path})
 		tk.Use = c.use
-		r.mustTake(t, tk)
-		if err := os.Chown(path, c.uid, 0); err != nil {
-			t.Fatal(err)
-		}
+		must(t, r.Grant(tk))
+		must(t, os.Chown(path, c.uid, 0))
 		r.end(t, "vm", c.ends)
 		if c.uid == stranger {
 			want(t, path, "0:0")
@@ -148,79 +129,63 @@ func TestRegistryInterrupted(t *testing.T) {
 	}
 }
 
-// TestRegistryMigration: what stays with another host, and whose it is there.
+// TestRegistryMigration: files that another host still uses, and their owners there.
 func TestRegistryMigration(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
 	dir := t.TempDir()
 	path := file(t, filepath.Join(dir, "image"), 0o600)
-	if err := os.Chown(path, 12, 34); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chown(path, 12, 34))
 	source, destination := Registry{Dir: filepath.Join(dir, "source")}, Registry{Dir: filepath.Join(dir, "destination")}
-	tk := taking("vm", "vda", []string{path})
+	tk := request("vm", "vda", []string{path})
 	owners, err := source.Owners(tk)
 	if err != nil || len(owners) != 1 || owners[0].UID != 12 {
 		t.Fatalf("got %v, %v", owners, err)
 	}
-	source.mustTake(t, tk)
-	if again, err := source.Owners(taking("vm", "vda", nil, path)); err != nil || len(again) != 1 || again[0] != owners[0] {
+	must(t, source.Grant(tk))
+	if again, err := source.Owners(request("vm", "vda", nil, path)); err != nil || len(again) != 1 || again[0] != owners[0] {
 		t.Errorf("got %v, %v", again, err)
 	}
-	destination.mustTake(t, taking("vm", "vda", nil, path)) // finds it as it should be
-	if _, err := source.Give(Giving{Stay: true, Ended: func(Use) bool { return true }}); err != nil {
+	must(t, destination.Grant(request("vm", "vda", nil, path))) // finds it as it should be
+	if _, err := source.Revoke(Revocation{Stay: true, Ended: func(Use) bool { return true }}); err != nil {
 		t.Fatal(err)
 	}
 	source.empty(t)
 	want(t, path, "64999:34")
-	if err := destination.Restore(owners, 4711); err != nil {
-		t.Fatal(err)
-	}
+	must(t, destination.Restore(owners, 4711))
 	want(t, path, "64999:34") // not the user's whom it was given to
-	if err := destination.Restore(owners, stranger); err != nil {
-		t.Fatal(err)
-	}
+	must(t, destination.Restore(owners, stranger))
 	want(t, path, "12:34")
 
 	// A host that starts the VM anew, and finds the image as another has left it.
-	if err := os.Chown(path, stranger, 34); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chown(path, stranger, 34))
 	tk.Remembered = owners
-	destination.mustTake(t, tk)
+	must(t, destination.Grant(tk))
 	destination.end(t, "vm", "vda")
 	want(t, path, "12:34")
 }
 
-// TestRegistryRefuses: what would give away more than an image.
+// TestRegistryRefuses: files with which more than an image would be given away are refused.
 func TestRegistryRefuses(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
 	dir := t.TempDir()
 	r := Registry{Dir: filepath.Join(dir, "owners")}
 	path := file(t, filepath.Join(dir, "image"), 0o600)
-	if err := os.Link(path, filepath.Join(dir, "other")); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Link(path, filepath.Join(dir, "other")))
 	for _, path := range []string{path, dir, filepath.Join(dir, "missing")} {
-		if err := r.Take(taking("vm", "vda", []string{path})); err == nil {
+		if err := r.Grant(request("vm", "vda", []string{path})); err == nil {
 			t.Errorf("%s was given away", path)
 		}
 	}
 	want(t, path, "0:0")
 	r.empty(t)
-	// One that was replaced by another file stays whose it is.
-	if err := os.Remove(filepath.Join(dir, "other")); err != nil {
-		t.Fatal(err)
-	}
-	r.mustTake(t, taking("vm", "vda", []string{path}))
+	// A file that has replaced the image keeps its owner.
+	must(t, os.Remove(filepath.Join(dir, "other")))
+	must(t, r.Grant(request("vm", "vda", []string{path})))
 	other := file(t, filepath.Join(dir, "new"), 0o600)
-	if err := os.Chown(other, stranger, 0); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(other, path); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chown(other, stranger, 0))
+	must(t, os.Rename(other, path))
 	if back := r.end(t, "vm", "vda"); len(back) > 0 {
 		t.Errorf("went back: %v", back)
 	}
@@ -240,9 +205,9 @@ func TestRegistryLabel(t *testing.T) {
 	if err := selinux.SetFileLabel(path, was); err != nil {
 		t.Skipf("no label can be set here: %v", err)
 	}
-	tk := taking("vm", "vda", []string{path})
+	tk := request("vm", "vda", []string{path})
 	tk.Owner.Label = is
-	r.mustTake(t, tk)
+	must(t, r.Grant(tk))
 	if got, err := selinux.FileLabel(path); err != nil || got != is {
 		t.Errorf("got %q, %v", got, err)
 	}

@@ -28,9 +28,7 @@ func TestRoundWithEncryptedImage(t *testing.T) {
 		t.Errorf("the export's size is not the disk's:\n%s", out)
 	}
 	info := d.Info()
-	if err := d.Stop(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, d.Stop(testContext(t)))
 	checkGone(t, info)
 	expectInImage(t, image, "0xa5", "1M")
 	if err := d.Stop(testContext(t)); err != nil {
@@ -41,13 +39,17 @@ func TestRoundWithEncryptedImage(t *testing.T) {
 func TestSocketsAreTheOwners(t *testing.T) {
 	t.Parallel()
 	d, _ := exported(t, Options{})
+	expectPrivate(t, d, uint32(os.Geteuid()))
+}
+
+// expectPrivate fails unless the directory and its files belong to the user alone.
+func expectPrivate(t *testing.T, d *Daemon, uid uint32) {
+	t.Helper()
 	for _, name := range []string{".", monitorName, socketName, stderrName, stateName} {
 		info, err := os.Lstat(filepath.Join(d.Info().Dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if info.Mode().Perm()&0o077 != 0 {
-			t.Errorf("%s has mode %v", name, info.Mode())
+		must(t, err)
+		if stat := info.Sys().(*syscall.Stat_t); stat.Uid != uid || info.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s: owner %d, mode %v", name, stat.Uid, info.Mode())
 		}
 	}
 }
@@ -67,13 +69,9 @@ func TestWrongPassphraseChangesNothing(t *testing.T) {
 func TestReadOnlyExport(t *testing.T) {
 	t.Parallel()
 	image := encryptedImage(t, shortDir(t))
-	d := mustStart(t, Options{Clients: 2})
-	if err := unlock(t, d, image, passphrase); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Export(testContext(t), Export{Node: "disk", Name: "vdb"}); err != nil {
-		t.Fatal(err)
-	}
+	d := mustStart(t, Options{})
+	must(t, unlock(t, d, image, passphrase))
+	must(t, d.Export(testContext(t), Export{Node: "disk", Name: "vdb"}))
 	tool(t, "qemu-io", "-r", "-f", "raw", "-c", "read -P 0 0 64k", url(d))
 	out := tool(t, "sh", "-c", `! qemu-io -f raw -c "write 0 64k" "$1"`, "sh", url(d))
 	if !strings.Contains(out, "Permission denied") {
@@ -97,18 +95,14 @@ func TestProcessIsDetached(t *testing.T) {
 	t.Parallel()
 	// A descriptor that is not marked close-on-exec, like one that a shell gave us.
 	leak, err := os.Create(filepath.Join(t.TempDir(), "leak"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer func() { _ = leak.Close() }()
 	inherited, err := unix.Dup(int(leak.Fd()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer func() { _ = unix.Close(inherited) }()
 
 	d, _ := exported(t, Options{})
-	fds, err := filepath.Glob("/proc/" + strconv.Itoa(d.PID()) + "/fd/*")
+	fds, err := filepath.Glob("/proc/" + strconv.Itoa(d.Info().Process.PID) + "/fd/*")
 	if err != nil || len(fds) < 3 {
 		t.Fatalf("descriptors: %v, %v", fds, err)
 	}
@@ -128,17 +122,17 @@ func TestProcessIsDetached(t *testing.T) {
 	if flags, err := unix.FcntlInt(uintptr(inherited), unix.F_GETFD, 0); err != nil || flags != 0 {
 		t.Errorf("our own descriptor has flags %d, %v: Start changed it", flags, err)
 	}
-	if cwd, err := os.Readlink("/proc/" + strconv.Itoa(d.PID()) + "/cwd"); err != nil || cwd != "/" {
-		t.Errorf("working folder %q, %v", cwd, err)
+	if cwd, err := os.Readlink("/proc/" + strconv.Itoa(d.Info().Process.PID) + "/cwd"); err != nil || cwd != "/" {
+		t.Errorf("working directory %q, %v", cwd, err)
 	}
-	if sid, err := unix.Getsid(d.PID()); err != nil || sid != d.PID() {
+	if sid, err := unix.Getsid(d.Info().Process.PID); err != nil || sid != d.Info().Process.PID {
 		t.Errorf("session %d, %v", sid, err)
 	}
-	if status := proc(t, d.PID(), "status"); !strings.Contains(status, "Umask:\t0077\n") {
+	if status := proc(t, d.Info().Process.PID, "status"); !strings.Contains(status, "Umask:\t0077\n") {
 		t.Errorf("file mode mask:\n%s", status)
 	}
 	var core unix.Rlimit
-	if err := unix.Prlimit(d.PID(), unix.RLIMIT_CORE, nil, &core); err != nil || core.Cur != 1 || core.Max != 1 {
+	if err := unix.Prlimit(d.Info().Process.PID, unix.RLIMIT_CORE, nil, &core); err != nil || core.Cur != 1 || core.Max != 1 {
 		t.Errorf("limit of core files: %+v, %v", core, err)
 	}
 }
@@ -148,16 +142,14 @@ func TestNoSecretOutsideTheMonitor(t *testing.T) {
 	d, _ := exported(t, Options{})
 	tool(t, "qemu-io", "-f", "raw", "-c", "write 0 64k", url(d))
 	for _, name := range []string{"cmdline", "environ"} {
-		expectNoSecret(t, name, proc(t, d.PID(), name))
+		expectNoSecret(t, name, proc(t, d.Info().Process.PID, name))
 	}
 	for _, name := range []string{stderrName, stateName} {
 		data, err := os.ReadFile(filepath.Join(d.Info().Dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		expectNoSecret(t, name, string(data))
 	}
-	if env := strings.Split(strings.Trim(proc(t, d.PID(), "environ"), "\x00"), "\x00"); len(env) != 2 {
+	if env := strings.Split(strings.Trim(proc(t, d.Info().Process.PID, "environ"), "\x00"), "\x00"); len(env) != 2 {
 		t.Errorf("environment: %q", env)
 	}
 }
@@ -179,33 +171,16 @@ func TestRunsAsAnotherUser(t *testing.T) {
 	const nobody, group = 65534, 4711
 	images := shortDir(t)
 	image := encryptedImage(t, images)
-	if err := os.Chown(image, nobody, nobody); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chown(image, nobody, nobody))
 	user := &Credential{UID: nobody, GID: nobody, Groups: []uint32{group}}
 	d := mustStart(t, Options{User: user})
-	if err := unlock(t, d, image, passphrase); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Export(testContext(t), Export{Node: "disk", Name: "vdb", Writable: true}); err != nil {
-		t.Fatal(err)
-	}
-	got, err := hostproc.CredentialOf(d.PID())
+	must(t, unlock(t, d, image, passphrase))
+	must(t, d.Export(testContext(t), Export{Node: "disk", Name: "vdb", Writable: true}))
+	got, err := hostproc.CredentialOf(d.Info().Process.PID)
 	if err != nil || got.UID != nobody || got.GID != nobody || len(got.Groups) != 1 || got.Groups[0] != group {
 		t.Errorf("it runs as %+v, %v", got, err)
 	}
-	for _, name := range []string{".", monitorName, socketName, stderrName, stateName} {
-		info, err := os.Lstat(filepath.Join(d.Info().Dir, name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if stat, ok := info.Sys().(*syscall.Stat_t); !ok || stat.Uid != nobody || info.Mode().Perm()&0o077 != 0 {
-			t.Errorf("%s: owner %+v, mode %v", name, stat, info.Mode())
-		}
-	}
-	if _, err := os.Lstat(d.Socket()); err != nil {
-		t.Fatal(err)
-	}
+	expectPrivate(t, d, nobody)
 	tool(t, "setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups",
 		"qemu-io", "-f", "raw", "-c", "write -P 1 0 64k", url(d))
 	out := tool(t, "sh", "-c", `! setpriv --reuid 65533 --regid 65534 --clear-groups qemu-io -f raw -c "read 0 64k" "$1"`, "sh", url(d))
@@ -213,29 +188,21 @@ func TestRunsAsAnotherUser(t *testing.T) {
 		t.Errorf("another user was refused with %q", out)
 	}
 	info := d.Info()
-	if err := Stop(testContext(t), info.Dir); err != nil {
-		t.Fatal(err)
-	}
+	must(t, Stop(testContext(t), info.Dir))
 	checkGone(t, info)
 }
 
 func TestOpenFindsARunningDaemon(t *testing.T) {
 	t.Parallel()
 	first, _ := exported(t, Options{})
-	if err := first.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, first.Close())
 	second, err := Open(testContext(t), first.Info().Dir)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if second.Info() != first.Info() {
 		t.Errorf("got %+v, want %+v", second.Info(), first.Info())
 	}
 	tool(t, "qemu-io", "-f", "raw", "-c", "write 0 64k", url(second)) // Close has left the export alone
-	if err := second.Stop(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, second.Stop(testContext(t)))
 	checkGone(t, first.Info())
 }
 
@@ -262,18 +229,12 @@ func TestOpenOfAnotherDaemonsMonitor(t *testing.T) {
 	t.Parallel()
 	one, other := mustStart(t, Options{}), mustStart(t, Options{})
 	for _, d := range []*Daemon{one, other} {
-		if err := d.Close(); err != nil {
-			t.Fatal(err)
-		}
+		must(t, d.Close())
 	}
-	if err := os.Remove(one.Info().Monitor); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(other.Info().Monitor, one.Info().Monitor); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Open(testContext(t), one.Info().Dir); !errors.Is(err, ErrFolder) {
-		t.Errorf("got %v, want ErrFolder", err)
+	must(t, os.Remove(one.Info().Monitor))
+	must(t, os.Symlink(other.Info().Monitor, one.Info().Monitor))
+	if _, err := Open(testContext(t), one.Info().Dir); !errors.Is(err, ErrDirectory) {
+		t.Errorf("got %v, want ErrDirectory", err)
 	}
 }
 
@@ -290,16 +251,12 @@ func TestServesAQEMU(t *testing.T) {
 		{Name: "node-name", Value: "vdb"}, {Name: "driver", Value: "nbd"}, {Name: "export", Value: "vdb"},
 		{Name: "server", Value: qmp.Object{{Name: "type", Value: "unix"}, {Name: "path", Value: d.Socket()}}},
 	}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	result := watch(testContext(t), d.Info().Dir, Process{PID: vm.Process.Pid})
 	if _, err := client.Execute(testContext(t), qmp.Command{Execute: "quit"}); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-result; err != nil {
-		t.Fatal(err)
-	}
+	must(t, <-result)
 	checkGone(t, d.Info())
 }
 
@@ -308,12 +265,8 @@ func startVM(t *testing.T, vm *exec.Cmd, monitor string) *qmp.Client {
 	t.Helper()
 	// QEMU says on its standard error when it listens.
 	stderr, err := vm.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := vm.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, vm.Start())
 	t.Cleanup(func() {
 		_ = vm.Process.Kill() // it may have ended
 		_ = vm.Wait()
@@ -323,9 +276,7 @@ func startVM(t *testing.T, vm *exec.Cmd, monitor string) *qmp.Client {
 		t.Log(lines.Text())
 	}
 	client, err := qmp.Dial(testContext(t), monitor)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() { _ = client.Close() })
 	return client
 }

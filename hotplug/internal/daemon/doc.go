@@ -1,11 +1,9 @@
-// Package daemon runs a qemu-storage-daemon beside a VM, and ties its life to
-// that of a disk.
+// Package daemon runs a qemu-storage-daemon next to a VM's QEMU, for one disk.
 //
-// QEMU unlocks a LUKS header in its main loop, and the guest stands still for
-// that long. A detached or leading header can be unlocked outside of QEMU and
-// replaced by a cheap one; one inside a qcow2 image cannot. Such an image is
-// opened by a daemon of its own, which unlocks it at its leisure and exports the
-// plain disk by NBD, over a unix socket, to the VM's QEMU alone:
+// QEMU unlocks a LUKS header in its main loop, and the guest stands still meanwhile. A
+// detached or leading header can be unlocked outside of QEMU and replaced by a cheap one;
+// a header inside a qcow2 image cannot. A storage daemon opens such an image instead, and
+// exports the plain disk by NBD, over a unix socket, to the VM's QEMU alone:
 //
 //	d, err := daemon.Start(ctx, daemon.Options{Dir: "/run/luksplug/vm1-vdb", User: user})
 //	...
@@ -14,51 +12,40 @@
 //	err = d.Export(ctx, daemon.Export{Node: "disk", Name: "vdb", Writable: true})
 //	// the VM's node: driver nbd, server.path d.Socket(), export "vdb"
 //
-// What is exported, and by which nodes, is the caller's affair. A daemon serves
-// as well to read an image that only QEMU's block drivers reach (ssh, iscsi, rbd).
+// A daemon can also read an image that only QEMU's block drivers reach (ssh, iscsi, rbd).
 //
-// # Reservations
+// [StartHelper] runs a qemu-pr-helper in the same way: a QEMU that is not root needs it for
+// SCSI persistent reservations.
 //
-// A QEMU that is not root leaves SCSI persistent reservations to a qemu-pr-helper.
-// [StartHelper] runs one, with a folder as a storage daemon has it.
+// # The directory
 //
-// # The folder
+// A daemon has a directory, by which [Open], [Inspect], [Stop] and [Watch] find it from any
+// process. It holds the monitor's socket, the NBD socket, the daemon's standard error, and
+// daemon.json, which names the process. It must be private, and is removed when the daemon
+// is stopped. It belongs on a tmpfs such as /run, because daemon.json has no meaning after
+// a reboot.
 //
-// A daemon has a folder, and the folder is the daemon's name: [Open], [Inspect],
-// [Stop] and [Watch] find a daemon by it, from any process and without a
-// database. It holds the monitor's socket, the NBD socket, what the daemon
-// writes to its standard error, and daemon.json, which names the process. The
-// folder must be private, and all of it goes when the daemon is stopped. It
-// belongs on a tmpfs such as /run: what daemon.json says is of no use after a
-// reboot.
-//
-// Anybody who may enter the folder may read the disk in clear. That is the user as
-// whom the daemon runs, who should be the user as whom the VM's QEMU runs
-// ([Credential]), and root.
+// Whoever can enter the directory can read the disk in clear: root, and the user that the
+// daemon runs as, who should be that of the VM's QEMU ([Credential]).
 //
 // # The process
 //
-// The daemon outlives the program that started it. It has a session of its own,
-// no terminal, no descriptor of the caller's, a minimal environment and the
-// working folder "/"; it leaves no core file. No secret is among its arguments:
-// secrets reach it through its monitor only. It stays in the control group of its
-// starter: a service manager that ends a service with all its processes ends the
-// daemon too (systemd.kill(5), KillMode).
+// The daemon outlives the program that started it. It has a session of its own, no
+// terminal, none of the caller's descriptors, a minimal environment and the working
+// directory "/", and it leaves no core file. Secrets reach it through its monitor only. It
+// stays in its starter's control group: a service manager that ends a service with all its
+// processes ends the daemon too (systemd.kill(5), KillMode).
 //
-// It does not end by itself when the VM ends: [Watch] sees to that, in a process
-// or goroutine of the caller's that waits for either to end.
+// It does not end by itself when the VM ends: [Watch] waits for either to end.
 //
-// A process is told from a later one of the same number by the time at which it
-// started, and signals go through a pidfd. A folder can be written by the
-// daemon's user, so that root does not take its word for what to kill: only a
-// process that runs as the folder's owner is ever signalled.
+// A process is identified by its number and start time, and signalled through a pidfd. The
+// daemon's user can write to the directory, so root does not trust daemon.json: it signals
+// only processes that run as the directory's owner.
 //
-// A monitor serves one client at a time. While a [Daemon] is held, [Open] of the
-// same folder waits in vain; Inspect, Stop and Watch do without the monitor. The
-// daemon flushes and closes its images in the same way when it gets SIGTERM as
-// when it is told to quit.
+// A monitor serves one client at a time. While a [Daemon] is open, [Open] of the same
+// directory waits in vain; Inspect, Stop and Watch do not use the monitor. On SIGTERM the
+// daemon flushes and closes its images just as it does on quit.
 //
-// The package is for Linux 5.11 and later (pidfd_open(2), close_range(2)). The
-// daemon is described in qemu-storage-daemon(1), its monitor in QEMU's
-// storage-daemon QMP reference.
+// The package needs Linux 5.11 (pidfd_open(2), close_range(2)). See qemu-storage-daemon(1)
+// and QEMU's storage-daemon QMP reference.
 package daemon

@@ -41,9 +41,9 @@ func Example() {
 	}
 	fmt.Println("exported:", err == nil, "at", filepath.Base(d.Socket()))
 
-	// Another process finds the daemon by its folder.
+	// Another process finds the daemon by its directory.
 	info, err := daemon.Inspect(filepath.Join(dir, "vm1-vdb"))
-	fmt.Println("found:", err == nil && info.Process.PID == d.PID())
+	fmt.Println("found:", err == nil && info.Process.PID == d.Info().Process.PID)
 
 	if err := d.Stop(ctx); err != nil {
 		log.Fatal(err)

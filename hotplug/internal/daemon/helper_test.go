@@ -1,16 +1,12 @@
 package daemon
 
 import (
-	"context"
 	"errors"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
@@ -20,9 +16,7 @@ func mustHelp(t *testing.T, o HelperOptions) Info {
 	t.Helper()
 	o.Dir = filepath.Join(shortDir(t), "d")
 	info, err := StartHelper(testContext(t), o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() {
 		if err := Stop(testContext(t), info.Dir); err != nil {
 			t.Errorf("stop at the end: %v", err)
@@ -37,9 +31,7 @@ func TestHelper(t *testing.T) {
 	t.Parallel()
 	info := mustHelp(t, HelperOptions{})
 	client, err := net.Dial("unix", info.Socket)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer func() { _ = client.Close() }() // nothing was said
 	if found, err := Inspect(info.Dir); err != nil || found != info || info.Kind != KindHelper || info.Monitor != "" {
 		t.Errorf("got %+v: %v", found, err)
@@ -63,9 +55,7 @@ func TestHelperOfAnotherUser(t *testing.T) {
 	}
 	info := mustHelp(t, HelperOptions{User: &Credential{UID: 4711, GID: 4712}})
 	stat, err := os.Stat(info.Socket)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if s := stat.Sys().(*syscall.Stat_t); s.Uid != 4711 || s.Gid != 4712 || stat.Mode().Perm()&0o077 != 0 {
 		t.Errorf("the socket is %s of %d:%d", stat.Mode(), s.Uid, s.Gid)
 	}
@@ -74,48 +64,14 @@ func TestHelperOfAnotherUser(t *testing.T) {
 	}
 }
 
-func TestHelperThatDoesNotStart(t *testing.T) {
-	t.Parallel()
-	for program, is := range map[string]func(error) bool{
-		"no-such-pr-helper": func(err error) bool { return errors.Is(err, exec.ErrNotFound) },
-		"testdata/fail.sh": func(err error) bool {
-			var failed *StartError
-			return errors.As(err, &failed) && failed.Stderr != ""
-		},
-		"testdata/deaf.sh": func(err error) bool { return errors.Is(err, context.DeadlineExceeded) },
-	} {
-		top := shortDir(t)
-		_, err := StartHelper(testContext(t), HelperOptions{Dir: filepath.Join(top, "d"), Program: program, Timeout: 300 * time.Millisecond})
-		if !is(err) {
-			t.Errorf("%s: got %v", program, err)
-		}
-		expectNothing(t, filepath.Join(top, "d"))
-		expectNothing(t, HelperSocket(filepath.Join(top, "d")))
-	}
-	long := filepath.Join(shortDir(t), strings.Repeat("x", maxSocketPath))
-	if _, err := StartHelper(testContext(t), HelperOptions{Dir: long}); !errors.Is(err, ErrPathTooLong) {
-		t.Errorf("got %v, want ErrPathTooLong", err)
-	}
-}
-
 // The helper ends with the VM.
 func TestWatchHelper(t *testing.T) {
 	t.Parallel()
 	info := mustHelp(t, HelperOptions{})
-	vm := exec.Command("sleep", "600")
-	if err := vm.Start(); err != nil {
-		t.Fatal(err)
-	}
-	process, err := hostproc.ProcessOf(vm.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	watched := make(chan error, 1)
-	go func() { watched <- Watch(testContext(t), info.Dir, process) }()
-	if err := vm.Process.Kill(); err != nil {
-		t.Error(err)
-	}
-	_ = vm.Wait() // it was killed
+	vm := sleeper(t)
+	process := processOf(t, vm.Process.Pid)
+	watched := watch(testContext(t), info.Dir, process)
+	must(t, vm.Process.Kill())
 	if err := <-watched; err != nil {
 		t.Error(err)
 	}

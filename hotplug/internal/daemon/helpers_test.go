@@ -21,6 +21,14 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
+// must ends the test if there is an error.
+func must(t testing.TB, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
@@ -35,22 +43,18 @@ func testContext(t *testing.T) context.Context {
 	return ctx
 }
 
-// shortDir is a folder whose path leaves room for sockets, and which every user
-// may walk through. That of t.TempDir does neither.
+// shortDir is a directory whose path leaves room for sockets, and that every user can pass
+// through, unlike that of t.TempDir.
 func shortDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "lpd")
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() {
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
 	})
-	if err := os.Chmod(dir, 0o711); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chmod(dir, 0o711))
 	return dir
 }
 
@@ -61,9 +65,7 @@ func mustStart(t *testing.T, o Options) *Daemon {
 		o.Dir = filepath.Join(shortDir(t), "d")
 	}
 	d, err := Start(testContext(t), o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -108,16 +110,10 @@ var imageContent = sync.OnceValues(func() (content []byte, err error) {
 func encryptedImage(t *testing.T, dir string) string {
 	t.Helper()
 	content, err := imageContent()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	path := filepath.Join(dir, "disk.qcow2")
-	if err := os.WriteFile(path, content, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "key"), []byte(passphrase), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, content, 0o600))
+	must(t, os.WriteFile(filepath.Join(dir, "key"), []byte(passphrase), 0o600))
 	return path
 }
 
@@ -151,9 +147,7 @@ func unlock(t *testing.T, d *Daemon, image, secret string) error {
 		{Name: "file", Value: qmp.Object{{Name: "driver", Value: "file"}, {Name: "filename", Value: image}}},
 		{Name: "encrypt", Value: qmp.Object{{Name: "format", Value: "luks"}, {Name: "key-secret", Value: "s"}}},
 	})
-	if err := run("object-del", qmp.Object{{Name: "id", Value: "s"}}); err != nil {
-		t.Fatal(err)
-	}
+	must(t, run("object-del", qmp.Object{{Name: "id", Value: "s"}}))
 	return opened
 }
 
@@ -162,25 +156,21 @@ func exported(t *testing.T, o Options) (d *Daemon, image string) {
 	t.Helper()
 	image = encryptedImage(t, shortDir(t))
 	d = mustStart(t, o)
-	if err := unlock(t, d, image, passphrase); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Export(testContext(t), Export{Node: "disk", Name: "vdb", Writable: true}); err != nil {
-		t.Fatal(err)
-	}
+	must(t, unlock(t, d, image, passphrase))
+	must(t, d.Export(testContext(t), Export{Node: "disk", Name: "vdb", Writable: true}))
 	return d, image
 }
 
 func url(d *Daemon) string { return "nbd+unix:///vdb?socket=" + d.Socket() }
 
-// checkGone fails unless process and folder are gone.
+// checkGone fails unless process and directory are gone.
 func checkGone(t *testing.T, info Info) {
 	t.Helper()
 	if now, err := hostproc.ProcessOf(info.Process.PID); err == nil && now == info.Process {
 		t.Errorf("process %d is still there", info.Process.PID)
 	}
 	if _, err := os.Lstat(info.Dir); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("folder: %v, want it gone", err)
+		t.Errorf("directory: %v, want it gone", err)
 	}
 	if _, err := Inspect(info.Dir); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("Inspect: %v, want ErrNotRunning", err)
@@ -190,26 +180,16 @@ func checkGone(t *testing.T, info Info) {
 // kill9 kills the daemon as a crash would, and waits for its end.
 func kill9(t *testing.T, p Process) {
 	t.Helper()
-	h, err := p.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
-	if err := h.Signal(9); err != nil {
-		t.Fatal(err)
-	}
-	if err := h.Wait(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
+	h := open(t, p)
+	must(t, h.Signal(9))
+	must(t, h.Wait(testContext(t)))
 }
 
 // sleeper is a process that stands for a VM's QEMU.
 func sleeper(t *testing.T) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("sleep", "1000")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill() // most tests have done so
 		_ = cmd.Wait()
@@ -217,11 +197,25 @@ func sleeper(t *testing.T) *exec.Cmd {
 	return cmd
 }
 
+func processOf(t *testing.T, pid int) Process {
+	t.Helper()
+	p, err := hostproc.ProcessOf(pid)
+	must(t, err)
+	return p
+}
+
+// open opens a handle that is closed with the test.
+func open(t *testing.T, p Process) *hostproc.Handle {
+	t.Helper()
+	h, err := p.Open()
+	must(t, err)
+	t.Cleanup(h.Close)
+	return h
+}
+
 func proc(t *testing.T, pid int, name string) string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), name))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return string(data)
 }

@@ -17,23 +17,22 @@ type child struct {
 	process *os.Process
 	done    chan struct{} // closed when it was reaped
 	state   *os.ProcessState
-	err     error // why state is nil; both are valid after done
+	err     error // of the wait; state and err are valid after done
 }
 
-// spawn starts a program that is to outlive us. It gets /dev/null, stderr, and
-// nothing else of ours. o says as whom it runs, and with what in its environment.
-func spawn(program string, args []string, stderr *os.File, o Options) (*child, error) {
+// spawn starts a program that outlives this process and inherits nothing of it but
+// stderr. It runs as user, with env in addition to the fixed environment.
+func spawn(program string, args, env []string, stderr *os.File, user *Credential) (*child, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = null.Close() }() // nothing was written
 	attr := &syscall.ProcAttr{
-		Dir: "/",
-		// LC_ALL, so that what it says is the same everywhere.
-		Env:   append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}, o.Env...),
+		Dir:   "/",
+		Env:   append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}, env...),
 		Files: []uintptr{null.Fd(), null.Fd(), stderr.Fd()},
-		Sys:   &syscall.SysProcAttr{Setsid: true, Credential: o.User.Syscall()},
+		Sys:   &syscall.SysProcAttr{Setsid: true, Credential: user.Syscall()},
 	}
 	var pid int
 	var limited error
@@ -41,11 +40,11 @@ func spawn(program string, args []string, stderr *os.File, o Options) (*child, e
 		if err = seclude(); err != nil {
 			return err
 		}
-		// Not os.StartProcess: it would open a pidfd among this thread's
-		// descriptors, and use it in another thread.
+		// os.StartProcess would open a pidfd among this thread's descriptors, and use
+		// it in another thread.
 		pid, err = syscall.ForkExec(program, append([]string{program}, args...), attr)
 		if err == nil {
-			limited = limitCore(pid, o.User)
+			limited = limitCore(pid, user)
 		}
 		return err
 	})
@@ -53,7 +52,6 @@ func spawn(program string, args []string, stderr *os.File, o Options) (*child, e
 		return nil, err
 	}
 	c := &child{done: make(chan struct{})}
-	// Until it is waited for, the number is the child's.
 	if c.process, err = os.FindProcess(pid); err != nil {
 		return nil, err
 	}
@@ -70,11 +68,11 @@ func spawn(program string, args []string, stderr *os.File, o Options) (*child, e
 
 // kill ends the child and waits until it is reaped.
 func (c *child) kill() {
-	_ = c.process.Kill() // it may have ended already: then there is nothing to do
+	_ = c.process.Kill() // it may have ended already
 	<-c.done
 }
 
-// exit says how the child has ended.
+// exit returns how the child has ended.
 func (c *child) exit() error {
 	if c.err != nil {
 		return c.err
@@ -82,26 +80,23 @@ func (c *child) exit() error {
 	return fmt.Errorf("it ended at once (%s)", c.state)
 }
 
-// limitCore keeps a process from leaving its memory in a core file. It is called
-// before the process has got any secret.
+// limitCore keeps a process from writing its memory to a core file. The process must not
+// have a secret yet, and the calling thread must end soon: its real user may change.
 //
-// The limit is 1 byte because 0 is not enough: Linux pays no heed to the limit
-// where cores go to a program (core(5)), except that at 1 it starts none. A core
-// file is not written at 1 either, since it would not hold a page.
-//
-// It may change the calling thread's real user, and is for a thread that ends soon.
+// The limit is 1 byte: if cores are piped to a program, Linux ignores every other limit,
+// and starts no program at 1 (core(5)). A core file needs more than 1 byte.
 func limitCore(pid int, user *Credential) error {
 	limit := unix.Rlimit{Cur: 1, Max: 1}
 	err := unix.Prlimit(pid, unix.RLIMIT_CORE, &limit, nil)
 	if errors.Is(err, unix.EPERM) && user != nil {
-		// Root without CAP_SYS_RESOURCE, as in many containers, needs the same
-		// real ids as the process (prlimit(2)). The system calls are raw because
-		// Go's own change every thread.
+		// Root without CAP_SYS_RESOURCE, as in many containers, needs the process's
+		// real ids (prlimit(2)). The system calls are raw because Go's change every thread.
 		const keep = ^uintptr(0)
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(user.GID), keep, keep); errno != 0 {
-			return fmt.Errorf("forbid core files to process %d: %w: %w", pid, err, errno)
+		_, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(user.GID), keep, keep)
+		if errno == 0 {
+			_, _, errno = unix.RawSyscall(unix.SYS_SETRESUID, uintptr(user.UID), keep, keep)
 		}
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(user.UID), keep, keep); errno != 0 {
+		if errno != 0 {
 			return fmt.Errorf("forbid core files to process %d: %w: %w", pid, err, errno)
 		}
 		err = unix.Prlimit(pid, unix.RLIMIT_CORE, &limit, nil)
@@ -112,19 +107,15 @@ func limitCore(pid int, user *Credential) error {
 	return nil
 }
 
-// seclude gives the calling thread, and what is forked from it, properties of its
-// own that belong to the whole process otherwise: a file mode mask of 077, and
-// descriptors of which a new program inherits none.
-//
-// Go marks its own descriptors as not to be inherited, but not those that the
-// process itself was started with, and the user's passphrase may come by one.
+// seclude gives the calling thread a umask of 077 and a descriptor table of its own, of
+// which a new program inherits nothing. Go marks its own descriptors close-on-exec, but not
+// those that the process was started with, and one of these may have a passphrase.
 func seclude() error {
 	err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_UNSHARE|unix.CLOSE_RANGE_CLOEXEC)
 	if err != nil {
 		return fmt.Errorf("close_range (Linux 5.11 or later is needed): %w", err)
 	}
-	// Containers may forbid unshare(2). The mask is a second line then that is
-	// missing: the folder alone keeps others from the sockets.
+	// Containers may forbid unshare(2). The private directory protects the sockets anyway.
 	if err := unix.Unshare(unix.CLONE_FS); err == nil {
 		unix.Umask(0o077)
 	}

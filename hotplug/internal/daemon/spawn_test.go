@@ -15,14 +15,10 @@ import (
 func TestOwnThread(t *testing.T) {
 	t.Parallel()
 	open, err := os.Create(filepath.Join(t.TempDir(), "open"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer func() { _ = open.Close() }()
 	inherited, err := unix.Dup(int(open.Fd())) // without close-on-exec
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer func() { _ = unix.Close(inherited) }()
 	before := maskLine(t)
 	for range 500 { // some of them meet the main thread first
@@ -36,9 +32,7 @@ func TestOwnThread(t *testing.T) {
 			mask = unix.Umask(0o077)
 			return err
 		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if thread == os.Getpid() || flags != unix.FD_CLOEXEC || mask != 0o077 {
 			t.Fatalf("thread %d of %d, descriptor flags %d, mask %03o", thread, os.Getpid(), flags, mask)
 		}

@@ -1,8 +1,10 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -24,39 +26,40 @@ func expectNothing(t *testing.T, path string) {
 	}
 }
 
-func TestStartWithoutProgram(t *testing.T) {
+// TestStartFails: a program that does not start leaves nothing.
+func TestStartFails(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(shortDir(t), "d")
-	_, err := Start(testContext(t), Options{Dir: dir, Program: "no-such-storage-daemon"})
-	if !errors.Is(err, exec.ErrNotFound) {
-		t.Errorf("got %v, want exec.ErrNotFound", err)
+	const timeout = 300 * time.Millisecond
+	for kind, start := range map[string]func(dir, program string) error{
+		"storage daemon": func(dir, program string) error {
+			_, err := Start(testContext(t), Options{Dir: dir, Program: program, Timeout: timeout})
+			return err
+		},
+		"helper": func(dir, program string) error {
+			_, err := StartHelper(testContext(t), HelperOptions{Dir: dir, Program: program, Timeout: timeout})
+			return err
+		},
+	} {
+		for program, is := range map[string]func(err error, failed *StartError) bool{
+			"no-such-program": func(err error, _ *StartError) bool { return errors.Is(err, exec.ErrNotFound) },
+			"testdata/fail.sh": func(err error, failed *StartError) bool {
+				return failed != nil && failed.Stderr == "no such option: --monitor" && strings.Contains(err.Error(), "exit status 3")
+			},
+			"testdata/deaf.sh": func(err error, failed *StartError) bool {
+				return failed != nil && errors.Is(err, context.DeadlineExceeded)
+			},
+		} {
+			dir := filepath.Join(shortDir(t), "d")
+			err := start(dir, program)
+			var failed *StartError
+			errors.As(err, &failed)
+			if !is(err, failed) {
+				t.Errorf("%s, %s: got %v", kind, program, err)
+			}
+			expectNothing(t, dir)
+			expectNothing(t, HelperSocket(dir))
+		}
 	}
-	expectNothing(t, dir)
-}
-
-func TestStartOfAProgramThatFails(t *testing.T) {
-	t.Parallel()
-	dir := filepath.Join(shortDir(t), "d")
-	_, err := Start(testContext(t), Options{Dir: dir, Program: "testdata/fail.sh"})
-	var failed *StartError
-	if !errors.As(err, &failed) {
-		t.Fatalf("got %v, want a StartError", err)
-	}
-	if failed.Stderr != "no such option: --monitor" || !strings.Contains(err.Error(), "exit status 3") {
-		t.Errorf("got %+v: %v", failed, err)
-	}
-	expectNothing(t, dir)
-}
-
-func TestStartOfAProgramThatIsDeaf(t *testing.T) {
-	t.Parallel()
-	dir := filepath.Join(shortDir(t), "d")
-	_, err := Start(testContext(t), Options{Dir: dir, Program: "testdata/deaf.sh", Timeout: 300 * time.Millisecond})
-	var failed *StartError
-	if !errors.As(err, &failed) || !errors.Is(err, context.DeadlineExceeded) {
-		t.Fatalf("got %v, want a StartError by time-out", err)
-	}
-	expectNothing(t, dir)
 }
 
 func TestStartTwice(t *testing.T) {
@@ -70,7 +73,7 @@ func TestStartTwice(t *testing.T) {
 	}
 }
 
-// Of many that start a daemon in one folder at once, one succeeds.
+// Of many that start a daemon in one directory at once, one succeeds.
 func TestStartAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(shortDir(t), "d")
@@ -106,12 +109,10 @@ func TestStartAtOnce(t *testing.T) {
 	expectNothing(t, dir)
 }
 
-func TestStartInAnEmptyFolder(t *testing.T) {
+func TestStartInAnEmptyDirectory(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(shortDir(t), "with, comma")
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Mkdir(dir, 0o700))
 	d := mustStart(t, Options{Dir: dir})
 	if d.Socket() != filepath.Join(dir, "nbd.sock") {
 		t.Errorf("socket %s", d.Socket())
@@ -121,71 +122,47 @@ func TestStartInAnEmptyFolder(t *testing.T) {
 	}
 }
 
-func TestFoldersThatAreRefused(t *testing.T) {
+func TestDirectoriesThatAreRefused(t *testing.T) {
 	t.Parallel()
-	for _, c := range []struct {
-		name  string
-		make  func(t *testing.T, dir string)
-		owner bool // of the folder is wrong, which root does not mind for Inspect
+	for name, c := range map[string]struct {
+		make  func(dir string) error
+		owner bool // the owner is wrong, which Inspect by root accepts
 	}{
-		{name: "group may enter", make: func(t *testing.T, dir string) { mkdir(t, dir, 0o710) }},
-		{name: "world may look", make: func(t *testing.T, dir string) { mkdir(t, dir, 0o704) }},
-		{name: "symbolic link", make: func(t *testing.T, dir string) {
-			mkdir(t, dir+"-real", 0o700)
-			if err := os.Symlink(dir+"-real", dir); err != nil {
-				t.Fatal(err)
-			}
+		"group may enter": {make: func(dir string) error { return mkdir(dir, 0o710) }},
+		"world may look":  {make: func(dir string) error { return mkdir(dir, 0o704) }},
+		"symbolic link": {make: func(dir string) error {
+			return errors.Join(mkdir(dir+"-real", 0o700), os.Symlink(dir+"-real", dir))
 		}},
-		{name: "regular file", make: func(t *testing.T, dir string) {
-			if err := os.WriteFile(dir, nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
+		"regular file": {make: func(dir string) error { return os.WriteFile(dir, nil, 0o600) }},
+		"pipe":         {make: func(dir string) error { return unix.Mkfifo(dir, 0o600) }},
+		"other files": {owner: true, make: func(dir string) error {
+			return errors.Join(mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, "notes"), nil, 0o600))
 		}},
-		{name: "pipe", make: func(t *testing.T, dir string) {
-			if err := unix.Mkfifo(dir, 0o600); err != nil {
-				t.Fatal(err)
-			}
+		"another's": {owner: true, make: func(dir string) error {
+			return errors.Join(mkdir(dir, 0o700), os.Chown(dir, 65534, 65534))
 		}},
-		{name: "other files", owner: true, make: func(t *testing.T, dir string) {
-			mkdir(t, dir, 0o700)
-			if err := os.WriteFile(filepath.Join(dir, "notes"), nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
+		"state is a pipe": {make: func(dir string) error {
+			return errors.Join(mkdir(dir, 0o700), unix.Mkfifo(filepath.Join(dir, stateName), 0o600))
 		}},
-		{name: "another's", owner: true, make: func(t *testing.T, dir string) {
-			if os.Geteuid() != 0 {
-				t.Skip("only root can make a folder of another's")
-			}
-			mkdir(t, dir, 0o700)
-			if err := os.Chown(dir, 65534, 65534); err != nil {
-				t.Fatal(err)
-			}
-		}},
-		{name: "state is a pipe", make: func(t *testing.T, dir string) {
-			mkdir(t, dir, 0o700)
-			if err := unix.Mkfifo(filepath.Join(dir, stateName), 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}},
-		{name: "state names init", make: func(t *testing.T, dir string) { writeState(t, dir, `{"pid":1,"start":1}`) }},
-		{name: "state names no start", make: func(t *testing.T, dir string) { writeState(t, dir, `{"pid":4711}`) }},
-		{name: "state is no JSON", make: func(t *testing.T, dir string) { writeState(t, dir, "pid 4711") }},
-		{name: "state leads elsewhere", make: func(t *testing.T, dir string) {
-			mkdir(t, dir, 0o700)
-			if err := os.Symlink("/etc/passwd", filepath.Join(dir, stateName)); err != nil {
-				t.Fatal(err)
-			}
+		"state names init":     {make: func(dir string) error { return makeState(dir, `{"pid":1,"start":1}`) }},
+		"state names no start": {make: func(dir string) error { return makeState(dir, `{"pid":4711}`) }},
+		"state is no JSON":     {make: func(dir string) error { return makeState(dir, "pid 4711") }},
+		"state leads elsewhere": {make: func(dir string) error {
+			return errors.Join(mkdir(dir, 0o700), os.Symlink("/etc/passwd", filepath.Join(dir, stateName)))
 		}},
 	} {
-		t.Run(c.name, func(t *testing.T) {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
+			if name == "another's" && os.Geteuid() != 0 {
+				t.Skip("only root can create a directory of another user")
+			}
 			dir := filepath.Join(shortDir(t), "d")
-			c.make(t, dir)
+			must(t, c.make(dir))
 			before := list(t, filepath.Dir(dir))
 			if _, err := Start(testContext(t), Options{Dir: dir}); err == nil {
 				t.Error("Start: no error")
-			} else if c.name != "state leads elsewhere" && !errors.Is(err, ErrFolder) {
-				t.Errorf("Start: %v, want ErrFolder", err)
+			} else if name != "state leads elsewhere" && !errors.Is(err, ErrDirectory) {
+				t.Errorf("Start: %v, want ErrDirectory", err)
 			}
 			if after := list(t, filepath.Dir(dir)); after != before {
 				t.Errorf("Start has changed\n%s\nto\n%s", before, after)
@@ -193,31 +170,22 @@ func TestFoldersThatAreRefused(t *testing.T) {
 			if _, err := Inspect(dir); err == nil {
 				t.Error("Inspect: no error")
 			}
-			if !c.owner {
-				if err := Stop(testContext(t), dir); err == nil {
-					t.Error("Stop: no error")
-				}
+			if c.owner {
+				return
+			}
+			if err := Stop(testContext(t), dir); err == nil {
+				t.Error("Stop: no error")
 			}
 		})
 	}
 }
 
-func mkdir(t *testing.T, dir string, mode fs.FileMode) {
-	t.Helper()
-	if err := os.Mkdir(dir, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, mode); err != nil { // Mkdir's mode is cut by the mask
-		t.Fatal(err)
-	}
+func mkdir(dir string, mode fs.FileMode) error {
+	return errors.Join(os.Mkdir(dir, 0o700), os.Chmod(dir, mode)) // regardless of the umask
 }
 
-func writeState(t *testing.T, dir, text string) {
-	t.Helper()
-	mkdir(t, dir, 0o700)
-	if err := os.WriteFile(filepath.Join(dir, stateName), []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
+func makeState(dir, text string) error {
+	return errors.Join(mkdir(dir, 0o700), os.WriteFile(filepath.Join(dir, stateName), []byte(text), 0o600))
 }
 
 // list names all that is below dir, with modes.
@@ -234,83 +202,67 @@ func list(t *testing.T, dir string) string {
 		}
 		return err
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return b.String()
 }
 
-func TestFolderThatIsTooLong(t *testing.T) {
+func TestDirectoryThatIsTooLong(t *testing.T) {
 	t.Parallel()
 	base := shortDir(t)
 	longest := filepath.Join(base, strings.Repeat("x", 98-len(base)-1))
-	if _, err := Start(testContext(t), Options{Dir: longest + "x"}); !errors.Is(err, ErrPathTooLong) {
-		t.Errorf("got %v, want ErrPathTooLong", err)
+	_, err := Start(testContext(t), Options{Dir: longest + "x"})
+	_, helperErr := StartHelper(testContext(t), HelperOptions{Dir: longest + "x"})
+	for _, err := range []error{err, helperErr} {
+		if !errors.Is(err, ErrPathTooLong) {
+			t.Errorf("got %v, want ErrPathTooLong", err)
+		}
 	}
 	expectNothing(t, longest+"x")
 	mustStart(t, Options{Dir: longest})
 }
 
-func TestFolderWithoutParent(t *testing.T) {
+// TestStartRefuses: what is impossible from the beginning leaves nothing.
+func TestStartRefuses(t *testing.T) {
 	t.Parallel()
-	_, err := Start(testContext(t), Options{Dir: filepath.Join(shortDir(t), "no", "d")})
-	if !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("got %v, want fs.ErrNotExist", err)
-	}
-}
-
-func TestStartCancelled(t *testing.T) {
-	t.Parallel()
-	dir := filepath.Join(shortDir(t), "d")
-	ctx, cancel := context.WithCancel(testContext(t))
+	canceled, cancel := context.WithCancel(testContext(t))
 	cancel()
-	if _, err := Start(ctx, Options{Dir: dir}); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v, want context.Canceled", err)
-	}
-	expectNothing(t, dir)
-}
-
-func TestStartOfAProgramThatTheUserMayNotRun(t *testing.T) {
-	t.Parallel()
-	if os.Geteuid() != 0 {
-		t.Skip("only root can start a daemon as another user")
-	}
 	private := filepath.Join(shortDir(t), "p")
-	mkdir(t, private, 0o700)
-	program := filepath.Join(private, "program")
-	if err := os.WriteFile(program, []byte("#!/bin/sh\n"), 0o755); err != nil {
-		t.Fatal(err)
+	must(t, mkdir(private, 0o700), os.WriteFile(filepath.Join(private, "program"), []byte("#!/bin/sh\n"), 0o755))
+	root := os.Geteuid() == 0
+	for name, c := range map[string]struct {
+		ctx  context.Context
+		o    Options
+		want error
+		text string
+		skip bool
+	}{
+		"without parent":                {o: Options{Dir: "no/d"}, want: fs.ErrNotExist},
+		"canceled":                      {ctx: canceled, want: context.Canceled},
+		"program that the user may not": {o: Options{Program: filepath.Join(private, "program"), User: &Credential{UID: 65534, GID: 65534}}, want: fs.ErrPermission, text: "user 65534", skip: !root},
+		"another user without root":     {o: Options{User: &Credential{UID: 0, GID: 0}}, want: fs.ErrPermission, text: "only root", skip: root},
+	} {
+		if c.skip {
+			continue
+		}
+		if c.ctx == nil {
+			c.ctx = testContext(t)
+		}
+		dir := filepath.Join(shortDir(t), cmp.Or(c.o.Dir, "d"))
+		c.o.Dir = dir
+		if _, err := Start(c.ctx, c.o); !errors.Is(err, c.want) || !strings.Contains(fmt.Sprint(err), c.text) {
+			t.Errorf("%s: got %v, want %v and %q", name, err, c.want, c.text)
+		}
+		expectNothing(t, dir)
 	}
-	dir := filepath.Join(shortDir(t), "d")
-	_, err := Start(testContext(t), Options{Dir: dir, Program: program, User: &Credential{UID: 65534, GID: 65534}})
-	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "user 65534") {
-		t.Errorf("got %v, want fs.ErrPermission and the user", err)
-	}
-	expectNothing(t, dir)
-}
-
-func TestStartAsAnotherUserWithoutRoot(t *testing.T) {
-	t.Parallel()
-	if os.Geteuid() == 0 {
-		t.Skip("root may")
-	}
-	dir := filepath.Join(shortDir(t), "d")
-	_, err := Start(testContext(t), Options{Dir: dir, User: &Credential{UID: 0, GID: 0}})
-	if !errors.Is(err, fs.ErrPermission) || !strings.Contains(err.Error(), "only root") {
-		t.Errorf("got %v, want fs.ErrPermission and the reason", err)
-	}
-	expectNothing(t, dir)
 }
 
 // Ourselves, spelled out, takes no privilege.
 func TestStartAsOurselves(t *testing.T) {
 	t.Parallel()
 	self, err := hostproc.CredentialOf(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	d := mustStart(t, Options{User: self})
-	if got, err := hostproc.CredentialOf(d.PID()); err != nil || got.UID != self.UID || got.GID != self.GID {
+	if got, err := hostproc.CredentialOf(d.Info().Process.PID); err != nil || got.UID != self.UID || got.GID != self.GID {
 		t.Errorf("it runs as %+v, %v", got, err)
 	}
 }

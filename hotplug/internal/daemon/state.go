@@ -14,14 +14,13 @@ import (
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
-// Process identifies one process of this machine, also after its id is used
-// again.
+// Process identifies one process of this machine, also after its id is used again.
 type Process = hostproc.Process
 
 // Credential is the user and the groups that a process runs with.
 type Credential = hostproc.Credential
 
-// Info is what is known of a daemon without asking it.
+// Info is what is known of a daemon without a query.
 type Info struct {
 	Process Process
 	Program string // its path
@@ -31,7 +30,7 @@ type Info struct {
 	Kind    Kind
 }
 
-// Kind is what a process in a folder is there for.
+// Kind is what the process of a directory is.
 type Kind string
 
 // The kinds.
@@ -40,7 +39,6 @@ const (
 	KindHelper  Kind = "pr-helper" // a qemu-pr-helper
 )
 
-// name is what errors call it.
 func (k Kind) name() string {
 	if k == KindHelper {
 		return "reservation helper"
@@ -52,68 +50,65 @@ func (k Kind) name() string {
 type state struct {
 	Process
 	Program string `json:"program"`
-	Monitor string `json:"monitor"` // names within the folder
+	Monitor string `json:"monitor"` // names in the directory
 	Socket  string `json:"socket"`
 	Kind    Kind   `json:"kind,omitempty"`
 }
 
 const (
-	maxState  = 64 << 10 // bytes; what is larger is not ours
-	maxStderr = 4 << 10  // bytes from the end that are looked at
+	maxState  = 64 << 10 // bytes
+	maxStderr = 4 << 10  // bytes that are read, from the end
 )
 
-// Inspect returns what is known of the daemon of a folder, without a connection
-// to its monitor. The error is ErrNotRunning if there is none, ErrFolder if the
-// folder is not fit to be a daemon's.
+// Inspect returns what is known of the daemon of a directory, without a connection
+// to its monitor. The error wraps [ErrNotRunning] if there is none, and [ErrDirectory] if
+// the directory cannot be a daemon's.
 func Inspect(dir string) (Info, error) {
-	f, err := openFolder(dir)
+	d, err := openDirectory(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return Info{}, fmt.Errorf("%w in %s: %w", ErrNotRunning, dir, err)
 	}
 	if err != nil {
 		return Info{}, err
 	}
-	defer f.close()
-	s, h, err := f.running()
+	defer d.close()
+	s, h, err := d.running()
 	if err != nil {
 		return Info{}, err
 	}
 	h.Close()
-	return f.info(s), nil
+	return d.info(s), nil
 }
 
-func (f *folder) info(s state) Info {
+func (d *directory) info(s state) Info {
+	i := Info{Process: s.Process, Program: s.Program, Dir: d.path, Kind: s.Kind}
 	if s.Kind == KindHelper {
-		return Info{Process: s.Process, Program: s.Program, Dir: f.path, Socket: HelperSocket(f.path), Kind: s.Kind}
+		i.Socket = HelperSocket(d.path)
+	} else {
+		i.Socket, i.Monitor = filepath.Join(d.path, socketName), filepath.Join(d.path, monitorName)
 	}
-	return Info{
-		Process: s.Process,
-		Program: s.Program,
-		Dir:     f.path,
-		Socket:  filepath.Join(f.path, socketName),
-		Monitor: filepath.Join(f.path, monitorName),
-	}
+	return i
 }
 
-// running returns the state of the folder's daemon and a handle of its process,
-// which the caller closes. The error is ErrNotRunning if there is none.
-func (f *folder) running() (state, *hostproc.Handle, error) {
-	s, err := f.readState()
+// running returns the state of the directory's daemon and a handle of its process, which
+// the caller closes. The error wraps ErrNotRunning if there is none.
+func (d *directory) running() (state, *hostproc.Handle, error) {
+	s, err := d.readState()
 	if errors.Is(err, fs.ErrNotExist) {
-		return s, nil, fmt.Errorf("%w in %s", ErrNotRunning, f.path)
+		return s, nil, fmt.Errorf("%w in %s", ErrNotRunning, d.path)
 	}
 	if err != nil {
 		return s, nil, err
 	}
-	h, err := s.open(f.owner)
+	h, err := s.open(d.owner)
 	if errors.Is(err, hostproc.ErrEnded) {
-		return s, nil, fmt.Errorf("%w in %s: %w", ErrNotRunning, f.path, err)
+		return s, nil, fmt.Errorf("%w in %s: %w", ErrNotRunning, d.path, err)
 	}
 	return s, h, err
 }
 
-// open returns a handle of the daemon's process, which runs as owner. The error is
-// hostproc.ErrEnded if it has ended.
+// open returns a handle of the daemon's process, which has to run as owner. The error
+// wraps hostproc.ErrEnded if it has ended.
 func (s state) open(owner uint32) (*hostproc.Handle, error) {
 	h, err := s.Process.Open()
 	if err != nil {
@@ -122,7 +117,7 @@ func (s state) open(owner uint32) (*hostproc.Handle, error) {
 	ids, err := h.UserIDs()
 	for _, id := range ids {
 		if id != owner {
-			err = fmt.Errorf("process %d runs as user %d, not as user %d: %w", s.PID, id, owner, ErrFolder)
+			err = fmt.Errorf("process %d runs as user %d, not as user %d: %w", s.PID, id, owner, ErrDirectory)
 		}
 	}
 	if err != nil {
@@ -133,46 +128,40 @@ func (s state) open(owner uint32) (*hostproc.Handle, error) {
 }
 
 // readState reads daemon.json. The error wraps fs.ErrNotExist if there is none.
-func (f *folder) readState() (state, error) {
+func (d *directory) readState() (state, error) {
 	var s state
-	data, err := f.readRegular(stateName)
+	data, err := d.readRegular(stateName)
 	if err != nil {
 		return s, err
 	}
 	if err := json.Unmarshal(data, &s); err != nil {
-		return s, fmt.Errorf("%s/%s: %w: %w", f.path, stateName, err, ErrFolder)
+		return s, fmt.Errorf("%s/%s: %w: %w", d.path, stateName, err, ErrDirectory)
 	}
-	// 0 and negative numbers are groups of processes to some system calls, and
-	// a start time of 0 would take any process.
+	// Some system calls take 0 and negative numbers for groups of processes, and a start
+	// time of 0 would match any process.
 	if s.PID <= 1 || s.Start == 0 {
-		return s, fmt.Errorf("%s/%s names no process (remove the folder if nothing uses it): %w", f.path, stateName, ErrFolder)
+		return s, fmt.Errorf("%s/%s names no process (remove the directory if nothing uses it): %w", d.path, stateName, ErrDirectory)
 	}
 	return s, nil
 }
 
-// readRegular reads a small file of the folder. The folder may be another user's,
-// so neither a pipe nor a file without an end may hold us up.
-func (f *folder) readRegular(name string) ([]byte, error) {
-	file, err := fsutil.OpenRegular(f.file, name)
-	if errors.Is(err, fsutil.ErrNotRegular) {
-		return nil, fmt.Errorf("%s/%s is not a small regular file: %w", f.path, name, ErrFolder)
+// readRegular reads a small file of the directory. It does not block on what another user
+// may have put there: a pipe, or a file without an end.
+func (d *directory) readRegular(name string) ([]byte, error) {
+	file, err := fsutil.OpenRegular(d.file, name)
+	var data []byte
+	if err == nil {
+		data, err = io.ReadAll(io.LimitReader(file, maxState+1))
+		_ = file.Close() // only read
 	}
-	if err != nil {
-		return nil, err
+	if errors.Is(err, fsutil.ErrNotRegular) || len(data) > maxState {
+		return nil, fmt.Errorf("%s/%s is not a small regular file: %w", d.path, name, ErrDirectory)
 	}
-	defer func() { _ = file.Close() }() // read only
-	info, err := file.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if info.Size() > maxState {
-		return nil, fmt.Errorf("%s/%s is not a small regular file: %w", f.path, name, ErrFolder)
-	}
-	return io.ReadAll(io.LimitReader(file, maxState))
+	return data, err
 }
 
-// writeState writes daemon.json, so that whoever reads it finds all or nothing.
-func (f *folder) writeState(s state, user *Credential) error {
+// writeState replaces daemon.json as a whole.
+func (d *directory) writeState(s state, user *Credential) error {
 	data, err := json.MarshalIndent(s, "", "\t")
 	if err != nil {
 		return err
@@ -181,30 +170,13 @@ func (f *folder) writeState(s state, user *Credential) error {
 	if user != nil {
 		o.Owner = &fsutil.Owner{UID: int(user.UID), GID: int(user.GID)}
 	}
-	if err := fsutil.Replace(f.file, stateName, append(data, '\n'), o); err != nil {
-		return fmt.Errorf("%s/%s: %w", f.path, stateName, err)
+	if err := fsutil.Replace(d.file, stateName, append(data, '\n'), o); err != nil {
+		return fmt.Errorf("%s/%s: %w", d.path, stateName, err)
 	}
 	return nil
 }
 
-// create makes a new file that belongs to the daemon's user. O_EXCL keeps it from
-// following a link that this user has put there.
-func (f *folder) create(name string, flag int, user *Credential) (*os.File, error) {
-	file, err := f.root.OpenFile(name, flag|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if user != nil {
-		uid, gid := user.Owner()
-		if err := file.Chown(uid, gid); err != nil {
-			_ = file.Close() // empty
-			return nil, err
-		}
-	}
-	return file, nil
-}
-
-// lastWords returns the last line of what the daemon wrote to its standard error.
+// lastWords returns the last line of the daemon's standard error.
 func lastWords(stderr *os.File) string {
 	info, err := stderr.Stat()
 	if err != nil {

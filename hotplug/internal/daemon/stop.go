@@ -15,35 +15,31 @@ import (
 
 // patience is how long a daemon may take to end, in three stages.
 type patience struct {
-	quit time.Duration // after it was told to over its monitor
+	quit time.Duration // after the command quit
 	term time.Duration // after SIGTERM
 	kill time.Duration // after SIGKILL, which a process in a system call may not see at once
 }
 
-// usual is patient with the first two, because a daemon that ends flushes its
-// images, and a slow disk is no reason to lose what a guest wrote. A helper has
-// nothing to flush.
+// usual returns long times for a daemon, which flushes its images before it ends: a slow
+// disk is no reason to lose a guest's data. A helper has nothing to flush.
 func (k Kind) usual() patience {
 	if k == KindHelper {
 		return patience{term: 2 * time.Second, kill: 10 * time.Second}
 	}
-
 	return patience{quit: 20 * time.Second, term: 20 * time.Second, kill: 10 * time.Second}
 }
 
-// Stop ends the daemon and removes its folder. The daemon is told to quit, which
-// flushes and closes its images, after 20 s it gets SIGTERM, and after 20 s more
-// SIGKILL. That last case is told by an error that wraps [ErrKilled]; nothing is
-// left then either.
+// Stop ends the daemon, removes its directory and closes the connection. The daemon is told
+// to quit, which flushes and closes its images; after 20 s it gets SIGTERM, and after 20 s
+// more SIGKILL. Then the error wraps [ErrKilled], but nothing is left either.
 //
-// Stop may be called again, and when the daemon has ended by itself. When ctx ends
-// before the daemon, Stop returns ctx's error, and the daemon, which goes on
-// ending, leaves its folder behind; call Stop again. The connection is closed in
-// any case.
+// Stop may be called again, and after the daemon has ended by itself. If ctx ends before
+// the daemon, Stop returns ctx's error. The daemon goes on ending, and a further Stop
+// removes its directory.
 func (d *Daemon) Stop(ctx context.Context) error { return d.stop(ctx, KindStorage.usual()) }
 
 func (d *Daemon) stop(ctx context.Context, p patience) error {
-	defer func() { _ = d.client.Close() }() // what matters has been said
+	defer func() { _ = d.client.Close() }() // the daemon has ended or will
 	quit := func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, p.quit)
 		defer cancel()
@@ -53,33 +49,27 @@ func (d *Daemon) stop(ctx context.Context, p patience) error {
 	if err := stopAndClear(ctx, d.info, quit, p); err != nil || d.child == nil {
 		return err
 	}
-	<-d.child.done // it has ended: only its zombie is waited for
+	<-d.child.done // reaped
 	return nil
 }
 
-// Stop ends the daemon of a folder like [Daemon.Stop], but by SIGTERM from the
-// start, which needs no monitor, and has the same effect. It clears away what a
-// dead daemon left. No daemon and no folder are no error.
+// Stop ends the daemon of a directory like [Daemon.Stop], but by SIGTERM, which needs no
+// monitor and has the same effect. It removes the remains of a dead daemon. A missing
+// directory is no error.
 func Stop(ctx context.Context, dir string) error {
-	info, err := Inspect(dir)
-	if errors.Is(err, ErrNotRunning) {
-		return clearStale(ctx, dir)
-	}
-	if err != nil {
+	info, running, err := inspectOrClear(ctx, dir)
+	if !running {
 		return err
 	}
 	return stopAndClear(ctx, info, nil, info.Kind.usual())
 }
 
-// Abort ends the daemon of a folder at once, and removes the folder: for one that
-// has written nothing, so that nothing can be lost, and that may be waiting for a
-// server which does not answer. No daemon and no folder are no error.
+// Abort ends the daemon of a directory at once, and removes the directory. It is for a
+// daemon that has written nothing, and may be waiting for a server that does not answer. A
+// missing directory is no error.
 func Abort(ctx context.Context, dir string) error {
-	info, err := Inspect(dir)
-	if errors.Is(err, ErrNotRunning) {
-		return clearStale(ctx, dir)
-	}
-	if err != nil {
+	info, running, err := inspectOrClear(ctx, dir)
+	if !running {
 		return err
 	}
 	err = stopAndClear(ctx, info, nil, patience{term: 200 * time.Millisecond, kill: KindStorage.usual().kill})
@@ -89,8 +79,18 @@ func Abort(ctx context.Context, dir string) error {
 	return err
 }
 
-// stopAndClear ends a daemon and removes its folder, unless that has another one by
-// then. quit, if given, asks the daemon to end.
+// inspectOrClear returns the running daemon of a directory. If there is none, it removes
+// the remains of a dead one.
+func inspectOrClear(ctx context.Context, dir string) (info Info, running bool, err error) {
+	info, err = Inspect(dir)
+	if errors.Is(err, ErrNotRunning) {
+		return info, false, clearStale(ctx, dir)
+	}
+	return info, err == nil, err
+}
+
+// stopAndClear ends a daemon and removes its directory, unless another daemon uses it by
+// then. quit, if given, tells the daemon to end.
 func stopAndClear(ctx context.Context, info Info, quit func(context.Context) error, p patience) error {
 	h, err := info.Process.Open()
 	if err == nil {
@@ -106,25 +106,26 @@ func stopAndClear(ctx context.Context, info Info, quit func(context.Context) err
 	return errors.Join(err, clearStale(ctx, info.Dir))
 }
 
-// clearStale removes a folder that has no running daemon.
+// clearStale removes a directory that has no running daemon.
 func clearStale(ctx context.Context, dir string) error {
-	f, err := openFolder(dir)
+	d, err := openDirectory(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer f.close()
-	// The lock waits for a Start that is not through.
-	if err := f.lock(ctx); errors.Is(err, fs.ErrNotExist) {
+	defer d.close()
+	err = d.lock(ctx) // wait for an unfinished Start
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
-	} else if err != nil {
+	}
+	if err != nil {
 		return err
 	}
-	_, h, err := f.running()
+	_, h, err := d.running()
 	if errors.Is(err, ErrNotRunning) {
-		return f.remove()
+		return d.remove()
 	}
 	if err == nil {
 		h.Close()
@@ -135,7 +136,6 @@ func clearStale(ctx context.Context, dir string) error {
 // end ends the process and waits until it has ended.
 func end(ctx context.Context, h *hostproc.Handle, quit func(context.Context) error, p patience) error {
 	if quit != nil && quit(ctx) == nil {
-		// An error is not reported: what follows needs no monitor.
 		if ended, err := waitFor(ctx, h, p.quit); ended || err != nil {
 			return err
 		}
@@ -159,9 +159,8 @@ func end(ctx context.Context, h *hostproc.Handle, quit func(context.Context) err
 	return fmt.Errorf("%w (process %d): it did not end when it was asked to", ErrKilled, h.Process().PID)
 }
 
-// termAgain is how often SIGTERM is repeated. The storage daemon notes a signal and
-// goes on waiting for events if it came just before it began to wait: only
-// another signal, or event, has it look again.
+// termAgain is how often SIGTERM is repeated. If the signal comes just before the storage
+// daemon begins to wait for events, it acts on it only at the next signal or event.
 const termAgain = 250 * time.Millisecond
 
 // terminate sends SIGTERM until the process has ended, at most for d.

@@ -3,9 +3,9 @@ package daemon
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"testing"
 	"time"
 
@@ -30,9 +30,7 @@ func TestCrashedDaemon(t *testing.T) {
 			if _, err := Open(testContext(t), d.Info().Dir); !errors.Is(err, ErrNotRunning) {
 				t.Errorf("Open: %v, want ErrNotRunning", err)
 			}
-			if err := c.stop(d); err != nil {
-				t.Fatal(err)
-			}
+			must(t, c.stop(d))
 			checkGone(t, d.Info())
 		})
 	}
@@ -45,9 +43,7 @@ func TestStartAfterACrash(t *testing.T) {
 	kill9(t, first.Info().Process)
 	second := mustStart(t, Options{Dir: dir})
 	// The first handle's Stop must not end the second's daemon.
-	if err := first.Stop(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, first.Stop(testContext(t)))
 	if info, err := Inspect(dir); err != nil || info != second.Info() {
 		t.Errorf("got %+v, %v, want the second daemon", info, err)
 	}
@@ -58,9 +54,7 @@ func TestStopWithoutMonitorFlushes(t *testing.T) {
 	t.Parallel()
 	d, image := exported(t, Options{}) // and its connection occupies the monitor
 	tool(t, "qemu-io", "-f", "raw", "-t", "writeback", "-c", "write -P 0x5a 2M 64k", url(d))
-	if err := Stop(testContext(t), d.Info().Dir); err != nil {
-		t.Fatal(err)
-	}
+	must(t, Stop(testContext(t), d.Info().Dir))
 	checkGone(t, d.Info())
 	expectInImage(t, image, "0x5a", "2M")
 }
@@ -70,9 +64,7 @@ func TestStopWithAClient(t *testing.T) {
 	t.Parallel()
 	d, _ := exported(t, Options{})
 	client := holdOpen(t, d)
-	if err := d.Stop(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, d.Stop(testContext(t)))
 	checkGone(t, d.Info())
 	client()
 }
@@ -80,14 +72,8 @@ func TestStopWithAClient(t *testing.T) {
 func TestStopKillsWhatDoesNotEnd(t *testing.T) {
 	t.Parallel()
 	d := mustStart(t, Options{})
-	h, err := d.Info().Process.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
-	if err := h.Signal(unix.SIGSTOP); err != nil { // it hears neither quit nor SIGTERM
-		t.Fatal(err)
-	}
+	h := open(t, d.Info().Process)
+	must(t, h.Signal(unix.SIGSTOP)) // so that it acts on neither quit nor SIGTERM
 	short := patience{quit: 50 * time.Millisecond, term: 50 * time.Millisecond, kill: time.Minute}
 	if err := d.stop(testContext(t), short); !errors.Is(err, ErrKilled) {
 		t.Errorf("got %v, want ErrKilled", err)
@@ -98,14 +84,8 @@ func TestStopKillsWhatDoesNotEnd(t *testing.T) {
 func TestStopEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	d := mustStart(t, Options{})
-	h, err := d.Info().Process.Open()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer h.Close()
-	if err := h.Signal(unix.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	h := open(t, d.Info().Process)
+	must(t, h.Signal(unix.SIGSTOP))
 	ctx, cancel := context.WithTimeout(testContext(t), 50*time.Millisecond)
 	defer cancel()
 	if err := d.Stop(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -114,12 +94,8 @@ func TestStopEndsWithItsContext(t *testing.T) {
 	if _, err := Inspect(d.Info().Dir); err != nil {
 		t.Errorf("the daemon is to be found still: %v", err)
 	}
-	if err := h.Signal(unix.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Stop(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, h.Signal(unix.SIGCONT))
+	must(t, d.Stop(testContext(t)))
 	checkGone(t, d.Info())
 }
 
@@ -130,49 +106,40 @@ func TestStopOfNothing(t *testing.T) {
 	}
 }
 
-// A folder in which somebody has put files is not swept away with them.
+// A directory with files of others stays.
 func TestStopKeepsForeignFiles(t *testing.T) {
 	t.Parallel()
 	d, err := Start(testContext(t), Options{Dir: filepath.Join(shortDir(t), "d")})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	foreign := filepath.Join(d.Info().Dir, "notes")
-	if err := os.WriteFile(foreign, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := d.Stop(testContext(t)); !errors.Is(err, ErrFolder) {
-		t.Errorf("got %v, want ErrFolder", err)
+	must(t, os.WriteFile(foreign, nil, 0o600))
+	if err := d.Stop(testContext(t)); !errors.Is(err, ErrDirectory) {
+		t.Errorf("got %v, want ErrDirectory", err)
 	}
 	if _, err := os.Stat(foreign); err != nil {
 		t.Error(err)
 	}
-	if _, err := hostproc.ProcessOf(d.PID()); !errors.Is(err, hostproc.ErrEnded) {
+	if _, err := hostproc.ProcessOf(d.Info().Process.PID); !errors.Is(err, hostproc.ErrEnded) {
 		t.Errorf("the process: %v", err)
 	}
 }
 
-// Root does not signal what the folder's owner could not signal.
+// Root does not signal a process that the directory's owner could not signal.
 func TestStateThatNamesAnotherUsersProcess(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
-		t.Skip("only root can make a folder of another's")
+		t.Skip("only root can create a directory of another user")
 	}
 	victim := sleeper(t)
-	p, err := hostproc.ProcessOf(victim.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := processOf(t, victim.Process.Pid)
 	dir := filepath.Join(shortDir(t), "d")
-	writeState(t, dir, `{"pid":`+strconv.Itoa(p.PID)+`,"start":`+strconv.FormatUint(p.Start, 10)+`}`)
+	must(t, makeState(dir, fmt.Sprintf(`{"pid":%d,"start":%d}`, p.PID, p.Start)))
 	if _, err := Inspect(dir); err != nil { // ours is fine
 		t.Fatal(err)
 	}
-	if err := os.Chown(dir, 65534, 65534); err != nil {
-		t.Fatal(err)
-	}
-	if err := Stop(testContext(t), dir); !errors.Is(err, ErrFolder) {
-		t.Errorf("got %v, want ErrFolder", err)
+	must(t, os.Chown(dir, 65534, 65534))
+	if err := Stop(testContext(t), dir); !errors.Is(err, ErrDirectory) {
+		t.Errorf("got %v, want ErrDirectory", err)
 	}
 	if now, err := hostproc.ProcessOf(p.PID); err != nil || now != p {
 		t.Errorf("the process: %v, %v", now, err)

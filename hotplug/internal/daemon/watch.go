@@ -9,23 +9,16 @@ import (
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
-// Watch waits until the VM's QEMU or the folder's daemon ends, and then stops the
-// daemon and removes its folder as [Stop] does. It returns nil after that, and
-// when there was nothing to do; if QEMU has ended already it does not wait. When
-// ctx ends first, Watch returns ctx's error and has done nothing.
+// Watch waits until the VM's QEMU or the directory's daemon ends, and then stops the daemon
+// and removes its directory like [Stop]. It returns nil after that, and if there is no
+// daemon; it does not wait if QEMU has ended already. If ctx ends first, Watch returns ctx's
+// error and has changed nothing. It does not affect a later daemon in the same directory.
 //
-// It takes no processor time and does not use the monitor. If another daemon is
-// started in the same folder later, that one is left alone. A daemon whose QEMU
-// ends keeps what the guest had written: it is stopped, not killed.
-//
-// A program that does not stay should run Watch in a process of its own, before
-// it leaves.
+// It takes no processor time and does not use the monitor. A short-lived program should run
+// Watch in a process of its own.
 func Watch(ctx context.Context, dir string, qemu Process) error {
-	info, err := Inspect(dir)
-	if errors.Is(err, ErrNotRunning) {
-		return clearStale(ctx, dir)
-	}
-	if err != nil {
+	info, running, err := inspectOrClear(ctx, dir)
+	if !running {
 		return err
 	}
 	if err := waitForEither(ctx, info.Process, qemu); err != nil {

@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // holdOpen connects a client to the export vdb and returns what ends it.
@@ -18,16 +16,10 @@ func holdOpen(t *testing.T, d *Daemon) func() {
 	t.Helper()
 	cmd := exec.Command("qemu-io", "-f", "raw", url(d))
 	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, cmd.Start())
 	end := func() {
 		_ = in.Close()
 		_ = cmd.Process.Kill()
@@ -57,10 +49,7 @@ func TestWatchStopsTheDaemonAfterQEMU(t *testing.T) {
 	t.Parallel()
 	d, _ := exported(t, Options{})
 	qemu := sleeper(t)
-	p, err := hostproc.ProcessOf(qemu.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
+	p := processOf(t, qemu.Process.Pid)
 	result := watch(testContext(t), d.Info().Dir, p)
 	tool(t, "qemu-io", "-f", "raw", "-c", "write 0 64k", url(d))
 	select {
@@ -68,12 +57,8 @@ func TestWatchStopsTheDaemonAfterQEMU(t *testing.T) {
 		t.Fatalf("Watch ended early: %v", err)
 	default:
 	}
-	if err := qemu.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-result; err != nil {
-		t.Fatal(err)
-	}
+	must(t, qemu.Process.Kill())
+	must(t, <-result)
 	checkGone(t, d.Info())
 }
 
@@ -82,9 +67,7 @@ func TestWatchClearsUpAfterTheDaemon(t *testing.T) {
 	d := mustStart(t, Options{})
 	result := watch(testContext(t), d.Info().Dir, Process{PID: sleeper(t).Process.Pid})
 	kill9(t, d.Info().Process)
-	if err := <-result; err != nil {
-		t.Fatal(err)
-	}
+	must(t, <-result)
 	checkGone(t, d.Info())
 	if err := Watch(testContext(t), d.Info().Dir, Process{PID: os.Getpid()}); err != nil {
 		t.Errorf("a Watch of nothing: %v", err)
@@ -94,14 +77,9 @@ func TestWatchClearsUpAfterTheDaemon(t *testing.T) {
 func TestWatchOfAnEarlierQEMU(t *testing.T) {
 	t.Parallel()
 	d := mustStart(t, Options{})
-	self, err := hostproc.ProcessOf(os.Getpid())
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := processOf(t, os.Getpid())
 	self.Start-- // one that had our number before us
-	if err := Watch(testContext(t), d.Info().Dir, self); err != nil {
-		t.Fatal(err)
-	}
+	must(t, Watch(testContext(t), d.Info().Dir, self))
 	checkGone(t, d.Info())
 }
 
@@ -119,20 +97,16 @@ func TestWatchEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// A folder that is taken away and made again while it is watched is another's.
+// A directory that is removed and created again while it is watched is another's.
 func TestWatchLeavesALaterDaemonAlone(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(shortDir(t), "d")
 	first := mustStart(t, Options{Dir: dir})
 	qemu := sleeper(t)
 	result := watch(testContext(t), dir, Process{PID: qemu.Process.Pid})
-	if err := first.Stop(testContext(t)); err != nil {
-		t.Fatal(err)
-	}
+	must(t, first.Stop(testContext(t)))
 	second := mustStart(t, Options{Dir: dir})
-	if err := <-result; err != nil {
-		t.Fatal(err)
-	}
+	must(t, <-result)
 	if info, err := Inspect(dir); err != nil || info != second.Info() {
 		t.Errorf("got %+v, %v, want the second daemon", info, err)
 	}

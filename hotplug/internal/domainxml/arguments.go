@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
+	"iter"
+	"slices"
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
 )
 
-func (d *Document) commandline() *element {
+func (d *Document) commandline() *Element {
 	return d.root.child(xml.Name{Space: QEMU, Local: "commandline"})
 }
 
@@ -20,26 +22,26 @@ func (d *Document) Arguments() []string {
 		return nil
 	}
 	var out []string
-	for _, e := range c.children {
-		if e.name == (xml.Name{Space: QEMU, Local: "arg"}) {
+	for _, e := range c.Children {
+		if e.Name == (xml.Name{Space: QEMU, Local: "arg"}) {
 			out = append(out, e.attr("value"))
 		}
 	}
 	return out
 }
 
-// WithArguments returns the document with these arguments in place of those that
-// it has. An argument that stays keeps its text, and so does whatever else is in
-// <qemu:commandline>. Without an argument and anything else, the element goes.
+// WithArguments returns the document with these arguments instead of the present ones. An
+// argument that stays keeps its text, and so do other elements of <qemu:commandline>. An
+// empty <qemu:commandline> is removed.
 func (d *Document) WithArguments(arguments []string) (*Document, error) {
 	c := d.commandline()
 	begin, prefix := "<qemu:commandline xmlns:qemu='"+QEMU+"'>", "qemu:"
 	var others []string
 	kept := map[string]string{}
 	if c != nil {
-		for _, e := range c.children {
+		for _, e := range c.Children {
 			text := string(d.text[e.start:e.end])
-			if e.name == (xml.Name{Space: QEMU, Local: "arg"}) {
+			if e.Name == (xml.Name{Space: QEMU, Local: "arg"}) {
 				kept[e.attr("value")] = text
 			} else {
 				others = append(others, text)
@@ -70,16 +72,15 @@ func (d *Document) WithArguments(arguments []string) (*Document, error) {
 	return d.replace(c, b.String())
 }
 
-// attribute writes a value the way libvirt does, so that a change of a definition
-// shows as nothing else.
+// attribute escapes a value as libvirt does, so that a diff shows only real changes.
 func attribute(value string) string {
 	var b strings.Builder
-	_ = xml.EscapeText(&b, []byte(value)) // a Builder takes everything
+	_ = xml.EscapeText(&b, []byte(value)) // a Builder returns no error
 	return strings.NewReplacer("&#34;", "&quot;", "&#39;", "&apos;").Replace(b.String())
 }
 
-// replace puts text in the place of an element; nil is a new one, at the end.
-func (d *Document) replace(e *element, text string) (*Document, error) {
+// replace replaces an element by text; nil adds the text at the end.
+func (d *Document) replace(e *Element, text string) (*Document, error) {
 	start, end := d.root.close, d.root.close
 	switch {
 	case e != nil:
@@ -101,67 +102,83 @@ func (d *Document) replace(e *element, text string) (*Document, error) {
 	return doc, nil
 }
 
-// Foreign returns the arguments that are not of a disk of ours. Only those that
-// blockgraph writes are taken for ours: an option with a JSON value that has one
-// of our names.
-func Foreign(arguments []string) []string {
+// pairs yields each argument with the next one.
+func pairs(arguments []string) iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for i := 0; i+1 < len(arguments) && yield(arguments[i], arguments[i+1]); i++ {
+		}
+	}
+}
+
+// without returns the arguments without the options and values for which drop returns
+// true.
+func without(arguments []string, drop func(option, value string) bool) []string {
 	var out []string
 	for i := 0; i < len(arguments); i++ {
-		if i+1 < len(arguments) {
-			if target, _ := Target(arguments[i], arguments[i+1]); target != "" {
-				i++
-				continue
-			}
+		if i+1 < len(arguments) && drop(arguments[i], arguments[i+1]) {
+			i++
+			continue
 		}
 		out = append(out, arguments[i])
 	}
 	return out
 }
 
-// Targets returns the targets of our disks among the arguments, in the order in
+// Foreign returns the arguments that belong to none of luksplug's disks. A disk's
+// arguments are options with a JSON value that has one of luksplug's names, as
+// blockgraph writes them.
+func Foreign(arguments []string) []string {
+	return without(arguments, func(option, value string) bool { return target(option, value) != "" })
+}
+
+// Theirs returns the arguments without anything of luksplug's: disks, root ports and the
+// monitor.
+func Theirs(arguments []string) []string {
+	return without(Foreign(arguments), func(option, value string) bool {
+		pair := []string{option, value}
+		monitor := option == "-mon" && strings.HasPrefix(value, "chardev="+monitorID+",")
+		return monitor || MonitorSocket(pair) != "" || len(Ports(pair)) > 0
+	})
+}
+
+// Targets returns the targets of luksplug's disks among the arguments, in the order in
 // which they appear first.
 func Targets(arguments []string) []string {
 	var out []string
-	seen := map[string]bool{}
-	for i := 0; i+1 < len(arguments); i++ {
-		if target, _ := Target(arguments[i], arguments[i+1]); target != "" && !seen[target] {
-			seen[target] = true
-			out = append(out, target)
+	for option, value := range pairs(arguments) {
+		if t := target(option, value); t != "" && !slices.Contains(out, t) {
+			out = append(out, t)
 		}
 	}
 	return out
 }
 
-// Target returns the target of the disk of ours that an option and its value
-// belong to, and what the value names for it; "" for an argument of somebody
-// else's.
-func Target(option, value string) (target string, role blockgraph.Role) {
+// target returns the target of luksplug's disk that an option and its value belong to,
+// "" if they belong to none.
+func target(option, value string) string {
 	var names struct {
 		ID   string `json:"id"`
 		Node string `json:"node-name"`
-		// The node that a device reads tells whose device it is which has a
-		// name of the user's.
+		// A device with an alias of the user's is recognised by the node that it reads.
 		Drive   string `json:"drive"`
 		Chardev string `json:"chardev"`
 	}
 	switch option {
 	case "-object", "-blockdev", "-device":
 		if json.Unmarshal([]byte(value), &names) != nil {
-			return "", ""
+			return ""
 		}
 	case "-chardev":
-		for _, part := range strings.Split(value, ",") {
+		for part := range strings.SplitSeq(value, ",") {
 			if id, ok := strings.CutPrefix(part, "id="); ok {
 				names.ID = id
 			}
 		}
-	default:
-		return "", ""
 	}
 	for _, name := range []string{names.ID, names.Node, names.Drive, names.Chardev} {
-		if target, role, ok := blockgraph.ParseName(name); ok {
-			return target, role
+		if target, _, ok := blockgraph.ParseName(name); ok {
+			return target
 		}
 	}
-	return "", ""
+	return ""
 }

@@ -1,16 +1,12 @@
-// Package domainxml reads and changes libvirt's domain XML where luksplug has
-// something in it, and leaves every other byte as it is.
+// Package domainxml reads and changes luksplug's parts of libvirt's domain XML: the arguments
+// in <qemu:commandline>, libvirt's way to give QEMU what it has no element for (see its
+// drvqemu document), and the metadata of a namespace.
 //
-// What a hook prints replaces the domain: a document that was taken apart and put
-// together again could lose what this program has never heard of. So a [Document]
-// keeps the text, knows where its elements begin and end, and cuts and pastes:
+// The output of a hook replaces the domain, so nothing unknown may be lost. A [Document]
+// therefore keeps the text and the places of its elements in it, and changes no other byte:
 //
 //	doc, err := domainxml.Parse(text)
 //	...
 //	doc, err = doc.WithArguments(append(domainxml.Foreign(doc.Arguments()), ours...))
 //	os.Stdout.Write(doc.Text())
-//
-// The arguments are those of <qemu:commandline>, libvirt's way to give QEMU what
-// libvirt has no element for; see libvirt's drvqemu document. Metadata are read
-// for one namespace at a time, as libvirt's own interface does.
 package domainxml

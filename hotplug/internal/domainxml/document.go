@@ -13,50 +13,78 @@ import (
 // QEMU is the namespace of <qemu:commandline>.
 const QEMU = "http://libvirt.org/schemas/domain/qemu/1.0"
 
-// Bounds on what is read: far above any real domain.
+// Bounds, far above any real domain.
 const (
 	maxBytes = 16 << 20
 	maxDepth = 128
 )
 
-// Document is the XML of a domain. It is not changed once it is parsed, and may be
-// used by many goroutines.
+// Document is the XML of a domain. It is immutable.
 type Document struct {
 	text []byte
-	root *element
+	root *Element
 }
 
-// element is one element and its place in the text.
-type element struct {
-	name       xml.Name
-	attrs      []xml.Attr
-	start, end int // of all of it
+// Element is one element, with its place in the source.
+type Element struct {
+	Name     xml.Name
+	Attrs    []xml.Attr
+	Children []*Element
+	Text     string
+
+	source     []byte
+	start, end int
 	inner      int // where its content begins
-	close      int // where its end tag begins; = inner where it has none
-	children   []*element
-	text       string
+	close      int // where its end tag begins; end if it has none
 }
 
-// Parse reads a domain's XML. It fails for what is no well-formed XML and for
-// another document.
+// String returns the element's source.
+func (e *Element) String() string { return string(e.source[e.start:e.end]) }
+
+// Plain returns the element's source, with the prefixes of its name and of all names of
+// elements in it removed.
+func (e *Element) Plain() string {
+	var out strings.Builder
+	tag := func(mark string, from, to int) {
+		text := string(e.source[from:to])
+		if name, rest, prefixed := strings.Cut(strings.TrimPrefix(text, mark), ":"); prefixed && !strings.ContainsAny(name, " \t\r\n/>'\"") {
+			text = mark + rest
+		}
+		out.WriteString(text)
+	}
+	tag("<", e.start, e.inner)
+	at := e.inner
+	for _, c := range e.Children {
+		out.Write(e.source[at:c.start])
+		out.WriteString(c.Plain())
+		at = c.end
+	}
+	out.Write(e.source[at:e.close])
+	tag("</", e.close, e.end)
+	return out.String()
+}
+
+// Parse reads a domain's XML. It returns an error if the text is not well-formed or another
+// document.
 func Parse(text []byte) (*Document, error) {
 	if len(text) > maxBytes {
 		return nil, fmt.Errorf("domain XML: %d bytes are more than a domain can need", len(text))
 	}
-	root, err := parse(text)
+	root, err := ParseElement(text)
 	if err != nil {
 		return nil, fmt.Errorf("domain XML: %w", err)
 	}
-	if root.name.Local != "domain" {
-		return nil, fmt.Errorf("domain XML: the document is a <%s>, and not a <domain>", root.name.Local)
+	if root.Name.Local != "domain" {
+		return nil, fmt.Errorf("domain XML: the document is a <%s>, and not a <domain>", root.Name.Local)
 	}
 	return &Document{text: text, root: root}, nil
 }
 
-func parse(text []byte) (*element, error) {
+// ParseElement reads a document and returns its root element.
+func ParseElement(text []byte) (*Element, error) {
 	d := xml.NewDecoder(bytes.NewReader(text))
-	var root *element
-	var stack []*element
+	var root *Element
+	var stack []*Element
 	for {
 		at := int(d.InputOffset())
 		token, err := d.Token()
@@ -68,13 +96,13 @@ func parse(text []byte) (*element, error) {
 		}
 		switch t := token.(type) {
 		case xml.StartElement:
-			e := &element{name: t.Name, attrs: slices.Clone(t.Attr), start: at, inner: int(d.InputOffset())}
+			e := &Element{Name: t.Name, Attrs: slices.Clone(t.Attr), source: text, start: at, inner: int(d.InputOffset())}
 			switch {
 			case len(stack) >= maxDepth:
 				return nil, errors.New("elements are nested too deep")
 			case len(stack) > 0:
 				parent := stack[len(stack)-1]
-				parent.children = append(parent.children, e)
+				parent.Children = append(parent.Children, e)
 			case root != nil:
 				return nil, errors.New("a second element follows the first")
 			default:
@@ -87,7 +115,7 @@ func parse(text []byte) (*element, error) {
 			e.close, e.end = at, int(d.InputOffset())
 		case xml.CharData:
 			if len(stack) > 0 {
-				stack[len(stack)-1].text += string(t)
+				stack[len(stack)-1].Text += string(t)
 			}
 		}
 	}
@@ -100,16 +128,16 @@ func parse(text []byte) (*element, error) {
 // Text returns the document.
 func (d *Document) Text() []byte { return bytes.Clone(d.text) }
 
-// Value returns the text of the first element at a path below <domain>, such as
-// "devices", "emulator"; "" where there is none.
+// Value returns the text of the first element at a path below <domain>, such as "devices",
+// "emulator"; "" if there is none.
 func (d *Document) Value(path ...string) string {
 	if e := d.find(path); e != nil {
-		return strings.TrimSpace(e.text)
+		return strings.TrimSpace(e.Text)
 	}
 	return ""
 }
 
-// Attribute returns an attribute of that element, "" where there is none.
+// Attribute returns an attribute of that element, "" if there is none.
 func (d *Document) Attribute(name string, path ...string) string {
 	if e := d.find(path); e != nil {
 		return e.attr(name)
@@ -117,7 +145,7 @@ func (d *Document) Attribute(name string, path ...string) string {
 	return ""
 }
 
-func (d *Document) find(path []string) *element {
+func (d *Document) find(path []string) *Element {
 	e := d.root
 	for _, name := range path {
 		if e = e.child(xml.Name{Local: name}); e == nil {
@@ -130,59 +158,60 @@ func (d *Document) find(path []string) *element {
 // Name returns the domain's name.
 func (d *Document) Name() string { return d.Value("name") }
 
-// UUID returns the domain's UUID, as it is written.
+// UUID returns the domain's UUID in its spelling.
 func (d *Document) UUID() string { return d.Value("uuid") }
 
-// Label returns the label of a security model, such as "dac", that the domain's
-// QEMU has; "" where the document does not say.
+// Label returns the label that the domain's QEMU has in a security model, such as "dac"; ""
+// if the document has none.
 func (d *Document) Label(model string) string { return d.label(model, "label") }
 
-// ImageLabel returns the label that the images of the domain have for a security
-// model; "" where the document does not say.
+// ImageLabel returns the label that the domain's images have in a security model; "" if the
+// document has none.
 func (d *Document) ImageLabel(model string) string { return d.label(model, "imagelabel") }
 
 func (d *Document) label(model, kind string) string {
-	for _, e := range d.root.children {
-		if e.name.Local == "seclabel" && e.attr("model") == model {
+	for _, e := range d.root.Children {
+		if e.Name.Local == "seclabel" && e.attr("model") == model {
 			if label := e.child(xml.Name{Local: kind}); label != nil {
-				return strings.TrimSpace(label.text)
+				return strings.TrimSpace(label.Text)
 			}
 		}
 	}
 	return ""
 }
 
-// Metadata returns the element of a namespace in <metadata>, nil where there is
-// none.
-func (d *Document) Metadata(space string) []byte {
-	metadata := d.root.child(xml.Name{Local: "metadata"})
-	if metadata == nil {
-		return nil
+// metadata returns <metadata> and the element of a namespace in it, nil if there is none.
+func (d *Document) metadata(space string) (all, one *Element) {
+	if all = d.root.child(xml.Name{Local: "metadata"}); all == nil {
+		return nil, nil
 	}
-	for _, e := range metadata.children {
-		if e.name.Space == space {
-			return bytes.Clone(d.text[e.start:e.end])
-		}
+	i := slices.IndexFunc(all.Children, func(e *Element) bool { return e.Name.Space == space })
+	if i < 0 {
+		return all, nil
 	}
-	return nil
+	return all, all.Children[i]
 }
 
-// WithMetadata returns the document with this element of a namespace in
-// <metadata>, in place of the one that is there; nil removes it.
-func (d *Document) WithMetadata(space string, text []byte) (*Document, error) {
-	metadata := d.root.child(xml.Name{Local: "metadata"})
-	if metadata == nil {
-		if text == nil {
-			return d, nil
-		}
-		return d.replace(nil, "<metadata>\n    "+string(text)+"\n  </metadata>")
+// Metadata returns the element of a namespace in <metadata>, nil if there is none.
+func (d *Document) Metadata(space string) []byte {
+	_, e := d.metadata(space)
+	if e == nil {
+		return nil
 	}
-	i := slices.IndexFunc(metadata.children, func(e *element) bool { return e.name.Space == space })
+	return bytes.Clone(d.text[e.start:e.end])
+}
+
+// WithMetadata returns the document with this element of a namespace in <metadata>, which
+// replaces the present one; nil removes it.
+func (d *Document) WithMetadata(space string, text []byte) (*Document, error) {
+	metadata, old := d.metadata(space)
 	switch {
-	case i >= 0:
-		return d.replace(metadata.children[i], string(text))
+	case old != nil:
+		return d.replace(old, string(text))
 	case text == nil:
 		return d, nil
+	case metadata == nil:
+		return d.replace(nil, "<metadata>\n    "+string(text)+"\n  </metadata>")
 	}
 	var inner []byte
 	if metadata.close < metadata.end { // not <metadata/>
@@ -191,16 +220,16 @@ func (d *Document) WithMetadata(space string, text []byte) (*Document, error) {
 	return d.replace(metadata, "<metadata>"+string(inner)+string(text)+"\n  </metadata>")
 }
 
-func (e *element) child(name xml.Name) *element {
-	i := slices.IndexFunc(e.children, func(c *element) bool { return c.name == name })
+func (e *Element) child(name xml.Name) *Element {
+	i := slices.IndexFunc(e.Children, func(c *Element) bool { return c.Name == name })
 	if i < 0 {
 		return nil
 	}
-	return e.children[i]
+	return e.Children[i]
 }
 
-func (e *element) attr(name string) string {
-	for _, a := range e.attrs {
+func (e *Element) attr(name string) string {
+	for _, a := range e.Attrs {
 		if a.Name.Local == name && a.Name.Space == "" {
 			return a.Value
 		}

@@ -1,6 +1,7 @@
 package domainxml_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -33,12 +34,18 @@ const domain = `<?xml version="1.0"?>
 </domain>
 `
 
+// must ends the test if there is an error.
+func must(t testing.TB, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func parse(t *testing.T, text string) *domainxml.Document {
 	t.Helper()
 	doc, err := domainxml.Parse([]byte(text))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return doc
 }
 
@@ -69,9 +76,7 @@ func TestWithArguments(t *testing.T) {
 	}
 	want := append(domainxml.Foreign(arguments), "-device", `{"id":"it's <new> & \"quoted\""}`)
 	changed, err := doc.WithArguments(want)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if got := changed.Arguments(); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -154,8 +159,19 @@ func TestParseRefuses(t *testing.T) {
 	}
 }
 
-// FuzzWithArguments: whatever the arguments are, they come back, and the rest of
-// the document is the same.
+func TestParseUser(t *testing.T) {
+	t.Parallel()
+	if c, err := domainxml.ParseUser("+64055:+994"); err != nil || c.UID != 64055 || c.GID != 994 {
+		t.Errorf("%+v, %v", c, err)
+	}
+	for _, wrong := range []string{"", "root:root", "+1", "+1:", "+-1:+1"} {
+		if c, err := domainxml.ParseUser(wrong); err == nil {
+			t.Errorf("%q: %+v", wrong, c)
+		}
+	}
+}
+
+// FuzzWithArguments: any arguments can be read again, and the rest of the document stays.
 func FuzzWithArguments(f *testing.F) {
 	f.Add(domain, "-device", `{"a":"'<&>"}`)
 	f.Add("<domain/>", "", "\t\n")
@@ -169,9 +185,7 @@ func FuzzWithArguments(f *testing.F) {
 			return // no characters of XML
 		}
 		changed, err := doc.WithArguments([]string{a, b})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		if got := changed.Arguments(); !slices.Equal(got, []string{a, b}) {
 			t.Errorf("got %q, want %q", got, []string{a, b})
 		}

@@ -184,8 +184,8 @@ func (p Permits) denied(problems []access.Problem, wanted bool) error {
 }
 
 // taking is what the registry is told of the disk.
-func (p Permits) taking(ctx context.Context, h *host.Host) (access.Taking, error) {
-	t := access.Taking{Files: p.Files, Give: p.Give, Remembered: p.Owners}
+func (p Permits) taking(ctx context.Context, h *host.Host) (access.Request, error) {
+	t := access.Request{Files: p.Files, Grant: p.Give, Remembered: p.Owners}
 	id, err := h.ID(ctx)
 	if err != nil {
 		return t, err
@@ -215,19 +215,19 @@ func (p Permits) Take(ctx context.Context, h *host.Host, overlay *blockgraph.Ove
 	}
 	registry, err := h.Owners()
 	if err == nil {
-		err = registry.Take(t)
+		err = registry.Grant(t)
 	}
 	if err == nil {
 		files := p.Files
 		if overlay != nil {
 			files = append(slices.Clone(files), access.File{Path: overlay.Path, What: "overlay", Write: true})
 		}
-		err = access.AppArmor{}.Allow(ctx, h.Labels(ctx).AppArmor, p.Target, files)
+		err = access.AppArmor{}.Grant(ctx, h.Labels(ctx).AppArmor, p.Target, files)
 	}
 	if err != nil {
 		return refuse(err)
 	}
-	if len(t.Give) == 0 {
+	if len(t.Grant) == 0 {
 		return nil
 	}
 	problems, err := access.Check(p.User, p.Files)
@@ -266,7 +266,7 @@ type Revocation struct {
 
 // Revoke takes back what [Permits.Take] did for disks of the VM, and returns which
 // files went back. Doing it again does no harm.
-func Revoke(ctx context.Context, h *host.Host, r Revocation) ([]access.Given, error) {
+func Revoke(ctx context.Context, h *host.Host, r Revocation) ([]access.Returned, error) {
 	id, err := h.ID(ctx)
 	if err != nil {
 		return nil, err
@@ -275,9 +275,9 @@ func Revoke(ctx context.Context, h *host.Host, r Revocation) ([]access.Given, er
 	if err != nil {
 		return nil, err
 	}
-	given, err := registry.Give(access.Giving{Stay: r.Stay, Ended: func(u access.Use) bool { return u.VM == id && r.Targets(u.Target) }})
+	given, err := registry.Revoke(access.Revocation{Stay: r.Stay, Ended: func(u access.Use) bool { return u.VM == id && r.Targets(u.Target) }})
 	if profile := h.Labels(ctx).AppArmor; profile != "" {
-		_, e := access.AppArmor{}.Forbid(ctx, profile, r.Targets)
+		_, e := access.AppArmor{}.Revoke(ctx, profile, r.Targets)
 		err = errors.Join(err, e)
 	}
 	return given, err

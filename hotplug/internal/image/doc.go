@@ -1,13 +1,11 @@
-// Package image tells what a disk image on this host is, before QEMU is asked to
-// open it: that it exists and may be read or written ([Readable], [Writable]), its
-// format and whether it is LUKS ([Probe]), whether another QEMU holds it
-// ([CheckLock]), and what a guest would find in its first bytes ([GuestPrefix],
-// [OpenGuest]).
+// Package image examines a disk image on this host before QEMU opens it: its format and
+// whether it is LUKS ([Probe]), whether it can be written ([Writable]), whether another QEMU
+// locks it ([CheckLock]), and what a guest would read from it ([OpenGuest]).
 //
-// It only reads. Regular files and block devices are opened; everything else
-// (pipes, sockets, character devices, folders) is refused without waiting for it.
+// It only reads, and only regular files and block devices: it refuses pipes, sockets,
+// character devices and directories without waiting for them.
 //
-// What it says holds for this process at this moment: QEMU may run as another
-// user, in another mount namespace, and later. A check that passes here saves a
-// round of attach and rollback, and makes a better error; it proves nothing.
+// A result is true for this process at this moment. QEMU may run later, as another user and
+// in another mount namespace, so a check saves a round of attach and rollback and gives a
+// better error, but guarantees nothing.
 package image

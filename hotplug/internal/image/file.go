@@ -11,25 +11,22 @@ import (
 )
 
 var (
-	// ErrNotImage: the path is neither a regular file nor a block device.
+	// ErrNotImage reports that the path is neither a regular file nor a block device.
 	ErrNotImage = errors.New("not a regular file or block device")
-	// ErrDamaged: the image has a known magic, and values that cannot be.
+	// ErrDamaged reports an image with a known magic and impossible values.
 	ErrDamaged = errors.New("damaged image")
-	// ErrUnsupported: the image uses a feature that this package does not
-	// read. QEMU may.
+	// ErrUnsupported reports a feature that this package does not read. QEMU may.
 	ErrUnsupported = errors.New("unsupported image feature")
 )
 
-// open opens path without creating, changing or waiting for anything, and refuses
-// what is not an image. Errors wrap fs.ErrNotExist, fs.ErrPermission or
-// ErrNotImage.
+// open opens an image without creating or waiting for anything. Errors wrap
+// fs.ErrNotExist, fs.ErrPermission or ErrNotImage.
 func open(path string, flags int) (*os.File, fs.FileInfo, error) {
-	// Not blocking, because opening a pipe would wait for its other end.
+	// Otherwise, opening a pipe would wait for its other end.
 	f, err := os.OpenFile(path, flags|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, nil, special(path, err)
 	}
-	// Looked at once it is open: nobody can exchange it any more.
 	info, err := f.Stat()
 	if err == nil && !isImage(info.Mode()) {
 		err = fmt.Errorf("%s: %w: it is %s", path, ErrNotImage, kind(info.Mode()))
@@ -41,8 +38,8 @@ func open(path string, flags int) (*os.File, fs.FileInfo, error) {
 	return f, info, nil
 }
 
-// special makes a better error for what cannot even be opened: sockets never,
-// folders and pipes without a reader not for writing.
+// special returns a better error for what cannot be opened: sockets, and for writing
+// directories and pipes without a reader.
 func special(path string, err error) error {
 	if info, statErr := os.Stat(path); statErr == nil && !isImage(info.Mode()) {
 		return fmt.Errorf("%s: %w: it is %s", path, ErrNotImage, kind(info.Mode()))
@@ -59,7 +56,7 @@ func isBlock(mode fs.FileMode) bool {
 func kind(mode fs.FileMode) string {
 	switch {
 	case mode.IsDir():
-		return "a folder"
+		return "a directory"
 	case mode&fs.ModeNamedPipe != 0:
 		return "a pipe"
 	case mode&fs.ModeSocket != 0:
@@ -70,8 +67,7 @@ func kind(mode fs.FileMode) string {
 	return "something else"
 }
 
-// size returns the size in bytes of a file or block device: Stat knows only that
-// of files.
+// size returns the size in bytes of a file or, unlike Stat, of a block device.
 func size(f *os.File) (int64, error) {
 	n, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -80,24 +76,13 @@ func size(f *os.File) (int64, error) {
 	return n, nil
 }
 
-// closeRead closes what nothing was written to: a failure loses nothing.
+// closeRead closes what was only read, so that an error loses nothing.
 func closeRead(c io.Closer) { _ = c.Close() }
 
-// Readable returns nil if this process can open the image for reading. Errors wrap
-// fs.ErrNotExist, fs.ErrPermission or [ErrNotImage], and name the path.
-func Readable(path string) error {
-	f, _, err := open(path, os.O_RDONLY)
-	if err != nil {
-		return err
-	}
-	closeRead(f)
-	return nil
-}
-
-// Writable returns nil if this process can open the image for reading and writing.
-// It tries, because permission bits do not tell (read-only mounts, read-only
-// devices, immutable files, root); it does not write. Errors as for [Readable], and
-// syscall.EROFS.
+// Writable returns nil if this process can open the image for reading and writing. It opens
+// the image, because permission bits are not enough (read-only mounts and devices, immutable
+// files, root), and does not write. Errors wrap fs.ErrNotExist, fs.ErrPermission,
+// [ErrNotImage] or syscall.EROFS, and name the path.
 func Writable(path string) error {
 	f, info, err := open(path, os.O_RDWR)
 	if err != nil {
@@ -107,8 +92,7 @@ func Writable(path string) error {
 	if !isBlock(info.Mode()) {
 		return nil
 	}
-	// The kernel lets a read-only device be opened for writing, and fails the
-	// writes (ioctl BLKROGET).
+	// The kernel opens a read-only device for writing, and then fails the writes.
 	readOnly, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKROGET)
 	if err != nil {
 		return &fs.PathError{Op: "ask whether read-only", Path: path, Err: err}
@@ -119,9 +103,8 @@ func Writable(path string) error {
 	return nil
 }
 
-// SameFile reports whether both paths lead to the same file, through links too, or
-// to the same block device, by whatever device node. A path that cannot be looked
-// at is the same as nothing.
+// SameFile reports whether both paths lead, also through links, to the same file or, also
+// by different device nodes, to the same block device. It returns false on an error.
 func SameFile(a, b string) bool {
 	x, errX := os.Stat(a)
 	y, errY := os.Stat(b)

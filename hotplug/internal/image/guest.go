@@ -7,14 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"strings"
 )
 
-// Guest reads an image as a guest that has it for a disk would: the bytes of a raw
-// image, the content of a qcow2 image. Reading is safe for concurrent use; it is
-// meant for a few sectors, and caches nothing.
+// Guest reads an image as a guest would: the bytes of a raw image, the content of a qcow2
+// image. It may be read concurrently. It caches nothing, and is meant for a few sectors.
 type Guest struct {
 	image io.ReaderAt
 	size  int64
@@ -23,28 +23,12 @@ type Guest struct {
 	files []io.Closer
 }
 
-// GuestPrefix returns the first n bytes that a guest sees, fewer where the disk is
-// smaller. See [OpenGuest] for format and errors.
-func GuestPrefix(path string, format Format, n int) ([]byte, error) {
-	g, err := OpenGuest(path, format)
-	if err != nil {
-		return nil, err
-	}
-	defer closeRead(g)
-	b, err := readUpTo(g, 0, int(min(int64(n), g.Size())))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return b, nil
-}
-
-// OpenGuest opens the image for reading, as what format says: [Raw] (or [LUKS],
-// which are the encrypted bytes) or [Qcow2]. It does not probe: raw is raw,
-// whatever it begins with. Call [Guest.Close] at the end.
+// OpenGuest opens the image for reading in the given format: [Raw], [LUKS], which reads the
+// encrypted bytes, or [Qcow2]. It does not probe. The caller closes the guest.
 //
-// Errors are those of [Probe]. An encrypted qcow2 image gives [ErrUnsupported]; so
-// does another format. An external data file is followed, a backing file is not:
-// reading what would come from there gives ErrUnsupported.
+// Errors are those of [Probe]. They wrap [ErrUnsupported] for other formats and for an
+// encrypted qcow2 image. Reading follows an external data file but no backing file: the
+// error wraps ErrUnsupported for data of the latter.
 func OpenGuest(path string, format Format) (*Guest, error) {
 	if format != Raw && format != LUKS && format != Qcow2 {
 		return nil, fmt.Errorf("%s: %w: format %q", path, ErrUnsupported, format)
@@ -85,7 +69,7 @@ func (g *Guest) openQcow2(path string) error {
 		return nil
 	}
 	name := g.qcow2.DataFile
-	// As QEMU tells protocols from paths: a colon before any slash.
+	// To QEMU, a colon before any slash makes a protocol of a path.
 	if before, _, colon := strings.Cut(name, ":"); name == "" || colon && !strings.Contains(before, "/") {
 		return fmt.Errorf("%w: the external data file %q is not a local path", ErrUnsupported, name)
 	}
@@ -138,7 +122,7 @@ func (g *Guest) ReadAt(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-// unit is how many bytes are allocated together: a cluster, or one of its 32
+// unit returns how many bytes are allocated together: a cluster, or one of its 32
 // subclusters.
 func (g *Guest) unit() int64 {
 	if g.qcow2.extendedL2 {
@@ -180,7 +164,7 @@ func (g *Guest) readUnit(p []byte, off int64) error {
 		return g.readCompressed(p, entry, off%h.ClusterSize)
 	}
 	host := int64(entry & entryOffset)
-	// Offset 0 is a cluster only in a data file of its own.
+	// Offset 0 is a cluster only in an external data file.
 	allocated := host != 0 || h.HasDataFile && entry&entryCopied != 0
 	zero := h.Version >= 3 && entry&entryZero != 0
 	if h.extendedL2 {
@@ -205,8 +189,7 @@ func (g *Guest) readUnit(p []byte, off int64) error {
 	if err != nil {
 		return err
 	}
-	// A file may end inside of its last cluster.
-	clear(p[copy(p, got):])
+	clear(p[copy(p, got):]) // a file may end inside its last cluster
 	return nil
 }
 
@@ -235,12 +218,9 @@ func (g *Guest) readCompressed(p []byte, entry uint64, off int64) error {
 	if h.zstd {
 		return fmt.Errorf("%w: clusters compressed by zstd", ErrUnsupported)
 	}
-	// "Compressed Clusters Descriptor": x low bits are the offset, in bytes,
-	// the bits from there to 61 the number of further 512-byte sectors.
-	clusterBits := uint(0)
-	for 1<<clusterBits < h.ClusterSize {
-		clusterBits++
-	}
+	// "Compressed Clusters Descriptor": the x low bits are the offset in bytes, the bits
+	// from there to 61 the number of further 512-byte sectors.
+	clusterBits := bits.TrailingZeros64(uint64(h.ClusterSize))
 	x := 62 - (clusterBits - 8)
 	host := int64(entry & (1<<x - 1))
 	sectors := int64(entry&(1<<62-1)>>x) + 1
@@ -251,10 +231,11 @@ func (g *Guest) readCompressed(p []byte, entry uint64, off int64) error {
 	}
 	unpacked := flate.NewReader(bytes.NewReader(packed))
 	defer closeRead(unpacked)
-	if _, err := io.CopyN(io.Discard, unpacked, off); err != nil {
-		return fmt.Errorf("%w: a compressed cluster at offset %d: %w", ErrDamaged, host, err)
+	_, err = io.CopyN(io.Discard, unpacked, off)
+	if err == nil {
+		_, err = io.ReadFull(unpacked, p)
 	}
-	if _, err := io.ReadFull(unpacked, p); err != nil {
+	if err != nil {
 		return fmt.Errorf("%w: a compressed cluster at offset %d: %w", ErrDamaged, host, err)
 	}
 	return nil

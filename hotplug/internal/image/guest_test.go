@@ -34,9 +34,7 @@ func content(t *testing.T, path string) []byte {
 	raw := filepath.Join(t.TempDir(), "raw")
 	run(t, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, raw)
 	b, err := os.ReadFile(raw)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return b
 }
 
@@ -44,17 +42,13 @@ func sameAsQEMU(t *testing.T, path string) {
 	t.Helper()
 	want := content(t, path)
 	g, err := image.OpenGuest(path, image.Qcow2)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer func() { _ = g.Close() }()
 	if g.Size() != int64(len(want)) {
 		t.Fatalf("%d bytes, QEMU says %d", g.Size(), len(want))
 	}
 	got, err := io.ReadAll(io.NewSectionReader(g, 0, g.Size()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if !bytes.Equal(got, want) {
 		for i := range got {
 			if got[i] != want[i] {
@@ -115,7 +109,7 @@ func TestCompressedClusters(t *testing.T) {
 	}
 	zstd := filepath.Join(t.TempDir(), "zstd")
 	run(t, "qemu-img", "convert", "-c", "-O", "qcow2", "-o", "compression_type=zstd", plain, zstd)
-	if _, err := image.GuestPrefix(zstd, image.Qcow2, 512); !errors.Is(err, image.ErrUnsupported) {
+	if _, err := prefix(zstd, image.Qcow2, 512); !errors.Is(err, image.ErrUnsupported) {
 		t.Errorf("zstd: %v", err)
 	}
 }
@@ -128,13 +122,11 @@ func TestRelativeDataFile(t *testing.T) {
 	scribble(t, path)
 	want := content(t, path)[:4096]
 	run(t, "qemu-img", "amend", "-f", "qcow2", "-o", "data_file=image.data", path)
-	if got, err := image.GuestPrefix(path, image.Qcow2, 4096); err != nil || !bytes.Equal(got, want) {
+	if got, err := prefix(path, image.Qcow2, 4096); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("%v", err)
 	}
-	if err := os.Remove(path + ".data"); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := image.GuestPrefix(path, image.Qcow2, 1); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "image.data") {
+	must(t, os.Remove(path+".data"))
+	if _, err := prefix(path, image.Qcow2, 1); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "image.data") {
 		t.Error(err)
 	}
 }
@@ -144,12 +136,12 @@ func TestBackingIsNotFollowed(t *testing.T) {
 	base := create(t, "qcow2", "3M")
 	scribble(t, base)
 	path := create(t, "qcow2", "3M", "backing_file="+base, "backing_fmt=qcow2")
-	if _, err := image.GuestPrefix(path, image.Qcow2, 512); !errors.Is(err, image.ErrUnsupported) || !strings.Contains(err.Error(), base) {
+	if _, err := prefix(path, image.Qcow2, 512); !errors.Is(err, image.ErrUnsupported) || !strings.Contains(err.Error(), base) {
 		t.Error(err)
 	}
 	// What the image itself has is read.
 	run(t, "qemu-io", "-f", "qcow2", "-c", "write -P 0x77 0 64k", path)
-	if got, err := image.GuestPrefix(path, image.Qcow2, 512); err != nil || !bytes.Equal(got, bytes.Repeat([]byte{0x77}, 512)) {
+	if got, err := prefix(path, image.Qcow2, 512); err != nil || !bytes.Equal(got, bytes.Repeat([]byte{0x77}, 512)) {
 		t.Error(err)
 	}
 }
@@ -161,19 +153,15 @@ func TestLUKSInsideOfQcow2(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "qcow2")
 	need(t, "qemu-img")
 	run(t, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", inner, path)
-	start, err := image.GuestPrefix(path, image.Qcow2, 16)
+	start, err := prefix(path, image.Qcow2, 16)
 	if err != nil || !luks.HasMagic(start) {
 		t.Errorf("%q %v", start, err)
 	}
 	g, err := image.OpenGuest(path, image.Qcow2)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer func() { _ = g.Close() }()
 	got, err := luks.ReadHeader(g)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if want, err := image.Probe(inner); err != nil || got.UUID != want.LUKS.UUID {
 		t.Errorf("%v %v", got, err)
 	}
@@ -182,25 +170,23 @@ func TestLUKSInsideOfQcow2(t *testing.T) {
 func TestGuestPrefix(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "raw")
-	if err := os.WriteFile(path, []byte("QFI\xfb is raw if we say so"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, []byte("QFI\xfb is raw if we say so"), 0o600))
 	for n, want := range map[int]string{0: "", 3: "QFI", 100: "QFI\xfb is raw if we say so"} {
-		if got, err := image.GuestPrefix(path, image.Raw, n); err != nil || string(got) != want {
+		if got, err := prefix(path, image.Raw, n); err != nil || string(got) != want {
 			t.Errorf("%d: %q %v", n, got, err)
 		}
 	}
-	if _, err := image.GuestPrefix(path, image.Qcow2, 1); !errors.Is(err, image.ErrDamaged) {
+	if _, err := prefix(path, image.Qcow2, 1); !errors.Is(err, image.ErrDamaged) {
 		t.Error(err)
 	}
-	if _, err := image.GuestPrefix(path, "vmdk", 1); !errors.Is(err, image.ErrUnsupported) {
+	if _, err := prefix(path, "vmdk", 1); !errors.Is(err, image.ErrUnsupported) {
 		t.Error(err)
 	}
-	if _, err := image.GuestPrefix(path+"x", image.Raw, 1); !errors.Is(err, os.ErrNotExist) {
+	if _, err := prefix(path+"x", image.Raw, 1); !errors.Is(err, os.ErrNotExist) {
 		t.Error(err)
 	}
 	encrypted := create(t, "qcow2", "1M", "encrypt.format=aes")
-	if _, err := image.GuestPrefix(encrypted, image.Qcow2, 1); !errors.Is(err, image.ErrUnsupported) {
+	if _, err := prefix(encrypted, image.Qcow2, 1); !errors.Is(err, image.ErrUnsupported) {
 		t.Error(err)
 	}
 }

@@ -4,15 +4,26 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/luksplug/luksplug/hotplug/internal/image"
 )
 
 const passphrase = "test passphrase"
+
+// must ends the test if there is an error.
+func must(t testing.TB, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
 
 // need skips the test where a program is missing.
 func need(t testing.TB, programs ...string) {
@@ -63,12 +74,8 @@ func luksFormat(t testing.TB, version string, size int64) string {
 	t.Helper()
 	need(t, "cryptsetup")
 	path := filepath.Join(t.TempDir(), "image."+version)
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(path, size); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, nil, 0o600))
+	must(t, os.Truncate(path, size))
 	run(t, "cryptsetup", "luksFormat", "-q", "--type", version, "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", "-", path)
 	return path
 }
@@ -76,9 +83,7 @@ func luksFormat(t testing.TB, version string, size int64) string {
 func secretFile(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(path, []byte(passphrase), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, []byte(passphrase), 0o600))
 	return path
 }
 
@@ -107,9 +112,7 @@ func blockdev(t *testing.T, path, driver string, writable bool) string {
 		"driver": driver, "node-name": "n", "read-only": !writable,
 		"file": map[string]any{"driver": "file", "filename": path},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return string(option)
 }
 
@@ -123,16 +126,10 @@ func start(t *testing.T, name string, args ...string) (complaint string, ok bool
 	cmd.Stderr = &complaints
 	// Its standard input stays open until it is to end.
 	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
+	must(t, cmd.Start())
 	end := func() {
 		_ = stdin.Close()
 		_ = cmd.Process.Kill()
@@ -149,4 +146,18 @@ func start(t *testing.T, name string, args ...string) (complaint string, ok bool
 	}
 	t.Cleanup(end)
 	return "", true
+}
+
+// prefix returns the first n bytes that a guest sees, fewer if the disk is smaller.
+func prefix(path string, format image.Format, n int) ([]byte, error) {
+	g, err := image.OpenGuest(path, format)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = g.Close() }()
+	b := make([]byte, n)
+	if n, err = g.ReadAt(b, 0); errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return b[:n], err
 }

@@ -7,62 +7,49 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// ErrLocked: another process holds the image in a way that excludes ours. The
-// error is a *LockedError.
+// ErrLocked reports that another process's locks exclude QEMU's. The error is a
+// [*LockedError].
 var ErrLocked = errors.New("the image is in use by another process")
 
 // Access is what QEMU is going to do with an image.
 type Access int
 
-// The accesses. With either, QEMU lets nobody else write: that is what a disk
-// without <shareable/> asks for.
+// The accesses. With either, QEMU lets no other process write, as it is for a disk without
+// <shareable/>.
 const (
 	Read Access = iota
 	ReadWrite
 )
 
-// Permission is one of the uses that QEMU's block layer locks (QEMU:
-// include/block/block-common.h, BLK_PERM_*): the number of its bit.
+// Permission is one of the permissions that QEMU's block layer locks: the number of its bit
+// (include/block/block-common.h, BLK_PERM_*).
 type Permission int
 
 // The permissions.
 const (
 	ConsistentRead Permission = 0
 	Write          Permission = 1
-	WriteUnchanged Permission = 2
-	Resize         Permission = 3
 )
 
 // String returns QEMU's name for p, as in its message "Failed to get ... lock".
 func (p Permission) String() string {
-	switch p {
-	case ConsistentRead:
-		return "consistent read"
-	case Write:
-		return "write"
-	case WriteUnchanged:
-		return "write unchanged"
-	case Resize:
-		return "resize"
-	}
-	return strconv.Itoa(int(p))
+	return map[Permission]string{ConsistentRead: "consistent read", Write: "write"}[p]
 }
 
-// LockedError says what stands against opening an image. It wraps [ErrLocked].
+// LockedError is a lock that QEMU cannot get. It wraps [ErrLocked].
 type LockedError struct {
 	Path       string
 	Permission Permission
-	// InUse: the other process uses Permission, which we would not share.
-	// Otherwise we need it, and the other process does not share it.
+	// InUse is true if the other process uses Permission, and false if it does not share
+	// it.
 	InUse bool
-	// Holders are the processes that have the image open and hold locks on
-	// it, like "qemu-system-x86 (pid 4711)", as far as this process may see.
+	// Holders are the processes that have locks on the image, like "qemu-system-x86 (pid
+	// 4711)", as far as this process can see.
 	Holders []string
 }
 
@@ -82,21 +69,20 @@ func (e *LockedError) Error() string {
 // Unwrap returns [ErrLocked].
 func (e *LockedError) Unwrap() error { return ErrLocked }
 
-// Where QEMU locks (block/file-posix.c): a read lock on the byte of a permission
-// says that it is used, or that it is not shared. The bytes need not exist.
+// A read lock of QEMU's on the byte of a permission says that it is used, or not shared
+// (block/file-posix.c). The bytes need not exist.
 const (
 	usedBase      = 100
 	notSharedBase = 200
 )
 
-// CheckLock returns a [LockedError] if a QEMU that opens the image now would fail
-// to get its locks, because another QEMU, qemu-img or qemu-storage-daemon holds
-// it. It asks by F_OFD_GETLK (fcntl(2)) and takes no lock itself, so that the
-// answer may be old when QEMU asks. Programs that do not lock (cryptsetup, mount)
-// are not seen.
+// CheckLock returns a [*LockedError] if a QEMU that opens the image now would not get its
+// locks, because another QEMU, qemu-img or qemu-storage-daemon has some. It queries by
+// F_OFD_GETLK (fcntl(2)) and takes no lock, so the result may be outdated when QEMU opens
+// the image. It does not notice programs that do not lock (cryptsetup, mount).
 //
-// Other errors are those of [Readable]. A file system without locks is no error:
-// QEMU does without them there too.
+// Other errors wrap fs.ErrNotExist, fs.ErrPermission or [ErrNotImage]. A file system without
+// locks is no error, as for QEMU.
 func CheckLock(path string, access Access) error {
 	f, _, err := open(path, os.O_RDONLY)
 	if err != nil {
@@ -116,24 +102,23 @@ func CheckLock(path string, access Access) error {
 }
 
 func checkByte(f *os.File, path string, base int64, p Permission) error {
-	// A write lock conflicts with any lock that is there. Asking for one does
-	// not take the file to be open for writing; getting one would.
+	// A write lock conflicts with any lock. The query, unlike taking the lock, works on a
+	// file that is open for reading.
 	lock := unix.Flock_t{Type: unix.F_WRLCK, Start: base + int64(p), Len: 1}
 	err := unix.FcntlFlock(f.Fd(), unix.F_OFD_GETLK, &lock)
 	switch {
 	case errors.Is(err, unix.ENOLCK), errors.Is(err, unix.EOPNOTSUPP):
 		return nil
 	case err != nil:
-		return fmt.Errorf("%s: ask for locks: %w", path, err)
+		return fmt.Errorf("%s: query its locks: %w", path, err)
 	case lock.Type == unix.F_UNLCK:
 		return nil
 	}
 	return &LockedError{Path: path, Permission: p, InUse: base == usedBase, Holders: holders(f)}
 }
 
-// holders looks through /proc for processes that hold locks on the file: the lock
-// itself does not tell, since it belongs to an open file and not to a process.
-// What cannot be read is left out.
+// holders searches /proc for processes with locks on the file: the lock itself belongs to
+// an open file and names no process. It skips what it cannot read.
 func holders(f *os.File) []string {
 	var image unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &image); err != nil {
@@ -169,9 +154,8 @@ func locks(path string, image *unix.Stat_t) bool {
 		!bytes.Contains(details, fmt.Appendf(nil, ":%d ", image.Ino)) {
 		return false
 	}
-	// The device in the lock line is not always that of stat(2) (btrfs). Only
-	// now is the file itself looked at: a stat of every open file of the host
-	// could hang on a dead network file system.
+	// The device in the lock line is not always that of stat(2) (btrfs). The stat comes
+	// last because one on a dead network file system could hang.
 	var other unix.Stat_t
 	fd := filepath.Join(filepath.Dir(filepath.Dir(path)), "fd", filepath.Base(path))
 	return unix.Stat(fd, &other) == nil && other.Dev == image.Dev && other.Ino == image.Ino

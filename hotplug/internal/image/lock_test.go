@@ -120,15 +120,11 @@ func TestOtherLocksDoNotCount(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "image")
 	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	defer func() { _ = f.Close() }()
 	for _, off := range []int64{0, 99, 101 + 1, 104, 199, 202, 203, 204} { // write unchanged, resize, and none of QEMU's
 		lock := unix.Flock_t{Type: unix.F_RDLCK, Start: off, Len: 1}
-		if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock); err != nil {
-			t.Fatal(err)
-		}
+		must(t, unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock))
 	}
 	if err := image.CheckLock(path, image.ReadWrite); err != nil {
 		t.Error(err)
@@ -145,9 +141,7 @@ func TestOtherLocksDoNotCount(t *testing.T) {
 		{201, image.Write, false, true, false},
 	} {
 		lock := unix.Flock_t{Type: unix.F_RDLCK, Start: test.off, Len: 1}
-		if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock); err != nil {
-			t.Fatal(err)
-		}
+		must(t, unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock))
 		for access, free := range map[image.Access]bool{image.Read: test.read, image.ReadWrite: test.readWrite} {
 			err := image.CheckLock(path, access)
 			var locked *image.LockedError
@@ -156,8 +150,6 @@ func TestOtherLocksDoNotCount(t *testing.T) {
 			}
 		}
 		lock.Type = unix.F_UNLCK
-		if err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock); err != nil {
-			t.Fatal(err)
-		}
+		must(t, unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock))
 	}
 }

@@ -10,12 +10,11 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// Format is the format of an image, by its magic, in the name that QEMU's block
-// driver for it has.
+// Format is the format of an image by its magic: the name of QEMU's block driver.
 type Format string
 
-// The formats that disks may have here. [Probe] knows the magics of some more, to
-// tell when a disk is not what its XML says: qcow, qed, vmdk, vdi, vhdx, vpc.
+// The formats of disks. [Probe] also recognises formats that disks cannot have: qcow, qed,
+// vmdk, vdi, vhdx and vpc.
 const (
 	Raw   Format = "raw" // no known magic
 	Qcow2 Format = "qcow2"
@@ -45,20 +44,19 @@ const probeLen = 72
 type Info struct {
 	Path   string
 	Format Format
-	Size   int64 // bytes of the file or block device, not of what the guest sees
-	Block  bool  // it is a block device
+	Size   int64 // of the file or block device in bytes, not of the guest's disk
+	Block  bool  // true for a block device
 
-	LUKS  *luks.Header // where Format is LUKS
-	Qcow2 *Qcow2Header // where Format is Qcow2
+	LUKS  *luks.Header // if Format is LUKS
+	Qcow2 *Qcow2Header // if Format is Qcow2
 }
 
-// Probe opens the image read-only and says what it is. It trusts a magic no further
-// than to name it: a guest can write any magic at the beginning of a raw disk, so
-// whether the answer is acceptable is for the caller to say.
+// Probe opens the image read-only and reads its format. The caller decides whether that is
+// acceptable: a guest can write any magic to the beginning of a raw disk.
 //
-// Errors wrap fs.ErrNotExist, fs.ErrPermission, [ErrNotImage], and, for a LUKS or
-// qcow2 magic before something that cannot be read as such, luks.ErrDamaged,
-// luks.ErrUnsupported, [ErrDamaged] or [ErrUnsupported]. All name the path.
+// Errors wrap fs.ErrNotExist, fs.ErrPermission or [ErrNotImage], and, if a LUKS or qcow2
+// header cannot be read, luks.ErrDamaged, luks.ErrUnsupported, [ErrDamaged] or
+// [ErrUnsupported]. All name the path.
 func Probe(path string) (*Info, error) {
 	f, stat, err := open(path, os.O_RDONLY)
 	if err != nil {
@@ -100,7 +98,7 @@ func format(start []byte) Format {
 	return Raw
 }
 
-// readUpTo returns n bytes at off, fewer only where r ends.
+// readUpTo returns n bytes at off, fewer only at the end of r.
 func readUpTo(r io.ReaderAt, off int64, n int) ([]byte, error) {
 	b := make([]byte, n)
 	n, err := r.ReadAt(b, off)

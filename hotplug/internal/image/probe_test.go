@@ -38,7 +38,7 @@ func Example() {
 	if err := image.CheckLock(f.Name(), image.ReadWrite); err == nil {
 		fmt.Println("free")
 	}
-	start, err := image.GuestPrefix(f.Name(), image.Raw, 4)
+	start, err := prefix(f.Name(), image.Raw, 4)
 	fmt.Printf("%q %v\n", start, err)
 	// Output:
 	// raw 1048576 true
@@ -68,9 +68,7 @@ type qemuInfo struct {
 func askQEMU(t *testing.T, path string) qemuInfo {
 	t.Helper()
 	var info qemuInfo
-	if err := json.Unmarshal([]byte(run(t, "qemu-img", "info", "--output=json", path)), &info); err != nil {
-		t.Fatal(err)
-	}
+	must(t, json.Unmarshal([]byte(run(t, "qemu-img", "info", "--output=json", path)), &info))
 	return info
 }
 
@@ -81,13 +79,9 @@ func TestFormatsAreAsQEMUSays(t *testing.T) {
 			t.Parallel()
 			path := create(t, format, "8M")
 			info, err := image.Probe(path)
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			stat, err := os.Stat(path)
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			if want := askQEMU(t, path).Format; string(info.Format) != want || info.Size != stat.Size() || info.Block || info.Path != path {
 				t.Errorf("%+v, QEMU says %s", info, want)
 			}
@@ -113,9 +107,7 @@ func TestQcow2IsAsQEMUSays(t *testing.T) {
 			t.Parallel()
 			path := create(t, "qcow2", "3M", options...)
 			info, err := image.Probe(path)
-			if err != nil {
-				t.Fatal(err)
-			}
+			must(t, err)
 			q, want := info.Qcow2, askQEMU(t, path)
 			compat := map[int]string{2: "0.10", 3: "1.1"}[q.Version]
 			crypt := want.Specific.Data.Encrypt.Format
@@ -148,9 +140,7 @@ func TestProbeRefusals(t *testing.T) {
 	t.Parallel()
 	write := func(content string) string {
 		path := filepath.Join(t.TempDir(), "image")
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		must(t, os.WriteFile(path, []byte(content), 0o600))
 		return path
 	}
 	qcow2 := func(off int, bytes string) string {
@@ -212,9 +202,6 @@ func TestBlockDevice(t *testing.T) {
 	if err != nil || !info.Block || info.Size != 4<<20 || info.Format != image.LUKS || info.LUKS == nil {
 		t.Errorf("%+v, %v", info, err)
 	}
-	if err := image.Readable(device); err != nil {
-		t.Error(err)
-	}
 	if err := image.Writable(device); !errors.Is(err, unix.EROFS) {
 		t.Errorf("a read-only device is writable: %v", err)
 	}
@@ -232,9 +219,7 @@ func FuzzQcow2(f *testing.F) {
 	run(f, "qemu-img", "convert", "-c", "-O", "qcow2", "-o", "cluster_size=512", plain, packed)
 	for _, path := range []string{plain, packed, create(f, "qcow2", "16k", "cluster_size=512", "backing_file="+plain, "backing_fmt=qcow2")} {
 		data, err := os.ReadFile(path)
-		if err != nil {
-			f.Fatal(err)
-		}
+		must(f, err)
 		f.Add(data)
 		data[79] |= 16 // extended L2 entries
 		f.Add(data)

@@ -11,30 +11,29 @@ import (
 // CryptMethod is how a qcow2 image encrypts its clusters.
 type CryptMethod string
 
-// The methods there are (QEMU: docs/interop/qcow2.rst, crypt_method).
+// The methods (QEMU: docs/interop/qcow2.rst, crypt_method).
 const (
 	CryptNone CryptMethod = "none"
-	CryptAES  CryptMethod = "aes" // the old, broken one; QEMU's system emulator refuses it
+	CryptAES  CryptMethod = "aes" // broken; QEMU's system emulator refuses it
 	CryptLUKS CryptMethod = "luks"
 )
 
-// Qcow2Header is what the header of a qcow2 image says. File names are as written
-// there: relative ones count from the image's folder.
+// Qcow2Header is the header of a qcow2 image. Relative file names are relative to the
+// image's directory.
 type Qcow2Header struct {
 	Version     int   // 2 or 3
 	VirtualSize int64 // bytes that the guest sees
 	ClusterSize int64 // bytes
 	Crypt       CryptMethod
-	// LUKS is the header inside of the image, where Crypt is CryptLUKS.
-	LUKS *luks.Header
+	LUKS        *luks.Header // inside the image, if Crypt is CryptLUKS
 
 	HasBacking  bool
 	BackingFile string
 
 	HasDataFile bool   // guest data is in another file
-	DataFile    string // may be empty: then whoever opens the image names it
+	DataFile    string // may be empty: it is named when the image is opened
 
-	Corrupt bool // marked as corrupt by QEMU, which then opens it read-only
+	Corrupt bool // marked by QEMU, which opens the image read-only then
 
 	extendedL2 bool
 	zstd       bool
@@ -42,8 +41,7 @@ type Qcow2Header struct {
 	l1Entries  int64
 }
 
-// Positions and limits of the header (docs/interop/qcow2.rst, "Header"; the limits
-// are QEMU's own).
+// Positions and QEMU's limits of the header (docs/interop/qcow2.rst, "Header").
 const (
 	qcow2Size2      = 72 // of the header, version 2
 	qcow2Size3      = 104
@@ -66,8 +64,7 @@ const (
 )
 
 func readQcow2(r io.ReaderAt) (*Qcow2Header, error) {
-	// Header and extensions fit into the first cluster. The rest of a longer
-	// cluster is data that we need not read.
+	// Header and extensions are in the first cluster, and at its beginning.
 	b, err := readUpTo(r, 0, 1<<16)
 	if err != nil {
 		return nil, err
@@ -92,10 +89,7 @@ func readQcow2(r io.ReaderAt) (*Qcow2Header, error) {
 	if err := h.readBacking(r, b); err != nil {
 		return nil, err
 	}
-	end := int64(len(b))
-	if h.ClusterSize < end {
-		end = h.ClusterSize
-	}
+	end := min(int64(len(b)), h.ClusterSize)
 	if at := int64(binary.BigEndian.Uint64(b[8:])); at > 0 && at < end {
 		end = at // the backing file's name follows the extensions
 	}
@@ -111,7 +105,7 @@ func readQcow2(r io.ReaderAt) (*Qcow2Header, error) {
 	return h, nil
 }
 
-// readVersion3 reads the features, and returns the length of the header.
+// readVersion3 reads the features and returns the length of the header.
 func (h *Qcow2Header) readVersion3(b []byte) (int, error) {
 	if len(b) < qcow2Size3 {
 		return 0, fmt.Errorf("%w: a qcow2 header cut off after %d bytes", ErrDamaged, len(b))
@@ -145,17 +139,13 @@ func (h *Qcow2Header) readCommon(b []byte) error {
 	h.VirtualSize = int64(binary.BigEndian.Uint64(b[24:]))
 	h.l1Entries = int64(binary.BigEndian.Uint32(b[36:]))
 	h.l1Offset = int64(binary.BigEndian.Uint64(b[40:]))
-	switch method := binary.BigEndian.Uint32(b[32:]); method {
-	case 0:
-		h.Crypt = CryptNone
-	case 1:
-		h.Crypt = CryptAES
-	case 2:
-		h.Crypt = CryptLUKS
-	default:
+	methods := []CryptMethod{CryptNone, CryptAES, CryptLUKS}
+	method := binary.BigEndian.Uint32(b[32:])
+	if method >= uint32(len(methods)) {
 		return fmt.Errorf("%w: qcow2 encryption method %d", ErrUnsupported, method)
 	}
-	// How much one L1 entry covers: at most 2^21 * 2^18 bytes, no overflow.
+	h.Crypt = methods[method]
+	// What one L1 entry covers, at most 2^21 * 2^18 bytes.
 	perL1 := h.ClusterSize * (h.ClusterSize / h.l2EntrySize())
 	switch {
 	case h.VirtualSize < 0:
@@ -198,8 +188,7 @@ func (h *Qcow2Header) readBacking(r io.ReaderAt, b []byte) error {
 	return nil
 }
 
-// readExtensions reads the header extensions that we need from b, which begins
-// with the first of them.
+// readExtensions reads the header extensions from b, which begins with the first of them.
 func (h *Qcow2Header) readExtensions(r io.ReaderAt, b []byte) error {
 	for len(b) >= 8 {
 		kind, length := binary.BigEndian.Uint32(b), int64(binary.BigEndian.Uint32(b[4:]))
@@ -237,7 +226,7 @@ func (h *Qcow2Header) readCrypto(r io.ReaderAt, extension []byte) error {
 	}
 	header, err := luks.ReadHeader(io.NewSectionReader(r, offset, length))
 	if err != nil {
-		return fmt.Errorf("inside of qcow2: %w", err)
+		return fmt.Errorf("inside qcow2: %w", err)
 	}
 	h.LUKS = header
 	return nil

@@ -7,9 +7,8 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 )
 
-// Reader reads what a guest would see of an image. A [Guest] reads a file or block
-// device of this host; package remoteimage reads any other image through a storage
-// daemon.
+// Reader reads an image as a guest would: a [Guest] reads one of this host, package
+// remoteimage any other one through a storage daemon.
 type Reader interface {
 	io.ReaderAt
 	io.Closer

@@ -15,32 +15,24 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// Options say what a file is like.
+// Options describe a file.
 type Options struct {
-	// Size is how much the guest sees, in bytes: that of the image below.
-	Size int64
-	// Mark says whose the file is. [Remove] wants the same. It is no secret, and
-	// has at most [MaxMark] bytes.
-	Mark string
-	// Header is that of the volume that the overlay is encrypted with; nil for an
-	// overlay in the clear.
-	Header *luks.EphemeralHeader
-	// Label is the file's security label (SELinux), "" for the one that files there
-	// have.
-	Label string
-	// Owner is who opens the file, and the only one who can; nil for this
-	// process's user.
-	Owner *hostproc.Credential
+	Size int64 // of the guest's disk in bytes: that of the image below
+	// Mark names the disk, in at most [MaxMark] bytes. It is no secret.
+	Mark   string
+	Header *luks.EphemeralHeader // of the encrypted volume; nil for an overlay in clear
+	Label  string                // SELinux label, "" for the directory's default
+	Owner  *hostproc.Credential  // who alone can open the file; nil is this process's user
 }
 
-// ErrForeign: the file is not the one that is meant.
+// ErrForeign reports that [Create] has not created the file for this disk.
 var ErrForeign = errors.New("it is not an overlay that luksplug has made for this disk")
 
 // selinux is the attribute that holds a file's label (selinux(8)).
 const selinux = "security.selinux"
 
-// Create makes the file at path, where none may be: the error wraps
-// [fs.ErrExist] then. After any other error there is none.
+// Create creates the file at path. The error wraps [fs.ErrExist] if there is a file; after
+// any other error there is none.
 func Create(path string, o Options) (err error) {
 	l, err := layOut(o)
 	if err != nil {
@@ -55,8 +47,7 @@ func Create(path string, o Options) (err error) {
 			err = errors.Join(fmt.Errorf("make the overlay: %w", err), os.Remove(path))
 		}
 	}()
-	// The mark first, in one piece: whoever is killed behind it leaves a file that
-	// is known again.
+	// The mark first, in one piece: a killed run then leaves a file that can be recognised.
 	if _, err := f.WriteAt(l.header(o), 0); err != nil {
 		return err
 	}
@@ -86,9 +77,8 @@ func Create(path string, o Options) (err error) {
 	return f.Chown(int(o.Owner.UID), int(o.Owner.GID))
 }
 
-// Remove removes the file at path. No file is no error. One that [Create] has not
-// made with this mark is left alone, and the error wraps [ErrForeign]; an empty
-// one is that of a Create which was killed at once.
+// Remove removes the file at path. A missing file is no error. A file that [Create] has not
+// created with this mark stays, and the error wraps [ErrForeign].
 func Remove(path, mark string) error {
 	err := Check(path, mark)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -103,8 +93,8 @@ func Remove(path, mark string) error {
 	return nil
 }
 
-// Check tells whether the file at path is one that [Create] has made with this
-// mark: nil, or an error that wraps [ErrForeign], or that of looking.
+// Check returns nil if [Create] has created the file at path with this mark, or was killed
+// before it wrote anything; otherwise an error that wraps [ErrForeign] or that of reading.
 func Check(path, mark string) error {
 	f, err := fsutil.OpenRegular(nil, path)
 	if errors.Is(err, fsutil.ErrNotRegular) {
@@ -113,7 +103,7 @@ func Check(path, mark string) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }() // only read
+	defer func() { _ = f.Close() }()
 	b := make([]byte, headerBytes)
 	n, err := f.ReadAt(b, 0)
 	if err != nil && !errors.Is(err, io.EOF) {

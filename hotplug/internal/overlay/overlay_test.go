@@ -18,12 +18,18 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
+// must ends the test if there is an error.
+func must(t testing.TB, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func fresh(t *testing.T) *luks.EphemeralHeader {
 	t.Helper()
 	h, err := luks.Fresh()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	t.Cleanup(h.Wipe)
 	return h
 }
@@ -41,10 +47,9 @@ func run(t *testing.T, name string, args ...string) string {
 	return string(out)
 }
 
-// TestQEMUTakesIt has QEMU check and use overlays of every size that matters:
-// what was written is read again, what was not comes from below, and of an
-// encrypted one the file shows nothing.
-func TestQEMUTakesIt(t *testing.T) {
+// TestQEMUUsesIt has QEMU check and use overlays of every size that matters: written data
+// can be read, other data comes from below, and an encrypted file shows no plaintext.
+func TestQEMUUsesIt(t *testing.T) {
 	t.Parallel()
 	const gib = 1 << 30
 	for _, size := range []int64{512, 1 << 20, gib / 2, gib/2 + 512, 5 << 10 * gib} {
@@ -65,22 +70,15 @@ func useIt(t *testing.T, size int64, encrypted bool) {
 	check := []string{"check", "-f", "qcow2", path}
 	if encrypted {
 		o.Header = fresh(t)
-		err := o.Header.Passphrase().Use(func(p []byte) error { return os.WriteFile(key, p, 0o600) })
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, o.Header.Passphrase().Use(func(p []byte) error { return os.WriteFile(key, p, 0o600) }))
 		options += ",encrypt.format=luks,encrypt.key-secret=s"
 		check = []string{"check", "--object", "secret,id=s,file=" + key, "--image-opts", options}
 	}
-	if err := overlay.Create(path, o); err != nil {
-		t.Fatal(err)
-	}
+	must(t, overlay.Create(path, o))
 	if out := run(t, "qemu-img", check...); !strings.Contains(out, "No errors were found") {
 		t.Error(out)
 	}
-	if err := os.WriteFile(base, bytes.Repeat([]byte{'B'}, 512), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(base, bytes.Repeat([]byte{'B'}, 512), 0o600))
 	if err := os.Truncate(base, size); err != nil {
 		t.Skipf("no files of %d bytes here: %v", size, err)
 	}
@@ -106,9 +104,7 @@ func useIt(t *testing.T, size int64, encrypted bool) {
 		t.Errorf("%v %+v", err, info)
 	}
 	content, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if shown := bytes.Contains(content, bytes.Repeat([]byte{'W'}, 64)) || bytes.Contains(content, bytes.Repeat([]byte{'B'}, 64)); shown == encrypted {
 		t.Errorf("the file shows what was written: %t", shown)
 	}
@@ -117,17 +113,13 @@ func useIt(t *testing.T, size int64, encrypted bool) {
 	}
 }
 
-// TestOwnReader: this project's reader of qcow2 sees what was meant.
+// TestOwnReader: package image reads the overlay.
 func TestOwnReader(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "overlay")
-	if err := overlay.Create(path, overlay.Options{Size: 3 << 20, Mark: strings.Repeat("m", overlay.MaxMark), Header: fresh(t)}); err != nil {
-		t.Fatal(err)
-	}
+	must(t, overlay.Create(path, overlay.Options{Size: 3 << 20, Mark: strings.Repeat("m", overlay.MaxMark), Header: fresh(t)}))
 	info, err := image.Probe(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if q := info.Qcow2; q.Crypt != image.CryptLUKS || q.VirtualSize != 3<<20 || q.HasBacking || q.LUKS.PayloadOffset() != luks.FreshSize {
 		t.Errorf("%+v", q)
 	}
@@ -148,9 +140,7 @@ func TestCreateRefuses(t *testing.T) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "overlay")
-	if err := os.WriteFile(path, []byte("precious"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.WriteFile(path, []byte("precious"), 0o600))
 	if err := overlay.Create(path, overlay.Options{Size: 512, Mark: "m"}); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("over another file: %v", err)
 	}
@@ -159,26 +149,22 @@ func TestCreateRefuses(t *testing.T) {
 	}
 }
 
-// TestOwner: QEMU's user, and nobody else, can open the file.
+// TestOwner: only QEMU's user can open the file.
 func TestOwner(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {
-		t.Skip("only root can give a file to somebody")
+		t.Skip("only root can give a file to another user")
 	}
 	path := filepath.Join(t.TempDir(), "overlay")
-	if err := overlay.Create(path, overlay.Options{Size: 512, Mark: "m", Owner: &hostproc.Credential{UID: 65534, GID: 65533}}); err != nil {
-		t.Fatal(err)
-	}
+	must(t, overlay.Create(path, overlay.Options{Size: 512, Mark: "m", Owner: &hostproc.Credential{UID: 65534, GID: 65533}}))
 	info, err := os.Stat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if s := info.Sys().(*syscall.Stat_t); s.Uid != 65534 || s.Gid != 65533 || info.Mode() != 0o600 {
 		t.Errorf("%d:%d %v", s.Uid, s.Gid, info.Mode())
 	}
 }
 
-// TestLabel: a confined QEMU opens only what has its label.
+// TestLabel: a confined QEMU opens only files with its label.
 func TestLabel(t *testing.T) {
 	t.Parallel()
 	path, label := filepath.Join(t.TempDir(), "overlay"), "system_u:object_r:svirt_image_t:s0:c1,c2"
@@ -189,16 +175,14 @@ func TestLabel(t *testing.T) {
 		}
 		t.Skipf("no labels here: %v", err)
 	}
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	b := make([]byte, 100)
 	if n, err := syscall.Getxattr(path, "security.selinux", b); err != nil || string(b[:n]) != label+"\x00" {
 		t.Errorf("%q %v", b[:n], err)
 	}
 }
 
-// TestRemove: only what Create has made for the same disk goes, whole or not.
+// TestRemove: only a file of Create for the same disk is removed, complete or not.
 func TestRemove(t *testing.T) {
 	t.Parallel()
 	make := map[string]func(path string) error{
@@ -208,9 +192,9 @@ func TestRemove(t *testing.T) {
 		"of another disk": func(p string) error {
 			return overlay.Create(p, overlay.Options{Size: 512, Mark: "vm/vdb1"})
 		},
-		"text":   func(p string) error { return os.WriteFile(p, []byte("vm/vdb"), 0o600) },
-		"folder": func(p string) error { return os.Mkdir(p, 0o700) },
-		"pipe":   func(p string) error { return syscall.Mkfifo(p, 0o600) },
+		"text":      func(p string) error { return os.WriteFile(p, []byte("vm/vdb"), 0o600) },
+		"directory": func(p string) error { return os.Mkdir(p, 0o700) },
+		"pipe":      func(p string) error { return syscall.Mkfifo(p, 0o600) },
 		"link": func(p string) error {
 			if err := overlay.Create(p+".there", overlay.Options{Size: 512, Mark: "vm/vdb"}); err != nil {
 				return err
@@ -221,9 +205,7 @@ func TestRemove(t *testing.T) {
 	goes := map[string]bool{"own": true, "empty": true, "none": true}
 	for name, f := range make {
 		path := filepath.Join(t.TempDir(), "overlay")
-		if err := f(path); err != nil {
-			t.Fatal(err)
-		}
+		must(t, f(path))
 		err := overlay.Remove(path, "vm/vdb")
 		_, there := os.Lstat(path)
 		switch {
@@ -238,24 +220,15 @@ func TestRemove(t *testing.T) {
 func Example() {
 	dir, err := os.MkdirTemp("", "overlay-")
 	if err != nil {
-		fmt.Println(err)
-		return
+		panic(err)
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
-	header, err := luks.Fresh()
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer header.Wipe()
-	path := filepath.Join(dir, "vm1.img.TRANSIENT-vm1")
-	mark := "6695eb01-f6a4-8304-79aa-97f2502e193f/vdb"
-	if err := overlay.Create(path, overlay.Options{Size: 10 << 30, Mark: mark, Header: header}); err != nil {
-		fmt.Println(err)
-		return
+	path, mark := filepath.Join(dir, "vm1.img.TRANSIENT-vm1"), "6695eb01-f6a4-8304-79aa-97f2502e193f/vdb"
+	if err := overlay.Create(path, overlay.Options{Size: 10 << 30, Mark: mark}); err != nil {
+		panic(err)
 	}
 	fmt.Println(overlay.Check(path, mark))
-	fmt.Println(overlay.Check(path, "somebody else's"))
+	fmt.Println(overlay.Check(path, "another"))
 	fmt.Println(overlay.Remove(path, mark))
 	// Output:
 	// <nil>

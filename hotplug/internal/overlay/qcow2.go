@@ -9,8 +9,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// How the images are laid out. Cluster size and width of a refcount are QEMU's
-// defaults.
+// The layout. Cluster size and width of a refcount are QEMU's defaults.
 const (
 	clusterBits     = 16
 	clusterSize     = 1 << clusterBits
@@ -27,23 +26,23 @@ const (
 	l1At            = 3
 )
 
-// Header extensions. QEMU keeps those that it does not know.
+// Header extensions. QEMU keeps unknown ones.
 const (
 	extensionCrypto = 0x0537be77
-	extensionMark   = 0x6c756b70 // "lukp": ours
+	extensionMark   = 0x6c756b70 // "lukp"
 )
 
-// headerBytes is what the header may take, with its extensions: it is written at
-// once, and a write of less than a page is not seen in halves.
+// headerBytes is the size of the header with its extensions. It is less than a page, so that
+// a write of it is atomic.
 const headerBytes = 512
 
 // MaxMark is the longest mark, in bytes.
 const MaxMark = 256
 
-// layout says where the parts of a file are, in clusters.
+// layout has the places of a file's parts, in clusters.
 type layout struct {
 	l1Entries int64
-	crypto    int64 // where the LUKS header is, 0 for none
+	crypto    int64 // the LUKS header, 0 for none
 	clusters  int64 // in all
 }
 
@@ -95,7 +94,7 @@ func (l layout) header(o Options) []byte {
 		b = be.AppendUint64(b, luks.FreshSize)
 	}
 	b = append(b, markOf(o.Mark)...)
-	return b[:headerBytes] // the end of the extensions is zeroes
+	return b[:headerBytes] // zeroes end the extensions
 }
 
 // markOf returns the header extension that holds a mark.
@@ -106,8 +105,7 @@ func markOf(mark string) []byte {
 	return append(b, make([]byte, -len(mark)&7)...)
 }
 
-// writeTables writes the refcounts: 1 for each cluster that is there. The L1 table
-// is zeroes, which nobody has to write.
+// writeTables writes the refcounts: 1 for each cluster. The L1 table is a hole.
 func (l layout) writeTables(f io.WriterAt) error {
 	table := binary.BigEndian.AppendUint64(nil, refcountBlockAt*clusterSize)
 	if _, err := f.WriteAt(table, refcountTableAt*clusterSize); err != nil {

@@ -1,7 +1,6 @@
 package record
 
 import (
-	"bytes"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -16,54 +15,42 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// Namespace is that of the element, Prefix what it is called by.
+// Namespace is the element's namespace, Prefix its usual prefix.
 const (
 	Namespace = "https://github.com/luksplug/luksplug/disks/1"
 	Prefix    = "luksplug"
 )
 
-// Record is what luksplug has in a domain.
+// Record is the content of the element. Its methods return changed copies.
 type Record struct {
-	// User is the user that the domain's QEMU runs as, in libvirt's form "+UID:+GID";
-	// "" if it is unknown.
-	User string
-	// ColdPlug is true if the domain's definition has the disks among QEMU's
-	// arguments, so that they are there from the start.
-	ColdPlug bool
-	// Disks are the disks, in the order in which they were attached.
-	Disks []Disk
+	User     string // of the domain's QEMU, in libvirt's form "+UID:+GID"; "" if unknown
+	ColdPlug bool   // the domain's definition has the disks among QEMU's arguments
+	Disks    []Disk // in the order of their attach
 }
 
 // Disk is one disk.
 type Disk struct {
-	// Target is the disk's target, such as "vdb".
 	Target string
-	// XML is the <disk>, as its user wrote it, and Pools the storage pools that
-	// it refers to, as they were known then.
+	// XML is the <disk> as its user wrote it, Pools the storage pools that it refers to,
+	// as they were at that time.
 	XML   string
 	Pools []blockgraph.Pool
-	// Reading is how the XML is read.
 	Reading
-	// Start is how its volume is opened when the VM starts with it.
-	Start blockgraph.Method
-	// Optional is true if the VM may start without it.
-	Optional bool
-	// Spec says how it is attached. Its Devices are as device_add was told, nil where the
-	// disk was never attached; its Owners are those of images that were given away.
+	Start    blockgraph.Method // how the volume is opened when the VM starts with it
+	Optional bool              // the VM may start without it
+	// Spec says how it is attached. Devices are those of device_add, nil if the disk was
+	// never attached; Owners are those of images that were given to QEMU's user.
 	spec.Spec
 }
 
-// Reading is how a disk's XML is read, and what it leaves to the host.
+// Reading says how a disk's XML is read, and what it leaves to the host.
 type Reading struct {
-	// IgnoreUnknown is that of [diskxml.ParseOptions].
-	IgnoreUnknown bool
-	// TLSFolder is where the VM's host has the certificates of a TLS client, ""
-	// for [blockgraph.DefaultTLSFolder], and TLSSecret the UUID of the secret that
-	// decrypts its key, "" for one that is not encrypted.
+	IgnoreUnknown bool // see [diskxml.ParseOptions]
+	// TLSFolder is the directory with the certificates of a TLS client on the VM's host,
+	// "" for [blockgraph.DefaultTLSFolder]. TLSSecret is the UUID of the secret that
+	// decrypts its key, "" if it is not encrypted.
 	TLSFolder, TLSSecret string
-	// TLSUser is the user whose pre-shared key takes the place of certificates,
-	// "" for certificates.
-	TLSUser string
+	TLSUser              string // of a pre-shared key, "" for certificates
 }
 
 // Parse reads the XML of a disk.
@@ -75,8 +62,8 @@ func (r Reading) Parse(text []byte) (*blockgraph.Disk, error) {
 	return disk, nil
 }
 
-// Complete gives the images' TLS clients what the XML leaves to the host. The
-// disk's volumes have been looked up before.
+// Complete sets what the XML leaves to the host in the images' TLS clients. The disk's
+// volumes have to be looked up before.
 func (r Reading) Complete(disk *blockgraph.Disk) error {
 	var key *secrets.Reference
 	if r.TLSSecret != "" {
@@ -94,12 +81,11 @@ func (r Reading) Complete(disk *blockgraph.Disk) error {
 	return nil
 }
 
-// ErrSecretInXML reports that the disk's XML has a secret in it, which may not be
-// recorded.
+// ErrSecretInXML reports that the disk's XML contains a secret, which must not be recorded.
 var ErrSecretInXML = errors.New("the disk's XML has a secret in it (cookies), which may not be written into the domain's metadata: name it by <secret>")
 
-// New returns the record of a disk whose XML was read. The XML is kept as it is,
-// without what is around the element.
+// New returns the record of a disk, with the unchanged text of its element. The errors are
+// those of [diskxml.ParseOptions.ParseDisk], and [ErrSecretInXML].
 func New(text []byte, pools blockgraph.Pools, reading Reading) (Disk, error) {
 	disk, err := reading.Parse(text)
 	if err != nil {
@@ -110,10 +96,11 @@ func New(text []byte, pools blockgraph.Pools, reading Reading) (Disk, error) {
 			return Disk{}, ErrSecretInXML
 		}
 	}
-	d := Disk{Target: disk.Target, Reading: reading}
-	if d.XML, err = trim(text); err != nil {
-		return Disk{}, err
+	element, err := domainxml.ParseElement(text)
+	if err != nil {
+		return Disk{}, fmt.Errorf("the XML to record: %w", err)
 	}
+	d := Disk{Target: disk.Target, Reading: reading, XML: element.String()}
 	for _, image := range disk.Images() {
 		if image.Source.Kind != blockgraph.SourceVolume {
 			continue
@@ -126,31 +113,7 @@ func New(text []byte, pools blockgraph.Pools, reading Reading) (Disk, error) {
 	return d, nil
 }
 
-// trim returns the one element of a document.
-func trim(text []byte) (string, error) {
-	d := xml.NewDecoder(bytes.NewReader(text))
-	start, depth := int64(-1), 0
-	for {
-		at := d.InputOffset()
-		token, err := d.Token()
-		if err != nil {
-			return "", fmt.Errorf("the XML to record: %w", err)
-		}
-		switch token.(type) {
-		case xml.StartElement:
-			if start < 0 {
-				start = at
-			}
-			depth++
-		case xml.EndElement:
-			if depth--; depth == 0 {
-				return string(text[start:d.InputOffset()]), nil
-			}
-		}
-	}
-}
-
-// Parsed returns the disk, with its volume looked up in the recorded pools.
+// Parsed returns the disk, with its volumes looked up in the recorded pools.
 func (d Disk) Parsed() (*blockgraph.Disk, error) {
 	disk, err := d.Parse([]byte(d.XML))
 	if err != nil {
@@ -169,8 +132,7 @@ func (d Disk) Parsed() (*blockgraph.Disk, error) {
 	return disk, d.Complete(disk)
 }
 
-// FromDomain returns the record in a domain's XML; an empty one where there is
-// none.
+// FromDomain returns the record in a domain's XML, an empty one if there is none.
 func FromDomain(doc *domainxml.Document) (Record, error) {
 	text := doc.Metadata(Namespace)
 	if text == nil {
@@ -179,7 +141,7 @@ func FromDomain(doc *domainxml.Document) (Record, error) {
 	return Parse(text)
 }
 
-// Disk returns the record of the disk at target, nil where there is none.
+// Disk returns the record of the disk at target, nil if there is none.
 func (r Record) Disk(target string) *Disk {
 	i := slices.IndexFunc(r.Disks, func(d Disk) bool { return d.Target == target })
 	if i < 0 {
@@ -188,7 +150,16 @@ func (r Record) Disk(target string) *Disk {
 	return &r.Disks[i]
 }
 
-// With returns the record with this disk, in the place of the one at its target.
+// Targets returns the targets of the recorded disks.
+func (r Record) Targets() []string {
+	var out []string
+	for _, d := range r.Disks {
+		out = append(out, d.Target)
+	}
+	return out
+}
+
+// With returns the record with this disk, which replaces the one at its target.
 func (r Record) With(d Disk) Record {
 	r.Disks = slices.Clone(r.Disks)
 	if old := r.Disk(d.Target); old != nil {
@@ -213,33 +184,18 @@ func (r Record) XML() (string, error) {
 	return r.text(Prefix+":", ` xmlns:`+Prefix+`="`+Namespace+`"`)
 }
 
-// Plain returns the element without its namespace, as libvirt's interface for
-// metadata takes it.
+// Plain returns the element without its namespace, as libvirt's interface takes it.
 func (r Record) Plain() (string, error) { return r.text("", "") }
 
-// text returns the element, whose own elements have names with this prefix.
 func (r Record) text(prefix, declaration string) (string, error) {
 	w := writer{prefix: prefix}
-	w.begin("disks", declaration, attribute{"user", r.User}, attribute{"cold-plug", yes(r.ColdPlug)})
+	w.begin("disks", declaration, r.attributes())
 	for _, d := range r.Disks {
-		w.begin("disk", "", attribute{"target", d.Target}, attribute{"start", string(d.Start)}, attribute{"optional", yes(d.Optional)},
-			attribute{"shared-header", yes(d.AllowSharedHeader)}, attribute{"relabel", yes(d.Relabel)}, attribute{"ignore-unknown", yes(d.IgnoreUnknown)},
-			attribute{"tls-dir", d.TLSFolder}, attribute{"tls-secret", d.TLSSecret}, attribute{"tls-psk", d.TLSUser})
+		w.begin("disk", "", d.attributes())
 		w.WriteString(d.XML + "\n")
-		for _, pool := range d.Pools {
-			if err := w.json("pool", pool); err != nil {
-				return "", fmt.Errorf("the record of disk %s: %w", d.Target, err)
-			}
-		}
-		for _, o := range d.Devices {
-			if err := w.json("device", o); err != nil {
-				return "", fmt.Errorf("the record of disk %s: %w", d.Target, err)
-			}
-		}
-		for _, o := range d.Owners {
-			if err := w.json("owner", o); err != nil {
-				return "", fmt.Errorf("the record of disk %s: %w", d.Target, err)
-			}
+		err := errors.Join(writeJSON(&w, "pool", d.Pools), writeJSON(&w, "device", d.Devices), writeJSON(&w, "owner", d.Owners))
+		if err != nil {
+			return "", fmt.Errorf("the record of disk %s: %w", d.Target, err)
 		}
 		w.end("disk")
 		w.WriteString("\n")
@@ -248,21 +204,56 @@ func (r Record) text(prefix, declaration string) (string, error) {
 	return w.String(), nil
 }
 
+// attribute is an attribute of an element, and the text or flag for it.
+type attribute struct {
+	name string
+	text *string
+	flag *bool
+}
+
+func (a attribute) set(value string) {
+	if a.text != nil {
+		*a.text = value
+	} else {
+		*a.flag = value == "yes"
+	}
+}
+
+func (a attribute) value() string {
+	switch {
+	case a.text != nil:
+		return *a.text
+	case *a.flag:
+		return "yes"
+	}
+	return ""
+}
+
+func (r *Record) attributes() []attribute {
+	return []attribute{{name: "user", text: &r.User}, {name: "cold-plug", flag: &r.ColdPlug}}
+}
+
+func (d *Disk) attributes() []attribute {
+	return []attribute{
+		{name: "target", text: &d.Target}, {name: "start", text: (*string)(&d.Start)}, {name: "optional", flag: &d.Optional},
+		{name: "shared-header", flag: &d.AllowSharedHeader}, {name: "relabel", flag: &d.Relabel}, {name: "ignore-unknown", flag: &d.IgnoreUnknown},
+		{name: "tls-dir", text: &d.TLSFolder}, {name: "tls-secret", text: &d.TLSSecret}, {name: "tls-psk", text: &d.TLSUser},
+	}
+}
+
 // writer writes elements.
 type writer struct {
 	strings.Builder
 	prefix string
 }
 
-type attribute struct{ name, value string }
-
-// begin begins an element. Attributes without a value are left out.
-func (w *writer) begin(name, declaration string, attributes ...attribute) {
+// begin begins an element. It leaves out attributes without a value.
+func (w *writer) begin(name, declaration string, attributes []attribute) {
 	w.WriteString("<" + w.prefix + name + declaration)
 	for _, a := range attributes {
-		if a.value != "" {
+		if value := a.value(); value != "" {
 			w.WriteString(" " + a.name + `="`)
-			_ = xml.EscapeText(w, []byte(a.value)) // a Builder takes everything
+			_ = xml.EscapeText(w, []byte(value)) // a Builder returns no error
 			w.WriteString(`"`)
 		}
 	}
@@ -271,22 +262,17 @@ func (w *writer) begin(name, declaration string, attributes ...attribute) {
 
 func (w *writer) end(name string) { w.WriteString("</" + w.prefix + name + ">") }
 
-// json writes an element that holds JSON.
-func (w *writer) json(name string, value any) error {
-	text, err := json.Marshal(value)
-	if err != nil {
-		return err
+// writeJSON writes elements that hold JSON.
+func writeJSON[T any](w *writer, name string, values []T) error {
+	for _, value := range values {
+		text, err := json.Marshal(value)
+		if err != nil {
+			return err
+		}
+		w.WriteString("<" + w.prefix + name + ">")
+		_ = xml.EscapeText(w, text) // a Builder returns no error
+		w.end(name)
+		w.WriteString("\n")
 	}
-	w.WriteString("<" + w.prefix + name + ">")
-	_ = xml.EscapeText(w, text) // a Builder takes everything
-	w.end(name)
-	w.WriteString("\n")
 	return nil
-}
-
-func yes(b bool) string {
-	if b {
-		return "yes"
-	}
-	return ""
 }

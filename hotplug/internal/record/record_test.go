@@ -18,12 +18,18 @@ const diskXML = `<disk type='file' device='disk'>
     <header type='file'><source file='/hdr'/></header></encryption></source>
   <target dev='vdb' bus='virtio'/></disk>`
 
+// must ends the test if there is an error.
+func must(t testing.TB, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func example(t *testing.T) record.Record {
 	t.Helper()
 	d, err := record.New([]byte("<?xml version='1.0'?>\n<!-- mine -->\n"+diskXML+"\n"), nil, record.Reading{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	if d.XML != diskXML || d.Target != "vdb" {
 		t.Errorf("got %+v", d)
 	}
@@ -31,9 +37,7 @@ func example(t *testing.T) record.Record {
 	d.Devices = []blockgraph.Object{{{Name: "driver", Value: "virtio-blk-pci"}, {Name: "serial", Value: `<"&'>`}, {Name: "n", Value: int64(1)}}}
 	other, err := record.New([]byte(`<disk type='volume'><source pool='p' volume='v'/><target dev='sda' bus='scsi'/></disk>`),
 		blockgraph.Pools{"p": {Name: "p", Type: "dir", Folder: "/pool"}, "q": {Name: "q"}}, record.Reading{TLSFolder: "/tls", TLSSecret: "0a81f5b2-8403-4b23-88d6-21ccc2f80d6f", TLSUser: "vm1", IgnoreUnknown: true})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	return record.Record{User: "+64055:+994", ColdPlug: true}.With(d).With(other)
 }
 
@@ -41,9 +45,7 @@ func TestRoundTrip(t *testing.T) {
 	t.Parallel()
 	r := example(t)
 	text, err := r.XML()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must(t, err)
 	for name, read := range map[string]func() (record.Record, error){
 		"alone": func() (record.Record, error) { return record.Parse([]byte(text)) },
 		"in a domain": func() (record.Record, error) {
@@ -144,9 +146,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		out, err := r.XML()
-		if err != nil {
-			t.Fatal(err)
-		}
+		must(t, err)
 		again, err := record.Parse([]byte(out))
 		if err != nil || !reflect.DeepEqual(again, r) {
 			t.Errorf("got %+v (%v)\nwant %+v", again, err, r)

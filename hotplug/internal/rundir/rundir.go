@@ -113,7 +113,7 @@ func (v VM) Disk(target string) Disk { return Disk{VM: v, Target: target} }
 
 // Make makes the directory.
 func (v VM) Make() error {
-	if err := access.MakeFolder(v.Path()); err != nil {
+	if err := access.MakeDir(v.Path()); err != nil {
 		return fmt.Errorf("directory for what is attached: %w", err)
 	}
 	// In /dev/shm any user can make a directory, and may have been quicker.

@@ -6,24 +6,20 @@ import (
 	"testing"
 )
 
-func TestMakeFolder(t *testing.T) {
+func TestMakeDir(t *testing.T) {
 	t.Parallel()
 	top := t.TempDir()
-	if err := os.Chmod(top, 0o700); err != nil {
-		t.Fatal(err)
-	}
+	must(t, os.Chmod(top, 0o700))
 	path := filepath.Join(top, "a", "b")
 	for range 2 {
-		if err := MakeFolder(path); err != nil {
-			t.Fatal(err)
-		}
+		must(t, MakeDir(path))
 	}
 	for path, mode := range map[string]os.FileMode{top: 0o700, filepath.Dir(path): 0o711, path: 0o711} {
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != mode {
 			t.Errorf("%s: %v, error %v", path, info.Mode(), err)
 		}
 	}
-	if err := MakeFolder(filepath.Join(file(t, filepath.Join(top, "file"), 0o600), "below")); err == nil {
-		t.Error("a folder was made below a file")
+	if err := MakeDir(filepath.Join(file(t, filepath.Join(top, "file"), 0o600), "below")); err == nil {
+		t.Error("a directory was created below a file")
 	}
 }

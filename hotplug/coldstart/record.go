@@ -1,11 +1,10 @@
-package hook
+package coldstart
 
 import (
 	"fmt"
 	"slices"
 	"strconv"
 
-	"github.com/luksplug/luksplug/hotplug/coldstart"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
@@ -13,19 +12,19 @@ import (
 // afterLibvirt is more than libvirt numbers by itself.
 const afterLibvirt = 1000
 
-// StartDisk returns a recorded disk as one that its domain starts with. doc is the
-// domain's XML.
+// RecordedDisk returns a recorded disk as one that its domain, whose XML is doc, starts
+// with.
 //
-// Where the domain has <os><boot dev='...'/>, which libvirt adds by itself to one
-// that says nothing of booting, libvirt numbers its own devices from 1 on, and QEMU
-// refuses a number that two devices have. A disk of ours with the boot order 1 then
-// goes before them, any other one after them.
-func StartDisk(doc *domainxml.Document, r record.Disk) (coldstart.Disk, error) {
+// If the domain has <os><boot dev='...'/>, which libvirt adds by itself to a domain
+// without boot settings, libvirt numbers its own devices from 1, and QEMU refuses a
+// number that two devices have. Then the disk goes before libvirt's devices if its boot
+// order is 1, and after them otherwise.
+func RecordedDisk(doc *domainxml.Document, r record.Disk) (Disk, error) {
 	disk, err := r.Parsed()
 	if err != nil {
-		return coldstart.Disk{}, err
+		return Disk{}, err
 	}
-	d := coldstart.Disk{Disk: disk, Method: r.Start, Spec: r.Spec}
+	d := Disk{Disk: disk, Method: r.Start, Spec: r.Spec}
 	if len(d.Devices) == 0 || doc.Attribute("dev", "os", "boot") == "" {
 		return d, nil
 	}

@@ -1,0 +1,89 @@
+package libvirtvm
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+
+	"github.com/luksplug/luksplug/hotplug/coldstart"
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
+)
+
+// redefine changes the definition.
+func redefine(ctx context.Context, at descriptions, change func(*domainxml.Document) (*domainxml.Document, error)) error {
+	doc, err := at.definition(ctx)
+	if err != nil {
+		return err
+	}
+	if doc, err = change(doc); err != nil {
+		return err
+	}
+	return at.define(ctx, doc)
+}
+
+// rewrite changes what is recorded. The definition of a domain whose disks are
+// plugged cold has them among QEMU's arguments as well.
+func rewrite(ctx context.Context, at descriptions, scope Scope, change func(record.Record) record.Record) error {
+	old, err := at.read(ctx, scope)
+	if err != nil {
+		return err
+	}
+	changed := change(old)
+	if scope == Live || !old.ColdPlug {
+		return at.write(ctx, scope, changed)
+	}
+	return redefine(ctx, at, func(doc *domainxml.Document) (*domainxml.Document, error) {
+		return withRecord(ctx, doc, changed)
+	})
+}
+
+// forget removes a disk from what is recorded.
+func forget(ctx context.Context, at descriptions, scope Scope, target string) error {
+	return rewrite(ctx, at, scope, func(r record.Record) record.Record { return r.Without(target) })
+}
+
+// readBoth reads what is recorded in both descriptions.
+func readBoth(ctx context.Context, at descriptions) (live, persistent record.Record, err error) {
+	if live, err = at.read(ctx, Live); err != nil {
+		return live, persistent, err
+	}
+	persistent, err = at.read(ctx, Persistent)
+	return live, persistent, err
+}
+
+// withRecord puts a record into a definition and, where disks are plugged cold,
+// those of its disks among QEMU's arguments that the domain cannot start without.
+func withRecord(ctx context.Context, doc *domainxml.Document, r record.Record) (*domainxml.Document, error) {
+	arguments := domainxml.Foreign(doc.Arguments())
+	starting := coldstart.New(doc.UUID(), coldstart.Options{})
+	for _, disk := range r.Disks {
+		if !r.ColdPlug || disk.Optional {
+			continue
+		}
+		start, err := coldstart.RecordedDisk(doc, disk)
+		if err != nil {
+			return nil, err
+		}
+		ours, err := starting.Arguments(ctx, start)
+		if err != nil {
+			return nil, fmt.Errorf("disk %s: %w", disk.Target, err)
+		}
+		arguments = append(arguments, ours.Arguments...)
+	}
+	doc, err := doc.WithArguments(arguments)
+	if err != nil {
+		return nil, err
+	}
+	if r.Empty() {
+		return doc.WithMetadata(record.Namespace, nil)
+	}
+	if old, err := record.FromDomain(doc); err == nil && reflect.DeepEqual(old, r) {
+		return doc, nil // in libvirt's own layout
+	}
+	text, err := r.XML()
+	if err != nil {
+		return nil, err
+	}
+	return doc.WithMetadata(record.Namespace, []byte(text))
+}

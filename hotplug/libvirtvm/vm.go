@@ -1,0 +1,139 @@
+package libvirtvm
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"slices"
+
+	"libvirt.org/go/libvirtxml"
+
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
+	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/qmp/qmplibvirt"
+)
+
+// VM connects to the domain's QEMU, which must be running, once: further calls
+// return the same VM. [Domain.Close] closes it.
+func (d *Domain) VM(ctx context.Context) (*hotplug.VM, error) {
+	if d.vm != nil {
+		return d.vm, nil
+	}
+	o := d.opts.Options
+	if o.Name == "" {
+		o.Name = d.name
+	}
+	o.Files, o.Disks = hotplug.FilesRemote, d.disks
+	if d.uri.Local() {
+		o.Files, o.Process = hotplug.FilesLocal, d.process
+	}
+	vm, err := hotplug.Connect(ctx, d.dial, o)
+	if err != nil {
+		return nil, err
+	}
+	d.vm = vm
+	return vm, nil
+}
+
+// dial opens the domain's monitor: luksplug's own if the domain has one on this
+// host, so that no secret passes through libvirt. What was connected before is lost
+// when it is called again.
+func (d *Domain) dial(ctx context.Context) (*qmp.Client, error) {
+	if d.vm != nil {
+		if err := d.connect(ctx); err != nil {
+			return nil, err
+		}
+	}
+	opts := slices.Clone(d.opts.QMP)
+	var passFile qmplibvirt.FilePasser
+	if d.uri.Local() {
+		doc, err := d.describe(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if d.opts.Schemas != nil {
+			schemas := *d.opts.Schemas
+			schemas.Emulator = doc.Value("devices", "emulator")
+			opts = append(opts, qmp.WithSchemaSource(&schemas))
+		}
+		if socket := domainxml.MonitorSocket(doc.Arguments()); socket != "" {
+			if _, err := os.Stat(socket); err == nil {
+				if client, err := qmp.Dial(ctx, socket, opts...); err == nil {
+					return client, nil
+				}
+			}
+		}
+		if _, err := exec.LookPath("virsh"); err == nil {
+			passFile = qmplibvirt.Virsh{URI: d.uri.String(), Domain: d.UUID()}.PassFile
+		}
+	}
+	return qmplibvirt.NewClient(ctx, d.libvirt, d.handle, passFile, opts...)
+}
+
+// disks returns the disks that libvirt has in the domain.
+func (d *Domain) disks(ctx context.Context) ([]blockgraph.OtherDisk, error) {
+	doc, err := d.describe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m, err := diskxml.ParseDomain(doc.Text())
+	if err != nil {
+		return nil, fmt.Errorf("the XML of domain %s: %w", d.name, err)
+	}
+	return m.Disks, nil
+}
+
+// process returns the domain's QEMU. libvirt does not tell the process id: it is the
+// process of the user that libvirt names which has the domain's UUID among its
+// arguments.
+func (d *Domain) process(ctx context.Context) (*hotplug.Process, error) {
+	doc, err := d.describe(ctx)
+	if err != nil {
+		return nil, err
+	}
+	user := hostproc.Self()
+	if label := doc.Label("dac"); label != "" {
+		if user, err = domainxml.ParseUser(label); err != nil {
+			return nil, fmt.Errorf("the XML of domain %s: %w", d.name, err)
+		}
+	}
+	p := &hotplug.Process{User: user}
+	if pid := hostproc.FindQEMU(doc.UUID(), user.UID); pid != 0 {
+		if p, err = hotplug.LookUpProcess(pid); err != nil {
+			return nil, err
+		}
+	}
+	p.Labels = hotplug.Labels{AppArmor: doc.Label("apparmor"), Image: doc.ImageLabel("selinux")}
+	return p, nil
+}
+
+// user returns the user that the domain's QEMU runs as, or is going to, in the form
+// of libvirt; "" if that is not known.
+func (d *Domain) user(ctx context.Context) (string, error) {
+	running, err := d.running(ctx)
+	if err != nil {
+		return "", err
+	}
+	if running {
+		p, err := d.process(ctx)
+		if err != nil || p.User == nil {
+			return "", err
+		}
+		return fmt.Sprintf("+%d:+%d", p.User.UID, p.User.GID), nil
+	}
+	caps, err := call(ctx, d, func() (*libvirtxml.Caps, error) { return capabilities(d.libvirt) })
+	if err != nil {
+		return "", err
+	}
+	for _, model := range caps.Host.SecModel {
+		if model.Name == "dac" && len(model.Labels) > 0 {
+			return model.Labels[0].Value, nil
+		}
+	}
+	return "", nil
+}
