@@ -122,7 +122,7 @@ func TestDaemonWithoutDescriptors(t *testing.T) {
 	t.Parallel()
 	const enc = "<encryption format='luks'><secret type='passphrase' uuid='" + blocktest.AnyUUID + "'/></encryption>"
 	disk := blocktest.Parse(t, "<disk type='vhostvdpa'><driver type='raw' cache='none'/><source dev='/dev/vhost-vdpa-0'>"+enc+"</source><target dev='vdb' bus='virtio'/></disk>")
-	_, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{Method: blockgraph.MethodStorageDaemon, Folder: "/run/x"})
+	_, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{Method: blockgraph.MethodStorageDaemon, Dir: "/run/x"})
 	var unsupported *blockgraph.UnsupportedError
 	if !errors.As(err, &unsupported) || !errors.Is(err, blockgraph.ErrNoDescriptors) || !strings.Contains(err.Error(), "vhostvdpa") {
 		t.Errorf("%v", err)

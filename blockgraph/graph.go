@@ -215,7 +215,7 @@ func (b *builder) tls(t *TLS, o *nodeOptions) {
 	if t.PSKUser != "" {
 		kind = "tls-creds-psk"
 	}
-	object.Options = Object{{"qom-type", kind}, {"id", object.ID}, {"dir", cmp.Or(t.Folder, DefaultTLSFolder)}, {"endpoint", "client"}}
+	object.Options = Object{{"qom-type", kind}, {"id", object.ID}, {"dir", cmp.Or(t.Dir, DefaultTLSDir)}, {"endpoint", "client"}}
 	if t.PSKUser != "" {
 		object.Options.Add("username", t.PSKUser)
 	} else {

@@ -112,7 +112,7 @@ func TestLayeredPlans(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		d := anyLayered(t)
-		for _, u := range []blockgraph.Unlock{{}, {Method: blockgraph.MethodEphemeralHeader}, {Method: blockgraph.MethodEphemeralHeader, Folder: "/f"}, {Method: blockgraph.MethodStorageDaemon, Folder: "/f"}} {
+		for _, u := range []blockgraph.Unlock{{}, {Method: blockgraph.MethodEphemeralHeader}, {Method: blockgraph.MethodEphemeralHeader, Dir: "/f"}, {Method: blockgraph.MethodStorageDaemon, Dir: "/f"}} {
 			g, err := blockgraph.Build(d, blockgraph.Machine{}, u)
 			if err != nil {
 				t.Fatalf("%v: %+v", err, d)

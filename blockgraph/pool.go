@@ -26,8 +26,8 @@ type Pool struct {
 	Name string
 	// Type is pool@type, such as "dir", "logical" or "iscsi".
 	Type string
-	// Folder is target/path: where the host has the volumes.
-	Folder string
+	// Dir is target/path: where the host has the volumes.
+	Dir string
 	// Host and Target are the server of an iscsi pool, Auth the login to it.
 	Host   Host
 	Target string
@@ -122,9 +122,9 @@ func (p Pools) source(s Source) (Source, error) {
 		out.Kind = SourceBlock
 		out.Path, err = pool.volume(v)
 	case slices.Contains([]string{"dir", "fs", "netfs", "vstorage"}, pool.Type):
-		out.Kind, out.Path = SourceFile, path.Join(pool.Folder, v.Name)
+		out.Kind, out.Path = SourceFile, path.Join(pool.Dir, v.Name)
 	case slices.Contains([]string{"logical", "disk", "zfs"}, pool.Type):
-		out.Kind, out.Path = SourceBlock, path.Join(pool.Folder, v.Name)
+		out.Kind, out.Path = SourceBlock, path.Join(pool.Dir, v.Name)
 	case pool.Type == "scsi":
 		out.Kind = SourceBlock
 		out.Path, err = pool.volume(v)

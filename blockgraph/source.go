@@ -120,10 +120,10 @@ type TLS struct {
 	// Hostname is the name that the server's certificate has, where it is not
 	// the host's.
 	Hostname string
-	// Folder is where the VM's host has the client's certificates, "" for
-	// [DefaultTLSFolder]. It is not in the XML: libvirt has it in its own
+	// Dir is where the VM's host has the client's certificates, "" for
+	// [DefaultTLSDir]. It is not in the XML: libvirt has it in its own
 	// configuration.
-	Folder string
+	Dir string
 	// Key names the secret that decrypts the client's private key, nil for a
 	// key in the clear. It is not in the XML either.
 	Key *secrets.Reference
@@ -133,9 +133,9 @@ type TLS struct {
 	PSKUser string
 }
 
-// DefaultTLSFolder is where libvirt's configuration has the certificates,
+// DefaultTLSDir is where libvirt's configuration has the certificates,
 // unless it says otherwise (qemu.conf, default_tls_x509_cert_dir).
-const DefaultTLSFolder = "/etc/pki/qemu"
+const DefaultTLSDir = "/etc/pki/qemu"
 
 // Local reports whether the source is a file or block device, all of it, that the
 // machine which runs QEMU can open by its path.

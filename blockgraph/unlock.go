@@ -12,9 +12,9 @@ type Unlock struct {
 	// FDSet is the id of the first descriptor set through which ephemeral
 	// headers are handed over: set where they are passed as descriptors.
 	FDSet int64
-	// Folder is where ephemeral headers are handed over as files, or where the
+	// Dir is where ephemeral headers are handed over as files, or where the
 	// external daemon has its socket; on the VM's host.
-	Folder string
+	Dir string
 }
 
 // Method is a way to open LUKS volumes.
@@ -67,8 +67,8 @@ func Export(target string) string { return Name(target, RoleDevice) }
 func (b *builder) ephemeral(original Image, secret string, layer int) string {
 	role := RoleHeaderStorage.at(layer)
 	h := EphemeralHeader{Node: Name(b.disk.Target, role), Secret: secret, Original: original}
-	if b.unlock.Folder != "" {
-		h.File = path.Join(b.unlock.Folder, h.Node)
+	if b.unlock.Dir != "" {
+		h.File = path.Join(b.unlock.Dir, h.Node)
 	} else {
 		h.FDSet = b.nextFDSet()
 		h.Opaque = Name(b.disk.Target, RoleHeaderFDSet.at(layer))
@@ -104,7 +104,7 @@ func (b *builder) external() (medium, error) {
 			Reason: "a storage daemon takes no descriptors, and so no vhostvdpa device: unlock the disk in the VM's QEMU"}
 	}
 	b.graph.Daemon = daemon.graph
-	socket := path.Join(b.unlock.Folder, NBDSocket)
+	socket := path.Join(b.unlock.Dir, NBDSocket)
 	o := Object{{"driver", "nbd"},
 		{"server", Object{{"type", "unix"}, {"path", socket}}},
 		{"export", Export(b.disk.Target)},

@@ -244,21 +244,21 @@ func (d *Disk) validateImage(element string, i Image) error {
 	if s := i.Source.Slice; s != nil && (s.Size == 0 || s.Offset > 1<<62 || s.Size > 1<<62) {
 		return invalid(element+"/slices/slice", "holds no bytes: give an offset and a size")
 	}
-	if err := d.validateFolder(element, i); err != nil {
+	if err := d.validateDir(element, i); err != nil {
 		return err
 	}
 	return i.Source.validate(element)
 }
 
-// validateFolder checks that a directory is used as one, and nothing else is.
-func (d *Disk) validateFolder(element string, i Image) error {
-	folder := i.Source.Kind == SourceDir
+// validateDir checks that a directory is used as one, and nothing else is.
+func (d *Disk) validateDir(element string, i Image) error {
+	dir := i.Source.Kind == SourceDir
 	switch {
-	case i.Format == FormatFAT && !folder && i.Source.Kind != SourceVolume:
+	case i.Format == FormatFAT && !dir && i.Source.Kind != SourceVolume:
 		return invalid(element, "storage format 'fat' is supported only with 'dir' storage type")
-	case folder && i.Format != FormatFAT:
+	case dir && i.Format != FormatFAT:
 		return invalid(element, "storage type 'dir' requires use of storage format 'fat'")
-	case folder && !d.ReadOnly && i.Source == d.Image.Source:
+	case dir && !d.ReadOnly && i.Source == d.Image.Source:
 		return &UnsupportedError{Element: element, Reason: "virtual FAT storage can't be accessed in read-write mode: add <readonly/>"}
 	}
 	return nil

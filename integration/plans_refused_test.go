@@ -199,7 +199,7 @@ func TestCertificateOfVersions(t *testing.T) {
 	eachEmulator(t, peer.Options{}, func(t *testing.T, e emulator) {
 		ctx := bounded(t)
 		disk := parseDisk(t, "disk", doc)
-		disk.Image.Source.Network.(*blockgraph.NBD).TLS.Folder = folder
+		disk.Image.Source.Network.(*blockgraph.NBD).TLS.Dir = folder
 		graph, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{})
 		if err != nil {
 			t.Fatal(err)

@@ -16,7 +16,7 @@ func TestArgumentsOfEphemeralHeaders(t *testing.T) {
 	disk := blocktest.Parse(t, `<disk><source file='/a'><encryption format='luks'><secret type='passphrase' uuid='`+blocktest.AnyUUID+`'/>`+
 		`<header type='file'><source file='/h'/></header></encryption></source><target dev='vdb'/></disk>`)
 	file := func(o blockgraph.GraphObject) (string, error) { return "/run/x/" + o.ID, nil }
-	g, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader, Folder: "/run/x"})
+	g, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader, Dir: "/run/x"})
 	if err != nil {
 		t.Fatal(err)
 	}

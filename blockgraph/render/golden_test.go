@@ -108,8 +108,8 @@ func TestGoldenUnlock(t *testing.T) {
 	t.Parallel()
 	ways := map[string]blockgraph.Unlock{
 		"ephemeral":      {Method: blockgraph.MethodEphemeralHeader, FDSet: blockgraph.FirstFDSet + 7},
-		"ephemeral-file": {Method: blockgraph.MethodEphemeralHeader, Folder: "/run/luksplug/vm1/vdb"},
-		"external":       {Method: blockgraph.MethodStorageDaemon, Folder: "/run/luksplug/vm1/vdb"},
+		"ephemeral-file": {Method: blockgraph.MethodEphemeralHeader, Dir: "/run/luksplug/vm1/vdb"},
+		"external":       {Method: blockgraph.MethodStorageDaemon, Dir: "/run/luksplug/vm1/vdb"},
 	}
 	for _, name := range []string{"plain", "luks", "qcow2-luks", "detached-raw", "detached-qcow2", "detached-qcow2-header"} {
 		for way, unlock := range ways {

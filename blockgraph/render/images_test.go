@@ -32,7 +32,7 @@ func TestGoldenImages(t *testing.T) {
 			}{
 				{"qemu", blockgraph.Unlock{}},
 				{"ephemeral", blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader}},
-				{"external", blockgraph.Unlock{Method: blockgraph.MethodStorageDaemon, Folder: "/run/luksplug/vm1/vdb"}},
+				{"external", blockgraph.Unlock{Method: blockgraph.MethodStorageDaemon, Dir: "/run/luksplug/vm1/vdb"}},
 			} {
 				if way.name != "qemu" && !d.Encrypted() {
 					continue

@@ -134,7 +134,7 @@ func offline(disk *blockgraph.Disk, mode hotplug.UnlockPolicy) blockgraph.Unlock
 	case hotplug.UnlockAuto:
 		return blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader}
 	case hotplug.UnlockExternal:
-		return blockgraph.Unlock{Method: blockgraph.MethodStorageDaemon, Folder: filepath.Join("/run/luksplug/vm/UUID", disk.Target)}
+		return blockgraph.Unlock{Method: blockgraph.MethodStorageDaemon, Dir: filepath.Join("/run/luksplug/vm/UUID", disk.Target)}
 	}
 	return blockgraph.Unlock{Method: blockgraph.MethodQEMU}
 }

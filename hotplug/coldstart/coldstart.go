@@ -112,7 +112,7 @@ func Graph(ctx context.Context, h *host.Host, d Disk) (*blockgraph.Graph, blockg
 		return nil, u, err
 	}
 	if d.Method == blockgraph.MethodEphemeralHeader {
-		u.Folder = dir.Disk(d.Disk.Target).HandOver()
+		u.Dir = dir.Disk(d.Disk.Target).HandOver()
 	}
 	graph, err := blockgraph.Build(d.Disk, blockgraph.Machine{Devices: d.Devices}, u)
 	return graph, u, err

@@ -294,7 +294,7 @@ func TestPoolsThatAreKnown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pools := blockgraph.Pools{"p": {Name: "p", Type: "dir", Folder: "/pool"}}
+	pools := blockgraph.Pools{"p": {Name: "p", Type: "dir", Dir: "/pool"}}
 	if pools, err = LookUpPools(t.Context(), "nothing", disk.Disk, pools); err != nil {
 		t.Fatal(err)
 	}

@@ -58,7 +58,7 @@ type Reading struct {
 	// IgnoreUnknown is that of [diskxml.ParseOptions].
 	IgnoreUnknown bool
 	// TLSFolder is where the VM's host has the certificates of a TLS client, ""
-	// for [blockgraph.DefaultTLSFolder], and TLSSecret the UUID of the secret that
+	// for [blockgraph.DefaultTLSDir], and TLSSecret the UUID of the secret that
 	// decrypts its key, "" for one that is not encrypted.
 	TLSFolder, TLSSecret string
 	// TLSUser is the user whose pre-shared key takes the place of certificates,
@@ -88,7 +88,7 @@ func (r Reading) Complete(disk *blockgraph.Disk) error {
 	}
 	for _, image := range disk.Images() {
 		if tls := image.Source.TLS(); tls != nil {
-			tls.Folder, tls.Key, tls.PSKUser = r.TLSFolder, key, r.TLSUser
+			tls.Dir, tls.Key, tls.PSKUser = r.TLSFolder, key, r.TLSUser
 		}
 	}
 	return nil
