@@ -266,39 +266,19 @@ func qomPath(bus Bus, id string) string {
 	return id
 }
 
-// errorPolicies translates error_policy and rerror_policy. libvirt's
-// "enospace" is QEMU's "enospc", which only writes know; reads take over the
-// write policy where they have none of their own.
-func (d *Disk) errorPolicies() (werror, rerror string) {
-	werror, rerror = d.Driver.ErrorPolicy, d.Driver.ReadErrorPolicy
-	if rerror == "" && werror != "enospace" {
-		rerror = werror
+// findPlace decides where the disk's device goes, from its address or, without
+// one, from what is free.
+func findPlace(d *Disk, m Machine) (place, error) {
+	switch d.Bus {
+	case BusVirtio:
+		return placeVirtio(d, m)
+	case BusSCSI:
+		return placeSCSI(d, m)
+	case BusUSB:
+		return placeUSB(d, m)
+	case BusIDE, BusSATA, BusFDC:
+		members, err := placeFixed(d, m)
+		return place{members: members}, err
 	}
-	if werror == "enospace" {
-		werror = "enospc"
-	}
-	return werror, rerror
-}
-
-// escapeSerial writes a backslash before every space, as libvirt does. The
-// guest sees the backslashes: a serial with spaces reads differently there than
-// in the XML, and a VM that moves between libvirt and us must not see a change.
-func escapeSerial(s string) string { return strings.ReplaceAll(s, " ", `\ `) }
-
-// Warnings returns what the user should know about a disk that is valid: where
-// the guest will see something else than the XML says, or where something has to
-// be there that luksplug does not make.
-func (d *Disk) Warnings() []string {
-	out := append([]string(nil), d.Ignored...)
-	serial := escapeSerial(d.Serial)
-	if limit := 20; d.Bus == BusVirtio && len(serial) > limit {
-		out = append(out, fmt.Sprintf("the serial of %s has %d characters: a virtio disk shows the guest the first %d, %q", d.Target, len(serial), limit, serial[:limit]))
-	}
-	if serial != d.Serial {
-		out = append(out, fmt.Sprintf("the serial of %s holds spaces: the guest sees them with backslashes, as libvirt has it", d.Target))
-	}
-	if d.RawIO {
-		out = append(out, fmt.Sprintf("rawio='yes' of %s needs a QEMU that was started with CAP_SYS_RAWIO: luksplug cannot give it that", d.Target))
-	}
-	return append(out, d.imageWarnings()...)
+	return place{}, &UnsupportedError{Element: "disk/target@bus", Reason: fmt.Sprintf("the bus %q is not supported", d.Bus)}
 }

@@ -1,5 +1,10 @@
 package blockgraph
 
+import (
+	"slices"
+	"strings"
+)
+
 // Bus is target@bus.
 type Bus string
 
@@ -166,3 +171,95 @@ func (a *Address) kind() string {
 	}
 	return ""
 }
+
+// errorPolicies translates error_policy and rerror_policy. libvirt's
+// "enospace" is QEMU's "enospc", which only writes know; reads take over the
+// write policy where they have none of their own.
+func (d *Disk) errorPolicies() (werror, rerror string) {
+	werror, rerror = d.Driver.ErrorPolicy, d.Driver.ReadErrorPolicy
+	if rerror == "" && werror != "enospace" {
+		rerror = werror
+	}
+	if werror == "enospace" {
+		werror = "enospc"
+	}
+	return werror, rerror
+}
+
+// escapeSerial writes a backslash before every space, as libvirt does. The
+// guest sees the backslashes: a serial with spaces reads differently there than
+// in the XML, and a VM that moves between libvirt and us must not see a change.
+func escapeSerial(s string) string { return strings.ReplaceAll(s, " ", `\ `) }
+
+// cacheMode is the cache mode that the disk gets: one that other VMs write,
+// too, must not be cached unless the user says so.
+func (d *Disk) cacheMode() string {
+	if d.Driver.Cache == "" && d.Shareable && !d.ReadOnly {
+		return "none"
+	}
+	return d.Driver.Cache
+}
+
+// cacheModes is what libvirt's names mean to a block node (formatdomain.html,
+// driver@cache), and to the guest: whether the device shows a write cache.
+// libvirt gives them to every node of the payload.
+var cacheModes = map[string]struct {
+	direct, noFlush bool
+	writeCache      string
+}{
+	"none":         {direct: true, writeCache: "on"},
+	"writethrough": {writeCache: "off"},
+	"writeback":    {writeCache: "on"},
+	"directsync":   {direct: true, writeCache: "off"},
+	"unsafe":       {noFlush: true, writeCache: "on"},
+}
+
+// driveAddress is the address of a disk on a bus of drives: the one that is
+// given, or the one that libvirt derives from the target's letters
+// (virDomainDiskDefAssignAddress).
+func (d *Disk) driveAddress() DriveAddress {
+	if d.Address != nil && d.Address.Drive != nil {
+		return *d.Address.Drive
+	}
+	_, index, _ := ParseTarget(d.Target) // validated before
+	return DefaultDrive(d.Bus, uint(index))
+}
+
+// DefaultDrive returns the address that libvirt derives from a disk's target on a
+// bus of drives (IDE, SATA, SCSI or fdc); index is that of [ParseTarget].
+func DefaultDrive(bus Bus, index uint) DriveAddress {
+	switch bus {
+	case BusIDE:
+		return DriveAddress{Controller: index / 4, Bus: index % 4 / 2, Unit: index % 2}
+	case BusSATA:
+		return DriveAddress{Controller: index / 6, Unit: index % 6}
+	case BusSCSI:
+		return DriveAddress{Controller: index / 7, Unit: index % 7}
+	default:
+		return DriveAddress{Controller: index / 2, Unit: index % 2}
+	}
+}
+
+// CheckAddress reports whether a disk on the bus can have an <address> of this
+// type, such as "pci". The error is an [*InvalidError].
+func (b Bus) CheckAddress(kind string) error {
+	const element = "disk/address@type"
+	switch b {
+	case BusVirtio:
+		if !slices.Contains([]string{"pci", "ccw", "virtio-mmio"}, kind) {
+			return invalid(element, "a virtio disk cannot have an address of type '"+kind+"': use type='pci', or 'ccw' on a mainframe")
+		}
+	case BusUSB:
+		if kind != "usb" {
+			return invalid(element, "unexpected address type '"+kind+"' for usb disk: use type='usb'")
+		}
+	default:
+		if kind != "drive" {
+			return invalid(element, "Invalid address type '"+kind+"' for a disk with the bus type '"+string(b)+"': use type='drive'")
+		}
+	}
+	return nil
+}
+
+// virtualCSS is the one channel subsystem in which QEMU has virtual devices.
+const virtualCSS = 0xfe

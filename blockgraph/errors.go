@@ -59,3 +59,9 @@ type PlacementError struct {
 }
 
 func (e *PlacementError) Error() string { return "disk " + e.Target + ": " + e.Reason }
+
+func invalid(element, reason string) error { return &InvalidError{Element: element, Reason: reason} }
+
+func unknownPool(reason string) error {
+	return &InvalidError{Element: "disk/source@pool", Reason: "Storage pool not found: " + reason, Err: ErrUnknownPool}
+}

@@ -1,8 +1,7 @@
 package blockgraph
 
 import (
-	"cmp"
-	"strconv"
+	"slices"
 
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -107,131 +106,37 @@ func (g *Graph) Top() Node {
 // Device returns the disk's own device.
 func (g *Graph) Device() Device { return g.Devices[len(g.Devices)-1] }
 
-// Build works out the graph of a disk for a VM whose LUKS volumes are opened as u
-// says. The disk is validated first. The errors are [*InvalidError],
-// [*UnsupportedError] and, where the VM has no room, [*PlacementError].
-func Build(d *Disk, m Machine, u Unlock) (*Graph, error) {
-	if err := d.Validate(); err != nil {
-		return nil, err
+// HeaderOf returns the ephemeral header that the node reads, nil for none.
+func (g *Graph) HeaderOf(node string) *EphemeralHeader {
+	for i := range g.Headers {
+		if g.Headers[i].Node == node {
+			return &g.Headers[i]
+		}
 	}
-	b := newBuilder(d, u)
-	b.machine = m
-	build := b.images
-	if u.Method == MethodStorageDaemon && d.Encrypted() {
-		build = b.external
-	}
-	in, err := build()
-	if err != nil {
-		return nil, err
-	}
-	if in.node, err = b.filters(in.node, m); err != nil {
-		return nil, err
-	}
-	if err := b.device(in, m); err != nil {
-		return nil, err
-	}
-	return b.graph, nil
+	return nil
 }
 
-type builder struct {
-	disk    *Disk
-	unlock  Unlock
-	machine Machine // of the VM; that of a storage daemon is not known
-	graph   *Graph
-	counts  map[string]int // objects by kind
+// FileOf returns the device of the host that the node is opened from, nil for none.
+func (g *Graph) FileOf(node string) *PassedFile {
+	for i := range g.Files {
+		if g.Files[i].Node == node {
+			return &g.Files[i]
+		}
+	}
+	return nil
 }
 
-func newBuilder(d *Disk, u Unlock) *builder {
-	return &builder{disk: d, unlock: u, graph: &Graph{Target: d.Target}, counts: map[string]int{}}
+// OverlayOf returns the overlay that the node is opened from, nil for none.
+func (g *Graph) OverlayOf(node string) *Overlay {
+	if g.Overlay != nil && g.Overlay.Node == node {
+		return g.Overlay
+	}
+	return nil
 }
 
-// medium is what the device reads and writes: a node, a connection, or nothing
-// for an empty drive.
-type medium struct {
-	node, chardev string
-}
-
-// images adds the nodes of the disk, bottom up.
-func (b *builder) images() (medium, error) {
-	switch {
-	case b.disk.Empty:
-		return medium{}, nil
-	case b.disk.Image.Source.Kind == SourceVHostUser:
-		return medium{chardev: b.vhostUser(b.disk.Image.Source)}, nil
-	}
-	top, err := b.chain(b.disk.Image, 0)
-	if err != nil {
-		return medium{}, err
-	}
-	if b.disk.Transient {
-		top = b.overlay(top)
-	}
-	if b.disk.CopyOnRead {
-		top = b.copyOnRead(top)
-	}
-	return medium{node: top}, nil
-}
-
-// objectName returns the name of the next object of a kind.
-func (b *builder) objectName(kind string) string {
-	n := b.counts[kind]
-	b.counts[kind]++
-	return Name(b.disk.Target, Role(kind+strconv.Itoa(n)))
-}
-
-// secret adds a secret object and returns its id. Its data are base64 on the
-// wire: a QMP string must be UTF-8, a secret need not be.
-func (b *builder) secret(data SecretData) string {
-	id := b.objectName("secret")
-	data.Object = id
-	b.graph.Objects = append(b.graph.Objects, GraphObject{ID: id, Ref: data.Ref, Options: Object{
-		{"qom-type", "secret"}, {"id", id}, {"data", data}, {"format", "base64"}}})
-	return id
-}
-
-// auth adds a login to a server, under the names that the protocol has for it.
-func (b *builder) auth(a *Auth, o *nodeOptions, user, secret string) {
-	if a == nil {
-		return
-	}
-	id := b.secret(SecretData{Ref: a.Secret})
-	o.Add(user, a.User)
-	o.Add(secret, id)
-	o.secrets = append(o.secrets, id)
-}
-
-// tls adds a client's credentials. They stay for as long as the node does, which
-// may have to connect again.
-func (b *builder) tls(t *TLS, o *nodeOptions) {
-	if t == nil {
-		return
-	}
-	object := GraphObject{}
-	if t.Key != nil {
-		object.Secrets = []string{b.secret(SecretData{Ref: *t.Key})}
-	}
-	object.ID = b.objectName("tls")
-	kind := "tls-creds-x509"
-	if t.PSKUser != "" {
-		kind = "tls-creds-psk"
-	}
-	object.Options = Object{{"qom-type", kind}, {"id", object.ID}, {"dir", cmp.Or(t.Dir, DefaultTLSDir)}, {"endpoint", "client"}}
-	if t.PSKUser != "" {
-		object.Options.Add("username", t.PSKUser)
-	} else {
-		object.Options.Add("verify-peer", true)
-	}
-	if t.Key != nil {
-		object.Options.Add("passwordid", object.Secrets[0])
-	}
-	b.graph.Objects = append(b.graph.Objects, object)
-	o.Add("tls-creds", object.ID)
-	o.objects = append(o.objects, object.ID)
-}
-
-// add adds a node and returns its name.
-func (b *builder) add(n Node) string {
-	n.Name = n.Options.Text("node-name")
-	b.graph.Nodes = append(b.graph.Nodes, n)
-	return n.Name
+// ObjectByID returns the object with this id, which a node or another object of
+// the graph names.
+func (g *Graph) ObjectByID(id string) GraphObject {
+	i := slices.IndexFunc(g.Objects, func(o GraphObject) bool { return o.ID == id })
+	return g.Objects[i] // Build adds the object before the node that names it
 }

@@ -167,21 +167,6 @@ func (d *Disk) Encrypted() bool {
 	return false
 }
 
-// Secrets returns the references of all secrets that QEMU needs for the disk,
-// in the order in which they are used: passphrases, and what its servers ask
-// for.
-func (d *Disk) Secrets() []secrets.Reference {
-	b := newBuilder(d, Unlock{})
-	_, _ = b.images() // of a disk that is not valid: those before the mistake
-	var out []secrets.Reference
-	for _, o := range b.graph.Objects {
-		if data, ok := o.Secret(); ok && data.Kept() {
-			out = append(out, data.Ref)
-		}
-	}
-	return out
-}
-
 // Header returns the detached header of the top layer, nil when it has none.
 func (d *Disk) Header() *Image {
 	if d.Empty || d.Image.Encryption == nil {

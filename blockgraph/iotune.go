@@ -86,21 +86,6 @@ func (t IOTune) validate(path string) error {
 	return nil
 }
 
-// limits are those of the disk: its own or, where it names no more than a group,
-// those of another disk of the VM that is in it, as libvirt has it.
-func (d *Disk) limits(m Machine) (*IOTune, error) {
-	t := d.IOTune
-	if t == nil || t.Group == "" || t.Any() {
-		return t, nil
-	}
-	for _, o := range m.Disks {
-		if o.Tune != nil && o.Tune.Group == t.Group && o.Tune.Any() {
-			return o.Tune, nil
-		}
-	}
-	return nil, invalid("disk/iotune/group_name", "group_name can be configured only together with settings: no other disk of the VM is in the group")
-}
-
 // feasible checks limits by QEMU's rules (throttle_is_valid in util/throttle.c):
 // libvirt takes others, and reports later, if at all, that they are not set.
 func (t IOTune) feasible(path string) error {

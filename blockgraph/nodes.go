@@ -267,17 +267,3 @@ func (b *builder) detectZeroes() string {
 	}
 	return b.disk.Driver.DetectZeroes
 }
-
-// cacheModes is what libvirt's names mean to a block node (formatdomain.html,
-// driver@cache), and to the guest: whether the device shows a write cache.
-// libvirt gives them to every node of the payload.
-var cacheModes = map[string]struct {
-	direct, noFlush bool
-	writeCache      string
-}{
-	"none":         {direct: true, writeCache: "on"},
-	"writethrough": {writeCache: "off"},
-	"writeback":    {writeCache: "on"},
-	"directsync":   {direct: true, writeCache: "off"},
-	"unsafe":       {noFlush: true, writeCache: "on"},
-}

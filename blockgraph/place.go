@@ -17,23 +17,6 @@ type place struct {
 	warning string
 }
 
-// findPlace decides where the disk's device goes, from its address or, without
-// one, from what is free.
-func findPlace(d *Disk, m Machine) (place, error) {
-	switch d.Bus {
-	case BusVirtio:
-		return placeVirtio(d, m)
-	case BusSCSI:
-		return placeSCSI(d, m)
-	case BusUSB:
-		return placeUSB(d, m)
-	case BusIDE, BusSATA, BusFDC:
-		members, err := placeFixed(d, m)
-		return place{members: members}, err
-	}
-	return place{}, &UnsupportedError{Element: "disk/target@bus", Reason: fmt.Sprintf("the bus %q is not supported", d.Bus)}
-}
-
 // placeVirtio places a virtio disk on the bus that the address names, or else
 // on the one that the machine has for such devices.
 func placeVirtio(d *Disk, m Machine) (place, error) {
@@ -173,32 +156,6 @@ func placeFixed(d *Disk, m Machine) (Object, error) {
 		return Object{{"bus", fmt.Sprintf("ide.%d", a.Unit)}}, nil
 	}
 	return Object{{"bus", fmt.Sprintf("%s.%d", m.alias(fmt.Sprintf("sata%d", a.Controller)), a.Unit)}}, nil
-}
-
-// driveAddress is the address of a disk on a bus of drives: the one that is
-// given, or the one that libvirt derives from the target's letters
-// (virDomainDiskDefAssignAddress).
-func (d *Disk) driveAddress() DriveAddress {
-	if d.Address != nil && d.Address.Drive != nil {
-		return *d.Address.Drive
-	}
-	_, index, _ := ParseTarget(d.Target) // validated before
-	return DefaultDrive(d.Bus, uint(index))
-}
-
-// DefaultDrive returns the address that libvirt derives from a disk's target on a
-// bus of drives (IDE, SATA, SCSI or fdc); index is that of [ParseTarget].
-func DefaultDrive(bus Bus, index uint) DriveAddress {
-	switch bus {
-	case BusIDE:
-		return DriveAddress{Controller: index / 4, Bus: index % 4 / 2, Unit: index % 2}
-	case BusSATA:
-		return DriveAddress{Controller: index / 6, Unit: index % 6}
-	case BusSCSI:
-		return DriveAddress{Controller: index / 7, Unit: index % 7}
-	default:
-		return DriveAddress{Controller: index / 2, Unit: index % 2}
-	}
 }
 
 func hex(n uint) string { return fmt.Sprintf("0x%x", n) }

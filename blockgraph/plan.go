@@ -113,13 +113,6 @@ func usedAfter(nodes []Node, id string) bool {
 	return slices.ContainsFunc(nodes, func(n Node) bool { return slices.Contains(n.Secrets, id) })
 }
 
-// ObjectByID returns the object with this id, which a node or another object of
-// the graph names.
-func (g *Graph) ObjectByID(id string) GraphObject {
-	i := slices.IndexFunc(g.Objects, func(o GraphObject) bool { return o.ID == id })
-	return g.Objects[i] // Build adds the object before the node that names it
-}
-
 // addObject adds an object, unless it is there, and what it reads itself.
 func (p *Plan) addObject(o GraphObject) {
 	if slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Kind == StepObject && s.Subject == o.ID }) {

@@ -141,10 +141,6 @@ func (p Pools) source(s Source) (Source, error) {
 	return out, err
 }
 
-func unknownPool(reason string) error {
-	return &InvalidError{Element: "disk/source@pool", Reason: "Storage pool not found: " + reason, Err: ErrUnknownPool}
-}
-
 // volume returns the path of a volume whose name does not tell.
 func (p *Pool) volume(v *Volume) (string, error) {
 	if known := p.Volumes[v.Name]; known.Path != "" {

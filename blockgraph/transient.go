@@ -69,30 +69,3 @@ func (b *builder) overlay(base string) string {
 	n.Options = format
 	return b.add(n)
 }
-
-// OverlayOf returns the overlay that the node is opened from, nil for none.
-func (g *Graph) OverlayOf(node string) *Overlay {
-	if g.Overlay != nil && g.Overlay.Node == node {
-		return g.Overlay
-	}
-	return nil
-}
-
-// validateTransient checks that a disk can be transient: by libvirt's rules, and
-// one more, about <shareable/>.
-func (d *Disk) validateTransient() error {
-	refuse := func(reason string) error { return &UnsupportedError{Element: "disk/transient", Reason: reason} }
-	kind := d.Image.Source.Kind
-	switch {
-	case !d.Transient:
-	case d.Device != DeviceDisk:
-		return refuse("a " + string(d.Device) + " cannot be transient: only device='disk' can")
-	case kind != SourceFile && kind != SourceVolume: // of a volume it is not known yet what it is
-		return refuse("a transient disk is supported only with type='file': its overlay is a file beside the image, and there is no such place for type='" + string(kind) + "'")
-	case d.ReadOnly:
-		return refuse("a transient disk must not be <readonly/>: nothing would be written that could be lost")
-	case d.Shareable:
-		return refuse("a transient disk must not be <shareable/>: what the guest writes is in an overlay of its own, and nobody else sees it")
-	}
-	return nil
-}

@@ -1,5 +1,11 @@
 package blockgraph
 
+import (
+	"strconv"
+	"strings"
+	"unicode"
+)
+
 // maxName is the longest node-name that QEMU takes (31 characters and a NUL).
 const maxName = 31
 
@@ -16,8 +22,6 @@ func (d *Disk) Validate() error {
 	return nil
 }
 
-func invalid(element, reason string) error { return &InvalidError{Element: element, Reason: reason} }
-
 func (d *Disk) validateTarget() error {
 	prefix, _, err := ParseTarget(d.Target)
 	if err != nil {
@@ -33,4 +37,15 @@ func (d *Disk) validateTarget() error {
 		return invalid("disk/target@dev", "Invalid harddisk device name: "+d.Target+": use a name such as vda, sda or hda")
 	}
 	return nil
+}
+
+func printableText(s string) bool {
+	return strings.IndexFunc(s, func(c rune) bool { return c >= unicode.MaxASCII || !unicode.IsPrint(c) }) < 0
+}
+
+func quoteRune(c rune) string { return strconv.Quote(string(c)) }
+
+// alphanumeric reports whether c is an ASCII letter or digit.
+func alphanumeric(c rune) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }

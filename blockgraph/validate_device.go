@@ -4,7 +4,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode"
 
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
@@ -119,15 +118,6 @@ func (d *Disk) validateDriver() error {
 		return invalid("disk/driver@io", "native I/O needs either no disk cache or directsync cache mode, QEMU will fallback to aio=threads: add cache='none'")
 	}
 	return nil
-}
-
-// cacheMode is the cache mode that the disk gets: one that other VMs write,
-// too, must not be cached unless the user says so.
-func (d *Disk) cacheMode() string {
-	if d.Driver.Cache == "" && d.Shareable && !d.ReadOnly {
-		return "none"
-	}
-	return d.Driver.Cache
 }
 
 // validateQueues checks what only a virtio disk has: its queues, and the
@@ -288,15 +278,4 @@ func (d *Disk) validateThrottling() error {
 		return invalid("disk/throttlefilters", "an empty drive has nothing to throttle")
 	}
 	return nil
-}
-
-func printableText(s string) bool {
-	return strings.IndexFunc(s, func(c rune) bool { return c >= unicode.MaxASCII || !unicode.IsPrint(c) }) < 0
-}
-
-func quoteRune(c rune) string { return strconv.Quote(string(c)) }
-
-// alphanumeric reports whether c is an ASCII letter or digit.
-func alphanumeric(c rune) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }

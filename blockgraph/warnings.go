@@ -20,3 +20,21 @@ func (d *Disk) imageWarnings() []string {
 	}
 	return out
 }
+
+// Warnings returns what the user should know about a disk that is valid: where
+// the guest will see something else than the XML says, or where something has to
+// be there that luksplug does not make.
+func (d *Disk) Warnings() []string {
+	out := append([]string(nil), d.Ignored...)
+	serial := escapeSerial(d.Serial)
+	if limit := 20; d.Bus == BusVirtio && len(serial) > limit {
+		out = append(out, fmt.Sprintf("the serial of %s has %d characters: a virtio disk shows the guest the first %d, %q", d.Target, len(serial), limit, serial[:limit]))
+	}
+	if serial != d.Serial {
+		out = append(out, fmt.Sprintf("the serial of %s holds spaces: the guest sees them with backslashes, as libvirt has it", d.Target))
+	}
+	if d.RawIO {
+		out = append(out, fmt.Sprintf("rawio='yes' of %s needs a QEMU that was started with CAP_SYS_RAWIO: luksplug cannot give it that", d.Target))
+	}
+	return append(out, d.imageWarnings()...)
+}

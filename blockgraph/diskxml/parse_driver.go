@@ -2,8 +2,6 @@ package diskxml
 
 import (
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
@@ -101,26 +99,6 @@ func (p *parser) throttling(d *blockgraph.Disk) (err error) {
 			}
 			d.ThrottleFilters = append(d.ThrottleFilters, group)
 		}
-	}
-	return nil
-}
-
-// number reads an attribute that the grammar knows to be a number; a missing
-// one is 0.
-func number(e *element, attr string) uint {
-	n, _ := strconv.ParseUint(e.attr(attr), 10, 31) // checked before
-	return uint(n)
-}
-
-func readSwitch(e *element, attr string, s *blockgraph.Switch) error {
-	*s = blockgraph.Switch(e.attr(attr))
-	return oneOf(e, attr, string(blockgraph.On), string(blockgraph.Off))
-}
-
-// oneOf refuses an attribute that is there and none of the words.
-func oneOf(e *element, attr string, words ...string) error {
-	if v := e.attr(attr); v != "" && !slices.Contains(words, v) {
-		return e.invalid(attr, "unknown value %q: use %s", message.Shorten(v), strings.Join(words, ", "))
 	}
 	return nil
 }
