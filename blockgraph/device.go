@@ -213,7 +213,7 @@ func iothread(id uint) string { return "iothread" + strconv.FormatUint(uint64(id
 func (b *builder) loadParm(o *Object, m Machine) error {
 	text := b.disk.Tuning.LoadParm
 	if text != "" && m.Known() && !m.channelBus() {
-		return &UnsupportedError{Element: "disk/boot@loadparm", Reason: "only a mainframe (s390x) reads it, and the machine is '" + m.Type + "': remove it"}
+		return unsupported("disk/boot@loadparm", "only a mainframe (s390x) reads it, and the machine is '"+m.Type+"': remove it")
 	}
 	o.AddText("loadparm", text)
 	return nil
@@ -251,7 +251,7 @@ func driverName(d *Disk, transport string) (string, error) {
 		}
 		return "ide-hd", nil
 	}
-	return "", &UnsupportedError{Element: "disk/target@bus", Reason: fmt.Sprintf("the bus %q is not supported", d.Bus)}
+	return "", unsupported("disk/target@bus", fmt.Sprintf("the bus %q is not supported", d.Bus))
 }
 
 // qomPath is the name by which block_set_io_throttle knows the device: that of
@@ -280,5 +280,5 @@ func findPlace(d *Disk, m Machine) (place, error) {
 		members, err := placeFixed(d, m)
 		return place{members: members}, err
 	}
-	return place{}, &UnsupportedError{Element: "disk/target@bus", Reason: fmt.Sprintf("the bus %q is not supported", d.Bus)}
+	return place{}, unsupported("disk/target@bus", fmt.Sprintf("the bus %q is not supported", d.Bus))
 }

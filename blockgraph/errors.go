@@ -2,6 +2,7 @@ package blockgraph
 
 import (
 	"errors"
+	"strconv"
 
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
@@ -61,6 +62,30 @@ type PlacementError struct {
 func (e *PlacementError) Error() string { return "disk " + e.Target + ": " + e.Reason }
 
 func invalid(element, reason string) error { return &InvalidError{Element: element, Reason: reason} }
+
+func unsupported(element, reason string) error {
+	return &UnsupportedError{Element: element, Reason: reason}
+}
+
+// rule refuses a disk: where broken is true, the error is what refuse makes of the rest.
+type rule struct {
+	broken          bool
+	refuse          func(element, reason string) error
+	element, reason string
+}
+
+// check returns the error of the first rule that is broken.
+func check(rules []rule) error {
+	for _, r := range rules {
+		if r.broken {
+			return r.refuse(r.element, r.reason)
+		}
+	}
+	return nil
+}
+
+// quoted returns a value for a message.
+func quoted[T ~string](value T) string { return strconv.Quote(message.Shorten(string(value))) }
 
 func unknownPool(reason string) error {
 	return &InvalidError{Element: "disk/source@pool", Reason: "Storage pool not found: " + reason, Err: ErrUnknownPool}

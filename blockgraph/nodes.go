@@ -133,7 +133,7 @@ func (b *builder) storage(image Image, l layer, top bool) (string, error) {
 	case SourceVolume:
 		return "", unknownPool(fmt.Sprintf("nothing is known of the pool '%s'", s.Volume.Pool))
 	default:
-		return "", &UnsupportedError{Element: "disk@type", Reason: fmt.Sprintf("sources of type %q are not supported here", s.Kind)}
+		return "", unsupported("disk@type", fmt.Sprintf("sources of type %q are not supported here", s.Kind))
 	}
 	o.Add("node-name", name)
 	b.addAccess(&o.Object, l, top)

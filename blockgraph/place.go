@@ -149,7 +149,7 @@ func placeFixed(d *Disk, m Machine) (Object, error) {
 	case d.Bus == BusFDC:
 		return Object{{"unit", int(a.Unit)}}, nil
 	case d.Bus == BusIDE && m.Known() && !m.builtinIDE():
-		return nil, &UnsupportedError{Element: "disk/target@bus", Reason: "IDE controllers are unsupported for the machine type '" + m.Type + "': use bus='sata'"}
+		return nil, unsupported("disk/target@bus", "IDE controllers are unsupported for the machine type '"+m.Type+"': use bus='sata'")
 	case d.Bus == BusIDE:
 		return Object{{"bus", fmt.Sprintf("ide.%d", a.Bus)}, {"unit", int(a.Unit)}}, nil
 	case a.Controller == 0 && m.builtinSATA():

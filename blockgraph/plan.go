@@ -148,9 +148,9 @@ func command(name, argument, value string) Command {
 func (d *Disk) CheckHotplug() error {
 	switch {
 	case !d.Bus.Hotpluggable():
-		return &UnsupportedError{Element: "disk/target@bus", Reason: "disk bus '" + string(d.Bus) + "' cannot be hotplugged: use virtio, scsi or usb"}
+		return unsupported("disk/target@bus", "disk bus '"+string(d.Bus)+"' cannot be hotplugged: use virtio, scsi or usb")
 	case d.Empty && d.Alias != "":
-		return &UnsupportedError{Element: "disk/alias", Reason: "an empty drive is known by its device's name alone, which is luksplug's: remove the alias"}
+		return unsupported("disk/alias", "an empty drive is known by its device's name alone, which is luksplug's: remove the alias")
 	case d.IOTune != nil:
 		return d.IOTune.feasible("disk/iotune")
 	}

@@ -129,7 +129,7 @@ func (p Pools) source(s Source) (Source, error) {
 		out.Kind = SourceBlock
 		out.Path, err = pool.volume(v)
 	default:
-		err = &UnsupportedError{Element: "disk/source@pool", Reason: fmt.Sprintf("using '%s' pools for backing 'volume' disks isn't yet supported", pool.Type)}
+		err = unsupported("disk/source@pool", fmt.Sprintf("using '%s' pools for backing 'volume' disks isn't yet supported", pool.Type))
 	}
 	if out.Path != "" && strings.Contains(v.Name, "/") {
 		err = invalid("disk/source@volume", "the name of a volume has no slash")
@@ -146,7 +146,7 @@ func (p *Pool) volume(v *Volume) (string, error) {
 	if known := p.Volumes[v.Name]; known.Path != "" {
 		return known.Path, nil
 	}
-	return "", &UnsupportedError{Element: "disk/source@volume", Reason: fmt.Sprintf("where the host has the volume '%s' of the pool '%s' does not follow from the pool's XML: only libvirt can tell, or use mode='direct' for an iscsi pool", v.Name, p.Name)}
+	return "", unsupported("disk/source@volume", fmt.Sprintf("where the host has the volume '%s' of the pool '%s' does not follow from the pool's XML: only libvirt can tell, or use mode='direct' for an iscsi pool", v.Name, p.Name))
 }
 
 // unit returns the iSCSI unit that a volume's name, such as "unit:0:0:1", means.

@@ -27,23 +27,28 @@ func (d *Disk) validateTarget() error {
 	if err != nil {
 		return invalid("disk/target@dev", err.Error())
 	}
-	if n := len(namePrefix(d.Target)) + len(longestRole); n > maxName {
-		return invalid("disk/target@dev", "the name "+d.Target+" is too long: QEMU's node names end at 31 characters")
-	}
-	switch {
-	case d.Device == DeviceFloppy && prefix != "fd":
-		return invalid("disk/target@dev", "Invalid floppy device name: "+d.Target+": use fda or fdb")
-	case (d.Device == DeviceDisk || d.Device == DeviceLUN) && prefix == "fd":
-		return invalid("disk/target@dev", "Invalid harddisk device name: "+d.Target+": use a name such as vda, sda or hda")
-	}
-	return nil
+	return check([]rule{
+		{len(namePrefix(d.Target))+len(longestRole) > maxName, invalid, "disk/target@dev",
+			"the name " + d.Target + " is too long: QEMU's node names end at 31 characters"},
+		{d.Device == DeviceFloppy && prefix != "fd", invalid, "disk/target@dev", "Invalid floppy device name: " + d.Target + ": use fda or fdb"},
+		{(d.Device == DeviceDisk || d.Device == DeviceLUN) && prefix == "fd", invalid, "disk/target@dev",
+			"Invalid harddisk device name: " + d.Target + ": use a name such as vda, sda or hda"},
+	})
 }
 
 func printableText(s string) bool {
 	return strings.IndexFunc(s, func(c rune) bool { return c >= unicode.MaxASCII || !unicode.IsPrint(c) }) < 0
 }
 
-func quoteRune(c rune) string { return strconv.Quote(string(c)) }
+// strange returns the first character of s, quoted, that is neither alphanumeric nor in allowed; "" for none.
+func strange(s, allowed string) string {
+	for _, c := range s {
+		if !alphanumeric(c) && !strings.ContainsRune(allowed, c) {
+			return strconv.Quote(string(c))
+		}
+	}
+	return ""
+}
 
 // alphanumeric reports whether c is an ASCII letter or digit.
 func alphanumeric(c rune) bool {

@@ -21,7 +21,7 @@ func (d *Disk) validateAddress() error {
 	case a.PCI == nil && d.Tuning.ACPIIndex != 0:
 		return invalid("disk/acpi@index", "an ACPI index is only supported for PCI devices")
 	case a.PCI != nil && a.PCI.Domain != 0:
-		return &UnsupportedError{Element: "disk/address@domain", Reason: "only the PCI domain 0 is available: use domain='0x0000'"}
+		return unsupported("disk/address@domain", "only the PCI domain 0 is available: use domain='0x0000'")
 	case a.CCW != nil && a.CCW.CSSID != virtualCSS:
 		return invalid("disk/address@cssid", fmt.Sprintf("0x%x is no channel subsystem of virtual devices: use cssid='0xfe'", a.CCW.CSSID))
 	case a.MMIO != nil && (d.Model == ModelTransitional || d.Model == ModelNonTransitional):
