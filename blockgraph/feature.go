@@ -52,7 +52,10 @@ func (c Command) Feature(argument string) Feature {
 	case c.Execute == "device_add" && argument == "driver":
 		f = Feature{Element: "disk/target@bus", Name: "the device " + driver}
 	case c.Execute == "device_add":
-		f = Feature{Element: propertyElement(argument), Name: "the property " + argument + " of " + driver}
+		f.Name = "the property " + argument + " of " + driver
+		if element := propertyElements[argument]; element != "" {
+			f.Element = "disk/" + element
+		}
 	case driver != "":
 		f.Name = "the option " + argument + " of QEMU's driver " + driver
 	}
@@ -158,46 +161,19 @@ var features = []struct {
 // blockSizeOfLUN is what libvirt lets through, and no QEMU has.
 var blockSizeOfLUN = Feature{Element: "disk/blockio", Name: "block sizes of its own for a LUN", Instead: "remove <blockio>: a LUN has those of the host's device"}
 
-// propertyElement returns what in the XML a property of the device comes from;
-// the table is that of [builder.device].
-func propertyElement(property string) string {
-	switch property {
-	case "bus", "addr", "multifunction", "channel", "scsi-id", "lun", "unit", "port", "devno":
-		return "disk/address"
-	case "acpi-index":
-		return "disk/acpi@index"
-	case "share-rw":
-		return "disk/shareable"
-	case "bootindex":
-		return "disk/boot@order"
-	case "loadparm":
-		return "disk/boot@loadparm"
-	case "logical_block_size", "physical_block_size", "discard_granularity":
-		return "disk/blockio@" + property
-	case "wwn", "serial", "vendor", "product":
-		return "disk/" + property
-	case "device_id":
-		return "disk/serial"
-	case "model":
-		return "disk/product"
-	case "rotation_rate", "removable", "dpofua":
-		return "disk/target@" + property
-	case "write-cache":
-		return "disk/driver@cache"
-	case "cyls", "heads", "secs":
-		return "disk/geometry@" + property
-	case "bios-chs-trans":
-		return "disk/geometry@trans"
-	case "werror":
-		return "disk/driver@error_policy"
-	case "rerror":
-		return "disk/driver@rerror_policy"
-	case "iommu_platform":
-		return "disk/driver@iommu"
-	case "num-queues":
-		return "disk/driver@queues"
-	case "ats", "packed", "page-per-vq", "queue-size", "iothread", "ioeventfd", "event_idx":
-		return "disk/driver@" + strings.ReplaceAll(property, "-", "_")
-	}
-	return ""
+// propertyElements are what in the XML the properties of the device come from; the table
+// is that of [builder.device].
+var propertyElements = map[string]string{
+	"bus": "address", "addr": "address", "multifunction": "address", "channel": "address", "scsi-id": "address",
+	"lun": "address", "unit": "address", "port": "address", "devno": "address",
+	"acpi-index": "acpi@index", "share-rw": "shareable", "bootindex": "boot@order", "loadparm": "boot@loadparm",
+	"logical_block_size": "blockio@logical_block_size", "physical_block_size": "blockio@physical_block_size",
+	"discard_granularity": "blockio@discard_granularity",
+	"wwn":                 "wwn", "serial": "serial", "device_id": "serial", "vendor": "vendor", "product": "product", "model": "product",
+	"rotation_rate": "target@rotation_rate", "removable": "target@removable", "dpofua": "target@dpofua",
+	"cyls": "geometry@cyls", "heads": "geometry@heads", "secs": "geometry@secs", "bios-chs-trans": "geometry@trans",
+	"write-cache": "driver@cache", "werror": "driver@error_policy", "rerror": "driver@rerror_policy",
+	"iommu_platform": "driver@iommu", "ats": "driver@ats", "packed": "driver@packed", "page-per-vq": "driver@page_per_vq",
+	"num-queues": "driver@queues", "queue-size": "driver@queue_size", "iothread": "driver@iothread",
+	"ioeventfd": "driver@ioeventfd", "event_idx": "driver@event_idx",
 }

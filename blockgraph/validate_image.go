@@ -66,7 +66,7 @@ func (d *Disk) validateStore(element string, i *Image) error {
 		{i.Format != FormatQcow2, invalid, element, "<dataStore> feature available only with qcow2 images"},
 		{s.Format != FormatRaw, invalid, element + "/format@type", "only 'raw' images supported as <dataStore>"},
 		{s.Source.Slice != nil, invalid, element + "/source/slices", "slices are not supported for <dataStore>"},
-		{s.Encryption != nil, unsupported, element + "/source/encryption", "the qcow2 image encrypts its data store: move <encryption> there"},
+		{s.Encryption != nil, unsupported, element + "/source/encryption", "a data store is encrypted by the qcow2 image that it belongs to: move <encryption> there"},
 		{s.Backing != nil || s.Terminated || s.DataStore != nil, invalid, element, "a data store has no layers"},
 	}); err != nil {
 		return err
