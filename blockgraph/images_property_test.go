@@ -113,10 +113,7 @@ func TestLayeredPlans(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		d := anyLayered(t)
 		for _, u := range []blockgraph.Unlock{{}, {Method: blockgraph.MethodEphemeralHeader}, {Method: blockgraph.MethodEphemeralHeader, Dir: "/f"}, {Method: blockgraph.MethodStorageDaemon, Dir: "/f"}} {
-			g, err := blockgraph.Build(d, blockgraph.Machine{}, u)
-			if err != nil {
-				t.Fatalf("%v: %+v", err, d)
-			}
+			g := blocktest.Build(t, d, blockgraph.Machine{}, u)
 			again, _ := blockgraph.Build(d, blockgraph.Machine{}, u)
 			if first, second := render.Text(g.Plan()), render.Text(again.Plan()); first != second {
 				t.Fatalf("two plans of one disk differ:\n%s\n%s", first, second)

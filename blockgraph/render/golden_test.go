@@ -62,10 +62,7 @@ func planOf(t testing.TB, a archive) *blockgraph.Plan {
 	if !ok || len(a.sections) == 0 || a.sections[0].name != "disk.xml" {
 		t.Fatalf("the case begins with machine %q: want one of machines_test.go, and then disk.xml", name)
 	}
-	g, err := blockgraph.Build(blocktest.Parse(t, a.sections[0].text), machine, blockgraph.Unlock{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := blocktest.Build(t, blocktest.Parse(t, a.sections[0].text), machine, blockgraph.Unlock{})
 	return g.Plan()
 }
 
@@ -83,10 +80,7 @@ func TestGoldenPlans(t *testing.T) {
 			t.Parallel()
 			want := readArchive(t, file)
 			p := planOf(t, want)
-			doc, err := render.JSON(p)
-			if err != nil {
-				t.Fatal(err)
-			}
+			doc := blocktest.JSON(t, p)
 			args, err := render.Arguments(p, blocktest.SecretFile)
 			if err != nil {
 				t.Fatal(err)
@@ -94,7 +88,7 @@ func TestGoldenPlans(t *testing.T) {
 			got := archive{want.comment, []section{
 				want.sections[0],
 				{"plan.txt", render.Text(p)},
-				{"plan.json", string(doc)},
+				{"plan.json", doc},
 				{"arguments.sh", render.QuoteArguments(args)},
 			}}
 			compareGolden(t, file, got.String())
@@ -116,21 +110,15 @@ func TestGoldenUnlock(t *testing.T) {
 			t.Run(name+"_"+way, func(t *testing.T) {
 				t.Parallel()
 				disk := readArchive(t, "testdata/plans/"+name+"_virtio-q35.txtar").sections[0]
-				g, err := blockgraph.Build(blocktest.Parse(t, disk.text), blocktest.Machines["q35"], unlock)
-				if err != nil {
-					t.Fatal(err)
-				}
+				g := blocktest.Build(t, blocktest.Parse(t, disk.text), blocktest.Machines["q35"], unlock)
 				p := g.Plan()
-				doc, err := render.JSON(p)
-				if err != nil {
-					t.Fatal(err)
-				}
+				doc := blocktest.JSON(t, p)
 				passed := len(g.Headers) > 0 && g.Headers[0].File == ""
 				if _, err := render.Arguments(p, blocktest.SecretFile); (err != nil) != (passed || g.Daemon != nil) {
 					t.Errorf("arguments: %v", err)
 				}
 				blocktest.CheckXML(t, render.SVG(g))
-				got := archive{"", []section{disk, {"plan.txt", render.Text(p)}, {"plan.json", string(doc)}, {"graph.mmd", render.Mermaid(g)}}}
+				got := archive{"", []section{disk, {"plan.txt", render.Text(p)}, {"plan.json", doc}, {"graph.mmd", render.Mermaid(g)}}}
 				compareGolden(t, "testdata/unlock/"+name+"_"+way+".txtar", got.String())
 			})
 		}

@@ -37,10 +37,7 @@ func TestGoldenImages(t *testing.T) {
 				if way.name != "qemu" && !d.Encrypted() {
 					continue
 				}
-				g, err := blockgraph.Build(d, blocktest.Machines["q35"], way.unlock)
-				if err != nil {
-					t.Fatal(err)
-				}
+				g := blocktest.Build(t, d, blocktest.Machines["q35"], way.unlock)
 				p := g.Plan()
 				if _, err := render.Arguments(p, blocktest.SecretFile); d.Transient && err == nil {
 					t.Error("the overlay of a transient disk, which does not exist, is among arguments")
@@ -50,11 +47,8 @@ func TestGoldenImages(t *testing.T) {
 				if way.name == "external" {
 					continue // the daemon's nodes are those of qemu
 				}
-				doc, err := render.JSON(p)
-				if err != nil {
-					t.Fatal(err)
-				}
-				got.sections = append(got.sections, section{way.name + ".json", string(doc)})
+				doc := blocktest.JSON(t, p)
+				got.sections = append(got.sections, section{way.name + ".json", doc})
 			}
 			var refs strings.Builder
 			for _, ref := range d.Secrets() {
