@@ -2,6 +2,7 @@ package diskxml
 
 import (
 	"slices"
+	"strconv"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
@@ -56,6 +57,11 @@ func parseIOThreads(e *element) []blockgraph.IOThreadQueues {
 func (p *parser) tuning(d *blockgraph.Disk) error {
 	t := &d.Tuning
 	t.Vendor, t.Product = p.doc.Vendor, p.doc.Product
+	if p.doc.IOTune != nil {
+		if limits := tuneOf(*p.doc.IOTune); *limits != (blockgraph.IOTune{}) {
+			d.IOTune = limits
+		}
+	}
 	target := p.tree.child("target")
 	t.RotationRate = number(target, "rotation_rate")
 	if err := readSwitch(target, "removable", &t.Removable); err != nil {
@@ -78,16 +84,9 @@ func (p *parser) tuning(d *blockgraph.Disk) error {
 	return nil
 }
 
-// throttling reads <iotune> and <throttlefilters>.
-func (p *parser) throttling(d *blockgraph.Disk) (err error) {
-	if e := p.tree.child("iotune"); e != nil {
-		if d.IOTune, err = parseIOTune(e); err != nil {
-			return err
-		}
-		if *d.IOTune == (blockgraph.IOTune{}) {
-			d.IOTune = nil
-		}
-	}
+// throttling reads <iotune> and <throttlefilters>. libvirtxml takes a limit that is no
+// number for a missing one, so the tree is checked first.
+func (p *parser) throttling(d *blockgraph.Disk) error {
 	if e := p.tree.child("throttlefilters"); e != nil {
 		for _, c := range e.children {
 			group := c.attr("group")
@@ -98,6 +97,15 @@ func (p *parser) throttling(d *blockgraph.Disk) (err error) {
 				return c.invalid("group", "duplicate filter name '%s' found", message.Shorten(group))
 			}
 			d.ThrottleFilters = append(d.ThrottleFilters, group)
+		}
+	}
+	e := p.tree.child("iotune")
+	if e == nil {
+		return nil
+	}
+	for _, c := range e.children {
+		if _, err := strconv.ParseUint(c.text, 10, 64); err != nil && c.name != "group_name" {
+			return c.invalid("", "%q must be an integer, in decimal digits", message.Shorten(c.text))
 		}
 	}
 	return nil
