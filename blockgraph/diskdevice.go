@@ -56,8 +56,7 @@ const (
 	Off Switch = "off"
 )
 
-// Driver is the tuning in <driver>. Every text is libvirt's own word, "" for
-// the default, as 0 is for a number.
+// Driver is the tuning in <driver>, in libvirt's words. "" and 0 are the defaults.
 type Driver struct {
 	Cache           string // none, writethrough, writeback, directsync, unsafe
 	IO              string // native, threads, io_uring
@@ -66,19 +65,18 @@ type Driver struct {
 	ErrorPolicy     string // stop, report, ignore, enospace
 	ReadErrorPolicy string // stop, report, ignore
 
-	// What follows is a virtio disk's only.
+	// The rest is for virtio disks only.
 
-	Queues    uint // virtqueues
-	QueueSize uint // of each, in descriptors
-	// IOThread is the number of the VM's I/O thread that serves the disk.
-	IOThread uint
-	// IOThreads are the I/O threads that share the disk's queues.
-	IOThreads                                          []IOThreadQueues
+	Queues    uint             // virtqueues
+	QueueSize uint             // of each, in descriptors
+	IOThread  uint             // the number of the VM's I/O thread that serves the disk
+	IOThreads []IOThreadQueues // the I/O threads that share the disk's queues
+
 	IOEventFD, EventIdx, IOMMU, ATS, Packed, PagePerVQ Switch
 }
 
-// IOThreadQueues is <driver><iothreads><iothread>: a thread and, unless QEMU
-// shall deal them out, its queues.
+// IOThreadQueues is <driver><iothreads><iothread>: a thread and its queues; without
+// queues, QEMU distributes them.
 type IOThreadQueues struct {
 	ID     uint
 	Queues []uint
@@ -86,35 +84,24 @@ type IOThreadQueues struct {
 
 // Tuning is what the guest is shown of the disk beyond its bytes.
 type Tuning struct {
-	// Vendor and Product are <vendor> and <product>: SCSI's inquiry data; the
-	// product is the model of an ATA disk.
-	Vendor, Product string
-	// RotationRate is target@rotation_rate: 1 for a disk that does not rotate,
-	// else its turns in a minute.
-	RotationRate uint
-	// Removable is target@removable, DPOFUA target@dpofua: SCSI's "disable page
-	// out" and "force unit access".
-	Removable, DPOFUA Switch
-	// BlockIO is <blockio>.
-	BlockIO BlockIO
-	// Geometry is <geometry>.
-	Geometry Geometry
-	// ACPIIndex is acpi@index, by which a guest may name a PCI device.
-	ACPIIndex uint
-	// LoadParm is boot@loadparm, which a mainframe's boot loader reads.
-	LoadParm string
+	Vendor, Product   string // <vendor>, <product>: SCSI inquiry data; the product is the model of an ATA disk
+	RotationRate      uint   // target@rotation_rate: 1 for a disk that does not rotate, else rotations per minute
+	Removable, DPOFUA Switch // target@removable, target@dpofua: SCSI "disable page out" and "force unit access"
+	BlockIO           BlockIO
+	Geometry          Geometry
+	ACPIIndex         uint   // acpi@index, by which a guest may name a PCI device
+	LoadParm          string // boot@loadparm, for the boot loader of a mainframe
 }
 
-// BlockIO holds sizes in bytes, 0 for QEMU's default.
+// BlockIO is <blockio>: sizes in bytes, 0 for QEMU's default.
 type BlockIO struct {
 	Logical, Physical, DiscardGranularity uint
 }
 
-// Geometry is the cylinders, heads and sectors that an old guest asks for.
+// Geometry is <geometry>, for old guests. Translation is that of the BIOS: auto, none or lba.
 type Geometry struct {
 	Cylinders, Heads, Sectors uint
-	// Translation is how the BIOS translates them: auto, none or lba.
-	Translation string
+	Translation               string
 }
 
 // Address is where in the VM the device sits. Exactly one field is set.
@@ -126,12 +113,11 @@ type Address struct {
 	MMIO  *MMIOAddress
 }
 
-// PCIAddress is <address type='pci'>: Bus is the index of a libvirt
-// controller, not a number that the guest gave.
+// PCIAddress is <address type='pci'>. Bus is the index of a libvirt controller, not the
+// number that the guest sees. Multifunction allows other functions in the same slot.
 type PCIAddress struct {
 	Domain, Bus, Slot, Function uint
-	// Multifunction: other functions may follow in the same slot.
-	Multifunction Switch
+	Multifunction               Switch
 }
 
 // DriveAddress is <address type='drive'>.
@@ -145,14 +131,12 @@ type USBAddress struct {
 	Port string
 }
 
-// CCWAddress is <address type='ccw'>: a place on a mainframe's channel
-// subsystem.
+// CCWAddress is <address type='ccw'>: a place on the channel subsystem of a mainframe.
 type CCWAddress struct {
 	CSSID, SSID, DevNo uint
 }
 
-// MMIOAddress is <address type='virtio-mmio'>: QEMU picks one of the transports
-// that the machine has.
+// MMIOAddress is <address type='virtio-mmio'>: QEMU picks one of the machine's transports.
 type MMIOAddress struct{}
 
 // kind is address@type.

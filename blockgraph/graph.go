@@ -6,58 +6,39 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// Graph is what QEMU needs to have for a disk: objects, block nodes and
-// devices, each list in the order in which they can be made.
+// Graph is what QEMU needs to have for a disk: objects, block nodes and devices, each list
+// in the order in which they can be made.
 type Graph struct {
-	// Target is the disk's target, such as "vdb".
-	Target string
-	// Objects are the user-creatable objects.
-	Objects []GraphObject
-	// Nodes are the block nodes, children before their parents. The last one
-	// is what the device reads and writes.
-	Nodes []Node
-	// Devices are the devices: a controller that the disk brings along, if
-	// any, and the disk's own device last.
-	Devices []Device
-	// Chardevs are the connections that the device uses in place of nodes.
-	Chardevs []Chardev
-	// Files are the devices of the host that are passed as descriptors.
-	Files []PassedFile
-	// Throttling are the arguments of block_set_io_throttle, once the disk's device
-	// is there; nil for no limits.
+	Target   string        // the disk's target, such as "vdb"
+	Objects  []GraphObject // user-creatable objects
+	Nodes    []Node        // children before their parents; the device reads and writes the last one
+	Devices  []Device      // a controller that is added for the disk, if any, and the disk's own device last
+	Chardevs []Chardev     // connections that the device uses in place of nodes
+	Files    []PassedFile  // devices of the host that are passed as descriptors
+	// Throttling are the arguments of block_set_io_throttle, for which the disk's device
+	// must exist; nil for no limits.
 	Throttling Object
-	// Globals are settings, as -global takes them, that only a QEMU which is about
-	// to start can be given: they are not among the steps of a plan.
-	Globals []string
-	// Warnings say where the disk is not quite what its XML says.
-	Warnings []string
-	// Headers are the ephemeral headers that nodes read; none unless they were
-	// asked for, see [Unlock].
-	Headers []EphemeralHeader
-	// Overlay is the file that takes what the guest writes to a transient disk, nil
-	// for other disks.
-	Overlay *Overlay
-	// Daemon is what a storage daemon outside of the VM has to have, nil where
-	// there is none. It has no devices: its top node is exported.
+	Globals    []string          // -global options for a QEMU that is about to start; they are no steps of a plan
+	Warnings   []string          // where the disk differs from its XML
+	Headers    []EphemeralHeader // the ephemeral headers that nodes read, see [Unlock]
+	Overlay    *Overlay          // takes what the guest writes to a transient disk, nil for other disks
+	// Daemon is the graph of a storage daemon outside of the VM, nil for none. It has no
+	// devices: its top node is exported.
 	Daemon *Graph
 }
 
 // GraphObject is an argument of object-add.
 type GraphObject struct {
 	ID string
-	// Ref names the secret whose value the object holds; or, where one of
-	// the graph's ephemeral headers has this object, the one that unlocks the
-	// original header. It is empty for an object that holds no secret, and for
-	// one whose value the XML has itself, see [SecretData].
+	// Ref names the secret whose value the object holds, or, for an object of an
+	// ephemeral header, the secret that unlocks the original header. It is empty for an
+	// object without a secret, and for a value from the XML, see [SecretData].
 	Ref     secrets.Reference
 	Options Object
-	// Secrets are the ids of the objects that are read while the object is made,
-	// and not after.
-	Secrets []string
+	Secrets []string // the ids of the objects that are only read while the object is made
 }
 
-// Secret returns the secret that the object holds; ok is false for an object of
-// another kind.
+// Secret returns the secret that the object holds; ok is false for an object without one.
 func (o GraphObject) Secret() (data SecretData, ok bool) {
 	data, ok = o.Options.Get("data").(SecretData)
 	return data, ok
@@ -65,27 +46,18 @@ func (o GraphObject) Secret() (data SecretData, ok bool) {
 
 // Node is an argument of blockdev-add.
 type Node struct {
-	Name string
-	Role Role
-	// Secrets are the ids of the objects that are read while the node opens,
-	// and not after.
-	Secrets []string
-	// Objects are the ids of the objects that are in use for as long as the node
-	// is there.
-	Objects []string
-	// Children are the nodes below, with the member that refers to each.
+	Name     string
+	Role     Role
+	Secrets  []string // the ids of the objects that are only read while the node opens
+	Objects  []string // the ids of the objects that are in use as long as the node exists
 	Children []Child
 	Options  Object
-	// From describes where a protocol node has its bytes from; "" for
-	// other nodes.
-	From string
+	From     string // describes the source of a protocol node; "" for other nodes
 }
 
-// Child is an edge from a node to a node below it.
-type Child struct {
-	Member string // "file", "header", "data-file", "backing"
-	Name   string
-}
+// Child is a node below another: Member of the upper one's options refers to it, such as
+// "file", "header", "data-file" or "backing".
+type Child struct{ Member, Name string }
 
 // Device is an argument of device_add.
 type Device struct {

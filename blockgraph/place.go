@@ -17,8 +17,7 @@ type place struct {
 	warning string
 }
 
-// placeVirtio places a virtio disk on the bus that the address names, or else
-// on the one that the machine has for such devices.
+// placeVirtio places a virtio disk on the bus of its address, or else of the machine.
 func placeVirtio(d *Disk, m Machine) (place, error) {
 	a := d.Address
 	if a == nil {
@@ -63,18 +62,19 @@ func placePCI(d *Disk, m Machine, what string, conventional bool) (Object, error
 		// complete.
 		return nil, nil
 	case m.rootBusHotplug():
-		slot, ok := m.freeSlot()
-		if !ok {
+		slot := freeSlot(m.RootSlots)
+		if slot == 0 {
 			return nil, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("no slot is free on pci.0 for the %s: unplug a device, or use bus='scsi' with an existing controller", what)}
 		}
 		return Object{{"bus", m.rootBus()}, {"addr", hex(slot)}}, nil
 	case conventional:
-		bus, slot, ok := m.freeBridge()
-		if !ok {
-			return nil, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the %s is of conventional PCI, and the VM has no bridge with a free slot for it: "+
-				"add <controller type='pci' model='pcie-to-pci-bridge'/> while the VM is off, or use another model", what)}
+		for _, b := range m.Bridges {
+			if slot := freeSlot(b.Slots); slot != 0 {
+				return Object{{"bus", m.alias(b.Bus)}, {"addr", hex(slot)}}, nil
+			}
 		}
-		return Object{{"bus", m.alias(bus)}, {"addr", hex(slot)}}, nil
+		return nil, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the %s is of conventional PCI, and the VM has no bridge with a free slot for it: "+
+			"add <controller type='pci' model='pcie-to-pci-bridge'/> while the VM is off, or use another model", what)}
 	}
 	bus, ok := m.freePort()
 	if !ok {
@@ -138,8 +138,7 @@ func checkPort(d *Disk, m Machine, bus string) error {
 	return &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the VM has no PCI bus %s (it has: %s): give another <address>, or none to have a free one chosen", bus, orNone(names))}
 }
 
-// placeFixed places a disk on a bus whose addresses follow from the target's
-// letters.
+// placeFixed places a disk on a bus whose addresses follow from the target's letters.
 func placeFixed(d *Disk, m Machine) (Object, error) {
 	a := d.driveAddress()
 	if used := (UsedDrive{d.Bus, a}); slices.Contains(m.Drives, used) {
