@@ -14,36 +14,27 @@ import (
 // Volume is the source of a <disk type='volume'>: a volume of a storage pool.
 type Volume struct {
 	Pool, Name string
-	// Mode is source@mode: "host" for the device that the host has for an iSCSI
-	// unit, "direct" for QEMU's own connection, "" for host.
-	Mode string
-	// Auth is what the disk says of itself; a pool's own comes first.
-	Auth *Auth
+	Mode       string // source@mode: for iSCSI, "direct" for QEMU's connection, "host" or "" for the host's device
+	Auth       *Auth  // the disk's own; that of the pool takes precedence
 }
 
 // Pool is what is known of a storage pool.
 type Pool struct {
-	Name string
-	// Type is pool@type, such as "dir", "logical" or "iscsi".
-	Type string
-	// Dir is target/path: where the host has the volumes.
-	Dir string
-	// Host and Target are the server of an iscsi pool, Auth the login to it.
-	Host   Host
+	Name   string
+	Type   string // pool@type, such as "dir", "logical" or "iscsi"
+	Dir    string // target/path: the volumes on the host
+	Host   Host   // with Target and Auth, the server of an iscsi pool
 	Target string
 	Auth   *Auth
-	// Volumes say where volumes are, by name. A caller that is
-	// connected to libvirt fills them in: in some pools the paths do not follow from
-	// the names.
+	// Volumes are the locations of volumes by name. A caller with a connection to libvirt
+	// fills them in: in some pools the paths do not follow from the names.
 	Volumes map[string]PoolVolume
 }
 
-// PoolVolume is a volume that the host reaches by a path.
+// PoolVolume is a volume with a path on the host.
 type PoolVolume struct {
 	Path string
-	// Kind is SourceFile, SourceBlock or SourceDir; "" for what the pool's
-	// volumes usually are.
-	Kind SourceKind
+	Kind SourceKind // SourceFile, SourceBlock or SourceDir; "" for the usual one of the pool
 }
 
 // Pools are storage pools by their names.
