@@ -23,9 +23,9 @@ func TestGoldenImages(t *testing.T) {
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			t.Parallel()
-			disk := readArchive(t, file).sections[0]
-			d := blocktest.Parse(t, disk.text)
-			got := archive{"", []section{disk}}
+			disk := readArchive(t, file).Files[0]
+			d := blocktest.Parse(t, string(disk.Data))
+			var got []string
 			for _, way := range []struct {
 				name   string
 				unlock blockgraph.Unlock
@@ -43,22 +43,21 @@ func TestGoldenImages(t *testing.T) {
 					t.Error("the overlay of a transient disk, which does not exist, is among arguments")
 				}
 				blocktest.CheckXML(t, render.SVG(g))
-				got.sections = append(got.sections, section{way.name + ".txt", render.Text(p)})
+				got = append(got, way.name+".txt", render.Text(p))
 				if way.name == "external" {
 					continue // the daemon's nodes are those of qemu
 				}
-				doc := blocktest.JSON(t, p)
-				got.sections = append(got.sections, section{way.name + ".json", doc})
+				got = append(got, way.name+".json", blocktest.JSON(t, p))
 			}
 			var refs strings.Builder
 			for _, ref := range d.Secrets() {
 				refs.WriteString(string(ref.Type) + " " + ref.String() + "\n")
 			}
-			got.sections = append(got.sections, section{"secrets.txt", refs.String()})
-			if strings.Contains(got.String()[len(disk.text):], "0123abcd") {
+			got = append(got, "secrets.txt", refs.String())
+			if strings.Contains(strings.Join(got, "\n"), "0123abcd") {
 				t.Error("the value of a cookie is printed")
 			}
-			compareGolden(t, file, got.String())
+			compareGolden(t, file, formatted(nil, disk, got...))
 		})
 	}
 }
