@@ -2,6 +2,7 @@ package blockgraph
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
@@ -89,4 +90,8 @@ func quoted[T ~string](value T) string { return strconv.Quote(message.Shorten(st
 
 func unknownPool(reason string) error {
 	return &InvalidError{Element: "disk/source@pool", Reason: "Storage pool not found: " + reason, Err: ErrUnknownPool}
+}
+
+func (d *Disk) noPlace(format string, args ...any) error {
+	return &PlacementError{Target: d.Target, Reason: fmt.Sprintf(format, args...)}
 }
