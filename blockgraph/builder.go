@@ -5,6 +5,7 @@ import (
 	"strconv"
 )
 
+// builder works out a graph.
 type builder struct {
 	disk    *Disk
 	unlock  Unlock

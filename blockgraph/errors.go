@@ -8,7 +8,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
-// InvalidError says that a disk, or the VM that it is planned for, has values that
+// InvalidError means that a disk, or the VM that it is planned for, has values that
 // are missing, unknown or contradict each other.
 type InvalidError struct {
 	// Element is the path of the element or attribute that the value has in XML,
@@ -27,13 +27,11 @@ func (e *InvalidError) Unwrap() error { return e.Err }
 // read its XML, or ask libvirt for it, and call [Disk.Translate] again.
 var ErrUnknownPool = errors.New("the storage pool is not known")
 
-// ErrNoDescriptors means that a storage daemon cannot open the disk, as it takes no
-// descriptors: only the VM's QEMU can.
+// ErrNoDescriptors means that only the VM's QEMU can open the disk: a storage daemon takes no descriptors.
 var ErrNoDescriptors = errors.New("a storage daemon takes no descriptors")
 
-// UnsupportedError says that the XML is valid libvirt XML, and asks for
-// something that this package does not do. Nothing in the XML is ignored, so
-// the disk is refused as a whole.
+// UnsupportedError means that the XML is valid for libvirt but uses something that this
+// package does not support. Nothing in the XML is ignored, so the whole disk is refused.
 type UnsupportedError struct {
 	// Element is the path of the element or attribute, as in [InvalidError].
 	Element string
@@ -52,7 +50,7 @@ func (e *UnsupportedError) Error() string {
 	return "unsupported: " + message.Element(e.Element) + ": " + e.Reason
 }
 
-// PlacementError says that the VM has no place for the disk's device.
+// PlacementError means that the VM has no place for the disk's device.
 type PlacementError struct {
 	// Target is the disk's target, such as "vdb".
 	Target string

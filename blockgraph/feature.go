@@ -7,22 +7,14 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
-// Feature is something that a disk's XML asks of QEMU, and that not every QEMU
-// has.
+// Feature is something that a disk's XML requires and that not every QEMU has.
 type Feature struct {
-	// Element is the path of the element or attribute that asks for it, as in
-	// [InvalidError]; "" where no single one does.
-	Element string
-	// Name says what it is, in words for messages.
-	Name string
-	// Since is the first version of QEMU that has it, Until the first that has it
-	// no more; "" where QEMU always had it, or still has.
-	Since, Until string
-	// Library is what QEMU must have been built with to have it, "" for nothing.
-	Library string
-	// Instead says how a disk can do without it, "" for nothing that would help. It
-	// is the only way where there is nothing in Since, Until and Library.
-	Instead string
+	Element string // the path of the element or attribute that requires it, as in [InvalidError]; "" for several
+	Name    string // for messages
+	Since   string // the first version of QEMU that has it, "" for all
+	Until   string // the first version of QEMU that no longer has it, "" for none
+	Library string // what QEMU must have been built with, "" for nothing
+	Instead string // how a disk can do without it, "" if it cannot
 }
 
 // Describe returns the feature's name with its element, in the notation of XML.
@@ -33,9 +25,9 @@ func (f Feature) Describe() string {
 	return f.Name + " (" + message.Element(f.Element) + ")"
 }
 
-// Feature tells which part of a disk's XML an argument of the command comes
-// from. argument is its path, as QEMU names it: "header", "encrypt.format". What
-// every QEMU has that this package can drive is named as QEMU names it.
+// Feature returns the part of a disk's XML that an argument of the command comes from.
+// argument is its path in QEMU, such as "header" or "encrypt.format". What every supported
+// QEMU has is called by its name in QEMU.
 func (c Command) Feature(argument string) Feature {
 	driver, value := c.Arguments.Text("driver"), textAt(c.Arguments, argument)
 	for _, e := range features {
@@ -83,10 +75,9 @@ func textAt(o Object, at string) string {
 	}
 }
 
-// features are what QEMU did not always have, has no more, or has only where it
-// was built with some library. The versions are those of QEMU's own reference
-// ("Since" in qapi/*.json) and of its list of removed features; the first entry
-// that fits counts. A % in a name stands for the argument's value.
+// features are what some versions or builds of QEMU lack. The versions are those of QEMU's
+// reference ("Since" in qapi/*.json) and of its list of removed features; the first entry
+// that matches counts. The argument's value replaces a % in a name.
 var features = []struct {
 	command, driver, argument, value string
 	Feature
@@ -132,7 +123,7 @@ var features = []struct {
 	{"blockdev-add", "", "driver", "http*", Feature{Element: "disk/source@protocol", Name: "the protocol %", Library: "libcurl"}},
 	{"blockdev-add", "", "driver", "ftp*", Feature{Element: "disk/source@protocol", Name: "the protocol %", Library: "libcurl"}},
 	{"blockdev-add", "", "driver", "tftp", Feature{
-		Element: "disk/source@protocol", Name: "the protocol tftp, which QEMU has given up", Instead: "offer the image over http"}},
+		Element: "disk/source@protocol", Name: "the protocol tftp, which QEMU no longer supports", Instead: "offer the image over http"}},
 	{"blockdev-add", "", "driver", "nvme", Feature{Element: "disk@type", Name: "a disk of the type nvme", Library: "support of VFIO"}},
 	{"blockdev-add", "", "driver", "", Feature{Element: "disk/driver@type", Name: "QEMU's driver %"}},
 	{"blockdev-add", "", "aio", "io_uring", Feature{
@@ -158,7 +149,7 @@ var features = []struct {
 		Element: "disk@model", Name: "the device %", Since: "4.0", Instead: "use model='virtio'"}},
 }
 
-// blockSizeOfLUN is what libvirt lets through, and no QEMU has.
+// blockSizeOfLUN is accepted by libvirt, and supported by no QEMU.
 var blockSizeOfLUN = Feature{Element: "disk/blockio", Name: "block sizes of its own for a LUN", Instead: "remove <blockio>: a LUN has those of the host's device"}
 
 // propertyElements are what in the XML the properties of the device come from; the table

@@ -5,8 +5,7 @@ import (
 	"strings"
 )
 
-// imageWarnings returns where QEMU does something else with the images than the
-// XML says, as libvirt has it.
+// imageWarnings returns where QEMU treats the images differently from the XML.
 func (d *Disk) imageWarnings() []string {
 	var out []string
 	for _, i := range d.Images() {
@@ -21,9 +20,8 @@ func (d *Disk) imageWarnings() []string {
 	return out
 }
 
-// Warnings returns what the user should know about a disk that is valid: where
-// the guest will see something else than the XML says, or where something has to
-// be there that luksplug does not make.
+// Warnings returns what the user should know about a valid disk: where the guest sees
+// something other than the XML says, or what must exist that luksplug does not create.
 func (d *Disk) Warnings() []string {
 	out := append([]string(nil), d.Ignored...)
 	serial := escapeSerial(d.Serial)
@@ -31,7 +29,7 @@ func (d *Disk) Warnings() []string {
 		out = append(out, fmt.Sprintf("the serial of %s has %d characters: a virtio disk shows the guest the first %d, %q", d.Target, len(serial), limit, serial[:limit]))
 	}
 	if serial != d.Serial {
-		out = append(out, fmt.Sprintf("the serial of %s holds spaces: the guest sees them with backslashes, as libvirt has it", d.Target))
+		out = append(out, fmt.Sprintf("the serial of %s contains spaces: the guest sees them with backslashes, as with libvirt", d.Target))
 	}
 	if d.RawIO {
 		out = append(out, fmt.Sprintf("rawio='yes' of %s needs a QEMU that was started with CAP_SYS_RAWIO: luksplug cannot give it that", d.Target))

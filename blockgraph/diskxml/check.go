@@ -10,8 +10,8 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
-// check refuses everything in e that r does not allow. What is unknown it takes
-// off the tree instead where skip is not nil, and says so there.
+// check refuses everything in e that r does not allow. If skip is not nil, unknown elements
+// and attributes are removed from the tree and recorded in skip instead.
 func (r *rule) check(e *element, skip *skipped) error {
 	if skip.cut(r, e) {
 		return r.check(e, skip)
@@ -40,7 +40,7 @@ func (r *rule) check(e *element, skip *skipped) error {
 		seen = append(seen, name)
 	}
 	if !r.text && e.text != "" {
-		return e.invalid("", "holds text %q, which means nothing here", message.Shorten(e.text))
+		return e.invalid("", "contains text %q, which has no meaning here", message.Shorten(e.text))
 	}
 	for i, c := range e.children {
 		next, known := r.children[c.name]
@@ -54,7 +54,7 @@ func (r *rule) check(e *element, skip *skipped) error {
 			return c.invalid("", "unknown element%s", suggest(c.name, childNames(r)))
 		}
 		if !next.repeated && slices.ContainsFunc(e.children[:i], func(o *element) bool { return o.name == c.name }) {
-			return c.invalid("", "the element stands more than once")
+			return c.invalid("", "the element occurs more than once")
 		}
 		if next.kinds != nil {
 			next = next.kind(e, c)
@@ -66,8 +66,8 @@ func (r *rule) check(e *element, skip *skipped) error {
 	return nil
 }
 
-// checkValue refuses a value that would be lost: libvirtxml cannot tell an
-// empty one from a missing one, and names no element for one that is no number.
+// checkValue refuses an empty value, which libvirtxml does not distinguish from a missing
+// one, and a malformed number, for which it names no element.
 func (r *rule) checkValue(e *element, a xml.Attr) error {
 	name := a.Name.Local
 	if a.Value == "" {

@@ -26,8 +26,7 @@ func parseDisk(data []byte, skip *skipped) (*blockgraph.Disk, error) {
 	if tree.name != "disk" {
 		return nil, tree.invalid("", "the document is a <%s>, not a <disk>", tree.name)
 	}
-	// First, because another type brings attributes of its own: to refuse
-	// those one by one would hide what the matter is.
+	// First, because each type has its own attributes: an unknown type is the better message.
 	if _, err := sourceKind(tree); err != nil {
 		return nil, err
 	}
@@ -51,8 +50,7 @@ func parseDisk(data []byte, skip *skipped) (*blockgraph.Disk, error) {
 	return disk, nil
 }
 
-// parser joins the two views of one document: libvirtxml's values and the
-// tree, which knows where they stand.
+// parser combines the values of libvirtxml and the tree, which has their positions.
 type parser struct {
 	tree *element
 	doc  libvirtxml.DomainDisk
@@ -60,7 +58,7 @@ type parser struct {
 
 func (p *parser) disk(read *tokens) (*blockgraph.Disk, error) {
 	d := &blockgraph.Disk{}
-	// Before libvirtxml, whose errors for a bad number do not say where it is.
+	// Before libvirtxml, whose errors for malformed numbers have no position.
 	for _, read := range []func(*blockgraph.Disk) error{p.device, p.target, p.transient, p.image, p.driver, p.throttling} {
 		if err := read(d); err != nil {
 			return nil, err

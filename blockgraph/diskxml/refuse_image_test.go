@@ -105,7 +105,7 @@ func TestParseDiskRefusesImages(t *testing.T) {
 		{"transient backing on sata", strings.Replace(file("type='raw'", "", "<transient shareBacking='yes'/>"), "dev='vdb'", "dev='sda' bus='sata'", 1), "disk/transient@shareBacking", 0, "doesn't support"},
 		{"transient cdrom", strings.Replace(strings.Replace(file("type='raw'", "", "<transient/>"), "dev='vdb'", "dev='sda' bus='scsi'", 1), "<disk ", "<disk device='cdrom' ", 1), "disk/transient", 0, "only device='disk'"},
 		{"transient backing that is shared", file("type='raw'", "", "<transient shareBacking='x'/>"), "disk/transient@shareBacking", 7, "use yes, no"},
-		{"fdgroup", disk("type='file'", "type='raw'", "file='/a' fdgroup='g'", "", ""), "disk/source@fdgroup", 0, "nobody else can have them"},
+		{"fdgroup", disk("type='file'", "type='raw'", "file='/a' fdgroup='g'", "", ""), "disk/source@fdgroup", 0, "other programs cannot use"},
 
 		{"directory for writing", disk("type='dir'", "type='fat'", "dir='/d'", "", ""), "disk/source", 0, "read-write mode"},
 		{"directory that is no FAT", disk("type='dir'", "type='raw'", "dir='/d'", "", "<readonly/>"), "disk/source", 3, "storage format 'fat'"},

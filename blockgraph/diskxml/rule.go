@@ -5,20 +5,19 @@ import (
 	"strings"
 )
 
-// rule says what may stand in one element of a disk. Whatever is in none of
-// its lists is unknown to libvirt too, and is refused as a mistake; what
-// libvirt knows and this package does not do is refused as unsupported.
-// Nothing is ignored.
+// rule is the grammar of one element of a disk. What is in none of its lists is unknown to
+// libvirt too and an [*XMLError]; what libvirt knows and this package does not support is a
+// [*blockgraph.UnsupportedError]. Nothing is ignored.
 type rule struct {
 	attrs     []string         // read
-	inert     []string         // read by libvirt, and without effect on a disk that is being plugged
-	numbers   []string         // of attrs and inert, those that hold a decimal number
+	inert     []string         // read by libvirt, and without effect on a disk that is being attached
+	numbers   []string         // of attrs and inert, those with a decimal number
 	notAttrs  []string         // libvirt's, not supported here
 	children  map[string]*rule // read
 	not       []string         // libvirt's child elements, not supported here
 	elsewhere []string         // attributes and elements that libvirt reads here for another kind of source
-	text      bool             // the element holds text
-	repeated  bool             // may stand more than once in its parent
+	text      bool             // the element contains text
+	repeated  bool             // may occur more than once in its parent
 	kinds     map[string]*rule // in place of all of the above, for a source: the rules by its kind or protocol
 }
 
