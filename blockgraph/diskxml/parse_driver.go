@@ -35,22 +35,16 @@ func (p *parser) driver(d *blockgraph.Disk) error {
 	d.Driver.Discard, d.Driver.DetectZeroes = e.attr("discard"), e.attr("detect_zeroes")
 	d.Driver.ErrorPolicy, d.Driver.ReadErrorPolicy = e.attr("error_policy"), e.attr("rerror_policy")
 	d.Driver.Queues, d.Driver.QueueSize, d.Driver.IOThread = number(e, "queues"), number(e, "queue_size"), number(e, "iothread")
-	if t := e.child("iothreads"); t != nil {
-		d.Driver.IOThreads = parseIOThreads(t)
+	if threads := e.child("iothreads"); threads != nil {
+		for _, c := range threads.children {
+			t := blockgraph.IOThreadQueues{ID: number(c, "id")}
+			for _, q := range c.children {
+				t.Queues = append(t.Queues, number(q, "id"))
+			}
+			d.Driver.IOThreads = append(d.Driver.IOThreads, t)
+		}
 	}
 	return nil
-}
-
-func parseIOThreads(e *element) []blockgraph.IOThreadQueues {
-	var out []blockgraph.IOThreadQueues
-	for _, c := range e.children {
-		t := blockgraph.IOThreadQueues{ID: number(c, "id")}
-		for _, q := range c.children {
-			t.Queues = append(t.Queues, number(q, "id"))
-		}
-		out = append(out, t)
-	}
-	return out
 }
 
 // tuning reads what the guest is shown of the disk.

@@ -95,9 +95,6 @@ func TestParseDiskRefusesDevice(t *testing.T) {
 		{"empty floppy drive, filtered", "<disk device='floppy'><target dev='fda'/><throttlefilters><throttlefilter group='a'/></throttlefilters></disk>", "disk/throttlefilters", 1, "nothing to throttle"},
 		{"filters and limits", virtio("<throttlefilters><throttlefilter group='a'/></throttlefilters><iotune>" + limit("read_iops_sec", "1") + "</iotune>"), "disk/throttlefilters", 4, "used together with 'iotune'"},
 	} {
-		t.Run(c.name, func(t *testing.T) {
-			t.Parallel()
-			c.check(t)
-		})
+		t.Run(c.name, c.check)
 	}
 }
