@@ -38,15 +38,9 @@ func TestBuildGivesTheSameDevicesAgain(t *testing.T) {
 		"alias":      blocktest.DiskAt("dev='vdb'", "<alias name='ua-data'/>"),
 	} {
 		disk := blocktest.Parse(t, text)
-		first, err := blockgraph.Build(disk, q35, blockgraph.Unlock{})
-		if err != nil {
-			t.Fatal(name, err)
-		}
+		first := blocktest.Build(t, disk, q35, blockgraph.Unlock{})
 		// Another machine, whose free places are others.
-		again, err := blockgraph.Build(disk, blockgraph.Machine{Type: "q35", Devices: recorded(t, first)}, blockgraph.Unlock{})
-		if err != nil {
-			t.Fatal(name, err)
-		}
+		again := blocktest.Build(t, disk, blockgraph.Machine{Type: "q35", Devices: recorded(t, first)}, blockgraph.Unlock{})
 		for i, d := range again.Devices {
 			if d.ID != first.Devices[i].ID || d.Role != first.Devices[i].Role || d.Options.String() != first.Devices[i].Options.String() {
 				t.Errorf("%s: device %d is %+v, was %+v", name, i, d, first.Devices[i])
@@ -61,10 +55,7 @@ func TestBuildGivesTheSameDevicesAgain(t *testing.T) {
 func TestBuildRefusesDevicesOfAnotherDisk(t *testing.T) {
 	t.Parallel()
 	disk := blocktest.Parse(t, blocktest.DiskAt("dev='vdb'", ""))
-	g, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := blocktest.Build(t, disk, blockgraph.Machine{}, blockgraph.Unlock{})
 	own := g.Device().Options
 	for name, devices := range map[string][]blockgraph.Object{
 		"none":          {},

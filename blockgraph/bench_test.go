@@ -33,10 +33,7 @@ func planOnce(t testing.TB, doc string, steps int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g, err := blockgraph.Build(d, blocktest.Machines["q35"], blockgraph.Unlock{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := blocktest.Build(t, d, blocktest.Machines["q35"], blockgraph.Unlock{})
 	if p := g.Plan(); len(p.Steps) != steps {
 		t.Fatalf("%d steps, want %d", len(p.Steps), steps)
 	}

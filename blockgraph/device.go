@@ -1,6 +1,7 @@
 package blockgraph
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -57,7 +58,7 @@ func (b *builder) device(in medium, m Machine) error {
 	return b.limits(in, m)
 }
 
-// frontend adds the members of the disk's own device to o: place says where it is.
+// frontend adds the members of the disk's own device to o; those of place are its location.
 func (b *builder) frontend(in medium, m Machine, o, place Object) (Object, error) {
 	d, id := b.disk, b.deviceID()
 	if d.Bus == BusVirtio {
@@ -68,13 +69,8 @@ func (b *builder) frontend(in medium, m Machine, o, place Object) (Object, error
 		o.Add("acpi-index", int(d.Tuning.ACPIIndex))
 	}
 	if d.Bus == BusSCSI && d.Device != DeviceLUN {
-		// What the guest sees as the unit's identification (VPD page 0x83). Unlike
-		// the serial, libvirt gives it without backslashes.
-		identity := d.Serial
-		if identity == "" {
-			identity = "drive-" + id
-		}
-		o.Add("device_id", identity)
+		// The unit's identification (VPD page 0x83), without the backslashes of the serial.
+		o.Add("device_id", cmp.Or(d.Serial, "drive-"+id))
 	}
 	if d.Shareable {
 		o.Add("share-rw", true)
@@ -100,7 +96,7 @@ func (b *builder) frontend(in medium, m Machine, o, place Object) (Object, error
 func (b *builder) sameDevices(in medium, m Machine) error {
 	d, devices := b.disk, m.Devices
 	if len(devices) == 0 || len(devices) > 2 {
-		return &PlacementError{Target: d.Target, Reason: fmt.Sprintf("%d devices are recorded of the disk, where there can be one and a controller", len(devices))}
+		return d.noPlace("%d devices are recorded of the disk, which can have one and a controller", len(devices))
 	}
 	last := len(devices) - 1
 	for i, o := range devices {
@@ -109,24 +105,19 @@ func (b *builder) sameDevices(in medium, m Machine) error {
 			role, id = RoleController, Name(d.Target, RoleController)
 		}
 		if o.Text("id") != id {
-			return &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the recorded device has the id %q and not %q: it is that of another disk", message.Shorten(o.Text("id")), id)}
+			return d.noPlace("the recorded device has the id %q and not %q: it is that of another disk", message.Shorten(o.Text("id")), id)
 		}
 		b.graph.Devices = append(b.graph.Devices, Device{ID: id, Role: role, Options: o})
 	}
 	if drive, chardev := devices[last].Text("drive"), devices[last].Text("chardev"); drive != in.node || chardev != in.chardev {
-		return &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the recorded device reads %q, and the disk's XML makes %q of it: the record and the XML are not of the same disk", message.Shorten(drive+chardev), in.node+in.chardev)}
+		return d.noPlace("the recorded device reads %q, and the disk's XML makes %q of it: the record and the XML are not of the same disk", message.Shorten(drive+chardev), in.node+in.chardev)
 	}
 	return b.limits(in, m)
 }
 
-func (b *builder) deviceID() string {
-	if b.disk.Alias != "" {
-		return b.disk.Alias
-	}
-	return Name(b.disk.Target, RoleDevice)
-}
+func (b *builder) deviceID() string { return cmp.Or(b.disk.Alias, Name(b.disk.Target, RoleDevice)) }
 
-// limits adds what QEMU is told when the device is there.
+// limits adds the limits, which QEMU is told after the device.
 func (b *builder) limits(in medium, m Machine) error {
 	t, err := b.disk.limits(m)
 	if err == nil && t != nil && t.Any() && in.node != "" {
@@ -209,20 +200,18 @@ func addVirtio(o *Object, v Driver) {
 // iothread is the id of the object that libvirt makes of a VM's I/O thread.
 func iothread(id uint) string { return "iothread" + strconv.FormatUint(uint64(id), 10) }
 
-// loadParm adds boot@loadparm, which QEMU's other machines do not know.
+// loadParm adds boot@loadparm, which only mainframes support.
 func (b *builder) loadParm(o *Object, m Machine) error {
 	text := b.disk.Tuning.LoadParm
 	if text != "" && m.Known() && !m.channelBus() {
-		return &UnsupportedError{Element: "disk/boot@loadparm", Reason: "only a mainframe (s390x) reads it, and the machine is '" + m.Type + "': remove it"}
+		return unsupported("disk/boot@loadparm", "only a mainframe (s390x) reads it, and the machine is '"+m.Type+"': remove it")
 	}
 	o.AddText("loadparm", text)
 	return nil
 }
 
-// driverName returns QEMU's name of the device. transport is how a virtio device is
-// reached: "pci", "ccw" or "device".
+// driverName returns QEMU's name of the device; transport is that of a virtio device.
 func driverName(d *Disk, transport string) (string, error) {
-	cdrom := d.Device == DeviceCDROM
 	switch d.Bus {
 	case BusVirtio:
 		suffix := transport
@@ -238,24 +227,14 @@ func driverName(d *Disk, transport string) (string, error) {
 	case BusFDC:
 		return "floppy", nil
 	case BusSCSI:
-		switch {
-		case d.Device == DeviceLUN:
-			return "scsi-block", nil
-		case cdrom:
-			return "scsi-cd", nil
-		}
-		return "scsi-hd", nil
+		return map[DeviceKind]string{DeviceLUN: "scsi-block", DeviceCDROM: "scsi-cd", DeviceDisk: "scsi-hd"}[d.Device], nil
 	case BusIDE, BusSATA:
-		if cdrom {
-			return "ide-cd", nil
-		}
-		return "ide-hd", nil
+		return map[DeviceKind]string{DeviceCDROM: "ide-cd", DeviceDisk: "ide-hd"}[d.Device], nil
 	}
-	return "", &UnsupportedError{Element: "disk/target@bus", Reason: fmt.Sprintf("the bus %q is not supported", d.Bus)}
+	return "", unsupported("disk/target@bus", fmt.Sprintf("the bus %q is not supported", d.Bus))
 }
 
-// qomPath is the name by which block_set_io_throttle knows the device: that of
-// what holds the disk's node.
+// qomPath is the name of the device for block_set_io_throttle: of the object that uses the node.
 func qomPath(bus Bus, id string) string {
 	switch bus {
 	case BusVirtio:
@@ -266,39 +245,19 @@ func qomPath(bus Bus, id string) string {
 	return id
 }
 
-// errorPolicies translates error_policy and rerror_policy. libvirt's
-// "enospace" is QEMU's "enospc", which only writes know; reads take over the
-// write policy where they have none of their own.
-func (d *Disk) errorPolicies() (werror, rerror string) {
-	werror, rerror = d.Driver.ErrorPolicy, d.Driver.ReadErrorPolicy
-	if rerror == "" && werror != "enospace" {
-		rerror = werror
+// findPlace decides where the disk's device goes, from its address or, without
+// one, from what is free.
+func findPlace(d *Disk, m Machine) (place, error) {
+	switch d.Bus {
+	case BusVirtio:
+		return placeVirtio(d, m)
+	case BusSCSI:
+		return placeSCSI(d, m)
+	case BusUSB:
+		return placeUSB(d, m)
+	case BusIDE, BusSATA, BusFDC:
+		members, err := placeFixed(d, m)
+		return place{members: members}, err
 	}
-	if werror == "enospace" {
-		werror = "enospc"
-	}
-	return werror, rerror
-}
-
-// escapeSerial writes a backslash before every space, as libvirt does. The
-// guest sees the backslashes: a serial with spaces reads differently there than
-// in the XML, and a VM that moves between libvirt and us must not see a change.
-func escapeSerial(s string) string { return strings.ReplaceAll(s, " ", `\ `) }
-
-// Warnings returns what the user should know about a disk that is valid: where
-// the guest will see something else than the XML says, or where something has to
-// be there that luksplug does not make.
-func (d *Disk) Warnings() []string {
-	out := append([]string(nil), d.Ignored...)
-	serial := escapeSerial(d.Serial)
-	if limit := 20; d.Bus == BusVirtio && len(serial) > limit {
-		out = append(out, fmt.Sprintf("the serial of %s has %d characters: a virtio disk shows the guest the first %d, %q", d.Target, len(serial), limit, serial[:limit]))
-	}
-	if serial != d.Serial {
-		out = append(out, fmt.Sprintf("the serial of %s holds spaces: the guest sees them with backslashes, as libvirt has it", d.Target))
-	}
-	if d.RawIO {
-		out = append(out, fmt.Sprintf("rawio='yes' of %s needs a QEMU that was started with CAP_SYS_RAWIO: luksplug cannot give it that", d.Target))
-	}
-	return append(out, d.imageWarnings()...)
+	return place{}, unsupported("disk/target@bus", fmt.Sprintf("the bus %q is not supported", d.Bus))
 }

@@ -13,10 +13,7 @@ import (
 // common: the drive and the id.
 func deviceOf(t *testing.T, doc string, m blockgraph.Machine) string {
 	t.Helper()
-	g, err := blockgraph.Build(blocktest.Parse(t, doc), m, blockgraph.Unlock{})
-	if err != nil {
-		t.Fatalf("%v\n%s", err, doc)
-	}
+	g := blocktest.Build(t, blocktest.Parse(t, doc), m, blockgraph.Unlock{})
 	return g.Device().Options.Without("drive").Without("id").String()
 }
 
@@ -96,10 +93,7 @@ func TestDefaultSCSIController(t *testing.T) {
 		"s390-ccw-virtio": `{"driver":"virtio-scsi-ccw","id":"scsi1"}`,
 		"pseries-9.0":     `{"driver":"spapr-vscsi","id":"scsi1"}`,
 	} {
-		g, err := blockgraph.Build(blocktest.Parse(t, blocktest.DiskAt("dev='sdh'", "")), blockgraph.Machine{Type: name, Domain: true}, blockgraph.Unlock{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		g := blocktest.Build(t, blocktest.Parse(t, blocktest.DiskAt("dev='sdh'", "")), blockgraph.Machine{Type: name, Domain: true}, blockgraph.Unlock{})
 		if got := g.Devices[0].Options.String(); len(g.Devices) != 2 || got != want {
 			t.Errorf("%s: got %s, want %s", name, got, want)
 		}
@@ -122,10 +116,7 @@ func TestThrottling(t *testing.T) {
 		"dev='sda'":           "luksplug-sda",
 		"dev='hda'":           "luksplug-hda",
 	} {
-		g, err := blockgraph.Build(blocktest.Parse(t, blocktest.DiskAt(target, tune)), blockgraph.Machine{}, blockgraph.Unlock{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		g := blocktest.Build(t, blocktest.Parse(t, blocktest.DiskAt(target, tune)), blockgraph.Machine{}, blockgraph.Unlock{})
 		p := g.Plan()
 		last := p.Steps[len(p.Steps)-1]
 		if last.Kind != blockgraph.StepLimit || last.Do.Execute != "block_set_io_throttle" || last.Undo.Execute != "" ||
@@ -155,10 +146,7 @@ func TestThrottleFilters(t *testing.T) {
 	d := blocktest.Parse(t, blocktest.DiskAt("dev='vda'", "<driver copy_on_read='on'/><throttlefilters><throttlefilter group='a'/><throttlefilter group='b'/></throttlefilters>"))
 	limits := blockgraph.IOTune{Group: "a", Bytes: blockgraph.Limits{Total: blockgraph.Limit{PerSecond: 9, Max: 10, MaxLength: 2}}}
 	m := blockgraph.Machine{Type: "pc", ThrottleGroups: []blockgraph.ThrottleGroup{{Limits: limits}, {Limits: blockgraph.IOTune{Group: "b"}, Exists: true}}}
-	g, err := blockgraph.Build(d, m, blockgraph.Unlock{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := blocktest.Build(t, d, m, blockgraph.Unlock{})
 	var steps []string
 	for _, s := range g.Plan().Steps {
 		steps = append(steps, s.Do.Execute+" "+s.Subject)
@@ -180,10 +168,7 @@ func TestThrottleFilters(t *testing.T) {
 // the machine has no such place, and the user is told.
 func TestAddressOfAnotherMachine(t *testing.T) {
 	t.Parallel()
-	g, err := blockgraph.Build(blocktest.Parse(t, blocktest.DiskAt("dev='vda'", "<address type='ccw' cssid='0xfe' ssid='0' devno='1'/>")), blockgraph.Machine{Type: "pc"}, blockgraph.Unlock{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := blocktest.Build(t, blocktest.Parse(t, blocktest.DiskAt("dev='vda'", "<address type='ccw' cssid='0xfe' ssid='0' devno='1'/>")), blockgraph.Machine{Type: "pc"}, blockgraph.Unlock{})
 	if got := g.Device().Options.Text("driver"); got != "virtio-blk-pci" || len(g.Warnings) != 1 || !strings.Contains(g.Warnings[0], "type ccw") {
 		t.Errorf("got %s with the warnings %q", got, g.Warnings)
 	}
@@ -191,10 +176,7 @@ func TestAddressOfAnotherMachine(t *testing.T) {
 
 func TestFloppyBootsFirst(t *testing.T) {
 	t.Parallel()
-	g, err := blockgraph.Build(blocktest.Parse(t, "<disk device='floppy'><source file='/a'/><target dev='fdb'/><boot order='2'/></disk>"), blockgraph.Machine{}, blockgraph.Unlock{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := blocktest.Build(t, blocktest.Parse(t, "<disk device='floppy'><source file='/a'/><target dev='fdb'/><boot order='2'/></disk>"), blockgraph.Machine{}, blockgraph.Unlock{})
 	args, err := render.Arguments(g.Plan(), blocktest.SecretFile)
 	if text := strings.Join(args, " "); err != nil || !strings.HasSuffix(text, "-global isa-fdc.bootindexB=2") || strings.Contains(text, "bootindex\"") {
 		t.Errorf("got %s %v", text, err)

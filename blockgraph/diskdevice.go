@@ -1,5 +1,10 @@
 package blockgraph
 
+import (
+	"slices"
+	"strings"
+)
+
 // Bus is target@bus.
 type Bus string
 
@@ -51,8 +56,7 @@ const (
 	Off Switch = "off"
 )
 
-// Driver is the tuning in <driver>. Every text is libvirt's own word, "" for
-// the default, as 0 is for a number.
+// Driver is the tuning in <driver>, in libvirt's words. "" and 0 are the defaults.
 type Driver struct {
 	Cache           string // none, writethrough, writeback, directsync, unsafe
 	IO              string // native, threads, io_uring
@@ -61,19 +65,18 @@ type Driver struct {
 	ErrorPolicy     string // stop, report, ignore, enospace
 	ReadErrorPolicy string // stop, report, ignore
 
-	// What follows is a virtio disk's only.
+	// The rest is for virtio disks only.
 
-	Queues    uint // virtqueues
-	QueueSize uint // of each, in descriptors
-	// IOThread is the number of the VM's I/O thread that serves the disk.
-	IOThread uint
-	// IOThreads are the I/O threads that share the disk's queues.
-	IOThreads                                          []IOThreadQueues
+	Queues    uint             // virtqueues
+	QueueSize uint             // of each, in descriptors
+	IOThread  uint             // the number of the VM's I/O thread that serves the disk
+	IOThreads []IOThreadQueues // the I/O threads that share the disk's queues
+
 	IOEventFD, EventIdx, IOMMU, ATS, Packed, PagePerVQ Switch
 }
 
-// IOThreadQueues is <driver><iothreads><iothread>: a thread and, unless QEMU
-// shall deal them out, its queues.
+// IOThreadQueues is <driver><iothreads><iothread>: a thread and its queues; without
+// queues, QEMU distributes them.
 type IOThreadQueues struct {
 	ID     uint
 	Queues []uint
@@ -81,35 +84,24 @@ type IOThreadQueues struct {
 
 // Tuning is what the guest is shown of the disk beyond its bytes.
 type Tuning struct {
-	// Vendor and Product are <vendor> and <product>: SCSI's inquiry data; the
-	// product is the model of an ATA disk.
-	Vendor, Product string
-	// RotationRate is target@rotation_rate: 1 for a disk that does not rotate,
-	// else its turns in a minute.
-	RotationRate uint
-	// Removable is target@removable, DPOFUA target@dpofua: SCSI's "disable page
-	// out" and "force unit access".
-	Removable, DPOFUA Switch
-	// BlockIO is <blockio>.
-	BlockIO BlockIO
-	// Geometry is <geometry>.
-	Geometry Geometry
-	// ACPIIndex is acpi@index, by which a guest may name a PCI device.
-	ACPIIndex uint
-	// LoadParm is boot@loadparm, which a mainframe's boot loader reads.
-	LoadParm string
+	Vendor, Product   string // <vendor>, <product>: SCSI inquiry data; the product is the model of an ATA disk
+	RotationRate      uint   // target@rotation_rate: 1 for a disk that does not rotate, else rotations per minute
+	Removable, DPOFUA Switch // target@removable, target@dpofua: SCSI "disable page out" and "force unit access"
+	BlockIO           BlockIO
+	Geometry          Geometry
+	ACPIIndex         uint   // acpi@index, by which a guest may name a PCI device
+	LoadParm          string // boot@loadparm, for the boot loader of a mainframe
 }
 
-// BlockIO holds sizes in bytes, 0 for QEMU's default.
+// BlockIO is <blockio>: sizes in bytes, 0 for QEMU's default.
 type BlockIO struct {
 	Logical, Physical, DiscardGranularity uint
 }
 
-// Geometry is the cylinders, heads and sectors that an old guest asks for.
+// Geometry is <geometry>, for old guests. Translation is that of the BIOS: auto, none or lba.
 type Geometry struct {
 	Cylinders, Heads, Sectors uint
-	// Translation is how the BIOS translates them: auto, none or lba.
-	Translation string
+	Translation               string
 }
 
 // Address is where in the VM the device sits. Exactly one field is set.
@@ -121,12 +113,11 @@ type Address struct {
 	MMIO  *MMIOAddress
 }
 
-// PCIAddress is <address type='pci'>: Bus is the index of a libvirt
-// controller, not a number that the guest gave.
+// PCIAddress is <address type='pci'>. Bus is the index of a libvirt controller, not the
+// number that the guest sees. Multifunction allows other functions in the same slot.
 type PCIAddress struct {
 	Domain, Bus, Slot, Function uint
-	// Multifunction: other functions may follow in the same slot.
-	Multifunction Switch
+	Multifunction               Switch
 }
 
 // DriveAddress is <address type='drive'>.
@@ -140,14 +131,12 @@ type USBAddress struct {
 	Port string
 }
 
-// CCWAddress is <address type='ccw'>: a place on a mainframe's channel
-// subsystem.
+// CCWAddress is <address type='ccw'>: a place on the channel subsystem of a mainframe.
 type CCWAddress struct {
 	CSSID, SSID, DevNo uint
 }
 
-// MMIOAddress is <address type='virtio-mmio'>: QEMU picks one of the transports
-// that the machine has.
+// MMIOAddress is <address type='virtio-mmio'>: QEMU picks one of the machine's transports.
 type MMIOAddress struct{}
 
 // kind is address@type.
@@ -166,3 +155,95 @@ func (a *Address) kind() string {
 	}
 	return ""
 }
+
+// errorPolicies translates error_policy and rerror_policy. libvirt's
+// "enospace" is QEMU's "enospc", which only writes know; reads take over the
+// write policy where they have none of their own.
+func (d *Disk) errorPolicies() (werror, rerror string) {
+	werror, rerror = d.Driver.ErrorPolicy, d.Driver.ReadErrorPolicy
+	if rerror == "" && werror != "enospace" {
+		rerror = werror
+	}
+	if werror == "enospace" {
+		werror = "enospc"
+	}
+	return werror, rerror
+}
+
+// escapeSerial writes a backslash before every space, as libvirt does. The
+// guest sees the backslashes: a serial with spaces reads differently there than
+// in the XML, and a VM that moves between libvirt and us must not see a change.
+func escapeSerial(s string) string { return strings.ReplaceAll(s, " ", `\ `) }
+
+// cacheMode is the cache mode that the disk gets: one that other VMs write,
+// too, must not be cached unless the user says so.
+func (d *Disk) cacheMode() string {
+	if d.Driver.Cache == "" && d.Shareable && !d.ReadOnly {
+		return "none"
+	}
+	return d.Driver.Cache
+}
+
+// cacheModes is what libvirt's names mean to a block node (formatdomain.html,
+// driver@cache), and to the guest: whether the device shows a write cache.
+// libvirt gives them to every node of the payload.
+var cacheModes = map[string]struct {
+	direct, noFlush bool
+	writeCache      string
+}{
+	"none":         {direct: true, writeCache: "on"},
+	"writethrough": {writeCache: "off"},
+	"writeback":    {writeCache: "on"},
+	"directsync":   {direct: true, writeCache: "off"},
+	"unsafe":       {noFlush: true, writeCache: "on"},
+}
+
+// driveAddress is the address of a disk on a bus of drives: the one that is
+// given, or the one that libvirt derives from the target's letters
+// (virDomainDiskDefAssignAddress).
+func (d *Disk) driveAddress() DriveAddress {
+	if d.Address != nil && d.Address.Drive != nil {
+		return *d.Address.Drive
+	}
+	_, index, _ := ParseTarget(d.Target) // validated before
+	return DefaultDrive(d.Bus, uint(index))
+}
+
+// DefaultDrive returns the address that libvirt derives from a disk's target on a
+// bus of drives (IDE, SATA, SCSI or fdc); index is that of [ParseTarget].
+func DefaultDrive(bus Bus, index uint) DriveAddress {
+	switch bus {
+	case BusIDE:
+		return DriveAddress{Controller: index / 4, Bus: index % 4 / 2, Unit: index % 2}
+	case BusSATA:
+		return DriveAddress{Controller: index / 6, Unit: index % 6}
+	case BusSCSI:
+		return DriveAddress{Controller: index / 7, Unit: index % 7}
+	default:
+		return DriveAddress{Controller: index / 2, Unit: index % 2}
+	}
+}
+
+// CheckAddress reports whether a disk on the bus can have an <address> of this
+// type, such as "pci". The error is an [*InvalidError].
+func (b Bus) CheckAddress(kind string) error {
+	const element = "disk/address@type"
+	switch b {
+	case BusVirtio:
+		if !slices.Contains([]string{"pci", "ccw", "virtio-mmio"}, kind) {
+			return invalid(element, "a virtio disk cannot have an address of type '"+kind+"': use type='pci', or 'ccw' on a mainframe")
+		}
+	case BusUSB:
+		if kind != "usb" {
+			return invalid(element, "unexpected address type '"+kind+"' for usb disk: use type='usb'")
+		}
+	default:
+		if kind != "drive" {
+			return invalid(element, "Invalid address type '"+kind+"' for a disk with the bus type '"+string(b)+"': use type='drive'")
+		}
+	}
+	return nil
+}
+
+// virtualCSS is the one channel subsystem in which QEMU has virtual devices.
+const virtualCSS = 0xfe

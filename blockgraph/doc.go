@@ -34,35 +34,32 @@
 //
 // # Sources and chains
 //
-// Each kind of source and each protocol has a file of its own, source_nbd.go and
-// so on, whose comment holds the mapping from XML to QEMU's options. An explicit
-// <backingStore> is a chain of images; each may be on any source, be a slice of
-// it, and be encrypted with a secret of its own. [Role] says how their nodes are
-// named. A <header> covers what is below it, the backing layers as well: a LUKS
-// node over a qcow2 image decrypts whatever that image shows.
+// Each kind of source and each protocol has its own file, such as source_nbd.go, with the
+// mapping from XML to QEMU's options. An explicit <backingStore> is a chain of images; each
+// may be on any source, be a slice of it, and be encrypted with its own secret. [Role]
+// documents the names of their nodes. A <header> also applies to the backing layers: a LUKS
+// node over a qcow2 image decrypts what that image shows.
 //
-// Volumes of storage pools are replaced by what the pool says that they are,
-// see [Disk.Translate].
+// [Disk.Translate] replaces the volumes of storage pools.
 //
 // # Errors
 //
 // [*InvalidError] means that values are wrong or contradict each other,
 // [*UnsupportedError] that they are valid for libvirt and not supported here, and
 // [*PlacementError] that the VM has no place for the device. All three name the
-// element or the disk; match them by type. [ErrUnknownPool] and [ErrNoDescriptors]
-// are causes that a caller can do something about.
+// element or the disk; match them by type. A caller can handle the causes
+// [ErrUnknownPool] and [ErrNoDescriptors].
 //
 // # Purity
 //
-// Nothing in this package does I/O, reads a clock, uses randomness or looks at
-// the environment. A plan needs no secret value: where a value belongs, it
-// holds a [SecretData], which names the secret and always prints as
-// "[redacted]". All functions are safe for concurrent use, and no value is
-// changed after it was returned.
+// Nothing in this package does I/O, or depends on a clock, randomness or the environment. A
+// plan contains no secret value but a [SecretData], which names the secret and always prints
+// as "[redacted]". All functions are safe for concurrent use, and no value is changed after
+// it was returned.
 //
 // # Names
 //
 // Node names and object ids begin with "luksplug-<target>-", the device id is
 // "luksplug-<target>" unless the XML gives a user alias. The names follow from
-// the disk's target alone, so that a later run recognises its own work.
+// the disk's target alone, so that a later run recognises them.
 package blockgraph

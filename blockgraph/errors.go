@@ -2,11 +2,13 @@ package blockgraph
 
 import (
 	"errors"
+	"fmt"
+	"strconv"
 
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
-// InvalidError says that a disk, or the VM that it is planned for, has values that
+// InvalidError means that a disk, or the VM that it is planned for, has values that
 // are missing, unknown or contradict each other.
 type InvalidError struct {
 	// Element is the path of the element or attribute that the value has in XML,
@@ -25,13 +27,11 @@ func (e *InvalidError) Unwrap() error { return e.Err }
 // read its XML, or ask libvirt for it, and call [Disk.Translate] again.
 var ErrUnknownPool = errors.New("the storage pool is not known")
 
-// ErrNoDescriptors means that a storage daemon cannot open the disk, as it takes no
-// descriptors: only the VM's QEMU can.
+// ErrNoDescriptors means that only the VM's QEMU can open the disk: a storage daemon takes no descriptors.
 var ErrNoDescriptors = errors.New("a storage daemon takes no descriptors")
 
-// UnsupportedError says that the XML is valid libvirt XML, and asks for
-// something that this package does not do. Nothing in the XML is ignored, so
-// the disk is refused as a whole.
+// UnsupportedError means that the XML is valid for libvirt but uses something that this
+// package does not support. Nothing in the XML is ignored, so the whole disk is refused.
 type UnsupportedError struct {
 	// Element is the path of the element or attribute, as in [InvalidError].
 	Element string
@@ -50,7 +50,7 @@ func (e *UnsupportedError) Error() string {
 	return "unsupported: " + message.Element(e.Element) + ": " + e.Reason
 }
 
-// PlacementError says that the VM has no place for the disk's device.
+// PlacementError means that the VM has no place for the disk's device.
 type PlacementError struct {
 	// Target is the disk's target, such as "vdb".
 	Target string
@@ -59,3 +59,37 @@ type PlacementError struct {
 }
 
 func (e *PlacementError) Error() string { return "disk " + e.Target + ": " + e.Reason }
+
+func invalid(element, reason string) error { return &InvalidError{Element: element, Reason: reason} }
+
+func unsupported(element, reason string) error {
+	return &UnsupportedError{Element: element, Reason: reason}
+}
+
+// rule refuses a disk: where broken is true, the error is what refuse makes of the rest.
+type rule struct {
+	broken          bool
+	refuse          func(element, reason string) error
+	element, reason string
+}
+
+// check returns the error of the first rule that is broken.
+func check(rules []rule) error {
+	for _, r := range rules {
+		if r.broken {
+			return r.refuse(r.element, r.reason)
+		}
+	}
+	return nil
+}
+
+// quoted returns a value for a message.
+func quoted[T ~string](value T) string { return strconv.Quote(message.Shorten(string(value))) }
+
+func unknownPool(reason string) error {
+	return &InvalidError{Element: "disk/source@pool", Reason: "Storage pool not found: " + reason, Err: ErrUnknownPool}
+}
+
+func (d *Disk) noPlace(format string, args ...any) error {
+	return &PlacementError{Target: d.Target, Reason: fmt.Sprintf(format, args...)}
+}

@@ -2,6 +2,7 @@ package blockgraph_test
 
 import (
 	"fmt"
+	"log"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
@@ -13,8 +14,7 @@ import (
 func Example() {
 	disk, err := diskxml.ParseDisk([]byte(blocktest.Detached))
 	if err != nil {
-		fmt.Println(err)
-		return
+		log.Fatal(err)
 	}
 	machine := blockgraph.Machine{
 		Type:  "pc-q35-10.0",
@@ -22,8 +22,7 @@ func Example() {
 	}
 	graph, err := blockgraph.Build(disk, machine, blockgraph.Unlock{})
 	if err != nil {
-		fmt.Println(err)
-		return
+		log.Fatal(err)
 	}
 	for _, step := range graph.Plan().Steps {
 		fmt.Println(step.Do.Execute, step.Subject)

@@ -7,22 +7,14 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
-// Feature is something that a disk's XML asks of QEMU, and that not every QEMU
-// has.
+// Feature is something that a disk's XML requires and that not every QEMU has.
 type Feature struct {
-	// Element is the path of the element or attribute that asks for it, as in
-	// [InvalidError]; "" where no single one does.
-	Element string
-	// Name says what it is, in words for messages.
-	Name string
-	// Since is the first version of QEMU that has it, Until the first that has it
-	// no more; "" where QEMU always had it, or still has.
-	Since, Until string
-	// Library is what QEMU must have been built with to have it, "" for nothing.
-	Library string
-	// Instead says how a disk can do without it, "" for nothing that would help. It
-	// is the only way where there is nothing in Since, Until and Library.
-	Instead string
+	Element string // the path of the element or attribute that requires it, as in [InvalidError]; "" for several
+	Name    string // for messages
+	Since   string // the first version of QEMU that has it, "" for all
+	Until   string // the first version of QEMU that no longer has it, "" for none
+	Library string // what QEMU must have been built with, "" for nothing
+	Instead string // how a disk can do without it, "" if it cannot
 }
 
 // Describe returns the feature's name with its element, in the notation of XML.
@@ -33,9 +25,9 @@ func (f Feature) Describe() string {
 	return f.Name + " (" + message.Element(f.Element) + ")"
 }
 
-// Feature tells which part of a disk's XML an argument of the command comes
-// from. argument is its path, as QEMU names it: "header", "encrypt.format". What
-// every QEMU has that this package can drive is named as QEMU names it.
+// Feature returns the part of a disk's XML that an argument of the command comes from.
+// argument is its path in QEMU, such as "header" or "encrypt.format". What every supported
+// QEMU has is called by its name in QEMU.
 func (c Command) Feature(argument string) Feature {
 	driver, value := c.Arguments.Text("driver"), textAt(c.Arguments, argument)
 	for _, e := range features {
@@ -52,7 +44,10 @@ func (c Command) Feature(argument string) Feature {
 	case c.Execute == "device_add" && argument == "driver":
 		f = Feature{Element: "disk/target@bus", Name: "the device " + driver}
 	case c.Execute == "device_add":
-		f = Feature{Element: propertyElement(argument), Name: "the property " + argument + " of " + driver}
+		f.Name = "the property " + argument + " of " + driver
+		if element := propertyElements[argument]; element != "" {
+			f.Element = "disk/" + element
+		}
 	case driver != "":
 		f.Name = "the option " + argument + " of QEMU's driver " + driver
 	}
@@ -80,10 +75,9 @@ func textAt(o Object, at string) string {
 	}
 }
 
-// features are what QEMU did not always have, has no more, or has only where it
-// was built with some library. The versions are those of QEMU's own reference
-// ("Since" in qapi/*.json) and of its list of removed features; the first entry
-// that fits counts. A % in a name stands for the argument's value.
+// features are what some versions or builds of QEMU lack. The versions are those of QEMU's
+// reference ("Since" in qapi/*.json) and of its list of removed features; the first entry
+// that matches counts. The argument's value replaces a % in a name.
 var features = []struct {
 	command, driver, argument, value string
 	Feature
@@ -129,7 +123,7 @@ var features = []struct {
 	{"blockdev-add", "", "driver", "http*", Feature{Element: "disk/source@protocol", Name: "the protocol %", Library: "libcurl"}},
 	{"blockdev-add", "", "driver", "ftp*", Feature{Element: "disk/source@protocol", Name: "the protocol %", Library: "libcurl"}},
 	{"blockdev-add", "", "driver", "tftp", Feature{
-		Element: "disk/source@protocol", Name: "the protocol tftp, which QEMU has given up", Instead: "offer the image over http"}},
+		Element: "disk/source@protocol", Name: "the protocol tftp, which QEMU no longer supports", Instead: "offer the image over http"}},
 	{"blockdev-add", "", "driver", "nvme", Feature{Element: "disk@type", Name: "a disk of the type nvme", Library: "support of VFIO"}},
 	{"blockdev-add", "", "driver", "", Feature{Element: "disk/driver@type", Name: "QEMU's driver %"}},
 	{"blockdev-add", "", "aio", "io_uring", Feature{
@@ -155,49 +149,22 @@ var features = []struct {
 		Element: "disk@model", Name: "the device %", Since: "4.0", Instead: "use model='virtio'"}},
 }
 
-// blockSizeOfLUN is what libvirt lets through, and no QEMU has.
+// blockSizeOfLUN is accepted by libvirt, and supported by no QEMU.
 var blockSizeOfLUN = Feature{Element: "disk/blockio", Name: "block sizes of its own for a LUN", Instead: "remove <blockio>: a LUN has those of the host's device"}
 
-// propertyElement returns what in the XML a property of the device comes from;
-// the table is that of [builder.device].
-func propertyElement(property string) string {
-	switch property {
-	case "bus", "addr", "multifunction", "channel", "scsi-id", "lun", "unit", "port", "devno":
-		return "disk/address"
-	case "acpi-index":
-		return "disk/acpi@index"
-	case "share-rw":
-		return "disk/shareable"
-	case "bootindex":
-		return "disk/boot@order"
-	case "loadparm":
-		return "disk/boot@loadparm"
-	case "logical_block_size", "physical_block_size", "discard_granularity":
-		return "disk/blockio@" + property
-	case "wwn", "serial", "vendor", "product":
-		return "disk/" + property
-	case "device_id":
-		return "disk/serial"
-	case "model":
-		return "disk/product"
-	case "rotation_rate", "removable", "dpofua":
-		return "disk/target@" + property
-	case "write-cache":
-		return "disk/driver@cache"
-	case "cyls", "heads", "secs":
-		return "disk/geometry@" + property
-	case "bios-chs-trans":
-		return "disk/geometry@trans"
-	case "werror":
-		return "disk/driver@error_policy"
-	case "rerror":
-		return "disk/driver@rerror_policy"
-	case "iommu_platform":
-		return "disk/driver@iommu"
-	case "num-queues":
-		return "disk/driver@queues"
-	case "ats", "packed", "page-per-vq", "queue-size", "iothread", "ioeventfd", "event_idx":
-		return "disk/driver@" + strings.ReplaceAll(property, "-", "_")
-	}
-	return ""
+// propertyElements are what in the XML the properties of the device come from; the table
+// is that of [builder.device].
+var propertyElements = map[string]string{
+	"bus": "address", "addr": "address", "multifunction": "address", "channel": "address", "scsi-id": "address",
+	"lun": "address", "unit": "address", "port": "address", "devno": "address",
+	"acpi-index": "acpi@index", "share-rw": "shareable", "bootindex": "boot@order", "loadparm": "boot@loadparm",
+	"logical_block_size": "blockio@logical_block_size", "physical_block_size": "blockio@physical_block_size",
+	"discard_granularity": "blockio@discard_granularity",
+	"wwn":                 "wwn", "serial": "serial", "device_id": "serial", "vendor": "vendor", "product": "product", "model": "product",
+	"rotation_rate": "target@rotation_rate", "removable": "target@removable", "dpofua": "target@dpofua",
+	"cyls": "geometry@cyls", "heads": "geometry@heads", "secs": "geometry@secs", "bios-chs-trans": "geometry@trans",
+	"write-cache": "driver@cache", "werror": "driver@error_policy", "rerror": "driver@rerror_policy",
+	"iommu_platform": "driver@iommu", "ats": "driver@ats", "packed": "driver@packed", "page-per-vq": "driver@page_per_vq",
+	"num-queues": "driver@queues", "queue-size": "driver@queue_size", "iothread": "driver@iothread",
+	"ioeventfd": "driver@ioeventfd", "event_idx": "driver@event_idx",
 }

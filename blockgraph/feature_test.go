@@ -71,10 +71,7 @@ func TestEveryPropertyHasAnElement(t *testing.T) {
 		"dev='sdb' bus='usb' removable='on'":                                "",
 		"dev='hda' bus='ide' rotation_rate='7200'":                          "<product>Disk</product><geometry cyls='20' heads='16' secs='63' trans='lba'/>",
 	} {
-		g, err := blockgraph.Build(blocktest.Parse(t, blocktest.DiskAt(target, inside)), blockgraph.Machine{}, blockgraph.Unlock{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		g := blocktest.Build(t, blocktest.Parse(t, blocktest.DiskAt(target, inside)), blockgraph.Machine{}, blockgraph.Unlock{})
 		device := g.Device().Options
 		for _, m := range device {
 			switch m.Name {
@@ -100,10 +97,7 @@ func TestReconnect(t *testing.T) {
 		false: {`{"path":"/run/v.sock"}},"server":false,"reconnect-ms":7000}}}`, "socket,id=luksplug-vdb-chardev,path=/run/v.sock,reconnect-ms=7000"},
 		true:  {`{"path":"/run/v.sock"}},"server":false,"reconnect":7}}}`, "socket,id=luksplug-vdb-chardev,path=/run/v.sock,reconnect=7"},
 	} {
-		g, err := blockgraph.Build(disk, blockgraph.Machine{ReconnectSeconds: seconds}, blockgraph.Unlock{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		g := blocktest.Build(t, disk, blockgraph.Machine{ReconnectSeconds: seconds}, blockgraph.Unlock{})
 		p := g.Plan()
 		args, err := render.Arguments(p, blocktest.SecretFile)
 		if err != nil {
@@ -122,7 +116,7 @@ func TestDaemonWithoutDescriptors(t *testing.T) {
 	t.Parallel()
 	const enc = "<encryption format='luks'><secret type='passphrase' uuid='" + blocktest.AnyUUID + "'/></encryption>"
 	disk := blocktest.Parse(t, "<disk type='vhostvdpa'><driver type='raw' cache='none'/><source dev='/dev/vhost-vdpa-0'>"+enc+"</source><target dev='vdb' bus='virtio'/></disk>")
-	_, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{Method: blockgraph.MethodStorageDaemon, Folder: "/run/x"})
+	_, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{Method: blockgraph.MethodStorageDaemon, Dir: "/run/x"})
 	var unsupported *blockgraph.UnsupportedError
 	if !errors.As(err, &unsupported) || !errors.Is(err, blockgraph.ErrNoDescriptors) || !strings.Contains(err.Error(), "vhostvdpa") {
 		t.Errorf("%v", err)

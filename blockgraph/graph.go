@@ -1,64 +1,44 @@
 package blockgraph
 
 import (
-	"cmp"
-	"strconv"
+	"slices"
 
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// Graph is what QEMU needs to have for a disk: objects, block nodes and
-// devices, each list in the order in which they can be made.
+// Graph is what QEMU needs to have for a disk: objects, block nodes and devices, each list
+// in the order in which they can be made.
 type Graph struct {
-	// Target is the disk's target, such as "vdb".
-	Target string
-	// Objects are the user-creatable objects.
-	Objects []GraphObject
-	// Nodes are the block nodes, children before their parents. The last one
-	// is what the device reads and writes.
-	Nodes []Node
-	// Devices are the devices: a controller that the disk brings along, if
-	// any, and the disk's own device last.
-	Devices []Device
-	// Chardevs are the connections that the device uses in place of nodes.
-	Chardevs []Chardev
-	// Files are the devices of the host that are passed as descriptors.
-	Files []PassedFile
-	// Throttling are the arguments of block_set_io_throttle, once the disk's device
-	// is there; nil for no limits.
+	Target   string        // the disk's target, such as "vdb"
+	Objects  []GraphObject // user-creatable objects
+	Nodes    []Node        // children before their parents; the device reads and writes the last one
+	Devices  []Device      // a controller that is added for the disk, if any, and the disk's own device last
+	Chardevs []Chardev     // connections that the device uses in place of nodes
+	Files    []PassedFile  // devices of the host that are passed as descriptors
+	// Throttling are the arguments of block_set_io_throttle, for which the disk's device
+	// must exist; nil for no limits.
 	Throttling Object
-	// Globals are settings, as -global takes them, that only a QEMU which is about
-	// to start can be given: they are not among the steps of a plan.
-	Globals []string
-	// Warnings say where the disk is not quite what its XML says.
-	Warnings []string
-	// Headers are the ephemeral headers that nodes read; none unless they were
-	// asked for, see [Unlock].
-	Headers []EphemeralHeader
-	// Overlay is the file that takes what the guest writes to a transient disk, nil
-	// for other disks.
-	Overlay *Overlay
-	// Daemon is what a storage daemon outside of the VM has to have, nil where
-	// there is none. It has no devices: its top node is exported.
+	Globals    []string          // -global options for a QEMU that is about to start; they are no steps of a plan
+	Warnings   []string          // where the disk differs from its XML
+	Headers    []EphemeralHeader // the ephemeral headers that nodes read, see [Unlock]
+	Overlay    *Overlay          // takes what the guest writes to a transient disk, nil for other disks
+	// Daemon is the graph of a storage daemon outside of the VM, nil for none. It has no
+	// devices: its top node is exported.
 	Daemon *Graph
 }
 
 // GraphObject is an argument of object-add.
 type GraphObject struct {
 	ID string
-	// Ref names the secret whose value the object holds; or, where one of
-	// the graph's ephemeral headers has this object, the one that unlocks the
-	// original header. It is empty for an object that holds no secret, and for
-	// one whose value the XML has itself, see [SecretData].
+	// Ref names the secret whose value the object holds, or, for an object of an
+	// ephemeral header, the secret that unlocks the original header. It is empty for an
+	// object without a secret, and for a value from the XML, see [SecretData].
 	Ref     secrets.Reference
 	Options Object
-	// Secrets are the ids of the objects that are read while the object is made,
-	// and not after.
-	Secrets []string
+	Secrets []string // the ids of the objects that are only read while the object is made
 }
 
-// Secret returns the secret that the object holds; ok is false for an object of
-// another kind.
+// Secret returns the secret that the object holds; ok is false for an object without one.
 func (o GraphObject) Secret() (data SecretData, ok bool) {
 	data, ok = o.Options.Get("data").(SecretData)
 	return data, ok
@@ -66,27 +46,18 @@ func (o GraphObject) Secret() (data SecretData, ok bool) {
 
 // Node is an argument of blockdev-add.
 type Node struct {
-	Name string
-	Role Role
-	// Secrets are the ids of the objects that are read while the node opens,
-	// and not after.
-	Secrets []string
-	// Objects are the ids of the objects that are in use for as long as the node
-	// is there.
-	Objects []string
-	// Children are the nodes below, with the member that refers to each.
+	Name     string
+	Role     Role
+	Secrets  []string // the ids of the objects that are only read while the node opens
+	Objects  []string // the ids of the objects that are in use as long as the node exists
 	Children []Child
 	Options  Object
-	// From describes where a protocol node has its bytes from; "" for
-	// other nodes.
-	From string
+	From     string // describes the source of a protocol node; "" for other nodes
 }
 
-// Child is an edge from a node to a node below it.
-type Child struct {
-	Member string // "file", "header", "data-file", "backing"
-	Name   string
-}
+// Child is a node below another: Member of the upper one's options refers to it, such as
+// "file", "header", "data-file" or "backing".
+type Child struct{ Member, Name string }
 
 // Device is an argument of device_add.
 type Device struct {
@@ -107,131 +78,37 @@ func (g *Graph) Top() Node {
 // Device returns the disk's own device.
 func (g *Graph) Device() Device { return g.Devices[len(g.Devices)-1] }
 
-// Build works out the graph of a disk for a VM whose LUKS volumes are opened as u
-// says. The disk is validated first. The errors are [*InvalidError],
-// [*UnsupportedError] and, where the VM has no room, [*PlacementError].
-func Build(d *Disk, m Machine, u Unlock) (*Graph, error) {
-	if err := d.Validate(); err != nil {
-		return nil, err
+// HeaderOf returns the ephemeral header that the node reads, nil for none.
+func (g *Graph) HeaderOf(node string) *EphemeralHeader {
+	for i := range g.Headers {
+		if g.Headers[i].Node == node {
+			return &g.Headers[i]
+		}
 	}
-	b := newBuilder(d, u)
-	b.machine = m
-	build := b.images
-	if u.Method == MethodStorageDaemon && d.Encrypted() {
-		build = b.external
-	}
-	in, err := build()
-	if err != nil {
-		return nil, err
-	}
-	if in.node, err = b.filters(in.node, m); err != nil {
-		return nil, err
-	}
-	if err := b.device(in, m); err != nil {
-		return nil, err
-	}
-	return b.graph, nil
+	return nil
 }
 
-type builder struct {
-	disk    *Disk
-	unlock  Unlock
-	machine Machine // of the VM; that of a storage daemon is not known
-	graph   *Graph
-	counts  map[string]int // objects by kind
+// FileOf returns the device of the host that the node is opened from, nil for none.
+func (g *Graph) FileOf(node string) *PassedFile {
+	for i := range g.Files {
+		if g.Files[i].Node == node {
+			return &g.Files[i]
+		}
+	}
+	return nil
 }
 
-func newBuilder(d *Disk, u Unlock) *builder {
-	return &builder{disk: d, unlock: u, graph: &Graph{Target: d.Target}, counts: map[string]int{}}
+// OverlayOf returns the overlay that the node is opened from, nil for none.
+func (g *Graph) OverlayOf(node string) *Overlay {
+	if g.Overlay != nil && g.Overlay.Node == node {
+		return g.Overlay
+	}
+	return nil
 }
 
-// medium is what the device reads and writes: a node, a connection, or nothing
-// for an empty drive.
-type medium struct {
-	node, chardev string
-}
-
-// images adds the nodes of the disk, bottom up.
-func (b *builder) images() (medium, error) {
-	switch {
-	case b.disk.Empty:
-		return medium{}, nil
-	case b.disk.Image.Source.Kind == SourceVHostUser:
-		return medium{chardev: b.vhostUser(b.disk.Image.Source)}, nil
-	}
-	top, err := b.chain(b.disk.Image, 0)
-	if err != nil {
-		return medium{}, err
-	}
-	if b.disk.Transient {
-		top = b.overlay(top)
-	}
-	if b.disk.CopyOnRead {
-		top = b.copyOnRead(top)
-	}
-	return medium{node: top}, nil
-}
-
-// objectName returns the name of the next object of a kind.
-func (b *builder) objectName(kind string) string {
-	n := b.counts[kind]
-	b.counts[kind]++
-	return Name(b.disk.Target, Role(kind+strconv.Itoa(n)))
-}
-
-// secret adds a secret object and returns its id. Its data are base64 on the
-// wire: a QMP string must be UTF-8, a secret need not be.
-func (b *builder) secret(data SecretData) string {
-	id := b.objectName("secret")
-	data.Object = id
-	b.graph.Objects = append(b.graph.Objects, GraphObject{ID: id, Ref: data.Ref, Options: Object{
-		{"qom-type", "secret"}, {"id", id}, {"data", data}, {"format", "base64"}}})
-	return id
-}
-
-// auth adds a login to a server, under the names that the protocol has for it.
-func (b *builder) auth(a *Auth, o *nodeOptions, user, secret string) {
-	if a == nil {
-		return
-	}
-	id := b.secret(SecretData{Ref: a.Secret})
-	o.Add(user, a.User)
-	o.Add(secret, id)
-	o.secrets = append(o.secrets, id)
-}
-
-// tls adds a client's credentials. They stay for as long as the node does, which
-// may have to connect again.
-func (b *builder) tls(t *TLS, o *nodeOptions) {
-	if t == nil {
-		return
-	}
-	object := GraphObject{}
-	if t.Key != nil {
-		object.Secrets = []string{b.secret(SecretData{Ref: *t.Key})}
-	}
-	object.ID = b.objectName("tls")
-	kind := "tls-creds-x509"
-	if t.PSKUser != "" {
-		kind = "tls-creds-psk"
-	}
-	object.Options = Object{{"qom-type", kind}, {"id", object.ID}, {"dir", cmp.Or(t.Folder, DefaultTLSFolder)}, {"endpoint", "client"}}
-	if t.PSKUser != "" {
-		object.Options.Add("username", t.PSKUser)
-	} else {
-		object.Options.Add("verify-peer", true)
-	}
-	if t.Key != nil {
-		object.Options.Add("passwordid", object.Secrets[0])
-	}
-	b.graph.Objects = append(b.graph.Objects, object)
-	o.Add("tls-creds", object.ID)
-	o.objects = append(o.objects, object.ID)
-}
-
-// add adds a node and returns its name.
-func (b *builder) add(n Node) string {
-	n.Name = n.Options.Text("node-name")
-	b.graph.Nodes = append(b.graph.Nodes, n)
-	return n.Name
+// ObjectByID returns the object with this id, which a node or another object of
+// the graph names.
+func (g *Graph) ObjectByID(id string) GraphObject {
+	i := slices.IndexFunc(g.Objects, func(o GraphObject) bool { return o.ID == id })
+	return g.Objects[i] // Build adds the object before the node that names it
 }

@@ -1,24 +1,24 @@
 package blockgraph
 
-import "github.com/luksplug/luksplug/secrets"
+import (
+	"cmp"
+	"slices"
 
-// Image is one layer of a disk: where its bytes are, their format, how they
-// are encrypted, and what lies below.
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// Image is one layer of a disk: the source of its bytes, their format, how they are
+// encrypted, and the layer below.
 type Image struct {
 	Source     Source
 	Format     Format
 	Encryption *Encryption
 	// Backing is the layer below, <backingStore>. nil where the XML names none:
 	// QEMU then opens the one that the image names, unless it is Terminated.
-	Backing *Image
-	// Terminated is an empty <backingStore/>: the image is known to have no
-	// backing file, and QEMU shall not look for one.
-	Terminated bool
-	// DataStore is <dataStore>, the raw image that holds the data of a qcow2
-	// image which has none itself.
-	DataStore *Image
-	// MetadataCache is metadata_cache/max_size in bytes, 0 for QEMU's default.
-	MetadataCache uint64
+	Backing       *Image
+	Terminated    bool   // an empty <backingStore/>: QEMU must not look for a backing file
+	DataStore     *Image // <dataStore>, the raw image with the data of a qcow2 image that stores none itself
+	MetadataCache uint64 // metadata_cache/max_size in bytes, 0 for QEMU's default
 }
 
 // Format is an image format, in libvirt's words.
@@ -69,16 +69,12 @@ func (f Format) Valid() bool {
 
 // Encryption is <encryption>.
 type Encryption struct {
-	// Format is the format of the volume; "" is EncryptionLUKS.
-	Format EncryptionFormat
-	// Engine is who decrypts; "" is EngineQEMU.
-	Engine Engine
+	Format EncryptionFormat // of the volume; "" is EncryptionLUKS
+	Engine Engine           // what decrypts; "" is EngineQEMU
 	// Secrets name the passphrases: one, but for librbd, which may have one for
 	// each layer of a cloned image, the top one first.
 	Secrets []secrets.Reference
-	// Header is the image that holds the LUKS header, nil where the header
-	// is part of the encrypted image itself.
-	Header *Image
+	Header  *Image // contains the LUKS header, nil where the encrypted image itself does
 }
 
 // EncryptionFormat is encryption@format.
@@ -100,20 +96,13 @@ const (
 	EngineLibRBD Engine = "librbd"
 )
 
-// librbd reports whether Ceph's library decrypts the image, so that QEMU sees
-// plain bytes.
+// librbd reports whether Ceph's library decrypts the image: QEMU reads it decrypted.
 func (e *Encryption) librbd() bool { return e != nil && e.Engine == EngineLibRBD }
 
-func (e *Encryption) format() EncryptionFormat {
-	if e.Format == "" {
-		return EncryptionLUKS
-	}
-	return e.Format
-}
+func (e *Encryption) format() EncryptionFormat { return cmp.Or(e.Format, EncryptionLUKS) }
 
-// RawLUKS reports whether QEMU's LUKS node decrypts the image: it has a LUKS
-// header, at its own start or in an image apart, that an ephemeral one can stand
-// in for.
+// RawLUKS reports whether QEMU's LUKS node decrypts the image: an ephemeral header can
+// replace its LUKS header, which is at its start or detached.
 func (i *Image) RawLUKS() bool {
 	enc := i.Encryption
 	return enc != nil && !enc.librbd() && (i.Format == FormatRaw || enc.Header != nil)
@@ -159,27 +148,7 @@ func (d *Disk) Images() []*Image {
 
 // Encrypted reports whether any layer of the disk is encrypted.
 func (d *Disk) Encrypted() bool {
-	for _, i := range d.Layers() {
-		if i.Encryption != nil {
-			return true
-		}
-	}
-	return false
-}
-
-// Secrets returns the references of all secrets that QEMU needs for the disk,
-// in the order in which they are used: passphrases, and what its servers ask
-// for.
-func (d *Disk) Secrets() []secrets.Reference {
-	b := newBuilder(d, Unlock{})
-	_, _ = b.images() // of a disk that is not valid: those before the mistake
-	var out []secrets.Reference
-	for _, o := range b.graph.Objects {
-		if data, ok := o.Secret(); ok && data.Kept() {
-			out = append(out, data.Ref)
-		}
-	}
-	return out
+	return slices.ContainsFunc(d.Layers(), func(i *Image) bool { return i.Encryption != nil })
 }
 
 // Header returns the detached header of the top layer, nil when it has none.

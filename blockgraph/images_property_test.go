@@ -112,11 +112,8 @@ func TestLayeredPlans(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		d := anyLayered(t)
-		for _, u := range []blockgraph.Unlock{{}, {Method: blockgraph.MethodEphemeralHeader}, {Method: blockgraph.MethodEphemeralHeader, Folder: "/f"}, {Method: blockgraph.MethodStorageDaemon, Folder: "/f"}} {
-			g, err := blockgraph.Build(d, blockgraph.Machine{}, u)
-			if err != nil {
-				t.Fatalf("%v: %+v", err, d)
-			}
+		for _, u := range []blockgraph.Unlock{{}, {Method: blockgraph.MethodEphemeralHeader}, {Method: blockgraph.MethodEphemeralHeader, Dir: "/f"}, {Method: blockgraph.MethodStorageDaemon, Dir: "/f"}} {
+			g := blocktest.Build(t, d, blockgraph.Machine{}, u)
 			again, _ := blockgraph.Build(d, blockgraph.Machine{}, u)
 			if first, second := render.Text(g.Plan()), render.Text(again.Plan()); first != second {
 				t.Fatalf("two plans of one disk differ:\n%s\n%s", first, second)

@@ -37,25 +37,22 @@ type Limit struct {
 // highestLimit is QEMU's THROTTLE_VALUE_MAX (include/qemu/throttle.h).
 const highestLimit = 1_000_000_000_000_000
 
-// unit is one of the two things that are limited, in the words of the three
-// languages that name it.
-type unit struct {
-	xml, qmp, object string
-	limits           Limits
-}
-
-func (t IOTune) units() [2]unit {
-	return [2]unit{{"bytes", "bps", "bps", t.Bytes}, {"iops", "iops", "iops", t.Requests}}
-}
-
-// direction is one of a unit's three limits.
-type direction struct {
+// namedLimit is one of the six limits, with the names that the XML, the QMP command and
+// the object have for it.
+type namedLimit struct {
 	xml, qmp, object string
 	Limit
 }
 
-func (l Limits) directions() [3]direction {
-	return [3]direction{{"total", "", "-total", l.Total}, {"read", "_rd", "-read", l.Read}, {"write", "_wr", "-write", l.Write}}
+func (t IOTune) limits() []namedLimit {
+	return []namedLimit{
+		{"total_bytes_sec", "bps", "bps-total", t.Bytes.Total},
+		{"read_bytes_sec", "bps_rd", "bps-read", t.Bytes.Read},
+		{"write_bytes_sec", "bps_wr", "bps-write", t.Bytes.Write},
+		{"total_iops_sec", "iops", "iops-total", t.Requests.Total},
+		{"read_iops_sec", "iops_rd", "iops-read", t.Requests.Read},
+		{"write_iops_sec", "iops_wr", "iops-write", t.Requests.Write},
+	}
 }
 
 // Any reports whether there is any limit.
@@ -63,118 +60,70 @@ func (t IOTune) Any() bool {
 	return t.Bytes != Limits{} || t.Requests != Limits{} || t.RequestSize != 0
 }
 
-// validate checks limits by the rules that libvirt has for them; what they are
-// part of is at path.
-func (t IOTune) validate(path string) error {
-	for _, u := range t.units() {
-		l := u.limits
+// validate checks limits by libvirt's rules; element is the path of their parent.
+func (t IOTune) validate(element string) error {
+	for i, l := range []Limits{t.Bytes, t.Requests} {
+		name := []string{"bytes_sec", "iops_sec"}[i]
 		if l.Total.PerSecond != 0 && (l.Read.PerSecond != 0 || l.Write.PerSecond != 0) {
-			return invalid(path, "total and read/write "+u.xml+"_sec cannot be set at the same time")
+			return invalid(element, "total and read/write "+name+" cannot be set at the same time")
 		}
 		if l.Total.Max != 0 && (l.Read.Max != 0 || l.Write.Max != 0) {
-			return invalid(path, "total and read/write "+u.xml+"_sec_max cannot be set at the same time")
-		}
-		for _, d := range l.directions() {
-			if max(d.PerSecond, d.Max, d.MaxLength) > highestLimit {
-				return invalid(path, fmt.Sprintf("block I/O throttle limit %s must be no more than %d", d.xml+"_"+u.xml+"_sec", int64(highestLimit)))
-			}
+			return invalid(element, "total and read/write "+name+"_max cannot be set at the same time")
 		}
 	}
-	if t.RequestSize > highestLimit {
-		return invalid(path, fmt.Sprintf("block I/O throttle limit size_iops_sec must be no more than %d", int64(highestLimit)))
+	for _, l := range append(t.limits(), namedLimit{xml: "size_iops_sec", Limit: Limit{Max: t.RequestSize}}) {
+		if max(l.PerSecond, l.Max, l.MaxLength) > highestLimit {
+			return invalid(element, fmt.Sprintf("block I/O throttle limit %s must be no more than %d", l.xml, int64(highestLimit)))
+		}
 	}
 	return nil
 }
 
-// limits are those of the disk: its own or, where it names no more than a group,
-// those of another disk of the VM that is in it, as libvirt has it.
-func (d *Disk) limits(m Machine) (*IOTune, error) {
-	t := d.IOTune
-	if t == nil || t.Group == "" || t.Any() {
-		return t, nil
-	}
-	for _, o := range m.Disks {
-		if o.Tune != nil && o.Tune.Group == t.Group && o.Tune.Any() {
-			return o.Tune, nil
+// feasible checks limits by QEMU's rules (throttle_is_valid in util/throttle.c): libvirt
+// accepts others, and reports later, if at all, that they are not set.
+func (t IOTune) feasible(element string) error {
+	requests := t.Requests.Total.PerSecond + t.Requests.Read.PerSecond + t.Requests.Write.PerSecond
+	for _, l := range t.limits() {
+		burst, length := element+"/"+l.xml+"_max", element+"/"+l.xml+"_max_length"
+		if err := check([]rule{
+			{l.MaxLength > 1 && l.Max == 0, invalid, length, "the length of a burst needs " + l.xml + "_max"},
+			{l.Max != 0 && l.PerSecond == 0, invalid, burst, "a burst needs " + l.xml + ", the limit that it may exceed"},
+			{l.Max != 0 && l.Max < l.PerSecond, invalid, burst, "a burst cannot be lower than " + l.xml},
+			{l.Max != 0 && l.MaxLength > highestLimit/max(l.Max, 1), invalid, length, "the burst is too long for this rate"},
+		}); err != nil {
+			return err
 		}
 	}
-	return nil, invalid("disk/iotune/group_name", "group_name can be configured only together with settings: no other disk of the VM is in the group")
+	return check([]rule{{t.RequestSize != 0 && requests == 0, invalid, element + "/size_iops_sec",
+		"the size of a request needs a limit of requests, such as total_iops_sec"}})
 }
 
-// feasible checks limits by QEMU's rules (throttle_is_valid in util/throttle.c):
-// libvirt takes others, and reports later, if at all, that they are not set.
-func (t IOTune) feasible(path string) error {
-	requests := false
-	for _, u := range t.units() {
-		for _, d := range u.limits.directions() {
-			name := d.xml + "_" + u.xml + "_sec"
-			requests = requests || u.xml == "iops" && d.PerSecond != 0
-			switch {
-			case d.MaxLength > 1 && d.Max == 0:
-				return invalid(path+"/"+name+"_max_length", "the length of a burst needs "+name+"_max")
-			case d.Max != 0 && d.PerSecond == 0:
-				return invalid(path+"/"+name+"_max", "a burst needs "+name+", the limit that it may exceed")
-			case d.Max != 0 && d.Max < d.PerSecond:
-				return invalid(path+"/"+name+"_max", "a burst cannot be lower than "+name)
-			case d.Max != 0 && d.MaxLength > highestLimit/d.Max:
-				return invalid(path+"/"+name+"_max_length", "the burst is too long for this rate")
-			}
-		}
-	}
-	if t.RequestSize != 0 && !requests {
-		return invalid(path+"/size_iops_sec", "the size of a request needs a limit of requests, such as total_iops_sec")
-	}
-	return nil
-}
-
-// throttle returns the arguments of block_set_io_throttle for the device
-// with this QOM path, in libvirt's order. See QEMU's qapi/block.json,
-// BlockIOThrottle: bps, bps_rd ... iops_wr are not optional.
+// throttle returns the arguments of block_set_io_throttle for the device with this QOM
+// path, in libvirt's order. See QEMU's qapi/block.json, BlockIOThrottle: bps to iops_wr
+// are not optional.
 func (t IOTune) throttle(path string) Object {
-	o := Object{{"id", path}}
-	for _, u := range t.units() {
-		for _, d := range u.limits.directions() {
-			o.Add(u.qmp+d.qmp, d.PerSecond)
-		}
-	}
-	for _, u := range t.units() {
-		for _, d := range u.limits.directions() {
-			o.Add(u.qmp+d.qmp+"_max", d.Max)
-		}
-	}
-	o.Add("iops_size", t.RequestSize)
-	o.AddText("group", t.Group)
-	for _, u := range t.units() {
-		for _, d := range u.limits.directions() {
-			if d.MaxLength != 0 {
-				o.Add(u.qmp+d.qmp+"_max_length", d.MaxLength)
-			}
-		}
-	}
-	return o
+	return t.members(Object{{"id", path}}, "_", t.Group, func(l namedLimit) string { return l.qmp })
 }
 
-// groupLimits returns the limits of a throttle-group object, in libvirt's
-// order. See QEMU's qapi/block-core.json, ThrottleLimits. A length of 0 is an
-// error there, so it is left out.
+// groupLimits returns the limits of a throttle-group object, in libvirt's order. See
+// QEMU's qapi/block-core.json, ThrottleLimits: a length of 0 is an error.
 func (t IOTune) groupLimits() Object {
-	var o Object
-	for _, u := range t.units() {
-		for _, d := range u.limits.directions() {
-			o.Add(u.object+d.object, d.PerSecond)
-		}
+	return t.members(nil, "-", "", func(l namedLimit) string { return l.object })
+}
+
+// members adds all limits to o: name names each, separator joins the words of a name.
+func (t IOTune) members(o Object, separator, group string, name func(namedLimit) string) Object {
+	for _, l := range t.limits() {
+		o.Add(name(l), l.PerSecond)
 	}
-	for _, u := range t.units() {
-		for _, d := range u.limits.directions() {
-			o.Add(u.object+d.object+"-max", d.Max)
-		}
+	for _, l := range t.limits() {
+		o.Add(name(l)+separator+"max", l.Max)
 	}
-	o.Add("iops-size", t.RequestSize)
-	for _, u := range t.units() {
-		for _, d := range u.limits.directions() {
-			if d.MaxLength != 0 {
-				o.Add(u.object+d.object+"-max-length", d.MaxLength)
-			}
+	o.Add("iops"+separator+"size", t.RequestSize)
+	o.AddText("group", group)
+	for _, l := range t.limits() {
+		if l.MaxLength != 0 {
+			o.Add(name(l)+separator+"max"+separator+"length", l.MaxLength)
 		}
 	}
 	return o

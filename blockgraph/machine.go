@@ -2,90 +2,65 @@ package blockgraph
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 )
 
-// Machine is what is known of the VM that a disk is planned for: enough to find
-// a place for the device. Package hotplug fills it in from a running QEMU,
-// package diskxml from a domain's XML. The zero value says that nothing is known:
-// the plan then leaves the place to QEMU, as one does on a command line.
+// Machine is what is known of the VM that a disk is planned for: enough to find a place
+// for the device. Package hotplug fills it in from a running QEMU, package diskxml from a
+// domain's XML. The zero value is an unknown VM: the plan then leaves the place to QEMU.
 type Machine struct {
-	// Name is what the overlay of a transient disk is named after, "" where it is
-	// not known.
-	Name string
-	// Type is QEMU's machine type, such as "pc-q35-10.0" or "q35"; "" when
-	// nothing is known of the VM.
-	Type string
-	// Ports are the PCI buses that take exactly one device, such as
-	// pcie-root-ports, in any order.
-	Ports []Port
-	// RootSlots are the slots in use on the root bus. They matter on machines
-	// whose root bus takes a hot plug itself (i440FX).
-	RootSlots []uint
-	// PCIUsed are the addresses that a domain's devices have.
-	PCIUsed []PCIAddress
-	// SCSI are the SCSI controllers.
-	SCSI []SCSIController
-	// USB is true where the VM has a USB controller.
-	USB bool
-	// Domain is true where the rest was read from a libvirt domain, by package diskxml:
-	// what is not in it the VM does not have, and a disk without an address
-	// gets the one that libvirt would give it.
+	Name string // names the overlay of a transient disk, "" where it is not known
+	Type string // QEMU's machine type, such as "pc-q35-10.0" or "q35"; "" for an unknown VM
+
+	Ports     []Port       // PCI buses for one device each, such as pcie-root-ports, in any order
+	RootSlots []uint       // the slots in use on a root bus that supports hot plug itself (i440FX)
+	PCIUsed   []PCIAddress // the addresses of a domain's devices
+	PCI       bool         // the domain's PCI controllers are known
+	Bridges   []Bridge     // conventional PCI buses behind bridges
+	SCSI      []SCSIController
+	USB       bool         // the VM has a USB controller
+	USBHubs   []USBHub     // the domain's USB controllers and hubs
+	USBUsed   []USBAddress // the USB ports in use
+	CCW       []CCWAddress // the places in use on the channel subsystem of a mainframe
+	Drives    []UsedDrive  // the places in use on IDE, SATA and floppy controllers
+
+	// Domain is true where the rest was read from a libvirt domain: the VM has nothing
+	// that is not listed, and a disk without an address gets the one of libvirt.
 	Domain bool
-	// USBHubs are the domain's USB controllers and hubs, and USBUsed the ports in use.
-	USBHubs []USBHub
-	USBUsed []USBAddress
-	// Memory says whether a server of vhost-user could see the guest's memory, as
-	// far as the domain does.
-	Memory MemoryAccess
-	// Aliases are the ids in QEMU of controllers that the user gave a name, by those
-	// that libvirt would give them, such as "scsi0" or "pci.4".
-	Aliases map[string]string
-	// PCI is true where the domain's PCI controllers are known.
-	PCI bool
-	// Bridges are the conventional PCI buses behind bridges.
-	Bridges []Bridge
-	// CCW are the places in use on a mainframe's channel subsystem.
-	CCW []CCWAddress
-	// Drives are the places in use on IDE, SATA and floppy controllers.
-	Drives []UsedDrive
-	// Disks are the VM's other disks.
-	Disks []OtherDisk
-	// IOThreads are the numbers of the VM's I/O threads.
-	IOThreads []uint
-	// ThrottleGroups are the limits that disks of the VM can share.
+	Memory MemoryAccess // whether a vhost-user server could access the guest's memory
+	// Aliases are the ids in QEMU of controllers with a user alias, by the ids that
+	// libvirt would give them, such as "scsi0" or "pci.4".
+	Aliases        map[string]string
+	Disks          []OtherDisk // the VM's other disks
+	IOThreads      []uint      // the numbers of the VM's I/O threads
 	ThrottleGroups []ThrottleGroup
-	// Devices are the disk's devices as they were when it was planned before, nil
-	// for a disk that is new to the VM. The guest then finds the very same again,
-	// at the same place: after a restore or a migration anything else would keep
-	// QEMU from loading the VM's state.
+
+	// Devices are the disk's devices in an earlier plan, nil for a disk that is new to
+	// the VM. The guest gets identical devices at the same places: after a restore or a
+	// migration QEMU could not load the VM's state otherwise.
 	Devices []Object
-	// ReconnectSeconds is true for a QEMU that counts in seconds until it connects again to
-	// a vhost-user server, as it did before 9.2: from there on it counts in
-	// milliseconds, and since 10.2 it takes nothing else.
+	// ReconnectSeconds is true for a QEMU before 9.2, which counts in seconds until it
+	// reconnects to a vhost-user server. Later versions accept milliseconds, and since
+	// 10.2 nothing else.
 	ReconnectSeconds bool
 }
 
-// MemoryAccess says who can see a guest's memory.
+// MemoryAccess is who can access a guest's memory.
 type MemoryAccess string
 
-// The accesses that a domain's <memoryBacking> and NUMA cells can give. libvirt
-// takes a domain that says nothing of it for a private one; a plan leaves that to
-// whoever completes the domain, and an attach asks QEMU.
+// The accesses that a domain's <memoryBacking> and NUMA cells can give. libvirt treats a
+// domain without either as private. A plan leaves that open, and an attach queries QEMU.
 const (
 	MemoryUnsaid  MemoryAccess = ""
 	MemoryShared  MemoryAccess = "shared"
 	MemoryPrivate MemoryAccess = "private"
 )
 
-// Bridge is a conventional PCI bus: it has slots.
+// Bridge is a conventional PCI bus, such as "pci.3", with the slots in use.
 type Bridge struct {
-	// Bus is the name of the bus in QEMU, such as "pci.3".
-	Bus string
-	// Slots are those in use.
+	Bus   string
 	Slots []uint
 }
 
@@ -95,19 +70,18 @@ type UsedDrive struct {
 	Address DriveAddress
 }
 
-// OtherDisk is what must not be twice in a VM. Serial is "" and WWN 0 for none.
+// OtherDisk is a disk of the VM, with what must be unique in a VM. Serial is "", WWN 0 and
+// Tune nil for none; disks of one group have the same limits.
 type OtherDisk struct {
 	Target, Serial string
 	WWN            uint64
-	// Tune are the disk's limits, nil for none: disks of one group have the same.
-	Tune *IOTune
+	Tune           *IOTune
 }
 
 // ThrottleGroup is a <throttlegroup> of the VM.
 type ThrottleGroup struct {
 	Limits IOTune // with the group's name
-	// Exists is true where QEMU has the group's object; else the plan adds it.
-	Exists bool
+	Exists bool   // QEMU has the group's object; else the plan adds it
 }
 
 // Validate checks the group by libvirt's rules. The error is an [*InvalidError].
@@ -124,21 +98,15 @@ func (g ThrottleGroup) Validate() error {
 
 // Port is a PCI bus for one device.
 type Port struct {
-	// Bus is the name of the bus in QEMU, such as "pci.4": the id of its port.
-	Bus string
-	// Taken is true where a device sits in the port, or where it cannot take a
-	// hot plug.
-	Taken bool
+	Bus   string // in QEMU, such as "pci.4": the id of the port
+	Taken bool   // a device is in the port, or it does not support hot plug
 }
 
 // SCSIController is a controller that disks can be added to.
 type SCSIController struct {
-	// ID is the controller's id in QEMU, such as "scsi0": its bus is ID + ".0".
-	ID string
-	// Model is libvirt's name of its kind, such as "lsilogic"; "" is virtio-scsi.
-	Model string
-	// Units are the addresses in use.
-	Units []SCSIUnit
+	ID    string     // in QEMU, such as "scsi0": its bus is ID + ".0"
+	Model string     // in libvirt, such as "lsilogic"; "" is virtio-scsi
+	Units []SCSIUnit // the addresses in use
 }
 
 // SCSIUnit is an address on a SCSI controller (channel 0).
@@ -157,13 +125,11 @@ func (m Machine) I440FX() bool {
 
 func (m Machine) pSeries() bool { return strings.HasPrefix(m.Type, "pseries") }
 
-// builtinESP reports whether the machine may have the SCSI controller of a Sun or a
-// Macintosh on its board: no PC does.
+// builtinESP reports whether the machine may have the on-board SCSI controller of a Sun or a Macintosh.
 func (m Machine) builtinESP() bool { return !m.I440FX() && !m.builtinSATA() }
 
-// rootBusHotplug reports whether devices are plugged into the root bus itself:
-// the i440FX's and the pSeries' conventional PCI bus. Everything newer has root
-// ports.
+// rootBusHotplug reports whether devices are plugged into the root bus itself, the
+// conventional PCI bus of i440FX and pSeries. Newer machines have root ports.
 func (m Machine) rootBusHotplug() bool { return m.I440FX() || m.pSeries() }
 
 // builtinIDE reports whether the machine has IDE: no other can be added.
@@ -171,19 +137,14 @@ func (m Machine) builtinIDE() bool {
 	return m.I440FX() || m.Type == "malta" || m.Type == "mac99" || m.Type == "g3beige"
 }
 
-// builtinSATA reports whether the chipset has an AHCI controller of its own. An
-// unknown machine is taken for a q35, the only one where a SATA disk works
-// without adding a controller.
-func (m Machine) builtinSATA() bool {
-	return !m.Known() || strings.Contains(m.Type, "q35")
-}
+// builtinSATA reports whether the chipset has an AHCI controller. An unknown machine is
+// treated as q35, the only one where a SATA disk needs no additional controller.
+func (m Machine) builtinSATA() bool { return !m.Known() || strings.Contains(m.Type, "q35") }
 
-// channelBus reports whether the machine is a mainframe, whose virtio devices sit
-// on a channel subsystem.
+// channelBus reports whether the machine is a mainframe, with virtio devices on a channel subsystem.
 func (m Machine) channelBus() bool { return strings.HasPrefix(m.Type, "s390-ccw-virtio") }
 
-// mmio reports whether the machine's only virtio devices are behind memory-mapped
-// transports.
+// mmio reports whether the machine has virtio devices behind memory-mapped transports only.
 func (m Machine) mmio() bool { return strings.HasPrefix(m.Type, "vexpress-") }
 
 // DefaultSCSIModel returns libvirt's model of a SCSI controller of which a domain
@@ -198,8 +159,7 @@ func (m Machine) DefaultSCSIModel() string {
 	return "lsilogic"
 }
 
-// alias returns the id in QEMU of a controller that libvirt would call by this
-// name.
+// alias returns the id in QEMU of a controller, by the id that libvirt would give it.
 func (m Machine) alias(name string) string { return cmp.Or(m.Aliases[name], name) }
 
 func (m Machine) rootBus() string {
@@ -209,21 +169,17 @@ func (m Machine) rootBus() string {
 	return "pcie.0"
 }
 
-// reservedPort begins the names of root ports that only luksplug plugs disks into.
-// No target can be called "port".
+// reservedPort begins the names of root ports that only luksplug uses; "port" is no valid target.
 const reservedPort = namespace + "port-"
 
-// ReservedPort returns the id of the nth root port, from 0, that a VM has for
-// luksplug's disks alone.
+// ReservedPort returns the id of the nth root port, from 0, that is reserved for luksplug's disks.
 func ReservedPort(n int) string { return reservedPort + strconv.Itoa(n) }
 
 // IsReservedPort reports whether a bus or an id is that of a reserved port.
 func IsReservedPort(name string) bool { return strings.HasPrefix(name, reservedPort) }
 
-// ComparePorts orders the names of PCI buses the way in which the planner tries
-// them: the reserved ones, then the highest number first. libvirt
-// hands out the lowest free port, so the two stay out of each other's way for as
-// long as there is room.
+// ComparePorts orders the names of PCI buses as the planner tries them: reserved ports,
+// then the highest number first, because libvirt uses the lowest free port.
 func ComparePorts(a, b string) int {
 	if ours := IsReservedPort(a); ours != IsReservedPort(b) {
 		if ours {
@@ -259,27 +215,14 @@ func (m Machine) freePort() (string, bool) {
 	return "", false
 }
 
-// freeSlot returns the free slot of the root bus that is tried first: from the
-// top, because QEMU and libvirt hand them out from the bottom.
-func (m Machine) freeSlot() (uint, bool) {
-	for slot := uint(0x1f); slot > 0; slot-- {
-		if !slices.Contains(m.RootSlots, slot) {
-			return slot, true
-		}
+// freeSlot returns the highest slot that is not used, 0 for none: slot 0 is the bridge's,
+// and QEMU and libvirt use the lowest.
+func freeSlot(used []uint) uint {
+	slot := uint(0x1f)
+	for slot > 0 && slices.Contains(used, slot) {
+		slot--
 	}
-	return 0, false
-}
-
-// freeBridge returns a free slot of a conventional bus; slot 0 is the bridge's.
-func (m Machine) freeBridge() (bus string, slot uint, ok bool) {
-	for _, b := range m.Bridges {
-		for slot := uint(0x1f); slot > 0; slot-- {
-			if !slices.Contains(b.Slots, slot) {
-				return b.Bus, slot, true
-			}
-		}
-	}
-	return "", 0, false
+	return slot
 }
 
 // freeCCW returns the place that libvirt gives to the next device.
@@ -289,35 +232,4 @@ func (m Machine) freeCCW() CCWAddress {
 		a.DevNo++
 	}
 	return a
-}
-
-// checkAgainst refuses a disk that contradicts what the VM has: what libvirt
-// refuses when it reads a domain.
-func (d *Disk) checkAgainst(m Machine) error {
-	refuse := func(reason string) error { return &PlacementError{Target: d.Target, Reason: reason} }
-	for _, o := range m.Disks {
-		switch {
-		case o.Target == d.Target:
-			return refuse("target '" + d.Target + "' duplicated: the VM has a disk of this name")
-		case d.Serial != "" && o.Serial == d.Serial:
-			return refuse("disks '" + d.Target + "' and '" + o.Target + "' have identical serial: the guest could not tell them apart")
-		case d.WWN != 0 && o.WWN == d.WWN:
-			return refuse("disks '" + d.Target + "' and '" + o.Target + "' have identical WWN: the guest could not tell them apart")
-		case d.IOTune != nil && d.IOTune.Group != "" && d.IOTune.Any() && o.Tune != nil && o.Tune.Group == d.IOTune.Group && *o.Tune != *d.IOTune:
-			return refuse("different iotunes for disks " + d.Target + " and " + o.Target + ", which share the group '" + d.IOTune.Group + "'")
-		}
-	}
-	if m.Memory == MemoryPrivate && !d.Empty && d.Image.Source.Kind == SourceVHostUser {
-		return refuse("'vhostuser' requires shared memory: its server has to see the guest's, add <memoryBacking><access mode='shared'/></memoryBacking> while the VM is off")
-	}
-	threads := d.Driver.IOThreads
-	if d.Driver.IOThread != 0 {
-		threads = []IOThreadQueues{{ID: d.Driver.IOThread}}
-	}
-	for _, t := range threads {
-		if m.Known() && !slices.Contains(m.IOThreads, t.ID) {
-			return refuse(fmt.Sprintf("iothread '%d' is not defined: the VM has no such I/O thread (it has %d)", t.ID, len(m.IOThreads)))
-		}
-	}
-	return nil
 }

@@ -11,15 +11,13 @@ import (
 // namespace begins every name that this package gives.
 const namespace = "luksplug-"
 
-// UserAlias begins every alias that a user may give; libvirt keeps the others
-// for itself.
+// UserAlias begins every user alias; libvirt reserves all others.
 const UserAlias = "ua-"
 
-// Role is what a node, object or device is to its disk: the last part of its
-// name.
+// Role is the function of a node, object or device for its disk: the last part of its name.
 //
-// The roles below are those of the top layer, the image that <source> names. The
-// layers under it are numbered from 1, which stands in front of a shorter role:
+// The roles below are those of the top layer, the image that <source> names. The layers
+// under it are numbered from 1; the number precedes a shorter role:
 //
 //	top layer         layer 2
 //	payload-storage   b2-storage
@@ -32,8 +30,8 @@ const UserAlias = "ua-"
 //	header-fdset      b2-h-fdset
 //	data-storage      b2-d-storage
 //
-// [Role.Base] takes such a role apart. Secrets and other objects are counted
-// through the whole disk: secret0, secret1, tls0, pr0.
+// [Role.Base] splits such a role. Secrets and other objects are numbered in the whole disk:
+// secret0, secret1, tls0, pr0.
 type Role string
 
 // The roles of nodes, from the top down, and of what else a disk may bring.
@@ -63,8 +61,7 @@ const longestRole = RolePayloadStorage
 // maxLayers is how many layers a disk may have: two digits in a name.
 const maxLayers = 100
 
-// deeper are the roles of the layers under the top one, by those of the top
-// layer.
+// deeper are the roles of the layers under the top one, by those of the top layer.
 var deeper = map[Role]string{
 	RoleLUKS: "luks", RolePayloadFormat: "format", RolePayloadSlice: "slice", RolePayloadStorage: "storage",
 	RoleHeaderFormat: "h-format", RoleHeaderSlice: "h-slice", RoleHeaderStorage: "h-storage", RoleHeaderFDSet: "h-fdset",
@@ -79,8 +76,8 @@ func (r Role) at(layer int) Role {
 	return Role("b" + strconv.Itoa(layer) + "-" + deeper[r])
 }
 
-// Base takes the role of a node apart: what it is in the top layer, and the
-// number of the layer. A role of no layer is returned as it is.
+// Base splits the role of a node into that of the top layer and the number of the layer. A
+// role of no layer is returned unchanged.
 func (r Role) Base() (role Role, layer int) {
 	rest, ok := strings.CutPrefix(string(r), "b")
 	if !ok {
@@ -101,8 +98,7 @@ func (r Role) Base() (role Role, layer int) {
 
 func namePrefix(target string) string { return namespace + target + "-" }
 
-// Name returns the name in QEMU of what has this role for the disk at target.
-// It is the device id for RoleDevice.
+// Name returns the name in QEMU for a role of the disk at target: the device id for RoleDevice.
 func Name(target string, role Role) string {
 	if role == RoleDevice {
 		return namespace + target
@@ -110,8 +106,7 @@ func Name(target string, role Role) string {
 	return namePrefix(target) + string(role)
 }
 
-// ParseName takes a name of QEMU's apart. ok is false for a name that [Name]
-// does not give, such as libvirt's.
+// ParseName splits a name in QEMU. ok is false for a name that is not [Name]'s, such as libvirt's.
 func ParseName(name string) (target string, role Role, ok bool) {
 	rest, ok := strings.CutPrefix(name, namespace)
 	if !ok {
@@ -124,9 +119,8 @@ func ParseName(name string) (target string, role Role, ok bool) {
 	return target, Role(suffix), true
 }
 
-// ParseTarget takes a target such as "vdb" apart: the prefix, and the number
-// that the letters make (a is 0, z 25, aa 26). The error says what is wrong with
-// one that is not a disk's.
+// ParseTarget splits a target such as "vdb" into the prefix and the number of the letters (a
+// is 0, z 25, aa 26). The error says why a target is not valid.
 func ParseTarget(dev string) (prefix string, index int, err error) {
 	for _, p := range []string{"vd", "sd", "hd", "fd", "xvd", "ubd"} {
 		rest, ok := strings.CutPrefix(dev, p)

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
 )
 
 func TestRoleBase(t *testing.T) {
@@ -40,10 +41,7 @@ func TestDeepChain(t *testing.T) {
 		}
 		return d
 	}
-	g, err := blockgraph.Build(chain(100), blockgraph.Machine{}, blockgraph.Unlock{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := blocktest.Build(t, chain(100), blockgraph.Machine{}, blockgraph.Unlock{})
 	for _, n := range g.Nodes {
 		if len(n.Name) > 31 || !strings.HasPrefix(n.Name, "luksplug-vdabcd-") {
 			t.Errorf("an odd name: %s", n.Name)

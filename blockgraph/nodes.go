@@ -2,8 +2,7 @@ package blockgraph
 
 import "fmt"
 
-// layer is which of a disk's images nodes belong to, and what they take over
-// from the disk.
+// layer is the image of a disk that nodes belong to, and what they inherit from the disk.
 type layer struct {
 	number   int  // 0 is the top one
 	header   bool // a LUKS header
@@ -23,9 +22,9 @@ func (l layer) role(payload, header Role) Role {
 	return payload.at(l.number)
 }
 
-// chain adds the nodes of an image and of everything below it, and returns the
-// name of the node that shows what a guest would see. libvirt begins with the
-// deepest layer, too; a data store comes before its image.
+// chain adds the nodes of an image and of everything below it, and returns the name of the
+// node that shows what a guest would see. As in libvirt, the deepest layer comes first, and
+// a data store before its image.
 func (b *builder) chain(image Image, number int) (string, error) {
 	below := links{}
 	var err error
@@ -58,8 +57,7 @@ type links struct{ backing, data string }
 //	raw, detached header    header, storage, luks
 //	qcow2, detached header  header, storage, format, luks
 //
-// An ephemeral header is a node of its own, and takes the place of a detached
-// one.
+// An ephemeral header is a node of its own that replaces a detached one.
 func (b *builder) encrypted(image Image, l layer, below links) (string, error) {
 	enc := image.Encryption
 	var header, secret string
@@ -83,17 +81,14 @@ func (b *builder) encrypted(image Image, l layer, below links) (string, error) {
 	return b.luks(header, payload, secret, l), nil
 }
 
-// plain adds the nodes of an image that shows its bytes by itself.
+// plain adds the nodes of an image that needs no LUKS node.
 func (b *builder) plain(image Image, l layer, below links) (string, error) {
 	return b.parts(image, l, below, true)
 }
 
-// parts adds the nodes that most images have: storage, the slice of it, and
-// format. The last one is what the layer above uses; it takes over how the disk
-// may be used if it is the top of its image.
-//
-// A raw image needs no format node: libvirt leaves it out as well, and every
-// layer costs a little on each request.
+// parts adds the nodes that most images have: storage, the slice of it, and format. The
+// layer above uses the last one, which gets the disk's access mode if it is the top of its
+// image. As in libvirt, a raw image has no format node: each node costs a little.
 func (b *builder) parts(image Image, l layer, below links, top bool) (string, error) {
 	hasFormat := image.Format != FormatRaw
 	hasSlice := image.Source.Slice != nil
@@ -133,7 +128,7 @@ func (b *builder) storage(image Image, l layer, top bool) (string, error) {
 	case SourceVolume:
 		return "", unknownPool(fmt.Sprintf("nothing is known of the pool '%s'", s.Volume.Pool))
 	default:
-		return "", &UnsupportedError{Element: "disk@type", Reason: fmt.Sprintf("sources of type %q are not supported here", s.Kind)}
+		return "", unsupported("disk@type", fmt.Sprintf("sources of type %q are not supported here", s.Kind))
 	}
 	o.Add("node-name", name)
 	b.addAccess(&o.Object, l, top)
@@ -227,16 +222,16 @@ func (b *builder) copyOnRead(file string) string {
 	return b.add(Node{Role: RoleCopyOnRead, Options: o, Children: []Child{{"file", file}}})
 }
 
-// addAccess adds how a node may be used, which depends on where it stands, and
-// the cache mode. top says that the node is the top of its image.
+// addAccess adds the access mode of a node, which depends on its position, and the cache
+// mode. top is true for the top node of an image.
 func (b *builder) addAccess(o *Object, l layer, top bool) {
 	switch {
 	case l.header:
-		// The header must be writable where the disk is: QEMU passes the write
-		// permission on to it. Saying so here makes a header that cannot be
-		// written fail as it opens, not at the device.
+		// QEMU passes the disk's write permission on to the header: a header that cannot
+		// be written must fail when it opens, not at the device. It is read only once,
+		// so it needs no cache mode.
 		o.Add("read-only", l.readOnly)
-		return // it is read once, as the disk opens: the cache mode is not for it
+		return
 	case top:
 		o.Add("read-only", l.readOnly)
 		o.AddText("discard", b.disk.Driver.Discard)
@@ -244,8 +239,7 @@ func (b *builder) addAccess(o *Object, l layer, top bool) {
 			o.AddText("detect-zeroes", b.detectZeroes())
 		}
 	default:
-		// Opened for writing only where the node above wants to write; a hole
-		// that the node above punches always reaches the storage.
+		// The node above decides whether to write, and whether to discard.
 		o.Add("auto-read-only", true)
 		o.Add("discard", "unmap")
 	}
@@ -259,25 +253,11 @@ func (b *builder) addCache(o *Object) {
 	}
 }
 
-// detectZeroes is the disk's own, but for one that QEMU refuses: to unmap where
-// discard is off. libvirt turns it into on.
+// detectZeroes returns the disk's own mode, but "on" for unmap without discard, which QEMU
+// refuses, as libvirt does.
 func (b *builder) detectZeroes() string {
 	if d := b.disk.Driver; d.DetectZeroes == "unmap" && d.Discard != "unmap" {
 		return "on"
 	}
 	return b.disk.Driver.DetectZeroes
-}
-
-// cacheModes is what libvirt's names mean to a block node (formatdomain.html,
-// driver@cache), and to the guest: whether the device shows a write cache.
-// libvirt gives them to every node of the payload.
-var cacheModes = map[string]struct {
-	direct, noFlush bool
-	writeCache      string
-}{
-	"none":         {direct: true, writeCache: "on"},
-	"writethrough": {writeCache: "off"},
-	"writeback":    {writeCache: "on"},
-	"directsync":   {direct: true, writeCache: "off"},
-	"unsafe":       {noFlush: true, writeCache: "on"},
 }

@@ -1,41 +1,21 @@
 package blockgraph
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
 )
 
-// place is where a device goes: the members of its -device that say so.
+// place is where a device goes.
 type place struct {
-	members Object
-	// transport is how a virtio device is reached: "pci", "ccw" or "device".
-	transport string
-	// controller is what has to be added first, nil for nothing.
-	controller *Device
-	// warning says that the place is not the one that the XML gives.
-	warning string
+	members    Object  // of the device's options
+	transport  string  // of a virtio device: "pci", "ccw" or "device"
+	controller *Device // to be added first, nil for none
+	warning    string  // says that the place is not that of the XML, "" where it is
 }
 
-// findPlace decides where the disk's device goes, from its address or, without
-// one, from what is free.
-func findPlace(d *Disk, m Machine) (place, error) {
-	switch d.Bus {
-	case BusVirtio:
-		return placeVirtio(d, m)
-	case BusSCSI:
-		return placeSCSI(d, m)
-	case BusUSB:
-		return placeUSB(d, m)
-	case BusIDE, BusSATA, BusFDC:
-		members, err := placeFixed(d, m)
-		return place{members: members}, err
-	}
-	return place{}, &UnsupportedError{Element: "disk/target@bus", Reason: fmt.Sprintf("the bus %q is not supported", d.Bus)}
-}
-
-// placeVirtio places a virtio disk on the bus that the address names, or else
-// on the one that the machine has for such devices.
+// placeVirtio places a virtio disk on the bus of its address, or else of the machine.
 func placeVirtio(d *Disk, m Machine) (place, error) {
 	a := d.Address
 	if a == nil {
@@ -68,35 +48,34 @@ func placeCCW(d *Disk, m Machine, a CCWAddress) (place, error) {
 	return place{transport: "ccw", members: Object{{"devno", number}}}, nil
 }
 
-// placePCI finds a PCI slot for what is needed. A conventional device, which PCI
-// Express has no port for, goes behind a bridge.
+// placePCI finds a PCI slot. A conventional device, for which PCI Express has no port, goes
+// behind a bridge. A domain without PCI controllers is one that libvirt has yet to complete.
 func placePCI(d *Disk, m Machine, what string, conventional bool) (Object, error) {
 	if d.Address != nil && d.Address.PCI != nil {
 		return placeAt(d, m, *d.Address.PCI)
 	}
 	switch {
 	case !m.Known(), m.Domain && !m.PCI && !m.rootBusHotplug():
-		// A domain that says nothing of PCI is one that libvirt has yet to
-		// complete.
 		return nil, nil
 	case m.rootBusHotplug():
-		slot, ok := m.freeSlot()
-		if !ok {
-			return nil, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("no slot is free on pci.0 for the %s: unplug a device, or use bus='scsi' with an existing controller", what)}
+		slot := freeSlot(m.RootSlots)
+		if slot == 0 {
+			return nil, d.noPlace("no slot is free on pci.0 for the %s: unplug a device, or use bus='scsi' with an existing controller", what)
 		}
 		return Object{{"bus", m.rootBus()}, {"addr", hex(slot)}}, nil
 	case conventional:
-		bus, slot, ok := m.freeBridge()
-		if !ok {
-			return nil, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the %s is of conventional PCI, and the VM has no bridge with a free slot for it: "+
-				"add <controller type='pci' model='pcie-to-pci-bridge'/> while the VM is off, or use another model", what)}
+		for _, b := range m.Bridges {
+			if slot := freeSlot(b.Slots); slot != 0 {
+				return Object{{"bus", m.alias(b.Bus)}, {"addr", hex(slot)}}, nil
+			}
 		}
-		return Object{{"bus", m.alias(bus)}, {"addr", hex(slot)}}, nil
+		return nil, d.noPlace("the %s is of conventional PCI, and the VM has no bridge with a free slot for it: "+
+			"add <controller type='pci' model='pcie-to-pci-bridge'/> while the VM is off, or use another model", what)
 	}
 	bus, ok := m.freePort()
 	if !ok {
-		return nil, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("no hot-pluggable pcie-root-port is free for the %s (the VM has %d): "+
-			"add ports while the VM is off, in libvirt <controller type='pci' model='pcie-root-port'/>, for QEMU -device pcie-root-port,id=NAME,chassis=N, or use bus='scsi' with an existing controller", what, len(m.Ports))}
+		return nil, d.noPlace("no hot-pluggable pcie-root-port is free for the %s (the VM has %d): "+
+			"add ports while the VM is off, in libvirt <controller type='pci' model='pcie-root-port'/>, for QEMU -device pcie-root-port,id=NAME,chassis=N, or use bus='scsi' with an existing controller", what, len(m.Ports))
 	}
 	return Object{{"bus", m.alias(bus)}, {"addr", "0x0"}}, nil
 }
@@ -112,7 +91,7 @@ func placeAt(d *Disk, m Machine, a PCIAddress) (Object, error) {
 		}
 	}
 	if m.takes(a) {
-		return nil, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("slot %s of %s is in use: give another <address>, or none to have a free one chosen", hex(a.Slot), bus)}
+		return nil, d.noPlace("slot %s of %s is in use: give another <address>, or none to have a free one chosen", hex(a.Slot), bus)
 	}
 	addr := hex(a.Slot)
 	if a.Function != 0 {
@@ -144,29 +123,28 @@ func checkPort(d *Disk, m Machine, bus string) error {
 			continue
 		}
 		if p.Taken {
-			return &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the PCI bus %s is in use or takes no hot plug: give another <address>, or none to have a free one chosen", bus)}
+			return d.noPlace("the PCI bus %s is in use or takes no hot plug: give another <address>, or none to have a free one chosen", bus)
 		}
 		return nil
 	}
 	if m.rootBusHotplug() && len(names) == 0 {
-		return nil // bridges of an i440FX are not listed; QEMU says if there is none
+		return nil // bridges of an i440FX are not listed: QEMU checks
 	}
 	slices.SortFunc(names, ComparePorts)
-	return &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the VM has no PCI bus %s (it has: %s): give another <address>, or none to have a free one chosen", bus, orNone(names))}
+	return d.noPlace("the VM has no PCI bus %s (it has: %s): give another <address>, or none to have a free one chosen", bus, orNone(names))
 }
 
-// placeFixed places a disk on a bus whose addresses follow from the target's
-// letters.
+// placeFixed places a disk on a bus whose addresses follow from the target's letters.
 func placeFixed(d *Disk, m Machine) (Object, error) {
 	a := d.driveAddress()
 	if used := (UsedDrive{d.Bus, a}); slices.Contains(m.Drives, used) {
-		return nil, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the %s address controller %d, bus %d, unit %d is in use: give another <address>, or another target", d.Bus, a.Controller, a.Bus, a.Unit)}
+		return nil, d.noPlace("the %s address controller %d, bus %d, unit %d is in use: give another <address>, or another target", d.Bus, a.Controller, a.Bus, a.Unit)
 	}
 	switch {
 	case d.Bus == BusFDC:
 		return Object{{"unit", int(a.Unit)}}, nil
 	case d.Bus == BusIDE && m.Known() && !m.builtinIDE():
-		return nil, &UnsupportedError{Element: "disk/target@bus", Reason: "IDE controllers are unsupported for the machine type '" + m.Type + "': use bus='sata'"}
+		return nil, unsupported("disk/target@bus", "IDE controllers are unsupported for the machine type '"+m.Type+"': use bus='sata'")
 	case d.Bus == BusIDE:
 		return Object{{"bus", fmt.Sprintf("ide.%d", a.Bus)}, {"unit", int(a.Unit)}}, nil
 	case a.Controller == 0 && m.builtinSATA():
@@ -175,37 +153,6 @@ func placeFixed(d *Disk, m Machine) (Object, error) {
 	return Object{{"bus", fmt.Sprintf("%s.%d", m.alias(fmt.Sprintf("sata%d", a.Controller)), a.Unit)}}, nil
 }
 
-// driveAddress is the address of a disk on a bus of drives: the one that is
-// given, or the one that libvirt derives from the target's letters
-// (virDomainDiskDefAssignAddress).
-func (d *Disk) driveAddress() DriveAddress {
-	if d.Address != nil && d.Address.Drive != nil {
-		return *d.Address.Drive
-	}
-	_, index, _ := ParseTarget(d.Target) // validated before
-	return DefaultDrive(d.Bus, uint(index))
-}
-
-// DefaultDrive returns the address that libvirt derives from a disk's target on a
-// bus of drives (IDE, SATA, SCSI or fdc); index is that of [ParseTarget].
-func DefaultDrive(bus Bus, index uint) DriveAddress {
-	switch bus {
-	case BusIDE:
-		return DriveAddress{Controller: index / 4, Bus: index % 4 / 2, Unit: index % 2}
-	case BusSATA:
-		return DriveAddress{Controller: index / 6, Unit: index % 6}
-	case BusSCSI:
-		return DriveAddress{Controller: index / 7, Unit: index % 7}
-	default:
-		return DriveAddress{Controller: index / 2, Unit: index % 2}
-	}
-}
-
 func hex(n uint) string { return fmt.Sprintf("0x%x", n) }
 
-func orNone(names []string) string {
-	if len(names) == 0 {
-		return "none"
-	}
-	return strings.Join(names, ", ")
-}
+func orNone(names []string) string { return cmp.Or(strings.Join(names, ", "), "none") }

@@ -7,14 +7,12 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
-// highestLUN is where the search for a free unit begins. libvirt and QEMU begin
-// at 0, so the units from above stay quiet.
+// highestLUN is where the search for a free unit begins: libvirt and QEMU begin at 0.
 const highestLUN = 63
 
-// scsiDrivers are QEMU's names of libvirt's models of SCSI controllers
-// (formatdomain.html, "Controllers"). A narrow one is an old parallel bus: it
-// knows a disk by its SCSI id alone, which libvirt calls unit; all others have
-// targets and logical units.
+// scsiDrivers are QEMU's names of libvirt's models of SCSI controllers (formatdomain.html,
+// "Controllers"). A narrow one is an old parallel bus that addresses a disk by its SCSI id,
+// which libvirt calls unit; all others have targets and logical units.
 var scsiDrivers = map[string]struct {
 	driver       string
 	narrow       bool
@@ -48,12 +46,11 @@ func placeSCSI(d *Disk, m Machine) (place, error) {
 			}
 		}
 	}
-	// No controller, or every one is full: bring one along.
+	// There is no controller, or all are full.
 	return ownController(d, m, DriveAddress{Unit: highestLUN})
 }
 
-// placeUnit places the disk at an address: one that the XML gives, or the one
-// that libvirt derives from the target.
+// placeUnit places the disk at an address, from the XML or derived from the target by libvirt.
 func placeUnit(d *Disk, m Machine, a DriveAddress) (place, error) {
 	id := fmt.Sprintf("scsi%d", a.Controller)
 	if !m.Known() {
@@ -68,12 +65,12 @@ func placeUnit(d *Disk, m Machine, a DriveAddress) (place, error) {
 		for _, c := range m.SCSI {
 			names = append(names, c.ID)
 		}
-		return place{}, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("the VM has no virtio-scsi controller %s (it has: %s): give another <address>, or none to have a free one chosen or added", id, orNone(names))}
+		return place{}, d.noPlace("the VM has no virtio-scsi controller %s (it has: %s): give another <address>, or none to have a free one chosen or added", id, orNone(names))
 	}
 	c := m.SCSI[i]
 	unit := SCSIUnit{Target: a.Target, LUN: a.Unit}
 	if slices.Contains(c.Units, unit) {
-		return place{}, &PlacementError{Target: d.Target, Reason: fmt.Sprintf("target %d unit %d of the SCSI controller %s is in use: give another <address>, or none to have a free one chosen", unit.Target, unit.LUN, id)}
+		return place{}, d.noPlace("target %d unit %d of the SCSI controller %s is in use: give another <address>, or none to have a free one chosen", unit.Target, unit.LUN, id)
 	}
 	if _, known := scsiDrivers[c.Model]; c.Model != "" && !known {
 		return place{}, &PlacementError{Target: d.Target, Reason: "the SCSI controller " + id + " has the unsupported model '" + message.Shorten(c.Model) + "', which QEMU does not have"}
@@ -87,8 +84,7 @@ func placeUnit(d *Disk, m Machine, a DriveAddress) (place, error) {
 	return place{members: scsiMembers(c, m, a)}, nil
 }
 
-// libvirtController brings along the controller that libvirt adds to a domain
-// whose disk needs one that is not there.
+// libvirtController adds the controller that libvirt adds to a domain for a disk without one.
 func libvirtController(d *Disk, m Machine, id string, a DriveAddress) (place, error) {
 	model := m.DefaultSCSIModel()
 	known := scsiDrivers[model]
@@ -96,43 +92,34 @@ func libvirtController(d *Disk, m Machine, id string, a DriveAddress) (place, er
 	if c.narrow() && a.Target != 0 {
 		return place{}, invalid("disk/address@target", "target must be 0 for controller model '"+model+"'")
 	}
-	options := Object{{"driver", known.driver}}
-	switch {
-	case m.channelBus():
-		options = Object{{"driver", "virtio-scsi-ccw"}}
-	case known.driver == "spapr-vscsi": // on a bus of its own
-	default:
-		members, err := placePCI(d, m, "SCSI controller that the disk needs", known.conventional)
-		if err != nil && known.conventional {
-			return ownController(d, m, a) // what a running VM could have, too
-		}
-		if err != nil {
-			return place{}, err
-		}
-		options = append(options, members...)
+	if known.driver == "spapr-vscsi" { // on a bus of its own
+		return withController(c, m, a, Object{{"driver", known.driver}}), nil
 	}
-	options.Add("id", id)
-	return place{members: scsiMembers(c, m, a), controller: &Device{ID: id, Role: RoleController, Options: options}}, nil
+	p, err := newController(d, m, c, a)
+	if err != nil && known.conventional {
+		return ownController(d, m, a) // supported by a running VM, too
+	}
+	return p, err
 }
 
-// ownController brings a virtio-scsi controller along, for this disk alone.
+// ownController adds a virtio-scsi controller for this disk alone.
 func ownController(d *Disk, m Machine, a DriveAddress) (place, error) {
-	id := Name(d.Target, RoleController)
-	driver, members := "virtio-scsi-pci", Object(nil)
+	return newController(d, m, SCSIController{ID: Name(d.Target, RoleController), Model: "virtio-scsi"}, a)
+}
+
+// newController adds a controller on the machine's bus for such devices.
+func newController(d *Disk, m Machine, c SCSIController, a DriveAddress) (place, error) {
 	if m.channelBus() {
-		driver = "virtio-scsi-ccw"
-	} else {
-		var err error
-		if members, err = placePCI(d, m, "SCSI controller that the disk needs", false); err != nil {
-			return place{}, err
-		}
+		return withController(c, m, a, Object{{"driver", "virtio-scsi-ccw"}}), nil
 	}
-	options := append(Object{{"driver", driver}}, members...)
-	options.Add("id", id)
-	return place{
-		members:    scsiMembers(SCSIController{ID: id}, m, a),
-		controller: &Device{ID: id, Role: RoleController, Options: options},
-	}, nil
+	known := scsiDrivers[c.Model]
+	members, err := placePCI(d, m, "SCSI controller that the disk needs", known.conventional)
+	return withController(c, m, a, append(Object{{"driver", known.driver}}, members...)), err
+}
+
+// withController returns a place on a controller that is added with these options.
+func withController(c SCSIController, m Machine, a DriveAddress, options Object) place {
+	return place{members: scsiMembers(c, m, a), controller: &Device{ID: c.ID, Role: RoleController, Options: options.With("id", c.ID)}}
 }
 
 func scsiMembers(c SCSIController, m Machine, a DriveAddress) Object {
@@ -143,5 +130,5 @@ func scsiMembers(c SCSIController, m Machine, a DriveAddress) Object {
 	return Object{{"bus", bus}, {"channel", int(a.Bus)}, {"scsi-id", int(a.Target)}, {"lun", int(a.Unit)}}
 }
 
-// narrow reports whether the controller knows a disk by its SCSI id alone.
+// narrow reports whether the controller addresses a disk by its SCSI id alone.
 func (c SCSIController) narrow() bool { return scsiDrivers[c.Model].narrow }

@@ -11,23 +11,18 @@ type Plan struct {
 
 // Step is one command and its inverse.
 type Step struct {
-	// Kind says what the step makes, or that it releases something.
-	Kind StepKind
-	// Subject is the name of what it makes or releases: an object id, a
-	// node-name, a device id, or the name that a descriptor set carries.
-	Subject string
-	// Header is the ephemeral header that the step hands over, File the device
-	// of the host: its command goes with a descriptor. Both are nil for all
-	// other steps.
+	Kind    StepKind
+	Subject string // what it makes or releases: an object id, node-name, device id, or the name of a descriptor set
+	// Header is the ephemeral header that the step passes as a descriptor, File the
+	// device of the host. Both are nil for all other steps.
 	Header *EphemeralHeader
 	File   *PassedFile
-	// Overlay is the overlay that the step's node is opened from: the file is made
-	// just before, and its name removed just after. It is nil for all other steps.
+	// Overlay is the overlay that the step's node is opened from, nil for all other
+	// steps: the file is made just before the step, and its name removed just after.
 	Overlay *Overlay
-	// Do is the command.
-	Do Command
-	// Undo is the inverse of Do. Its Execute is empty for a release, which itself
-	// undoes an earlier step for good, and for a limit.
+	Do      Command
+	// Undo is the inverse of Do. Its Execute is empty for a limit, and for a release,
+	// which itself undoes an earlier step.
 	Undo Command
 }
 
@@ -52,26 +47,23 @@ type Command struct {
 	Arguments Object
 }
 
-// Plan orders the graph into steps. A secret exists from just before what reads
-// it is made until just after, and so does the descriptor set that a node is
-// opened from. The steps in a storage daemon are not among them: they are the plan
-// of [Graph.Daemon].
+// Plan orders the graph into steps. A secret, or the descriptor set that a node is opened
+// from, exists only while what reads it is made. The steps in a storage daemon are those
+// of the plan of [Graph.Daemon].
 func (g *Graph) Plan() *Plan {
 	p := &Plan{Graph: g}
 	for i, n := range g.Nodes {
-		for _, id := range n.Objects {
-			p.addObject(g.ObjectByID(id))
-		}
-		for _, id := range n.Secrets {
+		for _, id := range slices.Concat(n.Objects, n.Secrets) {
 			p.addObject(g.ObjectByID(id))
 		}
 		set := p.addFDSet(n.Name)
-		p.addNode(n)
+		p.Steps = append(p.Steps, Step{Kind: StepNode, Subject: n.Name, Overlay: g.OverlayOf(n.Name),
+			Do: Command{"blockdev-add", n.Options}, Undo: command("blockdev-del", "node-name", n.Name)})
 		if set != nil {
 			p.Steps = append(p.Steps, Step{Kind: StepRelease, Subject: set.Subject, Do: set.Undo})
 		}
 		for _, id := range n.Secrets {
-			if !usedAfter(g.Nodes[i+1:], id) {
+			if !slices.ContainsFunc(g.Nodes[i+1:], func(n Node) bool { return slices.Contains(n.Secrets, id) }) {
 				p.release(id)
 			}
 		}
@@ -109,18 +101,7 @@ func (p *Plan) addFDSet(node string) *Step {
 	return &s
 }
 
-func usedAfter(nodes []Node, id string) bool {
-	return slices.ContainsFunc(nodes, func(n Node) bool { return slices.Contains(n.Secrets, id) })
-}
-
-// ObjectByID returns the object with this id, which a node or another object of
-// the graph names.
-func (g *Graph) ObjectByID(id string) GraphObject {
-	i := slices.IndexFunc(g.Objects, func(o GraphObject) bool { return o.ID == id })
-	return g.Objects[i] // Build adds the object before the node that names it
-}
-
-// addObject adds an object, unless it is there, and what it reads itself.
+// addObject adds an object, unless it exists, and the secrets that it reads itself.
 func (p *Plan) addObject(o GraphObject) {
 	if slices.ContainsFunc(p.Steps, func(s Step) bool { return s.Kind == StepObject && s.Subject == o.ID }) {
 		return
@@ -139,25 +120,19 @@ func (p *Plan) release(id string) {
 	p.Steps = append(p.Steps, Step{Kind: StepRelease, Subject: id, Do: command("object-del", "id", id)})
 }
 
-func (p *Plan) addNode(n Node) {
-	p.Steps = append(p.Steps, Step{Kind: StepNode, Subject: n.Name, Overlay: p.Graph.OverlayOf(n.Name),
-		Do: Command{"blockdev-add", n.Options}, Undo: command("blockdev-del", "node-name", n.Name)})
-}
-
 func command(name, argument, value string) Command {
 	return Command{name, Object{{argument, value}}}
 }
 
-// CheckHotplug checks that a running VM can take the disk. The error is an
-// [*UnsupportedError] or [*InvalidError], in libvirt's words where libvirt refuses
-// it too, or for a device that could not be removed or found again: limits, which
-// QEMU is told last, are checked here by its rules.
+// CheckHotplug checks that the disk can be attached to a running VM, and found and removed
+// again. Limits are set last, so they are checked here by QEMU's rules. The error is an
+// [*UnsupportedError] or [*InvalidError].
 func (d *Disk) CheckHotplug() error {
 	switch {
 	case !d.Bus.Hotpluggable():
-		return &UnsupportedError{Element: "disk/target@bus", Reason: "disk bus '" + string(d.Bus) + "' cannot be hotplugged: use virtio, scsi or usb"}
+		return unsupported("disk/target@bus", "disk bus '"+string(d.Bus)+"' cannot be hotplugged: use virtio, scsi or usb")
 	case d.Empty && d.Alias != "":
-		return &UnsupportedError{Element: "disk/alias", Reason: "an empty drive is known by its device's name alone, which is luksplug's: remove the alias"}
+		return unsupported("disk/alias", "an empty drive is only identified by luksplug's name of its device: remove the alias")
 	case d.IOTune != nil:
 		return d.IOTune.feasible("disk/iotune")
 	}

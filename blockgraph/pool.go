@@ -14,36 +14,27 @@ import (
 // Volume is the source of a <disk type='volume'>: a volume of a storage pool.
 type Volume struct {
 	Pool, Name string
-	// Mode is source@mode: "host" for the device that the host has for an iSCSI
-	// unit, "direct" for QEMU's own connection, "" for host.
-	Mode string
-	// Auth is what the disk says of itself; a pool's own comes first.
-	Auth *Auth
+	Mode       string // source@mode: for iSCSI, "direct" for QEMU's connection, "host" or "" for the host's device
+	Auth       *Auth  // the disk's own; that of the pool takes precedence
 }
 
 // Pool is what is known of a storage pool.
 type Pool struct {
-	Name string
-	// Type is pool@type, such as "dir", "logical" or "iscsi".
-	Type string
-	// Folder is target/path: where the host has the volumes.
-	Folder string
-	// Host and Target are the server of an iscsi pool, Auth the login to it.
-	Host   Host
+	Name   string
+	Type   string // pool@type, such as "dir", "logical" or "iscsi"
+	Dir    string `json:"Folder"` // target/path: the volumes on the host; records keep it under this name
+	Host   Host   // with Target and Auth, the server of an iscsi pool
 	Target string
 	Auth   *Auth
-	// Volumes say where volumes are, by name. A caller that is
-	// connected to libvirt fills them in: in some pools the paths do not follow from
-	// the names.
+	// Volumes are the locations of volumes by name. A caller with a connection to libvirt
+	// fills them in: in some pools the paths do not follow from the names.
 	Volumes map[string]PoolVolume
 }
 
-// PoolVolume is a volume that the host reaches by a path.
+// PoolVolume is a volume with a path on the host.
 type PoolVolume struct {
 	Path string
-	// Kind is SourceFile, SourceBlock or SourceDir; "" for what the pool's
-	// volumes usually are.
-	Kind SourceKind
+	Kind SourceKind // SourceFile, SourceBlock or SourceDir; "" for the usual one of the pool
 }
 
 // Pools are storage pools by their names.
@@ -122,14 +113,14 @@ func (p Pools) source(s Source) (Source, error) {
 		out.Kind = SourceBlock
 		out.Path, err = pool.volume(v)
 	case slices.Contains([]string{"dir", "fs", "netfs", "vstorage"}, pool.Type):
-		out.Kind, out.Path = SourceFile, path.Join(pool.Folder, v.Name)
+		out.Kind, out.Path = SourceFile, path.Join(pool.Dir, v.Name)
 	case slices.Contains([]string{"logical", "disk", "zfs"}, pool.Type):
-		out.Kind, out.Path = SourceBlock, path.Join(pool.Folder, v.Name)
+		out.Kind, out.Path = SourceBlock, path.Join(pool.Dir, v.Name)
 	case pool.Type == "scsi":
 		out.Kind = SourceBlock
 		out.Path, err = pool.volume(v)
 	default:
-		err = &UnsupportedError{Element: "disk/source@pool", Reason: fmt.Sprintf("using '%s' pools for backing 'volume' disks isn't yet supported", pool.Type)}
+		err = unsupported("disk/source@pool", fmt.Sprintf("using '%s' pools for backing 'volume' disks isn't yet supported", pool.Type))
 	}
 	if out.Path != "" && strings.Contains(v.Name, "/") {
 		err = invalid("disk/source@volume", "the name of a volume has no slash")
@@ -141,16 +132,12 @@ func (p Pools) source(s Source) (Source, error) {
 	return out, err
 }
 
-func unknownPool(reason string) error {
-	return &InvalidError{Element: "disk/source@pool", Reason: "Storage pool not found: " + reason, Err: ErrUnknownPool}
-}
-
 // volume returns the path of a volume whose name does not tell.
 func (p *Pool) volume(v *Volume) (string, error) {
 	if known := p.Volumes[v.Name]; known.Path != "" {
 		return known.Path, nil
 	}
-	return "", &UnsupportedError{Element: "disk/source@volume", Reason: fmt.Sprintf("where the host has the volume '%s' of the pool '%s' does not follow from the pool's XML: only libvirt can tell, or use mode='direct' for an iscsi pool", v.Name, p.Name)}
+	return "", unsupported("disk/source@volume", fmt.Sprintf("where the host has the volume '%s' of the pool '%s' does not follow from the pool's XML: only libvirt can tell, or use mode='direct' for an iscsi pool", v.Name, p.Name))
 }
 
 // unit returns the iSCSI unit that a volume's name, such as "unit:0:0:1", means.

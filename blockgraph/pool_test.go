@@ -20,13 +20,13 @@ const unitsPool = `<pool type='iscsi'><name>units</name>
 func testPools(t *testing.T) blockgraph.Pools {
 	t.Helper()
 	pools := blockgraph.Pools{
-		"images": {Name: "images", Type: "dir", Folder: "/srv/images", Volumes: map[string]blockgraph.PoolVolume{
+		"images": {Name: "images", Type: "dir", Dir: "/srv/images", Volumes: map[string]blockgraph.PoolVolume{
 			"link":   {Path: "/dev/sdx", Kind: blockgraph.SourceBlock}, // libvirt looks at what there is
 			"linked": {Path: "/srv/other/linked"},
 		}},
-		"vg":   {Name: "vg", Type: "logical", Folder: "/dev/vg"},
+		"vg":   {Name: "vg", Type: "logical", Dir: "/dev/vg"},
 		"ceph": {Name: "ceph", Type: "rbd"},
-		"hba":  {Name: "hba", Type: "scsi", Folder: "/dev/disk/by-path", Volumes: map[string]blockgraph.PoolVolume{"unit:0:0:1": {Path: "/dev/disk/by-path/lun1"}}},
+		"hba":  {Name: "hba", Type: "scsi", Dir: "/dev/disk/by-path", Volumes: map[string]blockgraph.PoolVolume{"unit:0:0:1": {Path: "/dev/disk/by-path/lun1"}}},
 	}
 	units, err := diskxml.ParsePool([]byte(unitsPool))
 	if err != nil {

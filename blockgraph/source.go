@@ -1,8 +1,10 @@
 package blockgraph
 
 import (
+	"cmp"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -28,23 +30,16 @@ const (
 // Source is where the bytes of an image come from.
 type Source struct {
 	Kind SourceKind
-	// Path is the absolute path on the machine that runs QEMU: of the file,
-	// block device, directory, vhost-vdpa device, or of the socket of a vhost-user
-	// server. It is empty for all other kinds.
-	Path string
-	// Network is the server of a SourceNetwork.
-	Network Network
-	// Volume is the volume of a SourceVolume, see [Disk.Translate].
-	Volume *Volume
-	// NVMe is the drive of a SourceNVMe.
-	NVMe *NVMe
-	// Reconnect is after how many seconds QEMU connects again to a vhost-user
-	// server; 0 for never.
-	Reconnect uint
-	// Reservations say who keeps the persistent reservations of a LUN.
-	Reservations *Reservations
-	// Slice is the part of the source that holds the image, nil for all of it.
-	Slice *Slice
+	// Path is the absolute path on the machine that runs QEMU: of the file, block device,
+	// directory, vhost-vdpa device, or socket of a vhost-user server. It is empty for all
+	// other kinds.
+	Path         string
+	Network      Network       // the server of a SourceNetwork
+	Volume       *Volume       // the volume of a SourceVolume, see [Disk.Translate]
+	NVMe         *NVMe         // the drive of a SourceNVMe
+	Reconnect    uint          // seconds until QEMU reconnects to a vhost-user server; 0 for never
+	Reservations *Reservations // of a LUN
+	Slice        *Slice        // the part of the source that contains the image, nil for all of it
 }
 
 // Slice is <slice type='storage'>, in bytes.
@@ -84,12 +79,9 @@ type Host struct {
 	Socket string
 }
 
-// port returns the port, as the text that QEMU wants.
+// port returns the port as text, for QEMU.
 func (h Host) port(otherwise uint) string {
-	if h.Port != 0 {
-		otherwise = h.Port
-	}
-	return strconv.FormatUint(uint64(otherwise), 10)
+	return strconv.FormatUint(uint64(cmp.Or(h.Port, otherwise)), 10)
 }
 
 // address returns host:port, with brackets around an IPv6 address.
@@ -115,30 +107,22 @@ type Auth struct {
 	Secret secrets.Reference
 }
 
-// TLS is source@tls and what a client needs for it.
+// TLS is source@tls and what a client needs for it. Only Hostname is in the XML: libvirt has
+// the rest in its configuration, and no pre-shared keys.
 type TLS struct {
-	// Hostname is the name that the server's certificate has, where it is not
-	// the host's.
-	Hostname string
-	// Folder is where the VM's host has the client's certificates, "" for
-	// [DefaultTLSFolder]. It is not in the XML: libvirt has it in its own
-	// configuration.
-	Folder string
-	// Key names the secret that decrypts the client's private key, nil for a
-	// key in the clear. It is not in the XML either.
-	Key *secrets.Reference
-	// PSKUser is the user whose pre-shared key in the directory takes the place of
-	// certificates (RFC 4279, QEMU's docs/system/tls), "" for certificates. libvirt
-	// has no such thing.
+	Hostname string             // the name in the server's certificate, "" for the host's
+	Dir      string             // with the client's certificates, on the VM's host; "" for [DefaultTLSDir]
+	Key      *secrets.Reference // the secret that decrypts the client's private key, nil for a plain one
+	// PSKUser is the user whose pre-shared key in the directory replaces certificates
+	// (RFC 4279, QEMU's docs/system/tls), "" for certificates.
 	PSKUser string
 }
 
-// DefaultTLSFolder is where libvirt's configuration has the certificates,
-// unless it says otherwise (qemu.conf, default_tls_x509_cert_dir).
-const DefaultTLSFolder = "/etc/pki/qemu"
+// DefaultTLSDir is libvirt's default directory of certificates (qemu.conf,
+// default_tls_x509_cert_dir).
+const DefaultTLSDir = "/etc/pki/qemu"
 
-// Local reports whether the source is a file or block device, all of it, that the
-// machine which runs QEMU can open by its path.
+// Local reports whether the source is a whole file or block device on the machine that runs QEMU.
 func (s Source) Local() bool {
 	return (s.Kind == SourceFile || s.Kind == SourceBlock) && s.Slice == nil
 }
@@ -170,23 +154,20 @@ func url(scheme string, host Host, port uint, path string) string {
 
 // onlyTCP refuses the transport='unix' of a protocol that has none.
 func onlyTCP(element, protocol string, hosts []Host) error {
-	for _, h := range hosts {
-		if h.Socket != "" {
-			return invalid(element+"/host@transport", "only TCP can be used with the protocol "+protocol)
-		}
-	}
-	return nil
+	socket := slices.ContainsFunc(hosts, func(h Host) bool { return h.Socket != "" })
+	return check([]rule{{socket, invalid, element + "/host@transport", "only TCP can be used with the protocol " + protocol}})
 }
 
 // validate checks a login: each protocol takes one type of secret.
 func (a *Auth) validate(element string, want secrets.Type) error {
-	switch {
-	case a == nil:
+	if a == nil {
 		return nil
-	case a.User == "":
-		return invalid(element+"/auth@username", "missing username for auth")
-	case a.Secret.Type != want:
-		return invalid(element+"/auth/secret@type", fmt.Sprintf("invalid secret type '%s': use type='%s'", a.Secret.Type, want))
+	}
+	if err := check([]rule{
+		{a.User == "", invalid, element + "/auth@username", "missing username for auth"},
+		{a.Secret.Type != want, invalid, element + "/auth/secret@type", fmt.Sprintf("invalid secret type '%s': use type='%s'", a.Secret.Type, want)},
+	}); err != nil {
+		return err
 	}
 	if err := a.Secret.Validate(); err != nil {
 		return invalid(element+"/auth/secret", err.Error())
@@ -200,13 +181,13 @@ func (s Source) withoutSlice() string {
 	return s.String()
 }
 
-// validate refuses the credentials of a client that cannot be.
+// validate checks the credentials of a client.
 func (t *TLS) validate(element string) error {
 	if t == nil {
 		return nil
 	}
 	if t.PSKUser != "" && (t.Key != nil || t.Hostname != "") {
-		return invalid(element+"@tls", "with a pre-shared key there are no certificates: neither the name in one, tlsHostname, nor a secret for its key has an effect")
+		return invalid(element+"@tls", "a pre-shared key replaces certificates: the name in one, tlsHostname, and a secret for its key have no effect")
 	}
 	if t.Key == nil {
 		return nil
@@ -220,8 +201,7 @@ func (t *TLS) validate(element string) error {
 	return nil
 }
 
-// TLS returns what a client needs to reach the source, nil for one that is
-// reached in the clear.
+// TLS returns what a client needs to reach the source, nil for a connection in the clear.
 func (s Source) TLS() *TLS {
 	switch n := s.Network.(type) {
 	case *NBD:

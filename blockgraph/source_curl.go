@@ -2,6 +2,7 @@ package blockgraph
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
@@ -10,30 +11,23 @@ import (
 
 // Curl is a file on a web server, which QEMU reads through libcurl.
 //
-//	source@protocol           -> driver http, https, ftp, ftps or tftp
+//	source@protocol             -> driver http, https, ftp, ftps or tftp
 //	source@name, @query, <host> -> url
-//	<auth>                    -> username, password-secret
-//	ssl@verify (https, ftps)  -> sslverify
-//	<cookies> (http, https)   -> cookie-secret: "name=value; name=value"
-//	timeout@seconds           -> timeout
-//	readahead@size            -> readahead (bytes)
+//	<auth>                      -> username, password-secret
+//	ssl@verify (https, ftps)    -> sslverify
+//	<cookies> (http, https)     -> cookie-secret: "name=value; name=value"
+//	timeout@seconds             -> timeout
+//	readahead@size              -> readahead (bytes)
 //
 // See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsCurlHttps.
 type Curl struct {
-	// Scheme is the protocol.
-	Scheme string
-	Host   Host
-	// Path is the path on the server, not escaped; Query what follows the
-	// question mark, as it is.
-	Path, Query string
-	// Auth is nil for a server that asks for none.
-	Auth *Auth
-	// NoVerify takes any certificate. Verify says so that it must be a good one,
-	// which QEMU asks for by itself.
-	NoVerify, Verify bool
-	Cookies          []Cookie
-	// Timeout is in seconds, Readahead in bytes; 0 for QEMU's own.
-	Timeout, Readahead uint64
+	Scheme             string // the protocol
+	Host               Host
+	Path, Query        string // the path on the server, not escaped; and what follows the question mark, unchanged
+	Auth               *Auth  // nil for a server without a login
+	NoVerify, Verify   bool   // accept any certificate, or only a valid one, which is QEMU's default too
+	Cookies            []Cookie
+	Timeout, Readahead uint64 // in seconds and bytes; 0 for QEMU's defaults
 }
 
 // Cookie is <cookie>. Its value lets its holder in, and is treated as a secret.
@@ -53,23 +47,18 @@ func (c *Curl) String() string { return url(c.Scheme, c.Host, curlPorts[c.Scheme
 func (c *Curl) http() bool { return c.Scheme == "http" || c.Scheme == "https" }
 
 func (c *Curl) validate(element string) error {
-	refuse := func(part, reason string) error {
-		return invalid(element+part, fmt.Sprintf("%s protocol %s: remove it", reason, c.Scheme))
-	}
 	_, known := curlPorts[c.Scheme]
-	switch {
-	case !known:
-		return invalid(element+"@protocol", "unknown protocol "+c.Scheme)
-	case c.Path == "":
-		return invalid(element+"@name", "missing name for disk source")
-	case c.Query != "" && !c.http():
-		return refuse("@query", "a query has no meaning to the")
-	case len(c.Cookies) > 0 && !c.http():
-		return refuse("/cookies", "cookies have no meaning to the")
-	case (c.Verify || c.NoVerify) && c.Scheme != "https" && c.Scheme != "ftps":
-		return refuse("/ssl", "there is no certificate to verify in the")
-	case c.Auth != nil && c.Scheme == "tftp":
-		return refuse("/auth", "authentication is not supported for")
+	verify := (c.Verify || c.NoVerify) && c.Scheme != "https" && c.Scheme != "ftps"
+	suffix := " protocol " + c.Scheme + ": remove it"
+	if err := check([]rule{
+		{!known, invalid, element + "@protocol", "unknown protocol " + c.Scheme},
+		{c.Path == "", invalid, element + "@name", "missing name for disk source"},
+		{c.Query != "" && !c.http(), invalid, element + "@query", "a query has no meaning to the" + suffix},
+		{len(c.Cookies) > 0 && !c.http(), invalid, element + "/cookies", "cookies have no meaning to the" + suffix},
+		{verify, invalid, element + "/ssl", "there is no certificate to verify in the" + suffix},
+		{c.Auth != nil && c.Scheme == "tftp", invalid, element + "/auth", "authentication is not supported for" + suffix},
+	}); err != nil {
+		return err
 	}
 	if err := onlyTCP(element, c.Scheme, []Host{c.Host}); err != nil {
 		return err
@@ -79,32 +68,25 @@ func (c *Curl) validate(element string) error {
 			return err
 		}
 	}
-	return c.Auth.validate(element, secrets.ISCSI) // libvirt looks it up as one for iscsi
+	return c.Auth.validate(element, secrets.ISCSI) // the type that libvirt looks up
 }
 
-// validate checks a cookie (RFC 6265, section 4.1.1). No error holds its value.
+// validate checks a cookie (RFC 6265, section 4.1.1). No error contains its value.
 func (k Cookie) validate(element string, before []Cookie) error {
-	switch {
-	case k.Name == "":
-		return invalid(element+"@name", "missing cookie name")
-	case strings.ContainsAny(k.Name, "\t ()<>@,;:\\\"/[]?={}") || strings.IndexFunc(k.Name, isControl) >= 0:
-		return invalid(element+"@name", fmt.Sprintf("cookie name '%s' contains invalid characters", message.Shorten(k.Name)))
-	case k.Value == "":
-		return invalid(element, fmt.Sprintf("missing value for cookie '%s'", message.Shorten(k.Name)))
-	}
-	value := string(k.Value)
+	name, value := message.Shorten(k.Name), string(k.Value)
 	if len(value) > 1 && value[0] == '"' && value[len(value)-1] == '"' {
 		value = value[1 : len(value)-1]
 	}
-	if strings.ContainsAny(value, "\t \",;\\") || strings.IndexFunc(value, isControl) >= 0 {
-		return invalid(element, fmt.Sprintf("value of cookie '%s' contains invalid characters", message.Shorten(k.Name)))
-	}
-	for _, other := range before {
-		if other.Name == k.Name {
-			return invalid(element+"@name", fmt.Sprintf("duplicate cookie '%s'", message.Shorten(k.Name)))
-		}
-	}
-	return nil
+	twice := slices.ContainsFunc(before, func(o Cookie) bool { return o.Name == k.Name })
+	return check([]rule{
+		{k.Name == "", invalid, element + "@name", "missing cookie name"},
+		{strings.ContainsAny(k.Name, "\t ()<>@,;:\\\"/[]?={}") || strings.ContainsFunc(k.Name, isControl), invalid, element + "@name",
+			"cookie name '" + name + "' contains invalid characters"},
+		{k.Value == "", invalid, element, "missing value for cookie '" + name + "'"},
+		{strings.ContainsAny(value, "\t \",;\\") || strings.ContainsFunc(value, isControl), invalid, element,
+			"value of cookie '" + name + "' contains invalid characters"},
+		{twice, invalid, element + "@name", "duplicate cookie '" + name + "'"},
+	})
 }
 
 func isControl(r rune) bool { return r < 0x20 || r == 0x7f }

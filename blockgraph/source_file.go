@@ -30,20 +30,15 @@ func (b *builder) file(s Source, l layer) nodeOptions {
 	return o
 }
 
-// Reservations is <reservations>: SCSI persistent reservations go through a
-// helper that has the privileges which QEMU lacks.
+// Reservations is <reservations>: a helper with the privileges that QEMU lacks handles SCSI
+// persistent reservations.
 type Reservations struct {
-	// Managed is true where the program that attaches the disk also runs the helper.
-	Managed bool
-	// Socket is where the helper listens; "" for a managed one that is not running
-	// yet: a plan has [ManagedHelper] there.
-	Socket string
+	Managed bool   // the program that attaches the disk also runs the helper
+	Socket  string // of the helper; "" for a managed one that does not run yet: a plan has [ManagedHelper]
 }
 
-// ManagedHelper is the socket of the helper of managed reservations in a plan
-// that is not for a running VM: starting that VM includes starting QEMU's
-// qemu-pr-helper.
-// Package hotplug runs one for each disk, elsewhere.
+// ManagedHelper is the socket of qemu-pr-helper in a plan that is not for a running VM: it
+// must be started with the VM. Package hotplug runs a helper for each disk, with other sockets.
 const ManagedHelper = "/run/luksplug/pr-helper0.sock"
 
 // reservations adds the object that talks to a helper.

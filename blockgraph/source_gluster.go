@@ -4,7 +4,7 @@ package blockgraph
 //
 //	source@name "volume/path" -> volume, path
 //	<host>, any number        -> server[], type inet (port 24007 unless given) or unix
-//	                          -> debug 4, libvirt's default log level
+//	                          -> debug 4, libvirt's default (qemu.conf, gluster_debug_level)
 //
 // See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsGluster.
 type Gluster struct {
@@ -12,10 +12,7 @@ type Gluster struct {
 	Hosts        []Host
 }
 
-const (
-	glusterPort  = 24007
-	glusterDebug = 4 // qemu.conf, gluster_debug_level
-)
+const glusterPort = 24007
 
 // Protocol implements [Network].
 func (*Gluster) Protocol() string { return "gluster" }
@@ -29,19 +26,16 @@ func (g *Gluster) String() string {
 }
 
 func (g *Gluster) validate(element string) error {
-	switch {
-	case g.Volume == "" || g.Path == "":
-		return invalid(element+"@name", "can't split path into pool name and image name: write it like volume/path")
-	case len(g.Hosts) == 0:
-		return invalid(element+"/host", "is missing: a gluster source needs at least one host")
-	}
-	return nil
+	return check([]rule{
+		{g.Volume == "" || g.Path == "", invalid, element + "@name", "can't split path into pool name and image name: write it like volume/path"},
+		{len(g.Hosts) == 0, invalid, element + "/host", "is missing: a gluster source needs at least one host"},
+	})
 }
 
 func (g *Gluster) node(*builder, *Encryption) nodeOptions {
-	servers := make([]any, 0, len(g.Hosts))
+	var servers []any
 	for _, h := range g.Hosts {
 		servers = append(servers, h.socket(glusterPort))
 	}
-	return nodeOptions{Object: Object{{"driver", "gluster"}, {"volume", g.Volume}, {"path", g.Path}, {"server", servers}, {"debug", glusterDebug}}}
+	return nodeOptions{Object: Object{{"driver", "gluster"}, {"volume", g.Volume}, {"path", g.Path}, {"server", servers}, {"debug", 4}}}
 }

@@ -16,14 +16,11 @@ import (
 //
 // See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsIscsi.
 type ISCSI struct {
-	// Target is the target's name, LUN the unit's number.
-	Target string
-	LUN    uint64
-	Host   Host
-	// Initiator is the name by which the target knows us, "" for QEMU's own.
-	Initiator string
-	// Auth is nil for a target that asks for none.
-	Auth *Auth
+	Target    string // the name of the target
+	LUN       uint64 // the number of the unit
+	Host      Host
+	Initiator string // the client's name, "" for QEMU's default
+	Auth      *Auth  // nil for a target without a login
 }
 
 const iscsiPort = 3260 // RFC 7143

@@ -10,14 +10,10 @@ package blockgraph
 //
 // See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsNbd.
 type NBD struct {
-	// Export is the name of the export, "" for the server's default.
-	Export string
-	Host   Host
-	// TLS is nil for a connection in the clear.
-	TLS *TLS
-	// ReconnectDelay is for how many seconds requests wait for a lost
-	// connection, 0 for not at all.
-	ReconnectDelay uint64
+	Export         string // the name of the export, "" for the server's default
+	Host           Host
+	TLS            *TLS   // nil for a connection in the clear
+	ReconnectDelay uint64 // seconds that requests wait for a lost connection
 }
 
 const nbdPort = 10809 // IANA

@@ -22,13 +22,10 @@ func (*NFS) Protocol() string { return "nfs" }
 func (n *NFS) String() string { return "nfs://" + n.Host + "/" + strings.TrimPrefix(n.Path, "/") }
 
 func (n *NFS) validate(element string) error {
-	switch {
-	case n.Path == "":
-		return invalid(element+"@name", "missing name for disk source")
-	case n.Host == "":
-		return invalid(element+"/host", "'nfs' protocol requires the usage of exactly one host")
-	}
-	return nil
+	return check([]rule{
+		{n.Path == "", invalid, element + "@name", "missing name for disk source"},
+		{n.Host == "", invalid, element + "/host", "'nfs' protocol requires the usage of exactly one host"},
+	})
 }
 
 func (n *NFS) node(*builder, *Encryption) nodeOptions {

@@ -1,11 +1,9 @@
 package blockgraph
 
-// NVMe is a drive of the host's, which QEMU drives by itself.
+// NVMe is a drive of the host that QEMU accesses directly.
 type NVMe struct {
-	// Device is its PCI address, such as "0000:01:00.0".
-	Device string
-	// Namespace is the number of the namespace, from 1.
-	Namespace uint64
+	Device    string // the PCI address, such as "0000:01:00.0"
+	Namespace uint64 // from 1
 }
 
 // node returns the options of a node.

@@ -15,13 +15,10 @@ import "github.com/luksplug/luksplug/secrets"
 // ones. See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsRbd.
 type RBD struct {
 	Pool, Image string
-	// Snapshot is the snapshot of the image, Config the path of Ceph's
-	// configuration on the machine that runs QEMU; "" for none.
-	Snapshot, Config string
-	// Hosts are the cluster's monitors.
-	Hosts []Host
-	// Auth is the cephx user, nil for none.
-	Auth *Auth
+	Snapshot    string // of the image, "" for none
+	Config      string // the path of Ceph's configuration on the machine that runs QEMU, "" for none
+	Hosts       []Host // the cluster's monitors
+	Auth        *Auth  // the cephx user, nil for none
 }
 
 // Protocol implements [Network].
@@ -50,7 +47,7 @@ func (r *RBD) node(b *builder, enc *Encryption) nodeOptions {
 	o.AddText("snapshot", r.Snapshot)
 	o.AddText("conf", r.Config)
 	if len(r.Hosts) > 0 {
-		servers := make([]any, 0, len(r.Hosts))
+		var servers []any
 		for _, h := range r.Hosts {
 			servers = append(servers, h.inet(0))
 		}
@@ -70,13 +67,12 @@ func (r *RBD) node(b *builder, enc *Encryption) nodeOptions {
 	return o
 }
 
-// librbd returns how Ceph's library decrypts the image. An image that was cloned
-// from another encrypted one has a passphrase for each, all of one format:
-// <secret> by <secret> from the image itself down to its parents. See
-// RbdEncryptionOptions.
+// librbd returns how Ceph's library decrypts the image. A clone of an encrypted image has a
+// passphrase for each, all of one format: <secret> by <secret> from the image itself down to
+// its parents. See RbdEncryptionOptions.
 func (b *builder) librbd(enc *Encryption, ids *[]string) Object {
 	var out any
-	keys := make([]string, 0, len(enc.Secrets))
+	var keys []string
 	for _, ref := range enc.Secrets {
 		keys = append(keys, b.secret(SecretData{Ref: ref}))
 	}

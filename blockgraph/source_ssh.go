@@ -6,18 +6,15 @@ package blockgraph
 //	<host>                             -> server (port 22 unless given)
 //	auth@username or identity@username -> user
 //
-// QEMU's driver authenticates through the SSH agent and the keys of the user
-// that QEMU runs as, and checks the host by that user's known_hosts. The password
-// of <auth>, and what <identity> and <knownHosts> say of files, is for nbdkit,
-// which libvirt puts in between where the host has it; see [Disk.Warnings]. See
-// QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsSsh.
+// QEMU's driver uses the SSH agent, keys and known_hosts of the user that QEMU runs as. The
+// password of <auth> and the files of <identity> and <knownHosts> are for nbdkit, which
+// libvirt uses where the host has it; see [Disk.Warnings]. See QEMU's
+// docs/interop/qemu-qmp-ref, BlockdevOptionsSsh.
 type SSH struct {
-	Path string
-	Host Host
-	// User is the login, "" for the user that QEMU runs as.
-	User string
-	// Ignored are the elements that QEMU's driver has no use for.
-	Ignored []string
+	Path    string
+	Host    Host
+	User    string   // the login, "" for the user that QEMU runs as
+	Ignored []string // the elements that QEMU's driver does not use
 }
 
 const sshPort = 22

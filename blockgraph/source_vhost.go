@@ -4,8 +4,8 @@ package blockgraph
 //
 //	<disk type='vhostvdpa'>  source@dev -> driver virtio-blk-vhost-vdpa, path "/dev/fdset/N"
 //
-// As libvirt has it, QEMU gets the device as a descriptor: the user that QEMU
-// runs as can seldom open it. See BlockdevOptionsVirtioBlkVhostVdpa.
+// QEMU gets the device as a descriptor, as with libvirt: its user can seldom open it. See
+// BlockdevOptionsVirtioBlkVhostVdpa.
 func (b *builder) vdpa(s Source, node string) nodeOptions {
 	f := PassedFile{Node: node, Path: s.Path, FDSet: b.nextFDSet(), Opaque: Name(b.disk.Target, RoleFDSet)}
 	b.graph.Files = append(b.graph.Files, f)
@@ -15,14 +15,10 @@ func (b *builder) vdpa(s Source, node string) nodeOptions {
 // PassedFile is a device of the VM's host that QEMU gets as a descriptor, open
 // for reading and writing.
 type PassedFile struct {
-	// Node is the name of the node that is opened with it.
-	Node string
-	// Path is what is to be opened.
-	Path string
-	// FDSet is the id of the descriptor set that it is passed in, and Opaque
-	// the name by which the set is recognised.
-	FDSet  int64
-	Opaque string
+	Node   string // the name of the node that is opened with it
+	Path   string // what to open
+	FDSet  int64  // the id of the descriptor set that passes it
+	Opaque string // the name that identifies the descriptor set
 }
 
 // Chardev is an argument of chardev-add: the connection to a vhost-user server,
@@ -33,17 +29,13 @@ type PassedFile struct {
 //
 // See QEMU's docs/interop/qemu-qmp-ref, ChardevSocket.
 type Chardev struct {
-	ID string
-	// Path is the server's socket.
-	Path string
-	// Reconnect is after how many milliseconds QEMU connects again, 0 for never.
-	Reconnect uint64
-	// Seconds is true for a QEMU that counts in seconds, see [Machine].
-	Seconds bool
+	ID        string
+	Path      string // the server's socket
+	Reconnect uint64 // milliseconds until QEMU reconnects, 0 for never
+	Seconds   bool   // QEMU counts in seconds, see [Machine]
 }
 
-// ReconnectOption returns the option that tells QEMU when to connect again, in the
-// unit that this QEMU counts in.
+// ReconnectOption returns the option for reconnecting, in the unit of this QEMU.
 func (c Chardev) ReconnectOption() (name string, value uint64) {
 	if c.Seconds {
 		return "reconnect", c.Reconnect / 1000

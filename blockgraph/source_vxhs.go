@@ -1,7 +1,6 @@
 package blockgraph
 
-// VxHS is a disk of Veritas HyperScale. QEMU lost its driver in 5.2; the plan is
-// libvirt's, and a QEMU that has none refuses it.
+// VxHS is a disk of Veritas HyperScale. QEMU removed its driver in 5.2; the plan is libvirt's.
 //
 //	source@name -> vdisk-id
 //	<host>      -> server (port 9999 unless given)
@@ -20,14 +19,12 @@ func (*VxHS) Protocol() string { return "vxhs" }
 func (v *VxHS) String() string { return url("vxhs", v.Host, vxhsPort, v.ID) }
 
 func (v *VxHS) validate(element string) error {
-	if v.ID == "" {
-		return invalid(element+"@name", "missing name for disk source")
-	}
-	if err := onlyTCP(element, "vxhs", []Host{v.Host}); err != nil {
+	if err := check([]rule{
+		{v.ID == "", invalid, element + "@name", "missing name for disk source"},
+		{v.Host.Socket != "", invalid, element + "/host@transport", "only TCP can be used with the protocol vxhs"},
+		{v.TLS != nil && v.TLS.Hostname != "", invalid, element + "@tlsHostname", "has no effect with the protocol vxhs: remove it"},
+	}); err != nil {
 		return err
-	}
-	if v.TLS != nil && v.TLS.Hostname != "" {
-		return invalid(element+"@tlsHostname", "has no effect with the protocol vxhs: remove it")
 	}
 	return v.TLS.validate(element)
 }

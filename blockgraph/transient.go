@@ -2,50 +2,37 @@ package blockgraph
 
 import "cmp"
 
-// Overlay says which file takes what a guest writes to a transient disk. It does
-// not exist before the disk is attached: the executor of the plan makes it, an
-// empty qcow2 image of the size that the node Base shows, just before the step
-// that opens Node; and removes its name just after, so that the file is gone with
-// the last process that has it open.
+// Overlay is the file that takes what a guest writes to a transient disk. The executor of
+// the plan makes it, an empty qcow2 image of the size of the node Base, just before the
+// step that opens Node, and removes its name just after. So the file disappears with the
+// last process that has it open.
 type Overlay struct {
-	// Path is the file, on the host of the VM: the image's own path, and the VM's
-	// name behind it, as libvirt has it.
-	Path string
-	// Node is the name of the node that opens the file.
-	Node string
-	// Base is the name of the node that the overlay lies over.
-	Base string
-	// Secret is the id of the object with the one-time passphrase that the
-	// overlay is encrypted with; "" for a disk without encryption. Nobody needs it
-	// again when the overlay is open.
+	Path string // on the host of the VM: the image's path and the VM's name, as in libvirt
+	Node string // the name of the node that opens the file
+	Base string // the name of the node below the overlay
+	// Secret is the id of the object with the one-time passphrase that encrypts the
+	// overlay, "" for a disk without encryption.
 	Secret string
 }
 
-// unnamed stands for the name of a VM that is not known.
-const unnamed = "VM"
+// overlayPath returns the name of an overlay, as libvirt does (qemu_snapshot.c,
+// qemuSnapshotGetTransientDiskDef). The name of the VM may not be known.
+func overlayPath(image, vm string) string { return image + ".TRANSIENT-" + cmp.Or(vm, "VM") }
 
-// overlayPath returns the name of an overlay: that of libvirt (qemu_snapshot.c,
-// qemuSnapshotGetTransientDiskDef).
-func overlayPath(image, vm string) string { return image + ".TRANSIENT-" + cmp.Or(vm, unnamed) }
-
-// overlay adds the nodes of a transient disk's overlay over all that it has
-// otherwise, and returns the name of the top one.
+// overlay adds the nodes of a transient disk's overlay, and returns the name of the top one.
 //
 //	<transient/>        -> file, over it qcow2 with backing: the image's top node
 //	<encryption> in any
 //	layer of the disk   -> encrypt.format, encrypt.key-secret of the overlay
 //
-// The file is opened for writing at once. With auto-read-only QEMU would open it a
-// second time, by its name, when the device comes (block/file-posix.c,
-// raw_reconfigure_getfd), and it has none any more then.
-//
-// libvirt does the same with blockdev-create and blockdev-snapshot, in the running
-// QEMU, and without encryption.
+// The file is opened for writing at once. With auto-read-only QEMU would reopen it by its
+// name, which is removed, when the device is added (block/file-posix.c,
+// raw_reconfigure_getfd). libvirt uses blockdev-create and blockdev-snapshot in the running
+// QEMU, without encryption.
 func (b *builder) overlay(base string) string {
 	file, top := Name(b.disk.Target, RoleOverlayStorage), Name(b.disk.Target, RoleOverlayFormat)
 	o := &Overlay{Path: overlayPath(b.disk.Image.Source.Path, b.machine.Name), Node: file, Base: base}
 	b.graph.Overlay = o
-	l := layer{overlay: true}
 
 	storage := Object{{"driver", "file"}, {"filename", o.Path}}
 	storage.AddText("aio", b.disk.Driver.IO)
@@ -56,7 +43,7 @@ func (b *builder) overlay(base string) string {
 	b.add(Node{Role: RoleOverlayStorage, Options: storage, From: o.Path})
 
 	format := Object{{"node-name", top}}
-	b.addAccess(&format, l, true)
+	b.addAccess(&format, layer{overlay: true}, true)
 	format.Add("driver", formats[FormatQcow2].driver)
 	n := Node{Role: RoleOverlayFormat, Children: []Child{{"file", file}, {"backing", base}}}
 	if b.disk.Encrypted() {
@@ -68,31 +55,4 @@ func (b *builder) overlay(base string) string {
 	format.Add("backing", base)
 	n.Options = format
 	return b.add(n)
-}
-
-// OverlayOf returns the overlay that the node is opened from, nil for none.
-func (g *Graph) OverlayOf(node string) *Overlay {
-	if g.Overlay != nil && g.Overlay.Node == node {
-		return g.Overlay
-	}
-	return nil
-}
-
-// validateTransient checks that a disk can be transient: by libvirt's rules, and
-// one more, about <shareable/>.
-func (d *Disk) validateTransient() error {
-	refuse := func(reason string) error { return &UnsupportedError{Element: "disk/transient", Reason: reason} }
-	kind := d.Image.Source.Kind
-	switch {
-	case !d.Transient:
-	case d.Device != DeviceDisk:
-		return refuse("a " + string(d.Device) + " cannot be transient: only device='disk' can")
-	case kind != SourceFile && kind != SourceVolume: // of a volume it is not known yet what it is
-		return refuse("a transient disk is supported only with type='file': its overlay is a file beside the image, and there is no such place for type='" + string(kind) + "'")
-	case d.ReadOnly:
-		return refuse("a transient disk must not be <readonly/>: nothing would be written that could be lost")
-	case d.Shareable:
-		return refuse("a transient disk must not be <shareable/>: what the guest writes is in an overlay of its own, and nobody else sees it")
-	}
-	return nil
 }

@@ -9,16 +9,12 @@ import (
 
 // USBHub is a USB controller of a domain, or a hub behind one: it has ports.
 type USBHub struct {
-	// Bus is the number of the controller, and Path the port of it that the hub
-	// is at, such as "1.2"; "" for the controller itself.
-	Bus  uint
-	Path string
-	// Ports is how many ports it has, from 1.
-	Ports uint
+	Bus   uint   // the number of the controller
+	Path  string // the port of the hub, such as "1.2"; "" for the controller itself
+	Ports uint   // the number of its ports
 }
 
-// placeUSB places a USB disk at the port that the address names; QEMU finds a
-// free one where there is none.
+// placeUSB places a USB disk at the port of its address, if any; else QEMU finds a free one.
 func placeUSB(d *Disk, m Machine) (place, error) {
 	if d.Address == nil || d.Address.USB == nil {
 		if m.Known() && !m.USB {

@@ -1,5 +1,11 @@
 package blockgraph
 
+import (
+	"strconv"
+	"strings"
+	"unicode"
+)
+
 // maxName is the longest node-name that QEMU takes (31 characters and a NUL).
 const maxName = 31
 
@@ -16,21 +22,35 @@ func (d *Disk) Validate() error {
 	return nil
 }
 
-func invalid(element, reason string) error { return &InvalidError{Element: element, Reason: reason} }
-
 func (d *Disk) validateTarget() error {
 	prefix, _, err := ParseTarget(d.Target)
 	if err != nil {
 		return invalid("disk/target@dev", err.Error())
 	}
-	if n := len(namePrefix(d.Target)) + len(longestRole); n > maxName {
-		return invalid("disk/target@dev", "the name "+d.Target+" is too long: QEMU's node names end at 31 characters")
+	return check([]rule{
+		{len(namePrefix(d.Target))+len(longestRole) > maxName, invalid, "disk/target@dev",
+			"the name " + d.Target + " is too long: QEMU's node names end at 31 characters"},
+		{d.Device == DeviceFloppy && prefix != "fd", invalid, "disk/target@dev", "Invalid floppy device name: " + d.Target + ": use fda or fdb"},
+		{(d.Device == DeviceDisk || d.Device == DeviceLUN) && prefix == "fd", invalid, "disk/target@dev",
+			"Invalid harddisk device name: " + d.Target + ": use a name such as vda, sda or hda"},
+	})
+}
+
+func printableText(s string) bool {
+	return strings.IndexFunc(s, func(c rune) bool { return c >= unicode.MaxASCII || !unicode.IsPrint(c) }) < 0
+}
+
+// strange returns the first character of s, quoted, that is neither alphanumeric nor in allowed; "" for none.
+func strange(s, allowed string) string {
+	for _, c := range s {
+		if !alphanumeric(c) && !strings.ContainsRune(allowed, c) {
+			return strconv.Quote(string(c))
+		}
 	}
-	switch {
-	case d.Device == DeviceFloppy && prefix != "fd":
-		return invalid("disk/target@dev", "Invalid floppy device name: "+d.Target+": use fda or fdb")
-	case (d.Device == DeviceDisk || d.Device == DeviceLUN) && prefix == "fd":
-		return invalid("disk/target@dev", "Invalid harddisk device name: "+d.Target+": use a name such as vda, sda or hda")
-	}
-	return nil
+	return ""
+}
+
+// alphanumeric reports whether c is an ASCII letter or digit.
+func alphanumeric(c rune) bool {
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }

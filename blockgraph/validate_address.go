@@ -2,7 +2,6 @@ package blockgraph
 
 import (
 	"fmt"
-	"slices"
 )
 
 // validateAddress checks that the device can have its address at all; whether
@@ -22,7 +21,7 @@ func (d *Disk) validateAddress() error {
 	case a.PCI == nil && d.Tuning.ACPIIndex != 0:
 		return invalid("disk/acpi@index", "an ACPI index is only supported for PCI devices")
 	case a.PCI != nil && a.PCI.Domain != 0:
-		return &UnsupportedError{Element: "disk/address@domain", Reason: "only the PCI domain 0 is available: use domain='0x0000'"}
+		return unsupported("disk/address@domain", "only the PCI domain 0 is available: use domain='0x0000'")
 	case a.CCW != nil && a.CCW.CSSID != virtualCSS:
 		return invalid("disk/address@cssid", fmt.Sprintf("0x%x is no channel subsystem of virtual devices: use cssid='0xfe'", a.CCW.CSSID))
 	case a.MMIO != nil && (d.Model == ModelTransitional || d.Model == ModelNonTransitional):
@@ -32,30 +31,6 @@ func (d *Disk) validateAddress() error {
 	}
 	return nil
 }
-
-// CheckAddress reports whether a disk on the bus can have an <address> of this
-// type, such as "pci". The error is an [*InvalidError].
-func (b Bus) CheckAddress(kind string) error {
-	const element = "disk/address@type"
-	switch b {
-	case BusVirtio:
-		if !slices.Contains([]string{"pci", "ccw", "virtio-mmio"}, kind) {
-			return invalid(element, "a virtio disk cannot have an address of type '"+kind+"': use type='pci', or 'ccw' on a mainframe")
-		}
-	case BusUSB:
-		if kind != "usb" {
-			return invalid(element, "unexpected address type '"+kind+"' for usb disk: use type='usb'")
-		}
-	default:
-		if kind != "drive" {
-			return invalid(element, "Invalid address type '"+kind+"' for a disk with the bus type '"+string(b)+"': use type='drive'")
-		}
-	}
-	return nil
-}
-
-// virtualCSS is the one channel subsystem in which QEMU has virtual devices.
-const virtualCSS = 0xfe
 
 // validateDrive refuses the numbers that the bus does not have: QEMU is not told
 // of them, so they would be lost. It is told the unit; how many units a

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"path"
 	"reflect"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 
@@ -18,7 +17,7 @@ func (d *Disk) validateImages() error {
 		return nil
 	}
 	if n := len(d.Layers()); n > maxLayers {
-		return &UnsupportedError{Element: "disk/backingStore", Reason: fmt.Sprintf("%d layers are more than the %d that have names", n, maxLayers)}
+		return unsupported("disk/backingStore", fmt.Sprintf("%d layers are more than the supported %d", n, maxLayers))
 	}
 	element, source := "disk", "disk/source"
 	for i, image := range d.Layers() {
@@ -40,17 +39,15 @@ func (d *Disk) validateLayer(source, element string, i *Image, top bool) error {
 	if err := d.validateImage(source, *i); err != nil {
 		return err
 	}
-	if i.Backing != nil && !formats[i.Format].backing {
-		return &UnsupportedError{Element: element + "/backingStore", Reason: "storage format '" + string(i.Format) + "' does not support backing store"}
-	}
-	if i.Source.Kind == SourceVHostUser && !top {
-		return &UnsupportedError{Element: element + "@type", Reason: "a vhostuser source can only be a disk's own: its device takes the place of all block nodes"}
-	}
-	if i.Source.Slice != nil && d.Device == DeviceLUN {
-		return invalid(source+"/slices", "disk device 'lun' doesn't support storage slice")
-	}
-	if top && i.Source.Reservations != nil && d.Device != DeviceLUN {
-		return invalid(source+"/reservations", "<reservations/> allowed only for lun devices")
+	if err := check([]rule{
+		{i.Backing != nil && !formats[i.Format].backing, unsupported, element + "/backingStore",
+			"storage format '" + string(i.Format) + "' does not support backing store"},
+		{i.Source.Kind == SourceVHostUser && !top, unsupported, element + "@type",
+			"a vhostuser source is only supported for the disk itself: its device takes the place of all block nodes"},
+		{i.Source.Slice != nil && d.Device == DeviceLUN, invalid, source + "/slices", "disk device 'lun' doesn't support storage slice"},
+		{top && i.Source.Reservations != nil && d.Device != DeviceLUN, invalid, source + "/reservations", "<reservations/> allowed only for lun devices"},
+	}); err != nil {
+		return err
 	}
 	if err := d.validateStore(source+"/dataStore", i); err != nil {
 		return err
@@ -58,23 +55,21 @@ func (d *Disk) validateLayer(source, element string, i *Image, top bool) error {
 	return d.validateEncryption(source+"/encryption", i)
 }
 
-// validateStore checks the data store of an image.
+// validateStore checks the data store of an image. An encrypted one is refused because
+// libvirt makes its secret and then leaves the encryption out.
 func (d *Disk) validateStore(element string, i *Image) error {
 	s := i.DataStore
-	switch {
-	case s == nil:
+	if s == nil {
 		return nil
-	case i.Format != FormatQcow2:
-		return invalid(element, "<dataStore> feature available only with qcow2 images")
-	case s.Format != FormatRaw:
-		return invalid(element+"/format@type", "only 'raw' images supported as <dataStore>")
-	case s.Source.Slice != nil:
-		return invalid(element+"/source/slices", "slices are not supported for <dataStore>")
-	case s.Encryption != nil:
-		// libvirt makes the secret and then leaves the encryption out.
-		return &UnsupportedError{Element: element + "/source/encryption", Reason: "a data store is encrypted by the qcow2 image that it belongs to: move <encryption> there"}
-	case s.Backing != nil, s.Terminated, s.DataStore != nil:
-		return invalid(element, "a data store has no layers")
+	}
+	if err := check([]rule{
+		{i.Format != FormatQcow2, invalid, element, "<dataStore> feature available only with qcow2 images"},
+		{s.Format != FormatRaw, invalid, element + "/format@type", "only 'raw' images supported as <dataStore>"},
+		{s.Source.Slice != nil, invalid, element + "/source/slices", "slices are not supported for <dataStore>"},
+		{s.Encryption != nil, unsupported, element + "/source/encryption", "a data store is encrypted by the qcow2 image that it belongs to: move <encryption> there"},
+		{s.Backing != nil || s.Terminated || s.DataStore != nil, invalid, element, "a data store has no layers"},
+	}); err != nil {
+		return err
 	}
 	return d.validateImage(element+"/source", *s)
 }
@@ -94,25 +89,24 @@ func (d *Disk) validateEncryption(element string, i *Image) error {
 	if enc.librbd() {
 		return i.validateLibRBD(element)
 	}
-	switch {
-	case enc.Engine != "" && enc.Engine != EngineQEMU:
-		return invalid(element+"@engine", "unknown encryption engine "+strconv.Quote(message.Shorten(string(enc.Engine))))
-	case enc.format() != EncryptionLUKS:
-		return &UnsupportedError{Element: element + "@format", Reason: "'" + message.Shorten(string(enc.Format)) + "' is currently not supported by the qemu encryption engine: use luks"}
-	case i.Format != FormatRaw && i.Format != FormatQcow2:
-		return &UnsupportedError{Element: element, Reason: "encryption is supported only with 'raw' and 'qcow2' image format"}
+	if err := check([]rule{
+		{enc.Engine != "" && enc.Engine != EngineQEMU, invalid, element + "@engine", "unknown encryption engine " + quoted(enc.Engine)},
+		{enc.format() != EncryptionLUKS, unsupported, element + "@format",
+			"'" + message.Shorten(string(enc.Format)) + "' is currently not supported by the qemu encryption engine: use luks"},
+		{i.Format != FormatRaw && i.Format != FormatQcow2, unsupported, element, "encryption is supported only with 'raw' and 'qcow2' image format"},
+	}); err != nil || enc.Header == nil {
+		return err
 	}
 	return d.validateHeader(element, i)
 }
 
-// validateSecrets checks the passphrases.
+// validateSecrets checks the passphrases. Without one, libvirt leaves the encryption out.
 func (e *Encryption) validateSecrets(element string) error {
-	if len(e.Secrets) == 0 {
-		// libvirt leaves the encryption out then.
-		return invalid(element, "has no <secret>: encryption needs a passphrase")
-	}
-	if len(e.Secrets) > 1 && !e.librbd() {
-		return invalid(element, fmt.Sprintf("qemu encryption engine expects only a single secret: it has %d", len(e.Secrets)))
+	if err := check([]rule{
+		{len(e.Secrets) == 0, invalid, element, "has no <secret>: encryption needs a passphrase"},
+		{len(e.Secrets) > 1 && !e.librbd(), invalid, element, fmt.Sprintf("qemu encryption engine expects only a single secret: it has %d", len(e.Secrets))},
+	}); err != nil {
+		return err
 	}
 	for _, ref := range e.Secrets {
 		if ref.Type != secrets.Passphrase {
@@ -125,50 +119,38 @@ func (e *Encryption) validateSecrets(element string) error {
 	return nil
 }
 
-// validateLibRBD checks what only Ceph's library can decrypt. libvirt 11.3 drops
-// the encryption of another server's image without a word.
+// validateLibRBD checks what only Ceph's library can decrypt. libvirt 11.3 silently
+// drops the encryption of an image on another kind of server.
 func (i *Image) validateLibRBD(element string) error {
 	_, rbd := i.Source.Network.(*RBD)
-	switch f := i.Encryption.format(); {
-	case !rbd || i.Source.Kind != SourceNetwork:
-		return invalid(element+"@engine", "librbd encryption is supported only with RBD backed disks: use engine='qemu'")
-	case f != EncryptionLUKS && f != EncryptionLUKS2 && f != EncryptionLUKSAny:
-		return invalid(element+"@format", "unknown volume encryption format type "+strconv.Quote(message.Shorten(string(f))))
-	case i.Encryption.Header != nil:
-		return &UnsupportedError{Element: element + "/header", Reason: "Ceph's library reads the header in the image only: use engine='qemu' for a detached one"}
-	}
-	return nil
+	f := i.Encryption.format()
+	return check([]rule{
+		{!rbd || i.Source.Kind != SourceNetwork, invalid, element + "@engine", "librbd encryption is supported only with RBD backed disks: use engine='qemu'"},
+		{f != EncryptionLUKS && f != EncryptionLUKS2 && f != EncryptionLUKSAny, invalid, element + "@format",
+			"unknown volume encryption format type " + quoted(f)},
+		{i.Encryption.Header != nil, unsupported, element + "/header", "Ceph's library reads the header in the image only: use engine='qemu' for a detached one"},
+	})
 }
 
 // validateHeader checks a detached header.
 func (d *Disk) validateHeader(element string, i *Image) error {
-	h := i.Encryption.Header
-	if h == nil {
-		return nil
-	}
-	if err := d.validateImage(element+"/header/source", *h); err != nil {
+	h, element := i.Encryption.Header, element+"/header"
+	if err := d.validateImage(element+"/source", *h); err != nil {
 		return err
 	}
-	refuse := func(part, reason string) error {
-		return &UnsupportedError{Element: element + "/header" + part, Reason: reason}
-	}
-	switch {
-	case h.Encryption != nil:
-		return refuse("/source/encryption", "a header that is encrypted itself is not supported")
-	case h.Format != FormatRaw && h.Format != FormatQcow2:
-		return refuse("/format@type", "the format "+string(h.Format)+" is not supported for a header: use raw or qcow2")
-	case h.DataStore != nil || h.Backing != nil:
-		return refuse("", "a header with layers of its own is not supported")
-	case h.Source.Kind == SourceVHostUser || h.Source.Kind == SourceDir:
-		return refuse("@type", "a header cannot be on a source of the type "+string(h.Source.Kind))
-	}
-	if sameBytes(h.Source, i.Source) {
-		return invalid(element+"/header/source", "the header and the payload are the same file: leave <header> out where the header is part of the image")
-	}
-	return nil
+	kind := h.Source.Kind
+	return check([]rule{
+		{h.Encryption != nil, unsupported, element + "/source/encryption", "a header that is encrypted itself is not supported"},
+		{h.Format != FormatRaw && h.Format != FormatQcow2, unsupported, element + "/format@type",
+			"the format " + string(h.Format) + " is not supported for a header: use raw or qcow2"},
+		{h.DataStore != nil || h.Backing != nil, unsupported, element, "a header with layers of its own is not supported"},
+		{kind == SourceVHostUser || kind == SourceDir, unsupported, element + "@type", "a header cannot be on a source of the type " + string(kind)},
+		{sameBytes(h.Source, i.Source), invalid, element + "/source",
+			"the header and the payload are the same file: leave <header> out where the header is part of the image"},
+	})
 }
 
-// sameBytes reports whether two sources are the same by what they say.
+// sameBytes reports whether two sources are written the same way, or name the same path.
 func sameBytes(a, b Source) bool {
 	a.Path, b.Path = path.Clean(a.Path), path.Clean(b.Path)
 	if a.Local() && b.Local() {
@@ -178,40 +160,34 @@ func sameBytes(a, b Source) bool {
 }
 
 // validateChain refuses two layers that are the same image, and a header that
-// serves two of them: both would have the same key.
+// serves two layers: both would have the same key.
 func (d *Disk) validateChain() error {
 	images := d.Images()
 	for i, a := range images {
 		for _, b := range images[:i] {
 			if sameBytes(a.Source, b.Source) {
-				return invalid("disk/source", fmt.Sprintf("%s is named twice: an image cannot stand in two places of one disk", a.Source))
+				return invalid("disk/source", fmt.Sprintf("%s is named twice: a disk can use an image only once", a.Source))
 			}
 		}
 	}
-	// To turn it off is nothing to ask of an image, whichever it is.
-	if d.DiscardNoUnref == On && d.Image.Format != FormatQcow2 {
-		return invalid("disk/driver@discard_no_unref", "'discard_no_unref' only works with qcow2 disk format")
-	}
-	return nil
+	// discard_no_unref='off' is allowed for any format.
+	return check([]rule{{d.DiscardNoUnref == On && d.Image.Format != FormatQcow2, invalid, "disk/driver@discard_no_unref",
+		"'discard_no_unref' only works with qcow2 disk format"}})
 }
 
-// validateVHost refuses what a disk cannot have whose bytes QEMU never sees, or
-// sees in one way only.
+// validateVHost refuses the settings that a disk cannot have whose data QEMU does not see
+// (vhostuser), or reads in one way only (vhostvdpa).
 func (d *Disk) validateVHost() error {
-	switch d.Image.Source.Kind {
-	case SourceVHostVDPA:
-		if mode := cacheModes[d.cacheMode()]; !mode.direct {
-			return invalid("disk/driver@cache", "a vhostvdpa disk takes no cache: use cache='none'")
-		}
-		return nil
-	case SourceVHostUser:
-	default:
+	v, kind := d.Driver, d.Image.Source.Kind
+	if kind == SourceVHostVDPA && !cacheModes[d.cacheMode()].direct {
+		return invalid("disk/driver@cache", "a vhostvdpa disk takes no cache: use cache='none'")
+	}
+	if kind != SourceVHostUser {
 		return nil
 	}
 	if d.Bus != BusVirtio {
 		return invalid("disk/target@bus", "vhostuser disk supports only virtio bus")
 	}
-	v := d.Driver
 	for _, p := range []struct {
 		element string
 		given   bool
@@ -235,40 +211,30 @@ func (d *Disk) validateVHost() error {
 
 // validateImage checks one image by itself.
 func (d *Disk) validateImage(element string, i Image) error {
-	if !i.Format.Valid() {
-		return &UnsupportedError{Element: element, Reason: "the image format " + strconv.Quote(message.Shorten(string(i.Format))) + " is not supported: use raw or qcow2"}
-	}
-	if i.MetadataCache != 0 && i.Format != FormatQcow2 {
-		return invalid(element, "metadata cache max size control is supported only with qcow2 images")
-	}
-	if s := i.Source.Slice; s != nil && (s.Size == 0 || s.Offset > 1<<62 || s.Size > 1<<62) {
-		return invalid(element+"/slices/slice", "holds no bytes: give an offset and a size")
-	}
-	if err := d.validateFolder(element, i); err != nil {
+	s, dir := i.Source.Slice, i.Source.Kind == SourceDir
+	if err := check([]rule{
+		{!i.Format.Valid(), unsupported, element, "the image format " + quoted(i.Format) + " is not supported: use raw or qcow2"},
+		{i.MetadataCache != 0 && i.Format != FormatQcow2, invalid, element, "metadata cache max size control is supported only with qcow2 images"},
+		{s != nil && (s.Size == 0 || s.Offset > 1<<62 || s.Size > 1<<62), invalid, element + "/slices/slice", "contains no bytes: give an offset and a size"},
+		{i.Format == FormatFAT && !dir && i.Source.Kind != SourceVolume, invalid, element, "storage format 'fat' is supported only with 'dir' storage type"},
+		{dir && i.Format != FormatFAT, invalid, element, "storage type 'dir' requires use of storage format 'fat'"},
+		{dir && !d.ReadOnly && i.Source == d.Image.Source, unsupported, element,
+			"virtual FAT storage can't be accessed in read-write mode: add <readonly/>"},
+	}); err != nil {
 		return err
 	}
 	return i.Source.validate(element)
 }
 
-// validateFolder checks that a directory is used as one, and nothing else is.
-func (d *Disk) validateFolder(element string, i Image) error {
-	folder := i.Source.Kind == SourceDir
-	switch {
-	case i.Format == FormatFAT && !folder && i.Source.Kind != SourceVolume:
-		return invalid(element, "storage format 'fat' is supported only with 'dir' storage type")
-	case folder && i.Format != FormatFAT:
-		return invalid(element, "storage type 'dir' requires use of storage format 'fat'")
-	case folder && !d.ReadOnly && i.Source == d.Image.Source:
-		return &UnsupportedError{Element: element, Reason: "virtual FAT storage can't be accessed in read-write mode: add <readonly/>"}
-	}
-	return nil
-}
-
-// validate checks that the source says all that its kind needs.
+// validate checks that the source names everything that its kind needs.
 func (s Source) validate(element string) error {
 	switch s.Kind {
 	case SourceFile, SourceBlock, SourceDir, SourceVHostUser, SourceVHostVDPA:
-		return validatePath(element, s.Path)
+		return check([]rule{
+			{!path.IsAbs(s.Path), invalid, element, "the path " + quoted(s.Path) + " is not absolute"},
+			{strings.ContainsRune(s.Path, 0), invalid, element, "the path contains a NUL character"},
+			{!utf8.ValidString(s.Path), invalid, element, "the path is not UTF-8, which a QMP command requires: rename the file"},
+		})
 	case SourceNVMe:
 		return s.NVMe.validate(element)
 	case SourceNetwork:
@@ -280,17 +246,22 @@ func (s Source) validate(element string) error {
 			return nil
 		}
 	}
-	return &UnsupportedError{Element: element, Reason: "the source of type \"" + message.Shorten(string(s.Kind)) + "\" says nothing of where it is"}
+	return unsupported(element, "the source of type \""+message.Shorten(string(s.Kind))+"\" does not name its location")
 }
 
-func validatePath(element, p string) error {
-	switch {
-	case !path.IsAbs(p):
-		return invalid(element, "the path "+strconv.Quote(message.Shorten(p))+" is not absolute")
-	case strings.ContainsRune(p, 0):
-		return invalid(element, "the path holds a NUL character")
-	case !utf8.ValidString(p):
-		return invalid(element, "the path is not UTF-8, and a QMP command must be: rename the file")
+// validateTransient checks that a disk can be transient: by libvirt's rules, and
+// one more for <shareable/>. The kind of a volume is not known yet.
+func (d *Disk) validateTransient() error {
+	if !d.Transient {
+		return nil
 	}
-	return nil
+	const element = "disk/transient"
+	kind := d.Image.Source.Kind
+	return check([]rule{
+		{d.Device != DeviceDisk, unsupported, element, "a " + string(d.Device) + " cannot be transient: only device='disk' can"},
+		{kind != SourceFile && kind != SourceVolume, unsupported, element,
+			"a transient disk is supported only with type='file': its overlay is a file next to the image, which is not possible for type='" + string(kind) + "'"},
+		{d.ReadOnly, unsupported, element, "a transient disk must not be <readonly/>: there are no writes to discard"},
+		{d.Shareable, unsupported, element, "a transient disk must not be <shareable/>: what the guest writes is in its own overlay, which other VMs cannot read"},
+	})
 }

@@ -18,20 +18,15 @@ type Object = qapi.Object
 // Member is one name and value of an Object.
 type Member = qapi.Member
 
-// SecretData stands where the value of a secret goes. A plan holds no secret
-// value; the executor puts it in at the last moment. It prints as
-// "[redacted]".
+// SecretData is the placeholder of a secret value in a plan, which the executor replaces
+// just before the command is sent. It prints as "[redacted]".
 type SecretData struct {
 	qapi.Placeholder
-	// Ref names the secret.
-	Ref secrets.Reference
-	// Text is the secret itself, where the XML has it; Ref is then empty.
-	Text SecretText
-	// Object is the id of the object that holds the value.
-	Object string
-	// OneTime: the value is not the secret itself, but the one-time passphrase
-	// of an ephemeral header. With an empty Ref it is that of an overlay, see
-	// [Overlay].
+	Ref    secrets.Reference // names the secret
+	Text   SecretText        // the secret itself, where the XML contains it; Ref is then empty
+	Object string            // the id of the object with the value
+	// OneTime: the value is the one-time passphrase of an ephemeral header, or with an
+	// empty Ref of an [Overlay].
 	OneTime bool
 }
 
@@ -39,18 +34,18 @@ type SecretData struct {
 // names it there.
 func (d SecretData) Kept() bool { return d.Ref != (secrets.Reference{}) }
 
-// Redacted is what stands for a secret value in everything that is printed.
+// Redacted replaces a secret value in all output.
 const Redacted = qapi.Redacted
 
 // String returns "[redacted]".
 func (SecretData) String() string { return Redacted }
 
-// SecretText is a secret that stands in the XML, such as a cookie. It prints as
-// "[redacted]" in every verb of fmt, and in JSON.
+// SecretText is a secret in the XML, such as a cookie. It prints as "[redacted]" in every
+// verb of fmt, and in JSON.
 type SecretText string
 
 // Format implements [fmt.Formatter].
-func (SecretText) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(Redacted)) } // fmt has nobody to tell
+func (SecretText) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(Redacted)) } // fmt ignores the error
 
 // MarshalText implements [encoding.TextMarshaler].
 func (SecretText) MarshalText() ([]byte, error) { return []byte(Redacted), nil }

@@ -26,10 +26,7 @@ func TestHostCDROM(t *testing.T) {
 	t.Parallel()
 	for path, want := range map[string]string{"/dev/cdrom": "host_cdrom", "/dev/vg0/iso": "host_device"} {
 		d := blocktest.Parse(t, "<disk type='block' device='cdrom'><source dev='"+path+"'/><target dev='sda' bus='usb'/></disk>")
-		g, err := blockgraph.Build(d, blockgraph.Machine{}, blockgraph.Unlock{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		g := blocktest.Build(t, d, blockgraph.Machine{}, blockgraph.Unlock{})
 		if got := g.Top().Options.Text("driver"); got != want {
 			t.Errorf("%s: %s, want %s", path, got, want)
 		}

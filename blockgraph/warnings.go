@@ -5,8 +5,7 @@ import (
 	"strings"
 )
 
-// imageWarnings returns where QEMU does something else with the images than the
-// XML says, as libvirt has it.
+// imageWarnings returns where QEMU treats the images differently from the XML.
 func (d *Disk) imageWarnings() []string {
 	var out []string
 	for _, i := range d.Images() {
@@ -19,4 +18,21 @@ func (d *Disk) imageWarnings() []string {
 		}
 	}
 	return out
+}
+
+// Warnings returns what the user should know about a valid disk: where the guest sees
+// something other than the XML says, or what must exist that luksplug does not create.
+func (d *Disk) Warnings() []string {
+	out := append([]string(nil), d.Ignored...)
+	serial := escapeSerial(d.Serial)
+	if limit := 20; d.Bus == BusVirtio && len(serial) > limit {
+		out = append(out, fmt.Sprintf("the serial of %s has %d characters: a virtio disk shows the guest the first %d, %q", d.Target, len(serial), limit, serial[:limit]))
+	}
+	if serial != d.Serial {
+		out = append(out, fmt.Sprintf("the serial of %s contains spaces: the guest sees them with backslashes, as with libvirt", d.Target))
+	}
+	if d.RawIO {
+		out = append(out, fmt.Sprintf("rawio='yes' of %s needs a QEMU that was started with CAP_SYS_RAWIO: luksplug cannot give it that", d.Target))
+	}
+	return append(out, d.imageWarnings()...)
 }

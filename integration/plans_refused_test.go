@@ -182,7 +182,7 @@ func TestCertificateOfVersions(t *testing.T) {
 	eachEmulator(t, peer.Options{}, func(t *testing.T, e emulator) {
 		ctx := bounded(t)
 		disk := parseDisk(t, "disk", doc)
-		disk.Image.Source.Network.(*blockgraph.NBD).TLS.Folder = folder
+		disk.Image.Source.Network.(*blockgraph.NBD).TLS.Dir = folder
 		graph := must(blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{}))(t)
 		plan := graph.Plan()
 		check := e.vm.CheckPlan(ctx, plan)

@@ -29,8 +29,8 @@ type plannedDisk struct {
 var unlocks = []blockgraph.Unlock{
 	{Method: blockgraph.MethodQEMU},
 	{Method: blockgraph.MethodEphemeralHeader},
-	{Method: blockgraph.MethodEphemeralHeader, Folder: "/run/luksplug/vm/x/vdb"},
-	{Method: blockgraph.MethodStorageDaemon, Folder: "/run/luksplug/vm/x/vdb"},
+	{Method: blockgraph.MethodEphemeralHeader, Dir: "/run/luksplug/vm/x/vdb"},
+	{Method: blockgraph.MethodStorageDaemon, Dir: "/run/luksplug/vm/x/vdb"},
 }
 
 // TestPlansOfVersions: QEMU takes every command of every plan, by its own schema, or the plan is refused for

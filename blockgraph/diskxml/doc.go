@@ -18,12 +18,11 @@
 //
 // # Strictness
 //
-// [ParseDisk] ignores nothing that could matter. What libvirt does not know either
-// is an [*XMLError] with its line, and so are values that contradict each other;
-// what libvirt knows and blockgraph does not support is a
-// [*blockgraph.UnsupportedError]. Where libvirt 11.3 drops something without a word,
-// such as engine='librbd' on a source that is not rbd, the disk is refused.
-// [ParseOptions] skips what a newer libvirt may write, and says so in Disk.Warnings.
+// [ParseDisk] ignores nothing that could matter. What libvirt does not know either, and
+// values that contradict each other, are an [*XMLError] with the line; what libvirt knows
+// and blockgraph does not support is a [*blockgraph.UnsupportedError]. Where libvirt 11.3
+// silently drops something, such as engine='librbd' on a source that is not rbd, the disk is
+// refused. [ParseOptions] skips what a newer libvirt may write, and lists it in Disk.Warnings.
 //
 // Nothing in this package does I/O. All functions are safe for concurrent use.
 package diskxml

@@ -204,27 +204,6 @@ func driveOf(d *libvirtxml.DomainDisk) (blockgraph.DriveAddress, bool) {
 	return blockgraph.DefaultDrive(blockgraph.Bus(d.Target.Bus), uint(max(index, 0))), err == nil
 }
 
-// tuneOf reads the limits of another disk of the VM.
-func tuneOf(t libvirtxml.DomainDiskIOTune) *blockgraph.IOTune {
-	return &blockgraph.IOTune{
-		Bytes: blockgraph.Limits{
-			Total: limit(t.TotalBytesSec, t.TotalBytesSecMax, t.TotalBytesSecMaxLength),
-			Read:  limit(t.ReadBytesSec, t.ReadBytesSecMax, t.ReadBytesSecMaxLength),
-			Write: limit(t.WriteBytesSec, t.WriteBytesSecMax, t.WriteBytesSecMaxLength),
-		},
-		Requests: blockgraph.Limits{
-			Total: limit(t.TotalIopsSec, t.TotalIopsSecMax, t.TotalIopsSecMaxLength),
-			Read:  limit(t.ReadIopsSec, t.ReadIopsSecMax, t.ReadIopsSecMaxLength),
-			Write: limit(t.WriteIopsSec, t.WriteIopsSecMax, t.WriteIopsSecMaxLength),
-		},
-		RequestSize: t.SizeIopsSec, Group: t.GroupName,
-	}
-}
-
-func limit(perSecond, burst, length uint64) blockgraph.Limit {
-	return blockgraph.Limit{PerSecond: perSecond, Max: burst, MaxLength: length}
-}
-
 // readIOThreads reads the numbers of the I/O threads: those that are given, and
 // as many of the lowest others as <iothreads> says there are more.
 func (m *machine) readIOThreads(dom *libvirtxml.Domain) {

@@ -3,6 +3,7 @@ package diskxml_test
 import (
 	"errors"
 	"fmt"
+	"log"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
@@ -12,8 +13,7 @@ import (
 func ExampleParseDisk() {
 	disk, err := diskxml.ParseDisk([]byte(blocktest.Detached))
 	if err != nil {
-		fmt.Println(err)
-		return
+		log.Fatal(err)
 	}
 	fmt.Println(disk.Target, disk.Bus, disk.Image.Format, disk.Image.Source.Path)
 	fmt.Println("header:", disk.Header().Source.Path)
@@ -56,8 +56,7 @@ func ExampleParseDomain() {
 	      <address type='pci' domain='0' bus='3' slot='0' function='0'/></interface>
 	  </devices></domain>`))
 	if err != nil {
-		fmt.Println(err)
-		return
+		log.Fatal(err)
 	}
 	for _, port := range machine.Ports {
 		fmt.Println(port.Bus, "taken:", port.Taken)

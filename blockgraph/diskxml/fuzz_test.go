@@ -1,10 +1,10 @@
 package diskxml_test
 
 import (
-	"os"
 	"path/filepath"
-	"strings"
 	"testing"
+
+	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
@@ -20,13 +20,11 @@ func FuzzParseDisk(f *testing.F) {
 		f.Fatal("no golden files", err)
 	}
 	for _, file := range files {
-		text, err := os.ReadFile(file)
+		a, err := txtar.ParseFile(file)
 		if err != nil {
 			f.Fatal(err)
 		}
-		_, rest, _ := strings.Cut(string(text), "-- disk.xml --\n")
-		disk, _, _ := strings.Cut(rest, "\n-- ")
-		f.Add([]byte(disk))
+		f.Add(a.Files[0].Data)
 	}
 	f.Add([]byte("<disk><source file='/a'/><target dev='vda'/><address type='pci' slot='0x1g'/></disk>"))
 	f.Fuzz(func(t *testing.T, doc []byte) {

@@ -1,11 +1,5 @@
 package diskxml
 
-import (
-	"cmp"
-
-	"github.com/luksplug/luksplug/blockgraph"
-)
-
 // headerSource is the grammar of the <source> of a <header> or <dataStore>, which
 // cannot be encrypted; layerSource is that of a layer of the disk.
 var (
@@ -37,19 +31,6 @@ func sourceRule(more map[string]*rule) *rule {
 		r.elsewhere = known
 	}
 	return &rule{kinds: rules}
-}
-
-// kind returns the rule for a <source>. That of an unknown kind is refused later,
-// by its own name.
-func (r *rule) kind(owner, e *element) *rule {
-	kind := cmp.Or(owner.attr("type"), string(blockgraph.SourceFile))
-	if kind == string(blockgraph.SourceNetwork) {
-		kind = e.attr("protocol")
-	}
-	if known := r.kinds[kind]; known != nil {
-		return known
-	}
-	return r.kinds[""]
 }
 
 // sourceRules are the kinds and protocols.
@@ -89,15 +70,6 @@ var sourceRules = map[string]func() *rule{
 	"ftps":  func() *rule { return webRule() },
 	"tftp":  func() *rule { return webRule() },
 	"":      func() *rule { return networkRule() },
-}
-
-// with adds a child element.
-func (r *rule) with(name string, child *rule) *rule {
-	if r.children == nil {
-		r.children = map[string]*rule{}
-	}
-	r.children[name] = child
-	return r
 }
 
 // commonRule is what every <source> may have.
@@ -163,11 +135,6 @@ func encryptionRule() *rule {
 			"ivgen":  {attrs: []string{"name", "hash"}},
 		},
 	}
-}
-
-func (r *rule) without(element string) *rule {
-	r.not = append(r.not, element)
-	return r
 }
 
 // layerRule is the grammar of a <header>, a <dataStore>, or a <backingStore>

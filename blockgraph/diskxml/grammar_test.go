@@ -3,6 +3,8 @@ package diskxml
 import (
 	"errors"
 	"maps"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -11,133 +13,23 @@ import (
 	"libvirt.org/go/libvirtxml"
 )
 
-// fullDisks have every element and nearly every attribute that is read, each
-// element on a line of its own.
-var fullDisks = []string{
-	`<disk type='file' device='disk' snapshot='no'>
-  <driver name='qemu' type='qcow2' cache='none' io='native' discard='unmap' detect_zeroes='on' error_policy='stop' rerror_policy='report'>
-    <metadata_cache>
-      <max_size unit='KiB'>64</max_size>
-    </metadata_cache>
-  </driver>
-  <source file='/a' index='1' startupPolicy='optional'>
-    <seclabel model='dac' relabel='no'>
-      <label>x</label>
-    </seclabel>
-    <slices>
-      <slice type='storage' offset='0' size='512'/>
-    </slices>
-    <dataStore type='file'>
-      <format type='raw'/>
-      <source file='/data'/>
-    </dataStore>
-    <encryption format='luks' engine='qemu'>
-      <secret type='passphrase' uuid='0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f'/>
-      <header type='file'>
-        <format type='qcow2'>
-          <metadata_cache>
-            <max_size>65536</max_size>
-          </metadata_cache>
-        </format>
-        <source file='/h' index='2'/>
-      </header>
-    </encryption>
-  </source>
-  <backingStore type='file' index='3'>
-    <format type='qcow2'/>
-    <source file='/b'/>
-    <backingStore/>
-  </backingStore>
-  <mirror type='file' file='/m' format='raw' job='copy' ready='yes'>
-    <format type='raw'/>
-    <source file='/m'/>
-  </mirror>
-  <target dev='sdb' bus='scsi'/>
-  <readonly/>
-  <serial>ABC</serial>
-  <wwn>5000c50015ea71ad</wwn>
-  <boot order='1'/>
-  <alias name='ua-x'/>
-  <address type='drive' controller='0' bus='0' target='0' unit='5'/>
-</disk>`,
-	`<disk type='network'>
-  <auth username='u'>
-    <secret type='iscsi' usage='x'/>
-  </auth>
-  <source protocol='iscsi' name='iqn.a/1'>
-    <host name='h' port='3260' transport='tcp'/>
-    <initiator>
-      <iqn name='iqn.b'/>
-    </initiator>
-  </source>
-  <target dev='vdb'/>
-</disk>`,
-	`<disk type='network'>
-  <source protocol='rbd' name='p/i'>
-    <auth username='u'>
-      <secret type='ceph' usage='x'/>
-    </auth>
-    <snapshot name='s'/>
-    <config file='/c'/>
-  </source>
-  <target dev='vdb'/>
-</disk>`,
-	`<disk type='network'>
-  <source protocol='https' name='a' query='b'>
-    <host name='h'/>
-    <ssl verify='yes'/>
-    <cookies>
-      <cookie name='a'>b</cookie>
-    </cookies>
-    <readahead size='1'/>
-    <timeout seconds='1'/>
-  </source>
-  <target dev='vdb'/>
-</disk>`,
-	`<disk type='network'>
-  <source protocol='ssh' name='/a'>
-    <host name='h'/>
-    <identity username='u' keyfile='/k'/>
-    <knownHosts path='/k'/>
-  </source>
-  <target dev='vdb'/>
-</disk>`,
-	`<disk type='network'>
-  <source protocol='nbd' name='a' tls='yes' tlsHostname='b'>
-    <host transport='unix' socket='/s'/>
-    <reconnect delay='1'/>
-  </source>
-  <target dev='vdb'/>
-</disk>`,
-	`<disk type='file'>
-  <source file='/a'/>
-  <target dev='vdb'/>
-  <transient shareBacking='yes'/>
-</disk>`,
-	`<disk type='nvme'>
-  <source type='pci' managed='yes' namespace='1'>
-    <address domain='0' bus='1' slot='2' function='0'/>
-  </source>
-  <target dev='vdb'/>
-</disk>`,
-	`<disk type='block' device='lun'>
-  <source dev='/dev/a'>
-    <reservations managed='no'>
-      <source type='unix' path='/p' mode='client'/>
-    </reservations>
-  </source>
-  <target dev='sdb' bus='scsi'/>
-</disk>`,
-	fullDevice,
-	`<disk>
-  <source file='/a'/>
-  <target dev='sdb' bus='scsi'/>
-  <throttlefilters>
-    <throttlefilter group='g'/>
-  </throttlefilters>
-  <vendor>V</vendor>
-  <product>P</product>
-</disk>`,
+// fullDisks returns disks that have every element and nearly every attribute that is read,
+// each element on a line of its own.
+func fullDisks(t *testing.T) []string {
+	t.Helper()
+	files, err := filepath.Glob("testdata/full/*.xml")
+	if err != nil || len(files) != 11 {
+		t.Fatalf("%d full disks: %v", len(files), err)
+	}
+	var out []string
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, string(text))
+	}
+	return out
 }
 
 // Nothing is ignored: whatever is put into whatever element of a valid disk is
@@ -145,7 +37,7 @@ var fullDisks = []string{
 func TestNothingIsIgnored(t *testing.T) {
 	t.Parallel()
 	count := 0
-	for _, doc := range fullDisks {
+	for _, doc := range fullDisks(t) {
 		if _, err := ParseDisk([]byte(doc)); err != nil {
 			t.Fatalf("%v\n%s", err, doc)
 		}
@@ -219,7 +111,7 @@ func insert(doc string, line int, name, attrs, content string) string {
 func TestFullDisksHaveEveryElement(t *testing.T) {
 	t.Parallel()
 	stands := map[string]bool{}
-	for _, doc := range fullDisks {
+	for _, doc := range fullDisks(t) {
 		tree, _, err := readTree([]byte(doc))
 		if err != nil {
 			t.Fatal(err)

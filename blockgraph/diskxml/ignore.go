@@ -6,26 +6,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
-
-// ParseOptions say how a document is read. The zero value is strict.
-type ParseOptions struct {
-	// IgnoreUnknown: elements and attributes that are not known, such as those of
-	// a newer libvirt, are skipped, and [blockgraph.Disk.Warnings] says so. Refused even so is
-	// what looks like a known word that is misspelt, and everything in
-	// <encryption>: a disk must not lose its encryption by a slip.
-	IgnoreUnknown bool
-}
-
-// ParseDisk is [ParseDisk] with these options.
-func (o ParseOptions) ParseDisk(data []byte) (*blockgraph.Disk, error) {
-	if !o.IgnoreUnknown {
-		return parseDisk(data, nil)
-	}
-	return parseDisk(data, &skipped{})
-}
 
 // skipped is what was taken off a document. A nil one takes nothing.
 type skipped struct {

@@ -2,9 +2,7 @@ package diskxml
 
 import (
 	"encoding/xml"
-	"errors"
 	"fmt"
-	"strings"
 
 	"libvirt.org/go/libvirtxml"
 
@@ -28,8 +26,7 @@ func parseDisk(data []byte, skip *skipped) (*blockgraph.Disk, error) {
 	if tree.name != "disk" {
 		return nil, tree.invalid("", "the document is a <%s>, not a <disk>", tree.name)
 	}
-	// First, because another type brings attributes of its own: to refuse
-	// those one by one would hide what the matter is.
+	// First, because each type has its own attributes: an unknown type is the better message.
 	if _, err := sourceKind(tree); err != nil {
 		return nil, err
 	}
@@ -53,33 +50,7 @@ func parseDisk(data []byte, skip *skipped) (*blockgraph.Disk, error) {
 	return disk, nil
 }
 
-// locate returns an error of the disk's values with the line of what it is about.
-func locate(err error, tree *element) error {
-	var invalid *blockgraph.InvalidError
-	if !errors.As(err, &invalid) {
-		return err
-	}
-	// <auth> and <encryption> may also stand under <disk> itself.
-	for _, element := range []string{invalid.Element, strings.Replace(invalid.Element, "disk/source/", "disk/", 1)} {
-		path, _, _ := strings.Cut(element, "@")
-		if e := tree.find(path); e != nil {
-			return &XMLError{Element: element, Line: e.line, Reason: invalid.Reason}
-		}
-	}
-	return at(tree.line, err)
-}
-
-// at returns an error of values as one of the document's, at this line.
-func at(line int, err error) error {
-	var invalid *blockgraph.InvalidError
-	if errors.As(err, &invalid) {
-		return &XMLError{Element: invalid.Element, Line: line, Reason: invalid.Reason}
-	}
-	return err
-}
-
-// parser joins the two views of one document: libvirtxml's values and the
-// tree, which knows where they stand.
+// parser combines the values of libvirtxml and the tree, which has their positions.
 type parser struct {
 	tree *element
 	doc  libvirtxml.DomainDisk
@@ -87,7 +58,7 @@ type parser struct {
 
 func (p *parser) disk(read *tokens) (*blockgraph.Disk, error) {
 	d := &blockgraph.Disk{}
-	// Before libvirtxml, whose errors for a bad number do not say where it is.
+	// Before libvirtxml, whose errors for malformed numbers have no position.
 	for _, read := range []func(*blockgraph.Disk) error{p.device, p.target, p.transient, p.image, p.driver, p.throttling} {
 		if err := read(d); err != nil {
 			return nil, err
@@ -104,9 +75,19 @@ func (p *parser) disk(read *tokens) (*blockgraph.Disk, error) {
 	return d, nil
 }
 
-func notDefault(value string) string {
-	if value == "default" {
-		return ""
+// ParseOptions say how a document is read. The zero value is strict.
+type ParseOptions struct {
+	// IgnoreUnknown: elements and attributes that are not known, such as those of
+	// a newer libvirt, are skipped, and [blockgraph.Disk.Warnings] says so. Refused even so is
+	// what looks like a known word that is misspelt, and everything in
+	// <encryption>: a disk must not lose its encryption by a slip.
+	IgnoreUnknown bool
+}
+
+// ParseDisk is [ParseDisk] with these options.
+func (o ParseOptions) ParseDisk(data []byte) (*blockgraph.Disk, error) {
+	if !o.IgnoreUnknown {
+		return parseDisk(data, nil)
 	}
-	return value
+	return parseDisk(data, &skipped{})
 }

@@ -71,23 +71,3 @@ func parseAddress(e *element, bus blockgraph.Bus) (*blockgraph.Address, error) {
 	}
 	return &blockgraph.Address{USB: &blockgraph.USBAddress{Bus: n.get("bus", 255), Port: port}}, n.err
 }
-
-// numbers reads the numeric attributes of e and keeps the first error.
-type numbers struct {
-	e   *element
-	err error
-}
-
-// get reads a number in C notation (0x hexadecimal, leading 0 octal, decimal);
-// a missing one is 0.
-func (n *numbers) get(name string, limit uint64) uint {
-	text := n.e.attr(name)
-	if text == "" {
-		return 0
-	}
-	v, err := strconv.ParseUint(text, 0, 32)
-	if (err != nil || v > limit) && n.err == nil {
-		n.err = n.e.invalid(name, "%q is no number from 0 to %d", message.Shorten(text), limit)
-	}
-	return uint(v)
-}

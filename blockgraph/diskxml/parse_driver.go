@@ -3,7 +3,6 @@ package diskxml
 import (
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
@@ -36,28 +35,27 @@ func (p *parser) driver(d *blockgraph.Disk) error {
 	d.Driver.Discard, d.Driver.DetectZeroes = e.attr("discard"), e.attr("detect_zeroes")
 	d.Driver.ErrorPolicy, d.Driver.ReadErrorPolicy = e.attr("error_policy"), e.attr("rerror_policy")
 	d.Driver.Queues, d.Driver.QueueSize, d.Driver.IOThread = number(e, "queues"), number(e, "queue_size"), number(e, "iothread")
-	if t := e.child("iothreads"); t != nil {
-		d.Driver.IOThreads = parseIOThreads(t)
+	if threads := e.child("iothreads"); threads != nil {
+		for _, c := range threads.children {
+			t := blockgraph.IOThreadQueues{ID: number(c, "id")}
+			for _, q := range c.children {
+				t.Queues = append(t.Queues, number(q, "id"))
+			}
+			d.Driver.IOThreads = append(d.Driver.IOThreads, t)
+		}
 	}
 	return nil
-}
-
-func parseIOThreads(e *element) []blockgraph.IOThreadQueues {
-	var out []blockgraph.IOThreadQueues
-	for _, c := range e.children {
-		t := blockgraph.IOThreadQueues{ID: number(c, "id")}
-		for _, q := range c.children {
-			t.Queues = append(t.Queues, number(q, "id"))
-		}
-		out = append(out, t)
-	}
-	return out
 }
 
 // tuning reads what the guest is shown of the disk.
 func (p *parser) tuning(d *blockgraph.Disk) error {
 	t := &d.Tuning
 	t.Vendor, t.Product = p.doc.Vendor, p.doc.Product
+	if p.doc.IOTune != nil {
+		if limits := tuneOf(*p.doc.IOTune); *limits != (blockgraph.IOTune{}) {
+			d.IOTune = limits
+		}
+	}
 	target := p.tree.child("target")
 	t.RotationRate = number(target, "rotation_rate")
 	if err := readSwitch(target, "removable", &t.Removable); err != nil {
@@ -80,16 +78,9 @@ func (p *parser) tuning(d *blockgraph.Disk) error {
 	return nil
 }
 
-// throttling reads <iotune> and <throttlefilters>.
-func (p *parser) throttling(d *blockgraph.Disk) (err error) {
-	if e := p.tree.child("iotune"); e != nil {
-		if d.IOTune, err = parseIOTune(e); err != nil {
-			return err
-		}
-		if *d.IOTune == (blockgraph.IOTune{}) {
-			d.IOTune = nil
-		}
-	}
+// throttling reads <iotune> and <throttlefilters>. libvirtxml takes a limit that is no
+// number for a missing one, so the tree is checked first.
+func (p *parser) throttling(d *blockgraph.Disk) error {
 	if e := p.tree.child("throttlefilters"); e != nil {
 		for _, c := range e.children {
 			group := c.attr("group")
@@ -102,25 +93,14 @@ func (p *parser) throttling(d *blockgraph.Disk) (err error) {
 			d.ThrottleFilters = append(d.ThrottleFilters, group)
 		}
 	}
-	return nil
-}
-
-// number reads an attribute that the grammar knows to be a number; a missing
-// one is 0.
-func number(e *element, attr string) uint {
-	n, _ := strconv.ParseUint(e.attr(attr), 10, 31) // checked before
-	return uint(n)
-}
-
-func readSwitch(e *element, attr string, s *blockgraph.Switch) error {
-	*s = blockgraph.Switch(e.attr(attr))
-	return oneOf(e, attr, string(blockgraph.On), string(blockgraph.Off))
-}
-
-// oneOf refuses an attribute that is there and none of the words.
-func oneOf(e *element, attr string, words ...string) error {
-	if v := e.attr(attr); v != "" && !slices.Contains(words, v) {
-		return e.invalid(attr, "unknown value %q: use %s", message.Shorten(v), strings.Join(words, ", "))
+	e := p.tree.child("iotune")
+	if e == nil {
+		return nil
+	}
+	for _, c := range e.children {
+		if _, err := strconv.ParseUint(c.text, 10, 64); err != nil && c.name != "group_name" {
+			return c.invalid("", "%q must be an integer, in decimal digits", message.Shorten(c.text))
+		}
 	}
 	return nil
 }

@@ -1,11 +1,10 @@
 package diskxml
 
 import (
-	"strconv"
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/blockgraph/internal/message"
+	"libvirt.org/go/libvirtxml"
 )
 
 // limitNames returns the names of the elements of <iotune>.
@@ -20,46 +19,23 @@ func limitNames() []string {
 	return names
 }
 
-// parseIOTune reads an <iotune> or <throttlegroup>. It reads the tree: libvirtxml
-// takes an element that is no number for a missing one.
-func parseIOTune(e *element) (*blockgraph.IOTune, error) {
-	t := &blockgraph.IOTune{}
-	for _, c := range e.children {
-		text := strings.TrimSpace(c.text)
-		if c.name == "group_name" {
-			t.Group = text
-			continue
-		}
-		n, err := strconv.ParseUint(text, 10, 64)
-		if err != nil {
-			return nil, c.invalid("", "%q must be an integer, in decimal digits", message.Shorten(text))
-		}
-		*limitField(t, c.name) = n
+// tuneOf reads an <iotune> or <throttlegroup>.
+func tuneOf(t libvirtxml.DomainDiskIOTune) *blockgraph.IOTune {
+	return &blockgraph.IOTune{
+		Bytes: blockgraph.Limits{
+			Total: limit(t.TotalBytesSec, t.TotalBytesSecMax, t.TotalBytesSecMaxLength),
+			Read:  limit(t.ReadBytesSec, t.ReadBytesSecMax, t.ReadBytesSecMaxLength),
+			Write: limit(t.WriteBytesSec, t.WriteBytesSecMax, t.WriteBytesSecMaxLength),
+		},
+		Requests: blockgraph.Limits{
+			Total: limit(t.TotalIopsSec, t.TotalIopsSecMax, t.TotalIopsSecMaxLength),
+			Read:  limit(t.ReadIopsSec, t.ReadIopsSecMax, t.ReadIopsSecMaxLength),
+			Write: limit(t.WriteIopsSec, t.WriteIopsSecMax, t.WriteIopsSecMaxLength),
+		},
+		RequestSize: t.SizeIopsSec, Group: strings.TrimSpace(t.GroupName),
 	}
-	return t, nil
 }
 
-// limitField returns the number that an element of <iotune> sets.
-func limitField(t *blockgraph.IOTune, name string) *uint64 {
-	if name == "size_iops_sec" {
-		return &t.RequestSize
-	}
-	limits := &t.Bytes
-	if strings.Contains(name, "_iops_") {
-		limits = &t.Requests
-	}
-	limit := &limits.Total
-	switch {
-	case strings.HasPrefix(name, "read_"):
-		limit = &limits.Read
-	case strings.HasPrefix(name, "write_"):
-		limit = &limits.Write
-	}
-	switch {
-	case strings.HasSuffix(name, "_max_length"):
-		return &limit.MaxLength
-	case strings.HasSuffix(name, "_max"):
-		return &limit.Max
-	}
-	return &limit.PerSecond
+func limit(perSecond, burst, length uint64) blockgraph.Limit {
+	return blockgraph.Limit{PerSecond: perSecond, Max: burst, MaxLength: length}
 }

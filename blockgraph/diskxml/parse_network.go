@@ -28,6 +28,9 @@ func parseNetwork(e, authElement *element) (blockgraph.Network, error) {
 	if protocol != "nbd" && e.attr("name") == "" && protocol != "" {
 		return nil, e.invalid("name", "missing name for disk source")
 	}
+	if name, single := singleHost[protocol]; single && len(hosts) != 1 {
+		return nil, e.invalid("", "%s protocol accepts only one host: it has %d", name, len(hosts))
+	}
 	switch protocol {
 	case "nbd":
 		return parseNBD(e, hosts)
@@ -36,13 +39,18 @@ func parseNetwork(e, authElement *element) (blockgraph.Network, error) {
 	case "rbd":
 		return parseRBD(e, hosts, auth)
 	case "gluster":
-		return parseGluster(e, hosts)
+		volume, path, ok := strings.Cut(e.attr("name"), "/")
+		if !ok || volume == "" || path == "" {
+			return nil, e.invalid("name", "can't split path %q into pool name and image name: write it like volume/path", message.Shorten(e.attr("name")))
+		}
+		return &blockgraph.Gluster{Volume: volume, Path: path, Hosts: hosts}, nil
 	case "nfs":
 		return parseNFS(e, hosts)
 	case "ssh":
 		return parseSSH(e, hosts, auth)
 	case "vxhs":
-		return parseVxHS(e, hosts)
+		tls, err := parseTLS(e)
+		return &blockgraph.VxHS{ID: e.attr("name"), Host: hosts[0], TLS: tls}, err
 	case "http", "https", "ftp", "ftps", "tftp":
 		return parseCurl(e, protocol, hosts, auth)
 	case "sheepdog":
@@ -52,6 +60,10 @@ func parseNetwork(e, authElement *element) (blockgraph.Network, error) {
 	}
 	return nil, e.invalid("protocol", "unknown protocol %q: use nbd, iscsi, rbd, https, ...", message.Shorten(protocol))
 }
+
+// singleHost are the protocols with one server, with libvirt's names for them.
+var singleHost = map[string]string{"nbd": "nbd", "iscsi": "iSCSI", "ssh": "ssh", "vxhs": "VxHS",
+	"http": "http", "https": "https", "ftp": "ftp", "ftps": "ftps", "tftp": "tftp"}
 
 func parseHosts(e *element) ([]blockgraph.Host, error) {
 	var out []blockgraph.Host
@@ -116,9 +128,6 @@ func parseTLS(e *element) (*blockgraph.TLS, error) {
 }
 
 func parseNBD(e *element, hosts []blockgraph.Host) (blockgraph.Network, error) {
-	if err := oneHost(e, "nbd", hosts); err != nil {
-		return nil, err
-	}
 	n := &blockgraph.NBD{Export: e.attr("name"), Host: hosts[0]}
 	var err error
 	if n.TLS, err = parseTLS(e); err != nil {
@@ -131,9 +140,6 @@ func parseNBD(e *element, hosts []blockgraph.Host) (blockgraph.Network, error) {
 }
 
 func parseISCSI(e *element, hosts []blockgraph.Host, auth *blockgraph.Auth) (blockgraph.Network, error) {
-	if err := oneHost(e, "iSCSI", hosts); err != nil {
-		return nil, err
-	}
 	i := &blockgraph.ISCSI{Host: hosts[0], Auth: auth}
 	target, lun, hasLUN := strings.Cut(e.attr("name"), "/")
 	i.Target = target
@@ -170,14 +176,6 @@ func parseRBD(e *element, hosts []blockgraph.Host, auth *blockgraph.Auth) (block
 	return r, nil
 }
 
-func parseGluster(e *element, hosts []blockgraph.Host) (blockgraph.Network, error) {
-	volume, path, ok := strings.Cut(e.attr("name"), "/")
-	if !ok || volume == "" || path == "" {
-		return nil, e.invalid("name", "can't split path %q into pool name and image name: write it like volume/path", message.Shorten(e.attr("name")))
-	}
-	return &blockgraph.Gluster{Volume: volume, Path: path, Hosts: hosts}, nil
-}
-
 func parseNFS(e *element, hosts []blockgraph.Host) (blockgraph.Network, error) {
 	switch {
 	case len(hosts) != 1:
@@ -209,9 +207,6 @@ func parseNFS(e *element, hosts []blockgraph.Host) (blockgraph.Network, error) {
 }
 
 func parseSSH(e *element, hosts []blockgraph.Host, auth *blockgraph.Auth) (blockgraph.Network, error) {
-	if err := oneHost(e, "ssh", hosts); err != nil {
-		return nil, err
-	}
 	s := &blockgraph.SSH{Path: e.attr("name"), Host: hosts[0]}
 	if id := e.child("identity"); id != nil {
 		if s.User = id.attr("username"); s.User == "" {
@@ -236,18 +231,7 @@ func parseSSH(e *element, hosts []blockgraph.Host, auth *blockgraph.Auth) (block
 	return s, nil
 }
 
-func parseVxHS(e *element, hosts []blockgraph.Host) (blockgraph.Network, error) {
-	if err := oneHost(e, "VxHS", hosts); err != nil {
-		return nil, err
-	}
-	tls, err := parseTLS(e)
-	return &blockgraph.VxHS{ID: e.attr("name"), Host: hosts[0], TLS: tls}, err
-}
-
 func parseCurl(e *element, scheme string, hosts []blockgraph.Host, auth *blockgraph.Auth) (blockgraph.Network, error) {
-	if err := oneHost(e, scheme, hosts); err != nil {
-		return nil, err
-	}
 	c := &blockgraph.Curl{Scheme: scheme, Host: hosts[0], Path: e.attr("name"), Query: e.attr("query"), Auth: auth}
 	if s := e.child("ssl"); s != nil {
 		if err := oneOf(s, "verify", "yes", "no"); err != nil {
@@ -272,12 +256,4 @@ func parseCurl(e *element, scheme string, hosts []blockgraph.Host, auth *blockgr
 		}
 	}
 	return c, nil
-}
-
-// oneHost refuses a source that does not have exactly one server.
-func oneHost(e *element, protocol string, hosts []blockgraph.Host) error {
-	if len(hosts) != 1 {
-		return e.invalid("", "%s protocol accepts only one host: it has %d", protocol, len(hosts))
-	}
-	return nil
 }

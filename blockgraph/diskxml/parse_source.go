@@ -3,7 +3,6 @@ package diskxml
 import (
 	"cmp"
 	"fmt"
-	"strconv"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
@@ -121,15 +120,6 @@ func parseReservations(e *element) (*blockgraph.Reservations, error) {
 		return nil, s.invalid("mode", "unsupported connection mode %q for <reservations/>: use client", message.Shorten(s.attr("mode")))
 	}
 	return &blockgraph.Reservations{Socket: s.attr("path")}, nil
-}
-
-// decimal reads a decimal number.
-func decimal(e *element, attr string) (uint64, error) {
-	n, err := strconv.ParseUint(e.attr(attr), 10, 63)
-	if err != nil {
-		return 0, e.invalid(attr, "malformed value %q: use decimal digits", message.Shorten(e.attr(attr)))
-	}
-	return n, nil
 }
 
 func parseNVMe(e *element) (*blockgraph.NVMe, error) {

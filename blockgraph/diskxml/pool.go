@@ -27,7 +27,7 @@ func ParsePool(data []byte) (*blockgraph.Pool, error) {
 		return nil, &XMLError{Element: "pool", Reason: "has no name or no type"}
 	}
 	if doc.Target != nil {
-		p.Folder = doc.Target.Path
+		p.Dir = doc.Target.Path
 	}
 	if doc.Source == nil {
 		return p, nil

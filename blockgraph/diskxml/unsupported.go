@@ -1,13 +1,13 @@
 package diskxml
 
-// notHere says why an element or attribute that libvirt knows is refused, by the
-// name of the element, or of the element and the attribute.
+// notHere are the reasons why an element or attribute of libvirt is refused, by the name of
+// the element, or of the element and the attribute.
 var notHere = map[string]string{
-	"backenddomain":      "names a domain of Xen's that serves the disk, and libvirt passes over it for QEMU: remove it",
+	"backenddomain":      "names a domain of Xen's that serves the disk, which libvirt ignores for QEMU: remove it",
 	"statistics":         "is of a libvirt that is newer than the one which luksplug follows (11.3): remove it, as it changes nothing for the guest",
 	"zpci":               "is the PCI address of a mainframe (s390x), for which luksplug adds no zpci device: use <address type='ccw'> there, and remove it elsewhere",
 	"driver@max_bufsize": "is of a libvirt that is newer than the one which luksplug follows (11.3): remove it, as it changes nothing for the guest",
-	"source@fdgroup":     "are descriptors that a program has given to libvirtd for a domain of its own, and nobody else can have them: name the file",
+	"source@fdgroup":     "are descriptors that a program has given to libvirtd for a domain of its own, which other programs cannot use: name the file",
 	"acpi@nodeset":       "is for a device that is passed through, and a disk's has no NUMA nodes: remove it",
 }
 

@@ -13,16 +13,13 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
-// Bounds on what is read: far above any real disk, and low enough that a
-// hostile document costs nothing.
+// Limits of a document: far above any real disk, and low enough for hostile documents.
 const (
 	maxXMLBytes = 1 << 20
 	maxXMLDepth = 64
 )
 
-// element is one element of the document as it was written. libvirtxml gives
-// the values; this tree is what finds the elements that libvirtxml would skip
-// without a word.
+// element is one element of the document, including those that libvirtxml would silently skip.
 type element struct {
 	name     string
 	path     string // "disk/driver"
@@ -32,8 +29,7 @@ type element struct {
 	text     string // all of it, without the blanks around it
 }
 
-// tokens are the tags and text of a document that was read: an
-// [xml.TokenReader], so that the text need not be taken apart twice.
+// tokens are the tags and text of a document: an [xml.TokenReader], to parse it only once.
 type tokens []xml.Token
 
 // Token takes the first token off.
@@ -46,8 +42,8 @@ func (t *tokens) Token() (xml.Token, error) {
 	return first, nil
 }
 
-// outline leaves out what stands inside of the elements that only the tree is
-// read from: libvirtxml fails on an NVMe drive in a <backingStore>.
+// outline omits the contents of elements that are read from the tree only: libvirtxml fails
+// on an NVMe drive in a <backingStore>.
 type outline struct {
 	tokens xml.TokenReader
 	inside int // how many elements deep
@@ -123,7 +119,7 @@ func (b *treeBuilder) add(token xml.Token, line int) error {
 	case xml.CharData:
 		if len(b.stack) == 0 {
 			if len(bytes.TrimSpace(t)) > 0 {
-				return &XMLError{Line: line, Reason: "text stands outside of the <disk> element"}
+				return &XMLError{Line: line, Reason: "text is outside of the <disk> element"}
 			}
 			return nil
 		}
@@ -133,7 +129,7 @@ func (b *treeBuilder) add(token xml.Token, line int) error {
 		b.read = append(b.read, t.Copy())
 	case xml.Directive:
 		// A document type could define entities; libvirt documents have none.
-		return &XMLError{Line: line, Reason: "a <!DOCTYPE> or other declaration has no place in disk XML"}
+		return &XMLError{Line: line, Reason: "a <!DOCTYPE> or other declaration is not allowed in disk XML"}
 	}
 	return nil
 }
@@ -171,8 +167,7 @@ func malformed(element string, err error) *XMLError {
 	return &XMLError{Element: element, Reason: err.Error()}
 }
 
-// lineCounter returns a function that tells the line of an offset. The offsets
-// must not go down, so that the document is walked once.
+// lineCounter returns a function that returns the line of an offset. Offsets must not decrease.
 func lineCounter(data []byte) func(int64) int {
 	line, last := 1, int64(0)
 	return func(offset int64) int {

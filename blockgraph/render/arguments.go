@@ -6,10 +6,9 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 )
 
-// Arguments returns the plan's graph as arguments for a QEMU that is about to
-// start: -object, -blockdev, -chardev and -device, then -global, not quoted. No
-// secret value goes on a command line: each secret object reads the file that
-// secretFile returns for it, whose bytes are exactly the passphrase.
+// Arguments returns the plan's graph as arguments for a QEMU that is about to start: -object,
+// -blockdev, -chardev and -device, then -global, not quoted. They contain no secret: each
+// secret object reads the file that secretFile returns, whose bytes are exactly the passphrase.
 //
 // The error is that of secretFile, or an [*blockgraph.UnsupportedError] for what
 // cannot be given as arguments: an ephemeral header that is passed as a descriptor
@@ -23,9 +22,8 @@ func Arguments(p *blockgraph.Plan, secretFile func(blockgraph.GraphObject) (stri
 	})
 }
 
-// SealedSecret is a secret that is encrypted under the value of another secret
-// object, a VM's master key, as QEMU decrypts it: AES-256-CBC with the padding of
-// PKCS #7.
+// SealedSecret is a secret that is encrypted for QEMU with the value of another secret
+// object, the VM's master key: AES-256-CBC with the padding of PKCS #7.
 type SealedSecret struct {
 	KeyID string // the id of the object that has the key
 	Data  string // the ciphertext, in base64
@@ -76,7 +74,7 @@ func arguments(p *blockgraph.Plan, secret func(blockgraph.GraphObject) (blockgra
 	for _, n := range p.Graph.Nodes {
 		options := n.Options
 		if f := p.Graph.FileOf(n.Name); f != nil {
-			options = options.With("path", f.Path) // there is nobody who could pass a descriptor
+			options = options.With("path", f.Path) // at the start of a QEMU nothing can pass a descriptor
 		}
 		if err := add("-blockdev", options); err != nil {
 			return nil, err

@@ -16,10 +16,7 @@ func TestArgumentsOfEphemeralHeaders(t *testing.T) {
 	disk := blocktest.Parse(t, `<disk><source file='/a'><encryption format='luks'><secret type='passphrase' uuid='`+blocktest.AnyUUID+`'/>`+
 		`<header type='file'><source file='/h'/></header></encryption></source><target dev='vdb'/></disk>`)
 	file := func(o blockgraph.GraphObject) (string, error) { return "/run/x/" + o.ID, nil }
-	g, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader, Folder: "/run/x"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := blocktest.Build(t, disk, blockgraph.Machine{}, blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader, Dir: "/run/x"})
 	args, err := render.Arguments(g.Plan(), file)
 	if err != nil {
 		t.Fatal(err)
@@ -30,10 +27,7 @@ func TestArgumentsOfEphemeralHeaders(t *testing.T) {
 			t.Errorf("no %s in\n%s", want, text)
 		}
 	}
-	g, err = blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader, FDSet: blockgraph.FirstFDSet})
-	if err != nil {
-		t.Fatal(err)
-	}
+	g = blocktest.Build(t, disk, blockgraph.Machine{}, blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader, FDSet: blockgraph.FirstFDSet})
 	var unsupported *blockgraph.UnsupportedError
 	if _, err := render.Arguments(g.Plan(), file); !errors.As(err, &unsupported) {
 		t.Errorf("descriptors as arguments: %v", err)
@@ -42,10 +36,7 @@ func TestArgumentsOfEphemeralHeaders(t *testing.T) {
 
 func TestArgumentsWithoutSecretFile(t *testing.T) {
 	t.Parallel()
-	g, err := blockgraph.Build(blocktest.Parse(t, blocktest.Detached), blocktest.Machines["q35"], blockgraph.Unlock{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := blocktest.Build(t, blocktest.Parse(t, blocktest.Detached), blocktest.Machines["q35"], blockgraph.Unlock{})
 	missing := errors.New("no file")
 	if _, err := render.Arguments(g.Plan(), func(blockgraph.GraphObject) (string, error) { return "", missing }); !errors.Is(err, missing) {
 		t.Errorf("got %v", err)

@@ -10,10 +10,7 @@ import (
 
 // BenchmarkPlanJSON prints a plan.
 func BenchmarkPlanJSON(b *testing.B) {
-	g, err := blockgraph.Build(blocktest.Parse(b, blocktest.Detached), blocktest.Machines["q35"], blockgraph.Unlock{})
-	if err != nil {
-		b.Fatal(err)
-	}
+	g := blocktest.Build(b, blocktest.Parse(b, blocktest.Detached), blocktest.Machines["q35"], blockgraph.Unlock{})
 	p := g.Plan()
 	b.ReportAllocs()
 	for b.Loop() {

@@ -19,11 +19,9 @@ func chardevOptions(c blockgraph.Chardev) blockgraph.Object {
 
 // chardevText returns the value of -chardev, where a comma is doubled.
 func chardevText(c blockgraph.Chardev) string {
-	escape := strings.NewReplacer(",", ",,")
-	text := "socket,id=" + c.ID + ",path=" + escape.Replace(c.Path)
-	if c.Reconnect != 0 {
-		name, value := c.ReconnectOption()
-		text += "," + name + "=" + strconv.FormatUint(value, 10)
+	text := "socket"
+	for _, m := range chardevOptions(c)[1:] {
+		text += "," + m.Name + "=" + strings.ReplaceAll(m.Value.(string), ",", ",,")
 	}
 	return text
 }

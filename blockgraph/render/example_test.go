@@ -2,6 +2,7 @@ package render_test
 
 import (
 	"fmt"
+	"log"
 	"os"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -12,18 +13,15 @@ import (
 func ExampleJSON() {
 	disk, err := diskxml.ParseDisk([]byte(`<disk type='block'><source dev='/dev/vg0/vm1'/><target dev='vdb'/></disk>`))
 	if err != nil {
-		fmt.Println(err)
-		return
+		log.Fatal(err)
 	}
 	graph, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{})
 	if err != nil {
-		fmt.Println(err)
-		return
+		log.Fatal(err)
 	}
 	doc, err := render.JSON(graph.Plan())
 	if err != nil {
-		fmt.Println(err)
-		return
+		log.Fatal(err)
 	}
 	fmt.Print(string(doc))
 	// Output:
@@ -54,20 +52,17 @@ func ExampleArguments() {
 	    <secret type='passphrase' usage='/images/vm1'/></encryption></source>
 	  <target dev='vdb'/></disk>`))
 	if err != nil {
-		fmt.Println(err)
-		return
+		log.Fatal(err)
 	}
 	graph, err := blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{})
 	if err != nil {
-		fmt.Println(err)
-		return
+		log.Fatal(err)
 	}
 	args, err := render.Arguments(graph.Plan(), func(o blockgraph.GraphObject) (string, error) {
 		return "/run/keys/" + o.ID, nil
 	})
 	if err != nil {
-		fmt.Println(err)
-		return
+		log.Fatal(err)
 	}
 	if _, err := os.Stdout.WriteString(render.QuoteArguments(args)); err != nil {
 		fmt.Println(err)

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/rogpeppe/go-internal/txtar"
+
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
 	"github.com/luksplug/luksplug/blockgraph/render"
@@ -14,58 +16,34 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew; read the difference before you commit it")
 
-// archive is a text archive: a comment, then sections that each begin with a
-// line "-- name --".
-type archive struct {
-	comment  string
-	sections []section
-}
-
-type section struct{ name, text string }
-
-func readArchive(t testing.TB, file string) archive {
+// readArchive reads a golden case, whose first file is the disk.
+func readArchive(t testing.TB, file string) *txtar.Archive {
 	t.Helper()
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var a archive
-	for line := range strings.Lines(string(data)) {
-		name, marked := strings.CutPrefix(strings.TrimSuffix(line, " --\n"), "-- ")
-		switch last := len(a.sections) - 1; {
-		case marked && strings.HasSuffix(line, " --\n"):
-			a.sections = append(a.sections, section{name: name})
-		case last < 0:
-			a.comment += line
-		default:
-			a.sections[last].text += line
-		}
+	a, err := txtar.ParseFile(file)
+	if err != nil || len(a.Files) == 0 || a.Files[0].Name != "disk.xml" {
+		t.Fatalf("%s does not begin with disk.xml: %v", file, err)
 	}
 	return a
 }
 
-func (a archive) String() string {
-	var b strings.Builder
-	b.WriteString(a.comment)
-	for _, s := range a.sections {
-		b.WriteString("-- " + s.name + " --\n" + s.text)
+// formatted returns a case with the text of each further file, by pairs of name and text.
+func formatted(comment []byte, disk txtar.File, pairs ...string) string {
+	a := &txtar.Archive{Comment: comment, Files: []txtar.File{disk}}
+	for i := 0; i < len(pairs); i += 2 {
+		a.Files = append(a.Files, txtar.File{Name: pairs[i], Data: []byte(pairs[i+1])})
 	}
-	return b.String()
+	return string(txtar.Format(a))
 }
 
-// planOf plans a golden case: its comment names the machine, its first section
-// is the disk.
-func planOf(t testing.TB, a archive) *blockgraph.Plan {
+// planOf plans a golden case: its comment names the machine.
+func planOf(t testing.TB, a *txtar.Archive) *blockgraph.Plan {
 	t.Helper()
-	name := strings.TrimSpace(strings.TrimPrefix(a.comment, "machine:"))
+	name := strings.TrimSpace(strings.TrimPrefix(string(a.Comment), "machine:"))
 	machine, ok := blocktest.Machines[name]
-	if !ok || len(a.sections) == 0 || a.sections[0].name != "disk.xml" {
-		t.Fatalf("the case begins with machine %q: want one of machines_test.go, and then disk.xml", name)
+	if !ok {
+		t.Fatalf("the case begins with machine %q: want one of blocktest.Machines", name)
 	}
-	g, err := blockgraph.Build(blocktest.Parse(t, a.sections[0].text), machine, blockgraph.Unlock{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	g := blocktest.Build(t, blocktest.Parse(t, string(a.Files[0].Data)), machine, blockgraph.Unlock{})
 	return g.Plan()
 }
 
@@ -83,21 +61,13 @@ func TestGoldenPlans(t *testing.T) {
 			t.Parallel()
 			want := readArchive(t, file)
 			p := planOf(t, want)
-			doc, err := render.JSON(p)
-			if err != nil {
-				t.Fatal(err)
-			}
+			doc := blocktest.JSON(t, p)
 			args, err := render.Arguments(p, blocktest.SecretFile)
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := archive{want.comment, []section{
-				want.sections[0],
-				{"plan.txt", render.Text(p)},
-				{"plan.json", string(doc)},
-				{"arguments.sh", render.QuoteArguments(args)},
-			}}
-			compareGolden(t, file, got.String())
+			compareGolden(t, file, formatted(want.Comment, want.Files[0],
+				"plan.txt", render.Text(p), "plan.json", doc, "arguments.sh", render.QuoteArguments(args)))
 		})
 	}
 }
@@ -108,30 +78,24 @@ func TestGoldenUnlock(t *testing.T) {
 	t.Parallel()
 	ways := map[string]blockgraph.Unlock{
 		"ephemeral":      {Method: blockgraph.MethodEphemeralHeader, FDSet: blockgraph.FirstFDSet + 7},
-		"ephemeral-file": {Method: blockgraph.MethodEphemeralHeader, Folder: "/run/luksplug/vm1/vdb"},
-		"external":       {Method: blockgraph.MethodStorageDaemon, Folder: "/run/luksplug/vm1/vdb"},
+		"ephemeral-file": {Method: blockgraph.MethodEphemeralHeader, Dir: "/run/luksplug/vm1/vdb"},
+		"external":       {Method: blockgraph.MethodStorageDaemon, Dir: "/run/luksplug/vm1/vdb"},
 	}
 	for _, name := range []string{"plain", "luks", "qcow2-luks", "detached-raw", "detached-qcow2", "detached-qcow2-header"} {
 		for way, unlock := range ways {
 			t.Run(name+"_"+way, func(t *testing.T) {
 				t.Parallel()
-				disk := readArchive(t, "testdata/plans/"+name+"_virtio-q35.txtar").sections[0]
-				g, err := blockgraph.Build(blocktest.Parse(t, disk.text), blocktest.Machines["q35"], unlock)
-				if err != nil {
-					t.Fatal(err)
-				}
+				disk := readArchive(t, "testdata/plans/"+name+"_virtio-q35.txtar").Files[0]
+				g := blocktest.Build(t, blocktest.Parse(t, string(disk.Data)), blocktest.Machines["q35"], unlock)
 				p := g.Plan()
-				doc, err := render.JSON(p)
-				if err != nil {
-					t.Fatal(err)
-				}
+				doc := blocktest.JSON(t, p)
 				passed := len(g.Headers) > 0 && g.Headers[0].File == ""
 				if _, err := render.Arguments(p, blocktest.SecretFile); (err != nil) != (passed || g.Daemon != nil) {
 					t.Errorf("arguments: %v", err)
 				}
 				blocktest.CheckXML(t, render.SVG(g))
-				got := archive{"", []section{disk, {"plan.txt", render.Text(p)}, {"plan.json", string(doc)}, {"graph.mmd", render.Mermaid(g)}}}
-				compareGolden(t, "testdata/unlock/"+name+"_"+way+".txtar", got.String())
+				compareGolden(t, "testdata/unlock/"+name+"_"+way+".txtar",
+					formatted(nil, disk, "plan.txt", render.Text(p), "plan.json", doc, "graph.mmd", render.Mermaid(g)))
 			})
 		}
 	}

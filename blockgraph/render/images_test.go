@@ -23,48 +23,41 @@ func TestGoldenImages(t *testing.T) {
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			t.Parallel()
-			disk := readArchive(t, file).sections[0]
-			d := blocktest.Parse(t, disk.text)
-			got := archive{"", []section{disk}}
+			disk := readArchive(t, file).Files[0]
+			d := blocktest.Parse(t, string(disk.Data))
+			var got []string
 			for _, way := range []struct {
 				name   string
 				unlock blockgraph.Unlock
 			}{
 				{"qemu", blockgraph.Unlock{}},
 				{"ephemeral", blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader}},
-				{"external", blockgraph.Unlock{Method: blockgraph.MethodStorageDaemon, Folder: "/run/luksplug/vm1/vdb"}},
+				{"external", blockgraph.Unlock{Method: blockgraph.MethodStorageDaemon, Dir: "/run/luksplug/vm1/vdb"}},
 			} {
 				if way.name != "qemu" && !d.Encrypted() {
 					continue
 				}
-				g, err := blockgraph.Build(d, blocktest.Machines["q35"], way.unlock)
-				if err != nil {
-					t.Fatal(err)
-				}
+				g := blocktest.Build(t, d, blocktest.Machines["q35"], way.unlock)
 				p := g.Plan()
 				if _, err := render.Arguments(p, blocktest.SecretFile); d.Transient && err == nil {
 					t.Error("the overlay of a transient disk, which does not exist, is among arguments")
 				}
 				blocktest.CheckXML(t, render.SVG(g))
-				got.sections = append(got.sections, section{way.name + ".txt", render.Text(p)})
+				got = append(got, way.name+".txt", render.Text(p))
 				if way.name == "external" {
 					continue // the daemon's nodes are those of qemu
 				}
-				doc, err := render.JSON(p)
-				if err != nil {
-					t.Fatal(err)
-				}
-				got.sections = append(got.sections, section{way.name + ".json", string(doc)})
+				got = append(got, way.name+".json", blocktest.JSON(t, p))
 			}
 			var refs strings.Builder
 			for _, ref := range d.Secrets() {
 				refs.WriteString(string(ref.Type) + " " + ref.String() + "\n")
 			}
-			got.sections = append(got.sections, section{"secrets.txt", refs.String()})
-			if strings.Contains(got.String()[len(disk.text):], "0123abcd") {
+			got = append(got, "secrets.txt", refs.String())
+			if strings.Contains(strings.Join(got, "\n"), "0123abcd") {
 				t.Error("the value of a cookie is printed")
 			}
-			compareGolden(t, file, got.String())
+			compareGolden(t, file, formatted(nil, disk, got...))
 		})
 	}
 }

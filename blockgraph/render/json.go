@@ -11,14 +11,12 @@ import (
 //
 //	{"objects":[...],"blockdevs":[...],"device":{...},"chardevs":[...]}
 //
-// Each element is the JSON that goes to QEMU, in order; secret values are
-// "[redacted]". A chardev is what -chardev takes, by name and text: chardev-add
-// has it nested. A member "controllers" precedes "device" where the disk brings
-// a controller along; "fdsets" comes first where descriptors are passed, and
-// "daemon", with objects and blockdevs of its own, where a storage daemon opens
-// the disk; "overlay" where the disk is transient, with the file that is made for it;
-// "throttling" comes last, with what block_set_io_throttle is told, where
-// the disk has limits. Members are only ever added to this document.
+// Each element is the JSON for QEMU, in order; secret values are "[redacted]". A chardev is
+// flat, as for -chardev, and not nested, as for chardev-add. Further members, where the disk
+// needs them: "daemon", with the objects and blockdevs of a storage daemon that opens the disk;
+// "overlay", with the file of a transient disk; "fdsets", for descriptors that are passed;
+// "controllers", before "device"; and "throttling", with the arguments of
+// block_set_io_throttle. Later versions only add members to this document.
 func JSON(p *blockgraph.Plan) ([]byte, error) {
 	objects, nodes := blockJSON(p.Graph)
 	fdsets, controllers := []any{}, []any{}

@@ -1,7 +1,6 @@
 package render_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -18,10 +17,7 @@ func TestPlanIsDeterministic(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		d, m, p := blocktest.AnyPlan(t)
-		again, err := blockgraph.Build(d, m, blockgraph.Unlock{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		again := blocktest.Build(t, d, m, blockgraph.Unlock{})
 		first := blocktest.Everything(t, p)
 		if second := blocktest.Everything(t, again.Plan()); first != second {
 			t.Fatalf("two plans of one disk differ:\n%s\n%s", first, second)
@@ -36,18 +32,14 @@ func TestRenderingsAreWellFormed(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		d, _, p := blocktest.AnyPlan(t)
-		doc, err := render.JSON(p)
-		if err != nil {
-			t.Fatal(err)
-		}
+		doc := blocktest.JSON(t, p)
 		var read struct {
 			Objects   []map[string]any
 			Blockdevs []map[string]any
 			Device    map[string]any
 			Chardevs  []any
 		}
-		decoder := json.NewDecoder(bytes.NewReader(doc))
-		if err := decoder.Decode(&read); err != nil {
+		if err := json.Unmarshal([]byte(doc), &read); err != nil {
 			t.Fatalf("%v\n%s", err, doc)
 		}
 		if len(read.Objects) != len(d.Secrets()) || len(read.Blockdevs) != len(p.Graph.Nodes) || read.Device["drive"] != p.Graph.Top().Name || read.Chardevs == nil {

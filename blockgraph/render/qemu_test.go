@@ -123,10 +123,7 @@ func TestQEMUTakesArguments(t *testing.T) {
 		// One after the other: QEMU locks the images that they share.
 		t.Run(c.name, func(t *testing.T) {
 			d := blocktest.Parse(t, qemuDisk(c.format, c.path, c.header, c.headerFormat, c.target, c.more))
-			g, err := blockgraph.Build(d, c.machine, blockgraph.Unlock{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			g := blocktest.Build(t, d, c.machine, blockgraph.Unlock{})
 			args, err := render.Arguments(g.Plan(), func(blockgraph.GraphObject) (string, error) { return images.passphrase, nil })
 			if err != nil {
 				t.Fatal(err)

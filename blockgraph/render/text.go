@@ -39,11 +39,7 @@ func lines(b *strings.Builder, p *blockgraph.Plan) {
 		width = max(width, len(s.Subject))
 	}
 	for i, s := range p.Steps {
-		undo := s.Undo.Execute
-		if undo == "" {
-			undo = "-"
-		}
-		fmt.Fprintf(b, "%3d  %-12s  %-*s  undo %-12s  %s\n", i+1, s.Do.Execute, width, s.Subject, undo, summary(s))
+		fmt.Fprintf(b, "%3d  %-12s  %-*s  undo %-12s  %s\n", i+1, s.Do.Execute, width, s.Subject, cmp.Or(s.Undo.Execute, "-"), summary(s))
 	}
 }
 
@@ -57,12 +53,8 @@ func summary(s blockgraph.Step) string {
 		}
 		return strings.TrimSpace(o.Text("qom-type") + " " + printable(cmp.Or(o.Text("path"), o.Text("dir"))))
 	case blockgraph.StepNode:
-		words := []string{o.Text("driver")}
-		for _, name := range []string{"filename", "url", "portal", "pool", "image", "volume", "dir", "path", "device", "header", "file", "data-file", "backing", "key-secret", "password-secret", "cookie-secret", "tls-creds", "export"} {
-			if v := o.Text(name); v != "" {
-				words = append(words, name+"="+printable(v))
-			}
-		}
+		words := members(o, "filename", "url", "portal", "pool", "image", "volume", "dir", "path", "device", "header", "file", "data-file",
+			"backing", "key-secret", "password-secret", "cookie-secret", "tls-creds", "export")
 		if e, ok := o.Get("encrypt").(blockgraph.Object); ok {
 			words = append(words, "key-secret="+e.Text("key-secret"))
 		}
@@ -92,15 +84,20 @@ func summary(s blockgraph.Step) string {
 		}
 		return strings.Join(words, " ")
 	case blockgraph.StepDevice:
-		words := []string{o.Text("driver")}
-		for _, name := range []string{"bus", "addr"} {
-			if v := o.Text(name); v != "" {
-				words = append(words, name+"="+v)
-			}
-		}
-		return strings.Join(words, " ")
+		return strings.Join(members(o, "bus", "addr"), " ")
 	}
 	return "the node is open and needs it no more"
+}
+
+// members returns the driver and those of the named members that have a text.
+func members(o blockgraph.Object, names ...string) []string {
+	words := []string{o.Text("driver")}
+	for _, name := range names {
+		if v := o.Text(name); v != "" {
+			words = append(words, name+"="+printable(v))
+		}
+	}
+	return words
 }
 
 // chardevPath finds the socket in the arguments of chardev-add.
@@ -115,10 +112,8 @@ func chardevPath(s blockgraph.Step) string {
 // about describes the secret in a few words.
 func about(d blockgraph.SecretData) string {
 	switch {
-	case d.OneTime:
-		return "one-time passphrase"
-	case d.Text != "":
-		return "cookies of the XML"
+	case d.OneTime || d.Text != "":
+		return value(d)
 	case d.Ref.Type == secrets.Passphrase:
 		return "passphrase of " + d.Ref.String()
 	}

@@ -27,7 +27,7 @@ func (f *diskFlags) register(cmd *cobra.Command) {
 	p := cmd.Flags()
 	p.StringArrayVar(&f.pools, "pool-xml", nil, "the XML file of the storage pool that has the disk's volume; repeatable; with --domain, other pools are looked up in libvirt")
 	p.BoolVar(&f.reading.IgnoreUnknown, "ignore-unknown", false, "skip unknown elements and attributes of the disk XML with a warning, except for those that look misspelt and those in <encryption>")
-	p.StringVar(&f.reading.TLSFolder, "tls-dir", "", "the directory, on the VM's host, of the certificates of a TLS client (default "+blockgraph.DefaultTLSFolder+")")
+	p.StringVar(&f.reading.TLSFolder, "tls-dir", "", "the directory, on the VM's host, of the certificates of a TLS client (default "+blockgraph.DefaultTLSDir+")")
 	p.StringVar(&f.reading.TLSSecret, "tls-secret", "", "the UUID of the secret that decrypts the key of the TLS client")
 	p.StringVar(&f.reading.TLSUser, "tls-psk", "", "the user of a pre-shared key, from keys.psk in the directory of --tls-dir, in place of certificates")
 }
@@ -180,7 +180,7 @@ func offline(disk *blockgraph.Disk, policy hotplug.UnlockPolicy) blockgraph.Unlo
 	case hotplug.UnlockAuto:
 		return blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader}
 	case hotplug.UnlockExternal:
-		return blockgraph.Unlock{Method: blockgraph.MethodStorageDaemon, Folder: filepath.Join("/run/luksplug/vm/UUID", disk.Target)}
+		return blockgraph.Unlock{Method: blockgraph.MethodStorageDaemon, Dir: filepath.Join("/run/luksplug/vm/UUID", disk.Target)}
 	}
 	return blockgraph.Unlock{Method: blockgraph.MethodQEMU}
 }

@@ -271,7 +271,7 @@ func TestPoolsThatAreKnown(t *testing.T) {
 	t.Parallel()
 	disk, err := ParseDisk([]byte(`<disk type='volume'><source pool='p' volume='v'/><target dev='sda' bus='scsi'/></disk>`), Reading{})
 	must(t, err)
-	pools := blockgraph.Pools{"p": {Name: "p", Type: "dir", Folder: "/pool"}}
+	pools := blockgraph.Pools{"p": {Name: "p", Type: "dir", Dir: "/pool"}}
 	if pools, err = LookUpPools(t.Context(), "nothing", disk.Disk, pools); err != nil {
 		t.Fatal(err)
 	}

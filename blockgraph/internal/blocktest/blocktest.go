@@ -27,6 +27,26 @@ func Parse(t testing.TB, doc string) *blockgraph.Disk {
 	return d
 }
 
+// Build builds the graph of a disk.
+func Build(t fataler, d *blockgraph.Disk, m blockgraph.Machine, u blockgraph.Unlock) *blockgraph.Graph {
+	t.Helper()
+	g, err := blockgraph.Build(d, m, u)
+	if err != nil {
+		t.Fatalf("%v: %+v", err, d)
+	}
+	return g
+}
+
+// JSON renders a plan as JSON.
+func JSON(t fataler, p *blockgraph.Plan) string {
+	t.Helper()
+	doc, err := render.JSON(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(doc)
+}
+
 // Plain is the disk that the accepted variations are compared with.
 func Plain(change func(*blockgraph.Disk)) *blockgraph.Disk {
 	d := &blockgraph.Disk{
@@ -82,15 +102,11 @@ func SecretFile(o blockgraph.GraphObject) (string, error) { return "/run/luksplu
 
 // Everything renders a plan in every form.
 func Everything(t fataler, p *blockgraph.Plan) string {
-	doc, err := render.JSON(p)
-	if err != nil {
-		t.Fatal(err)
-	}
 	args, err := render.Arguments(p, SecretFile)
 	if (err != nil) != (p.Graph.Throttling != nil || p.Graph.Overlay != nil) {
 		t.Fatal(err)
 	}
-	return strings.Join([]string{render.Text(p), string(doc), render.QuoteArguments(args), render.DOT(p.Graph), render.Mermaid(p.Graph), render.SVG(p.Graph)}, "\x00")
+	return strings.Join([]string{render.Text(p), JSON(t, p), render.QuoteArguments(args), render.DOT(p.Graph), render.Mermaid(p.Graph), render.SVG(p.Graph)}, "\x00")
 }
 
 // fataler is what testing.T and rapid.T have in common.

@@ -101,7 +101,7 @@ func anyImage(t *rapid.T, what string) blockgraph.Image {
 		Format: rapid.SampledFrom([]blockgraph.Format{blockgraph.FormatRaw, blockgraph.FormatQcow2}).Draw(t, what+" format"),
 		Source: blockgraph.Source{
 			Kind: rapid.SampledFrom([]blockgraph.SourceKind{blockgraph.SourceFile, blockgraph.SourceBlock}).Draw(t, what+" kind"),
-			// The folder keeps header and payload apart.
+			// The directory keeps header and payload apart.
 			Path: "/" + what + "/" + rapid.StringMatching(`[^\x00]{1,20}`).Draw(t, what+" path"),
 		},
 		Terminated: rapid.Bool().Draw(t, what+" terminated"),

@@ -56,7 +56,7 @@ func (p Preparation) Changes(h *host.Host) []Change {
 		out = append(out, process(h, target, func(ctx context.Context) error { return p.startDaemon(ctx, h) }))
 	case Managed(p.Disk) != nil:
 		out = append(out, process(h, target, func(ctx context.Context) error { return p.startHelper(ctx, h) }))
-	case p.Unlock.Folder != "":
+	case p.Unlock.Dir != "":
 		out = append(out, process(h, target, func(ctx context.Context) error {
 			user, err := h.User(ctx)
 			if err != nil {

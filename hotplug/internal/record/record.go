@@ -47,7 +47,7 @@ type Disk struct {
 type Reading struct {
 	IgnoreUnknown bool // see [diskxml.ParseOptions]
 	// TLSFolder is the directory with the certificates of a TLS client on the VM's host,
-	// "" for [blockgraph.DefaultTLSFolder]. TLSSecret is the UUID of the secret that
+	// "" for [blockgraph.DefaultTLSDir]. TLSSecret is the UUID of the secret that
 	// decrypts its key, "" if it is not encrypted.
 	TLSFolder, TLSSecret string
 	TLSUser              string // of a pre-shared key, "" for certificates
@@ -75,7 +75,7 @@ func (r Reading) Complete(disk *blockgraph.Disk) error {
 	}
 	for _, image := range disk.Images() {
 		if tls := image.Source.TLS(); tls != nil {
-			tls.Folder, tls.Key, tls.PSKUser = r.TLSFolder, key, r.TLSUser
+			tls.Dir, tls.Key, tls.PSKUser = r.TLSFolder, key, r.TLSUser
 		}
 	}
 	return nil

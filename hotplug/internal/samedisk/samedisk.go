@@ -45,7 +45,7 @@ func (c *Comparison) Difference(ctx context.Context) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		unlock.Folder = dir.Disk(disk.Target).HandOver()
+		unlock.Dir = dir.Disk(disk.Target).HandOver()
 	}
 	var machine blockgraph.Machine
 	var err error
@@ -130,7 +130,7 @@ func (c *Comparison) differsInServers(ctx context.Context, graph *blockgraph.Gra
 		}
 		return differsInObjects(ctx, c.VM.Conn, graph)
 	}
-	d, err := daemon.Open(ctx, unlock.Folder)
+	d, err := daemon.Open(ctx, unlock.Dir)
 	if errors.Is(err, daemon.ErrNotRunning) {
 		return "it has lost its storage daemon", nil
 	}

@@ -34,7 +34,7 @@ func Build(ctx context.Context, h *host.Host, disk *blockgraph.Disk, o Options) 
 		return nil, u, err
 	}
 	if o.Method == blockgraph.MethodEphemeralHeader {
-		u.Folder = dir.Disk(disk.Target).HandOver()
+		u.Dir = dir.Disk(disk.Target).HandOver()
 	}
 	graph, err := blockgraph.Build(disk, blockgraph.Machine{Devices: o.Devices}, u)
 	return graph, u, err

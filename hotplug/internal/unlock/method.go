@@ -64,7 +64,7 @@ func Choose(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockgraph
 		if _, err := h.Process(ctx); err != nil {
 			return out, &outcome.PreflightError{Target: disk.Target, Cause: outcome.ErrNotBesideVM, Reason: "a storage daemon must run beside the VM", Err: err}
 		}
-		out.Folder, err = handOver(ctx, h, disk.Target)
+		out.Dir, err = handOver(ctx, h, disk.Target)
 		return out, err
 	}
 	if out.Because, err = whyNotHere(ctx, c, h, disk); err != nil || out.Because != nil {
@@ -75,7 +75,7 @@ func Choose(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockgraph
 		out.FDSet = state.FreeFDSet()
 		return out, nil
 	}
-	out.Folder, err = handOver(ctx, h, disk.Target)
+	out.Dir, err = handOver(ctx, h, disk.Target)
 	return out, err
 }
 

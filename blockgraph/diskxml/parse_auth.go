@@ -6,51 +6,6 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// parseEncryption reads an <encryption>.
-func parseEncryption(e *element) (*blockgraph.Encryption, error) {
-	if c := e.child("cipher"); c != nil {
-		return nil, c.invalid("", "supplying <cipher> for domain disk definition is unnecessary: the header has it")
-	}
-	if i := e.child("ivgen"); i != nil {
-		return nil, i.invalid("", "ivgen element found, but cipher is missing: the header has both")
-	}
-	out := &blockgraph.Encryption{Format: blockgraph.EncryptionFormat(e.attr("format")), Engine: blockgraph.Engine(e.attr("engine"))}
-	switch out.Format {
-	case blockgraph.EncryptionLUKS, blockgraph.EncryptionLUKS2, blockgraph.EncryptionLUKSAny:
-	case "qcow", "default":
-		return nil, e.unsupported("format", "old qcow/qcow2 encryption is not supported (format %q): use luks", string(out.Format))
-	case "":
-		return nil, e.invalid("format", "is missing: use format='luks'")
-	default:
-		return nil, e.invalid("format", "unknown volume encryption format type %q: use luks", message.Shorten(string(out.Format)))
-	}
-	switch out.Engine {
-	case "", blockgraph.EngineQEMU, blockgraph.EngineLibRBD:
-	default:
-		return nil, e.invalid("engine", "unknown encryption engine %q: use qemu or librbd", message.Shorten(string(out.Engine)))
-	}
-	for _, s := range e.children {
-		if s.name != "secret" {
-			continue
-		}
-		ref, err := parseSecret(s)
-		if err != nil {
-			return nil, err
-		}
-		if ref.Type != secrets.Passphrase {
-			return nil, s.invalid("type", "unknown volume encryption secret type %q: an encrypted disk needs type='passphrase'", message.Shorten(string(ref.Type)))
-		}
-		out.Secrets = append(out.Secrets, ref)
-	}
-	if h := e.child("header"); h != nil {
-		var err error
-		if out.Header, err = parseStored(h); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
-}
-
 // parseSecret reads a <secret>, whatever its type.
 func parseSecret(e *element) (secrets.Reference, error) {
 	ref := secrets.Reference{Type: secrets.Type(e.attr("type")), Usage: e.attr("usage")}

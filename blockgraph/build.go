@@ -1,0 +1,126 @@
+package blockgraph
+
+import (
+	"path"
+
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// Build works out the graph of a disk for a VM whose LUKS volumes are opened as u
+// says. The disk is validated first. The errors are [*InvalidError],
+// [*UnsupportedError] and, where the VM has no room, [*PlacementError].
+func Build(d *Disk, m Machine, u Unlock) (*Graph, error) {
+	if err := d.Validate(); err != nil {
+		return nil, err
+	}
+	b := newBuilder(d, u)
+	b.machine = m
+	build := b.images
+	if u.Method == MethodStorageDaemon && d.Encrypted() {
+		build = b.external
+	}
+	in, err := build()
+	if err != nil {
+		return nil, err
+	}
+	if in.node, err = b.filters(in.node, m); err != nil {
+		return nil, err
+	}
+	if err := b.device(in, m); err != nil {
+		return nil, err
+	}
+	return b.graph, nil
+}
+
+// medium is what the device reads and writes: a node, a connection, or nothing
+// for an empty drive.
+type medium struct {
+	node, chardev string
+}
+
+// images adds the nodes of the disk, bottom up.
+func (b *builder) images() (medium, error) {
+	switch {
+	case b.disk.Empty:
+		return medium{}, nil
+	case b.disk.Image.Source.Kind == SourceVHostUser:
+		return medium{chardev: b.vhostUser(b.disk.Image.Source)}, nil
+	}
+	top, err := b.chain(b.disk.Image, 0)
+	if err != nil {
+		return medium{}, err
+	}
+	if b.disk.Transient {
+		top = b.overlay(top)
+	}
+	if b.disk.CopyOnRead {
+		top = b.copyOnRead(top)
+	}
+	return medium{node: top}, nil
+}
+
+// external adds the one node that a VM needs for a disk that a daemon unlocks,
+// and the daemon's own graph. See QEMU's docs/interop/qemu-qmp-ref,
+// BlockdevOptionsNbd.
+func (b *builder) external() (medium, error) {
+	daemon := newBuilder(b.disk, Unlock{Method: MethodQEMU})
+	daemon.machine.Name = b.machine.Name
+	if _, err := daemon.images(); err != nil {
+		return medium{}, err
+	}
+	if len(daemon.graph.Files) > 0 {
+		return medium{}, &UnsupportedError{Element: "disk@type", Err: ErrNoDescriptors,
+			Reason: "a storage daemon takes no descriptors, and so no vhostvdpa device: unlock the disk in the VM's QEMU"}
+	}
+	b.graph.Daemon = daemon.graph
+	socket := path.Join(b.unlock.Dir, NBDSocket)
+	o := Object{{"driver", "nbd"},
+		{"server", Object{{"type", "unix"}, {"path", socket}}},
+		{"export", Export(b.disk.Target)},
+		{"node-name", Name(b.disk.Target, RolePayloadStorage)}}
+	b.addAccess(&o, layer{readOnly: b.disk.ReadOnly}, true)
+	return medium{node: b.add(Node{Role: RolePayloadStorage, Options: o, From: socket})}, nil
+}
+
+// BuildImage works out the nodes of one image alone, for reading a LUKS header
+// from it. The graph has no device, and the nodes
+// have the names of a header's.
+func BuildImage(target string, image Image) (*Graph, error) {
+	image.Encryption = nil
+	return buildImage(target, image)
+}
+
+// BuildDecrypted is BuildImage for an image that Ceph's library decrypts: the node
+// shows what is in it. Any other encryption is left out.
+func BuildDecrypted(target string, image Image) (*Graph, error) {
+	if !image.Encryption.librbd() {
+		image.Encryption = nil
+	}
+	return buildImage(target, image)
+}
+
+func buildImage(target string, image Image) (*Graph, error) {
+	image.Backing, image.DataStore = nil, nil
+	disk := &Disk{Target: target, Device: DeviceDisk, Bus: BusVirtio, ReadOnly: true, Image: image}
+	if err := disk.Validate(); err != nil {
+		return nil, err
+	}
+	b := newBuilder(disk, Unlock{})
+	_, err := b.plain(image, layer{header: true, readOnly: true}, links{})
+	return b.graph, err
+}
+
+// Secrets returns the references of all secrets that QEMU needs for the disk,
+// in the order in which they are used: passphrases, and what its servers ask
+// for.
+func (d *Disk) Secrets() []secrets.Reference {
+	b := newBuilder(d, Unlock{})
+	_, _ = b.images() // of a disk that is not valid: those before the mistake
+	var out []secrets.Reference
+	for _, o := range b.graph.Objects {
+		if data, ok := o.Secret(); ok && data.Kept() {
+			out = append(out, data.Ref)
+		}
+	}
+	return out
+}
