@@ -190,7 +190,8 @@ func parseNFS(e *element, hosts []blockgraph.Host) (blockgraph.Network, error) {
 	if id == nil {
 		return n, nil
 	}
-	for attr, field := range map[string]**uint64{"user": &n.User, "group": &n.Group} {
+	for i, field := range []**uint64{&n.User, &n.Group} { // in this order: the first error is reported
+		attr := []string{"user", "group"}[i]
 		text := id.attr(attr)
 		if text == "" {
 			continue
