@@ -55,7 +55,7 @@ func CheckClear(uri string, disk *blockgraph.Disk) error {
 	if err != nil || !u.Clear() || len(disk.Secrets()) == 0 {
 		return err
 	}
-	return &hotplug.PreflightError{Target: disk.Target, Reason: "libvirt " + u.String(), Err: ErrClear}
+	return &hotplug.PreflightError{Target: disk.Target, Cause: ErrClear, Reason: "libvirt " + u.String() + ": " + ErrClear.Error()}
 }
 
 // Attach plugs a disk into the domain and records it, as [hotplug.VM.Attach] does it
@@ -105,7 +105,7 @@ func (d *Domain) Attach(ctx context.Context, disk *Disk, store secrets.Store, op
 	}
 	at, err := attached(vm.Attach(ctx, disk.Disk, store, options.AttachOptions))
 	if err != nil {
-		return nil, errors.Join(err, r.undo(ctx))
+		return nil, r.undoAfter(ctx, err)
 	}
 	if !at.Already {
 		return at, nil
@@ -151,7 +151,7 @@ func (r *recorder) define(ctx context.Context, owners bool) error {
 		return err
 	}
 	if old.Disk(disk.Target) != nil {
-		return &hotplug.PreflightError{Target: disk.Target, Reason: "domain " + doc.Name(), Err: ErrRecorded}
+		return &hotplug.PreflightError{Target: disk.Target, Cause: ErrRecorded, Reason: "domain " + doc.Name() + ": " + ErrRecorded.Error()}
 	}
 	machine, err := definitionMachine(doc, old)
 	if err != nil {
@@ -160,7 +160,7 @@ func (r *recorder) define(ctx context.Context, owners bool) error {
 	graph, err := blockgraph.Build(disk, machine, blockgraph.Unlock{})
 	var noRoom *blockgraph.PlacementError
 	if errors.As(err, &noRoom) && disk.Bus == blockgraph.BusVirtio {
-		return &hotplug.PreflightError{Target: disk.Target, Reason: "domain " + doc.Name(), Err: ErrNoPort}
+		return &hotplug.PreflightError{Target: disk.Target, Cause: ErrNoPort, Reason: "domain " + doc.Name() + ": " + ErrNoPort.Error()}
 	}
 	if err != nil {
 		return err

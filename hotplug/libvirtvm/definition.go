@@ -45,8 +45,10 @@ func newChange(ctx context.Context, at descriptions, change func(*domainxml.Docu
 		return nil, err
 	}
 	after, err := change(before)
-	if errors.Is(err, ErrDisks) || errors.Is(err, ErrPorts) {
-		return nil, &hotplug.PreflightError{Reason: "the definition of domain " + before.Name() + " is not changed", Err: err}
+	for _, cause := range []error{ErrDisks, ErrPorts} {
+		if errors.Is(err, cause) {
+			return nil, &hotplug.PreflightError{Cause: cause, Reason: "the definition of domain " + before.Name() + " is not changed", Err: err}
+		}
 	}
 	if err != nil {
 		return nil, err

@@ -45,7 +45,7 @@ func LookUpPools(ctx context.Context, uri string, disk *blockgraph.Disk, known b
 	found := blockgraph.Pools{}
 	for _, v := range unknown {
 		if found[v.Pool], err = libvirtconn.Within(ctx, func() (*blockgraph.Pool, error) { return lookUpVolume(l, v, found[v.Pool]) }); err != nil {
-			return nil, &hotplug.PreflightError{Target: disk.Target, Reason: fmt.Sprintf("libvirt %s does not find the volume %s of the pool %s", u, v.Name, v.Pool), Err: err}
+			return nil, &hotplug.PreflightError{Target: disk.Target, Cause: hotplug.ErrImageUnusable, Reason: fmt.Sprintf("libvirt %s does not find the volume %s of the pool %s", u, v.Name, v.Pool), Err: err}
 		}
 	}
 	maps.Copy(found, known)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -100,6 +101,22 @@ func (r *recorder) undo(ctx context.Context) error {
 	}
 	r.written = nil
 	return errors.Join(failed...)
+}
+
+// undoAfter is undo after a failed attach, and returns its error. A record that stays is
+// left behind like anything else of the disk: a refusal or a complete rollback would
+// not say so.
+func (r *recorder) undoAfter(ctx context.Context, failed error) error {
+	err := r.undo(ctx)
+	if err == nil {
+		return failed
+	}
+	out := &hotplug.LeftBehindError{Target: r.disk.Target, Err: fmt.Errorf("%w; %w", failed, err)}
+	if left := (*hotplug.LeftBehindError)(nil); errors.As(failed, &left) {
+		out.Left, out.Unverified = left.Left, left.Unverified
+	}
+	out.Left = append(slices.Clone(out.Left), "the record of disk "+r.disk.Target+" in the domain's metadata")
+	return out
 }
 
 // again records a disk that is attached already. It reports false if the disk
