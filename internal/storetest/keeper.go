@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -29,18 +30,14 @@ func full() secrets.Document {
 
 func define(t *testing.T, k secrets.Keeper, d secrets.Document) {
 	t.Helper()
-	if err := k.Define(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, k.Define(t.Context(), d))
 }
 
 func set(t *testing.T, k secrets.Keeper, ref secrets.Reference, value string) {
 	t.Helper()
 	secret := secrets.New([]byte(value))
 	defer secret.Wipe()
-	if err := k.Set(t.Context(), ref, secret); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, k.Set(t.Context(), ref, secret))
 	if secret.Len() != len(value) {
 		t.Error("Set has wiped the caller's secret")
 	}
@@ -49,10 +46,7 @@ func set(t *testing.T, k secrets.Keeper, ref secrets.Reference, value string) {
 // wantList checks what a store lists.
 func wantList(t *testing.T, store secrets.Store, want ...secrets.Document) {
 	t.Helper()
-	got, err := store.(secrets.Lister).List(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := must.Get(store.(secrets.Lister).List(t.Context()))(t)
 	order := func(a, b secrets.Document) int { return strings.Compare(a.UUID.String(), b.UUID.String()) }
 	slices.SortFunc(got, order)
 	want = slices.SortedFunc(slices.Values(want), order)
@@ -195,9 +189,7 @@ func testRemove(t *testing.T, f Fixture) {
 		}
 	}
 	for _, ref := range []secrets.Reference{byUUID.Reference(), ByUsage(byUsage.Usage), empty.Reference()} {
-		if err := keeper(f).Remove(t.Context(), ref); err != nil {
-			t.Fatal(err)
-		}
+		must.OK(t, keeper(f).Remove(t.Context(), ref))
 		expect(t, f.Store, ref, secrets.ErrNotFound)
 		check(t, f.Store, ref, keeper(f).Remove(t.Context(), ref), secrets.ErrNotFound)
 	}
@@ -245,9 +237,7 @@ func testLasting(t *testing.T, f Fixture) {
 	if got := string(lookup(t, other, d.Reference())); got != "confidential" {
 		t.Errorf("found %q", got)
 	}
-	if err := other.(secrets.Keeper).Remove(t.Context(), d.Reference()); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, other.(secrets.Keeper).Remove(t.Context(), d.Reference()))
 	expect(t, f.Store, d.Reference(), secrets.ErrNotFound)
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -108,14 +109,10 @@ func (f *Fixture) put(t *testing.T, ref secrets.Reference, value []byte) {
 		t.Fatal("the fixture needs a Put: its store cannot be changed")
 	}
 	d := document(ref)
-	if err := keeper.Define(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, keeper.Define(t.Context(), d))
 	secret := secrets.New(value)
 	defer secret.Wipe()
-	if err := keeper.Set(t.Context(), ref, secret); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, keeper.Set(t.Context(), ref, secret))
 }
 
 // holds reports whether the place can hold what ref names.
@@ -306,10 +303,7 @@ func testCancelled(t *testing.T, f Fixture) {
 func testOwnership(t *testing.T, f Fixture) {
 	ref := ByUUID()
 	f.put(t, ref, []byte("confidential"))
-	first, err := f.Store.Lookup(t.Context(), ref)
-	if err != nil {
-		t.Fatal(err)
-	}
+	first := must.Get(f.Store.Lookup(t.Context(), ref))(t)
 	first.Wipe()
 	if got := lookup(t, f.Store, ref); string(got) != "confidential" {
 		t.Errorf("wiping one answer changed the next: %q", got)
@@ -356,15 +350,10 @@ func testName(t *testing.T, f Fixture) {
 // lookup returns a copy of the secret's bytes.
 func lookup(t *testing.T, store secrets.Store, ref secrets.Reference) []byte {
 	t.Helper()
-	secret, err := store.Lookup(t.Context(), ref)
-	if err != nil {
-		t.Fatal(err)
-	}
+	secret := must.Get(store.Lookup(t.Context(), ref))(t)
 	defer secret.Wipe()
 	var value []byte
-	if err := secret.Use(func(v []byte) error { value = bytes.Clone(v); return nil }); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, secret.Use(func(v []byte) error { value = bytes.Clone(v); return nil }))
 	return value
 }
 

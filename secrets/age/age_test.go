@@ -14,6 +14,7 @@ import (
 	fage "filippo.io/age"
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/age"
@@ -57,44 +58,32 @@ func asked(passphrase string) (func(context.Context, string) (*secrets.Secret, e
 
 const cheap = 4 // scrypt's work factor in tests
 
-func check(t *testing.T, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // strangers encrypts a value to somebody else.
 func strangers(t *testing.T, path string) {
 	t.Helper()
-	other, err := fage.GenerateX25519Identity()
-	check(t, err)
+	other := must.Get(fage.GenerateX25519Identity())(t)
 	var out bytes.Buffer
-	w, err := fage.Encrypt(&out, other.Recipient())
-	check(t, err)
-	_, err = w.Write([]byte("confidential"))
-	check(t, err, w.Close(), os.WriteFile(path, out.Bytes(), 0o600))
+	w := must.Get(fage.Encrypt(&out, other.Recipient()))(t)
+	_, err := w.Write([]byte("confidential"))
+	must.OK(t, err, w.Close(), os.WriteFile(path, out.Bytes(), 0o600))
 }
 
 // fixture returns the suite's view of a directory.
 func fixture(t *testing.T, path string, o age.Options) storetest.Fixture {
 	store := age.New(path, o)
 	value := func(t *testing.T, ref secrets.Reference) string {
-		documents, err := store.List(t.Context())
-		check(t, err)
-		d, err := secrets.Find(documents, ref)
-		check(t, err)
+		documents := must.Get(store.List(t.Context()))(t)
+		d := must.Get(secrets.Find(documents, ref))(t)
 		return filepath.Join(path, d.UUID.String()+".age")
 	}
 	return storetest.Fixture{
 		Store: store,
 		Deny:  func(t *testing.T, ref secrets.Reference) { strangers(t, value(t, ref)) },
-		Break: func(t *testing.T) { check(t, os.RemoveAll(path), os.WriteFile(path, nil, 0o600)) },
+		Break: func(t *testing.T) { must.OK(t, os.RemoveAll(path), os.WriteFile(path, nil, 0o600)) },
 		Damage: func(t *testing.T, ref secrets.Reference) {
 			name := value(t, ref)
-			data, err := os.ReadFile(name)
-			check(t, err)
-			check(t, os.WriteFile(name, data[:len(data)-1], 0o600),
+			data := must.Get(os.ReadFile(name))(t)
+			must.OK(t, os.WriteFile(name, data[:len(data)-1], 0o600),
 				os.WriteFile(strings.TrimSuffix(name, ".age")+".xml", []byte("<secret>"), 0o600))
 		},
 		Reopen:     func(*testing.T) secrets.Store { return age.New(path, o) },
@@ -126,7 +115,7 @@ func TestStore(t *testing.T) {
 			storetest.Run(t, func(t *testing.T) storetest.Fixture {
 				path := folder(t)
 				o := options(t)
-				check(t, os.Mkdir(path, 0o700)) // or listing the empty store is an error
+				must.OK(t, os.Mkdir(path, 0o700)) // or listing the empty store is an error
 				return fixture(t, path, o)
 			})
 		})
@@ -139,14 +128,13 @@ func filled(t *testing.T, o age.Options) (path string, d secrets.Document) {
 	path = folder(t)
 	d = secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageVolume, Usage: "/x"}
 	store := age.New(path, o)
-	check(t, store.Define(t.Context(), d), store.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
+	must.OK(t, store.Define(t.Context(), d), store.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
 	return path, d
 }
 
 func wantValue(t *testing.T, store secrets.Store, ref secrets.Reference) {
 	t.Helper()
-	found, err := store.Lookup(t.Context(), ref)
-	check(t, err)
+	found := must.Get(store.Lookup(t.Context(), ref))(t)
 	if !found.Equal(secrets.New([]byte("confidential"))) {
 		t.Errorf("another value was found, of %d bytes", found.Len())
 	}
@@ -164,13 +152,12 @@ func TestFilesAreClosedToOthers(t *testing.T) {
 	t.Parallel()
 	path, d := filled(t, age.Options{})
 	for _, name := range []string{"", "identity.txt", "recipients.txt", d.UUID.String() + ".age", d.UUID.String() + ".xml"} {
-		info, err := os.Stat(filepath.Join(path, name))
-		check(t, err)
+		info := must.Get(os.Stat(filepath.Join(path, name)))(t)
 		if info.Mode().Perm()&0o077 != 0 {
 			t.Errorf("%q has mode %v", name, info.Mode())
 		}
 	}
-	check(t, os.Chmod(filepath.Join(path, "identity.txt"), 0o644))
+	must.OK(t, os.Chmod(filepath.Join(path, "identity.txt"), 0o644))
 	wantError(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrDenied, "identity.txt")
 }
 
@@ -191,7 +178,7 @@ func TestPassphraseIsAskedOnce(t *testing.T) {
 	*n = 0
 	store := age.New(path, age.Options{Passphrase: answer})
 	second := secrets.Document{UUID: uuid.New()}
-	check(t, store.Define(t.Context(), second), store.Set(t.Context(), second.Reference(), secrets.New([]byte("x"))))
+	must.OK(t, store.Define(t.Context(), second), store.Set(t.Context(), second.Reference(), secrets.New([]byte("x"))))
 	if *n != 0 {
 		t.Errorf("defining and setting asked %d times", *n)
 	}
@@ -209,8 +196,7 @@ func TestPassphraseFailures(t *testing.T) {
 	t.Parallel()
 	answer, _ := asked("open sesame")
 	path, d := filled(t, age.Options{Protect: true, Passphrase: answer, WorkFactor: cheap})
-	identity, err := os.ReadFile(filepath.Join(path, "identity.txt"))
-	check(t, err)
+	identity := must.Get(os.ReadFile(filepath.Join(path, "identity.txt")))(t)
 	if bytes.Contains(identity, []byte("AGE-SECRET-KEY")) {
 		t.Error("the identity is in clear")
 	}
@@ -280,15 +266,15 @@ func TestRoles(t *testing.T) {
 	t.Parallel()
 	path, d := filled(t, age.Options{})
 	elsewhere := filepath.Join(t.TempDir(), "key")
-	check(t, os.Rename(filepath.Join(path, "identity.txt"), elsewhere))
+	must.OK(t, os.Rename(filepath.Join(path, "identity.txt"), elsewhere))
 
 	definer := age.New(path, age.Options{})
-	check(t, definer.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
+	must.OK(t, definer.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
 	wantError(t, definer, d.Reference(), secrets.ErrLocked, "no identity")
 	if _, err := os.Stat(filepath.Join(path, "identity.txt")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("another identity was made: %v", err)
 	}
-	check(t, os.Remove(filepath.Join(path, "recipients.txt")))
+	must.OK(t, os.Remove(filepath.Join(path, "recipients.txt")))
 	wantValue(t, age.New(path, age.Options{Identity: elsewhere}), d.Reference())
 
 	// Neither: the values must not become a mixture for two identities.
@@ -297,20 +283,20 @@ func TestRoles(t *testing.T) {
 		t.Error(err)
 	}
 	// The recipients come back from the identity.
-	check(t, age.New(path, age.Options{Identity: elsewhere}).Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
+	must.OK(t, age.New(path, age.Options{Identity: elsewhere}).Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
 	wantValue(t, age.New(path, age.Options{Identity: elsewhere}), d.Reference())
 }
 
 func TestDamagedKeys(t *testing.T) {
 	t.Parallel()
 	path, d := filled(t, age.Options{})
-	check(t, os.WriteFile(filepath.Join(path, "recipients.txt"), []byte("age1nobody\n"), 0o600))
+	must.Write(t, filepath.Join(path, "recipients.txt"), "age1nobody\n")
 	err := age.New(path, age.Options{}).Set(t.Context(), d.Reference(), secrets.New([]byte("x")))
 	if !errors.Is(err, secrets.ErrDamaged) || !strings.Contains(err.Error(), "recipients.txt") {
 		t.Error(err)
 	}
 	wantValue(t, age.New(path, age.Options{}), d.Reference()) // is still the old one
-	check(t, os.WriteFile(filepath.Join(path, "identity.txt"), []byte("confidential\n"), 0o600))
+	must.Write(t, filepath.Join(path, "identity.txt"), "confidential\n")
 	wantError(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrDamaged, "identity.txt")
 	if _, err := age.New(path, age.Options{}).Lookup(t.Context(), d.Reference()); strings.Contains(err.Error(), "confidential") {
 		t.Errorf("the error says what is in the identity: %v", err)
@@ -322,7 +308,7 @@ func TestDamagedDocument(t *testing.T) {
 	t.Parallel()
 	path, d := filled(t, age.Options{})
 	damaged := uuid.New()
-	check(t, os.WriteFile(filepath.Join(path, damaged.String()+".xml"), []byte("<secret"), 0o600))
+	must.Write(t, filepath.Join(path, damaged.String()+".xml"), "<secret")
 	store := age.New(path, age.Options{})
 	wantValue(t, store, storetest.ByUsage("/x"))
 	wantError(t, store, storetest.ByUsage("/y"), secrets.ErrDamaged, damaged.String())
@@ -330,10 +316,10 @@ func TestDamagedDocument(t *testing.T) {
 
 	// A document under another's name.
 	text, err := os.ReadFile(filepath.Join(path, d.UUID.String()+".xml"))
-	check(t, err, os.WriteFile(filepath.Join(path, damaged.String()+".xml"), text, 0o600))
+	must.OK(t, err, os.WriteFile(filepath.Join(path, damaged.String()+".xml"), text, 0o600))
 	wantError(t, store, secrets.Reference{Type: secrets.Passphrase, UUID: damaged}, secrets.ErrDamaged, d.UUID.String())
 	// To define it again mends it.
-	check(t, store.Define(t.Context(), secrets.Document{UUID: damaged}))
+	must.OK(t, store.Define(t.Context(), secrets.Document{UUID: damaged}))
 	wantError(t, store, secrets.Reference{Type: secrets.Passphrase, UUID: damaged}, secrets.ErrNoValue, "")
 }
 
@@ -342,15 +328,14 @@ func TestEveryDamageIsNoticed(t *testing.T) {
 	t.Parallel()
 	path, d := filled(t, age.Options{})
 	name := filepath.Join(path, d.UUID.String()+".age")
-	good, err := os.ReadFile(name)
-	check(t, err)
+	good := must.Get(os.ReadFile(name))(t)
 	store := age.New(path, age.Options{})
 	for i := 0; i < len(good); i += 5 { // each takes a key exchange
 		for what, bad := range map[string][]byte{"cut off": good[:i], "flipped": bytes.Clone(good)} {
 			if what == "flipped" {
 				bad[i] ^= 0x10
 			}
-			check(t, os.WriteFile(name, bad, 0o600))
+			must.Write(t, name, bad)
 			found, err := store.Lookup(t.Context(), d.Reference())
 			// A header for somebody else is no damage that can be told.
 			if found != nil || !errors.Is(err, secrets.ErrDamaged) && !errors.Is(err, secrets.ErrDenied) {

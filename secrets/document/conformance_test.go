@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/document"
 )
@@ -20,22 +21,13 @@ func TestConformance(t *testing.T) {
 	if folder := os.Getenv("LUKSPLUG_CONFORMANCE"); folder != "" {
 		kit = filepath.Join(folder, "secret")
 	}
-	files, err := filepath.Glob(filepath.Join(kit, "*.xml"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	files := must.Get(filepath.Glob(filepath.Join(kit, "*.xml")))(t)
 	if len(files) == 0 {
 		t.Skipf("the conformance kit is not here: %s has no documents; LUKSPLUG_CONFORMANCE names its folder", kit)
 	}
 	for _, path := range files {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		expected, err := os.ReadFile(strings.TrimSuffix(path, ".xml") + ".expected.json")
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := must.Get(os.ReadFile(path))(t)
+		expected := must.Get(os.ReadFile(strings.TrimSuffix(path, ".xml") + ".expected.json"))(t)
 		var want struct {
 			UUID        string
 			Ephemeral   bool
@@ -44,9 +36,7 @@ func TestConformance(t *testing.T) {
 			UsageType   secrets.UsageType `json:"usage_type"`
 			Usage       string
 		}
-		if err := json.Unmarshal(expected, &want); err != nil {
-			t.Fatal(err)
-		}
+		must.OK(t, json.Unmarshal(expected, &want))
 		got, err := document.Parse(text)
 		if err != nil || got.UUID.String() != want.UUID || got.Ephemeral != want.Ephemeral || got.Private != want.Private ||
 			got.Description != want.Description || got.UsageType != want.UsageType || got.Usage != want.Usage {

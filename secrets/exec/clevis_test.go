@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/internal/testserver/tangtest"
 	"github.com/luksplug/luksplug/secrets"
@@ -33,18 +34,12 @@ func TestClevis(t *testing.T) {
 	if err != nil {
 		t.Fatalf("clevis encrypt: %v", err)
 	}
-	put(t, filepath.Join(folder, ref.UUID.String()+".jwe"), encrypted)
-	put(t, filepath.Join(folder, damaged.UUID.String()+".jwe"), encrypted[:len(encrypted)/2])
+	must.Write(t, filepath.Join(folder, ref.UUID.String()+".jwe"), encrypted)
+	must.Write(t, filepath.Join(folder, damaged.UUID.String()+".jwe"), encrypted[:len(encrypted)/2])
 
 	line := `/bin/sh -c 'f=FOLDER/$LUKSPLUG_SECRET_UUID.jwe; [ -e "$f" ] || exit 2; exec clevis decrypt <"$f"'`
-	store, err := exec.New(strings.Replace(line, "FOLDER", folder, 1), exec.Options{Stderr: os.Stderr})
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret, err := store.Lookup(t.Context(), ref)
-	if err != nil {
-		t.Fatal(err)
-	}
+	store := must.Get(exec.New(strings.Replace(line, "FOLDER", folder, 1), exec.Options{Stderr: os.Stderr}))(t)
+	secret := must.Get(store.Lookup(t.Context(), ref))(t)
 	if !secret.Equal(secrets.New(value)) {
 		t.Errorf("another value was found, of %d bytes", secret.Len())
 	}

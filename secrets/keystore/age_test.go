@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
 )
@@ -25,9 +26,7 @@ func TestAge(t *testing.T) {
 	}
 	d := secrets.Document{UUID: uuid.New()}
 	k := store.(secrets.Keeper)
-	if err := errors.Join(k.Define(t.Context(), d), k.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential")))); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, errors.Join(k.Define(t.Context(), d), k.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential")))))
 	found, err := k.Lookup(t.Context(), d.Reference())
 	if err != nil || !found.Equal(secrets.New([]byte("confidential"))) {
 		t.Fatal(err)
@@ -45,24 +44,14 @@ func TestAgePassphraseFile(t *testing.T) {
 	t.Parallel()
 	top := t.TempDir()
 	file := filepath.Join(top, "passphrase")
-	if err := os.WriteFile(file, []byte("open sesame"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must.Write(t, file, "open sesame")
 	uri := "age:" + top + "?protect=passphrase"
-	store, err := keystore.Open(uri+"&passphrase-file="+file, keystore.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	store := must.Get(keystore.Open(uri+"&passphrase-file="+file, keystore.Options{}))(t)
 	d := secrets.Document{UUID: uuid.New()}
 	k := store.(secrets.Keeper)
-	if err := errors.Join(k.Define(t.Context(), d), k.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential")))); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, errors.Join(k.Define(t.Context(), d), k.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential")))))
 	for _, wrong := range []string{"", "&passphrase-file=/nonexistent", "&passphrase-file=-"} {
-		store, err := keystore.Open(uri+wrong, keystore.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		store := must.Get(keystore.Open(uri+wrong, keystore.Options{}))(t)
 		if _, err := store.Lookup(t.Context(), d.Reference()); !errors.Is(err, secrets.ErrLocked) {
 			t.Errorf("%q: %v", wrong, err)
 		}

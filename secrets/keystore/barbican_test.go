@@ -6,27 +6,16 @@ import (
 	"io"
 	"log"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/testserver/barbicantest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
 )
-
-// file makes a file of the test's own.
-func file(t *testing.T, content string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
 
 func TestBarbican(t *testing.T) {
 	t.Parallel()
@@ -34,15 +23,13 @@ func TestBarbican(t *testing.T) {
 	server.Config.ErrorLog = log.New(io.Discard, "", 0) // it says that we do not trust it
 	server.StartTLS()
 	t.Cleanup(server.Close)
-	ca := file(t, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
-	token, password := file(t, "letmein\n"), file(t, "open sesame")
+	ca := must.File(t, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
+	token, password := must.File(t, "letmein\n"), must.File(t, "open sesame")
 	base := "barbican+" + server.URL + "/"
 	d := secrets.Document{UUID: uuid.New()}
 	first := open(t, base+"?token-file="+token+"&ca-file="+ca+"&encoding=to-hex")
 	k := first.(secrets.Keeper)
-	if err := errors.Join(k.Define(t.Context(), d), k.Set(t.Context(), d.Reference(), secrets.New([]byte("00ff")))); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, errors.Join(k.Define(t.Context(), d), k.Set(t.Context(), d.Reference(), secrets.New([]byte("00ff")))))
 	if first.String() != base+"?encoding=to-hex" {
 		t.Error(first)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/testserver/kmiptest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
@@ -43,10 +44,7 @@ func TestKMIPParameters(t *testing.T) {
 	server := kmiptest.NewServer(t, a)
 	client := a.Client(t, "client")
 	uri := "kmip://" + server.Address + "?cert-file=" + client.Certificate + "&key-file=" + client.Key + "&ca-file=" + a.File
-	store, err := keystore.Open(uri+"&server-name=localhost", keystore.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	store := must.Get(keystore.Open(uri+"&server-name=localhost", keystore.Options{}))(t)
 	if documents, err := store.(secrets.Keeper).List(t.Context()); err != nil || len(documents) != 0 {
 		t.Error(documents, err)
 	}
@@ -54,10 +52,7 @@ func TestKMIPParameters(t *testing.T) {
 	if _, is := found.(*kmip.Finder); err != nil || !is {
 		t.Error(found, err)
 	}
-	other, err := keystore.Open(uri+"&server-name=elsewhere", keystore.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	other := must.Get(keystore.Open(uri+"&server-name=elsewhere", keystore.Options{}))(t)
 	if _, err := other.(secrets.Keeper).List(t.Context()); !errors.Is(err, secrets.ErrDenied) {
 		t.Error(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
@@ -39,10 +40,7 @@ func TestLibvirt(t *testing.T) {
 			t.Errorf("%s: %v", uri, err)
 		}
 	}
-	store, err := keystore.Open("libvirt+qemu:///system?socket=/nonexistent", keystore.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	store := must.Get(keystore.Open("libvirt+qemu:///system?socket=/nonexistent", keystore.Options{}))(t)
 	if _, err := store.Lookup(t.Context(), storetest.ByUUID()); !errors.Is(err, secrets.ErrUnreachable) {
 		t.Error(err)
 	}

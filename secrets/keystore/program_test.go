@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
@@ -44,11 +45,8 @@ func TestCredentials(t *testing.T) {
 		"credentials:/with%20space?":      secrets.ErrUnreachable,
 		"credentials:/x?encoding=base64&": secrets.ErrUnreachable,
 	} {
-		store, err := keystore.Open(uri, keystore.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = store.Lookup(t.Context(), storetest.ByUUID())
+		store := must.Get(keystore.Open(uri, keystore.Options{}))(t)
+		_, err := store.Lookup(t.Context(), storetest.ByUUID())
 		if !errors.Is(err, want) || !strings.HasPrefix(uri, strings.TrimSuffix(store.String(), "?encoding=base64")) {
 			t.Errorf("%s: %v", uri, err)
 		}

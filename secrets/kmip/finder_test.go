@@ -10,6 +10,7 @@ import (
 	kmipgo "github.com/ovh/kmip-go"
 	"github.com/ovh/kmip-go/kmipserver"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/internal/testserver/kmiptest"
 	"github.com/luksplug/luksplug/secrets"
@@ -31,8 +32,7 @@ func secretData(value string, attributes ...kmipgo.Attribute) kmiptest.Object {
 
 func template(t *testing.T, text string) kmip.Template {
 	t.Helper()
-	out, err := kmip.ParseTemplate(text)
-	must(t, err)
+	out := must.Get(kmip.ParseTemplate(text))(t)
 	return out
 }
 

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // BenchmarkUnlockBeside unlocks one header, made by cryptsetup with default
@@ -19,18 +21,12 @@ import (
 //
 // That takes longer than a benchmark usually does, so that it runs once.
 func BenchmarkUnlockBeside(b *testing.B) {
-	for _, program := range []string{"cryptsetup", "qemu-storage-daemon"} {
-		if _, err := exec.LookPath(program); err != nil {
-			b.Skip(program + " is not installed")
-		}
-	}
-	path := writeFile(b, make([]byte, 4<<20))
+	must.Have(b, "cryptsetup", "qemu-storage-daemon")
+	path := must.File(b, make([]byte, 4<<20))
 	run(b, "cryptsetup", "luksFormat", "-q", "--type", "luks1", "--key-file", "-", path)
 	h := open(b, path)
 	estimated, _, err := h.QEMUUnlockTime()
-	if err != nil {
-		b.Fatal(err)
-	}
+	must.OK(b, err)
 	daemon := startDaemon(b, "--object", secretFile(b, []byte(passphrase)))
 	ways := []struct {
 		unit string
@@ -74,24 +70,17 @@ type daemon struct {
 func startDaemon(t testing.TB, args ...string) daemon {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "qmp")
-	listener, err := net.Listen("unix", socket)
-	if err != nil {
-		t.Fatal(err)
-	}
+	listener := must.Get(net.Listen("unix", socket))(t)
 	defer func() { _ = listener.Close() }() // only one connection is wanted
 	cmd := exec.CommandContext(t.Context(), "qemu-storage-daemon", append(args, "--chardev", "socket,id=c,path="+socket, "--monitor", "chardev=c")...)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, cmd.Start())
 	t.Cleanup(func() {
 		var exit *exec.ExitError // killed
 		if err := errors.Join(cmd.Process.Kill(), cmd.Wait()); err != nil && !errors.As(err, &exit) {
 			t.Error(err)
 		}
 	})
-	if err := listener.(*net.UnixListener).SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, listener.(*net.UnixListener).SetDeadline(time.Now().Add(10*time.Second)))
 	conn, err := listener.Accept()
 	if err != nil {
 		t.Fatal(fmt.Errorf("qemu-storage-daemon does not come: %w", err))
@@ -99,9 +88,7 @@ func startDaemon(t testing.TB, args ...string) daemon {
 	t.Cleanup(func() { _ = conn.Close() }) // nothing is in flight
 	d := daemon{json.NewEncoder(conn), json.NewDecoder(conn)}
 	var greeting struct{ QMP json.RawMessage }
-	if err := d.from.Decode(&greeting); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, d.from.Decode(&greeting))
 	d.execute(t, "qmp_capabilities", nil)
 	return d
 }
@@ -113,17 +100,13 @@ func (d daemon) execute(t testing.TB, command string, arguments map[string]any) 
 	if arguments != nil {
 		message["arguments"] = arguments
 	}
-	if err := d.to.Encode(message); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, d.to.Encode(message))
 	for {
 		var reply struct {
 			Return json.RawMessage `json:"return"`
 			Error  json.RawMessage `json:"error"`
 		}
-		if err := d.from.Decode(&reply); err != nil {
-			t.Fatal(err)
-		}
+		must.OK(t, d.from.Decode(&reply))
 		if reply.Error != nil {
 			t.Fatalf("%s: %s", command, reply.Error)
 		}
