@@ -5,7 +5,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/luksplug/luksplug/secrets/document"
 )
 
 func newSecretDump(a *app) *cobra.Command {
@@ -24,6 +23,6 @@ func (a *app) runSecretDump(ctx context.Context, name string) error {
 		if a.flags.output == "json" {
 			return a.printJSON(secretToJSON(f))
 		}
-		return a.print(string(document.Format(f.document)))
+		return a.print(string(f.document.XML()))
 	})
 }

@@ -1,4 +1,4 @@
-package document_test
+package secrets_test
 
 import (
 	"encoding/json"
@@ -9,12 +9,11 @@ import (
 
 	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/document"
 )
 
 // The kit with libvirt's own documents lies beside the repository where luksplug
 // is developed, and is not a part of it: its files have another licence.
-var kit = filepath.Join("..", "..", "..", "shared", "conformance", "secret")
+var kit = filepath.Join("..", "..", "shared", "conformance", "secret")
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
@@ -37,12 +36,12 @@ func TestConformance(t *testing.T) {
 			Usage       string
 		}
 		must.OK(t, json.Unmarshal(expected, &want))
-		got, err := document.Parse(text)
+		got, err := secrets.ParseDocument(text)
 		if err != nil || got.UUID.String() != want.UUID || got.Ephemeral != want.Ephemeral || got.Private != want.Private ||
 			got.Description != want.Description || got.UsageType != want.UsageType || got.Usage != want.Usage {
 			t.Errorf("%s: %+v, %v, want %+v", path, got, err, want)
 		}
-		if written := string(document.Format(got)); strings.TrimSpace(written) != strings.TrimSpace(string(text)) {
+		if written := string(got.XML()); strings.TrimSpace(written) != strings.TrimSpace(string(text)) {
 			t.Errorf("%s is written as\n%s", path, written)
 		}
 	}
