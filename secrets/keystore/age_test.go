@@ -61,12 +61,3 @@ func TestAgePassphraseFile(t *testing.T) {
 		t.Fatal(err)
 	}
 }
-
-func TestAgeURIs(t *testing.T) {
-	t.Parallel()
-	for _, uri := range []string{"age:", "age:/x?key=rsa", "age:/x?protect=yes", "age:/x?passphrase=hunter2"} {
-		if _, err := keystore.Open(uri, keystore.Options{}); !errors.Is(err, keystore.ErrInvalidURI) || strings.Contains(err.Error(), "hunter2") {
-			t.Errorf("%q: %v", uri, err)
-		}
-	}
-}

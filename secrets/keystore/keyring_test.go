@@ -34,9 +34,4 @@ func TestKeyring(t *testing.T) {
 			t.Errorf("%+v: %v", c, err)
 		}
 	}
-	for _, uri := range []string{"keyring:login", "keyring:?colour=red", "keyring:?timeout=no"} {
-		if _, err := keystore.Open(uri, keystore.Options{}); !errors.Is(err, keystore.ErrInvalidURI) {
-			t.Errorf("%s: %v", uri, err)
-		}
-	}
 }

@@ -27,11 +27,6 @@ func TestExec(t *testing.T) {
 	if _, err := store.Lookup(t.Context(), storetest.ByUsage("/y")); !errors.Is(err, secrets.ErrNotFound) {
 		t.Error(err)
 	}
-	for _, uri := range []string{"exec:", "exec:'a", "exec:a%", "exec:a?timeout=0", "exec:a?timeout=soon", "exec:a?shell=yes"} {
-		if _, err := keystore.Open(uri, keystore.Options{}); !errors.Is(err, keystore.ErrInvalidURI) {
-			t.Errorf("%q: %v", uri, err)
-		}
-	}
 }
 
 func TestCredentials(t *testing.T) {
