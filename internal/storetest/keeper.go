@@ -78,9 +78,7 @@ func testDocuments(t *testing.T, f Fixture) {
 	for _, d := range all {
 		byUsage := secrets.Reference{Type: d.UsageType.Type(), Usage: d.Usage}
 		for _, ref := range []secrets.Reference{d.Reference(), byUsage} {
-			if got := string(lookup(t, f.Store, ref)); got != string(d.UsageType) {
-				t.Errorf("%s %s: found the secret of %s", d.UsageType, ref, got)
-			}
+			Finds(t, f.Store, ref, string(d.UsageType))
 		}
 	}
 }
@@ -93,9 +91,7 @@ func testRedefine(t *testing.T, f Fixture) {
 	d.Description = "another"
 	define(t, keeper(f), d)
 	wantList(t, f.Store, d)
-	if got := string(lookup(t, f.Store, d.Reference())); got != "confidential" {
-		t.Errorf("defining again changed the value: %q", got)
-	}
+	Finds(t, f.Store, d.Reference(), "confidential")
 }
 
 func testConflicts(t *testing.T, f Fixture) {
@@ -149,9 +145,7 @@ func testSetAgain(t *testing.T, f Fixture) {
 		for _, ref := range []secrets.Reference{d.Reference(), ByUsage(d.Usage)} {
 			set(t, keeper(f), ref, value)
 			for _, found := range []secrets.Reference{d.Reference(), ByUsage(d.Usage)} {
-				if got := string(lookup(t, f.Store, found)); got != value {
-					t.Errorf("set %q by %s, found %q by %s", value, ref, got, found)
-				}
+				Finds(t, f.Store, found, value)
 			}
 		}
 	}
@@ -169,15 +163,11 @@ func testWrongType(t *testing.T, f Fixture) {
 		check(t, f.Store, ref, keeper(f).Remove(t.Context(), ref), secrets.ErrWrongType)
 		expect(t, f.Store, secrets.Reference{Type: wrong, Usage: d.Usage}, secrets.ErrNotFound)
 	}
-	if got := string(lookup(t, f.Store, d.Reference())); got != "confidential" {
-		t.Errorf("found %q", got)
-	}
+	Finds(t, f.Store, d.Reference(), "confidential")
 	anything := secrets.Document{UUID: uuid.New()}
 	define(t, keeper(f), anything)
 	set(t, keeper(f), anything.Reference(), "without a usage")
-	if got := string(lookup(t, f.Store, secrets.Reference{Type: secrets.Ceph, UUID: anything.UUID})); got != "without a usage" {
-		t.Errorf("a secret without a usage is not found by another type: %q", got)
-	}
+	Finds(t, f.Store, secrets.Reference{Type: secrets.Ceph, UUID: anything.UUID}, "without a usage")
 }
 
 func testRemove(t *testing.T, f Fixture) {
@@ -215,9 +205,7 @@ func testEphemeral(t *testing.T, f Fixture) {
 	define(t, keeper(f), d)
 	set(t, keeper(f), d.Reference(), "confidential")
 	wantList(t, f.Store, d, lasting)
-	if got := string(lookup(t, f.Store, d.Reference())); got != "confidential" {
-		t.Errorf("found %q", got)
-	}
+	Finds(t, f.Store, d.Reference(), "confidential")
 	if f.Reboot == nil {
 		return // all of the store ends with the host's memory
 	}
@@ -234,9 +222,7 @@ func testLasting(t *testing.T, f Fixture) {
 	set(t, keeper(f), d.Reference(), "confidential")
 	other := f.Reopen(t)
 	wantList(t, other, d)
-	if got := string(lookup(t, other, d.Reference())); got != "confidential" {
-		t.Errorf("found %q", got)
-	}
+	Finds(t, other, d.Reference(), "confidential")
 	must.OK(t, other.(secrets.Keeper).Remove(t.Context(), d.Reference()))
 	expect(t, f.Store, d.Reference(), secrets.ErrNotFound)
 }

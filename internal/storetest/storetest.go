@@ -270,9 +270,7 @@ func testDamaged(t *testing.T, f Fixture) {
 	f.put(t, other, []byte("another"))
 	f.Damage(t, ref)
 	expect(t, f.Store, ref, secrets.ErrDamaged)
-	if got := string(lookup(t, f.Store, other)); got != "another" {
-		t.Errorf("found %q", got)
-	}
+	Finds(t, f.Store, other, "another")
 	lister, ok := f.Store.(secrets.Lister)
 	if !ok {
 		return
@@ -305,9 +303,7 @@ func testOwnership(t *testing.T, f Fixture) {
 	f.put(t, ref, []byte("confidential"))
 	first := must.Get(f.Store.Lookup(t.Context(), ref))(t)
 	first.Wipe()
-	if got := lookup(t, f.Store, ref); string(got) != "confidential" {
-		t.Errorf("wiping one answer changed the next: %q", got)
-	}
+	Finds(t, f.Store, ref, "confidential")
 }
 
 func testConcurrent(t *testing.T, f Fixture) {
@@ -352,9 +348,24 @@ func lookup(t *testing.T, store secrets.Store, ref secrets.Reference) []byte {
 	t.Helper()
 	secret := must.Get(store.Lookup(t.Context(), ref))(t)
 	defer secret.Wipe()
-	var value []byte
-	must.OK(t, secret.Use(func(v []byte) error { value = bytes.Clone(v); return nil }))
-	return value
+	return must.Use(t, secret)
+}
+
+// Finds checks that the store finds the value.
+func Finds(t *testing.T, store secrets.Store, ref secrets.Reference, value string) {
+	t.Helper()
+	if got := string(lookup(t, store, ref)); got != value {
+		t.Errorf("%s %s: found %q, want %q", ref.Type, ref, got, value)
+	}
+}
+
+// Fails checks that the store finds nothing, with an error that wraps want and says text.
+func Fails(t *testing.T, store secrets.Store, ref secrets.Reference, want error, text string) {
+	t.Helper()
+	found, err := store.Lookup(t.Context(), ref)
+	if found != nil || !errors.Is(err, want) || !strings.Contains(err.Error(), text) {
+		t.Errorf("%s %s: got %v, want %v with %q", ref.Type, ref, err, want, text)
+	}
 }
 
 // expect checks that a look-up fails as it should: with want and none of the

@@ -132,22 +132,6 @@ func filled(t *testing.T, o age.Options) (path string, d secrets.Document) {
 	return path, d
 }
 
-func wantValue(t *testing.T, store secrets.Store, ref secrets.Reference) {
-	t.Helper()
-	found := must.Get(store.Lookup(t.Context(), ref))(t)
-	if !found.Equal(secrets.New([]byte("confidential"))) {
-		t.Errorf("another value was found, of %d bytes", found.Len())
-	}
-}
-
-func wantError(t *testing.T, store secrets.Store, ref secrets.Reference, want error, text string) {
-	t.Helper()
-	found, err := store.Lookup(t.Context(), ref)
-	if found != nil || !errors.Is(err, want) || !strings.Contains(err.Error(), text) {
-		t.Errorf("got %v, want %v with %q", err, want, text)
-	}
-}
-
 func TestFilesAreClosedToOthers(t *testing.T) {
 	t.Parallel()
 	path, d := filled(t, age.Options{})
@@ -158,13 +142,13 @@ func TestFilesAreClosedToOthers(t *testing.T) {
 		}
 	}
 	must.OK(t, os.Chmod(filepath.Join(path, "identity.txt"), 0o644))
-	wantError(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrDenied, "identity.txt")
+	storetest.Fails(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrDenied, "identity.txt")
 }
 
 func TestMissingFolder(t *testing.T) {
 	t.Parallel()
 	store := age.New(folder(t), age.Options{})
-	wantError(t, store, storetest.ByUUID(), secrets.ErrUnreachable, "the first secret that is defined makes it")
+	storetest.Fails(t, store, storetest.ByUUID(), secrets.ErrUnreachable, "the first secret that is defined makes it")
 }
 
 func TestPassphraseIsAskedOnce(t *testing.T) {
@@ -184,7 +168,7 @@ func TestPassphraseIsAskedOnce(t *testing.T) {
 	}
 	var wg sync.WaitGroup
 	for range 4 {
-		wg.Go(func() { wantValue(t, store, d.Reference()) })
+		wg.Go(func() { storetest.Finds(t, store, d.Reference(), "confidential") })
 	}
 	wg.Wait()
 	if *n != 1 {
@@ -201,13 +185,13 @@ func TestPassphraseFailures(t *testing.T) {
 		t.Error("the identity is in clear")
 	}
 
-	wantError(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrLocked, "nobody to ask")
+	storetest.Fails(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrLocked, "nobody to ask")
 	wrong, _ := asked("open barley")
-	wantError(t, age.New(path, age.Options{Passphrase: wrong}), d.Reference(), secrets.ErrDenied, "is wrong")
+	storetest.Fails(t, age.New(path, age.Options{Passphrase: wrong}), d.Reference(), secrets.ErrDenied, "is wrong")
 	empty, _ := asked("")
-	wantError(t, age.New(path, age.Options{Passphrase: empty}), d.Reference(), secrets.ErrDenied, "empty")
+	storetest.Fails(t, age.New(path, age.Options{Passphrase: empty}), d.Reference(), secrets.ErrDenied, "empty")
 	gone := func(context.Context, string) (*secrets.Secret, error) { return nil, os.ErrClosed }
-	wantError(t, age.New(path, age.Options{Passphrase: gone}), d.Reference(), secrets.ErrLocked, os.ErrClosed.Error())
+	storetest.Fails(t, age.New(path, age.Options{Passphrase: gone}), d.Reference(), secrets.ErrLocked, os.ErrClosed.Error())
 
 	// One that waits for a person ends with the context, for all who wait.
 	ctx, cancel := context.WithCancel(t.Context())
@@ -228,7 +212,7 @@ func TestPassphraseFailures(t *testing.T) {
 	wg.Wait()
 	// An interrupted question is asked again.
 	store = age.New(path, age.Options{Passphrase: answer})
-	wantValue(t, store, d.Reference())
+	storetest.Finds(t, store, d.Reference(), "confidential")
 }
 
 func TestNewPassphrases(t *testing.T) {
@@ -258,7 +242,7 @@ func TestIdentityInClearIsRefusedWhereItIsToBeProtected(t *testing.T) {
 	t.Parallel()
 	path, d := filled(t, age.Options{})
 	answer, _ := asked("x")
-	wantError(t, age.New(path, age.Options{Protect: true, Passphrase: answer}), d.Reference(), secrets.ErrDenied, "not protected")
+	storetest.Fails(t, age.New(path, age.Options{Protect: true, Passphrase: answer}), d.Reference(), secrets.ErrDenied, "not protected")
 }
 
 // Who defines secrets needs no identity; who attaches needs no recipients.
@@ -270,12 +254,12 @@ func TestRoles(t *testing.T) {
 
 	definer := age.New(path, age.Options{})
 	must.OK(t, definer.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
-	wantError(t, definer, d.Reference(), secrets.ErrLocked, "no identity")
+	storetest.Fails(t, definer, d.Reference(), secrets.ErrLocked, "no identity")
 	if _, err := os.Stat(filepath.Join(path, "identity.txt")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("another identity was made: %v", err)
 	}
 	must.OK(t, os.Remove(filepath.Join(path, "recipients.txt")))
-	wantValue(t, age.New(path, age.Options{Identity: elsewhere}), d.Reference())
+	storetest.Finds(t, age.New(path, age.Options{Identity: elsewhere}), d.Reference(), "confidential")
 
 	// Neither: the values must not become a mixture for two identities.
 	err := definer.Define(t.Context(), secrets.Document{UUID: uuid.New()})
@@ -284,7 +268,7 @@ func TestRoles(t *testing.T) {
 	}
 	// The recipients come back from the identity.
 	must.OK(t, age.New(path, age.Options{Identity: elsewhere}).Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
-	wantValue(t, age.New(path, age.Options{Identity: elsewhere}), d.Reference())
+	storetest.Finds(t, age.New(path, age.Options{Identity: elsewhere}), d.Reference(), "confidential")
 }
 
 func TestDamagedKeys(t *testing.T) {
@@ -295,9 +279,9 @@ func TestDamagedKeys(t *testing.T) {
 	if !errors.Is(err, secrets.ErrDamaged) || !strings.Contains(err.Error(), "recipients.txt") {
 		t.Error(err)
 	}
-	wantValue(t, age.New(path, age.Options{}), d.Reference()) // is still the old one
+	storetest.Finds(t, age.New(path, age.Options{}), d.Reference(), "confidential") // is still the old one
 	must.Write(t, filepath.Join(path, "identity.txt"), "confidential\n")
-	wantError(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrDamaged, "identity.txt")
+	storetest.Fails(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrDamaged, "identity.txt")
 	if _, err := age.New(path, age.Options{}).Lookup(t.Context(), d.Reference()); strings.Contains(err.Error(), "confidential") {
 		t.Errorf("the error says what is in the identity: %v", err)
 	}
@@ -310,17 +294,17 @@ func TestDamagedDocument(t *testing.T) {
 	damaged := uuid.New()
 	must.Write(t, filepath.Join(path, damaged.String()+".xml"), "<secret")
 	store := age.New(path, age.Options{})
-	wantValue(t, store, storetest.ByUsage("/x"))
-	wantError(t, store, storetest.ByUsage("/y"), secrets.ErrDamaged, damaged.String())
-	wantError(t, store, storetest.ByUUID(), secrets.ErrNotFound, "")
+	storetest.Finds(t, store, storetest.ByUsage("/x"), "confidential")
+	storetest.Fails(t, store, storetest.ByUsage("/y"), secrets.ErrDamaged, damaged.String())
+	storetest.Fails(t, store, storetest.ByUUID(), secrets.ErrNotFound, "")
 
 	// A document under another's name.
 	text, err := os.ReadFile(filepath.Join(path, d.UUID.String()+".xml"))
 	must.OK(t, err, os.WriteFile(filepath.Join(path, damaged.String()+".xml"), text, 0o600))
-	wantError(t, store, secrets.Reference{Type: secrets.Passphrase, UUID: damaged}, secrets.ErrDamaged, d.UUID.String())
+	storetest.Fails(t, store, secrets.Reference{Type: secrets.Passphrase, UUID: damaged}, secrets.ErrDamaged, d.UUID.String())
 	// To define it again mends it.
 	must.OK(t, store.Define(t.Context(), secrets.Document{UUID: damaged}))
-	wantError(t, store, secrets.Reference{Type: secrets.Passphrase, UUID: damaged}, secrets.ErrNoValue, "")
+	storetest.Fails(t, store, secrets.Reference{Type: secrets.Passphrase, UUID: damaged}, secrets.ErrNoValue, "")
 }
 
 // All damage to a value is noticed: a part of it, or another, is never returned.

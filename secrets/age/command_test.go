@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/internal/must"
+	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/age"
 )
@@ -149,7 +150,7 @@ func TestWeOpenAnIdentityThatTheCommandProtected(t *testing.T) {
 	terminal(t, command(t, "age", "--passphrase", "-o", identity, clear), "open sesame", "open sesame")
 	must.OK(t, os.Chmod(identity, 0o600))
 	answer, n := asked("open sesame")
-	wantValue(t, age.New(path, age.Options{Protect: true, Passphrase: answer}), d.Reference())
+	storetest.Finds(t, age.New(path, age.Options{Protect: true, Passphrase: answer}), d.Reference(), "confidential")
 	if *n != 1 {
 		t.Errorf("asked %d times", *n)
 	}

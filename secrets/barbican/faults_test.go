@@ -286,9 +286,7 @@ func TestLimits(t *testing.T) {
 	if err := store.Set(t.Context(), long.Reference(), none); err == nil || !strings.Contains(err.Error(), "empty") {
 		t.Error(err)
 	}
-	if _, err := store.Lookup(t.Context(), long.Reference()); !errors.Is(err, secrets.ErrNoValue) {
-		t.Error(err)
-	}
+	storetest.Fails(t, store, long.Reference(), secrets.ErrNoValue, "")
 }
 
 func TestCertificate(t *testing.T) {

@@ -78,13 +78,9 @@ func TestForeignDocument(t *testing.T) {
 	path := folder(t)
 	ref := storetest.ByUUID()
 	must.Write(t, filepath.Join(path, ref.UUID.String()+".xml"), []byte("<secret><uuid>"+uuid.NewString()+"</uuid></secret>"))
-	if _, err := dir.New(path).Lookup(t.Context(), ref); !errors.Is(err, secrets.ErrDamaged) {
-		t.Error(err)
-	}
+	storetest.Fails(t, dir.New(path), ref, secrets.ErrDamaged, "")
 	// Which usage it has is unknown, so nothing can be said of any.
-	if _, err := dir.New(path).Lookup(t.Context(), storetest.ByUsage("/x")); !errors.Is(err, secrets.ErrDamaged) {
-		t.Error(err)
-	}
+	storetest.Fails(t, dir.New(path), storetest.ByUsage("/x"), secrets.ErrDamaged, "")
 	d := secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageVolume, Usage: "/x"}
 	if err := dir.New(path).Define(t.Context(), d); !errors.Is(err, secrets.ErrDamaged) {
 		t.Error(err)

@@ -3,7 +3,6 @@ package exec_test
 import (
 	"bytes"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"os"
 	osexec "os/exec"
@@ -44,12 +43,8 @@ func TestClevis(t *testing.T) {
 		t.Errorf("another value was found, of %d bytes", secret.Len())
 	}
 	for ref, want := range map[secrets.Reference]error{storetest.ByUUID(): secrets.ErrNotFound, damaged: secrets.ErrUnreachable} {
-		if _, err := store.Lookup(t.Context(), ref); !errors.Is(err, want) {
-			t.Errorf("want %v, got %v", want, err)
-		}
+		storetest.Fails(t, store, ref, want, "")
 	}
 	tang.Stop()
-	if _, err := store.Lookup(t.Context(), ref); !errors.Is(err, secrets.ErrUnreachable) {
-		t.Errorf("with the server gone: %v", err)
-	}
+	storetest.Fails(t, store, ref, secrets.ErrUnreachable, "")
 }

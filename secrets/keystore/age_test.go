@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/internal/must"
+	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
 )
@@ -27,10 +28,7 @@ func TestAge(t *testing.T) {
 	d := secrets.Document{UUID: uuid.New()}
 	k := store.(secrets.Keeper)
 	must.OK(t, errors.Join(k.Define(t.Context(), d), k.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential")))))
-	found, err := k.Lookup(t.Context(), d.Reference())
-	if err != nil || !found.Equal(secrets.New([]byte("confidential"))) {
-		t.Fatal(err)
-	}
+	storetest.Finds(t, k, d.Reference(), "confidential")
 	identity, err := os.ReadFile(filepath.Join(top, "key"))
 	if err != nil || !strings.HasPrefix(string(identity), "AGE-SECRET-KEY-PQ-1") {
 		t.Errorf("no hybrid identity, error %v", err)
@@ -52,12 +50,7 @@ func TestAgePassphraseFile(t *testing.T) {
 	must.OK(t, errors.Join(k.Define(t.Context(), d), k.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential")))))
 	for _, wrong := range []string{"", "&passphrase-file=/nonexistent", "&passphrase-file=-"} {
 		store := must.Get(keystore.Open(uri+wrong, keystore.Options{}))(t)
-		if _, err := store.Lookup(t.Context(), d.Reference()); !errors.Is(err, secrets.ErrLocked) {
-			t.Errorf("%q: %v", wrong, err)
-		}
+		storetest.Fails(t, store, d.Reference(), secrets.ErrLocked, "")
 	}
-	found, err := k.Lookup(t.Context(), d.Reference())
-	if err != nil || !found.Equal(secrets.New([]byte("confidential"))) {
-		t.Fatal(err)
-	}
+	storetest.Finds(t, k, d.Reference(), "confidential")
 }

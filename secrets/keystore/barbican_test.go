@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/internal/must"
+	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/internal/testserver/barbicantest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
@@ -51,12 +52,8 @@ func TestBarbican(t *testing.T) {
 			t.Errorf("%s: %v, error %v", parameters, store, err)
 		}
 	}
-	if _, err := open(t, base+"?token-file="+token).Lookup(t.Context(), d.Reference()); !errors.Is(err, secrets.ErrUnreachable) || !strings.Contains(err.Error(), "certificate") {
-		t.Error(err)
-	}
-	if _, err := open(t, base+"?token-file=/nonexistent&ca-file="+ca).Lookup(t.Context(), d.Reference()); !errors.Is(err, secrets.ErrLocked) {
-		t.Error(err)
-	}
+	storetest.Fails(t, open(t, base+"?token-file="+token), d.Reference(), secrets.ErrUnreachable, "certificate")
+	storetest.Fails(t, open(t, base+"?token-file=/nonexistent&ca-file="+ca), d.Reference(), secrets.ErrLocked, "")
 	for _, parameters := range []string{
 		"?token=hunter2", "?password=hunter2", "?token-file=/x" + keystone, "?keystone=" + server.URL + "/v3", "?user=u&project=p",
 		"?application-credential=a&password-file=/x", "?password-file=/x", "?application-credential=a&user=u" + keystone,

@@ -24,9 +24,7 @@ func TestExec(t *testing.T) {
 	if err != nil || !secret.Equal(secrets.New([]byte("hi"))) || messages.String() != "for /x?\n" {
 		t.Error(secret, err, &messages)
 	}
-	if _, err := store.Lookup(t.Context(), storetest.ByUsage("/y")); !errors.Is(err, secrets.ErrNotFound) {
-		t.Error(err)
-	}
+	storetest.Fails(t, store, storetest.ByUsage("/y"), secrets.ErrNotFound, "")
 }
 
 func TestCredentials(t *testing.T) {

@@ -128,9 +128,7 @@ func TestFound(t *testing.T) {
 		}
 	}
 	server.Refuse = func(kmipgo.Operation, string) error { return kmipserver.ErrPermissionDenied }
-	if _, err := kmip.NewFinder(o, template(t, "id:"+byID)).Lookup(t.Context(), ref); !errors.Is(err, secrets.ErrDenied) {
-		t.Error(err)
-	}
+	storetest.Fails(t, kmip.NewFinder(o, template(t, "id:"+byID)), ref, secrets.ErrDenied, "")
 }
 
 func TestTemplates(t *testing.T) {

@@ -137,9 +137,7 @@ func testLife(t *testing.T, mine, others kmip.Options) {
 	store := kmip.New(mine)
 	d := secrets.Document{UUID: uuid.New(), Private: true, Description: "käse", UsageType: secrets.UsageVolume, Usage: "/images/ö & 1%"}
 	must.OK(t, store.Define(t.Context(), d))
-	if _, err := store.Lookup(t.Context(), d.Reference()); !errors.Is(err, secrets.ErrNoValue) {
-		t.Error(err)
-	}
+	storetest.Fails(t, store, d.Reference(), secrets.ErrNoValue, "")
 	random := make([]byte, 64)
 	_, _ = rand.Read(random) // never fails
 	random[0], random[1], random[63] = 0, 0xff, '\n'
@@ -156,16 +154,10 @@ func testLife(t *testing.T, mine, others kmip.Options) {
 	if err != nil || len(listed) != 1 || listed[0] != d {
 		t.Errorf("%+v, %v", listed, err)
 	}
-	if _, err := store.Lookup(t.Context(), secrets.Reference{Type: secrets.Ceph, UUID: d.UUID}); !errors.Is(err, secrets.ErrWrongType) {
-		t.Error(err)
-	}
-	if _, err := kmip.New(others).Lookup(t.Context(), d.Reference()); !errors.Is(err, secrets.ErrNotFound) {
-		t.Errorf("another client: %v", err)
-	}
+	storetest.Fails(t, store, secrets.Reference{Type: secrets.Ceph, UUID: d.UUID}, secrets.ErrWrongType, "")
+	storetest.Fails(t, kmip.New(others), d.Reference(), secrets.ErrNotFound, "")
 	must.OK(t, store.Remove(t.Context(), d.Reference()))
-	if _, err := store.Lookup(t.Context(), d.Reference()); !errors.Is(err, secrets.ErrNotFound) {
-		t.Error(err)
-	}
+	storetest.Fails(t, store, d.Reference(), secrets.ErrNotFound, "")
 }
 
 func TestCredentials(t *testing.T) {
@@ -224,14 +216,9 @@ func TestRevoked(t *testing.T) {
 			o.State = kmipgo.StateCompromised
 		}
 	})
-	if _, err := store.Lookup(t.Context(), d.Reference()); !errors.Is(err, secrets.ErrDenied) || !strings.Contains(err.Error(), "revoked") {
-		t.Error(err)
-	}
+	storetest.Fails(t, store, d.Reference(), secrets.ErrDenied, "revoked")
 	must.OK(t, store.Set(t.Context(), d.Reference(), secrets.New([]byte("another"))))
-	found, err := store.Lookup(t.Context(), d.Reference())
-	if err != nil || !found.Equal(secrets.New([]byte("another"))) {
-		t.Error(err)
-	}
+	storetest.Finds(t, store, d.Reference(), "another")
 	must.OK(t, store.Remove(t.Context(), d.Reference()))
 	server.Each(func(id string, o *kmiptest.Object) { t.Errorf("%s is left behind: %v", id, o.Attributes) })
 }
@@ -255,10 +242,7 @@ func TestTwoGenerations(t *testing.T) {
 		t.Error(err)
 	}
 	wantObjects(t, server, 3)
-	found, err := store.Lookup(t.Context(), d.Reference())
-	if err != nil || !found.Equal(secrets.New([]byte("new"))) {
-		t.Error(err)
-	}
+	storetest.Finds(t, store, d.Reference(), "new")
 	server.Refuse = nil
 	must.OK(t, store.Set(t.Context(), d.Reference(), secrets.New([]byte("newest"))))
 	wantObjects(t, server, 2)

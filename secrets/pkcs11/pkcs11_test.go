@@ -283,10 +283,7 @@ func TestKeys(t *testing.T) {
 	must.OK(t, store.Define(t.Context(), d), store.Set(t.Context(), d.Reference(), secret("sixteen bytes!!!")))
 	byID := c.options(t, ";id=kek%20id")
 	byID.Folder = o.Folder
-	found, err := open[*pkcs11.Wrapped](t, byID).Lookup(t.Context(), d.Reference())
-	if err != nil || !found.Equal(secret("sixteen bytes!!!")) {
-		t.Error(err)
-	}
+	storetest.Finds(t, open[*pkcs11.Wrapped](t, byID), d.Reference(), "sixteen bytes!!!")
 	for object, want := range map[string]error{"nobody": secrets.ErrUnreachable, "twin": secrets.ErrUnreachable} {
 		other := c.options(t, ";object="+object)
 		other.Folder = o.Folder
@@ -297,18 +294,14 @@ func TestKeys(t *testing.T) {
 	c.addKey(t, "other")
 	other := c.options(t, ";object=other")
 	other.Folder = o.Folder
-	if _, err := open[*pkcs11.Wrapped](t, other).Lookup(t.Context(), d.Reference()); !errors.Is(err, secrets.ErrDamaged) {
-		t.Error(err)
-	}
+	storetest.Fails(t, open[*pkcs11.Wrapped](t, other), d.Reference(), secrets.ErrDamaged, "")
 	o.Mechanism = pkcs11.AESKeyWrap
 	plain := open[*pkcs11.Wrapped](t, o)
 	if err := plain.Set(t.Context(), d.Reference(), secret("short")); err == nil || !strings.Contains(err.Error(), "aes-key-wrap-pad") {
 		t.Error(err)
 	}
 	must.OK(t, plain.Set(t.Context(), d.Reference(), secret("sixteen bytes!!!")))
-	if found, err = plain.Lookup(t.Context(), d.Reference()); err != nil || !found.Equal(secret("sixteen bytes!!!")) {
-		t.Error(err)
-	}
+	storetest.Finds(t, plain, d.Reference(), "sixteen bytes!!!")
 }
 
 func TestOptionsThatMakeNoSense(t *testing.T) {

@@ -143,9 +143,7 @@ func TestNotInMemory(t *testing.T) {
 	}
 	ref := storetest.ByUUID()
 	put(t, folder, vm1, ref, []byte("value"))
-	if _, err := s.Lookup(t.Context(), ref); !errors.Is(err, secrets.ErrDenied) {
-		t.Errorf("got %v", err)
-	}
+	storetest.Fails(t, s, ref, secrets.ErrDenied, "")
 }
 
 func TestNoVM(t *testing.T) {
