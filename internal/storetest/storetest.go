@@ -17,9 +17,8 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// Fixture is a store that is empty, and what the suite does to it behind its
-// back. The functions call t.Fatal where they fail. One that is nil says that the
-// store has no such thing; the tests of it are skipped.
+// Fixture is an empty store, and what the suite does to it by other means than its methods. The functions call t.Fatal
+// if they fail. The tests of one that is nil are skipped.
 type Fixture struct {
 	Store secrets.Store
 	// Put makes value the secret that ref names. It may be nil for a
@@ -27,12 +26,11 @@ type Fixture struct {
 	Put func(t *testing.T, ref secrets.Reference, value []byte)
 	// Deny makes the store refuse ref, which was Put before, to this caller.
 	Deny func(t *testing.T, ref secrets.Reference)
-	// Lock locks the store, so that somebody would have to open it.
+	// Lock locks the store, so that a look-up gets ErrLocked.
 	Lock func(t *testing.T)
-	// Break makes the store impossible to reach: nobody listens any more.
+	// Break makes the store unreachable.
 	Break func(t *testing.T)
-	// Hang makes whoever is asked accept and never answer. The store's own
-	// time-out must be a second at most.
+	// Hang makes the server accept connections and never answer. The store's own time-out must be a second at most.
 	Hang func(t *testing.T)
 	// Reopen returns the same place, as another process sees it.
 	Reopen func(t *testing.T) secrets.Store
@@ -40,11 +38,9 @@ type Fixture struct {
 	Damage func(t *testing.T, ref secrets.Reference)
 	// Reboot does to the store what a reboot of the host does.
 	Reboot func(t *testing.T)
-	// Holds tells which references the place can hold; nil for all that a
-	// Document can have, and where there is a Put, for all.
+	// Holds reports whether the store can hold a reference; nil for all that a Document can have, and with Put for all.
 	Holds func(ref secrets.Reference) bool
-	// NoLocks: two who define the same usage at the same moment may both
-	// succeed, as the place cannot keep one waiting.
+	// NoLocks: two callers that define the same usage at the same moment may both succeed.
 	NoLocks bool
 	// Persistent: the store refuses ephemeral secrets, as it outlives a reboot.
 	Persistent bool

@@ -86,8 +86,7 @@ func isLoopback(host string) bool {
 // String returns "barbican+" and the URL.
 func (s *Store) String() string { return "barbican+" + s.base.String() }
 
-// with runs f with a connection. Somebody else may change the project at any
-// moment: f begins again where it has seen that.
+// with runs f with a connection, and again if f returns errChanged: other clients may change the project at any moment.
 func (s *Store) with(ctx context.Context, ref secrets.Reference, f func(context.Context, *client) error) error {
 	err := storecall.Bounded(ctx, s.options.Timeout, "the server", func(ctx context.Context) error {
 		c, err := connect(ctx, s.base, s.options)

@@ -129,7 +129,7 @@ func (s *Store) Define(ctx context.Context, d secrets.Document) error {
 		if d.Ephemeral {
 			return fmt.Errorf("%w: keep it in dir: on a tmpfs", secrets.ErrPersistent)
 		}
-		all, err := list(c) // what is damaged is mended by being defined again
+		all, err := list(c) // what is damaged is fixed by being defined again
 		if err != nil {
 			return err
 		}
