@@ -9,7 +9,6 @@ import (
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/document"
 )
 
 // TestDocumentsAndLibvirt: libvirt and luksplug write the same documents, and refuse the same changes.
@@ -19,7 +18,7 @@ func TestDocumentsAndLibvirt(t *testing.T) {
 	l := peer.Libvirtd(t)
 	virsh := func(ctx context.Context, args ...string) result { return run(ctx, t, l.VirshCommand(ctx, args...)) }
 	define := func(d secrets.Document) result {
-		return virsh(ctx, "secret-define", writeFile(t, "secret.xml", string(document.Format(d))))
+		return virsh(ctx, "secret-define", writeFile(t, "secret.xml", string(d.XML())))
 	}
 	var all []secrets.Document
 	for _, u := range []secrets.UsageType{secrets.UsageVolume, secrets.UsageCeph, secrets.UsageISCSI, secrets.UsageTLS, secrets.UsageVTPM} {
@@ -32,10 +31,10 @@ func TestDocumentsAndLibvirt(t *testing.T) {
 	for _, d := range all {
 		define(d).want(t, 0)
 		theirs := virsh(ctx, "secret-dumpxml", d.UUID.String()).want(t, 0).stdout
-		if ours := string(document.Format(d)); strings.TrimSpace(theirs) != strings.TrimSpace(ours) {
+		if ours := string(d.XML()); strings.TrimSpace(theirs) != strings.TrimSpace(ours) {
 			t.Errorf("libvirt writes\n%s\nand luksplug\n%s", theirs, ours)
 		}
-		if read, err := document.Parse([]byte(theirs)); err != nil || read != d {
+		if read, err := secrets.ParseDocument([]byte(theirs)); err != nil || read != d {
 			t.Errorf("%s\nis read as %+v, %v", theirs, read, err)
 		}
 	}

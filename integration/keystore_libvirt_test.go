@@ -20,7 +20,6 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/document"
 	"github.com/luksplug/luksplug/secrets/libvirtstore"
 )
 
@@ -43,7 +42,7 @@ func (k *libvirtKeys) define(t *testing.T, d secrets.Document, value []byte) {
 	t.Helper()
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	secret, err := k.l.SecretDefineXML(string(document.Format(d)), 0)
+	secret, err := k.l.SecretDefineXML(string(d.XML()), 0)
 	if err == nil && value != nil {
 		err = k.l.SecretSetValue(secret, value, 0)
 	}

@@ -26,7 +26,7 @@
 // type, and either a uuid or a usage. It holds no secret and may be printed.
 //
 // A [Document] is what a <secret> document says: all that is known of a secret
-// but its value. Package secrets/document reads and writes the XML.
+// but its value; [ParseDocument] and [Document.XML] read and write it.
 //
 // A [Store] looks up secrets by reference; a [Lister] lists its secrets, and a
 // [Keeper] can be changed. Each kind of store has a package of its own

@@ -47,7 +47,7 @@ func (u UsageType) Type() Type {
 
 // Document is all that a <secret> document says: everything about a secret but
 // its value. It holds nothing secret and may be printed. It is comparable.
-// Package secrets/document reads and writes it as XML.
+// [ParseDocument] and [Document.XML] read and write it.
 type Document struct {
 	// UUID is the secret's identity. It is the zero UUID only for what was put
 	// into a store by hand under a usage.

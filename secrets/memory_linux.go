@@ -19,8 +19,7 @@ func allocate(n int) (memory []byte, release func()) {
 	process.hold()
 	memory, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
-		// No pages to be had (RLIMIT_AS): a secret on the heap is better
-		// than none.
+		// RLIMIT_AS: fall back to the heap.
 		return make([]byte, n), process.letGo
 	}
 	// All three are best effort: a kernel or a limit that refuses them makes

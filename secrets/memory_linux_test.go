@@ -12,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // mappingOf returns the entry of the mapping that holds p in /proc/self/smaps.
@@ -48,17 +50,12 @@ func TestMemoryIsLockedAndNotDumped(t *testing.T) {
 		}
 		return nil
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, err)
 }
 
 func dumpable(t *testing.T) int {
 	t.Helper()
-	n, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	n := must.Get(unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0))(t)
 	return n
 }
 

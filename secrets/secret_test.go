@@ -17,16 +17,9 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
-)
 
-func reveal(t *testing.T, s *Secret) string {
-	t.Helper()
-	var out string
-	if err := s.Use(func(v []byte) error { out = string(v); return nil }); err != nil {
-		t.Fatal(err)
-	}
-	return out
-}
+	"github.com/luksplug/luksplug/internal/must"
+)
 
 func TestNewTakesTheOnlyCopy(t *testing.T) {
 	t.Parallel()
@@ -35,7 +28,7 @@ func TestNewTakesTheOnlyCopy(t *testing.T) {
 	if !bytes.Equal(value, make([]byte, len(value))) {
 		t.Errorf("the given slice still holds %q", value)
 	}
-	if got := reveal(t, s); got != "hunter2\x00\xff\n" || s.Len() != len(value) {
+	if got := string(must.Use(t, s)); got != "hunter2\x00\xff\n" || s.Len() != len(value) {
 		t.Errorf("%q, %d", got, s.Len())
 	}
 }
@@ -43,7 +36,7 @@ func TestNewTakesTheOnlyCopy(t *testing.T) {
 func TestEmpty(t *testing.T) {
 	t.Parallel()
 	s := New(nil)
-	if got := reveal(t, s); got != "" || s.Len() != 0 || !s.Equal(New([]byte{})) {
+	if got := string(must.Use(t, s)); got != "" || s.Len() != 0 || !s.Equal(New([]byte{})) {
 		t.Errorf("%q, %d", got, s.Len())
 	}
 	s.Wipe()
@@ -67,7 +60,7 @@ func TestAppendToTheBytesDoesNotReachTheSecret(t *testing.T) {
 		_ = short
 		return nil
 	})
-	if got := reveal(t, s); err != nil || got != "ab" {
+	if got := string(must.Use(t, s)); err != nil || got != "ab" {
 		t.Errorf("%q %v", got, err)
 	}
 }
@@ -253,11 +246,8 @@ func TestRead(t *testing.T) {
 			"whole": strings.NewReader(want), "by bytes": iotest.OneByteReader(strings.NewReader(want)),
 			"data with EOF": iotest.DataErrReader(strings.NewReader(want)),
 		} {
-			s, err := Read(r)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := reveal(t, s); got != want {
+			s := must.Get(Read(r))(t)
+			if got := string(must.Use(t, s)); got != want {
 				t.Errorf("%s: %d bytes came back as %d", name, n, len(got))
 			}
 		}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // fixed is a store that gives one answer to everything.
@@ -60,7 +62,7 @@ func TestChain(t *testing.T) {
 			t.Errorf("asked %q, want %q", got, test.asked)
 		}
 		if test.err == nil {
-			if err != nil || reveal(t, secret) != "yes" {
+			if err != nil || string(must.Use(t, secret)) != "yes" {
 				t.Errorf("%v, %v", secret, err)
 			}
 			continue

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/document"
 	"github.com/luksplug/luksplug/secrets/vmkeys"
 )
 
@@ -35,7 +34,7 @@ func runSecretDefine(ctx context.Context, a *app, path string) error {
 	if err != nil {
 		return &usageError{fmt.Errorf("read the <secret> document: %w", err)}
 	}
-	d, err := document.Parse(text)
+	d, err := secrets.ParseDocument(text)
 	if err != nil {
 		return err
 	}

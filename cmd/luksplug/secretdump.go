@@ -4,8 +4,6 @@ import (
 	"context"
 
 	"github.com/spf13/cobra"
-
-	"github.com/luksplug/luksplug/secrets/document"
 )
 
 func newSecretDump(a *app) *cobra.Command {
@@ -17,7 +15,7 @@ func newSecretDump(a *app) *cobra.Command {
 		Args:    arguments("SECRET"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withSecret(cmd.Context(), a, args[0], func(_ context.Context, f found) error {
-				return a.show(string(document.Format(f.document)), secretToJSON(f))
+				return a.show(string(f.document.XML()), secretToJSON(f))
 			})
 		},
 	}

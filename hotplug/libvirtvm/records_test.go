@@ -293,24 +293,25 @@ func TestPoolsThatAreKnown(t *testing.T) {
 func TestRecordStays(t *testing.T) {
 	t.Parallel()
 	for name, failed := range map[string]error{
-		"refused":     &hotplug.PreflightError{Target: "sdb", Cause: hotplug.ErrImageInUse, Reason: "the image is in use"},
-		"rolled back": &hotplug.RolledBackError{Target: "sdb", Err: errors.New("QEMU has refused it")},
-		"left behind": &hotplug.LeftBehindError{Target: "sdb", Left: []string{"node luksplug-sdb-luks"}, Err: errors.New("QEMU has refused it")},
+		"refused":     &hotplug.PreflightError{Target: "sda", Cause: hotplug.ErrImageInUse, Reason: "the image is in use"},
+		"rolled back": &hotplug.RolledBackError{Target: "sda", Err: errors.New("QEMU has refused it")},
+		"left behind": &hotplug.LeftBehindError{Target: "sda", Left: []string{"node luksplug-sda-luks"}, Err: errors.New("QEMU has refused it")},
 	} {
-		r := &recorder{at: &memory{broken: Live}, written: []Scope{Live}}
-		r.disk.Target = "sdb"
-		r.at.(*memory).documents = newMemory(t).documents
-		must(t, r.at.(*memory).put(t, "sdb"))
-		err := r.undoAfter(t.Context(), failed)
+		m := newMemory(t)
+		r := recorderOf(t, m, parsed(t, "sda", "scsi", ""), AttachOptions{})
+		if err := r.undoAfter(t.Context(), failed); err != failed {
+			t.Errorf("%s, and nothing is recorded: %v", name, err)
+		}
+		_, err := r.before(t.Context(), prepared)
+		must(t, err)
+		m.broken = Live
+		err = r.undoAfter(t.Context(), failed)
 		var left *hotplug.LeftBehindError
-		if !errors.As(err, &left) || !errors.Is(err, errBroken) || left.Left[len(left.Left)-1] != "the record of disk sdb in the domain's metadata" {
+		if !errors.As(err, &left) || !errors.Is(err, errBroken) || left.Left[len(left.Left)-1] != "the record of disk sda in the domain's metadata" {
 			t.Errorf("%s: got %v", name, err)
 		}
 		if was := (*hotplug.LeftBehindError)(nil); errors.As(failed, &was) && (left == nil || len(left.Left) != 1+len(was.Left)) {
 			t.Errorf("%s: got %v", name, err)
-		}
-		if err := (&recorder{at: newMemory(t)}).undoAfter(t.Context(), failed); err != failed {
-			t.Errorf("%s, and nothing to undo: %v", name, err)
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -29,18 +30,14 @@ func full() secrets.Document {
 
 func define(t *testing.T, k secrets.Keeper, d secrets.Document) {
 	t.Helper()
-	if err := k.Define(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, k.Define(t.Context(), d))
 }
 
 func set(t *testing.T, k secrets.Keeper, ref secrets.Reference, value string) {
 	t.Helper()
 	secret := secrets.New([]byte(value))
 	defer secret.Wipe()
-	if err := k.Set(t.Context(), ref, secret); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, k.Set(t.Context(), ref, secret))
 	if secret.Len() != len(value) {
 		t.Error("Set has wiped the caller's secret")
 	}
@@ -49,10 +46,7 @@ func set(t *testing.T, k secrets.Keeper, ref secrets.Reference, value string) {
 // wantList checks what a store lists.
 func wantList(t *testing.T, store secrets.Store, want ...secrets.Document) {
 	t.Helper()
-	got, err := store.(secrets.Lister).List(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	got := must.Get(store.(secrets.Lister).List(t.Context()))(t)
 	order := func(a, b secrets.Document) int { return strings.Compare(a.UUID.String(), b.UUID.String()) }
 	slices.SortFunc(got, order)
 	want = slices.SortedFunc(slices.Values(want), order)
@@ -84,9 +78,7 @@ func testDocuments(t *testing.T, f Fixture) {
 	for _, d := range all {
 		byUsage := secrets.Reference{Type: d.UsageType.Type(), Usage: d.Usage}
 		for _, ref := range []secrets.Reference{d.Reference(), byUsage} {
-			if got := string(lookup(t, f.Store, ref)); got != string(d.UsageType) {
-				t.Errorf("%s %s: found the secret of %s", d.UsageType, ref, got)
-			}
+			Finds(t, f.Store, ref, string(d.UsageType))
 		}
 	}
 }
@@ -99,9 +91,7 @@ func testRedefine(t *testing.T, f Fixture) {
 	d.Description = "another"
 	define(t, keeper(f), d)
 	wantList(t, f.Store, d)
-	if got := string(lookup(t, f.Store, d.Reference())); got != "confidential" {
-		t.Errorf("defining again changed the value: %q", got)
-	}
+	Finds(t, f.Store, d.Reference(), "confidential")
 }
 
 func testConflicts(t *testing.T, f Fixture) {
@@ -155,9 +145,7 @@ func testSetAgain(t *testing.T, f Fixture) {
 		for _, ref := range []secrets.Reference{d.Reference(), ByUsage(d.Usage)} {
 			set(t, keeper(f), ref, value)
 			for _, found := range []secrets.Reference{d.Reference(), ByUsage(d.Usage)} {
-				if got := string(lookup(t, f.Store, found)); got != value {
-					t.Errorf("set %q by %s, found %q by %s", value, ref, got, found)
-				}
+				Finds(t, f.Store, found, value)
 			}
 		}
 	}
@@ -175,15 +163,11 @@ func testWrongType(t *testing.T, f Fixture) {
 		check(t, f.Store, ref, keeper(f).Remove(t.Context(), ref), secrets.ErrWrongType)
 		expect(t, f.Store, secrets.Reference{Type: wrong, Usage: d.Usage}, secrets.ErrNotFound)
 	}
-	if got := string(lookup(t, f.Store, d.Reference())); got != "confidential" {
-		t.Errorf("found %q", got)
-	}
+	Finds(t, f.Store, d.Reference(), "confidential")
 	anything := secrets.Document{UUID: uuid.New()}
 	define(t, keeper(f), anything)
 	set(t, keeper(f), anything.Reference(), "without a usage")
-	if got := string(lookup(t, f.Store, secrets.Reference{Type: secrets.Ceph, UUID: anything.UUID})); got != "without a usage" {
-		t.Errorf("a secret without a usage is not found by another type: %q", got)
-	}
+	Finds(t, f.Store, secrets.Reference{Type: secrets.Ceph, UUID: anything.UUID}, "without a usage")
 }
 
 func testRemove(t *testing.T, f Fixture) {
@@ -195,9 +179,7 @@ func testRemove(t *testing.T, f Fixture) {
 		}
 	}
 	for _, ref := range []secrets.Reference{byUUID.Reference(), ByUsage(byUsage.Usage), empty.Reference()} {
-		if err := keeper(f).Remove(t.Context(), ref); err != nil {
-			t.Fatal(err)
-		}
+		must.OK(t, keeper(f).Remove(t.Context(), ref))
 		expect(t, f.Store, ref, secrets.ErrNotFound)
 		check(t, f.Store, ref, keeper(f).Remove(t.Context(), ref), secrets.ErrNotFound)
 	}
@@ -223,9 +205,7 @@ func testEphemeral(t *testing.T, f Fixture) {
 	define(t, keeper(f), d)
 	set(t, keeper(f), d.Reference(), "confidential")
 	wantList(t, f.Store, d, lasting)
-	if got := string(lookup(t, f.Store, d.Reference())); got != "confidential" {
-		t.Errorf("found %q", got)
-	}
+	Finds(t, f.Store, d.Reference(), "confidential")
 	if f.Reboot == nil {
 		return // all of the store ends with the host's memory
 	}
@@ -242,12 +222,8 @@ func testLasting(t *testing.T, f Fixture) {
 	set(t, keeper(f), d.Reference(), "confidential")
 	other := f.Reopen(t)
 	wantList(t, other, d)
-	if got := string(lookup(t, other, d.Reference())); got != "confidential" {
-		t.Errorf("found %q", got)
-	}
-	if err := other.(secrets.Keeper).Remove(t.Context(), d.Reference()); err != nil {
-		t.Fatal(err)
-	}
+	Finds(t, other, d.Reference(), "confidential")
+	must.OK(t, other.(secrets.Keeper).Remove(t.Context(), d.Reference()))
 	expect(t, f.Store, d.Reference(), secrets.ErrNotFound)
 }
 

@@ -13,12 +13,12 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// Fixture is a store that is empty, and what the suite does to it behind its
-// back. The functions call t.Fatal where they fail. One that is nil says that the
-// store has no such thing; the tests of it are skipped.
+// Fixture is an empty store, and what the suite does to it by other means than its methods. The functions call t.Fatal
+// if they fail. The tests of one that is nil are skipped.
 type Fixture struct {
 	Store secrets.Store
 	// Put makes value the secret that ref names. It may be nil for a
@@ -26,12 +26,11 @@ type Fixture struct {
 	Put func(t *testing.T, ref secrets.Reference, value []byte)
 	// Deny makes the store refuse ref, which was Put before, to this caller.
 	Deny func(t *testing.T, ref secrets.Reference)
-	// Lock locks the store, so that somebody would have to open it.
+	// Lock locks the store, so that a look-up gets ErrLocked.
 	Lock func(t *testing.T)
-	// Break makes the store impossible to reach: nobody listens any more.
+	// Break makes the store unreachable.
 	Break func(t *testing.T)
-	// Hang makes whoever is asked accept and never answer. The store's own
-	// time-out must be a second at most.
+	// Hang makes the server accept connections and never answer. The store's own time-out must be a second at most.
 	Hang func(t *testing.T)
 	// Reopen returns the same place, as another process sees it.
 	Reopen func(t *testing.T) secrets.Store
@@ -39,11 +38,9 @@ type Fixture struct {
 	Damage func(t *testing.T, ref secrets.Reference)
 	// Reboot does to the store what a reboot of the host does.
 	Reboot func(t *testing.T)
-	// Holds tells which references the place can hold; nil for all that a
-	// Document can have, and where there is a Put, for all.
+	// Holds reports whether the store can hold a reference; nil for all that a Document can have, and with Put for all.
 	Holds func(ref secrets.Reference) bool
-	// NoLocks: two who define the same usage at the same moment may both
-	// succeed, as the place cannot keep one waiting.
+	// NoLocks: two callers that define the same usage at the same moment may both succeed.
 	NoLocks bool
 	// Persistent: the store refuses ephemeral secrets, as it outlives a reboot.
 	Persistent bool
@@ -108,14 +105,10 @@ func (f *Fixture) put(t *testing.T, ref secrets.Reference, value []byte) {
 		t.Fatal("the fixture needs a Put: its store cannot be changed")
 	}
 	d := document(ref)
-	if err := keeper.Define(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, keeper.Define(t.Context(), d))
 	secret := secrets.New(value)
 	defer secret.Wipe()
-	if err := keeper.Set(t.Context(), ref, secret); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, keeper.Set(t.Context(), ref, secret))
 }
 
 // holds reports whether the place can hold what ref names.
@@ -273,9 +266,7 @@ func testDamaged(t *testing.T, f Fixture) {
 	f.put(t, other, []byte("another"))
 	f.Damage(t, ref)
 	expect(t, f.Store, ref, secrets.ErrDamaged)
-	if got := string(lookup(t, f.Store, other)); got != "another" {
-		t.Errorf("found %q", got)
-	}
+	Finds(t, f.Store, other, "another")
 	lister, ok := f.Store.(secrets.Lister)
 	if !ok {
 		return
@@ -306,14 +297,9 @@ func testCancelled(t *testing.T, f Fixture) {
 func testOwnership(t *testing.T, f Fixture) {
 	ref := ByUUID()
 	f.put(t, ref, []byte("confidential"))
-	first, err := f.Store.Lookup(t.Context(), ref)
-	if err != nil {
-		t.Fatal(err)
-	}
+	first := must.Get(f.Store.Lookup(t.Context(), ref))(t)
 	first.Wipe()
-	if got := lookup(t, f.Store, ref); string(got) != "confidential" {
-		t.Errorf("wiping one answer changed the next: %q", got)
-	}
+	Finds(t, f.Store, ref, "confidential")
 }
 
 func testConcurrent(t *testing.T, f Fixture) {
@@ -356,16 +342,26 @@ func testName(t *testing.T, f Fixture) {
 // lookup returns a copy of the secret's bytes.
 func lookup(t *testing.T, store secrets.Store, ref secrets.Reference) []byte {
 	t.Helper()
-	secret, err := store.Lookup(t.Context(), ref)
-	if err != nil {
-		t.Fatal(err)
-	}
+	secret := must.Get(store.Lookup(t.Context(), ref))(t)
 	defer secret.Wipe()
-	var value []byte
-	if err := secret.Use(func(v []byte) error { value = bytes.Clone(v); return nil }); err != nil {
-		t.Fatal(err)
+	return must.Use(t, secret)
+}
+
+// Finds checks that the store finds the value.
+func Finds(t *testing.T, store secrets.Store, ref secrets.Reference, value string) {
+	t.Helper()
+	if got := string(lookup(t, store, ref)); got != value {
+		t.Errorf("%s %s: found %q, want %q", ref.Type, ref, got, value)
 	}
-	return value
+}
+
+// Fails checks that the store finds nothing, with an error that wraps want and says text.
+func Fails(t *testing.T, store secrets.Store, ref secrets.Reference, want error, text string) {
+	t.Helper()
+	found, err := store.Lookup(t.Context(), ref)
+	if found != nil || !errors.Is(err, want) || !strings.Contains(err.Error(), text) {
+		t.Errorf("%s %s: got %v, want %v with %q", ref.Type, ref, err, want, text)
+	}
 }
 
 // expect checks that a look-up fails as it should: with want and none of the

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -127,15 +128,10 @@ func fixture(*testing.T) storetest.Fixture {
 				d = secrets.Document{UUID: uuid.New(), Usage: ref.Usage, UsageType: ref.Type.UsageType()}
 			}
 			m.documents = append(m.documents, d)
-			if err := k.Set(t.Context(), ref, secrets.New(value)); err != nil {
-				t.Fatal(err)
-			}
+			must.OK(t, k.Set(t.Context(), ref, secrets.New(value)))
 		},
 		Deny: func(t *testing.T, ref secrets.Reference) {
-			d, err := secrets.Find(m.documents, ref)
-			if err != nil {
-				t.Fatal(err)
-			}
+			d := must.Get(secrets.Find(m.documents, ref))(t)
 			m.denied[d.UUID] = true
 		},
 		Lock:  func(*testing.T) { m.broken = secrets.ErrLocked },

@@ -37,7 +37,7 @@ var reference = strings.Fields("Reference ParseUUID Type Passphrase ISCSI Ceph T
 var promised = strings.Fields(`
 	hotplug hotplug/libvirtvm hotplug/hook hotplug/coldstart
 	blockgraph blockgraph/diskxml blockgraph/render
-	secrets secrets/keystore secrets/luks
+	secrets secrets/keystore secrets/luks secrets/masterkey
 	secrets/age secrets/barbican secrets/credentials secrets/dir secrets/exec secrets/keyring secrets/kmip
 	secrets/libvirtstore secrets/passphrase secrets/pkcs11 secrets/vmkeys
 	qmp qmp/qmplibvirt qmp/goqemu`)

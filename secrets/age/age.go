@@ -12,13 +12,13 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/document"
 	"github.com/luksplug/luksplug/secrets/internal/privdir"
+	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
 // The ends of the names of a secret's files.
 const (
-	documentSuffix = ".xml"
+	documentSuffix = privdir.DocumentSuffix
 	valueSuffix    = ".age"
 )
 
@@ -62,10 +62,7 @@ func (s *Store) String() string { return "age:" + (&url.URL{Path: s.path}).Escap
 // directory with unsafe permissions.
 func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	value, err := s.lookup(ctx, ref)
-	if err != nil {
-		return nil, s.fail(ref, err)
-	}
-	return value, nil
+	return value, storecall.Fail(s, ref, err)
 }
 
 func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
@@ -99,33 +96,32 @@ func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 
 // List implements [secrets.Lister]. It needs no identity.
 func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
+	documents, err := s.list(ctx)
+	return documents, storecall.Fail(s, secrets.Reference{}, err)
+}
+
+func (s *Store) list(ctx context.Context) ([]secrets.Document, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, s.fail(secrets.Reference{}, err)
+		return nil, err
 	}
 	f, err := s.open()
 	if err != nil {
-		return nil, s.fail(secrets.Reference{}, err)
+		return nil, err
 	}
 	defer f.Close()
 	documents, unread, err := list(f)
-	if err = errors.Join(err, unread); err != nil {
-		err = s.fail(secrets.Reference{}, err)
-	}
-	return documents, err
+	return documents, errors.Join(err, unread)
 }
 
 // Define implements [secrets.Keeper]. An ephemeral secret is taken where the
 // directory is in memory.
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
-	return s.fail(d.Reference(), s.define(ctx, d))
+	return storecall.Fail(s, d.Reference(), s.define(ctx, d))
 }
 
 func (s *Store) define(ctx context.Context, d secrets.Document) error {
-	if err := errors.Join(ctx.Err(), d.Validate()); err != nil {
+	if err := errors.Join(ctx.Err(), storecall.Definable(d)); err != nil {
 		return err
-	}
-	if d.UUID == uuid.Nil {
-		return fmt.Errorf("%w: it has no uuid", secrets.ErrInvalidDocument)
 	}
 	f, err := privdir.Make(s.path)
 	if err != nil {
@@ -148,13 +144,13 @@ func (s *Store) define(ctx context.Context, d secrets.Document) error {
 		if _, err := s.recipients(ctx, f, w); err != nil {
 			return err
 		}
-		return w.Write(d.UUID.String()+documentSuffix, document.Format(d))
+		return w.Write(d.UUID.String()+documentSuffix, d.XML())
 	})
 }
 
 // Set implements [secrets.Keeper]. It needs the recipients only.
 func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.Secret) error {
-	return s.fail(ref, s.change(ctx, ref, func(f *privdir.Dir, w *privdir.Writer, d secrets.Document) error {
+	return storecall.Fail(s, ref, s.change(ctx, ref, func(f *privdir.Dir, w *privdir.Writer, d secrets.Document) error {
 		recipients, err := s.recipients(ctx, f, w)
 		if err != nil {
 			return err
@@ -169,7 +165,7 @@ func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.S
 
 // Remove implements [secrets.Keeper].
 func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
-	return s.fail(ref, s.change(ctx, ref, func(_ *privdir.Dir, w *privdir.Writer, d secrets.Document) error {
+	return storecall.Fail(s, ref, s.change(ctx, ref, func(_ *privdir.Dir, w *privdir.Writer, d secrets.Document) error {
 		if err := w.Remove(d.UUID.String() + valueSuffix); err != nil {
 			return err
 		}
@@ -211,13 +207,6 @@ func (s *Store) open() (*privdir.Dir, error) {
 		err = fmt.Errorf("%w; the first secret that is defined makes it", err)
 	}
 	return f, err
-}
-
-func (s *Store) fail(ref secrets.Reference, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
 }
 
 // find returns the document of the secret that ref names. One that cannot be
@@ -279,33 +268,14 @@ func idOf(name string) (uuid.UUID, bool) {
 
 // read returns the document of one secret.
 func read(f *privdir.Dir, id uuid.UUID) (secrets.Document, error) {
-	name := id.String() + documentSuffix
-	content, err := f.Read(name)
+	d, err := f.Document(id)
 	if errors.Is(err, secrets.ErrNotFound) {
 		// A value that was put there by hand is one without usage.
 		if has, hasErr := f.Has(id.String() + valueSuffix); has || hasErr != nil {
 			return secrets.Document{UUID: id}, hasErr
 		}
 	}
-	if err != nil {
-		return secrets.Document{}, err
-	}
-	defer content.Wipe()
-	var d secrets.Document
-	err = content.Use(func(text []byte) error {
-		var err error
-		d, err = document.Parse(text)
-		return err
-	})
-	switch {
-	case err != nil:
-		// Not wrapped: that it is no document is all that the caller may
-		// ask for.
-		return d, fmt.Errorf("%w: file %s: %s", secrets.ErrDamaged, name, err.Error())
-	case d.UUID != id:
-		return d, fmt.Errorf("%w: file %s is the document of another secret, %s", secrets.ErrDamaged, name, d.UUID)
-	}
-	return d, nil
+	return d, err
 }
 
 // decrypt returns the value that is in the file name.

@@ -14,6 +14,7 @@ import (
 	fage "filippo.io/age"
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/age"
@@ -57,44 +58,32 @@ func asked(passphrase string) (func(context.Context, string) (*secrets.Secret, e
 
 const cheap = 4 // scrypt's work factor in tests
 
-func check(t *testing.T, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // strangers encrypts a value to somebody else.
 func strangers(t *testing.T, path string) {
 	t.Helper()
-	other, err := fage.GenerateX25519Identity()
-	check(t, err)
+	other := must.Get(fage.GenerateX25519Identity())(t)
 	var out bytes.Buffer
-	w, err := fage.Encrypt(&out, other.Recipient())
-	check(t, err)
-	_, err = w.Write([]byte("confidential"))
-	check(t, err, w.Close(), os.WriteFile(path, out.Bytes(), 0o600))
+	w := must.Get(fage.Encrypt(&out, other.Recipient()))(t)
+	_, err := w.Write([]byte("confidential"))
+	must.OK(t, err, w.Close(), os.WriteFile(path, out.Bytes(), 0o600))
 }
 
 // fixture returns the suite's view of a directory.
 func fixture(t *testing.T, path string, o age.Options) storetest.Fixture {
 	store := age.New(path, o)
 	value := func(t *testing.T, ref secrets.Reference) string {
-		documents, err := store.List(t.Context())
-		check(t, err)
-		d, err := secrets.Find(documents, ref)
-		check(t, err)
+		documents := must.Get(store.List(t.Context()))(t)
+		d := must.Get(secrets.Find(documents, ref))(t)
 		return filepath.Join(path, d.UUID.String()+".age")
 	}
 	return storetest.Fixture{
 		Store: store,
 		Deny:  func(t *testing.T, ref secrets.Reference) { strangers(t, value(t, ref)) },
-		Break: func(t *testing.T) { check(t, os.RemoveAll(path), os.WriteFile(path, nil, 0o600)) },
+		Break: func(t *testing.T) { must.OK(t, os.RemoveAll(path), os.WriteFile(path, nil, 0o600)) },
 		Damage: func(t *testing.T, ref secrets.Reference) {
 			name := value(t, ref)
-			data, err := os.ReadFile(name)
-			check(t, err)
-			check(t, os.WriteFile(name, data[:len(data)-1], 0o600),
+			data := must.Get(os.ReadFile(name))(t)
+			must.OK(t, os.WriteFile(name, data[:len(data)-1], 0o600),
 				os.WriteFile(strings.TrimSuffix(name, ".age")+".xml", []byte("<secret>"), 0o600))
 		},
 		Reopen:     func(*testing.T) secrets.Store { return age.New(path, o) },
@@ -126,7 +115,7 @@ func TestStore(t *testing.T) {
 			storetest.Run(t, func(t *testing.T) storetest.Fixture {
 				path := folder(t)
 				o := options(t)
-				check(t, os.Mkdir(path, 0o700)) // or listing the empty store is an error
+				must.OK(t, os.Mkdir(path, 0o700)) // or listing the empty store is an error
 				return fixture(t, path, o)
 			})
 		})
@@ -139,45 +128,27 @@ func filled(t *testing.T, o age.Options) (path string, d secrets.Document) {
 	path = folder(t)
 	d = secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageVolume, Usage: "/x"}
 	store := age.New(path, o)
-	check(t, store.Define(t.Context(), d), store.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
+	must.OK(t, store.Define(t.Context(), d), store.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
 	return path, d
-}
-
-func wantValue(t *testing.T, store secrets.Store, ref secrets.Reference) {
-	t.Helper()
-	found, err := store.Lookup(t.Context(), ref)
-	check(t, err)
-	if !found.Equal(secrets.New([]byte("confidential"))) {
-		t.Errorf("another value was found, of %d bytes", found.Len())
-	}
-}
-
-func wantError(t *testing.T, store secrets.Store, ref secrets.Reference, want error, text string) {
-	t.Helper()
-	found, err := store.Lookup(t.Context(), ref)
-	if found != nil || !errors.Is(err, want) || !strings.Contains(err.Error(), text) {
-		t.Errorf("got %v, want %v with %q", err, want, text)
-	}
 }
 
 func TestFilesAreClosedToOthers(t *testing.T) {
 	t.Parallel()
 	path, d := filled(t, age.Options{})
 	for _, name := range []string{"", "identity.txt", "recipients.txt", d.UUID.String() + ".age", d.UUID.String() + ".xml"} {
-		info, err := os.Stat(filepath.Join(path, name))
-		check(t, err)
+		info := must.Get(os.Stat(filepath.Join(path, name)))(t)
 		if info.Mode().Perm()&0o077 != 0 {
 			t.Errorf("%q has mode %v", name, info.Mode())
 		}
 	}
-	check(t, os.Chmod(filepath.Join(path, "identity.txt"), 0o644))
-	wantError(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrDenied, "identity.txt")
+	must.OK(t, os.Chmod(filepath.Join(path, "identity.txt"), 0o644))
+	storetest.Fails(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrDenied, "identity.txt")
 }
 
 func TestMissingFolder(t *testing.T) {
 	t.Parallel()
 	store := age.New(folder(t), age.Options{})
-	wantError(t, store, storetest.ByUUID(), secrets.ErrUnreachable, "the first secret that is defined makes it")
+	storetest.Fails(t, store, storetest.ByUUID(), secrets.ErrUnreachable, "the first secret that is defined makes it")
 }
 
 func TestPassphraseIsAskedOnce(t *testing.T) {
@@ -191,13 +162,13 @@ func TestPassphraseIsAskedOnce(t *testing.T) {
 	*n = 0
 	store := age.New(path, age.Options{Passphrase: answer})
 	second := secrets.Document{UUID: uuid.New()}
-	check(t, store.Define(t.Context(), second), store.Set(t.Context(), second.Reference(), secrets.New([]byte("x"))))
+	must.OK(t, store.Define(t.Context(), second), store.Set(t.Context(), second.Reference(), secrets.New([]byte("x"))))
 	if *n != 0 {
 		t.Errorf("defining and setting asked %d times", *n)
 	}
 	var wg sync.WaitGroup
 	for range 4 {
-		wg.Go(func() { wantValue(t, store, d.Reference()) })
+		wg.Go(func() { storetest.Finds(t, store, d.Reference(), "confidential") })
 	}
 	wg.Wait()
 	if *n != 1 {
@@ -209,19 +180,18 @@ func TestPassphraseFailures(t *testing.T) {
 	t.Parallel()
 	answer, _ := asked("open sesame")
 	path, d := filled(t, age.Options{Protect: true, Passphrase: answer, WorkFactor: cheap})
-	identity, err := os.ReadFile(filepath.Join(path, "identity.txt"))
-	check(t, err)
+	identity := must.Get(os.ReadFile(filepath.Join(path, "identity.txt")))(t)
 	if bytes.Contains(identity, []byte("AGE-SECRET-KEY")) {
 		t.Error("the identity is in clear")
 	}
 
-	wantError(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrLocked, "nobody to ask")
+	storetest.Fails(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrLocked, "nobody to ask")
 	wrong, _ := asked("open barley")
-	wantError(t, age.New(path, age.Options{Passphrase: wrong}), d.Reference(), secrets.ErrDenied, "is wrong")
+	storetest.Fails(t, age.New(path, age.Options{Passphrase: wrong}), d.Reference(), secrets.ErrDenied, "is wrong")
 	empty, _ := asked("")
-	wantError(t, age.New(path, age.Options{Passphrase: empty}), d.Reference(), secrets.ErrDenied, "empty")
+	storetest.Fails(t, age.New(path, age.Options{Passphrase: empty}), d.Reference(), secrets.ErrDenied, "empty")
 	gone := func(context.Context, string) (*secrets.Secret, error) { return nil, os.ErrClosed }
-	wantError(t, age.New(path, age.Options{Passphrase: gone}), d.Reference(), secrets.ErrLocked, os.ErrClosed.Error())
+	storetest.Fails(t, age.New(path, age.Options{Passphrase: gone}), d.Reference(), secrets.ErrLocked, os.ErrClosed.Error())
 
 	// One that waits for a person ends with the context, for all who wait.
 	ctx, cancel := context.WithCancel(t.Context())
@@ -242,7 +212,7 @@ func TestPassphraseFailures(t *testing.T) {
 	wg.Wait()
 	// An interrupted question is asked again.
 	store = age.New(path, age.Options{Passphrase: answer})
-	wantValue(t, store, d.Reference())
+	storetest.Finds(t, store, d.Reference(), "confidential")
 }
 
 func TestNewPassphrases(t *testing.T) {
@@ -272,7 +242,7 @@ func TestIdentityInClearIsRefusedWhereItIsToBeProtected(t *testing.T) {
 	t.Parallel()
 	path, d := filled(t, age.Options{})
 	answer, _ := asked("x")
-	wantError(t, age.New(path, age.Options{Protect: true, Passphrase: answer}), d.Reference(), secrets.ErrDenied, "not protected")
+	storetest.Fails(t, age.New(path, age.Options{Protect: true, Passphrase: answer}), d.Reference(), secrets.ErrDenied, "not protected")
 }
 
 // Who defines secrets needs no identity; who attaches needs no recipients.
@@ -280,16 +250,16 @@ func TestRoles(t *testing.T) {
 	t.Parallel()
 	path, d := filled(t, age.Options{})
 	elsewhere := filepath.Join(t.TempDir(), "key")
-	check(t, os.Rename(filepath.Join(path, "identity.txt"), elsewhere))
+	must.OK(t, os.Rename(filepath.Join(path, "identity.txt"), elsewhere))
 
 	definer := age.New(path, age.Options{})
-	check(t, definer.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
-	wantError(t, definer, d.Reference(), secrets.ErrLocked, "no identity")
+	must.OK(t, definer.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
+	storetest.Fails(t, definer, d.Reference(), secrets.ErrLocked, "no identity")
 	if _, err := os.Stat(filepath.Join(path, "identity.txt")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("another identity was made: %v", err)
 	}
-	check(t, os.Remove(filepath.Join(path, "recipients.txt")))
-	wantValue(t, age.New(path, age.Options{Identity: elsewhere}), d.Reference())
+	must.OK(t, os.Remove(filepath.Join(path, "recipients.txt")))
+	storetest.Finds(t, age.New(path, age.Options{Identity: elsewhere}), d.Reference(), "confidential")
 
 	// Neither: the values must not become a mixture for two identities.
 	err := definer.Define(t.Context(), secrets.Document{UUID: uuid.New()})
@@ -297,21 +267,21 @@ func TestRoles(t *testing.T) {
 		t.Error(err)
 	}
 	// The recipients come back from the identity.
-	check(t, age.New(path, age.Options{Identity: elsewhere}).Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
-	wantValue(t, age.New(path, age.Options{Identity: elsewhere}), d.Reference())
+	must.OK(t, age.New(path, age.Options{Identity: elsewhere}).Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
+	storetest.Finds(t, age.New(path, age.Options{Identity: elsewhere}), d.Reference(), "confidential")
 }
 
 func TestDamagedKeys(t *testing.T) {
 	t.Parallel()
 	path, d := filled(t, age.Options{})
-	check(t, os.WriteFile(filepath.Join(path, "recipients.txt"), []byte("age1nobody\n"), 0o600))
+	must.Write(t, filepath.Join(path, "recipients.txt"), "age1nobody\n")
 	err := age.New(path, age.Options{}).Set(t.Context(), d.Reference(), secrets.New([]byte("x")))
 	if !errors.Is(err, secrets.ErrDamaged) || !strings.Contains(err.Error(), "recipients.txt") {
 		t.Error(err)
 	}
-	wantValue(t, age.New(path, age.Options{}), d.Reference()) // is still the old one
-	check(t, os.WriteFile(filepath.Join(path, "identity.txt"), []byte("confidential\n"), 0o600))
-	wantError(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrDamaged, "identity.txt")
+	storetest.Finds(t, age.New(path, age.Options{}), d.Reference(), "confidential") // is still the old one
+	must.Write(t, filepath.Join(path, "identity.txt"), "confidential\n")
+	storetest.Fails(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrDamaged, "identity.txt")
 	if _, err := age.New(path, age.Options{}).Lookup(t.Context(), d.Reference()); strings.Contains(err.Error(), "confidential") {
 		t.Errorf("the error says what is in the identity: %v", err)
 	}
@@ -322,19 +292,19 @@ func TestDamagedDocument(t *testing.T) {
 	t.Parallel()
 	path, d := filled(t, age.Options{})
 	damaged := uuid.New()
-	check(t, os.WriteFile(filepath.Join(path, damaged.String()+".xml"), []byte("<secret"), 0o600))
+	must.Write(t, filepath.Join(path, damaged.String()+".xml"), "<secret")
 	store := age.New(path, age.Options{})
-	wantValue(t, store, storetest.ByUsage("/x"))
-	wantError(t, store, storetest.ByUsage("/y"), secrets.ErrDamaged, damaged.String())
-	wantError(t, store, storetest.ByUUID(), secrets.ErrNotFound, "")
+	storetest.Finds(t, store, storetest.ByUsage("/x"), "confidential")
+	storetest.Fails(t, store, storetest.ByUsage("/y"), secrets.ErrDamaged, damaged.String())
+	storetest.Fails(t, store, storetest.ByUUID(), secrets.ErrNotFound, "")
 
 	// A document under another's name.
 	text, err := os.ReadFile(filepath.Join(path, d.UUID.String()+".xml"))
-	check(t, err, os.WriteFile(filepath.Join(path, damaged.String()+".xml"), text, 0o600))
-	wantError(t, store, secrets.Reference{Type: secrets.Passphrase, UUID: damaged}, secrets.ErrDamaged, d.UUID.String())
+	must.OK(t, err, os.WriteFile(filepath.Join(path, damaged.String()+".xml"), text, 0o600))
+	storetest.Fails(t, store, secrets.Reference{Type: secrets.Passphrase, UUID: damaged}, secrets.ErrDamaged, d.UUID.String())
 	// To define it again mends it.
-	check(t, store.Define(t.Context(), secrets.Document{UUID: damaged}))
-	wantError(t, store, secrets.Reference{Type: secrets.Passphrase, UUID: damaged}, secrets.ErrNoValue, "")
+	must.OK(t, store.Define(t.Context(), secrets.Document{UUID: damaged}))
+	storetest.Fails(t, store, secrets.Reference{Type: secrets.Passphrase, UUID: damaged}, secrets.ErrNoValue, "")
 }
 
 // All damage to a value is noticed: a part of it, or another, is never returned.
@@ -342,15 +312,14 @@ func TestEveryDamageIsNoticed(t *testing.T) {
 	t.Parallel()
 	path, d := filled(t, age.Options{})
 	name := filepath.Join(path, d.UUID.String()+".age")
-	good, err := os.ReadFile(name)
-	check(t, err)
+	good := must.Get(os.ReadFile(name))(t)
 	store := age.New(path, age.Options{})
 	for i := 0; i < len(good); i += 5 { // each takes a key exchange
 		for what, bad := range map[string][]byte{"cut off": good[:i], "flipped": bytes.Clone(good)} {
 			if what == "flipped" {
 				bad[i] ^= 0x10
 			}
-			check(t, os.WriteFile(name, bad, 0o600))
+			must.Write(t, name, bad)
 			found, err := store.Lookup(t.Context(), d.Reference())
 			// A header for somebody else is no damage that can be told.
 			if found != nil || !errors.Is(err, secrets.ErrDamaged) && !errors.Is(err, secrets.ErrDenied) {

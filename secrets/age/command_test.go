@@ -17,6 +17,8 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/must"
+	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/age"
 )
@@ -26,9 +28,7 @@ import (
 
 func command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
-	if _, err := exec.LookPath(args[0]); err != nil {
-		t.Skipf("%s is not installed (make setup installs it)", args[0])
-	}
+	must.Have(t, args[0])
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
 	return exec.CommandContext(ctx, args[0], args[1:]...)
@@ -51,14 +51,13 @@ func binary() string { return "\x00\xff\n" + strings.Repeat("\x80a\x00", 20) + "
 func TestCommandReadsOurs(t *testing.T) {
 	t.Parallel()
 	path, d := filled(t, age.Options{})
-	check(t, age.New(path, age.Options{}).Set(t.Context(), d.Reference(), secrets.New([]byte(binary()))))
+	must.OK(t, age.New(path, age.Options{}).Set(t.Context(), d.Reference(), secrets.New([]byte(binary()))))
 	got := output(t, command(t, "age", "--decrypt", "-i", filepath.Join(path, "identity.txt"), filepath.Join(path, d.UUID.String()+".age")))
 	if string(got) != binary() {
 		t.Errorf("age decrypts %q", got)
 	}
 	recipient := output(t, command(t, "age-keygen", "-y", filepath.Join(path, "identity.txt")))
-	ours, err := os.ReadFile(filepath.Join(path, "recipients.txt"))
-	check(t, err)
+	ours := must.Get(os.ReadFile(filepath.Join(path, "recipients.txt")))(t)
 	if !bytes.Equal(recipient, ours) {
 		t.Errorf("recipients.txt has %q, age-keygen says %q", ours, recipient)
 	}
@@ -67,28 +66,27 @@ func TestCommandReadsOurs(t *testing.T) {
 func TestWeReadTheCommands(t *testing.T) {
 	t.Parallel()
 	path := folder(t)
-	check(t, os.Mkdir(path, 0o700))
+	must.OK(t, os.Mkdir(path, 0o700))
 	identity := filepath.Join(path, "identity.txt")
 	output(t, command(t, "age-keygen", "-o", identity))
 	recipients := filepath.Join(path, "recipients.txt")
-	check(t, os.WriteFile(recipients, output(t, command(t, "age-keygen", "-y", identity)), 0o600))
+	must.Write(t, recipients, output(t, command(t, "age-keygen", "-y", identity)))
 	for _, form := range [][]string{{}, {"--armor"}} {
 		id := uuid.New()
 		name := filepath.Join(path, id.String()+".age")
 		cmd := command(t, append(append([]string{"age", "-R", recipients}, form...), "-o", name)...)
 		cmd.Stdin = strings.NewReader(binary())
 		output(t, cmd)
-		check(t, os.Chmod(name, 0o600))
+		must.OK(t, os.Chmod(name, 0o600))
 		store := age.New(path, age.Options{})
-		found, err := store.Lookup(t.Context(), secrets.Reference{Type: secrets.Passphrase, UUID: id})
-		check(t, err)
+		found := must.Get(store.Lookup(t.Context(), secrets.Reference{Type: secrets.Passphrase, UUID: id}))(t)
 		if !found.Equal(secrets.New([]byte(binary()))) {
 			t.Errorf("%v: another value was found, of %d bytes", form, found.Len())
 		}
 	}
 	// Its values and ours are in one list.
 	store := age.New(path, age.Options{})
-	check(t, store.Define(t.Context(), secrets.Document{UUID: uuid.New()}))
+	must.OK(t, store.Define(t.Context(), secrets.Document{UUID: uuid.New()}))
 	if documents, err := store.List(t.Context()); err != nil || len(documents) != 3 {
 		t.Errorf("%v, %v", documents, err)
 	}
@@ -103,28 +101,25 @@ func terminal(t *testing.T, cmd *exec.Cmd, answers ...string) string {
 		t.Skip(err)
 	}
 	defer func() { _ = master.Close() }() // nothing more is written
-	check(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	check(t, err)
-	slave, err := os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0)
-	check(t, err)
+	must.OK(t, unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0))
+	n := must.Get(unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN))(t)
+	slave := must.Get(os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|unix.O_NOCTTY, 0))(t)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	check(t, cmd.Start(), slave.Close())
+	must.OK(t, cmd.Start(), slave.Close())
 	var shown bytes.Buffer
 	buf := make([]byte, 1024)
 	for {
 		n, err := master.Read(buf)
 		shown.Write(buf[:n])
 		if len(answers) > 0 && bytes.HasSuffix(bytes.TrimRight(shown.Bytes(), " "), []byte(":")) {
-			_, err := io.WriteString(master, answers[0]+"\n")
-			check(t, err)
+			must.Get(io.WriteString(master, answers[0]+"\n"))(t)
 			answers = answers[1:]
 		}
 		if errors.Is(err, unix.EIO) || errors.Is(err, io.EOF) { // it has ended
 			break
 		}
-		check(t, err)
+		must.OK(t, err)
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%v: %v: %q", cmd.Args, err, shown.Bytes())
@@ -151,11 +146,11 @@ func TestWeOpenAnIdentityThatTheCommandProtected(t *testing.T) {
 	path, d := filled(t, age.Options{})
 	identity := filepath.Join(path, "identity.txt")
 	clear := filepath.Join(t.TempDir(), "clear")
-	check(t, os.Rename(identity, clear))
+	must.OK(t, os.Rename(identity, clear))
 	terminal(t, command(t, "age", "--passphrase", "-o", identity, clear), "open sesame", "open sesame")
-	check(t, os.Chmod(identity, 0o600))
+	must.OK(t, os.Chmod(identity, 0o600))
 	answer, n := asked("open sesame")
-	wantValue(t, age.New(path, age.Options{Protect: true, Passphrase: answer}), d.Reference())
+	storetest.Finds(t, age.New(path, age.Options{Protect: true, Passphrase: answer}), d.Reference(), "confidential")
 	if *n != 1 {
 		t.Errorf("asked %d times", *n)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
 // ErrInvalidURL is wrapped by the errors of [New].
@@ -85,10 +86,14 @@ func isLoopback(host string) bool {
 // String returns "barbican+" and the URL.
 func (s *Store) String() string { return "barbican+" + s.base.String() }
 
-// with runs f with a connection. Somebody else may change the project at any
-// moment: f begins again where it has seen that.
+// with runs f with a connection, and again if f returns errChanged: other clients may change the project at any moment.
 func (s *Store) with(ctx context.Context, ref secrets.Reference, f func(context.Context, *client) error) error {
-	err := s.bounded(ctx, func(ctx context.Context, c *client) error {
+	err := storecall.Bounded(ctx, s.options.Timeout, "the server", func(ctx context.Context) error {
+		c, err := connect(ctx, s.base, s.options)
+		if err != nil {
+			return err
+		}
+		defer c.close()
 		const attempts = 20
 		for range attempts {
 			if err := f(ctx, c); !errors.Is(err, errChanged) {
@@ -97,32 +102,7 @@ func (s *Store) with(ctx context.Context, ref secrets.Reference, f func(context.
 		}
 		return fmt.Errorf("%w: others change the secrets of the project faster than they can be read", secrets.ErrUnreachable)
 	})
-	if err == nil {
-		return nil
-	}
-	return &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
-}
-
-func (s *Store) bounded(ctx context.Context, f func(context.Context, *client) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	bounded, cancel := context.WithTimeout(ctx, s.options.Timeout)
-	defer cancel()
-	c, err := connect(bounded, s.base, s.options)
-	if err == nil {
-		err = f(bounded, c)
-		c.close()
-	}
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil && !errors.Is(err, ctx.Err()):
-		return fmt.Errorf("%w: %w", ctx.Err(), err)
-	case ctx.Err() == nil && bounded.Err() != nil:
-		return fmt.Errorf("%w: it has not answered after %s", secrets.ErrUnreachable, s.options.Timeout)
-	}
-	return err
+	return storecall.Fail(s, ref, err)
 }
 
 // Lookup implements [secrets.Store].
@@ -145,10 +125,7 @@ func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 		}
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return value, nil
+	return value, err
 }
 
 // List implements [secrets.Lister]. It lists all secrets of the project, those of

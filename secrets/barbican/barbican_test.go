@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/internal/testserver/barbicantest"
 )
@@ -14,10 +15,7 @@ func serve(t *testing.T, s *barbicantest.Server) *url.URL {
 	t.Helper()
 	h := httptest.NewServer(s)
 	t.Cleanup(h.Close)
-	u, err := url.Parse(h.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
+	u := must.Get(url.Parse(h.URL))(t)
 	return u
 }
 

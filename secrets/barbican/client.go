@@ -45,7 +45,7 @@ func connect(ctx context.Context, base *url.URL, o Options) (*client, error) {
 			MaxResponseHeaderBytes: maxHeader,
 			DisableCompression:     true,
 		},
-		// Somewhere else may be anybody, and gets the token with the request.
+		// The token must not be sent to another server.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 	var err error
@@ -193,8 +193,7 @@ func (c *client) json(ctx context.Context, r request, into any) error {
 	return nil
 }
 
-// body is the content of a request: it reads a secret without a copy that nobody
-// wipes. The HTTP client may read it for longer than the request takes; when the
+// body is the content of a request: it reads a secret without an unwiped copy. The HTTP client may read it for longer than the request takes; when the
 // secret is wiped, that fails.
 type body struct {
 	secret *secrets.Secret

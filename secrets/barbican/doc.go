@@ -23,7 +23,7 @@
 //
 // A defined secret is a Barbican secret of the type opaque with the name
 // "luksplug:UUID". Its payload is the value, its user metadata the <secret>
-// document (see secrets/document):
+// document:
 //
 //	uuid          0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f
 //	generation    1

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/internal/testserver/barbicantest"
 	"github.com/luksplug/luksplug/secrets"
@@ -25,10 +26,7 @@ import (
 
 func open(t *testing.T, at *url.URL, o barbican.Options) *barbican.Store {
 	t.Helper()
-	s, err := barbican.New(at, o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := must.Get(barbican.New(at, o))(t)
 	return s
 }
 
@@ -39,14 +37,10 @@ func words(text string) func() (*secrets.Secret, error) {
 // reveal returns a secret's bytes.
 func reveal(t *testing.T, s *secrets.Secret, err error) string {
 	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, err)
 	defer s.Wipe()
 	text := ""
-	if err := s.Use(func(b []byte) error { text = string(b); return nil }); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, s.Use(func(b []byte) error { text = string(b); return nil }))
 	return text
 }
 
@@ -133,9 +127,7 @@ func TestRedirect(t *testing.T) {
 	at := serve(t, server)
 	store := open(t, at, barbican.Options{Token: words("letmein\n")})
 	d := secrets.Document{UUID: uuid.New()}
-	if err := store.Define(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, store.Define(t.Context(), d))
 	for _, status := range []int{301, 302, 303, 307, 308} {
 		server.Before(func(w http.ResponseWriter, r *http.Request) bool {
 			w.Header().Set("Location", other.URL+r.URL.Path)
@@ -244,16 +236,12 @@ func TestHalfMade(t *testing.T) {
 	g := barbicantest.NewGateway(t, serve(t, server))
 	store := g.Store(t, time.Minute)
 	d := secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageVolume, Usage: "/x"}
-	if err := store.Define(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, store.Define(t.Context(), d))
 	set := func(text string) {
 		t.Helper()
 		value := secrets.New([]byte(text))
 		defer value.Wipe()
-		if err := store.Set(t.Context(), d.Reference(), value); err != nil {
-			t.Fatal(err)
-		}
+		must.OK(t, store.Set(t.Context(), d.Reference(), value))
 	}
 	set("first")
 	half := g.Make(t, "luksplug:"+d.UUID.String(), "text/plain", "never committed")
@@ -275,9 +263,7 @@ func TestHalfMade(t *testing.T) {
 		t.Errorf("%d secrets are left, want the current one", n)
 	}
 	g.Make(t, "luksplug:"+d.UUID.String(), "", "")
-	if err := store.Remove(t.Context(), d.Reference()); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, store.Remove(t.Context(), d.Reference()))
 	if n := g.Count(t); n != 0 {
 		t.Errorf("%d secrets are left", n)
 	}
@@ -292,9 +278,7 @@ func TestLimits(t *testing.T) {
 		t.Error(err)
 	}
 	long.Usage = long.Usage[2:]
-	if err := store.Define(t.Context(), long); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, store.Define(t.Context(), long))
 	big, none := secrets.New(make([]byte, 20001)), secrets.New(nil)
 	if err := store.Set(t.Context(), long.Reference(), big); err == nil || !strings.Contains(err.Error(), "larger") {
 		t.Error(err)
@@ -302,9 +286,7 @@ func TestLimits(t *testing.T) {
 	if err := store.Set(t.Context(), long.Reference(), none); err == nil || !strings.Contains(err.Error(), "empty") {
 		t.Error(err)
 	}
-	if _, err := store.Lookup(t.Context(), long.Reference()); !errors.Is(err, secrets.ErrNoValue) {
-		t.Error(err)
-	}
+	storetest.Fails(t, store, long.Reference(), secrets.ErrNoValue, "")
 }
 
 func TestCertificate(t *testing.T) {
@@ -313,10 +295,7 @@ func TestCertificate(t *testing.T) {
 	s.Config.ErrorLog = log.New(io.Discard, "", 0) // it says that we hang up
 	s.StartTLS()
 	t.Cleanup(s.Close)
-	at, err := url.Parse(s.URL)
-	if err != nil {
-		t.Fatal(err)
-	}
+	at := must.Get(url.Parse(s.URL))(t)
 	roots := x509.NewCertPool()
 	roots.AddCert(s.Certificate())
 	ctx := context.Background()
@@ -346,10 +325,7 @@ func TestAddresses(t *testing.T) {
 		"ftp://example.org/":               "",
 		"example.org":                      "",
 	} {
-		at, err := url.Parse(text)
-		if err != nil {
-			t.Fatal(err)
-		}
+		at := must.Get(url.Parse(text))(t)
 		store, err := barbican.New(at, barbican.Options{})
 		switch {
 		case want == "" && (!errors.Is(err, barbican.ErrInvalidURL) || strings.Contains(err.Error(), "hunter2")):

@@ -10,18 +10,16 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
 // Define implements [secrets.Keeper].
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
 	return s.with(ctx, d.Reference(), func(ctx context.Context, c *client) error {
-		if err := d.Validate(); err != nil {
+		if err := storecall.Definable(d); err != nil {
 			return err
 		}
-		switch {
-		case d.UUID == uuid.Nil:
-			return fmt.Errorf("%w: it has no uuid", secrets.ErrInvalidDocument)
-		case d.Ephemeral:
+		if d.Ephemeral {
 			return fmt.Errorf("%w: keep it in a dir: store on a tmpfs", secrets.ErrPersistent)
 		}
 		if err := fits(d); err != nil {

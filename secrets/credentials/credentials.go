@@ -11,6 +11,7 @@ import (
 
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
+	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
 // Store is a [secrets.Store] of what the service manager handed over. Make one
@@ -30,10 +31,7 @@ func (s *Store) String() string { return "credentials:" }
 // Lookup implements [secrets.Store].
 func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	value, err := s.lookup(ctx, ref)
-	if err != nil {
-		return nil, &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
-	}
-	return value, nil
+	return value, storecall.Fail(s, ref, err)
 }
 
 func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {

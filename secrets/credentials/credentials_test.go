@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/credentials"
@@ -49,26 +50,19 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-func check(t *testing.T, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestStore(t *testing.T) {
 	t.Parallel()
 	storetest.Run(t, func(t *testing.T) storetest.Fixture {
 		folder := filepath.Join(t.TempDir(), "credentials")
-		check(t, os.Mkdir(folder, 0o700))
+		must.OK(t, os.Mkdir(folder, 0o700))
 		path := func(ref secrets.Reference) string { return filepath.Join(folder, dir.FileName(ref)) }
 		return storetest.Fixture{
 			Store: credentials.New(folder),
 			Put: func(t *testing.T, ref secrets.Reference, value []byte) {
-				check(t, os.WriteFile(path(ref), value, 0o400))
+				must.OK(t, os.WriteFile(path(ref), value, 0o400))
 			},
-			Deny:  func(t *testing.T, ref secrets.Reference) { check(t, os.Chmod(path(ref), 0o444)) },
-			Break: func(t *testing.T) { check(t, os.RemoveAll(folder)) },
+			Deny:  func(t *testing.T, ref secrets.Reference) { must.OK(t, os.Chmod(path(ref), 0o444)) },
+			Break: func(t *testing.T) { must.OK(t, os.RemoveAll(folder)) },
 		}
 	})
 }
@@ -89,7 +83,7 @@ func TestFilesOfTheServiceManager(t *testing.T) {
 		"a folder":          {func(p string) error { return os.Mkdir(p, 0o700) }, secrets.ErrDenied},
 	} {
 		folder := t.TempDir()
-		check(t, c.make(filepath.Join(folder, dir.FileName(ref))))
+		must.OK(t, c.make(filepath.Join(folder, dir.FileName(ref))))
 		if _, err := credentials.New(folder).Lookup(t.Context(), ref); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -108,9 +102,7 @@ func encrypt(t *testing.T, path string, value []byte) {
 
 func needSystemd(t *testing.T) {
 	t.Helper()
-	if _, err := exec.LookPath("systemd-creds"); err != nil {
-		t.Skip("systemd-creds is not installed (it belongs to systemd)")
-	}
+	must.Have(t, "systemd-creds")
 }
 
 func TestEncrypted(t *testing.T) {
@@ -118,15 +110,15 @@ func TestEncrypted(t *testing.T) {
 	needSystemd(t)
 	storetest.Run(t, func(t *testing.T) storetest.Fixture {
 		folder := filepath.Join(t.TempDir(), "with space")
-		check(t, os.Mkdir(folder, 0o700))
+		must.OK(t, os.Mkdir(folder, 0o700))
 		path := func(ref secrets.Reference) string { return filepath.Join(folder, dir.FileName(ref)) }
 		return storetest.Fixture{
 			Store: credentials.NewEncrypted(folder, credentials.Options{Timeout: time.Minute}),
 			Put:   func(t *testing.T, ref secrets.Reference, value []byte) { encrypt(t, path(ref), value) },
 			Deny:  func(t *testing.T, ref secrets.Reference) { swap(t, folder, path(ref)) },
-			Break: func(t *testing.T) { check(t, os.RemoveAll(folder)) },
+			Break: func(t *testing.T) { must.OK(t, os.RemoveAll(folder)) },
 			Damage: func(t *testing.T, ref secrets.Reference) {
-				check(t, os.WriteFile(path(ref), []byte("<confidential>\n"), 0o600))
+				must.Write(t, path(ref), "<confidential>\n")
 			},
 		}
 	})
@@ -137,7 +129,7 @@ func swap(t *testing.T, folder, path string) {
 	t.Helper()
 	other := filepath.Join(folder, dir.FileName(storetest.ByUUID()))
 	encrypt(t, other, []byte("confidential"))
-	check(t, os.Rename(other, path))
+	must.OK(t, os.Rename(other, path))
 }
 
 func TestEncryptedSays(t *testing.T) {
@@ -158,14 +150,10 @@ func TestProgram(t *testing.T) {
 	// Not parallel: it changes PATH.
 	folder, bin := t.TempDir(), t.TempDir()
 	ref := storetest.ByUUID()
-	check(t, os.WriteFile(filepath.Join(folder, dir.FileName(ref)), []byte("AAAA"), 0o600))
+	must.Write(t, filepath.Join(folder, dir.FileName(ref)), "AAAA")
 	t.Setenv("PATH", bin)
 	store := credentials.NewEncrypted(folder, credentials.Options{Timeout: 500 * time.Millisecond})
-	if _, err := store.Lookup(t.Context(), ref); !errors.Is(err, secrets.ErrUnreachable) || !strings.Contains(err.Error(), "systemd-creds") {
-		t.Error(err)
-	}
-	check(t, os.WriteFile(filepath.Join(bin, "systemd-creds"), []byte("#!/bin/sh\nexec /bin/sleep 3600\n"), 0o700))
-	if _, err := store.Lookup(t.Context(), ref); !errors.Is(err, secrets.ErrUnreachable) || !strings.Contains(err.Error(), "500ms") {
-		t.Error(err)
-	}
+	storetest.Fails(t, store, ref, secrets.ErrUnreachable, "systemd-creds")
+	must.OK(t, os.WriteFile(filepath.Join(bin, "systemd-creds"), []byte("#!/bin/sh\nexec /bin/sleep 3600\n"), 0o700))
+	storetest.Fails(t, store, ref, secrets.ErrUnreachable, "500ms")
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/internal/program"
+	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
 // Options are the circumstances of systemd-creds. The zero value is of use.
@@ -52,10 +53,7 @@ func (s *Encrypted) String() string {
 // denied: it does not distinguish a key of another host from a changed file.
 func (s *Encrypted) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	value, err := s.lookup(ctx, ref)
-	if err != nil {
-		return nil, &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
-	}
-	return value, nil
+	return value, storecall.Fail(s, ref, err)
 }
 
 func (s *Encrypted) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {

@@ -11,8 +11,8 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/document"
 	"github.com/luksplug/luksplug/secrets/internal/privdir"
+	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
 // Store is a [secrets.Keeper] on a directory. Make one with [New].
@@ -32,19 +32,11 @@ func (s *Store) Path() string { return s.path }
 // String returns "dir:" and the path, percent-encoded where a URI needs that.
 func (s *Store) String() string { return "dir:" + (&url.URL{Path: s.path}).EscapedPath() }
 
-// fail makes an error of the store of err, nil of nil.
-func (s *Store) fail(ref secrets.Reference, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
-}
-
 // Lookup implements [secrets.Store]. A directory that does not exist is
 // unreachable; a directory or file with unsafe permissions is denied.
 func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	secret, err := s.lookup(ctx, ref)
-	return secret, s.fail(ref, err)
+	return secret, storecall.Fail(s, ref, err)
 }
 
 func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
@@ -80,10 +72,7 @@ func (s *Store) ValueFile(ctx context.Context, ref secrets.Reference) string {
 
 // open opens the directory for a call that is about ref.
 func (s *Store) open(ctx context.Context, ref secrets.Reference) (*privdir.Dir, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	if err := ref.Validate(); err != nil {
+	if err := errors.Join(ctx.Err(), ref.Validate()); err != nil {
 		return nil, err
 	}
 	return privdir.Open(s.path)
@@ -105,8 +94,8 @@ func find(f *privdir.Dir, ref secrets.Reference) (entry, error) {
 		return entry{}, err
 	}
 	if ref.UUID != uuid.Nil {
-		e := entry{value: name, document: name + documentSuffix}
-		d, err := readDocument(f, ref.UUID)
+		e := entry{value: name, document: name + privdir.DocumentSuffix}
+		d, err := f.Document(ref.UUID)
 		switch {
 		case err == nil:
 			e.defined = true
@@ -125,7 +114,7 @@ func find(f *privdir.Dir, ref secrets.Reference) (entry, error) {
 	documents, err := readDocuments(f)
 	if d, findErr := secrets.Find(documents, ref); findErr == nil {
 		id := d.UUID.String()
-		return entry{value: id, document: id + documentSuffix, defined: true}, nil
+		return entry{value: id, document: id + privdir.DocumentSuffix, defined: true}, nil
 	}
 	switch {
 	case errors.Is(err, secrets.ErrDenied) && documents == nil:
@@ -142,25 +131,6 @@ func find(f *privdir.Dir, ref secrets.Reference) (entry, error) {
 	return entry{}, fmt.Errorf("%w: there is no file %s", secrets.ErrNotFound, name)
 }
 
-// readDocument reads the document of a secret.
-func readDocument(f *privdir.Dir, id uuid.UUID) (secrets.Document, error) {
-	name := id.String() + documentSuffix
-	text, err := f.Read(name)
-	if err != nil {
-		return secrets.Document{}, err
-	}
-	defer text.Wipe()
-	var d secrets.Document
-	if err := text.Use(func(b []byte) error { d, err = document.Parse(b); return err }); err != nil {
-		// Not wrapped: it is the store's fault, and not the caller's document.
-		return d, fmt.Errorf("%w: file %s: %s", secrets.ErrDamaged, name, err.Error())
-	}
-	if d.UUID != id {
-		return d, fmt.Errorf("%w: file %s is the document of another secret, with %s", secrets.ErrDamaged, name, d)
-	}
-	return d, nil
-}
-
 // readDocuments returns all documents that can be read, and an error that names
 // those that cannot.
 func readDocuments(f *privdir.Dir) ([]secrets.Document, error) {
@@ -171,12 +141,12 @@ func readDocuments(f *privdir.Dir) ([]secrets.Document, error) {
 	documents := []secrets.Document{} // not nil: the directory was listed
 	var failed []error
 	for _, name := range names {
-		id, isDocument := strings.CutSuffix(name, documentSuffix)
+		id, isDocument := strings.CutSuffix(name, privdir.DocumentSuffix)
 		u, isUUID := uuidOf(id)
 		if !isDocument || !isUUID {
 			continue
 		}
-		d, err := readDocument(f, u)
+		d, err := f.Document(u)
 		switch {
 		case err == nil:
 			documents = append(documents, d)

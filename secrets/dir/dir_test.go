@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
@@ -38,16 +39,9 @@ func folder(t *testing.T) string {
 	return path
 }
 
-func put(t *testing.T, path string, value []byte) {
-	t.Helper()
-	if err := os.WriteFile(path, value, 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestStore(t *testing.T) {
 	t.Parallel()
-	for name, folder := range map[string]func(*testing.T) string{"disk": folder, "memory": memoryFolder} {
+	for name, folder := range map[string]func(*testing.T) string{"disk": folder, "memory": func(t *testing.T) string { return must.Dir(t, "/dev/shm") }} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			storetest.Run(t, func(t *testing.T) storetest.Fixture { return fixture(t, folder(t)) })
@@ -55,23 +49,10 @@ func TestStore(t *testing.T) {
 	}
 }
 
-// memoryFolder returns a directory on a tmpfs.
-func memoryFolder(t *testing.T) string {
-	t.Helper()
-	path, err := os.MkdirTemp("/dev/shm", "luksplug-dir")
-	if err != nil {
-		t.Skipf("no folder in memory: %v", err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(path) })
-	return path
-}
-
 func inMemory(t *testing.T, path string) bool {
 	t.Helper()
 	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, unix.Statfs(path, &st))
 	return st.Type == unix.TMPFS_MAGIC
 }
 
@@ -79,20 +60,16 @@ func fixture(t *testing.T, path string) storetest.Fixture {
 	return storetest.Fixture{
 		Store: dir.New(path),
 		Put: func(t *testing.T, ref secrets.Reference, value []byte) {
-			put(t, filepath.Join(path, dir.FileName(ref)), value)
+			must.Write(t, filepath.Join(path, dir.FileName(ref)), value)
 		},
 		Deny: func(t *testing.T, ref secrets.Reference) {
-			if err := os.Chmod(filepath.Join(path, dir.FileName(ref)), 0o640); err != nil {
-				t.Fatal(err)
-			}
+			must.OK(t, os.Chmod(filepath.Join(path, dir.FileName(ref)), 0o640))
 		},
 		Break: func(t *testing.T) {
-			if err := os.RemoveAll(path); err != nil {
-				t.Fatal(err)
-			}
+			must.OK(t, os.RemoveAll(path))
 		},
 		Damage: func(t *testing.T, ref secrets.Reference) {
-			put(t, filepath.Join(path, dir.FileName(ref)+".xml"), []byte("<secret>"))
+			must.Write(t, filepath.Join(path, dir.FileName(ref)+".xml"), "<secret>")
 		},
 		Reopen:     func(*testing.T) secrets.Store { return dir.New(path) },
 		Persistent: !inMemory(t, path),
@@ -122,14 +99,12 @@ func TestUnsafeFilesAreDenied(t *testing.T) {
 	}
 	for name, spoil := range cases {
 		path := filepath.Join(folder(t), dir.FileName(ref))
-		put(t, path, []byte("confidential"))
+		must.Write(t, path, "confidential")
 		store := dir.New(filepath.Dir(path))
 		if _, err := store.Lookup(t.Context(), ref); err != nil {
 			t.Fatalf("%s: not even before: %v", name, err)
 		}
-		if err := spoil(path); err != nil {
-			t.Fatal(err)
-		}
+		must.OK(t, spoil(path))
 		secret, err := store.Lookup(t.Context(), ref)
 		if secret != nil || !errors.Is(err, secrets.ErrDenied) {
 			t.Errorf("%s: got %v", name, err)
@@ -142,21 +117,17 @@ func TestSafeFilesAreRead(t *testing.T) {
 	ref := storetest.ByUUID()
 	for _, mode := range []os.FileMode{0o600, 0o400, 0o700} {
 		path := filepath.Join(folder(t), dir.FileName(ref))
-		put(t, path, []byte("x"))
-		if err := os.Chmod(path, mode); err != nil {
-			t.Fatal(err)
-		}
+		must.Write(t, path, "x")
+		must.OK(t, os.Chmod(path, mode))
 		if _, err := dir.New(filepath.Dir(path)).Lookup(t.Context(), ref); err != nil {
 			t.Errorf("%04o: %v", mode, err)
 		}
 	}
 	// Through a link to the directory: who may change the link names the store.
 	path := folder(t)
-	put(t, filepath.Join(path, dir.FileName(ref)), []byte("x"))
+	must.Write(t, filepath.Join(path, dir.FileName(ref)), "x")
 	link := filepath.Join(t.TempDir(), "link")
-	if err := os.Symlink(path, link); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, os.Symlink(path, link))
 	if _, err := dir.New(link).Lookup(t.Context(), ref); err != nil {
 		t.Error(err)
 	}
@@ -176,29 +147,16 @@ func TestAsAnotherUser(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to run the look-up as another user")
 	}
-	top, err := os.MkdirTemp("", "luksplug-dir")
-	if err != nil {
-		t.Fatal(err)
-	}
+	top := must.Get(os.MkdirTemp("", "luksplug-dir"))(t)
 	t.Cleanup(func() { _ = os.RemoveAll(top) })
 	binary := filepath.Join(top, "test") // the test binary, where nobody can run it
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	data, err := os.ReadFile(self)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(os.WriteFile(binary, data, 0o755), os.Chmod(top, 0o755)); err != nil {
-		t.Fatal(err)
-	}
+	self := must.Get(os.Executable())(t)
+	data := must.Get(os.ReadFile(self))(t)
+	must.OK(t, errors.Join(os.WriteFile(binary, data, 0o755), os.Chmod(top, 0o755)))
 	roots := filepath.Join(top, "roots")
 	closed := filepath.Join(top, "closed")
-	if err := errors.Join(os.Mkdir(roots, 0o755), os.Mkdir(closed, 0o700)); err != nil {
-		t.Fatal(err)
-	}
-	put(t, filepath.Join(roots, dir.FileName(ref)), []byte("confidential"))
+	must.OK(t, errors.Join(os.Mkdir(roots, 0o755), os.Mkdir(closed, 0o700)))
+	must.Write(t, filepath.Join(roots, dir.FileName(ref)), "confidential")
 
 	for path, want := range map[string]string{
 		roots:  "denied=true notfound=false unreachable=false", // the directory is fine, the file is root's
@@ -226,10 +184,8 @@ func TestNotFoundNamesTheFile(t *testing.T) {
 func TestNotAFolder(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(folder(t), "file")
-	put(t, path, nil)
-	if _, err := dir.New(path).Lookup(t.Context(), storetest.ByUUID()); !errors.Is(err, secrets.ErrUnreachable) {
-		t.Error(err)
-	}
+	must.Write(t, path, "")
+	storetest.Fails(t, dir.New(path), storetest.ByUUID(), secrets.ErrUnreachable, "")
 }
 
 func FuzzFileName(f *testing.F) {

@@ -10,7 +10,7 @@
 //	ceph-client.libvirt
 //
 // That is all that a provisioning tool has to know. A secret that was defined
-// through luksplug has its document (see secrets/document) next to its value, and
+// through luksplug has its document ([secrets.Document.XML]) next to its value, and
 // is found by the usage in there as well as by uuid:
 //
 //	0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f.xml

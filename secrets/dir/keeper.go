@@ -5,18 +5,16 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/google/uuid"
-
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/document"
 	"github.com/luksplug/luksplug/secrets/internal/privdir"
+	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
 // List implements [secrets.Lister]. What was put into the directory by hand, without
 // a document, is known by its uuid or by its usage only.
 func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
 	documents, err := s.list(ctx)
-	return documents, s.fail(secrets.Reference{}, err)
+	return documents, storecall.Fail(s, secrets.Reference{}, err)
 }
 
 func (s *Store) list(ctx context.Context) ([]secrets.Document, error) {
@@ -45,7 +43,7 @@ func listAll(f *privdir.Dir) ([]secrets.Document, error) {
 	for _, name := range names {
 		var d secrets.Document
 		if id, ok := uuidOf(name); ok {
-			if defined, err := f.Has(name + documentSuffix); defined || err != nil {
+			if defined, err := f.Has(name + privdir.DocumentSuffix); defined || err != nil {
 				continue // it is in the list, or in the error
 			}
 			d = secrets.Document{UUID: id}
@@ -67,15 +65,12 @@ func listAll(f *privdir.Dir) ([]secrets.Document, error) {
 // memory, which is one on a tmpfs. Two secrets that are there by hand under one
 // usage and one uuid stay two.
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
-	return s.fail(d.Reference(), s.define(ctx, d))
+	return storecall.Fail(s, d.Reference(), s.define(ctx, d))
 }
 
 func (s *Store) define(ctx context.Context, d secrets.Document) error {
-	if err := d.Validate(); err != nil {
+	if err := storecall.Definable(d); err != nil {
 		return err
-	}
-	if d.UUID == uuid.Nil {
-		return fmt.Errorf("%w: it has no uuid", secrets.ErrInvalidDocument)
 	}
 	return s.change(ctx, d.Reference(), func(f *privdir.Dir, w *privdir.Writer) error {
 		if d.Ephemeral && !f.InMemory() {
@@ -94,14 +89,14 @@ func (s *Store) define(ctx context.Context, d secrets.Document) error {
 				return errors.Join(err, fmt.Errorf("%w: file %s has the secret of this usage: remove it first", secrets.ErrConflict, name))
 			}
 		}
-		return w.Write(d.UUID.String()+documentSuffix, document.Format(d))
+		return w.Write(d.UUID.String()+privdir.DocumentSuffix, d.XML())
 	})
 }
 
 // Set implements [secrets.Keeper]. What the file system keeps of the old value's
 // blocks is not in its hands.
 func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.Secret) error {
-	return s.fail(ref, s.change(ctx, ref, func(f *privdir.Dir, w *privdir.Writer) error {
+	return storecall.Fail(s, ref, s.change(ctx, ref, func(f *privdir.Dir, w *privdir.Writer) error {
 		e, err := find(f, ref)
 		if err != nil {
 			return err
@@ -112,7 +107,7 @@ func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.S
 
 // Remove implements [secrets.Keeper].
 func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
-	return s.fail(ref, s.change(ctx, ref, func(f *privdir.Dir, w *privdir.Writer) error {
+	return storecall.Fail(s, ref, s.change(ctx, ref, func(f *privdir.Dir, w *privdir.Writer) error {
 		e, err := find(f, ref)
 		if err != nil {
 			return err

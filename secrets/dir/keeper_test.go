@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
@@ -21,10 +22,10 @@ func TestFilesByHand(t *testing.T) {
 	path := folder(t)
 	store := dir.New(path)
 	byUUID, byUsage := storetest.ByUUID(), storetest.ByUsage("/var/x y")
-	put(t, filepath.Join(path, dir.FileName(byUUID)), []byte("1"))
-	put(t, filepath.Join(path, dir.FileName(byUsage)), []byte("2"))
+	must.Write(t, filepath.Join(path, dir.FileName(byUUID)), "1")
+	must.Write(t, filepath.Join(path, dir.FileName(byUsage)), "2")
 	for _, foreign := range []string{"README", "notes-x", "volume-a b", "volume-", "0A81F5B2-8403-7B23-C8D6-21CCC2F80D6F", "x.xml", ".hidden"} {
-		put(t, filepath.Join(path, foreign), nil)
+		must.Write(t, filepath.Join(path, foreign), "")
 	}
 	want := []secrets.Document{{UUID: byUUID.UUID}, {UsageType: secrets.UsageVolume, Usage: "/var/x y"}}
 	got, err := store.List(t.Context())
@@ -37,15 +38,11 @@ func TestFilesByHand(t *testing.T) {
 	}
 	for _, ref := range []secrets.Reference{byUUID, byUsage} {
 		value := secrets.New([]byte("new"))
-		if err := store.Set(t.Context(), ref, value); err != nil {
-			t.Fatal(err)
-		}
+		must.OK(t, store.Set(t.Context(), ref, value))
 		if content, err := os.ReadFile(filepath.Join(path, dir.FileName(ref))); err != nil || string(content) != "new" {
 			t.Errorf("%q, %v", content, err)
 		}
-		if err := store.Remove(t.Context(), ref); err != nil {
-			t.Fatal(err)
-		}
+		must.OK(t, store.Remove(t.Context(), ref))
 	}
 	if got, err := store.List(t.Context()); err != nil || len(got) != 0 {
 		t.Errorf("%+v, %v", got, err)
@@ -58,10 +55,8 @@ func TestDefineWhatIsThere(t *testing.T) {
 	path := folder(t)
 	store := dir.New(path)
 	d := secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageTLS, Usage: "vm1"}
-	put(t, filepath.Join(path, d.UUID.String()), []byte("value"))
-	if err := store.Define(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
+	must.Write(t, filepath.Join(path, d.UUID.String()), "value")
+	must.OK(t, store.Define(t.Context(), d))
 	if _, err := store.Lookup(t.Context(), secrets.Reference{Type: secrets.TLS, Usage: "vm1"}); err != nil {
 		t.Error(err)
 	}
@@ -82,14 +77,10 @@ func TestForeignDocument(t *testing.T) {
 	t.Parallel()
 	path := folder(t)
 	ref := storetest.ByUUID()
-	put(t, filepath.Join(path, ref.UUID.String()+".xml"), []byte("<secret><uuid>"+uuid.NewString()+"</uuid></secret>"))
-	if _, err := dir.New(path).Lookup(t.Context(), ref); !errors.Is(err, secrets.ErrDamaged) {
-		t.Error(err)
-	}
+	must.Write(t, filepath.Join(path, ref.UUID.String()+".xml"), []byte("<secret><uuid>"+uuid.NewString()+"</uuid></secret>"))
+	storetest.Fails(t, dir.New(path), ref, secrets.ErrDamaged, "")
 	// Which usage it has is unknown, so nothing can be said of any.
-	if _, err := dir.New(path).Lookup(t.Context(), storetest.ByUsage("/x")); !errors.Is(err, secrets.ErrDamaged) {
-		t.Error(err)
-	}
+	storetest.Fails(t, dir.New(path), storetest.ByUsage("/x"), secrets.ErrDamaged, "")
 	d := secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageVolume, Usage: "/x"}
 	if err := dir.New(path).Define(t.Context(), d); !errors.Is(err, secrets.ErrDamaged) {
 		t.Error(err)

@@ -39,9 +39,6 @@ func unreserved(c byte) bool {
 		c == '-' || c == '.' || c == '_' || c == '~'
 }
 
-// documentSuffix follows the uuid in the name of a document's file.
-const documentSuffix = ".xml"
-
 // usageOf returns the usage that a file name stands for; false for a name that
 // [FileName] does not make.
 func usageOf(name string) (secrets.Reference, bool) {

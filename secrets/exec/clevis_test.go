@@ -3,7 +3,6 @@ package exec_test
 import (
 	"bytes"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"os"
 	osexec "os/exec"
@@ -11,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/internal/testserver/tangtest"
 	"github.com/luksplug/luksplug/secrets"
@@ -33,28 +33,18 @@ func TestClevis(t *testing.T) {
 	if err != nil {
 		t.Fatalf("clevis encrypt: %v", err)
 	}
-	put(t, filepath.Join(folder, ref.UUID.String()+".jwe"), encrypted)
-	put(t, filepath.Join(folder, damaged.UUID.String()+".jwe"), encrypted[:len(encrypted)/2])
+	must.Write(t, filepath.Join(folder, ref.UUID.String()+".jwe"), encrypted)
+	must.Write(t, filepath.Join(folder, damaged.UUID.String()+".jwe"), encrypted[:len(encrypted)/2])
 
 	line := `/bin/sh -c 'f=FOLDER/$LUKSPLUG_SECRET_UUID.jwe; [ -e "$f" ] || exit 2; exec clevis decrypt <"$f"'`
-	store, err := exec.New(strings.Replace(line, "FOLDER", folder, 1), exec.Options{Stderr: os.Stderr})
-	if err != nil {
-		t.Fatal(err)
-	}
-	secret, err := store.Lookup(t.Context(), ref)
-	if err != nil {
-		t.Fatal(err)
-	}
+	store := must.Get(exec.New(strings.Replace(line, "FOLDER", folder, 1), exec.Options{Stderr: os.Stderr}))(t)
+	secret := must.Get(store.Lookup(t.Context(), ref))(t)
 	if !secret.Equal(secrets.New(value)) {
 		t.Errorf("another value was found, of %d bytes", secret.Len())
 	}
 	for ref, want := range map[secrets.Reference]error{storetest.ByUUID(): secrets.ErrNotFound, damaged: secrets.ErrUnreachable} {
-		if _, err := store.Lookup(t.Context(), ref); !errors.Is(err, want) {
-			t.Errorf("want %v, got %v", want, err)
-		}
+		storetest.Fails(t, store, ref, want, "")
 	}
 	tang.Stop()
-	if _, err := store.Lookup(t.Context(), ref); !errors.Is(err, secrets.ErrUnreachable) {
-		t.Errorf("with the server gone: %v", err)
-	}
+	storetest.Fails(t, store, ref, secrets.ErrUnreachable, "")
 }

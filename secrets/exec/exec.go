@@ -12,6 +12,7 @@ import (
 
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/internal/program"
+	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
 // The exit statuses that mean something.
@@ -68,10 +69,7 @@ func escaped(command string) string {
 // Lookup implements [secrets.Store]: it runs the program and waits for its end.
 func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	value, err := s.lookup(ctx, ref)
-	if err != nil {
-		return nil, &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
-	}
-	return value, nil
+	return value, storecall.Fail(s, ref, err)
 }
 
 func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {

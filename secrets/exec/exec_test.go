@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	osexec "os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -17,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/exec"
@@ -81,37 +81,19 @@ func fileName(kind, id, usage string) string {
 	return name[:min(len(name), 200)]
 }
 
-func put(t *testing.T, path string, value []byte) {
-	t.Helper()
-	if err := os.WriteFile(path, value, 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestStore(t *testing.T) {
 	t.Parallel()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
+	self := must.Get(os.Executable())(t)
 	storetest.Run(t, func(t *testing.T) storetest.Fixture {
 		folder := t.TempDir()
 		program := filepath.Join(folder, "program")
-		if err := os.Symlink(self, program); err != nil {
-			t.Fatal(err)
-		}
-		command, err := json.Marshal([]string{program, asProgram, folder})
-		if err != nil {
-			t.Fatal(err)
-		}
+		must.OK(t, os.Symlink(self, program))
+		command := must.Get(json.Marshal([]string{program, asProgram, folder}))(t)
 		timeout := time.Minute // the machine may be busy
 		if strings.HasSuffix(t.Name(), "/hanging") {
 			timeout = time.Second
 		}
-		store, err := exec.New(string(command), exec.Options{Timeout: timeout})
-		if err != nil {
-			t.Fatal(err)
-		}
+		store := must.Get(exec.New(string(command), exec.Options{Timeout: timeout}))(t)
 		name := func(ref secrets.Reference) string {
 			if ref.Usage != "" {
 				return filepath.Join(folder, fileName(string(ref.Type), "", ref.Usage))
@@ -120,23 +102,18 @@ func TestStore(t *testing.T) {
 		}
 		return storetest.Fixture{
 			Store: store,
-			Put:   func(t *testing.T, ref secrets.Reference, value []byte) { put(t, name(ref), value) },
-			Deny:  func(t *testing.T, ref secrets.Reference) { put(t, name(ref)+".denied", nil) },
+			Put:   func(t *testing.T, ref secrets.Reference, value []byte) { must.Write(t, name(ref), value) },
+			Deny:  func(t *testing.T, ref secrets.Reference) { must.Write(t, name(ref)+".denied", "") },
 			Lock: func(t *testing.T) {
-				values, err := os.ReadDir(folder)
-				if err != nil {
-					t.Fatal(err)
-				}
+				values := must.Get(os.ReadDir(folder))(t)
 				for _, v := range values {
-					put(t, filepath.Join(folder, v.Name()+".locked"), nil)
+					must.Write(t, filepath.Join(folder, v.Name()+".locked"), "")
 				}
 			},
 			Break: func(t *testing.T) {
-				if err := os.Remove(program); err != nil {
-					t.Fatal(err)
-				}
+				must.OK(t, os.Remove(program))
 			},
-			Hang: func(t *testing.T) { put(t, filepath.Join(folder, "hang"), nil) },
+			Hang: func(t *testing.T) { must.Write(t, filepath.Join(folder, "hang"), "") },
 		}
 	})
 }
@@ -144,14 +121,8 @@ func TestStore(t *testing.T) {
 // shell returns a store whose program is a script.
 func shell(t *testing.T, script string, o exec.Options) *exec.Store {
 	t.Helper()
-	command, err := json.Marshal([]string{"/bin/sh", "-c", script})
-	if err != nil {
-		t.Fatal(err)
-	}
-	store, err := exec.New(string(command), o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	command := must.Get(json.Marshal([]string{"/bin/sh", "-c", script}))(t)
+	store := must.Get(exec.New(string(command), o))(t)
 	return store
 }
 
@@ -184,16 +155,12 @@ func TestStatuses(t *testing.T) {
 
 func TestPrograms(t *testing.T) {
 	t.Parallel()
-	file := filepath.Join(t.TempDir(), "not-executable")
-	put(t, file, nil)
+	file := must.File(t, "")
 	for command, want := range map[string]error{
 		"/nonexistent/program": secrets.ErrUnreachable, "no-program-of-this-name": secrets.ErrUnreachable,
 		file: secrets.ErrDenied, t.TempDir(): secrets.ErrDenied,
 	} {
-		store, err := exec.New(command, exec.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
+		store := must.Get(exec.New(command, exec.Options{}))(t)
 		if _, err := store.Lookup(t.Context(), storetest.ByUUID()); !errors.Is(err, want) || !strings.Contains(err.Error(), command) {
 			t.Errorf("%s: %v", command, err)
 		}
@@ -217,10 +184,7 @@ func TestEnvironment(t *testing.T) {
 	ref := storetest.ByUUID()
 	store := shell(t, `printf '%s|' "$LUKSPLUG_SECRET_TYPE" "$LUKSPLUG_SECRET_UUID" "$LUKSPLUG_SECRET_USAGE" "$LUKSPLUG_TEST_EXEC"; cat`, exec.Options{})
 	for _, ref := range []secrets.Reference{ref, {Type: secrets.Ceph, Usage: "client.a b\n$x"}} {
-		secret, err := store.Lookup(t.Context(), ref)
-		if err != nil {
-			t.Fatal(err)
-		}
+		secret := must.Get(store.Lookup(t.Context(), ref))(t)
 		id := ""
 		if ref.Usage == "" {
 			id = ref.UUID.String()
@@ -245,14 +209,8 @@ func TestChildrenEnd(t *testing.T) {
 	if took := time.Since(begin); took > 20*time.Second {
 		t.Errorf("it took %s", took)
 	}
-	text, err := os.ReadFile(pidFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(os.ReadFile(pidFile))(t)
+	pid := must.Get(strconv.Atoi(strings.TrimSpace(string(text))))(t)
 	deadline := time.Now().Add(10 * time.Second)
 	for !ended(pid) {
 		if time.Now().After(deadline) {
@@ -274,9 +232,7 @@ func ended(pid int) bool {
 // A child that has left the group and holds the output open.
 func TestOutputThatStaysOpen(t *testing.T) {
 	t.Parallel()
-	if _, err := osexec.LookPath("setsid"); err != nil {
-		t.Skip(err)
-	}
+	must.Have(t, "setsid")
 	pidFile := filepath.Join(t.TempDir(), "pid")
 	store := shell(t, `setsid sh -c 'echo $$ >`+pidFile+`; exec sleep 60' & while [ ! -s `+pidFile+` ]; do :; done; printf x`, exec.Options{Timeout: 2 * time.Second})
 	secret, err := store.Lookup(t.Context(), storetest.ByUUID())

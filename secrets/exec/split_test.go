@@ -6,6 +6,7 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets/exec"
 )
 
@@ -38,10 +39,7 @@ func TestSplit(t *testing.T) {
 func FuzzSplit(f *testing.F) {
 	f.Add("a", "b 'c")
 	f.Fuzz(func(t *testing.T, a, b string) {
-		command, err := json.Marshal([]string{a, b})
-		if err != nil {
-			t.Fatal(err)
-		}
+		command := must.Get(json.Marshal([]string{a, b}))(t)
 		var want []string
 		if err := json.Unmarshal(command, &want); err != nil { // invalid UTF-8 was replaced
 			t.Fatal(err)

@@ -3,7 +3,6 @@ package keyring_test
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +13,8 @@ import (
 	"time"
 
 	"github.com/godbus/dbus/v5"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // desktop is a D-Bus of its own with a gnome-keyring on it, with all its files in
@@ -43,27 +44,14 @@ const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Con
 
 const password = "open sesame"
 
-func check(t *testing.T, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-}
-
 // newDesktop starts one whose keyring is unlocked and empty.
 func newDesktop(t *testing.T) *desktop {
 	t.Helper()
-	for _, program := range []string{"dbus-daemon", "gnome-keyring-daemon"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Skipf("%s is not installed (make setup installs it)", program)
-		}
-	}
-	dir, err := os.MkdirTemp("", "luksplug-keyring-") // short, as a socket's path has to be
-	check(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	must.Have(t, "dbus-daemon", "gnome-keyring-daemon")
+	dir := must.Dir(t, "")
 	d := &desktop{dir: dir, address: "unix:path=" + dir + "/bus"}
 	config := filepath.Join(dir, "bus.conf")
-	check(t, os.WriteFile(config, fmt.Appendf(nil, busConfig, dir), 0o600), os.Mkdir(dir+"/run", 0o700))
+	must.OK(t, os.WriteFile(config, fmt.Appendf(nil, busConfig, dir), 0o600), os.Mkdir(dir+"/run", 0o700))
 	d.bus = d.start(t, nil, "dbus-daemon", "--nofork", "--config-file="+config)
 	d.wait(t, "the bus", func() bool {
 		conn, err := dbus.Connect(d.address)
@@ -98,7 +86,7 @@ func (d *desktop) start(t *testing.T, stdin *strings.Reader, name string, args .
 	cmd.Stdout, cmd.Stderr = &messages, &messages
 	cmd.WaitDelay = time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	check(t, cmd.Start())
+	must.OK(t, cmd.Start())
 	t.Cleanup(func() {
 		end(cmd)
 		if t.Failed() {
@@ -136,7 +124,7 @@ func (d *desktop) lock(t *testing.T) {
 	t.Helper()
 	var locked []dbus.ObjectPath
 	var prompt dbus.ObjectPath
-	check(t, d.conn.Object("org.freedesktop.secrets", "/org/freedesktop/secrets").
+	must.OK(t, d.conn.Object("org.freedesktop.secrets", "/org/freedesktop/secrets").
 		Call("org.freedesktop.Secret.Service.Lock", 0, []dbus.ObjectPath{login}).Store(&locked, &prompt))
 	if len(locked) != 1 {
 		t.Fatal("it was not locked")

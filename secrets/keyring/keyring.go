@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
 // Options say where the service is. Address is needed.
@@ -55,36 +56,17 @@ type item struct {
 
 // with runs f with a connection.
 func (s *Store) with(ctx context.Context, ref secrets.Reference, f func(ctx context.Context, svc *service) error) error {
-	err := s.bounded(ctx, f)
-	if err == nil {
-		return nil
-	}
-	return &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
-}
-
-func (s *Store) bounded(ctx context.Context, f func(ctx context.Context, svc *service) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if s.options.Address == "" {
-		return fmt.Errorf("%w: there is no session bus: DBUS_SESSION_BUS_ADDRESS is not set; run this in the user's session", secrets.ErrUnreachable)
-	}
-	bounded, cancel := context.WithTimeout(ctx, s.options.Timeout)
-	defer cancel()
-	conn, err := dial(bounded, s.options.Address)
-	if err == nil {
-		err = f(bounded, &service{conn: conn})
-		_ = conn.Close() // all answers have come
-	}
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil && !errors.Is(err, ctx.Err()):
-		return fmt.Errorf("%w: %w", ctx.Err(), err)
-	case ctx.Err() == nil && bounded.Err() != nil && !errors.Is(err, secrets.ErrLocked):
-		return fmt.Errorf("%w: the Secret Service has not answered after %s", secrets.ErrUnreachable, s.options.Timeout)
-	}
-	return err
+	return storecall.Fail(s, ref, storecall.Bounded(ctx, s.options.Timeout, "the Secret Service", func(ctx context.Context) error {
+		if s.options.Address == "" {
+			return fmt.Errorf("%w: there is no session bus: DBUS_SESSION_BUS_ADDRESS is not set; run this in the user's session", secrets.ErrUnreachable)
+		}
+		conn, err := dial(ctx, s.options.Address)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = conn.Close() }() // all answers have come
+		return f(ctx, &service{conn: conn})
+	}))
 }
 
 // Lookup implements [secrets.Store].
@@ -105,18 +87,16 @@ func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 		if err := svc.call(ctx, i.path, itemName+".GetSecret", []any{svc.session.path}, &w); err != nil {
 			return err
 		}
-		if value, err = svc.session.open(w); err != nil {
-			return err
+		found, err := svc.session.open(w)
+		if err == nil && found.Len() == 0 {
+			err = secrets.ErrNoValue
 		}
-		if value.Len() == 0 {
-			return secrets.ErrNoValue
+		if err == nil {
+			value = found
 		}
-		return nil
+		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	return value, nil
+	return value, err
 }
 
 // List implements [secrets.Lister]. It asks for what is locked to be unlocked:
@@ -137,11 +117,8 @@ func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
 // same usage at the same moment may both succeed.
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
 	return s.with(ctx, d.Reference(), func(ctx context.Context, svc *service) error {
-		if err := d.Validate(); err != nil {
+		if err := storecall.Definable(d); err != nil {
 			return err
-		}
-		if d.UUID == uuid.Nil {
-			return fmt.Errorf("%w: it has no uuid", secrets.ErrInvalidDocument)
 		}
 		if d.Ephemeral && s.options.Collection != inMemory {
 			return fmt.Errorf("%w: keep it in the collection %s", secrets.ErrPersistent, inMemory)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keyring"
@@ -42,7 +42,7 @@ func TestStore(t *testing.T) {
 					Store: keyring.New(o),
 					Break: func(*testing.T) { end(d.daemon) },
 					Hang: func(t *testing.T) {
-						check(t, d.daemon.Process.Signal(syscall.SIGSTOP))
+						must.OK(t, d.daemon.Process.Signal(syscall.SIGSTOP))
 					},
 					Reopen:     func(*testing.T) secrets.Store { return keyring.New(o) },
 					NoLocks:    true,
@@ -60,10 +60,8 @@ func TestStore(t *testing.T) {
 func TestOtherToolsMakeItems(t *testing.T) {
 	t.Parallel()
 	d := newDesktop(t)
-	tool, err := exec.LookPath("secret-tool")
-	if err != nil {
-		t.Skip("secret-tool is not installed (make setup installs libsecret-tools)")
-	}
+	const tool = "secret-tool"
+	must.Have(t, tool)
 	id := uuid.New()
 	d.run(t, "from a tool", tool, "store", "--label=vm1", "application", "luksplug", "uuid", id.String())
 	d.run(t, "for a usage", tool, "store", "--label=vm2", "application", "luksplug", "usage-type", "volume", "usage", "/x y")
@@ -93,15 +91,13 @@ func TestOtherToolsMakeItems(t *testing.T) {
 	}
 	// And they read ours.
 	ours := secrets.Document{UUID: uuid.New()}
-	check(t, store.Define(t.Context(), ours), store.Set(t.Context(), ours.Reference(), secrets.New([]byte("ours"))))
+	must.OK(t, store.Define(t.Context(), ours), store.Set(t.Context(), ours.Reference(), secrets.New([]byte("ours"))))
 	if got := d.run(t, "", tool, "lookup", "application", "luksplug", "uuid", ours.UUID.String()); got != "ours" {
 		t.Errorf("secret-tool finds %q", got)
 	}
 	// Two items of one uuid.
 	d.run(t, "twice", tool, "store", "--label=vm1", "application", "luksplug", "uuid", id.String(), "more", "x")
-	if _, err := store.Lookup(t.Context(), secrets.Reference{Type: secrets.Passphrase, UUID: id}); !errors.Is(err, secrets.ErrDamaged) || !strings.Contains(err.Error(), "2 items") {
-		t.Error(err)
-	}
+	storetest.Fails(t, store, secrets.Reference{Type: secrets.Passphrase, UUID: id}, secrets.ErrDamaged, "2 items")
 	// One that makes no sense harms no other.
 	d.run(t, "bad", tool, "store", "--label=bad", "application", "luksplug", "uuid", "not-a-uuid")
 	documents, err := store.List(t.Context())
@@ -131,7 +127,7 @@ func TestLocked(t *testing.T) {
 	store := keyring.New(keyring.Options{Address: d.address})
 	known, other := secrets.Document{UUID: uuid.New()}, secrets.Document{UUID: uuid.New()}
 	value := secrets.New([]byte("confidential"))
-	check(t, store.Define(t.Context(), known), store.Set(t.Context(), known.Reference(), value))
+	must.OK(t, store.Define(t.Context(), known), store.Set(t.Context(), known.Reference(), value))
 	d.lock(t)
 	_, lookup := store.Lookup(t.Context(), known.Reference())
 	_, list := store.List(t.Context())
@@ -144,7 +140,7 @@ func TestLocked(t *testing.T) {
 		}
 	}
 	// It is all there when the user logs in again.
-	check(t, d.daemon.Process.Kill())
+	must.OK(t, d.daemon.Process.Kill())
 	_ = d.daemon.Wait() // it was killed
 	d.startKeyring(t)
 	found, err := store.Lookup(t.Context(), known.Reference())
@@ -165,11 +161,8 @@ func TestCollections(t *testing.T) {
 // No bus, none configured, and one that accepts and says nothing.
 func TestBuses(t *testing.T) {
 	t.Parallel()
-	dir, err := os.MkdirTemp("", "luksplug-bus-") // short, as a socket's path has to be
-	check(t, err)
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	listener, err := net.Listen("unix", filepath.Join(dir, "s"))
-	check(t, err)
+	dir := must.Dir(t, "")
+	listener := must.Get(net.Listen("unix", filepath.Join(dir, "s")))(t)
 	t.Cleanup(func() { _ = listener.Close() }) // nobody needs it any more
 	for address, text := range map[string]string{
 		"":                                      "DBUS_SESSION_BUS_ADDRESS",

@@ -9,6 +9,7 @@ import (
 	"github.com/godbus/dbus/v5"
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keyring"
 )
@@ -60,11 +61,10 @@ func newAsking(t *testing.T, a *asking) (_ *asking, address string) {
 	t.Helper()
 	d := newDesktop(t)
 	end(d.daemon)
-	conn, err := dbus.Connect(d.address)
-	check(t, err)
+	conn := must.Get(dbus.Connect(d.address))(t)
 	t.Cleanup(func() { _ = conn.Close() }) // the bus may have ended
 	a.conn, a.id, a.asked = conn, uuid.New().String(), make(chan struct{}, 8)
-	check(t, conn.Export(a, "/org/freedesktop/secrets", "org.freedesktop.Secret.Service"),
+	must.OK(t, conn.Export(a, "/org/freedesktop/secrets", "org.freedesktop.Secret.Service"),
 		conn.Export(a, askingPrompt, "org.freedesktop.Secret.Prompt"),
 		conn.Export(a, askingItem, "org.freedesktop.DBus.Properties"))
 	// The bus may not have noticed yet that the other one is gone.

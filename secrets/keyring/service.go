@@ -8,6 +8,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
 // The names of the Secret Service.
@@ -33,29 +34,12 @@ type service struct {
 
 // dial connects to the bus. The connection ends with ctx.
 func dial(ctx context.Context, address string) (*dbus.Conn, error) {
-	type result struct {
-		conn *dbus.Conn
-		err  error
+	connect := func() (*dbus.Conn, error) { return dbus.Connect(address, dbus.WithContext(ctx)) } // the greeting ignores ctx
+	conn, err := storecall.Await(ctx, connect, func(c *dbus.Conn) { _ = c.Close() })
+	if err != nil {
+		return nil, fmt.Errorf("%w: the session bus: %w", secrets.ErrUnreachable, err)
 	}
-	done := make(chan result, 1)
-	go func() { // the greeting knows no context
-		conn, err := dbus.Connect(address, dbus.WithContext(ctx))
-		done <- result{conn, err}
-	}()
-	select {
-	case <-ctx.Done():
-		go func() {
-			if r := <-done; r.err == nil {
-				_ = r.conn.Close() // it came too late
-			}
-		}()
-		return nil, ctx.Err()
-	case r := <-done:
-		if r.err != nil {
-			return nil, fmt.Errorf("%w: the session bus: %w", secrets.ErrUnreachable, r.err)
-		}
-		return r.conn, nil
-	}
+	return conn, nil
 }
 
 func (s *service) object(path dbus.ObjectPath) dbus.BusObject { return s.conn.Object(busName, path) }

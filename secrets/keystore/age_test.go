@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/must"
+	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
 )
@@ -25,13 +27,8 @@ func TestAge(t *testing.T) {
 	}
 	d := secrets.Document{UUID: uuid.New()}
 	k := store.(secrets.Keeper)
-	if err := errors.Join(k.Define(t.Context(), d), k.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential")))); err != nil {
-		t.Fatal(err)
-	}
-	found, err := k.Lookup(t.Context(), d.Reference())
-	if err != nil || !found.Equal(secrets.New([]byte("confidential"))) {
-		t.Fatal(err)
-	}
+	must.OK(t, errors.Join(k.Define(t.Context(), d), k.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential")))))
+	storetest.Finds(t, k, d.Reference(), "confidential")
 	identity, err := os.ReadFile(filepath.Join(top, "key"))
 	if err != nil || !strings.HasPrefix(string(identity), "AGE-SECRET-KEY-PQ-1") {
 		t.Errorf("no hybrid identity, error %v", err)
@@ -45,39 +42,15 @@ func TestAgePassphraseFile(t *testing.T) {
 	t.Parallel()
 	top := t.TempDir()
 	file := filepath.Join(top, "passphrase")
-	if err := os.WriteFile(file, []byte("open sesame"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must.Write(t, file, "open sesame")
 	uri := "age:" + top + "?protect=passphrase"
-	store, err := keystore.Open(uri+"&passphrase-file="+file, keystore.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	store := must.Get(keystore.Open(uri+"&passphrase-file="+file, keystore.Options{}))(t)
 	d := secrets.Document{UUID: uuid.New()}
 	k := store.(secrets.Keeper)
-	if err := errors.Join(k.Define(t.Context(), d), k.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential")))); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, errors.Join(k.Define(t.Context(), d), k.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential")))))
 	for _, wrong := range []string{"", "&passphrase-file=/nonexistent", "&passphrase-file=-"} {
-		store, err := keystore.Open(uri+wrong, keystore.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := store.Lookup(t.Context(), d.Reference()); !errors.Is(err, secrets.ErrLocked) {
-			t.Errorf("%q: %v", wrong, err)
-		}
+		store := must.Get(keystore.Open(uri+wrong, keystore.Options{}))(t)
+		storetest.Fails(t, store, d.Reference(), secrets.ErrLocked, "")
 	}
-	found, err := k.Lookup(t.Context(), d.Reference())
-	if err != nil || !found.Equal(secrets.New([]byte("confidential"))) {
-		t.Fatal(err)
-	}
-}
-
-func TestAgeURIs(t *testing.T) {
-	t.Parallel()
-	for _, uri := range []string{"age:", "age:/x?key=rsa", "age:/x?protect=yes", "age:/x?passphrase=hunter2"} {
-		if _, err := keystore.Open(uri, keystore.Options{}); !errors.Is(err, keystore.ErrInvalidURI) || strings.Contains(err.Error(), "hunter2") {
-			t.Errorf("%q: %v", uri, err)
-		}
-	}
+	storetest.Finds(t, k, d.Reference(), "confidential")
 }

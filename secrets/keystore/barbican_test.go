@@ -6,27 +6,17 @@ import (
 	"io"
 	"log"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/must"
+	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/internal/testserver/barbicantest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
 )
-
-// file makes a file of the test's own.
-func file(t *testing.T, content string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
 
 func TestBarbican(t *testing.T) {
 	t.Parallel()
@@ -34,15 +24,13 @@ func TestBarbican(t *testing.T) {
 	server.Config.ErrorLog = log.New(io.Discard, "", 0) // it says that we do not trust it
 	server.StartTLS()
 	t.Cleanup(server.Close)
-	ca := file(t, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
-	token, password := file(t, "letmein\n"), file(t, "open sesame")
+	ca := must.File(t, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
+	token, password := must.File(t, "letmein\n"), must.File(t, "open sesame")
 	base := "barbican+" + server.URL + "/"
 	d := secrets.Document{UUID: uuid.New()}
 	first := open(t, base+"?token-file="+token+"&ca-file="+ca+"&encoding=to-hex")
 	k := first.(secrets.Keeper)
-	if err := errors.Join(k.Define(t.Context(), d), k.Set(t.Context(), d.Reference(), secrets.New([]byte("00ff")))); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, errors.Join(k.Define(t.Context(), d), k.Set(t.Context(), d.Reference(), secrets.New([]byte("00ff")))))
 	if first.String() != base+"?encoding=to-hex" {
 		t.Error(first)
 	}
@@ -64,12 +52,8 @@ func TestBarbican(t *testing.T) {
 			t.Errorf("%s: %v, error %v", parameters, store, err)
 		}
 	}
-	if _, err := open(t, base+"?token-file="+token).Lookup(t.Context(), d.Reference()); !errors.Is(err, secrets.ErrUnreachable) || !strings.Contains(err.Error(), "certificate") {
-		t.Error(err)
-	}
-	if _, err := open(t, base+"?token-file=/nonexistent&ca-file="+ca).Lookup(t.Context(), d.Reference()); !errors.Is(err, secrets.ErrLocked) {
-		t.Error(err)
-	}
+	storetest.Fails(t, open(t, base+"?token-file="+token), d.Reference(), secrets.ErrUnreachable, "certificate")
+	storetest.Fails(t, open(t, base+"?token-file=/nonexistent&ca-file="+ca), d.Reference(), secrets.ErrLocked, "")
 	for _, parameters := range []string{
 		"?token=hunter2", "?password=hunter2", "?token-file=/x" + keystone, "?keystone=" + server.URL + "/v3", "?user=u&project=p",
 		"?application-credential=a&password-file=/x", "?password-file=/x", "?application-credential=a&user=u" + keystone,
@@ -78,17 +62,6 @@ func TestBarbican(t *testing.T) {
 	} {
 		if store, err := keystore.Open(base+parameters, keystore.Options{}); !errors.Is(err, keystore.ErrInvalidURI) || store != nil || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v, %v", parameters, store, err)
-		}
-	}
-	for _, uri := range []string{"barbican:", "barbican+ftp://x/"} {
-		var unknown *keystore.UnknownSchemeError
-		if _, err := keystore.Open(uri, keystore.Options{}); !errors.As(err, &unknown) {
-			t.Errorf("%s: %v", uri, err)
-		}
-	}
-	for _, uri := range []string{"barbican+https:", "barbican+https://", "barbican+http://example.org/", "barbican+https://u:hunter2@example.org/", "barbican+https://[/"} {
-		if _, err := keystore.Open(uri, keystore.Options{}); !errors.Is(err, keystore.ErrInvalidURI) || strings.Contains(err.Error(), "hunter2") {
-			t.Errorf("%s: %v", uri, err)
 		}
 	}
 }

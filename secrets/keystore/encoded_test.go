@@ -4,6 +4,7 @@ import (
 	"context"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/internal/storeuri"
 )
@@ -25,10 +26,7 @@ func (lists) List(context.Context) ([]secrets.Document, error) {
 // An encoding gives a store no abilities that it does not have.
 func TestEncodedCanWhatTheStoreCan(t *testing.T) {
 	t.Parallel()
-	l, err := storeuri.Parse("test:?encoding=hex")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := must.Get(storeuri.Parse("test:?encoding=hex"))(t)
 	hex, err := takeEncoding(l)
 	if err != nil || hex == nil {
 		t.Fatal(hex, err)

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/internal/storecall"
 	"github.com/luksplug/luksplug/secrets/internal/storeuri"
 )
 
@@ -129,23 +130,14 @@ func (s encodedStore) String() string { return s.store.String() + "?encoding=" +
 func (s encodedStore) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	stored, err := s.store.Lookup(ctx, ref)
 	if err != nil {
-		return nil, s.own(err)
+		return nil, storecall.Fail(s, ref, err)
 	}
 	defer stored.Wipe()
 	value, err := convert(stored, s.encoding.decode)
 	if err != nil {
-		return nil, &secrets.StoreError{Store: s.String(), Ref: ref, Err: fmt.Errorf("%w: %w: open the store with the ?encoding= that it was filled with", secrets.ErrDamaged, err)}
+		err = fmt.Errorf("%w: %w: open the store with the ?encoding= that it was filled with", secrets.ErrDamaged, err)
 	}
-	return value, nil
-}
-
-// own makes an error of the inner store one of this.
-func (s encodedStore) own(err error) error {
-	var inner *secrets.StoreError
-	if errors.As(err, &inner) {
-		return &secrets.StoreError{Store: s.String(), Ref: inner.Ref, Err: inner.Err}
-	}
-	return err
+	return value, storecall.Fail(s, ref, err)
 }
 
 func convert(from *secrets.Secret, f func([]byte) ([]byte, error)) (*secrets.Secret, error) {
@@ -168,7 +160,7 @@ type encodedLister struct {
 // List implements [secrets.Lister].
 func (s encodedLister) List(ctx context.Context) ([]secrets.Document, error) {
 	documents, err := s.lister.List(ctx)
-	return documents, s.own(err)
+	return documents, storecall.Fail(s, secrets.Reference{}, err)
 }
 
 type encodedKeeper struct {
@@ -178,20 +170,20 @@ type encodedKeeper struct {
 
 // Define implements [secrets.Keeper].
 func (s encodedKeeper) Define(ctx context.Context, d secrets.Document) error {
-	return s.own(s.keeper.Define(ctx, d))
+	return storecall.Fail(s, d.Reference(), s.keeper.Define(ctx, d))
 }
 
 // Set implements [secrets.Keeper].
 func (s encodedKeeper) Set(ctx context.Context, ref secrets.Reference, value *secrets.Secret) error {
 	stored, err := convert(value, s.encoding.encode)
 	if err != nil {
-		return &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
+		return storecall.Fail(s, ref, err)
 	}
 	defer stored.Wipe()
-	return s.own(s.keeper.Set(ctx, ref, stored))
+	return storecall.Fail(s, ref, s.keeper.Set(ctx, ref, stored))
 }
 
 // Remove implements [secrets.Keeper].
 func (s encodedKeeper) Remove(ctx context.Context, ref secrets.Reference) error {
-	return s.own(s.keeper.Remove(ctx, ref))
+	return storecall.Fail(s, ref, s.keeper.Remove(ctx, ref))
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
@@ -17,10 +18,7 @@ import (
 
 func open(t *testing.T, uri string) secrets.Store {
 	t.Helper()
-	store, err := keystore.Open(uri, keystore.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	store := must.Get(keystore.Open(uri, keystore.Options{}))(t)
 	return store
 }
 
@@ -31,24 +29,16 @@ func TestEncodedStore(t *testing.T) {
 		t.Run(encoding, func(t *testing.T) {
 			t.Parallel()
 			storetest.Run(t, func(t *testing.T) storetest.Fixture {
-				path, err := os.MkdirTemp("/dev/shm", "luksplug-encoding")
-				if err != nil {
-					t.Skipf("no folder in memory: %v", err)
-				}
-				t.Cleanup(func() { _ = os.RemoveAll(path) })
+				path := must.Dir(t, "/dev/shm")
 				uri := "dir:" + path + "?encoding=" + encoding
 				return storetest.Fixture{
 					Store:  open(t, uri),
 					Reopen: func(t *testing.T) secrets.Store { return open(t, uri) },
 					Break: func(t *testing.T) {
-						if err := os.RemoveAll(path); err != nil {
-							t.Fatal(err)
-						}
+						must.OK(t, os.RemoveAll(path))
 					},
 					Damage: func(t *testing.T, ref secrets.Reference) {
-						if err := os.WriteFile(filepath.Join(path, dir.FileName(ref)), []byte("confidential!"), 0o600); err != nil {
-							t.Fatal(err)
-						}
+						must.Write(t, filepath.Join(path, dir.FileName(ref)), "confidential!")
 					},
 				}
 			})
@@ -82,9 +72,7 @@ func TestEncodings(t *testing.T) {
 	} {
 		path := t.TempDir()
 		file := filepath.Join(path, dir.FileName(ref))
-		if err := os.WriteFile(file, []byte(c.stored), 0o600); err != nil {
-			t.Fatal(err)
-		}
+		must.Write(t, file, c.stored)
 		store := open(t, "dir:"+path+"?encoding="+c.encoding)
 		found, err := store.Lookup(context.Background(), ref)
 		if !errors.Is(err, c.err) || err != nil && strings.Contains(err.Error(), "confidential") {
@@ -98,9 +86,7 @@ func TestEncodings(t *testing.T) {
 			t.Errorf("%s of %q: %q, %v", c.encoding, c.stored, value, err)
 		}
 		// And back, canonically.
-		if err := store.(secrets.Keeper).Set(context.Background(), ref, found); err != nil {
-			t.Fatal(err)
-		}
+		must.OK(t, store.(secrets.Keeper).Set(context.Background(), ref, found))
 		again, err := store.Lookup(context.Background(), ref)
 		if err != nil || !again.Equal(found) {
 			t.Errorf("%s of %q: written and read again: %v", c.encoding, c.stored, err)
@@ -111,9 +97,7 @@ func TestEncodings(t *testing.T) {
 func TestSetOfWhatIsNoText(t *testing.T) {
 	t.Parallel()
 	path, ref := t.TempDir(), storetest.ByUUID()
-	if err := os.WriteFile(filepath.Join(path, dir.FileName(ref)), []byte("old"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must.Write(t, filepath.Join(path, dir.FileName(ref)), "old")
 	err := open(t, "dir:"+path+"?encoding=utf8").(secrets.Keeper).Set(context.Background(), ref, secrets.New([]byte("\xff")))
 	var storeError *secrets.StoreError
 	if !errors.As(err, &storeError) || storeError.Ref != ref {

@@ -35,7 +35,7 @@ func (e *UnknownSchemeError) Error() string {
 }
 
 // Options are what stores may need of the program that opens them. With the zero
-// value, nobody can be asked for a passphrase.
+// value, no passphrase can be asked for.
 type Options = storeuri.Options
 
 // kind is one kind of store.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
@@ -23,14 +24,7 @@ func TestExec(t *testing.T) {
 	if err != nil || !secret.Equal(secrets.New([]byte("hi"))) || messages.String() != "for /x?\n" {
 		t.Error(secret, err, &messages)
 	}
-	if _, err := store.Lookup(t.Context(), storetest.ByUsage("/y")); !errors.Is(err, secrets.ErrNotFound) {
-		t.Error(err)
-	}
-	for _, uri := range []string{"exec:", "exec:'a", "exec:a%", "exec:a?timeout=0", "exec:a?timeout=soon", "exec:a?shell=yes"} {
-		if _, err := keystore.Open(uri, keystore.Options{}); !errors.Is(err, keystore.ErrInvalidURI) {
-			t.Errorf("%q: %v", uri, err)
-		}
-	}
+	storetest.Fails(t, store, storetest.ByUsage("/y"), secrets.ErrNotFound, "")
 }
 
 func TestCredentials(t *testing.T) {
@@ -44,11 +38,8 @@ func TestCredentials(t *testing.T) {
 		"credentials:/with%20space?":      secrets.ErrUnreachable,
 		"credentials:/x?encoding=base64&": secrets.ErrUnreachable,
 	} {
-		store, err := keystore.Open(uri, keystore.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, err = store.Lookup(t.Context(), storetest.ByUUID())
+		store := must.Get(keystore.Open(uri, keystore.Options{}))(t)
+		_, err := store.Lookup(t.Context(), storetest.ByUUID())
 		if !errors.Is(err, want) || !strings.HasPrefix(uri, strings.TrimSuffix(store.String(), "?encoding=base64")) {
 			t.Errorf("%s: %v", uri, err)
 		}

@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/google/uuid"
 	"github.com/ovh/kmip-go"
 	"github.com/ovh/kmip-go/payloads"
 
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
 // ErrInvalidTemplate is wrapped by the errors of [ParseTemplate].
@@ -21,7 +21,10 @@ var ErrInvalidTemplate = errors.New("invalid template")
 // identifier; or the name of a custom attribute, which begins with "x-" or "y-".
 // In TEXT, {uuid} and {usage} stand for those of the reference, and {type} for its
 // type. Without one of the first two, every reference finds the same object.
-type Template struct{ what, text string }
+type Template struct {
+	what string
+	text storecall.Template
+}
 
 // ParseTemplate reads a template. The error wraps [ErrInvalidTemplate].
 func ParseTemplate(s string) (Template, error) {
@@ -32,25 +35,18 @@ func ParseTemplate(s string) (Template, error) {
 	if _, custom := cutX(kmip.AttributeName(what)); what != "name" && what != "id" && !custom {
 		return Template{}, fmt.Errorf("%w: %q: objects are found by name, id or a custom attribute, as in x-disk:{uuid}", ErrInvalidTemplate, s)
 	}
-	rest := strings.NewReplacer("{uuid}", "", "{usage}", "", "{type}", "").Replace(text)
-	if strings.ContainsAny(rest, "{}") {
+	t := Template{what, storecall.Template(text)}
+	if !t.text.Valid() {
 		return Template{}, fmt.Errorf("%w: %q: what stands for something is {uuid}, {usage} and {type}", ErrInvalidTemplate, s)
 	}
-	return Template{what, text}, nil
+	return t, nil
 }
 
 // expand returns the text for a reference; false where it asks for what that does
 // not have.
 func (t Template) expand(ref secrets.Reference) (string, bool) {
-	id := ""
-	if ref.UUID != uuid.Nil {
-		id = ref.UUID.String()
-	}
-	if strings.Contains(t.text, "{uuid}") && id == "" || strings.Contains(t.text, "{usage}") && ref.Usage == "" {
-		return "", false
-	}
-	text := strings.NewReplacer("{uuid}", id, "{usage}", ref.Usage, "{type}", string(ref.Type)).Replace(t.text)
-	return text, secrets.IsText(text)
+	text, ok := t.text.Expand(ref)
+	return text, ok && secrets.IsText(text)
 }
 
 // Finder is a [secrets.Store] of objects that others have made on a KMIP server.
@@ -87,10 +83,7 @@ func (f *Finder) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Se
 			return err
 		})
 	})
-	if err != nil {
-		return nil, err
-	}
-	return value, nil
+	return value, err
 }
 
 // one returns the identifier of the one object that has text.

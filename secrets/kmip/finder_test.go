@@ -10,6 +10,7 @@ import (
 	kmipgo "github.com/ovh/kmip-go"
 	"github.com/ovh/kmip-go/kmipserver"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/internal/testserver/kmiptest"
 	"github.com/luksplug/luksplug/secrets"
@@ -31,8 +32,7 @@ func secretData(value string, attributes ...kmipgo.Attribute) kmiptest.Object {
 
 func template(t *testing.T, text string) kmip.Template {
 	t.Helper()
-	out, err := kmip.ParseTemplate(text)
-	must(t, err)
+	out := must.Get(kmip.ParseTemplate(text))(t)
 	return out
 }
 
@@ -128,9 +128,7 @@ func TestFound(t *testing.T) {
 		}
 	}
 	server.Refuse = func(kmipgo.Operation, string) error { return kmipserver.ErrPermissionDenied }
-	if _, err := kmip.NewFinder(o, template(t, "id:"+byID)).Lookup(t.Context(), ref); !errors.Is(err, secrets.ErrDenied) {
-		t.Error(err)
-	}
+	storetest.Fails(t, kmip.NewFinder(o, template(t, "id:"+byID)), ref, secrets.ErrDenied, "")
 }
 
 func TestTemplates(t *testing.T) {

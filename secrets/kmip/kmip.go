@@ -13,7 +13,7 @@ import (
 	"github.com/ovh/kmip-go/payloads"
 
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/document"
+	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
 // Style is how the attributes of our objects are written.
@@ -65,33 +65,14 @@ func (s server) String() string { return "kmip://" + s.options.Address }
 
 // with runs f with a connection.
 func (s server) with(ctx context.Context, ref secrets.Reference, f func(c *connection) error) error {
-	err := s.bounded(ctx, f)
-	if err == nil {
-		return nil
-	}
-	return &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
-}
-
-func (s server) bounded(ctx context.Context, f func(c *connection) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	bounded, cancel := context.WithTimeout(ctx, s.options.Timeout)
-	defer cancel()
-	c, err := dial(bounded, s.options)
-	if err == nil {
-		err = f(c)
-		c.close()
-	}
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return fmt.Errorf("the server does not answer: %w", ctx.Err())
-	case bounded.Err() != nil:
-		return fmt.Errorf("%w: the server has not answered after %s", secrets.ErrUnreachable, s.options.Timeout)
-	}
-	return err
+	return storecall.Fail(s, ref, storecall.Bounded(ctx, s.options.Timeout, "the server", func(ctx context.Context) error {
+		c, err := dial(ctx, s.options)
+		if err != nil {
+			return err
+		}
+		defer c.close()
+		return f(c)
+	}))
 }
 
 // errChanged: an object was destroyed between two requests.
@@ -124,10 +105,7 @@ func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 			return err
 		})
 	})
-	if err != nil {
-		return nil, err
-	}
-	return value, nil
+	return value, err
 }
 
 // value returns the value of the secret with that uuid.
@@ -239,15 +217,7 @@ func parse(o object, r reply) (secrets.Document, error) {
 	if !ok {
 		return secrets.Document{}, fmt.Errorf("%w: object %s is no opaque object", secrets.ErrDamaged, o.id)
 	}
-	d, err := document.Parse(content.OpaqueDataValue)
-	switch {
-	case err != nil:
-		// Not wrapped: that it is no document is all that the caller may ask for.
-		return d, fmt.Errorf("%w: object %s: %s", secrets.ErrDamaged, o.id, err.Error())
-	case d.UUID != o.uuid:
-		return d, fmt.Errorf("%w: object %s is the document of another secret, %s", secrets.ErrDamaged, o.id, d.UUID)
-	}
-	return d, nil
+	return storecall.ParseDocument(content.OpaqueDataValue, o.uuid, "object "+o.id)
 }
 
 // List implements [secrets.Lister].
@@ -265,16 +235,13 @@ func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
 // same usage at the same moment may both succeed.
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
 	return s.with(ctx, d.Reference(), func(c *connection) error {
-		if err := d.Validate(); err != nil {
+		if err := storecall.Definable(d); err != nil {
 			return err
-		}
-		if d.UUID == uuid.Nil {
-			return fmt.Errorf("%w: it has no uuid", secrets.ErrInvalidDocument)
 		}
 		if d.Ephemeral {
 			return fmt.Errorf("%w: keep it in dir: on a tmpfs", secrets.ErrPersistent)
 		}
-		documents, _, err := s.documents(c) // what is damaged is mended by being defined again
+		documents, _, err := s.documents(c) // what is damaged is fixed by being defined again
 		if err != nil {
 			return err
 		}
@@ -286,7 +253,7 @@ func (s *Store) Define(ctx context.Context, d secrets.Document) error {
 			more = append(more, usageField(d.UsageType, d.Usage))
 		}
 		const opaqueDocument = 0x80000000 // the standard leaves them all to extensions (section 9.1.3.2.10)
-		return c.register(s.options.Style, kindDocument, d.UUID, &kmip.OpaqueObject{OpaqueDataType: opaqueDocument, OpaqueDataValue: document.Format(d)}, more...)
+		return c.register(s.options.Style, kindDocument, d.UUID, &kmip.OpaqueObject{OpaqueDataType: opaqueDocument, OpaqueDataValue: d.XML()}, more...)
 	})
 }
 

@@ -16,6 +16,7 @@ import (
 	kmipgo "github.com/ovh/kmip-go"
 	"github.com/ovh/kmip-go/kmipserver"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/internal/testserver/kmiptest"
 	"github.com/luksplug/luksplug/secrets"
@@ -135,15 +136,13 @@ func TestPyKMIP(t *testing.T) {
 func testLife(t *testing.T, mine, others kmip.Options) {
 	store := kmip.New(mine)
 	d := secrets.Document{UUID: uuid.New(), Private: true, Description: "käse", UsageType: secrets.UsageVolume, Usage: "/images/ö & 1%"}
-	must(t, store.Define(t.Context(), d))
-	if _, err := store.Lookup(t.Context(), d.Reference()); !errors.Is(err, secrets.ErrNoValue) {
-		t.Error(err)
-	}
+	must.OK(t, store.Define(t.Context(), d))
+	storetest.Fails(t, store, d.Reference(), secrets.ErrNoValue, "")
 	random := make([]byte, 64)
 	_, _ = rand.Read(random) // never fails
 	random[0], random[1], random[63] = 0, 0xff, '\n'
 	for _, value := range [][]byte{[]byte("the first"), random} {
-		must(t, store.Set(t.Context(), d.Reference(), secrets.New(bytes.Clone(value))))
+		must.OK(t, store.Set(t.Context(), d.Reference(), secrets.New(bytes.Clone(value))))
 		for _, ref := range []secrets.Reference{d.Reference(), storetest.ByUsage(d.Usage)} {
 			found, err := store.Lookup(t.Context(), ref)
 			if err != nil || !found.Equal(secrets.New(bytes.Clone(value))) {
@@ -155,23 +154,10 @@ func testLife(t *testing.T, mine, others kmip.Options) {
 	if err != nil || len(listed) != 1 || listed[0] != d {
 		t.Errorf("%+v, %v", listed, err)
 	}
-	if _, err := store.Lookup(t.Context(), secrets.Reference{Type: secrets.Ceph, UUID: d.UUID}); !errors.Is(err, secrets.ErrWrongType) {
-		t.Error(err)
-	}
-	if _, err := kmip.New(others).Lookup(t.Context(), d.Reference()); !errors.Is(err, secrets.ErrNotFound) {
-		t.Errorf("another client: %v", err)
-	}
-	must(t, store.Remove(t.Context(), d.Reference()))
-	if _, err := store.Lookup(t.Context(), d.Reference()); !errors.Is(err, secrets.ErrNotFound) {
-		t.Error(err)
-	}
-}
-
-func must(t *testing.T, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
+	storetest.Fails(t, store, secrets.Reference{Type: secrets.Ceph, UUID: d.UUID}, secrets.ErrWrongType, "")
+	storetest.Fails(t, kmip.New(others), d.Reference(), secrets.ErrNotFound, "")
+	must.OK(t, store.Remove(t.Context(), d.Reference()))
+	storetest.Fails(t, store, d.Reference(), secrets.ErrNotFound, "")
 }
 
 func TestCredentials(t *testing.T) {
@@ -221,7 +207,7 @@ func TestRevoked(t *testing.T) {
 	server := kmiptest.NewServer(t, a)
 	store := kmip.New(options(t, a, server.Address, "client"))
 	d := secrets.Document{UUID: uuid.New()}
-	must(t, store.Define(t.Context(), d), store.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
+	must.OK(t, store.Define(t.Context(), d), store.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
 	server.Each(func(_ string, o *kmiptest.Object) {
 		if _, ok := o.Object.(*kmipgo.SecretData); ok {
 			if o.State != kmipgo.StateActive {
@@ -230,15 +216,10 @@ func TestRevoked(t *testing.T) {
 			o.State = kmipgo.StateCompromised
 		}
 	})
-	if _, err := store.Lookup(t.Context(), d.Reference()); !errors.Is(err, secrets.ErrDenied) || !strings.Contains(err.Error(), "revoked") {
-		t.Error(err)
-	}
-	must(t, store.Set(t.Context(), d.Reference(), secrets.New([]byte("another"))))
-	found, err := store.Lookup(t.Context(), d.Reference())
-	if err != nil || !found.Equal(secrets.New([]byte("another"))) {
-		t.Error(err)
-	}
-	must(t, store.Remove(t.Context(), d.Reference()))
+	storetest.Fails(t, store, d.Reference(), secrets.ErrDenied, "revoked")
+	must.OK(t, store.Set(t.Context(), d.Reference(), secrets.New([]byte("another"))))
+	storetest.Finds(t, store, d.Reference(), "another")
+	must.OK(t, store.Remove(t.Context(), d.Reference()))
 	server.Each(func(id string, o *kmiptest.Object) { t.Errorf("%s is left behind: %v", id, o.Attributes) })
 }
 
@@ -250,7 +231,7 @@ func TestTwoGenerations(t *testing.T) {
 	server := kmiptest.NewServer(t, a)
 	store := kmip.New(options(t, a, server.Address, "client"))
 	d := secrets.Document{UUID: uuid.New()}
-	must(t, store.Define(t.Context(), d), store.Set(t.Context(), d.Reference(), secrets.New([]byte("old"))))
+	must.OK(t, store.Define(t.Context(), d), store.Set(t.Context(), d.Reference(), secrets.New([]byte("old"))))
 	server.Refuse = func(op kmipgo.Operation, _ string) error {
 		if op == kmipgo.OperationDestroy || op == kmipgo.OperationRevoke {
 			return kmipserver.ErrPermissionDenied
@@ -261,12 +242,9 @@ func TestTwoGenerations(t *testing.T) {
 		t.Error(err)
 	}
 	wantObjects(t, server, 3)
-	found, err := store.Lookup(t.Context(), d.Reference())
-	if err != nil || !found.Equal(secrets.New([]byte("new"))) {
-		t.Error(err)
-	}
+	storetest.Finds(t, store, d.Reference(), "new")
 	server.Refuse = nil
-	must(t, store.Set(t.Context(), d.Reference(), secrets.New([]byte("newest"))))
+	must.OK(t, store.Set(t.Context(), d.Reference(), secrets.New([]byte("newest"))))
 	wantObjects(t, server, 2)
 }
 
@@ -285,7 +263,7 @@ func TestUnreadableFiles(t *testing.T) {
 		t.Skip("root may read everything")
 	}
 	path := filepath.Join(t.TempDir(), "ca.pem")
-	must(t, os.WriteFile(path, nil, 0))
+	must.OK(t, os.WriteFile(path, nil, 0))
 	_, err := kmip.New(kmip.Options{Address: "127.0.0.1:1", CA: path}).Lookup(t.Context(), storetest.ByUUID())
 	if !errors.Is(err, secrets.ErrDenied) {
 		t.Error(err)

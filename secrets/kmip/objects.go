@@ -180,9 +180,8 @@ func newest(objects []object) []object {
 	return slices.CompactFunc(slices.Clone(objects), func(a, b object) bool { return a.uuid == b.uuid })
 }
 
-// register makes the next generation of an object, which takes the place of what
-// there is of it. Two callers who do so at the same moment both succeed, and all agree on
-// which of the two counts.
+// register makes the next generation of an object and destroys the older ones. Two concurrent calls both succeed, and
+// all clients agree on which of the two counts.
 func (c *connection) register(style Style, kind string, id uuid.UUID, content kmip.Object, more ...field) error {
 	fields := []field{{attrKind, kind}, {attrUUID, id.String()}}
 	there, _, err := c.locate(style, fields...)

@@ -1,10 +1,8 @@
 package libvirtstore
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/url"
 
 	"github.com/digitalocean/go-libvirt"
@@ -27,41 +25,6 @@ func parse(uri *url.URL) (*libvirtconn.URI, error) {
 		return nil, fmt.Errorf("%w: +tcp would send secrets to %s in clear: use +tls or +ssh", ErrInvalidURI, u.Host)
 	}
 	return u, nil
-}
-
-// connect connects to libvirt until ctx ends. The caller calls close.
-func connect(ctx context.Context, uri *libvirtconn.URI) (l *libvirt.Libvirt, close func(), err error) {
-	l, close, err = uri.Connect(ctx)
-	if err != nil {
-		if errors.Is(err, fs.ErrPermission) {
-			return nil, nil, fmt.Errorf("%w: %w", secrets.ErrDenied, err)
-		}
-		return nil, nil, answer(err)
-	}
-	return l, close, nil
-}
-
-// within calls f, which knows no context, as none of go-libvirt does.
-func within[T any](ctx context.Context, f func() (T, error)) (T, error) {
-	type result struct {
-		value T
-		err   error
-	}
-	done := make(chan result, 1)
-	go func() {
-		value, err := f()
-		done <- result{value, err}
-	}()
-	var none T
-	select {
-	case <-ctx.Done():
-		return none, ctx.Err()
-	case r := <-done:
-		if ctx.Err() != nil { // and so the connection was closed
-			return none, ctx.Err()
-		}
-		return r.value, r.err
-	}
 }
 
 // answer makes an error of libvirt or of the connection to it one of the store.

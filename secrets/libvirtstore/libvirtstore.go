@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 
 	"github.com/luksplug/luksplug/internal/libvirtconn"
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/document"
+	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
 // Store is a [secrets.Lister] of libvirt's secrets. Make one with [New].
@@ -47,10 +48,7 @@ func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (value *secre
 			return err
 		})
 	}
-	if err != nil {
-		return nil, &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
-	}
-	return value, nil
+	return value, storecall.Fail(s, ref, err)
 }
 
 // List implements [secrets.Lister].
@@ -59,33 +57,27 @@ func (s *Store) List(ctx context.Context) (documents []secrets.Document, err err
 		documents, err = list(ctx, l)
 		return err
 	})
-	if err != nil {
-		err = &secrets.StoreError{Store: s.String(), Err: err}
-	}
-	return documents, err
+	return documents, storecall.Fail(s, secrets.Reference{}, err)
 }
 
 // with runs f with a connection.
 func (s *Store) with(ctx context.Context, f func(ctx context.Context, l *libvirt.Libvirt) error) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	bounded, cancel := context.WithTimeout(ctx, s.timeout)
-	defer cancel()
-	l, close, err := connect(bounded, s.uri)
-	if err == nil {
+	return storecall.Bounded(ctx, s.timeout, "libvirt", func(ctx context.Context) error {
+		l, close, err := s.uri.Connect(ctx)
+		switch {
+		case errors.Is(err, fs.ErrPermission):
+			return fmt.Errorf("%w: %w", secrets.ErrDenied, err)
+		case err != nil:
+			return answer(err)
+		}
 		defer close()
-		err = f(bounded, l)
-	}
-	switch {
-	case err == nil:
-		return nil
-	case ctx.Err() != nil:
-		return fmt.Errorf("libvirt does not answer: %w", ctx.Err())
-	case bounded.Err() != nil:
-		return fmt.Errorf("%w: libvirt has not answered after %s", secrets.ErrUnreachable, s.timeout)
-	}
-	return err
+		return f(ctx, l)
+	})
+}
+
+// within calls f, a method of go-libvirt, which takes no context.
+func within[T any](ctx context.Context, f func() (T, error)) (T, error) {
+	return storecall.Await(ctx, f, nil)
 }
 
 func lookup(ctx context.Context, l *libvirt.Libvirt, ref secrets.Reference) (*secrets.Secret, error) {
@@ -182,9 +174,5 @@ func describe(ctx context.Context, l *libvirt.Libvirt, handle libvirt.Secret) (s
 	if err != nil {
 		return secrets.Document{}, answer(err)
 	}
-	d, err := document.Parse([]byte(text))
-	if err != nil {
-		return d, fmt.Errorf("%w: libvirt's description of it: %s", secrets.ErrDamaged, err.Error())
-	}
-	return d, nil
+	return storecall.ParseDocument([]byte(text), uuid.UUID(handle.UUID), "libvirt's description of it")
 }

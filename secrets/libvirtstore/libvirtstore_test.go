@@ -8,11 +8,11 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/libvirtstore"
@@ -20,14 +20,8 @@ import (
 
 func open(t *testing.T, uri string, timeout time.Duration) *libvirtstore.Store {
 	t.Helper()
-	u, err := url.Parse(uri)
-	if err != nil {
-		t.Fatal(err)
-	}
-	store, err := libvirtstore.New(u, timeout)
-	if err != nil {
-		t.Fatal(err)
-	}
+	u := must.Get(url.Parse(uri))(t)
+	store := must.Get(libvirtstore.New(u, timeout))(t)
 	return store
 }
 
@@ -48,10 +42,7 @@ func TestURIs(t *testing.T) {
 		open(t, uri, 0)
 	}
 	for _, uri := range []string{"", "/system", "qemu:system", "qemu+tcp://host/system", "qemu+tcp://192.0.2.1/system", "qemu+tcp:///system", "test:///default", "qemu+libssh://host/system"} {
-		u, err := url.Parse(uri)
-		if err != nil {
-			t.Fatal(err)
-		}
+		u := must.Get(url.Parse(uri))(t)
 		if _, err := libvirtstore.New(u, 0); !errors.Is(err, libvirtstore.ErrInvalidURI) {
 			t.Errorf("%s: %v", uri, err)
 		}
@@ -61,16 +52,9 @@ func TestURIs(t *testing.T) {
 // Somebody who accepts and says nothing, and nobody at all.
 func TestHangingAndRefused(t *testing.T) {
 	t.Parallel()
-	folder, err := os.MkdirTemp("", "luksplug-libvirt") // short, as a socket's path has to be
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(folder) })
+	folder := must.Dir(t, "")
 	path := filepath.Join(folder, "s")
-	listener, err := net.Listen("unix", path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	listener := must.Get(net.Listen("unix", path))(t)
 	gone := make(chan struct{})
 	go func() {
 		defer close(gone)
@@ -84,9 +68,7 @@ func TestHangingAndRefused(t *testing.T) {
 	}()
 	store := open(t, "qemu:///system?socket="+path, 300*time.Millisecond)
 	begin := time.Now()
-	if _, err := store.Lookup(t.Context(), storetest.ByUUID()); !errors.Is(err, secrets.ErrUnreachable) {
-		t.Error(err)
-	}
+	storetest.Fails(t, store, storetest.ByUUID(), secrets.ErrUnreachable, "")
 	if _, err := store.List(t.Context()); !errors.Is(err, secrets.ErrUnreachable) {
 		t.Error(err)
 	}
@@ -98,11 +80,7 @@ func TestHangingAndRefused(t *testing.T) {
 	if took := time.Since(begin); took > 10*time.Second {
 		t.Errorf("it took %s", took)
 	}
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, listener.Close())
 	<-gone
-	if _, err := store.Lookup(t.Context(), storetest.ByUUID()); !errors.Is(err, secrets.ErrUnreachable) {
-		t.Error(err)
-	}
+	storetest.Fails(t, store, storetest.ByUUID(), secrets.ErrUnreachable, "")
 }

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -89,14 +90,10 @@ func until(t *testing.T, what string, happened func(memory int64) bool) {
 // after half of the work.
 func TestArgon2WithOneGiB(t *testing.T) {
 	long(t, "Argon2 with 1 GiB of memory")
-	if _, err := exec.LookPath("cryptsetup"); err != nil {
-		t.Skip("cryptsetup is not installed")
-	}
+	must.Have(t, "cryptsetup")
 	const gib = 1 << 30
 	path, dumped := filepath.Join(t.TempDir(), "header"), filepath.Join(t.TempDir(), "key")
-	if err := os.WriteFile(path, make([]byte, 18<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must.Write(t, path, make([]byte, 18<<20))
 	for _, args := range [][]string{
 		{"luksFormat", "-q", "--type", "luks2", "--sector-size", "512", "--pbkdf", "argon2id", "--pbkdf-memory", "1048576",
 			"--pbkdf-parallel", "2", "--pbkdf-force-iterations", "4", "--key-file", "-", path},
@@ -108,19 +105,10 @@ func TestArgon2WithOneGiB(t *testing.T) {
 			t.Fatalf("%v: %s", err, out)
 		}
 	}
-	want, err := os.ReadFile(dumped)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	want := must.Get(os.ReadFile(dumped))(t)
+	f := must.Get(os.Open(path))(t)
 	defer func() { _ = f.Close() }() // only read
-	h, err := ReadHeader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
+	h := must.Get(ReadHeader(f))(t)
 	if memory := h.LUKS2.KeySlots[0].KDF.Memory; memory != gib>>10 {
 		t.Fatalf("cryptsetup takes %d KiB", memory)
 	}
@@ -128,10 +116,7 @@ func TestArgon2WithOneGiB(t *testing.T) {
 	runtime.GC()
 	before := held()
 	start := time.Now()
-	key, err := h.Unlock(t.Context(), []byte("x"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := must.Get(h.Unlock(t.Context(), []byte("x")))(t)
 	took := time.Since(start)
 	defer key.Wipe()
 	if err := key.Use(func(value []byte) error {
@@ -157,7 +142,7 @@ func TestArgon2WithOneGiB(t *testing.T) {
 	until(t, "Argon2 has its memory", func(memory int64) bool { return memory > before+gib/2 })
 	start = time.Now()
 	cancel()
-	err = <-ended
+	err := <-ended
 	left := time.Since(start)
 	if !errors.Is(err, context.Canceled) {
 		t.Error(err)

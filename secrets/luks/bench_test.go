@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -11,10 +12,7 @@ import (
 // iterations, which are two blocks, one for each of two cores.
 func BenchmarkUnlock(b *testing.B) {
 	meta := changed(set("keyslots.0.kdf", "iterations", 1_000_000), set("digests.0", "keyslots", []any{"0"}))
-	h, err := luks.ReadHeader(bytes.NewReader(assemble(meta)))
-	if err != nil {
-		b.Fatal(err)
-	}
+	h := must.Get(luks.ReadHeader(bytes.NewReader(assemble(meta))))(b)
 	for b.Loop() {
 		if _, err := h.Unlock(b.Context(), []byte("x")); err == nil {
 			b.Fatal("opened")
@@ -25,10 +23,7 @@ func BenchmarkUnlock(b *testing.B) {
 func BenchmarkEphemeral(b *testing.B) {
 	key := unlock(b, open(b, luksFormat(b, 4<<20, "--type", "luks1")), passphrase)
 	for b.Loop() {
-		e, err := luks.Ephemeral(key)
-		if err != nil {
-			b.Fatal(err)
-		}
+		e := must.Get(luks.Ephemeral(key))(b)
 		e.Wipe()
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,15 +17,14 @@ import (
 	"golang.org/x/crypto/twofish" //nolint:staticcheck // old, but volumes were made with it
 	"golang.org/x/crypto/xts"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
 // createLUKS makes an image with QEMU.
 func createLUKS(t testing.TB, options string) string {
 	t.Helper()
-	if _, err := exec.LookPath("qemu-img"); err != nil {
-		t.Skip("qemu-img is not installed")
-	}
+	must.Have(t, "qemu-img")
 	path := filepath.Join(t.TempDir(), "image")
 	run(t, "qemu-img", "create", "-f", "luks", "--object", secretFile(t, []byte(passphrase)), "-o", "key-secret=s,iter-time=10,"+options, path, "1M")
 	return path
@@ -34,16 +32,7 @@ func createLUKS(t testing.TB, options string) string {
 
 func secretFile(t testing.TB, value []byte) string {
 	t.Helper()
-	return "secret,id=s,file=" + writeFile(t, value)
-}
-
-func writeFile(t testing.TB, value []byte) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(path, value, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
+	return "secret,id=s,file=" + must.File(t, value)
 }
 
 // volume is how QEMU is told to open a volume, and which one: its programs are in
@@ -59,10 +48,7 @@ func (v volume) read(t *testing.T) []byte {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "plain")
 	run(t, filepath.Join(v.dir, "qemu-img"), "convert", "--object", v.secret, "-O", "raw", v.node, out)
-	data, err := os.ReadFile(out)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := must.Get(os.ReadFile(out))(t)
 	return data
 }
 
@@ -97,13 +83,10 @@ func embedded(t *testing.T, passphrase []byte, path string) volume {
 // ephemeral opens a payload by the ephemeral header of the key.
 func ephemeral(t *testing.T, key *luks.VolumeKey, path string) volume {
 	t.Helper()
-	e, err := luks.Ephemeral(key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := must.Get(luks.Ephemeral(key))(t)
 	defer e.Wipe()
-	return volume{secretFile(t, bytesOf(t, e.Passphrase())), fmt.Sprintf(`json:{"driver":"luks","key-secret":"s","header":{"driver":"file","filename":%q},"file":{"driver":"file","filename":%q}}`,
-		writeFile(t, bytesOf(t, e)), path), ""}
+	return volume{secretFile(t, must.Use(t, e.Passphrase())), fmt.Sprintf(`json:{"driver":"luks","key-secret":"s","header":{"driver":"file","filename":%q},"file":{"driver":"file","filename":%q}}`,
+		must.File(t, must.Use(t, e)), path), ""}
 }
 
 // decrypt is another implementation of the encryptions, for payloads.
@@ -114,20 +97,14 @@ func decrypt(t *testing.T, encryption string, key, data []byte) []byte {
 		newBlock = func(key []byte) (cipher.Block, error) { return twofish.NewCipher(key) }
 	}
 	block := func(key []byte) cipher.Block {
-		b, err := newBlock(key)
-		if err != nil {
-			t.Fatal(err)
-		}
+		b := must.Get(newBlock(key))(t)
 		return b
 	}
 	out := make([]byte, len(data))
 	for n := range len(data) / 512 {
 		to, from := out[n*512:][:512], data[n*512:][:512]
 		if strings.Contains(encryption, "-xts-") {
-			c, err := xts.NewCipher(newBlock, key)
-			if err != nil {
-				t.Fatal(err)
-			}
+			c := must.Get(xts.NewCipher(newBlock, key))(t)
 			c.Decrypt(to, from, uint64(n))
 			continue
 		}
@@ -152,21 +129,15 @@ func check(t *testing.T, path string, key *luks.VolumeKey) {
 // checkIn does so for an image that QEMU opens as v says.
 func checkIn(t *testing.T, v volume, path string, key *luks.VolumeKey) {
 	t.Helper()
-	before, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	before := must.Get(os.ReadFile(path))(t)
 	v.write(t, 0x5a, 0)
 	v.write(t, 0xa5, 900<<10)
-	after, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	after := must.Get(os.ReadFile(path))(t)
 	off := key.PayloadOffset()
 	if !bytes.Equal(before[:off], after[:off]) {
 		t.Error("the original header was overwritten")
 	}
-	plain := decrypt(t, key.Encryption(), bytesOf(t, key), after[off:])
+	plain := decrypt(t, key.Encryption(), must.Use(t, key), after[off:])
 	if !bytes.Equal(plain[:64<<10], bytes.Repeat([]byte{0x5a}, 64<<10)) || !bytes.Equal(plain[900<<10:964<<10], bytes.Repeat([]byte{0xa5}, 64<<10)) {
 		t.Errorf("%s: what QEMU wrote is something else", key.Encryption())
 	}
@@ -180,9 +151,7 @@ func checkIn(t *testing.T, v volume, path string, key *luks.VolumeKey) {
 // measures the processor for a second each time.
 func TestEphemeralHeaderInQEMU(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("qemu-io"); err != nil {
-		t.Skip("qemu-io is not installed")
-	}
+	must.Have(t, "qemu-io")
 	ofCryptsetup := func(cipher, bits string) func(*testing.T) string {
 		return func(t *testing.T) string {
 			return luksFormat(t, 4<<20, "--type", "luks1", "--cipher", cipher, "--key-size", bits)
@@ -215,11 +184,8 @@ func TestEphemeralHeaderInQEMU(t *testing.T) {
 				t.Error(got)
 			}
 			check(t, path, key)
-			data, err := os.ReadFile(path)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !bytes.Equal(own.read(t), decrypt(t, key.Encryption(), bytesOf(t, key), data[key.PayloadOffset():])) {
+			data := must.Get(os.ReadFile(path))(t)
+			if !bytes.Equal(own.read(t), decrypt(t, key.Encryption(), must.Use(t, key), data[key.PayloadOffset():])) {
 				t.Error("the original header reads something else")
 			}
 			viaEphemeral(t, key)
@@ -230,9 +196,7 @@ func TestEphemeralHeaderInQEMU(t *testing.T) {
 // Volumes that QEMU by itself would not open.
 func TestLUKS2InQEMU(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("qemu-io"); err != nil {
-		t.Skip("qemu-io is not installed")
-	}
+	must.Have(t, "qemu-io")
 	format := []string{"--type", "luks2", "--sector-size", "512", "--pbkdf", "pbkdf2"}
 	for name, args := range map[string][]string{
 		"xts": nil, "cbc": {"--cipher", "aes-cbc-essiv:sha256", "--key-size", "256"}, "blake2": {"--hash", "blake2b-512"},
@@ -253,16 +217,12 @@ func TestLUKS2InQEMU(t *testing.T) {
 // A header in a file of its own, with the payload from the start of another one.
 func TestDetachedLUKS2InQEMU(t *testing.T) {
 	t.Parallel()
-	for _, name := range []string{"qemu-io", "cryptsetup"} {
-		if _, err := exec.LookPath(name); err != nil {
-			t.Skip(name + " is not installed")
-		}
-	}
-	header, payload := writeFile(t, make([]byte, 17<<20)), writeFile(t, make([]byte, 1<<20))
+	must.Have(t, "qemu-io", "cryptsetup")
+	header, payload := must.File(t, make([]byte, 17<<20)), must.File(t, make([]byte, 1<<20))
 	run(t, "cryptsetup", "luksFormat", "-q", "--type", "luks2", "--sector-size", "512", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000",
 		"--key-file", "-", "--offset", "0", "--header", header, payload)
 	key := unlock(t, open(t, header), passphrase)
-	if !bytes.Equal(bytesOf(t, key), dumpKey(t, header)) {
+	if !bytes.Equal(must.Use(t, key), dumpKey(t, header)) {
 		t.Error("not the key that cryptsetup finds")
 	}
 	check(t, payload, key)
@@ -293,10 +253,7 @@ func TestUUIDOfEphemeralHeader(t *testing.T) {
 		{"--type", "luks2", "--sector-size", "512", "--pbkdf", "pbkdf2"},
 	} {
 		path := luksFormat(t, 18<<20, args...)
-		original, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		original := must.Get(os.ReadFile(path))(t)
 		for uuid, kept := range map[string]bool{
 			"5E7C1F9A-3b0d-4c56-9a55-0d41a2c1f3e7":   true,
 			"":                                       false,
@@ -313,19 +270,11 @@ func TestUUIDOfEphemeralHeader(t *testing.T) {
 				binary.BigEndian.PutUint64(b[16:], binary.BigEndian.Uint64(b[16:])+1)
 				checksum(b, 0)
 			}
-			h, err := luks.ReadHeader(bytes.NewReader(b))
-			if err != nil {
-				t.Fatal(err)
-			}
-			e, err := luks.Ephemeral(unlock(t, h, passphrase))
-			if err != nil {
-				t.Fatal(err)
-			}
-			made, err := luks.ReadHeader(bytes.NewReader(bytesOf(t, e)))
+			h := must.Get(luks.ReadHeader(bytes.NewReader(b)))(t)
+			e := must.Get(luks.Ephemeral(unlock(t, h, passphrase)))(t)
+			made, err := luks.ReadHeader(bytes.NewReader(must.Use(t, e)))
 			e.Wipe()
-			if err != nil {
-				t.Fatal(err)
-			}
+			must.OK(t, err)
 			if h.UUID != uuid || len(made.UUID) != 36 || (made.UUID == uuid) != kept {
 				t.Errorf("%s: the ephemeral header of %q has %q", args[1], uuid, made.UUID)
 			}

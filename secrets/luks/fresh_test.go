@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -29,9 +30,7 @@ func opened(t *testing.T, e *luks.EphemeralHeader) (*luks.Header, []byte) {
 			return key.Use(func(k []byte) error { out = bytes.Clone(k); return nil })
 		})
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, err)
 	return h, out
 }
 
@@ -41,17 +40,14 @@ func TestFresh(t *testing.T) {
 	var keys [2][]byte
 	var uuids [2]string
 	for i := range keys {
-		e, err := luks.Fresh()
-		if err != nil {
-			t.Fatal(err)
-		}
+		e := must.Get(luks.Fresh())(t)
 		var h *luks.Header
 		h, keys[i] = opened(t, e)
 		uuids[i] = h.UUID
 		if h.PayloadOffset() != luks.FreshSize || len(keys[i]) != 64 || h.QEMUOpens() != nil || len(h.ActiveSlots()) != 1 {
 			t.Errorf("%v, payload at %d, a key of %d bytes; QEMU: %v", h, h.PayloadOffset(), len(keys[i]), h.QEMUOpens())
 		}
-		err = e.Use(func(header []byte) error {
+		err := e.Use(func(header []byte) error {
 			if bytes.Contains(header, keys[i]) {
 				t.Error("the volume key is in the header as it is")
 			}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -25,10 +26,7 @@ func realHeaders(f *testing.F) [][]byte {
 		{"--type", "luks2", "--pbkdf", "pbkdf2", "--sector-size", "512"},
 		{"--type", "luks2", "--pbkdf", "argon2id", "--pbkdf-force-iterations", "4", "--pbkdf-memory", "32", "--pbkdf-parallel", "1", "--sector-size", "4096"},
 	} {
-		data, err := os.ReadFile(luksFormat(f, 18<<20, args...))
-		if err != nil {
-			f.Fatal(err)
-		}
+		data := must.Get(os.ReadFile(luksFormat(f, 18<<20, args...)))(f)
 		headers = append(headers, data[:300_000])
 	}
 	return headers
@@ -54,10 +52,7 @@ func FuzzReadHeader(f *testing.F) {
 
 // FuzzMetadata changes the JSON area only.
 func FuzzMetadata(f *testing.F) {
-	text, err := json.Marshal(metadata())
-	if err != nil {
-		f.Fatal(err)
-	}
+	text := must.Get(json.Marshal(metadata()))(f)
 	f.Add(text)
 	for _, data := range realHeaders(f)[1:] {
 		f.Add(bytes.TrimRight(data[4096:luks2Size], "\x00"))

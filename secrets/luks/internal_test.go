@@ -8,15 +8,14 @@ import (
 	"fmt"
 	"regexp"
 	"testing"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // Test vectors for PBKDF2 with HMAC-SHA-1 (RFC 6070).
 func TestPBKDF2(t *testing.T) {
 	t.Parallel()
-	sha1, err := findHash("sha1")
-	if err != nil {
-		t.Fatal(err)
-	}
+	sha1 := must.Get(findHash("sha1"))(t)
 	for _, test := range []struct {
 		password, salt string
 		iterations     uint32
@@ -68,14 +67,8 @@ func TestWipe(t *testing.T) {
 	nonzero := regexp.MustCompile(`[1-9]`)
 	key := bytes.Repeat([]byte{0x77}, 32)
 	for _, name := range []string{"aes-xts-plain64", "aes-cbc-essiv:sha256", "twofish-xts-plain", "twofish-cbc-plain"} {
-		e, err := parseEncryption(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := e.newSectorCipher(key)
-		if err != nil {
-			t.Fatal(err)
-		}
+		e := must.Get(parseEncryption(name))(t)
+		c := must.Get(e.newSectorCipher(key))(t)
 		c.encrypt(make([]byte, 2*SectorSize))
 		blocks := c.blocks
 		if len(blocks) == 0 {

@@ -234,10 +234,8 @@ func secondaryAt(r io.ReaderAt, off int64) (bool, error) {
 }
 
 // withoutPrimary returns the error for a volume that does not begin with a LUKS
-// magic. It looks for the second copy, since "not LUKS" would be the wrong thing
-// to say to somebody whose first sector was overwritten. It does not fall back to
-// that copy: the program that overwrote the magic may have made something else of the
-// volume.
+// magic. It looks for the second copy, since "not LUKS" would be wrong for a volume whose first sector was overwritten.
+// It does not fall back to that copy: the volume may have another use now.
 func withoutPrimary(r io.ReaderAt) error {
 	for _, off := range luks2Sizes {
 		found, err := secondaryAt(r, off)

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -123,10 +124,7 @@ func changed(changes ...func(dict)) dict {
 
 func TestLUKS2(t *testing.T) {
 	t.Parallel()
-	h, err := luks.ReadHeader(bytes.NewReader(assemble(metadata())))
-	if err != nil {
-		t.Fatal(err)
-	}
+	h := must.Get(luks.ReadHeader(bytes.NewReader(assemble(metadata()))))(t)
 	if err := h.Usable(); err != nil {
 		t.Error(err)
 	}
@@ -438,7 +436,7 @@ func TestRefusalsOfLUKS1(t *testing.T) {
 func TestHeadersOfCryptsetupLUKS2(t *testing.T) {
 	t.Parallel()
 	path := luksFormat(t, 20<<20, "--type", "luks2", "--pbkdf", "pbkdf2", "--sector-size", "512", "--label", "Größe", "--subsystem", "sub", "--luks2-metadata-size", "64k")
-	h := readFile(t, path)
+	h := open(t, path)
 	uuid := strings.TrimSpace(run(t, "cryptsetup", "luksUUID", path))
 	if h.Version != 2 || h.UUID != uuid || h.LUKS1 != nil || !slices.Equal(h.ActiveSlots(), []int{0}) || h.PayloadOffset() != 16<<20 {
 		t.Errorf("%v, UUID %s instead of %s", h, h.UUID, uuid)
@@ -449,10 +447,7 @@ func TestHeadersOfCryptsetupLUKS2(t *testing.T) {
 	if err := h.Usable(); err != nil {
 		t.Error(err)
 	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := must.Get(os.ReadFile(path))(t)
 	// The first sector overwritten: mended by cryptsetup, so not "no LUKS".
 	clear(data[:512])
 	if _, err := luks.ReadHeader(bytes.NewReader(data)); !errors.Is(err, luks.ErrDamaged) || !strings.Contains(err.Error(), "65536") {

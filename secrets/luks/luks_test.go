@@ -14,6 +14,7 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -43,16 +44,9 @@ func synthetic() []byte {
 // luksFormat makes a header with cryptsetup, in a file.
 func luksFormat(t testing.TB, size int64, args ...string) string {
 	t.Helper()
-	if _, err := exec.LookPath("cryptsetup"); err != nil {
-		t.Skip("cryptsetup is not installed")
-	}
-	path := filepath.Join(t.TempDir(), "header")
-	if err := os.WriteFile(path, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(path, size); err != nil {
-		t.Fatal(err)
-	}
+	must.Have(t, "cryptsetup")
+	path := must.File(t, "")
+	must.OK(t, os.Truncate(path, size))
 	run(t, "cryptsetup", append(append([]string{"luksFormat", "-q", "--pbkdf-force-iterations", "1000", "--key-file", "-"}, args...), path)...)
 	return path
 }
@@ -66,20 +60,6 @@ func run(t testing.TB, name string, args ...string) string {
 		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 	}
 	return string(out)
-}
-
-func readFile(t testing.TB, path string) *luks.Header {
-	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }()
-	h, err := luks.ReadHeader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return h
 }
 
 // dumped returns one value of luksDump's output.
@@ -142,7 +122,7 @@ func TestHeadersOfCryptsetup(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			path := luksFormat(t, 4<<20, append([]string{"--type", "luks1"}, args...)...)
-			h := readFile(t, path)
+			h := open(t, path)
 			if h.Version != 1 || h.LUKS1 == nil || h.LUKS2 != nil {
 				t.Fatalf("%#v", h)
 			}
@@ -153,20 +133,12 @@ func TestHeadersOfCryptsetup(t *testing.T) {
 
 func TestDetachedHeaderOfCryptsetup(t *testing.T) {
 	t.Parallel()
-	payload := filepath.Join(t.TempDir(), "payload")
-	if err := os.WriteFile(payload, make([]byte, 1<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	header := filepath.Join(t.TempDir(), "new")
-	if err := os.WriteFile(header, make([]byte, 4<<20), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := exec.LookPath("cryptsetup"); err != nil {
-		t.Skip("cryptsetup is not installed")
-	}
+	payload := must.File(t, make([]byte, 1<<20))
+	header := must.File(t, make([]byte, 4<<20))
+	must.Have(t, "cryptsetup")
 	run(t, "cryptsetup", "luksFormat", "-q", "--type", "luks1", "--pbkdf-force-iterations", "1000", "--key-file", "-",
 		"--offset", "0", "--header", header, payload)
-	h := readFile(t, header)
+	h := open(t, header)
 	if h.PayloadOffset() != 0 {
 		t.Errorf("payload at %d", h.PayloadOffset())
 	}
@@ -175,24 +147,16 @@ func TestDetachedHeaderOfCryptsetup(t *testing.T) {
 
 func TestHeaderOfQEMU(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("qemu-img"); err != nil {
-		t.Skip("qemu-img is not installed")
-	}
+	must.Have(t, "qemu-img")
 	path := filepath.Join(t.TempDir(), "image")
-	secret := filepath.Join(t.TempDir(), "secret")
-	if err := os.WriteFile(secret, []byte("test passphrase"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	secret := must.File(t, "test passphrase")
 	run(t, "qemu-img", "create", "-f", "luks", "--object", "secret,id=s,file="+secret,
 		"-o", "key-secret=s,iter-time=10,cipher-alg=aes-256,cipher-mode=xts,hash-alg=sha512", path, "1M")
-	h := readFile(t, path)
+	h := open(t, path)
 	if h.Version != 1 || h.LUKS1.Cipher != "aes" || h.LUKS1.Mode != "xts-plain64" || !slices.Equal(h.ActiveSlots(), []int{0}) {
 		t.Errorf("%v", h)
 	}
-	info, err := os.Stat(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	info := must.Get(os.Stat(path))(t)
 	if h.PayloadOffset() != info.Size()-1<<20 {
 		t.Errorf("payload at %d of %d", h.PayloadOffset(), info.Size())
 	}
@@ -273,10 +237,7 @@ func (failing) ReadAt([]byte, int64) (int, error) { return 0, iotest.ErrTimeout 
 
 func TestNoSaltsInPrint(t *testing.T) {
 	t.Parallel()
-	h, err := luks.ReadHeader(bytes.NewReader(synthetic()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	h := must.Get(luks.ReadHeader(bytes.NewReader(synthetic())))(t)
 	for _, s := range []string{fmt.Sprintf("%v %+v %#v %s", h, h, h, h), fmt.Sprintf("%v %+v %#v %s", *h, *h, *h, *h)} {
 		if strings.ContainsAny(s, "{}[]") {
 			t.Error(s)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -25,10 +26,7 @@ func luks1With(t testing.TB, cipher, mode, hash string, keyBytes int) (*luks.Hea
 	binary.BigEndian.PutUint32(b[108:], uint32(keyBytes))
 	binary.BigEndian.PutUint32(b[164:], 1)
 	binary.BigEndian.PutUint32(b[212:], 1)
-	h, err := luks.ReadHeader(bytes.NewReader(b))
-	if err != nil {
-		t.Fatal(err)
-	}
+	h := must.Get(luks.ReadHeader(bytes.NewReader(b)))(t)
 	return h, b
 }
 
@@ -44,7 +42,7 @@ const (
 
 func askQEMU(t *testing.T, header []byte) (qemuVerdict, string) {
 	t.Helper()
-	node := fmt.Sprintf(`json:{"driver":"luks","key-secret":"s","file":{"driver":"file","filename":%q}}`, writeFile(t, header))
+	node := fmt.Sprintf(`json:{"driver":"luks","key-secret":"s","file":{"driver":"file","filename":%q}}`, must.File(t, header))
 	cmd := exec.CommandContext(t.Context(), "qemu-io", "--object", secretFile(t, []byte(passphrase)), "-c", "read 0 512", node)
 	cmd.Dir = t.TempDir() // for a core file
 	out, err := cmd.CombinedOutput()
@@ -64,9 +62,7 @@ func askQEMU(t *testing.T, header []byte) (qemuVerdict, string) {
 // key that either of them could know.
 func TestQEMUOpens(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("qemu-io"); err != nil {
-		t.Skip("qemu-io is not installed")
-	}
+	must.Have(t, "qemu-io")
 	type header struct {
 		cipher, mode, hash string
 		keyBytes           int
@@ -120,10 +116,7 @@ func TestQEMUOpens(t *testing.T) {
 
 func TestQEMUOpensNoOther(t *testing.T) {
 	t.Parallel()
-	h, err := luks.ReadHeader(bytes.NewReader(assemble(metadata())))
-	if err != nil {
-		t.Fatal(err)
-	}
+	h := must.Get(luks.ReadHeader(bytes.NewReader(assemble(metadata()))))(t)
 	if err := h.QEMUOpens(); !errors.Is(err, luks.ErrUnsupported) || !strings.Contains(err.Error(), "LUKS2") {
 		t.Error(err)
 	}
@@ -132,9 +125,7 @@ func TestQEMUOpensNoOther(t *testing.T) {
 	}
 	b := synthetic()
 	binary.BigEndian.PutUint32(b[208:], 0x0000DEAD)
-	if h, err = luks.ReadHeader(bytes.NewReader(b)); err != nil {
-		t.Fatal(err)
-	}
+	h = must.Get(luks.ReadHeader(bytes.NewReader(b)))(t)
 	if err := h.QEMUOpens(); !errors.Is(err, luks.ErrNoKeySlot) {
 		t.Error(err)
 	}
@@ -154,13 +145,9 @@ func TestQEMUUnlockTime(t *testing.T) {
 	estimate := func(change func(b []byte)) (first, all time.Duration) {
 		b := synthetic()
 		change(b)
-		h, err := luks.ReadHeader(bytes.NewReader(b))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if first, all, err = h.QEMUUnlockTime(); err != nil {
-			t.Fatal(err)
-		}
+		h := must.Get(luks.ReadHeader(bytes.NewReader(b)))(t)
+		first, all, err := h.QEMUUnlockTime()
+		must.OK(t, err)
 		return first, all
 	}
 	iterations := func(b []byte, slot int, n uint32) {

@@ -39,8 +39,7 @@ type Unlocker struct {
 	Progress func(Progress)
 }
 
-// Progress says how far the key slots have been tried. Unlock may end long before
-// Done reaches Total: when a key slot opens.
+// Progress says how far the key slots have been tried. Unlock ends before Done reaches Total if a key slot opens.
 type Progress struct {
 	Done, Total int64 // in units that take about equally long
 }

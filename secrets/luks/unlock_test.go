@@ -14,6 +14,7 @@ import (
 	"testing"
 	"testing/iotest"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -27,57 +28,32 @@ func dumpKeyBy(t testing.TB, path, passphraseFile string) []byte {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "key")
 	run(t, "cryptsetup", "luksDump", "-q", "--dump-volume-key", "--volume-key-file", out, "--key-file", passphraseFile, path)
-	key, err := os.ReadFile(out)
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := must.Get(os.ReadFile(out))(t)
 	return key
 }
 
 func open(t testing.TB, path string) *luks.Header {
 	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := must.Get(os.Open(path))(t)
 	t.Cleanup(func() { _ = f.Close() })
-	h, err := luks.ReadHeader(f)
-	if err != nil {
-		t.Fatal(err)
-	}
+	h := must.Get(luks.ReadHeader(f))(t)
 	return h
 }
 
 func unlock(t testing.TB, h *luks.Header, passphrase string) *luks.VolumeKey {
 	t.Helper()
-	key, err := h.Unlock(t.Context(), []byte(passphrase))
-	if err != nil {
-		t.Fatal(err)
-	}
+	key := must.Get(h.Unlock(t.Context(), []byte(passphrase)))(t)
 	t.Cleanup(key.Wipe)
 	return key
-}
-
-func bytesOf(t testing.TB, secret interface {
-	Use(func([]byte) error) error
-}) []byte {
-	t.Helper()
-	var b []byte
-	if err := secret.Use(func(value []byte) error { b = bytes.Clone(value); return nil }); err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
 
 // sameKey checks that we find the same volume key as cryptsetup.
 func sameKey(t *testing.T, path string) {
 	t.Helper()
 	h := open(t, path)
-	if err := h.Usable(); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, h.Usable())
 	key := unlock(t, h, passphrase)
-	if want := dumpKey(t, path); !bytes.Equal(bytesOf(t, key), want) || key.Len() != len(want) {
+	if want := dumpKey(t, path); !bytes.Equal(must.Use(t, key), want) || key.Len() != len(want) {
 		t.Errorf("%s: not the key that cryptsetup finds", h)
 	}
 	if _, err := h.Unlock(t.Context(), []byte("another")); !errors.Is(err, luks.ErrWrongPassphrase) {
@@ -90,16 +66,13 @@ func sameKey(t *testing.T, path string) {
 // viaCryptsetup checks that cryptsetup finds the same key in the ephemeral header.
 func viaCryptsetup(t *testing.T, key *luks.VolumeKey) {
 	t.Helper()
-	e, err := luks.Ephemeral(key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := must.Get(luks.Ephemeral(key))(t)
 	defer e.Wipe()
-	path := writeFile(t, bytesOf(t, e))
+	path := must.File(t, must.Use(t, e))
 	if err := os.Truncate(path, max(key.PayloadOffset(), 4<<20)); err != nil { // room for all key slots
 		t.Fatal(err)
 	}
-	if got := dumpKeyBy(t, path, writeFile(t, bytesOf(t, e.Passphrase()))); !bytes.Equal(got, bytesOf(t, key)) {
+	if got := dumpKeyBy(t, path, must.File(t, must.Use(t, e.Passphrase()))); !bytes.Equal(got, must.Use(t, key)) {
 		t.Errorf("%s: cryptsetup finds another key in the ephemeral header", key.Encryption())
 	}
 }
@@ -107,17 +80,11 @@ func viaCryptsetup(t *testing.T, key *luks.VolumeKey) {
 // viaEphemeral checks that the ephemeral header of a key holds the same key.
 func viaEphemeral(t *testing.T, key *luks.VolumeKey) {
 	t.Helper()
-	e, err := luks.Ephemeral(key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := must.Get(luks.Ephemeral(key))(t)
 	defer e.Wipe()
-	h, err := luks.ReadHeader(bytes.NewReader(bytesOf(t, e)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	again := unlock(t, h, string(bytesOf(t, e.Passphrase())))
-	if !bytes.Equal(bytesOf(t, again), bytesOf(t, key)) || again.Encryption() != key.Encryption() || again.PayloadOffset() != key.PayloadOffset() {
+	h := must.Get(luks.ReadHeader(bytes.NewReader(must.Use(t, e))))(t)
+	again := unlock(t, h, string(must.Use(t, e.Passphrase())))
+	if !bytes.Equal(must.Use(t, again), must.Use(t, key)) || again.Encryption() != key.Encryption() || again.PayloadOffset() != key.PayloadOffset() {
 		t.Errorf("%s: %s at %d instead of %s at %d, or another key", h, again.Encryption(), again.PayloadOffset(), key.Encryption(), key.PayloadOffset())
 	}
 }
@@ -162,14 +129,14 @@ func TestUnlockAsCryptsetup(t *testing.T) {
 func TestUnlockConverted(t *testing.T) {
 	t.Parallel()
 	path := luksFormat(t, 18<<20, "--type", "luks1")
-	before := bytesOf(t, unlock(t, open(t, path), passphrase))
+	before := must.Use(t, unlock(t, open(t, path), passphrase))
 	for _, kind := range []string{"luks2", "luks1"} {
 		run(t, "cryptsetup", "convert", "-q", "--type", kind, path)
 		if h := open(t, path); fmt.Sprintf("luks%d", h.Version) != kind {
 			t.Error(h)
 		}
 		sameKey(t, path)
-		if after := bytesOf(t, unlock(t, open(t, path), passphrase)); !bytes.Equal(before, after) {
+		if after := must.Use(t, unlock(t, open(t, path), passphrase)); !bytes.Equal(before, after) {
 			t.Errorf("%s: another key", kind)
 		}
 	}
@@ -178,10 +145,7 @@ func TestUnlockConverted(t *testing.T) {
 // addKey adds a key slot with another passphrase.
 func addKey(t *testing.T, path, passphrase string, args ...string) {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "new")
-	if err := os.WriteFile(file, []byte(passphrase), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	file := must.File(t, passphrase)
 	// The default is Argon2, for which 1000 iterations are more than a test has time for.
 	if !slices.Contains(args, "--pbkdf") {
 		args = append(args, "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
@@ -224,7 +188,7 @@ func TestSeveralKeySlots(t *testing.T) {
 					t.Errorf("slot %d: %v", slot, err)
 					continue
 				}
-				if key.Slot() != slot || !bytes.Equal(bytesOf(t, key), want) {
+				if key.Slot() != slot || !bytes.Equal(must.Use(t, key), want) {
 					t.Errorf("slot %d: slot %d, or another key", slot, key.Slot())
 				}
 				key.Wipe()
@@ -255,10 +219,7 @@ func TestUnlockBySecondCopy(t *testing.T) {
 	t.Parallel()
 	path := luksFormat(t, 18<<20, "--type", "luks2", "--sector-size", "512", "--pbkdf", "pbkdf2")
 	want := dumpKey(t, path)
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := must.Get(os.OpenFile(path, os.O_RDWR, 0))(t)
 	defer func() { _ = f.Close() }()
 	if _, err := f.WriteAt([]byte("x"), 5000); err != nil {
 		t.Fatal(err)
@@ -267,7 +228,7 @@ func TestUnlockBySecondCopy(t *testing.T) {
 	if h.LUKS2.OtherCopy == nil || h.LUKS2.Offset == 0 {
 		t.Fatalf("%+v", h.LUKS2)
 	}
-	if !bytes.Equal(bytesOf(t, unlock(t, h, passphrase)), want) {
+	if !bytes.Equal(must.Use(t, unlock(t, h, passphrase)), want) {
 		t.Error("another key")
 	}
 }
@@ -292,10 +253,7 @@ func TestOtherKeySlotsAreTried(t *testing.T) {
 		t.Error(err)
 	}
 	// The key material of the first cannot be read, that of the second can.
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := must.Get(os.ReadFile(path))(t)
 	broken := &gap{bytes.NewReader(data), h.LUKS2.KeySlots[0].Offset}
 	if h, err = luks.ReadHeader(broken); err != nil {
 		t.Fatal(err)
@@ -326,10 +284,7 @@ func TestCancel(t *testing.T) {
 	pbkdf2 := changed(set("keyslots.0.kdf", "iterations", uint32(1<<32-1)), set("digests.0", "keyslots", []any{"0"}))
 	argon2 := changed(set("keyslots.1", "kdf", dict{"type": "argon2id", "salt": "AAAA", "time": 8, "memory": 64 << 10, "cpus": 1}), set("digests.0", "keyslots", []any{"1"}))
 	for name, meta := range map[string]dict{"pbkdf2": pbkdf2, "argon2": argon2} {
-		h, err := luks.ReadHeader(bytes.NewReader(assemble(meta)))
-		if err != nil {
-			t.Fatal(err)
-		}
+		h := must.Get(luks.ReadHeader(bytes.NewReader(assemble(meta))))(t)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		if _, err := h.Unlock(ctx, []byte("x")); !errors.Is(err, context.Canceled) {
@@ -337,10 +292,7 @@ func TestCancel(t *testing.T) {
 		}
 	}
 	// While it is busy: the first progress ends it.
-	h, err := luks.ReadHeader(bytes.NewReader(assemble(pbkdf2)))
-	if err != nil {
-		t.Fatal(err)
-	}
+	h := must.Get(luks.ReadHeader(bytes.NewReader(assemble(pbkdf2))))(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	u := luks.Unlocker{Progress: func(p luks.Progress) {
 		if p.Done <= 0 || p.Total != 2*(1<<32-1) {
@@ -355,10 +307,7 @@ func TestCancel(t *testing.T) {
 
 func TestProgressReachesTheEnd(t *testing.T) {
 	t.Parallel()
-	h, err := luks.ReadHeader(bytes.NewReader(assemble(metadata())))
-	if err != nil {
-		t.Fatal(err)
-	}
+	h := must.Get(luks.ReadHeader(bytes.NewReader(assemble(metadata()))))(t)
 	var last luks.Progress
 	u := luks.Unlocker{Progress: func(p luks.Progress) {
 		if p.Done <= last.Done || p.Done > p.Total {
@@ -384,10 +333,7 @@ func TestAbsurdArgon2(t *testing.T) {
 		"4294967295 passes":     {"time": uint32(1<<32 - 1), "memory": 64, "cpus": 1},
 	} {
 		kdf["type"], kdf["salt"] = "argon2id", "AAAA"
-		h, err := luks.ReadHeader(bytes.NewReader(assemble(changed(set("keyslots.1", "kdf", kdf), set("digests.0", "keyslots", []any{"1"})))))
-		if err != nil {
-			t.Fatal(err)
-		}
+		h := must.Get(luks.ReadHeader(bytes.NewReader(assemble(changed(set("keyslots.1", "kdf", kdf), set("digests.0", "keyslots", []any{"1"}))))))(t)
 		if _, err := h.Unlock(t.Context(), []byte("x")); !errors.Is(err, luks.ErrUnsupported) || !strings.Contains(err.Error(), says) {
 			t.Errorf("%v; should say %q", err, says)
 		}
@@ -398,10 +344,7 @@ func TestAbsurdArgon2(t *testing.T) {
 // changed.
 func TestPassphraseIsLeftAlone(t *testing.T) {
 	t.Parallel()
-	h, err := luks.ReadHeader(bytes.NewReader(assemble(metadata())))
-	if err != nil {
-		t.Fatal(err)
-	}
+	h := must.Get(luks.ReadHeader(bytes.NewReader(assemble(metadata()))))(t)
 	given := []byte(passphrase)
 	if _, err := h.Unlock(t.Context(), given); !errors.Is(err, luks.ErrWrongPassphrase) {
 		t.Error(err)
@@ -414,10 +357,7 @@ func TestPassphraseIsLeftAlone(t *testing.T) {
 func TestNothingPrintsAKey(t *testing.T) {
 	t.Parallel()
 	key := unlock(t, open(t, luksFormat(t, 4<<20, "--type", "luks1")), passphrase)
-	e, err := luks.Ephemeral(key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	e := must.Get(luks.Ephemeral(key))(t)
 	defer e.Wipe()
 	type holder struct {
 		K *luks.VolumeKey

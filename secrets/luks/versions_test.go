@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -17,9 +18,7 @@ import (
 func releaseOfQEMU(t *testing.T, suite string) string {
 	t.Helper()
 	if os.Getenv("LUKSPLUG_LONG") != "" {
-		if _, err := exec.LookPath("mmdebstrap"); err != nil {
-			t.Skipf("QEMU of %s: mmdebstrap is not installed (make setup installs it)", suite)
-		}
+		must.Have(t, "mmdebstrap")
 		out, err := exec.CommandContext(t.Context(), "../../scripts/qemu-matrix.sh", suite).Output()
 		if err != nil {
 			t.Fatalf("QEMU of %s: %v", suite, err)
@@ -34,10 +33,7 @@ func releaseOfQEMU(t *testing.T, suite string) string {
 		}
 		cache = filepath.Join(user, "luksplug")
 	}
-	found, err := filepath.Glob(filepath.Join(cache, "qemu-"+suite+"-v*", "bin"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	found := must.Get(filepath.Glob(filepath.Join(cache, "qemu-"+suite+"-v*", "bin")))(t)
 	if len(found) == 0 {
 		t.Skipf("QEMU of %s has not been unpacked (make test-long does that)", suite)
 	}
@@ -48,11 +44,7 @@ func releaseOfQEMU(t *testing.T, suite string) string {
 // and each release with ephemeral headers.
 func TestReleasesOfQEMU(t *testing.T) {
 	t.Parallel()
-	for _, program := range []string{"cryptsetup", "qemu-img", "qemu-io"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Skip(program + " is not installed")
-		}
-	}
+	must.Have(t, "cryptsetup", "qemu-img", "qemu-io")
 	for _, suite := range []string{"", "bookworm", "sid"} { // the installed one, 7.2, 11
 		t.Run("QEMU "+suite, func(t *testing.T) {
 			t.Parallel()
@@ -93,32 +85,24 @@ func TestReleasesOfQEMU(t *testing.T) {
 // the ephemeral one: even a QEMU that knows no detached headers opens that.
 func spliced(t *testing.T, key *luks.VolumeKey, path string) (volume, string) {
 	t.Helper()
-	data, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e, err := luks.Ephemeral(key)
-	if err != nil {
-		t.Fatal(err)
-	}
+	data := must.Get(os.ReadFile(path))(t)
+	e := must.Get(luks.Ephemeral(key))(t)
 	defer e.Wipe()
-	copy(data, bytesOf(t, e))
-	path = writeFile(t, data)
-	return embedded(t, bytesOf(t, e.Passphrase()), path), path
+	copy(data, must.Use(t, e))
+	path = must.File(t, data)
+	return embedded(t, must.Use(t, e.Passphrase()), path), path
 }
 
 // A detached header as QEMU makes it, from 10.0.13 on.
 func TestDetachedHeaderOfQEMU(t *testing.T) {
 	t.Parallel()
-	if _, err := exec.LookPath("cryptsetup"); err != nil {
-		t.Skip("cryptsetup is not installed")
-	}
+	must.Have(t, "cryptsetup")
 	dir := releaseOfQEMU(t, "sid")
-	header, payload := filepath.Join(t.TempDir(), "header"), writeFile(t, make([]byte, 1<<20))
+	header, payload := filepath.Join(t.TempDir(), "header"), must.File(t, make([]byte, 1<<20))
 	run(t, filepath.Join(dir, "qemu-img"), "create", "-f", "luks", "--object", secretFile(t, []byte(passphrase)), "-o", "key-secret=s,iter-time=10,detached-header=true", header, "1M")
 	h := open(t, header)
 	key := unlock(t, h, passphrase)
-	if h.PayloadOffset() != 0 || !bytes.Equal(bytesOf(t, key), dumpKey(t, header)) {
+	if h.PayloadOffset() != 0 || !bytes.Equal(must.Use(t, key), dumpKey(t, header)) {
 		t.Errorf("payload at %d, or not the key that cryptsetup finds", h.PayloadOffset())
 	}
 	v := ephemeral(t, key, payload)

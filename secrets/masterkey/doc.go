@@ -13,4 +13,6 @@
 // The cipher is AES-256 in CBC mode with the padding of PKCS #7 (RFC 5652, 6.3), as
 // QEMU's documentation says ("Providing secret data to QEMU"). It hides the secret;
 // it does not protect it from being changed, and neither does QEMU's monitor.
+//
+// [Key.Seal] returns what blockgraph/render takes as its SealedSecret.
 package masterkey

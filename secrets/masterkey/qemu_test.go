@@ -7,6 +7,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestQEMU has QEMU decrypt what is sealed here: a second key with bytes of all
@@ -14,17 +16,11 @@ import (
 // open it.
 func TestQEMU(t *testing.T) {
 	t.Parallel()
-	for _, program := range []string{"qemu-img", "qemu-io"} {
-		if _, err := exec.LookPath(program); err != nil {
-			t.Skipf("%s is not installed: make setup", program)
-		}
-	}
+	must.Have(t, "qemu-img", "qemu-io")
 	dir := t.TempDir()
 	file := func(name string, content []byte) string {
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, content, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		must.Write(t, path, content)
 		return path
 	}
 	run := func(name string, args ...string) ([]byte, error) {
@@ -38,25 +34,16 @@ func TestQEMU(t *testing.T) {
 	first := bytes.Repeat([]byte{0, '\n', 0xff, 'x'}, Size/4)
 	second := bytes.Repeat([]byte{0, 0, 0x80, '\r'}, Size/4)
 	open := func(path string) *Key {
-		f, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		f := must.Get(os.Open(path))(t)
 		defer func() { _ = f.Close() }() // only read
-		k, err := Read(f)
-		if err != nil {
-			t.Fatal(err)
-		}
+		k := must.Get(Read(f))(t)
 		t.Cleanup(k.Wipe)
 		return k
 	}
 	firstPath := file("first", first)
 	outer, inner := open(firstPath), open(file("second", second))
 	object := func(id, keyID string, k *Key, value []byte) string {
-		s, err := k.Seal(value)
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := must.Get(k.Seal(value))(t)
 		return fmt.Sprintf(`{"qom-type":"secret","id":%q,"data":%q,"keyid":%q,"iv":%q,"format":"base64"}`, id, s.Data, keyID, s.IV)
 	}
 	for name, c := range map[string]struct {

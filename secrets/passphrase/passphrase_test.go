@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
@@ -37,30 +38,14 @@ var awkward = []byte(" \t\x00\xff\xfenot utf-8\r\n\n")
 
 func open(t *testing.T, spec string) []byte {
 	t.Helper()
-	secret, err := passphrase.Open(spec, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return reveal(t, secret)
-}
-
-func reveal(t *testing.T, secret *secrets.Secret) []byte {
-	t.Helper()
-	var out []byte
-	if err := secret.Use(func(v []byte) error { out = bytes.Clone(v); return nil }); err != nil {
-		t.Fatal(err)
-	}
-	secret.Wipe()
-	return out
+	secret := must.Get(passphrase.Open(spec, nil))(t)
+	return must.Use(t, secret)
 }
 
 func TestFileIsTakenExactly(t *testing.T) {
 	t.Parallel()
 	for _, value := range [][]byte{awkward, {0}, bytes.Repeat([]byte("x"), 100_000)} {
-		path := filepath.Join(t.TempDir(), "pw")
-		if err := os.WriteFile(path, value, 0o600); err != nil {
-			t.Fatal(err)
-		}
+		path := must.File(t, value)
 		if got := open(t, path); !bytes.Equal(got, value) {
 			t.Errorf("%d bytes came back as %d other bytes", len(value), len(got))
 		}
@@ -69,11 +54,8 @@ func TestFileIsTakenExactly(t *testing.T) {
 
 func TestStandardInput(t *testing.T) {
 	t.Parallel()
-	secret, err := passphrase.Open("-", bytes.NewReader(awkward))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := reveal(t, secret); !bytes.Equal(got, awkward) {
+	secret := must.Get(passphrase.Open("-", bytes.NewReader(awkward)))(t)
+	if got := must.Use(t, secret); !bytes.Equal(got, awkward) {
 		t.Errorf("got %q", got)
 	}
 }
@@ -83,15 +65,11 @@ func TestStandardInput(t *testing.T) {
 func inheritedPipe(t *testing.T, value []byte) int {
 	t.Helper()
 	var p [2]int
-	if err := unix.Pipe(p[:]); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, unix.Pipe(p[:]))
 	if _, err := unix.Write(p[1], value); err != nil {
 		t.Fatal(err)
 	}
-	if err := unix.Close(p[1]); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, unix.Close(p[1]))
 	return p[0]
 }
 
@@ -109,12 +87,9 @@ func TestInheritedDescriptorIsReadAndClosed(t *testing.T) {
 
 func TestDescriptorOfOurOwnIsRefused(t *testing.T) {
 	t.Parallel()
-	f, err := os.Open(os.DevNull) // Go opens with close-on-exec
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := must.Get(os.Open(os.DevNull))(t) // Go opens with close-on-exec
 	defer func() { _ = f.Close() }()
-	_, err = passphrase.Open(fmt.Sprintf("fd:%d", f.Fd()), nil)
+	_, err := passphrase.Open(fmt.Sprintf("fd:%d", f.Fd()), nil)
 	if !errors.Is(err, passphrase.ErrInvalidSource) {
 		t.Errorf("got %v", err)
 	}
@@ -127,16 +102,10 @@ func TestRefusals(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	empty := filepath.Join(dir, "empty")
-	if err := os.WriteFile(empty, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	must.Write(t, empty, "")
 	huge := filepath.Join(dir, "huge")
-	if err := os.WriteFile(huge, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Truncate(huge, secrets.MaxLen+1); err != nil {
-		t.Fatal(err)
-	}
+	must.Write(t, huge, "")
+	must.OK(t, os.Truncate(huge, secrets.MaxLen+1))
 	for spec, want := range map[string]error{
 		"":                         passphrase.ErrInvalidSource,
 		"-":                        passphrase.ErrInvalidSource, // stdin is nil

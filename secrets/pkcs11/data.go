@@ -13,7 +13,7 @@ import (
 	p11 "github.com/miekg/pkcs11"
 
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/document"
+	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
 // Our data objects: their labels begin with a kind, and their application says the
@@ -95,15 +95,8 @@ func read(c *session, id string) (secrets.Document, error) {
 	if err != nil {
 		return secrets.Document{}, err
 	}
-	d, err := document.Parse(text)
-	switch {
-	case err != nil:
-		// Not wrapped: that it is no document is all that the caller may ask for.
-		return d, fmt.Errorf("%w: data object %q: %s", secrets.ErrDamaged, documentLabel+id, err.Error())
-	case d.UUID.String() != id:
-		return d, fmt.Errorf("%w: data object %q is the document of another secret, %s", secrets.ErrDamaged, documentLabel+id, d.UUID)
-	}
-	return d, nil
+	known, _ := secrets.ParseUUID(id) // no document has the zero one, which is that of a label of others
+	return storecall.ParseDocument(text, known, fmt.Sprintf("data object %q", documentLabel+id))
 }
 
 // find returns the document of the secret that ref names.
@@ -129,25 +122,21 @@ func find(c *session, ref secrets.Reference) (secrets.Document, error) {
 // Define implements [secrets.Keeper]. Tokens have no locks: two callers who define the same
 // usage at the same moment may both succeed.
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
-	err := d.Validate()
-	switch {
-	case err != nil:
+	if err := storecall.Definable(d); err != nil {
 		return s.fail(d.Reference(), err)
-	case d.UUID == uuid.Nil:
-		return s.fail(d.Reference(), fmt.Errorf("%w: it has no uuid", secrets.ErrInvalidDocument))
 	}
 	return s.change(ctx, d.Reference(), func(c *session) error {
 		if d.Ephemeral {
 			return fmt.Errorf("%w: keep it in dir: on a tmpfs", secrets.ErrPersistent)
 		}
-		all, err := list(c) // what is damaged is mended by being defined again
+		all, err := list(c) // what is damaged is fixed by being defined again
 		if err != nil {
 			return err
 		}
 		if err := secrets.CheckDefine(all.documents, d); err != nil {
 			return err
 		}
-		return write(c, documentLabel+d.UUID.String(), document.Format(d))
+		return write(c, documentLabel+d.UUID.String(), d.XML())
 	})
 }
 
@@ -212,8 +201,8 @@ func (f *finder) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Se
 	if err := ref.Validate(); err != nil {
 		return nil, f.fail(ref, err)
 	}
-	label, hasLabel := expand(f.options.URI.path["object"], ref)
-	name, hasName := expand(f.options.Application, ref)
+	label, hasLabel := storecall.Template(f.options.URI.path["object"]).Expand(ref)
+	name, hasName := storecall.Template(f.options.Application).Expand(ref)
 	value, err := within(ctx, f.token, func(c *session) (*secrets.Secret, error) {
 		if !hasLabel || !hasName {
 			return nil, secrets.ErrNotFound

@@ -41,10 +41,8 @@ func unsteady(err error) bool {
 	return false
 }
 
-// steady runs f again, a little later each time, where another process may have been
-// in its way. The last error is what there is to say in the end. A token tells
-// nobody when it has become quiet, so there is nothing to wait for but time: less
-// than half a second in all.
+// steady retries f while another process may interfere, for less than half a second in all, and returns the last error.
+// A token has no event for that.
 func steady(f func() error) error {
 	const attempts, longest = 30, 20 * time.Millisecond
 	pause := time.Millisecond

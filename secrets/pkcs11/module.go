@@ -66,8 +66,7 @@ func (m *module) load() error {
 	return nil
 }
 
-// enter waits for the right to call the module. leave gives it back; where a call
-// never returns nobody does, and all others wait until their time is over.
+// enter waits for the right to call the module, until ctx ends; leave returns it. A call that never returns keeps it.
 func (m *module) enter(ctx context.Context) error {
 	select {
 	case m.turn <- struct{}{}:

@@ -4,10 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
 // ErrNotBuilt is wrapped by the error of [New] in a program that was built without
@@ -44,10 +44,9 @@ type Options struct {
 }
 
 // checkTemplate returns an error for a text with other placeholders than
-// [expand] knows.
+// [storecall.Template] has.
 func checkTemplate(text string) error {
-	rest := strings.NewReplacer("{uuid}", "", "{usage}", "", "{type}", "").Replace(text)
-	if strings.ContainsAny(rest, "{}") {
+	if !storecall.Template(text).Valid() {
 		return fmt.Errorf("%w: %q: what stands for something is {uuid}, {usage} and {type}", ErrInvalidURI, text)
 	}
 	return nil

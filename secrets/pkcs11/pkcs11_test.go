@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/pkcs11"
@@ -102,10 +103,9 @@ func TestWrapped(t *testing.T) {
 		}
 		f.Damage = func(t *testing.T, ref secrets.Reference) {
 			path := filepath.Join(o.Folder, ref.UUID.String())
-			b, err := os.ReadFile(path)
-			must(t, err)
+			b := must.Get(os.ReadFile(path))(t)
 			b[len(b)-1] ^= 1
-			must(t, os.WriteFile(path, b, 0o600))
+			must.Write(t, path, b)
 		}
 		return f
 	})
@@ -126,7 +126,7 @@ func TestKeyWrap(t *testing.T) {
 			"seventeen bytes!!", "short", "\x00", "eight on",
 		} {
 			d := secrets.Document{UUID: uuid.New()}
-			must(t, store.Define(t.Context(), d))
+			must.OK(t, store.Define(t.Context(), d))
 			set := store.Set(t.Context(), d.Reference(), secret(value))
 			found, err := store.Lookup(t.Context(), d.Reference())
 			switch {
@@ -185,7 +185,7 @@ func TestTokens(t *testing.T) {
 	c.hsm.mu.Lock()
 	info, err := c.hsm.module.GetTokenInfo(c.slot)
 	c.hsm.mu.Unlock()
-	must(t, err)
+	must.OK(t, err)
 	serial := strings.TrimSpace(info.SerialNumber)
 	for uri, want := range map[string]string{
 		"pkcs11:token=" + c.label + module: "",
@@ -205,8 +205,7 @@ func TestTokens(t *testing.T) {
 		if want == "tokens" {
 			newCard(t) // there are two at least
 		}
-		u, err := pkcs11.ParseURI(uri)
-		must(t, err)
+		u := must.Get(pkcs11.ParseURI(uri))(t)
 		_, err = open[*pkcs11.Store](t, pkcs11.Options{URI: u, PIN: pin(rightPIN)}).List(t.Context())
 		switch {
 		case want == "" && err != nil:
@@ -239,8 +238,7 @@ func TestModuleHangs(t *testing.T) {
 // the other tests here.
 func TestModuleName(t *testing.T) {
 	c := newCard(t)
-	u, err := pkcs11.ParseURI("pkcs11:token=" + c.label + "?module-name=softhsm2")
-	must(t, err)
+	u := must.Get(pkcs11.ParseURI("pkcs11:token=" + c.label + "?module-name=softhsm2"))(t)
 	if _, err := open[*pkcs11.Store](t, pkcs11.Options{URI: u, PIN: pin(rightPIN)}).List(t.Context()); err != nil {
 		t.Error(err)
 	}
@@ -282,13 +280,10 @@ func TestKeys(t *testing.T) {
 	o.Folder = t.TempDir()
 	store := open[*pkcs11.Wrapped](t, o)
 	d := secrets.Document{UUID: uuid.New()}
-	must(t, store.Define(t.Context(), d), store.Set(t.Context(), d.Reference(), secret("sixteen bytes!!!")))
+	must.OK(t, store.Define(t.Context(), d), store.Set(t.Context(), d.Reference(), secret("sixteen bytes!!!")))
 	byID := c.options(t, ";id=kek%20id")
 	byID.Folder = o.Folder
-	found, err := open[*pkcs11.Wrapped](t, byID).Lookup(t.Context(), d.Reference())
-	if err != nil || !found.Equal(secret("sixteen bytes!!!")) {
-		t.Error(err)
-	}
+	storetest.Finds(t, open[*pkcs11.Wrapped](t, byID), d.Reference(), "sixteen bytes!!!")
 	for object, want := range map[string]error{"nobody": secrets.ErrUnreachable, "twin": secrets.ErrUnreachable} {
 		other := c.options(t, ";object="+object)
 		other.Folder = o.Folder
@@ -299,18 +294,14 @@ func TestKeys(t *testing.T) {
 	c.addKey(t, "other")
 	other := c.options(t, ";object=other")
 	other.Folder = o.Folder
-	if _, err := open[*pkcs11.Wrapped](t, other).Lookup(t.Context(), d.Reference()); !errors.Is(err, secrets.ErrDamaged) {
-		t.Error(err)
-	}
+	storetest.Fails(t, open[*pkcs11.Wrapped](t, other), d.Reference(), secrets.ErrDamaged, "")
 	o.Mechanism = pkcs11.AESKeyWrap
 	plain := open[*pkcs11.Wrapped](t, o)
 	if err := plain.Set(t.Context(), d.Reference(), secret("short")); err == nil || !strings.Contains(err.Error(), "aes-key-wrap-pad") {
 		t.Error(err)
 	}
-	must(t, plain.Set(t.Context(), d.Reference(), secret("sixteen bytes!!!")))
-	if found, err = plain.Lookup(t.Context(), d.Reference()); err != nil || !found.Equal(secret("sixteen bytes!!!")) {
-		t.Error(err)
-	}
+	must.OK(t, plain.Set(t.Context(), d.Reference(), secret("sixteen bytes!!!")))
+	storetest.Finds(t, plain, d.Reference(), "sixteen bytes!!!")
 }
 
 func TestOptionsThatMakeNoSense(t *testing.T) {
@@ -323,8 +314,7 @@ func TestOptionsThatMakeNoSense(t *testing.T) {
 		"pkcs11:token=a;object=b":                 func(o *pkcs11.Options) { o.Application = "{user}" },
 		"pkcs11:token=a;object=b;type=secret-key": func(*pkcs11.Options) {},
 	} {
-		u, err := pkcs11.ParseURI(uri)
-		must(t, err)
+		u := must.Get(pkcs11.ParseURI(uri))(t)
 		o := pkcs11.Options{URI: u}
 		change(&o)
 		if _, err := pkcs11.New(o); !errors.Is(err, pkcs11.ErrInvalidURI) {

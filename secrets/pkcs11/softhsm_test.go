@@ -16,6 +16,7 @@ import (
 	p11 "github.com/miekg/pkcs11"
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/pkcs11"
 )
@@ -87,23 +88,20 @@ func newCard(t *testing.T) *card {
 	if _, err := os.Stat(softhsm); err != nil {
 		t.Skip("SoftHSM is not installed (make setup installs it: softhsm2)")
 	}
-	h, err := theHSM()
-	must(t, err)
+	h := must.Get(theHSM())(t)
 	c := &card{hsm: h, label: uuid.NewString()[:30], module: filepath.Join(t.TempDir(), "shim.so")}
-	must(t, os.WriteFile(c.module, h.shim, 0o700))
+	must.OK(t, os.WriteFile(c.module, h.shim, 0o700))
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	slots, err := h.module.GetSlotList(true) // it makes a free one
-	must(t, err)
+	must.OK(t, err)
 	for _, slot := range slots {
-		info, err := h.module.GetTokenInfo(slot)
-		must(t, err)
+		info := must.Get(h.module.GetTokenInfo(slot))(t)
 		if info.Flags&p11.CKF_TOKEN_INITIALIZED == 0 {
 			c.slot = slot
-			must(t, h.module.InitToken(slot, soPIN, c.label))
-			s, err := h.module.OpenSession(slot, p11.CKF_SERIAL_SESSION|p11.CKF_RW_SESSION)
-			must(t, err)
-			must(t, h.module.Login(s, p11.CKU_SO, soPIN), h.module.InitPIN(s, rightPIN), h.module.Logout(s), h.module.CloseSession(s))
+			must.OK(t, h.module.InitToken(slot, soPIN, c.label))
+			s := must.Get(h.module.OpenSession(slot, p11.CKF_SERIAL_SESSION|p11.CKF_RW_SESSION))(t)
+			must.OK(t, h.module.Login(s, p11.CKU_SO, soPIN), h.module.InitPIN(s, rightPIN), h.module.Logout(s), h.module.CloseSession(s))
 			return c
 		}
 	}
@@ -114,7 +112,7 @@ func newCard(t *testing.T) *card {
 // set says what is wrong with the token.
 func (c *card) set(t *testing.T, state string) {
 	t.Helper()
-	must(t, os.WriteFile(c.module+".state", []byte(state), 0o600))
+	must.Write(t, c.module+".state", state)
 }
 
 // inside runs f in a session of the test's own, logged in.
@@ -122,12 +120,11 @@ func (c *card) inside(t *testing.T, f func(m *p11.Ctx, s p11.SessionHandle) erro
 	t.Helper()
 	c.hsm.mu.Lock()
 	defer c.hsm.mu.Unlock()
-	s, err := c.hsm.module.OpenSession(c.slot, p11.CKF_SERIAL_SESSION|p11.CKF_RW_SESSION)
-	must(t, err)
+	s := must.Get(c.hsm.module.OpenSession(c.slot, p11.CKF_SERIAL_SESSION|p11.CKF_RW_SESSION))(t)
 	if err := c.hsm.module.Login(s, p11.CKU_USER, rightPIN); !errors.Is(err, p11.Error(p11.CKR_USER_ALREADY_LOGGED_IN)) {
-		must(t, err)
+		must.OK(t, err)
 	}
-	must(t, f(c.hsm.module, s), c.hsm.module.CloseSession(s))
+	must.OK(t, f(c.hsm.module, s), c.hsm.module.CloseSession(s))
 }
 
 // addData makes a data object, as another program would.
@@ -161,28 +158,19 @@ func (c *card) addKey(t *testing.T, label string) {
 // options are those of a store on the token, with more in its path.
 func (c *card) options(t *testing.T, more string) pkcs11.Options {
 	t.Helper()
-	u, err := pkcs11.ParseURI("pkcs11:token=" + c.label + more + "?module-path=" + c.module)
-	must(t, err)
+	u := must.Get(pkcs11.ParseURI("pkcs11:token=" + c.label + more + "?module-path=" + c.module))(t)
 	return pkcs11.Options{URI: u, PIN: pin(rightPIN)}
 }
 
 // open returns the store of options.
 func open[S secrets.Store](t *testing.T, o pkcs11.Options) S {
 	t.Helper()
-	store, err := pkcs11.New(o)
-	must(t, err)
+	store := must.Get(pkcs11.New(o))(t)
 	s, ok := store.(S)
 	if !ok {
 		t.Fatalf("it is a %T", store)
 	}
 	return s
-}
-
-func must(t *testing.T, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func secret(text string) *secrets.Secret { return secrets.New(bytes.Clone([]byte(text))) }
@@ -191,6 +179,6 @@ func secret(text string) *secrets.Secret { return secrets.New(bytes.Clone([]byte
 func inMemory(t *testing.T, path string) bool {
 	t.Helper()
 	var st unix.Statfs_t
-	must(t, unix.Statfs(path, &st))
+	must.OK(t, unix.Statfs(path, &st))
 	return st.Type == unix.TMPFS_MAGIC
 }

@@ -15,6 +15,7 @@ import (
 	p11 "github.com/miekg/pkcs11"
 
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
 // New returns the store that the options say. The module is loaded and the token
@@ -62,12 +63,7 @@ type token struct {
 // String returns the URI without its query, but for the directory.
 func (t *token) String() string { return t.name }
 
-func (t *token) fail(ref secrets.Reference, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &secrets.StoreError{Store: t.name, Ref: ref, Err: err}
-}
+func (t *token) fail(ref secrets.Reference, err error) error { return storecall.Fail(t, ref, err) }
 
 // session is a session on the token, logged in.
 type session struct {

@@ -24,20 +24,11 @@ type Wrapped struct {
 
 func newWrapped(t *token) *Wrapped { return &Wrapped{t, dir.New(t.options.Folder)} }
 
-// own makes an error of the directory one of this store.
-func (w *Wrapped) own(err error) error {
-	var inner *secrets.StoreError
-	if errors.As(err, &inner) {
-		return w.fail(inner.Ref, inner.Err)
-	}
-	return err
-}
-
 // Lookup implements [secrets.Store].
 func (w *Wrapped) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	stored, err := w.folder.Lookup(ctx, ref)
 	if err != nil {
-		return nil, w.own(err)
+		return nil, w.fail(ref, err)
 	}
 	defer stored.Wipe()
 	value, err := w.convert(ctx, stored, w.unwrap)
@@ -47,12 +38,12 @@ func (w *Wrapped) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.S
 // List implements [secrets.Lister]. It needs no token.
 func (w *Wrapped) List(ctx context.Context) ([]secrets.Document, error) {
 	documents, err := w.folder.List(ctx)
-	return documents, w.own(err)
+	return documents, w.fail(secrets.Reference{}, err)
 }
 
 // Define implements [secrets.Keeper]. It needs no token.
 func (w *Wrapped) Define(ctx context.Context, d secrets.Document) error {
-	return w.own(w.folder.Define(ctx, d))
+	return w.fail(d.Reference(), w.folder.Define(ctx, d))
 }
 
 // Set implements [secrets.Keeper].
@@ -65,12 +56,12 @@ func (w *Wrapped) Set(ctx context.Context, ref secrets.Reference, value *secrets
 		return w.fail(ref, err)
 	}
 	defer stored.Wipe()
-	return w.own(w.folder.Set(ctx, ref, stored))
+	return w.fail(ref, w.folder.Set(ctx, ref, stored))
 }
 
 // Remove implements [secrets.Keeper]. It needs no token.
 func (w *Wrapped) Remove(ctx context.Context, ref secrets.Reference) error {
-	return w.own(w.folder.Remove(ctx, ref))
+	return w.fail(ref, w.folder.Remove(ctx, ref))
 }
 
 // convert has the token's key make other bytes of a value.

@@ -12,6 +12,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
 	"github.com/luksplug/luksplug/secrets/internal/privdir"
+	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
 // Folder is the default directory of the keys of VMs.
@@ -78,28 +79,15 @@ func (s *Store) open() (*dir.Store, error) {
 	return dir.New(path), nil
 }
 
-// fail makes an error of the store of err, nil of nil. What the directory says of
-// itself is not repeated.
-func (s *Store) fail(ref secrets.Reference, err error) error {
-	if err == nil {
-		return nil
-	}
-	var inner *secrets.StoreError
-	if errors.As(err, &inner) {
-		err = inner.Err
-	}
-	return &secrets.StoreError{Store: s.String(), Ref: ref, Err: err}
-}
-
 // Lookup implements [secrets.Store]. Without a VM, or without a directory of the
 // VM's, nothing is found, so that another store is asked.
 func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	keys, err := s.opened(ctx, ref)
 	if err != nil {
-		return nil, s.fail(ref, err)
+		return nil, storecall.Fail(s, ref, err)
 	}
 	secret, err := keys.Lookup(ctx, ref)
-	return secret, s.fail(ref, err)
+	return secret, storecall.Fail(s, ref, err)
 }
 
 // opened opens the directory for a call that is about ref.
@@ -120,21 +108,21 @@ func (s *Store) opened(ctx context.Context, ref secrets.Reference) (*dir.Store, 
 // List implements [secrets.Lister].
 func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, s.fail(secrets.Reference{}, err)
+		return nil, storecall.Fail(s, secrets.Reference{}, err)
 	}
 	keys, err := s.open()
 	if err != nil || keys == nil {
-		return nil, s.fail(secrets.Reference{}, err)
+		return nil, storecall.Fail(s, secrets.Reference{}, err)
 	}
 	documents, err := keys.List(ctx)
-	return documents, s.fail(secrets.Reference{}, err)
+	return documents, storecall.Fail(s, secrets.Reference{}, err)
 }
 
 // Define implements [secrets.Keeper]. Every secret here is ephemeral, whatever its
 // document says. The VM's directory is made where it is missing. ErrPersistent is
 // for a directory that is not in memory; [ErrNoVM] is wrapped where no VM is known.
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
-	return s.fail(d.Reference(), s.define(ctx, d))
+	return storecall.Fail(s, d.Reference(), s.define(ctx, d))
 }
 
 func (s *Store) define(ctx context.Context, d secrets.Document) error {
@@ -167,7 +155,7 @@ func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.S
 	if err == nil {
 		err = keys.Set(ctx, ref, value)
 	}
-	return s.fail(ref, err)
+	return storecall.Fail(s, ref, err)
 }
 
 // Remove implements [secrets.Keeper].
@@ -176,7 +164,7 @@ func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 	if err == nil {
 		err = keys.Remove(ctx, ref)
 	}
-	return s.fail(ref, err)
+	return storecall.Fail(s, ref, err)
 }
 
 // Wipe destroys the keys of a VM in a directory of VMs: every file is overwritten and

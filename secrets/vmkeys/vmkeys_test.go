@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
@@ -32,17 +33,6 @@ func Example() {
 	// true secret with usage "/vm1.img": key store vm:/nonexistent: no such secret: whose keys? name the VM: vm:?uuid=UUID
 }
 
-// memory returns a new directory in memory.
-func memory(t *testing.T) string {
-	t.Helper()
-	path, err := os.MkdirTemp("/dev/shm", "luksplug-vmkeys")
-	if err != nil {
-		t.Skipf("no folder in memory: %v", err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(path) })
-	return path
-}
-
 func store(folder, vm string) *vmkeys.Store {
 	return vmkeys.New(folder, func() string { return vm })
 }
@@ -51,31 +41,25 @@ func store(folder, vm string) *vmkeys.Store {
 func put(t *testing.T, folder, vm string, ref secrets.Reference, value []byte) string {
 	t.Helper()
 	path := filepath.Join(folder, vm, dir.FileName(ref))
-	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, value, 0o600)); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, value, 0o600)))
 	return path
 }
 
 func TestStore(t *testing.T) {
 	t.Parallel()
 	storetest.Run(t, func(t *testing.T) storetest.Fixture {
-		folder := memory(t)
+		folder := must.Dir(t, "/dev/shm")
 		return storetest.Fixture{
 			Store: store(folder, vm1),
 			Put: func(t *testing.T, ref secrets.Reference, value []byte) {
 				put(t, folder, vm1, ref, value)
 			},
 			Deny: func(t *testing.T, ref secrets.Reference) {
-				if err := os.Chmod(filepath.Join(folder, vm1, dir.FileName(ref)), 0o640); err != nil {
-					t.Fatal(err)
-				}
+				must.OK(t, os.Chmod(filepath.Join(folder, vm1, dir.FileName(ref)), 0o640))
 			},
 			Damage: func(t *testing.T, ref secrets.Reference) {
 				put(t, folder, vm1, secrets.Reference{UUID: ref.UUID, Usage: ref.Usage, Type: ref.Type}, nil)
-				if err := os.WriteFile(filepath.Join(folder, vm1, dir.FileName(ref)+".xml"), []byte("<secret>"), 0o600); err != nil {
-					t.Fatal(err)
-				}
+				must.Write(t, filepath.Join(folder, vm1, dir.FileName(ref)+".xml"), "<secret>")
 			},
 			Reopen: func(*testing.T) secrets.Store { return store(folder, vm1) },
 		}
@@ -85,13 +69,10 @@ func TestStore(t *testing.T) {
 // TestKeptApart: a VM's keys are found for that VM only, and wiped alone.
 func TestKeptApart(t *testing.T) {
 	t.Parallel()
-	folder, ref := memory(t), storetest.ByUUID()
+	folder, ref := must.Dir(t, "/dev/shm"), storetest.ByUUID()
 	first := put(t, folder, vm1, ref, []byte("first"))
 	put(t, folder, vm2, ref, []byte("second"))
-	seen, err := os.Open(first) // what is written into the file is seen here
-	if err != nil {
-		t.Fatal(err)
-	}
+	seen := must.Get(os.Open(first))(t) // what is written into the file is seen here
 	defer func() { _ = seen.Close() }()
 	find := func(vm string) string {
 		t.Helper()
@@ -99,9 +80,7 @@ func TestKeptApart(t *testing.T) {
 		if errors.Is(err, secrets.ErrNotFound) {
 			return ""
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
+		must.OK(t, err)
 		defer secret.Wipe()
 		value := ""
 		_ = secret.Use(func(b []byte) error { value = string(b); return nil })
@@ -111,9 +90,7 @@ func TestKeptApart(t *testing.T) {
 		t.Error("another VM's keys are found")
 	}
 	for range 2 {
-		if err := vmkeys.Wipe(folder, vm1); err != nil {
-			t.Fatal(err)
-		}
+		must.OK(t, vmkeys.Wipe(folder, vm1))
 	}
 	if find(vm1) != "" || find(vm2) != "second" {
 		t.Error("other keys than those of the VM were destroyed")
@@ -131,16 +108,14 @@ func TestKeptApart(t *testing.T) {
 // directory is touched.
 func TestWipeGoesOn(t *testing.T) {
 	t.Parallel()
-	folder := memory(t)
+	folder := must.Dir(t, "/dev/shm")
 	outside := filepath.Join(folder, "outside")
 	put(t, folder, vm1, storetest.ByUUID(), []byte("value"))
 	inside := filepath.Join(folder, vm1)
 	err := errors.Join(os.WriteFile(outside, []byte("mine"), 0o600), os.Symlink(outside, filepath.Join(inside, "link")),
 		os.Symlink(folder, filepath.Join(inside, "folder")), os.Mkdir(filepath.Join(inside, "sub"), 0o700),
 		os.WriteFile(filepath.Join(inside, "sub", "key"), []byte("value"), 0o400))
-	if err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, err)
 	if err := vmkeys.Wipe(folder, vm1); err != nil {
 		t.Error(err)
 	}
@@ -168,21 +143,19 @@ func TestNotInMemory(t *testing.T) {
 	}
 	ref := storetest.ByUUID()
 	put(t, folder, vm1, ref, []byte("value"))
-	if _, err := s.Lookup(t.Context(), ref); !errors.Is(err, secrets.ErrDenied) {
-		t.Errorf("got %v", err)
-	}
+	storetest.Fails(t, s, ref, secrets.ErrDenied, "")
 }
 
 func TestNoVM(t *testing.T) {
 	t.Parallel()
-	s := store(memory(t), "")
+	s := store(must.Dir(t, "/dev/shm"), "")
 	if err := s.Define(t.Context(), secrets.Document{UUID: uuid.New()}); !errors.Is(err, vmkeys.ErrNoVM) {
 		t.Errorf("got %v", err)
 	}
 	if all, err := s.List(t.Context()); err != nil || len(all) > 0 {
 		t.Errorf("got %v %v", all, err)
 	}
-	if _, err := store(memory(t), "not-a-uuid").Lookup(t.Context(), storetest.ByUUID()); err == nil {
+	if _, err := store(must.Dir(t, "/dev/shm"), "not-a-uuid").Lookup(t.Context(), storetest.ByUUID()); err == nil {
 		t.Error("a VM whose UUID is none")
 	}
 }

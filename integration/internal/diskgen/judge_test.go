@@ -17,7 +17,6 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/diskgen"
 	"github.com/luksplug/luksplug/integration/internal/peer"
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/document"
 )
 
 // judge compares luksplug with a private libvirtd.
@@ -40,7 +39,7 @@ func newJudge(t *testing.T) *judge {
 	types := map[secrets.Type]secrets.UsageType{secrets.Passphrase: secrets.UsageVolume, secrets.ISCSI: secrets.UsageISCSI, secrets.Ceph: secrets.UsageCeph}
 	for _, s := range diskgen.Secrets() {
 		d := secrets.Document{UUID: s.Reference.UUID, UsageType: types[s.Reference.Type], Usage: s.Reference.Usage}
-		handle, err := l.SecretDefineXML(string(document.Format(d)), 0)
+		handle, err := l.SecretDefineXML(string(d.XML()), 0)
 		if err == nil {
 			err = l.SecretSetValue(handle, s.Value(), 0)
 		}

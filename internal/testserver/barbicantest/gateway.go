@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/barbican"
@@ -69,10 +70,7 @@ func NewGateway(t testing.TB, up *url.URL) *Gateway {
 // Store returns a store of the project, through the gateway.
 func (g *Gateway) Store(t testing.TB, timeout time.Duration) *barbican.Store {
 	t.Helper()
-	s, err := barbican.New(g.URL, barbican.Options{Project: g.Project, Timeout: timeout})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := must.Get(barbican.New(g.URL, barbican.Options{Project: g.Project, Timeout: timeout}))(t)
 	return s
 }
 
@@ -94,16 +92,10 @@ func (g *Gateway) set(what *bool) {
 // request asks the server itself.
 func (g *Gateway) request(t testing.TB, method, path, content string, into any) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, g.up.JoinPath("v1", "secrets").String()+path, strings.NewReader(content))
-	if err != nil {
-		t.Fatal(err)
-	}
+	req := must.Get(http.NewRequestWithContext(t.Context(), method, g.up.JoinPath("v1", "secrets").String()+path, strings.NewReader(content)))(t)
 	req.Header.Set("X-Project-Id", g.Project)
 	req.Header.Set("Content-Type", "application/json")
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
+	resp := must.Get(http.DefaultClient.Do(req))(t)
 	defer func() { _ = resp.Body.Close() }() // it has been read
 	var answer bytes.Buffer
 	if _, err := answer.ReadFrom(resp.Body); err != nil || resp.StatusCode/100 != 2 {
@@ -112,9 +104,7 @@ func (g *Gateway) request(t testing.TB, method, path, content string, into any) 
 	if into == nil {
 		return
 	}
-	if err := json.Unmarshal(answer.Bytes(), into); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, json.Unmarshal(answer.Bytes(), into))
 }
 
 // Make makes a secret as another program does, and returns Barbican's uuid of it.
@@ -129,18 +119,12 @@ func (g *Gateway) Make(t testing.TB, name, contentType, payload string) uuid.UUI
 	if contentType == "application/octet-stream" {
 		content["payload_content_encoding"] = "base64"
 	}
-	text, err := json.Marshal(content)
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := must.Get(json.Marshal(content))(t)
 	var made struct {
 		Ref string `json:"secret_ref"`
 	}
 	g.request(t, http.MethodPost, "", string(text), &made)
-	id, err := uuid.Parse(made.Ref[strings.LastIndex(made.Ref, "/")+1:])
-	if err != nil {
-		t.Fatal(err)
-	}
+	id := must.Get(uuid.Parse(made.Ref[strings.LastIndex(made.Ref, "/")+1:]))(t)
 	return id
 }
 

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // Authority signs certificates. Its files are in a directory of the test.
@@ -36,10 +38,8 @@ func NewAuthority(t testing.TB) *Authority {
 	template := a.template(t, "luksplug's test authority")
 	template.IsCA, template.BasicConstraintsValid = true, true
 	template.KeyUsage = x509.KeyUsageCertSign
-	der, err := x509.CreateCertificate(rand.Reader, template, template, a.key.Public(), a.key)
-	check(t, err)
-	a.cert, err = x509.ParseCertificate(der)
-	check(t, err)
+	der := must.Get(x509.CreateCertificate(rand.Reader, template, template, a.key.Public(), a.key))(t)
+	a.cert = must.Get(x509.ParseCertificate(der))(t)
 	a.File = a.write(t, "ca.pem", "CERTIFICATE", der)
 	return a
 }
@@ -66,8 +66,7 @@ func (a *Authority) Server(t testing.TB) Pair {
 func (a *Authority) template(t testing.TB, name string) *x509.Certificate {
 	t.Helper()
 	const bits = 100
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), bits))
-	check(t, err)
+	serial := must.Get(rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), bits)))(t)
 	now := time.Now()
 	return &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: name},
@@ -78,37 +77,26 @@ func (a *Authority) template(t testing.TB, name string) *x509.Certificate {
 func (a *Authority) sign(t testing.TB, name string, template *x509.Certificate) Pair {
 	t.Helper()
 	key := newKey(t)
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key)
-	check(t, err)
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	check(t, err)
+	der := must.Get(x509.CreateCertificate(rand.Reader, template, a.cert, key.Public(), a.key))(t)
+	private := must.Get(x509.MarshalPKCS8PrivateKey(key))(t)
 	return Pair{a.write(t, name+".crt", "CERTIFICATE", der), a.write(t, name+".key", "PRIVATE KEY", private)}
 }
 
 func (a *Authority) write(t testing.TB, name, kind string, der []byte) string {
 	t.Helper()
 	path := filepath.Join(a.dir, name)
-	check(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
+	must.OK(t, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
 	return path
 }
 
 func newKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	check(t, err)
+	key := must.Get(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))(t)
 	return key
 }
 
 func (p Pair) load(t testing.TB) tls.Certificate {
 	t.Helper()
-	pair, err := tls.LoadX509KeyPair(p.Certificate, p.Key)
-	check(t, err)
+	pair := must.Get(tls.LoadX509KeyPair(p.Certificate, p.Key))(t)
 	return pair
-}
-
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }

@@ -5,6 +5,8 @@ import (
 	"net"
 	"sync"
 	"testing"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // Proxy is between a client and a server.
@@ -21,8 +23,7 @@ type Proxy struct {
 // NewProxy starts a proxy before the server at that address.
 func NewProxy(t testing.TB, server string) *Proxy {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
+	listener := must.Get(net.Listen("tcp", "127.0.0.1:0"))(t)
 	p := &Proxy{Address: listener.Addr().String(), server: server, listener: listener}
 	var wg sync.WaitGroup
 	wg.Go(func() {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // launcher starts PyKMIP's server so that its own child processes end with it.
@@ -30,17 +32,15 @@ const python = "/usr/bin/python3"
 // own there, by the name in its certificate.
 func PyKMIP(t testing.TB, a *Authority) string {
 	t.Helper()
-	if _, err := exec.LookPath("pykmip-server"); err != nil {
-		t.Skip("PyKMIP's server is not installed (make setup installs it: python3-pykmip)")
-	}
+	must.Have(t, "pykmip-server")
 	dir := t.TempDir()
 	listener, err := net.Listen("tcp", "127.0.0.1:0") // it knows no port 0
-	check(t, err)
+	must.OK(t, err)
 	port := listener.Addr().(*net.TCPAddr).Port
-	check(t, listener.Close())
+	must.OK(t, listener.Close())
 	pair := a.Server(t)
 	config := filepath.Join(dir, "server.conf")
-	check(t, os.WriteFile(config, fmt.Appendf(nil, `[server]
+	must.OK(t, os.WriteFile(config, fmt.Appendf(nil, `[server]
 hostname=127.0.0.1
 port=%d
 certificate_path=%s
@@ -53,11 +53,10 @@ logging_level=WARNING
 database_path=%s
 `, port, pair.Certificate, pair.Key, a.File, dir, filepath.Join(dir, "db")), 0o600))
 	cmd := exec.Command(python, "-W", "ignore", "-c", launcher, "-f", config, "-l", filepath.Join(dir, "log"))
-	output, err := os.Create(filepath.Join(dir, "output"))
-	check(t, err)
+	output := must.Get(os.Create(filepath.Join(dir, "output")))(t)
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	check(t, cmd.Start())
+	must.OK(t, cmd.Start())
 	done := make(chan struct{})
 	go func() {
 		_ = cmd.Wait() // it is killed

@@ -17,6 +17,8 @@ import (
 	"github.com/ovh/kmip-go/kmipserver"
 	"github.com/ovh/kmip-go/payloads"
 	"github.com/ovh/kmip-go/ttlv"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // Server is a KMIP server with objects in memory, which any client of its authority
@@ -47,7 +49,7 @@ func NewServer(t testing.TB, a *Authority) *Server {
 	listener, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
 		Certificates: []tls.Certificate{a.Server(t).load(t)}, ClientCAs: clients, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS12,
 	})
-	check(t, err)
+	must.OK(t, err)
 	s := &Server{Address: listener.Addr().String(), objects: map[string]*Object{}}
 	server := kmipserver.NewServer(listener, s.routes())
 	done := make(chan struct{})

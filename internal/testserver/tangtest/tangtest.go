@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // Server is a tang server.
@@ -29,31 +31,20 @@ type Server struct {
 func Start(t testing.TB) *Server {
 	t.Helper()
 	const program = "/usr/libexec/tangd"
-	for _, name := range []string{program, "socat", "clevis", "jose"} {
-		if _, err := exec.LookPath(name); err != nil {
-			t.Skipf("%s is not installed (make setup installs it)", name)
-		}
-	}
+	must.Have(t, program, "socat", "clevis", "jose")
 	keys := t.TempDir()
 	if out, err := exec.Command(program+"-keygen", keys, "sig", "exc").CombinedOutput(); err != nil {
 		t.Fatalf("make tang's keys: %v: %s", err, out)
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	listener := must.Get(net.Listen("tcp", "127.0.0.1:0"))(t)
 	port := listener.Addr().(*net.TCPAddr).Port
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, listener.Close())
 	var messages bytes.Buffer
 	cmd := exec.Command("socat", fmt.Sprintf("TCP-LISTEN:%d,bind=127.0.0.1,reuseaddr,fork", port), fmt.Sprintf("EXEC:%s %s", program, keys))
 	cmd.Stderr = &messages
 	cmd.WaitDelay = time.Second
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, cmd.Start())
 	s := &Server{URL: fmt.Sprintf("http://127.0.0.1:%d", port), cmd: cmd}
 	t.Cleanup(s.Stop)
 	if err := s.wait(); err != nil {

@@ -6,10 +6,12 @@ import (
 	"os"
 	"slices"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
 // MaxName is the longest file name, in bytes, that Linux file systems take.
@@ -93,6 +95,21 @@ func (f *Dir) Read(name string) (*secrets.Secret, error) {
 		return nil, fmt.Errorf("%w: file %s: %w", secrets.ErrUnreachable, name, err)
 	}
 	return content, nil
+}
+
+// DocumentSuffix follows the uuid in the name of a document's file.
+const DocumentSuffix = ".xml"
+
+// Document reads the document of a secret. Errors are those of [Dir.Open], or wrap secrets.ErrDamaged.
+func (f *Dir) Document(id uuid.UUID) (d secrets.Document, err error) {
+	name := id.String() + DocumentSuffix
+	text, err := f.Read(name)
+	if err != nil {
+		return d, err
+	}
+	defer text.Wipe()
+	err = text.Use(func(b []byte) error { d, err = storecall.ParseDocument(b, id, "file "+name); return err })
+	return d, err
 }
 
 // Open opens a file for reading, and checks it. The error wraps

@@ -13,35 +13,25 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/internal/privdir"
 )
 
 func open(t *testing.T, path string) (*privdir.Dir, *privdir.Writer) {
 	t.Helper()
-	f, err := privdir.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	f := must.Get(privdir.Open(path))(t)
 	t.Cleanup(f.Close)
-	w, err := f.Lock(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	w := must.Get(f.Lock(t.Context()))(t)
 	return f, w
 }
 
 func read(t *testing.T, f *privdir.Dir, name string) string {
 	t.Helper()
-	content, err := f.Read(name)
-	if err != nil {
-		t.Fatal(err)
-	}
+	content := must.Get(f.Read(name))(t)
 	defer content.Wipe()
 	var out []byte
-	if err := content.Use(func(b []byte) error { out = bytes.Clone(b); return nil }); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, content.Use(func(b []byte) error { out = bytes.Clone(b); return nil }))
 	return string(out)
 }
 
@@ -52,19 +42,13 @@ func TestMake(t *testing.T) {
 		t.Error(err)
 	}
 	for range 2 {
-		f, err := privdir.Make(path)
-		if err != nil {
-			t.Fatal(err)
-		}
+		f := must.Get(privdir.Make(path))(t)
 		f.Close()
 	}
 	if st, err := os.Stat(path); err != nil || st.Mode().Perm() != 0o700 {
 		t.Errorf("%v, %v", st.Mode(), err)
 	}
-	file := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	file := must.File(t, "")
 	if _, err := privdir.Make(filepath.Join(file, "x")); !errors.Is(err, secrets.ErrUnreachable) {
 		t.Error(err)
 	}
@@ -75,15 +59,10 @@ func TestWriteReplaces(t *testing.T) {
 	path := t.TempDir()
 	f, w := open(t, path)
 	defer w.Unlock()
-	old, err := os.Create(filepath.Join(path, "a"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	old := must.Get(os.Create(filepath.Join(path, "a")))(t)
 	defer func() { _ = old.Close() }() // only looked at
 	for _, content := range []string{"one", "", "three"} {
-		if err := w.Write("a", []byte(content)); err != nil {
-			t.Fatal(err)
-		}
+		must.OK(t, w.Write("a", []byte(content)))
 		if got := read(t, f, "a"); got != content {
 			t.Errorf("wrote %q, read %q", content, got)
 		}
@@ -95,20 +74,14 @@ func TestWriteReplaces(t *testing.T) {
 		t.Errorf("%v, %v", st.Mode(), err)
 	}
 	// What a writer has left that was killed.
-	if err := os.WriteFile(filepath.Join(path, ".new"), []byte("half"), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.Write("b", []byte("two")); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, os.WriteFile(filepath.Join(path, ".new"), []byte("half"), 0o644))
+	must.OK(t, w.Write("b", []byte("two")))
 	names, err := f.Names()
 	if err != nil || !slices.Equal(names, []string{".lock", "a", "b"}) {
 		t.Errorf("%q, %v", names, err)
 	}
 	for range 2 {
-		if err := w.Remove("a"); err != nil {
-			t.Fatal(err)
-		}
+		must.OK(t, w.Remove("a"))
 	}
 	if there, err := f.Has("a"); there || err != nil {
 		t.Errorf("still there: %v", err)
@@ -120,9 +93,7 @@ func TestFailedWriteLeavesTheOld(t *testing.T) {
 	path := t.TempDir()
 	f, w := open(t, path)
 	defer w.Unlock()
-	if err := os.Mkdir(filepath.Join(path, "a"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, os.Mkdir(filepath.Join(path, "a"), 0o700))
 	if err := w.Write("a", []byte("new")); !errors.Is(err, secrets.ErrDenied) {
 		t.Error(err)
 	}
@@ -158,13 +129,8 @@ func TestLockWaits(t *testing.T) {
 func TestLinkAsLock(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir()
-	if err := os.Symlink("/etc/passwd", filepath.Join(path, ".lock")); err != nil {
-		t.Fatal(err)
-	}
-	f, err := privdir.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	must.OK(t, os.Symlink("/etc/passwd", filepath.Join(path, ".lock")))
+	f := must.Get(privdir.Open(path))(t)
 	defer f.Close()
 	if _, err := f.Lock(t.Context()); !errors.Is(err, secrets.ErrDenied) {
 		t.Error(err)

@@ -30,11 +30,10 @@ import (
 var ErrInvalid = errors.New("invalid key store URI")
 
 // Options are what stores may need of the program that opens them. With the zero
-// value, nobody can be asked for a passphrase.
+// value, no passphrase can be asked for.
 type Options struct {
-	// Prompt asks a person for the passphrase that opens a store. nil if there is
-	// nobody to ask: the store then fails with [secrets.ErrLocked]. question names
-	// the passphrase, without a colon.
+	// Prompt asks the user for the passphrase that opens a store; question names it, without a colon. If Prompt is nil,
+	// the store fails with [secrets.ErrLocked].
 	Prompt func(ctx context.Context, question string) (*secrets.Secret, error)
 	// ReadPassphrase reads the passphrase of a store from a source that its URI
 	// names: a file, or fd:N; nil for package passphrase.
@@ -178,7 +177,7 @@ func (l *Location) TakeOne(name string, values ...string) (string, error) {
 	return value, nil
 }
 
-// Finish refuses the parameters that nobody has taken.
+// Finish returns an error if parameters are left.
 func (l *Location) Finish() error {
 	if len(l.parameters) == 0 {
 		return nil

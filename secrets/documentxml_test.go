@@ -1,4 +1,4 @@
-package document_test
+package secrets_test
 
 import (
 	"errors"
@@ -9,18 +9,17 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/document"
 )
 
-func Example() {
-	d, err := document.Parse([]byte(`<secret private="yes"><usage type="ceph"><name>client.vm1</name></usage>
+func ExampleParseDocument() {
+	d, err := secrets.ParseDocument([]byte(`<secret private="yes"><usage type="ceph"><name>client.vm1</name></usage>
 		<uuid>0A81F5B284034B2388D621CCC2F80D6F</uuid></secret>`))
 	if err != nil {
 		fmt.Println(err)
 		return
 	}
 	fmt.Println(d.Private, d.UsageType, d.Usage)
-	fmt.Print(string(document.Format(d)))
+	fmt.Print(string(d.XML()))
 	// Output:
 	// true ceph client.vm1
 	// <secret ephemeral='no' private='yes'>
@@ -33,7 +32,7 @@ func Example() {
 
 const id = "0a81f5b2-8403-4b23-88d6-21ccc2f80d6f"
 
-func TestParse(t *testing.T) {
+func TestParseDocument(t *testing.T) {
 	t.Parallel()
 	u := uuid.MustParse(id)
 	for text, want := range map[string]secrets.Document{
@@ -47,18 +46,18 @@ func TestParse(t *testing.T) {
 		`<secret><uuid>` + id + `</uuid><usage type="vtpm"><name>ü</name></usage></secret>`:                                   {UUID: u, UsageType: "vtpm", Usage: "ü"},
 		`<secret><uuid>` + id + `</uuid><usage type="tls"><name> n</name></usage></secret>`:                                   {UUID: u, UsageType: "tls", Usage: " n"},
 	} {
-		got, err := document.Parse([]byte(text))
+		got, err := secrets.ParseDocument([]byte(text))
 		if err != nil || got != want {
 			t.Errorf("%s:\n%+v, %v, want\n%+v", text, got, err, want)
 		}
 	}
-	without, err := document.Parse([]byte("<secret/>"))
+	without, err := secrets.ParseDocument([]byte("<secret/>"))
 	if err != nil || without != (secrets.Document{}) {
 		t.Errorf("without a uuid: %+v, %v", without, err)
 	}
 }
 
-func TestRefusals(t *testing.T) {
+func TestDocumentRefusals(t *testing.T) {
 	t.Parallel()
 	in := func(s string) string { return "<secret><uuid>" + id + "</uuid>" + s + "</secret>" }
 	for text, names := range map[string]string{
@@ -98,7 +97,7 @@ func TestRefusals(t *testing.T) {
 		in(strings.Repeat("<description>", 10) + strings.Repeat("</description>", 10)):           "<secret/description/description>",
 		in("<description>" + strings.Repeat("x", 1<<20) + "</description>"):                      "bytes",
 	} {
-		d, err := document.Parse([]byte(text))
+		d, err := secrets.ParseDocument([]byte(text))
 		if !errors.Is(err, secrets.ErrInvalidDocument) || d != (secrets.Document{}) {
 			t.Errorf("%.100s: %+v, %v", text, d, err)
 			continue
@@ -109,29 +108,29 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-func TestErrorsSayTheLine(t *testing.T) {
+func TestDocumentErrorsSayTheLine(t *testing.T) {
 	t.Parallel()
-	_, err := document.Parse([]byte("<secret>\n  <uuid>" + id + "</uuid>\n  <pirvate/>\n</secret>\n"))
+	_, err := secrets.ParseDocument([]byte("<secret>\n  <uuid>" + id + "</uuid>\n  <pirvate/>\n</secret>\n"))
 	if err == nil || !strings.Contains(err.Error(), "line 3") {
 		t.Error(err)
 	}
 }
 
-func FuzzParse(f *testing.F) {
+func FuzzParseDocument(f *testing.F) {
 	f.Add("<secret ephemeral='no' private='yes'><uuid>" + id + "</uuid><description>a&amp;b</description><usage type='volume'><volume>/x</volume></usage></secret>")
 	f.Add("<secret><usage type='none'/></secret>")
 	f.Add("<secret><description>\r\n\t</description></secret>")
 	f.Fuzz(func(t *testing.T, text string) {
-		d, err := document.Parse([]byte(text))
+		d, err := secrets.ParseDocument([]byte(text))
 		if err != nil {
 			if !errors.Is(err, secrets.ErrInvalidDocument) {
 				t.Errorf("%v", err)
 			}
 			return
 		}
-		again, err := document.Parse(document.Format(d))
+		again, err := secrets.ParseDocument(d.XML())
 		if err != nil || again != d {
-			t.Errorf("%+v was written as %s and reads as %+v, %v", d, document.Format(d), again, err)
+			t.Errorf("%+v was written as %s and reads as %+v, %v", d, d.XML(), again, err)
 		}
 	})
 }

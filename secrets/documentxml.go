@@ -1,4 +1,4 @@
-package document
+package secrets
 
 import (
 	"bytes"
@@ -6,17 +6,40 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"github.com/google/uuid"
-
-	"github.com/luksplug/luksplug/secrets"
 )
 
-// maxBytes is far above any real document.
-const maxBytes = 256 << 10
+// maxDocument bounds a document, in bytes: far above any real one.
+const maxDocument = 256 << 10
 
-// element is one element of the document.
+// escaper writes text as libvirt does, quotation marks included. Documents hold no carriage return, which would be
+// read as a newline (XML 1.0 section 2.11).
+var escaper = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&quot;", "'", "&apos;")
+
+// XML returns d as virsh secret-dumpxml writes it: equal documents are equal bytes. d must validate, except that it
+// may have no uuid yet.
+func (d Document) XML() []byte {
+	var b strings.Builder
+	yesNo := map[bool]string{false: "no", true: "yes"}
+	fmt.Fprintf(&b, "<secret ephemeral='%s' private='%s'>\n", yesNo[d.Ephemeral], yesNo[d.Private])
+	if d.UUID != uuid.Nil {
+		fmt.Fprintf(&b, "  <uuid>%s</uuid>\n", d.UUID)
+	}
+	if d.Description != "" {
+		fmt.Fprintf(&b, "  <description>%s</description>\n", escaper.Replace(d.Description))
+	}
+	if d.UsageType != UsageNone {
+		name := d.UsageType.element()
+		fmt.Fprintf(&b, "  <usage type='%s'>\n    <%s>%s</%s>\n  </usage>\n", d.UsageType, name, escaper.Replace(d.Usage), name)
+	}
+	b.WriteString("</secret>\n")
+	return []byte(b.String())
+}
+
+// element is one element of a document.
 type element struct {
 	path     string // "secret/usage"
 	name     string
@@ -26,18 +49,19 @@ type element struct {
 	text     []byte
 }
 
-// Parse reads the one <secret> document that data holds. A document without uuid
-// has the zero one: the caller that defines it generates one. Every error wraps
-// [secrets.ErrInvalidDocument] and says the line.
-func Parse(data []byte) (secrets.Document, error) {
-	d, err := parse(data)
+// ParseDocument reads libvirt's <secret> document (https://libvirt.org/formatsecret.html). It is strict: an attribute,
+// element or text that the format does not have is an error, where libvirt ignores it, so that a misspelt
+// private='yes' does not make a public secret. A document without uuid has the zero one: the caller that defines it
+// generates one. Every error wraps [ErrInvalidDocument] and says the line.
+func ParseDocument(data []byte) (Document, error) {
+	d, err := parseDocument(data)
 	if err != nil {
-		return secrets.Document{}, err
+		return Document{}, err
 	}
 	return d, nil
 }
 
-func parse(data []byte) (d secrets.Document, err error) {
+func parseDocument(data []byte) (d Document, err error) {
 	root, err := readTree(data)
 	if err != nil {
 		return d, err
@@ -58,9 +82,9 @@ func parse(data []byte) (d secrets.Document, err error) {
 		switch e.name {
 		case "uuid":
 			if err = e.leaf(); err == nil {
-				d.UUID, err = secrets.ParseUUID(strings.TrimSpace(string(e.text)))
+				d.UUID, err = ParseUUID(strings.TrimSpace(string(e.text)))
 			}
-			if errors.Is(err, secrets.ErrInvalidReference) {
+			if errors.Is(err, ErrInvalidReference) {
 				err = e.invalid("%v", err)
 			}
 		case "description":
@@ -74,35 +98,35 @@ func parse(data []byte) (d secrets.Document, err error) {
 	}
 	whole := d
 	if whole.UUID == uuid.Nil {
-		whole.UUID = uuid.Max // that it gets one is for later
+		whole.UUID = uuid.Max // the caller generates it
 	}
 	return d, whole.Validate()
 }
 
-// nameElement returns the element in <usage> that holds the name.
-func nameElement(u secrets.UsageType) string {
+// element returns the name of the element in <usage> that holds the usage.
+func (u UsageType) element() string {
 	switch u {
-	case secrets.UsageVolume:
+	case UsageVolume:
 		return "volume"
-	case secrets.UsageISCSI:
+	case UsageISCSI:
 		return "target"
 	}
 	return "name"
 }
 
 // usage reads <usage>. libvirt writes type='none' for none.
-func (e *element) usage() (secrets.UsageType, string, error) {
+func (e *element) usage() (UsageType, string, error) {
 	written, given := e.attrs["type"]
-	u := secrets.UsageType(written)
+	u := UsageType(written)
 	switch {
 	case !given:
 		return "", "", e.invalid("<usage> needs type=: volume, ceph, iscsi, tls or vtpm")
 	case written == "none":
-		return secrets.UsageNone, "", e.only([]string{"type"})
-	case u == secrets.UsageNone || !u.Valid():
+		return UsageNone, "", e.only([]string{"type"})
+	case u == UsageNone || !u.Valid():
 		return "", "", e.invalid("unknown usage type=%q: use volume, ceph, iscsi, tls or vtpm", written)
 	}
-	name := nameElement(u)
+	name := u.element()
 	if err := e.only([]string{"type"}, name); err != nil {
 		return "", "", err
 	}
@@ -132,12 +156,8 @@ func (e *element) only(attrs []string, children ...string) error {
 	}
 	seen := map[string]bool{}
 	for _, c := range e.children {
-		known := false
-		for _, name := range children {
-			known = known || c.name == name
-		}
 		switch {
-		case !known:
+		case !slices.Contains(children, c.name):
 			return c.invalid("<%s> is not known", c.path)
 		case seen[c.name]:
 			return c.invalid("there is a second <%s>", c.name)
@@ -152,11 +172,7 @@ func (e *element) only(attrs []string, children ...string) error {
 
 func (e *element) onlyAttributes(attrs ...string) error {
 	for name := range e.attrs {
-		known := false
-		for _, a := range attrs {
-			known = known || a == name
-		}
-		if !known {
+		if !slices.Contains(attrs, name) {
 			return e.invalid("the attribute %s= of <%s> is not known", name, e.path)
 		}
 	}
@@ -172,7 +188,7 @@ func (e *element) leaf() error {
 }
 
 func (e *element) invalid(format string, args ...any) error {
-	return fmt.Errorf("%w: line %d: %s", secrets.ErrInvalidDocument, e.line, fmt.Sprintf(format, args...))
+	return fmt.Errorf("%w: line %d: %s", ErrInvalidDocument, e.line, fmt.Sprintf(format, args...))
 }
 
 func shorten(s string) string {
@@ -185,8 +201,8 @@ func shorten(s string) string {
 
 // readTree reads the one element that data holds.
 func readTree(data []byte) (*element, error) {
-	if len(data) > maxBytes {
-		return nil, fmt.Errorf("%w: %d bytes are more than a <secret> can need (the bound is %d)", secrets.ErrInvalidDocument, len(data), maxBytes)
+	if len(data) > maxDocument {
+		return nil, fmt.Errorf("%w: %d bytes are more than a <secret> can need (the bound is %d)", ErrInvalidDocument, len(data), maxDocument)
 	}
 	decoder := xml.NewDecoder(bytes.NewReader(data))
 	at := func(format string, args ...any) error {

@@ -1,4 +1,4 @@
-package document_test
+package secrets_test
 
 import (
 	"encoding/json"
@@ -7,35 +7,26 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
-	"github.com/luksplug/luksplug/secrets/document"
 )
 
 // The kit with libvirt's own documents lies beside the repository where luksplug
 // is developed, and is not a part of it: its files have another licence.
-var kit = filepath.Join("..", "..", "..", "shared", "conformance", "secret")
+var kit = filepath.Join("..", "..", "shared", "conformance", "secret")
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
 	if folder := os.Getenv("LUKSPLUG_CONFORMANCE"); folder != "" {
 		kit = filepath.Join(folder, "secret")
 	}
-	files, err := filepath.Glob(filepath.Join(kit, "*.xml"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	files := must.Get(filepath.Glob(filepath.Join(kit, "*.xml")))(t)
 	if len(files) == 0 {
 		t.Skipf("the conformance kit is not here: %s has no documents; LUKSPLUG_CONFORMANCE names its folder", kit)
 	}
 	for _, path := range files {
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		expected, err := os.ReadFile(strings.TrimSuffix(path, ".xml") + ".expected.json")
-		if err != nil {
-			t.Fatal(err)
-		}
+		text := must.Get(os.ReadFile(path))(t)
+		expected := must.Get(os.ReadFile(strings.TrimSuffix(path, ".xml") + ".expected.json"))(t)
 		var want struct {
 			UUID        string
 			Ephemeral   bool
@@ -44,15 +35,13 @@ func TestConformance(t *testing.T) {
 			UsageType   secrets.UsageType `json:"usage_type"`
 			Usage       string
 		}
-		if err := json.Unmarshal(expected, &want); err != nil {
-			t.Fatal(err)
-		}
-		got, err := document.Parse(text)
+		must.OK(t, json.Unmarshal(expected, &want))
+		got, err := secrets.ParseDocument(text)
 		if err != nil || got.UUID.String() != want.UUID || got.Ephemeral != want.Ephemeral || got.Private != want.Private ||
 			got.Description != want.Description || got.UsageType != want.UsageType || got.Usage != want.Usage {
 			t.Errorf("%s: %+v, %v, want %+v", path, got, err, want)
 		}
-		if written := string(document.Format(got)); strings.TrimSpace(written) != strings.TrimSpace(string(text)) {
+		if written := string(got.XML()); strings.TrimSpace(written) != strings.TrimSpace(string(text)) {
 			t.Errorf("%s is written as\n%s", path, written)
 		}
 	}
