@@ -19,7 +19,7 @@ var levels = [][]string{
 	{"hotplug/internal/unlock"},
 	{"hotplug/internal/grant"},
 	{"hotplug/internal/apply"},
-	{"hotplug/internal/remoteimage"},
+	{"hotplug/internal/remoteimage", "hotplug/internal/startgraph"},
 	{"hotplug/internal/check"},
 	{"hotplug/internal/samedisk"},
 	{"hotplug/coldstart"},
