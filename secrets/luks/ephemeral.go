@@ -128,16 +128,31 @@ func (v *volume) ephemeral(key []byte) ([]byte, *secrets.Secret, error) {
 	length := sectors(len(key) * Stripes)
 	end := (int64(starts[0]) + length + ephemeralAlignment - 1) / ephemeralAlignment * ephemeralAlignment
 	b := make([]byte, end*SectorSize)
+	v.writePhdr(b, len(key), starts)
+	copy(b[112:132], sum)
+	copy(b[132:164], digest.salt)
+	binary.BigEndian.PutUint32(b[164:], digest.iterations)
+	slot := b[luks1Keys:]
+	binary.BigEndian.PutUint32(slot, slotActive)
+	binary.BigEndian.PutUint32(slot[4:], slotKDF.iterations)
+	copy(slot[8:40], slotKDF.salt)
+
+	material := b[int64(starts[0])*SectorSize:][:length*SectorSize]
+	algorithm.split(material[:len(key)*Stripes], key)
+	c.encrypt(material)
+	return b, secrets.New(oneTime), nil
+}
+
+// writePhdr writes what does not depend on the key: the fields of struct luks_phdr (LUKS
+// On-Disk Format Specification, figure 1), with all key slots disabled.
+func (v *volume) writePhdr(b []byte, keyBytes int, starts [Slots]uint32) {
 	copy(b, magic)
 	binary.BigEndian.PutUint16(b[6:], 1)
 	copy(b[8:40], v.encryption.cipher)
 	copy(b[40:72], v.encryption.mode+"-"+v.encryption.iv)
 	copy(b[72:104], ephemeralHash)
 	binary.BigEndian.PutUint32(b[104:], uint32(v.payloadOffset/SectorSize))
-	binary.BigEndian.PutUint32(b[108:], uint32(len(key)))
-	copy(b[112:132], sum)
-	copy(b[132:164], digest.salt)
-	binary.BigEndian.PutUint32(b[164:], digest.iterations)
+	binary.BigEndian.PutUint32(b[108:], uint32(keyBytes))
 	copy(b[168:208], v.ephemeralUUID())
 	for i, start := range starts {
 		s := b[luks1Keys+i*luks1KeySlot:]
@@ -145,15 +160,6 @@ func (v *volume) ephemeral(key []byte) ([]byte, *secrets.Secret, error) {
 		binary.BigEndian.PutUint32(s[40:], start)
 		binary.BigEndian.PutUint32(s[44:], Stripes)
 	}
-	s := b[luks1Keys:]
-	binary.BigEndian.PutUint32(s, slotActive)
-	binary.BigEndian.PutUint32(s[4:], slotKDF.iterations)
-	copy(s[8:40], slotKDF.salt)
-
-	material := b[int64(starts[0])*SectorSize:][:length*SectorSize]
-	algorithm.split(material[:len(key)*Stripes], key)
-	c.encrypt(material)
-	return b, secrets.New(oneTime), nil
 }
 
 // ephemeralUUID returns the original header's UUID, or a random one where that is

@@ -97,17 +97,22 @@ func Find(ref secrets.Reference) (Secret, bool) {
 // Cases returns a generator of cases.
 func Cases() *rapid.Generator[Case] {
 	return rapid.Custom(func(t *rapid.T) Case {
-		m := &maker{t: t, wild: rapid.IntRange(0, 4).Draw(t, "wild") == 4}
+		m := &maker{draw: draw{t: t, wild: rapid.IntRange(0, 4).Draw(t, "wild") == 4}}
 		domain := m.domain()
 		return Case{Domain: domain, Disk: m.disk(), Wild: m.wild}
 	})
 }
 
-// maker draws a case.
-type maker struct {
+// draw draws names, numbers and parts that do not depend on the rest of the case.
+type draw struct {
 	t    *rapid.T
 	wild bool // settings may stand where they do not belong
 	made int  // names, so that each is another
+}
+
+// maker draws a case.
+type maker struct {
+	draw
 
 	// What the domain has, for the disk to use.
 	q35      bool
@@ -125,54 +130,54 @@ type maker struct {
 }
 
 // one draws one of several words. "" means none.
-func (m *maker) one(what string, words ...string) string {
+func (m *draw) one(what string, words ...string) string {
 	return rapid.SampledFrom(words).Draw(m.t, what)
 }
 
 // often is true in about half of all cases, seldom in one of n.
-func (m *maker) often(what string) bool { return rapid.Bool().Draw(m.t, what) }
+func (m *draw) often(what string) bool { return rapid.Bool().Draw(m.t, what) }
 
-func (m *maker) seldom(n int, what string) bool {
+func (m *draw) seldom(n int, what string) bool {
 	return rapid.IntRange(0, n-1).Draw(m.t, what) == n-1
 }
 
 // fits returns ok, except that it sometimes is true in a wild case where ok is not.
-func (m *maker) fits(ok bool, what string) bool {
+func (m *draw) fits(ok bool, what string) bool {
 	return ok || m.wild && m.seldom(12, what+" anyway")
 }
 
-func (m *maker) number(what string, least, most int) string {
+func (m *draw) number(what string, least, most int) string {
 	return strconv.Itoa(rapid.IntRange(least, most).Draw(m.t, what))
 }
 
 // name returns a name that is unique in the case.
-func (m *maker) name(prefix string) string {
+func (m *draw) name(prefix string) string {
 	m.made++
 	return prefix + strconv.Itoa(m.made)
 }
 
 // attribute adds an attribute with one of several values to e if when is true.
-func (m *maker) attribute(when bool, e *Element, name string, values ...string) {
+func (m *draw) attribute(when bool, e *Element, name string, values ...string) {
 	if when {
 		e.set(name, m.only(name, values))
 	}
 }
 
 // text and child add a child that holds text, or that has one attribute.
-func (m *maker) text(when bool, e *Element, name string, values ...string) {
+func (m *draw) text(when bool, e *Element, name string, values ...string) {
 	if when {
 		e.add(text(name, m.only(name, values)))
 	}
 }
 
-func (m *maker) child(when bool, e *Element, name, attribute string, values ...string) {
+func (m *draw) child(when bool, e *Element, name, attribute string, values ...string) {
 	if when {
 		e.add(element(name, attribute, m.only(name, values)))
 	}
 }
 
 // only is one, but draws nothing if there is no choice.
-func (m *maker) only(what string, values []string) string {
+func (m *draw) only(what string, values []string) string {
 	if len(values) == 1 {
 		return values[0]
 	}

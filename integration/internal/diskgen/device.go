@@ -90,14 +90,14 @@ func (m *maker) address() *Element {
 }
 
 // odd is mostly "0".
-func (m *maker) odd(what string) string {
+func (m *draw) odd(what string) string {
 	if m.fits(false, what) {
 		return "1"
 	}
 	return "0"
 }
 
-func (m *maker) index(what string, n int) int {
+func (m *draw) index(what string, n int) int {
 	indexes := make([]int, n)
 	for i := range indexes {
 		indexes[i] = i

@@ -75,7 +75,7 @@ func (m *maker) dataStore() *Element {
 	return element("dataStore", "type", kind).add(element("format", "type", format), source)
 }
 
-func (m *maker) metadataCache() *Element {
+func (m *draw) metadataCache() *Element {
 	size := text("max_size", m.number("cache", 1, 1<<20))
 	return element("metadata_cache").add(size.set("unit", m.one("unit", "", "bytes", "KiB", "k", "kB", "MiB", "M")))
 }

@@ -1,7 +1,7 @@
 package diskgen
 
 // limits draws an <iotune> or a <throttlegroup>, without a name.
-func (m *maker) limits(name string) *Element {
+func (m *draw) limits(name string) *Element {
 	e := element(name)
 	for _, unit := range []string{"bytes", "iops"} {
 		split := m.often(unit + " split")

@@ -48,13 +48,13 @@ func (m *maker) network(e *Element) {
 }
 
 // mayAuth adds an <auth>, or none.
-func (m *maker) mayAuth(e *Element, typ string) {
+func (m *draw) mayAuth(e *Element, typ string) {
 	if m.often("auth") {
 		e.add(m.auth(typ))
 	}
 }
 
-func (m *maker) nbd(e *Element) {
+func (m *draw) nbd(e *Element) {
 	e.set("name", m.one("export", "", "export", "ex port", "/path/like", "ü,x"))
 	if m.often("tls") {
 		yes := m.one("tls", "yes", "no")
@@ -67,7 +67,7 @@ func (m *maker) nbd(e *Element) {
 	}
 }
 
-func (m *maker) rbd(e *Element) {
+func (m *draw) rbd(e *Element) {
 	e.set("name", m.one("pool", "pool", "a pool", "pool,x")+"/"+m.name("image")+m.one("image", "", "/ns", ":x", " y", ",z"))
 	if m.often("hosts") {
 		e.add(m.hosts(false)...)
@@ -79,7 +79,7 @@ func (m *maker) rbd(e *Element) {
 	m.mayAuth(e, "ceph")
 }
 
-func (m *maker) ssh(e *Element) {
+func (m *draw) ssh(e *Element) {
 	e.set("name", "/"+m.fileName()).add(m.host(false))
 	switch m.one("login", "", "auth", "identity", "both") {
 	case "auth":
@@ -92,7 +92,7 @@ func (m *maker) ssh(e *Element) {
 	m.child(m.seldom(4, "known hosts"), e, "knownHosts", "path", "/etc/ssh/known")
 }
 
-func (m *maker) sshIdentity() *Element {
+func (m *draw) sshIdentity() *Element {
 	e := element("identity", "username", m.name("user"))
 	switch m.one("how", "key", "agent", "both", "neither") {
 	case "key":
@@ -106,7 +106,7 @@ func (m *maker) sshIdentity() *Element {
 }
 
 // web draws a file that QEMU reads through libcurl.
-func (m *maker) web(e *Element, protocol string) {
+func (m *draw) web(e *Element, protocol string) {
 	http := protocol == "http" || protocol == "https"
 	secure := protocol == "https" || protocol == "ftps"
 	e.set("name", m.fileName())

@@ -51,17 +51,17 @@ func (m *maker) source(kind, role string) *Element {
 }
 
 // count returns a number that is unique in the case.
-func (m *maker) count() int {
+func (m *draw) count() int {
 	m.made++
 	return m.made
 }
 
 // path draws a path that is unique in the case, sometimes with characters that need quoting.
-func (m *maker) path(folder string) string {
+func (m *draw) path(folder string) string {
 	return folder + m.name("image") + m.one("name", "", "", ".img", ".qcow2", " with blanks", ",comma,,two", "-ümläut", "'quote\"s", "<&>", "\\back\\slash", "%41#?x=1", ":colon", "=equal")
 }
 
-func (m *maker) reservations() *Element {
+func (m *draw) reservations() *Element {
 	if m.often("managed reservations") {
 		return element("reservations", "managed", "yes")
 	}
@@ -69,7 +69,7 @@ func (m *maker) reservations() *Element {
 }
 
 // secret draws a reference to a secret of [Secrets].
-func (m *maker) secret(typ string) *Element {
+func (m *draw) secret(typ string) *Element {
 	others := func(s Secret) bool { return string(s.Reference.Type) != typ }
 	ref := slices.DeleteFunc(Secrets(), others)[m.index("secret", 3)].Reference
 	if m.often("by usage") {
@@ -78,12 +78,12 @@ func (m *maker) secret(typ string) *Element {
 	return element("secret", "type", typ, "uuid", ref.UUID.String())
 }
 
-func (m *maker) auth(typ string) *Element {
+func (m *draw) auth(typ string) *Element {
 	return element("auth", "username", m.one("user", "somebody", "user name", "admin,o=x", "ü")).add(m.secret(typ))
 }
 
 // host draws a server.
-func (m *maker) host(sockets bool) *Element {
+func (m *draw) host(sockets bool) *Element {
 	if m.fits(sockets && m.often("socket"), "socket") {
 		return element("host", "transport", "unix", "socket", m.path("/run/servers/"))
 	}
@@ -96,7 +96,7 @@ func (m *maker) host(sockets bool) *Element {
 }
 
 // hosts draws several servers.
-func (m *maker) hosts(sockets bool) []*Element {
+func (m *draw) hosts(sockets bool) []*Element {
 	out := []*Element{m.host(sockets)}
 	for range m.index("more hosts", 3) {
 		out = append(out, m.host(sockets))
@@ -105,6 +105,6 @@ func (m *maker) hosts(sockets bool) []*Element {
 }
 
 // fileName draws a name on a server.
-func (m *maker) fileName() string {
+func (m *draw) fileName() string {
 	return m.one("root", "", "/") + m.name("file") + m.one("file name", "", ".iso", "/deeper/x.img", " a b", ",c", "-ü", "%20", "a+b", ":x", "@y", "&=z")
 }
