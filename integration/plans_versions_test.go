@@ -122,7 +122,7 @@ func (e emulator) mayLack(t *testing.T, f blockgraph.Feature) bool {
 	return f.Library == "libblkio" || nobodyHas && f.Instead != ""
 }
 
-// goldenDisks are those of package blockgraph's plans, each for machines of several kinds.
+// goldenDisks are those of package render's plans, each for machines of several kinds.
 func goldenDisks(t *testing.T) []plannedDisk {
 	t.Helper()
 	machines := map[string]blockgraph.Machine{
@@ -130,7 +130,7 @@ func goldenDisks(t *testing.T) []plannedDisk {
 		"q35":        {Type: "q35", Ports: []blockgraph.Port{{Bus: "rp1"}}, USB: true},
 		"pc":         {Type: "pc", RootSlots: []uint{0, 1}, USB: true, SCSI: []blockgraph.SCSIController{{ID: "scsi0"}}},
 	}
-	files := must(filepath.Glob(filepath.Join(repository, "blockgraph", "testdata", "*", "*.txtar")))(t)
+	files := must(filepath.Glob(filepath.Join(repository, "blockgraph", "render", "testdata", "*", "*.txtar")))(t)
 	var out []plannedDisk
 	for _, file := range files {
 		data := must(os.ReadFile(file))(t)
