@@ -20,7 +20,7 @@ func TestNoStall(t *testing.T) {
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{RootPorts: 1, SCSI: true, Paused: true})
 	before := stateOf(ctx, t, q)
-	v := peer.NewFormatted(t, peer.DetachedRaw, "--type", "luks1", "--pbkdf-force-iterations", "400000")
+	v := peer.NewFormatted(t, peer.DetachedRaw, "--type", "luks1", "--pbkdf-force-iterations", "1600000")
 	p := newPlug(t, q, v, "sdb", "scsi", "")
 	gap := func(unlock string) time.Duration {
 		t.Helper()

@@ -92,7 +92,7 @@ func transportsRefused(ctx context.Context, t *testing.T, l *peer.ListeningLibvi
 		env  []string
 		says string
 	}{
-		"a server of another authority":  {tls("127.0.0.1", other.LibvirtClient(t, l.Authority)), nil, "not the authority of cacert.pem"},
+		"a server of another authority":  {tls("127.0.0.1", other.LibvirtClient(t, l.Authority)), nil, "authority of cacert.pem has not signed"},
 		"a server of another name":       {tls("localhost", l.Authority.LibvirtClient(t, l.Authority)), nil, "use the name that is in the certificate"},
 		"a client of another authority":  {tls("127.0.0.1", l.Authority.LibvirtClient(t, other)), nil, "it refuses this client"},
 		"a client without a certificate": {tls("127.0.0.1", l.Authority.LibvirtClient(t, nil)), nil, "without a certificate"},

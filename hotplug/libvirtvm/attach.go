@@ -186,7 +186,7 @@ func definitionMachine(doc *domainxml.Document, r record.Record) (blockgraph.Mac
 	for _, d := range r.Disks {
 		devices = append(devices, d.Devices...)
 	}
-	m.PCI = true
+	m.Ports, m.PCI = nil, true
 	for _, port := range domainxml.Ports(doc.Arguments()) {
 		taken := slices.ContainsFunc(devices, func(o blockgraph.Object) bool { return o.Text("bus") == port })
 		m.Ports = append(m.Ports, blockgraph.Port{Bus: port, Taken: taken})
