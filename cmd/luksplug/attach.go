@@ -73,7 +73,7 @@ func runAttach(ctx context.Context, a *app, o attachOptions, path string) error 
 	if o.Optional && !o.Persistent {
 		return &usageError{errors.New("--optional is about the start of a domain: give --persistent as well")}
 	}
-	o.AttachOptions.Unlock = hotplug.UnlockPolicy(o.unlock)
+	o.Unlock = hotplug.UnlockPolicy(o.unlock)
 	return withVM(ctx, a, a.limit(), func(ctx context.Context, vm virtualMachine) error {
 		attached, err := vm.Attach(ctx, disk, store, o.AttachOptions)
 		a.progress.end()

@@ -299,7 +299,7 @@ func TestRecordStays(t *testing.T) {
 	} {
 		m := newMemory(t)
 		r := recorderOf(t, m, parsed(t, "sda", "scsi", ""), AttachOptions{})
-		if err := r.undoAfter(t.Context(), failed); err != failed {
+		if err := r.undoAfter(t.Context(), failed); !errors.Is(err, failed) || err.Error() != failed.Error() {
 			t.Errorf("%s, and nothing is recorded: %v", name, err)
 		}
 		_, err := r.before(t.Context(), prepared)

@@ -45,7 +45,7 @@ func (g graph) knot() (largest []string) {
 	r := g.reach()
 	nodes := slices.Sorted(maps.Keys(g))
 	for _, a := range nodes {
-		knot := slices.DeleteFunc(slices.Clone(nodes), func(b string) bool { return a != b && !(r[a][b] && r[b][a]) })
+		knot := slices.DeleteFunc(slices.Clone(nodes), func(b string) bool { return a != b && (!r[a][b] || !r[b][a]) })
 		if len(knot) > max(1, len(largest)) {
 			largest = knot
 		}

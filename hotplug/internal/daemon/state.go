@@ -110,7 +110,7 @@ func (d *directory) running() (state, *hostproc.Handle, error) {
 // open returns a handle of the daemon's process, which has to run as owner. The error
 // wraps hostproc.ErrEnded if it has ended.
 func (s state) open(owner uint32) (*hostproc.Handle, error) {
-	h, err := s.Process.Open()
+	h, err := s.Open()
 	if err != nil {
 		return nil, err
 	}

@@ -38,11 +38,10 @@ func (e *PreflightError) Error() string {
 // Unwrap returns the cause and the error below it.
 func (e *PreflightError) Unwrap() []error {
 	var out []error
-	switch e.Cause {
-	case nil:
-	case ErrRelabelWouldHelp, ErrRelabelNeedsRoot:
-		out = append(out, ErrPermission, e.Cause)
-	default:
+	if errors.Is(e.Cause, ErrRelabelWouldHelp) || errors.Is(e.Cause, ErrRelabelNeedsRoot) {
+		out = append(out, ErrPermission)
+	}
+	if e.Cause != nil {
 		out = append(out, e.Cause)
 	}
 	if e.Err != nil {

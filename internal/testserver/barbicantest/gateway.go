@@ -95,10 +95,11 @@ func (g *Gateway) request(t testing.TB, method, path, content string, into any) 
 	req := must.Get(http.NewRequestWithContext(t.Context(), method, g.up.JoinPath("v1", "secrets").String()+path, strings.NewReader(content)))(t)
 	req.Header.Set("X-Project-Id", g.Project)
 	req.Header.Set("Content-Type", "application/json")
-	resp := must.Get(http.DefaultClient.Do(req))(t)
+	resp, err := http.DefaultClient.Do(req)
+	must.OK(t, err)
 	defer func() { _ = resp.Body.Close() }() // it has been read
 	var answer bytes.Buffer
-	if _, err := answer.ReadFrom(resp.Body); err != nil || resp.StatusCode/100 != 2 {
+	if _, err = answer.ReadFrom(resp.Body); err != nil || resp.StatusCode/100 != 2 {
 		t.Fatalf("%s %s: %s, %v: %s", method, path, resp.Status, err, &answer)
 	}
 	if into == nil {
