@@ -171,3 +171,25 @@ func Example() {
 	// </luksplug:disk>
 	// </luksplug:disks>
 }
+
+// TestEarlierRecord reads a record as versions before this one wrote it: the members of
+// a pool keep their names.
+func TestEarlierRecord(t *testing.T) {
+	t.Parallel()
+	r, err := record.Parse([]byte(`<luksplug:disks xmlns:luksplug="` + record.Namespace + `" user="+0:+0"><luksplug:disk target="sda" start="ephemeral" shared-header="yes" relabel="yes">` +
+		`<disk type='volume'><source pool='p' volume='v'/><target dev='sda' bus='scsi'/></disk>` +
+		`<luksplug:pool>{"Name":"p","Type":"dir","Folder":"/pool","Host":{},"Target":"","Auth":null,"Volumes":{"v":{"Path":"/pool/v","Kind":"file"}}}</luksplug:pool>` +
+		`<luksplug:device>{"driver":"scsi-hd","bus":"scsi0.0"}</luksplug:device>` +
+		`<luksplug:owner>{"path":"/pool/v","uid":7,"gid":8}</luksplug:owner></luksplug:disk></luksplug:disks>`))
+	must(t, err)
+	d := r.Disk("sda")
+	if d == nil || d.Start != blockgraph.MethodEphemeralHeader || !d.AllowSharedHeader || !d.Relabel || len(d.Devices) != 1 || len(d.Owners) != 1 || d.Owners[0].UID != 7 {
+		t.Fatalf("read: %+v", d)
+	}
+	if len(d.Pools) != 1 || d.Pools[0].Dir != "/pool" || d.Pools[0].Volumes["v"].Path != "/pool/v" {
+		t.Errorf("the pool: %+v", d.Pools)
+	}
+	if disk, err := d.Parsed(); err != nil || disk.Image.Source.Path != "/pool/v" {
+		t.Errorf("the disk: %+v, %v", disk, err)
+	}
+}
