@@ -101,7 +101,11 @@ func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.S
 	if err != nil || already != nil {
 		return already, err
 	}
-	c, err := a.examine(ctx, state, before.servers)
+	choice, err := vm.ChooseUnlock(ctx, disk, state, options.Unlock)
+	if err != nil {
+		return nil, err
+	}
+	c, err := a.examine(ctx, state, choice, before.servers)
 	if err != nil {
 		return nil, err
 	}
@@ -110,7 +114,7 @@ func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.S
 	if err != nil {
 		return nil, err
 	}
-	if err := k.values.Encrypt(ctx, vm.conn, vm.host, c.plan.Graph, state); err != nil {
+	if err := k.values.Encrypt(ctx, vm.conn, vm.host, c.Plan.Graph, state); err != nil {
 		return nil, err
 	}
 	// Before QEMU opens the image: there are servers that serve one client at a
@@ -140,17 +144,15 @@ type attach struct {
 
 // candidate is a disk that has passed all checks.
 type candidate struct {
+	*check.Candidate
 	check.Findings
 	choice Choice
-	plan   *blockgraph.Plan
-	// headerUUID is that of the disk's LUKS volume, as far as its header was read here.
-	headerUUID string
 }
 
 // key is the secrets of a plan, with the volume's key where it is derived here.
 type key struct {
 	values *unlock.Values
-	way    blockgraph.Method
+	method blockgraph.Method
 	took   time.Duration
 }
 
@@ -171,7 +173,7 @@ type early struct {
 // other disks need not wait for it. The disk is checked before.
 func (a *attach) unlockEarly(ctx context.Context) (early, error) {
 	unlocks := a.disk.Encrypted() && a.options.Unlock != UnlockQEMU
-	looks := (&check.Candidate{Host: a.host, Disk: a.disk}).LooksAtServers()
+	looks := check.LooksAtServers(a.host, a.disk)
 	if !unlocks && !looks {
 		return early{}, nil
 	}
@@ -188,11 +190,11 @@ func (a *attach) unlockEarly(ctx context.Context) (early, error) {
 		return early{}, nil
 	}
 	defer a.images.Close(ctx)
-	c, err := a.examine(ctx, state, nil)
+	c, err := a.examine(ctx, state, choice, nil)
 	if err != nil {
 		return early{}, err
 	}
-	out := early{servers: c.Servers}
+	out := early{servers: c.Findings.Servers}
 	if unlocks {
 		out.key, err = a.resolve(ctx, c, nil)
 	}
@@ -229,40 +231,29 @@ func (a *attach) compare(ctx context.Context) (state *State, cleared []string, a
 
 // examine plans the disk for the VM as it is now, and checks the plan. servers is
 // what an earlier examination has found out of images on servers, nil for none.
-func (a *attach) examine(ctx context.Context, state *State, servers *check.Servers) (*candidate, error) {
-	choice, err := a.ChooseUnlock(ctx, a.disk, state, a.options.Unlock)
-	if err != nil {
-		return nil, err
-	}
+func (a *attach) examine(ctx context.Context, state *State, choice Choice, servers *check.Servers) (*candidate, error) {
 	plan, err := a.plan(ctx, a.disk, state, choice.Unlock, a.options.Devices)
 	if err != nil {
 		return nil, err
 	}
 	c := &check.Candidate{
-		Host: a.host, VM: a.check, State: state, Disk: a.disk, Graph: plan.Graph, Unlock: choice.Unlock,
+		Host: a.host, VM: a.check, State: state, Disk: a.disk, Plan: plan, Unlock: choice.Unlock,
 		Spec: a.options.Spec, Images: a.images, Store: a.store, Servers: servers,
 	}
 	findings, err := check.Run(ctx, c, check.Attach())
 	if err != nil {
 		return nil, err
 	}
-	out := &candidate{Findings: findings, choice: choice, plan: plan}
-	if findings.Servers != nil {
-		out.headerUUID = findings.Servers.UUID
-	}
-	if h := unlock.HeaderOf(ctx, a.host, a.disk); h != nil {
-		out.headerUUID = h.UUID
-	}
-	return out, nil
+	return &candidate{Candidate: c, Findings: findings, choice: choice}, nil
 }
 
 // resolve gets the secrets, and the key where it is derived here. early is what was
-// got before; it counts where the volume is still opened in the same way.
+// got before; it counts where the volume is still opened by the same method.
 func (a *attach) resolve(ctx context.Context, c *candidate, early *key) (*key, error) {
-	if early != nil && early.way == c.choice.Method {
+	if early != nil && early.method == c.choice.Method {
 		return early, nil
 	}
-	graph := c.plan.Graph
+	graph := c.Plan.Graph
 	if graph.Daemon != nil {
 		graph = graph.Daemon
 	}
@@ -286,7 +277,7 @@ func (a *attach) announce(ctx context.Context, c *candidate) (kept string, err e
 		return "", nil
 	}
 	p := Prepared{Method: c.choice.Method}
-	for _, d := range c.plan.Graph.Devices {
+	for _, d := range c.Plan.Graph.Devices {
 		p.Devices = append(p.Devices, d.Options)
 	}
 	if p.Owners, err = c.Permits.Before(ctx, a.host, a.options.Spec); err != nil {
@@ -305,14 +296,13 @@ func (a *attach) apply(ctx context.Context, c *candidate, k *key, kept string) (
 	if err != nil {
 		return nil, err
 	}
-	begin, graph := time.Now(), c.plan.Graph
-	run := a.run(c.plan, k.values)
+	begin, graph := time.Now(), c.Plan.Graph
+	run := a.run(c.Plan, k.values)
 	run.Size = c.Size
 	run.Changes = apply.Preparation{Disk: a.disk, Graph: graph, Values: k.values, Unlock: c.choice.Unlock, Note: note,
 		Permits: c.Permits, OnDaemon: a.opts.OnDaemon}.Changes(a.host)
 	if !a.host.Local {
-		inQEMU := &check.Candidate{Host: a.host, VM: a.check, Disk: a.disk, Unlock: c.choice.Unlock, Spec: a.options.Spec}
-		run.Look = inQEMU.InQEMU
+		run.Look = c.InQEMU
 	}
 	disk, steps, err := run.DoAndVerify(ctx)
 	if err != nil {
@@ -327,11 +317,17 @@ func (a *attach) apply(ctx context.Context, c *candidate, k *key, kept string) (
 
 // note returns what a later run cannot query QEMU for; nil for nothing.
 func (a *attach) note(ctx context.Context, c *candidate, kept string) (*rundir.Note, error) {
-	overlay := apply.OverlayOf(c.plan.Graph)
+	overlay := apply.OverlayOf(c.Plan.Graph)
 	if len(a.disk.Secrets()) == 0 && kept == "" && overlay == nil || !a.host.Local {
 		return nil, nil
 	}
-	n, err := a.host.Note(ctx, a.disk, c.choice.Method, c.headerUUID)
+	uuid := ""
+	if h := unlock.HeaderOf(ctx, a.host, a.disk); h != nil {
+		uuid = h.UUID
+	} else if c.Findings.Servers != nil {
+		uuid = c.Findings.Servers.UUID
+	}
+	n, err := a.host.Note(ctx, a.disk, c.choice.Method, uuid)
 	n.Kept = kept
 	if overlay != nil {
 		n.Overlay = overlay.Path

@@ -31,7 +31,7 @@ type (
 	// connection is lost, and must then reach the same VM.
 	Dialer = monitor.Dialer
 	// Process is what is known of the process that a VM on this machine runs in: its
-	// PID, 0 where that is unknown; User, as whom it runs; and its Labels.
+	// PID, 0 where that is unknown; User, the user that it runs as; and its Labels.
 	Process = host.Process
 	// Credential is the user and the groups of a process.
 	Credential = hostproc.Credential

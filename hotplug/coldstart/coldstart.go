@@ -42,8 +42,8 @@ type Options struct {
 	Name            string
 	Log             logrus.FieldLogger
 	RunDir, LockDir string
-	// User is as whom QEMU is going to run; nil where that is unknown: then no file can
-	// be prepared.
+	// User is the user that QEMU is going to run as. If it is nil, no file can be
+	// prepared.
 	User *hostproc.Credential
 	// Labels are how QEMU is going to be confined.
 	Labels host.Labels
@@ -122,14 +122,13 @@ func (vm *VM) Arguments(ctx context.Context, d Disk) (*Arguments, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := vm.host.Dir(ctx)
+	disk, err := vm.host.Disk(ctx, d.Disk.Target)
 	if err != nil {
 		return nil, err
 	}
-	handOver := dir.Disk(d.Disk.Target).HandOver()
 	out := &Arguments{Limits: graph.Throttling, Reopened: unlock.Reopened(graph)}
 	graph.Throttling = nil
-	out.Arguments, err = render.Arguments(graph.Plan(), func(o blockgraph.GraphObject) (string, error) { return filepath.Join(handOver, o.ID), nil })
+	out.Arguments, err = render.Arguments(graph.Plan(), func(o blockgraph.GraphObject) (string, error) { return filepath.Join(disk.HandOver(), o.ID), nil })
 	return out, err
 }
 
@@ -142,7 +141,7 @@ func (vm *VM) Check(ctx context.Context, d Disk, arrival Arrival, store secrets.
 		return err
 	}
 	defer c.Images.Close(ctx)
-	for _, o := range c.Graph.Objects {
+	for _, o := range c.Plan.Graph.Objects {
 		data, ok := o.Secret()
 		if !ok || !data.Kept() {
 			continue
@@ -166,7 +165,7 @@ func (vm *VM) check(ctx context.Context, d Disk, arrival Arrival, store secrets.
 		return nil, check.Findings{}, err
 	}
 	c := &check.Candidate{
-		Host: vm.host, State: &inventory.State{}, Disk: d.Disk, Graph: graph, Unlock: u, Spec: d.Spec, Moving: arrival == ArrivalMigration,
+		Host: vm.host, State: &inventory.State{}, Disk: d.Disk, Plan: graph.Plan(), Unlock: u, Spec: d.Spec, Moving: arrival == ArrivalMigration,
 		Images: &remoteimage.Opener{Host: vm.host, Store: store, Target: d.Disk.Target}, Store: store,
 	}
 	findings, err := check.Run(ctx, c, check.Start())
@@ -191,7 +190,7 @@ func (vm *VM) Prepare(ctx context.Context, d Disk, arrival Arrival, store secret
 		return err
 	}
 	defer c.Images.Close(ctx)
-	values, err := unlock.Resolve(ctx, c.Graph, store, unlock.Unlocker{Open: c.Images.Open})
+	values, err := unlock.Resolve(ctx, c.Plan.Graph, store, unlock.Unlocker{Open: c.Images.Open})
 	if err != nil {
 		return err
 	}
@@ -199,18 +198,12 @@ func (vm *VM) Prepare(ctx context.Context, d Disk, arrival Arrival, store secret
 	for _, w := range findings.AllWarnings() {
 		vm.host.Entry(d.Disk.Target).Warn(w)
 	}
-	return apply.Start(ctx, vm.host, apply.StartFiles{Target: d.Disk.Target, Graph: c.Graph, Values: values, Permits: findings.Permits})
-}
-
-// disk returns what belongs to a disk in the VM's run directory.
-func (vm *VM) disk(ctx context.Context, target string) (rundir.Disk, error) {
-	dir, err := vm.host.Dir(ctx)
-	return dir.Disk(target), err
+	return apply.Start(ctx, vm.host, apply.StartFiles{Target: d.Disk.Target, Graph: c.Plan.Graph, Values: values, Permits: findings.Permits})
 }
 
 // Started removes what the disk at target was started with: QEMU has read it.
 func (vm *VM) Started(ctx context.Context, target string) error {
-	disk, err := vm.disk(ctx, target)
+	disk, err := vm.host.Disk(ctx, target)
 	if err != nil {
 		return err
 	}

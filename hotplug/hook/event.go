@@ -90,7 +90,7 @@ func (d *domain) concerns() bool {
 }
 
 // ErrNoUser reports that the user that the domain's QEMU is going to run as is unknown.
-var ErrNoUser = errors.New("neither the domain's XML nor luksplug's record in it says as whom its QEMU runs: attach the disk again with this luksplug, or add a <seclabel model='dac'> with the user")
+var ErrNoUser = errors.New("neither the domain's XML nor luksplug's record in it names the user that its QEMU runs as: attach the disk again with this luksplug, or add a <seclabel model='dac'> with the user")
 
 // user returns the user that the domain's QEMU runs as: that of libvirt's label, which
 // usually exists once QEMU runs, or else the recorded one.

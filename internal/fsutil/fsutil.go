@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -64,6 +65,9 @@ func OpenRegular(dir *os.File, name string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// CloseRead closes what was only read: an error loses nothing.
+func CloseRead(c io.Closer) { _ = c.Close() }
 
 // Options say how [Replace] writes a file.
 type Options struct {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug/internal/grant"
 	"github.com/luksplug/luksplug/hotplug/internal/host"
+	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/rundir"
 )
 
@@ -39,6 +40,26 @@ func undo(ctx context.Context, changes []Change) []Left {
 		}
 	}
 	return left
+}
+
+// prepare does the changes of the host. After a failure they are undone, also the one
+// that failed: it may have been done half-way. The error is then the failure itself
+// or, where something could not be undone, an [*outcome.LeftBehindError].
+func prepare(ctx context.Context, h *host.Host, target string, changes []Change) error {
+	for i, c := range changes {
+		failed := c.Do(ctx)
+		if failed == nil {
+			continue
+		}
+		after, cancel := h.Recovering(ctx)
+		defer cancel()
+		left := joinLeft(undo(after, changes[:i+1]))
+		if left == nil {
+			return failed
+		}
+		return &outcome.LeftBehindError{Target: target, Left: LeftOnHost(left), Err: both(failed, left)}
+	}
+	return nil
 }
 
 // CleanUpHost undoes whatever there is on this host for a disk that the VM does not
@@ -95,13 +116,7 @@ func (e leftError) Unwrap() []error {
 // note is the change that keeps a disk's note.
 func note(h *host.Host, target string, do func(context.Context) error) Change {
 	return Change{Name: "the note of disk " + target, Do: do, Undo: func(ctx context.Context) error {
-		return onDisk(ctx, h, target, func(d rundir.Disk) error {
-			// Without its note a process could not be found again.
-			if err := d.StopDaemons(ctx); err != nil {
-				return err
-			}
-			return d.Forget()
-		})
+		return onDisk(ctx, h, target, func(d rundir.Disk) error { return d.Forget() })
 	}}
 }
 
@@ -122,9 +137,9 @@ func process(h *host.Host, target string, do func(context.Context) error) Change
 }
 
 func onDisk(ctx context.Context, h *host.Host, target string, f func(rundir.Disk) error) error {
-	dir, err := h.Dir(ctx)
+	disk, err := h.Disk(ctx, target)
 	if err != nil {
 		return err
 	}
-	return f(dir.Disk(target))
+	return f(disk)
 }

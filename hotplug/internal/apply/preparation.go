@@ -12,6 +12,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/rundir"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -85,22 +86,21 @@ func (p Preparation) keepNote(ctx context.Context, h *host.Host) error {
 	return nil
 }
 
-// place returns as whom a process of the disk is to run beside the VM, and its
-// directory, where none of an interrupted run is left.
+// place returns the user and directory of a process that runs for the disk next to the
+// VM. A process that an interrupted run has left in the directory is ended.
 func (p Preparation) place(ctx context.Context, h *host.Host, what string) (*host.Process, string, error) {
 	owner, err := h.Process(ctx)
 	if err != nil {
 		return nil, "", &outcome.PreflightError{Target: p.Disk.Target, Cause: outcome.ErrNotBesideVM, Reason: what + " must run beside the VM", Err: err}
 	}
-	dir, err := h.Dir(ctx)
+	disk, err := h.Disk(ctx, p.Disk.Target)
 	if err != nil {
 		return nil, "", err
 	}
-	if err := dir.Make(); err != nil {
+	if err := disk.VM.Make(); err != nil {
 		return nil, "", err
 	}
-	path := dir.Disk(p.Disk.Target).HandOver()
-	return owner, path, daemon.Stop(ctx, path)
+	return owner, disk.HandOver(), daemon.Stop(ctx, disk.HandOver())
 }
 
 // startDaemon starts the storage daemon of a disk that is unlocked outside of
@@ -114,7 +114,7 @@ func (p Preparation) startDaemon(ctx context.Context, h *host.Host) error {
 	if err != nil {
 		return p.failed("the storage daemon does not start", err)
 	}
-	defer closeRead(d)
+	defer fsutil.CloseRead(d)
 	if err := p.serve(ctx, h, d); err != nil {
 		return err
 	}
@@ -188,12 +188,12 @@ func WithHelper(ctx context.Context, h *host.Host, disk *blockgraph.Disk) (*bloc
 	if !h.Local {
 		return nil, &outcome.PreflightError{Target: disk.Target, Cause: outcome.ErrReservations, Reason: "managed reservations need a qemu-pr-helper beside the VM, which is on another machine: start one there, and name its socket with managed='no'"}
 	}
-	dir, err := h.Dir(ctx)
+	own, err := h.Disk(ctx, disk.Target)
 	if err != nil {
 		return nil, err
 	}
 	out := *disk
-	out.Image.Source.Reservations = &blockgraph.Reservations{Managed: true, Socket: daemon.HelperSocket(dir.Disk(disk.Target).HandOver())}
+	out.Image.Source.Reservations = &blockgraph.Reservations{Managed: true, Socket: daemon.HelperSocket(own.HandOver())}
 	return &out, nil
 }
 

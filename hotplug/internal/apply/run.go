@@ -46,20 +46,17 @@ type Run struct {
 	// OnStep is called after each step; nil for nothing.
 	OnStep func(StepReport)
 
-	prepared []Change          // what a failure must undo on the host, in order
-	touched  bool              // the VM may have heard of the disk
-	done     []blockgraph.Step // what a failure must take back in the VM, in order
-	reports  []StepReport
+	done    []blockgraph.Step // what a failure must take back in the VM, in order
+	reports []StepReport
 }
 
 // Do executes the plan. After a failure all of it has been taken back, on the host
 // as well, and the error says how that went.
 func (r *Run) Do(ctx context.Context) ([]StepReport, error) {
-	err := r.prepareHost(ctx)
-	if err == nil {
-		r.touched = true
-		err = r.steps(ctx)
+	if err := prepare(ctx, r.Host, r.Plan.Graph.Target, r.Changes); err != nil {
+		return nil, err
 	}
+	err := r.steps(ctx)
 	if err != nil {
 		err = r.rollBack(ctx, err)
 	}
@@ -77,18 +74,6 @@ func (r *Run) DoAndVerify(ctx context.Context) (*inventory.AttachedDisk, []StepR
 		err = r.rollBack(ctx, err)
 	}
 	return disk, r.reports, err
-}
-
-// prepareHost does the changes of the host. A change that fails is undone like the
-// others: it may have been done half-way.
-func (r *Run) prepareHost(ctx context.Context) error {
-	for _, c := range r.Changes {
-		r.prepared = append(r.prepared, c)
-		if err := c.Do(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // steps executes the steps in order, up to the first that is not done. Headers
@@ -264,15 +249,15 @@ func (r *Run) exists(ctx context.Context, s blockgraph.Step) (bool, error) {
 	return slices.ContainsFunc(state.FDSets, func(f inventory.FDSet) bool { return slices.Contains(f.Opaques, s.Subject) }), nil
 }
 
-// rollBack takes back what was done, in the VM and then on the host, and returns the
-// error that says how that went.
+// rollBack takes back what was done in the VM, and then the changes of the host, and
+// returns the error that says how that went.
 func (r *Run) rollBack(ctx context.Context, cause error) error {
 	target := r.Plan.Graph.Target
 	after, cancel := r.Host.Recovering(ctx)
 	defer cancel()
 	unverified := func(err error) error {
 		left := r.names()
-		for _, c := range r.prepared {
+		for _, c := range r.Changes {
 			left = append(left, c.Name)
 		}
 		if len(left) == 0 {
@@ -280,33 +265,23 @@ func (r *Run) rollBack(ctx context.Context, cause error) error {
 		}
 		return &outcome.LeftBehindError{Target: target, Left: left, Unverified: true, Err: errors.Join(cause, err)}
 	}
-	if r.touched {
-		// The disk may still work in a VM that cannot be reached: what it needs on the
-		// host stays.
-		if err := r.Conn.Reconnect(after); err != nil {
-			return unverified(err)
-		}
-		r.takeBack(after)
+	// The disk may still work in a VM that cannot be reached: what it needs on the host
+	// stays.
+	if err := r.Conn.Reconnect(after); err != nil {
+		return unverified(err)
 	}
-	var left []string
-	for _, l := range undo(after, r.prepared) {
+	r.takeBack(after)
+	var onHost []string
+	for _, l := range undo(after, r.Changes) {
 		r.Host.Entry(target).Warnf("cannot be taken back: %v", l)
-		left = append(left, l.Name)
+		onHost = append(onHost, l.Name)
 	}
-	if r.touched {
-		disk, err := Find(after, r.Conn, r.Host, target)
-		if err != nil {
-			return unverified(err)
-		}
-		if disk != nil {
-			left = append(disk.Left(), left...)
-		}
+	disk, err := Find(after, r.Conn, r.Host, target)
+	if err != nil {
+		return unverified(err)
 	}
-	switch {
-	case len(left) > 0:
+	if left := slices.Concat(disk.Left(), onHost); len(left) > 0 {
 		return &outcome.LeftBehindError{Target: target, Left: left, Err: cause}
-	case !r.touched:
-		return cause
 	}
 	return &outcome.RolledBackError{Target: target, Err: cause}
 }

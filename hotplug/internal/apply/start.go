@@ -2,14 +2,12 @@ package apply
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/grant"
 	"github.com/luksplug/luksplug/hotplug/internal/host"
-	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/rundir"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
 )
@@ -33,23 +31,7 @@ func Start(ctx context.Context, h *host.Host, f StartFiles) error {
 				return onDisk(ctx, h, f.Target, func(d rundir.Disk) error { return os.RemoveAll(d.HandOver()) })
 			}})
 	}
-	for i, c := range changes {
-		err := c.Do(ctx)
-		if err == nil {
-			continue
-		}
-		after, cancel := h.Recovering(ctx)
-		defer cancel()
-		var names []string
-		for _, left := range undo(after, changes[:i+1]) {
-			names, err = append(names, left.Name), errors.Join(err, left.Err)
-		}
-		if len(names) > 0 {
-			return &outcome.LeftBehindError{Target: f.Target, Left: names, Err: err}
-		}
-		return err
-	}
-	return nil
+	return prepare(ctx, h, f.Target, changes)
 }
 
 // write writes the files, in a directory in memory.
@@ -58,11 +40,11 @@ func (f StartFiles) write(ctx context.Context, h *host.Host) error {
 	if err != nil {
 		return err
 	}
-	dir, err := h.Dir(ctx)
+	disk, err := h.Disk(ctx, f.Target)
 	if err != nil {
 		return err
 	}
-	path, err := dir.Disk(f.Target).MakeHandOver(user)
+	path, err := disk.MakeHandOver(user)
 	if err != nil {
 		return err
 	}

@@ -5,13 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/daemon"
 	"github.com/luksplug/luksplug/hotplug/internal/monitor"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -89,11 +89,8 @@ func Send(ctx context.Context, t Target, s blockgraph.Step, values *unlock.Value
 		return err
 	}
 	if cmd.File != nil {
-		defer closeRead(cmd.File) // QEMU has a copy of the descriptor
+		defer fsutil.CloseRead(cmd.File) // QEMU has a copy of the descriptor
 	}
 	_, err = t.Execute(ctx, cmd)
 	return err
 }
-
-// closeRead closes what was only read: nothing is lost with an error.
-func closeRead(c io.Closer) { _ = c.Close() }

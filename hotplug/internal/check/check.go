@@ -12,7 +12,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path/filepath"
 	"slices"
@@ -41,7 +40,7 @@ type Candidate struct {
 	// State is what exists in the VM.
 	State *inventory.State
 	Disk  *blockgraph.Disk
-	Graph *blockgraph.Graph
+	Plan  *blockgraph.Plan
 	// Unlock says how the volume is opened.
 	Unlock blockgraph.Unlock
 	Spec   spec.Spec
@@ -137,17 +136,17 @@ func names(_ context.Context, c *Candidate) (Findings, error) {
 	refuse := func(what, name string) (Findings, error) {
 		return Findings{}, c.refuse(outcome.ErrNameTaken, nil, "the name of %s %s is taken in this VM: give the disk another target or alias", what, name)
 	}
-	for _, n := range c.Graph.Nodes {
+	for _, n := range c.Plan.Graph.Nodes {
 		if c.State.Node(n.Name) != nil {
 			return refuse("node", n.Name)
 		}
 	}
-	for _, o := range c.Graph.Objects {
+	for _, o := range c.Plan.Graph.Objects {
 		if _, taken := c.State.Objects[o.ID]; taken {
 			return refuse("object", o.ID)
 		}
 	}
-	for _, d := range c.Graph.Devices {
+	for _, d := range c.Plan.Graph.Devices {
 		if _, taken := c.State.Devices[d.ID]; taken {
 			return refuse("device", d.ID)
 		}
@@ -157,7 +156,7 @@ func names(_ context.Context, c *Candidate) (Findings, error) {
 
 // schema checks that the VM's QEMU takes every command of the plan.
 func schema(ctx context.Context, c *Candidate) (Findings, error) {
-	return Findings{}, c.VM.Schema(ctx, c.Host, c.Graph.Plan())
+	return Findings{}, c.VM.Schema(ctx, c.Host, c.Plan)
 }
 
 // permissions checks that QEMU may open the images, or may be allowed to.
@@ -169,7 +168,7 @@ func permissions(ctx context.Context, c *Candidate) (Findings, error) {
 // overlayPlace checks that the overlay of a transient disk can be made: its place
 // is here, free, and may be written to.
 func overlayPlace(ctx context.Context, c *Candidate) (Findings, error) {
-	o := apply.OverlayOf(c.Graph)
+	o := apply.OverlayOf(c.Plan.Graph)
 	if o == nil {
 		return Findings{}, nil
 	}
@@ -197,6 +196,3 @@ func overlayPlace(ctx context.Context, c *Candidate) (Findings, error) {
 	}
 	return Findings{}, nil
 }
-
-// closeRead closes what was only read: nothing is lost with an error.
-func closeRead(c io.Closer) { _ = c.Close() }

@@ -9,6 +9,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -61,7 +62,7 @@ func (l *layerCheck) localContent(ctx context.Context, d depth) (*luks.Header, e
 	}
 	var h *luks.Header
 	if err == nil {
-		defer closeRead(r)
+		defer fsutil.CloseRead(r)
 		h, err = l.content(r, d)
 	}
 	if refused := (*outcome.PreflightError)(nil); err != nil && !errors.As(err, &refused) {
@@ -143,7 +144,7 @@ func (l *layerCheck) volumeSize(ctx context.Context, h *luks.Header) (int64, err
 	if err != nil {
 		return 0, l.refuse(outcome.ErrImageUnusable, err, "the payload %s cannot be read", source)
 	}
-	defer closeRead(r)
+	defer fsutil.CloseRead(r)
 	const sector = luks.SectorSize
 	size := (r.Size()+sector-1)/sector*sector - h.PayloadOffset() // QEMU counts a last, partial sector
 	if size <= 0 {

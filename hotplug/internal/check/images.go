@@ -170,17 +170,22 @@ func (l *layerCheck) detachedHeader(ctx context.Context, header blockgraph.Image
 	if err != nil || user == "" {
 		return h, found, err
 	}
-	found.Warnings, err = l.shared(path, user)
+	found.Warnings, err = l.shared(path, user, use)
 	return h, found, err
 }
 
 // headerUse says what becomes of a detached header: where the key is derived here,
 // QEMU gets another one.
 func (c *Candidate) headerUse() use {
-	switch {
-	case c.Unlock.Method != blockgraph.MethodEphemeralHeader:
+	if c.Unlock.Method != blockgraph.MethodEphemeralHeader {
 		return c.imageUse()
-	case c.Spec.AllowSharedHeader:
+	}
+	return c.ownHeaderUse()
+}
+
+// ownHeaderUse is headerUse of a header that luksplug itself reads.
+func (c *Candidate) ownHeaderUse() use {
+	if c.Spec.AllowSharedHeader {
 		return shares
 	}
 	return reads
@@ -196,8 +201,8 @@ func (c *Candidate) imageUse() use {
 
 // shared answers for a detached header that user has already: with a warning where
 // that is allowed.
-func (c *Candidate) shared(header, user string) (warnings []string, err error) {
-	if c.headerUse() != shares {
+func (c *Candidate) shared(header, user string, u use) (warnings []string, err error) {
+	if u != shares {
 		return nil, c.refuse(outcome.ErrHeaderInUse, nil, "the header %s is in use by %s: one header over two payloads would give both the same key, so make a header for each, or allow a shared one", header, user)
 	}
 	return []string{fmt.Sprintf("the header %s is also that of %s, as was allowed: both payloads have the same key", header, user)}, nil

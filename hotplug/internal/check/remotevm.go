@@ -85,15 +85,12 @@ func (c *Candidate) volumes(ctx context.Context) error {
 			ours = append(ours, n.Image.Specific.Data.UUID)
 		}
 	}
-	// By its UUID the volume may be one that luksplug opened.
-	byHeader := *c
-	byHeader.Unlock.Method = blockgraph.MethodEphemeralHeader
 	for _, n := range state.Nodes {
 		target, _, ok := blockgraph.ParseName(n.Name)
 		if ok && target == c.Disk.Target || !slices.Contains(ours, n.Image.Specific.Data.UUID) {
 			continue
 		}
-		warnings, err := byHeader.shared("of LUKS volume "+n.Image.Specific.Data.UUID, state.Owner(n))
+		warnings, err := c.shared("of LUKS volume "+n.Image.Specific.Data.UUID, state.Owner(n), c.ownHeaderUse())
 		if err != nil {
 			return err
 		}

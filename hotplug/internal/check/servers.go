@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/hotplug/internal/host"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/remoteimage"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
@@ -16,16 +18,8 @@ import (
 
 // LooksAtServers reports whether the disk has images that a storage daemon looks at
 // before the VM opens them.
-func (c *Candidate) LooksAtServers() bool {
-	if !c.Host.Local || !haveDaemon() {
-		return false
-	}
-	for _, i := range c.Disk.Images() {
-		if byDaemon(*i) {
-			return true
-		}
-	}
-	return false
+func LooksAtServers(h *host.Host, disk *blockgraph.Disk) bool {
+	return h.Local && haveDaemon() && slices.ContainsFunc(disk.Images(), func(i *blockgraph.Image) bool { return byDaemon(*i) })
 }
 
 // byDaemon reports whether a storage daemon has to open an image to see what is
@@ -90,7 +84,7 @@ func (l *layerCheck) headerOnServer(ctx context.Context, header blockgraph.Image
 	if err != nil || user == "" {
 		return h, found, err
 	}
-	found.Warnings, err = l.shared(name, user)
+	found.Warnings, err = l.shared(name, user, l.headerUse())
 	return h, found, err
 }
 

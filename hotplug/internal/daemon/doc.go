@@ -25,7 +25,7 @@
 // is stopped. It belongs on a tmpfs such as /run, because daemon.json has no meaning after
 // a reboot.
 //
-// Whoever can enter the directory can read the disk in clear: root, and the user that the
+// The directory gives access to the plain text of the disk, to root and the user that the
 // daemon runs as, who should be that of the VM's QEMU ([Credential]).
 //
 // # The process

@@ -22,7 +22,7 @@ type HelperOptions struct {
 	Dir string
 	// Program is the helper, qemu-pr-helper from PATH if empty.
 	Program string
-	// User may connect to it; nil is this process's user, as whom the helper itself runs.
+	// User may connect to it; nil is this process's user, that of the helper itself.
 	User *Credential
 	// Timeout bounds the wait until the helper answers; 0 is 15 s.
 	Timeout time.Duration

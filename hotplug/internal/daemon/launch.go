@@ -26,7 +26,7 @@ type launch struct {
 	dir, program  string
 	usual, debian string // the program if it is not given, and Debian's package with it
 	kind          Kind
-	user          *Credential // as whom it runs; nil is this process's user
+	user          *Credential // that it runs as; nil is this process's user
 	client        *Credential // may connect to the socket; nil changes nothing
 	env           []string
 	timeout       time.Duration

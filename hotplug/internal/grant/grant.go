@@ -25,7 +25,7 @@ import (
 type Permits struct {
 	// Target is the disk's.
 	Target string
-	// User is as whom the files are opened.
+	// User is the user that opens the files.
 	User hostproc.User
 	// Files are those that are opened by path, Give those of them that have to be
 	// given to the user first.
@@ -99,7 +99,7 @@ func implied(layer *blockgraph.Image) func(yield func(string) bool) {
 	}
 }
 
-// opener returns as whom the files are opened; the error is [hostproc.ErrUnknown]
+// opener returns the user that opens the files; the error is [hostproc.ErrUnknown]
 // where that is unknown.
 func opener(ctx context.Context, h *host.Host, way blockgraph.Method) (hostproc.User, error) {
 	p, err := h.Process(ctx)

@@ -122,6 +122,12 @@ func (h *Host) Dir(ctx context.Context) (rundir.VM, error) {
 	return rundir.VM{Base: base, ID: id}, err
 }
 
+// Disk returns what belongs to one disk in the VM's run directory.
+func (h *Host) Disk(ctx context.Context, target string) (rundir.Disk, error) {
+	dir, err := h.Dir(ctx)
+	return dir.Disk(target), err
+}
+
 // Contents returns what the VM's run directory holds; nothing for a VM on another
 // machine.
 func (h *Host) Contents(ctx context.Context) (rundir.Contents, error) {
@@ -217,7 +223,7 @@ func fileName(r rune) rune {
 	return '_'
 }
 
-// User returns as whom the VM's process runs.
+// User returns the user that the VM's process runs as.
 func (h *Host) User(ctx context.Context) (hostproc.Credential, error) {
 	p, err := h.Process(ctx)
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/internal/fsutil"
 )
 
 var (
@@ -32,7 +34,7 @@ func open(path string, flags int) (*os.File, fs.FileInfo, error) {
 		err = fmt.Errorf("%s: %w: it is %s", path, ErrNotImage, kind(info.Mode()))
 	}
 	if err != nil {
-		closeRead(f)
+		fsutil.CloseRead(f)
 		return nil, nil, err
 	}
 	return f, info, nil
@@ -76,9 +78,6 @@ func size(f *os.File) (int64, error) {
 	return n, nil
 }
 
-// closeRead closes what was only read, so that an error loses nothing.
-func closeRead(c io.Closer) { _ = c.Close() }
-
 // Writable returns nil if this process can open the image for reading and writing. It opens
 // the image, because permission bits are not enough (read-only mounts and devices, immutable
 // files, root), and does not write. Errors wrap fs.ErrNotExist, fs.ErrPermission,
@@ -88,7 +87,7 @@ func Writable(path string) error {
 	if err != nil {
 		return err
 	}
-	defer closeRead(f)
+	defer fsutil.CloseRead(f)
 	if !isBlock(info.Mode()) {
 		return nil
 	}

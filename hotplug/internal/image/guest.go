@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/luksplug/luksplug/internal/fsutil"
 )
 
 // Guest reads an image as a guest would: the bytes of a raw image, the content of a qcow2
@@ -44,7 +46,7 @@ func OpenGuest(path string, format Format) (*Guest, error) {
 		g.size, err = size(f)
 	}
 	if err != nil {
-		closeRead(g)
+		fsutil.CloseRead(g)
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return g, nil
@@ -230,7 +232,7 @@ func (g *Guest) readCompressed(p []byte, entry uint64, off int64) error {
 		return err
 	}
 	unpacked := flate.NewReader(bytes.NewReader(packed))
-	defer closeRead(unpacked)
+	defer fsutil.CloseRead(unpacked)
 	_, err = io.CopyN(io.Discard, unpacked, off)
 	if err == nil {
 		_, err = io.ReadFull(unpacked, p)

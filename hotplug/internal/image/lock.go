@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/internal/fsutil"
 )
 
 // ErrLocked reports that another process's locks exclude QEMU's. The error is a
@@ -88,7 +90,7 @@ func CheckLock(path string, access Access) error {
 	if err != nil {
 		return err
 	}
-	defer closeRead(f)
+	defer fsutil.CloseRead(f)
 	needed := []Permission{ConsistentRead}
 	if access == ReadWrite {
 		needed = append(needed, Write)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -62,7 +63,7 @@ func Probe(path string) (*Info, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer closeRead(f)
+	defer fsutil.CloseRead(f)
 	info := &Info{Path: path, Block: isBlock(stat.Mode())}
 	if err := info.fill(f); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)

@@ -63,6 +63,9 @@ func (d *AttachedDisk) Leftover() bool { return d.Device == "" }
 
 // Left names everything of the disk, each part with its kind.
 func (d *AttachedDisk) Left() []string {
+	if d == nil {
+		return nil
+	}
 	var out []string
 	if d.Device != "" {
 		out = append(out, "device "+d.Device)

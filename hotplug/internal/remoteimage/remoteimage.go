@@ -37,7 +37,7 @@ type Image struct {
 	node   string
 	size   int64                // bytes that a guest would see
 	dir    rundir.Reader        // for the parts; in memory
-	user   *hostproc.Credential // as whom the daemon runs, nil for ourselves
+	user   *hostproc.Credential // that the daemon runs as, nil for this process's
 
 	busy  chan struct{} // holds a value while a part is copied
 	parts map[int64][]byte

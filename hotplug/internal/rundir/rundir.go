@@ -297,8 +297,15 @@ func (d Disk) StopDaemons(ctx context.Context) error {
 }
 
 // Forget removes the note of a disk, its overlay where that still has a name, and
-// what was handed over; and, when they were the last, the VM's directory.
+// what was handed over; and, when they were the last, the VM's directory. It refuses
+// while a process of the disk runs, which could not be found again.
 func (d Disk) Forget() error {
+	switch info, err := running(d.HandOver()); {
+	case err != nil:
+		return fmt.Errorf("look at what was handed over: %w", err)
+	case info.Process.PID != 0:
+		return fmt.Errorf("process %d of disk %s still runs", info.Process.PID, d.Target)
+	}
 	if err := d.VM.Notes()[d.Target].removeOverlay(d.VM.ID); err != nil {
 		return err
 	}

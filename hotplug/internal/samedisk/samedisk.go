@@ -41,11 +41,11 @@ func (c *Comparison) Difference(ctx context.Context) (string, error) {
 	// As it was opened then, whatever method would be chosen now.
 	unlock := blockgraph.Unlock{Method: h.Unlock}
 	if h.Unlock == blockgraph.MethodStorageDaemon {
-		dir, err := c.Host.Dir(ctx)
+		own, err := c.Host.Disk(ctx, disk.Target)
 		if err != nil {
 			return "", err
 		}
-		unlock.Dir = dir.Disk(disk.Target).HandOver()
+		unlock.Dir = own.HandOver()
 	}
 	var machine blockgraph.Machine
 	var err error
@@ -121,7 +121,7 @@ func differsInNodes(graph *blockgraph.Graph, state *inventory.State, h *inventor
 	return ""
 }
 
-// differsInServers compares how the images are opened: by whom as whom. That a
+// differsInServers compares how the images are opened: with which options and credentials. That a
 // storage daemon has opened is compared there.
 func (c *Comparison) differsInServers(ctx context.Context, graph *blockgraph.Graph, unlock blockgraph.Unlock) (string, error) {
 	if graph.Daemon == nil {

@@ -29,12 +29,12 @@ func Build(ctx context.Context, h *host.Host, disk *blockgraph.Disk, o Options) 
 	if apply.Managed(disk) != nil {
 		return nil, u, &outcome.PreflightError{Target: disk.Target, Cause: outcome.ErrReservations, Reason: "its reservations are managed, and a VM that is about to start has no qemu-pr-helper of luksplug's: run one, and name its socket with managed='no'"}
 	}
-	dir, err := h.Dir(ctx)
+	own, err := h.Disk(ctx, disk.Target)
 	if err != nil {
 		return nil, u, err
 	}
 	if o.Method == blockgraph.MethodEphemeralHeader {
-		u.Dir = dir.Disk(disk.Target).HandOver()
+		u.Dir = own.HandOver()
 	}
 	graph, err := blockgraph.Build(disk, blockgraph.Machine{Devices: o.Devices}, u)
 	return graph, u, err

@@ -2,11 +2,11 @@ package unlock
 
 import (
 	"context"
-	"io"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/host"
 	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -31,7 +31,7 @@ func ReadHeader(ctx context.Context, i blockgraph.Image) (*luks.Header, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer closeRead(r)
+	defer fsutil.CloseRead(r)
 	return luks.ReadHeader(r)
 }
 
@@ -57,6 +57,3 @@ func HeaderOf(ctx context.Context, h *host.Host, disk *blockgraph.Disk) *luks.He
 	}
 	return header
 }
-
-// closeRead closes what was only read: nothing is lost with an error.
-func closeRead(c io.Closer) { _ = c.Close() }

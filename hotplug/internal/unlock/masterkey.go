@@ -14,6 +14,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/host"
 	"github.com/luksplug/luksplug/hotplug/internal/inventory"
 	"github.com/luksplug/luksplug/hotplug/internal/monitor"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets/masterkey"
 )
@@ -100,7 +101,7 @@ func readMasterKeyOf(pid int, path string) (*masterkey.Key, error) {
 	if err != nil {
 		return refuse(err)
 	}
-	defer closeRead(root)
+	defer fsutil.CloseRead(root)
 	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{
 		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY, // no kind of file blocks
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,                // of links, too
@@ -109,7 +110,7 @@ func readMasterKeyOf(pid int, path string) (*masterkey.Key, error) {
 		return refuse(err)
 	}
 	f := os.NewFile(uintptr(fd), path)
-	defer closeRead(f)
+	defer fsutil.CloseRead(f)
 	key, err := masterkey.Read(f)
 	if err != nil {
 		return refuse(err)

@@ -81,8 +81,8 @@ func Choose(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockgraph
 
 // handOver is the directory of what is handed to QEMU for a disk.
 func handOver(ctx context.Context, h *host.Host, target string) (string, error) {
-	dir, err := h.Dir(ctx)
-	return dir.Disk(target).HandOver(), err
+	disk, err := h.Disk(ctx, target)
+	return disk.HandOver(), err
 }
 
 // whyNotHere says why a volume cannot be unlocked in this process, nil when it can.

@@ -13,6 +13,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
@@ -112,7 +113,7 @@ func (u Unlocker) unlock(ctx context.Context, target string, original blockgraph
 	if err != nil {
 		return unreadable(err)
 	}
-	defer closeRead(r)
+	defer fsutil.CloseRead(r)
 	h, err := luks.ReadHeader(r)
 	if err != nil {
 		return unreadable(err)

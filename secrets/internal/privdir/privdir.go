@@ -58,7 +58,7 @@ func Make(path string) (*Dir, error) {
 }
 
 // Close closes the directory. Files that were opened through it stay open.
-func (f *Dir) Close() { closeRead(f.at) }
+func (f *Dir) Close() { fsutil.CloseRead(f.at) }
 
 // InMemory reports whether the directory is gone after a reboot: on a tmpfs or
 // ramfs.
@@ -89,7 +89,7 @@ func (f *Dir) Read(name string) (*secrets.Secret, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer closeRead(file)
+	defer fsutil.CloseRead(file)
 	content, err := secrets.Read(file)
 	if err != nil {
 		return nil, fmt.Errorf("%w: file %s: %w", secrets.ErrUnreachable, name, err)
@@ -130,7 +130,7 @@ func (f *Dir) Open(name string) (*os.File, error) {
 		return nil, fmt.Errorf("%w: file %s cannot be opened: %w", secrets.ErrUnreachable, name, err)
 	}
 	if err := checkFile(file, name); err != nil {
-		closeRead(file)
+		fsutil.CloseRead(file)
 		return nil, err
 	}
 	return file, nil
@@ -161,7 +161,7 @@ func (f *Dir) Names() ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: the directory cannot be listed: %w", secrets.ErrUnreachable, err)
 	}
-	defer closeRead(list)
+	defer fsutil.CloseRead(list)
 	entries, err := list.ReadDir(-1)
 	if err != nil {
 		return nil, fmt.Errorf("%w: the directory cannot be listed: %w", secrets.ErrUnreachable, err)
@@ -207,6 +207,3 @@ func stat(f *os.File) (unix.Stat_t, error) {
 	}
 	return st, nil
 }
-
-// closeRead closes what was only read from: a failure loses nothing.
-func closeRead(f *os.File) { _ = f.Close() }

@@ -47,12 +47,12 @@ func (f *Dir) Lock(ctx context.Context) (*Writer, error) {
 	default:
 		err = cannot("lock", err)
 	}
-	closeRead(lock)
+	fsutil.CloseRead(lock)
 	return nil, err
 }
 
 // Unlock releases the lock.
-func (w *Writer) Unlock() { closeRead(w.lock) }
+func (w *Writer) Unlock() { fsutil.CloseRead(w.lock) }
 
 // Write replaces the content of a file, with mode 0600. A reader meanwhile, or after
 // a crash, finds the old content or the new content; after Write has returned nil
