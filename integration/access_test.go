@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // qemuUser is the user as which Debian's libvirt runs QEMU.
@@ -22,11 +23,11 @@ const qemuUser = "libvirt-qemu"
 func userVolume(ctx context.Context, t *testing.T, kind peer.VolumeKind, format ...string) *peer.Volume {
 	t.Helper()
 	dir := shortDir(t, "")
-	check(t, os.Chmod(dir, 0o755))
-	v := must(peer.CreateVolume(ctx, dir, kind, format...))(t)
-	check(t, os.Chmod(v.Payload, 0o600))
+	must.OK(t, os.Chmod(dir, 0o755))
+	v := must.Get(peer.CreateVolume(ctx, dir, kind, format...))(t)
+	must.OK(t, os.Chmod(v.Payload, 0o600))
 	if v.Header != "" {
-		check(t, os.Chmod(v.Header, 0o600))
+		must.OK(t, os.Chmod(v.Header, 0o600))
 	}
 	return v
 }
@@ -34,7 +35,7 @@ func userVolume(ctx context.Context, t *testing.T, kind peer.VolumeKind, format 
 // ownerOf returns user and group of a file.
 func ownerOf(t *testing.T, path string) string {
 	t.Helper()
-	st := must(os.Stat(path))(t).Sys().(*syscall.Stat_t)
+	st := must.Get(os.Stat(path))(t).Sys().(*syscall.Stat_t)
 	return fmt.Sprintf("%d:%d", st.Uid, st.Gid)
 }
 
@@ -60,7 +61,7 @@ func TestQEMUUser(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.LibvirtdWith(t, peer.LibvirtOptions{User: qemuUser})
-	d := must(l.StartDomain(ctx, peer.DomainOptions{SCSI: true, Persistent: true}))(t)
+	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{SCSI: true, Persistent: true}))(t)
 	before := stateOf(ctx, t, d)
 	tool := func(args ...string) result { return viaLibvirt(ctx, t, l, d.Name, args...) }
 	clean := func(t *testing.T) {
@@ -74,7 +75,7 @@ func TestQEMUUser(t *testing.T) {
 
 	t.Run("refused, and the command that helps", func(t *testing.T) {
 		v := userVolume(ctx, t, peer.DetachedRaw)
-		check(t, os.Chmod(filepath.Dir(v.Payload), 0o700))
+		must.OK(t, os.Chmod(filepath.Dir(v.Payload), 0o700))
 		args := attachArgs(t, v, v.DiskXML("sda", "scsi"))
 		got := tool(args...).want(t, 5)
 		wantOneLine(t, got, "sda", v.Payload, "64055", "mode 0600", "pass through the directory")
@@ -130,7 +131,7 @@ func sharedBase(ctx context.Context, t *testing.T, tool func(...string) result) 
 	for _, target := range []string{"sda", "sdb"} {
 		top := filepath.Join(dir, target+".qcow2")
 		create("-b", base, "-F", "qcow2", top)
-		check(t, errors.Join(os.Chmod(base, 0o600), os.Chmod(top, 0o600)))
+		must.OK(t, errors.Join(os.Chmod(base, 0o600), os.Chmod(top, 0o600)))
 		// Without <backingStore> QEMU finds the base by itself.
 		xml := "<disk type='file'><driver name='qemu' type='qcow2'/><source file='" + top + "'/><target dev='" + target + "' bus='scsi'/></disk>"
 		tool("attach", "--relabel", writeFile(t, "disk.xml", xml)).want(t, 0)
@@ -152,7 +153,7 @@ func killedRelabel(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.D
 	for ownerOf(t, v.Payload) == "0:0" && ctx.Err() == nil {
 		continue // it is written nowhere else
 	}
-	check(t, b.cmd.Process.Kill())
+	must.OK(t, b.cmd.Process.Kill())
 	b.wantKilled(t)
 	wantOwner(t, v.Payload, "64055:0")
 	tool("repair").want(t, 0).wantStdout(t, "sda: removed")
@@ -166,12 +167,12 @@ func TestHookQEMUUser(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	h := newHookHost(t, qemuUser)
-	d := must(h.StartDomain(ctx, peer.DomainOptions{Persistent: true, Off: true, UUID: hookUUID}))(t)
+	d := must.Get(h.StartDomain(ctx, peer.DomainOptions{Persistent: true, Off: true, UUID: hookUUID}))(t)
 	// Inside, where luksplug has the directories that the hook has.
 	tool := func(args ...string) result { return viaVirsh(ctx, t, h.Libvirt, d.Name, args...) }
 	run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "hook", "enable", d.Name, "--cold-plug", "--yes")).want(t, 0)
 	given, groups := userVolume(ctx, t, peer.DetachedRaw), userVolume(ctx, t, peer.EmbeddedLUKS)
-	check(t, errors.Join(os.Chown(groups.Payload, 0, 64055), os.Chmod(groups.Payload, 0o660)))
+	must.OK(t, errors.Join(os.Chown(groups.Payload, 0, 64055), os.Chmod(groups.Payload, 0o660)))
 	h.learn(t, given)
 	h.learn(t, groups)
 	attach := append(attachArgs(t, given, given.DiskXML("vdb", "virtio")), "--persistent")
@@ -186,7 +187,7 @@ func TestHookQEMUUser(t *testing.T) {
 
 	tool(append(attach, "--relabel")...).want(t, 0)
 	for range 2 {
-		check(t, d.Start(ctx))
+		must.OK(t, d.Start(ctx))
 		wantOwner(t, given.Payload, "64055:0")
 		wantOwner(t, given.Header, "0:0")
 		wantOwner(t, groups.Payload, "0:64055")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -145,7 +146,7 @@ func (e emulator) attachAndDetach(ctx context.Context, t *testing.T, c liveCase,
 		wantSame(ctx, t, e.qemu, before)
 		return
 	}
-	check(t, err)
+	must.OK(t, err)
 	if len(before.Diff(stateOf(ctx, t, e.qemu))) == 0 {
 		t.Fatal("nothing is different after the attach")
 	}
@@ -156,6 +157,6 @@ func (e emulator) attachAndDetach(ctx context.Context, t *testing.T, c liveCase,
 	if c.stays {
 		return
 	}
-	must(e.vm.Detach(ctx, attached.Target, time.Minute))(t)
+	must.Get(e.vm.Detach(ctx, attached.Target, time.Minute))(t)
 	wantSame(ctx, t, e.qemu, before)
 }

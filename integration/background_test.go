@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // background is a run of the program beside the test.
@@ -43,7 +44,7 @@ func (b *background) start(t *testing.T, cmd *exec.Cmd) {
 	t.Helper()
 	b.cmd = cmd
 	cmd.Stdout, cmd.Stderr = &b.stdout, &b.stderr
-	check(t, cmd.Start())
+	must.OK(t, cmd.Start())
 	close(b.started)
 	go func() {
 		b.err = cmd.Wait()

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/crypto/xts"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // format is a way in which cryptsetup makes a volume.
@@ -76,14 +77,14 @@ func bitByBit(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volume, c
 	mibs := []int{0, 7, peer.VolumeSize/peer.MiB - 1}
 	p.write(ctx, t, dev, mibs, pattern)
 	// Where nothing was written, the guest reads what the key makes of the payload.
-	unwritten := must(q.Guest().ReadHash(ctx, dev, 3, 1))(t)
+	unwritten := must.Get(q.Guest().ReadHash(ctx, dev, 3, 1))(t)
 	p.detach(ctx, t)
 	wantSame(ctx, t, q, before)
 	if !bytes.Equal(header, headerBytes(t, v)) {
 		t.Error("the original header has been changed")
 	}
 
-	key := must(v.VolumeKey(ctx))(t)
+	key := must.Get(v.VolumeKey(ctx))(t)
 	payload := rawPayload(ctx, t, v)
 	for _, m := range mibs {
 		at := int64(m) * peer.MiB
@@ -107,7 +108,7 @@ func bitByBit(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volume, c
 // headerBytes is the volume's LUKS header, in the file that has it.
 func headerBytes(t *testing.T, v *peer.Volume) []byte {
 	t.Helper()
-	content := must(os.ReadFile(cmp.Or(v.Header, v.Payload)))(t)
+	content := must.Get(os.ReadFile(cmp.Or(v.Header, v.Payload)))(t)
 	if v.Header == "" {
 		content = content[:v.Offset]
 	}
@@ -122,7 +123,7 @@ func rawPayload(ctx context.Context, t *testing.T, v *peer.Volume) []byte {
 		path = filepath.Join(t.TempDir(), "raw")
 		command(ctx, t, "qemu-img", "convert", "-f", v.Format, "-O", "raw", v.Payload, path)
 	}
-	content := must(os.ReadFile(path))(t)
+	content := must.Get(os.ReadFile(path))(t)
 	if want := v.Offset + v.Size; int64(len(content)) < want {
 		t.Fatalf("the payload has %d bytes, want %d", len(content), want)
 	}
@@ -136,7 +137,7 @@ func decrypted(t *testing.T, key []byte, chaining string, ciphertext []byte, fir
 	const sector = 512
 	plain := make([]byte, len(ciphertext))
 	if chaining == "xts" {
-		c := must(xts.NewCipher(aes.NewCipher, key))(t)
+		c := must.Get(xts.NewCipher(aes.NewCipher, key))(t)
 		for i := 0; i < len(plain); i += sector {
 			c.Decrypt(plain[i:i+sector], ciphertext[i:i+sector], first+uint64(i/sector))
 		}

@@ -13,15 +13,16 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // bootDomain defines, as a user does, a domain that boots from an encrypted disk with a detached header, and
 // has a second one.
 func (h *hookHost) bootDomain(ctx context.Context, t *testing.T) (d *peer.Domain, root, data *peer.Volume) {
 	t.Helper()
-	d = must(h.StartDomain(ctx, peer.DomainOptions{Guest: true, FromDisk: true, Movable: true, Persistent: true, Off: true}))(t)
+	d = must.Get(h.StartDomain(ctx, peer.DomainOptions{Guest: true, FromDisk: true, Movable: true, Persistent: true, Off: true}))(t)
 	root, data = peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.DetachedQcow2)
-	check(t, root.WriteOnHost(ctx, "write -s "+peer.BootImage(ctx, t)+" 0 64M"))
+	must.OK(t, root.WriteOnHost(ctx, "write -s "+peer.BootImage(ctx, t)+" 0 64M"))
 	run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "hook", "enable", d.Name, "--cold-plug", "--ports", "2", "--yes")).want(t, 0)
 	for target, v := range map[string]*peer.Volume{"vda": root, "vdb": data} {
 		h.learn(t, v)
@@ -58,7 +59,7 @@ func TestBootFromDetachedHeader(t *testing.T) {
 	ctx := bounded(t)
 	h := newHookHost(t, "")
 	d, _, _ := h.bootDomain(ctx, t)
-	check(t, d.Start(ctx))
+	must.OK(t, d.Start(ctx))
 	h.wantDisks(ctx, t, d, "vda", "vdb")
 	plain := func(target string) {
 		virsh(ctx, t, h.Libvirt, "attach-disk", d.Name, writeFile(t, target, strings.Repeat("\x00", peer.MiB)), target, "--targetbus", "virtio", "--serial", "serial-"+target, "--live")
@@ -66,7 +67,7 @@ func TestBootFromDetachedHeader(t *testing.T) {
 	plain("vdx")
 	h.plugIn(ctx, t, d, "vdc")
 	plain("vdy")
-	check(t, h.Crash(ctx))
+	must.OK(t, h.Crash(ctx))
 	h.wantDisks(ctx, t, d, "vda", "vdb", "vdc", "vdx", "vdy")
 	plain("vdz")
 	h.wantDisks(ctx, t, d, "vdz")
@@ -79,7 +80,7 @@ func TestBootFromDetachedHeader(t *testing.T) {
 	virsh(ctx, t, h.Libvirt, "managedsave", d.Name, "--paused")
 	h.wantClean(ctx, t)
 	virsh(ctx, t, h.Libvirt, "start", d.Name)
-	check(t, d.Reconnect(ctx))
+	must.OK(t, d.Reconnect(ctx))
 	virsh(ctx, t, h.Libvirt, "resume", d.Name)
 	h.wantDisks(ctx, t, d, "vda", "vdb")
 	virsh(ctx, t, h.Libvirt, "destroy", d.Name)
@@ -116,13 +117,13 @@ func TestLibvirtdRestartsDuringAttach(t *testing.T) {
 	h := newHookHost(t, "")
 	d := h.define(ctx, t)
 	h.start(ctx, t, d)
-	check(t, d.Guest().WaitBoot(ctx))
+	must.OK(t, d.Guest().WaitBoot(ctx))
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	xml := writeFile(t, "disk.xml", serialXML(t, v.DiskXML("vdb", "virtio"), "serial-vdb"))
 	for name, command := range map[string]func(context.Context, string, ...string) *exec.Cmd{"own monitor": h.Inside, "RPC": h.byRPC} {
 		t.Run(name, func(t *testing.T) {
 			passphrase := filepath.Join(t.TempDir(), "passphrase")
-			check(t, unix.Mkfifo(passphrase, 0o600))
+			must.OK(t, unix.Mkfifo(passphrase, 0o600))
 			cmd := command(ctx, luksplug, "--connect", h.URI, "--domain", d.Name, "--passphrase-file", passphrase, "attach", xml)
 			done := make(chan result, 1)
 			go func() { done <- run(ctx, t, cmd) }()
@@ -136,9 +137,9 @@ func TestLibvirtdRestartsDuringAttach(t *testing.T) {
 			}()
 			select {
 			case f := <-pipe:
-				check(t, h.Crash(ctx))
-				must(f.Write(v.Passphrase))(t)
-				check(t, f.Close())
+				must.OK(t, h.Crash(ctx))
+				must.Get(f.Write(v.Passphrase))(t)
+				must.OK(t, f.Close())
 			case got := <-done:
 				t.Fatalf("the attach has not asked for its passphrase: %+v", got)
 			}
@@ -168,8 +169,8 @@ func TestLibvirtdRestartsAtAnyTime(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Minute)
 	defer cancel()
 	h := newHookHost(t, "")
-	d := must(h.StartDomain(ctx, peer.DomainOptions{Guest: true}))(t)
-	check(t, d.Guest().WaitBoot(ctx))
+	d := must.Get(h.StartDomain(ctx, peer.DomainOptions{Guest: true}))(t)
+	must.OK(t, d.Guest().WaitBoot(ctx))
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	h.learn(t, v)
 	xml := writeFile(t, "disk.xml", serialXML(t, v.DiskXML("vdb", "virtio"), "serial-vdb"))
@@ -182,7 +183,7 @@ func TestLibvirtdRestartsAtAnyTime(t *testing.T) {
 			done := make(chan result, 1)
 			go func() { done <- run(ctx, t, tool(command...)) }()
 			time.Sleep(wait) // that is what is varied
-			check(t, h.Crash(ctx))
+			must.OK(t, h.Crash(ctx))
 			got := <-done
 			t.Logf("%s, libvirtd killed after %s: exit code %d %s", command[0], wait, got.code, got.stderr)
 			run(ctx, t, tool("repair")).want(t, 0)

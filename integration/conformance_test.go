@@ -8,6 +8,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // conformanceKit returns the directory of the conformance kit: what libvirt makes of some two hundred disks.
@@ -18,7 +20,7 @@ func conformanceKit(t *testing.T) string {
 	if shared == "" {
 		shared = filepath.Join(repository, "..", "shared")
 	}
-	kit := must(filepath.Abs(filepath.Join(shared, "conformance")))(t)
+	kit := must.Get(filepath.Abs(filepath.Join(shared, "conformance")))(t)
 	if _, err := os.Stat(filepath.Join(kit, "compare.py")); err != nil {
 		t.Skipf("the conformance kit is not here (LUKSPLUG_SHARED says where): %v", err)
 	}
@@ -49,7 +51,7 @@ func runKit(t *testing.T, args ...string) map[string]kitResult {
 		t.Fatalf("the kit has no results: %v: %v\n%s", err, runErr, text)
 	}
 	var list []kitResult
-	check(t, json.Unmarshal(data, &list))
+	must.OK(t, json.Unmarshal(data, &list))
 	results := map[string]kitResult{}
 	for _, r := range list {
 		results[r.ID] = r
@@ -163,11 +165,11 @@ var diskElement = regexp.MustCompile(`(?s)<disk\b.*?</disk>`)
 // refused.
 func refuseInDomain(t *testing.T, path string) []string {
 	t.Helper()
-	data := must(os.ReadFile(path))(t)
+	data := must.Get(os.ReadFile(path))(t)
 	var out []string
 	for _, at := range diskElement.FindAllIndex(data, -1) {
 		rest := filepath.Join(t.TempDir(), "domain.xml")
-		check(t, os.WriteFile(rest, append(append([]byte(nil), data[:at[0]]...), data[at[1]:]...), 0o600))
+		must.OK(t, os.WriteFile(rest, append(append([]byte(nil), data[:at[0]]...), data[at[1]:]...), 0o600))
 		cmd := exec.CommandContext(t.Context(), luksplug, "plan", "--domain-xml", rest, "-")
 		cmd.Stdin = strings.NewReader(string(data[at[0]:at[1]]))
 		if text, err := cmd.CombinedOutput(); err != nil {

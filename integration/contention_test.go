@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // secondMonitor are QEMU's arguments for one more monitor, and its socket.
@@ -107,7 +108,7 @@ func TestLockEndsWithItsHolder(t *testing.T) {
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	first := start(ctx, t, proxy.Address, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...)
 	held.wait(t, first)
-	check(t, first.cmd.Process.Kill())
+	must.OK(t, first.cmd.Process.Kill())
 	<-first.ended
 	held.drop()
 	got := tool(ctx, t, socket, "repair").want(t, 0)
@@ -133,7 +134,7 @@ func TestMonitorHeld(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 1})
-	holder := must(peer.DialMonitor(ctx, q.Socket))(t)
+	holder := must.Get(peer.DialMonitor(ctx, q.Socket))(t)
 	defer func() { _ = holder.Close() }() // at the latest
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	disk := attachArgs(t, v, v.DiskXML("vdb", "virtio"))
@@ -145,7 +146,7 @@ func TestMonitorHeld(t *testing.T) {
 
 	waiting := start(ctx, t, q.Socket, disk...)
 	waiting.waitStderr(ctx, t, "waiting for the monitor")
-	check(t, holder.Close())
+	must.OK(t, holder.Close())
 	waiting.end(ctx, t).want(t, 0)
 }
 
@@ -163,10 +164,10 @@ func TestHeldWaitEndsOnSignal(t *testing.T) {
 	held.wait(t, first)
 	second := start(ctx, t, socket, attachArgs(t, other, other.DiskXML("vdc", "virtio"))...)
 	second.waitStderr(ctx, t, "waiting for another luksplug run")
-	check(t, second.cmd.Process.Signal(os.Interrupt))
+	must.OK(t, second.cmd.Process.Signal(os.Interrupt))
 	second.end(ctx, t).want(t, 5)
 	// The first is interrupted in the middle of a command, and takes it back.
-	check(t, first.cmd.Process.Signal(os.Interrupt))
+	must.OK(t, first.cmd.Process.Signal(os.Interrupt))
 	first.waitStderr(ctx, t, "told to end") // else it could be done before it hears of it
 	held.open()
 	first.end(ctx, t).want(t, 6).wantStderr(t, "the VM is as it was before")

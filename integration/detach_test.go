@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // serialXML gives a disk a serial number, by which the guest finds it.
@@ -25,7 +26,7 @@ func attachInGuest(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volu
 // query runs a command on the control monitor.
 func query(ctx context.Context, t *testing.T, q *peer.QEMU, command string) {
 	t.Helper()
-	must(q.Query(ctx, command, nil))(t)
+	must.Get(q.Query(ctx, command, nil))(t)
 }
 
 // paused runs do while the VM is stopped. The VM continues even if do ends the test, for the tests that
@@ -54,7 +55,7 @@ func TestDetachFromAGuest(t *testing.T) {
 		})
 		tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 		wantSame(ctx, t, q, before)
-		check(t, q.Guest().WaitGone(ctx, dev))
+		must.OK(t, q.Guest().WaitGone(ctx, dev))
 	})
 	t.Run("a paused VM, SCSI", func(t *testing.T) {
 		dev := attachInGuest(ctx, t, q, peer.NewVolume(t, peer.DetachedRaw), "sda", "scsi")
@@ -63,7 +64,7 @@ func TestDetachFromAGuest(t *testing.T) {
 			tool(ctx, t, q.Socket, "--timeout", "10s", "detach", "sda").want(t, 0)
 			wantSame(ctx, t, q, before)
 		})
-		check(t, q.Guest().WaitGone(ctx, dev))
+		must.OK(t, q.Guest().WaitGone(ctx, dev))
 	})
 	t.Run("resumed during the wait", func(t *testing.T) {
 		attachInGuest(ctx, t, q, peer.NewVolume(t, peer.DetachedRaw), "vdb", "virtio")
@@ -82,10 +83,10 @@ func TestDetachFromAGuest(t *testing.T) {
 		v := peer.NewVolume(t, peer.DetachedQcow2)
 		dev := attachInGuest(ctx, t, q, v, "vdb", "virtio")
 		pattern := []byte("written and flushed before the detach. ")
-		check(t, q.Guest().WritePattern(ctx, dev, 1, 4, pattern))
+		must.OK(t, q.Guest().WritePattern(ctx, dev, 1, 4, pattern))
 		// Writes until the disk is gone; /tmp/wrote says that it has begun. It looks for the device first,
 		// because dd would create a file.
-		must(q.Guest().Run(ctx, "( while [ -b "+dev+" ] && dd if=/dev/urandom of="+dev+" bs=64k seek=256 count=64 conv=notrunc,fsync 2>/dev/null; do touch /tmp/wrote; done; touch /tmp/failed ) >/dev/null 2>&1 &"+
+		must.Get(q.Guest().Run(ctx, "( while [ -b "+dev+" ] && dd if=/dev/urandom of="+dev+" bs=64k seek=256 count=64 conv=notrunc,fsync 2>/dev/null; do touch /tmp/wrote; done; touch /tmp/failed ) >/dev/null 2>&1 &"+
 			" while [ ! -e /tmp/wrote ]; do usleep 10000; done"))(t)
 		tool(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb").want(t, 0)
 		wantSame(ctx, t, q, before)
@@ -104,7 +105,7 @@ func TestDetachFromAGuest(t *testing.T) {
 	t.Run("mounted", func(t *testing.T) {
 		v := peer.NewVolume(t, peer.EmbeddedLUKS)
 		dev := attachInGuest(ctx, t, q, v, "vdb", "virtio")
-		must(q.Guest().Run(ctx, "exec 9<> "+dev+"; ( sleep 1000 ) <&9 >/dev/null 2>&1 & echo $! > /tmp/opener"))(t)
+		must.Get(q.Guest().Run(ctx, "exec 9<> "+dev+"; ( sleep 1000 ) <&9 >/dev/null 2>&1 & echo $! > /tmp/opener"))(t)
 		// The guest's kernel lets a disk go that is open.
 		tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 		wantSame(ctx, t, q, before)
@@ -142,7 +143,7 @@ func TestDetachBeforeTheGuestHasBooted(t *testing.T) {
 	waiting := start(ctx, t, q.Socket, "--timeout", "2m", "detach", "vdb")
 	query(ctx, t, q, "cont")
 	waiting.end(ctx, t).want(t, 0)
-	check(t, q.Guest().WaitBoot(ctx)) // the guest had to boot for it, and lives
+	must.OK(t, q.Guest().WaitBoot(ctx)) // the guest had to boot for it, and lives
 	wantSame(ctx, t, q, before)
 }
 
@@ -158,7 +159,7 @@ func TestDetachByPCIExpress(t *testing.T) {
 	tool(ctx, t, q.Socket, "--timeout", "1s", "detach", "vdb").want(t, 8)
 	tool(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb").want(t, 0)
 	wantSame(ctx, t, q, before)
-	check(t, q.Guest().WaitGone(ctx, dev))
+	must.OK(t, q.Guest().WaitGone(ctx, dev))
 	// Asking again while the guest was at it has not confused it.
 	attachInGuest(ctx, t, q, v, "vdb", "virtio")
 	tool(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb").want(t, 0)
@@ -181,7 +182,7 @@ func TestDetachFromADeafGuest(t *testing.T) {
 		t.Errorf("list while the guest has not answered: %+v", disks)
 	}
 	waiting := start(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb")
-	check(t, q.Reset(ctx))
+	must.OK(t, q.Reset(ctx))
 	waiting.end(ctx, t).want(t, 0)
 	wantSame(ctx, t, q, before)
 }

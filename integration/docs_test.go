@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // updateDocs writes what the commands print into the documents. Review the difference before a commit.
@@ -96,9 +97,9 @@ func newReader(ctx context.Context, t *testing.T) *reader {
 	r := &reader{folder: filepath.Join(base, "work")}
 	bin := filepath.Join(base, "bin")
 	for _, dir := range []string{r.folder, bin} {
-		check(t, os.Mkdir(dir, 0o755))
+		must.OK(t, os.Mkdir(dir, 0o755))
 	}
-	check(t, os.Symlink(luksplug, filepath.Join(bin, "luksplug")))
+	must.OK(t, os.Symlink(luksplug, filepath.Join(bin, "luksplug")))
 	r.path = bin + ":" + os.Getenv("PATH")
 	r.vm = peer.Start(t, peer.Options{RootPorts: 4, Guest: true})
 	// What the documents name, and what it is here.
@@ -112,17 +113,17 @@ func newReader(ctx context.Context, t *testing.T) *reader {
 	}
 	r.config = filepath.Join(base, "config.yaml") // instead of none, for the directories
 	config := "state: " + filepath.Join(base, "state") + "\nephemeral: " + filepath.Join(base, "secrets") + "\n"
-	check(t, os.WriteFile(r.config, []byte(config), 0o600))
+	must.OK(t, os.WriteFile(r.config, []byte(config), 0o600))
 	if os.Geteuid() == 0 {
 		l := peer.Libvirtd(t)
-		r.domain = must(l.StartDomain(ctx, peer.DomainOptions{Name: "vm1", Guest: true}))(t)
+		r.domain = must.Get(l.StartDomain(ctx, peer.DomainOptions{Name: "vm1", Guest: true}))(t)
 		names = append(names, "--domain vm1", "--connect '"+l.URI+"' --domain vm1")
 		virsh := l.VirshCommand(ctx)
 		script := "#!/bin/sh\n" + virsh.Env[len(virsh.Env)-1] + " exec '" + strings.Join(virsh.Args, "' '") + "' \"$@\"\n"
-		check(t, os.WriteFile(filepath.Join(bin, "virsh"), []byte(script), 0o755))
-		check(t, r.domain.Guest().WaitBoot(ctx))
+		must.OK(t, os.WriteFile(filepath.Join(bin, "virsh"), []byte(script), 0o755))
+		must.OK(t, r.domain.Guest().WaitBoot(ctx))
 	}
-	check(t, r.vm.Guest().WaitBoot(ctx))
+	must.OK(t, r.vm.Guest().WaitBoot(ctx))
 	r.toReal = strings.NewReplacer(names...)
 	slices.Reverse(names)
 	r.fromReal = strings.NewReplacer(names...)
@@ -143,7 +144,7 @@ func (r *reader) states(ctx context.Context, t *testing.T) []peer.State {
 // read does what one document says.
 func (r *reader) read(ctx context.Context, t *testing.T, path string, used map[string]bool) {
 	t.Helper()
-	text := must(os.ReadFile(path))(t)
+	text := must.Get(os.ReadFile(path))(t)
 	before := r.states(ctx, t)
 	lines := strings.Split(string(text), "\n")
 	var updated []string // the document with real output
@@ -182,7 +183,7 @@ func (r *reader) read(ctx context.Context, t *testing.T, path string, used map[s
 	}
 	if *updateDocs && copied > 0 {
 		updated = append(updated, lines[copied:]...)
-		check(t, os.WriteFile(path, []byte(strings.Join(updated, "\n")), 0o644))
+		must.OK(t, os.WriteFile(path, []byte(strings.Join(updated, "\n")), 0o644))
 	}
 }
 
@@ -235,7 +236,7 @@ func (r *reader) xml(ctx context.Context, t *testing.T, path string, b block) {
 		}
 		name = "unnamed.xml"
 	}
-	check(t, os.WriteFile(filepath.Join(r.folder, name), []byte(text), 0o600))
+	must.OK(t, os.WriteFile(filepath.Join(r.folder, name), []byte(text), 0o600))
 	if !strings.HasPrefix(text, "<disk") {
 		return
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -40,9 +41,9 @@ func eachEmulator(t *testing.T, o peer.Options, test func(t *testing.T, e emulat
 			e := emulator{name: name, program: own.Binary, qemu: peer.Start(t, own)}
 			// Beside QEMU's sockets: the paths of t.TempDir are too long for one.
 			options := hotplug.Options{LockDir: t.TempDir(), RunDir: filepath.Join(e.qemu.Dir, "run")}
-			check(t, os.Mkdir(options.RunDir, 0o700))
+			must.OK(t, os.Mkdir(options.RunDir, 0o700))
 			dial := func(ctx context.Context) (*qmp.Client, error) { return qmp.Dial(ctx, e.qemu.Socket) }
-			e.vm = must(hotplug.Connect(bounded(t), dial, options))(t)
+			e.vm = must.Get(hotplug.Connect(bounded(t), dial, options))(t)
 			t.Cleanup(func() { _ = e.vm.Close() }) // the VM is killed
 			test(t, e)
 		})

@@ -9,6 +9,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets/dir"
 )
 
@@ -30,11 +31,11 @@ func TestExampleAttachLibvirt(t *testing.T) {
 	run(ctx, t, exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", program, example)).want(t, 0)
 
 	l := peer.Libvirtd(t)
-	d := must(l.StartDomain(ctx, peer.DomainOptions{SCSI: true}))(t)
+	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{SCSI: true}))(t)
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	xml, keys := v.DiskXML("sda", "scsi"), t.TempDir()
-	disk := must(diskxml.ParseDisk([]byte(xml)))(t)
-	check(t, os.WriteFile(filepath.Join(keys, dir.FileName(disk.Secrets()[0])), v.Passphrase, 0o600))
+	disk := must.Get(diskxml.ParseDisk([]byte(xml)))(t)
+	must.OK(t, os.WriteFile(filepath.Join(keys, dir.FileName(disk.Secrets()[0])), v.Passphrase, 0o600))
 	got := run(ctx, t, exec.CommandContext(ctx, program, l.URI, d.Name, writeFile(t, "sda.xml", xml), "dir:"+keys)).want(t, 0)
 	if !strings.HasPrefix(got.stdout, "sda: device luksplug-sda, ") {
 		t.Errorf("it says %s", got.stdout)

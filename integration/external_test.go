@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // eventually waits until another process has done something, which sends no event.
@@ -29,7 +30,7 @@ func eventually(ctx context.Context, t *testing.T, what string, done func() bool
 // hostIsClean reports whether the host has nothing of the VM's left.
 func hostIsClean(t *testing.T, uuid string) func() bool {
 	return func() bool {
-		left := must(peer.ReadHost(uuid))(t)
+		left := must.Get(peer.ReadHost(uuid))(t)
 		return len(left) == 0 && len(peer.Watchers(uuid)) == 0
 	}
 }
@@ -73,11 +74,11 @@ func TestStorageDaemon(t *testing.T) {
 		if len(peer.StorageDaemons(p.q.UUID)) != 1 || len(peer.Watchers(p.q.UUID)) != 1 {
 			t.Errorf("storage daemons %v, watchers %v", peer.StorageDaemons(p.q.UUID), peer.Watchers(p.q.UUID))
 		}
-		check(t, p.q.Close()) // by SIGKILL
+		must.OK(t, p.q.Close()) // by SIGKILL
 		eventually(ctx, t, "the storage daemon ends", func() bool {
 			return len(peer.StorageDaemons(p.q.UUID))+len(peer.Watchers(p.q.UUID)) == 0
 		})
-		left := must(peer.ReadHost(p.q.UUID))(t)
+		left := must.Get(peer.ReadHost(p.q.UUID))(t)
 		for _, path := range left { // a note of a VM that is gone, which the next attach of any VM removes
 			if strings.HasSuffix(path, "/sdb") || strings.Contains(path, "/sdb/") {
 				t.Errorf("%s is still there", path)
@@ -91,7 +92,7 @@ func TestStorageDaemon(t *testing.T) {
 		before := stateOf(ctx, t, p.q)
 		p.attach(ctx, t)
 		for _, pid := range peer.StorageDaemons(p.q.UUID) {
-			check(t, syscall.Kill(pid, syscall.SIGKILL))
+			must.OK(t, syscall.Kill(pid, syscall.SIGKILL))
 		}
 		eventually(ctx, t, "the storage daemon ends", func() bool { return len(peer.StorageDaemons(p.q.UUID)) == 0 })
 		if d := listed(ctx, t, p.q)["sdb"]; d.State != "attached" || d.Daemon != 0 {
@@ -124,7 +125,7 @@ func TestStorageDaemon(t *testing.T) {
 // userOf is the user of a process.
 func userOf(t *testing.T, pid int) int {
 	t.Helper()
-	info := must(os.Stat(procDir(pid)))(t)
+	info := must.Get(os.Stat(procDir(pid)))(t)
 	return int(info.Sys().(*syscall.Stat_t).Uid)
 }
 

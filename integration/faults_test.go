@@ -13,6 +13,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/passphrase"
@@ -174,9 +175,9 @@ func (f *faulty) converges(ctx context.Context, t *testing.T, n int) {
 // attachByLibrary attaches the disk by the library.
 func (f *faulty) attachByLibrary(ctx context.Context, t *testing.T, address string, recovery time.Duration) error {
 	t.Helper()
-	xml := must(os.ReadFile(f.xml))(t)
-	disk := must(diskxml.ParseDisk(xml))(t)
-	vm := must(hotplug.Connect(ctx, func(ctx context.Context) (*qmp.Client, error) { return qmp.Dial(ctx, address) },
+	xml := must.Get(os.ReadFile(f.xml))(t)
+	disk := must.Get(diskxml.ParseDisk(xml))(t)
+	vm := must.Get(hotplug.Connect(ctx, func(ctx context.Context) (*qmp.Client, error) { return qmp.Dial(ctx, address) },
 		hotplug.Options{Recovery: recovery, LockDir: t.TempDir()}))(t)
 	defer func() { _ = vm.Close() }() // the connection is lost
 	_, err := vm.Attach(ctx, disk, fileStore(f.PassphraseFile), hotplug.AttachOptions{Unlock: hotplug.UnlockPolicy(f.unlock)})

@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestGuestFormatted: a guest encrypts a plain disk with its own cryptsetup, in LUKS2 with Argon2id, which
@@ -31,7 +32,7 @@ func TestGuestFormatted(t *testing.T) {
 	inGuest := func(script string) string {
 		t.Helper()
 		// No udev is there to make devices.
-		return must(q.Guest().Run(ctx, "set -e; export DM_DISABLE_UDEV=1\n"+script))(t)
+		return must.Get(q.Guest().Run(ctx, "set -e; export DM_DISABLE_UDEV=1\n"+script))(t)
 	}
 
 	tool(ctx, t, q.Socket, "attach", disk("", "plain")).want(t, 0)
@@ -51,7 +52,7 @@ cryptsetup close data
 sync`)
 	tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 	wantSame(ctx, t, q, before)
-	check(t, q.Guest().WaitGone(ctx, dev))
+	must.OK(t, q.Guest().WaitGone(ctx, dev))
 	if ciphertext, err := os.ReadFile(image); err != nil || bytes.Contains(ciphertext, []byte(line)) {
 		t.Fatalf("the guest has not encrypted its file; error %v", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // guestLog is what a guest writes to its disks all the time: lines of 512 bytes with number and checksum.
@@ -35,7 +36,7 @@ while [ ! -e /tmp/log-stop ]; do
 done
 touch /tmp/log-ended`
 	command := "rm -f /tmp/log-*; cat > /tmp/log.sh <<'END'\n" + script + "\nEND\nsh /tmp/log.sh < /dev/null > /dev/null 2>&1 &"
-	must(g.Run(ctx, command))(t)
+	must.Get(g.Run(ctx, command))(t)
 	l := &guestLog{devices: devices}
 	l.wantMore(ctx, t, g)
 	return l
@@ -81,6 +82,6 @@ func checkLog(t *testing.T, text []byte, device string, lines int) {
 // checkVolumeLog is checkLog of a volume that no VM has open.
 func checkVolumeLog(ctx context.Context, t *testing.T, v *peer.Volume, device string, lines int) {
 	t.Helper()
-	text := must(v.ReadThrough(ctx, 0, (int64(lines)*logLine/peer.MiB+1)*peer.MiB))(t)
+	text := must.Get(v.ReadThrough(ctx, 0, (int64(lines)*logLine/peer.MiB+1)*peer.MiB))(t)
 	checkLog(t, text, device, lines)
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // nobodyID is the user and the group without rights.
@@ -35,7 +36,7 @@ func startAsNobody(t *testing.T, o peer.Options) *peer.QEMU {
 		t.Skip(err)
 	}
 	dir := shortDir(t, "")
-	check(t, os.Chown(dir, nobodyID, nobodyID))
+	must.OK(t, os.Chown(dir, nobodyID, nobodyID))
 	id := strconv.Itoa(nobodyID)
 	// The kernel forgets who is to die with whom when a process changes its user.
 	o.Through = []string{path, "--reuid", id, "--regid", id, "--clear-groups", "--pdeathsig", "KILL", "--"}
@@ -47,7 +48,7 @@ func readableByAll(t *testing.T, path string) string {
 	t.Helper()
 	dir := shortDir(t, "")
 	open := filepath.Join(dir, "payload.img")
-	check(t, errors.Join(os.Chmod(dir, 0o755), os.Rename(path, open), os.Chmod(open, 0o666)))
+	must.OK(t, errors.Join(os.Chmod(dir, 0o755), os.Rename(path, open), os.Chmod(open, 0o666)))
 	return open
 }
 

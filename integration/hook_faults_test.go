@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // hookFault makes the hook fail.
@@ -117,17 +118,17 @@ func TestHookFaults(t *testing.T) {
 		h.wantNoStart(ctx, t, d, f)
 		if i == len(cold)-1 {
 			moved := disks[1].volume.Payload
-			check(t, os.Rename(moved+".away", moved))
+			must.OK(t, os.Rename(moved+".away", moved))
 		}
 	}
 
 	// The optional disk's key is not there, from here to the end.
-	check(t, os.Remove(h.keyFile(t, disks[2].volume)))
+	must.OK(t, os.Remove(h.keyFile(t, disks[2].volume)))
 	// A program of a key store leaves a child, and the log cannot be written.
 	undo := h.configure(t, h.leaving())
 	h.start(ctx, t, d, disks[:2]...)
 	undo()
-	must(d.Guest().Run(ctx, "echo in memory > /tmp/kept"))(t)
+	must.Get(d.Guest().Run(ctx, "echo in memory > /tmp/kept"))(t)
 	h.reconnect(ctx, t, d)
 
 	virsh(ctx, t, h.Libvirt, "managedsave", "--paused", d.Name)
@@ -208,7 +209,7 @@ func (h *faultyHost) reconnect(ctx context.Context, t *testing.T, d *peer.Domain
 		"without a configuration": func() func() { return h.configure(t, "nothing: right\n") },
 	} {
 		undo := make()
-		check(t, h.Restart(ctx))
+		must.OK(t, h.Restart(ctx))
 		state := virsh(ctx, t, h.Libvirt, "domstate", d.Name)
 		undo()
 		if state != "running" {
@@ -223,7 +224,7 @@ func (h *faultyHost) reconnect(ctx context.Context, t *testing.T, d *peer.Domain
 // wantGuest ends the test unless the domain runs with the guest that was saved.
 func (h *faultyHost) wantGuest(ctx context.Context, t *testing.T, d *peer.Domain) {
 	t.Helper()
-	check(t, d.Reconnect(ctx))
+	must.OK(t, d.Reconnect(ctx))
 	if state := virsh(ctx, t, h.Libvirt, "domstate", d.Name); state != "running" {
 		virsh(ctx, t, h.Libvirt, "resume", d.Name)
 	}
@@ -234,9 +235,9 @@ func (h *faultyHost) wantGuest(ctx context.Context, t *testing.T, d *peer.Domain
 
 func hashOfFile(t *testing.T, path string) string {
 	t.Helper()
-	f := must(os.Open(path))(t)
+	f := must.Get(os.Open(path))(t)
 	defer func() { _ = f.Close() }() // only read
 	sum := sha256.New()
-	must(io.Copy(sum, f))(t)
+	must.Get(io.Copy(sum, f))(t)
 	return fmt.Sprintf("%x", sum.Sum(nil))
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -42,8 +43,8 @@ func newFaultyHost(t *testing.T) *faultyHost {
 	base := shortDir(t, "")
 	h := &faultyHost{base: base, program: filepath.Join(base, "luksplug")}
 	installation := hook.Installation{Dir: filepath.Join(base, "hooks"), Program: h.program}
-	check(t, os.Symlink(luksplug, h.program))
-	must(installation.Install())(t)
+	must.OK(t, os.Symlink(luksplug, h.program))
+	must.Get(installation.Install())(t)
 	h.setTrap(t)
 	keys := t.TempDir()
 	// Its own secrets, which libvirt's hook must not ask, come first.
@@ -74,9 +75,9 @@ exit $code
 func (h *faultyHost) setTrap(t *testing.T) {
 	t.Helper()
 	dir := filepath.Join(h.base, "trap")
-	check(t, os.Mkdir(dir, 0o755))
+	must.OK(t, os.Mkdir(dir, 0o755))
 	for _, name := range libvirtSockets {
-		listener := must(net.Listen("unix", filepath.Join(dir, name)))(t)
+		listener := must.Get(net.Listen("unix", filepath.Join(dir, name)))(t)
 		t.Cleanup(func() { _ = listener.Close() })
 		go func() {
 			for {
@@ -112,9 +113,9 @@ func (h *faultyHost) wantTrapWorks(ctx context.Context, t *testing.T) {
 func (h *faultyHost) put(t *testing.T, name, text string) (undo func()) {
 	t.Helper()
 	path := filepath.Join(h.base, name)
-	check(t, os.WriteFile(path, []byte(text), 0o755))
+	must.OK(t, os.WriteFile(path, []byte(text), 0o755))
 	return func() {
-		check(t, os.Remove(path))
+		must.OK(t, os.Remove(path))
 	}
 }
 
@@ -122,7 +123,7 @@ func (h *faultyHost) put(t *testing.T, name, text string) (undo func()) {
 func (h *faultyHost) configure(t *testing.T, text string) (undo func()) {
 	t.Helper()
 	write := func(text string) {
-		check(t, os.WriteFile(h.config, []byte(text), 0o644))
+		must.OK(t, os.WriteFile(h.config, []byte(text), 0o644))
 	}
 	write(text)
 	return func() { write(h.usual) }
@@ -135,12 +136,12 @@ func (h *faultyHost) replace(t *testing.T, text string) (undo func()) {
 	if err == nil && text != "" {
 		err = os.WriteFile(h.program, []byte("#!/bin/sh\n"+text), 0o755)
 	}
-	check(t, err)
+	must.OK(t, err)
 	return func() {
 		if err := os.Remove(h.program); err != nil && !errors.Is(err, os.ErrNotExist) {
 			t.Fatal(err)
 		}
-		check(t, os.Symlink(luksplug, h.program))
+		must.OK(t, os.Symlink(luksplug, h.program))
 	}
 }
 
@@ -148,7 +149,7 @@ func (h *faultyHost) replace(t *testing.T, text string) (undo func()) {
 func moved(t *testing.T, path string) (undo func()) {
 	t.Helper()
 	rename := func(from, to string) {
-		check(t, os.Rename(from, to))
+		must.OK(t, os.Rename(from, to))
 	}
 	rename(path, path+".away")
 	return func() { rename(path+".away", path) }
@@ -157,9 +158,9 @@ func moved(t *testing.T, path string) (undo func()) {
 // rewritten changes a file in place, until undo.
 func rewritten(t *testing.T, path string, change func([]byte) []byte) (undo func()) {
 	t.Helper()
-	was := must(os.ReadFile(path))(t)
+	was := must.Get(os.ReadFile(path))(t)
 	write := func(content []byte) {
-		check(t, os.WriteFile(path, content, 0o600))
+		must.OK(t, os.WriteFile(path, content, 0o600))
 	}
 	write(change(append([]byte(nil), was...)))
 	return func() { write(was) }
@@ -171,7 +172,7 @@ const brokenHook = "LUKSPLUG_TEST_BROKEN_HOOK"
 // asBrokenHook is a program that runs this one as a hook with a bug.
 func asBrokenHook(t *testing.T) string {
 	t.Helper()
-	self := must(os.Executable())(t)
+	self := must.Get(os.Executable())(t)
 	return brokenHook + "=yes exec " + self + ` "$@"`
 }
 

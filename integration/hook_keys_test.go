@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets/vmkeys"
 )
 
@@ -85,7 +86,7 @@ func TestHookDestroysKeys(t *testing.T) {
 
 	give()
 	start()
-	must(to.Receive(d))(t)
+	must.Get(to.Receive(d))(t)
 	migrate := func() error {
 		_, err := from.Virsh(ctx, "migrate", "--live", "--unsafe", "--persistent", "--undefinesource",
 			"--migrateuri", "unix://"+filepath.Join(t.TempDir(), "migration"), d.Name, to.URI)
@@ -112,7 +113,7 @@ func TestHookDestroysKeys(t *testing.T) {
 		from.wantKeys(ctx, t, f.name+":", true)
 		to.wantClean(ctx, t)
 	}
-	check(t, migrate())
+	must.OK(t, migrate())
 	from.wantKeys(ctx, t, "after it has moved", false)
 	if state := virsh(ctx, t, to.Libvirt, "domstate", d.Name); state != "paused" {
 		t.Errorf("the domain is %s", state)

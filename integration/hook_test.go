@@ -18,6 +18,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets/dir"
 )
 
@@ -77,12 +78,12 @@ func (h *hookHost) wantClean(ctx context.Context, t *testing.T) {
 // learn puts the passphrase of a volume into the key store.
 func (h *hookHost) learn(t *testing.T, v *peer.Volume) {
 	t.Helper()
-	check(t, os.WriteFile(h.keyFile(t, v), v.Passphrase, 0o600))
+	must.OK(t, os.WriteFile(h.keyFile(t, v), v.Passphrase, 0o600))
 }
 
 func (h *hookHost) keyFile(t *testing.T, v *peer.Volume) string {
 	t.Helper()
-	disk := must(diskxml.ParseDisk([]byte(v.DiskXML("vdb", "virtio"))))(t)
+	disk := must.Get(diskxml.ParseDisk([]byte(v.DiskXML("vdb", "virtio"))))(t)
 	return filepath.Join(h.keys, dir.FileName(disk.Secrets()[0]))
 }
 
@@ -105,8 +106,8 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 	for i, p := range disks {
 		h.learn(t, p.volume)
 		xml := serialXML(t, p.volume.DiskXML(p.target, "virtio"), "serial-"+p.target)
-		disk := must(diskxml.ParseDisk([]byte(xml)))(t)
-		graph := must(blockgraph.Build(disk, blockgraph.Machine{Type: "q35", Ports: []blockgraph.Port{{Bus: blockgraph.ReservedPort(i)}}}, blockgraph.Unlock{}))(t)
+		disk := must.Get(diskxml.ParseDisk([]byte(xml)))(t)
+		graph := must.Get(blockgraph.Build(disk, blockgraph.Machine{Type: "q35", Ports: []blockgraph.Port{{Bus: blockgraph.ReservedPort(i)}}}, blockgraph.Unlock{}))(t)
 		device, way, optional := graph.Device().Options, coldstart.Method(disk, blockgraph.MethodEphemeralHeader), ""
 		if p.optional {
 			optional = ` optional="yes"`
@@ -114,11 +115,11 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 		metadata += fmt.Sprintf(`<luksplug:disk target=%q start=%q%s>%s<luksplug:device>%s</luksplug:device></luksplug:disk>`,
 			p.target, way, optional, xml, html.EscapeString(device.String()))
 		if p.cold {
-			ours := must(starting.Arguments(ctx, coldstart.Disk{Disk: disk, Method: way, Spec: hotplug.Spec{Devices: []blockgraph.Object{device}}}))(t)
+			ours := must.Get(starting.Arguments(ctx, coldstart.Disk{Disk: disk, Method: way, Spec: hotplug.Spec{Devices: []blockgraph.Object{device}}}))(t)
 			arguments = append(arguments, ours.Arguments...)
 		}
 	}
-	d := must(h.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true, Persistent: true, Off: true, UUID: hookUUID,
+	d := must.Get(h.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true, Persistent: true, Off: true, UUID: hookUUID,
 		Other: "<metadata>" + metadata + "</luksplug:disks></metadata>", Extra: arguments}))(t)
 	return d
 }
@@ -126,7 +127,7 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 // start starts the domain and waits until the guest has the disks.
 func (h *hookHost) start(ctx context.Context, t *testing.T, d *peer.Domain, disks ...plugged) {
 	t.Helper()
-	check(t, d.Start(ctx))
+	must.OK(t, d.Start(ctx))
 	for _, p := range disks {
 		guestDisk(ctx, t, d, "serial-"+p.target)
 	}
@@ -173,18 +174,18 @@ func TestHookSaveAndRestore(t *testing.T) {
 	d := h.define(ctx, t, disks...)
 	h.start(ctx, t, d, disks...)
 	device := guestDisk(ctx, t, d, "serial-vdb")
-	must(d.Guest().Run(ctx, "echo in memory > /tmp/kept"))(t)
+	must.Get(d.Guest().Run(ctx, "echo in memory > /tmp/kept"))(t)
 	file := filepath.Join(t.TempDir(), "saved")
 	for i, way := range [][2][]string{
 		{{"managedsave", d.Name, "--paused"}, {"start", d.Name}},
 		{{"save", "--paused", d.Name, file}, {"restore", file}},
 	} {
 		pattern := []byte(fmt.Sprintf("before save %d", i))
-		check(t, d.Guest().WritePattern(ctx, device, 0, 1, pattern))
+		must.OK(t, d.Guest().WritePattern(ctx, device, 0, 1, pattern))
 		virsh(ctx, t, h.Libvirt, way[0]...)
 		h.wantClean(ctx, t)
 		virsh(ctx, t, h.Libvirt, way[1]...)
-		check(t, d.Reconnect(ctx))
+		must.OK(t, d.Reconnect(ctx))
 		virsh(ctx, t, h.Libvirt, "resume", d.Name)
 		// QEMU opens a qcow2 image again when the guest continues, and needs its secret until then.
 		run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "--domain", d.Name, "repair")).want(t, 0).wantStdout(t, "luksplug-vdc-secret0")

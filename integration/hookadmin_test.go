@@ -9,6 +9,7 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // inside runs the program in the namespaces of a libvirtd.
@@ -34,7 +35,7 @@ func TestHookFromTheBeginning(t *testing.T) {
 	}
 	inside(ctx, t, l, "hook", "check").want(t, 0)
 
-	d := must(l.StartDomain(ctx, peer.DomainOptions{Guest: true, Persistent: true, Off: true}))(t)
+	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{Guest: true, Persistent: true, Off: true}))(t)
 	definition := virsh(ctx, t, l, "dumpxml", d.Name)
 	refused := inside(ctx, t, l, "hook", "enable", d.Name).want(t, 2)
 	if !strings.Contains(refused.stderr, "--yes") || !strings.Contains(refused.stdout, "+    <qemu:arg value='chardev=luksplug-monitor,mode=control'/>") {
@@ -68,10 +69,10 @@ func TestHookFromTheBeginning(t *testing.T) {
 	h.wantClean(ctx, t)
 
 	// One is not there: the other does not start without it.
-	check(t, os.Remove(disks[1].volume.Payload))
+	must.OK(t, os.Remove(disks[1].volume.Payload))
 	h.start(ctx, t, d, disks[0])
 	virsh(ctx, t, l, "destroy", d.Name)
-	check(t, os.Remove(h.keyFile(t, disks[0].volume)))
+	must.OK(t, os.Remove(h.keyFile(t, disks[0].volume)))
 	if err := d.Start(ctx); err == nil || !strings.Contains(err.Error(), "no such secret") {
 		t.Errorf("without its key: %v", err)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestInterruptedUnlocking: an interrupted key derivation ends at once, and the VM is not changed.
@@ -36,7 +37,7 @@ func TestInterruptedUnlocking(t *testing.T) {
 				return busy(t, b.cmd.Process.Pid) > 200*time.Millisecond || b.isOver()
 			})
 			if signal != nil {
-				check(t, b.cmd.Process.Signal(signal))
+				must.OK(t, b.cmd.Process.Signal(signal))
 			}
 			asked := time.Now()
 			r := b.end(ctx, t)
@@ -56,7 +57,7 @@ func TestInterruptedUnlocking(t *testing.T) {
 // On-Disk Format Specification 1.2.3, 2.1: at byte 4 of a slot).
 func slowHeader(t *testing.T, v *peer.Volume) string {
 	t.Helper()
-	header := must(os.ReadFile(v.Header))(t)
+	header := must.Get(os.ReadFile(v.Header))(t)
 	const firstSlot = 208
 	binary.BigEndian.PutUint32(header[firstSlot+4:], 2_000_000_000)
 	return writeFile(t, "slow.hdr", string(header))
@@ -70,6 +71,6 @@ func busy(t *testing.T, pid int) time.Duration {
 		return 0 // it has ended, which the test sees by itself
 	}
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	ticks := must(strconv.Atoi(fields[11]))(t)
+	ticks := must.Get(strconv.Atoi(fields[11]))(t)
 	return time.Duration(ticks) * 10 * time.Millisecond
 }

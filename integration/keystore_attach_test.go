@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/testserver/kmiptest"
 	"github.com/luksplug/luksplug/internal/testserver/tangtest"
 	"github.com/luksplug/luksplug/secrets"
@@ -79,7 +80,7 @@ func documentedLine(t *testing.T, program string) string {
 	t.Helper()
 	var lines []string
 	for _, path := range []string{"README.md", "docs/keystores.md"} {
-		text := must(os.ReadFile(filepath.Join(repository, path)))(t)
+		text := must.Get(os.ReadFile(filepath.Join(repository, path)))(t)
 		for line := range strings.Lines(string(text)) {
 			if uri, found := strings.CutPrefix(strings.TrimSpace(line), "- exec:"); found && strings.Contains(uri, program) {
 				lines = append(lines, "exec:"+uri)
@@ -102,12 +103,12 @@ func inFolder(scheme, query string) filler[keystoreCase] {
 // filled defines the secret through the store itself.
 func filled(ctx context.Context, t *testing.T, uri string, id uuid.UUID, passphrase []byte) keystoreCase {
 	t.Helper()
-	store := must(keystore.Open(uri, keystore.Options{}))(t)
+	store := must.Get(keystore.Open(uri, keystore.Options{}))(t)
 	k := store.(secrets.Keeper)
 	d := secrets.Document{UUID: id, Private: true}
 	value := secrets.New(bytes.Clone(passphrase))
 	defer value.Wipe()
-	check(t, errors.Join(k.Define(ctx, d), k.Set(ctx, d.Reference(), value)))
+	must.OK(t, errors.Join(k.Define(ctx, d), k.Set(ctx, d.Reference(), value)))
 	return keystoreCase{uri: uri}
 }
 
@@ -189,7 +190,7 @@ func onToken(ctx context.Context, t *testing.T, dir string, id uuid.UUID, passph
 			t.Skipf("%s is not installed (make setup installs it)", program)
 		}
 	}
-	program := must(withPKCS11())(t)
+	program := must.Get(withPKCS11())(t)
 	pin := "pin " + uuid.NewString()
 	c := keystoreCase{
 		uri:     "pkcs11:token=disks?module-path=" + module + "&pin-source=file:" + writeFile(t, "pin", pin+"\n"),
@@ -256,7 +257,7 @@ func attachFrom(ctx context.Context, t *testing.T, fill filler[keystoreCase]) re
 	passphrase[7], passphrase[8], passphrase[63] = 0, 0xff, '\n'
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	addKey(ctx, t, v, string(passphrase))
-	c := fill(ctx, t, must(uuid.Parse(v.SecretUUID))(t), passphrase)
+	c := fill(ctx, t, must.Get(uuid.Parse(v.SecretUUID))(t), passphrase)
 	q := peer.Start(t, peer.Options{RootPorts: 1})
 	before := stateOf(ctx, t, q)
 	args := append(c.wrap, c.tool(), "--qmp", q.Socket, "-vv", "--keystore", c.uri, "attach", writeFile(t, "disk.xml", v.DiskXML("vdb", "virtio")))

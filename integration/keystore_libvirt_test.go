@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/libvirtstore"
@@ -32,7 +33,7 @@ type libvirtKeys struct {
 func newLibvirtKeys(t *testing.T, d *peer.Libvirt) *libvirtKeys {
 	t.Helper()
 	l := libvirt.NewWithDialer(dialers.NewLocal(dialers.WithSocket(d.Socket)))
-	check(t, l.Connect())
+	must.OK(t, l.Connect())
 	t.Cleanup(func() { _ = l.Disconnect() }) // libvirtd may have ended
 	return &libvirtKeys{l: l}
 }
@@ -46,12 +47,12 @@ func (k *libvirtKeys) define(t *testing.T, d secrets.Document, value []byte) {
 	if err == nil && value != nil {
 		err = k.l.SecretSetValue(secret, value, 0)
 	}
-	check(t, err)
+	must.OK(t, err)
 }
 
 func libvirtStore(t *testing.T, socket string, timeout time.Duration) *libvirtstore.Store {
 	t.Helper()
-	return must(libvirtstore.New(&url.URL{Scheme: "qemu", Path: "/system", RawQuery: "socket=" + socket}, timeout))(t)
+	return must.Get(libvirtstore.New(&url.URL{Scheme: "qemu", Path: "/system", RawQuery: "socket=" + socket}, timeout))(t)
 }
 
 // gateway is a socket that leads to another, until it is broken or hung.
@@ -65,7 +66,7 @@ type gateway struct {
 func newGateway(t *testing.T, to string) *gateway {
 	t.Helper()
 	g := &gateway{path: filepath.Join(shortDir(t, ""), "s")}
-	g.listener = must(net.Listen("unix", g.path))(t)
+	g.listener = must.Get(net.Listen("unix", g.path))(t)
 	t.Cleanup(func() { _ = g.listener.Close() }) // it may be closed already
 	go func() {
 		for {

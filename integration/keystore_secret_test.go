@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/testserver/kmiptest"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/age"
@@ -46,7 +47,7 @@ func TestSecretsToDisks(t *testing.T) {
 	key := addKey(ctx, t, v, value)
 	opens := awkward()
 	lock := writeFile(t, "lock", opens)
-	check(t, q.Guest().WaitBoot(ctx))
+	must.OK(t, q.Guest().WaitBoot(ctx))
 	before := stateOf(ctx, t, q)
 	plain, sealed, protected := t.TempDir(), filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b")
 	protectedIdentity(ctx, t, protected, opens)
@@ -79,7 +80,7 @@ func protectedIdentity(ctx context.Context, t *testing.T, path, passphrase strin
 		return secrets.New([]byte(passphrase)), nil
 	}})
 	d := secrets.Document{UUID: uuid.New()}
-	check(t, errors.Join(store.Define(ctx, d), store.Remove(ctx, d.Reference())))
+	must.OK(t, errors.Join(store.Define(ctx, d), store.Remove(ctx, d.Reference())))
 }
 
 // secretLife is the life of one secret in one store.
@@ -101,7 +102,7 @@ func (l *secretLife) program(ctx context.Context, t *testing.T, code int, args .
 	}
 	cmd := exec.CommandContext(ctx, luksplug, append(all, args...)...)
 	if l.store.opens != "" {
-		f := must(os.Open(l.store.opens))(t)
+		f := must.Get(os.Open(l.store.opens))(t)
 		defer func() { _ = f.Close() }() // only read
 		cmd.ExtraFiles = []*os.File{f}
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/testserver/barbicantest"
 	"github.com/luksplug/luksplug/internal/testserver/kmiptest"
 	"github.com/luksplug/luksplug/secrets"
@@ -56,7 +57,7 @@ func spoil(t *testing.T, path string, mode os.FileMode, edit func([]byte) []byte
 	if err == nil {
 		err = os.Chmod(path, mode)
 	}
-	check(t, err)
+	must.OK(t, err)
 }
 
 func leakDir(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
@@ -91,7 +92,7 @@ func leakAge(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte)
 	folder, other := t.TempDir(), t.TempDir()
 	c := filled(ctx, t, "age:"+folder, id, passphrase)
 	filled(ctx, t, "age:"+other, id, []byte("another"))
-	identity := must(os.ReadFile(filepath.Join(folder, "identity.txt")))(t)
+	identity := must.Get(os.ReadFile(filepath.Join(folder, "identity.txt")))(t)
 	key := string(identity[strings.LastIndex(strings.TrimSpace(string(identity)), "\n")+1:])
 	lock, wrong := awkward(), awkward()
 	locked := t.TempDir()
@@ -190,12 +191,12 @@ func leakExec(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) 
 // hanging returns a listener that accepts and never answers, and an address at which nothing listens.
 func hanging(t *testing.T, network, address string) (hangs, refuses string) {
 	t.Helper()
-	listener := must(net.Listen(network, address))(t)
+	listener := must.Get(net.Listen(network, address))(t)
 	t.Cleanup(func() { _ = listener.Close() }) // the test has ended
 	if network == "unix" {
 		return listener.Addr().String(), address + ".gone"
 	}
-	other := must(net.Listen(network, address))(t)
+	other := must.Get(net.Listen(network, address))(t)
 	defer func() { _ = other.Close() }() // that is what it is for
 	return listener.Addr().String(), other.Addr().String()
 }
@@ -319,6 +320,6 @@ func leakPKCS11(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []by
 		{"no such token", "no such token", c.renamed(strings.Replace(c.uri, "token=disks", "token=other", 1)), nil},
 		{"no module", "cannot be loaded", c.renamed(strings.Replace(c.uri, "libsofthsm2", "nonexistent", 1)), nil},
 		{"damaged", "not base64", c.renamed(c.uri + "&encoding=base64"), nil},
-		{"gone", "key store pkcs11:", c, func() { check(t, os.RemoveAll(dir)) }},
+		{"gone", "key store pkcs11:", c, func() { must.OK(t, os.RemoveAll(dir)) }},
 	}}
 }

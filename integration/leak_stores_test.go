@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets/keystore"
 )
 
@@ -108,7 +109,7 @@ func newLeakSearch(ctx context.Context, t *testing.T, fill filler[leakPlace]) *l
 	xml := v.DiskXML("sdb", "scsi")
 	s.disk = writeFile(t, "disk.xml", xml)
 	s.wrong = writeFile(t, "wrong.xml", edited(t, other.DiskXML("sdb", "scsi"), other.SecretUUID, v.SecretUUID))
-	id := must(uuid.Parse(v.SecretUUID))(t)
+	id := must.Get(uuid.Parse(v.SecretUUID))(t)
 	s.place = fill(ctx, t, id, []byte(s.passphrase))
 	s.q = peer.Start(t, peer.Options{SCSI: true, Paused: true})
 	s.before = stateOf(ctx, t, s.q)
@@ -198,7 +199,7 @@ func (s *leakSearch) afterwards(t *testing.T) {
 		cmd, mark := s.command(proxy.Address, c, "attach", "--unlock", "qemu", s.disk)
 		b := startCommand(t, cmd)
 		held.wait(t, b)
-		check(t, syscall.Kill(programWith(t, s.place.tool(), mark), end.signal))
+		must.OK(t, syscall.Kill(programWith(t, s.place.tool(), mark), end.signal))
 		if name == "interrupted" {
 			// Else it could be done with the disk before it hears of it.
 			b.waitStderr(s.ctx, t, "told to end")
@@ -254,11 +255,11 @@ func (s *leakSearch) finish(t *testing.T) {
 // programWith returns the process id of the luksplug that has mark in its arguments.
 func programWith(t *testing.T, program, mark string) int {
 	t.Helper()
-	files := must(filepath.Glob("/proc/[0-9]*/cmdline"))(t)
+	files := must.Get(filepath.Glob("/proc/[0-9]*/cmdline"))(t)
 	for _, file := range files {
 		line, _ := os.ReadFile(file) // it may have ended
 		if args := strings.Split(string(line), "\x00"); args[0] == program && slices.Contains(args, mark) {
-			return must(strconv.Atoi(filepath.Base(filepath.Dir(file))))(t)
+			return must.Get(strconv.Atoi(filepath.Base(filepath.Dir(file))))(t)
 		}
 	}
 	t.Fatal("luksplug is not running")

@@ -20,6 +20,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // forms are the ways in which a secret could have been written down.
@@ -73,7 +74,7 @@ func (e evidence) folder(t *testing.T, dir string, except ...string) {
 		e["file "+path] = content
 		return err
 	})
-	check(t, err)
+	must.OK(t, err)
 }
 
 // output takes what a run of the program printed.
@@ -182,7 +183,7 @@ func secretsAppearNowhere(ctx context.Context, t *testing.T, unlock string) {
 	found.hides(t, right)
 	found.hides(t, wrong)
 	found.hides(t, string(v.Passphrase))
-	key := must(v.VolumeKey(ctx))(t)
+	key := must.Get(v.VolumeKey(ctx))(t)
 	found.hides(t, string(key))
 	wantOnWire(t, proxy, string(key), 0)
 	attaches := len(l.sources) + 1 // that send a secret to QEMU, whosever it is
@@ -245,7 +246,7 @@ func (l *leakRun) command(ctx context.Context, t *testing.T, s leakSource, args 
 		cmd.Stdin = strings.NewReader(s.stdin)
 	}
 	if s.fd3 != "" {
-		f := must(os.Open(s.fd3))(t)
+		f := must.Get(os.Open(s.fd3))(t)
 		t.Cleanup(func() { _ = f.Close() }) // only read
 		cmd.ExtraFiles = []*os.File{f}
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // viaLibvirt runs the program on a domain, where it does not find virsh.
@@ -24,15 +25,15 @@ func viaLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, domain strin
 // virsh runs virsh and returns its output without the line's end.
 func virsh(ctx context.Context, t *testing.T, l *peer.Libvirt, args ...string) string {
 	t.Helper()
-	out := must(l.Virsh(ctx, args...))(t)
+	out := must.Get(l.Virsh(ctx, args...))(t)
 	return strings.TrimSpace(out)
 }
 
 // bootedDomain starts a domain whose guest takes commands, and says how its QEMU is.
 func bootedDomain(ctx context.Context, t *testing.T, l *peer.Libvirt) (*peer.Domain, peer.State) {
 	t.Helper()
-	d := must(l.StartDomain(ctx, peer.DomainOptions{Guest: true}))(t)
-	check(t, d.Guest().WaitBoot(ctx))
+	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{Guest: true}))(t)
+	must.OK(t, d.Guest().WaitBoot(ctx))
 	before := stateOf(ctx, t, d)
 	return d, before
 }
@@ -87,7 +88,7 @@ func TestLibvirtHandOver(t *testing.T) {
 // wantTrace checks that the header was passed as a descriptor, or else as a file.
 func wantTrace(t *testing.T, path string, passing bool) {
 	t.Helper()
-	trace := must(os.ReadFile(path))(t)
+	trace := must.Get(os.ReadFile(path))(t)
 	for text, want := range map[string]bool{`"execute":"add-fd"`: passing, `"/dev/fdset/`: passing, `/luksplug-vdb-header-storage"`: !passing} {
 		if bytes.Contains(trace, []byte(text)) != want {
 			t.Errorf("%s among the commands: %v, want %v", text, !want, want)
@@ -109,7 +110,7 @@ func TestLibvirtDomain(t *testing.T) {
 		viaLibvirt(ctx, t, l, d.Name, args...).want(t, 0)
 		dev := guestDisk(ctx, t, d, "over-rpc")
 		pattern := []byte("written in a libvirt domain. ")
-		check(t, d.Guest().WritePattern(ctx, dev, 3, 1, pattern))
+		must.OK(t, d.Guest().WritePattern(ctx, dev, 3, 1, pattern))
 		// The other ways to name the domain.
 		disks := disksIn[listEntry](t, viaLibvirt(ctx, t, l, virsh(ctx, t, l, "domid", d.Name), "list", "--output", "json"))
 		if len(disks) != 1 || disks[0].Target != "vdb" || disks[0].State != "attached" || disks[0].Payload != v.Payload || disks[0].Header != v.Header {
@@ -197,9 +198,9 @@ func besideLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.D
 // unplugByLibvirt returns when libvirt has taken a disk of its own out.
 func unplugByLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.Domain, target string) {
 	t.Helper()
-	m := must(d.Monitor(ctx))(t)
+	m := must.Get(d.Monitor(ctx))(t)
 	virsh(ctx, t, l, "detach-disk", d.Name, target, "--live")
-	must(m.WaitEvent(ctx, func(e peer.Event) bool {
+	must.Get(m.WaitEvent(ctx, func(e peer.Event) bool {
 		return e.Name == "DEVICE_DELETED" && strings.Contains(string(e.Data), `"device": "virtio-disk`)
 	}))(t)
 	virsh(ctx, t, l, "dumpxml", d.Name) // libvirt removes the nodes before it answers

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // luksplug is the path of the program under test.
@@ -130,23 +131,6 @@ func (r result) decode(t *testing.T, into any) {
 	}
 }
 
-// must takes what a call returned, for must(f())(t): the value, or the end of the test at an error.
-func must[T any](value T, err error) func(testing.TB) T {
-	return func(t testing.TB) T {
-		t.Helper()
-		check(t, err)
-		return value
-	}
-}
-
-// check ends the test at an error.
-func check(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
 // disksIn returns the disks that list has printed.
 func disksIn[T any](t *testing.T, r result) []T {
 	t.Helper()
@@ -166,7 +150,7 @@ func bounded(t *testing.T) context.Context {
 // shortDir makes a directory below parent, "" for the usual one, whose path is short enough for a socket.
 func shortDir(t *testing.T, parent string) string {
 	t.Helper()
-	dir := must(os.MkdirTemp(parent, "luksplug-test-"))(t)
+	dir := must.Get(os.MkdirTemp(parent, "luksplug-test-"))(t)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return dir
 }
@@ -175,7 +159,7 @@ func shortDir(t *testing.T, parent string) string {
 func writeFile(t *testing.T, name, content string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
-	check(t, os.WriteFile(path, []byte(content), 0o600))
+	must.OK(t, os.WriteFile(path, []byte(content), 0o600))
 	return path
 }
 
@@ -183,7 +167,7 @@ func writeFile(t *testing.T, name, content string) string {
 func script(t *testing.T, name, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
-	check(t, os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o755))
+	must.OK(t, os.WriteFile(path, []byte("#!/bin/sh\n"+text+"\n"), 0o755))
 	return path
 }
 
@@ -196,7 +180,7 @@ type machine interface {
 // stateOf queries what exists in the VM, through another monitor than the program's.
 func stateOf(ctx context.Context, t *testing.T, vm machine) peer.State {
 	t.Helper()
-	return must(vm.State(ctx))(t)
+	return must.Get(vm.State(ctx))(t)
 }
 
 // wantSame ends the test unless the VM is as it was before.
@@ -220,12 +204,12 @@ func booted(ctx context.Context, t *testing.T, o peer.Options) *peer.QEMU {
 	t.Helper()
 	o.Guest = true
 	q := peer.Start(t, o)
-	check(t, q.Guest().WaitBoot(ctx))
+	must.OK(t, q.Guest().WaitBoot(ctx))
 	return q
 }
 
 // guestDisk waits for a disk in the guest and returns its device.
 func guestDisk(ctx context.Context, t *testing.T, vm machine, serial string) string {
 	t.Helper()
-	return must(vm.Guest().WaitDisk(ctx, serial))(t)
+	return must.Get(vm.Guest().WaitDisk(ctx, serial))(t)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/blockgraph/render"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // block is a fenced block of a document.
@@ -135,7 +136,7 @@ var link = regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
 func TestDocsLinks(t *testing.T) {
 	t.Parallel()
 	for _, path := range append(documents(t), filepath.Join(repository, "CHANGELOG.md")) {
-		text := must(os.ReadFile(path))(t)
+		text := must.Get(os.ReadFile(path))(t)
 		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
 			if _, err := os.Stat(filepath.Join(filepath.Dir(path), m[1])); err != nil {
 				t.Errorf("%s: a link leads nowhere: %v", path, err)
@@ -147,23 +148,23 @@ func TestDocsLinks(t *testing.T) {
 // The picture in README.md is what the program draws of the disk there.
 func TestDocsPicture(t *testing.T) {
 	t.Parallel()
-	text := must(os.ReadFile(filepath.Join(repository, "README.md")))(t)
+	text := must.Get(os.ReadFile(filepath.Join(repository, "README.md")))(t)
 	var disk *blockgraph.Disk
 	for _, b := range blocks(strings.Split(string(text), "\n")) {
 		if b.name == "vdb.xml" {
-			disk = must(diskxml.ParseDisk([]byte(strings.Join(b.lines, "\n"))))(t)
+			disk = must.Get(diskxml.ParseDisk([]byte(strings.Join(b.lines, "\n"))))(t)
 		}
 	}
 	if disk == nil {
 		t.Fatal("README.md has no vdb.xml")
 	}
 	for name, unlock := range map[string]blockgraph.Unlock{"vdb.svg": {}, "vdb-ephemeral.svg": {Method: blockgraph.MethodEphemeralHeader}} {
-		graph := must(blockgraph.Build(disk, blockgraph.Machine{}, unlock))(t)
+		graph := must.Get(blockgraph.Build(disk, blockgraph.Machine{}, unlock))(t)
 		path := filepath.Join(repository, "docs", "img", name)
 		if *updateDocs {
-			check(t, os.WriteFile(path, []byte(render.SVG(graph)), 0o644))
+			must.OK(t, os.WriteFile(path, []byte(render.SVG(graph)), 0o644))
 		}
-		got := must(os.ReadFile(path))(t)
+		got := must.Get(os.ReadFile(path))(t)
 		if !bytes.Equal(got, []byte(render.SVG(graph))) {
 			t.Errorf("%s is not what luksplug plan --output svg draws of README.md's vdb.xml: run this test with -update-docs", path)
 		}
@@ -176,8 +177,8 @@ var requirement = regexp.MustCompile(`(?m)^(?:require )?\s*([a-z][^\s]*\.[^\s]*/
 // docs/dependencies.md names the modules that the packages import, with the versions of go.mod.
 func TestDocsDependencies(t *testing.T) {
 	t.Parallel()
-	mod := must(os.ReadFile(filepath.Join(repository, "go.mod")))(t)
-	doc := must(os.ReadFile(filepath.Join(repository, "docs", "dependencies.md")))(t)
+	mod := must.Get(os.ReadFile(filepath.Join(repository, "go.mod")))(t)
+	doc := must.Get(os.ReadFile(filepath.Join(repository, "docs", "dependencies.md")))(t)
 	versions := map[string]string{}
 	for _, m := range requirement.FindAllStringSubmatch(string(mod), -1) {
 		versions[m[1]] = m[2]
@@ -191,7 +192,7 @@ func TestDocsDependencies(t *testing.T) {
 	}
 	list := exec.Command("go", "list", "-tags", "pkcs11", "-test", "-f", `{{join .Imports "\n"}}{{"\n"}}{{join .TestImports "\n"}}{{"\n"}}{{join .XTestImports "\n"}}`, "../...")
 	list.Env = append(os.Environ(), "CGO_ENABLED=1") // else the tag has no effect
-	imports := must(list.Output())(t)
+	imports := must.Get(list.Output())(t)
 	for module := range versions {
 		direct := false
 		for path := range strings.Lines(string(imports)) {

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestMasterKeyOfLibvirt attaches disks to a domain whose libvirtd logs its monitors' traffic, with each
@@ -67,7 +68,7 @@ func TestMasterKeyOfLibvirt(t *testing.T) {
 // vector.
 func wantSealed(t *testing.T, trace string, n int) {
 	t.Helper()
-	content := must(os.ReadFile(trace))(t)
+	content := must.Get(os.ReadFile(trace))(t)
 	var vectors []string
 	for line := range bytes.Lines(content) {
 		var entry struct {
@@ -79,7 +80,7 @@ func wantSealed(t *testing.T, trace string, n int) {
 				}
 			}
 		}
-		check(t, json.Unmarshal(line, &entry))
+		must.OK(t, json.Unmarshal(line, &entry))
 		a := entry.Message.Arguments
 		if entry.Message.Execute != "object-add" || a.Type != "secret" {
 			continue
@@ -104,7 +105,7 @@ func TestMasterKeyInAnotherNamespace(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "master.key")
 	inside := writeFile(t, "inside", strings.Repeat("i", 32))
-	check(t, os.WriteFile(path, bytes.Repeat([]byte{'o'}, 32), 0o600))
+	must.OK(t, os.WriteFile(path, bytes.Repeat([]byte{'o'}, 32), 0o600))
 	script := writeFile(t, "start", `mount --make-rprivate / && mount --bind "$1" "$2" && shift 2 && exec "$@"`)
 	q := peer.Start(t, peer.Options{RootPorts: 2, Paused: true, Through: []string{"unshare", "--mount", "sh", script, inside, path},
 		Extra: []string{"-object", "secret,id=masterKey0,format=raw,file=" + path}})

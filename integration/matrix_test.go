@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestMatrix is the proof of the main task: every kind of volume in every place is attached, written by the
@@ -74,7 +75,7 @@ func roundTrip(ctx context.Context, t *testing.T, q *peer.QEMU, where place, unl
 	const filled, fill = 33, 0xa7 // one byte over and over is what qemu-io can check by itself
 	p.write(ctx, t, dev, []int{filled}, []byte{fill})
 	p.detach(ctx, t)
-	check(t, q.Guest().WaitGone(ctx, dev))
+	must.OK(t, q.Guest().WaitGone(ctx, dev))
 	wantSame(ctx, t, q, before)
 
 	tool(ctx, t, q.Socket, "detach", p.target).want(t, 5)
@@ -157,7 +158,7 @@ func (p *plug) inGuest(ctx context.Context, t *testing.T) string {
 func (p *plug) write(ctx context.Context, t *testing.T, dev string, mibs []int, pattern []byte) {
 	t.Helper()
 	for _, m := range mibs {
-		check(t, p.q.Guest().WritePattern(ctx, dev, m, 1, pattern))
+		must.OK(t, p.q.Guest().WritePattern(ctx, dev, m, 1, pattern))
 		wantHash(ctx, t, p.q, dev, m, pattern)
 	}
 }
@@ -197,7 +198,7 @@ func (p *plug) readOnHost(ctx context.Context, t *testing.T, mibs []int, pattern
 			t.Fatalf("the host does not read in MiB %d what the guest wrote; error %v", m, err)
 		}
 	}
-	cipher := must(os.ReadFile(p.Payload))(t)
+	cipher := must.Get(os.ReadFile(p.Payload))(t)
 	// A part of the pattern: whole ones could be cut by the blocks of qcow2.
 	if bytes.Contains(cipher, pattern[:16]) {
 		t.Errorf("%s holds plaintext", p.Payload)

@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // inMemory reports whether a process has one of the texts in memory that it can write to: see proc(5) on
@@ -21,7 +22,7 @@ import (
 func inMemory(t *testing.T, pid int, texts ...[]byte) bool {
 	t.Helper()
 	dir := filepath.Join("/proc", strconv.Itoa(pid))
-	maps := must(os.ReadFile(filepath.Join(dir, "maps")))(t)
+	maps := must.Get(os.ReadFile(filepath.Join(dir, "maps")))(t)
 	memory, err1 := os.Open(filepath.Join(dir, "mem"))
 	pages, err2 := os.Open(filepath.Join(dir, "pagemap"))
 	if err1 != nil || err2 != nil {

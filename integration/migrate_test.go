@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // hosts are two hosts between which a domain moves, with the same files, and each its own libvirt, keys and
@@ -55,7 +56,7 @@ func (h *hosts) plug(ctx context.Context, t *testing.T, p plugged) {
 // plugAll starts a domain on the source and attaches the hosts' disks. The guest writes its log to them.
 func (h *hosts) plugAll(ctx context.Context, t *testing.T) *guestLog {
 	t.Helper()
-	h.domain = must(h.from.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true}))(t)
+	h.domain = must.Get(h.from.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true}))(t)
 	for _, p := range h.disks {
 		h.from.learn(t, p.volume)
 		h.plug(ctx, t, p)
@@ -81,8 +82,8 @@ func (h *hosts) migrate(ctx context.Context, t *testing.T, flags ...string) erro
 // moved makes the destination the domain's host.
 func (h *hosts) moved(ctx context.Context, t *testing.T) {
 	t.Helper()
-	d := must(h.to.Receive(h.domain))(t)
-	check(t, d.Reconnect(ctx))
+	d := must.Get(h.to.Receive(h.domain))(t)
+	must.OK(t, d.Reconnect(ctx))
 	h.domain, h.from, h.to = d, h.to, h.from
 }
 
@@ -97,7 +98,7 @@ func (h *hosts) end(ctx context.Context, t *testing.T, log *guestLog) {
 		checkVolumeLog(ctx, t, p.volume, h.devices[i], lines)
 	}
 	if h.plain != "" {
-		checkLog(t, must(os.ReadFile(h.plain))(t), h.devices[len(h.disks)], lines)
+		checkLog(t, must.Get(os.ReadFile(h.plain))(t), h.devices[len(h.disks)], lines)
 	}
 }
 
@@ -138,10 +139,10 @@ func TestMigrate(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	h, log := newHosts(ctx, t, newHookHost(t, ""))
-	must(h.to.Receive(h.domain))(t)
+	must.Get(h.to.Receive(h.domain))(t)
 	first := h.disks[0].volume
 	key := h.to.keyFile(t, first)
-	check(t, os.Remove(key))
+	must.OK(t, os.Remove(key))
 	h.wantRefused(ctx, t, log, "secret")
 	h.to.learn(t, first)
 	folder := filepath.Dir(first.Header)
@@ -160,7 +161,7 @@ func TestMigrate(t *testing.T) {
 		}
 	}
 	for _, flags := range [][]string{{"--persistent", "--undefinesource"}, {"--persistent", "--undefinesource", "--p2p"}} {
-		check(t, h.migrate(ctx, t, flags...))
+		must.OK(t, h.migrate(ctx, t, flags...))
 		h.from.wantClean(ctx, t)
 		h.moved(ctx, t)
 		log.wantMore(ctx, t, h.domain.Guest())
@@ -191,7 +192,7 @@ func TestMigrateToNoLuksplug(t *testing.T) {
 		{volume: peer.NewVolume(t, peer.DetachedRaw), target: "vdc"},
 	}}
 	log := h.plugAll(ctx, t)
-	must(h.to.Receive(h.domain))(t)
+	must.Get(h.to.Receive(h.domain))(t)
 	report := h.check(ctx, t, 0, "--prepare")
 	if !strings.Contains(report, "?   luksplug, its hook and the keys") || !strings.Contains(report, "?   disk vdc: no pool of the destination has") || !strings.Contains(report, "given luksplug-vdb-secret0") {
 		t.Errorf("migrate-check says %s", report)
@@ -241,7 +242,7 @@ func TestMigrateTakenBack(t *testing.T) {
 		h.to.learn(t, p.volume)
 	}
 	log := h.plugAll(ctx, t)
-	d := must(h.to.Receive(h.domain))(t)
+	d := must.Get(h.to.Receive(h.domain))(t)
 	h.check(ctx, t, 0, append(h.shell(ctx), "--prepare")...)
 	migrated := make(chan error, 1)
 	go func() { migrated <- h.migrate(ctx, t, "--bandwidth", "5") }()
@@ -265,7 +266,7 @@ func TestMigrateTakenBack(t *testing.T) {
 	}
 	log.wantMore(ctx, t, h.domain.Guest())
 	h.to.wantClean(ctx, t)
-	check(t, h.migrate(ctx, t))
+	must.OK(t, h.migrate(ctx, t))
 	h.moved(ctx, t)
 	h.from.tool(ctx, t, h.domain, "repair").want(t, 0)
 	h.end(ctx, t, log)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // keysOf are the members of a JSON object, sorted.
@@ -139,9 +140,9 @@ func TestJSONOfRepair(t *testing.T) {
 		t.Errorf("nothing was there, and repair says %+v", repaired)
 	}
 	for _, node := range []string{"luksplug-vdb-payload-storage", "not-ours"} {
-		must(q.Query(ctx, "blockdev-add", map[string]any{"driver": "null-co", "node-name": node, "read-zeroes": true}))(t)
+		must.Get(q.Query(ctx, "blockdev-add", map[string]any{"driver": "null-co", "node-name": node, "read-zeroes": true}))(t)
 	}
-	must(q.Query(ctx, "object-add", map[string]any{"qom-type": "secret", "id": "luksplug-vdb-secret0", "data": "x"}))(t)
+	must.Get(q.Query(ctx, "object-add", map[string]any{"qom-type": "secret", "id": "luksplug-vdb-secret0", "data": "x"}))(t)
 	tool(ctx, t, q.Socket, "list").want(t, 0).wantStdout(t, "leftover")
 	tool(ctx, t, q.Socket, "repair", "--output", "json").want(t, 0).decode(t, &repaired)
 	if len(repaired.Removed) != 1 || repaired.Removed[0].Target != "vdb" || repaired.Removed[0].State != "leftover" ||

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/qmp/qmplibvirt"
 )
@@ -24,14 +25,14 @@ func TestVirshPassesFile(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	daemon := peer.Libvirtd(t)
-	domain := must(daemon.StartDomain(ctx, peer.DomainOptions{}))(t)
+	domain := must.Get(daemon.StartDomain(ctx, peer.DomainOptions{}))(t)
 	before := stateOf(ctx, t, domain)
 	l := libvirt.NewWithDialer(dialers.NewLocal(dialers.WithSocket(daemon.Socket)))
-	check(t, l.ConnectToURI(libvirt.QEMUSystem))
+	must.OK(t, l.ConnectToURI(libvirt.QEMUSystem))
 	defer func() { _ = l.Disconnect() }() // the daemon ends with the test
-	handle := must(l.DomainLookupByName(domain.Name))(t)
+	handle := must.Get(l.DomainLookupByName(domain.Name))(t)
 	virsh := qmplibvirt.Virsh{Program: virshProgram(ctx, t, daemon), URI: daemon.URI, Domain: uuid.UUID(handle.UUID).String()}
-	client := must(qmplibvirt.NewClient(ctx, l, handle, virsh.PassFile))(t)
+	client := must.Get(qmplibvirt.NewClient(ctx, l, handle, virsh.PassFile))(t)
 	defer func() { _ = client.Close() }() // as above
 	if !client.PassesFiles() {
 		t.Error("PassesFiles is false")
@@ -49,7 +50,7 @@ func TestVirshPassesFile(t *testing.T) {
 		{Execute: "blockdev-add", Arguments: node},
 		{Execute: "remove-fd", Arguments: set},
 	} {
-		must(client.Execute(ctx, cmd))(t)
+		must.Get(client.Execute(ctx, cmd))(t)
 	}
 	if _, err := file.Stat(); err != nil {
 		t.Errorf("the file is no longer the caller's: %v", err)
@@ -99,10 +100,10 @@ func virshProgram(ctx context.Context, t *testing.T, daemon *peer.Libvirt) strin
 // sealedMemfd is what attach hands over: a file that cannot be changed.
 func sealedMemfd(t *testing.T, size int64) *os.File {
 	t.Helper()
-	fd := must(unix.MemfdCreate("test", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING))(t)
+	fd := must.Get(unix.MemfdCreate("test", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING))(t)
 	file := os.NewFile(uintptr(fd), "memfd")
 	t.Cleanup(func() { _ = file.Close() }) // nothing was written
-	check(t, file.Truncate(size))
-	must(unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE))(t)
+	must.OK(t, file.Truncate(size))
+	must.Get(unix.FcntlInt(uintptr(fd), unix.F_ADD_SEALS, unix.F_SEAL_SEAL|unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_WRITE))(t)
 	return file
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // versionCase is a disk that some versions of QEMU can take.
@@ -85,7 +86,7 @@ func TestPlansRefused(t *testing.T) {
 			t.Run(c.name, func(t *testing.T) {
 				disk := parseDisk(t, c.name, c.xml)
 				machine := blockgraph.Machine{ReconnectSeconds: e.before(t, "9.2")}
-				graph := must(blockgraph.Build(disk, machine, blockgraph.Unlock{}))(t)
+				graph := must.Get(blockgraph.Build(disk, machine, blockgraph.Unlock{}))(t)
 				err := e.vm.CheckPlan(ctx, graph.Plan())
 				switch {
 				case c.since != "" && e.before(t, c.since), c.until != "" && !e.before(t, c.until):
@@ -132,7 +133,7 @@ func TestCheckPlanFails(t *testing.T) {
 			{"device_add", "no-such-property", 1, "the property no-such-property of virtio-blk-pci"},
 			{"device_add", "driver", "no-such-device", "no-such-device"},
 		} {
-			graph := must(blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{}))(t)
+			graph := must.Get(blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{}))(t)
 			plan, changed := graph.Plan(), false
 			for i, s := range plan.Steps {
 				if s.Do.Execute == c.command && !changed {
@@ -156,8 +157,8 @@ func TestVHostUserSpelling(t *testing.T) {
 	const doc = "<disk type='vhostuser'><driver type='raw'/><source type='unix' path='/run/luksplug-no-such.sock'><reconnect enabled='yes' timeout='7'/></source>" + diskOf
 	eachEmulator(t, peer.Options{RootPorts: 1}, func(t *testing.T, e emulator) {
 		ctx := bounded(t)
-		state := must(e.vm.State(ctx))(t)
-		plan := must(e.vm.Plan(ctx, parseDisk(t, "disk", doc), state, blockgraph.Unlock{}))(t)
+		state := must.Get(e.vm.State(ctx))(t)
+		plan := must.Get(e.vm.Plan(ctx, parseDisk(t, "disk", doc), state, blockgraph.Unlock{}))(t)
 		add := plan.Steps[0].Do
 		want := `"reconnect-ms":7000`
 		if e.before(t, "9.2") {
@@ -183,7 +184,7 @@ func TestCertificateOfVersions(t *testing.T) {
 		ctx := bounded(t)
 		disk := parseDisk(t, "disk", doc)
 		disk.Image.Source.Network.(*blockgraph.NBD).TLS.Dir = folder
-		graph := must(blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{}))(t)
+		graph := must.Get(blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{}))(t)
 		plan := graph.Plan()
 		check := e.vm.CheckPlan(ctx, plan)
 		add := plan.Steps[0].Do

@@ -15,6 +15,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -90,9 +91,9 @@ func (e emulator) checkPlans(t *testing.T, disks []plannedDisk) {
 func checkDaemon(t *testing.T, schema *qmp.Schema, plan *blockgraph.Plan) (blockgraph.Feature, error) {
 	t.Helper()
 	for _, s := range plan.Steps {
-		text := must(json.Marshal(s.Do.Arguments))(t) // a secret is the text [redacted]
+		text := must.Get(json.Marshal(s.Do.Arguments))(t) // a secret is the text [redacted]
 		var members map[string]json.RawMessage
-		check(t, json.Unmarshal(text, &members))
+		must.OK(t, json.Unmarshal(text, &members))
 		var arguments qmp.Object
 		for name, value := range members {
 			arguments = append(arguments, qmp.Member{Name: name, Value: value})
@@ -130,10 +131,10 @@ func goldenDisks(t *testing.T) []plannedDisk {
 		"q35":        {Type: "q35", Ports: []blockgraph.Port{{Bus: "rp1"}}, USB: true},
 		"pc":         {Type: "pc", RootSlots: []uint{0, 1}, USB: true, SCSI: []blockgraph.SCSIController{{ID: "scsi0"}}},
 	}
-	files := must(filepath.Glob(filepath.Join(repository, "blockgraph", "render", "testdata", "*", "*.txtar")))(t)
+	files := must.Get(filepath.Glob(filepath.Join(repository, "blockgraph", "render", "testdata", "*", "*.txtar")))(t)
 	var out []plannedDisk
 	for _, file := range files {
-		data := must(os.ReadFile(file))(t)
+		data := must.Get(os.ReadFile(file))(t)
 		_, rest, ok := strings.Cut(string(data), "-- disk.xml --\n")
 		if !ok {
 			t.Fatalf("%s has no disk", file)
@@ -162,14 +163,14 @@ func parseDisk(t *testing.T, name, doc string) *blockgraph.Disk {
 // kitDisks are those of the conformance kit, each for the machine that it is of.
 func kitDisks(t *testing.T) []plannedDisk {
 	t.Helper()
-	files := must(filepath.Glob(filepath.Join(conformanceKit(t), "corpus", "*", "disk.xml")))(t)
+	files := must.Get(filepath.Glob(filepath.Join(conformanceKit(t), "corpus", "*", "disk.xml")))(t)
 	var out []plannedDisk
 	for _, file := range files {
 		name := filepath.Base(filepath.Dir(file))
 		if _, no := unreachable[name]; no {
 			continue
 		}
-		doc := must(os.ReadFile(file))(t)
+		doc := must.Get(os.ReadFile(file))(t)
 		machine, pools := kitMachine(t, filepath.Dir(file))
 		disk, err := parseDisk(t, name, string(doc)).Translate(pools)
 		if err != nil {
@@ -183,7 +184,7 @@ func kitDisks(t *testing.T) []plannedDisk {
 // kitMachine reads what a case of the kit says of the domain around its disk.
 func kitMachine(t *testing.T, dir string) (blockgraph.Machine, blockgraph.Pools) {
 	t.Helper()
-	data := must(os.ReadFile(filepath.Join(dir, "meta.json")))(t)
+	data := must.Get(os.ReadFile(filepath.Join(dir, "meta.json")))(t)
 	var meta struct {
 		Pools   []string `json:"pools"`
 		Context struct {

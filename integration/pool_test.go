@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestLibvirtPool attaches header and payload that are volumes of a pool, and refuses volumes that libvirt
@@ -16,11 +17,11 @@ func TestLibvirtPool(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.Libvirtd(t)
-	d := must(l.StartDomain(ctx, peer.DomainOptions{SCSI: true}))(t) // SCSI disks leave a VM that has not run
+	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{SCSI: true}))(t) // SCSI disks leave a VM that has not run
 	v := peer.NewVolume(t, peer.DetachedQcow2)
 	folder := t.TempDir()
 	for name, path := range map[string]string{"data": v.Payload, "header": v.Header} {
-		check(t, os.Rename(path, filepath.Join(folder, name)))
+		must.OK(t, os.Rename(path, filepath.Join(folder, name)))
 	}
 	virsh(ctx, t, l, "pool-create-as", "disks", "dir", "--target", folder)
 	xml := func(pool, data string) string {
@@ -62,7 +63,7 @@ func TestLibvirtContext(t *testing.T) {
 	d, err := l.StartDomain(ctx, peer.DomainOptions{SCSI: true, Devices: `<disk type='file'><driver type='raw'/><source file='` + image + `'/>
   <target dev='sda' bus='scsi'/><iotune><total_iops_sec>100</total_iops_sec><group_name>shared</group_name></iotune>
   <serial>first</serial><wwn>5000c50015ea71ad</wwn></disk>`})
-	check(t, err)
+	must.OK(t, err)
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
 	before := stateOf(ctx, t, d)
 	for _, c := range []struct{ target, extra, says string }{

@@ -8,6 +8,7 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // recordedDisk is a disk as list shows it.
@@ -54,7 +55,7 @@ func TestRecord(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.Libvirtd(t)
-	d := must(l.StartDomain(ctx, peer.DomainOptions{Persistent: true, SCSI: true}))(t)
+	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{Persistent: true, SCSI: true}))(t)
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	attach := append(attachArgs(t, v, v.DiskXML("sda", "scsi")), "--persistent")
 	viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 0)
@@ -76,7 +77,7 @@ func TestRecord(t *testing.T) {
 	wantRecorded(ctx, t, l, d, want)
 
 	// The disk is removed without luksplug.
-	must(must(d.Monitor(ctx))(t).Execute(ctx, "device_del", map[string]any{"id": "luksplug-sda"}))(t)
+	must.Get(must.Get(d.Monitor(ctx))(t).Execute(ctx, "device_del", map[string]any{"id": "luksplug-sda"}))(t)
 	for ctx.Err() == nil && listOf(ctx, t, l, d.Name)[0].State != "leftover" {
 		continue // a device is gone a moment before its node is free
 	}
@@ -108,7 +109,7 @@ func TestRecordOfADomainThatIsOff(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.Libvirtd(t)
-	d := must(l.StartDomain(ctx, peer.DomainOptions{Persistent: true, Off: true, SCSI: true}))(t)
+	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{Persistent: true, Off: true, SCSI: true}))(t)
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
 	attach := attachArgs(t, v, v.DiskXML("sda", "scsi"))
 	got := viaLibvirt(ctx, t, l, d.Name, append(attach, "--persistent", "--optional")...).want(t, 0)

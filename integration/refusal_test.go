@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // refusal is a command that luksplug has to refuse.
@@ -272,7 +273,7 @@ func readOnlyFor(ctx context.Context, t *testing.T, path, address string, args .
 	t.Helper()
 	args = append([]string{luksplug, "--qmp", address}, args...)
 	if os.Geteuid() != 0 {
-		check(t, os.Chmod(path, 0o400))
+		must.OK(t, os.Chmod(path, 0o400))
 		return exec.CommandContext(ctx, args[0], args[1:]...)
 	}
 	const script = `set -e; mount --make-rprivate /; mount --bind "$1" "$1"; mount -o remount,ro,bind "$1"; shift; exec "$@"`
@@ -283,21 +284,21 @@ func readOnlyFor(ctx context.Context, t *testing.T, path, address string, args .
 func sized(t *testing.T, name string, size int64) string {
 	t.Helper()
 	path := writeFile(t, name, "")
-	check(t, os.Truncate(path, size))
+	must.OK(t, os.Truncate(path, size))
 	return path
 }
 
 // cutOff copies the first bytes of a header, without its key slots.
 func cutOff(t *testing.T, header string) string {
 	t.Helper()
-	return writeFile(t, "cut.hdr", string(must(os.ReadFile(header))(t)[:100]))
+	return writeFile(t, "cut.hdr", string(must.Get(os.ReadFile(header))(t)[:100]))
 }
 
 // linked is another name of a file.
 func linked(t *testing.T, path string) string {
 	t.Helper()
 	link := filepath.Join(t.TempDir(), "link")
-	check(t, os.Symlink(path, link))
+	must.OK(t, os.Symlink(path, link))
 	return link
 }
 
@@ -305,10 +306,10 @@ func linked(t *testing.T, path string) string {
 func keyFolder(t *testing.T, name string, key []byte, mode os.FileMode) string {
 	t.Helper()
 	dir := t.TempDir()
-	check(t, os.Chmod(dir, 0o700))
+	must.OK(t, os.Chmod(dir, 0o700))
 	path := filepath.Join(dir, name)
-	check(t, os.WriteFile(path, key, mode))
-	check(t, os.Chmod(path, mode)) // whatever the umask is
+	must.OK(t, os.WriteFile(path, key, mode))
+	must.OK(t, os.Chmod(path, mode)) // whatever the umask is
 	return dir
 }
 

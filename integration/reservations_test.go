@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // lunXML is a LUN of the host with those reservations.
@@ -35,12 +36,12 @@ func asDisk(t *testing.T, q *peer.QEMU) *peer.Proxy {
 // managers asks QEMU for its reservation managers, and whether each has a helper.
 func managers(ctx context.Context, t *testing.T, q *peer.QEMU) map[string]bool {
 	t.Helper()
-	reply := must(q.Query(ctx, "query-pr-managers", nil))(t)
+	reply := must.Get(q.Query(ctx, "query-pr-managers", nil))(t)
 	var list []struct {
 		ID        string
 		Connected bool
 	}
-	check(t, json.Unmarshal(reply, &list))
+	must.OK(t, json.Unmarshal(reply, &list))
 	out := map[string]bool{}
 	for _, m := range list {
 		out[m.ID] = m.Connected

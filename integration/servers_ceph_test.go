@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // rbdNamed names the image and the user in other ways: the cluster by a monitor without a port and by Ceph's
@@ -14,7 +15,7 @@ import (
 func rbdNamed(t *testing.T, ceph *peer.Ceph) {
 	ctx := bounded(t)
 	r := newRBD(ctx, t, ceph, peer.EmbeddedLUKS, "named")
-	key := must(base64.StdEncoding.DecodeString(ceph.Key))(t)
+	key := must.Get(base64.StdEncoding.DecodeString(ceph.Key))(t)
 	r.keys["ceph-client.vm%20of%20tests"] = string(key)
 	inner := "<auth username='vm'><secret type='ceph' usage='client.vm of tests'/></auth>" + r.encryption("")
 	source := func(cluster, more string) string {
@@ -26,7 +27,7 @@ func rbdNamed(t *testing.T, ceph *peer.Ceph) {
 		r.whileAttached(ctx, t, "auto", func() { r.io(ctx, t, command) })
 	}
 	use(source(ceph.HostXML(0), ""), "write -P 0x51 1M 1M")
-	must(ceph.RBD(ctx, "snap", "create", "rbd/named@one"))(t)
+	must.Get(ceph.RBD(ctx, "snap", "create", "rbd/named@one"))(t)
 	use(source("", ceph.ConfigXML(t)), "write -P 0x52 1M 1M")
 	snapshot := source(ceph.HostXML(0), "<snapshot name='one'/>")
 	use(snapshot+"<readonly/>", "read -P 0x51 1M 1M")
@@ -58,7 +59,7 @@ func TestCephStopsAnswering(t *testing.T) {
 	} {
 		r.attach(ctx, t, "auto")
 		r.io(ctx, t, "write -P 0x61 1M 1M")
-		check(t, c.suspend())
+		must.OK(t, c.suspend())
 		if c.resume > 0 {
 			time.AfterFunc(c.resume, func() {
 				if err := ceph.Resume(); err != nil {
@@ -69,7 +70,7 @@ func TestCephStopsAnswering(t *testing.T) {
 		begin := time.Now()
 		tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
 		t.Logf("detached after %s while the %s was stopped for %s", time.Since(begin), c.name, c.resume)
-		check(t, ceph.Resume())
+		must.OK(t, ceph.Resume())
 		wantSame(ctx, t, r.q, before)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestHeaderOnServer attaches a volume with payload and header on two servers, over two protocols.
@@ -36,7 +37,7 @@ func TestHeaderOnServer(t *testing.T) {
 
 	// A header that only luksplug reads may be read-only.
 	web := peer.StartWeb(t, nil)
-	check(t, os.Symlink(v.Header, filepath.Join(web.Files, "header.img")))
+	must.OK(t, os.Symlink(v.Header, filepath.Join(web.Files, "header.img")))
 	onWeb := with(auth, web.SourceXML("header.img", "<cookies><cookie name='session'>"+web.Cookie+"</cookie></cookies>"+r.auth(web.User, web.Password)))
 	r.use(t, onWeb)
 	r.whileAttached(ctx, t, "auto", func() { r.io(ctx, t, "read -P 0xa2 4M 1M") })

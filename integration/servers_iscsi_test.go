@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestISCSI attaches a volume of a target with CHAP.
@@ -123,7 +124,7 @@ func TestServerStopsAnswering(t *testing.T) {
 	}})
 	got := tool(ctx, t, proxy.Address, "--timeout", "3s", "--keystore", "dir:"+r.keyStore(t), "attach", xml).want(t, 7)
 	wantTexts(t, "the error", failure(got), []string{"possibly left behind", "luksplug repair"})
-	check(t, server.Resume())
+	must.OK(t, server.Resume())
 	tool(ctx, t, r.q.Socket, "repair").want(t, 0)
 	wantSame(ctx, t, r.q, before)
 }

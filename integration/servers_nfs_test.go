@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestNFS attaches a volume of an NFS server. QEMU and luksplug are in the server's network.
@@ -28,14 +29,14 @@ func TestNFS(t *testing.T) {
 	r.wantWritten(ctx, t)
 
 	// As another user.
-	check(t, os.Chown(v.Payload, 1000, 1000))
+	must.OK(t, os.Chown(v.Payload, 1000, 1000))
 	r.use(t, as("1000", v.Payload))
 	r.writeEachWay(ctx, t, []another{{source: good, says: "1000, not none"}})
 	r.wantWritten(ctx, t)
 
-	check(t, os.Chmod(v.Payload, 0o600))
+	must.OK(t, os.Chmod(v.Payload, 0o600))
 	readable := filepath.Join(server.Files, "readable.img")
-	check(t, os.WriteFile(readable, must(os.ReadFile(v.Payload))(t), 0o444))
+	must.OK(t, os.WriteFile(readable, must.Get(os.ReadFile(v.Payload))(t), 0o444))
 	elsewhere := func(host string) string {
 		return "<source protocol='nfs' name='" + v.Payload + "'>" + host + r.encryption("") + "</source>"
 	}
@@ -52,18 +53,18 @@ func TestNFS(t *testing.T) {
 		{name: "nobody there", source: elsewhere("<host name='192.0.2.1'/>"), code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}},
 		{name: "unknown host", source: elsewhere("<host name='nowhere.invalid'/>"), code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}, ways: []string{"auto"}},
 	})
-	check(t, server.Suspend())
+	must.OK(t, server.Suspend())
 	r.wantRefused(ctx, t, []refusedBy{silence("silence", good)})
-	check(t, server.Resume())
+	must.OK(t, server.Resume())
 
 	// QEMU asks the server for the file's size at each query of its nodes, and blocks until it answers.
 	r.use(t, good)
 	before := stateOf(ctx, t, r.q)
 	r.attach(ctx, t, "auto")
-	check(t, server.Suspend())
+	must.OK(t, server.Suspend())
 	got := tool(ctx, t, r.q.Socket, "--timeout", "3s", "list").want(t, 1)
 	wantTexts(t, "the error", failure(got), []string{"does not answer", "server"})
-	check(t, server.Resume())
+	must.OK(t, server.Resume())
 	tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
 	wantSame(ctx, t, r.q, before)
 

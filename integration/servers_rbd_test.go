@@ -12,12 +12,13 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // cephx is an <auth> for Ceph. The secret's value is the bytes that Ceph writes as base64, as in libvirt.
 func (r *remote) cephx(t *testing.T, user, key string) string {
 	t.Helper()
-	value := must(base64.StdEncoding.DecodeString(key))(t)
+	value := must.Get(base64.StdEncoding.DecodeString(key))(t)
 	return "<auth username='" + user + "'><secret type='ceph' " + r.secret(string(value)) + "/></auth>"
 }
 
@@ -39,14 +40,14 @@ func TestRBD(t *testing.T) {
 func newRBD(ctx context.Context, t *testing.T, ceph *peer.Ceph, kind peer.VolumeKind, image string) *remote {
 	t.Helper()
 	r := newRemote(t, peer.Start(t, peer.Options{SCSI: true, Paused: true}), peer.NewVolume(t, kind))
-	check(t, ceph.Import(ctx, r.Payload, image))
+	must.OK(t, ceph.Import(ctx, r.Payload, image))
 	return r
 }
 
 // fetch puts the cluster's image in place of the volume's file.
 func (r *remote) fetch(ctx context.Context, t *testing.T, ceph *peer.Ceph, image string) {
 	t.Helper()
-	check(t, ceph.Export(ctx, image, r.Payload))
+	must.OK(t, ceph.Export(ctx, image, r.Payload))
 }
 
 func rbdEmbedded(t *testing.T, ceph *peer.Ceph) {
@@ -65,7 +66,7 @@ func rbdEmbedded(t *testing.T, ceph *peer.Ceph) {
 func rbdDetached(t *testing.T, ceph *peer.Ceph) {
 	ctx := bounded(t)
 	r := newRBD(ctx, t, ceph, peer.DetachedRaw, "payload")
-	check(t, ceph.Import(ctx, r.Header, "header"))
+	must.OK(t, ceph.Import(ctx, r.Header, "header"))
 	auth := r.cephx(t, ceph.User, ceph.Key)
 	before := stateOf(ctx, t, r.q)
 	for _, header := range []string{
@@ -115,16 +116,16 @@ func rbdClone(t *testing.T, ceph *peer.Ceph) {
 	r := newRemote(t, q, ceph.Encrypted(t, "luks1", "parent"))
 	parent := r.SecretUUID
 	parentFile := r.PassphraseFile
-	check(t, ceph.QemuIO(ctx, "write -P 0x77 20M 1M", "parent", ceph.Encrypt("luks", "s0"), parentFile))
+	must.OK(t, ceph.QemuIO(ctx, "write -P 0x77 20M 1M", "parent", ceph.Encrypt("luks", "s0"), parentFile))
 	r.SecretUUID, r.Passphrase = uuid.NewString(), []byte("of the clone "+uuid.NewString())
 	r.PassphraseFile = writeFile(t, "clone", string(r.Passphrase))
 	r.keys[r.SecretUUID] = string(r.Passphrase)
 	for _, args := range [][]string{
 		{"snap", "create", "rbd/parent@one"}, {"snap", "protect", "rbd/parent@one"}, {"clone", "rbd/parent@one", "rbd/clone"},
 	} {
-		must(ceph.RBD(ctx, args...))(t)
+		must.Get(ceph.RBD(ctx, args...))(t)
 	}
-	check(t, ceph.Format(ctx, "clone", "luks1", r.PassphraseFile))
+	must.OK(t, ceph.Format(ctx, "clone", "luks1", r.PassphraseFile))
 	auth, parents := r.cephx(t, ceph.User, ceph.Key), "<secret type='passphrase' uuid='"+parent+"'/>"
 	// This machine's storage daemon has a library that is too old, which says nothing
 	// of the VM's.
@@ -155,7 +156,7 @@ func rbdRefused(t *testing.T, ceph *peer.Ceph) {
 		return "<encryption format='" + format + "' engine='librbd'><secret type='passphrase' " + secret + "/></encryption>"
 	}
 	own, wrong := "uuid='"+r.SecretUUID+"'", r.secret("another passphrase")
-	must(ceph.RBD(ctx, "create", "--size", "8M", "plain"))(t)
+	must.Get(ceph.RBD(ctx, "create", "--size", "8M", "plain"))(t)
 	source := func(image, inner string) string { return ceph.SourceXML(image, inner) }
 	elsewhere := func(host string) string {
 		return "<source protocol='rbd' name='rbd/luks-of-qemu'>" + host + auth + r.encryption("") + "</source>"

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestSSH attaches a volume of an SSH server.
@@ -51,9 +52,9 @@ func TestSSH(t *testing.T) {
 func startKnowing(t *testing.T, server *peer.SSHServer, hosts string) *peer.QEMU {
 	t.Helper()
 	home := t.TempDir()
-	check(t, os.Mkdir(filepath.Join(home, ".ssh"), 0o700))
-	check(t, os.WriteFile(filepath.Join(home, ".ssh", "known_hosts"), []byte(hosts), 0o600))
-	users := must(os.ReadFile("/etc/passwd"))(t)
+	must.OK(t, os.Mkdir(filepath.Join(home, ".ssh"), 0o700))
+	must.OK(t, os.WriteFile(filepath.Join(home, ".ssh", "known_hosts"), []byte(hosts), 0o600))
+	users := must.Get(os.ReadFile("/etc/passwd"))(t)
 	// libssh asks the list of users where the user's home is, not the environment.
 	own := writeFile(t, "passwd", strings.Replace(string(users), ":/root:", ":"+home+":", 1))
 	return peer.Start(t, peer.Options{SCSI: true, Paused: true, Through: peer.Place{

@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // remote is a volume behind a server, and a VM to attach it to.
@@ -68,9 +69,9 @@ func (r *remote) auth(user, password string) string {
 func (r *remote) keyStore(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	check(t, os.Chmod(dir, 0o700))
+	must.OK(t, os.Chmod(dir, 0o700))
 	for id, value := range r.keys {
-		check(t, os.WriteFile(filepath.Join(dir, id), []byte(value), 0o600))
+		must.OK(t, os.WriteFile(filepath.Join(dir, id), []byte(value), 0o600))
 	}
 	return dir
 }
@@ -136,10 +137,10 @@ func (r *remote) wantAnother(ctx context.Context, t *testing.T, disks []another)
 // output.
 func (r *remote) io(ctx context.Context, t *testing.T, command string) {
 	t.Helper()
-	before := must(os.ReadFile(r.q.Log))(t)
-	must(r.q.Query(ctx, "human-monitor-command", map[string]string{
+	before := must.Get(os.ReadFile(r.q.Log))(t)
+	must.Get(r.q.Query(ctx, "human-monitor-command", map[string]string{
 		"command-line": fmt.Sprintf("qemu-io -d /machine/peripheral/luksplug-%s %q", remoteTarget, command)}))(t)
-	after := must(os.ReadFile(r.q.Log))(t)
+	after := must.Get(os.ReadFile(r.q.Log))(t)
 	text := string(after[len(before):])
 	// "wrote 1048576/1048576 bytes at offset 8388608"
 	if !strings.Contains(text, strconv.Itoa(peer.MiB)+"/"+strconv.Itoa(peer.MiB)+" bytes") || strings.Contains(text, "failed") {
@@ -170,7 +171,7 @@ func (r *remote) writeEachWay(ctx context.Context, t *testing.T, others []anothe
 func (r *remote) wantWritten(ctx context.Context, t *testing.T) {
 	t.Helper()
 	for i, unlock := range unlockWays() {
-		plain := must(r.ReadThrough(ctx, int64(3*i+1)*peer.MiB, peer.MiB))(t)
+		plain := must.Get(r.ReadThrough(ctx, int64(3*i+1)*peer.MiB, peer.MiB))(t)
 		if !bytes.Equal(plain, bytes.Repeat([]byte{patternOf(i)}, peer.MiB)) {
 			t.Errorf("written with --unlock %s, and %x... read", unlock, plain[:8])
 		}

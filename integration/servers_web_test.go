@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestWeb reads a volume that a web server has.
@@ -18,7 +19,7 @@ func TestWeb(t *testing.T) {
 	server := peer.StartWeb(t, authority)
 	ca := writeFile(t, "ca.pem", string(authority.Certificate))
 	q := peer.Start(t, peer.Options{SCSI: true, Paused: true, Through: peer.Place{Files: map[string]string{"/etc/ssl/certs/ca-certificates.crt": ca}}.Through(t)})
-	check(t, os.Symlink(v.Payload, filepath.Join(server.Files, "volume.img")))
+	must.OK(t, os.Symlink(v.Payload, filepath.Join(server.Files, "volume.img")))
 	r := newRemote(t, q, v)
 	r.keys["cookie"] = server.Cookie // not looked up: it is in the XML, and to be hidden as well
 	const readOnly = "<readonly/>"
@@ -28,7 +29,7 @@ func TestWeb(t *testing.T) {
 		return server.SourceXML(file, "<ssl verify='yes'/>"+cookies+auth+r.encryption("")) + readOnly
 	}
 	r.use(t, source("volume.img", server.Cookie, good))
-	check(t, v.WriteOnHost(ctx, "write -P 0xb7 1M 1M"))
+	must.OK(t, v.WriteOnHost(ctx, "write -P 0xb7 1M 1M"))
 	for _, unlock := range unlockWays() {
 		r.whileAttached(ctx, t, unlock, func() { r.io(ctx, t, "read -P 0xb7 1M 1M") })
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // limitsOf is what QEMU says of the limits of one disk (query-block).
@@ -26,14 +27,14 @@ type limitsOf struct {
 // limitsIn asks for the limits of the disk whose node is on top.
 func limitsIn(ctx context.Context, t *testing.T, q *peer.QEMU, node string) limitsOf {
 	t.Helper()
-	reply := must(q.Query(ctx, "query-block", nil))(t)
+	reply := must.Get(q.Query(ctx, "query-block", nil))(t)
 	var blocks []struct {
 		Inserted struct {
 			limitsOf
 			Node string `json:"node-name"`
 		}
 	}
-	check(t, json.Unmarshal(reply, &blocks))
+	must.OK(t, json.Unmarshal(reply, &blocks))
 	for _, b := range blocks {
 		if b.Inserted.Node == node {
 			return b.Inserted.limitsOf
@@ -47,7 +48,7 @@ func limitsIn(ctx context.Context, t *testing.T, q *peer.QEMU, node string) limi
 func wantProperties(ctx context.Context, t *testing.T, q *peer.QEMU, device string, properties map[string]string) {
 	t.Helper()
 	for name, want := range properties {
-		got := must(q.Query(ctx, "qom-get", map[string]any{"path": "/machine/peripheral/" + device, "property": name}))(t)
+		got := must.Get(q.Query(ctx, "qom-get", map[string]any{"path": "/machine/peripheral/" + device, "property": name}))(t)
 		if !sameJSON(t, string(got), want) {
 			t.Errorf("QEMU has %s %s, want %s", name, got, want)
 		}
@@ -67,7 +68,7 @@ func TestLimits(t *testing.T) {
 	// A VM that has not run releases disks on SCSI and USB at once.
 	guest := peer.Start(t, peer.Options{RootPorts: 1, Guest: true})
 	paused := peer.Start(t, peer.Options{SCSI: true, Machine: peer.I440FX, Paused: true, Extra: []string{"-device", "qemu-xhci"}})
-	check(t, guest.Guest().WaitBoot(ctx))
+	must.OK(t, guest.Guest().WaitBoot(ctx))
 	for _, c := range []struct {
 		bus, target string
 		q           *peer.QEMU
@@ -104,19 +105,19 @@ func TestThrottleFilters(t *testing.T) {
 
 	p := newPlug(t, q, v, "sdb", "scsi", "<throttlefilters><throttlefilter group='disks'/><throttlefilter group='all'/></throttlefilters>")
 	p.attach(ctx, t)
-	reply := must(q.Query(ctx, "query-named-block-nodes", map[string]any{"flat": true}))(t)
+	reply := must.Get(q.Query(ctx, "query-named-block-nodes", map[string]any{"flat": true}))(t)
 	var nodes []struct {
 		Name string `json:"node-name"`
 		File string
 	}
-	check(t, json.Unmarshal(reply, &nodes))
+	must.OK(t, json.Unmarshal(reply, &nodes))
 	groups := map[string]string{}
 	for _, n := range nodes {
 		if _, options, ok := strings.Cut(n.File, "json:"); ok && strings.Contains(n.Name, "-filter") {
 			var o struct {
 				Group string `json:"throttle-group"`
 			}
-			check(t, json.Unmarshal([]byte(options), &o))
+			must.OK(t, json.Unmarshal([]byte(options), &o))
 			groups[n.Name] = o.Group
 		}
 	}
@@ -181,7 +182,7 @@ func TestAppearance(t *testing.T) {
 	} {
 		t.Run(c.bus, func(t *testing.T) {
 			p := newPlug(t, q, peer.NewVolume(t, peer.EmbeddedLUKS), c.target, c.bus, c.extra)
-			p.xml = writeFile(t, "disk.xml", strings.Replace(string(must(os.ReadFile(p.xml))(t)), "<target ", "<target "+c.onTarget+" ", 1))
+			p.xml = writeFile(t, "disk.xml", strings.Replace(string(must.Get(os.ReadFile(p.xml))(t)), "<target ", "<target "+c.onTarget+" ", 1))
 			p.attach(ctx, t)
 			wantProperties(ctx, t, q, "luksplug-"+c.target, c.properties)
 			p.detach(ctx, t)

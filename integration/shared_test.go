@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestSharedHeader: one header for two payloads is refused, by any name and in any VM, unless the user
@@ -41,7 +42,7 @@ func TestSharedHeader(t *testing.T) {
 			{name: "a copy", args: using(twin), code: 5, says: []string{twin, "in use by disk vdb of VM " + q.Socket, "--allow-shared-header"}},
 		})
 		tool(ctx, t, second.Socket, append(using(twin), "--allow-shared-header")...).want(t, 0)
-		check(t, second.Close())
+		must.OK(t, second.Close())
 	})
 	t.Run("allowed", func(t *testing.T) {
 		tool(ctx, t, q.Socket, append(using(v.Header), "--allow-shared-header")...).want(t, 0).wantStderr(t, "both payloads have the same key")

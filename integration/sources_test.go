@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestSources attaches payloads and headers of block devices and qcow2 images, with the tuning of <driver>,
@@ -61,10 +62,10 @@ func writeThrough(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volum
 	tool(ctx, t, q.Socket, key, "attach", xml).want(t, 0).wantStdout(t, "already attached")
 	dev := guestDisk(ctx, t, q, "source")
 	pattern := []byte("written by a guest that knows of no encryption; ")
-	check(t, q.Guest().WritePattern(ctx, dev, 3, 1, pattern))
+	must.OK(t, q.Guest().WritePattern(ctx, dev, 3, 1, pattern))
 	tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 	wantSame(ctx, t, q, before)
-	plain := must(v.ReadThrough(ctx, 3*peer.MiB, peer.MiB))(t)
+	plain := must.Get(v.ReadThrough(ctx, 3*peer.MiB, peer.MiB))(t)
 	if !bytes.Equal(plain[:len(pattern)], pattern) {
 		t.Errorf("the host reads %q", plain[:len(pattern)])
 	}
@@ -77,7 +78,7 @@ func onBlock(t *testing.T, path string) string { return "dev='" + loopDevice(t, 
 // onLargeBlock gives a qcow2 image, which grows, a device to grow on.
 func onLargeBlock(t *testing.T, path string) string {
 	t.Helper()
-	check(t, os.Truncate(path, 2*peer.VolumeSize))
+	must.OK(t, os.Truncate(path, 2*peer.VolumeSize))
 	return onBlock(t, path)
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestNoStall queries a second monitor while a volume with a usual number of key derivation rounds is
@@ -102,9 +103,9 @@ func TestQuestionsThatHoldQEMU(t *testing.T) {
 	// No proxy: it would not be QEMU at the other end of the socket.
 	tool(ctx, t, q.Socket, append([]string{"--trace", trace}, p.attachArgs()...)...).want(t, 0)
 	asked := 0
-	for line := range strings.Lines(string(must(os.ReadFile(trace))(t))) {
+	for line := range strings.Lines(string(must.Get(os.ReadFile(trace))(t))) {
 		var entry struct{ Message struct{ Execute string } }
-		check(t, json.Unmarshal([]byte(line), &entry))
+		must.OK(t, json.Unmarshal([]byte(line), &entry))
 		if entry.Message.Execute != "" {
 			asked++
 		}

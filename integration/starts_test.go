@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestHundredStarts starts and stops a domain a hundred times, with one disk among QEMU's arguments and one
@@ -20,9 +21,9 @@ func TestHundredStarts(t *testing.T) {
 	with := h.define(ctx, t,
 		plugged{volume: peer.NewVolume(t, peer.DetachedRaw), target: "vdb", cold: true},
 		plugged{volume: peer.NewVolume(t, peer.DetachedQcow2), target: "vdc"})
-	without := must(h.StartDomain(ctx, peer.DomainOptions{Name: "without", Guest: true, Persistent: true, Off: true}))(t)
+	without := must.Get(h.StartDomain(ctx, peer.DomainOptions{Name: "without", Guest: true, Persistent: true, Off: true}))(t)
 	l := peer.Libvirtd(t)
-	plain := must(l.StartDomain(ctx, peer.DomainOptions{Guest: true, Persistent: true, Off: true}))(t)
+	plain := must.Get(l.StartDomain(ctx, peer.DomainOptions{Guest: true, Persistent: true, Off: true}))(t)
 	took := map[string][]time.Duration{}
 	start := func(what string, l *peer.Libvirt, d *peer.Domain) {
 		began := time.Now()

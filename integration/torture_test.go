@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestTorture attaches and detaches disks while the monitor connection fails at random places: the VM ends
@@ -18,7 +19,7 @@ func TestTorture(t *testing.T) {
 	length := tortureLength(t)
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("LUKSPLUG_SEED"); s != "" {
-		seed = must(strconv.ParseUint(s, 10, 64))(t)
+		seed = must.Get(strconv.ParseUint(s, 10, 64))(t)
 	}
 	t.Logf("LUKSPLUG_SEED=%d", seed)
 	for i, machine := range []peer.Machine{peer.Q35, peer.I440FX} {
@@ -39,7 +40,7 @@ func tortureLength(t *testing.T) time.Duration {
 	case "1":
 		return 10 * time.Minute
 	default:
-		return must(time.ParseDuration(v))(t)
+		return must.Get(time.ParseDuration(v))(t)
 	}
 	return 0
 }

@@ -10,12 +10,13 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // overlaysOf are the files beside a volume's payload that are named as overlays.
 func overlaysOf(t *testing.T, v *peer.Volume) []string {
 	t.Helper()
-	return must(filepath.Glob(v.Payload + ".TRANSIENT-*"))(t)
+	return must.Get(filepath.Glob(v.Payload + ".TRANSIENT-*"))(t)
 }
 
 func imageBytes(t *testing.T, v *peer.Volume) []byte {
@@ -25,7 +26,7 @@ func imageBytes(t *testing.T, v *peer.Volume) []byte {
 		if path == "" {
 			continue
 		}
-		content := must(os.ReadFile(path))(t)
+		content := must.Get(os.ReadFile(path))(t)
 		all = append(all, content...)
 	}
 	return all
@@ -106,9 +107,9 @@ func TestTransientLibvirt(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.Libvirtd(t)
-	d := must(l.StartDomain(ctx, peer.DomainOptions{Persistent: true, SCSI: true, Guest: true}))(t)
+	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{Persistent: true, SCSI: true, Guest: true}))(t)
 	g := d.Guest()
-	check(t, g.WaitBoot(ctx))
+	must.OK(t, g.WaitBoot(ctx))
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	image := imageBytes(t, v)
 	xml := strings.Replace(v.DiskXML("sda", "scsi"), "</disk>", "<serial>gone</serial><transient/></disk>", 1)
@@ -120,9 +121,9 @@ func TestTransientLibvirt(t *testing.T) {
 			t.Errorf("recorded: %s", text)
 		}
 	}
-	dev := must(g.WaitDisk(ctx, "gone"))(t)
+	dev := must.Get(g.WaitDisk(ctx, "gone"))(t)
 	pattern := []byte("what is written here is nobody's business afterwards; ")
-	check(t, g.WritePattern(ctx, dev, 1, 1, pattern))
+	must.OK(t, g.WritePattern(ctx, dev, 1, 1, pattern))
 	wantHash(ctx, t, d, dev, 1, pattern)
 	if left := overlaysOf(t, v); len(left) != 0 {
 		t.Errorf("beside the image is %v", left)
@@ -132,7 +133,7 @@ func TestTransientLibvirt(t *testing.T) {
 		t.Error("the image, or its header, has been changed")
 	}
 	viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 0)
-	must(l.Virsh(ctx, "destroy", d.Name))(t)
+	must.Get(l.Virsh(ctx, "destroy", d.Name))(t)
 	if left := overlaysOf(t, v); len(left) != 0 || !bytes.Equal(image, imageBytes(t, v)) {
 		t.Errorf("after the domain, beside the image is %v, or the image has been changed", left)
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // sshProgram is an ssh that knows hosts by a file of the test's.
@@ -115,18 +116,18 @@ func TestSession(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	s := peer.Libvirtd(t).StartSession(t)
-	d := must(s.StartDomain(ctx, peer.DomainOptions{SCSI: true}))(t)
+	d := must.Get(s.StartDomain(ctx, peer.DomainOptions{SCSI: true}))(t)
 	before := stateOf(ctx, t, d)
 	// The test's own directories are for root only.
 	dir := filepath.Join(s.Dir, "home")
-	v := must(peer.CreateVolume(ctx, dir, peer.DetachedRaw))(t)
+	v := must.Get(peer.CreateVolume(ctx, dir, peer.DetachedRaw))(t)
 	disk := filepath.Join(dir, "disk.xml")
-	binary := must(os.ReadFile(luksplug))(t)
+	binary := must.Get(os.ReadFile(luksplug))(t)
 	program := filepath.Join(dir, "luksplug")
-	check(t, os.WriteFile(disk, []byte(v.DiskXML("sdb", "scsi")), 0o600))
-	check(t, os.WriteFile(program, binary, 0o700))
+	must.OK(t, os.WriteFile(disk, []byte(v.DiskXML("sdb", "scsi")), 0o600))
+	must.OK(t, os.WriteFile(program, binary, 0o700))
 	for _, path := range []string{v.Payload, v.Header, v.PassphraseFile, disk, program} {
-		check(t, os.Chown(path, s.UID, s.UID))
+		must.OK(t, os.Chown(path, s.UID, s.UID))
 	}
 	tool := func(args ...string) result {
 		return run(ctx, t, s.Command(ctx, program, append([]string{"--connect", "qemu:///session", "--domain", d.Name}, args...)...))

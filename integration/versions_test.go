@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestOldQEMU: QEMU 7.2 opens no detached header. It unlocks itself what it can, with a warning; the rest is
@@ -23,7 +24,7 @@ func TestOldQEMU(t *testing.T) {
 		{name: "discard_no_unref", args: attachArgs(t, v, edited(t, peer.NewVolume(t, peer.Qcow2LUKS).DiskXML("vdb", "virtio"), "type='qcow2'", "type='qcow2' discard_no_unref='on'")), code: 3,
 			says: []string{"QEMU 7.2", "<driver discard_no_unref=...>", "8.1", "remove the attribute"}},
 	})
-	check(t, q.Guest().WaitBoot(ctx))
+	must.OK(t, q.Guest().WaitBoot(ctx))
 	before := stateOf(ctx, t, q)
 	p := newPlug(t, q, embedded, "vdb", "virtio", "")
 	tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 0).wantUnlock(t, "qemu").wantStderr(t, "level=warning", "the guest stands still", "a QEMU before 9.0", "for about 0.")

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // vhostUserServer has a qemu-storage-daemon serve an image by vhost-user, and
@@ -52,10 +53,10 @@ func TestVHostUser(t *testing.T) {
 	const serial = "vhost_user_blk" // the server's own
 	dev := guestDisk(ctx, t, q, serial)
 	pattern := []byte("written without a block node. ")
-	check(t, q.Guest().WritePattern(ctx, dev, 3, 1, pattern))
+	must.OK(t, q.Guest().WritePattern(ctx, dev, 3, 1, pattern))
 	tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 	wantSame(ctx, t, q, before)
-	content := must(os.ReadFile(image))(t)
+	content := must.Get(os.ReadFile(image))(t)
 	if !bytes.HasPrefix(content[3*peer.MiB:], pattern) {
 		t.Errorf("the image has %q", content[3*peer.MiB:][:len(pattern)])
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
@@ -16,7 +17,7 @@ import (
 func bareSocket(b *testing.B, address string) (exchange func(command string)) {
 	b.Helper()
 	conn, err := net.Dial("unix", address)
-	qmptest.Must(b, err)
+	must.OK(b, err)
 	b.Cleanup(func() { qmptest.Close(b, conn) })
 	in := bufio.NewReader(conn)
 	exchange = func(command string) {
@@ -84,9 +85,9 @@ func BenchmarkExecute(b *testing.B) {
 func BenchmarkSchema(b *testing.B) {
 	c, _ := startNone(b)
 	data, err := c.Execute(context.Background(), Command{Execute: "query-qmp-schema"})
-	qmptest.Must(b, err)
+	must.OK(b, err)
 	s, err := ParseSchema(data)
-	qmptest.Must(b, err)
+	must.OK(b, err)
 	b.Run("parse", func(b *testing.B) {
 		for b.Loop() {
 			if _, err := ParseSchema(data); err != nil {
@@ -95,7 +96,7 @@ func BenchmarkSchema(b *testing.B) {
 		}
 	})
 	compact, err := CompactSchema(data)
-	qmptest.Must(b, err)
+	must.OK(b, err)
 	b.Run("parse compact", func(b *testing.B) {
 		for b.Loop() {
 			if _, err := ParseSchema(compact); err != nil {
@@ -106,7 +107,7 @@ func BenchmarkSchema(b *testing.B) {
 	b.Run("validate", func(b *testing.B) {
 		args := Object{{"driver", "luks"}, {"node-name", "l"}, {"file", "p"}, {"header", "h"}, {"key-secret", "s"}}
 		for b.Loop() {
-			qmptest.Must(b, s.Validate("blockdev-add", args))
+			must.OK(b, s.Validate("blockdev-add", args))
 		}
 	})
 }

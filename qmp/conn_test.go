@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
@@ -18,7 +19,7 @@ func TestNewConnSocketpair(t *testing.T) {
 	conn := qmptest.StartOver(t, qmptest.QEMUPath(t), "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none",
 		"-chardev", "socket,id=m,fd=3", "-mon", "chardev=m,mode=control")
 	c, err := NewConn(qmptest.Context(t), conn)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	defer qmptest.Close(t, c)
 	if pid, known := c.PeerPID(); !known || pid != os.Getpid() {
 		t.Errorf("peer pid %d, %v; the pair was made by %d", pid, known, os.Getpid())
@@ -27,7 +28,7 @@ func TestNewConnSocketpair(t *testing.T) {
 		t.Error("PassesFiles is false")
 	}
 	_, err = c.Execute(qmptest.Context(t), Command{Execute: "add-fd", File: qmptest.Memfd(t, 512)})
-	qmptest.Must(t, err)
+	must.OK(t, err)
 }
 
 // A connection that does not become a client is closed.

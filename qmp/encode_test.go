@@ -7,7 +7,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/luksplug/luksplug/internal/qmptest"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 func TestEncode(t *testing.T) {
@@ -22,7 +22,7 @@ func TestEncode(t *testing.T) {
 		`{"execute":"x","arguments":{"a":"s"},"id":7}`: {Object{{"a", NewSensitive([]byte("s"))}}, numericID},
 	} {
 		c, err := newCall(Command{Execute: "x", Arguments: test.arguments}, 7, test.style, true)
-		qmptest.Must(t, err)
+		must.OK(t, err)
 		if string(c.wire) != want+"\n" || string(c.shown) != strings.Replace(want, `"s"`, `"[redacted]"`, 1) {
 			t.Errorf("%s shown as %s, want %s", c.wire, c.shown, want)
 		}
@@ -68,7 +68,7 @@ func TestScrub(t *testing.T) {
 func TestWireIsWiped(t *testing.T) {
 	t.Parallel()
 	c, err := newCall(Command{Execute: "x", Arguments: Object{{"data", NewSensitive([]byte("c2VjcmV0"))}}}, 1, numericID, false)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	if !bytes.Contains(c.wire, []byte("c2VjcmV0")) {
 		t.Error("the secret is not sent")
 	}

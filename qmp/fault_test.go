@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/qapi"
 	"github.com/luksplug/luksplug/internal/qmptest"
 )
@@ -263,9 +264,9 @@ func TestPeerStopsReading(t *testing.T) {
 	ctx, cancel := context.WithCancel(qmptest.Context(t))
 	torn := qmptest.Start(ctx, c.Execute, command("big", "x", strings.Repeat("x", 8<<20)))
 	raw, err := c.dispatcher.(*socket).conn.(*net.UnixConn).SyscallConn()
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	waitUntil(t, func() (begun bool) { // the kernel holds a part of the big command
-		qmptest.Must(t, raw.Control(func(fd uintptr) {
+		must.OK(t, raw.Control(func(fd uintptr) {
 			queued, err := unix.IoctlGetInt(int(fd), unix.SIOCOUTQ)
 			begun = err == nil && queued > 32<<10
 		}))

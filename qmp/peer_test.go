@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
@@ -27,7 +28,7 @@ func startNone(t testing.TB, opts ...Option) (*Client, *qmptest.QEMU) {
 func dialTest(t testing.TB, address string, opts ...Option) *Client {
 	t.Helper()
 	c, err := Dial(qmptest.Context(t), address, opts...)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	t.Cleanup(func() { qmptest.Close(t, c) })
 	return c
 }
@@ -38,7 +39,7 @@ func fakePeer(t testing.TB, serve func(p *fakeConn)) string {
 	t.Helper()
 	path := filepath.Join(qmptest.SocketDir(t), "fake.sock")
 	listener, err := net.Listen("unix", path)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	var conns []net.Conn

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
@@ -35,8 +36,8 @@ func TestDialUnixAndTCP(t *testing.T) {
 			if err != nil || !strings.Contains(string(value), `"running"`) {
 				t.Errorf("query-status: %s, %v", value, err)
 			}
-			qmptest.Must(t, c.Close())
-			qmptest.Must(t, c.Close()) // idempotent
+			must.OK(t, c.Close())
+			must.OK(t, c.Close()) // idempotent
 			_, err = c.Execute(qmptest.Context(t), Command{Execute: "query-status"})
 			if !errors.Is(err, ErrClosed) || isUnknown(err) {
 				t.Errorf("after Close: %v", err)
@@ -72,7 +73,7 @@ func TestSecondClient(t *testing.T) {
 		!strings.Contains(err.Error(), "another client") {
 		t.Errorf("second client: %v", err)
 	}
-	qmptest.Must(t, c.Close())
+	must.OK(t, c.Close())
 	dialTest(t, q.Unix) // now it is free
 }
 
@@ -106,7 +107,7 @@ func TestSchema(t *testing.T) {
 	if queries != 1 {
 		t.Errorf("QEMU was queried %d times", queries)
 	}
-	qmptest.Must(t, c.Close())
+	must.OK(t, c.Close())
 	cached := dialTest(t, q.Unix, WithSchema(schemas[0]))
 	if s, err := cached.Schema(qmptest.Context(t)); err != nil || s != schemas[0] {
 		t.Errorf("WithSchema: %v", err)
@@ -139,8 +140,8 @@ func TestErrorTexts(t *testing.T) {
 	c := dialTest(t, q.Unix)
 	ctx := qmptest.Context(t)
 	plain, luks, locked := filepath.Join(dir, "plain"), filepath.Join(dir, "luks"), filepath.Join(dir, "locked")
-	qmptest.Must(t, os.WriteFile(plain, make([]byte, 1<<20), 0o600))
-	qmptest.Must(t, os.WriteFile(locked, make([]byte, 1<<20), 0o600))
+	must.OK(t, os.WriteFile(plain, make([]byte, 1<<20), 0o600))
+	must.OK(t, os.WriteFile(locked, make([]byte, 1<<20), 0o600))
 	if out, err := exec.Command("qemu-img", "create", "-q", "-f", "luks", "--object", "secret,id=s,data=right",
 		"-o", "key-secret=s,iter-time=10", luks, "1M").CombinedOutput(); err != nil {
 		t.Fatalf("qemu-img: %v: %s", err, out)
@@ -268,18 +269,18 @@ func TestFilePassing(t *testing.T) {
 		node := fmt.Sprint("n", i)
 		for _, r := range c.ExecuteAll(qmptest.Context(t),
 			command("blockdev-add", "driver", "file", "node-name", node, "filename", fmt.Sprint("/dev/fdset/", i), "locking", "off")) {
-			qmptest.Must(t, r.Err)
+			must.OK(t, r.Err)
 		}
 	}
 	value, err := c.Execute(qmptest.Context(t), Command{Execute: "query-named-block-nodes"})
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	var nodes []struct {
 		Name  string `json:"node-name"`
 		Image struct {
 			Size int64 `json:"virtual-size"`
 		} `json:"image"`
 	}
-	qmptest.Must(t, json.Unmarshal(value, &nodes))
+	must.OK(t, json.Unmarshal(value, &nodes))
 	for _, node := range nodes {
 		var i int64
 		if _, err := fmt.Sscanf(node.Name, "n%d", &i); err != nil {
@@ -298,7 +299,7 @@ func TestFileCannotBePassed(t *testing.T) {
 	t.Parallel()
 	c, q := startNone(t)
 	closed := qmptest.Memfd(t, 0)
-	qmptest.Must(t, closed.Close())
+	must.OK(t, closed.Close())
 	cmd := Command{Execute: "add-fd", File: closed}
 	_, err := c.Execute(qmptest.Context(t), cmd)
 	if isUnknown(err) || err == nil || errors.Is(err, ErrConnectionLost) ||
@@ -327,7 +328,7 @@ func TestEvents(t *testing.T) {
 	const rounds = 300
 	for range rounds {
 		for _, r := range c.ExecuteAll(qmptest.Context(t), Command{Execute: "stop"}, Command{Execute: "cont"}) {
-			qmptest.Must(t, r.Err)
+			must.OK(t, r.Err)
 		}
 	}
 	for i := range rounds {
@@ -350,7 +351,7 @@ func TestEvents(t *testing.T) {
 	qmptest.AwaitClosed(t, stops.Events(), "a closed subscription")
 
 	_, err := c.Execute(qmptest.Context(t), Command{Execute: "quit"})
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	if e := qmptest.Await(t, all.Events(), "SHUTDOWN"); e.Event != "SHUTDOWN" || e.Data["reason"] != "host-qmp-quit" {
 		t.Errorf("last event: %+v", e)
 	}
@@ -410,7 +411,7 @@ func TestLongPipeline(t *testing.T) {
 func TestQEMUKilled(t *testing.T) {
 	t.Parallel()
 	c, q := startNone(t)
-	qmptest.Must(t, q.Cmd.Process.Signal(syscall.SIGSTOP)) // so that no reply comes
+	must.OK(t, q.Cmd.Process.Signal(syscall.SIGSTOP)) // so that no reply comes
 	const callers = 10
 	errs := make(chan error, callers)
 	for range callers {

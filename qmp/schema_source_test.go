@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
@@ -41,7 +42,7 @@ func TestSchemaSource(t *testing.T) {
 	source := &fakeSource{}
 	c, q := startNone(t, traceTo(&trace), WithSchemaSource(source))
 	asked, err := c.Schema(qmptest.Context(t))
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	if _, err := c.Schema(qmptest.Context(t)); err != nil || len(source.asked) != 2 || len(source.kept) != 1 {
 		t.Fatalf("%v; asked %v, kept %d", err, source.asked, len(source.kept))
 	}
@@ -77,7 +78,7 @@ func TestSchemaSourceStorageDaemon(t *testing.T) {
 	conn := qmptest.StartOver(t, qmptest.Program(t, "qemu-storage-daemon"), "--chardev", "socket,id=m,fd=3", "--monitor", "chardev=m")
 	source := &fakeSource{}
 	c, err := NewConn(qmptest.Context(t), conn, WithSchemaSource(source))
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	defer qmptest.Close(t, c)
 	if _, err := c.Schema(qmptest.Context(t)); err != nil || len(source.asked) == 0 || source.asked[0].Target != "" || source.asked[0].Address != "" {
 		t.Errorf("%v: %v", source.asked, err)
@@ -107,13 +108,13 @@ func TestCompactSchema(t *testing.T) {
 	t.Parallel()
 	c, _ := startNone(t)
 	raw, err := c.Execute(qmptest.Context(t), Command{Execute: "query-qmp-schema"})
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	compact, err := CompactSchema(raw)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	full, err := ParseSchema(raw)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	small, err := ParseSchema(compact)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	if !reflect.DeepEqual(small, full) {
 		t.Error("the compact schema is another")
 	}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
@@ -119,7 +120,7 @@ func TestValidateUnsendable(t *testing.T) {
 		{"name":"0","meta-type":"object","members":[{"name":"v","type":"any"},{"name":"o","type":"0","default":null}]},
 		{"name":"1","meta-type":"object","members":[]},
 		{"name":"any","meta-type":"builtin","json-type":"value"}]`))
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	for _, test := range []struct {
 		args         Object
 		path, reason string

@@ -34,13 +34,6 @@ var causeHints = []struct {
 	{hotplug.ErrExternalWouldHelp, "--unlock external avoids that"},
 }
 
-// unhinted are the causes of refusals against which no flag helps.
-var unhinted = []error{
-	hotplug.ErrTargetTaken, hotplug.ErrNameTaken, hotplug.ErrImageInUse, hotplug.ErrImageUnusable, hotplug.ErrReadOnlyImage,
-	hotplug.ErrHeaderUnusable, hotplug.ErrUnexpectedEncryption, hotplug.ErrPermission, hotplug.ErrServer, hotplug.ErrNotBesideVM,
-	hotplug.ErrHelperProcess, hotplug.ErrHostDevice, hotplug.ErrOverlay, hotplug.ErrReservations, hotplug.ErrNotRecorded,
-}
-
 // hintOf returns the hint against the cause of an error, "" for none.
 func hintOf(err error) string {
 	var lacking *hotplug.VersionError

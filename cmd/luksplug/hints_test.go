@@ -56,6 +56,13 @@ func TestFindingHint(t *testing.T) {
 	}
 }
 
+// unhinted are the causes of refusals against which no flag helps.
+var unhinted = []error{
+	hotplug.ErrTargetTaken, hotplug.ErrNameTaken, hotplug.ErrImageInUse, hotplug.ErrImageUnusable, hotplug.ErrReadOnlyImage,
+	hotplug.ErrHeaderUnusable, hotplug.ErrUnexpectedEncryption, hotplug.ErrPermission, hotplug.ErrServer, hotplug.ErrNotBesideVM,
+	hotplug.ErrHelperProcess, hotplug.ErrHostDevice, hotplug.ErrOverlay, hotplug.ErrReservations, hotplug.ErrNotRecorded,
+}
+
 // TestCauses: every cause of a refusal either has a hint or is in unhinted.
 func TestCauses(t *testing.T) {
 	t.Parallel()

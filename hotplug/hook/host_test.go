@@ -19,16 +19,9 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 	"github.com/luksplug/luksplug/hotplug/internal/recordtest"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 )
-
-// must ends the test if there is an error.
-func must(t testing.TB, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-}
 
 // place returns a host for a test, and its log.
 func place(t *testing.T) (hook.Host, *bytes.Buffer) {
@@ -49,11 +42,11 @@ func event(t *testing.T, op hook.Operation, extra string, disks ...record.Disk) 
 	metadata := ""
 	if len(disks) > 0 {
 		text, err := r.XML()
-		must(t, err)
+		must.OK(t, err)
 		metadata = "<metadata>" + text + "</metadata>"
 	}
 	doc, err := recordtest.Domain(t, "q35", metadata).WithArguments(append(domainxml.MonitorArguments(t.TempDir(), recordtest.DomainUUID), domainxml.PortArguments(1)...))
-	must(t, err)
+	must.OK(t, err)
 	return hook.Event{Domain: "vm1", Operation: op, Suboperation: "begin", Extra: extra, XML: doc.Text()}
 }
 
@@ -105,7 +98,7 @@ func TestDamagedRecord(t *testing.T) {
 				t.Errorf("%s %s: %v, printed %q", text, op, err, output)
 			}
 		}
-		must(t, errors.Join(os.MkdirAll(filepath.Dir(left), 0o700), os.WriteFile(left, nil, 0o600)))
+		must.OK(t, errors.Join(os.MkdirAll(filepath.Dir(left), 0o700), os.WriteFile(left, nil, 0o600)))
 		_, err := h.Run(ctx, hook.Event{Domain: "vm1", Operation: hook.Release, Extra: hook.ReasonDestroyed, XML: xml})
 		if err == nil {
 			t.Errorf("%s: nobody hears of it", text)
@@ -150,10 +143,10 @@ func TestOnlyItsOwnDirectory(t *testing.T) {
 	t.Parallel()
 	h, _ := place(t)
 	precious := filepath.Join(t.TempDir(), "precious")
-	must(t, errors.Join(os.Mkdir(precious, 0o700), os.WriteFile(filepath.Join(precious, "file"), nil, 0o600)))
+	must.OK(t, errors.Join(os.Mkdir(precious, 0o700), os.WriteFile(filepath.Join(precious, "file"), nil, 0o600)))
 	e := event(t, hook.Prepare, "-")
 	doc, err := domainxml.Parse(e.XML)
-	must(t, err)
+	must.OK(t, err)
 	old := domainxml.MonitorSocket(doc.Arguments())
 	e.XML = bytes.ReplaceAll(e.XML, []byte(old), []byte(filepath.Join(precious, "qmp")))
 	if _, err := h.Run(t.Context(), e); err == nil {

@@ -10,13 +10,14 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 func TestInstall(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	site := filepath.Join(dir, "qemu")
-	must(t, os.WriteFile(site, []byte("#!/bin/sh\n"), 0o755))
+	must.OK(t, os.WriteFile(site, []byte("#!/bin/sh\n"), 0o755))
 	i := hook.Installation{Dir: dir, Program: "/opt/it's here/luksplug", Config: "/etc/other.yaml"}
 	want := func(state hook.InstallationState) {
 		t.Helper()
@@ -34,7 +35,7 @@ func TestInstall(t *testing.T) {
 	if program, err := i.Installed(); err != nil || program != i.Program {
 		t.Errorf("got %q %v", program, err)
 	}
-	must(t, os.Chmod(i.Path(), 0o644))
+	must.OK(t, os.Chmod(i.Path(), 0o644))
 	want(hook.Disabled)
 	if changed, err := i.Install(); err != nil || !changed {
 		t.Errorf("install: %v %v", changed, err)
@@ -58,8 +59,8 @@ func TestInstall(t *testing.T) {
 func TestInstallKeepsWhatIsNotOurs(t *testing.T) {
 	t.Parallel()
 	i := hook.Installation{Dir: t.TempDir(), Program: "/bin/luksplug"}
-	must(t, os.MkdirAll(filepath.Dir(i.Path()), 0o755))
-	must(t, os.WriteFile(i.Path(), []byte("#!/bin/sh\n"), 0o755))
+	must.OK(t, os.MkdirAll(filepath.Dir(i.Path()), 0o755))
+	must.OK(t, os.WriteFile(i.Path(), []byte("#!/bin/sh\n"), 0o755))
 	_, err1 := i.Install()
 	_, err2 := i.Uninstall()
 	_, err3 := i.Check()
@@ -80,7 +81,7 @@ func TestScript(t *testing.T) {
 	program := filepath.Join(dir, "it's luksplug")
 	i := hook.Installation{Dir: dir, Program: program, Config: "/c.yaml"}
 	script := filepath.Join(dir, "script")
-	must(t, os.WriteFile(script, []byte(i.Script()), 0o755))
+	must.OK(t, os.WriteFile(script, []byte(i.Script()), 0o755))
 	run := func(operation, xml string) (stdout string, code int) {
 		t.Helper()
 		cmd := exec.Command(script, "vm 1", operation, "begin", "-")
@@ -107,7 +108,7 @@ func TestScript(t *testing.T) {
 	}
 	write := func(text string) {
 		t.Helper()
-		must(t, os.WriteFile(program, []byte("#!/bin/sh\n"+text), 0o755))
+		must.OK(t, os.WriteFile(program, []byte("#!/bin/sh\n"+text), 0o755))
 	}
 	write(`printf '%s|' "$@"; cat`)
 	for _, operation := range []string{"prepare", "restore"} {

@@ -11,6 +11,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 	"github.com/luksplug/luksplug/hotplug/internal/recordtest"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 const theirs = `<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/qemu/1.0'><qemu:arg value='-foo'/></qemu:commandline>`
@@ -20,7 +21,7 @@ func TestEnableAndDisable(t *testing.T) {
 	ctx := context.Background()
 	before := recordtest.Domain(t, "pc-q35-10.0", theirs)
 	on, err := enable(ctx, before, EnableOptions{Ports: 3})
-	must(t, err)
+	must.OK(t, err)
 	arguments := on.Arguments()
 	if arguments[0] != "-foo" || domainxml.MonitorSocket(arguments) != domainxml.MonitorDir+"/"+recordtest.DomainUUID+"/qmp" || len(domainxml.Ports(arguments)) != 3 {
 		t.Errorf("got %q", arguments)
@@ -57,13 +58,13 @@ func TestWithRecord(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
 	on, err := enable(ctx, recordtest.Domain(t, "q35", theirs), EnableOptions{Ports: 2, ColdPlug: true})
-	must(t, err)
+	must.OK(t, err)
 	r, err := record.FromDomain(on)
 	if err != nil || !r.ColdPlug {
 		t.Fatal(err, r)
 	}
 	with, err := withRecord(ctx, on, r.With(recordtest.Disk(t, 1)))
-	must(t, err)
+	must.OK(t, err)
 	text := strings.Join(with.Arguments(), "\n")
 	for _, want := range []string{"-foo", `/` + recordtest.DomainUUID + `/vdb/luksplug-vdb-secret0"`, `"bus":"luksplug-port-1"`} {
 		if !strings.Contains(text, want) {
@@ -111,13 +112,13 @@ func TestBootOrder(t *testing.T) {
 	} {
 		text := strings.Replace(string(recordtest.Domain(t, "q35", "").Text()), "</os>", c.boot+"</os>", 1)
 		doc, err := domainxml.Parse([]byte(text))
-		must(t, err)
+		must.OK(t, err)
 		d := recordtest.Disk(t, 0)
 		if c.order > 0 {
 			d.Devices[0] = d.Devices[0].With("bootindex", c.order)
 		}
 		doc, err = withRecord(context.Background(), doc, record.Record{ColdPlug: true}.With(d))
-		must(t, err)
+		must.OK(t, err)
 		arguments := strings.Join(doc.Arguments(), "\n")
 		if !strings.Contains(arguments, c.want) || c.want == "" && strings.Contains(arguments, "bootindex") {
 			t.Errorf("%s with order %d: %s, want %s", c.boot, c.order, arguments, c.want)

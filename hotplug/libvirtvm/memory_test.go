@@ -8,6 +8,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 	"github.com/luksplug/luksplug/hotplug/internal/recordtest"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // memory are the descriptions of a domain in memory. broken is a scope that cannot be
@@ -15,14 +16,6 @@ import (
 type memory struct {
 	documents map[Scope]*domainxml.Document
 	broken    Scope
-}
-
-// must ends the test if there is an error.
-func must(t testing.TB, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func newMemory(t *testing.T) *memory {
@@ -74,6 +67,6 @@ func (m *memory) user(context.Context) (string, error) { return "+64055:+994", n
 func (m *memory) recorded(t *testing.T, scope Scope, target string) *record.Disk {
 	t.Helper()
 	r, err := m.read(t.Context(), scope)
-	must(t, err)
+	must.OK(t, err)
 	return r.Disk(target)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/recordtest"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // parsed returns a disk; inside is more of its XML.
@@ -21,7 +22,7 @@ func parsed(t *testing.T, target, bus, inside string) *Disk {
 	t.Helper()
 	d, err := ParseDisk(fmt.Appendf(nil, `<disk type='file'><source file='/img'><encryption format='luks'><secret type='passphrase' uuid='%s'/></encryption></source>
   <target dev='%s' bus='%s'/>%s</disk>`, recordtest.SecretUUID, target, bus, inside), Reading{})
-	must(t, err)
+	must.OK(t, err)
 	return d
 }
 
@@ -93,7 +94,7 @@ func TestRecorderFails(t *testing.T) {
 func TestNotRecorded(t *testing.T) {
 	t.Parallel()
 	cookie, err := ParseDisk([]byte(`<disk type='network'><source protocol='https' name='a'><host name='h'/><cookies><cookie name='a'>b</cookie></cookies></source><target dev='sda' bus='scsi'/></disk>`), Reading{})
-	must(t, err)
+	must.OK(t, err)
 	for name, disk := range map[string]*Disk{"transient": parsed(t, "sda", "scsi", "<transient/>"), "cookies": cookie} {
 		log, logged := test.NewNullLogger()
 		r, err := newRecorder(newMemory(t), disk, AttachOptions{}, log)
@@ -114,18 +115,18 @@ func TestRecordedAgain(t *testing.T) {
 	m := newMemory(t)
 	disk := parsed(t, "sda", "scsi", "")
 	kept, err := recorderOf(t, m, disk, AttachOptions{}).before(t.Context(), prepared)
-	must(t, err)
+	must.OK(t, err)
 	again := func(h hotplug.AttachedDisk, options AttachOptions) bool {
 		t.Helper()
 		ok, err := recorderOf(t, m, disk, options).again(t.Context(), &h)
-		must(t, err)
+		must.OK(t, err)
 		return ok
 	}
 	h := hotplug.AttachedDisk{Target: "sda", Device: "luksplug-sda"}
 	if !again(h, AttachOptions{Persistent: true}) || len(m.recorded(t, Persistent, "sda").Devices) != 1 {
 		t.Errorf("not made persistent: %+v", m.recorded(t, Persistent, "sda"))
 	}
-	must(t, forget(t.Context(), m, Live, "sda"))
+	must.OK(t, forget(t.Context(), m, Live, "sda"))
 	if again(h, AttachOptions{}) {
 		t.Error("recorded, although nobody knows its devices")
 	}
@@ -141,7 +142,7 @@ func TestPersistentOff(t *testing.T) {
 	m := newMemory(t)
 	ctx := t.Context()
 	persistent := AttachOptions{Persistent: true}
-	must(t, recorderOf(t, m, parsed(t, "sda", "scsi", ""), persistent).define(ctx, false))
+	must.OK(t, recorderOf(t, m, parsed(t, "sda", "scsi", ""), persistent).define(ctx, false))
 	if d := m.recorded(t, Persistent, "sda"); d == nil || len(d.Devices) == 0 || m.recorded(t, Live, "sda") != nil {
 		t.Errorf("got %+v", d)
 	}
@@ -178,7 +179,7 @@ func TestColdPlug(t *testing.T) {
 	if err := change.Apply(ctx); err != nil || string(m.documents[Persistent].Text()) != change.After {
 		t.Fatal(err)
 	}
-	must(t, recorderOf(t, m, parsed(t, "vdb", "virtio", ""), AttachOptions{Persistent: true}).define(ctx, false))
+	must.OK(t, recorderOf(t, m, parsed(t, "vdb", "virtio", ""), AttachOptions{Persistent: true}).define(ctx, false))
 	if got := domainxml.Targets(m.documents[Persistent].Arguments()); fmt.Sprint(got) != "[vdb]" {
 		t.Errorf("among the arguments: %v", got)
 	}
@@ -199,12 +200,12 @@ func TestStatesAndRepair(t *testing.T) {
 	var disks []*hotplug.AttachedDisk
 	for _, target := range []string{"sda", "sdb", "sdc"} {
 		kept, err := recorderOf(t, m, parsed(t, target, "scsi", ""), AttachOptions{Persistent: target == "sdc"}).before(ctx, prepared)
-		must(t, err)
+		must.OK(t, err)
 		disks = append(disks, &hotplug.AttachedDisk{Target: target, Device: "luksplug-" + target, Kept: kept})
 	}
 	disks[1].Device = "" // a leftover
 	for _, target := range []string{"sda", "sdc"} {
-		must(t, forget(ctx, m, Live, target))
+		must.OK(t, forget(ctx, m, Live, target))
 	}
 	disks[2].Kept = ""
 	want := []State{{Target: "sda", Attached: true}, {Target: "sdb", Live: true}, {Target: "sdc", Attached: true, Persistent: true}}
@@ -236,7 +237,7 @@ func TestStatesAndRepair(t *testing.T) {
 func TestClear(t *testing.T) {
 	t.Parallel()
 	plain, err := ParseDisk([]byte(`<disk type='file'><source file='/img'/><target dev='vdb'/></disk>`), Reading{})
-	must(t, err)
+	must.OK(t, err)
 	secret := parsed(t, "vdb", "virtio", "")
 	var refused *hotplug.PreflightError
 	if err := CheckClear("qemu+tcp://192.0.2.1/system", secret.Disk); !errors.As(err, &refused) || !errors.Is(err, ErrClear) {
@@ -270,7 +271,7 @@ func TestReport(t *testing.T) {
 func TestPoolsThatAreKnown(t *testing.T) {
 	t.Parallel()
 	disk, err := ParseDisk([]byte(`<disk type='volume'><source pool='p' volume='v'/><target dev='sda' bus='scsi'/></disk>`), Reading{})
-	must(t, err)
+	must.OK(t, err)
 	pools := blockgraph.Pools{"p": {Name: "p", Type: "dir", Dir: "/pool"}}
 	if pools, err = LookUpPools(t.Context(), "nothing", disk.Disk, pools); err != nil {
 		t.Fatal(err)
@@ -303,7 +304,7 @@ func TestRecordStays(t *testing.T) {
 			t.Errorf("%s, and nothing is recorded: %v", name, err)
 		}
 		_, err := r.before(t.Context(), prepared)
-		must(t, err)
+		must.OK(t, err)
 		m.broken = Live
 		err = r.undoAfter(t.Context(), failed)
 		var left *hotplug.LeftBehindError

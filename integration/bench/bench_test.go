@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestRun runs everything once and expects a table, with any figures.
@@ -15,7 +16,7 @@ func TestRun(t *testing.T) {
 	peer.Long(t, "runs all benchmarks for a moment")
 	t.Parallel()
 	var out strings.Builder
-	peer.Must(t, run(t.Context(), &out, size{single: 1, many: 1, disks: 2, process: 1, unlock: 1, iterTime: 1}))
+	must.OK(t, run(t.Context(), &out, size{single: 1, many: 1, disks: 2, process: 1, unlock: 1, iterTime: 1}))
 	lines := strings.Split(strings.TrimSpace(out.String()), "\n")
 	if len(lines) < 3+7 || !strings.HasPrefix(lines[2], "luksplug  ") {
 		t.Fatalf("no table:\n%s", out.String())

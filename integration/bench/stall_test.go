@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestRunStall runs everything once: luksplug delays the guest for less time than QEMU does.
@@ -23,11 +24,11 @@ func TestRunStall(t *testing.T) {
 	}
 	dir := t.TempDir()
 	v, err := startStallVM(t.Context(), dir)
-	peer.Must(t, err)
+	must.OK(t, err)
 	defer v.close()
 	ways := v.ways()
 	stalls, err := v.measure(t.Context(), ways, 1)
-	peer.Must(t, err)
+	must.OK(t, err)
 	about, err := v.about(t.Context())
 	if err != nil || !strings.Contains(about, "QEMU 1") || !strings.Contains(about, "libvirt 1") {
 		t.Errorf("about %q, error %v", about, err)
@@ -57,14 +58,14 @@ func TestPublish(t *testing.T) {
 	ways, stalls := someWays()
 	document := filepath.Join(t.TempDir(), "d.md")
 	text := "# Before\n" + tableBegin + "old\n" + tableEnd + "after\n"
-	peer.Must(t, os.WriteFile(document, []byte(text), 0o600))
+	must.OK(t, os.WriteFile(document, []byte(text), 0o600))
 	var out strings.Builder
-	peer.Must(t, publish(&out, document, "a machine", stallTable(ways, stalls), verdict(ways, stalls)))
+	must.OK(t, publish(&out, document, "a machine", stallTable(ways, stalls), verdict(ways, stalls)))
 	if !strings.Contains(out.String(), "\nluksplug  1     1200.0 (1200.0)  0.60   5.0 (5.0)") {
 		t.Errorf("printed:\n%s", out.String())
 	}
 	got, err := os.ReadFile(document)
-	peer.Must(t, err)
+	must.OK(t, err)
 	for _, want := range []string{
 		"# Before\n" + tableBegin + "Measured on ", ": a machine.",
 		"\n| nothing | 2 | 9.0 (9.0) | 1/222 | 1.0 (1.0) | 1/1990 | 7.0 (8.0) | 1/286 | 2.0 (2.0) | 1/950 | 3.0 (3.0) | 1/633 |\n",
@@ -77,7 +78,7 @@ func TestPublish(t *testing.T) {
 	if strings.Contains(string(got), "old") {
 		t.Error("the old table is still there")
 	}
-	peer.Must(t, os.WriteFile(document, []byte("no marks"), 0o600))
+	must.OK(t, os.WriteFile(document, []byte("no marks"), 0o600))
 	if err := replaceTable(document, "x"); err == nil {
 		t.Error("a document without marks was changed")
 	}
@@ -103,13 +104,13 @@ func TestPing(t *testing.T) {
 	}
 	socket := filepath.Join(t.TempDir(), "s")
 	listener, err := net.Listen("unix", socket)
-	peer.Must(t, err)
+	must.OK(t, err)
 	const slow, which = 60 * time.Millisecond, 3
 	ended := make(chan error, 1)
 	asked := make(chan struct{})
 	go func() { ended <- serve(listener, slow, which, asked) }()
 	monitor, err := dialBlocking(socket)
-	peer.Must(t, err)
+	must.OK(t, err)
 	p := startPing(monitor)
 	<-asked
 	got, err := p.stop()

@@ -8,13 +8,14 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // directory makes the directory in which the demo works. Its path is short, for the unix sockets in it.
 func directory(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "demo-")
-	peer.Must(t, err)
+	must.OK(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	t.Setenv("TMPDIR", dir)
 	return dir
@@ -24,14 +25,14 @@ func directory(t *testing.T) string {
 func wantClean(t *testing.T, dir string) {
 	t.Helper()
 	files, err := os.ReadDir(dir)
-	peer.Must(t, err)
+	must.OK(t, err)
 	for _, f := range files {
 		if strings.HasPrefix(f.Name(), "luksplug-") {
 			t.Errorf("%s is left", f.Name())
 		}
 	}
 	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	peer.Must(t, err)
+	must.OK(t, err)
 	for _, p := range processes {
 		line, _ := os.ReadFile(p) // the process may have ended
 		if strings.Contains(string(line), dir) {

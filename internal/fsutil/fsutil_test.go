@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/internal/fsutil"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 func open(t *testing.T, path string) *os.File {
@@ -25,30 +26,23 @@ func open(t *testing.T, path string) *os.File {
 	return f
 }
 
-func must(t *testing.T, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func TestReplace(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir()
 	file := filepath.Join(path, "a")
-	must(t, os.WriteFile(file, []byte("old"), 0o600), os.WriteFile(file+".new", []byte("left by a killed run"), 0o600))
+	must.OK(t, os.WriteFile(file, []byte("old"), 0o600), os.WriteFile(file+".new", []byte("left by a killed run"), 0o600))
 	old, dir := open(t, file), open(t, path)
-	must(t, fsutil.Replace(dir, "a", []byte("new"), fsutil.Options{Mode: 0o666, Durable: true}))
+	must.OK(t, fsutil.Replace(dir, "a", []byte("new"), fsutil.Options{Mode: 0o666, Durable: true}))
 	text, err := os.ReadFile(file)
 	info, statErr := os.Stat(file)
-	must(t, err, statErr)
+	must.OK(t, err, statErr)
 	if string(text) != "new" || info.Mode() != 0o666 { // in spite of the umask
 		t.Errorf("got %q, %v", text, info.Mode())
 	}
 	if info, err := old.Stat(); err != nil || info.Size() != 3 {
 		t.Errorf("the old file has changed: %v", err)
 	}
-	must(t, fsutil.Replace(nil, file, nil, fsutil.Options{Mode: 0o600, Temporary: filepath.Join(path, "t"), Durable: true}))
+	must.OK(t, fsutil.Replace(nil, file, nil, fsutil.Options{Mode: 0o600, Temporary: filepath.Join(path, "t"), Durable: true}))
 	if entries, err := os.ReadDir(path); err != nil || len(entries) != 1 {
 		t.Errorf("got %v, %v", entries, err)
 	}
@@ -58,11 +52,11 @@ func TestReplaceFollowsNoLink(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir()
 	other, link := filepath.Join(path, "other"), filepath.Join(path, "link")
-	must(t, os.WriteFile(other, []byte("other"), 0o600), os.Symlink(other, link), os.Symlink(other, link+".new"))
-	must(t, fsutil.Replace(nil, link, []byte("new"), fsutil.Options{Mode: 0o600}))
+	must.OK(t, os.WriteFile(other, []byte("other"), 0o600), os.Symlink(other, link), os.Symlink(other, link+".new"))
+	must.OK(t, fsutil.Replace(nil, link, []byte("new"), fsutil.Options{Mode: 0o600}))
 	text, err := os.ReadFile(other)
 	info, statErr := os.Lstat(link)
-	must(t, err, statErr)
+	must.OK(t, err, statErr)
 	if string(text) != "other" || !info.Mode().IsRegular() {
 		t.Errorf("got %q, %v", text, info.Mode())
 	}
@@ -71,7 +65,7 @@ func TestReplaceFollowsNoLink(t *testing.T) {
 func TestReplaceFails(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir()
-	must(t, os.Mkdir(filepath.Join(path, "a"), 0o700))
+	must.OK(t, os.Mkdir(filepath.Join(path, "a"), 0o700))
 	if err := fsutil.Replace(open(t, path), "a", []byte("x"), fsutil.Options{Mode: 0o600}); !errors.Is(err, unix.EISDIR) {
 		t.Errorf("got %v, want EISDIR", err)
 	}
@@ -86,9 +80,9 @@ func TestReplaceOwner(t *testing.T) {
 		t.Skip("only root can give files away")
 	}
 	path := filepath.Join(t.TempDir(), "a")
-	must(t, fsutil.Replace(nil, path, nil, fsutil.Options{Mode: 0o640, Owner: &fsutil.Owner{UID: 64999, GID: 64998}}))
+	must.OK(t, fsutil.Replace(nil, path, nil, fsutil.Options{Mode: 0o640, Owner: &fsutil.Owner{UID: 64999, GID: 64998}}))
 	info, err := os.Stat(path)
-	must(t, err)
+	must.OK(t, err)
 	if st := info.Sys().(*syscall.Stat_t); st.Uid != 64999 || st.Gid != 64998 || info.Mode() != 0o640 {
 		t.Errorf("got %d:%d, %v", st.Uid, st.Gid, info.Mode())
 	}
@@ -97,7 +91,7 @@ func TestReplaceOwner(t *testing.T) {
 func TestOpenRegular(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir()
-	must(t, os.WriteFile(filepath.Join(path, "file"), nil, 0o600), os.Symlink("file", filepath.Join(path, "link")),
+	must.OK(t, os.WriteFile(filepath.Join(path, "file"), nil, 0o600), os.Symlink("file", filepath.Join(path, "link")),
 		unix.Mkfifo(filepath.Join(path, "pipe"), 0o600), os.Mkdir(filepath.Join(path, "dir"), 0o700))
 	dir := open(t, path)
 	for name, want := range map[string]error{"file": nil, "link": fsutil.ErrNotRegular, "pipe": fsutil.ErrNotRegular, "dir": fsutil.ErrNotRegular, "none": fs.ErrNotExist} {
@@ -106,7 +100,7 @@ func TestOpenRegular(t *testing.T) {
 			t.Errorf("%s: got %v", name, err)
 		}
 		if f != nil {
-			must(t, f.Close())
+			must.OK(t, f.Close())
 		}
 	}
 }
@@ -115,7 +109,7 @@ func TestLock(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir()
 	first, second := open(t, path), open(t, path)
-	must(t, fsutil.Lock(t.Context(), first))
+	must.OK(t, fsutil.Lock(t.Context(), first))
 	if err := fsutil.TryLock(second); !errors.Is(err, fsutil.ErrLocked) {
 		t.Errorf("got %v, want ErrLocked", err)
 	}
@@ -126,5 +120,5 @@ func TestLock(t *testing.T) {
 	}
 	locked := make(chan error)
 	go func() { locked <- fsutil.Lock(t.Context(), second) }()
-	must(t, first.Close(), <-locked)
+	must.OK(t, first.Close(), <-locked)
 }

@@ -12,14 +12,9 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
-)
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+	"github.com/luksplug/luksplug/internal/must"
+)
 
 func TestEncode(t *testing.T) {
 	t.Parallel()
@@ -33,7 +28,7 @@ func TestEncode(t *testing.T) {
 		`"u":[1,8,16,32,18446744073709551615],"f":[1.5,1e+300,5],"n":12345678901234567890,"o":{"y":1,"x":{}},"m":{"a":2,"b":1},` +
 		`"l":["p","q"],"r":{"k":1},"secret":"c2V\"j"}` + "\n"
 	got, secrets, err := Line(args)
-	must(t, err)
+	must.OK(t, err)
 	if string(got) != want || len(secrets) != 1 || string(secrets[0]) != `c2V"j` {
 		t.Errorf("got  %s %q\nwant %s", got, secrets, want)
 	}
@@ -112,11 +107,11 @@ func TestSensitiveRenderings(t *testing.T) {
 	fmt.Fprintln(&out, s.String(), s.GoString(), foreign.object, Object{{"nested", foreign.object}})
 	for _, v := range []any{s, &s, foreign, foreign.object, map[string]any{"x": s}} {
 		text, err := json.Marshal(v)
-		must(t, err)
+		must.OK(t, err)
 		out.Write(text)
 	}
 	text, err := s.MarshalText()
-	must(t, err)
+	must.OK(t, err)
 	out.Write(text)
 	slog.New(slog.NewTextHandler(&out, nil)).Info("x", "s", s, "o", foreign.object, "f", foreign)
 	slog.New(slog.NewJSONHandler(&out, nil)).Info("x", "s", s, "o", foreign.object, "f", foreign)

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // Patience is how long a test waits for what must happen.
@@ -69,17 +70,17 @@ func StartProgram(t testing.TB, binary string, args ...string) *QEMU {
 	t.Helper()
 	path := filepath.Join(SocketDir(t), "qmp.sock")
 	unixListener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	Must(t, err)
+	must.OK(t, err)
 	defer Close(t, unixListener)
 	unixListener.SetUnlinkOnClose(false)
 	tcpListener, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	Must(t, err)
+	must.OK(t, err)
 	defer Close(t, tcpListener)
 	unixFile, err := unixListener.File()
-	Must(t, err)
+	must.OK(t, err)
 	defer Close(t, unixFile)
 	tcpFile, err := tcpListener.File()
-	Must(t, err)
+	must.OK(t, err)
 	defer Close(t, tcpFile)
 
 	q := &QEMU{Unix: path, TCP: tcpListener.Addr().String(), Exited: make(chan struct{})}
@@ -96,7 +97,7 @@ func StartProgram(t testing.TB, binary string, args ...string) *QEMU {
 func (q *QEMU) start(t testing.TB) {
 	t.Helper()
 	q.Cmd.Stderr = os.Stderr
-	Must(t, q.Cmd.Start())
+	must.OK(t, q.Cmd.Start())
 	go func() {
 		defer close(q.Exited)
 		_ = q.Cmd.Wait() // killed: it has no success to report
@@ -108,7 +109,7 @@ func (q *QEMU) start(t testing.TB) {
 func StartOver(t testing.TB, binary string, args ...string) net.Conn {
 	t.Helper()
 	conn, far, err := hostproc.SocketPair()
-	Must(t, err)
+	must.OK(t, err)
 	defer Close(t, far)
 	q := &QEMU{Cmd: exec.Command(binary, args...), Exited: make(chan struct{})}
 	q.Cmd.ExtraFiles = []*os.File{far}
@@ -150,8 +151,8 @@ func StartNone[C io.Closer](t testing.TB, dial func(ctx context.Context, address
 func SocketDir(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "qmp")
-	Must(t, err)
-	t.Cleanup(func() { Must(t, os.RemoveAll(dir)) })
+	must.OK(t, err)
+	t.Cleanup(func() { must.OK(t, os.RemoveAll(dir)) })
 	return dir
 }
 
@@ -159,10 +160,10 @@ func SocketDir(t testing.TB) string {
 func Memfd(t testing.TB, size int64) *os.File {
 	t.Helper()
 	fd, err := unix.MemfdCreate("test", unix.MFD_CLOEXEC)
-	Must(t, err)
+	must.OK(t, err)
 	file := os.NewFile(uintptr(fd), "memfd")
 	t.Cleanup(func() { _ = file.Close() }) // a test may have closed it
-	Must(t, file.Truncate(size))
+	must.OK(t, file.Truncate(size))
 	return file
 }
 
@@ -179,7 +180,7 @@ func WriteExecutable(t testing.TB, path string, text []byte) {
 	t.Helper()
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
-	Must(t, os.WriteFile(path, text, 0o700))
+	must.OK(t, os.WriteFile(path, text, 0o700))
 }
 
 // Start calls execute, a client's method, in a goroutine, and returns a channel for its error.
@@ -190,14 +191,6 @@ func Start[C, R any](ctx context.Context, execute func(context.Context, C) (R, e
 		errs <- err
 	}()
 	return errs
-}
-
-// Must ends the test if err is not nil.
-func Must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
 }
 
 // Close closes c, and fails the test if that fails.

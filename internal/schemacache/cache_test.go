@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/qmptest"
 	"github.com/luksplug/luksplug/qmp"
 )
@@ -25,17 +26,17 @@ func TestColdAndWarm(t *testing.T) {
 		t.Error("cold: the VM was queried")
 	}
 	info, err := os.Stat(cache.Dir)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	if info.Mode().Perm() != 0o700 {
 		t.Errorf("the directory has mode %v", info.Mode())
 	}
 	files, err := os.ReadDir(cache.Dir)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	if len(files) != 1 {
 		t.Fatalf("the directory has %v", files)
 	}
 	info, err = files[0].Info()
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	if info.Mode() != 0o600 {
 		t.Errorf("the file has mode %v", info.Mode())
 	}
@@ -70,7 +71,7 @@ func TestWarmStartsNothing(t *testing.T) {
 	told.none(t)
 
 	// Another file at the same path is another emulator.
-	qmptest.Must(t, os.Rename(emulator, emulator+"-old"))
+	must.OK(t, os.Rename(emulator, emulator+"-old"))
 	qmptest.WriteProgram(t, emulator, strings.TrimPrefix(mustRead(t, emulator+"-old"), "#!/bin/sh\n"))
 	if _, asked := schemaOf(t, v.tcp, cache); asked || starts() != 2 {
 		t.Errorf("after an update: asked %v, %d starts", asked, starts())
@@ -81,7 +82,7 @@ func TestWarmStartsNothing(t *testing.T) {
 func mustRead(t testing.TB, path string) string {
 	t.Helper()
 	text, err := os.ReadFile(path)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	return string(text)
 }
 
@@ -94,7 +95,7 @@ func TestAsideEqualsVM(t *testing.T) {
 		t.Error("the VM was not queried")
 	}
 	own, err := aside(qmptest.Context(t), qmptest.QEMUPath(t))
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	if own.id.Version != direct.id.Version || own.id.Target != direct.id.Target || string(own.raw) != string(direct.raw) {
 		t.Errorf("aside %s %s and %d bytes, VM %s %s and %d bytes", own.id.Version, own.id.Target, len(own.raw),
 			direct.id.Version, direct.id.Target, len(direct.raw))
@@ -107,7 +108,7 @@ func TestVMIsAskedOnce(t *testing.T) {
 	v := startVM(t, qmptest.QEMUPath(t))
 	marker := filepath.Join(t.TempDir(), "ran")
 	writable := qmptest.WriteProgram(t, filepath.Join(programDir(t), "qemu-writable"), "touch "+marker)
-	qmptest.Must(t, os.Chmod(writable, 0o777))
+	must.OK(t, os.Chmod(writable, 0o777))
 	for name, test := range map[string]struct {
 		emulator string
 		want     func(error) bool
@@ -171,7 +172,7 @@ func TestNoTargetStartsNothing(t *testing.T) {
 func TestConcurrency(t *testing.T) {
 	t.Parallel()
 	own, err := aside(qmptest.Context(t), qmptest.QEMUPath(t))
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	id := qmp.SchemaID{Version: own.id.Version, Target: own.id.Target}
 	dir := t.TempDir()
 	var wg sync.WaitGroup
@@ -190,7 +191,7 @@ func TestConcurrency(t *testing.T) {
 	}
 	wg.Wait()
 	files, err := os.ReadDir(dir)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	if len(files) != 1 || !strings.HasSuffix(files[0].Name(), suffix) {
 		t.Errorf("the directory has %v", files)
 	}
@@ -199,7 +200,7 @@ func TestConcurrency(t *testing.T) {
 func TestEntryOf(t *testing.T) {
 	t.Parallel()
 	p, err := openProgram(qmptest.QEMUPath(t))
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	defer p.close()
 	for name, test := range map[string]struct {
 		id       qmp.SchemaID
@@ -221,7 +222,7 @@ func TestEntryOf(t *testing.T) {
 func TestDefaultDir(t *testing.T) {
 	t.Parallel()
 	dir, err := DefaultDir()
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	if !filepath.IsAbs(dir) || filepath.Base(filepath.Dir(dir)) != "luksplug" || (os.Geteuid() == 0) != strings.HasPrefix(dir, "/var/cache/") {
 		t.Error(dir)
 	}

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/qmptest"
 	"github.com/luksplug/luksplug/qmp"
 )
@@ -72,8 +73,8 @@ func startVM(t testing.TB, program string) vm {
 	path := filepath.Join(qmptest.SocketDir(t), "qmp.sock")
 	q := qmptest.StartProgram(t, program, "-machine", "none", "-qmp", "unix:"+path+",server=on,wait=off")
 	c, err := qmp.Dial(qmptest.Context(t), q.TCP) // once it greets, its other sockets exist
-	qmptest.Must(t, err)
-	qmptest.Must(t, c.Close())
+	must.OK(t, err)
+	must.OK(t, c.Close())
 	return vm{unix: path, tcp: q.TCP, pid: q.Cmd.Process.Pid}
 }
 
@@ -95,10 +96,10 @@ func schemaOf(t testing.TB, address string, source qmp.SchemaSource) (schema *qm
 			asked = true
 		}
 	}))
-	qmptest.Must(t, err)
-	defer func() { qmptest.Must(t, c.Close()) }()
+	must.OK(t, err)
+	defer func() { must.OK(t, c.Close()) }()
 	schema, err = c.Schema(qmptest.Context(t))
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	if !schema.Supports("blockdev-add", "luks") {
 		t.Error("the schema is none of QEMU's")
 	}
@@ -136,7 +137,7 @@ func programDir(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	var fs unix.Statfs_t
-	qmptest.Must(t, unix.Statfs(dir, &fs))
+	must.OK(t, unix.Statfs(dir, &fs))
 	if fs.Flags&unix.ST_NOSUID != 0 {
 		t.Skip("the directory for temporary files is mounted nosuid: set TMPDIR to one that is not")
 	}
@@ -162,7 +163,7 @@ func countingEmulator(t testing.TB) (path string, starts func() int) {
 func fakeEmulator(t testing.TB, version, before string) string {
 	t.Helper()
 	self, err := os.Executable()
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	return qmptest.WriteProgram(t, filepath.Join(programDir(t), "qemu-fake"),
 		fmt.Sprintf("%s\n%s='%s' exec '%s'", before, fakeVersion, version, self))
 }

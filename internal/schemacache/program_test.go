@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
@@ -26,15 +27,15 @@ func TestUntrustedPrograms(t *testing.T) {
 	}{
 		"name":         {"sh", nil, "its name"},
 		"foreign":      {"qemu-system", func(t *testing.T, path string) { chown(t, path, 65534) }, "belongs to user 65534"},
-		"group writes": {"qemu-system", func(t *testing.T, path string) { qmptest.Must(t, os.Chmod(path, 0o770)) }, "others may write"},
-		"others write": {"kvm", func(t *testing.T, path string) { qmptest.Must(t, os.Chmod(path, 0o702)) }, "others may write"},
+		"group writes": {"qemu-system", func(t *testing.T, path string) { must.OK(t, os.Chmod(path, 0o770)) }, "others may write"},
+		"others write": {"kvm", func(t *testing.T, path string) { must.OK(t, os.Chmod(path, 0o702)) }, "others may write"},
 		"directory": {"qemu", func(t *testing.T, path string) {
-			qmptest.Must(t, os.Remove(path))
-			qmptest.Must(t, os.Mkdir(path, 0o700))
+			must.OK(t, os.Remove(path))
+			must.OK(t, os.Mkdir(path, 0o700))
 		}, "no regular file"},
 		"link": {"qemu", func(t *testing.T, path string) {
-			qmptest.Must(t, os.Rename(path, filepath.Join(filepath.Dir(path), "sh")))
-			qmptest.Must(t, os.Symlink("sh", path))
+			must.OK(t, os.Rename(path, filepath.Join(filepath.Dir(path), "sh")))
+			must.OK(t, os.Symlink("sh", path))
 		}, "its name"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -101,25 +102,25 @@ func TestReplacedProgram(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(programDir(t), "qemu-copy")
 	text, err := os.ReadFile(qmptest.QEMUPath(t))
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	qmptest.WriteExecutable(t, path, text)
 	v := startVM(t, path)
 	before, err := openProcess(v.pid)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	defer before.close()
-	qmptest.Must(t, before.trust())
-	qmptest.Must(t, os.Rename(path, path+"-old"))
+	must.OK(t, before.trust())
+	must.OK(t, os.Rename(path, path+"-old"))
 	qmptest.WriteProgram(t, path, "exit 0")
 	after, err := openProcess(v.pid)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	defer after.close()
 	// It may only be told by its new name, which is as good.
 	if err := after.trust(); err != nil {
 		t.Errorf("renamed: %v", err)
 	}
-	qmptest.Must(t, os.Remove(path+"-old"))
+	must.OK(t, os.Remove(path+"-old"))
 	deleted, err := openProcess(v.pid)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	defer deleted.close()
 	if err := deleted.trust(); !errors.Is(err, ErrNotTrusted) || !strings.Contains(err.Error(), "replaced") {
 		t.Errorf("deleted: %v", err)
@@ -149,16 +150,16 @@ func TestProcessIsNoEmulator(t *testing.T) {
 func TestAsideCancelled(t *testing.T) {
 	t.Parallel()
 	pipe := filepath.Join(t.TempDir(), "pipe")
-	qmptest.Must(t, unix.Mkfifo(pipe, 0o600))
+	must.OK(t, unix.Mkfifo(pipe, 0o600))
 	emulator := fakeEmulator(t, "silent", fmt.Sprintf("sleep 1000 & echo $$ $! > '%s'", pipe))
 	ctx, cancel := context.WithCancel(qmptest.Context(t))
 	defer cancel()
 	errs := qmptest.Start(ctx, aside, emulator)
 	var pid, child int
 	_, err := fmt.Sscan(mustRead(t, pipe), &pid, &child) // returns when both have started
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	process, err := hostproc.Process{PID: child}.Open()
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	defer process.Close()
 	cancel()
 	if err := <-errs; !errors.Is(err, context.Canceled) {
@@ -180,7 +181,7 @@ func TestAsideEnvironment(t *testing.T) {
 for fd in 0 2; do readlink $fd; done >> '%[1]s'
 read -r pid name state parent group rest < /proc/$$/stat; echo group $((group - $$)) >> '%[1]s'`, log))
 	own, err := aside(qmptest.Context(t), emulator)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	if own.id.Version != "9.0.0 (fake)" || own.id.Target != "x86_64" || string(own.raw) != "[]" {
 		t.Errorf("%+v", own)
 	}
@@ -193,7 +194,7 @@ read -r pid name state parent group rest < /proc/$$/stat; echo group $((group - 
 // BenchmarkSources measures the two ways that do not query the VM.
 func BenchmarkSources(b *testing.B) {
 	own, err := aside(qmptest.Context(b), qmptest.QEMUPath(b))
-	qmptest.Must(b, err)
+	must.OK(b, err)
 	cache := &Cache{Dir: b.TempDir(), Emulator: qmptest.QEMUPath(b), Report: func(err error) { b.Error(err) }}
 	id := testID
 	id.Version, id.Target = own.id.Version, own.id.Target
@@ -210,7 +211,7 @@ func BenchmarkSources(b *testing.B) {
 	b.Run("aside", func(b *testing.B) {
 		for b.Loop() {
 			_, err := aside(context.Background(), cache.Emulator)
-			qmptest.Must(b, err)
+			must.OK(b, err)
 		}
 	})
 }

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/qmptest"
 	"github.com/luksplug/luksplug/qmp"
 )
@@ -31,31 +32,31 @@ func TestBadFiles(t *testing.T) {
 		spoil func(t *testing.T, dir, file string)
 		want  error
 	}{
-		"empty":     {func(t *testing.T, _, file string) { qmptest.Must(t, os.Truncate(file, 0)) }, ErrDamaged},
-		"truncated": {func(t *testing.T, _, file string) { qmptest.Must(t, os.Truncate(file, 150)) }, ErrDamaged},
+		"empty":     {func(t *testing.T, _, file string) { must.OK(t, os.Truncate(file, 0)) }, ErrDamaged},
+		"truncated": {func(t *testing.T, _, file string) { must.OK(t, os.Truncate(file, 150)) }, ErrDamaged},
 		"flipped": {func(t *testing.T, _, file string) {
 			rewrite(t, file, func(text string) string { return strings.Replace(text, "planted", "plantex", 1) })
 		}, ErrDamaged},
 		"no schema": {func(t *testing.T, _, file string) {
 			e, _ := entryOf(testID, nil)
 			line, err := json.Marshal(header{formatNumber, e, checksum([]byte("{}"))})
-			qmptest.Must(t, err)
-			qmptest.Must(t, os.WriteFile(file, append(line, "\n{}"...), 0o600))
+			must.OK(t, err)
+			must.OK(t, os.WriteFile(file, append(line, "\n{}"...), 0o600))
 		}, ErrDamaged},
 		"another's": {func(t *testing.T, _, file string) {
 			rewrite(t, file, func(text string) string { return strings.Replace(text, "1.2.3", "1.2.4", 1) })
 		}, ErrDamaged},
-		"huge":         {func(t *testing.T, _, file string) { qmptest.Must(t, os.Truncate(file, fileLimit+1)) }, ErrDamaged},
-		"group writes": {func(t *testing.T, _, file string) { qmptest.Must(t, os.Chmod(file, 0o620)) }, ErrNotTrusted},
-		"others write": {func(t *testing.T, _, file string) { qmptest.Must(t, os.Chmod(file, 0o602)) }, ErrNotTrusted},
+		"huge":         {func(t *testing.T, _, file string) { must.OK(t, os.Truncate(file, fileLimit+1)) }, ErrDamaged},
+		"group writes": {func(t *testing.T, _, file string) { must.OK(t, os.Chmod(file, 0o620)) }, ErrNotTrusted},
+		"others write": {func(t *testing.T, _, file string) { must.OK(t, os.Chmod(file, 0o602)) }, ErrNotTrusted},
 		"foreign":      {func(t *testing.T, _, file string) { chown(t, file, nobody) }, ErrNotTrusted},
 		"link": {func(t *testing.T, dir, file string) {
 			replace(t, file, func() error { return os.Symlink(file+"-old", file) })
 		}, nil}, // os.Root refuses it: it leads out of the directory
 		"pipe":              {func(t *testing.T, _, file string) { replace(t, file, func() error { return unix.Mkfifo(file, 0o600) }) }, ErrDamaged},
 		"foreign directory": {func(t *testing.T, dir, _ string) { chown(t, dir, nobody) }, ErrNotTrusted},
-		"open directory":    {func(t *testing.T, dir, _ string) { qmptest.Must(t, os.Chmod(dir, 0o777)) }, ErrNotTrusted},
-		"sticky directory":  {func(t *testing.T, dir, _ string) { qmptest.Must(t, os.Chmod(dir, 0o777|os.ModeSticky)) }, ErrNotTrusted},
+		"open directory":    {func(t *testing.T, dir, _ string) { must.OK(t, os.Chmod(dir, 0o777)) }, ErrNotTrusted},
+		"sticky directory":  {func(t *testing.T, dir, _ string) { must.OK(t, os.Chmod(dir, 0o777|os.ModeSticky)) }, ErrNotTrusted},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -99,13 +100,13 @@ func rewrite(t *testing.T, file string, change func(string) string) {
 	if before == after {
 		t.Fatal("nothing was changed")
 	}
-	qmptest.Must(t, os.WriteFile(file, []byte(after), 0o600))
+	must.OK(t, os.WriteFile(file, []byte(after), 0o600))
 }
 
 func replace(t *testing.T, file string, create func() error) {
 	t.Helper()
-	qmptest.Must(t, os.Rename(file, file+"-old"))
-	qmptest.Must(t, create())
+	must.OK(t, os.Rename(file, file+"-old"))
+	must.OK(t, create())
 }
 
 func chown(t *testing.T, path string, uid int) {
@@ -113,14 +114,14 @@ func chown(t *testing.T, path string, uid int) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can give a file away")
 	}
-	qmptest.Must(t, os.Chown(path, uid, uid))
+	must.OK(t, os.Chown(path, uid, uid))
 }
 
 // What cannot be written is reported, and nothing else.
 func TestUnwritable(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "file")
-	qmptest.Must(t, os.WriteFile(file, nil, 0o600))
+	must.OK(t, os.WriteFile(file, nil, 0o600))
 	for name, test := range map[string]struct {
 		dir  string
 		raw  []byte
@@ -144,9 +145,9 @@ func TestPrune(t *testing.T) {
 	cache := &Cache{Dir: t.TempDir(), Report: func(err error) { t.Error(err) }}
 	old := func(name string, age time.Duration) {
 		path := filepath.Join(cache.Dir, name)
-		qmptest.Must(t, os.WriteFile(path, nil, 0o600))
+		must.OK(t, os.WriteFile(path, nil, 0o600))
 		at := time.Now().Add(-age)
-		qmptest.Must(t, os.Chtimes(path, at, at))
+		must.OK(t, os.Chtimes(path, at, at))
 	}
 	for i := range filesLimit + 3 {
 		old(fmt.Sprint(i, suffix), time.Duration(i+1)*time.Hour)
@@ -156,7 +157,7 @@ func TestPrune(t *testing.T) {
 	old("README", 1000*time.Hour)
 	cache.Keep(qmptest.Context(t), testID, smallSchema("x"))
 	files, err := os.ReadDir(cache.Dir)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	left := make(map[string]bool)
 	for _, f := range files {
 		left[f.Name()] = true

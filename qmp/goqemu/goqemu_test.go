@@ -16,6 +16,7 @@ import (
 	goqemu "github.com/digitalocean/go-qemu/qmp"
 	"go.uber.org/goleak"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/qmptest"
 	"github.com/luksplug/luksplug/qmp"
 )
@@ -28,12 +29,12 @@ func TestNewClientSocket(t *testing.T) {
 	q := qmptest.StartQEMU(t, "-machine", "none")
 	for _, connected := range []bool{true, false} {
 		m, err := goqemu.NewSocketMonitor("unix", q.Unix, qmptest.Patience)
-		qmptest.Must(t, err)
+		must.OK(t, err)
 		if connected {
-			qmptest.Must(t, m.Connect())
+			must.OK(t, m.Connect())
 		}
 		c, err := NewClient(qmptest.Context(t), m)
-		qmptest.Must(t, err)
+		must.OK(t, err)
 		if c.Version().QEMU.Major < 5 {
 			t.Errorf("version %v", c.Version())
 		}
@@ -52,8 +53,8 @@ func TestNewClientSocket(t *testing.T) {
 		if _, err := c.Execute(qmptest.Context(t), qmp.Command{Execute: "add-fd", File: qmptest.Memfd(t, 0)}); !errors.Is(err, qmp.ErrFileUnsupported) {
 			t.Errorf("%v", err)
 		}
-		qmptest.Must(t, c.Close())
-		qmptest.Must(t, c.Close())
+		must.OK(t, c.Close())
+		must.OK(t, c.Close())
 		qmptest.AwaitClosed(t, sub.Events(), "the subscription")
 		if _, err := c.Execute(qmptest.Context(t), qmp.Command{Execute: "stop"}); !errors.Is(err, qmp.ErrClosed) {
 			t.Errorf("%v", err)
@@ -66,9 +67,9 @@ func TestNewClientLosesQEMU(t *testing.T) {
 	t.Parallel()
 	q := qmptest.StartQEMU(t, "-machine", "none")
 	m, err := goqemu.NewSocketMonitor("tcp", q.TCP, qmptest.Patience)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	c, err := NewClient(qmptest.Context(t), m)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	defer qmptest.Close(t, c)
 	q.Kill()
 	qmptest.AwaitDone(t, c.Done())
@@ -81,7 +82,7 @@ func TestNewClientIsNotGreeted(t *testing.T) {
 	t.Parallel()
 	_, q := qmptest.StartNone(t, func(ctx context.Context, address string) (*qmp.Client, error) { return qmp.Dial(ctx, address) })
 	m, err := goqemu.NewSocketMonitor("unix", q.Unix, qmptest.Patience)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
 	if _, err := NewClient(ctx, m); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "another client") {
@@ -153,7 +154,7 @@ func TestMonitorOutcomes(t *testing.T) {
 			var trace qmptest.Log
 			m := newFakeMonitor(func(string) (string, error) { return test.reply, test.err })
 			c, err := NewClient(qmptest.Context(t), m, qmp.WithTrace(func(e qmp.TraceEntry) { trace.Add(e.Direction, e.JSON) }))
-			qmptest.Must(t, err)
+			must.OK(t, err)
 			defer qmptest.Close(t, c)
 			if c.VersionString() != "9.1.2" {
 				t.Error(c.VersionString())
@@ -189,7 +190,7 @@ func TestMonitorLateAnswer(t *testing.T) {
 		return `{"return":"quick"}`, nil
 	})
 	c, err := NewClient(qmptest.Context(t), m, qmp.WithoutIDs())
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	ctx, cancel := context.WithCancel(qmptest.Context(t))
 	slow := qmptest.Start(ctx, c.Execute, qmp.Command{Execute: "slow"})
 	qmptest.Await(t, entered, "the command")
@@ -205,7 +206,7 @@ func TestMonitorLateAnswer(t *testing.T) {
 	if value, err := c.Execute(qmptest.Context(t), qmp.Command{Execute: "quick"}); err != nil || string(value) != `"quick"` {
 		t.Errorf("%s, %v", value, err)
 	}
-	qmptest.Must(t, c.Close())
+	must.OK(t, c.Close())
 }
 
 func TestMonitorWithoutEvents(t *testing.T) {
@@ -213,9 +214,9 @@ func TestMonitorWithoutEvents(t *testing.T) {
 	m := newFakeMonitor(nil)
 	m.eventsErr = goqemu.ErrEventsNotSupported
 	c, err := NewClient(qmptest.Context(t), m)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	sub := c.Subscribe()
-	qmptest.Must(t, c.Close())
+	must.OK(t, c.Close())
 	qmptest.AwaitClosed(t, sub.Events(), "the subscription")
 
 	m = newFakeMonitor(nil)

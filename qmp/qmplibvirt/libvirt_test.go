@@ -15,6 +15,7 @@ import (
 	"github.com/digitalocean/go-libvirt"
 	"go.uber.org/goleak"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/qapi"
 	"github.com/luksplug/luksplug/internal/qmptest"
 	"github.com/luksplug/luksplug/qmp"
@@ -63,7 +64,7 @@ func startLibvirt(t *testing.T, qemu *qmp.Client) (*libvirt.Libvirt, *fakeLibvir
 		}
 	}()
 	l := libvirt.NewWithDialer(pipeDialer{near})
-	qmptest.Must(t, l.Connect())
+	must.OK(t, l.Connect())
 	t.Cleanup(func() {
 		events.Close()
 		_ = l.Disconnect() // the test may have cut the connection
@@ -218,7 +219,7 @@ func TestNewClient(t *testing.T) {
 	l, daemon := startLibvirt(t, qemu)
 	var trace qmptest.Log
 	c, err := NewClient(qmptest.Context(t), l, testDomain, nil, qmp.WithTrace(func(e qmp.TraceEntry) { trace.Add(e.Direction, e.JSON) }))
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	if c.VersionString() != qemu.VersionString() {
 		t.Errorf("%q", c.VersionString())
 	}
@@ -261,8 +262,8 @@ func TestNewClient(t *testing.T) {
 	if err := qmptest.Await(t, errs, "the cancelled caller"); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
-	qmptest.Must(t, c.Close())
-	qmptest.Must(t, c.Close())
+	must.OK(t, c.Close())
+	must.OK(t, c.Close())
 	qmptest.AwaitClosed(t, sub.Events(), "the subscription")
 	qmptest.Await(t, daemon.deregistered, "the end of the event subscription")
 	if !l.IsConnected() {
@@ -276,8 +277,8 @@ func TestNewClientCloseWithoutEvent(t *testing.T) {
 	t.Parallel()
 	l, daemon := startLibvirt(t, startNone(t))
 	c, err := NewClient(qmptest.Context(t), l, testDomain, nil)
-	qmptest.Must(t, err)
-	qmptest.Must(t, c.Close())
+	must.OK(t, err)
+	must.OK(t, c.Close())
 	for range 3 {
 		daemon.sendEvent(qmp.Event{Event: "STOP", Data: map[string]any{}})
 	}
@@ -285,14 +286,14 @@ func TestNewClientCloseWithoutEvent(t *testing.T) {
 	if c, err = NewClient(qmptest.Context(t), l, testDomain, nil); err != nil {
 		t.Fatalf("the connection after that: %v", err)
 	}
-	qmptest.Must(t, c.Close())
+	must.OK(t, c.Close())
 }
 
 func TestNewClientLosesConnection(t *testing.T) {
 	t.Parallel()
 	l, daemon := startLibvirt(t, startNone(t))
 	c, err := NewClient(qmptest.Context(t), l, testDomain, nil)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	defer qmptest.Close(t, c)
 	errs := qmptest.Start(context.Background(), c.Execute, qmp.Command{Execute: "silence"})
 	qmptest.Close(t, daemon.conn)
@@ -313,7 +314,7 @@ func TestPassesFiles(t *testing.T) {
 	l, _ := startLibvirt(t, startNone(t))
 	for _, passFile := range []FilePasser{nil, Virsh{}.PassFile} {
 		c, err := NewClient(qmptest.Context(t), l, testDomain, passFile)
-		qmptest.Must(t, err)
+		must.OK(t, err)
 		if c.PassesFiles() != (passFile != nil) {
 			t.Error("only a FilePasser passes files")
 		}

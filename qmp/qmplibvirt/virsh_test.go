@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/qmptest"
 	"github.com/luksplug/luksplug/qmp"
 )
@@ -86,7 +87,7 @@ func TestVirshNotStarted(t *testing.T) {
 	good := script(t, "touch "+marker)
 	file := textFile(t, "")
 	closed := textFile(t, "")
-	qmptest.Must(t, closed.Close())
+	must.OK(t, closed.Close())
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
 	withSecret := command("add-fd", "opaque", qmp.NewSensitive([]byte("c2VjcmV0")))
@@ -130,7 +131,7 @@ func TestVirshCancelled(t *testing.T) {
 		t.Run(end, func(t *testing.T) {
 			t.Parallel()
 			pipe := filepath.Join(t.TempDir(), "pipe")
-			qmptest.Must(t, unix.Mkfifo(pipe, 0o600))
+			must.OK(t, unix.Mkfifo(pipe, 0o600))
 			// The write returns when the test has opened the pipe: virsh runs.
 			virsh := Virsh{Program: script(t, "sleep 1000 & echo $! > "+pipe+"; wait"), Domain: "d"}
 			passed := make(chan error, 1)
@@ -143,16 +144,16 @@ func TestVirshCancelled(t *testing.T) {
 			defer cancel()
 			errs := qmptest.Start(ctx, c.Execute, qmp.Command{Execute: "add-fd", File: textFile(t, "")})
 			text, err := os.ReadFile(pipe)
-			qmptest.Must(t, err)
+			must.OK(t, err)
 			var child int
 			_, err = fmt.Sscan(string(text), &child)
-			qmptest.Must(t, err)
+			must.OK(t, err)
 			process, err := hostproc.Process{PID: child}.Open()
-			qmptest.Must(t, err)
+			must.OK(t, err)
 			defer process.Close()
 			want := context.Canceled
 			if end == "client" {
-				qmptest.Must(t, c.Close())
+				must.OK(t, c.Close())
 				want = qmp.ErrClosed
 			} else {
 				cancel()
@@ -191,7 +192,7 @@ func passerClient(t *testing.T, p FilePasser) *qmp.Client {
 	t.Helper()
 	l, _ := startLibvirt(t, startNone(t))
 	c, err := NewClient(qmptest.Context(t), l, testDomain, p)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	t.Cleanup(func() { qmptest.Close(t, c) })
 	return c
 }
@@ -199,9 +200,9 @@ func passerClient(t *testing.T, p FilePasser) *qmp.Client {
 func textFile(t *testing.T, text string) *os.File {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "file")
-	qmptest.Must(t, os.WriteFile(path, []byte(text), 0o600))
+	must.OK(t, os.WriteFile(path, []byte(text), 0o600))
 	file, err := os.Open(path)
-	qmptest.Must(t, err)
+	must.OK(t, err)
 	t.Cleanup(func() { _ = file.Close() }) // a test may have closed it
 	return file
 }

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 const profile = "libvirt-3e3fce45-4f53-4fa7-bb32-11f34168b82b"
@@ -19,11 +21,11 @@ func TestAppArmor(t *testing.T) {
 	dir := t.TempDir()
 	list, called := filepath.Join(dir, profile+".files"), filepath.Join(dir, "called")
 	const made = "# MANAGED BY libvirt\n  \"/srv/root.img\" rwk,\n"
-	must(t, os.WriteFile(list, []byte(made), 0o640))
+	must.OK(t, os.WriteFile(list, []byte(made), 0o640))
 	parser := filepath.Join(dir, "parser")
 	script := func(end string) {
 		t.Helper()
-		must(t, os.WriteFile(parser, []byte("#!/bin/sh\necho \"$@\" >> "+called+"\n"+end+"\n"), 0o700))
+		must.OK(t, os.WriteFile(parser, []byte("#!/bin/sh\necho \"$@\" >> "+called+"\n"+end+"\n"), 0o700))
 	}
 	script("exit 0")
 	wantList := func(text string) {
@@ -42,13 +44,13 @@ func TestAppArmor(t *testing.T) {
 	const vdb = "  \"/srv/top image.qcow2\" rwk, # luksplug vdb\n  \"/srv/base.qcow2\" rk, # luksplug vdb\n"
 	const vdc = "  \"/srv/base.qcow2\" rk, # luksplug vdc\n"
 	for range 2 {
-		must(t, a.Grant(ctx, profile, "vdb", files))
+		must.OK(t, a.Grant(ctx, profile, "vdb", files))
 		wantList(made + vdb)
 	}
 	if n := calls(); n != 1 {
 		t.Errorf("the parser was called %d times: once was enough", n)
 	}
-	must(t, a.Grant(ctx, profile, "vdc", files[1:]))
+	must.OK(t, a.Grant(ctx, profile, "vdc", files[1:]))
 	wantList(made + vdb + vdc)
 	if info, err := os.Stat(list); err != nil || info.Mode() != 0o640 {
 		t.Errorf("mode %v, error %v", info.Mode(), err)

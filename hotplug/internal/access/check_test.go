@@ -15,18 +15,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // stranger is a user without an account and without rights.
 const stranger = 64999
-
-// must ends the test if there is an error.
-func must(t testing.TB, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-}
 
 func needRoot(t *testing.T) {
 	t.Helper()
@@ -39,22 +32,22 @@ func needRoot(t *testing.T) {
 func openDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "luksplug-access-")
-	must(t, err)
+	must.OK(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	must(t, os.Chmod(dir, 0o755))
+	must.OK(t, os.Chmod(dir, 0o755))
 	return dir
 }
 
 func file(t *testing.T, path string, mode os.FileMode) string {
 	t.Helper()
-	must(t, os.WriteFile(path, []byte("image"), 0o600), os.Chmod(path, mode))
+	must.OK(t, os.WriteFile(path, []byte("image"), 0o600), os.Chmod(path, mode))
 	return path
 }
 
 func check(t *testing.T, u User, path string, write bool) *Problem {
 	t.Helper()
 	problems, err := Check(u, []File{{Path: path, What: "payload", Write: write}})
-	must(t, err)
+	must.OK(t, err)
 	if len(problems) == 0 {
 		return nil
 	}
@@ -151,10 +144,10 @@ func sleeper(t *testing.T, attributes *syscall.SysProcAttr, script string) int {
 	cmd := exec.Command("/bin/sh", "-c", script+"\necho ready; exec cat")
 	cmd.SysProcAttr = attributes
 	in, err := cmd.StdinPipe()
-	must(t, err)
+	must.OK(t, err)
 	out, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
+	must.OK(t, err)
+	must.OK(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = in.Close()
 		_ = cmd.Wait()
@@ -198,7 +191,7 @@ func TestCheckCapabilities(t *testing.T) {
 	needRoot(t)
 	dir := openDir(t)
 	path := file(t, filepath.Join(dir, "image"), 0o600)
-	must(t, os.Chown(path, stranger, stranger))
+	must.OK(t, os.Chown(path, stranger, stranger))
 	if _, err := exec.LookPath("setpriv"); err != nil {
 		t.Skip("setpriv is not installed")
 	}

@@ -11,12 +11,13 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 func owner(t *testing.T, path string) string {
 	t.Helper()
 	var st unix.Stat_t
-	must(t, unix.Stat(path, &st))
+	must.OK(t, unix.Stat(path, &st))
 	return fmt.Sprintf("%d:%d", st.Uid, st.Gid)
 }
 
@@ -44,7 +45,7 @@ func request(vm, target string, give []string, others ...string) Request {
 func (r Registry) end(t *testing.T, vm, target string) []string {
 	t.Helper()
 	given, err := r.Revoke(Revocation{Ended: func(u Use) bool { return u.VM == vm && u.Target == target }})
-	must(t, err)
+	must.OK(t, err)
 	var out []string
 	for _, g := range given {
 		out = append(out, filepath.Base(g.Path))
@@ -68,16 +69,16 @@ func TestRegistry(t *testing.T) {
 	dir := t.TempDir()
 	r := Registry{Dir: filepath.Join(dir, "owners")}
 	base, first, second := file(t, filepath.Join(dir, "base"), 0o600), file(t, filepath.Join(dir, "first"), 0o600), file(t, filepath.Join(dir, "second"), 0o600)
-	must(t, os.Chown(base, 12, 34))
+	must.OK(t, os.Chown(base, 12, 34))
 	link := filepath.Join(dir, "link")
-	must(t, os.Symlink("base", link))
+	must.OK(t, os.Symlink("base", link))
 	one := request("vm1", "vda", []string{first, base})
-	must(t, r.Grant(one))
-	must(t, r.Grant(one)) // again
+	must.OK(t, r.Grant(one))
+	must.OK(t, r.Grant(one)) // again
 	want(t, first, "64999:0")
 	want(t, base, "64999:34")
 	// The second disk finds the base as it needs it, by another name.
-	must(t, r.Grant(request("vm2", "vda", []string{second}, link)))
+	must.OK(t, r.Grant(request("vm2", "vda", []string{second}, link)))
 	if back := r.end(t, "vm1", "vda"); len(back) != 1 || back[0] != "first" {
 		t.Errorf("went back: %v", back)
 	}
@@ -114,11 +115,11 @@ func TestRegistryInterrupted(t *testing.T) {
 		"another owner since": {Use{VM: "vm", Target: "vda", Boot: hostproc.BootID()}, 4711, "vda"},
 	} {
 		r := Registry{Dir: filepath.Join(dir, strings.ReplaceAll(name, " ", "-"))}
-		must(t, os.Chown(path, 0, 0))
+		must.OK(t, os.Chown(path, 0, 0))
 		tk := request("vm", "vda", []string{path})
 		tk.Use = c.use
-		must(t, r.Grant(tk))
-		must(t, os.Chown(path, c.uid, 0))
+		must.OK(t, r.Grant(tk))
+		must.OK(t, os.Chown(path, c.uid, 0))
 		r.end(t, "vm", c.ends)
 		if c.uid == stranger {
 			want(t, path, "0:0")
@@ -135,32 +136,32 @@ func TestRegistryMigration(t *testing.T) {
 	needRoot(t)
 	dir := t.TempDir()
 	path := file(t, filepath.Join(dir, "image"), 0o600)
-	must(t, os.Chown(path, 12, 34))
+	must.OK(t, os.Chown(path, 12, 34))
 	source, destination := Registry{Dir: filepath.Join(dir, "source")}, Registry{Dir: filepath.Join(dir, "destination")}
 	tk := request("vm", "vda", []string{path})
 	owners, err := source.Owners(tk)
 	if err != nil || len(owners) != 1 || owners[0].UID != 12 {
 		t.Fatalf("got %v, %v", owners, err)
 	}
-	must(t, source.Grant(tk))
+	must.OK(t, source.Grant(tk))
 	if again, err := source.Owners(request("vm", "vda", nil, path)); err != nil || len(again) != 1 || again[0] != owners[0] {
 		t.Errorf("got %v, %v", again, err)
 	}
-	must(t, destination.Grant(request("vm", "vda", nil, path))) // finds it as it should be
+	must.OK(t, destination.Grant(request("vm", "vda", nil, path))) // finds it as it should be
 	if _, err := source.Revoke(Revocation{Stay: true, Ended: func(Use) bool { return true }}); err != nil {
 		t.Fatal(err)
 	}
 	source.empty(t)
 	want(t, path, "64999:34")
-	must(t, destination.Restore(owners, 4711))
+	must.OK(t, destination.Restore(owners, 4711))
 	want(t, path, "64999:34") // not the user's whom it was given to
-	must(t, destination.Restore(owners, stranger))
+	must.OK(t, destination.Restore(owners, stranger))
 	want(t, path, "12:34")
 
 	// A host that starts the VM anew, and finds the image as another has left it.
-	must(t, os.Chown(path, stranger, 34))
+	must.OK(t, os.Chown(path, stranger, 34))
 	tk.Remembered = owners
-	must(t, destination.Grant(tk))
+	must.OK(t, destination.Grant(tk))
 	destination.end(t, "vm", "vda")
 	want(t, path, "12:34")
 }
@@ -172,7 +173,7 @@ func TestRegistryRefuses(t *testing.T) {
 	dir := t.TempDir()
 	r := Registry{Dir: filepath.Join(dir, "owners")}
 	path := file(t, filepath.Join(dir, "image"), 0o600)
-	must(t, os.Link(path, filepath.Join(dir, "other")))
+	must.OK(t, os.Link(path, filepath.Join(dir, "other")))
 	for _, path := range []string{path, dir, filepath.Join(dir, "missing")} {
 		if err := r.Grant(request("vm", "vda", []string{path})); err == nil {
 			t.Errorf("%s was given away", path)
@@ -181,11 +182,11 @@ func TestRegistryRefuses(t *testing.T) {
 	want(t, path, "0:0")
 	r.empty(t)
 	// A file that has replaced the image keeps its owner.
-	must(t, os.Remove(filepath.Join(dir, "other")))
-	must(t, r.Grant(request("vm", "vda", []string{path})))
+	must.OK(t, os.Remove(filepath.Join(dir, "other")))
+	must.OK(t, r.Grant(request("vm", "vda", []string{path})))
 	other := file(t, filepath.Join(dir, "new"), 0o600)
-	must(t, os.Chown(other, stranger, 0))
-	must(t, os.Rename(other, path))
+	must.OK(t, os.Chown(other, stranger, 0))
+	must.OK(t, os.Rename(other, path))
 	if back := r.end(t, "vm", "vda"); len(back) > 0 {
 		t.Errorf("went back: %v", back)
 	}
@@ -207,7 +208,7 @@ func TestRegistryLabel(t *testing.T) {
 	}
 	tk := request("vm", "vda", []string{path})
 	tk.Owner.Label = is
-	must(t, r.Grant(tk))
+	must.OK(t, r.Grant(tk))
 	if got, err := selinux.FileLabel(path); err != nil || got != is {
 		t.Errorf("got %q, %v", got, err)
 	}

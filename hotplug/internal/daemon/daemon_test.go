@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -28,7 +29,7 @@ func TestRoundWithEncryptedImage(t *testing.T) {
 		t.Errorf("the export's size is not the disk's:\n%s", out)
 	}
 	info := d.Info()
-	must(t, d.Stop(testContext(t)))
+	must.OK(t, d.Stop(testContext(t)))
 	checkGone(t, info)
 	expectInImage(t, image, "0xa5", "1M")
 	if err := d.Stop(testContext(t)); err != nil {
@@ -47,7 +48,7 @@ func expectPrivate(t *testing.T, d *Daemon, uid uint32) {
 	t.Helper()
 	for _, name := range []string{".", monitorName, socketName, stderrName, stateName} {
 		info, err := os.Lstat(filepath.Join(d.Info().Dir, name))
-		must(t, err)
+		must.OK(t, err)
 		if stat := info.Sys().(*syscall.Stat_t); stat.Uid != uid || info.Mode().Perm()&0o077 != 0 {
 			t.Errorf("%s: owner %d, mode %v", name, stat.Uid, info.Mode())
 		}
@@ -70,8 +71,8 @@ func TestReadOnlyExport(t *testing.T) {
 	t.Parallel()
 	image := encryptedImage(t, shortDir(t))
 	d := mustStart(t, Options{})
-	must(t, unlock(t, d, image, passphrase))
-	must(t, d.Export(testContext(t), Export{Node: "disk", Name: "vdb"}))
+	must.OK(t, unlock(t, d, image, passphrase))
+	must.OK(t, d.Export(testContext(t), Export{Node: "disk", Name: "vdb"}))
 	tool(t, "qemu-io", "-r", "-f", "raw", "-c", "read -P 0 0 64k", url(d))
 	out := tool(t, "sh", "-c", `! qemu-io -f raw -c "write 0 64k" "$1"`, "sh", url(d))
 	if !strings.Contains(out, "Permission denied") {
@@ -95,10 +96,10 @@ func TestProcessIsDetached(t *testing.T) {
 	t.Parallel()
 	// A descriptor that is not marked close-on-exec, like one that a shell gave us.
 	leak, err := os.Create(filepath.Join(t.TempDir(), "leak"))
-	must(t, err)
+	must.OK(t, err)
 	defer func() { _ = leak.Close() }()
 	inherited, err := unix.Dup(int(leak.Fd()))
-	must(t, err)
+	must.OK(t, err)
 	defer func() { _ = unix.Close(inherited) }()
 
 	d, _ := exported(t, Options{})
@@ -146,7 +147,7 @@ func TestNoSecretOutsideTheMonitor(t *testing.T) {
 	}
 	for _, name := range []string{stderrName, stateName} {
 		data, err := os.ReadFile(filepath.Join(d.Info().Dir, name))
-		must(t, err)
+		must.OK(t, err)
 		expectNoSecret(t, name, string(data))
 	}
 	if env := strings.Split(strings.Trim(proc(t, d.Info().Process.PID, "environ"), "\x00"), "\x00"); len(env) != 2 {
@@ -171,11 +172,11 @@ func TestRunsAsAnotherUser(t *testing.T) {
 	const nobody, group = 65534, 4711
 	images := shortDir(t)
 	image := encryptedImage(t, images)
-	must(t, os.Chown(image, nobody, nobody))
+	must.OK(t, os.Chown(image, nobody, nobody))
 	user := &Credential{UID: nobody, GID: nobody, Groups: []uint32{group}}
 	d := mustStart(t, Options{User: user})
-	must(t, unlock(t, d, image, passphrase))
-	must(t, d.Export(testContext(t), Export{Node: "disk", Name: "vdb", Writable: true}))
+	must.OK(t, unlock(t, d, image, passphrase))
+	must.OK(t, d.Export(testContext(t), Export{Node: "disk", Name: "vdb", Writable: true}))
 	got, err := hostproc.CredentialOf(d.Info().Process.PID)
 	if err != nil || got.UID != nobody || got.GID != nobody || len(got.Groups) != 1 || got.Groups[0] != group {
 		t.Errorf("it runs as %+v, %v", got, err)
@@ -188,21 +189,21 @@ func TestRunsAsAnotherUser(t *testing.T) {
 		t.Errorf("another user was refused with %q", out)
 	}
 	info := d.Info()
-	must(t, Stop(testContext(t), info.Dir))
+	must.OK(t, Stop(testContext(t), info.Dir))
 	checkGone(t, info)
 }
 
 func TestOpenFindsARunningDaemon(t *testing.T) {
 	t.Parallel()
 	first, _ := exported(t, Options{})
-	must(t, first.Close())
+	must.OK(t, first.Close())
 	second, err := Open(testContext(t), first.Info().Dir)
-	must(t, err)
+	must.OK(t, err)
 	if second.Info() != first.Info() {
 		t.Errorf("got %+v, want %+v", second.Info(), first.Info())
 	}
 	tool(t, "qemu-io", "-f", "raw", "-c", "write 0 64k", url(second)) // Close has left the export alone
-	must(t, second.Stop(testContext(t)))
+	must.OK(t, second.Stop(testContext(t)))
 	checkGone(t, first.Info())
 }
 
@@ -229,10 +230,10 @@ func TestOpenOfAnotherDaemonsMonitor(t *testing.T) {
 	t.Parallel()
 	one, other := mustStart(t, Options{}), mustStart(t, Options{})
 	for _, d := range []*Daemon{one, other} {
-		must(t, d.Close())
+		must.OK(t, d.Close())
 	}
-	must(t, os.Remove(one.Info().Monitor))
-	must(t, os.Symlink(other.Info().Monitor, one.Info().Monitor))
+	must.OK(t, os.Remove(one.Info().Monitor))
+	must.OK(t, os.Symlink(other.Info().Monitor, one.Info().Monitor))
 	if _, err := Open(testContext(t), one.Info().Dir); !errors.Is(err, ErrDirectory) {
 		t.Errorf("got %v, want ErrDirectory", err)
 	}
@@ -251,12 +252,12 @@ func TestServesAQEMU(t *testing.T) {
 		{Name: "node-name", Value: "vdb"}, {Name: "driver", Value: "nbd"}, {Name: "export", Value: "vdb"},
 		{Name: "server", Value: qmp.Object{{Name: "type", Value: "unix"}, {Name: "path", Value: d.Socket()}}},
 	}})
-	must(t, err)
+	must.OK(t, err)
 	result := watch(testContext(t), d.Info().Dir, Process{PID: vm.Process.Pid})
 	if _, err := client.Execute(testContext(t), qmp.Command{Execute: "quit"}); err != nil {
 		t.Fatal(err)
 	}
-	must(t, <-result)
+	must.OK(t, <-result)
 	checkGone(t, d.Info())
 }
 
@@ -265,8 +266,8 @@ func startVM(t *testing.T, vm *exec.Cmd, monitor string) *qmp.Client {
 	t.Helper()
 	// QEMU says on its standard error when it listens.
 	stderr, err := vm.StderrPipe()
-	must(t, err)
-	must(t, vm.Start())
+	must.OK(t, err)
+	must.OK(t, vm.Start())
 	t.Cleanup(func() {
 		_ = vm.Process.Kill() // it may have ended
 		_ = vm.Wait()
@@ -276,7 +277,7 @@ func startVM(t *testing.T, vm *exec.Cmd, monitor string) *qmp.Client {
 		t.Log(lines.Text())
 	}
 	client, err := qmp.Dial(testContext(t), monitor)
-	must(t, err)
+	must.OK(t, err)
 	t.Cleanup(func() { _ = client.Close() })
 	return client
 }

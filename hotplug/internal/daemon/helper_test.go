@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // mustHelp starts a helper that ends with the test.
@@ -16,7 +17,7 @@ func mustHelp(t *testing.T, o HelperOptions) Info {
 	t.Helper()
 	o.Dir = filepath.Join(shortDir(t), "d")
 	info, err := StartHelper(testContext(t), o)
-	must(t, err)
+	must.OK(t, err)
 	t.Cleanup(func() {
 		if err := Stop(testContext(t), info.Dir); err != nil {
 			t.Errorf("stop at the end: %v", err)
@@ -31,7 +32,7 @@ func TestHelper(t *testing.T) {
 	t.Parallel()
 	info := mustHelp(t, HelperOptions{})
 	client, err := net.Dial("unix", info.Socket)
-	must(t, err)
+	must.OK(t, err)
 	defer func() { _ = client.Close() }() // nothing was said
 	if found, err := Inspect(info.Dir); err != nil || found != info || info.Kind != KindHelper || info.Monitor != "" {
 		t.Errorf("got %+v: %v", found, err)
@@ -55,7 +56,7 @@ func TestHelperOfAnotherUser(t *testing.T) {
 	}
 	info := mustHelp(t, HelperOptions{User: &Credential{UID: 4711, GID: 4712}})
 	stat, err := os.Stat(info.Socket)
-	must(t, err)
+	must.OK(t, err)
 	if s := stat.Sys().(*syscall.Stat_t); s.Uid != 4711 || s.Gid != 4712 || stat.Mode().Perm()&0o077 != 0 {
 		t.Errorf("the socket is %s of %d:%d", stat.Mode(), s.Uid, s.Gid)
 	}
@@ -71,7 +72,7 @@ func TestWatchHelper(t *testing.T) {
 	vm := sleeper(t)
 	process := processOf(t, vm.Process.Pid)
 	watched := watch(testContext(t), info.Dir, process)
-	must(t, vm.Process.Kill())
+	must.OK(t, vm.Process.Kill())
 	if err := <-watched; err != nil {
 		t.Error(err)
 	}

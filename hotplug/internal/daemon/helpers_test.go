@@ -18,16 +18,9 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/qmp"
 )
-
-// must ends the test if there is an error.
-func must(t testing.TB, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-}
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
@@ -48,13 +41,13 @@ func testContext(t *testing.T) context.Context {
 func shortDir(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "lpd")
-	must(t, err)
+	must.OK(t, err)
 	t.Cleanup(func() {
 		if err := os.RemoveAll(dir); err != nil {
 			t.Error(err)
 		}
 	})
-	must(t, os.Chmod(dir, 0o711))
+	must.OK(t, os.Chmod(dir, 0o711))
 	return dir
 }
 
@@ -65,7 +58,7 @@ func mustStart(t *testing.T, o Options) *Daemon {
 		o.Dir = filepath.Join(shortDir(t), "d")
 	}
 	d, err := Start(testContext(t), o)
-	must(t, err)
+	must.OK(t, err)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -110,10 +103,10 @@ var imageContent = sync.OnceValues(func() (content []byte, err error) {
 func encryptedImage(t *testing.T, dir string) string {
 	t.Helper()
 	content, err := imageContent()
-	must(t, err)
+	must.OK(t, err)
 	path := filepath.Join(dir, "disk.qcow2")
-	must(t, os.WriteFile(path, content, 0o600))
-	must(t, os.WriteFile(filepath.Join(dir, "key"), []byte(passphrase), 0o600))
+	must.OK(t, os.WriteFile(path, content, 0o600))
+	must.OK(t, os.WriteFile(filepath.Join(dir, "key"), []byte(passphrase), 0o600))
 	return path
 }
 
@@ -147,7 +140,7 @@ func unlock(t *testing.T, d *Daemon, image, secret string) error {
 		{Name: "file", Value: qmp.Object{{Name: "driver", Value: "file"}, {Name: "filename", Value: image}}},
 		{Name: "encrypt", Value: qmp.Object{{Name: "format", Value: "luks"}, {Name: "key-secret", Value: "s"}}},
 	})
-	must(t, run("object-del", qmp.Object{{Name: "id", Value: "s"}}))
+	must.OK(t, run("object-del", qmp.Object{{Name: "id", Value: "s"}}))
 	return opened
 }
 
@@ -156,8 +149,8 @@ func exported(t *testing.T, o Options) (d *Daemon, image string) {
 	t.Helper()
 	image = encryptedImage(t, shortDir(t))
 	d = mustStart(t, o)
-	must(t, unlock(t, d, image, passphrase))
-	must(t, d.Export(testContext(t), Export{Node: "disk", Name: "vdb", Writable: true}))
+	must.OK(t, unlock(t, d, image, passphrase))
+	must.OK(t, d.Export(testContext(t), Export{Node: "disk", Name: "vdb", Writable: true}))
 	return d, image
 }
 
@@ -181,15 +174,15 @@ func checkGone(t *testing.T, info Info) {
 func kill9(t *testing.T, p Process) {
 	t.Helper()
 	h := open(t, p)
-	must(t, h.Signal(9))
-	must(t, h.Wait(testContext(t)))
+	must.OK(t, h.Signal(9))
+	must.OK(t, h.Wait(testContext(t)))
 }
 
 // sleeper is a process that stands for a VM's QEMU.
 func sleeper(t *testing.T) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("sleep", "1000")
-	must(t, cmd.Start())
+	must.OK(t, cmd.Start())
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill() // most tests have done so
 		_ = cmd.Wait()
@@ -200,7 +193,7 @@ func sleeper(t *testing.T) *exec.Cmd {
 func processOf(t *testing.T, pid int) Process {
 	t.Helper()
 	p, err := hostproc.ProcessOf(pid)
-	must(t, err)
+	must.OK(t, err)
 	return p
 }
 
@@ -208,7 +201,7 @@ func processOf(t *testing.T, pid int) Process {
 func open(t *testing.T, p Process) *hostproc.Handle {
 	t.Helper()
 	h, err := p.Open()
-	must(t, err)
+	must.OK(t, err)
 	t.Cleanup(h.Close)
 	return h
 }
@@ -216,6 +209,6 @@ func open(t *testing.T, p Process) *hostproc.Handle {
 func proc(t *testing.T, pid int, name string) string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), name))
-	must(t, err)
+	must.OK(t, err)
 	return string(data)
 }

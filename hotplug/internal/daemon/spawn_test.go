@@ -9,16 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // What a thread of one's own changes is not seen by the rest of the process.
 func TestOwnThread(t *testing.T) {
 	t.Parallel()
 	open, err := os.Create(filepath.Join(t.TempDir(), "open"))
-	must(t, err)
+	must.OK(t, err)
 	defer func() { _ = open.Close() }()
 	inherited, err := unix.Dup(int(open.Fd())) // without close-on-exec
-	must(t, err)
+	must.OK(t, err)
 	defer func() { _ = unix.Close(inherited) }()
 	before := maskLine(t)
 	for range 500 { // some of them meet the main thread first
@@ -32,7 +33,7 @@ func TestOwnThread(t *testing.T) {
 			mask = unix.Umask(0o077)
 			return err
 		})
-		must(t, err)
+		must.OK(t, err)
 		if thread == os.Getpid() || flags != unix.FD_CLOEXEC || mask != 0o077 {
 			t.Fatalf("thread %d of %d, descriptor flags %d, mask %03o", thread, os.Getpid(), flags, mask)
 		}

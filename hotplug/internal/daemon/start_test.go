@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // expectNothing fails unless path does not exist.
@@ -112,7 +113,7 @@ func TestStartAtOnce(t *testing.T) {
 func TestStartInAnEmptyDirectory(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(shortDir(t), "with, comma")
-	must(t, os.Mkdir(dir, 0o700))
+	must.OK(t, os.Mkdir(dir, 0o700))
 	d := mustStart(t, Options{Dir: dir})
 	if d.Socket() != filepath.Join(dir, "nbd.sock") {
 		t.Errorf("socket %s", d.Socket())
@@ -157,7 +158,7 @@ func TestDirectoriesThatAreRefused(t *testing.T) {
 				t.Skip("only root can create a directory of another user")
 			}
 			dir := filepath.Join(shortDir(t), "d")
-			must(t, c.make(dir))
+			must.OK(t, c.make(dir))
 			before := list(t, filepath.Dir(dir))
 			if _, err := Start(testContext(t), Options{Dir: dir}); err == nil {
 				t.Error("Start: no error")
@@ -202,7 +203,7 @@ func list(t *testing.T, dir string) string {
 		}
 		return err
 	})
-	must(t, err)
+	must.OK(t, err)
 	return b.String()
 }
 
@@ -227,7 +228,7 @@ func TestStartRefuses(t *testing.T) {
 	canceled, cancel := context.WithCancel(testContext(t))
 	cancel()
 	private := filepath.Join(shortDir(t), "p")
-	must(t, mkdir(private, 0o700), os.WriteFile(filepath.Join(private, "program"), []byte("#!/bin/sh\n"), 0o755))
+	must.OK(t, mkdir(private, 0o700), os.WriteFile(filepath.Join(private, "program"), []byte("#!/bin/sh\n"), 0o755))
 	root := os.Geteuid() == 0
 	for name, c := range map[string]struct {
 		ctx  context.Context
@@ -260,7 +261,7 @@ func TestStartRefuses(t *testing.T) {
 func TestStartAsOurselves(t *testing.T) {
 	t.Parallel()
 	self, err := hostproc.CredentialOf(os.Getpid())
-	must(t, err)
+	must.OK(t, err)
 	d := mustStart(t, Options{User: self})
 	if got, err := hostproc.CredentialOf(d.Info().Process.PID); err != nil || got.UID != self.UID || got.GID != self.GID {
 		t.Errorf("it runs as %+v, %v", got, err)

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 func TestCrashedDaemon(t *testing.T) {
@@ -30,7 +31,7 @@ func TestCrashedDaemon(t *testing.T) {
 			if _, err := Open(testContext(t), d.Info().Dir); !errors.Is(err, ErrNotRunning) {
 				t.Errorf("Open: %v, want ErrNotRunning", err)
 			}
-			must(t, c.stop(d))
+			must.OK(t, c.stop(d))
 			checkGone(t, d.Info())
 		})
 	}
@@ -43,7 +44,7 @@ func TestStartAfterACrash(t *testing.T) {
 	kill9(t, first.Info().Process)
 	second := mustStart(t, Options{Dir: dir})
 	// The first handle's Stop must not end the second's daemon.
-	must(t, first.Stop(testContext(t)))
+	must.OK(t, first.Stop(testContext(t)))
 	if info, err := Inspect(dir); err != nil || info != second.Info() {
 		t.Errorf("got %+v, %v, want the second daemon", info, err)
 	}
@@ -54,7 +55,7 @@ func TestStopWithoutMonitorFlushes(t *testing.T) {
 	t.Parallel()
 	d, image := exported(t, Options{}) // and its connection occupies the monitor
 	tool(t, "qemu-io", "-f", "raw", "-t", "writeback", "-c", "write -P 0x5a 2M 64k", url(d))
-	must(t, Stop(testContext(t), d.Info().Dir))
+	must.OK(t, Stop(testContext(t), d.Info().Dir))
 	checkGone(t, d.Info())
 	expectInImage(t, image, "0x5a", "2M")
 }
@@ -64,7 +65,7 @@ func TestStopWithAClient(t *testing.T) {
 	t.Parallel()
 	d, _ := exported(t, Options{})
 	client := holdOpen(t, d)
-	must(t, d.Stop(testContext(t)))
+	must.OK(t, d.Stop(testContext(t)))
 	checkGone(t, d.Info())
 	client()
 }
@@ -73,7 +74,7 @@ func TestStopKillsWhatDoesNotEnd(t *testing.T) {
 	t.Parallel()
 	d := mustStart(t, Options{})
 	h := open(t, d.Info().Process)
-	must(t, h.Signal(unix.SIGSTOP)) // so that it acts on neither quit nor SIGTERM
+	must.OK(t, h.Signal(unix.SIGSTOP)) // so that it acts on neither quit nor SIGTERM
 	short := patience{quit: 50 * time.Millisecond, term: 50 * time.Millisecond, kill: time.Minute}
 	if err := d.stop(testContext(t), short); !errors.Is(err, ErrKilled) {
 		t.Errorf("got %v, want ErrKilled", err)
@@ -85,7 +86,7 @@ func TestStopEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	d := mustStart(t, Options{})
 	h := open(t, d.Info().Process)
-	must(t, h.Signal(unix.SIGSTOP))
+	must.OK(t, h.Signal(unix.SIGSTOP))
 	ctx, cancel := context.WithTimeout(testContext(t), 50*time.Millisecond)
 	defer cancel()
 	if err := d.Stop(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -94,8 +95,8 @@ func TestStopEndsWithItsContext(t *testing.T) {
 	if _, err := Inspect(d.Info().Dir); err != nil {
 		t.Errorf("the daemon is to be found still: %v", err)
 	}
-	must(t, h.Signal(unix.SIGCONT))
-	must(t, d.Stop(testContext(t)))
+	must.OK(t, h.Signal(unix.SIGCONT))
+	must.OK(t, d.Stop(testContext(t)))
 	checkGone(t, d.Info())
 }
 
@@ -110,9 +111,9 @@ func TestStopOfNothing(t *testing.T) {
 func TestStopKeepsForeignFiles(t *testing.T) {
 	t.Parallel()
 	d, err := Start(testContext(t), Options{Dir: filepath.Join(shortDir(t), "d")})
-	must(t, err)
+	must.OK(t, err)
 	foreign := filepath.Join(d.Info().Dir, "notes")
-	must(t, os.WriteFile(foreign, nil, 0o600))
+	must.OK(t, os.WriteFile(foreign, nil, 0o600))
 	if err := d.Stop(testContext(t)); !errors.Is(err, ErrDirectory) {
 		t.Errorf("got %v, want ErrDirectory", err)
 	}
@@ -133,11 +134,11 @@ func TestStateThatNamesAnotherUsersProcess(t *testing.T) {
 	victim := sleeper(t)
 	p := processOf(t, victim.Process.Pid)
 	dir := filepath.Join(shortDir(t), "d")
-	must(t, makeState(dir, fmt.Sprintf(`{"pid":%d,"start":%d}`, p.PID, p.Start)))
+	must.OK(t, makeState(dir, fmt.Sprintf(`{"pid":%d,"start":%d}`, p.PID, p.Start)))
 	if _, err := Inspect(dir); err != nil { // ours is fine
 		t.Fatal(err)
 	}
-	must(t, os.Chown(dir, 65534, 65534))
+	must.OK(t, os.Chown(dir, 65534, 65534))
 	if err := Stop(testContext(t), dir); !errors.Is(err, ErrDirectory) {
 		t.Errorf("got %v, want ErrDirectory", err)
 	}

@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // holdOpen connects a client to the export vdb and returns what ends it.
@@ -16,10 +18,10 @@ func holdOpen(t *testing.T, d *Daemon) func() {
 	t.Helper()
 	cmd := exec.Command("qemu-io", "-f", "raw", url(d))
 	in, err := cmd.StdinPipe()
-	must(t, err)
+	must.OK(t, err)
 	out, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
+	must.OK(t, err)
+	must.OK(t, cmd.Start())
 	end := func() {
 		_ = in.Close()
 		_ = cmd.Process.Kill()
@@ -57,8 +59,8 @@ func TestWatchStopsTheDaemonAfterQEMU(t *testing.T) {
 		t.Fatalf("Watch ended early: %v", err)
 	default:
 	}
-	must(t, qemu.Process.Kill())
-	must(t, <-result)
+	must.OK(t, qemu.Process.Kill())
+	must.OK(t, <-result)
 	checkGone(t, d.Info())
 }
 
@@ -67,7 +69,7 @@ func TestWatchClearsUpAfterTheDaemon(t *testing.T) {
 	d := mustStart(t, Options{})
 	result := watch(testContext(t), d.Info().Dir, Process{PID: sleeper(t).Process.Pid})
 	kill9(t, d.Info().Process)
-	must(t, <-result)
+	must.OK(t, <-result)
 	checkGone(t, d.Info())
 	if err := Watch(testContext(t), d.Info().Dir, Process{PID: os.Getpid()}); err != nil {
 		t.Errorf("a Watch of nothing: %v", err)
@@ -79,7 +81,7 @@ func TestWatchOfAnEarlierQEMU(t *testing.T) {
 	d := mustStart(t, Options{})
 	self := processOf(t, os.Getpid())
 	self.Start-- // one that had our number before us
-	must(t, Watch(testContext(t), d.Info().Dir, self))
+	must.OK(t, Watch(testContext(t), d.Info().Dir, self))
 	checkGone(t, d.Info())
 }
 
@@ -104,9 +106,9 @@ func TestWatchLeavesALaterDaemonAlone(t *testing.T) {
 	first := mustStart(t, Options{Dir: dir})
 	qemu := sleeper(t)
 	result := watch(testContext(t), dir, Process{PID: qemu.Process.Pid})
-	must(t, first.Stop(testContext(t)))
+	must.OK(t, first.Stop(testContext(t)))
 	second := mustStart(t, Options{Dir: dir})
-	must(t, <-result)
+	must.OK(t, <-result)
 	if info, err := Inspect(dir); err != nil || info != second.Info() {
 		t.Errorf("got %+v, %v, want the second daemon", info, err)
 	}

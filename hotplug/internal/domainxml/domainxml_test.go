@@ -1,13 +1,13 @@
 package domainxml_test
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 const domain = `<?xml version="1.0"?>
@@ -34,18 +34,10 @@ const domain = `<?xml version="1.0"?>
 </domain>
 `
 
-// must ends the test if there is an error.
-func must(t testing.TB, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func parse(t *testing.T, text string) *domainxml.Document {
 	t.Helper()
 	doc, err := domainxml.Parse([]byte(text))
-	must(t, err)
+	must.OK(t, err)
 	return doc
 }
 
@@ -76,7 +68,7 @@ func TestWithArguments(t *testing.T) {
 	}
 	want := append(domainxml.Foreign(arguments), "-device", `{"id":"it's <new> & \"quoted\""}`)
 	changed, err := doc.WithArguments(want)
-	must(t, err)
+	must.OK(t, err)
 	if got := changed.Arguments(); !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
@@ -185,7 +177,7 @@ func FuzzWithArguments(f *testing.F) {
 			return // no characters of XML
 		}
 		changed, err := doc.WithArguments([]string{a, b})
-		must(t, err)
+		must.OK(t, err)
 		if got := changed.Arguments(); !slices.Equal(got, []string{a, b}) {
 			t.Errorf("got %q, want %q", got, []string{a, b})
 		}

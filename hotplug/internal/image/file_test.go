@@ -11,13 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 func TestWhatIsNoImageIsRefusedAtOnce(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	pipe, socket := filepath.Join(dir, "pipe"), filepath.Join(dir, "socket")
-	must(t, errors.Join(unix.Mkfifo(pipe, 0o600), unix.Mknod(socket, unix.S_IFSOCK|0o600, 0)))
+	must.OK(t, errors.Join(unix.Mkfifo(pipe, 0o600), unix.Mknod(socket, unix.S_IFSOCK|0o600, 0)))
 	for _, path := range []string{dir, pipe, socket, "/dev/null"} {
 		_, probe := image.Probe(path)
 		_, guest := prefix(path, image.Raw, 1)
@@ -36,7 +37,7 @@ func TestAccess(t *testing.T) {
 	t.Parallel()
 	// Not t.TempDir: the other user must get there.
 	dir, err := os.MkdirTemp("", "luksplug-image")
-	must(t, err)
+	must.OK(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	open, closed := filepath.Join(dir, "open"), filepath.Join(dir, "closed")
 	if err := errors.Join(os.Chmod(dir, 0o755), os.WriteFile(open, []byte("content"), 0o600), os.Chmod(open, 0o444),
@@ -55,7 +56,7 @@ func TestAccess(t *testing.T) {
 		}
 	})
 	writable := filepath.Join(dir, "writable")
-	must(t, os.WriteFile(writable, []byte("content"), 0o600))
+	must.OK(t, os.WriteFile(writable, []byte("content"), 0o600))
 	if err := image.Writable(writable); err != nil {
 		t.Error(err)
 	}
@@ -97,7 +98,7 @@ func TestSameFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	a, b, link, hard := filepath.Join(dir, "a"), filepath.Join(dir, "b"), filepath.Join(dir, "link"), filepath.Join(dir, "hard")
-	must(t, errors.Join(os.WriteFile(a, nil, 0o600), os.WriteFile(b, nil, 0o600), os.Symlink(a, link), os.Link(a, hard)))
+	must.OK(t, errors.Join(os.WriteFile(a, nil, 0o600), os.WriteFile(b, nil, 0o600), os.Symlink(a, link), os.Link(a, hard)))
 	for _, same := range []string{a, link, hard, dir + "/./a"} {
 		if !image.SameFile(a, same) {
 			t.Errorf("%s is another file", same)

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -34,7 +35,7 @@ func content(t *testing.T, path string) []byte {
 	raw := filepath.Join(t.TempDir(), "raw")
 	run(t, "qemu-img", "convert", "-f", "qcow2", "-O", "raw", path, raw)
 	b, err := os.ReadFile(raw)
-	must(t, err)
+	must.OK(t, err)
 	return b
 }
 
@@ -42,13 +43,13 @@ func sameAsQEMU(t *testing.T, path string) {
 	t.Helper()
 	want := content(t, path)
 	g, err := image.OpenGuest(path, image.Qcow2)
-	must(t, err)
+	must.OK(t, err)
 	defer func() { _ = g.Close() }()
 	if g.Size() != int64(len(want)) {
 		t.Fatalf("%d bytes, QEMU says %d", g.Size(), len(want))
 	}
 	got, err := io.ReadAll(io.NewSectionReader(g, 0, g.Size()))
-	must(t, err)
+	must.OK(t, err)
 	if !bytes.Equal(got, want) {
 		for i := range got {
 			if got[i] != want[i] {
@@ -125,7 +126,7 @@ func TestRelativeDataFile(t *testing.T) {
 	if got, err := prefix(path, image.Qcow2, 4096); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("%v", err)
 	}
-	must(t, os.Remove(path+".data"))
+	must.OK(t, os.Remove(path+".data"))
 	if _, err := prefix(path, image.Qcow2, 1); !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "image.data") {
 		t.Error(err)
 	}
@@ -158,10 +159,10 @@ func TestLUKSInsideOfQcow2(t *testing.T) {
 		t.Errorf("%q %v", start, err)
 	}
 	g, err := image.OpenGuest(path, image.Qcow2)
-	must(t, err)
+	must.OK(t, err)
 	defer func() { _ = g.Close() }()
 	got, err := luks.ReadHeader(g)
-	must(t, err)
+	must.OK(t, err)
 	if want, err := image.Probe(inner); err != nil || got.UUID != want.LUKS.UUID {
 		t.Errorf("%v %v", got, err)
 	}
@@ -170,7 +171,7 @@ func TestLUKSInsideOfQcow2(t *testing.T) {
 func TestGuestPrefix(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "raw")
-	must(t, os.WriteFile(path, []byte("QFI\xfb is raw if we say so"), 0o600))
+	must.OK(t, os.WriteFile(path, []byte("QFI\xfb is raw if we say so"), 0o600))
 	for n, want := range map[int]string{0: "", 3: "QFI", 100: "QFI\xfb is raw if we say so"} {
 		if got, err := prefix(path, image.Raw, n); err != nil || string(got) != want {
 			t.Errorf("%d: %q %v", n, got, err)

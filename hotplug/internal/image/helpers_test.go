@@ -13,17 +13,10 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 const passphrase = "test passphrase"
-
-// must ends the test if there is an error.
-func must(t testing.TB, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-}
 
 // need skips the test where a program is missing.
 func need(t testing.TB, programs ...string) {
@@ -74,8 +67,8 @@ func luksFormat(t testing.TB, version string, size int64) string {
 	t.Helper()
 	need(t, "cryptsetup")
 	path := filepath.Join(t.TempDir(), "image."+version)
-	must(t, os.WriteFile(path, nil, 0o600))
-	must(t, os.Truncate(path, size))
+	must.OK(t, os.WriteFile(path, nil, 0o600))
+	must.OK(t, os.Truncate(path, size))
 	run(t, "cryptsetup", "luksFormat", "-q", "--type", version, "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", "-", path)
 	return path
 }
@@ -83,7 +76,7 @@ func luksFormat(t testing.TB, version string, size int64) string {
 func secretFile(t testing.TB) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "secret")
-	must(t, os.WriteFile(path, []byte(passphrase), 0o600))
+	must.OK(t, os.WriteFile(path, []byte(passphrase), 0o600))
 	return path
 }
 
@@ -112,7 +105,7 @@ func blockdev(t *testing.T, path, driver string, writable bool) string {
 		"driver": driver, "node-name": "n", "read-only": !writable,
 		"file": map[string]any{"driver": "file", "filename": path},
 	})
-	must(t, err)
+	must.OK(t, err)
 	return string(option)
 }
 
@@ -126,10 +119,10 @@ func start(t *testing.T, name string, args ...string) (complaint string, ok bool
 	cmd.Stderr = &complaints
 	// Its standard input stays open until it is to end.
 	stdin, err := cmd.StdinPipe()
-	must(t, err)
+	must.OK(t, err)
 	stdout, err := cmd.StdoutPipe()
-	must(t, err)
-	must(t, cmd.Start())
+	must.OK(t, err)
+	must.OK(t, cmd.Start())
 	end := func() {
 		_ = stdin.Close()
 		_ = cmd.Process.Kill()

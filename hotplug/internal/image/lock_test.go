@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 func TestLocksOfQEMU(t *testing.T) {
@@ -120,11 +121,11 @@ func TestOtherLocksDoNotCount(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "image")
 	f, err := os.Create(path)
-	must(t, err)
+	must.OK(t, err)
 	defer func() { _ = f.Close() }()
 	for _, off := range []int64{0, 99, 101 + 1, 104, 199, 202, 203, 204} { // write unchanged, resize, and none of QEMU's
 		lock := unix.Flock_t{Type: unix.F_RDLCK, Start: off, Len: 1}
-		must(t, unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock))
+		must.OK(t, unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock))
 	}
 	if err := image.CheckLock(path, image.ReadWrite); err != nil {
 		t.Error(err)
@@ -141,7 +142,7 @@ func TestOtherLocksDoNotCount(t *testing.T) {
 		{201, image.Write, false, true, false},
 	} {
 		lock := unix.Flock_t{Type: unix.F_RDLCK, Start: test.off, Len: 1}
-		must(t, unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock))
+		must.OK(t, unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock))
 		for access, free := range map[image.Access]bool{image.Read: test.read, image.ReadWrite: test.readWrite} {
 			err := image.CheckLock(path, access)
 			var locked *image.LockedError
@@ -150,6 +151,6 @@ func TestOtherLocksDoNotCount(t *testing.T) {
 			}
 		}
 		lock.Type = unix.F_UNLCK
-		must(t, unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock))
+		must.OK(t, unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &lock))
 	}
 }

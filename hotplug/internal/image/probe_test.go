@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -68,7 +69,7 @@ type qemuInfo struct {
 func askQEMU(t *testing.T, path string) qemuInfo {
 	t.Helper()
 	var info qemuInfo
-	must(t, json.Unmarshal([]byte(run(t, "qemu-img", "info", "--output=json", path)), &info))
+	must.OK(t, json.Unmarshal([]byte(run(t, "qemu-img", "info", "--output=json", path)), &info))
 	return info
 }
 
@@ -79,9 +80,9 @@ func TestFormatsAreAsQEMUSays(t *testing.T) {
 			t.Parallel()
 			path := create(t, format, "8M")
 			info, err := image.Probe(path)
-			must(t, err)
+			must.OK(t, err)
 			stat, err := os.Stat(path)
-			must(t, err)
+			must.OK(t, err)
 			if want := askQEMU(t, path).Format; string(info.Format) != want || info.Size != stat.Size() || info.Block || info.Path != path {
 				t.Errorf("%+v, QEMU says %s", info, want)
 			}
@@ -107,7 +108,7 @@ func TestQcow2IsAsQEMUSays(t *testing.T) {
 			t.Parallel()
 			path := create(t, "qcow2", "3M", options...)
 			info, err := image.Probe(path)
-			must(t, err)
+			must.OK(t, err)
 			q, want := info.Qcow2, askQEMU(t, path)
 			compat := map[int]string{2: "0.10", 3: "1.1"}[q.Version]
 			crypt := want.Specific.Data.Encrypt.Format
@@ -140,7 +141,7 @@ func TestProbeRefusals(t *testing.T) {
 	t.Parallel()
 	write := func(content string) string {
 		path := filepath.Join(t.TempDir(), "image")
-		must(t, os.WriteFile(path, []byte(content), 0o600))
+		must.OK(t, os.WriteFile(path, []byte(content), 0o600))
 		return path
 	}
 	qcow2 := func(off int, bytes string) string {
@@ -219,7 +220,7 @@ func FuzzQcow2(f *testing.F) {
 	run(f, "qemu-img", "convert", "-c", "-O", "qcow2", "-o", "cluster_size=512", plain, packed)
 	for _, path := range []string{plain, packed, create(f, "qcow2", "16k", "cluster_size=512", "backing_file="+plain, "backing_fmt=qcow2")} {
 		data, err := os.ReadFile(path)
-		must(f, err)
+		must.OK(f, err)
 		f.Add(data)
 		data[79] |= 16 // extended L2 entries
 		f.Add(data)

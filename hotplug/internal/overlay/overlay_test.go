@@ -15,21 +15,14 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/internal/overlay"
 	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
-
-// must ends the test if there is an error.
-func must(t testing.TB, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-}
 
 func fresh(t *testing.T) *luks.EphemeralHeader {
 	t.Helper()
 	h, err := luks.Fresh()
-	must(t, err)
+	must.OK(t, err)
 	t.Cleanup(h.Wipe)
 	return h
 }
@@ -70,15 +63,15 @@ func useIt(t *testing.T, size int64, encrypted bool) {
 	check := []string{"check", "-f", "qcow2", path}
 	if encrypted {
 		o.Header = fresh(t)
-		must(t, o.Header.Passphrase().Use(func(p []byte) error { return os.WriteFile(key, p, 0o600) }))
+		must.OK(t, o.Header.Passphrase().Use(func(p []byte) error { return os.WriteFile(key, p, 0o600) }))
 		options += ",encrypt.format=luks,encrypt.key-secret=s"
 		check = []string{"check", "--object", "secret,id=s,file=" + key, "--image-opts", options}
 	}
-	must(t, overlay.Create(path, o))
+	must.OK(t, overlay.Create(path, o))
 	if out := run(t, "qemu-img", check...); !strings.Contains(out, "No errors were found") {
 		t.Error(out)
 	}
-	must(t, os.WriteFile(base, bytes.Repeat([]byte{'B'}, 512), 0o600))
+	must.OK(t, os.WriteFile(base, bytes.Repeat([]byte{'B'}, 512), 0o600))
 	if err := os.Truncate(base, size); err != nil {
 		t.Skipf("no files of %d bytes here: %v", size, err)
 	}
@@ -104,7 +97,7 @@ func useIt(t *testing.T, size int64, encrypted bool) {
 		t.Errorf("%v %+v", err, info)
 	}
 	content, err := os.ReadFile(path)
-	must(t, err)
+	must.OK(t, err)
 	if shown := bytes.Contains(content, bytes.Repeat([]byte{'W'}, 64)) || bytes.Contains(content, bytes.Repeat([]byte{'B'}, 64)); shown == encrypted {
 		t.Errorf("the file shows what was written: %t", shown)
 	}
@@ -117,9 +110,9 @@ func useIt(t *testing.T, size int64, encrypted bool) {
 func TestOwnReader(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "overlay")
-	must(t, overlay.Create(path, overlay.Options{Size: 3 << 20, Mark: strings.Repeat("m", overlay.MaxMark), Header: fresh(t)}))
+	must.OK(t, overlay.Create(path, overlay.Options{Size: 3 << 20, Mark: strings.Repeat("m", overlay.MaxMark), Header: fresh(t)}))
 	info, err := image.Probe(path)
-	must(t, err)
+	must.OK(t, err)
 	if q := info.Qcow2; q.Crypt != image.CryptLUKS || q.VirtualSize != 3<<20 || q.HasBacking || q.LUKS.PayloadOffset() != luks.FreshSize {
 		t.Errorf("%+v", q)
 	}
@@ -140,7 +133,7 @@ func TestCreateRefuses(t *testing.T) {
 		}
 	}
 	path := filepath.Join(t.TempDir(), "overlay")
-	must(t, os.WriteFile(path, []byte("precious"), 0o600))
+	must.OK(t, os.WriteFile(path, []byte("precious"), 0o600))
 	if err := overlay.Create(path, overlay.Options{Size: 512, Mark: "m"}); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("over another file: %v", err)
 	}
@@ -156,9 +149,9 @@ func TestOwner(t *testing.T) {
 		t.Skip("only root can give a file to another user")
 	}
 	path := filepath.Join(t.TempDir(), "overlay")
-	must(t, overlay.Create(path, overlay.Options{Size: 512, Mark: "m", Owner: &hostproc.Credential{UID: 65534, GID: 65533}}))
+	must.OK(t, overlay.Create(path, overlay.Options{Size: 512, Mark: "m", Owner: &hostproc.Credential{UID: 65534, GID: 65533}}))
 	info, err := os.Stat(path)
-	must(t, err)
+	must.OK(t, err)
 	if s := info.Sys().(*syscall.Stat_t); s.Uid != 65534 || s.Gid != 65533 || info.Mode() != 0o600 {
 		t.Errorf("%d:%d %v", s.Uid, s.Gid, info.Mode())
 	}
@@ -175,7 +168,7 @@ func TestLabel(t *testing.T) {
 		}
 		t.Skipf("no labels here: %v", err)
 	}
-	must(t, err)
+	must.OK(t, err)
 	b := make([]byte, 100)
 	if n, err := syscall.Getxattr(path, "security.selinux", b); err != nil || string(b[:n]) != label+"\x00" {
 		t.Errorf("%q %v", b[:n], err)
@@ -205,7 +198,7 @@ func TestRemove(t *testing.T) {
 	goes := map[string]bool{"own": true, "empty": true, "none": true}
 	for name, f := range make {
 		path := filepath.Join(t.TempDir(), "overlay")
-		must(t, f(path))
+		must.OK(t, f(path))
 		err := overlay.Remove(path, "vm/vdb")
 		_, there := os.Lstat(path)
 		switch {

@@ -11,6 +11,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 const diskXML = `<disk type='file' device='disk'>
@@ -18,18 +19,10 @@ const diskXML = `<disk type='file' device='disk'>
     <header type='file'><source file='/hdr'/></header></encryption></source>
   <target dev='vdb' bus='virtio'/></disk>`
 
-// must ends the test if there is an error.
-func must(t testing.TB, errs ...error) {
-	t.Helper()
-	if err := errors.Join(errs...); err != nil {
-		t.Fatal(err)
-	}
-}
-
 func example(t *testing.T) record.Record {
 	t.Helper()
 	d, err := record.New([]byte("<?xml version='1.0'?>\n<!-- mine -->\n"+diskXML+"\n"), nil, record.Reading{})
-	must(t, err)
+	must.OK(t, err)
 	if d.XML != diskXML || d.Target != "vdb" {
 		t.Errorf("got %+v", d)
 	}
@@ -37,7 +30,7 @@ func example(t *testing.T) record.Record {
 	d.Devices = []blockgraph.Object{{{Name: "driver", Value: "virtio-blk-pci"}, {Name: "serial", Value: `<"&'>`}, {Name: "n", Value: int64(1)}}}
 	other, err := record.New([]byte(`<disk type='volume'><source pool='p' volume='v'/><target dev='sda' bus='scsi'/></disk>`),
 		blockgraph.Pools{"p": {Name: "p", Type: "dir", Dir: "/pool"}, "q": {Name: "q"}}, record.Reading{TLSFolder: "/tls", TLSSecret: "0a81f5b2-8403-4b23-88d6-21ccc2f80d6f", TLSUser: "vm1", IgnoreUnknown: true})
-	must(t, err)
+	must.OK(t, err)
 	return record.Record{User: "+64055:+994", ColdPlug: true}.With(d).With(other)
 }
 
@@ -45,7 +38,7 @@ func TestRoundTrip(t *testing.T) {
 	t.Parallel()
 	r := example(t)
 	text, err := r.XML()
-	must(t, err)
+	must.OK(t, err)
 	for name, read := range map[string]func() (record.Record, error){
 		"alone": func() (record.Record, error) { return record.Parse([]byte(text)) },
 		"in a domain": func() (record.Record, error) {
@@ -146,7 +139,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		out, err := r.XML()
-		must(t, err)
+		must.OK(t, err)
 		again, err := record.Parse([]byte(out))
 		if err != nil || !reflect.DeepEqual(again, r) {
 			t.Errorf("got %+v (%v)\nwant %+v", again, err, r)
@@ -181,7 +174,7 @@ func TestEarlierRecord(t *testing.T) {
 		`<luksplug:pool>{"Name":"p","Type":"dir","Folder":"/pool","Host":{},"Target":"","Auth":null,"Volumes":{"v":{"Path":"/pool/v","Kind":"file"}}}</luksplug:pool>` +
 		`<luksplug:device>{"driver":"scsi-hd","bus":"scsi0.0"}</luksplug:device>` +
 		`<luksplug:owner>{"path":"/pool/v","uid":7,"gid":8}</luksplug:owner></luksplug:disk></luksplug:disks>`))
-	must(t, err)
+	must.OK(t, err)
 	d := r.Disk("sda")
 	if d == nil || d.Start != blockgraph.MethodEphemeralHeader || !d.AllowSharedHeader || !d.Relabel || len(d.Devices) != 1 || len(d.Owners) != 1 || d.Owners[0].UID != 7 {
 		t.Fatalf("read: %+v", d)

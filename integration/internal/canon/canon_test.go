@@ -9,7 +9,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/integration/internal/canon"
-	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -47,20 +47,20 @@ func length(secrets.Reference) (int, error) { return 20, nil }
 func plan(t *testing.T, xml string) *blockgraph.Graph {
 	t.Helper()
 	d, err := diskxml.ParseDisk([]byte(xml))
-	peer.Must(t, err)
+	must.OK(t, err)
 	m := blockgraph.Machine{Type: "pc", SCSI: []blockgraph.SCSIController{{ID: "scsi0", Model: "virtio-scsi"}},
 		ThrottleGroups: []blockgraph.ThrottleGroup{{Limits: blockgraph.IOTune{Group: "g", RequestSize: 7}}}}
 	g, err := blockgraph.Build(d, m, blockgraph.Unlock{})
-	peer.Must(t, err)
+	must.OK(t, err)
 	return g
 }
 
 func forms(t *testing.T, xml, arguments string) (planned, theirs canon.Form) {
 	t.Helper()
 	planned, err := canon.Planned(plan(t, xml), length)
-	peer.Must(t, err)
+	must.OK(t, err)
 	theirs, err = canon.Native(arguments, "ua-other")
-	peer.Must(t, err)
+	must.OK(t, err)
 	return planned, theirs
 }
 

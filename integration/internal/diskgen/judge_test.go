@@ -16,6 +16,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/canon"
 	"github.com/luksplug/luksplug/integration/internal/diskgen"
 	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -34,7 +35,7 @@ func newJudge(t *testing.T) *judge {
 	t.Helper()
 	daemon := peer.Libvirtd(t)
 	l := libvirt.NewWithDialer(dialers.NewLocal(dialers.WithSocket(daemon.Socket)))
-	peer.Must(t, l.ConnectToURI(libvirt.QEMUSystem))
+	must.OK(t, l.ConnectToURI(libvirt.QEMUSystem))
 	t.Cleanup(func() { _ = l.Disconnect() }) // libvirtd may have ended
 	types := map[secrets.Type]secrets.UsageType{secrets.Passphrase: secrets.UsageVolume, secrets.ISCSI: secrets.UsageISCSI, secrets.Ceph: secrets.UsageCeph}
 	for _, s := range diskgen.Secrets() {
@@ -43,7 +44,7 @@ func newJudge(t *testing.T) *judge {
 		if err == nil {
 			err = l.SecretSetValue(handle, s.Value(), 0)
 		}
-		peer.Must(t, err)
+		must.OK(t, err)
 	}
 	return &judge{daemon: daemon, libvirt: l, agreed: map[string]int{}, kinds: map[string][]int{}}
 }

@@ -11,7 +11,7 @@ import (
 
 	"github.com/luksplug/luksplug/integration/internal/canon"
 	"github.com/luksplug/luksplug/integration/internal/diskgen"
-	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 var (
@@ -66,11 +66,11 @@ func TestVirshSaysTheSame(t *testing.T) {
 			continue
 		}
 		file := filepath.Join(t.TempDir(), "domain.xml")
-		peer.Must(t, os.WriteFile(file, []byte(c.XML()), 0o600))
+		must.OK(t, os.WriteFile(file, []byte(c.XML()), 0o600))
 		text, err := j.daemon.Virsh(ctx, "domxml-to-native", "qemu-argv", "--xml", file)
-		peer.Must(t, err)
+		must.OK(t, err)
 		printed, err := canon.Native(text, diskgen.OtherAlias)
-		peer.Must(t, err)
+		must.OK(t, err)
 		if d := ours.Diff(printed); d != nil {
 			t.Errorf("seed %d: %q", seed, d)
 		}

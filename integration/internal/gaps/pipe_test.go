@@ -9,7 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // TestMeasure runs the program on a file instead of a disk: it writes, and answers through the pipes.
@@ -17,14 +17,14 @@ func TestMeasure(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	disk, ask, answer := filepath.Join(dir, "disk"), filepath.Join(dir, "ask"), filepath.Join(dir, "answer")
-	peer.Must(t, os.WriteFile(disk, []byte(strings.Repeat("x", 2*sector)), 0o600))
+	must.OK(t, os.WriteFile(disk, []byte(strings.Repeat("x", 2*sector)), 0o600))
 	for _, path := range []string{ask, answer} {
-		peer.Must(t, unix.Mkfifo(path, 0o600))
+		must.OK(t, unix.Mkfifo(path, 0o600))
 	}
 	g, err := begin(disk, ask, answer)
-	peer.Must(t, err)
+	must.OK(t, err)
 	for g.disk.turns < 3 || g.timer.turns < 3 {
-		peer.Must(t, g.turn())
+		must.OK(t, g.turn())
 	}
 	got := make(chan string, 1)
 	go func() {
@@ -50,7 +50,7 @@ func TestMeasure(t *testing.T) {
 			}
 			return
 		default:
-			peer.Must(t, g.turn())
+			must.OK(t, g.turn())
 		}
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // Barbican starts OpenStack's key manager without authentication, with its database in a directory of the
@@ -24,16 +26,16 @@ func Barbican(t testing.TB) *url.URL {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	unpacked, err := runScript(ctx, "barbican.sh")
-	Must(t, err)
+	must.OK(t, err)
 	dir := t.TempDir()
 	log, port := filepath.Join(dir, "output.log"), filepath.Join(dir, "port")
 	cmd := exec.Command(filepath.Join(unpacked, "bin", "python"), "-c", barbicanServer, barbicanConfig(t, dir, unpacked), port)
 	cmd.Env = append(os.Environ(), "HOME="+dir) // where Barbican looks for .barbican/barbican.conf
 	p, err := startTied(cmd, log)
-	Must(t, err)
+	must.OK(t, err)
 	atEnd(t, p.kill, log, filepath.Join(dir, "barbican.log"))
 	var number []byte
-	Must(t, waitFor(ctx, p, port, func() bool { number, err = os.ReadFile(port); return err == nil }))
+	must.OK(t, waitFor(ctx, p, port, func() bool { number, err = os.ReadFile(port); return err == nil }))
 	return &url.URL{Scheme: "http", Host: "127.0.0.1:" + string(number)}
 }
 
@@ -62,7 +64,7 @@ func barbicanConfig(t testing.TB, dir, unpacked string) string {
 	t.Helper()
 	const authenticated, open = "/v1: barbican-api-keystone\n", "/v1: barbican_api\n"
 	content, err := os.ReadFile(filepath.Join(unpacked, "root", "usr", "share", "barbican-common", "barbican-api-paste.ini"))
-	Must(t, err)
+	must.OK(t, err)
 	if !bytes.Contains(content, []byte(authenticated)) {
 		t.Fatal("Barbican's Paste configuration is not as expected")
 	}
@@ -77,7 +79,7 @@ enabled_crypto_plugins = simple_crypto
 [simple_crypto_plugin]
 kek = %[2]s
 `, dir, base64.StdEncoding.EncodeToString([]byte(randomText("")))) // of 32 bytes
-	Must(t, os.Mkdir(filepath.Join(dir, ".barbican"), 0o700))
+	must.OK(t, os.Mkdir(filepath.Join(dir, ".barbican"), 0o700))
 	writeFiles(t, dir, map[string][]byte{
 		"paste.ini":               bytes.Replace(content, []byte(authenticated), []byte(open), 1),
 		".barbican/barbican.conf": []byte(config),

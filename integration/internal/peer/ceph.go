@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // Ceph is a cluster of one monitor and one store, which holds everything in memory and demands cephx. It is
@@ -74,7 +76,7 @@ func (c *Ceph) start(ctx context.Context, t testing.TB) {
 	run := func(program string, args ...string) {
 		t.Helper()
 		_, err := c.run(ctx, program, args...)
-		Must(t, err)
+		must.OK(t, err)
 	}
 	c.configure(t)
 	monitor := fmt.Sprintf("[v2:%s:%d,v1:%s:%d]", c.Host, cephPort, c.Host, cephOldPort)
@@ -112,7 +114,7 @@ func (c *Ceph) configure(t testing.TB) {
 		keyring("client.admin", `mon = "allow *"`, `osd = "allow *"`) +
 		keyring("client."+c.User, `mon = "profile rbd"`, `osd = "profile rbd"`) +
 		keyring("osd.0", `mon = "allow profile osd"`, `osd = "allow *"`)
-	Must(t, errors.Join(os.Mkdir(c.path("mon"), 0o700), os.Mkdir(c.path("osd"), 0o700)))
+	must.OK(t, errors.Join(os.Mkdir(c.path("mon"), 0o700), os.Mkdir(c.path("osd"), 0o700)))
 	writeFiles(t, c.dir, map[string][]byte{
 		"ceph.conf": []byte(config), "keyring": []byte(all),
 		"keyring.client.admin": []byte(keyring("client.admin")), "osd/keyring": []byte(keyring("osd.0")),
@@ -167,7 +169,7 @@ func CephKey() string {
 func (c *Ceph) daemon(t testing.TB, program, id string) *process {
 	t.Helper()
 	p, err := startTied(exec.Command(filepath.Join(c.Programs, program), "-c", c.path("ceph.conf"), "-i", id, "-f"), c.path(program+".messages"))
-	Must(t, err)
+	must.OK(t, err)
 	return p
 }
 
@@ -244,11 +246,11 @@ func (c *Ceph) Encrypted(t testing.TB, format, image string) *Volume {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	dir, err := cached("rbd-"+format+"-v1", func(dir string) error { return c.encrypt(ctx, dir, format) })
-	Must(t, err)
+	must.OK(t, err)
 	own := t.TempDir()
 	v := &Volume{Kind: EmbeddedLUKS, Format: "raw", Payload: filepath.Join(own, "payload.img"), PassphraseFile: filepath.Join(own, "passphrase"), SecretUUID: uuid.NewString()}
-	Must(t, v.takePassphrase(dir))
-	Must(t, c.Import(ctx, filepath.Join(dir, "image"), image))
+	must.OK(t, v.takePassphrase(dir))
+	must.OK(t, c.Import(ctx, filepath.Join(dir, "image"), image))
 	return v
 }
 
@@ -282,7 +284,7 @@ func (c *Ceph) SourceXML(image, inner string) string {
 func (c *Ceph) ConfigXML(t testing.TB) string {
 	t.Helper()
 	file := c.path("client.conf")
-	Must(t, os.WriteFile(file, []byte("[global]\nmon host = "+c.Host+"\n"), 0o644))
+	must.OK(t, os.WriteFile(file, []byte("[global]\nmon host = "+c.Host+"\n"), 0o644))
 	return "<config file='" + file + "'/>"
 }
 

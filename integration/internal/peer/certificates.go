@@ -19,6 +19,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // Authority is a certificate authority of one test.
@@ -39,7 +41,7 @@ func NewAuthority(t testing.TB) *Authority {
 func newAuthority(t testing.TB, newKey func() (crypto.Signer, error)) *Authority {
 	t.Helper()
 	key, err := newKey()
-	Must(t, err)
+	must.OK(t, err)
 	a := &Authority{key: key, newKey: newKey}
 	template := template("authority of a test")
 	template.IsCA, template.KeyUsage = true, x509.KeyUsageCertSign
@@ -47,7 +49,7 @@ func newAuthority(t testing.TB, newKey func() (crypto.Signer, error)) *Authority
 	a.Certificate = a.sign(t, template, key.Public())
 	block, _ := pem.Decode(a.Certificate)
 	a.parsed, err = x509.ParseCertificate(block.Bytes)
-	Must(t, err)
+	must.OK(t, err)
 	return a
 }
 
@@ -64,7 +66,7 @@ func template(name string) *x509.Certificate {
 func (a *Authority) sign(t testing.TB, template *x509.Certificate, public any) []byte {
 	t.Helper()
 	der, err := x509.CreateCertificate(rand.Reader, template, a.parsed, public, a.key)
-	Must(t, err)
+	must.OK(t, err)
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
@@ -72,7 +74,7 @@ func (a *Authority) sign(t testing.TB, template *x509.Certificate, public any) [
 func (a *Authority) Issue(t testing.TB, usage x509.ExtKeyUsage, names ...string) (certificate, key []byte) {
 	t.Helper()
 	own, err := a.newKey()
-	Must(t, err)
+	must.OK(t, err)
 	template := template(names[0])
 	template.ExtKeyUsage, template.KeyUsage = []x509.ExtKeyUsage{usage}, x509.KeyUsageDigitalSignature
 	if _, ok := own.(*rsa.PrivateKey); ok {
@@ -86,7 +88,7 @@ func (a *Authority) Issue(t testing.TB, usage x509.ExtKeyUsage, names ...string)
 		}
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(own)
-	Must(t, err)
+	must.OK(t, err)
 	return a.sign(t, template, own.Public()), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
@@ -110,11 +112,11 @@ func (a *Authority) EncryptedClientFolder(t testing.TB) (dir, passphrase string)
 	t.Helper()
 	dir, passphrase = a.ClientFolder(t, a), randomText("tls-")
 	key, secret, plain := filepath.Join(dir, "client-key.pem"), filepath.Join(t.TempDir(), "passphrase"), filepath.Join(t.TempDir(), "key")
-	Must(t, errors.Join(os.WriteFile(secret, []byte(passphrase), 0o600), os.Rename(key, plain)))
+	must.OK(t, errors.Join(os.WriteFile(secret, []byte(passphrase), 0o600), os.Rename(key, plain)))
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	_, err := Output(ctx, "openssl", "pkcs8", "-topk8", "-v2", "aes-256-cbc", "-in", plain, "-out", key, "-passout", "file:"+secret)
-	Must(t, err)
+	must.OK(t, err)
 	return dir, passphrase
 }
 
@@ -136,7 +138,7 @@ func directory(t testing.TB, files map[string][]byte) string {
 func writeFiles(t testing.TB, dir string, files map[string][]byte) {
 	t.Helper()
 	for name, content := range files {
-		Must(t, os.WriteFile(filepath.Join(dir, name), content, 0o600))
+		must.OK(t, os.WriteFile(filepath.Join(dir, name), content, 0o600))
 	}
 }
 

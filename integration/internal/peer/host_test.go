@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 func TestReadHost(t *testing.T) {
@@ -29,7 +31,7 @@ func TestReadHost(t *testing.T) {
 		t.Cleanup(func() { _ = os.Remove(filepath.Dir(dirs[0])); _ = os.Remove(top) }) // refused while others use it
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dirs[0]) })
-	Must(t, errors.Join(os.MkdirAll(dirs[0], 0o711), os.WriteFile(note, nil, 0o600)))
+	must.OK(t, errors.Join(os.MkdirAll(dirs[0], 0o711), os.WriteFile(note, nil, 0o600)))
 	if found, err := ReadHost(id); err != nil || !slices.Equal(found, []string{dirs[0], note}) {
 		t.Errorf("found %v, error %v", found, err)
 	}
@@ -42,7 +44,7 @@ func TestTCPProxy(t *testing.T) {
 	q := Start(t, Options{Paused: true})
 	p := NewTCPProxy(t, q.Socket, CutAtStep(2, CutBeforeForward))
 	m, err := dialMonitor(ctx, "tcp", p.Address)
-	Must(t, err)
+	must.OK(t, err)
 	t.Cleanup(func() { _ = m.Close() })
 	if _, err := m.Execute(ctx, "blockdev-add", node("a")); err != nil {
 		t.Error(err)
@@ -80,7 +82,7 @@ dd if=/dev/zero of=/tmp/volume bs=1M count=20 2>/dev/null
 printf secret > /tmp/key
 cryptsetup luksFormat --batch-mode --type luks2 --pbkdf pbkdf2 --pbkdf-force-iterations 1000 --key-file /tmp/key /tmp/volume
 cryptsetup luksUUID /tmp/volume`)
-	Must(t, err)
+	must.OK(t, err)
 	if _, err := uuid.Parse(strings.TrimSpace(out)); err != nil {
 		t.Errorf("the guest says %q: %v", out, err)
 	}

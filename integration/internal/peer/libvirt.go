@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // Libvirt is a private libvirtd. Its mount namespace has libvirt's programs as scripts/libvirt.sh unpacked
@@ -61,7 +63,7 @@ func LibvirtdWith(t testing.TB, o LibvirtOptions) *Libvirt {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
 	l, err := RunLibvirtd(ctx, dir, o)
-	Must(t, err)
+	must.OK(t, err)
 	atEnd(t, l.Close, l.Log)
 	return l
 }

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 func TestPrivateLibvirtd(t *testing.T) {
@@ -14,27 +16,27 @@ func TestPrivateLibvirtd(t *testing.T) {
 	ctx := testContext(t)
 	l := Libvirtd(t)
 	d, err := l.StartDomain(ctx, DomainOptions{Guest: true, SCSI: true})
-	Must(t, err)
-	Must(t, d.Guest().WaitBoot(ctx))
+	must.OK(t, err)
+	must.OK(t, d.Guest().WaitBoot(ctx))
 	before, err := d.State(ctx)
-	Must(t, err)
+	must.OK(t, err)
 	image := filepath.Join(t.TempDir(), "disk.img")
-	Must(t, sparse(image, 8*MiB))
+	must.OK(t, sparse(image, 8*MiB))
 	disk := filepath.Join(t.TempDir(), "disk.xml")
 	xml := `<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='` + image +
 		`'/><target dev='vdb' bus='virtio'/><serial>by-libvirt</serial></disk>`
-	Must(t, os.WriteFile(disk, []byte(xml), 0o600))
+	must.OK(t, os.WriteFile(disk, []byte(xml), 0o600))
 	_, err = l.Virsh(ctx, "attach-device", d.Name, disk)
-	Must(t, err)
+	must.OK(t, err)
 	dev, err := d.Guest().WaitDisk(ctx, "by-libvirt")
-	Must(t, err)
+	must.OK(t, err)
 	_, err = l.Virsh(ctx, "detach-device", d.Name, disk)
-	Must(t, err)
-	Must(t, d.Guest().WaitGone(ctx, dev))
+	must.OK(t, err)
+	must.OK(t, d.Guest().WaitGone(ctx, dev))
 	m, err := d.Monitor(ctx)
-	Must(t, err)
+	must.OK(t, err)
 	_, err = m.WaitEvent(ctx, func(e Event) bool { return e.Name == "DEVICE_DELETED" && strings.Contains(string(e.Data), `"device"`) })
-	Must(t, err)
+	must.OK(t, err)
 	if _, err := l.Virsh(ctx, "dumpxml", d.Name); err != nil { // libvirt removes the nodes before it answers
 		t.Error(err)
 	}
@@ -51,7 +53,7 @@ func TestTwoPrivateLibvirtds(t *testing.T) {
 	ctx := testContext(t)
 	one, two := Libvirtd(t), Libvirtd(t)
 	d, err := one.StartDomain(ctx, DomainOptions{Machine: I440FX})
-	Must(t, err)
+	must.OK(t, err)
 	if out, err := two.Virsh(ctx, "list", "--all", "--name"); err != nil || strings.TrimSpace(out) != "" {
 		t.Errorf("the other libvirtd lists %q, error %v", out, err)
 	}

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // ListeningLibvirt is a private libvirtd that listens on TCP, with and without TLS.
@@ -30,7 +32,7 @@ func ListeningLibvirtd(t testing.TB) *ListeningLibvirt {
 	for _, port := range []*int{&l.TCP, &l.TLS} {
 		var err error
 		*port, err = freePort()
-		Must(t, err)
+		must.OK(t, err)
 	}
 	text := func(name, value string) string { return name + " = " + strconv.Quote(value) }
 	l.Libvirt = LibvirtdWith(t, LibvirtOptions{Listen: true, Config: []string{
@@ -69,8 +71,8 @@ func (l *Libvirt) StartSession(t testing.TB) *Session {
 	s.URI = "qemu+unix:///session?socket=" + s.Socket
 	// The last ones belong to the session's user before StartDomain fills them as the tests' user.
 	for _, path := range []string{dir, s.Runtime, filepath.Join(dir, "home"), filepath.Join(dir, "domains"), filepath.Join(dir, "domains", "luksplug-test")} {
-		Must(t, os.MkdirAll(path, 0o700))
-		Must(t, os.Chown(path, uid, uid))
+		must.OK(t, os.MkdirAll(path, 0o700))
+		must.OK(t, os.Chown(path, uid, uid))
 	}
 	cmd := l.Inside(context.Background(), "setpriv", "--reuid="+strconv.Itoa(uid), "--regid="+strconv.Itoa(uid), "--clear-groups", "--reset-env",
 		"env", "XDG_RUNTIME_DIR="+s.Runtime, "HOME="+filepath.Join(dir, "home"), "/usr/sbin/libvirtd")
@@ -78,7 +80,7 @@ func (l *Libvirt) StartSession(t testing.TB) *Session {
 	defer cancel()
 	var err error
 	s.process, err = startTied(cmd, s.Log)
-	Must(t, err)
+	must.OK(t, err)
 	atEnd(t, s.Close, s.Log)
 	if err := s.waitReady(ctx); err != nil {
 		t.Fatalf("start a session's libvirtd: %v: %s", err, tail(s.Log, 2000))

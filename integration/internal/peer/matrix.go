@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // MatrixQEMU returns the path of another release's qemu-system-x86_64, for Options.Binary: bookworm has 7.2,
@@ -37,7 +39,7 @@ func NewestQEMU(t testing.TB) string {
 	t.Helper()
 	const suite = "sid"
 	cache, err := CacheDir()
-	Must(t, err)
+	must.OK(t, err)
 	if found, err := filepath.Glob(filepath.Join(cache, "qemu-"+suite+"-v*", "bin")); err != nil || len(found) == 0 {
 		Long(t, "fetches the newest QEMU")
 	}

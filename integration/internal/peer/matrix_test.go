@@ -3,6 +3,8 @@ package peer
 import (
 	"encoding/json"
 	"testing"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 func TestMatrixQEMU(t *testing.T) {
@@ -11,7 +13,7 @@ func TestMatrixQEMU(t *testing.T) {
 	ctx := testContext(t)
 	q := Start(t, Options{Binary: MatrixQEMU(t, "bookworm"), Guest: true, RootPorts: 1})
 	reply, err := q.Query(ctx, "query-version", nil)
-	Must(t, err)
+	must.OK(t, err)
 	var version struct{ QEMU struct{ Major, Minor int } }
 	if err := json.Unmarshal(reply, &version); err != nil || version.QEMU.Major != 7 || version.QEMU.Minor != 2 {
 		t.Errorf("QEMU of bookworm is %s, error %v; want 7.2", reply, err)

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // NFSServer is an NFS-Ganesha that exports a directory to all clients, under the directory's own path and
@@ -55,10 +57,10 @@ func StartNFS(t testing.TB, directory string) *NFSServer {
 func (n *NFSServer) configure(t testing.TB) {
 	t.Helper()
 	users, err := os.ReadFile("/etc/passwd")
-	Must(t, err)
+	must.OK(t, err)
 	users = append(users, "_rpc:x:64056:65534::/nonexistent:/usr/sbin/nologin\n"...)
 	etc := filepath.Join(n.Dir, "etc")
-	Must(t, errors.Join(os.Mkdir(etc, 0o755), os.Chmod(n.Dir, 0o755), // what lies over /etc has its mode
+	must.OK(t, errors.Join(os.Mkdir(etc, 0o755), os.Chmod(n.Dir, 0o755), // what lies over /etc has its mode
 		os.WriteFile(filepath.Join(etc, "passwd"), users, 0o644),
 		os.WriteFile(filepath.Join(n.Dir, "ganesha.conf"), []byte(strings.ReplaceAll(nfsConfig, "@folder@", n.Files)), 0o644)))
 }

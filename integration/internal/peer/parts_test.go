@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 var errFull = errors.New("disk full")
@@ -26,11 +28,11 @@ func TestModuleOrder(t *testing.T) {
 		}
 		return unpackPackages(t.Context(), dir, filepath.Join(dir, "root"), kernel, "busybox-static")
 	})
-	Must(t, err)
+	must.OK(t, err)
 	tree, err := findModules(filepath.Join(packages, "root", "lib", "modules"))
-	Must(t, err)
+	must.OK(t, err)
 	order, err := tree.closure([]string{"virtio_blk", "sd_mod"})
-	Must(t, err)
+	must.OK(t, err)
 	want := []string{"virtio_ring", "virtio", "virtio_blk", "scsi_common", "scsi_mod", "sd_mod"}
 	if !slices.Equal(order, want) {
 		t.Errorf("order %v, want %v", order, want)
@@ -87,17 +89,17 @@ func TestNothingSurvivesACrash(t *testing.T) {
 	child := exec.Command(os.Args[0])
 	child.Env = append(os.Environ(), helperVariable+"="+dir)
 	stdout, err := child.StdoutPipe()
-	Must(t, err)
-	Must(t, child.Start())
+	must.OK(t, err)
+	must.OK(t, child.Start())
 	line := make([]byte, 6)
 	if _, err := stdout.Read(line); err != nil || string(line) != "ready\n" {
 		t.Fatalf("the helper says %q, error %v", line, err)
 	}
 	ctx := testContext(t)
 	m, err := DialMonitor(ctx, filepath.Join(dir, "control.sock"))
-	Must(t, err)
+	must.OK(t, err)
 	defer func() { _ = m.Close() }()
-	Must(t, child.Process.Signal(syscall.SIGKILL))
+	must.OK(t, child.Process.Signal(syscall.SIGKILL))
 	_ = child.Wait() // it was killed
 	// The connection ends when QEMU does, and not before.
 	if _, err := m.WaitEvent(ctx, func(Event) bool { return false }); err == nil || ctx.Err() != nil {

@@ -12,22 +12,16 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-)
 
-// Must ends the test if err is not nil.
-func Must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+	"github.com/luksplug/luksplug/internal/must"
+)
 
 // shortDir makes a directory that is removed when the test ends. Its path is short: with a long test name, a
 // path below t.TempDir does not fit into a unix socket's address of 108 bytes.
 func shortDir(t testing.TB, name string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "luksplug-"+name+"-")
-	Must(t, err)
+	must.OK(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return dir
 }

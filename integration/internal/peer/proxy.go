@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // Command is one QMP command on its way to QEMU.
@@ -154,7 +156,7 @@ func NewTCPProxy(t testing.TB, upstream string, hooks ProxyHooks) *Proxy {
 func startProxy(t testing.TB, network, address, upstream string, hooks ProxyHooks) *Proxy {
 	t.Helper()
 	listener, err := net.Listen(network, address)
-	Must(t, err)
+	must.OK(t, err)
 	p := &Proxy{Address: listener.Addr().String(), upstream: upstream, hooks: hooks, listener: listener, links: map[*proxyLink]struct{}{}}
 	p.wg.Add(1)
 	go p.accept()

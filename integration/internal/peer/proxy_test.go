@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // proxied starts a QEMU that runs no guest, and a proxy in front of it.
@@ -26,7 +28,7 @@ func proxied(t *testing.T, hooks ProxyHooks) (*QEMU, *Proxy) {
 func dialProxy(ctx context.Context, t *testing.T, p *Proxy) *Monitor {
 	t.Helper()
 	m, err := DialMonitor(ctx, p.Address)
-	Must(t, err)
+	must.OK(t, err)
 	t.Cleanup(func() { _ = m.Close() })
 	return m
 }
@@ -125,7 +127,7 @@ func TestCutAtStep(t *testing.T) {
 			q, p := proxied(t, CutAtStep(2, c.cut))
 			m := dialProxy(ctx, t, p)
 			_, err := m.Execute(ctx, "blockdev-add", node("one"))
-			Must(t, err)
+			must.OK(t, err)
 			_, err = m.Execute(ctx, "blockdev-add", node("two"))
 			if told := err == nil; told != c.told {
 				t.Errorf("the client got %v", err)
@@ -174,7 +176,7 @@ func TestProxySwallowsEventsAndDelays(t *testing.T) {
 	m := dialProxy(ctx, t, p)
 	for _, command := range []string{"cont", "stop", "system_reset"} {
 		_, err := m.Execute(ctx, command, nil)
-		Must(t, err)
+		must.OK(t, err)
 	}
 	e, err := m.WaitEvent(ctx, func(Event) bool { return true })
 	if err != nil || e.Name != "RESET" {
@@ -190,25 +192,25 @@ func TestProxyPassesDescriptors(t *testing.T) {
 	t.Parallel()
 	q, p := proxied(t, ProxyHooks{})
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: p.Address, Net: "unix"})
-	Must(t, err)
+	must.OK(t, err)
 	defer func() { _ = conn.Close() }()
 	file, err := os.Open(os.DevNull)
-	Must(t, err)
+	must.OK(t, err)
 	defer func() { _ = file.Close() }()
 	_, err = conn.Write([]byte(`{"execute": "qmp_capabilities"}`))
-	Must(t, err)
+	must.OK(t, err)
 	// Three commands in quick succession, the middle one without a descriptor, the last in two writes.
 	first := []byte(`{"execute": "add-fd", "arguments": {"fdset-id": 1}}` + "\n")
 	_, _, err = conn.WriteMsgUnix(first, unix.UnixRights(int(file.Fd())), nil)
-	Must(t, err)
+	must.OK(t, err)
 	_, err = conn.Write([]byte(`{"execute": "query-status"} {"execute": `))
-	Must(t, err)
+	must.OK(t, err)
 	_, _, err = conn.WriteMsgUnix([]byte(`"add-fd", "arguments": {"fdset-id": 2}}`), unix.UnixRights(int(file.Fd())), nil)
-	Must(t, err)
+	must.OK(t, err)
 	d := json.NewDecoder(conn)
 	for range 5 { // the greeting and four replies
 		var reply map[string]json.RawMessage
-		Must(t, d.Decode(&reply))
+		must.OK(t, d.Decode(&reply))
 		if reply["error"] != nil {
 			t.Errorf("QEMU says %s", reply["error"])
 		}

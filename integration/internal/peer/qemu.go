@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // Machine is one of QEMU's machine types.
@@ -75,7 +77,7 @@ func StartIn(t testing.TB, dir string, o Options) *QEMU {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	q, err := Run(ctx, dir, o)
-	Must(t, err)
+	must.OK(t, err)
 	// Disks that are attached when the VM ends leave notes, which nothing needs any more.
 	t.Cleanup(func() {
 		for _, dir := range RunDirs(q.UUID) {

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // testContext is valid for minutes: the machine may be busy with other packages' guests.
@@ -26,7 +28,7 @@ func TestGuest(t *testing.T) {
 	ctx := testContext(t)
 	q := Start(t, Options{Guest: true})
 	start := time.Now()
-	Must(t, q.Guest().WaitBoot(ctx))
+	must.OK(t, q.Guest().WaitBoot(ctx))
 	t.Logf("booted in %v", time.Since(start))
 	// One guest for all, as a boot takes seconds; the reset comes last.
 	t.Run("commands", func(t *testing.T) { guestRunsCommands(ctx, t, q.Guest()) })
@@ -68,8 +70,8 @@ func guestSurvivesAnAbandonedCommand(ctx context.Context, t *testing.T, g *Guest
 
 func resetBootsAgain(ctx context.Context, t *testing.T, q *QEMU) {
 	_, err := q.Guest().Run(ctx, "touch /tmp/before")
-	Must(t, err)
-	Must(t, q.Reset(ctx))
+	must.OK(t, err)
+	must.OK(t, q.Reset(ctx))
 	var exit *ExitError
 	if _, err := q.Guest().Run(ctx, "[ -e /tmp/before ]"); !errors.As(err, &exit) {
 		t.Errorf("after a reset the old file is there, or the guest is not: %v", err)
@@ -112,11 +114,11 @@ func TestPlugAndUnplug(t *testing.T) {
 // plugByHand plugs a raw disk, has the guest write it, and unplugs it.
 func plugByHand(ctx context.Context, t *testing.T, q *QEMU, device map[string]any) {
 	g := q.Guest()
-	Must(t, g.WaitBoot(ctx))
+	must.OK(t, g.WaitBoot(ctx))
 	before := mustState(ctx, t, q)
 	image := filepath.Join(t.TempDir(), "disk.raw")
-	Must(t, os.WriteFile(image, nil, 0o600))
-	Must(t, os.Truncate(image, 8*MiB))
+	must.OK(t, os.WriteFile(image, nil, 0o600))
+	must.OK(t, os.Truncate(image, 8*MiB))
 	mustExecute(ctx, t, q, "blockdev-add", map[string]any{"driver": "file", "node-name": "peer-node", "filename": image})
 	device["drive"], device["id"] = "peer-node", "peer-disk"
 	mustExecute(ctx, t, q, "device_add", device)
@@ -129,14 +131,14 @@ func plugByHand(ctx context.Context, t *testing.T, q *QEMU, device map[string]an
 		want = "sda"
 	}
 	dev, err := g.WaitDisk(ctx, want)
-	Must(t, err)
+	must.OK(t, err)
 	if size, err := g.SizeOf(ctx, dev); err != nil || size != 8*MiB {
 		t.Errorf("size %d, error %v", size, err)
 	}
 	pattern := []byte("written by the guest. ")
-	Must(t, g.WritePattern(ctx, dev, 3, 2, pattern))
+	must.OK(t, g.WritePattern(ctx, dev, 3, 2, pattern))
 	data, err := os.ReadFile(image)
-	Must(t, err)
+	must.OK(t, err)
 	full := string(Pattern(pattern))
 	if got := string(data[3*MiB : 5*MiB]); got != full+full {
 		t.Error("the image does not hold the pattern that the guest wrote")
@@ -147,8 +149,8 @@ func plugByHand(ctx context.Context, t *testing.T, q *QEMU, device map[string]an
 
 	mustExecute(ctx, t, q, "device_del", map[string]any{"id": "peer-disk"})
 	m, err := q.Monitor(ctx)
-	Must(t, err)
-	Must(t, m.WaitDeleted(ctx, "peer-disk"))
+	must.OK(t, err)
+	must.OK(t, m.WaitDeleted(ctx, "peer-disk"))
 	mustExecute(ctx, t, q, "blockdev-del", map[string]any{"node-name": "peer-node"})
 	if err := g.WaitGone(ctx, dev); err != nil {
 		t.Error(err)
@@ -162,7 +164,7 @@ func TestTCPMonitor(t *testing.T) {
 	t.Parallel()
 	q := Start(t, Options{Paused: true, TCP: true})
 	conn, err := net.Dial("tcp", q.TCPAddress)
-	Must(t, err)
+	must.OK(t, err)
 	defer func() { _ = conn.Close() }()
 	greeting := make([]byte, 8)
 	if _, err := conn.Read(greeting); err != nil || string(greeting) != `{"QMP": ` {
@@ -186,7 +188,7 @@ func TestCloseReportsAnEarlyEnd(t *testing.T) {
 	t.Parallel()
 	ctx := testContext(t)
 	q, err := Run(ctx, t.TempDir(), Options{Paused: true})
-	Must(t, err)
+	must.OK(t, err)
 	mustExecute(ctx, t, q, "quit", nil)
 	<-q.process.done
 	if err := q.Close(); err == nil {
@@ -201,14 +203,14 @@ func TestCloseReportsAnEarlyEnd(t *testing.T) {
 func mustExecute(ctx context.Context, t *testing.T, q *QEMU, command string, args any) {
 	t.Helper()
 	_, err := q.Query(ctx, command, args)
-	Must(t, err)
+	must.OK(t, err)
 }
 
 // mustState is q.State for a test.
 func mustState(ctx context.Context, t *testing.T, q *QEMU) State {
 	t.Helper()
 	s, err := q.State(ctx)
-	Must(t, err)
+	must.OK(t, err)
 	return s
 }
 

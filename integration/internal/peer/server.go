@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // Server is a server that listens on a port of 127.0.0.1.
@@ -113,7 +115,7 @@ func freePort() (int, error) {
 func ClosedPort(t testing.TB) string {
 	t.Helper()
 	port, err := freePort()
-	Must(t, err)
+	must.OK(t, err)
 	return (&Server{Port: port}).HostXML()
 }
 
@@ -121,7 +123,7 @@ func ClosedPort(t testing.TB) string {
 func SilentPort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	Must(t, err)
+	must.OK(t, err)
 	t.Cleanup(func() { _ = l.Close() }) // the test ends
 	return (&Server{Port: l.Addr().(*net.TCPAddr).Port}).HostXML()
 }

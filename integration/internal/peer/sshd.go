@@ -14,6 +14,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // SSHServer is an OpenSSH server that accepts the key of an agent.
@@ -48,7 +50,7 @@ func startSSH(t testing.TB, command func(config string) *exec.Cmd) *SSHServer {
 	host, hostKey := newSSHKey(t)
 	user, userKey := newSSHKey(t)
 	text, err := ssh.MarshalPrivateKey(hostKey, "")
-	Must(t, err)
+	must.OK(t, err)
 	server.Server = startServer(t, "sshd", func(dir string, port int) *exec.Cmd {
 		writeFiles(t, dir, map[string][]byte{"host": pem.EncodeToMemory(text), "authorized": ssh.MarshalAuthorizedKey(user), "sshd_config": sshConfig(dir, port)})
 		return command(filepath.Join(dir, "sshd_config"))
@@ -76,10 +78,10 @@ Subsystem sftp internal-sftp
 func startAgent(t testing.TB, dir string, key ed25519.PrivateKey) (socket string) {
 	t.Helper()
 	keys := agent.NewKeyring()
-	Must(t, keys.Add(agent.AddedKey{PrivateKey: key}))
+	must.OK(t, keys.Add(agent.AddedKey{PrivateKey: key}))
 	socket = filepath.Join(dir, "agent")
 	l, err := net.Listen("unix", socket)
-	Must(t, err)
+	must.OK(t, err)
 	t.Cleanup(func() { _ = l.Close() }) // the test ends
 	go func() {
 		for {
@@ -112,8 +114,8 @@ func (s *SSHServer) SourceXML(path, inner string) string {
 func newSSHKey(t testing.TB) (ssh.PublicKey, ed25519.PrivateKey) {
 	t.Helper()
 	_, private, err := ed25519.GenerateKey(rand.Reader)
-	Must(t, err)
+	must.OK(t, err)
 	signer, err := ssh.NewSignerFromKey(private)
-	Must(t, err)
+	must.OK(t, err)
 	return signer.PublicKey(), private
 }

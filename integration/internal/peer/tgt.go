@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // ISCSITarget is a target of tgt, the Linux SCSI target in user space. Its units are files.
@@ -41,7 +43,7 @@ func StartISCSI(t testing.TB, files ...string) *ISCSITarget {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for _, args := range commands {
-		Must(t, target.tgtadm(ctx, args...))
+		must.OK(t, target.tgtadm(ctx, args...))
 	}
 	return target
 }

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // VolumeKind is one arrangement of ciphertext and LUKS header.
@@ -64,7 +66,7 @@ func NewFormatted(t testing.TB, kind VolumeKind, format ...string) *Volume {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	v, err := CreateVolume(ctx, t.TempDir(), kind, format...)
-	Must(t, err)
+	must.OK(t, err)
 	return v
 }
 

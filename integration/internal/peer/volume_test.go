@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 func TestVolumeIsReadableOnTheHost(t *testing.T) {
@@ -22,7 +24,7 @@ func TestVolumeIsReadableOnTheHost(t *testing.T) {
 			if _, err := v.ReadThrough(testContext(t), 100, 512); err == nil {
 				t.Error("an offset inside a sector was read")
 			}
-			Must(t, os.WriteFile(v.PassphraseFile, []byte("wrong"), 0o600))
+			must.OK(t, os.WriteFile(v.PassphraseFile, []byte("wrong"), 0o600))
 			if _, err := v.ReadThrough(testContext(t), 0, 512); err == nil || !strings.Contains(err.Error(), "Invalid password") {
 				t.Errorf("another passphrase gave %v", err)
 			}
@@ -42,13 +44,13 @@ func TestVolumeInAGuest(t *testing.T) {
 		"-device", "virtio-blk-pci,drive=disk,serial=volume",
 	}})
 	dev, err := q.Guest().WaitDisk(ctx, "volume")
-	Must(t, err)
+	must.OK(t, err)
 	if size, err := q.Guest().SizeOf(ctx, dev); err != nil || size != v.Size {
 		t.Errorf("the guest sees %d bytes, error %v; want %d", size, err, v.Size)
 	}
 	pattern := []byte("plaintext only the guest may see. ")
-	Must(t, q.Guest().WritePattern(ctx, dev, 5, 1, pattern))
-	Must(t, q.Close())
+	must.OK(t, q.Guest().WritePattern(ctx, dev, 5, 1, pattern))
+	must.OK(t, q.Close())
 	plain, err := v.ReadThrough(ctx, 5*MiB, MiB)
 	if err != nil || !bytes.Equal(plain, Pattern(pattern)) {
 		t.Errorf("the host does not read what the guest wrote; error %v", err)
@@ -71,7 +73,7 @@ func TestDiskXMLIsWellFormed(t *testing.T) {
 				} `xml:"encryption>header>source"`
 			} `xml:"source"`
 		}
-		Must(t, xml.Unmarshal([]byte(v.DiskXML("vdb", "virtio")), &disk))
+		must.OK(t, xml.Unmarshal([]byte(v.DiskXML("vdb", "virtio")), &disk))
 		if disk.Source.File != v.Payload || disk.Source.Header.File != header {
 			t.Errorf("paths %q read back as %+v", []string{v.Payload, header}, disk)
 		}
