@@ -16,6 +16,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -98,12 +99,7 @@ const key = "an unguessable passphrase"
 // luksDisk makes an encrypted raw image and returns the disk for it.
 func luksDisk(t *testing.T, target string) *blockgraph.Disk {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "payload.img")
-	out, err := exec.Command("qemu-img", "create", "-q", "-f", "luks", "--object", "secret,id=s,file="+keyFile(t),
-		"-o", "key-secret=s,iter-time=10", path, "8M").CombinedOutput()
-	if err != nil {
-		t.Fatalf("qemu-img: %v: %s", err, out)
-	}
+	path := must.LUKS(t, key, 2<<20+8<<20)
 	return parse(t, target, "raw", path, `<encryption format='luks'><secret type='passphrase' usage='test'/></encryption>`)
 }
 

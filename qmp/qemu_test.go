@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -139,13 +138,9 @@ func TestErrorTexts(t *testing.T) {
 	q := qmptest.StartQEMU(t, "-machine", "pc", "-accel", "tcg", "-S", "-m", "64")
 	c := dialTest(t, q.Unix)
 	ctx := qmptest.Context(t)
-	plain, luks, locked := filepath.Join(dir, "plain"), filepath.Join(dir, "luks"), filepath.Join(dir, "locked")
+	plain, luks, locked := filepath.Join(dir, "plain"), must.LUKS(t, "right", 3<<20), filepath.Join(dir, "locked")
 	must.OK(t, os.WriteFile(plain, make([]byte, 1<<20), 0o600))
 	must.OK(t, os.WriteFile(locked, make([]byte, 1<<20), 0o600))
-	if out, err := exec.Command("qemu-img", "create", "-q", "-f", "luks", "--object", "secret,id=s,data=right",
-		"-o", "key-secret=s,iter-time=10", luks, "1M").CombinedOutput(); err != nil {
-		t.Fatalf("qemu-img: %v: %s", err, out)
-	}
 	setUp := []Command{
 		command("object-add", "qom-type", "secret", "id", "wrong", "data", "wrong"),
 		command("blockdev-add", "driver", "null-co", "node-name", "n0"),

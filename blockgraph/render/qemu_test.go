@@ -15,6 +15,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
 	"github.com/luksplug/luksplug/blockgraph/render"
+	"github.com/luksplug/luksplug/internal/must"
 )
 
 // qemuImages are real images, made by qemu-img, with names that a careless
@@ -56,17 +57,12 @@ func makeImages(t *testing.T) qemuImages {
 	run("create", "-q", "-f", "raw", i.raw, "8M")
 	run("create", "-q", "-f", "raw", i.floppy, "1440K")
 	run("create", "-q", "-f", "qcow2", i.qcow2, "8M")
-	run("create", "-q", "--object", object, "-f", "luks", "-o", "key-secret=s,iter-time=10", i.luks, "1M")
 	run("create", "-q", "--object", object, "-f", "qcow2", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", i.qcow2LUKS, "1M")
 	// A detached header may as well be that of an embedded volume: it only says
 	// that the payload begins further on, at the end of the key slots here.
-	volume, err := os.ReadFile(i.luks)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(i.header, volume[:len(volume)-1<<20], 0o600); err != nil {
-		t.Fatal(err)
-	}
+	volume := must.Get(os.ReadFile(must.LUKS(t, "correct horse", 3<<20)))(t)
+	must.Write(t, i.luks, volume)
+	must.Write(t, i.header, volume[:len(volume)-1<<20])
 	run("convert", "-q", "-f", "raw", "-O", "qcow2", i.header, i.headerInQcow2)
 	return i
 }

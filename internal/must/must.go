@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -71,5 +72,41 @@ func Dir(t testing.TB, parent string) string {
 		t.Skip(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(path) }) // its entries may have ended with a server
+	return path
+}
+
+// noCPUTime is what qemu-img says where the kernel's clock of processor time did not advance while it measured how
+// fast it derives keys. It happens by chance, so Run tries again.
+const noCPUTime = "Unable to get accurate CPU usage"
+
+// Run runs a program with stdin and returns its standard output and error. It ends the test if the program fails.
+func Run(t testing.TB, stdin, name string, args ...string) string {
+	t.Helper()
+	for {
+		cmd := exec.Command(name, args...) // a Cleanup runs programs too, after t.Context ended
+		cmd.Stdin = strings.NewReader(stdin)
+		out, err := cmd.CombinedOutput()
+		if err == nil {
+			return string(out)
+		}
+		if !strings.Contains(string(out), noCPUTime) {
+			t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+		}
+	}
+}
+
+// LUKS returns the path of a new LUKS volume of size bytes, header included, that cryptsetup formats with options, or
+// LUKS1 without any. It skips the test where cryptsetup is missing. qemu-img takes thirty times as long, because it
+// measures the processor.
+func LUKS[T ~string | ~[]byte](t testing.TB, passphrase T, size int64, options ...string) string {
+	t.Helper()
+	Have(t, "cryptsetup")
+	if options == nil {
+		options = []string{"--type", "luks1"}
+	}
+	path := File(t, "")
+	OK(t, os.Truncate(path, size))
+	args := append([]string{"luksFormat", "--batch-mode", "--pbkdf-force-iterations", "1000", "--key-file", "-"}, options...)
+	Run(t, string(passphrase), "cryptsetup", append(args, path)...)
 	return path
 }

@@ -41,25 +41,15 @@ func synthetic() []byte {
 	return b
 }
 
-// luksFormat makes a header with cryptsetup, in a file.
+// luksFormat returns the path of a new volume that cryptsetup formats.
 func luksFormat(t testing.TB, size int64, args ...string) string {
 	t.Helper()
-	must.Have(t, "cryptsetup")
-	path := must.File(t, "")
-	must.OK(t, os.Truncate(path, size))
-	run(t, "cryptsetup", append(append([]string{"luksFormat", "-q", "--pbkdf-force-iterations", "1000", "--key-file", "-"}, args...), path)...)
-	return path
+	return must.LUKS(t, "test passphrase", size, args...)
 }
 
 func run(t testing.TB, name string, args ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), name, args...)
-	cmd.Stdin = strings.NewReader("test passphrase")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-	return string(out)
+	return must.Run(t, "test passphrase", name, args...)
 }
 
 // dumped returns one value of luksDump's output.

@@ -27,10 +27,7 @@ func TestQEMU(t *testing.T) {
 		return exec.CommandContext(t.Context(), name, args...).CombinedOutput()
 	}
 	passphrase := []byte("first line\nsecond, ü\n")
-	image := filepath.Join(dir, "image")
-	if out, err := run("qemu-img", "create", "-q", "-f", "luks", "--object", "secret,id=s,file="+file("passphrase", passphrase), "-o", "key-secret=s,iter-time=10", image, "1M"); err != nil {
-		t.Fatalf("qemu-img: %v: %s", err, out)
-	}
+	image := must.LUKS(t, passphrase, 3<<20)
 	first := bytes.Repeat([]byte{0, '\n', 0xff, 'x'}, Size/4)
 	second := bytes.Repeat([]byte{0, 0, 0x80, '\r'}, Size/4)
 	open := func(path string) *Key {

@@ -30,13 +30,7 @@ func need(t testing.TB, programs ...string) {
 
 func run(t testing.TB, name string, args ...string) string {
 	t.Helper()
-	cmd := exec.Command(name, args...)
-	cmd.Stdin = strings.NewReader(passphrase)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-	return string(out)
+	return must.Run(t, passphrase, name, args...)
 }
 
 // create makes an image of the size with qemu-img; options are those of -o, for
@@ -61,16 +55,9 @@ func create(t testing.TB, format, size string, options ...string) string {
 	return path
 }
 
-// luksFormat makes a LUKS volume with cryptsetup, which takes a thirtieth of the
-// time that qemu-img takes.
 func luksFormat(t testing.TB, version string, size int64) string {
 	t.Helper()
-	need(t, "cryptsetup")
-	path := filepath.Join(t.TempDir(), "image."+version)
-	must.OK(t, os.WriteFile(path, nil, 0o600))
-	must.OK(t, os.Truncate(path, size))
-	run(t, "cryptsetup", "luksFormat", "-q", "--type", version, "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-file", "-", path)
-	return path
+	return must.LUKS(t, passphrase, size, "--type", version, "--pbkdf", "pbkdf2")
 }
 
 func secretFile(t testing.TB) string {
