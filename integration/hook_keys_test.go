@@ -20,7 +20,7 @@ func (h *hookHost) push(ctx context.Context, t *testing.T, v *peer.Volume) {
 	document := writeFile(t, "secret.xml", "<secret ephemeral='yes'><uuid>"+v.SecretUUID+"</uuid></secret>")
 	run(ctx, t, h.Inside(ctx, luksplug, "--keystore", uri, "secret", "define", document)).want(t, 0)
 	run(ctx, t, h.Inside(ctx, luksplug, "--keystore", uri, "secret", "set-value", v.SecretUUID, "--file", v.PassphraseFile)).want(t, 0)
-	h.shell(ctx, t, fmt.Sprintf("mkdir -p -m 700 %[1]s/%[2]s; cp %[3]s %[1]s/%[2]s/%[4]s; chmod 600 %[1]s/%[2]s/*", vmkeys.Folder, otherUUID, v.PassphraseFile, v.SecretUUID))
+	h.shell(ctx, t, fmt.Sprintf("mkdir -p -m 700 %[1]s/%[2]s; cp %[3]s %[1]s/%[2]s/%[4]s; chmod 600 %[1]s/%[2]s/*", vmkeys.Dir, otherUUID, v.PassphraseFile, v.SecretUUID))
 }
 
 const otherUUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
@@ -38,7 +38,7 @@ func (h *hookHost) shell(ctx context.Context, t *testing.T, line string) string 
 // wantKeys checks whether the domain has keys on the host. The other one always has.
 func (h *hookHost) wantKeys(ctx context.Context, t *testing.T, when string, want bool) {
 	t.Helper()
-	got := h.shell(ctx, t, "find "+vmkeys.Folder+" -type f ! -name .lock")
+	got := h.shell(ctx, t, "find "+vmkeys.Dir+" -type f ! -name .lock")
 	if strings.Contains(got, hookUUID) != want {
 		t.Errorf("%s there is %s", when, got)
 	}

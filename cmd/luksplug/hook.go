@@ -80,7 +80,7 @@ func handle(ctx context.Context, a *app, e hook.Event, c configuration, configEr
 		Log:      log,
 		Timeout:  cmp.Or(a.flags.timeout, time.Duration(c.Hook.Timeout)),
 		OnDaemon: func(_ context.Context, d hotplug.Daemon) error { return watchDaemon(a.log, d) },
-		Gone:     func(_ context.Context, vm string) error { return vmkeys.Wipe(vmkeys.Folder, vm) },
+		Gone:     func(_ context.Context, vm string) error { return vmkeys.Wipe(vmkeys.Dir, vm) },
 		Forget:   c.Hook.Forget,
 	}
 	output, err := host.Run(ctx, e)

@@ -16,50 +16,50 @@ import (
 	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
-// The ends of the names of a secret's files.
+// The suffixes of the names of a secret's files.
 const (
 	documentSuffix = privdir.DocumentSuffix
 	valueSuffix    = ".age"
 )
 
-// Store is a [secrets.Keeper] on a directory. Make one with [New].
+// Store is a [secrets.Keeper] on a directory. Create it with [New].
 type Store struct {
 	path    string
 	options Options
 	keys    *identity
 }
 
-// Options say how the directory is encrypted. The zero value is of use.
+// Options configure the encryption of the directory. The zero value is valid.
 type Options struct {
-	// Identity is the path of the identity; "" for identity.txt in the
+	// Identity is the path of the identity; "" means identity.txt in the
 	// directory.
 	Identity string
-	// PostQuantum: an identity that has to be made is a hybrid one.
+	// PostQuantum makes a new identity a hybrid key.
 	PostQuantum bool
-	// Protect: an identity that has to be made is encrypted to a passphrase,
-	// and one that is in clear is refused.
+	// Protect encrypts a new identity with a passphrase, and refuses an
+	// identity in clear.
 	Protect bool
-	// Passphrase asks for the passphrase of the identity; question says what
-	// for. It is asked twice for a new one. Where it is nil, a protected
-	// identity is [secrets.ErrLocked].
+	// Passphrase returns the passphrase of the identity; question names it. It
+	// is called twice for a new passphrase. If it is nil, a protected identity
+	// fails with [secrets.ErrLocked].
 	Passphrase func(ctx context.Context, question string) (*secrets.Secret, error)
 	// WorkFactor is the logarithm to base 2 of scrypt's cost for a new
-	// passphrase, 1 to 22; 0 for age's own choice, about a second.
+	// passphrase, 1 to 22; 0 means age's default, which takes about a second.
 	WorkFactor int
 }
 
-// New returns the store of the directory path. The directory is looked at by each call
-// anew. It need not exist yet: the first Define makes it.
+// New returns the store of the directory path. Each call of the store opens the
+// directory anew. It need not exist yet: the first Define creates it.
 func New(path string, options Options) *Store {
 	return &Store{path: path, options: options, keys: newIdentity(path, options)}
 }
 
-// String returns "age:" and the path, percent-encoded where a URI needs that.
+// String returns "age:" and the path, percent-encoded as a URI requires.
 func (s *Store) String() string { return "age:" + (&url.URL{Path: s.path}).EscapedPath() }
 
-// Lookup implements [secrets.Store]. It asks for the passphrase where the
-// identity has one. A value for other recipients is denied, and so is a file or
-// directory with unsafe permissions.
+// Lookup implements [secrets.Store]. It asks for the passphrase of a protected
+// identity. The error wraps ErrDenied for a value that is encrypted to other
+// recipients, and for a file or directory with unsafe permissions.
 func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	value, err := s.lookup(ctx, ref)
 	return value, storecall.Fail(s, ref, err)
@@ -113,8 +113,7 @@ func (s *Store) list(ctx context.Context) ([]secrets.Document, error) {
 	return documents, errors.Join(err, unread)
 }
 
-// Define implements [secrets.Keeper]. An ephemeral secret is taken where the
-// directory is in memory.
+// Define implements [secrets.Keeper]. An ephemeral secret needs a directory in memory.
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
 	return storecall.Fail(s, d.Reference(), s.define(ctx, d))
 }
@@ -132,8 +131,8 @@ func (s *Store) define(ctx context.Context, d secrets.Document) error {
 		return fmt.Errorf("%w: keep it in a directory on a tmpfs", secrets.ErrPersistent)
 	}
 	return locked(ctx, f, func(w *privdir.Writer) error {
-		// What is damaged does not keep others from being defined, and is
-		// mended by being defined again.
+		// Damaged documents are ignored: they must not block others, and
+		// Define replaces them.
 		documents, _, err := list(f)
 		if err != nil {
 			return err
@@ -148,7 +147,7 @@ func (s *Store) define(ctx context.Context, d secrets.Document) error {
 	})
 }
 
-// Set implements [secrets.Keeper]. It needs the recipients only.
+// Set implements [secrets.Keeper]. It needs only the recipients.
 func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.Secret) error {
 	return storecall.Fail(s, ref, s.change(ctx, ref, func(f *privdir.Dir, w *privdir.Writer, d secrets.Document) error {
 		recipients, err := s.recipients(ctx, f, w)
@@ -173,7 +172,7 @@ func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 	}))
 }
 
-// change runs f on the secret that ref names, while no other process writes.
+// change runs the function on the secret that ref names, with the writers' lock held.
 func (s *Store) change(ctx context.Context, ref secrets.Reference, change func(*privdir.Dir, *privdir.Writer, secrets.Document) error) error {
 	if err := errors.Join(ctx.Err(), ref.Validate()); err != nil {
 		return err
@@ -209,8 +208,8 @@ func (s *Store) open() (*privdir.Dir, error) {
 	return f, err
 }
 
-// find returns the document of the secret that ref names. One that cannot be
-// read matters only where it could be the one.
+// find returns the document of the secret that ref names. An unreadable document is
+// an error only if it may be that document.
 func find(f *privdir.Dir, ref secrets.Reference) (secrets.Document, error) {
 	if ref.UUID != uuid.Nil {
 		d, err := read(f, ref.UUID)
@@ -249,7 +248,7 @@ func list(f *privdir.Dir) (documents []secrets.Document, unread, err error) {
 		switch {
 		case err == nil:
 			documents = append(documents, d)
-		case !errors.Is(err, secrets.ErrNotFound): // or it was removed meanwhile
+		case !errors.Is(err, secrets.ErrNotFound): // a document not found was removed meanwhile
 			unread = errors.Join(unread, fmt.Errorf("secret with uuid %s: %w", id, err))
 		}
 	}
@@ -270,7 +269,7 @@ func idOf(name string) (uuid.UUID, bool) {
 func read(f *privdir.Dir, id uuid.UUID) (secrets.Document, error) {
 	d, err := f.Document(id)
 	if errors.Is(err, secrets.ErrNotFound) {
-		// A value that was put there by hand is one without usage.
+		// A value without a document is a secret without usage.
 		if has, hasErr := f.Has(id.String() + valueSuffix); has || hasErr != nil {
 			return secrets.Document{UUID: id}, hasErr
 		}
@@ -278,7 +277,7 @@ func read(f *privdir.Dir, id uuid.UUID) (secrets.Document, error) {
 	return d, err
 }
 
-// decrypt returns the value that is in the file name.
+// decrypt returns the value in the file name.
 func decrypt(encrypted *secrets.Secret, name string, keys []age.Identity) (*secrets.Secret, error) {
 	var value *secrets.Secret
 	err := encrypted.Use(func(b []byte) error {
@@ -291,7 +290,7 @@ func decrypt(encrypted *secrets.Secret, name string, keys []age.Identity) (*secr
 	var stranger *age.NoIdentityMatchError
 	switch {
 	case errors.As(err, &stranger):
-		return nil, fmt.Errorf("%w: file %s is encrypted to others than our identity", secrets.ErrDenied, name)
+		return nil, fmt.Errorf("%w: file %s is not encrypted to the store's identity", secrets.ErrDenied, name)
 	case err != nil:
 		return nil, fmt.Errorf("%w: file %s: %w", secrets.ErrDamaged, name, err)
 	}
@@ -312,7 +311,7 @@ func encrypt(value *secrets.Secret, recipients []age.Recipient) ([]byte, error) 
 	case err != nil:
 		return nil, fmt.Errorf("encrypt the value: %w", err)
 	case out.Len() > secrets.MaxLen:
-		return nil, fmt.Errorf("%w: more than %d bytes with its encryption", secrets.ErrTooLong, secrets.MaxLen)
+		return nil, fmt.Errorf("%w: more than %d bytes when encrypted", secrets.ErrTooLong, secrets.MaxLen)
 	}
 	return out.Bytes(), nil
 }

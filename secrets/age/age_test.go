@@ -21,13 +21,13 @@ import (
 )
 
 func Example() {
-	folder, err := os.MkdirTemp("", "secrets")
+	dir, err := os.MkdirTemp("", "secrets")
 	if err != nil {
 		panic(err)
 	}
-	defer func() { _ = os.RemoveAll(folder) }()
+	defer func() { _ = os.RemoveAll(dir) }()
 	ctx := context.Background()
-	store := age.New(folder, age.Options{})
+	store := age.New(dir, age.Options{})
 
 	d := secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageVolume, Usage: "/var/lib/images/vm1.img"}
 	value := secrets.New([]byte("correct horse"))
@@ -44,7 +44,7 @@ func Example() {
 	// Output: true
 }
 
-// asked returns an answer to the question for a passphrase, and counts.
+// asked returns an Options.Passphrase that returns passphrase, and the number of its calls.
 func asked(passphrase string) (func(context.Context, string) (*secrets.Secret, error), *int) {
 	var mu sync.Mutex
 	n := new(int)
@@ -58,7 +58,7 @@ func asked(passphrase string) (func(context.Context, string) (*secrets.Secret, e
 
 const cheap = 4 // scrypt's work factor in tests
 
-// strangers encrypts a value to somebody else.
+// strangers writes a value that is encrypted to another recipient.
 func strangers(t *testing.T, path string) {
 	t.Helper()
 	other := must.Get(fage.GenerateX25519Identity())(t)
@@ -68,7 +68,7 @@ func strangers(t *testing.T, path string) {
 	must.OK(t, err, w.Close(), os.WriteFile(path, out.Bytes(), 0o600))
 }
 
-// fixture returns the suite's view of a directory.
+// fixture returns the fixture of a store on path.
 func fixture(t *testing.T, path string, o age.Options) storetest.Fixture {
 	store := age.New(path, o)
 	value := func(t *testing.T, ref secrets.Reference) string {
@@ -91,8 +91,8 @@ func fixture(t *testing.T, path string, o age.Options) storetest.Fixture {
 	}
 }
 
-// directory returns a path where the store will make its directory, not in memory.
-func folder(t *testing.T) string {
+// directory returns a path where the store will create its directory, not in memory.
+func directory(t *testing.T) string {
 	t.Helper()
 	return filepath.Join(t.TempDir(), "secrets")
 }
@@ -106,14 +106,14 @@ func TestStore(t *testing.T) {
 			answer, _ := asked("open sesame")
 			return age.Options{Protect: true, Passphrase: answer, WorkFactor: cheap}
 		},
-		"identity elsewhere": func(t *testing.T) age.Options {
+		"separate identity": func(t *testing.T) age.Options {
 			return age.Options{Identity: filepath.Join(t.TempDir(), "new", "key")}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			storetest.Run(t, func(t *testing.T) storetest.Fixture {
-				path := folder(t)
+				path := directory(t)
 				o := options(t)
 				must.OK(t, os.Mkdir(path, 0o700)) // or listing the empty store is an error
 				return fixture(t, path, o)
@@ -125,7 +125,7 @@ func TestStore(t *testing.T) {
 // filled returns a directory with one secret in it.
 func filled(t *testing.T, o age.Options) (path string, d secrets.Document) {
 	t.Helper()
-	path = folder(t)
+	path = directory(t)
 	d = secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageVolume, Usage: "/x"}
 	store := age.New(path, o)
 	must.OK(t, store.Define(t.Context(), d), store.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
@@ -145,9 +145,9 @@ func TestFilesAreClosedToOthers(t *testing.T) {
 	storetest.Fails(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrDenied, "identity.txt")
 }
 
-func TestMissingFolder(t *testing.T) {
+func TestMissingDirectory(t *testing.T) {
 	t.Parallel()
-	store := age.New(folder(t), age.Options{})
+	store := age.New(directory(t), age.Options{})
 	storetest.Fails(t, store, storetest.ByUUID(), secrets.ErrUnreachable, "the first secret that is defined makes it")
 }
 
@@ -185,7 +185,7 @@ func TestPassphraseFailures(t *testing.T) {
 		t.Error("the identity is in clear")
 	}
 
-	storetest.Fails(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrLocked, "nobody to ask")
+	storetest.Fails(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrLocked, "cannot prompt")
 	wrong, _ := asked("open barley")
 	storetest.Fails(t, age.New(path, age.Options{Passphrase: wrong}), d.Reference(), secrets.ErrDenied, "is wrong")
 	empty, _ := asked("")
@@ -193,7 +193,7 @@ func TestPassphraseFailures(t *testing.T) {
 	gone := func(context.Context, string) (*secrets.Secret, error) { return nil, os.ErrClosed }
 	storetest.Fails(t, age.New(path, age.Options{Passphrase: gone}), d.Reference(), secrets.ErrLocked, os.ErrClosed.Error())
 
-	// One that waits for a person ends with the context, for all who wait.
+	// A prompt ends with the context, for all look-ups that wait for it.
 	ctx, cancel := context.WithCancel(t.Context())
 	waiting := func(ctx context.Context, _ string) (*secrets.Secret, error) {
 		cancel()
@@ -210,7 +210,7 @@ func TestPassphraseFailures(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	// An interrupted question is asked again.
+	// After an interrupted prompt, the next look-up asks again.
 	store = age.New(path, age.Options{Passphrase: answer})
 	storetest.Finds(t, store, d.Reference(), "confidential")
 }
@@ -223,7 +223,7 @@ func TestNewPassphrases(t *testing.T) {
 		answers = answers[1:]
 		return s, nil
 	}
-	path := folder(t)
+	path := directory(t)
 	d := secrets.Document{UUID: uuid.New()}
 	err := age.New(path, age.Options{Protect: true, Passphrase: different}).Define(t.Context(), d)
 	if !errors.Is(err, secrets.ErrDenied) || !strings.Contains(err.Error(), "differ") {
@@ -245,12 +245,12 @@ func TestIdentityInClearIsRefusedWhereItIsToBeProtected(t *testing.T) {
 	storetest.Fails(t, age.New(path, age.Options{Protect: true, Passphrase: answer}), d.Reference(), secrets.ErrDenied, "not protected")
 }
 
-// Who defines secrets needs no identity; who attaches needs no recipients.
+// TestRoles checks that Set needs no identity, and Lookup no recipients.
 func TestRoles(t *testing.T) {
 	t.Parallel()
 	path, d := filled(t, age.Options{})
-	elsewhere := filepath.Join(t.TempDir(), "key")
-	must.OK(t, os.Rename(filepath.Join(path, "identity.txt"), elsewhere))
+	moved := filepath.Join(t.TempDir(), "key")
+	must.OK(t, os.Rename(filepath.Join(path, "identity.txt"), moved))
 
 	definer := age.New(path, age.Options{})
 	must.OK(t, definer.Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
@@ -259,16 +259,16 @@ func TestRoles(t *testing.T) {
 		t.Errorf("another identity was made: %v", err)
 	}
 	must.OK(t, os.Remove(filepath.Join(path, "recipients.txt")))
-	storetest.Finds(t, age.New(path, age.Options{Identity: elsewhere}), d.Reference(), "confidential")
+	storetest.Finds(t, age.New(path, age.Options{Identity: moved}), d.Reference(), "confidential")
 
-	// Neither: the values must not become a mixture for two identities.
+	// Without both, Define must not create a second identity.
 	err := definer.Define(t.Context(), secrets.Document{UUID: uuid.New()})
-	if !errors.Is(err, secrets.ErrDamaged) || !strings.Contains(err.Error(), "put them back") {
+	if !errors.Is(err, secrets.ErrDamaged) || !strings.Contains(err.Error(), "restore them") {
 		t.Error(err)
 	}
-	// The recipients come back from the identity.
-	must.OK(t, age.New(path, age.Options{Identity: elsewhere}).Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
-	storetest.Finds(t, age.New(path, age.Options{Identity: elsewhere}), d.Reference(), "confidential")
+	// Set restores the recipients from the identity.
+	must.OK(t, age.New(path, age.Options{Identity: moved}).Set(t.Context(), d.Reference(), secrets.New([]byte("confidential"))))
+	storetest.Finds(t, age.New(path, age.Options{Identity: moved}), d.Reference(), "confidential")
 }
 
 func TestDamagedKeys(t *testing.T) {
@@ -279,15 +279,15 @@ func TestDamagedKeys(t *testing.T) {
 	if !errors.Is(err, secrets.ErrDamaged) || !strings.Contains(err.Error(), "recipients.txt") {
 		t.Error(err)
 	}
-	storetest.Finds(t, age.New(path, age.Options{}), d.Reference(), "confidential") // is still the old one
+	storetest.Finds(t, age.New(path, age.Options{}), d.Reference(), "confidential") // the old value
 	must.Write(t, filepath.Join(path, "identity.txt"), "confidential\n")
 	storetest.Fails(t, age.New(path, age.Options{}), d.Reference(), secrets.ErrDamaged, "identity.txt")
 	if _, err := age.New(path, age.Options{}).Lookup(t.Context(), d.Reference()); strings.Contains(err.Error(), "confidential") {
-		t.Errorf("the error says what is in the identity: %v", err)
+		t.Errorf("the error quotes the identity: %v", err)
 	}
 }
 
-// A look-up by usage cannot pass over a document that it could not read.
+// TestDamagedDocument checks that a look-up by usage does not ignore an unreadable document.
 func TestDamagedDocument(t *testing.T) {
 	t.Parallel()
 	path, d := filled(t, age.Options{})
@@ -298,30 +298,30 @@ func TestDamagedDocument(t *testing.T) {
 	storetest.Fails(t, store, storetest.ByUsage("/y"), secrets.ErrDamaged, damaged.String())
 	storetest.Fails(t, store, storetest.ByUUID(), secrets.ErrNotFound, "")
 
-	// A document under another's name.
+	// A document in the file of another uuid.
 	text, err := os.ReadFile(filepath.Join(path, d.UUID.String()+".xml"))
 	must.OK(t, err, os.WriteFile(filepath.Join(path, damaged.String()+".xml"), text, 0o600))
 	storetest.Fails(t, store, secrets.Reference{Type: secrets.Passphrase, UUID: damaged}, secrets.ErrDamaged, d.UUID.String())
-	// To define it again mends it.
+	// Define replaces it.
 	must.OK(t, store.Define(t.Context(), secrets.Document{UUID: damaged}))
 	storetest.Fails(t, store, secrets.Reference{Type: secrets.Passphrase, UUID: damaged}, secrets.ErrNoValue, "")
 }
 
-// All damage to a value is noticed: a part of it, or another, is never returned.
+// TestEveryDamageIsNoticed checks that Lookup never returns a part of a value, or another.
 func TestEveryDamageIsNoticed(t *testing.T) {
 	t.Parallel()
 	path, d := filled(t, age.Options{})
 	name := filepath.Join(path, d.UUID.String()+".age")
 	good := must.Get(os.ReadFile(name))(t)
 	store := age.New(path, age.Options{})
-	for i := 0; i < len(good); i += 5 { // each takes a key exchange
+	for i := 0; i < len(good); i += 5 { // each look-up takes a key exchange
 		for what, bad := range map[string][]byte{"cut off": good[:i], "flipped": bytes.Clone(good)} {
 			if what == "flipped" {
 				bad[i] ^= 0x10
 			}
 			must.Write(t, name, bad)
 			found, err := store.Lookup(t.Context(), d.Reference())
-			// A header for somebody else is no damage that can be told.
+			// A damaged recipient stanza looks like that of another recipient.
 			if found != nil || !errors.Is(err, secrets.ErrDamaged) && !errors.Is(err, secrets.ErrDenied) {
 				t.Fatalf("%s at byte %d: %v", what, i, err)
 			}

@@ -23,8 +23,8 @@ import (
 	"github.com/luksplug/luksplug/secrets/age"
 )
 
-// The tests of this file use the age of the distribution, which is another
-// release than the library.
+// The tests of this file run the distribution's age command, which is another release
+// than the library.
 
 func command(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
@@ -45,7 +45,7 @@ func output(t *testing.T, cmd *exec.Cmd) []byte {
 	return out
 }
 
-// binary is a value that is no text.
+// binary returns a value that is not text.
 func binary() string { return "\x00\xff\n" + strings.Repeat("\x80a\x00", 20) + "\n" }
 
 func TestCommandReadsOurs(t *testing.T) {
@@ -65,7 +65,7 @@ func TestCommandReadsOurs(t *testing.T) {
 
 func TestWeReadTheCommands(t *testing.T) {
 	t.Parallel()
-	path := folder(t)
+	path := directory(t)
 	must.OK(t, os.Mkdir(path, 0o700))
 	identity := filepath.Join(path, "identity.txt")
 	output(t, command(t, "age-keygen", "-o", identity))
@@ -84,7 +84,7 @@ func TestWeReadTheCommands(t *testing.T) {
 			t.Errorf("%v: another value was found, of %d bytes", form, found.Len())
 		}
 	}
-	// Its values and ours are in one list.
+	// List returns the command's values and the store's.
 	store := age.New(path, age.Options{})
 	must.OK(t, store.Define(t.Context(), secrets.Document{UUID: uuid.New()}))
 	if documents, err := store.List(t.Context()); err != nil || len(documents) != 3 {
@@ -92,8 +92,8 @@ func TestWeReadTheCommands(t *testing.T) {
 	}
 }
 
-// terminal runs cmd in a terminal of its own, types each answer when its
-// question has been shown, and returns all that was shown.
+// terminal runs cmd in a new terminal, types each answer after its prompt, and returns
+// all output.
 func terminal(t *testing.T, cmd *exec.Cmd, answers ...string) string {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
@@ -116,7 +116,7 @@ func terminal(t *testing.T, cmd *exec.Cmd, answers ...string) string {
 			must.Get(io.WriteString(master, answers[0]+"\n"))(t)
 			answers = answers[1:]
 		}
-		if errors.Is(err, unix.EIO) || errors.Is(err, io.EOF) { // it has ended
+		if errors.Is(err, unix.EIO) || errors.Is(err, io.EOF) { // cmd has ended
 			break
 		}
 		must.OK(t, err)
@@ -140,7 +140,7 @@ func TestCommandOpensOurProtectedIdentity(t *testing.T) {
 
 func TestWeOpenAnIdentityThatTheCommandProtected(t *testing.T) {
 	if os.Getenv("LUKSPLUG_LONG") == "" {
-		t.Skip("age makes a passphrase as slow as it can, and the race detector makes that many times slower: make test-long runs this")
+		t.Skip("age's scrypt cost is high, and the race detector multiplies it: make test-long runs this")
 	}
 	t.Parallel()
 	path, d := filled(t, age.Options{})

@@ -28,8 +28,7 @@ type key interface {
 	String() string
 }
 
-// identity is the file with the keys that decrypt, and the keys when it has been
-// opened.
+// identity is the file with the decryption keys, and the keys once it has been opened.
 type identity struct {
 	path    string // of the file
 	inside  bool   // the file is in the store's own directory
@@ -38,18 +37,18 @@ type identity struct {
 	opened  []age.Identity
 }
 
-func newIdentity(folder string, o Options) *identity {
+func newIdentity(dir string, o Options) *identity {
 	i := &identity{path: o.Identity, options: o, turn: make(chan struct{}, 1)}
 	if i.path == "" {
-		i.path = filepath.Join(folder, identityName)
+		i.path = filepath.Join(dir, identityName)
 	}
-	i.inside = filepath.Dir(i.path) == filepath.Clean(folder)
+	i.inside = filepath.Dir(i.path) == filepath.Clean(dir)
 	i.turn <- struct{}{}
 	return i
 }
 
-// open returns the keys. It asks for the passphrase once: of several callers one
-// asks and the others wait.
+// open returns the keys. It asks for the passphrase once: concurrent callers wait for
+// the first.
 func (i *identity) open(ctx context.Context) ([]age.Identity, error) {
 	select {
 	case <-i.turn:
@@ -89,11 +88,10 @@ func (i *identity) read() (*secrets.Secret, error) {
 	return content, nil
 }
 
-// parse returns the keys in the file's content, which it decrypts where it is
-// protected.
+// parse returns the keys in the file's content, which it decrypts if necessary.
 func (i *identity) parse(ctx context.Context, content *secrets.Secret) ([]age.Identity, error) {
 	var protected bool
-	// Neither fails, for a secret that is not wiped.
+	// Use fails only for a wiped secret.
 	_ = content.Use(func(b []byte) error { protected = isEncrypted(b); return nil })
 	if protected {
 		clear, err := i.unlock(ctx, content)
@@ -103,7 +101,7 @@ func (i *identity) parse(ctx context.Context, content *secrets.Secret) ([]age.Id
 		defer clear.Wipe()
 		content = clear
 	} else if i.options.Protect {
-		return nil, fmt.Errorf("%w: the identity %s is not protected by a passphrase as it should be: encrypt it with age --passphrase", secrets.ErrDenied, i.path)
+		return nil, fmt.Errorf("%w: the identity %s is not protected by a passphrase, which is required: encrypt it with age --passphrase", secrets.ErrDenied, i.path)
 	}
 	var keys []age.Identity
 	err := content.Use(func(b []byte) error {
@@ -112,8 +110,8 @@ func (i *identity) parse(ctx context.Context, content *secrets.Secret) ([]age.Id
 		return err
 	})
 	if err != nil {
-		// Its text could quote a line of the file.
-		return nil, fmt.Errorf("%w: the identity %s holds something else than identities of age", secrets.ErrDamaged, i.path)
+		// The library's error could quote a line of the file.
+		return nil, fmt.Errorf("%w: the identity %s does not contain age identities", secrets.ErrDamaged, i.path)
 	}
 	return keys, nil
 }
@@ -121,7 +119,7 @@ func (i *identity) parse(ctx context.Context, content *secrets.Secret) ([]age.Id
 // unlock decrypts a protected identity.
 func (i *identity) unlock(ctx context.Context, content *secrets.Secret) (*secrets.Secret, error) {
 	if i.options.Passphrase == nil {
-		return nil, fmt.Errorf("%w: the identity %s is protected by a passphrase, and there is nobody to ask for it: run this in a terminal, or name a file with the passphrase", secrets.ErrLocked, i.path)
+		return nil, fmt.Errorf("%w: the identity %s is protected by a passphrase, and luksplug cannot prompt for it: run this in a terminal, or name a file with the passphrase", secrets.ErrLocked, i.path)
 	}
 	passphrase, err := i.ask(ctx, "passphrase of "+i.path)
 	if err != nil {
@@ -167,8 +165,8 @@ func (i *identity) ask(ctx context.Context, question string) (*secrets.Secret, e
 	return passphrase, nil
 }
 
-// recipients returns to whom values are encrypted. The first time it writes that
-// file, and makes the identity where there is none either.
+// recipients returns the recipients of values. If their file is missing, it writes it,
+// and creates the identity if that is missing too.
 func (s *Store) recipients(ctx context.Context, f *privdir.Dir, w *privdir.Writer) ([]age.Recipient, error) {
 	content, err := f.Read(recipientsName)
 	if errors.Is(err, secrets.ErrNotFound) {
@@ -214,7 +212,7 @@ func (s *Store) firstRecipients(ctx context.Context, f *privdir.Dir, w *privdir.
 		case *age.HybridIdentity:
 			r = k.Recipient()
 		default:
-			return nil, fmt.Errorf("%w: the identity %s has no recipient that can be told from it: write the recipients to %s",
+			return nil, fmt.Errorf("%w: the identity %s is of a kind whose recipient luksplug cannot derive: write the recipients to %s",
 				secrets.ErrDenied, s.keys.path, recipientsName)
 		}
 		recipients = append(recipients, r)
@@ -223,7 +221,7 @@ func (s *Store) firstRecipients(ctx context.Context, f *privdir.Dir, w *privdir.
 	return recipients, w.Write(recipientsName, []byte(text.String()))
 }
 
-// exists reports whether something of the identity's name is there.
+// exists reports whether there is a file of any kind at the identity's path.
 func (i *identity) exists() (bool, error) {
 	f, err := privdir.Open(filepath.Dir(i.path))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -236,8 +234,8 @@ func (i *identity) exists() (bool, error) {
 	return f.Has(filepath.Base(i.path))
 }
 
-// makeIdentity makes the identity. If there are values already, their identity has
-// been lost, and another one could not decrypt them: that is an error.
+// makeIdentity creates the identity. It fails if there are values already: their
+// identity has been lost, and a new one could not decrypt them.
 func (s *Store) makeIdentity(ctx context.Context, f *privdir.Dir, w *privdir.Writer) ([]age.Identity, error) {
 	names, err := f.Names()
 	if err != nil {
@@ -245,7 +243,7 @@ func (s *Store) makeIdentity(ctx context.Context, f *privdir.Dir, w *privdir.Wri
 	}
 	for _, name := range names {
 		if _, ok := idOf(name); ok && strings.HasSuffix(name, valueSuffix) {
-			return nil, fmt.Errorf("%w: there are values, and neither %s nor the identity %s: put them back", secrets.ErrDamaged, recipientsName, s.keys.path)
+			return nil, fmt.Errorf("%w: there are values, but neither %s nor the identity %s exists: restore them", secrets.ErrDamaged, recipientsName, s.keys.path)
 		}
 	}
 	k, err := s.newKey()
@@ -285,10 +283,10 @@ func (s *Store) newKey() (key, error) {
 	return age.GenerateX25519Identity()
 }
 
-// protect encrypts a new identity to a new passphrase.
+// protect encrypts a new identity with a new passphrase.
 func (s *Store) protect(ctx context.Context, content []byte) ([]byte, error) {
 	if s.options.Passphrase == nil {
-		return nil, fmt.Errorf("%w: the new identity needs a passphrase, and there is nobody to ask for it: run this in a terminal, or name a file with the passphrase", secrets.ErrLocked)
+		return nil, fmt.Errorf("%w: the new identity needs a passphrase, and luksplug cannot prompt for it: run this in a terminal, or name a file with the passphrase", secrets.ErrLocked)
 	}
 	first, err := s.keys.ask(ctx, "new passphrase for "+s.keys.path)
 	if err != nil {
@@ -326,14 +324,14 @@ func (s *Store) protect(ctx context.Context, content []byte) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// isEncrypted reports whether b is a file of age.
+// isEncrypted reports whether b is an age file, armored or not.
 func isEncrypted(b []byte) bool {
 	return isArmored(b) || bytes.HasPrefix(b, []byte("age-encryption.org/"))
 }
 
 func isArmored(b []byte) bool { return bytes.HasPrefix(b, []byte(armor.Header)) }
 
-// unarmored reads a file of age that may be armored.
+// unarmored returns a reader of an age file, which may be armored, without the armor.
 func unarmored(b []byte) io.Reader {
 	if isArmored(b) {
 		return armor.NewReader(bytes.NewReader(b))

@@ -14,15 +14,14 @@ import (
 	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
-// Store is a [secrets.Store] of what the service manager handed over. Make one
-// with [New].
+// Store is a [secrets.Store] of the credentials that the service manager passed to
+// this process. Create it with [New].
 type Store struct {
 	directory string
 }
 
-// New returns the store of the directory that the service manager made, the value of
-// $CREDENTIALS_DIRECTORY. "" is for a process that has none: nothing can be looked
-// up then.
+// New returns the store of the service manager's directory, the value of
+// $CREDENTIALS_DIRECTORY. If it is "", Lookup returns ErrUnreachable.
 func New(directory string) *Store { return &Store{directory} }
 
 // String returns "credentials:".
@@ -42,22 +41,22 @@ func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 		return nil, fmt.Errorf("%w: CREDENTIALS_DIRECTORY is not set: run this as a systemd service with LoadCredential=, or name a directory with credentials:PATH",
 			secrets.ErrUnreachable)
 	}
-	folder, err := os.OpenRoot(s.directory)
+	root, err := os.OpenRoot(s.directory)
 	if err != nil {
 		return nil, cannotOpen("the directory", err)
 	}
-	defer func() { _ = folder.Close() }() // only read
+	defer func() { _ = root.Close() }() // only read
 	name, err := nameOf(ref)
 	if err != nil {
 		return nil, err
 	}
-	// Not blocking, or a pipe of that name would hold us here.
-	file, err := folder.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if info, lstatErr := folder.Lstat(name); lstatErr == nil && info.Mode().Type() == fs.ModeSymlink {
+	// O_NONBLOCK, because opening a named pipe would block.
+	file, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	if info, lstatErr := root.Lstat(name); lstatErr == nil && info.Mode().Type() == fs.ModeSymlink {
 		if err == nil {
-			_ = file.Close() // not even read
+			_ = file.Close() // nothing was read
 		}
-		return nil, fmt.Errorf("%w: credential %s is a symbolic link, which the service manager does not make", secrets.ErrDenied, name)
+		return nil, fmt.Errorf("%w: credential %s is a symbolic link, which the service manager never creates", secrets.ErrDenied, name)
 	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: there is no credential %s", secrets.ErrNotFound, name)
@@ -76,9 +75,9 @@ func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 	return value, nil
 }
 
-// check refuses what the service manager would not have made. It is less strict
-// than package dir: the manager lets the service's user in by an access control
-// list, which shows as a permission of the group.
+// check refuses a file that the service manager would not have created. It is less
+// strict than package dir: the manager grants the service's user access by an access
+// control list, which shows as a permission of the group.
 func check(file *os.File, name string) error {
 	info, err := file.Stat()
 	if err != nil {
@@ -88,16 +87,16 @@ func check(file *os.File, name string) error {
 		return fmt.Errorf("%w: credential %s is not a regular file", secrets.ErrDenied, name)
 	}
 	if info.Mode().Perm()&0o027 != 0 {
-		return fmt.Errorf("%w: others may use credential %s (mode %04o), so the service manager has not made it", secrets.ErrDenied, name, info.Mode().Perm())
+		return fmt.Errorf("%w: others may use credential %s (mode %04o), so the service manager did not create it", secrets.ErrDenied, name, info.Mode().Perm())
 	}
 	return nil
 }
 
-// nameOf returns the name of the credential that ref names.
+// nameOf returns the name of ref's credential. The error wraps ErrNotFound if it is too long for a file.
 func nameOf(ref secrets.Reference) (string, error) {
 	name := dir.FileName(ref)
 	if len(name) > unix.NAME_MAX {
-		return "", fmt.Errorf("%w: the usage makes a name of %d bytes, %d is the limit: refer to the secret by uuid", secrets.ErrNotFound, len(name), unix.NAME_MAX)
+		return "", fmt.Errorf("%w: the usage gives a name of %d bytes, the limit is %d: refer to the secret by uuid", secrets.ErrNotFound, len(name), unix.NAME_MAX)
 	}
 	return name, nil
 }

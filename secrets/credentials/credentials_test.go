@@ -24,24 +24,24 @@ import (
 func Example() {
 	store := credentials.New(os.Getenv("CREDENTIALS_DIRECTORY"))
 	_, err := store.Lookup(context.Background(), secrets.Reference{Type: secrets.Passphrase, Usage: "/var/lib/images/vm1.img"})
-	fmt.Println(errors.Is(err, secrets.ErrUnreachable)) // unless it is run by systemd
+	fmt.Println(errors.Is(err, secrets.ErrUnreachable)) // unless systemd runs the test
 	// Output: true
 }
 
-// TestMain gives systemd-creds a host key of the test's own: nothing is left on
-// the machine.
+// TestMain gives systemd-creds a temporary host key, so that the tests leave nothing
+// on the machine.
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
-		folder, err := os.MkdirTemp("", "luksplug-creds")
+		directory, err := os.MkdirTemp("", "luksplug-creds")
 		if err != nil {
 			panic(err)
 		}
-		defer func() { _ = os.RemoveAll(folder) }()
-		if err := errors.Join(os.Unsetenv("CREDENTIALS_DIRECTORY"), os.Setenv("SYSTEMD_CREDENTIAL_SECRET", filepath.Join(folder, "host.secret"))); err != nil {
+		defer func() { _ = os.RemoveAll(directory) }()
+		if err := errors.Join(os.Unsetenv("CREDENTIALS_DIRECTORY"), os.Setenv("SYSTEMD_CREDENTIAL_SECRET", filepath.Join(directory, "host.secret"))); err != nil {
 			panic(err)
 		}
 		if _, err := exec.LookPath("systemd-creds"); err == nil {
-			// Made once, before tests that run at the same time would.
+			// Once, because parallel tests would race to create the key.
 			if out, err := exec.Command("systemd-creds", "setup").CombinedOutput(); err != nil {
 				panic(fmt.Sprintf("systemd-creds setup: %v: %s", err, out))
 			}
@@ -53,16 +53,16 @@ func TestMain(m *testing.M) {
 func TestStore(t *testing.T) {
 	t.Parallel()
 	storetest.Run(t, func(t *testing.T) storetest.Fixture {
-		folder := filepath.Join(t.TempDir(), "credentials")
-		must.OK(t, os.Mkdir(folder, 0o700))
-		path := func(ref secrets.Reference) string { return filepath.Join(folder, dir.FileName(ref)) }
+		directory := filepath.Join(t.TempDir(), "credentials")
+		must.OK(t, os.Mkdir(directory, 0o700))
+		path := func(ref secrets.Reference) string { return filepath.Join(directory, dir.FileName(ref)) }
 		return storetest.Fixture{
-			Store: credentials.New(folder),
+			Store: credentials.New(directory),
 			Put: func(t *testing.T, ref secrets.Reference, value []byte) {
 				must.OK(t, os.WriteFile(path(ref), value, 0o400))
 			},
 			Deny:  func(t *testing.T, ref secrets.Reference) { must.OK(t, os.Chmod(path(ref), 0o444)) },
-			Break: func(t *testing.T) { must.OK(t, os.RemoveAll(folder)) },
+			Break: func(t *testing.T) { must.OK(t, os.RemoveAll(directory)) },
 		}
 	})
 }
@@ -80,17 +80,17 @@ func TestFilesOfTheServiceManager(t *testing.T) {
 		"a link":            {func(p string) error { return os.Symlink("/etc/hostname", p) }, secrets.ErrDenied},
 		"a link inside":     {func(p string) error { return errors.Join(os.WriteFile(p+"x", nil, 0o400), os.Symlink(p+"x", p)) }, secrets.ErrDenied},
 		"a pipe":            {func(p string) error { return unix.Mkfifo(p, 0o400) }, secrets.ErrDenied},
-		"a folder":          {func(p string) error { return os.Mkdir(p, 0o700) }, secrets.ErrDenied},
+		"a directory":       {func(p string) error { return os.Mkdir(p, 0o700) }, secrets.ErrDenied},
 	} {
-		folder := t.TempDir()
-		must.OK(t, c.make(filepath.Join(folder, dir.FileName(ref))))
-		if _, err := credentials.New(folder).Lookup(t.Context(), ref); !errors.Is(err, c.want) {
+		directory := t.TempDir()
+		must.OK(t, c.make(filepath.Join(directory, dir.FileName(ref))))
+		if _, err := credentials.New(directory).Lookup(t.Context(), ref); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
 
-// encrypt makes an encrypted credential as an administrator does.
+// encrypt creates an encrypted credential as an administrator does.
 func encrypt(t *testing.T, path string, value []byte) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "systemd-creds", "encrypt", "--with-key=host", "--name="+filepath.Base(path), "-", path)
@@ -109,14 +109,14 @@ func TestEncrypted(t *testing.T) {
 	t.Parallel()
 	needSystemd(t)
 	storetest.Run(t, func(t *testing.T) storetest.Fixture {
-		folder := filepath.Join(t.TempDir(), "with space")
-		must.OK(t, os.Mkdir(folder, 0o700))
-		path := func(ref secrets.Reference) string { return filepath.Join(folder, dir.FileName(ref)) }
+		directory := filepath.Join(t.TempDir(), "with space")
+		must.OK(t, os.Mkdir(directory, 0o700))
+		path := func(ref secrets.Reference) string { return filepath.Join(directory, dir.FileName(ref)) }
 		return storetest.Fixture{
-			Store: credentials.NewEncrypted(folder, credentials.Options{Timeout: time.Minute}),
+			Store: credentials.NewEncrypted(directory, credentials.Options{Timeout: time.Minute}),
 			Put:   func(t *testing.T, ref secrets.Reference, value []byte) { encrypt(t, path(ref), value) },
-			Deny:  func(t *testing.T, ref secrets.Reference) { swap(t, folder, path(ref)) },
-			Break: func(t *testing.T) { must.OK(t, os.RemoveAll(folder)) },
+			Deny:  func(t *testing.T, ref secrets.Reference) { swap(t, directory, path(ref)) },
+			Break: func(t *testing.T) { must.OK(t, os.RemoveAll(directory)) },
 			Damage: func(t *testing.T, ref secrets.Reference) {
 				must.Write(t, path(ref), "<confidential>\n")
 			},
@@ -124,10 +124,10 @@ func TestEncrypted(t *testing.T) {
 	})
 }
 
-// swap puts another's credential in the place of one.
-func swap(t *testing.T, folder, path string) {
+// swap replaces the credential at path by that of another secret.
+func swap(t *testing.T, directory, path string) {
 	t.Helper()
-	other := filepath.Join(folder, dir.FileName(storetest.ByUUID()))
+	other := filepath.Join(directory, dir.FileName(storetest.ByUUID()))
 	encrypt(t, other, []byte("confidential"))
 	must.OK(t, os.Rename(other, path))
 }
@@ -135,24 +135,24 @@ func swap(t *testing.T, folder, path string) {
 func TestEncryptedSays(t *testing.T) {
 	t.Parallel()
 	needSystemd(t)
-	folder := t.TempDir()
+	directory := t.TempDir()
 	ref := storetest.ByUUID()
-	swap(t, folder, filepath.Join(folder, dir.FileName(ref)))
+	swap(t, directory, filepath.Join(directory, dir.FileName(ref)))
 	var messages bytes.Buffer
-	_, err := credentials.NewEncrypted(folder, credentials.Options{Stderr: &messages}).Lookup(t.Context(), ref)
+	_, err := credentials.NewEncrypted(directory, credentials.Options{Stderr: &messages}).Lookup(t.Context(), ref)
 	if !errors.Is(err, secrets.ErrDenied) || !strings.Contains(err.Error(), "another host or name") || !strings.Contains(messages.String(), "Embedded credential name") {
 		t.Errorf("%v; its messages: %s", err, &messages)
 	}
 }
 
-// Without systemd-creds, or with one that hangs.
+// TestProgram looks up without systemd-creds, then with one that hangs.
 func TestProgram(t *testing.T) {
 	// Not parallel: it changes PATH.
-	folder, bin := t.TempDir(), t.TempDir()
+	directory, bin := t.TempDir(), t.TempDir()
 	ref := storetest.ByUUID()
-	must.Write(t, filepath.Join(folder, dir.FileName(ref)), "AAAA")
+	must.Write(t, filepath.Join(directory, dir.FileName(ref)), "AAAA")
 	t.Setenv("PATH", bin)
-	store := credentials.NewEncrypted(folder, credentials.Options{Timeout: 500 * time.Millisecond})
+	store := credentials.NewEncrypted(directory, credentials.Options{Timeout: 500 * time.Millisecond})
 	storetest.Fails(t, store, ref, secrets.ErrUnreachable, "systemd-creds")
 	must.OK(t, os.WriteFile(filepath.Join(bin, "systemd-creds"), []byte("#!/bin/sh\nexec /bin/sleep 3600\n"), 0o700))
 	storetest.Fails(t, store, ref, secrets.ErrUnreachable, "500ms")

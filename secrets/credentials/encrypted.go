@@ -19,38 +19,37 @@ import (
 	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
-// Options are the circumstances of systemd-creds. The zero value is of use.
+// Options configure the runs of systemd-creds. The zero value is valid.
 type Options struct {
-	// Timeout bounds each look-up; 0 for 30 seconds.
+	// Timeout limits each look-up; 0 means 30 seconds.
 	Timeout time.Duration
-	// Stderr is where its messages go; nil for nowhere.
+	// Stderr receives its messages; nil discards them.
 	Stderr io.Writer
 }
 
-// Encrypted is a [secrets.Store] of a directory with encrypted credentials. Make one
+// Encrypted is a [secrets.Store] of a directory with encrypted credentials. Create it
 // with [NewEncrypted].
 type Encrypted struct {
-	folder  string
+	dir     string
 	options Options
 }
 
 // NewEncrypted returns the store of the directory.
-func NewEncrypted(folder string, o Options) *Encrypted {
-	const enough = 30 * time.Second // a TPM takes its time
+func NewEncrypted(dir string, o Options) *Encrypted {
+	const enough = 30 * time.Second // TPMs are slow
 	if o.Timeout == 0 {
 		o.Timeout = enough
 	}
-	return &Encrypted{folder, o}
+	return &Encrypted{dir, o}
 }
 
-// String returns "credentials:" and the directory, percent-encoded where a URI needs
-// that.
+// String returns "credentials:" and the directory, percent-encoded as a URI requires.
 func (s *Encrypted) String() string {
-	return "credentials:" + (&url.URL{Path: s.folder}).EscapedPath()
+	return "credentials:" + (&url.URL{Path: s.dir}).EscapedPath()
 }
 
-// Lookup implements [secrets.Store]. What systemd-creds does not decrypt is
-// denied: it does not distinguish a key of another host from a changed file.
+// Lookup implements [secrets.Store]. If systemd-creds cannot decrypt the file, the error
+// wraps ErrDenied: systemd-creds does not distinguish another host's key from a changed file.
 func (s *Encrypted) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	value, err := s.lookup(ctx, ref)
 	return value, storecall.Fail(s, ref, err)
@@ -62,10 +61,10 @@ func (s *Encrypted) lookup(ctx context.Context, ref secrets.Reference) (*secrets
 	}
 	name, err := nameOf(ref)
 	if err != nil {
-		return nil, s.unless(err)
+		return nil, s.dirErrorOr(err)
 	}
-	// An absolute path is none that systemd-creds takes for an option.
-	path, err := filepath.Abs(filepath.Join(s.folder, name))
+	// Absolute, so that systemd-creds cannot parse it as an option.
+	path, err := filepath.Abs(filepath.Join(s.dir, name))
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", secrets.ErrUnreachable, err)
 	}
@@ -86,20 +85,20 @@ func (s *Encrypted) lookup(ctx context.Context, ref secrets.Reference) (*secrets
 	return value, err
 }
 
-// unless returns err, unless there is not even a directory.
-func (s *Encrypted) unless(err error) error {
-	if _, statErr := os.Stat(s.folder); statErr != nil {
+// dirErrorOr returns the error of the directory if it is not accessible, and otherwise err.
+func (s *Encrypted) dirErrorOr(err error) error {
+	if _, statErr := os.Stat(s.dir); statErr != nil {
 		return cannotOpen("the directory", statErr)
 	}
 	return err
 }
 
-// probe returns the reason for which systemd-creds would fail, which its messages
-// do not tell.
+// probe checks for failures that the exit status of systemd-creds does not
+// distinguish: a missing file, denied access, content other than base64.
 func (s *Encrypted) probe(path, name string) error {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if errors.Is(err, fs.ErrNotExist) {
-		return s.unless(fmt.Errorf("%w: there is no credential %s", secrets.ErrNotFound, name))
+		return s.dirErrorOr(fmt.Errorf("%w: there is no credential %s", secrets.ErrNotFound, name))
 	}
 	if err != nil {
 		return cannotOpen("credential "+name, err)
@@ -112,9 +111,9 @@ func (s *Encrypted) probe(path, name string) error {
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("%w: credential %s is not a regular file", secrets.ErrDenied, name)
 	}
-	text := base64.NewDecoder(base64.StdEncoding, file) // passes over line breaks
+	text := base64.NewDecoder(base64.StdEncoding, file) // ignores line breaks
 	if n, err := io.Copy(io.Discard, text); err != nil || n == 0 {
-		return fmt.Errorf("%w: credential %s is not what systemd-creds writes", secrets.ErrDamaged, name)
+		return fmt.Errorf("%w: credential %s is not in the format of systemd-creds", secrets.ErrDamaged, name)
 	}
 	return nil
 }

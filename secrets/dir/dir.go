@@ -15,13 +15,13 @@ import (
 	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
-// Store is a [secrets.Keeper] on a directory. Make one with [New].
+// Store is a [secrets.Keeper] on a directory. Create it with [New].
 type Store struct {
 	path string
 }
 
-// New returns the store of the directory path. The directory is looked at by each
-// call anew: it need not exist yet.
+// New returns the store of the directory path. Each call of the store opens the
+// directory anew, so it need not exist yet.
 func New(path string) *Store {
 	return &Store{path: path}
 }
@@ -29,11 +29,11 @@ func New(path string) *Store {
 // Path returns the directory.
 func (s *Store) Path() string { return s.path }
 
-// String returns "dir:" and the path, percent-encoded where a URI needs that.
+// String returns "dir:" and the path, percent-encoded as a URI requires.
 func (s *Store) String() string { return "dir:" + (&url.URL{Path: s.path}).EscapedPath() }
 
-// Lookup implements [secrets.Store]. A directory that does not exist is
-// unreachable; a directory or file with unsafe permissions is denied.
+// Lookup implements [secrets.Store]. The error wraps ErrUnreachable if the directory
+// does not exist, and ErrDenied if it or the file has unsafe permissions.
 func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	secret, err := s.lookup(ctx, ref)
 	return secret, storecall.Fail(s, ref, err)
@@ -57,8 +57,8 @@ func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 }
 
 // ValueFile returns the path of the file that holds the value of ref's secret,
-// for a program that is to read it by itself. The file need not exist. Where the
-// directory cannot tell, it is the one that [FileName] names.
+// for a program that reads the file itself. The file need not exist. If the secret
+// is not found, the path ends in [FileName] of ref.
 func (s *Store) ValueFile(ctx context.Context, ref secrets.Reference) string {
 	name := FileName(ref)
 	if f, err := s.open(ctx, ref); err == nil {
@@ -70,7 +70,7 @@ func (s *Store) ValueFile(ctx context.Context, ref secrets.Reference) string {
 	return filepath.Join(s.path, name)
 }
 
-// open opens the directory for a call that is about ref.
+// open checks ctx and ref, and opens the directory.
 func (s *Store) open(ctx context.Context, ref secrets.Reference) (*privdir.Dir, error) {
 	if err := errors.Join(ctx.Err(), ref.Validate()); err != nil {
 		return nil, err
@@ -78,15 +78,15 @@ func (s *Store) open(ctx context.Context, ref secrets.Reference) (*privdir.Dir, 
 	return privdir.Open(s.path)
 }
 
-// entry is where a secret is.
+// entry names the files of a secret.
 type entry struct {
-	value    string // the name of the value's file, which need not be there
-	document string // the name of the document's; "" where there cannot be one
-	defined  bool   // the document is there
+	value    string // the value's file, which need not exist
+	document string // the document's file; "" for a secret without uuid
+	defined  bool   // the document exists
 }
 
-// find finds the secret that ref names. Its error wraps secrets.ErrNotFound or
-// ErrWrongType, or is that of reading.
+// find returns the files of the secret that ref names. The error wraps
+// secrets.ErrNotFound or ErrWrongType, or is a read error.
 func find(f *privdir.Dir, ref secrets.Reference) (entry, error) {
 	name := FileName(ref)
 	there, err := f.Has(name)
@@ -118,27 +118,27 @@ func find(f *privdir.Dir, ref secrets.Reference) (entry, error) {
 	}
 	switch {
 	case errors.Is(err, secrets.ErrDenied) && documents == nil:
-		// A directory that may be passed through only: a file under the right name
-		// would have been found.
+		// The caller may enter the directory but not list it; a file named after
+		// ref would have been found.
 	case err != nil:
-		// It may be the one that is asked for.
+		// The unreadable document may be that of ref's secret.
 		return entry{}, err
 	}
 	if len(name) > privdir.MaxName {
-		return entry{}, fmt.Errorf("%w: the usage makes a file name of %d bytes, %d is the limit: refer to the secret by uuid",
+		return entry{}, fmt.Errorf("%w: the usage gives a file name of %d bytes, the limit is %d: refer to the secret by uuid",
 			secrets.ErrNotFound, len(name), privdir.MaxName)
 	}
 	return entry{}, fmt.Errorf("%w: there is no file %s", secrets.ErrNotFound, name)
 }
 
-// readDocuments returns all documents that can be read, and an error that names
-// those that cannot.
+// readDocuments returns all readable documents, and an error that names the others.
+// The documents are nil if the directory cannot be listed.
 func readDocuments(f *privdir.Dir) ([]secrets.Document, error) {
 	names, err := f.Names()
 	if err != nil {
 		return nil, err
 	}
-	documents := []secrets.Document{} // not nil: the directory was listed
+	documents := []secrets.Document{}
 	var failed []error
 	for _, name := range names {
 		id, isDocument := strings.CutSuffix(name, privdir.DocumentSuffix)
@@ -150,7 +150,7 @@ func readDocuments(f *privdir.Dir) ([]secrets.Document, error) {
 		switch {
 		case err == nil:
 			documents = append(documents, d)
-		case !errors.Is(err, secrets.ErrNotFound): // removed meanwhile
+		case !errors.Is(err, secrets.ErrNotFound): // a document not found was removed meanwhile
 			failed = append(failed, err)
 		}
 	}

@@ -30,10 +30,10 @@ func Example() {
 }
 
 // directory returns a new directory that the store accepts.
-func folder(t *testing.T) string {
+func directory(t *testing.T) string {
 	t.Helper()
 	path := t.TempDir()
-	if err := os.Chmod(path, 0o755); err != nil { // whatever the umask is
+	if err := os.Chmod(path, 0o755); err != nil { // regardless of the umask
 		t.Fatal(err)
 	}
 	return path
@@ -41,10 +41,10 @@ func folder(t *testing.T) string {
 
 func TestStore(t *testing.T) {
 	t.Parallel()
-	for name, folder := range map[string]func(*testing.T) string{"disk": folder, "memory": func(t *testing.T) string { return must.Dir(t, "/dev/shm") }} {
+	for name, directory := range map[string]func(*testing.T) string{"disk": directory, "memory": func(t *testing.T) string { return must.Dir(t, "/dev/shm") }} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			storetest.Run(t, func(t *testing.T) storetest.Fixture { return fixture(t, folder(t)) })
+			storetest.Run(t, func(t *testing.T) storetest.Fixture { return fixture(t, directory(t)) })
 		})
 	}
 }
@@ -80,29 +80,29 @@ func TestUnsafeFilesAreDenied(t *testing.T) {
 	t.Parallel()
 	ref := storetest.ByUUID()
 	cases := map[string]func(path string) error{
-		"readable by the group":   func(p string) error { return os.Chmod(p, 0o640) },
-		"readable by others":      func(p string) error { return os.Chmod(p, 0o604) },
-		"writable by the group":   func(p string) error { return os.Chmod(p, 0o620) },
-		"executable by others":    func(p string) error { return os.Chmod(p, 0o601) },
-		"a symbolic link":         func(p string) error { return errors.Join(os.Rename(p, p+"x"), os.Symlink(p+"x", p)) },
-		"a dangling link":         func(p string) error { return errors.Join(os.Remove(p), os.Symlink("/nonexistent", p)) },
-		"a folder":                func(p string) error { return errors.Join(os.Remove(p), os.Mkdir(p, 0o700)) },
-		"a pipe":                  func(p string) error { return errors.Join(os.Remove(p), unix.Mkfifo(p, 0o600)) },
-		"a socket":                func(p string) error { return errors.Join(os.Remove(p), unix.Mknod(p, unix.S_IFSOCK|0o600, 0)) },
-		"in a folder of a group":  func(p string) error { return os.Chmod(filepath.Dir(p), 0o775) },
-		"in a folder like /tmp":   func(p string) error { return os.Chmod(filepath.Dir(p), 0o777|os.ModeSticky) },
-		"in a folder of everyone": func(p string) error { return os.Chmod(filepath.Dir(p), 0o777) },
+		"readable by the group":         func(p string) error { return os.Chmod(p, 0o640) },
+		"readable by others":            func(p string) error { return os.Chmod(p, 0o604) },
+		"writable by the group":         func(p string) error { return os.Chmod(p, 0o620) },
+		"executable by others":          func(p string) error { return os.Chmod(p, 0o601) },
+		"a symbolic link":               func(p string) error { return errors.Join(os.Rename(p, p+"x"), os.Symlink(p+"x", p)) },
+		"a dangling link":               func(p string) error { return errors.Join(os.Remove(p), os.Symlink("/nonexistent", p)) },
+		"a directory":                   func(p string) error { return errors.Join(os.Remove(p), os.Mkdir(p, 0o700)) },
+		"a pipe":                        func(p string) error { return errors.Join(os.Remove(p), unix.Mkfifo(p, 0o600)) },
+		"a socket":                      func(p string) error { return errors.Join(os.Remove(p), unix.Mknod(p, unix.S_IFSOCK|0o600, 0)) },
+		"in a directory of a group":     func(p string) error { return os.Chmod(filepath.Dir(p), 0o775) },
+		"in a directory like /tmp":      func(p string) error { return os.Chmod(filepath.Dir(p), 0o777|os.ModeSticky) },
+		"in a world-writable directory": func(p string) error { return os.Chmod(filepath.Dir(p), 0o777) },
 	}
 	if os.Geteuid() == 0 {
 		cases["of another user"] = func(p string) error { return os.Chown(p, 65534, -1) }
-		cases["in a folder of another user"] = func(p string) error { return os.Chown(filepath.Dir(p), 65534, -1) }
+		cases["in a directory of another user"] = func(p string) error { return os.Chown(filepath.Dir(p), 65534, -1) }
 	}
 	for name, spoil := range cases {
-		path := filepath.Join(folder(t), dir.FileName(ref))
+		path := filepath.Join(directory(t), dir.FileName(ref))
 		must.Write(t, path, "confidential")
 		store := dir.New(filepath.Dir(path))
 		if _, err := store.Lookup(t.Context(), ref); err != nil {
-			t.Fatalf("%s: not even before: %v", name, err)
+			t.Fatalf("%s: before the change: %v", name, err)
 		}
 		must.OK(t, spoil(path))
 		secret, err := store.Lookup(t.Context(), ref)
@@ -116,15 +116,15 @@ func TestSafeFilesAreRead(t *testing.T) {
 	t.Parallel()
 	ref := storetest.ByUUID()
 	for _, mode := range []os.FileMode{0o600, 0o400, 0o700} {
-		path := filepath.Join(folder(t), dir.FileName(ref))
+		path := filepath.Join(directory(t), dir.FileName(ref))
 		must.Write(t, path, "x")
 		must.OK(t, os.Chmod(path, mode))
 		if _, err := dir.New(filepath.Dir(path)).Lookup(t.Context(), ref); err != nil {
 			t.Errorf("%04o: %v", mode, err)
 		}
 	}
-	// Through a link to the directory: who may change the link names the store.
-	path := folder(t)
+	// A symbolic link to the directory is followed: the user trusts its owner by naming it.
+	path := directory(t)
 	must.Write(t, filepath.Join(path, dir.FileName(ref)), "x")
 	link := filepath.Join(t.TempDir(), "link")
 	must.OK(t, os.Symlink(path, link))
@@ -133,8 +133,8 @@ func TestSafeFilesAreRead(t *testing.T) {
 	}
 }
 
-// As root, the tests above never see "permission denied" from the kernel, and
-// never a directory of root's read by somebody else: this runs the look-up as nobody.
+// TestAsAnotherUser runs the look-up as the user nobody: root never gets "permission
+// denied" from the kernel, and owns the directories of the other tests.
 func TestAsAnotherUser(t *testing.T) {
 	const variable = "LUKSPLUG_TEST_DIR_STORE"
 	ref := secrets.Reference{Type: secrets.Passphrase, Usage: "/x"}
@@ -149,7 +149,7 @@ func TestAsAnotherUser(t *testing.T) {
 	}
 	top := must.Get(os.MkdirTemp("", "luksplug-dir"))(t)
 	t.Cleanup(func() { _ = os.RemoveAll(top) })
-	binary := filepath.Join(top, "test") // the test binary, where nobody can run it
+	binary := filepath.Join(top, "test") // a copy of the test binary that the user nobody can run
 	self := must.Get(os.Executable())(t)
 	data := must.Get(os.ReadFile(self))(t)
 	must.OK(t, errors.Join(os.WriteFile(binary, data, 0o755), os.Chmod(top, 0o755)))
@@ -159,7 +159,7 @@ func TestAsAnotherUser(t *testing.T) {
 	must.Write(t, filepath.Join(roots, dir.FileName(ref)), "confidential")
 
 	for path, want := range map[string]string{
-		roots:  "denied=true notfound=false unreachable=false", // the directory is fine, the file is root's
+		roots:  "denied=true notfound=false unreachable=false", // the directory is accepted, the file is root's
 		closed: "denied=true notfound=false unreachable=false",
 	} {
 		cmd := exec.Command(binary, "-test.run=^TestAsAnotherUser$", "-test.v")
@@ -175,15 +175,15 @@ func TestAsAnotherUser(t *testing.T) {
 
 func TestNotFoundNamesTheFile(t *testing.T) {
 	t.Parallel()
-	_, err := dir.New(folder(t)).Lookup(t.Context(), storetest.ByUsage("/x"))
+	_, err := dir.New(directory(t)).Lookup(t.Context(), storetest.ByUsage("/x"))
 	if !errors.Is(err, secrets.ErrNotFound) || !strings.Contains(err.Error(), "volume-%2Fx") {
 		t.Error(err)
 	}
 }
 
-func TestNotAFolder(t *testing.T) {
+func TestNotADirectory(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(folder(t), "file")
+	path := filepath.Join(directory(t), "file")
 	must.Write(t, path, "")
 	storetest.Fails(t, dir.New(path), storetest.ByUUID(), secrets.ErrUnreachable, "")
 }

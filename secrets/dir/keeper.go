@@ -10,8 +10,8 @@ import (
 	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
-// List implements [secrets.Lister]. What was put into the directory by hand, without
-// a document, is known by its uuid or by its usage only.
+// List implements [secrets.Lister]. For a value without a document it returns one with
+// only the uuid or the usage.
 func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
 	documents, err := s.list(ctx)
 	return documents, storecall.Fail(s, secrets.Reference{}, err)
@@ -29,7 +29,7 @@ func (s *Store) list(ctx context.Context) ([]secrets.Document, error) {
 	return listAll(f)
 }
 
-// listAll returns the secrets with and without document.
+// listAll returns the documents, and one for each value without a document.
 func listAll(f *privdir.Dir) ([]secrets.Document, error) {
 	documents, err := readDocuments(f)
 	if documents == nil {
@@ -44,7 +44,7 @@ func listAll(f *privdir.Dir) ([]secrets.Document, error) {
 		var d secrets.Document
 		if id, ok := uuidOf(name); ok {
 			if defined, err := f.Has(name + privdir.DocumentSuffix); defined || err != nil {
-				continue // it is in the list, or in the error
+				continue // already in documents or in failed
 			}
 			d = secrets.Document{UUID: id}
 		} else if ref, ok := usageOf(name); ok {
@@ -54,7 +54,7 @@ func listAll(f *privdir.Dir) ([]secrets.Document, error) {
 				continue
 			}
 		} else {
-			continue // not ours
+			continue // not a secret's file
 		}
 		documents = append(documents, d)
 	}
@@ -62,8 +62,8 @@ func listAll(f *privdir.Dir) ([]secrets.Document, error) {
 }
 
 // Define implements [secrets.Keeper]. An ephemeral secret needs a directory in
-// memory, which is one on a tmpfs. Two secrets that are there by hand under one
-// usage and one uuid stay two.
+// memory, such as a tmpfs. The error wraps ErrConflict if a value's file is named
+// after d's usage, because that is another secret.
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
 	return storecall.Fail(s, d.Reference(), s.define(ctx, d))
 }
@@ -78,7 +78,7 @@ func (s *Store) define(ctx context.Context, d secrets.Document) error {
 		}
 		documents, err := readDocuments(f)
 		if err != nil {
-			return err // one that cannot be read may have the same usage
+			return err // an unreadable document may have the same usage
 		}
 		if err := secrets.CheckDefine(documents, d); err != nil {
 			return err
@@ -86,15 +86,15 @@ func (s *Store) define(ctx context.Context, d secrets.Document) error {
 		if d.Usage != "" {
 			name := FileName(secrets.Reference{Type: d.UsageType.Type(), Usage: d.Usage})
 			if there, err := f.Has(name); there || err != nil {
-				return errors.Join(err, fmt.Errorf("%w: file %s has the secret of this usage: remove it first", secrets.ErrConflict, name))
+				return errors.Join(err, fmt.Errorf("%w: file %s holds a secret with this usage: remove it first", secrets.ErrConflict, name))
 			}
 		}
 		return w.Write(d.UUID.String()+privdir.DocumentSuffix, d.XML())
 	})
 }
 
-// Set implements [secrets.Keeper]. What the file system keeps of the old value's
-// blocks is not in its hands.
+// Set implements [secrets.Keeper]. It does not erase the old value's blocks in the
+// file system.
 func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.Secret) error {
 	return storecall.Fail(s, ref, s.change(ctx, ref, func(f *privdir.Dir, w *privdir.Writer) error {
 		e, err := find(f, ref)
@@ -112,8 +112,8 @@ func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 		if err != nil {
 			return err
 		}
-		// The value goes first: what a crash leaves is a secret without one,
-		// which is listed, and not a value that is not listed.
+		// The value first, so that a crash leaves a secret without a value and
+		// not a value that is not listed.
 		if err := w.Remove(e.value); err != nil || e.document == "" {
 			return err
 		}
@@ -121,7 +121,7 @@ func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 	}))
 }
 
-// change runs one change while no other writer is at it.
+// change runs do with the writers' lock held.
 func (s *Store) change(ctx context.Context, ref secrets.Reference, do func(*privdir.Dir, *privdir.Writer) error) error {
 	f, err := s.open(ctx, ref)
 	if err != nil {

@@ -16,10 +16,10 @@ import (
 	"github.com/luksplug/luksplug/secrets/dir"
 )
 
-// What a provisioning tool puts there is listed, used and changed like the rest.
+// TestFilesByHand lists, sets and removes values that a provisioning tool wrote.
 func TestFilesByHand(t *testing.T) {
 	t.Parallel()
-	path := folder(t)
+	path := directory(t)
 	store := dir.New(path)
 	byUUID, byUsage := storetest.ByUUID(), storetest.ByUsage("/var/x y")
 	must.Write(t, filepath.Join(path, dir.FileName(byUUID)), "1")
@@ -34,7 +34,7 @@ func TestFilesByHand(t *testing.T) {
 	}
 	taken := secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageVolume, Usage: "/var/x y"}
 	if err := store.Define(t.Context(), taken); !errors.Is(err, secrets.ErrConflict) || !strings.Contains(err.Error(), "volume-%2Fvar%2Fx%20y") {
-		t.Errorf("a usage that a file has: %v", err)
+		t.Errorf("a usage that a file is named after: %v", err)
 	}
 	for _, ref := range []secrets.Reference{byUUID, byUsage} {
 		value := secrets.New([]byte("new"))
@@ -49,10 +49,10 @@ func TestFilesByHand(t *testing.T) {
 	}
 }
 
-// A value that is there already gets its document later.
+// TestDefineWhatIsThere defines the document of an existing value.
 func TestDefineWhatIsThere(t *testing.T) {
 	t.Parallel()
-	path := folder(t)
+	path := directory(t)
 	store := dir.New(path)
 	d := secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageTLS, Usage: "vm1"}
 	must.Write(t, filepath.Join(path, d.UUID.String()), "value")
@@ -61,25 +61,25 @@ func TestDefineWhatIsThere(t *testing.T) {
 		t.Error(err)
 	}
 	if got := store.ValueFile(t.Context(), secrets.Reference{Type: secrets.TLS, Usage: "vm1"}); got != filepath.Join(path, d.UUID.String()) {
-		t.Errorf("its value is said to be in %s", got)
+		t.Errorf("the value file is %s", got)
 	}
 	if got := dir.New("/nonexistent").ValueFile(t.Context(), storetest.ByUsage("/x")); got != "/nonexistent/volume-%2Fx" {
-		t.Errorf("the value of what is not there is said to be in %s", got)
+		t.Errorf("the value file in a missing directory is %s", got)
 	}
 	if got, err := store.List(t.Context()); err != nil || !slices.Equal(got, []secrets.Document{d}) {
 		t.Errorf("%+v, %v", got, err)
 	}
 }
 
-// The document of one secret under the name of another would lead a passphrase
-// to the wrong disk.
+// A document in the file of another uuid is refused: it would send a passphrase to
+// the wrong disk.
 func TestForeignDocument(t *testing.T) {
 	t.Parallel()
-	path := folder(t)
+	path := directory(t)
 	ref := storetest.ByUUID()
 	must.Write(t, filepath.Join(path, ref.UUID.String()+".xml"), []byte("<secret><uuid>"+uuid.NewString()+"</uuid></secret>"))
 	storetest.Fails(t, dir.New(path), ref, secrets.ErrDamaged, "")
-	// Which usage it has is unknown, so nothing can be said of any.
+	// Its usage is unknown, so every look-up by usage fails.
 	storetest.Fails(t, dir.New(path), storetest.ByUsage("/x"), secrets.ErrDamaged, "")
 	d := secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageVolume, Usage: "/x"}
 	if err := dir.New(path).Define(t.Context(), d); !errors.Is(err, secrets.ErrDamaged) {

@@ -13,10 +13,10 @@ import (
 // FileName returns the name of the file that holds ref's secret: the uuid, or
 // the usage type, a "-" and the usage, in which every byte other than ASCII
 // letters, digits and "-", ".", "_", "~" is written as "%" and two upper-case hex
-// digits, as in URIs (RFC 3986 section 2). The usage type is a part of it because
-// it is a part of a secret's identity for libvirt too: a CHAP password and a
-// passphrase may have the same usage. The name may be longer than file systems
-// take; Lookup says so then.
+// digits, as in URIs (RFC 3986 section 2). The usage type is included because
+// libvirt identifies a secret by type and usage: a CHAP password and a passphrase
+// may have the same usage. The name may exceed the limit of file systems; the error
+// of Lookup says so.
 func FileName(ref secrets.Reference) string {
 	if ref.UUID != uuid.Nil {
 		return ref.UUID.String()
@@ -39,8 +39,8 @@ func unreserved(c byte) bool {
 		c == '-' || c == '.' || c == '_' || c == '~'
 }
 
-// usageOf returns the usage that a file name stands for; false for a name that
-// [FileName] does not make.
+// usageOf returns the reference by usage whose [FileName] is name, and reports
+// whether there is one.
 func usageOf(name string) (secrets.Reference, bool) {
 	usageType, escaped, found := strings.Cut(name, "-")
 	usage, err := url.PathUnescape(escaped)
@@ -48,7 +48,7 @@ func usageOf(name string) (secrets.Reference, bool) {
 	return ref, found && err == nil && ref.Validate() == nil && FileName(ref) == name
 }
 
-// uuidOf returns the uuid that a file name is.
+// uuidOf returns the uuid that name spells in lower case, and reports whether it does.
 func uuidOf(name string) (uuid.UUID, bool) {
 	id, err := secrets.ParseUUID(name)
 	return id, err == nil && id.String() == name

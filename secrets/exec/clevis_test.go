@@ -17,12 +17,12 @@ import (
 	"github.com/luksplug/luksplug/secrets/exec"
 )
 
-// TestClevis looks up what clevis has bound to a tang server, by the line that
-// the package's comment gives.
+// TestClevis looks up a value that clevis has bound to a tang server, by the command
+// in the package comment.
 func TestClevis(t *testing.T) {
 	t.Parallel()
 	tang := tangtest.Start(t)
-	folder := t.TempDir()
+	dir := t.TempDir()
 	ref, damaged := storetest.ByUUID(), storetest.ByUUID()
 	value := make([]byte, 64)
 	_, _ = rand.Read(value) // never fails
@@ -33,11 +33,11 @@ func TestClevis(t *testing.T) {
 	if err != nil {
 		t.Fatalf("clevis encrypt: %v", err)
 	}
-	must.Write(t, filepath.Join(folder, ref.UUID.String()+".jwe"), encrypted)
-	must.Write(t, filepath.Join(folder, damaged.UUID.String()+".jwe"), encrypted[:len(encrypted)/2])
+	must.Write(t, filepath.Join(dir, ref.UUID.String()+".jwe"), encrypted)
+	must.Write(t, filepath.Join(dir, damaged.UUID.String()+".jwe"), encrypted[:len(encrypted)/2])
 
-	line := `/bin/sh -c 'f=FOLDER/$LUKSPLUG_SECRET_UUID.jwe; [ -e "$f" ] || exit 2; exec clevis decrypt <"$f"'`
-	store := must.Get(exec.New(strings.Replace(line, "FOLDER", folder, 1), exec.Options{Stderr: os.Stderr}))(t)
+	line := `/bin/sh -c 'f=DIR/$LUKSPLUG_SECRET_UUID.jwe; [ -e "$f" ] || exit 2; exec clevis decrypt <"$f"'`
+	store := must.Get(exec.New(strings.Replace(line, "DIR", dir, 1), exec.Options{Stderr: os.Stderr}))(t)
 	secret := must.Get(store.Lookup(t.Context(), ref))(t)
 	if !secret.Equal(secrets.New(value)) {
 		t.Errorf("another value was found, of %d bytes", secret.Len())

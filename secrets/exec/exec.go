@@ -15,45 +15,45 @@ import (
 	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
-// The exit statuses that mean something.
+// The exit statuses that the package comment documents.
 const (
 	statusNotFound = 2
 	statusDenied   = 3
 	statusLocked   = 4
 )
 
-// Options are the circumstances of the program. The zero value is of use.
+// Options configure the runs of the program. The zero value is valid.
 type Options struct {
-	// Timeout bounds each look-up; 0 for 30 seconds.
+	// Timeout limits each look-up; 0 means 30 seconds.
 	Timeout time.Duration
-	// Stderr is where the program's messages go; nil for nowhere.
+	// Stderr receives the program's messages; nil discards them.
 	Stderr io.Writer
 }
 
-// Store is a [secrets.Store] that asks a program. Make one with [New].
+// Store is a [secrets.Store] that runs a program. Create it with [New].
 type Store struct {
 	command string
 	program program.Program
 }
 
-// New returns the store of a command, which [Split] takes apart. Whether there is
-// such a program is seen by the first look-up.
+// New returns the store of a command, which [Split] parses. It does not check that
+// the program exists; Lookup does.
 func New(command string, o Options) (*Store, error) {
 	args, err := Split(command)
 	if err != nil {
 		return nil, err
 	}
-	const enough = 30 * time.Second // a server, and a TPM, take their time
+	const enough = 30 * time.Second // servers and TPMs are slow
 	if o.Timeout == 0 {
 		o.Timeout = enough
 	}
 	return &Store{command, program.Program{Args: args, Timeout: o.Timeout, Stderr: o.Stderr}}, nil
 }
 
-// String returns "exec:" and the command, percent-encoded where a URI needs that.
+// String returns "exec:" and the command, percent-encoded as a URI requires.
 func (s *Store) String() string { return "exec:" + escaped(s.command) }
 
-// escaped is legible: only what would end the command is encoded.
+// escaped keeps the command readable: it encodes only %, ?, # and control characters.
 func escaped(command string) string {
 	var out []byte
 	for _, c := range []byte(command) {
@@ -90,7 +90,7 @@ func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 	case err != nil:
 		return nil, err
 	case value.Len() == 0:
-		return nil, fmt.Errorf("%w: the program has written nothing, with status 0", secrets.ErrNoValue)
+		return nil, fmt.Errorf("%w: the program wrote nothing and exited with status 0", secrets.ErrNoValue)
 	}
 	return value, nil
 }

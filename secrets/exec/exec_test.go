@@ -37,32 +37,32 @@ func Example() {
 	// 0 true
 }
 
-// asProgram is the first argument of this test binary where it is the program
-// that is asked; the second is the directory with the answers.
+// asProgram as the first argument makes this test binary the store's program; the
+// second argument is the directory with the values.
 const asProgram = "answer-as-program"
 
 func TestMain(m *testing.M) {
 	if len(os.Args) == 3 && os.Args[1] == asProgram {
 		os.Exit(answer(os.Args[2]))
 	}
-	// The race detector holds each of the programs up for a second at its end.
+	// The race detector delays the exit of each program by a second.
 	if err := os.Setenv("GORACE", "atexit_sleep_ms=0"); err != nil {
 		panic(err)
 	}
 	os.Exit(m.Run())
 }
 
-func answer(folder string) int {
-	if _, err := os.Stat(filepath.Join(folder, "hang")); err == nil {
+func answer(dir string) int {
+	if _, err := os.Stat(filepath.Join(dir, "hang")); err == nil {
 		time.Sleep(time.Hour)
 	}
 	name := fileName(os.Getenv("LUKSPLUG_SECRET_TYPE"), os.Getenv("LUKSPLUG_SECRET_UUID"), os.Getenv("LUKSPLUG_SECRET_USAGE"))
 	for suffix, status := range map[string]int{".denied": 3, ".locked": 4} {
-		if _, err := os.Stat(filepath.Join(folder, name+suffix)); err == nil {
+		if _, err := os.Stat(filepath.Join(dir, name+suffix)); err == nil {
 			return status
 		}
 	}
-	value, err := os.ReadFile(filepath.Join(folder, name))
+	value, err := os.ReadFile(filepath.Join(dir, name))
 	if err != nil {
 		return 2
 	}
@@ -72,7 +72,7 @@ func answer(folder string) int {
 	return 0
 }
 
-// fileName is short, whatever the usage.
+// fileName returns the name of the file of a value, at most 200 bytes long.
 func fileName(kind, id, usage string) string {
 	if id != "" {
 		return id
@@ -85,10 +85,10 @@ func TestStore(t *testing.T) {
 	t.Parallel()
 	self := must.Get(os.Executable())(t)
 	storetest.Run(t, func(t *testing.T) storetest.Fixture {
-		folder := t.TempDir()
-		program := filepath.Join(folder, "program")
+		dir := t.TempDir()
+		program := filepath.Join(dir, "program")
 		must.OK(t, os.Symlink(self, program))
-		command := must.Get(json.Marshal([]string{program, asProgram, folder}))(t)
+		command := must.Get(json.Marshal([]string{program, asProgram, dir}))(t)
 		timeout := time.Minute // the machine may be busy
 		if strings.HasSuffix(t.Name(), "/hanging") {
 			timeout = time.Second
@@ -96,29 +96,29 @@ func TestStore(t *testing.T) {
 		store := must.Get(exec.New(string(command), exec.Options{Timeout: timeout}))(t)
 		name := func(ref secrets.Reference) string {
 			if ref.Usage != "" {
-				return filepath.Join(folder, fileName(string(ref.Type), "", ref.Usage))
+				return filepath.Join(dir, fileName(string(ref.Type), "", ref.Usage))
 			}
-			return filepath.Join(folder, ref.UUID.String())
+			return filepath.Join(dir, ref.UUID.String())
 		}
 		return storetest.Fixture{
 			Store: store,
 			Put:   func(t *testing.T, ref secrets.Reference, value []byte) { must.Write(t, name(ref), value) },
 			Deny:  func(t *testing.T, ref secrets.Reference) { must.Write(t, name(ref)+".denied", "") },
 			Lock: func(t *testing.T) {
-				values := must.Get(os.ReadDir(folder))(t)
+				values := must.Get(os.ReadDir(dir))(t)
 				for _, v := range values {
-					must.Write(t, filepath.Join(folder, v.Name()+".locked"), "")
+					must.Write(t, filepath.Join(dir, v.Name()+".locked"), "")
 				}
 			},
 			Break: func(t *testing.T) {
 				must.OK(t, os.Remove(program))
 			},
-			Hang: func(t *testing.T) { must.Write(t, filepath.Join(folder, "hang"), "") },
+			Hang: func(t *testing.T) { must.Write(t, filepath.Join(dir, "hang"), "") },
 		}
 	})
 }
 
-// shell returns a store whose program is a script.
+// shell returns a store whose program is a shell script.
 func shell(t *testing.T, script string, o exec.Options) *exec.Store {
 	t.Helper()
 	command := must.Get(json.Marshal([]string{"/bin/sh", "-c", script}))(t)
@@ -146,9 +146,9 @@ func TestStatuses(t *testing.T) {
 		if err == nil {
 			continue
 		}
-		// Of the cause, that is: the store's name has the command.
+		// Only in the cause: the store's name contains the command.
 		if cause := errors.Unwrap(err); strings.Contains(cause.Error(), "confidential") {
-			t.Errorf("%s: the error says what was written: %v", script, cause)
+			t.Errorf("%s: the error contains the output: %v", script, cause)
 		}
 	}
 }
@@ -177,8 +177,8 @@ func TestMessagesArePassedOn(t *testing.T) {
 }
 
 func TestEnvironment(t *testing.T) {
-	// Not parallel: it changes this process's environment, in which there is
-	// a reference of somebody else's.
+	// Not parallel: it changes this process's environment, to which it adds
+	// another reference.
 	t.Setenv("LUKSPLUG_SECRET_USAGE", "/another")
 	t.Setenv("LUKSPLUG_TEST_EXEC", "inherited")
 	ref := storetest.ByUUID()
@@ -196,7 +196,7 @@ func TestEnvironment(t *testing.T) {
 	}
 }
 
-// What the program has started ends with it.
+// TestChildrenEnd checks that the children of the program end with it.
 func TestChildrenEnd(t *testing.T) {
 	t.Parallel()
 	pidFile := filepath.Join(t.TempDir(), "pid")
@@ -215,21 +215,20 @@ func TestChildrenEnd(t *testing.T) {
 	for !ended(pid) {
 		if time.Now().After(deadline) {
 			_ = unix.Kill(pid, unix.SIGKILL)
-			t.Fatal("a child of the program is still there")
+			t.Fatal("a child of the program is still running")
 		}
-		time.Sleep(5 * time.Millisecond) // there is no event for another's child
+		time.Sleep(5 * time.Millisecond) // no event reports the end of another process's child
 	}
 }
 
-// ended reports whether there is no such process, or only what its parent has not
-// taken notice of.
+// ended reports whether the process does not exist or is a zombie.
 func ended(pid int) bool {
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	_, rest, _ := strings.Cut(string(stat), ") ")
 	return err != nil || strings.HasPrefix(rest, "Z")
 }
 
-// A child that has left the group and holds the output open.
+// TestOutputThatStaysOpen has a child outside of the process group keep the output open.
 func TestOutputThatStaysOpen(t *testing.T) {
 	t.Parallel()
 	must.Have(t, "setsid")

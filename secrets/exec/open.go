@@ -13,7 +13,7 @@ import (
 func Open(l *storeuri.Location, o storeuri.Options) (secrets.Store, error) {
 	command, err := url.PathUnescape(l.Rest)
 	if err != nil {
-		return nil, fmt.Errorf("%w: of kind exec: a %% stands before two hexadecimal digits; the sign itself is %%25", storeuri.ErrInvalid)
+		return nil, fmt.Errorf("%w: of kind exec: a %% must precede two hexadecimal digits; write the sign itself as %%25", storeuri.ErrInvalid)
 	}
 	timeout, err := l.TakeDuration("timeout", 30*time.Second)
 	if err != nil {

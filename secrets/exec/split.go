@@ -10,14 +10,14 @@ import (
 // ErrInvalidCommand is wrapped by the errors of [New] and [Split].
 var ErrInvalidCommand = errors.New("invalid command")
 
-// Split takes a command apart as the package's comment says. There is at least
-// one word, and the first is not empty.
+// Split parses a command as the package comment documents. It returns at least one
+// word, the first of which is not empty. Errors wrap [ErrInvalidCommand].
 func Split(command string) ([]string, error) {
 	var words []string
 	var err error
 	if strings.HasPrefix(strings.TrimSpace(command), "[") {
 		if err = json.Unmarshal([]byte(command), &words); err != nil {
-			return nil, fmt.Errorf("%w: it begins with [ and is no JSON array of strings", ErrInvalidCommand)
+			return nil, fmt.Errorf("%w: it begins with [ but is not a JSON array of strings", ErrInvalidCommand)
 		}
 	} else if words, err = split(command); err != nil {
 		return nil, err
@@ -36,7 +36,7 @@ func Split(command string) ([]string, error) {
 func split(command string) ([]string, error) {
 	var words []string
 	var word strings.Builder
-	begun := false // also of an empty word
+	begun := false // also true in an empty quoted word
 	for i := 0; i < len(command); i++ {
 		switch c := command[i]; c {
 		case ' ', '\t', '\n':
@@ -53,7 +53,7 @@ func split(command string) ([]string, error) {
 			}
 			i += end
 		case '\\':
-			return nil, fmt.Errorf(`%w: a \ outside of quotes has no meaning: put the word in '...'`, ErrInvalidCommand)
+			return nil, fmt.Errorf(`%w: a \ outside of quotes is not supported: put the word in '...'`, ErrInvalidCommand)
 		default:
 			begun = true
 			word.WriteByte(c)
@@ -65,8 +65,8 @@ func split(command string) ([]string, error) {
 	return words, nil
 }
 
-// quoted adds what stands in quotes to the word and returns where they end, as
-// the number of bytes with the closing one.
+// quoted appends the quoted text at the start of rest to word, and returns its length
+// with the closing quote, in bytes.
 func quoted(rest string, quote byte, word *strings.Builder) (int, error) {
 	for i := 0; i < len(rest); i++ {
 		switch c := rest[i]; {

@@ -35,7 +35,7 @@ func TestSplit(t *testing.T) {
 	}
 }
 
-// Any words can be said as JSON.
+// FuzzSplit checks that a JSON array can express any words.
 func FuzzSplit(f *testing.F) {
 	f.Add("a", "b 'c")
 	f.Fuzz(func(t *testing.T, a, b string) {

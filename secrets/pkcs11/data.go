@@ -16,15 +16,15 @@ import (
 	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
-// Our data objects: their labels begin with a kind, and their application says the
-// generation behind a word.
+// The prefixes of luksplug's data objects: of CKA_LABEL, before the uuid, and of
+// CKA_APPLICATION, before the generation.
 const (
 	documentLabel = "document "
 	valueLabel    = "value "
 	generationOf  = "luksplug "
 )
 
-// Store is a [secrets.Keeper] of data objects on a token. [New] makes it.
+// Store is a [secrets.Keeper] of data objects on a token. [New] creates it.
 type Store struct{ *token }
 
 // Lookup implements [secrets.Store].
@@ -58,7 +58,7 @@ func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
 	return all.documents, s.fail(secrets.Reference{}, err)
 }
 
-// listed is what a token has.
+// listed holds the documents of a token, and an error for the damaged ones.
 type listed struct {
 	documents []secrets.Document
 	damaged   error
@@ -82,20 +82,20 @@ func list(c *session) (all listed, err error) {
 			all.documents = append(all.documents, d)
 		case errors.Is(err, secrets.ErrDamaged):
 			all.damaged = errors.Join(all.damaged, err)
-		case !errors.Is(err, secrets.ErrNotFound): // or it was removed meanwhile
+		case !errors.Is(err, secrets.ErrNotFound): // an object not found was removed meanwhile
 			return all, err
 		}
 	}
 	return all, nil
 }
 
-// read returns the document of the secret with that uuid.
+// read returns the document of the secret with the uuid.
 func read(c *session, id string) (secrets.Document, error) {
 	text, err := content(c, documentLabel+id)
 	if err != nil {
 		return secrets.Document{}, err
 	}
-	known, _ := secrets.ParseUUID(id) // no document has the zero one, which is that of a label of others
+	known, _ := secrets.ParseUUID(id) // zero for another program's label; no document has it
 	return storecall.ParseDocument(text, known, fmt.Sprintf("data object %q", documentLabel+id))
 }
 
@@ -114,22 +114,22 @@ func find(c *session, ref secrets.Reference) (secrets.Document, error) {
 	}
 	d, err := secrets.Find(all.documents, ref)
 	if errors.Is(err, secrets.ErrNotFound) && all.damaged != nil {
-		err = all.damaged // it could be the one
+		err = all.damaged // a damaged document may be that of ref's secret
 	}
 	return d, err
 }
 
-// Define implements [secrets.Keeper]. Tokens have no locks: two callers who define the same
-// usage at the same moment may both succeed.
+// Define implements [secrets.Keeper]. Tokens have no locks: two concurrent calls for
+// the same usage may both succeed.
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
 	if err := storecall.Definable(d); err != nil {
 		return s.fail(d.Reference(), err)
 	}
 	return s.change(ctx, d.Reference(), func(c *session) error {
 		if d.Ephemeral {
-			return fmt.Errorf("%w: keep it in dir: on a tmpfs", secrets.ErrPersistent)
+			return fmt.Errorf("%w: use a dir: store on a tmpfs", secrets.ErrPersistent)
 		}
-		all, err := list(c) // what is damaged is fixed by being defined again
+		all, err := list(c) // ignores damaged documents: Define replaces them
 		if err != nil {
 			return err
 		}
@@ -145,7 +145,7 @@ func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.S
 	if err := ref.Validate(); err != nil {
 		return s.fail(ref, err)
 	}
-	var own []byte // not the caller's memory: the module may be left to itself
+	var own []byte // a copy: the module may still run after this method has returned
 	if err := value.Use(func(b []byte) error { own = bytes.Clone(b); return nil }); err != nil {
 		return s.fail(ref, err)
 	}
@@ -156,7 +156,7 @@ func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.S
 			return err
 		}
 		if len(own) == 0 {
-			return errors.New("a token keeps no empty values")
+			return errors.New("a token cannot store an empty value")
 		}
 		return write(c, valueLabel+d.UUID.String(), own)
 	})
@@ -174,7 +174,7 @@ func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 		}
 		for _, label := range []string{valueLabel, documentLabel} {
 			err := steady(func() error {
-				objects, err := look(c, []*p11.Attribute{p11.NewAttribute(p11.CKA_LABEL, label+d.UUID.String())})
+				objects, err := oursOnce(c, []*p11.Attribute{p11.NewAttribute(p11.CKA_LABEL, label+d.UUID.String())})
 				if err != nil {
 					return err
 				}
@@ -193,7 +193,7 @@ func (s *Store) change(ctx context.Context, ref secrets.Reference, f func(*sessi
 	return s.fail(ref, err)
 }
 
-// finder is a [secrets.Store] of data objects that others have made.
+// finder is a [secrets.Store] of data objects that other programs created.
 type finder struct{ *token }
 
 // Lookup implements [secrets.Store].
@@ -221,7 +221,7 @@ func (f *finder) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Se
 		case len(found) == 0:
 			return nil, secrets.ErrNotFound
 		case len(found) > 1:
-			return nil, fmt.Errorf("%w: %d data objects of the token have label %q and application %q, so that it is not known which is meant",
+			return nil, fmt.Errorf("%w: the token has %d data objects with label %q and application %q: exactly one is needed",
 				secrets.ErrDamaged, len(found), label, name)
 		}
 		b, err := c.read(found[0], p11.CKA_VALUE)

@@ -1,52 +1,51 @@
-// Package pkcs11 is the key store of a token that speaks PKCS#11: a smart card, a
-// hardware security module, or SoftHSM. A URI of RFC 7512 names the token
-// and the objects on it ([ParseURI]).
+// Package pkcs11 is the key store of a PKCS#11 token: a smart card, a hardware
+// security module, or SoftHSM. A URI of RFC 7512 names the token and the objects on
+// it ([ParseURI]).
 //
-// The token is reached through a module, a C library, so that this needs cgo and
-// the build tag pkcs11. Without them [New] returns [ErrNotBuilt]; the rest of the
-// package is the same.
+// The package accesses the token through a module, a C library, which requires cgo
+// and the build tag pkcs11. Without them [New] returns [ErrNotBuilt].
 //
-// There are three kinds of store, by what the [Options] say:
+// The [Options] select one of three kinds of store:
 //
-//	pkcs11:token=disks                     data objects of luksplug's own
-//	pkcs11:token=disks;object=disk-{uuid}  data objects that others have made
-//	pkcs11:token=disks;object=kek          with Options.Folder: a directory with files
-//	                                       that a key of the token has wrapped
+//	pkcs11:token=disks                     luksplug's own data objects
+//	pkcs11:token=disks;object=disk-{uuid}  data objects of other programs
+//	pkcs11:token=disks;object=kek          with Options.Dir: a directory of files that
+//	                                       a key of the token wraps
 //
-// The first is a [secrets.Keeper]. Each secret is one data object (CKO_DATA) with
-// the <secret> document, whose CKA_LABEL is "document UUID", and, where it has a
-// value, one whose label is "value UUID". Their CKA_APPLICATION is "luksplug N":
-// N is the generation, of which the highest counts, because not every token can
-// change an object. A new one is made before the old one is destroyed. They are
-// private: they cannot be seen without the PIN.
+// The first is a [secrets.Keeper]. Each secret has one data object (CKO_DATA) with
+// the <secret> document and the CKA_LABEL "document UUID" and, if it has a value,
+// another with the label "value UUID". Their CKA_APPLICATION is "luksplug N", where N
+// is the generation. Because not every token can change an object, a change creates
+// the next generation before it destroys the old one; the highest counts. The objects
+// are private: reading them requires the PIN.
 //
-// The second looks up only. The URI's object is the CKA_LABEL of a data object, and
-// Options.Application its CKA_APPLICATION. In both {uuid}, {usage} and {type}
-// stand for those of the reference.
+// The second only looks up. The URI's object is the CKA_LABEL of a data object, and
+// Options.Application its CKA_APPLICATION. In both, {uuid}, {usage} and {type} are
+// replaced by those of the reference.
 //
 // The third is a [secrets.Keeper] on a directory like that of package dir, in which
 // each value is wrapped by the one secret key that the URI names. The key never
-// leaves the token. A file is, without any head or end:
+// leaves the token. A file contains, without header or trailer:
 //
-//	aes-gcm            an IV of 12 bytes, then what CKM_AES_GCM has made of the
-//	                   value, then a tag of 16 bytes
+//	aes-gcm            an IV of 12 bytes, the value encrypted by CKM_AES_GCM, and
+//	                   a tag of 16 bytes
 //	aes-key-wrap-pad   RFC 5649: any length; CKM_AES_KEY_WRAP_PAD
 //	aes-key-wrap       RFC 3394: multiples of 8 bytes, 16 at least; CKM_AES_KEY_WRAP
 //
-// The first needs a key with CKA_ENCRYPT and CKA_DECRYPT, the others one with
-// CKA_WRAP and CKA_UNWRAP. There are modules that lose the length of a value by
-// aes-key-wrap-pad, SoftHSM 2.6 for one; that is found out before anything is
-// written, and where a value ends in zeros, before it is used.
+// aes-gcm needs a key with CKA_ENCRYPT and CKA_DECRYPT, the others one with CKA_WRAP
+// and CKA_UNWRAP. Some modules, such as SoftHSM 2.6, lose the length of a value with
+// aes-key-wrap-pad. Set detects this before it writes, and Lookup checks the length
+// of a value that ends in zeros.
 //
-// A token locks itself after a few wrong PINs. So one that it has refused is not
-// shown to it again by the same store, and none is tried where it says that its PIN
-// is locked. A login is of the whole process, by the standard: a session that is
-// open lets others in.
+// A token locks itself after a few wrong PINs. A store therefore never retries a PIN
+// that the token refused, and tries none if the token reports that its PIN is locked.
+// By the standard, a login holds for the whole process: as long as one session is
+// open, new ones are logged in.
 //
-// A module is called by one goroutine at a time, in all stores of the process: not
-// every module is as safe for threads as the standard demands. A call into a
-// module cannot be interrupted: if it does not return in time, it is left behind in a
-// thread of its own, and no other call is made. A module is loaded once and stays. Values
+// Only one goroutine of the process calls a module at a time, because not every
+// module is as thread-safe as the standard requires. A call into a module cannot be
+// interrupted: after the time-out it is abandoned in its thread, and other calls of
+// the module fail until it returns. A module is loaded once and never unloaded. Values
 // and the PIN are on the Go heap and in the module's memory for a while, not locked
-// there.
+// against swapping.
 package pkcs11

@@ -16,19 +16,19 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// object is one of our data objects.
+// object is one of luksplug's data objects.
 type object struct {
 	handle     p11.ObjectHandle
 	label      string
 	generation uint64
 }
 
-// vanished reports whether an object was destroyed since it was found.
+// vanished reports whether err means that an object was destroyed after it was found.
 func vanished(err error) bool { return errors.Is(err, p11.Error(p11.CKR_OBJECT_HANDLE_INVALID)) }
 
-// unsteady reports whether an error may come from what another does to the same
-// objects at the same moment. SoftHSM has several names for it: it reads a file
-// that another thread or process writes, or destroys what is destroyed already.
+// unsteady reports whether err may result from a concurrent change of the same objects.
+// SoftHSM returns several codes for that: it reads a file while another thread or
+// process writes it, or destroys an object that no longer exists.
 func unsteady(err error) bool {
 	if vanished(err) {
 		return true
@@ -41,8 +41,8 @@ func unsteady(err error) bool {
 	return false
 }
 
-// steady retries f while another process may interfere, for less than half a second in all, and returns the last error.
-// A token has no event for that.
+// steady retries f while its error is unsteady, for less than half a second in all, and
+// returns the last error. A token has no event to wait for.
 func steady(f func() error) error {
 	const attempts, longest = 30, 20 * time.Millisecond
 	pause := time.Millisecond
@@ -57,17 +57,17 @@ func steady(f func() error) error {
 	return f()
 }
 
-// ours returns our data objects that have the attributes, the newest first. Those
-// of others are passed over.
+// ours returns luksplug's data objects that have the attributes, the newest first, and
+// ignores those of other programs.
 func ours(c *session, attributes ...*p11.Attribute) (out []object, err error) {
 	err = steady(func() error {
-		out, err = look(c, attributes)
+		out, err = oursOnce(c, attributes)
 		return err
 	})
 	return out, err
 }
 
-func look(c *session, attributes []*p11.Attribute) ([]object, error) {
+func oursOnce(c *session, attributes []*p11.Attribute) ([]object, error) {
 	found, err := c.objects(append([]*p11.Attribute{p11.NewAttribute(p11.CKA_CLASS, p11.CKO_DATA)}, attributes...)...)
 	if err != nil {
 		return nil, err
@@ -89,11 +89,11 @@ func look(c *session, attributes []*p11.Attribute) ([]object, error) {
 	return out, nil
 }
 
-// content returns what the newest object with that label holds. The error wraps
-// [secrets.ErrNotFound].
+// content returns the value of the newest object with the label. The error wraps
+// [secrets.ErrNotFound] if there is none.
 func content(c *session, label string) (b []byte, err error) {
 	err = steady(func() error {
-		objects, err := look(c, []*p11.Attribute{p11.NewAttribute(p11.CKA_LABEL, label)})
+		objects, err := oursOnce(c, []*p11.Attribute{p11.NewAttribute(p11.CKA_LABEL, label)})
 		switch {
 		case err != nil:
 			return err
@@ -106,10 +106,10 @@ func content(c *session, label string) (b []byte, err error) {
 	return b, err
 }
 
-// newest returns the one of several objects that counts, and what it holds. Where
-// two have made the same generation at once it is the one that holds the greater
-// bytes: handles differ from process to process, so there is nothing else on
-// which all agree.
+// newest returns the object of the highest generation, and its value; objects is sorted
+// like the result of ours. If two processes created the same generation at once, the
+// greater value is the newest: handles differ between processes, so only the value
+// gives the same result in each.
 func newest(c *session, objects []object) (best object, content []byte, err error) {
 	for _, o := range objects {
 		if o.generation != objects[0].generation {
@@ -129,13 +129,13 @@ func newest(c *session, objects []object) (best object, content []byte, err erro
 	return best, content, nil
 }
 
-// write makes the next generation of the object with that label, and destroys the
-// older ones: there are tokens that cannot change what a data object holds.
+// write creates the next generation of the object with the label, and destroys the
+// older ones: some tokens cannot change a data object.
 func write(c *session, label string, content []byte) error {
 	byLabel := p11.NewAttribute(p11.CKA_LABEL, label)
-	// Again, it may make the same object twice: newest takes either.
+	// A retry may create the same object twice: newest takes either.
 	err := steady(func() error {
-		there, err := look(c, []*p11.Attribute{byLabel})
+		there, err := oursOnce(c, []*p11.Attribute{byLabel})
 		if err != nil {
 			return err
 		}
@@ -153,7 +153,7 @@ func write(c *session, label string, content []byte) error {
 		return err
 	}
 	return steady(func() error {
-		there, err := look(c, []*p11.Attribute{byLabel})
+		there, err := oursOnce(c, []*p11.Attribute{byLabel})
 		if err != nil || len(there) == 0 {
 			return err
 		}

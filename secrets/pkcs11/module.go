@@ -14,19 +14,18 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// module is a module of the process and the right to call it, which one holds at a
-// time. The standard lets several threads in, after CKF_OS_LOCKING_OK; but modules
-// keep that promise badly (SoftHSM 2.6 answers with wrong errors, or aborts the
-// program), and a look-up is short.
+// module is a PKCS#11 module and the lock for calling it. With CKF_OS_LOCKING_OK the
+// standard allows concurrent calls, but modules implement that badly (SoftHSM 2.6
+// returns wrong errors, or aborts the program), and a look-up is short.
 type module struct {
 	path string
-	turn chan struct{} // one element: taken by the goroutine that calls the module
-	// Ctx is nil until the module is loaded. It belongs to the goroutine that has the turn.
+	turn chan struct{} // capacity 1: full while a goroutine calls the module
+	// Ctx is nil until the module is loaded. Only the goroutine that has entered uses it.
 	*p11.Ctx
 }
 
-// modules are those that the process has asked for, by path. Global as loading is:
-// loading a module again returns the loaded one, with all its state.
+// modules are those of the process, by path. It is global because loading is: loading
+// a module again returns the same instance, with all its state.
 var modules = struct {
 	mu     sync.Mutex
 	byPath map[string]*module
@@ -48,7 +47,7 @@ func moduleOf(u URI) (*module, error) {
 	return m, nil
 }
 
-// load loads the module, the first time. The caller has entered it.
+// load loads and initializes the module unless it is loaded. The caller has entered it.
 func (m *module) load() error {
 	if m.Ctx != nil {
 		return nil
@@ -57,7 +56,7 @@ func (m *module) load() error {
 	if ctx == nil {
 		return fmt.Errorf("%w: the module %s cannot be loaded: is it a PKCS#11 library for this machine?", secrets.ErrUnreachable, m.path)
 	}
-	// Other code of the process may have done so: it is one state for all.
+	// Other code of the process may have initialized it: they share its state.
 	if err := ctx.Initialize(); err != nil && !errors.Is(err, p11.Error(p11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
 		ctx.Destroy()
 		return err
@@ -66,20 +65,20 @@ func (m *module) load() error {
 	return nil
 }
 
-// enter waits for the right to call the module, until ctx ends; leave returns it. A call that never returns keeps it.
+// enter takes the lock of the module, waiting until ctx ends; leave releases it. A call that never returns keeps it.
 func (m *module) enter(ctx context.Context) error {
 	select {
 	case m.turn <- struct{}{}:
 		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("%w: another call holds its module, and does not return", secrets.ErrUnreachable)
+		return fmt.Errorf("%w: another call holds its module and has not returned", secrets.ErrUnreachable)
 	}
 }
 
 func (m *module) leave() { <-m.turn }
 
-// modulePath returns where the module is. Without one in the URI it is p11-kit's,
-// which stands for all that the host is configured for.
+// modulePath returns the path of the module. The default is p11-kit's proxy for all
+// modules that the host has configured.
 func modulePath(u URI) (string, error) {
 	if path := u.query["module-path"]; path != "" {
 		return path, nil

@@ -12,7 +12,7 @@ import (
 
 // Open returns the store of a URI, which package keystore documents.
 func Open(l *storeuri.Location, o storeuri.Options) (secrets.Store, error) {
-	options := Options{Folder: l.Take("wrapped"), Application: l.Take("application")}
+	options := Options{Dir: l.Take("wrapped"), Application: l.Take("application")}
 	mechanism, err := l.TakeOne("mechanism", string(AESGCM), string(AESKeyWrapPad), string(AESKeyWrap))
 	if err != nil {
 		return nil, err

@@ -10,44 +10,43 @@ import (
 	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
-// ErrNotBuilt is wrapped by the error of [New] in a program that was built without
-// PKCS#11.
+// ErrNotBuilt is wrapped by the error of [New] in a program built without PKCS#11.
 var ErrNotBuilt = errors.New("this program was built without PKCS#11, which needs cgo: build it with make build-pkcs11, or go build -tags pkcs11")
 
-// Mechanism is how a key of the token wraps the values in a directory.
+// Mechanism selects how a key of the token wraps the values in a directory.
 type Mechanism string
 
-// The mechanisms. The package comment says what they write.
+// The mechanisms, whose file formats the package comment documents.
 const (
 	AESGCM        Mechanism = "aes-gcm"
 	AESKeyWrapPad Mechanism = "aes-key-wrap-pad"
 	AESKeyWrap    Mechanism = "aes-key-wrap"
 )
 
-// Options say which token, and what on it. URI is needed.
+// Options select the token and the objects on it. URI is required.
 type Options struct {
-	// URI names the module, the token and what on it.
+	// URI names the module, the token and the objects.
 	URI URI
-	// Folder is that of wrapped files; "" for data objects.
-	Folder string
-	// Mechanism is the one of Folder's files; "" for AESGCM.
+	// Dir is the directory of wrapped files; "" for data objects.
+	Dir string
+	// Mechanism wraps the files in Dir; "" means AESGCM.
 	Mechanism Mechanism
-	// Application is the CKA_APPLICATION of objects that others have made; ""
-	// for any.
+	// Application is the CKA_APPLICATION of other programs' objects; "" matches
+	// any.
 	Application string
-	// PIN returns the PIN; question says what for. The caller of it wipes the
-	// Secret. Where it is nil, a token that wants one is [secrets.ErrLocked].
+	// PIN returns the PIN; question names the token. The store wipes the Secret.
+	// If PIN is nil, a token that needs one fails with [secrets.ErrLocked].
 	PIN func(ctx context.Context, question string) (*secrets.Secret, error)
-	// Timeout bounds each call, with the time that it takes to answer PIN; 0
-	// for 30 seconds.
+	// Timeout limits each call, including the time that PIN takes; 0 means 30
+	// seconds.
 	Timeout time.Duration
 }
 
-// checkTemplate returns an error for a text with other placeholders than
-// [storecall.Template] has.
+// checkTemplate returns an error for a text with placeholders that
+// [storecall.Template] does not have.
 func checkTemplate(text string) error {
 	if !storecall.Template(text).Valid() {
-		return fmt.Errorf("%w: %q: what stands for something is {uuid}, {usage} and {type}", ErrInvalidURI, text)
+		return fmt.Errorf("%w: %q: the placeholders are {uuid}, {usage} and {type}", ErrInvalidURI, text)
 	}
 	return nil
 }

@@ -20,12 +20,12 @@ import (
 	"github.com/luksplug/luksplug/secrets/pkcs11"
 )
 
-// pin returns who knows a PIN.
+// pin returns an Options.PIN that returns text.
 func pin(text string) func(context.Context, string) (*secrets.Secret, error) {
 	return func(context.Context, string) (*secrets.Secret, error) { return secret(text), nil }
 }
 
-// fixture has what can go wrong with the token.
+// fixture returns a fixture with the token's faults.
 func fixture(t *testing.T, c *card, o pkcs11.Options) storetest.Fixture {
 	if strings.HasSuffix(t.Name(), "/hanging") {
 		o.Timeout = time.Second
@@ -72,7 +72,7 @@ func TestFinder(t *testing.T) {
 	})
 }
 
-// both is a store that asks one finder for uuids and another for usages.
+// both is a store that queries one finder by uuid and another by usage.
 type both struct{ byUUID, byUsage secrets.Store }
 
 func (b both) String() string { return b.byUUID.String() }
@@ -95,14 +95,14 @@ func TestWrapped(t *testing.T) {
 		c := newCard(t)
 		c.addKey(t, "kek")
 		o := c.options(t, ";type=secret-key;object=kek")
-		o.Folder = t.TempDir()
+		o.Dir = t.TempDir()
 		f := fixture(t, c, o)
-		f.Persistent = !inMemory(t, o.Folder)
+		f.Persistent = !inMemory(t, o.Dir)
 		if strings.Contains(t.Name(), "keeper") {
 			f.Break = nil // changes to documents need no token
 		}
 		f.Damage = func(t *testing.T, ref secrets.Reference) {
-			path := filepath.Join(o.Folder, ref.UUID.String())
+			path := filepath.Join(o.Dir, ref.UUID.String())
 			b := must.Get(os.ReadFile(path))(t)
 			b[len(b)-1] ^= 1
 			must.Write(t, path, b)
@@ -111,15 +111,15 @@ func TestWrapped(t *testing.T) {
 	})
 }
 
-// By the mechanisms of RFC 3394 and 5649 a value comes back exactly, or is refused
-// before anything is written: SoftHSM's aes-key-wrap-pad loses lengths.
+// TestKeyWrap checks that Lookup returns the exact value, or that Set refuses it before
+// it writes anything: SoftHSM's aes-key-wrap-pad loses lengths.
 func TestKeyWrap(t *testing.T) {
 	t.Parallel()
 	c := newCard(t)
 	c.addKey(t, "kek")
 	for _, mechanism := range []pkcs11.Mechanism{pkcs11.AESKeyWrap, pkcs11.AESKeyWrapPad} {
 		o := c.options(t, ";object=kek")
-		o.Folder, o.Mechanism = t.TempDir(), mechanism
+		o.Dir, o.Mechanism = t.TempDir(), mechanism
 		store := open[*pkcs11.Wrapped](t, o)
 		for _, value := range []string{
 			"sixteen bytes!!!", "ends in zeros\x00\x00\x00", "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00", strings.Repeat("\xff\x00\n\r", 16),
@@ -131,9 +131,9 @@ func TestKeyWrap(t *testing.T) {
 			found, err := store.Lookup(t.Context(), d.Reference())
 			switch {
 			case set == nil && (err != nil || !found.Equal(secret(value))):
-				t.Errorf("%s: %q comes back as something else: %v", mechanism, value, err)
+				t.Errorf("%s: %q: Lookup returns another value, or %v", mechanism, value, err)
 			case set != nil && !errors.Is(err, secrets.ErrNoValue):
-				t.Errorf("%s: %q was refused, and then there is: %v", mechanism, value, err)
+				t.Errorf("%s: %q was refused, and then Lookup returns %v", mechanism, value, err)
 			case set != nil && len(value)%8 == 0 && len(value) >= 16:
 				t.Errorf("%s: %q: %v", mechanism, value, set)
 			}
@@ -141,10 +141,10 @@ func TestKeyWrap(t *testing.T) {
 	}
 }
 
-// A wrong PIN is tried once, however many ask, and never again.
+// TestWrongPIN checks that concurrent look-ups try a wrong PIN once, and never again.
 func TestWrongPIN(t *testing.T) {
 	t.Parallel()
-	const wrongPIN = "not the PIN" // nothing that a uuid can hold by chance
+	const wrongPIN = "not the PIN" // not contained in any uuid
 	c := newCard(t)
 	o := c.options(t, "")
 	asked := 0
@@ -203,7 +203,7 @@ func TestTokens(t *testing.T) {
 		"pkcs11:token=" + c.label + ";slot-description=SoftHSM%20slot%20ID%200x0;slot-id=7" + module: "no such token",
 	} {
 		if want == "tokens" {
-			newCard(t) // there are two at least
+			newCard(t) // so that at least two match
 		}
 		u := must.Get(pkcs11.ParseURI(uri))(t)
 		_, err = open[*pkcs11.Store](t, pkcs11.Options{URI: u, PIN: pin(rightPIN)}).List(t.Context())
@@ -216,7 +216,7 @@ func TestTokens(t *testing.T) {
 	}
 }
 
-// A module that hangs keeps its own callers out, and nobody else.
+// A hanging module blocks only its own callers.
 func TestModuleHangs(t *testing.T) {
 	t.Parallel()
 	hung, other := newCard(t), newCard(t)
@@ -234,8 +234,8 @@ func TestModuleHangs(t *testing.T) {
 	}
 }
 
-// A module is found by its name. Not parallel: nothing stands between SoftHSM and
-// the other tests here.
+// TestModuleName finds a module by its name. Not parallel: it calls SoftHSM without
+// the shim's lock.
 func TestModuleName(t *testing.T) {
 	c := newCard(t)
 	u := must.Get(pkcs11.ParseURI("pkcs11:token=" + c.label + "?module-name=softhsm2"))(t)
@@ -269,7 +269,7 @@ func TestOthersObjects(t *testing.T) {
 	}
 }
 
-// Keys that are not there, not the only ones, not the one, or not for it.
+// Keys that are missing, ambiguous, or not the ones that wrapped the file.
 func TestKeys(t *testing.T) {
 	t.Parallel()
 	c := newCard(t)
@@ -277,23 +277,23 @@ func TestKeys(t *testing.T) {
 	c.addKey(t, "twin")
 	c.addKey(t, "twin")
 	o := c.options(t, ";object=kek")
-	o.Folder = t.TempDir()
+	o.Dir = t.TempDir()
 	store := open[*pkcs11.Wrapped](t, o)
 	d := secrets.Document{UUID: uuid.New()}
 	must.OK(t, store.Define(t.Context(), d), store.Set(t.Context(), d.Reference(), secret("sixteen bytes!!!")))
 	byID := c.options(t, ";id=kek%20id")
-	byID.Folder = o.Folder
+	byID.Dir = o.Dir
 	storetest.Finds(t, open[*pkcs11.Wrapped](t, byID), d.Reference(), "sixteen bytes!!!")
 	for object, want := range map[string]error{"nobody": secrets.ErrUnreachable, "twin": secrets.ErrUnreachable} {
 		other := c.options(t, ";object="+object)
-		other.Folder = o.Folder
+		other.Dir = o.Dir
 		if _, err := open[*pkcs11.Wrapped](t, other).Lookup(t.Context(), d.Reference()); !errors.Is(err, want) || errors.Is(err, secrets.ErrNotFound) {
 			t.Errorf("%s: %v", object, err)
 		}
 	}
 	c.addKey(t, "other")
 	other := c.options(t, ";object=other")
-	other.Folder = o.Folder
+	other.Dir = o.Dir
 	storetest.Fails(t, open[*pkcs11.Wrapped](t, other), d.Reference(), secrets.ErrDamaged, "")
 	o.Mechanism = pkcs11.AESKeyWrap
 	plain := open[*pkcs11.Wrapped](t, o)
@@ -307,8 +307,8 @@ func TestKeys(t *testing.T) {
 func TestOptionsThatMakeNoSense(t *testing.T) {
 	t.Parallel()
 	for uri, change := range map[string]func(*pkcs11.Options){
-		"pkcs11:token=a":                          func(o *pkcs11.Options) { o.Folder = "/x" },
-		"pkcs11:token=a;type=data;object=kek":     func(o *pkcs11.Options) { o.Folder = "/x" },
+		"pkcs11:token=a":                          func(o *pkcs11.Options) { o.Dir = "/x" },
+		"pkcs11:token=a;type=data;object=kek":     func(o *pkcs11.Options) { o.Dir = "/x" },
 		"pkcs11:token=a;type=secret-key":          func(*pkcs11.Options) {},
 		"pkcs11:token=a;id=%01":                   func(*pkcs11.Options) {},
 		"pkcs11:token=a;object=b":                 func(o *pkcs11.Options) { o.Application = "{user}" },

@@ -27,16 +27,16 @@ const (
 	soPIN    = "5678"
 )
 
-// hsm is the process's SoftHSM, with its tokens in a directory of the tests.
+// hsm is the SoftHSM of the process, with its tokens in a temporary directory.
 type hsm struct {
 	shim   []byte
-	mu     sync.Mutex // held by who calls the module
+	mu     sync.Mutex // held during calls of module
 	module *p11.Ctx
 }
 
-var theHSM = sync.OnceValues(startHSM) // its state is the process's own, by the standard
+var theHSM = sync.OnceValues(startHSM) // by the standard, a process has one state
 
-// TestMain says where SoftHSM's tokens are, which it reads once.
+// TestMain configures the directory of SoftHSM's tokens, which SoftHSM reads once.
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "luksplug-softhsm-")
 	if err == nil {
@@ -67,22 +67,22 @@ func startHSM() (*hsm, error) {
 	if module == nil {
 		return nil, errors.New("SoftHSM cannot be loaded")
 	}
-	// The code under test may have done so.
+	// The code under test may have initialized it.
 	if err := module.Initialize(); err != nil && !errors.Is(err, p11.Error(p11.CKR_CRYPTOKI_ALREADY_INITIALIZED)) {
 		return nil, err
 	}
 	return &hsm{module: module, shim: shim}, nil
 }
 
-// card is a token of a test, behind a module of its own.
+// card is the token of a test, with its own copy of the shim.
 type card struct {
 	hsm    *hsm
 	label  string
 	slot   uint
-	module string // the shim
+	module string // the path of the shim
 }
 
-// newCard makes an empty token.
+// newCard creates an empty token.
 func newCard(t *testing.T) *card {
 	t.Helper()
 	if _, err := os.Stat(softhsm); err != nil {
@@ -93,7 +93,7 @@ func newCard(t *testing.T) *card {
 	must.OK(t, os.WriteFile(c.module, h.shim, 0o700))
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	slots, err := h.module.GetSlotList(true) // it makes a free one
+	slots, err := h.module.GetSlotList(true) // SoftHSM adds a free slot
 	must.OK(t, err)
 	for _, slot := range slots {
 		info := must.Get(h.module.GetTokenInfo(slot))(t)
@@ -109,13 +109,13 @@ func newCard(t *testing.T) *card {
 	return nil
 }
 
-// set says what is wrong with the token.
+// set sets the fault of the token; see testdata/shim.c.
 func (c *card) set(t *testing.T, state string) {
 	t.Helper()
 	must.Write(t, c.module+".state", state)
 }
 
-// inside runs f in a session of the test's own, logged in.
+// inside runs f in a logged-in session of the test.
 func (c *card) inside(t *testing.T, f func(m *p11.Ctx, s p11.SessionHandle) error) {
 	t.Helper()
 	c.hsm.mu.Lock()
@@ -127,7 +127,7 @@ func (c *card) inside(t *testing.T, f func(m *p11.Ctx, s p11.SessionHandle) erro
 	must.OK(t, f(c.hsm.module, s), c.hsm.module.CloseSession(s))
 }
 
-// addData makes a data object, as another program would.
+// addData creates a data object as another program would.
 func (c *card) addData(t *testing.T, application, label, value string) {
 	t.Helper()
 	c.inside(t, func(m *p11.Ctx, s p11.SessionHandle) error {
@@ -139,7 +139,7 @@ func (c *card) addData(t *testing.T, application, label, value string) {
 	})
 }
 
-// addKey makes a key that cannot leave the token.
+// addKey creates a key that cannot leave the token.
 func (c *card) addKey(t *testing.T, label string) {
 	t.Helper()
 	c.inside(t, func(m *p11.Ctx, s p11.SessionHandle) error {
@@ -155,14 +155,14 @@ func (c *card) addKey(t *testing.T, label string) {
 	})
 }
 
-// options are those of a store on the token, with more in its path.
+// options returns options of a store on the token, and appends more to the URI's path.
 func (c *card) options(t *testing.T, more string) pkcs11.Options {
 	t.Helper()
 	u := must.Get(pkcs11.ParseURI("pkcs11:token=" + c.label + more + "?module-path=" + c.module))(t)
 	return pkcs11.Options{URI: u, PIN: pin(rightPIN)}
 }
 
-// open returns the store of options.
+// open returns the store that New makes of o.
 func open[S secrets.Store](t *testing.T, o pkcs11.Options) S {
 	t.Helper()
 	store := must.Get(pkcs11.New(o))(t)
@@ -175,7 +175,7 @@ func open[S secrets.Store](t *testing.T, o pkcs11.Options) S {
 
 func secret(text string) *secrets.Secret { return secrets.New(bytes.Clone([]byte(text))) }
 
-// inMemory reports whether what is at path ends with the host's memory.
+// inMemory reports whether path is on a tmpfs.
 func inMemory(t *testing.T, path string) bool {
 	t.Helper()
 	var st unix.Statfs_t

@@ -6,14 +6,14 @@ import (
 	"strings"
 )
 
-// name returns what the store is called.
+// name returns the store's URI for messages.
 func (o Options) name() string {
 	name := o.URI.String()
 	if path, _, found := strings.Cut(name, "?"); found {
-		name = path // the rest is about how to reach it
+		name = path // the query only says how to access the token
 	}
-	if o.Folder != "" {
-		name += "?wrapped=" + escape(o.Folder, queryChars)
+	if o.Dir != "" {
+		name += "?wrapped=" + escape(o.Dir, queryChars)
 	}
 	return name
 }

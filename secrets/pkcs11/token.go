@@ -18,9 +18,9 @@ import (
 	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
-// New returns the store that the options say. The module is loaded and the token
-// looked for by the first call. The error wraps [ErrInvalidURI] for a URI that
-// does not say enough, and [ErrNotBuilt] in a program without PKCS#11.
+// New returns the store that the options select. The store's first call loads the
+// module and finds the token. The error wraps [ErrInvalidURI] if the URI does not fit
+// the options, and [ErrNotBuilt] in a program built without PKCS#11.
 func New(o Options) (secrets.Store, error) {
 	const enough = 30 * time.Second
 	if o.Timeout == 0 {
@@ -35,11 +35,11 @@ func New(o Options) (secrets.Store, error) {
 	t := &token{options: o, name: o.name()}
 	kind := o.URI.path["type"]
 	switch {
-	case o.Folder != "" && !o.URI.Names():
-		return nil, fmt.Errorf("%w: the key that wraps is named by object= or id=", ErrInvalidURI)
-	case o.Folder != "" && kind == "data", o.Folder == "" && kind == "secret-key":
-		return nil, fmt.Errorf("%w: type is secret-key with a directory of wrapped files, and data without", ErrInvalidURI)
-	case o.Folder != "":
+	case o.Dir != "" && !o.URI.Names():
+		return nil, fmt.Errorf("%w: name the wrapping key by object= or id=", ErrInvalidURI)
+	case o.Dir != "" && kind == "data", o.Dir == "" && kind == "secret-key":
+		return nil, fmt.Errorf("%w: type must be secret-key with a directory of wrapped files, and data without one", ErrInvalidURI)
+	case o.Dir != "":
 		return newWrapped(t), nil
 	case o.URI.path["id"] != "":
 		return nil, fmt.Errorf("%w: data objects have no id: name them by object=", ErrInvalidURI)
@@ -49,30 +49,30 @@ func New(o Options) (secrets.Store, error) {
 	return &Store{t}, nil
 }
 
-// token is the token that a URI names, as its stores see it.
+// token finds and logs in to the token of one store.
 type token struct {
 	options Options
 	name    string
 
-	// Both belong to the caller that has entered the module. So a wrong PIN is tried once,
-	// however many ask: a token locks itself after three.
-	pin     *secrets.Secret // the one that the token has taken
-	refused *secrets.Secret // the one that it has not
+	// Only the caller that has entered the module uses these, so that concurrent calls try
+	// a wrong PIN once: a token locks itself after three.
+	pin     *secrets.Secret // accepted by the token
+	refused *secrets.Secret // refused by the token
 }
 
-// String returns the URI without its query, but for the directory.
+// String returns the URI without its query, except for the directory.
 func (t *token) String() string { return t.name }
 
 func (t *token) fail(ref secrets.Reference, err error) error { return storecall.Fail(t, ref, err) }
 
-// session is a session on the token, logged in.
+// session is a logged-in session on the token.
 type session struct {
 	module *module
 	handle p11.SessionHandle
 }
 
-// within runs f in a session, as the only one that calls the module. It returns
-// when ctx or the token's time-out ends, also where the module does not.
+// within runs f in a session, with the lock of the module. It returns when ctx or the
+// token's time-out ends, even if the module has not returned.
 func within[T any](ctx context.Context, t *token, f func(s *session) (T, error)) (T, error) {
 	var none T
 	if err := ctx.Err(); err != nil {
@@ -118,7 +118,7 @@ func within[T any](ctx context.Context, t *token, f func(s *session) (T, error))
 	}
 }
 
-// inSession is within, for a caller that has entered the module.
+// inSession runs f in a session. The caller has entered the module.
 func inSession[T any](ctx context.Context, t *token, m *module, f func(s *session) (T, error)) (T, error) {
 	var none T
 	if err := m.load(); err != nil {
@@ -128,8 +128,8 @@ func inSession[T any](ctx context.Context, t *token, m *module, f func(s *sessio
 	if err != nil {
 		return none, err
 	}
-	// Not logged out: that would be for all sessions of the process. The last one
-	// that ends does it.
+	// No logout: it would affect all sessions of the process. Closing the last
+	// session logs out.
 	defer func() { _ = m.CloseSession(s.handle) }()
 	return f(s)
 }
@@ -155,7 +155,7 @@ func (t *token) open(ctx context.Context, module *module) (*session, error) {
 	return s, nil
 }
 
-// find returns the one slot whose token the URI names.
+// find returns the slot of the one token that the URI matches.
 func (t *token) find(module *module) (uint, p11.TokenInfo, error) {
 	none := p11.TokenInfo{}
 	library, err := module.GetInfo()
@@ -170,16 +170,16 @@ func (t *token) find(module *module) (uint, p11.TokenInfo, error) {
 	var token p11.TokenInfo
 	var matching, others []string
 	for _, id := range slots {
-		place, err := module.GetSlotInfo(id)
+		slotInfo, err := module.GetSlotInfo(id)
 		if err != nil {
-			continue // the token was pulled out
+			continue // the token was removed
 		}
 		info, err := module.GetTokenInfo(id)
 		if err != nil || info.Flags&p11.CKF_TOKEN_INITIALIZED == 0 {
 			continue
 		}
 		label := strconv.Quote(trim(info.Label))
-		if t.matches(library, place, id, info) {
+		if t.matches(library, slotInfo, id, info) {
 			slot, token = id, info
 			matching = append(matching, label+" (serial "+trim(info.SerialNumber)+")")
 		} else {
@@ -190,22 +190,22 @@ func (t *token) find(module *module) (uint, p11.TokenInfo, error) {
 	case len(matching) == 1:
 		return slot, token, nil
 	case len(matching) > 1:
-		return 0, none, fmt.Errorf("%w: the URI names %d tokens: %s: say more of the one that is meant", secrets.ErrUnreachable, len(matching), strings.Join(matching, ", "))
+		return 0, none, fmt.Errorf("%w: the URI matches %d tokens: %s: add attributes that match only one", secrets.ErrUnreachable, len(matching), strings.Join(matching, ", "))
 	case len(others) > 0:
 		slices.Sort(others)
-		return 0, none, fmt.Errorf("%w: there is no such token: there are %s", secrets.ErrUnreachable, strings.Join(others, ", "))
+		return 0, none, fmt.Errorf("%w: there is no such token; the module has %s", secrets.ErrUnreachable, strings.Join(others, ", "))
 	}
 	return 0, none, fmt.Errorf("%w: there is no token: is it plugged in?", secrets.ErrUnreachable)
 }
 
-// trim takes the padding away that the fields of the standard have.
+// trim removes the padding of the standard's fields.
 func trim(s string) string { return strings.TrimRight(s, " \x00") }
 
-func (t *token) matches(library p11.Info, place p11.SlotInfo, slot uint, info p11.TokenInfo) bool {
+func (t *token) matches(library p11.Info, slotInfo p11.SlotInfo, slot uint, info p11.TokenInfo) bool {
 	version := fmt.Sprintf("%d.%d", library.LibraryVersion.Major, library.LibraryVersion.Minor)
 	for name, actual := range map[string]string{
 		"library-manufacturer": library.ManufacturerID, "library-description": library.LibraryDescription,
-		"slot-manufacturer": place.ManufacturerID, "slot-description": place.SlotDescription, "slot-id": strconv.FormatUint(uint64(slot), 10),
+		"slot-manufacturer": slotInfo.ManufacturerID, "slot-description": slotInfo.SlotDescription, "slot-id": strconv.FormatUint(uint64(slot), 10),
 		"manufacturer": info.ManufacturerID, "model": info.Model, "serial": info.SerialNumber, "token": info.Label,
 	} {
 		if want, given := t.options.URI.path[name]; given && want != trim(actual) {
@@ -219,7 +219,7 @@ func (t *token) matches(library p11.Info, place p11.SlotInfo, slot uint, info p1
 	return !given || want == version
 }
 
-// login logs in, where the token wants that.
+// login logs in if the token requires it.
 func (t *token) login(ctx context.Context, s *session, info p11.TokenInfo) error {
 	switch {
 	case info.Flags&p11.CKF_LOGIN_REQUIRED == 0:
@@ -227,7 +227,7 @@ func (t *token) login(ctx context.Context, s *session, info p11.TokenInfo) error
 	case info.Flags&p11.CKF_USER_PIN_LOCKED != 0:
 		return p11.Error(p11.CKR_PIN_LOCKED)
 	case info.Flags&p11.CKF_PROTECTED_AUTHENTICATION_PATH != 0 && t.options.PIN == nil:
-		return s.login("") // by the token's own keys
+		return s.login("") // the user types the PIN on the token's keypad
 	}
 	pin, err := t.ask(ctx, trim(info.Label))
 	if err != nil {
@@ -248,13 +248,13 @@ func (s *session) login(pin string) error {
 	return err
 }
 
-// ask returns the PIN: the one that was right before, or a new one.
+// ask returns the PIN that the token accepted before, or a new one from options.PIN.
 func (t *token) ask(ctx context.Context, label string) (*secrets.Secret, error) {
 	if t.pin != nil {
 		return t.pin, nil
 	}
 	if t.options.PIN == nil {
-		return nil, fmt.Errorf("%w: the token %q wants a PIN: give pin-source=file:PATH", secrets.ErrLocked, label)
+		return nil, fmt.Errorf("%w: the token %q requires a PIN: give pin-source=file:PATH", secrets.ErrLocked, label)
 	}
 	given, err := t.options.PIN(ctx, "PIN of the token "+label)
 	if err != nil {
@@ -266,12 +266,12 @@ func (t *token) ask(ctx context.Context, label string) (*secrets.Secret, error) 
 		return nil, err
 	}
 	if t.refused != nil && t.refused.Equal(pin) {
-		return nil, fmt.Errorf("%w: the token has refused this PIN before, and is not asked again: it would lock itself", secrets.ErrDenied)
+		return nil, fmt.Errorf("%w: the token has refused this PIN before: it is not tried again, because the token would lock itself", secrets.ErrDenied)
 	}
 	return pin, nil
 }
 
-// pinError says what it means that there is no PIN.
+// pinError returns the store's error for an error of options.PIN.
 func pinError(err error) error {
 	if errors.Is(err, os.ErrPermission) {
 		return secrets.ErrDenied
@@ -279,8 +279,8 @@ func pinError(err error) error {
 	return secrets.ErrLocked
 }
 
-// withoutNewline returns a copy without the line feed that a file of text ends in:
-// no PIN has one.
+// withoutNewline returns a copy without a final line feed, which text files have and
+// PINs do not.
 func withoutNewline(given *secrets.Secret) (*secrets.Secret, error) {
 	var pin *secrets.Secret
 	err := given.Use(func(b []byte) error {
@@ -293,7 +293,7 @@ func withoutNewline(given *secrets.Secret) (*secrets.Secret, error) {
 	return pin, err
 }
 
-// remember keeps a PIN that was right, and one that was wrong.
+// remember records whether the token accepted or refused the PIN.
 func (t *token) remember(pin *secrets.Secret, err error) {
 	switch {
 	case err == nil:
@@ -303,7 +303,7 @@ func (t *token) remember(pin *secrets.Secret, err error) {
 	}
 }
 
-// answer makes an error of the module one of the store.
+// answer converts an error of the module to one of package secrets.
 func answer(err error) error {
 	var code p11.Error
 	if !errors.As(err, &code) {
@@ -314,14 +314,14 @@ func answer(err error) error {
 	case p11.CKR_PIN_INCORRECT, p11.CKR_PIN_INVALID, p11.CKR_PIN_LEN_RANGE:
 		kind, hint = secrets.ErrDenied, ": the PIN is wrong"
 	case p11.CKR_PIN_LOCKED:
-		kind, hint = secrets.ErrLocked, ": too many wrong PINs: its security officer sets a new one (pkcs11-tool --init-pin)"
+		kind, hint = secrets.ErrLocked, ": too many wrong PINs: the security officer must set a new one (pkcs11-tool --init-pin)"
 	case p11.CKR_PIN_EXPIRED, p11.CKR_USER_PIN_NOT_INITIALIZED, p11.CKR_USER_NOT_LOGGED_IN:
 		kind, hint = secrets.ErrLocked, ": set its PIN (pkcs11-tool --init-pin, --change-pin)"
 	case p11.CKR_ATTRIBUTE_SENSITIVE, p11.CKR_KEY_UNEXTRACTABLE, p11.CKR_KEY_FUNCTION_NOT_PERMITTED, p11.CKR_ACTION_PROHIBITED,
 		p11.CKR_TOKEN_WRITE_PROTECTED, p11.CKR_SESSION_READ_ONLY, p11.CKR_USER_ANOTHER_ALREADY_LOGGED_IN:
 		kind = secrets.ErrDenied
 	}
-	return fmt.Errorf("%w: the token says: %w%s", kind, err, hint)
+	return fmt.Errorf("%w: the token returned %w%s", kind, err, hint)
 }
 
 // objects returns the objects that have the attributes.

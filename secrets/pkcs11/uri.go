@@ -9,14 +9,14 @@ import (
 	"strings"
 )
 
-// ErrInvalidURI is wrapped by the errors of [ParseURI].
+// ErrInvalidURI is wrapped by the errors of [ParseURI], and by those of [New] for a URI.
 var ErrInvalidURI = errors.New("invalid PKCS#11 URI")
 
-// URI is a PKCS#11 URI (RFC 7512). The zero value names any token. It holds nothing
-// secret: a PIN in a URI is refused.
+// URI is a PKCS#11 URI (RFC 7512). The zero value matches any token. It contains no
+// secret: [ParseURI] refuses a PIN.
 type URI struct{ path, query map[string]string }
 
-// The attributes, in the order in which they are written (section 2.3).
+// The attributes, in the order that String writes (section 2.3).
 func pathAttributes() []string {
 	return []string{
 		"library-manufacturer", "library-description", "library-version", "slot-manufacturer", "slot-description", "slot-id",
@@ -26,19 +26,18 @@ func pathAttributes() []string {
 
 func queryAttributes() []string { return []string{"module-name", "module-path", "pin-source"} }
 
-// The characters besides letters and digits that a value may have as they are. The
-// braces, which RFC 7512 wants encoded, are read and written as they are: they
-// are those of templates.
+// The characters that a value may contain unencoded, in addition to letters and
+// digits. The braces of templates are unencoded too, unlike in RFC 7512.
 const (
 	pathChars  = "-._~:[]@!$'()*+,=&{}"
 	queryChars = "-._~:[]@!$'()*+,=/?|{}"
 )
 
-// ParseURI reads a URI of RFC 7512. Attributes that are not known or given twice
-// are refused, vendor-specific ones too. So is pin-value: the command line and
-// files of configuration are read by others. pin-source is a file, by its path or
-// as file: URI, or fd:N; not a command. Errors wrap [ErrInvalidURI] and hold no
-// value of the query.
+// ParseURI parses a URI of RFC 7512. It refuses attributes that are unknown, which
+// includes vendor-specific ones, or given twice, and pin-value, because other users
+// can read command lines and configuration files. pin-source is a path, a file: URI
+// or fd:N, not a command. Errors wrap [ErrInvalidURI] and contain no value of the
+// query.
 func ParseURI(s string) (URI, error) {
 	rest, found := strings.CutPrefix(s, "pkcs11:")
 	if !found {
@@ -65,18 +64,18 @@ func parseAttributes(text, separator, chars string, known []string) (map[string]
 		name, value, found := strings.Cut(part, "=")
 		switch {
 		case name == "pin-value":
-			return nil, fmt.Errorf("%w: a PIN in a URI is seen by everybody on the host: put it into a file and use pin-source", ErrInvalidURI)
+			return nil, fmt.Errorf("%w: every user of the host can see a PIN in a URI: put it into a file and use pin-source", ErrInvalidURI)
 		case !found:
-			return nil, fmt.Errorf("%w: its attributes are NAME=VALUE, with %q between them", ErrInvalidURI, separator)
+			return nil, fmt.Errorf("%w: write its attributes as NAME=VALUE, separated by %q", ErrInvalidURI, separator)
 		case !slices.Contains(known, name):
-			return nil, fmt.Errorf("%w: unknown attribute %q: known here are %s", ErrInvalidURI, name, strings.Join(known, ", "))
+			return nil, fmt.Errorf("%w: unknown attribute %q: the known attributes are %s", ErrInvalidURI, name, strings.Join(known, ", "))
 		}
 		if _, twice := out[name]; twice {
 			return nil, fmt.Errorf("%w: attribute %s is given twice", ErrInvalidURI, name)
 		}
 		decoded, err := url.PathUnescape(value)
 		if err != nil || strings.ContainsFunc(value, func(r rune) bool { return r != '%' && !allowed(r, chars) }) {
-			return nil, fmt.Errorf("%w: attribute %s: write what is not a letter or digit as %% and two hexadecimal digits", ErrInvalidURI, name)
+			return nil, fmt.Errorf("%w: attribute %s: write characters other than letters and digits as %% and two hexadecimal digits", ErrInvalidURI, name)
 		}
 		out[name] = decoded
 	}
@@ -91,21 +90,21 @@ func (u URI) check() error {
 	if id, found := u.path["slot-id"]; found {
 		n, err := strconv.ParseUint(id, 10, 64)
 		if err != nil {
-			return fmt.Errorf("%w: slot-id is a decimal number", ErrInvalidURI)
+			return fmt.Errorf("%w: slot-id must be a decimal number", ErrInvalidURI)
 		}
 		u.path["slot-id"] = strconv.FormatUint(n, 10)
 	}
 	if v, found := u.path["library-version"]; found {
 		major, minor, dotted := strings.Cut(v, ".")
 		if _, err := strconv.ParseUint(major, 10, 8); err != nil {
-			return fmt.Errorf("%w: library-version is a number, or two with a dot between them", ErrInvalidURI)
+			return fmt.Errorf("%w: library-version must be a number, or two separated by a dot", ErrInvalidURI)
 		}
 		if _, err := strconv.ParseUint(minor, 10, 8); dotted && err != nil {
-			return fmt.Errorf("%w: library-version is a number, or two with a dot between them", ErrInvalidURI)
+			return fmt.Errorf("%w: library-version must be a number, or two separated by a dot", ErrInvalidURI)
 		}
 	}
 	if t, found := u.path["type"]; found && t != "data" && t != "secret-key" {
-		return fmt.Errorf("%w: type is data or secret-key here", ErrInvalidURI)
+		return fmt.Errorf("%w: type must be data or secret-key", ErrInvalidURI)
 	}
 	for _, name := range []string{"module-path", "module-name", "pin-source"} {
 		if v, found := u.query[name]; found && (v == "" || strings.ContainsRune(v, 0)) {
@@ -113,19 +112,19 @@ func (u URI) check() error {
 		}
 	}
 	if path, found := u.query["module-path"]; found && !strings.HasPrefix(path, "/") {
-		return fmt.Errorf("%w: module-path is an absolute path: a module is code that is run", ErrInvalidURI)
+		return fmt.Errorf("%w: module-path must be an absolute path, because luksplug runs the code of a module", ErrInvalidURI)
 	}
 	if name := u.query["module-name"]; strings.ContainsAny(name, "/.") {
-		return fmt.Errorf("%w: module-name is without directory and .so: use module-path", ErrInvalidURI)
+		return fmt.Errorf("%w: module-name must not contain a directory or .so: use module-path", ErrInvalidURI)
 	}
 	if strings.HasPrefix(u.query["pin-source"], "|") {
-		return fmt.Errorf("%w: pin-source is a file or fd:N: commands are not run", ErrInvalidURI)
+		return fmt.Errorf("%w: pin-source must be a file or fd:N: luksplug runs no command", ErrInvalidURI)
 	}
 	return checkTemplate(u.path["object"])
 }
 
-// PINSource returns where the PIN is, as package passphrase's Open takes it: a path
-// or "fd:N"; "" where the URI does not say.
+// PINSource returns the source of the PIN for Open of package passphrase: a path or
+// "fd:N"; "" if the URI has none.
 func (u URI) PINSource() string {
 	source := u.query["pin-source"]
 	if rest, is := strings.CutPrefix(source, "file:"); is {
@@ -137,10 +136,10 @@ func (u URI) PINSource() string {
 	return source
 }
 
-// Names reports whether the URI names one object or key, and not all of a token.
+// Names reports whether the URI names an object or key, and not only a token.
 func (u URI) Names() bool { return u.path["object"] != "" || u.path["id"] != "" }
 
-// String returns the URI in the order and spelling of this package.
+// String returns the canonical form of the URI.
 func (u URI) String() string {
 	out := "pkcs11:" + join(u.path, pathAttributes(), ";", pathChars)
 	if query := join(u.query, queryAttributes(), "&", queryChars); query != "" {

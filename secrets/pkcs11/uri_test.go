@@ -18,7 +18,7 @@ func Example() {
 	// Output:
 	// pkcs11:token=The%20disks;object=disk-{uuid}?module-path=/usr/lib/softhsm/libsofthsm2.so&pin-source=file:/run/pin <nil>
 	// /run/pin
-	// invalid PKCS#11 URI: a PIN in a URI is seen by everybody on the host: put it into a file and use pin-source
+	// invalid PKCS#11 URI: every user of the host can see a PIN in a URI: put it into a file and use pin-source
 }
 
 func TestParseURI(t *testing.T) {
@@ -61,7 +61,7 @@ func TestParseURI(t *testing.T) {
 	}
 }
 
-// What is read is written so that it reads the same.
+// FuzzParseURI checks that String writes a URI that parses to the same.
 func FuzzParseURI(f *testing.F) {
 	for _, uri := range []string{
 		"pkcs11:", "pkcs11:token=a;object=b?pin-source=file:/x", "pkcs11:id=%00%FF;slot-id=12;library-version=2.1", "pkcs11:?module-path=/a%3Fb&module-name=c",

@@ -16,17 +16,17 @@ import (
 )
 
 // Wrapped is a [secrets.Keeper] on a directory, with values that a key of the token
-// has wrapped. [New] makes it.
+// wraps. [New] creates it.
 type Wrapped struct {
 	*token
-	folder *dir.Store
+	dir *dir.Store
 }
 
-func newWrapped(t *token) *Wrapped { return &Wrapped{t, dir.New(t.options.Folder)} }
+func newWrapped(t *token) *Wrapped { return &Wrapped{t, dir.New(t.options.Dir)} }
 
 // Lookup implements [secrets.Store].
 func (w *Wrapped) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
-	stored, err := w.folder.Lookup(ctx, ref)
+	stored, err := w.dir.Lookup(ctx, ref)
 	if err != nil {
 		return nil, w.fail(ref, err)
 	}
@@ -37,13 +37,13 @@ func (w *Wrapped) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.S
 
 // List implements [secrets.Lister]. It needs no token.
 func (w *Wrapped) List(ctx context.Context) ([]secrets.Document, error) {
-	documents, err := w.folder.List(ctx)
+	documents, err := w.dir.List(ctx)
 	return documents, w.fail(secrets.Reference{}, err)
 }
 
 // Define implements [secrets.Keeper]. It needs no token.
 func (w *Wrapped) Define(ctx context.Context, d secrets.Document) error {
-	return w.fail(d.Reference(), w.folder.Define(ctx, d))
+	return w.fail(d.Reference(), w.dir.Define(ctx, d))
 }
 
 // Set implements [secrets.Keeper].
@@ -56,17 +56,17 @@ func (w *Wrapped) Set(ctx context.Context, ref secrets.Reference, value *secrets
 		return w.fail(ref, err)
 	}
 	defer stored.Wipe()
-	return w.fail(ref, w.folder.Set(ctx, ref, stored))
+	return w.fail(ref, w.dir.Set(ctx, ref, stored))
 }
 
 // Remove implements [secrets.Keeper]. It needs no token.
 func (w *Wrapped) Remove(ctx context.Context, ref secrets.Reference) error {
-	return w.fail(ref, w.folder.Remove(ctx, ref))
+	return w.fail(ref, w.dir.Remove(ctx, ref))
 }
 
-// convert has the token's key make other bytes of a value.
+// convert returns the result of f, which wraps or unwraps a copy of from with the token's key.
 func (w *Wrapped) convert(ctx context.Context, from *secrets.Secret, f func(*session, p11.ObjectHandle, []byte) ([]byte, error)) (*secrets.Secret, error) {
-	var own []byte // not the caller's memory: the module may be left to itself
+	var own []byte // a copy: the module may still run after this method has returned
 	if err := from.Use(func(b []byte) error { own = bytes.Clone(b); return nil }); err != nil {
 		return nil, err
 	}
@@ -84,7 +84,7 @@ func (w *Wrapped) convert(ctx context.Context, from *secrets.Secret, f func(*ses
 	})
 }
 
-// key returns the one key that the URI names.
+// key returns the one secret key that the URI names.
 func (w *Wrapped) key(s *session) (p11.ObjectHandle, error) {
 	attributes := []*p11.Attribute{p11.NewAttribute(p11.CKA_CLASS, p11.CKO_SECRET_KEY)}
 	if label, given := w.options.URI.path["object"]; given {
@@ -100,12 +100,12 @@ func (w *Wrapped) key(s *session) (p11.ObjectHandle, error) {
 	case len(found) == 1:
 		return found[0], nil
 	}
-	// Not ErrNotFound: the search must not go on to another store, as the secret
-	// may well be in this one.
-	return 0, fmt.Errorf("%w: the token has %d secret keys of that name: one is needed", secrets.ErrUnreachable, len(found))
+	// Not ErrNotFound, which would continue the search in another store: the
+	// secret may be in this one.
+	return 0, fmt.Errorf("%w: the token has %d secret keys with that name: exactly one is needed", secrets.ErrUnreachable, len(found))
 }
 
-// The sizes of the form for AES-GCM, in bytes.
+// The sizes in the aes-gcm format, in bytes.
 const (
 	gcmIV  = 12
 	gcmTag = 16
@@ -134,7 +134,7 @@ func (w *Wrapped) wrap(s *session, key p11.ObjectHandle, value []byte) ([]byte, 
 	const block, least = 8, 16 // RFC 3394 section 2.2.1
 	switch {
 	case len(value) == 0:
-		return nil, errors.New("a token wraps no empty values")
+		return nil, errors.New("a token cannot wrap an empty value")
 	case w.options.Mechanism == AESKeyWrap && (len(value) < least || len(value)%block != 0):
 		return nil, fmt.Errorf("%s takes a multiple of %d bytes, %d at least: use %s", AESKeyWrap, block, least, AESKeyWrapPad)
 	case w.options.Mechanism == AESGCM:
@@ -144,24 +144,24 @@ func (w *Wrapped) wrap(s *session, key p11.ObjectHandle, value []byte) ([]byte, 
 	if err != nil || len(value)%block == 0 {
 		return wrapped, err
 	}
-	// What is wrapped has the length in it, but for modules that pad the value
-	// first, SoftHSM 2.6 for one: there the volume would never open again.
+	// RFC 5649 includes the length, but some modules, such as SoftHSM 2.6, pad the
+	// value first and lose it: the volume could never be opened again.
 	padded := append(bytes.Clone(value), make([]byte, block-len(value)%block)...)
 	defer clear(padded)
 	same, err := w.wrapKey(s, key, padded)
 	if err == nil && bytes.Equal(wrapped, same) {
-		err = fmt.Errorf("the module loses the length of a value by %s, and with it the value: use %s", AESKeyWrapPad, AESGCM)
+		err = fmt.Errorf("the module loses the length of a value with %s, so that the value could not be read again: use %s", AESKeyWrapPad, AESGCM)
 	}
 	return wrapped, err
 }
 
-// wrapKey wraps by one of the mechanisms of RFC 3394 and 5649.
+// wrapKey wraps value by the mechanism of RFC 3394 or 5649.
 func (w *Wrapped) wrapKey(s *session, key p11.ObjectHandle, value []byte) ([]byte, error) {
 	object, err := s.module.CreateObject(s.handle, generic(value))
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = s.module.DestroyObject(s.handle, object) }() // it ends with the session, too
+	defer func() { _ = s.module.DestroyObject(s.handle, object) }() // closing the session destroys it, too
 	return s.module.WrapKey(s.handle, w.options.Mechanism.wrapping(), key, object)
 }
 
@@ -178,7 +178,7 @@ func encryptGCM(s *session, key p11.ObjectHandle, value []byte) ([]byte, error) 
 		return nil, err
 	}
 	if used := params.IV(); len(used) == gcmIV {
-		iv = used // some tokens choose it themselves
+		iv = used // some tokens generate the IV
 	}
 	return append(iv, sealed...), nil
 }
@@ -191,7 +191,7 @@ func (w *Wrapped) unwrap(s *session, key p11.ObjectHandle, stored []byte) ([]byt
 	if err != nil {
 		return nil, notOurs(err)
 	}
-	defer func() { _ = s.module.DestroyObject(s.handle, object) }() // it ends with the session, too
+	defer func() { _ = s.module.DestroyObject(s.handle, object) }() // closing the session destroys it, too
 	value, err := s.read(object, p11.CKA_VALUE)
 	if err != nil || w.options.Mechanism != AESKeyWrapPad {
 		return value, err
@@ -199,8 +199,8 @@ func (w *Wrapped) unwrap(s *session, key p11.ObjectHandle, stored []byte) ([]byt
 	return w.withoutPadding(s, key, stored, value)
 }
 
-// withoutPadding takes away the padding that a module leaves. Its zeros cannot be told from a value's own; but wrapping has one result
-// for each value, so that the right one wraps to what is stored.
+// withoutPadding removes padding that the module left in value. Zeros of the padding and of the value look
+// the same, but wrapping is deterministic: only the right length wraps to stored.
 func (w *Wrapped) withoutPadding(s *session, key p11.ObjectHandle, stored, value []byte) ([]byte, error) {
 	const block = 8 // RFC 5649 section 3: there are up to 7 bytes of padding
 	n := len(value)
@@ -213,13 +213,13 @@ func (w *Wrapped) withoutPadding(s *session, key p11.ObjectHandle, stored, value
 		}
 		wrapped, err := w.wrapKey(s, key, value[:n-padding])
 		if err != nil {
-			return nil, fmt.Errorf("check the padding of the value, for which the key has to wrap as well: %w", err)
+			return nil, fmt.Errorf("check the padding of the value, which requires a key that can wrap: %w", err)
 		}
 		if bytes.Equal(wrapped, stored) {
 			return value[:n-padding], nil
 		}
 	}
-	return nil, fmt.Errorf("%w: what the token unwraps does not wrap to the file again", secrets.ErrDamaged)
+	return nil, fmt.Errorf("%w: the value that the token unwraps does not wrap to the content of the file", secrets.ErrDamaged)
 }
 
 func decryptGCM(s *session, key p11.ObjectHandle, stored []byte) ([]byte, error) {
@@ -238,8 +238,8 @@ func decryptGCM(s *session, key p11.ObjectHandle, stored []byte) ([]byte, error)
 	return value, nil
 }
 
-// notOurs says of what a key does not unwrap that it is damaged. SoftHSM says so by
-// a general error.
+// notOurs makes an error wrap [secrets.ErrDamaged] if it means that the key cannot
+// unwrap the file. SoftHSM returns a general error then.
 func notOurs(err error) error {
 	for _, code := range []uint{
 		p11.CKR_WRAPPED_KEY_INVALID, p11.CKR_WRAPPED_KEY_LEN_RANGE, p11.CKR_ENCRYPTED_DATA_INVALID, p11.CKR_ENCRYPTED_DATA_LEN_RANGE,

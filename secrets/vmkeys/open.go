@@ -9,16 +9,16 @@ import (
 )
 
 // Open returns the store of a URI, which package keystore documents: the keys of
-// the VM that the parameter uuid names, or of that of the options.
+// the VM that the parameter uuid names, or else of the VM that o.VM returns.
 func Open(l *storeuri.Location, o storeuri.Options) (secrets.Store, error) {
-	folder := Folder
+	dir := Dir
 	if l.Rest != "" {
 		var err error
-		if folder, err = l.Path("a directory"); err != nil {
+		if dir, err = l.Path("a directory"); err != nil {
 			return nil, err
 		}
-		if !filepath.IsAbs(folder) {
-			return nil, fmt.Errorf("%w: of kind vm: %q is not an absolute path", storeuri.ErrInvalid, folder)
+		if !filepath.IsAbs(dir) {
+			return nil, fmt.Errorf("%w: of kind vm: %q is not an absolute path", storeuri.ErrInvalid, dir)
 		}
 	}
 	id := l.Take("uuid")
@@ -27,11 +27,11 @@ func Open(l *storeuri.Location, o storeuri.Options) (secrets.Store, error) {
 		if vm == nil {
 			vm = func() string { return "" }
 		}
-		return New(folder, vm), nil
+		return New(dir, vm), nil
 	}
 	parsed, err := secrets.ParseUUID(id)
 	if err != nil {
 		return nil, fmt.Errorf("%w: of kind vm: uuid: %w", storeuri.ErrInvalid, err)
 	}
-	return New(folder, func() string { return parsed.String() }), nil
+	return New(dir, func() string { return parsed.String() }), nil
 }

@@ -15,26 +15,26 @@ import (
 	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
-// Folder is the default directory of the keys of VMs.
-const Folder = "/run/luksplug/keys"
+// Dir is the default directory of the keys of VMs.
+const Dir = "/run/luksplug/keys"
 
-// ErrNoVM: it is not said whose keys are meant.
-var ErrNoVM = errors.New("whose keys? name the VM: vm:?uuid=UUID")
+// ErrNoVM reports that no VM was named.
+var ErrNoVM = errors.New("no VM was named: use vm:?uuid=UUID")
 
-// Store is a [secrets.Keeper] of the keys of one VM. Make one with [New].
+// Store is a [secrets.Keeper] of the keys of one VM. Create it with [New].
 type Store struct {
-	folder string
-	vm     func() string
+	directory string
+	vm        func() string
 }
 
-// New returns the store of the VM whose UUID vm returns, in a directory of VMs. vm is
-// called by each call anew; "" is no VM, which has no keys.
-func New(folder string, vm func() string) *Store { return &Store{folder, vm} }
+// New returns the store of one VM below directory, which holds those of all VMs. Each
+// call of the store gets the VM's UUID from vm; "" means no VM, which has no keys.
+func New(directory string, vm func() string) *Store { return &Store{directory, vm} }
 
-// String returns the URI of the VM's store, or of that of any VM while none is
-// known.
+// String returns the URI of the VM's store, without the parameter uuid if vm
+// returns "".
 func (s *Store) String() string {
-	uri := "vm:" + (&url.URL{Path: s.folder}).EscapedPath()
+	uri := "vm:" + (&url.URL{Path: s.directory}).EscapedPath()
 	if id := s.vm(); id != "" {
 		uri += "?uuid=" + url.QueryEscape(id)
 	}
@@ -42,9 +42,9 @@ func (s *Store) String() string {
 }
 
 // path returns the VM's directory.
-func (s *Store) path() (string, error) { return path(s.folder, s.vm()) }
+func (s *Store) path() (string, error) { return path(s.directory, s.vm()) }
 
-func path(folder, vm string) (string, error) {
+func path(directory, vm string) (string, error) {
 	if vm == "" {
 		return "", ErrNoVM
 	}
@@ -52,11 +52,11 @@ func path(folder, vm string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("the UUID of the VM: %w", err)
 	}
-	return filepath.Join(folder, id.String()), nil
+	return filepath.Join(directory, id.String()), nil
 }
 
-// open returns the VM's keys; nil where there are none, and ErrDenied where they
-// are not in memory only.
+// open returns the VM's keys, or nil without a VM or its directory. The error wraps
+// ErrDenied if the directory is not in memory.
 func (s *Store) open() (*dir.Store, error) {
 	path, err := s.path()
 	if errors.Is(err, ErrNoVM) {
@@ -74,13 +74,13 @@ func (s *Store) open() (*dir.Store, error) {
 	}
 	defer f.Close()
 	if !f.InMemory() {
-		return nil, fmt.Errorf("%w: the directory %s is not in memory: keys of a VM must not outlive the host's", secrets.ErrDenied, path)
+		return nil, fmt.Errorf("%w: the directory %s is not in memory: a VM's keys must not survive a reboot", secrets.ErrDenied, path)
 	}
 	return dir.New(path), nil
 }
 
-// Lookup implements [secrets.Store]. Without a VM, or without a directory of the
-// VM's, nothing is found, so that another store is asked.
+// Lookup implements [secrets.Store]. Without a VM or its directory, the error wraps
+// ErrNotFound, so that the next store is queried.
 func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	keys, err := s.opened(ctx, ref)
 	if err != nil {
@@ -90,7 +90,7 @@ func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 	return secret, storecall.Fail(s, ref, err)
 }
 
-// opened opens the directory for a call that is about ref.
+// opened checks ref and opens the directory. The error wraps ErrNotFound if there is none.
 func (s *Store) opened(ctx context.Context, ref secrets.Reference) (*dir.Store, error) {
 	if err := errors.Join(ctx.Err(), ref.Validate()); err != nil {
 		return nil, err
@@ -118,9 +118,9 @@ func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
 	return documents, storecall.Fail(s, secrets.Reference{}, err)
 }
 
-// Define implements [secrets.Keeper]. Every secret here is ephemeral, whatever its
-// document says. The VM's directory is made where it is missing. ErrPersistent is
-// for a directory that is not in memory; [ErrNoVM] is wrapped where no VM is known.
+// Define implements [secrets.Keeper]. It treats every secret as ephemeral, whatever
+// its document says, and creates the VM's directory if it is missing. The error wraps
+// ErrPersistent if the directory is not in memory, and [ErrNoVM] without a VM.
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
 	return storecall.Fail(s, d.Reference(), s.define(ctx, d))
 }
@@ -133,8 +133,8 @@ func (s *Store) define(ctx context.Context, d secrets.Document) error {
 	if err != nil {
 		return err
 	}
-	// QEMU's user passes through what this may be in.
-	if err := os.MkdirAll(filepath.Dir(s.folder), 0o711); err != nil {
+	// Not 0700: QEMU's user may have to traverse the parent directory.
+	if err := os.MkdirAll(filepath.Dir(s.directory), 0o711); err != nil {
 		return fmt.Errorf("%w: the directory cannot be made: %w", secrets.ErrUnreachable, err)
 	}
 	f, err := privdir.Make(path)
@@ -143,7 +143,7 @@ func (s *Store) define(ctx context.Context, d secrets.Document) error {
 	}
 	defer f.Close()
 	if !f.InMemory() {
-		_ = os.Remove(path) // refused where there is something in it
+		_ = os.Remove(path) // fails if it is not empty
 		return fmt.Errorf("%w: the directory %s is not in memory", secrets.ErrPersistent, path)
 	}
 	return dir.New(path).Define(ctx, d)
@@ -167,15 +167,15 @@ func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 	return storecall.Fail(s, ref, err)
 }
 
-// Wipe destroys the keys of a VM in a directory of VMs: every file is overwritten and
-// removed, and the VM's directory as well. A VM without keys is not an error.
-// What cannot be removed is in the error; the rest is removed all the same.
-func Wipe(folder, vm string) error {
-	path, err := path(folder, vm)
+// Wipe destroys the keys of a VM below directory: it overwrites and removes every
+// file, and removes the VM's directory. A VM without keys is not an error. Wipe
+// continues after a failure and returns all errors.
+func Wipe(directory, vm string) error {
+	path, err := path(directory, vm)
 	if err != nil {
 		return fmt.Errorf("destroy the keys of a VM: %w", err)
 	}
-	// Not by paths: the directory's owner could replace entries by links.
+	// Not by paths: the directory's owner could replace entries by symbolic links.
 	root, err := os.OpenRoot(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -190,10 +190,10 @@ func Wipe(folder, vm string) error {
 	return nil
 }
 
-// overwrite fills every file in a directory with zeros.
+// overwrite fills every regular file below root with zeros.
 func overwrite(root *os.Root) error {
 	var failed []error
-	// Its own error is among those that the function was called with.
+	// WalkDir returns nil: the function collects all errors.
 	_ = fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
 		if err == nil && entry.Type().IsRegular() {
 			err = zero(root, name)

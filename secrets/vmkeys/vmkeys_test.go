@@ -24,23 +24,23 @@ const (
 )
 
 func Example() {
-	store := vmkeys.New(vmkeys.Folder, func() string { return vm1 })
+	store := vmkeys.New(vmkeys.Dir, func() string { return vm1 })
 	fmt.Println(store)
 	_, err := vmkeys.New("/nonexistent", func() string { return "" }).Lookup(context.Background(), secrets.Reference{Type: secrets.Passphrase, Usage: "/vm1.img"})
 	fmt.Println(errors.Is(err, secrets.ErrNotFound), err)
 	// Output:
 	// vm:/run/luksplug/keys?uuid=3e3fce45-4f53-4fa7-bb32-11f34168b82b
-	// true secret with usage "/vm1.img": key store vm:/nonexistent: no such secret: whose keys? name the VM: vm:?uuid=UUID
+	// true secret with usage "/vm1.img": key store vm:/nonexistent: no such secret: no VM was named: use vm:?uuid=UUID
 }
 
-func store(folder, vm string) *vmkeys.Store {
-	return vmkeys.New(folder, func() string { return vm })
+func store(directory, vm string) *vmkeys.Store {
+	return vmkeys.New(directory, func() string { return vm })
 }
 
-// put puts a key there as a management server does.
-func put(t *testing.T, folder, vm string, ref secrets.Reference, value []byte) string {
+// put writes a key as a management server does.
+func put(t *testing.T, directory, vm string, ref secrets.Reference, value []byte) string {
 	t.Helper()
-	path := filepath.Join(folder, vm, dir.FileName(ref))
+	path := filepath.Join(directory, vm, dir.FileName(ref))
 	must.OK(t, errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, value, 0o600)))
 	return path
 }
@@ -48,35 +48,35 @@ func put(t *testing.T, folder, vm string, ref secrets.Reference, value []byte) s
 func TestStore(t *testing.T) {
 	t.Parallel()
 	storetest.Run(t, func(t *testing.T) storetest.Fixture {
-		folder := must.Dir(t, "/dev/shm")
+		directory := must.Dir(t, "/dev/shm")
 		return storetest.Fixture{
-			Store: store(folder, vm1),
+			Store: store(directory, vm1),
 			Put: func(t *testing.T, ref secrets.Reference, value []byte) {
-				put(t, folder, vm1, ref, value)
+				put(t, directory, vm1, ref, value)
 			},
 			Deny: func(t *testing.T, ref secrets.Reference) {
-				must.OK(t, os.Chmod(filepath.Join(folder, vm1, dir.FileName(ref)), 0o640))
+				must.OK(t, os.Chmod(filepath.Join(directory, vm1, dir.FileName(ref)), 0o640))
 			},
 			Damage: func(t *testing.T, ref secrets.Reference) {
-				put(t, folder, vm1, secrets.Reference{UUID: ref.UUID, Usage: ref.Usage, Type: ref.Type}, nil)
-				must.Write(t, filepath.Join(folder, vm1, dir.FileName(ref)+".xml"), "<secret>")
+				put(t, directory, vm1, secrets.Reference{UUID: ref.UUID, Usage: ref.Usage, Type: ref.Type}, nil)
+				must.Write(t, filepath.Join(directory, vm1, dir.FileName(ref)+".xml"), "<secret>")
 			},
-			Reopen: func(*testing.T) secrets.Store { return store(folder, vm1) },
+			Reopen: func(*testing.T) secrets.Store { return store(directory, vm1) },
 		}
 	})
 }
 
-// TestKeptApart: a VM's keys are found for that VM only, and wiped alone.
+// TestKeptApart checks that Lookup finds only the VM's keys, and Wipe destroys only them.
 func TestKeptApart(t *testing.T) {
 	t.Parallel()
-	folder, ref := must.Dir(t, "/dev/shm"), storetest.ByUUID()
-	first := put(t, folder, vm1, ref, []byte("first"))
-	put(t, folder, vm2, ref, []byte("second"))
-	seen := must.Get(os.Open(first))(t) // what is written into the file is seen here
+	directory, ref := must.Dir(t, "/dev/shm"), storetest.ByUUID()
+	first := put(t, directory, vm1, ref, []byte("first"))
+	put(t, directory, vm2, ref, []byte("second"))
+	seen := must.Get(os.Open(first))(t) // stays open, to read what Wipe writes
 	defer func() { _ = seen.Close() }()
 	find := func(vm string) string {
 		t.Helper()
-		secret, err := store(folder, vm).Lookup(t.Context(), ref)
+		secret, err := store(directory, vm).Lookup(t.Context(), ref)
 		if errors.Is(err, secrets.ErrNotFound) {
 			return ""
 		}
@@ -90,13 +90,13 @@ func TestKeptApart(t *testing.T) {
 		t.Error("another VM's keys are found")
 	}
 	for range 2 {
-		must.OK(t, vmkeys.Wipe(folder, vm1))
+		must.OK(t, vmkeys.Wipe(directory, vm1))
 	}
 	if find(vm1) != "" || find(vm2) != "second" {
-		t.Error("other keys than those of the VM were destroyed")
+		t.Error("Wipe left keys of the VM, or destroyed those of another")
 	}
 	if _, err := os.Lstat(filepath.Dir(first)); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the VM's folder: %v", err)
+		t.Errorf("the VM's directory: %v", err)
 	}
 	left := make([]byte, 16)
 	if n, _ := seen.Read(left); strings.Trim(string(left[:n]), "\x00") != "" || n != len("first") {
@@ -104,45 +104,45 @@ func TestKeptApart(t *testing.T) {
 	}
 }
 
-// TestWipeGoesOn: what is not a key's file is no obstacle, and nothing outside of the
-// directory is touched.
+// TestWipeGoesOn checks that Wipe also removes links and subdirectories, and changes
+// nothing outside of the VM's directory.
 func TestWipeGoesOn(t *testing.T) {
 	t.Parallel()
-	folder := must.Dir(t, "/dev/shm")
-	outside := filepath.Join(folder, "outside")
-	put(t, folder, vm1, storetest.ByUUID(), []byte("value"))
-	inside := filepath.Join(folder, vm1)
+	directory := must.Dir(t, "/dev/shm")
+	outside := filepath.Join(directory, "outside")
+	put(t, directory, vm1, storetest.ByUUID(), []byte("value"))
+	inside := filepath.Join(directory, vm1)
 	err := errors.Join(os.WriteFile(outside, []byte("mine"), 0o600), os.Symlink(outside, filepath.Join(inside, "link")),
-		os.Symlink(folder, filepath.Join(inside, "folder")), os.Mkdir(filepath.Join(inside, "sub"), 0o700),
+		os.Symlink(directory, filepath.Join(inside, "directory")), os.Mkdir(filepath.Join(inside, "sub"), 0o700),
 		os.WriteFile(filepath.Join(inside, "sub", "key"), []byte("value"), 0o400))
 	must.OK(t, err)
-	if err := vmkeys.Wipe(folder, vm1); err != nil {
+	if err := vmkeys.Wipe(directory, vm1); err != nil {
 		t.Error(err)
 	}
 	if text, err := os.ReadFile(outside); err != nil || string(text) != "mine" {
-		t.Errorf("a file elsewhere: %q %v", text, err)
+		t.Errorf("the file outside: %q %v", text, err)
 	}
 	if _, err := os.Lstat(inside); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("left: %v", err)
 	}
 	for _, wrong := range []string{"", "..", ".", "vm1", "../" + vm1} {
-		if err := vmkeys.Wipe(folder, wrong); err == nil {
+		if err := vmkeys.Wipe(directory, wrong); err == nil {
 			t.Errorf("%q is taken for a UUID", wrong)
 		}
 	}
 }
 
-// TestNotInMemory: keys that would outlive the host's memory are neither taken nor
-// used.
+// TestNotInMemory checks that keys in a directory that survives a reboot are neither
+// written nor read.
 func TestNotInMemory(t *testing.T) {
 	t.Parallel()
-	folder := t.TempDir()
-	s := store(folder, vm1)
+	directory := t.TempDir()
+	s := store(directory, vm1)
 	if err := s.Define(t.Context(), secrets.Document{UUID: uuid.New()}); !errors.Is(err, secrets.ErrPersistent) {
-		t.Skipf("the folder for tests is in memory: %v", err)
+		t.Skipf("the temporary directory is in memory: %v", err)
 	}
 	ref := storetest.ByUUID()
-	put(t, folder, vm1, ref, []byte("value"))
+	put(t, directory, vm1, ref, []byte("value"))
 	storetest.Fails(t, s, ref, secrets.ErrDenied, "")
 }
 
@@ -156,6 +156,6 @@ func TestNoVM(t *testing.T) {
 		t.Errorf("got %v %v", all, err)
 	}
 	if _, err := store(must.Dir(t, "/dev/shm"), "not-a-uuid").Lookup(t.Context(), storetest.ByUUID()); err == nil {
-		t.Error("a VM whose UUID is none")
+		t.Error("an invalid UUID of the VM was accepted")
 	}
 }

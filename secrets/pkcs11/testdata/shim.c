@@ -1,10 +1,9 @@
-/* A PKCS#11 module in front of SoftHSM, for tests. The file beside it, with .state
- * behind its name, says what is wrong with the token: locked, gone or hangs.
+/* A PKCS#11 module that wraps SoftHSM, for tests. The file with its name and the
+ * suffix .state names the fault of the token: locked, gone or hangs.
  *
- * It lets one thread in at a time, as a module that is not safe for threads wants
- * it: who comes while another is inside is refused. Copies of it, which all have
- * the one SoftHSM of the process behind them, wait for each other: SoftHSM 2.6
- * is not safe for threads, whatever it says. */
+ * It refuses concurrent calls, as a module that is not thread-safe may. Copies of it,
+ * which all call the one SoftHSM of the process, wait for each other: SoftHSM 2.6 is
+ * not thread-safe, contrary to what it claims. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -27,7 +26,7 @@ struct list {
 static struct list ours, theirs;
 static atomic_int inside;
 
-/* wait_for_others returns what to close when the call is over. */
+/* wait_for_others takes the lock and returns its descriptor, to be closed after the call. */
 static int wait_for_others(void)
 {
 	char path[4096];
@@ -38,8 +37,8 @@ static int wait_for_others(void)
 	return lock;
 }
 
-/* One function for each of theirs, with as many arguments as any of them has: all
- * are as wide as a register. */
+/* One wrapper for each function of SoftHSM, with as many arguments as any of them
+ * has: all are as wide as a register. */
 typedef rv (*any)(rv, rv, rv, rv, rv, rv, rv, rv);
 
 static rv call(int n, rv a, rv b, rv c, rv d, rv e, rv f, rv g, rv h)
@@ -55,7 +54,7 @@ static rv before(int n);
 #define ONE(n) \
 	static rv call_##n(rv a, rv b, rv c, rv d, rv e, rv f, rv g, rv h) \
 	{ \
-		rv result = 0x80000001; /* a vendor's own: not alone */ \
+		rv result = 0x80000001; /* vendor-defined: a concurrent call */ \
 		if (atomic_fetch_add(&inside, 1) == 0) { \
 			result = before(0##n - 0100); \
 			if (!result) \
@@ -80,7 +79,7 @@ static int is(const char *want)
 	return !strcmp(state, want);
 }
 
-/* before is what the state of the token makes of a call. */
+/* before returns the result of a call by the state of the token; 0 to call SoftHSM. */
 static rv before(int n)
 {
 	if (n == OPEN_SESSION) {
