@@ -56,8 +56,9 @@ func (p *parser) transient(d *blockgraph.Disk) error {
 // passThrough reads what concerns the SCSI commands of a LUN.
 func (p *parser) passThrough(d *blockgraph.Disk) error {
 	e := p.tree
-	for attr, words := range map[string][]string{"sgio": {"filtered", "unfiltered"}, "rawio": {"yes", "no"}} {
-		if err := oneOf(e, attr, words...); err != nil {
+	for _, values := range [][]string{{"rawio", "yes", "no"}, {"sgio", "filtered", "unfiltered"}} {
+		attr := values[0]
+		if err := oneOf(e, attr, values[1:]...); err != nil {
 			return err
 		}
 		if e.attr(attr) != "" && d.Device != blockgraph.DeviceLUN {

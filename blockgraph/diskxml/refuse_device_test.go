@@ -47,6 +47,8 @@ func TestParseDiskRefusesDevice(t *testing.T) {
 		{"rawio of a disk", on("rawio='yes'", "dev='sda'", ""), "disk@rawio", 1, "only with device='lun'"},
 		{"sgio of a disk", on("sgio='filtered'", "dev='sda'", ""), "disk@sgio", 1, "only with device='lun'"},
 		{"odd rawio", strings.Replace(lun("", ""), "device=", "rawio='on' device=", 1), "disk@rawio", 1, "yes, no"},
+		{"rawio and sgio, both odd", on("sgio='x' rawio='x'", "dev='sda'", ""), "disk@rawio", 1, "yes, no"},
+		{"rawio and sgio of a disk", on("sgio='filtered' rawio='yes'", "dev='sda'", ""), "disk@rawio", 1, "only with device='lun'"},
 		{"unfiltered", strings.Replace(lun("", ""), "device=", "sgio='unfiltered' device=", 1), "disk@sgio", 0, "no longer supported"},
 
 		{"queues on scsi", scsi("<driver queues='2'/>"), "disk/driver@queues", 4, "only supported for virtio"},
