@@ -123,7 +123,7 @@ var features = []struct {
 	{"blockdev-add", "", "driver", "http*", Feature{Element: "disk/source@protocol", Name: "the protocol %", Library: "libcurl"}},
 	{"blockdev-add", "", "driver", "ftp*", Feature{Element: "disk/source@protocol", Name: "the protocol %", Library: "libcurl"}},
 	{"blockdev-add", "", "driver", "tftp", Feature{
-		Element: "disk/source@protocol", Name: "the protocol tftp, which QEMU no longer supports", Instead: "offer the image over http"}},
+		Element: "disk/source@protocol", Name: "the protocol tftp", Instead: "offer the image over http"}},
 	{"blockdev-add", "", "driver", "nvme", Feature{Element: "disk@type", Name: "a disk of the type nvme", Library: "support of VFIO"}},
 	{"blockdev-add", "", "driver", "", Feature{Element: "disk/driver@type", Name: "QEMU's driver %"}},
 	{"blockdev-add", "", "aio", "io_uring", Feature{

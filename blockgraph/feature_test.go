@@ -33,6 +33,7 @@ func TestFeature(t *testing.T) {
 		{"blockdev-add", rbd, "encrypt.format.deeper", "the option encrypt.format.deeper of QEMU's driver rbd", ""},
 		{"blockdev-add", driver("gluster"), "driver", "the protocol gluster (<source protocol=...>)", ""},
 		{"blockdev-add", driver("ftps"), "driver", "the protocol ftps (<source protocol=...>)", ""},
+		{"blockdev-add", driver("tftp"), "driver", "the protocol tftp (<source protocol=...>)", ""},
 		{"blockdev-add", driver("vpc"), "driver", "QEMU's driver vpc (<driver type=...>)", ""},
 		{"blockdev-add", driver("file", blockgraph.Member{Name: "aio", Value: "io_uring"}), "aio", "I/O through io_uring (<driver io=...>)", "5.0"},
 		{"blockdev-add", driver("file", blockgraph.Member{Name: "aio", Value: "threads"}), "aio", "the option aio of QEMU's driver file", ""},
