@@ -11,7 +11,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
 )
 
-// recorded are the devices of a plan as they come back from a file.
+// recorded returns the devices of a plan after a round trip through JSON.
 func recorded(t *testing.T, g *blockgraph.Graph) []blockgraph.Object {
 	t.Helper()
 	var out []blockgraph.Object
@@ -39,7 +39,7 @@ func TestBuildGivesTheSameDevicesAgain(t *testing.T) {
 	} {
 		disk := blocktest.Parse(t, text)
 		first := blocktest.Build(t, disk, q35, blockgraph.Unlock{})
-		// Another machine, whose free places are others.
+		// Another machine, with other free locations.
 		again := blocktest.Build(t, disk, blockgraph.Machine{Type: "q35", Devices: recorded(t, first)}, blockgraph.Unlock{})
 		for i, d := range again.Devices {
 			if d.ID != first.Devices[i].ID || d.Role != first.Devices[i].Role || d.Options.String() != first.Devices[i].Options.String() {

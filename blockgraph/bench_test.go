@@ -10,12 +10,11 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
 )
 
-// BenchmarkPlanDetachedQcow2 goes from the XML of a disk with a detached header
-// to its plan.
+// BenchmarkPlanDetachedQcow2 plans a disk with a detached header, from its XML.
 func BenchmarkPlanDetachedQcow2(b *testing.B) { benchmarkPlan(b, blocktest.Detached, 7) }
 
-// BenchmarkPlanChain goes from the XML of five layers, each encrypted with a
-// passphrase of its own, to the plan.
+// BenchmarkPlanChain plans five layers, each encrypted with its own passphrase,
+// from their XML.
 func BenchmarkPlanChain(b *testing.B) { benchmarkPlan(b, encryptedChain(), 21) }
 
 func benchmarkPlan(b *testing.B, doc string, steps int) {
@@ -26,7 +25,7 @@ func benchmarkPlan(b *testing.B, doc string, steps int) {
 	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "plans/s")
 }
 
-// planOnce goes from a document to a plan of so many steps.
+// planOnce plans a document, and checks the number of steps.
 func planOnce(t testing.TB, doc string, steps int) {
 	t.Helper()
 	d, err := diskxml.ParseDisk([]byte(doc))
@@ -48,8 +47,8 @@ func encryptedChain() string {
 	return doc + "<backingStore/>" + strings.Repeat("</backingStore>", 4) + "<target dev='vdb'/></disk>"
 }
 
-// TestPlanAllocations bounds what a plan costs by what a busy machine does not
-// change: the times are for the benchmarks.
+// TestPlanAllocations bounds the allocations of a plan, which unlike its time
+// do not depend on the machine's load.
 func TestPlanAllocations(t *testing.T) { // not parallel: the count is that of the whole process
 	for name, c := range map[string]struct {
 		doc   string

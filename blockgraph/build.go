@@ -6,9 +6,9 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// Build works out the graph of a disk for a VM whose LUKS volumes are opened as u
-// says. The disk is validated first. The errors are [*InvalidError],
-// [*UnsupportedError] and, where the VM has no room, [*PlacementError].
+// Build returns the graph of a disk for a VM; u says how its LUKS volumes are
+// opened. The disk is validated first. The errors are [*InvalidError],
+// [*UnsupportedError] and, if the VM has no room, [*PlacementError].
 func Build(d *Disk, m Machine, u Unlock) (*Graph, error) {
 	if err := d.Validate(); err != nil {
 		return nil, err
@@ -32,8 +32,8 @@ func Build(d *Disk, m Machine, u Unlock) (*Graph, error) {
 	return b.graph, nil
 }
 
-// medium is what the device reads and writes: a node, a connection, or nothing
-// for an empty drive.
+// medium is what the device reads and writes: a node, a connection, or nothing for
+// an empty drive.
 type medium struct {
 	node, chardev string
 }
@@ -59,8 +59,8 @@ func (b *builder) images() (medium, error) {
 	return medium{node: top}, nil
 }
 
-// external adds the one node that a VM needs for a disk that a daemon unlocks,
-// and the daemon's own graph. See QEMU's docs/interop/qemu-qmp-ref,
+// external adds the VM's NBD node for a disk that a storage daemon unlocks, and
+// the daemon's own graph. See QEMU's docs/interop/qemu-qmp-ref,
 // BlockdevOptionsNbd.
 func (b *builder) external() (medium, error) {
 	daemon := newBuilder(b.disk, Unlock{Method: MethodQEMU})
@@ -82,16 +82,15 @@ func (b *builder) external() (medium, error) {
 	return medium{node: b.add(Node{Role: RolePayloadStorage, Options: o, From: socket})}, nil
 }
 
-// BuildImage works out the nodes of one image alone, for reading a LUKS header
-// from it. The graph has no device, and the nodes
-// have the names of a header's.
+// BuildImage returns the nodes of a single image, for reading a LUKS header from
+// it. The graph has no device, and the nodes are named like those of a header.
 func BuildImage(target string, image Image) (*Graph, error) {
 	image.Encryption = nil
 	return buildImage(target, image)
 }
 
 // BuildDecrypted is BuildImage for an image that Ceph's library decrypts: the node
-// shows what is in it. Any other encryption is left out.
+// shows the decrypted content. Any other encryption is omitted.
 func BuildDecrypted(target string, image Image) (*Graph, error) {
 	if !image.Encryption.librbd() {
 		image.Encryption = nil
@@ -110,12 +109,11 @@ func buildImage(target string, image Image) (*Graph, error) {
 	return b.graph, err
 }
 
-// Secrets returns the references of all secrets that QEMU needs for the disk,
-// in the order in which they are used: passphrases, and what its servers ask
-// for.
+// Secrets returns the references of all secrets that QEMU needs for the disk, in
+// the order of use: passphrases and the credentials of servers.
 func (d *Disk) Secrets() []secrets.Reference {
 	b := newBuilder(d, Unlock{})
-	_, _ = b.images() // of a disk that is not valid: those before the mistake
+	_, _ = b.images() // for an invalid disk: those before the error
 	var out []secrets.Reference
 	for _, o := range b.graph.Objects {
 		if data, ok := o.Secret(); ok && data.Kept() {

@@ -5,11 +5,11 @@ import (
 	"strconv"
 )
 
-// builder works out a graph.
+// builder builds a graph.
 type builder struct {
 	disk    *Disk
 	unlock  Unlock
-	machine Machine // of the VM; that of a storage daemon is not known
+	machine Machine // the VM's; only its name for a storage daemon
 	graph   *Graph
 	counts  map[string]int // objects by kind
 }
@@ -25,7 +25,7 @@ func (b *builder) objectName(kind string) string {
 	return Name(b.disk.Target, Role(kind+strconv.Itoa(n)))
 }
 
-// secret adds a secret object and returns its id. Its data are base64 on the
+// secret adds a secret object and returns its id. The data are base64 on the
 // wire: a QMP string must be UTF-8, a secret need not be.
 func (b *builder) secret(data SecretData) string {
 	id := b.objectName("secret")
@@ -35,7 +35,7 @@ func (b *builder) secret(data SecretData) string {
 	return id
 }
 
-// auth adds a login to a server, under the names that the protocol has for it.
+// auth adds a server login, under the protocol's option names.
 func (b *builder) auth(a *Auth, o *nodeOptions, user, secret string) {
 	if a == nil {
 		return
@@ -46,8 +46,8 @@ func (b *builder) auth(a *Auth, o *nodeOptions, user, secret string) {
 	o.secrets = append(o.secrets, id)
 }
 
-// tls adds a client's credentials. They stay for as long as the node does, which
-// may have to connect again.
+// tls adds a client's credentials. They exist as long as the node, which may
+// have to reconnect.
 func (b *builder) tls(t *TLS, o *nodeOptions) {
 	if t == nil {
 		return

@@ -5,8 +5,8 @@ import (
 	"slices"
 )
 
-// checkAgainst refuses a disk that contradicts what the VM has: what libvirt
-// refuses when it reads a domain.
+// checkAgainst refuses a disk that conflicts with the VM, by the rules that
+// libvirt applies when it reads a domain.
 func (d *Disk) checkAgainst(m Machine) error {
 	refuse := func(reason string) error { return &PlacementError{Target: d.Target, Reason: reason} }
 	for _, o := range m.Disks {
@@ -22,7 +22,7 @@ func (d *Disk) checkAgainst(m Machine) error {
 		}
 	}
 	if m.Memory == MemoryPrivate && !d.Empty && d.Image.Source.Kind == SourceVHostUser {
-		return refuse("'vhostuser' requires shared memory: its server has to see the guest's, add <memoryBacking><access mode='shared'/></memoryBacking> while the VM is off")
+		return refuse("'vhostuser' requires shared memory, which its server must access: add <memoryBacking><access mode='shared'/></memoryBacking> while the VM is off")
 	}
 	threads := d.Driver.IOThreads
 	if d.Driver.IOThread != 0 {
@@ -36,8 +36,8 @@ func (d *Disk) checkAgainst(m Machine) error {
 	return nil
 }
 
-// limits are those of the disk: its own or, where it names no more than a group,
-// those of another disk of the VM that is in it, as libvirt has it.
+// limits returns the disk's own limits or, if it only names a group, those of
+// another disk of the VM in that group, as libvirt does.
 func (d *Disk) limits(m Machine) (*IOTune, error) {
 	t := d.IOTune
 	if t == nil || t.Group == "" || t.Any() {

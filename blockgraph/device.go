@@ -81,7 +81,7 @@ func (b *builder) frontend(in medium, m Machine, o, place Object) (Object, error
 	switch {
 	case d.Bus != BusFDC:
 		o.AddNumber("bootindex", d.BootOrder)
-	case d.BootOrder > 0: // a floppy drive's is its controller's
+	case d.BootOrder > 0: // a floppy drive's boot index is a property of its controller
 		drive := string("AB"[d.driveAddress().Unit&1])
 		b.graph.Globals = append(b.graph.Globals, fmt.Sprintf("isa-fdc.bootindex%s=%d", drive, d.BootOrder))
 	}
@@ -96,7 +96,7 @@ func (b *builder) frontend(in medium, m Machine, o, place Object) (Object, error
 func (b *builder) sameDevices(in medium, m Machine) error {
 	d, devices := b.disk, m.Devices
 	if len(devices) == 0 || len(devices) > 2 {
-		return d.noPlace("%d devices are recorded of the disk, which can have one and a controller", len(devices))
+		return d.noPlace("the record has %d devices of the disk, which can have one and a controller", len(devices))
 	}
 	last := len(devices) - 1
 	for i, o := range devices {
@@ -105,19 +105,19 @@ func (b *builder) sameDevices(in medium, m Machine) error {
 			role, id = RoleController, Name(d.Target, RoleController)
 		}
 		if o.Text("id") != id {
-			return d.noPlace("the recorded device has the id %q and not %q: it is that of another disk", message.Shorten(o.Text("id")), id)
+			return d.noPlace("the recorded device has the id %q and not %q: it belongs to another disk", message.Shorten(o.Text("id")), id)
 		}
 		b.graph.Devices = append(b.graph.Devices, Device{ID: id, Role: role, Options: o})
 	}
 	if drive, chardev := devices[last].Text("drive"), devices[last].Text("chardev"); drive != in.node || chardev != in.chardev {
-		return d.noPlace("the recorded device reads %q, and the disk's XML makes %q of it: the record and the XML are not of the same disk", message.Shorten(drive+chardev), in.node+in.chardev)
+		return d.noPlace("the recorded device uses %q, and the disk's XML gives %q: the record and the XML describe different disks", message.Shorten(drive+chardev), in.node+in.chardev)
 	}
 	return b.limits(in, m)
 }
 
 func (b *builder) deviceID() string { return cmp.Or(b.disk.Alias, Name(b.disk.Target, RoleDevice)) }
 
-// limits adds the limits, which QEMU is told after the device.
+// limits adds the limits, which are set after the device is added.
 func (b *builder) limits(in medium, m Machine) error {
 	t, err := b.disk.limits(m)
 	if err == nil && t != nil && t.Any() && in.node != "" {
@@ -126,7 +126,7 @@ func (b *builder) limits(in medium, m Machine) error {
 	return err
 }
 
-// appearance adds what the guest sees of the disk.
+// appearance adds the properties that the guest sees.
 func (b *builder) appearance(o *Object) {
 	d, t := b.disk, b.disk.Tuning
 	o.AddNumber("logical_block_size", t.BlockIO.Logical)
@@ -197,7 +197,7 @@ func addVirtio(o *Object, v Driver) {
 	o.Add("iothread-vq-mapping", mapping)
 }
 
-// iothread is the id of the object that libvirt makes of a VM's I/O thread.
+// iothread returns the id of libvirt's object for an I/O thread of the VM.
 func iothread(id uint) string { return "iothread" + strconv.FormatUint(uint64(id), 10) }
 
 // loadParm adds boot@loadparm, which only mainframes support.
@@ -234,7 +234,7 @@ func driverName(d *Disk, transport string) (string, error) {
 	return "", unsupported("disk/target@bus", fmt.Sprintf("the bus %q is not supported", d.Bus))
 }
 
-// qomPath is the name of the device for block_set_io_throttle: of the object that uses the node.
+// qomPath returns the path of the object that uses the node, for block_set_io_throttle.
 func qomPath(bus Bus, id string) string {
 	switch bus {
 	case BusVirtio:
@@ -245,8 +245,8 @@ func qomPath(bus Bus, id string) string {
 	return id
 }
 
-// findPlace decides where the disk's device goes, from its address or, without
-// one, from what is free.
+// findPlace returns the location of the disk's device: its address or, without one,
+// a free location.
 func findPlace(d *Disk, m Machine) (place, error) {
 	switch d.Bus {
 	case BusVirtio:

@@ -9,16 +9,16 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/render"
 )
 
-// deviceOf returns the JSON of the disk's device, without what all have in
-// common: the drive and the id.
+// deviceOf returns the JSON of the disk's device without the drive and the id,
+// which all have.
 func deviceOf(t *testing.T, doc string, m blockgraph.Machine) string {
 	t.Helper()
 	g := blocktest.Build(t, blocktest.Parse(t, doc), m, blockgraph.Unlock{})
 	return g.Device().Options.Without("drive").Without("id").String()
 }
 
-// TestDevices pins the members of devices and their order, element by element:
-// they were compared with what libvirt 11.3 gives for the same elements.
+// TestDevices pins the members of devices and their order, element by element,
+// as compared with libvirt 11.3.
 func TestDevices(t *testing.T) {
 	t.Parallel()
 	withThreads := blockgraph.Machine{Type: "virt", Domain: true, IOThreads: []uint{1, 2}}
@@ -82,7 +82,7 @@ func diskWith(attrs, target, inner string) string {
 	return strings.Replace(blocktest.DiskAt(target, inner), "<disk>", "<disk "+attrs+">", 1)
 }
 
-// TestDefaultSCSIController: which controller comes along depends on the
+// TestDefaultSCSIController: the controller that is added depends on the
 // machine, as in libvirt.
 func TestDefaultSCSIController(t *testing.T) {
 	t.Parallel()
@@ -98,7 +98,7 @@ func TestDefaultSCSIController(t *testing.T) {
 			t.Errorf("%s: got %s, want %s", name, got, want)
 		}
 	}
-	// Where there is no place for an old controller, a new one does.
+	// Without a slot for an old controller, a new one is added.
 	m := blockgraph.Machine{Type: "q35", Domain: true, PCI: true, Ports: ports("pci.4")}
 	got, err := places(t, blocktest.DiskAt("dev='sda'", ""), m)
 	if err != nil || len(got) != 2 || got[0] != "pci.4 0x0" || got[1] != "luksplug-sda-scsi.0 0 0 0" {
@@ -164,8 +164,8 @@ func TestThrottleFilters(t *testing.T) {
 	}
 }
 
-// TestAddressOfAnotherMachine: the place of a disk is left to the planner where
-// the machine has no such place, and the user is told.
+// TestAddressOfAnotherMachine: if the machine does not have the disk's address,
+// the planner chooses another and warns.
 func TestAddressOfAnotherMachine(t *testing.T) {
 	t.Parallel()
 	g := blocktest.Build(t, blocktest.Parse(t, blocktest.DiskAt("dev='vda'", "<address type='ccw' cssid='0xfe' ssid='0' devno='1'/>")), blockgraph.Machine{Type: "pc"}, blockgraph.Unlock{})
@@ -183,8 +183,8 @@ func TestFloppyBootsFirst(t *testing.T) {
 	}
 }
 
-// TestCheckHotplugLimits: limits that QEMU does not take are refused before
-// anything is done. Their rules were tried on QEMU 10.0.
+// TestCheckHotplugLimits: limits that QEMU refuses are refused beforehand. The
+// rules were tried on QEMU 10.0.
 func TestCheckHotplugLimits(t *testing.T) {
 	t.Parallel()
 	for inner, want := range map[string]string{

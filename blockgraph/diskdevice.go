@@ -8,8 +8,8 @@ import (
 // Bus is target@bus.
 type Bus string
 
-// The buses. Virtio, SCSI and USB take a hot plug; IDE, SATA and FDC disks can
-// only be rendered as arguments for a VM that is not running yet.
+// The buses. Virtio, SCSI and USB support hot plug; IDE, SATA and FDC disks can only be
+// rendered as arguments for a VM that is not running yet.
 const (
 	BusVirtio Bus = "virtio"
 	BusSCSI   Bus = "scsi"
@@ -19,7 +19,7 @@ const (
 	BusFDC    Bus = "fdc"
 )
 
-// Hotpluggable reports whether a running QEMU takes a device on this bus.
+// Hotpluggable reports whether a running QEMU accepts a device on this bus.
 func (b Bus) Hotpluggable() bool { return b == BusVirtio || b == BusSCSI || b == BusUSB }
 
 // DeviceKind is disk@device.
@@ -33,10 +33,10 @@ const (
 	DeviceFloppy DeviceKind = "floppy"
 )
 
-// Removable reports whether the medium can be taken out, and so be missing.
+// Removable reports whether the drive has a removable medium, and so can be empty.
 func (k DeviceKind) Removable() bool { return k == DeviceCDROM || k == DeviceFloppy }
 
-// Model is disk@model: which of its standards a virtio device speaks.
+// Model is disk@model: the virtio standard that the device implements.
 type Model string
 
 // The models; "" and ModelVirtio leave the choice to QEMU.
@@ -82,7 +82,7 @@ type IOThreadQueues struct {
 	Queues []uint
 }
 
-// Tuning is what the guest is shown of the disk beyond its bytes.
+// Tuning holds the properties of the disk that the guest sees.
 type Tuning struct {
 	Vendor, Product   string // <vendor>, <product>: SCSI inquiry data; the product is the model of an ATA disk
 	RotationRate      uint   // target@rotation_rate: 1 for a disk that does not rotate, else rotations per minute
@@ -104,7 +104,7 @@ type Geometry struct {
 	Translation               string
 }
 
-// Address is where in the VM the device sits. Exactly one field is set.
+// Address is the location of the device in the VM. Exactly one field is set.
 type Address struct {
 	PCI   *PCIAddress
 	Drive *DriveAddress
@@ -131,7 +131,7 @@ type USBAddress struct {
 	Port string
 }
 
-// CCWAddress is <address type='ccw'>: a place on the channel subsystem of a mainframe.
+// CCWAddress is <address type='ccw'>: a number on the channel subsystem of a mainframe.
 type CCWAddress struct {
 	CSSID, SSID, DevNo uint
 }
@@ -156,9 +156,9 @@ func (a *Address) kind() string {
 	return ""
 }
 
-// errorPolicies translates error_policy and rerror_policy. libvirt's
-// "enospace" is QEMU's "enospc", which only writes know; reads take over the
-// write policy where they have none of their own.
+// errorPolicies translates error_policy and rerror_policy. libvirt's "enospace" is QEMU's
+// "enospc", which only exists for writes; reads without a policy of their own get that of
+// writes.
 func (d *Disk) errorPolicies() (werror, rerror string) {
 	werror, rerror = d.Driver.ErrorPolicy, d.Driver.ReadErrorPolicy
 	if rerror == "" && werror != "enospace" {
@@ -170,13 +170,12 @@ func (d *Disk) errorPolicies() (werror, rerror string) {
 	return werror, rerror
 }
 
-// escapeSerial writes a backslash before every space, as libvirt does. The
-// guest sees the backslashes: a serial with spaces reads differently there than
-// in the XML, and a VM that moves between libvirt and us must not see a change.
+// escapeSerial writes a backslash before every space, as libvirt does. The guest sees the
+// backslashes, but a VM that moves between libvirt and luksplug must see the same serial.
 func escapeSerial(s string) string { return strings.ReplaceAll(s, " ", `\ `) }
 
-// cacheMode is the cache mode that the disk gets: one that other VMs write,
-// too, must not be cached unless the user says so.
+// cacheMode returns the disk's cache mode: a disk that other VMs also write is not cached
+// unless the user requests it.
 func (d *Disk) cacheMode() string {
 	if d.Driver.Cache == "" && d.Shareable && !d.ReadOnly {
 		return "none"
@@ -184,9 +183,9 @@ func (d *Disk) cacheMode() string {
 	return d.Driver.Cache
 }
 
-// cacheModes is what libvirt's names mean to a block node (formatdomain.html,
-// driver@cache), and to the guest: whether the device shows a write cache.
-// libvirt gives them to every node of the payload.
+// cacheModes maps libvirt's names (formatdomain.html, driver@cache) to the options of a block
+// node, and to whether the device shows the guest a write cache. libvirt sets them on every
+// node of the payload.
 var cacheModes = map[string]struct {
 	direct, noFlush bool
 	writeCache      string
@@ -198,9 +197,8 @@ var cacheModes = map[string]struct {
 	"unsafe":       {noFlush: true, writeCache: "on"},
 }
 
-// driveAddress is the address of a disk on a bus of drives: the one that is
-// given, or the one that libvirt derives from the target's letters
-// (virDomainDiskDefAssignAddress).
+// driveAddress returns the address of a disk on a bus of drives: its own, or the one that
+// libvirt derives from the target's letters (virDomainDiskDefAssignAddress).
 func (d *Disk) driveAddress() DriveAddress {
 	if d.Address != nil && d.Address.Drive != nil {
 		return *d.Address.Drive

@@ -1,17 +1,17 @@
-// Package blockgraph works out the QEMU objects, block nodes and device that make
-// up a libvirt disk, and orders them into a plan.
+// Package blockgraph builds the QEMU objects, block nodes and device that make up a libvirt
+// disk, and orders them into a plan.
 //
 // # The three forms of a disk
 //
-// A [Disk] holds what a libvirt <disk> says. Package diskxml reads one from XML, or
-// a program fills one in. [Build] works out the [Graph] that QEMU needs for it:
-// secret objects, block nodes from the protocol layer upwards, and one frontend
-// device. [Graph.Plan] orders the graph into a [Plan]: one QMP command a step, each
-// step with the command that undoes it.
+// A [Disk] holds the content of a libvirt <disk>. Package diskxml reads one from XML, or a
+// program fills in its fields. [Build] returns the [Graph] that QEMU needs for it: secret
+// objects, block nodes from the protocol layer upwards, and one frontend device.
+// [Graph.Plan] orders the graph into a [Plan]: one QMP command a step, each step with the
+// command that undoes it.
 //
 //	<disk> ── diskxml.ParseDisk ──> Disk ── Build ──> Graph ── Plan ──> Plan
 //	                                          ↑
-//	                             Machine: what is known of the VM
+//	                             Machine: the known facts about the VM
 //
 // Both Graph and Plan are plain values, and the same disk with the same machine
 // always gives the same ones. Package render writes them as text, JSON, QEMU
@@ -53,9 +53,9 @@
 // # Purity
 //
 // Nothing in this package does I/O, or depends on a clock, randomness or the environment. A
-// plan contains no secret value but a [SecretData], which names the secret and always prints
-// as "[redacted]". All functions are safe for concurrent use, and no value is changed after
-// it was returned.
+// plan has a [SecretData] in place of each secret value; it names the secret and always
+// prints as "[redacted]". All functions are safe for concurrent use, and no value changes
+// after it was returned.
 //
 // # Names
 //

@@ -38,8 +38,8 @@ const (
 	limited   = "<disk type='file'><source file='/o'/><target dev='vda' bus='virtio'/><iotune><total_bytes_sec>7</total_bytes_sec><group_name>g</group_name></iotune></disk>"
 )
 
-// TestDrawnRefusals has what libvirt refused of disks that were drawn at random,
-// and this package did not.
+// TestDrawnRefusals has random disks that libvirt refused, and this package did
+// not.
 func TestDrawnRefusals(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, machine, rest, devices, disk, want string }{
@@ -52,23 +52,23 @@ func TestDrawnRefusals(t *testing.T) {
 		{"copies of vhost-user", "pc", shared, "", strings.Replace(vhostUser, "<source", "<driver copy_on_read='off'/><source", 1), "copy_on_read is not supported"},
 		{"vhost-user without shared memory", "pc", "<memoryBacking><hugepages/></memoryBacking>", "", vhostUser, "requires shared memory"},
 		{"vhost-user and a private cell", "pc", shared + "<cpu><numa><cell id='0' cpus='0' memory='1' memAccess='private'/></numa></cpu>", "", vhostUser, "requires shared memory"},
-		{"who one is to an SSH server", "pc", "", "", "<disk type='network'><source protocol='ssh' name='/a'><host name='h'/><identity username='u'/></source><target dev='vda'/></disk>", "either 'keyfile' or 'agentsock'"},
+		{"identity for an SSH server", "pc", "", "", "<disk type='network'><source protocol='ssh' name='/a'><host name='h'/><identity username='u'/></source><target dev='vda'/></disk>", "either 'keyfile' or 'agentsock'"},
 		{"cache of an empty drive", "pc", "", "", "<disk device='cdrom'><driver><metadata_cache><max_size>9</max_size></metadata_cache></driver><target dev='sda' bus='scsi'/></disk>", "only with qcow2"},
 		{"unused clusters of an empty drive", "pc", "", "", "<disk device='floppy'><driver discard_no_unref='on'/><target dev='fda'/></disk>", "only works with qcow2"},
 		{"unused clusters of an empty cdrom", "pc", "", "", "<disk device='cdrom'><driver type='qcow2' discard_no_unref='on'/><target dev='sda' bus='scsi'/></disk>", "read-only disk"},
 		{"copies of an empty drive", "pc", "", "", "<disk device='cdrom'><driver copy_on_read='on'/><target dev='sda' bus='scsi'/></disk>", "read-only disk 'sda'"},
-		{"address of a disk whose controller is not said", "pc", "", "<disk><source file='/o'/><target dev='sda' bus='scsi'/></disk>", scsiDisk("", "<address type='drive'/>"), "in use"},
+		{"address on an implicit controller", "pc", "", "<disk><source file='/o'/><target dev='sda' bus='scsi'/></disk>", scsiDisk("", "<address type='drive'/>"), "in use"},
 		{"SCSI controller of a Sun", "pc", "", "<controller type='scsi' index='0' model='ncr53c90'/>", scsiDisk("", ""), "not a built-in"},
 		{"USB port too high", "pc", "", "", usbDisk("3"), "port 3 not present"},
 		{"USB port too high, of q35", "q35", "", "", usbDisk("5"), "port 5 not present"},
 		{"USB port too high, as the controller says", "q35", "", "<controller type='usb' index='0' model='qemu-xhci' ports='8'/>", usbDisk("9"), "port 9 not present"},
 		{"no USB hub", "pc", "", "", usbDisk("2.1"), "no hub at port 2"},
 		{"port of a USB hub", "pc", "", hub, usbDisk("1.9"), "port 1.9 not present"},
-		{"port that a hub is at", "pc", "", hub, usbDisk("1"), "in use"},
+		{"port of the hub itself", "pc", "", hub, usbDisk("1"), "in use"},
 		{"port in use", "pc", "", tablet, usbDisk("2"), "in use"},
 		{"slot in use behind a bridge", "pc", "", "<controller type='pci' index='1' model='pci-bridge'/><video><address type='pci' bus='1' slot='5'/></video>", "<disk><source file='/a'/><target dev='vda'/><address type='pci' bus='1' slot='5'/></disk>", "slot 0x5 of pci.1 is in use"},
 		{"slot in use of q35", "q35", "", "<video><address type='pci' slot='5'/></video>", "<disk><source file='/a'/><target dev='vda'/><address type='pci' slot='5'/></disk>", "slot 0x5 of pcie.0 is in use"},
-		{"limits of nobody's group", "pc", "", strings.ReplaceAll(limited, "<group_name>g", "<group_name>h"), scsiDisk("", "<iotune><group_name>g</group_name></iotune>"), "only together with settings"},
+		{"limits of a group of no other disk", "pc", "", strings.ReplaceAll(limited, "<group_name>g", "<group_name>h"), scsiDisk("", "<iotune><group_name>g</group_name></iotune>"), "only together with settings"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -81,8 +81,8 @@ func TestDrawnRefusals(t *testing.T) {
 	}
 }
 
-// TestDrawn has disks that libvirt took in another way than this package, or that
-// only libvirt took.
+// TestDrawn has random disks that libvirt treated differently from this package,
+// or that only libvirt accepted.
 func TestDrawn(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ name, machine, rest, devices, disk, want string }{
@@ -98,7 +98,7 @@ func TestDrawn(t *testing.T) {
 		{"shared memory of each cell", "pc", "<cpu><numa><cell id='0' cpus='0' memory='1' memAccess='shared'/></numa></cpu>", "", vhostUser, `vhost-user-blk-pci`},
 		{"NVMe drive below", "pc", "", "", "<disk><driver type='qcow2'/><source file='/a'/><backingStore type='nvme'><format type='raw'/><source type='pci' namespace='1'><address bus='1'/></source></backingStore><target dev='vda'/></disk>", `"drive":"luksplug-vda-payload-format"`},
 		{"closed tray", "pc", "", "", "<disk><source file='/a'/><target dev='vda' tray='closed'/></disk>", "virtio-blk-pci"},
-		{"what a raw image does not do", "pc", "", "", "<disk><driver discard_no_unref='off'/><source file='/a'/><target dev='vda'/></disk>", "virtio-blk-pci"},
+		{"option without effect on a raw image", "pc", "", "", "<disk><driver discard_no_unref='off'/><source file='/a'/><target dev='vda'/></disk>", "virtio-blk-pci"},
 		{"reservations below", "pc", "", "", "<disk><driver type='qcow2'/><source file='/a'/><backingStore type='block'><format type='raw'/><source dev='/b'><reservations managed='yes'/></source></backingStore><target dev='vda'/></disk>", "virtio-blk-pci"},
 		{"cdrom called fda", "pc", "", "", "<disk device='cdrom'><source file='/a'/><target dev='fda'/></disk>", `"driver":"ide-cd","bus":"ide.0","unit":0`},
 	} {
@@ -115,8 +115,8 @@ func TestDrawn(t *testing.T) {
 	}
 }
 
-// TestLimitsOfTheGroup: a disk that names no more than its group has the limits of
-// the others in it.
+// TestLimitsOfTheGroup: a disk that only names its group has the limits of the
+// group's other disks.
 func TestLimitsOfTheGroup(t *testing.T) {
 	t.Parallel()
 	g, err := inDomain("pc", "", limited, scsiDisk("", "<iotune><group_name>g</group_name></iotune>"))
@@ -128,7 +128,7 @@ func TestLimitsOfTheGroup(t *testing.T) {
 	}
 }
 
-// TestBuildRefusesInContext: what contradicts the rest of the domain.
+// TestBuildRefusesInContext: conflicts with the rest of the domain.
 func TestBuildRefusesInContext(t *testing.T) {
 	t.Parallel()
 	domain := func(head, devices string) string {

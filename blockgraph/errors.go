@@ -23,8 +23,8 @@ type InvalidError struct {
 func (e *InvalidError) Error() string { return message.Invalid(e.Element, 0, e.Reason) }
 func (e *InvalidError) Unwrap() error { return e.Err }
 
-// ErrUnknownPool means that a volume is in a storage pool of which nothing is known:
-// read its XML, or ask libvirt for it, and call [Disk.Translate] again.
+// ErrUnknownPool means that a volume's storage pool was not passed to [Disk.Translate]: read its XML, or
+// query libvirt for it, and call Translate again.
 var ErrUnknownPool = errors.New("the storage pool is not known")
 
 // ErrNoDescriptors means that only the VM's QEMU can open the disk: a storage daemon takes no descriptors.
@@ -54,7 +54,7 @@ func (e *UnsupportedError) Error() string {
 type PlacementError struct {
 	// Target is the disk's target, such as "vdb".
 	Target string
-	// Reason says which place is missing or taken, and what to do.
+	// Reason says which location is missing or taken, and what to do.
 	Reason string
 }
 
@@ -66,7 +66,7 @@ func unsupported(element, reason string) error {
 	return &UnsupportedError{Element: element, Reason: reason}
 }
 
-// rule refuses a disk: where broken is true, the error is what refuse makes of the rest.
+// rule is one check of a disk: if broken is true, refuse makes the error from element and reason.
 type rule struct {
 	broken          bool
 	refuse          func(element, reason string) error

@@ -9,7 +9,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
 )
 
-// A disk goes from its XML to a plan for one VM: here a q35 with two free
+// Plan a disk, from its XML, for one VM: here a q35 with two free
 // ports, of which the highest-numbered is taken.
 func Example() {
 	disk, err := diskxml.ParseDisk([]byte(blocktest.Detached))

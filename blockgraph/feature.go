@@ -26,8 +26,8 @@ func (f Feature) Describe() string {
 }
 
 // Feature returns the part of a disk's XML that an argument of the command comes from.
-// argument is its path in QEMU, such as "header" or "encrypt.format". What every supported
-// QEMU has is called by its name in QEMU.
+// argument is its path in QEMU, such as "header" or "encrypt.format". A feature that every
+// supported QEMU has is named as in QEMU.
 func (c Command) Feature(argument string) Feature {
 	driver, value := c.Arguments.Text("driver"), textAt(c.Arguments, argument)
 	for _, e := range features {
@@ -60,7 +60,7 @@ func matches(pattern, text string) bool {
 	return pattern == "" || ok && err == nil
 }
 
-// textAt returns the text at a path of members, "" where there is none.
+// textAt returns the text at a path of members, "" if there is none.
 func textAt(o Object, at string) string {
 	for {
 		name, rest, more := strings.Cut(at, ".")
@@ -95,9 +95,9 @@ var features = []struct {
 		Library: "a librbd of 17 or later", Instead: "flatten the image (rbd flatten) and leave one <secret>"}},
 	{"blockdev-add", "rbd", "encrypt.format", "luks-any", Feature{
 		Element: "disk/source/encryption@format", Name: "the encryption format luks-any", Since: "8.0",
-		Library: "a librbd of 17 or later", Instead: "say which it is: format='luks' or format='luks2'"}},
+		Library: "a librbd of 17 or later", Instead: "give the version: format='luks' or format='luks2'"}},
 	{"blockdev-add", "nbd", "tls-hostname", "", Feature{
-		Element: "disk/source@tlsHostname", Name: "a name of its own for the server's certificate", Since: "7.0",
+		Element: "disk/source@tlsHostname", Name: "a separate name for the server's certificate", Since: "7.0",
 		Instead: "reach the server by the name that its certificate has, and remove the attribute"}},
 	{"blockdev-add", "nbd", "reconnect-delay", "", Feature{
 		Element: "disk/source/reconnect@delay", Name: "waiting for a lost NBD server", Since: "4.2", Instead: "remove <reconnect>"}},
@@ -123,17 +123,17 @@ var features = []struct {
 	{"blockdev-add", "", "driver", "http*", Feature{Element: "disk/source@protocol", Name: "the protocol %", Library: "libcurl"}},
 	{"blockdev-add", "", "driver", "ftp*", Feature{Element: "disk/source@protocol", Name: "the protocol %", Library: "libcurl"}},
 	{"blockdev-add", "", "driver", "tftp", Feature{
-		Element: "disk/source@protocol", Name: "the protocol tftp, which QEMU no longer supports", Instead: "offer the image over http"}},
-	{"blockdev-add", "", "driver", "nvme", Feature{Element: "disk@type", Name: "a disk of the type nvme", Library: "support of VFIO"}},
+		Element: "disk/source@protocol", Name: "the protocol tftp", Instead: "offer the image over http"}},
+	{"blockdev-add", "", "driver", "nvme", Feature{Element: "disk@type", Name: "a disk of the type nvme", Library: "support for VFIO"}},
 	{"blockdev-add", "", "driver", "", Feature{Element: "disk/driver@type", Name: "QEMU's driver %"}},
 	{"blockdev-add", "", "aio", "io_uring", Feature{
 		Element: "disk/driver@io", Name: "I/O through io_uring", Since: "5.0", Library: "liburing", Instead: "use io='threads' or io='native'"}},
 	{"blockdev-add", "", "aio", "native", Feature{
 		Element: "disk/driver@io", Name: "native asynchronous I/O", Library: "libaio", Instead: "use io='threads'"}},
-	{"chardev-add", "", "backend.data.reconnect-ms", "", Feature{Element: "disk/source/reconnect@timeout", Name: "connecting again to a vhost-user server"}},
-	{"chardev-add", "", "backend.data.reconnect", "", Feature{Element: "disk/source/reconnect@timeout", Name: "connecting again to a vhost-user server"}},
+	{"chardev-add", "", "backend.data.reconnect-ms", "", Feature{Element: "disk/source/reconnect@timeout", Name: "reconnecting to a vhost-user server"}},
+	{"chardev-add", "", "backend.data.reconnect", "", Feature{Element: "disk/source/reconnect@timeout", Name: "reconnecting to a vhost-user server"}},
 	{"object-add", "", "qom-type", "tls-creds-x509", Feature{Element: "disk/source@tls", Name: "TLS with certificates", Library: "GnuTLS"}},
-	{"object-add", "", "qom-type", "pr-manager-helper", Feature{Element: "disk/source/reservations", Name: "persistent reservations through a helper", Library: "support of them, on Linux"}},
+	{"object-add", "", "qom-type", "pr-manager-helper", Feature{Element: "disk/source/reservations", Name: "persistent reservations through a helper", Library: "support for them, on Linux"}},
 	{"device_add", "virtio-blk-*", "iothread-vq-mapping", "", Feature{
 		Element: "disk/driver/iothreads", Name: "several I/O threads for one disk", Since: "9.0",
 		Instead: "give it one thread, by <driver iothread='...'>"}},
@@ -144,16 +144,16 @@ var features = []struct {
 		Element: "disk/address@type", Name: "the device % of a mainframe (s390x)",
 		Instead: "give an <address> that the machine has, or none"}},
 	{"device_add", "vhost-user-blk-*", "driver", "", Feature{
-		Element: "disk@type", Name: "the device %", Since: "2.12", Library: "support of vhost-user"}},
+		Element: "disk@type", Name: "the device %", Since: "2.12", Library: "support for vhost-user"}},
 	{"device_add", "*-transitional", "driver", "", Feature{
 		Element: "disk@model", Name: "the device %", Since: "4.0", Instead: "use model='virtio'"}},
 }
 
-// blockSizeOfLUN is accepted by libvirt, and supported by no QEMU.
+// blockSizeOfLUN is accepted by libvirt but supported by no QEMU.
 var blockSizeOfLUN = Feature{Element: "disk/blockio", Name: "block sizes of its own for a LUN", Instead: "remove <blockio>: a LUN has those of the host's device"}
 
-// propertyElements are what in the XML the properties of the device come from; the table
-// is that of [builder.device].
+// propertyElements maps the properties of the device to the XML elements that set them, as
+// in the table of [builder.device].
 var propertyElements = map[string]string{
 	"bus": "address", "addr": "address", "multifunction": "address", "channel": "address", "scsi-id": "address",
 	"lun": "address", "unit": "address", "port": "address", "devno": "address",

@@ -11,8 +11,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/render"
 )
 
-// TestFeature: what an argument of a command comes from is named as the user
-// knows it.
+// TestFeature: an argument of a command is named by its part of the XML.
 func TestFeature(t *testing.T) {
 	t.Parallel()
 	rbd := blockgraph.Object{{Name: "driver", Value: "rbd"}, {Name: "encrypt", Value: blockgraph.Object{{Name: "format", Value: "luks-any"}}}}
@@ -33,6 +32,7 @@ func TestFeature(t *testing.T) {
 		{"blockdev-add", rbd, "encrypt.format.deeper", "the option encrypt.format.deeper of QEMU's driver rbd", ""},
 		{"blockdev-add", driver("gluster"), "driver", "the protocol gluster (<source protocol=...>)", ""},
 		{"blockdev-add", driver("ftps"), "driver", "the protocol ftps (<source protocol=...>)", ""},
+		{"blockdev-add", driver("tftp"), "driver", "the protocol tftp (<source protocol=...>)", ""},
 		{"blockdev-add", driver("vpc"), "driver", "QEMU's driver vpc (<driver type=...>)", ""},
 		{"blockdev-add", driver("file", blockgraph.Member{Name: "aio", Value: "io_uring"}), "aio", "I/O through io_uring (<driver io=...>)", "5.0"},
 		{"blockdev-add", driver("file", blockgraph.Member{Name: "aio", Value: "threads"}), "aio", "the option aio of QEMU's driver file", ""},
@@ -56,8 +56,8 @@ func TestFeature(t *testing.T) {
 	}
 }
 
-// TestEveryPropertyHasAnElement: whatever property of a device a QEMU lacks, the
-// user is told where in the XML it comes from.
+// TestEveryPropertyHasAnElement: for each property of a device, the XML element
+// that sets it is known.
 func TestEveryPropertyHasAnElement(t *testing.T) {
 	t.Parallel()
 	const all = "<driver type='raw' cache='none' queues='2' queue_size='64' event_idx='off' ioeventfd='on' iommu='off' ats='off' packed='on' page_per_vq='on' error_policy='stop' iothread='1'/>" +
@@ -80,16 +80,16 @@ func TestEveryPropertyHasAnElement(t *testing.T) {
 			}
 			seen++
 			if f := (blockgraph.Command{Execute: "device_add", Arguments: device}).Feature(m.Name); f.Element == "" {
-				t.Errorf("%s: nothing is known of the property %s", target, m.Name)
+				t.Errorf("%s: the element of the property %s is not known", target, m.Name)
 			}
 		}
 	}
 	if seen < 35 {
-		t.Errorf("only %d properties were looked at", seen)
+		t.Errorf("only %d properties were checked", seen)
 	}
 }
 
-// TestReconnect: a QEMU is told in its own unit when to connect again.
+// TestReconnect: the interval has the unit of the QEMU version.
 func TestReconnect(t *testing.T) {
 	t.Parallel()
 	disk := blocktest.Parse(t, "<disk type='vhostuser'><driver type='raw'/><source type='unix' path='/run/v.sock'><reconnect enabled='yes' timeout='7'/></source><target dev='vdb' bus='virtio'/></disk>")

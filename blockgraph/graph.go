@@ -6,8 +6,8 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// Graph is what QEMU needs to have for a disk: objects, block nodes and devices, each list
-// in the order in which they can be made.
+// Graph holds the objects, block nodes and devices that QEMU needs for a disk, each list
+// in the order of creation.
 type Graph struct {
 	Target   string        // the disk's target, such as "vdb"
 	Objects  []GraphObject // user-creatable objects
@@ -15,13 +15,13 @@ type Graph struct {
 	Devices  []Device      // a controller that is added for the disk, if any, and the disk's own device last
 	Chardevs []Chardev     // connections that the device uses in place of nodes
 	Files    []PassedFile  // devices of the host that are passed as descriptors
-	// Throttling are the arguments of block_set_io_throttle, for which the disk's device
+	// Throttling holds the arguments of block_set_io_throttle, for which the disk's device
 	// must exist; nil for no limits.
 	Throttling Object
 	Globals    []string          // -global options for a QEMU that is about to start; they are no steps of a plan
-	Warnings   []string          // where the disk differs from its XML
+	Warnings   []string          // differences between the disk and its XML
 	Headers    []EphemeralHeader // the ephemeral headers that nodes read, see [Unlock]
-	Overlay    *Overlay          // takes what the guest writes to a transient disk, nil for other disks
+	Overlay    *Overlay          // receives the writes to a transient disk, nil for other disks
 	// Daemon is the graph of a storage daemon outside of the VM, nil for none. It has no
 	// devices: its top node is exported.
 	Daemon *Graph

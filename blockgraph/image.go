@@ -41,7 +41,7 @@ const (
 	FormatFAT   Format = "fat" // a directory of the host that looks like a FAT disk
 )
 
-// formats is what QEMU calls them, and which of them can have a backing image.
+// formats maps each format to QEMU's driver; backing is true if it can have a backing image.
 var formats = map[Format]struct {
 	driver  string
 	backing bool
@@ -71,8 +71,8 @@ func (f Format) Valid() bool {
 type Encryption struct {
 	Format EncryptionFormat // of the volume; "" is EncryptionLUKS
 	Engine Engine           // what decrypts; "" is EngineQEMU
-	// Secrets name the passphrases: one, but for librbd, which may have one for
-	// each layer of a cloned image, the top one first.
+	// Secrets name the passphrases: one, but with librbd up to one for each layer of a
+	// cloned image, the top one first.
 	Secrets []secrets.Reference
 	Header  *Image // contains the LUKS header, nil where the encrypted image itself does
 }
@@ -80,7 +80,7 @@ type Encryption struct {
 // EncryptionFormat is encryption@format.
 type EncryptionFormat string
 
-// The formats. QEMU's own engine knows LUKS1 only.
+// The formats. QEMU's own engine supports LUKS1 only.
 const (
 	EncryptionLUKS    EncryptionFormat = "luks"
 	EncryptionLUKS2   EncryptionFormat = "luks2"

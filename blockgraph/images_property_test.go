@@ -14,7 +14,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// anySource draws a source; number keeps those of one disk apart.
+// anySource draws a source; number makes the sources of one disk distinct.
 func anySource(t *rapid.T, number int) blockgraph.Source {
 	auth := func(kind secrets.Type) *blockgraph.Auth {
 		if !rapid.Bool().Draw(t, "auth") {
@@ -62,7 +62,7 @@ func anySource(t *rapid.T, number int) blockgraph.Source {
 	return s
 }
 
-// anyLayered draws a disk with layers on any sources, encrypted in any way.
+// anyLayered draws a disk with layers on any sources, with any encryption.
 func anyLayered(t *rapid.T) *blockgraph.Disk {
 	number := 0
 	source := func() blockgraph.Source { number++; return anySource(t, number) }
@@ -78,13 +78,13 @@ func anyLayered(t *rapid.T) *blockgraph.Disk {
 			i.DataStore = &store
 		}
 		_, rbd := i.Source.Network.(*blockgraph.RBD)
-		switch way := rapid.IntRange(0, 3).Draw(t, "encryption"); {
-		case way == 1 && rbd:
+		switch choice := rapid.IntRange(0, 3).Draw(t, "encryption"); {
+		case choice == 1 && rbd:
 			i.Encryption = &blockgraph.Encryption{Format: blockgraph.EncryptionLUKS2, Engine: blockgraph.EngineLibRBD,
 				Secrets: rapid.SliceOfN(rapid.Custom(blocktest.AnySecret), 1, 3).Draw(t, "layers")}
-		case way > 0 && (i.Format == blockgraph.FormatRaw || i.Format == blockgraph.FormatQcow2):
+		case choice > 0 && (i.Format == blockgraph.FormatRaw || i.Format == blockgraph.FormatQcow2):
 			i.Encryption = &blockgraph.Encryption{Secrets: []secrets.Reference{blocktest.AnySecret(t)}}
-			if way == 3 {
+			if choice == 3 {
 				i.Encryption.Header = &blockgraph.Image{Source: source(), Format: rapid.SampledFrom(formats[:2]).Draw(t, "header")}
 			}
 		}
@@ -105,9 +105,9 @@ func anyLayered(t *rapid.T) *blockgraph.Disk {
 	}
 }
 
-// TestLayeredPlans checks what holds for every disk, opened in every way: each
-// step finds what it needs, every encryption is in exactly one node, and no
-// secret stays.
+// TestLayeredPlans checks invariants for every disk and unlock method: the inputs
+// of each step exist, every encryption is in exactly one node, and no secret
+// remains.
 func TestLayeredPlans(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -135,7 +135,7 @@ func TestLayeredPlans(t *testing.T) {
 	})
 }
 
-// checkSteps: what a step names is there, and nothing secret is at the end.
+// checkSteps checks that what each step names exists, and no secret remains.
 func checkSteps(t *rapid.T, d *blockgraph.Disk, g *blockgraph.Graph) {
 	p := g.Plan()
 	there := map[string]string{} // names, and what made them
@@ -170,8 +170,8 @@ func checkSteps(t *rapid.T, d *blockgraph.Disk, g *blockgraph.Graph) {
 	}
 }
 
-// namesIn returns all text among arguments, but for the names that the
-// arguments themselves give.
+// namesIn returns all strings among arguments, except the names that the
+// arguments themselves define.
 func namesIn(value any) []string {
 	var out []string
 	switch x := value.(type) {
@@ -191,8 +191,8 @@ func namesIn(value any) []string {
 	return out
 }
 
-// checkEncryptions: every passphrase of the disk is read by one node of the layer
-// that it belongs to.
+// checkEncryptions checks that every passphrase of the disk is read by one node
+// of its layer.
 func checkEncryptions(t *rapid.T, d *blockgraph.Disk, g *blockgraph.Graph, u blockgraph.Unlock) {
 	readers := map[string]int{}
 	for _, n := range g.Nodes {
@@ -239,6 +239,6 @@ func checkEncryptions(t *rapid.T, d *blockgraph.Disk, g *blockgraph.Graph, u blo
 		ids[fmt.Sprint(h.FDSet, h.File)], ids[h.Secret], ids[h.Node] = true, true, true
 	}
 	if len(ids) != 3*len(g.Headers) {
-		t.Fatalf("two headers share what they are handed over by: %+v", g.Headers)
+		t.Fatalf("two headers share a descriptor set or file: %+v", g.Headers)
 	}
 }

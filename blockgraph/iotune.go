@@ -27,7 +27,7 @@ type Limits struct {
 	Total, Read, Write Limit
 }
 
-// Limit is how much may pass.
+// Limit is a rate limit with its burst.
 type Limit struct {
 	PerSecond uint64 // on average
 	Max       uint64 // in a burst, in a second
@@ -80,7 +80,7 @@ func (t IOTune) validate(element string) error {
 }
 
 // feasible checks limits by QEMU's rules (throttle_is_valid in util/throttle.c): libvirt
-// accepts others, and reports later, if at all, that they are not set.
+// accepts more, and reports only later, if at all, that they were not set.
 func (t IOTune) feasible(element string) error {
 	requests := t.Requests.Total.PerSecond + t.Requests.Read.PerSecond + t.Requests.Write.PerSecond
 	for _, l := range t.limits() {

@@ -7,9 +7,9 @@ import (
 	"strings"
 )
 
-// Machine is what is known of the VM that a disk is planned for: enough to find a place
-// for the device. Package hotplug fills it in from a running QEMU, package diskxml from a
-// domain's XML. The zero value is an unknown VM: the plan then leaves the place to QEMU.
+// Machine describes the VM that a disk is planned for, with all that placing the device requires.
+// Package hotplug fills it in from a running QEMU, package diskxml from a domain's XML. The zero value
+// is an unknown VM: the plan then leaves the location to QEMU.
 type Machine struct {
 	Name string // names the overlay of a transient disk, "" where it is not known
 	Type string // QEMU's machine type, such as "pc-q35-10.0" or "q35"; "" for an unknown VM
@@ -23,11 +23,11 @@ type Machine struct {
 	USB       bool         // the VM has a USB controller
 	USBHubs   []USBHub     // the domain's USB controllers and hubs
 	USBUsed   []USBAddress // the USB ports in use
-	CCW       []CCWAddress // the places in use on the channel subsystem of a mainframe
-	Drives    []UsedDrive  // the places in use on IDE, SATA and floppy controllers
+	CCW       []CCWAddress // the addresses in use on the channel subsystem of a mainframe
+	Drives    []UsedDrive  // the addresses in use on IDE, SATA and floppy controllers
 
-	// Domain is true where the rest was read from a libvirt domain: the VM has nothing
-	// that is not listed, and a disk without an address gets the one of libvirt.
+	// Domain is true if the rest was read from a libvirt domain: the lists are complete, and a disk
+	// without an address gets the one that libvirt would assign.
 	Domain bool
 	Memory MemoryAccess // whether a vhost-user server could access the guest's memory
 	// Aliases are the ids in QEMU of controllers with a user alias, by the ids that
@@ -37,9 +37,9 @@ type Machine struct {
 	IOThreads      []uint      // the numbers of the VM's I/O threads
 	ThrottleGroups []ThrottleGroup
 
-	// Devices are the disk's devices in an earlier plan, nil for a disk that is new to
-	// the VM. The guest gets identical devices at the same places: after a restore or a
-	// migration QEMU could not load the VM's state otherwise.
+	// Devices are the disk's devices in an earlier plan, nil for a disk that is new to the VM. The
+	// guest gets identical devices at the same addresses; otherwise QEMU could not load the VM's state
+	// after a restore or a migration.
 	Devices []Object
 	// ReconnectSeconds is true for a QEMU before 9.2, which counts in seconds until it
 	// reconnects to a vhost-user server. Later versions accept milliseconds, and since
@@ -47,11 +47,11 @@ type Machine struct {
 	ReconnectSeconds bool
 }
 
-// MemoryAccess is who can access a guest's memory.
+// MemoryAccess says who can access a guest's memory.
 type MemoryAccess string
 
-// The accesses that a domain's <memoryBacking> and NUMA cells can give. libvirt treats a
-// domain without either as private. A plan leaves that open, and an attach queries QEMU.
+// The values that a domain's <memoryBacking> and NUMA cells can set. libvirt treats a domain without
+// either as private. A plan leaves that open, and an attach queries QEMU.
 const (
 	MemoryUnsaid  MemoryAccess = ""
 	MemoryShared  MemoryAccess = "shared"
@@ -64,13 +64,13 @@ type Bridge struct {
 	Slots []uint
 }
 
-// UsedDrive is the place of a disk that the VM has.
+// UsedDrive is the address of one of the VM's disks.
 type UsedDrive struct {
 	Bus     Bus
 	Address DriveAddress
 }
 
-// OtherDisk is a disk of the VM, with what must be unique in a VM. Serial is "", WWN 0 and
+// OtherDisk is a disk of the VM, with the values that must be unique in a VM. Serial is "", WWN 0 and
 // Tune nil for none; disks of one group have the same limits.
 type OtherDisk struct {
 	Target, Serial string
@@ -89,7 +89,7 @@ func (g ThrottleGroup) Validate() error {
 	const element = "domain/throttlegroups/throttlegroup"
 	switch {
 	case g.Limits.Group == "":
-		return invalid(element, "has no <group_name>: disks name it by that")
+		return invalid(element, "has no <group_name>, by which disks refer to it")
 	case !g.Limits.Any():
 		return invalid(element, "group_name can be configured only together with settings")
 	}
@@ -225,7 +225,7 @@ func freeSlot(used []uint) uint {
 	return slot
 }
 
-// freeCCW returns the place that libvirt gives to the next device.
+// freeCCW returns the address that libvirt gives to the next device.
 func (m Machine) freeCCW() CCWAddress {
 	a := CCWAddress{CSSID: virtualCSS}
 	for slices.Contains(m.CCW, a) {

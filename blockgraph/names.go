@@ -37,7 +37,7 @@ type Role string
 // The roles of nodes, from the top down, and of what else a disk may bring.
 const (
 	RoleFilter         Role = "filter"          // and a number: passes requests at the rate of a throttle group
-	RoleCopyOnRead     Role = "cor"             // copies what is read from the layers below into the top one
+	RoleCopyOnRead     Role = "cor"             // copies data read from the layers below into the top one
 	RoleOverlayFormat  Role = "overlay-format"  // a transient disk's overlay, over all layers
 	RoleOverlayStorage Role = "overlay-storage" // the overlay's protocol node
 	RoleLUKS           Role = "luks"            // decrypts a raw payload

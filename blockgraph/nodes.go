@@ -2,7 +2,7 @@ package blockgraph
 
 import "fmt"
 
-// layer is the image of a disk that nodes belong to, and what they inherit from the disk.
+// layer describes the image of some nodes, and the settings that they inherit from the disk.
 type layer struct {
 	number   int  // 0 is the top one
 	header   bool // a LUKS header
@@ -23,7 +23,7 @@ func (l layer) role(payload, header Role) Role {
 }
 
 // chain adds the nodes of an image and of everything below it, and returns the name of the
-// node that shows what a guest would see. As in libvirt, the deepest layer comes first, and
+// top node, which shows the guest's view. As in libvirt, the deepest layer comes first, and
 // a data store before its image.
 func (b *builder) chain(image Image, number int) (string, error) {
 	below := links{}
@@ -35,7 +35,7 @@ func (b *builder) chain(image Image, number int) (string, error) {
 	}
 	readOnly := b.disk.ReadOnly || b.disk.Transient || number > 0
 	if image.DataStore != nil {
-		// Writable under a read-only disk, as libvirt has it.
+		// Writable under a read-only disk, as in libvirt.
 		l := layer{number: number, data: true, readOnly: b.disk.Transient || number > 0}
 		if below.data, err = b.plain(*image.DataStore, l, links{}); err != nil {
 			return "", err
@@ -88,7 +88,7 @@ func (b *builder) plain(image Image, l layer, below links) (string, error) {
 
 // parts adds the nodes that most images have: storage, the slice of it, and format. The
 // layer above uses the last one, which gets the disk's access mode if it is the top of its
-// image. As in libvirt, a raw image has no format node: each node costs a little.
+// image. As in libvirt, a raw image has no format node, which would only cost time.
 func (b *builder) parts(image Image, l layer, below links, top bool) (string, error) {
 	hasFormat := image.Format != FormatRaw
 	hasSlice := image.Source.Slice != nil
@@ -105,7 +105,7 @@ func (b *builder) parts(image Image, l layer, below links, top bool) (string, er
 	return name, nil
 }
 
-// storage adds the protocol node of an image. What the protocols have in common:
+// storage adds the protocol node of an image. Options that the protocols have in common:
 //
 //	driver@cache    -> cache.direct, cache.no-flush
 //	driver@discard  -> discard, where it is the image's only node
@@ -126,7 +126,7 @@ func (b *builder) storage(image Image, l layer, top bool) (string, error) {
 	case SourceNetwork:
 		o = s.Network.node(b, image.Encryption)
 	case SourceVolume:
-		return "", unknownPool(fmt.Sprintf("nothing is known of the pool '%s'", s.Volume.Pool))
+		return "", unknownPool(fmt.Sprintf("the pool '%s' is not known", s.Volume.Pool))
 	default:
 		return "", unsupported("disk@type", fmt.Sprintf("sources of type %q are not supported here", s.Kind))
 	}
@@ -253,8 +253,8 @@ func (b *builder) addCache(o *Object) {
 	}
 }
 
-// detectZeroes returns the disk's own mode, but "on" for unmap without discard, which QEMU
-// refuses, as libvirt does.
+// detectZeroes returns the disk's mode. As in libvirt, unmap without discard becomes "on",
+// because QEMU refuses it.
 func (b *builder) detectZeroes() string {
 	if d := b.disk.Driver; d.DetectZeroes == "unmap" && d.Discard != "unmap" {
 		return "on"

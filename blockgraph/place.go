@@ -7,12 +7,12 @@ import (
 	"strings"
 )
 
-// place is where a device goes.
+// place is the location of a device.
 type place struct {
 	members    Object  // of the device's options
 	transport  string  // of a virtio device: "pci", "ccw" or "device"
 	controller *Device // to be added first, nil for none
-	warning    string  // says that the place is not that of the XML, "" where it is
+	warning    string  // set if the place differs from the XML's
 }
 
 // placeVirtio places a virtio disk on the bus of its address, or else of the machine.
@@ -34,7 +34,7 @@ func placeVirtio(d *Disk, m Machine) (place, error) {
 	members, err := placePCI(d, m, "virtio disk", d.Model == ModelTransitional)
 	p := place{transport: "pci", members: members}
 	if a.CCW != nil {
-		p.warning = fmt.Sprintf("the disk's address is of type ccw, which the machine '%s' does not have: another place is chosen for it", m.Type)
+		p.warning = fmt.Sprintf("the disk's address is of type ccw, which the machine '%s' does not have: another address is chosen for it", m.Type)
 	}
 	return p, err
 }
@@ -49,7 +49,7 @@ func placeCCW(d *Disk, m Machine, a CCWAddress) (place, error) {
 }
 
 // placePCI finds a PCI slot. A conventional device, for which PCI Express has no port, goes
-// behind a bridge. A domain without PCI controllers is one that libvirt has yet to complete.
+// behind a bridge. If a domain has no PCI controllers, libvirt has yet to add them.
 func placePCI(d *Disk, m Machine, what string, conventional bool) (Object, error) {
 	if d.Address != nil && d.Address.PCI != nil {
 		return placeAt(d, m, *d.Address.PCI)
@@ -80,8 +80,8 @@ func placePCI(d *Disk, m Machine, what string, conventional bool) (Object, error
 	return Object{{"bus", m.alias(bus)}, {"addr", "0x0"}}, nil
 }
 
-// placeAt puts the device where <address type='pci'> says. libvirt calls the
-// bus of its PCI controller number N "pci.N".
+// placeAt places the device at its <address type='pci'>. libvirt calls the bus of its PCI
+// controller number N "pci.N".
 func placeAt(d *Disk, m Machine, a PCIAddress) (Object, error) {
 	bus := m.rootBus()
 	if a.Bus != 0 {
@@ -103,8 +103,8 @@ func placeAt(d *Disk, m Machine, a PCIAddress) (Object, error) {
 	return members, nil
 }
 
-// takes reports whether another device has the address. Of a running VM only the
-// slots of the root bus are known.
+// takes reports whether another device has the address. For a running VM only the slots of
+// the root bus are known.
 func (m Machine) takes(a PCIAddress) bool {
 	if m.Domain {
 		return slices.ContainsFunc(m.PCIUsed, func(o PCIAddress) bool { return o.Bus == a.Bus && o.Slot == a.Slot && o.Function == a.Function })

@@ -107,7 +107,7 @@ func ownController(d *Disk, m Machine, a DriveAddress) (place, error) {
 	return newController(d, m, SCSIController{ID: Name(d.Target, RoleController), Model: "virtio-scsi"}, a)
 }
 
-// newController adds a controller on the machine's bus for such devices.
+// newController adds a controller on the machine's bus for controllers.
 func newController(d *Disk, m Machine, c SCSIController, a DriveAddress) (place, error) {
 	if m.channelBus() {
 		return withController(c, m, a, Object{{"driver", "virtio-scsi-ccw"}}), nil

@@ -11,7 +11,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
 )
 
-// places builds the disk and returns where its devices go, such as
+// places builds the disk and returns the locations of its devices, such as
 // "pci.10 0x0"; the disk's own device last.
 func places(t *testing.T, doc string, m blockgraph.Machine) ([]string, error) {
 	t.Helper()

@@ -2,8 +2,8 @@ package blockgraph
 
 import "slices"
 
-// Plan is a graph in the order in which QEMU is told: one QMP command a step.
-// It is a plain value; printing it needs no VM and no secret.
+// Plan lists the steps that create a graph in QEMU, one QMP command each. It is a plain
+// value; printing it needs no VM and no secret.
 type Plan struct {
 	Graph *Graph
 	Steps []Step
@@ -17,8 +17,8 @@ type Step struct {
 	// device of the host. Both are nil for all other steps.
 	Header *EphemeralHeader
 	File   *PassedFile
-	// Overlay is the overlay that the step's node is opened from, nil for all other
-	// steps: the file is made just before the step, and its name removed just after.
+	// Overlay is the overlay that the step's node is opened from, nil for all other steps:
+	// the executor creates the file just before the step, and unlinks it just after.
 	Overlay *Overlay
 	Do      Command
 	// Undo is the inverse of Do. Its Execute is empty for a limit, and for a release,
@@ -40,16 +40,16 @@ const (
 	StepRelease StepKind = "release" // object-del or remove-fd of what is no longer needed; not undone
 )
 
-// Command is a QMP command. A [SecretData] among its arguments stands for a
-// value that the executor puts in.
+// Command is a QMP command. The executor replaces each [SecretData] among its arguments
+// with the secret value.
 type Command struct {
 	Execute   string
 	Arguments Object
 }
 
 // Plan orders the graph into steps. A secret, or the descriptor set that a node is opened
-// from, exists only while what reads it is made. The steps in a storage daemon are those
-// of the plan of [Graph.Daemon].
+// from, exists only while the node or object that reads it is created. The steps in a
+// storage daemon are those of the plan of [Graph.Daemon].
 func (g *Graph) Plan() *Plan {
 	p := &Plan{Graph: g}
 	for i, n := range g.Nodes {
@@ -132,7 +132,7 @@ func (d *Disk) CheckHotplug() error {
 	case !d.Bus.Hotpluggable():
 		return unsupported("disk/target@bus", "disk bus '"+string(d.Bus)+"' cannot be hotplugged: use virtio, scsi or usb")
 	case d.Empty && d.Alias != "":
-		return unsupported("disk/alias", "an empty drive is only identified by luksplug's name of its device: remove the alias")
+		return unsupported("disk/alias", "an empty drive is only identified by luksplug's device id: remove the alias")
 	case d.IOTune != nil:
 		return d.IOTune.feasible("disk/iotune")
 	}

@@ -18,7 +18,7 @@ type Volume struct {
 	Auth       *Auth  // the disk's own; that of the pool takes precedence
 }
 
-// Pool is what is known of a storage pool.
+// Pool describes a storage pool.
 type Pool struct {
 	Name   string
 	Type   string // pool@type, such as "dir", "logical" or "iscsi"
@@ -40,8 +40,8 @@ type PoolVolume struct {
 // Pools are storage pools by their names.
 type Pools map[string]*Pool
 
-// Translate returns the disk with every volume of a pool replaced by what the
-// pool says that it is. A disk without volumes is returned as it is.
+// Translate returns the disk with every volume replaced by the source that its pool gives
+// for it. A disk without volumes is returned unchanged.
 //
 //	dir, fs, netfs, vstorage -> file target/path + "/" + volume
 //	logical, disk, zfs       -> block target/path + "/" + volume
@@ -132,18 +132,18 @@ func (p Pools) source(s Source) (Source, error) {
 	return out, err
 }
 
-// volume returns the path of a volume whose name does not tell.
+// volume returns the path of a volume whose name does not determine it.
 func (p *Pool) volume(v *Volume) (string, error) {
 	if known := p.Volumes[v.Name]; known.Path != "" {
 		return known.Path, nil
 	}
-	return "", unsupported("disk/source@volume", fmt.Sprintf("where the host has the volume '%s' of the pool '%s' does not follow from the pool's XML: only libvirt can tell, or use mode='direct' for an iscsi pool", v.Name, p.Name))
+	return "", unsupported("disk/source@volume", fmt.Sprintf("the pool's XML does not give the path of the volume '%s' of the pool '%s': only libvirt knows it, or use mode='direct' for an iscsi pool", v.Name, p.Name))
 }
 
 // unit returns the iSCSI unit that a volume's name, such as "unit:0:0:1", means.
 func (p *Pool) unit(v *Volume) (Network, error) {
 	parts := strings.Split(v.Name, ":")
-	bad := invalid("disk/source@volume", fmt.Sprintf("unexpected iscsi volume name '%s': it is like unit:0:0:1", message.Shorten(v.Name)))
+	bad := invalid("disk/source@volume", fmt.Sprintf("unexpected iscsi volume name '%s': its form is unit:0:0:1", message.Shorten(v.Name)))
 	if len(parts) != 4 {
 		return nil, bad
 	}

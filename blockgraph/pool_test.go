@@ -21,7 +21,7 @@ func testPools(t *testing.T) blockgraph.Pools {
 	t.Helper()
 	pools := blockgraph.Pools{
 		"images": {Name: "images", Type: "dir", Dir: "/srv/images", Volumes: map[string]blockgraph.PoolVolume{
-			"link":   {Path: "/dev/sdx", Kind: blockgraph.SourceBlock}, // libvirt looks at what there is
+			"link":   {Path: "/dev/sdx", Kind: blockgraph.SourceBlock}, // libvirt checks the type of the file
 			"linked": {Path: "/srv/other/linked"},
 		}},
 		"vg":   {Name: "vg", Type: "logical", Dir: "/dev/vg"},
@@ -102,8 +102,8 @@ func TestTranslateRefuses(t *testing.T) {
 		"pool='images' volume='a' mode='host'":          "only valid when storage pool is of iscsi type",
 		"pool='images' volume='../etc/shadow'":          "no slash",
 		"pool='ceph' volume='a'":                        "'rbd' pools",
-		"pool='units' volume='unit:0:0:9'":              "only libvirt can tell",
-		"pool='units' volume='unit:0:0:9' mode='host'":  "only libvirt can tell",
+		"pool='units' volume='unit:0:0:9'":              "only libvirt knows it",
+		"pool='units' volume='unit:0:0:9' mode='host'":  "only libvirt knows it",
 		"pool='units' volume='unit:0:9' mode='direct'":  "unexpected iscsi volume name",
 		"pool='units' volume='unit:0:0:' mode='direct'": "unexpected iscsi volume name",
 	} {

@@ -12,8 +12,8 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/render"
 )
 
-// TestPlanOrder checks that each step finds what it needs, and that undoing the
-// steps from the last to the first never takes away what is still in use.
+// TestPlanOrder checks that the inputs of each step exist, and that undoing the
+// steps from last to first never removes anything in use.
 func TestPlanOrder(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
@@ -80,8 +80,8 @@ func TestPlanOrder(t *testing.T) {
 	})
 }
 
-// checkSecrets: each secret is added once, next to the one node that reads it,
-// and gone right after.
+// checkSecrets checks that each secret is added once, read by one node right
+// after, and then removed.
 func checkSecrets(t *rapid.T, d *blockgraph.Disk, p *blockgraph.Plan, added, released map[string]int) {
 	readers := map[string]int{}
 	lastReader := map[string]int{}

@@ -55,19 +55,17 @@ type Network interface {
 	// String names the source in messages, like a URL. It holds no secret.
 	String() string
 
-	// validate refuses what libvirt and QEMU do not take; element is the path of
-	// the <source>.
+	// validate refuses values that libvirt or QEMU refuses; element is the path of the <source>.
 	validate(element string) error
 	// node returns the protocol's own options of a block node, driver first.
 	node(b *builder, enc *Encryption) nodeOptions
 }
 
-// nodeOptions are the options of a node in the making, and the objects that they
-// name.
+// nodeOptions are the options of a node that is being built, and the objects that they name.
 type nodeOptions struct {
 	Object
 	secrets []string // read as the node opens
-	objects []string // used for as long as the node is there
+	objects []string // used as long as the node exists
 }
 
 // Host is <host>: a server by name and port, or a socket of the machine that
@@ -107,12 +105,12 @@ type Auth struct {
 	Secret secrets.Reference
 }
 
-// TLS is source@tls and what a client needs for it. Only Hostname is in the XML: libvirt has
-// the rest in its configuration, and no pre-shared keys.
+// TLS is source@tls and the client's credentials. Only Hostname is in the XML: libvirt reads the
+// rest from its configuration, and has no pre-shared keys.
 type TLS struct {
 	Hostname string             // the name in the server's certificate, "" for the host's
 	Dir      string             // with the client's certificates, on the VM's host; "" for [DefaultTLSDir]
-	Key      *secrets.Reference // the secret that decrypts the client's private key, nil for a plain one
+	Key      *secrets.Reference // the secret that decrypts the client's private key, nil for an unencrypted one
 	// PSKUser is the user whose pre-shared key in the directory replaces certificates
 	// (RFC 4279, QEMU's docs/system/tls), "" for certificates.
 	PSKUser string
@@ -175,7 +173,7 @@ func (a *Auth) validate(element string, want secrets.Type) error {
 	return nil
 }
 
-// withoutSlice names the source itself, whatever part of it is used.
+// withoutSlice is String without the slice.
 func (s Source) withoutSlice() string {
 	s.Slice = nil
 	return s.String()
@@ -201,7 +199,7 @@ func (t *TLS) validate(element string) error {
 	return nil
 }
 
-// TLS returns what a client needs to reach the source, nil for a connection in the clear.
+// TLS returns the client's settings for the source, nil for an unencrypted connection.
 func (s Source) TLS() *TLS {
 	switch n := s.Network.(type) {
 	case *NBD:

@@ -30,13 +30,13 @@ type Curl struct {
 	Timeout, Readahead uint64 // in seconds and bytes; 0 for QEMU's defaults
 }
 
-// Cookie is <cookie>. Its value lets its holder in, and is treated as a secret.
+// Cookie is <cookie>. Its value grants access, so it is treated as a secret.
 type Cookie struct {
 	Name  string
 	Value SecretText
 }
 
-// curlPorts are the protocols that libcurl speaks, with their ports.
+// curlPorts maps the protocols of libcurl to their ports.
 var curlPorts = map[string]uint{"http": 80, "https": 443, "ftp": 21, "ftps": 990, "tftp": 69}
 
 // Protocol implements [Network].
@@ -115,8 +115,8 @@ func (c *Curl) node(b *builder, _ *Encryption) nodeOptions {
 	return o
 }
 
-// url puts the URL together the way libvirt does, which has libxml2 escape the
-// path: letters, digits and the characters below stay as they are.
+// url returns the URL as libvirt builds it with libxml2, which escapes the path
+// except for letters, digits and the characters below.
 func (c *Curl) url() string {
 	var b strings.Builder
 	b.WriteString(c.Scheme + "://" + c.Host.address(curlPorts[c.Scheme]))

@@ -41,7 +41,7 @@ type Reservations struct {
 // must be started with the VM. Package hotplug runs a helper for each disk, with other sockets.
 const ManagedHelper = "/run/luksplug/pr-helper0.sock"
 
-// reservations adds the object that talks to a helper.
+// reservations adds the object that connects to a helper.
 func (b *builder) reservations(r Reservations) string {
 	path := r.Socket
 	if path == "" {
@@ -60,7 +60,7 @@ func (b *builder) reservations(r Reservations) string {
 //	<disk device='floppy'>           -> floppy
 //	driver@type fat                  -> a raw node over it
 //
-// It is read-only: libvirt takes no other. See BlockdevOptionsVVFAT.
+// It is read-only: libvirt accepts no other. See BlockdevOptionsVVFAT.
 func (b *builder) dir(s Source) nodeOptions {
 	return nodeOptions{Object: Object{{"driver", "vvfat"}, {"dir", s.Path}, {"floppy", b.disk.Device == DeviceFloppy}, {"rw", false}}}
 }

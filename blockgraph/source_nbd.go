@@ -12,7 +12,7 @@ package blockgraph
 type NBD struct {
 	Export         string // the name of the export, "" for the server's default
 	Host           Host
-	TLS            *TLS   // nil for a connection in the clear
+	TLS            *TLS   // nil for an unencrypted connection
 	ReconnectDelay uint64 // seconds that requests wait for a lost connection
 }
 

@@ -11,8 +11,8 @@ import "github.com/luksplug/luksplug/secrets"
 //	<encryption engine='librbd'> -> encrypt.format, .key-secret and .parent
 //	<auth>                    -> user, auth-client-required [cephx, none], key-secret
 //
-// A port is 0 where none is given, as libvirt has it: Ceph then tries its own
-// ones. See QEMU's docs/interop/qemu-qmp-ref, BlockdevOptionsRbd.
+// A port is 0 if none is given, as in libvirt: Ceph then tries its own. See QEMU's
+// docs/interop/qemu-qmp-ref, BlockdevOptionsRbd.
 type RBD struct {
 	Pool, Image string
 	Snapshot    string // of the image, "" for none
@@ -67,9 +67,9 @@ func (r *RBD) node(b *builder, enc *Encryption) nodeOptions {
 	return o
 }
 
-// librbd returns how Ceph's library decrypts the image. A clone of an encrypted image has a
-// passphrase for each, all of one format: <secret> by <secret> from the image itself down to
-// its parents. See RbdEncryptionOptions.
+// librbd returns the options by which Ceph's library decrypts the image. A clone has one
+// <secret> for itself and for each parent, in this order, all of one format. See
+// RbdEncryptionOptions.
 func (b *builder) librbd(enc *Encryption, ids *[]string) Object {
 	var out any
 	var keys []string

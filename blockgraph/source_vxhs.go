@@ -1,6 +1,6 @@
 package blockgraph
 
-// VxHS is a disk of Veritas HyperScale. QEMU removed its driver in 5.2; the plan is libvirt's.
+// VxHS is a disk of Veritas HyperScale. QEMU removed its driver in 5.2; the options are those of libvirt.
 //
 //	source@name -> vdisk-id
 //	<host>      -> server (port 9999 unless given)

@@ -13,9 +13,9 @@ import (
 //	<throttlefilters>, each                -> driver throttle, throttle-group, file
 //	<throttlegroups> of the domain, those  -> object throttle-group, limits
 //
-// A group is the VM's: its disks share the limits, and its object has libvirt's
-// name. It is added where QEMU does not have it, and stays when the disk goes.
-// See QEMU's docs/throttle.txt and qapi/block-core.json, BlockdevOptionsThrottle.
+// A group belongs to the VM: its disks share the limits, and its object has
+// libvirt's name. It is added if QEMU lacks it, and remains after a detach. See
+// QEMU's docs/throttle.txt and qapi/block-core.json, BlockdevOptionsThrottle.
 func (b *builder) filters(top string, m Machine) (string, error) {
 	for i, name := range b.disk.ThrottleFilters {
 		id := "throttle-" + name

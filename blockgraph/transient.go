@@ -2,10 +2,10 @@ package blockgraph
 
 import "cmp"
 
-// Overlay is the file that takes what a guest writes to a transient disk. The executor of
-// the plan makes it, an empty qcow2 image of the size of the node Base, just before the
-// step that opens Node, and removes its name just after. So the file disappears with the
-// last process that has it open.
+// Overlay is the file that receives the writes to a transient disk. The executor of the plan
+// creates it, an empty qcow2 image of the size of the node Base, just before the step that
+// opens Node, and unlinks it just after. So the file disappears with the last process that
+// has it open.
 type Overlay struct {
 	Path string // on the host of the VM: the image's path and the VM's name, as in libvirt
 	Node string // the name of the node that opens the file
@@ -16,7 +16,7 @@ type Overlay struct {
 }
 
 // overlayPath returns the name of an overlay, as libvirt does (qemu_snapshot.c,
-// qemuSnapshotGetTransientDiskDef). The name of the VM may not be known.
+// qemuSnapshotGetTransientDiskDef). vm is "" if it is not known.
 func overlayPath(image, vm string) string { return image + ".TRANSIENT-" + cmp.Or(vm, "VM") }
 
 // overlay adds the nodes of a transient disk's overlay, and returns the name of the top one.

@@ -5,14 +5,14 @@ import (
 	"strconv"
 )
 
-// Unlock is how the LUKS volumes of a disk are opened. The zero value is MethodQEMU.
+// Unlock says how the LUKS volumes of a disk are opened. The zero value is MethodQEMU.
 type Unlock struct {
 	Method Method
 	FDSet  int64  // the id of the first descriptor set for ephemeral headers that are passed as descriptors
 	Dir    string // on the VM's host: for ephemeral headers that are passed as files, or the daemon's socket
 }
 
-// Method is a way to open LUKS volumes.
+// Method says how LUKS volumes are opened.
 type Method string
 
 const (
@@ -32,7 +32,7 @@ const (
 // from 0, and QEMU reads the id as an int.
 const FirstFDSet int64 = 1_900_000_000
 
-// EphemeralHeader is a header to unlock, and how its ephemeral header gets into the VM.
+// EphemeralHeader is a header to unlock, and how its ephemeral header is passed to the VM.
 type EphemeralHeader struct {
 	Node     string // the name of the node that reads the ephemeral header
 	Secret   string // the id of the object with its one-time passphrase

@@ -6,12 +6,11 @@ import (
 	"unicode"
 )
 
-// maxName is the longest node-name that QEMU takes (31 characters and a NUL).
+// maxName is the longest node-name that QEMU accepts (31 characters and a NUL).
 const maxName = 31
 
-// Validate checks the disk by the rules that libvirt has for one. The error is an
-// [*InvalidError] or an [*UnsupportedError] that names the element, also for a disk
-// that was not read from XML.
+// Validate checks the disk by libvirt's rules. The error is an [*InvalidError] or an [*UnsupportedError] that
+// names the element, also for a disk that was not read from XML.
 func (d *Disk) Validate() error {
 	for _, check := range []func() error{d.validateTarget, d.validateImages, d.validateTransient, d.validateFrontend,
 		d.validatePassThrough, d.validateDriver, d.validateQueues, d.validateIdentity, d.validateTuning, d.validateThrottling, d.validateAddress} {
@@ -29,7 +28,7 @@ func (d *Disk) validateTarget() error {
 	}
 	return check([]rule{
 		{len(namePrefix(d.Target))+len(longestRole) > maxName, invalid, "disk/target@dev",
-			"the name " + d.Target + " is too long: QEMU's node names end at 31 characters"},
+			"the name " + d.Target + " is too long: QEMU's node names have at most 31 characters"},
 		{d.Device == DeviceFloppy && prefix != "fd", invalid, "disk/target@dev", "Invalid floppy device name: " + d.Target + ": use fda or fdb"},
 		{(d.Device == DeviceDisk || d.Device == DeviceLUN) && prefix == "fd", invalid, "disk/target@dev",
 			"Invalid harddisk device name: " + d.Target + ": use a name such as vda, sda or hda"},

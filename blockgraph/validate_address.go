@@ -4,13 +4,13 @@ import (
 	"fmt"
 )
 
-// validateAddress checks that the device can have its address at all; whether
-// the VM has that place is for the planner to say.
+// validateAddress checks that the device can have its address at all; the
+// planner checks it against the VM.
 func (d *Disk) validateAddress() error {
 	a := d.Address
 	if a == nil {
 		if n := d.driveAddress().Controller; n > 0 && (d.Bus == BusIDE || d.Bus == BusFDC) {
-			return invalid("disk/target@dev", "only a single "+string(d.Bus)+" controller is supported, and "+d.Target+" would be on a further one: use a name from the start of the alphabet")
+			return invalid("disk/target@dev", "only a single "+string(d.Bus)+" controller is supported, and "+d.Target+" would need another one: use a name from the start of the alphabet")
 		}
 		return nil
 	}
@@ -25,16 +25,16 @@ func (d *Disk) validateAddress() error {
 	case a.CCW != nil && a.CCW.CSSID != virtualCSS:
 		return invalid("disk/address@cssid", fmt.Sprintf("0x%x is no channel subsystem of virtual devices: use cssid='0xfe'", a.CCW.CSSID))
 	case a.MMIO != nil && (d.Model == ModelTransitional || d.Model == ModelNonTransitional):
-		return invalid("disk@model", "the model '"+string(d.Model)+"' is PCI's: remove it, or use an address of type pci")
+		return invalid("disk@model", "the model '"+string(d.Model)+"' is for PCI only: remove it, or use an address of type pci")
 	case a.Drive != nil:
 		return d.validateDrive(*a.Drive)
 	}
 	return nil
 }
 
-// validateDrive refuses the numbers that the bus does not have: QEMU is not told
-// of them, so they would be lost. It is told the unit; how many units a
-// controller has is between QEMU and the user, as libvirt has it.
+// validateDrive refuses numbers that the bus does not have: they are not passed
+// to QEMU, and would be lost. The unit is passed, and QEMU checks it, as with
+// libvirt.
 func (d *Disk) validateDrive(a DriveAddress) error {
 	most := map[Bus]DriveAddress{
 		BusSCSI: {Controller: 255, Target: 255, Unit: 16383},

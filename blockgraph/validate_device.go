@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// validateFrontend checks that the bus and the device go together.
+// validateFrontend checks that the bus supports the device.
 func (d *Disk) validateFrontend() error {
 	switch {
 	case !slices.Contains([]Bus{BusVirtio, BusSCSI, BusUSB, BusIDE, BusSATA, BusFDC}, d.Bus):
@@ -61,7 +61,7 @@ func (d *Disk) validatePassThrough() error {
 	})
 }
 
-// validateDriver checks the words of <driver> and <geometry>.
+// validateDriver checks the keywords in <driver> and <geometry>.
 func (d *Disk) validateDriver() error {
 	for _, w := range []struct {
 		element, value string
@@ -157,7 +157,7 @@ func (d *Disk) validateIdentity() error {
 	})
 }
 
-// validateTuning checks that the bus supports what the guest is shown of the disk.
+// validateTuning checks that the bus supports the properties that the guest sees.
 func (d *Disk) validateTuning() error {
 	t, g, ata := d.Tuning, d.Tuning.Geometry, d.Bus == BusIDE || d.Bus == BusSATA
 	longest := 16

@@ -33,8 +33,8 @@ func (d *Disk) validateImages() error {
 	return d.validateChain()
 }
 
-// validateLayer checks an image, its data store and its header. element is the
-// path of what has the image, source that of its <source>.
+// validateLayer checks an image, its data store and its header. element is the path of
+// the image's element, source that of its <source>.
 func (d *Disk) validateLayer(source, element string, i *Image, top bool) error {
 	if err := d.validateImage(source, *i); err != nil {
 		return err
@@ -56,7 +56,7 @@ func (d *Disk) validateLayer(source, element string, i *Image, top bool) error {
 }
 
 // validateStore checks the data store of an image. An encrypted one is refused because
-// libvirt makes its secret and then leaves the encryption out.
+// libvirt creates its secret but omits the encryption.
 func (d *Disk) validateStore(element string, i *Image) error {
 	s := i.DataStore
 	if s == nil {
@@ -100,7 +100,7 @@ func (d *Disk) validateEncryption(element string, i *Image) error {
 	return d.validateHeader(element, i)
 }
 
-// validateSecrets checks the passphrases. Without one, libvirt leaves the encryption out.
+// validateSecrets checks the passphrases. Without one, libvirt omits the encryption.
 func (e *Encryption) validateSecrets(element string) error {
 	if err := check([]rule{
 		{len(e.Secrets) == 0, invalid, element, "has no <secret>: encryption needs a passphrase"},
@@ -150,7 +150,7 @@ func (d *Disk) validateHeader(element string, i *Image) error {
 	})
 }
 
-// sameBytes reports whether two sources are written the same way, or name the same path.
+// sameBytes reports whether two sources have equal values or the same path.
 func sameBytes(a, b Source) bool {
 	a.Path, b.Path = path.Clean(a.Path), path.Clean(b.Path)
 	if a.Local() && b.Local() {
@@ -175,8 +175,8 @@ func (d *Disk) validateChain() error {
 		"'discard_no_unref' only works with qcow2 disk format"}})
 }
 
-// validateVHost refuses the settings that a disk cannot have whose data QEMU does not see
-// (vhostuser), or reads in one way only (vhostvdpa).
+// validateVHost refuses settings that QEMU cannot apply because it does not process the
+// data (vhostuser), or only supports in one form (vhostvdpa).
 func (d *Disk) validateVHost() error {
 	v, kind := d.Driver, d.Image.Source.Kind
 	if kind == SourceVHostVDPA && !cacheModes[d.cacheMode()].direct {

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// imageWarnings returns where QEMU treats the images differently from the XML.
+// imageWarnings describes where QEMU treats the images differently from the XML.
 func (d *Disk) imageWarnings() []string {
 	var out []string
 	for _, i := range d.Images() {
@@ -14,7 +14,7 @@ func (d *Disk) imageWarnings() []string {
 			out = append(out, fmt.Sprintf("QEMU reaches %s with the SSH agent and known_hosts of its own user: %s of the XML is not used", s, strings.Join(ssh.Ignored, ", ")))
 		}
 		if v := s.Volume; v != nil && v.Auth != nil {
-			out = append(out, fmt.Sprintf("the <auth> of %s is not used: the pool's own is", s))
+			out = append(out, fmt.Sprintf("the <auth> of %s is not used: that of the pool replaces it", s))
 		}
 	}
 	return out
@@ -32,7 +32,7 @@ func (d *Disk) Warnings() []string {
 		out = append(out, fmt.Sprintf("the serial of %s contains spaces: the guest sees them with backslashes, as with libvirt", d.Target))
 	}
 	if d.RawIO {
-		out = append(out, fmt.Sprintf("rawio='yes' of %s needs a QEMU that was started with CAP_SYS_RAWIO: luksplug cannot give it that", d.Target))
+		out = append(out, fmt.Sprintf("rawio='yes' of %s needs a QEMU that was started with CAP_SYS_RAWIO: luksplug cannot grant it", d.Target))
 	}
 	return append(out, d.imageWarnings()...)
 }

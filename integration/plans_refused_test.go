@@ -67,7 +67,7 @@ var versionCases = []versionCase{
 		says: []string{"<blockio>", "remove <blockio>"}},
 	{name: "tftp", until: "0.0",
 		xml:  "<disk type='network'><driver type='raw'/><source protocol='tftp' name='x'><host name='server'/></source><readonly/>" + diskOf,
-		says: []string{"the protocol tftp", "(<source protocol=...>)", "no longer supports", "over http"}},
+		says: []string{"the protocol tftp", "(<source protocol=...>)", "which it does not have: offer the image over http"}},
 	{name: "NBD with all options", xml: "<disk type='network'><driver type='raw'/><source protocol='nbd' name='x' tls='yes' tlsHostname='a.example'><host name='server'/><reconnect delay='5'/></source>" + diskOf},
 	{name: "io_uring", xml: "<disk type='file'><driver type='raw' io='io_uring'/><source file='/a'/>" + diskOf},
 	{name: "vhost-user with reconnect", xml: "<disk type='vhostuser'><driver type='raw'/><source type='unix' path='/run/v.sock'><reconnect enabled='yes' timeout='7'/></source>" + diskOf},

@@ -33,8 +33,8 @@ func bareSocket(b *testing.B, address string) (exchange func(command string)) {
 	return exchange
 }
 
-// BenchmarkExecute compares Execute with writing the same bytes to a bare
-// socket and reading one line back: the difference is what the client costs.
+// BenchmarkExecute compares Execute with writing the same bytes to a bare socket and reading one line back:
+// the difference is the cost of the client.
 func BenchmarkExecute(b *testing.B) {
 	peers := map[string]func(b *testing.B) string{
 		"qemu": func(b *testing.B) string { return qmptest.StartQEMU(b, "-machine", "none").Unix },
@@ -112,8 +112,8 @@ func BenchmarkSchema(b *testing.B) {
 	})
 }
 
-// BenchmarkOverhead takes turns between a bare socket and Execute, on two monitors of one QEMU, so that the
-// load of the machine hits both alike. It reports the quotient of the medians.
+// BenchmarkOverhead alternates between a bare socket and Execute, on two monitors of one QEMU, so that the
+// load of the machine affects both alike. It reports the ratio of the medians.
 func BenchmarkOverhead(b *testing.B) {
 	second := filepath.Join(qmptest.SocketDir(b), "second.sock")
 	q := qmptest.StartQEMU(b, "-machine", "none", "-qmp", "unix:"+second+",server=on,wait=off")

@@ -24,7 +24,7 @@ type Client struct {
 	schema     *Schema       // guarded by schemaLock
 }
 
-// dispatcher gives calls to QEMU: a socket, which has many in flight, or a serial, which has one.
+// dispatcher passes calls to QEMU: a socket has many in flight, a serial has one.
 type dispatcher interface {
 	// run executes calls in their order and sets results[i] for calls[i].
 	run(ctx context.Context, calls []*call, results []Result)
@@ -62,9 +62,9 @@ func newClient(s *session, d dispatcher, o options) *Client {
 
 // Execute sends cmd, waits for the reply, and returns its "return" value.
 //
-// The error is one of the three of the package comment: *Error (QEMU refused),
-// *UnknownOutcomeError (sent, not answered), or any other (not sent). When ctx
-// ends while QEMU works on cmd, Execute returns at once, and QEMU works on.
+// The error is one of the three of the package comment: *Error (QEMU refused), *UnknownOutcomeError (sent,
+// not answered), or any other (not sent). When ctx ends while QEMU executes cmd, Execute returns at once,
+// and QEMU continues.
 func (c *Client) Execute(ctx context.Context, cmd Command) (json.RawMessage, error) {
 	results := c.ExecuteAll(ctx, cmd)
 	return results[0].Value, results[0].Err
@@ -134,7 +134,7 @@ func (c *Client) VersionString() string {
 }
 
 // PassesFiles reports whether Command.File works on this client: over a unix socket, and where the Transport
-// passes files. Elsewhere such a command fails with ErrFileUnsupported, unsent.
+// passes files. On other clients such a command fails with ErrFileUnsupported, unsent.
 func (c *Client) PassesFiles() bool { return c.dispatcher.passesFiles() }
 
 // PeerPID returns the process id of the QEMU at the other end of a unix socket (SO_PEERCRED, unix(7)). For a
@@ -142,7 +142,7 @@ func (c *Client) PassesFiles() bool { return c.dispatcher.passesFiles() }
 // socketpair, the one that made it. It reports false for other transports.
 func (c *Client) PeerPID() (int, bool) { return c.peerPID, c.peerPID != 0 }
 
-// Done is closed when the connection ends, by Close or by itself.
+// Done is closed when the connection ends, by Close or by a failure.
 func (c *Client) Done() <-chan struct{} { return c.session.ctx.Done() }
 
 // Err returns nil while the connection is alive, and then why it ended: ErrClosed
@@ -158,7 +158,7 @@ func (c *Client) Close() error {
 	return err
 }
 
-// queryVersion fills in the version where there was no greeting to read.
+// queryVersion queries the version for a transport without a greeting.
 func (c *Client) queryVersion(ctx context.Context) error {
 	value, err := c.Execute(ctx, Command{Execute: "query-version"})
 	if err != nil {

@@ -60,10 +60,10 @@ func NewConn(ctx context.Context, conn net.Conn, opts ...Option) (*Client, error
 	return c, nil
 }
 
-// firstID returns where the numbers of a connection's commands begin. No two connections have the same ones:
-// a client that was killed leaves replies, which QEMU sends to the next client, and they must not pass for
-// replies to its commands. There is room for 65536 commands between two beginnings, and the numbers stay
-// exact in readers that take JSON's numbers for floating point.
+// firstID returns the number of a connection's first command. No two connections have the same numbers: QEMU sends
+// the replies of a client that was killed to the next client, which must not take them for replies to its own
+// commands. There is room for 65536 commands between two first numbers, and the numbers stay exact in readers that
+// treat JSON's numbers as floating point.
 func firstID() uint64 { return uint64(rand.Uint32()) << 16 }
 
 // splitAddress returns the network and address for net.Dial.
@@ -80,7 +80,7 @@ func splitAddress(address string) (network, target string) {
 	return "unix", address
 }
 
-// dialHint explains what a failure to connect usually means.
+// dialHint explains the usual cause of a failure to connect.
 func dialHint(err error) string {
 	switch {
 	case errors.Is(err, syscall.ENOENT):

@@ -1,12 +1,12 @@
 // Package qmp is a client for the QEMU Machine Protocol: the JSON protocol over which a running QEMU takes
-// commands and reports events. It knows nothing of disks or of what a secret means; it sends each command
+// commands and reports events. It is independent of disks and of the meaning of secrets; it sends each command
 // exactly once and reports its outcome.
 //
 // # Connecting
 //
 // [Dial] connects to a QEMU's monitor over a unix socket or TCP, and [NewConn] takes a connection that is
-// open already. Other ways are packages of their own, each with a [Transport] for [NewClient]: qmplibvirt
-// goes through libvirt's RPC, goqemu through a monitor of digitalocean/go-qemu. All give the same [Client]:
+// open already. Other transports are separate packages, each with a [Transport] for [NewClient]: qmplibvirt
+// uses libvirt's RPC, goqemu a monitor of digitalocean/go-qemu. All give the same [Client]:
 //
 //	client, err := qmp.Dial(ctx, "/run/vm1/qmp.sock")
 //	...
@@ -32,11 +32,11 @@
 //   - any other error: the command was not sent ([ErrClosed], [ErrConnectionLost], [ErrEncode], the context's
 //     own error): nothing happened.
 //
-// # What the client promises
+// # Guarantees
 //
 //   - Every command carries an id, and replies are matched by it. Any number of commands may be in flight,
 //     from any number of goroutines. A reply that comes after its caller has left is dropped, never given to
-//     another. (libvirt sets ids itself; there its RPC serial numbers do the matching.)
+//     another. (libvirt sets ids itself; its RPC serial numbers match the replies.)
 //   - Replies may have any size: query-qmp-schema alone is 236 kB in one line.
 //   - Events may come at any time. Each [Subscription] has an unbounded queue, so that a slow listener never
 //     delays a reply. A subscription made before a command sees every event that the command causes; an event

@@ -14,17 +14,17 @@ var (
 	ErrConnectionLost = errors.New("QMP connection lost")
 	// ErrNoGreeting: the peer took the connection but did not greet.
 	ErrNoGreeting = errors.New("no QMP greeting")
-	// ErrProtocol: the peer sent what is not QMP.
+	// ErrProtocol: the peer sent something that is not QMP.
 	ErrProtocol = errors.New("not the QMP protocol")
 	// ErrEncode: a command's arguments cannot be encoded; nothing was sent.
 	ErrEncode = errors.New("cannot encode QMP command")
 	// ErrFileUnsupported: Command.File was set on a transport that cannot pass
 	// descriptors; nothing was sent. Check PassesFiles before.
 	ErrFileUnsupported = errors.New("this QMP transport cannot pass file descriptors")
-	// ErrFileWithSecret: a command with a File carried a Sensitive value over a
-	// Transport, whose way for files may show it to others; nothing was sent.
+	// ErrFileWithSecret: a command with a File carried a Sensitive value over a Transport, which may expose
+	// it when it passes the file; nothing was sent.
 	ErrFileWithSecret = errors.New("a command that another program passes on must not hold a secret")
-	// ErrNotSent is wrapped by the errors of a Transport which mean that QEMU has not got the command.
+	// ErrNotSent is wrapped by the errors of a Transport which mean that QEMU did not get the command.
 	ErrNotSent = errors.New("the command has not reached QEMU")
 )
 
@@ -60,7 +60,7 @@ func (e *UnknownOutcomeError) Error() string {
 // Unwrap returns the cause.
 func (e *UnknownOutcomeError) Unwrap() error { return e.Err }
 
-// notSent wraps the cause for which a command never left this process.
+// notSent wraps the reason why a command never left this process.
 func notSent(command string, cause error) error {
 	return fmt.Errorf("%s was not sent: %w", command, cause)
 }

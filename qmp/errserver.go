@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// serverTexts are the texts of QEMU's drivers for servers, and what they mean. Most are in the words of the
-// libraries that the drivers use; the tests of package integration provoke each from a real server. The first
-// that is found counts.
+// serverTexts are the texts of QEMU's drivers for servers, with their meanings. Most come from the libraries
+// that the drivers use; the tests of package integration provoke each from a real server. The first match
+// counts.
 var serverTexts = []struct {
 	text string
 	err  error
@@ -33,7 +33,7 @@ var serverTexts = []struct {
 	{"Requested export not available", ErrImageNotFound}, // QEMU's nbd/client.c
 	{"SFTP server: No such file", ErrImageNotFound},      // libssh
 
-	{"TLS handshake failed", ErrTLSRefused},                         // whatever the reason
+	{"TLS handshake failed", ErrTLSRefused},                         // for any reason
 	{"Certificate does not match the hostname", ErrServerUntrusted}, // QEMU's crypto/tlssession.c
 	{"The certificate is not trusted", ErrServerUntrusted},
 	{"Our own certificate", ErrTLSCredentials}, // before the next, which it may go on with
@@ -47,7 +47,7 @@ var serverTexts = []struct {
 
 	{"TLS negotiation required before", ErrTLSRequired}, // QEMU's nbd/client.c
 	{"for option 5 (starttls)", ErrTLSRefused},
-	{"Cannot read from TLS channel", ErrTLSRefused},     // as it ends in TLS 1.3 when the server does not like our certificate
+	{"Cannot read from TLS channel", ErrTLSRefused},     // the end in TLS 1.3 if the server refuses our certificate
 	{"Decryption has failed", ErrTLSKeyPassphrase},      // GnuTLS
 	{"Cannot load certificate", ErrTLSCredentials},      // QEMU's crypto/tlscredsx509.c
 	{"not found in PSK file", ErrTLSCredentials},        // QEMU's crypto/tlscredspsk.c

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestServerText has what real servers made QEMU 10.0.2 say, in the tests of package integration.
+// TestServerText has texts of QEMU 10.0.2, from real servers in package integration.
 func TestServerText(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]error{
@@ -42,12 +42,12 @@ func TestServerText(t *testing.T) {
 			t.Errorf("%q is taken for %v, want %v", text, got, want)
 		}
 		if want != nil && (!errors.Is(err, want) || errors.Is(err, ErrWrongPassphrase)) {
-			t.Errorf("%q: errors.Is does not say so", text)
+			t.Errorf("%q: errors.Is does not match", text)
 		}
 	}
 }
 
-// TestCephEncryptionText has what librbd 16 made QEMU 10.0.2 say.
+// TestCephEncryptionText has texts of QEMU 10.0.2 with librbd 16.
 func TestCephEncryptionText(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]error{

@@ -5,9 +5,9 @@ import (
 	"regexp"
 )
 
-// What QEMU means by its refusals. QEMU gives nearly all of them the class
-// GenericError, so that only the text tells them apart. Those texts are matched here
-// and in errserver.go, and nowhere else; the tests provoke each from a real QEMU.
+// The causes of QEMU's refusals. QEMU gives nearly all of them the class GenericError, so that only the
+// text distinguishes them. Those texts are matched only here and in errserver.go; the tests provoke each
+// from a real QEMU.
 var (
 	// ErrWrongPassphrase: no LUKS key slot opens with the given secret.
 	ErrWrongPassphrase = errors.New("wrong passphrase")
@@ -41,18 +41,18 @@ var (
 	ErrBusNotFound = errors.New("bus not found")
 	// ErrNoHotplug: the bus takes no device while the VM runs.
 	ErrNoHotplug = errors.New("bus does not support hot plug")
-	// ErrLoginRefused: a server does not take the user, password or key, or wants one where none was given.
+	// ErrLoginRefused: a server rejects the user, password or key, or requires one that was not given.
 	ErrLoginRefused = errors.New("the server refuses the login")
-	// ErrForbidden: a server does not give the image to this user.
-	ErrForbidden = errors.New("the server does not allow it")
+	// ErrForbidden: a server denies this user the image.
+	ErrForbidden = errors.New("the server denies access")
 	// ErrServerUnreachable: nothing answers at a server's address.
 	ErrServerUnreachable = errors.New("the server cannot be reached")
-	// ErrServerUntrusted: a server has another certificate or host key than it
-	// should have, or one that no trusted authority has signed.
-	ErrServerUntrusted = errors.New("the server is not the one that it should be")
-	// ErrTLSRequired: a server only talks over TLS.
-	ErrTLSRequired = errors.New("the server wants TLS")
-	// ErrTLSRefused: a server does not talk over TLS, or not with this client.
+	// ErrServerUntrusted: a server has another certificate or host key than expected, or one that no
+	// trusted authority has signed.
+	ErrServerUntrusted = errors.New("the server's certificate or host key is not trusted")
+	// ErrTLSRequired: a server requires TLS.
+	ErrTLSRequired = errors.New("the server requires TLS")
+	// ErrTLSRefused: a server refuses TLS, or this client.
 	ErrTLSRefused = errors.New("the server refuses TLS")
 	// ErrTLSCredentials: the certificates or keys for TLS cannot be used.
 	ErrTLSCredentials = errors.New("unusable TLS credentials")
@@ -76,7 +76,7 @@ var errorTexts = []struct {
 	err  error
 	text *regexp.Regexp
 }{
-	// Of two texts about a passphrase or format, the second is of Ceph's library.
+	// "encryption load fail", "image encryption format" and "layered encryption" are from Ceph's library.
 	{ErrWrongPassphrase, regexp.MustCompile(`Invalid password, cannot unlock any keyslot|encryption load fail: Operation not permitted`)},
 	{ErrNotLUKS, regexp.MustCompile(`Volume is not in LUKS format|encryption load fail: Invalid argument`)},
 	{ErrEncryptionUnsupported, regexp.MustCompile(`encryption load fail: Operation not supported|unknown image encryption format|` +
@@ -89,14 +89,14 @@ var errorTexts = []struct {
 	{ErrFDSetNotFound, regexp.MustCompile(`(?s)File descriptor named 'fdset-id:.*' not found`)},
 	{ErrChardevNotFound, regexp.MustCompile(`(?s)Chardev '.*' not found`)},
 	{ErrDuplicate, regexp.MustCompile(`Duplicate nodes with node-name='|attempt to add duplicate property '|Duplicate device ID '`)},
-	// The second is a PCI Express port's, while its lamp blinks.
+	// The second is that of a PCI Express port while its indicator blinks.
 	{ErrUnplugPending, regexp.MustCompile(`is already in the process of unplug|Hot-unplug failed: guest is busy`)},
 	{ErrBusNotFound, regexp.MustCompile(`(?s)Bus '.*' not found`)},
 	{ErrNoHotplug, regexp.MustCompile(`(?s)Bus '.*' does not support hotplugging`)},
 }
 
-// Is reports whether QEMU's class and text are what the sentinel target stands for. Texts are searched for,
-// not compared, because QEMU puts the name of an image or property in front of some.
+// Is reports whether the sentinel target stands for QEMU's class and text. Texts are searched for, not
+// compared, because QEMU puts the name of an image or property in front of some.
 func (e *Error) Is(target error) bool {
 	switch target {
 	case ErrDeviceNotFound:

@@ -25,7 +25,7 @@ type Subscription struct {
 	wake  chan struct{} // has a token when queue or ended changed
 	stop  chan struct{} // closed by Close
 
-	leave func() // takes the subscription out of its hub
+	leave func() // removes the subscription from its hub
 
 	mu     sync.Mutex
 	queue  []Event
@@ -71,7 +71,7 @@ func (s *Subscription) end() {
 func (s *Subscription) poke() {
 	select {
 	case s.wake <- struct{}{}:
-	default: // a token is there already
+	default: // it already has a token
 	}
 }
 
@@ -104,7 +104,7 @@ func (s *Subscription) deliver() {
 	}
 }
 
-// hub delivers each event to the subscriptions that want it.
+// hub delivers each event to its subscriptions.
 type hub struct {
 	mu    sync.Mutex
 	subs  map[*Subscription]struct{}
@@ -157,7 +157,7 @@ func (h *hub) publish(e Event) {
 	}
 }
 
-// end takes no more subscriptions and events. Those that were there deliver what they have.
+// end accepts no more subscriptions and events. Existing subscriptions deliver their queues.
 func (h *hub) end() {
 	h.mu.Lock()
 	defer h.mu.Unlock()

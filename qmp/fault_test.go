@@ -53,8 +53,8 @@ func TestEventsDuringHandshake(t *testing.T) {
 	}
 }
 
-// What QEMU still had for a client that is gone comes to the next one: before the
-// greeting and after it, with any number that the other client can have used.
+// QEMU sends its pending replies to a client that is gone to the next one: before the greeting and after it,
+// with any number that the other client can have used.
 func TestRepliesToAnother(t *testing.T) {
 	t.Parallel()
 	stale := []string{`{"return":"another's"}`, `{"error":{"class":"GenericError","desc":"another's"},"id":1}`}
@@ -185,7 +185,7 @@ func TestSecretsAreScrubbed(t *testing.T) {
 	}
 }
 
-// What the peer must not send ends the connection, and wakes its callers.
+// Protocol violations of the peer end the connection, and wake the callers.
 func TestProtocolFaults(t *testing.T) {
 	t.Parallel()
 	for name, line := range map[string]string{
@@ -249,7 +249,7 @@ func TestHandshakeFaults(t *testing.T) {
 }
 
 // A peer that reads nothing: a command that cannot be written whole within its context spoils the stream, so
-// the connection ends; one that was not begun was not sent, and harms nothing.
+// the connection ends; a command that was not begun is not sent, and the connection continues.
 func TestPeerStopsReading(t *testing.T) {
 	t.Parallel()
 	path := greetingPeer(t, func(p *fakeConn) {
@@ -392,16 +392,16 @@ func TestSplitAddress(t *testing.T) {
 	}
 }
 
-// TestWriteFindsTheConnectionLost: a command that could not be written for loss
-// of the connection is the end of the client at once, and not only when the
-// reader notices: a caller that gets ErrConnectionLost checks Done and dials again.
+// TestWriteFindsTheConnectionLost: a command that could not be written because the connection is lost ends
+// the client at once, before the reader notices: a caller that gets ErrConnectionLost checks Done and dials
+// again.
 func TestWriteFindsTheConnectionLost(t *testing.T) {
 	t.Parallel()
 	over := make(chan struct{})
 	path := fakePeer(t, func(p *fakeConn) {
 		p.send(fakeGreeting)
 		c, _ := p.receive()
-		_ = p.Conn.(*net.UnixConn).CloseRead() // the client's reader sees nothing of it
+		_ = p.Conn.(*net.UnixConn).CloseRead() // the client's reader does not notice it
 		p.send(reply(c.ID, "{}"))
 		<-over
 	})
@@ -414,6 +414,6 @@ func TestWriteFindsTheConnectionLost(t *testing.T) {
 	select {
 	case <-c.Done():
 	default:
-		t.Error("the connection is said to live")
+		t.Error("the connection is reported as alive")
 	}
 }

@@ -58,7 +58,7 @@ type shortReader struct {
 
 func (r *shortReader) Read(p []byte) (int, error) { return r.from.Read(p[:min(len(p), r.size)]) }
 
-// FuzzParseSchema: whatever parses can be queried and validated against without panic or endless recursion.
+// FuzzParseSchema: every parsed schema can be queried and validated against without panic or endless recursion.
 func FuzzParseSchema(f *testing.F) {
 	f.Add([]byte(`[{"name":"c","meta-type":"command","arg-type":"0","ret-type":"0"},
 		{"name":"0","meta-type":"object","tag":"t","members":[{"name":"t","type":"e"},{"name":"l","type":"[a]","default":null}],
@@ -81,13 +81,13 @@ func FuzzParseSchema(f *testing.F) {
 		for name := range s.commands {
 			s.Supports(name, path)
 			if err := s.Validate(name, qapi.Sorted(members)); err != nil && err.Error() == "" {
-				t.Error("an error without words")
+				t.Error("an error without text")
 			}
 		}
 	})
 }
 
-// FuzzEncode: what is sent is one line of JSON that means what was given.
+// FuzzEncode: the encoding is one line of JSON with the meaning of the input.
 func FuzzEncode(f *testing.F) {
 	f.Add("blockdev-add", "node-name", "a\"\\\x00\u2028", int64(-1), 1.5)
 	f.Fuzz(func(t *testing.T, execute, name, text string, i int64, x float64) {

@@ -26,7 +26,7 @@ type Command struct {
 	File *os.File
 }
 
-// Result is what became of one command of ExecuteAll.
+// Result is the outcome of one command of ExecuteAll.
 type Result struct {
 	Value json.RawMessage // QEMU's "return" value; nil if Err is set
 	Err   error           // see the package comment for the three outcomes
@@ -41,7 +41,7 @@ const (
 	noID                     // WithoutIDs; libvirt adds an id itself and refuses a second one
 )
 
-// call is one command on its way.
+// call is one command in progress.
 type call struct {
 	name    string
 	id      uint64
@@ -115,7 +115,7 @@ func (c *call) unknown(cause error) error {
 	return &UnknownOutcomeError{Command: c.name, Err: cause}
 }
 
-// result turns an answer into what the caller sees.
+// result turns an answer into the caller's Result.
 func (c *call) result(a answer) Result {
 	switch {
 	case a.lost != nil:
@@ -146,7 +146,7 @@ type refusal struct {
 	Description string `json:"desc"`
 }
 
-// parseMessage decodes one line. What it returns shares no memory with line.
+// parseMessage decodes one line. The message shares no memory with line.
 func parseMessage(line []byte) (message, error) {
 	var m message
 	if err := json.Unmarshal(line, &m); err != nil {

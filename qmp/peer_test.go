@@ -33,8 +33,8 @@ func dialTest(t testing.TB, address string, opts ...Option) *Client {
 	return c
 }
 
-// fakePeer is a monitor that does what no real QEMU can be made to do. serve
-// gets each connection in its own goroutine; the connection is closed after it.
+// fakePeer is a monitor that behaves as no real QEMU can be made to. serve gets each connection
+// in its own goroutine; the connection is closed after it.
 func fakePeer(t testing.TB, serve func(p *fakeConn)) string {
 	t.Helper()
 	path := filepath.Join(qmptest.SocketDir(t), "fake.sock")
@@ -82,7 +82,7 @@ func greetingPeer(t testing.TB, serve func(p *fakeConn)) string {
 	})
 }
 
-// traceTo has a client write its trace to a log.
+// traceTo makes a client write its trace to a log.
 func traceTo(l *qmptest.Log) Option {
 	return WithTrace(func(e TraceEntry) { l.Add(e.Direction, e.JSON) })
 }

@@ -121,17 +121,17 @@ func checkAgainstQEMU(t *testing.T, c *Client, s *Schema) {
 		_, err := c.Execute(qmptest.Context(t), Command{Execute: test.command, Arguments: test.args})
 		_, known := qmptest.ErrorAs[*Error](err)
 		if test.path == "" && !test.unknownCommand {
-			// QEMU may refuse it for what it is, but not for its form.
+			// QEMU may refuse its meaning, but not its form.
 			if known && (strings.Contains(err.Error(), "unexpected") || strings.Contains(err.Error(), "Invalid parameter")) {
 				t.Errorf("%s %v passes Validate, QEMU says: %v", test.command, test.args, err)
 			}
 		} else if !known {
-			t.Errorf("%s %v fails Validate, QEMU takes it (%v)", test.command, test.args, err)
+			t.Errorf("%s %v fails Validate, QEMU accepts it (%v)", test.command, test.args, err)
 		}
 	}
 }
 
-// Every refusal that errtext.go knows, provoked.
+// Every refusal in errtext.go, provoked.
 func TestErrorTexts(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -314,7 +314,7 @@ func TestFileCannotBePassed(t *testing.T) {
 }
 
 // Events that a command causes are queued before its reply is returned, and
-// listeners that do not read hold up nothing.
+// listeners that do not read delay nothing.
 func TestEvents(t *testing.T) {
 	t.Parallel()
 	c, q := startNone(t)

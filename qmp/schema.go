@@ -38,7 +38,7 @@ type schemaType struct {
 	tag      string         // object: the member whose value selects a variant
 	variants map[string]*schemaType
 	branches []*schemaType // alternate
-	features []string      // object: what the type can do beyond what its members say
+	features []string      // object: abilities of the type that its members do not show
 }
 
 type schemaMember struct {
@@ -129,15 +129,14 @@ type schemaResolver struct {
 	err   error
 }
 
-// lookup finds the type that user refers to. It must be of one of the kinds, if
-// any are given: QAPI has, for example, no arrays of arrays and no alternates of
-// alternates, and a schema with them could lead around in circles.
+// lookup finds the type that user refers to. It must be of one of the kinds, if any are given: QAPI has, for example,
+// no arrays of arrays and no alternates of alternates, and a schema with them could have cycles.
 func (r *schemaResolver) lookup(user, name string, kinds ...metaType) *schemaType {
 	t, ok := r.types[name]
 	switch {
 	case r.err != nil:
 	case !ok:
-		r.err = fmt.Errorf("query-qmp-schema: %w: %q refers to type %q, which is not there", ErrProtocol, user, name)
+		r.err = fmt.Errorf("query-qmp-schema: %w: %q refers to type %q, which is missing", ErrProtocol, user, name)
 	case len(kinds) > 0 && !slices.Contains(kinds, t.meta):
 		r.err = fmt.Errorf("query-qmp-schema: %w: %q cannot refer to type %q, which is of kind %s",
 			ErrProtocol, user, name, t.meta)
@@ -179,10 +178,10 @@ func (r *schemaResolver) fill(t *schemaType, e schemaEntity) {
 	}
 }
 
-// Supports reports whether this QEMU knows a command, and in it what path names: members, the values that
-// select a variant, and the values of enumerations, joined by dots. Arrays are passed through. A last part
-// that begins with a dollar sign is a feature of an object, which marks a member that has more meanings than
-// it used to have ("features" in docs/devel/qapi-code-gen).
+// Supports reports whether this QEMU knows a command, and in it what path names: members, the values that select a
+// variant, and the values of enumerations, joined by dots. Arrays are passed through. A last part that begins with a
+// dollar sign is a feature of an object, which marks a member with extended meanings ("features" in
+// docs/devel/qapi-code-gen).
 //
 //	s.Supports("blockdev-add", "")             // the command itself
 //	s.Supports("blockdev-add", "luks")         // the driver

@@ -5,9 +5,9 @@ import (
 	"fmt"
 )
 
-// CompactSchema drops from the "return" value of query-qmp-schema what ParseSchema has no use for: the types
+// CompactSchema drops from the "return" value of query-qmp-schema what ParseSchema does not use: the types
 // of replies and of events' data, the features of all but objects, and the second list of each enumeration's
-// values. The rest means the same to ParseSchema, and is half as long to read.
+// values. ParseSchema returns the same Schema for the rest, which is half as long.
 func CompactSchema(data []byte) ([]byte, error) {
 	var entities []schemaEntity
 	if err := json.Unmarshal(data, &entities); err != nil {
@@ -24,7 +24,7 @@ func CompactSchema(data []byte) ([]byte, error) {
 	use = func(name string) {
 		e := byName[name]
 		if e == nil || used[name] {
-			return // what is not there, ParseSchema complains of
+			return // ParseSchema reports what is missing
 		}
 		used[name] = true
 		for _, m := range e.Members {

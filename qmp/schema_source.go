@@ -7,7 +7,7 @@ import (
 	"fmt"
 )
 
-// SchemaID is what is known of the QEMU whose schema is wanted.
+// SchemaID identifies the QEMU whose schema is requested.
 type SchemaID struct {
 	// Version is Client.VersionString, with the distributor's package.
 	Version string
@@ -16,34 +16,34 @@ type SchemaID struct {
 	Target string
 	// PID is Client.PeerPID, or 0 where that is not known.
 	PID int
-	// Address names the monitor, as "tcp:10.0.0.1:4444", "unix:/run/vm1.sock" or
-	// "libvirt:" and the domain's UUID; empty where it has no name. What one monitor
-	// reports need not hold for another one of the same version.
+	// Address names the monitor, as "tcp:10.0.0.1:4444", "unix:/run/vm1.sock" or "libvirt:" and the domain's
+	// UUID; empty if it has no name. The schema of one monitor need not hold for another one of the same
+	// version.
 	Address string
 }
 
-// SchemaSource knows schemas without querying the QEMU that a client is connected to, for query-qmp-schema
-// holds up QEMU's main loop, and with it the guest, for some 50 ms. Its methods may be called from any number
-// of goroutines at once, and must not call the client.
+// SchemaSource provides schemas without querying the QEMU that a client is connected to, because
+// query-qmp-schema stalls QEMU's main loop, and with it the guest, for some 50 ms. Its methods may be called
+// from any number of goroutines at once, and must not call the client.
 type SchemaSource interface {
 	// Schema returns the schema of the QEMU that id names, or nil: then the client queries QEMU. A failure of
 	// the source must not fail the caller, so there is no error.
 	Schema(ctx context.Context, id SchemaID) *Schema
-	// Keep is offered the "return" value of query-qmp-schema, valid, after
-	// QEMU had to be queried. raw must not be changed.
+	// Keep receives the valid "return" value of query-qmp-schema after QEMU had to be queried. raw must not
+	// be changed.
 	Keep(ctx context.Context, id SchemaID, raw []byte)
 }
 
-// WithSchema hands in the schema of an earlier connection to the same QEMU
-// binary, so that Client.Schema does not query it.
+// WithSchema passes the schema of an earlier connection to the same QEMU binary, so that Client.Schema does
+// not query it.
 func WithSchema(s *Schema) Option { return func(o *options) { o.schema = s } }
 
 // WithSchemaSource makes Client.Schema try s before QEMU.
 func WithSchemaSource(s SchemaSource) Option { return func(o *options) { o.source = s } }
 
 // Schema returns QEMU's description of its commands, from WithSchema, from WithSchemaSource, or else from
-// QEMU itself, which stalls the guest for some 50 ms. It is looked for once per connection; concurrent
-// callers share the answer. A failure is not cached: the next caller queries QEMU again.
+// QEMU itself, which stalls the guest for some 50 ms. It is obtained once per connection; concurrent callers
+// share the answer. A failure is not cached: the next caller queries QEMU again.
 func (c *Client) Schema(ctx context.Context) (*Schema, error) {
 	const query = "query-qmp-schema"
 	select {

@@ -13,7 +13,7 @@ import (
 	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
-// fakeSource records the queries, and may know a schema.
+// fakeSource records the queries, and may have a schema.
 type fakeSource struct {
 	schema *Schema
 	mu     sync.Mutex
@@ -35,7 +35,7 @@ func (f *fakeSource) Keep(_ context.Context, id SchemaID, raw []byte) {
 	f.kept = append(f.kept, raw)
 }
 
-// QEMU is queried for what a source does not know, and the source is offered the answer.
+// QEMU is queried for a schema that the source does not have, and the source receives the answer.
 func TestSchemaSource(t *testing.T) {
 	t.Parallel()
 	var trace qmptest.Log
@@ -55,7 +55,7 @@ func TestSchemaSource(t *testing.T) {
 		t.Error("the trace does not show the query")
 	}
 	if s, err := ParseSchema(source.kept[0]); err != nil || !reflect.DeepEqual(s, asked) {
-		t.Errorf("what is kept is not the answer: %v", err)
+		t.Errorf("the kept schema is not the answer: %v", err)
 	}
 
 	source.schema = asked
@@ -65,7 +65,7 @@ func TestSchemaSource(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	if strings.Contains(second.String(), "query-qmp-schema") {
-		t.Error("QEMU was queried although the source knows")
+		t.Error("QEMU was queried although the source has the schema")
 	}
 	if id := source.asked[2]; id.PID != 0 || id.Version != want.Version || id.Address != "tcp:"+q.TCP {
 		t.Errorf("over TCP: %+v", id)
@@ -103,7 +103,7 @@ func TestSchemaSourceLosesQEMU(t *testing.T) {
 	}
 }
 
-// CompactSchema loses nothing that Schema has.
+// CompactSchema keeps everything that Schema uses.
 func TestCompactSchema(t *testing.T) {
 	t.Parallel()
 	c, _ := startNone(t)
@@ -116,7 +116,7 @@ func TestCompactSchema(t *testing.T) {
 	small, err := ParseSchema(compact)
 	must.OK(t, err)
 	if !reflect.DeepEqual(small, full) {
-		t.Error("the compact schema is another")
+		t.Error("the compact schema differs")
 	}
 	checkRealSchema(t, small)
 	if len(compact) > len(raw)*2/3 {

@@ -9,8 +9,8 @@ import (
 	"github.com/luksplug/luksplug/internal/qapi"
 )
 
-// scrubText replaces each secret in text. Secrets come longest first, so that
-// one which is a part of another leaves no remainder.
+// scrubText replaces each secret in text. Secrets come longest first, so that a secret that is part of
+// another leaves no remainder.
 func scrubText(text []byte, secrets [][]byte) []byte {
 	for _, secret := range secrets {
 		text = bytes.ReplaceAll(text, secret, []byte(qapi.Redacted))
@@ -18,8 +18,8 @@ func scrubText(text []byte, secrets [][]byte) []byte {
 	return text
 }
 
-// scrubJSON replaces the secrets within the strings of valid JSON. It looks at decoded strings, since the
-// peer may escape other characters than we did, and leaves every other byte alone.
+// scrubJSON replaces the secrets within the strings of valid JSON. It compares decoded strings, since the
+// peer may escape other characters than the client did, and leaves every other byte unchanged.
 func scrubJSON(raw json.RawMessage, secrets [][]byte) json.RawMessage {
 	var out []byte // stays nil until something is replaced
 	copied := 0
@@ -34,7 +34,7 @@ func scrubJSON(raw json.RawMessage, secrets [][]byte) json.RawMessage {
 			}
 		}
 		if i >= len(raw) {
-			break // not JSON; its reader will say so
+			break // not JSON; its reader reports that
 		}
 		var text string
 		if err := json.Unmarshal(raw[start:i+1], &text); err != nil || !containsAny(text, secrets) {

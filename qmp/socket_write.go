@@ -11,8 +11,8 @@ import (
 // errFile: Command.File is closed or nil inside; the connection is fine.
 var errFile = errors.New("cannot pass the file")
 
-// write writes the calls in order. On error it returns how many were written
-// whole, and whether the one after those was torn: written in part.
+// write writes the calls in order. On error it returns how many were written completely, and whether the next
+// one was torn, which means written in part.
 func (s *socket) write(calls []*call) (sent int, torn bool, err error) {
 	for sent < len(calls) {
 		end := segment(calls, sent)

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Direction is the way that a traced message went.
+// Direction is the direction of a traced message.
 type Direction int
 
 const (
@@ -25,18 +25,18 @@ func (d Direction) String() string {
 	return [...]string{Sent: "sent", Received: "received", Occurred: "event"}[d]
 }
 
-// TraceEntry is one message, as WithTrace's function sees it.
+// TraceEntry is one message, for WithTrace's function.
 type TraceEntry struct {
 	Direction Direction
 	Time      time.Time
 	// JSON is the message without its newline. Sensitive values are "[redacted]", in a command and in its
-	// reply. A reply that came after its caller had left is cut down to {"late":true,"id":N} if the command
-	// carried a secret, because that is no longer there to be searched for.
+	// reply. A reply that came after its caller had left is reduced to {"late":true,"id":N} if the command
+	// carried a secret, because the secret is no longer available for scrubbing.
 	JSON []byte
 }
 
-// TraceFunc takes the messages of one client, one at a time, in order. It runs in the middle of the traffic:
-// it should return soon, and must not call the client. The entry is its to keep.
+// TraceFunc receives the messages of one client, one at a time, in order. It runs within the traffic: it
+// should return soon, and must not call the client. It may keep the entry.
 type TraceFunc func(TraceEntry)
 
 // tracer serialises the calls to a TraceFunc. A nil tracer is silent.

@@ -11,11 +11,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Transport carries commands to QEMU over a connection that is not QMP's own, and one at
-// a time. Packages qmplibvirt and goqemu have one each. The [Client] above it adds the
-// ids, the trace, redaction, subscriptions, and contexts that end while Run works.
+// Transport carries commands to QEMU over a connection that is not QMP's own, one at a time. Packages
+// qmplibvirt and goqemu each have one. The [Client] above it adds the ids, the trace, redaction,
+// subscriptions, and contexts that end while Run works.
 type Transport interface {
-	// Run gives QEMU one command and returns its reply; both are one JSON object. No other call of Run is
+	// Run passes one command to QEMU and returns its reply; both are one JSON object. No other call of Run is
 	// made meanwhile. command may hold a secret, and is overwritten when Run has returned: do not keep it.
 	//
 	// file is nil unless PassesFiles reports true. It goes to QEMU together with
@@ -25,9 +25,9 @@ type Transport interface {
 	// interrupted may ignore that: the client does not wait for it, and discards its
 	// reply. Commands that follow are held up until it returns.
 	//
-	// If QEMU has not got the command, the error wraps ErrNotSent. If QEMU has refused
-	// it, the reply says so, or else the error is an *Error, whose Command the
-	// client sets. With any other error the command's outcome is unknown.
+	// If QEMU did not get the command, the error wraps ErrNotSent. If QEMU refused it, the reply says so, or
+	// the error is an *Error, whose Command the client sets. With any other error the command's outcome is
+	// unknown.
 	Run(ctx context.Context, command []byte, file *os.File) (reply []byte, err error)
 	// PassesFiles reports whether Run takes a file.
 	PassesFiles() bool
@@ -61,7 +61,7 @@ func NewClient(ctx context.Context, t Transport, opts ...Option) (*Client, error
 	return c, nil
 }
 
-// serial gives calls to a Transport, one at a time.
+// serial passes calls to a Transport, one at a time.
 type serial struct {
 	session   *session
 	transport Transport
@@ -177,7 +177,7 @@ func (t *serial) answered(c *call, text []byte, err error) Result {
 	}
 	// libvirt's replies carry libvirt's own ids.
 	if id, numbered := m.callID(); numbered && id != c.id {
-		// From here on every reply would be its predecessor's.
+		// From here on every reply would be that of the command before.
 		cause := fmt.Errorf("%w: the monitor gave the reply to command %d for command %d", ErrProtocol, id, c.id)
 		t.session.fail(fmt.Errorf("%w: %w", ErrConnectionLost, cause))
 		return Result{Err: c.unknown(cause)}
@@ -189,7 +189,7 @@ func (t *serial) answered(c *call, text []byte, err error) Result {
 	return c.result(answer{message: m})
 }
 
-// scrubbedResult scrubs an error of everything but its kind.
+// scrubbedResult returns an error of the same kind with a scrubbed text.
 func scrubbedResult(err error, secrets [][]byte) error {
 	if len(secrets) == 0 || err == nil {
 		return err
@@ -217,8 +217,8 @@ func (s *session) parsedEvent(e Event) {
 	s.hub.publish(e)
 }
 
-// duplicate gives a transport a descriptor of its own: it may still be at work when its caller, whose context
-// has ended, closes the file, and the kernel would give the number to another file.
+// duplicate gives a transport its own descriptor: it may still use it when its caller, whose context has
+// ended, closes the file, and the kernel would reuse the number for another file.
 func duplicate(f *os.File) (*os.File, error) {
 	raw, err := f.SyscallConn()
 	if err != nil {

@@ -34,8 +34,8 @@ type socket struct {
 // pendingCall is a call without its reply.
 type pendingCall struct {
 	*call
-	// secrets are the call's, and gone once the caller has left: from then on
-	// their owner may wipe them, and they must not be read.
+	// secrets are the call's, nil once the caller has left: from then on their owner may wipe them, and
+	// they must not be read.
 	secrets   [][]byte
 	abandoned bool
 }
@@ -139,8 +139,8 @@ func (s *socket) reply(m message) error {
 	if p != nil {
 		p.answer <- answer{message: m}
 		if s.lines.r.Buffered() == 0 {
-			// Let the caller run now. The next read finds nothing yet, and its
-			// system call would only delay the caller (BenchmarkOverhead).
+			// Let the caller run now. The next read finds no data yet, and its system call would only delay
+			// the caller (BenchmarkOverhead).
 			runtime.Gosched()
 		}
 	}
@@ -163,7 +163,7 @@ func (s *socket) event(name string, line []byte) {
 	}
 	var e Event
 	if err := json.Unmarshal(line, &e); err != nil {
-		// Its data is no object, which QMP rules out. Its name is still of use.
+		// Its data is no object, contrary to the protocol. Its name is still useful.
 		e = Event{Event: name}
 	}
 	s.session.hub.publish(e)
@@ -310,8 +310,8 @@ func (s *socket) wait(ctx context.Context, c *call) Result {
 	return Result{Err: c.unknown(ctx.Err())}
 }
 
-// interrupt makes the end of ctx break off a read or write that setDeadline governs. The returned function
-// must be called when that is over; it leaves no deadline behind.
+// interrupt makes the end of ctx abort a read or write that setDeadline governs. The returned function must
+// be called when that is over; it leaves no deadline behind.
 func interrupt(ctx context.Context, setDeadline func(time.Time) error) (release func()) {
 	if ctx.Done() == nil {
 		return func() {}

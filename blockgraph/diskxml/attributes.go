@@ -16,8 +16,8 @@ func notDefault(value string) string {
 	return value
 }
 
-// number reads an attribute that the grammar knows to be a number; a missing
-// one is 0.
+// number reads an attribute that the grammar has checked to be a number; a
+// missing one is 0.
 func number(e *element, attr string) uint {
 	n, _ := strconv.ParseUint(e.attr(attr), 10, 31) // checked before
 	return uint(n)
@@ -28,7 +28,7 @@ func readSwitch(e *element, attr string, s *blockgraph.Switch) error {
 	return oneOf(e, attr, string(blockgraph.On), string(blockgraph.Off))
 }
 
-// oneOf refuses an attribute that is there and none of the words.
+// oneOf refuses an attribute with a value that is not one of the words.
 func oneOf(e *element, attr string, words ...string) error {
 	if v := e.attr(attr); v != "" && !slices.Contains(words, v) {
 		return e.invalid(attr, "unknown value %q: use %s", message.Shorten(v), strings.Join(words, ", "))

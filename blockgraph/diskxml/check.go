@@ -32,8 +32,8 @@ func (r *rule) check(e *element, skip *skipped) error {
 			}
 		case slices.Contains(r.notAttrs, name):
 			return e.unsupported(name, "%s", why(e.name+"@"+name))
-		case slices.Contains(r.elsewhere, name):
-			return e.invalid(name, "does not belong to this kind of source, and libvirt would pass over it")
+		case slices.Contains(r.others, name):
+			return e.invalid(name, "does not belong to this kind of source, and libvirt would ignore it")
 		default:
 			return e.invalid(name, "unknown attribute%s", suggest(name, r.attrs))
 		}
@@ -48,8 +48,8 @@ func (r *rule) check(e *element, skip *skipped) error {
 		case known:
 		case slices.Contains(r.not, c.name):
 			return c.unsupported("", "%s", why(c.name))
-		case slices.Contains(r.elsewhere, c.name):
-			return c.invalid("", "does not belong to this kind of source, and libvirt would pass over it")
+		case slices.Contains(r.others, c.name):
+			return c.invalid("", "does not belong to this kind of source, and libvirt would ignore it")
 		default:
 			return c.invalid("", "unknown element%s", suggest(c.name, childNames(r)))
 		}
@@ -85,8 +85,7 @@ func isNamespace(a xml.Attr) bool {
 	return a.Name.Space == "xmlns" || a.Name.Space == "" && a.Name.Local == "xmlns"
 }
 
-// kind returns the rule for a <source>. That of an unknown kind is refused later,
-// by its own name.
+// kind returns the rule for a <source>. An unknown kind is refused later, by its name.
 func (r *rule) kind(owner, e *element) *rule {
 	kind := cmp.Or(owner.attr("type"), string(blockgraph.SourceFile))
 	if kind == string(blockgraph.SourceNetwork) {

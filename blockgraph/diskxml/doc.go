@@ -3,10 +3,10 @@
 //
 // # The grammar
 //
-// The grammar of a <disk> is libvirt's (formatdomain.html, "Hard drives, floppy
-// disks, CDROMs", and formatstorageencryption.html), and one element more, for which
-// libvirt has no syntax: the LUKS header that is not part of the image. It stands in
-// <encryption> and has the grammar of <backingStore>:
+// The grammar of a <disk> is libvirt's (formatdomain.html, "Hard drives, floppy disks,
+// CDROMs", and formatstorageencryption.html), plus one element for which libvirt has no
+// syntax: a LUKS header that is not part of the image. It belongs in <encryption> and has the
+// grammar of <backingStore>:
 //
 //	<encryption format='luks'>
 //	  <secret type='passphrase' uuid='...'/>
@@ -18,11 +18,11 @@
 //
 // # Strictness
 //
-// [ParseDisk] ignores nothing that could matter. What libvirt does not know either, and
-// values that contradict each other, are an [*XMLError] with the line; what libvirt knows
-// and blockgraph does not support is a [*blockgraph.UnsupportedError]. Where libvirt 11.3
-// silently drops something, such as engine='librbd' on a source that is not rbd, the disk is
-// refused. [ParseOptions] skips what a newer libvirt may write, and lists it in Disk.Warnings.
+// [ParseDisk] ignores nothing that could matter. Names that are unknown to libvirt, and values
+// that contradict each other, are an [*XMLError] with the line; what libvirt knows and
+// blockgraph does not support is a [*blockgraph.UnsupportedError]. Where libvirt 11.3 silently
+// drops something, such as engine='librbd' on a source that is not rbd, the disk is refused.
+// [ParseOptions] can skip elements of a newer libvirt, and lists them in Disk.Warnings.
 //
 // Nothing in this package does I/O. All functions are safe for concurrent use.
 package diskxml

@@ -12,11 +12,11 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 )
 
-// ParseDomain reads a libvirt <domain> document and returns what a disk is
-// planned by: the machine type, the PCI ports, the SCSI and USB controllers,
-// the addresses in use, the other disks, the I/O threads and the throttle groups.
-// In the XML of a running domain all addresses are
-// there; in one that was never started libvirt has yet to choose some.
+// ParseDomain reads a libvirt <domain> document and returns the data for planning
+// a disk: the machine type, the PCI ports, the SCSI and USB controllers, the
+// addresses in use, the other disks, the I/O threads and the throttle groups. The
+// XML of a running domain has all addresses; for one that was never started
+// libvirt has yet to choose some.
 func ParseDomain(data []byte) (blockgraph.Machine, error) {
 	if len(data) > 16*maxXMLBytes {
 		return blockgraph.Machine{}, &XMLError{Element: "domain", Reason: fmt.Sprintf("%d bytes are more than a <domain> can need", len(data))}
@@ -61,10 +61,10 @@ func ParseDomain(data []byte) (blockgraph.Machine, error) {
 	return m.Machine, err
 }
 
-// machine is a Machine in the making.
+// machine is a Machine under construction.
 type machine struct{ blockgraph.Machine }
 
-// readControllers reads what disks are plugged into.
+// readControllers reads the controllers, ports and buses for disks.
 func (m *machine) readControllers(dom *libvirtxml.Domain, taken map[uint]map[uint]bool) {
 	used := map[string]bool{}
 	for _, c := range dom.Devices.Controllers {
@@ -74,7 +74,7 @@ func (m *machine) readControllers(dom *libvirtxml.Domain, taken map[uint]map[uin
 	}
 	for _, c := range dom.Devices.Controllers {
 		index := value(c.Index)
-		if c.Index == nil { // libvirt gives it the lowest that is free
+		if c.Index == nil { // libvirt gives it the lowest free one
 			for used[fmt.Sprint(c.Type, index)] {
 				index++
 			}
@@ -86,7 +86,7 @@ func (m *machine) readControllers(dom *libvirtxml.Domain, taken map[uint]map[uin
 			bus := fmt.Sprintf("pci.%d", index)
 			switch c.Model {
 			case "pcie-root-port", "pcie-switch-downstream-port":
-				// They take one device each.
+				// Each takes one device.
 				off := c.PCI != nil && c.PCI.Target != nil && c.PCI.Target.Hotplug == "off"
 				m.Ports = append(m.Ports, blockgraph.Port{Bus: bus, Taken: off || len(taken[index]) > 0})
 			case "pci-bridge", "pcie-to-pci-bridge":
@@ -106,7 +106,7 @@ func (m *machine) readControllers(dom *libvirtxml.Domain, taken map[uint]map[uin
 		}
 		m.readAlias(c, index)
 	}
-	for _, d := range dom.Devices.Disks { // whose controller libvirt adds where the domain says nothing of it
+	for _, d := range dom.Devices.Disks { // libvirt adds their controllers if the domain has none
 		if d.Target == nil || d.Target.Bus != "scsi" {
 			continue
 		}
@@ -118,7 +118,7 @@ func (m *machine) readControllers(dom *libvirtxml.Domain, taken map[uint]map[uin
 	}
 }
 
-// readAlias notes the name that the user gave to a controller.
+// readAlias records the user alias of a controller.
 func (m *machine) readAlias(c libvirtxml.DomainController, index uint) {
 	if c.Alias == nil || !strings.HasPrefix(c.Alias.Name, blockgraph.UserAlias) {
 		return
@@ -136,8 +136,8 @@ func (m *machine) readAlias(c libvirtxml.DomainController, index uint) {
 	m.Aliases[name] = c.Alias.Name
 }
 
-// memoryAccess says whether others than the guest can see its memory: only where
-// the domain says so, for all of it or for each cell.
+// memoryAccess returns whether other processes can access the guest's memory:
+// only if the domain shares all of it, or each cell.
 func memoryAccess(dom *libvirtxml.Domain) blockgraph.MemoryAccess {
 	all := blockgraph.MemoryUnsaid
 	if b := dom.MemoryBacking; b != nil {
@@ -157,7 +157,7 @@ func memoryAccess(dom *libvirtxml.Domain) blockgraph.MemoryAccess {
 	return blockgraph.MemoryShared
 }
 
-// readDisks reads what a further disk must not have.
+// readDisks reads the values that another disk must not repeat.
 func (m *machine) readDisks(dom *libvirtxml.Domain) {
 	for _, d := range dom.Devices.Disks {
 		if d.Target == nil {
@@ -194,8 +194,8 @@ func (m *machine) addCCW(a *libvirtxml.DomainAddress) {
 	}
 }
 
-// driveOf returns the place of a disk of the domain: the one that it has, or
-// will have by its name.
+// driveOf returns the address of a disk of the domain: its own, or the one that
+// follows from its target.
 func driveOf(d *libvirtxml.DomainDisk) (blockgraph.DriveAddress, bool) {
 	if a := d.Address; a != nil && a.Drive != nil {
 		return blockgraph.DriveAddress{Controller: value(a.Drive.Controller), Bus: value(a.Drive.Bus), Target: value(a.Drive.Target), Unit: value(a.Drive.Unit)}, true
@@ -204,8 +204,8 @@ func driveOf(d *libvirtxml.DomainDisk) (blockgraph.DriveAddress, bool) {
 	return blockgraph.DefaultDrive(blockgraph.Bus(d.Target.Bus), uint(max(index, 0))), err == nil
 }
 
-// readIOThreads reads the numbers of the I/O threads: those that are given, and
-// as many of the lowest others as <iothreads> says there are more.
+// readIOThreads reads the numbers of the I/O threads: the given ones, and the
+// lowest free numbers up to the count in <iothreads>.
 func (m *machine) readIOThreads(dom *libvirtxml.Domain) {
 	if dom.IOThreadIDs != nil {
 		for _, t := range dom.IOThreadIDs.IOThreads {
@@ -235,8 +235,8 @@ func (m *machine) readThrottleGroups(dom *libvirtxml.Domain) error {
 	return nil
 }
 
-// findAddresses finds every <address> of the document, whatever device it
-// belongs to. Those in a <source> are the host's, and not among them.
+// findAddresses returns every <address> of a device in the document. Those in a
+// <source> are the host's, and omitted.
 func findAddresses(data []byte) []*element {
 	var out []*element
 	d := xml.NewDecoder(strings.NewReader(string(data)))

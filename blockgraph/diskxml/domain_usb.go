@@ -6,7 +6,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 )
 
-// hubPorts is how many ports QEMU's usb-hub has (libvirt's
+// hubPorts is the number of ports of QEMU's usb-hub (libvirt's
 // VIR_DOMAIN_USB_HUB_PORTS).
 const hubPorts = 8
 
@@ -22,7 +22,7 @@ func (m *machine) readUSB(dom *libvirtxml.Domain, addresses []*element) {
 			m.USBHubs = append(m.USBHubs, blockgraph.USBHub{Bus: value(c.Index), Ports: ports})
 		}
 	}
-	if !given { // libvirt adds a controller to a domain that says nothing of one
+	if !given { // libvirt adds a controller to a domain that names none
 		m.USBHubs = []blockgraph.USBHub{{Ports: usbPorts(libvirtxml.DomainController{Model: m.addedUSB()})}}
 	}
 	m.USB = len(m.USBHubs) > 0
@@ -41,9 +41,9 @@ func (m *machine) readUSB(dom *libvirtxml.Domain, addresses []*element) {
 	}
 }
 
-// usbPorts is how many ports libvirt's models of USB controllers have
+// usbPorts returns the number of ports of libvirt's models of USB controllers
 // (virDomainUSBAddressControllerModelToPorts); 0 for none, and for a companion,
-// whose ports are those of another.
+// which shares the ports of another.
 func usbPorts(c libvirtxml.DomainController) uint {
 	switch c.Model {
 	case "", "piix3-uhci", "piix4-uhci", "vt82c686b-uhci":
@@ -61,7 +61,7 @@ func usbPorts(c libvirtxml.DomainController) uint {
 	return 0
 }
 
-// addedUSB is the model of the controller that libvirt adds.
+// addedUSB returns the model of the controller that libvirt adds.
 func (m *machine) addedUSB() string {
 	if m.I440FX() {
 		return "piix3-uhci"

@@ -8,12 +8,12 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
-// XMLError means that a document is not valid: not XML, not the element that was
-// asked for, an element or attribute that libvirt does not know either, or values
-// that contradict each other.
+// XMLError means that a document is not valid: it is not XML, has the wrong root
+// element, an element or attribute that is unknown to libvirt, or values that
+// contradict each other.
 type XMLError struct {
 	// Element is the path of the element or attribute, such as
-	// "disk/driver@cache". It is empty where the text as a whole is meant.
+	// "disk/driver@cache", "" for the document as a whole.
 	Element string
 	// Line is its line, from 1; 0 where it is not known.
 	Line int
@@ -23,13 +23,13 @@ type XMLError struct {
 
 func (e *XMLError) Error() string { return message.Invalid(e.Element, e.Line, e.Reason) }
 
-// locate returns an error of the disk's values with the line of what it is about.
+// locate adds the line of the element to an error about the disk's values.
 func locate(err error, tree *element) error {
 	var invalid *blockgraph.InvalidError
 	if !errors.As(err, &invalid) {
 		return err
 	}
-	// <auth> and <encryption> may also stand under <disk> itself.
+	// <auth> and <encryption> may also be under <disk> itself.
 	for _, element := range []string{invalid.Element, strings.Replace(invalid.Element, "disk/source/", "disk/", 1)} {
 		path, _, _ := strings.Cut(element, "@")
 		if e := tree.find(path); e != nil {
@@ -39,7 +39,7 @@ func locate(err error, tree *element) error {
 	return at(tree.line, err)
 }
 
-// at returns an error of values as one of the document's, at this line.
+// at converts an error about values to one of the document, at this line.
 func at(line int, err error) error {
 	var invalid *blockgraph.InvalidError
 	if errors.As(err, &invalid) {

@@ -24,7 +24,7 @@ func ExampleParseDisk() {
 	// needs: uuid 0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f
 }
 
-// The two kinds of refusal are told apart by their types.
+// The two kinds of refusal differ in their types.
 func ExampleParseDisk_refused() {
 	for _, doc := range []string{
 		"<disk>\n  <source file='/a'/>\n  <target dev='vda' bsu='virtio'/>\n</disk>",

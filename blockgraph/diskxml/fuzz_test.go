@@ -13,7 +13,7 @@ import (
 )
 
 // FuzzParseDisk: no document makes the parser, the planner or a renderer panic,
-// and what is refused is refused with a typed error of one line.
+// and every refusal is a typed error of one line.
 func FuzzParseDisk(f *testing.F) {
 	files, err := filepath.Glob("../render/testdata/[ip]*s/*.txtar") // images and plans
 	if err != nil || len(files) == 0 {

@@ -1,8 +1,8 @@
 package diskxml
 
-// diskRule is the grammar of <disk>, after libvirt's formatdomain.html
-// (sections "Hard drives, floppy disks, CDROMs" and "Device address") and
-// formatstorageencryption.html. <header> is our own.
+// diskRule is the grammar of <disk>, after libvirt's formatdomain.html (sections
+// "Hard drives, floppy disks, CDROMs" and "Device address") and
+// formatstorageencryption.html. Only luksplug has <header>.
 var diskRule = &rule{
 	attrs: []string{"type", "device", "model", "rawio", "sgio"},
 	// snapshot@ only matters to libvirt's own snapshot commands.
@@ -25,7 +25,7 @@ var diskRule = &rule{
 		"auth":         authRule(),
 		"target": {
 			attrs: []string{"dev", "bus", "removable", "rotation_rate", "dpofua"},
-			// tray@ is the state of a drive: libvirt writes it, and never sets it.
+			// tray@ is the state of a drive: libvirt only reports it.
 			inert:   []string{"tray"},
 			numbers: []string{"rotation_rate"},
 		},

@@ -7,12 +7,11 @@ var (
 	layerSource  = sourceRule(map[string]*rule{"encryption": encryptionRule(), "dataStore": layerRule(headerSource)})
 )
 
-// sourceRule is the grammar of a <source>, which depends on the type of its
-// owner and, for a server, on the protocol. more are the elements that any of
-// them may have besides.
+// sourceRule is the grammar of a <source>, which depends on the type of its owner and,
+// for a server, on the protocol. more are additional elements that any kind may have.
 //
-// What libvirt reads for another kind of source only, and passes over for this
-// one, is refused: it would be lost.
+// Elements that libvirt only reads for another kind of source are refused: libvirt would
+// ignore them here, and they would be lost.
 func sourceRule(more map[string]*rule) *rule {
 	rules := map[string]*rule{}
 	var known []string
@@ -28,12 +27,12 @@ func sourceRule(more map[string]*rule) *rule {
 		known = append(append(known, r.attrs...), childNames(r)...)
 	}
 	for _, r := range rules {
-		r.elsewhere = known
+		r.others = known
 	}
 	return &rule{kinds: rules}
 }
 
-// sourceRules are the kinds and protocols.
+// sourceRules has a rule for each kind and protocol.
 var sourceRules = map[string]func() *rule{
 	"file":      func() *rule { return localRule("file") },
 	"block":     func() *rule { return localRule("dev").with("reservations", reservationsRule()) },
@@ -92,8 +91,8 @@ func commonRule(attrs ...string) *rule {
 
 func localRule(attrs ...string) *rule {
 	r := commonRule(append(attrs, "startupPolicy")...)
-	// Descriptors that a program has given to libvirtd for a domain of its own: no
-	// other program can have them.
+	// Descriptors that a program passed to libvirtd for its own domain: other programs
+	// cannot use them.
 	r.notAttrs = []string{"fdgroup"}
 	return r
 }
@@ -119,12 +118,12 @@ func authRule() *rule {
 
 func reservationsRule() *rule {
 	socket := &rule{attrs: []string{"type", "path", "mode"}}
-	// enabled@ is libvirt's old spelling, which it reads and forgets.
+	// enabled@ is libvirt's old spelling, which it parses and ignores.
 	return (&rule{attrs: []string{"managed"}, inert: []string{"enabled"}}).with("source", socket)
 }
 
 // encryptionRule is the grammar of <encryption>, after libvirt's
-// formatstorageencryption.html. <header> is our own.
+// formatstorageencryption.html. Only luksplug has <header>.
 func encryptionRule() *rule {
 	return &rule{
 		attrs: []string{"format", "engine"},
@@ -137,8 +136,8 @@ func encryptionRule() *rule {
 	}
 }
 
-// layerRule is the grammar of a <header>, a <dataStore>, or a <backingStore>
-// without what is below it.
+// layerRule is the grammar of a <header>, a <dataStore>, or a <backingStore> without its
+// own <backingStore>.
 func layerRule(source *rule) *rule {
 	return &rule{
 		attrs:   []string{"type"},
@@ -151,7 +150,7 @@ func layerRule(source *rule) *rule {
 	}
 }
 
-// backingStoreRule is the grammar of <backingStore>, which holds its own.
+// backingStoreRule is the grammar of <backingStore>, which may contain another.
 func backingStoreRule() *rule {
 	r := layerRule(layerSource)
 	return r.with("backingStore", r)
@@ -161,8 +160,8 @@ func metadataCacheRule() *rule {
 	return (&rule{}).with("max_size", &rule{attrs: []string{"unit"}, text: true})
 }
 
-// mirrorRule is the grammar of <mirror>: what a block job of libvirt's is about,
-// in a running VM's XML. It has no meaning for a disk that is being plugged.
+// mirrorRule is the grammar of <mirror>, the state of a libvirt block job in a running
+// VM's XML. It has no meaning for a disk that is being attached.
 func mirrorRule() *rule {
 	r := backingStoreRule()
 	r.inert = []string{"index", "file", "format", "job", "ready"}

@@ -32,8 +32,8 @@ func fullDisks(t *testing.T) []string {
 	return out
 }
 
-// Nothing is ignored: whatever is put into whatever element of a valid disk is
-// refused, at its own place.
+// TestNothingIsIgnored: anything unknown in any element of a valid disk is refused, with
+// its position.
 func TestNothingIsIgnored(t *testing.T) {
 	t.Parallel()
 	count := 0
@@ -64,7 +64,7 @@ func nothingIgnored(t *testing.T, doc string, e *element) {
 		{"text", e.path, insert(doc, e.line, e.name, "", "{frobnicate}")},
 	} {
 		if c.what == "text" && slices.Contains([]string{"label", "cookie", "group_name", "vendor", "product"}, e.name) {
-			continue // any text may stand there
+			continue // any text is allowed there
 		}
 		_, err := ParseDisk([]byte(c.text))
 		var invalid *XMLError
@@ -106,24 +106,24 @@ func insert(doc string, line int, name, attrs, content string) string {
 	return strings.Join(lines, "\n")
 }
 
-// The full disks really exercise the whole grammar. A source that is not the
-// disk's own has the same one.
+// TestFullDisksHaveEveryElement: the full disks use the whole grammar. A source that is
+// not the disk's own has the same grammar.
 func TestFullDisksHaveEveryElement(t *testing.T) {
 	t.Parallel()
-	stands := map[string]bool{}
+	found := map[string]bool{}
 	for _, doc := range fullDisks(t) {
 		tree, _, err := readTree([]byte(doc))
 		if err != nil {
 			t.Fatal(err)
 		}
-		walk(tree, func(e *element) { stands[e.path] = true })
+		walk(tree, func(e *element) { found[e.path] = true })
 	}
 	var check func(r *rule, path string)
 	check = func(r *rule, path string) {
 		if strings.HasSuffix(path, "/encryption") && path != "disk/source/encryption" || strings.Count(path, "/") > 4 {
 			return
 		}
-		if !stands[path] {
+		if !found[path] {
 			t.Errorf("<%s> is in none of the documents", path)
 			return
 		}
@@ -142,7 +142,7 @@ func TestFullDisksHaveEveryElement(t *testing.T) {
 			if strings.Contains(path, "backingStore") && name == "backingStore" || strings.HasPrefix(path, "disk/mirror/") ||
 				name == "metadata_cache" && path == "disk/backingStore/format" || name == "metadata_cache" && strings.Contains(path, "dataStore") ||
 				path == "disk/mirror" && name == "backingStore" || path == "disk/iotune" {
-				continue // the same as elsewhere
+				continue // the same as in other elements
 			}
 			check(next, path+"/"+name)
 		}
@@ -150,16 +150,15 @@ func TestFullDisksHaveEveryElement(t *testing.T) {
 	check(diskRule, "disk")
 }
 
-// What libvirtxml knows is what libvirt knows: each of its elements and
-// attributes is read, inert or listed as unsupported here, so that valid
-// libvirt XML is never called a mistake.
+// TestGrammarKnowsAllOfLibvirt: each element and attribute of libvirtxml is read, inert or
+// listed as unsupported, so that valid libvirt XML is never reported as a mistake.
 func TestGrammarKnowsAllOfLibvirt(t *testing.T) {
 	t.Parallel()
 	seen := 0
 	var compare func(r *rule, path string, typ reflect.Type)
 	compare = func(r *rule, path string, typ reflect.Type) {
 		if strings.HasSuffix(path, "/reservations/source") {
-			return // a character device's, of which there is the unix socket
+			return // of a character device, which is a unix socket here
 		}
 		if strings.Count(path, "/") > 4 {
 			return // a layer in a layer in a layer
@@ -187,7 +186,7 @@ func TestGrammarKnowsAllOfLibvirt(t *testing.T) {
 	}
 }
 
-// union returns what any kind of a source may have.
+// union returns the rule with everything that any kind of source may have.
 func (r *rule) union() *rule {
 	if r.kinds == nil {
 		return r
@@ -214,8 +213,8 @@ type word struct {
 	typ  reflect.Type
 }
 
-// hidden are the fields that libvirtxml fills in by code, which reflection does
-// not see: the kinds of sources and addresses, and the type attributes.
+// hidden are the fields that libvirtxml fills in by code, which reflection cannot find:
+// the kinds of sources and addresses, and the type attributes.
 var hidden = map[string][]string{
 	"disk":                   {"type"},
 	"disk/backingStore":      {"type"},
@@ -246,7 +245,7 @@ func wordsOf(typ reflect.Type, path string) []word {
 		switch {
 		case f.Name == "XMLName":
 		case f.Type == reflect.TypeFor[*libvirtxml.DomainDiskSourceVHostUser]():
-			// A character device's source, of which disks have the unix socket.
+			// A character device's source: disks only have the unix socket.
 			out = append(out, wordsOf(reflect.TypeFor[libvirtxml.DomainChardevSourceUNIX](), path)...)
 		case tag == "-", tag == "":
 			// A union: one of these is read, into the element itself.

@@ -9,18 +9,18 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
-// skipped is what was taken off a document. A nil one takes nothing.
+// skipped records what was removed from a document. A nil one removes nothing.
 type skipped struct {
 	words []string
 }
 
-// cut removes from e what is unknown to r, and reports whether there was any.
+// cut removes names unknown to r from e, and reports whether there were any.
 func (s *skipped) cut(r *rule, e *element) bool {
 	if s == nil || slices.Contains(strings.Split(e.path, "/"), "encryption") {
 		return false
 	}
 	before := len(s.words)
-	known := slices.Concat(r.attrs, r.inert, r.notAttrs, r.elsewhere)
+	known := slices.Concat(r.attrs, r.inert, r.notAttrs, r.others)
 	// A copy: the tokens that libvirtxml reads have the same attributes.
 	e.attrs = slices.DeleteFunc(slices.Clone(e.attrs), func(a xml.Attr) bool {
 		name := a.Name.Local
@@ -31,7 +31,7 @@ func (s *skipped) cut(r *rule, e *element) bool {
 		s.words = append(s.words, fmt.Sprintf("line %d: the attribute %s is not known: it is ignored", e.line, message.Element(e.at(name))))
 		return true
 	})
-	names := slices.Concat(childNames(r), r.not, r.elsewhere)
+	names := slices.Concat(childNames(r), r.not, r.others)
 	e.children = slices.DeleteFunc(e.children, func(c *element) bool {
 		if slices.Contains(names, c.name) || suggest(c.name, names) != "" {
 			return false

@@ -36,7 +36,7 @@ func TestIgnoreUnknown(t *testing.T) {
 	if len(d.Warnings()) != 5 {
 		t.Errorf("%d warnings:\n%s", len(d.Warnings()), all)
 	}
-	// A document without anything unknown is read as ever.
+	// A document without unknown names is read unchanged.
 	plainDoc := []byte(blocktest.DiskAt("dev='vdb'", ""))
 	strict, err := diskxml.ParseDisk(plainDoc)
 	if err != nil {
@@ -47,8 +47,8 @@ func TestIgnoreUnknown(t *testing.T) {
 	}
 }
 
-// TestIgnoreUnknownFailsClosed: what may be a slip, and what may be encryption,
-// is refused whatever the options are.
+// TestIgnoreUnknownFailsClosed: possible typos and possible encryption are
+// refused with any options.
 func TestIgnoreUnknownFailsClosed(t *testing.T) {
 	t.Parallel()
 	encryption := "<encryption format='luks'><secret type='passphrase' usage='x'/></encryption>"

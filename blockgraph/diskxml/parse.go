@@ -9,13 +9,13 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 )
 
-// ParseDisk reads a libvirt <disk> document. It is strict: an element or
-// attribute that is not known is an [*XMLError], one that libvirt knows and
-// this package does not support an [*blockgraph.UnsupportedError]; nothing is ignored.
-// The grammar is libvirt's (formatdomain.html, "Hard drives, floppy disks,
-// CDROMs") and one element more, <header>, for a detached LUKS header.
+// ParseDisk reads a libvirt <disk> document. It is strict: an unknown element or attribute is
+// an [*XMLError], one that libvirt knows and this package does not support is a
+// [*blockgraph.UnsupportedError]; nothing is ignored. The grammar is libvirt's
+// (formatdomain.html, "Hard drives, floppy disks, CDROMs") plus <header>, for a detached LUKS
+// header.
 //
-// [ParseOptions] has a way to read what a newer libvirt may write.
+// [ParseOptions] can skip unknown elements, such as those of a newer libvirt.
 func ParseDisk(data []byte) (*blockgraph.Disk, error) { return parseDisk(data, nil) }
 
 func parseDisk(data []byte, skip *skipped) (*blockgraph.Disk, error) {
@@ -26,7 +26,7 @@ func parseDisk(data []byte, skip *skipped) (*blockgraph.Disk, error) {
 	if tree.name != "disk" {
 		return nil, tree.invalid("", "the document is a <%s>, not a <disk>", tree.name)
 	}
-	// First, because each type has its own attributes: an unknown type is the better message.
+	// First, because each type has its own attributes: an unknown type gives the better message.
 	if _, err := sourceKind(tree); err != nil {
 		return nil, err
 	}
@@ -75,12 +75,12 @@ func (p *parser) disk(read *tokens) (*blockgraph.Disk, error) {
 	return d, nil
 }
 
-// ParseOptions say how a document is read. The zero value is strict.
+// ParseOptions say how a document is parsed. The zero value is strict.
 type ParseOptions struct {
-	// IgnoreUnknown: elements and attributes that are not known, such as those of
-	// a newer libvirt, are skipped, and [blockgraph.Disk.Warnings] says so. Refused even so is
-	// what looks like a known word that is misspelt, and everything in
-	// <encryption>: a disk must not lose its encryption by a slip.
+	// IgnoreUnknown: unknown elements and attributes, such as those of a newer libvirt, are
+	// skipped and listed in [blockgraph.Disk.Warnings]. A probable misspelling of a known
+	// name, and anything unknown in <encryption>, are still refused: a disk must not lose its
+	// encryption through a typo.
 	IgnoreUnknown bool
 }
 

@@ -18,7 +18,7 @@ var addressFields = map[string][]string{
 	"virtio-mmio": {},
 }
 
-// otherAddresses are the types of addresses that no disk has, whatever its bus.
+// otherAddresses are the types of addresses that no disk has on any bus.
 var otherAddresses = []string{"ccid", "isa", "dimm", "unassigned", "spapr-vio", "virtio-serial", "virtio-s390", "mdev"}
 
 // parseAddress reads the <address> of a disk on this bus, nil for one that
@@ -48,7 +48,7 @@ func parseAddress(e *element, bus blockgraph.Bus) (*blockgraph.Address, error) {
 		}
 		a := &blockgraph.PCIAddress{Domain: n.get("domain", 0xffff), Bus: n.get("bus", 0xff), Slot: n.get("slot", 0x1f), Function: n.get("function", 7)}
 		if n.err == nil && *a == (blockgraph.PCIAddress{}) {
-			return nil, nil // libvirt's way to say "choose one"
+			return nil, nil // libvirt's notation for "choose one"
 		}
 		a.Multifunction = blockgraph.Switch(e.attr("multifunction"))
 		return &blockgraph.Address{PCI: a}, n.err

@@ -6,7 +6,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// parseSecret reads a <secret>, whatever its type.
+// parseSecret reads a <secret> of any type.
 func parseSecret(e *element) (secrets.Reference, error) {
 	ref := secrets.Reference{Type: secrets.Type(e.attr("type")), Usage: e.attr("usage")}
 	id := e.attr("uuid")
@@ -23,8 +23,8 @@ func parseSecret(e *element) (secrets.Reference, error) {
 	return ref, nil
 }
 
-// parseAuth reads an <auth> for a protocol. libvirt looks every secret up as one
-// for iscsi, but for those of Ceph.
+// parseAuth reads an <auth> for a protocol. libvirt looks up all secrets but
+// Ceph's as type iscsi.
 func parseAuth(e *element, protocol string) (*blockgraph.Auth, error) {
 	a := &blockgraph.Auth{User: e.attr("username")}
 	if a.User == "" {

@@ -9,8 +9,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
-// device reads the attributes of <disk> itself, and the elements without any
-// content that say how it may be used.
+// device reads the attributes of <disk> itself, and its empty elements.
 func (p *parser) device(d *blockgraph.Disk) error {
 	e := p.tree
 	d.Device = blockgraph.DeviceKind(cmp.Or(e.attr("device"), string(blockgraph.DeviceDisk)))
@@ -35,9 +34,8 @@ func (p *parser) device(d *blockgraph.Disk) error {
 	return p.passThrough(d)
 }
 
-// transient reads <transient>. Its shareBacking says that other disks may have the
-// image below as well: all that do are transient and only read it, and so they may
-// in any case.
+// transient reads <transient>. Its shareBacking lets other transient disks use the
+// same image. They only read it, so luksplug always allows that.
 func (p *parser) transient(d *blockgraph.Disk) error {
 	t := p.tree.child("transient")
 	if t == nil {
@@ -53,11 +51,12 @@ func (p *parser) transient(d *blockgraph.Disk) error {
 	return nil
 }
 
-// passThrough reads what concerns the SCSI commands of a LUN.
+// passThrough reads the attributes for the SCSI commands of a LUN.
 func (p *parser) passThrough(d *blockgraph.Disk) error {
 	e := p.tree
-	for attr, words := range map[string][]string{"sgio": {"filtered", "unfiltered"}, "rawio": {"yes", "no"}} {
-		if err := oneOf(e, attr, words...); err != nil {
+	for _, values := range [][]string{{"rawio", "yes", "no"}, {"sgio", "filtered", "unfiltered"}} {
+		attr := values[0]
+		if err := oneOf(e, attr, values[1:]...); err != nil {
 			return err
 		}
 		if e.attr(attr) != "" && d.Device != blockgraph.DeviceLUN {
@@ -126,7 +125,7 @@ func (p *parser) bus(d *blockgraph.Disk, t *element, prefix string) error {
 }
 
 func (p *parser) identity(d *blockgraph.Disk) error {
-	// From libvirtxml, which keeps the blanks: they are part of a serial.
+	// From libvirtxml, which keeps the blanks, as they are part of a serial.
 	d.Serial = p.doc.Serial
 	if w := p.tree.child("wwn"); w != nil {
 		text := p.doc.WWN
@@ -148,7 +147,7 @@ func (p *parser) identity(d *blockgraph.Disk) error {
 		d.BootOrder = uint(n)
 		d.Tuning.LoadParm = b.attr("loadparm")
 	}
-	// libvirt makes up aliases of its own and ignores all but a user's on input.
+	// libvirt generates aliases itself and ignores all but a user's on input.
 	if p.doc.Alias != nil && strings.HasPrefix(p.doc.Alias.Name, blockgraph.UserAlias) {
 		d.Alias = p.doc.Alias.Name
 	}

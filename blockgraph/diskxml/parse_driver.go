@@ -8,7 +8,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
-// driver reads <driver>, but for what concerns the image: type, copy_on_read,
+// driver reads <driver>, except for the settings of the image: type, copy_on_read,
 // discard_no_unref and <metadata_cache>.
 func (p *parser) driver(d *blockgraph.Disk) error {
 	e := p.tree.child("driver")
@@ -29,8 +29,7 @@ func (p *parser) driver(d *blockgraph.Disk) error {
 			}
 		}
 	}
-	// Of a cache, "default" is libvirt's word for QEMU's own choice; the others know
-	// no such word.
+	// Only for the cache does libvirt accept "default": QEMU's own choice.
 	d.Driver.Cache, d.Driver.IO = notDefault(e.attr("cache")), e.attr("io")
 	d.Driver.Discard, d.Driver.DetectZeroes = e.attr("discard"), e.attr("detect_zeroes")
 	d.Driver.ErrorPolicy, d.Driver.ReadErrorPolicy = e.attr("error_policy"), e.attr("rerror_policy")
@@ -47,7 +46,7 @@ func (p *parser) driver(d *blockgraph.Disk) error {
 	return nil
 }
 
-// tuning reads what the guest is shown of the disk.
+// tuning reads the properties that the guest sees.
 func (p *parser) tuning(d *blockgraph.Disk) error {
 	t := &d.Tuning
 	t.Vendor, t.Product = p.doc.Vendor, p.doc.Product
@@ -78,8 +77,8 @@ func (p *parser) tuning(d *blockgraph.Disk) error {
 	return nil
 }
 
-// throttling reads <iotune> and <throttlefilters>. libvirtxml takes a limit that is no
-// number for a missing one, so the tree is checked first.
+// throttling reads <iotune> and <throttlefilters>. libvirtxml treats a malformed limit
+// as missing, so the tree is checked first.
 func (p *parser) throttling(d *blockgraph.Disk) error {
 	if e := p.tree.child("throttlefilters"); e != nil {
 		for _, c := range e.children {

@@ -10,11 +10,11 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// image reads the top layer: what <driver>, <source>, <backingStore> and, under
-// <disk> where libvirt had them first, <auth> and <encryption> say of it.
+// image reads the top layer from <driver>, <source>, <backingStore> and, directly
+// under <disk> as in old XML, <auth> and <encryption>.
 //
-// All of this is read from the tree: libvirtxml knows no <header>, and drops
-// what belongs to another kind of source.
+// It reads the tree: libvirtxml has no <header>, and drops elements of another
+// kind of source.
 func (p *parser) image(d *blockgraph.Disk) error {
 	driver := p.tree.child("driver")
 	if err := p.imageDriver(d, driver); err != nil {
@@ -47,7 +47,7 @@ func (p *parser) image(d *blockgraph.Disk) error {
 	return p.startup(d, src)
 }
 
-// noImage refuses what says something of an image that a drive does not have.
+// noImage refuses the settings of an image on an empty drive.
 func (p *parser) noImage(driver *element) error {
 	if driver != nil && driver.attr("type") != string(blockgraph.FormatQcow2) {
 		if c := driver.child("metadata_cache"); c != nil && c.child("max_size") != nil {
@@ -59,16 +59,16 @@ func (p *parser) noImage(driver *element) error {
 	}
 	for _, name := range []string{"encryption", "auth"} {
 		if e := p.tree.child(name); e != nil {
-			return e.invalid("", "there is no <source> that it could be about")
+			return e.invalid("", "there is no <source> that it could apply to")
 		}
 	}
 	if b := p.tree.child("backingStore"); b != nil && len(b.children) > 0 {
-		return b.invalid("", "there is no <source> that it could be about")
+		return b.invalid("", "there is no <source> that it could apply to")
 	}
 	return nil
 }
 
-// imageDriver reads what <driver> says of all layers.
+// imageDriver reads the attributes of <driver> that apply to all layers.
 func (p *parser) imageDriver(d *blockgraph.Disk, driver *element) error {
 	if driver == nil {
 		return nil
@@ -86,8 +86,8 @@ func (p *parser) imageDriver(d *blockgraph.Disk, driver *element) error {
 	return nil
 }
 
-// startup reads source@startupPolicy: what libvirt does at a VM's start where the
-// image is missing. A disk that is being plugged has to be there.
+// startup reads source@startupPolicy, which libvirt applies if the image is
+// missing when a VM starts. A disk that is being attached must have its image.
 func (p *parser) startup(d *blockgraph.Disk, src *element) error {
 	policy := src.attr("startupPolicy")
 	switch {
@@ -103,11 +103,11 @@ func (p *parser) startup(d *blockgraph.Disk, src *element) error {
 	return nil
 }
 
-// sides are <auth> and <encryption> as they stand beside a <source>.
+// sides are the <auth> and <encryption> next to a <source>.
 type sides struct{ auth, encryption *element }
 
-// parseLayer reads what the <source> of an image says; owner has its type. The
-// format and what is below are read by the caller.
+// parseLayer reads the <source> of an image; owner has its type. The caller reads
+// the format and the layer below.
 func parseLayer(owner, src *element, outer sides) (blockgraph.Image, error) {
 	auth, err := oneOfTwo(outer.auth, src.child("auth"))
 	if err != nil {
@@ -132,7 +132,7 @@ func parseLayer(owner, src *element, outer sides) (blockgraph.Image, error) {
 	return image, err
 }
 
-// oneOfTwo returns the one of two elements that is there.
+// oneOfTwo returns the element that is not nil, and refuses two.
 func oneOfTwo(outer, inner *element) (*element, error) {
 	switch {
 	case outer == nil:
@@ -152,7 +152,7 @@ func parseBacking(e *element, image *blockgraph.Image) error {
 	}
 	if store.attr("type") == "" {
 		if len(store.children) > 0 {
-			// libvirt takes it for an empty one, and forgets the rest.
+			// libvirt treats it as empty, and ignores the rest.
 			return store.invalid("type", "is missing: it says what kind of <source> is in it")
 		}
 		image.Terminated = true
@@ -166,7 +166,7 @@ func parseBacking(e *element, image *blockgraph.Image) error {
 	return parseBacking(store, below)
 }
 
-// parseStored reads a <backingStore>, <dataStore> or <header>, without what is
+// parseStored reads a <backingStore>, <dataStore> or <header>, without the layer
 // below it.
 func parseStored(e *element) (*blockgraph.Image, error) {
 	src, format := e.child("source"), e.child("format")
@@ -194,7 +194,7 @@ func parseStored(e *element) (*blockgraph.Image, error) {
 	return &image, err
 }
 
-// storedNames are what the elements hold, in libvirt's words.
+// storedNames are libvirt's names for the content of the elements.
 var storedNames = map[string]string{"backingStore": "disk backing store", "dataStore": "data file store", "header": "LUKS header"}
 
 func parseFormat(e *element, name string) (blockgraph.Format, error) {
@@ -230,13 +230,13 @@ func parseMetadataCache(e *element) (uint64, error) {
 		return 0, size.invalid("unit", "unknown suffix %q: use bytes, KiB, MiB or GiB", message.Shorten(size.attr("unit")))
 	}
 	if n > 1<<62/scale {
-		return 0, size.invalid("", "is more than there can be")
+		return 0, size.invalid("", "is too large")
 	}
 	return n * scale, nil
 }
 
-// unitBytes is how many bytes a unit of libvirt's has: k is a KiB, and kB is a
-// thousand (virScaleInteger).
+// unitBytes returns the bytes of one of libvirt's units: k is a KiB, and kB is
+// 1000 bytes (virScaleInteger).
 func unitBytes(unit string) (uint64, bool) {
 	letter, rest := "", strings.ToLower(unit)
 	if rest == "" || rest == "b" || rest == "byte" || rest == "bytes" {

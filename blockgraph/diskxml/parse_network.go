@@ -152,7 +152,7 @@ func parseISCSI(e *element, hosts []blockgraph.Host, auth *blockgraph.Auth) (blo
 	if n := e.child("initiator"); n != nil {
 		iqn := n.child("iqn")
 		if iqn == nil || iqn.attr("name") == "" {
-			return nil, n.invalid("", "has no <iqn name=...>, which is all that it could say")
+			return nil, n.invalid("", "has no <iqn name=...>, the only element that it can have")
 		}
 		i.Initiator = iqn.attr("name")
 	}

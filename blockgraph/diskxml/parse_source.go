@@ -19,8 +19,8 @@ func sourceKind(e *element) (blockgraph.SourceKind, error) {
 	}
 }
 
-// parseSource reads a <source>; owner is the element whose type attribute says
-// what kind it is, auth the <auth> that goes with it.
+// parseSource reads a <source>; owner is the element with its type attribute,
+// auth the <auth> that belongs to it.
 func parseSource(owner, e, auth *element) (blockgraph.Source, error) {
 	kind, err := sourceKind(owner)
 	if err != nil {
@@ -74,7 +74,7 @@ func parseSlice(e *element) (*blockgraph.Slice, error) {
 		return nil, slices.invalid("", "has no <slice>")
 	}
 	if s.attr("type") != "storage" {
-		// libvirt passes over a slice of another type.
+		// libvirt ignores a slice of another type.
 		return nil, s.invalid("type", "%q is not known: use type='storage'", message.Shorten(s.attr("type")))
 	}
 	if s.attr("offset") == "" || s.attr("size") == "" {
@@ -101,8 +101,8 @@ func parseReservations(e *element) (*blockgraph.Reservations, error) {
 	if err := oneOf(r, "managed", "yes", "no"); err != nil {
 		return nil, err
 	}
-	// The socket of a helper that libvirt manages is libvirt's to choose: where
-	// the XML of a running VM has one, it is that of then.
+	// libvirt chooses the socket of a helper that it manages: the one in the
+	// XML of a running VM is not used again.
 	if r.attr("managed") == "yes" {
 		return &blockgraph.Reservations{Managed: true}, nil
 	}
@@ -165,7 +165,7 @@ func parseVHostUser(e *element, out *blockgraph.Source) error {
 		n, err := decimal(r, "timeout")
 		out.Reconnect = uint(n)
 		if err == nil && (n == 0 || n > 1<<32) {
-			err = r.invalid("timeout", "%d is no time to wait: give seconds, from 1", n)
+			err = r.invalid("timeout", "%d is no delay: give seconds, from 1", n)
 		}
 		return err
 	case "no":

@@ -5,10 +5,10 @@ import (
 	"testing"
 )
 
-// TestParseDiskRefusesDevice: the same causes as libvirt's, found by asking it.
+// TestParseDiskRefusesDevice: the causes are those that libvirt reported.
 func TestParseDiskRefusesDevice(t *testing.T) {
 	t.Parallel()
-	// Line 1 is <disk>, line 2 <source>, line 3 <target>, line 4 what is tried.
+	// Line 1 is <disk>, line 2 <source>, line 3 <target>, line 4 the tested element.
 	on := func(attrs, target, inner string) string {
 		return "<disk " + attrs + ">\n<source file='/a'/>\n<target " + target + "/>\n" + inner + "\n</disk>"
 	}
@@ -47,6 +47,8 @@ func TestParseDiskRefusesDevice(t *testing.T) {
 		{"rawio of a disk", on("rawio='yes'", "dev='sda'", ""), "disk@rawio", 1, "only with device='lun'"},
 		{"sgio of a disk", on("sgio='filtered'", "dev='sda'", ""), "disk@sgio", 1, "only with device='lun'"},
 		{"odd rawio", strings.Replace(lun("", ""), "device=", "rawio='on' device=", 1), "disk@rawio", 1, "yes, no"},
+		{"rawio and sgio, both odd", on("sgio='x' rawio='x'", "dev='sda'", ""), "disk@rawio", 1, "yes, no"},
+		{"rawio and sgio of a disk", on("sgio='filtered' rawio='yes'", "dev='sda'", ""), "disk@rawio", 1, "only with device='lun'"},
 		{"unfiltered", strings.Replace(lun("", ""), "device=", "sgio='unfiltered' device=", 1), "disk@sgio", 0, "no longer supported"},
 
 		{"queues on scsi", scsi("<driver queues='2'/>"), "disk/driver@queues", 4, "only supported for virtio"},
@@ -78,7 +80,7 @@ func TestParseDiskRefusesDevice(t *testing.T) {
 		{"acpi on scsi", scsi("<acpi index='1'/>"), "disk/acpi@index", 4, "PCI devices"},
 		{"acpi 0", virtio("<acpi index='0'/>"), "disk/acpi@index", 4, "zero"},
 		{"acpi and ccw", virtio("<acpi index='1'/><address type='ccw' cssid='0xfe' ssid='0' devno='1'/>"), "disk/acpi@index", 4, "PCI devices"},
-		{"transitional mmio", on("model='virtio-transitional'", "dev='vda'", "<address type='virtio-mmio'/>"), "disk@model", 1, "is PCI's"},
+		{"transitional mmio", on("model='virtio-transitional'", "dev='vda'", "<address type='virtio-mmio'/>"), "disk@model", 1, "is for PCI only"},
 		{"geometry on usb", on("", "dev='sda' bus='usb'", "<geometry cyls='1' heads='1' secs='1'/>"), "disk/geometry", 4, "'usb' bus"},
 		{"translation on virtio", virtio("<geometry cyls='1' heads='1' secs='1' trans='lba'/>"), "disk/geometry@trans", 4, "only be set for 'ide'"},
 		{"odd translation", on("", "dev='hda'", "<geometry trans='large'/>"), "disk/geometry@trans", 4, "auto, none, lba"},

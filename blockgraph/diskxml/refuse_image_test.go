@@ -8,8 +8,8 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
 )
 
-// TestParseDiskRefusesImages: what libvirt 11.3 refuses of an image, and what it
-// passes over without a word, is refused here with the same cause.
+// TestParseDiskRefusesImages: images that libvirt 11.3 refuses, or whose
+// settings it silently ignores, are refused with the same cause.
 func TestParseDiskRefusesImages(t *testing.T) {
 	t.Parallel()
 	const (
@@ -18,7 +18,7 @@ func TestParseDiskRefusesImages(t *testing.T) {
 		host   = "<host name='h'/>"
 		slice  = "<slices><slice type='storage' offset='1' size='2'/></slices>"
 	)
-	// Line 1 is <disk>, line 2 <driver>, line 3 <source>, line 4 what is in it.
+	// Line 1 is <disk>, line 2 <driver>, line 3 <source>, line 4 its content.
 	disk := func(attrs, driver, source, inner, more string) string {
 		return "<disk " + attrs + ">\n<driver " + driver + "/>\n<source " + source + ">\n" + inner + "\n</source>\n<target dev='vdb'/>\n" + more + "\n</disk>"
 	}
@@ -128,7 +128,7 @@ func TestParseDiskRefusesImages(t *testing.T) {
 	}
 }
 
-// TestCookieErrorsHoldNoValue: a cookie lets its holder in.
+// TestCookieErrorsHoldNoValue: a cookie grants access.
 func TestCookieErrorsHoldNoValue(t *testing.T) {
 	t.Parallel()
 	for _, value := range []string{"hunter2;", "hunter2 x", `hunter2"`, "hunter2,"} {

@@ -10,8 +10,8 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
 )
 
-// refusal is a document that is refused, and where and why. A line of 0 is an
-// UnsupportedError, which has none, or says that there is no document at all.
+// refusal is a refused document, with the position and the reason. Line 0 is an
+// UnsupportedError, which has no line, or an empty document.
 type refusal struct {
 	name, doc string
 	element   string
@@ -49,7 +49,7 @@ func (r refusal) check(t *testing.T) {
 
 func TestParseDiskRefuses(t *testing.T) {
 	t.Parallel()
-	// Line 1 is <disk>, line 2 <source>, line 3 <target>, line 4 what is tried.
+	// Line 1 is <disk>, line 2 <source>, line 3 <target>, line 4 the tested element.
 	disk := func(inner string) string {
 		return "<disk>\n<source file='/a'/>\n<target dev='vdb'/>\n" + inner + "\n</disk>"
 	}

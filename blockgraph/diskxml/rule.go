@@ -5,20 +5,20 @@ import (
 	"strings"
 )
 
-// rule is the grammar of one element of a disk. What is in none of its lists is unknown to
-// libvirt too and an [*XMLError]; what libvirt knows and this package does not support is a
-// [*blockgraph.UnsupportedError]. Nothing is ignored.
+// rule is the grammar of one element of a disk. A name in none of its lists is unknown to
+// libvirt and an [*XMLError]; a name that libvirt knows and this package does not support
+// is a [*blockgraph.UnsupportedError]. Nothing is ignored.
 type rule struct {
-	attrs     []string         // read
-	inert     []string         // read by libvirt, and without effect on a disk that is being attached
-	numbers   []string         // of attrs and inert, those with a decimal number
-	notAttrs  []string         // libvirt's, not supported here
-	children  map[string]*rule // read
-	not       []string         // libvirt's child elements, not supported here
-	elsewhere []string         // attributes and elements that libvirt reads here for another kind of source
-	text      bool             // the element contains text
-	repeated  bool             // may occur more than once in its parent
-	kinds     map[string]*rule // in place of all of the above, for a source: the rules by its kind or protocol
+	attrs    []string         // read
+	inert    []string         // read by libvirt, and without effect on a disk that is being attached
+	numbers  []string         // of attrs and inert, those with a decimal number
+	notAttrs []string         // libvirt's, not supported here
+	children map[string]*rule // read
+	not      []string         // libvirt's child elements, not supported here
+	others   []string         // attributes and elements that libvirt reads here for another kind of source
+	text     bool             // the element contains text
+	repeated bool             // may occur more than once in its parent
+	kinds    map[string]*rule // in place of all of the above, for a source: the rules by its kind or protocol
 }
 
 func childNames(r *rule) []string {
@@ -44,8 +44,8 @@ func (r *rule) without(element string) *rule {
 	return r
 }
 
-// suggest names the known word that was probably meant: one that differs in
-// case, or by one letter.
+// suggest returns a hint with the known word that was probably meant, which differs in case
+// or by one letter; "" for none.
 func suggest(word string, known []string) string {
 	for _, k := range known {
 		if strings.EqualFold(word, k) || oneEdit(word, k) {
@@ -55,8 +55,8 @@ func suggest(word string, known []string) string {
 	return ""
 }
 
-// oneEdit reports whether one letter added, removed or replaced, or two next to each
-// other swapped, make a into b.
+// oneEdit reports whether a becomes b by adding, removing or replacing one letter, or by
+// swapping two adjacent ones.
 func oneEdit(a, b string) bool {
 	if len(a) > len(b) {
 		a, b = b, a

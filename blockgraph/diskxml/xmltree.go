@@ -32,7 +32,7 @@ type element struct {
 // tokens are the tags and text of a document: an [xml.TokenReader], to parse it only once.
 type tokens []xml.Token
 
-// Token takes the first token off.
+// Token removes and returns the first token.
 func (t *tokens) Token() (xml.Token, error) {
 	if len(*t) == 0 {
 		return nil, io.EOF
@@ -49,7 +49,7 @@ type outline struct {
 	inside int // how many elements deep
 }
 
-// Token returns the next token that is not left out.
+// Token returns the next token that is not omitted.
 func (o *outline) Token() (xml.Token, error) {
 	for {
 		token, err := o.tokens.Token()
@@ -72,7 +72,7 @@ func (o *outline) Token() (xml.Token, error) {
 	}
 }
 
-// readTree reads the one element that data holds, as a tree and as tokens.
+// readTree reads the single element in data, as a tree and as tokens.
 func readTree(data []byte) (*element, *tokens, error) {
 	if len(data) > maxXMLBytes {
 		return nil, nil, &XMLError{Reason: fmt.Sprintf("%d bytes are more than a <disk> can need (the bound is %d)", len(data), maxXMLBytes)}
@@ -108,7 +108,7 @@ type treeBuilder struct {
 	stack []*element // the elements that are open, the innermost last
 }
 
-// add adds a token, which stands in this line.
+// add adds a token of this line.
 func (b *treeBuilder) add(token xml.Token, line int) error {
 	switch t := token.(type) {
 	case xml.StartElement:

@@ -40,8 +40,7 @@ func SealedArguments(p *blockgraph.Plan, seal func(blockgraph.GraphObject) (Seal
 	})
 }
 
-// arguments returns the arguments, where secret makes the options of each secret
-// object.
+// arguments returns the arguments; secret returns the options of a secret object.
 func arguments(p *blockgraph.Plan, secret func(blockgraph.GraphObject) (blockgraph.Object, error)) ([]string, error) {
 	if p.Graph.Overlay != nil {
 		return nil, &blockgraph.UnsupportedError{Element: "disk/transient", Reason: "the overlay of a transient disk is made as the disk is attached, and cannot be given as an argument: attach the disk to the running VM"}
@@ -74,7 +73,7 @@ func arguments(p *blockgraph.Plan, secret func(blockgraph.GraphObject) (blockgra
 	for _, n := range p.Graph.Nodes {
 		options := n.Options
 		if f := p.Graph.FileOf(n.Name); f != nil {
-			options = options.With("path", f.Path) // at the start of a QEMU nothing can pass a descriptor
+			options = options.With("path", f.Path) // a starting QEMU cannot receive a descriptor
 		}
 		if err := add("-blockdev", options); err != nil {
 			return nil, err

@@ -1,5 +1,5 @@
-// Package render writes plans and graphs of [blockgraph] in the forms for human
-// readers and other programs.
+// Package render writes plans and graphs of [blockgraph] in forms for human readers
+// and for other programs.
 //
 //	Text                        the steps, a line each
 //	JSON                        one document, each element as it goes to QEMU
@@ -12,5 +12,5 @@
 // arguments name a file, or hold a ciphertext that the caller made.
 //
 // Nothing in this package does I/O. All functions are safe for concurrent use, and
-// none changes what it is given.
+// none changes its arguments.
 package render

@@ -14,7 +14,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/render"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew; read the difference before you commit it")
+var update = flag.Bool("update", false, "rewrite the golden files; review the difference before you commit it")
 
 // readArchive reads a golden case, whose first file is the disk.
 func readArchive(t testing.TB, file string) *txtar.Archive {
@@ -47,9 +47,9 @@ func planOf(t testing.TB, a *txtar.Archive) *blockgraph.Plan {
 	return g.Plan()
 }
 
-// TestGoldenPlans pins what QEMU is told, for every kind of image on every bus.
-// The devices and nodes were read by eye against how libvirt translates the
-// same elements (it has no <header>); read them again before you update them.
+// TestGoldenPlans pins the commands for every kind of image on every bus. The devices and
+// nodes were reviewed against libvirt's translation of the same elements (it has no
+// <header>); review them again before you update them.
 func TestGoldenPlans(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/plans/*.txtar")
@@ -72,18 +72,18 @@ func TestGoldenPlans(t *testing.T) {
 	}
 }
 
-// TestGoldenUnlock pins what QEMU is told where a volume is unlocked outside of
-// it, for every kind of image.
+// TestGoldenUnlock pins the commands for a volume that is unlocked outside of QEMU, for
+// every kind of image.
 func TestGoldenUnlock(t *testing.T) {
 	t.Parallel()
-	ways := map[string]blockgraph.Unlock{
+	methods := map[string]blockgraph.Unlock{
 		"ephemeral":      {Method: blockgraph.MethodEphemeralHeader, FDSet: blockgraph.FirstFDSet + 7},
 		"ephemeral-file": {Method: blockgraph.MethodEphemeralHeader, Dir: "/run/luksplug/vm1/vdb"},
 		"external":       {Method: blockgraph.MethodStorageDaemon, Dir: "/run/luksplug/vm1/vdb"},
 	}
 	for _, name := range []string{"plain", "luks", "qcow2-luks", "detached-raw", "detached-qcow2", "detached-qcow2-header"} {
-		for way, unlock := range ways {
-			t.Run(name+"_"+way, func(t *testing.T) {
+		for method, unlock := range methods {
+			t.Run(name+"_"+method, func(t *testing.T) {
 				t.Parallel()
 				disk := readArchive(t, "testdata/plans/"+name+"_virtio-q35.txtar").Files[0]
 				g := blocktest.Build(t, blocktest.Parse(t, string(disk.Data)), blocktest.Machines["q35"], unlock)
@@ -94,7 +94,7 @@ func TestGoldenUnlock(t *testing.T) {
 					t.Errorf("arguments: %v", err)
 				}
 				blocktest.CheckXML(t, render.SVG(g))
-				compareGolden(t, "testdata/unlock/"+name+"_"+way+".txtar",
+				compareGolden(t, "testdata/unlock/"+name+"_"+method+".txtar",
 					formatted(nil, disk, "plan.txt", render.Text(p), "plan.json", doc, "graph.mmd", render.Mermaid(g)))
 			})
 		}
@@ -129,6 +129,6 @@ func compareGolden(t *testing.T, file, got string) {
 		t.Fatal(err)
 	}
 	if got != string(want) {
-		t.Errorf("%s differs (go test -update writes it anew); got:\n%s", file, got)
+		t.Errorf("%s differs (go test -update rewrites it); got:\n%s", file, got)
 	}
 }

@@ -10,10 +10,10 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/render"
 )
 
-// TestGoldenImages pins what QEMU is told for each kind of source, encryption and
-// chain, opened in each way. The nodes and their members were compared with what
-// libvirt 11.3 makes of the same documents, where it knows their elements; read
-// them again before you update them.
+// TestGoldenImages pins the commands for each kind of source, encryption and
+// chain, with each unlock method. The nodes and their members were compared with
+// those of libvirt 11.3 for the same documents, where it knows their elements;
+// review them again before you update them.
 func TestGoldenImages(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/images/*.txtar")
@@ -26,7 +26,7 @@ func TestGoldenImages(t *testing.T) {
 			disk := readArchive(t, file).Files[0]
 			d := blocktest.Parse(t, string(disk.Data))
 			var got []string
-			for _, way := range []struct {
+			for _, method := range []struct {
 				name   string
 				unlock blockgraph.Unlock
 			}{
@@ -34,20 +34,20 @@ func TestGoldenImages(t *testing.T) {
 				{"ephemeral", blockgraph.Unlock{Method: blockgraph.MethodEphemeralHeader}},
 				{"external", blockgraph.Unlock{Method: blockgraph.MethodStorageDaemon, Dir: "/run/luksplug/vm1/vdb"}},
 			} {
-				if way.name != "qemu" && !d.Encrypted() {
+				if method.name != "qemu" && !d.Encrypted() {
 					continue
 				}
-				g := blocktest.Build(t, d, blocktest.Machines["q35"], way.unlock)
+				g := blocktest.Build(t, d, blocktest.Machines["q35"], method.unlock)
 				p := g.Plan()
 				if _, err := render.Arguments(p, blocktest.SecretFile); d.Transient && err == nil {
 					t.Error("the overlay of a transient disk, which does not exist, is among arguments")
 				}
 				blocktest.CheckXML(t, render.SVG(g))
-				got = append(got, way.name+".txt", render.Text(p))
-				if way.name == "external" {
+				got = append(got, method.name+".txt", render.Text(p))
+				if method.name == "external" {
 					continue // the daemon's nodes are those of qemu
 				}
-				got = append(got, way.name+".json", blocktest.JSON(t, p))
+				got = append(got, method.name+".json", blocktest.JSON(t, p))
 			}
 			var refs strings.Builder
 			for _, ref := range d.Secrets() {

@@ -33,8 +33,8 @@ const (
 
 type edge struct{ from, to, label string }
 
-// draw lays the graph out: devices on top, each node one row below the node
-// that uses it, host files and secrets at their users' side.
+// draw lays the graph out: devices on top, each node one row below the node that
+// uses it, host files and secrets next to the nodes that use them.
 func draw(g *blockgraph.Graph) picture {
 	p := picture{title: "luksplug " + g.Target}
 	level := map[string]int{}
@@ -78,7 +78,7 @@ func draw(g *blockgraph.Graph) picture {
 	return p
 }
 
-// object draws an object and what it reads itself.
+// object draws an object and the objects that it reads itself.
 func (p *picture) object(g *blockgraph.Graph, user, id string, level int) {
 	o := g.ObjectByID(id)
 	kind, about, label := boxSecret, "", "key-secret"
@@ -105,7 +105,7 @@ func value(d blockgraph.SecretData) string {
 	return d.Ref.String()
 }
 
-// bytesOf describes where a protocol node has its bytes from, nil for other nodes.
+// bytesOf describes the source of a protocol node, nil for other nodes.
 func bytesOf(g *blockgraph.Graph, n blockgraph.Node) []string {
 	switch h := g.HeaderOf(n.Name); {
 	case h != nil:

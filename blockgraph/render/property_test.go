@@ -50,7 +50,7 @@ func TestRenderingsAreWellFormed(t *testing.T) {
 				t.Fatalf("a secret's data are %v", o["data"])
 			}
 		}
-		// Paths arrive byte for byte, whatever characters they hold.
+		// Paths arrive byte for byte, with any characters.
 		paths := []string{d.Image.Source.Path}
 		if h := d.Header(); h != nil {
 			paths = append(paths, h.Source.Path)

@@ -18,8 +18,8 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// qemuImages are real images, made by qemu-img, with names that a careless
-// quoting breaks.
+// qemuImages are real images, made by qemu-img, with names that break incorrect
+// quoting.
 type qemuImages struct {
 	passphrase            string // file with the passphrase
 	raw, qcow2            string
@@ -58,8 +58,8 @@ func makeImages(t *testing.T) qemuImages {
 	run("create", "-q", "-f", "raw", i.floppy, "1440K")
 	run("create", "-q", "-f", "qcow2", i.qcow2, "8M")
 	run("create", "-q", "--object", object, "-f", "qcow2", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10", i.qcow2LUKS, "1M")
-	// A detached header may as well be that of an embedded volume: it only says
-	// that the payload begins further on, at the end of the key slots here.
+	// The header of an embedded volume also works as a detached one: the
+	// payload then only begins later, at the end of the key slots.
 	volume := must.Get(os.ReadFile(must.LUKS(t, "correct horse", 3<<20)))(t)
 	must.Write(t, i.luks, volume)
 	must.Write(t, i.header, volume[:len(volume)-1<<20])
@@ -77,7 +77,7 @@ func mustJSON(t *testing.T, v any) []byte {
 }
 
 // TestQEMUTakesArguments starts a real QEMU with the rendered arguments, read
-// by a real shell, and asks it what it has.
+// by a real shell, and queries its nodes and devices.
 func TestQEMUTakesArguments(t *testing.T) {
 	t.Parallel()
 	images := makeImages(t)
@@ -102,7 +102,7 @@ func TestQEMUTakesArguments(t *testing.T) {
 			"<serial>A b</serial><boot order='3'/><driver type='raw' cache='writethrough' io='threads' discard='unmap' detect_zeroes='unmap' error_policy='enospace' rerror_policy='report'/>", q35Machine, q35},
 		{"detached qcow2, virtio on i440fx", "qcow2", images.qcow2, images.header, "raw", "dev='vdb'", "<backingStore/>", pcMachine, pc},
 		{"qcow2 header, new scsi controller", "qcow2", images.qcow2, images.headerInQcow2, "qcow2", "dev='sdb'", "<wwn>5000c50015ea71ad</wwn><serial>1</serial>", q35Machine, q35},
-		{"read-only blocktest.Detached, usb", "raw", images.raw, images.header, "raw", "dev='sdb' bus='usb'", "<readonly/><serial>1</serial><driver error_policy='stop'/>", q35Machine, q35},
+		{"read-only detached, usb", "raw", images.raw, images.header, "raw", "dev='sdb' bus='usb'", "<readonly/><serial>1</serial><driver error_policy='stop'/>", q35Machine, q35},
 		{"embedded, scsi", "raw", images.luks, "", "", "dev='sdb'", "<alias name='ua-data'/>",
 			blockgraph.Machine{Type: "q35", SCSI: []blockgraph.SCSIController{{ID: "scsi0"}}}, append(q35[:4:4], "-device", "virtio-scsi-pci,id=scsi0,bus=pci.1")},
 		{"embedded, sata", "raw", images.luks, "", "", "dev='sdb' bus='sata'", "<boot order='1'/><serial>1</serial>", q35Machine, q35},
@@ -111,7 +111,7 @@ func TestQEMUTakesArguments(t *testing.T) {
 		{"virtio, all options", "raw", images.floppy, "", "", "dev='vdb'", "<driver queues='2' queue_size='64' event_idx='off' ioeventfd='on' iommu='off' ats='off' packed='on' page_per_vq='on' iothread='1'/>" +
 			"<blockio logical_block_size='512' physical_block_size='4096' discard_granularity='4096'/><geometry cyls='20' heads='16' secs='63'/><shareable/>", threads(q35Machine), withThreads(q35)},
 		{"virtio, queues by thread", "raw", images.floppy, "", "", "dev='vdb'", "<driver queues='2'><iothreads><iothread id='2'><queue id='0'/></iothread><iothread id='1'><queue id='1'/></iothread></iothreads></driver>", threads(q35Machine), withThreads(q35)},
-		{"scsi, as another make", "raw", images.floppy, "", "", "dev='sdb' rotation_rate='7200' removable='on' dpofua='on'", "<vendor>ACME</vendor><product>Disk 1</product><serial>a b</serial>", q35Machine, q35},
+		{"scsi, with another vendor", "raw", images.floppy, "", "", "dev='sdb' rotation_rate='7200' removable='on' dpofua='on'", "<vendor>ACME</vendor><product>Disk 1</product><serial>a b</serial>", q35Machine, q35},
 		{"scsi, the first of a domain", "raw", images.floppy, "", "", "dev='sdc'", "", blockgraph.Machine{Type: "pc", Domain: true}, pc},
 		{"usb, removable", "raw", images.floppy, "", "", "dev='sdb' bus='usb' removable='on'", "", q35Machine, q35},
 		{"ide, geometry", "raw", images.floppy, "", "", "dev='hda'", "<geometry cyls='20' heads='16' secs='63' trans='lba'/><product>Old disk</product>", pcMachine, pc},
@@ -126,7 +126,7 @@ func TestQEMUTakesArguments(t *testing.T) {
 			}
 			script := "exec qemu-system-x86_64 -S -nodefaults -display none -m 64 -accel tcg -qmp stdio " +
 				strings.Join(c.options, " ") + " " + render.QuoteArguments(args)
-			nodes, devices := askQEMU(t, script)
+			nodes, devices := queryQEMU(t, script)
 			for _, n := range g.Nodes {
 				if !nodes[n.Name] {
 					t.Errorf("QEMU has no node %s: it has %v", n.Name, nodes)
@@ -165,9 +165,9 @@ func xmlText(s string) string {
 	return b.String()
 }
 
-// askQEMU runs the script, which starts a QEMU with QMP on its standard input
+// queryQEMU runs the script, which starts a QEMU with QMP on its standard input
 // and output, and returns its block nodes and devices.
-func askQEMU(t *testing.T, script string) (nodes, devices map[string]bool) {
+func queryQEMU(t *testing.T, script string) (nodes, devices map[string]bool) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "sh", "-c", script)
 	cmd.Stdin = strings.NewReader(`{"execute":"qmp_capabilities"}{"execute":"query-named-block-nodes","arguments":{"flat":true}}` +

@@ -11,7 +11,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/render"
 )
 
-// nasty are arguments that a careless quoting breaks.
+// nasty are arguments that break incorrect quoting.
 var nasty = []string{
 	"", " ", "a b", "it's", `"`, `\`, `'\''`, "$HOME", "`id`", "$(id)", "a\nb", "\n", "a\\\nb", "*", "?", "[a]", "~", "~root", "{a,b}", "a;b", "a&b", "a|b", "<a", ">a",
 	"#a", "!a", "a=b", "-", "--", "é", "日本", "\u200b", "\x01\x7f", "\xff\xfe", "\t", "\r", "%s", "a,b", "''", "'", "''''",
@@ -52,7 +52,7 @@ func splitWords(text string) ([]string, error) {
 			begun = true
 		case c == '\\' && i+1 < len(text):
 			i++
-			if text[i] != '\n' { // a backslash and a new line are nothing at all
+			if text[i] != '\n' { // a backslash and a new line are removed
 				word.WriteByte(text[i])
 				begun = true
 			}
@@ -75,7 +75,7 @@ func splitWords(text string) ([]string, error) {
 	return words, nil
 }
 
-// TestShellReadsArguments asks a real shell.
+// TestShellReadsArguments uses a real shell.
 func TestShellReadsArguments(t *testing.T) {
 	t.Parallel()
 	shell, err := exec.LookPath("sh")

@@ -19,14 +19,13 @@ const (
 	svgMinWidth   = 90
 )
 
-// rect is a box with its place.
+// rect is a box with its position.
 type rect struct {
 	box
 	x, y, w, h float64
 }
 
-// SVG returns the graph as a picture of its own, a complete SVG 1.1 document
-// that needs no other program to look at.
+// SVG returns the graph as a complete SVG 1.1 document.
 func SVG(g *blockgraph.Graph) string {
 	p := draw(g)
 	rects, width, height := layout(p)

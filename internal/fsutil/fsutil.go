@@ -1,10 +1,10 @@
-// Package fsutil has the operations on files that must not be done half or on the wrong file: replacing a
-// file's content at once ([Replace]), locking ([Lock]), and opening a file without following a link in its
-// place ([OpenAt], [OpenRegular]).
+// Package fsutil has file operations that must be complete and on the right file: replacing a file's content
+// atomically ([Replace]), locking ([Lock]), and opening a file without following a symbolic link ([OpenAt],
+// [OpenRegular]).
 //
-// Names are relative to an open directory, so that nothing can be exchanged between two calls; a nil
-// directory is the working directory, or for nothing where the name is absolute. Errors wrap those of the
-// system calls (errors.Is with those of packages io/fs and unix). Everything may be called concurrently.
+// Names are relative to an open directory, so that no directory can be exchanged between two calls; a nil
+// directory is the working directory, and is ignored for an absolute name. Errors wrap those of the system
+// calls (errors.Is with those of packages io/fs and unix). Everything may be called concurrently.
 package fsutil
 
 import (
@@ -42,7 +42,7 @@ func OpenAt(dir *os.File, name string, flags int, mode fs.FileMode) (*os.File, e
 	}
 }
 
-// ErrNotRegular reports that there is something else than a regular file.
+// ErrNotRegular reports that a file is not a regular file.
 var ErrNotRegular = errors.New("it is not a regular file")
 
 // OpenRegular opens a regular file for reading. The error wraps [ErrNotRegular]
@@ -66,14 +66,14 @@ func OpenRegular(dir *os.File, name string) (*os.File, error) {
 	return f, nil
 }
 
-// CloseRead closes what was only read: an error loses nothing.
+// CloseRead closes a file that was only read: an error loses no data.
 func CloseRead(c io.Closer) { _ = c.Close() }
 
 // Options say how [Replace] writes a file.
 type Options struct {
-	// Mode is the file's permissions, whatever the umask.
+	// Mode is the file's permissions, regardless of the umask.
 	Mode fs.FileMode
-	// Owner is whose the file is; nil for this process's user.
+	// Owner owns the file; nil is this process's user.
 	Owner *Owner
 	// Durable has the file and its directory written to the disk before Replace
 	// returns, so that the new content survives a loss of power.
@@ -131,7 +131,7 @@ func fill(f *os.File, content []byte, o Options) error {
 	return err
 }
 
-// SyncDir writes a directory to the disk: which files it has, and their names.
+// SyncDir writes the entries of a directory to the disk.
 func SyncDir(dir *os.File, name string) error {
 	f, err := OpenAt(dir, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {

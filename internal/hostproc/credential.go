@@ -81,8 +81,8 @@ func statusIDs(status, name string) ([]uint32, error) {
 	return ids, nil
 }
 
-// Needed returns c, or nil if a child of this process runs as c anyway. c may be
-// nil. A process that is not root could not even set the groups that it has.
+// Needed returns c, or nil if a child of this process runs as c anyway. c may be nil. A
+// process that is not root could not even set its own groups again.
 func (c *Credential) Needed() *Credential {
 	if c != nil && os.Geteuid() != 0 && int(c.UID) == os.Geteuid() && int(c.GID) == os.Getegid() {
 		return nil

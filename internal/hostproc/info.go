@@ -2,18 +2,18 @@ package hostproc
 
 import "os"
 
-// Info is what is known of a VM's process on this machine.
+// Info describes a VM's process on this machine.
 type Info struct {
 	// PID is its process id, 0 if that is not known.
 	PID int
 	// User is the user and groups it runs with, which need access to what is
 	// handed over by path; nil if not known.
 	User *Credential
-	// Labels confine it.
+	// Labels are its labels of security modules.
 	Labels Labels
 }
 
-// Labels are what the security modules of the host's kernel decide by. "" stands for none.
+// Labels are those by which the security modules of the host's kernel decide. "" is none.
 type Labels struct {
 	// AppArmor is the name of the process's profile, Image the SELinux label of the files that it may open.
 	AppArmor, Image string

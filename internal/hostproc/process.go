@@ -34,7 +34,7 @@ func ProcessOf(pid int) (Process, error) {
 	return h.process, nil
 }
 
-// Alive reports whether the process runs. It returns false if that cannot be found out.
+// Alive reports whether the process runs. It returns false if that is not known.
 func (p Process) Alive() bool {
 	now, err := ProcessOf(p.PID)
 	return err == nil && now == p
@@ -92,8 +92,8 @@ func (p Process) Open() (*Handle, error) {
 		return nil, fmt.Errorf("process %d: pidfd: %w", p.PID, err)
 	}
 	h := &Handle{process: p, file: os.NewFile(uintptr(fd), "pidfd")}
-	// Only now: the process that has the id now is that of the pidfd, or the
-	// latter has ended, which identify checks.
+	// Checked after opening: the process that has the id now is that of the pidfd, or the pidfd's has ended,
+	// which identify checks.
 	if err := h.identify(); err != nil {
 		h.Close()
 		return nil, err
@@ -125,7 +125,7 @@ func (h *Handle) identify() error {
 // Process returns the process that h refers to.
 func (h *Handle) Process() Process { return h.process }
 
-// Close releases the handle. The process goes on.
+// Close releases the handle. The process continues.
 func (h *Handle) Close() { _ = h.file.Close() } // nothing is written to a pidfd
 
 // Wait returns nil when the process has ended, or ctx's error if ctx ends first.

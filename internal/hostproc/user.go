@@ -63,7 +63,7 @@ func GroupName(gid uint32) string {
 // Member reports whether the user belongs to the group.
 func (u User) Member(gid uint32) bool { return gid == u.GID || slices.Contains(u.Groups, gid) }
 
-// ErrUnknown reports that this process cannot find out what another user may open.
+// ErrUnknown reports that this process cannot determine which files another user may open.
 var ErrUnknown = errors.New("only root can find out what another user may open")
 
 // Capabilities that override the permissions of files (capabilities(7)).

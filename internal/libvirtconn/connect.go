@@ -26,7 +26,7 @@ const (
 // effect on the connection afterwards. closing ends it without waiting for an answer,
 // unlike go-libvirt's Disconnect: pending calls fail.
 //
-// The errors say what to do where that can be known. They wrap those of the system and [libvirt.Error].
+// The errors say what to do where possible. They wrap those of the system and [libvirt.Error].
 func (u *URI) Connect(ctx context.Context) (l *libvirt.Libvirt, closing func(), err error) {
 	conn, err := u.dial(ctx)
 	if err != nil {

@@ -31,7 +31,7 @@ func connect(ctx context.Context, t *testing.T, text string) error {
 	return err
 }
 
-// script writes a program that stands for ssh.
+// script writes a program that replaces ssh.
 func script(t *testing.T, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "ssh")
@@ -41,7 +41,7 @@ func script(t *testing.T, text string) string {
 	return path
 }
 
-// TestConnectFails: what is wrong is said, and what to do.
+// TestConnectFails: an error says what is wrong and what to do.
 func TestConnectFails(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -73,7 +73,7 @@ func TestConnectFails(t *testing.T) {
 	}
 }
 
-// TestConnectHangs: the end of the context ends the wait, whichever peer does not answer.
+// TestConnectHangs: the end of the context ends the wait for any peer that does not answer.
 func TestConnectHangs(t *testing.T) {
 	t.Parallel()
 	dir, err := os.MkdirTemp("", "luksplug-conn-") // a short path
@@ -102,7 +102,7 @@ func TestConnectHangs(t *testing.T) {
 			t.Errorf("%s: %v after %s", text, err, time.Since(begin))
 		}
 	}
-	// sleep does not look at its input: it has to be killed.
+	// sleep does not read its input: it has to be killed.
 	content, err := os.ReadFile(pid)
 	if err != nil {
 		t.Fatal(err)
@@ -155,7 +155,7 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-// TestSSHOutlivesTheTerminal: an interrupt at the terminal does not end ssh, over which a rollback still goes.
+// TestSSHOutlivesTheTerminal: an interrupt at the terminal does not end ssh, which a rollback still uses.
 func TestSSHOutlivesTheTerminal(t *testing.T) {
 	t.Parallel()
 	err := connect(t.Context(), t, "qemu+ssh://host/system?command="+script(t, "grep SigIgn /proc/self/status >&2; exit 255"))

@@ -7,7 +7,7 @@
 //
 //	qemu:///system, qemu:///session   a unix socket of this host
 //	qemu+unix:///system?socket=PATH   another one
-//	qemu://HOST/system, qemu+tls://   TLS with certificates of both sides
+//	qemu://HOST/system, qemu+tls://   TLS with certificates of both peers
 //	qemu+ssh://USER@HOST/system       the program ssh, with the user's own keys and settings
 //	qemu+tcp://HOST/system            in clear: for the host itself, and for tests
 //

@@ -14,8 +14,8 @@ import (
 	"github.com/luksplug/luksplug/internal/shell"
 )
 
-// dialSSH runs the program ssh, so that the user's settings apply: keys, agents, known
-// hosts, jump hosts, aliases. At the other end it runs remoteScript.
+// dialSSH runs the program ssh, so that the user's settings apply: keys, agents, known hosts, jump hosts,
+// aliases. It runs remoteScript on the remote host.
 func (u *URI) dialSSH(ctx context.Context) (net.Conn, error) {
 	args := u.sshArguments()
 	program, err := exec.LookPath(args[0])
@@ -29,8 +29,8 @@ func (u *URI) dialSSH(ctx context.Context) (net.Conn, error) {
 	}
 	defer func() { _ = theirs.Close() }() // ssh has its own
 	c := &sshConn{Conn: conn, said: &tail{}, ended: make(chan struct{})}
-	// The terminal's signals go to ssh as well, and it must outlive them: what an interrupted run has done is
-	// taken back over this connection. A signal that is ignored stays so through exec.
+	// The terminal's signals also go to ssh, which must outlive them: an interrupted run rolls back over this
+	// connection. Ignored signals stay ignored through exec.
 	const ignoring = `trap "" INT QUIT HUP; exec "$@"`
 	c.cmd = exec.Command("/bin/sh", append([]string{"-c", ignoring, "sh"}, args...)...)
 	c.cmd.Stdin, c.cmd.Stdout, c.cmd.Stderr = theirs, theirs, c.said
@@ -74,7 +74,7 @@ func (c *sshConn) Close() error {
 	return err
 }
 
-// why returns what ssh has said before it ended. It ends a moment after its side of the connection.
+// why returns ssh's messages once it has ended, a moment after its side of the connection.
 func (c *sshConn) why() error {
 	select {
 	case <-c.ended:
@@ -97,12 +97,12 @@ func (c *sshConn) why() error {
 	return nil
 }
 
-// sshArguments are the arguments of ssh, itself included.
+// sshArguments returns the arguments of ssh, itself included.
 func (u *URI) sshArguments() []string {
 	return append(u.sshCommand(), "sh -c "+shell.Quote(u.remoteScript()))
 }
 
-// sshCommand is how ssh is run, up to the name of the host.
+// sshCommand returns the command line of ssh up to the name of the host.
 func (u *URI) sshCommand() []string {
 	args := []string{cmp.Or(u.command, "ssh"), "-T", "-e", "none"}
 	for _, option := range []struct{ flag, value string }{{"-p", u.Port}, {"-l", u.User}, {"-i", u.keyFile}} {
@@ -119,8 +119,8 @@ func (u *URI) sshCommand() []string {
 	return append(args, "--", u.Host)
 }
 
-// Shell returns the command that runs others on the host at the other end: ssh with what the URI says of it,
-// up to the name of the host. It is nil for another transport, which leads to libvirt only.
+// Shell returns the command that runs others on the remote host: ssh with the settings of the URI, up to the
+// name of the host. It is nil for another transport, which only reaches libvirt.
 func (u *URI) Shell() []string {
 	if u.Transport != SSH {
 		return nil
@@ -128,8 +128,8 @@ func (u *URI) Shell() []string {
 	return u.sshCommand()
 }
 
-// remoteScript is what a shell runs at the other end: libvirt's own helper, which knows the sockets there and
-// starts a session's daemon, or a netcat. Netcats of some kinds end with their input only when told to.
+// remoteScript returns the script for the shell of the remote host: libvirt's own helper, which knows the
+// sockets there and starts a session's daemon, or a netcat. Some netcats need -q to end with their input.
 func (u *URI) remoteScript() string {
 	native := "exec virt-ssh-helper " + shell.Quote(u.remote())
 	switch {

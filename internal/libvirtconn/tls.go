@@ -54,7 +54,7 @@ func (u *URI) dialTLS(ctx context.Context) (net.Conn, error) {
 	return nil, tlsHint(err)
 }
 
-// tlsHint adds to common errors what they mean.
+// tlsHint explains common errors.
 func tlsHint(err error) error {
 	var authority x509.UnknownAuthorityError
 	var name x509.HostnameError
@@ -72,13 +72,13 @@ func tlsHint(err error) error {
 	return err
 }
 
-// credentials are the paths of the certificates. cert and key are empty for a client without.
+// credentials are the paths of the certificates. cert and key are empty if there are none.
 type credentials struct {
 	ca, cert, key string
 }
 
-// findCredentials returns the paths of the certificates: all in the directory that the
-// URI names; else the user's, and the system's for what the user does not have.
+// findCredentials returns the paths of the certificates: all in the directory that the URI names;
+// otherwise the user's, or the system's if the user has none.
 func (u *URI) findCredentials(home string) (credentials, error) {
 	in := func(dir string) credentials {
 		return credentials{filepath.Join(dir, "cacert.pem"), filepath.Join(dir, "clientcert.pem"), filepath.Join(dir, "clientkey.pem")}
@@ -101,7 +101,7 @@ func (u *URI) findCredentials(home string) (credentials, error) {
 		return found, fmt.Errorf("there is no certificate of an authority, %s: TLS needs it to know the server, see https://libvirt.org/kbase/tlscerts.html, or give ?pkipath=", found.ca)
 	}
 	if !exists(found.cert) && !exists(found.key) {
-		found.cert, found.key = "", "" // the server may want none
+		found.cert, found.key = "", "" // the server may not require one
 	}
 	return found, nil
 }

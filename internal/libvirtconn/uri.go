@@ -12,13 +12,13 @@ import (
 
 // Errors of [Parse].
 var (
-	// ErrInvalidURI is wrapped by the errors about what is not a URI of libvirt's.
+	// ErrInvalidURI is wrapped by the errors about an invalid URI.
 	ErrInvalidURI = errors.New("invalid libvirt URI")
-	// ErrUnsupported is wrapped by the errors about what libvirt has and this package does not.
+	// ErrUnsupported is wrapped by the errors about features that libvirt has and this package lacks.
 	ErrUnsupported = errors.New("not supported")
 )
 
-// Transport is a way to reach libvirt.
+// Transport is the connection to libvirt.
 type Transport string
 
 // The transports.
@@ -29,7 +29,7 @@ const (
 	SSH  Transport = "ssh"
 )
 
-// URI is a connection URI that was read. The zero value is not usable.
+// URI is a parsed connection URI. The zero value is not usable.
 type URI struct {
 	Transport Transport
 	Host      string // a name or address, "" for Unix
@@ -37,20 +37,20 @@ type URI struct {
 	User      string // of SSH, "" for ssh's default
 	Session   bool   // the user's own libvirt, and not the system's
 
-	socket   string // of libvirt, where it is not the usual one
+	socket   string // of libvirt, if it is not the usual one
 	mode     string // which of the usual sockets: auto, legacy or direct
-	name     string // the URI to open at the other end, "" for driver and path
+	name     string // the URI to open on the remote host, "" for driver and path
 	pki      string // directory of the certificates
 	keyFile  string // of SSH
-	netcat   string // program at the other end of SSH
-	proxy    string // what carries the connection there: auto, native or netcat
+	netcat   string // program on the remote host of SSH
+	proxy    string // the program that relays the connection there: auto, native or netcat
 	command  string // instead of ssh
 	noVerify bool
 	noTTY    bool
 	text     string
 }
 
-// parameter is one that a URI may have.
+// parameter is a parameter of a URI.
 type parameter struct {
 	takers []Transport
 	into   any      // a *string, or a *bool for 0 and 1
@@ -81,7 +81,7 @@ var known = []string{"tls_priority", "sshauth", "known_hosts", "known_hosts_veri
 func Parse(text string) (*URI, error) {
 	from, err := url.Parse(text)
 	if err != nil {
-		var e *url.Error // its text has the URI, with whatever password is in it
+		var e *url.Error // its text has the URI, with any password in it
 		if errors.As(err, &e) {
 			err = e.Err
 		}
@@ -150,7 +150,7 @@ func (u *URI) check(from *url.URL) error {
 	return nil
 }
 
-// setParameters reads what follows the question mark.
+// setParameters reads the parameters after the question mark.
 func (u *URI) setParameters(from *url.URL) error {
 	values, err := url.ParseQuery(from.RawQuery)
 	if err != nil {
@@ -189,7 +189,7 @@ func (u *URI) setParameters(from *url.URL) error {
 }
 
 // Local reports whether libvirt, and so its VMs and their files, are on this host. It returns false for a port of
-// localhost, behind which may be a tunnel.
+// localhost, which may be a tunnel.
 func (u *URI) Local() bool { return u.Transport == Unix }
 
 // Clear reports whether the connection goes to another host without encryption.
@@ -201,7 +201,7 @@ func (u *URI) Clear() bool {
 // String returns the URI as it was given.
 func (u *URI) String() string { return u.text }
 
-// remote is the URI that the libvirt at the other end opens.
+// remote is the URI that the remote libvirt opens.
 func (u *URI) remote() string {
 	if u.name == "" && u.Session {
 		return "qemu:///session"

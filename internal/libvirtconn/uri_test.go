@@ -36,7 +36,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestParseRefused: every refusal names what it is about, and none repeats a password.
+// TestParseRefused: every refusal names its cause, and none repeats a password.
 func TestParseRefused(t *testing.T) {
 	t.Parallel()
 	for text, c := range map[string]struct {
@@ -124,8 +124,8 @@ func TestSocketDir(t *testing.T) {
 	}
 }
 
-// TestSSHArguments: what ssh is given, and that a shell understands what is run at
-// the other end, whatever the paths are.
+// TestSSHArguments checks ssh's arguments, and that a shell understands the remote
+// script with any paths.
 func TestSSHArguments(t *testing.T) {
 	t.Parallel()
 	for text, c := range map[string]struct {
@@ -150,7 +150,7 @@ func TestSSHArguments(t *testing.T) {
 		if shell := u.Shell(); !slices.Equal(shell, c.before) {
 			t.Errorf("%s: the shell is %q", text, shell)
 		}
-		// The other end's login shell takes the quotes off, and sh reads the rest.
+		// The remote login shell removes the quotes, and sh reads the rest.
 		script, err := exec.Command("sh", "-c", `sh() { printf %s "$2"; }; `+last).Output()
 		if err != nil || !strings.Contains(string(script), c.script) {
 			t.Errorf("%s: %s, error %v", text, script, err)

@@ -5,8 +5,8 @@ import (
 	"fmt"
 )
 
-// Within calls f, which takes no context, as no function of go-libvirt does. When ctx
-// ends, Within returns, and f goes on by itself.
+// Within calls f, which takes no context, like all functions of go-libvirt. If ctx
+// ends first, Within returns while f continues.
 func Within[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	type answer struct {
 		value T

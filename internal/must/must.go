@@ -1,5 +1,5 @@
-// Package must has what tests need to go on: each function ends the test where it fails, or skips it where a
-// program is missing. Only tests may import it.
+// Package must has helpers for tests: each function ends the test if it fails, or skips it if a program is missing. Only
+// tests may import it.
 package must
 
 import (
@@ -71,7 +71,7 @@ func Dir(t testing.TB, parent string) string {
 	if err != nil {
 		t.Skip(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(path) }) // its entries may have ended with a server
+	t.Cleanup(func() { _ = os.RemoveAll(path) }) // a server may have removed its entries
 	return path
 }
 

@@ -2,11 +2,11 @@
 // the options of an object, a node or a device, and the arguments of a command.
 //
 // An [Object] keeps the order of its members, so that the same object always gives the same bytes. Its values
-// are of a closed set of types, and so nothing can hide a secret: a [Sensitive] holds one, and a type that
-// embeds [Placeholder] stands for one. There are two renderings, made by the same code:
+// are of a closed set of types, so that none can hide a secret: a [Sensitive] holds one, and a type that
+// embeds [Placeholder] replaces one. There are two renderings, made by the same code:
 //
-//   - [Object.MarshalJSON] is what is shown, with "[redacted]" for every secret;
-//   - [Line] is what QEMU reads, with the value of each Sensitive.
+//   - [Object.MarshalJSON] is for output, with "[redacted]" for every secret;
+//   - [Line] is for QEMU, with the value of each Sensitive.
 //
 // The package does no I/O and has no state.
 package qapi

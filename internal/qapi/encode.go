@@ -13,7 +13,7 @@ import (
 	"unicode/utf8"
 )
 
-// Redacted is what every rendering of a secret but the wire shows.
+// Redacted replaces a secret in every rendering but that for the wire.
 const Redacted = "[redacted]"
 
 // maxDepth bounds the nesting. QEMU's own parser refuses more than 1024 levels
@@ -32,7 +32,7 @@ type EncodeError struct {
 // Error names the value and the reason.
 func (e *EncodeError) Error() string { return fmt.Sprintf("argument %q %s", e.Path, e.Reason) }
 
-// within returns e as seen from the value that holds the one that it is about.
+// within returns e with its path seen from the enclosing value.
 func (e *EncodeError) within(outer string) *EncodeError {
 	if e.Path != "" && !strings.HasPrefix(e.Path, "[") {
 		outer += "."
@@ -221,8 +221,7 @@ func (e *encoder) grow(n int) {
 }
 
 func (e *encoder) string(s string) *EncodeError {
-	// encoding/json would replace invalid bytes silently, and a file name that
-	// has them would name another file.
+	// encoding/json would silently replace invalid bytes, and a file name with them would name another file.
 	if !utf8.ValidString(s) {
 		return cannotEncode("is not valid UTF-8, and QMP carries nothing else")
 	}

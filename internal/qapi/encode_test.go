@@ -86,7 +86,7 @@ func TestPlaceholder(t *testing.T) {
 	}
 }
 
-// No rendering but the wire shows a Sensitive.
+// No rendering but that for the wire shows a Sensitive.
 func TestSensitiveRenderings(t *testing.T) {
 	t.Parallel()
 	const value = "dGhlIHNlY3JldA=="

@@ -17,8 +17,8 @@ type Member = struct {
 	Value any
 }
 
-// Placeholder is embedded by a type whose values stand where a secret goes. Such a value
-// is shown as "[redacted]" and never sent: [Line] refuses it.
+// Placeholder is embedded by a type whose values replace secrets. Such a value is shown as "[redacted]" and
+// never sent: [Line] refuses it.
 type Placeholder struct{}
 
 func (Placeholder) placeholder() {}

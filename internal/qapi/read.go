@@ -12,7 +12,7 @@ import (
 const maxReadDepth = 64
 
 // UnmarshalJSON reads one JSON object; members keep their order. Numbers become
-// int64, or uint64 where they are greater; others than whole ones are refused.
+// int64, or uint64 if they are greater; fractions are refused.
 func (o *Object) UnmarshalJSON(text []byte) error {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.UseNumber()
@@ -60,7 +60,7 @@ func readMembers(d *json.Decoder, depth int, object bool) (any, error) {
 				return nil, err
 			}
 			if name, _ = token.(string); members.Has(name) { // the decoder takes only strings here
-				return nil, fmt.Errorf("the member %q is there twice", name)
+				return nil, fmt.Errorf("the member %q is given twice", name)
 			}
 		}
 		value, err := readValue(d, depth)

@@ -1,4 +1,4 @@
-// Package qmptest has what the tests of package qmp, of its transports and of its schema cache share.
+// Package qmptest has helpers for the tests of package qmp, of its transports and of its schema cache.
 package qmptest
 
 import (
@@ -22,10 +22,10 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// Patience is how long a test waits for what must happen.
+// Patience bounds every wait of a test.
 const Patience = 30 * time.Second
 
-// Context returns a context that ends when patience does.
+// Context returns a context that ends after Patience.
 func Context(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
@@ -123,9 +123,8 @@ func (q *QEMU) Kill() {
 	<-q.Exited
 }
 
-// StartNone starts QEMU with no machine at all, and a client of it, which dial makes. QEMU
-// 10.0.2 dies now and then of a client that speaks while it is still setting up its monitor
-// (an assertion in its JSON parser): then another one is started.
+// StartNone starts a QEMU without a machine, and a client that dial makes. QEMU 10.0.2 sometimes dies if a client
+// sends while it still sets up its monitor (an assertion in its JSON parser): then StartNone starts another one.
 func StartNone[C io.Closer](t testing.TB, dial func(ctx context.Context, address string) (C, error)) (C, *QEMU) {
 	t.Helper()
 	for attempt := 1; ; attempt++ {
@@ -143,7 +142,7 @@ func StartNone[C io.Closer](t testing.TB, dial func(ctx context.Context, address
 		if attempt == 3 {
 			t.Fatal(err)
 		}
-		t.Logf("QEMU died as it was greeted: %v", err)
+		t.Logf("QEMU died at the greeting: %v", err)
 	}
 }
 

@@ -14,12 +14,12 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// asideLimit bounds a QEMU that is started aside. It takes 0.1 s; more than
-// this is worse than the 50 ms for which the VM would stall.
+// asideLimit bounds a QEMU that is started aside. It takes 0.1 s; a longer wait is worse than the 50 ms for
+// which the VM would stall.
 const asideLimit = 10 * time.Second
 
-// answer is what a QEMU that was started aside reports about itself. As a
-// [qmp.SchemaSource] it knows nothing and keeps what it is offered.
+// answer is the report of a QEMU that was started aside. As a [qmp.SchemaSource] it has no schemas, and keeps
+// the one that it receives.
 type answer struct {
 	id     qmp.SchemaID // Version and Target only
 	raw    []byte       // the "return" value of query-qmp-schema
@@ -57,12 +57,12 @@ func (p *program) aside(ctx context.Context) (found answer, err error) {
 	return found, err
 }
 
-// command makes the command line. QEMU loads nothing, reads no configuration and
-// opens no window; -S is for an emulator that gives "none" a processor some day.
+// command returns the command line. QEMU loads nothing, reads no configuration and opens no window; -S is for
+// a future emulator whose "none" has a processor.
 func (p *program) command(monitor *os.File) *exec.Cmd {
 	return &exec.Cmd{
-		// By descriptor, so that the file that was checked is the one that runs. It is the new process's own:
-		// ours, which keeps others out of its memory (PR_SET_DUMPABLE), would keep it out, too.
+		// By descriptor, so that the file that was checked is the one that runs. The path is of the new process,
+		// which could not open that of this one: it is not dumpable (PR_SET_DUMPABLE).
 		Path: "/proc/self/fd/4",
 		Args: []string{p.path, "-machine", "none", "-nodefaults", "-no-user-config", "-display", "none", "-S",
 			"-chardev", "socket,id=schema,fd=3", "-mon", "chardev=schema,mode=control"},
@@ -70,8 +70,8 @@ func (p *program) command(monitor *os.File) *exec.Cmd {
 		Dir:        "/",
 		Env:        []string{"LC_ALL=C", "PATH=/usr/sbin:/usr/bin:/sbin:/bin"},
 		SysProcAttr: &syscall.SysProcAttr{
-			Setpgid:   true,            // a terminal's ^C is for us, and the kill for its children, too
-			Pdeathsig: syscall.SIGKILL, // should we be killed
+			Setpgid:   true,            // so that a terminal's ^C does not reach it, and the kill reaches its children
+			Pdeathsig: syscall.SIGKILL, // if this process is killed
 		},
 	}
 }
@@ -91,8 +91,8 @@ func start(cmd *exec.Cmd) (stop func(), err error) {
 			return
 		}
 		<-stopping
-		// Before Wait, so that the number is still that of our process. Both fail
-		// only by what was meant to happen: the end of QEMU.
+		// Before Wait, so that the number is still that of this process's child. Both only fail if QEMU has
+		// ended, as intended.
 		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
 		_ = cmd.Wait()
 	}()

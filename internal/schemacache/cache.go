@@ -11,18 +11,18 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// Cache knows the schemas of QEMUs, from a directory of earlier answers or from the
-// same program started aside. Its methods may be called from any number of
-// goroutines, and its directory may be used by any number of processes.
+// Cache provides the schemas of QEMUs, from a directory of earlier answers or from the same program
+// started aside. Its methods may be called from any number of goroutines, and its directory may be used
+// by any number of processes.
 type Cache struct {
-	// Dir is the directory, see DefaultDir. It is made, for its owner alone, when
-	// there is something to keep. Empty: nothing is kept.
+	// Dir is the directory, see DefaultDir. It is created with access for its owner only, when there is
+	// something to keep. Empty: nothing is kept.
 	Dir string
-	// Emulator is the path of the program for where the client does not know QEMU's process, or where its
-	// program cannot be run: libvirt's <emulator>. Empty: unknown.
+	// Emulator is the path of the program, libvirt's <emulator>, for a QEMU whose process is unknown or
+	// whose program cannot be run. Empty: unknown.
 	Emulator string
-	// Report is called with what kept the cache from working, in the goroutine that
-	// wants a schema. Nil: it is dropped.
+	// Report is called with the failures of the cache, in the goroutine that requests a schema. Nil: they
+	// are dropped.
 	Report func(error)
 }
 
@@ -60,7 +60,7 @@ func (c *Cache) Schema(ctx context.Context, id qmp.SchemaID) *qmp.Schema {
 	defer cancel()
 	for i, p := range programs {
 		if i > 0 && !packaged(id.Version) {
-			break // home-made programs of one version may differ
+			break // programs of one version that were built by hand may differ
 		}
 		found, err := p.aside(ctx)
 		if err == nil && (found.id.Version != id.Version || found.id.Target != id.Target) {
@@ -98,8 +98,8 @@ func (c *Cache) report(doing string, err error) {
 func (c *Cache) programs(id qmp.SchemaID) []*program {
 	var found []*program
 	if id.PID != 0 {
-		// It may be another user's process, whose program we may not see, or the
-		// manager that made the socket.
+		// It may be another user's process, whose program is not readable, or the manager that made the
+		// socket.
 		if p, err := openProcess(id.PID); err == nil {
 			found = append(found, p)
 		}
@@ -107,7 +107,7 @@ func (c *Cache) programs(id qmp.SchemaID) []*program {
 	if c.Emulator != "" {
 		p, err := openProgram(c.Emulator)
 		if err != nil {
-			c.report("look at the emulator", err)
+			c.report("examine the emulator", err)
 		} else {
 			found = append(found, p)
 		}
@@ -121,7 +121,7 @@ func closePrograms(programs []*program) {
 	}
 }
 
-// entry is what an answer is filed under.
+// entry is the key of an answer.
 type entry struct {
 	Version string `json:"version"`
 	Target  string `json:"target"`
@@ -129,8 +129,8 @@ type entry struct {
 	Address string `json:"address"` // of the monitor; empty where the program is known
 }
 
-// entryOf returns what the answer of the QEMU is filed under, and reports whether that
-// is enough to tell it from any other.
+// entryOf returns the key of the QEMU's answer, and reports whether it distinguishes the answer from any
+// other.
 func entryOf(id qmp.SchemaID, programs []*program) (entry, bool) {
 	e := entry{Version: id.Version, Target: id.Target}
 	if len(programs) > 0 {
@@ -145,8 +145,8 @@ func entryOf(id qmp.SchemaID, programs []*program) (entry, bool) {
 // packaged reports whether a version names a distributor's package, which distinguishes builds.
 func packaged(version string) bool { return strings.Contains(version, "(") }
 
-// MismatchError says that the program on disk is not the one that the VM was
-// started from: an update has replaced it since.
+// MismatchError reports that the program on disk is not the one that the VM was started from: an update
+// has replaced it since.
 type MismatchError struct {
 	Program   string
 	VM, Found qmp.SchemaID

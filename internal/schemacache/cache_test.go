@@ -50,13 +50,13 @@ func TestColdAndWarm(t *testing.T) {
 		t.Error("without a cache the VM was not queried")
 	}
 	if !reflect.DeepEqual(cold, own) || !reflect.DeepEqual(warm, own) {
-		t.Error("the VM's own schema is another")
+		t.Error("the VM's own schema differs")
 	}
 	told.none(t)
 }
 
-// Nothing is started when the cache knows the answer, and it knows it for every
-// VM of the emulator's path, over TCP as well.
+// Nothing is started if the cache has the answer, and it has it for every VM of the
+// emulator's path, over TCP as well.
 func TestWarmStartsNothing(t *testing.T) {
 	t.Parallel()
 	v := startVM(t, qmptest.QEMUPath(t))
@@ -102,7 +102,7 @@ func TestAsideEqualsVM(t *testing.T) {
 	}
 }
 
-// Where no program may be started, the VM is queried, once.
+// If no program may be started, the VM is queried, once.
 func TestVMIsAskedOnce(t *testing.T) {
 	t.Parallel()
 	v := startVM(t, qmptest.QEMUPath(t))
@@ -121,7 +121,7 @@ func TestVMIsAskedOnce(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			// Another VM than the others: its monitor serves one client.
+			// A VM of its own: its monitor serves one client.
 			v := startVM(t, qmptest.QEMUPath(t))
 			var told reports
 			cache := &Cache{Dir: t.TempDir(), Emulator: test.emulator, Report: told.add}
@@ -140,7 +140,7 @@ func TestVMIsAskedOnce(t *testing.T) {
 		})
 	}
 
-	// What a monitor said of itself holds for it alone.
+	// The answer of a monitor only holds for that monitor.
 	cache := &Cache{Dir: t.TempDir()}
 	for range 2 {
 		if _, asked := schemaOf(t, startVM(t, qmptest.QEMUPath(t)).tcp, cache); !asked {

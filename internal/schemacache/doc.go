@@ -1,10 +1,10 @@
 // Package schemacache provides the schema of a running QEMU without querying it: query-qmp-schema holds up QEMU's
-// main loop, and with it the guest, for some 50 ms. [Cache] is a [qmp.SchemaSource] that looks in this order:
+// main loop, and with it the guest, for some 50 ms. [Cache] is a [qmp.SchemaSource] that searches in this order:
 //
 //  1. a directory of earlier answers: 4 ms, most of them for parsing;
 //  2. the same program, started aside without a machine: 100 ms in another process, which no guest notices.
 //
-// # What an answer is filed under
+// # The key of an answer
 //
 // QEMU's full version with the distributor's package, the architecture that it emulates, and the device, inode,
 // owner, size and times of the program file, on which alone the answer depends. Where neither the process nor the
@@ -21,7 +21,7 @@
 // root's. So both must come from a trusted owner:
 //
 //   - The directory and its files must belong to the caller or to root, and no other user may be able to write
-//     them. Files carry a checksum and what they were filed under. Anything else is ignored and written anew.
+//     them. Files have a checksum and their key. Anything else is ignored and rewritten.
 //   - A program is run only if its file belongs to the caller or to root, no other user can write it, its name
 //     begins with "qemu" or "kvm", and its file system is not mounted nosuid: on such a file system the user who
 //     mounted it may have set the owners of files. The program of a process must be the file that its path names

@@ -10,8 +10,8 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// What one client had to query, the next one reads from a file. A client
-// made with qmp.WithSchemaSource(cache) does both by itself.
+// The next client reads from a file what the first had to query. A client made
+// with qmp.WithSchemaSource(cache) does both by itself.
 func Example() {
 	dir, err := os.MkdirTemp("", "schemas")
 	if err != nil {

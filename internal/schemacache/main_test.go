@@ -19,8 +19,7 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// fakeVersion, in the environment, makes this test binary an emulator of that
-// version, or one that says nothing.
+// fakeVersion, in the environment, makes this test binary an emulator of that version, or a silent one.
 const fakeVersion = "SCHEMACACHE_FAKE_VERSION"
 
 func TestMain(m *testing.M) {
@@ -28,7 +27,7 @@ func TestMain(m *testing.M) {
 		serveFake(version)
 		os.Exit(0)
 	}
-	// As luksplug does, to keep others of the same user out of its memory.
+	// As luksplug does, to protect its memory from other processes of the same user.
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
@@ -36,8 +35,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// serveFake speaks QMP on descriptor 3, the way a real emulator would. What it
-// cannot write, the test notices.
+// serveFake speaks QMP on descriptor 3, as a real emulator does. The test notices failed writes.
 func serveFake(version string) {
 	conn := os.NewFile(3, "monitor")
 	in := bufio.NewScanner(conn)
@@ -60,7 +58,7 @@ func serveFake(version string) {
 	}
 }
 
-// vm is a running QEMU that stands for one with a guest.
+// vm is a running QEMU in the role of one with a guest.
 type vm struct {
 	unix, tcp string // its monitors
 	pid       int

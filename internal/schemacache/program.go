@@ -10,13 +10,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrNotTrusted: a file that others could have made or changed; it is neither run nor read.
+// ErrNotTrusted: others could have made or changed the file; it is neither run nor read.
 var ErrNotTrusted = errors.New("not to be trusted")
 
 // program is the open file of an emulator.
 type program struct {
-	path string   // by the kernel's knowledge, without links
-	file *os.File // O_PATH: for looking and running only
+	path string   // as the kernel reports it, without links
+	file *os.File // O_PATH: for stat and execution only
 	stat unix.Stat_t
 	// foreign is set if the path names another file, or none, here: the program
 	// belongs to another mount namespace, or has been replaced.
@@ -38,7 +38,7 @@ func openProgram(path string) (*program, error) {
 	}
 	if err != nil {
 		p.close()
-		return nil, fmt.Errorf("look at %s: %w", path, err)
+		return nil, fmt.Errorf("examine %s: %w", path, err)
 	}
 	// A daemon that made the socket for QEMU, or a loader that runs it, must not be taken for QEMU.
 	if name := filepath.Base(p.path); !strings.HasPrefix(name, "qemu") && !strings.HasPrefix(name, "kvm") {
@@ -52,9 +52,9 @@ func openProgram(path string) (*program, error) {
 
 func (p *program) close() { _ = p.file.Close() } // nothing was written
 
-// identity distinguishes this file from every other, deleted ones included. The time
-// of the last change of the inode is in it because no user can set it: a user can
-// give the rest to a file of their own, and the number of a deleted file is used again.
+// identity distinguishes this file from every other, deleted ones included. It includes the time of
+// the last change of the inode because no user can set it: a user can give the rest to their own
+// file, and the number of a deleted file is used again.
 func (p *program) identity() string {
 	return fmt.Sprintf("%d:%d:%d:%d:%d.%09d:%d.%09d", p.stat.Dev, p.stat.Ino, p.stat.Uid, p.stat.Size,
 		p.stat.Mtim.Sec, p.stat.Mtim.Nsec, p.stat.Ctim.Sec, p.stat.Ctim.Nsec)
@@ -74,7 +74,7 @@ func (p *program) trust() error {
 	}
 	var fs unix.Statfs_t
 	if err := unix.Fstatfs(int(p.file.Fd()), &fs); err != nil {
-		return fmt.Errorf("look at the file system of %s: %w", p.path, err)
+		return fmt.Errorf("examine the file system of %s: %w", p.path, err)
 	}
 	if fs.Flags&unix.ST_NOSUID != 0 {
 		return distrust("its file system is mounted nosuid")

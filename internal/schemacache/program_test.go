@@ -17,7 +17,7 @@ import (
 	"github.com/luksplug/luksplug/internal/qmptest"
 )
 
-// No program is run that another user could have made.
+// A program that another user could have made is not run.
 func TestUntrustedPrograms(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -96,8 +96,8 @@ func TestNosuidMount(t *testing.T) {
 	}
 }
 
-// What a process runs is its program even when an update has replaced the file;
-// but then it is not run any more.
+// The program of a process is found even when an update has replaced the file; but
+// then it is not run any more.
 func TestReplacedProgram(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(programDir(t), "qemu-copy")
@@ -114,7 +114,7 @@ func TestReplacedProgram(t *testing.T) {
 	after, err := openProcess(v.pid)
 	must.OK(t, err)
 	defer after.close()
-	// It may only be told by its new name, which is as good.
+	// The path may be its new name, which is valid.
 	if err := after.trust(); err != nil {
 		t.Errorf("renamed: %v", err)
 	}
@@ -173,7 +173,7 @@ func TestAsideCancelled(t *testing.T) {
 	}
 }
 
-// The emulator aside gets nothing of ours: no variables, no terminal, no group.
+// The emulator aside inherits no variables, no terminal and no process group.
 func TestAsideEnvironment(t *testing.T) {
 	t.Parallel()
 	log := filepath.Join(t.TempDir(), "log")
@@ -191,7 +191,7 @@ read -r pid name state parent group rest < /proc/$$/stat; echo group $((group - 
 	}
 }
 
-// BenchmarkSources measures the two ways that do not query the VM.
+// BenchmarkSources measures the two sources that do not query the VM.
 func BenchmarkSources(b *testing.B) {
 	own, err := aside(qmptest.Context(b), qmptest.QEMUPath(b))
 	must.OK(b, err)

@@ -43,7 +43,7 @@ type header struct {
 }
 
 // formatNumber changes when the meaning of the files does; part of the name, so
-// that two versions of luksplug do not overwrite each other's files in turns.
+// that two versions of luksplug do not overwrite each other's files.
 const formatNumber = 2 // 1 had no features of objects
 
 // name is the name of the entry's file.
@@ -108,7 +108,7 @@ func checksum(body []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// store files an answer of query-qmp-schema, in place of any that is there.
+// store writes an answer of query-qmp-schema, in place of any earlier one.
 func (c *Cache) store(e entry, raw []byte) error {
 	body, err := qmp.CompactSchema(raw)
 	if err != nil {
@@ -141,7 +141,7 @@ func (c *Cache) store(e entry, raw []byte) error {
 	return nil
 }
 
-// open opens the directory, if it is one that only we and root can write.
+// open opens the directory, if only this user and root can write it.
 func (c *Cache) open() (*os.File, error) {
 	if c.Dir == "" {
 		return nil, os.ErrNotExist
@@ -165,7 +165,7 @@ func trustedFile(f *os.File) error {
 	return trusted(stat.Uid, stat.Mode)
 }
 
-// prune removes the oldest files beyond filesLimit, and what writers that were killed left behind. Failures leave
+// prune removes the oldest files beyond filesLimit, and those that killed writers left behind. Failures leave
 // files that do no harm.
 func (c *Cache) prune(dir *os.File) {
 	infos, _ := dir.Readdir(-1)

@@ -24,7 +24,7 @@ func smallSchema(command string) []byte {
 
 var testID = qmp.SchemaID{Version: "1.2.3 (test)", Address: "tcp:localhost:1"}
 
-// A file that is damaged, or that others could have planted, is not read, and not in the way of a good one.
+// A file that is damaged, or that others could have planted, is not read, and is replaced by a good one.
 func TestBadFiles(t *testing.T) {
 	t.Parallel()
 	const nobody = 65534
@@ -117,7 +117,7 @@ func chown(t *testing.T, path string, uid int) {
 	must.OK(t, os.Chown(path, uid, uid))
 }
 
-// What cannot be written is reported, and nothing else.
+// A failed write is reported, and has no other effect.
 func TestUnwritable(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "file")
@@ -139,7 +139,7 @@ func TestUnwritable(t *testing.T) {
 	}
 }
 
-// The oldest files, and what killed writers left behind, go in time.
+// The oldest files, and those of killed writers, are removed in time.
 func TestPrune(t *testing.T) {
 	t.Parallel()
 	cache := &Cache{Dir: t.TempDir(), Report: func(err error) { t.Error(err) }}

@@ -16,7 +16,7 @@ func TestWord(t *testing.T) {
 	}
 }
 
-// TestShell: a shell reads back what was quoted.
+// TestShell: a shell reads back the quoted text.
 func TestShell(t *testing.T) {
 	t.Parallel()
 	for _, s := range []string{"", " ", "it's", `"`, `\`, `'\''`, "$HOME", "`id`", "a\nb", "\n", "*", "~", "{a,b}", "a;b", "#a", "-", "\xff", "''"} {

@@ -24,8 +24,8 @@ import (
 	"github.com/luksplug/luksplug/qmp/internal/libvirterr"
 )
 
-// closeWait bounds how long Close waits for the monitor to disconnect: go-qemu's and
-// go-libvirt's calls know neither context nor deadline.
+// closeWait bounds how long Close waits for the monitor to disconnect: go-qemu's and go-libvirt's calls have
+// neither context nor deadline.
 const closeWait = 5 * time.Second
 
 // NewClient makes a client of any monitor of go-qemu. The client owns the monitor from then on: it reads its
@@ -34,7 +34,7 @@ const closeWait = 5 * time.Second
 // The monitor must be connected, except that NewClient connects a SocketMonitor which is
 // not. ctx bounds this call alone.
 //
-// A monitor of your own that goes through libvirt needs [qmp.WithoutIDs]; go-qemu's
+// A custom monitor that goes through libvirt needs [qmp.WithoutIDs]; go-qemu's
 // LibvirtRPCMonitor is recognised.
 //
 // A Monitor runs one command at a time and cannot be interrupted: when a caller's context ends, the reply is
@@ -110,7 +110,7 @@ func (t *transport) Close() error {
 	return within(ctx, t.monitor.Disconnect)
 }
 
-// isPlain reports whether err is one that go-qemu or go-libvirt made, by errors.New, of the description in
+// isPlain reports whether go-qemu or go-libvirt made err, by errors.New, from the description in
 // QEMU's reply. The well-known errors below were made the same way, but have another meaning.
 func isPlain(err error) bool {
 	for _, known := range []error{
@@ -124,7 +124,7 @@ func isPlain(err error) bool {
 	return reflect.TypeOf(err) == reflect.TypeOf(errors.New(""))
 }
 
-// within calls f, and leaves it to itself if ctx ends first.
+// within calls f, and does not wait for it any longer if ctx ends first.
 func within(ctx context.Context, f func() error) error {
 	if err := ctx.Err(); err != nil {
 		return err

@@ -62,7 +62,7 @@ func TestNewClientSocket(t *testing.T) {
 	}
 }
 
-// A QEMU that exits is noticed by the end of go-qemu's events.
+// The end of go-qemu's events reports that a QEMU has exited.
 func TestNewClientLosesQEMU(t *testing.T) {
 	t.Parallel()
 	q := qmptest.StartQEMU(t, "-machine", "none")
@@ -117,7 +117,7 @@ func (f *fakeMonitor) Run(command []byte) ([]byte, error) {
 	return []byte(reply), err
 }
 
-// What each kind of answer of a foreign monitor means.
+// The outcome of each kind of answer of a foreign monitor.
 func TestMonitorOutcomes(t *testing.T) {
 	t.Parallel()
 	type outcome int

@@ -34,8 +34,8 @@ const (
 	callbackID       = 42
 )
 
-// fakeLibvirtd speaks as much of libvirt's RPC as NewClient needs, and passes monitor commands to a real QEMU
-// the way libvirtd does: with its own id, and refusing a command that brings one.
+// fakeLibvirtd implements the part of libvirt's RPC that NewClient needs, and passes monitor commands to a
+// real QEMU as libvirtd does: with its own id, and refusing a command that has one.
 type fakeLibvirtd struct {
 	t    *testing.T
 	qemu *qmp.Client
@@ -122,7 +122,7 @@ func (d *fakeLibvirtd) send(h rpcHeader, body []byte) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	packet := append(xdr(uint32(28+len(body)), h.Program, uint32(1), h.Procedure, h.Type, h.Serial, h.Status), body...)
-	_, _ = d.conn.Write(packet) // the client may be gone, as in life
+	_, _ = d.conn.Write(packet) // the client may be gone
 }
 
 // command answers a monitor command: domain (name, uuid, id), text, flags.
@@ -271,8 +271,8 @@ func TestNewClient(t *testing.T) {
 	}
 }
 
-// A client that has seen no event gives its subscription back at the first one
-// after Close, and does not block go-libvirt by it.
+// A client that has received no event ends its subscription at the first one after Close, and does not block
+// go-libvirt.
 func TestNewClientCloseWithoutEvent(t *testing.T) {
 	t.Parallel()
 	l, daemon := startLibvirt(t, startNone(t))

@@ -13,12 +13,12 @@ import (
 	"github.com/luksplug/luksplug/qmp/internal/libvirterr"
 )
 
-// FilePasser gives QEMU one command together with a file, and returns QEMU's reply.
-// command is one JSON object without an id; it never holds a secret. f is the passer's
-// until it returns, which it must do soon after ctx has ended.
+// FilePasser passes one command together with a file to QEMU, and returns QEMU's reply. command is one JSON
+// object without an id; it never holds a secret. The FilePasser may use f until it returns, which it must do
+// soon after ctx has ended.
 //
-// The error wraps [qmp.ErrNotSent] if QEMU has not got the command. After any other, the
-// command's outcome is unknown. [Virsh.PassFile] is one.
+// The error wraps [qmp.ErrNotSent] if QEMU did not get the command. After any other, the command's outcome is
+// unknown. [Virsh.PassFile] is one.
 type FilePasser func(ctx context.Context, command []byte, f *os.File) (reply []byte, err error)
 
 // NewClient makes a client that reaches domain's QEMU through libvirt's RPC: commands as QEMU monitor
@@ -69,8 +69,8 @@ func (t *transport) PassesFiles() bool { return t.passFile != nil }
 // Close does nothing: the connection is the caller's, and Listen ends the subscription.
 func (t *transport) Close() error { return nil }
 
-// subscribe starts the subscription to the domain's events at libvirt. One that starts
-// only after ctx has ended is ended again.
+// subscribe starts the subscription to the domain's events at libvirt. If it starts only after ctx has ended,
+// subscribe ends it again.
 func (t *transport) subscribe(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -105,10 +105,10 @@ var errEnded = errors.New("libvirt's connection ended")
 
 // Listen implements [qmp.Transport].
 //
-// Ending the subscription takes care. When go-libvirt's stream is cancelled while libvirt still sends events,
+// Ending the subscription needs care. When go-libvirt's stream is cancelled while libvirt still sends events,
 // go-libvirt blocks for ever on the next one, and its whole connection with it. So the subscription at
-// libvirt is ended first. That takes the subscription's callback id, which go-libvirt keeps to itself; but
-// every event carries it. Without an event so far, Listen goes on until one comes.
+// libvirt is ended first. That requires the subscription's callback id, which go-libvirt does not expose; but
+// every event carries it. Before the first event, Listen waits for one.
 func (t *transport) Listen(ctx context.Context, publish func(qmp.Event)) error {
 	defer func() {
 		t.cancel()
@@ -145,7 +145,7 @@ func parse(from libvirt.DomainEvent) qmp.Event {
 	event.Timestamp.Microseconds = int64(from.Microseconds)
 	if len(from.Details) > 0 {
 		if err := json.Unmarshal(from.Details, &event.Data); err != nil {
-			// The event itself matters more than data that QEMU would never send so.
+			// Publish the event even if its data is malformed, which QEMU never sends.
 			event.Data = nil
 		}
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// Bounds of what virsh may print, and of its death after a kill.
+// Bounds of virsh's output, and of its end after a kill.
 const (
 	virshReplyLimit = 1 << 20 // add-fd's reply has some hundred bytes
 	virshErrorLimit = 4 << 10
@@ -24,18 +24,18 @@ const (
 
 // Virsh passes files to the QEMU of a libvirt domain, through "virsh qemu-monitor-command --pass-fds", which
 // libvirt has since 8.2 and only where libvirtd is on the same machine. Its PassFile is a [FilePasser]. One
-// run of virsh takes some 20 ms, in which QEMU is not held up.
+// run of virsh takes some 20 ms, and does not stall QEMU.
 type Virsh struct {
 	Program string // path of virsh; empty: from PATH
 	URI     string // of libvirt, as for --connect; empty: virsh's own default
 	Domain  string // name, id or, best, UUID
 }
 
-// PassFile runs virsh once, in a process group of its own, without a shell. The
-// command is seen in virsh's arguments, by every user of the machine.
+// PassFile runs virsh once, in its own process group, without a shell. Every user of the machine can read
+// the command in virsh's arguments.
 //
-// The error wraps [qmp.ErrNotSent] if virsh cannot be started, or says that it got no further than libvirt.
-// After any other, such as ctx's end, when virsh is killed, QEMU may have got the command.
+// The error wraps [qmp.ErrNotSent] if virsh cannot be started, or reports that the command did not get
+// beyond libvirt. After any other, such as ctx's end, when virsh is killed, QEMU may have got the command.
 func (v Virsh) PassFile(ctx context.Context, command []byte, f *os.File) ([]byte, error) {
 	if v.Domain == "" {
 		return nil, fmt.Errorf("%w: virsh needs a domain", qmp.ErrNotSent)
@@ -55,7 +55,7 @@ func (v Virsh) PassFile(ctx context.Context, command []byte, f *os.File) ([]byte
 	cmd.ExtraFiles = []*os.File{f}             // descriptor 3
 	out, diag := bounded{limit: virshReplyLimit}, bounded{limit: virshErrorLimit}
 	cmd.Stdout, cmd.Stderr = &out, &diag
-	// A terminal's ^C is for us: then ctx decides.
+	// A terminal's ^C must not reach virsh: ctx decides when it ends.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = virshWaitDelay
@@ -66,7 +66,7 @@ func (v Virsh) PassFile(ctx context.Context, command []byte, f *os.File) ([]byte
 	reply := bytes.TrimSpace(out.text)
 	var message struct{ Return, Error json.RawMessage }
 	if err := json.Unmarshal(reply, &message); err == nil && (message.Return != nil || message.Error != nil) {
-		return reply, nil // whatever became of virsh afterwards
+		return reply, nil // even if virsh failed afterwards
 	}
 	said := strings.Join(strings.Fields(string(diag.text)), " ")
 	var exit *exec.ExitError
@@ -81,8 +81,8 @@ func (v Virsh) PassFile(ctx context.Context, command []byte, f *os.File) ([]byte
 	return nil, fmt.Errorf("%w: virsh printed no reply of QEMU's", qmp.ErrProtocol)
 }
 
-// virshGotNoFurther reports whether virsh failed before the command reached QEMU: virsh
-// had not sent it to libvirt, or libvirt had not sent it on.
+// virshGotNoFurther reports whether virsh failed before the command reached QEMU: virsh had not sent it to
+// libvirt, or libvirt had not passed it on.
 func virshGotNoFurther(said string) bool {
 	for _, text := range []string{
 		"failed to connect to the hypervisor",
@@ -102,7 +102,7 @@ func quoted(said string) string {
 	if said == "" {
 		return ""
 	}
-	return " (it said: " + said + ")"
+	return " (message: " + said + ")"
 }
 
 // bounded keeps the first limit bytes that are written to it.

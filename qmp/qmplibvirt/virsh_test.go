@@ -22,7 +22,7 @@ func script(t *testing.T, text string) string {
 	return qmptest.WriteProgram(t, filepath.Join(t.TempDir(), "program"), text)
 }
 
-// What each end of virsh means for the command.
+// The outcome of the command for each exit of virsh.
 func TestVirshOutcomes(t *testing.T) {
 	t.Parallel()
 	type outcome int
@@ -50,7 +50,7 @@ func TestVirshOutcomes(t *testing.T) {
 		"an event":       {`echo '{"event":"STOP"}'`, unknown, "no reply"},
 		"endless reply":  {`head -c 3000000 /dev/zero`, unknown, "no reply"},
 		"exit": {`echo "error: some
-			thing" >&2; exit 3`, unknown, "exit status 3 (it said: error: some thing)"},
+			thing" >&2; exit 3`, unknown, "exit status 3 (message: error: some thing)"},
 		"killed":             {`kill -9 $$`, unknown, "killed"},
 		"endless complaint":  {`yes complaint | head -c 1000000 >&2; exit 1`, unknown, "complaint complaint"},
 		"off":                {`echo "error: Requested operation is not valid: domain is not running" >&2; exit 1`, unsent, "not running"},
@@ -80,7 +80,7 @@ func TestVirshOutcomes(t *testing.T) {
 	}
 }
 
-// Where virsh is not even started, nothing was sent.
+// If virsh is not started, nothing was sent.
 func TestVirshNotStarted(t *testing.T) {
 	t.Parallel()
 	marker := filepath.Join(t.TempDir(), "ran")
@@ -172,7 +172,7 @@ func TestVirshCancelled(t *testing.T) {
 	}
 }
 
-// Commands without a file go their usual way.
+// Commands without a file do not go through the FilePasser.
 func TestFilePasserLeavesOthers(t *testing.T) {
 	t.Parallel()
 	c := passerClient(t, func(context.Context, []byte, *os.File) ([]byte, error) {
@@ -183,7 +183,7 @@ func TestFilePasserLeavesOthers(t *testing.T) {
 	}
 	_, err := c.Execute(qmptest.Context(t), qmp.Command{Execute: "add-fd", File: textFile(t, "")})
 	if _, unknown := qmptest.ErrorAs[*qmp.UnknownOutcomeError](err); !unknown {
-		t.Errorf("an error that does not say ErrNotSent: %v", err)
+		t.Errorf("an error that does not wrap ErrNotSent: %v", err)
 	}
 }
 

@@ -1,5 +1,5 @@
-// Package blocktest has what the tests of blockgraph, diskxml and render share:
-// disks and VMs, as examples and as drawn at random, and checks.
+// Package blocktest holds helpers for the tests of blockgraph, diskxml and render:
+// example and random disks and VMs, and checks.
 package blocktest
 
 import (
@@ -47,7 +47,7 @@ func JSON(t fataler, p *blockgraph.Plan) string {
 	return string(doc)
 }
 
-// Plain is the disk that the accepted variations are compared with.
+// Plain returns the disk to compare the accepted variations with.
 func Plain(change func(*blockgraph.Disk)) *blockgraph.Disk {
 	d := &blockgraph.Disk{
 		Target: "vdb", Bus: blockgraph.BusVirtio, Device: blockgraph.DeviceDisk,
@@ -80,8 +80,8 @@ func DiskAt(target, address string) string {
 	return "<disk><source file='/a'/><target " + target + "/>" + address + "</disk>"
 }
 
-// Typed fails unless err is of a type that blockgraph and diskxml document, and one
-// line.
+// Typed fails unless err is one line, of a type that blockgraph and diskxml
+// document.
 func Typed(t *testing.T, err error) {
 	t.Helper()
 	if !is[*diskxml.XMLError](err) && !is[*blockgraph.InvalidError](err) && !is[*blockgraph.UnsupportedError](err) && !is[*blockgraph.PlacementError](err) {
@@ -109,7 +109,7 @@ func Everything(t fataler, p *blockgraph.Plan) string {
 	return strings.Join([]string{render.Text(p), JSON(t, p), render.QuoteArguments(args), render.DOT(p.Graph), render.Mermaid(p.Graph), render.SVG(p.Graph)}, "\x00")
 }
 
-// fataler is what testing.T and rapid.T have in common.
+// fataler is implemented by testing.T and rapid.T.
 type fataler interface {
 	Helper()
 	Fatal(...any)

@@ -16,7 +16,7 @@ var busKinds = map[blockgraph.Bus]string{
 	blockgraph.BusIDE: "hd", blockgraph.BusSATA: "sd", blockgraph.BusFDC: "fd",
 }
 
-// AnyDisk draws a valid disk, as a program would fill one in.
+// AnyDisk draws a valid disk, as a program could fill it in.
 func AnyDisk(t *rapid.T) *blockgraph.Disk {
 	word := func(name string, words ...string) string {
 		return rapid.SampledFrom(append([]string{""}, words...)).Draw(t, name)
@@ -62,7 +62,7 @@ func AnyDisk(t *rapid.T) *blockgraph.Disk {
 	return d
 }
 
-// anyTuning draws what the disk's bus has of settings.
+// anyTuning draws the settings that the disk's bus supports.
 func anyTuning(t *rapid.T, d *blockgraph.Disk) {
 	toggle := func(name string) blockgraph.Switch {
 		return rapid.SampledFrom([]blockgraph.Switch{"", blockgraph.On, blockgraph.Off}).Draw(t, name)

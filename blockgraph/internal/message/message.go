@@ -1,4 +1,4 @@
-// Package message has what the errors of blockgraph and diskxml have in common.
+// Package message formats the errors of blockgraph and diskxml.
 package message
 
 import (

@@ -190,7 +190,7 @@ var stricter = regexp.MustCompile(strings.Join([]string{
 	// libvirt forgets it.
 	"only a mainframe .s390x. reads it",
 	"target must be 0 for controller model '(dc390|am53c974)'",
-	"does not belong to this kind of source, and libvirt would pass over it",
+	"does not belong to this kind of source, and libvirt would ignore it",
 	"storage format 'raw' does not support backing store",
 	"librbd encryption is supported only with RBD backed disks",
 	"has no <secret>: encryption needs a passphrase",

@@ -11,7 +11,7 @@ import (
 )
 
 // Mark returns err, which also wraps [qmp.ErrNotSent] if it means that QEMU never got the
-// command. Its text stays as it is.
+// command. Its text is unchanged.
 func Mark(err error) error {
 	var fromLibvirt libvirt.Error
 	if errors.Is(err, libvirt.ErrUnsupported) || errors.As(err, &fromLibvirt) && refused(fromLibvirt) {
@@ -25,8 +25,8 @@ type notSent struct{ error }
 
 func (e notSent) Unwrap() []error { return []error{e.error, qmp.ErrNotSent} }
 
-// refused reports whether libvirt's error means that QEMU never got the command. With
-// others, an internal error for one, that cannot be told.
+// refused reports whether libvirt's error means that QEMU never got the command. Other
+// errors, such as an internal error, leave that unknown.
 func refused(err libvirt.Error) bool {
 	switch libvirt.ErrorNumber(err.Code) {
 	case libvirt.ErrNoDomain, libvirt.ErrInvalidDomain, libvirt.ErrNoSupport, libvirt.ErrNoConnect,
