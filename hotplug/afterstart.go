@@ -11,19 +11,19 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// Started is a disk that the VM was started with, see package coldstart.
+// Started is a disk that the VM was started with; see package coldstart.
 type Started struct {
 	Target string
-	// Limits are those of its [coldstart.Arguments], nil for none.
+	// Limits are the Limits of its [coldstart.Arguments], nil for none.
 	Limits blockgraph.Object
-	// Keep are the ids of secrets that stay: Reopened of its Arguments, for a
-	// VM whose guest has run before. [VM.Repair] removes them once it runs again.
+	// Keep are the ids of secrets that stay in QEMU: Reopened of its Arguments, for a VM
+	// whose guest has run before. [VM.Repair] removes them once the VM runs again.
 	Keep []string
 }
 
-// FinishStart does to disks that the VM was started with what an attach does after
-// its device is there: their secrets are removed from QEMU, and their limits set.
-// Every disk is seen to, whatever becomes of the others. Doing it again does no harm.
+// FinishStart completes the start of disks that the VM was started with, as an attach
+// does once its device exists: it removes their secrets from QEMU and sets their limits.
+// It handles every disk even if others fail, and may be repeated.
 func (vm *VM) FinishStart(ctx context.Context, disks []Started) error {
 	lock, err := vm.lock(ctx)
 	if err != nil {
@@ -43,7 +43,7 @@ func (vm *VM) FinishStart(ctx context.Context, disks []Started) error {
 	return errors.Join(failed...)
 }
 
-// errNotStarted: the VM was started without the disk.
+// errNotStarted reports that the VM was started without the disk.
 var errNotStarted = errors.New("the VM was not started with it")
 
 func (vm *VM) finishStart(ctx context.Context, state *State, d Started) error {

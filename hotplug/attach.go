@@ -17,64 +17,63 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// AttachOptions are what a caller may want of an attach. The zero value is right
-// for most.
+// AttachOptions are the options of an attach. The zero value suits most callers.
 type AttachOptions struct {
 	Spec
-	// Unlock says how the LUKS volume is unlocked; "" is [UnlockAuto].
+	// Unlock selects how the LUKS volume is unlocked; "" is [UnlockAuto].
 	Unlock UnlockPolicy
-	// Before is called after all checks, just before the first change; nil for nothing. It is not called for a disk that
-	// is attached already. An error ends the attach, as a [*PreflightError]. The
-	// text that it returns, which must not be secret, is kept on this host for as
-	// long as the disk is attached: see [AttachedDisk].
+	// Before, if not nil, is called after all checks, just before the first change. It is
+	// not called for a disk that is attached already. An error ends the attach, as a
+	// [*PreflightError]. The returned text, which must not be secret, is kept on this host
+	// for as long as the disk is attached: see [AttachedDisk].
 	Before func(ctx context.Context, p Prepared) (keep string, err error)
 }
 
 // Prepared is a disk that is about to be attached.
 type Prepared struct {
-	// Devices are the devices, as device_add is told.
+	// Devices are the devices, with the arguments of device_add.
 	Devices []blockgraph.Object
-	// Method is how the volume is opened.
+	// Method is the method by which the volume is opened.
 	Method blockgraph.Method
-	// Owners are those of the images that are about to be given to QEMU's user.
+	// Owners are the owners of the images that are about to be given to QEMU's user.
 	Owners []Owner
 }
 
-// Attached says what an attach has done.
+// Attached is the result of an attach.
 type Attached struct {
-	// AttachedDisk is what is in the VM now.
+	// AttachedDisk is what the VM has now.
 	AttachedDisk
-	// Already is true when the disk was attached before, and nothing was done.
+	// Already is true if the disk was attached before, and nothing was done.
 	Already bool
-	// Cleared names what an interrupted run had left and was removed first.
+	// Cleared names the leftovers of an interrupted run that were removed first.
 	Cleared []string
-	// Bus and Address say where the device is, as far as the plan says so.
+	// Bus and Address locate the device, as far as the plan determines them.
 	Bus, Address string
-	// Serial is what the guest sees as the disk's serial, "" for none.
+	// Serial is the disk's serial in the guest, "" for none.
 	Serial string
-	// Reopened are the ids of secrets that QEMU needs once more when a migration
-	// of the VM fails late, see [VM.MissingSecrets].
+	// Reopened are the ids of secrets that QEMU needs again if a migration of the VM fails
+	// late, see [VM.MissingSecrets].
 	Reopened []string
 	// Steps are the steps of the plan, with their times.
 	Steps []StepReport
-	// Unlocking is the time that it took to get the key, outside of the VM;
-	// about 0 where QEMU does it.
+	// Unlocking is the time that deriving the key outside of QEMU took; about 0 if QEMU
+	// derives it.
 	Unlocking time.Duration
 	// Duration is the time from the first step to the last.
 	Duration time.Duration
 }
 
-// Attach plugs a disk into the VM. Its secret comes from store and is looked up
-// only when it is needed. Nothing is done when the very same disk is attached
-// already; what an interrupted run left of it is removed first.
+// Attach plugs a disk into the VM. Its secret is looked up in store only when it is
+// needed. If the same disk is attached already, nothing is done. Leftovers of an
+// interrupted run of the disk are removed first.
 //
-// As a rule the LUKS volume is unlocked in this process, which takes a second or
-// more, and the VM does not notice anything of it; see [AttachOptions]. That happens
-// before the VM is locked, and what was found out of the VM by then is found out
-// again under the lock: of the first examination only the key is used.
+// The LUKS volume is usually unlocked in this process, which takes a second or more and
+// does not affect the VM; see [AttachOptions]. This happens before the VM is locked.
+// Under the lock the disk is examined again, and only the key is kept from the first
+// examination.
 //
-// Before anything is changed the errors are [*PreflightError], [*VersionError],
-// [*SecretError], [*LockedError] and those of package blockgraph; after that
+// The errors before the first change are [*PreflightError], [*VersionError],
+// [*SecretError], [*LockedError] and those of package blockgraph; after it
 // [*RolledBackError] and [*LeftBehindError], which wrap the first error.
 func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.Store, options AttachOptions) (*Attached, error) {
 	if err := disk.Validate(); err != nil {
@@ -117,8 +116,8 @@ func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.S
 	if err := k.values.Encrypt(ctx, vm.conn, vm.host, c.Plan.Graph, state); err != nil {
 		return nil, err
 	}
-	// Before QEMU opens the image: there are servers that serve one client at a
-	// time, and QEMU would stand still until it is its turn.
+	// Before QEMU opens the image: some servers serve one client at a time, and QEMU would
+	// stall until it is served.
 	images.Close(ctx)
 	a.warn(ctx, c)
 	kept, err := a.announce(ctx, c)
@@ -133,7 +132,7 @@ func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.S
 	return out, nil
 }
 
-// attach is one attach: what the caller gave to it.
+// attach is one attach with its arguments.
 type attach struct {
 	*VM
 	disk    *blockgraph.Disk
@@ -149,7 +148,7 @@ type candidate struct {
 	choice Choice
 }
 
-// key is the secrets of a plan, with the volume's key where it is derived here.
+// key holds the secrets of a plan, and the volume's key if it is derived here.
 type key struct {
 	values *unlock.Values
 	method blockgraph.Method
@@ -162,15 +161,15 @@ func (k *key) wipe() {
 	}
 }
 
-// early is what was found out before the VM was locked.
+// early is the result of the examination before the VM was locked.
 type early struct {
-	key     *key           // nil where it is not derived here
-	servers *check.Servers // nil where the disk was not examined
+	key     *key           // nil if it is not derived here
+	servers *check.Servers // nil if the disk was not examined
 }
 
-// unlockEarly unlocks the volume, and looks at the images of servers, before the
-// VM is locked: that takes a second, or longer with a server that is slow, and
-// other disks need not wait for it. The disk is checked before.
+// unlockEarly checks the disk, unlocks the volume and reads the images of servers before
+// the VM is locked: that takes a second, or longer with a slow server, and would block
+// attaches of other disks.
 func (a *attach) unlockEarly(ctx context.Context) (early, error) {
 	unlocks := a.disk.Encrypted() && a.options.Unlock != UnlockQEMU
 	looks := check.LooksAtServers(a.host, a.disk)
@@ -201,8 +200,8 @@ func (a *attach) unlockEarly(ctx context.Context) (early, error) {
 	return out, err
 }
 
-// compare looks at what the VM has under the target: the same disk, for which nothing
-// is to be done, another one, which refuses this one, or a leftover, which is removed.
+// compare compares the disk with the one that the VM has under its target: for the same
+// disk, already is set; another disk is an error; a leftover is removed.
 func (a *attach) compare(ctx context.Context) (state *State, cleared []string, already *Attached, err error) {
 	if state, err = a.State(ctx); err != nil {
 		return nil, nil, nil, err
@@ -229,8 +228,8 @@ func (a *attach) compare(ctx context.Context) (state *State, cleared []string, a
 	return state, nil, &Attached{AttachedDisk: *there, Already: true}, nil
 }
 
-// examine plans the disk for the VM as it is now, and checks the plan. servers is
-// what an earlier examination has found out of images on servers, nil for none.
+// examine plans the disk for the VM in its present state, and checks the plan. servers is
+// the result of an earlier examination of images on servers, nil for none.
 func (a *attach) examine(ctx context.Context, state *State, choice Choice, servers *check.Servers) (*candidate, error) {
 	plan, err := a.plan(ctx, a.disk, state, choice.Unlock, a.options.Devices)
 	if err != nil {
@@ -247,8 +246,8 @@ func (a *attach) examine(ctx context.Context, state *State, choice Choice, serve
 	return &candidate{Candidate: c, Findings: findings, choice: choice}, nil
 }
 
-// resolve gets the secrets, and the key where it is derived here. early is what was
-// got before; it counts where the volume is still opened by the same method.
+// resolve gets the secrets, and the key if it is derived here. It reuses early, the
+// earlier result, if the volume is still opened by the same method.
 func (a *attach) resolve(ctx context.Context, c *candidate, early *key) (*key, error) {
 	if early != nil && early.method == c.choice.Method {
 		return early, nil
@@ -262,7 +261,7 @@ func (a *attach) resolve(ctx context.Context, c *candidate, early *key) (*key, e
 	return &key{values, c.choice.Method, time.Since(begin)}, err
 }
 
-// warn tells the log what the user should know before the first change.
+// warn logs warnings about the disk before the first change.
 func (a *attach) warn(ctx context.Context, c *candidate) {
 	for _, w := range c.AllWarnings() {
 		a.host.Entry(a.disk.Target).Warn(w)
@@ -270,8 +269,7 @@ func (a *attach) warn(ctx context.Context, c *candidate) {
 	c.choice.WarnOfStall(ctx, a.host, a.disk)
 }
 
-// announce tells the caller that the disk is about to be attached, and returns what
-// it wants kept.
+// announce calls Before of the options, and returns the text to keep.
 func (a *attach) announce(ctx context.Context, c *candidate) (kept string, err error) {
 	if a.options.Before == nil {
 		return "", nil
@@ -289,8 +287,7 @@ func (a *attach) announce(ctx context.Context, c *candidate) (kept string, err e
 	return kept, nil
 }
 
-// apply makes the first change, and the last. After a failure all of it has been
-// taken back, on the host as well.
+// apply makes all changes. After a failure they have been undone, on the host as well.
 func (a *attach) apply(ctx context.Context, c *candidate, k *key, kept string) (*Attached, error) {
 	note, err := a.note(ctx, c, kept)
 	if err != nil {
@@ -315,7 +312,7 @@ func (a *attach) apply(ctx context.Context, c *candidate, k *key, kept string) (
 	}, nil
 }
 
-// note returns what a later run cannot query QEMU for; nil for nothing.
+// note returns the note of the disk, with what QEMU cannot be queried for; nil for none.
 func (a *attach) note(ctx context.Context, c *candidate, kept string) (*rundir.Note, error) {
 	overlay := apply.OverlayOf(c.Plan.Graph)
 	if len(a.disk.Secrets()) == 0 && kept == "" && overlay == nil || !a.host.Local {
@@ -335,12 +332,12 @@ func (a *attach) note(ctx context.Context, c *candidate, kept string) (*rundir.N
 	return &n, err
 }
 
-// plan builds the plan of a disk. devices are those that it had before, nil for a
-// disk that is new to the VM.
+// plan builds the plan of a disk. devices are its earlier devices, nil for a disk that is
+// new to the VM.
 func (vm *VM) plan(ctx context.Context, disk *blockgraph.Disk, state *State, u blockgraph.Unlock, devices []blockgraph.Object) (*blockgraph.Plan, error) {
 	machine, err := vm.machine(ctx, disk, state)
 	if err != nil {
-		return nil, fmt.Errorf("look at the VM: %w", err)
+		return nil, fmt.Errorf("query the VM: %w", err)
 	}
 	machine.Devices = devices
 	if disk, err = apply.WithHelper(ctx, vm.host, disk); err != nil {
@@ -359,11 +356,11 @@ func (vm *VM) plan(ctx context.Context, disk *blockgraph.Disk, state *State, u b
 	return graph.Plan(), nil
 }
 
-// rootComplex is the root bus of a PCI Express machine. Devices can only be on
-// it from the start of the VM.
+// rootComplex is the root bus of a PCI Express machine. Devices can be on it only from
+// the start of the VM.
 const rootComplex = "pcie.0"
 
-// machine returns what the planner has to know of the VM.
+// machine returns what the planner needs to know about the VM.
 func (vm *VM) machine(ctx context.Context, disk *blockgraph.Disk, state *State) (blockgraph.Machine, error) {
 	m, err := inventory.Machine(ctx, vm.conn, disk, state)
 	if err != nil {
@@ -389,7 +386,7 @@ func (vm *VM) machine(ctx context.Context, disk *blockgraph.Disk, state *State) 
 	return m, nil
 }
 
-// clear removes a leftover and returns what exists then.
+// clear removes a leftover and returns the state after it.
 func (vm *VM) clear(ctx context.Context, disk *AttachedDisk) (*State, error) {
 	_, err := apply.RemoveAll(ctx, vm.conn, vm.host, disk)
 	state, stateErr := vm.State(ctx)

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestEveryRefusalHasACause reads the source: each PreflightError that is made below
-// this package says its cause, so that a program can match it.
+// TestEveryRefusalHasACause reads the source: each PreflightError below this package sets
+// its cause, so that a program can match it.
 func TestEveryRefusalHasACause(t *testing.T) {
 	t.Parallel()
 	refusals := 0

@@ -25,7 +25,7 @@ import (
 
 const startID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 
-// starting is a VM that is about to start, and the folder of what it starts with.
+// starting returns a VM that is about to start, and the directory of the files for its start.
 func starting(t *testing.T) (*coldstart.VM, string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "luksplug-test-") // in memory, as it must be
@@ -42,8 +42,8 @@ func limited(disk *blockgraph.Disk) *blockgraph.Disk {
 	return disk
 }
 
-// TestStart starts a VM with a disk, in each way, as a hook would: the disk is
-// where it was recorded to be, and nothing is left of what it was started with.
+// TestStart starts a VM with a disk by each method, as a hook would: the disk has its
+// recorded address, and no file of the start is left.
 func TestStart(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("qemu-system-x86_64"); err != nil {
@@ -87,7 +87,7 @@ func TestStart(t *testing.T) {
 			if err := s.Started(ctx, "sda"); err != nil {
 				t.Error(err)
 			}
-			for range 2 { // again does no harm
+			for range 2 { // repeating it does no harm
 				if err := v.FinishStart(ctx, []hotplug.Started{{Target: "sda", Limits: with.Limits}}); err != nil {
 					t.Error(err)
 				}
@@ -113,8 +113,8 @@ func TestStart(t *testing.T) {
 	}
 }
 
-// TestGoneRemovesLocks: the lock file of a run that was killed goes with the VM, and
-// that of a run which still works on it stays.
+// TestGoneRemovesLocks: the lock file of a run that was killed is removed with the VM,
+// and that of a live run stays.
 func TestGoneRemovesLocks(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -144,8 +144,8 @@ func TestGoneRemovesLocks(t *testing.T) {
 	}
 }
 
-// TestStartFails: whatever stands against a start is found out before QEMU is
-// there, and nothing is left.
+// TestStartFails: every obstacle to a start is found before QEMU exists, and nothing is
+// left.
 func TestStartFails(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("qemu-img"); err != nil {
@@ -192,8 +192,8 @@ func as[E error](err error) bool {
 	return errors.As(err, &e)
 }
 
-// TestStartOfAMovingVM: the images of a VM that arrives are in use by the QEMU
-// that it comes from.
+// TestStartOfAMovingVM: the images of an arriving VM are in use by the QEMU that it comes
+// from.
 func TestStartOfAMovingVM(t *testing.T) {
 	t.Parallel()
 	v, _ := vm(t, hotplug.Options{Files: hotplug.FilesLocal})
@@ -212,8 +212,8 @@ func TestStartOfAMovingVM(t *testing.T) {
 	}
 }
 
-// TestAttachWhereItWas: a disk is plugged where it was before, and its caller
-// hears of it before the VM does.
+// TestAttachWhereItWas: a disk is plugged at its earlier address, and Before is called
+// before the VM changes.
 func TestAttachWhereItWas(t *testing.T) {
 	t.Parallel()
 	v, _ := vm(t, hotplug.Options{})
@@ -253,7 +253,7 @@ func TestAttachWhereItWas(t *testing.T) {
 	}
 }
 
-// absent is a store that has nothing.
+// absent is a store without secrets.
 type absent struct{}
 
 func (absent) String() string { return "empty store" }

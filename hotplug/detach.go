@@ -9,23 +9,22 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/monitor"
 )
 
-// Detached says what a detach has done.
+// Detached is the result of a detach.
 type Detached struct {
 	// Target is the disk's target.
 	Target string
-	// Removed names what was removed, each part with its kind.
+	// Removed names the parts that were removed, each with its kind.
 	Removed []string
 	// Waited is how long the guest took to release the device.
 	Waited time.Duration
 }
 
-// Detach unplugs the disk at target: it asks the guest to release the device,
-// waits for at most wait, and removes the nodes, objects and descriptors. A
-// second call goes on where a first one stopped.
+// Detach unplugs the disk at target: it requests that the guest releases the device,
+// waits for at most wait, and removes the nodes, objects and descriptors. A repeated call
+// continues an unfinished detach.
 //
-// The errors are [*NotHeldError], [*PendingError] when the guest has not
-// released the device, and [*LeftBehindError] when something is left in the VM or on
-// the host.
+// The errors are [*NotHeldError], [*PendingError] if the guest has not released the
+// device, and [*LeftBehindError] if something is left in the VM or on the host.
 func (vm *VM) Detach(ctx context.Context, target string, wait time.Duration) (*Detached, error) {
 	lock, err := vm.lock(ctx)
 	if err != nil {
@@ -68,8 +67,8 @@ func (vm *VM) Detach(ctx context.Context, target string, wait time.Duration) (*D
 	return out, nil
 }
 
-// leftBehind turns the error of a removal into one that names what is left: nil
-// if nothing is left.
+// leftBehind turns the error of a removal into one that names the leftovers, nil if there
+// are none.
 func (vm *VM) leftBehind(ctx context.Context, target string, cause error) error {
 	var pending *PendingError
 	if errors.As(cause, &pending) {

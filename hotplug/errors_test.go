@@ -12,8 +12,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 )
 
-// TestVersionError: the error says what is lacking and why, and what to do about
-// it.
+// TestVersionError: the error names the missing feature, the reason and the remedy.
 func TestVersionError(t *testing.T) {
 	t.Parallel()
 	const is = "unsupported by this VM's QEMU 9.2.0 (Debian 1:9.2.0): disk vdb needs it"
@@ -24,9 +23,9 @@ func TestVersionError(t *testing.T) {
 	}{
 		"too old":             {blockgraph.Feature{Since: "10.0", Until: "12.1", Library: "libx"}, nil, ", which QEMU has since 10.0: restart or migrate the VM with a newer QEMU"},
 		"too old by a bit":    {blockgraph.Feature{Since: "9.10"}, nil, ", which QEMU has since 9.10: restart or migrate the VM with a newer QEMU"},
-		"too new":             {blockgraph.Feature{Since: "2.0", Until: "9.2", Instead: "do that"}, nil, ", which QEMU has no more since 9.2; or do that"},
+		"too new":             {blockgraph.Feature{Since: "2.0", Until: "9.2", Instead: "do that"}, nil, ", which QEMU removed in 9.2; or do that"},
 		"built without":       {blockgraph.Feature{Since: "9.2", Until: "9.3", Library: "libx"}, nil, ", which takes a QEMU that was built with libx: restart or migrate the VM with such a QEMU"},
-		"nobody has it":       {blockgraph.Feature{Instead: "do that"}, nil, ", which it does not have: do that"},
+		"no QEMU has it":      {blockgraph.Feature{Instead: "do that"}, nil, ", which it does not have: do that"},
 		"nothing known of it": {blockgraph.Feature{Element: "disk/shareable"}, errors.New("so it said"), " (<shareable>), which it does not have: restart or migrate the VM with another QEMU (so it said)"},
 	} {
 		c.feature.Name = "it"
@@ -37,8 +36,8 @@ func TestVersionError(t *testing.T) {
 	}
 }
 
-// TestNoAnswer: of a QEMU that stands still it is said so, and when it goes on,
-// nothing has happened.
+// TestNoAnswer: a query of a stalled QEMU is a NoAnswerError, and the VM works when QEMU
+// continues.
 func TestNoAnswer(t *testing.T) {
 	t.Parallel()
 	v, dial := vm(t, hotplug.Options{})
@@ -46,7 +45,7 @@ func TestNoAnswer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = c.Close() }() // nothing is asked of it
+	defer func() { _ = c.Close() }() // no command is pending
 	pid, ok := c.PeerPID()
 	if !ok {
 		t.Fatal("QEMU's process is not known")
@@ -59,12 +58,12 @@ func TestNoAnswer(t *testing.T) {
 	_, err = v.State(asking)
 	var noAnswer *hotplug.NoAnswerError
 	if !errors.As(err, &noAnswer) || !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "does not answer query-named-block-nodes") {
-		t.Errorf("a QEMU that stands still: %v", err)
+		t.Errorf("a stalled QEMU: %v", err)
 	}
 	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := v.State(t.Context()); err != nil {
-		t.Errorf("a QEMU that goes on: %v", err)
+		t.Errorf("a QEMU that continues: %v", err)
 	}
 }

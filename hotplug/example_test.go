@@ -13,8 +13,8 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// A disk is plugged into a running QEMU and taken out again. An encrypted disk
-// differs in its XML alone, and in the key store that Attach is given.
+// A disk is plugged into a running QEMU and unplugged. An encrypted disk differs only in
+// its XML, and in the key store that Attach gets.
 func Example() {
 	dir, err := os.MkdirTemp("", "luksplug-example-")
 	if err != nil {

@@ -34,8 +34,8 @@ func state(ctx context.Context, t *testing.T, v *hotplug.VM) *hotplug.State {
 	return s
 }
 
-// wantNothingLeft checks that the VM is as it was before, and that nothing is left on
-// the host in the folder of the runs.
+// wantNothingLeft checks that the VM is as it was before, and that the run directory is
+// empty.
 func wantNothingLeft(ctx context.Context, t *testing.T, v *hotplug.VM, before *hotplug.State, run string) {
 	t.Helper()
 	if after := state(ctx, t, v); !reflect.DeepEqual(before, after) {
@@ -109,8 +109,8 @@ func attachAndDetach(t *testing.T, mode hotplug.UnlockPolicy, way blockgraph.Met
 	}
 }
 
-// TestAttachOther changes one thing of an attached disk at a time: each makes
-// it another disk, which must not pass for the attached one.
+// TestAttachOther changes one property of an attached disk at a time: the result is
+// another disk and must be refused.
 func TestAttachOther(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -194,8 +194,8 @@ func TestLeftovers(t *testing.T) {
 	}
 }
 
-// TestLeftBehind puts a leftover under something that is not ours, so that QEMU
-// cannot remove it: it must be named.
+// TestLeftBehind puts a leftover under a foreign node, so that QEMU cannot remove it: the
+// error must name it.
 func TestLeftBehind(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -215,8 +215,7 @@ func TestLeftBehind(t *testing.T) {
 	}
 }
 
-// TestWrongPassphrase: QEMU hears of a wrong passphrase only where it has to try
-// it itself.
+// TestWrongPassphrase: QEMU gets a wrong passphrase only if it unlocks the volume itself.
 func TestWrongPassphrase(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -243,8 +242,8 @@ func TestWrongPassphrase(t *testing.T) {
 	}
 }
 
-// TestCancelled cancels the caller after each step: the rest is taken back
-// under another context.
+// TestCancelled cancels the caller's context after each step: the rollback uses another
+// one.
 func TestCancelled(t *testing.T) {
 	t.Parallel()
 	disk := luksDisk(t, "sdb")
@@ -328,8 +327,7 @@ func TestLock(t *testing.T) {
 	}
 }
 
-// blocking is a store that is slow: it tells when it is asked, and answers when
-// it is let go.
+// blocking is a slow store: it signals a look-up, and answers when it is released.
 type blocking struct{ asked, answer chan struct{} }
 
 func (b blocking) String() string { return "slow store" }
@@ -340,8 +338,8 @@ func (b blocking) Lookup(context.Context, secrets.Reference) (*secrets.Secret, e
 	return secrets.New([]byte(key)), nil
 }
 
-// TestPorts checks that the planner is told of a port's occupation although no
-// firmware has numbered the buses.
+// TestPorts checks that the planner knows which ports are occupied although no firmware
+// has numbered the buses.
 func TestPorts(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

@@ -46,7 +46,7 @@ type sentSecret struct {
 	IV     string
 }
 
-// decrypt returns what QEMU makes of it.
+// decrypt returns the value that QEMU decrypts.
 func (s sentSecret) decrypt(t *testing.T, key []byte) string {
 	t.Helper()
 	text, err1 := base64.StdEncoding.DecodeString(s.Data)
@@ -105,7 +105,7 @@ func (k *keyed) record(e qmp.TraceEntry) {
 	}
 }
 
-// secrets returns what went to QEMU.
+// secrets returns the secrets that were sent to QEMU.
 func (k *keyed) secrets() []sentSecret {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -121,8 +121,8 @@ func (k *keyed) said() string {
 	return b.String()
 }
 
-// TestMasterKey: in each way to unlock, what goes to a QEMU with a master key is
-// encrypted under it, and QEMU opens the volume with it.
+// TestMasterKey: by each unlock method, secrets for a QEMU with a master key are
+// encrypted under it, and QEMU opens the volume with them.
 func TestMasterKey(t *testing.T) {
 	t.Parallel()
 	for mode, want := range map[hotplug.UnlockPolicy]int{hotplug.UnlockAuto: 1, hotplug.UnlockQEMU: 1, hotplug.UnlockExternal: 0} {
@@ -154,7 +154,7 @@ func TestMasterKey(t *testing.T) {
 			if after := state(ctx, t, v.VM); mode != hotplug.UnlockExternal && !reflect.DeepEqual(before.Objects, after.Objects) {
 				t.Errorf("objects before the attach %v, after %v", before.Objects, after.Objects)
 			}
-			// A key that is gone later is in nobody's way.
+			// A key that is removed later does no harm.
 			if err := os.Remove(path); err != nil {
 				t.Fatal(err)
 			}
@@ -168,8 +168,8 @@ func TestMasterKey(t *testing.T) {
 	}
 }
 
-// TestMasterKeyNot: a key that cannot be had stops nobody. The secret goes in
-// base64 then, and the log says why.
+// TestMasterKeyNot: an unusable key does not stop an attach. The secret is sent in base64
+// then, and the log says why.
 func TestMasterKeyNot(t *testing.T) {
 	t.Parallel()
 	move := func(path string) error { // the link is absolute, and followed in the VM's own root
@@ -181,12 +181,12 @@ func TestMasterKeyNot(t *testing.T) {
 		said   string
 		sealed bool
 	}{
-		"gone":          {spoil: os.Remove, said: "no such file"},
-		"shorter":       {spoil: func(path string) error { return os.Truncate(path, 16) }, said: "it has 16 bytes"},
-		"a link":        {spoil: move, said: "encrypted", sealed: true},
-		"for everybody": {spoil: func(path string) error { return os.Chmod(path, 0o644) }, said: "warning: everybody on this host may read", sealed: true},
-		"in no file":    {object: `{"qom-type":"secret","id":"masterKey0","format":"base64","data":"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}`, said: "is in no file"},
-		"not a secret":  {object: `{"qom-type":"rng-random","id":"masterKey0","filename":"/dev/urandom"}`, said: "no object masterKey0"},
+		"gone":           {spoil: os.Remove, said: "no such file"},
+		"shorter":        {spoil: func(path string) error { return os.Truncate(path, 16) }, said: "it has 16 bytes"},
+		"a link":         {spoil: move, said: "encrypted", sealed: true},
+		"world readable": {spoil: func(path string) error { return os.Chmod(path, 0o644) }, said: "warning: every user of this host may read", sealed: true},
+		"in no file":     {object: `{"qom-type":"secret","id":"masterKey0","format":"base64","data":"MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}`, said: "is in no file"},
+		"not a secret":   {object: `{"qom-type":"rng-random","id":"masterKey0","filename":"/dev/urandom"}`, said: "no object masterKey0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

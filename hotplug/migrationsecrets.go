@@ -11,10 +11,10 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// MissingSecrets returns the ids of secrets that QEMU needs once more to open the
-// images of an attached disk again, as it does on the source of a migration that has
-// failed late (qcow2_co_invalidate_cache), and which of them it has not. Without
-// them the guest loses the disk for good. Nothing is changed.
+// MissingSecrets returns the ids of secrets that QEMU needs to reopen the images of an
+// attached disk, as it does on the source of a migration that fails late
+// (qcow2_co_invalidate_cache), and which of them QEMU lacks. Without them the guest loses
+// the disk for good. It changes nothing.
 func (vm *VM) MissingSecrets(ctx context.Context, d coldstart.Disk) (needed, missing []string, err error) {
 	state, err := vm.State(ctx)
 	if err != nil {
@@ -51,12 +51,11 @@ func (vm *VM) startGraph(ctx context.Context, d coldstart.Disk) (*blockgraph.Gra
 	return startgraph.Build(ctx, vm.host, d.Disk, startgraph.Options{Method: d.Method, Devices: d.Devices})
 }
 
-// KeepSecrets gives QEMU the secrets that [VM.MissingSecrets] calls missing,
-// encrypted under the VM's master key where it has one, and returns their ids. They
-// stay in QEMU until [VM.Repair] removes them. After a failure none is there that was
-// not there before.
+// KeepSecrets gives QEMU the secrets that [VM.MissingSecrets] reports as missing,
+// encrypted under the VM's master key if it has one, and returns their ids. They stay in
+// QEMU until [VM.Repair] removes them. After a failure QEMU has none of them.
 //
-// What the key store has is not tried on the image.
+// The secrets are not tried on the image.
 func (vm *VM) KeepSecrets(ctx context.Context, d coldstart.Disk, store secrets.Store) ([]string, error) {
 	lock, err := vm.lock(ctx)
 	if err != nil {
@@ -81,7 +80,7 @@ func (vm *VM) KeepSecrets(ctx context.Context, d coldstart.Disk, store secrets.S
 			plan.Steps = append(plan.Steps, s)
 		}
 	}
-	// What is left of the graph is what these steps are about.
+	// Reduce the graph to what these steps need.
 	graph.Objects = slices.DeleteFunc(graph.Objects, func(o blockgraph.GraphObject) bool { return !slices.Contains(missing, o.ID) })
 	graph.Nodes, graph.Headers, graph.Files, graph.Devices = nil, nil, nil, nil
 	plan.Graph = graph

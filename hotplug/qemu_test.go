@@ -23,9 +23,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// vmOptions is what every test here plugs into: a VM that never runs guest
-// code. SCSI disks leave it at once, without a guest's help; what needs one is
-// tested in package integration.
+// vmOptions starts the VM of the tests, which never runs guest code. SCSI disks can be
+// unplugged without a guest; devices that need one are tested in package integration.
 var vmOptions = []string{"-machine", "q35,accel=tcg", "-m", "64", "-display", "none", "-nodefaults", "-S",
 	"-device", "pcie-root-port,id=rp1,chassis=1", "-device", "virtio-scsi-pci,id=scsi0,bus=rp1",
 	"-device", "pcie-root-port,id=rp2,chassis=2", "-device", "pcie-root-port,id=rp10,chassis=10"}
@@ -59,7 +58,7 @@ func startQEMU(dir string, extra ...string) (sockets [2]string, stop func(), err
 				stop()
 				return sockets, nil, fmt.Errorf("QEMU did not start: %s", log.String())
 			}
-			time.Sleep(5 * time.Millisecond) // QEMU tells nobody when it listens
+			time.Sleep(5 * time.Millisecond) // QEMU does not signal when it listens
 		}
 	}
 	return sockets, stop, nil
@@ -132,7 +131,7 @@ func parse(t *testing.T, target, format, path, inSource string) *blockgraph.Disk
 	return disk
 }
 
-// store holds one passphrase, whatever it is asked for.
+// store returns one passphrase for every reference.
 type store string
 
 func (s store) String() string { return "test store" }

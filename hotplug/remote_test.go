@@ -68,8 +68,8 @@ func remoteDisk(t *testing.T, target, socket, header string) *blockgraph.Disk {
 	return disk
 }
 
-// TestRemoteHeader: the header of an image that only a server has is read through
-// a storage daemon, which is gone before QEMU opens the image.
+// TestRemoteHeader: the header of an image on a server is read through a storage daemon,
+// which has ended before QEMU opens the image.
 func TestRemoteHeader(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -105,8 +105,8 @@ func TestRemoteHeader(t *testing.T) {
 	wantNothingLeft(ctx, t, v, before, run)
 }
 
-// TestRemoteHeaderShared: a detached header that a server has serves one disk,
-// unless more are allowed.
+// TestRemoteHeaderShared: a detached header on a server serves one disk, unless sharing
+// is allowed.
 func TestRemoteHeaderShared(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -142,8 +142,8 @@ func TestRemoteHeaderShared(t *testing.T) {
 	}
 }
 
-// TestRemoteServerHangs: a server that takes a connection and says nothing holds
-// up luksplug, and not the VM.
+// TestRemoteServerHangs: a server that accepts a connection and sends nothing delays
+// luksplug, and not the VM.
 func TestRemoteServerHangs(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -168,8 +168,8 @@ func TestRemoteServerHangs(t *testing.T) {
 	wantNothingLeft(ctx, t, v, before, run)
 }
 
-// TestSizeChanges: a payload that is not as large as it was when its header was
-// read is taken back before the guest sees it.
+// TestSizeChanges: if the payload's size changes after its header was read, the attach is
+// rolled back before the guest sees the disk.
 func TestSizeChanges(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -198,8 +198,8 @@ func TestSizeChanges(t *testing.T) {
 	}
 }
 
-// TestLookAtSlice: a LUKS volume in a part of a file is seen, as in a whole one,
-// where the XML does not speak of it.
+// TestLookAtSlice: a LUKS volume in a slice of a file is found, as in a whole file, if
+// the XML has no <encryption>.
 func TestLookAtSlice(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

@@ -12,9 +12,9 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// Repair removes what interrupted runs have left, of every target, and returns
-// what it removed. Of disks that a device uses only secrets are removed, which
-// QEMU needs no more once the guest runs; see [Started].
+// Repair removes leftovers of interrupted runs, of every target, and returns what it
+// removed. From attached disks it removes only secrets, which QEMU no longer needs once
+// the guest runs; see [Started].
 func (vm *VM) Repair(ctx context.Context) ([]*AttachedDisk, error) {
 	lock, err := vm.lock(ctx)
 	if err != nil {
@@ -46,9 +46,9 @@ func (vm *VM) Repair(ctx context.Context) ([]*AttachedDisk, error) {
 	return append(removed, given...), errors.Join(append(failed, err)...)
 }
 
-// cleanUpHost removes what there is on this host for disks that the VM does not
-// have: a run was interrupted before the VM heard of the disk, or the VM has been
-// started again. It returns the images that went back to their owners.
+// cleanUpHost removes what this host has for disks that the VM does not have: a run was
+// interrupted before it changed the VM, or the VM was restarted. It returns the images
+// that were returned to their owners.
 func (vm *VM) cleanUpHost(ctx context.Context, state *State) ([]*AttachedDisk, error) {
 	if !vm.host.Local {
 		return nil, nil
@@ -71,8 +71,8 @@ func (vm *VM) cleanUpHost(ctx context.Context, state *State) ([]*AttachedDisk, e
 	return out, errors.Join(append(failed, err)...)
 }
 
-// removeSecrets removes the secrets of an attached disk, and returns them as a
-// disk of their own, nil for none.
+// removeSecrets removes the secrets of an attached disk, and returns them as an
+// AttachedDisk, nil for none.
 func (vm *VM) removeSecrets(ctx context.Context, disk *AttachedDisk, state *State) (*AttachedDisk, error) {
 	left := &AttachedDisk{Target: disk.Target}
 	for _, id := range disk.Objects {
@@ -84,7 +84,7 @@ func (vm *VM) removeSecrets(ctx context.Context, disk *AttachedDisk, state *Stat
 		return nil, nil
 	}
 	if apply.RunState(ctx, vm.conn) != "running" {
-		return nil, nil // a VM that has been restored opens its images when it is resumed
+		return nil, nil // a restored VM opens its images when it is resumed
 	}
 	migrating, err := vm.migrating(ctx)
 	if err != nil {
@@ -101,11 +101,11 @@ func (vm *VM) removeSecrets(ctx context.Context, disk *AttachedDisk, state *Stat
 	return left, nil
 }
 
-// ErrMigrating: the VM is moving to another host.
+// ErrMigrating reports that the VM is being migrated to another host.
 var ErrMigrating = errors.New("the VM is being migrated")
 
-// migrating reports whether the VM is on its way to another host. See QEMU's
-// query-migrate.
+// migrating reports whether the VM is being migrated to another host (QEMU's
+// query-migrate).
 func (vm *VM) migrating(ctx context.Context) (bool, error) {
 	info, err := monitor.Get[struct{ Status string }](ctx, vm.conn, qmp.Command{Execute: "query-migrate"})
 	if err != nil {

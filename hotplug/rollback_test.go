@@ -13,7 +13,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 )
 
-// spoil makes the note of a disk something that cannot be removed: a directory that
+// spoil replaces the note of a disk by something that cannot be removed: a directory that
 // is not empty.
 func spoil(t *testing.T, run, target string) {
 	t.Helper()
@@ -39,8 +39,8 @@ func wantLeft(t *testing.T, what string, err, cause error) {
 	}
 }
 
-// TestCleanUpFails: where the host cannot be cleaned up after a failure, the error
-// says so: it is neither a refusal nor a complete rollback.
+// TestCleanUpFails: if the host cannot be cleaned up after a failure, the error is a
+// LeftBehindError: neither a refusal nor a complete rollback.
 func TestCleanUpFails(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -59,11 +59,11 @@ func TestCleanUpFails(t *testing.T) {
 		t.Errorf("%d steps were done", steps)
 	}
 
-	// On the host, before the VM has heard of the disk.
+	// On the host, before the first change of the VM.
 	if _, err := exec.LookPath("qemu-storage-daemon"); err != nil {
 		t.Skip("qemu-storage-daemon is not installed: make setup")
 	}
-	unwatched := errors.New("nobody would watch it")
+	unwatched := errors.New("it could not be watched")
 	host := t.TempDir()
 	v, _ = vm(t, hotplug.Options{RunDir: host, OnDaemon: func(context.Context, hotplug.Daemon) error {
 		spoil(t, host, "sda")
@@ -77,15 +77,15 @@ func TestCleanUpFails(t *testing.T) {
 	}
 }
 
-// TestPreparingFails: where the host is as it was, and the VM has not heard of the
-// disk, the error is the failure itself.
+// TestPreparingFails: if the host was restored and the VM not changed, the error is the
+// failure itself.
 func TestPreparingFails(t *testing.T) {
 	t.Parallel()
 	if _, err := exec.LookPath("qemu-storage-daemon"); err != nil {
 		t.Skip("qemu-storage-daemon is not installed: make setup")
 	}
 	ctx := bounded(t)
-	run, unwatched := t.TempDir(), errors.New("nobody would watch it")
+	run, unwatched := t.TempDir(), errors.New("it could not be watched")
 	v, _ := vm(t, hotplug.Options{RunDir: run, OnDaemon: func(context.Context, hotplug.Daemon) error { return unwatched }})
 	_, err := v.Attach(ctx, luksDisk(t, "sda"), store(key), hotplug.AttachOptions{Unlock: hotplug.UnlockExternal})
 	var left *hotplug.LeftBehindError
@@ -98,7 +98,7 @@ func TestPreparingFails(t *testing.T) {
 	}
 }
 
-// TestDetachLeavesNote: a detach that cannot clean up the host says what is left.
+// TestDetachLeavesNote: a detach that cannot clean up the host names what is left.
 func TestDetachLeavesNote(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

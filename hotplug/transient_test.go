@@ -23,15 +23,15 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// What the image is full of, and what is written over it. Neither may be in an
-// overlay of an encrypted disk.
+// The content of the image, and of what is written over it. Neither may be in an overlay
+// of an encrypted disk.
 const (
 	below   = 'B'
 	written = 'W'
 )
 
-// transientDisk makes an image that is full of one letter. An encrypted one has a
-// header that opens at once, unlike those that QEMU makes.
+// transientDisk makes an image filled with one letter. An encrypted one has a header that
+// opens at once, unlike those that QEMU makes.
 func transientDisk(t *testing.T, format string, encrypted bool, driver string) (*blockgraph.Disk, store) {
 	t.Helper()
 	path, secret, inSource := filepath.Join(t.TempDir(), "base.img"), store(""), ""
@@ -68,7 +68,7 @@ func transientDisk(t *testing.T, format string, encrypted bool, driver string) (
 	return disk, secret
 }
 
-// makeEncrypted makes an image of 2 MiB, over nothing.
+// makeEncrypted makes an image of 2 MiB, without an image below it.
 func makeEncrypted(path, format string, header *luks.EphemeralHeader) error {
 	if format == "qcow2" {
 		return overlay.Create(path, overlay.Options{Size: 2 << 20, Mark: "no overlay", Header: header})
@@ -77,9 +77,9 @@ func makeEncrypted(path, format string, header *luks.EphemeralHeader) error {
 	return errors.Join(err, os.Truncate(path, luks.FreshSize+2<<20))
 }
 
-// TestTransient writes to transient disks as a guest would: it reads what it has
-// written, the image is not changed, the overlay has no name, and nothing of an
-// encrypted disk is in it in the clear. With the disk all of it is gone.
+// TestTransient writes to transient disks as a guest would: written data can be read, the
+// image does not change, the overlay has no name and contains no plaintext of an
+// encrypted disk. A detach removes everything.
 func TestTransient(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -118,7 +118,7 @@ func useTransient(t *testing.T, disk *blockgraph.Disk, secret store, options hot
 	for _, part := range []string{"64k 192k", "1M 512"} {
 		monitor(ctx, t, v, fmt.Sprintf(`qemu-io -d luksplug-sdb "write -P %d %s"`, written, part))
 	}
-	// QEMU has no reason to open the file again, nor has it when the VM runs on.
+	// QEMU does not open the file again, not even when the VM resumes.
 	monitor(ctx, t, v, "cont")
 	monitor(ctx, t, v, "stop")
 	wantContent(ctx, t, v, at.Nodes[0], fmt.Sprintf("read -P %d 64k 192k", written), fmt.Sprintf("read -P %d 1M 512", written),
@@ -158,17 +158,17 @@ func readFile(t *testing.T, path string) []byte {
 	return content
 }
 
-// wantAlone wants nothing beside the image.
+// wantAlone wants no other file next to the image.
 func wantAlone(t *testing.T, disk *blockgraph.Disk) {
 	t.Helper()
 	entries, err := os.ReadDir(filepath.Dir(disk.Image.Source.Path))
 	if err != nil || len(entries) != 1 {
-		t.Errorf("beside the image: %v, %v", entries, err)
+		t.Errorf("next to the image: %v, %v", entries, err)
 	}
 }
 
-// wantContent reads what a node shows, through a server: qemu-io in the monitor
-// does not tell there what it finds.
+// wantContent reads a node's content through an NBD server: qemu-io in the monitor does
+// not report verification failures.
 func wantContent(ctx context.Context, t *testing.T, v *hotplug.VM, node string, reads ...string) {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "nbd")
@@ -205,8 +205,8 @@ func monitor(ctx context.Context, t *testing.T, v *hotplug.VM, line string) stri
 	return out
 }
 
-// deletedFile reads the overlay, which QEMU, or the storage daemon, has open and
-// which has no name.
+// deletedFile reads the overlay, which QEMU or the storage daemon has open and which has
+// no name.
 func deletedFile(ctx context.Context, t *testing.T, v *hotplug.VM, daemon int) []byte {
 	t.Helper()
 	pid := daemon
@@ -230,8 +230,8 @@ func deletedFile(ctx context.Context, t *testing.T, v *hotplug.VM, daemon int) [
 	return nil
 }
 
-// TestTransientRefused: what stands against an overlay is found out before
-// anything is changed, and a file that is in its place is not touched.
+// TestTransientRefused: obstacles to an overlay are found before anything is changed, and
+// a file at its path stays.
 func TestTransientRefused(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -266,7 +266,7 @@ func TestTransientRefused(t *testing.T) {
 	}
 }
 
-// TestTransientShared: two VMs have the same image, each with what it has written.
+// TestTransientShared: two VMs have the same image, each with its own writes.
 func TestTransientShared(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -292,7 +292,7 @@ func TestTransientShared(t *testing.T) {
 	}
 }
 
-// TestTransientFails: whatever fails behind the overlay, nothing of it is left.
+// TestTransientFails: any failure after the overlay was made leaves nothing of it.
 func TestTransientFails(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -301,7 +301,7 @@ func TestTransientFails(t *testing.T) {
 	before := state(ctx, t, v)
 	for _, unlock := range []hotplug.UnlockPolicy{hotplug.UnlockAuto, hotplug.UnlockExternal} {
 		disk, secret := transientDisk(t, "raw", unlock == hotplug.UnlockExternal, "")
-		disk.Serial = strings.Repeat("s", 300) // which QEMU does not take
+		disk.Serial = strings.Repeat("s", 300) // QEMU refuses it
 		var back *hotplug.RolledBackError
 		if _, err := v.Attach(ctx, disk, secret, hotplug.AttachOptions{Unlock: unlock}); !errors.As(err, &back) {
 			t.Errorf("%s: %v", unlock, err)
@@ -311,9 +311,9 @@ func TestTransientFails(t *testing.T) {
 	}
 }
 
-// TestTransientLeftover: an overlay that an interrupted run has left beside the
-// image is removed by a repair, by the next attach, and when the VM is gone; not a
-// file of somebody else's that has its name.
+// TestTransientLeftover: an overlay that an interrupted run has left next to the image is
+// removed by a repair, by the next attach, and when the VM is gone. A foreign file with
+// that name stays.
 func TestTransientLeftover(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -321,7 +321,7 @@ func TestTransientLeftover(t *testing.T) {
 	v, _ := vm(t, hotplug.Options{Name: "vm1", RunDir: run})
 	disk, _ := transientDisk(t, "raw", false, "")
 	path := disk.Image.Source.Path + ".TRANSIENT-vm1"
-	// An attach tells under which name the VM is known on the host.
+	// An attach shows under which name the host knows the VM.
 	if _, err := v.Attach(ctx, disk, nil, hotplug.AttachOptions{}); err != nil {
 		t.Fatal(err)
 	}
@@ -360,7 +360,7 @@ func TestTransientLeftover(t *testing.T) {
 	}
 	wantAlone(t, disk)
 
-	// The note is lost with the host; the file tells by itself.
+	// Without its note, the file still identifies itself by its mark.
 	if err := overlay.Create(path, overlay.Options{Size: 512, Mark: id + "/sdb"}); err != nil {
 		t.Fatal(err)
 	}
@@ -378,7 +378,7 @@ func TestTransientLeftover(t *testing.T) {
 	}
 	wantAlone(t, disk)
 
-	leave(startID, "somebody else's")
+	leave(startID, "another disk's")
 	if err := s.Gone(ctx); err != nil {
 		t.Error(err)
 	}

@@ -168,7 +168,7 @@ func TestHeldWaitEndsOnSignal(t *testing.T) {
 	second.end(ctx, t).want(t, 5)
 	// The first is interrupted in the middle of a command, and takes it back.
 	must.OK(t, first.cmd.Process.Signal(os.Interrupt))
-	first.waitStderr(ctx, t, "told to end") // else it could be done before it hears of it
+	first.waitStderr(ctx, t, "signal received") // else it could be done before it hears of it
 	held.open()
 	first.end(ctx, t).want(t, 6).wantStderr(t, "the VM is as it was before")
 	wantSame(ctx, t, q, before)

@@ -186,4 +186,4 @@ func (f *faulty) gone(ctx context.Context, t *testing.T) {
 }
 
 // gaveUp is what the program logs when it has stopped waiting for an answer.
-const gaveUp = "asking QEMU what became of it"
+const gaveUp = "querying QEMU for the outcome"

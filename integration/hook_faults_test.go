@@ -38,7 +38,7 @@ func (h *faultyHost) faultsOfStart(ctx context.Context, t *testing.T, disks []pl
 			return func() { h.shell(ctx, t, "chmod 600 "+key) }
 		}, "access denied"},
 		{"the key store is gone", configured("keystores: ['dir:/nonexistent']\n"), "cannot be reached"},
-		{"the key store hangs", configured("keystores: [\"" + hanging + "\"]\nhook: {timeout: 1s}\n"), "time is up"},
+		{"the key store hangs", configured("keystores: [\"" + hanging + "\"]\nhook: {timeout: 1s}\n"), "the hook timed out"},
 		{"only libvirt's key store", configured("keystores: ['libvirt:']\n"), "out of reach"},
 		{"no key", func() func() { return moved(t, key) }, "no such secret"},
 		{"no key of a disk that is plugged", func() func() { return moved(t, second) }, "no such secret"},
@@ -105,7 +105,7 @@ func TestHookFaults(t *testing.T) {
 	cold := []hookFault{
 		{"the record is a later luksplug's", func() func() { return h.redefined(ctx, t, definition, "user=", "tomorrow='1' user=") }, "tomorrow"},
 		{"the record is damaged", func() func() { return h.redefined(ctx, t, definition, "<luksplug:device>", "<luksplug:device>}") }, "metadata"},
-		{"QEMU does not answer", func() func() { return h.stall(t) }, "time is up"},
+		{"QEMU does not answer", func() func() { return h.stall(t) }, "the hook timed out"},
 		{"the program is killed at started", func() func() { return h.killedAt(t, "started") }, killed},
 		{"the image goes at started", func() func() {
 			return h.put(t, "before", "[ $2 != started ] || mv "+disks[1].volume.Payload+" "+disks[1].volume.Payload+".away\n")

@@ -202,7 +202,7 @@ func (s *leakSearch) afterwards(t *testing.T) {
 		must.OK(t, syscall.Kill(programWith(t, s.place.tool(), mark), end.signal))
 		if name == "interrupted" {
 			// Else it could be done with the disk before it hears of it.
-			b.waitStderr(s.ctx, t, "told to end")
+			b.waitStderr(s.ctx, t, "signal received")
 			held.open()
 		}
 		r := b.end(s.ctx, t)

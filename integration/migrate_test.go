@@ -151,7 +151,7 @@ func TestMigrate(t *testing.T) {
 	run(ctx, t, h.to.Inside(ctx, "umount", folder)).want(t, 0)
 
 	report := h.check(ctx, t, 5, h.shell(ctx)...)
-	if strings.Count(report, "BAD") != 1 || !strings.Contains(report, "disk vdc: where the migration fails late") {
+	if strings.Count(report, "BAD") != 1 || !strings.Contains(report, "disk vdc: if the migration fails late") {
 		t.Errorf("migrate-check says %s", report)
 	}
 	report = h.check(ctx, t, 0, append(h.shell(ctx), "--prepare")...)
@@ -171,7 +171,7 @@ func TestMigrate(t *testing.T) {
 		h.from.tool(ctx, t, h.domain, "repair").want(t, 0).wantStdout(t, "luksplug-vdc-secret0")
 		wantNoObjects(ctx, t, h.domain)
 	}
-	if report := h.check(ctx, t, 5, "--shell", "false"); !strings.Contains(report, "BAD luksplug cannot be asked") {
+	if report := h.check(ctx, t, 5, "--shell", "false"); !strings.Contains(report, "BAD luksplug cannot be run") {
 		t.Errorf("migrate-check says %s", report)
 	}
 	h.to = h.from

@@ -37,7 +37,7 @@ func TestNBDWithTLS(t *testing.T) {
 		{name: "no name", source: server.SourceXML("tls='yes'", enc), args: r.args, code: 5,
 			says: []string{uri + " cannot be opened", "tlsHostname", "does not match the hostname 127.0.0.1"}},
 		{name: "server of another authority", source: named("disks.example"), args: folder(other.ClientFolder(t, other)), code: 5,
-			says: []string{uri + " cannot be opened", "not one for that name by an authority that we trust", "ca-cert.pem"}},
+			says: []string{uri + " cannot be opened", "not issued for that name by a trusted authority", "ca-cert.pem"}},
 		{name: "client of another authority", source: named("disks.example"), args: folder(authority.And(other).ClientFolder(t, other)), code: 5,
 			says: []string{uri + " cannot be opened", "--tls-dir"}},
 		{name: "files that do not match", source: named("disks.example"), args: folder(authority.ClientFolder(t, other)), code: 5,
@@ -47,7 +47,7 @@ func TestNBDWithTLS(t *testing.T) {
 		{name: "in the clear", source: server.SourceXML("", enc), code: 5, says: []string{"cannot be opened", "add tls='yes'"}},
 		{name: "a server in the clear", source: clear.SourceXML("tls='yes'", enc), args: r.args, code: 5, says: []string{"cannot be opened", "remove tls='yes'"}},
 		{name: "unknown export", source: elsewhere(clear.HostXML(), "other"), code: 5, says: []string{"/other cannot be opened", "does not have it"}},
-		{name: "nobody there", source: elsewhere(peer.ClosedPort(t), "disk"), code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}},
+		{name: "nobody there", source: elsewhere(peer.ClosedPort(t), "disk"), code: 5, says: []string{"cannot be opened", "nothing answers", "<host>"}},
 		silence("silence", elsewhere(peer.SilentPort(t), "disk")),
 	})
 	r.whileAttached(ctx, t, "auto", server.Stop)

@@ -50,8 +50,8 @@ func TestNFS(t *testing.T) {
 		{name: "user who may not read", source: as("1001", v.Payload), code: 5, says: []string{uri + v.Payload + " cannot be opened", "<identity>"}},
 		{name: "user who may not write", source: as("1001", readable), code: 6, says: []string{"as it was before", "<identity>"}, ways: []string{"auto", "qemu"}},
 		{name: "user who may not write", source: as("1001", readable), code: 5, says: []string{"<identity>"}, ways: []string{"external"}},
-		{name: "nobody there", source: elsewhere("<host name='192.0.2.1'/>"), code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}},
-		{name: "unknown host", source: elsewhere("<host name='nowhere.invalid'/>"), code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}, ways: []string{"auto"}},
+		{name: "nobody there", source: elsewhere("<host name='192.0.2.1'/>"), code: 5, says: []string{"cannot be opened", "nothing answers", "<host>"}},
+		{name: "unknown host", source: elsewhere("<host name='nowhere.invalid'/>"), code: 5, says: []string{"cannot be opened", "nothing answers", "<host>"}, ways: []string{"auto"}},
 	})
 	must.OK(t, server.Suspend())
 	r.wantRefused(ctx, t, []refusedBy{silence("silence", good)})
@@ -70,6 +70,6 @@ func TestNFS(t *testing.T) {
 
 	server.Stop()
 	r.wantRefused(ctx, t, []refusedBy{
-		{name: "server gone", source: good, code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}},
+		{name: "server gone", source: good, code: 5, says: []string{"cannot be opened", "nothing answers", "<host>"}},
 	})
 }

@@ -83,7 +83,7 @@ func TestWarnsOfTheStall(t *testing.T) {
 	for unlock, warns := range map[string]bool{"auto": true, "qemu": false, "external": false} {
 		p.unlock = unlock
 		got := tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 0)
-		for _, says := range []string{"level=warning", "the guest stands still", "inside of a qcow2 image", "--unlock external", "for about ", " s ("} {
+		for _, says := range []string{"level=warning", "the guest stalls", "inside of a qcow2 image", "--unlock external", "for about ", " s ("} {
 			if strings.Contains(got.stderr, says) != warns {
 				t.Errorf("--unlock %s says %q: %v, want %v: %s", unlock, says, !warns, warns, got.stderr)
 			}

@@ -27,7 +27,7 @@ func TestOldQEMU(t *testing.T) {
 	must.OK(t, q.Guest().WaitBoot(ctx))
 	before := stateOf(ctx, t, q)
 	p := newPlug(t, q, embedded, "vdb", "virtio", "")
-	tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 0).wantUnlock(t, "qemu").wantStderr(t, "level=warning", "the guest stands still", "a QEMU before 9.0", "for about 0.")
+	tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 0).wantUnlock(t, "qemu").wantStderr(t, "level=warning", "the guest stalls", "a QEMU before 9.0", "for about 0.")
 	p.inGuest(ctx, t)
 	p.detach(ctx, t)
 	wantSame(ctx, t, q, before)

@@ -24,8 +24,8 @@ type streams struct {
 	out, err io.Writer
 }
 
-// app is one run of the program. main sets the streams and uses, the command line sets the
-// flags, and setUp what follows them.
+// app is one run of the program. main sets the streams and uses, the command line the
+// flags, and setUp the other fields.
 type app struct {
 	streams
 	flags flags
@@ -37,8 +37,8 @@ type app struct {
 	inherited map[string]*os.File // by the text that names them, such as fd:3
 	closers   []func()
 
-	// vm is the UUID of the VM once it is open, "" before. Key stores, which are opened
-	// earlier so that a wrong one is reported first, read it at each look-up.
+	// vm is the UUID of the VM once it is open, "" before. Key stores are opened earlier,
+	// so that a wrong one is reported first, and read it at each look-up.
 	vm string
 }
 
@@ -63,9 +63,9 @@ func (a *app) setUp(cmd *cobra.Command) error {
 		a.trace = f
 		a.closers = append(a.closers, func() { _ = f.Close() })
 	}
-	// A rollback may last as long as a command of QEMU does.
+	// A rollback may take as long as a QEMU command.
 	stop := context.AfterFunc(cmd.Context(), func() {
-		a.log.Info("told to end: rolling back first; a second signal ends luksplug at once")
+		a.log.Info("signal received: rolling back first; a second signal ends luksplug at once")
 	})
 	a.closers = append(a.closers, func() { stop() })
 	return nil

@@ -33,7 +33,7 @@ disk that is already attached is left as it is, which is a success.
 
 luksplug unlocks the LUKS volume itself and gives QEMU an ephemeral header, which
 QEMU opens in milliseconds. With --unlock qemu, and where nothing else works, QEMU
-checks the passphrase: the guest stands still meanwhile, usually for seconds. That
+checks the passphrase: the guest stalls meanwhile, usually for seconds. That
 is so for a LUKS volume inside of a qcow2 image, unless --unlock external is given:
 then a qemu-storage-daemon next to the VM opens the image, and serves the disk until
 it is detached.`,

@@ -66,8 +66,8 @@ func runCmdline(ctx context.Context, a *app, o planOptions, master, path string)
 	return a.show(render.QuoteArguments(out), out)
 }
 
-// secretFile returns the file that QEMU is to read a passphrase from, and prints a note
-// that names it.
+// secretFile returns the file from which QEMU is to read a passphrase, and prints a
+// message that names it.
 func secretFile(a *app, o blockgraph.GraphObject) (string, error) {
 	if data, ok := o.Secret(); ok && data.Text != "" {
 		path := filepath.Join(secretDir, o.ID)
@@ -92,8 +92,8 @@ func secretFile(a *app, o blockgraph.GraphObject) (string, error) {
 	return path, err
 }
 
-// valueFile returns the file of a secret in the first key store. It is one in secretDir if
-// QEMU cannot read that store, unless --keystore names it: only dir: stores have their
+// valueFile returns the file of a secret in the first key store. If QEMU cannot read that
+// store and --keystore does not name it, the file is in secretDir: only dir: stores keep
 // values in files. No value is looked up.
 func valueFile(a *app, ref secrets.Reference) (string, error) {
 	path := filepath.Join(secretDir, dir.FileName(ref))
@@ -161,7 +161,7 @@ func readMasterKey(a *app, path string) (*masterkey.Key, error) {
 		return nil, &usageError{fmt.Errorf("--master-key %s: %w", path, err)}
 	}
 	if key.Exposed() {
-		a.log.Warnf("everybody on this host may read or replace the master key %s: it hides nothing from them, so chmod 600 it", path)
+		a.log.Warnf("every user of this host may read or replace the master key %s: it hides nothing from them, so chmod 600 it", path)
 	}
 	return key, nil
 }

@@ -34,7 +34,7 @@ type configuration struct {
 	Hook      struct {
 		Timeout duration `yaml:"timeout"` // time limit of one call of libvirt's hook, such as 20s
 		Log     string   `yaml:"log"`     // the log file of the hook
-		Forget  []string `yaml:"forget"`  // the ends of a domain after which its keys on this host are wiped
+		Forget  []string `yaml:"forget"`  // the reasons of a domain's end after which its keys on this host are wiped
 	} `yaml:"hook"`
 }
 

@@ -16,8 +16,8 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// diskFlags are the flags of a command that reads a disk document: what the document
-// leaves to the host.
+// diskFlags are the flags of a command that reads a disk document: settings that the
+// document leaves to the host.
 type diskFlags struct {
 	pools   []string
 	reading libvirtvm.Reading
@@ -27,7 +27,7 @@ func (f *diskFlags) register(cmd *cobra.Command) {
 	p := cmd.Flags()
 	p.StringArrayVar(&f.pools, "pool-xml", nil, "the XML file of the storage pool that has the disk's volume; repeatable; with --domain, other pools are looked up in libvirt")
 	p.BoolVar(&f.reading.IgnoreUnknown, "ignore-unknown", false, "skip unknown elements and attributes of the disk XML with a warning, except for those that look misspelt and those in <encryption>")
-	p.StringVar(&f.reading.TLSFolder, "tls-dir", "", "the directory, on the VM's host, of the certificates of a TLS client (default "+blockgraph.DefaultTLSDir+")")
+	p.StringVar(&f.reading.TLSDir, "tls-dir", "", "the directory, on the VM's host, of the certificates of a TLS client (default "+blockgraph.DefaultTLSDir+")")
 	p.StringVar(&f.reading.TLSSecret, "tls-secret", "", "the UUID of the secret that decrypts the key of the TLS client")
 	p.StringVar(&f.reading.TLSUser, "tls-psk", "", "the user of a pre-shared key, from keys.psk in the directory of --tls-dir, in place of certificates")
 }
@@ -82,7 +82,7 @@ func lookUpPools(ctx context.Context, a *app, disk *blockgraph.Disk, known block
 }
 
 // readPools reads pool documents. A pool is known by the name in its document and, if no
-// other has it, by that of its file: NAME.xml or pool-NAME.xml.
+// other pool has it, by its file's name: NAME.xml or pool-NAME.xml.
 func readPools(a *app, paths []string) (blockgraph.Pools, error) {
 	pools, byFile := blockgraph.Pools{}, blockgraph.Pools{}
 	for _, path := range paths {

@@ -35,7 +35,7 @@ func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 
 // exitCode returns the exit code of an error. The state of the VM takes precedence; then
-// a wrong secret, whether or not something was rolled back; then what was not begun.
+// a wrong secret, whether or not something was rolled back; then refusals.
 func exitCode(err error) int {
 	switch {
 	case err == nil:

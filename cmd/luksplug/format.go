@@ -27,7 +27,7 @@ type diskJSON struct {
 	Unlock   string   `json:"unlock,omitempty"` // ephemeral, qemu, external
 	UUID     string   `json:"uuid,omitempty"`
 	Daemon   int      `json:"daemon,omitempty"`
-	// Of a libvirt domain: where the disk is recorded, and what is wrong with that.
+	// Of a libvirt domain: where the disk is recorded, and how the records differ from QEMU.
 	Recorded   []libvirtvm.Scope `json:"recorded,omitempty"`
 	Difference string            `json:"difference,omitempty"`
 }

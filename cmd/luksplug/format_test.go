@@ -108,7 +108,7 @@ func TestColoursOnlyOnATerminal(t *testing.T) {
 	}
 }
 
-// TestShowRecords: list and repair say what is recorded, also of disks that are not
+// TestShowRecords: list and repair show the records, also those of disks that are not
 // attached.
 func TestShowRecords(t *testing.T) {
 	t.Parallel()

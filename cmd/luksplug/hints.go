@@ -14,9 +14,9 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// causeHints are the flags that help against the causes that libraries report: libraries
-// know no flags. A hint follows the error or the log message in parentheses. The first
-// match counts, so that a narrower cause comes first.
+// causeHints maps causes of the libraries, which know no flags, to the flags that help. A
+// hint follows the error or log message in parentheses. The first match counts, so
+// narrower causes come first.
 var causeHints = []struct {
 	cause error
 	hint  string
@@ -48,8 +48,8 @@ func hintOf(err error) string {
 	return ""
 }
 
-// hintFor returns what else helps against an error of a command that works on the libvirt
-// domain, "" for nothing. It is a line of its own.
+// hintFor returns a further hint against an error of a command, "" for none. It is
+// printed on its own line. domain is the command's libvirt domain, if any.
 func hintFor(err error, domain string) string {
 	switch {
 	case is[newlineError](err) && (errors.Is(err, qmp.ErrWrongPassphrase) || errors.Is(err, luks.ErrWrongPassphrase)):
@@ -81,8 +81,7 @@ func (hintedLog) Fire(e *logrus.Entry) error {
 	return nil
 }
 
-// findingHint returns which flag or command helps against a finding, as the end of its
-// text, "" for none.
+// findingHint returns the hint against a finding, for the end of its text; "" for none.
 func findingHint(cause libvirtvm.Cause) string {
 	switch cause {
 	case libvirtvm.CauseSecretNeeded:

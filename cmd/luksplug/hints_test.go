@@ -96,8 +96,8 @@ func TestHintedLog(t *testing.T) {
 	log := logrus.New()
 	log.SetOutput(&out)
 	log.AddHook(hintedLog{})
-	log.WithField(hotplug.CauseField, fmt.Errorf("so: %w", hotplug.ErrExternalWouldHelp)).Warn("the guest stands still")
-	if got := out.String(); !strings.Contains(got, "the guest stands still (--unlock external avoids that)") || strings.Contains(got, "so: ") {
+	log.WithField(hotplug.CauseField, fmt.Errorf("so: %w", hotplug.ErrExternalWouldHelp)).Warn("the guest stalls")
+	if got := out.String(); !strings.Contains(got, "the guest stalls (--unlock external avoids that)") || strings.Contains(got, "so: ") {
 		t.Errorf("got %s", got)
 	}
 }

@@ -66,13 +66,13 @@ func handle(ctx context.Context, a *app, e hook.Event, c configuration, configEr
 	}
 	if configErr != nil {
 		if e.Operation == hook.Prepare {
-			return configErr // the start fails before anything is lost
+			return configErr // the start fails, and nothing is lost
 		}
 		log.Error(configErr)
 	}
 	options := a.storeOptions()
-	// A program of a key store may leave a child. libvirt waits for the end of the hook's
-	// standard error, so that the child must not have it.
+	// libvirt waits until the hook's standard error is closed, so a child that a key
+	// store's program leaves behind must not inherit it.
 	options.Stderr = a.log.Out
 	options.VM = e.UUID
 	host := hook.Host{

@@ -48,7 +48,7 @@ func runHookCheck(ctx context.Context, a *app, i hook.Installation, xml string) 
 	return showReport(a, report, "the hook does not work on this host")
 }
 
-// checkScript adds whether the script is as install writes it.
+// checkScript adds whether the script is the one that install writes.
 func checkScript(i hook.Installation, report *libvirtvm.Report) error {
 	state, err := i.Check()
 	switch {
@@ -72,8 +72,7 @@ func checkScript(i hook.Installation, report *libvirtvm.Report) error {
 	return nil
 }
 
-// checkLibvirtd adds whether libvirtd knows that there are hooks: it looks for them at its
-// start only.
+// checkLibvirtd adds whether libvirtd runs hooks: it looks for them only when it starts.
 func checkLibvirtd(i hook.Installation, report *libvirtvm.Report) {
 	started, known := hook.LibvirtdStart()
 	if !known {
@@ -92,8 +91,8 @@ func checkLibvirtd(i hook.Installation, report *libvirtvm.Report) {
 	}
 }
 
-// checkKeys adds whether the configuration, its key stores and the directory for keys can
-// be used.
+// checkKeys adds whether the configuration, its key stores and the directory for keys are
+// usable.
 func checkKeys(a *app, store *hookStore, report *libvirtvm.Report) {
 	_, found, err := readConfig(a.flags.config)
 	if err != nil {

@@ -37,7 +37,7 @@ func newHookDisable(a *app) *cobra.Command {
 	apply := applyFlags{}
 	cmd := &cobra.Command{
 		Use:   "disable DOMAIN",
-		Short: "Take from a domain what enable has given it",
+		Short: "Remove what enable has added to a domain",
 		Long: `disable removes luksplug's monitor and root ports from the domain's definition. It
 refuses a domain that still has luksplug disks. It shows the change and asks for
 confirmation.`,
@@ -51,7 +51,7 @@ confirmation.`,
 	return cmd
 }
 
-// applyFlags say whether a change that was shown is made.
+// applyFlags decide whether a change is made after it was shown.
 type applyFlags struct{ yes, dry bool }
 
 func (f *applyFlags) register(cmd *cobra.Command) {

@@ -15,8 +15,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/keystore"
 )
 
-// onInstallation makes cmd run f on luksplug as a hook of this host, as the flags
-// describe it.
+// onInstallation makes cmd run f on the hook installation that the flags describe.
 func onInstallation(a *app, f func(context.Context, *app, hook.Installation) error, cmd *cobra.Command) *cobra.Command {
 	dir := cmd.Flags().String("hooks-dir", hook.Dir, "libvirt's hooks directory")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -38,8 +37,8 @@ func onInstallation(a *app, f func(context.Context, *app, hook.Installation) err
 	return cmd
 }
 
-// hookStore is the store of the hook: the key stores but for those of libvirt. It opens
-// them at the first look-up, which most calls of the hook do not need.
+// hookStore is the hook's store: the key stores except libvirt's. It opens them at the
+// first look-up, which most calls of the hook do not need.
 type hookStore struct {
 	app     *app
 	options keystore.Options

@@ -15,7 +15,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
-// maxInput is more than any document that is read here may have.
+// maxInput bounds the size of an input document.
 const maxInput = 32 << 20
 
 // readInput reads the document at path, - for standard input.
@@ -31,7 +31,7 @@ func (a *app) readInput(path string) ([]byte, error) {
 	return readAll(f, path)
 }
 
-// readAll reads a document, which errors call name.
+// readAll reads a document. Errors call it name.
 func readAll(in io.Reader, name string) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(in, maxInput+1))
 	if len(data) > maxInput {
@@ -40,10 +40,10 @@ func readAll(in io.Reader, name string) ([]byte, error) {
 	return data, err
 }
 
-// inherit takes over the descriptors that flags name, and keeps all that the caller
-// left open from the programs that are started here. It runs before anything is opened:
-// an own descriptor could have the number of one that the caller did not leave open.
-// An error is reported once the descriptor is needed.
+// inherit takes over the descriptors that flags name, and keeps programs that are started
+// here from inheriting those that the caller left open. It runs before anything is
+// opened, so that no number can name a descriptor of this process. An error is reported
+// when the descriptor is needed.
 func (a *app) inherit(cmd *cobra.Command) {
 	sources := []string{a.flags.passphrase}
 	if file := cmd.Flags().Lookup(valueFlag); file != nil {
@@ -65,7 +65,7 @@ func (a *app) inherit(cmd *cobra.Command) {
 		a.inherited[source] = f
 		a.closers = append(a.closers, func() { _ = f.Close() }) // only read
 	}
-	// It fails before Linux 5.11 only.
+	// It fails only before Linux 5.11.
 	const firstInherited = 3
 	_ = unix.CloseRange(firstInherited, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC)
 }

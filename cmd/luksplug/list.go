@@ -78,7 +78,7 @@ func showDisks(a *app, attached []*hotplug.AttachedDisk, records []libvirtvm.Sta
 		switch d.State {
 		case "leftover":
 			row[2] = strings.Join(d.Parts, ", ")
-		case "attached": // a disk of attached, which are the first ones
+		case "attached": // the first disks are those of attached
 			row[2], row[3], row[4], row[5] = d.Device, size(d.Size), mode(d.ReadOnly), dash(unlockedBy(attached[i]))
 		}
 		if records != nil {

@@ -19,8 +19,8 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"luksplug": main})
 }
 
-// The scripts run the program as a user does. They need no VM: what the program
-// does to one is tested in package integration.
+// The scripts run the program as a user does. They need no VM: the
+// effects on VMs are tested in package integration.
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	testscript.Run(t, testscript.Params{

@@ -29,7 +29,7 @@ func newProgress(w io.Writer) *progress {
 	return p
 }
 
-// patience is how long a user waits without wondering.
+// patience is the time after which the progress line appears.
 const patience = 300 * time.Millisecond
 
 func (p *progress) update(u luks.Progress) {

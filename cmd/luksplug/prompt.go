@@ -15,7 +15,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
-// prompter returns the function that asks at the terminal for the passphrase of a key
+// prompter returns the function that prompts at the terminal for the passphrase of a key
 // store, nil if there is no terminal.
 func prompter() func(context.Context, string) (*secrets.Secret, error) {
 	// Standard input may be a document or a value.
@@ -63,7 +63,7 @@ func ask(ctx context.Context, tty *os.File, question string) (*secrets.Secret, e
 	fd := int(tty.Fd())
 	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
 	if err != nil {
-		return nil, fmt.Errorf("ask at the terminal: %w", err)
+		return nil, fmt.Errorf("prompt at the terminal: %w", err)
 	}
 	quiet := *before
 	quiet.Lflag &^= unix.ECHO
@@ -71,11 +71,11 @@ func ask(ctx context.Context, tty *os.File, question string) (*secrets.Secret, e
 	quiet.Iflag |= unix.ICRNL
 	// TCSETSF drops what was typed before the question.
 	if err := unix.IoctlSetTermios(fd, unix.TCSETSF, &quiet); err != nil {
-		return nil, fmt.Errorf("ask at the terminal: %w", err)
+		return nil, fmt.Errorf("prompt at the terminal: %w", err)
 	}
 	defer func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, before) }() // best effort
 	if _, err := fmt.Fprintf(tty, "%s: ", question); err != nil {
-		return nil, fmt.Errorf("ask at the terminal: %w", err)
+		return nil, fmt.Errorf("prompt at the terminal: %w", err)
 	}
 	if err := readable(ctx, fd); err != nil {
 		_, _ = io.WriteString(tty, "\n") // best effort, for the next prompt of the shell

@@ -53,7 +53,7 @@ func types(t *testing.T, person *os.File, lines ...string) (screen func() string
 			}
 			all.Write(buf[:n])
 			if strings.HasSuffix(all.String(), ": ") {
-				_, _ = person.WriteString(lines[0]) // the test sees what is missing
+				_, _ = person.WriteString(lines[0]) // missing lines fail the test
 				lines = lines[1:]
 				all.WriteByte('\n') // so that it is not taken for a new prompt
 			}

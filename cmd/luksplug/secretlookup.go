@@ -96,8 +96,8 @@ func find(ctx context.Context, lister secrets.Lister, ref secrets.Reference) (se
 	return secrets.Document{}, err // a damaged document could be that of the secret
 }
 
-// firstOf returns the result of try for the first store that has the secret: for others
-// the error of try wraps [secrets.ErrNotFound].
+// firstOf returns the result of try for the first store that has the secret; for the
+// others, try returns an error that wraps [secrets.ErrNotFound].
 func firstOf[T any](stores []secrets.Store, ref secrets.Reference, try func(secrets.Store) (T, error)) (T, error) {
 	for _, store := range stores {
 		if out, err := try(store); !errors.Is(err, secrets.ErrNotFound) {

@@ -32,7 +32,7 @@ of the host can see arguments.`,
   head -c 32 /dev/urandom | luksplug secret set-value volume:/var/lib/images/vm1.img`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 1 {
-				return errors.New("set-value takes one argument, SECRET: the value is read from --file, standard input or the terminal, because everybody can see arguments")
+				return errors.New("set-value takes one argument, SECRET: the value is read from --file, standard input or the terminal, because other users can see arguments")
 			}
 			return arguments("SECRET")(cmd, args)
 		},

@@ -41,7 +41,7 @@ func undefine(ctx context.Context, a *app, f found, force bool) error {
 	}
 	known, err := a.uses()
 	if err != nil && !force {
-		return fmt.Errorf("find out whether the secret is in use: %w: --force removes it without knowing", err)
+		return fmt.Errorf("check whether the secret is in use: %w: --force removes it without this check", err)
 	}
 	uses := usesOf(f.document, known)
 	if len(uses) > 0 && !force {

@@ -16,15 +16,15 @@ import (
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
-// fromFlag is what names the key stores of this run only.
+// fromFlag is the source of key stores that apply to this run only.
 const fromFlag = "--keystore"
 
-// storeNames are the URIs of the key stores, in the order in which they are searched,
-// and what names them.
+// storeNames are the URIs of the key stores, in the order in which they are searched, and
+// their source.
 type storeNames struct {
 	uris     []string
 	from     string
-	defaults *defaultStores // set if nothing names a store; uris are then the existing ones of these
+	defaults *defaultStores // set if no store is configured; uris are then those of them that exist
 }
 
 // storeNames returns the key stores of --keystore, else those of the configuration, else
@@ -53,7 +53,7 @@ type defaultStores struct {
 	state, ephemeral string
 }
 
-// existing returns the URIs of those that exist.
+// existing returns the URIs of the stores that exist.
 func (d *defaultStores) existing() []string {
 	var out []string
 	for _, s := range []struct{ kind, path string }{{"age", d.state}, {"dir", d.ephemeral}} {
@@ -64,7 +64,7 @@ func (d *defaultStores) existing() []string {
 	return out
 }
 
-// create makes the directory of one of them.
+// create makes the directory of one of the stores.
 func (d *defaultStores) create(ephemeral bool) error {
 	path := d.state
 	if ephemeral {
@@ -95,8 +95,8 @@ func stateDir(uid int, env func(string) string) (string, error) {
 	return "", &usageError{errors.New("there is no directory for secrets: set HOME or XDG_STATE_HOME, or give --keystore URI")}
 }
 
-// secretDir is root's default directory of ephemeral secrets, on tmpfs. `cmdline` tells
-// QEMU to read secrets from it if nothing names another place.
+// secretDir is root's default directory of ephemeral secrets, on tmpfs. `cmdline` has
+// QEMU read secrets from it if no other directory is named.
 const secretDir = "/run/luksplug/secrets"
 
 // ephemeralDir is the default directory of a user's ephemeral secrets.
@@ -110,12 +110,12 @@ func ephemeralDir(uid int, env func(string) string) string {
 	return fmt.Sprintf("/run/user/%d/luksplug/secrets", uid)
 }
 
-// storeOptions are those of a command; the hook changes them.
+// storeOptions returns the options of a command's key stores; the hook changes them.
 func (a *app) storeOptions() keystore.Options {
 	return keystore.Options{Prompt: prompter(), ReadPassphrase: a.readPassphrase, Stderr: a.err, VM: func() string { return a.vm }}
 }
 
-// openStores opens the key stores without accessing any. There may be none.
+// openStores opens the key stores without accessing any. The result may be empty.
 func openStores(a *app, options keystore.Options) ([]secrets.Store, error) {
 	names, err := a.storeNames()
 	if err != nil {
@@ -177,8 +177,8 @@ type newlineError struct{ error }
 
 func (e newlineError) Unwrap() error { return e.error }
 
-// withNewline returns the error of an operation that took its secrets from store, as a
-// newlineError where it is one.
+// withNewline wraps the error of an operation that took its secrets from store in a
+// newlineError if the passphrase ends in a newline.
 func withNewline(err error, store secrets.Store) error {
 	if g, ok := store.(*given); ok && g.newline && err != nil {
 		return newlineError{err}

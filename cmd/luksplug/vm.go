@@ -17,9 +17,9 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// virtualMachine is what a command works on: a libvirt domain, whose disks are recorded
-// in its metadata, or a bare QEMU, whose disks are recorded nowhere. The methods are those
-// of [libvirtvm.Domain]; the States of a bare QEMU are nil.
+// virtualMachine is the VM that a command works on: a libvirt domain, whose disks are
+// recorded in its metadata, or a bare QEMU, whose disks are not recorded. The methods are
+// those of [libvirtvm.Domain]; the States of a bare QEMU are nil.
 type virtualMachine interface {
 	VM(ctx context.Context) (*hotplug.VM, error)
 	Attach(ctx context.Context, disk *libvirtvm.Disk, store secrets.Store, options libvirtvm.AttachOptions) (*libvirtvm.Attached, error)
@@ -154,8 +154,8 @@ func openBare(ctx context.Context, a *app) (virtualMachine, error) {
 	return bareVM{vm}, nil
 }
 
-// listener returns the process that listens on a TCP port of this host: that of the VM
-// whose monitor answers there.
+// listener returns the process that listens on a TCP port of this host: the VM whose
+// monitor answers there.
 func listener(port int) (*hotplug.Process, error) {
 	pid, err := hostproc.Listener(port)
 	if err != nil {
@@ -164,7 +164,7 @@ func listener(port int) (*hotplug.Process, error) {
 	return hotplug.LookUpProcess(pid)
 }
 
-// libvirtURI is the URI of a libvirt and what names it.
+// libvirtURI is the URI of a libvirt and its source.
 type libvirtURI struct{ text, from string }
 
 // libvirtURI returns the URI of --connect, else that of the configuration.
@@ -176,7 +176,7 @@ func (a *app) libvirtURI() (libvirtURI, error) {
 	return libvirtURI{cmp.Or(c.Connect, defaultConnect), "configuration, connect"}, err
 }
 
-// explain adds what names the URI to an error of the URI.
+// explain adds the URI's source to an error about the URI.
 func (u libvirtURI) explain(err error) error {
 	if errors.Is(err, libvirtvm.ErrInvalidURI) || errors.Is(err, libvirtvm.ErrUnsupportedURI) {
 		return fmt.Errorf("%s: %w", u.from, err)

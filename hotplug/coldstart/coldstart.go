@@ -1,6 +1,6 @@
-// Package coldstart prepares disks of a VM whose QEMU is not there yet: they are
-// given to QEMU as arguments, and what these refer to is put where QEMU reads it as
-// it starts. A libvirt hook works with it.
+// Package coldstart prepares disks of a VM whose QEMU does not exist yet: QEMU gets them
+// as arguments, and the files that the arguments name are written before it starts. It is
+// used by a libvirt hook.
 package coldstart
 
 import (
@@ -30,13 +30,13 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// VM is a VM of this host that is about to start. It is used by one goroutine at a
-// time. The caller makes sure that nothing else starts the VM.
+// VM is a VM of this host that is about to start. It is not safe for concurrent use. The
+// caller has to prevent another start of the VM meanwhile.
 type VM struct {
 	host *host.Host
 }
 
-// Options of a VM. The zero value is right for most programs.
+// Options of a VM. The zero value suits most programs.
 type Options struct {
 	// Name, Log, RunDir and LockDir are as in package hotplug's Options.
 	Name            string
@@ -45,7 +45,7 @@ type Options struct {
 	// User is the user that QEMU is going to run as. If it is nil, no file can be
 	// prepared.
 	User *hostproc.Credential
-	// Labels are how QEMU is going to be confined.
+	// Labels are the security labels that QEMU is going to have.
 	Labels host.Labels
 }
 
@@ -59,32 +59,31 @@ func New(uuid string, o Options) *VM {
 	return &VM{host: h}
 }
 
-// Arrival says where the VM comes from.
+// Arrival is where the VM comes from.
 type Arrival string
 
 const (
-	// ArrivalBoot: it boots. Its images are not open.
+	// ArrivalBoot: it boots. No process has its images open.
 	ArrivalBoot Arrival = ""
-	// ArrivalRestore: it is restored from a saved state. Its images are not
-	// open.
+	// ArrivalRestore: it is restored from a saved state. No process has its images open.
 	ArrivalRestore Arrival = "restore"
-	// ArrivalMigration: another QEMU, of this VM, has its images open until it
-	// hands them over.
+	// ArrivalMigration: the VM's QEMU on another host has its images open until it hands
+	// them over.
 	ArrivalMigration Arrival = "migration"
 )
 
 // Disk is a disk of a VM that is about to start.
 type Disk struct {
 	Disk *blockgraph.Disk
-	// Method is how the volume is opened: MethodQEMU or MethodEphemeralHeader. Neither
-	// stalls a guest that has not started; MethodEphemeralHeader keeps the passphrase out of
-	// QEMU.
+	// Method is the method by which the volume is opened: MethodQEMU or
+	// MethodEphemeralHeader. Neither stalls a guest that has not started;
+	// MethodEphemeralHeader keeps the passphrase out of QEMU.
 	Method blockgraph.Method
 	spec.Spec
 }
 
-// Method returns the method by which the disk of a starting VM is opened that was,
-// or would be, opened so in a running one.
+// Method returns the method by which a starting VM opens the disk, given the method for a
+// running VM.
 func Method(disk *blockgraph.Disk, running blockgraph.Method) blockgraph.Method {
 	if running != blockgraph.MethodEphemeralHeader {
 		return blockgraph.MethodQEMU
@@ -97,26 +96,26 @@ func Method(disk *blockgraph.Disk, running blockgraph.Method) blockgraph.Method 
 	return blockgraph.MethodQEMU
 }
 
-// graph builds the disk's graph, as the VM is started with it.
+// graph builds the disk's graph for a VM that is started with it.
 func (vm *VM) graph(ctx context.Context, d Disk) (*blockgraph.Graph, blockgraph.Unlock, error) {
 	return startgraph.Build(ctx, vm.host, d.Disk, startgraph.Options{Method: d.Method, Devices: d.Devices})
 }
 
-// Arguments are a disk as QEMU is started with it.
+// Arguments are the arguments that start QEMU with a disk.
 type Arguments struct {
-	// Arguments are QEMU's, an option and its value each.
+	// Arguments are QEMU's options, each followed by its value.
 	Arguments []string
-	// Limits is what block_set_io_throttle is to be told once QEMU runs, nil for
-	// nothing: they cannot be arguments.
+	// Limits are the arguments of block_set_io_throttle, to be executed once QEMU runs;
+	// nil for none. QEMU has no command-line option for them.
 	Limits blockgraph.Object
-	// Reopened are the ids of secrets that QEMU needs a second time, when the
-	// guest of a VM that arrives runs on: the qcow2 driver opens an image again
-	// that another QEMU has had (qcow2_co_invalidate_cache).
+	// Reopened are the ids of secrets that QEMU needs again when the guest of an arriving
+	// VM resumes: the qcow2 driver then reopens an image that another QEMU had open
+	// (qcow2_co_invalidate_cache).
 	Reopened []string
 }
 
-// Arguments returns the disk as arguments for QEMU, which name files that
-// [VM.Prepare] makes. No file is looked at, and no secret.
+// Arguments returns the disk as arguments for QEMU, which name files that [VM.Prepare]
+// writes. It reads no file and no secret.
 func (vm *VM) Arguments(ctx context.Context, d Disk) (*Arguments, error) {
 	graph, _, err := vm.graph(ctx, d)
 	if err != nil {
@@ -132,9 +131,9 @@ func (vm *VM) Arguments(ctx context.Context, d Disk) (*Arguments, error) {
 	return out, err
 }
 
-// Check finds out whether the disk could be started now: its files are looked at
-// as by an attach, and its secrets are looked up, but no key is derived. Nothing is
-// changed. The errors are those of an attach.
+// Check returns nil if the disk could be started now: it examines its
+// files as an attach does and looks its secrets up, but derives no key. It changes
+// nothing. The errors are those of an attach.
 func (vm *VM) Check(ctx context.Context, d Disk, arrival Arrival, store secrets.Store) error {
 	c, _, err := vm.check(ctx, d, arrival, store)
 	if err != nil {
@@ -155,7 +154,7 @@ func (vm *VM) Check(ctx context.Context, d Disk, arrival Arrival, store secrets.
 	return nil
 }
 
-// check looks at the disk's files. The caller closes the candidate's images.
+// check examines the disk's files. The caller closes the candidate's images.
 func (vm *VM) check(ctx context.Context, d Disk, arrival Arrival, store secrets.Store) (*check.Candidate, check.Findings, error) {
 	if err := d.Disk.Validate(); err != nil {
 		return nil, check.Findings{}, err
@@ -176,14 +175,13 @@ func (vm *VM) check(ctx context.Context, d Disk, arrival Arrival, store secrets.
 	return c, findings, nil
 }
 
-// Prepare does what Check does, derives the keys, and writes what QEMU reads as
-// it starts: the passphrases of [VM.Arguments] and, by MethodEphemeralHeader, ephemeral
-// headers, each file readable by QEMU's user alone and in memory. Images that QEMU
-// may not open are given to its user, where that is wanted. After a failure all is as
-// it was, or the error says what is not.
+// Prepare does what Check does, derives the keys, and writes the files that QEMU reads
+// when it starts: the passphrases of [VM.Arguments] and, by MethodEphemeralHeader,
+// ephemeral headers, each in memory and readable by QEMU's user only. If the disk's Spec
+// says so, images that QEMU may not open are given to its user. After a failure the
+// changes are undone, or the error names what is left.
 //
-// The files are removed by [VM.Started] or [VM.Gone], and the images go
-// back by [VM.GiveBack].
+// [VM.Started] or [VM.Gone] removes the files, [VM.GiveBack] returns the images.
 func (vm *VM) Prepare(ctx context.Context, d Disk, arrival Arrival, store secrets.Store) error {
 	c, findings, err := vm.check(ctx, d, arrival, store)
 	if err != nil {
@@ -201,7 +199,7 @@ func (vm *VM) Prepare(ctx context.Context, d Disk, arrival Arrival, store secret
 	return apply.Start(ctx, vm.host, apply.StartFiles{Target: d.Disk.Target, Graph: c.Plan.Graph, Values: values, Permits: findings.Permits})
 }
 
-// Started removes what the disk at target was started with: QEMU has read it.
+// Started removes the files that QEMU has read to start with the disk at target.
 func (vm *VM) Started(ctx context.Context, target string) error {
 	disk, err := vm.host.Disk(ctx, target)
 	if err != nil {
@@ -213,8 +211,8 @@ func (vm *VM) Started(ctx context.Context, target string) error {
 	return nil
 }
 
-// Note notes the disk on this host, as an attach does, so that list shows it and
-// no other VM is given its header. pid is QEMU's process, 0 where it is unknown.
+// Note writes the note of the disk on this host, as an attach does, so that list shows it
+// and no other VM can use its header. pid is QEMU's process, 0 if it is unknown.
 func (vm *VM) Note(ctx context.Context, d Disk, pid int) error {
 	if len(d.Disk.Secrets()) == 0 {
 		return nil
@@ -239,9 +237,9 @@ func (vm *VM) Note(ctx context.Context, d Disk, pid int) error {
 	return dir.WriteNote(n)
 }
 
-// Gone removes all of the VM's on this host: its storage daemons are ended, and
-// notes and files removed. The VM's QEMU must be gone. What cannot be removed is
-// in the error; the rest is removed all the same.
+// Gone removes everything of the VM on this host: it ends storage daemons and removes
+// notes and files. The VM's QEMU must have ended. Failures are joined in the error and do
+// not stop the removal.
 func (vm *VM) Gone(ctx context.Context) error {
 	dir, err := vm.host.Dir(ctx)
 	if err != nil {
@@ -250,8 +248,8 @@ func (vm *VM) Gone(ctx context.Context) error {
 	return errors.Join(vm.removeLock(ctx), dir.Gone(ctx))
 }
 
-// removeLock removes the lock file of a run that was killed. A lock that a
-// live run holds stays.
+// removeLock removes the lock file of a run that was killed. A lock that a live run holds
+// stays.
 func (vm *VM) removeLock(ctx context.Context) error {
 	path, err := vm.host.LockPath(ctx)
 	if err != nil {
@@ -263,17 +261,17 @@ func (vm *VM) removeLock(ctx context.Context) error {
 	return nil
 }
 
-// Return says how images go back that were given to the user of a VM's QEMU.
+// Return selects how images are returned that were given to the user of a VM's QEMU.
 type Return struct {
-	// Owners are those that a record has: they count for images that this host has
-	// not given away itself, for a VM that came from another one.
+	// Owners are recorded owners. They apply to images that this host has not given away
+	// itself, for a VM that came from another host.
 	Owners []access.Owner
-	// Stay leaves the images as they are: a QEMU of another host goes on with them.
+	// Stay leaves the images as they are, for a QEMU on another host that still uses them.
 	Stay bool
 }
 
-// GiveBack takes the images back that were given to the user of the VM's QEMU, which
-// must be gone.
+// GiveBack returns the images that were given to the user of the VM's QEMU, which must
+// have ended.
 func (vm *VM) GiveBack(ctx context.Context, r Return) error {
 	_, err := grant.Revoke(ctx, vm.host, grant.Revocation{Targets: func(string) bool { return true }, Stay: r.Stay})
 	if r.Stay || len(r.Owners) == 0 {
@@ -290,7 +288,7 @@ func (vm *VM) GiveBack(ctx context.Context, r Return) error {
 	return errors.Join(err, e)
 }
 
-// Arrive keeps where the VM comes from, for the runs that prepare its start.
+// Arrive stores where the VM comes from, for the runs that prepare its start.
 func (vm *VM) Arrive(ctx context.Context, a Arrival) error {
 	if a == ArrivalBoot {
 		return nil
@@ -302,8 +300,8 @@ func (vm *VM) Arrive(ctx context.Context, a Arrival) error {
 	return dir.Arrive(string(a))
 }
 
-// Arrival returns what Arrive has kept since the VM was gone last; ArrivalBoot
-// for nothing.
+// Arrival returns what Arrive has stored since [VM.Gone]; ArrivalBoot if it has stored
+// nothing.
 func (vm *VM) Arrival(ctx context.Context) (Arrival, error) {
 	dir, err := vm.host.Dir(ctx)
 	if err != nil {
@@ -313,7 +311,7 @@ func (vm *VM) Arrival(ctx context.Context) (Arrival, error) {
 	return Arrival(from), err
 }
 
-// Arrived forgets what Arrive has kept.
+// Arrived removes what Arrive has stored.
 func (vm *VM) Arrived(ctx context.Context) error {
 	dir, err := vm.host.Dir(ctx)
 	if err != nil {
@@ -322,8 +320,8 @@ func (vm *VM) Arrived(ctx context.Context) error {
 	return dir.Arrived()
 }
 
-// Owners returns whose the disk's images on this host are, for a record of a disk
-// that is to be given to QEMU's user at a later time.
+// Owners returns the owners of the disk's images on this host, to be recorded for a disk
+// that will be given to QEMU's user later.
 func Owners(disk *blockgraph.Disk) []access.Owner {
 	return access.Owners(grant.Opened(disk, blockgraph.MethodQEMU), false)
 }

@@ -9,16 +9,16 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
-// afterLibvirt is more than libvirt numbers by itself.
+// afterLibvirt is greater than any boot order that libvirt assigns itself.
 const afterLibvirt = 1000
 
-// RecordedDisk returns a recorded disk as one that its domain, whose XML is doc, starts
-// with.
+// RecordedDisk returns a recorded disk as the one to start its domain with. doc is the
+// domain's XML.
 //
-// If the domain has <os><boot dev='...'/>, which libvirt adds by itself to a domain
-// without boot settings, libvirt numbers its own devices from 1, and QEMU refuses a
-// number that two devices have. Then the disk goes before libvirt's devices if its boot
-// order is 1, and after them otherwise.
+// If the domain has <os><boot dev='...'/>, which libvirt adds to a domain without boot
+// settings, libvirt numbers its devices from 1, and QEMU refuses duplicate numbers. The
+// disk then goes before libvirt's devices if its boot order is 1, and after them
+// otherwise.
 func RecordedDisk(doc *domainxml.Document, r record.Disk) (Disk, error) {
 	disk, err := r.Parsed()
 	if err != nil {
@@ -36,7 +36,7 @@ func RecordedDisk(doc *domainxml.Document, r record.Disk) (Disk, error) {
 	}
 	order, err := strconv.Atoi(fmt.Sprint(index))
 	if err != nil {
-		return d, fmt.Errorf("disk %s: its recorded place in the boot order: %w", r.Target, err)
+		return d, fmt.Errorf("disk %s: its recorded boot order: %w", r.Target, err)
 	}
 	order += afterLibvirt
 	if order == afterLibvirt+1 {

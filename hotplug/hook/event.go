@@ -58,7 +58,7 @@ func Arguments(uuid string, ports int) []string {
 	return append(domainxml.MonitorArguments(MonitorDir, uuid), domainxml.PortArguments(ports)...)
 }
 
-// domain is what the XML says.
+// domain is the content of the event's XML.
 type domain struct {
 	doc     *domainxml.Document
 	record  record.Record

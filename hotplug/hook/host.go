@@ -23,7 +23,7 @@ const DefaultTimeout = 20 * time.Second
 type Host struct {
 	// Store has the secrets. It must not be libvirt's.
 	Store secrets.Store
-	// Log gets what the user of virsh does not see.
+	// Log takes entries that the user of virsh does not see.
 	Log logrus.FieldLogger
 	// Timeout bounds a call; 0 is DefaultTimeout.
 	Timeout time.Duration
@@ -39,9 +39,9 @@ type Host struct {
 }
 
 // ErrTimeout reports that a call did not end within its time.
-var ErrTimeout = errors.New("the hook's time is up")
+var ErrTimeout = errors.New("the hook timed out")
 
-// unwinding is how long a call may take after its time, to undo what it has begun.
+// unwinding is the time after a call's limit in which it may still undo its changes.
 const unwinding = cleaningUp + time.Second
 
 // Run handles the event. The caller prints output, which libvirt takes for the domain's
@@ -77,7 +77,7 @@ func (h Host) Run(ctx context.Context, e Event) (output []byte, err error) {
 	case r := <-done:
 		output, err = r.output, r.err
 	case <-limit.C:
-		err = fmt.Errorf("%w: %s, and more: something that cannot be interrupted has not come to an end", ErrTimeout, timeout)
+		err = fmt.Errorf("%w: %s, and an operation that cannot be interrupted is still running", ErrTimeout, timeout)
 	}
 	if err != nil && spared {
 		h.Log.Errorf("%s is kept running: %v", e.Domain, err)

@@ -101,7 +101,7 @@ func TestDamagedRecord(t *testing.T) {
 		must.OK(t, errors.Join(os.MkdirAll(filepath.Dir(left), 0o700), os.WriteFile(left, nil, 0o600)))
 		_, err := h.Run(ctx, hook.Event{Domain: "vm1", Operation: hook.Release, Extra: hook.ReasonDestroyed, XML: xml})
 		if err == nil {
-			t.Errorf("%s: nobody hears of it", text)
+			t.Errorf("%s: not logged", text)
 		}
 		if _, err := os.Stat(left); !errors.Is(err, os.ErrNotExist) || !slices.Equal(made, []string{recordtest.DomainUUID}) {
 			t.Errorf("%s: left on the host: %v; keys of %v destroyed", text, err, made)
@@ -119,7 +119,7 @@ func TestForget(t *testing.T) {
 	xml := recordtest.Domain(t, "q35", "").Text()
 	for name, c := range map[string]struct{ forget, after []string }{
 		"by default": {nil, []string{hook.ReasonDestroyed, hook.ReasonMigrated}},
-		"as said":    {[]string{"shutdown"}, []string{"shutdown"}},
+		"configured": {[]string{"shutdown"}, []string{"shutdown"}},
 		"never":      {[]string{}, nil},
 	} {
 		h.Forget = c.forget

@@ -116,7 +116,7 @@ func (i Installation) Check() (InstallationState, error) {
 		return Absent, nil
 	}
 	if err != nil {
-		return "", fmt.Errorf("look at the hook: %w", err)
+		return "", fmt.Errorf("read the hook: %w", err)
 	}
 	if !bytes.Contains(text, []byte(mark)) {
 		return "", fmt.Errorf("%s: %w", path, ErrForeignScript)
@@ -124,7 +124,7 @@ func (i Installation) Check() (InstallationState, error) {
 	info, err := os.Stat(path)
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("look at the hook: %w", err)
+		return "", fmt.Errorf("read the hook: %w", err)
 	case info.Mode()&0o111 != 0o111:
 		return Disabled, nil
 	case string(text) != i.Script():

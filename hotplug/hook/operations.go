@@ -36,7 +36,7 @@ func (d *domain) cold(target string) bool { return slices.Contains(d.targets, ta
 // through.
 var ErrNoMonitor = errors.New("the domain has no monitor of luksplug's, through which the disk could be plugged when it starts: run 'luksplug hook enable' for it while it is off")
 
-// cleaningUp bounds what is done after a failure.
+// cleaningUp bounds the clean-up after a failure.
 const cleaningUp = 5 * time.Second
 
 // prepare gives QEMU everything that it needs to start with the disks.
@@ -274,7 +274,7 @@ func (c call) gone(ctx context.Context) error {
 	}
 	s := c.coldstart(user)
 	failed := []error{s.Gone(ctx)}
-	if c.Operation == Release { // libvirt does not say at Stopped whether the VM goes on elsewhere
+	if c.Operation == Release { // at Stopped libvirt does not report whether the VM continues on another host
 		failed = append(failed, c.giveBack(ctx, s))
 	}
 	if dir := c.monitorDir(); dir != "" {

@@ -15,18 +15,17 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// AttachOptions are what a caller may want of an attach. The zero value is right for
-// most.
+// AttachOptions are the options of an attach. The zero value suits most callers.
 type AttachOptions struct {
 	hotplug.AttachOptions
-	// Persistent makes the disk belong to the domain: it is there at every start, by
-	// luksplug's hook. The domain may be off.
+	// Persistent makes the disk belong to the domain: luksplug's hook attaches it at every
+	// start. The domain may be off.
 	Persistent bool
 	// Optional lets the domain start without a persistent disk that cannot be attached.
 	Optional bool
 }
 
-// Attached is what an attach has done.
+// Attached is the result of an attach.
 type Attached struct {
 	hotplug.Attached
 	// Off is true if the domain is off: the disk is in its definition only, and of
@@ -58,9 +57,9 @@ func CheckClear(uri string, disk *blockgraph.Disk) error {
 	return &hotplug.PreflightError{Target: disk.Target, Cause: ErrClear, Reason: "libvirt " + u.String() + ": " + ErrClear.Error()}
 }
 
-// Attach plugs a disk into the domain and records it, as [hotplug.VM.Attach] does it
-// for a VM. The disk is in the domain's metadata before it is in QEMU, and no longer
-// if the attach fails. A disk that is attached already is recorded if it is not.
+// Attach plugs a disk into the domain and records it, as [hotplug.VM.Attach] does for a VM.
+// The disk is recorded in the domain's metadata before it is in QEMU, and the record is
+// removed if the attach fails. A disk that is attached already is recorded if it is not.
 //
 // A transient disk, and one with [ErrSecretInXML], is attached without a record, with
 // a warning in the log. With Persistent it is refused.
@@ -175,8 +174,8 @@ func (r *recorder) define(ctx context.Context, owners bool) error {
 	return r.write(ctx, Persistent)
 }
 
-// definitionMachine returns what the definition says of the VM, with luksplug's root
-// ports only: libvirt may give any other port to another device before the next start.
+// definitionMachine returns the VM of the definition, with luksplug's root ports only:
+// libvirt may give any other port to another device before the next start.
 func definitionMachine(doc *domainxml.Document, r record.Record) (blockgraph.Machine, error) {
 	m, err := diskxml.ParseDomain(doc.Text())
 	if err != nil {

@@ -12,10 +12,10 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
-// Change is a change of a domain's definition that was not made yet.
+// Change is a change of a domain's definition that has not been made yet.
 type Change struct {
-	// Before and After are the definition as it is and as it is going to be. They are
-	// equal if there is nothing to change.
+	// Before and After are the definition before and after the change. They are equal if
+	// there is nothing to change.
 	Before, After string
 
 	at     descriptions
@@ -62,7 +62,7 @@ func (c *Change) Apply(ctx context.Context) error { return redefine(ctx, c.at, c
 // MaxPorts is how many root ports a domain can have for luksplug's disks.
 const MaxPorts = domainxml.MaxPorts
 
-// EnableOptions are what a domain gets.
+// EnableOptions are the options of [Domain.Enable].
 type EnableOptions struct {
 	// Ports is how many root ports there are to be for luksplug's disks alone, at most
 	// [MaxPorts]; a machine without PCI Express gets none.
@@ -76,8 +76,8 @@ type EnableOptions struct {
 // recorded disks use.
 var ErrPorts = errors.New("this number of root ports is not possible")
 
-// enable gives a domain the monitor and the ports that the hook needs. Doing it
-// again changes their number.
+// enable gives a domain the monitor and the ports that the hook needs. Repeating it
+// changes their number.
 func enable(ctx context.Context, doc *domainxml.Document, e EnableOptions) (*domainxml.Document, error) {
 	r, err := record.FromDomain(doc)
 	if err != nil {

@@ -15,8 +15,8 @@ import (
 	"github.com/luksplug/luksplug/internal/libvirtconn"
 )
 
-// destination checks the libvirt that the domain is to move to. The error is about
-// the source.
+// destination checks the libvirt that the domain is to move to. The error is about the
+// source.
 func (c *migrateCheck) destination(ctx context.Context, uri *libvirtconn.URI) error {
 	from, err := call(ctx, c.domain, func() (*libvirtxml.Caps, error) { return capabilities(c.domain.libvirt) })
 	if err != nil {
@@ -38,14 +38,14 @@ func (c *migrateCheck) destination(ctx context.Context, uri *libvirtconn.URI) er
 		c.luksplug(ctx, shell)
 		return nil
 	}
-	c.add(Finding{Unchecked: true, Cause: CauseNoShell}, "luksplug, its hook and the keys: libvirt does not tell", nil)
+	c.add(Finding{Unchecked: true, Cause: CauseNoShell}, "luksplug, its hook and the keys: libvirt does not report them", nil)
 	if l != nil {
 		c.images(ctx, l)
 	}
 	return nil
 }
 
-// host checks whether the domain could be there at all.
+// host checks whether the destination can take the domain.
 func (c *migrateCheck) host(ctx context.Context, uri *libvirtconn.URI, l *libvirt.Libvirt, from string) {
 	to, err := libvirtconn.Within(ctx, func() (*libvirtxml.Caps, error) { return capabilities(l) })
 	switch {
@@ -70,7 +70,7 @@ func (c *migrateCheck) host(ctx context.Context, uri *libvirtconn.URI, l *libvir
 	}
 }
 
-// emulator checks QEMU there.
+// emulator checks QEMU on the destination.
 func (c *migrateCheck) emulator(ctx context.Context, uri *libvirtconn.URI, l *libvirt.Libvirt) {
 	machine, emulator := c.doc.Attribute("machine", "os", "type"), c.doc.Value("devices", "emulator")
 	if machine == "" || emulator == "" {
@@ -93,13 +93,13 @@ func (c *migrateCheck) emulator(ctx context.Context, uri *libvirtconn.URI, l *li
 	here := c.vm.Client().Version().QEMU
 	there := fmt.Sprintf("%d.%d.%d", version/major, version%major/minor, version%minor)
 	if older := int(version) < here.Major*major+here.Minor*minor; older {
-		c.Badf("%s has QEMU %s, which is older than the domain's %d.%d.%d: QEMU does not promise that it can take the domain over", uri, there, here.Major, here.Minor, here.Micro)
+		c.Badf("%s has QEMU %s, which is older than the domain's %d.%d.%d: QEMU does not guarantee that it can take the domain over", uri, there, here.Major, here.Minor, here.Micro)
 		return
 	}
 	c.Goodf("%s has QEMU %s and the machine %s", uri, there, machine)
 }
 
-// luksplug runs luksplug's own check there.
+// luksplug runs luksplug's own check on the destination.
 func (c *migrateCheck) luksplug(ctx context.Context, shell []string) {
 	cmd := exec.CommandContext(ctx, shell[0], append(shell[1:len(shell):len(shell)], "luksplug", "hook", "check", "--output", "json", "--domain-xml", "-")...)
 	cmd.Stdin = bytes.NewReader(c.doc.Text())
@@ -109,9 +109,9 @@ func (c *migrateCheck) luksplug(ctx context.Context, shell []string) {
 	var answer Report
 	if err := json.Unmarshal(out.Bytes(), &answer); err != nil || len(answer.Findings) == 0 {
 		if failed == nil {
-			failed = errors.New("it says nothing of its hook")
+			failed = errors.New("its output is no report on the hook")
 		}
-		c.Badf("luksplug cannot be asked on the destination (%s): %v: %s", strings.Join(shell, " "), failed, strings.TrimSpace(said.String()))
+		c.Badf("luksplug cannot be run on the destination (%s): %v: %s", strings.Join(shell, " "), failed, strings.TrimSpace(said.String()))
 		return
 	}
 	for _, f := range answer.Findings {
@@ -120,7 +120,7 @@ func (c *migrateCheck) luksplug(ctx context.Context, shell []string) {
 	}
 }
 
-// images checks whether the storage pools there have the images.
+// images checks whether the storage pools of the destination have the images.
 func (c *migrateCheck) images(ctx context.Context, l *libvirt.Libvirt) {
 	for _, r := range c.live.Disks {
 		disk, err := r.Parsed()

@@ -9,7 +9,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 )
 
-// DetachOptions are what a caller may want of a detach.
+// DetachOptions are the options of a detach.
 type DetachOptions struct {
 	// Wait bounds the wait for the guest to release the device.
 	Wait time.Duration
@@ -20,9 +20,8 @@ type DetachOptions struct {
 	IgnoreMissing bool
 }
 
-// Detach unplugs the disk at target, as [hotplug.VM.Detach] does, and removes it from
-// what is recorded. The errors are those of hotplug.VM.Detach, and wrap
-// [ErrStillRecorded].
+// Detach unplugs the disk at target, as [hotplug.VM.Detach] does, and removes its
+// records. The errors are those of hotplug.VM.Detach, and wrap [ErrStillRecorded].
 func (d *Domain) Detach(ctx context.Context, target string, options DetachOptions) (*hotplug.Detached, error) {
 	if options.Persistent {
 		running, err := d.running(ctx)
@@ -57,8 +56,8 @@ func (d *Domain) Detach(ctx context.Context, target string, options DetachOption
 	return detached, nil
 }
 
-// ErrStillRecorded reports that a disk was detached, but not removed from what is
-// recorded. [Domain.Repair] does that.
+// ErrStillRecorded reports that a disk was detached, but is still recorded.
+// [Domain.Repair] removes the record.
 var ErrStillRecorded = errors.New("is detached, but still recorded (luksplug repair fixes that)")
 
 // detachOff removes a disk from the definition of a domain that is off.

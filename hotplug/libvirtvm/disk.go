@@ -5,11 +5,11 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
-// Reading is how a disk's XML is read, and what the XML leaves to the host: the
-// fields IgnoreUnknown (see [diskxml.ParseOptions]), TLSFolder, the directory with
-// the certificates of a TLS client, TLSSecret, the UUID of the secret that decrypts
-// its key, and TLSUser, the user of a pre-shared key in place of certificates. It is
-// recorded with the disk. The zero value is right for most disks.
+// Reading holds how a disk's XML is read, and settings that the XML leaves to the host:
+// IgnoreUnknown (see [diskxml.ParseOptions]), TLSDir, the directory with the certificates
+// of a TLS client, TLSSecret, the UUID of the secret that decrypts its key, and TLSUser,
+// the user of a pre-shared key in place of certificates. It is recorded with the disk.
+// The zero value suits most disks.
 type Reading = record.Reading
 
 // Disk is a disk and the XML that it was read from.
@@ -33,8 +33,8 @@ func ParseDisk(xml []byte, reading Reading) (*Disk, error) {
 	return &Disk{Disk: disk, xml: xml, reading: reading}, reading.Complete(disk)
 }
 
-// Locate returns the disk with the volumes of storage pools replaced by what the
-// pools say of them.
+// Locate returns the disk with the volumes of storage pools replaced by the sources that
+// the pools have for them.
 func (d *Disk) Locate(pools blockgraph.Pools) (*Disk, error) {
 	disk, err := d.Translate(pools)
 	if err != nil {

@@ -20,13 +20,13 @@
 // before it is in QEMU, and Detach removes it, so that luksplug's hook (package
 // hook) finds it when the domain is restored or migrated. A persistent disk is also
 // in the domain's definition, and the hook plugs it at every start. [Domain.States]
-// compares QEMU with what is recorded, and [Domain.Repair] fixes the difference.
+// compares QEMU with the records, and [Domain.Repair] fixes the difference.
 //
 // A record holds the disk's XML, which names secrets and contains none.
 //
 // # Errors
 //
 // Besides those of package hotplug, errors wrap the sentinels of this package, which
-// say what the caller can change. Errors of libvirt itself wrap libvirt.Error of
+// tell what the caller can change. Errors of libvirt itself wrap libvirt.Error of
 // go-libvirt.
 package libvirtvm

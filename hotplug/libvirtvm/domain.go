@@ -26,8 +26,8 @@ type Options struct {
 	hotplug.Options
 	// QMP are options of the monitor connection.
 	QMP []qmp.Option
-	// Schemas caches QEMU's schema, so that the guest is not held up by the query;
-	// nil for no cache. It is used for a libvirt of this host.
+	// Schemas caches QEMU's schema, so that the query does not stall the guest; nil for no
+	// cache. It is used for a libvirt of this host.
 	Schemas *schemacache.Cache
 }
 
@@ -125,7 +125,7 @@ func lookUp(l *libvirt.Libvirt, name string) (libvirt.Domain, error) {
 	return domain, err
 }
 
-// failed says which domain an error of libvirt is about.
+// failed adds the domain to an error of libvirt.
 func (d *Domain) failed(err error) error {
 	return fmt.Errorf("domain %s at libvirt %s: %w", d.name, d.uri, err)
 }
@@ -163,7 +163,7 @@ func (d *Domain) describe(ctx context.Context) (*domainxml.Document, error) {
 	return doc, nil
 }
 
-// capabilities returns what libvirt says of its host.
+// capabilities returns the capabilities of libvirt's host.
 func capabilities(l *libvirt.Libvirt) (*libvirtxml.Caps, error) {
 	text, err := l.ConnectGetCapabilities()
 	caps := &libvirtxml.Caps{}

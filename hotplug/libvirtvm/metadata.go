@@ -28,10 +28,10 @@ const (
 // in memory in tests. Reading and changing are two calls: the caller has to prevent
 // other changes in between, as hotplug's lock of the VM does.
 type descriptions interface {
-	// read returns what is recorded. It returns an empty record if there is none, and
+	// read returns the record. It returns an empty record if there is none, and
 	// if the domain has no such description.
 	read(ctx context.Context, scope Scope) (record.Record, error)
-	// write replaces what is recorded. An empty record is removed.
+	// write replaces the record. An empty record is removed.
 	write(ctx context.Context, scope Scope, r record.Record) error
 	// definition returns the domain's definition, with what libvirt shows only on
 	// request.

@@ -14,7 +14,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// MigrateOptions are what a caller may want of a migration check.
+// MigrateOptions are the options of a migration check.
 type MigrateOptions struct {
 	// Shell is the command that runs others on the destination, such as "ssh", "vmhost2";
 	// nil for the one that the destination's URI implies, if any.
@@ -25,13 +25,13 @@ type MigrateOptions struct {
 	Prepare func(disk *blockgraph.Disk) (secrets.Store, error)
 }
 
-// MigrateCheck reports whether the running domain could be migrated to the libvirt at
-// the URI to: whether what is attached is recorded, whether the destination knows
-// QEMU and its machine, and whether it has luksplug's hook, the images and the keys.
-// libvirt does not tell the latter: luksplug itself is run there.
+// MigrateCheck reports whether the running domain could be migrated to the libvirt at the
+// URI to: whether the attached disks are recorded, whether the destination knows QEMU and
+// its machine, and whether it has luksplug's hook, the images and the keys. libvirt does
+// not report the latter: luksplug is run there.
 //
-// The error is about the source or about to being a URI; what is wrong with the
-// destination is in the report.
+// The error is about the source or an invalid URI; problems of the destination are in the
+// report.
 func (d *Domain) MigrateCheck(ctx context.Context, to string, options MigrateOptions) (Report, error) {
 	uri, err := libvirtconn.Parse(to)
 	if err != nil {
@@ -60,7 +60,7 @@ type migrateCheck struct {
 	live    record.Record
 }
 
-// source checks what is attached and recorded.
+// source checks the attached disks and their records.
 func (c *migrateCheck) source(ctx context.Context) error {
 	disks, err := c.vm.List(ctx)
 	if err != nil {
@@ -90,7 +90,7 @@ func (c *migrateCheck) source(ctx context.Context) error {
 	return err
 }
 
-// secrets checks what QEMU needs again if the migration fails, and gives it that.
+// secrets checks the secrets that QEMU needs again if the migration fails, and gives them to it.
 func (c *migrateCheck) secrets(ctx context.Context) error {
 	for _, r := range c.live.Disks {
 		d, err := coldstart.RecordedDisk(c.doc, r)
@@ -105,9 +105,9 @@ func (c *migrateCheck) secrets(ctx context.Context) error {
 			return err
 		case len(needed) == 0:
 		case len(missing) == 0:
-			c.Goodf("disk %s: QEMU has the secret that it needs again where the migration fails", r.Target)
+			c.Goodf("disk %s: QEMU has the secret that it needs again if the migration fails", r.Target)
 		case c.options.Prepare == nil:
-			c.add(Finding{Cause: CauseSecretNeeded}, "disk %s: where the migration fails late, QEMU needs its secret once more, and the guest loses the disk without it", []any{r.Target})
+			c.add(Finding{Cause: CauseSecretNeeded}, "disk %s: if the migration fails late, QEMU needs its secret once more, and the guest loses the disk without it", []any{r.Target})
 		default:
 			if err := CheckClear(c.domain.uri.String(), d.Disk); err != nil {
 				return err
@@ -120,7 +120,7 @@ func (c *migrateCheck) secrets(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			c.Goodf("disk %s: QEMU was given %s, for where the migration fails: run 'luksplug repair' after it", r.Target, strings.Join(given, ", "))
+			c.Goodf("disk %s: QEMU was given %s, in case the migration fails: run 'luksplug repair' after it", r.Target, strings.Join(given, ", "))
 		}
 	}
 	return nil

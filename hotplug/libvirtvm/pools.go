@@ -52,8 +52,8 @@ func LookUpPools(ctx context.Context, uri string, disk *blockgraph.Disk, known b
 	return found, nil
 }
 
-// lookUpVolume returns the volume's pool with the volume. pool is what is known of
-// it, nil for nothing.
+// lookUpVolume returns the volume's pool with the volume. pool is the known part of it,
+// nil for none.
 func lookUpVolume(l *libvirt.Libvirt, v *blockgraph.Volume, pool *blockgraph.Pool) (*blockgraph.Pool, error) {
 	handle, err := l.StoragePoolLookupByName(v.Pool)
 	if err != nil {
@@ -96,8 +96,8 @@ func lookUpVolume(l *libvirt.Libvirt, v *blockgraph.Volume, pool *blockgraph.Poo
 	return &out, nil
 }
 
-// volumeKinds are the kinds of volumes that QEMU opens by a path. What a pool
-// has of other kinds is a server's, and its path no file.
+// volumeKinds are the kinds of volumes that QEMU opens by a path. Volumes of other kinds
+// are on servers, and their paths are not files.
 var volumeKinds = map[libvirt.StorageVolType]blockgraph.SourceKind{
 	libvirt.StorageVolFile: blockgraph.SourceFile, libvirt.StorageVolBlock: blockgraph.SourceBlock, libvirt.StorageVolDir: blockgraph.SourceDir,
 }

@@ -53,9 +53,8 @@ func newRecorder(at descriptions, disk *Disk, options AttachOptions, log logrus.
 	return &recorder{at: at, source: disk.Disk, disk: d, persistent: options.Persistent}, nil
 }
 
-// before records a disk that is about to be attached: in the domain first, so that
-// no disk is in QEMU that is not recorded. The text that it returns is kept on the
-// host.
+// before records a disk in the domain before it is attached, so that QEMU has no
+// unrecorded disk. The returned text is kept on the host.
 func (r *recorder) before(ctx context.Context, p hotplug.Prepared) (string, error) {
 	r.disk.Devices, r.disk.Start, r.disk.Owners = p.Devices, coldstart.Method(r.source, p.Method), p.Owners
 	if err := r.write(ctx, Live); err != nil {
@@ -87,11 +86,10 @@ func (r *recorder) write(ctx context.Context, scope Scope) error {
 	return err
 }
 
-// undoing bounds what is done to records after a failure.
+// undoing bounds the changes of records after a failure.
 const undoing = 10 * time.Second
 
-// undo removes what was recorded of a disk that was not attached after all, also
-// when ctx has ended.
+// undo removes the records of a disk whose attach failed, also if ctx has ended.
 func (r *recorder) undo(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoing)
 	defer cancel()
@@ -104,8 +102,7 @@ func (r *recorder) undo(ctx context.Context) error {
 }
 
 // undoAfter is undo after a failed attach, and returns its error. A record that stays is
-// left behind like anything else of the disk: a refusal or a complete rollback would
-// not say so.
+// reported as left behind: a refusal or a complete rollback would hide it.
 func (r *recorder) undoAfter(ctx context.Context, failed error) error {
 	err := r.undo(ctx)
 	if err == nil {

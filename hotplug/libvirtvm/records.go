@@ -22,7 +22,7 @@ func redefine(ctx context.Context, at descriptions, change func(*domainxml.Docum
 	return at.define(ctx, doc)
 }
 
-// rewrite changes what is recorded. The definition of a domain whose disks are
+// rewrite changes the record. The definition of a domain whose disks are
 // plugged cold has them among QEMU's arguments as well.
 func rewrite(ctx context.Context, at descriptions, scope Scope, change func(record.Record) record.Record) error {
 	old, err := at.read(ctx, scope)
@@ -38,12 +38,12 @@ func rewrite(ctx context.Context, at descriptions, scope Scope, change func(reco
 	})
 }
 
-// forget removes a disk from what is recorded.
+// forget removes the record of a disk.
 func forget(ctx context.Context, at descriptions, scope Scope, target string) error {
 	return rewrite(ctx, at, scope, func(r record.Record) record.Record { return r.Without(target) })
 }
 
-// readBoth reads what is recorded in both descriptions.
+// readBoth reads the records in both descriptions.
 func readBoth(ctx context.Context, at descriptions) (live, persistent record.Record, err error) {
 	if live, err = at.read(ctx, Live); err != nil {
 		return live, persistent, err

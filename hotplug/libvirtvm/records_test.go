@@ -26,7 +26,7 @@ func parsed(t *testing.T, target, bus, inside string) *Disk {
 	return d
 }
 
-// prepared is what an attach says of a disk before its first change.
+// prepared is the argument of Before.
 var prepared = hotplug.Prepared{Method: blockgraph.MethodEphemeralHeader, Devices: []blockgraph.Object{{{Name: "driver", Value: "scsi-hd"}, {Name: "bus", Value: "scsi0.0"}}}}
 
 func recorderOf(t *testing.T, m *memory, disk *Disk, options AttachOptions) *recorder {
@@ -72,8 +72,7 @@ func TestRecorder(t *testing.T) {
 	}
 }
 
-// TestRecorderFails: where one description cannot be written, the other one is as it
-// was.
+// TestRecorderFails: if one description cannot be written, the other does not change.
 func TestRecorderFails(t *testing.T) {
 	t.Parallel()
 	for _, broken := range []Scope{Live, Persistent} {
@@ -90,7 +89,7 @@ func TestRecorderFails(t *testing.T) {
 }
 
 // TestNotRecorded: what cannot be recorded is attached with a warning, and refused
-// where it is to belong to the domain.
+// if it is to belong to the domain.
 func TestNotRecorded(t *testing.T) {
 	t.Parallel()
 	cookie, err := ParseDisk([]byte(`<disk type='network'><source protocol='https' name='a'><host name='h'/><cookies><cookie name='a'>b</cookie></cookies></source><target dev='sda' bus='scsi'/></disk>`), Reading{})
@@ -109,7 +108,7 @@ func TestNotRecorded(t *testing.T) {
 	}
 }
 
-// TestRecordedAgain: a disk that is attached already is recorded where it is not.
+// TestRecordedAgain: a disk that is attached already is recorded if it is not.
 func TestRecordedAgain(t *testing.T) {
 	t.Parallel()
 	m := newMemory(t)
@@ -128,7 +127,7 @@ func TestRecordedAgain(t *testing.T) {
 	}
 	must.OK(t, forget(t.Context(), m, Live, "sda"))
 	if again(h, AttachOptions{}) {
-		t.Error("recorded, although nobody knows its devices")
+		t.Error("recorded, although its devices are unknown")
 	}
 	h.Kept = kept
 	if !again(h, AttachOptions{}) || m.recorded(t, Live, "sda") == nil {
@@ -192,7 +191,7 @@ func TestColdPlug(t *testing.T) {
 	}
 }
 
-// TestStatesAndRepair: the live record is made to say what is attached.
+// TestStatesAndRepair: the live record is made to match the attached disks.
 func TestStatesAndRepair(t *testing.T) {
 	t.Parallel()
 	m := newMemory(t)
@@ -257,7 +256,7 @@ func TestReport(t *testing.T) {
 	t.Parallel()
 	r := Report{}
 	r.Goodf("disk %s", "vdb")
-	r.Uncheckedf("nobody knows")
+	r.Uncheckedf("unknown")
 	if !r.InOrder() {
 		t.Error("not in order")
 	}
@@ -267,7 +266,7 @@ func TestReport(t *testing.T) {
 	}
 }
 
-// TestPoolsThatAreKnown: libvirt is not asked for what is known.
+// TestPoolsThatAreKnown: known pools are not looked up in libvirt.
 func TestPoolsThatAreKnown(t *testing.T) {
 	t.Parallel()
 	disk, err := ParseDisk([]byte(`<disk type='volume'><source pool='p' volume='v'/><target dev='sda' bus='scsi'/></disk>`), Reading{})
@@ -289,8 +288,8 @@ func TestPoolsThatAreKnown(t *testing.T) {
 	}
 }
 
-// TestRecordStays: a record that cannot be removed after a failed attach is left behind,
-// together with what the attach itself has left.
+// TestRecordStays: a record that cannot be removed after a failed attach is reported as
+// left behind, in addition to what the attach itself has left.
 func TestRecordStays(t *testing.T) {
 	t.Parallel()
 	for name, failed := range map[string]error{

@@ -10,19 +10,19 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 )
 
-// Repaired is what a repair has done.
+// Repaired is the result of a repair.
 type Repaired struct {
-	// Removed is what interrupted runs had left in the VM.
+	// Removed are the leftovers of interrupted runs that were removed from the VM.
 	Removed []*hotplug.AttachedDisk
 	// Fixed are the disks whose live record was fixed, as they were before: it was
 	// written for those that are attached, and removed for the others.
 	Fixed []State
 }
 
-// Repair removes what interrupted runs have left in the VM, as [hotplug.VM.Repair]
-// does, and makes the live metadata say what is attached. A disk is recorded as its
-// attach on this host has recorded it; a disk of which this host knows nothing is
-// reported in the log. What was done is returned also with an error.
+// Repair removes leftovers of interrupted runs from the VM, as [hotplug.VM.Repair] does,
+// and makes the live metadata match the attached disks. A disk is recorded as its attach
+// on this host recorded it; a disk that this host does not know is reported in the log.
+// The result is valid also with an error.
 func (d *Domain) Repair(ctx context.Context) (*Repaired, error) {
 	vm, err := d.VM(ctx)
 	if err != nil {
@@ -37,7 +37,7 @@ func (d *Domain) Repair(ctx context.Context) (*Repaired, error) {
 	return out, errors.Join(err, e)
 }
 
-// records makes the live metadata say what is attached.
+// records makes the live metadata match the attached disks.
 func (r *Repaired) records(ctx context.Context, at descriptions, disks []*hotplug.AttachedDisk, log logrus.FieldLogger) error {
 	all, err := states(ctx, at, disks)
 	if err != nil {

@@ -7,7 +7,7 @@ import (
 
 // Finding is one result of a check. In JSON it is what "luksplug hook check" prints.
 type Finding struct {
-	// Good is true if what was checked is in order.
+	// Good is true if the check has found no problem.
 	Good bool `json:"good"`
 	// Unchecked is true if it could not be checked. Text says why.
 	Unchecked bool `json:"unchecked,omitempty"`
@@ -17,13 +17,13 @@ type Finding struct {
 	Cause Cause `json:"-"`
 }
 
-// Cause says which option of a check would change a finding.
+// Cause tells which option of a check would change a finding.
 type Cause string
 
 const (
 	// CauseSecretNeeded: [MigrateOptions].Prepare gives QEMU the secret.
 	CauseSecretNeeded Cause = "secret needed"
-	// CauseNoShell: with [MigrateOptions].Shell luksplug is asked on the destination.
+	// CauseNoShell: with [MigrateOptions].Shell luksplug is run on the destination.
 	CauseNoShell Cause = "no shell"
 )
 
@@ -32,7 +32,7 @@ type Report struct {
 	Findings []Finding `json:"findings"`
 }
 
-// InOrder reports whether nothing was found that is not in order.
+// InOrder reports whether no finding is bad.
 func (r Report) InOrder() bool {
 	for _, f := range r.Findings {
 		if !f.Good && !f.Unchecked {

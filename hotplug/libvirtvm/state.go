@@ -9,7 +9,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
-// State is where a disk of luksplug's is, and where not.
+// State tells where a disk of luksplug's is attached and recorded.
 type State struct {
 	Target     string
 	Attached   bool // in QEMU
@@ -18,7 +18,7 @@ type State struct {
 	Optional   bool // so that the domain may run without it
 }
 
-// compare puts together what QEMU has and what is recorded, by target.
+// compare merges the attached and the recorded disks, by target.
 func compare(attached []string, live, persistent record.Record) []State {
 	var out []State
 	get := func(target string) *State {
@@ -69,8 +69,8 @@ func (s State) Recorded() []Scope {
 	return out
 }
 
-// States compares what is attached, as [hotplug.VM.List] returns it, with what is
-// recorded.
+// States compares the attached disks, as [hotplug.VM.List] returns them, with the
+// records.
 func (d *Domain) States(ctx context.Context, disks []*hotplug.AttachedDisk) ([]State, error) {
 	return states(ctx, d, disks)
 }

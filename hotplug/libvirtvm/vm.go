@@ -88,9 +88,8 @@ func (d *Domain) disks(ctx context.Context) ([]blockgraph.OtherDisk, error) {
 	return m.Disks, nil
 }
 
-// process returns the domain's QEMU. libvirt does not tell the process id: it is the
-// process of the user that libvirt names which has the domain's UUID among its
-// arguments.
+// process returns the domain's QEMU. libvirt does not report the process id: it is the
+// process of the user that libvirt names which has the domain's UUID among its arguments.
 func (d *Domain) process(ctx context.Context) (*hotplug.Process, error) {
 	doc, err := d.describe(ctx)
 	if err != nil {

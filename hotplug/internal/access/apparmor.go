@@ -41,7 +41,7 @@ func (a AppArmor) Grant(ctx context.Context, profile, target string, files []Fil
 	for _, f := range files {
 		// AppArmor would read these as a pattern. virt-aa-helper refuses them too.
 		if strings.ContainsAny(f.Path, "\"\\\n*?[]{}^") {
-			return fmt.Errorf("%w: it has no way to name %q", ErrAppArmor, f.Path)
+			return fmt.Errorf("%w: a profile cannot name %q", ErrAppArmor, f.Path)
 		}
 		rights := "rk"
 		if f.Write {

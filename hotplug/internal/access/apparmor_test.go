@@ -14,7 +14,7 @@ import (
 const profile = "libvirt-3e3fce45-4f53-4fa7-bb32-11f34168b82b"
 
 // TestAppArmor: the domain's list of files gets our lines, and loses them again. The
-// parser is a script that writes down what it was called with.
+// parser is a script that logs its arguments.
 func TestAppArmor(t *testing.T) {
 	t.Parallel()
 	ctx := context.Background()
@@ -55,8 +55,8 @@ func TestAppArmor(t *testing.T) {
 	if info, err := os.Stat(list); err != nil || info.Mode() != 0o640 {
 		t.Errorf("mode %v, error %v", info.Mode(), err)
 	}
-	// A profile that the kernel does not take, and a path that it would read as a
-	// pattern, leave all as it was.
+	// A profile that the kernel rejects, and a path that it would read as a pattern,
+	// change nothing.
 	script("echo syntax error; exit 1")
 	if err := a.Grant(ctx, profile, "vdd", files); !errors.Is(err, ErrAppArmor) || !strings.Contains(err.Error(), "syntax error") {
 		t.Errorf("got %v", err)
@@ -75,7 +75,7 @@ func TestAppArmor(t *testing.T) {
 		t.Error(err)
 	}
 	wantList(made)
-	// What libvirt has not made is not ours to change.
+	// Profiles that libvirt has not made are not changed.
 	n := calls()
 	for _, other := range []string{"", "unconfined", "../../etc/passwd", "libvirt-00000000-0000-0000-0000-000000000000"} {
 		if err := a.Grant(ctx, other, "vdb", files); err != nil {

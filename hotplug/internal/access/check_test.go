@@ -160,7 +160,7 @@ func sleeper(t *testing.T, attributes *syscall.SysProcAttr, script string) int {
 	return cmd.Process.Pid
 }
 
-// TestCheckNamespace: what counts is what the process sees.
+// TestCheckNamespace: the check uses the mount namespace of the process.
 func TestCheckNamespace(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
@@ -184,8 +184,8 @@ func TestCheckNamespace(t *testing.T) {
 	}
 }
 
-// TestCheckCapabilities: root without capabilities is a user like any other, as
-// libvirt has it.
+// TestCheckCapabilities: root without capabilities, as under libvirt, is a user like any
+// other.
 func TestCheckCapabilities(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
@@ -206,8 +206,8 @@ func TestCheckCapabilities(t *testing.T) {
 	}
 }
 
-// TestCheckMany: the threads that were other users are gone, and this process is who
-// it was.
+// TestCheckMany: the threads with another user have ended, and this process has kept its
+// user.
 func TestCheckMany(t *testing.T) {
 	needRoot(t)
 	path := file(t, filepath.Join(openDir(t), "image"), 0o600)
@@ -229,7 +229,7 @@ func TestCheckMany(t *testing.T) {
 	}
 }
 
-// others counts the threads that are another user.
+// others counts the threads that run as another user.
 func others(t *testing.T) int {
 	t.Helper()
 	tasks, err := filepath.Glob("/proc/self/task/*/status")

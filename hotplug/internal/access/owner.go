@@ -35,7 +35,7 @@ func relabelable(stat *unix.Stat_t) error {
 }
 
 // handle is an O_PATH descriptor of a file or directory. It refers to the same file
-// whatever happens to the path.
+// even if the path changes.
 type handle struct {
 	fd   int
 	path string

@@ -28,7 +28,7 @@ type Registry struct {
 
 // Use is a disk that uses a file.
 type Use struct {
-	VM     string `json:"vm"` // its UUID, as a rule
+	VM     string `json:"vm"` // usually its UUID
 	Target string `json:"target"`
 	// Process is the VM's, without a PID if it is unknown.
 	Process hostproc.Process `json:"process"`
@@ -153,7 +153,7 @@ func (q Request) before(now Owner) Owner {
 	return now
 }
 
-// Revocation says which uses have ended.
+// Revocation selects the uses that have ended.
 type Revocation struct {
 	// Ended reports whether a use has ended. Uses of processes that have ended always have.
 	Ended func(Use) bool

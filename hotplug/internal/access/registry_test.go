@@ -28,7 +28,7 @@ func want(t *testing.T, path, who string) {
 	}
 }
 
-// taking takes files for a disk of a VM.
+// request requests files for a disk of a VM.
 func request(vm, target string, give []string, others ...string) Request {
 	t := Request{Use: Use{VM: vm, Target: target, Boot: hostproc.BootID()}, Owner: Owner{UID: stranger}}
 	for _, path := range give {
@@ -41,7 +41,7 @@ func request(vm, target string, give []string, others ...string) Request {
 	return t
 }
 
-// end ends the use of a disk and returns which files went back.
+// end ends the use of a disk and returns the files that were returned.
 func (r Registry) end(t *testing.T, vm, target string) []string {
 	t.Helper()
 	given, err := r.Revoke(Revocation{Ended: func(u Use) bool { return u.VM == vm && u.Target == target }})
@@ -53,7 +53,7 @@ func (r Registry) end(t *testing.T, vm, target string) []string {
 	return out
 }
 
-// empty checks that the registry remembers nothing.
+// empty checks that the registry is empty.
 func (r Registry) empty(t *testing.T) {
 	t.Helper()
 	entries, err := os.ReadDir(r.Dir)
@@ -62,7 +62,7 @@ func (r Registry) empty(t *testing.T) {
 	}
 }
 
-// TestRegistry: an image and the one below it, which another disk has as well.
+// TestRegistry: an image and its backing file, which another disk uses as well.
 func TestRegistry(t *testing.T) {
 	t.Parallel()
 	needRoot(t)
@@ -77,7 +77,7 @@ func TestRegistry(t *testing.T) {
 	must.OK(t, r.Grant(one)) // again
 	want(t, first, "64999:0")
 	want(t, base, "64999:34")
-	// The second disk finds the base as it needs it, by another name.
+	// The base already has the owner that the second disk needs, under another name.
 	must.OK(t, r.Grant(request("vm2", "vda", []string{second}, link)))
 	if back := r.end(t, "vm1", "vda"); len(back) != 1 || back[0] != "first" {
 		t.Errorf("went back: %v", back)
@@ -154,11 +154,11 @@ func TestRegistryMigration(t *testing.T) {
 	source.empty(t)
 	want(t, path, "64999:34")
 	must.OK(t, destination.Restore(owners, 4711))
-	want(t, path, "64999:34") // not the user's whom it was given to
+	want(t, path, "64999:34") // it does not belong to the user that it was given to
 	must.OK(t, destination.Restore(owners, stranger))
 	want(t, path, "12:34")
 
-	// A host that starts the VM anew, and finds the image as another has left it.
+	// A host that restarts the VM, with the image as another host has left it.
 	must.OK(t, os.Chown(path, stranger, 34))
 	tk.Remembered = owners
 	must.OK(t, destination.Grant(tk))
@@ -194,8 +194,8 @@ func TestRegistryRefuses(t *testing.T) {
 	r.empty(t)
 }
 
-// TestRegistryLabel: the SELinux label goes and comes back with the owner. Whether
-// the kernel heeds it does not matter here.
+// TestRegistryLabel: the SELinux label is set and restored with the owner. Whether the
+// kernel enforces it does not matter here.
 func TestRegistryLabel(t *testing.T) {
 	t.Parallel()
 	needRoot(t)

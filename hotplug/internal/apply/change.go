@@ -12,14 +12,14 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/rundir"
 )
 
-// Change is a change of the host. It is done before the VM hears of the disk, and
-// undone after the VM has forgotten it.
+// Change is a change of the host. It is made before the VM gets the disk, and undone
+// after the disk is removed from the VM.
 type Change struct {
-	// Name says what is left where Undo fails: "the note of disk vdb".
+	// Name names what is left if Undo fails: "the note of disk vdb".
 	Name string
 	Do   func(ctx context.Context) error
-	// Undo takes back Do, also a Do that failed half-way, and one of an earlier run.
-	// Doing it again does no harm.
+	// Undo undoes Do, also a Do that failed half-way, and one of an earlier run. It may be
+	// repeated.
 	Undo func(ctx context.Context) error
 }
 
@@ -31,7 +31,7 @@ type Left struct {
 
 func (l Left) Error() string { return fmt.Sprintf("%s: %v", l.Name, l.Err) }
 
-// undo undoes changes in reverse order. All of them are tried.
+// undo undoes changes in reverse order. It tries all of them.
 func undo(ctx context.Context, changes []Change) []Left {
 	var left []Left
 	for i := len(changes) - 1; i >= 0; i-- {
@@ -42,9 +42,9 @@ func undo(ctx context.Context, changes []Change) []Left {
 	return left
 }
 
-// prepare does the changes of the host. After a failure they are undone, also the one
-// that failed: it may have been done half-way. The error is then the failure itself
-// or, where something could not be undone, an [*outcome.LeftBehindError].
+// prepare makes the changes of the host. After a failure it undoes them, also the failed
+// one, which may be done half-way. The error is then the failure itself or, if something
+// could not be undone, an [*outcome.LeftBehindError].
 func prepare(ctx context.Context, h *host.Host, target string, changes []Change) error {
 	for i, c := range changes {
 		failed := c.Do(ctx)
@@ -62,8 +62,8 @@ func prepare(ctx context.Context, h *host.Host, target string, changes []Change)
 	return nil
 }
 
-// CleanUpHost undoes whatever there is on this host for a disk that the VM does not
-// have any more: its processes, what QEMU's user was given, its note.
+// CleanUpHost undoes all changes of this host for a disk that the VM no longer has: its
+// processes, grants of images to QEMU's user, and its note.
 func CleanUpHost(ctx context.Context, h *host.Host, target string) error {
 	if !h.Local {
 		return nil
@@ -73,7 +73,7 @@ func CleanUpHost(ctx context.Context, h *host.Host, target string) error {
 	return joinLeft(left)
 }
 
-// LeftOnHost are the names of what could not be undone on the host, in an error of
+// LeftOnHost returns the names of the changes that could not be undone, from an error of
 // [CleanUpHost].
 func LeftOnHost(err error) []string {
 	var left leftError
@@ -87,7 +87,7 @@ func LeftOnHost(err error) []string {
 	return names
 }
 
-// leftError is what could not be undone.
+// leftError lists the changes that could not be undone.
 type leftError []Left
 
 func joinLeft(left []Left) error {
@@ -113,14 +113,14 @@ func (e leftError) Unwrap() []error {
 	return out
 }
 
-// note is the change that keeps a disk's note.
+// note is the change that writes a disk's note.
 func note(h *host.Host, target string, do func(context.Context) error) Change {
 	return Change{Name: "the note of disk " + target, Do: do, Undo: func(ctx context.Context) error {
 		return onDisk(ctx, h, target, func(d rundir.Disk) error { return d.Forget() })
 	}}
 }
 
-// permits is the change that lets QEMU open the images.
+// permits is the change that grants QEMU access to the images.
 func permits(h *host.Host, target string, do func(context.Context) error) Change {
 	return Change{Name: "the permissions of QEMU's user on the images of disk " + target, Do: do, Undo: func(ctx context.Context) error {
 		_, err := grant.Revoke(ctx, h, grant.Revocation{Targets: func(t string) bool { return t == target }})
@@ -128,10 +128,10 @@ func permits(h *host.Host, target string, do func(context.Context) error) Change
 	}}
 }
 
-// process is the change that runs a process for the disk, or makes the directory of
-// what is handed to QEMU: a disk has one of them at most.
+// process is the change that runs a process for the disk, or makes the directory for
+// files that are handed to QEMU: a disk has at most one of them.
 func process(h *host.Host, target string, do func(context.Context) error) Change {
-	return Change{Name: "the process or files beside the VM of disk " + target, Do: do, Undo: func(ctx context.Context) error {
+	return Change{Name: "the process or files on the VM's host of disk " + target, Do: do, Undo: func(ctx context.Context) error {
 		return onDisk(ctx, h, target, func(d rundir.Disk) error { return d.StopDaemons(ctx) })
 	}}
 }

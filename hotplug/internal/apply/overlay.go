@@ -22,11 +22,10 @@ func OverlayOf(g *blockgraph.Graph) *blockgraph.Overlay {
 	return g.Overlay
 }
 
-// withOverlay executes a step. Where that opens an overlay, the file is made
-// before, as large as what lies below it in the process that q queries; and whatever
-// becomes of the step, the file has no name after it: QEMU opens it by the
-// descriptor that it has from here on, and it is gone with QEMU, even when the
-// whole host goes down.
+// withOverlay executes a step. If the step opens an overlay, withOverlay makes the file
+// first, as large as the image below it in the process that q queries, and removes its
+// name after the step, whether or not it failed: QEMU keeps the file open by its
+// descriptor, and it ends with QEMU, even if the host crashes.
 func withOverlay(ctx context.Context, h *host.Host, q monitor.Querier, s blockgraph.Step, values *unlock.Values, step func() error) error {
 	if s.Overlay == nil {
 		return step()
@@ -42,8 +41,8 @@ func withOverlay(ctx context.Context, h *host.Host, q monitor.Querier, s blockgr
 	return err
 }
 
-// makeOverlay makes the file of an overlay, and returns its mark. One of an
-// interrupted run is removed first.
+// makeOverlay makes the file of an overlay, and returns its mark. It first removes the
+// overlay of an interrupted run.
 func makeOverlay(ctx context.Context, h *host.Host, q monitor.Querier, o *blockgraph.Overlay, values *unlock.Values) (mark string, err error) {
 	id, err := h.ID(ctx)
 	if err != nil {

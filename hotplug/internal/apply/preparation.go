@@ -17,30 +17,29 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// Preparation is what has to be done on the host before the VM hears of a disk.
+// Preparation is what has to be done on the host before the VM gets a disk.
 type Preparation struct {
 	Disk   *blockgraph.Disk
 	Graph  *blockgraph.Graph
 	Values *unlock.Values
-	// Unlock says how the volume is opened.
+	// Unlock tells how the volume is opened.
 	Unlock blockgraph.Unlock
-	// Note is kept on the host; nil for nothing.
+	// Note is written on the host; nil for none.
 	Note *rundir.Note
-	// Permits are what QEMU is allowed.
+	// Permits are the files that QEMU needs access to.
 	Permits grant.Permits
 	// OnDaemon is called when a process of the disk has started; nil for nothing.
 	OnDaemon func(ctx context.Context, d Daemon) error
 }
 
-// Daemon is a storage daemon that serves a disk to the VM, or a reservation
-// helper.
+// Daemon is a storage daemon that serves a disk to the VM, or a reservation helper.
 type Daemon struct {
 	daemon.Info
-	// VM is the process id of the VM's QEMU, 0 when that is unknown.
+	// VM is the process id of the VM's QEMU, 0 if it is unknown.
 	VM int
 }
 
-// Changes returns the changes of the host, in the order in which they are done.
+// Changes returns the changes of the host, in the order in which they are made.
 func (p Preparation) Changes(h *host.Host) []Change {
 	var out []Change
 	target := p.Disk.Target
@@ -72,8 +71,8 @@ func (p Preparation) Changes(h *host.Host) []Change {
 	return out
 }
 
-// keepNote writes the note. Where QEMU opens the volume by itself it needs nothing
-// of this host's, and a note that cannot be written is a warning.
+// keepNote writes the note. If QEMU opens the volume itself it needs nothing of this
+// host, and a note that cannot be written is only a warning.
 func (p Preparation) keepNote(ctx context.Context, h *host.Host) error {
 	dir, err := h.Dir(ctx)
 	if err == nil {
@@ -82,16 +81,16 @@ func (p Preparation) keepNote(ctx context.Context, h *host.Host) error {
 	if err == nil || p.Graph.Daemon != nil || len(p.Graph.Headers) > 0 || p.Disk.Transient {
 		return err
 	}
-	h.Entry(p.Disk.Target).Warnf("the host will not know of the disk: %v", err)
+	h.Entry(p.Disk.Target).Warnf("the note of the disk cannot be written: %v", err)
 	return nil
 }
 
-// place returns the user and directory of a process that runs for the disk next to the
-// VM. A process that an interrupted run has left in the directory is ended.
+// place returns the user and directory of a process that runs for the disk on the VM's
+// host. It ends a process that an interrupted run has left in the directory.
 func (p Preparation) place(ctx context.Context, h *host.Host, what string) (*host.Process, string, error) {
 	owner, err := h.Process(ctx)
 	if err != nil {
-		return nil, "", &outcome.PreflightError{Target: p.Disk.Target, Cause: outcome.ErrNotBesideVM, Reason: what + " must run beside the VM", Err: err}
+		return nil, "", &outcome.PreflightError{Target: p.Disk.Target, Cause: outcome.ErrNotBesideVM, Reason: what + " must run on the VM's host", Err: err}
 	}
 	disk, err := h.Disk(ctx, p.Disk.Target)
 	if err != nil {
@@ -103,8 +102,8 @@ func (p Preparation) place(ctx context.Context, h *host.Host, what string) (*hos
 	return owner, disk.HandOver(), daemon.Stop(ctx, disk.HandOver())
 }
 
-// startDaemon starts the storage daemon of a disk that is unlocked outside of
-// the VM, as the user that the VM's QEMU runs as, and has it export the disk.
+// startDaemon starts the storage daemon of a disk that is unlocked outside of the VM, as
+// the user of the VM's QEMU, and has it export the disk.
 func (p Preparation) startDaemon(ctx context.Context, h *host.Host) error {
 	owner, dir, err := p.place(ctx, h, "a storage daemon")
 	if err != nil {
@@ -125,7 +124,7 @@ func (p Preparation) failed(reason string, err error) error {
 	return &outcome.PreflightError{Target: p.Disk.Target, Cause: outcome.ErrHelperProcess, Reason: reason, Err: err}
 }
 
-// tell tells the caller of the process.
+// tell calls OnDaemon.
 func (p Preparation) tell(ctx context.Context, info daemon.Info, owner *host.Process) error {
 	if p.OnDaemon == nil {
 		return nil
@@ -153,13 +152,13 @@ func (p Preparation) serve(ctx context.Context, h *host.Host, d *daemon.Daemon) 
 	return nil
 }
 
-// passphraseOf returns the reference of the passphrase that a node opens with.
+// passphraseOf returns the reference of the passphrase that opens a node.
 func passphraseOf(graph *blockgraph.Graph, node string) secrets.Reference {
 	for _, n := range graph.Nodes {
 		if n.Name != node || len(n.Secrets) == 0 {
 			continue
 		}
-		last := n.Secrets[len(n.Secrets)-1] // those of a server come first
+		last := n.Secrets[len(n.Secrets)-1] // a server's secrets come first
 		for _, o := range graph.Objects {
 			if o.ID == last {
 				return o.Ref
@@ -169,8 +168,8 @@ func passphraseOf(graph *blockgraph.Graph, node string) secrets.Reference {
 	return secrets.Reference{}
 }
 
-// Managed returns the reservations of an image that luksplug has to manage, nil for
-// none: only a LUN has some, and that has one layer.
+// Managed returns the reservations of an image that luksplug has to manage, nil for none:
+// only a LUN can have some, and it has one layer.
 func Managed(disk *blockgraph.Disk) *blockgraph.Reservations {
 	if r := disk.Image.Source.Reservations; r != nil && r.Managed {
 		return r
@@ -178,15 +177,15 @@ func Managed(disk *blockgraph.Disk) *blockgraph.Reservations {
 	return nil
 }
 
-// WithHelper returns the disk with the socket of the helper that is, or will be,
-// there for it. libvirt has one helper for all disks of a VM; with one for each
-// disk, none has to be counted.
+// WithHelper returns the disk with the socket of its helper, which need not run yet.
+// libvirt has one helper for all disks of a VM; with one for each disk, users need not be
+// counted.
 func WithHelper(ctx context.Context, h *host.Host, disk *blockgraph.Disk) (*blockgraph.Disk, error) {
 	if Managed(disk) == nil {
 		return disk, nil
 	}
 	if !h.Local {
-		return nil, &outcome.PreflightError{Target: disk.Target, Cause: outcome.ErrReservations, Reason: "managed reservations need a qemu-pr-helper beside the VM, which is on another machine: start one there, and name its socket with managed='no'"}
+		return nil, &outcome.PreflightError{Target: disk.Target, Cause: outcome.ErrReservations, Reason: "managed reservations need a qemu-pr-helper on the VM's host, which is another machine: start one there, and name its socket with managed='no'"}
 	}
 	own, err := h.Disk(ctx, disk.Target)
 	if err != nil {
@@ -197,8 +196,8 @@ func WithHelper(ctx context.Context, h *host.Host, disk *blockgraph.Disk) (*bloc
 	return &out, nil
 }
 
-// startHelper starts the helper of a disk's reservations, to which QEMU's user
-// may connect.
+// startHelper starts the helper of a disk's reservations, to which QEMU's user may
+// connect.
 func (p Preparation) startHelper(ctx context.Context, h *host.Host) error {
 	owner, dir, err := p.place(ctx, h, "a reservation helper")
 	if err != nil {

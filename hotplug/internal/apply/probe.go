@@ -9,14 +9,13 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// ErrCannotTell: QEMU refuses to open a node as a LUKS volume, for another reason
-// than that it is none.
+// ErrCannotTell reports that QEMU refuses to open a node as a LUKS volume for another
+// reason than a missing header.
 var ErrCannotTell = errors.New("QEMU cannot tell whether it is a LUKS volume")
 
-// HoldsHeader has the VM's QEMU try to open a node as a LUKS volume, and reports
-// whether it is one. The passphrase is a random one: where there is a volume, that
-// costs as long as it takes to try it. Where QEMU refuses for another reason, the
-// error wraps [ErrCannotTell].
+// HoldsHeader has the VM's QEMU try to open a node as a LUKS volume, and reports whether
+// it is one. The passphrase is random: QEMU tries it on a volume, which takes as long as
+// any passphrase. If QEMU refuses for another reason, the error wraps [ErrCannotTell].
 func (r *Run) HoldsHeader(ctx context.Context, node string) (bool, error) {
 	target := r.Plan.Graph.Target
 	secret, probe := blockgraph.Name(target, "probe-secret"), blockgraph.Name(target, "probe")
@@ -27,7 +26,7 @@ func (r *Run) HoldsHeader(ctx context.Context, node string) (bool, error) {
 			{Name: "driver", Value: "luks"}, {Name: "node-name", Value: probe}, {Name: "read-only", Value: true}, {Name: "key-secret", Value: secret}, {Name: "file", Value: node}}}},
 	}
 	err := Steps(ctx, steps, func(ctx context.Context, s blockgraph.Step) error {
-		r.done = append(r.done, s) // whatever becomes of it, rolling back looks for it
+		r.done = append(r.done, s) // rolling back queries whether it exists
 		return Send(ctx, r.Conn, s, r.Values)
 	})
 	var step *StepError

@@ -15,7 +15,7 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// takeBack takes one step back. What is not there any more counts as taken back.
+// takeBack undoes one step. What no longer exists counts as undone.
 func takeBack(ctx context.Context, c *monitor.Conn, s blockgraph.Step) error {
 	switch s.Kind {
 	case blockgraph.StepNode:
@@ -31,7 +31,7 @@ func takeBack(ctx context.Context, c *monitor.Conn, s blockgraph.Step) error {
 	return DeleteObject(ctx, c, s.Subject)
 }
 
-// DeleteObject deletes an object of the VM. One that is not there counts as deleted.
+// DeleteObject deletes an object of the VM. A missing object counts as deleted.
 func DeleteObject(ctx context.Context, c *monitor.Conn, id string) error {
 	return c.Repeat(ctx, qmp.Command{Execute: "object-del", Arguments: qmp.Object{{Name: "id", Value: id}}}, qmp.ErrObjectNotFound)
 }
@@ -44,8 +44,8 @@ func removeChardev(ctx context.Context, c *monitor.Conn, id string) error {
 	return c.Repeat(ctx, qmp.Command{Execute: "chardev-remove", Arguments: qmp.Object{{Name: "id", Value: id}}}, qmp.ErrChardevNotFound)
 }
 
-// How long a node may stay in use after its device has gone: the device's last
-// reference is dropped a moment after it has left the guest.
+// A node may stay in use for a moment after its device has left the guest, until the
+// device drops its last reference. These bound the wait.
 const (
 	inUseWait = 2 * time.Second
 	inUsePoll = 5 * time.Millisecond
@@ -67,24 +67,24 @@ func deleteNode(ctx context.Context, c *monitor.Conn, name string) error {
 	}
 }
 
-// How often the request to release a device is repeated. A request is lost while no
-// operating system runs. Repeating one that the guest works on does no harm: QEMU
-// refuses it.
+// unplugAgain is the interval at which the request to release a device is repeated. A
+// request is lost while no operating system runs. Repeating a pending request does no
+// harm: QEMU refuses it.
 const unplugAgain = 3 * time.Second
 
-// errRejected: the guest said that it does not release the device.
+// errRejected reports that the guest has refused to release the device.
 var errRejected = errors.New("the guest has rejected the unplug request")
 
-// unplug asks the guest to release a device and waits until it is gone from
-// QEMU, or until ctx ends; the error is then that of ctx, or errRejected.
+// unplug requests that the guest releases a device and waits until QEMU has removed it,
+// or until ctx ends; the error is then ctx's, or errRejected.
 func unplug(ctx context.Context, c *monitor.Conn, id string) error {
 	for {
 		err := unplugOn(ctx, c, id)
 		if err == nil || ctx.Err() != nil || !monitor.Lost(err) {
 			return err
 		}
-		// Events were missed while the connection was gone: begin again, which
-		// also finds out whether the device is still there.
+		// Events were missed while the connection was lost: start over, which also finds
+		// out whether the device still exists.
 		if err := c.Reconnect(ctx); err != nil {
 			return err
 		}
@@ -139,21 +139,20 @@ func unplugOn(ctx context.Context, c *monitor.Conn, id string) error {
 	}
 }
 
-// errNeverRan: a request would be lost for good, see neverRan.
+// errNeverRan reports that a request would be lost for good, see neverRan.
 var errNeverRan = errors.New("the VM has not run yet")
 
-// neverRan returns errNeverRan for a PCI device of a VM that was started with
-// -S and has not run yet. No guest hears a request, and QEMU (10.0.2
-// with ACPI hot plug) would take it for pending until a reset: the time at which
-// it may be repeated is that of the guest's clock, which stands at 0 then, and 0
-// stands for never. Once the VM runs, a request works.
+// neverRan returns errNeverRan for a PCI device of a VM that was started with -S and has
+// not run yet. No guest receives a request, and QEMU (10.0.2 with ACPI hot plug) would
+// consider it pending until a reset: it stores the guest's clock for when it may be
+// repeated, which is 0 then, and 0 means never. Once the VM runs, a request works.
 func neverRan(ctx context.Context, c *monitor.Conn, id string) error {
 	if RunState(ctx, c) != "prelaunch" {
 		return nil
 	}
 	name, err := monitor.Get[string](ctx, c, monitor.QOMGet(inventory.Peripheral+id, "type"))
 	if err != nil {
-		return nil // no such device, as a rule: device_del tells
+		return nil // usually no such device: device_del reports it
 	}
 	if strings.Contains(name, "-pci") { // SCSI and USB disks need no consent of the guest
 		return errNeverRan
@@ -162,9 +161,8 @@ func neverRan(ctx context.Context, c *monitor.Conn, id string) error {
 }
 
 // concerns reports whether an event is about the device itself. QEMU sends two
-// DEVICE_DELETED for a virtio-blk-pci: the first, without an id, for a part of
-// the device, when its node is still in use. A libvirt in between may pass on
-// the path only.
+// DEVICE_DELETED for a virtio-blk-pci: the first, without an id, for a part of the device
+// while its node is still in use. A libvirt in between may pass on only the path.
 func concerns(e qmp.Event, id string) bool {
 	if device, ok := e.Data["device"].(string); ok {
 		return device == id
@@ -182,9 +180,9 @@ func RunState(ctx context.Context, q monitor.Querier) string {
 	return status.Status
 }
 
-// Remove takes away everything of a disk but its device: nodes from the top down,
-// objects, descriptor sets, and what there is on the host. It tries them all.
-// The error is the first of the VM and all of the host, which [LeftOnHost] names.
+// Remove removes everything of a disk but its device: nodes from the top down, objects,
+// descriptor sets, and its files and processes on the host. It tries them all. The error
+// is the VM's first and all of the host's, which [LeftOnHost] names.
 func Remove(ctx context.Context, c *monitor.Conn, h *host.Host, disk *inventory.AttachedDisk) error {
 	first := removeNodes(ctx, c, disk.Nodes)
 	keep := func(err error) {
@@ -212,9 +210,8 @@ func both(a, b error) error {
 	return fmt.Errorf("%w; %w", a, b)
 }
 
-// removeNodes deletes nodes and returns the first error. The newest come first,
-// which is parents before children; where that does not hold (a node was replaced),
-// another round helps.
+// removeNodes deletes nodes and returns the first error. The newest come first, so that
+// parents usually precede their children; if not (a node was replaced), it tries again.
 func removeNodes(ctx context.Context, c *monitor.Conn, nodes []string) error {
 	for len(nodes) > 0 {
 		var left []string
@@ -235,10 +232,9 @@ func removeNodes(ctx context.Context, c *monitor.Conn, nodes []string) error {
 	return nil
 }
 
-// Unplug asks the guest to release a device and waits for at most wait. The error of
-// a guest that does not release it is a
-// [*outcome.PendingError]. The error wraps [monitor.ErrGone] where the VM is out of
-// reach.
+// Unplug requests that the guest releases a device and waits for at most wait. If the
+// guest does not release it, the error is a [*outcome.PendingError]. If the VM cannot be
+// reached, the error wraps [monitor.ErrGone].
 func Unplug(ctx context.Context, c *monitor.Conn, h *host.Host, target, device string, wait time.Duration) error {
 	unplugging, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
@@ -259,15 +255,15 @@ func Unplug(ctx context.Context, c *monitor.Conn, h *host.Host, target, device s
 	return fmt.Errorf("disk %s: unplug device %s: %w", target, device, err)
 }
 
-// RemoveAll is Remove, and unplugs the SCSI controllers that were added for a disk
-// and serve none: it returns their ids.
+// RemoveAll is Remove, and also unplugs the SCSI controllers that were added for a disk
+// and have none left: it returns their ids.
 func RemoveAll(ctx context.Context, c *monitor.Conn, h *host.Host, disk *inventory.AttachedDisk) ([]string, error) {
 	err := Remove(ctx, c, h, disk)
 	controllers, failed := removeControllers(ctx, c, h)
 	return controllers, both(err, failed)
 }
 
-// removeControllers unplugs the controllers of ours that have no disk.
+// removeControllers unplugs luksplug's controllers that have no disk.
 func removeControllers(ctx context.Context, c *monitor.Conn, h *host.Host) ([]string, error) {
 	state, err := inventory.Read(ctx, c)
 	if err != nil {

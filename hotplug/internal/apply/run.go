@@ -19,19 +19,18 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// StepReport says how a step went.
+// StepReport is the result of a step.
 type StepReport struct {
 	Step     blockgraph.Step
 	Duration time.Duration
-	// Err is QEMU's refusal, nil when the step was done.
+	// Err is QEMU's refusal, nil if the step was done.
 	Err error
-	// Settled is true when no answer came and QEMU had to be queried for what
-	// became of the step.
+	// Settled is true if no answer came and the outcome of the step was found by querying
+	// QEMU.
 	Settled bool
 }
 
-// Run is one execution of a plan in a VM, together with the changes of the host
-// that belong to it.
+// Run is one execution of a plan in a VM, together with its changes of the host.
 type Run struct {
 	Conn   *monitor.Conn
 	Host   *host.Host
@@ -39,19 +38,19 @@ type Run struct {
 	Values *unlock.Values
 	// Changes are done before the first step.
 	Changes []Change
-	// Size is what the volume must have in bytes; 0 for whatever it has.
+	// Size is the size that the volume must have, in bytes; 0 for any size.
 	Size int64
-	// Look looks at the nodes before the guest sees anything of them; nil for nothing.
+	// Look checks the nodes before the guest sees the disk; nil for nothing.
 	Look func(context.Context, *Run) error
 	// OnStep is called after each step; nil for nothing.
 	OnStep func(StepReport)
 
-	done    []blockgraph.Step // what a failure must take back in the VM, in order
+	done    []blockgraph.Step // the steps to undo in the VM after a failure, in order
 	reports []StepReport
 }
 
-// Do executes the plan. After a failure all of it has been taken back, on the host
-// as well, and the error says how that went.
+// Do executes the plan. After a failure all changes have been undone, on the host as
+// well, and the error reports whether that succeeded.
 func (r *Run) Do(ctx context.Context) ([]StepReport, error) {
 	if err := prepare(ctx, r.Host, r.Plan.Graph.Target, r.Changes); err != nil {
 		return nil, err
@@ -63,8 +62,8 @@ func (r *Run) Do(ctx context.Context) ([]StepReport, error) {
 	return r.reports, err
 }
 
-// DoAndVerify is Do, and returns what the VM has of the disk then, which is
-// everything that the plan makes.
+// DoAndVerify is Do, and verifies that the VM has everything that the plan makes, which
+// it returns.
 func (r *Run) DoAndVerify(ctx context.Context) (*inventory.AttachedDisk, []StepReport, error) {
 	if reports, err := r.Do(ctx); err != nil {
 		return nil, reports, err
@@ -76,8 +75,8 @@ func (r *Run) DoAndVerify(ctx context.Context) (*inventory.AttachedDisk, []StepR
 	return disk, r.reports, err
 }
 
-// steps executes the steps in order, up to the first that is not done. Headers
-// that are handed over as files exist until the node is open that reads them.
+// steps executes the steps in order, up to the first that is not done. Headers that are
+// handed over as files exist until the nodes that read them are open.
 func (r *Run) steps(ctx context.Context) error {
 	unread := r.files()
 	var user hostproc.Credential
@@ -122,8 +121,7 @@ func (r *Run) files() map[string]bool {
 	return out
 }
 
-// checkNodes looks at the nodes when they are all there, before the guest sees
-// anything of them.
+// checkNodes checks the nodes when all of them exist, before the guest sees the disk.
 func (r *Run) checkNodes(ctx context.Context) error {
 	err := r.checkSize(ctx)
 	if err == nil && r.Look != nil {
@@ -132,14 +130,13 @@ func (r *Run) checkNodes(ctx context.Context) error {
 	return err
 }
 
-// checkSize compares the volume with what the original header makes of the
-// payload, before the guest sees it: QEMU itself has only the ephemeral header to
-// go by.
+// checkSize compares the size of the volume in QEMU with the size by the original header,
+// before the guest sees the disk: QEMU itself knows only the ephemeral header.
 func (r *Run) checkSize(ctx context.Context) error {
 	if r.Size == 0 {
 		return nil
 	}
-	// Of all queries only this one: it takes QEMU 0.07 ms for each node.
+	// Query only the nodes: QEMU takes 0.07 ms for each.
 	state, err := inventory.Nodes(ctx, r.Conn)
 	if err != nil {
 		return fmt.Errorf("query the size of the volume: %w", err)
@@ -154,11 +151,10 @@ func (r *Run) checkSize(ctx context.Context) error {
 	return nil
 }
 
-// errSize: the volume in QEMU is not the one that its header describes.
+// errSize reports that the volume in QEMU is not the one that its header describes.
 var errSize = errors.New("the volume has another size in QEMU than by its header")
 
-// step executes one step and keeps what it did. An error means that the step was
-// not done.
+// step executes one step and records it. An error means that the step was not done.
 func (r *Run) step(ctx context.Context, s blockgraph.Step) error {
 	begin, settled := time.Now(), false
 	err := Send(ctx, r.Conn, s, r.Values)
@@ -177,8 +173,8 @@ func (r *Run) step(ctx context.Context, s blockgraph.Step) error {
 	return err
 }
 
-// keep records that a step was done: it has to be taken back, or, for a
-// release, nothing is left of what it releases.
+// keep records that a step was done: it has to be undone, or, for a release, the released
+// object need not be removed any more.
 func (r *Run) keep(s blockgraph.Step) {
 	switch s.Kind {
 	case blockgraph.StepLimit: // goes with the device
@@ -191,16 +187,15 @@ func (r *Run) keep(s blockgraph.Step) {
 	}
 }
 
-// settle finds out what became of a step that got no answer, by what exists in
-// QEMU. It returns nil when the step was done and the caller still wants the plan
-// to go on.
+// settle finds out whether a step without an answer was done, by what exists in QEMU. It
+// returns nil if it was and ctx has not ended.
 func (r *Run) settle(ctx context.Context, s blockgraph.Step, cause error) error {
 	after, cancel := r.Host.Recovering(ctx)
 	defer cancel()
-	r.log(s).Warnf("no answer (%v): asking QEMU what became of it", cause)
+	r.log(s).Warnf("no answer (%v): querying QEMU for the outcome", cause)
 	exists, err := r.exists(after, s)
 	if err != nil {
-		// Unknown, and so possibly there: rolling back queries again.
+		// Unknown: rolling back queries again.
 		r.done = append(r.done, s)
 		return errors.Join(cause, err)
 	}
@@ -214,15 +209,14 @@ func (r *Run) settle(ctx context.Context, s blockgraph.Step, cause error) error 
 	return nil
 }
 
-// exists reports whether what the step makes or releases is there. It waits for
-// nothing: QEMU executes the commands of a monitor in order, and the query
-// comes after the step on the same connection, or on a new one after QEMU has
-// finished with the old one.
+// exists reports whether the object that the step makes or releases exists. It need not
+// wait: QEMU executes the commands of a monitor in order, and the query follows the step
+// on the same connection, or on a new one after QEMU has finished with the old one.
 func (r *Run) exists(ctx context.Context, s blockgraph.Step) (bool, error) {
 	if err := r.Conn.Reconnect(ctx); err != nil {
 		return false, err
 	}
-	if s.Kind == blockgraph.StepLimit { // which may be done again, and is done then
+	if s.Kind == blockgraph.StepLimit { // it may be repeated, and is repeated here
 		cmd, err := r.Values.Command(s.Do)
 		if err == nil {
 			_, err = r.Conn.Query(ctx, cmd)
@@ -249,8 +243,8 @@ func (r *Run) exists(ctx context.Context, s blockgraph.Step) (bool, error) {
 	return slices.ContainsFunc(state.FDSets, func(f inventory.FDSet) bool { return slices.Contains(f.Opaques, s.Subject) }), nil
 }
 
-// rollBack takes back what was done in the VM, and then the changes of the host, and
-// returns the error that says how that went.
+// rollBack undoes the steps in the VM and then the changes of the host, and returns the
+// error that reports whether that succeeded.
 func (r *Run) rollBack(ctx context.Context, cause error) error {
 	target := r.Plan.Graph.Target
 	after, cancel := r.Host.Recovering(ctx)
@@ -261,19 +255,19 @@ func (r *Run) rollBack(ctx context.Context, cause error) error {
 			left = append(left, c.Name)
 		}
 		if len(left) == 0 {
-			left = []string{"nothing that is known of"}
+			left = []string{"nothing known"}
 		}
 		return &outcome.LeftBehindError{Target: target, Left: left, Unverified: true, Err: errors.Join(cause, err)}
 	}
-	// The disk may still work in a VM that cannot be reached: what it needs on the host
-	// stays.
+	// The disk may still work in a VM that cannot be reached: keep what it needs on the
+	// host.
 	if err := r.Conn.Reconnect(after); err != nil {
 		return unverified(err)
 	}
 	r.takeBack(after)
 	var onHost []string
 	for _, l := range undo(after, r.Changes) {
-		r.Host.Entry(target).Warnf("cannot be taken back: %v", l)
+		r.Host.Entry(target).Warnf("cannot be undone: %v", l)
 		onHost = append(onHost, l.Name)
 	}
 	disk, err := Find(after, r.Conn, r.Host, target)
@@ -286,7 +280,7 @@ func (r *Run) rollBack(ctx context.Context, cause error) error {
 	return &outcome.RolledBackError{Target: target, Err: cause}
 }
 
-// Find returns what the VM and the host have of one disk, nil for nothing.
+// Find returns one disk of the VM and the host, nil for none.
 func Find(ctx context.Context, c *monitor.Conn, h *host.Host, target string) (*inventory.AttachedDisk, error) {
 	state, err := State(ctx, c, h)
 	if err != nil {
@@ -295,8 +289,7 @@ func Find(ctx context.Context, c *monitor.Conn, h *host.Host, target string) (*i
 	return state.Disk(target), nil
 }
 
-// State returns what exists in the VM and, of its disks, on the host. Nothing is
-// changed.
+// State returns what exists in the VM and, of its disks, on the host. It changes nothing.
 func State(ctx context.Context, c *monitor.Conn, h *host.Host) (*inventory.State, error) {
 	state, err := inventory.Read(ctx, c)
 	if err != nil {
@@ -306,18 +299,17 @@ func State(ctx context.Context, c *monitor.Conn, h *host.Host) (*inventory.State
 	return state, err
 }
 
-// takeBack takes the steps back that were done. What cannot be taken back is named
-// after a look at what is really there; the first error stays the one that is
-// reported.
+// takeBack undoes the steps that were done. It only logs failures: the caller queries
+// what is left, and reports the first error.
 func (r *Run) takeBack(ctx context.Context) {
 	for _, s := range slices.Backward(r.done) {
 		if err := takeBack(ctx, r.Conn, s); err != nil {
-			r.Host.Entry(r.Plan.Graph.Target).WithField("step", s.Undo.Execute+" "+s.Subject).Warnf("cannot be taken back: %v", err)
+			r.Host.Entry(r.Plan.Graph.Target).WithField("step", s.Undo.Execute+" "+s.Subject).Warnf("cannot be undone: %v", err)
 		}
 	}
 }
 
-// names names what the run has made, where QEMU cannot be queried.
+// names names what the run has made, for an error if QEMU cannot be queried.
 func (r *Run) names() []string {
 	var out []string
 	for _, s := range r.done {

@@ -12,7 +12,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
 )
 
-// StartFiles is what a VM that is about to start needs on the host for one disk.
+// StartFiles are the files on the host with which a VM starts for one disk.
 type StartFiles struct {
 	Target  string
 	Graph   *blockgraph.Graph
@@ -20,12 +20,12 @@ type StartFiles struct {
 	Permits grant.Permits
 }
 
-// Start does the changes of the host for a disk that a VM is started with. After a
-// failure they are undone; what cannot be is in an [*outcome.LeftBehindError].
+// Start makes the changes of the host for a disk that a VM is started with. After a
+// failure they are undone; the rest is named by an [*outcome.LeftBehindError].
 func Start(ctx context.Context, h *host.Host, f StartFiles) error {
 	changes := []Change{permits(h, f.Target, func(ctx context.Context) error { return f.Permits.Take(ctx, h, nil) })}
 	if len(f.Graph.Objects) > 0 || len(f.Graph.Headers) > 0 {
-		changes = append(changes, Change{Name: "what QEMU was to start disk " + f.Target + " with",
+		changes = append(changes, Change{Name: "the files for the start of disk " + f.Target,
 			Do: func(ctx context.Context) error { return f.write(ctx, h) },
 			Undo: func(ctx context.Context) error {
 				return onDisk(ctx, h, f.Target, func(d rundir.Disk) error { return os.RemoveAll(d.HandOver()) })

@@ -15,15 +15,15 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// Target is a QEMU that takes the steps of a plan: the VM's, by a [monitor.Conn],
-// or a [StorageDaemon].
+// Target is a QEMU that executes the steps of a plan: the VM's, by a [monitor.Conn], or a
+// [StorageDaemon].
 type Target interface {
 	monitor.Querier
 	// Execute sends one command, once.
 	Execute(ctx context.Context, cmd qmp.Command) (json.RawMessage, error)
 }
 
-// StorageDaemon is the [Target] that a storage daemon is.
+// StorageDaemon is the [Target] of a storage daemon.
 type StorageDaemon struct{ Daemon *daemon.Daemon }
 
 // Execute implements [Target].
@@ -41,10 +41,10 @@ func (t StorageDaemon) QueryEach(ctx context.Context, commands ...qmp.Command) [
 	return t.Daemon.Client().ExecuteAll(ctx, commands...)
 }
 
-// StepError says which step of a plan failed.
+// StepError is the failure of a step of a plan.
 type StepError struct {
 	Step blockgraph.Step
-	// Number is the step's, of Total, from 1 on.
+	// Number is the step's number, of Total, from 1 on.
 	Number, Total int
 	Err           error
 }
@@ -58,8 +58,8 @@ func (e *StepError) Unwrap() error { return e.Err }
 // Command names what was executed, and on what.
 func (e *StepError) Command() string { return e.Step.Do.Execute + " " + e.Step.Subject }
 
-// Steps executes the steps in order with do, up to the first that fails: the error
-// is a [*StepError] then.
+// Steps executes the steps in order with do, up to the first that fails: the error is
+// then a [*StepError].
 func Steps(ctx context.Context, steps []blockgraph.Step, do func(context.Context, blockgraph.Step) error) error {
 	for i, s := range steps {
 		err := do(ctx, s)
@@ -73,13 +73,12 @@ func Steps(ctx context.Context, steps []blockgraph.Step, do func(context.Context
 	return nil
 }
 
-// unsentError is the error of a step that was not sent: it says nothing of the step.
+// unsentError is an error that occurred before a step was sent.
 type unsentError struct{ err error }
 
 func (e *unsentError) Error() string { return e.err.Error() }
 
-// Send sends the command of one step, with the values and the descriptor that it
-// needs.
+// Send sends the command of one step, with its secret values and its descriptor.
 func Send(ctx context.Context, t Target, s blockgraph.Step, values *unlock.Values) error {
 	cmd, err := values.Command(s.Do)
 	if err != nil {

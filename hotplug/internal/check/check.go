@@ -1,11 +1,11 @@
-// Package check refuses a disk that must not be attached, before the first change: it checks that
-// names are free, that QEMU can do what the plan asks, and that the images are there,
-// may be used, are not in use elsewhere, and are what the disk's XML says. A mistake
-// here costs data: a LUKS image that is attached as a raw disk is formatted by the
-// guest, a header that serves two payloads gives both the same key.
+// Package check refuses a disk that must not be attached, before the first change: it
+// checks that names are free, that QEMU supports the plan, and that the images exist, may
+// be opened, are not in use by others, and match the disk's XML. A missed error costs
+// data: a LUKS image that is attached as a raw disk is formatted by the guest, and a
+// header that serves two payloads gives both the same key.
 //
-// The checks are an ordered list. Each looks at a [Candidate], which is read only,
-// and returns what it has found.
+// The checks are an ordered list. Each examines a [Candidate], which is read-only, and
+// returns its findings.
 package check
 
 import (
@@ -32,7 +32,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// Candidate is a disk that may be attached to a VM, or a VM started with it.
+// Candidate is a disk that may be attached to a running VM or at a VM's start.
 type Candidate struct {
 	Host *host.Host
 	// VM is the running VM; nil for one that is about to start.
@@ -41,17 +41,17 @@ type Candidate struct {
 	State *inventory.State
 	Disk  *blockgraph.Disk
 	Plan  *blockgraph.Plan
-	// Unlock says how the volume is opened.
+	// Unlock tells how the volume is opened.
 	Unlock blockgraph.Unlock
 	Spec   spec.Spec
-	// Moving is true where another QEMU, of this VM, has the images open until it hands
+	// Moving is true if the VM's QEMU on another host has the images open until it hands
 	// them over.
 	Moving bool
 	// Images opens the disk's images, with the secrets of servers from Store.
 	Images *remoteimage.Opener
 	Store  secrets.Store
-	// Servers is what an earlier check has found out of images on servers; nil has them
-	// looked at.
+	// Servers is the result of an earlier check of images on servers; nil has them
+	// checked.
 	Servers *Servers
 }
 
@@ -63,29 +63,29 @@ type VM struct {
 	Properties map[string]map[string]bool
 }
 
-// Servers is what a storage daemon has shown of the disk's images on servers.
+// Servers is what a storage daemon has found in the disk's images on servers.
 type Servers struct {
-	// Size and UUID are those of the top volume, where its header had to be read there.
+	// Size and UUID are those of the top volume, if its header is on a server.
 	Size int64
 	UUID string
 	// Warnings are for the user.
 	Warnings []string
 }
 
-// Findings are what the checks of a disk have found that none of them refuses.
+// Findings are the results of checks that have not refused the disk.
 type Findings struct {
-	// Size is what the volume must have in bytes, 0 for whatever it has.
+	// Size is the size that the volume must have, in bytes; 0 for any size.
 	Size int64
-	// Permits are what QEMU has to be allowed.
+	// Permits are the files that QEMU needs access to.
 	Permits grant.Permits
 	// Warnings are for the user.
 	Warnings []string
-	// Servers is what was found out of images on servers; nil for a VM on another machine.
+	// Servers is the result for images on servers; nil for a VM on another machine.
 	Servers *Servers
 }
 
-// AllWarnings are those of this examination, and those of images on servers, which an
-// earlier one may have looked at.
+// AllWarnings returns the warnings of this examination, and those about images on
+// servers, which may be of an earlier one.
 func (f Findings) AllWarnings() []string {
 	if f.Servers == nil {
 		return f.Warnings
@@ -96,12 +96,12 @@ func (f Findings) AllWarnings() []string {
 // Check is one check. The error refuses the disk.
 type Check func(ctx context.Context, c *Candidate) (Findings, error)
 
-// Attach are the checks of a disk that a running VM gets, in their order.
+// Attach returns the checks of a disk for a running VM, in their order.
 func Attach() []Check {
 	return []Check{names, schema, hostDevices, overlayPlace, images, permissions}
 }
 
-// Start are the checks of a disk that a VM is started with.
+// Start returns the checks of a disk that a VM is started with.
 func Start() []Check { return []Check{images, permissions} }
 
 // Run runs the checks in order, up to the first that refuses the disk.
@@ -126,7 +126,7 @@ func Run(ctx context.Context, c *Candidate, checks []Check) (Findings, error) {
 	return all, nil
 }
 
-// refuse returns the refusal of the disk.
+// refuse returns a refusal of the disk.
 func (c *Candidate) refuse(cause, err error, format string, args ...any) error {
 	return &outcome.PreflightError{Target: c.Disk.Target, Cause: cause, Reason: fmt.Sprintf(format, args...), Err: err}
 }
@@ -154,19 +154,19 @@ func names(_ context.Context, c *Candidate) (Findings, error) {
 	return Findings{}, nil
 }
 
-// schema checks that the VM's QEMU takes every command of the plan.
+// schema checks that the VM's QEMU supports every command of the plan.
 func schema(ctx context.Context, c *Candidate) (Findings, error) {
 	return Findings{}, c.VM.Schema(ctx, c.Host, c.Plan)
 }
 
-// permissions checks that QEMU may open the images, or may be allowed to.
+// permissions checks that QEMU may open the images, or can be granted access.
 func permissions(ctx context.Context, c *Candidate) (Findings, error) {
 	p, err := grant.Check(ctx, c.Host, c.Disk, c.Unlock.Method, c.Spec)
 	return Findings{Permits: p}, err
 }
 
-// overlayPlace checks that the overlay of a transient disk can be made: its place
-// is here, free, and may be written to.
+// overlayPlace checks that the overlay of a transient disk can be made: its path is on
+// this host and free, and its directory writable.
 func overlayPlace(ctx context.Context, c *Candidate) (Findings, error) {
 	o := apply.OverlayOf(c.Plan.Graph)
 	if o == nil {
@@ -182,7 +182,7 @@ func overlayPlace(ctx context.Context, c *Candidate) (Findings, error) {
 	if err != nil {
 		return Findings{}, err
 	}
-	// One of an interrupted run is removed after all checks.
+	// A leftover of an interrupted run is removed after all checks.
 	err = overlay.Check(o.Path, rundir.OverlayMark(id, c.Disk.Target))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return refuse(err, "the file %s is where the overlay of the transient disk would be: remove it if it is not needed", o.Path)

@@ -13,22 +13,22 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// depth says how much of an image is read to find a LUKS header where none should be.
+// depth is how much of an image is searched for an unexpected LUKS header.
 type depth int
 
 const (
 	// start: the first bytes. A second copy of a header is not found.
 	start depth = iota
-	// everything: wherever a header, or what is left of one, can be.
+	// everything: every place of a header, or of the remains of a header.
 	everything
 )
 
-// content holds what an image contains against what the disk says of it. It has a
-// LUKS header exactly where the XML has <encryption> without a detached header; that
-// header is returned, nil where there should be none.
+// content compares the content of an image with the disk's XML. The image must have a
+// LUKS header if and only if the XML has <encryption> without a detached header. It
+// returns that header, nil if there must be none.
 //
-// It is the one check of content, for local and remote images alike. Where only QEMU
-// can read the image, [Candidate.InQEMU] refuses in the same words.
+// It is the only check of content, for local and remote images. If only QEMU can read the
+// image, [Candidate.InQEMU] refuses with the same messages.
 func (l *layerCheck) content(r image.Reader, d depth) (*luks.Header, error) {
 	layer := l.disk.Image
 	if layer.RawLUKS() && l.disk.Header() == nil {
@@ -51,9 +51,9 @@ func (l *layerCheck) content(r image.Reader, d depth) (*luks.Header, error) {
 	return nil, nil
 }
 
-// localContent is content for a file or block device of this host. A qcow2 image
-// that package image cannot read is not looked into for a header that should not be
-// there: QEMU may well read it.
+// localContent is content for a file or block device of this host. A qcow2 image that
+// package image cannot read is not searched for an unexpected header: QEMU may be able to
+// read it.
 func (l *layerCheck) localContent(ctx context.Context, d depth) (*luks.Header, error) {
 	layer := l.disk.Image
 	r, err := unlock.OpenLocal(ctx, layer)
@@ -71,7 +71,7 @@ func (l *layerCheck) localContent(ctx context.Context, d depth) (*luks.Header, e
 	return h, err
 }
 
-// holdsHeader reports whether an image begins with a LUKS header, in whatever state.
+// holdsHeader reports whether an image begins with a LUKS header, valid or not.
 func holdsHeader(r image.Reader, d depth) (bool, error) {
 	if d == start {
 		prefix := make([]byte, min(magicLength, r.Size()))
@@ -90,7 +90,7 @@ func holdsHeader(r image.Reader, d depth) (bool, error) {
 
 const magicLength = 6 // of LUKS, LUKS On-Disk Format Specification, figure 1
 
-// refused refuses a layer that holds a LUKS header which it should not have.
+// refused refuses a layer that has an unexpected LUKS header.
 func (c *Candidate) refused(layer blockgraph.Image) error {
 	if layer.Encryption != nil { // with a detached header
 		return c.refuse(outcome.ErrUnexpectedEncryption, nil, "the payload %s begins with a LUKS header of its own: leave <header> out to use that one", layer.Source)
@@ -98,7 +98,7 @@ func (c *Candidate) refused(layer blockgraph.Image) error {
 	return c.refuse(outcome.ErrUnexpectedEncryption, nil, "the image %s is encrypted with LUKS, and the XML has no <encryption>: the guest would see ciphertext and could destroy the header, so add <encryption format='luks'>", layer.Source)
 }
 
-// headerError refuses an image whose LUKS header is not there or cannot be read.
+// headerError refuses an image whose LUKS header is missing or cannot be read.
 func (c *Candidate) headerError(s blockgraph.Source, err error) error {
 	if errors.Is(err, luks.ErrNotLUKS) {
 		return c.refuse(outcome.ErrHeaderUnusable, err, "%s has no LUKS header: check the path, or format the volume", s)
@@ -106,7 +106,7 @@ func (c *Candidate) headerError(s blockgraph.Source, err error) error {
 	return c.refuse(outcome.ErrHeaderUnusable, err, "the LUKS header in %s cannot be read", s)
 }
 
-// qcow2 checks a qcow2 image whose encryption, if it has any, is inside.
+// qcow2 checks a qcow2 image whose encryption, if any, is inside.
 func (l *layerCheck) qcow2(header *image.Qcow2Header) error {
 	path, encrypted := l.disk.Image.Source.Path, l.disk.Image.Encryption != nil
 	switch crypt := header.Crypt; {
@@ -120,7 +120,7 @@ func (l *layerCheck) qcow2(header *image.Qcow2Header) error {
 	return nil
 }
 
-// opens refuses a header that the method of the disk does not open.
+// opens refuses a header that the disk's method cannot open.
 func (l *layerCheck) opens(h *luks.Header) error {
 	source := l.disk.Image.LUKSHeader().Source
 	err, who := h.QEMUOpens(), "QEMU's own driver"
@@ -136,8 +136,8 @@ func (l *layerCheck) opens(h *luks.Header) error {
 	return l.refuse(outcome.ErrHeaderUnusable, err, "the LUKS header of %s", source)
 }
 
-// volumeSize returns how large the volume of a header is: what the payload has
-// from the payload offset on.
+// volumeSize returns the size of a header's volume: that of the payload from the payload
+// offset on.
 func (l *layerCheck) volumeSize(ctx context.Context, h *luks.Header) (int64, error) {
 	source := l.disk.Image.Source
 	r, err := l.Images.Open(ctx, l.disk.Image)

@@ -23,8 +23,8 @@ var errRead = errors.New("the server has gone")
 
 func (failing) ReadAt([]byte, int64) (int, error) { return 0, errRead }
 
-// TestContent holds what an image contains against what the disk's XML says of it,
-// without a file, a daemon or a VM.
+// TestContent compares the content of an image with the disk's XML, without a file, a
+// daemon or a VM.
 func TestContent(t *testing.T) {
 	t.Parallel()
 	const secret, header = `<secret type='passphrase' usage='test'/>`, `<header type='file'><source file='/h'/></header>`

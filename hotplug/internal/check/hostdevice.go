@@ -14,8 +14,8 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// hostDevices checks what a disk has instead of an image: a device or a
-// server of the host that QEMU drives by itself.
+// hostDevices checks the source of a disk without an image: a device or server of the
+// host that QEMU drives itself.
 func hostDevices(ctx context.Context, c *Candidate) (Findings, error) {
 	for _, image := range c.Disk.Images() {
 		var err error
@@ -24,7 +24,7 @@ func hostDevices(ctx context.Context, c *Candidate) (Findings, error) {
 			err = c.checkVHostUser(ctx, s)
 		case blockgraph.SourceVHostVDPA:
 			if !c.Host.Local || !c.VM.Conn.Client().PassesFiles() {
-				err = fmt.Errorf("%s has to be passed to QEMU as a descriptor, which this way to the VM cannot do: use a monitor that is a unix socket", s.Path)
+				err = fmt.Errorf("%s has to be passed to QEMU as a descriptor, which this connection to the VM cannot do: use a monitor that is a unix socket", s.Path)
 				break
 			}
 			err = checkVDPA(s.Path)
@@ -40,10 +40,9 @@ func hostDevices(ctx context.Context, c *Candidate) (Findings, error) {
 	return Findings{}, nil
 }
 
-// checkVHostUser checks that the guest's memory can be shared with the server,
-// which reads requests out of it. Without that QEMU (10.0.2) takes the device, and
-// the guest waits for its disk forever. QEMU also stalls while it waits for
-// a server that is not there.
+// checkVHostUser checks that the guest's memory is shared with the server, which reads
+// requests from it. Otherwise QEMU (10.0.2) accepts the device, and the guest waits for
+// its disk forever. QEMU also stalls while it waits for a missing server.
 func (c *Candidate) checkVHostUser(ctx context.Context, s blockgraph.Source) error {
 	if c.Host.Local {
 		switch info, err := os.Stat(s.Path); {
@@ -82,9 +81,9 @@ func checkVDPA(path string) error {
 	return nil
 }
 
-// checkNVMe checks that the host has the drive and has given it up: its own driver
-// must not work on it at the same time. libvirt does that for managed='yes';
-// luksplug takes no drive from the host. bus is /sys/bus/pci.
+// checkNVMe checks that the drive exists and is not bound to the host's own driver, which
+// must not use it at the same time. libvirt unbinds it for managed='yes'; luksplug does
+// not. bus is /sys/bus/pci.
 func checkNVMe(n *blockgraph.NVMe, bus string) error {
 	device := filepath.Join(bus, "devices", n.Device)
 	if _, err := os.Stat(device); err != nil {

@@ -13,9 +13,9 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// images checks the disk's images: that they are there and may be used, are not in
-// use elsewhere, and are what the XML says. The size that it finds is
-// that of a volume which is unlocked outside of QEMU.
+// images checks that the disk's images exist, may be opened, are not in use by others,
+// and match the XML. The size in its findings is that of a volume that is unlocked
+// outside of QEMU.
 func images(ctx context.Context, c *Candidate) (Findings, error) {
 	if !c.Host.Local {
 		return Findings{}, c.remoteVM()
@@ -28,8 +28,8 @@ func images(ctx context.Context, c *Candidate) (Findings, error) {
 		all.Servers = &Servers{}
 	}
 	for i, layer := range c.Disk.Layers() {
-		// A layer is checked like a disk of its own; those below the top one
-		// are only read.
+		// A layer is checked like a disk of its own; those below the top layer are only
+		// read.
 		alone := *c.Disk
 		alone.Image, alone.ReadOnly = *layer, c.Disk.ReadOnly || c.Disk.Transient || i > 0
 		l := &layerCheck{Candidate: c, disk: &alone}
@@ -52,8 +52,8 @@ func images(ctx context.Context, c *Candidate) (Findings, error) {
 	return all, nil
 }
 
-// unused refuses a payload that this VM has open already. The image locks would tell
-// as well, but not which disk it is, nor for a read-only pair.
+// unused refuses a payload that this VM has open already. The image locks would refuse it
+// too, but they name no disk, and do not refuse two readers.
 func (c *Candidate) unused() error {
 	source := c.Disk.Image.Source
 	for _, n := range c.State.Nodes {
@@ -75,8 +75,8 @@ type layerCheck struct {
 	disk *blockgraph.Disk
 }
 
-// run checks what of the layer is on this host, and what of it a storage daemon has
-// to look at.
+// run checks the images of the layer that are on this host, and those that a storage
+// daemon has to open.
 func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 	layer := &l.disk.Image
 	if store := layer.DataStore; store != nil && store.Source.Local() {
@@ -122,8 +122,8 @@ func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 	return found, err
 }
 
-// header checks the layer's LUKS header where it is on this host, and that there is
-// none where the XML has none. payload is nil for one that is elsewhere.
+// header checks the layer's LUKS header if it is on this host, and that there is none if
+// the XML has none. payload is nil for a payload that is not on this host.
 func (l *layerCheck) header(ctx context.Context, payload *image.Info) (*luks.Header, Findings, error) {
 	layer, header := &l.disk.Image, l.disk.Header()
 	here := payload != nil && unlock.ReadsHere(*layer)
@@ -145,12 +145,12 @@ func (l *layerCheck) header(ctx context.Context, payload *image.Info) (*luks.Hea
 	return h, found, err
 }
 
-// detachedHeader checks a detached header on this host: the file, what it holds, and
-// that it is the header of no other disk.
+// detachedHeader checks a detached header on this host: the file, its content, and that
+// no other disk uses it.
 func (l *layerCheck) detachedHeader(ctx context.Context, header blockgraph.Image) (*luks.Header, Findings, error) {
 	var found Findings
 	path, use := header.Source.Path, l.headerUse()
-	// The file first: its locks would tell as well, but not whose they are.
+	// First, because the file's locks would not name the other disk.
 	user, err := l.headerUser(ctx, path, "")
 	if err != nil {
 		return nil, found, err
@@ -174,8 +174,8 @@ func (l *layerCheck) detachedHeader(ctx context.Context, header blockgraph.Image
 	return h, found, err
 }
 
-// headerUse says what becomes of a detached header: where the key is derived here,
-// QEMU gets another one.
+// headerUse returns the use of a detached header: if the key is derived here, QEMU gets
+// another header.
 func (c *Candidate) headerUse() use {
 	if c.Unlock.Method != blockgraph.MethodEphemeralHeader {
 		return c.imageUse()
@@ -183,7 +183,7 @@ func (c *Candidate) headerUse() use {
 	return c.ownHeaderUse()
 }
 
-// ownHeaderUse is headerUse of a header that luksplug itself reads.
+// ownHeaderUse is headerUse for a header that luksplug itself reads.
 func (c *Candidate) ownHeaderUse() use {
 	if c.Spec.AllowSharedHeader {
 		return shares
@@ -191,7 +191,7 @@ func (c *Candidate) ownHeaderUse() use {
 	return reads
 }
 
-// imageUse says what becomes of an image that QEMU opens as the disk says.
+// imageUse returns the use of an image that QEMU opens as the XML says.
 func (c *Candidate) imageUse() use {
 	if c.Moving {
 		return moves
@@ -199,8 +199,8 @@ func (c *Candidate) imageUse() use {
 	return writes
 }
 
-// shared answers for a detached header that user has already: with a warning where
-// that is allowed.
+// shared returns the result for a detached header that user uses already: a warning if
+// sharing is allowed, else a refusal.
 func (c *Candidate) shared(header, user string, u use) (warnings []string, err error) {
 	if u != shares {
 		return nil, c.refuse(outcome.ErrHeaderInUse, nil, "the header %s is in use by %s: one header over two payloads would give both the same key, so make a header for each, or allow a shared one", header, user)
@@ -208,7 +208,7 @@ func (c *Candidate) shared(header, user string, u use) (warnings []string, err e
 	return []string{fmt.Sprintf("the header %s is also that of %s, as was allowed: both payloads have the same key", header, user)}, nil
 }
 
-// headerUser names the disk that has the detached header already, "" for none.
+// headerUser names the disk that uses the detached header, "" for none.
 func (c *Candidate) headerUser(ctx context.Context, path, uuid string) (string, error) {
 	for _, n := range c.State.Nodes {
 		sameFile := n.IsStorage() && image.SameFile(n.File, path)
@@ -233,19 +233,18 @@ func (c *Candidate) headerUser(ctx context.Context, path, uuid string) (string, 
 	return fmt.Sprintf("disk %s of VM %s", other.Target, other.VM), nil
 }
 
-// use is what becomes of an image.
+// use is how an image is going to be used.
 type use string
 
 const (
-	writes use = "writes" // QEMU opens it as the disk says
-	moves  use = "moves"  // so it does, but not before another QEMU, which has it open, hands it over
+	writes use = "writes" // QEMU opens it as the XML says
+	moves  use = "moves"  // the same, but only after another QEMU, which has it open, hands it over
 	reads  use = "reads"  // only this process reads it, and no other process may write it
 	shares use = "shares" // only this process reads it, and others may use it
 )
 
-// usable checks that an image of this host is of the kind that the XML says, may be
-// opened the way in which QEMU will open it, and is not locked. It returns what the
-// image is.
+// usable checks that an image of this host is of the kind in the XML, can be opened in
+// the mode that QEMU will use, and is not locked. It returns its format.
 func (l *layerCheck) usable(img blockgraph.Image, what string, u use) (*image.Info, error) {
 	path := img.Source.Path
 	refuse := func(cause error, reason string, err error) (*image.Info, error) {

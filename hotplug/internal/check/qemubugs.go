@@ -12,24 +12,23 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 )
 
-// bug is something that versions of QEMU are known to do wrong with a command
-// that they take by their own schema.
+// bug is a bug of some versions of QEMU in a command that their schema accepts.
 type bug struct {
-	// feature is what does not work; its Since is the first version without the
-	// bug.
+	// feature is the feature that does not work; its Since is the first version without
+	// the bug.
 	feature blockgraph.Feature
-	// fixed are the first versions without it of older series that were fixed,
-	// such as "10.0.7" for 10.0.
+	// fixed are the first versions without the bug in older series, such as "10.0.7" for
+	// 10.0.
 	fixed []string
-	// hits reports whether the command runs into it.
+	// hits reports whether the command triggers the bug.
 	hits func(h *host.Host, c blockgraph.Command) bool
 }
 
-// bugs are those that a plan can run into.
+// bugs are the bugs that a plan can trigger.
 var bugs = []bug{
-	// crypto/tlscredsx509.c wanted the key usage "key encipherment" of every
-	// certificate that restricts its usage, which is wrong for all keys but RSA's
-	// (RFC 8813, section 3). QEMU's commit 3995fc238e05.
+	// crypto/tlscredsx509.c required the key usage "key encipherment" of every certificate
+	// that restricts its usage, which is wrong for all keys but RSA's (RFC 8813, section
+	// 3). Fixed by QEMU's commit 3995fc238e05.
 	{
 		feature: blockgraph.Feature{
 			Element: "disk/source@tls", Name: "a client's certificate whose usage has no key encipherment, as those with ECDSA keys", Since: "10.2",
@@ -39,8 +38,8 @@ var bugs = []bug{
 	},
 }
 
-// knownBug returns what the VM's QEMU is known not to be able to do of the
-// command, nil for nothing.
+// knownBug returns the feature of the command that a bug of the VM's QEMU breaks, nil for
+// none.
 func (vm *VM) knownBug(h *host.Host, c blockgraph.Command) *blockgraph.Feature {
 	version := vm.version()
 	for _, b := range bugs {
@@ -62,9 +61,8 @@ func (b bug) in(version string) bool {
 	return outcome.OlderThan(version, b.feature.Since)
 }
 
-// withoutEncipherment looks at the client's certificate of an object tls-creds-x509,
-// where it is a file of this host. One that is not there, or is none, is for QEMU
-// to complain of.
+// withoutEncipherment examines the client's certificate of an object tls-creds-x509, if
+// it is a file of this host. A missing or invalid certificate is reported by QEMU.
 func withoutEncipherment(h *host.Host, c blockgraph.Command) bool {
 	if c.Execute != "object-add" || c.Arguments.Text("qom-type") != "tls-creds-x509" || !h.Local {
 		return false
@@ -82,7 +80,7 @@ func withoutEncipherment(h *host.Host, c blockgraph.Command) bool {
 		return false
 	}
 	for _, e := range certificate.Extensions {
-		if e.Id.String() == "2.5.29.15" { // key usage; QEMU minds it where it is critical
+		if e.Id.String() == "2.5.29.15" { // key usage; QEMU checks it if it is critical
 			return e.Critical
 		}
 	}

@@ -2,8 +2,7 @@ package check
 
 import "testing"
 
-// TestBugIn: a bug ends in every series that was fixed, and for good in the
-// first version without it.
+// TestBugIn: a bug ends in every series with a fix, and in the first version without it.
 func TestBugIn(t *testing.T) {
 	t.Parallel()
 	b := bug{fixed: []string{"7.2.22", "10.0.7"}}

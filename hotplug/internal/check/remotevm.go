@@ -12,9 +12,8 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 )
 
-// remoteVM checks what can be known of a disk whose files are on another host:
-// whether the VM has one of them open already, by their paths. The rest is left to
-// QEMU, see [Candidate.InQEMU].
+// remoteVM checks a disk whose files are on another host: whether the VM has one of them
+// open already, by their paths. QEMU checks the rest, see [Candidate.InQEMU].
 func (c *Candidate) remoteVM() error {
 	c.Host.Entry(c.Disk.Target).Warn("the VM runs on another machine: whether others use the disk's files, and whether they may be used, is not checked here")
 	for _, image := range c.Disk.Images() {
@@ -30,16 +29,16 @@ func (c *Candidate) remoteVM() error {
 	return nil
 }
 
-// InQEMU has the VM's QEMU tell what this process cannot look at, when the
-// nodes are there and before the guest sees anything of them: that an image which
-// is taken as it is holds no LUKS header, and that no other disk of the VM has the
-// disk's header. No earlier check could see that, and the guest would destroy data.
+// InQEMU has the VM's QEMU check images that this process cannot read, once the nodes
+// exist and before the guest sees the disk: that an image without <encryption> has no
+// LUKS header, and that no other disk of the VM uses the disk's header. Otherwise the
+// guest would destroy data.
 func (c *Candidate) InQEMU(ctx context.Context, r *apply.Run) error {
 	for i, layer := range c.Disk.Layers() {
 		plain := layer.Encryption == nil && layer.Format == blockgraph.FormatRaw
 		detached := layer.Encryption != nil && layer.Encryption.Header != nil
 		if !plain && !detached {
-			continue // QEMU itself compares what is there with what the XML says
+			continue // QEMU itself compares the image with the XML
 		}
 		node := payloadNode(r.Plan.Graph, i)
 		if node == "" {
@@ -57,7 +56,7 @@ func (c *Candidate) InQEMU(ctx context.Context, r *apply.Run) error {
 	return c.volumes(ctx)
 }
 
-// payloadNode returns the name of the node that shows what is in a layer's image,
+// payloadNode returns the name of the node that shows the content of a layer's image,
 // encrypted or not.
 func payloadNode(graph *blockgraph.Graph, layer int) string {
 	name := ""
@@ -72,8 +71,7 @@ func payloadNode(graph *blockgraph.Graph, layer int) string {
 	return name
 }
 
-// volumes refuses a volume that another disk of the VM has, by the UUID in its
-// header.
+// volumes refuses a volume that another disk of the VM uses, by the UUID in its header.
 func (c *Candidate) volumes(ctx context.Context) error {
 	state, err := inventory.Nodes(ctx, c.VM.Conn)
 	if err != nil {

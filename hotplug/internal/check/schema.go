@@ -15,13 +15,11 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// Schema checks that the VM's QEMU takes every command of the plan, and changes
-// nothing. Arguments
-// are held against QEMU's own schema (query-qmp-schema), and those of devices,
-// which that does not have, against the devices' properties
-// (device-list-properties); and what this version is known to do wrong is refused.
-// What QEMU finds out only when it does a command, such
-// as a port that is taken, is not found out here.
+// Schema checks that the VM's QEMU supports every command of the plan, and changes
+// nothing. Arguments are validated against QEMU's schema (query-qmp-schema), those of
+// devices, which the schema lacks, against the devices' properties
+// (device-list-properties). Known bugs of this version are refused. Errors that QEMU
+// detects only when it executes a command, such as an occupied port, are not found.
 //
 // The error is an [*outcome.VersionError], or that of a query.
 func (vm *VM) Schema(ctx context.Context, h *host.Host, plan *blockgraph.Plan) error {
@@ -62,7 +60,7 @@ func (vm *VM) checkCommand(h *host.Host, schema *qmp.Schema, plan *blockgraph.Pl
 	if err != nil {
 		return err
 	}
-	// An option of any text that has not always taken this one.
+	// An option that takes any text, but not always this text.
 	for _, o := range passedByPath {
 		if c.Execute == "blockdev-add" && c.Arguments.Text("driver") == o.driver && strings.HasPrefix(c.Arguments.Text(o.option), "/dev/fdset/") &&
 			!schema.Supports(c.Execute, o.driver+".$fdset") {
@@ -99,9 +97,8 @@ func (vm *VM) checkDevice(ctx context.Context, plan *blockgraph.Plan, d blockgra
 	return nil
 }
 
-// aliases are the other names that device_add has for a device, of those that
-// plans use (QEMU's softmmu/qdev-monitor.c, qdev_alias_table): only the device's
-// own is that of a type.
+// aliases maps device_add's other names of devices in plans (QEMU's
+// softmmu/qdev-monitor.c, qdev_alias_table) to the names of their types.
 var aliases = map[string]string{"lsi": "lsi53c895a"}
 
 // DeviceProperties returns the names of the properties of a device's type.

@@ -16,16 +16,15 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// LooksAtServers reports whether the disk has images that a storage daemon looks at
-// before the VM opens them.
+// LooksAtServers reports whether the disk has images that a storage daemon checks before
+// the VM opens them.
 func LooksAtServers(h *host.Host, disk *blockgraph.Disk) bool {
 	return h.Local && haveDaemon() && slices.ContainsFunc(disk.Images(), func(i *blockgraph.Image) bool { return byDaemon(*i) })
 }
 
-// byDaemon reports whether a storage daemon has to open an image to see what is
-// in it, and can: those of servers, and what package image does not read. A drive
-// that QEMU takes for itself, and a server that the guest talks to, are not among
-// them.
+// byDaemon reports whether reading an image needs a storage daemon, which can open it:
+// images of servers, and formats that package image does not read. Drives that QEMU
+// drives itself, and servers that the guest talks to, are excluded.
 func byDaemon(i blockgraph.Image) bool {
 	switch i.Source.Kind {
 	case blockgraph.SourceNetwork, blockgraph.SourceFile, blockgraph.SourceBlock:
@@ -34,9 +33,9 @@ func byDaemon(i blockgraph.Image) bool {
 	return false
 }
 
-// servers opens the images of a layer that a storage daemon has to open. It refuses
-// what the checks of local images refuse, and returns the LUKS header that it has
-// found, nil where that is none of its business.
+// servers checks the images of a layer that need a storage daemon. It refuses what the
+// checks of local images refuse, and returns the LUKS header that it has found, nil if
+// the header is not among them.
 func (l *layerCheck) servers(ctx context.Context) (*luks.Header, Findings, error) {
 	var found Findings
 	layer := &l.disk.Image
@@ -68,7 +67,7 @@ func (l *layerCheck) servers(ctx context.Context) (*luks.Header, Findings, error
 	return h, found, err
 }
 
-// headerOnServer reads a detached header, which must be that of no other disk.
+// headerOnServer checks a detached header, which no other disk may use.
 func (l *layerCheck) headerOnServer(ctx context.Context, header blockgraph.Image) (*luks.Header, Findings, error) {
 	var found Findings
 	r, err := l.Images.OpenRemote(ctx, header)
@@ -88,7 +87,7 @@ func (l *layerCheck) headerOnServer(ctx context.Context, header blockgraph.Image
 	return h, found, err
 }
 
-// payloadOnServer opens the layer itself, and checks its content.
+// payloadOnServer opens the layer's image and checks its content.
 func (l *layerCheck) payloadOnServer(ctx context.Context) (*luks.Header, error) {
 	layer := l.disk.Image
 	inside := layer.Encryption != nil && l.disk.Header() == nil && !layer.RawLUKS()
@@ -111,8 +110,8 @@ func (l *layerCheck) payloadOnServer(ctx context.Context) (*luks.Header, error) 
 	return h, err
 }
 
-// writable refuses what QEMU only reads, under a disk that is to be written: QEMU
-// would open it, and refuse the device.
+// writable refuses an image that QEMU can only read, under a writable disk: QEMU would
+// open the image and refuse the device.
 func (l *layerCheck) writable(s blockgraph.Source, writes bool) error {
 	if !writes || l.disk.ReadOnly {
 		return nil
@@ -132,9 +131,9 @@ func (l *layerCheck) writable(s blockgraph.Source, writes bool) error {
 	return l.refuse(outcome.ErrReadOnlyImage, nil, "%s can only be read, %s: add <readonly/>", s, why)
 }
 
-// tryLibRBD has Ceph's library in a storage daemon decrypt the image that r has open
-// as it is. A wrong passphrase, or a library that is too old for the image, then
-// does not stall the guest.
+// tryLibRBD has Ceph's library in a storage daemon decrypt the image that r has open as
+// it is stored. A wrong passphrase, or a library that is too old, then does not stall the
+// guest.
 func (l *layerCheck) tryLibRBD(ctx context.Context, r *remoteimage.Image) error {
 	graph, err := blockgraph.BuildDecrypted(l.disk.Target, l.disk.Image)
 	if err != nil {
@@ -145,11 +144,11 @@ func (l *layerCheck) tryLibRBD(ctx context.Context, r *remoteimage.Image) error 
 		return err
 	}
 	defer values.Wipe()
-	h, headerErr := luks.ReadHeader(r) // while it shows what is stored
+	h, headerErr := luks.ReadHeader(r) // while it shows the stored bytes
 	// The VM's QEMU may have a newer library than the daemon.
 	same := l.VM != nil && r.Version() == l.VM.version()
 	err = r.Reopen(ctx, graph, values)
-	l.Images.Close(ctx) // it is not what it was opened as any more
+	l.Images.Close(ctx) // it now shows the decrypted image
 	if err == nil {
 		return nil
 	}
@@ -175,7 +174,7 @@ func (l *layerCheck) tryLibRBD(ctx context.Context, r *remoteimage.Image) error 
 	return outcome.ServerError(l.disk.Target, source, err)
 }
 
-// decrypting names what an image needs of Ceph's library and older ones lack.
+// decrypting names the feature that decrypting an image needs and older versions of Ceph's library lack.
 func decrypting(graph *blockgraph.Graph, enc *blockgraph.Encryption) blockgraph.Feature {
 	argument := "encrypt"
 	switch {
@@ -192,7 +191,7 @@ func decrypting(graph *blockgraph.Graph, enc *blockgraph.Encryption) blockgraph.
 	return blockgraph.Feature{Name: "decryption by Ceph's library"}
 }
 
-// namesOf names the secrets of an image as the subject of a sentence, up to its verb.
+// namesOf names the secrets of an image as the subject of a sentence, with its verb.
 func namesOf(enc *blockgraph.Encryption) string {
 	names := make([]string, len(enc.Secrets))
 	for i, ref := range enc.Secrets {

@@ -14,7 +14,7 @@ import (
 // Program is the daemon's program, which is looked up in PATH.
 const Program = "qemu-storage-daemon"
 
-// Options say how to start a daemon.
+// Options are the options of a daemon.
 type Options struct {
 	// Dir is the daemon's directory, at most 98 bytes long. It is created with mode 0700
 	// if it does not exist; its parent has to exist. An existing one must be private, and

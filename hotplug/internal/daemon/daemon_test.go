@@ -214,7 +214,7 @@ func TestOpenOfNothing(t *testing.T) {
 	}
 }
 
-// The monitor has one client: who comes second waits, and is told so.
+// The monitor has one client: a second client waits, and gets an error.
 func TestOpenOfABusyMonitor(t *testing.T) {
 	t.Parallel()
 	d := mustStart(t, Options{})
@@ -239,7 +239,7 @@ func TestOpenOfAnotherDaemonsMonitor(t *testing.T) {
 	}
 }
 
-// What it is all for: a QEMU gets the plain disk, and the daemon ends with it.
+// A QEMU gets the plain disk, and the daemon ends with it.
 func TestServesAQEMU(t *testing.T) {
 	t.Parallel()
 	d, _ := exported(t, Options{})

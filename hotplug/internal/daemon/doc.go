@@ -1,6 +1,6 @@
 // Package daemon runs a qemu-storage-daemon next to a VM's QEMU, for one disk.
 //
-// QEMU unlocks a LUKS header in its main loop, and the guest stands still meanwhile. A
+// QEMU unlocks a LUKS header in its main loop, and the guest stalls meanwhile. A
 // detached or leading header can be unlocked outside of QEMU and replaced by a cheap one;
 // a header inside a qcow2 image cannot. A storage daemon opens such an image instead, and
 // exports the plain disk by NBD, over a unix socket, to the VM's QEMU alone:
@@ -43,8 +43,8 @@
 // only processes that run as the directory's owner.
 //
 // A monitor serves one client at a time. While a [Daemon] is open, [Open] of the same
-// directory waits in vain; Inspect, Stop and Watch do not use the monitor. On SIGTERM the
-// daemon flushes and closes its images just as it does on quit.
+// directory waits until its context ends; Inspect, Stop and Watch do not use the monitor.
+// On SIGTERM the daemon flushes and closes its images just as it does on quit.
 //
 // The package needs Linux 5.11 (pidfd_open(2), close_range(2)). See qemu-storage-daemon(1)
 // and QEMU's storage-daemon QMP reference.

@@ -14,7 +14,7 @@ import (
 // docs/interop/pr-helper.rst.
 const HelperProgram = "qemu-pr-helper"
 
-// HelperOptions say how to start a qemu-pr-helper.
+// HelperOptions are the options of a qemu-pr-helper.
 type HelperOptions struct {
 	// Dir is its directory, like that of a storage daemon. The socket is next to it, see
 	// [HelperSocket]: QEMU's user must be able to pass through the parent, and only this

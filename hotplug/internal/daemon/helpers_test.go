@@ -178,7 +178,7 @@ func kill9(t *testing.T, p Process) {
 	must.OK(t, h.Wait(testContext(t)))
 }
 
-// sleeper is a process that stands for a VM's QEMU.
+// sleeper is a process in place of a VM's QEMU.
 func sleeper(t *testing.T) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("sleep", "1000")

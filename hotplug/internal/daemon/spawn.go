@@ -97,12 +97,12 @@ func limitCore(pid int, user *Credential) error {
 			_, _, errno = unix.RawSyscall(unix.SYS_SETRESUID, uintptr(user.UID), keep, keep)
 		}
 		if errno != 0 {
-			return fmt.Errorf("forbid core files to process %d: %w: %w", pid, err, errno)
+			return fmt.Errorf("disable core files of process %d: %w: %w", pid, err, errno)
 		}
 		err = unix.Prlimit(pid, unix.RLIMIT_CORE, &limit, nil)
 	}
 	if err != nil && !errors.Is(err, unix.ESRCH) {
-		return fmt.Errorf("forbid core files to process %d: %w", pid, err)
+		return fmt.Errorf("disable core files of process %d: %w", pid, err)
 	}
 	return nil
 }

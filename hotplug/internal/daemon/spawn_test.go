@@ -12,7 +12,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// What a thread of one's own changes is not seen by the rest of the process.
+// Changes of a thread of its own do not affect the rest of the process.
 func TestOwnThread(t *testing.T) {
 	t.Parallel()
 	open, err := os.Create(filepath.Join(t.TempDir(), "open"))

@@ -130,7 +130,7 @@ func TestDirectoriesThatAreRefused(t *testing.T) {
 		owner bool // the owner is wrong, which Inspect by root accepts
 	}{
 		"group may enter": {make: func(dir string) error { return mkdir(dir, 0o710) }},
-		"world may look":  {make: func(dir string) error { return mkdir(dir, 0o704) }},
+		"world may read":  {make: func(dir string) error { return mkdir(dir, 0o704) }},
 		"symbolic link": {make: func(dir string) error {
 			return errors.Join(mkdir(dir+"-real", 0o700), os.Symlink(dir+"-real", dir))
 		}},
@@ -222,7 +222,7 @@ func TestDirectoryThatIsTooLong(t *testing.T) {
 	mustStart(t, Options{Dir: longest})
 }
 
-// TestStartRefuses: what is impossible from the beginning leaves nothing.
+// TestStartRefuses: a start with impossible options leaves nothing.
 func TestStartRefuses(t *testing.T) {
 	t.Parallel()
 	canceled, cancel := context.WithCancel(testContext(t))
@@ -257,7 +257,7 @@ func TestStartRefuses(t *testing.T) {
 	}
 }
 
-// Ourselves, spelled out, takes no privilege.
+// Naming this process's own user needs no privilege.
 func TestStartAsOurselves(t *testing.T) {
 	t.Parallel()
 	self, err := hostproc.CredentialOf(os.Getpid())

@@ -30,7 +30,7 @@ type Info struct {
 	Kind    Kind
 }
 
-// Kind is what the process of a directory is.
+// Kind is the kind of a directory's process.
 type Kind string
 
 // The kinds.

@@ -20,8 +20,8 @@ type patience struct {
 	kill time.Duration // after SIGKILL, which a process in a system call may not see at once
 }
 
-// usual returns long times for a daemon, which flushes its images before it ends: a slow
-// disk is no reason to lose a guest's data. A helper has nothing to flush.
+// usual returns long times for a daemon, which flushes its images before it ends,
+// possibly to a slow disk. A helper has nothing to flush.
 func (k Kind) usual() patience {
 	if k == KindHelper {
 		return patience{term: 2 * time.Second, kill: 10 * time.Second}
@@ -34,7 +34,7 @@ func (k Kind) usual() patience {
 // more SIGKILL. Then the error wraps [ErrKilled], but nothing is left either.
 //
 // Stop may be called again, and after the daemon has ended by itself. If ctx ends before
-// the daemon, Stop returns ctx's error. The daemon goes on ending, and a further Stop
+// the daemon, Stop returns ctx's error. The daemon still ends, and a further Stop
 // removes its directory.
 func (d *Daemon) Stop(ctx context.Context) error { return d.stop(ctx, KindStorage.usual()) }
 
@@ -156,7 +156,7 @@ func end(ctx context.Context, h *hostproc.Handle, quit func(context.Context) err
 	if !ended {
 		return fmt.Errorf("process %d does not end even by SIGKILL, it may wait for a disk: %w", h.Process().PID, context.DeadlineExceeded)
 	}
-	return fmt.Errorf("%w (process %d): it did not end when it was asked to", ErrKilled, h.Process().PID)
+	return fmt.Errorf("%w (process %d): it did not end on request", ErrKilled, h.Process().PID)
 }
 
 // termAgain is how often SIGTERM is repeated. If the signal comes just before the storage

@@ -80,7 +80,7 @@ func TestWatchOfAnEarlierQEMU(t *testing.T) {
 	t.Parallel()
 	d := mustStart(t, Options{})
 	self := processOf(t, os.Getpid())
-	self.Start-- // one that had our number before us
+	self.Start-- // an earlier process with our number
 	must.OK(t, Watch(testContext(t), d.Info().Dir, self))
 	checkGone(t, d.Info())
 }
@@ -99,7 +99,7 @@ func TestWatchEndsWithItsContext(t *testing.T) {
 	}
 }
 
-// A directory that is removed and created again while it is watched is another's.
+// A directory that is removed and created again while it is watched belongs to another daemon.
 func TestWatchLeavesALaterDaemonAlone(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(shortDir(t), "d")

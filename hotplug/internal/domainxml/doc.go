@@ -1,5 +1,5 @@
 // Package domainxml reads and changes luksplug's parts of libvirt's domain XML: the arguments
-// in <qemu:commandline>, libvirt's way to give QEMU what it has no element for (see its
+// in <qemu:commandline>, libvirt's element for QEMU options that it does not support (see its
 // drvqemu document), and the metadata of a namespace.
 //
 // The output of a hook replaces the domain, so nothing unknown may be lost. A [Document]

@@ -1,6 +1,6 @@
-// Package grant lets the VM's QEMU open the images of a disk: it finds out what
-// QEMU may not open ([Check]), gives that to QEMU's user for as long as the disk is
-// attached ([Permits.Take]), and takes it back ([Revoke]).
+// Package grant lets the VM's QEMU open the images of a disk: it finds the images that
+// QEMU may not open ([Check]), gives them to QEMU's user for as long as the disk is
+// attached ([Permits.Take]), and returns them ([Revoke]).
 package grant
 
 import (
@@ -21,21 +21,21 @@ import (
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
-// Permits is what QEMU opens of a disk on this host, and what it may not open yet.
+// Permits are the files that QEMU opens for a disk on this host, and those of them that it may not open yet.
 type Permits struct {
-	// Target is the disk's.
+	// Target is the disk's target.
 	Target string
 	// User is the user that opens the files.
 	User hostproc.User
-	// Files are those that are opened by path, Give those of them that have to be
+	// Files are the files that are opened by path, Give those of them that have to be
 	// given to the user first.
 	Files, Give []access.File
-	// Owners are those that a record has of files which were given away before.
+	// Owners are recorded owners of files that were given away before.
 	Owners []access.Owner
 }
 
-// Opened returns the files and block devices of this host that are opened by path
-// for the disk, by QEMU or its storage daemon.
+// Opened returns the files and block devices of this host that QEMU or its storage daemon
+// opens by path for the disk.
 func Opened(disk *blockgraph.Disk, way blockgraph.Method) []access.File {
 	var out []access.File
 	add := func(path, what string, write bool) {
@@ -57,7 +57,7 @@ func Opened(disk *blockgraph.Disk, way blockgraph.Method) []access.File {
 		if onHost(layer.DataStore) {
 			add(layer.DataStore.Source.Path, "data store", write)
 		}
-		// By MethodEphemeralHeader it is only read here.
+		// By MethodEphemeralHeader only luksplug reads it.
 		if enc := layer.Encryption; enc != nil && onHost(enc.Header) && way != blockgraph.MethodEphemeralHeader {
 			add(enc.Header.Source.Path, "header", write)
 		}
@@ -70,11 +70,11 @@ func Opened(disk *blockgraph.Disk, way blockgraph.Method) []access.File {
 	return out
 }
 
-// implied yields the images below the one at the end of the chain that the XML has:
-// those that qcow2 images name themselves.
+// implied yields the images below the last one that the XML names: those that the qcow2
+// images themselves name.
 func implied(layer *blockgraph.Image) func(yield func(string) bool) {
 	return func(yield func(string) bool) {
-		const deepest = 200 // and a chain that runs in a circle ends
+		const deepest = 200 // also ends a chain with a cycle
 		path, format, terminated := layer.Source.Path, layer.Format, layer.Terminated
 		for range deepest {
 			if format != blockgraph.FormatQcow2 || terminated {
@@ -99,8 +99,8 @@ func implied(layer *blockgraph.Image) func(yield func(string) bool) {
 	}
 }
 
-// opener returns the user that opens the files; the error is [hostproc.ErrUnknown]
-// where that is unknown.
+// opener returns the user that opens the files; the error wraps [hostproc.ErrUnknown] if
+// it is unknown.
 func opener(ctx context.Context, h *host.Host, way blockgraph.Method) (hostproc.User, error) {
 	p, err := h.Process(ctx)
 	if err != nil || p.User == nil {
@@ -111,7 +111,7 @@ func opener(ctx context.Context, h *host.Host, way blockgraph.Method) (hostproc.
 	}
 	u := hostproc.User{Credential: *p.User, PID: p.PID}
 	if way == blockgraph.MethodStorageDaemon {
-		u.PID = 0 // it sees the files that we see
+		u.PID = 0 // it sees the same files as this process
 	}
 	return u, nil
 }
@@ -134,7 +134,7 @@ func Check(ctx context.Context, h *host.Host, disk *blockgraph.Disk, way blockgr
 	switch {
 	case err != nil && s.Relabel:
 		return p, &outcome.PreflightError{Target: disk.Target, Cause: outcome.ErrPermission, Reason: "the images cannot be given to QEMU's user", Err: err}
-	case err != nil: // what QEMU may open is unknown here: QEMU itself finds out
+	case err != nil: // unknown here: QEMU itself finds out
 		h.Entry(disk.Target).Debugf("not checked whether QEMU may open the images: %v", err)
 		return p, nil
 	}
@@ -147,12 +147,12 @@ func Check(ctx context.Context, h *host.Host, disk *blockgraph.Disk, way blockgr
 		return p, p.denied(problems, s.Relabel)
 	}
 	if s.Relabel && h.Labels(ctx).Image != "" {
-		p.Give = p.Files // what the label of a file allows only the policy knows
+		p.Give = p.Files // what a label allows is known only to the policy
 	}
 	return p, nil
 }
 
-// denied returns the refusal. wanted is true if the images were to be given to the user.
+// denied returns the refusal. wanted is true if the caller has asked to give the images to the user.
 func (p Permits) denied(problems []access.Problem, wanted bool) error {
 	var reasons, fixes []string
 	relabel := true
@@ -183,7 +183,7 @@ func (p Permits) denied(problems []access.Problem, wanted bool) error {
 	return e
 }
 
-// taking is what the registry is told of the disk.
+// taking returns the registry's request for the disk.
 func (p Permits) taking(ctx context.Context, h *host.Host) (access.Request, error) {
 	t := access.Request{Files: p.Files, Grant: p.Give, Remembered: p.Owners}
 	id, err := h.ID(ctx)
@@ -200,8 +200,8 @@ func (p Permits) taking(ctx context.Context, h *host.Host) (access.Request, erro
 	return t, nil
 }
 
-// Take does what has to be done for QEMU to open the disk's images, and its
-// overlay, if it has one. [Revoke] takes it back.
+// Take grants QEMU access to the disk's images, and to its overlay, if any. [Revoke]
+// undoes it.
 func (p Permits) Take(ctx context.Context, h *host.Host, overlay *blockgraph.Overlay) error {
 	if len(p.Files) == 0 {
 		return nil
@@ -240,7 +240,7 @@ func (p Permits) Take(ctx context.Context, h *host.Host, overlay *blockgraph.Ove
 	return nil
 }
 
-// Before returns whose the images are that [Permits.Take] is going to give away.
+// Before returns the present owners of the images that [Permits.Take] is going to give away.
 func (p Permits) Before(ctx context.Context, h *host.Host, s spec.Spec) ([]access.Owner, error) {
 	if !s.Relabel || len(p.Files) == 0 {
 		return nil, nil
@@ -256,16 +256,16 @@ func (p Permits) Before(ctx context.Context, h *host.Host, s spec.Spec) ([]acces
 	return registry.Owners(t)
 }
 
-// Revocation says what [Revoke] takes back.
+// Revocation selects what [Revoke] undoes.
 type Revocation struct {
 	// Targets selects disks of the VM.
 	Targets func(target string) bool
-	// Stay leaves the files with QEMU's user: a QEMU of another host goes on with them.
+	// Stay leaves the files with QEMU's user, for a QEMU on another host that still uses them.
 	Stay bool
 }
 
-// Revoke takes back what [Permits.Take] did for disks of the VM, and returns which
-// files went back. Doing it again does no harm.
+// Revoke undoes [Permits.Take] for disks of the VM, and returns the files that were
+// returned to their owners. It may be repeated.
 func Revoke(ctx context.Context, h *host.Host, r Revocation) ([]access.Returned, error) {
 	id, err := h.ID(ctx)
 	if err != nil {

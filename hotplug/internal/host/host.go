@@ -1,6 +1,6 @@
-// Package host is the host's side of one VM: which process it is, what it is
-// called on this host, and where its run directory is. A running VM has a host and
-// a monitor; a VM that is about to start has a host only.
+// Package host is the host's side of one VM: its process, its identity on this host, and
+// its run directory. A running VM has a host and a monitor; a VM that is about to start
+// has only a host.
 package host
 
 import (
@@ -24,18 +24,18 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// Host is what is known of a VM beside its monitor. It is not safe for concurrent
-// use: what [Host.ID] and [Host.Process] find out is kept.
+// Host is what is known of a VM without its monitor. It is not safe for concurrent use:
+// [Host.ID] and [Host.Process] cache their results.
 type Host struct {
 	// Name names the VM in messages, notes and overlays; "" for none.
 	Name string
-	// Local is true where the paths in a disk's XML are paths of this machine.
+	// Local is true if the paths in a disk's XML are paths of this machine.
 	Local bool
 	// Log takes log entries.
 	Log logrus.FieldLogger
-	// Run and Lock are the directories of the options; "" for the system's own.
+	// Run and Lock are the directories of the options; "" for the defaults.
 	Run, Lock string
-	// Recovery bounds what is done after a failure.
+	// Recovery bounds the recovery after a failure.
 	Recovery time.Duration
 	// FindID returns the VM's identity, see [Identity].
 	FindID func(ctx context.Context) (string, error)
@@ -46,7 +46,7 @@ type Host struct {
 	process *Process
 }
 
-// New returns the host of a VM of that name, "" for none. log takes log entries, nil
+// New returns the host of a VM with that name, "" for none. log takes log entries, nil
 // discards them.
 func New(name string, log logrus.FieldLogger) *Host {
 	if log == nil {
@@ -62,11 +62,11 @@ func New(name string, log logrus.FieldLogger) *Host {
 
 const defaultRecovery = 30 * time.Second
 
-// ErrElsewhere: the VM does not run on this machine.
+// ErrElsewhere reports that the VM does not run on this machine.
 var ErrElsewhere = errors.New("the VM does not run on this machine")
 
-// ID returns a name of the VM that is the same for every way to reach its monitor
-// on this host.
+// ID returns an identity of the VM that is the same for every address of its monitor on
+// this host.
 func (h *Host) ID(ctx context.Context) (string, error) {
 	if h.id == "" {
 		id, err := h.FindID(ctx)
@@ -103,7 +103,7 @@ func (h *Host) Process(ctx context.Context) (*Process, error) {
 	return p, err
 }
 
-// Labels returns how the VM's process is confined; nothing where that is unknown.
+// Labels returns the security labels of the VM's process; none if they are unknown.
 func (h *Host) Labels(ctx context.Context) Labels {
 	p, err := h.Process(ctx)
 	if err != nil {
@@ -128,7 +128,7 @@ func (h *Host) Disk(ctx context.Context, target string) (rundir.Disk, error) {
 	return dir.Disk(target), err
 }
 
-// Contents returns what the VM's run directory holds; nothing for a VM on another
+// Contents returns the contents of the VM's run directory; nothing for a VM on another
 // machine.
 func (h *Host) Contents(ctx context.Context) (rundir.Contents, error) {
 	if !h.Local {
@@ -141,7 +141,7 @@ func (h *Host) Contents(ctx context.Context) (rundir.Contents, error) {
 	return dir.Read()
 }
 
-// LockPath returns the VM's lock file, whose directory exists then.
+// LockPath returns the VM's lock file, and creates its directory.
 func (h *Host) LockPath(ctx context.Context) (string, error) {
 	id, err := h.ID(ctx)
 	if err != nil {
@@ -150,7 +150,7 @@ func (h *Host) LockPath(ctx context.Context) (string, error) {
 	return rundir.LockPath(h.Lock, id)
 }
 
-// Owners is the registry of the images that were given to QEMUs on this host.
+// Owners returns the registry of the images that were given to QEMUs on this host.
 func (h *Host) Owners() (access.Registry, error) {
 	if h.Run == "" && os.Geteuid() == 0 {
 		return access.Registry{Dir: access.DefaultDir}, nil
@@ -159,15 +159,15 @@ func (h *Host) Owners() (access.Registry, error) {
 	return access.Registry{Dir: filepath.Join(string(base), rundir.OwnersDir)}, err
 }
 
-// OverlayName returns what overlays of this VM's disks are named after.
+// OverlayName returns the name of the VM in the names of its disks' overlays.
 func (h *Host) OverlayName(ctx context.Context) (string, error) {
-	if h.Name != "" && !strings.Contains(h.Name, "/") { // which a monitor's address has
+	if h.Name != "" && !strings.Contains(h.Name, "/") { // a monitor's address has a slash
 		return h.Name, nil
 	}
 	return h.ID(ctx)
 }
 
-// Recovering returns the context for what must be done after ctx has failed.
+// Recovering returns the context for the recovery after ctx has failed.
 func (h *Host) Recovering(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), h.Recovery)
 }
@@ -175,8 +175,8 @@ func (h *Host) Recovering(ctx context.Context) (context.Context, context.CancelF
 // Entry returns the log entry of a disk.
 func (h *Host) Entry(target string) logrus.FieldLogger { return h.Log.WithField("disk", target) }
 
-// Note returns the note of a disk of this VM, with the VM's name and, where it is
-// known, its process.
+// Note returns the note of a disk of this VM, with the VM's name and, if it is known, its
+// process.
 func (h *Host) Note(ctx context.Context, disk *blockgraph.Disk, way blockgraph.Method, uuid string) (rundir.Note, error) {
 	n := rundir.Note{
 		Target: disk.Target, VM: h.Name, Method: way, UUID: uuid,
@@ -196,8 +196,8 @@ func (h *Host) Note(ctx context.Context, disk *blockgraph.Disk, way blockgraph.M
 	return n, err
 }
 
-// Identity queries a VM for its identity: its UUID, or for a VM without one the
-// process that listens on the socket, or what little else is known.
+// Identity queries a VM for its identity: its UUID, or for a VM without one the process
+// that listens on the socket, or what little else is known.
 func Identity(ctx context.Context, c *monitor.Conn, name string) (string, error) {
 	answer, err := monitor.Get[struct{ UUID string }](ctx, c, qmp.Command{Execute: "query-uuid"})
 	if err != nil {
@@ -215,7 +215,7 @@ func Identity(ctx context.Context, c *monitor.Conn, name string) (string, error)
 	return "unnamed", nil
 }
 
-// fileName keeps what is safe in the name of a file.
+// fileName keeps characters that are safe in the name of a file.
 func fileName(r rune) rune {
 	if 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_' {
 		return r

@@ -6,10 +6,10 @@ import (
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
-// Process is what is known of the process that a VM on this machine runs in.
+// Process describes the process of a VM on this machine.
 type Process = hostproc.Info
 
-// Labels are what the security modules of the host's kernel decide by.
+// Labels are the labels that security modules of the host's kernel use.
 type Labels = hostproc.Labels
 
 // LookUpProcess reads about a process of this machine in /proc (proc(5)).
@@ -21,7 +21,7 @@ func LookUpProcess(pid int) (*Process, error) {
 	return &Process{PID: pid, User: user}, nil
 }
 
-// ProcessIdentity returns what tells the process with that id from a later one.
+// ProcessIdentity returns the identity of the process with that id, which a later process with the same id does not have.
 func ProcessIdentity(pid int) (hostproc.Process, error) {
 	id, err := hostproc.ProcessOf(pid)
 	if err != nil {

@@ -94,7 +94,7 @@ func Writable(path string) error {
 	// The kernel opens a read-only device for writing, and then fails the writes.
 	readOnly, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKROGET)
 	if err != nil {
-		return &fs.PathError{Op: "ask whether read-only", Path: path, Err: err}
+		return &fs.PathError{Op: "query whether read-only", Path: path, Err: err}
 	}
 	if readOnly != 0 {
 		return &fs.PathError{Op: "open for writing", Path: path, Err: unix.EROFS}

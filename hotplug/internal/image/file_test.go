@@ -82,8 +82,8 @@ func asNobody(t *testing.T, f func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		// Of this thread only. It is not unlocked, so that it ends with
-		// the goroutine and nobody else runs on it.
+		// Of this thread only. It is not unlocked, so that it ends with the goroutine and
+		// no other goroutine runs on it.
 		runtime.LockOSThread()
 		if _, err := unix.SetfsuidRetUid(65534); err != nil {
 			t.Error(err)

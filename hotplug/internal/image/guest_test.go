@@ -140,14 +140,14 @@ func TestBackingIsNotFollowed(t *testing.T) {
 	if _, err := prefix(path, image.Qcow2, 512); !errors.Is(err, image.ErrUnsupported) || !strings.Contains(err.Error(), base) {
 		t.Error(err)
 	}
-	// What the image itself has is read.
+	// Data in the image itself is read.
 	run(t, "qemu-io", "-f", "qcow2", "-c", "write -P 0x77 0 64k", path)
 	if got, err := prefix(path, image.Qcow2, 512); err != nil || !bytes.Equal(got, bytes.Repeat([]byte{0x77}, 512)) {
 		t.Error(err)
 	}
 }
 
-// What preflight asks: is the payload, or the header, behind a qcow2 LUKS?
+// The question of the preflight: is the image in the qcow2 image a payload or a LUKS header?
 func TestLUKSInsideOfQcow2(t *testing.T) {
 	t.Parallel()
 	inner := luksFormat(t, "luks1", 4<<20)

@@ -18,7 +18,7 @@ import (
 
 const passphrase = "test passphrase"
 
-// need skips the test where a program is missing.
+// need skips the test if a program is missing.
 func need(t testing.TB, programs ...string) {
 	t.Helper()
 	for _, program := range programs {
@@ -96,9 +96,9 @@ func blockdev(t *testing.T, path, driver string, writable bool) string {
 	return string(option)
 }
 
-// start starts a QEMU program with a monitor on standard input and output, and
-// ends it with the test. The monitor may greet before all options are carried out,
-// but answers only after; where one of them fails there is a complaint instead.
+// start starts a QEMU program with a monitor on standard input and output, and ends it
+// with the test. The monitor may greet before all options are processed, but answers only
+// after that; if one of them fails, QEMU prints an error instead.
 func start(t *testing.T, name string, args ...string) (complaint string, ok bool) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), name, args...)
@@ -115,7 +115,7 @@ func start(t *testing.T, name string, args ...string) (complaint string, ok bool
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait() // "killed" is what we want
 	}
-	// A program that has ended already is seen by its silence.
+	// A program that has ended already sends nothing.
 	_, _ = io.WriteString(stdin, `{"execute":"qmp_capabilities"}`+"\n")
 	monitor := bufio.NewReader(stdout)
 	for range 2 { // the greeting and the answer

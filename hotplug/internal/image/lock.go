@@ -21,7 +21,7 @@ var ErrLocked = errors.New("the image is in use by another process")
 // Access is what QEMU is going to do with an image.
 type Access int
 
-// The accesses. With either, QEMU lets no other process write, as it is for a disk without
+// The accesses. With either, QEMU lets no other process write, as for a disk without
 // <shareable/>.
 const (
 	Read Access = iota

@@ -20,7 +20,7 @@ func TestLocksOfQEMU(t *testing.T) {
 	for _, test := range []struct {
 		driver          string
 		writable        bool
-		read, readWrite bool // whether they are free
+		read, readWrite bool // whether QEMU could get the locks
 	}{
 		{"qcow2", true, false, false},
 		{"qcow2", false, true, false},
@@ -65,7 +65,7 @@ func checkFree(t *testing.T, path string, access image.Access, free bool) {
 	}
 }
 
-// sameAsQEMUOpens compares with what a second QEMU program gets.
+// sameAsQEMUOpens compares the result with that of a second QEMU program.
 func sameAsQEMUOpens(t *testing.T, path, driver string) {
 	t.Helper()
 	need(t, "qemu-io")
@@ -76,16 +76,16 @@ func sameAsQEMUOpens(t *testing.T, path, driver string) {
 		if err != nil && !strings.Contains(string(out), "lock") {
 			t.Fatalf("qemu-io: %s", out)
 		}
-		// We must never say "free" where QEMU says "locked". The other way
-		// round may be: a disk asks for more than qemu-io does.
+		// CheckLock must never report "free" if QEMU reports "locked". The reverse may
+		// happen: a disk needs more permissions than qemu-io does.
 		if err != nil && ours == nil {
 			t.Errorf("access %d: QEMU could not open it: %s", access, out)
 		}
 	}
 }
 
-// A disk of a virtual machine beside a disk of another one: what CheckLock is
-// about, and must say exactly.
+// TestLocksOfDisks compares CheckLock with a disk of a second virtual machine, for which
+// it must be exact.
 func TestLocksOfDisks(t *testing.T) {
 	t.Parallel()
 	need(t, "qemu-system-x86_64")
@@ -109,8 +109,8 @@ func TestLocksOfDisks(t *testing.T) {
 	}
 }
 
-// plug starts a virtual machine, which never runs, with the image for a disk. It
-// holds the image until the test ends, if QEMU lets it have it.
+// plug starts a virtual machine, which never runs, with the image as a disk. It holds the
+// image until the test ends, if QEMU gets the locks.
 func plug(t *testing.T, path, driver string, access image.Access) (complaint string, ok bool) {
 	t.Helper()
 	return start(t, "qemu-system-x86_64", "-S", "-nodefaults", "-display", "none", "-machine", "q35,accel=tcg", "-m", "64",
@@ -130,7 +130,7 @@ func TestOtherLocksDoNotCount(t *testing.T) {
 	if err := image.CheckLock(path, image.ReadWrite); err != nil {
 		t.Error(err)
 	}
-	// Each of the three that count, one at a time.
+	// Each of the three bytes that count, one at a time.
 	for _, test := range []struct {
 		off             int64
 		permission      image.Permission

@@ -47,7 +47,7 @@ func Example() {
 	// "\x00\x00\x00\x00" <nil>
 }
 
-// qemuInfo is what qemu-img says of an image.
+// qemuInfo is the output of qemu-img info.
 type qemuInfo struct {
 	Format      string `json:"format"`
 	VirtualSize int64  `json:"virtual-size"`
@@ -188,7 +188,7 @@ func TestProbeRefusals(t *testing.T) {
 	}
 }
 
-// Only where the machine can make loop devices: containers often cannot.
+// Only on machines that can make loop devices: containers often cannot.
 func TestBlockDevice(t *testing.T) {
 	t.Parallel()
 	need(t, "losetup")

@@ -11,12 +11,12 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/rundir"
 )
 
-// AttachedDisk is what the VM has of ours for one target.
+// AttachedDisk is what luksplug has in the VM and on the host for one target.
 type AttachedDisk struct {
 	// Target is the disk's target, such as "vdb".
 	Target string
-	// Device is the id of the device that the guest sees, "" for none: what
-	// there is then is a leftover of an interrupted run.
+	// Device is the id of the device in the guest, "" for a leftover of an interrupted
+	// run.
 	Device string
 	// Driver is the device's type, such as "virtio-blk-pci".
 	Driver string
@@ -26,42 +26,42 @@ type AttachedDisk struct {
 	Objects []string
 	// Chardevs are the ids of the character devices.
 	Chardevs []string
-	// Controller is the id of a SCSI controller that was added for the disk and
-	// serves none any more.
+	// Controller is the id of a SCSI controller that was added for the disk and has no
+	// disk left.
 	Controller string
 	// FDSets are the ids of the descriptor sets.
 	FDSets []int64
-	// Size is what the guest sees, in bytes; 0 for a leftover.
+	// Size is the size in the guest, in bytes; 0 for a leftover.
 	Size int64
-	// ReadOnly is true where the guest cannot write.
+	// ReadOnly is true if the guest cannot write.
 	ReadOnly bool
-	// Payload and Header are the paths of the images, as far as they have one.
-	// That of an original header is not known to QEMU, and only to the host on
-	// which the disk was attached.
+	// Payload and Header are the paths of the images, "" for an image without one. QEMU
+	// does not know the path of an original header, only the host on which the disk was
+	// attached does.
 	Payload, Header string
-	// Unlock is how the volume was opened, "" for a disk without encryption.
+	// Unlock is the method by which the volume was opened, "" for a disk without encryption.
 	Unlock blockgraph.Method
-	// UUID is that of the LUKS volume, "" where QEMU does not know it.
+	// UUID is the UUID of the LUKS volume, "" if QEMU does not know it.
 	UUID string
 	// Daemon is the process id of the storage daemon that serves the disk, 0
 	// for none.
 	Daemon int
-	// Helper is the process id of the helper of the disk's reservations, 0 for
-	// none, or for one that is not luksplug's.
+	// Helper is the process id of luksplug's helper of the disk's reservations, 0 for
+	// none.
 	Helper int
 	// Files are the paths of files that were handed over and not yet removed.
 	Files []string
-	// Given are the paths of images that QEMU's user was given and has given back:
-	// only what [VM.Repair] returns has some.
+	// Given are the paths of images that were returned by QEMU's user to their owners: set
+	// only in the result of [VM.Repair].
 	Given []string
-	// Kept is what the caller of the attach has had kept, see [AttachOptions].
+	// Kept is the text that the attach has kept, see [AttachOptions].
 	Kept string
 }
 
-// Leftover reports whether no device uses what is there.
+// Leftover reports whether no device uses the disk's parts.
 func (d *AttachedDisk) Leftover() bool { return d.Device == "" }
 
-// Left names everything of the disk, each part with its kind.
+// Left names the disk's parts, each with its kind.
 func (d *AttachedDisk) Left() []string {
 	if d == nil {
 		return nil
@@ -100,11 +100,11 @@ func (d *AttachedDisk) Left() []string {
 	return out
 }
 
-// byTarget collects what belongs to the same target.
+// byTarget maps targets to disks.
 type byTarget map[string]*AttachedDisk
 
-// of returns the disk to which a name belongs, and its role there; nil for a name that
-// is not ours.
+// of returns the disk of a name, and the name's role; nil for a name that is not
+// luksplug's.
 func (b byTarget) of(name string) (*AttachedDisk, blockgraph.Role) {
 	target, role, ok := blockgraph.ParseName(name)
 	if !ok {
@@ -116,8 +116,8 @@ func (b byTarget) of(name string) (*AttachedDisk, blockgraph.Role) {
 	return b[target], role
 }
 
-// Disks returns what is ours in the VM and, where it has an entry there or in the VM,
-// on the host, sorted by target.
+// Disks returns luksplug's disks in the VM, sorted by target, with what the host has for
+// them. It includes disks that have only files or processes on the host.
 func (s *State) Disks() []*AttachedDisk {
 	disks := byTarget{}
 	s.addVM(disks)
@@ -138,7 +138,7 @@ func (s *State) Disks() []*AttachedDisk {
 	return out
 }
 
-// addVM adds what is ours in the VM.
+// addVM adds luksplug's parts in the VM.
 func (s *State) addVM(disks byTarget) {
 	for _, n := range s.Nodes {
 		if d, role := disks.of(n.Name); d != nil {
@@ -175,12 +175,12 @@ func (s *State) addVM(disks byTarget) {
 	}
 }
 
-// madeForAttach reports whether the storage of a header was made for this attach.
+// madeForAttach reports whether a header's storage node is that of an ephemeral header.
 func madeForAttach(n Node) bool {
 	return strings.HasPrefix(n.File, "/dev/fdset/") || path.Base(n.File) == n.Name
 }
 
-// addNode adds a node and what it tells.
+// addNode adds a node and the properties that follow from it.
 func (d *AttachedDisk) addNode(n Node, role blockgraph.Role) {
 	d.Nodes = append(d.Nodes, n.Name)
 	switch role {
@@ -194,7 +194,7 @@ func (d *AttachedDisk) addNode(n Node, role blockgraph.Role) {
 		if madeForAttach(n) {
 			d.Header, d.Unlock = "", blockgraph.MethodEphemeralHeader
 		}
-	default: // of a layer below, which may be the only one that is encrypted
+	default: // of a layer below, which may be the only encrypted layer
 		if base, _ := role.Base(); base == blockgraph.RoleHeaderStorage && madeForAttach(n) {
 			d.Unlock = blockgraph.MethodEphemeralHeader
 		}
@@ -207,11 +207,11 @@ func (d *AttachedDisk) addNode(n Node, role blockgraph.Role) {
 	}
 }
 
-// complete fills in what follows from the device and the node that it uses.
+// complete sets the properties that follow from the device and its node.
 func (s *State) complete(d *AttachedDisk) {
 	slices.Sort(d.Objects)
 	if id := s.DeviceOf(d.Nodes); id != "" {
-		d.Device = id // also one with a user's alias
+		d.Device = id // also a device with a user's alias
 	}
 	if d.Device == "" {
 		return
@@ -224,7 +224,7 @@ func (s *State) complete(d *AttachedDisk) {
 	}
 }
 
-// Disk returns what the VM has of ours for target, nil for nothing.
+// Disk returns luksplug's disk at target, nil for none.
 func (s *State) Disk(target string) *AttachedDisk {
 	for _, d := range s.Disks() {
 		if d.Target == target {
@@ -234,8 +234,8 @@ func (s *State) Disk(target string) *AttachedDisk {
 	return nil
 }
 
-// addNote adds what QEMU does not know. A note that speaks of another volume is
-// that of another disk, which had the same target.
+// addNote adds the properties that QEMU does not know. A note with another volume belongs
+// to an earlier disk with the same target.
 func (d *AttachedDisk) addNote(n rundir.Note) {
 	if n.Method != d.Unlock || d.UUID != "" && n.UUID != d.UUID {
 		return

@@ -12,8 +12,8 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// Machine queries what the planner needs to place the disk, and no more: a VM may
-// have dozens of ports, and each question is a round trip.
+// Machine queries what the planner needs to place the disk, and no more: a VM may have
+// dozens of ports, and each query is a round trip.
 func Machine(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, state *State) (blockgraph.Machine, error) {
 	kind := monitor.QOMGet("/machine", "type")
 	pci := qmp.Command{Execute: "query-pci"}
@@ -30,8 +30,8 @@ func Machine(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, stat
 		return m, err
 	}
 	for _, kind := range state.Devices {
-		// Behind a port that the firmware has not numbered yet, query-pci does
-		// not see it.
+		// query-pci does not list devices behind a port that the firmware has not numbered
+		// yet.
 		m.USB = m.USB || strings.HasSuffix(kind, "xhci") || strings.Contains(kind, "usb-ehci") || strings.Contains(kind, "usb-uhci")
 	}
 	addShared(&m, state)
@@ -46,8 +46,8 @@ func Machine(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, stat
 	return m, err
 }
 
-// addShared adds the objects that the disks of a VM share, under libvirt's names
-// for them: I/O threads and throttle groups.
+// addShared adds the objects that the disks of a VM share, under libvirt's names: I/O
+// threads and throttle groups.
 func addShared(m *blockgraph.Machine, state *State) {
 	for id, kind := range state.Objects {
 		if number, ok := strings.CutPrefix(id, "iothread"); ok && kind == "iothread" {
@@ -61,9 +61,9 @@ func addShared(m *blockgraph.Machine, state *State) {
 	}
 }
 
-// readPCI takes from query-pci what it says reliably: the slots of the root bus
-// and whether there is a USB controller. It does not know what sits behind a
-// port before the guest's firmware has numbered the buses.
+// readPCI takes the reliable parts of query-pci: the slots of the root bus and whether
+// there is a USB controller. query-pci does not list devices behind a port before the
+// guest's firmware has numbered the buses.
 func readPCI(m *blockgraph.Machine, value []byte, cmd qmp.Command) error {
 	type device struct {
 		Slot  uint `json:"slot"`
@@ -103,12 +103,11 @@ func readPCI(m *blockgraph.Machine, value []byte, cmd qmp.Command) error {
 	return nil
 }
 
-// portsAtOnce is how many ports one batch of questions is about.
+// portsAtOnce is the number of ports in one batch of queries.
 const portsAtOnce = 8
 
-// ports looks for a port that the disk can go to: the one that its address
-// names, or, in the planner's own order, as many as it takes to find a free
-// one.
+// ports queries the port that the disk's address names or, without one, ports in the
+// planner's order until it has found a free port.
 func ports(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, state *State) ([]blockgraph.Port, error) {
 	var ids []string
 	for id, kind := range state.Devices {
@@ -123,8 +122,8 @@ func ports(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, state 
 	for batch := range slices.Chunk(ids, portsAtOnce) {
 		var commands []qmp.Command
 		for _, id := range batch {
-			// A port's bus carries the port's id; a device on it shows as a
-			// link child[0], whether or not the guest has seen it yet.
+			// A port's bus has the port's id; a device on it is a link child[0], even if the
+			// guest has not detected it yet.
 			commands = append(commands, monitor.QOMList(Peripheral+id+"/"+id), monitor.QOMGet(Peripheral+id, "hotplug"))
 		}
 		found := false
@@ -132,7 +131,7 @@ func ports(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, state 
 		for i, id := range batch {
 			bus, hotplug := results[2*i], results[2*i+1]
 			if bus.Err != nil {
-				return nil, fmt.Errorf("look at PCI port %s: %w", id, bus.Err)
+				return nil, fmt.Errorf("query PCI port %s: %w", id, bus.Err)
 			}
 			var onBus properties
 			if err := monitor.Decode(bus.Value, &onBus, commands[2*i]); err != nil {
@@ -162,7 +161,7 @@ func scsiControllers(ctx context.Context, q monitor.Querier, state *State) ([]bl
 		}
 		units, err := scsiUnits(ctx, q, scsiBus(id))
 		if err != nil {
-			return nil, fmt.Errorf("look at SCSI controller %s: %w", id, err)
+			return nil, fmt.Errorf("query SCSI controller %s: %w", id, err)
 		}
 		out = append(out, blockgraph.SCSIController{ID: id, Units: units})
 	}

@@ -10,10 +10,10 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 )
 
-// Options are those of a block node, flat: QEMU's "server.host". Values are text.
+// Options are the options of a block node, flat, such as QEMU's "server.host". Values are text.
 type Options map[string]string
 
-// ParseOptions reads "json:{...}", nil for anything else.
+// ParseOptions parses "json:{...}", and returns nil for anything else.
 func ParseOptions(file string) Options {
 	text, found := strings.CutPrefix(file, "json:")
 	if !found {
@@ -32,7 +32,7 @@ func ParseOptions(file string) Options {
 	return out
 }
 
-// Add adds a value, and those inside of it under longer names.
+// Add adds a value, and the values in it under longer names.
 func (o Options) Add(name string, value any) {
 	switch x := value.(type) {
 	case map[string]any:
@@ -53,7 +53,7 @@ func (o Options) Add(name string, value any) {
 	}
 }
 
-// Below returns the options of a child, nil where there are none.
+// Below returns the options of a child, nil if there are none.
 func (o Options) Below(member string) Options {
 	var out Options
 	for name, value := range o {
@@ -70,7 +70,7 @@ func (o Options) Below(member string) Options {
 	return out
 }
 
-// Own leaves out the options of children.
+// Own returns the options without those of children.
 func (o Options) Own() Options {
 	out := maps.Clone(o)
 	for name := range o {
@@ -79,14 +79,14 @@ func (o Options) Own() Options {
 			delete(out, name)
 		}
 	}
-	// QEMU names a child by its file where that says it all.
+	// QEMU replaces a child by its file name if that describes it completely.
 	for _, child := range []string{"file", "header", "backing", "data-file"} {
 		delete(out, child)
 	}
 	return out
 }
 
-// ImageName names an image for people by the "file" of its node.
+// ImageName returns a human-readable name of an image from the "file" of its node.
 func ImageName(file string) string {
 	o := ParseOptions(file)
 	if o == nil {
@@ -113,17 +113,16 @@ func ImageName(file string) string {
 	return file
 }
 
-// ImageURL is what QEMU makes of the options of a server's image where a URL says
-// it all (nbd_refresh_filename and others), "" for drivers of which it is not known
-// here.
+// ImageURL returns the URL by which QEMU describes the options of a server's image
+// (nbd_refresh_filename and others), "" if QEMU uses none, or for other drivers.
 func ImageURL(o Options) string {
-	host := o["server.host"] + ":" + o["server.port"] // without brackets, whatever the address
+	host := o["server.host"] + ":" + o["server.port"] // without brackets, also for IPv6
 	switch o["driver"] {
 	case "http", "https", "ftp", "ftps", "tftp":
 		return o["url"]
 	case "ssh":
 		if o["user"] == "" {
-			return "" // QEMU puts the name of its own user there
+			return "" // QEMU adds the name of its own user
 		}
 		return "ssh://" + o["user"] + "@" + host + o["path"]
 	case "nbd":

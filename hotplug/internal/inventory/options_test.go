@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// TestImageName has the answers of a QEMU 10.0.2.
+// TestImageName uses the answers of QEMU 10.0.2.
 func TestImageName(t *testing.T) {
 	t.Parallel()
 	for file, want := range map[string]string{
@@ -23,7 +23,7 @@ func TestImageName(t *testing.T) {
 	}
 }
 
-// TestOwnOptions: a node is not told apart by what its children are.
+// TestOwnOptions: a node's own options do not include those of its children.
 func TestOwnOptions(t *testing.T) {
 	t.Parallel()
 	luks := ParseOptions(`json:{"driver": "luks", "key-secret": "k", "header": "/h", "file": {"server.port": "1", "driver": "nbd", "server": {"host": "a"}}}`)

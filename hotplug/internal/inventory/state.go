@@ -24,14 +24,14 @@ type State struct {
 	Drives []Drive
 	// FDSets are the sets of passed file descriptors.
 	FDSets []FDSet
-	// Chardevs are the ids of the character devices, with QEMU's words for where
-	// each leads.
+	// Chardevs maps the ids of the character devices to QEMU's descriptions of their
+	// endpoints.
 	Chardevs map[string]string
-	// IdleControllers are the SCSI controllers that were added for a disk and
-	// have no disk any more.
+	// IdleControllers are the SCSI controllers that were added for a disk and have no disk
+	// left.
 	IdleControllers []string
 
-	// Host is what the host knows of the VM's disks; nothing for a VM elsewhere.
+	// Host is what the host has for the VM's disks; nothing for a VM on another machine.
 	Host rundir.Contents
 }
 
@@ -41,7 +41,7 @@ type Node struct {
 	Driver   string `json:"drv"`
 	File     string `json:"file"`
 	ReadOnly bool   `json:"ro"`
-	// Encrypted is true for the node of a volume, and for those above it.
+	// Encrypted is true for the node of a volume, and for nodes above it.
 	Encrypted bool `json:"encrypted"`
 	Cache     struct {
 		Direct  bool `json:"direct"`
@@ -49,7 +49,7 @@ type Node struct {
 	} `json:"cache"`
 	Image struct {
 		VirtualSize int64 `json:"virtual-size"`
-		// Specific is what only nodes of a certain driver have.
+		// Specific has the properties of nodes of certain drivers.
 		Specific struct {
 			Data struct {
 				UUID string `json:"uuid"` // of a LUKS volume
@@ -58,23 +58,23 @@ type Node struct {
 	} `json:"image"`
 }
 
-// Drive says which device uses which node (query-block).
+// Drive is the use of a node by a device (query-block).
 type Drive struct {
-	// Path is the QOM path of the device, or of the part of it that reads the
-	// node; or the device's id, where that part is the device itself.
+	// Path is the QOM path of the device, or of the part of it that reads the node; or the
+	// device's id, if that part is the device itself.
 	Path string
 	// Node is the node's name.
 	Node string
 
-	// Throttling are the device's limits.
+	// Throttling are the limits of the device.
 	Throttling Throttling
 }
 
 // FDSet is a set of file descriptors (query-fdsets).
 type FDSet struct {
 	ID int64
-	// Opaques are the names that came with the descriptors; none for a set
-	// that is listed only because a node is open that was opened from it.
+	// Opaques are the names that came with the descriptors; none for a set that is listed
+	// only because a node opened from it still exists.
 	Opaques []string
 }
 
@@ -87,8 +87,7 @@ func Nodes(ctx context.Context, q monitor.Querier) (*State, error) {
 	return &State{Nodes: nodes}, err
 }
 
-// Read queries what exists in a VM. The queries are sent at once and change
-// nothing.
+// Read queries what exists in a VM. It sends the queries at once and changes nothing.
 func Read(ctx context.Context, q monitor.Querier) (*State, error) {
 	commands := []qmp.Command{
 		QueryNodes, monitor.QOMList("/objects"), monitor.QOMList("/machine/peripheral"),
@@ -156,9 +155,8 @@ func (p properties) children() map[string]string {
 	return out
 }
 
-// idleControllers looks at the controllers of ours. The one that a disk brought
-// may serve others that came later: it stays until the last of them is
-// gone.
+// idleControllers returns luksplug's controllers without disks. A controller that was
+// added for one disk may serve later ones: it stays until the last of them is gone.
 func idleControllers(ctx context.Context, q monitor.Querier, devices map[string]string) ([]string, error) {
 	var idle []string
 	for id := range devices {
@@ -167,7 +165,7 @@ func idleControllers(ctx context.Context, q monitor.Querier, devices map[string]
 		}
 		units, err := scsiUnits(ctx, q, scsiBus(id))
 		if err != nil {
-			return nil, fmt.Errorf("look at SCSI controller %s: %w", id, err)
+			return nil, fmt.Errorf("query SCSI controller %s: %w", id, err)
 		}
 		if len(units) == 0 {
 			idle = append(idle, id)
@@ -181,7 +179,7 @@ func scsiBus(controller string) string {
 	return Peripheral + controller + "/virtio-backend/" + controller + ".0"
 }
 
-// Node returns the node of that name, nil when there is none.
+// Node returns the node with that name, nil if there is none.
 func (s *State) Node(name string) *Node {
 	i := slices.IndexFunc(s.Nodes, func(n Node) bool { return n.Name == name })
 	if i < 0 {
@@ -193,8 +191,7 @@ func (s *State) Node(name string) *Node {
 // Peripheral is the QOM path of the devices that have an id.
 const Peripheral = "/machine/peripheral/"
 
-// DeviceOf returns the id of the device that uses one of the nodes, "" for
-// none.
+// DeviceOf returns the id of the device that uses one of the nodes, "" if there is none.
 func (s *State) DeviceOf(nodes []string) string {
 	for _, d := range s.Drives {
 		if !slices.Contains(nodes, d.Node) {
@@ -214,7 +211,7 @@ func (n *Node) IsStorage() bool {
 	return n.Driver == "file" || n.Driver == "host_device" || n.Driver == "host_cdrom"
 }
 
-// Owner names whose a node is, in human-readable form.
+// Owner describes the owner of a node in human-readable form.
 func (s *State) Owner(n Node) string {
 	if target, _, ours := blockgraph.ParseName(n.Name); ours {
 		return "disk " + target + " of this VM"
@@ -222,8 +219,8 @@ func (s *State) Owner(n Node) string {
 	return "node " + n.Name + " of this VM"
 }
 
-// FreeFDSet returns the id of a descriptor set that is not there. A set stays
-// listed, empty, for as long as a node is open that was opened from it.
+// FreeFDSet returns an unused id for a descriptor set. A set stays listed, empty, for as
+// long as a node that was opened from it exists.
 func (s *State) FreeFDSet() int64 {
 	id := blockgraph.FirstFDSet
 	for slices.ContainsFunc(s.FDSets, func(f FDSet) bool { return f.ID == id }) {

@@ -8,16 +8,16 @@ import (
 	"strings"
 )
 
-// Medium is what a device reads and writes (query-block, BlockDeviceInfo).
+// Medium is the medium of a device (query-block, BlockDeviceInfo).
 type Medium struct {
 	Node       string
 	Throttling Throttling
 }
 
-// Throttling are a device's limits.
+// Throttling are the limits of a device.
 type Throttling struct {
-	Limits map[string]uint64 // in the words of block_set_io_throttle; none that is 0
-	Group  string            // whose they are, "" where there are none
+	Limits map[string]uint64 // by the names of block_set_io_throttle, without zeroes
+	Group  string            // the group that has them, "" for none
 }
 
 // UnmarshalJSON implements [json.Unmarshaler].
@@ -52,8 +52,8 @@ func LimitName(name string) bool {
 	return strings.HasPrefix(name, "bps") || strings.HasPrefix(name, "iops")
 }
 
-// Effective leaves out what says nothing: no limit, and a burst as long as one is
-// without a length, 1 second (BlockIOThrottle in QEMU's qapi/block.json).
+// Effective leaves out values without effect: no limit, and a burst of the default
+// length, 1 second (BlockIOThrottle in QEMU's qapi/block.json).
 func Effective(limits map[string]uint64) map[string]uint64 {
 	out := maps.Clone(limits)
 	maps.DeleteFunc(out, func(name string, n uint64) bool {

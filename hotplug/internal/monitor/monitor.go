@@ -1,6 +1,5 @@
-// Package monitor keeps a QMP connection to a VM: it dials again when the
-// connection is lost while something is half done, and repeats what may be
-// repeated.
+// Package monitor keeps a QMP connection to a VM: it dials again if the connection is
+// lost during an operation, and repeats commands that may be repeated.
 package monitor
 
 import (
@@ -19,15 +18,15 @@ import (
 // A Querier runs commands that change nothing. [Conn] queries a VM, and a storage
 // daemon's target in package apply queries the daemon.
 type Querier interface {
-	// Query sends the commands at once and returns their values in the same order. The
-	// first error ends it.
+	// Query sends the commands at once and returns their values in the same order, or the
+	// first error.
 	Query(ctx context.Context, commands ...qmp.Command) ([]json.RawMessage, error)
 	// QueryEach sends the commands at once and returns each command's own result.
 	QueryEach(ctx context.Context, commands ...qmp.Command) []qmp.Result
 }
 
-// Dialer opens a monitor connection to the VM. It is called again when a
-// connection is lost, and must then reach the same VM.
+// Dialer opens a monitor connection to the VM. It is called again after a lost
+// connection, and must then reach the same VM.
 type Dialer func(ctx context.Context) (*qmp.Client, error)
 
 // Conn is a connection to one VM. It is not safe for concurrent use.
@@ -49,16 +48,16 @@ func Dial(ctx context.Context, dial Dialer, log logrus.FieldLogger) (*Conn, erro
 // Close closes the connection.
 func (c *Conn) Close() error { return c.client.Close() }
 
-// Client returns the connection in use. It changes when a lost connection was
-// dialled again.
+// Client returns the connection in use. It changes when a lost connection is dialled
+// again.
 func (c *Conn) Client() *qmp.Client { return c.client }
 
-// redial bounds the attempts to open a lost connection again. A monitor that is
-// alive takes a new connection at once, and a libvirtd that restarts is back in
-// a second or two; without one, the user should hear of it soon.
+// redial bounds the attempts to reopen a lost connection. A live monitor accepts a new
+// connection at once, and a libvirtd that restarts needs a second or two; otherwise the
+// user should get the error soon.
 const redial = 5 * time.Second
 
-// ErrGone: the connection is lost and could not be opened again.
+// ErrGone reports that the connection is lost and could not be opened again.
 var ErrGone = errors.New("the monitor connection is lost and cannot be opened again")
 
 // Reconnect dials again if the connection is lost. The error wraps [ErrGone].
@@ -87,14 +86,14 @@ func (c *Conn) Reconnect(ctx context.Context) error {
 	}
 }
 
-// Execute sends one command, once. Where no answer comes the error wraps
+// Execute sends one command, once. If no answer comes, the error wraps
 // [qmp.UnknownOutcomeError].
 func (c *Conn) Execute(ctx context.Context, cmd qmp.Command) (json.RawMessage, error) {
 	return c.client.Execute(ctx, cmd)
 }
 
-// Query implements [Querier]. A lost connection is opened again once: a repeated
-// query does no harm. A time-out is an [*outcome.NoAnswerError].
+// Query implements [Querier]. It reopens a lost connection once: repeating a query does
+// no harm. A time-out is an [*outcome.NoAnswerError].
 func (c *Conn) Query(ctx context.Context, commands ...qmp.Command) ([]json.RawMessage, error) {
 	for attempt := 0; ; attempt++ {
 		values, failed := Values(c.client.ExecuteAll(ctx, commands...))
@@ -113,14 +112,14 @@ func (c *Conn) Query(ctx context.Context, commands ...qmp.Command) ([]json.RawMe
 	}
 }
 
-// QueryEach implements [Querier]. It opens no lost connection again.
+// QueryEach implements [Querier]. It does not reopen a lost connection.
 func (c *Conn) QueryEach(ctx context.Context, commands ...qmp.Command) []qmp.Result {
 	return c.client.ExecuteAll(ctx, commands...)
 }
 
-// Repeat runs a command that removes something until QEMU has answered it: a
-// removal without an answer is sent again, and gone, QEMU's refusal to remove what
-// is not there, counts as success.
+// Repeat runs a command that removes something until QEMU answers: it sends the command
+// again if no answer came, and treats gone, QEMU's error for a missing object, as
+// success.
 func (c *Conn) Repeat(ctx context.Context, cmd qmp.Command, gone error) error {
 	for {
 		_, err := c.client.Execute(ctx, cmd)
@@ -140,7 +139,7 @@ func (c *Conn) Repeat(ctx context.Context, cmd qmp.Command, gone error) error {
 	}
 }
 
-// Lost reports whether a command failed because the connection is gone.
+// Lost reports whether a command failed because the connection is lost.
 func Lost(err error) bool {
 	return errors.Is(err, qmp.ErrConnectionLost) || errors.Is(err, qmp.ErrClosed)
 }
@@ -158,7 +157,7 @@ func Values(results []qmp.Result) ([]json.RawMessage, error) {
 	return values, failed
 }
 
-// Get queries one command and decodes its value into a T.
+// Get executes one query and decodes its value into a T.
 func Get[T any](ctx context.Context, q Querier, cmd qmp.Command) (T, error) {
 	var out T
 	values, err := q.Query(ctx, cmd)
@@ -176,12 +175,12 @@ func Decode(value []byte, into any, cmd qmp.Command) error {
 	return nil
 }
 
-// QOMList is the command that lists the properties of a QOM path.
+// QOMList returns the command that lists the properties of a QOM path.
 func QOMList(path string) qmp.Command {
 	return qmp.Command{Execute: "qom-list", Arguments: qmp.Object{{Name: "path", Value: path}}}
 }
 
-// QOMGet is the command that reads one property.
+// QOMGet returns the command that reads one property.
 func QOMGet(path, property string) qmp.Command {
 	return qmp.Command{Execute: "qom-get", Arguments: qmp.Object{{Name: "path", Value: path}, {Name: "property", Value: property}}}
 }

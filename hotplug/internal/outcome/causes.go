@@ -2,8 +2,8 @@ package outcome
 
 import "errors"
 
-// The causes of a [PreflightError]. Each of them is one reason for which a disk is
-// refused, and one thing that a caller can do about it.
+// The causes of a [PreflightError]. Each is one reason for a refusal, with one remedy for
+// the caller.
 var (
 	// ErrTargetTaken: another disk is attached under the target.
 	ErrTargetTaken = errors.New("another disk has the target")
@@ -12,47 +12,47 @@ var (
 	// ErrImageInUse: this VM or another process has the image open.
 	ErrImageInUse = errors.New("the image is in use")
 	// ErrHeaderInUse: the detached header belongs to another attached disk. A caller may
-	// allow that.
+	// allow sharing.
 	ErrHeaderInUse = errors.New("the header is in use")
-	// ErrImageUnusable: the image is not there, cannot be read, or is not of the kind
-	// that the disk says.
+	// ErrImageUnusable: the image is missing, cannot be read, or is not of the kind in the
+	// XML.
 	ErrImageUnusable = errors.New("the image cannot be used")
-	// ErrReadOnlyImage: the image can only be read, and the disk is to be written.
+	// ErrReadOnlyImage: the image is read-only, and the disk is writable.
 	ErrReadOnlyImage = errors.New("the image can only be read")
-	// ErrHeaderUnusable: there is no LUKS header where the disk has one, or it is
-	// damaged, or the payload ends before its encrypted data.
+	// ErrHeaderUnusable: the LUKS header is missing or damaged, or the payload ends before
+	// its encrypted data.
 	ErrHeaderUnusable = errors.New("the LUKS header cannot be used")
-	// ErrUnexpectedEncryption: the image is encrypted where the disk says that it is not,
-	// or the other way round.
+	// ErrUnexpectedEncryption: the image is encrypted although the XML does not say so, or
+	// the reverse.
 	ErrUnexpectedEncryption = errors.New("the image's encryption is not what the disk says")
-	// ErrPermission: QEMU may not open the images, and luksplug may not change that.
+	// ErrPermission: QEMU may not open the images, and luksplug was not asked to change that.
 	ErrPermission = errors.New("QEMU may not open the images")
-	// ErrRelabelWouldHelp: QEMU may not open the images, and giving them to its user for
-	// as long as the disk is attached would change that. It is an [ErrPermission] too.
+	// ErrRelabelWouldHelp: QEMU may not open the images, and giving them to its user while
+	// the disk is attached would grant access. It is an [ErrPermission] too.
 	ErrRelabelWouldHelp = errors.New("QEMU may open the images once they are given to its user")
-	// ErrRelabelNeedsRoot: the images were to be given to QEMU's user, which only root
-	// can do. It is an [ErrPermission] too.
+	// ErrRelabelNeedsRoot: the images were to be given to QEMU's user, which needs root.
+	// It is an [ErrPermission] too.
 	ErrRelabelNeedsRoot = errors.New("only root can give the images to QEMU's user")
 	// ErrServer: the server of an image refuses it, does not answer, or does not have it.
 	ErrServer = errors.New("the image's server refuses it")
 	// ErrNotBesideVM: the disk needs a process or file on the VM's own host, and the VM
-	// runs elsewhere or its process is unknown.
+	// runs on another host or its process is unknown.
 	ErrNotBesideVM = errors.New("the VM's host cannot be used")
 	// ErrHelperProcess: a storage daemon or a reservation helper does not start, or a
 	// storage daemon cannot open the disk.
 	ErrHelperProcess = errors.New("a helper process of the disk fails")
-	// ErrHostDevice: a device or server that QEMU drives by itself is not ready.
+	// ErrHostDevice: a device or server that QEMU drives itself is not ready.
 	ErrHostDevice = errors.New("the host's device is not ready")
 	// ErrOverlay: the overlay of a transient disk cannot be made.
 	ErrOverlay = errors.New("the overlay cannot be made")
 	// ErrReservations: managed persistent reservations are impossible here.
 	ErrReservations = errors.New("managed reservations are impossible here")
-	// ErrNotRecorded: the caller's own preparation of the attach failed.
+	// ErrNotRecorded: the caller's Before failed.
 	ErrNotRecorded = errors.New("the attach cannot be recorded")
 )
 
-// Causes are all causes of a [PreflightError], for programs that map each of them
-// to a hint and for the test that none was forgotten.
+// Causes returns all causes of a [PreflightError], for programs that map them to hints
+// and for tests.
 func Causes() []error {
 	return []error{
 		ErrTargetTaken, ErrNameTaken, ErrImageInUse, ErrHeaderInUse, ErrImageUnusable, ErrReadOnlyImage,

@@ -1,9 +1,9 @@
-// Package outcome holds the errors by which hotplug says how an operation ended.
+// Package outcome defines the errors of hotplug.
 //
-// The type of an error says what state the VM and the host are in; its cause, a
-// sentinel that errors.Is finds, says why. Package hotplug publishes both. They
-// are defined here because every package below hotplug returns them.
+// The type of an error tells the state of the VM and the host; its cause, a sentinel that
+// errors.Is finds, tells why. Package hotplug publishes both. They are defined here
+// because every package below hotplug returns them.
 //
-// No message names a command-line flag: a program that has flags maps causes to
-// its own hints.
+// No message names a command-line flag: a program with flags maps causes to its own
+// hints.
 package outcome

@@ -11,16 +11,16 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// PreflightError says that a disk was refused before anything was changed.
+// PreflightError reports that a disk was refused before anything was changed.
 type PreflightError struct {
-	// Target is the disk's target, such as "vdb"; "" where it is not about one disk.
+	// Target is the disk's target, such as "vdb"; "" if it is not about one disk.
 	Target string
-	// Cause is why: one of [Causes]. errors.Is finds it.
+	// Cause is one of [Causes]. errors.Is finds it.
 	Cause error
-	// Reason says what is wrong and what to do about it. The error's text has it in place
-	// of the cause.
+	// Reason tells what is wrong and how to fix it. The error's text has it in place of
+	// the cause.
 	Reason string
-	// Err is the error below, nil where the reason says it all.
+	// Err is the underlying error, nil for none.
 	Err error
 }
 
@@ -35,7 +35,7 @@ func (e *PreflightError) Error() string {
 	return text
 }
 
-// Unwrap returns the cause and the error below it.
+// Unwrap returns the cause and the underlying error.
 func (e *PreflightError) Unwrap() []error {
 	var out []error
 	if errors.Is(e.Cause, ErrRelabelWouldHelp) || errors.Is(e.Cause, ErrRelabelNeedsRoot) {
@@ -50,15 +50,15 @@ func (e *PreflightError) Unwrap() []error {
 	return out
 }
 
-// VersionError says that the VM's QEMU cannot do what the disk needs.
+// VersionError reports that the VM's QEMU lacks a feature that the disk needs.
 type VersionError struct {
 	// Target is the disk's target.
 	Target string
-	// Feature is what the QEMU lacks.
+	// Feature is the missing feature.
 	Feature blockgraph.Feature
-	// Version is the version that the VM runs.
+	// Version is the version of the VM's QEMU.
 	Version string
-	// Err is QEMU's refusal, nil where it was not queried.
+	// Err is QEMU's refusal, nil if QEMU was not queried.
 	Err error
 }
 
@@ -67,7 +67,7 @@ func (e *VersionError) Error() string {
 	text := fmt.Sprintf("unsupported by this VM's QEMU %s: disk %s needs %s", e.Version, e.Target, f.Describe())
 	switch {
 	case f.Until != "" && !OlderThan(e.Version, f.Until):
-		text += ", which QEMU has no more since " + f.Until
+		text += ", which QEMU removed in " + f.Until
 	case f.Since != "" && OlderThan(e.Version, f.Since):
 		text += ", which QEMU has since " + f.Since + ": restart or migrate the VM with a newer QEMU"
 	case f.Library != "":
@@ -86,13 +86,13 @@ func (e *VersionError) Error() string {
 	return text
 }
 
-// OlderThan reports whether one version of QEMU is older than another. It compares
-// them number by number: "7.2.22 (Debian ...)" and "9.0".
+// OlderThan reports whether one version of QEMU is older than another, such as "7.2.22
+// (Debian ...)" and "9.0". It compares them number by number.
 func OlderThan(version, than string) bool {
 	version, _, _ = strings.Cut(version, " ")
 	have, want := strings.Split(version, "."), strings.Split(than, ".")
 	for i := range min(len(have), len(want)) {
-		// A QEMU that says something else of itself is taken for an old one.
+		// An unknown form of version counts as old.
 		h, _ := strconv.Atoi(have[i])
 		w, _ := strconv.Atoi(want[i])
 		if h != w {
@@ -104,12 +104,12 @@ func OlderThan(version, than string) bool {
 
 func (e *VersionError) Unwrap() error { return e.Err }
 
-// RolledBackError says that an attach failed and that everything it had done
-// was taken back: the VM is as it was before, which was verified by query.
+// RolledBackError reports that an attach failed and that all its changes were undone: the
+// VM is as it was before, which was verified by query.
 type RolledBackError struct {
 	// Target is the disk's target.
 	Target string
-	// Err is the first error, the one that made the attach fail.
+	// Err is the first error, which made the attach fail.
 	Err error
 }
 
@@ -119,7 +119,7 @@ func (e *RolledBackError) Error() string {
 
 func (e *RolledBackError) Unwrap() error { return e.Err }
 
-// LeftBehindError says that an operation failed and that something of ours is
+// LeftBehindError reports that an operation failed and that something of luksplug's is
 // still in the VM or on the host, or may be.
 type LeftBehindError struct {
 	// Target is the disk's target.
@@ -127,8 +127,8 @@ type LeftBehindError struct {
 	// Left names what is left, each with its kind: "node luksplug-vdb-luks", "note
 	// /run/luksplug/vm/ID/vdb.json".
 	Left []string
-	// Unverified is true where QEMU could not be queried any more: Left is then
-	// what may be there.
+	// Unverified is true if QEMU could not be queried: what Left names may then exist or
+	// not.
 	Unverified bool
 	// Err is the first error.
 	Err error
@@ -137,24 +137,23 @@ type LeftBehindError struct {
 func (e *LeftBehindError) Error() string {
 	is := "left behind"
 	if e.Unverified {
-		is = "possibly left behind (QEMU could not be asked)"
+		is = "possibly left behind (QEMU could not be queried)"
 	}
 	return fmt.Sprintf("disk %s: %v; %s: %s; run luksplug repair when the VM answers again", e.Target, e.Err, is, strings.Join(e.Left, ", "))
 }
 
 func (e *LeftBehindError) Unwrap() error { return e.Err }
 
-// PendingError says that the guest has been asked to release a device and has
-// not done so yet. The disk still works in the guest. Calling Detach again
-// finishes the job.
+// PendingError reports that the guest has not released a device yet after a request. The
+// disk still works in the guest. Calling Detach again continues.
 type PendingError struct {
 	// Target is the disk's target.
 	Target string
 	// Device is the device's id in QEMU.
 	Device string
-	// Rejected is true when the guest said no, rather than nothing.
+	// Rejected is true if the guest has refused, rather than not answered.
 	Rejected bool
-	// Status is the VM's run state, such as "paused", which often explains it.
+	// Status is the VM's run state, such as "paused", which often is the reason.
 	Status string
 }
 
@@ -173,11 +172,11 @@ func (e *PendingError) Error() string {
 	return text + ": unmount the disk in the guest and run detach again"
 }
 
-// NotHeldError says that luksplug holds no disk of that target in the VM.
+// NotHeldError reports that luksplug has no disk with that target in the VM.
 type NotHeldError struct {
 	// Target is the target of the request.
 	Target string
-	// Held are the targets that are there.
+	// Held are the targets of the disks that it has there.
 	Held []string
 }
 
@@ -188,14 +187,14 @@ func (e *NotHeldError) Error() string {
 	return fmt.Sprintf("luksplug holds no disk %s in this VM: it holds %s", e.Target, strings.Join(e.Held, ", "))
 }
 
-// LockedError says that another luksplug has been working on the VM for longer
-// than this one was willing to wait.
+// LockedError reports that another luksplug has held the lock of the VM for longer than
+// LockWait.
 type LockedError struct {
 	// Path is the lock file.
 	Path string
-	// Holder is the process id of the one that holds it, 0 when unknown.
+	// Holder is the process id of the lock's holder, 0 if it is unknown.
 	Holder int
-	// Err is why the wait ended.
+	// Err is the reason why the wait ended.
 	Err error
 }
 
@@ -209,11 +208,11 @@ func (e *LockedError) Error() string {
 
 func (e *LockedError) Unwrap() error { return e.Err }
 
-// ErrUnusableSecret: the secret was found, and QEMU cannot use its value.
+// ErrUnusableSecret reports that the secret was found, but QEMU cannot use its value.
 var ErrUnusableSecret = errors.New("unusable passphrase")
 
-// SecretError says that the passphrase of a disk is not to be had. Nothing was
-// changed in the VM.
+// SecretError reports that the passphrase of a disk cannot be looked up or used. Nothing
+// was changed in the VM.
 type SecretError struct {
 	// Target is the disk's target.
 	Target string
@@ -227,20 +226,20 @@ func (e *SecretError) Error() string { return "disk " + e.Target + ": " + e.Err.
 
 func (e *SecretError) Unwrap() error { return e.Err }
 
-// NoAnswerError says that QEMU has not answered a question in time. The question
-// changes nothing. Such a QEMU is usually stalled, and its guest with it: over NFS, for example, it
-// queries the server for an image's size whenever its nodes are queried.
+// NoAnswerError reports that QEMU has not answered a query in time. The query changes
+// nothing. Such a QEMU is usually stalled, and its guest with it: over NFS, for example,
+// it queries the server for an image's size whenever its nodes are queried.
 type NoAnswerError struct {
-	Err error // names the question
+	Err error // names the query
 }
 
 func (e *NoAnswerError) Error() string {
-	command := "a question"
+	command := "a query"
 	var unknown *qmp.UnknownOutcomeError
 	if errors.As(e.Err, &unknown) {
 		command = unknown.Command
 	}
-	return "the VM's QEMU does not answer " + command + " in time: see whether a server hangs that has one of its disks, as QEMU may stand still until that is back, and try again"
+	return "the VM's QEMU does not answer " + command + " in time: check whether a server of one of its disks hangs, since QEMU may stall until it is back, and try again"
 }
 
 func (e *NoAnswerError) Unwrap() error { return e.Err }

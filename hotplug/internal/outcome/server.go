@@ -8,8 +8,8 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// ServerError says why an image cannot be opened that a storage daemon has to
-// open, and what to do. Nothing has been done to the VM.
+// ServerError returns the error for an image that a storage daemon could not open, with
+// the reason and a remedy. The VM was not changed.
 func ServerError(target string, s blockgraph.Source, err error) error {
 	var secret *SecretError
 	if errors.As(err, &secret) {
@@ -34,7 +34,7 @@ func ServerError(target string, s blockgraph.Source, err error) error {
 	return &PreflightError{Target: target, Cause: ErrServer, Reason: reason, Err: err}
 }
 
-// Because is what a message says besides the command that a server has made fail.
+// Because returns the explanation of a server's error, to be appended to a message, "" for none.
 func Because(command blockgraph.Command, err error) string {
 	if advice := serverAdvice(command.Arguments.Text("driver"), err); advice != "" {
 		return ", because " + advice
@@ -42,36 +42,36 @@ func Because(command blockgraph.Command, err error) string {
 	return ""
 }
 
-// serverAdvice says what a server's refusal means and what to do about it, "" where
-// that is not known. protocol is that of the source, or QEMU's driver for it.
+// serverAdvice explains a server's error and its remedy, "" if it is unknown. protocol is
+// the source's protocol, or QEMU's driver for it.
 func serverAdvice(protocol string, err error) string {
 	switch {
 	case errors.Is(err, ErrNoAnswer):
-		return "nothing has come from its server: see whether that hangs, or serves one client at a time and has one"
+		return "nothing has come from its server: check whether it hangs, or serves only one client at a time and has one"
 	case errors.Is(err, qmp.ErrLoginRefused) && protocol == "ssh":
-		return "the server does not let in the user: give the SSH agent of QEMU's user a key that it takes (SSH_AUTH_SOCK of the VM's process)"
+		return "the server rejects the user: give the SSH agent of QEMU's user a key that the server accepts (SSH_AUTH_SOCK of the VM's process)"
 	case errors.Is(err, qmp.ErrLoginRefused):
-		return "the server wants to know who it talks to: add <auth>"
+		return "the server requires a login: add <auth>"
 	case errors.Is(err, qmp.ErrForbidden) && protocol == "rbd":
 		return "the user may not use it: give it Ceph's capabilities \"profile rbd\" for the monitor and for the pool (ceph auth caps)"
 	case errors.Is(err, qmp.ErrForbidden) && protocol == "nfs":
-		return "the server does not give it to us: see what it exports and to whom, and whether <identity> should name another user and group"
+		return "the server denies access: check what it exports and to whom, and whether <identity> should name another user and group"
 	case errors.Is(err, qmp.ErrForbidden):
-		return "the server does not give it to us: see what it wants, such as <cookies> or an <initiator>"
+		return "the server denies access: check what it requires, such as <cookies> or an <initiator>"
 	case protocol == "rbd" && errors.Is(err, qmp.ErrWrongPassphrase):
 		return "the passphrase does not open the image"
 	case errors.Is(err, qmp.ErrServerUnreachable):
-		return "nobody answers at that address: start the server, or correct the <host>"
+		return "nothing answers at that address: start the server, or correct the <host>"
 	case errors.Is(err, qmp.ErrServerUntrusted) && protocol == "ssh":
-		return "the server has not the host key that ~/.ssh/known_hosts of QEMU's user has for it: if it is the right server, put its key there"
+		return "~/.ssh/known_hosts of QEMU's user does not have the server's host key: if it is the right server, add its key there"
 	case errors.Is(err, qmp.ErrServerUntrusted) && protocol == "nbd":
-		return "the server's certificate is not one for that name by an authority that we trust: correct tlsHostname, or ca-cert.pem in the directory of the TLS client's certificates"
+		return "the server's certificate was not issued for that name by a trusted authority: correct tlsHostname, or ca-cert.pem in the directory of the TLS client's certificates"
 	case errors.Is(err, qmp.ErrServerUntrusted):
-		return "the server's certificate is not one for that name by an authority that this host trusts: add the authority to the host's, or <ssl verify='no'/>"
+		return "the server's certificate was not issued for that name by an authority that this host trusts: add the authority to the host's, or <ssl verify='no'/>"
 	case errors.Is(err, qmp.ErrTLSRequired):
-		return "the server talks over TLS only: add tls='yes'"
+		return "the server requires TLS: add tls='yes'"
 	case errors.Is(err, qmp.ErrTLSRefused):
-		return "the server does not talk over TLS with this client: remove tls='yes', or correct what the directory of the TLS client's certificates has for it, certificate or keys.psk"
+		return "the server refuses TLS with this client: remove tls='yes', or correct the certificate or keys.psk in the directory of the TLS client's certificates"
 	case errors.Is(err, qmp.ErrTLSKeyPassphrase):
 		return "the key of the TLS client is encrypted: name the secret of its passphrase"
 	case errors.Is(err, qmp.ErrTLSCredentials):
@@ -79,10 +79,10 @@ func serverAdvice(protocol string, err error) string {
 	case errors.Is(err, qmp.ErrImageNotFound):
 		return "the server does not have it: correct the <source>'s name"
 	case protocol == "scsi-block" && errors.As(err, new(*qmp.Error)):
-		return "a LUN must be a device that takes SCSI commands (SG_IO), and device='disk' is for others"
+		return "a LUN must be a device that takes SCSI commands (SG_IO): use device='disk' for other devices"
 	}
 	return ""
 }
 
-// ErrNoAnswer: a server takes a connection, or not even that, and says nothing.
+// ErrNoAnswer reports that a server does not answer, whether or not it accepts a connection.
 var ErrNoAnswer = errors.New("its server has not answered")

@@ -1,9 +1,9 @@
 // Package overlay creates the files that take a guest's writes to a transient disk.
 //
-// A file is an empty qcow2 image without a backing file name: QEMU is told what is below it.
-// The overlay of an encrypted disk is encrypted with a volume key of its own (see
-// [luks.Fresh]), so that no plaintext gets into a file. Without its one-time passphrase,
-// which is not kept, the content is lost.
+// A file is an empty qcow2 image without a backing file name: QEMU gets the image below
+// it as an option. The overlay of an encrypted disk is encrypted with a volume key of its
+// own (see [luks.Fresh]), so that no plaintext is written to a file. Without its one-time
+// passphrase, which is not kept, the content is lost.
 //
 // qemu-img is not used: it takes seconds to calibrate the iterations for a passphrase, which
 // a random one does not need, and would have to be given the passphrase.

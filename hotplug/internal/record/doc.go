@@ -1,5 +1,5 @@
-// Package record reads and writes the element in a libvirt domain's metadata that says
-// which disks luksplug has attached to it.
+// Package record reads and writes the element in a libvirt domain's metadata that lists
+// the disks that luksplug has attached to it.
 //
 // libvirt does not know these disks, but they have to be given to QEMU again when the domain
 // is started, restored or migrated, and its XML is all that is available then. So they are

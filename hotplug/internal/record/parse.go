@@ -76,14 +76,14 @@ func parseDisk(element *domainxml.Element) (Disk, error) {
 	case d.Target == "" || d.XML == "":
 		return d, errors.New("the record of a disk lacks its target or its <disk>")
 	case d.Start != "" && d.Start != blockgraph.MethodQEMU && d.Start != blockgraph.MethodEphemeralHeader:
-		return d, fmt.Errorf("the record of disk %s has the unknown way to start %q", d.Target, d.Start)
+		return d, fmt.Errorf("the record of disk %s has the unknown start method %q", d.Target, d.Start)
 	}
 	return d, nil
 }
 
-// is reports whether an element has this name and is luksplug's. libvirt puts all elements
-// of metadata that it is given into the namespace of the outermost one, and removes it when
-// it returns them.
+// is reports whether an element has this name and is luksplug's. libvirt puts all
+// elements of new metadata into the namespace of the outermost element, and removes the
+// namespace when it returns them.
 func is(e *domainxml.Element, name string) bool {
 	return e.Name.Local == name && (e.Name.Space == "" || e.Name.Space == Namespace)
 }

@@ -31,26 +31,26 @@ type Record struct {
 // Disk is one disk.
 type Disk struct {
 	Target string
-	// XML is the <disk> as its user wrote it, Pools the storage pools that it refers to,
+	// XML is the <disk> as the user wrote it, Pools the storage pools that it refers to,
 	// as they were at that time.
 	XML   string
 	Pools []blockgraph.Pool
 	Reading
 	Start    blockgraph.Method // how the volume is opened when the VM starts with it
 	Optional bool              // the VM may start without it
-	// Spec says how it is attached. Devices are those of device_add, nil if the disk was
+	// Spec describes how it is attached. Devices are those of device_add, nil if the disk was
 	// never attached; Owners are those of images that were given to QEMU's user.
 	spec.Spec
 }
 
-// Reading says how a disk's XML is read, and what it leaves to the host.
+// Reading holds how a disk's XML is read, and settings that it leaves to the host.
 type Reading struct {
 	IgnoreUnknown bool // see [diskxml.ParseOptions]
-	// TLSFolder is the directory with the certificates of a TLS client on the VM's host,
-	// "" for [blockgraph.DefaultTLSDir]. TLSSecret is the UUID of the secret that
-	// decrypts its key, "" if it is not encrypted.
-	TLSFolder, TLSSecret string
-	TLSUser              string // of a pre-shared key, "" for certificates
+	// TLSDir is the directory with the certificates of a TLS client on the VM's host, ""
+	// for [blockgraph.DefaultTLSDir]. TLSSecret is the UUID of the secret that decrypts
+	// its key, "" if it is not encrypted.
+	TLSDir, TLSSecret string
+	TLSUser           string // of a pre-shared key, "" for certificates
 }
 
 // Parse reads the XML of a disk.
@@ -62,8 +62,8 @@ func (r Reading) Parse(text []byte) (*blockgraph.Disk, error) {
 	return disk, nil
 }
 
-// Complete sets what the XML leaves to the host in the images' TLS clients. The disk's
-// volumes have to be looked up before.
+// Complete sets the TLS clients of the images, which the XML leaves to the host. The
+// disk's volumes have to be looked up before.
 func (r Reading) Complete(disk *blockgraph.Disk) error {
 	var key *secrets.Reference
 	if r.TLSSecret != "" {
@@ -75,7 +75,7 @@ func (r Reading) Complete(disk *blockgraph.Disk) error {
 	}
 	for _, image := range disk.Images() {
 		if tls := image.Source.TLS(); tls != nil {
-			tls.Dir, tls.Key, tls.PSKUser = r.TLSFolder, key, r.TLSUser
+			tls.Dir, tls.Key, tls.PSKUser = r.TLSDir, key, r.TLSUser
 		}
 	}
 	return nil
@@ -237,7 +237,7 @@ func (d *Disk) attributes() []attribute {
 	return []attribute{
 		{name: "target", text: &d.Target}, {name: "start", text: (*string)(&d.Start)}, {name: "optional", flag: &d.Optional},
 		{name: "shared-header", flag: &d.AllowSharedHeader}, {name: "relabel", flag: &d.Relabel}, {name: "ignore-unknown", flag: &d.IgnoreUnknown},
-		{name: "tls-dir", text: &d.TLSFolder}, {name: "tls-secret", text: &d.TLSSecret}, {name: "tls-psk", text: &d.TLSUser},
+		{name: "tls-dir", text: &d.TLSDir}, {name: "tls-secret", text: &d.TLSSecret}, {name: "tls-psk", text: &d.TLSUser},
 	}
 }
 

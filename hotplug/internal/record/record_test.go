@@ -29,7 +29,7 @@ func example(t *testing.T) record.Record {
 	d.Start, d.Optional, d.AllowSharedHeader = blockgraph.MethodEphemeralHeader, true, true
 	d.Devices = []blockgraph.Object{{{Name: "driver", Value: "virtio-blk-pci"}, {Name: "serial", Value: `<"&'>`}, {Name: "n", Value: int64(1)}}}
 	other, err := record.New([]byte(`<disk type='volume'><source pool='p' volume='v'/><target dev='sda' bus='scsi'/></disk>`),
-		blockgraph.Pools{"p": {Name: "p", Type: "dir", Dir: "/pool"}, "q": {Name: "q"}}, record.Reading{TLSFolder: "/tls", TLSSecret: "0a81f5b2-8403-4b23-88d6-21ccc2f80d6f", TLSUser: "vm1", IgnoreUnknown: true})
+		blockgraph.Pools{"p": {Name: "p", Type: "dir", Dir: "/pool"}, "q": {Name: "q"}}, record.Reading{TLSDir: "/tls", TLSSecret: "0a81f5b2-8403-4b23-88d6-21ccc2f80d6f", TLSUser: "vm1", IgnoreUnknown: true})
 	must.OK(t, err)
 	return record.Record{User: "+64055:+994", ColdPlug: true}.With(d).With(other)
 }
@@ -64,8 +64,8 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
-// TestNamespaces: libvirt gives everything that it is handed the namespace of the
-// outermost element, and takes it away again.
+// TestNamespaces: libvirt puts all metadata into the namespace of the outermost element,
+// and removes the namespace again.
 func TestNamespaces(t *testing.T) {
 	t.Parallel()
 	const disk = `<disk type="file"><source file="a:b" x='c/>'/><!-- a:b --><target dev="vdb"></target >t:t</disk>`
@@ -120,7 +120,7 @@ func TestParseRefuses(t *testing.T) {
 		in("<l:disk target='vdb' new='1'><disk/></l:disk>"):                "attribute new of <disk> is not known",
 		in("<l:disk target='vdb'><disk/><l:new/></l:disk>"):                "<new> is not known",
 		in("<l:disk target='vdb'><disk/><disk/></l:disk>"):                 "two <disk>",
-		in("<l:disk target='vdb' start='x'><disk/></l:disk>"):              "unknown way",
+		in("<l:disk target='vdb' start='x'><disk/></l:disk>"):              "unknown start method",
 		in("<l:disk target='vdb'><disk/><l:device>[]</l:device></l:disk>"): "no JSON object",
 		in(strings.Repeat("<l:disk target='vdb'><disk/></l:disk>", 2)):     "recorded twice",
 		strings.Replace(in(""), "xmlns", "x='1' xmlns", 1):                 "attribute x",

@@ -1,4 +1,4 @@
-// Package recordtest has a domain and a recorded disk for tests.
+// Package recordtest provides a domain and a recorded disk for tests.
 package recordtest
 
 import (

@@ -25,26 +25,25 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// Image reads an image that is no file of this host, through a storage
-// daemon that has QEMU's own drivers for it: nothing else speaks all of the
-// protocols that a disk may have. The daemon has the image open for reading only,
-// and copies the parts that are read into a file in memory.
+// Image reads an image through a storage daemon, which has QEMU's drivers: no other
+// program supports all protocols of disks. The daemon opens the image read-only, and
+// copies the parts that are read into a file in memory.
 //
-// It is used by one goroutine at a time, but for ReadAt.
+// It is not safe for concurrent use, except for ReadAt.
 type Image struct {
 	ctx    context.Context // of the attach that reads it
 	daemon *daemon.Daemon
 	node   string
 	size   int64                // bytes that a guest would see
 	dir    rundir.Reader        // for the parts; in memory
-	user   *hostproc.Credential // that the daemon runs as, nil for this process's
+	user   *hostproc.Credential // that the daemon runs as, nil for this process's user
 
 	busy  chan struct{} // holds a value while a part is copied
 	parts map[int64][]byte
 }
 
-// part is how much is copied at once: a LUKS header has most of what a passphrase
-// needs within the first.
+// part is the size of a copy: a LUKS header has most of what unlocking reads in its first
+// part.
 const part = 1 << 20
 
 // open starts a storage daemon and opens the image in it.
@@ -63,7 +62,7 @@ func (o *Opener) open(ctx context.Context, i blockgraph.Image) (_ *Image, err er
 		return nil, err
 	}
 	dir := vm.Disk(o.Target).Reader()
-	if err := dir.Stop(ctx); err != nil { // of an interrupted run
+	if err := dir.Stop(ctx); err != nil { // a leftover of an interrupted run
 		return nil, err
 	}
 	if err := vm.Make(); err != nil {
@@ -93,14 +92,14 @@ func (o *Opener) open(ctx context.Context, i blockgraph.Image) (_ *Image, err er
 	return r, r.querySize(ctx)
 }
 
-// daemonOptions says how to start the daemon. What it is let in for at a server must
-// be what QEMU is: so it is QEMU's user there, with QEMU's SSH agent. What this host
-// has may be for luksplug alone to read, as the original of an ephemeral header is.
+// daemonOptions returns the options of the daemon. For a server it must have QEMU's
+// access, so it runs as QEMU's user with QEMU's SSH agent. A file of this host may be
+// readable for luksplug only, as the original of an ephemeral header is.
 func (o *Opener) daemonOptions(ctx context.Context, i blockgraph.Image, dir rundir.Reader) daemon.Options {
 	options := daemon.Options{Dir: dir.Daemon()}
 	owner, err := o.Host.Process(ctx)
 	if err != nil {
-		owner = nil // as ourselves, then
+		owner = nil // as this process's user then
 	}
 	options.Env = owner.SSHAgent()
 	if owner != nil && i.Source.Kind == blockgraph.SourceNetwork {
@@ -121,13 +120,13 @@ func (r *Image) run(ctx context.Context, graph *blockgraph.Graph, values *unlock
 	case err != nil && ctx.Err() != nil:
 		return fmt.Errorf("%w (%w)", outcome.ErrNoAnswer, ctx.Err())
 	case errors.As(err, &step):
-		return fmt.Errorf("a storage daemon was to open it before the VM does (%s): %w", step.Command(), step.Err)
+		return fmt.Errorf("a storage daemon could not open it before the VM does (%s): %w", step.Command(), step.Err)
 	}
 	return err
 }
 
-// Reopen closes the image, and opens it again by another graph of the same node.
-// Deriving keys may take as long as it does: the server has answered before.
+// Reopen closes the image, and opens it again by another graph of the same node. It has
+// no time limit for deriving keys: the server has answered before.
 func (r *Image) Reopen(ctx context.Context, graph *blockgraph.Graph, values *unlock.Values) error {
 	_, err := r.daemon.Client().Execute(ctx, qmp.Command{Execute: "blockdev-del", Arguments: qmp.Object{{Name: "node-name", Value: r.node}}})
 	if err != nil {
@@ -136,18 +135,18 @@ func (r *Image) Reopen(ctx context.Context, graph *blockgraph.Graph, values *unl
 	return r.run(ctx, graph, values)
 }
 
-// Version is that of the daemon.
+// Version returns the daemon's version.
 func (r *Image) Version() string { return r.daemon.Client().VersionString() }
 
 // Size implements [image.Reader].
 func (r *Image) Size() int64 { return r.size }
 
-// Close implements [image.Reader]. The image stays open until the [Opener] opens
-// another one or is closed: it is checked first and unlocked after that.
+// Close implements [image.Reader]. The image stays open until the [Opener] opens another
+// one or is closed, because it is first checked and then unlocked.
 func (r *Image) Close() error { return nil }
 
-// wait bounds the wait for a server. A QEMU that is told to open an image
-// of a server that does not answer stalls: a daemon finds out first.
+// wait bounds the wait for a server. QEMU would stall when it opens an image of a server
+// that does not answer: the daemon finds out first.
 const wait = 15 * time.Second
 
 // querySize queries the size.
@@ -158,7 +157,7 @@ func (r *Image) querySize(ctx context.Context) error {
 	}
 	n := state.Node(r.node)
 	if n == nil {
-		return fmt.Errorf("the storage daemon has no node %s, which it said it had added", r.node)
+		return fmt.Errorf("the storage daemon has no node %s, which it reported as added", r.node)
 	}
 	r.size = n.Image.VirtualSize
 	return nil
@@ -197,8 +196,8 @@ func (r *Image) ReadAt(p []byte, off int64) (int, error) {
 	return done, nil
 }
 
-// fetch copies n bytes at start: a raw node shows them, and a backup job writes
-// them into a file in memory.
+// fetch copies n bytes at start: a raw node shows them, and a backup job writes them into
+// a file in memory.
 func (r *Image) fetch(start, n int64) ([]byte, error) {
 	path := filepath.Join(string(r.dir), strconv.FormatInt(start, 10))
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
@@ -206,7 +205,7 @@ func (r *Image) fetch(start, n int64) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }()       // removed
-	defer func() { _ = os.Remove(path) }() // the directory goes as well
+	defer func() { _ = os.Remove(path) }() // the directory is removed as well
 	if r.user != nil && int(r.user.UID) != os.Geteuid() {
 		if err := f.Chown(int(r.user.UID), int(r.user.GID)); err != nil {
 			return nil, err
@@ -258,16 +257,16 @@ func waitJob(ctx context.Context, events *qmp.Subscription) error {
 	}
 }
 
-// errJob: a job of the storage daemon has failed.
+// errJob reports that a job of the storage daemon has failed.
 var errJob = errors.New("the storage daemon cannot read the image")
 
-// Opener opens images for reading: those of this host in this process, others
-// through a storage daemon. One of the latter is open at a time.
+// Opener opens images for reading: those of this host in this process, others through a
+// storage daemon, one at a time.
 type Opener struct {
 	Host *host.Host
 	// Store has the secrets of servers.
 	Store secrets.Store
-	// Target is the disk's.
+	// Target is the disk's target.
 	Target string
 
 	image  blockgraph.Image
@@ -289,7 +288,7 @@ func (o *Opener) Open(ctx context.Context, i blockgraph.Image) (image.Reader, er
 // OpenRemote opens an image through a storage daemon. It returns the same reader for
 // the same image until another one is opened.
 func (o *Opener) OpenRemote(ctx context.Context, i blockgraph.Image) (*Image, error) {
-	i.Encryption, i.Backing, i.DataStore = nil, nil, nil // of no concern to who reads it alone
+	i.Encryption, i.Backing, i.DataStore = nil, nil, nil // only the image itself is read
 	if o.reader != nil && reflect.DeepEqual(o.image, i) {
 		return o.reader, nil
 	}

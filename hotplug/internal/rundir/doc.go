@@ -2,8 +2,8 @@
 // in memory, for the disks of running VMs. There is one directory per VM, named by
 // the VM's identity:
 //
-//	TARGET.json   the note of an attached disk: what QEMU cannot tell of it
-//	TARGET/       what is handed to the VM's QEMU, whose user owns the directory; or
+//	TARGET.json   the note of an attached disk: what QEMU does not know of it
+//	TARGET/       files handed to the VM's QEMU, whose user owns the directory; or
 //	              the storage daemon or reservation helper of the disk
 //	TARGET.sock   the socket of a reservation helper
 //	TARGET.read/  a storage daemon that reads an image for luksplug

@@ -13,23 +13,23 @@ import (
 
 // Use is an encrypted disk that is attached to a VM of this host.
 type Use struct {
-	VM      string // its name, socket or id, as the attach was told
+	VM      string // its name, socket or id, from the options of the attach
 	Target  string
 	Payload string // path of the image
 	Header  string // path of the detached header, "" for none
 	Secrets []secrets.Reference
 }
 
-// Uses returns the encrypted disks that luksplug has attached to VMs of this
-// host, as far as this user may know of them, sorted by directory and target. It
-// queries no VM. Disks of VMs that are gone are left out.
+// Uses returns the encrypted disks that luksplug has attached to VMs of this host, as far
+// as this user may read their notes, sorted by directory and target. It queries no VM.
+// Disks of VMs that have ended are left out.
 func (b Base) Uses() ([]Use, error) {
 	entries, err := os.ReadDir(string(b))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look for attached disks: %w", err)
+		return nil, fmt.Errorf("find attached disks: %w", err)
 	}
 	var out []Use
 	for _, e := range entries {

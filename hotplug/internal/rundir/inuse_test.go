@@ -34,7 +34,7 @@ func TestUses(t *testing.T) {
 	write("1", self, Note{Target: "vdc", Payload: "/c", Secrets: []secrets.Reference{byUsage}})
 	write("1", self, Note{Target: "vdb", Payload: "/b", Header: "/h", Secrets: []secrets.Reference{byUUID}})
 	write("2", hostproc.Process{}, Note{Target: "vdb", Payload: "/nobody/has/it/open"})
-	// What an older luksplug has written.
+	// A note of an older luksplug.
 	if err := os.WriteFile(filepath.Join(base, "1", "vdd.json"), []byte(`{"target":"vdd","vm":"old","payload":"/d","process":{"pid":1,"start":1}}`), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -16,18 +16,17 @@ import (
 	"github.com/luksplug/luksplug/internal/fsutil"
 )
 
-// Lock keeps other runs of luksplug away from one VM, for as long as an operation
-// takes. It is a flock(2) on a file, so that it ends with the process however the
-// process ends.
+// Lock excludes other runs of luksplug from one VM for the time of an operation. It is a
+// flock(2) on a file, so that it ends with the process, even if that is killed.
 type Lock struct {
 	file *os.File
 }
 
 const lockPoll = 50 * time.Millisecond
 
-// LockPath returns the lock file of the VM with this identity, whose directory
-// exists then. dir is that of the options, "" for the system's own: for root
-// /run/lock/luksplug, and a directory of the user's own otherwise.
+// LockPath returns the lock file of the VM with this identity, and creates its directory.
+// dir is LockDir of the options; "" is /run/lock/luksplug for root, and a directory of
+// the user's own otherwise.
 func LockPath(dir, id string) (string, error) {
 	if dir == "" {
 		dir = "/run/lock/luksplug"
@@ -44,9 +43,8 @@ func LockPath(dir, id string) (string, error) {
 	return filepath.Join(dir, id+".lock"), nil
 }
 
-// TakeLock takes the lock of that file. It waits for another run until ctx ends,
-// which is an [*outcome.LockedError], and calls waiting once when it begins to
-// wait.
+// TakeLock takes the lock of that file. It waits for another run until ctx ends, which is
+// an [*outcome.LockedError], and calls waiting once when it begins to wait.
 func TakeLock(ctx context.Context, path string, waiting func(holder int)) (*Lock, error) {
 	for told := false; ; {
 		l, err := TryLock(path)
@@ -68,8 +66,7 @@ func TakeLock(ctx context.Context, path string, waiting func(holder int)) (*Lock
 	}
 }
 
-// TryLock takes the lock if it is free. The error wraps [fsutil.ErrLocked] if it is
-// not.
+// TryLock takes the lock if it is free; otherwise the error wraps [fsutil.ErrLocked].
 func TryLock(path string) (*Lock, error) {
 	f, err := fsutil.OpenAt(nil, path, unix.O_RDWR|unix.O_CREAT, 0o600)
 	if err != nil {
@@ -79,28 +76,28 @@ func TryLock(path string) (*Lock, error) {
 		_ = f.Close()
 		return nil, err
 	}
-	// The holder before us may have removed the file between our open and our
-	// flock: then we hold the lock of a file that no other run will open.
+	// The previous holder may have removed the file between our open and our flock: then
+	// this is the lock of a file that no other run will open.
 	mine, err1 := f.Stat()
 	now, err2 := os.Lstat(path)
 	if err1 != nil || err2 != nil || !os.SameFile(mine, now) {
 		_ = f.Close()
 		return nil, fsutil.ErrLocked
 	}
-	// For the message of who waits; the lock itself does not need it.
+	// For the messages of waiting runs; the lock itself does not need it.
 	if err := f.Truncate(0); err == nil {
 		_, _ = f.WriteString(strconv.Itoa(os.Getpid()) + "\n")
 	}
 	return &Lock{file: f}, nil
 }
 
-// Release gives the lock back and leaves no file behind.
+// Release releases the lock and removes its file.
 func (l *Lock) Release() {
-	_ = os.Remove(l.file.Name()) // before the unlock: after it the file may be another's
+	_ = os.Remove(l.file.Name()) // before the unlock, after which the file may be another run's
 	_ = l.file.Close()
 }
 
-// holder returns the process id of who holds a lock, 0 where that is unknown.
+// holder returns the process id of a lock's holder, 0 if it is unknown.
 func holder(path string) int {
 	b, err := os.ReadFile(path)
 	if err != nil {

@@ -19,9 +19,9 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// Note is what QEMU cannot tell of a disk: which secret it was unlocked with and,
-// where luksplug unlocked it, where the original header is. It exists for as long
-// as the disk is attached and holds no secret.
+// Note holds what QEMU does not know of a disk: the secret that unlocked it and, if
+// luksplug unlocked it, the path of the original header. It exists for as long as the
+// disk is attached and contains no secret.
 //
 // These depend on it: the original header in list, the comparison of that header and
 // of a daemon's payload on a second attach, the refusal of a header or of a server's
@@ -36,15 +36,15 @@ type Note struct {
 	Header  string            `json:"header,omitempty"`
 	UUID    string            `json:"uuid,omitempty"` // of the LUKS volume
 	Secrets References        `json:"secrets,omitempty"`
-	Overlay string            `json:"overlay,omitempty"` // the file, which has no name any more once it is open
-	Kept    string            `json:"kept,omitempty"`    // what the caller of the attach has had kept
-	// Process is the VM's; without a PID where that is unknown.
+	Overlay string            `json:"overlay,omitempty"` // the file, which has no name once it is open
+	Kept    string            `json:"kept,omitempty"`    // the text that the attach has kept
+	// Process is the VM's process; without a PID if it is unknown.
 	Process hostproc.Process `json:"process"`
 }
 
 const noteSuffix = ".json"
 
-// WriteNote keeps the note of a disk. A note that was there is replaced.
+// WriteNote writes the note of a disk, and replaces an existing one.
 func (v VM) WriteNote(n Note) error {
 	text, err := json.Marshal(n)
 	if err != nil {
@@ -55,13 +55,12 @@ func (v VM) WriteNote(n Note) error {
 	}
 	path := v.Disk(n.Target).NotePath()
 	if err := fsutil.Replace(nil, path, append(text, '\n'), fsutil.Options{Mode: 0o600}); err != nil {
-		return fmt.Errorf("note what is attached: %w", err)
+		return fmt.Errorf("write the note of the disk: %w", err)
 	}
 	return nil
 }
 
-// Notes returns the notes of a VM's disks, by target. A note that cannot be read is
-// as good as none.
+// Notes returns the notes of a VM's disks, by target, without those that cannot be read.
 func (v VM) Notes() map[string]Note {
 	entries, err := os.ReadDir(v.Path())
 	if err != nil {
@@ -83,16 +82,16 @@ func (v VM) Notes() map[string]Note {
 	return out
 }
 
-// HeaderUser returns the note of a disk in another VM of this host that has the
-// same header, nil for none. The original header is not open in any QEMU, so
-// that no image lock tells. Notes of VMs that are gone are removed.
+// HeaderUser returns the note of a disk in another VM of this host that uses the same
+// header, nil for none. No QEMU has the original header open, so image locks do not show
+// its use. Notes of VMs that have ended are removed.
 func (v VM) HeaderUser(header, uuid string) (*Note, error) {
 	entries, err := os.ReadDir(string(v.Base))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look for other users of the header: %w", err)
+		return nil, fmt.Errorf("find other users of the header: %w", err)
 	}
 	for _, e := range entries {
 		if !e.IsDir() || e.Name() == v.ID {
@@ -102,9 +101,9 @@ func (v VM) HeaderUser(header, uuid string) (*Note, error) {
 		for target, n := range other.Notes() {
 			switch {
 			case !n.alive():
-				_ = n.removeOverlay(other.ID)                // tried again, too
+				_ = n.removeOverlay(other.ID)                // tried again next time
 				_ = os.Remove(other.Disk(target).NotePath()) // tried again next time
-				_ = os.Remove(other.Path())                  // refused while there is more in it
+				_ = os.Remove(other.Path())                  // refused while it has other files
 			case n.Header != "" && (uuid != "" && uuid == n.UUID || image.SameFile(header, n.Header)):
 				return &n, nil
 			}
@@ -113,8 +112,8 @@ func (v VM) HeaderUser(header, uuid string) (*Note, error) {
 	return nil, nil
 }
 
-// alive reports whether the disk of a note is still attached: its VM runs, or,
-// where its process is unknown, its payload is open.
+// alive reports whether the disk of a note is still attached: its VM runs, or, if its
+// process is unknown, its payload is open.
 func (n *Note) alive() bool {
 	if n.Process.PID != 0 {
 		return n.Process.Alive()
@@ -122,16 +121,16 @@ func (n *Note) alive() bool {
 	return errors.Is(image.CheckLock(n.Payload, image.ReadWrite), image.ErrLocked)
 }
 
-// OverlayMark is by what the overlay of a disk is known to be ours, whichever run
-// has made it. vm is the VM's identity.
+// OverlayMark returns the mark that identifies the overlay of a disk, whichever run has
+// made it. vm is the VM's identity.
 func OverlayMark(vm, target string) string { return vm + "/" + target }
 
-// overlayIsThere reports whether the disk's overlay has its name still, or again.
+// overlayIsThere reports whether the disk's overlay has a name.
 func (n Note) overlayIsThere(vm string) bool {
 	return n.Overlay != "" && overlay.Check(n.Overlay, OverlayMark(vm, n.Target)) == nil
 }
 
-// removeOverlay removes the disk's overlay, if it has its name still.
+// removeOverlay removes the disk's overlay, if it has a name.
 func (n Note) removeOverlay(vm string) error {
 	if n.Overlay == "" {
 		return nil

@@ -9,7 +9,7 @@ import (
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
-// TestNotes: a note counts for as long as its disk is attached.
+// TestNotes: a note is valid for as long as its disk is attached.
 func TestNotes(t *testing.T) {
 	t.Parallel()
 	base := t.TempDir()
@@ -42,7 +42,7 @@ func TestNotes(t *testing.T) {
 	if n, err := vm.HeaderUser("/nowhere", ""); n != nil || err != nil {
 		t.Errorf("another header: %+v, %v", n, err)
 	}
-	// The same number, another process: the VM has gone.
+	// The same number, another process: the VM has ended.
 	path := filepath.Join(base, "that", "vdb.json")
 	text := []byte(`{"target":"vdb","header":"` + header + `","process":{"pid":` + strconv.Itoa(us.PID) + `,"start":1}}`)
 	if err := os.WriteFile(path, text, 0o600); err != nil {
@@ -78,7 +78,7 @@ func TestOwnDir(t *testing.T) {
 		t.Fatal(err)
 	}
 	if ownDir(dir) == nil {
-		t.Error("one that everybody may write to")
+		t.Error("a directory that every user may write to")
 	}
 	link := dir + "-link"
 	if err := os.Symlink(t.TempDir(), link); err != nil {

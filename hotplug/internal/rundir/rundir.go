@@ -21,12 +21,12 @@ import (
 // Base is the parent of the VMs' directories.
 type Base string
 
-// OwnersDir is where below a [Base] the registry of given images is, for users
+// OwnersDir is the directory below a [Base] of the registry of given images, for users
 // other than root.
 const OwnersDir = "owners"
 
-// BaseOf returns the base of the options; "" for the system's own place. That is in
-// memory wherever the host has a place that is: in a container, /run need not be.
+// BaseOf returns the base for RunDir of the options; "" for the default, which is in
+// memory if the host has such a directory: in a container, /run may be on a disk.
 func BaseOf(dir string) (Base, error) {
 	if dir != "" {
 		return Base(dir), nil
@@ -47,8 +47,7 @@ func BaseOf(dir string) (Base, error) {
 	return Base(filepath.Join(own, "vm")), ownDir(own)
 }
 
-// Check reports whether files below the base are in memory, as an error where they
-// are not. Nothing is made there.
+// Check returns an error if files below the base are not in memory. It creates nothing.
 func (b Base) Check() error {
 	for dir := string(b); ; dir = filepath.Dir(dir) {
 		if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
@@ -61,7 +60,7 @@ func (b Base) Check() error {
 func InMemory(dir string) error {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return fmt.Errorf("look at directory %s: %w", dir, err)
+		return fmt.Errorf("examine directory %s: %w", dir, err)
 	}
 	switch uint32(st.Type) {
 	case unix.TMPFS_MAGIC, unix.RAMFS_MAGIC:
@@ -70,7 +69,7 @@ func InMemory(dir string) error {
 	return fmt.Errorf("the directory %s is not on tmpfs: an ephemeral header may not be written there", dir)
 }
 
-// userDir is the directory for the files of a user who is not root.
+// userDir returns the directory for the files of a user other than root.
 func userDir() (string, error) {
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
 		return filepath.Join(dir, "luksplug"), nil
@@ -82,8 +81,8 @@ func userDir() (string, error) {
 	return dir, nil
 }
 
-// ownDir refuses a directory of another user, in a place where any user can make
-// one. It need not be there.
+// ownDir refuses a directory that another user has made in a directory in which any user
+// can make one. It need not exist.
 func ownDir(dir string) error {
 	var st unix.Stat_t
 	err := unix.Lstat(dir, &st)
@@ -101,11 +100,11 @@ func ownDir(dir string) error {
 // VM is the directory of one VM.
 type VM struct {
 	Base Base
-	// ID is the VM's identity, the same for every way to reach its monitor.
+	// ID is the VM's identity, the same for every address of its monitor.
 	ID string
 }
 
-// Path is where the directory is.
+// Path returns the path of the directory.
 func (v VM) Path() string { return filepath.Join(string(v.Base), v.ID) }
 
 // Disk returns the part of the directory that belongs to one disk.
@@ -114,31 +113,31 @@ func (v VM) Disk(target string) Disk { return Disk{VM: v, Target: target} }
 // Make makes the directory.
 func (v VM) Make() error {
 	if err := access.MakeDir(v.Path()); err != nil {
-		return fmt.Errorf("directory for what is attached: %w", err)
+		return fmt.Errorf("directory for the attached disks: %w", err)
 	}
-	// In /dev/shm any user can make a directory, and may have been quicker.
+	// In /dev/shm another user may have made the directory first.
 	if usual, err := BaseOf(""); usual == v.Base {
 		return err
 	}
 	return nil
 }
 
-// Contents is what the directory of a VM holds.
+// Contents is the content of a VM's directory.
 type Contents struct {
-	// Notes are those of disks of the VM as it runs now, by target.
+	// Notes are the notes of disks of the running VM, by target.
 	Notes map[string]Note
 	// HandedOver is by target, too.
 	HandedOver map[string]HandedOver
 }
 
-// HandedOver is what there is for one disk besides its note.
+// HandedOver is what exists for one disk in addition to its note.
 type HandedOver struct {
 	Daemon int      // the process id of the storage daemon, 0 for none
 	Helper int      // the process id of the reservation helper, 0 for none
 	Files  []string // ephemeral headers, and an overlay that still has its name
 }
 
-// Read returns what the directory holds. No directory is no error.
+// Read returns the content of the directory. A missing directory is no error.
 func (v VM) Read() (Contents, error) {
 	var c Contents
 	dir := v.Path()
@@ -147,7 +146,7 @@ func (v VM) Read() (Contents, error) {
 		return c, nil
 	}
 	refuse := func(err error) (Contents, error) {
-		return Contents{}, fmt.Errorf("look at what was handed to the VM: %w", err)
+		return Contents{}, fmt.Errorf("read the files handed to the VM: %w", err)
 	}
 	if err != nil {
 		return refuse(err)
@@ -179,22 +178,22 @@ func (v VM) Read() (Contents, error) {
 			c.HandedOver[target] = h
 		}
 		if n.Process.PID != 0 && !n.Process.Alive() {
-			delete(c.Notes, target) // of a VM that is gone, whose place this one has taken
+			delete(c.Notes, target) // of an earlier VM with the same identity
 		}
 	}
 	return c, nil
 }
 
-// Gone removes the whole directory of a VM that is gone: its storage daemons are
-// ended, and overlays that still have a name removed. What cannot be removed is in
-// the error; the rest is removed all the same.
+// Gone removes the directory of a VM that has ended, after it has ended its storage
+// daemons and removed overlays that still have a name. Failures are joined in the error
+// and do not stop the removal.
 func (v VM) Gone(ctx context.Context) error {
 	entries, err := os.ReadDir(v.Path())
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("look at what was handed to the VM: %w", err)
+		return fmt.Errorf("read the files handed to the VM: %w", err)
 	}
 	var failed []error
 	for _, n := range v.Notes() {
@@ -212,24 +211,24 @@ func (v VM) Gone(ctx context.Context) error {
 		}
 	}
 	if err := os.RemoveAll(v.Path()); err != nil {
-		failed = append(failed, fmt.Errorf("remove what was handed to the VM: %w", err))
+		failed = append(failed, fmt.Errorf("remove the files handed to the VM: %w", err))
 	}
 	return errors.Join(failed...)
 }
 
-// Disk is what belongs to one disk in the directory of its VM.
+// Disk is the part of a VM's directory that belongs to one disk.
 type Disk struct {
 	VM     VM
 	Target string
 }
 
-// HandOver is the directory of what is handed to QEMU, or of the disk's daemon.
+// HandOver returns the directory of files that are handed to QEMU, or of the disk's daemon.
 func (d Disk) HandOver() string { return filepath.Join(d.VM.Path(), d.Target) }
 
-// NotePath is the file of the disk's note.
+// NotePath returns the file of the disk's note.
 func (d Disk) NotePath() string { return d.HandOver() + noteSuffix }
 
-// MakeHandOver makes the directory [Disk.HandOver], empty and open to QEMU's user
+// MakeHandOver makes the directory [Disk.HandOver], empty and accessible to QEMU's user
 // only.
 func (d Disk) MakeHandOver(user hostproc.Credential) (string, error) {
 	path := d.HandOver()
@@ -250,7 +249,7 @@ func (d Disk) MakeHandOver(user hostproc.Credential) (string, error) {
 	return path, nil
 }
 
-// handedOver looks at what is in the directory of the hand-over.
+// handedOver reads the directory of the hand-over.
 func (d Disk) handedOver() (HandedOver, error) {
 	var out HandedOver
 	info, err := running(d.HandOver())
@@ -269,25 +268,25 @@ func (d Disk) handedOver() (HandedOver, error) {
 	return out, err
 }
 
-// removeFiles removes the ephemeral headers that an interrupted run has left. No
+// removeFiles removes the ephemeral headers that an interrupted run has left. A missing
 // directory is no error.
 func (d Disk) removeFiles() error {
 	handed, err := d.handedOver()
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("look at what was handed over: %w", err)
+		return fmt.Errorf("read the files handed over: %w", err)
 	}
 	for _, path := range handed.Files {
 		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("remove what was handed over: %w", err)
+			return fmt.Errorf("remove the files handed over: %w", err)
 		}
 	}
 	return nil
 }
 
-// StopDaemons ends the storage daemons and the helper of a disk, if there are any,
-// and removes what was handed over. Doing it again does no harm.
+// StopDaemons ends the storage daemons and the helper of a disk, if any, and removes the
+// files that were handed over. It may be repeated.
 func (d Disk) StopDaemons(ctx context.Context) error {
-	if err := d.removeFiles(); err != nil { // not a daemon's: it would not touch its directory
+	if err := d.removeFiles(); err != nil { // daemon.Stop refuses a directory with other files
 		return err
 	}
 	if err := daemon.Stop(ctx, d.HandOver()); err != nil {
@@ -296,13 +295,13 @@ func (d Disk) StopDaemons(ctx context.Context) error {
 	return d.Reader().Stop(ctx)
 }
 
-// Forget removes the note of a disk, its overlay where that still has a name, and
-// what was handed over; and, when they were the last, the VM's directory. It refuses
-// while a process of the disk runs, which could not be found again.
+// Forget removes the note of a disk, its overlay if that has a name, the files that were
+// handed over, and the VM's directory if it is then empty. It refuses while a process of
+// the disk runs, which could not be found again.
 func (d Disk) Forget() error {
 	switch info, err := running(d.HandOver()); {
 	case err != nil:
-		return fmt.Errorf("look at what was handed over: %w", err)
+		return fmt.Errorf("read the files handed over: %w", err)
 	case info.Process.PID != 0:
 		return fmt.Errorf("process %d of disk %s still runs", info.Process.PID, d.Target)
 	}
@@ -310,12 +309,12 @@ func (d Disk) Forget() error {
 		return err
 	}
 	if err := os.Remove(d.NotePath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove the note of what was attached: %w", err)
+		return fmt.Errorf("remove the note of the disk: %w", err)
 	}
 	if err := os.RemoveAll(d.HandOver()); err != nil {
-		return fmt.Errorf("remove what was handed over: %w", err)
+		return fmt.Errorf("remove the files handed over: %w", err)
 	}
-	_ = os.Remove(d.VM.Path()) // refused while there are other disks
+	_ = os.Remove(d.VM.Path()) // refused while it has other disks
 	return nil
 }
 
@@ -324,18 +323,18 @@ type Reader string
 
 const readerSuffix = ".read"
 
-// Reader returns the disk's, beside [Disk.HandOver].
+// Reader returns the disk's, next to [Disk.HandOver].
 func (d Disk) Reader() Reader { return Reader(d.HandOver() + readerSuffix) }
 
-// Daemon is the directory of the daemon itself.
+// Daemon returns the directory of the daemon itself.
 func (r Reader) Daemon() string { return filepath.Join(string(r), "daemon") }
 
-// Make makes the directory. The daemon runs as user, nil for ourselves.
+// Make makes the directory. The daemon runs as user, nil for this process's user.
 func (r Reader) Make(user *hostproc.Credential) error {
 	if err := os.Mkdir(string(r), 0o700); err != nil {
 		return fmt.Errorf("directory for a storage daemon: %w", err)
 	}
-	if user != nil && int(user.UID) != os.Geteuid() { // has to pass through
+	if user != nil && int(user.UID) != os.Geteuid() { // which has to pass through
 		if err := os.Chmod(string(r), 0o711); err != nil {
 			return fmt.Errorf("directory for a storage daemon: %w", err)
 		}
@@ -343,7 +342,7 @@ func (r Reader) Make(user *hostproc.Credential) error {
 	return nil
 }
 
-// Stop ends the daemon and removes the directory. No directory is no error.
+// Stop ends the daemon and removes the directory. A missing directory is no error.
 func (r Reader) Stop(ctx context.Context) error {
 	if err := daemon.Abort(ctx, r.Daemon()); err != nil {
 		return fmt.Errorf("end a storage daemon: %w", err)
@@ -351,11 +350,11 @@ func (r Reader) Stop(ctx context.Context) error {
 	if err := os.RemoveAll(string(r)); err != nil {
 		return fmt.Errorf("directory of a storage daemon: %w", err)
 	}
-	_ = os.Remove(filepath.Dir(string(r))) // refused while there is more in it
+	_ = os.Remove(filepath.Dir(string(r))) // refused while it has other files
 	return nil
 }
 
-// running returns the daemon or helper of a directory, without a process id for
+// running returns the daemon or helper of a directory; without a process id if there is
 // none.
 func running(dir string) (daemon.Info, error) {
 	info, err := daemon.Inspect(dir)

@@ -9,8 +9,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/inventory"
 )
 
-// differsInLimits compares the limits that a device has with those that the graph
-// has for it.
+// differsInLimits compares the limits of a device with those of the graph.
 func differsInLimits(graph *blockgraph.Graph, have inventory.Throttling) string {
 	want := map[string]uint64{}
 	for _, m := range graph.Throttling {
@@ -26,7 +25,7 @@ func differsInLimits(graph *blockgraph.Graph, have inventory.Throttling) string 
 			return fmt.Sprintf("its limit %s is %d, not %d", name, have.Limits[name], want[name])
 		}
 	}
-	// Without a name the group is the device's own, and has its name.
+	// An unnamed group is the device's own, and has its name.
 	group := graph.Throttling.Text("group")
 	if group == "" {
 		group = graph.Throttling.Text("id")

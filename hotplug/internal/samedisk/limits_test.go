@@ -8,7 +8,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/inventory"
 )
 
-// TestDiffersInLimits compares what QEMU says of a device with what a disk asks for.
+// TestDiffersInLimits compares QEMU's limits of a device with those of a disk.
 func TestDiffersInLimits(t *testing.T) {
 	t.Parallel()
 	const path = "/machine/peripheral/luksplug-vdb"

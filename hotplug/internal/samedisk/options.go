@@ -9,16 +9,16 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/inventory"
 )
 
-// differsInOptions compares the options of a graph's nodes with what QEMU tells of
-// them. That is what it needs to open the image again, so that tuning is not among
-// it: "file" is a URL, or "json:" and the options. A URL may lack some of them,
-// which the node above has in its JSON.
+// differsInOptions compares the options of a graph's nodes with those in QEMU's "file" of
+// them: a URL, or "json:" with the options. QEMU includes the options that it needs to
+// open the image again, which excludes tuning. A URL may lack some of them, which the
+// node above has in its JSON.
 func differsInOptions(graph *blockgraph.Graph, state *inventory.State) string {
 	for _, want := range graph.Nodes {
 		node := state.Node(want.Name)
 		wanted := wantedOptions(want)
 		if node == nil || wanted["filename"] != "" {
-			continue // files are compared by what they are, not by name
+			continue // files are compared by identity, not by name
 		}
 		have := openOptions(graph, state, want.Name)
 		if have == nil {
@@ -30,7 +30,7 @@ func differsInOptions(graph *blockgraph.Graph, state *inventory.State) string {
 		for _, name := range slices.Sorted(maps.Keys(have)) {
 			value, given := wanted[name]
 			if !given && !servers[wanted["driver"]] {
-				continue // an option that QEMU has completed
+				continue // an option that QEMU has added
 			}
 			if value != have[name] {
 				return fmt.Sprintf("its node %s has %s %s, not %s", want.Name, name, orNone(have[name]), orNone(value))
@@ -45,15 +45,14 @@ func differsInOptions(graph *blockgraph.Graph, state *inventory.State) string {
 	return ""
 }
 
-// identifies are the options without which a server is another one, or another
-// image of it, or is reached as another user.
+// identifies are the options that identify a server, its image, or the user.
 var identifies = map[string]bool{
 	"export": true, "tls-creds": true, "tls-hostname": true, // nbd
 	"user": true, "username": true, "password-secret": true, "key-secret": true, "cookie-secret": true,
 	"sslverify": true, "initiator-name": true, "namespace": true, "snapshot": true, "conf": true,
 }
 
-// unsaid are those of them that QEMU says nothing of (qemu_rbd_strong_runtime_opts).
+// unsaid are those of them that QEMU does not report (qemu_rbd_strong_runtime_opts).
 var unsaid = map[string]bool{"rbd key-secret": true}
 
 func orNone(value string) string {
@@ -63,15 +62,14 @@ func orNone(value string) string {
 	return value
 }
 
-// servers are QEMU's drivers for servers, of which it tells just the options that
+// servers are QEMU's drivers for servers, for which it reports exactly the options that
 // it was given.
 var servers = map[string]bool{
 	"nbd": true, "iscsi": true, "rbd": true, "ssh": true, "nfs": true, "gluster": true,
 	"http": true, "https": true, "ftp": true, "ftps": true, "tftp": true,
 }
 
-// wantedOptions are the options of a node but for those by which it refers to other
-// nodes.
+// wantedOptions returns the options of a node, without references to other nodes.
 func wantedOptions(n blockgraph.Node) inventory.Options {
 	out := inventory.Options{}
 	for _, m := range n.Options {
@@ -83,8 +81,8 @@ func wantedOptions(n blockgraph.Node) inventory.Options {
 	return out
 }
 
-// openOptions are the options that QEMU tells of a node, nil where it tells a name
-// only.
+// openOptions returns the options that QEMU reports for a node, nil if it reports only a
+// name.
 func openOptions(graph *blockgraph.Graph, state *inventory.State, name string) inventory.Options {
 	if o := inventory.ParseOptions(state.Node(name).File); o != nil {
 		return o.Own()

@@ -1,5 +1,5 @@
-// Package samedisk reports whether the wanted disk is the one that is
-// attached, so that a second attach of the same disk does nothing.
+// Package samedisk reports whether the wanted disk is already attached, so that a second
+// attach of the same disk does nothing.
 package samedisk
 
 import (
@@ -21,24 +21,23 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// Comparison is a wanted disk, and what the VM has under its target.
+// Comparison is a wanted disk, and the VM's disk with its target.
 type Comparison struct {
 	VM    *check.VM
 	Host  *host.Host
 	State *inventory.State
-	// Disk is the wanted disk, Attached the one that is there.
+	// Disk is the wanted disk, Attached the VM's.
 	Disk     *blockgraph.Disk
 	Attached *inventory.AttachedDisk
 	// Others returns the disks that the VM's manager has given it; nil for a VM without one.
 	Others func(ctx context.Context) ([]blockgraph.OtherDisk, error)
 }
 
-// Difference says in which way what is attached differs from the wanted
-// disk, "" if it is the same disk. Where the device sits is not compared: the disk
-// that is there has its place.
+// Difference returns how the attached disk differs from the wanted one, "" if it is the
+// same disk. The address of the device is not compared: the attached disk keeps its own.
 func (c *Comparison) Difference(ctx context.Context) (string, error) {
 	disk, state, h := c.Disk, c.State, c.Attached
-	// As it was opened then, whatever method would be chosen now.
+	// By the method of that attach, not by the one that would be chosen now.
 	unlock := blockgraph.Unlock{Method: h.Unlock}
 	if h.Unlock == blockgraph.MethodStorageDaemon {
 		own, err := c.Host.Disk(ctx, disk.Target)
@@ -49,7 +48,7 @@ func (c *Comparison) Difference(ctx context.Context) (string, error) {
 	}
 	var machine blockgraph.Machine
 	var err error
-	if t := disk.IOTune; t != nil && !t.Any() && c.Others != nil { // it has those of another disk in its group
+	if t := disk.IOTune; t != nil && !t.Any() && c.Others != nil { // the disk then has the limits of its group
 		if machine.Disks, err = c.Others(ctx); err != nil {
 			return "", fmt.Errorf("query which disks the VM has: %w", err)
 		}
@@ -97,7 +96,7 @@ func differsInNodes(graph *blockgraph.Graph, state *inventory.State, h *inventor
 		}
 		file := want.Options.Text("filename")
 		if role, _ := want.Role.Base(); len(graph.Headers) > 0 && role == blockgraph.RoleHeaderStorage {
-			file = "" // of an ephemeral header: it has been removed since
+			file = "" // an ephemeral header, which has been removed since
 		}
 		if want.Role == blockgraph.RoleOverlayStorage {
 			file = "" // has been removed, too, and was named after the VM
@@ -121,8 +120,8 @@ func differsInNodes(graph *blockgraph.Graph, state *inventory.State, h *inventor
 	return ""
 }
 
-// differsInServers compares how the images are opened: with which options and credentials. That a
-// storage daemon has opened is compared there.
+// differsInServers compares the options and credentials with which the images were
+// opened, in the storage daemon if that has opened them.
 func (c *Comparison) differsInServers(ctx context.Context, graph *blockgraph.Graph, unlock blockgraph.Unlock) (string, error) {
 	if graph.Daemon == nil {
 		if d := differsInOptions(graph, c.State); d != "" {
@@ -157,8 +156,8 @@ func (c *Comparison) differsInServers(ctx context.Context, graph *blockgraph.Gra
 	return differsInObjects(ctx, target, graph.Daemon)
 }
 
-// differsInObjects compares the objects that nodes use for as long as they are
-// there, such as a TLS client's credentials.
+// differsInObjects compares the objects that nodes use permanently, such as a TLS
+// client's credentials.
 func differsInObjects(ctx context.Context, q monitor.Querier, graph *blockgraph.Graph) (string, error) {
 	for _, o := range graph.Objects {
 		if _, secret := o.Secret(); secret {
@@ -180,7 +179,7 @@ func differsInObjects(ctx context.Context, q monitor.Querier, graph *blockgraph.
 			return fmt.Sprintf("its object %s is another one (%s)", o.ID, refused.Description), nil
 		}
 		if err != nil {
-			return "", fmt.Errorf("look at object %s: %w", o.ID, err)
+			return "", fmt.Errorf("query object %s: %w", o.ID, err)
 		}
 		for i, name := range names {
 			want, err := json.Marshal(o.Options.Get(name))
@@ -195,7 +194,7 @@ func differsInObjects(ctx context.Context, q monitor.Querier, graph *blockgraph.
 	return "", nil
 }
 
-// sameSource reports whether a name that was noted down is that of a source.
+// sameSource reports whether a name in a note is that of a source.
 func sameSource(noted string, s blockgraph.Source) bool {
 	if s.Local() {
 		return image.SameFile(noted, s.Path)
@@ -203,8 +202,8 @@ func sameSource(noted string, s blockgraph.Source) bool {
 	return noted == s.String()
 }
 
-// differsInImages compares what QEMU does not know by itself of a volume that was
-// unlocked outside of it.
+// differsInImages compares the images of a volume that was unlocked outside of QEMU,
+// which does not know them.
 func (c *Comparison) differsInImages(ctx context.Context) string {
 	disk, h := c.Disk, c.Attached
 	if original := unlock.HeaderOf(ctx, c.Host, disk); original != nil && h.UUID != "" && h.UUID != original.UUID {
@@ -219,15 +218,15 @@ func (c *Comparison) differsInImages(ctx context.Context) string {
 	return ""
 }
 
-// differsInDevice compares the properties by which a guest or an operator knows
-// the disk.
+// differsInDevice compares the properties by which a guest or an operator identifies the
+// disk.
 func (c *Comparison) differsInDevice(ctx context.Context, device blockgraph.Device) (string, error) {
 	known, err := c.VM.DeviceProperties(ctx, device.Options.Text("driver"))
 	if err != nil {
-		return "", fmt.Errorf("look at device %s: %w", device.ID, err)
+		return "", fmt.Errorf("query device %s: %w", device.ID, err)
 	}
 	var names []string
-	if known["serial"] { // compared also where it is not given; a LUN has its own
+	if known["serial"] { // compared also if it is not given; a LUN has its own
 		names = append(names, "serial")
 	}
 	for _, name := range []string{"wwn", "bootindex", "werror", "rerror"} {
@@ -241,7 +240,7 @@ func (c *Comparison) differsInDevice(ctx context.Context, device blockgraph.Devi
 	}
 	values, err := c.VM.Conn.Query(ctx, commands...)
 	if err != nil {
-		return "", fmt.Errorf("look at device %s: %w", device.ID, err)
+		return "", fmt.Errorf("query device %s: %w", device.ID, err)
 	}
 	for i, name := range names {
 		want := device.Options.Get(name)

@@ -1,6 +1,6 @@
-// Package startgraph builds the graph of a disk that a VM is started with: the one
-// graph from which QEMU's arguments, the files that they name, and the secrets that
-// QEMU needs again follow.
+// Package startgraph builds the graph of a disk that a VM is started with: the one graph
+// that determines QEMU's arguments, the files that they name, and the secrets that QEMU
+// needs again.
 package startgraph
 
 import (
@@ -12,15 +12,15 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 )
 
-// Options say how the VM is started with the disk.
+// Options are the options of a start with the disk.
 type Options struct {
 	Method blockgraph.Method
-	// Devices are the disk's devices as they were; nil has QEMU choose the place.
+	// Devices are the disk's earlier devices; nil lets QEMU choose the address.
 	Devices []blockgraph.Object
 }
 
-// Build builds the graph. It depends on nothing but the disk, the options and the
-// VM's run directory.
+// Build builds the graph. It depends only on the disk, the options and the VM's run
+// directory.
 func Build(ctx context.Context, h *host.Host, disk *blockgraph.Disk, o Options) (*blockgraph.Graph, blockgraph.Unlock, error) {
 	u := blockgraph.Unlock{Method: o.Method}
 	if disk.Transient {

@@ -15,10 +15,9 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// sealed returns an ephemeral header as a file that exists in memory only and
-// that is sealed against changes (memfd_create(2), F_ADD_SEALS in fcntl(2)). It
-// is open for reading and writing: QEMU takes a descriptor only where its mode is
-// that of the node.
+// sealed returns an ephemeral header as a file that exists only in memory and is sealed
+// against changes (memfd_create(2), F_ADD_SEALS in fcntl(2)). It is open for reading and
+// writing, because QEMU needs a descriptor with the mode of the node.
 func sealed(h *luks.EphemeralHeader) (*os.File, error) {
 	fd, err := unix.MemfdCreate("luksplug-header", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
@@ -34,25 +33,25 @@ func sealed(h *luks.EphemeralHeader) (*os.File, error) {
 		_, err = unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, seals)
 	}
 	if err != nil {
-		_ = f.Close() // the first error is the one to tell
+		_ = f.Close() // report the first error
 		return nil, fmt.Errorf("write the ephemeral header to memory: %w", err)
 	}
 	return f, nil
 }
 
-// writeHeader writes an ephemeral header to a file for a QEMU that cannot be passed
-// a descriptor: a volume key may not touch a disk, not even in this form.
+// writeHeader writes an ephemeral header to a file for a QEMU that cannot get a descriptor.
+// It must be in memory: a volume key may not be written to a disk, not even in this form.
 func writeHeader(path string, user hostproc.Credential, h *luks.EphemeralHeader) error {
 	return handOverFile(path, user, "the ephemeral header", h.Use)
 }
 
-// handOverFile writes what is secret to a new file that only user can read. The
-// directory must be in memory (tmpfs). After a failure the file is not there.
+// handOverFile writes a secret to a new file that only user can read. The directory must
+// be in memory (tmpfs). After a failure the file does not exist.
 func handOverFile(path string, user hostproc.Credential, what string, use func(func([]byte) error) error) error {
 	if err := rundir.InMemory(filepath.Dir(path)); err != nil {
 		return err
 	}
-	_ = os.Remove(path) // of an interrupted run; if it is still there, the next line says so
+	_ = os.Remove(path) // a leftover of an interrupted run; the next line reports a failure
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("hand over %s: %w", what, err)
@@ -65,20 +64,20 @@ func handOverFile(path string, user hostproc.Credential, what string, use func(f
 		err = f.Chown(uid, int(user.GID))
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
-		_ = os.Remove(path) // the first error is the one to tell
+		_ = os.Remove(path) // report the first error
 		return fmt.Errorf("hand over %s: %w", what, err)
 	}
 	return nil
 }
 
-// HandOver writes the files that the headers of a plan are handed over as. The
-// function that it returns removes them, and may be called more than once.
+// HandOver writes the ephemeral headers of a plan that are handed over as files. remove
+// removes the files, and may be called more than once.
 func (v *Values) HandOver(graph *blockgraph.Graph, user hostproc.Credential) (remove func(), err error) {
 	var paths []string
 	remove = func() {
 		for _, path := range paths {
 			if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				continue // tried again by the clean-up of the directory
+				continue // the clean-up of the directory tries again
 			}
 		}
 	}

@@ -10,8 +10,8 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// ReadsHere reports whether package image reads the image: a file or block device
-// of this host, all of it, in a format that it knows. Others take a storage daemon.
+// ReadsHere reports whether package image can read the image: a whole file or block
+// device of this host in a known format. Others need a storage daemon.
 func ReadsHere(i blockgraph.Image) bool {
 	return i.Source.Local() && (i.Format == blockgraph.FormatRaw || i.Format == blockgraph.FormatQcow2)
 }
@@ -25,7 +25,7 @@ func OpenLocal(_ context.Context, i blockgraph.Image) (image.Reader, error) {
 	return guest, nil
 }
 
-// ReadHeader reads the LUKS header at the start of what a local image holds.
+// ReadHeader reads the LUKS header at the start of a local image's content.
 func ReadHeader(ctx context.Context, i blockgraph.Image) (*luks.Header, error) {
 	r, err := OpenLocal(ctx, i)
 	if err != nil {
@@ -35,7 +35,7 @@ func ReadHeader(ctx context.Context, i blockgraph.Image) (*luks.Header, error) {
 	return luks.ReadHeader(r)
 }
 
-// HeaderOf returns the disk's LUKS header, nil where it cannot be read here.
+// HeaderOf returns the disk's LUKS header, nil if it cannot be read here.
 func HeaderOf(ctx context.Context, h *host.Host, disk *blockgraph.Disk) *luks.Header {
 	if !h.Local || disk.Image.Encryption == nil || !ReadsHere(*disk.Image.LUKSHeader()) {
 		return nil

@@ -19,14 +19,14 @@ import (
 	"github.com/luksplug/luksplug/secrets/masterkey"
 )
 
-// errNoMasterKey: the VM has no master key that this process can read.
+// errNoMasterKey reports that the VM has no master key that this process can read.
 var errNoMasterKey = errors.New("no master key")
 
-// MasterKey returns the master key of the VM: that of the secret object
-// [masterkey.ID], which libvirt gives every VM, if this process may read the file
-// that it is in. With it [Values.EncryptWith] keeps secrets out of the monitor's
-// traffic. The key is nil where there is none, and why says the reason; the error
-// is that of the query. The caller wipes the key.
+// MasterKey returns the master key of the VM: that of the secret object [masterkey.ID],
+// which libvirt gives every VM, if this process may read its file. With it
+// [Values.EncryptWith] keeps secrets out of the monitor's traffic. The key is nil if
+// there is none, and why is then the reason; the error is that of a query. The caller
+// wipes the key.
 func MasterKey(ctx context.Context, q monitor.Querier, h *host.Host, state *inventory.State) (key *masterkey.Key, why string, err error) {
 	if kind, there := state.Objects[masterkey.ID]; !there || kind != "secret" {
 		return nil, "the VM has no object " + masterkey.ID, nil
@@ -42,7 +42,7 @@ func MasterKey(ctx context.Context, q monitor.Querier, h *host.Host, state *inve
 		return nil, "", fmt.Errorf("query QEMU for its master key's file: %w", err)
 	}
 	if key.Exposed() {
-		h.Log.Warnf("everybody on this host may read or replace the VM's master key %s: it hides nothing from them", path)
+		h.Log.Warnf("every user of this host may read or replace the VM's master key %s: it hides nothing from them", path)
 	}
 	return key, "", nil
 }
@@ -54,7 +54,7 @@ func masterKeyFile(ctx context.Context, q monitor.Querier) (string, error) {
 	values, err := q.Query(ctx, commands...)
 	var refusal *qmp.Error
 	if errors.As(err, &refusal) {
-		return "", fmt.Errorf("%w: QEMU says: %s", errNoMasterKey, refusal.Description)
+		return "", fmt.Errorf("%w: QEMU reports: %s", errNoMasterKey, refusal.Description)
 	}
 	if err != nil {
 		return "", err
@@ -76,8 +76,8 @@ func masterKeyFile(ctx context.Context, q monitor.Querier) (string, error) {
 	return file, nil
 }
 
-// readMasterKey reads the key's file as the VM's process sees it, which may be in
-// a mount namespace of its own: on this side another file may have its path.
+// readMasterKey reads the key's file as the VM's process sees it, in its mount namespace:
+// in ours the path may name another file.
 func readMasterKey(ctx context.Context, h *host.Host, path string) (*masterkey.Key, error) {
 	p, err := h.Process(ctx)
 	if err == nil && p.PID == 0 {
@@ -103,8 +103,8 @@ func readMasterKeyOf(pid int, path string) (*masterkey.Key, error) {
 	}
 	defer fsutil.CloseRead(root)
 	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY, // no kind of file blocks
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,                // of links, too
+		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY, // do not block on any kind of file
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,                // also for links
 	})
 	if err != nil {
 		return refuse(err)
@@ -118,8 +118,8 @@ func readMasterKeyOf(pid int, path string) (*masterkey.Key, error) {
 	return key, nil
 }
 
-// Encrypt gives the values of a plan the VM's master key, where there are any that
-// go to the VM and it has one.
+// Encrypt has the values encrypted under the VM's master key, if it has one and the graph
+// has secrets for the VM.
 func (v *Values) Encrypt(ctx context.Context, q monitor.Querier, h *host.Host, graph *blockgraph.Graph, state *inventory.State) error {
 	if !holdsSecrets(graph) {
 		return nil

@@ -15,12 +15,12 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/rundir"
 )
 
-// Policy says how the method is picked by which a LUKS volume is opened.
+// Policy selects the method by which a LUKS volume is opened.
 type Policy string
 
 const (
-	// Auto unlocks the volume in this process wherever that works, and otherwise
-	// leaves it to QEMU, with a warning. "" means the same.
+	// Auto unlocks the volume in this process wherever that works, and otherwise in QEMU,
+	// with a warning. "" means the same.
 	Auto Policy = "auto"
 	// QEMU gives QEMU the passphrase. The guest stalls while QEMU derives the key,
 	// usually for seconds.
@@ -30,18 +30,18 @@ const (
 	External Policy = "external"
 )
 
-// Choice is the method that was picked for a disk.
+// Choice is the selected method for a disk.
 type Choice struct {
 	blockgraph.Unlock
-	// Because says why QEMU has to unlock although the policy is [Auto]; nil otherwise.
+	// Because is why QEMU has to unlock although the policy is [Auto]; nil otherwise.
 	Because error
 }
 
-// ErrExternalWouldHelp: QEMU has to unlock the volume, and the policy [External]
-// would spare the guest that.
+// ErrExternalWouldHelp reports that QEMU has to unlock the volume, and that the policy
+// [External] would avoid the stall.
 var ErrExternalWouldHelp = errors.New("a storage daemon could unlock the volume without a stall")
 
-// reason is why QEMU has to unlock a volume.
+// reason is the reason why QEMU has to unlock a volume.
 type reason struct {
 	text  string
 	cause error
@@ -50,9 +50,9 @@ type reason struct {
 func (r *reason) Error() string { return r.text }
 func (r *reason) Unwrap() error { return r.cause }
 
-// Choose picks the method by which the disk's volume is opened in this VM as it is
-// now. Nothing is changed. What is wrong with the disk's files is not found out
-// here, but by the checks.
+// Choose selects the method by which the disk's volume is opened in this VM in its
+// present state. It changes nothing. Errors in the disk's files are reported by the
+// checks, not here.
 func Choose(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockgraph.Disk, state *inventory.State, policy Policy) (Choice, error) {
 	out := Choice{Unlock: blockgraph.Unlock{Method: blockgraph.MethodQEMU}}
 	if !disk.Encrypted() || policy == QEMU {
@@ -62,7 +62,7 @@ func Choose(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockgraph
 	if policy == External {
 		out.Method = blockgraph.MethodStorageDaemon
 		if _, err := h.Process(ctx); err != nil {
-			return out, &outcome.PreflightError{Target: disk.Target, Cause: outcome.ErrNotBesideVM, Reason: "a storage daemon must run beside the VM", Err: err}
+			return out, &outcome.PreflightError{Target: disk.Target, Cause: outcome.ErrNotBesideVM, Reason: "a storage daemon must run on the VM's host", Err: err}
 		}
 		out.Dir, err = handOver(ctx, h, disk.Target)
 		return out, err
@@ -79,14 +79,14 @@ func Choose(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockgraph
 	return out, err
 }
 
-// handOver is the directory of what is handed to QEMU for a disk.
+// handOver returns the directory of files that are handed to QEMU for a disk.
 func handOver(ctx context.Context, h *host.Host, target string) (string, error) {
 	disk, err := h.Disk(ctx, target)
 	return disk.HandOver(), err
 }
 
-// whyNotHere says why a volume cannot be unlocked in this process, nil when it can.
-// A header that cannot be read is none of these reasons: the disk is refused later.
+// whyNotHere returns why a volume cannot be unlocked in this process, nil if it can. It
+// ignores a header that cannot be read: the disk is refused later.
 func whyNotHere(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockgraph.Disk) (because, err error) {
 	var raw []*blockgraph.Image
 	for _, layer := range disk.Layers() {
@@ -107,7 +107,7 @@ func whyNotHere(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockg
 			if _, err := exec.LookPath(daemon.Program); err != nil {
 				return &reason{"only a qemu-storage-daemon could read the LUKS header, and there is none on this host", err}, nil
 			}
-			continue // found out when it is read
+			continue // reading it reports errors
 		}
 		header, err := ReadHeader(ctx, *header)
 		if err != nil {
@@ -135,8 +135,7 @@ func whyNotHere(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockg
 	return nil, nil
 }
 
-// canWriteHeader reports, as an error, why an ephemeral header cannot be handed over
-// as a file.
+// canWriteHeader returns an error if an ephemeral header cannot be handed over as a file.
 func canWriteHeader(ctx context.Context, h *host.Host) error {
 	if _, err := h.Process(ctx); err != nil {
 		return err
@@ -148,11 +147,10 @@ func canWriteHeader(ctx context.Context, h *host.Host) error {
 	return base.Check()
 }
 
-// headerMember is the option of QEMU's LUKS driver for a detached header, since
-// QEMU 9.0.
+// headerMember is the option of QEMU's LUKS driver for a detached header, since QEMU 9.0.
 const headerMember = "luks.header"
 
-// WarnOfStall tells the log that the guest is about to stand still, and for how long.
+// WarnOfStall logs that the guest is about to stall, and for how long.
 func (c Choice) WarnOfStall(ctx context.Context, h *host.Host, disk *blockgraph.Disk) {
 	if !disk.Encrypted() || c.Method != blockgraph.MethodQEMU {
 		return
@@ -161,7 +159,7 @@ func (c Choice) WarnOfStall(ctx context.Context, h *host.Host, disk *blockgraph.
 	if c.Because != nil {
 		log, because = log.WithField(CauseField, c.Because), ", because "+c.Because.Error()
 	}
-	text := fmt.Sprintf("QEMU itself unlocks disk %s%s: the guest stands still meanwhile", disk.Target, because)
+	text := fmt.Sprintf("QEMU itself unlocks disk %s%s: the guest stalls meanwhile", disk.Target, because)
 	if header := HeaderOf(ctx, h, disk); header != nil {
 		if first, all, err := header.QEMUUnlockTime(); err == nil {
 			text += fmt.Sprintf(", for about %.1f s (%.1f s if the passphrase is wrong)", first.Seconds(), all.Seconds())
@@ -174,6 +172,6 @@ func (c Choice) WarnOfStall(ctx context.Context, h *host.Host, disk *blockgraph.
 	log.Warn(text)
 }
 
-// CauseField is the field of a log entry that holds its cause, an error, for
-// programs that map causes to hints.
+// CauseField is the field of a log entry that holds its cause, an error, for programs
+// that map causes to hints.
 const CauseField = "cause"

@@ -21,35 +21,35 @@ import (
 	"github.com/luksplug/luksplug/secrets/masterkey"
 )
 
-// Values are the resolved secrets of a plan, in the form in which they go to
-// QEMU: passphrases and, where a volume is unlocked outside of QEMU, ephemeral
-// headers. Wipe them as soon as the plan is applied.
+// Values are the resolved secrets of a plan, in the form that QEMU gets: passphrases and,
+// for a volume that is unlocked outside of QEMU, ephemeral headers. Wipe them as soon as
+// the plan is applied.
 type Values struct {
 	passphrases map[string][]byte                // in base64, by the id of the object
 	headers     map[string]*luks.EphemeralHeader // by the name of the node
-	overlay     *luks.EphemeralHeader            // of the volume that a transient disk's overlay is, nil for none
-	key         *masterkey.Key                   // that they are encrypted under, nil for none
+	overlay     *luks.EphemeralHeader            // encrypts the overlay of a transient disk, nil for none
+	key         *masterkey.Key                   // that the values are encrypted under, nil for none
 }
 
-// Unlocker says how the LUKS headers of a graph are unlocked. The zero value is
-// right for images of this host.
+// Unlocker has the options for unlocking the LUKS headers of a graph. The zero value
+// suits images of this host.
 type Unlocker struct {
 	// Open opens the image that holds a header; nil opens files and block devices of
 	// this host.
 	Open image.Opener
-	// Progress is called now and then, see [luks.Unlocker]; nil for nothing.
+	// Progress is called repeatedly, see [luks.Unlocker]; nil for nothing.
 	Progress func(luks.Progress)
 }
 
-// Resolve looks up every secret that the graph needs, and unlocks the headers
-// that it needs ephemeral ones of; the graph of a storage daemon is resolved by
-// itself. The caller wipes the values.
+// Resolve looks up every secret that the graph needs, and unlocks the headers for which
+// it needs ephemeral ones. The graph of a storage daemon is resolved separately. The
+// caller wipes the values.
 //
-// Nothing is changed anywhere. The error is an [*outcome.SecretError]: it wraps the
-// store's own error, [outcome.ErrUnusableSecret], or one of package luks, such as
+// Resolve changes nothing. The error is an [*outcome.SecretError], which wraps the
+// store's error, [outcome.ErrUnusableSecret], or an error of package luks, such as
 // [luks.ErrWrongPassphrase]. A header that cannot be read is an
-// [*outcome.PreflightError]. When ctx ends while a header is being unlocked, it is
-// ctx's.
+// [*outcome.PreflightError]. If ctx ends while a header is being unlocked, the error
+// wraps ctx's.
 func Resolve(ctx context.Context, graph *blockgraph.Graph, store secrets.Store, u Unlocker) (*Values, error) {
 	if u.Open == nil {
 		u.Open = OpenLocal
@@ -64,13 +64,13 @@ func Resolve(ctx context.Context, graph *blockgraph.Graph, store secrets.Store, 
 	return v, nil
 }
 
-// resolve gets the value of one secret object; other objects have none.
+// resolve sets the value of one secret object; other objects have none.
 func (v *Values) resolve(ctx context.Context, graph *blockgraph.Graph, o blockgraph.GraphObject, store secrets.Store, u Unlocker) error {
 	data, ok := o.Secret()
 	if !ok {
 		return nil
 	}
-	if data.Text != "" { // the XML has it itself
+	if data.Text != "" { // the XML contains the value
 		var err error
 		v.passphrases[o.ID], err = encode([]byte(data.Text), o.Ref.Type)
 		return err
@@ -104,7 +104,7 @@ func (v *Values) resolve(ctx context.Context, graph *blockgraph.Graph, o blockgr
 	return nil
 }
 
-// unlock unlocks the header in an image and makes an ephemeral one of it.
+// unlock unlocks the header of an image and makes an ephemeral header for it.
 func (u Unlocker) unlock(ctx context.Context, target string, original blockgraph.Image, ref secrets.Reference, secret *secrets.Secret) (*luks.EphemeralHeader, error) {
 	unreadable := func(err error) (*luks.EphemeralHeader, error) {
 		return nil, &outcome.PreflightError{Target: target, Cause: outcome.ErrHeaderUnusable, Reason: "the LUKS header in " + original.Source.String() + " cannot be read", Err: err}
@@ -127,7 +127,7 @@ func (u Unlocker) unlock(ctx context.Context, target string, original blockgraph
 		return err
 	})
 	switch {
-	case err != nil && ctx.Err() != nil: // says nothing of the passphrase
+	case err != nil && ctx.Err() != nil: // the passphrase may still be right
 		return nil, fmt.Errorf("disk %s: interrupted while the LUKS header in %s was being unlocked, and nothing was changed: %w", target, original.Source.Path, ctx.Err())
 	case errors.Is(err, luks.ErrUnsupported), errors.Is(err, luks.ErrNoKeySlot):
 		return nil, &outcome.PreflightError{Target: target, Cause: outcome.ErrHeaderUnusable, Reason: "the LUKS header in " + original.Source.String(), Err: err}
@@ -142,20 +142,20 @@ func (u Unlocker) unlock(ctx context.Context, target string, original blockgraph
 	return ephemeral, nil
 }
 
-// CheckSecret reports whether QEMU takes a value for a secret of that kind: the error
-// wraps [outcome.ErrUnusableSecret]. QEMU wants UTF-8 without zero bytes of every secret
-// but a key of Ceph's, which is binary.
+// CheckSecret returns an error that wraps [outcome.ErrUnusableSecret] if QEMU refuses a
+// value for a secret of that kind. QEMU requires UTF-8 without zero bytes for every
+// secret but a Ceph key, which is binary.
 func CheckSecret(value []byte, kind secrets.Type) error {
 	if len(value) == 0 {
 		return fmt.Errorf("the passphrase is empty: %w", outcome.ErrUnusableSecret)
 	}
 	if kind != secrets.Ceph && (!utf8.Valid(value) || bytes.IndexByte(value, 0) >= 0) {
-		// QEMU: "Data from secret is not valid UTF-8", only after the nodes
-		// below have been opened.
+		// QEMU: "Data from secret is not valid UTF-8", only after it has opened the nodes
+		// below.
 		return fmt.Errorf("the passphrase is not valid UTF-8 without a zero byte, which QEMU itself needs: %w", outcome.ErrUnusableSecret)
 	}
 	if kind == secrets.Ceph && isCephText(value) {
-		// Ceph would say that it is an invalid argument.
+		// Ceph would report an invalid argument.
 		return fmt.Errorf("the value is a key of Ceph's as text, in base64, and it must be the bytes that this stands for (base64 -d): %w", outcome.ErrUnusableSecret)
 	}
 	return nil
@@ -173,8 +173,8 @@ func isCephText(value []byte) bool {
 		int(binary.LittleEndian.Uint16(key[lengthAt:])) == n-header
 }
 
-// encode returns the value in base64: QMP strings are UTF-8, and base64 also
-// keeps a value apart from JSON's escapes.
+// encode returns the value in base64: QMP strings are UTF-8, and base64 also needs no
+// escapes in JSON.
 func encode(value []byte, kind secrets.Type) ([]byte, error) {
 	if err := CheckSecret(value, kind); err != nil {
 		return nil, err
@@ -184,7 +184,7 @@ func encode(value []byte, kind secrets.Type) ([]byte, error) {
 	return out, nil
 }
 
-// Placeholders stand for the values of a plan that is only looked at.
+// Placeholders returns placeholders for the values of a plan that is not executed.
 func Placeholders(plan *blockgraph.Plan) *Values {
 	v := &Values{passphrases: map[string][]byte{}}
 	for _, o := range plan.Graph.Objects {
@@ -193,8 +193,8 @@ func Placeholders(plan *blockgraph.Plan) *Values {
 	return v
 }
 
-// EncryptWith has the values go to QEMU encrypted under the VM's master key, see
-// [MasterKey]; without it they are in base64 only. The key is wiped with them.
+// EncryptWith has the values encrypted under the VM's master key, see [MasterKey];
+// otherwise they are only in base64. Wipe wipes the key, too.
 func (v *Values) EncryptWith(key *masterkey.Key) {
 	if v.key != key {
 		v.key.Wipe()
@@ -221,9 +221,8 @@ func (v *Values) Wipe() {
 	v.key.Wipe()
 }
 
-// Command turns a plan's command into QMP's, with the secret value put in, which
-// only an object has, as its data. The value stays redacted in every rendering but
-// the one on the wire.
+// Command turns a plan's command into a QMP command, with the secret value as the data of
+// a secret object. The value is redacted everywhere but on the wire.
 func (v *Values) Command(c blockgraph.Command) (qmp.Command, error) {
 	cmd := qmp.Command{Execute: c.Execute, Arguments: c.Arguments}
 	data, ok := c.Arguments.Get("data").(blockgraph.SecretData)
@@ -235,7 +234,7 @@ func (v *Values) Command(c blockgraph.Command) (qmp.Command, error) {
 		if err != nil {
 			return qmp.Command{}, err
 		}
-		// A ciphertext may be seen.
+		// A ciphertext need not be redacted.
 		cmd.Arguments = c.Arguments.With("data", sealed.Data).With("keyid", masterkey.ID).With("iv", sealed.IV)
 		return cmd, nil
 	}
@@ -247,8 +246,8 @@ func (v *Values) Command(c blockgraph.Command) (qmp.Command, error) {
 	return cmd, nil
 }
 
-// seal encrypts a value. QEMU decodes the base64 of a ciphertext first and the
-// value is what it then decrypts: without the base64 that it is kept in here.
+// seal encrypts a value. The plaintext is the value itself, without the base64 in which
+// it is stored here: QEMU decodes only the base64 of the ciphertext.
 func (v *Values) seal(data blockgraph.SecretData) (masterkey.Sealed, error) {
 	encoded, ok := v.passphrases[data.Object]
 	if !ok {
@@ -267,8 +266,8 @@ func notResolved(data blockgraph.SecretData) error {
 	return fmt.Errorf("the plan needs the secret with %s, which was not resolved", data.Ref)
 }
 
-// File returns the descriptor that goes with a step, nil for most steps. The
-// caller closes it.
+// File returns the descriptor to pass with a step, nil for most steps. The caller closes
+// it.
 func (v *Values) File(s blockgraph.Step) (*os.File, error) {
 	if s.Kind != blockgraph.StepFDSet {
 		return nil, nil
@@ -287,8 +286,8 @@ func (v *Values) File(s blockgraph.Step) (*os.File, error) {
 	return sealed(h)
 }
 
-// encryptOverlay makes the volume that an overlay is encrypted with. The object
-// has its passphrase.
+// encryptOverlay makes the volume that encrypts an overlay. Its passphrase is the value
+// of the object.
 func (v *Values) encryptOverlay(object string) error {
 	header, err := luks.Fresh()
 	if err != nil {
@@ -301,8 +300,8 @@ func (v *Values) encryptOverlay(object string) error {
 	})
 }
 
-// Overlay returns the volume that a transient disk's overlay is encrypted with, nil
-// where the graph has none.
+// Overlay returns the volume that encrypts a transient disk's overlay, nil if the graph
+// has none.
 func (v *Values) Overlay() *luks.EphemeralHeader { return v.overlay }
 
 // WriteSecret writes the value of a secret object to a new file that only user
@@ -321,9 +320,9 @@ func (v *Values) WriteSecret(path string, user hostproc.Credential, id string) e
 	return handOverFile(path, user, "the secret of object "+id, func(write func([]byte) error) error { return write(value[:n]) })
 }
 
-// Reopened returns the ids of secrets of the images that QEMU opens again when a
-// guest that was about to leave, or has come, runs on: the qcow2 driver opens an
-// image again that another QEMU has had (qcow2_co_invalidate_cache).
+// Reopened returns the ids of secrets of the images that QEMU reopens when a guest
+// resumes after a failed or completed migration: the qcow2 driver reopens an image that
+// another QEMU had open (qcow2_co_invalidate_cache).
 func Reopened(graph *blockgraph.Graph) (ids []string) {
 	for _, n := range graph.Nodes {
 		if n.Options.Text("driver") == string(blockgraph.FormatQcow2) {

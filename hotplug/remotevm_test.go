@@ -13,9 +13,9 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 )
 
-// TestElsewhere: where the files are another host's, nothing of them is looked at
-// here, and QEMU itself finds out what would cost data.
-func TestElsewhere(t *testing.T) {
+// TestRemoteVM: for a VM on another host no file is read here, and QEMU itself finds
+// what would cost data.
+func TestRemoteVM(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	v, _ := vm(t, hotplug.Options{Files: hotplug.FilesRemote})
@@ -56,7 +56,7 @@ func TestElsewhere(t *testing.T) {
 		}
 	}
 
-	// What is right is attached, and its copy refused.
+	// The correct disk is attached, and its copy refused.
 	at, err := v.Attach(ctx, luks, store(key), hotplug.AttachOptions{})
 	if err != nil || at.Unlock != blockgraph.MethodQEMU || at.Size != 8<<20 {
 		t.Fatalf("attached: %+v, %v", at, err)
