@@ -298,7 +298,7 @@ func leakKMIP(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte
 	wrong := stranger.Client(t, "stranger")
 	return leakPlace{keystoreCase: c, failures: []leakFailure{
 		{"wrong certificate", "key store", c.renamed("kmip://" + proxy.Address + "?ca-file=" + a.File + "&cert-file=" + wrong.Certificate + "&key-file=" + wrong.Key), nil},
-		{"wrong authority", "not to be trusted", c.renamed(kmipURI(t, stranger, proxy.Address)), nil},
+		{"wrong authority", "not trusted", c.renamed(kmipURI(t, stranger, proxy.Address)), nil},
 		{"no key", "/nonexistent", c.renamed("kmip://" + proxy.Address + "?ca-file=" + a.File + "&cert-file=" + wrong.Certificate + "&key-file=/nonexistent"), nil},
 		{"damaged", "not base64", c.renamed(c.uri + "&encoding=base64"), nil},
 		{"refused", "cannot be reached", c.renamed(kmipURI(t, a, refuses)), nil},

@@ -11,18 +11,18 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// The kit with libvirt's own documents lies beside the repository where luksplug
-// is developed, and is not a part of it: its files have another licence.
+// The kit with libvirt's documents is not part of this repository, because its
+// files have another licence. By default it is in a directory next to it.
 var kit = filepath.Join("..", "..", "shared", "conformance", "secret")
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	if folder := os.Getenv("LUKSPLUG_CONFORMANCE"); folder != "" {
-		kit = filepath.Join(folder, "secret")
+	if dir := os.Getenv("LUKSPLUG_CONFORMANCE"); dir != "" {
+		kit = filepath.Join(dir, "secret")
 	}
 	files := must.Get(filepath.Glob(filepath.Join(kit, "*.xml")))(t)
 	if len(files) == 0 {
-		t.Skipf("the conformance kit is not here: %s has no documents; LUKSPLUG_CONFORMANCE names its folder", kit)
+		t.Skipf("the conformance kit is not here: %s has no documents; LUKSPLUG_CONFORMANCE names its directory", kit)
 	}
 	for _, path := range files {
 		text := must.Get(os.ReadFile(path))(t)
@@ -45,5 +45,5 @@ func TestConformance(t *testing.T) {
 			t.Errorf("%s is written as\n%s", path, written)
 		}
 	}
-	t.Logf("%d documents of libvirt's", len(files))
+	t.Logf("%d documents of libvirt", len(files))
 }

@@ -1,38 +1,37 @@
-// Package secrets holds what luksplug needs to know about secrets: a value
-// type that does not leak, the references by which disk XML names secrets, and
-// the interface behind which key stores live.
+// Package secrets defines a type for secret values that does not leak them, the
+// references by which disk XML names secrets, and the interfaces of key stores.
 //
-// A [Secret] is a byte string of its own memory: outside the Go heap, locked
-// against swapping and kept out of core files where the system allows it,
+// A [Secret] is a byte string in memory of its own: outside the Go heap, locked
+// against swapping and kept out of core files if the system allows it, and
 // zeroed by [Secret.Wipe]. It prints as "[redacted]" in every fmt verb, in JSON,
-// in XML and in logs, so that a forgotten debug line cannot give it away. The
-// bytes are reachable through [Secret.Use] only, for the time of one call:
+// in XML and in logs, so that a forgotten debug line cannot reveal it. The bytes
+// are accessible only through [Secret.Use], for the duration of one call:
 //
 //	err := secret.Use(func(value []byte) error {
 //		return encode(wire, value) // don't keep value
 //	})
 //	secret.Wipe()
 //
-// While a process holds a Secret, it cannot be dumped: there are no core files of
-// it, and other processes of the same user cannot read its memory, nor attach a
-// debugger. When the last one is wiped it is as it was. A program that wants this
-// for longer sets PR_SET_DUMPABLE (prctl(2)) at its start, as luksplug does.
+// While a process holds a Secret, it is not dumpable: the kernel writes no core
+// file of it, and other processes of the same user cannot read its memory or attach
+// a debugger. Wiping the last Secret restores the previous setting. A program that
+// needs this for longer sets PR_SET_DUMPABLE (prctl(2)) at start, as luksplug does.
 //
-// Bytes are exact. Nothing here trims a newline, decodes base64 or assumes
-// UTF-8: raw bytes taken for hex, or a stripped newline, are the classic ways to
-// lose an encrypted volume.
+// Bytes are exact. This package never trims a newline, decodes base64 or assumes
+// UTF-8: raw bytes mistaken for hex, or a stripped newline, are common causes of
+// losing an encrypted volume.
 //
-// A [Reference] is what a disk's <secret type='passphrase' uuid='...'/> says: a
-// type, and either a uuid or a usage. It holds no secret and may be printed.
+// A [Reference] holds the attributes of a disk's <secret type='passphrase'
+// uuid='...'/>: a type, and either a uuid or a usage. It is not secret and may be printed.
 //
-// A [Document] is what a <secret> document says: all that is known of a secret
-// but its value; [ParseDocument] and [Document.XML] read and write it.
+// A [Document] holds the content of a <secret> document: all metadata of a secret,
+// without its value. [ParseDocument] and [Document.XML] read and write it.
 //
-// A [Store] looks up secrets by reference; a [Lister] lists its secrets, and a
-// [Keeper] can be changed. Each kind of store has a package of its own
+// A [Store] looks up secrets by reference; a [Lister] also lists its secrets, and a
+// [Keeper] also changes them. Each kind of store has a package of its own
 // (secrets/dir, ...), secrets/keystore opens a store by its URI, and [Chain]
 // queries several stores in order. Every store satisfies the contract at [Store],
 // which the test suite internal/storetest checks.
 //
-// The package knows nothing about QEMU or QMP.
+// The package does not depend on QEMU or QMP.
 package secrets

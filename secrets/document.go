@@ -19,7 +19,7 @@ type UsageType string
 
 // The usage types.
 const (
-	UsageNone   UsageType = "" // no <usage>: any type of reference may take it
+	UsageNone   UsageType = "" // no <usage>: a reference of any type matches by uuid
 	UsageVolume UsageType = "volume"
 	UsageCeph   UsageType = "ceph"
 	UsageISCSI  UsageType = "iscsi"
@@ -36,8 +36,8 @@ func (u UsageType) Valid() bool {
 	return false
 }
 
-// Type returns the type of the references that u answers to; [Passphrase] for
-// UsageNone, which answers to all.
+// Type returns the type of the references that match u; [Passphrase] for
+// UsageNone, which matches all types.
 func (u UsageType) Type() Type {
 	if u == UsageVolume || u == UsageNone {
 		return Passphrase
@@ -45,28 +45,28 @@ func (u UsageType) Type() Type {
 	return Type(u)
 }
 
-// Document is all that a <secret> document says: everything about a secret but
-// its value. It holds nothing secret and may be printed. It is comparable.
+// Document is the content of a <secret> document: all metadata of a secret,
+// without its value. It is not secret and may be printed. It is comparable.
 // [ParseDocument] and [Document.XML] read and write it.
 type Document struct {
-	// UUID is the secret's identity. It is the zero UUID only for what was put
-	// into a store by hand under a usage.
+	// UUID identifies the secret. It is the zero UUID only for a secret that was
+	// stored manually under a usage.
 	UUID uuid.UUID
-	// Ephemeral: the secret may be kept in memory only, and is gone after a
+	// Ephemeral: the secret may be kept in memory only, and is lost at a
 	// reboot.
 	Ephemeral bool
-	// Private: the value is for attaching and is not displayed. The interactive
-	// commands and libvirt's own store enforce this; a [Store.Lookup] of the other
+	// Private: the value is used for attaching but never displayed. The interactive
+	// commands and libvirt's own store enforce this; [Store.Lookup] of the other
 	// stores returns the value.
 	Private     bool
 	Description string
 	UsageType   UsageType
-	Usage       string // the path of the volume, the name, the iSCSI target
+	Usage       string // a volume's path, a name, or an iSCSI target
 }
 
 // Validate returns an error that wraps [ErrInvalidDocument] for an unknown usage
-// type, for a usage type without usage or the other way round, for a document
-// with neither uuid nor usage, and for text that XML cannot hold.
+// type, a usage type without usage or a usage without type, a document with
+// neither uuid nor usage, and text that XML cannot represent.
 func (d Document) Validate() error {
 	switch {
 	case !d.UsageType.Valid():
@@ -76,23 +76,23 @@ func (d Document) Validate() error {
 	case d.UUID == uuid.Nil && d.Usage == "":
 		return fmt.Errorf("%w: it has neither uuid nor usage", ErrInvalidDocument)
 	case !IsText(d.Usage):
-		return fmt.Errorf("%w: the usage holds what XML cannot", ErrInvalidDocument)
+		return fmt.Errorf("%w: the usage has characters that XML cannot represent", ErrInvalidDocument)
 	case !IsText(d.Description):
-		return fmt.Errorf("%w: the description holds what XML cannot", ErrInvalidDocument)
+		return fmt.Errorf("%w: the description has characters that XML cannot represent", ErrInvalidDocument)
 	}
 	return nil
 }
 
-// IsText reports whether a document can hold s and give it back unchanged: UTF-8
-// without control characters other than tab and newline (XML 1.0 section 2.2; a
-// carriage return is changed by section 2.11).
+// IsText reports whether s survives writing and parsing a document unchanged: it is
+// UTF-8 without control characters other than tab and newline (XML 1.0 section 2.2;
+// section 2.11 changes a carriage return).
 func IsText(s string) bool {
 	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool {
 		return r < ' ' && r != '\t' && r != '\n' || r == 0xFFFE || r == 0xFFFF
 	})
 }
 
-// Reference returns the reference to d's secret: by uuid where it has one.
+// Reference returns the reference to d's secret: by uuid if d has one, else by usage.
 func (d Document) Reference() Reference {
 	if d.UUID != uuid.Nil {
 		return Reference{Type: d.UsageType.Type(), UUID: d.UUID}
@@ -104,8 +104,8 @@ func (d Document) Reference() Reference {
 func (d Document) String() string { return d.Reference().String() }
 
 // Answers reports whether ref names d's secret. The error wraps [ErrWrongType] for
-// a reference by uuid of another type than the usage's, which libvirt refuses: a
-// Ceph key must not become a disk's passphrase by mistake.
+// a reference by uuid whose type does not match the usage type. libvirt refuses it
+// too: a Ceph key must not become a disk's passphrase by mistake.
 func (d Document) Answers(ref Reference) (bool, error) {
 	if ref.Usage != "" {
 		return ref.Usage == d.Usage && ref.Type.UsageType() == d.UsageType, nil
@@ -131,18 +131,18 @@ func Find(documents []Document, ref Reference) (Document, error) {
 	return Document{}, ErrNotFound
 }
 
-// CheckDefine reports whether d may be defined in addition to documents, of which
-// it may replace the one with its uuid. The rules are libvirt's: a usage belongs to one
-// secret, a secret keeps its usage, and what is private stays so. The error wraps
+// CheckDefine returns nil if d may be added to documents, or may replace the document
+// with d's uuid. The rules are libvirt's: a usage belongs to one secret, a secret
+// keeps its usage, and a private secret stays private. The error wraps
 // [ErrConflict].
 func CheckDefine(documents []Document, d Document) error {
 	if i := slices.IndexFunc(documents, func(o Document) bool { return o.UUID == d.UUID }); i >= 0 {
 		old := documents[i]
 		switch {
 		case old.UsageType != d.UsageType || old.Usage != d.Usage:
-			return fmt.Errorf("%w: the secret is already defined %s, and keeps that: undefine it first", ErrConflict, old.use())
+			return fmt.Errorf("%w: the secret is already defined %s, which cannot be changed: undefine it first", ErrConflict, old.use())
 		case old.Private && !d.Private:
-			return fmt.Errorf("%w: the secret is private, and stays so: undefine it first", ErrConflict)
+			return fmt.Errorf("%w: the secret is private, which cannot be changed: undefine it first", ErrConflict)
 		}
 		return nil
 	}

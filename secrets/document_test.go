@@ -72,8 +72,8 @@ func TestCheckDefine(t *testing.T) {
 		"ephemeral":            edited(old, func(d *Document) { d.Ephemeral = true }),
 		"private from now on":  edited(plain, func(d *Document) { d.Private = true }),
 		"a new one":            {UUID: uuid.New()},
-		"the usage elsewhere":  {UUID: uuid.New(), UsageType: UsageTLS, Usage: "/x"},
-		"of the type, another": {UUID: uuid.New(), UsageType: UsageVolume, Usage: "/y"},
+		"same usage, new type": {UUID: uuid.New(), UsageType: UsageTLS, Usage: "/x"},
+		"same type, new usage": {UUID: uuid.New(), UsageType: UsageVolume, Usage: "/y"},
 	} {
 		if err := CheckDefine(documents, d); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -85,7 +85,7 @@ func TestCheckDefine(t *testing.T) {
 		"another type":      edited(old, func(d *Document) { d.UsageType = UsageTLS }),
 		"no usage any more": edited(old, func(d *Document) { d.UsageType, d.Usage = UsageNone, "" }),
 		"a usage from now":  edited(plain, func(d *Document) { d.UsageType, d.Usage = UsageTLS, "x" }),
-		"another one's":     {UUID: uuid.New(), UsageType: UsageVolume, Usage: "/x"},
+		"usage is taken":    {UUID: uuid.New(), UsageType: UsageVolume, Usage: "/x"},
 	} {
 		if err := CheckDefine(documents, d); !errors.Is(err, ErrConflict) {
 			t.Errorf("%s: %v", name, err)

@@ -12,15 +12,15 @@ import (
 	"github.com/google/uuid"
 )
 
-// maxDocument bounds a document, in bytes: far above any real one.
+// maxDocument is the largest size of a document in bytes, far above any real one.
 const maxDocument = 256 << 10
 
-// escaper writes text as libvirt does, quotation marks included. Documents hold no carriage return, which would be
-// read as a newline (XML 1.0 section 2.11).
+// escaper escapes text as libvirt does, including quotation marks. Documents contain no carriage return, which an XML
+// parser would turn into a newline (XML 1.0 section 2.11).
 var escaper = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;", `"`, "&quot;", "'", "&apos;")
 
-// XML returns d as virsh secret-dumpxml writes it: equal documents are equal bytes. d must validate, except that it
-// may have no uuid yet.
+// XML returns d in the form of virsh secret-dumpxml: equal documents give equal bytes. d must be valid, except that
+// its uuid may be missing.
 func (d Document) XML() []byte {
 	var b strings.Builder
 	yesNo := map[bool]string{false: "no", true: "yes"}
@@ -49,10 +49,10 @@ type element struct {
 	text     []byte
 }
 
-// ParseDocument reads libvirt's <secret> document (https://libvirt.org/formatsecret.html). It is strict: an attribute,
-// element or text that the format does not have is an error, where libvirt ignores it, so that a misspelt
-// private='yes' does not make a public secret. A document without uuid has the zero one: the caller that defines it
-// generates one. Every error wraps [ErrInvalidDocument] and says the line.
+// ParseDocument parses libvirt's <secret> document (https://libvirt.org/formatsecret.html). It is strict: an unknown
+// attribute, element or text, which libvirt ignores, is an error, so that a misspelt private='yes' does not make a
+// public secret. Without <uuid> the result has the zero UUID, and the caller that defines the secret generates one.
+// Every error wraps [ErrInvalidDocument] and names the line.
 func ParseDocument(data []byte) (Document, error) {
 	d, err := parseDocument(data)
 	if err != nil {
@@ -114,7 +114,7 @@ func (u UsageType) element() string {
 	return "name"
 }
 
-// usage reads <usage>. libvirt writes type='none' for none.
+// usage parses <usage>. libvirt writes type='none' for a secret without usage.
 func (e *element) usage() (UsageType, string, error) {
 	written, given := e.attrs["type"]
 	u := UsageType(written)
@@ -131,12 +131,12 @@ func (e *element) usage() (UsageType, string, error) {
 		return "", "", err
 	}
 	if len(e.children) == 0 || len(e.children[0].text) == 0 {
-		return "", "", e.invalid("a usage of type=%q needs <%s>, which is not empty", written, name)
+		return "", "", e.invalid("a usage of type=%q needs <%s> that is not empty", written, name)
 	}
 	return u, string(e.children[0].text), e.children[0].leaf()
 }
 
-// flag reads an attribute that is yes or no; no where it is missing.
+// flag returns an attribute whose value is yes or no; no if it is missing.
 func (e *element) flag(name string) (bool, error) {
 	value, given := e.attrs[name]
 	switch {
@@ -148,8 +148,8 @@ func (e *element) flag(name string) (bool, error) {
 	return false, e.invalid("%s=%q must be yes or no", name, value)
 }
 
-// only refuses all but the given attributes, and elements, each of which may be
-// there once.
+// only refuses attributes and elements other than the given ones, repeated
+// elements, and text.
 func (e *element) only(attrs []string, children ...string) error {
 	if err := e.onlyAttributes(attrs...); err != nil {
 		return err
@@ -165,7 +165,7 @@ func (e *element) only(attrs []string, children ...string) error {
 		seen[c.name] = true
 	}
 	if text := strings.TrimSpace(string(e.text)); text != "" {
-		return e.invalid("<%s> holds the text %q, and no text belongs there", e.path, shorten(text))
+		return e.invalid("<%s> contains the text %q, where no text is allowed", e.path, shorten(text))
 	}
 	return nil
 }
@@ -179,7 +179,7 @@ func (e *element) onlyAttributes(attrs ...string) error {
 	return nil
 }
 
-// leaf refuses attributes and elements in an element that has text only.
+// leaf refuses attributes and elements in an element that may contain only text.
 func (e *element) leaf() error {
 	if len(e.children) > 0 {
 		return e.children[0].invalid("<%s> is not known", e.children[0].path)
@@ -199,10 +199,10 @@ func shorten(s string) string {
 	return s
 }
 
-// readTree reads the one element that data holds.
+// readTree parses data, which must contain exactly one root element.
 func readTree(data []byte) (*element, error) {
 	if len(data) > maxDocument {
-		return nil, fmt.Errorf("%w: %d bytes are more than a <secret> can need (the bound is %d)", ErrInvalidDocument, len(data), maxDocument)
+		return nil, fmt.Errorf("%w: %d bytes are too many for a <secret> document (the limit is %d)", ErrInvalidDocument, len(data), maxDocument)
 	}
 	decoder := xml.NewDecoder(bytes.NewReader(data))
 	at := func(format string, args ...any) error {
@@ -250,21 +250,21 @@ func readTree(data []byte) (*element, error) {
 				e := stack[len(stack)-1]
 				e.text = append(e.text, token...)
 			case len(bytes.TrimSpace(token)) > 0:
-				return nil, at("text stands outside of the <secret> element")
+				return nil, at("text is outside of the <secret> element")
 			}
 		case xml.Directive:
-			return nil, at("a <!DOCTYPE> or other declaration has no place in a <secret> document")
+			return nil, at("a <!DOCTYPE> or other declaration is not allowed in a <secret> document")
 		}
 	}
 }
 
-// begin makes the element of a start tag. Namespaces are refused: libvirt has
-// none here.
+// begin returns the element of a start tag. Namespaces are refused: libvirt uses
+// none in this format.
 func begin(decoder *xml.Decoder, tag xml.StartElement) (*element, error) {
 	line, _ := decoder.InputPos()
 	e := &element{name: tag.Name.Local, path: tag.Name.Local, line: line, attrs: map[string]string{}}
 	if tag.Name.Space != "" {
-		return nil, e.invalid("<%s> is in the namespace %q, and belongs in none", e.name, shorten(tag.Name.Space))
+		return nil, e.invalid("<%s> is in the namespace %q: no namespace is allowed", e.name, shorten(tag.Name.Space))
 	}
 	for _, a := range tag.Attr {
 		name := a.Name.Local

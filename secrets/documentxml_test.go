@@ -62,7 +62,7 @@ func TestDocumentRefusals(t *testing.T) {
 	in := func(s string) string { return "<secret><uuid>" + id + "</uuid>" + s + "</secret>" }
 	for text, names := range map[string]string{
 		"":                                     "no element",
-		"secret":                               "text stands outside",
+		"secret":                               "text is outside",
 		"<secret>":                             "unexpected EOF",
 		"<disk/>":                              "<disk>",
 		"<secret/><secret/>":                   "second element <secret>",
@@ -103,7 +103,7 @@ func TestDocumentRefusals(t *testing.T) {
 			continue
 		}
 		if !strings.Contains(err.Error(), names) {
-			t.Errorf("%.100s: the error does not say %s: %v", text, names, err)
+			t.Errorf("%.100s: the error does not contain %s: %v", text, names, err)
 		}
 	}
 }

@@ -13,18 +13,18 @@ import (
 
 func Example() {
 	// A directory with one secret in it.
-	folder, err := os.MkdirTemp("", "secrets")
+	dir, err := os.MkdirTemp("", "secrets")
 	if err != nil {
 		log.Fatal(err)
 	}
-	defer func() { _ = os.RemoveAll(folder) }()
+	defer func() { _ = os.RemoveAll(dir) }()
 	const id = "0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f"
-	if err := os.WriteFile(filepath.Join(folder, id), []byte("correct horse"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, id), []byte("correct horse"), 0o600); err != nil {
 		log.Fatal(err)
 	}
 
-	// What the command line does with --keystore and a disk's <secret uuid=...>.
-	store, err := keystore.Open("dir:"+folder, keystore.Options{})
+	// The command does the same for --keystore and a disk's <secret uuid=...>.
+	store, err := keystore.Open("dir:"+dir, keystore.Options{})
 	if err != nil {
 		log.Fatal(err)
 	}

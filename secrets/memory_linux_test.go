@@ -16,7 +16,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// mappingOf returns the entry of the mapping that holds p in /proc/self/smaps.
+// mappingOf returns the entry in /proc/self/smaps of the mapping that contains p.
 func mappingOf(t *testing.T, p *byte) string {
 	t.Helper()
 	data, err := os.ReadFile("/proc/self/smaps")
@@ -59,7 +59,7 @@ func dumpable(t *testing.T) int {
 	return n
 }
 
-// waitNoneHeld collects the secrets that other tests have forgotten.
+// waitNoneHeld runs the garbage collector until all secrets that other tests did not wipe are freed.
 func waitNoneHeld(t *testing.T) {
 	t.Helper()
 	held := func() int {
@@ -78,8 +78,8 @@ func waitNoneHeld(t *testing.T) {
 	}
 }
 
-// Not in parallel: it is about the whole process, in which no other test may hold
-// a secret.
+// Not parallel: the setting is per process, so no other test may hold a secret
+// meanwhile.
 func TestProcessIsNotDumpableWhileItHoldsASecret(t *testing.T) {
 	waitNoneHeld(t)
 	before := dumpable(t)
@@ -101,13 +101,13 @@ func TestProcessIsNotDumpableWhileItHoldsASecret(t *testing.T) {
 	func() { New([]byte("forgotten")) }()
 	waitNoneHeld(t)
 	wants("without the forgotten secret", before)
-	// The memory of the heap, for want of pages, counts as well.
+	// Memory of the heap, used when mmap fails, is counted as well.
 	New(nil).Wipe()
 	wants("after an empty secret", before)
 }
 
-// Not in parallel, as above. Each secret has a pattern of its own, so that a page
-// that was given back twice, or too early, shows in somebody else's.
+// Not parallel, as above. Each secret has a different pattern, so that a page that
+// was unmapped twice or too early changes the pattern of another secret.
 func TestMemoryIsGivenBackOnce(t *testing.T) {
 	waitNoneHeld(t)
 	const goroutines, rounds = 16, 100
@@ -137,7 +137,7 @@ func TestMemoryIsGivenBackOnce(t *testing.T) {
 				switch i % 3 {
 				case 1:
 					kept = append(kept, s)
-				case 2: // forgotten
+				case 2: // not wiped
 				}
 			}
 			for _, s := range kept {

@@ -6,17 +6,17 @@ import (
 	"io"
 )
 
-// MaxLen is the largest secret, in bytes, that luksplug reads from anywhere:
-// 8 MiB, the largest key file that cryptsetup takes by default. It bounds memory
-// when the wrong file is named.
+// MaxLen is the largest secret, in bytes, that luksplug reads from any source:
+// 8 MiB, the largest key file that cryptsetup accepts by default. It bounds memory
+// if the wrong file is given.
 const MaxLen = 8 << 20
 
 // ErrTooLong is wrapped by the error of [Read] for more than [MaxLen] bytes.
 var ErrTooLong = errors.New("the secret is too long")
 
-// Read reads r to its end and returns the bytes, exactly as they are, as a
-// Secret. The buffers that it reads through are zeroed, also when it fails.
-// More than [MaxLen] bytes give [ErrTooLong]; errors of r are wrapped.
+// Read reads r to its end and returns the unmodified bytes as a Secret. It zeroes
+// its buffers, also when it fails. For more than [MaxLen] bytes the error wraps
+// [ErrTooLong]; errors of r are wrapped.
 func Read(r io.Reader) (*Secret, error) {
 	buf := make([]byte, 4096)
 	defer func() { clear(buf) }()

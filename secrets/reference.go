@@ -13,7 +13,7 @@ import (
 // [ParseUUID].
 var ErrInvalidReference = errors.New("invalid secret reference")
 
-// Type says what a secret is for. The names are those of the type attribute of
+// Type is the purpose of a secret. The values are those of the type attribute of
 // libvirt's <secret> element in disk XML (https://libvirt.org/formatdomain.html,
 // https://libvirt.org/formatstorageencryption.html), and "vtpm" for the state of
 // an emulated TPM, which no disk refers to.
@@ -47,12 +47,12 @@ func (t Type) UsageType() UsageType {
 	return UsageType(t)
 }
 
-// Reference names a secret: its type, and exactly one of UUID and Usage. It is
-// comparable, holds nothing secret and may be printed.
+// Reference names a secret by its type and exactly one of UUID and Usage. It is
+// comparable, is not secret and may be printed.
 type Reference struct {
 	Type  Type
 	UUID  uuid.UUID
-	Usage string // for a passphrase usually the path of the volume
+	Usage string // for a passphrase, usually the path of the volume
 }
 
 // String returns the secret's name for messages: "uuid 0a81f5b2-..." or
@@ -82,9 +82,9 @@ func (r Reference) Validate() error {
 	return nil
 }
 
-// ParseUUID reads a secret's uuid as libvirt documents spell it: 32 hexadecimal
+// ParseUUID parses a secret's uuid in the form of libvirt documents: 32 hexadecimal
 // digits in either case, bare or in the 8-4-4-4-12 form. Other forms that
-// [uuid.Parse] takes (urn:uuid:, braces) are refused, and so is the all-zero
+// [uuid.Parse] accepts (urn:uuid:, braces) are refused, and so is the all-zero
 // uuid. Errors wrap [ErrInvalidReference].
 func ParseUUID(s string) (uuid.UUID, error) {
 	digits := s

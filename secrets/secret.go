@@ -8,33 +8,33 @@ import (
 	"sync"
 )
 
-// Redacted is what a [Secret] prints as, wherever it is printed.
+// Redacted is the text that is printed in place of a [Secret].
 const Redacted = "[redacted]"
 
 // ErrWiped is returned by [Secret.Use] after [Secret.Wipe], and for a nil or
 // zero Secret.
 var ErrWiped = errors.New("the secret has already been wiped from memory")
 
-// Secret is a byte string that must not be seen: a passphrase, a password, a
-// key. Make one with [New], pass it by pointer, and call [Secret.Wipe] when done
-// with it. All methods are safe for concurrent use.
+// Secret is a confidential byte string: a passphrase, a password or a key. Make
+// one with [New], pass it by pointer, and call [Secret.Wipe] when done with it.
+// All methods are safe for concurrent use.
 //
-// Any byte values are allowed, and so is a length of zero: whether an empty
-// secret makes sense is for the caller to decide.
+// All byte values are allowed, and so is a length of zero: the caller decides
+// whether to accept an empty secret.
 type Secret struct {
-	// Behind a pointer, because fmt calls no methods on unexported fields:
-	// where a Secret is one, all that is printed is this address.
+	// A pointer, because fmt calls no methods on unexported fields: for a
+	// Secret in such a field fmt prints only this address.
 	b *buffer
 }
 
-// buffer owns the bytes. It counts its users instead of holding a lock while
-// they run, so that Use may be nested and Wipe may be called from within Use.
+// buffer owns the bytes. It counts running calls of Use instead of holding a lock
+// during them, so that Use may be nested and Wipe may be called from within Use.
 type buffer struct {
 	mu    sync.Mutex
 	users int
 	wiped bool
-	// A closure, because printers that go through pointers by reflection
-	// (test diffs do) stop at a function.
+	// A closure, because printers that follow pointers by reflection (such as
+	// test diffs) stop at a function.
 	bytes func() []byte
 	free  func()
 }
@@ -42,9 +42,9 @@ type buffer struct {
 // New returns a Secret with a copy of value in memory of its own, and zeroes
 // value, so that the Secret holds the only copy.
 //
-// Locking the memory is best effort: under a small RLIMIT_MEMLOCK the Secret
-// works all the same, but may be swapped out. The memory is zeroed and given
-// back by [Secret.Wipe], or at the latest when the Secret is garbage collected.
+// Locking the memory is best effort: with a small RLIMIT_MEMLOCK the Secret
+// works but may be swapped out. [Secret.Wipe], or at the latest the garbage
+// collection of the Secret, zeroes and frees the memory.
 func New(value []byte) *Secret {
 	memory, release := allocate(len(value))
 	copy(memory, value)
@@ -55,8 +55,8 @@ func New(value []byte) *Secret {
 		clear(memory)
 		release()
 	}
-	// A safety net for a Secret that was not wiped. The function must not
-	// reach b, or b would never be collected.
+	// Frees a Secret that was not wiped. The function must not reference b,
+	// or b would never be collected.
 	cleanup := runtime.AddCleanup(b, func(free func()) { free() }, free)
 	b.free = func() {
 		cleanup.Stop()
@@ -66,9 +66,9 @@ func New(value []byte) *Secret {
 }
 
 // Use calls f with the secret's bytes and returns f's error. The slice is valid
-// during the call only; f must not keep, change or print it: once the secret is
-// wiped its memory is gone, and touching it ends the program. After [Secret.Wipe]
-// f is not called and the error is [ErrWiped].
+// only during the call; f must not keep, change or print it: Wipe unmaps the
+// memory, and a later access crashes the program. After [Secret.Wipe], Use does
+// not call f and returns [ErrWiped].
 func (s *Secret) Use(f func(value []byte) error) error {
 	b := s.acquire()
 	if b == nil {
@@ -76,7 +76,7 @@ func (s *Secret) Use(f func(value []byte) error) error {
 	}
 	defer b.release()
 	value := b.bytes()
-	// The capacity is cut, so that an append copies and does not write here.
+	// The capacity is limited, so that append copies instead of writing here.
 	return f(value[:len(value):len(value)])
 }
 
@@ -90,8 +90,8 @@ func (s *Secret) Len() int {
 	return len(b.bytes())
 }
 
-// Equal reports whether both secrets hold the same bytes. The time it takes
-// depends on the lengths only. A wiped secret equals nothing, not even itself.
+// Equal reports whether both secrets have the same bytes. Its duration depends
+// only on the lengths. A wiped secret equals no secret, not even itself.
 func (s *Secret) Equal(o *Secret) bool {
 	a := s.acquire()
 	if a == nil {
@@ -106,9 +106,9 @@ func (s *Secret) Equal(o *Secret) bool {
 	return subtle.ConstantTimeCompare(a.bytes(), b.bytes()) == 1
 }
 
-// Wipe zeroes the bytes and gives the memory back. It does not block: bytes that
-// a running [Secret.Use] is looking at are zeroed as soon as that returns, and
-// no new Use can begin. Calling it again, or on nil, does nothing.
+// Wipe zeroes the bytes and frees the memory. It does not block: if a [Secret.Use]
+// is running, the bytes are zeroed when the last one returns, and no new Use can
+// begin. Calling it again, or on nil, does nothing.
 func (s *Secret) Wipe() {
 	if s == nil || s.b == nil {
 		return
@@ -125,8 +125,8 @@ func (s *Secret) Wipe() {
 	}
 }
 
-// acquire returns the buffer with one more user, or nil if there is nothing left
-// to use.
+// acquire increments the number of users and returns the buffer, or nil if it was
+// wiped.
 func (s *Secret) acquire() *buffer {
 	if s == nil || s.b == nil {
 		return nil
@@ -141,8 +141,8 @@ func (s *Secret) acquire() *buffer {
 	return b
 }
 
-// release ends one use; the last one out frees a buffer that was wiped
-// meanwhile.
+// release decrements the number of users, and frees a wiped buffer when none is
+// left.
 func (b *buffer) release() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -152,9 +152,9 @@ func (b *buffer) release() {
 	}
 }
 
-// Format implements [fmt.Formatter] for every verb and flag. The receiver of
-// this and of the next methods is a value, so that a Secret that is passed by
-// value by mistake is redacted as well.
+// Format implements [fmt.Formatter] for every verb and flag. This and the following
+// methods have a value receiver, so that a Secret passed by value by mistake is
+// redacted as well.
 func (s Secret) Format(f fmt.State, _ rune) {
 	// fmt.State never fails, and Format could not report it.
 	_, _ = f.Write([]byte(Redacted))
@@ -166,6 +166,6 @@ func (s Secret) String() string { return Redacted }
 // GoString returns [Redacted].
 func (s Secret) GoString() string { return Redacted }
 
-// MarshalText returns [Redacted]: encoding/json, encoding/xml, log/slog and most
-// other encoders ask for it.
+// MarshalText returns [Redacted]. encoding/json, encoding/xml, log/slog and most
+// other encoders call it.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(Redacted), nil }

@@ -82,7 +82,7 @@ func TestWipe(t *testing.T) {
 			t.Error(err)
 		}
 		if nothing.Len() != 0 || nothing.Equal(s) || s.Equal(nothing) {
-			t.Error("nothing has a length or an equal")
+			t.Error("a nil or zero secret has a length or an equal")
 		}
 	}
 }
@@ -94,9 +94,9 @@ func TestWipeWaitsForUsersWithoutBlocking(t *testing.T) {
 		return s.Use(func([]byte) error {
 			s.Wipe()
 			if string(outer) != "hunter2" {
-				t.Errorf("wiped under a user's hands: %q", outer)
+				t.Errorf("wiped during Use: %q", outer)
 			}
-			return s.Use(func([]byte) error { t.Error("a new use began"); return nil })
+			return s.Use(func([]byte) error { t.Error("Use called f after Wipe"); return nil })
 		})
 	})
 	if !errors.Is(err, ErrWiped) {
@@ -150,7 +150,7 @@ func TestEqual(t *testing.T) {
 	}
 }
 
-// The memory of a secret that nobody wiped goes when the secret does.
+// The memory of a secret that was not wiped is freed when the secret is collected.
 func TestForgottenSecretIsFreed(t *testing.T) {
 	t.Parallel()
 	freed := make(chan struct{})
@@ -171,7 +171,7 @@ func TestForgottenSecretIsFreed(t *testing.T) {
 	}
 }
 
-// Every way of printing that we know of, on every way of holding a secret.
+// Every known way of printing, for every way of holding a secret.
 func TestNothingPrintsTheValue(t *testing.T) {
 	t.Parallel()
 	const value = "hunter2-\u00e4"
@@ -263,7 +263,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
-// keeper remembers the slices that it was asked to fill.
+// keeper records the slices that were passed to its Read.
 type keeper struct {
 	r    io.Reader
 	seen [][]byte

@@ -9,7 +9,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// fixed is a store that gives one answer to everything.
+// fixed is a store whose Lookup always returns the same value or error.
 type fixed struct {
 	name  string
 	value string

@@ -76,20 +76,20 @@ func Dir(t testing.TB, parent string) string {
 }
 
 // noCPUTime is what qemu-img says where the kernel's clock of processor time did not advance while it measured how
-// fast it derives keys. It happens by chance, so Run tries again.
+// fast it derives keys. It happens by chance, so Run tries again, up to 20 times.
 const noCPUTime = "Unable to get accurate CPU usage"
 
 // Run runs a program with stdin and returns its standard output and error. It ends the test if the program fails.
 func Run(t testing.TB, stdin, name string, args ...string) string {
 	t.Helper()
-	for {
+	for attempt := 1; ; attempt++ {
 		cmd := exec.Command(name, args...) // a Cleanup runs programs too, after t.Context ended
 		cmd.Stdin = strings.NewReader(stdin)
 		out, err := cmd.CombinedOutput()
 		if err == nil {
 			return string(out)
 		}
-		if !strings.Contains(string(out), noCPUTime) {
+		if attempt == 20 || !strings.Contains(string(out), noCPUTime) {
 			t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
 		}
 	}

@@ -15,11 +15,11 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// The tests of this file are run for stores that can be changed only.
+// The tests in this file run only for stores that can be changed.
 
 func keeper(f Fixture) secrets.Keeper { return f.Store.(secrets.Keeper) }
 
-// full returns a document that has everything.
+// full returns a document with every field set.
 func full() secrets.Document {
 	id := uuid.New()
 	return secrets.Document{
@@ -43,7 +43,7 @@ func set(t *testing.T, k secrets.Keeper, ref secrets.Reference, value string) {
 	}
 }
 
-// wantList checks what a store lists.
+// wantList checks that the store lists exactly the documents want.
 func wantList(t *testing.T, store secrets.Store, want ...secrets.Document) {
 	t.Helper()
 	got := must.Get(store.(secrets.Lister).List(t.Context()))(t)
@@ -87,7 +87,7 @@ func testRedefine(t *testing.T, f Fixture) {
 	d := full()
 	define(t, keeper(f), d)
 	set(t, keeper(f), d.Reference(), "confidential")
-	define(t, keeper(f), d) // again, as after a time-out
+	define(t, keeper(f), d) // repeated, as after a time-out
 	d.Description = "another"
 	define(t, keeper(f), d)
 	wantList(t, f.Store, d)
@@ -185,7 +185,7 @@ func testRemove(t *testing.T, f Fixture) {
 	}
 	expect(t, f.Store, byUsage.Reference(), secrets.ErrNotFound)
 	wantList(t, f.Store, stays)
-	// Its old value does not come back with it.
+	// A new definition does not restore the old value.
 	define(t, keeper(f), byUUID)
 	expect(t, f.Store, byUUID.Reference(), secrets.ErrNoValue)
 }
@@ -207,7 +207,7 @@ func testEphemeral(t *testing.T, f Fixture) {
 	wantList(t, f.Store, d, lasting)
 	Finds(t, f.Store, d.Reference(), "confidential")
 	if f.Reboot == nil {
-		return // all of the store ends with the host's memory
+		return // the whole store is lost with the host's memory
 	}
 	f.Reboot(t)
 	expect(t, f.Store, d.Reference(), secrets.ErrNotFound)
@@ -215,7 +215,7 @@ func testEphemeral(t *testing.T, f Fixture) {
 
 func testLasting(t *testing.T, f Fixture) {
 	if f.Reopen == nil {
-		t.Skip("nobody else can open this place")
+		t.Skip("this store cannot be reopened by another process")
 	}
 	d := full()
 	define(t, keeper(f), d)
@@ -227,8 +227,8 @@ func testLasting(t *testing.T, f Fixture) {
 	expect(t, f.Store, d.Reference(), secrets.ErrNotFound)
 }
 
-// testKeeperConcurrent changes a store from many sides at once: nothing is lost,
-// nobody sees half a value, and one usage goes to one secret only.
+// testKeeperConcurrent changes a store from many goroutines at once: no change is
+// lost, no reader sees a partial value, and each usage goes to one secret only.
 func testKeeperConcurrent(t *testing.T, f Fixture) {
 	const writers = 6
 	open := func() secrets.Keeper {
@@ -258,7 +258,7 @@ func testKeeperConcurrent(t *testing.T, f Fixture) {
 				t.Error(err)
 			}
 			if found, err := k.Lookup(t.Context(), shared.Reference()); err != nil || found.Len()%100 != 0 || !uniform(found) {
-				t.Errorf("found half a value, error %v", err)
+				t.Errorf("found a partial value, error %v", err)
 			}
 			rival := full()
 			rival.Usage = contended.Usage

@@ -17,38 +17,37 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// Fixture is an empty store, and what the suite does to it by other means than its methods. The functions call t.Fatal
-// if they fail. The tests of one that is nil are skipped.
+// Fixture is an empty store, with functions that change it by other means than its methods. The functions call t.Fatal
+// if they fail. If a function is nil, the suite skips the tests that need it.
 type Fixture struct {
 	Store secrets.Store
 	// Put makes value the secret that ref names. It may be nil for a
 	// [secrets.Keeper], which the suite then fills itself.
 	Put func(t *testing.T, ref secrets.Reference, value []byte)
-	// Deny makes the store refuse ref, which was Put before, to this caller.
+	// Deny makes the store deny this caller access to ref, which was Put before.
 	Deny func(t *testing.T, ref secrets.Reference)
-	// Lock locks the store, so that a look-up gets ErrLocked.
+	// Lock locks the store, so that Lookup returns ErrLocked.
 	Lock func(t *testing.T)
 	// Break makes the store unreachable.
 	Break func(t *testing.T)
-	// Hang makes the server accept connections and never answer. The store's own time-out must be a second at most.
+	// Hang makes the server accept connections and never reply. The store's own time-out must be at most one second.
 	Hang func(t *testing.T)
-	// Reopen returns the same place, as another process sees it.
+	// Reopen returns the same store as another process would open it.
 	Reopen func(t *testing.T) secrets.Store
-	// Damage spoils what is stored of ref, which was Put before.
+	// Damage corrupts the stored data of ref, which was Put before.
 	Damage func(t *testing.T, ref secrets.Reference)
-	// Reboot does to the store what a reboot of the host does.
+	// Reboot simulates a reboot of the host.
 	Reboot func(t *testing.T)
-	// Holds reports whether the store can hold a reference; nil for all that a Document can have, and with Put for all.
-	Holds func(ref secrets.Reference) bool
-	// NoLocks: two callers that define the same usage at the same moment may both succeed.
-	NoLocks bool
-	// Persistent: the store refuses ephemeral secrets, as it outlives a reboot.
-	Persistent bool
+	// Holds reports whether the store can hold a secret with that reference. nil means every reference that a Document
+	// can have, or with Put every reference.
+	Holds      func(ref secrets.Reference) bool
+	NoLocks    bool // two callers that define the same usage at the same moment may both succeed
+	Persistent bool // the store refuses ephemeral secrets, as it outlives a reboot
 }
 
 // Run runs the suite. Every test gets a fixture of its own from factory; the
-// tests run in parallel. What a store can do beside looking up (see
-// [secrets.Lister] and [secrets.Keeper]) is tested too.
+// tests run in parallel. If the store is a [secrets.Lister] or [secrets.Keeper],
+// those methods are tested as well.
 func Run(t *testing.T, factory func(t *testing.T) Fixture) {
 	tests := []struct {
 		name string
@@ -111,7 +110,7 @@ func (f *Fixture) put(t *testing.T, ref secrets.Reference, value []byte) {
 	must.OK(t, keeper.Set(t.Context(), ref, secret))
 }
 
-// holds reports whether the place can hold what ref names.
+// holds reports whether the store can hold the secret that ref names.
 func (f *Fixture) holds(ref secrets.Reference) bool {
 	if f.Holds != nil {
 		return f.Holds(ref)
@@ -204,7 +203,7 @@ func testInvalid(t *testing.T, f Fixture) {
 
 func testDenied(t *testing.T, f Fixture) {
 	if f.Deny == nil {
-		t.Skip("this store denies nobody")
+		t.Skip("this store denies no caller")
 	}
 	for _, ref := range []secrets.Reference{ByUUID(), ByUsage("/x")} {
 		f.put(t, ref, []byte("confidential"))
@@ -235,12 +234,12 @@ func testLocked(t *testing.T, f Fixture) {
 
 func testHanging(t *testing.T, f Fixture) {
 	if f.Hang == nil {
-		t.Skip("this store waits for nobody")
+		t.Skip("this store waits for no server")
 	}
 	ref := ByUUID()
 	f.put(t, ref, []byte("confidential"))
 	f.Hang(t)
-	const bound = 5 * time.Second // loosely: the machine may be busy
+	const bound = 5 * time.Second // generous: the machine may be busy
 	begin := time.Now()
 	expect(t, f.Store, ref, secrets.ErrUnreachable)
 	if took := time.Since(begin); took > bound {
@@ -259,7 +258,7 @@ func testHanging(t *testing.T, f Fixture) {
 
 func testDamaged(t *testing.T, f Fixture) {
 	if f.Damage == nil {
-		t.Skip("in this store nothing can be damaged")
+		t.Skip("this store cannot be damaged")
 	}
 	ref, other := ByUUID(), ByUUID()
 	f.put(t, ref, []byte("confidential"))
@@ -276,10 +275,10 @@ func testDamaged(t *testing.T, f Fixture) {
 		t.Errorf("the other secret is not listed any more: %v", err)
 	}
 	if err == nil {
-		return // what is damaged is the value
+		return // only the value is damaged
 	}
 	if !errors.Is(err, secrets.ErrDamaged) || !strings.Contains(err.Error(), ref.UUID.String()) {
-		t.Errorf("the list's error does not tell what is damaged: %v", err)
+		t.Errorf("the list's error does not name the damaged secret: %v", err)
 	}
 }
 
@@ -355,7 +354,7 @@ func Finds(t *testing.T, store secrets.Store, ref secrets.Reference, value strin
 	}
 }
 
-// Fails checks that the store finds nothing, with an error that wraps want and says text.
+// Fails checks that Lookup of ref fails with an error that wraps want and contains text.
 func Fails(t *testing.T, store secrets.Store, ref secrets.Reference, want error, text string) {
 	t.Helper()
 	found, err := store.Lookup(t.Context(), ref)
@@ -364,19 +363,19 @@ func Fails(t *testing.T, store secrets.Store, ref secrets.Reference, want error,
 	}
 }
 
-// expect checks that a look-up fails as it should: with want and none of the
-// other answers, as a StoreError, and without saying a stored value.
+// expect checks that Lookup fails with want and with no other error of package
+// secrets, as a StoreError, and with no stored value in its text.
 func expect(t *testing.T, store secrets.Store, ref secrets.Reference, want error) {
 	t.Helper()
 	secret, err := store.Lookup(t.Context(), ref)
 	if secret != nil {
-		t.Errorf("%s: a secret beside an error", ref)
+		t.Errorf("%s: both a secret and an error were returned", ref)
 	}
 	check(t, store, ref, err, want)
 }
 
-// check checks an error: that it is want and none of the other answers, a
-// StoreError, and says no stored value.
+// check checks that err wraps want and no other error of package secrets, is a
+// StoreError, and has no stored value in its text.
 func check(t *testing.T, store secrets.Store, ref secrets.Reference, err, want error) {
 	t.Helper()
 	for _, answer := range []error{
@@ -393,6 +392,6 @@ func check(t *testing.T, store secrets.Store, ref secrets.Reference, err, want e
 		t.Errorf("%s: not a StoreError of this store and reference: %v", ref, err)
 	}
 	if strings.Contains(err.Error(), "confidential") {
-		t.Errorf("%s: the error says the secret", ref)
+		t.Errorf("%s: the error contains the secret", ref)
 	}
 }

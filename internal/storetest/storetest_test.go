@@ -15,7 +15,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// memory is the smallest store that keeps the contract.
+// memory is a minimal store that fulfils the contract.
 type memory struct {
 	mu        sync.Mutex
 	documents []secrets.Document
@@ -62,7 +62,7 @@ func (m *memory) Lookup(ctx context.Context, ref secrets.Reference) (found *secr
 	return found, err
 }
 
-// list is List for who may not define.
+// list lists the secrets; keeper.List exports it.
 func (m *memory) list(ctx context.Context) ([]secrets.Document, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -116,7 +116,7 @@ func (k keeper) Remove(ctx context.Context, ref secrets.Reference) error {
 	})
 }
 
-// fixture is that of a store that can only look up.
+// fixture returns the fixture of a store that can only look up.
 func fixture(*testing.T) storetest.Fixture {
 	m := &memory{values: map[uuid.UUID]string{}, denied: map[uuid.UUID]bool{}}
 	k := keeper{m}
@@ -140,7 +140,7 @@ func fixture(*testing.T) storetest.Fixture {
 	}
 }
 
-// keeperFixture is that of one that can do everything.
+// keeperFixture returns the fixture of a store with all optional methods.
 func keeperFixture(t *testing.T) storetest.Fixture {
 	f := fixture(t)
 	k := keeper{f.Store.(*memory)}

@@ -20,11 +20,11 @@ import (
 type item struct {
 	id          uuid.UUID
 	name        string
-	contentType string // of the payload; "" where there is none
+	contentType string // of the payload; "" without payload
 	created     time.Time
 }
 
-// itemJSON is what the server writes of a secret; see the package's API reference.
+// itemJSON is the server's JSON for a secret; see the API reference in the package comment.
 type itemJSON struct {
 	Ref          string            `json:"secret_ref"`
 	Name         string            `json:"name"`
@@ -33,7 +33,7 @@ type itemJSON struct {
 }
 
 func (j itemJSON) item() (item, error) {
-	// The rest of the href may be an address that only the server knows.
+	// The rest of the href may be an address internal to the server.
 	id, err := secrets.ParseUUID(path.Base(j.Ref))
 	if err != nil {
 		return item{}, errNotBarbican
@@ -54,11 +54,11 @@ type pageJSON struct {
 	Total   *int       `json:"total"`
 }
 
-// list returns the secrets of the project, or those whose name is like the given
-// one. While it reads page after page others may add and remove some: each page
-// begins with the last one of the page before, which shows whether it did.
+// list returns the secrets of the project, or those whose name matches the pattern
+// name. Each page begins with the last secret of the previous page, which shows
+// whether other clients have removed or added secrets in the meantime.
 func (c *client) list(ctx context.Context, name string) ([]item, error) {
-	const perPage = 100 // the server may give fewer
+	const perPage = 100 // the server may return fewer
 	query := url.Values{"limit": {strconv.Itoa(perPage)}, "sort": {"created:asc"}}
 	if name != "" {
 		query.Set("name", name)
@@ -70,7 +70,7 @@ func (c *client) list(ctx context.Context, name string) ([]item, error) {
 		err := c.json(ctx, request{method: http.MethodGet, at: c.at(query, "secrets")}, &page)
 		switch {
 		case errors.Is(err, secrets.ErrNotFound):
-			return nil, errNotBarbican // a project without secrets has a list
+			return nil, errNotBarbican // a project without secrets has an empty list
 		case err != nil:
 			return nil, err
 		case page.Total == nil:
@@ -125,7 +125,7 @@ func (c *client) payload(ctx context.Context, i item) (*secrets.Secret, error) {
 	return value, nil
 }
 
-// create makes a secret of the server's without payload.
+// create creates a secret without payload on the server.
 func (c *client) create(ctx context.Context, name string) (uuid.UUID, error) {
 	var made itemJSON
 	err := c.sendJSON(ctx, http.MethodPost, c.at(nil, "secrets"), map[string]string{"name": name, "secret_type": "opaque"}, &made)
@@ -139,7 +139,7 @@ func (c *client) create(ctx context.Context, name string) (uuid.UUID, error) {
 	return id, nil
 }
 
-// setPayload gives a secret its payload, once.
+// setPayload sets the payload of a secret that has none.
 func (c *client) setPayload(ctx context.Context, id uuid.UUID, value *secrets.Secret) error {
 	return c.json(ctx, request{method: http.MethodPut, at: c.at(nil, "secrets", id.String()), kind: "application/octet-stream", body: &body{secret: value}}, nil)
 }
@@ -153,7 +153,7 @@ func (c *client) metadata(ctx context.Context, id uuid.UUID) (map[string]string,
 	return answer.Metadata, err
 }
 
-// setMetadata replaces it as a whole.
+// setMetadata replaces all user metadata of a secret.
 func (c *client) setMetadata(ctx context.Context, id uuid.UUID, metadata map[string]string) error {
 	return c.sendJSON(ctx, http.MethodPut, c.at(nil, "secrets", id.String(), "metadata"), map[string]any{"metadata": metadata}, nil)
 }
@@ -162,7 +162,7 @@ func (c *client) remove(ctx context.Context, id uuid.UUID) error {
 	return c.json(ctx, request{method: http.MethodDelete, at: c.at(nil, "secrets", id.String())}, nil)
 }
 
-// sendJSON sends what is not secret.
+// sendJSON sends content as JSON; content must not be secret.
 func (c *client) sendJSON(ctx context.Context, method string, at *url.URL, content, into any) error {
 	text, err := json.Marshal(content)
 	if err != nil {

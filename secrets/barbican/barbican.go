@@ -16,21 +16,21 @@ import (
 // ErrInvalidURL is wrapped by the errors of [New].
 var ErrInvalidURL = errors.New("invalid address of a Barbican")
 
-// Options say how to talk to the server. The zero value is of use with a server
-// that asks for nothing.
+// Options configure the connection to the server. The zero value is for a server
+// that requires neither authentication nor a project.
 type Options struct {
-	// Timeout bounds each call, with all of its requests; 0 for 10 seconds.
+	// Timeout bounds each call with all its requests; 0 means 10 seconds.
 	Timeout time.Duration
-	// Roots are the authorities of the server's certificate; nil for the
-	// system's.
+	// Roots are the authorities that may sign the server's certificate; nil
+	// means those of the system.
 	Roots *x509.CertPool
-	// Project is the id of the project, for a server without authentication:
-	// others know it by the token.
+	// Project is the id of the project, for a server without authentication;
+	// otherwise the token determines the project.
 	Project string
-	// Token returns the token of Keystone's by which each call is made. The
-	// store wipes it. nil for none.
+	// Token returns the Keystone token for each call. The store wipes it. nil
+	// means no token.
 	Token func() (*secrets.Secret, error)
-	// Login gets a token for each call from Keystone, where Token is nil.
+	// Login gets a token from Keystone for each call, if Token is nil.
 	Login *Login
 }
 
@@ -41,8 +41,8 @@ type Store struct {
 }
 
 // New returns the store of the Barbican at base, an https URL without the version
-// (v1). http is for the host itself. It is connected to by each call anew. The
-// error wraps [ErrInvalidURL], and does not say the URL: it may hold a password.
+// (v1). http is allowed only for the loopback. Each call opens new connections. The
+// error wraps [ErrInvalidURL] and omits the URL, which may contain a password.
 func New(base *url.URL, o Options) (*Store, error) {
 	if err := checkURL(base); err != nil {
 		return nil, err
@@ -60,24 +60,24 @@ func New(base *url.URL, o Options) (*Store, error) {
 	return &Store{&own, o}, nil
 }
 
-// checkURL reports whether secrets may be sent there.
+// checkURL returns an error if secrets must not be sent to u.
 func checkURL(u *url.URL) error {
 	switch {
 	case u.Hostname() == "":
 		return fmt.Errorf("%w: it has no host", ErrInvalidURL)
 	case u.User != nil:
-		return fmt.Errorf("%w: it has a user: credentials are given by a file", ErrInvalidURL)
+		return fmt.Errorf("%w: it has a user: give credentials by a file", ErrInvalidURL)
 	case u.RawQuery != "" || u.Fragment != "":
-		return fmt.Errorf("%w: it ends with its path", ErrInvalidURL)
+		return fmt.Errorf("%w: it must end with its path", ErrInvalidURL)
 	case u.Scheme == "https" || u.Scheme == "http" && isLoopback(u.Hostname()):
 		return nil
 	case u.Scheme == "http":
-		return fmt.Errorf("%w: http sends passphrases in clear, and is for this host only: use https", ErrInvalidURL)
+		return fmt.Errorf("%w: http sends passphrases in clear and is allowed only for this host: use https", ErrInvalidURL)
 	}
-	return fmt.Errorf("%w: it is no URL with https", ErrInvalidURL)
+	return fmt.Errorf("%w: it is not an https URL", ErrInvalidURL)
 }
 
-// isLoopback does not resolve names: a resolver may answer anything.
+// isLoopback reports whether host is a loopback address or localhost. It resolves no names: a resolver is not trusted.
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
@@ -86,7 +86,7 @@ func isLoopback(host string) bool {
 // String returns "barbican+" and the URL.
 func (s *Store) String() string { return "barbican+" + s.base.String() }
 
-// with runs f with a connection, and again if f returns errChanged: other clients may change the project at any moment.
+// with runs f with a connection, and repeats it if f returns errChanged: other clients may change the project anytime.
 func (s *Store) with(ctx context.Context, ref secrets.Reference, f func(context.Context, *client) error) error {
 	err := storecall.Bounded(ctx, s.options.Timeout, "the server", func(ctx context.Context) error {
 		c, err := connect(ctx, s.base, s.options)
@@ -100,7 +100,7 @@ func (s *Store) with(ctx context.Context, ref secrets.Reference, f func(context.
 				return err
 			}
 		}
-		return fmt.Errorf("%w: others change the secrets of the project faster than they can be read", secrets.ErrUnreachable)
+		return fmt.Errorf("%w: other clients change the secrets of the project faster than they can be read", secrets.ErrUnreachable)
 	})
 	return storecall.Fail(s, ref, err)
 }
@@ -121,15 +121,15 @@ func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 		}
 		value, err = c.payload(ctx, v.item)
 		if errors.Is(err, secrets.ErrNotFound) {
-			return errChanged // it was there a moment ago
+			return errChanged // removed since it was found
 		}
 		return err
 	})
 	return value, err
 }
 
-// List implements [secrets.Lister]. It lists all secrets of the project, those of
-// other programs with Barbican's uuid and name.
+// List implements [secrets.Lister]. It lists all secrets of the project; those of
+// other programs have Barbican's uuid and name.
 func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
 	var documents []secrets.Document
 	err := s.with(ctx, secrets.Reference{}, func(ctx context.Context, c *client) error {

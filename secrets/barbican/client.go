@@ -15,21 +15,21 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// maxJSON bounds every answer but a payload. A page of a hundred secrets takes
-// some 50 kB.
+// maxJSON is the largest response in bytes, except for payloads. A page of 100
+// secrets takes some 50 kB.
 const maxJSON = 4 << 20
 
-// maxHeader bounds the header of an answer.
+// maxHeader is the largest response header in bytes.
 const maxHeader = 64 << 10
 
 var (
-	// errConflict: a payload is there already.
-	errConflict = errors.New("it has a payload already")
-	// errNotBarbican is about what answers in another way.
-	errNotBarbican = fmt.Errorf("%w: what answers there is no Barbican: is the address right?", secrets.ErrUnreachable)
+	// errConflict: the secret already has a payload.
+	errConflict = errors.New("it already has a payload")
+	// errNotBarbican: the response is not one of Barbican's.
+	errNotBarbican = fmt.Errorf("%w: the server is no Barbican: is the address right?", secrets.ErrUnreachable)
 )
 
-// client makes the requests of one call.
+// client sends the requests of one call.
 type client struct {
 	http    *http.Client
 	base    *url.URL
@@ -62,10 +62,10 @@ func connect(ctx context.Context, base *url.URL, o Options) (*client, error) {
 	return c, nil
 }
 
-// close ends the connections.
+// close closes the connections.
 func (c *client) close() { c.http.CloseIdleConnections() }
 
-// readToken reads a token from where the user keeps it.
+// readToken returns the token of source without surrounding white space.
 func readToken(source func() (*secrets.Secret, error)) (string, error) {
 	s, err := source()
 	if err != nil {
@@ -88,7 +88,7 @@ type request struct {
 	method string
 	at     *url.URL
 	accept string
-	body   *body // nil for none
+	body   *body // may be nil
 	kind   string
 }
 
@@ -99,8 +99,8 @@ func (c *client) at(query url.Values, path ...string) *url.URL {
 	return u
 }
 
-// do makes a request, and returns the answer where that is a success. The caller
-// closes its body.
+// do sends a request and returns the response, or an error for a failure status.
+// The caller closes the body.
 func (c *client) do(ctx context.Context, r request) (*http.Response, error) {
 	var reader io.ReadCloser
 	if r.body != nil {
@@ -130,19 +130,19 @@ func (c *client) do(ctx context.Context, r request) (*http.Response, error) {
 	if resp.StatusCode/100 == 2 {
 		return resp, nil
 	}
-	_ = resp.Body.Close() // what it says may repeat the request
+	_ = resp.Body.Close() // not read: it may repeat the request
 	return nil, c.refusal(resp.StatusCode)
 }
 
-// unreachable makes an error of the HTTP client one of the store.
+// unreachable converts an error of the HTTP client to one of package secrets.
 func unreachable(err error) error {
 	var u *url.Error
 	if errors.As(err, &u) {
-		err = u.Err // without the URL: the store's name is its address
+		err = u.Err // without the URL: the store's name contains it
 	}
 	var verify *tls.CertificateVerificationError
 	if errors.As(err, &verify) {
-		return fmt.Errorf("%w: its certificate: %w: name the file of its authority by ?ca-file=", secrets.ErrUnreachable, verify.Err)
+		return fmt.Errorf("%w: its certificate: %w: give the file of its authority by ?ca-file=", secrets.ErrUnreachable, verify.Err)
 	}
 	return fmt.Errorf("%w: %w", secrets.ErrUnreachable, err)
 }
@@ -151,11 +151,11 @@ func unreachable(err error) error {
 func (c *client) refusal(status int) error {
 	switch {
 	case status == http.StatusUnauthorized && c.token == "":
-		return fmt.Errorf("%w: it wants a token: give ?token-file= or ?keystone=", secrets.ErrDenied)
+		return fmt.Errorf("%w: it requires a token: give ?token-file= or ?keystone=", secrets.ErrDenied)
 	case status == http.StatusUnauthorized:
 		return fmt.Errorf("%w: it does not accept the token, which may have expired: get a new one", secrets.ErrDenied)
 	case status == http.StatusForbidden:
-		return fmt.Errorf("%w: the role that the token stands for may not do this", secrets.ErrDenied)
+		return fmt.Errorf("%w: the token's role does not allow this", secrets.ErrDenied)
 	case status == http.StatusNotFound:
 		return secrets.ErrNotFound
 	case status == http.StatusConflict:
@@ -163,12 +163,12 @@ func (c *client) refusal(status int) error {
 	case status == http.StatusRequestEntityTooLarge:
 		return errors.New("it is larger than the server allows (max_allowed_secret_in_bytes of its configuration)")
 	case status/100 == 3:
-		return fmt.Errorf("%w: it redirects to another place, which is not followed: name that place (HTTP status %d)", secrets.ErrUnreachable, status)
+		return fmt.Errorf("%w: it redirects to another URL, which is not followed: give that URL (HTTP status %d)", secrets.ErrUnreachable, status)
 	}
-	return fmt.Errorf("%w: HTTP status %d: its log says more", secrets.ErrUnreachable, status)
+	return fmt.Errorf("%w: HTTP status %d: see the server's log", secrets.ErrUnreachable, status)
 }
 
-// json makes a request that is answered by JSON, and reads that.
+// json sends a request and decodes the JSON response to into.
 func (c *client) json(ctx context.Context, r request, into any) error {
 	r.accept = "application/json"
 	resp, err := c.do(ctx, r)
@@ -185,16 +185,16 @@ func (c *client) json(ctx context.Context, r request, into any) error {
 	case err != nil:
 		return unreachable(err)
 	case limited.N == 0:
-		return fmt.Errorf("%w: its answer is longer than %d bytes", secrets.ErrUnreachable, maxJSON)
+		return fmt.Errorf("%w: its response is longer than %d bytes", secrets.ErrUnreachable, maxJSON)
 	}
 	if err := json.Unmarshal(text, into); err != nil {
-		return errNotBarbican // the error could repeat what it read
+		return errNotBarbican // the decoder's error could quote the response
 	}
 	return nil
 }
 
-// body is the content of a request: it reads a secret without an unwiped copy. The HTTP client may read it for longer than the request takes; when the
-// secret is wiped, that fails.
+// body is the content of a request: it reads a secret without an unwiped copy. The HTTP client may continue to read
+// it after the request; once the secret is wiped, reading fails.
 type body struct {
 	secret *secrets.Secret
 	at     int

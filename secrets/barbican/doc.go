@@ -1,27 +1,26 @@
-// Package barbican is the key store that is OpenStack's Key Manager, Barbican
+// Package barbican is the key store for OpenStack's Key Manager, Barbican
 // (https://docs.openstack.org/barbican/latest/api/reference/secrets.html).
 //
-// # Which secret
+// # Looking up secrets
 //
-// Barbican chooses the uuid of each of its secrets itself, and has one name for
-// it. A [secrets.Reference] finds
+// Barbican assigns the uuid of each secret, and gives each secret one name. A
+// [secrets.Reference] finds
 //
 //   - by uuid, the secret that luksplug has defined with this uuid, and otherwise
-//     the one that has it as Barbican's own, the last part of its href: this is
-//     how Cinder and Nova name the key of a volume;
-//   - by usage, the secret that luksplug has defined with this usage, or the one
+//     the secret to which Barbican has assigned it, the last part of its href:
+//     Cinder and Nova refer to the key of a volume by it;
+//   - by usage, the secret that luksplug has defined with this usage, or a secret
 //     whose name is the usage type, a colon and the usage, such as
 //     "volume:/var/lib/images/vm1.img".
 //
-// Secrets of the second kind are another program's: they are looked up and
-// listed, and neither changed nor removed, but for getting a first payload. A
-// payload of any content type is taken as its bytes. The passphrase of a volume
-// of Cinder's is the payload in hexadecimal digits; package keystore's
-// ?encoding=to-hex is for that.
+// Secrets of other programs are looked up and listed, but neither changed nor
+// removed, except that a missing payload can be set. The bytes of a payload are
+// used for any content type. The passphrase of a Cinder volume is its payload in
+// hexadecimal digits, for which package keystore has ?encoding=to-hex.
 //
-// # What luksplug defines
+// # Defined secrets
 //
-// A defined secret is a Barbican secret of the type opaque with the name
+// A secret defined by luksplug is a Barbican secret of type opaque with the name
 // "luksplug:UUID". Its payload is the value, its user metadata the <secret>
 // document:
 //
@@ -29,26 +28,25 @@
 //	generation    1
 //	usage-type    volume, ceph, iscsi, tls or vtpm
 //	usage         /var/lib/images/vm1.img
-//	private       yes, or not there
-//	description   free text, or not there
+//	private       yes, or absent
+//	description   free text, or absent
 //
-// Barbican's database keeps 255 characters of each. It never changes a payload:
-// another value is another Barbican secret of that name, with the next
-// generation, after which the older one is removed. A secret counts from the
-// moment when its metadata is there, and of several the highest generation: so a
-// look-up finds the old value or the new one at any time, and what a crash has
-// left is removed by the next change. There are no locks: two callers who define
-// the same usage at the same moment may both succeed.
+// Barbican's database keeps 255 characters of each, and never changes a payload: a
+// new value is a new Barbican secret of the same name with the next generation,
+// after which the older one is removed. A secret is valid once its metadata is set,
+// and the highest generation takes precedence: a concurrent look-up finds the old
+// or the new value, and the next change removes what a crash has left. There are no
+// locks: two callers that define the same usage at the same moment may both
+// succeed.
 //
 // # Authentication
 //
-// A server without authentication gets the project by name ([Options.Project]).
-// Others get a token: one that was obtained elsewhere ([Options.Token]), or one of
-// Keystone for each call ([Options.Login]).
+// Requests to a server without authentication carry the project's id
+// ([Options.Project]). Other requests carry a token: a given one ([Options.Token]), or
+// a new one from Keystone for each call ([Options.Login]).
 //
-// Connections are encrypted, but for those to the host itself. Redirects are not
-// followed, proxies are not used, and answers are bounded. Errors never repeat
-// what the server wrote: an error message about a request may repeat the request.
-// Copies of the value and of the token stay in the buffers of the Go library's
-// HTTP client until its memory is used again.
+// Connections are encrypted, except to the loopback. Redirects are not followed,
+// proxies are not used, and the size of responses is bounded. Errors never quote
+// the server: an error message may repeat the request. Copies of the value and of
+// the token remain in the buffers of Go's HTTP client until that memory is reused.
 package barbican

@@ -14,7 +14,7 @@ import (
 )
 
 func Example() {
-	// A server in memory, in the place of https://HOST:9311/.
+	// A server in memory, instead of https://HOST:9311/.
 	server := httptest.NewServer(&barbicantest.Server{Token: "letmein"})
 	defer server.Close()
 	at, err := url.Parse(server.URL)

@@ -44,8 +44,8 @@ func reveal(t *testing.T, s *secrets.Secret, err error) string {
 	return text
 }
 
-// TestAnswers: whatever a server says that a Barbican does not, the store says
-// what is wrong, and nothing of what the server wrote.
+// TestAnswers checks that each invalid response gives a specific error that quotes
+// nothing of the response.
 func TestAnswers(t *testing.T) {
 	t.Parallel()
 	text := func(status int, content string) http.HandlerFunc {
@@ -110,14 +110,14 @@ func TestAnswers(t *testing.T) {
 					t.Errorf("got %v", err)
 				}
 				if err != nil && strings.Contains(err.Error(), "confidential") {
-					t.Errorf("repeats the server: %v", err)
+					t.Errorf("the error quotes the server: %v", err)
 				}
 			}
 		})
 	}
 }
 
-// TestRedirect: who the server sends us to gets neither token nor value.
+// TestRedirect checks that the target of a redirect receives neither token nor value.
 func TestRedirect(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Bool
@@ -147,7 +147,7 @@ func TestRedirect(t *testing.T) {
 	}
 }
 
-// TestCredentials: by a token, by both of Keystone's ways, and each wrong.
+// TestCredentials tries a token and both methods of Keystone, right and wrong.
 func TestCredentials(t *testing.T) {
 	t.Parallel()
 	const password = "pass \"wörd\"\\\x01\n"
@@ -161,7 +161,7 @@ func TestCredentials(t *testing.T) {
 	}{
 		"token":                  {barbican.Options{Token: words("letmein\n")}, nil, ""},
 		"wrong token":            {barbican.Options{Token: words("hunter2")}, secrets.ErrDenied, "expired"},
-		"no token":               {barbican.Options{Project: "x"}, secrets.ErrDenied, "wants a token"},
+		"no token":               {barbican.Options{Project: "x"}, secrets.ErrDenied, "requires a token"},
 		"token is missing":       {barbican.Options{Token: missing}, secrets.ErrLocked, "no such file"},
 		"token is empty":         {barbican.Options{Token: words("\n")}, secrets.ErrLocked, "one word"},
 		"token with a header":    {barbican.Options{Token: words("hunter2\r\nX: y")}, secrets.ErrLocked, "one word"},
@@ -181,16 +181,16 @@ func TestCredentials(t *testing.T) {
 	}
 }
 
-// TestForeignSecrets: what other programs have made is found by Barbican's uuid
-// and by name, and stays as it is.
+// TestForeignSecrets checks that secrets of other programs are found by Barbican's
+// uuid and by name, and are not modified.
 func TestForeignSecrets(t *testing.T) {
 	t.Parallel()
 	g := barbicantest.NewGateway(t, serve(t, &barbicantest.Server{}))
 	barbicantest.TestForeign(t, g)
 }
 
-// TestChangesBetweenPages: a list of several pages that changes meanwhile is read
-// again, or given up.
+// TestChangesBetweenPages checks that a list of several pages is read again if it
+// changes meanwhile, and that List gives up if it keeps changing.
 func TestChangesBetweenPages(t *testing.T) {
 	t.Parallel()
 	server := &barbicantest.Server{}
@@ -229,7 +229,7 @@ func TestChangesBetweenPages(t *testing.T) {
 	}
 }
 
-// TestHalfMade: what a crash has left does not count, and goes in time.
+// TestHalfMade checks that remains of a crash are ignored, and removed after a while.
 func TestHalfMade(t *testing.T) {
 	t.Parallel()
 	server := &barbicantest.Server{}
@@ -255,7 +255,7 @@ func TestHalfMade(t *testing.T) {
 		t.Errorf("found %q", got)
 	}
 	if n := g.Count(t); n != 2 {
-		t.Errorf("%d secrets are left, want the current one and the one that somebody may be making", n)
+		t.Errorf("%d secrets are left, want the current one and the one that another client may be making", n)
 	}
 	server.Age(half, 2*time.Hour)
 	set("third")
@@ -269,7 +269,7 @@ func TestHalfMade(t *testing.T) {
 	}
 }
 
-// TestLimits: what Barbican cannot keep is refused, and not cut.
+// TestLimits checks that values which Barbican cannot keep are refused, not truncated.
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	store := barbicantest.NewGateway(t, serve(t, &barbicantest.Server{})).Store(t, time.Minute)
@@ -292,7 +292,7 @@ func TestLimits(t *testing.T) {
 func TestCertificate(t *testing.T) {
 	t.Parallel()
 	s := httptest.NewUnstartedServer(&barbicantest.Server{})
-	s.Config.ErrorLog = log.New(io.Discard, "", 0) // it says that we hang up
+	s.Config.ErrorLog = log.New(io.Discard, "", 0) // it logs that the client closes the connection
 	s.StartTLS()
 	t.Cleanup(s.Close)
 	at := must.Get(url.Parse(s.URL))(t)

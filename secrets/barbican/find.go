@@ -13,21 +13,21 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// errChanged says that the project is not any more as it was a moment ago.
+// errChanged: another client has changed the project during the call.
 var errChanged = errors.New("the secrets of the project have changed meanwhile")
 
-// version is a secret of Barbican's with what it means.
+// version is a Barbican secret with its document.
 type version struct {
 	item
 	document   secrets.Document
-	generation uint64 // 0 for another program's
+	generation uint64 // 0 for a secret of another program
 }
 
-// foreign is true for a secret of another program.
+// foreign reports whether v is a secret of another program.
 func (v version) foreign() bool { return v.generation == 0 }
 
-// newer reports whether a version of a secret takes precedence over another one. Two changes at the same
-// moment make the same generation: one of them wins, the same for everybody.
+// newer reports whether v takes precedence over o, another version of the same secret. Two simultaneous changes
+// make the same generation; all clients then agree on the same version.
 func (v version) newer(o version) bool {
 	if v.generation != o.generation {
 		return v.generation > o.generation
@@ -59,8 +59,8 @@ func find(ctx context.Context, c *client, ref secrets.Reference) (version, error
 	return v, err
 }
 
-// findUUID returns the secret that was defined with id, else the one that
-// Barbican knows by it.
+// findUUID returns the secret that was defined with id, else the secret to which
+// Barbican has assigned id.
 func findUUID(ctx context.Context, c *client, id uuid.UUID) (version, error) {
 	items, err := c.list(ctx, namePrefix+id.String())
 	if err != nil {
@@ -80,14 +80,14 @@ func findUUID(ctx context.Context, c *client, id uuid.UUID) (version, error) {
 		return version{}, err
 	}
 	if i.owner() != uuid.Nil {
-		return version{}, secrets.ErrNotFound // one of ours, which has another uuid
+		return version{}, secrets.ErrNotFound // defined by luksplug with another uuid
 	}
 	return foreignVersion(i), nil
 }
 
 func findUsage(ctx context.Context, c *client, ref secrets.Reference) (version, error) {
 	if !utf8.ValidString(ref.Usage) {
-		return version{}, secrets.ErrNotFound // JSON has no other strings
+		return version{}, secrets.ErrNotFound // JSON strings are valid UTF-8
 	}
 	usageType := ref.Type.UsageType()
 	items, err := withUsage(ctx, c, usageType, ref.Usage)
@@ -105,13 +105,13 @@ func findUsage(ctx context.Context, c *client, ref secrets.Reference) (version, 
 	case len(all) == 1:
 		return all[0], nil
 	case damaged != nil:
-		return version{}, damaged // it could have been this one
+		return version{}, damaged // it could be the damaged one
 	}
 	return version{}, secrets.ErrNotFound
 }
 
-// withUsage returns what may have the usage: all that luksplug has defined, and
-// what is named like it.
+// withUsage returns the secrets that may have the usage: all that luksplug has
+// defined, and those whose name matches.
 func withUsage(ctx context.Context, c *client, usageType secrets.UsageType, usage string) ([]item, error) {
 	items, err := c.list(ctx, namePrefix+strings.Repeat("_", len(uuid.Nil.String())))
 	if name := string(usageType) + ":" + usage; err == nil && utf8.RuneCountInString(name) <= maxText {
@@ -122,15 +122,14 @@ func withUsage(ctx context.Context, c *client, usageType secrets.UsageType, usag
 	return items, err
 }
 
-// like returns a pattern that the name matches. Barbican takes the name to filter
-// by for a pattern of SQL's LIKE, and decodes it once more than it should; how a
-// sign is escaped depends on its database. What else matches is for the caller to
-// sort out.
+// like returns a pattern that matches the name. Barbican uses the name filter as a
+// pattern of SQL's LIKE, and URL-decodes it twice; escaping depends on its database.
+// The pattern may match other names too, which the caller must filter out.
 func like(name string) string { return strings.NewReplacer("%", "_", "+", "_", `\`, "_").Replace(name) }
 
-// resolve returns what counts among items: of each secret that luksplug has
-// defined the newest version, and all of other programs. damaged is about those
-// that make no sense.
+// resolve returns the newest version of each secret that luksplug has defined, and
+// all secrets of other programs. damaged is the error for items with invalid
+// metadata.
 func resolve(ctx context.Context, c *client, items []item) (found []version, damaged, err error) {
 	newest := map[uuid.UUID]version{}
 	gone := map[uuid.UUID]bool{}
@@ -165,8 +164,8 @@ func resolve(ctx context.Context, c *client, items []item) (found []version, dam
 	return found, damaged, nil
 }
 
-// version reads what i means. committed is false for one that is being made
-// right now, or has begun to make.
+// version returns the version that i holds. committed is false if i is incomplete,
+// because its creation is in progress or was interrupted.
 func (c *client) version(ctx context.Context, i item) (v version, committed bool, err error) {
 	meta, err := c.metadata(ctx, i.id)
 	if err != nil {
@@ -180,8 +179,8 @@ func (c *client) version(ctx context.Context, i item) (v version, committed bool
 		return version{}, false, fmt.Errorf("%w: the metadata of the secret with uuid %s, Barbican's %s: %w", secrets.ErrDamaged, i.owner(), i.id, err)
 	}
 	if i.contentType == "" {
-		// It may have got its payload since it was listed, before the metadata
-		// by which it counts.
+		// Its payload may have been set after it was listed, before the metadata
+		// that completes it.
 		if i, err = c.get(ctx, i.id); err != nil {
 			return version{}, false, err
 		}

@@ -34,7 +34,7 @@ func define(ctx context.Context, c *client, d secrets.Document) error {
 	if err != nil {
 		return err
 	}
-	// What is damaged is some other secret, or is put right by this.
+	// A damaged item belongs to another secret, or this call replaces it.
 	others, _, err := resolve(ctx, c, items)
 	if err != nil {
 		return err
@@ -60,20 +60,20 @@ func define(ctx context.Context, c *client, d secrets.Document) error {
 	return err
 }
 
-// commit makes a version of a secret, with a value where there is one.
+// commit creates a version of a secret, with its value if value is not nil.
 func (c *client) commit(ctx context.Context, d secrets.Document, generation uint64, value *secrets.Secret) (uuid.UUID, error) {
 	id, err := c.create(ctx, namePrefix+d.UUID.String())
 	if err == nil && value != nil {
 		err = c.setPayload(ctx, id, value)
 	}
 	if err == nil {
-		err = c.setMetadata(ctx, id, metadataOf(d, generation)) // from here on it counts
+		err = c.setMetadata(ctx, id, metadataOf(d, generation)) // this makes the version valid
 	}
 	return id, err
 }
 
-// Set implements [secrets.Keeper]. An empty value cannot be kept, nor one that is
-// larger than the server is configured for: 20000 bytes, by default.
+// Set implements [secrets.Keeper]. Barbican refuses an empty value, and one larger
+// than its configured limit, by default 20000 bytes.
 func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.Secret) error {
 	return s.with(ctx, ref, func(ctx context.Context, c *client) error {
 		if err := ref.Validate(); err != nil {
@@ -88,7 +88,7 @@ func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.S
 		case v.contentType == "":
 			err := c.setPayload(ctx, v.id, value)
 			if errors.Is(err, secrets.ErrNotFound) || errors.Is(err, errConflict) {
-				return errChanged // another caller was faster
+				return errChanged // another client has set the payload
 			}
 			return err
 		case v.foreign():
@@ -97,21 +97,21 @@ func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.S
 		if _, err := c.commit(ctx, v.document, v.generation+1, value); err != nil {
 			return err
 		}
-		if err := tidy(ctx, c, v.document.UUID); err != nil {
-			return fmt.Errorf("the value is set, but an older one is still there: set it again: %w", err)
+		if err := cleanUp(ctx, c, v.document.UUID); err != nil {
+			return fmt.Errorf("the value is set, but an older one could not be removed: set it again: %w", err)
 		}
 		return nil
 	})
 }
 
 func notOurs(v version, what string) error {
-	return fmt.Errorf("%w: another program has made it (Barbican's name for it is %q), and luksplug has not %s it: "+
-		"do that with the program, or with openstack secret", secrets.ErrDenied, v.name, what)
+	return fmt.Errorf("%w: another program has created it (its name in Barbican is %q), and luksplug has not %s it: "+
+		"use that program, or openstack secret", secrets.ErrDenied, v.name, what)
 }
 
-// tidy removes the versions of a secret that do not count any more, and what was
-// begun and never finished.
-func tidy(ctx context.Context, c *client, id uuid.UUID) error {
+// cleanUp removes the superseded versions of a secret, and incomplete ones that were
+// abandoned.
+func cleanUp(ctx context.Context, c *client, id uuid.UUID) error {
 	items, err := c.list(ctx, namePrefix+id.String())
 	if err != nil {
 		return err
@@ -141,7 +141,7 @@ func tidy(ctx context.Context, c *client, id uuid.UUID) error {
 	last := versions[len(versions)-1]
 	old := versions[:len(versions)-1]
 	for _, v := range begun {
-		// Both times are the server's. Nobody takes that long.
+		// Both times are the server's. No client takes an hour.
 		const abandoned = time.Hour
 		if last.created.Sub(v.created) > abandoned {
 			old = append(old, v)
@@ -172,7 +172,7 @@ func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 		case v.foreign():
 			return notOurs(v, "removed")
 		}
-		// The one that counts goes last, or an older one would count again.
+		// The newest version is removed last, or an older one would become valid again.
 		items, err := c.list(ctx, namePrefix+v.document.UUID.String())
 		if err != nil {
 			return err

@@ -11,9 +11,9 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// Login is how to get a token from Keystone, OpenStack's Identity service
+// Login has the credentials for a token from Keystone, OpenStack's Identity service
 // (https://docs.openstack.org/api-ref/identity/v3/#authentication-and-token-management).
-// It is by ApplicationCredential, or by User and Project.
+// Either ApplicationCredential is set, or User and Project.
 type Login struct {
 	URL                   *url.URL // with the version: https://HOST:5000/v3
 	ApplicationCredential string   // its id
@@ -25,7 +25,7 @@ type Login struct {
 
 func (l *Login) check() error {
 	if l.URL == nil {
-		return fmt.Errorf("%w: of Keystone: there is none", ErrInvalidURL)
+		return fmt.Errorf("%w: of Keystone: it is missing", ErrInvalidURL)
 	}
 	if err := checkURL(l.URL); err != nil {
 		return fmt.Errorf("of Keystone: %w", err)
@@ -36,7 +36,7 @@ func (l *Login) check() error {
 	return nil
 }
 
-// token gets a token. A time-out is that of the call.
+// token gets a token. The call's time-out applies.
 func (l *Login) token(ctx context.Context, c *client) (string, error) {
 	secret, err := l.Secret()
 	if err != nil {
@@ -53,20 +53,20 @@ func (l *Login) token(ctx context.Context, c *client) (string, error) {
 	case errors.Is(err, secrets.ErrDenied):
 		return "", fmt.Errorf("%w: Keystone does not accept the credential", secrets.ErrDenied)
 	case errors.Is(err, secrets.ErrNotFound):
-		return "", fmt.Errorf("%w: no Keystone answers: is its address right, with /v3?", secrets.ErrUnreachable)
+		return "", fmt.Errorf("%w: the server is no Keystone: is the address right, with /v3?", secrets.ErrUnreachable)
 	case err != nil:
-		return "", fmt.Errorf("get a token of Keystone: %w", err)
+		return "", fmt.Errorf("get a token from Keystone: %w", err)
 	}
 	_ = resp.Body.Close() // the token is in the header
 	token := resp.Header.Get("X-Subject-Token")
 	if token == "" {
-		return "", fmt.Errorf("%w: what answers as Keystone gives no token", secrets.ErrUnreachable)
+		return "", fmt.Errorf("%w: the response of Keystone has no token", secrets.ErrUnreachable)
 	}
 	return token, nil
 }
 
-// request is the content of the request for a token. encoding/json would leave
-// copies of the secret behind.
+// request returns the body of the request for a token. encoding/json would leave
+// unwiped copies of the secret.
 func (l *Login) request(secret *secrets.Secret) (*secrets.Secret, error) {
 	before, after := `{"auth":{"identity":{"methods":["application_credential"],"application_credential":{"id":`, `}}}}`
 	id := l.ApplicationCredential
@@ -93,7 +93,7 @@ func (l *Login) request(secret *secrets.Secret) (*secrets.Secret, error) {
 	return out, err
 }
 
-// quote appends value as a string of JSON (RFC 8259 section 7).
+// quote appends value to to as a JSON string (RFC 8259 section 7).
 func quote(to, value []byte) []byte {
 	const hexDigits = "0123456789abcdef"
 	to = append(to, '"')

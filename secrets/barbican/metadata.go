@@ -12,7 +12,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// namePrefix begins the names of what luksplug defines; the uuid follows.
+// namePrefix is the prefix of the names of secrets that luksplug defines; the uuid follows.
 const namePrefix = "luksplug:"
 
 // The keys of the metadata.
@@ -27,12 +27,12 @@ const (
 	yes = "yes"
 )
 
-// maxText is how many characters Barbican's database keeps of a name, and of a
-// value of the metadata. Some databases cut the rest off without a word.
+// maxText is the longest name and metadata value, in characters, that Barbican's
+// database keeps. Some databases silently truncate longer ones.
 const maxText = 255
 
 // owner returns the uuid of the secret that i is a version of; the zero UUID for
-// what another program has made.
+// a secret of another program.
 func (i item) owner() uuid.UUID {
 	text, ours := strings.CutPrefix(i.name, namePrefix)
 	id, err := secrets.ParseUUID(text)
@@ -42,7 +42,7 @@ func (i item) owner() uuid.UUID {
 	return id
 }
 
-// foreignVersion is what another program's secret means.
+// foreignVersion returns the version for a secret of another program.
 func foreignVersion(i item) version {
 	d := secrets.Document{UUID: i.id}
 	kind, usage, found := strings.Cut(i.name, ":")
@@ -69,8 +69,8 @@ func metadataOf(d secrets.Document, generation uint64) map[string]string {
 	return out
 }
 
-// documentOf is the way back, for the secret of that uuid. Keys of other programs
-// are passed over.
+// documentOf is the inverse of metadataOf, for the secret with that uuid. It
+// ignores keys of other programs.
 func documentOf(meta map[string]string, id uuid.UUID) (d secrets.Document, generation uint64, err error) {
 	d = secrets.Document{
 		UUID:        id,
@@ -82,14 +82,14 @@ func documentOf(meta map[string]string, id uuid.UUID) (d secrets.Document, gener
 	generation, err = strconv.ParseUint(meta[keyGeneration], 10, 64)
 	switch {
 	case meta[keyUUID] != id.String():
-		return d, 0, fmt.Errorf("its %s is another", keyUUID)
+		return d, 0, fmt.Errorf("its %s is of another secret", keyUUID)
 	case err != nil || generation == 0:
-		return d, 0, fmt.Errorf("its %s is no number from 1 on", keyGeneration)
+		return d, 0, fmt.Errorf("its %s is not a number of 1 or more", keyGeneration)
 	case meta[keyPrivate] != "" && !d.Private:
 		return d, 0, fmt.Errorf("its %s is not %q", keyPrivate, yes)
 	}
 	if err := d.Validate(); err != nil {
-		return d, 0, errors.New(err.Error()) // damaged, and not invalid
+		return d, 0, errors.New(err.Error()) // must not wrap ErrInvalidDocument
 	}
 	return d, generation, nil
 }
@@ -98,7 +98,7 @@ func documentOf(meta map[string]string, id uuid.UUID) (d secrets.Document, gener
 func fits(d secrets.Document) error {
 	for what, text := range map[string]string{keyUsage: d.Usage, keyDescription: d.Description} {
 		if n := utf8.RuneCountInString(text); n > maxText {
-			return fmt.Errorf("the %s has %d characters, and Barbican keeps %d: define it shorter", what, n, maxText)
+			return fmt.Errorf("the %s has %d characters, and Barbican keeps %d: shorten it", what, n, maxText)
 		}
 	}
 	return nil

@@ -20,7 +20,7 @@ const (
 	yes         = "yes"
 )
 
-// attributesOf returns the attributes that hold a whole document.
+// attributesOf returns the attributes that represent a document.
 func attributesOf(d secrets.Document) map[string]string {
 	out := map[string]string{attrApplication: application, attrUUID: d.UUID.String()}
 	if d.UsageType != secrets.UsageNone {
@@ -38,7 +38,7 @@ func attributesOf(d secrets.Document) map[string]string {
 	return out
 }
 
-// documentOf is the way back. Attributes of other programs are passed over.
+// documentOf is the inverse of attributesOf. It ignores attributes of other programs.
 func documentOf(attributes map[string]string) (secrets.Document, error) {
 	d := secrets.Document{
 		UsageType:   secrets.UsageType(attributes[attrUsageType]),
@@ -64,7 +64,7 @@ func documentOf(attributes map[string]string) (secrets.Document, error) {
 	return d, nil
 }
 
-// label is the name that the desktop displays.
+// label returns the name of the item for display.
 func label(d secrets.Document) string {
 	switch {
 	case d.Description != "":

@@ -17,8 +17,8 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// desktop is a D-Bus of its own with a gnome-keyring on it, with all its files in
-// a directory of the test.
+// desktop is a private D-Bus with a gnome-keyring, with all files in a temporary
+// directory.
 type desktop struct {
 	address string
 	dir     string
@@ -27,8 +27,8 @@ type desktop struct {
 	conn    *dbus.Conn
 }
 
-// busConfig is that of a session bus that starts nothing by itself: neither a
-// second keyring nor a program that asks people.
+// busConfig configures a session bus without service activation, so that it starts
+// neither a second keyring nor a program that shows prompts.
 const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN" "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
   <type>session</type>
@@ -44,7 +44,7 @@ const busConfig = `<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Con
 
 const password = "open sesame"
 
-// newDesktop starts one whose keyring is unlocked and empty.
+// newDesktop starts a desktop with an unlocked, empty keyring.
 func newDesktop(t *testing.T) *desktop {
 	t.Helper()
 	must.Have(t, "dbus-daemon", "gnome-keyring-daemon")
@@ -100,11 +100,11 @@ func (d *desktop) start(t *testing.T, stdin *strings.Reader, name string, args .
 func end(cmd *exec.Cmd) {
 	if cmd.ProcessState == nil {
 		_ = cmd.Process.Kill()
-		_ = cmd.Wait() // it was killed
+		_ = cmd.Wait() // reports that it was killed
 	}
 }
 
-// wait waits for what no event tells: the bus itself is not there yet.
+// wait polls until ready returns true: without a bus there are no events to wait for.
 func (d *desktop) wait(t *testing.T, what string, ready func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -127,6 +127,6 @@ func (d *desktop) lock(t *testing.T) {
 	must.OK(t, d.conn.Object("org.freedesktop.secrets", "/org/freedesktop/secrets").
 		Call("org.freedesktop.Secret.Service.Lock", 0, []dbus.ObjectPath{login}).Store(&locked, &prompt))
 	if len(locked) != 1 {
-		t.Fatal("it was not locked")
+		t.Fatal("the keyring was not locked")
 	}
 }

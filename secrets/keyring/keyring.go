@@ -14,27 +14,27 @@ import (
 	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
-// Options say where the service is. Address is needed.
+// Options configure the connection to the service. Address is required.
 type Options struct {
-	// Address is that of the D-Bus on which the service is, in the form of
+	// Address is the address of the service's D-Bus, in the format of
 	// $DBUS_SESSION_BUS_ADDRESS.
 	Address string
-	// Collection is the alias of the collection for new secrets; "" for
-	// "default". "session" is the one in memory.
+	// Collection is the alias of the collection for new secrets; "" means
+	// "default". "session" is in memory.
 	Collection string
-	// Timeout bounds each call, with the time that a person takes to answer
-	// a prompt; 0 for a minute.
+	// Timeout bounds each call, including the time until the user answers a
+	// prompt; 0 means one minute.
 	Timeout time.Duration
 }
 
 // Store is a [secrets.Keeper] on a Secret Service. Make one with [New].
 type Store struct{ options Options }
 
-// inMemory is the collection that is gone after a reboot.
+// inMemory is the collection that is lost at a reboot.
 const inMemory = "session"
 
-// New returns the store of a Secret Service. It is connected to by each call
-// anew.
+// New returns the store of a Secret Service. Each call opens a new
+// connection.
 func New(o Options) *Store {
 	if o.Collection == "" {
 		o.Collection = "default"
@@ -48,7 +48,7 @@ func New(o Options) *Store {
 // String returns "keyring:".
 func (s *Store) String() string { return "keyring:" }
 
-// item is a secret at the service.
+// item is an item of the service with its document.
 type item struct {
 	path     dbus.ObjectPath
 	document secrets.Document
@@ -64,7 +64,7 @@ func (s *Store) with(ctx context.Context, ref secrets.Reference, f func(ctx cont
 		if err != nil {
 			return err
 		}
-		defer func() { _ = conn.Close() }() // all answers have come
+		defer func() { _ = conn.Close() }() // all replies have been received
 		return f(ctx, &service{conn: conn})
 	}))
 }
@@ -99,8 +99,8 @@ func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 	return value, err
 }
 
-// List implements [secrets.Lister]. It asks for what is locked to be unlocked:
-// some services do not tell the attributes of what is not.
+// List implements [secrets.Lister]. It unlocks locked items, if need be by a prompt:
+// some services hide the attributes of locked items.
 func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
 	var documents []secrets.Document
 	err := s.with(ctx, secrets.Reference{}, func(ctx context.Context, svc *service) error {
@@ -113,7 +113,7 @@ func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
 	return documents, err
 }
 
-// Define implements [secrets.Keeper]. The service has no locks: two callers who define the
+// Define implements [secrets.Keeper]. The service has no locks: two callers that define the
 // same usage at the same moment may both succeed.
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
 	return s.with(ctx, d.Reference(), func(ctx context.Context, svc *service) error {
@@ -146,7 +146,7 @@ func (s *Store) Define(ctx context.Context, d secrets.Document) error {
 	})
 }
 
-// create makes an item without value.
+// create creates an item without value.
 func (s *Store) create(ctx context.Context, svc *service, d secrets.Document) error {
 	collection, err := svc.collection(ctx, s.options.Collection)
 	if err != nil {
@@ -166,7 +166,7 @@ func (s *Store) create(ctx context.Context, svc *service, d secrets.Document) er
 		itemName + ".Attributes": dbus.MakeVariant(attributesOf(d)),
 	}
 	var created, prompt dbus.ObjectPath
-	// Replacing, so that to do it again after a time-out makes no second one.
+	// replace=true, so that a retry after a time-out creates no second item.
 	if err := svc.call(ctx, collection, collectionName+".CreateItem", []any{properties, w, true}, &created, &prompt); err != nil {
 		return err
 	}
@@ -222,7 +222,7 @@ func find(ctx context.Context, svc *service, ref secrets.Reference) (item, error
 		want[attrUUID] = ref.UUID.String()
 	} else {
 		if !utf8.ValidString(ref.Usage) {
-			return item{}, secrets.ErrNotFound // the bus has no other strings
+			return item{}, secrets.ErrNotFound // D-Bus strings cannot contain it
 		}
 		want[attrUsageType], want[attrUsage] = string(ref.Type.UsageType()), ref.Usage
 	}
@@ -241,8 +241,8 @@ func find(ctx context.Context, svc *service, ref secrets.Reference) (item, error
 	return items[0], err
 }
 
-// list returns the items with the attributes, and an error for those that make no
-// sense.
+// list returns the items with the attributes. damaged is the error for items with
+// invalid attributes.
 func list(ctx context.Context, svc *service, attributes map[string]string) (items []item, damaged, err error) {
 	paths, err := svc.search(ctx, attributes)
 	if err != nil {

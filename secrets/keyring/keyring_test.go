@@ -89,16 +89,16 @@ func TestOtherToolsMakeItems(t *testing.T) {
 	if documents, err := store.List(t.Context()); err != nil || len(documents) != 2 {
 		t.Errorf("%+v, %v", documents, err)
 	}
-	// And they read ours.
+	// The tool finds luksplug's secret.
 	ours := secrets.Document{UUID: uuid.New()}
 	must.OK(t, store.Define(t.Context(), ours), store.Set(t.Context(), ours.Reference(), secrets.New([]byte("ours"))))
 	if got := d.run(t, "", tool, "lookup", "application", "luksplug", "uuid", ours.UUID.String()); got != "ours" {
 		t.Errorf("secret-tool finds %q", got)
 	}
-	// Two items of one uuid.
+	// Two items with the same uuid.
 	d.run(t, "twice", tool, "store", "--label=vm1", "application", "luksplug", "uuid", id.String(), "more", "x")
 	storetest.Fails(t, store, secrets.Reference{Type: secrets.Passphrase, UUID: id}, secrets.ErrDamaged, "2 items")
-	// One that makes no sense harms no other.
+	// An invalid item does not affect others.
 	d.run(t, "bad", tool, "store", "--label=bad", "application", "luksplug", "uuid", "not-a-uuid")
 	documents, err := store.List(t.Context())
 	if !errors.Is(err, secrets.ErrDamaged) || !strings.Contains(err.Error(), "not-a-uuid") || len(documents) != 4 {
@@ -119,8 +119,8 @@ func (d *desktop) run(t *testing.T, stdin, name string, args ...string) string {
 	return string(out)
 }
 
-// What is locked stays so where nobody can be asked, and the error says how to
-// unlock it; for changes, too.
+// A locked keyring stays locked if no prompt is possible, and the errors of all
+// methods say how to unlock it.
 func TestLocked(t *testing.T) {
 	t.Parallel()
 	d := newDesktop(t)
@@ -139,9 +139,9 @@ func TestLocked(t *testing.T) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	// It is all there when the user logs in again.
+	// After the next login all secrets are available.
 	must.OK(t, d.daemon.Process.Kill())
-	_ = d.daemon.Wait() // it was killed
+	_ = d.daemon.Wait() // reports that it was killed
 	d.startKeyring(t)
 	found, err := store.Lookup(t.Context(), known.Reference())
 	if err != nil || !found.Equal(value) {
@@ -158,12 +158,12 @@ func TestCollections(t *testing.T) {
 	}
 }
 
-// No bus, none configured, and one that accepts and says nothing.
+// No bus configured, a missing bus, and a bus that accepts and never replies.
 func TestBuses(t *testing.T) {
 	t.Parallel()
 	dir := must.Dir(t, "")
 	listener := must.Get(net.Listen("unix", filepath.Join(dir, "s")))(t)
-	t.Cleanup(func() { _ = listener.Close() }) // nobody needs it any more
+	t.Cleanup(func() { _ = listener.Close() }) // the test is over
 	for address, text := range map[string]string{
 		"":                                      "DBUS_SESSION_BUS_ADDRESS",
 		"unix:path=/nonexistent":                "no such file",

@@ -21,8 +21,8 @@ func Open(l *storeuri.Location, _ storeuri.Options) (secrets.Store, error) {
 	return New(Options{Address: sessionBus(), Collection: l.Take("collection"), Timeout: timeout}), nil
 }
 
-// sessionBus returns the address of the user's D-Bus; "" where there is none.
-// D-Bus's own method would start a bus, on which there is no Secret Service.
+// sessionBus returns the address of the user's D-Bus; "" if there is none. It does
+// not autolaunch a bus, which would have no Secret Service.
 func sessionBus() string {
 	if address := os.Getenv("DBUS_SESSION_BUS_ADDRESS"); address != "" {
 		return address

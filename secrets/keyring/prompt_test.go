@@ -14,13 +14,13 @@ import (
 	"github.com/luksplug/luksplug/secrets/keyring"
 )
 
-// asking is a Secret Service with one locked item and somebody at its desktop,
-// which a test cannot have of gnome-keyring.
+// asking is a Secret Service with one locked item and a simulated user who answers
+// its prompt, which gnome-keyring does not allow.
 type asking struct {
 	conn      *dbus.Conn
 	id        string
 	dismissed bool
-	silent    bool // nobody is at the desktop
+	silent    bool // the prompt is not answered
 	asked     chan struct{}
 }
 
@@ -29,17 +29,17 @@ const (
 	askingPrompt = dbus.ObjectPath("/prompt")
 )
 
-// SearchItems is the service's.
+// SearchItems implements the method of the service.
 func (*asking) SearchItems(map[string]string) (unlocked, locked []dbus.ObjectPath, _ *dbus.Error) {
 	return nil, []dbus.ObjectPath{askingItem}, nil
 }
 
-// Unlock is the service's.
+// Unlock implements the method of the service.
 func (*asking) Unlock([]dbus.ObjectPath) (unlocked []dbus.ObjectPath, prompt dbus.ObjectPath, _ *dbus.Error) {
 	return nil, askingPrompt, nil
 }
 
-// Prompt is the prompt's.
+// Prompt implements the method of the prompt.
 func (a *asking) Prompt(string) *dbus.Error {
 	a.asked <- struct{}{}
 	if a.silent {
@@ -51,12 +51,12 @@ func (a *asking) Prompt(string) *dbus.Error {
 	return nil
 }
 
-// Get is the item's properties'.
+// Get implements org.freedesktop.DBus.Properties of the item.
 func (a *asking) Get(string, string) (dbus.Variant, *dbus.Error) {
 	return dbus.MakeVariant(map[string]string{"application": "luksplug", "uuid": a.id}), nil
 }
 
-// newAsking puts one on a bus in the place of gnome-keyring.
+// newAsking exports a on a bus in place of gnome-keyring.
 func newAsking(t *testing.T, a *asking) (_ *asking, address string) {
 	t.Helper()
 	d := newDesktop(t)
@@ -67,7 +67,7 @@ func newAsking(t *testing.T, a *asking) (_ *asking, address string) {
 	must.OK(t, conn.Export(a, "/org/freedesktop/secrets", "org.freedesktop.Secret.Service"),
 		conn.Export(a, askingPrompt, "org.freedesktop.Secret.Prompt"),
 		conn.Export(a, askingItem, "org.freedesktop.DBus.Properties"))
-	// The bus may not have noticed yet that the other one is gone.
+	// The bus may not have noticed yet that gnome-keyring has ended.
 	if reply, err := conn.RequestName("org.freedesktop.secrets", 0); err != nil ||
 		reply != dbus.RequestNameReplyPrimaryOwner && reply != dbus.RequestNameReplyInQueue {
 		t.Fatal(reply, err)

@@ -19,7 +19,7 @@ const (
 	collectionName  = "org.freedesktop.Secret.Collection"
 	itemName        = "org.freedesktop.Secret.Item"
 	promptName      = "org.freedesktop.Secret.Prompt"
-	nothing         = dbus.ObjectPath("/") // where the answer is no object
+	nothing         = dbus.ObjectPath("/") // means no object in a reply
 	howToUnlock     = "unlock the keyring at the desktop, or log in there"
 	propertiesGet   = "org.freedesktop.DBus.Properties.Get"
 	propertiesSet   = "org.freedesktop.DBus.Properties.Set"
@@ -34,7 +34,7 @@ type service struct {
 
 // dial connects to the bus. The connection ends with ctx.
 func dial(ctx context.Context, address string) (*dbus.Conn, error) {
-	connect := func() (*dbus.Conn, error) { return dbus.Connect(address, dbus.WithContext(ctx)) } // the greeting ignores ctx
+	connect := func() (*dbus.Conn, error) { return dbus.Connect(address, dbus.WithContext(ctx)) } // the handshake ignores ctx
 	conn, err := storecall.Await(ctx, connect, func(c *dbus.Conn) { _ = c.Close() })
 	if err != nil {
 		return nil, fmt.Errorf("%w: the session bus: %w", secrets.ErrUnreachable, err)
@@ -44,7 +44,7 @@ func dial(ctx context.Context, address string) (*dbus.Conn, error) {
 
 func (s *service) object(path dbus.ObjectPath) dbus.BusObject { return s.conn.Object(busName, path) }
 
-// call calls a method and stores what it returns.
+// call calls a method and stores its results.
 func (s *service) call(ctx context.Context, path dbus.ObjectPath, method string, args []any, results ...any) error {
 	call := s.object(path).CallWithContext(ctx, method, 0, args...)
 	if call.Err != nil {
@@ -54,12 +54,12 @@ func (s *service) call(ctx context.Context, path dbus.ObjectPath, method string,
 		return nil
 	}
 	if err := call.Store(results...); err != nil {
-		return fmt.Errorf("%w: the service's answer to %s: %w", secrets.ErrUnreachable, method, err)
+		return fmt.Errorf("%w: the service's reply to %s: %w", secrets.ErrUnreachable, method, err)
 	}
 	return nil
 }
 
-// openSession agrees on a key.
+// openSession negotiates the session key.
 func (s *service) openSession(ctx context.Context) error {
 	e, err := newExchange()
 	if err != nil {
@@ -97,7 +97,7 @@ func (s *service) search(ctx context.Context, attributes map[string]string) ([]d
 	return append(unlocked, locked...), nil
 }
 
-// unlock unlocks objects, by a prompt where one is needed.
+// unlock unlocks objects, if need be by a prompt.
 func (s *service) unlock(ctx context.Context, objects []dbus.ObjectPath) error {
 	var unlocked []dbus.ObjectPath
 	var prompt dbus.ObjectPath
@@ -107,7 +107,7 @@ func (s *service) unlock(ctx context.Context, objects []dbus.ObjectPath) error {
 	return s.prompt(ctx, prompt)
 }
 
-// prompt has the service ask, and waits for what comes of it.
+// prompt makes the service show the prompt, and waits for its result.
 func (s *service) prompt(ctx context.Context, prompt dbus.ObjectPath) error {
 	if prompt == nothing || prompt == "" {
 		return nil
@@ -125,7 +125,7 @@ func (s *service) prompt(ctx context.Context, prompt dbus.ObjectPath) error {
 	for {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("%w: nobody has answered its prompt: %s: %w", secrets.ErrLocked, howToUnlock, ctx.Err())
+			return fmt.Errorf("%w: its prompt was not answered: %s: %w", secrets.ErrLocked, howToUnlock, ctx.Err())
 		case signal, open := <-signals:
 			if !open {
 				return fmt.Errorf("%w: the session bus has ended", secrets.ErrUnreachable)
@@ -153,14 +153,14 @@ func (s *service) property(ctx context.Context, path dbus.ObjectPath, iface, nam
 	return nil
 }
 
-// collection returns the collection of that alias, unlocked.
+// collection returns the collection with that alias, unlocked.
 func (s *service) collection(ctx context.Context, alias string) (dbus.ObjectPath, error) {
 	var path dbus.ObjectPath
 	if err := s.call(ctx, servicePath, serviceName+".ReadAlias", []any{alias}, &path); err != nil {
 		return "", err
 	}
 	if path == nothing {
-		return "", fmt.Errorf("%w: it has no collection %s: make one at the desktop", secrets.ErrUnreachable, alias)
+		return "", fmt.Errorf("%w: it has no collection %s: create it at the desktop", secrets.ErrUnreachable, alias)
 	}
 	var locked bool
 	if err := s.property(ctx, path, collectionName, "Locked", &locked); err != nil {
@@ -172,8 +172,8 @@ func (s *service) collection(ctx context.Context, alias string) (dbus.ObjectPath
 	return path, s.unlock(ctx, []dbus.ObjectPath{path})
 }
 
-// answer makes an error of the bus or the service one of the store. The names are
-// those of the specification and of the bus's.
+// answer converts an error of the bus or the service to one of package secrets, by
+// the error names of the Secret Service and D-Bus specifications.
 func answer(err error) error {
 	var e dbus.Error
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
@@ -190,7 +190,7 @@ func answer(err error) error {
 	case "org.freedesktop.DBus.Error.AccessDenied":
 		return fmt.Errorf("%w: %w", secrets.ErrDenied, err)
 	case "org.freedesktop.DBus.Error.ServiceUnknown", "org.freedesktop.DBus.Error.NameHasNoOwner":
-		return fmt.Errorf("%w: nobody offers the Secret Service on the session bus: start gnome-keyring, KWallet or KeePassXC", secrets.ErrUnreachable)
+		return fmt.Errorf("%w: the session bus has no Secret Service: start gnome-keyring, KWallet or KeePassXC", secrets.ErrUnreachable)
 	}
 	return fmt.Errorf("%w: %w", secrets.ErrUnreachable, err)
 }

@@ -16,12 +16,12 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// algorithm is the one for sessions that the specification has besides "plain"
-// (its chapter "Transfer of Secrets").
+// algorithm is the only encrypted session algorithm of the specification (chapter
+// "Transfer of Secrets").
 const algorithm = "dh-ietf1024-sha256-aes128-cbc-pkcs7"
 
-// prime is that of the second Oakley group (RFC 2409 section 6.2); its generator
-// is 2.
+// prime returns the prime of the second Oakley group (RFC 2409 section 6.2), whose
+// generator is 2.
 func prime() *big.Int {
 	p, _ := new(big.Int).SetString("FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74"+
 		"020BBEA63B139B22514A08798E3404DDEF9519B3CD3A431B302B0A6DF25F1437"+
@@ -30,9 +30,9 @@ func prime() *big.Int {
 	return p
 }
 
-const groupLen = 128 // of a number of the group, in bytes
+const groupLen = 128 // length of a number of the group, in bytes
 
-// exchange is our half of the key agreement.
+// exchange is the client's half of the key agreement.
 type exchange struct {
 	private *big.Int
 }
@@ -45,18 +45,18 @@ func newExchange() (*exchange, error) {
 	return &exchange{private}, nil
 }
 
-// public is what the other side gets.
+// public returns the public key for the service.
 func (e *exchange) public() []byte {
 	return new(big.Int).Exp(big.NewInt(2), e.private, prime()).FillBytes(make([]byte, groupLen))
 }
 
-var errExchange = errors.New("the service's part of the key agreement makes no sense")
+var errExchange = errors.New("the service's public key in the key agreement is invalid")
 
-// key returns the key that both sides have then.
+// key returns the shared key.
 func (e *exchange) key(theirs []byte) ([]byte, error) {
 	p := prime()
 	y := new(big.Int).SetBytes(theirs)
-	// 0, 1 and p-1 would make a key that everybody knows.
+	// 0, 1 and p-1 would make a predictable key.
 	if one := big.NewInt(1); y.Cmp(one) <= 0 || y.Cmp(new(big.Int).Sub(p, one)) >= 0 {
 		return nil, errExchange
 	}
@@ -65,7 +65,7 @@ func (e *exchange) key(theirs []byte) ([]byte, error) {
 	return hkdf.Key(sha256.New, shared, nil, "", aes.BlockSize)
 }
 
-// wire is a secret on the bus: the signature (oayays).
+// wire is a secret on the bus, of the signature (oayays).
 type wire struct {
 	Session     dbus.ObjectPath
 	Parameters  []byte // the IV
@@ -73,7 +73,7 @@ type wire struct {
 	ContentType string
 }
 
-// session encrypts values between us and the service.
+// session encrypts values between client and service.
 type session struct {
 	path dbus.ObjectPath
 	key  []byte

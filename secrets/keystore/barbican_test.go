@@ -21,7 +21,7 @@ import (
 func TestBarbican(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewUnstartedServer(&barbicantest.Server{Token: "letmein", Password: "open sesame"})
-	server.Config.ErrorLog = log.New(io.Discard, "", 0) // it says that we do not trust it
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // it logs that the client does not trust it
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	ca := must.File(t, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})))
@@ -34,7 +34,7 @@ func TestBarbican(t *testing.T) {
 	if first.String() != base+"?encoding=to-hex" {
 		t.Error(first)
 	}
-	for _, wrong := range []string{"0", "0g", "FF", "f f"} { // none of them would come back
+	for _, wrong := range []string{"0", "0g", "FF", "f f"} { // encoding would not restore them
 		if err := k.Set(t.Context(), d.Reference(), secrets.New([]byte(wrong))); err == nil || !strings.Contains(err.Error(), "lower case") {
 			t.Errorf("%q: %v", wrong, err)
 		}
@@ -46,7 +46,7 @@ func TestBarbican(t *testing.T) {
 		"?user=u&project=p" + keystone,
 	} {
 		store := open(t, base+parameters+"&ca-file="+ca)
-		// Those of Keystone name no project themselves.
+		// Application credentials imply their project.
 		found, err := store.Lookup(t.Context(), d.Reference())
 		if err != nil || !found.Equal(secrets.New([]byte("\x00\xff"))) || store.String() != base {
 			t.Errorf("%s: %v, error %v", parameters, store, err)

@@ -23,7 +23,7 @@ func (lists) List(context.Context) ([]secrets.Document, error) {
 	return []secrets.Document{{UsageType: secrets.UsageTLS, Usage: "x"}}, nil
 }
 
-// An encoding gives a store no abilities that it does not have.
+// A store with an encoding implements the same interfaces as the store itself.
 func TestEncodedCanWhatTheStoreCan(t *testing.T) {
 	t.Parallel()
 	l := must.Get(storeuri.Parse("test:?encoding=hex"))(t)

@@ -14,8 +14,8 @@ import (
 	"github.com/luksplug/luksplug/secrets/internal/storeuri"
 )
 
-// encoding is a form in which a store holds values. Both functions return memory
-// of their own, which the caller clears. Their errors hold nothing of a value.
+// encoding is a form in which a store holds values. Both functions return newly
+// allocated memory, which the caller clears. Their errors contain no part of a value.
 type encoding struct {
 	name   string
 	decode func(stored []byte) ([]byte, error)
@@ -24,7 +24,7 @@ type encoding struct {
 
 const raw = "raw"
 
-// takeEncoding takes the parameter encoding out; nil for raw.
+// takeEncoding removes the parameter encoding and returns it; nil for raw.
 func takeEncoding(l *storeuri.Location) (*encoding, error) {
 	name, err := l.TakeOne("encoding", raw, "base64", "hex", "utf8", "to-hex")
 	if err != nil {
@@ -46,7 +46,7 @@ func takeEncoding(l *storeuri.Location) (*encoding, error) {
 }
 
 // withoutSpace returns stored without the line breaks and spaces that base64(1)
-// and xxd(1) write: they mean nothing in these encodings.
+// and xxd(1) write. They are insignificant in these encodings.
 func withoutSpace(stored []byte) []byte {
 	out := make([]byte, 0, len(stored))
 	for _, c := range stored {
@@ -84,8 +84,8 @@ func encodeHex(value []byte) ([]byte, error) {
 	return hex.AppendEncode(make([]byte, 0, hex.EncodedLen(len(value))), value), nil
 }
 
-// decodeDigits decodes what encodeHex gives back as it was: no spaces, and no
-// upper case.
+// decodeDigits decodes only values that encodeHex restores exactly: no spaces, and
+// no upper case.
 func decodeDigits(value []byte) ([]byte, error) {
 	out := make([]byte, hex.DecodedLen(len(value)))
 	if _, err := hex.Decode(out, value); err != nil || bytes.ContainsAny(value, "ABCDEF") {
@@ -102,8 +102,8 @@ func checkUTF8(value []byte) ([]byte, error) {
 	return append(make([]byte, 0, len(value)), value...), nil
 }
 
-// encoded returns the store with its values decoded. What the store can do, the
-// result can.
+// encoded returns the store with its values decoded. The result implements the same
+// interfaces as the store.
 func encoded(store secrets.Store, e *encoding) secrets.Store {
 	if e == nil {
 		return store
@@ -135,7 +135,7 @@ func (s encodedStore) Lookup(ctx context.Context, ref secrets.Reference) (*secre
 	defer stored.Wipe()
 	value, err := convert(stored, s.encoding.decode)
 	if err != nil {
-		err = fmt.Errorf("%w: %w: open the store with the ?encoding= that it was filled with", secrets.ErrDamaged, err)
+		err = fmt.Errorf("%w: %w: open the store with the ?encoding= that the value was stored with", secrets.ErrDamaged, err)
 	}
 	return value, storecall.Fail(s, ref, err)
 }

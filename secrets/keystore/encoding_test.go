@@ -22,7 +22,7 @@ func open(t *testing.T, uri string) secrets.Store {
 	return store
 }
 
-// A store with an encoding is as good a store as the one below it.
+// A store with an encoding passes the suite for all stores.
 func TestEncodedStore(t *testing.T) {
 	t.Parallel()
 	for _, encoding := range []string{"base64", "hex"} {
@@ -85,7 +85,7 @@ func TestEncodings(t *testing.T) {
 		if err := found.Use(func(b []byte) error { value = bytes.Clone(b); return nil }); err != nil || string(value) != c.value {
 			t.Errorf("%s of %q: %q, %v", c.encoding, c.stored, value, err)
 		}
-		// And back, canonically.
+		// Storing it again gives the canonical form.
 		must.OK(t, store.(secrets.Keeper).Set(context.Background(), ref, found))
 		again, err := store.Lookup(context.Background(), ref)
 		if err != nil || !again.Equal(found) {

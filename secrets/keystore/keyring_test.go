@@ -15,7 +15,7 @@ func TestKeyring(t *testing.T) {
 	// Not parallel: it changes the environment.
 	dir := must.Dir(t, "")
 	listener := must.Get(net.Listen("unix", filepath.Join(dir, "bus")))(t)
-	t.Cleanup(func() { _ = listener.Close() }) // nobody needs it any more
+	t.Cleanup(func() { _ = listener.Close() }) // the test is over
 	for _, c := range []struct{ address, runtime, text string }{
 		{"", "", "DBUS_SESSION_BUS_ADDRESS is not set"},
 		{"", "/nonexistent", "DBUS_SESSION_BUS_ADDRESS is not set"},

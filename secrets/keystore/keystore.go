@@ -22,8 +22,8 @@ import (
 // and package pkcs11's ErrNotBuilt.
 var ErrInvalidURI = storeuri.ErrInvalid
 
-// UnknownSchemeError is the error of [Open] for a kind of store that does not
-// exist. It holds the scheme only: the rest of a URI may hold a password.
+// UnknownSchemeError is the error of [Open] for an unknown kind of store. It
+// contains only the scheme: the rest of a URI may contain a password.
 type UnknownSchemeError struct {
 	Scheme string
 	Known  []string
@@ -34,16 +34,16 @@ func (e *UnknownSchemeError) Error() string {
 	return fmt.Sprintf("unknown kind of key store %q: known are %s", e.Scheme, strings.Join(e.Known, ", "))
 }
 
-// Options are what stores may need of the program that opens them. With the zero
-// value, no passphrase can be asked for.
+// Options are what stores may need from the program that opens them. With the zero
+// value, a store cannot prompt for a passphrase.
 type Options = storeuri.Options
 
 // kind is one kind of store.
 type kind struct {
-	scheme string // before the first colon of the URI; or up to a "+" at its end
+	scheme string // before the first colon of the URI; a prefix if it ends with "+"
 	syntax string // of the URI, for messages
-	// open makes the store without accessing it. It takes the parameters that it
-	// knows from the location; those that are left are refused.
+	// open returns the store without accessing it. It removes the parameters that
+	// it supports from the location; the caller refuses the remaining ones.
 	open func(l *storeuri.Location, o storeuri.Options) (secrets.Store, error)
 }
 
@@ -55,7 +55,7 @@ func (k kind) has(scheme string) bool {
 	return scheme == k.scheme
 }
 
-// kinds returns every kind of store, in the order in which they are documented.
+// kinds returns all kinds of stores, in the order of the documentation.
 func kinds() []kind {
 	return []kind{
 		{"dir", "dir:PATH", dir.Open},
@@ -73,8 +73,8 @@ func kinds() []kind {
 	}
 }
 
-// Open returns the store that uri names. It does not access the store: whether it
-// can be reached shows at the first look-up. The store is a [secrets.Lister] or
+// Open returns the store that uri names. It does not access the store: an
+// unreachable store fails at the first look-up. The store is a [secrets.Lister] or
 // [secrets.Keeper] if its kind is. The error wraps [ErrInvalidURI], or is an
 // [UnknownSchemeError].
 func Open(uri string, o Options) (secrets.Store, error) {
@@ -102,7 +102,7 @@ func Open(uri string, o Options) (secrets.Store, error) {
 	return nil, &UnknownSchemeError{Scheme: l.Scheme, Known: Syntaxes()}
 }
 
-// Syntaxes returns how the URI of each kind of store is written.
+// Syntaxes returns the URI syntax of each kind of store, for messages.
 func Syntaxes() []string {
 	var out []string
 	for _, k := range kinds() {

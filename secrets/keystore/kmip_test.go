@@ -11,7 +11,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/kmip"
 )
 
-// What the parameters mean, at a server.
+// The parameters are tested with a server.
 func TestKMIPParameters(t *testing.T) {
 	t.Parallel()
 	a := kmiptest.NewAuthority(t)

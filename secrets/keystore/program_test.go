@@ -29,11 +29,11 @@ func TestExec(t *testing.T) {
 
 func TestCredentials(t *testing.T) {
 	// Not parallel: it changes the environment.
-	folder := t.TempDir()
-	t.Setenv("CREDENTIALS_DIRECTORY", folder)
+	dir := t.TempDir()
+	t.Setenv("CREDENTIALS_DIRECTORY", dir)
 	for uri, want := range map[string]error{
 		"credentials:":                    secrets.ErrNotFound,
-		"credentials:" + folder:           secrets.ErrNotFound,
+		"credentials:" + dir:              secrets.ErrNotFound,
 		"credentials:/none?timeout=1s":    secrets.ErrUnreachable,
 		"credentials:/with%20space?":      secrets.ErrUnreachable,
 		"credentials:/x?encoding=base64&": secrets.ErrUnreachable,

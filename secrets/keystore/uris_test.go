@@ -52,7 +52,7 @@ func TestURIs(t *testing.T) {
 	} {
 		store, err := keystore.Open(uri, o)
 		if errors.Is(err, pkcs11.ErrNotBuilt) && !errors.Is(err, keystore.ErrInvalidURI) && store == nil {
-			continue // the name is that of the other build
+			continue // the error is that of the other build
 		}
 		if err != nil || store.String() != want {
 			t.Errorf("%s: %v, %v, want %s", uri, store, err, want)

@@ -20,19 +20,19 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// connection is a connection to the server. It is used by one goroutine.
+// connection is a connection to the server. It is not safe for concurrent use.
 type connection struct {
 	tls     *tls.Conn
 	version kmip.ProtocolVersion
 	stop    func() bool
-	read    [][]byte // answers, which may hold values
+	read    [][]byte // received messages, which may contain values
 }
 
-// maxAnswer bounds an answer, in bytes: a value may be half of it, and the rest is
-// around it.
+// maxAnswer is the largest response in bytes: half of it for the value, and half for
+// the message around it.
 const maxAnswer = 2 * secrets.MaxLen
 
-// dial connects until ctx ends, and agrees on a version of the protocol.
+// dial opens a connection that lasts until ctx ends, and negotiates the protocol version.
 func dial(ctx context.Context, o Options) (*connection, error) {
 	config, err := o.tls()
 	if err != nil {
@@ -42,7 +42,7 @@ func dial(ctx context.Context, o Options) (*connection, error) {
 	conn, err := d.DialContext(ctx, "tcp", o.Address)
 	var operation *net.OpError
 	if o.Certificate == "" && errors.As(err, &operation) && operation.Op == remoteError {
-		return nil, fmt.Errorf("%w: the server wants a client certificate: %w: see cert-file and key-file", secrets.ErrDenied, err)
+		return nil, fmt.Errorf("%w: the server requires a client certificate: %w: see cert-file and key-file", secrets.ErrDenied, err)
 	}
 	if err != nil {
 		return nil, answer(err)
@@ -58,14 +58,14 @@ func dial(ctx context.Context, o Options) (*connection, error) {
 
 func (c *connection) close() {
 	c.stop()
-	_ = c.tls.Close() // all answers have come
+	_ = c.tls.Close() // all responses have been received
 	for _, b := range c.read {
 		clear(b)
 	}
 }
 
-// tls reads the certificates: each time, since they are renewed every now and
-// then.
+// tls returns the TLS configuration. It reads the certificates at each call, since
+// they are renewed from time to time.
 func (o Options) tls() (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: o.ServerName}
 	if o.CA != "" {
@@ -75,7 +75,7 @@ func (o Options) tls() (*tls.Config, error) {
 		}
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%w: there is no certificate in %s: it holds those of certificate authorities, in PEM", secrets.ErrUnreachable, o.CA)
+			return nil, fmt.Errorf("%w: %s contains no certificate: it must contain those of certificate authorities, in PEM", secrets.ErrUnreachable, o.CA)
 		}
 	}
 	if o.Certificate != "" {
@@ -96,8 +96,8 @@ func unreadable(what string, err error) error {
 	return fmt.Errorf("%w: the %s cannot be read: %w", kind, what, err)
 }
 
-// negotiate agrees on the highest version that both know (section 4.26). A server
-// that does not know the question knows version 1.0 only.
+// negotiate selects the highest version that both sides support (section 4.26). A
+// server that does not support Discover Versions supports only version 1.0.
 func (c *connection) negotiate() error {
 	c.version = kmip.V1_1
 	known := []kmip.ProtocolVersion{kmip.V1_4, kmip.V1_3, kmip.V1_2, kmip.V1_1, kmip.V1_0}
@@ -118,10 +118,10 @@ func (c *connection) negotiate() error {
 			}
 		}
 	}
-	return fmt.Errorf("%w: the server knows no version of KMIP between 1.0 and 1.4", secrets.ErrUnreachable)
+	return fmt.Errorf("%w: the server supports no version of KMIP from 1.0 to 1.4", secrets.ErrUnreachable)
 }
 
-// ask sends one request and returns the answer's payload.
+// ask sends one request and returns the payload of the response.
 func ask[R kmip.OperationPayload](c *connection, request kmip.OperationPayload) (R, error) {
 	var none R
 	items, err := c.exchange(request)
@@ -133,19 +133,19 @@ func ask[R kmip.OperationPayload](c *connection, request kmip.OperationPayload) 
 	}
 	got, ok := items[0].payload.(R)
 	if !ok {
-		return none, nonsense("to %s it answers something else", ttlv.EnumStr(request.Operation()))
+		return none, nonsense("unexpected payload in the response to %s", ttlv.EnumStr(request.Operation()))
 	}
 	return got, nil
 }
 
-// reply is the answer to one of several requests.
+// reply is the response to one of several requests.
 type reply struct {
 	payload kmip.OperationPayload
-	err     error // of that one
+	err     error // of that request
 }
 
-// exchange sends requests in one message and returns as many answers. The server
-// goes on where one of them fails.
+// exchange sends requests in one message and returns one reply for each. The server
+// continues after a request that fails.
 func (c *connection) exchange(requests ...kmip.OperationPayload) ([]reply, error) {
 	message := kmip.NewRequestMessage(c.version, requests...)
 	if len(requests) > 1 {
@@ -165,7 +165,7 @@ func (c *connection) exchange(requests ...kmip.OperationPayload) ([]reply, error
 		return nil, refused(&received.BatchItem[0], "request") // the message as a whole
 	}
 	if len(received.BatchItem) != len(requests) {
-		return nil, nonsense("it has %d answers to %d requests", len(received.BatchItem), len(requests))
+		return nil, nonsense("%d responses to %d requests", len(received.BatchItem), len(requests))
 	}
 	replies := make([]reply, len(requests))
 	for i := range received.BatchItem {
@@ -174,7 +174,7 @@ func (c *connection) exchange(requests ...kmip.OperationPayload) ([]reply, error
 		case item.ResultStatus != kmip.ResultStatusSuccess:
 			replies[i].err = refused(item, ttlv.EnumStr(requests[i].Operation()))
 		case item.ResponsePayload == nil:
-			replies[i].err = nonsense("its answer to %s is empty", ttlv.EnumStr(requests[i].Operation()))
+			replies[i].err = nonsense("the response to %s is empty", ttlv.EnumStr(requests[i].Operation()))
 		default:
 			replies[i].payload = item.ResponsePayload
 		}
@@ -192,7 +192,7 @@ func (c *connection) receive() (*kmip.ResponseMessage, error) {
 	}
 	length := binary.BigEndian.Uint32(head[4:])
 	if length > maxAnswer {
-		return nil, nonsense("its answer has %d bytes, more than the %d that are read", length, maxAnswer)
+		return nil, nonsense("a response of %d bytes, more than the limit of %d", length, maxAnswer)
 	}
 	data := append(head, make([]byte, length)...)
 	c.read = append(c.read, data)
@@ -201,17 +201,17 @@ func (c *connection) receive() (*kmip.ResponseMessage, error) {
 	}
 	var message kmip.ResponseMessage
 	if err := ttlv.UnmarshalTTLV(data, &message); err != nil {
-		// Not said: the text may hold a part of the answer.
-		return nil, nonsense("its answer is no KMIP message")
+		// The decoder's error is omitted: it may quote the response.
+		return nil, nonsense("the response is not a KMIP message")
 	}
 	return &message, nil
 }
 
 func nonsense(format string, args ...any) error {
-	return fmt.Errorf("%w: the server makes no sense: %s", secrets.ErrUnreachable, fmt.Sprintf(format, args...))
+	return fmt.Errorf("%w: invalid response of the server: %s", secrets.ErrUnreachable, fmt.Sprintf(format, args...))
 }
 
-// refusal is that the server has refused a request.
+// refusal is the error for a request that the server has refused.
 type refusal struct {
 	operation string
 	reason    kmip.ResultReason
@@ -226,7 +226,7 @@ func (r *refusal) Error() string {
 	return text
 }
 
-// refused makes an error of the store of an answer that is one (section 9.1.3.2.29).
+// refused converts an error response to an error of package secrets (section 9.1.3.2.29).
 func refused(item *kmip.ResponseBatchItem, operation string) error {
 	r := &refusal{operation, item.ResultReason, item.ResultMessage}
 	kind := secrets.ErrUnreachable
@@ -240,26 +240,26 @@ func refused(item *kmip.ResponseBatchItem, operation string) error {
 	return fmt.Errorf("%w: %w", kind, r)
 }
 
-// remoteError is crypto/tls's operation where the other side has sent an alert.
+// remoteError is the operation in crypto/tls's error for an alert from the other side.
 const remoteError = "remote error"
 
-// answer makes an error of the connection one of the store.
+// answer converts an error of the connection to one of package secrets.
 func answer(err error) error {
 	var theirs *tls.CertificateVerificationError
 	var operation *net.OpError
 	switch {
 	case errors.As(err, &theirs):
-		return fmt.Errorf("%w: the server is not to be trusted: %w: see ca-file and server-name", secrets.ErrDenied, err)
+		return fmt.Errorf("%w: the server's certificate is not trusted: %w: see ca-file and server-name", secrets.ErrDenied, err)
 	case errors.As(err, &operation) && operation.Op == remoteError && aboutUs(operation.Err.Error()):
-		return fmt.Errorf("%w: the server does not take our client certificate: %w: see cert-file and key-file", secrets.ErrDenied, err)
+		return fmt.Errorf("%w: the server does not accept our client certificate: %w: see cert-file and key-file", secrets.ErrDenied, err)
 	case errors.Is(err, io.EOF):
 		return fmt.Errorf("%w: the server has closed the connection", secrets.ErrUnreachable)
 	}
 	return fmt.Errorf("%w: %w", secrets.ErrUnreachable, err)
 }
 
-// aboutUs reports whether an alert of TLS (RFC 8446 section 6.2) is about our
-// certificate. Its type is crypto/tls's own, so that the text is all there is.
+// aboutUs reports whether a TLS alert (RFC 8446 section 6.2) concerns our certificate.
+// It checks the text, because crypto/tls does not export the type of an alert.
 func aboutUs(alert string) bool {
 	return strings.Contains(alert, "certificate") || strings.Contains(alert, "access denied")
 }

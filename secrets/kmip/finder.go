@@ -16,17 +16,17 @@ import (
 // ErrInvalidTemplate is wrapped by the errors of [ParseTemplate].
 var ErrInvalidTemplate = errors.New("invalid template")
 
-// Template says how the objects that others have made are found. It is written
-// WHAT:TEXT. WHAT is name, for the attribute Name; id, for the server's unique
-// identifier; or the name of a custom attribute, which begins with "x-" or "y-".
-// In TEXT, {uuid} and {usage} stand for those of the reference, and {type} for its
-// type. Without one of the first two, every reference finds the same object.
+// Template is a query for objects of other programs, in the form WHAT:TEXT. WHAT is
+// name, for the attribute Name; id, for the server's unique identifier; or the name
+// of a custom attribute, which begins with "x-" or "y-". {uuid}, {usage} and {type}
+// in TEXT are replaced by the fields of the reference. Without {uuid} and {usage},
+// all references of one type find the same object.
 type Template struct {
 	what string
 	text storecall.Template
 }
 
-// ParseTemplate reads a template. The error wraps [ErrInvalidTemplate].
+// ParseTemplate parses a template. The error wraps [ErrInvalidTemplate].
 func ParseTemplate(s string) (Template, error) {
 	what, text, found := strings.Cut(s, ":")
 	if !found || text == "" {
@@ -37,20 +37,20 @@ func ParseTemplate(s string) (Template, error) {
 	}
 	t := Template{what, storecall.Template(text)}
 	if !t.text.Valid() {
-		return Template{}, fmt.Errorf("%w: %q: what stands for something is {uuid}, {usage} and {type}", ErrInvalidTemplate, s)
+		return Template{}, fmt.Errorf("%w: %q: the placeholders are {uuid}, {usage} and {type}", ErrInvalidTemplate, s)
 	}
 	return t, nil
 }
 
-// expand returns the text for a reference; false where it asks for what that does
-// not have.
+// expand returns the text for a reference; false if the reference lacks a field that
+// the text needs.
 func (t Template) expand(ref secrets.Reference) (string, bool) {
 	text, ok := t.text.Expand(ref)
 	return text, ok && secrets.IsText(text)
 }
 
-// Finder is a [secrets.Store] of objects that others have made on a KMIP server.
-// Make one with [NewFinder].
+// Finder is a [secrets.Store] of objects that other programs have created on a KMIP
+// server. Make one with [NewFinder].
 type Finder struct {
 	server
 	template Template
@@ -59,8 +59,8 @@ type Finder struct {
 // NewFinder returns the store of the objects that t finds on a server; see [New].
 func NewFinder(o Options, t Template) *Finder { return &Finder{server{o.withTimeout()}, t} }
 
-// Lookup implements [secrets.Store]. Several objects of one name are
-// [secrets.ErrDamaged], except for those that were revoked.
+// Lookup implements [secrets.Store]. If several objects match that are not revoked,
+// the error wraps [secrets.ErrDamaged].
 func (f *Finder) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	var value *secrets.Secret
 	err := f.with(ctx, ref, func(c *connection) error {
@@ -86,7 +86,7 @@ func (f *Finder) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Se
 	return value, err
 }
 
-// one returns the identifier of the one object that has text.
+// one returns the identifier of the only usable object that matches text.
 func (f *Finder) one(c *connection, text string) (string, error) {
 	ids := []string{text}
 	if f.template.what != "id" {
@@ -107,7 +107,7 @@ func (f *Finder) one(c *connection, text string) (string, error) {
 		case err != nil:
 			return "", err
 		case !f.matches(got.Attribute, text):
-			continue // the server has found more than that
+			continue // the server returned an object that does not match
 		case stateOf(got.Attribute) > kmip.StateActive:
 			gone = append(gone, id)
 		default:
@@ -118,7 +118,7 @@ func (f *Finder) one(c *connection, text string) (string, error) {
 	case len(usable) == 1:
 		return usable[0], nil
 	case len(usable) > 1:
-		return "", fmt.Errorf("%w: %d objects of the server have %s %q, so that it is not known which is meant: %s",
+		return "", fmt.Errorf("%w: %d objects of the server have %s %q, which is ambiguous: %s",
 			secrets.ErrDamaged, len(usable), f.template.what, text, strings.Join(usable, ", "))
 	case len(gone) > 0:
 		return "", revoked(gone[0])
@@ -136,7 +136,7 @@ func (f *Finder) attribute(text string) kmip.Attribute {
 	return kmip.Attribute{AttributeName: kmip.AttributeName(f.template.what), AttributeValue: text}
 }
 
-// matches reports whether an object is the one that was asked for.
+// matches reports whether an object with these attributes matches the query.
 func (f *Finder) matches(attributes []kmip.Attribute, text string) bool {
 	if f.template.what == "id" {
 		return true

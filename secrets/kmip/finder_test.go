@@ -36,7 +36,7 @@ func template(t *testing.T, text string) kmip.Template {
 	return out
 }
 
-// The suite, for objects that others have made.
+// The suite, for objects of other programs.
 func TestFinder(t *testing.T) {
 	t.Parallel()
 	storetest.Run(t, func(t *testing.T) storetest.Fixture {
@@ -63,8 +63,8 @@ func TestFinder(t *testing.T) {
 	})
 }
 
-// both is a store that asks one finder for uuids and another for usages. The two
-// have one name.
+// both is a store that queries one finder for uuids and another for usages. Both
+// finders have the same name.
 type both struct{ byUUID, byUsage *kmip.Finder }
 
 func (b both) String() string { return b.byUUID.String() }

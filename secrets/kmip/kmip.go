@@ -16,7 +16,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
-// Style is how the attributes of our objects are written.
+// Style is the form of the attributes of luksplug's objects.
 type Style string
 
 // The styles.
@@ -25,23 +25,23 @@ const (
 	Custom      Style = "custom"      // custom attributes, x-luksplug-...
 )
 
-// Options say where the server is. Address is needed, and so are a certificate
-// and its key for nearly all servers.
+// Options configure the connection to the server. Address is required; nearly all
+// servers require a certificate and its key.
 type Options struct {
 	Address     string        // host:port
-	Certificate string        // file with our certificate, in PEM
+	Certificate string        // file with the client's certificate, in PEM
 	Key         string        // file with its key, in PEM
-	CA          string        // certificates that the server's must be signed by; "" for the system's
-	ServerName  string        // in the server's certificate; "" for the address's host
-	Timeout     time.Duration // for each call; 0 for 10 seconds
-	Style       Style         // of attributes; "" for Application
+	CA          string        // file with the authorities of the server's certificate, in PEM; "" means the system's
+	ServerName  string        // name in the server's certificate; "" means the host of Address
+	Timeout     time.Duration // for each call; 0 means 10 seconds
+	Style       Style         // of attributes; "" means Application
 }
 
 // Store is a [secrets.Keeper] on a KMIP server. Make one with [New].
 type Store struct{ server }
 
-// New returns the store of a server. It is connected to by each call anew, and the
-// files are read then.
+// New returns the store of a server. Each call reads the files and opens a new
+// connection.
 func New(o Options) *Store {
 	if o.Style == "" {
 		o.Style = Application
@@ -57,7 +57,7 @@ func (o Options) withTimeout() Options {
 	return o
 }
 
-// server is what all stores of a server have.
+// server has the fields and methods that Store and Finder share.
 type server struct{ options Options }
 
 // String returns "kmip://" and the address.
@@ -75,10 +75,10 @@ func (s server) with(ctx context.Context, ref secrets.Reference, f func(c *conne
 	}))
 }
 
-// errChanged: an object was destroyed between two requests.
+// errChanged: another client has destroyed an object between two requests.
 var errChanged = errors.New("it has been changed meanwhile")
 
-// steady runs f again if what it reads was changed meanwhile.
+// steady runs f, and again if it returns errChanged.
 func steady(f func() error) error {
 	const attempts = 20
 	for range attempts {
@@ -86,7 +86,7 @@ func steady(f func() error) error {
 			return err
 		}
 	}
-	return fmt.Errorf("%w: the secret changes all the time", secrets.ErrUnreachable)
+	return fmt.Errorf("%w: other clients change the secret faster than it can be read", secrets.ErrUnreachable)
 }
 
 // Lookup implements [secrets.Store].
@@ -121,7 +121,7 @@ func (s *Store) value(c *connection, id uuid.UUID) (*secrets.Secret, error) {
 		return nil, secrets.ErrNoValue
 	}
 	if found[0].revoked() {
-		// Or it was just now replaced.
+		// Another client may have replaced the object.
 		again, _, err := c.locate(s.options.Style, fields...)
 		if err == nil && (len(again) == 0 || again[0].id != found[0].id) {
 			err = errChanged
@@ -147,7 +147,7 @@ func (s *Store) find(c *connection, ref secrets.Reference) (secrets.Document, er
 	by := field{attrUUID, ref.UUID.String()}
 	if ref.UUID == uuid.Nil {
 		if !secrets.IsText(ref.Usage) {
-			return secrets.Document{}, secrets.ErrNotFound // no document has it
+			return secrets.Document{}, secrets.ErrNotFound // no document can have it
 		}
 		by = usageField(ref.Type.UsageType(), ref.Usage)
 	}
@@ -163,8 +163,8 @@ func (s *Store) find(c *connection, ref secrets.Reference) (secrets.Document, er
 	return secrets.Find(documents, ref)
 }
 
-// documents returns the documents with these fields, and an error for those that
-// make no sense.
+// documents returns the documents with these fields. damaged is the error for
+// invalid ones.
 func (s *Store) documents(c *connection, by ...field) (documents []secrets.Document, damaged, err error) {
 	err = steady(func() error {
 		documents, damaged, err = s.readDocuments(c, by)
@@ -204,18 +204,18 @@ func (s *Store) readDocuments(c *connection, by []field) (documents []secrets.Do
 	return documents, damaged, nil
 }
 
-// parse reads the document that an object is.
+// parse returns the document in an object.
 func parse(o object, r reply) (secrets.Document, error) {
 	if r.err != nil {
 		return secrets.Document{}, r.err
 	}
 	got, ok := r.payload.(*payloads.GetResponsePayload)
 	if !ok {
-		return secrets.Document{}, nonsense("to Get it answers something else")
+		return secrets.Document{}, nonsense("unexpected payload in the response to Get")
 	}
 	content, ok := got.Object.(*kmip.OpaqueObject)
 	if !ok {
-		return secrets.Document{}, fmt.Errorf("%w: object %s is no opaque object", secrets.ErrDamaged, o.id)
+		return secrets.Document{}, fmt.Errorf("%w: object %s is not an opaque object", secrets.ErrDamaged, o.id)
 	}
 	return storecall.ParseDocument(content.OpaqueDataValue, o.uuid, "object "+o.id)
 }
@@ -231,7 +231,7 @@ func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
 	return documents, err
 }
 
-// Define implements [secrets.Keeper]. The server has no locks: two callers who define the
+// Define implements [secrets.Keeper]. The server has no locks: two callers that define the
 // same usage at the same moment may both succeed.
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
 	return s.with(ctx, d.Reference(), func(c *connection) error {
@@ -241,7 +241,7 @@ func (s *Store) Define(ctx context.Context, d secrets.Document) error {
 		if d.Ephemeral {
 			return fmt.Errorf("%w: keep it in dir: on a tmpfs", secrets.ErrPersistent)
 		}
-		documents, _, err := s.documents(c) // what is damaged is fixed by being defined again
+		documents, _, err := s.documents(c) // defining a damaged secret again repairs it
 		if err != nil {
 			return err
 		}
@@ -252,7 +252,7 @@ func (s *Store) Define(ctx context.Context, d secrets.Document) error {
 		if d.Usage != "" {
 			more = append(more, usageField(d.UsageType, d.Usage))
 		}
-		const opaqueDocument = 0x80000000 // the standard leaves them all to extensions (section 9.1.3.2.10)
+		const opaqueDocument = 0x80000000 // the standard defines only extensions (section 9.1.3.2.10)
 		return c.register(s.options.Style, kindDocument, d.UUID, &kmip.OpaqueObject{OpaqueDataType: opaqueDocument, OpaqueDataValue: d.XML()}, more...)
 	})
 }
@@ -264,7 +264,7 @@ func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.S
 			if len(b) == 0 {
 				return errors.New("a key server keeps no empty values")
 			}
-			own := bytes.Clone(b) // the library's types are not for memory that goes away
+			own := bytes.Clone(b) // the library's types may outlive the secret's memory
 			defer clear(own)
 			return c.register(s.options.Style, kindValue, d.UUID, &kmip.SecretData{
 				SecretDataType: kmip.SecretDataTypePassword,
@@ -307,7 +307,7 @@ func (s *Store) change(ctx context.Context, ref secrets.Reference, f func(*conne
 	})
 }
 
-// get returns the bytes of an object that holds some.
+// get returns the bytes of an object that is secret data or a symmetric key.
 func (c *connection) get(id string) (*secrets.Secret, error) {
 	got, err := ask[*payloads.GetResponsePayload](c, &payloads.GetRequestPayload{UniqueIdentifier: id})
 	if err != nil {

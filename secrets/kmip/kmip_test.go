@@ -35,7 +35,7 @@ func Example() {
 	// Output: kmip://127.0.0.1:1 true
 }
 
-// options are those of a client of that name.
+// options returns the options of a client with that name.
 func options(t *testing.T, a *kmiptest.Authority, address, client string) kmip.Options {
 	t.Helper()
 	pair := a.Client(t, client)
@@ -66,7 +66,7 @@ func TestStore(t *testing.T) {
 	})
 }
 
-// Objects of the one style are none of the other's.
+// Objects of one style are not found with the other style.
 func TestStyles(t *testing.T) {
 	t.Parallel()
 	a := kmiptest.NewAuthority(t)
@@ -78,7 +78,7 @@ func TestStyles(t *testing.T) {
 	testLife(t, application, custom)
 }
 
-// denyValues makes the server refuse to give values, and only those, to anybody.
+// denyValues makes the server refuse to return values, but not documents.
 func denyValues(server *kmiptest.Server) {
 	denied := map[string]bool{}
 	server.Each(func(id string, o *kmiptest.Object) {
@@ -94,7 +94,7 @@ func denyValues(server *kmiptest.Server) {
 	}
 }
 
-// damage spoils the document of a secret.
+// damage corrupts the document of a secret.
 func damage(server *kmiptest.Server, ref secrets.Reference) {
 	server.Each(func(_ string, o *kmiptest.Object) {
 		if d, ok := o.Object.(*kmipgo.OpaqueObject); ok && strings.Contains(string(d.OpaqueDataValue), ref.UUID.String()) {
@@ -103,9 +103,8 @@ func damage(server *kmiptest.Server, ref secrets.Reference) {
 	})
 }
 
-// The same against a server that shares no code with the client. It needs half a
-// minute for the suite, so that without LUKSPLUG_LONG there is only one secret's
-// life.
+// The suite with a server that shares no code with the client. It takes half a
+// minute, so without LUKSPLUG_LONG only testLife runs.
 func TestPyKMIP(t *testing.T) {
 	t.Parallel()
 	a := kmiptest.NewAuthority(t)
@@ -132,7 +131,7 @@ func TestPyKMIP(t *testing.T) {
 	})
 }
 
-// testLife takes a secret from its definition to its end.
+// testLife defines, sets, reads and removes one secret.
 func testLife(t *testing.T, mine, others kmip.Options) {
 	store := kmip.New(mine)
 	d := secrets.Document{UUID: uuid.New(), Private: true, Description: "käse", UsageType: secrets.UsageVolume, Usage: "/images/ö & 1%"}
@@ -166,7 +165,7 @@ func TestCredentials(t *testing.T) {
 	testCredentials(t, a, kmiptest.NewServer(t, a).Address)
 }
 
-// testCredentials connects with certificates that are not right.
+// testCredentials connects with wrong certificates.
 func testCredentials(t *testing.T, a *kmiptest.Authority, address string) {
 	stranger := kmiptest.NewAuthority(t)
 	good := options(t, a, address, "good")
@@ -179,10 +178,10 @@ func testCredentials(t *testing.T, a *kmiptest.Authority, address string) {
 		"right":         {func(*kmip.Options) {}, secrets.ErrNotFound, ""},
 		"by name":       {func(o *kmip.Options) { o.Address = "localhost:" + port }, secrets.ErrNotFound, ""},
 		"named":         {func(o *kmip.Options) { o.ServerName = "localhost" }, secrets.ErrNotFound, ""},
-		"stranger":      {func(o *kmip.Options) { p := stranger.Client(t, "x"); o.Certificate, o.Key = p.Certificate, p.Key }, secrets.ErrDenied, "does not take our client certificate"},
+		"stranger":      {func(o *kmip.Options) { p := stranger.Client(t, "x"); o.Certificate, o.Key = p.Certificate, p.Key }, secrets.ErrDenied, "does not accept our client certificate"},
 		"no client":     {func(o *kmip.Options) { o.Certificate, o.Key = "", "" }, secrets.ErrDenied, "client certificate"},
-		"other server":  {func(o *kmip.Options) { o.CA = stranger.File }, secrets.ErrDenied, "not to be trusted"},
-		"other name":    {func(o *kmip.Options) { o.ServerName = "elsewhere" }, secrets.ErrDenied, "not to be trusted"},
+		"other server":  {func(o *kmip.Options) { o.CA = stranger.File }, secrets.ErrDenied, "not trusted"},
+		"other name":    {func(o *kmip.Options) { o.ServerName = "elsewhere" }, secrets.ErrDenied, "not trusted"},
 		"missing key":   {func(o *kmip.Options) { o.Key = "/nonexistent" }, secrets.ErrUnreachable, "/nonexistent"},
 		"missing ca":    {func(o *kmip.Options) { o.CA = "/nonexistent" }, secrets.ErrUnreachable, "/nonexistent"},
 		"empty ca":      {func(o *kmip.Options) { o.CA = os.DevNull }, secrets.ErrUnreachable, "no certificate"},
@@ -200,7 +199,7 @@ func testCredentials(t *testing.T, a *kmiptest.Authority, address string) {
 	}
 }
 
-// A value that somebody has revoked is not handed out, and the next one is.
+// A revoked value is not returned, and a new value is.
 func TestRevoked(t *testing.T) {
 	t.Parallel()
 	a := kmiptest.NewAuthority(t)
@@ -223,8 +222,8 @@ func TestRevoked(t *testing.T) {
 	server.Each(func(id string, o *kmiptest.Object) { t.Errorf("%s is left behind: %v", id, o.Attributes) })
 }
 
-// What a writer leaves that does not get to its end: the newer value counts, and
-// the next change clears the older one away.
+// After an interrupted change the newer value takes precedence, and the next change
+// removes the older one.
 func TestTwoGenerations(t *testing.T) {
 	t.Parallel()
 	a := kmiptest.NewAuthority(t)

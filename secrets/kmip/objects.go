@@ -17,7 +17,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// The attributes of our objects, and the kinds of them.
+// The attributes of luksplug's objects, and the kinds of objects.
 const (
 	attrKind       = "luksplug-kind"
 	attrUUID       = "luksplug-uuid"
@@ -31,13 +31,13 @@ const (
 // field is an attribute of an object.
 type field struct{ name, value string }
 
-// usageField is the one for a usage. What is not ASCII is percent-encoded: there
-// are servers that read text byte by byte.
+// usageField returns the field for a usage. Non-ASCII characters are percent-encoded,
+// because some servers decode text byte by byte.
 func usageField(t secrets.UsageType, usage string) field {
 	return field{attrUsage, string(t) + ":" + (&url.URL{Path: usage}).EscapedPath()}
 }
 
-// encode writes fields in the style of the store.
+// encode returns fields as attributes of the style.
 func (s Style) encode(fields ...field) []kmip.Attribute {
 	var out []kmip.Attribute
 	for i, f := range fields {
@@ -54,7 +54,7 @@ func (s Style) encode(fields ...field) []kmip.Attribute {
 	return out
 }
 
-// names are the attributes to ask for.
+// names returns the names of the attributes to request.
 func (s Style) names() []kmip.AttributeName {
 	if s == Custom {
 		return []kmip.AttributeName{"x-" + attrKind, "x-" + attrUUID, "x-" + attrGeneration, "x-" + attrUsage, kmip.AttributeNameState}
@@ -62,16 +62,16 @@ func (s Style) names() []kmip.AttributeName {
 	return []kmip.AttributeName{kmip.AttributeNameApplicationSpecificInformation, kmip.AttributeNameState}
 }
 
-// object is what the server knows of one of our objects.
+// object has the attributes of one of luksplug's objects.
 type object struct {
 	id         string // the server's
 	uuid       uuid.UUID
 	generation uint64
-	state      kmip.State // 0 where objects of this type have none
+	state      kmip.State // 0 for types of objects without state
 	fields     map[string]string
 }
 
-// decode reads what [Style.encode] wrote. Attributes of others are passed over.
+// decode is the inverse of [Style.encode]. It ignores other attributes.
 func decode(id string, attributes []kmip.Attribute) (object, error) {
 	o := object{id: id, fields: map[string]string{}}
 	for _, a := range attributes {
@@ -92,13 +92,13 @@ func decode(id string, attributes []kmip.Attribute) (object, error) {
 		return o, fmt.Errorf("%w: object %s: attribute %s: %s", secrets.ErrDamaged, id, attrUUID, err.Error())
 	}
 	if o.generation, err = strconv.ParseUint(o.fields[attrGeneration], 10, 63); err != nil {
-		return o, fmt.Errorf("%w: object %s (uuid %s): attribute %s is no number", secrets.ErrDamaged, id, o.uuid, attrGeneration)
+		return o, fmt.Errorf("%w: object %s (uuid %s): attribute %s is not a number", secrets.ErrDamaged, id, o.uuid, attrGeneration)
 	}
 	return o, nil
 }
 
-// textOf returns the value of an attribute that is text. Those whose names the
-// library does not know come as they are on the wire.
+// textOf returns the value of a text attribute. The library does not decode the
+// values of attributes with unknown names.
 func textOf(value any) (string, bool) {
 	if v, ok := value.(ttlv.Value); ok {
 		value = v.Value
@@ -117,11 +117,11 @@ func cutX(name kmip.AttributeName) (string, bool) {
 // revoked reports whether the object was revoked.
 func (o object) revoked() bool { return o.state > kmip.StateActive }
 
-// perMessage is how many requests go into one message.
+// perMessage is the largest number of requests in one message.
 const perMessage = 32
 
-// locate returns our objects that have all of the fields, the one that counts
-// first for each uuid; and an error for those that make no sense.
+// locate returns luksplug's objects that have all the fields, for each uuid the
+// valid one first. damaged is the error for invalid objects.
 func (c *connection) locate(style Style, want ...field) (found []object, damaged, err error) {
 	located, err := ask[*payloads.LocateResponsePayload](c, &payloads.LocateRequestPayload{Attribute: style.encode(want...)})
 	if err != nil {
@@ -141,7 +141,7 @@ func (c *connection) locate(style Style, want ...field) (found []object, damaged
 			switch {
 			case errors.Is(err, secrets.ErrDamaged):
 				damaged = errors.Join(damaged, err)
-			case errors.Is(err, secrets.ErrNotFound): // destroyed meanwhile
+			case errors.Is(err, secrets.ErrNotFound): // another client has destroyed it
 			case err != nil:
 				return nil, nil, err
 			case o.has(want): // or the server has found more than that
@@ -161,7 +161,7 @@ func attributesOf(id string, r reply) (object, error) {
 	}
 	p, ok := r.payload.(*payloads.GetAttributesResponsePayload)
 	if !ok {
-		return object{}, nonsense("to Get Attributes it answers something else")
+		return object{}, nonsense("unexpected payload in the response to Get Attributes")
 	}
 	return decode(id, p.Attribute)
 }
@@ -175,13 +175,13 @@ func (o object) has(want []field) bool {
 	return true
 }
 
-// newest returns the first of each uuid.
+// newest returns the first object of each uuid.
 func newest(objects []object) []object {
 	return slices.CompactFunc(slices.Clone(objects), func(a, b object) bool { return a.uuid == b.uuid })
 }
 
-// register makes the next generation of an object and destroys the older ones. Two concurrent calls both succeed, and
-// all clients agree on which of the two counts.
+// register creates the next generation of an object and destroys the older ones. Two concurrent calls both succeed, and
+// all clients agree on which of the two takes precedence.
 func (c *connection) register(style Style, kind string, id uuid.UUID, content kmip.Object, more ...field) error {
 	fields := []field{{attrKind, kind}, {attrUUID, id.String()}}
 	there, _, err := c.locate(style, fields...)
@@ -193,8 +193,8 @@ func (c *connection) register(style Style, kind string, id uuid.UUID, content km
 		generation += there[0].generation
 	}
 	fields = append(append(fields, field{attrGeneration, strconv.FormatUint(generation, 10)}), more...)
-	// Random, because two may make the same generation at once, and a name is of
-	// one object only.
+	// Random, because two clients may create the same generation at once, and names
+	// are unique.
 	name := fmt.Sprintf("luksplug %s %s %d %s", kind, id, generation, rand.Text())
 	attributes := append(style.encode(fields...), kmip.Attribute{
 		AttributeName: kmip.AttributeNameName, AttributeValue: kmip.Name{NameValue: name, NameType: kmip.NameTypeUninterpretedTextString},
@@ -219,7 +219,7 @@ func (c *connection) register(style Style, kind string, id uuid.UUID, content km
 	case len(there) == 0: // the secret has been removed
 		return nil
 	case inactive != nil && there[0].id == made.UniqueIdentifier:
-		return inactive // otherwise it has been set again, and ours was revoked
+		return inactive // otherwise another client has set it again and revoked ours
 	}
 	return c.destroy(style, there[1:], kmip.RevocationReasonCodeSuperseded)
 }
@@ -234,8 +234,8 @@ func (c *connection) destroy(style Style, objects []object, reason kmip.Revocati
 	return nil
 }
 
-// destroyOne destroys an object. An active one has to be revoked before (section
-// 4.21); where another client does either meanwhile, that is as good.
+// destroyOne destroys an object. An active object must be revoked first (section
+// 4.21). It is not an error if another client does either concurrently.
 func (c *connection) destroyOne(style Style, o object, reason kmip.RevocationReasonCode) error {
 	for {
 		if o.state == kmip.StateActive {
@@ -257,14 +257,14 @@ func (c *connection) destroyOne(style Style, o object, reason kmip.RevocationRea
 			return nil
 		case stateErr != nil:
 			return stateErr
-		case now <= o.state: // states go one way only, so that this ends
+		case now <= o.state: // states only increase, so the loop ends
 			return err
 		}
 		o.state = now
 	}
 }
 
-// stateOf returns the state of one of our objects.
+// stateOf returns the state of one of luksplug's objects.
 func (c *connection) stateOf(style Style, id string) (kmip.State, error) {
 	got, err := ask[*payloads.GetAttributesResponsePayload](c, &payloads.GetAttributesRequestPayload{UniqueIdentifier: id, AttributeName: style.names()})
 	if err != nil {

@@ -28,7 +28,7 @@ func Open(l *storeuri.Location, _ storeuri.Options) (secrets.Store, error) {
 		ServerName: l.Take("server-name"), Timeout: timeout, Style: Style(style),
 	}
 	if (o.Certificate == "") != (o.Key == "") {
-		return nil, fmt.Errorf("%w: of kind kmip: cert-file and key-file are given together", storeuri.ErrInvalid)
+		return nil, fmt.Errorf("%w: of kind kmip: cert-file and key-file must be given together", storeuri.ErrInvalid)
 	}
 	text := l.Take("find")
 	if text == "" {

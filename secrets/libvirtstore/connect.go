@@ -14,8 +14,8 @@ import (
 // ErrInvalidURI is wrapped by the errors of [New].
 var ErrInvalidURI = errors.New("invalid libvirt URI")
 
-// parse reads the URI. What libvirt has and package libvirtconn has not is as
-// invalid here as everything else.
+// parse parses the URI. URIs that libvirt supports and package libvirtconn does not
+// are invalid too.
 func parse(uri *url.URL) (*libvirtconn.URI, error) {
 	u, err := libvirtconn.Parse(uri.String())
 	if err != nil {
@@ -27,7 +27,7 @@ func parse(uri *url.URL) (*libvirtconn.URI, error) {
 	return u, nil
 }
 
-// answer makes an error of libvirt or of the connection to it one of the store.
+// answer converts an error of libvirt or of the connection to one of package secrets.
 func answer(err error) error {
 	var from libvirt.Error
 	if !errors.As(err, &from) {

@@ -23,8 +23,8 @@ type Store struct {
 }
 
 // New returns the store of the libvirt that uri names, such as qemu:///system
-// (https://libvirt.org/uri.html). timeout bounds each call; 0 is 10 seconds.
-// libvirt is connected to by each call anew. The error wraps [ErrInvalidURI].
+// (https://libvirt.org/uri.html). timeout bounds each call; 0 means 10 seconds.
+// Each call opens a new connection. The error wraps [ErrInvalidURI].
 func New(uri *url.URL, timeout time.Duration) (*Store, error) {
 	u, err := parse(uri)
 	if err != nil {
@@ -75,7 +75,7 @@ func (s *Store) with(ctx context.Context, f func(ctx context.Context, l *libvirt
 	})
 }
 
-// within calls f, a method of go-libvirt, which takes no context.
+// within calls f, a method of go-libvirt without context, and returns when ctx ends.
 func within[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	return storecall.Await(ctx, f, nil)
 }
@@ -101,16 +101,16 @@ func lookup(ctx context.Context, l *libvirt.Libvirt, ref secrets.Reference) (*se
 	case errors.As(err, &from) && from.Code == uint32(libvirt.ErrNoSecret):
 		return nil, fmt.Errorf("%w: virsh secret-set-value sets it", secrets.ErrNoValue)
 	case errors.As(err, &from) && from.Code == uint32(libvirt.ErrInvalidSecret):
-		return nil, private() // made so since we looked
+		return nil, private() // made private since its document was read
 	case err != nil:
 		return nil, answer(err)
 	}
 	return secrets.New(value), nil
 }
 
-// private is the error for a secret whose value libvirt gives to no client.
+// private returns the error for a secret whose value libvirt returns to no client.
 func private() error {
-	return fmt.Errorf("%w: libvirt keeps it for its own attach-device and gives it to no client, not even to root: "+
+	return fmt.Errorf("%w: libvirt uses it for its own attach-device and returns it to no client, not even to root: "+
 		"set the same passphrase in another key store (luksplug secret set-value), or define the secret again with private='no'", secrets.ErrPrivate)
 }
 
@@ -127,7 +127,7 @@ func find(ctx context.Context, l *libvirt.Libvirt, ref secrets.Reference) (libvi
 	return handle, nil
 }
 
-// usageType returns libvirt's number of the usage type that t refers to.
+// usageType returns libvirt's number for the usage type of references of type t.
 func usageType(t secrets.Type) libvirt.SecretUsageType {
 	switch t.UsageType() {
 	case secrets.UsageVolume:
@@ -146,7 +146,7 @@ func usageType(t secrets.Type) libvirt.SecretUsageType {
 
 func list(ctx context.Context, l *libvirt.Libvirt) ([]secrets.Document, error) {
 	handles, err := within(ctx, func() ([]libvirt.Secret, error) {
-		handles, _, err := l.ConnectListAllSecrets(1, 0) // 1: not only how many there are
+		handles, _, err := l.ConnectListAllSecrets(1, 0) // 1 requests the handles, not only their number
 		return handles, err
 	})
 	if err != nil {
@@ -161,7 +161,7 @@ func list(ctx context.Context, l *libvirt.Libvirt) ([]secrets.Document, error) {
 			documents = append(documents, d)
 		case errors.Is(err, secrets.ErrDamaged), errors.Is(err, secrets.ErrDenied):
 			failed = append(failed, fmt.Errorf("secret with uuid %s: %w", uuid.UUID(handle.UUID), err))
-		case !errors.Is(err, secrets.ErrNotFound): // undefined meanwhile
+		case !errors.Is(err, secrets.ErrNotFound): // undefined since it was listed
 			return nil, err
 		}
 	}

@@ -1,6 +1,6 @@
 package libvirtstore_test
 
-// What needs a libvirtd is tested in integration/keystore_libvirt_test.go.
+// Tests that need a libvirtd are in integration/keystore_libvirt_test.go.
 
 import (
 	"context"
@@ -49,11 +49,11 @@ func TestURIs(t *testing.T) {
 	}
 }
 
-// Somebody who accepts and says nothing, and nobody at all.
+// A server that accepts and never replies, and a missing server.
 func TestHangingAndRefused(t *testing.T) {
 	t.Parallel()
-	folder := must.Dir(t, "")
-	path := filepath.Join(folder, "s")
+	dir := must.Dir(t, "")
+	path := filepath.Join(dir, "s")
 	listener := must.Get(net.Listen("unix", path))(t)
 	gone := make(chan struct{})
 	go func() {

@@ -10,8 +10,8 @@ import (
 	"github.com/luksplug/luksplug/secrets/internal/storeuri"
 )
 
-// libvirtParameters are those of libvirt's own URIs that mean something to package
-// libvirtconn.
+// libvirtParameters returns the parameters of libvirt's own URIs that package
+// libvirtconn supports.
 func libvirtParameters() []string {
 	return []string{"socket", "mode", "name", "keyfile", "command", "proxy", "netcat", "no_tty", "no_verify", "no_sanity", "pkipath"}
 }
@@ -21,12 +21,12 @@ func Open(l *storeuri.Location, _ storeuri.Options) (secrets.Store, error) {
 	uri := &url.URL{Scheme: "qemu", Path: "/system"}
 	if rest, other := strings.CutPrefix(l.Scheme, "libvirt+"); other {
 		var err error
-		// The error would say the whole URI.
+		// The error of url.Parse would quote the whole URI.
 		if uri, err = url.Parse(rest + ":" + l.Rest); err != nil {
-			return nil, fmt.Errorf("%w: what follows libvirt+ is libvirt's URI, like libvirt+qemu:///system", storeuri.ErrInvalid)
+			return nil, fmt.Errorf("%w: libvirt+ must be followed by libvirt's URI, like libvirt+qemu:///system", storeuri.ErrInvalid)
 		}
 	} else if l.Rest != "" {
-		return nil, fmt.Errorf("%w: libvirt: is followed by nothing: write libvirt+URI for another libvirt", storeuri.ErrInvalid)
+		return nil, fmt.Errorf("%w: libvirt: may be followed only by parameters: write libvirt+URI for another libvirt", storeuri.ErrInvalid)
 	}
 	query := url.Values{}
 	for _, name := range libvirtParameters() {
@@ -34,7 +34,7 @@ func Open(l *storeuri.Location, _ storeuri.Options) (secrets.Store, error) {
 			query.Set(name, value)
 		}
 	}
-	uri.RawQuery = strings.ReplaceAll(query.Encode(), "%2F", "/") // which needs no encoding there
+	uri.RawQuery = strings.ReplaceAll(query.Encode(), "%2F", "/") // a query may contain / unencoded
 	const enough = 10 * time.Second
 	timeout, err := l.TakeDuration("timeout", enough)
 	if err != nil {

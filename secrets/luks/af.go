@@ -8,11 +8,11 @@ import (
 )
 
 // The anti-forensic splitter (LUKS On-Disk Format Specification 1.2.3, section
-// 2.4) blows a key up to [Stripes] times its length so that the loss of any part
-// of that loses the key: a disk that remaps one sector cannot keep an old key
-// slot alive.
+// 2.4) expands a key to [Stripes] times its length so that losing any part of the
+// result loses the key: a disk that remaps one sector cannot preserve an old key
+// slot.
 
-// merge returns the key that material, stripe after stripe, was split from. The
+// merge returns the key from which material, a sequence of stripes, was split. The
 // caller wipes both.
 func (a hashAlgorithm) merge(material []byte, keyBytes int) []byte {
 	d := newDiffuser(a)
@@ -33,7 +33,7 @@ func (a hashAlgorithm) split(material, key []byte) {
 	d := newDiffuser(a)
 	defer d.wipe()
 	last := material[(Stripes-1)*len(key):][:len(key)]
-	_, _ = rand.Read(material[:len(material)-len(last)]) // ends the program rather than fail
+	_, _ = rand.Read(material[:len(material)-len(last)]) // never returns an error: it crashes the program instead
 	clear(last)
 	for i := range Stripes - 1 {
 		subtle.XORBytes(last, last, material[i*len(key):][:len(key)])
@@ -45,7 +45,7 @@ func (a hashAlgorithm) split(material, key []byte) {
 // diffuser makes each byte of a stripe depend on many others.
 type diffuser struct {
 	hash  hash.Hash
-	block []byte // a number and then a part of the stripe
+	block []byte // a number followed by a part of the stripe
 	sum   []byte
 }
 
@@ -54,8 +54,8 @@ func newDiffuser(a hashAlgorithm) *diffuser {
 	return &diffuser{hash: h, block: make([]byte, 4+h.Size()), sum: make([]byte, 0, h.Size())}
 }
 
-// diffuse replaces each part of the stripe that has the length of the hash, and
-// the rest that may be left, by the hash of its number and itself.
+// diffuse replaces each part of the stripe, of the length of the hash or the shorter
+// remainder, by the hash of its number and itself.
 func (d *diffuser) diffuse(stripe []byte) {
 	for i := uint32(0); len(stripe) > 0; i++ {
 		n := min(d.hash.Size(), len(stripe))

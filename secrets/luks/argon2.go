@@ -12,9 +12,9 @@ import (
 // argon2Key derives n bytes from the passphrase. The caller wipes them.
 //
 // x/crypto's implementation cannot be interrupted. When ctx ends, argon2Key
-// returns at once; the derivation runs on to its end in its own goroutine, and
-// what it returns is wiped there. The passphrase is in use for as long: wiping it
-// meanwhile is allowed and takes effect at the end.
+// returns at once; the derivation continues in its own goroutine, which wipes the
+// result. The passphrase is in use until then: wiping it earlier is allowed and
+// takes effect at the end.
 func argon2Key(ctx context.Context, k kdf, passphrase *secrets.Secret, n int) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -34,9 +34,9 @@ func argon2Key(ctx context.Context, k kdf, passphrase *secrets.Secret, n int) ([
 			r.key = derive(value, k.salt, k.time, k.memory, uint8(k.lanes), uint32(n))
 			return nil
 		})
-		// The derived key can be computed from what is left in the working
-		// memory, which x/crypto does not wipe: give it back to the system,
-		// which does. It is up to 1 GiB, too much to keep anyway.
+		// The derived key can be computed from the working memory, which
+		// x/crypto does not wipe. Returning it to the system, which zeroes it,
+		// also frees up to 1 GiB.
 		debug.FreeOSMemory()
 		select {
 		case done <- r:

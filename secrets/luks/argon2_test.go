@@ -17,7 +17,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// cancelsWhenWaitedFor is a context that ends as soon as somebody waits for that.
+// cancelsWhenWaitedFor is a context that ends as soon as its Done is called.
 type cancelsWhenWaitedFor struct {
 	context.Context
 	cancel context.CancelFunc
@@ -28,7 +28,7 @@ func (c cancelsWhenWaitedFor) Done() <-chan struct{} {
 	return c.Context.Done()
 }
 
-// A derivation that has begun is left behind at once, and cleans up by itself.
+// argon2Key returns at once when cancelled, and the derivation cleans up by itself.
 func TestCancelArgon2(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -50,11 +50,11 @@ func TestCancelArgon2(t *testing.T) {
 		t.Fatal(err)
 	}
 	if whole := time.Since(start); left > whole/4 {
-		t.Errorf("it took %v to leave what takes %v", left, whole)
+		t.Errorf("cancelling took %v of a derivation of %v", left, whole)
 	}
 }
 
-// long skips a test that takes long or much memory.
+// long skips a test that needs much time or memory unless LUKSPLUG_LONG is set.
 func long(t *testing.T, why string) {
 	t.Helper()
 	if os.Getenv("LUKSPLUG_LONG") == "" {
@@ -62,16 +62,16 @@ func long(t *testing.T, why string) {
 	}
 }
 
-// held returns how much memory, in bytes, the heap has from the system. It is not
-// what the system counts: the race detector keeps twice as much for itself. The
-// test is not parallel: nobody else has anything to do with it.
+// held returns the memory, in bytes, that the heap has from the system. The system's
+// own count is no use: the race detector adds twice as much. The test is not
+// parallel, so that no other test changes the heap.
 func held() int64 {
 	var stats runtime.MemStats
 	runtime.ReadMemStats(&stats)
 	return int64(stats.HeapSys - stats.HeapReleased)
 }
 
-// until waits for a change in memory, which nobody announces.
+// until polls until happened returns true for the heap's memory.
 func until(t *testing.T, what string, happened func(memory int64) bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
@@ -81,13 +81,13 @@ func until(t *testing.T, what string, happened func(memory int64) bool) {
 		select {
 		case <-tick.C:
 		case <-end:
-			t.Fatalf("it never happens that %s: the process has %d MiB", what, held()>>20)
+			t.Fatalf("timed out waiting until %s: the process has %d MiB", what, held()>>20)
 		}
 	}
 }
 
-// The most memory that cryptsetup takes: it is given back, after a key as well as
-// after half of the work.
+// The largest memory that cryptsetup chooses is freed after a derivation, and after
+// a cancelled one.
 func TestArgon2WithOneGiB(t *testing.T) {
 	long(t, "Argon2 with 1 GiB of memory")
 	must.Have(t, "cryptsetup")
@@ -110,7 +110,7 @@ func TestArgon2WithOneGiB(t *testing.T) {
 	defer func() { _ = f.Close() }() // only read
 	h := must.Get(ReadHeader(f))(t)
 	if memory := h.LUKS2.KeySlots[0].KDF.Memory; memory != gib>>10 {
-		t.Fatalf("cryptsetup takes %d KiB", memory)
+		t.Fatalf("cryptsetup uses %d KiB", memory)
 	}
 
 	runtime.GC()
@@ -131,7 +131,7 @@ func TestArgon2WithOneGiB(t *testing.T) {
 		t.Errorf("%d MiB before, %d MiB after", before>>20, after>>20)
 	}
 
-	// In the middle of it: it has the memory that it goes over.
+	// Cancel in the middle, once the memory is allocated.
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	ended := make(chan error, 1)
@@ -148,8 +148,8 @@ func TestArgon2WithOneGiB(t *testing.T) {
 		t.Error(err)
 	}
 	if left > took/20 {
-		t.Errorf("it took %v to leave what takes %v", left, took)
+		t.Errorf("cancelling took %v of a derivation of %v", left, took)
 	}
 	until(t, "memory is given back", func(memory int64) bool { return memory < before+gib/16 })
-	t.Logf("%v to unlock, %v to leave that", took, left)
+	t.Logf("%v to unlock, %v to cancel that", took, left)
 }

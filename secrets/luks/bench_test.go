@@ -8,8 +8,8 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// One key slot of a default-made LUKS1 header: 64 bytes by PBKDF2 with a million
-// iterations, which are two blocks, one for each of two cores.
+// One key slot of a LUKS1 header like cryptsetup's default: 64 bytes by PBKDF2 with
+// a million iterations, which are two blocks, one for each of two cores.
 func BenchmarkUnlock(b *testing.B) {
 	meta := changed(set("keyslots.0.kdf", "iterations", 1_000_000), set("digests.0", "keyslots", []any{"0"}))
 	h := must.Get(luks.ReadHeader(bytes.NewReader(assemble(meta))))(b)

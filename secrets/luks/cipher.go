@@ -9,25 +9,25 @@ import (
 	"slices"
 	"strings"
 
-	"golang.org/x/crypto/twofish" //nolint:staticcheck // old, but volumes were made with it
+	"golang.org/x/crypto/twofish" //nolint:staticcheck // old, but existing volumes use it
 	"golang.org/x/crypto/xts"
 )
 
-// encryption is how sectors are encrypted, in the three words of "aes-xts-plain64":
-// the way in which LUKS headers and dm-crypt name it.
+// encryption is the encryption of sectors, in the three parts of "aes-xts-plain64",
+// the notation of LUKS headers and dm-crypt.
 type encryption struct {
 	cipher string // "aes", "twofish"
 	mode   string // "xts", "cbc"
 	iv     string // "plain", "plain64", "essiv:sha256"
 }
 
-// The encryptions that QEMU's driver opens and that were compared with an
+// The encryptions that QEMU's driver supports and that were compared with an
 // independent implementation, bit by bit, for volume keys of these lengths. QEMU
-// opens more (serpent, cast5, aes-ctr, xts with essiv): without the comparison they
-// stay out.
+// supports more (serpent, cast5, aes-ctr, xts with essiv), which are excluded for lack
+// of the comparison.
 //
-// A cbc key of 192 bits is left out because QEMU aborts, and its guest with it:
-// 4000 stripes of 24 bytes are no whole number of sectors (do_qcrypto_block_cipher_encdec).
+// A cbc key of 192 bits is excluded because QEMU aborts, and its guest with it: 4000
+// stripes of 24 bytes are not a whole number of sectors (do_qcrypto_block_cipher_encdec).
 var modes = map[string]struct {
 	ivs      []string
 	keyBytes []int
@@ -36,8 +36,8 @@ var modes = map[string]struct {
 	"cbc": {[]string{"plain", "plain64", "essiv:sha256"}, []int{16, 32}},
 }
 
-// parseEncryption splits the name of an encryption and refuses all but the allowed
-// ones.
+// parseEncryption parses the name of an encryption. The error wraps [ErrUnsupported]
+// if it is not in modes.
 func parseEncryption(name string) (encryption, error) {
 	algorithm, rest, _ := strings.Cut(name, "-")
 	mode, iv, _ := strings.Cut(rest, "-")
@@ -57,7 +57,7 @@ func parseEncryption(name string) (encryption, error) {
 
 func (e encryption) String() string { return e.cipher + "-" + e.mode + "-" + e.iv }
 
-// checkKey refuses key lengths that the encryption is not supported with.
+// checkKey returns an error for key lengths that are not supported with the encryption.
 func (e encryption) checkKey(bytes int) error {
 	if !slices.Contains(modes[e.mode].keyBytes, bytes) {
 		return fmt.Errorf("%w: %s with a key of %d bits", ErrUnsupported, e, bytes*8)
@@ -76,18 +76,18 @@ func (e encryption) newBlock(key []byte) (cipher.Block, error) {
 	}
 }
 
-// sectorCipher encrypts and decrypts sectors in place. They are counted from 0 at
-// the beginning of the bytes given: key material is encrypted that way. It is not
-// for concurrent use.
+// sectorCipher encrypts and decrypts sectors in place, as key material is encrypted:
+// sectors are counted from 0 at the beginning of the given bytes. It is not safe for
+// concurrent use.
 type sectorCipher struct {
-	blocks []cipher.Block // all that hold keys
+	blocks []cipher.Block // all block ciphers, for wipe
 	xts    *xts.Cipher    // nil for cbc
 	essiv  cipher.Block   // nil for plain and plain64
 	iv     [aes.BlockSize]byte
 }
 
-// newSectorCipher expects a key length that checkKey has allowed. The caller wipes
-// the cipher.
+// newSectorCipher returns the cipher for a key whose length checkKey has allowed.
+// The caller wipes the cipher.
 func (e encryption) newSectorCipher(key []byte) (*sectorCipher, error) {
 	c := &sectorCipher{}
 	keep := func(key []byte) (cipher.Block, error) {
@@ -119,7 +119,7 @@ func (e encryption) newSectorCipher(key []byte) (*sectorCipher, error) {
 	return c, nil
 }
 
-// wipe clears the expanded keys. The cipher cannot be used any more.
+// wipe clears the expanded keys. The cipher cannot be used afterwards.
 func (c *sectorCipher) wipe() {
 	for _, block := range c.blocks {
 		zero(block)
@@ -127,7 +127,7 @@ func (c *sectorCipher) wipe() {
 	clear(c.iv[:])
 }
 
-// encrypt expects whole sectors.
+// encrypt encrypts whole sectors.
 func (c *sectorCipher) encrypt(b []byte) {
 	for n := uint64(0); len(b) > 0; n++ {
 		c.encryptSector(b[:SectorSize], n)
@@ -135,7 +135,7 @@ func (c *sectorCipher) encrypt(b []byte) {
 	}
 }
 
-// decrypt expects whole sectors.
+// decrypt decrypts whole sectors.
 func (c *sectorCipher) decrypt(b []byte) {
 	for n := uint64(0); len(b) > 0; n++ {
 		c.decryptSector(b[:SectorSize], n)
@@ -148,8 +148,8 @@ func (c *sectorCipher) encryptSector(b []byte, n uint64) {
 		c.xts.Encrypt(b, b, n)
 		return
 	}
-	// Cipher block chaining by hand: cipher.NewCBCEncrypter copies the key
-	// into objects of its own, one for each sector, where wipe cannot reach.
+	// cipher.NewCBCEncrypter is not used: it copies the key into an object for
+	// each sector, which wipe cannot reach.
 	previous := c.vector(n)
 	for ; len(b) > 0; b = b[aes.BlockSize:] {
 		block := b[:aes.BlockSize]
@@ -166,7 +166,7 @@ func (c *sectorCipher) decryptSector(b []byte, n uint64) {
 		c.xts.Decrypt(b, b, n)
 		return
 	}
-	// From the end: each block needs the one before it as it was.
+	// From the end: each block needs the ciphertext of the previous block.
 	for at := len(b) - aes.BlockSize; at >= 0; at -= aes.BlockSize {
 		block, previous := b[at:at+aes.BlockSize], c.vector(n)
 		if at > 0 {
@@ -179,8 +179,8 @@ func (c *sectorCipher) decryptSector(b []byte, n uint64) {
 	}
 }
 
-// vector returns the initialization vector of cbc for sector n. "plain" is the low
-// 32 bits of n, "plain64" all of them: no key material has more than 2^32 sectors.
+// vector returns the initialization vector of cbc for sector n. "plain" uses the low
+// 32 bits of n, "plain64" all: key material never has more than 2^32 sectors.
 func (c *sectorCipher) vector(n uint64) []byte {
 	clear(c.iv[:])
 	binary.LittleEndian.PutUint64(c.iv[:], n)

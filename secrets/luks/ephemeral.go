@@ -14,24 +14,24 @@ import (
 )
 
 const (
-	// ephemeralHash is always the same: QEMU knows fewer hashes than
-	// cryptsetup, and sha256 is one.
+	// ephemeralHash is a hash that QEMU supports: it supports fewer than
+	// cryptsetup.
 	ephemeralHash = "sha256"
-	// ephemeralAlignment, in sectors, is that of cryptsetup's and QEMU's key
-	// material.
+	// ephemeralAlignment is the alignment of key material in cryptsetup and
+	// QEMU, in sectors.
 	ephemeralAlignment = 8
-	// oneTimeBytes is the entropy of a one-time passphrase: no iterations are
-	// needed where nothing can be guessed.
+	// oneTimeBytes is the entropy of a one-time passphrase, in bytes: enough
+	// that one iteration is safe.
 	oneTimeBytes = 32
-	// uuidLength is that of "7b00deeb-aa62-4a82-9a97-64755a11c2a3", the one way
-	// of several to write a UUID that cryptsetup uses.
+	// uuidLength is the length of "7b00deeb-aa62-4a82-9a97-64755a11c2a3", the
+	// only form of a UUID that cryptsetup writes.
 	uuidLength = 36
 )
 
-// EphemeralHeader is a LUKS1 header with the volume key of another one, made to be
-// handed to QEMU once and to be forgotten. With its passphrase it is as good as the
-// volume key: it has memory of its own, locked and kept out of core files like that
-// of a [secrets.Secret], and prints as "[redacted]". Safe for concurrent use.
+// EphemeralHeader is a LUKS1 header with the volume key of another header, to be
+// passed to QEMU once. Together with its passphrase it is equivalent to the volume
+// key, so it is stored like a [secrets.Secret] in locked memory outside of core
+// files, and prints as "[redacted]". It is safe for concurrent use.
 type EphemeralHeader struct {
 	header     *secrets.Secret
 	passphrase *secrets.Secret
@@ -42,18 +42,18 @@ type EphemeralHeader struct {
 // PBKDF2 iteration, and a random one-time passphrase: QEMU opens it in 2 ms. The
 // key is not wiped. The caller wipes the ephemeral header.
 //
-// It has the UUID of the original header too, so that QEMU's
-// query-named-block-nodes says (format-specific, data.uuid) which volume is open.
-// Only where the original has none, or a text that is no UUID of 36 characters, is
-// it random.
+// It also has the UUID of the original header, so that QEMU's
+// query-named-block-nodes shows (format-specific, data.uuid) which volume is open.
+// The UUID is random if the original has none, or a text that is not a UUID of 36
+// characters.
 //
-// Only what lies below the payload offset differs from a copy of the original
-// header. A payload offset of 0 says that the payload is in another file than the
-// original header was: with the original's own file as payload QEMU would
-// overwrite the original header.
+// Written over a copy of the original header, it changes only bytes below the
+// payload offset. An offset of 0 means that the payload is in another file than the
+// original header: QEMU would overwrite the original header if its file were used as
+// the payload.
 //
-// The digest in it is of its own making, so QEMU cannot notice a wrong volume key:
-// that the key is right was verified by [Header.Unlock].
+// The digest is computed from key, so QEMU cannot detect a wrong volume key:
+// [Header.Unlock] has verified it.
 func Ephemeral(key *VolumeKey) (*EphemeralHeader, error) {
 	var header []byte
 	var passphrase *secrets.Secret
@@ -74,8 +74,8 @@ func (e *EphemeralHeader) Use(f func(header []byte) error) error { return e.head
 // Len returns the number of bytes, a multiple of 4096; 0 after Wipe.
 func (e *EphemeralHeader) Len() int { return e.header.Len() }
 
-// Passphrase returns the one-time passphrase: 64 hexadecimal digits, since QEMU
-// takes valid UTF-8 only. It is wiped together with the header.
+// Passphrase returns the one-time passphrase: 64 hexadecimal digits, because QEMU
+// accepts only valid UTF-8. It is wiped together with the header.
 func (e *EphemeralHeader) Passphrase() *secrets.Secret { return e.passphrase }
 
 // Wipe zeroes the header and its passphrase. Calling it again does nothing.
@@ -110,7 +110,7 @@ func (v *volume) ephemeral(key []byte) ([]byte, *secrets.Secret, error) {
 	}
 
 	random := make([]byte, oneTimeBytes)
-	_, _ = rand.Read(random) // ends the program rather than fail
+	_, _ = rand.Read(random) // never returns an error: it crashes the program instead
 	oneTime := hex.AppendEncode(nil, random)
 	clear(random)
 	defer clear(oneTime)
@@ -143,8 +143,8 @@ func (v *volume) ephemeral(key []byte) ([]byte, *secrets.Secret, error) {
 	return b, secrets.New(oneTime), nil
 }
 
-// writePhdr writes what does not depend on the key: the fields of struct luks_phdr (LUKS
-// On-Disk Format Specification, figure 1), with all key slots disabled.
+// writePhdr writes the fields of struct luks_phdr (LUKS On-Disk Format Specification,
+// figure 1) that do not depend on the key, with all key slots disabled.
 func (v *volume) writePhdr(b []byte, keyBytes int, starts [Slots]uint32) {
 	copy(b, magic)
 	binary.BigEndian.PutUint16(b[6:], 1)
@@ -162,8 +162,8 @@ func (v *volume) writePhdr(b []byte, keyBytes int, starts [Slots]uint32) {
 	}
 }
 
-// ephemeralUUID returns the original header's UUID, or a random one where that is
-// none: QEMU shows to all its clients whatever is there.
+// ephemeralUUID returns the original header's UUID, or a random one if that is not a
+// UUID: QEMU shows it to all its clients.
 func (v *volume) ephemeralUUID() string {
 	if len(v.uuid) != uuidLength || uuid.Validate(v.uuid) != nil {
 		return uuid.NewString()
@@ -171,25 +171,25 @@ func (v *volume) ephemeralUUID() string {
 	return v.uuid
 }
 
-// once returns a PBKDF2 of one iteration with a fresh salt.
+// once returns a PBKDF2 of one iteration with a random salt.
 func once(a hashAlgorithm) kdf {
 	salt := make([]byte, 32)
-	_, _ = rand.Read(salt) // ends the program rather than fail
+	_, _ = rand.Read(salt) // never returns an error: it crashes the program instead
 	return kdf{kind: typePBKDF2, salt: salt, hash: a, iterations: 1}
 }
 
-// layOut returns at which sectors the key material of an ephemeral header's slots
-// begins. QEMU checks those of unused slots too: none may overlap another one or
-// reach into the payload. Unused ones need not exist in the file.
+// layOut returns the first sectors of the key material of an ephemeral header's
+// slots. QEMU also checks unused slots: none may overlap another slot or the payload.
+// The key material of unused slots need not exist in the file.
 func layOut(keyBytes int, payloadOffset int64) ([Slots]uint32, error) {
 	var starts [Slots]uint32
 	payload := payloadOffset / SectorSize
 	if payload > math.MaxUint32 || payloadOffset%SectorSize != 0 {
-		return starts, fmt.Errorf("%w: a LUKS1 header cannot say that the payload begins at byte %d", ErrUnsupported, payloadOffset)
+		return starts, fmt.Errorf("%w: a LUKS1 header cannot represent that the payload begins at byte %d", ErrUnsupported, payloadOffset)
 	}
 	length := sectors(keyBytes * Stripes)
-	// Aligned as usual, or, where the original header is packed more tightly,
-	// like that.
+	// Aligned as usual, or without alignment if the payload begins too early for
+	// that.
 	for _, alignment := range []int64{ephemeralAlignment, 1} {
 		next := int64(luks1MinStart)
 		for i := range starts {

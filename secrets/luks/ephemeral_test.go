@@ -14,14 +14,14 @@ import (
 	"strings"
 	"testing"
 
-	"golang.org/x/crypto/twofish" //nolint:staticcheck // old, but volumes were made with it
+	"golang.org/x/crypto/twofish" //nolint:staticcheck // old, but existing volumes use it
 	"golang.org/x/crypto/xts"
 
 	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// createLUKS makes an image with QEMU.
+// createLUKS creates an image with QEMU.
 func createLUKS(t testing.TB, options string) string {
 	t.Helper()
 	must.Have(t, "qemu-img")
@@ -35,8 +35,8 @@ func secretFile(t testing.TB, value []byte) string {
 	return "secret,id=s,file=" + must.File(t, value)
 }
 
-// volume is how QEMU is told to open a volume, and which one: its programs are in
-// dir, or, if that is empty, where they usually are.
+// volume has QEMU's arguments for opening a volume, and the directory of QEMU's
+// programs; if dir is empty, they are found in PATH.
 type volume struct{ secret, node, dir string }
 
 func (v volume) write(t *testing.T, pattern byte, off int) {
@@ -52,7 +52,7 @@ func (v volume) read(t *testing.T) []byte {
 	return data
 }
 
-// uuid returns what QEMU says about which volume is open.
+// uuid returns the UUID that QEMU reports for the open volume.
 func (v volume) uuid(t *testing.T) string {
 	t.Helper()
 	var info struct {
@@ -69,18 +69,18 @@ func (v volume) uuid(t *testing.T) string {
 	return info.Specific.Data.UUID
 }
 
-// original opens an image by its own header.
+// original returns the volume of an image with its own header.
 func original(t *testing.T, path string) volume {
 	return embedded(t, []byte(passphrase), path)
 }
 
-// embedded opens an image by the header in it.
+// embedded returns the volume of an image with the header in it.
 func embedded(t *testing.T, passphrase []byte, path string) volume {
 	t.Helper()
 	return volume{secretFile(t, passphrase), fmt.Sprintf(`json:{"driver":"luks","key-secret":"s","file":{"driver":"file","filename":%q}}`, path), ""}
 }
 
-// ephemeral opens a payload by the ephemeral header of the key.
+// ephemeral returns the volume of a payload with the ephemeral header of the key.
 func ephemeral(t *testing.T, key *luks.VolumeKey, path string) volume {
 	t.Helper()
 	e := must.Get(luks.Ephemeral(key))(t)
@@ -89,7 +89,7 @@ func ephemeral(t *testing.T, key *luks.VolumeKey, path string) volume {
 		must.File(t, must.Use(t, e)), path), ""}
 }
 
-// decrypt is another implementation of the encryptions, for payloads.
+// decrypt is an independent implementation of the encryptions, for payloads.
 func decrypt(t *testing.T, encryption string, key, data []byte) []byte {
 	t.Helper()
 	newBlock := aes.NewCipher
@@ -119,14 +119,14 @@ func decrypt(t *testing.T, encryption string, key, data []byte) []byte {
 	return out
 }
 
-// check writes through QEMU with the ephemeral header, and compares what is in the
-// payload with what was written.
+// check writes through QEMU with the ephemeral header, and compares the decrypted
+// payload with the written data.
 func check(t *testing.T, path string, key *luks.VolumeKey) {
 	t.Helper()
 	checkIn(t, ephemeral(t, key, path), path, key)
 }
 
-// checkIn does so for an image that QEMU opens as v says.
+// checkIn is check for an image that QEMU opens with the arguments of v.
 func checkIn(t *testing.T, v volume, path string, key *luks.VolumeKey) {
 	t.Helper()
 	before := must.Get(os.ReadFile(path))(t)
@@ -139,16 +139,16 @@ func checkIn(t *testing.T, v volume, path string, key *luks.VolumeKey) {
 	}
 	plain := decrypt(t, key.Encryption(), must.Use(t, key), after[off:])
 	if !bytes.Equal(plain[:64<<10], bytes.Repeat([]byte{0x5a}, 64<<10)) || !bytes.Equal(plain[900<<10:964<<10], bytes.Repeat([]byte{0xa5}, 64<<10)) {
-		t.Errorf("%s: what QEMU wrote is something else", key.Encryption())
+		t.Errorf("%s: QEMU wrote different data", key.Encryption())
 	}
 	if read := v.read(t); !bytes.Equal(read, plain) {
-		t.Errorf("%s: QEMU reads something else, of %d bytes instead of %d", key.Encryption(), len(read), len(plain))
+		t.Errorf("%s: QEMU reads different data, of %d bytes instead of %d", key.Encryption(), len(read), len(plain))
 	}
 }
 
-// Volumes read and written by their own and by the ephemeral header. QEMU makes
-// those that cryptsetup cannot make without the kernel's help: few, because it
-// measures the processor for a second each time.
+// Volumes are read and written with their own and with the ephemeral header. QEMU
+// creates those that cryptsetup cannot create without the kernel: few, because it
+// benchmarks the processor for a second each time.
 func TestEphemeralHeaderInQEMU(t *testing.T) {
 	t.Parallel()
 	must.Have(t, "qemu-io")
@@ -186,14 +186,14 @@ func TestEphemeralHeaderInQEMU(t *testing.T) {
 			check(t, path, key)
 			data := must.Get(os.ReadFile(path))(t)
 			if !bytes.Equal(own.read(t), decrypt(t, key.Encryption(), must.Use(t, key), data[key.PayloadOffset():])) {
-				t.Error("the original header reads something else")
+				t.Error("the original header reads different data")
 			}
 			viaEphemeral(t, key)
 		})
 	}
 }
 
-// Volumes that QEMU by itself would not open.
+// Volumes that QEMU cannot open without an ephemeral header.
 func TestLUKS2InQEMU(t *testing.T) {
 	t.Parallel()
 	must.Have(t, "qemu-io")
@@ -214,7 +214,7 @@ func TestLUKS2InQEMU(t *testing.T) {
 	}
 }
 
-// A header in a file of its own, with the payload from the start of another one.
+// A header in one file, with the payload at the start of another.
 func TestDetachedLUKS2InQEMU(t *testing.T) {
 	t.Parallel()
 	must.Have(t, "qemu-io", "cryptsetup")
@@ -228,8 +228,8 @@ func TestDetachedLUKS2InQEMU(t *testing.T) {
 	check(t, payload, key)
 }
 
-// The payload begins where the key material of a LUKS1 header ends: there is no
-// room to align it.
+// The payload begins where the key material of a LUKS1 header ends, without room
+// for alignment.
 func TestTightHeader(t *testing.T) {
 	t.Parallel()
 	b := synthetic()
@@ -245,7 +245,7 @@ func TestTightHeader(t *testing.T) {
 	}
 }
 
-// Who asks QEMU which volumes are open recognizes them by the original's UUID.
+// QEMU reports the UUID of the original header for an open volume.
 func TestUUIDOfEphemeralHeader(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
@@ -258,15 +258,15 @@ func TestUUIDOfEphemeralHeader(t *testing.T) {
 			"5E7C1F9A-3b0d-4c56-9a55-0d41a2c1f3e7":   true,
 			"":                                       false,
 			"backup":                                 false,
-			"5e7c1f9a3b0d4c569a550d41a2c1f3e7":       false, // a UUID, but not as LUKS writes it
-			"5e7c1f9a-3b0d-4c56-9a55-0d41a2c1f3ez":   false, // a letter that is no digit
+			"5e7c1f9a3b0d4c569a550d41a2c1f3e7":       false, // a UUID, but not in the form of LUKS
+			"5e7c1f9a-3b0d-4c56-9a55-0d41a2c1f3ez":   false, // not a hexadecimal digit
 			"{5e7c1f9a-3b0d-4c56-9a55-0d41a2c1f3e7}": false,
 		} {
 			b := bytes.Clone(original)
 			clear(b[168:208])
 			copy(b[168:208], uuid)
 			if b[7] == 2 {
-				// The second copy keeps its own: it must not be the newer one.
+				// The second copy keeps its UUID, so it must not be the newer copy.
 				binary.BigEndian.PutUint64(b[16:], binary.BigEndian.Uint64(b[16:])+1)
 				checksum(b, 0)
 			}

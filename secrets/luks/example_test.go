@@ -28,7 +28,7 @@ func Example() {
 	// not a LUKS header true
 }
 
-// From a passphrase to what QEMU is given.
+// From a passphrase to the header for QEMU.
 func ExampleEphemeral() {
 	prepare := func(path string, passphrase []byte) error {
 		f, err := os.Open(path)

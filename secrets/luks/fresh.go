@@ -7,25 +7,24 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// What a fresh volume is encrypted with is what QEMU and cryptsetup take by
-// default: AES with 256 bits, which is a key of twice that in XTS.
+// The encryption of a fresh volume is the default of QEMU and cryptsetup: AES with
+// 256 bits, for which XTS needs a key of 512 bits.
 const (
 	freshEncryption = "aes-xts-plain64"
 	freshKeyBytes   = 64
 )
 
-// FreshSize is the payload offset of a header that [Fresh] makes, in bytes: all
-// its key slots end there, used or not.
+// FreshSize is the payload offset of a header from [Fresh], in bytes: the end of all
+// its key slots, used or not.
 const FreshSize = 4040 * SectorSize
 
-// Fresh returns a LUKS1 header of a new volume, under a random volume key that
-// nobody has, with one key slot of one PBKDF2 iteration and a random one-time
-// passphrase: an ephemeral header that replaces no other one. When it has
-// been wiped, and the program that opened it has forgotten the key, what was written to
-// the volume is gone.
+// Fresh returns a LUKS1 header of a new volume, with a random volume key, one key
+// slot of one PBKDF2 iteration and a random one-time passphrase: an ephemeral header
+// without an original. After it has been wiped and the program that opened it no
+// longer has the key, the data of the volume is lost.
 //
-// The payload begins at [FreshSize], so that there is room for all that the header
-// speaks of. The caller wipes the header.
+// The payload begins at [FreshSize], which leaves room for all key slots of the
+// header. The caller wipes the header.
 func Fresh() (*EphemeralHeader, error) {
 	e, err := parseEncryption(freshEncryption)
 	if err != nil {
@@ -33,7 +32,7 @@ func Fresh() (*EphemeralHeader, error) {
 	}
 	key := make([]byte, freshKeyBytes)
 	defer clear(key)
-	_, _ = rand.Read(key) // ends the program rather than fail
+	_, _ = rand.Read(key) // never returns an error: it crashes the program instead
 	v := &volume{encryption: e, keyBytes: freshKeyBytes, payloadOffset: FreshSize}
 	header, passphrase, err := v.ephemeral(key)
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// opened is the volume key of a fresh header.
+// opened parses and unlocks a fresh header, and returns the header and volume key.
 func opened(t *testing.T, e *luks.EphemeralHeader) (*luks.Header, []byte) {
 	t.Helper()
 	var h *luks.Header
@@ -34,7 +34,7 @@ func opened(t *testing.T, e *luks.EphemeralHeader) (*luks.Header, []byte) {
 	return h, out
 }
 
-// TestFresh: every header is of another volume, which its own passphrase opens.
+// TestFresh checks that every header has a different key, and opens only with its own passphrase.
 func TestFresh(t *testing.T) {
 	t.Parallel()
 	var keys [2][]byte
@@ -49,7 +49,7 @@ func TestFresh(t *testing.T) {
 		}
 		err := e.Use(func(header []byte) error {
 			if bytes.Contains(header, keys[i]) {
-				t.Error("the volume key is in the header as it is")
+				t.Error("the header contains the volume key in clear")
 			}
 			_, err := h.Unlock(context.Background(), []byte("another passphrase"))
 			return err
@@ -59,11 +59,11 @@ func TestFresh(t *testing.T) {
 		}
 		e.Wipe()
 		if e.Len() != 0 || e.Passphrase().Len() != 0 {
-			t.Error("something is left after the wipe")
+			t.Error("the header is not empty after Wipe")
 		}
 	}
 	if bytes.Equal(keys[0], keys[1]) || uuids[0] == uuids[1] {
-		t.Errorf("two headers are of one volume: %v", uuids)
+		t.Errorf("two headers are for the same volume: %v", uuids)
 	}
 }
 

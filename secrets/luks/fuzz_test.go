@@ -41,7 +41,7 @@ func FuzzReadHeader(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		fuzzed(t, data)
-		// A checksum that is right lets the fuzzer reach the JSON area.
+		// A valid checksum lets the fuzzer reach the JSON area.
 		if len(data) >= luks2Size && binary.BigEndian.Uint64(data[8:]) == luks2Size {
 			data = bytes.Clone(data)
 			checksum(data, 0)
@@ -50,7 +50,7 @@ func FuzzReadHeader(f *testing.F) {
 	})
 }
 
-// FuzzMetadata changes the JSON area only.
+// FuzzMetadata fuzzes only the JSON area.
 func FuzzMetadata(f *testing.F) {
 	text := must.Get(json.Marshal(metadata()))(f)
 	f.Add(text)
@@ -68,15 +68,15 @@ func FuzzMetadata(f *testing.F) {
 // largestCopy is the size of the largest copy of LUKS2's metadata.
 const largestCopy = 4 << 20
 
-// allocated is how many bytes this process has allocated so far.
+// allocated returns the number of bytes that this process has allocated so far.
 func allocated() uint64 {
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	metrics.Read(sample)
 	return sample[0].Value.Uint64()
 }
 
-// FuzzUnlock tries a passphrase on whatever can be unlocked: it ends soon after
-// it is told to, and never with a key of a header that somebody made up.
+// FuzzUnlock tries a passphrase on every usable header: Unlock ends soon after its
+// context, and never returns a key for an invented header.
 func FuzzUnlock(f *testing.F) {
 	f.Add(synthetic()[:8*512+64*4000])
 	f.Add(assemble(metadata()))
@@ -101,20 +101,20 @@ func FuzzUnlock(f *testing.F) {
 			t.Errorf("unlocking took %v", took)
 		}
 		if err == nil {
-			// The digest of 20 bytes cannot be met by chance.
-			t.Errorf("a key of %d bytes from a passphrase that nobody set", key.Len())
+			// A digest of 20 bytes does not match by chance.
+			t.Errorf("a key of %d bytes from a passphrase that was never set", key.Len())
 			key.Wipe()
 		}
 	})
 }
 
-// fuzzed checks what must hold for every header that was read.
+// fuzzed checks the invariants of every header that ReadHeader returns.
 func fuzzed(t *testing.T, data []byte) {
 	t.Helper()
 	before := allocated()
 	h, err := luks.ReadHeader(bytes.NewReader(data))
-	// Of LUKS2 both copies are read, and their JSON, of up to 4 MiB each, is
-	// decoded into values that take some times as much.
+	// For LUKS2 both copies are read, and their JSON of up to 4 MiB each is
+	// decoded into values of several times that size.
 	if n, limit := allocated()-before, uint64(1<<20+16*min(len(data), 2*largestCopy)); n > limit {
 		t.Errorf("%d bytes were allocated for a header of %d", n, len(data))
 	}

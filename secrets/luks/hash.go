@@ -11,7 +11,7 @@ import (
 
 	"golang.org/x/crypto/blake2b"
 	"golang.org/x/crypto/blake2s"
-	"golang.org/x/crypto/ripemd160" //nolint:staticcheck // old, but volumes were made with it
+	"golang.org/x/crypto/ripemd160" //nolint:staticcheck // old, but existing volumes use it
 )
 
 // hashAlgorithm is a hash function by its name in LUKS headers.
@@ -20,8 +20,8 @@ type hashAlgorithm struct {
 	make func() hash.Hash
 }
 
-// hashAlgorithms are the hashes of key derivation, splitter and digest that can be
-// read. QEMU need not know them: an ephemeral header always has sha256.
+// hashAlgorithms are the supported hashes for key derivation, splitter and digest.
+// QEMU need not support them: an ephemeral header always uses sha256.
 var hashAlgorithms = [...]hashAlgorithm{
 	{"sha1", sha1.New},
 	{"sha224", sha256.New224},
@@ -37,8 +37,8 @@ var hashAlgorithms = [...]hashAlgorithm{
 	{"blake2s-256", func() hash.Hash { return unkeyed(blake2s.New256) }},
 }
 
-// unkeyed returns a BLAKE2 hash. The only possible error is about the key, and
-// there is none.
+// unkeyed returns a BLAKE2 hash without key. The constructor returns errors only for
+// a key.
 func unkeyed(make func(key []byte) (hash.Hash, error)) hash.Hash {
 	h, _ := make(nil)
 	return h
@@ -53,7 +53,7 @@ func findHash(name string) (hashAlgorithm, error) {
 	return hashAlgorithm{}, fmt.Errorf("%w: hash %q", ErrUnsupported, name)
 }
 
-// zero clears what p points to. Hashes and ciphers of the standard library hold
-// keys, or what keys follow from, in fields that only reflection can reach; those
-// used here hold them in themselves, not behind further pointers.
+// zero clears the value that p points to. Hashes and ciphers of the standard library
+// keep keys, or data that reveals keys, in unexported fields, which are accessible
+// only by reflection. Those used here have no further pointers to such data.
 func zero(p any) { reflect.ValueOf(p).Elem().SetZero() }

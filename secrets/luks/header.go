@@ -8,18 +8,18 @@ import (
 	"io"
 )
 
-// What [ReadHeader] answers other than a header. Test with [errors.Is].
+// Errors of [ReadHeader]. Test with [errors.Is].
 var (
 	// ErrNotLUKS: there is no LUKS header at all.
 	ErrNotLUKS = errors.New("not a LUKS header")
-	// ErrUnsupported: a LUKS header, but of a kind that this package does not
-	// read, or, from the other functions, does not unlock.
+	// ErrUnsupported: a LUKS header of a kind that this package cannot read, or,
+	// from the other functions, cannot unlock.
 	ErrUnsupported = errors.New("unsupported LUKS header")
-	// ErrDamaged: a LUKS header with values that cannot be.
+	// ErrDamaged: a LUKS header with invalid or inconsistent values.
 	ErrDamaged = errors.New("damaged LUKS header")
 )
 
-// What [Header.Unlock] answers other than a key. Test with [errors.Is].
+// Errors of [Header.Unlock]. Test with [errors.Is].
 var (
 	// ErrWrongPassphrase: the passphrase opens no key slot that was tried.
 	ErrWrongPassphrase = errors.New("wrong passphrase")
@@ -30,7 +30,7 @@ var (
 // SectorSize is the unit, in bytes, of all offsets in a LUKS1 header.
 const SectorSize = 512
 
-// UnknownOffset is what [Header.PayloadOffset] returns where there is no single
+// UnknownOffset is the result of [Header.PayloadOffset] if there is no single
 // offset.
 const UnknownOffset int64 = -1
 
@@ -39,8 +39,8 @@ var (
 	secondaryMagic = []byte("SKUL\xba\xbe") // LUKS2's second copy
 )
 
-// Header is what a LUKS header says. Exactly one of LUKS1 and LUKS2 is set, by
-// Version.
+// Header is the content of a LUKS header. Exactly one of LUKS1 and LUKS2 is set,
+// according to Version.
 type Header struct {
 	Version int    // 1 or 2
 	UUID    string // as written in the header; may be empty
@@ -50,16 +50,16 @@ type Header struct {
 	r io.ReaderAt // for key material
 }
 
-// HasMagic reports whether b begins as a LUKS header does. Six bytes are enough.
+// HasMagic reports whether b begins with the magic of a LUKS header, which has 6 bytes.
 func HasMagic(b []byte) bool { return bytes.HasPrefix(b, magic) }
 
 // ReadHeader reads the LUKS header at the beginning of r. Errors wrap
-// [ErrNotLUKS], [ErrUnsupported], [ErrDamaged], or what r returned. It keeps r for
-// [Header.Unlock], and otherwise allocates a few kB for LUKS1, a few times the
-// size of the JSON area, 16 kB as a rule and 4 MB at most, for LUKS2.
+// [ErrNotLUKS], [ErrUnsupported], [ErrDamaged], or the error of r. It keeps r for
+// [Header.Unlock]. It allocates a few kB for LUKS1, and for LUKS2 a few times the
+// size of the JSON area, usually 16 kB and at most 4 MB.
 //
-// Of the two copies in LUKS2 it takes the newer one that is whole. That a header
-// can be read does not mean that its volume can be opened: see [Header.Usable].
+// For LUKS2 it returns the newer intact copy. A header that can be read does not
+// imply that its volume can be opened: see [Header.Usable].
 func ReadHeader(r io.ReaderAt) (*Header, error) {
 	start, err := read(r, 0, len(magic)+2)
 	if err != nil {
@@ -81,9 +81,9 @@ func ReadHeader(r io.ReaderAt) (*Header, error) {
 	}
 }
 
-// PayloadOffset returns where the payload begins, in bytes from the beginning of
-// the volume that holds it: 0 for most detached headers, [UnknownOffset] for LUKS2
-// with other than one crypt segment.
+// PayloadOffset returns the offset of the payload, in bytes from the beginning of
+// the volume that contains it: 0 for most detached headers, [UnknownOffset] for LUKS2
+// without exactly one crypt segment.
 func (h *Header) PayloadOffset() int64 {
 	switch {
 	case h.LUKS1 != nil:
@@ -95,8 +95,8 @@ func (h *Header) PayloadOffset() int64 {
 	}
 }
 
-// ActiveSlots returns the numbers of the key slots in use, ascending. A header
-// without any cannot be opened.
+// ActiveSlots returns the numbers of the key slots in use, in ascending order. A
+// header without active slots cannot be opened.
 func (h *Header) ActiveSlots() []int {
 	var active []int
 	if h.LUKS1 != nil {
@@ -118,7 +118,7 @@ func (h *Header) ActiveSlots() []int {
 
 // String returns a human-readable description: "LUKS1 aes-xts-plain64 sha256, 512-bit
 // key, 1 of 8 key slots in use", "LUKS2 aes-xts-plain64 argon2id, 512-bit key, 1
-// key slot in use". It is a method of the value so that no way of printing shows
+// key slot in use". It has a value receiver so that printing never shows
 // salts and digests.
 func (h Header) String() string {
 	switch {
@@ -132,10 +132,10 @@ func (h Header) String() string {
 	}
 }
 
-// GoString returns the same as String, for %#v.
+// GoString returns h.String(), for %#v.
 func (h Header) GoString() string { return h.String() }
 
-// read returns up to n bytes at off: fewer only where r ends.
+// read returns up to n bytes at off; fewer only at the end of r.
 func read(r io.ReaderAt, off int64, n int) ([]byte, error) {
 	b := make([]byte, n)
 	n, err := r.ReadAt(b, off)
@@ -145,12 +145,12 @@ func read(r io.ReaderAt, off int64, n int) ([]byte, error) {
 	return b[:n], nil
 }
 
-// text returns the string in a NUL-padded field. Names are ASCII without control
-// characters: they are printed.
+// text returns the string in a NUL-padded field, which must be ASCII without control
+// characters because it is printed.
 func text(field []byte, what string) (string, error) {
 	value, _, terminated := bytes.Cut(field, []byte{0})
 	if !terminated {
-		return "", fmt.Errorf("%w: the %s has no end", ErrDamaged, what)
+		return "", fmt.Errorf("%w: the %s is not terminated", ErrDamaged, what)
 	}
 	for _, c := range value {
 		if c <= ' ' || c > '~' {

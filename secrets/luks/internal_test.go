@@ -55,13 +55,13 @@ func TestSplitAndMerge(t *testing.T) {
 			}
 			material[n*Stripes/2] ^= 1
 			if bytes.Equal(algorithm.merge(material, n), key) {
-				t.Errorf("%s: a stripe does not matter", algorithm.name)
+				t.Errorf("%s: merge ignores a stripe", algorithm.name)
 			}
 		}
 	}
 }
 
-// After wipe nothing of a key is left, in any field of any cipher and hash.
+// After wipe no field of any cipher and hash contains a part of a key.
 func TestWipe(t *testing.T) {
 	t.Parallel()
 	nonzero := regexp.MustCompile(`[1-9]`)
@@ -85,7 +85,7 @@ func TestWipe(t *testing.T) {
 		p := algorithm.newPRF(key)
 		p.mac(make([]byte, p.hash.Size()))
 		if !nonzero.MatchString(values(p.inner)) {
-			t.Errorf("%s: nothing is seen: %s", algorithm.name, values(p.inner))
+			t.Errorf("%s: no state before wipe: %s", algorithm.name, values(p.inner))
 		}
 		p.wipe()
 		for _, left := range []string{values(p.hash), values(p.inner), values(p.outer), values(p.sum[:cap(p.sum)])} {
@@ -96,5 +96,5 @@ func TestWipe(t *testing.T) {
 	}
 }
 
-// values prints the fields of what p points to, without type names.
+// values formats the fields of the value that p points to, without type names.
 func values(p any) string { return fmt.Sprintf("%d", p) }

@@ -7,10 +7,10 @@ import (
 	"strconv"
 )
 
-// decoder takes JSON apart as LUKS2 writes it. It keeps the first error; from then
-// on everything that is read is zero. encoding/json's struct decoding is not used
-// because it matches names in any case and takes null for everything: a reader
-// that is more lenient than cryptsetup could see another volume than it does.
+// decoder decodes LUKS2's JSON. It keeps the first error; after that all reads return
+// zero values. encoding/json's struct decoding is not used because it matches names
+// case-insensitively and accepts null for every type: a reader more lenient than
+// cryptsetup could interpret a volume differently.
 type decoder struct{ err error }
 
 // object is a JSON object and its path, for messages: "keyslots.0.area".
@@ -52,8 +52,8 @@ func (o object) has(name string) bool {
 	return ok
 }
 
-// take decodes the field called name, which begins with the character first, to
-// what v points to.
+// take decodes the field name, whose value begins with the character first, into
+// the value that v points to.
 func (o object) take(name string, first byte, v any) {
 	if o.d.err != nil {
 		return
@@ -84,7 +84,7 @@ func (o object) text(name string) string {
 }
 
 func (o object) texts(name string) []string {
-	var list []*string // a pointer, to see null
+	var list []*string // pointers, to detect null
 	o.take(name, '[', &list)
 	texts := make([]string, 0, len(list))
 	for _, s := range list {
@@ -97,8 +97,8 @@ func (o object) texts(name string) []string {
 	return texts
 }
 
-// decimal returns a number that is written as a text, as LUKS2 does where it may
-// have more than 32 bits.
+// decimal returns a number that is written as a string, which LUKS2 does for numbers
+// of more than 32 bits.
 func (o object) decimal(name string) uint64 {
 	s := o.text(name)
 	if o.d.err != nil {
@@ -111,7 +111,7 @@ func (o object) decimal(name string) uint64 {
 	return n
 }
 
-// number returns a JSON number: a whole one of 32 bits.
+// number returns a JSON number, which must be an unsigned integer of 32 bits.
 func (o object) number(name string) uint32 {
 	if o.d.err != nil {
 		return 0
@@ -128,7 +128,7 @@ func (o object) number(name string) uint32 {
 	return uint32(n)
 }
 
-// bytes returns what a text encodes in base64; at least one byte.
+// bytes returns the decoded bytes of a base64 string, at least one.
 func (o object) bytes(name string) []byte {
 	s := o.text(name)
 	if o.d.err != nil {

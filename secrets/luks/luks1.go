@@ -6,21 +6,21 @@ import (
 	"io"
 )
 
-// Facts of LUKS1 (LUKS On-Disk Format Specification 1.2.3, "phdr layout" and "key
+// Constants of LUKS1 (LUKS On-Disk Format Specification 1.2.3, "phdr layout" and "key
 // slot layout").
 const (
 	Slots   = 8    // key slots in every header
-	Stripes = 4000 // anti-forensic stripes; QEMU and cryptsetup take no other number
+	Stripes = 4000 // anti-forensic stripes; QEMU and cryptsetup accept no other number
 
-	luks1Size     = 592 // of the header without key material
-	luks1Keys     = 208 // where the key slots begin
-	luks1KeySlot  = 48  // bytes of one
+	luks1Size     = 592 // bytes of the header without key material
+	luks1Keys     = 208 // offset of the key slots
+	luks1KeySlot  = 48  // bytes of one key slot
 	slotActive    = 0x00AC71F3
 	slotDisabled  = 0x0000DEAD
-	luks1MinStart = (luks1Size + SectorSize - 1) / SectorSize // first sector that is free for key material
+	luks1MinStart = (luks1Size + SectorSize - 1) / SectorSize // first possible sector of key material
 
-	// maxKeyBytes is far above every cipher there is (xts with two 256-bit
-	// keys: 64), and keeps sizes that follow from it small.
+	// maxKeyBytes is far above the key length of every cipher (xts with two
+	// 256-bit keys: 64), and bounds the sizes that are computed from it.
 	maxKeyBytes = 512
 )
 
@@ -28,12 +28,12 @@ const (
 type LUKS1 struct {
 	Cipher string // "aes"
 	Mode   string // "xts-plain64"
-	Hash   string // "sha256", of key derivation and anti-forensic splitter
+	Hash   string // "sha256", for key derivation and anti-forensic splitter
 
-	PayloadSectors uint32 // offset of the payload in sectors; 0: in another file
+	PayloadSectors uint32 // offset of the payload in sectors; 0 means another file
 	KeyBytes       int    // length of the volume key, 1..512
 
-	// The digest of the volume key: PBKDF2 of it.
+	// The digest of the volume key, computed by PBKDF2.
 	Digest           [20]byte
 	DigestSalt       [32]byte
 	DigestIterations uint32 // at least 1
@@ -41,19 +41,19 @@ type LUKS1 struct {
 	Slots [Slots]KeySlot
 }
 
-// KeySlot is one place for a passphrase.
+// KeySlot is a key slot of a LUKS1 header.
 type KeySlot struct {
 	Active bool
-	// PBKDF2 of the passphrase; at least one iteration where Active.
+	// PBKDF2 of the passphrase; at least one iteration if Active.
 	Iterations uint32
 	Salt       [32]byte
-	// Where the encrypted, split volume key is, in sectors, and how many
-	// stripes it was split into: always [Stripes].
+	// The offset of the encrypted, split volume key in sectors, and its
+	// number of stripes, which is always [Stripes].
 	MaterialSectors uint32
 	Stripes         uint32
 }
 
-// MaterialSize returns the length of one slot's key material in bytes.
+// MaterialSize returns the length of a slot's key material in bytes.
 func (h *LUKS1) MaterialSize() int64 { return int64(h.KeyBytes) * Stripes }
 
 func readLUKS1(r io.ReaderAt) (*Header, error) {
@@ -81,7 +81,7 @@ func readLUKS1(r io.ReaderAt) (*Header, error) {
 	return &Header{Version: 1, UUID: uuid, LUKS1: h, r: r}, nil
 }
 
-// parseLUKS1 takes the fields apart and checks each by itself.
+// parseLUKS1 parses the fields and checks each separately.
 func parseLUKS1(b []byte) (*LUKS1, error) {
 	h := &LUKS1{
 		PayloadSectors:   binary.BigEndian.Uint32(b[104:]),
@@ -130,8 +130,8 @@ func parseLUKS1(b []byte) (*LUKS1, error) {
 	return h, nil
 }
 
-// checkSlots checks how the slots lie, free ones too, as QEMU and cryptsetup do:
-// a header that passes here opens there.
+// checkSlots checks the location of the slots, also of free ones, as QEMU and
+// cryptsetup do, so that they accept a header that passes.
 func (h *LUKS1) checkSlots() error {
 	length := sectors(h.KeyBytes * Stripes)
 	for i, slot := range h.Slots {
@@ -145,7 +145,7 @@ func (h *LUKS1) checkSlots() error {
 		case start < luks1MinStart:
 			return fmt.Errorf("%w: the key material of slot %d, at sector %d, is inside the header", ErrDamaged, i, start)
 		case h.PayloadSectors != 0 && end > int64(h.PayloadSectors):
-			// Where it is 0 the payload is elsewhere: nothing to run into.
+			// A payload offset of 0 means another file: no overlap is possible.
 			return fmt.Errorf("%w: the key material of slot %d, sectors %d to %d, runs into the payload at %d",
 				ErrDamaged, i, start, end-1, h.PayloadSectors)
 		}
@@ -158,8 +158,8 @@ func (h *LUKS1) checkSlots() error {
 	return nil
 }
 
-// checkMaterial checks that the key material of the slots in use is there: a
-// header that was cut off while copied still looks right in its first sectors.
+// checkMaterial checks that the key material of the slots in use exists: the first
+// sectors of a header that was truncated in copying are still valid.
 func (h *LUKS1) checkMaterial(r io.ReaderAt) error {
 	for i, slot := range h.Slots {
 		if !slot.Active {

@@ -12,42 +12,42 @@ import (
 	"strings"
 )
 
-// Facts of LUKS2 (LUKS2 On-Disk Format Specification 1.1, section 2.1).
+// Constants of LUKS2 (LUKS2 On-Disk Format Specification 1.1, section 2.1).
 const (
 	// luks2Size is the length of the binary header, which the JSON area follows.
 	luks2Size     = 4096
-	luks2Checksum = 448 // where the checksum is: 64 bytes
+	luks2Checksum = 448 // offset of the checksum, which has 64 bytes
 )
 
-// luks2Sizes are the lengths, in bytes, that a binary header with its JSON area
-// can have. The second copy follows the first, so they are also the offsets where
-// it can be (section 2.2).
+// luks2Sizes are the possible lengths, in bytes, of a binary header with its JSON
+// area. The second copy follows the first, so they are also the possible offsets of
+// the second copy (section 2.2).
 var luks2Sizes = [...]int64{0x4000, 0x8000, 0x10000, 0x20000, 0x40000, 0x80000, 0x100000, 0x200000, 0x400000}
 
-// LUKS2 is the header of a LUKS2 volume: of its two copies the newer one that is
-// not damaged. Its lists are ascending by ID.
+// LUKS2 is the header of a LUKS2 volume, from the newer intact copy. Its lists are
+// in ascending order of ID.
 type LUKS2 struct {
 	Size       int64  // bytes of one copy, JSON area included
 	SequenceID uint64 // counts updates: the copy with the higher one is newer
 	Label      string // may be empty
 	Subsystem  string // may be empty
 
-	// Offset is where this copy was read: 0 or Size. OtherCopy says what is
-	// wrong with the other one, which `cryptsetup repair` restores; nil if
-	// nothing is.
+	// Offset is the offset of this copy: 0 or Size. OtherCopy is the error of
+	// the other copy, which `cryptsetup repair` restores; nil if it is
+	// intact.
 	Offset    int64
 	OtherCopy error
 
 	KeySlots []LUKS2KeySlot
 	Segments []Segment
 	Digests  []Digest
-	// Requirements are the names of what a reader must understand to use the
-	// volume. This package understands none of them.
+	// Requirements are the names of features that a reader must support to use
+	// the volume. This package supports none.
 	Requirements []string
 }
 
-// readLUKS2 reads both copies and returns the newer of those that are whole. The
-// first one's magic has been seen.
+// readLUKS2 reads both copies and returns the newer intact one. The caller has checked
+// the magic of the first copy.
 func readLUKS2(r io.ReaderAt) (*Header, error) {
 	first, firstErr := readCopy(r, 0)
 	if firstErr != nil && !isVerdict(firstErr) {
@@ -81,12 +81,12 @@ func readLUKS2(r io.ReaderAt) (*Header, error) {
 	return use, nil
 }
 
-// isVerdict reports whether an error is a finding about the header, not a failure
-// to read it.
+// isVerdict reports whether an error concerns the content of the header, rather than
+// reading it.
 func isVerdict(err error) bool { return errors.Is(err, ErrDamaged) || errors.Is(err, ErrUnsupported) }
 
-// readSecond reads the second copy: behind the first one, or, where that is of no
-// help, wherever it can be.
+// readSecond reads the second copy: after the first one, or, if the first one is
+// damaged, at any possible offset.
 func readSecond(r io.ReaderAt, first *Header) (*Header, error) {
 	if first != nil {
 		return readCopy(r, first.LUKS2.Size)
@@ -127,7 +127,7 @@ func readCopy(r io.ReaderAt, off int64) (*Header, error) {
 		return nil, fmt.Errorf("%w: the second copy of the LUKS2 header, of %d bytes, cannot be at offset %d", ErrDamaged, size, off)
 	}
 	if offset := binary.BigEndian.Uint64(b[256:]); offset != uint64(off) {
-		return nil, fmt.Errorf("%w: the copy of the LUKS2 header at offset %d says that it is at offset %d", ErrDamaged, off, offset)
+		return nil, fmt.Errorf("%w: the copy of the LUKS2 header at offset %d has the offset %d in it", ErrDamaged, off, offset)
 	}
 	area, err := read(r, off+luks2Size, int(size)-luks2Size)
 	if err != nil {
@@ -142,8 +142,8 @@ func readCopy(r io.ReaderAt, off int64) (*Header, error) {
 	return parseLUKS2(b, area, off)
 }
 
-// verifyChecksum compares the checksum in the binary header b, which covers the
-// JSON area too and counts its own field as zeros (section 2.1).
+// verifyChecksum verifies the checksum in the binary header b. It also covers the
+// JSON area, and is computed with its own field set to zeros (section 2.1).
 func verifyChecksum(b, area []byte, off int64) error {
 	name, err := text(b[72:104], "checksum algorithm")
 	if err != nil {
@@ -183,7 +183,7 @@ func parseLUKS2(b, area []byte, off int64) (*Header, error) {
 	return &Header{Version: 2, UUID: uuid, LUKS2: h}, nil
 }
 
-// describe returns what Header.String says of a LUKS2 header.
+// describe returns the result of Header.String for a LUKS2 header.
 func (h *LUKS2) describe() string {
 	var what []string
 	for _, s := range h.Segments {
@@ -213,11 +213,11 @@ func isLUKS2Size(size uint64) bool {
 	return false
 }
 
-// label returns a text that a user gave: any characters, so it is for %q.
+// label returns a text from the user. It may have any characters: print it with %q.
 func label(field []byte, what string) (string, error) {
 	value, _, terminated := bytes.Cut(field, []byte{0})
 	if !terminated {
-		return "", fmt.Errorf("%w: the %s has no end", ErrDamaged, what)
+		return "", fmt.Errorf("%w: the %s is not terminated", ErrDamaged, what)
 	}
 	return string(value), nil
 }
@@ -233,9 +233,9 @@ func secondaryAt(r io.ReaderAt, off int64) (bool, error) {
 		binary.BigEndian.Uint64(b[256:]) == uint64(off), nil
 }
 
-// withoutPrimary returns the error for a volume that does not begin with a LUKS
-// magic. It looks for the second copy, since "not LUKS" would be wrong for a volume whose first sector was overwritten.
-// It does not fall back to that copy: the volume may have another use now.
+// withoutPrimary returns the error for a volume that does not begin with a LUKS magic.
+// It searches for the second copy, because "not LUKS" would be wrong for a volume whose
+// first sector was overwritten. It does not use that copy: the volume may now have other content.
 func withoutPrimary(r io.ReaderAt) error {
 	for _, off := range luks2Sizes {
 		found, err := secondaryAt(r, off)
@@ -243,7 +243,7 @@ func withoutPrimary(r io.ReaderAt) error {
 			return err
 		}
 		if found {
-			return fmt.Errorf("%w: the beginning was overwritten, but the second copy of a LUKS2 header is at offset %d: `cryptsetup repair` can restore it, unless something else is there by intention",
+			return fmt.Errorf("%w: the beginning was overwritten, but the second copy of a LUKS2 header is at offset %d: `cryptsetup repair` can restore it, unless the volume was overwritten intentionally",
 				ErrDamaged, off)
 		}
 	}

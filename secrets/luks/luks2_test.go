@@ -20,11 +20,11 @@ import (
 type dict = map[string]any
 
 const (
-	luks2Size = 0x4000                    // of one copy
-	luks2End  = 2*luks2Size + 2*64*4000*2 // of two key slots with room to spare
+	luks2Size = 0x4000                    // bytes of one copy
+	luks2End  = 2*luks2Size + 2*64*4000*2 // end of the area for key slots: more than two need
 )
 
-// metadata returns the JSON area of a LUKS2 volume that can be used.
+// metadata returns a JSON area of a usable LUKS2 volume.
 func metadata() dict {
 	b64 := func(n int) string { return base64.StdEncoding.EncodeToString(make([]byte, n)) }
 	slot := func(offset int) dict {
@@ -46,7 +46,7 @@ func metadata() dict {
 	}
 }
 
-// assemble returns both copies of a header with this JSON area, and room for key
+// assemble returns both copies of a header with this JSON area, and space for key
 // material.
 func assemble(meta dict) []byte {
 	b := make([]byte, luks2End)
@@ -83,7 +83,7 @@ func withArea(b, text []byte) []byte {
 	return b
 }
 
-// checksum makes the checksum of the copy at off right again.
+// checksum recomputes the checksum of the copy at off.
 func checksum(b []byte, off int) {
 	size := int(binary.BigEndian.Uint64(b[off+8:]))
 	clear(b[off+448 : off+512])
@@ -99,7 +99,7 @@ func at(meta dict, path string) dict {
 	return meta
 }
 
-// set returns a change of one value, or its removal if value is nil.
+// set returns a function that sets one value, or removes it if value is nil.
 func set(path, name string, value any) func(dict) {
 	return func(meta dict) {
 		o := meta
@@ -143,12 +143,12 @@ func TestLUKS2(t *testing.T) {
 	}
 }
 
-// The copy that is newer and whole is taken.
+// ReadHeader returns the newer intact copy.
 func TestCopiesOfLUKS2(t *testing.T) {
 	t.Parallel()
 	older, newer := metadata(), changed(set("segments.0", "offset", "33554432"))
-	// mixed returns a header whose copies have these sequence numbers; a
-	// number of 0 stands for a wrong checksum.
+	// mixed returns a header whose copies have these sequence numbers; 0 means
+	// a wrong checksum.
 	mixed := func(first, second int) []byte {
 		b := assemble(older)
 		copy(b[luks2Size:2*luks2Size], assemble(newer)[luks2Size:])
@@ -175,8 +175,8 @@ func TestCopiesOfLUKS2(t *testing.T) {
 		"no second magic":  {overwrite(mixed(3, 4), luks2Size, "XXXX"), false, "no copy"},
 		"size of first":    {overwrite(mixed(4, 3), 8, "\x00\x00\x00\x00\x00\x00\x41\x00"), true, "16640 bytes"},
 		"huge first":       {overwrite(mixed(4, 3), 8, "\xff\xff\xff\xff\xff\xff\x40\x00"), true, "bytes"},
-		"first misplaced":  {overwrite(mixed(4, 3), 256, "\x00\x00\x00\x00\x00\x00\x40\x00"), true, "says that it is at"},
-		"second misplaced": {overwrite(mixed(3, 4), luks2Size+256, "\x00\x00\x00\x00\x00\x00\x80\x00"), false, "says that it is at"},
+		"first misplaced":  {overwrite(mixed(4, 3), 256, "\x00\x00\x00\x00\x00\x00\x40\x00"), true, "has the offset"},
+		"second misplaced": {overwrite(mixed(3, 4), luks2Size+256, "\x00\x00\x00\x00\x00\x00\x80\x00"), false, "has the offset"},
 		"second's size":    {overwrite(mixed(3, 4), luks2Size+8, "\x00\x00\x00\x00\x00\x00\x80\x00"), false, "cannot be at offset"},
 		"checksum by md5":  {overwrite(mixed(4, 3), 72, "md5\x00\x00\x00"), true, `hash "md5"`},
 	} {
@@ -215,7 +215,7 @@ func overwrite(b []byte, off int, value string) []byte {
 	return b
 }
 
-// A text field without an end, in a copy whose checksum is right.
+// A text field without terminating NUL, in a copy with a valid checksum.
 func TestEndlessTextsInLUKS2(t *testing.T) {
 	t.Parallel()
 	for name, field := range map[string][2]int{"label": {24, 48}, "UUID": {168, 40}, "subsystem": {208, 48}, "checksum": {72, 32}} {
@@ -247,7 +247,7 @@ func TestDamagedJSON(t *testing.T) {
 		"slot -1":              {set("keyslots", "-1", dict{"type": "luks2"}), `"-1"`},
 		"json_size":            {set("config", "json_size", "12289"), "json_size"},
 		"json_size, number":    {set("config", "json_size", luks2Size-4096), "json_size has the wrong type"},
-		"keyslots_size":        {set("config", "keyslots_size", "18446744073709551615"), "more than any device"},
+		"keyslots_size":        {set("config", "keyslots_size", "18446744073709551615"), "larger than any device"},
 		"keyslots_size, sign":  {set("config", "keyslots_size", "-1"), "a number is needed"},
 		"keyslots_size, small": {set("config", "keyslots_size", "511999"), "not in its area"},
 		"requirements":         {set("config", "requirements", []any{"x"}), "wrong type"},
@@ -274,7 +274,7 @@ func TestDamagedJSON(t *testing.T) {
 		"no memory":            {set("keyslots.1.kdf", "memory", 0), "memory is 0"},
 		"no lanes":             {set("keyslots.1.kdf", "cpus", 0), "cpus is 0"},
 		"odd salt":             {set(slot+".kdf", "salt", "AAA"), "salt is not base64"},
-		"offset inside":        {set(segment, "offset", fmt.Sprint(luks2End-512)), "inside of the header"},
+		"offset inside":        {set(segment, "offset", fmt.Sprint(luks2End-512)), "inside the header"},
 		"odd offset":           {set(segment, "offset", "16777217"), "multiple of 512"},
 		"odd size":             {set(segment, "size", "513"), "size is"},
 		"size 0":               {set(segment, "size", "0"), "size is"},
@@ -448,7 +448,7 @@ func TestHeadersOfCryptsetupLUKS2(t *testing.T) {
 		t.Error(err)
 	}
 	data := must.Get(os.ReadFile(path))(t)
-	// The first sector overwritten: mended by cryptsetup, so not "no LUKS".
+	// The first sector is overwritten: cryptsetup can repair it, so not "no LUKS".
 	clear(data[:512])
 	if _, err := luks.ReadHeader(bytes.NewReader(data)); !errors.Is(err, luks.ErrDamaged) || !strings.Contains(err.Error(), "65536") {
 		t.Error(err)

@@ -10,7 +10,7 @@ import (
 	"strconv"
 )
 
-// The types of things in the JSON area (LUKS2 On-Disk Format Specification 1.1,
+// The types of objects in the JSON area (LUKS2 On-Disk Format Specification 1.1,
 // section 3) that this package uses.
 const (
 	typeLUKS2    = "luks2"     // key slot
@@ -21,7 +21,7 @@ const (
 	typeReencr   = "reencrypt" // key slot
 )
 
-// Bounds on what the JSON area may say.
+// Limits on values in the JSON area.
 const (
 	maxLUKS2ID      = 31 // key slots and digests, as in cryptsetup
 	maxLUKS2Segment = 1 << 16
@@ -29,34 +29,34 @@ const (
 	maxDigest       = 64
 )
 
-// Priorities of key slots (section 3.2). Ignored slots are tried only when they
-// are asked for.
+// Priorities of key slots (section 3.2). Ignored slots are tried only if they are
+// requested by number.
 const (
 	PriorityIgnore = 0
 	PriorityNormal = 1
 	PriorityPrefer = 2
 )
 
-// LUKS2KeySlot is one key slot. Of a type other than "luks2" only the type is
+// LUKS2KeySlot is a key slot. For types other than "luks2" only the type is
 // read.
 type LUKS2KeySlot struct {
 	ID       int // 0..31
 	Type     string
-	Priority int // PriorityNormal where nothing is said
-	KeyBytes int // length of the key that it holds, 1..512
+	Priority int // PriorityNormal if missing
+	KeyBytes int // length of the key in it, 1..512
 
 	// The anti-forensic splitter: always [Stripes].
 	AFHash string
 
-	// Where the key material is, in bytes, and how it is encrypted.
+	// Location of the key material in bytes, and its encryption.
 	Offset, Size int64
 	Encryption   string // "aes-xts-plain64"
-	AreaKeyBytes int    // length of the key that the passphrase is turned into, 1..512
+	AreaKeyBytes int    // length of the key derived from the passphrase, 1..512
 
 	KDF KDF
 }
 
-// KDF says how a passphrase becomes a key.
+// KDF has the parameters that derive a key from a passphrase.
 type KDF struct {
 	Type string // "pbkdf2", "argon2i" or "argon2id"; others are read without parameters
 	Salt []byte
@@ -71,25 +71,25 @@ type KDF struct {
 	Lanes  uint32 // at least 1
 }
 
-// Segment is one range of the payload. Of a type other than "crypt" only the
-// type and the flags are read.
+// Segment is a range of the payload. For types other than "crypt" only the type
+// and the flags are read.
 type Segment struct {
 	ID         int
 	Type       string
 	Flags      []string
 	Offset     int64  // bytes, a multiple of 512
-	Size       int64  // bytes; 0: up to the end of the device
+	Size       int64  // bytes; 0 means up to the end of the device
 	IVTweak    uint64 // added to the sector number
 	Encryption string // "aes-xts-plain64"
 	SectorSize int    // bytes: 512, 1024, 2048 or 4096
 	Integrity  bool   // has authentication tags
 }
 
-// Digest verifies a volume key, for the key slots and the
-// segments that it lists.
+// Digest verifies the volume key of the key slots and segments that it
+// lists.
 type Digest struct {
 	ID         int
-	Type       string // of a type other than "pbkdf2" only the lists are read
+	Type       string // for types other than "pbkdf2" only the lists are read
 	KeySlots   []int
 	Segments   []int
 	Hash       string
@@ -98,11 +98,11 @@ type Digest struct {
 	Digest     []byte // 20..64 bytes
 }
 
-// parseJSON reads the JSON area and checks every number against what it counts.
+// parseJSON parses the JSON area and checks the range of every number.
 func (h *LUKS2) parseJSON(area []byte) error {
 	data, rest, _ := bytes.Cut(area, []byte{0})
 	if len(bytes.Trim(rest, "\x00")) != 0 {
-		return fmt.Errorf("%w: something follows the JSON text in its area", ErrDamaged)
+		return fmt.Errorf("%w: data follows the JSON text in its area", ErrDamaged)
 	}
 	var d decoder
 	root := d.root(data)
@@ -215,14 +215,14 @@ func (o object) digest(id int) Digest {
 	}
 	g.Hash, g.Iterations, g.Salt, g.Digest = o.text("hash"), o.positive("iterations"), o.bytes("salt"), o.bytes("digest")
 	if n := len(g.Digest); o.d.err == nil && (n < minDigest || n > maxDigest) {
-		// A short one would call wrong keys right.
+		// A short digest could match a wrong key.
 		o.d.fail(o.at("digest"), "has %d bytes: %d to %d are possible", n, minDigest, maxDigest)
 	}
 	return g
 }
 
-// checkAreas checks how the key material lies: between the JSON areas and the
-// payload, and one slot next to the other.
+// checkAreas checks the location of the key material: between the JSON areas and the
+// payload, without overlapping slots.
 func (h *LUKS2) checkAreas(start, end int64) error {
 	var placed []LUKS2KeySlot
 	for _, s := range h.KeySlots {
@@ -244,15 +244,15 @@ func (h *LUKS2) checkAreas(start, end int64) error {
 		placed = append(placed, s)
 	}
 	for _, s := range h.Segments {
-		// At 0 the payload is elsewhere: nothing to run into.
+		// An offset of 0 means another file: no overlap is possible.
 		if s.Type == typeCrypt && s.Offset != 0 && s.Offset < end {
-			return fmt.Errorf("%w: segment %d begins at byte %d, inside of the header, which ends at %d", ErrDamaged, s.ID, s.Offset, end)
+			return fmt.Errorf("%w: segment %d begins at byte %d, inside the header, which ends at %d", ErrDamaged, s.ID, s.Offset, end)
 		}
 	}
 	return nil
 }
 
-// checkReferences checks that digests speak of what there is.
+// checkReferences checks that digests refer to existing key slots and segments.
 func (h *LUKS2) checkReferences() error {
 	for _, g := range h.Digests {
 		for _, id := range g.KeySlots {
@@ -269,8 +269,8 @@ func (h *LUKS2) checkReferences() error {
 	return nil
 }
 
-// checkMaterial checks that the key material is there: a header that was cut off
-// while copied still looks right in its first sectors.
+// checkMaterial checks that the key material exists: the first sectors of a header
+// that was truncated in copying are still valid.
 func (h *LUKS2) checkMaterial(r io.ReaderAt) error {
 	for _, s := range h.KeySlots {
 		if s.Type != typeLUKS2 {
@@ -288,11 +288,11 @@ func (h *LUKS2) checkMaterial(r io.ReaderAt) error {
 	return nil
 }
 
-// sectors returns how many sectors n bytes take.
+// sectors returns the number of sectors that n bytes occupy.
 func sectors(n int) int64 { return (int64(n) + SectorSize - 1) / SectorSize }
 
-// numbered yields the objects in the object called name, whose keys are numbers
-// up to limit, in ascending order.
+// numbered yields the members of the object name, whose keys are numbers up to limit,
+// in ascending order.
 func (o object) numbered(name string, limit int) func(yield func(int, object) bool) {
 	return func(yield func(int, object) bool) {
 		list := o.object(name)
@@ -313,7 +313,7 @@ func (o object) numbered(name string, limit int) func(yield func(int, object) bo
 	}
 }
 
-// ids returns the list of numbers, written as texts, called name.
+// ids returns the list name of numbers that are written as strings.
 func (o object) ids(name string) []int {
 	var ids []int
 	for _, text := range o.texts(name) {
@@ -343,12 +343,12 @@ func (o object) positive(name string) uint32 {
 	return n
 }
 
-// offset returns the number of bytes called name: small enough that sums of a few
-// do not overflow.
+// offset returns the number of bytes name, which is so small that sums of a few do
+// not overflow.
 func (o object) offset(name string) int64 {
 	n := o.decimal(name)
 	if n > math.MaxInt64/4 {
-		o.d.fail(o.at(name), "is %d: more than any device has", n)
+		o.d.fail(o.at(name), "is %d: larger than any device", n)
 		return 0
 	}
 	return int64(n)

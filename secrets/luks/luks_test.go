@@ -18,8 +18,8 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// synthetic returns a valid LUKS1 header with payload offset 4096 sectors, slot 0
-// in use, as cryptsetup makes it.
+// synthetic returns a valid LUKS1 header with payload offset 4096 sectors and slot 0
+// in use, as cryptsetup writes it.
 func synthetic() []byte {
 	b := make([]byte, 4096*luks.SectorSize)
 	copy(b, "LUKS\xba\xbe\x00\x01")
@@ -60,11 +60,11 @@ func dumped(t *testing.T, dump, key string) string {
 			return strings.TrimSpace(value)
 		}
 	}
-	t.Fatalf("luksDump says no %s:\n%s", key, dump)
+	t.Fatalf("luksDump prints no %s:\n%s", key, dump)
 	return ""
 }
 
-// sameAsCryptsetup compares what we read with what cryptsetup reads.
+// sameAsCryptsetup compares the parsed header with the output of cryptsetup.
 func sameAsCryptsetup(t *testing.T, path string, h *luks.Header) {
 	t.Helper()
 	dump := run(t, "cryptsetup", "luksDump", path)
@@ -202,7 +202,7 @@ func TestDamage(t *testing.T) {
 			t.Errorf("%s: %v, %v; want %v", name, h, err, test.want)
 		}
 	}
-	// At the very edge of what is allowed.
+	// The limits of what is allowed.
 	for name, change := range map[string]func([]byte) []byte{
 		"up to the payload": put32(last+40, 4096-500), "detached": put32(104, 0), "cut after the last byte": cut(8*512 + 64*4000),
 		"no slot in use": put32(208, 0x0000DEAD), "no UUID": fill(168, 40, 0),

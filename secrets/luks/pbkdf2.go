@@ -8,24 +8,24 @@ import (
 	"reflect"
 )
 
-// chunk is after how many iterations of PBKDF2 the context is looked at and
-// progress is told: a few milliseconds' worth.
+// chunk is the number of iterations of PBKDF2 between checks of the context and
+// reports of progress: a few milliseconds.
 const chunk = 8192
 
 // prf is HMAC (RFC 2104) with one key, as PBKDF2 (RFC 8018, section 5.2) uses it.
-// It is not crypto/hmac because that leaves the key, in a slice that nobody can
-// reach, to the garbage collector. It is not for concurrent use.
+// crypto/hmac is not used because it leaves the key, in a slice that cannot be
+// wiped, to the garbage collector. prf is not safe for concurrent use.
 type prf struct {
 	hash hash.Hash
-	// What the hash is made of, and copies of that after the first block, which
-	// depends on the key only: not hashing it again saves half of the work.
-	// That takes reflection: not all hashes give out their state by themselves,
-	// and those that do take longer for it.
+	// The state of the hash, and copies after the first block, which depends
+	// only on the key: not hashing it again saves half of the work. The copies
+	// use reflection, because not all hashes can export their state, and those
+	// that can are slower.
 	state, inner, outer reflect.Value
 	sum                 []byte
 }
 
-// newPRF does not keep key. The caller wipes the prf.
+// newPRF returns the prf of key, and does not keep key. The caller wipes the prf.
 func (a hashAlgorithm) newPRF(key []byte) *prf {
 	h := a.make()
 	pad := make([]byte, h.BlockSize())
@@ -48,7 +48,7 @@ func (a hashAlgorithm) newPRF(key []byte) *prf {
 	return p
 }
 
-// after returns a copy of the hash's state after the block pad.
+// after returns a copy of the hash's state after hashing the block pad.
 func (p *prf) after(pad []byte) reflect.Value {
 	p.hash.Reset()
 	_, _ = p.hash.Write(pad)
@@ -57,14 +57,14 @@ func (p *prf) after(pad []byte) reflect.Value {
 	return saved
 }
 
-// mac replaces what is in to by HMAC(to); to has the hash's size.
+// mac replaces to by HMAC(to); to has the hash's size.
 func (p *prf) mac(to []byte) {
 	p.state.Set(p.inner)
 	_, _ = p.hash.Write(to)
 	p.finish(to)
 }
 
-// finish computes the outer hash, to to.
+// finish writes the outer hash to to.
 func (p *prf) finish(to []byte) {
 	p.sum = p.hash.Sum(p.sum[:0])
 	p.state.Set(p.outer)
@@ -79,9 +79,9 @@ func (p *prf) wipe() {
 	clear(p.sum[:cap(p.sum)])
 }
 
-// block computes one block of PBKDF2's output, the index-th from 0, to to, which
-// has the hash's size. It calls tick with the number of iterations done since the
-// last call. When ctx ends it stops, with the context's error.
+// block writes one block of PBKDF2's output, with index from 0, to to, which has the
+// hash's size. It calls tick with the number of iterations since the last call. When
+// ctx ends, it stops and returns the context's error.
 func (p *prf) block(ctx context.Context, k kdf, index int, to []byte, tick func(n int64)) error {
 	u := make([]byte, len(to))
 	defer clear(u)
@@ -107,14 +107,14 @@ func (p *prf) block(ctx context.Context, k kdf, index int, to []byte, tick func(
 	return nil
 }
 
-// blocks returns how many blocks make up n bytes of output.
+// blocks returns the number of blocks in n bytes of output.
 func (a hashAlgorithm) blocks(n int) int {
 	size := a.make().Size()
 	return (n + size - 1) / size
 }
 
-// pbkdf2 returns n bytes derived from secret, one block after the other. The
-// caller wipes them.
+// pbkdf2 returns n bytes derived from secret. It computes the blocks sequentially.
+// The caller wipes the result.
 func pbkdf2(ctx context.Context, k kdf, secret []byte, n int) ([]byte, error) {
 	p := k.hash.newPRF(secret)
 	defer p.wipe()

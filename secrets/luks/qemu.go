@@ -8,16 +8,16 @@ import (
 	"time"
 )
 
-// What QEMU's own LUKS driver knows (crypto/block-luks.c, tried out with 10.0.2,
-// all combinations of them): more than an [Ephemeral] header may have, since here
-// QEMU alone is to answer for what it decrypts.
+// The algorithms of QEMU's LUKS driver (crypto/block-luks.c; all combinations tested
+// with 10.0.2). They are more than those of [Ephemeral] headers, because here QEMU
+// itself opens the original header.
 var (
 	qemuHashes = []string{"md5", "sha1", "sha224", "sha256", "sha384", "sha512", "ripemd160", "sm3"}
-	// The hash of essiv makes the key of one more cipher: it must have the
-	// length of one.
+	// essiv uses the hash as the key of another cipher, so the hash's length
+	// must be a key length.
 	qemuIVs     = []string{"plain", "plain64", "essiv:md5", "essiv:sha256", "essiv:sm3"}
 	qemuModes   = []string{"xts", "cbc", "ctr"}
-	qemuCiphers = map[string][]int{ // by length of key in bytes; two keys for xts
+	qemuCiphers = map[string][]int{ // key lengths in bytes; xts needs two keys
 		"aes":     {16, 24, 32},
 		"serpent": {16, 24, 32},
 		"twofish": {16, 24, 32},
@@ -25,20 +25,20 @@ var (
 	}
 )
 
-// QEMUOpens returns nil if QEMU's own LUKS driver, of 10.0, can open this header
-// with the user's passphrase: without an ephemeral header. Otherwise the error
-// wraps [ErrUnsupported], or [ErrNoKeySlot], and says what QEMU does not know.
+// QEMUOpens returns nil if the LUKS driver of QEMU 10.0 can open this header with the
+// user's passphrase, without an ephemeral header. Otherwise the error wraps
+// [ErrUnsupported] or [ErrNoKeySlot], and names what QEMU does not support.
 //
-// Ask it before QEMU is told to open a header by itself: most of what it does not
-// know QEMU refuses, but at a key of 24 bytes (aes, twofish or serpent with 192
-// bits, in cbc or ctr) it aborts, and the guest with it.
+// Call it before QEMU opens an original header: QEMU refuses most unsupported headers,
+// but with a key of 24 bytes (aes, twofish or serpent with 192 bits, in cbc or ctr) it
+// aborts, and the guest with it.
 //
-// It does not say whether [Header.Unlock] works: see [Header.Usable]. Older QEMUs
-// know less (no sm3 before 9.1), and refuse that themselves. It reads nothing and
+// For [Header.Unlock] see [Header.Usable] instead. Older QEMUs support less (no sm3
+// before 9.1), and refuse the rest without aborting. QEMUOpens reads nothing and
 // derives nothing.
 func (h *Header) QEMUOpens() error {
 	if h.LUKS1 == nil {
-		return fmt.Errorf("%w: QEMU by itself opens no LUKS%d: only LUKS1", ErrUnsupported, h.Version)
+		return fmt.Errorf("%w: QEMU's LUKS driver opens no LUKS%d: only LUKS1", ErrUnsupported, h.Version)
 	}
 	if err := h.LUKS1.qemuOpens(); err != nil {
 		return err
@@ -51,7 +51,7 @@ func (h *Header) QEMUOpens() error {
 
 func (h *LUKS1) qemuOpens() error {
 	refuse := func(what, name string) error {
-		return fmt.Errorf("%w: QEMU by itself does not know the %s %q in %s-%s %s", ErrUnsupported, what, name, h.Cipher, h.Mode, h.Hash)
+		return fmt.Errorf("%w: QEMU's LUKS driver does not support the %s %q in %s-%s %s", ErrUnsupported, what, name, h.Cipher, h.Mode, h.Hash)
 	}
 	mode, iv, _ := strings.Cut(h.Mode, "-")
 	keys, known := qemuCiphers[h.Cipher]
@@ -69,33 +69,33 @@ func (h *LUKS1) qemuOpens() error {
 	case !slices.Contains(qemuHashes, h.Hash):
 		return refuse("hash", h.Hash)
 	case h.Cipher == "cast5" && (mode == "xts" || iv != "plain" && iv != "plain64"):
-		// Its blocks have 8 bytes: too few for the one, and its keys are
-		// shorter than the hashes for the other.
+		// Its blocks of 8 bytes are too short for xts, and its keys are
+		// shorter than the hashes for essiv.
 		return refuse("mode", h.Mode)
 	case mode == "xts" && h.KeyBytes%2 != 0, !slices.Contains(keys, keyBytes):
-		return fmt.Errorf("%w: QEMU by itself does not know %s-%s with a key of %d bits", ErrUnsupported, h.Cipher, h.Mode, h.KeyBytes*8)
+		return fmt.Errorf("%w: QEMU's LUKS driver does not support %s-%s with a key of %d bits", ErrUnsupported, h.Cipher, h.Mode, h.KeyBytes*8)
 	case h.MaterialSize()%SectorSize != 0:
-		return fmt.Errorf("%w: QEMU aborts at the key material of %s-%s with a key of %d bits: %d bytes are no whole number of sectors",
+		return fmt.Errorf("%w: QEMU aborts at the key material of %s-%s with a key of %d bits: %d bytes are not a whole number of sectors",
 			ErrUnsupported, h.Cipher, h.Mode, h.KeyBytes*8, h.MaterialSize())
 	}
 	return nil
 }
 
-// QEMUUnlockTime estimates how long QEMU's own LUKS driver takes to unlock this
-// header: for as long its guest is stalled. first is the time where the
-// passphrase opens the first key slot in use, all that where it opens the last one,
-// or none. Without key slots in use both are 0.
+// QEMUUnlockTime estimates how long QEMU's LUKS driver takes to unlock this header,
+// during which the guest is stalled. first is the time if the passphrase opens the
+// first key slot in use; all is the time if it opens the last one, or none. Without
+// key slots in use both are 0.
 //
-// QEMU derives the keys one after the other, on one core. It is measured for a few
-// milliseconds how fast one core of this machine derives with the same hash: on
-// another machine, or on this one while it is busy, or with another library than
-// this one's, it takes another time. Expect the right order of magnitude.
+// QEMU derives the keys sequentially, on one core. QEMUUnlockTime measures for a few
+// milliseconds how fast one core of this machine derives with the same hash. Other
+// machines, load and QEMU's crypto library change the time: the result is an order of
+// magnitude.
 //
-// The error wraps [ErrUnsupported]: for LUKS2, which QEMU by itself does not open,
-// and for hashes that this package does not know.
+// The error wraps [ErrUnsupported] for LUKS2, which QEMU does not support, and for
+// hashes that this package does not support.
 func (h *Header) QEMUUnlockTime() (first, all time.Duration, err error) {
 	if h.LUKS1 == nil {
-		return 0, 0, fmt.Errorf("%w: QEMU by itself opens no LUKS%d: only LUKS1", ErrUnsupported, h.Version)
+		return 0, 0, fmt.Errorf("%w: QEMU's LUKS driver opens no LUKS%d: only LUKS1", ErrUnsupported, h.Version)
 	}
 	algorithm, err := findHash(h.LUKS1.Hash)
 	if err != nil {
@@ -109,13 +109,13 @@ func (h *Header) QEMUUnlockTime() (first, all time.Duration, err error) {
 	return duration(firstWork, perIteration), duration(allWork, perIteration), nil
 }
 
-// duration returns how long work takes; at most some 290 years.
+// duration returns how long work takes, at most some 290 years.
 func duration(work int64, each float64) time.Duration {
 	return time.Duration(min(float64(work)*each, 1<<63-1025))
 }
 
-// work returns how many iterations of PBKDF2 it takes to try the first key slot in
-// use, and all of them. Each is followed by the digest of what came out.
+// work returns the number of PBKDF2 iterations for trying the first key slot in use,
+// and for trying all. Each try includes the digest of the resulting key.
 func (h *LUKS1) work(algorithm hashAlgorithm) (first, all int64) {
 	digest := int64(h.DigestIterations) * int64(algorithm.blocks(len(h.Digest)))
 	for _, s := range h.Slots {
@@ -131,7 +131,7 @@ func (h *LUKS1) work(algorithm hashAlgorithm) (first, all int64) {
 }
 
 // speed measures how many nanoseconds one core needs for one iteration of PBKDF2.
-// It takes the shortest of several times: what else the machine does makes them
+// It returns the shortest of several measurements, because other load only makes them
 // longer.
 func (a hashAlgorithm) speed() float64 {
 	const rounds, iterations = 8, 2048
@@ -140,7 +140,7 @@ func (a hashAlgorithm) speed() float64 {
 	shortest := time.Duration(1<<63 - 1)
 	for range rounds {
 		start := time.Now()
-		// Without an end of the context there is no error.
+		// The only error is that of the context, which never ends.
 		_ = p.block(context.Background(), kdf{iterations: iterations}, 0, to, func(int64) {})
 		shortest = min(shortest, time.Since(start))
 	}

@@ -14,8 +14,8 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// luks1With returns a LUKS1 header of an encryption. No passphrase opens it, but
-// whoever tries one has to understand all that it says.
+// luks1With returns a LUKS1 header with these algorithms. No passphrase opens it, but
+// trying one requires support for all of them.
 func luks1With(t testing.TB, cipher, mode, hash string, keyBytes int) (*luks.Header, []byte) {
 	t.Helper()
 	b := synthetic()
@@ -30,8 +30,8 @@ func luks1With(t testing.TB, cipher, mode, hash string, keyBytes int) (*luks.Hea
 	return h, b
 }
 
-// What QEMU does with a header: opens it up to the wrong passphrase, refuses it, or
-// aborts.
+// qemuVerdict is QEMU's reaction to a header: it reports a wrong passphrase (opens),
+// refuses the header, or aborts.
 type qemuVerdict string
 
 const (
@@ -58,8 +58,8 @@ func askQEMU(t *testing.T, header []byte) (qemuVerdict, string) {
 	return refuses, string(out)
 }
 
-// QEMUOpens says what QEMU does, for every cipher, mode, vector, hash and length of
-// key that either of them could know.
+// QEMUOpens agrees with QEMU for every cipher, mode, vector, hash and key length
+// that either could support.
 func TestQEMUOpens(t *testing.T) {
 	t.Parallel()
 	must.Have(t, "qemu-io")
@@ -99,8 +99,8 @@ func TestQEMUOpens(t *testing.T) {
 		switch {
 		case err != nil && !errors.Is(err, luks.ErrUnsupported):
 			t.Errorf("%v: %v", c, err)
-		case verdict == opens && err != nil && !saysAborts, // a later QEMU may not abort any more
-			verdict == refuses && (err == nil && !strings.Contains(c.hash+c.mode, "sm3") || saysAborts), // an earlier one does not know sm3
+		case verdict == opens && err != nil && !saysAborts, // a later QEMU may refuse instead of aborting
+			verdict == refuses && (err == nil && !strings.Contains(c.hash+c.mode, "sm3") || saysAborts), // an earlier QEMU does not support sm3
 			verdict == aborts && !saysAborts:
 			t.Errorf("%v: QEMU %s, QEMUOpens says %v\n%s", c, verdict, err, out)
 		}
@@ -138,8 +138,8 @@ func TestQEMUOpensNoOther(t *testing.T) {
 	}
 }
 
-// The estimate grows with what there is to do, and is not far from what this
-// package needs for the same on one core.
+// The estimate grows with the work, and is close to the time that this package needs
+// for the same on one core.
 func TestQEMUUnlockTime(t *testing.T) {
 	t.Parallel()
 	estimate := func(change func(b []byte)) (first, all time.Duration) {

@@ -16,58 +16,54 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// DefaultMaxMemory is how much memory, in bytes, one Argon2 derivation may take
-// where nothing else is said: what cryptsetup gives it at most where nothing else
-// is said.
+// DefaultMaxMemory is the default limit on the memory of one Argon2 derivation, in
+// bytes: the largest memory that cryptsetup chooses by default.
 const DefaultMaxMemory = 1 << 30
 
-// maxArgon2Work bounds the product of an Argon2's passes and KiB: 256 passes over
-// 1 GiB, some minutes. What takes longer could not be stopped.
+// maxArgon2Work is the largest product of Argon2's passes and KiB: 256 passes over
+// 1 GiB, some minutes. Argon2 cannot be interrupted.
 const maxArgon2Work = 256 << 20
 
-// Unlocker unlocks headers. The zero value is ready for use, and used by
-// [Header.Unlock].
+// Unlocker unlocks headers. The zero value is ready to use; [Header.Unlock] uses
+// it.
 type Unlocker struct {
-	// Slots are the key slots to try; nil means all but those whose priority
-	// is [PriorityIgnore].
+	// Slots are the key slots to try; nil means all except those with priority
+	// [PriorityIgnore].
 	Slots []int
-	// MaxMemory is how much memory, in bytes, one Argon2 derivation may take;
-	// 0 means [DefaultMaxMemory]. Key slots that need more are not tried.
+	// MaxMemory is the limit on the memory of one Argon2 derivation, in bytes; 0
+	// means [DefaultMaxMemory]. Key slots that need more are not tried.
 	MaxMemory int64
-	// Progress, if not nil, is called now and then, by one goroutine at a time,
-	// and not any more after Unlock has returned. It must be quick.
+	// Progress, if not nil, is called repeatedly, by one goroutine at a time, and
+	// never after Unlock has returned. It must return quickly.
 	Progress func(Progress)
 }
 
-// Progress says how far the key slots have been tried. Unlock ends before Done reaches Total if a key slot opens.
+// Progress is the progress of trying key slots. Unlock ends before Done reaches Total if a key slot opens.
 type Progress struct {
-	Done, Total int64 // in units that take about equally long
+	Done, Total int64 // in units of about equal duration
 }
 
-// Unlock derives the volume key from the passphrase: it tries the key slots, those
-// preferred first, until one opens whose key fits the header's digest. The key is
-// the caller's, who wipes it. The passphrase is copied, and not kept beyond what is
-// said below.
+// Unlock derives the volume key from the passphrase: it tries the key slots,
+// preferred ones first, until the key of one matches the header's digest. The caller
+// wipes the key. The passphrase is copied, and not kept after Unlock returns, except
+// as described below.
 //
-// Errors wrap [ErrWrongPassphrase]; [ErrNoKeySlot]; [ErrUnsupported] or
-// [ErrDamaged] as [Header.Usable] says; the context's error; or what the reader
-// returned.
+// Errors wrap [ErrWrongPassphrase]; [ErrNoKeySlot]; [ErrUnsupported] or [ErrDamaged]
+// as for [Header.Usable]; the context's error; or the reader's error.
 //
-// Key slots are independent of each other, and so are the blocks of one PBKDF2
-// output: they are derived in parallel, on GOMAXPROCS cores. Argon2 runs for one
-// key slot at a time, because of its memory. When ctx ends, Unlock returns within
-// milliseconds. An Argon2 derivation that is under way then cannot be stopped: it
-// ends later, in a goroutine of its own that wipes its result and its copy of the
-// passphrase.
+// Key slots and the blocks of PBKDF2's output are derived in parallel, on GOMAXPROCS
+// cores. Argon2 runs for one key slot at a time, because of its memory. When ctx
+// ends, Unlock returns within milliseconds. A running Argon2 derivation cannot be
+// interrupted: it ends later, in a goroutine that wipes its result and its copy of
+// the passphrase.
 //
-// The reader that was given to [ReadHeader] is read again, for key material: it
-// must still be open. Unlock may be called from several goroutines at once if the
-// reader allows that.
+// Unlock reads key material from the reader that was given to [ReadHeader], which
+// must still be open. It is safe for concurrent use if the reader is.
 func (h *Header) Unlock(ctx context.Context, passphrase []byte) (*VolumeKey, error) {
 	return Unlocker{}.Unlock(ctx, h, passphrase)
 }
 
-// Unlock does what [Header.Unlock] does, as the fields of u say.
+// Unlock is like [Header.Unlock], with the options in u.
 func (u Unlocker) Unlock(ctx context.Context, h *Header, passphrase []byte) (*VolumeKey, error) {
 	key, err := u.unlock(ctx, h, passphrase)
 	if err != nil {
@@ -88,7 +84,7 @@ func (u Unlocker) unlock(ctx context.Context, h *Header, passphrase []byte) (*Vo
 	secret := secrets.New(bytes.Clone(passphrase))
 	defer secret.Wipe()
 
-	// The end of this context stops the others once a key slot has opened.
+	// Cancelling this context stops the other derivations once a key slot has opened.
 	working, stop := context.WithCancel(ctx)
 	defer stop()
 	t := &trial{
@@ -100,8 +96,8 @@ func (u Unlocker) unlock(ctx context.Context, h *Header, passphrase []byte) (*Vo
 	return t.result(ctx)
 }
 
-// choose drops the key slots that are not to be tried, and notes those that cannot
-// be.
+// choose removes the key slots that are not selected, and moves those that cannot be
+// tried to v.refused.
 func (u Unlocker) choose(v *volume) {
 	unwanted := func(number int) bool { return u.Slots != nil && !slices.Contains(u.Slots, number) }
 	v.refused = slices.DeleteFunc(v.refused, func(e slotError) bool { return unwanted(e.slot) })
@@ -117,14 +113,14 @@ func (u Unlocker) choose(v *volume) {
 	})
 }
 
-// affordable refuses Argon2 with parameters that no passphrase is worth.
+// affordable returns an error if Argon2 would need too much memory or time.
 func (u Unlocker) affordable(s slot) error {
 	if s.kdf.kind == typePBKDF2 {
 		return nil
 	}
 	memory, limit := int64(s.kdf.memory)<<10, cmp.Or(u.MaxMemory, DefaultMaxMemory)
 	if memory > limit {
-		return fmt.Errorf("%w: %s with %d MiB of memory: %d are allowed", ErrUnsupported, s.kdf.kind, memory>>20, limit>>20)
+		return fmt.Errorf("%w: %s with %d MiB of memory: the limit is %d", ErrUnsupported, s.kdf.kind, memory>>20, limit>>20)
 	}
 	if s.kdf.work(s.areaKeyBytes) > maxArgon2Work {
 		return fmt.Errorf("%w: %s with %d passes over %d MiB would take very long", ErrUnsupported, s.kdf.kind, s.kdf.time, memory>>20)
@@ -132,8 +128,8 @@ func (u Unlocker) affordable(s slot) error {
 	return nil
 }
 
-// work returns what deriving n bytes costs, in iterations of PBKDF2 or, which takes
-// about as long, in KiB that Argon2 goes over.
+// work returns the cost of deriving n bytes, in iterations of PBKDF2 or in KiB that
+// Argon2 processes, which take about equally long.
 func (k kdf) work(n int) int64 {
 	if k.kind == typePBKDF2 {
 		return int64(k.iterations) * int64(k.hash.blocks(n))
@@ -141,36 +137,36 @@ func (k kdf) work(n int) int64 {
 	return int64(k.time) * int64(k.memory)
 }
 
-// trial is one try of a passphrase on the key slots of a volume.
+// trial is an attempt to open the key slots of a volume with a passphrase.
 type trial struct {
 	volume     *volume
 	reader     io.ReaderAt
 	passphrase *secrets.Secret
 	argon2     chan struct{} // holds a value while Argon2 runs
-	opened     func()        // ends the work
+	opened     func()        // cancels the remaining work
 	progress   func(Progress)
 
 	mu   sync.Mutex
 	done Progress
 	key  *VolumeKey
-	errs []slotError // of key slots that could not be tried to the end
+	errs []slotError // of key slots whose trial failed
 }
 
 // attempt is a key slot that is being tried.
 type attempt struct {
 	slot
-	derived []byte       // as many whole blocks as PBKDF2 needs
-	missing atomic.Int32 // blocks that are not there yet
+	derived []byte       // whole blocks of PBKDF2's output
+	missing atomic.Int32 // blocks not yet derived
 }
 
-// task is what one core does without a break: one block of PBKDF2, or all of
-// Argon2.
+// task is a unit of work for one core: one block of PBKDF2, or a whole Argon2
+// derivation.
 type task struct {
 	attempt *attempt
 	block   int
 }
 
-// run tries all key slots, and returns when no worker is left.
+// run tries all key slots, and returns when all workers have ended.
 func (t *trial) run(ctx context.Context) {
 	var tasks []task
 	for _, s := range t.volume.slots {
@@ -207,8 +203,8 @@ func (t *trial) run(ctx context.Context) {
 	workers.Wait()
 }
 
-// do derives the block of the task. The task that adds the last block of a key slot goes on
-// to look whether it is the right one.
+// do derives the block of the task. The task that derives the last block of a key slot
+// then tries to open it.
 func (t *trial) do(ctx context.Context, task task) error {
 	a := task.attempt
 	if a.kdf.kind != typePBKDF2 {
@@ -244,9 +240,9 @@ func (t *trial) doArgon2(ctx context.Context, a *attempt) error {
 	return t.open(ctx, a, derived)
 }
 
-// open decrypts and merges the key material with the derived key, and keeps the
-// result if it is the volume key. If it is not, the passphrase is not that of this
-// key slot: nil.
+// open decrypts and merges the key material with the derived key, and stores the
+// result if it is the volume key. A wrong passphrase for this key slot is not an
+// error.
 func (t *trial) open(ctx context.Context, a *attempt, derived []byte) error {
 	material := make([]byte, sectors(t.volume.keyBytes*Stripes)*SectorSize)
 	defer clear(material)
@@ -281,7 +277,7 @@ func (t *trial) open(ctx context.Context, a *attempt, derived []byte) error {
 	return nil
 }
 
-// tick adds to what has been done.
+// tick adds n to the progress and reports it.
 func (t *trial) tick(n int64) {
 	if t.progress == nil {
 		return
@@ -292,17 +288,17 @@ func (t *trial) tick(n int64) {
 	t.progress(t.done)
 }
 
-// fail keeps the error for the end: another key slot may still open.
+// fail records the error of a key slot for result: another key slot may still open.
 func (t *trial) fail(ctx context.Context, number int, err error) {
 	if ctx.Err() != nil {
-		return // stopped: no failure of the key slot
+		return // cancelled: not a failure of the key slot
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.errs = append(t.errs, slotError{number, err})
 }
 
-// result returns the key or the reason why there is none. No worker is left.
+// result returns the key or the error. It is called after run.
 func (t *trial) result(ctx context.Context) (*VolumeKey, error) {
 	switch {
 	case t.key != nil:
@@ -319,8 +315,8 @@ func (t *trial) result(ctx context.Context) (*VolumeKey, error) {
 	slices.Sort(tried)
 	err := fmt.Errorf("%w: it opens none of the key slots that were tried: %d", ErrWrongPassphrase, tried)
 	if len(t.volume.refused) > 0 {
-		// Not wrapped: what matters is that the passphrase is wrong for the
-		// others.
+		// Not wrapped: the relevant cause is that the passphrase is wrong for
+		// the others.
 		err = fmt.Errorf("%w (not tried: %s)", err, joined(t.volume.refused).Error())
 	}
 	return nil, err

@@ -18,12 +18,12 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-const passphrase = "test passphrase" // what run gives on standard input
+const passphrase = "test passphrase" // run passes it on standard input
 
-// dumpKey returns the volume key as cryptsetup finds it.
+// dumpKey returns the volume key that cryptsetup finds.
 func dumpKey(t testing.TB, path string) []byte { t.Helper(); return dumpKeyBy(t, path, "-") }
 
-// dumpKeyBy does so with the passphrase in another file than run's standard input.
+// dumpKeyBy is dumpKey with the passphrase in a file.
 func dumpKeyBy(t testing.TB, path, passphraseFile string) []byte {
 	t.Helper()
 	out := filepath.Join(t.TempDir(), "key")
@@ -47,7 +47,7 @@ func unlock(t testing.TB, h *luks.Header, passphrase string) *luks.VolumeKey {
 	return key
 }
 
-// sameKey checks that we find the same volume key as cryptsetup.
+// sameKey checks that Unlock finds the same volume key as cryptsetup.
 func sameKey(t *testing.T, path string) {
 	t.Helper()
 	h := open(t, path)
@@ -109,7 +109,7 @@ func TestUnlockAsCryptsetup(t *testing.T) {
 			cases["luks1 "+cipher+" "+bits] = []string{"--type", "luks1", "--cipher", cipher, "--key-size", bits}
 		}
 	}
-	// One of each family: the others differ in their constants.
+	// One hash of each family: the others differ only in constants.
 	for _, hash := range []string{"sha1", "sha384", "sha512", "ripemd160", "sha3-256", "blake2b-512", "blake2s-256"} {
 		cases["luks1 "+hash] = []string{"--type", "luks1", "--hash", hash}
 	}
@@ -124,8 +124,8 @@ func TestUnlockAsCryptsetup(t *testing.T) {
 	}
 }
 
-// A volume converted from LUKS1 keeps its digest of 20 bytes, and the other way
-// round.
+// A volume converted from LUKS1 to LUKS2 keeps its digest of 20 bytes, and can be
+// converted back.
 func TestUnlockConverted(t *testing.T) {
 	t.Parallel()
 	path := luksFormat(t, 18<<20, "--type", "luks1")
@@ -146,7 +146,7 @@ func TestUnlockConverted(t *testing.T) {
 func addKey(t *testing.T, path, passphrase string, args ...string) {
 	t.Helper()
 	file := must.File(t, passphrase)
-	// The default is Argon2, for which 1000 iterations are more than a test has time for.
+	// The default is Argon2, for which 1000 iterations would take too long.
 	if !slices.Contains(args, "--pbkdf") {
 		args = append(args, "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
 	}
@@ -203,7 +203,7 @@ func TestSeveralKeySlots(t *testing.T) {
 	}
 }
 
-// A key slot that holds another key than the segment's is none of ours.
+// A key slot with another key than the segment's is not tried.
 func TestUnboundKeySlot(t *testing.T) {
 	t.Parallel()
 	path := luksFormat(t, 18<<20, "--type", "luks2", "--sector-size", "512", "--pbkdf", "pbkdf2")
@@ -214,7 +214,7 @@ func TestUnboundKeySlot(t *testing.T) {
 	}
 }
 
-// The copy that is left opens the volume.
+// The remaining copy opens the volume.
 func TestUnlockBySecondCopy(t *testing.T) {
 	t.Parallel()
 	path := luksFormat(t, 18<<20, "--type", "luks2", "--sector-size", "512", "--pbkdf", "pbkdf2")
@@ -233,8 +233,8 @@ func TestUnlockBySecondCopy(t *testing.T) {
 	}
 }
 
-// What one key slot needs that we do not have does not stand in the way of the
-// others.
+// An unsupported or unreadable key slot does not prevent opening another
+// one.
 func TestOtherKeySlotsAreTried(t *testing.T) {
 	t.Parallel()
 	path := luksFormat(t, 18<<20, "--type", "luks2", "--sector-size", "512", "--pbkdf", "pbkdf2")
@@ -291,7 +291,7 @@ func TestCancel(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	// While it is busy: the first progress ends it.
+	// Cancel while Unlock is working: at the first progress.
 	h := must.Get(luks.ReadHeader(bytes.NewReader(assemble(pbkdf2))))(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	u := luks.Unlocker{Progress: func(p luks.Progress) {
@@ -323,7 +323,7 @@ func TestProgressReachesTheEnd(t *testing.T) {
 	}
 }
 
-// Memory and time that no header should ask for.
+// Excessive memory and time.
 func TestAbsurdArgon2(t *testing.T) {
 	t.Parallel()
 	for says, kdf := range map[string]dict{
@@ -340,8 +340,8 @@ func TestAbsurdArgon2(t *testing.T) {
 	}
 }
 
-// The passphrase may be wiped by its owner as soon as Unlock returns, and is not
-// changed.
+// The caller may wipe the passphrase as soon as Unlock returns, and Unlock does not
+// change it.
 func TestPassphraseIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	h := must.Get(luks.ReadHeader(bytes.NewReader(assemble(metadata()))))(t)

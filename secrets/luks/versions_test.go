@@ -12,9 +12,9 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// releaseOfQEMU returns the directory with the programs of another release's QEMU,
-// which scripts/qemu-matrix.sh unpacks: in a quick run only where that has been
-// done.
+// releaseOfQEMU returns the directory with the programs of a QEMU from another
+// release, which scripts/qemu-matrix.sh unpacks. A quick run skips the test unless
+// they are already unpacked.
 func releaseOfQEMU(t *testing.T, suite string) string {
 	t.Helper()
 	if os.Getenv("LUKSPLUG_LONG") != "" {
@@ -40,8 +40,8 @@ func releaseOfQEMU(t *testing.T, suite string) string {
 	return found[len(found)-1]
 }
 
-// Images of three releases of QEMU, each opened by this package and by cryptsetup,
-// and each release with ephemeral headers.
+// This package and cryptsetup open images of three releases of QEMU, and each release
+// opens ephemeral headers.
 func TestReleasesOfQEMU(t *testing.T) {
 	t.Parallel()
 	must.Have(t, "cryptsetup", "qemu-img", "qemu-io")
@@ -54,7 +54,7 @@ func TestReleasesOfQEMU(t *testing.T) {
 			}
 			qemuImg := filepath.Join(dir, "qemu-img")
 			t.Log(run(t, qemuImg, "--version"))
-			// "" is what it makes by itself.
+			// "" means QEMU's defaults.
 			for _, options := range []string{"", ",cipher-alg=aes-128,cipher-mode=cbc,ivgen-alg=essiv,ivgen-hash-alg=sha256,hash-alg=sha1"} {
 				path := filepath.Join(t.TempDir(), "image")
 				run(t, qemuImg, "create", "-f", "luks", "--object", secretFile(t, []byte(passphrase)), "-o", "key-secret=s,iter-time=10"+options, path, "1M")
@@ -70,7 +70,7 @@ func TestReleasesOfQEMU(t *testing.T) {
 					t.Errorf("QEMU says that %q is open, not %q", shown, h.UUID)
 				}
 				checkIn(t, v, copied, key)
-				// Before 9.0 there are no detached headers.
+				// QEMU supports detached headers since 9.0.
 				if suite != "bookworm" {
 					v := ephemeral(t, key, path)
 					v.dir = dir
@@ -81,8 +81,8 @@ func TestReleasesOfQEMU(t *testing.T) {
 	}
 }
 
-// spliced returns a copy of an image in which the original header is overwritten by
-// the ephemeral one: even a QEMU that knows no detached headers opens that.
+// spliced returns a copy of an image in which the ephemeral header overwrites the
+// original one: a QEMU without detached headers can open it.
 func spliced(t *testing.T, key *luks.VolumeKey, path string) (volume, string) {
 	t.Helper()
 	data := must.Get(os.ReadFile(path))(t)
@@ -93,7 +93,7 @@ func spliced(t *testing.T, key *luks.VolumeKey, path string) (volume, string) {
 	return embedded(t, must.Use(t, e.Passphrase()), path), path
 }
 
-// A detached header as QEMU makes it, from 10.0.13 on.
+// A detached header created by QEMU, which supports that since 10.0.13.
 func TestDetachedHeaderOfQEMU(t *testing.T) {
 	t.Parallel()
 	must.Have(t, "cryptsetup")

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// volume is what unlocking needs of a header, in the same form for LUKS1 and
-// LUKS2.
+// volume has the data of a header that unlocking needs, in the same form for LUKS1
+// and LUKS2.
 type volume struct {
 	uuid          string // as written in the header
 	encryption    encryption
@@ -18,17 +18,17 @@ type volume struct {
 	digest        kdf   // of the volume key; always pbkdf2
 	want          []byte
 	slots         []slot // in the order in which they are tried
-	// Key slots that cannot be tried, and why. The others still can.
+	// Key slots that cannot be tried, and why. The others are still tried.
 	refused []slotError
 }
 
-// slotError is what went wrong with one key slot.
+// slotError is the error of a key slot.
 type slotError struct {
 	slot int
 	err  error
 }
 
-// slot is one place for a passphrase.
+// slot is a key slot that can be tried.
 type slot struct {
 	number       int
 	priority     int
@@ -51,9 +51,9 @@ type kdf struct {
 }
 
 // Usable returns nil if the volume can be opened through an ephemeral header: if
-// [Header.Unlock] and [Ephemeral] know all that its header says. Otherwise the
-// error wraps [ErrUnsupported], or [ErrNoKeySlot], or [ErrDamaged], and names what
-// stands in the way. It reads nothing and derives nothing.
+// [Header.Unlock] and [Ephemeral] support everything in its header. Otherwise the
+// error wraps [ErrUnsupported], [ErrNoKeySlot] or [ErrDamaged], and names the
+// reason. It reads nothing and derives nothing.
 func (h *Header) Usable() error {
 	v, err := h.volume()
 	if err == nil && len(v.slots) == 0 {
@@ -69,7 +69,7 @@ func (v *volume) noSlots() error {
 	return ErrNoKeySlot
 }
 
-// joined returns the errors as one, on a single line.
+// joined returns the errors as one error with a single line.
 func joined(errs []slotError) error {
 	var all error
 	for _, e := range errs {
@@ -101,7 +101,7 @@ func (h *Header) volume() (*volume, error) {
 	if err := v.encryption.checkKey(v.keyBytes); err != nil {
 		return nil, err
 	}
-	// An ephemeral header must be able to say where the payload is.
+	// An ephemeral header must be able to represent the payload offset.
 	_, err = layOut(v.keyBytes, v.payloadOffset)
 	return v, err
 }
@@ -186,9 +186,9 @@ func (h *LUKS2) volume() (*volume, error) {
 	return v, nil
 }
 
-// segment returns the one segment, if it is one that QEMU's LUKS driver can decrypt
-// when it is told the volume key. Each of the other kinds would open all the same,
-// and then show, or write, wrong data.
+// segment returns the only segment, if QEMU's LUKS driver decrypts it correctly with
+// the volume key. QEMU would open other kinds too, and then read and write wrong
+// data.
 func (h *LUKS2) segment() (*Segment, error) {
 	refuse := func(format string, args ...any) (*Segment, error) {
 		return nil, fmt.Errorf("%w: %s", ErrUnsupported, fmt.Sprintf(format, args...))
@@ -204,7 +204,7 @@ func (h *LUKS2) segment() (*Segment, error) {
 		}
 	}
 	if len(h.Requirements) > 0 {
-		return refuse("requirement %q is not known", h.Requirements[0])
+		return refuse("requirement %q is not supported", h.Requirements[0])
 	}
 	if n := len(h.Segments); n != 1 {
 		return refuse("the payload has %d segments: only 1 is possible", n)
@@ -241,7 +241,7 @@ func (h *LUKS2) digestOf(s *Segment) (*Digest, error) {
 	}
 	switch {
 	case found == nil:
-		return nil, fmt.Errorf("%w: segment %d has no digest: a right volume key could not be told from a wrong one", ErrDamaged, s.ID)
+		return nil, fmt.Errorf("%w: segment %d has no digest: a volume key cannot be verified", ErrDamaged, s.ID)
 	case found.Type != typePBKDF2:
 		return nil, fmt.Errorf("%w: digest %d is of type %q", ErrUnsupported, found.ID, found.Type)
 	}

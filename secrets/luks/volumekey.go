@@ -7,9 +7,9 @@ import (
 )
 
 // VolumeKey is the key that encrypts a payload, verified against the digest of the
-// header that it was unlocked from. It lives in memory of its own, locked and kept
-// out of core files like that of a [secrets.Secret], and prints as "[redacted]".
-// Wipe it when done. Safe for concurrent use.
+// header that it was unlocked from. It is stored like a [secrets.Secret] in locked
+// memory outside of core files, and prints as "[redacted]". Wipe it when done. It is
+// safe for concurrent use.
 type VolumeKey struct {
 	key    *secrets.Secret
 	slot   int
@@ -26,12 +26,12 @@ func (k *VolumeKey) Len() int { return k.key.Len() }
 // Slot returns the number of the key slot that the passphrase opened.
 func (k *VolumeKey) Slot() int { return k.slot }
 
-// Encryption returns how the payload is encrypted with the key, in the words of
-// LUKS: "aes-xts-plain64".
+// Encryption returns the encryption of the payload in the notation of LUKS:
+// "aes-xts-plain64".
 func (k *VolumeKey) Encryption() string { return k.volume.encryption.String() }
 
-// PayloadOffset returns where the payload begins, in bytes, as
-// [Header.PayloadOffset] does.
+// PayloadOffset returns the offset of the payload in bytes, like
+// [Header.PayloadOffset].
 func (k *VolumeKey) PayloadOffset() int64 { return k.volume.payloadOffset }
 
 // Wipe zeroes the key. Calling it again, or on nil, does nothing.

@@ -7,8 +7,8 @@ import (
 	"github.com/luksplug/luksplug/secrets/masterkey"
 )
 
-// What goes to QEMU differs each time, since each has another initialisation
-// vector; it is always whole blocks of 16 bytes.
+// The ciphertext differs each time, because each has a different initialisation
+// vector; its length is a multiple of 16 bytes.
 func Example() {
 	key, err := masterkey.New(make([]byte, masterkey.Size)) // a real one is random
 	if err != nil {

@@ -13,36 +13,36 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// ID is the id of the secret object that holds a VM's master key: the one that
-// libvirt uses.
+// ID is the id of the secret object that holds a VM's master key, as libvirt
+// names it.
 const ID = "masterKey0"
 
 // Size is the size of a master key in bytes.
 const Size = 32
 
-// ErrInvalid is wrapped by the errors about a file that is no master key.
-var ErrInvalid = errors.New("it is no master key")
+// ErrInvalid is wrapped by the errors for data that is not a master key.
+var ErrInvalid = errors.New("not a master key")
 
-// Key is a master key. Its methods may be called from several goroutines. It
-// prints as [secrets.Redacted].
+// Key is a master key. Its methods are safe for concurrent use. It prints as
+// [secrets.Redacted].
 type Key struct {
 	secret  *secrets.Secret
 	exposed bool
 }
 
-// New returns the key of these bytes and zeroes them. Other than [Size] bytes are
-// an error that wraps [ErrInvalid].
+// New returns the key with these bytes and zeroes them. The error wraps [ErrInvalid]
+// if there are not exactly [Size] bytes.
 func New(value []byte) (*Key, error) {
 	if len(value) != Size {
 		clear(value)
-		return nil, fmt.Errorf("%w: it has %d bytes, and AES-256 takes %d", ErrInvalid, len(value), Size)
+		return nil, fmt.Errorf("%w: it has %d bytes, and AES-256 needs %d", ErrInvalid, len(value), Size)
 	}
 	return &Key{secret: secrets.New(value)}, nil
 }
 
-// Read reads the key that a file holds, as raw bytes and nothing else. The errors
-// are those of reading it, and for what is not a regular file of [Size] bytes one
-// that wraps [ErrInvalid]. The caller closes the file.
+// Read reads a key from a file that contains its raw bytes only. The error is that of
+// reading the file, or wraps [ErrInvalid] if it is not a regular file of [Size] bytes.
+// The caller closes the file.
 func Read(f *os.File) (*Key, error) {
 	info, err := f.Stat()
 	if err != nil {
@@ -51,7 +51,7 @@ func Read(f *os.File) (*Key, error) {
 	if !info.Mode().IsRegular() {
 		return nil, fmt.Errorf("%w: it is not a regular file", ErrInvalid)
 	}
-	value := make([]byte, Size+1) // one more, to see that there is no more
+	value := make([]byte, Size+1) // one more, to detect a longer file
 	n, err := io.ReadFull(f, value)
 	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) && !errors.Is(err, io.EOF) {
 		clear(value)
@@ -70,20 +70,19 @@ func Read(f *os.File) (*Key, error) {
 	return k, nil
 }
 
-// Exposed reports whether every user of the host may read or replace the file that
-// the key was read from. Such a key hides nothing from them.
+// Exposed reports whether every user of the host may read or change the file that
+// the key was read from. Such a key protects no secret from them.
 func (k *Key) Exposed() bool { return k.exposed }
 
-// Sealed is a secret as a secret object of QEMU takes it: with these two, the
-// key's id as the keyid, and base64 as the format. It is no secret any more.
+// Sealed is an encrypted secret for a secret object of QEMU: its properties data and
+// iv, to be given with the key's id as keyid and the format base64. It is not secret.
 type Sealed struct {
 	Data string // the ciphertext, in base64
 	IV   string // the initialisation vector, in base64
 }
 
-// Seal encrypts a value under the key with an initialisation vector of its own. All
-// byte values are allowed, and any length. The error is [secrets.ErrWiped] after
-// Wipe.
+// Seal encrypts a value under the key with a random initialisation vector. All byte
+// values and any length are allowed. After Wipe the error is [secrets.ErrWiped].
 func (k *Key) Seal(value []byte) (Sealed, error) {
 	var iv [aes.BlockSize]byte
 	_, _ = rand.Read(iv[:]) // never fails: it ends the program instead
@@ -91,7 +90,7 @@ func (k *Key) Seal(value []byte) (Sealed, error) {
 }
 
 func (k *Key) seal(iv [aes.BlockSize]byte, value []byte) (Sealed, error) {
-	// Encrypted in place, so that no copy of the value stays behind.
+	// Encrypted in place, so that no copy of the value remains.
 	padding := aes.BlockSize - len(value)%aes.BlockSize
 	text := make([]byte, len(value)+padding)
 	for i := copy(text, value); i < len(text); i++ {
@@ -111,7 +110,7 @@ func (k *Key) seal(iv [aes.BlockSize]byte, value []byte) (Sealed, error) {
 	return Sealed{Data: base64.StdEncoding.EncodeToString(text), IV: base64.StdEncoding.EncodeToString(iv[:])}, nil
 }
 
-// Wipe overwrites the key, which cannot be used after it. A nil key is allowed.
+// Wipe zeroes the key, which cannot be used afterwards. A nil key is allowed.
 func (k *Key) Wipe() {
 	if k != nil {
 		k.secret.Wipe()

@@ -24,8 +24,8 @@ func bytesOf(t *testing.T, text string) []byte {
 	return b
 }
 
-// TestVector is NIST SP 800-38A, F.2.5 (CBC-AES256.Encrypt): the padding makes one
-// block more.
+// TestVector checks NIST SP 800-38A, F.2.5 (CBC-AES256.Encrypt). The padding adds
+// one block.
 func TestVector(t *testing.T) {
 	t.Parallel()
 	k := must.Get(New(bytesOf(t, "603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")))(t)
@@ -43,8 +43,8 @@ func TestVector(t *testing.T) {
 	}
 }
 
-// TestSeal opens what is sealed again, for every length around a block's, and
-// never sees an initialisation vector twice.
+// TestSeal decrypts sealed values of every length up to three blocks, and checks
+// that no initialisation vector repeats.
 func TestSeal(t *testing.T) {
 	t.Parallel()
 	key := bytes.Repeat([]byte{7}, Size)
@@ -63,7 +63,7 @@ func TestSeal(t *testing.T) {
 			t.Errorf("%d bytes became %x", n, text)
 		}
 		if vectors[s.IV] {
-			t.Errorf("the initialisation vector %s is there twice", s.IV)
+			t.Errorf("the initialisation vector %s is repeated", s.IV)
 		}
 		vectors[s.IV] = true
 	}

@@ -11,9 +11,8 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// TestQEMU has QEMU decrypt what is sealed here: a second key with bytes of all
-// kinds, which in turn encrypts the passphrase of a volume. Only the exact bytes
-// open it.
+// TestQEMU lets QEMU decrypt sealed values: a second key with special bytes, which
+// in turn encrypts the passphrase of a volume. Only the exact passphrase opens it.
 func TestQEMU(t *testing.T) {
 	t.Parallel()
 	must.Have(t, "qemu-img", "qemu-io")

@@ -1,8 +1,8 @@
-// Package passphrase reads a passphrase from the source that a user names: a file,
-// standard input or an inherited file descriptor. It does not read it from an
-// argument or the environment, which other users of the host can see.
+// Package passphrase reads a passphrase from a file, standard input or an inherited
+// file descriptor. It does not read it from an argument or the environment, which
+// other users of the host can see.
 //
-// Bytes are taken exactly as they are, as `cryptsetup --key-file` takes them: no
-// newline is stripped. That is the usual reason for "wrong passphrase" when the
-// file was written with an editor or echo; [EndsInNewline] lets the caller say so.
+// As with `cryptsetup --key-file`, all bytes count: no newline is stripped. A final
+// newline is the usual cause of "wrong passphrase" if the file was written with an
+// editor or echo; [EndsInNewline] lets the caller hint at it.
 package passphrase

@@ -13,23 +13,23 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// Errors of [Open]. Those of the operating system (fs.ErrNotExist,
-// fs.ErrPermission) and [secrets.ErrTooLong] are wrapped as well.
+// Errors of [Open], which also wraps those of the operating system
+// (fs.ErrNotExist, fs.ErrPermission) and [secrets.ErrTooLong].
 var (
 	ErrInvalidSource = errors.New("invalid passphrase source")
 	ErrEmpty         = errors.New("the passphrase is empty")
 )
 
-// Open reads the passphrase that spec names, to the end:
+// Open reads the passphrase from the source spec, to the end:
 //
 //   - "-" is standard input, given as stdin;
-//   - "fd:N" is the file descriptor N, which the parent process left open for
-//     this one (3<file in a shell); it is closed afterwards;
+//   - "fd:N" is the file descriptor N, inherited from the parent process
+//     (3<file in a shell); Open closes it;
 //   - anything else is the path of a file, which may be a pipe ("./-" and
 //     "./fd:3" name files with such names).
 //
-// An empty passphrase gives [ErrEmpty], one of more than [secrets.MaxLen] bytes
-// [secrets.ErrTooLong]. Open blocks for as long as its source does.
+// The error wraps [ErrEmpty] for an empty passphrase, and [secrets.ErrTooLong] for
+// more than [secrets.MaxLen] bytes. Open blocks as long as its source does.
 func Open(spec string, stdin io.Reader) (*secrets.Secret, error) {
 	r, err := source(spec, stdin)
 	if err != nil {
@@ -39,8 +39,8 @@ func Open(spec string, stdin io.Reader) (*secrets.Secret, error) {
 	return Read(r, name(spec))
 }
 
-// Read reads a passphrase to the end of r, as [Open] does. from says in errors
-// what r is.
+// Read reads a passphrase to the end of r, as [Open] does. from names r in
+// errors.
 func Read(r io.Reader, from string) (*secrets.Secret, error) {
 	secret, err := secrets.Read(r)
 	if err != nil {
@@ -52,9 +52,9 @@ func Read(r io.Reader, from string) (*secrets.Secret, error) {
 	return secret, nil
 }
 
-// Inherited returns the descriptor that "fd:N" names, for a program that takes it
-// before it changes what else it has inherited; the caller closes it. It is nil
-// for other sources.
+// Inherited returns the descriptor of the source "fd:N", for a program that opens it
+// before it changes its other inherited descriptors; the caller closes it. It
+// returns nil for other sources.
 func Inherited(spec string) (*os.File, error) {
 	if number, ok := strings.CutPrefix(spec, "fd:"); ok {
 		return inherited(number)
@@ -62,11 +62,11 @@ func Inherited(spec string) (*os.File, error) {
 	return nil, nil
 }
 
-// EndsInNewline reports whether the last byte is a newline: worth a hint when
-// the passphrase turns out to be wrong.
+// EndsInNewline reports whether the last byte is a newline, a frequent cause of
+// a wrong passphrase.
 func EndsInNewline(s *secrets.Secret) bool {
 	found := false
-	// Use fails for a wiped secret only, which ends in nothing.
+	// Use fails only for a wiped secret, which has no last byte.
 	_ = s.Use(func(value []byte) error {
 		found = len(value) > 0 && value[len(value)-1] == '\n'
 		return nil
@@ -93,23 +93,23 @@ func source(spec string, stdin io.Reader) (io.ReadCloser, error) {
 	return f, nil
 }
 
-// inherited returns the descriptor that the parent process left open.
+// inherited returns a descriptor that was inherited from the parent process.
 func inherited(number string) (*os.File, error) {
 	n, err := strconv.ParseUint(number, 10, 31)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %q: N in fd:N is a decimal number", ErrInvalidSource, "fd:"+number)
 	}
 	if n == 1 || n == 2 {
-		return nil, fmt.Errorf("%w: fd:%d is where output goes", ErrInvalidSource, n)
+		return nil, fmt.Errorf("%w: fd:%d is used for output", ErrInvalidSource, n)
 	}
-	// Whatever came through exec has no close-on-exec flag, and everything
-	// that Go opens itself has it: so that a wrong number cannot take away
-	// the runtime's own descriptors.
+	// Descriptors inherited through exec have no close-on-exec flag, and all
+	// that Go opens have it. Checking the flag prevents that a wrong number
+	// closes a descriptor of the runtime.
 	flags, err := unix.FcntlInt(uintptr(n), unix.F_GETFD, 0)
 	if err != nil || flags&unix.FD_CLOEXEC != 0 {
 		return nil, fmt.Errorf("%w: descriptor %d was not left open by the parent process: in a shell, add %d<FILE", ErrInvalidSource, n, n)
 	}
-	// Not inherited further by the programs that we start.
+	// Programs that this process starts must not inherit it.
 	unix.CloseOnExec(int(n))
 	return os.NewFile(uintptr(n), "fd:"+number), nil
 }

@@ -33,7 +33,7 @@ func Example() {
 	// hint: it ends in a newline, which counts
 }
 
-// awkward has everything that a careless reader would change.
+// awkward contains bytes that a reader might strip or convert.
 var awkward = []byte(" \t\x00\xff\xfenot utf-8\r\n\n")
 
 func open(t *testing.T, spec string) []byte {
@@ -60,8 +60,8 @@ func TestStandardInput(t *testing.T) {
 	}
 }
 
-// inheritedPipe returns a descriptor as a parent process leaves it: readable,
-// and without close-on-exec.
+// inheritedPipe returns a descriptor like one inherited from a parent process:
+// readable, and without close-on-exec.
 func inheritedPipe(t *testing.T, value []byte) int {
 	t.Helper()
 	var p [2]int
@@ -73,8 +73,8 @@ func inheritedPipe(t *testing.T, value []byte) int {
 	return p[0]
 }
 
-// Not parallel: the test looks at a descriptor number after it was closed, and
-// another test could have opened a file with that number.
+// Not parallel: the test checks a descriptor number after it was closed, and
+// another test could reuse that number.
 func TestInheritedDescriptorIsReadAndClosed(t *testing.T) {
 	fd := inheritedPipe(t, awkward)
 	if got := open(t, fmt.Sprintf("fd:%d", fd)); !bytes.Equal(got, awkward) {
@@ -94,7 +94,7 @@ func TestDescriptorOfOurOwnIsRefused(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if _, err := f.Stat(); err != nil {
-		t.Errorf("and it was closed: %v", err)
+		t.Errorf("the descriptor was closed: %v", err)
 	}
 }
 
@@ -138,6 +138,6 @@ func TestEndsInNewline(t *testing.T) {
 	wiped := secrets.New([]byte("a\n"))
 	wiped.Wipe()
 	if passphrase.EndsInNewline(wiped) {
-		t.Error("a wiped secret ends in nothing")
+		t.Error("a wiped secret has no last byte")
 	}
 }

@@ -1,6 +1,6 @@
-// Package barbicantest tests users of a Barbican. [Server] is a small server in
-// memory that answers as OpenStack's does, as far as package barbican queries it;
-// [Gateway] and [Fixture] give the test suite of all key stores what it needs of
-// a server, of this one or of a real one. Only tests may import this package: it
-// imports the store that it tests.
+// Package barbicantest tests clients of Barbican. [Server] is a small server in
+// memory that implements the part of OpenStack's API that package barbican uses;
+// [Gateway] and [Fixture] connect the test suite of all key stores to this server
+// or to a real one. Only tests may import this package: it imports the store that
+// it tests.
 package barbicantest

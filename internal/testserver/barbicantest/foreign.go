@@ -10,14 +10,14 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// TestForeign tests that what other programs have made is found by Barbican's
-// uuid and by name, and that it stays as it is.
+// TestForeign tests that secrets of other programs are found by Barbican's uuid and
+// by name, and are not modified.
 func TestForeign(t *testing.T, g *Gateway) {
 	store := g.Store(t, time.Minute)
 	value := "\x00\xff key of 18 bytes"
 	key := g.Make(t, "a volume of Cinder's", "application/octet-stream", base64.StdEncoding.EncodeToString([]byte(value)))
 	text := g.Make(t, "volume:/var/100%_+\\ä", "text/plain", "passphrase")
-	decoy := g.Make(t, "volume:/var/100xxxxä", "text/plain", "another") // what LIKE takes for the same
+	decoy := g.Make(t, "volume:/var/100xxxxä", "text/plain", "another") // LIKE matches this name too
 	ceph := g.Make(t, "ceph:client.vm1", "text/plain", "c2VjcmV0")
 	empty := g.Make(t, "volume:/empty", "", "")
 	byUUID := func(d secrets.Document) secrets.Reference {

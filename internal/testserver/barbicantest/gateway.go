@@ -21,11 +21,11 @@ import (
 	"github.com/luksplug/luksplug/secrets/barbican"
 )
 
-// Gateway is a server through which a Barbican is reached, until it is hung or
-// closed, or takes rights away.
+// Gateway is a reverse proxy to a Barbican. It can hang, close, or remove the
+// client's rights.
 type Gateway struct {
 	URL     *url.URL
-	Project string // a new one, in which nothing is
+	Project string // a new, empty project
 	server  *httptest.Server
 	up      *url.URL
 	ended   chan struct{}
@@ -34,8 +34,8 @@ type Gateway struct {
 	denied  bool
 }
 
-// NewGateway returns a gateway to the Barbican at up, which must be one without
-// authentication. It ends with the test.
+// NewGateway returns a gateway to the Barbican at up, which must not require
+// authentication. The gateway is closed when the test ends.
 func NewGateway(t testing.TB, up *url.URL) *Gateway {
 	t.Helper()
 	g := &Gateway{Project: uuid.NewString(), up: up, ended: make(chan struct{})}
@@ -74,13 +74,13 @@ func (g *Gateway) Store(t testing.TB, timeout time.Duration) *barbican.Store {
 	return s
 }
 
-// Hang has the gateway accept requests and never answer.
+// Hang makes the gateway accept requests and never reply.
 func (g *Gateway) Hang() { g.set(&g.hung) }
 
-// Deny has the server answer as to a role that may not see payloads: an auditor.
+// Deny sends requests with the role audit, which may not read payloads.
 func (g *Gateway) Deny() { g.set(&g.denied) }
 
-// Close ends the gateway: nobody listens any more.
+// Close closes the gateway's listener.
 func (g *Gateway) Close() { _ = g.server.Listener.Close() }
 
 func (g *Gateway) set(what *bool) {
@@ -89,7 +89,7 @@ func (g *Gateway) set(what *bool) {
 	*what = true
 }
 
-// request asks the server itself.
+// request sends a request directly to the server.
 func (g *Gateway) request(t testing.TB, method, path, content string, into any) {
 	t.Helper()
 	req := must.Get(http.NewRequestWithContext(t.Context(), method, g.up.JoinPath("v1", "secrets").String()+path, strings.NewReader(content)))(t)
@@ -108,9 +108,9 @@ func (g *Gateway) request(t testing.TB, method, path, content string, into any) 
 	must.OK(t, json.Unmarshal(answer.Bytes(), into))
 }
 
-// Make makes a secret as another program does, and returns Barbican's uuid of it.
-// Of the content type text/plain the payload is text, of application/octet-stream
-// it is in base64.
+// Make creates a secret as another program does, and returns its uuid in Barbican.
+// The payload is text for the content type text/plain, and base64 for
+// application/octet-stream.
 func (g *Gateway) Make(t testing.TB, name, contentType, payload string) uuid.UUID {
 	t.Helper()
 	content := map[string]string{"name": name}
@@ -129,8 +129,8 @@ func (g *Gateway) Make(t testing.TB, name, contentType, payload string) uuid.UUI
 	return id
 }
 
-// Damage spoils what is stored of the secret that luksplug has defined with that
-// uuid.
+// Damage corrupts the stored data of the secret that luksplug has defined with
+// that uuid.
 func (g *Gateway) Damage(t testing.TB, id uuid.UUID) {
 	t.Helper()
 	var page struct {
@@ -146,13 +146,13 @@ func (g *Gateway) Damage(t testing.TB, id uuid.UUID) {
 	g.request(t, http.MethodPut, ref[strings.LastIndex(ref, "/"):]+"/metadata", fmt.Sprintf(`{"metadata":{"uuid":%q,"generation":"many"}}`, id), nil)
 }
 
-// Unmake removes a secret as another program does.
+// Unmake deletes a secret as another program does.
 func (g *Gateway) Unmake(t testing.TB, id uuid.UUID) {
 	t.Helper()
 	g.request(t, http.MethodDelete, "/"+id.String(), "", nil)
 }
 
-// Count returns how many secrets the project has, in whatever state.
+// Count returns the number of secrets in the project, in any state.
 func (g *Gateway) Count(t testing.TB) int {
 	t.Helper()
 	var page struct{ Total int }
@@ -160,8 +160,8 @@ func (g *Gateway) Count(t testing.TB) int {
 	return page.Total
 }
 
-// Fixture is the fixture of the suite of all key stores, for a Barbican without
-// authentication.
+// Fixture returns a fixture for the suite of all key stores on the Barbican at up,
+// which must not require authentication.
 func Fixture(t *testing.T, up *url.URL) storetest.Fixture {
 	t.Helper()
 	g := NewGateway(t, up)

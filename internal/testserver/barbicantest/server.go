@@ -17,10 +17,10 @@ import (
 	"github.com/google/uuid"
 )
 
-// maxPage is how many secrets the server lists at once.
+// maxPage is the largest number of secrets in one page of a list.
 const maxPage = 100
 
-// secret is what the server has of one.
+// secret is the server's record of a secret.
 type secret struct {
 	id          uuid.UUID
 	project     string
@@ -32,10 +32,10 @@ type secret struct {
 }
 
 // Server is a Barbican without authentication, or with one token. Serve it with
-// net/http/httptest. Its methods may be called at any time.
+// net/http/httptest. Its methods are safe for concurrent use.
 type Server struct {
-	// Token is the token that requests have to have; "" for none. Keystone's
-	// part gives it to whoever has Password. Both are set before it serves.
+	// Token is the token that requests must carry; "" for none. The Keystone
+	// part issues it for Password. Set both before serving.
 	Token, Password string
 
 	mu      sync.Mutex
@@ -43,15 +43,15 @@ type Server struct {
 	before  func(http.ResponseWriter, *http.Request) bool
 }
 
-// Before has f look at each request first. Where f returns true, it has
-// answered. nil ends that.
+// Before makes the server call f first for each request. If f returns true, it
+// has written the response. A nil f removes the call.
 func (s *Server) Before(f func(http.ResponseWriter, *http.Request) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.before = f
 }
 
-// Age makes a secret older.
+// Age moves a secret's creation time into the past.
 func (s *Server) Age(id uuid.UUID, by time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,7 +102,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// login is the one thing that Keystone does.
+// login serves Keystone's POST /v3/auth/tokens.
 func (s *Server) login(w http.ResponseWriter, content []byte) {
 	var asked struct {
 		Auth struct {
@@ -179,7 +179,7 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, project string) {
 	answer(w, http.StatusOK, map[string]any{"secrets": items, "total": total})
 }
 
-// like is the pattern of SQL's LIKE.
+// like returns the regular expression for a pattern of SQL's LIKE.
 func like(pattern string) *regexp.Regexp {
 	var b strings.Builder
 	for _, c := range pattern {
@@ -195,7 +195,7 @@ func like(pattern string) *regexp.Regexp {
 	return regexp.MustCompile("(?i)^" + b.String() + "$")
 }
 
-// one serves a secret, or a part of it.
+// one serves a secret, its payload or its metadata.
 func (s *Server) one(w http.ResponseWriter, r *http.Request, path []string, content []byte) {
 	i := slices.IndexFunc(s.secrets, func(x *secret) bool { return x.id.String() == path[0] })
 	if i < 0 {
@@ -259,7 +259,7 @@ func (x *secret) describe() map[string]any {
 	return out
 }
 
-// answer writes JSON.
+// answer writes content as JSON.
 func answer(w http.ResponseWriter, status int, content any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)

@@ -18,7 +18,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// Authority signs certificates. Its files are in a directory of the test.
+// Authority signs certificates. Its files are in the test's temporary directory.
 type Authority struct {
 	File string // its own certificate, in PEM
 
@@ -27,10 +27,10 @@ type Authority struct {
 	key  *ecdsa.PrivateKey
 }
 
-// Pair is the files of a certificate and its key.
+// Pair names the files of a certificate and its key.
 type Pair struct{ Certificate, Key string }
 
-// NewAuthority makes an authority.
+// NewAuthority creates an authority.
 func NewAuthority(t testing.TB) *Authority {
 	t.Helper()
 	a := &Authority{dir: t.TempDir()}
@@ -44,7 +44,7 @@ func NewAuthority(t testing.TB) *Authority {
 	return a
 }
 
-// Client makes the certificate of a client.
+// Client creates a client certificate.
 func (a *Authority) Client(t testing.TB, name string) Pair {
 	t.Helper()
 	template := a.template(t, name)
@@ -52,7 +52,7 @@ func (a *Authority) Client(t testing.TB, name string) Pair {
 	return a.sign(t, name, template)
 }
 
-// Server makes the certificate of a server on the loopback, by address and as
+// Server creates a server certificate for the loopback addresses and for
 // localhost.
 func (a *Authority) Server(t testing.TB) Pair {
 	t.Helper()

@@ -9,7 +9,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// Proxy is between a client and a server.
+// Proxy forwards connections of a client to a server.
 type Proxy struct {
 	Address string
 
@@ -20,7 +20,7 @@ type Proxy struct {
 	conns    []net.Conn
 }
 
-// NewProxy starts a proxy before the server at that address.
+// NewProxy starts a proxy in front of the server at that address.
 func NewProxy(t testing.TB, server string) *Proxy {
 	t.Helper()
 	listener := must.Get(net.Listen("tcp", "127.0.0.1:0"))(t)
@@ -52,14 +52,14 @@ func (p *Proxy) Break() {
 	}
 }
 
-// Hang makes the proxy accept connections and leave them at that.
+// Hang makes the proxy accept connections without forwarding them.
 func (p *Proxy) Hang() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.hanging = true
 }
 
-// keep takes a connection for Break; false where it is to hang.
+// keep records a connection for Break. It returns false if the connection is to hang.
 func (p *Proxy) keep(c net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -24,17 +24,17 @@ from kmip.services.server import server
 server.main()
 `
 
-// python is Debian's own, which has the package; another one may be first in PATH.
+// python is Debian's Python, which has the PyKMIP package; PATH may find another one.
 const python = "/usr/bin/python3"
 
 // PyKMIP starts PyKMIP's server, which ends with the test, and returns its address.
-// It skips the test where that is not installed. Each client has objects of its
-// own there, by the name in its certificate.
+// It skips the test if PyKMIP is not installed. Each client sees only its own
+// objects, by the name in its certificate.
 func PyKMIP(t testing.TB, a *Authority) string {
 	t.Helper()
 	must.Have(t, "pykmip-server")
 	dir := t.TempDir()
-	listener, err := net.Listen("tcp", "127.0.0.1:0") // it knows no port 0
+	listener, err := net.Listen("tcp", "127.0.0.1:0") // PyKMIP does not support port 0
 	must.OK(t, err)
 	port := listener.Addr().(*net.TCPAddr).Port
 	must.OK(t, listener.Close())
@@ -59,11 +59,11 @@ database_path=%s
 	must.OK(t, cmd.Start())
 	done := make(chan struct{})
 	go func() {
-		_ = cmd.Wait() // it is killed
+		_ = cmd.Wait() // reports that it was killed
 		close(done)
 	}()
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // it takes no SIGTERM
+		_ = cmd.Process.Kill() // it ignores SIGTERM
 		<-done
 		_ = output.Close()
 		if t.Failed() {
@@ -78,7 +78,7 @@ database_path=%s
 	return address
 }
 
-// await waits until somebody listens: no event tells that.
+// await polls until the server listens: it sends no notification.
 func await(t testing.TB, address string, done <-chan struct{}) {
 	t.Helper()
 	const patience = time.Minute

@@ -22,11 +22,11 @@ import (
 )
 
 // Server is a KMIP server with objects in memory, which any client of its authority
-// may use. It keeps the rules of the specification that servers differ in: a Name
-// is of one object, and an active object is not destroyed.
+// may use. It enforces the rules of the specification that servers differ in: a Name
+// is unique, and an active object cannot be destroyed.
 type Server struct {
 	Address string
-	// Refuse, where it is not nil, may refuse an operation on an object.
+	// Refuse, if not nil, returns an error to refuse an operation on an object.
 	Refuse func(operation kmip.Operation, id string) error
 
 	mu      sync.Mutex
@@ -79,7 +79,7 @@ func (s *Server) routes() *kmipserver.BatchExecutor {
 	return r
 }
 
-// Add puts an object there, as another client would, and returns its identifier.
+// Add adds an object, as another client would, and returns its identifier.
 func (s *Server) Add(o Object) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,7 +93,7 @@ func (s *Server) add(o *Object) string {
 	return id
 }
 
-// Each calls f with each object, which f may change.
+// Each calls f for each object. f may change the object.
 func (s *Server) Each(f func(id string, o *Object)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -111,7 +111,7 @@ func (s *Server) ids() []string {
 	return ids
 }
 
-// on runs f on an object.
+// on runs f on the object with that identifier.
 func (s *Server) on(operation kmip.Operation, id string, f func(o *Object) error) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -154,7 +154,7 @@ func (o *Object) has(want kmip.Attribute) bool {
 	})
 }
 
-// plain returns the value of an attribute, whether it came over the wire or not.
+// plain returns the value of an attribute, whether it was decoded or set locally.
 func plain(value any) any {
 	if v, ok := value.(ttlv.Value); ok {
 		return v.Value
@@ -162,7 +162,7 @@ func plain(value any) any {
 	return value
 }
 
-// answer is what a handler returns: with an error, the library wants no payload.
+// answer returns the results of a handler: the library requires a nil payload with an error.
 func answer[P any](payload *P, err error) (*P, error) {
 	if err != nil {
 		return nil, err

@@ -1,5 +1,5 @@
-// Package tangtest starts a tang server, for tests of secrets that clevis has bound
-// to a server. Only this host can reach it.
+// Package tangtest starts a tang server on the loopback interface, for tests of
+// secrets that clevis has bound to a server.
 package tangtest
 
 import (
@@ -26,8 +26,8 @@ type Server struct {
 }
 
 // Start starts tangd behind socat on a free port of the loopback interface, with
-// keys of its own. It ends with the test. Where these programs, or clevis, are not
-// installed, the test is skipped.
+// new keys. The server ends with the test. If these programs or clevis are not
+// installed, Start skips the test.
 func Start(t testing.TB) *Server {
 	t.Helper()
 	const program = "/usr/libexec/tangd"
@@ -54,7 +54,7 @@ func Start(t testing.TB) *Server {
 	return s
 }
 
-// wait returns when the server answers.
+// wait returns when the server responds.
 func (s *Server) wait() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()

@@ -14,21 +14,21 @@ import (
 	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
-// MaxName is the longest file name, in bytes, that Linux file systems take.
+// MaxName is the longest file name, in bytes, that Linux file systems support.
 const MaxName = unix.NAME_MAX
 
-// Dir is an open directory, whose permissions were checked. It is safe for
-// concurrent use.
+// Dir is an open directory with checked permissions. It is safe for concurrent
+// use.
 type Dir struct {
 	at *os.File
 }
 
 // Open opens and checks the directory path. The error wraps secrets.ErrUnreachable
-// for one that does not exist or is no directory, and secrets.ErrDenied for one
-// that may not be entered or is not safe.
+// if path does not exist or is not a directory, and secrets.ErrDenied if the caller
+// may not search the directory or its permissions are unsafe.
 func Open(path string) (*Dir, error) {
-	// O_PATH, because a caller who may not list the directory may still have a
-	// secret in it.
+	// O_PATH, because a caller without permission to list the directory may
+	// still have a secret in it.
 	at, err := os.OpenFile(path, unix.O_DIRECTORY|unix.O_PATH, 0)
 	switch {
 	case isDenied(err):
@@ -44,24 +44,24 @@ func Open(path string) (*Dir, error) {
 	return f, nil
 }
 
-// Make is [Open] for a directory that is made, with mode 0700, where it is missing.
-// So are its parents.
+// Make is like [Open], but first creates the directory and its parents, with mode
+// 0700, if they are missing.
 func Make(path string) (*Dir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		answer := secrets.ErrUnreachable
 		if isDenied(err) {
 			answer = secrets.ErrDenied
 		}
-		return nil, fmt.Errorf("%w: the directory cannot be made: %w", answer, err)
+		return nil, fmt.Errorf("%w: the directory cannot be created: %w", answer, err)
 	}
 	return Open(path)
 }
 
-// Close closes the directory. Files that were opened through it stay open.
+// Close closes the directory. Files opened through it remain open.
 func (f *Dir) Close() { fsutil.CloseRead(f.at) }
 
-// InMemory reports whether the directory is gone after a reboot: on a tmpfs or
-// ramfs.
+// InMemory reports whether the directory is on a tmpfs or ramfs, so that its
+// content is lost at a reboot.
 func (f *Dir) InMemory() bool {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(f.fd(), &st); err != nil {
@@ -113,11 +113,11 @@ func (f *Dir) Document(id uuid.UUID) (d secrets.Document, err error) {
 }
 
 // Open opens a file for reading, and checks it. The error wraps
-// secrets.ErrNotFound for one that is not there, secrets.ErrDenied for one that
-// may not be read or is not safe, and secrets.ErrUnreachable otherwise.
+// secrets.ErrNotFound if it does not exist, secrets.ErrDenied if it may not be read
+// or its permissions are unsafe, and secrets.ErrUnreachable otherwise.
 func (f *Dir) Open(name string) (*os.File, error) {
-	// Not blocking, or a pipe of that name would hold us here before it can
-	// be refused.
+	// O_NONBLOCK, because opening a named pipe would block before it could be
+	// refused.
 	file, err := fsutil.OpenAt(f.at, name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT):
@@ -136,7 +136,7 @@ func (f *Dir) Open(name string) (*os.File, error) {
 	return file, nil
 }
 
-// Has reports whether the directory has an entry of that name, of any kind.
+// Has reports whether the directory has an entry of any kind with that name.
 func (f *Dir) Has(name string) (bool, error) {
 	var st unix.Stat_t
 	err := unix.Fstatat(f.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW)
@@ -152,7 +152,7 @@ func (f *Dir) Has(name string) (bool, error) {
 }
 
 // Names returns the names of all entries of the directory, sorted. The error wraps
-// secrets.ErrDenied where the caller may pass through the directory only.
+// secrets.ErrDenied if the caller may search the directory but not list it.
 func (f *Dir) Names() ([]string, error) {
 	list, err := fsutil.OpenAt(f.at, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if isDenied(err) {
@@ -183,7 +183,7 @@ func checkFile(file *os.File, name string) error {
 		return fmt.Errorf("%w: %s is not a regular file", secrets.ErrDenied, name)
 	}
 	if st.Mode&0o077 != 0 {
-		return fmt.Errorf("%w: others may use file %s (mode %04o): chmod 600 it, and change the secret if they may have read it",
+		return fmt.Errorf("%w: others may access file %s (mode %04o): chmod 600 it, and change the secret if they may have read it",
 			secrets.ErrDenied, name, st.Mode&0o7777)
 	}
 	return checkOwner("file "+name, st.Uid)

@@ -60,7 +60,7 @@ func TestWriteReplaces(t *testing.T) {
 	f, w := open(t, path)
 	defer w.Unlock()
 	old := must.Get(os.Create(filepath.Join(path, "a")))(t)
-	defer func() { _ = old.Close() }() // only looked at
+	defer func() { _ = old.Close() }() // only read
 	for _, content := range []string{"one", "", "three"} {
 		must.OK(t, w.Write("a", []byte(content)))
 		if got := read(t, f, "a"); got != content {
@@ -73,7 +73,7 @@ func TestWriteReplaces(t *testing.T) {
 	if st, err := os.Stat(filepath.Join(path, "a")); err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", st.Mode(), err)
 	}
-	// What a writer has left that was killed.
+	// The temporary file of a writer that was killed.
 	must.OK(t, os.WriteFile(filepath.Join(path, ".new"), []byte("half"), 0o644))
 	must.OK(t, w.Write("b", []byte("two")))
 	names, err := f.Names()
@@ -146,7 +146,7 @@ func TestInMemory(t *testing.T) {
 		}
 		f, err := privdir.Open(path)
 		if err != nil {
-			continue // /dev/shm is everybody's
+			continue // /dev/shm is writable by all users
 		}
 		defer f.Close()
 		if got, want := f.InMemory(), st.Type == unix.TMPFS_MAGIC; got != want {
@@ -156,7 +156,7 @@ func TestInMemory(t *testing.T) {
 }
 
 func Example() {
-	path, err := os.MkdirTemp("", "folder")
+	path, err := os.MkdirTemp("", "dir")
 	if err != nil {
 		panic(err)
 	}

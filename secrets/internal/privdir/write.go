@@ -15,19 +15,19 @@ import (
 // Reserved names in the directory.
 const (
 	lockName = ".lock"
-	newName  = ".new" // a file that is being written
+	newName  = ".new" // the file being written
 )
 
-// Writer is a directory that is locked against other writers, of any process.
-// Readers are not kept waiting: each file is there in its old or new form.
+// Writer is a directory that is locked against other writers in any process.
+// Readers are not blocked: they find the old or the new content of each file.
 type Writer struct {
 	dir  *Dir
 	lock *os.File
 }
 
 // Lock waits until no other writer has the lock, or ctx ends. The error wraps ctx.Err(),
-// secrets.ErrDenied for a directory that cannot be written to, or
-// secrets.ErrUnreachable. Call [Writer.Unlock] afterwards.
+// secrets.ErrDenied if the directory is not writable, or secrets.ErrUnreachable. Call
+// [Writer.Unlock] afterwards.
 func (f *Dir) Lock(ctx context.Context) (*Writer, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
@@ -36,8 +36,8 @@ func (f *Dir) Lock(ctx context.Context) (*Writer, error) {
 	if err != nil {
 		return nil, cannot("lock", err)
 	}
-	// The lock ends with the process however the process ends. The file stays:
-	// removing it would let two in at once.
+	// The kernel releases the lock when the process ends. The file is kept:
+	// after its removal two writers could hold locks at once.
 	err = fsutil.Lock(ctx, lock)
 	switch {
 	case err == nil:
@@ -54,9 +54,9 @@ func (f *Dir) Lock(ctx context.Context) (*Writer, error) {
 // Unlock releases the lock.
 func (w *Writer) Unlock() { fsutil.CloseRead(w.lock) }
 
-// Write replaces the content of a file, with mode 0600. A reader meanwhile, or after
-// a crash, finds the old content or the new content; after Write has returned nil
-// it is the new content.
+// Write replaces the content of a file, with mode 0600. A reader finds the old or the
+// new content, also after a crash; after Write has returned nil, it finds the new
+// content.
 func (w *Writer) Write(name string, content []byte) error {
 	o := fsutil.Options{Mode: 0o600, Durable: true, Temporary: newName}
 	if err := fsutil.Replace(w.dir.at, name, content, o); err != nil {
@@ -65,7 +65,7 @@ func (w *Writer) Write(name string, content []byte) error {
 	return nil
 }
 
-// Remove removes a file; one that is not there is removed already.
+// Remove removes a file. A missing file is not an error.
 func (w *Writer) Remove(name string) error {
 	if err := unix.Unlinkat(w.dir.fd(), name, 0); err != nil && !errors.Is(err, unix.ENOENT) {
 		return cannot("remove "+name, err)

@@ -17,17 +17,17 @@ import (
 // Program is a program with its arguments.
 type Program struct {
 	// Args are the program, a path or a name in PATH, and its arguments.
-	// Everybody on the host can see them.
+	// All users of the host can see them.
 	Args []string
 	// Env is added to this process's environment.
 	Env []string
-	// Timeout ends the program when it takes longer.
+	// Timeout is the time after which the program is killed.
 	Timeout time.Duration
-	// Stderr is where its messages go; nil for nowhere.
+	// Stderr receives the program's standard error; nil discards it.
 	Stderr io.Writer
 }
 
-// ExitError says that the program ended with a status other than 0.
+// ExitError is the error of a program that ended with a status other than 0.
 type ExitError struct {
 	Program string
 	Status  int
@@ -38,27 +38,27 @@ func (e *ExitError) Error() string {
 	return fmt.Sprintf("%s ended with status %d (its messages are on standard error)", e.Program, e.Status)
 }
 
-// patience is how long the program's own children may hold its output open when
-// it has ended itself.
+// patience is how long children of the program may keep its output open after
+// the program has ended.
 const patience = time.Second
 
-// Run runs the program and returns what it writes to standard output, exactly.
-// The error wraps ctx.Err(); secrets.ErrUnreachable for a program that is not
-// there, takes too long, is ended by a signal, or writes more than
-// secrets.MaxLen; secrets.ErrDenied for one that may not be run; or is an
-// [*ExitError]. The program's process group is ended with it: what it has
-// started must not outlive the call.
+// Run runs the program and returns its standard output unmodified. The error wraps
+// ctx.Err(); secrets.ErrUnreachable if the program does not exist, takes too long,
+// is ended by a signal, or writes more than secrets.MaxLen; secrets.ErrDenied if it
+// may not be executed; or is an [*ExitError]. On timeout or cancellation the whole
+// process group is killed: processes that the program has started must not outlive
+// the call.
 func (p *Program) Run(ctx context.Context) (*secrets.Secret, error) {
 	bounded, cancel := context.WithTimeout(ctx, p.Timeout)
 	defer cancel()
 	cmd := exec.CommandContext(bounded, p.Args[0], p.Args[1:]...)
-	cmd.Env = append(os.Environ(), p.Env...) // the later ones win
+	cmd.Env = append(os.Environ(), p.Env...) // later entries override earlier ones
 	cmd.Stderr = p.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = patience
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	// Not cmd.Stdout: its copy would pass through memory that is not wiped,
-	// and not StdoutPipe: Wait would close it under our hands.
+	// Not cmd.Stdout, which copies through memory that is not wiped, and not
+	// StdoutPipe, which Wait closes while it is still being read.
 	out, in, err := os.Pipe()
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", secrets.ErrUnreachable, err)
@@ -66,17 +66,17 @@ func (p *Program) Run(ctx context.Context) (*secrets.Secret, error) {
 	defer func() { _ = out.Close() }() // only read
 	cmd.Stdout = in
 	err = cmd.Start()
-	_ = in.Close() // the child has its own copy
+	_ = in.Close() // the child has a duplicate
 	if err != nil {
 		return nil, p.cannotStart(ctx, err)
 	}
 	value, readErr := read(bounded, out)
 	if readErr != nil {
-		cancel() // a program that writes without an end would wait for us
+		cancel() // a program that still writes would block on the full pipe
 	}
 	waitErr := cmd.Wait()
 	if errors.Is(waitErr, exec.ErrWaitDelay) {
-		waitErr = nil // a child that it has left keeps the messages' end open; the value is all there
+		waitErr = nil // a remaining child keeps standard error open, but the value is complete
 	}
 	if err := p.outcome(ctx, bounded, readErr, waitErr); err != nil {
 		value.Wipe()
@@ -85,10 +85,10 @@ func (p *Program) Run(ctx context.Context) (*secrets.Secret, error) {
 	return value, nil
 }
 
-// read reads to the end, or until ctx ends.
+// read reads out to its end, or until ctx ends.
 func read(ctx context.Context, out *os.File) (*secrets.Secret, error) {
-	// A child of the program may hold the pipe open although the program was
-	// ended.
+	// A child of the program may keep the pipe open after the program was
+	// killed.
 	stop := context.AfterFunc(ctx, func() { _ = out.SetReadDeadline(time.Now()) })
 	defer stop()
 	return secrets.Read(out)
@@ -105,8 +105,8 @@ func (p *Program) cannotStart(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: %w", answer, err)
 }
 
-// outcome returns the error of a run, if it failed. The reason for which the
-// program was killed takes precedence over its exit status.
+// outcome returns the error of a run, or nil. The reason why the program was
+// killed takes precedence over its exit status.
 func (p *Program) outcome(ctx, bounded context.Context, readErr, waitErr error) error {
 	var exit *exec.ExitError
 	ended := errors.As(waitErr, &exit) && exit.Exited()

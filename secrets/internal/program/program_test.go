@@ -27,8 +27,8 @@ func Example() {
 	// /bin/sh ended with status 7 (its messages are on standard error)
 }
 
-// The caller's end comes before the program's own time-out, and is told apart
-// from it.
+// Cancellation by the caller gives another error than the program's own
+// time-out.
 func TestContext(t *testing.T) {
 	t.Parallel()
 	p := program.Program{Args: []string{"/bin/sleep", "3600"}, Timeout: time.Hour}
@@ -38,12 +38,12 @@ func TestContext(t *testing.T) {
 		t.Error(err)
 	}
 	if _, err := p.Run(ctx); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("not even started: %v", err)
+		t.Errorf("cancelled before the start: %v", err)
 	}
 }
 
-// A child that the program leaves may keep its messages' end open, and costs
-// nothing but a moment.
+// A child that outlives the program and keeps standard error open delays Run only
+// briefly.
 func TestChildThatIsLeft(t *testing.T) {
 	t.Parallel()
 	var messages bytes.Buffer

@@ -1,4 +1,4 @@
-// Package storecall has what the calls of all key stores do in the same way.
+// Package storecall has helpers for the methods of all key stores.
 package storecall
 
 import (
@@ -13,8 +13,8 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// Fail returns err as an error of the store about ref, and nil for nil. If err is an error of a store that this one
-// is built on, its name is replaced.
+// Fail returns err as a StoreError of the store about ref, and nil for nil. If err is a StoreError of an underlying
+// store, the name of that store is replaced.
 func Fail(store fmt.Stringer, ref secrets.Reference, err error) error {
 	if err == nil {
 		return nil
@@ -26,9 +26,9 @@ func Fail(store fmt.Stringer, ref secrets.Reference, err error) error {
 	return &secrets.StoreError{Store: store.String(), Ref: ref, Err: err}
 }
 
-// Bounded runs f with a context that ends after the timeout. If that is why f fails, the error wraps
-// [secrets.ErrUnreachable] and says that who has not answered; if ctx ends, it wraps ctx.Err(). A store that is locked
-// stays so: the error of a prompt that was not answered says more.
+// Bounded runs f with a context that ends after timeout. If f fails because of that, the error wraps
+// [secrets.ErrUnreachable] and says that who has not answered; if ctx ends, it wraps ctx.Err(). An error of f that wraps
+// [secrets.ErrLocked] is returned unchanged: a prompt that was not answered has a more specific error.
 func Bounded(ctx context.Context, timeout time.Duration, who string, f func(ctx context.Context) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -45,8 +45,8 @@ func Bounded(ctx context.Context, timeout time.Duration, who string, f func(ctx 
 	return fmt.Errorf("%w: %s has not answered after %s", secrets.ErrUnreachable, who, timeout)
 }
 
-// Await returns what f returns, or ctx.Err() as soon as ctx ends: f takes no context, and then ends on its own. late,
-// if it is not nil, is called with the value that f returns without error after that.
+// Await returns the results of f, or ctx.Err() as soon as ctx ends. f takes no context and then continues in the
+// background; if it succeeds later and late is not nil, late is called with its value.
 func Await[T any](ctx context.Context, f func() (T, error), late func(T)) (T, error) {
 	type result struct {
 		value T
@@ -73,7 +73,7 @@ func Await[T any](ctx context.Context, f func() (T, error), late func(T)) (T, er
 	}
 }
 
-// Definable returns an error for a document that no store defines: one that does not validate or has no uuid.
+// Definable returns an error for a document that no store may define: an invalid one, or one without uuid.
 func Definable(d secrets.Document) error {
 	if err := d.Validate(); err != nil {
 		return err
@@ -84,8 +84,8 @@ func Definable(d secrets.Document) error {
 	return nil
 }
 
-// ParseDocument reads the document of the secret id that the store keeps in where. The error wraps
-// [secrets.ErrDamaged], and not ErrInvalidDocument, which is for documents of the caller.
+// ParseDocument parses the stored document of the secret id; where names its location in errors. The error wraps
+// [secrets.ErrDamaged] and not ErrInvalidDocument, which is for documents from the caller.
 func ParseDocument(text []byte, id uuid.UUID, where string) (secrets.Document, error) {
 	d, err := secrets.ParseDocument(text)
 	switch {
@@ -97,7 +97,7 @@ func ParseDocument(text []byte, id uuid.UUID, where string) (secrets.Document, e
 	return d, nil
 }
 
-// Template is a text in which {uuid}, {usage} and {type} stand for those of a reference.
+// Template is a text with the placeholders {uuid}, {usage} and {type} for the fields of a reference.
 type Template string
 
 // Valid reports whether the text has no other braces.
@@ -106,7 +106,7 @@ func (t Template) Valid() bool {
 	return !strings.ContainsAny(rest, "{}")
 }
 
-// Expand returns the text for a reference; false if it asks for what the reference does not have.
+// Expand returns the text for a reference; false if the reference lacks a field that the text needs.
 func (t Template) Expand(ref secrets.Reference) (string, bool) {
 	id := ""
 	if ref.UUID != uuid.Nil {

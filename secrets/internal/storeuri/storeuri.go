@@ -1,8 +1,8 @@
-// Package storeuri takes the URI of a key store apart: SCHEME:REST?PARAMETER=VALUE&...
-// Each kind of store has a function Open that makes the store of a [Location];
-// package keystore finds it by the scheme.
+// Package storeuri parses the URI of a key store: SCHEME:REST?PARAMETER=VALUE&...
+// Each kind of store has a function Open that returns the store of a [Location];
+// package keystore selects it by the scheme.
 //
-// Errors wrap [ErrInvalid]. They never hold a value that may be a password.
+// Errors wrap [ErrInvalid]. They never contain a value that may be a password.
 package storeuri
 
 import (
@@ -26,29 +26,29 @@ import (
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
-// ErrInvalid reports a URI that is not one of a key store, or not of its kind.
+// ErrInvalid is the error for a URI that is invalid for a key store or for its kind.
 var ErrInvalid = errors.New("invalid key store URI")
 
-// Options are what stores may need of the program that opens them. With the zero
-// value, no passphrase can be asked for.
+// Options are what stores may need from the program that opens them. With the zero
+// value, a store cannot prompt for a passphrase.
 type Options struct {
-	// Prompt asks the user for the passphrase that opens a store; question names it, without a colon. If Prompt is nil,
-	// the store fails with [secrets.ErrLocked].
+	// Prompt asks the user for the passphrase of a store; question names it, without a colon. If Prompt is nil, the
+	// store fails with [secrets.ErrLocked].
 	Prompt func(ctx context.Context, question string) (*secrets.Secret, error)
-	// ReadPassphrase reads the passphrase of a store from a source that its URI
-	// names: a file, or fd:N; nil for package passphrase.
+	// ReadPassphrase reads the passphrase of a store from the source in its URI:
+	// a file, or fd:N. nil means package passphrase.
 	ReadPassphrase func(source string) (*secrets.Secret, error)
-	// Stderr is where programs that a store runs write their messages; nil
-	// discards them.
+	// Stderr receives the standard error of programs that a store runs; nil
+	// discards it.
 	Stderr io.Writer
-	// VM returns the UUID of the VM whose disk a secret is looked up for, "" for
-	// none. It is called at each look-up. nil is no VM.
+	// VM returns the UUID of the VM whose disk needs the secret, or "" for no VM.
+	// It is called at each look-up. nil means no VM.
 	VM func() string
 }
 
 // Source returns a function that reads a passphrase or token from a file or fd:N;
-// nil for "". A file is read each time, since tokens are renewed; a descriptor
-// has its bytes once, so they are kept.
+// nil for "". A file is read at each call, since tokens are renewed; a descriptor
+// can be read only once, so its bytes are kept.
 func (o Options) Source(source string) func() (*secrets.Secret, error) {
 	if source == "" {
 		return nil
@@ -60,8 +60,8 @@ func (o Options) Source(source string) func() (*secrets.Secret, error) {
 	return once(read)
 }
 
-// Once is [Options.Source] that reads a file once as well: a new passphrase is
-// asked for twice.
+// Once is like [Options.Source], but also reads a file only once: a new passphrase
+// is requested twice.
 func (o Options) Once(source string) func() (*secrets.Secret, error) { return once(o.reader(source)) }
 
 func (o Options) reader(source string) func() (*secrets.Secret, error) {
@@ -71,7 +71,7 @@ func (o Options) reader(source string) func() (*secrets.Secret, error) {
 	return func() (*secrets.Secret, error) { return passphrase.Open(source, nil) }
 }
 
-// once returns a copy of what the first call of read returned.
+// once returns a function that returns a copy of the first result of read.
 func once(read func() (*secrets.Secret, error)) func() (*secrets.Secret, error) {
 	first := sync.OnceValues(read)
 	return func() (*secrets.Secret, error) {
@@ -85,19 +85,19 @@ func once(read func() (*secrets.Secret, error)) func() (*secrets.Secret, error) 
 	}
 }
 
-// Location is a key store's URI, taken apart. A kind of store takes out the
-// parameters that it knows.
+// Location is a parsed URI of a key store. Each kind of store removes the
+// parameters that it supports.
 type Location struct {
 	Scheme string
-	// Rest is what stands between the scheme's colon and the "?", as it was
-	// written: percent-encoded.
+	// Rest is the text between the scheme's colon and the "?", still
+	// percent-encoded.
 	Rest string
 
 	parameters url.Values
-	query      string // as it was written
+	query      string // still percent-encoded
 }
 
-// Parse takes a URI apart.
+// Parse parses a URI.
 func Parse(uri string) (*Location, error) {
 	scheme, rest, found := strings.Cut(uri, ":")
 	if !found {
@@ -105,12 +105,12 @@ func Parse(uri string) (*Location, error) {
 	}
 	rest, query, _ := strings.Cut(rest, "?")
 	if strings.Contains(rest, "#") || strings.Contains(query, "#") {
-		return nil, fmt.Errorf("%w: of kind %s: a # in it is written %%23", ErrInvalid, scheme)
+		return nil, fmt.Errorf("%w: of kind %s: write a # as %%23", ErrInvalid, scheme)
 	}
-	// Its error would say the value, which may be a password.
+	// The error of url.ParseQuery would quote the value, which may be a password.
 	parameters, err := url.ParseQuery(query)
 	if err != nil {
-		return nil, fmt.Errorf("%w: of kind %s: what follows the ? is PARAMETER=VALUE&..., with %% only before two hexadecimal digits", ErrInvalid, scheme)
+		return nil, fmt.Errorf("%w: of kind %s: write ?PARAMETER=VALUE&..., with %% only before two hexadecimal digits", ErrInvalid, scheme)
 	}
 	for name, values := range parameters {
 		if len(values) > 1 {
@@ -120,25 +120,25 @@ func Parse(uri string) (*Location, error) {
 	return &Location{Scheme: scheme, Rest: rest, parameters: parameters, query: query}, nil
 }
 
-// Path returns Rest, decoded, as the path of what the argument says ("a directory").
-// An empty one is an error.
+// Path returns the decoded Rest as a path; what describes the path in errors ("a
+// directory"). An empty path is an error.
 func (l *Location) Path(what string) (string, error) {
 	path, err := url.PathUnescape(l.Rest)
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("%w: of kind %s: a %% stands before two hexadecimal digits; the sign itself is %%25", ErrInvalid, l.Scheme)
+		return "", fmt.Errorf("%w: of kind %s: a %% must be followed by two hexadecimal digits: write the sign itself as %%25", ErrInvalid, l.Scheme)
 	case path == "":
-		return "", fmt.Errorf("%w: %s: is followed by the path of %s", ErrInvalid, l.Scheme, what)
+		return "", fmt.Errorf("%w: %s: must be followed by the path of %s", ErrInvalid, l.Scheme, what)
 	case strings.ContainsRune(path, 0):
-		return "", fmt.Errorf("%w: of kind %s: the path holds a NUL character", ErrInvalid, l.Scheme)
+		return "", fmt.Errorf("%w: of kind %s: the path contains a NUL character", ErrInvalid, l.Scheme)
 	}
 	return path, nil
 }
 
-// Nothing refuses a Rest, for a kind that needs none.
+// Nothing returns an error unless Rest is empty, for a kind without Rest.
 func (l *Location) Nothing() error {
 	if l.Rest != "" {
-		return fmt.Errorf("%w: %s: is followed by nothing but parameters", ErrInvalid, l.Scheme)
+		return fmt.Errorf("%w: %s: may be followed only by parameters", ErrInvalid, l.Scheme)
 	}
 	return nil
 }
@@ -150,8 +150,8 @@ func (l *Location) Take(name string) string {
 	return value
 }
 
-// TakeDuration removes a parameter that is a time greater than 0, such as 5s, and
-// returns it; otherwise if it was not given.
+// TakeDuration removes a parameter that is a duration greater than 0, such as 5s,
+// and returns it; the value of otherwise if it was not given.
 func (l *Location) TakeDuration(name string, otherwise time.Duration) (time.Duration, error) {
 	value := l.Take(name)
 	if value == "" {
@@ -159,13 +159,13 @@ func (l *Location) TakeDuration(name string, otherwise time.Duration) (time.Dura
 	}
 	d, err := time.ParseDuration(value)
 	if err != nil || d <= 0 {
-		return 0, fmt.Errorf("%w: of kind %s: %s=%s is not a time: write it like %s=5s", ErrInvalid, l.Scheme, name, value, name)
+		return 0, fmt.Errorf("%w: of kind %s: %s=%s is not a positive duration: write it like %s=5s", ErrInvalid, l.Scheme, name, value, name)
 	}
 	return d, nil
 }
 
-// TakeOne removes a parameter that has one of the given values and returns it;
-// the first of them if it was not given.
+// TakeOne removes a parameter that must be one of the given values and returns it;
+// the first value if it was not given.
 func (l *Location) TakeOne(name string, values ...string) (string, error) {
 	value := l.Take(name)
 	switch {
@@ -190,12 +190,12 @@ func (l *Location) Finish() error {
 func (l *Location) URL(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil {
-		return nil, fmt.Errorf("%w: of kind %s: it holds no URL: write it like https://HOST:PORT/", ErrInvalid, l.Scheme)
+		return nil, fmt.Errorf("%w: of kind %s: the URL is invalid: write it like https://HOST:PORT/", ErrInvalid, l.Scheme)
 	}
 	return u, nil
 }
 
-// TakeRoots removes the parameter ca-file and returns the certificates of that
+// TakeRoots removes the parameter ca-file and returns the certificates in that
 // file; nil if it was not given.
 func (l *Location) TakeRoots() (*x509.CertPool, error) {
 	path := l.Take("ca-file")
@@ -208,15 +208,15 @@ func (l *Location) TakeRoots() (*x509.CertPool, error) {
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(text) {
-		return nil, fmt.Errorf("%w: of kind %s: ca-file: %s holds no certificate in PEM", ErrInvalid, l.Scheme, path)
+		return nil, fmt.Errorf("%w: of kind %s: ca-file: %s contains no certificate in PEM", ErrInvalid, l.Scheme, path)
 	}
 	return pool, nil
 }
 
-// HostPort returns the HOST:PORT of a Rest that is the address of a server,
-// //HOST:PORT, with no path but a /; port if it has none.
+// HostPort returns HOST:PORT for a Rest that is the address of a server,
+// //HOST:PORT, optionally with the path /. port is the default port.
 func (l *Location) HostPort(port string) (string, error) {
-	// The error would say what may be a password.
+	// The error of url.Parse could quote a password.
 	u, err := url.Parse(l.Rest)
 	if err != nil || u.Hostname() == "" || strings.Trim(u.Path, "/") != "" || u.User != nil || u.Opaque != "" {
 		return "", fmt.Errorf("%w: of kind %s: write it like %s://HOST:PORT", ErrInvalid, l.Scheme, l.Scheme)
@@ -225,13 +225,13 @@ func (l *Location) HostPort(port string) (string, error) {
 		port = u.Port()
 	}
 	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
-		return "", fmt.Errorf("%w: of kind %s: %s is no port", ErrInvalid, l.Scheme, port)
+		return "", fmt.Errorf("%w: of kind %s: %s is not a port", ErrInvalid, l.Scheme, port)
 	}
 	return net.JoinHostPort(u.Hostname(), port), nil
 }
 
-// TakeRest removes all parameters that are left, and returns the URI with them as
-// it was written, for a kind with a syntax of its own.
+// TakeRest removes all remaining parameters and returns the URI with them, still
+// percent-encoded, for a kind with a syntax of its own.
 func (l *Location) TakeRest() string {
 	var rest []string
 	for part := range strings.SplitSeq(l.query, "&") {

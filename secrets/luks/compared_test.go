@@ -9,13 +9,13 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// BenchmarkUnlockBeside unlocks one header, made by cryptsetup with default
-// settings, in three ways by turns: by this package, by `cryptsetup open
-// --test-passphrase`, and by qemu-io, which opens it as a running VM does. It
-// reports the medians of five times each.
+// BenchmarkUnlockCompared unlocks one header, made by cryptsetup with default
+// settings, by turns with this package, with `cryptsetup open --test-passphrase`,
+// and with qemu-io, which opens it as a running VM does. It reports the median of
+// five runs of each.
 //
-// That takes longer than a benchmark usually does, so that it runs once.
-func BenchmarkUnlockBeside(b *testing.B) {
+// This takes longer than a usual benchmark, so it runs once.
+func BenchmarkUnlockCompared(b *testing.B) {
 	must.Have(b, "cryptsetup", "qemu-io")
 	path := must.File(b, make([]byte, 4<<20))
 	run(b, "cryptsetup", "luksFormat", "-q", "--type", "luks1", "--key-file", "-", path)
@@ -48,6 +48,6 @@ func BenchmarkUnlockBeside(b *testing.B) {
 		}
 		b.ReportMetric(taken[2][times/2]/taken[0][times/2], "QEMU/luksplug")
 		b.ReportMetric(estimated.Seconds(), "QEMUUnlockTime-s")
-		b.ReportMetric(0, "ns/op") // of all together: nothing that anybody wants to know
+		b.ReportMetric(0, "ns/op") // hides the total, which has no meaning
 	}
 }
