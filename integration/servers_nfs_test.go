@@ -9,7 +9,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// TestNFS attaches a volume of an NFS server. QEMU and luksplug are in the server's network.
+// TestNFS attaches a volume of an NFS server. QEMU and luksplug are in the server's network namespace.
 func TestNFS(t *testing.T) {
 	peer.Long(t, "fetches an NFS server, and waits for one that hangs")
 	t.Parallel()
@@ -45,7 +45,7 @@ func TestNFS(t *testing.T) {
 		{name: "no such file", source: server.SourceXML(server.Files+"/nowhere", r.encryption("")), code: 5,
 			says: []string{uri + server.Files + "/nowhere cannot be opened", "does not have it"}},
 		{name: "no path", source: server.SourceXML("nowhere", r.encryption("")), code: 5, says: []string{"cannot be opened", "does not have it"}, ways: []string{"auto"}},
-		{name: "folder that is not exported", source: server.SourceXML("/nowhere/disk.img", r.encryption("")), code: 5,
+		{name: "directory that is not exported", source: server.SourceXML("/nowhere/disk.img", r.encryption("")), code: 5,
 			says: []string{uri + "/nowhere/disk.img cannot be opened", "exports"}},
 		{name: "user who may not read", source: as("1001", v.Payload), code: 5, says: []string{uri + v.Payload + " cannot be opened", "<identity>"}},
 		{name: "user who may not write", source: as("1001", readable), code: 6, says: []string{"as it was before", "<identity>"}, ways: []string{"auto", "qemu"}},
