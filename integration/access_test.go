@@ -79,7 +79,7 @@ func TestQEMUUser(t *testing.T) {
 		args := attachArgs(t, v, v.DiskXML("sda", "scsi"))
 		got := tool(args...).want(t, 5)
 		wantOneLine(t, got, "sda", v.Payload, "64055", "mode 0600", "pass through the directory")
-		// The owner of a directory on the way is not changed.
+		// The owner of a parent directory is not changed.
 		wantOneLine(t, tool(append(args, "--relabel")...).want(t, 5), "pass through the directory")
 		clean(t)
 		fix(ctx, t, got)

@@ -97,7 +97,7 @@ func (b *background) end(ctx context.Context, t *testing.T) result {
 	return r
 }
 
-// result waits for the program's end. The exit code of one that was killed is -1.
+// result waits for the program's end. The exit code of a killed program is -1.
 func (b *background) result(t *testing.T) result {
 	t.Helper()
 	<-b.ended

@@ -172,7 +172,7 @@ func wantHash(ctx context.Context, t *testing.T, vm machine, dev string, mib int
 	}
 }
 
-// wantReadOnly has the guest read what is there and try to write.
+// wantReadOnly has the guest read the data and try to write.
 func (p *plug) wantReadOnly(ctx context.Context, t *testing.T, mibs []int, pattern []byte) {
 	t.Helper()
 	dev := p.inGuest(ctx, t)

@@ -62,7 +62,7 @@ func TestISCSI(t *testing.T) {
 			says: []string{uri + "/9 cannot be opened", "does not have it"}},
 		{name: "unknown target", source: strings.Replace(source(1, r.auth(server.User, server.Password)), server.Name, "iqn.2026-01.example:other", 1), code: 5,
 			says: []string{"iqn.2026-01.example:other/1 cannot be opened", "does not have it"}},
-		{name: "nobody there", source: elsewhere(peer.ClosedPort(t)), code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}},
+		{name: "no server", source: elsewhere(peer.ClosedPort(t)), code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}},
 		silence("silence", elsewhere(peer.SilentPort(t))),
 	})
 	r.use(t, source(1, auth))

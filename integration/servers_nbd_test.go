@@ -47,7 +47,7 @@ func TestNBDWithTLS(t *testing.T) {
 		{name: "in the clear", source: server.SourceXML("", enc), code: 5, says: []string{"cannot be opened", "add tls='yes'"}},
 		{name: "a server in the clear", source: clear.SourceXML("tls='yes'", enc), args: r.args, code: 5, says: []string{"cannot be opened", "remove tls='yes'"}},
 		{name: "unknown export", source: elsewhere(clear.HostXML(), "other"), code: 5, says: []string{"/other cannot be opened", "does not have it"}},
-		{name: "nobody there", source: elsewhere(peer.ClosedPort(t), "disk"), code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}},
+		{name: "no server", source: elsewhere(peer.ClosedPort(t), "disk"), code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}},
 		silence("silence", elsewhere(peer.SilentPort(t), "disk")),
 	})
 	r.whileAttached(ctx, t, "auto", server.Stop)

@@ -181,7 +181,7 @@ func rbdRefused(t *testing.T, ceph *peer.Ceph) {
 			says: []string{"luks-any", "librbd of 17", "format='luks'"}},
 		{name: "a librbd too old for two passphrases", source: source("luks-of-qemu", auth+strings.Replace(librbd("luks", own), "</enc", "<secret type='passphrase' "+wrong+"/></enc", 1)),
 			code: 3, says: []string{"second passphrase", "librbd of 17", "rbd flatten"}, ways: []string{"auto"}},
-		{name: "nobody there", source: elsewhere(peer.ClosedPort(t)), args: []string{"--timeout", "3s"}, code: 5, says: []string{"cannot be opened", "nothing has come"}},
+		{name: "no server", source: elsewhere(peer.ClosedPort(t)), args: []string{"--timeout", "3s"}, code: 5, says: []string{"cannot be opened", "nothing has come"}},
 		silence("silence", elsewhere(peer.SilentPort(t))),
 	})
 }

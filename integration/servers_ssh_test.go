@@ -32,7 +32,7 @@ func TestSSH(t *testing.T) {
 	r.wantRefused(ctx, t, []refusedBy{
 		{name: "no such file", source: server.SourceXML("/nowhere", r.encryption("")), code: 5, says: []string{"/nowhere cannot be opened", "does not have it"}},
 		{name: "unknown user", source: strings.Replace(good, "'root'", "'nobody'", 1), code: 4, says: []string{uri + " cannot be opened", "SSH_AUTH_SOCK"}},
-		{name: "nobody there", source: elsewhere(peer.ClosedPort(t)), code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}},
+		{name: "no server", source: elsewhere(peer.ClosedPort(t)), code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}},
 		silence("silence", elsewhere(peer.SilentPort(t))),
 	})
 	knows := r.q

@@ -46,7 +46,7 @@ func TestWeb(t *testing.T) {
 			says: []string{uri + "/other.img cannot be opened", "does not have it", "404"}},
 		{name: "to be written", source: strings.Replace(source("volume.img", server.Cookie, good), readOnly, "", 1), code: 5,
 			says: []string{uri + "/volume.img can only be read", "add <readonly/>"}},
-		{name: "nobody there", source: elsewhere(peer.ClosedPort(t)), code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}},
+		{name: "no server", source: elsewhere(peer.ClosedPort(t)), code: 5, says: []string{"cannot be opened", "nobody answers", "<host>"}},
 		silence("silence", elsewhere(peer.SilentPort(t))),
 	})
 	r.q = peer.Start(t, peer.Options{SCSI: true, Paused: true})

@@ -70,7 +70,7 @@ func (g *gaps) turn() error {
 	return nil
 }
 
-// asked reports whether there is a question.
+// asked reports whether a question is pending.
 func asked(questions int) bool {
 	var text [64]byte
 	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(questions), uintptr(unsafe.Pointer(&text)), unsafe.Sizeof(text))
