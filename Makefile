@@ -1,17 +1,16 @@
-# luksplug. Every target first installs what it needs and is missing (scripts/setup.sh); that is quick when all is there.
+# luksplug. Every target first installs its missing dependencies (scripts/setup.sh), which is quick if there are none.
 
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := build
 
-# A Go that was unpacked by hand lies here, and need not be in the caller's PATH.
+# The directory of a Go that was installed from its archive, which need not be in the caller's PATH.
 export PATH := /usr/local/go/bin:$(PATH)
-# A Go that is older than go.mod asks for fetches the one that it does ask for; Debian's refuses to by default. It has no
-# effect on one that is new enough.
+# With auto, a Go older than the version in go.mod fetches that version; Debian's default is local. A newer Go ignores it.
 export GOTOOLCHAIN ?= auto
-# The version is given to the linker below: git may refuse to read a tree that another user owns. All targets build with the
-# same flags, those of a release: with others Go would build everything once more, its library as well.
+# The linker gets the version below, as git may refuse to read a tree that another user owns. All targets build with the
+# flags of a release: with different flags Go would build everything again, including its library.
 export GOFLAGS := $(strip $(GOFLAGS) -buildvcs=false -trimpath)
 
 CACHE := $(or $(LUKSPLUG_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/luksplug)
@@ -21,11 +20,11 @@ GOLANGCI := $(CACHE)/bin/golangci-lint-$(GOLANGCI_VERSION)
 TEST_TIMEOUT ?= 20m
 LONG_TIMEOUT ?= 2h
 
-# What goroutines share is in these packages. The race detector wants a build of its own and makes the tests slower; for
-# all packages that is a third of make test's time, so make test-long has the others.
+# Goroutines share data in these packages. The race detector needs a separate build and makes the tests slower; for all
+# packages that is a third of make test's time, so make test-long covers the others.
 CONCURRENT := ./qmp/... ./internal/schemacache ./hotplug/internal/daemon ./hotplug/internal/rundir ./secrets ./secrets/age ./secrets/exec ./secrets/internal/...
 
-# What depends on whether /run is in memory: luksplug's files for a domain's QEMU are there, or in /dev/shm.
+# Tests that depend on whether /run is in memory: luksplug's files for a domain's QEMU are in it, or in /dev/shm.
 RUN_TMPFS := ^Test(LibvirtContext|LibvirtHandOver|LibvirtdRestartsDuringAttach|Record|QEMUUser|MasterKeyOfLibvirt)$$
 
 .PHONY: help setup build build-pkcs11 demo test test-run-tmpfs test-long torture bench bench-stall house house-picture lint fmt clean
@@ -33,16 +32,16 @@ RUN_TMPFS := ^Test(LibvirtContext|LibvirtHandOver|LibvirtdRestartsDuringAttach|R
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
 
-setup: ## install all that is missing to build, run the demo and test
+setup: ## install everything missing for build, demo and tests
 	@scripts/setup.sh test
 
 build: ## bin/luksplug
 	@scripts/setup.sh build
-	@# Asked here and not in a make variable: those are expanded before the set-up has installed git.
+	@# Not a make variable: those are expanded before the set-up has installed git.
 	version=$$(git describe --tags --always --dirty 2>/dev/null || echo unknown); \
 	CGO_ENABLED=0 go build -ldflags "-s -w -X main.version=$$version" -o bin/luksplug ./cmd/luksplug
 
-build-pkcs11: ## bin/luksplug with the key store pkcs11:, which needs a C compiler
+build-pkcs11: ## bin/luksplug with the key store pkcs11:; needs a C compiler
 	@scripts/setup.sh build
 	@command -v $${CC:-gcc} >/dev/null || { echo "build-pkcs11: cgo needs a C compiler: install gcc and libc6-dev" >&2; exit 1; }
 	version=$$(git describe --tags --always --dirty 2>/dev/null || echo unknown); \
@@ -59,31 +58,31 @@ test: ## go vet and all tests; with the race detector where goroutines meet
 	go test -vet=off -race -timeout $(TEST_TIMEOUT) -tags pkcs11 $(CONCURRENT) ./secrets/pkcs11
 	go test -vet=off -timeout $(TEST_TIMEOUT) $$(go list ./... | grep -v /integration | grep -vxF "$$(go list $(CONCURRENT))")
 	go test -vet=off -timeout $(TEST_TIMEOUT) -tags pkcs11 ./secrets/keystore/...
-	@# Apart from the others, so that guests have the processors.
+	@# After the others, so that guests have the processors.
 	go test -vet=off -timeout $(TEST_TIMEOUT) ./integration/...
 
 test-run-tmpfs: ## some tests once more where /run is a tmpfs, as on every host with systemd; needs root
 	@scripts/setup.sh test
 	scripts/with-tmpfs-run.sh go test -vet=off -count=1 -timeout $(TEST_TIMEOUT) -run '$(RUN_TMPFS)' ./integration
 
-test-long: ## the same, with the tests that take long, and the race detector for all
+test-long: ## the same with the slow tests, and the race detector for all
 	@scripts/setup.sh test
 	LUKSPLUG_LONG=1 go test -race -count=1 -timeout $(LONG_TIMEOUT) ./...
 	LUKSPLUG_LONG=1 go test -race -count=1 -timeout $(LONG_TIMEOUT) -tags pkcs11 ./secrets/pkcs11/... ./secrets/keystore/...
 
-torture: ## the tests named Torture: faults at random places, again and again
+torture: ## the tests named Torture: repeated faults at random steps
 	@scripts/setup.sh test
 	LUKSPLUG_TORTURE=1 go test -count=1 -timeout $(LONG_TIMEOUT) -run Torture -v ./...
 
-bench: ## luksplug's times beside a bare socket's and virsh's, in one table
+bench: ## luksplug's times compared with a bare socket's and virsh's, in one table
 	@scripts/setup.sh test
 	@CGO_ENABLED=0 go run ./integration/bench
 
-bench-stall: ## how long a guest stands still while a disk is attached, into docs/performance.md; needs root
+bench-stall: ## how long an attach stalls a guest, into docs/performance.md; needs root
 	@scripts/setup.sh test
 	@CGO_ENABLED=0 go run ./integration/bench -stall -document docs/performance.md
 
-house: ## figures on how the code is built, see docs/development.md
+house: ## figures on the structure of the code, see docs/development.md
 	@scripts/setup.sh build
 	@go run ./scripts/house
 
@@ -105,5 +104,5 @@ fmt: ## gofmt -w
 	@scripts/setup.sh build
 	gofmt -l -w $$(git ls-files '*.go')
 
-clean: ## remove what build made; the cache folder stays
+clean: ## remove the build's output; the cache directory stays
 	rm -rf bin

@@ -16,10 +16,10 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// qemuUser is the user as which Debian's libvirt runs QEMU.
+// qemuUser is the user that runs QEMU under Debian's libvirt.
 const qemuUser = "libvirt-qemu"
 
-// userVolume makes a volume of root's in a directory that every user may pass.
+// userVolume makes a volume of root's in a directory that every user may search.
 func userVolume(ctx context.Context, t *testing.T, kind peer.VolumeKind, format ...string) *peer.Volume {
 	t.Helper()
 	dir := shortDir(t, "")
@@ -46,7 +46,7 @@ func wantOwner(t *testing.T, path, want string) {
 	}
 }
 
-// fix runs the command that a refusal names.
+// fix runs the command that a refusal suggests.
 func fix(ctx context.Context, t *testing.T, got result) {
 	t.Helper()
 	named := regexp.MustCompile("run `([^`]*)`").FindStringSubmatch(got.stderr)
@@ -56,7 +56,7 @@ func fix(ctx context.Context, t *testing.T, got result) {
 	command(ctx, t, "/bin/sh", "-c", named[1])
 }
 
-// TestQEMUUser attaches images of root's to a VM whose QEMU has a user of its own.
+// TestQEMUUser attaches images of root's to a VM whose QEMU runs as another user.
 func TestQEMUUser(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -79,12 +79,12 @@ func TestQEMUUser(t *testing.T) {
 		args := attachArgs(t, v, v.DiskXML("sda", "scsi"))
 		got := tool(args...).want(t, 5)
 		wantOneLine(t, got, "sda", v.Payload, "64055", "mode 0600", "pass through the directory")
-		// The owner of a directory on the way is not changed.
+		// The owner of a parent directory is not changed.
 		wantOneLine(t, tool(append(args, "--relabel")...).want(t, 5), "pass through the directory")
 		clean(t)
 		fix(ctx, t, got)
 		wantOwner(t, v.Payload, "64055:0")
-		// The header is root's alone, and QEMU gets another one.
+		// Only root can read the header, and QEMU gets an ephemeral one.
 		tool(append([]string{"-v"}, args...)...).want(t, 0)
 		tool("detach", "sda").want(t, 0)
 		wantOwner(t, v.Payload, "64055:0")
@@ -98,7 +98,7 @@ func TestQEMUUser(t *testing.T) {
 		wantOwner(t, v.Payload, "64055:0")
 		wantOwner(t, v.Header, "0:0")
 		if text := metadata(ctx, l, d.Name, "--live"); !strings.Contains(text, `relabel="yes"`) || !strings.Contains(text, "owner>") {
-			t.Errorf("the record does not say whose the image was: %s", text)
+			t.Errorf("the record lacks the image's owner: %s", text)
 		}
 		tool(args...).want(t, 0) // again
 		tool("repair").want(t, 0)
@@ -151,7 +151,7 @@ func killedRelabel(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.D
 	args := append([]string{"--connect", l.URI, "--domain", d.Name}, attachArgs(t, v, v.DiskXML("sda", "scsi"))...)
 	b := startCommand(t, exec.CommandContext(ctx, luksplug, append(args, "--relabel", "--unlock", "qemu")...))
 	for ownerOf(t, v.Payload) == "0:0" && ctx.Err() == nil {
-		continue // it is written nowhere else
+		continue // nothing else shows it
 	}
 	must.OK(t, b.cmd.Process.Kill())
 	b.wantKilled(t)
@@ -161,14 +161,14 @@ func killedRelabel(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.D
 	tool("repair").want(t, 0).wantStdout(t, "nothing was left")
 }
 
-// TestHookQEMUUser starts a domain whose QEMU has a user of its own, with images of root's: one that its
-// group may use, and one whose owner is changed.
+// TestHookQEMUUser starts a domain whose QEMU runs as another user, with images of root's: one to which its
+// group has access, and one whose owner is changed.
 func TestHookQEMUUser(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	h := newHookHost(t, qemuUser)
 	d := must.Get(h.StartDomain(ctx, peer.DomainOptions{Persistent: true, Off: true, UUID: hookUUID}))(t)
-	// Inside, where luksplug has the directories that the hook has.
+	// Inside, where luksplug has the same directories as the hook.
 	tool := func(args ...string) result { return viaVirsh(ctx, t, h.Libvirt, d.Name, args...) }
 	run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "hook", "enable", d.Name, "--cold-plug", "--yes")).want(t, 0)
 	given, groups := userVolume(ctx, t, peer.DetachedRaw), userVolume(ctx, t, peer.EmbeddedLUKS)
@@ -200,6 +200,6 @@ func TestHookQEMUUser(t *testing.T) {
 	}
 	owners, err := os.ReadDir(filepath.Join(h.Dir, "luksplug", "var", "lib", "owners"))
 	if err != nil || len(owners) > 0 {
-		t.Errorf("owners are still noted: %v, %v", owners, err)
+		t.Errorf("owners are still recorded: %v, %v", owners, err)
 	}
 }

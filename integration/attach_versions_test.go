@@ -17,7 +17,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// passphrases is a store with the passphrases of volumes, by UUID.
+// passphrases is a key store of volumes' passphrases, by UUID.
 type passphrases map[uuid.UUID][]byte
 
 func (passphrases) String() string { return "passphrases of the test's volumes" }
@@ -68,12 +68,12 @@ func makeImageSet(ctx context.Context, t *testing.T) imageSet {
 // liveCase is a disk that is attached to a real QEMU.
 type liveCase struct {
 	name, disk string
-	since      string // the first QEMU that can, "" for all
-	// stays is true of a disk that only a guest can release.
+	since      string // the first QEMU that supports it, "" for all
+	// stays means that only a guest can release the disk.
 	stays bool
 }
 
-// liveCases use each option of a node and of a device that a local disk may have.
+// liveCases cover each option of a local disk's nodes and device.
 func liveCases(i imageSet) []liveCase {
 	disk := func(kind, driver, source, inside, target string) string {
 		return fmt.Sprintf("<disk type='%s'><driver name='qemu' %s/>%s%s<target %s/></disk>", kind, driver, source, inside, target)

@@ -13,7 +13,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// background is a run of the program beside the test.
+// background is a run of the program in parallel to the test.
 type background struct {
 	cmd            *exec.Cmd
 	started        chan struct{} // closed when cmd.Process may be used
@@ -22,12 +22,12 @@ type background struct {
 	err            error         // of cmd.Wait, after ended
 }
 
-// newBackground returns a run that is not started yet, for the hooks of a proxy, which must exist first.
+// newBackground returns a run that is not started yet, so that a proxy's hooks can refer to it.
 func newBackground() *background {
 	return &background{started: make(chan struct{}), ended: make(chan struct{})}
 }
 
-// start starts the program on the monitor at address. The test's end kills it.
+// start starts the program on the monitor at address. It is killed when the test ends.
 func start(ctx context.Context, t *testing.T, address string, args ...string) *background {
 	t.Helper()
 	return startCommand(t, program(ctx, address, args...))
@@ -51,13 +51,12 @@ func (b *background) start(t *testing.T, cmd *exec.Cmd) {
 		close(b.ended)
 	}()
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill() // it has ended, as a rule
+		_ = cmd.Process.Kill() // it has usually ended
 		<-b.ended
 	})
 }
 
-// said waits for text on standard error, and reports whether it came before the end of the program or of
-// ctx.
+// said waits for text on standard error, and reports whether it came before the program or ctx ended.
 func (b *background) said(ctx context.Context, text string) bool {
 	for over := false; ; {
 		got, more := b.stderr.look()
@@ -98,7 +97,7 @@ func (b *background) end(ctx context.Context, t *testing.T) result {
 	return r
 }
 
-// result waits for the program's end. The exit code of one that was killed is -1.
+// result waits for the program's end. The exit code of a killed program is -1.
 func (b *background) result(t *testing.T) result {
 	t.Helper()
 	<-b.ended
@@ -121,7 +120,7 @@ func (b *background) isOver() bool {
 	}
 }
 
-// kill is for a proxy's hook: it kills the program and cuts its connection before QEMU has the command.
+// kill is for a proxy's hook: it kills the program and cuts its connection before QEMU gets the command.
 func (b *background) kill() peer.Verdict {
 	<-b.started
 	_ = b.cmd.Process.Kill()
@@ -153,7 +152,7 @@ func (w *watched) Write(p []byte) (int, error) {
 	return w.buf.Write(p)
 }
 
-// look returns what has been written, and a channel that is closed when there is more.
+// look returns the content, and a channel that is closed when there is more.
 func (w *watched) look() (string, <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -163,17 +162,17 @@ func (w *watched) look() (string, <-chan struct{}) {
 	return w.buf.String(), w.more
 }
 
-// gate holds the commands of a proxy back, from the first that changes something, until it is opened.
+// gate delays the commands of a proxy, from the first that changes something, until it is opened.
 type gate struct {
 	reached chan struct{} // closed when the first command has come
 	opened  chan struct{}
 	once    sync.Once
-	ctx     context.Context // its end drops what is held
+	ctx     context.Context // its end drops the delayed commands
 	drop    func()
 }
 
-// gated starts a proxy with a closed gate in front of a monitor. see is called for each command before it is
-// held.
+// gated starts a proxy with a closed gate in front of a monitor. see is called for each command before the
+// gate.
 func gated(ctx context.Context, t *testing.T, socket string, see func(peer.Command)) (*peer.Proxy, *gate) {
 	t.Helper()
 	g := &gate{reached: make(chan struct{}), opened: make(chan struct{})}
@@ -200,7 +199,7 @@ func (g *gate) hold(c peer.Command) peer.Verdict {
 	}
 }
 
-// wait returns when the first command of a run has come.
+// wait returns when the first command of a run has reached the gate.
 func (g *gate) wait(t *testing.T, b *background) {
 	t.Helper()
 	select {

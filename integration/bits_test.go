@@ -19,7 +19,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// format is a way in which cryptsetup makes a volume.
+// format is a volume format of cryptsetup.
 type format struct {
 	name   string
 	kind   peer.VolumeKind
@@ -34,7 +34,7 @@ func (f format) chaining() string {
 	return "xts"
 }
 
-// formats are volumes by what cryptsetup makes them of. LUKS2 has sectors of 512 bytes only on request.
+// formats returns cryptsetup's formats under test. LUKS2 has sectors of 512 bytes only on request.
 func formats() []format {
 	quick := []string{"--pbkdf-force-iterations", "1000"}
 	luks1 := append([]string{"--type", "luks1"}, quick...)
@@ -76,7 +76,7 @@ func bitByBit(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volume, c
 	pattern := []byte("not a bit of this may be another one; ")
 	mibs := []int{0, 7, peer.VolumeSize/peer.MiB - 1}
 	p.write(ctx, t, dev, mibs, pattern)
-	// Where nothing was written, the guest reads what the key makes of the payload.
+	// An unwritten block reads as the payload decrypted with the key.
 	unwritten := must.Get(q.Guest().ReadHash(ctx, dev, 3, 1))(t)
 	p.detach(ctx, t)
 	wantSame(ctx, t, q, before)
@@ -90,7 +90,7 @@ func bitByBit(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volume, c
 		at := int64(m) * peer.MiB
 		plain := decrypted(t, key, chaining, payload[v.Offset+at:v.Offset+at+peer.MiB], uint64(at/512))
 		if !bytes.Equal(plain, peer.Pattern(pattern)) {
-			t.Errorf("MiB %d decrypts to something else than the guest wrote, from byte %d on", m, differsAt(plain, peer.Pattern(pattern)))
+			t.Errorf("MiB %d decrypts to something else than the guest wrote, from byte %d", m, differsAt(plain, peer.Pattern(pattern)))
 		}
 		if v.IsLUKS2() {
 			continue // QEMU's tools do not read it
@@ -101,11 +101,11 @@ func bitByBit(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volume, c
 	}
 	plain := decrypted(t, key, chaining, payload[v.Offset+3*peer.MiB:v.Offset+4*peer.MiB], 3*peer.MiB/512)
 	if v.Kind != peer.DetachedQcow2 && peer.HashOf(plain) != unwritten { // qcow2 knows what was never written
-		t.Error("the guest reads something else than the key makes of what nobody has written")
+		t.Error("the guest does not read the unwritten blocks as decrypted with the key")
 	}
 }
 
-// headerBytes is the volume's LUKS header, in the file that has it.
+// headerBytes returns the content of the file with the volume's LUKS header.
 func headerBytes(t *testing.T, v *peer.Volume) []byte {
 	t.Helper()
 	content := must.Get(os.ReadFile(cmp.Or(v.Header, v.Payload)))(t)
@@ -115,7 +115,7 @@ func headerBytes(t *testing.T, v *peer.Volume) []byte {
 	return content
 }
 
-// rawPayload is what the payload holds, without its format.
+// rawPayload returns the content of the payload without its format.
 func rawPayload(ctx context.Context, t *testing.T, v *peer.Volume) []byte {
 	t.Helper()
 	path := v.Payload

@@ -52,8 +52,8 @@ func (h *hookHost) wantDisks(ctx context.Context, t *testing.T, d *peer.Domain, 
 	wantNoObjects(ctx, t, d)
 }
 
-// TestBootFromDetachedHeader boots a guest from a disk with a detached header, beside disks of libvirt's. It
-// also reboots, is saved, and sees libvirtd restart.
+// TestBootFromDetachedHeader boots a guest from a disk with a detached header, next to disks of libvirt's. The
+// guest also reboots, is saved and restored, and libvirtd restarts.
 func TestBootFromDetachedHeader(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -103,7 +103,7 @@ func (h *hookHost) plugIn(ctx context.Context, t *testing.T, d *peer.Domain, tar
 	h.tool(ctx, t, d, "attach", writeFile(t, "disk.xml", serialXML(t, v.DiskXML(target, "virtio"), "serial-"+target))).want(t, 0)
 }
 
-// byRPC runs a program on the host without luksplug's own monitors and without virsh: libvirt's RPC is left.
+// byRPC runs a program on the host without luksplug's own monitors and virsh, so that it uses libvirt's RPC.
 func (h *hookHost) byRPC(ctx context.Context, name string, args ...string) *exec.Cmd {
 	line := "mkdir -p " + hook.MonitorDir + " && mount -t tmpfs nothing " + hook.MonitorDir + ` && exec env PATH= "$@"`
 	return h.Inside(ctx, "unshare", append([]string{"--mount", "sh", "-c", line, "sh", name}, args...)...)
@@ -141,7 +141,7 @@ func TestLibvirtdRestartsDuringAttach(t *testing.T) {
 				must.Get(f.Write(v.Passphrase))(t)
 				must.OK(t, f.Close())
 			case got := <-done:
-				t.Fatalf("the attach has not asked for its passphrase: %+v", got)
+				t.Fatalf("the attach has not read its passphrase: %+v", got)
 			}
 			got := <-done
 			t.Logf("exit code %d: %s%s", got.code, got.stdout, got.stderr)
@@ -182,7 +182,7 @@ func TestLibvirtdRestartsAtAnyTime(t *testing.T) {
 		for _, command := range [][]string{{"attach", xml}, {"detach", "--ignore-missing", "vdb"}} {
 			done := make(chan result, 1)
 			go func() { done <- run(ctx, t, tool(command...)) }()
-			time.Sleep(wait) // that is what is varied
+			time.Sleep(wait) // varies the moment
 			must.OK(t, h.Crash(ctx))
 			got := <-done
 			t.Logf("%s, libvirtd killed after %s: exit code %d %s", command[0], wait, got.code, got.stderr)

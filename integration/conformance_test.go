@@ -12,8 +12,8 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// conformanceKit returns the directory of the conformance kit: what libvirt makes of some two hundred disks.
-// Its data have another licence than the repository; LUKSPLUG_SHARED names the directory it is in.
+// conformanceKit returns the directory of the conformance kit: libvirt's plans of some two hundred disks. Its
+// data have another licence than the repository; LUKSPLUG_SHARED names the directory that has it.
 func conformanceKit(t *testing.T) string {
 	t.Helper()
 	shared := os.Getenv("LUKSPLUG_SHARED")
@@ -30,7 +30,7 @@ func conformanceKit(t *testing.T) string {
 	return kit
 }
 
-// kitResult is what the kit says of one case.
+// kitResult is the kit's result of one case.
 type kitResult struct {
 	ID     string   `json:"id"`
 	Status string   `json:"status"`
@@ -45,7 +45,7 @@ func runKit(t *testing.T, args ...string) map[string]kitResult {
 	args = append([]string{"-B", "compare.py", "--tool", "python3 -B plan-adapter.py " + luksplug, "--list", "open.txt", "--json", out}, args...)
 	cmd := exec.CommandContext(t.Context(), "python3", args...)
 	cmd.Dir = kit
-	text, runErr := cmd.CombinedOutput() // it also fails where a case does
+	text, runErr := cmd.CombinedOutput() // it also fails if a case does
 	data, err := os.ReadFile(out)
 	if err != nil {
 		t.Fatalf("the kit has no results: %v: %v\n%s", err, runErr, text)
@@ -59,8 +59,8 @@ func runKit(t *testing.T, args ...string) map[string]kitResult {
 	return results
 }
 
-// unreachable are the cases of the kit that luksplug refuses on purpose, and why. A case that passes must
-// leave the list.
+// unreachable are the cases of the kit that luksplug refuses on purpose, and why. A listed case that passes is
+// an error.
 var unreachable = map[string]string{
 	"disk-source-pool-mode-0": "the pool is libvirt's view of an iSCSI target through the host's own initiator, and its XML does not say " +
 		"which block device of the host a volume is: only a running libvirt knows (the case has the made-up path of libvirt's own test)",
@@ -94,7 +94,7 @@ func TestConformance(t *testing.T) {
 	}
 }
 
-// causes are the words that a refusal must have: why libvirt refuses the disk.
+// causes are the words that a refusal must contain, by libvirt's cause.
 var causes = map[string][]string{
 	"disk-attaching-partition-nosupport":       {"invalid disk target", "partitions"},
 	"disk-device-lun-type-invalid":             {"lun", "only valid for block type"},
@@ -111,19 +111,19 @@ var causes = map[string][]string{
 	"luks-disks-source-both":                   {"<encryption>", "already found"},
 	"x2j-block-raw-reservations":               {"reservations", "only for lun"},
 
-	// These are of a whole domain: a disk against the rest of it.
+	// These are conflicts of a disk with the rest of its domain.
 	"disk-address-conflict":              {"sata", "unit 0", "in use"},
 	"disk-hostdev-scsi-address-conflict": {"target 0 unit 0", "in use"},
 	"disk-sata-incompatible-address":     {"Invalid address type 'pci'", "'sata'"},
 	"disk-scsi-incompatible-address":     {"Invalid address type 'pci'", "'scsi'"},
 }
 
-// notPlanned are refusals that a plan cannot make: it knows no QEMU.
+// notPlanned are refusals that a plan cannot make, because it does not know the QEMU.
 var notPlanned = map[string]string{
 	"disk-network-rbd-encryption-layering-7.2.0": "the QEMU lacks the feature: an attach finds that out from its schema, before the first change",
 }
 
-// TestConformanceRefusals: what libvirt refuses is refused, for the same cause.
+// TestConformanceRefusals: a disk that libvirt refuses is refused for the same cause.
 func TestConformanceRefusals(t *testing.T) {
 	t.Parallel()
 	kit := conformanceKit(t)
@@ -133,7 +133,7 @@ func TestConformanceRefusals(t *testing.T) {
 	}
 	for id, r := range results {
 		if reason, ok := notPlanned[id]; ok {
-			t.Logf("%s is not for a plan: %s", id, reason)
+			t.Logf("%s cannot be refused by a plan: %s", id, reason)
 			continue
 		}
 		messages := r.Diff
@@ -141,7 +141,7 @@ func TestConformanceRefusals(t *testing.T) {
 		case "skipped":
 			messages = refuseInDomain(t, filepath.Join(kit, "corpus", "errors", id, "domain.xml"))
 		case "passed":
-			// The kit puts libvirt's own message behind ours.
+			// The kit appends libvirt's own message.
 			messages[0], _, _ = strings.Cut(messages[0], " | libvirt: ")
 		default:
 			t.Errorf("%s %s: %s", id, r.Status, r.Diff)

@@ -13,20 +13,20 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// secondMonitor are QEMU's arguments for one more monitor, and its socket.
+// secondMonitor returns QEMU's arguments for another monitor, and its socket.
 func secondMonitor(t *testing.T) (socket string, args []string) {
 	t.Helper()
 	socket = filepath.Join(shortDir(t, ""), "qmp.sock")
 	return socket, []string{"-chardev", "socket,id=second,server=on,wait=off,path=" + socket, "-mon", "chardev=second,mode=control"}
 }
 
-// journal writes down who changed something in QEMU, in the order of time.
+// journal records which run changed something in QEMU, in chronological order.
 type journal struct {
 	mu      sync.Mutex
 	entries []string
 }
 
-// of returns the function that writes down the commands of who.
+// of returns the function that records the commands of who.
 func (j *journal) of(who string) func(peer.Command) {
 	return func(c peer.Command) {
 		if c.Step > 0 {
@@ -37,7 +37,7 @@ func (j *journal) of(who string) func(peer.Command) {
 	}
 }
 
-// turns is the journal without repetitions: a run that no other interrupts is one entry.
+// turns returns the journal without repetitions: an uninterrupted run is one entry.
 func (j *journal) turns() []string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -65,7 +65,7 @@ func TestTwoRunsNeverInterleave(t *testing.T) {
 	vdb, vdc := attach("vdb"), attach("vdc")
 	first := start(ctx, t, one.Address, vdb...)
 	held.wait(t, first)
-	// The first run is in the middle of its work now.
+	// The first run is in progress now.
 	refused := tool(ctx, t, two.Address, append([]string{"--timeout", "1s"}, vdc...)...).want(t, 5)
 	who := fmt.Sprintf("process %d", first.cmd.Process.Pid)
 	refused.wantStderr(t, "luksplug: waiting for another luksplug run on this VM ("+who+")\n", "the VM is locked by "+who, "try again")
@@ -96,7 +96,7 @@ func TestTwoRunsNeverInterleave(t *testing.T) {
 	}
 }
 
-// TestLockEndsWithItsHolder: a run that is killed holds no lock.
+// TestLockEndsWithItsHolder: killing a run releases its lock.
 func TestLockEndsWithItsHolder(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -113,7 +113,7 @@ func TestLockEndsWithItsHolder(t *testing.T) {
 	held.drop()
 	got := tool(ctx, t, socket, "repair").want(t, 0)
 	if strings.Contains(got.stderr, "waiting") {
-		t.Errorf("waited for a run that is dead: %s", got.stderr)
+		t.Errorf("waited for a killed run: %s", got.stderr)
 	}
 	wantSame(ctx, t, q, before)
 }
@@ -129,7 +129,7 @@ func TestNoMonitor(t *testing.T) {
 	wantOneLine(t, tool(ctx, t, "127.0.0.1:1", "list").want(t, 1), "127.0.0.1:1", "refused")
 }
 
-// TestMonitorHeld: QEMU's monitor serves one client, and does not answer the next.
+// TestMonitorHeld: QEMU's monitor serves one client at a time, and does not answer another.
 func TestMonitorHeld(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -166,9 +166,9 @@ func TestHeldWaitEndsOnSignal(t *testing.T) {
 	second.waitStderr(ctx, t, "waiting for another luksplug run")
 	must.OK(t, second.cmd.Process.Signal(os.Interrupt))
 	second.end(ctx, t).want(t, 5)
-	// The first is interrupted in the middle of a command, and takes it back.
+	// The first run is interrupted during a command, and undoes it.
 	must.OK(t, first.cmd.Process.Signal(os.Interrupt))
-	first.waitStderr(ctx, t, "signal received") // else it could be done before it hears of it
+	first.waitStderr(ctx, t, "signal received") // otherwise it could finish before it handles the signal
 	held.open()
 	first.end(ctx, t).want(t, 6).wantStderr(t, "the VM is as it was before")
 	wantSame(ctx, t, q, before)

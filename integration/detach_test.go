@@ -29,8 +29,7 @@ func query(ctx context.Context, t *testing.T, q *peer.QEMU, command string) {
 	must.Get(q.Query(ctx, command, nil))(t)
 }
 
-// paused runs do while the VM is stopped. The VM continues even if do ends the test, for the tests that
-// follow.
+// paused runs do while the VM is stopped. The VM continues even if do ends the test, for later tests.
 func paused(ctx context.Context, t *testing.T, q *peer.QEMU, do func()) {
 	t.Helper()
 	query(ctx, t, q, "stop")
@@ -38,7 +37,7 @@ func paused(ctx context.Context, t *testing.T, q *peer.QEMU, do func()) {
 	do()
 }
 
-// TestDetachFromAGuest runs the ways in which a guest may release a disk, one after another in one VM.
+// TestDetachFromAGuest covers how a guest releases a disk, with all cases in one VM.
 func TestDetachFromAGuest(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -60,7 +59,7 @@ func TestDetachFromAGuest(t *testing.T) {
 	t.Run("a paused VM, SCSI", func(t *testing.T) {
 		dev := attachInGuest(ctx, t, q, peer.NewVolume(t, peer.DetachedRaw), "sda", "scsi")
 		paused(ctx, t, q, func() {
-			// QEMU's SCSI bus does not ask the guest, it only tells it.
+			// QEMU's SCSI bus notifies the guest and does not wait for it.
 			tool(ctx, t, q.Socket, "--timeout", "10s", "detach", "sda").want(t, 0)
 			wantSame(ctx, t, q, before)
 		})
@@ -69,10 +68,10 @@ func TestDetachFromAGuest(t *testing.T) {
 	t.Run("resumed during the wait", func(t *testing.T) {
 		attachInGuest(ctx, t, q, peer.NewVolume(t, peer.DetachedRaw), "vdb", "virtio")
 		query(ctx, t, q, "stop")
-		// The request is on its way once QEMU has got it; only then resume.
+		// Resume only after QEMU has got the request.
 		proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
 			if c.Name == "device_del" {
-				go func() { _, _ = q.Query(ctx, "cont", nil) }() // seen by the detach, which ends then
+				go func() { _, _ = q.Query(ctx, "cont", nil) }() // the detach then ends
 			}
 			return peer.Verdict{}
 		}})
@@ -84,7 +83,7 @@ func TestDetachFromAGuest(t *testing.T) {
 		dev := attachInGuest(ctx, t, q, v, "vdb", "virtio")
 		pattern := []byte("written and flushed before the detach. ")
 		must.OK(t, q.Guest().WritePattern(ctx, dev, 1, 4, pattern))
-		// Writes until the disk is gone; /tmp/wrote says that it has begun. It looks for the device first,
+		// Writes until the disk is gone; /tmp/wrote shows that it has begun. It checks for the device first,
 		// because dd would create a file.
 		must.Get(q.Guest().Run(ctx, "( while [ -b "+dev+" ] && dd if=/dev/urandom of="+dev+" bs=64k seek=256 count=64 conv=notrunc,fsync 2>/dev/null; do touch /tmp/wrote; done; touch /tmp/failed ) >/dev/null 2>&1 &"+
 			" while [ ! -e /tmp/wrote ]; do usleep 10000; done"))(t)
@@ -99,14 +98,14 @@ func TestDetachFromAGuest(t *testing.T) {
 		command(ctx, t, "qemu-img", "check", "-q", v.Payload)
 		plain, err := v.ReadThrough(ctx, peer.MiB, 4*peer.MiB)
 		if err != nil || !bytes.Equal(plain, bytes.Repeat(peer.Pattern(pattern), 4)) {
-			t.Errorf("what was flushed before the detach is not in the image, error %v", err)
+			t.Errorf("the data flushed before the detach are not in the image, error %v", err)
 		}
 	})
 	t.Run("mounted", func(t *testing.T) {
 		v := peer.NewVolume(t, peer.EmbeddedLUKS)
 		dev := attachInGuest(ctx, t, q, v, "vdb", "virtio")
 		must.Get(q.Guest().Run(ctx, "exec 9<> "+dev+"; ( sleep 1000 ) <&9 >/dev/null 2>&1 & echo $! > /tmp/opener"))(t)
-		// The guest's kernel lets a disk go that is open.
+		// The guest's kernel releases a disk although it is open.
 		tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 		wantSame(ctx, t, q, before)
 		if _, err := q.Guest().Run(ctx, "kill $(cat /tmp/opener)"); err != nil {
@@ -123,14 +122,14 @@ func TestDetachFromAGuest(t *testing.T) {
 			t.Errorf("list %+v", disks)
 		}
 		tool(ctx, t, q.Socket, args...).want(t, 0).wantStdout(t, "already attached")
-		tool(ctx, t, q.Socket, "detach", "ua-data").want(t, 5) // a target is what detach takes
+		tool(ctx, t, q.Socket, "detach", "ua-data").want(t, 5) // detach takes a target, not an alias
 		tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 		wantSame(ctx, t, q, before)
 	})
 }
 
-// TestDetachBeforeTheGuestHasBooted: no guest receives the request, which must be made again later. QEMU
-// must not get it: it would refuse another until a reset.
+// TestDetachBeforeTheGuestHasBooted: no guest can receive the request, which must be repeated later. QEMU must
+// not get it: it would refuse another request until a reset.
 func TestDetachBeforeTheGuestHasBooted(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -143,7 +142,7 @@ func TestDetachBeforeTheGuestHasBooted(t *testing.T) {
 	waiting := start(ctx, t, q.Socket, "--timeout", "2m", "detach", "vdb")
 	query(ctx, t, q, "cont")
 	waiting.end(ctx, t).want(t, 0)
-	must.OK(t, q.Guest().WaitBoot(ctx)) // the guest had to boot for it, and lives
+	must.OK(t, q.Guest().WaitBoot(ctx)) // the guest still boots
 	wantSame(ctx, t, q, before)
 }
 
@@ -160,7 +159,7 @@ func TestDetachByPCIExpress(t *testing.T) {
 	tool(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb").want(t, 0)
 	wantSame(ctx, t, q, before)
 	must.OK(t, q.Guest().WaitGone(ctx, dev))
-	// Asking again while the guest was at it has not confused it.
+	// Repeated requests during the release have not confused the guest.
 	attachInGuest(ctx, t, q, v, "vdb", "virtio")
 	tool(ctx, t, q.Socket, "--timeout", "1m", "detach", "vdb").want(t, 0)
 	wantSame(ctx, t, q, before)

@@ -1,7 +1,6 @@
-// Package integration holds the tests that run luksplug against the real
-// thing: QEMU with a Linux guest, libvirtd, and QEMU's own tools as the judge of
-// what was written. Package integration/internal/peer starts them.
+// Package integration holds the tests that run luksplug against real programs: QEMU with a Linux guest,
+// libvirtd, and QEMU's own tools, which check the written data. Package integration/internal/peer starts them.
 //
-// Every test starts its own peers and stops them, and runs beside the others.
-// The tool under test is the program itself, built once for all tests.
+// Every test starts and stops its own peers, and runs in parallel to the others. The tests run the luksplug
+// program, which is built once for all of them.
 package integration

@@ -18,22 +18,22 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// updateDocs writes what the commands print into the documents. Review the difference before a commit.
+// updateDocs writes the commands' output into the documents. Review the difference before a commit.
 var updateDocs = flag.Bool("update-docs", false, "write the commands' real output into README.md and docs")
 
-// exitCode is the command that shows how the one before it ended.
+// exitCode is the command that shows the exit code of the one before it.
 const exitCode = "echo $?"
 
-// repository is the top directory, seen from this package's.
+// repository is the top directory, relative to this package's.
 const repository = ".."
 
-// notRun are the commands of the documents that this test does not run, and why. One that no document has is
-// an error.
+// notRun are the commands of the documents that this test does not run, and why. An entry that is in no
+// document is an error.
 var notRun = map[string]string{
 	"apt-get update && apt-get install -y make && make demo": "package integration/demo runs the demo, and a fresh machine runs the line itself",
 	"apt-get update && apt-get install -y make && make test": "this test is a part of it",
 	"make build":                          "TestMain builds the program",
-	"install bin/luksplug /usr/local/bin": "the machine that tests is not the one to install on",
+	"install bin/luksplug /usr/local/bin": "the test must not install anything on its machine",
 	"luksplug completion bash > /etc/bash_completion.d/luksplug": "the same; cmd/luksplug tests the script",
 	"luksplug hook install":                                                            "TestHookFromTheBeginning does it, on a host of its own",
 	"luksplug hook check":                                                              "the same",
@@ -48,11 +48,11 @@ var notRun = map[string]string{
 	"go test ./integration/internal/diskgen -run TestAgainstLibvirt -disk-seed 4711 -disk-count 1": "it is a test of its own",
 }
 
-// TestDocs runs every command of README.md and docs in order, on a VM of its own, and compares what they
-// print with the documents. Each document must leave the VM unchanged.
+// TestDocs runs every command of README.md and docs in order, on a VM of its own, and compares their output
+// with the documents. Each document must leave the VM unchanged.
 //
-// A block marked console has commands, each after the prompt "# ", and all that they print; a line "..."
-// stands for any number of lines. A command ends with exit code 0 unless "# echo $?" and the code follow. A
+// A block marked console has commands, each after the prompt "# ", and their full output; a line "..." stands
+// for any number of lines. A command ends with exit code 0 unless "# echo $?" and the code follow. A
 // block marked sh has commands only. A block marked xml with a file name is that file.
 func TestDocs(t *testing.T) {
 	t.Parallel()
@@ -69,7 +69,7 @@ func TestDocs(t *testing.T) {
 	}
 }
 
-// documents returns the documents whose commands are run: those for users.
+// documents returns the documents for users, whose commands are run.
 func documents(t *testing.T) []string {
 	t.Helper()
 	docs, err := filepath.Glob(filepath.Join(repository, "docs", "*.md"))
@@ -79,9 +79,9 @@ func documents(t *testing.T) []string {
 	return append([]string{filepath.Join(repository, "README.md")}, docs...)
 }
 
-// reader does what the documents say, as a reader would.
+// reader follows the documents as a user would.
 type reader struct {
-	folder   string // the working directory
+	dir      string // the working directory
 	path     string // for PATH
 	config   string // for LUKSPLUG_CONFIG
 	vm       *peer.QEMU
@@ -94,15 +94,15 @@ type reader struct {
 func newReader(ctx context.Context, t *testing.T) *reader {
 	t.Helper()
 	base := t.TempDir()
-	r := &reader{folder: filepath.Join(base, "work")}
+	r := &reader{dir: filepath.Join(base, "work")}
 	bin := filepath.Join(base, "bin")
-	for _, dir := range []string{r.folder, bin} {
+	for _, dir := range []string{r.dir, bin} {
 		must.OK(t, os.Mkdir(dir, 0o755))
 	}
 	must.OK(t, os.Symlink(luksplug, filepath.Join(bin, "luksplug")))
 	r.path = bin + ":" + os.Getenv("PATH")
 	r.vm = peer.Start(t, peer.Options{RootPorts: 4, Guest: true})
-	// What the documents name, and what it is here.
+	// Names in the documents, and their values here.
 	names := []string{
 		"/run/vm1/qmp.sock", r.vm.Socket,
 		"/var/lib/luksplug/images", filepath.Join(base, "images"),
@@ -141,14 +141,14 @@ func (r *reader) states(ctx context.Context, t *testing.T) []peer.State {
 	return states
 }
 
-// read does what one document says.
+// read runs the commands of one document.
 func (r *reader) read(ctx context.Context, t *testing.T, path string, used map[string]bool) {
 	t.Helper()
 	text := must.Get(os.ReadFile(path))(t)
 	before := r.states(ctx, t)
 	lines := strings.Split(string(text), "\n")
 	var updated []string // the document with real output
-	copied := 0          // lines of the old one that are in it, or replaced
+	copied := 0          // lines of the old document that are in it, or replaced
 	for _, b := range blocks(lines) {
 		if b.language == "xml" {
 			r.xml(ctx, t, path, b)
@@ -169,8 +169,8 @@ func (r *reader) read(ctx context.Context, t *testing.T, path string, used map[s
 			if b.language != "console" || matches(c.output, got) {
 				continue
 			}
-			t.Errorf("%s:%d: %s\nprints:\n%s\nand the document says:\n%s", path, c.line, c.text, strings.Join(got, "\n"), strings.Join(c.output, "\n"))
-			if !slices.Contains(c.output, "...") { // a person has to shorten it again
+			t.Errorf("%s:%d: %s\nprints:\n%s\nand the document has:\n%s", path, c.line, c.text, strings.Join(got, "\n"), strings.Join(c.output, "\n"))
+			if !slices.Contains(c.output, "...") { // otherwise it must be shortened again by hand
 				updated = append(append(updated, lines[copied:c.from]...), got...)
 				copied = c.to
 			}
@@ -191,7 +191,7 @@ func needsLibvirt(command string) bool {
 	return strings.Contains(command, "--domain vm1") || strings.HasPrefix(command, "virsh ")
 }
 
-// command returns what a command printed. It must succeed, unless the document shows its exit code next.
+// command returns the output of a command. It must succeed, unless the document shows its exit code next.
 func (r *reader) command(ctx context.Context, t *testing.T, text string, failureShown bool) []string {
 	t.Helper()
 	if text == exitCode {
@@ -205,11 +205,11 @@ func (r *reader) command(ctx context.Context, t *testing.T, text string, failure
 	return printed
 }
 
-// run returns what a command printed, with the documents' names, and its exit code.
+// run returns the output of a command, with the documents' names, and its exit code.
 func (r *reader) run(ctx context.Context, t *testing.T, command string) ([]string, int) {
 	t.Helper()
 	cmd := exec.CommandContext(ctx, "bash", "-o", "pipefail", "-c", r.toReal.Replace(command))
-	cmd.Dir = r.folder
+	cmd.Dir = r.dir
 	cmd.Env = append(os.Environ(), "PATH="+r.path, "LUKSPLUG_CONFIG="+r.config, "LC_ALL=C.UTF-8")
 	var printed bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &printed, &printed
@@ -225,7 +225,7 @@ func (r *reader) run(ctx context.Context, t *testing.T, command string) ([]strin
 	return strings.Split(text, "\n"), cmd.ProcessState.ExitCode()
 }
 
-// xml writes the file that a block is, or checks a disk that has no name.
+// xml writes the file of a block, or plans a disk that has no file name.
 func (r *reader) xml(ctx context.Context, t *testing.T, path string, b block) {
 	t.Helper()
 	text := r.toReal.Replace(strings.Join(b.lines, "\n") + "\n")
@@ -236,7 +236,7 @@ func (r *reader) xml(ctx context.Context, t *testing.T, path string, b block) {
 		}
 		name = "unnamed.xml"
 	}
-	must.OK(t, os.WriteFile(filepath.Join(r.folder, name), []byte(text), 0o600))
+	must.OK(t, os.WriteFile(filepath.Join(r.dir, name), []byte(text), 0o600))
 	if !strings.HasPrefix(text, "<disk") {
 		return
 	}
@@ -245,7 +245,7 @@ func (r *reader) xml(ctx context.Context, t *testing.T, path string, b block) {
 	}
 }
 
-// matches reports whether got is what the document says, but for times, widths of columns and versions.
+// matches reports whether got equals the document except for times, widths of columns and versions.
 func matches(want, got []string) bool {
 	want, got = normalised(want), normalised(got)
 	for i, line := range want {
@@ -271,7 +271,7 @@ var volatile = []struct {
 }{
 	{regexp.MustCompile(`\b\d+(\.\d+)?(µs|ms|s)\b`), "TIME"},
 	{regexp.MustCompile(`milliseconds": [\d.]+`), `milliseconds": TIME`},
-	{regexp.MustCompile(`"uuid": "[^"]*"`), `"uuid": UUID`}, // of a LUKS volume, which cryptsetup makes up
+	{regexp.MustCompile(`"uuid": "[^"]*"`), `"uuid": UUID`}, // of a LUKS volume, random
 	{regexp.MustCompile(`"time": ?"[^"]*"`), `"time": TIME`},
 	{regexp.MustCompile(`luksplug \S+ \(go\S+, \S+\)`), "luksplug VERSION"},
 	{regexp.MustCompile(` +`), " "},

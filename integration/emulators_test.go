@@ -39,12 +39,12 @@ func eachEmulator(t *testing.T, o peer.Options, test func(t *testing.T, e emulat
 			own := o
 			own.Binary, own.Paused = program(t), true
 			e := emulator{name: name, program: own.Binary, qemu: peer.Start(t, own)}
-			// Beside QEMU's sockets: the paths of t.TempDir are too long for one.
+			// Next to QEMU's sockets: the paths of t.TempDir are too long for a socket.
 			options := hotplug.Options{LockDir: t.TempDir(), RunDir: filepath.Join(e.qemu.Dir, "run")}
 			must.OK(t, os.Mkdir(options.RunDir, 0o700))
 			dial := func(ctx context.Context) (*qmp.Client, error) { return qmp.Dial(ctx, e.qemu.Socket) }
 			e.vm = must.Get(hotplug.Connect(bounded(t), dial, options))(t)
-			t.Cleanup(func() { _ = e.vm.Close() }) // the VM is killed
+			t.Cleanup(func() { _ = e.vm.Close() }) // the VM is killed anyway
 			test(t, e)
 		})
 	}
@@ -72,17 +72,17 @@ func (e emulator) before(t *testing.T, version string) bool {
 	return have.Major < m || have.Major == m && have.Minor < n
 }
 
-// daemon is the storage daemon that belongs to the emulator.
+// daemon returns the path of the emulator's storage daemon.
 func (e emulator) daemon() string {
 	return filepath.Join(filepath.Dir(e.program), "qemu-storage-daemon")
 }
 
-// daemonSchema asks a storage daemon for the schema of its commands.
+// daemonSchema returns the schema of a storage daemon's commands.
 func daemonSchema(t *testing.T, program string) *qmp.Schema {
 	t.Helper()
 	ctx, cancel := context.WithCancel(bounded(t))
 	cmd := exec.CommandContext(ctx, program, "--chardev", "stdio,id=qmp", "--monitor", "qmp")
-	commands, err1 := cmd.StdinPipe() // stays open: the daemon may end before it has written all
+	commands, err1 := cmd.StdinPipe() // stays open: at its end the daemon would exit before it has written everything
 	replies, err2 := cmd.StdoutPipe()
 	defer cancel()
 	if err := errors.Join(err1, err2, cmd.Start()); err != nil {

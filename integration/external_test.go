@@ -13,7 +13,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// eventually waits until another process has done something, which sends no event.
+// eventually polls until done is true, for a change by another process without an event.
 func eventually(ctx context.Context, t *testing.T, what string, done func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -27,7 +27,7 @@ func eventually(ctx context.Context, t *testing.T, what string, done func() bool
 	}
 }
 
-// hostIsClean reports whether the host has nothing of the VM's left.
+// hostIsClean returns a function that reports whether the host has no files or processes of the VM left.
 func hostIsClean(t *testing.T, uuid string) func() bool {
 	return func() bool {
 		left := must.Get(peer.ReadHost(uuid))(t)
@@ -79,7 +79,7 @@ func TestStorageDaemon(t *testing.T) {
 			return len(peer.StorageDaemons(p.q.UUID))+len(peer.Watchers(p.q.UUID)) == 0
 		})
 		left := must.Get(peer.ReadHost(p.q.UUID))(t)
-		for _, path := range left { // a note of a VM that is gone, which the next attach of any VM removes
+		for _, path := range left { // a stale note, which the next attach of any VM removes
 			if strings.HasSuffix(path, "/sdb") || strings.Contains(path, "/sdb/") {
 				t.Errorf("%s is still there", path)
 			}
@@ -100,7 +100,7 @@ func TestStorageDaemon(t *testing.T) {
 		}
 		p.detach(ctx, t)
 		wantSame(ctx, t, p.q, before)
-		p.attach(ctx, t) // and works again
+		p.attach(ctx, t) // works again
 		p.detach(ctx, t)
 		wantSame(ctx, t, p.q, before)
 	})
@@ -122,7 +122,7 @@ func TestStorageDaemon(t *testing.T) {
 	})
 }
 
-// userOf is the user of a process.
+// userOf returns the user id of a process.
 func userOf(t *testing.T, pid int) int {
 	t.Helper()
 	info := must.Get(os.Stat(procDir(pid)))(t)

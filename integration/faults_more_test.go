@@ -13,23 +13,23 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// interrupted: the user presses ^C while QEMU works on the step.
+// interrupted: the program gets SIGINT while QEMU works on the step.
 func (f *faulty) interrupted(ctx context.Context, t *testing.T, n int) {
 	b := newBackground()
 	r, hit := f.held(ctx, t, n, b, func() {
 		<-b.started
-		_ = b.cmd.Process.Signal(os.Interrupt) // that it was is seen by how the program ends
+		_ = b.cmd.Process.Signal(os.Interrupt) // the exit code shows whether it arrived
 	}, f.attachArgs()...)
 	if !hit {
-		t.Fatalf("the program never came to step %d: %s", n, r.stderr)
+		t.Fatalf("the program did not reach step %d: %s", n, r.stderr)
 	}
 	f.wantRolledBack(ctx, t, r, "context canceled", f.steps[n-1].subject)
 }
 
-// timedOut: the time of --timeout ends while QEMU works on the step.
+// timedOut: the --timeout expires while QEMU works on the step.
 func (f *faulty) timedOut(ctx context.Context, t *testing.T, n int) {
 	here := fmt.Sprintf("step %d of %d", n, len(f.steps))
-	// On a machine that is busy it may end before the step; then it was too short.
+	// On a busy machine it may expire before the step; then it was too short.
 	for timeout := 250 * time.Millisecond; ; timeout *= 2 {
 		r, _ := f.held(ctx, t, n, newBackground(), func() {}, append([]string{"--timeout", timeout.String()}, f.attachArgs()...)...)
 		if diff := f.before.Diff(stateOf(ctx, t, f.q)); len(diff) > 0 {
@@ -45,13 +45,13 @@ func (f *faulty) timedOut(ctx context.Context, t *testing.T, n int) {
 	}
 }
 
-// held runs the program and holds step n back from QEMU until the program has given up waiting for it. It
-// also reports whether the program came that far.
+// held runs the program and delays step n until the program has stopped waiting for it. It also reports
+// whether the program reached the step.
 func (f *faulty) held(ctx context.Context, t *testing.T, n int, b *background, giveUp func(), args ...string) (result, bool) {
 	t.Helper()
 	var hit atomic.Bool
 	proxy := peer.NewProxy(t, f.q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
-		// The n-th change of a program that gave up earlier takes something back.
+		// In a program that failed earlier, the n-th change undoes something.
 		if c.Step == n && c.Name == f.steps[n-1].command {
 			hit.Store(true)
 			giveUp()
@@ -63,8 +63,8 @@ func (f *faulty) held(ctx context.Context, t *testing.T, n int, b *background, g
 	return b.result(t), hit.Load()
 }
 
-// detachFaults goes through what can happen at each step of a detach. first varies the place of the cut, so
-// that several volumes cover all places at all steps.
+// detachFaults runs the faults at each step of a detach. first varies the point of the cut, so that several
+// volumes cover all points at all steps.
 func (f *faulty) detachFaults(ctx context.Context, t *testing.T, first int) {
 	f.attach(ctx, t)
 	steps := distinct(changesOf(ctx, t, f.q, "detach", f.target))
@@ -82,13 +82,13 @@ func (f *faulty) detachFaults(ctx context.Context, t *testing.T, first int) {
 			})
 		}
 		if t.Failed() {
-			return // the VM is in no state to go on with
+			return // the VM cannot be used for further steps
 		}
 	}
 }
 
-// distinct leaves repeated changes out: device_del is sent again while the guest has not answered, as often
-// as the load of the machine makes it. Only a step that every run has can be counted on.
+// distinct leaves repeated changes out: while the guest has not answered, device_del is sent again, a number
+// of times that depends on the machine's load. The remaining steps are the same in every run.
 func distinct(changes []change) []change {
 	var out []change
 	for _, c := range changes {
@@ -105,14 +105,14 @@ func (f *faulty) cutDetach(ctx context.Context, t *testing.T, n int, where peer.
 	proxy := peer.NewProxy(t, f.q.Socket, peer.CutAtStep(n, where))
 	tool(ctx, t, proxy.Address, "detach", f.target).want(t, 0)
 	wantSame(ctx, t, f.q, f.before)
-	// After its last reply the program needs no connection any more.
+	// After its last reply the program does not reconnect.
 	if c := proxy.Connections(); c < 2 && where != peer.CutAfterReply {
 		t.Errorf("%d connections: there was no cut", c)
 	}
 }
 
-// refusedDetach: QEMU fails the step. The program tries again where that can help; otherwise the next run
-// does.
+// refusedDetach: QEMU fails the step. The program tries again if that can help; otherwise the next run
+// finishes.
 func (f *faulty) refusedDetach(ctx context.Context, t *testing.T, n int) {
 	f.attach(ctx, t)
 	proxy := peer.NewProxy(t, f.q.Socket, peer.FailStep(n))
@@ -126,7 +126,7 @@ func (f *faulty) refusedDetach(ctx context.Context, t *testing.T, n int) {
 	f.finishes(ctx, t)
 }
 
-// finishes runs detach again after one that did not come to its end.
+// finishes runs detach again after an incomplete one.
 func (f *faulty) finishes(ctx context.Context, t *testing.T) {
 	t.Helper()
 	if _, there := listed(ctx, t, f.q)[f.target]; there {
@@ -159,14 +159,14 @@ func TestFaultsSwallowedEvent(t *testing.T) {
 				t.Error("QEMU sent no event to swallow")
 			}
 			if steps := proxy.Steps(); len(steps) < 2 || !slices.Equal(steps[:2], []string{"device_del", "device_del"}) {
-				t.Errorf("the program did not ask again: %v", steps)
+				t.Errorf("the program did not repeat the request: %v", steps)
 			}
 		})
 	}
 }
 
-// TestFaultsCutOff: the connection is lost for good during an attach. The program says what may be left, and
-// repair removes it.
+// TestFaultsCutOff: the connection is lost permanently during an attach. The program names the possible
+// leftovers, and repair removes them.
 func TestFaultsCutOff(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

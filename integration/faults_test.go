@@ -19,23 +19,23 @@ import (
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
-// TestFaults makes every step of every plan fail in every way, with a real QEMU whose guest answers: a disk
-// is there completely or not at all, in the VM and on the host. Every kind of volume is in two of the
-// places, and two kinds are in every place.
+// TestFaults makes every step of every plan fail with every fault, in a real QEMU whose guest answers: a disk
+// is attached completely or not at all, in the VM and on the host. Every kind of volume is in two of the
+// places, and every place has two kinds.
 func TestFaults(t *testing.T) {
 	t.Parallel()
 	kinds := peer.VolumeKinds()
 	for i, where := range places() {
 		t.Run(where.name, func(t *testing.T) {
 			t.Parallel()
-			testFaults(t, where, "auto", kinds[i]) // TestFaultsEverywhere has the others
+			testFaults(t, where, "auto", kinds[i]) // TestFaultsEverywhere covers the others
 		})
 	}
 }
 
 // TestFaultsEverywhere is TestFaults for each kind of volume in each place.
 func TestFaultsEverywhere(t *testing.T) {
-	peer.Long(t, "goes through the faults of TestFaults three times more")
+	peer.Long(t, "runs the faults of TestFaults three times more")
 	t.Parallel()
 	kinds := peer.VolumeKinds()
 	for i, where := range places() {
@@ -46,7 +46,7 @@ func TestFaultsEverywhere(t *testing.T) {
 	}
 }
 
-// TestFaultsOfOtherWays is TestFaults with volumes that QEMU or a storage daemon unlocks.
+// TestFaultsOfOtherWays is TestFaults with volumes unlocked by QEMU or a storage daemon.
 func TestFaultsOfOtherWays(t *testing.T) {
 	t.Parallel()
 	q35, own := places()[0], places()[3]
@@ -68,7 +68,7 @@ func testFaults(t *testing.T, where place, unlock string, kinds ...peer.VolumeKi
 			for n := range f.steps {
 				name := fmt.Sprintf("%d %s", n+1, f.steps[n].command)
 				if !t.Run(name, func(t *testing.T) { f.everyFault(bounded(t), t, n+1) }) {
-					return // the VM is in no state to go on with
+					return // the VM cannot be used for further steps
 				}
 			}
 			t.Run("detach", func(t *testing.T) { f.detachFaults(bounded(t), t, i) })
@@ -76,7 +76,7 @@ func testFaults(t *testing.T, where place, unlock string, kinds ...peer.VolumeKi
 	}
 }
 
-// everyFault goes through what can happen at step n of an attach.
+// everyFault runs the faults at step n of an attach.
 func (f *faulty) everyFault(ctx context.Context, t *testing.T, n int) {
 	for _, c := range []struct {
 		name string
@@ -108,7 +108,7 @@ func (f *faulty) refused(ctx context.Context, t *testing.T, n int) {
 	wantRefusal(t, proxy)
 }
 
-// wantRefusal shows that the fault was really QEMU's own refusal.
+// wantRefusal checks that QEMU itself refused the command.
 func wantRefusal(t *testing.T, proxy *peer.Proxy) {
 	t.Helper()
 	sent, answered := 0, 0
@@ -136,7 +136,7 @@ func (f *faulty) cut(ctx context.Context, t *testing.T, n int, where peer.Cut) {
 }
 
 // cutForGood: the connection is lost after the step and cannot be opened again. The program would wait for
-// seconds, so the library is called, with a shorter wait; TestFaultsCutOff has the program. A later run
+// seconds, so the library is called, with a shorter wait; TestFaultsCutOff runs the program. A later run
 // converges.
 func (f *faulty) cutForGood(ctx context.Context, t *testing.T, n int) {
 	hooks := peer.CutAtStep(n, peer.CutBeforeReply)
@@ -149,7 +149,7 @@ func (f *faulty) cutForGood(ctx context.Context, t *testing.T, n int) {
 	}
 	for _, c := range f.after(n) {
 		if !slices.ContainsFunc(left.Left, func(part string) bool { return strings.HasSuffix(part, " "+c.subject) }) {
-			t.Errorf("%s is left behind and not named: %v", c.subject, err)
+			t.Errorf("%s is left over and not named: %v", c.subject, err)
 		}
 	}
 	if n < len(f.steps) {
@@ -158,7 +158,7 @@ func (f *faulty) cutForGood(ctx context.Context, t *testing.T, n int) {
 	f.converges(ctx, t, n)
 }
 
-// converges runs attach again, without faults, after n steps were done.
+// converges runs attach again, without faults, after n completed steps.
 func (f *faulty) converges(ctx context.Context, t *testing.T, n int) {
 	t.Helper()
 	report := f.attach(ctx, t)
@@ -193,7 +193,7 @@ func (s fileStore) Lookup(context.Context, secrets.Reference) (*secrets.Secret, 
 	return passphrase.Open(string(s), nil)
 }
 
-// kill runs the program and kills it when n changes are done, before it sends anything more.
+// kill runs the program and kills it after n changes, before it sends another.
 func (f *faulty) kill(ctx context.Context, t *testing.T, n int, args ...string) {
 	t.Helper()
 	b := newBackground()
@@ -214,14 +214,14 @@ func (f *faulty) kill(ctx context.Context, t *testing.T, n int, args ...string) 
 	}
 }
 
-// killedAndRepaired: the program dies after the step; list shows what is left, and repair removes it.
-// converges has an attach instead.
+// killedAndRepaired: the program is killed after the step; list shows the leftovers, and repair removes them.
+// converges tests an attach instead.
 func (f *faulty) killedAndRepaired(ctx context.Context, t *testing.T, n int) {
 	f.kill(ctx, t, n, f.attachArgs()...)
 	if n == len(f.steps) {
 		f.wantAttached(ctx, t)
 		tool(ctx, t, f.q.Socket, "repair").want(t, 0)
-		f.wantAttached(ctx, t) // nothing is left over: the disk is whole
+		f.wantAttached(ctx, t) // no leftovers: the disk is complete
 		f.gone(ctx, t)
 		return
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// faulty is one plan on one VM, with what the tests of faults know of it.
+// faulty is one plan on one VM, for the tests of faults.
 type faulty struct {
 	*plug
 	before peer.State
@@ -24,11 +24,11 @@ type faulty struct {
 type change struct {
 	command string
 	subject string // name of the node, object or device, or that of a descriptor set's content
-	part    string // what list calls it: the same, or the set's number
+	part    string // its name in list: the same, or the set's number
 	adds    bool
 }
 
-// parseChange reads a command as it crossed the monitor.
+// parseChange parses a command as the monitor received it.
 func parseChange(t *testing.T, raw []byte) change {
 	t.Helper()
 	var c struct {
@@ -50,7 +50,7 @@ func parseChange(t *testing.T, raw []byte) change {
 	return change{c.Execute, a.NodeName + a.ID, a.NodeName + a.ID, strings.HasSuffix(c.Execute, "add")}
 }
 
-// after is what exists of the disk in the VM after the first n steps.
+// after returns the parts of the disk in the VM after the first n steps.
 func (f *faulty) after(n int) []change {
 	var there []change
 	for _, s := range f.steps[:n] {
@@ -63,7 +63,7 @@ func (f *faulty) after(n int) []change {
 	return there
 }
 
-// parts is what list calls those changes, and a storage daemon.
+// parts returns the names in list of those changes, and of a storage daemon.
 func (f *faulty) parts(changes []change) []string {
 	var names []string
 	for _, c := range changes {
@@ -98,7 +98,7 @@ func changesOf(ctx context.Context, t *testing.T, q *peer.QEMU, args ...string) 
 	var out []change
 	for _, raw := range sent {
 		c := parseChange(t, raw)
-		for _, earlier := range out { // remove-fd does not say what is in the set
+		for _, earlier := range out { // remove-fd does not name the set's content
 			if c.subject == "" && earlier.part == c.part {
 				c.subject = earlier.subject
 			}
@@ -108,8 +108,8 @@ func changesOf(ctx context.Context, t *testing.T, q *peer.QEMU, args ...string) 
 	return out
 }
 
-// newFaulty attaches and detaches the disk once, to learn the steps. unlock is the
-// value of --unlock, extra are further elements of the disk.
+// newFaulty attaches and detaches the disk once, to learn the steps. unlock is the value of --unlock, extra
+// are further elements of the disk.
 func newFaulty(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v *peer.Volume, unlock, extra string) *faulty {
 	t.Helper()
 	f := &faulty{plug: newPlug(t, q, v, where.targets[0], where.bus, extra), before: stateOf(ctx, t, q)}
@@ -120,12 +120,12 @@ func newFaulty(ctx context.Context, t *testing.T, q *peer.QEMU, where place, v *
 	wantSame(ctx, t, q, f.before)
 	plan := tool(ctx, t, q.Socket, "plan", "--unlock", unlock, f.xml).want(t, 0).stdout
 	if want := fmt.Sprintf("plan for %s: %d steps\n", f.target, len(f.steps)); !strings.Contains("\n"+plan, "\n"+want) {
-		t.Fatalf("the program sent the changes %v, and plans otherwise:\n%s", f.steps, plan)
+		t.Fatalf("the program sent the changes %v, and its plan differs:\n%s", f.steps, plan)
 	}
 	return f
 }
 
-// wantAttached ends the test unless the whole disk is there, and nothing else of luksplug's.
+// wantAttached ends the test unless the complete disk is attached, and nothing else of luksplug's exists.
 func (f *faulty) wantAttached(ctx context.Context, t *testing.T) {
 	t.Helper()
 	f.wantHeld(ctx, t, "attached", f.parts(f.after(len(f.steps))))
@@ -145,11 +145,11 @@ func (f *faulty) wantHeld(ctx context.Context, t *testing.T, state string, names
 		if strings.HasPrefix(part, daemonPart+" ") {
 			name = daemonPart
 		} else if kind == "file" {
-			t.Errorf("%s of %s is still there", part, f.target)
+			t.Errorf("%s of %s still exists", part, f.target)
 		}
 		got = append(got, name)
 	}
-	// A controller that serves a disk is the disk's own business, and not listed.
+	// The controller of an attached disk is not listed.
 	if state == "attached" {
 		names = slices.DeleteFunc(slices.Clone(names), func(n string) bool { return strings.HasSuffix(n, "-scsi") })
 	}
@@ -167,7 +167,7 @@ func (f *faulty) wantRolledBack(ctx context.Context, t *testing.T, r result, say
 	wantSame(ctx, t, f.q, f.before)
 }
 
-// wantEither ends the test unless all of the disk is there, or nothing. It leaves the VM without the disk.
+// wantEither ends the test unless the disk is attached completely or not at all. It leaves the VM without it.
 func (f *faulty) wantEither(ctx context.Context, t *testing.T, r result) {
 	t.Helper()
 	if r.code != 0 {
@@ -185,5 +185,5 @@ func (f *faulty) gone(ctx context.Context, t *testing.T) {
 	wantSame(ctx, t, f.q, f.before)
 }
 
-// gaveUp is what the program logs when it has stopped waiting for an answer.
+// gaveUp is the program's log message when it has stopped waiting for a reply.
 const gaveUp = "querying QEMU for the outcome"

@@ -31,7 +31,7 @@ func TestGuestFormatted(t *testing.T) {
 	}
 	inGuest := func(script string) string {
 		t.Helper()
-		// No udev is there to make devices.
+		// The guest has no udev to make devices.
 		return must.Get(q.Guest().Run(ctx, "set -e; export DM_DISABLE_UDEV=1\n"+script))(t)
 	}
 
@@ -74,6 +74,6 @@ umount /mnt/data`)
 	tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 	wantSame(ctx, t, q, before)
 	if left, err := filepath.Glob(filepath.Dir(image) + "/*"); err != nil || len(left) != 1 {
-		t.Errorf("beside the image there are %v, error %v", left, err)
+		t.Errorf("next to the image there are %v, error %v", left, err)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// guestLog is what a guest writes to its disks all the time: lines of 512 bytes with number and checksum.
+// guestLog is written continuously by a guest to its disks: lines of 512 bytes with number and checksum.
 type guestLog struct {
 	devices []string
 }
@@ -20,7 +20,7 @@ type guestLog struct {
 // logLine is the length of a line, in bytes.
 const logLine = 512
 
-// startLog has the guest begin a log on each of these disks.
+// startLog has the guest start a log on each of these disks.
 func startLog(ctx context.Context, t *testing.T, g *peer.Guest, devices ...string) *guestLog {
 	t.Helper()
 	script := `n=0
@@ -48,7 +48,7 @@ func (l *guestLog) wantMore(ctx context.Context, t *testing.T, g *peer.Guest) {
 	out, err := g.Run(ctx, "b=$(cat /tmp/log-lines 2>/dev/null); i=0; while [ $i -lt 600 ]; do n=$(cat /tmp/log-lines 2>/dev/null); "+
 		"[ -e /tmp/log-failed ] && { cat /tmp/log-failed; exit 1; }; [ ${n:-0} -gt $((${b:-0}+1)) ] && exit 0; usleep 100000; i=$((i+1)); done; exit 1")
 	if err != nil {
-		t.Fatalf("the guest writes no more: %v %s", err, out)
+		t.Fatalf("the guest has stopped writing: %v %s", err, out)
 	}
 }
 
@@ -71,7 +71,7 @@ func checkLog(t *testing.T, text []byte, device string, lines int) {
 	t.Helper()
 	for n := range lines {
 		line := fmt.Sprintf("line %d of %s", n, device)
-		sum := md5.Sum([]byte(line)) // against mistakes, nothing else
+		sum := md5.Sum([]byte(line)) // detects errors, not tampering
 		want := line + " " + hex.EncodeToString(sum[:])
 		if got := strings.TrimSpace(string(text[n*logLine : (n+1)*logLine])); got != want {
 			t.Fatalf("line %d of %d of the log on %s is %q", n, lines, device, got)

@@ -20,12 +20,12 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// nobodyID is the user and the group without rights.
+// nobodyID is the id of the unprivileged user and group.
 const nobodyID = 65534
 
 func procDir(pid int) string { return filepath.Join("/proc", strconv.Itoa(pid)) }
 
-// startAsNobody starts a QEMU whose user has no rights.
+// startAsNobody starts a QEMU that runs as an unprivileged user.
 func startAsNobody(t *testing.T, o peer.Options) *peer.QEMU {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -38,12 +38,12 @@ func startAsNobody(t *testing.T, o peer.Options) *peer.QEMU {
 	dir := shortDir(t, "")
 	must.OK(t, os.Chown(dir, nobodyID, nobodyID))
 	id := strconv.Itoa(nobodyID)
-	// The kernel forgets who is to die with whom when a process changes its user.
+	// The kernel clears the parent death signal when a process changes its user.
 	o.Through = []string{path, "--reuid", id, "--regid", id, "--clear-groups", "--pdeathsig", "KILL", "--"}
 	return peer.StartIn(t, dir, o)
 }
 
-// readableByAll moves a file to where every user can open and write it, and returns its new path.
+// readableByAll moves a file to a directory where every user can open and write it, and returns its new path.
 func readableByAll(t *testing.T, path string) string {
 	t.Helper()
 	dir := shortDir(t, "")
@@ -52,8 +52,7 @@ func readableByAll(t *testing.T, path string) string {
 	return open
 }
 
-// TestHandOverAsDescriptor: QEMU opens the header that it is passed, as any user. Only luksplug reads the
-// original.
+// TestHandOverAsDescriptor: QEMU opens the passed header, as any user. Only luksplug reads the original.
 func TestHandOverAsDescriptor(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -85,17 +84,17 @@ func wantNoDescriptors(ctx context.Context, t *testing.T, q *peer.QEMU) {
 	s := stateOf(ctx, t, q)
 	for _, set := range s.FDSets {
 		if !strings.HasSuffix(set, " (0)") {
-			t.Errorf("the descriptor set %s still has something in it", set)
+			t.Errorf("the descriptor set %s is not empty", set)
 		}
 	}
 	for _, object := range s.Objects {
 		if strings.Contains(object, "secret") {
-			t.Errorf("the object %s is still there", object)
+			t.Errorf("the object %s still exists", object)
 		}
 	}
 }
 
-// handedOver is a file for QEMU that was seen in the VM's directory.
+// handedOver is a file for QEMU in the VM's directory.
 type handedOver struct {
 	step int
 	path string
@@ -103,7 +102,7 @@ type handedOver struct {
 	user int
 }
 
-// seeFiles returns a hook that notes, at every step, the ephemeral headers that are files, and kills the
+// seeFiles returns a hook that records, at every step, the ephemeral headers that are files, and kills the
 // program at step kill.
 func seeFiles(t *testing.T, uuid string, b *background, kill int) (peer.ProxyHooks, func() []handedOver) {
 	var mu sync.Mutex
@@ -134,7 +133,7 @@ func seeFiles(t *testing.T, uuid string, b *background, kill int) (peer.ProxyHoo
 	}
 }
 
-// headerFiles are the ephemeral headers that are there as files for a VM.
+// headerFiles returns the paths of a VM's ephemeral headers that are files.
 func headerFiles(t *testing.T, uuid string) []string {
 	t.Helper()
 	files, err := peer.ReadHost(uuid)
@@ -150,8 +149,8 @@ func headerFiles(t *testing.T, uuid string) []string {
 	return found
 }
 
-// wantPrivateFile checks that an ephemeral header was in memory, for its user only, and gone after the step
-// that opens it.
+// wantPrivateFile checks that an ephemeral header was in memory, readable by its user only, and removed after
+// the step that opens it.
 func wantPrivateFile(t *testing.T, seen []handedOver, user int) {
 	t.Helper()
 	if len(seen) != 1 || seen[0].step != 1 {
@@ -164,7 +163,7 @@ func wantPrivateFile(t *testing.T, seen []handedOver, user int) {
 		t.Errorf("the file is %s", seen[0].path)
 	}
 	var st unix.Statfs_t
-	dir := filepath.Dir(filepath.Dir(filepath.Dir(filepath.Dir(seen[0].path)))) // the file itself has gone
+	dir := filepath.Dir(filepath.Dir(filepath.Dir(filepath.Dir(seen[0].path)))) // the file itself is removed
 	if err := unix.Statfs(dir, &st); err != nil || st.Type != unix.TMPFS_MAGIC {
 		t.Errorf("%s is no tmpfs: type %#x, error %v", dir, st.Type, err)
 	}
@@ -190,7 +189,7 @@ func TestHandOverAsFile(t *testing.T) {
 	b.result(t).want(t, 0).wantUnlock(t, "ephemeral")
 	wantPrivateFile(t, seen, os.Geteuid())
 	if left := headerFiles(t, q.UUID); len(left) > 0 {
-		t.Errorf("after the attach there are %v", left)
+		t.Errorf("left after the attach: %v", left)
 	}
 	wantNoDescriptors(ctx, t, q)
 	p.detach(ctx, t)
@@ -239,7 +238,7 @@ func TestHandOverAsFileToAnotherUser(t *testing.T) {
 		t.Errorf("attach says %s", got.stderr)
 	}
 	if left := headerFiles(t, q.UUID); len(left) > 0 {
-		t.Errorf("after the attach there are %v", left)
+		t.Errorf("left after the attach: %v", left)
 	}
 	tool(ctx, t, q.TCPAddress, "detach", "sdb").want(t, 0)
 	wantSame(ctx, t, q, before)

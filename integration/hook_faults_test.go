@@ -20,13 +20,13 @@ import (
 type hookFault struct {
 	name string
 	make func() (undo func())
-	says string // in the error that the user of virsh sees
+	says string // a part of virsh's error
 }
 
-// killed is what virsh says of a hook that was killed: the test's shell adds 128 to the signal.
+// killed is a part of virsh's error for a killed hook: the test's shell adds 128 to the signal.
 const killed = "status 137"
 
-// faultsOfStart are what can go wrong before there is a QEMU.
+// faultsOfStart are the faults before QEMU runs.
 func (h *faultyHost) faultsOfStart(ctx context.Context, t *testing.T, disks []plugged) []hookFault {
 	key, second := h.keyFile(t, disks[0].volume), h.keyFile(t, disks[1].volume)
 	spoilt := func(b []byte) []byte { b[0] ^= 1; return b }
@@ -60,8 +60,7 @@ func (h *faultyHost) faultsOfStart(ctx context.Context, t *testing.T, disks []pl
 	}
 }
 
-// wantNoStart ends the test unless the domain fails to start, with one line of luksplug's, and nothing is
-// left.
+// wantNoStart ends the test unless the domain fails to start, with one line of luksplug's, and leaves nothing.
 func (h *faultyHost) wantNoStart(ctx context.Context, t *testing.T, d *peer.Domain, f hookFault) {
 	t.Helper()
 	undo := f.make()
@@ -87,8 +86,8 @@ func (h *faultyHost) wantNoStart(ctx context.Context, t *testing.T, d *peer.Doma
 	h.wantClean(ctx, t)
 }
 
-// TestHookFaults makes everything fail that a hook does, at each operation, with a domain that boots and one
-// that was saved: nothing is lost.
+// TestHookFaults makes each operation of the hook fail, for a domain that boots and a saved one: nothing is
+// lost.
 func TestHookFaults(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -111,7 +110,7 @@ func TestHookFaults(t *testing.T) {
 			return h.put(t, "before", "[ $2 != started ] || mv "+disks[1].volume.Payload+" "+disks[1].volume.Payload+".away\n")
 		}, "no such file"},
 	}
-	if peer.IsLong() { // the saved domain, for which they are worse, has them in every run
+	if peer.IsLong() { // every run has them for the saved domain, whose state they could destroy
 		cold = append(slices.Clone(faults), cold...)
 	}
 	for i, f := range cold {
@@ -122,7 +121,7 @@ func TestHookFaults(t *testing.T) {
 		}
 	}
 
-	// The optional disk's key is not there, from here to the end.
+	// From here on the optional disk's key is missing.
 	must.OK(t, os.Remove(h.keyFile(t, disks[2].volume)))
 	// A program of a key store leaves a child, and the log cannot be written.
 	undo := h.configure(t, h.leaving())
@@ -138,7 +137,7 @@ func TestHookFaults(t *testing.T) {
 		t.Helper()
 		h.wantNoStart(ctx, t, d, f)
 		if got := hashOfFile(t, image); got != saved {
-			t.Fatalf("%s: the saved state is not what it was", f.name)
+			t.Fatalf("%s: the saved state has changed", f.name)
 		}
 	}
 	for _, f := range append(faults,
@@ -153,12 +152,12 @@ func TestHookFaults(t *testing.T) {
 	undo()
 	h.wantGuest(ctx, t, d)
 	if !strings.Contains(h.logged(t), "is kept running") {
-		t.Error("nobody hears of what failed")
+		t.Error("the failure is not in the log")
 	}
 	h.tool(ctx, t, d, "repair").want(t, 0)
 	wantNoObjects(ctx, t, d)
 
-	// What a killed hook leaves at the end of a domain is removed at its next start.
+	// Leftovers of a hook killed at the end of a domain are removed at its next start.
 	undo = h.replace(t, "kill -9 $$")
 	virsh(ctx, t, h.Libvirt, "destroy", d.Name)
 	undo()
@@ -167,7 +166,7 @@ func TestHookFaults(t *testing.T) {
 	h.wantClean(ctx, t)
 }
 
-// leaving is a configuration with a store whose program leaves a child that keeps standard error open.
+// leaving returns a configuration with a store whose program leaves a child that keeps standard error open.
 func (h *faultyHost) leaving() string {
 	return fmt.Sprintf("hook: {log: /dev/full}\nkeystores: [\"exec:/bin/sh -c 'if [ -e %[1]s/$LUKSPLUG_SECRET_UUID ]; then cat %[1]s/$LUKSPLUG_SECRET_UUID; sleep 3600 >/dev/null & else exit 1; fi'\"]\n", h.keys)
 }
@@ -229,7 +228,7 @@ func (h *faultyHost) wantGuest(ctx context.Context, t *testing.T, d *peer.Domain
 		virsh(ctx, t, h.Libvirt, "resume", d.Name)
 	}
 	if out, err := d.Guest().Run(ctx, "cat /tmp/kept"); err != nil || !strings.Contains(out, "in memory") {
-		t.Fatalf("the guest is another: %q %v", out, err)
+		t.Fatalf("the guest has been restarted: %q %v", out, err)
 	}
 }
 

@@ -19,12 +19,12 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// faultyHost is a host with the installed hook, in which anything may fail. It notes connections to libvirt
-// from a hook.
+// faultyHost is a host with the installed hook, in which faults can be injected. It records connections from a
+// hook to libvirt.
 type faultyHost struct {
 	*hookHost
-	base    string // directory of what makes the hook fail
-	program string // what the installed script calls: a link to the program
+	base    string // directory of the injected faults
+	program string // a link to the program, which the installed script calls
 	config  string // the configuration's path
 	usual   string // its text
 
@@ -47,7 +47,7 @@ func newFaultyHost(t *testing.T) *faultyHost {
 	must.Get(installation.Install())(t)
 	h.setTrap(t)
 	keys := t.TempDir()
-	// Its own secrets, which libvirt's hook must not ask, come first.
+	// libvirt's own secrets, which the hook must not query, come first.
 	h.usual = "connect: 'qemu:///system'\nkeystores: ['libvirt:', 'vm:', 'dir:" + keys + "']\n"
 	l := peer.LibvirtdWith(t, peer.LibvirtOptions{Configuration: h.usual, Hook: fmt.Sprintf(`#!/bin/sh
 [ -e %[1]s/before ] && . %[1]s/before
@@ -71,7 +71,7 @@ exit $code
 	return h
 }
 
-// setTrap listens where libvirt's sockets are for a hook.
+// setTrap listens on the paths of libvirt's sockets that a hook sees.
 func (h *faultyHost) setTrap(t *testing.T) {
 	t.Helper()
 	dir := filepath.Join(h.base, "trap")
@@ -94,7 +94,7 @@ func (h *faultyHost) setTrap(t *testing.T) {
 	}
 }
 
-// wantTrapWorks connects to libvirt as a hook would, and checks that this is noted.
+// wantTrapWorks connects to libvirt as a hook would, and checks that this is recorded.
 func (h *faultyHost) wantTrapWorks(ctx context.Context, t *testing.T) {
 	t.Helper()
 	for _, args := range [][]string{{"--connect", "qemu:///system", "--domain", "vm1", "list"}, {"--keystore", "libvirt:", "secret", "list"}} {
@@ -102,7 +102,7 @@ func (h *faultyHost) wantTrapWorks(ctx context.Context, t *testing.T) {
 		run(ctx, t, h.Inside(ctx, "unshare", append([]string{"--mount", "sh", "-c", line, "sh"}, args...)...))
 		h.mu.Lock()
 		if len(h.trapped) == 0 {
-			t.Errorf("nobody has seen %v connect", args)
+			t.Errorf("the connection of %v was not recorded", args)
 		}
 		h.trapped = nil
 		h.mu.Unlock()
@@ -129,7 +129,7 @@ func (h *faultyHost) configure(t *testing.T, text string) (undo func()) {
 	return func() { write(h.usual) }
 }
 
-// replace puts another program, "" for none, in the place of luksplug, until undo.
+// replace replaces luksplug by another program, "" for none, until undo.
 func (h *faultyHost) replace(t *testing.T, text string) (undo func()) {
 	t.Helper()
 	err := os.Remove(h.program)
@@ -166,10 +166,10 @@ func rewritten(t *testing.T, path string, change func([]byte) []byte) (undo func
 	return func() { write(was) }
 }
 
-// brokenHook says in the environment that this program is a hook with a bug.
+// brokenHook is the environment variable that makes this program a hook with a bug.
 const brokenHook = "LUKSPLUG_TEST_BROKEN_HOOK"
 
-// asBrokenHook is a program that runs this one as a hook with a bug.
+// asBrokenHook returns a script that runs this program as a hook with a bug.
 func asBrokenHook(t *testing.T) string {
 	t.Helper()
 	self := must.Get(os.Executable())(t)
@@ -184,7 +184,7 @@ func (panicking) Lookup(context.Context, secrets.Reference) (*secrets.Secret, er
 	panic("a bug, on purpose")
 }
 
-// runBrokenHook is the hook with such a store, and returns the exit code.
+// runBrokenHook runs the hook with such a store, and returns the exit code.
 func runBrokenHook(args []string) int {
 	xml, err := io.ReadAll(os.Stdin)
 	if err != nil || len(args) != 6 {

@@ -35,7 +35,7 @@ func (h *hookHost) shell(ctx context.Context, t *testing.T, line string) string 
 	return strings.TrimSpace(string(out))
 }
 
-// wantKeys checks whether the domain has keys on the host. The other one always has.
+// wantKeys checks whether the domain has keys on the host. The other domain always has.
 func (h *hookHost) wantKeys(ctx context.Context, t *testing.T, when string, want bool) {
 	t.Helper()
 	got := h.shell(ctx, t, "find "+vmkeys.Dir+" -type f ! -name .lock")
@@ -47,7 +47,7 @@ func (h *hookHost) wantKeys(ctx context.Context, t *testing.T, when string, want
 	}
 }
 
-// TestHookDestroysKeys: a host has the keys of a VM until the VM has left.
+// TestHookDestroysKeys: a host holds the keys of a VM until the VM stops or migrates.
 func TestHookDestroysKeys(t *testing.T) {
 	peer.Long(t, "two libvirtds and a guest")
 	t.Parallel()
@@ -57,7 +57,7 @@ func TestHookDestroysKeys(t *testing.T) {
 	later := peer.NewVolume(t, peer.EmbeddedLUKS)
 	d := from.define(ctx, t, disks...)
 	for _, p := range disks {
-		moved(t, from.keyFile(t, p.volume)) // for good: only the VM's own keys are left
+		moved(t, from.keyFile(t, p.volume)) // not undone: only the VM's own keys remain
 		to.learn(t, p.volume)
 	}
 	to.learn(t, later)
@@ -79,7 +79,7 @@ func TestHookDestroysKeys(t *testing.T) {
 	virsh(ctx, t, from.Libvirt, "managedsave", d.Name)
 	from.wantKeys(ctx, t, "while it is saved", true)
 	start()
-	// By their own names: no --keystore says whose disk it is.
+	// Without ?uuid=: the store takes the VM of the attach.
 	from.tool(ctx, t, d, "--keystore", "vm:", "attach", writeFile(t, "later.xml", later.DiskXML("vdd", "virtio"))).want(t, 0)
 	virsh(ctx, t, from.Libvirt, "destroy", d.Name)
 	from.wantKeys(ctx, t, "after it was destroyed", false)
@@ -92,7 +92,7 @@ func TestHookDestroysKeys(t *testing.T) {
 			"--migrateuri", "unix://"+filepath.Join(t.TempDir(), "migration"), d.Name, to.URI)
 		return err
 	}
-	// What fails at the destination costs nothing at the source.
+	// A fault at the destination does not affect the source.
 	for _, f := range []hookFault{
 		{"no key", func() func() { return moved(t, to.keyFile(t, disks[0].volume)) }, "no such secret"},
 		{"the program is missing", func() func() { return to.replace(t, "") }, "the program is not there"},

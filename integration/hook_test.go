@@ -28,8 +28,8 @@ type hookHost struct {
 	keys string // directory of the passphrases
 }
 
-// newHookHost starts a libvirtd that has another hook, installs luksplug's beside it, and runs QEMUs as
-// user.
+// newHookHost starts a libvirtd that runs QEMUs as user and has another hook, and installs luksplug's in
+// addition.
 func newHookHost(t *testing.T, user string) *hookHost {
 	t.Helper()
 	keys := t.TempDir()
@@ -49,7 +49,7 @@ func newHookHost(t *testing.T, user string) *hookHost {
 	return h
 }
 
-// logged returns what the hook has logged.
+// logged returns the hook's log.
 func (h *hookHost) logged(t *testing.T) string {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(h.Dir, "luksplug", "var", "log", "hook.log"))
@@ -75,7 +75,7 @@ func (h *hookHost) wantClean(ctx context.Context, t *testing.T) {
 	}
 }
 
-// learn puts the passphrase of a volume into the key store.
+// learn adds the passphrase of a volume to the key store.
 func (h *hookHost) learn(t *testing.T, v *peer.Volume) {
 	t.Helper()
 	must.OK(t, os.WriteFile(h.keyFile(t, v), v.Passphrase, 0o600))
@@ -133,8 +133,8 @@ func (h *hookHost) start(ctx context.Context, t *testing.T, d *peer.Domain, disk
 	}
 }
 
-// TestHookColdStart: a domain starts with its disks, among QEMU's arguments or attached afterwards, and
-// nothing of the keys is left.
+// TestHookColdStart: a domain starts with its disks, among QEMU's arguments or attached afterwards, and no key
+// is left.
 func TestHookColdStart(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -191,7 +191,7 @@ func TestHookSaveAndRestore(t *testing.T) {
 		run(ctx, t, h.Inside(ctx, luksplug, "--connect", h.URI, "--domain", d.Name, "repair")).want(t, 0).wantStdout(t, "luksplug-vdc-secret0")
 		wantNoObjects(ctx, t, d)
 		if out, err := d.Guest().Run(ctx, "cat /tmp/kept"); err != nil || !strings.Contains(out, "in memory") {
-			t.Fatalf("the guest is another: %q %v", out, err)
+			t.Fatalf("the guest has been restarted: %q %v", out, err)
 		}
 		wantHash(ctx, t, d, device, 0, pattern)
 	}

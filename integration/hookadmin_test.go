@@ -18,13 +18,13 @@ func inside(ctx context.Context, t *testing.T, l *peer.Libvirt, args ...string) 
 	return run(ctx, t, l.Inside(ctx, luksplug, append([]string{"--connect", l.URI}, args...)...))
 }
 
-// TestHookFromTheBeginning does what the documents tell an administrator: install the hook, enable a domain,
+// TestHookFromTheBeginning follows the documents for an administrator: install the hook, enable a domain,
 // attach disks, start it.
 func TestHookFromTheBeginning(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	keys := t.TempDir()
-	// A hook of the site's, without which libvirtd would have to be restarted.
+	// With a hook of the site's, libvirtd need not be restarted.
 	l := peer.LibvirtdWith(t, peer.LibvirtOptions{Hook: "#!/bin/sh\nexit 0\n", Configuration: "keystores: ['dir:" + keys + "']\n"})
 	h := &hookHost{l, keys}
 	inside(ctx, t, l, "hook", "check").want(t, 5).wantStdout(t, "BAD", "not installed")
@@ -54,7 +54,7 @@ func TestHookFromTheBeginning(t *testing.T) {
 		xml := writeFile(t, p.target+".xml", serialXML(t, p.volume.DiskXML(p.target, "virtio"), "serial-"+p.target))
 		args := []string{"--domain", d.Name, "attach", "--persistent", xml}
 		if p.target == "vdc" {
-			args = append(args, "--optional") // so it is attached when the domain runs
+			args = append(args, "--optional") // so it is attached after the start
 		}
 		inside(ctx, t, l, args...).want(t, 0)
 	}
@@ -68,7 +68,7 @@ func TestHookFromTheBeginning(t *testing.T) {
 	virsh(ctx, t, l, "destroy", d.Name)
 	h.wantClean(ctx, t)
 
-	// One is not there: the other does not start without it.
+	// One image is missing: the domain does not start without it.
 	must.OK(t, os.Remove(disks[1].volume.Payload))
 	h.start(ctx, t, d, disks[0])
 	virsh(ctx, t, l, "destroy", d.Name)

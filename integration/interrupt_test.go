@@ -63,12 +63,12 @@ func slowHeader(t *testing.T, v *peer.Volume) string {
 	return writeFile(t, "slow.hdr", string(header))
 }
 
-// busy is the processor time of a process: utime of proc(5), in user ticks of a hundredth of a second.
+// busy returns the processor time of a process: utime of proc(5), in user ticks of a hundredth of a second.
 func busy(t *testing.T, pid int) time.Duration {
 	t.Helper()
 	stat, err := os.ReadFile(filepath.Join(procDir(pid), "stat"))
 	if err != nil {
-		return 0 // it has ended, which the test sees by itself
+		return 0 // it has ended, which the test detects otherwise
 	}
 	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
 	ticks := must.Get(strconv.Atoi(fields[11]))(t)

@@ -31,7 +31,7 @@ type keystoreCase struct {
 	wrap []string
 	// program is another build of luksplug; "" for the usual one.
 	program string
-	// opens is what opens the store: as secret as the passphrase.
+	// opens is the secret that unlocks the store.
 	opens string
 }
 
@@ -43,19 +43,19 @@ func (c keystoreCase) tool() string {
 	return luksplug
 }
 
-// filler makes a key store with a passphrase, and returns what a test has to know of it.
+// filler makes a key store with a passphrase, and returns its description for a test.
 type filler[T any] func(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) T
 
-// keystoreCases returns how a store of each kind is filled with a passphrase.
+// keystoreCases returns the filler of each kind of store.
 func keystoreCases() map[string]filler[keystoreCase] {
 	return map[string]filler[keystoreCase]{
-		"dir":         inFolder("dir:", ""),
-		"dir in hex":  inFolder("dir:", "?encoding=hex"),
-		"age":         inFolder("age:", ""),
-		"age, hybrid": inFolder("age:", "?key=hybrid"),
+		"dir":         inDir("dir:", ""),
+		"dir in hex":  inDir("dir:", "?encoding=hex"),
+		"age":         inDir("age:", ""),
+		"age, hybrid": inDir("age:", "?key=hybrid"),
 		"credentials": func(_ context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
-			folder := filepath.Dir(writeFile(t, id.String(), string(p)))
-			return keystoreCase{uri: "credentials:", env: []string{"CREDENTIALS_DIRECTORY=" + folder}}
+			dir := filepath.Dir(writeFile(t, id.String(), string(p)))
+			return keystoreCase{uri: "credentials:", env: []string{"CREDENTIALS_DIRECTORY=" + dir}}
 		},
 		"systemd-creds": inSystemdCreds,
 		"systemd-creds by exec": func(ctx context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
@@ -64,8 +64,8 @@ func keystoreCases() map[string]filler[keystoreCase] {
 			return c
 		},
 		"exec": func(_ context.Context, t *testing.T, id uuid.UUID, p []byte) keystoreCase {
-			folder := filepath.Dir(writeFile(t, id.String(), string(p)))
-			return keystoreCase{uri: `exec:/bin/sh -c 'echo looking >&2; exec cat "$KEYS/$LUKSPLUG_SECRET_UUID"'`, env: []string{"KEYS=" + folder}}
+			dir := filepath.Dir(writeFile(t, id.String(), string(p)))
+			return keystoreCase{uri: `exec:/bin/sh -c 'echo looking >&2; exec cat "$KEYS/$LUKSPLUG_SECRET_UUID"'`, env: []string{"KEYS=" + dir}}
 		},
 		"clevis by exec": inClevis,
 		"libvirt":        inLibvirt,
@@ -93,8 +93,8 @@ func documentedLine(t *testing.T, program string) string {
 	return lines[0]
 }
 
-// inFolder fills a store of a new directory.
-func inFolder(scheme, query string) filler[keystoreCase] {
+// inDir fills a store of a new directory.
+func inDir(scheme, query string) filler[keystoreCase] {
 	return func(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
 		return filled(ctx, t, scheme+t.TempDir()+query, id, passphrase)
 	}
@@ -117,9 +117,9 @@ func inSystemdCreds(ctx context.Context, t *testing.T, id uuid.UUID, passphrase 
 	if _, err := exec.LookPath("systemd-creds"); err != nil {
 		t.Skip("systemd-creds is not installed (it belongs to systemd)")
 	}
-	folder := t.TempDir()
-	c := keystoreCase{uri: "credentials:" + folder, env: []string{"SYSTEMD_CREDENTIAL_SECRET=" + filepath.Join(t.TempDir(), "host.secret")}}
-	cmd := exec.CommandContext(ctx, "systemd-creds", "encrypt", "--with-key=host", "-", filepath.Join(folder, id.String()))
+	dir := t.TempDir()
+	c := keystoreCase{uri: "credentials:" + dir, env: []string{"SYSTEMD_CREDENTIAL_SECRET=" + filepath.Join(t.TempDir(), "host.secret")}}
+	cmd := exec.CommandContext(ctx, "systemd-creds", "encrypt", "--with-key=host", "-", filepath.Join(dir, id.String()))
 	cmd.Env = append(os.Environ(), c.env...)
 	cmd.Stdin = bytes.NewReader(passphrase)
 	run(ctx, t, cmd).want(t, 0)
@@ -133,8 +133,8 @@ func inClevis(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte
 	cmd := exec.CommandContext(ctx, "clevis", "encrypt", "tang", fmt.Sprintf(`{"url":%q}`, tang.URL), "-y")
 	cmd.Stdin = bytes.NewReader(passphrase)
 	r := run(ctx, t, cmd).want(t, 0)
-	folder := filepath.Dir(writeFile(t, id.String()+".jwe", r.stdout))
-	return keystoreCase{uri: strings.Replace(documentedLine(t, "clevis decrypt"), "/etc/luksplug/clevis", folder, 1)}
+	dir := filepath.Dir(writeFile(t, id.String()+".jwe", r.stdout))
+	return keystoreCase{uri: strings.Replace(documentedLine(t, "clevis decrypt"), "/etc/luksplug/clevis", dir, 1)}
 }
 
 func inLibvirt(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) keystoreCase {
@@ -150,7 +150,7 @@ func inKMIP(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) 
 	return filled(ctx, t, kmipURI(t, a, kmiptest.PyKMIP(t, a)), id, passphrase)
 }
 
-// kmipURI is that of a client of a KMIP server.
+// kmipURI returns the store's URI for a client of a KMIP server.
 func kmipURI(t *testing.T, a *kmiptest.Authority, address string) string {
 	t.Helper()
 	client := a.Client(t, "luksplug")
@@ -164,7 +164,7 @@ const untilKeyring = `until dbus-send --print-reply --dest=org.freedesktop.DBus 
 done
 `
 
-// withPKCS11 builds, once, the program with PKCS#11, beside the one without.
+// withPKCS11 builds, once, the program with PKCS#11, in addition to the usual one.
 var withPKCS11 = sync.OnceValues(func() (string, error) {
 	path := luksplug + "-pkcs11"
 	cmd := exec.Command("go", "build", "-trimpath", "-tags", "pkcs11", "-o", path, "github.com/luksplug/luksplug/cmd/luksplug")
@@ -181,7 +181,7 @@ func inPKCS11(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte
 	return onToken(ctx, t, t.TempDir(), id, passphrase)
 }
 
-// onToken is that with the token's files in dir.
+// onToken is inPKCS11 with the token's files in dir.
 func onToken(ctx context.Context, t *testing.T, dir string, id uuid.UUID, passphrase []byte) keystoreCase {
 	t.Helper()
 	const module = "/usr/lib/softhsm/libsofthsm2.so"
@@ -248,8 +248,8 @@ func TestKeystoreAttach(t *testing.T) {
 	}
 }
 
-// attachFrom attaches a volume with a passphrase from a key store: 64 random bytes, with NUL and high ones.
-// luksplug writes them nowhere, and leaves no object in QEMU.
+// attachFrom attaches a volume with a passphrase from a key store: 64 random bytes, with NUL and high bytes.
+// luksplug does not write them to any file, and leaves no object in QEMU.
 func attachFrom(ctx context.Context, t *testing.T, fill filler[keystoreCase]) result {
 	t.Helper()
 	passphrase := make([]byte, 64)

@@ -24,7 +24,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/libvirtstore"
 )
 
-// libvirtKeys is a connection to libvirt by which tests define secrets.
+// libvirtKeys is a connection to libvirt with which tests define secrets.
 type libvirtKeys struct {
 	mu sync.Mutex
 	l  *libvirt.Libvirt
@@ -38,7 +38,7 @@ func newLibvirtKeys(t *testing.T, d *peer.Libvirt) *libvirtKeys {
 	return &libvirtKeys{l: l}
 }
 
-// define defines a secret, with a value where there is one.
+// define defines a secret, with a value unless it is nil.
 func (k *libvirtKeys) define(t *testing.T, d secrets.Document, value []byte) {
 	t.Helper()
 	k.mu.Lock()
@@ -55,7 +55,7 @@ func libvirtStore(t *testing.T, socket string, timeout time.Duration) *libvirtst
 	return must.Get(libvirtstore.New(&url.URL{Scheme: "qemu", Path: "/system", RawQuery: "socket=" + socket}, timeout))(t)
 }
 
-// gateway is a socket that leads to another, until it is broken or hung.
+// gateway is a socket that forwards to another, until it is broken or hung.
 type gateway struct {
 	path     string
 	listener net.Listener
@@ -80,7 +80,7 @@ func newGateway(t *testing.T, to string) *gateway {
 	return g
 }
 
-// serve copies both ways until one side ends. All errors are that end.
+// serve copies in both directions until one side ends. Any error counts as the end.
 func (g *gateway) serve(from net.Conn, to string) {
 	defer func() { _ = from.Close() }()
 	g.mu.Lock()
@@ -141,7 +141,7 @@ func TestKeystoreLibvirt(t *testing.T) {
 					d.Private = true
 					keys.define(t, d, nil)
 				},
-				Break: func(t *testing.T) { _ = g.listener.Close() }, // takes the socket away
+				Break: func(t *testing.T) { _ = g.listener.Close() }, // removes the socket
 				Hang: func(*testing.T) {
 					g.mu.Lock()
 					defer g.mu.Unlock()

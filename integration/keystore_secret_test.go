@@ -20,7 +20,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/age"
 )
 
-// binaryKey is a passphrase that survives only where bytes are taken exactly.
+// binaryKey returns a passphrase that any conversion of its bytes would change.
 func binaryKey() string {
 	b := make([]byte, 64)
 	_, _ = rand.Read(b) // never fails: it ends the program instead
@@ -29,15 +29,15 @@ func binaryKey() string {
 	return string(b)
 }
 
-// secretStore is a key store that the program fills itself.
+// secretStore is a key store that luksplug itself fills.
 type secretStore struct {
 	name, uri string
 	opens     string // file of the passphrase that opens it, as descriptor 3
 	sealed    string // directory in which no value can be read
 }
 
-// TestSecretsToDisks follows secrets from their definition to an attached disk and back, by uuid and by
-// usage, in every store that the program can fill. Nothing that is written has the value.
+// TestSecretsToDisks defines secrets, attaches disks with them and reads them back, by uuid and by usage, in
+// every store that luksplug can fill. No output or file has the value.
 func TestSecretsToDisks(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -64,9 +64,9 @@ func TestSecretsToDisks(t *testing.T) {
 		l := &secretLife{store: s, q: q, v: v, key: key, value: value, found: found, temp: t.TempDir()}
 		l.run(ctx, t)
 		wantSame(ctx, t, q, before)
-		found.folder(t, l.temp)
+		found.dir(t, l.temp)
 		if s.sealed != "" {
-			found.folder(t, s.sealed)
+			found.dir(t, s.sealed)
 		}
 	}
 	found.hides(t, value)
@@ -83,7 +83,7 @@ func protectedIdentity(ctx context.Context, t *testing.T, path, passphrase strin
 	must.OK(t, errors.Join(store.Define(ctx, d), store.Remove(ctx, d.Reference())))
 }
 
-// secretLife is the life of one secret in one store.
+// secretLife is the test of one secret in one store.
 type secretLife struct {
 	store      secretStore
 	q          *peer.QEMU
@@ -93,7 +93,7 @@ type secretLife struct {
 	temp       string
 }
 
-// program runs the program and keeps what it wrote.
+// program runs the program and keeps its output.
 func (l *secretLife) program(ctx context.Context, t *testing.T, code int, args ...string) result {
 	t.Helper()
 	all := []string{"-vv", "--keystore", l.store.uri}
@@ -144,7 +144,7 @@ func (l *secretLife) run(ctx context.Context, t *testing.T) {
 		l.program(ctx, t, 0, "detach", "vdb")
 	}
 
-	// The only place where a value may appear.
+	// The only output that may contain a value.
 	shown := exec.CommandContext(ctx, luksplug, "--keystore", l.store.uri, "secret", "get-value", ceph)
 	if l.store.opens != "" {
 		shown = exec.CommandContext(ctx, "sh", "-c", `exec "$@" 3<"$0"`, l.store.opens, luksplug, "--keystore", l.store.uri, "secret", "get-value", ceph)

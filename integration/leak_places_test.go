@@ -24,7 +24,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// leakStores returns every kind of key store, by how its URI begins.
+// leakStores returns the filler of every kind of key store, by the scheme of its URI.
 func leakStores() map[string]filler[leakPlace] {
 	return map[string]filler[leakPlace]{
 		"dir:":                          leakDir,
@@ -41,7 +41,7 @@ func leakStores() map[string]filler[leakPlace] {
 	}
 }
 
-// renamed is the same store by another URI.
+// renamed returns the same store with another URI.
 func (c keystoreCase) renamed(uri string) keystoreCase {
 	c.uri = uri
 	return c
@@ -62,13 +62,13 @@ func spoil(t *testing.T, path string, mode os.FileMode, edit func([]byte) []byte
 
 func leakDir(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
 	t.Helper()
-	folder := keyFolder(t, id.String(), passphrase, 0o600)
-	c := keystoreCase{uri: "dir:" + folder}
+	dir := keyDir(t, id.String(), passphrase, 0o600)
+	c := keystoreCase{uri: "dir:" + dir}
 	return leakPlace{keystoreCase: c, failures: []leakFailure{
 		{"damaged", "not hexadecimal", c.renamed(c.uri + "?encoding=hex"), nil},
 		{"damaged, in base64", "not base64", c.renamed(c.uri + "?encoding=base64"), nil},
 		{"gone", "/nonexistent", c.renamed("dir:/nonexistent"), nil},
-		{"denied", "access denied", c, func() { spoil(t, filepath.Join(folder, id.String()), 0o644, nil) }},
+		{"denied", "access denied", c, func() { spoil(t, filepath.Join(dir, id.String()), 0o644, nil) }},
 	}}
 }
 
@@ -78,37 +78,37 @@ const inMemoryDir = "/dev/shm"
 func leakVM(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
 	t.Helper()
 	vm := uuid.NewString()
-	folder := shortDir(t, inMemoryDir)
-	c := filled(ctx, t, "vm:"+folder+"?uuid="+vm, id, passphrase)
+	dir := shortDir(t, inMemoryDir)
+	c := filled(ctx, t, "vm:"+dir+"?uuid="+vm, id, passphrase)
 	return leakPlace{keystoreCase: c, failures: []leakFailure{
 		{"damaged", "not hexadecimal", c.renamed(c.uri + "&encoding=hex"), nil},
-		{"another VM's", "no such secret", c.renamed("vm:" + folder + "?uuid=" + uuid.NewString()), nil},
-		{"denied", "access denied", c, func() { spoil(t, filepath.Join(folder, vm, id.String()), 0o644, nil) }},
+		{"another VM's", "no such secret", c.renamed("vm:" + dir + "?uuid=" + uuid.NewString()), nil},
+		{"denied", "access denied", c, func() { spoil(t, filepath.Join(dir, vm, id.String()), 0o644, nil) }},
 	}}
 }
 
 func leakAge(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
 	t.Helper()
-	folder, other := t.TempDir(), t.TempDir()
-	c := filled(ctx, t, "age:"+folder, id, passphrase)
+	dir, other := t.TempDir(), t.TempDir()
+	c := filled(ctx, t, "age:"+dir, id, passphrase)
 	filled(ctx, t, "age:"+other, id, []byte("another"))
-	identity := must.Get(os.ReadFile(filepath.Join(folder, "identity.txt")))(t)
+	identity := must.Get(os.ReadFile(filepath.Join(dir, "identity.txt")))(t)
 	key := string(identity[strings.LastIndex(strings.TrimSpace(string(identity)), "\n")+1:])
 	lock, wrong := awkward(), awkward()
 	locked := t.TempDir()
 	protectedIdentity(ctx, t, locked, lock)
 	protected := "age:" + locked + "?protect=passphrase&passphrase-file="
 	filled(ctx, t, protected+url.QueryEscape(writeFile(t, "lock", lock)), id, passphrase)
-	file := filepath.Join(folder, id.String()+".age")
+	file := filepath.Join(dir, id.String()+".age")
 	return leakPlace{
-		keystoreCase: c, sealed: []string{folder, other, locked}, also: []string{strings.TrimSpace(key), lock, wrong},
-		except: []string{filepath.Join(folder, "identity.txt")},
+		keystoreCase: c, sealed: []string{dir, other, locked}, also: []string{strings.TrimSpace(key), lock, wrong},
+		except: []string{filepath.Join(dir, "identity.txt")},
 		failures: []leakFailure{
 			{"wrong identity", "age:", c.renamed(c.uri + "?identity=" + other + "/identity.txt"), nil},
 			{"no identity", "/nonexistent", c.renamed(c.uri + "?identity=/nonexistent"), nil},
 			{"not protected", "not protected", c.renamed(c.uri + "?protect=passphrase&passphrase-file=" + writeFile(t, "lock", lock)), nil},
 			{"locked, wrong passphrase", "is wrong", c.renamed(protected + url.QueryEscape(writeFile(t, "wrong", wrong))), nil},
-			{"locked, and nobody to ask", "locked", c.renamed(protected + "/nonexistent"), nil},
+			{"locked, without a terminal", "locked", c.renamed(protected + "/nonexistent"), nil},
 			{"gone", "/nonexistent", c.renamed("age:/nonexistent"), nil},
 			{"damaged", "damaged", c, func() { spoil(t, file, 0o600, func(b []byte) []byte { b[len(b)-1] ^= 1; return b }) }},
 			{"cut off", "damaged", c, func() { spoil(t, file, 0o600, func(b []byte) []byte { return b[:len(b)/2] }) }},
@@ -118,8 +118,8 @@ func leakAge(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []byte)
 
 func leakCredentials(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
 	t.Helper()
-	folder := keyFolder(t, id.String(), passphrase, 0o600)
-	c := keystoreCase{uri: "credentials:", env: []string{"CREDENTIALS_DIRECTORY=" + folder}}
+	dir := keyDir(t, id.String(), passphrase, 0o600)
+	c := keystoreCase{uri: "credentials:", env: []string{"CREDENTIALS_DIRECTORY=" + dir}}
 	gone, none := c, c
 	gone.env, none.env = []string{"CREDENTIALS_DIRECTORY=/nonexistent"}, []string{"CREDENTIALS_DIRECTORY="}
 	return leakPlace{keystoreCase: c, failures: []leakFailure{
@@ -129,8 +129,8 @@ func leakCredentials(_ context.Context, t *testing.T, id uuid.UUID, passphrase [
 	}}
 }
 
-// spied puts a program first in PATH that records its own arguments and environment, and then becomes the
-// real one.
+// spied puts a program first in PATH that records its own arguments and environment, and then runs the real
+// one by exec.
 func spied(t *testing.T, program string) (env, evidence string) {
 	t.Helper()
 	real, err := exec.LookPath(program)
@@ -147,19 +147,19 @@ func leakSystemdCreds(ctx context.Context, t *testing.T, id uuid.UUID, passphras
 	c := inSystemdCreds(ctx, t, id, passphrase)
 	path, seen := spied(t, "systemd-creds")
 	c.env = append(c.env, path)
-	folder := strings.TrimPrefix(c.uri, "credentials:")
+	dir := strings.TrimPrefix(c.uri, "credentials:")
 	otherHost, otherTool := c, c
 	secretOf := filepath.Join(t.TempDir(), "other.secret")
 	otherHost.env = append(otherHost.env[:len(otherHost.env):len(otherHost.env)], "SYSTEMD_CREDENTIAL_SECRET="+secretOf)
 	otherTool.env = append(otherTool.env[:len(otherTool.env):len(otherTool.env)], "PATH=/nonexistent")
-	file := filepath.Join(folder, id.String())
-	return leakPlace{keystoreCase: c, sealed: []string{folder, seen}, failures: []leakFailure{
+	file := filepath.Join(dir, id.String())
+	return leakPlace{keystoreCase: c, sealed: []string{dir, seen}, failures: []leakFailure{
 		{"wrong host key", "access denied", otherHost, nil},
 		{"no systemd-creds", "systemd-creds", otherTool, nil},
 		{"gone", "/nonexistent", c.renamed("credentials:/nonexistent"), nil},
 		{"damaged, as text", "not hexadecimal", c.renamed(c.uri + "?encoding=hex"), nil},
 		{"changed", "access denied", c, func() {
-			// Still base64, of which upper case is a part.
+			// Still base64, which includes upper case.
 			spoil(t, file, 0o600, func(b []byte) []byte { return append(bytes.ToUpper(b[:len(b)/2]), b[len(b)/2:]...) })
 		}},
 		{"damaged", "damaged", c, func() { spoil(t, file, 0o600, func([]byte) []byte { return []byte("!") }) }},
@@ -169,12 +169,12 @@ func leakSystemdCreds(ctx context.Context, t *testing.T, id uuid.UUID, passphras
 // leakExec has programs that write the passphrase to their standard output only, and then fail.
 func leakExec(_ context.Context, t *testing.T, id uuid.UUID, passphrase []byte) leakPlace {
 	t.Helper()
-	folder := keyFolder(t, id.String(), passphrase, 0o600)
+	dir := keyDir(t, id.String(), passphrase, 0o600)
 	seen := t.TempDir()
 	script := func(then string) string {
 		return fmt.Sprintf(`exec:/bin/sh -c 'cat /proc/$$/cmdline /proc/$$/environ >>%s/seen; cat "$KEYS/$LUKSPLUG_SECRET_UUID"; %s'`, seen, then)
 	}
-	c := keystoreCase{uri: script("exit 0"), env: []string{"KEYS=" + folder}}
+	c := keystoreCase{uri: script("exit 0"), env: []string{"KEYS=" + dir}}
 	return leakPlace{keystoreCase: c, sealed: []string{seen}, failures: []leakFailure{
 		{"failed", "ended with status 1", c.renamed(script("exit 1")), nil},
 		{"not found", "no such secret", c.renamed(script("exit 2")), nil},
@@ -197,7 +197,7 @@ func hanging(t *testing.T, network, address string) (hangs, refuses string) {
 		return listener.Addr().String(), address + ".gone"
 	}
 	other := must.Get(net.Listen(network, address))(t)
-	defer func() { _ = other.Close() }() // that is what it is for
+	defer func() { _ = other.Close() }() // closing is its purpose
 	return listener.Addr().String(), other.Addr().String()
 }
 
@@ -238,7 +238,7 @@ trap 'kill $keyring' EXIT
 	}}
 }
 
-// homeOf is where a key ring keeps its files.
+// homeOf returns the directory of a key ring's files.
 func homeOf(c keystoreCase) []string {
 	for _, v := range c.env {
 		if home, found := strings.CutPrefix(v, "HOME="); found {
@@ -266,7 +266,7 @@ func leakBarbican(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []
 					w.Header()[name] = values
 				}
 				w.WriteHeader(status)
-				_, _ = io.WriteString(w, body+r.Header.Get("X-Auth-Token")) // the client may have gone
+				_, _ = io.WriteString(w, body+r.Header.Get("X-Auth-Token")) // the client may have disconnected
 				return true
 			})
 		}}
@@ -281,7 +281,7 @@ func leakBarbican(ctx context.Context, t *testing.T, id uuid.UUID, passphrase []
 		{"hanging", "300ms", c.renamed("barbican+http://" + hangs + with + "&timeout=300ms"), nil},
 		{"refused", "refused", c.renamed("barbican+http://" + refuses + with), nil},
 		says("denied", "access denied", http.StatusForbidden, nil, text),
-		says("an error that repeats all", "500", http.StatusInternalServerError, nil, text),
+		says("an error that repeats the request", "500", http.StatusInternalServerError, nil, text),
 		says("no JSON", "no Barbican", http.StatusOK, nil, text),
 		says("a redirect", "redirects", http.StatusFound, http.Header{"Location": {"/" + token}}, text),
 		{"gone", "cannot be reached", c, h.Close},

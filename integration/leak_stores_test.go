@@ -19,10 +19,10 @@ import (
 	"github.com/luksplug/luksplug/secrets/keystore"
 )
 
-// leakPlace is a store with a passphrase, and all that can go wrong with it.
+// leakPlace is a store with a passphrase, and its failures.
 type leakPlace struct {
 	keystoreCase
-	// sealed are directories in which the passphrase is not in clear either.
+	// sealed are further directories without the passphrase in clear.
 	sealed []string
 	// also are more secrets, such as a token; except are the files that have them in clear.
 	also   []string
@@ -31,15 +31,15 @@ type leakPlace struct {
 	failures []leakFailure
 }
 
-// leakFailure is a way in which a store gives no passphrase.
+// leakFailure is a failure of a store to return the passphrase.
 type leakFailure struct {
 	name  string
 	says  string // a part of the error
 	store keystoreCase
-	spoil func() // makes the store fail, and those after it; nil where its name does
+	spoil func() // makes this and later look-ups fail; nil if the URI does
 }
 
-// kindOf is the kind of store that a URI, or its syntax, is of.
+// kindOf returns the kind of store of a URI, or of its syntax.
 func kindOf(uri string) string {
 	scheme, _, _ := strings.Cut(uri, ":")
 	kind, _, _ := strings.Cut(scheme, "+")
@@ -56,7 +56,7 @@ func TestEveryStoreIsSearchedForLeaks(t *testing.T) {
 	for _, syntax := range keystore.Syntaxes() {
 		known[kindOf(syntax)] = true
 		if !searched[kindOf(syntax)] {
-			t.Errorf("key store %s is not in leakStores: add how it is filled, and how it fails", syntax)
+			t.Errorf("key store %s is not in leakStores: add its filler and its failures", syntax)
 		}
 	}
 	for kind := range searched {
@@ -66,8 +66,8 @@ func TestEveryStoreIsSearchedForLeaks(t *testing.T) {
 	}
 }
 
-// TestStoresLeakNothing: whatever happens between a key store and a disk, the passphrase is in nothing that
-// is written, or that others can see of luksplug and the programs that it starts.
+// TestStoresLeakNothing: in success and failure, the passphrase is in no output or file, and in nothing that
+// other users can read of luksplug and the programs that it starts.
 func TestStoresLeakNothing(t *testing.T) {
 	t.Parallel()
 	for name, fill := range leakStores() {
@@ -90,7 +90,7 @@ type leakSearch struct {
 	q           *peer.QEMU
 	place       leakPlace
 	passphrase  string
-	disk, wrong string // the second is one that the passphrase does not open
+	disk, wrong string // the passphrase does not open the second
 	header      string // directory of the headers
 	keyFiles    []string
 	home        string
@@ -116,7 +116,7 @@ func newLeakSearch(ctx context.Context, t *testing.T, fill filler[leakPlace]) *l
 	return s
 }
 
-// command is luksplug at its most verbose. mark is in the arguments of this process only.
+// command returns luksplug at its highest verbosity. mark is in the arguments of this process only.
 func (s *leakSearch) command(monitor string, c keystoreCase, args ...string) (cmd *exec.Cmd, mark string) {
 	s.runs++
 	mark = filepath.Join(s.home, fmt.Sprintf("trace%d-%s", s.runs, s.q.UUID))
@@ -152,21 +152,21 @@ func (s *leakSearch) succeed(t *testing.T) {
 	r := b.end(s.ctx, t)
 	s.found.output("attach", r)
 	r.want(t, 0)
-	s.found.folder(t, "/run/luksplug")
+	s.found.dir(t, "/run/luksplug")
 	s.detach(t)
 	wantOnWire(t, proxy, s.passphrase, 0)
 	s.run(t, "attach, unlocked by QEMU", s.q.Socket, s.place.keystoreCase, 0, "attach", "--unlock", "qemu", s.disk)
 	s.detach(t)
 }
 
-// detach detaches the disk, of which QEMU may hold all but a secret.
+// detach checks that the attach left no object in QEMU, and detaches the disk.
 func (s *leakSearch) detach(t *testing.T) {
 	t.Helper()
 	wantSameObjects(s.ctx, t, s.q, s.before)
 	s.run(t, fmt.Sprintf("detach %d", s.runs), s.q.Socket, s.place.keystoreCase, 0, "detach", "sdb")
 }
 
-// spoken is what luksplug has told its user, without the log.
+// spoken returns luksplug's messages to its user, without the log.
 func spoken(r result) string {
 	var out []string
 	for line := range strings.Lines(r.stderr) {
@@ -177,7 +177,7 @@ func spoken(r result) string {
 	return strings.Join(out, "")
 }
 
-// afterwards has the store work, and all else fail.
+// afterwards runs failures after the look-up: the store works, and something else fails.
 func (s *leakSearch) afterwards(t *testing.T) {
 	t.Helper()
 	c := s.place.keystoreCase
@@ -189,8 +189,8 @@ func (s *leakSearch) afterwards(t *testing.T) {
 		refuses := peer.NewProxy(t, s.q.Socket, peer.FailCommand("device_add"))
 		s.run(t, "device refused, unlocked by "+unlock, refuses.Address, c, 6, "attach", "--unlock", unlock, s.disk)
 	}
-	// Where QEMU is to unlock the volume, the passphrase is in memory for
-	// longest. SIGQUIT ends a Go program as a panic does.
+	// The passphrase is in memory longest if QEMU unlocks the volume. SIGQUIT ends a Go program as a panic
+	// does.
 	for name, end := range map[string]struct {
 		signal syscall.Signal
 		code   int
@@ -201,15 +201,15 @@ func (s *leakSearch) afterwards(t *testing.T) {
 		held.wait(t, b)
 		must.OK(t, syscall.Kill(programWith(t, s.place.tool(), mark), end.signal))
 		if name == "interrupted" {
-			// Else it could be done with the disk before it hears of it.
+			// Otherwise it could finish before it handles the signal.
 			b.waitStderr(s.ctx, t, "signal received")
 			held.open()
 		}
 		r := b.end(s.ctx, t)
 		s.found.output(name, r)
 		if name == "panic" {
-			// The command that is held must not reach QEMU. Dropped before the end, it could wake a
-			// goroutine while Go walks its stack for the dump, which ends by SIGSEGV.
+			// The delayed command must not reach QEMU. If it were dropped before the end, it could wake a
+			// goroutine while Go walks its stack for the dump, which then ends by SIGSEGV.
 			held.drop()
 			r.wantStderr(t, "goroutine 1")
 		}
@@ -221,7 +221,7 @@ func (s *leakSearch) afterwards(t *testing.T) {
 	wantSame(s.ctx, t, s.q, s.before)
 }
 
-// fail has the store give no passphrase.
+// fail runs one failure of the store.
 func (s *leakSearch) fail(t *testing.T, f leakFailure) {
 	t.Helper()
 	if f.spoil != nil {
@@ -234,21 +234,21 @@ func (s *leakSearch) fail(t *testing.T, f leakFailure) {
 	wantSame(s.ctx, t, s.q, s.before)
 }
 
-// finish searches all that was written.
+// finish searches all output and files.
 func (s *leakSearch) finish(t *testing.T) {
 	t.Helper()
-	s.found.folder(t, s.home)
-	s.found.folder(t, s.q.Dir)
-	s.found.folder(t, s.header, s.keyFiles...)
+	s.found.dir(t, s.home)
+	s.found.dir(t, s.q.Dir)
+	s.found.dir(t, s.header, s.keyFiles...)
 	for _, dir := range s.place.sealed {
-		s.found.folder(t, dir, s.place.except...)
+		s.found.dir(t, dir, s.place.except...)
 	}
 	s.found.process(t, "QEMU", s.q.PID)
 	for _, secret := range append(s.place.also, s.passphrase) {
 		s.found.hides(t, secret)
 	}
 	if n := shownRedacted(s.found); n == 0 {
-		t.Error("no log shows a command with a secret, redacted: the search has not seen what it is for")
+		t.Error("no log shows a command with a secret, redacted: the search did not cover it")
 	}
 }
 

@@ -23,7 +23,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// forms are the ways in which a secret could have been written down.
+// forms returns the encodings in which a secret could have been written.
 func forms(secret string) map[string]string {
 	quoted, _ := json.Marshal(secret) // a string always encodes
 	var plainJSON bytes.Buffer
@@ -44,7 +44,7 @@ func forms(secret string) map[string]string {
 		"HEX":                   strings.ToUpper(hex.EncodeToString([]byte(secret))),
 		"hex with spaces":       fmt.Sprintf("% x", secret),
 	}
-	// Base64 depends on the number of bytes before. Characters that have bits of other text are left out.
+	// Base64 depends on the number of preceding bytes. Characters with bits of adjacent text are left out.
 	for name, encoding := range map[string]*base64.Encoding{"base64": base64.RawStdEncoding, "base64 for URLs": base64.RawURLEncoding} {
 		for before := range 3 {
 			text := encoding.EncodeToString(append(make([]byte, before), secret...))
@@ -57,11 +57,11 @@ func forms(secret string) map[string]string {
 	return out
 }
 
-// evidence is everything that was written, by where.
+// evidence is all output and files, by origin.
 type evidence map[string][]byte
 
-// folder takes all files in and under dir, but for those in except.
-func (e evidence) folder(t *testing.T, dir string, except ...string) {
+// dir adds all files in and under dir, but for those in except.
+func (e evidence) dir(t *testing.T, dir string, except ...string) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) && path == dir {
@@ -77,12 +77,12 @@ func (e evidence) folder(t *testing.T, dir string, except ...string) {
 	must.OK(t, err)
 }
 
-// output takes what a run of the program printed.
+// output adds the output of a run of the program.
 func (e evidence) output(name string, r result) {
 	e["standard output of "+name], e["standard error of "+name] = []byte(r.stdout), []byte(r.stderr)
 }
 
-// process takes what every user can read of a process.
+// process adds the data of a process that every user can read.
 func (e evidence) process(t *testing.T, name string, pid int) {
 	t.Helper()
 	for _, file := range []string{"cmdline", "environ"} {
@@ -106,15 +106,15 @@ func (e evidence) hides(t *testing.T, secret string) {
 	}
 }
 
-// awkward is a passphrase that every escaping changes, and that appears nowhere by chance.
+// awkward returns a passphrase that every escaping changes, and that does not occur by chance.
 func awkward() string {
 	var b [12]byte
 	_, _ = rand.Read(b[:]) // never fails: it ends the program instead
 	return `k\ä"s<e&> %` + hex.EncodeToString(b[:])
 }
 
-// TestSecretsAppearNowhere: nothing that a run writes has the passphrase, at the highest verbosity. Where
-// QEMU unlocks the volume, it is in the one command that gives it to QEMU.
+// TestSecretsAppearNowhere: no output or file of a run has the passphrase, at the highest verbosity. If QEMU
+// unlocks the volume, the passphrase is in the one command that passes it to QEMU.
 func TestSecretsAppearNowhere(t *testing.T) {
 	t.Parallel()
 	for _, unlock := range []string{"auto", "qemu"} {
@@ -140,16 +140,16 @@ func secretsAppearNowhere(ctx context.Context, t *testing.T, unlock string) {
 	l := &leakRun{proxy: proxy, found: found, temp: t.TempDir()}
 	l.sources = []leakSource{
 		{name: "file", args: []string{"--passphrase-file", keyFile}, disk: disk},
-		{name: "dir by usage", args: []string{"--keystore", "dir:" + keyFolder(t, "volume-%2Fdata%2Fvdb", []byte(right), 0o600)}, disk: byUsage},
+		{name: "dir by usage", args: []string{"--keystore", "dir:" + keyDir(t, "volume-%2Fdata%2Fvdb", []byte(right), 0o600)}, disk: byUsage},
 	}
-	if unlock == "auto" { // the rest of the ways to give a passphrase
+	if unlock == "auto" { // the other sources of a passphrase
 		l.sources = append(l.sources,
 			leakSource{name: "stdin", args: []string{"--passphrase-file", "-"}, disk: disk, stdin: right},
 			leakSource{name: "fd", args: []string{"--passphrase-file", "fd:3"}, disk: disk, fd3: keyFile},
-			leakSource{name: "dir by uuid", args: []string{"--keystore", "dir:" + keyFolder(t, v.SecretUUID, []byte(right), 0o600)}, disk: disk})
+			leakSource{name: "dir by uuid", args: []string{"--keystore", "dir:" + keyDir(t, v.SecretUUID, []byte(right), 0o600)}, disk: disk})
 	}
 
-	// The first one is looked at while it works.
+	// The first run is inspected while it works.
 	first := startCommand(t, l.command(ctx, t, l.sources[0], "attach", "--unlock", unlock, disk))
 	held.wait(t, first)
 	found.process(t, "luksplug", first.cmd.Process.Pid)
@@ -159,9 +159,9 @@ func secretsAppearNowhere(ctx context.Context, t *testing.T, unlock string) {
 	l.run(ctx, t, l.sources[0], 0, "detach", "vdb")
 	for _, s := range l.sources {
 		l.run(ctx, t, s, 0, "attach", "--unlock", unlock, s.disk)
-		l.run(ctx, t, s, 0, "attach", "--unlock", unlock, s.disk) // is there already
+		l.run(ctx, t, s, 0, "attach", "--unlock", unlock, s.disk) // is already attached
 		for _, dir := range peer.RunDirs(q.UUID) {
-			found.folder(t, dir)
+			found.dir(t, dir)
 		}
 		l.run(ctx, t, s, 0, "list")
 		l.run(ctx, t, s, 0, "list", "--all", "--output", "json")
@@ -176,9 +176,9 @@ func secretsAppearNowhere(ctx context.Context, t *testing.T, unlock string) {
 	l.run(ctx, t, leakSource{name: "wrong", args: []string{"--passphrase-file", wrongFile}}, 4, "attach", "--unlock", unlock, disk)
 	wantSame(ctx, t, q, before)
 
-	found.folder(t, l.temp)
-	found.folder(t, q.Dir)
-	found.folder(t, filepath.Dir(v.Header), v.PassphraseFile)
+	found.dir(t, l.temp)
+	found.dir(t, q.Dir)
+	found.dir(t, filepath.Dir(v.Header), v.PassphraseFile)
 	found.process(t, "QEMU afterwards", q.PID)
 	found.hides(t, right)
 	found.hides(t, wrong)
@@ -186,12 +186,12 @@ func secretsAppearNowhere(ctx context.Context, t *testing.T, unlock string) {
 	key := must.Get(v.VolumeKey(ctx))(t)
 	found.hides(t, string(key))
 	wantOnWire(t, proxy, string(key), 0)
-	attaches := len(l.sources) + 1 // that send a secret to QEMU, whosever it is
+	attaches := len(l.sources) + 1 // that send a secret to QEMU
 	if unlock == "qemu" {
-		attaches++ // the one with the wrong passphrase
+		attaches++ // with the wrong passphrase
 	}
 	if n := shownRedacted(found); n != attaches {
-		t.Errorf("%d logs show the command with the secret, redacted; want %d: the log is not as verbose as it can be", n, attaches)
+		t.Errorf("%d logs show the command with the secret, redacted; want %d: the log is not at its highest verbosity", n, attaches)
 	}
 	if unlock == "auto" {
 		wantOnWire(t, proxy, right, 0)
@@ -213,25 +213,25 @@ func shownRedacted(found evidence) int {
 	return shown
 }
 
-// leakSource is a way to give the program a passphrase.
+// leakSource is a source from which the program reads a passphrase.
 type leakSource struct {
 	name  string
 	args  []string
 	disk  string
 	stdin string
-	fd3   string // path of what is descriptor 3
+	fd3   string // path of the file passed as descriptor 3
 }
 
-// leakRun runs the program as talkative as it can be and keeps what it wrote.
+// leakRun runs the program at its highest verbosity and keeps its output.
 type leakRun struct {
 	proxy   *peer.Proxy
 	found   evidence
-	temp    string // where traces and temporary files go
+	temp    string // directory of traces and temporary files
 	sources []leakSource
 	n       int
 }
 
-// command is the program, ready to run.
+// command returns the program, ready to run.
 func (l *leakRun) command(ctx context.Context, t *testing.T, s leakSource, args ...string) *exec.Cmd {
 	t.Helper()
 	l.n++
@@ -253,7 +253,7 @@ func (l *leakRun) command(ctx context.Context, t *testing.T, s leakSource, args 
 	return cmd
 }
 
-// run runs the program and keeps what it wrote.
+// run runs the program and keeps its output.
 func (l *leakRun) run(ctx context.Context, t *testing.T, s leakSource, code int, args ...string) {
 	t.Helper()
 	cmd := l.command(ctx, t, s, args...)
@@ -261,7 +261,7 @@ func (l *leakRun) run(ctx context.Context, t *testing.T, s leakSource, code int,
 }
 
 // wantOnWire checks that a secret went to QEMU n times, in base64 in an object-add, and that nothing else on
-// the wire has it in any form. Where it is found, the search is shown to work.
+// the wire has it in any form. Finding it also validates the search.
 func wantOnWire(t *testing.T, proxy *peer.Proxy, secret string, n int) {
 	t.Helper()
 	whole := base64.StdEncoding.EncodeToString([]byte(secret))
@@ -275,7 +275,7 @@ func wantOnWire(t *testing.T, proxy *peer.Proxy, secret string, n int) {
 				Data   string
 			}
 		}
-		_ = json.Unmarshal(r.Bytes, &head) // what is none is searched as it is
+		_ = json.Unmarshal(r.Bytes, &head) // anything else is searched as it is
 		rest := r.Bytes
 		if !r.FromQEMU && head.Execute == "object-add" && head.Arguments.Type == "secret" && head.Arguments.Format == "base64" && head.Arguments.Data == whole {
 			times++

@@ -14,7 +14,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// viaLibvirt runs the program on a domain, where it does not find virsh.
+// viaLibvirt runs the program on a domain, without virsh in PATH.
 func viaLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, domain string, args ...string) result {
 	t.Helper()
 	cmd := exec.CommandContext(ctx, luksplug, append([]string{"--connect", l.URI, "--domain", domain}, args...)...)
@@ -22,14 +22,14 @@ func viaLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, domain strin
 	return run(ctx, t, cmd)
 }
 
-// virsh runs virsh and returns its output without the line's end.
+// virsh runs virsh and returns its output without the final line feed.
 func virsh(ctx context.Context, t *testing.T, l *peer.Libvirt, args ...string) string {
 	t.Helper()
 	out := must.Get(l.Virsh(ctx, args...))(t)
 	return strings.TrimSpace(out)
 }
 
-// bootedDomain starts a domain whose guest takes commands, and says how its QEMU is.
+// bootedDomain starts a domain whose guest accepts commands, and returns its QEMU's state.
 func bootedDomain(ctx context.Context, t *testing.T, l *peer.Libvirt) (*peer.Domain, peer.State) {
 	t.Helper()
 	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{Guest: true}))(t)
@@ -38,14 +38,14 @@ func bootedDomain(ctx context.Context, t *testing.T, l *peer.Libvirt) (*peer.Dom
 	return d, before
 }
 
-// viaVirsh runs the program where it finds virsh in PATH.
+// viaVirsh runs the program on a domain, with virsh in PATH.
 func viaVirsh(ctx context.Context, t *testing.T, l *peer.Libvirt, domain string, args ...string) result {
 	t.Helper()
 	return run(ctx, t, l.Inside(ctx, luksplug, append([]string{"--connect", l.URI, "--domain", domain}, args...)...))
 }
 
-// TestLibvirtHandOver attaches a disk with virsh, which passes the ephemeral header, and without, by a file.
-// libvirt sees no passphrase.
+// TestLibvirtHandOver attaches a disk with virsh, which passes the ephemeral header, and without virsh, by a
+// file. libvirt does not get the passphrase.
 func TestLibvirtHandOver(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -70,11 +70,11 @@ func TestLibvirtHandOver(t *testing.T) {
 			guestDisk(ctx, t, d, "handed")
 			wantTrace(t, trace, c.passing)
 			if left := headerFiles(t, uuid); len(left) > 0 {
-				t.Errorf("after the attach there are %v", left)
+				t.Errorf("left after the attach: %v", left)
 			}
 			found := evidence{}
-			found.folder(t, l.Dir)
-			found.folder(t, filepath.Dir(trace))
+			found.dir(t, l.Dir)
+			found.dir(t, filepath.Dir(trace))
 			found.hides(t, string(v.Passphrase))
 			c.run(ctx, t, l, d.Name, "--timeout", "1m", "detach", "vdb").want(t, 0)
 			wantSame(ctx, t, d, before)
@@ -96,7 +96,7 @@ func wantTrace(t *testing.T, path string, passing bool) {
 	}
 }
 
-// TestLibvirtDomain runs what a libvirt user does on one domain, over libvirt's RPC alone.
+// TestLibvirtDomain runs the commands of a libvirt user on one domain, over libvirt's RPC alone.
 func TestLibvirtDomain(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -111,7 +111,7 @@ func TestLibvirtDomain(t *testing.T) {
 		dev := guestDisk(ctx, t, d, "over-rpc")
 		pattern := []byte("written in a libvirt domain. ")
 		must.OK(t, d.Guest().WritePattern(ctx, dev, 3, 1, pattern))
-		// The other ways to name the domain.
+		// The domain by its id and UUID.
 		disks := disksIn[listEntry](t, viaLibvirt(ctx, t, l, virsh(ctx, t, l, "domid", d.Name), "list", "--output", "json"))
 		if len(disks) != 1 || disks[0].Target != "vdb" || disks[0].State != "attached" || disks[0].Payload != v.Payload || disks[0].Header != v.Header {
 			t.Errorf("list %+v", disks)
@@ -130,7 +130,7 @@ func TestLibvirtDomain(t *testing.T) {
 			t.Errorf("the host does not read what the guest wrote; error %v", err)
 		}
 		found := evidence{}
-		found.folder(t, l.Dir) // libvirt's and QEMU's logs among others
+		found.dir(t, l.Dir) // libvirt's and QEMU's logs among others
 		found.hides(t, string(v.Passphrase))
 	})
 	t.Run("wrong passphrase", func(t *testing.T) {
@@ -140,14 +140,14 @@ func TestLibvirtDomain(t *testing.T) {
 		wantOneLine(t, got, "vdb", v.Header, "wrong passphrase")
 		wantSame(ctx, t, d, before)
 	})
-	t.Run("files are looked at first", func(t *testing.T) {
+	t.Run("files are checked first", func(t *testing.T) {
 		v := peer.NewVolume(t, peer.DetachedRaw)
 		missing := filepath.Join(t.TempDir(), "missing")
 		got := viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, edited(t, v.DiskXML("vdb", "virtio"), v.Header, missing))...).want(t, 5)
 		wantOneLine(t, got, "header", missing)
 		wantSame(ctx, t, d, before)
 	})
-	t.Run("what a migration will want", func(t *testing.T) {
+	t.Run("warnings about migration", func(t *testing.T) {
 		for kind, want := range map[peer.VolumeKind]bool{peer.Qcow2LUKS: true, peer.DetachedQcow2: false} {
 			v := peer.NewVolume(t, kind)
 			got := viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, v.DiskXML("vdb", "virtio"))...).want(t, 0)
@@ -158,15 +158,15 @@ func TestLibvirtDomain(t *testing.T) {
 		}
 		wantSame(ctx, t, d, before)
 	})
-	t.Run("beside libvirt's own disks", func(t *testing.T) {
-		besideLibvirt(ctx, t, l, d)
+	t.Run("next to libvirt's own disks", func(t *testing.T) {
+		nextToLibvirt(ctx, t, l, d)
 		wantSame(ctx, t, d, before)
 	})
 }
 
-// besideLibvirt attaches a disk between two of libvirt's: each finds a place, and a detach leaves the others
-// alone.
-func besideLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.Domain) {
+// nextToLibvirt attaches a disk between two of libvirt's: each gets an address, and a detach does not affect
+// the others.
+func nextToLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.Domain) {
 	t.Helper()
 	byLibvirt := func(target string) string {
 		image := sized(t, target+".img", 8*peer.MiB)
@@ -184,7 +184,7 @@ func besideLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.D
 	if disks := listOf(ctx, t, l, d.Name); len(disks) != 1 || disks[0].Target != "vdb" {
 		t.Errorf("list shows libvirt's disks: %+v", disks)
 	}
-	// libvirt's disks are not luksplug's to take out.
+	// luksplug does not detach libvirt's disks.
 	viaLibvirt(ctx, t, l, d.Name, "detach", "vdc").want(t, 5)
 
 	unplugByLibvirt(ctx, t, l, d, "vdc")
@@ -195,7 +195,7 @@ func besideLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.D
 	unplugByLibvirt(ctx, t, l, d, "vdd")
 }
 
-// unplugByLibvirt returns when libvirt has taken a disk of its own out.
+// unplugByLibvirt returns when libvirt has detached a disk of its own.
 func unplugByLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.Domain, target string) {
 	t.Helper()
 	m := must.Get(d.Monitor(ctx))(t)
@@ -206,7 +206,7 @@ func unplugByLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer
 	virsh(ctx, t, l, "dumpxml", d.Name) // libvirt removes the nodes before it answers
 }
 
-// withoutDomain checks the messages for what is wrong between the program and a running domain.
+// withoutDomain checks the messages for a missing, inactive or unreachable domain.
 func withoutDomain(ctx context.Context, t *testing.T, l *peer.Libvirt) {
 	t.Helper()
 	const idle = `<domain type='qemu'><name>idle</name><memory unit='MiB'>64</memory><os><type arch='x86_64' machine='q35'>hvm</type></os></domain>`

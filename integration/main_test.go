@@ -25,7 +25,7 @@ import (
 var luksplug string
 
 func TestMain(m *testing.M) {
-	if os.Getenv(brokenHook) != "" { // we are one, of a private libvirtd
+	if os.Getenv(brokenHook) != "" { // a private libvirtd runs this program as its hook
 		os.Exit(runBrokenHook(os.Args[1:]))
 	}
 	flag.Parse()
@@ -33,14 +33,14 @@ func TestMain(m *testing.M) {
 	os.Exit(build(m))
 }
 
-// inParallel lets more tests run at once than there are processors, unless the user sets the number: tests
-// wait for guests.
+// inParallel lets more tests run in parallel than there are processors, as tests wait for guests, unless the
+// user sets the number.
 func inParallel(n int) {
 	const name = "test.parallel"
 	given := false
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == name })
 	if !given && runtime.GOMAXPROCS(0) < n {
-		_ = flag.Set(name, strconv.Itoa(n)) // fails only for what is no number
+		_ = flag.Set(name, strconv.Itoa(n)) // cannot fail: it is a number
 	}
 }
 
@@ -62,7 +62,7 @@ func build(m *testing.M) int {
 	return m.Run()
 }
 
-// result is how a run of the program ended.
+// result is the result of a run of the program.
 type result struct {
 	code           int
 	stdout, stderr string
@@ -74,7 +74,7 @@ func tool(ctx context.Context, t *testing.T, address string, args ...string) res
 	return run(ctx, t, program(ctx, address, args...))
 }
 
-// program is a run of the program that its caller starts.
+// program returns a command that runs the program on the monitor at address.
 func program(ctx context.Context, address string, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, luksplug, append([]string{"--qmp", address}, args...)...)
 }
@@ -123,7 +123,7 @@ func wantTexts(t *testing.T, where, got string, texts []string) {
 	}
 }
 
-// decode reads what --output json printed.
+// decode decodes the output of --output json.
 func (r result) decode(t *testing.T, into any) {
 	t.Helper()
 	if err := json.Unmarshal([]byte(r.stdout), into); err != nil {
@@ -139,7 +139,7 @@ func disksIn[T any](t *testing.T, r result) []T {
 	return list.Disks
 }
 
-// bounded is the context of a test: minutes, because guests are emulated and tests share the processors.
+// bounded returns a test's context. It allows minutes: guests are emulated and tests share the processors.
 func bounded(t *testing.T) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
@@ -171,13 +171,13 @@ func script(t *testing.T, name, text string) string {
 	return path
 }
 
-// machine is a VM of a test: a QEMU that it started itself, or a domain of libvirt's.
+// machine is a VM of a test: a QEMU that it has started, or a libvirt domain.
 type machine interface {
 	State(context.Context) (peer.State, error)
 	Guest() *peer.Guest
 }
 
-// stateOf queries what exists in the VM, through another monitor than the program's.
+// stateOf queries the VM's state, over another monitor than the program's.
 func stateOf(ctx context.Context, t *testing.T, vm machine) peer.State {
 	t.Helper()
 	return must.Get(vm.State(ctx))(t)
@@ -199,7 +199,7 @@ func wantSameObjects(ctx context.Context, t *testing.T, vm machine, before peer.
 	}
 }
 
-// booted starts a VM whose guest takes commands.
+// booted starts a VM whose guest accepts commands.
 func booted(ctx context.Context, t *testing.T, o peer.Options) *peer.QEMU {
 	t.Helper()
 	o.Guest = true

@@ -26,9 +26,9 @@ type block struct {
 
 // shellCommand is a command of a document.
 type shellCommand struct {
-	line     int      // where it stands, counted from 1
+	line     int      // counted from 1
 	text     string   // without the prompt
-	output   []string // what it prints, by the document
+	output   []string // its output in the document
 	from, to int      // the output's lines in the document, counted from 0, to excluded
 }
 
@@ -58,7 +58,7 @@ func blocks(lines []string) []block {
 	return out
 }
 
-// transcript takes commands and output apart: a command follows a prompt.
+// transcript separates commands, which follow a prompt, from their output.
 func (b *block) transcript() {
 	for i := 0; i < len(b.lines); i++ {
 		text, prompt := strings.CutPrefix(b.lines[i], "# ")
@@ -78,7 +78,7 @@ func (b *block) transcript() {
 	}
 }
 
-// script reads a block of commands without output; a comment is none.
+// script parses a block of commands without output, and skips comments.
 func (b *block) script() {
 	for i, text := range b.lines {
 		text, _, _ = strings.Cut(text, "  #")
@@ -132,7 +132,7 @@ func TestMatches(t *testing.T) {
 // link is a relative link, or picture, of Markdown.
 var link = regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
 
-// Every relative link of the documents leads to a file that is there.
+// Every relative link of the documents leads to an existing file.
 func TestDocsLinks(t *testing.T) {
 	t.Parallel()
 	for _, path := range append(documents(t), filepath.Join(repository, "CHANGELOG.md")) {
@@ -145,7 +145,7 @@ func TestDocsLinks(t *testing.T) {
 	}
 }
 
-// The picture in README.md is what the program draws of the disk there.
+// The picture in README.md is the program's picture of the disk there.
 func TestDocsPicture(t *testing.T) {
 	t.Parallel()
 	text := must.Get(os.ReadFile(filepath.Join(repository, "README.md")))(t)
@@ -166,7 +166,7 @@ func TestDocsPicture(t *testing.T) {
 		}
 		got := must.Get(os.ReadFile(path))(t)
 		if !bytes.Equal(got, []byte(render.SVG(graph))) {
-			t.Errorf("%s is not what luksplug plan --output svg draws of README.md's vdb.xml: run this test with -update-docs", path)
+			t.Errorf("%s differs from luksplug plan --output svg for README.md's vdb.xml: run this test with -update-docs", path)
 		}
 	}
 }
@@ -191,7 +191,7 @@ func TestDocsDependencies(t *testing.T) {
 		}
 	}
 	list := exec.Command("go", "list", "-tags", "pkcs11", "-test", "-f", `{{join .Imports "\n"}}{{"\n"}}{{join .TestImports "\n"}}{{"\n"}}{{join .XTestImports "\n"}}`, "../...")
-	list.Env = append(os.Environ(), "CGO_ENABLED=1") // else the tag has no effect
+	list.Env = append(os.Environ(), "CGO_ENABLED=1") // otherwise the tag has no effect
 	imports := must.Get(list.Output())(t)
 	for module := range versions {
 		direct := false

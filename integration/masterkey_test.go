@@ -36,14 +36,14 @@ func TestMasterKeyOfLibvirt(t *testing.T) {
 		trace := filepath.Join(t.TempDir(), "trace")
 		via := viaLibvirt
 		if c.unlock == "external" {
-			via = viaVirsh // finds the storage daemon, too
+			via = viaVirsh // has the storage daemon in PATH, too
 		}
 		got := via(ctx, t, l, d.Name, "-v", "--trace", trace, "--passphrase-file", c.key, "attach", "--unlock", c.unlock, disk).want(t, c.code)
 		if says := strings.Contains(got.stderr, "encrypted under its master key masterKey0"); says != (c.sent > 0) {
 			t.Errorf("--unlock %s says: %s", c.unlock, got.stderr)
 		}
 		found["standard error, --unlock "+c.unlock] = []byte(got.stderr)
-		found.folder(t, filepath.Dir(trace))
+		found.dir(t, filepath.Dir(trace))
 		wantSealed(t, trace, c.sent)
 		if c.code == 0 {
 			guestDisk(ctx, t, d, "masterkey")
@@ -53,13 +53,13 @@ func TestMasterKeyOfLibvirt(t *testing.T) {
 		wantSame(ctx, t, d, before)
 	}
 
-	// libvirtd itself is root's, and its state may have the key.
+	// libvirtd itself runs as root, and its state may have the key.
 	log := filepath.Join(l.Dir, "log", "monitor.log")
 	content, err := os.ReadFile(log)
 	if err != nil || bytes.Count(content, []byte(`"keyid":"masterKey0"`)) < 3 {
 		t.Fatalf("libvirtd does not log its monitors' traffic: %d bytes, error %v", len(content), err)
 	}
-	found.folder(t, l.Dir)
+	found.dir(t, l.Dir)
 	found.hides(t, strings.TrimSuffix(right, "\n"))
 	found.hides(t, wrong)
 }
@@ -95,7 +95,7 @@ func wantSealed(t *testing.T, trace string, n int) {
 	}
 }
 
-// TestMasterKeyInAnotherNamespace: the VM's process sees another file at the key's path than the host does.
+// TestMasterKeyInAnotherNamespace: at the key's path, QEMU's mount namespace has another file than the host.
 func TestMasterKeyInAnotherNamespace(t *testing.T) {
 	t.Parallel()
 	if os.Geteuid() != 0 {

@@ -12,8 +12,8 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// TestMatrix is the proof of the main task: every kind of volume in every place is attached, written by the
-// guest, detached, and read on the host by QEMU's own tools through the original header and passphrase.
+// TestMatrix tests the main task: every kind of volume in every place is attached, written by the guest,
+// detached, and read on the host by QEMU's own tools with the original header and passphrase.
 func TestMatrix(t *testing.T) {
 	t.Parallel()
 	for _, where := range places() {
@@ -24,7 +24,7 @@ func TestMatrix(t *testing.T) {
 	}
 }
 
-// TestMatrixOfOtherWays is TestMatrix with volumes that QEMU or a storage daemon unlocks.
+// TestMatrixOfOtherWays is TestMatrix with volumes unlocked by QEMU or a storage daemon.
 func TestMatrixOfOtherWays(t *testing.T) {
 	t.Parallel()
 	t.Run("by QEMU", func(t *testing.T) {
@@ -70,9 +70,9 @@ func roundTrip(ctx context.Context, t *testing.T, q *peer.QEMU, where place, unl
 	}
 	dev := p.inGuest(ctx, t)
 	pattern := []byte("only the guest and who has the key may read this, " + string(v.Kind) + ". ")
-	mibs := []int{0, peer.VolumeSize/peer.MiB - 1} // both ends, where an offset that is wrong shows
+	mibs := []int{0, peer.VolumeSize/peer.MiB - 1} // both ends, to detect wrong offsets
 	p.write(ctx, t, dev, mibs, pattern)
-	const filled, fill = 33, 0xa7 // one byte over and over is what qemu-io can check by itself
+	const filled, fill = 33, 0xa7 // a repeated byte, which qemu-io can check
 	p.write(ctx, t, dev, []int{filled}, []byte{fill})
 	p.detach(ctx, t)
 	must.OK(t, q.Guest().WaitGone(ctx, dev))
@@ -85,7 +85,7 @@ func roundTrip(ctx context.Context, t *testing.T, q *peer.QEMU, where place, unl
 		t.Error(err)
 	}
 	if err := v.QemuIO(ctx, fmt.Sprintf("read -P %#x %dM 1M", fill+1, filled)); err == nil {
-		t.Error("qemu-io takes any pattern for the right one")
+		t.Error("qemu-io accepts a wrong pattern")
 	}
 
 	again := newPlug(t, q, v, where.targets[0], where.bus, "<readonly/>")
@@ -100,19 +100,19 @@ func roundTrip(ctx context.Context, t *testing.T, q *peer.QEMU, where place, unl
 	p.readOnHost(ctx, t, mibs, pattern)
 }
 
-// wayOf is the method that luksplug reports for such a volume.
+// wayOf returns the method that luksplug reports for such a volume.
 func wayOf(unlock string, kind peer.VolumeKind) string {
 	switch {
 	case unlock != "auto":
 		return unlock
-	case kind == peer.Qcow2LUKS: // there is no other way without asking for it
+	case kind == peer.Qcow2LUKS: // auto has no other method for it
 		return "qemu"
 	}
 	return "ephemeral"
 }
 
-// twoDisks attaches two volumes and detaches the one of index first and then the other. A controller that
-// the first has brought stays while either needs it.
+// twoDisks attaches two volumes, and detaches the one with index first and then the other. A controller added
+// with the first disk stays while either disk needs it.
 func twoDisks(ctx context.Context, t *testing.T, q *peer.QEMU, where place, unlock string, v [2]*peer.Volume, first int) {
 	before := stateOf(ctx, t, q)
 	var plugs [2]*plug
@@ -133,7 +133,7 @@ func twoDisks(ctx context.Context, t *testing.T, q *peer.QEMU, where place, unlo
 	if len(held) != 1 || held[plugs[second].target].State != "attached" {
 		t.Fatalf("after %s was unplugged the VM holds %+v", plugs[first].target, held)
 	}
-	// The one that stayed still works.
+	// The remaining disk still works.
 	for _, m := range mibs {
 		wantHash(ctx, t, q, devs[second], m, patterns[second])
 	}
@@ -168,11 +168,11 @@ func wantHash(ctx context.Context, t *testing.T, vm machine, dev string, mib int
 	t.Helper()
 	hash, err := vm.Guest().ReadHash(ctx, dev, mib, 1)
 	if err != nil || hash != peer.HashOf(peer.Pattern(pattern)) {
-		t.Fatalf("the guest reads something else than the pattern in MiB %d of %s; error %v", mib, dev, err)
+		t.Fatalf("the guest does not read the pattern in MiB %d of %s; error %v", mib, dev, err)
 	}
 }
 
-// wantReadOnly has the guest read what is there and try to write.
+// wantReadOnly has the guest read the data and try to write.
 func (p *plug) wantReadOnly(ctx context.Context, t *testing.T, mibs []int, pattern []byte) {
 	t.Helper()
 	dev := p.inGuest(ctx, t)
@@ -199,7 +199,7 @@ func (p *plug) readOnHost(ctx context.Context, t *testing.T, mibs []int, pattern
 		}
 	}
 	cipher := must.Get(os.ReadFile(p.Payload))(t)
-	// A part of the pattern: whole ones could be cut by the blocks of qcow2.
+	// A part of the pattern: qcow2 clusters could split a whole one.
 	if bytes.Contains(cipher, pattern[:16]) {
 		t.Errorf("%s holds plaintext", p.Payload)
 	}

@@ -17,7 +17,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// inMemory reports whether a process has one of the texts in memory that it can write to: see proc(5) on
+// inMemory reports whether a process has one of the texts in its writable memory: see proc(5) on
 // /proc/PID/maps, mem and pagemap.
 func inMemory(t *testing.T, pid int, texts ...[]byte) bool {
 	t.Helper()
@@ -41,7 +41,7 @@ func inMemory(t *testing.T, pid int, texts ...[]byte) bool {
 		}
 		for _, run := range present(t, pages, begin, end) {
 			content := make([]byte, run[1]-run[0])
-			n, _ := memory.ReadAt(content, run[0]) // memory that was given back meanwhile
+			n, _ := memory.ReadAt(content, run[0]) // fails for memory that was unmapped meanwhile
 			searched += n
 			for _, text := range texts {
 				if bytes.Contains(content[:n], text) {
@@ -80,9 +80,8 @@ func present(t *testing.T, pages *os.File, begin, end int64) [][2]int64 {
 	return runs
 }
 
-// TestMemory: where luksplug unlocks the volume, the passphrase is never in QEMU's memory, and luksplug
-// keeps the header for QEMU no longer than it takes to send it. Where QEMU unlocks it, the search finds the
-// passphrase.
+// TestMemory: if luksplug unlocks the volume, the passphrase is never in QEMU's memory, and luksplug keeps the
+// ephemeral header only until QEMU has it. If QEMU unlocks it, the search finds the passphrase.
 func TestMemory(t *testing.T) {
 	t.Parallel()
 	for _, unlock := range []string{"auto", "qemu", "external"} {
@@ -107,7 +106,7 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// passphraseIn looks for the volume's passphrase in a process's memory.
+// passphraseIn reports whether a process has the volume's passphrase in memory.
 func (p *plug) passphraseIn(t *testing.T, pid int) bool {
 	t.Helper()
 	return inMemory(t, pid, p.Passphrase, []byte(base64.StdEncoding.EncodeToString(p.Passphrase)))
@@ -138,13 +137,13 @@ func (p *plug) lookDuringAttach(ctx context.Context, t *testing.T) bool {
 	return found
 }
 
-// memfds are the files in memory that a process has open.
+// memfds returns the open memfds of a process.
 func memfds(t *testing.T, pid int) []string {
 	t.Helper()
 	dir := fmt.Sprintf("/proc/%d/fd", pid)
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		t.Errorf("look at what process %d has open: %v", pid, err)
+		t.Errorf("list the open files of process %d: %v", pid, err)
 	}
 	var found []string
 	for _, e := range entries {
@@ -155,7 +154,7 @@ func memfds(t *testing.T, pid int) []string {
 	return found
 }
 
-// wantDiscreetDaemon looks for the passphrase in what can be seen of the storage daemon.
+// wantDiscreetDaemon checks that the storage daemon does not expose the passphrase.
 func (p *plug) wantDiscreetDaemon(ctx context.Context, t *testing.T) {
 	t.Helper()
 	daemons := peer.StorageDaemons(p.q.UUID)
@@ -166,7 +165,7 @@ func (p *plug) wantDiscreetDaemon(ctx context.Context, t *testing.T) {
 	e.process(t, "the storage daemon", daemons[0])
 	files := len(e)
 	for _, dir := range peer.RunDirs(p.q.UUID) {
-		e.folder(t, dir)
+		e.dir(t, dir)
 	}
 	if len(e) == files {
 		t.Error("the storage daemon has no files")

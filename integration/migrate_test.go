@@ -79,7 +79,7 @@ func (h *hosts) migrate(ctx context.Context, t *testing.T, flags ...string) erro
 	return err
 }
 
-// moved makes the destination the domain's host.
+// moved makes the destination the domain's host after a migration.
 func (h *hosts) moved(ctx context.Context, t *testing.T) {
 	t.Helper()
 	d := must.Get(h.to.Receive(h.domain))(t)
@@ -109,13 +109,13 @@ func (h *hosts) check(ctx context.Context, t *testing.T, code int, args ...strin
 	return run(ctx, t, exec.CommandContext(ctx, luksplug, args...)).want(t, code).stdout
 }
 
-// shell is the command that runs others on the destination.
+// shell returns a command that runs its arguments on the destination.
 func (h *hosts) shell(ctx context.Context) []string {
 	cmd := h.to.Inside(ctx, "env", "PATH="+filepath.Dir(luksplug)+":/usr/bin:/bin")
 	return []string{"--shell", strings.Join(cmd.Args, " ")}
 }
 
-// wantRefused checks that migrate-check finds the cause why a migration then fails, and that the guest
+// wantRefused checks that migrate-check reports why, that the migration then fails, and that the guest
 // continues.
 func (h *hosts) wantRefused(ctx context.Context, t *testing.T, log *guestLog, why string) {
 	t.Helper()
@@ -134,7 +134,7 @@ func (h *hosts) wantRefused(ctx context.Context, t *testing.T, log *guestLog, wh
 }
 
 // TestMigrate moves a domain to another host and back, by the client and by the source itself, while its
-// guest writes. First the destination lacks keys and then images, and the domain stays where it is.
+// guest writes. At first the destination lacks keys and then images, and the domain stays on the source.
 func TestMigrate(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -145,10 +145,10 @@ func TestMigrate(t *testing.T) {
 	must.OK(t, os.Remove(key))
 	h.wantRefused(ctx, t, log, "secret")
 	h.to.learn(t, first)
-	folder := filepath.Dir(first.Header)
-	run(ctx, t, h.to.Inside(ctx, "mount", "-t", "tmpfs", "nothing", folder)).want(t, 0)
+	dir := filepath.Dir(first.Header)
+	run(ctx, t, h.to.Inside(ctx, "mount", "-t", "tmpfs", "nothing", dir)).want(t, 0)
 	h.wantRefused(ctx, t, log, first.Payload)
-	run(ctx, t, h.to.Inside(ctx, "umount", folder)).want(t, 0)
+	run(ctx, t, h.to.Inside(ctx, "umount", dir)).want(t, 0)
 
 	report := h.check(ctx, t, 5, h.shell(ctx)...)
 	if strings.Count(report, "BAD") != 1 || !strings.Contains(report, "disk vdc: if the migration fails late") {
@@ -157,7 +157,7 @@ func TestMigrate(t *testing.T) {
 	report = h.check(ctx, t, 0, append(h.shell(ctx), "--prepare")...)
 	for _, want := range []string{"disk vdb is recorded", "the machine pc-q35", "destination: disk vdd: its files", "given luksplug-vdc-secret0", "destination: /etc/libvirt/hooks/qemu.d/50-luksplug is installed"} {
 		if !strings.Contains(report, want) {
-			t.Errorf("migrate-check says nothing of %q: %s", want, report)
+			t.Errorf("migrate-check does not report %q: %s", want, report)
 		}
 	}
 	for _, flags := range [][]string{{"--persistent", "--undefinesource"}, {"--persistent", "--undefinesource", "--p2p"}} {
@@ -181,8 +181,8 @@ func TestMigrate(t *testing.T) {
 	h.end(ctx, t, log)
 }
 
-// TestMigrateToNoLuksplug: without luksplug, the destination's QEMU learns from the stream that a disk is
-// missing. By then the source has closed its images, and must open them again.
+// TestMigrateToNoLuksplug: without luksplug, the destination's QEMU detects a missing disk only in the stream.
+// By then the source has closed its images, and must open them again.
 func TestMigrateToNoLuksplug(t *testing.T) {
 	peer.Long(t, "two libvirtds and a guest; TestMigrate moves a domain in every run")
 	t.Parallel()
@@ -206,11 +206,11 @@ func TestMigrateToNoLuksplug(t *testing.T) {
 	wantNoObjects(ctx, t, h.domain)
 	lines := log.stop(ctx, t, h.domain.Guest())
 
-	// Without the secret QEMU cannot take the image back, and ends at the latest
-	// when the guest writes: what --prepare is for.
+	// Without the secret QEMU cannot reopen the image, and ends at the latest when the guest writes: --prepare
+	// prevents that.
 	h.failLate(ctx, t)
 	if err := h.domain.Guest().WritePattern(ctx, h.devices[0], 8, 1, []byte("lost")); err == nil {
-		t.Error("QEMU has taken an encrypted qcow2 image back without its secret: --prepare is of no use")
+		t.Error("QEMU has reopened an encrypted qcow2 image without its secret: --prepare is not needed")
 	}
 	_, _ = h.from.Virsh(ctx, "destroy", h.domain.Name) // it may have ended
 	h.from.wantClean(ctx, t)
@@ -219,7 +219,7 @@ func TestMigrateToNoLuksplug(t *testing.T) {
 	}
 }
 
-// failLate migrates to where the stream cannot be read.
+// failLate migrates to a destination that cannot load the stream.
 func (h *hosts) failLate(ctx context.Context, t *testing.T) {
 	t.Helper()
 	err := h.migrate(ctx, t)
@@ -228,8 +228,8 @@ func (h *hosts) failLate(ctx context.Context, t *testing.T) {
 	}
 }
 
-// TestMigrateTakenBack: the destination fails when it opens its images, after the source has handed
-// everything over. The source, which was prepared, opens them again; a second try works.
+// TestMigrateTakenBack: the destination fails to open its images after the source has sent the whole stream.
+// The source, which was prepared, opens them again; a second migration works.
 func TestMigrateTakenBack(t *testing.T) {
 	peer.Long(t, "two hosts and a guest for one rare failure")
 	t.Parallel()
@@ -246,11 +246,11 @@ func TestMigrateTakenBack(t *testing.T) {
 	h.check(ctx, t, 0, append(h.shell(ctx), "--prepare")...)
 	migrated := make(chan error, 1)
 	go func() { migrated <- h.migrate(ctx, t, "--bandwidth", "5") }()
-	// Its QEMU is there for seconds, and needs the secret at the end.
+	// Its QEMU runs for seconds, and needs the secret at the end.
 	for deleted := false; !deleted; {
 		select {
 		case err := <-migrated:
-			t.Fatalf("the migration has ended before its time: %v", err)
+			t.Fatalf("the migration has ended too early: %v", err)
 		default:
 		}
 		m, err := peer.DialMonitor(ctx, d.Control)
@@ -259,7 +259,7 @@ func TestMigrateTakenBack(t *testing.T) {
 		}
 		_, err = m.Execute(ctx, "object-del", map[string]string{"id": "luksplug-vdb-secret0"})
 		deleted = err == nil
-		_ = m.Close() // nothing more is queried
+		_ = m.Close() // no more queries
 	}
 	if err := <-migrated; err == nil || !strings.Contains(err.Error(), "secret") {
 		t.Fatalf("the migration ends with %v", err)

@@ -11,7 +11,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// keysOf are the members of a JSON object, sorted.
+// keysOf returns the names of a JSON object's members, sorted.
 func keysOf(t *testing.T, object json.RawMessage) string {
 	t.Helper()
 	var members map[string]json.RawMessage
@@ -21,7 +21,7 @@ func keysOf(t *testing.T, object json.RawMessage) string {
 	return strings.Join(slices.Sorted(maps.Keys(members)), " ")
 }
 
-// TestJSONOutput pins what programs read: members may be added, never renamed or left out.
+// TestJSONOutput pins the JSON interface: members may be added, never renamed or removed.
 func TestJSONOutput(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -66,7 +66,7 @@ func TestJSONOutput(t *testing.T) {
 	again := tool(ctx, t, q.Socket, args...).want(t, 0)
 	again.decode(t, &got)
 	if !got.Already {
-		t.Error("the second attach does not say that the disk was there")
+		t.Error("the second attach does not report the disk as already attached")
 	}
 
 	disks := disksIn[json.RawMessage](t, tool(ctx, t, q.Socket, "list", "--output", "json"))
@@ -88,7 +88,7 @@ func TestJSONOutput(t *testing.T) {
 	none.wantStdout(t, `"removed": []`)
 	wantSame(ctx, t, q, before)
 
-	// A PCI disk, where libvirt would put it.
+	// A PCI disk at the address that libvirt would choose.
 	xml = edited(t, v.DiskXML("vdb", "virtio"), "<target", "<address type='pci' domain='0x0000' bus='0x05' slot='0x00' function='0x0'/><target")
 	onPort := tool(ctx, t, q.Socket, append([]string{"--output", "json"}, attachArgs(t, v, xml)...)...).want(t, 0)
 	wantKeys(json.RawMessage(onPort.stdout), strings.ReplaceAll(attached, " serial", ""))
@@ -115,7 +115,7 @@ func wantAllNodes(t *testing.T, r result, v *peer.Volume) {
 	for _, n := range all.Nodes {
 		found[n.Driver+" "+n.File] = n.Target
 	}
-	// The header that QEMU has is not the volume's own.
+	// QEMU has an ephemeral header instead of the volume's.
 	for _, want := range []string{"file " + v.Payload, "file /dev/fdset/1900000000"} {
 		if found[want] != "sda" {
 			t.Errorf("no node %q of sda in %+v", want, all.Nodes)
@@ -123,7 +123,7 @@ func wantAllNodes(t *testing.T, r result, v *peer.Volume) {
 	}
 }
 
-// TestJSONOfRepair: what an interrupted run has left is listed, removed and reported.
+// TestJSONOfRepair: leftovers of an interrupted run are listed, removed and reported.
 func TestJSONOfRepair(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -137,7 +137,7 @@ func TestJSONOfRepair(t *testing.T) {
 	}
 	tool(ctx, t, q.Socket, "repair", "--output", "json").want(t, 0).decode(t, &repaired)
 	if repaired.Removed == nil || len(repaired.Removed) > 0 {
-		t.Errorf("nothing was there, and repair says %+v", repaired)
+		t.Errorf("there were no leftovers, and repair reports %+v", repaired)
 	}
 	for _, node := range []string{"luksplug-vdb-payload-storage", "not-ours"} {
 		must.Get(q.Query(ctx, "blockdev-add", map[string]any{"driver": "null-co", "node-name": node, "read-zeroes": true}))(t)
@@ -150,7 +150,7 @@ func TestJSONOfRepair(t *testing.T) {
 		t.Errorf("repair: %+v", repaired)
 	}
 	if _, err := q.Query(ctx, "blockdev-del", map[string]any{"node-name": "not-ours"}); err != nil {
-		t.Errorf("repair took what is not luksplug's: %v", err)
+		t.Errorf("repair has removed a node that is not luksplug's: %v", err)
 	}
 	wantSame(ctx, t, q, before)
 }

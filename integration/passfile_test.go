@@ -19,8 +19,8 @@ import (
 	"github.com/luksplug/luksplug/qmp/qmplibvirt"
 )
 
-// TestVirshPassesFile sends a sealed memfd through virsh to the QEMU of a real libvirtd, which opens it by
-// its set's number.
+// TestVirshPassesFile sends a sealed memfd by virsh to the QEMU of a real libvirtd, which opens it by the
+// number of its descriptor set.
 func TestVirshPassesFile(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -64,14 +64,14 @@ func TestVirshPassesFile(t *testing.T) {
 	}
 	wantSame(ctx, t, domain, before)
 
-	// A refusal of QEMU's comes through as one.
+	// An error of QEMU is returned as such.
 	add.Arguments = qmp.Object{{Name: "fdset-id", Value: -1}}
 	_, err = client.Execute(ctx, add)
 	var refusal *qmp.Error
 	if !errors.As(err, &refusal) || refusal.Command != "add-fd" {
 		t.Errorf("a refusal: %v", err)
 	}
-	// What virsh itself refuses has not reached QEMU.
+	// An error of virsh itself means that nothing has reached QEMU.
 	for what, wrong := range map[string]qmplibvirt.Virsh{
 		"domain": {Program: virsh.Program, URI: virsh.URI, Domain: "no-such-domain"},
 		"socket": {Program: virsh.Program, URI: "qemu+unix:///system?socket=/nonexistent/socket", Domain: virsh.Domain},
@@ -84,7 +84,7 @@ func TestVirshPassesFile(t *testing.T) {
 	wantSame(ctx, t, domain, before)
 }
 
-// virshProgram is a program that runs the unpacked virsh with its libraries.
+// virshProgram returns a script that runs the unpacked virsh with its libraries.
 func virshProgram(ctx context.Context, t *testing.T, daemon *peer.Libvirt) string {
 	t.Helper()
 	cmd := daemon.VirshCommand(ctx)
@@ -97,7 +97,7 @@ func virshProgram(ctx context.Context, t *testing.T, daemon *peer.Libvirt) strin
 	return script(t, "virsh", fmt.Sprintf(`exec env '%s' '%s' "$@"`, libraries, cmd.Path))
 }
 
-// sealedMemfd is what attach hands over: a file that cannot be changed.
+// sealedMemfd returns a read-only file in memory, as attach passes it.
 func sealedMemfd(t *testing.T, size int64) *os.File {
 	t.Helper()
 	fd := must.Get(unix.MemfdCreate("test", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING))(t)

@@ -8,7 +8,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// place is where in a VM a disk is attached.
+// place is a bus and a VM in which a disk is attached.
 type place struct {
 	name    string
 	bus     string // of the disk's target
@@ -16,7 +16,7 @@ type place struct {
 	vm      peer.Options
 }
 
-// places lists those of the proof: each bus, and both ways to a SCSI disk.
+// places lists each bus, SCSI with a controller of the VM and with a new one.
 func places() []place {
 	virtio, scsi := [2]string{"vdb", "vdc"}, [2]string{"sdb", "sdc"}
 	return []place{
@@ -27,14 +27,14 @@ func places() []place {
 	}
 }
 
-// plug is a volume with the XML that attaches it to one VM.
+// plug is a volume with its disk XML for one VM.
 type plug struct {
 	*peer.Volume
 	q      *peer.QEMU
 	target string
 	serial string // by which the guest finds the disk
 	xml    string // path of the disk XML
-	unlock string // --unlock, where not empty
+	unlock string // --unlock, if not empty
 }
 
 // newPlug writes the XML of a volume. extra are further elements of <disk>.
@@ -45,7 +45,7 @@ func newPlug(t *testing.T, q *peer.QEMU, v *peer.Volume, target, bus, extra stri
 	return &plug{Volume: v, q: q, target: target, serial: serial, xml: writeFile(t, target+".xml", xml)}
 }
 
-// attachArgs are the arguments of the program that attach the disk.
+// attachArgs returns the program's arguments that attach the disk.
 func (p *plug) attachArgs() []string {
 	args := []string{"--passphrase-file", p.PassphraseFile, "--output", "json", "attach", p.xml}
 	if p.unlock != "" {
@@ -81,7 +81,7 @@ func (r result) wantUnlock(t *testing.T, want string) result {
 	return r
 }
 
-// attachReport is what these tests read of `attach --output json`.
+// attachReport is the part of `attach --output json` that these tests read.
 type attachReport struct {
 	Target, State, Bus, Address string
 	Already                     bool     `json:"already_attached"`
@@ -90,7 +90,7 @@ type attachReport struct {
 	Unlock                      string   `json:"unlock"`
 }
 
-// listed returns what list shows of a VM, by target.
+// listed returns list's output for a VM, by target.
 func listed(ctx context.Context, t *testing.T, q *peer.QEMU) map[string]listEntry {
 	t.Helper()
 	byTarget := map[string]listEntry{}
@@ -100,7 +100,7 @@ func listed(ctx context.Context, t *testing.T, q *peer.QEMU) map[string]listEntr
 	return byTarget
 }
 
-// listEntry is what these tests read of `list --output json`.
+// listEntry is the part of `list --output json` that these tests read.
 type listEntry struct {
 	Target, State string
 	Parts         []string

@@ -12,7 +12,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// TestPlansOfRandomDisks is TestPlansOfVersions with generated disks. The same numbers are the same disks.
+// TestPlansOfRandomDisks is TestPlansOfVersions with generated disks, which are the same in every run.
 func TestPlansOfRandomDisks(t *testing.T) {
 	t.Parallel()
 	count := 300

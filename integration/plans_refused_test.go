@@ -12,15 +12,15 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// versionCase is a disk that some versions of QEMU can take.
+// versionCase is a disk that only some versions of QEMU support.
 type versionCase struct {
 	name, xml string
-	// since is the first version that can, until the first that no longer can; "" for none. No version is
-	// before "0.0".
+	// since is the first version that supports it, until the first that no longer does; "" for none. No
+	// version is before "0.0".
 	since, until string
-	// builder is true where the later ones can only if built for it: then nothing is expected of them.
+	// builder means that support in later versions depends on the build: then they are not tested.
 	builder bool
-	says    []string // what a refusal has to say
+	says    []string // texts of a refusal
 }
 
 const (
@@ -30,8 +30,8 @@ const (
 	rbdImage = "<disk type='network'><driver type='raw'/><source protocol='rbd' name='pool/image'><host name='mon'/>"
 )
 
-// versionCases is what QEMU's versions differ in, of all that a disk can ask for. [TestPlansOfVersions]
-// shows that it is complete.
+// versionCases lists the features of disks in which QEMU's versions differ. [TestPlansOfVersions] checks that
+// it is complete.
 var versionCases = []versionCase{
 	{name: "detached header", since: "9.0",
 		xml:  "<disk type='file'><driver type='raw'/><source file='/a'><encryption format='luks'><secret type='passphrase' usage='a'/><header type='file'><source file='/h'/></header></encryption></source>" + diskOf,
@@ -76,8 +76,8 @@ var versionCases = []versionCase{
 	{name: "acpi index", xml: "<disk type='file'><driver type='raw'/><source file='/a'/><target dev='vdb' bus='virtio'/><acpi index='3'/></disk>"},
 }
 
-// TestPlansRefused: what a version lacks is refused for this version, with the element, the version that has
-// it and an alternative; the others take the same disk.
+// TestPlansRefused: a disk is refused for a version that lacks a feature, with the element, the version that
+// has it and an alternative; the other versions accept the disk.
 func TestPlansRefused(t *testing.T) {
 	t.Parallel()
 	eachEmulator(t, peer.Options{RootPorts: 1, USB: true}, func(t *testing.T, e emulator) {
@@ -99,7 +99,7 @@ func TestPlansRefused(t *testing.T) {
 	})
 }
 
-// wantLacking checks that a refusal says all that.
+// wantLacking checks that the error names a lacking feature, with these texts.
 func wantLacking(t *testing.T, err error, says []string) {
 	t.Helper()
 	var lacks *hotplug.VersionError
@@ -113,7 +113,7 @@ func wantLacking(t *testing.T, err error, says []string) {
 	}
 }
 
-// TestCheckPlanFails: a mistake in a plan is refused at its place.
+// TestCheckPlanFails: an error in a plan is reported with its position.
 func TestCheckPlanFails(t *testing.T) {
 	t.Parallel()
 	const doc = "<disk type='file'><driver type='raw'/><source file='/a'>" + luksOf + "</source><iotune><total_bytes_sec>1000</total_bytes_sec></iotune>" + diskOf
@@ -151,7 +151,7 @@ func TestCheckPlanFails(t *testing.T) {
 	})
 }
 
-// TestVHostUserSpelling: each QEMU gets the time to connect again in its own spelling, and takes it.
+// TestVHostUserSpelling: each QEMU gets the reconnect interval by the option that it has, and accepts it.
 func TestVHostUserSpelling(t *testing.T) {
 	t.Parallel()
 	const doc = "<disk type='vhostuser'><driver type='raw'/><source type='unix' path='/run/luksplug-no-such.sock'><reconnect enabled='yes' timeout='7'/></source>" + diskOf
@@ -167,23 +167,23 @@ func TestVHostUserSpelling(t *testing.T) {
 		if add.Execute != "chardev-add" || !strings.Contains(add.Arguments.String(), want) {
 			t.Errorf("%s %s, want %s", add.Execute, add.Arguments, want)
 		}
-		// Nothing listens: with an option to connect again QEMU takes it.
+		// Nothing listens: with a reconnect interval QEMU accepts that.
 		if _, err := e.qemu.Query(ctx, add.Execute, add.Arguments); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-// TestCertificateOfVersions: a certificate that some versions wrongly refuse is refused for those before the
-// first change.
+// TestCertificateOfVersions: a certificate that some versions wrongly refuse is refused for these versions
+// before the first change.
 func TestCertificateOfVersions(t *testing.T) {
 	t.Parallel()
 	const doc = "<disk type='network'><driver type='raw'/><source protocol='nbd' name='x' tls='yes'><host name='server'/></source>" + diskOf
-	folder := peer.ECDSAClientFolder(t)
+	dir := peer.ECDSAClientDir(t)
 	eachEmulator(t, peer.Options{}, func(t *testing.T, e emulator) {
 		ctx := bounded(t)
 		disk := parseDisk(t, "disk", doc)
-		disk.Image.Source.Network.(*blockgraph.NBD).TLS.Dir = folder
+		disk.Image.Source.Network.(*blockgraph.NBD).TLS.Dir = dir
 		graph := must.Get(blockgraph.Build(disk, blockgraph.Machine{}, blockgraph.Unlock{}))(t)
 		plan := graph.Plan()
 		check := e.vm.CheckPlan(ctx, plan)
@@ -194,7 +194,7 @@ func TestCertificateOfVersions(t *testing.T) {
 		case add.Arguments.Text("qom-type") != "tls-creds-x509":
 			t.Fatalf("the plan begins with %v", add)
 		case taken == nil && check != nil:
-			t.Errorf("QEMU takes what is refused: %v", check)
+			t.Errorf("QEMU accepts what is refused: %v", check)
 		case taken != nil && !strings.Contains(taken.Error(), "key encipherment"):
 			t.Errorf("QEMU says: %v", taken)
 		case taken != nil:

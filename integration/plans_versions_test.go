@@ -19,14 +19,14 @@ import (
 	"github.com/luksplug/luksplug/qmp"
 )
 
-// plannedDisk is a disk, and the machine that it is planned for.
+// plannedDisk is a disk, and the machine for which it is planned.
 type plannedDisk struct {
 	name    string
 	disk    *blockgraph.Disk
 	machine blockgraph.Machine
 }
 
-// unlocks are all ways to open a volume.
+// unlocks are all methods to open a volume.
 var unlocks = []blockgraph.Unlock{
 	{Method: blockgraph.MethodQEMU},
 	{Method: blockgraph.MethodEphemeralHeader},
@@ -34,8 +34,8 @@ var unlocks = []blockgraph.Unlock{
 	{Method: blockgraph.MethodStorageDaemon, Dir: "/run/luksplug/vm/x/vdb"},
 }
 
-// TestPlansOfVersions: QEMU takes every command of every plan, by its own schema, or the plan is refused for
-// what this version is known to lack.
+// TestPlansOfVersions: every command of every plan matches QEMU's own schema, or the plan is refused for a
+// feature that this version is known to lack.
 func TestPlansOfVersions(t *testing.T) {
 	t.Parallel()
 	eachEmulator(t, peer.Options{}, func(t *testing.T, e emulator) {
@@ -45,8 +45,8 @@ func TestPlansOfVersions(t *testing.T) {
 	})
 }
 
-// checkPlans plans each disk in all ways, and checks the commands for the VM and for a storage daemon of its
-// version.
+// checkPlans plans each disk with all methods, and checks the commands for the VM and for a storage daemon of
+// its version.
 func (e emulator) checkPlans(t *testing.T, disks []plannedDisk) {
 	t.Helper()
 	ctx := bounded(t)
@@ -61,7 +61,7 @@ func (e emulator) checkPlans(t *testing.T, disks []plannedDisk) {
 			graph, err := blockgraph.Build(d.disk, d.machine, u)
 			var unsupported *blockgraph.UnsupportedError
 			if u.Method == blockgraph.MethodStorageDaemon && errors.As(err, &unsupported) {
-				continue // not every disk can be served by a daemon
+				continue // a daemon cannot serve every disk
 			}
 			if err != nil {
 				t.Fatalf("%s: %v", d.name, err)
@@ -109,8 +109,8 @@ func checkDaemon(t *testing.T, schema *qmp.Schema, plan *blockgraph.Plan) (block
 	return blockgraph.Feature{}, nil
 }
 
-// mayLack reports whether a refusal is right: the feature is younger than the emulator or was dropped before
-// it, and the user is told its element. Of the libraries that a builder may choose, Debian's QEMUs lack one.
+// mayLack reports whether a refusal is right: the feature is newer than the emulator or was dropped before it,
+// and the error names its element. Of the optional libraries, Debian's QEMUs lack only libblkio.
 func (e emulator) mayLack(t *testing.T, f blockgraph.Feature) bool {
 	t.Helper()
 	switch {
@@ -119,11 +119,11 @@ func (e emulator) mayLack(t *testing.T, f blockgraph.Feature) bool {
 	case f.Since != "" && e.before(t, f.Since), f.Until != "" && !e.before(t, f.Until):
 		return true
 	}
-	nobodyHas := f.Since == "" && f.Until == "" && f.Library == ""
-	return f.Library == "libblkio" || nobodyHas && f.Instead != ""
+	unsupported := f.Since == "" && f.Until == "" && f.Library == ""
+	return f.Library == "libblkio" || unsupported && f.Instead != ""
 }
 
-// goldenDisks are those of package render's plans, each for machines of several kinds.
+// goldenDisks returns the disks of package render's golden plans, each for several machines.
 func goldenDisks(t *testing.T) []plannedDisk {
 	t.Helper()
 	machines := map[string]blockgraph.Machine{
@@ -142,7 +142,7 @@ func goldenDisks(t *testing.T) []plannedDisk {
 		doc, _, _ := strings.Cut(rest, "\n-- ")
 		disk := parseDisk(t, file, doc)
 		for _, name := range slices.Sorted(maps.Keys(machines)) {
-			// A place that a machine does not have is for package blockgraph to test.
+			// Package blockgraph tests addresses that a machine lacks.
 			if _, err := blockgraph.Build(disk, machines[name], blockgraph.Unlock{}); err == nil || name == "no machine" {
 				out = append(out, plannedDisk{filepath.Base(file) + " for " + name, disk, machines[name]})
 			}
@@ -160,7 +160,7 @@ func parseDisk(t *testing.T, name, doc string) *blockgraph.Disk {
 	return disk
 }
 
-// kitDisks are those of the conformance kit, each for the machine that it is of.
+// kitDisks returns the disks of the conformance kit, each with its machine.
 func kitDisks(t *testing.T) []plannedDisk {
 	t.Helper()
 	files := must.Get(filepath.Glob(filepath.Join(conformanceKit(t), "corpus", "*", "disk.xml")))(t)
@@ -181,7 +181,7 @@ func kitDisks(t *testing.T) []plannedDisk {
 	return out
 }
 
-// kitMachine reads what a case of the kit says of the domain around its disk.
+// kitMachine returns the machine and the pools of a case of the kit.
 func kitMachine(t *testing.T, dir string) (blockgraph.Machine, blockgraph.Pools) {
 	t.Helper()
 	data := must.Get(os.ReadFile(filepath.Join(dir, "meta.json")))(t)
@@ -191,7 +191,7 @@ func kitMachine(t *testing.T, dir string) (blockgraph.Machine, blockgraph.Pools)
 			Arch           string           `json:"arch"`
 			Machine        string           `json:"machine"`
 			Controllers    []map[string]any `json:"controllers"`
-			IOThreads      any              `json:"iothreads"` // a number, or the text of one
+			IOThreads      any              `json:"iothreads"` // a number, or a string of digits
 			ThrottleGroups string           `json:"throttlegroups_xml"`
 		} `json:"context"`
 	}
@@ -213,7 +213,7 @@ func kitMachine(t *testing.T, dir string) (blockgraph.Machine, blockgraph.Pools)
 		}
 		devices.WriteString("/>")
 	}
-	// The kit says nothing of memory; a server of vhost-user wants it shared.
+	// The kit does not describe the memory, which vhost-user requires to be shared.
 	doc := fmt.Sprintf("<domain type='qemu'><name>kit</name><memoryBacking><access mode='shared'/></memoryBacking><iothreads>%v</iothreads><os><type arch='%s' machine='%s'>hvm</type></os>%s<devices>%s</devices></domain>",
 		c.IOThreads, c.Arch, c.Machine, c.ThrottleGroups, &devices)
 	machine, err := diskxml.ParseDomain([]byte(doc))
@@ -224,7 +224,7 @@ func kitMachine(t *testing.T, dir string) (blockgraph.Machine, blockgraph.Pools)
 	for _, name := range meta.Pools {
 		data, err := os.ReadFile(filepath.Join(dir, "pool-"+name+".xml"))
 		if err != nil {
-			continue // the disk names none that the kit does not have
+			continue // no disk names a pool that the kit lacks
 		}
 		pool, err := diskxml.ParsePool(data)
 		if err != nil {

@@ -11,19 +11,19 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// TestLibvirtPool attaches header and payload that are volumes of a pool, and refuses volumes that libvirt
-// does not have.
+// TestLibvirtPool attaches header and payload that are volumes of a pool. Volumes that libvirt does not have
+// are refused.
 func TestLibvirtPool(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	l := peer.Libvirtd(t)
-	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{SCSI: true}))(t) // SCSI disks leave a VM that has not run
+	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{SCSI: true}))(t) // a VM that has not run releases SCSI disks
 	v := peer.NewVolume(t, peer.DetachedQcow2)
-	folder := t.TempDir()
+	dir := t.TempDir()
 	for name, path := range map[string]string{"data": v.Payload, "header": v.Header} {
-		must.OK(t, os.Rename(path, filepath.Join(folder, name)))
+		must.OK(t, os.Rename(path, filepath.Join(dir, name)))
 	}
-	virsh(ctx, t, l, "pool-create-as", "disks", "dir", "--target", folder)
+	virsh(ctx, t, l, "pool-create-as", "disks", "dir", "--target", dir)
 	xml := func(pool, data string) string {
 		return `<disk type='volume'><driver type='qcow2'/>
   <source pool='` + pool + `' volume='` + data + `'><encryption format='luks'><secret type='passphrase' uuid='` + v.SecretUUID + `'/>
@@ -33,10 +33,10 @@ func TestLibvirtPool(t *testing.T) {
 	before := stateOf(ctx, t, d)
 
 	planned := viaLibvirt(ctx, t, l, d.Name, "plan", writeFile(t, "disk.xml", xml("disks", "data"))).want(t, 0)
-	if want := "filename=" + filepath.Join(folder, "data"); !strings.Contains(planned.stdout, want) {
+	if want := "filename=" + filepath.Join(dir, "data"); !strings.Contains(planned.stdout, want) {
 		t.Errorf("the plan has no %s:\n%s", want, planned.stdout)
 	}
-	viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, xml("disks", "data"))...).want(t, 0).wantStdout(t, filepath.Join(folder, "header"))
+	viaLibvirt(ctx, t, l, d.Name, attachArgs(t, v, xml("disks", "data"))...).want(t, 0).wantStdout(t, filepath.Join(dir, "header"))
 	viaLibvirt(ctx, t, l, d.Name, "detach", "sdb").want(t, 0)
 	wantSame(ctx, t, d, before)
 
@@ -49,12 +49,12 @@ func TestLibvirtPool(t *testing.T) {
 	refused(xml("none", "data"), "no storage pool with matching name 'none'")
 	virsh(ctx, t, l, "pool-define-as", "idle", "dir", "--target", t.TempDir())
 	refused(xml("idle", "data"), "not active", "pool-start idle")
-	// Without a libvirt to ask.
+	// Without libvirt.
 	run(ctx, t, exec.CommandContext(ctx, luksplug, "plan", writeFile(t, "disk.xml", xml("disks", "data")))).want(t, 2).wantStderr(t, "'disks'", "(give the pool's XML with --pool-xml")
 }
 
-// TestLibvirtContext: what the domain's own XML has is nothing that a further disk
-// may have, whether or not QEMU would take it.
+// TestLibvirtContext: names and addresses of the domain's own XML are refused for a further disk, whether or
+// not QEMU would accept them.
 func TestLibvirtContext(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)

@@ -41,7 +41,7 @@ func wantNoRecord(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.Do
 	}
 }
 
-// wantRecorded checks what list shows of a domain's disks.
+// wantRecorded checks list's output for a domain.
 func wantRecorded(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.Domain, want ...recordedDisk) {
 	t.Helper()
 	if got := listOf(ctx, t, l, d.Name); fmt.Sprint(got) != fmt.Sprint(want) {
@@ -49,8 +49,8 @@ func wantRecorded(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.Do
 	}
 }
 
-// TestRecord: the domain's metadata say what is attached, for as long as it is,
-// and what belongs to the domain; list shows differences and repair fixes them.
+// TestRecord: the domain's live metadata record the attached disks, and its persistent metadata the disks of
+// its next start; list shows differences and repair fixes them.
 func TestRecord(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -79,7 +79,7 @@ func TestRecord(t *testing.T) {
 	// The disk is removed without luksplug.
 	must.Get(must.Get(d.Monitor(ctx))(t).Execute(ctx, "device_del", map[string]any{"id": "luksplug-sda"}))(t)
 	for ctx.Err() == nil && listOf(ctx, t, l, d.Name)[0].State != "leftover" {
-		continue // a device is gone a moment before its node is free
+		continue // the node stays in use for a moment after its device is gone
 	}
 	viaLibvirt(ctx, t, l, d.Name, "repair").want(t, 0)
 	if text := metadata(ctx, l, d.Name, "--live"); strings.Contains(text, "sda") {
@@ -92,8 +92,7 @@ func TestRecord(t *testing.T) {
 	wantNoRecord(ctx, t, l, d, "--config")
 	wantRecorded(ctx, t, l, d)
 
-	// An attach that fails leaves no record, and one of a transient disk no more
-	// than the live one.
+	// A failed attach leaves no record, and a transient disk is in the live record only.
 	wrong := append([]string{"--passphrase-file", writeFile(t, "wrong", "wrong")}, attach[2:]...)
 	viaLibvirt(ctx, t, l, d.Name, wrong...).want(t, 4)
 	viaLibvirt(ctx, t, l, d.Name, append([]string{"--timeout", "1ns"}, attach...)...)
@@ -121,7 +120,7 @@ func TestRecordOfADomainThatIsOff(t *testing.T) {
 	viaLibvirt(ctx, t, l, d.Name, "detach", "--persistent", "sdb").want(t, 5)
 	viaLibvirt(ctx, t, l, d.Name, "detach", "--persistent", "sda").want(t, 0)
 	wantNoRecord(ctx, t, l, d, "--config")
-	// A virtio disk has no port that libvirt would not give away.
+	// A virtio disk has no port that is reserved for it.
 	viaLibvirt(ctx, t, l, d.Name, append(attachArgs(t, v, v.DiskXML("vdb", "virtio")), "--persistent")...).want(t, 5).wantStderr(t, "hook enable")
 	viaLibvirt(ctx, t, l, d.Name, append(attach, "--optional")...).want(t, 2)
 }

@@ -18,12 +18,12 @@ type refusal struct {
 	name string
 	args []string // of the program, without the VM
 	code int
-	says []string // what the one line on standard error must contain
-	// tries is true where only QEMU can refuse: commands that change something are sent, and undone.
+	says []string // texts of the one line on standard error
+	// tries means that only QEMU can refuse: commands that change something are sent, and undone.
 	tries bool
 }
 
-// refuse runs every refusal against the VM, through a proxy that records what is sent.
+// refuse runs every refusal against the VM, through a proxy that records the commands.
 func refuse(ctx context.Context, t *testing.T, q *peer.QEMU, refusals []refusal) {
 	t.Helper()
 	for _, r := range refusals {
@@ -40,7 +40,7 @@ func refuse(ctx context.Context, t *testing.T, q *peer.QEMU, refusals []refusal)
 	}
 }
 
-// wantNoSteps checks that nothing that changes something was sent through the proxy.
+// wantNoSteps checks that no command that changes something was sent through the proxy.
 func wantNoSteps(t *testing.T, proxy *peer.Proxy) {
 	t.Helper()
 	if steps := proxy.Steps(); len(steps) > 0 {
@@ -70,14 +70,13 @@ func wantOneLine(t *testing.T, r result, says ...string) {
 	}
 }
 
-// attachArgs are the arguments that attach the disk of xml with the volume's passphrase.
+// attachArgs returns the arguments that attach the disk of xml with the volume's passphrase.
 func attachArgs(t *testing.T, v *peer.Volume, xml string) []string {
 	t.Helper()
 	return []string{"--passphrase-file", v.PassphraseFile, "attach", writeFile(t, "disk.xml", xml)}
 }
 
-// edited is xml with each old text replaced by the new one that follows it. A text that is missing ends the
-// test.
+// edited returns xml with each old text replaced by the new one that follows it. A missing text ends the test.
 func edited(t *testing.T, xml string, replacements ...string) string {
 	t.Helper()
 	for i := 0; i < len(replacements); i += 2 {
@@ -89,7 +88,7 @@ func edited(t *testing.T, xml string, replacements ...string) string {
 	return xml
 }
 
-// withoutEncryption is the disk of a volume whose <encryption> was forgotten.
+// withoutEncryption returns the disk XML of a volume without its <encryption>.
 func withoutEncryption(t *testing.T, v *peer.Volume, target string) string {
 	t.Helper()
 	xml := v.DiskXML(target, "virtio")
@@ -100,7 +99,7 @@ func withoutEncryption(t *testing.T, v *peer.Volume, target string) string {
 	return xml[:begin] + xml[end+len("</encryption>"):]
 }
 
-// TestRefusedBeforeAnything goes through what is wrong with a disk or its files on a VM without disks.
+// TestRefusedBeforeAnything covers errors of a disk or its files on a VM without disks.
 func TestRefusedBeforeAnything(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -136,11 +135,11 @@ func TestRefusedBeforeAnything(t *testing.T) {
 		{name: "no passphrase given", args: []string{"attach", disk}, code: 2, says: []string{"--passphrase-file", "--keystore"}},
 		{name: "not in the key store", args: withStore(t.TempDir()), code: 4, says: []string{"vdb", v.SecretUUID, "no such secret"}},
 		{name: "key store missing", args: withStore(missing), code: 4, says: []string{missing, "cannot be reached"}},
-		{name: "key readable by others", args: withStore(keyFolder(t, v.SecretUUID, v.Passphrase, 0o644)), code: 4,
+		{name: "key readable by others", args: withStore(keyDir(t, v.SecretUUID, v.Passphrase, 0o644)), code: 4,
 			says: []string{"0644", "chmod 600"}},
 		{name: "payload missing", args: with(v.Payload, missing), code: 5, says: []string{"payload", missing, "no such file"}},
 		{name: "header missing", args: with(v.Header, missing), code: 5, says: []string{"header", missing, "no such file"}},
-		{name: "payload is a folder", args: with(v.Payload, t.TempDir()), code: 5, says: []string{"payload"}},
+		{name: "payload is a directory", args: with(v.Payload, t.TempDir()), code: 5, says: []string{"payload"}},
 		{name: "header is not LUKS", args: with(v.Header, plain), code: 5, says: []string{plain, "no LUKS header"}},
 		{name: "header is empty", args: with(v.Header, sized(t, "empty.hdr", 0)), code: 5, says: []string{"empty.hdr"}},
 		{name: "header is cut off", args: with(v.Header, cutOff(t, v.Header)), code: 5, says: []string{"cut.hdr"}},
@@ -160,25 +159,25 @@ func TestRefusedBeforeAnything(t *testing.T) {
 		{name: "LUKS2 for QEMU", args: append(with(v.Header, two), "--unlock", "qemu"), code: 3, says: []string{two, "QEMU's own driver", "LUKS2"}},
 		{name: "LUKS2 for a storage daemon", args: append(with(v.Header, two), "--unlock", "external"), code: 3, says: []string{two, "QEMU's own driver", "LUKS2"}},
 		{name: "LUKS2 with large sectors", args: with(v.Header, luks2(ctx, t, v, "--sector-size", "4096")), code: 3, says: []string{"sector", "4096"}},
-		{name: "way to unlock that nobody knows", args: append(with(), "--unlock", "magic"), code: 2, says: []string{"magic", "auto, qemu, external"}},
+		{name: "unknown method to unlock", args: append(with(), "--unlock", "magic"), code: 2, says: []string{"magic", "auto, qemu, external"}},
 		{name: "ide", args: with("vdb", "hdb", "'virtio'", "'ide'"), code: 3, says: []string{"ide", "virtio, scsi or usb"}},
 		{name: "sata", args: with("vdb", "sdb", "'virtio'", "'sata'"), code: 3, says: []string{"sata", "virtio, scsi or usb"}},
 		{name: "fdc", args: with("vdb", "fdb", "'virtio'", "'fdc'", "device='disk'", "device='floppy'"), code: 3, says: []string{"fdc"}},
 		{name: "element that is not supported", args: with("<target", "<backenddomain name='other'/><target"), code: 3,
 			says: []string{"unsupported", "<backenddomain>", "Xen"}},
-		{name: "element that nobody knows", args: with("<target", "<tarquet/><target"), code: 2, says: []string{"<tarquet>", "line"}},
-		{name: "attribute that nobody knows", args: with("<target", "<target colour='red'"), code: 2, says: []string{"colour"}},
+		{name: "unknown element", args: with("<target", "<tarquet/><target"), code: 2, says: []string{"<tarquet>", "line"}},
+		{name: "unknown attribute", args: with("<target", "<target colour='red'"), code: 2, says: []string{"colour"}},
 		{name: "malformed XML", args: with("</disk>", ""), code: 2, says: []string{"disk XML"}},
 		{name: "usb without a controller", args: with("vdb", "sdb", "'virtio'", "'usb'"), code: 5, says: []string{"no USB controller", "qemu-xhci"}},
 		{name: "bus that the VM lacks", args: with("<target", "<address type='pci' domain='0' bus='7' slot='0' function='0'/><target"), code: 5,
 			says: []string{"pci.7", "rp1", "<address>"}},
 		{name: "controller that the VM lacks", args: with("vdb", "sdb", "'virtio'/>", "'scsi'/><address type='drive' controller='3' bus='0' target='0' unit='0'/>"), code: 5,
 			says: []string{"scsi3", "scsi0", "<address>"}},
-		{name: "detach of what is not there", args: []string{"detach", "vdb"}, code: 5, says: []string{"holds no disk vdb"}},
+		{name: "detach of a missing disk", args: []string{"detach", "vdb"}, code: 5, says: []string{"holds no disk vdb"}},
 	})
 }
 
-// TestRefusedBesideAnother goes through what is wrong with a disk because of those that the VM has.
+// TestRefusedBesideAnother covers conflicts of a disk with the VM's other disks.
 func TestRefusedBesideAnother(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -214,13 +213,13 @@ func TestRefusedBesideAnother(t *testing.T) {
 		wantNoSteps(t, proxy)
 		wantSame(ctx, t, q, before)
 	})
-	t.Run("detach of what is missing may be a success", func(t *testing.T) {
+	t.Run("detach of a missing disk, ignored", func(t *testing.T) {
 		before := stateOf(ctx, t, q)
 		tool(ctx, t, q.Socket, "detach", "vdc", "--ignore-missing").want(t, 0)
 		wantSame(ctx, t, q, before)
 	})
 	t.Run("no port left", func(t *testing.T) {
-		// The second of two ports goes to this one.
+		// This disk takes the second of two ports.
 		tool(ctx, t, q.Socket, attachArgs(t, other, xml)...).want(t, 0)
 		third := peer.NewVolume(t, peer.EmbeddedLUKS)
 		refuse(ctx, t, q, []refusal{{name: "refused", args: attachArgs(t, third, third.DiskXML("vdd", "virtio")), code: 5,
@@ -228,7 +227,7 @@ func TestRefusedBesideAnother(t *testing.T) {
 	})
 }
 
-// TestRefusedLockedImage: an image that another QEMU writes to is not touched.
+// TestRefusedLockedImage: an image that another QEMU has open for writing is refused.
 func TestRefusedLockedImage(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -246,8 +245,8 @@ func TestRefusedLockedImage(t *testing.T) {
 	})
 }
 
-// TestRefusedReadOnlyHeader: QEMU would open such a disk, and then fail to give it to the guest. A header
-// that only luksplug reads may be read-only.
+// TestRefusedReadOnlyHeader: QEMU would open such a disk, and then fail to add its device. A header that only
+// luksplug reads may be read-only.
 func TestRefusedReadOnlyHeader(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -267,8 +266,8 @@ func TestRefusedReadOnlyHeader(t *testing.T) {
 	}
 }
 
-// readOnlyFor is the program where it cannot write to path: root needs a read-only mount for that, in a
-// namespace of the program.
+// readOnlyFor returns the program in a mount namespace where path is read-only: permissions do not restrict
+// root.
 func readOnlyFor(ctx context.Context, t *testing.T, path, address string, args ...string) *exec.Cmd {
 	t.Helper()
 	args = append([]string{luksplug, "--qmp", address}, args...)
@@ -294,7 +293,7 @@ func cutOff(t *testing.T, header string) string {
 	return writeFile(t, "cut.hdr", string(must.Get(os.ReadFile(header))(t)[:100]))
 }
 
-// linked is another name of a file.
+// linked returns another name of a file.
 func linked(t *testing.T, path string) string {
 	t.Helper()
 	link := filepath.Join(t.TempDir(), "link")
@@ -302,14 +301,14 @@ func linked(t *testing.T, path string) string {
 	return link
 }
 
-// keyFolder is a directory of keys, with one key.
-func keyFolder(t *testing.T, name string, key []byte, mode os.FileMode) string {
+// keyDir makes a directory of keys, with one key.
+func keyDir(t *testing.T, name string, key []byte, mode os.FileMode) string {
 	t.Helper()
 	dir := t.TempDir()
 	must.OK(t, os.Chmod(dir, 0o700))
 	path := filepath.Join(dir, name)
 	must.OK(t, os.WriteFile(path, key, mode))
-	must.OK(t, os.Chmod(path, mode)) // whatever the umask is
+	must.OK(t, os.Chmod(path, mode)) // independent of the umask
 	return dir
 }
 
@@ -323,7 +322,7 @@ func luks2(ctx context.Context, t *testing.T, v *peer.Volume, format ...string) 
 	return header
 }
 
-// addKey gives a volume another passphrase, and returns the file that has it.
+// addKey adds a passphrase to a volume, and returns a file that has it.
 func addKey(ctx context.Context, t *testing.T, v *peer.Volume, passphrase string) string {
 	t.Helper()
 	file := writeFile(t, "key", passphrase)

@@ -15,14 +15,14 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// lunXML is a LUN of the host with those reservations.
+// lunXML returns the disk XML of a LUN of the host with those reservations.
 func lunXML(t *testing.T, device, reservations string) string {
 	t.Helper()
 	return writeFile(t, "lun.xml", `<disk type='block' device='lun'><driver type='raw'/><source dev='`+device+`'>`+reservations+`</source>
   <target dev='sdb' bus='scsi'/></disk>`)
 }
 
-// asDisk is a proxy that has QEMU take a LUN for a plain disk: this host need not have a SCSI device.
+// asDisk returns a proxy that replaces the device of a LUN by a plain disk: the host need not have a SCSI device.
 func asDisk(t *testing.T, q *peer.QEMU) *peer.Proxy {
 	t.Helper()
 	return peer.NewProxy(t, q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
@@ -33,7 +33,7 @@ func asDisk(t *testing.T, q *peer.QEMU) *peer.Proxy {
 	}})
 }
 
-// managers asks QEMU for its reservation managers, and whether each has a helper.
+// managers returns QEMU's reservation managers, and whether each is connected to a helper.
 func managers(ctx context.Context, t *testing.T, q *peer.QEMU) map[string]bool {
 	t.Helper()
 	reply := must.Get(q.Query(ctx, "query-pr-managers", nil))(t)
@@ -72,13 +72,13 @@ func TestReservations(t *testing.T) {
 
 		proxy := asDisk(t, q)
 		tool(ctx, t, proxy.Address, "attach", xml).want(t, 0)
-		// What asks again is told of a disk and not of QEMU's device here.
+		// A second attach finds a plain disk instead of a LUN, because of the proxy.
 		tool(ctx, t, q.Socket, "attach", xml).want(t, 5).wantStderr(t, "its device is a scsi-hd, not a scsi-block")
 		if m := managers(ctx, t, q); len(m) != 1 || !m[manager] {
 			t.Errorf("QEMU has the reservation managers %v", m)
 		}
 		if helpers := peer.Helpers(q.UUID); len(helpers) != 1 || len(peer.Watchers(q.UUID)) != 1 {
-			t.Errorf("there are the helpers %v, watched by %v", helpers, peer.Watchers(q.UUID))
+			t.Errorf("the helpers are %v, the watchers %v", helpers, peer.Watchers(q.UUID))
 		}
 		if parts := strings.Join(listed(ctx, t, q)["sdb"].Parts, ", "); !strings.Contains(parts, "reservation helper ") {
 			t.Errorf("list shows %s", parts)
@@ -92,7 +92,7 @@ func TestReservations(t *testing.T) {
 		ctx := bounded(t)
 		q, device := start(t)
 		before := stateOf(ctx, t, q)
-		// The connection is lost for good at the first command.
+		// The connection is lost permanently at the first command.
 		hooks := peer.CutAtStep(1, peer.CutBeforeForward)
 		hooks.Connect = func(n int) bool { return n == 1 }
 		xml := lunXML(t, device, "<reservations managed='yes'/>")

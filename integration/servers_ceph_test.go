@@ -10,8 +10,8 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// rbdNamed names the image and the user in other ways: the cluster by a monitor without a port and by Ceph's
-// configuration, the key by its usage, and a snapshot.
+// rbdNamed uses other names: the cluster by a monitor without a port and by Ceph's configuration, the key by
+// its usage, and a snapshot.
 func rbdNamed(t *testing.T, ceph *peer.Ceph) {
 	ctx := bounded(t)
 	r := newRBD(ctx, t, ceph, peer.EmbeddedLUKS, "named")
@@ -39,8 +39,8 @@ func rbdNamed(t *testing.T, ceph *peer.Ceph) {
 	})
 }
 
-// TestCephStopsAnswering stops a part of a cluster while a disk is attached. A detach needs no monitor, but
-// waits for the store.
+// TestCephStopsAnswering stops a daemon of a cluster while a disk is attached. A detach needs no monitor, but
+// waits for the OSD.
 func TestCephStopsAnswering(t *testing.T) {
 	peer.Long(t, "has a cluster of its own, which stops for seconds")
 	t.Parallel()

@@ -19,7 +19,7 @@ func TestHeaderOnServer(t *testing.T) {
 	headers := peer.StartNBDX509(t, v.Header, authority, "headers.example")
 	q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
 	r := newRemote(t, q, v)
-	auth, tls := r.auth(payloads.User, payloads.Password), []string{"--tls-dir", authority.ClientFolder(t, authority)}
+	auth, tls := r.auth(payloads.User, payloads.Password), []string{"--tls-dir", authority.ClientDir(t, authority)}
 	with := func(auth, header string) string {
 		return payloads.SourceXML(1, auth+r.encryption("<header type='network'>"+header+"</header>"))
 	}

@@ -31,7 +31,7 @@ func TestISCSI(t *testing.T) {
 	})
 	r.wantWritten(ctx, t)
 
-	// One without encryption, and with limits.
+	// A disk without encryption, with limits.
 	plain := server.SourceXML(2, initiator+auth) + limit
 	r.use(t, plain)
 	r.whileAttached(ctx, t, "auto", func() {
@@ -62,14 +62,14 @@ func TestISCSI(t *testing.T) {
 			says: []string{uri + "/9 cannot be opened", "does not have it"}},
 		{name: "unknown target", source: strings.Replace(source(1, r.auth(server.User, server.Password)), server.Name, "iqn.2026-01.example:other", 1), code: 5,
 			says: []string{"iqn.2026-01.example:other/1 cannot be opened", "does not have it"}},
-		{name: "nobody there", source: elsewhere(peer.ClosedPort(t)), code: 5, says: []string{"cannot be opened", "nothing answers", "<host>"}},
+		{name: "no server", source: elsewhere(peer.ClosedPort(t)), code: 5, says: []string{"cannot be opened", "nothing answers", "<host>"}},
 		silence("silence", elsewhere(peer.SilentPort(t))),
 	})
 	r.use(t, source(1, auth))
 	r.whileAttached(ctx, t, "auto", server.Stop)
 }
 
-// TestServerWithoutStorageDaemon: on a host without a storage daemon QEMU finds out about the server, and is
+// TestServerWithoutStorageDaemon: on a host without a storage daemon, QEMU itself fails on the server, and is
 // rolled back.
 func TestServerWithoutStorageDaemon(t *testing.T) {
 	t.Parallel()
@@ -103,8 +103,8 @@ func TestServerWithoutStorageDaemon(t *testing.T) {
 	wantSame(ctx, t, r.q, before)
 }
 
-// TestServerStopsAnswering: a server that has answered luksplug, and not QEMU a moment later, blocks QEMU.
-// This is reported, and repaired when the server is back.
+// TestServerStopsAnswering: a server that answers luksplug's check, but not QEMU a moment later, blocks QEMU.
+// This is reported, and repaired when the server answers again.
 func TestServerStopsAnswering(t *testing.T) {
 	peer.Long(t, "waits for a VM that does not answer")
 	t.Parallel()

@@ -9,7 +9,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// TestNFS attaches a volume of an NFS server. QEMU and luksplug are in the server's network.
+// TestNFS attaches a volume of an NFS server. QEMU and luksplug are in the server's network namespace.
 func TestNFS(t *testing.T) {
 	peer.Long(t, "fetches an NFS server, and waits for one that hangs")
 	t.Parallel()
@@ -45,19 +45,19 @@ func TestNFS(t *testing.T) {
 		{name: "no such file", source: server.SourceXML(server.Files+"/nowhere", r.encryption("")), code: 5,
 			says: []string{uri + server.Files + "/nowhere cannot be opened", "does not have it"}},
 		{name: "no path", source: server.SourceXML("nowhere", r.encryption("")), code: 5, says: []string{"cannot be opened", "does not have it"}, ways: []string{"auto"}},
-		{name: "folder that is not exported", source: server.SourceXML("/nowhere/disk.img", r.encryption("")), code: 5,
+		{name: "directory that is not exported", source: server.SourceXML("/nowhere/disk.img", r.encryption("")), code: 5,
 			says: []string{uri + "/nowhere/disk.img cannot be opened", "exports"}},
 		{name: "user who may not read", source: as("1001", v.Payload), code: 5, says: []string{uri + v.Payload + " cannot be opened", "<identity>"}},
 		{name: "user who may not write", source: as("1001", readable), code: 6, says: []string{"as it was before", "<identity>"}, ways: []string{"auto", "qemu"}},
 		{name: "user who may not write", source: as("1001", readable), code: 5, says: []string{"<identity>"}, ways: []string{"external"}},
-		{name: "nobody there", source: elsewhere("<host name='192.0.2.1'/>"), code: 5, says: []string{"cannot be opened", "nothing answers", "<host>"}},
+		{name: "no server", source: elsewhere("<host name='192.0.2.1'/>"), code: 5, says: []string{"cannot be opened", "nothing answers", "<host>"}},
 		{name: "unknown host", source: elsewhere("<host name='nowhere.invalid'/>"), code: 5, says: []string{"cannot be opened", "nothing answers", "<host>"}, ways: []string{"auto"}},
 	})
 	must.OK(t, server.Suspend())
 	r.wantRefused(ctx, t, []refusedBy{silence("silence", good)})
 	must.OK(t, server.Resume())
 
-	// QEMU asks the server for the file's size at each query of its nodes, and blocks until it answers.
+	// QEMU requests the file's size from the server at each query of its nodes, and blocks until it answers.
 	r.use(t, good)
 	before := stateOf(ctx, t, r.q)
 	r.attach(ctx, t, "auto")

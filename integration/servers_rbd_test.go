@@ -15,7 +15,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// cephx is an <auth> for Ceph. The secret's value is the bytes that Ceph writes as base64, as in libvirt.
+// cephx returns an <auth> for Ceph. As in libvirt, the secret's value is the decoded bytes of Ceph's base64.
 func (r *remote) cephx(t *testing.T, user, key string) string {
 	t.Helper()
 	value := must.Get(base64.StdEncoding.DecodeString(key))(t)
@@ -36,7 +36,7 @@ func TestRBD(t *testing.T) {
 	t.Run("refused", func(t *testing.T) { t.Parallel(); rbdRefused(t, ceph) })
 }
 
-// newRBD is a VM and a volume whose payload becomes that image of the cluster.
+// newRBD starts a VM, and imports a volume's payload as that image of the cluster.
 func newRBD(ctx context.Context, t *testing.T, ceph *peer.Ceph, kind peer.VolumeKind, image string) *remote {
 	t.Helper()
 	r := newRemote(t, peer.Start(t, peer.Options{SCSI: true, Paused: true}), peer.NewVolume(t, kind))
@@ -44,7 +44,7 @@ func newRBD(ctx context.Context, t *testing.T, ceph *peer.Ceph, kind peer.Volume
 	return r
 }
 
-// fetch puts the cluster's image in place of the volume's file.
+// fetch replaces the volume's file by the cluster's image.
 func (r *remote) fetch(ctx context.Context, t *testing.T, ceph *peer.Ceph, image string) {
 	t.Helper()
 	must.OK(t, ceph.Export(ctx, image, r.Payload))
@@ -81,13 +81,13 @@ func rbdDetached(t *testing.T, ceph *peer.Ceph) {
 	}
 }
 
-// librbd is the volume's <encryption> by Ceph's library, with the secrets of parents.
+// librbd returns the volume's <encryption> with engine librbd, with the secrets of parents.
 func (r *remote) librbd(format, parents string) string {
 	return "<encryption format='" + format + "' engine='librbd'><secret type='passphrase' uuid='" + r.SecretUUID + "'/>" + parents + "</encryption>"
 }
 
-// rbdFormatted has the installed librbd write, and another program or librbd read: QEMU and cryptsetup
-// cannot read LUKS2 with sectors of 4096 bytes without the kernel.
+// rbdFormatted writes with the installed librbd, and reads with another program or librbd: without the kernel,
+// QEMU and cryptsetup cannot read LUKS2 with sectors of 4096 bytes.
 func rbdFormatted(t *testing.T, ceph *peer.Ceph, format string) {
 	ctx := bounded(t)
 	r := newRemote(t, peer.Start(t, peer.Options{SCSI: true, Paused: true}), ceph.Encrypted(t, format, format))
@@ -107,8 +107,7 @@ func rbdFormatted(t *testing.T, ceph *peer.Ceph, format string) {
 	}
 }
 
-// rbdClone has an image that is a clone, with another passphrase than its parent. It needs a librbd of 17 or
-// later.
+// rbdClone attaches a clone that has another passphrase than its parent. It needs librbd 17 or later.
 func rbdClone(t *testing.T, ceph *peer.Ceph) {
 	ctx := bounded(t)
 	peer.Long(t, "has Ceph encrypt a clone, and derives its keys again and again")
@@ -127,11 +126,10 @@ func rbdClone(t *testing.T, ceph *peer.Ceph) {
 	}
 	must.OK(t, ceph.Format(ctx, "clone", "luks1", r.PassphraseFile))
 	auth, parents := r.cephx(t, ceph.User, ceph.Key), "<secret type='passphrase' uuid='"+parent+"'/>"
-	// This machine's storage daemon has a library that is too old, which says nothing
-	// of the VM's.
+	// The library of this machine's storage daemon is too old, which does not mean that the VM's is.
 	r.use(t, ceph.SourceXML("clone", auth+r.librbd("luks", parents)))
 	r.whileAttached(ctx, t, "auto", func() {})
-	r.env = []string{"PATH=" + ceph.Programs + ":" + os.Getenv("PATH")} // whose storage daemon has that library, too
+	r.env = []string{"PATH=" + ceph.Programs + ":" + os.Getenv("PATH")} // its storage daemon has that library, too
 	for _, format := range []string{"luks", "luks-any"} {
 		r.use(t, ceph.SourceXML("clone", auth+r.librbd(format, parents)))
 		r.writeEachWay(ctx, t, nil)
@@ -147,7 +145,7 @@ func rbdClone(t *testing.T, ceph *peer.Ceph) {
 	}
 }
 
-// rbdRefused has what goes wrong with a cluster, and with what its library decrypts.
+// rbdRefused covers errors of a cluster, and of images that librbd decrypts.
 func rbdRefused(t *testing.T, ceph *peer.Ceph) {
 	ctx := bounded(t)
 	r := newRBD(ctx, t, ceph, peer.EmbeddedLUKS, "luks-of-qemu")
@@ -173,7 +171,7 @@ func rbdRefused(t *testing.T, ceph *peer.Ceph) {
 			says: []string{"rbd:rbd/missing cannot be opened", "does not have it"}},
 		{name: "missing pool", source: strings.Replace(source("missing", auth+r.encryption("")), "rbd/", "elsewhere/", 1), code: 5,
 			says: []string{"rbd:elsewhere/missing cannot be opened", "does not have it"}, ways: []string{"auto"}},
-		{name: "encrypted, and not said so", source: source("luks-of-qemu", auth), code: 5, says: []string{"is encrypted with LUKS"}, ways: []string{"auto"}},
+		{name: "encrypted, without <encryption>", source: source("luks-of-qemu", auth), code: 5, says: []string{"is encrypted with LUKS"}, ways: []string{"auto"}},
 		{name: "not encrypted", source: source("plain", auth+r.encryption("")), code: 5, says: []string{"rbd:rbd/plain"}},
 		{name: "not encrypted by librbd", source: source("plain", auth+librbd("luks", own)), code: 5, says: []string{"rbd:rbd/plain", "LUKS"}},
 		{name: "LUKS1 as LUKS2", source: source("luks-of-qemu", auth+librbd("luks2", own)), code: 5, says: []string{"LUKS1", "format='luks'"}},
@@ -183,7 +181,7 @@ func rbdRefused(t *testing.T, ceph *peer.Ceph) {
 			says: []string{"luks-any", "librbd of 17", "format='luks'"}},
 		{name: "a librbd too old for two passphrases", source: source("luks-of-qemu", auth+strings.Replace(librbd("luks", own), "</enc", "<secret type='passphrase' "+wrong+"/></enc", 1)),
 			code: 3, says: []string{"second passphrase", "librbd of 17", "rbd flatten"}, ways: []string{"auto"}},
-		{name: "nobody there", source: elsewhere(peer.ClosedPort(t)), args: []string{"--timeout", "3s"}, code: 5, says: []string{"cannot be opened", "nothing has come"}},
+		{name: "no server", source: elsewhere(peer.ClosedPort(t)), args: []string{"--timeout", "3s"}, code: 5, says: []string{"cannot be opened", "nothing has come"}},
 		silence("silence", elsewhere(peer.SilentPort(t))),
 	})
 }

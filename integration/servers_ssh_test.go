@@ -32,7 +32,7 @@ func TestSSH(t *testing.T) {
 	r.wantRefused(ctx, t, []refusedBy{
 		{name: "no such file", source: server.SourceXML("/nowhere", r.encryption("")), code: 5, says: []string{"/nowhere cannot be opened", "does not have it"}},
 		{name: "unknown user", source: strings.Replace(good, "'root'", "'nobody'", 1), code: 4, says: []string{uri + " cannot be opened", "SSH_AUTH_SOCK"}},
-		{name: "nobody there", source: elsewhere(peer.ClosedPort(t)), code: 5, says: []string{"cannot be opened", "nothing answers", "<host>"}},
+		{name: "no server", source: elsewhere(peer.ClosedPort(t)), code: 5, says: []string{"cannot be opened", "nothing answers", "<host>"}},
 		silence("silence", elsewhere(peer.SilentPort(t))),
 	})
 	knows := r.q
@@ -55,7 +55,7 @@ func startKnowing(t *testing.T, server *peer.SSHServer, hosts string) *peer.QEMU
 	must.OK(t, os.Mkdir(filepath.Join(home, ".ssh"), 0o700))
 	must.OK(t, os.WriteFile(filepath.Join(home, ".ssh", "known_hosts"), []byte(hosts), 0o600))
 	users := must.Get(os.ReadFile("/etc/passwd"))(t)
-	// libssh asks the list of users where the user's home is, not the environment.
+	// libssh takes the user's home from the list of users, not from the environment.
 	own := writeFile(t, "passwd", strings.Replace(string(users), ":/root:", ":"+home+":", 1))
 	return peer.Start(t, peer.Options{SCSI: true, Paused: true, Through: peer.Place{
 		Files: map[string]string{"/etc/passwd": own}, Env: []string{"SSH_AUTH_SOCK=" + server.Agent}}.Through(t)})

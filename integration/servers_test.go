@@ -19,32 +19,32 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// remote is a volume behind a server, and a VM to attach it to.
+// remote is a volume on a server, and the VM to which it is attached.
 type remote struct {
 	*peer.Volume
 	q    *peer.QEMU
 	keys map[string]string // values of secrets, by UUID
-	xml  string            // path of the disk's
-	args []string          // more, of the program
-	env  []string          // more, of its environment
+	xml  string            // path of the disk XML
+	args []string          // further arguments of the program
+	env  []string          // further variables of its environment
 }
 
 // remoteTarget is the target of the disks behind servers.
 const remoteTarget = "sdb"
 
-// newRemote is without the XML of a disk.
+// newRemote returns a remote without disk XML.
 func newRemote(t *testing.T, q *peer.QEMU, v *peer.Volume) *remote {
 	t.Helper()
 	return &remote{Volume: v, q: q, keys: map[string]string{v.SecretUUID: string(v.Passphrase)}}
 }
 
-// use takes a disk of that <source> and what follows it, with those arguments of the program.
+// use writes the disk XML with that <source> and its following elements, and sets the program's arguments.
 func (r *remote) use(t *testing.T, source string, args ...string) {
 	t.Helper()
 	r.xml, r.args = writeFile(t, "disk.xml", r.diskXML(source)), args
 }
 
-// encryption is the volume's <encryption>, with inner besides its secret.
+// encryption returns the volume's <encryption>, with inner after its secret.
 func (r *remote) encryption(inner string) string {
 	return "<encryption format='luks'><secret type='passphrase' uuid='" + r.SecretUUID + "'/>" + inner + "</encryption>"
 }
@@ -53,14 +53,14 @@ func (r *remote) diskXML(source string) string {
 	return "<disk type='network' device='disk'><driver name='qemu' type='" + r.Format + "'/>" + source + "<target dev='" + remoteTarget + "' bus='scsi'/></disk>"
 }
 
-// secret keeps a value for the program to look up, and returns the attribute by which XML refers to it.
+// secret stores a value for the program to look up, and returns the attribute by which XML refers to it.
 func (r *remote) secret(value string) (uuidAttribute string) {
 	id := uuid.NewString()
 	r.keys[id] = value
 	return "uuid='" + id + "'"
 }
 
-// auth is an <auth> of that user and password.
+// auth returns an <auth> of that user and password.
 func (r *remote) auth(user, password string) string {
 	return "<auth username='" + user + "'><secret type='iscsi' " + r.secret(password) + "/></auth>"
 }
@@ -76,7 +76,7 @@ func (r *remote) keyStore(t *testing.T) string {
 	return dir
 }
 
-// command is the program where QEMU is: it sees the same files and the same network.
+// command returns the program in QEMU's namespaces, with the same files and the same network.
 func (r *remote) command(ctx context.Context, t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	line := slices.Concat([]string{luksplug, "--qmp", r.q.Socket, "--keystore", "dir:" + r.keyStore(t)}, args)
@@ -88,12 +88,12 @@ func (r *remote) command(ctx context.Context, t *testing.T, args ...string) *exe
 	return cmd
 }
 
-// attachArgs are the arguments that attach the disk.
+// attachArgs returns the arguments that attach the disk.
 func (r *remote) attachArgs(unlock string) []string {
 	return append([]string{"attach", "--unlock", unlock, r.xml}, r.args...)
 }
 
-// attach attaches the disk; once more is no change.
+// attach attaches the disk; a second attach changes nothing.
 func (r *remote) attach(ctx context.Context, t *testing.T, unlock string) {
 	t.Helper()
 	run(ctx, t, r.command(ctx, t, r.attachArgs(unlock)...)).want(t, 0)
@@ -110,11 +110,11 @@ func (r *remote) whileAttached(ctx context.Context, t *testing.T, unlock string,
 	wantSame(ctx, t, r.q, before)
 }
 
-// another is a disk that is not the one that is attached.
+// another is a disk other than the attached one.
 type another struct {
-	source string // the XML of the <source>, and of what follows it
+	source string // the XML of the <source>, and of the elements after it
 	args   []string
-	says   string // in which way
+	says   string // the difference
 }
 
 // wantAnother attaches other disks at the target of the attached one, which are refused with every method.
@@ -133,8 +133,8 @@ func (r *remote) wantAnother(ctx context.Context, t *testing.T, disks []another)
 	wantSame(ctx, t, r.q, before)
 }
 
-// io has QEMU do something at the disk's device, such as "write -P 0xa7 8M 1M", which it reports on standard
-// output.
+// io runs a qemu-io command on the disk's device in QEMU, such as "write -P 0xa7 8M 1M". QEMU reports the result
+// on standard output.
 func (r *remote) io(ctx context.Context, t *testing.T, command string) {
 	t.Helper()
 	before := must.Get(os.ReadFile(r.q.Log))(t)
@@ -151,10 +151,10 @@ func (r *remote) io(ctx context.Context, t *testing.T, command string) {
 // unlockWays are the values of --unlock.
 func unlockWays() []string { return []string{"auto", "qemu", "external"} }
 
-// byte that QEMU writes where the volume was unlocked by the i-th way.
+// patternOf returns the byte that QEMU writes after unlocking with the i-th method.
 func patternOf(i int) byte { return byte(0xa1 + i) }
 
-// writeEachWay attaches the disk in each way, has QEMU write, and detaches it. While it is attached the
+// writeEachWay attaches the disk with each method, has QEMU write, and detaches it. While it is attached,
 // others are refused.
 func (r *remote) writeEachWay(ctx context.Context, t *testing.T, others []another) {
 	t.Helper()
@@ -166,8 +166,7 @@ func (r *remote) writeEachWay(ctx context.Context, t *testing.T, others []anothe
 	}
 }
 
-// wantWritten reads with other programs what writeEachWay has written. The server must have closed the
-// image.
+// wantWritten checks with other programs the data of writeEachWay. The server must have closed the image.
 func (r *remote) wantWritten(ctx context.Context, t *testing.T) {
 	t.Helper()
 	for i, unlock := range unlockWays() {
@@ -178,24 +177,24 @@ func (r *remote) wantWritten(ctx context.Context, t *testing.T) {
 	}
 }
 
-// refusedBy is what becomes of a disk whose server says no, or says nothing.
+// refusedBy is the expected failure of a disk whose server refuses it, or does not answer.
 type refusedBy struct {
 	name   string
-	source string // the XML of the <source>, and of what follows it
+	source string // the XML of the <source>, and of the elements after it
 	args   []string
 	code   int
 	says   []string
-	ways   []string // of unlocking; default all
+	ways   []string // values of --unlock; default all
 }
 
-// silence is an attach that a server does not answer, with a shorter limit than luksplug's own.
+// silence returns the failure of a server that does not answer, with a shorter limit than luksplug's own.
 func silence(name, source string) refusedBy {
 	return refusedBy{name: name, source: source, args: []string{"--timeout", "2s"}, code: 5,
 		says: []string{"cannot be opened", "nothing has come from its server"}, ways: []string{"qemu"}}
 }
 
-// wantRefused attaches disks that servers refuse, in each way: it checks the message, that the VM is
-// unchanged and answers meanwhile, and that no secret is in what is printed.
+// wantRefused attaches disks that servers refuse, with each method: it checks the message, that the VM is
+// unchanged and answers meanwhile, and that the output has no secret.
 func (r *remote) wantRefused(ctx context.Context, t *testing.T, cases []refusedBy) {
 	t.Helper()
 	before := stateOf(ctx, t, r.q)
@@ -211,13 +210,13 @@ func (r *remote) wantRefused(ctx context.Context, t *testing.T, cases []refusedB
 				args := slices.Concat([]string{"-vv", "--trace", trace}, c.args, []string{"attach", "--unlock", unlock, xml})
 				cmd := r.command(ctx, t, args...)
 				var got result
-				// A pause of 20 ms, or the queries would keep QEMU busy.
+				// Without a pause the queries would keep QEMU busy.
 				if gap := longestGap(ctx, t, r.q, 20*time.Millisecond, func() { got = run(ctx, t, cmd) }); gap > longestSilence {
-					t.Errorf("the VM has not answered for %s", gap)
+					t.Errorf("the VM did not answer for %s", gap)
 				}
 				found["arguments for "+c.name+unlock] = []byte(strings.Join(cmd.Args, "\x00"))
 				found.output(c.name+unlock, got)
-				found.folder(t, filepath.Dir(trace))
+				found.dir(t, filepath.Dir(trace))
 				line := failure(got)
 				if got.code != c.code {
 					t.Errorf("exit code %d, want %d: %s", got.code, c.code, line)
@@ -236,6 +235,6 @@ func (r *remote) wantRefused(ctx context.Context, t *testing.T, cases []refusedB
 	}
 }
 
-// longestSilence is how long a VM's monitor may not answer while luksplug waits for a server: stalls of
+// longestSilence bounds the gap between a monitor's answers while luksplug waits for a server. Only stalls of
 // seconds count, because other tests run on the machine.
 const longestSilence = 1500 * time.Millisecond

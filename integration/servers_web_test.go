@@ -10,7 +10,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// TestWeb reads a volume that a web server has.
+// TestWeb reads a volume of a web server.
 func TestWeb(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -21,7 +21,7 @@ func TestWeb(t *testing.T) {
 	q := peer.Start(t, peer.Options{SCSI: true, Paused: true, Through: peer.Place{Files: map[string]string{"/etc/ssl/certs/ca-certificates.crt": ca}}.Through(t)})
 	must.OK(t, os.Symlink(v.Payload, filepath.Join(server.Files, "volume.img")))
 	r := newRemote(t, q, v)
-	r.keys["cookie"] = server.Cookie // not looked up: it is in the XML, and to be hidden as well
+	r.keys["cookie"] = server.Cookie // not looked up: it is in the XML, and must be hidden
 	const readOnly = "<readonly/>"
 	good := r.auth(server.User, server.Password)
 	source := func(file, cookie, auth string) string {
@@ -46,7 +46,7 @@ func TestWeb(t *testing.T) {
 			says: []string{uri + "/other.img cannot be opened", "does not have it", "404"}},
 		{name: "to be written", source: strings.Replace(source("volume.img", server.Cookie, good), readOnly, "", 1), code: 5,
 			says: []string{uri + "/volume.img can only be read", "add <readonly/>"}},
-		{name: "nobody there", source: elsewhere(peer.ClosedPort(t)), code: 5, says: []string{"cannot be opened", "nothing answers", "<host>"}},
+		{name: "no server", source: elsewhere(peer.ClosedPort(t)), code: 5, says: []string{"cannot be opened", "nothing answers", "<host>"}},
 		silence("silence", elsewhere(peer.SilentPort(t))),
 	})
 	r.q = peer.Start(t, peer.Options{SCSI: true, Paused: true})

@@ -14,7 +14,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// limitsOf is what QEMU says of the limits of one disk (query-block).
+// limitsOf is QEMU's report of the limits of one disk (query-block).
 type limitsOf struct {
 	Group       string
 	Read        int64 `json:"bps_rd"`
@@ -24,7 +24,7 @@ type limitsOf struct {
 	Size        int64 `json:"iops_size"`
 }
 
-// limitsIn asks for the limits of the disk whose node is on top.
+// limitsIn queries the limits of the disk with that top node.
 func limitsIn(ctx context.Context, t *testing.T, q *peer.QEMU, node string) limitsOf {
 	t.Helper()
 	reply := must.Get(q.Query(ctx, "query-block", nil))(t)
@@ -60,12 +60,12 @@ const limited = `<iotune><read_bytes_sec>1048576</read_bytes_sec><read_bytes_sec
   <read_bytes_sec_max_length>3</read_bytes_sec_max_length><total_iops_sec>200</total_iops_sec>
   <size_iops_sec>8192</size_iops_sec><group_name>bronze</group_name></iotune>`
 
-// TestLimits sets limits on a disk of each bus. Where QEMU refuses them the disk is removed: a guest must
-// not have more than it was given.
+// TestLimits sets limits on a disk of each bus. If QEMU refuses them, the disk is removed: a guest must not
+// have a disk without its limits.
 func TestLimits(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	// A VM that has not run releases disks on SCSI and USB at once.
+	// A VM that has not run releases SCSI and USB disks at once.
 	guest := peer.Start(t, peer.Options{RootPorts: 1, Guest: true})
 	paused := peer.Start(t, peer.Options{SCSI: true, Machine: peer.I440FX, Paused: true, Extra: []string{"-device", "qemu-xhci"}})
 	must.OK(t, guest.Guest().WaitBoot(ctx))
@@ -91,8 +91,8 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// TestThrottleFilters puts a disk under two groups of the VM, which stay when it goes. A group that the VM
-// lacks is refused before the first change.
+// TestThrottleFilters attaches a disk with two throttle groups of the VM, which remain after the detach. A
+// group that the VM lacks is refused before the first change.
 func TestThrottleFilters(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -165,7 +165,7 @@ func TestThreadsAndQueues(t *testing.T) {
 	tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 5).wantStderr(t, "iothread '7' is not defined")
 }
 
-// TestAppearance checks what a guest sees of a disk, and in which order its firmware tries it.
+// TestAppearance checks a disk's properties in the guest, and its position in the boot order.
 func TestAppearance(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -191,7 +191,7 @@ func TestAppearance(t *testing.T) {
 	}
 }
 
-// sameJSON compares values, not spellings.
+// sameJSON reports whether two JSON texts have equal values.
 func sameJSON(t *testing.T, a, b string) bool {
 	t.Helper()
 	var x, y any

@@ -10,7 +10,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// TestSharedHeader: one header for two payloads is refused, by any name and in any VM, unless the user
+// TestSharedHeader: one header for two payloads is refused, under any path and in any VM, unless the user
 // allows it; then both are read correctly.
 func TestSharedHeader(t *testing.T) {
 	t.Parallel()
@@ -24,7 +24,7 @@ func TestSharedHeader(t *testing.T) {
 	using := func(header string) []string {
 		return attachArgs(t, v, serialXML(t, edited(t, xml, other.Header, header), "luks-vdc"))
 	}
-	twin := filepath.Join(t.TempDir(), "twin.hdr") // byte by byte the same
+	twin := filepath.Join(t.TempDir(), "twin.hdr") // an identical copy
 	command(ctx, t, "cp", v.Header, twin)
 	refusals := []refusal{
 		{name: "the file", args: using(v.Header), code: 5, says: []string{v.Header, "in use by disk vdb of this VM", "--allow-shared-header"}},
@@ -46,7 +46,7 @@ func TestSharedHeader(t *testing.T) {
 	})
 	t.Run("allowed", func(t *testing.T) {
 		tool(ctx, t, q.Socket, append(using(v.Header), "--allow-shared-header")...).want(t, 0).wantStderr(t, "both payloads have the same key")
-		both := *v // what the second disk really is: the first one's header over its own payload
+		both := *v // the second disk: the first one's header over its own payload
 		both.Payload = other.Payload
 		second := newPlug(t, q, &both, "vdc", "virtio", "")
 		for i, p := range []*plug{first, second} {

@@ -14,7 +14,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// TestSources attaches payloads and headers of block devices and qcow2 images, with the tuning of <driver>,
+// TestSources attaches payloads and headers on block devices and in qcow2 images, with the tuning of <driver>,
 // and has the guest write.
 func TestSources(t *testing.T) {
 	t.Parallel()
@@ -52,8 +52,8 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// writeThrough attaches the disk twice (the second time is none), has the guest write, detaches, and reads
-// it on the host.
+// writeThrough attaches the disk twice (the second attach changes nothing), has the guest write, detaches,
+// and reads it on the host.
 func writeThrough(ctx context.Context, t *testing.T, q *peer.QEMU, v *peer.Volume, xml string) {
 	t.Helper()
 	before := stateOf(ctx, t, q)
@@ -75,7 +75,7 @@ func inFile(_ *testing.T, path string) string { return "file='" + path + "'" }
 
 func onBlock(t *testing.T, path string) string { return "dev='" + loopDevice(t, path) + "'" }
 
-// onLargeBlock gives a qcow2 image, which grows, a device to grow on.
+// onLargeBlock puts a qcow2 image on a device with room to grow.
 func onLargeBlock(t *testing.T, path string) string {
 	t.Helper()
 	must.OK(t, os.Truncate(path, 2*peer.VolumeSize))

@@ -38,15 +38,15 @@ func TestNoStall(t *testing.T) {
 		g := gap("auto")
 		gaps = append(gaps, g)
 		if g*smallPart < own {
-			t.Logf("QEMU itself holds its monitor for %v, luksplug for %v", own, g)
+			t.Logf("QEMU itself blocks its monitor for %v, luksplug for %v", own, g)
 			return
 		}
 	}
-	t.Errorf("with luksplug there is no answer for %v, and where QEMU unlocks the volume for %v: that should be more than %d times as long", gaps, own, smallPart)
+	t.Errorf("with luksplug the longest gaps are %v, and if QEMU unlocks the volume %v, which should be more than %d times as long", gaps, own, smallPart)
 }
 
-// longestGap returns the longest time for which QEMU left a query unanswered while
-// do ran. pause is the time between an answer and the next query.
+// longestGap returns the longest time that QEMU took to answer a query while do ran. pause is the time between
+// an answer and the next query.
 func longestGap(ctx context.Context, t *testing.T, q *peer.QEMU, pause time.Duration, do func()) time.Duration {
 	t.Helper()
 	asking, stop := context.WithCancel(ctx)
@@ -73,8 +73,8 @@ func longestGap(ctx context.Context, t *testing.T, q *peer.QEMU, pause time.Dura
 	return <-longest
 }
 
-// TestWarnsOfTheStall: where QEMU must unlock a volume, the user is told how long the guest will stop, and
-// what avoids it.
+// TestWarnsOfTheStall: if QEMU must unlock a volume, a warning says for how long the guest will pause, and how
+// to avoid that.
 func TestWarnsOfTheStall(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -92,15 +92,15 @@ func TestWarnsOfTheStall(t *testing.T) {
 	}
 }
 
-// TestQuestionsThatHoldQEMU: a VM is not queried for its schema, which takes long, because another process
-// of its program has given it.
+// TestQuestionsThatHoldQEMU: luksplug does not query a VM's schema, which takes long, if it is cached from
+// another process of the same program.
 func TestQuestionsThatHoldQEMU(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
 	p := newPlug(t, q, peer.NewVolume(t, peer.EmbeddedLUKS), "sdb", "scsi", "")
 	trace := filepath.Join(t.TempDir(), "trace")
-	// No proxy: it would not be QEMU at the other end of the socket.
+	// No proxy: the process at the other end of the socket must be QEMU.
 	tool(ctx, t, q.Socket, append([]string{"--trace", trace}, p.attachArgs()...)...).want(t, 0)
 	asked := 0
 	for line := range strings.Lines(string(must.Get(os.ReadFile(trace))(t))) {
@@ -110,7 +110,7 @@ func TestQuestionsThatHoldQEMU(t *testing.T) {
 			asked++
 		}
 		if entry.Message.Execute == "query-qmp-schema" {
-			t.Error("the VM was asked for its schema")
+			t.Error("the VM was queried for its schema")
 		}
 	}
 	if asked < 10 {

@@ -46,18 +46,18 @@ func TestHundredStarts(t *testing.T) {
 	h.wantIdle(ctx, t)
 }
 
-// wantIdle checks that no lock or process of luksplug's is left on the host.
+// wantIdle checks that the host has no lock or process of luksplug's.
 func (h *hookHost) wantIdle(ctx context.Context, t *testing.T) {
 	t.Helper()
 	if got := run(ctx, t, h.Inside(ctx, "find", "/run/lock/luksplug", "-type", "f")).want(t, 0); got.stdout != "" {
-		t.Errorf("locks that are left: %s", got.stdout)
+		t.Errorf("leftover locks: %s", got.stdout)
 	}
 	got := run(ctx, t, h.Inside(ctx, "sh", "-c", "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; echo; done")).want(t, 0)
 	for line := range strings.Lines(got.stdout) {
 		name, _, _ := strings.Cut(line, " ")
 		for _, bad := range []string{"luksplug", "watch-daemon", "qemu-storage-daemon", "qemu-pr-helper", "qemu-system"} {
 			if strings.HasSuffix(name, bad) {
-				t.Errorf("a process that is left: %s", line)
+				t.Errorf("a leftover process: %s", line)
 			}
 		}
 	}

@@ -13,8 +13,8 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// TestTorture attaches and detaches disks while the monitor connection fails at random places: the VM ends
-// up as it was. LUKSPLUG_TORTURE=DURATION, 1 for ten minutes, says how long; LUKSPLUG_SEED=N repeats a run.
+// TestTorture attaches and detaches disks while the monitor connection fails at random steps: the VM ends up
+// as before. LUKSPLUG_TORTURE=DURATION, 1 for ten minutes, sets how long; LUKSPLUG_SEED=N repeats a run.
 func TestTorture(t *testing.T) {
 	length := tortureLength(t)
 	seed := uint64(time.Now().UnixNano())
@@ -85,7 +85,7 @@ func torture(ctx context.Context, t *testing.T, machine peer.Machine, dice *rand
 	t.Logf("%d rounds, %v", rounds, codes)
 }
 
-// fault is a connection that fails once, at a random step and in a random way.
+// fault returns the hooks of a connection that fails once, at a random step by a random fault.
 func fault(dice *rand.Rand) peer.ProxyHooks {
 	step := 1 + dice.IntN(9)
 	if dice.IntN(4) == 0 {

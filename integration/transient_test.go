@@ -13,7 +13,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// overlaysOf are the files beside a volume's payload that are named as overlays.
+// overlaysOf returns the files next to a volume's payload that are named like overlays.
 func overlaysOf(t *testing.T, v *peer.Volume) []string {
 	t.Helper()
 	return must.Get(filepath.Glob(v.Payload + ".TRANSIENT-*"))(t)
@@ -32,7 +32,7 @@ func imageBytes(t *testing.T, v *peer.Volume) []byte {
 	return all
 }
 
-// TestTransientKilled kills the program when the overlay exists and QEMU has not opened it: list shows the
+// TestTransientKilled kills the program after it has made the overlay and before QEMU opens it: list shows the
 // file, and repair or the next attach removes it.
 func TestTransientKilled(t *testing.T) {
 	t.Parallel()
@@ -54,7 +54,7 @@ func TestTransientKilled(t *testing.T) {
 		left := overlaysOf(t, v)
 		d := listed(ctx, t, q)["sdb"]
 		if len(left) != 1 || d.State != "leftover" || !slices.Contains(d.Parts, "file "+left[0]) {
-			t.Fatalf("beside the image: %v; list: %+v", left, d)
+			t.Fatalf("next to the image: %v; list: %+v", left, d)
 		}
 		if again == "repair" {
 			tool(ctx, t, q.Socket, "repair").want(t, 0).wantStdout(t, left[0])
@@ -65,7 +65,7 @@ func TestTransientKilled(t *testing.T) {
 			p.detach(ctx, t)
 		}
 		if left := overlaysOf(t, v); len(left) != 0 {
-			t.Errorf("after %s there is %v", again, left)
+			t.Errorf("after %s, left are %v", again, left)
 		}
 		wantSame(ctx, t, q, before)
 	}
@@ -76,7 +76,7 @@ func TestTransientKilled(t *testing.T) {
 
 // TestFaultsOfTransient is TestFaults for a transient disk, with an overlay in QEMU or a storage daemon.
 func TestFaultsOfTransient(t *testing.T) {
-	peer.Long(t, "goes through every fault of every step of a transient disk")
+	peer.Long(t, "runs every fault at every step of a transient disk")
 	t.Parallel()
 	where := place{"scsi", "scsi", [2]string{"sdb", "sdc"}, peer.Options{SCSI: true, Paused: true}}
 	for _, unlock := range []string{"auto", "external"} {
@@ -87,10 +87,10 @@ func TestFaultsOfTransient(t *testing.T) {
 			f := newFaulty(bounded(t), t, peer.Start(t, where.vm), where, v, unlock, "<transient/>")
 			for n := range f.steps {
 				if !t.Run(strconv.Itoa(n+1)+" "+f.steps[n].command, func(t *testing.T) { f.everyFault(bounded(t), t, n+1) }) {
-					return // the VM is in no state to go on with
+					return // the VM cannot be used for further steps
 				}
 				if left := overlaysOf(t, v); len(left) != 0 {
-					t.Errorf("after the faults of step %d there is %v", n+1, left)
+					t.Errorf("after the faults of step %d, left are %v", n+1, left)
 				}
 			}
 			if !bytes.Equal(image, imageBytes(t, v)) {
@@ -101,7 +101,7 @@ func TestFaultsOfTransient(t *testing.T) {
 }
 
 // TestTransientLibvirt: a guest writes to a transient disk; image and header do not change, and nothing is
-// recorded. The overlay ends with the domain.
+// recorded. The overlay is removed when the domain ends.
 func TestTransientLibvirt(t *testing.T) {
 	peer.Long(t, "a libvirtd and a guest; the other tests of transient disks need none")
 	t.Parallel()
@@ -122,11 +122,11 @@ func TestTransientLibvirt(t *testing.T) {
 		}
 	}
 	dev := must.Get(g.WaitDisk(ctx, "gone"))(t)
-	pattern := []byte("what is written here is nobody's business afterwards; ")
+	pattern := []byte("these data are discarded afterwards; ")
 	must.OK(t, g.WritePattern(ctx, dev, 1, 1, pattern))
 	wantHash(ctx, t, d, dev, 1, pattern)
 	if left := overlaysOf(t, v); len(left) != 0 {
-		t.Errorf("beside the image is %v", left)
+		t.Errorf("next to the image is %v", left)
 	}
 	viaLibvirt(ctx, t, l, d.Name, "detach", "sda").want(t, 0)
 	if !bytes.Equal(image, imageBytes(t, v)) {
@@ -135,6 +135,6 @@ func TestTransientLibvirt(t *testing.T) {
 	viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 0)
 	must.Get(l.Virsh(ctx, "destroy", d.Name))(t)
 	if left := overlaysOf(t, v); len(left) != 0 || !bytes.Equal(image, imageBytes(t, v)) {
-		t.Errorf("after the domain, beside the image is %v, or the image has been changed", left)
+		t.Errorf("after the domain, next to the image is %v, or the image has been changed", left)
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// sshProgram is an ssh that knows hosts by a file of the test's.
+// sshProgram returns an ssh that reads known hosts from a file of the test.
 func sshProgram(t *testing.T, known string) string {
 	t.Helper()
 	hosts := writeFile(t, "known_hosts", known)
@@ -28,8 +28,8 @@ func at(ctx context.Context, t *testing.T, uri string, env []string, domain stri
 	return run(ctx, t, cmd)
 }
 
-// TestTransports reaches a domain in each way that leads to another host, and does there what a user does.
-// The host's files are not checked here: QEMU unlocks the volume, and finds out what would cost data.
+// TestTransports uses a domain over each transport to another host. The host's files are not checked here:
+// QEMU unlocks the volume, and detects what would destroy data.
 func TestTransports(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -75,12 +75,12 @@ func TestTransports(t *testing.T) {
 	wantSame(ctx, t, d, before)
 }
 
-// plainXML is a disk without encryption.
+// plainXML returns the XML of a disk without encryption.
 func plainXML(path string) string {
 	return "<disk type='file'><driver name='qemu' type='raw'/><source file='" + path + "'/><target dev='vdb' bus='virtio'/></disk>"
 }
 
-// transportsRefused: a connection that must not be, or cannot be, is refused with one line that says why.
+// transportsRefused: a connection that is insecure or fails is refused with one line that says why.
 func transportsRefused(ctx context.Context, t *testing.T, l *peer.ListeningLibvirt, ssh *peer.SSHServer, domain string) {
 	other := peer.NewAuthority(t)
 	agent := []string{"SSH_AUTH_SOCK=" + ssh.Agent}
@@ -111,14 +111,14 @@ func transportsRefused(ctx context.Context, t *testing.T, l *peer.ListeningLibvi
 	}
 }
 
-// TestSession attaches a disk to a VM of a user without privileges, as that user.
+// TestSession attaches a disk to a VM of an unprivileged user, as that user.
 func TestSession(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	s := peer.Libvirtd(t).StartSession(t)
 	d := must.Get(s.StartDomain(ctx, peer.DomainOptions{SCSI: true}))(t)
 	before := stateOf(ctx, t, d)
-	// The test's own directories are for root only.
+	// Only root can read the test's own directories.
 	dir := filepath.Join(s.Dir, "home")
 	v := must.Get(peer.CreateVolume(ctx, dir, peer.DetachedRaw))(t)
 	disk := filepath.Join(dir, "disk.xml")

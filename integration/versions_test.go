@@ -8,8 +8,8 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// TestOldQEMU: QEMU 7.2 opens no detached header. It unlocks itself what it can, with a warning; the rest is
-// refused.
+// TestOldQEMU: QEMU 7.2 cannot open a detached header. It unlocks itself the volumes that it can, with a
+// warning; others are refused.
 func TestOldQEMU(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -32,7 +32,7 @@ func TestOldQEMU(t *testing.T) {
 	p.detach(ctx, t)
 	wantSame(ctx, t, q, before)
 
-	// A storage daemon of this machine's QEMU, and NBD, which old ones know.
+	// A storage daemon of this machine's QEMU serves it by NBD, which old versions support.
 	p.unlock = "external"
 	quiet := tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 0)
 	if quiet.stderr != "" {
@@ -43,7 +43,7 @@ func TestOldQEMU(t *testing.T) {
 	wantSame(ctx, t, q, before)
 }
 
-// TestNewestQEMU: the newest QEMU takes an ephemeral header, and writes the same.
+// TestNewestQEMU: the newest QEMU accepts an ephemeral header, and writes the same.
 func TestNewestQEMU(t *testing.T) {
 	peer.Long(t, "boots a guest of another QEMU; TestAttachToVersions attaches disks to it in every run")
 	t.Parallel()

@@ -12,11 +12,11 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// vhostUserServer has a qemu-storage-daemon serve an image by vhost-user, and
-// returns the socket. It ends with the test.
-func vhostUserServer(ctx context.Context, t *testing.T, folder, image string) string {
+// vhostUserServer has a qemu-storage-daemon serve an image by vhost-user, and returns the socket. It ends with
+// the test.
+func vhostUserServer(ctx context.Context, t *testing.T, dir, image string) string {
 	t.Helper()
-	socket := filepath.Join(folder, filepath.Base(image)+".sock")
+	socket := filepath.Join(dir, filepath.Base(image)+".sock")
 	startCommand(t, exec.CommandContext(ctx, "qemu-storage-daemon", "--blockdev", "driver=file,node-name=disk,filename="+image,
 		"--export", "type=vhost-user-blk,id=export,node-name=disk,writable=on,addr.type=unix,addr.path="+socket))
 	eventually(ctx, t, "the vhost-user server listens", func() bool {
@@ -66,7 +66,7 @@ func TestVHostUser(t *testing.T) {
 	wantSame(ctx, t, q, before)
 }
 
-// TestVHostUserNeedsSharedMemory: the server could not read the guest's requests.
+// TestVHostUserNeedsSharedMemory: without shared memory the server could not read the guest's requests.
 func TestVHostUserNeedsSharedMemory(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -77,8 +77,8 @@ func TestVHostUserNeedsSharedMemory(t *testing.T) {
 	wantSame(ctx, t, q, before)
 }
 
-// TestNoSuchDevice: a missing device of the host is reported before the first change. A disk on a bus
-// without hot plug is for a VM's arguments only.
+// TestNoSuchDevice: a missing device of the host is reported before the first change. A disk on a bus without
+// hot plug is possible only among a VM's arguments.
 func TestNoSuchDevice(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -89,7 +89,7 @@ func TestNoSuchDevice(t *testing.T) {
 		code            int
 		arguments       bool
 	}{
-		// QEMU as Debian builds it does not have the driver.
+		// Debian builds QEMU without the driver.
 		{"vdpa", `<disk type='vhostvdpa'><driver type='raw' cache='none'/><source dev='/dev/vhost-vdpa-4711'/><target dev='vdb'/></disk>`, "libblkio", 3, true},
 		{"nvme", `<disk type='nvme'><driver type='raw'/><source type='pci' managed='yes' namespace='1'><address domain='0xffff' bus='0xff' slot='0x1f' function='7'/></source><target dev='vdb'/></disk>`,
 			"no PCI device ffff:ff:1f.7", 5, true},

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# barbican.sh: unpacks OpenStack Barbican's API server of Debian 12 into luksplug's cache directory and prints where. Nothing
-# is installed; root is not needed. Needs mmdebstrap; takes about a minute and 250 MB.
+# barbican.sh: unpacks OpenStack Barbican's API server of Debian 12 into luksplug's cache directory and prints the path.
+# Nothing is installed; root is not needed. Needs mmdebstrap; takes about a minute and 250 MB.
 #
 # bin/python there is a wrapper that runs the release's own Python with its own libraries, so that it works on a machine of
 # any age. The tests start the server with it (integration/internal/peer).

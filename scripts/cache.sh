@@ -1,10 +1,10 @@
-# cache.sh: what the scripts share that unpack Debian packages into luksplug's cache directory, without installing them. It is
-# sourced, by bash with set -euo pipefail.
+# cache.sh: functions of the scripts that unpack Debian packages into luksplug's cache directory, without installing them.
+# bash with set -euo pipefail sources it.
 
 # cache_entry SCRIPT NAME RESULT [only]: prints the directory RESULT, which is or lies in the entry NAME, and exits if the
-# cache has that entry; with only, it exits in any case. Otherwise it sets final, the entry's place, and new, an empty
-# directory that becomes the entry by cache_keep and goes away with the script if it does not. Processes that want the same
-# entry wait for the first.
+# cache has that entry; with only, it exits in any case. Otherwise it sets final, the entry's path, and new, an empty
+# directory, which cache_keep makes the entry, and which is removed at the script's end otherwise. Processes that want the
+# same entry wait for the first.
 cache_entry() {
 	cache_script=$1 final=${LUKSPLUG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/luksplug}/$2 cache_result=$3
 	cache_there
@@ -22,21 +22,21 @@ cache_there() {
 	[ ! -d "$final" ] || { printf '%s\n' "$final$cache_result"; exit; }
 }
 
-# cache_keep makes the entry of what is in new, and prints it.
+# cache_keep makes new the entry, and prints its path.
 cache_keep() {
 	mv -T "$new" "$final"
 	cache_there
 }
 
-# cache_fail MESSAGE ends the script: something on this machine is missing.
+# cache_fail MESSAGE ends the script with an error, for a missing program or package list.
 cache_fail() {
 	echo "$cache_script: error: $1" >&2
 	exit 3
 }
 
-# cache_release SUITE PACKAGES: unpacks packages of a Debian release, separated by commas, with all that they need, into
-# new/root. The mirror is the one from which this machine gets its own release. A suite that moves may have been signed
-# longer ago than its own validity where the mirror is a snapshot.
+# cache_release SUITE PACKAGES: unpacks packages of a Debian release, separated by commas, with their dependencies, into
+# new/root. The mirror is the one of this machine's own release. Check-Valid-Until is off because the Release file of a
+# rolling suite has expired on a snapshot mirror.
 cache_release() {
 	command -v mmdebstrap >/dev/null || cache_fail "mmdebstrap is not installed (make setup installs it)"
 	local codename mirror
@@ -50,7 +50,7 @@ cache_release() {
 }
 
 # cache_missing EXCEPT ARGUMENT...: prints what apt-get install ARGUMENT... would add to this machine, as NAME=VERSION,
-# without those whose names match the regular expression EXCEPT, or are what only a booted system needs.
+# without those whose names match the regular expression EXCEPT, and without packages that only a booted system needs.
 cache_missing() {
 	apt-get -s --no-install-recommends install "${@:2}" |
 		awk -v except="^(.*systemd.*|(lib)?udev.*|dbus.*|libpam.*|logrotate|cron.*|adduser|debconf|ucf|$1)\$" '$1 == "Inst" && $2 !~ except {
@@ -58,8 +58,8 @@ cache_missing() {
 		}'
 }
 
-# cache_unpack PACKAGE...: unpacks packages of this machine's release into new/usr and new/etc, to be laid over the
-# machine's. /lib and /sbin are links into /usr there, so what a package has in them must lie in usr.
+# cache_unpack PACKAGE...: unpacks packages of this machine's release into new/usr and new/etc, to be mounted over the
+# machine's. /lib and /sbin are links into /usr there, so files of a package in them go to usr.
 cache_unpack() {
 	mkdir "$new/packages" "$new/usr" "$new/etc"
 	(cd "$new/packages" && apt-get -q -o APT::Sandbox::User=root download "$@" >&2)

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# libvirt.sh: unpacks libvirt from the distribution's backports into luksplug's cache directory and prints where. Nothing is
-# installed: the package of libvirt's QEMU driver would bring another systemd with it, and services.
+# libvirt.sh: unpacks libvirt from the distribution's backports into luksplug's cache directory and prints the path. Nothing
+# is installed: the package of libvirt's QEMU driver would install another systemd, and services.
 #
-# The tests lay the directory over /usr in a mount namespace of their own (integration/internal/peer). With --cached it prints
-# the directory if it is there, and nothing otherwise.
+# The tests mount the directory over /usr in a mount namespace of their own (integration/internal/peer). With --cached it
+# prints the directory if it exists, and nothing otherwise.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/cache.sh"
 only=

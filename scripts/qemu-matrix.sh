@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # qemu-matrix.sh SUITE [ceph]: unpacks the QEMU of another Debian release (bookworm 7.2, trixie 10.0, sid 11) into
 # luksplug's cache directory and prints the directory of the programs. Nothing is installed; root is not needed. Needs
-# mmdebstrap; takes about 10 seconds and 250 MB. With ceph, the release's Ceph is there too, and its QEMU has the drivers
-# for servers: a minute and 400 MB. With --cached in place of a set it prints nothing where the cache lacks Ceph.
+# mmdebstrap; takes about 10 seconds and 250 MB. With ceph, it includes the release's Ceph and QEMU's drivers for servers:
+# a minute and 400 MB. With --cached in place of ceph it prints nothing if the cache lacks Ceph.
 #
 # The programs are wrappers: each calls the release's own dynamic loader with the release's own libraries, firmware and
 # modules, so that they run on a machine of any age.
 set -euo pipefail
 suite=${1:?usage: scripts/qemu-matrix.sh SUITE}
-case $suite in *[!a-z0-9-]*) echo "qemu-matrix: error: $suite is no name of a Debian release" >&2; exit 2 ;; esac
+case $suite in *[!a-z0-9-]*) echo "qemu-matrix: error: $suite is not a name of a Debian release" >&2; exit 2 ;; esac
 . "$(dirname "${BASH_SOURCE[0]}")/cache.sh"
 programs=(qemu-img qemu-io qemu-nbd qemu-storage-daemon qemu-system-x86_64)
 packages=qemu-system-x86,qemu-utils
@@ -27,8 +27,8 @@ only=
 cache_entry qemu-matrix "$name" /bin $only
 cache_release "$suite" "$packages"
 
-# The wrappers name the final directory, so they work only after the rename. New releases have no /lib64 of their own: that
-# is a link which installing them makes.
+# The wrappers name the final directory, so they work only after the rename. Unpacked new releases have no /lib64, a link
+# that their installation makes.
 libraries=$final/root/usr/lib/x86_64-linux-gnu
 loader=lib64/ld-linux-x86-64.so.2
 [ -e "$new/root/$loader" ] || loader=usr/$loader
@@ -46,6 +46,6 @@ for program in "${programs[@]}"; do
 	WRAPPER
 	chmod 755 "$new/bin/$program"
 done
-# What no test needs, and takes a third of the space.
+# No test needs these, which take a third of the space.
 rm -rf "$new"/root/usr/share/{doc,man,locale} "$new"/root/usr/bin/{qemu-system-i386,qemu-system-x86_64-microvm,radosgw-admin,ceph-*-tool,cephfs-*}
 cache_keep

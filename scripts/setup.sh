@@ -1,31 +1,31 @@
 #!/usr/bin/env bash
-# setup.sh build|demo|test: installs what is missing on a Debian 12 (or newer) machine, as root or with sudo.
+# setup.sh build|demo|test: installs missing packages on a Debian 12 (or newer) machine, as root or with sudo.
 #
 #   build  Go and git
 #   demo   that, QEMU 9 or newer and cryptsetup
 #   test   that, a C compiler (for Go's race detector), mmdebstrap, servers, and a libvirt and a Ceph in the cache directory
 #
-# It changes nothing and takes well under half a second when all is there. Each thing that it installs is a line.
-# Where the distribution's own version is too old, the package comes from its backports; the mirror and the key are those
-# of the machine's own package sources. No service is started, neither now nor with the machine.
+# It changes nothing and takes well under half a second if nothing is missing. It prints a line for each installation.
+# If the distribution's own version is too old, the package comes from its backports; the mirror and the key are those of
+# the machine's own package sources. No service is started, neither now nor at boot.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=/usr/local/go/bin:$PATH:/usr/sbin:/sbin
 
-# What luksplug needs at least.
-go_minimum=1.21   # from this version on Go fetches the one that go.mod asks for
+# The minimum versions.
+go_minimum=1.21   # from this version on, Go fetches the version in go.mod
 qemu_minimum=9    # the luks driver's "header"
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: error: %s\n' "$*" >&2; exit 1; }
 
 work=$(mktemp -d)
-policy="" # what keeps services from starting, while it is ours
+policy="" # the path of our policy-rc.d, which keeps services from starting, while it exists
 trap 'rm -rf "$work"; [ -z "$policy" ] || as_root rm -f "$policy"' EXIT
 
 as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo -- "$@"; fi; }
 
-# may_install: whether as_root can work; asked before its output goes to a log.
+# may_install: fails with a message if as_root cannot work; to be called before its output goes to a log.
 may_install() { [ "$(id -u)" = 0 ] || command -v sudo >/dev/null || die "packages or their lists are missing; run this as root, or install sudo"; }
 
 # apt COMMAND...: apt-get without questions; its output appears only when it fails.
@@ -46,7 +46,7 @@ update_lists() {
 
 codename() { . /etc/os-release && printf '%s' "${VERSION_CODENAME:-}"; }
 
-# sources_as_deb822: the machine's package sources in deb822 form, as one text. One-line entries are translated.
+# sources_as_deb822: prints the machine's package sources in deb822 form. One-line entries are converted.
 sources_as_deb822() {
 	local file
 	for file in /etc/apt/sources.list.d/*.sources; do
@@ -71,7 +71,7 @@ sources_as_deb822() {
 		}'
 }
 
-# backports_stanza SUITE: the stanza of the machine's own sources that has SUITE, with its backports in SUITE's place.
+# backports_stanza SUITE: prints the stanza of SUITE in the machine's own sources, with SUITE's backports instead of SUITE.
 backports_stanza() {
 	sources_as_deb822 | awk -v suite="$1" '
 		function flush(   i, words, n, hit) {
@@ -92,7 +92,7 @@ backports_stanza() {
 		END { flush() }'
 }
 
-# want_backports: makes the backports known to apt.
+# want_backports: adds the backports to apt's sources.
 want_backports() {
 	local suite; suite=$(codename)
 	[ -n "$suite" ] || die "/etc/os-release names no release, so its backports are unknown"
@@ -105,7 +105,7 @@ want_backports() {
 	apt update
 }
 
-# install WHAT PACKAGE...: from the distribution.
+# install WHAT PACKAGE...: installs packages from the distribution.
 install() {
 	may_install
 	update_lists 1
@@ -113,7 +113,7 @@ install() {
 	apt install --no-install-recommends "${@:2}"
 }
 
-# install_newer WHAT MINIMUM PACKAGE...: from the distribution, or from its backports where it is older than MINIMUM.
+# install_newer WHAT MINIMUM PACKAGE...: installs from the distribution, or from its backports if it is older than MINIMUM.
 install_newer() {
 	may_install
 	update_lists 1
@@ -127,8 +127,8 @@ install_newer() {
 	apt install --no-install-recommends "${from[@]}" "${@:3}"
 }
 
-# install_idle WHAT UNITS PACKAGE...: from the distribution, packages that would start services: they are kept from it now
-# (policy-rc.d, which deb-systemd-invoke and invoke-rc.d ask), and at the machine's next start.
+# install_idle WHAT UNITS PACKAGE...: installs packages from the distribution without starting their services, now
+# (policy-rc.d, which deb-systemd-invoke and invoke-rc.d query) and at boot.
 install_idle() {
 	may_install
 	local units
@@ -141,7 +141,7 @@ install_idle() {
 	install "$1" "${@:3}"
 	[ -z "$policy" ] || as_root rm -f "$policy"
 	policy=""
-	! command -v systemctl >/dev/null || as_root systemctl disable "${units[@]}" >/dev/null 2>&1 || true # some are of other packages
+	! command -v systemctl >/dev/null || as_root systemctl disable "${units[@]}" >/dev/null 2>&1 || true # some belong to other packages
 }
 
 # newer_than MINIMUM VERSION
@@ -157,7 +157,7 @@ setup_build() {
 	[ ${#missing[@]} = 0 ] || install "tools to build" "${missing[@]}"
 }
 
-# version_of PROGRAM: the first version number that it prints; empty where it is not there.
+# version_of PROGRAM: prints the first version number that it reports; nothing if it is not installed.
 version_of() { ! command -v "$1" >/dev/null || "$1" --version 2>/dev/null | sed -nE '1s/.*version ([0-9.]+).*/\1/p'; }
 
 setup_demo() {
@@ -165,13 +165,13 @@ setup_demo() {
 		install_newer QEMU "$qemu_minimum" qemu-system-x86 qemu-utils
 	fi
 	command -v cryptsetup >/dev/null || install cryptsetup cryptsetup-bin
-	# The guest is made of packages that are downloaded and not installed: that needs package lists which the mirror still has.
+	# The guest's packages are downloaded and not installed, which needs recent package lists.
 	local cache=${LUKSPLUG_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/luksplug}
 	[ -n "$(find "$cache" -maxdepth 1 -name 'guest-*-v*' -type d -print -quit 2>/dev/null)" ] || update_lists 1
 }
 
-# unpack WHAT SCRIPT [ARGUMENT...]: runs a script that fills the cache directory, unless it says with --cached, in place of
-# its last argument, that it has done so.
+# unpack WHAT SCRIPT [ARGUMENT...]: runs a script that fills the cache directory, unless with --cached in place of its last
+# argument it prints a directory.
 unpack() {
 	[ -z "$("$2" ${3:+"$3"} --cached)" ] || return 0
 	update_lists 1
@@ -185,7 +185,7 @@ setup_test() {
 	command -v gcc >/dev/null || missing+=(gcc)
 	[ -e /usr/include/stdlib.h ] || missing+=(libc6-dev)
 	command -v mmdebstrap >/dev/null || missing+=(mmdebstrap)
-	# What the key stores are tested with.
+	# For the tests of key stores.
 	local program
 	for program in age clevis jose socat; do command -v $program >/dev/null || missing+=($program); done
 	for program in gnome-keyring dbus-daemon; do command -v ${program/%keyring/keyring-daemon} >/dev/null || missing+=($program); done
@@ -205,7 +205,7 @@ setup_test() {
 	unpack "Ceph and its QEMU" scripts/qemu-matrix.sh trixie ceph
 }
 
-[ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ] || die "this set-up knows Debian on amd64 only"
+[ "$(dpkg --print-architecture 2>/dev/null)" = amd64 ] || die "this set-up supports only Debian on amd64"
 case ${1:-} in
 build) setup_build ;;
 demo) setup_build; setup_demo ;;

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # with-tmpfs-run.sh COMMAND...: runs COMMAND where /run is a tmpfs, as on every host with systemd.
 #
-# That is a mount namespace with a new tmpfs. All that the machine has in /run is bound into it, but for luksplug's own
-# directory. Where such a namespace is not permitted, COMMAND runs with the /run that there is.
+# It makes a mount namespace with a new tmpfs, into which it bind-mounts the machine's /run except for luksplug's own
+# directory. If such a namespace is not permitted, COMMAND runs with the existing /run.
 set -euo pipefail
 if ! refusal=$(unshare --mount true 2>&1); then
 	echo "with-tmpfs-run: skipped the tmpfs on /run, which needs root: $refusal" >&2

@@ -27,7 +27,7 @@ func main() {
 	must(struct{}{}, domain.Close())
 }
 
-// must ends the program if there is an error.
+// must returns value, or ends the program if err is not nil.
 func must[T any](value T, err error) T {
 	if err != nil {
 		log.Fatal(err)

@@ -74,7 +74,7 @@ func record(ctx context.Context, socket string, disks []disk) ([][]byte, error) 
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = vm.Close() }() // the VM stays
+	defer func() { _ = vm.Close() }() // the VM is not affected
 	var commands [][]byte
 	for _, d := range disks {
 		sent = nil

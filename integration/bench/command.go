@@ -26,7 +26,7 @@ const (
 	virshTarget = "sdb"
 )
 
-// measureCommand measures nothing unless root runs it, which the private libvirtd needs.
+// measureCommand returns no rows unless root runs it: the private libvirtd needs root.
 func measureCommand(ctx context.Context, dir string, n size) (rows []row, err error) {
 	if os.Geteuid() != 0 {
 		return nil, nil

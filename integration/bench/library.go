@@ -157,7 +157,7 @@ func (l *library) attachFirst(ctx context.Context, disks []disk) error {
 	return l.attach(ctx, disks)
 }
 
-// clean removes disks over the harness's own monitor.
+// clean removes disks by the harness's own monitor.
 func (l *library) clean(ctx context.Context, disks []disk) error {
 	m, err := l.qemu.Monitor(ctx)
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 const limit = 20 * time.Minute
 
 func main() {
-	stalls := flag.Bool("stall", false, "measure what a guest notices of an attach, and nothing else")
+	stalls := flag.Bool("stall", false, "measure only how an attach delays a guest")
 	document := flag.String("document", "", "with -stall: write the table into this document as well, between its marks")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -32,14 +32,14 @@ func main() {
 		err = run(ctx, os.Stdout, full)
 	}
 	if err != nil {
-		_, _ = fmt.Fprintln(os.Stderr, "bench: error:", err) // the last words
+		_, _ = fmt.Fprintln(os.Stderr, "bench: error:", err) // exits anyway
 		cancel()
 		stop()
 		os.Exit(1)
 	}
 }
 
-// size is how often each row is measured.
+// size is the number of measurements of each row.
 type size struct {
 	single  int // pairs of runs of rows about one disk
 	many    int // of the row about many disks
@@ -84,7 +84,7 @@ type row struct {
 }
 
 func printTable(out io.Writer, version string, rows []row) error {
-	table := [][]string{{"luksplug", "beside", "runs", "beside ms", "luksplug ms", "ratio", "wanted"}}
+	table := [][]string{{"luksplug", "reference", "runs", "reference ms", "luksplug ms", "ratio", "wanted"}}
 	for _, r := range rows {
 		wanted := ""
 		if r.wanted > 0 {

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// pairs are the times of two ways to do the same.
+// pairs are the times of two methods.
 type pairs struct {
 	reference, ours []time.Duration
 }
@@ -18,7 +18,7 @@ type pairs struct {
 // warmUp is how many pairs run before the first that counts.
 const warmUp = 2
 
-// compare runs the two ways in turn, n times each. clean, which is not timed, prepares the VM for the next
+// compare runs the two methods in turn, n times each. clean, which is not timed, prepares the VM for the next
 // run.
 func compare(ctx context.Context, n int, reference, ours, clean func(context.Context) error) (pairs, error) {
 	var p pairs
@@ -26,7 +26,7 @@ func compare(ctx context.Context, n int, reference, ours, clean func(context.Con
 	times := [2]*[]time.Duration{&p.reference, &p.ours}
 	for i := range n + warmUp {
 		for j := range ways {
-			k := (i + j) % 2 // the other one first, the next time
+			k := (i + j) % 2 // the order alternates
 			begin := time.Now()
 			if err := ways[k](ctx); err != nil {
 				return p, err

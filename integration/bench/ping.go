@@ -19,8 +19,8 @@ type pinged struct {
 
 // ping queries the VM's status from a monitor every five milliseconds.
 //
-// It uses its own thread with real-time priority, without Go's poller: on busy processors the waits of QEMU
-// count, those of the client do not.
+// It uses its own thread with real-time priority, without Go's poller, so that on busy processors it measures
+// QEMU's delays and not the client's.
 type ping struct {
 	end  chan struct{}
 	done chan struct{}

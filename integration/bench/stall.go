@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// stallRuns is how often each way is measured.
+// stallRuns is the number of measurements of each method.
 const stallRuns = 7
 
 // runStall measures how an attach delays a guest, and prints the table.
@@ -53,7 +53,7 @@ type stall struct {
 // margin is measured before and after an attach: the guest learns of a disk after the last answer.
 const margin = 200 * time.Millisecond
 
-// measure takes all ways in turn, each first in its turn, runs times each. The first round does not count.
+// measure runs all methods in turn, runs times each, in rotating order. The first round does not count.
 func (v *stallVM) measure(ctx context.Context, ways []way, runs int) ([][]stall, error) {
 	stalls := make([][]stall, len(ways))
 	for round := range runs + 1 {
@@ -76,7 +76,7 @@ func (v *stallVM) measure(ctx context.Context, ways []way, runs int) ([][]stall,
 
 // watch measures one attach.
 func (v *stallVM) watch(ctx context.Context, attach func(context.Context) error) (stall, error) {
-	if _, err := v.guestGaps(ctx); err != nil { // what was before does not count
+	if _, err := v.guestGaps(ctx); err != nil { // resets the gaps
 		return stall{}, err
 	}
 	p := startPing(v.ping)

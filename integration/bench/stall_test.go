@@ -137,7 +137,7 @@ func serve(listener net.Listener, slow time.Duration, which int, asked chan<- st
 			return nil // closed
 		}
 		if i == which {
-			time.Sleep(slow) // this is what is to be measured
+			time.Sleep(slow) // the delay to measure
 		}
 		if _, err := conn.Write([]byte(`{"event":"X"}` + "\n" + `{"return":{}}` + "\n")); err != nil {
 			return err

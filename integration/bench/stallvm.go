@@ -32,7 +32,7 @@ type stallVM struct {
 
 // The disks' names: target and serial numbers.
 const (
-	stallTarget = "vdx" // the one that comes and goes
+	stallTarget = "vdx" // attached and detached
 	programDisk = "gaps"
 	writtenDisk = "written"
 )
@@ -121,7 +121,7 @@ func watchingDisks(ctx context.Context, dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	const sector = 512 // a disk has whole ones; what follows a program does not matter to it
+	const sector = 512 // a disk has whole sectors; the kernel ignores bytes after a program
 	if err := os.Truncate(program, (info.Size()+sector-1)/sector*sector); err != nil {
 		return "", err
 	}
@@ -154,7 +154,7 @@ func (v *stallVM) guestGaps(ctx context.Context) (stall, error) {
 	defer cancel()
 	out, err := v.domain.Guest().Run(ctx, "cat /tmp/gaps.log; echo ? > /tmp/ask; cat /tmp/answer")
 	if err != nil {
-		return stall{}, fmt.Errorf("ask the guest for its gaps: %w: %s", err, out)
+		return stall{}, fmt.Errorf("read the guest's gaps: %w: %s", err, out)
 	}
 	var timer, disk int64
 	s := stall{}

@@ -11,7 +11,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// unlocker unlocks one LUKS1 header in three ways.
+// unlocker unlocks a LUKS1 header by three methods.
 type unlocker struct {
 	volume     string
 	passphrase string // a file

@@ -11,7 +11,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/peer"
 )
 
-// way is one way to attach a disk and to detach it.
+// way is a method to attach a disk and to detach it.
 type way struct {
 	name   string
 	kind   wayKind
@@ -23,12 +23,12 @@ type way struct {
 type wayKind int
 
 const (
-	beside    wayKind = iota // only shown
+	unjudged  wayKind = iota // only shown
 	reference                // what luksplug is compared with
 	ours                     // luksplug
 )
 
-// idle is how long the way of comparison does nothing: about as long as QEMU derives a key.
+// idle is how long the method of comparison does nothing: about as long as QEMU derives a key.
 const idle = 2500 * time.Millisecond
 
 func (v *stallVM) ways() []way {
@@ -75,13 +75,13 @@ func refused(attach func(context.Context) error) func(context.Context) error {
 	}
 }
 
-// The names of what attachQMP makes, and its port: libvirt gives its own disks the first ones.
+// The names in attachQMP, and its port: libvirt uses the first ports for its own disks.
 const (
 	qmpSecret, qmpNode, qmpDevice = "bench-secret", "bench-node", "bench-device"
 	qmpPort                       = "pci.6"
 )
 
-// attachQMP does what a script with only a monitor does.
+// attachQMP attaches the disk by QMP commands alone, as a script does.
 func (v *stallVM) attachQMP(ctx context.Context) error {
 	m, err := peer.DialMonitor(ctx, v.monitor)
 	if err != nil {

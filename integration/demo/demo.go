@@ -23,7 +23,7 @@ type demo struct {
 	vm     *peer.QEMU
 	before peer.State // of the VM, before luksplug came
 	device string     // the disk's name in the guest
-	kernel chan error // the guest's kernel is there, or why it is not
+	kernel chan error // nil when the guest's kernel is in the cache, or the error
 }
 
 // target is the disk's name in its XML. The guest finds it by serial.
@@ -99,7 +99,7 @@ func (d *demo) makeVolume(ctx context.Context) error {
 	if strings.Trim(string(payload), "\x00") != "" {
 		return fmt.Errorf("the fresh payload %s is not empty", d.volume.Payload)
 	}
-	d.checked("%s begins with LUKS; %s is %d MiB of zeros: nothing in it tells that it is encrypted",
+	d.checked("%s begins with LUKS; %s is %d MiB of zeros: nothing in it shows that it is encrypted",
 		filepath.Base(d.volume.Header), filepath.Base(d.volume.Payload), len(payload)/peer.MiB)
 	xml := strings.Replace(d.volume.DiskXML(target, "virtio"), "</disk>", "  <serial>"+serial+"</serial>\n</disk>", 1)
 	d.printf("   The disk in libvirt's XML; <header> is what luksplug adds to it (%s.xml):\n", target)
@@ -110,7 +110,7 @@ func (d *demo) makeVolume(ctx context.Context) error {
 // boot starts the guest and records the state of the VM.
 func (d *demo) boot(ctx context.Context) error {
 	d.step("Boot a small Linux guest in QEMU",
-		"Debian's cloud kernel and busybox on a q35 machine, emulated in software. The first run downloads the kernel into the cache folder.")
+		"Debian's cloud kernel and busybox on a q35 machine, emulated in software. The first run downloads the kernel into the cache directory.")
 	dir := d.path("vm")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return err

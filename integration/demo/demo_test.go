@@ -50,7 +50,7 @@ func TestDemo(t *testing.T) {
 	if strings.Contains(out.String(), "\x1b") {
 		t.Error("colours without a terminal")
 	}
-	for _, want := range []string{"|The guest wrote |", "vdb attached", "vdb detached", "All of it is true"} {
+	for _, want := range []string{"|The guest wrote |", "vdb attached", "vdb detached", "All checks passed"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the text lacks %q", want)
 		}
@@ -83,7 +83,7 @@ func TestInterrupted(t *testing.T) {
 	if code := show(ctx, out, &diag, true); code != exitInterrupted {
 		t.Fatalf("status %d, standard error %q after:\n%s", code, diag.String(), out.String())
 	}
-	if diag.String() != "demo: interrupted; QEMU was stopped and the demo's folder removed\n" {
+	if diag.String() != "demo: interrupted; QEMU was stopped and the demo's directory removed\n" {
 		t.Errorf("standard error %q", diag.String())
 	}
 	if !strings.Contains(out.String(), bold+"4. Attach") {

@@ -2,9 +2,8 @@
 // file, a Linux guest in QEMU, and the real luksplug program, which attaches the volume and detaches it
 // again. `make demo` runs it.
 //
-// It checks all that it claims; a check that fails ends it with a line on standard error and exit status 1.
-// It needs no root, leaves nothing but the guest's kernel in the cache, and stops QEMU also when it is
-// interrupted.
+// It verifies each statement; a failed check ends it with a line on standard error and exit status 1. It does
+// not need root, leaves only the guest's kernel in the cache, and stops QEMU also when it is interrupted.
 package main
 
 import (
@@ -41,16 +40,16 @@ func show(ctx context.Context, stdout, stderr io.Writer, colour bool) int {
 	case err == nil:
 		return 0
 	case ctx.Err() != nil:
-		_, _ = fmt.Fprintln(stderr, "demo: interrupted; QEMU was stopped and the demo's folder removed") // the last words
+		_, _ = fmt.Fprintln(stderr, "demo: interrupted; QEMU was stopped and the demo's directory removed") // exits anyway
 		return exitInterrupted
 	case errors.Is(bounded.Err(), context.DeadlineExceeded):
 		err = fmt.Errorf("not finished after %s: %w", limit, err)
 	}
-	_, _ = fmt.Fprintf(stderr, "demo: failed: %v\n", err) // the last words
+	_, _ = fmt.Fprintf(stderr, "demo: failed: %v\n", err) // exits anyway
 	return 1
 }
 
-// coloured reports whether f is a terminal whose user wants colours.
+// coloured reports whether f is a terminal and the environment does not disable colours.
 func coloured(f *os.File) bool {
 	return os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && term.IsTerminal(int(f.Fd()))
 }

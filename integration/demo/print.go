@@ -46,7 +46,7 @@ func (p *printer) checked(format string, args ...any) {
 
 // end is the last line.
 func (p *printer) end(took time.Duration) {
-	p.printf("\n%s\n", p.paint(bold, fmt.Sprintf("All of it is true, in %.0f seconds.", took.Seconds())))
+	p.printf("\n%s\n", p.paint(bold, fmt.Sprintf("All checks passed, in %.0f seconds.", took.Seconds())))
 }
 
 func (p *printer) paint(sequence, text string) string {

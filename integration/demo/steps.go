@@ -29,7 +29,7 @@ func plaintext() []byte {
 // attach attaches the volume.
 func (d *demo) attach(ctx context.Context) error {
 	d.step("Attach it to the running VM",
-		"luksplug checks the files and what this QEMU can do, plans the block nodes, applies the plan, and asks QEMU whether all of it is there.")
+		"luksplug checks the files and what this QEMU can do, plans the block nodes, applies the plan, and verifies by queries that all of it exists.")
 	if err := d.luksplug(ctx, "--passphrase-file", "passphrase", "-v", "attach", target+".xml"); err != nil {
 		return err
 	}
@@ -93,7 +93,7 @@ func (d *demo) write(ctx context.Context) error {
 
 // compare reads the same block of the host's file.
 func (d *demo) compare(context.Context) error {
-	d.step("Look at the same bytes on the host", "The same offset of the payload file, as anybody who gets hold of the file or the storage sees it.")
+	d.step("Read the same bytes on the host", "The same offset of the payload file, as anyone with access to the file or the storage reads it.")
 	payload, err := os.ReadFile(d.volume.Payload)
 	if err != nil {
 		return err
@@ -115,7 +115,7 @@ func (d *demo) compare(context.Context) error {
 
 // detach detaches the disk and compares the VM with its state before.
 func (d *demo) detach(ctx context.Context) error {
-	d.step("Detach it", "The guest is asked to release the disk; when it has, luksplug removes every block node.")
+	d.step("Detach it", "luksplug requests the disk from the guest, and removes every block node when the guest has released it.")
 	if err := d.luksplug(ctx, "detach", target); err != nil {
 		return err
 	}

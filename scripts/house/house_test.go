@@ -19,7 +19,7 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// TestPicture: the document shows the packages that there are.
+// TestPicture: the picture in the document is up to date.
 func TestPicture(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../../docs/architecture.md")

@@ -27,14 +27,14 @@ type pkg struct {
 	types   *types.Package
 }
 
-// library reports whether the package is neither a program nor of those that test the others.
+// library reports whether the package is neither a program nor for tests.
 func (p *pkg) library() bool {
 	_, level := place(p.path)
 	_, programs := place("cmd")
 	return !p.main && level < programs
 }
 
-// house is what is measured.
+// house is the measured module.
 type house struct {
 	dir, module string
 	fset        *token.FileSet
@@ -52,7 +52,7 @@ func output(dir string, args ...string) (string, error) {
 	return string(out), nil
 }
 
-// load reads the packages of the module whose root is dir, with their types, for which it builds what they import.
+// load reads the packages of the module whose root is dir, with their types, for which it builds their imports.
 func load(dir string) (*house, error) {
 	text, err := output(dir, "go", "list", "-deps", "-export", "-json=ImportPath,Name,Dir,Export,GoFiles,Imports,Deps,Module,DepOnly", "./...")
 	if err != nil {

@@ -1,9 +1,8 @@
-// Command house measures how the code is built: which files and packages need which, how long functions are, what the
-// public API is. It prints a table of figures and what each of them counts; make house runs it. With -picture it draws
-// the packages into a document instead.
+// Command house measures the structure of the code: dependencies of files and packages, lengths of functions, the public
+// API. It prints a table of figures and the items that each counts; make house runs it. With -picture it draws the
+// packages into a document instead.
 //
-// What may import what, and which packages are the API, is in table.go. The command's test fails for an import that the
-// table forbids.
+// table.go lists the permitted imports and the packages of the API. The command's test fails for any other import.
 package main
 
 import (
@@ -18,7 +17,7 @@ import (
 
 const (
 	longest = 60 // lines of a function before it is counted as a long one
-	shown   = 10 // lines of what a figure counts
+	shown   = 10 // items of a figure that are printed
 )
 
 func main() {
@@ -50,7 +49,7 @@ func run(dir, picture string) error {
 	return os.WriteFile(picture, []byte(document), 0o644)
 }
 
-// figure is a line of the table, and what it counts.
+// figure is a line of the table, and the items that it counts.
 type figure struct {
 	what string
 	n    int
@@ -80,7 +79,7 @@ func lines(counts []count) []string {
 	return all
 }
 
-// report writes the figures and, below them, what they count.
+// report writes the figures and, below them, the items that they count.
 func (h *house) report(w io.Writer) error {
 	total, tests, err := h.lines()
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"strings"
 )
 
-// count is a number and what it is of.
+// count is a number and its subject.
 type count struct {
 	n    int
 	what string
@@ -53,8 +53,8 @@ func (g graph) knot() (largest []string) {
 	return largest
 }
 
-// knots returns, of each package that has one, the largest set of files that all need each other: a file needs another
-// where it uses a function or method that the other defines, or with all set, any package-level name.
+// knots returns, for each package that has one, the largest set of files that all need each other: a file needs another
+// if it uses a function or method that the other defines, or with all set, any package-level name.
 func (h *house) knots(all bool) []count {
 	var found []count
 	for _, p := range h.pkgs {
@@ -128,11 +128,11 @@ func (h *house) long(limit int) []count {
 	return found
 }
 
-// option finds a command-line option in a text. That of another program, which stands before it, is its first group.
+// option finds a command-line option in a text. Its first group is the name of another program before the option.
 var option = regexp.MustCompile(`(?:^|[^\w-]|(virsh ))--([a-z][a-z0-9-]*)`)
 
-// named returns the option of luksplug's that a text names, "" for none. A text that is an option and nothing else is
-// an argument that a program is started with.
+// named returns the option of luksplug's that a text names, "" for none. A text that consists of an option alone is an
+// argument of a started program and does not count.
 func named(text string, options map[string]bool) string {
 	for _, m := range option.FindAllStringSubmatch(text, -1) {
 		if m[1] == "" && options[m[2]] && strings.TrimSpace(text) != "--"+m[2] {
@@ -142,8 +142,8 @@ func named(text string, options map[string]bool) string {
 	return ""
 }
 
-// flags returns the texts of libraries that name a command-line option of luksplug's, which are the first text that cmd
-// gives to each function of package pflag.
+// flags returns the texts of libraries that name a command-line option of luksplug's. An option is the first text that
+// cmd passes to a function of package pflag.
 func (h *house) flags() []string {
 	options := map[string]bool{}
 	inspect(h, func(p *pkg, call *ast.CallExpr) {
@@ -206,7 +206,7 @@ func (h *house) against() []string {
 	return found
 }
 
-// usesOnly reports whether the package uses no other package-level names of an imported package than those.
+// usesOnly reports whether the package uses only these package-level names of an imported package.
 func (p *pkg) usesOnly(path string, names []string) bool {
 	for _, o := range p.info.Uses {
 		if o.Pkg() != nil && o.Pkg().Path() == path && o.Parent() == o.Pkg().Scope() && !slices.Contains(names, o.Name()) {

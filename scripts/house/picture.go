@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// marks are the marks of a document between which the picture stands.
+// marks are the marks around the picture in a document.
 var marks = regexp.MustCompile(`(?s)(<!-- make house-picture writes from here -->\n).*(<!-- to here -->\n)`)
 
-// box returns the box of the picture that a package is in: its path in the table; "" for tests and for programs other
-// than luksplug.
+// box returns the box of a package in the picture: its path in the table; "" for tests and for programs other than
+// luksplug.
 func (p *pkg) box() string {
 	path, _ := place(p.path)
 	if !p.library() && path != "cmd" || strings.HasPrefix(path, "internal/") && strings.Contains(path, "test") {

@@ -2,8 +2,8 @@ package main
 
 import "strings"
 
-// levels are the levels of the house, the lowest first. A package belongs to the longest of these paths that leads to
-// it, and imports what belongs to the same path or to a lower level: the paths of one level do not know each other.
+// levels are the levels of the module, the lowest first. A package belongs to the longest of these paths that is a
+// prefix of its own, and may import packages of the same path or of a lower level, but of no other path of its level.
 var levels = [][]string{
 	{"internal"},
 	{"blockgraph", "secrets", "qmp"},
@@ -42,7 +42,7 @@ var promised = strings.Fields(`
 	secrets/libvirtstore secrets/passphrase secrets/pkcs11 secrets/vmkeys
 	qmp qmp/qmplibvirt qmp/goqemu`)
 
-// place returns the path in the table that a package belongs to, and its level; "" for none. path is below the module.
+// place returns the path in the table to which a package belongs, and its level; "" for none. path is below the module.
 func place(path string) (best string, level int) {
 	for n, paths := range levels {
 		for _, p := range paths {

@@ -50,7 +50,7 @@ func decode(value string) (map[string]any, error) {
 		return out, nil
 	}
 	out := map[string]any{}
-	const comma = "\x00" // in place of a doubled one
+	const comma = "\x00" // stands for a doubled comma
 	for i, part := range strings.Split(strings.ReplaceAll(value, ",,", comma), ",") {
 		part = strings.ReplaceAll(part, comma, ",")
 		switch key, val, ok := strings.Cut(part, "="); {

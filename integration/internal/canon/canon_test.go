@@ -13,7 +13,7 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// disk is the subject of the tests, as XML; native is libvirt's version: 32 bytes of ciphertext are a
+// disk is the XML of the tests' disk; native is libvirt's command line for it: 32 bytes of ciphertext are a
 // passphrase of up to 31.
 const (
 	disk = `<disk type='network'>
@@ -76,11 +76,11 @@ func TestEqual(t *testing.T) {
 		}
 	}
 	if strings.Contains(theirs.String(), "other") || strings.Contains(theirs.String(), "masterKey0") {
-		t.Errorf("what is not of the disk is in\n%s", theirs)
+		t.Errorf("parts of other devices are in\n%s", theirs)
 	}
 }
 
-// TestDifferences: whatever is changed in what libvirt says is found.
+// TestDifferences: Diff finds every change of libvirt's arguments.
 func TestDifferences(t *testing.T) {
 	t.Parallel()
 	for old, changed := range map[string][2]string{
@@ -99,7 +99,7 @@ func TestDifferences(t *testing.T) {
 		t.Run(old, func(t *testing.T) {
 			t.Parallel()
 			if !strings.Contains(native, old) {
-				t.Fatal("is not there")
+				t.Fatal("the arguments lack the old text")
 			}
 			text := strings.Replace(native, old, changed[0], 1)
 			planned, theirs := forms(t, disk, text)
@@ -111,7 +111,7 @@ func TestDifferences(t *testing.T) {
 	}
 }
 
-// TestOrder: objects and nodes have an order.
+// TestOrder: the order of objects and nodes is compared.
 func TestOrder(t *testing.T) {
 	t.Parallel()
 	lines := strings.SplitAfter(native, "\n")
@@ -129,14 +129,14 @@ func TestWithout(t *testing.T) {
 	t.Parallel()
 	planned, theirs := forms(t, disk, strings.Replace(native, `"bootindex":2`, `"bootindex":1`, 1))
 	if planned.Diff(theirs) == nil || planned.Without("bootindex").Diff(theirs.Without("bootindex")) != nil {
-		t.Error("the place in the boot order counts where it should not, or the other way round")
+		t.Error("the boot index is compared although it was removed, or not compared before")
 	}
 	if _, ok := planned.Device["bootindex"]; !ok {
 		t.Error("Without changed its form")
 	}
 }
 
-// TestOtherParts has a connection, the boot order of a floppy drive, and limits.
+// TestOtherParts compares a character device, the boot index of a floppy drive, and limits.
 func TestOtherParts(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string][2]string{
@@ -167,10 +167,10 @@ func TestNativeErrors(t *testing.T) {
 		`q -device 'x`:                  "split the arguments",
 		`q -device virtio-net-pci,id=a`: "no disk",
 		`q -device virtio-blk-pci,id=a -device virtio-blk-pci,id=b`:    "two disks",
-		`q -device '{"driver":"virtio-blk-pci","id":"a","drive":"n"}'`: `the node "n", which is not there`,
+		`q -device '{"driver":"virtio-blk-pci","id":"a","drive":"n"}'`: `the node "n", which does not exist`,
 		`q -device '{"driver":'`: "decode",
 		`q -object '{"qom-type":"secret","id":"s","keyid":"k","data":"!"}'`:                                    "secret s",
-		`q -blockdev '{"driver":"luks","node-name":"n","key-secret":"s"}' -device virtio-blk-pci,id=a,drive=n`: `object "s", which is not there`,
+		`q -blockdev '{"driver":"luks","node-name":"n","key-secret":"s"}' -device virtio-blk-pci,id=a,drive=n`: `object "s", which does not exist`,
 		`q -blockdev '{"driver":"raw","node-name":"n","file":"n"}' -device virtio-blk-pci,id=a,drive=n`:        "both",
 	} {
 		if _, err := canon.Native(text, "other"); err == nil || !strings.Contains(err.Error(), want) {

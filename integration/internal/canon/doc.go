@@ -5,9 +5,9 @@
 //   - A block node is named after its path from the device: "drive" is what the device reads and writes,
 //     "drive.file" the node below it, and so on.
 //   - An object is named after its user and purpose: "drive:key-secret".
-//   - A secret is the length of its value, in blocks of 16 bytes: libvirt encrypts the values with a key of
-//     its own.
+//   - A secret is replaced by the length of its value, in blocks of 16 bytes: libvirt encrypts the values with
+//     its own key.
 //   - The device is called "device", unless the user gave it a name.
 //
-// Objects and nodes keep their order. What does not belong to the disk is left out.
+// Objects and nodes keep their order. Parts of other devices are left out.
 package canon

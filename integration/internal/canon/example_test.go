@@ -8,7 +8,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/canon"
 )
 
-// What libvirt calls its nodes, and what luksplug does, is all the same.
+// The forms do not depend on libvirt's and luksplug's node names.
 func Example() {
 	disk, err := diskxml.ParseDisk([]byte(`<disk><source file='/a'/><target dev='vda'/><address type='pci' slot='0x05'/></disk>`))
 	if err != nil {

@@ -77,7 +77,7 @@ func (p parts) form() (Form, error) {
 	return out, nil
 }
 
-// canonicalDevice names the device. A floppy drive's place in the boot order comes from its controller.
+// canonicalDevice renames the device. A floppy drive's boot index is that of its controller.
 func (p parts) canonicalDevice() map[string]any {
 	d := maps.Clone(p.device)
 	id := fmt.Sprint(d["id"])
@@ -114,7 +114,7 @@ func byName(list []map[string]any, member string) map[string]map[string]any {
 	return out
 }
 
-// walker names what the device needs, from the top down.
+// walker renames the nodes and objects that the device needs, from the top down.
 type walker struct {
 	nodes, objects map[string]map[string]any
 	names, uses    map[string]string // the new names
@@ -123,7 +123,7 @@ type walker struct {
 func (w walker) node(name, path string) error {
 	n := w.nodes[name]
 	if n == nil {
-		return fmt.Errorf("%s is the node %q, which is not there", path, name)
+		return fmt.Errorf("%s is the node %q, which does not exist", path, name)
 	}
 	if old, ok := w.names[name]; ok {
 		return fmt.Errorf("the node %q is both %s and %s", name, old, path)
@@ -143,7 +143,7 @@ func (w walker) node(name, path string) error {
 	return w.objectsOf(n, path+":")
 }
 
-// objectsOf names the objects that a node, an object or a part of one refers to.
+// objectsOf renames the objects to which a node, an object or a part of one refers.
 func (w walker) objectsOf(e map[string]any, prefix string) error {
 	for _, member := range slices.Sorted(maps.Keys(e)) {
 		if inner, ok := e[member].(map[string]any); ok {
@@ -157,7 +157,7 @@ func (w walker) objectsOf(e map[string]any, prefix string) error {
 		}
 		o := w.objects[id]
 		if o == nil {
-			return fmt.Errorf("%s%s is the object %q, which is not there", prefix, member, id)
+			return fmt.Errorf("%s%s is the object %q, which does not exist", prefix, member, id)
 		}
 		if _, named := w.uses[id]; !named {
 			w.uses[id] = prefix + member

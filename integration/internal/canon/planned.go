@@ -22,7 +22,7 @@ func Planned(g *blockgraph.Graph, length func(secrets.Reference) (int, error)) (
 					return Form{}, fmt.Errorf("the secret %s: %w", o.ID, err)
 				}
 			}
-			// PKCS #7 always adds to the last block.
+			// PKCS #7 padding adds at least one byte.
 			v = map[string]any{"qom-type": "secret", "id": o.ID, "blocks": n/blockSize + 1}
 		}
 		p.objects = append(p.objects, v)

@@ -14,7 +14,7 @@ import (
 type Case struct {
 	Domain *Element // without the disk
 	Disk   *Element
-	Wild   bool // it has settings where they do not belong
+	Wild   bool // some settings do not fit the disk
 }
 
 // OtherAlias begins the aliases of the domain's other disks.
@@ -39,7 +39,7 @@ func (c Case) XML() string {
 }
 
 // Free returns the members of the disk's device that its XML leaves open and that the program which starts
-// the VM may choose: the address and the place in the boot order.
+// the VM may choose: the address and the boot index.
 func (c Case) Free() []string {
 	var out []string
 	if c.Disk.child("boot") == nil {
@@ -106,24 +106,24 @@ func Cases() *rapid.Generator[Case] {
 // draw draws names, numbers and parts that do not depend on the rest of the case.
 type draw struct {
 	t    *rapid.T
-	wild bool // settings may stand where they do not belong
-	made int  // names, so that each is another
+	wild bool // settings need not fit the disk
+	made int  // the number of names drawn, which makes them unique
 }
 
 // maker draws a case.
 type maker struct {
 	draw
 
-	// What the domain has, for the disk to use.
+	// Parts of the domain to which the disk can refer.
 	q35      bool
 	threads  []string
 	groups   []string
 	scsi     []string // models, by index; "" for none
 	usb      int      // controllers
-	usbPorts int      // at least
+	usbPorts int      // the minimum
 	ports    int      // PCI Express ports
 
-	// What is known of the disk, for its further settings to fit.
+	// Properties of the disk on which further settings depend.
 	device, bus, kind, format string
 	readOnly, shareable       bool
 	encrypted, empty          bool
@@ -141,7 +141,7 @@ func (m *draw) seldom(n int, what string) bool {
 	return rapid.IntRange(0, n-1).Draw(m.t, what) == n-1
 }
 
-// fits returns ok, except that it sometimes is true in a wild case where ok is not.
+// fits returns ok; in a wild case it sometimes returns true although ok is false.
 func (m *draw) fits(ok bool, what string) bool {
 	return ok || m.wild && m.seldom(12, what+" anyway")
 }
@@ -176,7 +176,7 @@ func (m *draw) child(when bool, e *Element, name, attribute string, values ...st
 	}
 }
 
-// only is one, but draws nothing if there is no choice.
+// only is like one, but draws nothing if there is a single value.
 func (m *draw) only(what string, values []string) string {
 	if len(values) == 1 {
 		return values[0]

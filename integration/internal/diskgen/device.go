@@ -89,7 +89,7 @@ func (m *maker) address() *Element {
 	return element("address", "type", bus)
 }
 
-// odd is mostly "0".
+// odd returns "0" in most cases.
 func (m *draw) odd(what string) string {
 	if m.fits(false, what) {
 		return "1"

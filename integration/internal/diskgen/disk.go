@@ -1,6 +1,6 @@
 package diskgen
 
-// prefixes are the targets of each bus.
+// prefixes are the prefixes of target names, by bus.
 var prefixes = map[string]string{"virtio": "vd", "scsi": "sd", "usb": "sd", "ide": "hd", "sata": "sd", "fdc": "fd"}
 
 // disk draws the disk.
@@ -86,7 +86,7 @@ func (m *maker) frontend() {
 
 func (m *maker) target() string {
 	letters := m.one("letter", "b", "c", "e", "d", "a", "g", "z", "aa", "zz")
-	if m.bus == "sata" { // each six have a controller, and each controller a slot
+	if m.bus == "sata" { // six disks share a controller, and each controller takes a slot
 		letters = m.one("letter of a SATA disk", "b", "c", "a", "f", "g", "l", "m")
 	}
 	if m.bus == "ide" || m.bus == "fdc" {
@@ -109,7 +109,7 @@ func (m *maker) diskAttributes(d *Element) {
 	m.attribute(m.seldom(6, "snapshot"), d, "snapshot", "no", "internal", "external")
 }
 
-// moveOut moves <auth> and <encryption> to their older places, outside of <source>.
+// moveOut moves <auth> and <encryption> to their older positions, outside of <source>.
 func (m *maker) moveOut(d, source *Element) {
 	if !m.seldom(3, "old places") {
 		return

@@ -96,7 +96,7 @@ func TestSameSeedSameCase(t *testing.T) {
 	}
 }
 
-// TestReduce: only the cause of the difference is left of a case.
+// TestReduce: Reduce leaves only the cause of the difference.
 func TestReduce(t *testing.T) {
 	t.Parallel()
 	seed := 0
@@ -122,7 +122,7 @@ func TestReduce(t *testing.T) {
 			elements = append(elements, w)
 		}
 	}
-	// An element in another one keeps that one.
+	// A nested element keeps its parent.
 	if got := strings.Join(elements, " "); got != "disk encryption target target@dev" && got != "disk encryption source target target@dev" {
 		t.Errorf("left are %s:\n%s", got, small.DiskXML())
 	}

@@ -5,9 +5,9 @@
 //	Cases ── draws ──> Case ──┬── XML ────────────> a libvirtd: the arguments of QEMU
 //	                          └── Context, DiskXML ──> blockgraph: the same
 //
-// Most cases are valid. Some are wild: a setting may occur where it does not belong, such as a rotation rate
-// on a floppy drive, so that refusals are drawn as well. [Reduce] shrinks a case that shows a difference: it
-// removes one element or attribute after the other as long as the difference remains.
+// Most cases are valid. Some are wild: a setting may not fit the disk, such as a rotation rate on a floppy
+// drive, so that refusals are drawn as well. [Reduce] shrinks a case that shows a difference: it removes
+// elements and attributes one at a time as long as the difference remains.
 //
 // The values of all [Secrets] differ in length: libvirt encrypts them, and the length of the result
 // identifies the secret.

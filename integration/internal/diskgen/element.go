@@ -48,7 +48,7 @@ func text(name, content string) *Element { return &Element{Name: name, Text: con
 func (e *Element) String() string {
 	text, err := xml.MarshalIndent(e, "", "  ")
 	if err != nil {
-		panic(err) // of names that are fixed and texts of any kind, none fails
+		panic(err) // cannot happen: names are fixed, and any text can be encoded
 	}
 	return string(text) + "\n"
 }

@@ -7,7 +7,7 @@ import (
 	"github.com/luksplug/luksplug/integration/internal/diskgen"
 )
 
-// A case is drawn by its number, and goes through the planner like any disk.
+// A case is reproduced by its number, and can be planned like any disk.
 func Example() {
 	c := diskgen.Cases().Example(4)
 	machine, err := diskxml.ParseDomain([]byte(c.Context()))

@@ -26,7 +26,7 @@ type judge struct {
 	libvirt *libvirt.Libvirt
 
 	mu     sync.Mutex
-	agreed map[string]int   // disks without a difference, by what came of them
+	agreed map[string]int   // disks without a difference, by result
 	kinds  map[string][]int // differences, and the seeds of their disks
 	gone   bool             // libvirtd has ended
 }
@@ -51,8 +51,8 @@ func newJudge(t *testing.T) *judge {
 
 // verdict is the result of a comparison.
 type verdict struct {
-	agreed     string // what came of it, "" where they differ
-	difference string // the kind of it
+	agreed     string // the common result, "" if they differ
+	difference string // its kind
 	details    []string
 }
 
@@ -79,7 +79,7 @@ func (j *judge) note(seed int, v verdict) bool {
 	return len(j.kinds[v.difference]) == 1 && !j.gone
 }
 
-// hopeless reports whether further cases would tell nothing new.
+// hopeless reports whether to stop: libvirtd has ended, or there are many kinds of difference.
 func (j *judge) hopeless() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -139,7 +139,7 @@ func (j *judge) compare(c diskgen.Case) verdict {
 	return verdict{agreed: equal}
 }
 
-// native is libvirt's plan. A refusal is a [libvirt.Error].
+// native returns libvirt's plan. A refusal is a [libvirt.Error].
 func (j *judge) native(c diskgen.Case) (canon.Form, error) {
 	text, err := j.libvirt.ConnectDomainXMLToNative("qemu-argv", c.XML(), 0)
 	if err != nil {
@@ -152,7 +152,7 @@ func (j *judge) native(c diskgen.Case) (canon.Form, error) {
 	return f, nil
 }
 
-// plan is luksplug's plan.
+// plan returns luksplug's plan.
 func plan(c diskgen.Case) (canon.Form, error) {
 	m, err := diskxml.ParseDomain([]byte(c.Context()))
 	if err != nil {
@@ -177,7 +177,7 @@ func length(ref secrets.Reference) (int, error) {
 	return s.Length, nil
 }
 
-// stricter matches what only luksplug refuses: because QEMU refuses it, or libvirt ignores it silently.
+// stricter matches errors of luksplug for disks that libvirt takes: QEMU refuses the setting, or libvirt ignores it.
 var stricter = regexp.MustCompile(strings.Join([]string{
 	// QEMU has no such setting.
 	"QEMU's floppy drive does not have this setting",
@@ -187,7 +187,7 @@ var stricter = regexp.MustCompile(strings.Join([]string{
 	"iothreads is not supported with vhostuser disk",
 	"needs tls=.yes., as QEMU does",
 
-	// libvirt forgets it.
+	// libvirt ignores it.
 	"only a mainframe .s390x. reads it",
 	"target must be 0 for controller model '(dc390|am53c974)'",
 	"does not belong to this kind of source, and libvirt would ignore it",
@@ -199,12 +199,12 @@ var stricter = regexp.MustCompile(strings.Join([]string{
 
 	"an empty drive has nothing to throttle",
 	"only TCP can be used with the protocol (https?|ftps?|tftp|iscsi|rbd|ssh|vxhs)", // libvirt calls the server "(null)"
-	"have identical serial",                                                         // libvirt sees that at a hot plug only
+	"have identical serial",                                                         // libvirt checks that at a hot plug only
 	"the VM has no PCI bus ",                                                        // libvirt adds one, which a running VM cannot have
 	"the PCI bus (ua-[a-z0-9]+|pci.[0-9]+) is in use or takes no hot plug",          // a running VM's port takes one device
 }, "|"))
 
-// laxer matches what libvirt refuses and a plan does not.
+// laxer matches errors of libvirt for disks that luksplug plans.
 var laxer = regexp.MustCompile(strings.Join([]string{
 	// A plan does not know the QEMU. An attach checks its schema.
 	"not supported with this QEMU binary",

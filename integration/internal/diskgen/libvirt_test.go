@@ -33,7 +33,7 @@ func TestAgainstLibvirt(t *testing.T) {
 	cases := diskgen.Cases()
 	seeds := make(chan int)
 	var group sync.WaitGroup
-	for range 2 { // one plans while libvirt has the other's disk
+	for range 2 { // one plans while the other waits for libvirtd
 		group.Go(func() {
 			for seed := range seeds {
 				j.try(t, seed, cases.Example(seed))
@@ -42,7 +42,7 @@ func TestAgainstLibvirt(t *testing.T) {
 	}
 	for i := range count {
 		if j.hopeless() {
-			t.Error("these differences are enough")
+			t.Error("stopped before the last disk")
 			break
 		}
 		seeds <- *diskSeed + i

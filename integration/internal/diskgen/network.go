@@ -47,7 +47,7 @@ func (m *maker) network(e *Element) {
 	}
 }
 
-// mayAuth adds an <auth>, or none.
+// mayAuth adds an <auth> in some cases.
 func (m *draw) mayAuth(e *Element, typ string) {
 	if m.often("auth") {
 		e.add(m.auth(typ))

@@ -57,8 +57,8 @@ func (m *draw) count() int {
 }
 
 // path draws a path that is unique in the case, sometimes with characters that need quoting.
-func (m *draw) path(folder string) string {
-	return folder + m.name("image") + m.one("name", "", "", ".img", ".qcow2", " with blanks", ",comma,,two", "-ümläut", "'quote\"s", "<&>", "\\back\\slash", "%41#?x=1", ":colon", "=equal")
+func (m *draw) path(dir string) string {
+	return dir + m.name("image") + m.one("name", "", "", ".img", ".qcow2", " with blanks", ",comma,,two", "-ümläut", "'quote\"s", "<&>", "\\back\\slash", "%41#?x=1", ":colon", "=equal")
 }
 
 func (m *draw) reservations() *Element {

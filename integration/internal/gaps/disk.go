@@ -48,7 +48,7 @@ func newWriter(disk string) (*writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open %s: %w", disk, err)
 	}
-	// O_DIRECT wants the memory aligned, as a page is.
+	// O_DIRECT needs aligned memory, such as a page.
 	page, err := unix.Mmap(-1, 0, os.Getpagesize(), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
 		return nil, fmt.Errorf("get a page of memory: %w", err)
@@ -75,7 +75,7 @@ func (w *writer) written() (bool, error) {
 	n, _, errno := unix.RawSyscall6(unix.SYS_IO_GETEVENTS, w.context, 0, 1, uintptr(unsafe.Pointer(&w.event)), uintptr(unsafe.Pointer(&now)), 0)
 	switch {
 	case errno != 0 && errno != unix.EINTR:
-		return false, fmt.Errorf("ask for the end of a write: %w", errno)
+		return false, fmt.Errorf("get the result of a write: %w", errno)
 	case errno != 0 || n == 0:
 		return false, nil
 	case w.event.res != sector:

@@ -14,16 +14,16 @@ import (
 
 func main() {
 	if len(os.Args) != 4 {
-		_, _ = fmt.Fprintln(os.Stderr, "usage: gaps DISK ASK ANSWER") // the last words
+		_, _ = fmt.Fprintln(os.Stderr, "usage: gaps DISK ASK ANSWER") // exits anyway
 		os.Exit(2)
 	}
 	runtime.GOMAXPROCS(1)
-	debug.SetGCPercent(-1) // a line for each answer is all the garbage there is
+	debug.SetGCPercent(-1) // the only garbage is one line for each answer
 	g, err := begin(os.Args[1], os.Args[2], os.Args[3])
 	for err == nil {
 		err = g.turn()
 	}
-	_, _ = fmt.Fprintln(os.Stderr, "gaps: error:", err) // the last words
+	_, _ = fmt.Fprintln(os.Stderr, "gaps: error:", err) // exits anyway
 	os.Exit(1)
 }
 
@@ -70,7 +70,7 @@ func (g *gaps) turn() error {
 	return nil
 }
 
-// asked reports whether there is a question.
+// asked reports whether a question is pending.
 func asked(questions int) bool {
 	var text [64]byte
 	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(questions), uintptr(unsafe.Pointer(&text)), unsafe.Sizeof(text))

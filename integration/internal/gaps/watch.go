@@ -21,7 +21,7 @@ func (w *watch) turn(now time.Time) {
 	w.last = now
 }
 
-// report returns the answer on both since the last one.
+// report returns an answer: the gaps and turns since the last report.
 func report(timer, disk *watch) string {
 	line := fmt.Sprintln(timer.longest.Microseconds(), disk.longest.Microseconds(), timer.turns, disk.turns)
 	*timer, *disk = watch{}, watch{}

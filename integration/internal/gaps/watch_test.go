@@ -18,7 +18,7 @@ func TestReport(t *testing.T) {
 	if got, want := report(&timer, &disk), "38000 3000 3 1\n"; got != want {
 		t.Errorf("report %q, want %q", got, want)
 	}
-	timer.turn(after(90)) // what the answer took is not the guest's
+	timer.turn(after(90)) // the time of the answer does not count
 	timer.turn(after(92))
 	if got, want := report(&timer, &disk), "2000 0 1 0\n"; got != want {
 		t.Errorf("the next report is %q, want %q: only what came after the first", got, want)

@@ -50,7 +50,7 @@ func cached(name string, build func(dir string) error) (string, error) {
 		return "", err
 	}
 	if _, err := os.Stat(final); err == nil {
-		return final, nil // another process made it while we waited
+		return final, nil // another process made it during the wait
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("look for %s in the cache: %w", name, err)
 	}

@@ -24,9 +24,8 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// Ceph is a cluster of one monitor and one store, which holds everything in memory and demands cephx. It is
-// the Ceph of another Debian release than this machine's, and so is the QEMU that comes with it:
-// [Ceph.Programs].
+// Ceph is a cluster of one monitor and one OSD, which keeps its data in memory and requires cephx. Ceph, and
+// the QEMU in [Ceph.Programs], are from another Debian release than this machine's.
 type Ceph struct {
 	Host     string // of the monitor, which listens on Ceph's own ports
 	User     string // for cephx
@@ -58,7 +57,7 @@ func StartCeph(t testing.TB) *Ceph {
 	return c
 }
 
-// Close kills the cluster, which would take seconds to end by itself. It may be called again.
+// Close kills the cluster, because a regular shutdown takes seconds. It may be called again.
 func (c *Ceph) Close() {
 	for _, p := range []*process{c.osd, c.mon} {
 		if p != nil {
@@ -69,8 +68,8 @@ func (c *Ceph) Close() {
 
 func (c *Ceph) path(name string) string { return filepath.Join(c.dir, name) }
 
-// start makes a cluster without an operator's tools: the maps with which the monitor begins name the users
-// and the store. Only the pool has to be created.
+// start creates a cluster without administration tools: the monitor's initial maps contain the users and the
+// OSD. Only the pool has to be created.
 func (c *Ceph) start(ctx context.Context, t testing.TB) {
 	t.Helper()
 	run := func(program string, args ...string) {
@@ -87,10 +86,10 @@ func (c *Ceph) start(ctx context.Context, t testing.TB) {
 	run("ceph-osd", "-i", "0", "--mkfs", "--osd-uuid", cephID) // queries the monitor
 	c.osd = c.daemon(t, "ceph-osd", "0")
 	run("ceph", "osd", "pool", "create", CephPool, "4", "4") // waits for the monitor
-	run("rbd", "create", "--size", "1M", "first")            // waits for the store
+	run("rbd", "create", "--size", "1M", "first")            // waits for the OSD
 }
 
-// cephID is the UUID of the cluster, which only its own daemons see.
+// cephID is the UUID (fsid) of the cluster. Only its own daemons see it.
 const cephID = "6a7b2a3e-4a8e-4c1d-9d53-0d4f6f6f8f11"
 
 // configure writes Ceph's configuration and the keys.
@@ -121,7 +120,7 @@ func (c *Ceph) configure(t testing.TB) {
 	})
 }
 
-// cephConfig makes the cluster small and quickly ready.
+// cephConfig keeps the cluster small and its start short.
 const cephConfig = `[global]
 fsid = @fsid@
 mon host = @host@
@@ -205,8 +204,8 @@ func (c *Ceph) Format(ctx context.Context, image, format, passphraseFile string,
 	return err
 }
 
-// Encrypt returns the option with which Ceph's library opens an image: with a secret, and one more for each
-// parent that has its own.
+// Encrypt returns the option encrypt, with which librbd opens an image: with a secret, and one more for each
+// parent that has its own passphrase.
 func (c *Ceph) Encrypt(format string, secrets ...string) map[string]any {
 	var out map[string]any
 	for _, s := range slices.Backward(secrets) {
@@ -240,7 +239,7 @@ func (c *Ceph) QemuIO(ctx context.Context, command, image string, encrypt map[st
 }
 
 // Encrypted makes a volume in the format luks1 or luks2 with Ceph's library, as an image of the cluster.
-// cryptsetup then replaces the passphrase by one that opens quickly. All such volumes have one volume key.
+// cryptsetup then sets a passphrase with a fast key derivation. All such volumes share one volume key.
 func (c *Ceph) Encrypted(t testing.TB, format, image string) *Volume {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
@@ -299,10 +298,10 @@ func (c *Ceph) HostXML(port int) string {
 // SuspendMonitor stops the monitor with SIGSTOP, as [Server.Suspend] does.
 func (c *Ceph) SuspendMonitor() error { return c.mon.signal(syscall.SIGSTOP) }
 
-// SuspendStore stops the store, which holds the images, with SIGSTOP.
+// SuspendStore stops the OSD, which holds the images, with SIGSTOP.
 func (c *Ceph) SuspendStore() error { return c.osd.signal(syscall.SIGSTOP) }
 
-// Resume continues the monitor and the store.
+// Resume continues the monitor and the OSD.
 func (c *Ceph) Resume() error {
 	return errors.Join(c.mon.signal(syscall.SIGCONT), c.osd.signal(syscall.SIGCONT))
 }

@@ -53,7 +53,7 @@ func newAuthority(t testing.TB, newKey func() (crypto.Signer, error)) *Authority
 	return a
 }
 
-// template is valid for a day, and since a day, so that clocks may differ.
+// template is valid from a day ago to a day from now, so that clocks may differ.
 func template(name string) *x509.Certificate {
 	const valid = 24 * time.Hour
 	return &x509.Certificate{
@@ -92,25 +92,25 @@ func (a *Authority) Issue(t testing.TB, usage x509.ExtKeyUsage, names ...string)
 	return a.sign(t, template, own.Public()), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
-// ClientFolder makes a directory of certificates for QEMU as a client (docs/system/tls): that of the
+// ClientDir makes a certificate directory for QEMU as a client (docs/system/tls): the certificate of the
 // authority that it trusts, and the client's own, from issuer.
-func (a *Authority) ClientFolder(t testing.TB, issuer *Authority) string {
+func (a *Authority) ClientDir(t testing.TB, issuer *Authority) string {
 	t.Helper()
 	certificate, key := issuer.Issue(t, x509.ExtKeyUsageClientAuth, "vm1")
 	return directory(t, map[string][]byte{"ca-cert.pem": a.Certificate, "client-cert.pem": certificate, "client-key.pem": key})
 }
 
-// ECDSAClientFolder is ClientFolder with ECDSA keys, whose certificates allow no key encipherment.
-func ECDSAClientFolder(t testing.TB) string {
+// ECDSAClientDir is ClientDir with ECDSA keys, whose certificates do not allow key encipherment.
+func ECDSAClientDir(t testing.TB) string {
 	t.Helper()
 	a := newAuthority(t, func() (crypto.Signer, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) })
-	return a.ClientFolder(t, a)
+	return a.ClientDir(t, a)
 }
 
-// EncryptedClientFolder is ClientFolder with the key encrypted (PKCS #8, RFC 5958).
-func (a *Authority) EncryptedClientFolder(t testing.TB) (dir, passphrase string) {
+// EncryptedClientDir is ClientDir with the key encrypted (PKCS #8, RFC 5958).
+func (a *Authority) EncryptedClientDir(t testing.TB) (dir, passphrase string) {
 	t.Helper()
-	dir, passphrase = a.ClientFolder(t, a), randomText("tls-")
+	dir, passphrase = a.ClientDir(t, a), randomText("tls-")
 	key, secret, plain := filepath.Join(dir, "client-key.pem"), filepath.Join(t.TempDir(), "passphrase"), filepath.Join(t.TempDir(), "key")
 	must.OK(t, errors.Join(os.WriteFile(secret, []byte(passphrase), 0o600), os.Rename(key, plain)))
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -120,7 +120,7 @@ func (a *Authority) EncryptedClientFolder(t testing.TB) (dir, passphrase string)
 	return dir, passphrase
 }
 
-// And returns the authority with the certificate of another one beside its own, for peers that trust both.
+// And returns the authority with the certificate of other added to its own, for peers that trust both.
 func (a *Authority) And(other *Authority) *Authority {
 	both := *a
 	both.Certificate = slices.Concat(a.Certificate, other.Certificate)

@@ -1,5 +1,5 @@
 // Package peer starts the real programs that luksplug is tested with: QEMU with a small Linux guest, a proxy
-// that makes a monitor fail at a chosen place, LUKS volumes made by other programs, a private libvirtd,
+// that makes a monitor fail at a chosen step, LUKS volumes made by other programs, a private libvirtd,
 // storage servers, key managers, and older versions of QEMU.
 //
 // A mock would only show what the author of a test believes about QEMU. Here the guest is a real kernel that
@@ -19,7 +19,7 @@
 // # Lifetime
 //
 // PR_SET_PDEATHSIG ties every process to the process that started it: a test binary that crashes or is killed
-// leaves nothing running. A function that takes a [testing.TB] cleans up by itself. Its twin that takes a
+// leaves nothing running. A function that takes a [testing.TB] cleans up by itself. The variant that takes a
 // context and a directory ([Run], [CreateVolume]) is for programs; its result has a Close if it needs one.
 //
 // # Cache

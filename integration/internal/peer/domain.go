@@ -19,13 +19,13 @@ type DomainOptions struct {
 	Other   string  // further XML inside <domain>, such as <metadata>
 	// FromDisk boots the guest from a disk, see [BootImage], instead of from a kernel of its own.
 	FromDisk bool
-	UUID     string // default one that libvirt makes
-	// Persistent defines the domain, which else is gone when it stops. Both are started, unless Off.
+	UUID     string // default: libvirt generates it
+	// Persistent defines the domain; otherwise it is transient. It is started unless Off is set.
 	Persistent bool
 	Off        bool     // do not start the domain, which has to be persistent
 	Extra      []string // further arguments for QEMU
-	// Movable puts the sockets of the domain at paths that each private libvirtd has to itself, so that the
-	// domain can move to another one, see [Libvirt.Receive].
+	// Movable puts the domain's sockets at paths that are private to each libvirtd, so that the domain can
+	// migrate to another libvirtd, see [Libvirt.Receive].
 	Movable bool
 }
 
@@ -92,8 +92,8 @@ func (l *Libvirt) makeDomainDir(dir string) error {
 	return os.Chmod(dir, 0o777) // QEMU makes its sockets there
 }
 
-// Receive prepares this libvirtd for a movable domain of another one, and returns the domain as it will be
-// here. [Domain.Reconnect] connects to it after it has moved.
+// Receive prepares this libvirtd for a movable domain of another libvirtd, and returns the domain with its
+// paths here. [Domain.Reconnect] connects to it after the migration.
 func (l *Libvirt) Receive(d *Domain) (*Domain, error) {
 	dir, _ := l.movable(d.Name)
 	if err := l.makeDomainDir(dir); err != nil {

@@ -94,7 +94,7 @@ func (g *Guest) Run(ctx context.Context, command string) (string, error) {
 		if rest, ok := strings.CutPrefix(got, marker+" "); ok {
 			return finish(command, out.String(), rest)
 		}
-		if strings.HasPrefix(got, markerPrefix) { // the end of a command that an earlier Run gave up
+		if strings.HasPrefix(got, markerPrefix) { // the end of a command that an earlier Run abandoned
 			out.Reset()
 			continue
 		}
@@ -104,7 +104,7 @@ func (g *Guest) Run(ctx context.Context, command string) (string, error) {
 
 // finish makes the result of a command from its output and the status after the marker.
 func finish(command, out, status string) (string, error) {
-	out = strings.TrimSuffix(out, "\n") // the one that init puts before the marker
+	out = strings.TrimSuffix(out, "\n") // init writes it before the marker
 	code, err := strconv.Atoi(strings.TrimSpace(status))
 	if err != nil {
 		return out, fmt.Errorf("guest: unreadable exit status %q: %w", status, err)

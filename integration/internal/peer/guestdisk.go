@@ -17,7 +17,7 @@ const MiB = 1 << 20
 
 // WaitDisk waits for a disk and returns its device file ("/dev/vda"). want is "vda" or its serial number.
 func (g *Guest) WaitDisk(ctx context.Context, want string) (string, error) {
-	// The guest looks 20 times, 50 ms apart, before it answers: few round trips over the serial port.
+	// The guest polls 20 times, 50 ms apart, before it answers, which saves round trips over the serial port.
 	script := `want=` + shell.Quote(want) + `
 i=0
 while [ $i -lt 20 ]; do
@@ -66,8 +66,8 @@ func Pattern(pattern []byte) []byte {
 	return bytes.Repeat(pattern, MiB/len(pattern)+1)[:MiB]
 }
 
-// WritePattern fills length MiB of dev from offset MiB with [Pattern] and waits until the disk has them. The
-// pattern may have any bytes, from one to 1 KiB.
+// WritePattern fills length MiB of dev from offset MiB with [Pattern] and flushes the disk. The pattern may
+// have any bytes, from one to 1 KiB.
 func (g *Guest) WritePattern(ctx context.Context, dev string, offset, length int, pattern []byte) error {
 	if len(pattern) == 0 || len(pattern) > 1024 {
 		return fmt.Errorf("guest: pattern of %d bytes; it needs 1 to 1024", len(pattern))

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Flavour is a kernel, as in Debian's package linux-image-FLAVOUR, and after a "+" what else the guest has.
+// Flavour is a kernel, as in Debian's package linux-image-FLAVOUR, and after a "+" the guest's extra software.
 type Flavour string
 
 const (
@@ -21,7 +21,7 @@ const (
 	CryptGuest Flavour = CloudKernel + "+cryptsetup"
 )
 
-// kernel returns the flavour without what else the guest has.
+// kernel returns the flavour without the extra software.
 func (f Flavour) kernel() string {
 	kernel, _, _ := strings.Cut(string(f), "+")
 	return kernel
@@ -35,7 +35,7 @@ var guestModules = map[Flavour][]string{
 	FullKernel:  {"virtio_ring", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "xhci_pci", "usb_storage", "uas"},
 }
 
-// GuestImage is what a guest boots from: files in the cache.
+// GuestImage is the files, in the cache, from which a guest boots.
 type GuestImage struct {
 	Kernel string // uncompressed, for QEMU
 	Packed string // the bzImage, for boot loaders
@@ -140,7 +140,7 @@ func unpackPackages(ctx context.Context, work, root string, packages ...string) 
 }
 
 // stageGuest makes a directory of the guest's whole file system: busybox, the kernel modules with their order,
-// guestInit, and what else the flavour has.
+// guestInit, and the flavour's extra software.
 func stageGuest(stage, root, release string, flavour Flavour) error {
 	tree, err := findModules(filepath.Join(root, "lib", "modules", release))
 	if err != nil {
@@ -172,8 +172,8 @@ func stageGuest(stage, root, release string, flavour Flavour) error {
 		os.WriteFile(filepath.Join(stage, "init"), []byte(guestInit), 0o755))
 }
 
-// guestCommandLine is the kernel command line of the guest. It omits what takes a fifth of an emulated boot
-// and no test needs: mitigations, self-tests of ciphers, a second processor.
+// guestCommandLine is the kernel command line of the guest. It disables mitigations, self-tests of ciphers and
+// a second processor: they take a fifth of an emulated boot, and no test needs them.
 const guestCommandLine = "console=ttyS0 loglevel=4 mitigations=off tsc=reliable no_timer_check cryptomgr.notests noreplace-smp"
 
 // guestReady is the line that the guest sends when it accepts commands.

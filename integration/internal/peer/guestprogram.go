@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// packageClosure returns a package and all that it depends on.
+// packageClosure returns a package and its transitive dependencies.
 func packageClosure(ctx context.Context, name string) ([]string, error) {
 	out, err := Output(ctx, "apt-cache", "depends", "--recurse", "--important", name)
 	if err != nil {
@@ -19,7 +19,7 @@ func packageClosure(ctx context.Context, name string) ([]string, error) {
 	}
 	var packages []string
 	for line := range strings.Lines(out) {
-		// What a package depends on is indented; a virtual package is in <>.
+		// A dependency is indented; a virtual package is in <>.
 		if found := strings.TrimSpace(line); !strings.HasPrefix(line, " ") && !strings.HasPrefix(found, "<") {
 			packages = append(packages, found)
 		}
@@ -41,7 +41,7 @@ func addProgram(stage, root, name string) error {
 		return err
 	}
 	files := map[string]string{}
-	// libgcc is what the C library loads by itself when a thread ends.
+	// The C library loads libgcc by dlopen when a thread ends.
 	libraries, err := closure(append(wanted, "libgcc_s.so.1", filepath.Base(loaderPath)), func(name string) (needs []string, err error) {
 		if files[name], err = findFile(root, name, "lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"); err != nil {
 			return nil, err
@@ -78,7 +78,7 @@ func findFile(root, name string, dirs ...string) (string, error) {
 	return "", fmt.Errorf("no package has the file %s", name)
 }
 
-// imported returns the names of the libraries that a file itself names.
+// imported returns the names of the libraries that an ELF file lists as needed.
 func imported(path string) ([]string, error) {
 	f, err := elf.Open(path)
 	if err != nil {

@@ -29,8 +29,8 @@ func RunDirs(uuid string) []string {
 	return base
 }
 
-// ReadHost lists, sorted, what luksplug keeps on this host for the VM with that UUID: the files and
-// directories of [RunDirs], and the daemons and helpers that work there.
+// ReadHost returns, sorted, luksplug's state on this host for the VM with that UUID: the files and
+// directories of [RunDirs], and the daemons and helpers that use them.
 func ReadHost(uuid string) ([]string, error) {
 	found := []string{}
 	for _, dir := range RunDirs(uuid) {
@@ -41,7 +41,7 @@ func ReadHost(uuid string) ([]string, error) {
 			return err
 		})
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("look at what is kept for the VM: %w", err)
+			return nil, fmt.Errorf("list the host's files of the VM: %w", err)
 		}
 	}
 	for range StorageDaemons(uuid) {
@@ -64,8 +64,8 @@ func Helpers(uuid string) []int {
 	return processes(uuid, func(program, _ string) bool { return filepath.Base(program) == "qemu-pr-helper" })
 }
 
-// Watchers returns the process ids of the processes that luksplug leaves to end a storage daemon or helper
-// together with the VM with that UUID.
+// Watchers returns the ids of the processes that end a storage daemon or helper of luksplug's together with
+// the VM with that UUID.
 func Watchers(uuid string) []int {
 	return processes(uuid, func(_, args string) bool { return strings.HasPrefix(args, "watch-daemon\x00") })
 }

@@ -19,7 +19,7 @@ func TestReadHost(t *testing.T) {
 	t.Parallel()
 	id := uuid.NewString()
 	if found, err := ReadHost(id); err != nil || len(found) > 0 {
-		t.Errorf("of a VM that does not exist there are %v, error %v", found, err)
+		t.Errorf("a VM that does not exist has %v, error %v", found, err)
 	}
 	dirs := RunDirs(id)
 	if len(dirs) == 0 {
@@ -61,7 +61,7 @@ func TestTCPProxy(t *testing.T) {
 	}
 }
 
-// TestThrough: another program starts QEMU and becomes its process.
+// TestThrough: another program becomes QEMU by exec.
 func TestThrough(t *testing.T) {
 	t.Parallel()
 	q := Start(t, Options{Paused: true, Through: []string{"env", "LUKSPLUG_THROUGH=1"}})
@@ -88,7 +88,7 @@ cryptsetup luksUUID /tmp/volume`)
 	}
 }
 
-// TestVolumeKey: a volume of a format of the caller's, with the key that is in it.
+// TestVolumeKey reads the volume key of a volume that has a format of the caller's.
 func TestVolumeKey(t *testing.T) {
 	t.Parallel()
 	v := NewFormatted(t, EmbeddedLUKS, "--type", "luks2", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000", "--key-size", "256")

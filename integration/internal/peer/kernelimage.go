@@ -12,7 +12,7 @@ import (
 )
 
 // unpacker is a program that unpacks one kind of compressed kernel when called as KIND -dc, and its package.
-// dpkg has the libraries that it needs.
+// dpkg needs the same libraries, so they are installed.
 type unpacker struct{ magic, kind, inPackage string }
 
 var unpackers = []unpacker{
@@ -22,9 +22,9 @@ var unpackers = []unpacker{
 	{"\x1f\x8b", "gzip", "gzip"},
 }
 
-// unpackKernel writes the kernel that a bzImage holds compressed, which QEMU starts by its PVH entry:
-// decompression is a fifth of an emulated boot. If the kind of compression is unknown, it copies the bzImage,
-// which QEMU starts as well.
+// unpackKernel writes the kernel of a bzImage uncompressed, for QEMU to start by its PVH entry: decompression
+// is a fifth of an emulated boot. If the kind of compression is unknown, it copies the bzImage, which QEMU
+// starts as well.
 //
 // The fields are those of the kernel's Documentation/arch/x86/boot.rst.
 func unpackKernel(ctx context.Context, work, bzImage, to string) error {
@@ -46,7 +46,7 @@ func unpackKernel(ctx context.Context, work, bzImage, to string) error {
 		if !bytes.HasPrefix(payload, []byte(u.magic)) {
 			continue
 		}
-		if u.kind != "gzip" { // its own format ends in the size; the others have it behind
+		if u.kind != "gzip" { // gzip's own format ends in the size; to the others it is appended
 			payload = payload[:len(payload)-4]
 		}
 		return unpackPayload(ctx, work, u, payload, to)

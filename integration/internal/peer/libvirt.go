@@ -39,8 +39,8 @@ type Libvirt struct {
 type LibvirtOptions struct {
 	// User runs the QEMUs, with the group of the same name; "" is root.
 	User string
-	// Hook is the text of an executable in hooks/qemu.d. libvirtd looks for one only at its start. With a
-	// hook, luksplug has its directories in /run, /etc, /var/lib and /var/log to itself.
+	// Hook is the text of an executable in hooks/qemu.d, which libvirtd looks for only at its start. With a
+	// hook, luksplug's directories in /run, /etc, /var/lib and /var/log are private to the namespace.
 	Hook string
 	// Configuration is the text of luksplug's configuration in the namespace.
 	Configuration string
@@ -160,11 +160,11 @@ done
 
 // writeConfig makes libvirt's directories and its configuration.
 func (l *Libvirt) writeConfig(o LibvirtOptions) error {
-	folders := []string{"run", "etc/hooks/qemu.d", "lib", "cache", "log"}
+	dirs := []string{"run", "etc/hooks/qemu.d", "lib", "cache", "log"}
 	if o.Hook != "" {
-		folders = append(folders, "luksplug/etc", "luksplug/var/lib", "luksplug/var/log")
+		dirs = append(dirs, "luksplug/etc", "luksplug/var/lib", "luksplug/var/log")
 	}
-	for _, name := range folders {
+	for _, name := range dirs {
 		if err := os.MkdirAll(filepath.Join(l.Dir, name), 0o755); err != nil {
 			return err
 		}
@@ -206,8 +206,8 @@ func (l *Libvirt) waitReady(ctx context.Context) error {
 	return err
 }
 
-// Inside returns a program that runs in the namespaces of this libvirtd, as on its host: it finds virsh in
-// PATH and the QEMUs of libvirt in /proc.
+// Inside returns a command in the namespaces of this libvirtd, as if on its host: virsh is in PATH, and
+// libvirt's QEMUs are in /proc.
 func (l *Libvirt) Inside(ctx context.Context, name string, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "nsenter", append([]string{"--target", strconv.Itoa(l.process.pid()), "--mount", "--pid", "--", name}, args...)...)
 }

@@ -46,7 +46,7 @@ func TestPrivateLibvirtd(t *testing.T) {
 	}
 }
 
-// TestTwoPrivateLibvirtds: they know nothing of each other, and a domain ends with its libvirtd.
+// TestTwoPrivateLibvirtds: they are independent of each other, and a domain ends with its libvirtd.
 func TestTwoPrivateLibvirtds(t *testing.T) {
 	Long(t, "starts the libvirtds that TestMigrate works with in every run")
 	t.Parallel()
@@ -65,7 +65,7 @@ func TestTwoPrivateLibvirtds(t *testing.T) {
 		})
 	}
 	if !running() {
-		t.Error("no QEMU of the domain is there")
+		t.Error("the domain has no QEMU")
 	}
 	one.Close()
 	if running() {

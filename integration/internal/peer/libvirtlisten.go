@@ -22,7 +22,7 @@ type ListeningLibvirt struct {
 }
 
 // ListeningLibvirtd is Libvirtd for clients on the network. Its certificate is valid for 127.0.0.1, not for
-// localhost; it demands one of each client.
+// localhost; it requires a client certificate.
 func ListeningLibvirtd(t testing.TB) *ListeningLibvirt {
 	t.Helper()
 	needRoot(t, "a private libvirtd")
@@ -54,7 +54,7 @@ func (a *Authority) LibvirtClient(t testing.TB, issuer *Authority) string {
 	return directory(t, files)
 }
 
-// Session is the libvirt of one user.
+// Session is the libvirtd of an unprivileged user.
 type Session struct {
 	*Libvirt
 	UID     int
@@ -69,7 +69,7 @@ func (l *Libvirt) StartSession(t testing.TB) *Session {
 	s := &Session{UID: uid, Runtime: filepath.Join(dir, "run")}
 	s.Libvirt = &Libvirt{Dir: dir, Socket: filepath.Join(s.Runtime, "libvirt", "libvirt-sock"), Log: filepath.Join(dir, "libvirtd.log"), root: l.root}
 	s.URI = "qemu+unix:///session?socket=" + s.Socket
-	// The last ones belong to the session's user before StartDomain fills them as the tests' user.
+	// The last ones get the session's user as owner before StartDomain fills them as the tests' user.
 	for _, path := range []string{dir, s.Runtime, filepath.Join(dir, "home"), filepath.Join(dir, "domains"), filepath.Join(dir, "domains", "luksplug-test")} {
 		must.OK(t, os.MkdirAll(path, 0o700))
 		must.OK(t, os.Chown(path, uid, uid))
@@ -88,7 +88,7 @@ func (l *Libvirt) StartSession(t testing.TB) *Session {
 	return s
 }
 
-// Command returns a program of the session's user, ready to start. Its environment leads to the session.
+// Command returns a command that runs as the session's user, with the session's environment.
 func (s *Session) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	id := fmt.Sprint(s.UID)
 	cmd := exec.CommandContext(ctx, "setpriv", append([]string{"--reuid=" + id, "--regid=" + id, "--clear-groups", "--", name}, args...)...)

@@ -12,8 +12,8 @@ import (
 )
 
 // MatrixQEMU returns the path of another release's qemu-system-x86_64, for Options.Binary: bookworm has 7.2,
-// trixie 10.0, sid the newest. It is unpacked into the cache on demand, with the release's qemu-img and
-// others in the same directory. Without mmdebstrap the test is skipped.
+// trixie 10.0, sid the newest. It is unpacked into the cache on demand, with qemu-img and other tools of the
+// release in the same directory. Without mmdebstrap the test is skipped.
 func MatrixQEMU(t testing.TB, suite string) string {
 	t.Helper()
 	return filepath.Join(matrix(t, suite), "qemu-system-x86_64")

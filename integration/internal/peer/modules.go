@@ -33,7 +33,7 @@ func moduleName(path string) string {
 	return strings.ReplaceAll(strings.TrimSuffix(filepath.Base(path), ".ko"), "-", "_")
 }
 
-// closure returns the wanted modules and all that they need, in an order for insmod.
+// closure returns the wanted modules and their dependencies, in an order for insmod.
 //
 // Debian's package has no modules.dep: its maintainer script makes that file at installation. Each module
 // names what it needs in its .modinfo section.
@@ -47,7 +47,7 @@ func (m moduleTree) closure(wanted []string) ([]string, error) {
 	})
 }
 
-// closure returns what is wanted and all that it needs, each after what it needs itself.
+// closure returns the wanted names and their transitive dependencies, each after its own dependencies.
 func closure(wanted []string, needsOf func(name string) ([]string, error)) ([]string, error) {
 	var order []string
 	var add func(name string, path []string) error
@@ -56,7 +56,7 @@ func closure(wanted []string, needsOf func(name string) ([]string, error)) ([]st
 			return nil
 		}
 		if slices.Contains(path, name) {
-			return fmt.Errorf("these need each other: %s", strings.Join(append(path, name), " -> "))
+			return fmt.Errorf("circular dependency: %s", strings.Join(append(path, name), " -> "))
 		}
 		needs, err := needsOf(name)
 		if err != nil {
@@ -78,7 +78,7 @@ func closure(wanted []string, needsOf func(name string) ([]string, error)) ([]st
 	return order, nil
 }
 
-// moduleNeeds returns the names of the modules whose symbols the one in path uses.
+// moduleNeeds returns the names of the modules on which the module in path depends.
 func moduleNeeds(path string) ([]string, error) {
 	f, err := elf.Open(path)
 	if err != nil {

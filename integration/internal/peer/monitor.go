@@ -6,8 +6,8 @@ import (
 	"fmt"
 )
 
-// Monitor is a connection to a QMP monitor for the queries of a test. It is deliberately not package qmp: a
-// fault of luksplug's must not hide itself. It may be used by several goroutines.
+// Monitor is a connection to a QMP monitor for the queries of a test. It deliberately does not use package
+// qmp, whose faults could hide others. It may be used by several goroutines.
 type Monitor struct {
 	*link
 	id     int
@@ -83,7 +83,7 @@ func (m *Monitor) Execute(ctx context.Context, command string, args any) (json.R
 		switch {
 		case got.Name != "":
 			m.events = append(m.events, got.Event)
-		case string(got.ID) != want: // the greeting, or the answer to a command given up
+		case string(got.ID) != want: // the greeting, or the reply to an abandoned command
 		case got.Error != nil:
 			got.Error.Command = command
 			return nil, got.Error
@@ -93,7 +93,7 @@ func (m *Monitor) Execute(ctx context.Context, command string, args any) (json.R
 	}
 }
 
-// WaitEvent returns the first event since the connection that accept accepts. It drops those before it.
+// WaitEvent returns the first event for which accept returns true, and drops those before it.
 func (m *Monitor) WaitEvent(ctx context.Context, accept func(Event) bool) (Event, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

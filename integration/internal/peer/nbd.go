@@ -25,7 +25,7 @@ func StartNBD(t testing.TB, file string) *NBDServer {
 }
 
 // StartNBDX509 serves a raw image over NBD with TLS to clients with a certificate of the authority. The
-// server's certificate is valid for names, which do not include the address of [Server] by themselves.
+// server's certificate is valid for names only: the address of [Server] must be among them.
 func StartNBDX509(t testing.TB, file string, a *Authority, names ...string) *NBDServer {
 	t.Helper()
 	certificate, key := a.Issue(t, x509.ExtKeyUsageServerAuth, names...)
@@ -36,13 +36,13 @@ func StartNBDX509(t testing.TB, file string, a *Authority, names ...string) *NBD
 // StartNBDPSK serves a raw image over NBD with TLS to clients with one user's key.
 func StartNBDPSK(t testing.TB, file string, key PSK) *NBDServer {
 	t.Helper()
-	return startNBD(t, file, "--object", "tls-creds-psk,id=tls,endpoint=server,dir="+escapeComma(key.Folder(t)), "--tls-creds", "tls")
+	return startNBD(t, file, "--object", "tls-creds-psk,id=tls,endpoint=server,dir="+escapeComma(key.Dir(t)), "--tls-creds", "tls")
 }
 
 func startNBD(t testing.TB, file string, args ...string) *NBDServer {
 	t.Helper()
 	return &NBDServer{startServer(t, "qemu-nbd", func(_ string, port int) *exec.Cmd {
-		// More clients than one: a storage daemon may still be leaving as QEMU comes.
+		// Several clients: a storage daemon may still be connected when QEMU connects.
 		common := []string{"--format", "raw", "--persistent", "--shared", "4", "--export-name", "disk", "--bind", "127.0.0.1", "--port", strconv.Itoa(port)}
 		return exec.Command("qemu-nbd", append(append(common, args...), file)...)
 	})}
@@ -59,8 +59,8 @@ func NewPSK(user string) PSK {
 	return PSK{User: user, Key: randomText("")}
 }
 
-// Folder makes a directory with the key, for QEMU as a server or a client (docs/system/tls).
-func (k PSK) Folder(t testing.TB) string {
+// Dir makes a directory with the key, for QEMU as a server or a client (docs/system/tls).
+func (k PSK) Dir(t testing.TB) string {
 	t.Helper()
 	return directory(t, map[string][]byte{"keys.psk": []byte(k.User + ":" + k.Key + "\n")})
 }

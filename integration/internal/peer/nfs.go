@@ -18,7 +18,7 @@ import (
 )
 
 // NFSServer is an NFS-Ganesha that exports a directory to all clients, under the directory's own path and
-// with any user id that they claim. It runs in a network namespace of its own, as QEMU always asks a
+// with any user id that they claim. It runs in a network namespace of its own, as QEMU always queries the
 // portmapper on port 111.
 type NFSServer struct {
 	*Server // without a port
@@ -60,15 +60,15 @@ func (n *NFSServer) configure(t testing.TB) {
 	must.OK(t, err)
 	users = append(users, "_rpc:x:64056:65534::/nonexistent:/usr/sbin/nologin\n"...)
 	etc := filepath.Join(n.Dir, "etc")
-	must.OK(t, errors.Join(os.Mkdir(etc, 0o755), os.Chmod(n.Dir, 0o755), // what lies over /etc has its mode
+	must.OK(t, errors.Join(os.Mkdir(etc, 0o755), os.Chmod(n.Dir, 0o755), // mounted over /etc, it determines the mode of /etc
 		os.WriteFile(filepath.Join(etc, "passwd"), users, 0o644),
-		os.WriteFile(filepath.Join(n.Dir, "ganesha.conf"), []byte(strings.ReplaceAll(nfsConfig, "@folder@", n.Files)), 0o644)))
+		os.WriteFile(filepath.Join(n.Dir, "ganesha.conf"), []byte(strings.ReplaceAll(nfsConfig, "@dir@", n.Files)), 0o644)))
 }
 
 // nfsConfig is for NFS 3, the default version of libnfs, which QEMU does not change.
 const nfsConfig = `NFS_CORE_PARAM { Protocols = 3; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; }
 NFSV4 { RecoveryBackend = fs; Graceless = true; UseGetpwnam = true; }
-EXPORT { Export_Id = 1; Path = "@folder@"; Pseudo = /; Protocols = 3; Access_Type = RW; Squash = No_Root_Squash; SecType = sys; Attr_Expiration_Time = 0; FSAL { Name = VFS; } }
+EXPORT { Export_Id = 1; Path = "@dir@"; Pseudo = /; Protocols = 3; Access_Type = RW; Squash = No_Root_Squash; SecType = sys; Attr_Expiration_Time = 0; FSAL { Name = VFS; } }
 LOG { Default_Log_Level = EVENT; }
 `
 

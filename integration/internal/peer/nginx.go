@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// WebServer is an nginx that serves the files of a directory. It demands the password of a user and a cookie.
+// WebServer is an nginx that serves the files of a directory. It requires the password of a user and a cookie.
 type WebServer struct {
 	*Server
 	Files    string // the directory

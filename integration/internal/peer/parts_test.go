@@ -18,7 +18,7 @@ import (
 
 var errFull = errors.New("disk full")
 
-// TestModuleOrder takes real modules from the package, as those of a guest image have been through closure.
+// TestModuleOrder uses the modules of the package, as those of a guest image are already in order.
 func TestModuleOrder(t *testing.T) {
 	t.Parallel()
 	packages, err := cached("test-packages-v1", func(dir string) error {
@@ -38,7 +38,7 @@ func TestModuleOrder(t *testing.T) {
 		t.Errorf("order %v, want %v", order, want)
 	}
 	if _, err := tree.closure([]string{"no_such_module"}); err == nil || !strings.Contains(err.Error(), "no_such_module") {
-		t.Errorf("a module that is not there gave %v", err)
+		t.Errorf("a missing module gave %v", err)
 	}
 }
 
@@ -82,7 +82,7 @@ func TestCacheForgetsAFailedBuild(t *testing.T) {
 	}
 }
 
-// TestNothingSurvivesACrash kills a test binary and looks for its QEMU.
+// TestNothingSurvivesACrash: QEMU ends when its test binary is killed.
 func TestNothingSurvivesACrash(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -103,11 +103,11 @@ func TestNothingSurvivesACrash(t *testing.T) {
 	_ = child.Wait() // it was killed
 	// The connection ends when QEMU does, and not before.
 	if _, err := m.WaitEvent(ctx, func(Event) bool { return false }); err == nil || ctx.Err() != nil {
-		t.Errorf("QEMU lives on: %v", err)
+		t.Errorf("QEMU still runs: %v", err)
 	}
 }
 
-// helperVariable makes the test binary a program that starts a QEMU in the directory of its value, and stays.
+// helperVariable has the test binary start a QEMU in the directory of its value and run until it is killed.
 const helperVariable = "LUKSPLUG_PEER_HELPER"
 
 func TestMain(m *testing.M) {
@@ -124,7 +124,7 @@ func helper(dir string) {
 		_, _ = os.Stdout.WriteString(err.Error()) // the test shows it
 		os.Exit(1)
 	}
-	_ = q.monitor.Close() // Run asked over it, and a monitor serves one client
+	_ = q.monitor.Close() // Run has used it, and a monitor serves one client
 	_, _ = os.Stdout.WriteString("ready\n")
 	select {} // until it is killed
 }

@@ -8,11 +8,11 @@ import (
 // Place is a modified view of the machine for a QEMU: files with the content of other files, in a mount
 // namespace, and variables of the environment.
 type Place struct {
-	Files map[string]string // path -> path of the file that is there instead
+	Files map[string]string // path -> path of the file that replaces it
 	Env   []string          // NAME=value
 }
 
-// Through returns the arguments that start a program in the place, for Options.Through.
+// Through returns the arguments that start a program in this view, for Options.Through.
 func (p Place) Through(t testing.TB) []string {
 	t.Helper()
 	needRoot(t, "a QEMU that sees other files")

@@ -39,7 +39,7 @@ func atEnd(t testing.TB, end func(), logs ...string) {
 	})
 }
 
-// Long skips a test that is too long for every run, unless LUKSPLUG_LONG is set, as make test-long does.
+// Long skips a slow test unless LUKSPLUG_LONG is set, as make test-long does.
 func Long(t testing.TB, why string) {
 	t.Helper()
 	if !IsLong() {
@@ -47,14 +47,14 @@ func Long(t testing.TB, why string) {
 	}
 }
 
-// IsLong reports whether tests may take long, see [Long].
+// IsLong reports whether slow tests run, see [Long].
 func IsLong() bool { return os.Getenv("LUKSPLUG_LONG") != "" }
 
 // process is a child that dies with its parent.
 type process struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when the child was reaped
-	err  error         // what Wait said; valid after done
+	err  error         // the result of Wait; valid after done
 }
 
 // startTied starts cmd, with its output in a new file log. The kernel kills it when this process ends, also
@@ -73,7 +73,7 @@ func startTied(cmd *exec.Cmd, log string) (*process, error) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
-	cmd.SysProcAttr.Setpgid = true // a ^C of the terminal is for the test, which then stops its peers in order
+	cmd.SysProcAttr.Setpgid = true // ^C of the terminal reaches only the test, which then stops its peers in order
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {
@@ -111,7 +111,7 @@ func (p *process) signal(s syscall.Signal) error { return syscall.Kill(-p.pid(),
 
 // kill ends the child and waits until it is reaped.
 func (p *process) kill() {
-	_ = p.cmd.Process.Kill() // it may have ended already: then there is nothing to do
+	_ = p.cmd.Process.Kill() // fails only if it has already ended
 	<-p.done
 }
 

@@ -18,7 +18,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// Command is one QMP command on its way to QEMU.
+// Command is one QMP command from the client to QEMU.
 type Command struct {
 	Name  string // of the command
 	Step  int    // counts, from 1, the commands that change something; 0 for the others
@@ -29,22 +29,22 @@ type Command struct {
 // Cut selects whether and when the proxy cuts the connection because of a command.
 type Cut int
 
-// The places to cut.
+// The points at which the proxy cuts.
 const (
 	CutNever         Cut = iota
 	CutBeforeForward     // QEMU never sees the command
-	CutBeforeReply       // QEMU has run the command, the client does not learn how it ended
+	CutBeforeReply       // QEMU has run the command, the client gets no reply
 	CutAfterReply        // the client has the reply
 )
 
-// Verdict is what happens to a command. The zero value passes it on.
+// Verdict says how the proxy treats a command. The zero value forwards it.
 type Verdict struct {
-	Replace []byte        // where not nil, goes to QEMU instead
+	Replace []byte        // if not nil, is sent to QEMU instead
 	Cut     Cut           // cuts the connection, on both sides
-	Delay   time.Duration // holds the reply back, and all that comes after it
+	Delay   time.Duration // delays the reply, and everything after it
 }
 
-// ProxyHooks decide what a Proxy does, one at a time for a connection. A nil hook passes everything on.
+// ProxyHooks control a Proxy. The hooks of a connection are called one at a time. A nil hook forwards everything.
 type ProxyHooks struct {
 	// Command sees every command but qmp_capabilities.
 	Command func(Command) Verdict
@@ -54,11 +54,11 @@ type ProxyHooks struct {
 	Connect func(n int) bool
 }
 
-// InjectedFault is the argument that QEMU refuses in FailStep.
+// InjectedFault is the unknown argument with which FailStep makes QEMU refuse a command.
 const InjectedFault = "luksplug-injected-fault"
 
-// FailStep makes the real QEMU fail the n-th command that changes something, by an argument that it does not
-// know. QEMU checks arguments before it acts, so the command has no effect.
+// FailStep makes the real QEMU fail the n-th command that changes something, by an unknown argument. QEMU
+// checks arguments before it acts, so the command has no effect.
 func FailStep(n int) ProxyHooks {
 	return fail(func(c Command) bool { return c.Step == n })
 }
@@ -124,7 +124,7 @@ type Record struct {
 }
 
 // Proxy is a server in front of a real QMP monitor, on a unix socket or on TCP. It passes commands with their
-// descriptors to the monitor and replies back, records both, and fails where its hooks say so.
+// descriptors to the monitor and replies back, records both, and injects the faults of its hooks.
 type Proxy struct {
 	Address string // for the tool: unix socket, or host:port
 
@@ -147,7 +147,7 @@ func NewProxy(t testing.TB, upstream string, hooks ProxyHooks) *Proxy {
 	return startProxy(t, "unix", filepath.Join(shortDir(t, "proxy"), "qmp.sock"), upstream, hooks)
 }
 
-// NewTCPProxy is NewProxy on a port of the loopback interface, which no descriptor can pass.
+// NewTCPProxy is NewProxy on a port of the loopback interface, over which no descriptor can be passed.
 func NewTCPProxy(t testing.TB, upstream string, hooks ProxyHooks) *Proxy {
 	t.Helper()
 	return startProxy(t, "tcp", "127.0.0.1:0", upstream, hooks)
@@ -224,7 +224,7 @@ func (p *Proxy) serve(client net.Conn) {
 	var d net.Dialer
 	conn, err := d.DialContext(context.Background(), "unix", p.upstream)
 	if err != nil {
-		_ = client.Close() // as if the monitor itself had gone
+		_ = client.Close() // like a monitor that has ended
 		return
 	}
 	l := &proxyLink{proxy: p, client: client, qemu: conn.(*net.UnixConn)}
@@ -307,7 +307,7 @@ func (l *proxyLink) forward(value []byte, fds []int) bool {
 		Execute string `json:"execute"`
 		OOB     string `json:"exec-oob"`
 	}
-	_ = json.Unmarshal(value, &head) // QEMU refuses what is no command
+	_ = json.Unmarshal(value, &head) // QEMU refuses an invalid command
 	c := Command{Name: head.Execute + head.OOB, Bytes: value, FDs: len(fds)}
 	v := l.proxy.judge(&c)
 	if v.Cut == CutBeforeForward {
@@ -344,7 +344,7 @@ func (l *proxyLink) back(line []byte) bool {
 		Greeting json.RawMessage `json:"QMP"`
 	}
 	if json.Unmarshal(line, &head) != nil {
-		return false // QEMU writes one JSON value a line; anything else is the end of it
+		return false // QEMU writes one JSON value a line; anything else ends the connection
 	}
 	var v Verdict
 	switch {

@@ -73,7 +73,7 @@ func TestProxyPassesAndRecords(t *testing.T) {
 	}
 }
 
-// TestFailStep: QEMU refuses the injected argument in every command of a plan, and does nothing.
+// TestFailStep: QEMU refuses the injected argument in every command of a plan, and changes nothing.
 func TestFailStep(t *testing.T) {
 	t.Parallel()
 	commands := []struct {
@@ -133,7 +133,7 @@ func TestCutAtStep(t *testing.T) {
 				t.Errorf("the client got %v", err)
 			}
 			if _, err := m.Execute(ctx, "query-status", nil); err == nil {
-				t.Error("the connection lives on")
+				t.Error("the connection is still open")
 			}
 			if got := slices.Contains(mustState(ctx, t, q).Nodes, "two"); got != c.done {
 				t.Errorf("QEMU has run the command: %v, want %v", got, c.done)

@@ -35,7 +35,7 @@ func (r *commandReader) next() ([]byte, []int, error) {
 			return value, fds, nil
 		}
 		if !errors.Is(err, errNoValue) {
-			// No JSON: QEMU is to say so, in its own words.
+			// Not JSON: forward it, so that QEMU itself reports the error.
 			value := r.pending
 			r.pending = nil
 			return value, nil, nil

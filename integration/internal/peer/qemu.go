@@ -54,7 +54,7 @@ type QEMU struct {
 	Socket     string // unix socket of the monitor for the tool under test
 	TCPAddress string // host:port of the monitor on TCP, with Options.TCP
 	PID        int
-	UUID       string   // by which luksplug knows the VM
+	UUID       string   // by which luksplug identifies the VM
 	Dir        string   // holds the sockets and logs
 	Log        string   // QEMU's standard error
 	Console    string   // the guest's first serial port: the kernel's messages
@@ -163,12 +163,12 @@ func waitFor(ctx context.Context, p *process, what string, ready func() bool) er
 }
 
 // listening reports whether a process listens on a unix socket in the network namespace of pid, by the flags
-// column (__SO_ACCEPTCON, 00010000). A connection would make the monitor believe that its client has come.
+// column (__SO_ACCEPTCON, 00010000). A connection would occupy the monitor, which serves one client.
 func listening(pid int, path string) bool {
 	return inTable(fmt.Sprintf("/proc/%d/net/unix", pid), func(f []string) bool { return len(f) == 8 && f[7] == path && f[3] == "00010000" })
 }
 
-// findTCP asks QEMU for the port that the kernel chose.
+// findTCP queries QEMU for the port that the kernel chose.
 func (q *QEMU) findTCP(ctx context.Context) error {
 	reply, err := q.Query(ctx, "query-chardev", nil)
 	if err != nil {
@@ -205,8 +205,8 @@ func (q *QEMU) arguments(ctx context.Context, o Options) ([]string, error) {
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none",
 		"-machine", string(o.Machine), "-accel", "tcg", "-m", "256",
-		// luksplug identifies a VM without a UUID by the process that listens on its monitor. Behind proxies
-		// of one test all VMs would be one.
+		// luksplug identifies a VM without a UUID by the process that listens on its monitor: the same one for
+		// all VMs behind the proxies of a test.
 		"-uuid", q.UUID,
 		"-chardev", "socket,id=qmp,server=on,wait=off,path=" + q.Socket, "-mon", "chardev=qmp,mode=control",
 		"-chardev", "socket,id=control,server=on,wait=off,path=" + q.Control, "-mon", "chardev=control,mode=control",

@@ -78,7 +78,7 @@ func resetBootsAgain(ctx context.Context, t *testing.T, q *QEMU) {
 	}
 }
 
-// plug is one way to plug a disk by hand.
+// plug is a device that is plugged without luksplug.
 type plug struct {
 	name    string
 	options Options

@@ -91,7 +91,7 @@ func (s *Server) Stop() { s.process.kill() }
 // answers. Resume continues them.
 func (s *Server) Suspend() error { return s.process.signal(syscall.SIGSTOP) }
 
-// Resume ends what Suspend began.
+// Resume continues the server and its children after Suspend.
 func (s *Server) Resume() error { return s.process.signal(syscall.SIGCONT) }
 
 // freePort returns a TCP port without a listener, outside of the range from which the kernel may give ports
@@ -111,7 +111,7 @@ func freePort() (int, error) {
 	}
 }
 
-// ClosedPort returns the <host> of a server that does not exist.
+// ClosedPort returns a <host> at which no server listens.
 func ClosedPort(t testing.TB) string {
 	t.Helper()
 	port, err := freePort()
@@ -135,7 +135,7 @@ func listeningTCP(port int) bool {
 	return inTable("/proc/net/tcp", func(f []string) bool { return len(f) > 3 && f[3] == "0A" && strings.HasSuffix(f[1], suffix) })
 }
 
-// inTable reports whether a table of the kernel has a line with such fields.
+// inTable reports whether such is true of the fields of any line of a kernel table.
 func inTable(path string, such func(fields []string) bool) bool {
 	table, _ := os.ReadFile(path) // of a process that may have ended
 	return slices.ContainsFunc(strings.Split(string(table), "\n"), func(line string) bool { return such(strings.Fields(line)) })
@@ -150,7 +150,7 @@ func needRoot(t testing.TB, what string) {
 }
 
 // ownRun returns a shell in a new mount namespace with an empty /run: it does not touch the machine's own
-// servers, and needs none of the directories that their start makes.
+// servers, and needs none of the directories that their services create.
 func ownRun(script string, args ...string) *exec.Cmd {
 	script = "set -e; mount --make-rprivate /; mount -t tmpfs -o mode=755 luksplug /run; " + script
 	cmd := exec.Command("/bin/sh", append([]string{"-c", script, "sh"}, args...)...)

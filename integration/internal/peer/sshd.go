@@ -31,7 +31,7 @@ func StartSSH(t testing.TB) *SSHServer {
 	t.Helper()
 	needRoot(t, "sshd")
 	return startSSH(t, func(config string) *exec.Cmd {
-		// It demands to be called by its whole path, and its directory in /run.
+		// sshd must be called by its absolute path, and needs its directory in /run.
 		return ownRun(`mkdir /run/sshd; exec /usr/sbin/sshd -D -e -f "$1"`, config)
 	})
 }
@@ -90,8 +90,8 @@ func startAgent(t testing.TB, dir string, key ed25519.PrivateKey) (socket string
 				return // closed
 			}
 			go func() {
-				defer func() { _ = conn.Close() }() // the client has left
-				_ = agent.ServeAgent(keys, conn)    // until the client leaves
+				defer func() { _ = conn.Close() }() // the client has disconnected
+				_ = agent.ServeAgent(keys, conn)    // until the client disconnects
 			}()
 		}
 	}()

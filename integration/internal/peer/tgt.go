@@ -19,7 +19,7 @@ type ISCSITarget struct {
 	Password string
 }
 
-// controlPort is how tgtadm finds tgtd. It names a socket in /run, of which each daemon has its own.
+// controlPort selects tgtd for tgtadm. It names a socket in /run, and each daemon has its own /run.
 const controlPort = "7"
 
 // StartISCSI starts an iSCSI server for a test, with one target whose unit 1 is the first file and so on, and

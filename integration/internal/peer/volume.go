@@ -36,7 +36,7 @@ func VolumeKinds() []VolumeKind {
 	return []VolumeKind{DetachedRaw, DetachedQcow2, EmbeddedLUKS, Qcow2LUKS}
 }
 
-// VolumeSize is the plaintext size of every volume made here, in bytes.
+// VolumeSize is the plaintext size, in bytes, of every volume that this package makes.
 const VolumeSize = 64 * MiB
 
 // Volume is a LUKS volume that cryptsetup or qemu-img made: by default LUKS1 with a quick key derivation.
@@ -49,7 +49,7 @@ type Volume struct {
 	Passphrase     []byte // of the only active key slot
 	PassphraseFile string // holds exactly Passphrase, mode 0600
 	SecretUUID     string // of the passphrase, in DiskXML
-	Offset         int64  // where in Payload the ciphertext begins, in bytes; of no meaning for Qcow2LUKS
+	Offset         int64  // where in Payload the ciphertext begins, in bytes; unused for Qcow2LUKS
 
 	format []string // of cryptsetup luksFormat
 }
@@ -108,7 +108,7 @@ func (v *Volume) createDetached(ctx context.Context, dir string) error {
 	v.Header = filepath.Join(dir, "header.img")
 	size, align := int64(4*MiB), []string{"--align-payload", "0"}
 	if v.IsLUKS2() {
-		size, align = 16*MiB, nil // where LUKS2 has its data at 0 by itself
+		size, align = 16*MiB, nil // the default offset of LUKS2 with this header size is 0
 	}
 	if err := sparse(v.Header, size); err != nil {
 		return err
@@ -164,8 +164,8 @@ func (v *Volume) VolumeKey(ctx context.Context) ([]byte, error) {
 	return os.ReadFile(file)
 }
 
-// createQcow2LUKS copies a volume from the cache. Only QEMU makes this kind, and always spends seconds on
-// measuring the machine. So all such volumes have one passphrase and one volume key.
+// createQcow2LUKS copies a volume from the cache. Only QEMU makes this kind, and its key derivation benchmark
+// takes seconds. So all such volumes have one passphrase and one volume key.
 func (v *Volume) createQcow2LUKS(ctx context.Context) error {
 	dir, err := cached("qcow2-luks-v1", func(dir string) error {
 		t := Volume{PassphraseFile: filepath.Join(dir, "passphrase")}
@@ -273,7 +273,7 @@ func (v *Volume) qemuIO(ctx context.Context, command string, options ...string) 
 	return qemuIO(ctx, "qemu-io", append(options, "--object", "secret,id=s,file="+escapeComma(v.PassphraseFile), "-c", command, image)...)
 }
 
-// qemuIO runs a qemu-io. Older versions print that a pattern is not there, and exit with status 0.
+// qemuIO runs a qemu-io. Older versions print that a pattern differs, and exit with status 0.
 func qemuIO(ctx context.Context, program string, args ...string) error {
 	out, err := Output(ctx, program, args...)
 	if err == nil && strings.Contains(out, "Pattern verification failed") {

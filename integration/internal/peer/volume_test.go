@@ -32,7 +32,7 @@ func TestVolumeIsReadableOnTheHost(t *testing.T) {
 	}
 }
 
-// TestVolumeInAGuest has QEMU itself open a volume: later failures of luksplug are not the volume's fault.
+// TestVolumeInAGuest opens a volume with QEMU alone, to validate the volumes that other tests use.
 func TestVolumeInAGuest(t *testing.T) {
 	Long(t, "boots a guest to test the harness, whose volumes most tests use")
 	t.Parallel()
