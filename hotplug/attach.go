@@ -278,7 +278,7 @@ func (a *attach) announce(ctx context.Context, c *candidate) (kept string, err e
 	for _, d := range c.Plan.Graph.Devices {
 		p.Devices = append(p.Devices, d.Options)
 	}
-	if p.Owners, err = c.Permits.Before(ctx, a.host, a.options.Spec); err != nil {
+	if p.Owners, err = c.Grants.Before(ctx, a.host, a.options.Spec); err != nil {
 		return "", &PreflightError{Target: a.disk.Target, Cause: ErrPermission, Reason: "the images cannot be given to QEMU's user", Err: err}
 	}
 	if kept, err = a.options.Before(ctx, p); err != nil {
@@ -297,7 +297,7 @@ func (a *attach) apply(ctx context.Context, c *candidate, k *key, kept string) (
 	run := a.run(c.Plan, k.values)
 	run.Size = c.Size
 	run.Changes = apply.Preparation{Disk: a.disk, Graph: graph, Values: k.values, Unlock: c.choice.Unlock, Note: note,
-		Permits: c.Permits, OnDaemon: a.opts.OnDaemon}.Changes(a.host)
+		Grants: c.Grants, OnDaemon: a.opts.OnDaemon}.Changes(a.host)
 	if !a.host.Local {
 		run.Look = c.InQEMU
 	}

@@ -52,7 +52,7 @@ var (
 	ErrRelabelWouldHelp     = outcome.ErrRelabelWouldHelp     // as ErrPermission, and Relabel would grant access
 	ErrRelabelNeedsRoot     = outcome.ErrRelabelNeedsRoot     // as ErrPermission, and Relabel needs root
 	ErrServer               = outcome.ErrServer               // a server refuses the image, or does not answer
-	ErrNotBesideVM          = outcome.ErrNotBesideVM          // needs a process or file on the VM's own host
+	ErrRemoteVM             = outcome.ErrRemoteVM             // needs a process or file on the VM's own host
 	ErrHelperProcess        = outcome.ErrHelperProcess        // a storage daemon or reservation helper fails
 	ErrHostDevice           = outcome.ErrHostDevice           // a device that QEMU drives itself is not ready
 	ErrOverlay              = outcome.ErrOverlay              // the overlay of a transient disk cannot be made

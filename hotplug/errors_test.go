@@ -23,7 +23,7 @@ func TestVersionError(t *testing.T) {
 	}{
 		"too old":             {blockgraph.Feature{Since: "10.0", Until: "12.1", Library: "libx"}, nil, ", which QEMU has since 10.0: restart or migrate the VM with a newer QEMU"},
 		"too old by a bit":    {blockgraph.Feature{Since: "9.10"}, nil, ", which QEMU has since 9.10: restart or migrate the VM with a newer QEMU"},
-		"too new":             {blockgraph.Feature{Since: "2.0", Until: "9.2", Instead: "do that"}, nil, ", which QEMU removed in 9.2; or do that"},
+		"too new":             {blockgraph.Feature{Since: "2.0", Until: "9.2", Instead: "do that"}, nil, ", which QEMU removed in 9.2: do that"},
 		"built without":       {blockgraph.Feature{Since: "9.2", Until: "9.3", Library: "libx"}, nil, ", which takes a QEMU that was built with libx: restart or migrate the VM with such a QEMU"},
 		"no QEMU has it":      {blockgraph.Feature{Instead: "do that"}, nil, ", which it does not have: do that"},
 		"nothing known of it": {blockgraph.Feature{Element: "disk/shareable"}, errors.New("so it said"), " (<shareable>), which it does not have: restart or migrate the VM with another QEMU (so it said)"},

@@ -86,7 +86,7 @@ func summary(s blockgraph.Step) string {
 	case blockgraph.StepDevice:
 		return strings.Join(members(o, "bus", "addr"), " ")
 	}
-	return "the node is open and needs it no more"
+	return "the open node no longer needs it"
 }
 
 // members returns the driver and those of the named members that have a text.

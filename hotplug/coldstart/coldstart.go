@@ -196,7 +196,7 @@ func (vm *VM) Prepare(ctx context.Context, d Disk, arrival Arrival, store secret
 	for _, w := range findings.AllWarnings() {
 		vm.host.Entry(d.Disk.Target).Warn(w)
 	}
-	return apply.Start(ctx, vm.host, apply.StartFiles{Target: d.Disk.Target, Graph: c.Plan.Graph, Values: values, Permits: findings.Permits})
+	return apply.Start(ctx, vm.host, apply.StartFiles{Target: d.Disk.Target, Graph: c.Plan.Graph, Values: values, Grants: findings.Grants})
 }
 
 // Started removes the files that QEMU has read to start with the disk at target.

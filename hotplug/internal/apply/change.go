@@ -69,7 +69,7 @@ func CleanUpHost(ctx context.Context, h *host.Host, target string) error {
 		return nil
 	}
 	none := func(context.Context) error { return nil }
-	left := undo(ctx, []Change{note(h, target, none), permits(h, target, none), process(h, target, none)})
+	left := undo(ctx, []Change{note(h, target, none), grants(h, target, none), process(h, target, none)})
 	return joinLeft(left)
 }
 
@@ -121,7 +121,7 @@ func note(h *host.Host, target string, do func(context.Context) error) Change {
 }
 
 // permits is the change that grants QEMU access to the images.
-func permits(h *host.Host, target string, do func(context.Context) error) Change {
+func grants(h *host.Host, target string, do func(context.Context) error) Change {
 	return Change{Name: "the permissions of QEMU's user on the images of disk " + target, Do: do, Undo: func(ctx context.Context) error {
 		_, err := grant.Revoke(ctx, h, grant.Revocation{Targets: func(t string) bool { return t == target }})
 		return err

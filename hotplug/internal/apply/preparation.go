@@ -26,8 +26,8 @@ type Preparation struct {
 	Unlock blockgraph.Unlock
 	// Note is written on the host; nil for none.
 	Note *rundir.Note
-	// Permits are the files that QEMU needs access to.
-	Permits grant.Permits
+	// Grants are the files that QEMU needs access to.
+	Grants grant.Grants
 	// OnDaemon is called when a process of the disk has started; nil for nothing.
 	OnDaemon func(ctx context.Context, d Daemon) error
 }
@@ -46,9 +46,9 @@ func (p Preparation) Changes(h *host.Host) []Change {
 	if p.Note != nil {
 		out = append(out, note(h, target, func(ctx context.Context) error { return p.keepNote(ctx, h) }))
 	}
-	if len(p.Permits.Files) > 0 {
-		out = append(out, permits(h, target, func(ctx context.Context) error {
-			return p.Permits.Take(ctx, h, OverlayOf(p.Graph))
+	if len(p.Grants.Files) > 0 {
+		out = append(out, grants(h, target, func(ctx context.Context) error {
+			return p.Grants.Take(ctx, h, OverlayOf(p.Graph))
 		}))
 	}
 	switch {
@@ -90,7 +90,7 @@ func (p Preparation) keepNote(ctx context.Context, h *host.Host) error {
 func (p Preparation) place(ctx context.Context, h *host.Host, what string) (*host.Process, string, error) {
 	owner, err := h.Process(ctx)
 	if err != nil {
-		return nil, "", &outcome.PreflightError{Target: p.Disk.Target, Cause: outcome.ErrNotBesideVM, Reason: what + " must run on the VM's host", Err: err}
+		return nil, "", &outcome.PreflightError{Target: p.Disk.Target, Cause: outcome.ErrRemoteVM, Reason: what + " must run on the VM's host", Err: err}
 	}
 	disk, err := h.Disk(ctx, p.Disk.Target)
 	if err != nil {

@@ -254,9 +254,6 @@ func (r *Run) rollBack(ctx context.Context, cause error) error {
 		for _, c := range r.Changes {
 			left = append(left, c.Name)
 		}
-		if len(left) == 0 {
-			left = []string{"nothing known"}
-		}
 		return &outcome.LeftBehindError{Target: target, Left: left, Unverified: true, Err: errors.Join(cause, err)}
 	}
 	// The disk may still work in a VM that cannot be reached: keep what it needs on the

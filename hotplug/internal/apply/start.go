@@ -14,16 +14,16 @@ import (
 
 // StartFiles are the files on the host with which a VM starts for one disk.
 type StartFiles struct {
-	Target  string
-	Graph   *blockgraph.Graph
-	Values  *unlock.Values
-	Permits grant.Permits
+	Target string
+	Graph  *blockgraph.Graph
+	Values *unlock.Values
+	Grants grant.Grants
 }
 
 // Start makes the changes of the host for a disk that a VM is started with. After a
 // failure they are undone; the rest is named by an [*outcome.LeftBehindError].
 func Start(ctx context.Context, h *host.Host, f StartFiles) error {
-	changes := []Change{permits(h, f.Target, func(ctx context.Context) error { return f.Permits.Take(ctx, h, nil) })}
+	changes := []Change{grants(h, f.Target, func(ctx context.Context) error { return f.Grants.Take(ctx, h, nil) })}
 	if len(f.Graph.Objects) > 0 || len(f.Graph.Headers) > 0 {
 		changes = append(changes, Change{Name: "the files for the start of disk " + f.Target,
 			Do: func(ctx context.Context) error { return f.write(ctx, h) },

@@ -76,8 +76,8 @@ type Servers struct {
 type Findings struct {
 	// Size is the size that the volume must have, in bytes; 0 for any size.
 	Size int64
-	// Permits are the files that QEMU needs access to.
-	Permits grant.Permits
+	// Grants are the files that QEMU needs access to.
+	Grants grant.Grants
 	// Warnings are for the user.
 	Warnings []string
 	// Servers is the result for images on servers; nil for a VM on another machine.
@@ -119,8 +119,8 @@ func Run(ctx context.Context, c *Candidate, checks []Check) (Findings, error) {
 		if found.Servers != nil {
 			all.Servers = found.Servers
 		}
-		if found.Permits.Target != "" {
-			all.Permits = found.Permits
+		if found.Grants.Target != "" {
+			all.Grants = found.Grants
 		}
 	}
 	return all, nil
@@ -162,7 +162,7 @@ func schema(ctx context.Context, c *Candidate) (Findings, error) {
 // permissions checks that QEMU may open the images, or can be granted access.
 func permissions(ctx context.Context, c *Candidate) (Findings, error) {
 	p, err := grant.Check(ctx, c.Host, c.Disk, c.Unlock.Method, c.Spec)
-	return Findings{Permits: p}, err
+	return Findings{Grants: p}, err
 }
 
 // overlayPlace checks that the overlay of a transient disk can be made: its path is on

@@ -1,6 +1,6 @@
 // Package grant lets the VM's QEMU open the images of a disk: it finds the images that
 // QEMU may not open ([Check]), gives them to QEMU's user for as long as the disk is
-// attached ([Permits.Take]), and returns them ([Revoke]).
+// attached ([Grants.Take]), and returns them ([Revoke]).
 package grant
 
 import (
@@ -21,8 +21,8 @@ import (
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
-// Permits are the files that QEMU opens for a disk on this host, and those of them that it may not open yet.
-type Permits struct {
+// Grants are the files that QEMU opens for a disk on this host, and those of them that it may not open yet.
+type Grants struct {
 	// Target is the disk's target.
 	Target string
 	// User is the user that opens the files.
@@ -118,8 +118,8 @@ func opener(ctx context.Context, h *host.Host, way blockgraph.Method) (hostproc.
 
 // Check refuses a disk whose images the VM's QEMU may not open, with
 // [outcome.ErrPermission].
-func Check(ctx context.Context, h *host.Host, disk *blockgraph.Disk, way blockgraph.Method, s spec.Spec) (Permits, error) {
-	p := Permits{Target: disk.Target, Owners: s.Owners}
+func Check(ctx context.Context, h *host.Host, disk *blockgraph.Disk, way blockgraph.Method, s spec.Spec) (Grants, error) {
+	p := Grants{Target: disk.Target, Owners: s.Owners}
 	if !h.Local {
 		return p, nil
 	}
@@ -153,7 +153,7 @@ func Check(ctx context.Context, h *host.Host, disk *blockgraph.Disk, way blockgr
 }
 
 // denied returns the refusal. wanted is true if the caller has asked to give the images to the user.
-func (p Permits) denied(problems []access.Problem, wanted bool) error {
+func (p Grants) denied(problems []access.Problem, wanted bool) error {
 	var reasons, fixes []string
 	relabel := true
 	for _, problem := range problems {
@@ -184,7 +184,7 @@ func (p Permits) denied(problems []access.Problem, wanted bool) error {
 }
 
 // taking returns the registry's request for the disk.
-func (p Permits) taking(ctx context.Context, h *host.Host) (access.Request, error) {
+func (p Grants) taking(ctx context.Context, h *host.Host) (access.Request, error) {
 	t := access.Request{Files: p.Files, Grant: p.Give, Remembered: p.Owners}
 	id, err := h.ID(ctx)
 	if err != nil {
@@ -202,7 +202,7 @@ func (p Permits) taking(ctx context.Context, h *host.Host) (access.Request, erro
 
 // Take grants QEMU access to the disk's images, and to its overlay, if any. [Revoke]
 // undoes it.
-func (p Permits) Take(ctx context.Context, h *host.Host, overlay *blockgraph.Overlay) error {
+func (p Grants) Take(ctx context.Context, h *host.Host, overlay *blockgraph.Overlay) error {
 	if len(p.Files) == 0 {
 		return nil
 	}
@@ -240,8 +240,8 @@ func (p Permits) Take(ctx context.Context, h *host.Host, overlay *blockgraph.Ove
 	return nil
 }
 
-// Before returns the present owners of the images that [Permits.Take] is going to give away.
-func (p Permits) Before(ctx context.Context, h *host.Host, s spec.Spec) ([]access.Owner, error) {
+// Before returns the present owners of the images that [Grants.Take] is going to give away.
+func (p Grants) Before(ctx context.Context, h *host.Host, s spec.Spec) ([]access.Owner, error) {
 	if !s.Relabel || len(p.Files) == 0 {
 		return nil, nil
 	}
@@ -264,7 +264,7 @@ type Revocation struct {
 	Stay bool
 }
 
-// Revoke undoes [Permits.Take] for disks of the VM, and returns the files that were
+// Revoke undoes [Grants.Take] for disks of the VM, and returns the files that were
 // returned to their owners. It may be repeated.
 func Revoke(ctx context.Context, h *host.Host, r Revocation) ([]access.Returned, error) {
 	id, err := h.ID(ctx)

@@ -62,8 +62,8 @@ func New(name string, log logrus.FieldLogger) *Host {
 
 const defaultRecovery = 30 * time.Second
 
-// ErrElsewhere reports that the VM does not run on this machine.
-var ErrElsewhere = errors.New("the VM does not run on this machine")
+// ErrOtherHost reports that the VM does not run on this machine.
+var ErrOtherHost = errors.New("the VM does not run on this machine")
 
 // ID returns an identity of the VM that is the same for every address of its monitor on
 // this host.
@@ -87,14 +87,14 @@ func (h *Host) UUID(ctx context.Context) (string, error) {
 	return id, err
 }
 
-// Process returns the VM's process. The error is [ErrElsewhere] for a VM on another
+// Process returns the VM's process. The error is [ErrOtherHost] for a VM on another
 // machine.
 func (h *Host) Process(ctx context.Context) (*Process, error) {
 	if h.process != nil {
 		return h.process, nil
 	}
 	if !h.Local {
-		return nil, ErrElsewhere
+		return nil, ErrOtherHost
 	}
 	p, err := h.FindProcess(ctx)
 	if err == nil {

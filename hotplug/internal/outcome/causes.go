@@ -35,9 +35,9 @@ var (
 	ErrRelabelNeedsRoot = errors.New("only root can give the images to QEMU's user")
 	// ErrServer: the server of an image refuses it, does not answer, or does not have it.
 	ErrServer = errors.New("the image's server refuses it")
-	// ErrNotBesideVM: the disk needs a process or file on the VM's own host, and the VM
+	// ErrRemoteVM: the disk needs a process or file on the VM's own host, and the VM
 	// runs on another host or its process is unknown.
-	ErrNotBesideVM = errors.New("the VM's host cannot be used")
+	ErrRemoteVM = errors.New("the VM's host cannot be used")
 	// ErrHelperProcess: a storage daemon or a reservation helper does not start, or a
 	// storage daemon cannot open the disk.
 	ErrHelperProcess = errors.New("a helper process of the disk fails")
@@ -56,7 +56,7 @@ var (
 func Causes() []error {
 	return []error{
 		ErrTargetTaken, ErrNameTaken, ErrImageInUse, ErrHeaderInUse, ErrImageUnusable, ErrReadOnlyImage,
-		ErrHeaderUnusable, ErrUnexpectedEncryption, ErrPermission, ErrRelabelWouldHelp, ErrRelabelNeedsRoot, ErrServer, ErrNotBesideVM,
+		ErrHeaderUnusable, ErrUnexpectedEncryption, ErrPermission, ErrRelabelWouldHelp, ErrRelabelNeedsRoot, ErrServer, ErrRemoteVM,
 		ErrHelperProcess, ErrHostDevice, ErrOverlay, ErrReservations, ErrNotRecorded,
 	}
 }

@@ -1,6 +1,7 @@
 package outcome
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strconv"
@@ -65,20 +66,24 @@ type VersionError struct {
 func (e *VersionError) Error() string {
 	f := e.Feature
 	text := fmt.Sprintf("unsupported by this VM's QEMU %s: disk %s needs %s", e.Version, e.Target, f.Describe())
+	or := ""
+	if f.Instead != "" {
+		or = "; or " + f.Instead
+	}
 	switch {
 	case f.Until != "" && !OlderThan(e.Version, f.Until):
 		text += ", which QEMU removed in " + f.Until
+		if f.Instead != "" {
+			text += ": " + f.Instead
+		}
 	case f.Since != "" && OlderThan(e.Version, f.Since):
-		text += ", which QEMU has since " + f.Since + ": restart or migrate the VM with a newer QEMU"
+		text += ", which QEMU has since " + f.Since + ": restart or migrate the VM with a newer QEMU" + or
 	case f.Library != "":
-		text += ", which takes a QEMU that was built with " + f.Library + ": restart or migrate the VM with such a QEMU"
+		text += ", which takes a QEMU that was built with " + f.Library + ": restart or migrate the VM with such a QEMU" + or
 	case f.Instead != "":
 		text += ", which it does not have: " + f.Instead
 	default:
 		text += ", which it does not have: restart or migrate the VM with another QEMU"
-	}
-	if f.Instead != "" && (f.Since != "" || f.Until != "" || f.Library != "") {
-		text += "; or " + f.Instead
 	}
 	if e.Err != nil {
 		text += " (" + e.Err.Error() + ")"
@@ -125,7 +130,7 @@ type LeftBehindError struct {
 	// Target is the disk's target.
 	Target string
 	// Left names what is left, each with its kind: "node luksplug-vdb-luks", "note
-	// /run/luksplug/vm/ID/vdb.json".
+	// /run/luksplug/vm/ID/vdb.json". It may be empty if Unverified is true.
 	Left []string
 	// Unverified is true if QEMU could not be queried: what Left names may then exist or
 	// not.
@@ -139,7 +144,8 @@ func (e *LeftBehindError) Error() string {
 	if e.Unverified {
 		is = "possibly left behind (QEMU could not be queried)"
 	}
-	return fmt.Sprintf("disk %s: %v; %s: %s; run luksplug repair when the VM answers again", e.Target, e.Err, is, strings.Join(e.Left, ", "))
+	left := cmp.Or(strings.Join(e.Left, ", "), "nothing known")
+	return fmt.Sprintf("disk %s: %v; %s: %s; run luksplug repair when the VM answers again", e.Target, e.Err, is, left)
 }
 
 func (e *LeftBehindError) Unwrap() error { return e.Err }

@@ -62,7 +62,7 @@ func Choose(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockgraph
 	if policy == External {
 		out.Method = blockgraph.MethodStorageDaemon
 		if _, err := h.Process(ctx); err != nil {
-			return out, &outcome.PreflightError{Target: disk.Target, Cause: outcome.ErrNotBesideVM, Reason: "a storage daemon must run on the VM's host", Err: err}
+			return out, &outcome.PreflightError{Target: disk.Target, Cause: outcome.ErrRemoteVM, Reason: "a storage daemon must run on the VM's host", Err: err}
 		}
 		out.Dir, err = handOver(ctx, h, disk.Target)
 		return out, err
