@@ -55,7 +55,7 @@ func exitCode(err error) int {
 	case is[*blockgraph.UnsupportedError](err), is[*hotplug.VersionError](err),
 		errors.Is(err, libvirtvm.ErrUnsupportedURI), errors.Is(err, pkcs11.ErrNotBuilt):
 		return exitUnsupported
-	case is[*inUseError](err), errors.Is(err, secrets.ErrConflict), errors.Is(err, secrets.ErrPersistent):
+	case is[*inUseError](err), errors.Is(err, secrets.ErrConflict), errors.Is(err, secrets.ErrPersistent), errors.Is(err, libvirtvm.ErrSecretInXML):
 		return exitRefused
 	case is[*hotplug.SecretError](err), is[*secrets.StoreError](err):
 		return exitSecret

@@ -10,6 +10,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
@@ -48,6 +49,7 @@ func TestExitCode(t *testing.T) {
 		{"a missing configuration", missing, 2},
 		{"a private secret", &secrets.StoreError{Err: secrets.ErrPrivate}, 4},
 		{"a conflict of secrets", &secrets.StoreError{Err: fmt.Errorf("%w: x", secrets.ErrConflict)}, 5},
+		{"a secret in the XML", fmt.Errorf("x: %w", libvirtvm.ErrSecretInXML), 5},
 		{"an ephemeral secret for a disk", &secrets.StoreError{Err: secrets.ErrPersistent}, 5},
 		{"a secret in use", &inUseError{}, 5},
 		{"a missing passphrase file", &hotplug.SecretError{Target: "vdb", Err: fs.ErrNotExist}, 4},
