@@ -4,16 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/render"
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
 	"github.com/luksplug/luksplug/secrets/keystore"
@@ -151,7 +150,7 @@ func sealedArguments(a *app, plan *blockgraph.Plan, path string) ([]string, erro
 }
 
 func readMasterKey(a *app, path string) (*masterkey.Key, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe does not block
+	f, err := fsutil.OpenLinked(path)
 	if err != nil {
 		return nil, &usageError{fmt.Errorf("--master-key: %w", err)}
 	}
