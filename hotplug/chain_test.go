@@ -238,7 +238,15 @@ func TestChainOnServer(t *testing.T) {
 	v, _ := vm(t, hotplug.Options{RunDir: run})
 	before := state(ctx, t, v)
 	base, create := chainImages(t)
-	socket := serve(t, create("top", "-f", "qcow2", "-b", base, "-F", "raw"))
+	top := create("top", "-f", "qcow2", "-b", base, "-F", "raw")
+	content := must.Get(os.ReadFile(top))(t)
+	slices := filepath.Join(t.TempDir(), "slices")
+	must.OK(t, os.WriteFile(slices, append(make([]byte, 1<<20), content...), 0o600), os.Truncate(slices, 2<<20))
+	slice := fmt.Sprintf("<slices><slice type='storage' offset='%d' size='%[1]d'/></slices>", 1<<20)
+	if _, err := v.Attach(ctx, diskOf(t, "qcow2", slices, slice, ""), store(""), hotplug.AttachOptions{}); !errors.Is(err, hotplug.ErrImageChain) {
+		t.Errorf("in a slice of a file: %v", err)
+	}
+	socket := serve(t, top)
 	disk := func(inDisk string) *blockgraph.Disk {
 		d, err := diskxml.ParseDisk([]byte(`<disk type='network'><driver name='qemu' type='qcow2'/><source protocol='nbd' name='disk'><host transport='unix' socket='` + socket +
 			`'/></source>` + inDisk + `<target dev='sdb' bus='scsi'/></disk>`))

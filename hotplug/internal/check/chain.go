@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/apply"
 	"github.com/luksplug/luksplug/hotplug/internal/daemon"
 	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/internal/inventory"
+	"github.com/luksplug/luksplug/hotplug/internal/monitor"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/internal/fsutil"
 )
@@ -127,53 +129,50 @@ func (c *Candidate) alone(source blockgraph.Source, refs []image.Reference) erro
 	return c.refuse(outcome.ErrImageChain, nil, "the header %s names the %s %q, and a header has no layers: convert it to a raw image, or allow what images name", source, refs[0].Role, refs[0].Name)
 }
 
-// chains queries the nodes of the process that has the images open: QEMU, or the disk's
-// storage daemon.
-func (c *Candidate) chains(ctx context.Context, graph *blockgraph.Graph) (*inventory.State, error) {
+// opened refuses a disk for which a file is open that only an image names: the image is on
+// another host, or has changed since it was checked.
+func (c *Candidate) opened(ctx context.Context, graph *blockgraph.Graph) error {
+	layers := c.Disk.Layers()
+	backing := func(i *blockgraph.Image) bool { return canName(i.Format) && i.Backing == nil && !i.Terminated }
+	data := func(i *blockgraph.Image) bool { return i.Format == blockgraph.FormatQcow2 && i.DataStore == nil }
+	query := inventory.Nodes // which takes QEMU less time
+	if slices.ContainsFunc(layers, backing) {
+		query = inventory.Chains
+	} else if !slices.ContainsFunc(layers, data) {
+		return nil
+	}
+	if c.Spec.TrustImageChain {
+		return nil
+	}
+	state, err := c.inOpener(ctx, graph, query)
+	if err != nil {
+		return fmt.Errorf("query which files are open: %w", err)
+	}
+	if graph.Daemon != nil {
+		graph = graph.Daemon
+	}
+	for i, layer := range layers {
+		n := state.Node(payloadNode(graph, i))
+		switch {
+		case n == nil:
+		case data(layer) && n.Image.Specific.Data.Raw != nil:
+			return c.refuseReference(layer.Source, image.Reference{Role: image.Data, Name: n.Image.Specific.Data.DataFile}, "<source>")
+		case backing(layer) && n.BackingDepth > 0:
+			return c.refuseReference(layer.Source, image.Reference{Role: image.Backing, Name: n.Image.Backing, Format: n.Image.BackingFormat}, "<disk>")
+		}
+	}
+	return nil
+}
+
+// inOpener queries the process that has the images open: QEMU, or the disk's storage daemon.
+func (c *Candidate) inOpener(ctx context.Context, graph *blockgraph.Graph, query func(context.Context, monitor.Querier) (*inventory.State, error)) (*inventory.State, error) {
 	if graph.Daemon == nil {
-		return inventory.Chains(ctx, c.VM.Conn)
+		return query(ctx, c.VM.Conn)
 	}
 	d, err := daemon.Open(ctx, c.Unlock.Dir)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = d.Close() }() // only its resources are released
-	return inventory.Chains(ctx, apply.StorageDaemon{Daemon: d})
-}
-
-// opened refuses a disk for which QEMU has opened a file that only an image names: the
-// image is on another host, or has changed since it was checked.
-func (c *Candidate) opened(ctx context.Context, graph *blockgraph.Graph) error {
-	layers := c.Disk.Layers()
-	open := func(i *blockgraph.Image) bool {
-		return canName(i.Format) && (i.Format == blockgraph.FormatQcow2 && i.DataStore == nil || i.Backing == nil && !i.Terminated)
-	}
-	named := false
-	for _, i := range layers {
-		named = named || open(i)
-	}
-	if !named || c.Spec.TrustImageChain {
-		return nil
-	}
-	state, err := c.chains(ctx, graph)
-	if graph.Daemon != nil {
-		graph = graph.Daemon
-	}
-	if err != nil {
-		return fmt.Errorf("query which files QEMU has opened: %w", err)
-	}
-	for i, layer := range layers {
-		n := state.Node(payloadNode(graph, i))
-		if n == nil || !open(layer) {
-			continue
-		}
-		data := n.Image.Specific.Data
-		if layer.DataStore == nil && data.Raw != nil {
-			return c.refuseReference(layer.Source, image.Reference{Role: image.Data, Name: data.DataFile}, "<source>")
-		}
-		if n.BackingDepth > len(layers)-1-i {
-			return c.refuseReference(layer.Source, image.Reference{Role: image.Backing, Name: n.Image.Backing, Format: n.Image.BackingFormat}, "<disk>")
-		}
-	}
-	return nil
+	return query(ctx, apply.StorageDaemon{Daemon: d})
 }
