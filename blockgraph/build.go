@@ -82,8 +82,9 @@ func (b *builder) external() (medium, error) {
 	return medium{node: b.add(Node{Role: RolePayloadStorage, Options: o, From: socket})}, nil
 }
 
-// BuildImage returns the nodes of a single image, for reading a LUKS header from
-// it. The graph has no device, and the nodes are named like those of a header.
+// BuildImage returns the nodes of a single image with its data store, for reading a LUKS
+// header from it. No backing file is opened. The graph has no device, and the nodes are
+// named like those of a header.
 func BuildImage(target string, image Image) (*Graph, error) {
 	image.Encryption = nil
 	return buildImage(target, image)
@@ -99,13 +100,20 @@ func BuildDecrypted(target string, image Image) (*Graph, error) {
 }
 
 func buildImage(target string, image Image) (*Graph, error) {
-	image.Backing, image.DataStore = nil, nil
+	image.Backing, image.Terminated = nil, formats[image.Format].backing
 	disk := &Disk{Target: target, Device: DeviceDisk, Bus: BusVirtio, ReadOnly: true, Image: image}
 	if err := disk.Validate(); err != nil {
 		return nil, err
 	}
 	b := newBuilder(disk, Unlock{})
-	_, err := b.plain(image, layer{header: true, readOnly: true}, links{})
+	var below links
+	var err error
+	if image.DataStore != nil {
+		if below.data, err = b.plain(*image.DataStore, layer{data: true, readOnly: true}, links{}); err != nil {
+			return nil, err
+		}
+	}
+	_, err = b.plain(image, layer{header: true, readOnly: true}, below)
 	return b.graph, err
 }
 

@@ -3,13 +3,15 @@ package blockgraph
 // Disk is a parsed and validated <disk>, before it is translated for QEMU. Package diskxml reads
 // one from XML; a program may also fill in its fields and call [Disk.Validate].
 type Disk struct {
-	Target     string // target@dev, such as "vdb": names the disk, and everything that is made for it in QEMU
-	Bus        Bus
-	Device     DeviceKind
-	Model      Model
-	Empty      bool  // a drive without a medium: Image is not used
-	Image      Image // the top layer, the one whose bytes the guest sees
-	CopyOnRead bool  // driver@copy_on_read: data read from the layers below is copied into the top one
+	Target string // target@dev, such as "vdb": names the disk, and everything that is made for it in QEMU
+	Bus    Bus
+	Device DeviceKind
+	Model  Model
+	Empty  bool  // a drive without a medium: Image is not used
+	Image  Image // the top layer, the one whose bytes the guest sees
+	// FormatAssumed is true if the XML does not state the format of Image, driver@type: it is then libvirt's default, raw.
+	FormatAssumed bool
+	CopyOnRead    bool // driver@copy_on_read: data read from the layers below is copied into the top one
 	// DiscardNoUnref is driver@discard_no_unref: a discarded qcow2 cluster stays allocated in the file.
 	DiscardNoUnref Switch
 	ReadOnly       bool // <readonly/>; a CD-ROM is always read-only

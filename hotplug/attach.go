@@ -298,9 +298,7 @@ func (a *attach) apply(ctx context.Context, c *candidate, k *key, kept string) (
 	run.Size = c.Size
 	run.Changes = apply.Preparation{Disk: a.disk, Graph: graph, Values: k.values, Unlock: c.choice.Unlock, Note: note,
 		Grants: c.Grants, OnDaemon: a.opts.OnDaemon}.Changes(a.host)
-	if !a.host.Local {
-		run.Look = c.InQEMU
-	}
+	run.Look = c.InQEMU
 	disk, steps, err := run.DoAndVerify(ctx)
 	if err != nil {
 		return nil, err

@@ -132,8 +132,8 @@ func sharedBase(ctx context.Context, t *testing.T, tool func(...string) result) 
 		top := filepath.Join(dir, target+".qcow2")
 		create("-b", base, "-F", "qcow2", top)
 		must.OK(t, errors.Join(os.Chmod(base, 0o600), os.Chmod(top, 0o600)))
-		// Without <backingStore> QEMU finds the base by itself.
-		xml := "<disk type='file'><driver name='qemu' type='qcow2'/><source file='" + top + "'/><target dev='" + target + "' bus='scsi'/></disk>"
+		xml := "<disk type='file'><driver name='qemu' type='qcow2'/><source file='" + top + "'/><backingStore type='file'><format type='qcow2'/><source file='" + base +
+			"'/></backingStore><target dev='" + target + "' bus='scsi'/></disk>"
 		tool("attach", "--relabel", writeFile(t, "disk.xml", xml)).want(t, 0)
 	}
 	for _, target := range []string{"sda", "sdb"} {

@@ -71,6 +71,7 @@ type liveCase struct {
 	since      string // the first QEMU that supports it, "" for all
 	// stays means that only a guest can release the disk.
 	stays bool
+	spec  hotplug.Spec
 }
 
 // liveCases cover each option of a local disk's nodes and device.
@@ -98,7 +99,7 @@ func liveCases(i imageSet) []liveCase {
 		{name: "block device", disk: disk("block", "type='raw' cache='directsync' io='threads' error_policy='stop' rerror_policy='report'", "<source dev='"+i.device+"'/>", "", "dev='sdb' bus='scsi'")},
 		{name: "slice", disk: disk("file", "type='raw' cache='writethrough' error_policy='enospace'", file(i.raw, slice), "<serial>a b</serial>", "dev='sdb' bus='scsi'")},
 		{name: "closed chain", disk: disk("file", "type='qcow2' cache='unsafe' discard='ignore'", file(i.top), chain, "dev='sdb' bus='scsi'")},
-		{name: "open chain", disk: disk("file", "type='qcow2'", file(i.top), "<wwn>5000c50015ea71ad</wwn>", "dev='sdb' bus='scsi'")},
+		{name: "open chain", spec: hotplug.Spec{TrustImageChain: true}, disk: disk("file", "type='qcow2'", file(i.top), "<wwn>5000c50015ea71ad</wwn>", "dev='sdb' bus='scsi'")},
 		{name: "metadata cache", disk: disk("file", "type='qcow2' cache='writeback'", file(i.base), end, "dev='sdb' bus='scsi'")},
 		{name: "discard_no_unref", since: "8.1", disk: disk("file", "type='qcow2' discard='unmap' discard_no_unref='on'", file(i.base), end, "dev='sdb' bus='scsi'")},
 		{name: "data file", disk: disk("file", "type='qcow2'", file(i.withData, "<dataStore type='file'><format type='raw'/><source file='"+i.data+"'/></dataStore>"), end, "dev='sdb' bus='scsi'")},
@@ -140,7 +141,7 @@ func (e emulator) attachAndDetach(ctx context.Context, t *testing.T, c liveCase,
 	t.Helper()
 	before := stateOf(ctx, t, e.qemu)
 	disk := parseDisk(t, c.name, c.disk)
-	attached, err := e.vm.Attach(ctx, disk, store, hotplug.AttachOptions{})
+	attached, err := e.vm.Attach(ctx, disk, store, hotplug.AttachOptions{Spec: c.spec})
 	if c.since != "" && e.before(t, c.since) {
 		wantLacking(t, err, []string{"since " + c.since})
 		wantSame(ctx, t, e.qemu, before)

@@ -30,7 +30,8 @@ func (p *parser) image(d *blockgraph.Disk) error {
 		return err
 	}
 	image.Format = blockgraph.FormatRaw
-	if driver != nil && driver.attr("type") != "" {
+	d.FormatAssumed = driver == nil || driver.attr("type") == ""
+	if !d.FormatAssumed {
 		if image.Format, err = parseFormat(driver, driver.attr("type")); err != nil {
 			return err
 		}

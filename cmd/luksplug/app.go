@@ -16,6 +16,7 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/qmp"
+	"github.com/luksplug/luksplug/secrets"
 )
 
 // streams are the program's standard streams.
@@ -36,6 +37,8 @@ type app struct {
 	progress  *progress
 	inherited map[string]*os.File // by the text that names them, such as fd:3
 	closers   []func()
+	// readSource is readPassphrase until the command is interrupted.
+	readSource func(source string) (*secrets.Secret, error)
 
 	// vm is the UUID of the VM once it is open, "" before. Key stores are opened earlier,
 	// so that a wrong one is reported first, and read it at each look-up.
@@ -44,6 +47,8 @@ type app struct {
 
 func (a *app) setUp(cmd *cobra.Command) error {
 	a.inherit(cmd)
+	ctx := cmd.Context()
+	a.readSource = func(source string) (*secrets.Secret, error) { return a.readPassphrase(ctx, source) }
 	a.progress = newProgress(a.err)
 	a.closers = append(a.closers, a.progress.end)
 	a.log = logrus.New()

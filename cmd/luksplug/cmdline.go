@@ -4,16 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/render"
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
 	"github.com/luksplug/luksplug/secrets/keystore"
@@ -58,7 +57,7 @@ func runCmdline(ctx context.Context, a *app, o planOptions, master, path string)
 	if master == "" {
 		out, err = render.Arguments(plan, func(o blockgraph.GraphObject) (string, error) { return secretFile(a, o) })
 	} else {
-		out, err = sealedArguments(a, plan, master)
+		out, err = sealedArguments(ctx, a, plan, master)
 	}
 	if err != nil {
 		return err
@@ -116,7 +115,7 @@ func valueFile(a *app, ref secrets.Reference) (string, error) {
 
 // sealedArguments returns the plan as arguments whose secrets are encrypted under the
 // master key in the file at path.
-func sealedArguments(a *app, plan *blockgraph.Plan, path string) ([]string, error) {
+func sealedArguments(ctx context.Context, a *app, plan *blockgraph.Plan, path string) ([]string, error) {
 	references := 0
 	for _, o := range plan.Graph.Objects {
 		if data, ok := o.Secret(); ok && data.Text == "" {
@@ -140,7 +139,7 @@ func sealedArguments(a *app, plan *blockgraph.Plan, path string) ([]string, erro
 	defer key.Wipe()
 	noted := false
 	return render.SealedArguments(plan, func(o blockgraph.GraphObject) (render.SealedSecret, error) {
-		sealed, err := seal(a, key, plan.Graph.Target, o)
+		sealed, err := seal(ctx, a, key, plan.Graph.Target, o)
 		if err == nil && !noted {
 			noted = true
 			object := blockgraph.Object{{Name: "qom-type", Value: "secret"}, {Name: "id", Value: masterkey.ID}, {Name: "format", Value: "raw"}, {Name: "file", Value: path}}
@@ -151,7 +150,7 @@ func sealedArguments(a *app, plan *blockgraph.Plan, path string) ([]string, erro
 }
 
 func readMasterKey(a *app, path string) (*masterkey.Key, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe does not block
+	f, err := fsutil.OpenLinked(path)
 	if err != nil {
 		return nil, &usageError{fmt.Errorf("--master-key: %w", err)}
 	}
@@ -167,12 +166,12 @@ func readMasterKey(a *app, path string) (*masterkey.Key, error) {
 }
 
 // seal encrypts one secret: one of the XML, or the given passphrase.
-func seal(a *app, key *masterkey.Key, target string, o blockgraph.GraphObject) (render.SealedSecret, error) {
+func seal(ctx context.Context, a *app, key *masterkey.Key, target string, o blockgraph.GraphObject) (render.SealedSecret, error) {
 	data, _ := o.Secret()
 	secret := secrets.New([]byte(data.Text))
 	if data.Text == "" {
 		var err error
-		if secret, err = (&given{app: a}).Lookup(context.Background(), o.Ref); err != nil {
+		if secret, err = (&given{app: a}).Lookup(ctx, o.Ref); err != nil {
 			return render.SealedSecret{}, err
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/hotplug/hook"
+	"github.com/luksplug/luksplug/internal/fsutil"
 )
 
 // The configuration is read from configPath, which need not exist, unless --config or
@@ -62,7 +63,7 @@ func readConfig(path string) (c configuration, found bool, err error) {
 	if !given {
 		path = configPath
 	}
-	file, err := os.Open(path)
+	file, err := fsutil.OpenLinked(path)
 	if errors.Is(err, fs.ErrNotExist) && !given {
 		return c, false, nil
 	}

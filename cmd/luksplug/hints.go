@@ -24,6 +24,8 @@ var causeHints = []struct {
 	{libvirtvm.ErrRecorded, "detach that disk with --persistent first, or give this one another target"},
 	{libvirtvm.ErrDisks, "detach the disks with --persistent first"},
 	{hotplug.ErrHeaderInUse, "attach with --allow-shared-header to use the header of another disk"},
+	{hotplug.ErrGuestHeader, "attach with --allow-guest-header if the guest has written the header into its own disk"},
+	{hotplug.ErrImageChain, "attach with --trust-image-chain to open what images name, as libvirt does"},
 	{hotplug.ErrRelabelWouldHelp, "attach with --relabel to give the images to QEMU's user while the disk is attached"},
 	{hotplug.ErrRelabelNeedsRoot, "run luksplug as root: --relabel changes the owner of images"},
 	{qmp.ErrTLSKeyPassphrase, "use --tls-secret to name the secret that decrypts the TLS client's key"},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"math"
@@ -72,12 +73,12 @@ func (a *app) inherit(cmd *cobra.Command) {
 
 // readPassphrase reads a passphrase, or the value of a secret, from the source that a
 // flag names.
-func (a *app) readPassphrase(source string) (*secrets.Secret, error) {
+func (a *app) readPassphrase(ctx context.Context, source string) (*secrets.Secret, error) {
 	if f := a.inherited[source]; f != nil {
-		return passphrase.Read(f, source)
+		return passphrase.ReadContext(ctx, f, source)
 	}
 	if source == "-" {
-		return passphrase.Open(source, a.in)
+		return passphrase.OpenContext(ctx, source, a.in)
 	}
-	return passphrase.Open(source, nil)
+	return passphrase.OpenContext(ctx, source, nil)
 }

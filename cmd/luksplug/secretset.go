@@ -98,5 +98,5 @@ func readBytes(ctx context.Context, a *app, file string) (*secrets.Secret, error
 	if in, ok := a.in.(*os.File); ok && file == "" && isTerminal(in) {
 		return askTwice(ctx, in, "value of the secret")
 	}
-	return a.readPassphrase(cmp.Or(file, "-"))
+	return a.readPassphrase(ctx, cmp.Or(file, "-"))
 }

@@ -112,7 +112,7 @@ func ephemeralDir(uid int, env func(string) string) string {
 
 // storeOptions returns the options of a command's key stores; the hook changes them.
 func (a *app) storeOptions() keystore.Options {
-	return keystore.Options{Prompt: prompter(), ReadPassphrase: a.readPassphrase, Stderr: a.err, VM: func() string { return a.vm }}
+	return keystore.Options{Prompt: prompter(), ReadPassphrase: a.readSource, Stderr: a.err, VM: func() string { return a.vm }}
 }
 
 // openStores opens the key stores without accessing any. The result may be empty.
@@ -163,8 +163,8 @@ type given struct {
 
 func (g *given) String() string { return "--passphrase-file " + g.app.flags.passphrase }
 
-func (g *given) Lookup(_ context.Context, ref secrets.Reference) (*secrets.Secret, error) {
-	secret, err := g.app.readPassphrase(g.app.flags.passphrase)
+func (g *given) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
+	secret, err := g.app.readPassphrase(ctx, g.app.flags.passphrase)
 	if err != nil {
 		return nil, &secrets.StoreError{Store: g.String(), Ref: ref, Err: err}
 	}

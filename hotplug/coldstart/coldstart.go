@@ -323,5 +323,5 @@ func (vm *VM) Arrived(ctx context.Context) error {
 // Owners returns the owners of the disk's images on this host, to be recorded for a disk
 // that will be given to QEMU's user later.
 func Owners(disk *blockgraph.Disk) []access.Owner {
-	return access.Owners(grant.Opened(disk, blockgraph.MethodQEMU), false)
+	return access.Owners(grant.Opened(disk, blockgraph.MethodQEMU, spec.Spec{}), false)
 }

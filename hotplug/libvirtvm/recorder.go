@@ -50,6 +50,7 @@ func newRecorder(at descriptions, disk *Disk, options AttachOptions, log logrus.
 		return nil, err
 	}
 	d.Optional, d.AllowSharedHeader, d.Relabel = options.Optional, options.AllowSharedHeader, options.Relabel
+	d.TrustImageChain, d.AllowGuestHeader = options.TrustImageChain, options.AllowGuestHeader
 	return &recorder{at: at, source: disk.Disk, disk: d, persistent: options.Persistent}, nil
 }
 

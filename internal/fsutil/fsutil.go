@@ -1,6 +1,6 @@
 // Package fsutil has file operations that must be complete and on the right file: replacing a file's content
-// atomically ([Replace]), locking ([Lock]), and opening a file without following a symbolic link ([OpenAt],
-// [OpenRegular]).
+// atomically ([Replace]), locking ([Lock]), opening a file without following a symbolic link ([OpenAt],
+// [OpenRegular]), finding one without opening it ([Find]), and reading one within a bound ([ReadFile]).
 //
 // Names are relative to an open directory, so that no directory can be exchanged between two calls; a nil
 // directory is the working directory, and is ignored for an absolute name. Errors wrap those of the system
@@ -30,40 +30,52 @@ func at(dir *os.File) int {
 // OpenAt opens a file like openat(2) with O_NOFOLLOW and O_CLOEXEC: the error
 // wraps ELOOP if name is a symbolic link.
 func OpenAt(dir *os.File, name string, flags int, mode fs.FileMode) (*os.File, error) {
-	for {
-		fd, err := unix.Openat(at(dir), name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, uint32(mode.Perm()))
-		if errors.Is(err, unix.EINTR) {
-			continue
-		}
-		if err != nil {
-			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
-		}
-		return os.NewFile(uintptr(fd), name), nil
+	fd, err := openAt(dir, name, flags, mode)
+	if err != nil {
+		return nil, err
 	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func openAt(dir *os.File, name string, flags int, mode fs.FileMode) (int, error) {
+	fd, err := retry(func() (int, error) {
+		return unix.Openat(at(dir), name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, uint32(mode.Perm()))
+	})
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return fd, nil
 }
 
 // ErrNotRegular reports that a file is not a regular file.
 var ErrNotRegular = errors.New("it is not a regular file")
 
-// OpenRegular opens a regular file for reading. The error wraps [ErrNotRegular]
-// for any other kind of file; a pipe or device does not block it.
+// OpenRegular opens a regular file for reading, without following a link. The error wraps
+// [ErrNotRegular] for any other kind of file, which is not opened: opening alone can block,
+// or change a device.
 func OpenRegular(dir *os.File, name string) (*os.File, error) {
-	f, err := OpenAt(dir, name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
-	if errors.Is(err, unix.ELOOP) || errors.Is(err, unix.ENXIO) { // a link, a socket
-		return nil, fmt.Errorf("%w: %w", ErrNotRegular, err)
-	}
+	fd, err := openAt(dir, name, unix.O_PATH, 0)
 	if err != nil {
 		return nil, err
 	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = &fs.PathError{Op: "open", Path: name, Err: ErrNotRegular}
-	}
+	return OpenFound(fd, name)
+}
+
+// OpenFound is [OpenRegular] for the file of an O_PATH descriptor, which it closes.
+func OpenFound(fd int, name string) (*os.File, error) {
+	h, err := newHandle(fd, name)
 	if err != nil {
-		_ = f.Close() // nothing was written
-		return nil, err
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
 	}
-	return f, nil
+	defer h.Close()
+	if !h.Mode().IsRegular() {
+		err := ErrNotRegular
+		if h.Mode()&fs.ModeSymlink != 0 {
+			err = fmt.Errorf("%w: %w", ErrNotRegular, unix.ELOOP)
+		}
+		return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return h.Open(unix.O_RDONLY)
 }
 
 // CloseRead closes a file that was only read: an error loses no data.

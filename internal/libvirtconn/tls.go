@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"github.com/luksplug/luksplug/internal/certfile"
 )
 
 // dialTLS connects with the certificates that libvirt uses (https://libvirt.org/kbase/tlscerts.html).
@@ -115,7 +117,7 @@ func exists(path string) bool {
 func (c credentials) config(u *URI) (*tls.Config, error) {
 	config := &tls.Config{ServerName: u.Host, MinVersion: tls.VersionTLS12, InsecureSkipVerify: u.noVerify} //nolint:gosec // as the URI asks for
 	if !u.noVerify {
-		text, err := os.ReadFile(c.ca)
+		text, err := certfile.Read(c.ca)
 		if err != nil {
 			return nil, err
 		}
@@ -127,7 +129,7 @@ func (c credentials) config(u *URI) (*tls.Config, error) {
 	if c.cert == "" {
 		return config, nil
 	}
-	pair, err := tls.LoadX509KeyPair(c.cert, c.key)
+	pair, err := certfile.KeyPair(c.cert, c.key)
 	if err != nil {
 		return nil, fmt.Errorf("the certificate of this client, %s with %s: %w", c.cert, c.key, err)
 	}

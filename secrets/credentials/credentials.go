@@ -50,6 +50,9 @@ func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 	if err != nil {
 		return nil, err
 	}
+	if info, err := root.Lstat(name); err == nil && info.Mode().Type()&^fs.ModeSymlink != 0 {
+		return nil, fmt.Errorf("%w: credential %s is not a regular file", secrets.ErrDenied, name)
+	}
 	// O_NONBLOCK, because opening a named pipe would block.
 	file, err := root.OpenFile(name, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if info, lstatErr := root.Lstat(name); lstatErr == nil && info.Mode().Type() == fs.ModeSymlink {

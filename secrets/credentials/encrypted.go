@@ -12,8 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/internal/program"
 	"github.com/luksplug/luksplug/secrets/internal/storecall"
@@ -96,21 +95,17 @@ func (s *Encrypted) dirErrorOr(err error) error {
 // probe checks for failures that the exit status of systemd-creds does not
 // distinguish: a missing file, denied access, content other than base64.
 func (s *Encrypted) probe(path, name string) error {
-	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
+	file, err := fsutil.OpenLinked(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return s.dirErrorOr(fmt.Errorf("%w: there is no credential %s", secrets.ErrNotFound, name))
+	}
+	if errors.Is(err, fsutil.ErrNotRegular) {
+		return fmt.Errorf("%w: credential %s is not a regular file", secrets.ErrDenied, name)
 	}
 	if err != nil {
 		return cannotOpen("credential "+name, err)
 	}
-	defer func() { _ = file.Close() }() // only read
-	info, err := file.Stat()
-	if err != nil {
-		return fmt.Errorf("%w: credential %s: %w", secrets.ErrUnreachable, name, err)
-	}
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%w: credential %s is not a regular file", secrets.ErrDenied, name)
-	}
+	defer func() { _ = file.Close() }()                 // only read
 	text := base64.NewDecoder(base64.StdEncoding, file) // ignores line breaks
 	if n, err := io.Copy(io.Discard, text); err != nil || n == 0 {
 		return fmt.Errorf("%w: credential %s is not in the format of systemd-creds", secrets.ErrDamaged, name)

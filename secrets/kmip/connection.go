@@ -10,13 +10,13 @@ import (
 	"io"
 	"io/fs"
 	"net"
-	"os"
 	"strings"
 
 	"github.com/ovh/kmip-go"
 	"github.com/ovh/kmip-go/payloads"
 	"github.com/ovh/kmip-go/ttlv"
 
+	"github.com/luksplug/luksplug/internal/certfile"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -69,7 +69,7 @@ func (c *connection) close() {
 func (o Options) tls() (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: o.ServerName}
 	if o.CA != "" {
-		pem, err := os.ReadFile(o.CA)
+		pem, err := certfile.Read(o.CA)
 		if err != nil {
 			return nil, unreadable("certificate authority", err)
 		}
@@ -79,7 +79,7 @@ func (o Options) tls() (*tls.Config, error) {
 		}
 	}
 	if o.Certificate != "" {
-		pair, err := tls.LoadX509KeyPair(o.Certificate, o.Key)
+		pair, err := certfile.KeyPair(o.Certificate, o.Key)
 		if err != nil {
 			return nil, unreadable("client certificate and its key", err)
 		}

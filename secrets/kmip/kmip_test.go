@@ -168,7 +168,7 @@ func TestCredentials(t *testing.T) {
 // testCredentials connects with wrong certificates.
 func testCredentials(t *testing.T, a *kmiptest.Authority, address string) {
 	stranger := kmiptest.NewAuthority(t)
-	good := options(t, a, address, "good")
+	good, empty := options(t, a, address, "good"), must.File(t, "")
 	_, port, _ := strings.Cut(address, ":")
 	for name, c := range map[string]struct {
 		change func(*kmip.Options)
@@ -184,7 +184,7 @@ func testCredentials(t *testing.T, a *kmiptest.Authority, address string) {
 		"other name":    {func(o *kmip.Options) { o.ServerName = "elsewhere" }, secrets.ErrDenied, "not trusted"},
 		"missing key":   {func(o *kmip.Options) { o.Key = "/nonexistent" }, secrets.ErrUnreachable, "/nonexistent"},
 		"missing ca":    {func(o *kmip.Options) { o.CA = "/nonexistent" }, secrets.ErrUnreachable, "/nonexistent"},
-		"empty ca":      {func(o *kmip.Options) { o.CA = os.DevNull }, secrets.ErrUnreachable, "no certificate"},
+		"empty ca":      {func(o *kmip.Options) { o.CA = empty }, secrets.ErrUnreachable, "no certificate"},
 		"key as server": {func(o *kmip.Options) { o.Certificate, o.Key = o.Key, o.Certificate }, secrets.ErrUnreachable, "cannot be read"},
 	} {
 		t.Run(name, func(t *testing.T) {

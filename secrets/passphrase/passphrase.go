@@ -1,6 +1,7 @@
 package passphrase
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -29,14 +30,29 @@ var (
 //     "./fd:3" name files with such names).
 //
 // The error wraps [ErrEmpty] for an empty passphrase, and [secrets.ErrTooLong] for
-// more than [secrets.MaxLen] bytes. Open blocks as long as its source does.
+// more than [secrets.MaxLen] bytes. Of devices, only terminals and block devices are
+// opened. Open blocks as long as its source does, see [OpenContext].
 func Open(spec string, stdin io.Reader) (*secrets.Secret, error) {
-	r, err := source(spec, stdin)
+	return OpenContext(context.Background(), spec, stdin)
+}
+
+// OpenContext is [Open] that waits no longer than until ctx ends, for a pipe or terminal;
+// stdin can be interrupted if it is an [*os.File]. The error then wraps that of ctx.
+func OpenContext(ctx context.Context, spec string, stdin io.Reader) (*secrets.Secret, error) {
+	r, err := source(ctx, spec, stdin)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = r.Close() }() // read-only: a failing close loses nothing
-	return Read(r, name(spec))
+	return ReadContext(ctx, r, name(spec))
+}
+
+// ReadContext is [Read] that ends with ctx, if r is an [*os.File].
+func ReadContext(ctx context.Context, r io.Reader, from string) (*secrets.Secret, error) {
+	if f, ok := r.(*os.File); ok {
+		r = patient{ctx, f}
+	}
+	return Read(r, from)
 }
 
 // Read reads a passphrase to the end of r, as [Open] does. from names r in
@@ -74,7 +90,7 @@ func EndsInNewline(s *secrets.Secret) bool {
 	return found
 }
 
-func source(spec string, stdin io.Reader) (io.ReadCloser, error) {
+func source(ctx context.Context, spec string, stdin io.Reader) (io.ReadCloser, error) {
 	switch {
 	case spec == "":
 		return nil, fmt.Errorf("%w: it is empty: give a path, - or fd:N", ErrInvalidSource)
@@ -82,11 +98,14 @@ func source(spec string, stdin io.Reader) (io.ReadCloser, error) {
 		if stdin == nil {
 			return nil, fmt.Errorf("%w: there is no standard input", ErrInvalidSource)
 		}
+		if f, ok := stdin.(*os.File); ok {
+			stdin = patient{ctx, f}
+		}
 		return io.NopCloser(stdin), nil
 	case strings.HasPrefix(spec, "fd:"):
 		return inherited(strings.TrimPrefix(spec, "fd:"))
 	}
-	f, err := os.Open(spec)
+	f, err := openFile(spec)
 	if err != nil {
 		return nil, fmt.Errorf("open the passphrase file: %w", err)
 	}

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
 	"github.com/luksplug/luksplug/secrets/internal/privdir"
@@ -207,13 +209,13 @@ func overwrite(root *os.Root) error {
 }
 
 func zero(root *os.Root, name string) error {
-	f, err := root.OpenFile(name, os.O_WRONLY, 0)
+	f, err := root.OpenFile(name, os.O_WRONLY|unix.O_NONBLOCK, 0) // it may be a pipe by now
 	if err != nil {
 		return err
 	}
 	info, err := f.Stat()
-	if err == nil {
-		_, err = f.Write(make([]byte, info.Size()))
+	if err == nil && info.Mode().IsRegular() {
+		_, err = f.Write(make([]byte, min(info.Size(), secrets.MaxLen))) // a larger file is no key
 	}
 	return errors.Join(err, f.Close())
 }

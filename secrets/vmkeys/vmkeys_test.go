@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
@@ -64,6 +66,20 @@ func TestStore(t *testing.T) {
 			Reopen: func(*testing.T) secrets.Store { return store(directory, vm1) },
 		}
 	})
+}
+
+// TestWipeIsBounded: what is no key does not stop the destruction of the others: a pipe, and
+// a file of any size.
+func TestWipeIsBounded(t *testing.T) {
+	t.Parallel()
+	directory := must.Dir(t, "/dev/shm")
+	path := filepath.Dir(put(t, directory, vm1, storetest.ByUUID(), []byte("key")))
+	huge := filepath.Join(path, "huge")
+	must.OK(t, unix.Mkfifo(filepath.Join(path, "a pipe"), 0o600), os.WriteFile(huge, nil, 0o600), os.Truncate(huge, 1<<40))
+	must.OK(t, vmkeys.Wipe(directory, vm1))
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
 }
 
 // TestKeptApart checks that Lookup finds only the VM's keys, and Wipe destroys only them.

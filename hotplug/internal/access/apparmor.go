@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -28,17 +27,25 @@ type AppArmor struct {
 // ours begins the end of each added line. The disk's target follows it.
 const ours = " # luksplug "
 
+// maxProfile bounds the size of a profile's list of files.
+const maxProfile = 16 << 20
+
 var profileName = regexp.MustCompile(`^libvirt-[0-9a-f-]{36}$`)
 
 // ErrAppArmor reports that the domain's profile could not be changed. It is as it was.
 var ErrAppArmor = errors.New("the domain's AppArmor profile could not be changed")
 
-// Grant lets the domain of a profile open the files for the disk at target. It replaces
-// what was granted for that disk before. A profile that is not libvirt's stays as it is.
-// The error wraps [ErrAppArmor].
+// Grant lets the domain of a profile open the files for the disk at target, except for
+// those that only images name. It replaces what was granted for that disk before. A
+// profile that is not libvirt's stays as it is. The error wraps [ErrAppArmor] or
+// [ErrSystemFile].
 func (a AppArmor) Grant(ctx context.Context, profile, target string, files []File) error {
 	lines := []string{}
-	for _, f := range files {
+	for _, f := range Named(files) {
+		if f.System() {
+			return fmt.Errorf("%s: %w", f.Path, ErrSystemFile)
+		}
+		f.Path = f.real()
 		// AppArmor would read these as a pattern. virt-aa-helper refuses them too.
 		if strings.ContainsAny(f.Path, "\"\\\n*?[]{}^") {
 			return fmt.Errorf("%w: a profile cannot name %q", ErrAppArmor, f.Path)
@@ -68,7 +75,7 @@ func (a AppArmor) change(ctx context.Context, profile string, targets func(strin
 		dir = "/etc/apparmor.d/libvirt"
 	}
 	path := filepath.Join(dir, profile+".files")
-	old, err := os.ReadFile(path)
+	old, err := fsutil.ReadFile(nil, path, maxProfile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
@@ -119,10 +126,10 @@ func replace(path string, text []byte) error {
 	if err != nil {
 		return err
 	}
-	defer h.close()
+	defer h.Close()
 	return fsutil.Replace(nil, path, text, fsutil.Options{
-		Mode:      fs.FileMode(h.stat.Mode).Perm(),
-		Owner:     &fsutil.Owner{UID: int(h.stat.Uid), GID: int(h.stat.Gid)},
+		Mode:      fs.FileMode(h.Stat.Mode).Perm(),
+		Owner:     &fsutil.Owner{UID: int(h.Stat.Uid), GID: int(h.Stat.Gid)},
 		Durable:   true,
 		Temporary: path + ".luksplug",
 	})

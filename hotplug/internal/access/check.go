@@ -3,11 +3,12 @@ package access
 import (
 	"errors"
 	"fmt"
-	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/internal/shell"
 )
@@ -17,6 +18,14 @@ type File struct {
 	Path  string
 	What  string // its role in the disk, such as "payload"
 	Write bool   // QEMU also writes it
+	// Implied is true for a file that only an image names, and the XML does not. It is
+	// given to nobody, and no advice changes it: the image's writer has chosen it.
+	Implied bool
+}
+
+// Named returns the files that the XML names.
+func Named(files []File) []File {
+	return slices.DeleteFunc(slices.Clone(files), func(f File) bool { return f.Implied })
 }
 
 // Problem is a file that QEMU may not open.
@@ -43,9 +52,7 @@ func Check(u User, files []File) ([]Problem, error) {
 		chains := make([]chain, len(files))
 		defer func() {
 			for _, c := range chains {
-				for _, h := range c {
-					h.close()
-				}
+				c.close()
 			}
 		}()
 		for i, f := range files {
@@ -65,27 +72,20 @@ func Check(u User, files []File) ([]Problem, error) {
 }
 
 // chain is the directories on the way to a file, and the file. It is empty if a part
-// cannot be opened.
-type chain []*handle
+// cannot be found.
+type chain []*fsutil.Handle
 
-// follow opens the chain of a path as the calling user.
+func (c chain) close() {
+	for _, h := range c {
+		h.Close()
+	}
+}
+
+// follow finds the chain of a path as the calling user.
 func follow(path string) chain {
-	real, err := filepath.EvalSymlinks(path)
+	c, err := fsutil.Walk(path)
 	if err != nil {
 		return nil
-	}
-	var c chain
-	at := "/"
-	for name := range strings.SplitSeq(real, "/") {
-		at = filepath.Join(at, name)
-		h, err := openReal(at)
-		if err != nil {
-			for _, h := range c {
-				h.close()
-			}
-			return nil
-		}
-		c = append(c, h)
 	}
 	return c
 }
@@ -127,35 +127,38 @@ func (p *Problem) explain(u User, c chain, mode uint32) {
 	var reasons, fixes []string
 	last := len(c) - 1
 	for _, dir := range c[:last] {
-		if may(dir.fd, "", unix.X_OK) != nil {
-			reasons = append(reasons, fmt.Sprintf("it may not pass through the directory %s", dir))
-			fixes = append(fixes, "chmod "+class(u, dir.stat)+"+x "+shell.Word(dir.path))
+		if may(dir.FD(), "", unix.X_OK) != nil {
+			reasons = append(reasons, "it may not pass through the directory "+describe(dir))
+			fixes = append(fixes, "chmod "+class(u, dir.Stat)+"+x "+shell.Word(dir.Path))
 		}
 	}
-	file := c[last]
-	if may(file.fd, "", mode) != nil {
-		reasons = append(reasons, fmt.Sprintf("the file is %s", file))
+	file := &handle{c[last]}
+	if may(file.FD(), "", mode) != nil {
+		reasons = append(reasons, "the file is "+describe(file.Handle))
 		need, rights := uint32(0o400), "r"
 		if p.Write {
 			need, rights = 0o600, "rw"
 		}
-		enough, foreign := file.stat.Mode&need == need, file.stat.Uid != u.UID
-		p.Relabel = len(fixes) == 0 && enough && foreign && relabelable(&file.stat) == nil
+		enough, foreign := file.Stat.Mode&need == need, file.Stat.Uid != u.UID
+		p.Relabel = len(fixes) == 0 && enough && foreign && file.relabelable() == nil
 		if foreign {
-			fixes = append(fixes, fmt.Sprintf("chown %d %s", u.UID, shell.Word(file.path)))
+			fixes = append(fixes, fmt.Sprintf("chown %d %s", u.UID, shell.Word(file.Path)))
 		}
 		if !enough {
-			fixes = append(fixes, "chmod u+"+rights+" "+shell.Word(file.path))
+			fixes = append(fixes, "chmod u+"+rights+" "+shell.Word(file.Path))
 		}
+	}
+	if p.Implied || file.system() {
+		p.Relabel, fixes = false, nil
 	}
 	if len(reasons) > 0 {
 		p.Reason, p.Fix = strings.Join(reasons, ", and "), strings.Join(fixes, " && ")
 	}
 }
 
-// String describes the file for a message.
-func (h *handle) String() string {
-	return fmt.Sprintf("%s (%s:%s, mode %04o)", h.path, hostproc.UserName(h.stat.Uid), hostproc.GroupName(h.stat.Gid), h.stat.Mode&0o7777)
+// describe describes a file for a message.
+func describe(h *fsutil.Handle) string {
+	return fmt.Sprintf("%s (%s:%s, mode %04o)", h.Path, hostproc.UserName(h.Stat.Uid), hostproc.GroupName(h.Stat.Gid), h.Stat.Mode&0o7777)
 }
 
 // class returns the part of a mode that counts for the user (inode(7)).

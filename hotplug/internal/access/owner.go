@@ -3,12 +3,11 @@ package access
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"path/filepath"
 
 	"github.com/opencontainers/selinux/go-selinux"
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
@@ -25,58 +24,40 @@ type Owner struct {
 var ErrNotRelabelable = errors.New("only a regular file with one name, or a block device, is given to QEMU's user")
 
 // relabelable refuses files with a second name: that name may be in a directory in which
-// the new owner must not write.
-func relabelable(stat *unix.Stat_t) error {
-	switch kind := stat.Mode & unix.S_IFMT; {
-	case kind == unix.S_IFBLK, kind == unix.S_IFREG && stat.Nlink == 1:
+// the new owner must not write. It also refuses the host's own files.
+func (h *handle) relabelable() error {
+	if h.system() {
+		return fmt.Errorf("%s: %w", h.Path, ErrSystemFile)
+	}
+	switch kind := h.Stat.Mode & unix.S_IFMT; {
+	case kind == unix.S_IFBLK, kind == unix.S_IFREG && h.Stat.Nlink == 1:
 		return nil
 	}
-	return ErrNotRelabelable
+	return fmt.Errorf("%s: %w", h.Path, ErrNotRelabelable)
 }
 
-// handle is an O_PATH descriptor of a file or directory. It refers to the same file
-// even if the path changes.
-type handle struct {
-	fd   int
-	path string
-	stat unix.Stat_t
-}
+// handle is a file or directory that was found and not opened. What is checked by it is
+// what is changed by it, even if the path changes.
+type handle struct{ *fsutil.Handle }
 
-// open returns a handle of the file that a path leads to through symbolic links.
+// open returns a handle of the file at path. It follows links where [fsutil.Find] does.
 func open(path string) (*handle, error) {
-	real, err := filepath.EvalSymlinks(path)
+	h, err := fsutil.Find(path)
 	if err != nil {
 		return nil, err
 	}
-	return openReal(real)
+	return &handle{h}, nil
 }
-
-func openReal(path string) (*handle, error) {
-	h := &handle{path: path}
-	var err error
-	if h.fd, err = unix.Open(path, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0); err != nil {
-		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
-	}
-	if err := unix.Fstat(h.fd, &h.stat); err != nil {
-		h.close()
-		return nil, &fs.PathError{Op: "stat", Path: path, Err: err}
-	}
-	return h, nil
-}
-
-func (h *handle) close() { _ = unix.Close(h.fd) }
-
-func (h *handle) link() string { return fmt.Sprintf("/proc/self/fd/%d", h.fd) }
 
 // owner returns the file's owner, with the SELinux label if labelled is true.
 func (h *handle) owner(labelled bool) (Owner, error) {
-	o := Owner{Path: h.path, UID: h.stat.Uid, GID: h.stat.Gid}
+	o := Owner{Path: h.Path, UID: h.Stat.Uid, GID: h.Stat.Gid}
 	if !labelled {
 		return o, nil
 	}
-	label, err := selinux.FileLabel(h.link())
+	label, err := selinux.FileLabel(h.Name())
 	if err != nil && !errors.Is(err, unix.ENODATA) {
-		return o, fmt.Errorf("the SELinux label of %s: %w", h.path, err)
+		return o, fmt.Errorf("the SELinux label of %s: %w", h.Path, err)
 	}
 	o.Label = label
 	return o, nil
@@ -84,25 +65,26 @@ func (h *handle) owner(labelled bool) (Owner, error) {
 
 // giveTo changes the file's owner.
 func (h *handle) giveTo(o Owner) error {
-	if h.stat.Uid != o.UID || h.stat.Gid != o.GID {
-		if err := unix.Fchownat(h.fd, "", int(o.UID), int(o.GID), unix.AT_EMPTY_PATH); err != nil {
-			return fmt.Errorf("give %s to %s: %w", h.path, hostproc.UserName(o.UID), err)
+	if h.Stat.Uid != o.UID || h.Stat.Gid != o.GID {
+		if err := unix.Fchownat(h.FD(), "", int(o.UID), int(o.GID), unix.AT_EMPTY_PATH); err != nil {
+			return fmt.Errorf("give %s to %s: %w", h.Path, hostproc.UserName(o.UID), err)
 		}
-		h.stat.Uid, h.stat.Gid = o.UID, o.GID
+		h.Stat.Uid, h.Stat.Gid = o.UID, o.GID
 	}
 	if o.Label == "" {
 		return nil
 	}
-	if err := selinux.SetFileLabel(h.link(), o.Label); err != nil {
-		return fmt.Errorf("give %s the SELinux label %s: %w", h.path, o.Label, err)
+	if err := selinux.SetFileLabel(h.Name(), o.Label); err != nil {
+		return fmt.Errorf("give %s the SELinux label %s: %w", h.Path, o.Label, err)
 	}
 	return nil
 }
 
-// Owners returns the present owners of the files. It leaves out missing files.
+// Owners returns the present owners of the files that the XML names. It leaves out missing
+// files.
 func Owners(files []File, labelled bool) []Owner {
 	var out []Owner
-	for _, f := range files {
+	for _, f := range Named(files) {
 		h, err := open(f.Path)
 		if err != nil {
 			continue
@@ -110,7 +92,7 @@ func Owners(files []File, labelled bool) []Owner {
 		if o, err := h.owner(labelled); err == nil {
 			out = append(out, o)
 		}
-		h.close()
+		h.Close()
 	}
 	return out
 }

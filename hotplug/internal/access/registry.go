@@ -46,7 +46,7 @@ type entry struct {
 // Request is what a disk needs.
 type Request struct {
 	Use Use
-	// Files are all files that QEMU opens. Those of Grant are given to Owner, whose Path
+	// Files are all files that QEMU opens; those that only images name are ignored. Those of Grant are given to Owner, whose Path
 	// is not used. For the others, the registry notes the use if they were given before.
 	Files, Grant []File
 	Owner        Owner
@@ -64,7 +64,7 @@ func (r Registry) Grant(q Request) error {
 		}
 	}
 	return r.locked(func() error {
-		for _, f := range q.Files {
+		for _, f := range Named(q.Files) {
 			if err := r.grant(q, f); err != nil {
 				return err
 			}
@@ -87,8 +87,13 @@ func (r Registry) grant(q Request, f File) error {
 	if err != nil {
 		return err
 	}
-	defer h.close()
-	name := r.name(h.path)
+	defer h.Close()
+	if give {
+		if err := h.relabelable(); err != nil {
+			return err
+		}
+	}
+	name := r.name(h.Path)
 	e, err := r.find(h)
 	if err != nil {
 		return err
@@ -97,17 +102,14 @@ func (r Registry) grant(q Request, f File) error {
 		if !give {
 			return nil
 		}
-		if err := relabelable(&h.stat); err != nil {
-			return fmt.Errorf("%s: %w", h.path, err)
-		}
 		was, err := h.owner(q.Owner.Label != "")
 		if err != nil {
 			return err
 		}
-		e = &entry{Was: q.before(was), Inode: h.stat.Ino}
+		e = &entry{Was: q.before(was), Inode: h.Stat.Ino}
 	}
 	if give {
-		e.Is = Owner{Path: h.path, UID: q.Owner.UID, GID: h.stat.Gid, Label: q.Owner.Label}
+		e.Is = Owner{Path: h.Path, UID: q.Owner.UID, GID: h.Stat.Gid, Label: q.Owner.Label}
 	}
 	e.Uses = slices.DeleteFunc(e.Uses, func(u Use) bool { return u.VM == q.Use.VM && u.Target == q.Use.Target })
 	e.Uses = append(e.Uses, q.Use)
@@ -121,13 +123,13 @@ func (r Registry) grant(q Request, f File) error {
 // that an interrupted run has given for the same disk.
 func (r Registry) Owners(q Request) ([]Owner, error) {
 	var out []Owner
-	for _, f := range q.Files {
+	for _, f := range Named(q.Files) {
 		h, err := open(f.Path)
 		if err != nil {
 			continue // QEMU reports it
 		}
 		now, err := h.owner(q.Owner.Label != "")
-		h.close()
+		h.Close()
 		if err != nil {
 			return nil, err
 		}
@@ -238,17 +240,17 @@ func (r Registry) Restore(owners []Owner, uid uint32) error {
 				continue // a disk still uses it
 			}
 			h, err := open(o.Path)
-			if errors.Is(err, fs.ErrNotExist) {
+			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fsutil.ErrUnsafeLink) {
 				continue
 			}
 			if err != nil {
 				failed = append(failed, err)
 				continue
 			}
-			if h.path == o.Path && h.stat.Uid == uid && relabelable(&h.stat) == nil {
+			if h.Path == o.Path && h.Stat.Uid == uid && h.relabelable() == nil {
 				failed = append(failed, h.giveTo(o))
 			}
-			h.close()
+			h.Close()
 		}
 		return errors.Join(failed...)
 	})
@@ -257,14 +259,14 @@ func (r Registry) Restore(owners []Owner, uid uint32) error {
 // restore returns the file to its owner if it is still the file that was given.
 func (e *entry) restore() (bool, error) {
 	h, err := open(e.Is.Path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fsutil.ErrUnsafeLink) {
+		return false, nil // there is another file, or none
 	}
 	if err != nil {
 		return false, err
 	}
-	defer h.close()
-	if h.path != e.Is.Path || h.stat.Ino != e.Inode || h.stat.Uid != e.Is.UID {
+	defer h.Close()
+	if h.Path != e.Is.Path || h.Stat.Ino != e.Inode || h.Stat.Uid != e.Is.UID {
 		return false, nil
 	}
 	return true, h.giveTo(e.Was)
@@ -297,7 +299,10 @@ func (r Registry) name(path string) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-const unfinished = ".new"
+const (
+	unfinished = ".new"
+	maxEntry   = 1 << 20 // bytes
+)
 
 func (r Registry) names() ([]string, error) {
 	entries, err := os.ReadDir(r.Dir)
@@ -315,15 +320,15 @@ func (r Registry) names() ([]string, error) {
 
 // find returns the entry of a file, nil if there is none.
 func (r Registry) find(h *handle) (*entry, error) {
-	e, err := r.read(r.name(h.path))
-	if errors.Is(err, fs.ErrNotExist) || err == nil && e.Inode != h.stat.Ino {
+	e, err := r.read(r.name(h.Path))
+	if errors.Is(err, fs.ErrNotExist) || err == nil && e.Inode != h.Stat.Ino {
 		return nil, nil
 	}
 	return e, err
 }
 
 func (r Registry) read(name string) (*entry, error) {
-	text, err := os.ReadFile(filepath.Join(r.Dir, name))
+	text, err := fsutil.ReadFile(nil, filepath.Join(r.Dir, name), maxEntry)
 	if err != nil {
 		return nil, fmt.Errorf("read the owner of a file: %w", err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/image"
@@ -41,14 +42,29 @@ func (l *layerCheck) content(r image.Reader, d depth) (*luks.Header, error) {
 		}
 		return h, nil
 	}
-	found, err := holdsHeader(r, d)
+	if l.guestsHeader(layer) {
+		return nil, nil
+	}
+	found, err := foreignHeader(r, d)
 	if err != nil {
 		return nil, err
 	}
-	if found {
-		return nil, l.refused(layer)
+	if found != image.Raw {
+		return nil, l.refused(layer, found)
 	}
 	return nil, nil
+}
+
+// guestsHeader reports whether the image may begin with any header: it is a raw image
+// without encryption, so that its guest writes whatever it begins with, and the caller has
+// allowed it.
+func (c *Candidate) guestsHeader(layer blockgraph.Image) bool {
+	return c.Spec.AllowGuestHeader && !c.Disk.FormatAssumed && plain(layer)
+}
+
+// plain reports whether a guest sees, and writes, the image as it is stored.
+func plain(layer blockgraph.Image) bool {
+	return layer.Encryption == nil && layer.Format == blockgraph.FormatRaw
 }
 
 // localContent is content for a file or block device of this host. A qcow2 image that
@@ -57,13 +73,13 @@ func (l *layerCheck) content(r image.Reader, d depth) (*luks.Header, error) {
 func (l *layerCheck) localContent(ctx context.Context, d depth) (*luks.Header, error) {
 	layer := l.disk.Image
 	r, err := unlock.OpenLocal(ctx, layer)
-	if d == start && errors.Is(err, image.ErrUnsupported) {
-		return nil, nil
-	}
 	var h *luks.Header
 	if err == nil {
 		defer fsutil.CloseRead(r)
 		h, err = l.content(r, d)
+	}
+	if d == start && errors.Is(err, image.ErrUnsupported) {
+		return nil, nil // compressed, or in a file below
 	}
 	if refused := (*outcome.PreflightError)(nil); err != nil && !errors.As(err, &refused) {
 		return nil, l.refuse(outcome.ErrImageUnusable, err, "the image %s cannot be read", layer.Source)
@@ -71,31 +87,46 @@ func (l *layerCheck) localContent(ctx context.Context, d depth) (*luks.Header, e
 	return h, err
 }
 
-// holdsHeader reports whether an image begins with a LUKS header, valid or not.
-func holdsHeader(r image.Reader, d depth) (bool, error) {
-	if d == start {
-		prefix := make([]byte, min(magicLength, r.Size()))
-		_, err := r.ReadAt(prefix, 0)
-		return luks.HasMagic(prefix), err
+// foreignHeader returns the format of the header with which an image begins that is raw
+// by the XML, valid or not: LUKS, Qcow2, or Raw for none.
+func foreignHeader(r image.Reader, d depth) (image.Format, error) {
+	prefix := make([]byte, min(magicLength, r.Size()))
+	if _, err := r.ReadAt(prefix, 0); err != nil && !errors.Is(err, io.EOF) {
+		return image.Raw, err
+	}
+	switch found := image.FormatOf(prefix); {
+	case found == image.Qcow2, found == image.LUKS:
+		return found, nil
+	case d == start:
+		return image.Raw, nil
 	}
 	_, err := luks.ReadHeader(r)
 	switch {
 	case errors.Is(err, luks.ErrNotLUKS):
-		return false, nil
+		return image.Raw, nil
 	case err == nil, errors.Is(err, luks.ErrDamaged), errors.Is(err, luks.ErrUnsupported):
-		return true, nil
+		return image.LUKS, nil
 	}
-	return false, err
+	return image.Raw, err
 }
 
 const magicLength = 6 // of LUKS, LUKS On-Disk Format Specification, figure 1
 
-// refused refuses a layer that has an unexpected LUKS header.
-func (c *Candidate) refused(layer blockgraph.Image) error {
-	if layer.Encryption != nil { // with a detached header
-		return c.refuse(outcome.ErrUnexpectedEncryption, nil, "the payload %s begins with a LUKS header of its own: leave <header> out to use that one", layer.Source)
+// refused refuses a layer that begins with an unexpected header.
+func (c *Candidate) refused(layer blockgraph.Image, found image.Format) error {
+	or := "or allow it, if the guest has written it into its own disk"
+	if c.Spec.AllowGuestHeader {
+		or = "or state <driver type='raw'/>, if the guest has written it into its own disk, as was allowed"
 	}
-	return c.refuse(outcome.ErrUnexpectedEncryption, nil, "the image %s is encrypted with LUKS, and the XML has no <encryption>: the guest would see ciphertext and could destroy the header, so add <encryption format='luks'>", layer.Source)
+	switch {
+	case layer.Encryption != nil && found == image.Qcow2: // with a detached header
+		return c.refuse(outcome.ErrImageUnusable, nil, "the payload %s is a qcow2 image: correct the format in the XML", layer.Source)
+	case layer.Encryption != nil:
+		return c.refuse(outcome.ErrUnexpectedEncryption, nil, "the payload %s begins with a LUKS header of its own: leave <header> out to use that one", layer.Source)
+	case found == image.Qcow2:
+		return c.refuse(outcome.ErrGuestHeader, nil, "the image %s begins with a qcow2 header, and by the XML it is raw: the guest would see the image file and could destroy it, so correct the format; %s", layer.Source, or)
+	}
+	return c.refuse(outcome.ErrGuestHeader, nil, "the image %s is encrypted with LUKS, and the XML has no <encryption>: the guest would see ciphertext and could destroy the header, so add <encryption format='luks'>; %s", layer.Source, or)
 }
 
 // headerError refuses an image whose LUKS header is missing or cannot be read.

@@ -91,6 +91,9 @@ func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 			return Findings{}, err
 		}
 	}
+	if err := l.localChain(payload); err != nil {
+		return Findings{}, err
+	}
 	h, found, err := l.header(ctx, payload)
 	if err != nil {
 		return found, err
@@ -156,7 +159,11 @@ func (l *layerCheck) detachedHeader(ctx context.Context, header blockgraph.Image
 		return nil, found, err
 	}
 	if user == "" || use == shares {
-		if _, err := l.usable(header, "header", use); err != nil {
+		info, err := l.usable(header, "header", use)
+		if err == nil && info.Qcow2 != nil {
+			err = l.alone(header.Source, info.Qcow2.References())
+		}
+		if err != nil {
 			return nil, found, err
 		}
 	}
@@ -244,13 +251,18 @@ const (
 )
 
 // usable checks that an image of this host is of the kind in the XML, can be opened in
-// the mode that QEMU will use, and is not locked. It returns its format.
+// the mode that QEMU will use, and is not locked. It returns its format, but not that of a
+// raw image: its guest can have written any header into it.
 func (l *layerCheck) usable(img blockgraph.Image, what string, u use) (*image.Info, error) {
 	path := img.Source.Path
 	refuse := func(cause error, reason string, err error) (*image.Info, error) {
 		return nil, l.refuse(cause, err, "the %s %s "+reason, what, path)
 	}
-	info, err := image.Probe(path)
+	probe := image.Probe
+	if img.Format == blockgraph.FormatRaw {
+		probe = image.Inspect
+	}
+	info, err := probe(path)
 	if err != nil {
 		return refuse(outcome.ErrImageUnusable, "cannot be used", err)
 	}

@@ -3,13 +3,13 @@ package check
 import (
 	"crypto/x509"
 	"encoding/pem"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/host"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/internal/fsutil"
 )
 
 // bug is a bug of some versions of QEMU in a command that their schema accepts.
@@ -61,13 +61,15 @@ func (b bug) in(version string) bool {
 	return outcome.OlderThan(version, b.feature.Since)
 }
 
+const maxCertificate = 1 << 20 // bytes
+
 // withoutEncipherment examines the client's certificate of an object tls-creds-x509, if
 // it is a file of this host. A missing or invalid certificate is reported by QEMU.
 func withoutEncipherment(h *host.Host, c blockgraph.Command) bool {
 	if c.Execute != "object-add" || c.Arguments.Text("qom-type") != "tls-creds-x509" || !h.Local {
 		return false
 	}
-	data, err := os.ReadFile(filepath.Join(c.Arguments.Text("dir"), "client-cert.pem"))
+	data, err := fsutil.ReadLinked(filepath.Join(c.Arguments.Text("dir"), "client-cert.pem"), maxCertificate)
 	if err != nil {
 		return false
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/apply"
+	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/internal/inventory"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 )
@@ -16,28 +17,30 @@ import (
 // open already, by their paths. QEMU checks the rest, see [Candidate.InQEMU].
 func (c *Candidate) remoteVM() error {
 	c.Host.Entry(c.Disk.Target).Warn("the VM runs on another machine: whether others use the disk's files, and whether they may be used, is not checked here")
-	for _, image := range c.Disk.Images() {
-		if !image.Source.Local() {
+	for _, i := range c.Disk.Images() {
+		if !i.Source.Local() {
 			continue
 		}
 		for _, n := range c.State.Nodes {
-			if n.IsStorage() && n.File == image.Source.Path {
-				return c.refuse(outcome.ErrImageInUse, nil, "the file %s is in use by %s", image.Source, c.State.Owner(n))
+			if n.IsStorage() && n.File == i.Source.Path {
+				return c.refuse(outcome.ErrImageInUse, nil, "the file %s is in use by %s", i.Source, c.State.Owner(n))
 			}
 		}
 	}
 	return nil
 }
 
-// InQEMU has the VM's QEMU check images that this process cannot read, once the nodes
-// exist and before the guest sees the disk: that an image without <encryption> has no
-// LUKS header, and that no other disk of the VM uses the disk's header. Otherwise the
-// guest would destroy data.
+// InQEMU has the VM's QEMU check images once the nodes exist and before the guest sees the
+// disk: that QEMU has opened no file that only an image names, and, for images that this
+// process cannot read, that an image without <encryption> has no LUKS header, and that no
+// other disk of the VM uses the disk's header. Otherwise the guest would destroy data.
 func (c *Candidate) InQEMU(ctx context.Context, r *apply.Run) error {
+	if err := c.opened(ctx, r.Plan.Graph); err != nil || c.Host.Local {
+		return err
+	}
 	for i, layer := range c.Disk.Layers() {
-		plain := layer.Encryption == nil && layer.Format == blockgraph.FormatRaw
 		detached := layer.Encryption != nil && layer.Encryption.Header != nil
-		if !plain && !detached {
+		if !plain(*layer) && !detached || c.guestsHeader(*layer) {
 			continue // QEMU itself compares the image with the XML
 		}
 		node := payloadNode(r.Plan.Graph, i)
@@ -50,7 +53,7 @@ func (c *Candidate) InQEMU(ctx context.Context, r *apply.Run) error {
 		case err != nil:
 			return fmt.Errorf("query QEMU whether %s holds a LUKS header: %w", layer.Source, err)
 		case found:
-			return c.refused(*layer)
+			return c.refused(*layer, image.LUKS)
 		}
 	}
 	return c.volumes(ctx)

@@ -70,6 +70,13 @@ func (l *layerCheck) servers(ctx context.Context) (*luks.Header, Findings, error
 // headerOnServer checks a detached header, which no other disk may use.
 func (l *layerCheck) headerOnServer(ctx context.Context, header blockgraph.Image) (*luks.Header, Findings, error) {
 	var found Findings
+	refs, err := l.remoteReferences(ctx, header)
+	if err == nil {
+		err = l.alone(header.Source, refs)
+	}
+	if err != nil {
+		return nil, found, err
+	}
 	r, err := l.Images.OpenRemote(ctx, header)
 	if err != nil {
 		return nil, found, outcome.ServerError(l.disk.Target, header.Source, err)
@@ -90,6 +97,13 @@ func (l *layerCheck) headerOnServer(ctx context.Context, header blockgraph.Image
 // payloadOnServer opens the layer's image and checks its content.
 func (l *layerCheck) payloadOnServer(ctx context.Context) (*luks.Header, error) {
 	layer := l.disk.Image
+	refs, err := l.remoteReferences(ctx, layer)
+	if err == nil {
+		err = l.chain(layer, refs)
+	}
+	if err != nil {
+		return nil, err
+	}
 	inside := layer.Encryption != nil && l.disk.Header() == nil && !layer.RawLUKS()
 	if inside {
 		layer.Format = blockgraph.FormatRaw // only a QEMU with the secret can look inside
@@ -100,7 +114,7 @@ func (l *layerCheck) payloadOnServer(ctx context.Context) (*luks.Header, error) 
 		return nil, outcome.ServerError(l.disk.Target, layer.Source, err)
 	case inside && layer.Encryption.Engine == blockgraph.EngineLibRBD:
 		return nil, l.tryLibRBD(ctx, r)
-	case inside:
+	case inside, layer.Encryption == nil && layer.Format != blockgraph.FormatRaw: // what the guest sees is the guest's
 		return nil, nil
 	}
 	h, err := l.content(r, start)

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -35,8 +34,9 @@ type Grants struct {
 }
 
 // Opened returns the files and block devices of this host that QEMU or its storage daemon
-// opens by path for the disk.
-func Opened(disk *blockgraph.Disk, way blockgraph.Method) []access.File {
+// opens by path for the disk. Those that only its images name are among them if the spec
+// trusts the images.
+func Opened(disk *blockgraph.Disk, way blockgraph.Method, s spec.Spec) []access.File {
 	var out []access.File
 	add := func(path, what string, write bool) {
 		if !slices.ContainsFunc(out, func(f access.File) bool { return f.Path == path }) {
@@ -61,42 +61,52 @@ func Opened(disk *blockgraph.Disk, way blockgraph.Method) []access.File {
 		if enc := layer.Encryption; enc != nil && onHost(enc.Header) && way != blockgraph.MethodEphemeralHeader {
 			add(enc.Header.Source.Path, "header", write)
 		}
-		if onHost(layer) && layer.Backing == nil {
-			for path := range implied(layer) {
-				add(path, "backing image", false)
+	}
+	if !s.TrustImageChain {
+		return out
+	}
+	for _, layer := range disk.Layers() {
+		if !onHost(layer) {
+			continue
+		}
+		for _, path := range implied(layer) {
+			if !slices.ContainsFunc(out, func(f access.File) bool { return f.Path == path }) {
+				out = append(out, access.File{Path: path, What: "image", Implied: true})
 			}
 		}
 	}
 	return out
 }
 
-// implied yields the images below the last one that the XML names: those that the qcow2
-// images themselves name.
-func implied(layer *blockgraph.Image) func(yield func(string) bool) {
-	return func(yield func(string) bool) {
-		const deepest = 200 // also ends a chain with a cycle
-		path, format, terminated := layer.Source.Path, layer.Format, layer.Terminated
-		for range deepest {
-			if format != blockgraph.FormatQcow2 || terminated {
-				return
-			}
-			info, err := image.Probe(path)
-			if err != nil || info.Qcow2 == nil || !info.Qcow2.HasBacking {
-				return
-			}
-			next := info.Qcow2.BackingFile
-			if strings.Contains(next, ":") { // a protocol, or JSON
-				return
-			}
-			if !filepath.IsAbs(next) {
-				next = filepath.Join(filepath.Dir(path), next)
-			}
-			if !yield(next) {
-				return
-			}
-			path = next
+// implied returns the files of this host that qcow2 images name and the XML does not: the
+// data file of the layer, and below the last one that the XML names its backing files,
+// with their data files.
+func implied(layer *blockgraph.Image) []string {
+	var out []string
+	const deepest = 200 // also ends a chain with a cycle
+	path, named := layer.Source.Path, layer
+	for range deepest {
+		info, err := image.Probe(path)
+		if err != nil || info.Qcow2 == nil || named != nil && named.Format != blockgraph.FormatQcow2 {
+			return out
 		}
+		next := ""
+		for _, ref := range info.Qcow2.References() {
+			file, local := ref.Path(path)
+			switch {
+			case !local: // a protocol, or JSON
+			case ref.Role == image.Backing && (named == nil || named.Backing == nil && !named.Terminated):
+				out, next = append(out, file), file
+			case ref.Role == image.Data && (named == nil || named.DataStore == nil):
+				out = append(out, file)
+			}
+		}
+		if next == "" {
+			return out
+		}
+		path, named = next, nil
 	}
+	return out
 }
 
 // opener returns the user that opens the files; the error wraps [hostproc.ErrUnknown] if
@@ -123,7 +133,7 @@ func Check(ctx context.Context, h *host.Host, disk *blockgraph.Disk, way blockgr
 	if !h.Local {
 		return p, nil
 	}
-	if p.Files = Opened(disk, way); len(p.Files) == 0 {
+	if p.Files = Opened(disk, way, s); len(p.Files) == 0 {
 		return p, nil
 	}
 	var err error
@@ -138,6 +148,9 @@ func Check(ctx context.Context, h *host.Host, disk *blockgraph.Disk, way blockgr
 		h.Entry(disk.Target).Debugf("not checked whether QEMU may open the images: %v", err)
 		return p, nil
 	}
+	if err := p.systemFiles(ctx, h, problems, s); err != nil {
+		return p, err
+	}
 	for _, problem := range problems {
 		if s.Relabel && problem.Relabel && os.Geteuid() == 0 {
 			p.Give = append(p.Give, problem.File)
@@ -147,15 +160,29 @@ func Check(ctx context.Context, h *host.Host, disk *blockgraph.Disk, way blockgr
 		return p, p.denied(problems, s.Relabel)
 	}
 	if s.Relabel && h.Labels(ctx).Image != "" {
-		p.Give = p.Files // what a label allows is known only to the policy
+		p.Give = access.Named(p.Files) // what a label allows is known only to the policy
 	}
 	return p, nil
+}
+
+// systemFiles refuses a system file to which QEMU would have to be given access.
+func (p Grants) systemFiles(ctx context.Context, h *host.Host, problems []access.Problem, s spec.Spec) error {
+	labels := h.Labels(ctx)
+	all := labels.AppArmor != "" || s.Relabel && labels.Image != ""
+	for _, f := range access.Named(p.Files) {
+		missing := slices.ContainsFunc(problems, func(x access.Problem) bool { return x.File == f })
+		if (all || missing) && f.System() {
+			return &outcome.PreflightError{Target: p.Target, Cause: outcome.ErrSystemFile, Err: access.ErrSystemFile,
+				Reason: fmt.Sprintf("QEMU runs as %s and needs access to the %s %s", p.User, f.What, f.Path)}
+		}
+	}
+	return nil
 }
 
 // denied returns the refusal. wanted is true if the caller has asked to give the images to the user.
 func (p Grants) denied(problems []access.Problem, wanted bool) error {
 	var reasons, fixes []string
-	relabel := true
+	relabel, implied := true, false
 	for _, problem := range problems {
 		verb := "read"
 		if problem.Write {
@@ -168,11 +195,15 @@ func (p Grants) denied(problems []access.Problem, wanted bool) error {
 			}
 		}
 		relabel = relabel && problem.Relabel
+		implied = implied || problem.Implied
 	}
 	e := &outcome.PreflightError{Target: p.Target, Cause: outcome.ErrPermission}
 	e.Reason = fmt.Sprintf("QEMU runs as %s and %s", p.User, strings.Join(reasons, "; it "))
 	if len(fixes) > 0 {
 		e.Reason += fmt.Sprintf(": run `%s`", strings.Join(fixes, " && "))
+	}
+	if implied {
+		e.Reason += "; what only an image names is given to nobody: write it into the XML if it is meant"
 	}
 	switch {
 	case relabel && wanted:
@@ -207,7 +238,11 @@ func (p Grants) Take(ctx context.Context, h *host.Host, overlay *blockgraph.Over
 		return nil
 	}
 	refuse := func(err error) error {
-		return &outcome.PreflightError{Target: p.Target, Cause: outcome.ErrPermission, Reason: "QEMU cannot be allowed to open the images", Err: err}
+		cause := outcome.ErrPermission
+		if errors.Is(err, access.ErrSystemFile) {
+			cause = outcome.ErrSystemFile
+		}
+		return &outcome.PreflightError{Target: p.Target, Cause: cause, Reason: "QEMU cannot be allowed to open the images", Err: err}
 	}
 	t, err := p.taking(ctx, h)
 	if err != nil {

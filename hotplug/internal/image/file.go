@@ -21,32 +21,28 @@ var (
 	ErrUnsupported = errors.New("unsupported image feature")
 )
 
-// open opens an image without creating or waiting for anything. Errors wrap
-// fs.ErrNotExist, fs.ErrPermission or ErrNotImage.
+// open opens an image without creating or waiting for anything. It opens nothing but
+// regular files and block devices, and follows links only where [fsutil.Find] does. Errors
+// wrap fs.ErrNotExist, fs.ErrPermission, fsutil.ErrUnsafeLink or ErrNotImage.
 func open(path string, flags int) (*os.File, fs.FileInfo, error) {
-	// Otherwise, opening a pipe would wait for its other end.
-	f, err := os.OpenFile(path, flags|unix.O_NONBLOCK, 0)
+	found, err := fsutil.Find(path)
 	if err != nil {
-		return nil, nil, special(path, err)
+		return nil, nil, err
+	}
+	defer found.Close()
+	if !isImage(found.Mode()) {
+		return nil, nil, fmt.Errorf("%s: %w: it is %s", path, ErrNotImage, kind(found.Mode()))
+	}
+	f, err := found.Open(flags | unix.O_NONBLOCK)
+	if err != nil {
+		return nil, nil, err
 	}
 	info, err := f.Stat()
-	if err == nil && !isImage(info.Mode()) {
-		err = fmt.Errorf("%s: %w: it is %s", path, ErrNotImage, kind(info.Mode()))
-	}
 	if err != nil {
 		fsutil.CloseRead(f)
 		return nil, nil, err
 	}
 	return f, info, nil
-}
-
-// special returns a better error for what cannot be opened: sockets, and for writing
-// directories and pipes without a reader.
-func special(path string, err error) error {
-	if info, statErr := os.Stat(path); statErr == nil && !isImage(info.Mode()) {
-		return fmt.Errorf("%s: %w: it is %s", path, ErrNotImage, kind(info.Mode()))
-	}
-	return err // a *fs.PathError with the path
 }
 
 func isImage(mode fs.FileMode) bool { return mode.IsRegular() || isBlock(mode) }

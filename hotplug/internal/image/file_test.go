@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/must"
 )
 
@@ -31,6 +32,52 @@ func TestWhatIsNoImageIsRefusedAtOnce(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestDeviceIsNotOpened: a character device is refused without opening it, as opening alone
+// has an effect on some (/dev/watchdog).
+func TestDeviceIsNotOpened(t *testing.T) {
+	t.Parallel()
+	device := filepath.Join(t.TempDir(), "device")
+	if err := unix.Mknod(device, unix.S_IFCHR|0o600, int(unix.Mkdev(1, 3))); err != nil {
+		t.Skipf("only root makes devices: %v", err)
+	}
+	fd := must.Get(unix.InotifyInit1(unix.IN_NONBLOCK | unix.IN_CLOEXEC))(t)
+	defer func() { _ = unix.Close(fd) }()
+	must.Get(unix.InotifyAddWatch(fd, device, unix.IN_OPEN))(t)
+	opened := func() bool {
+		n, err := unix.Read(fd, make([]byte, 4096))
+		return err == nil && n > 0
+	}
+	_, probe := image.Probe(device)
+	_, inspect := image.Inspect(device)
+	_, guest := prefix(device, image.Raw, 1)
+	for what, err := range map[string]error{"Probe": probe, "Inspect": inspect, "OpenGuest": guest, "Writable": image.Writable(device), "CheckLock": image.CheckLock(device, image.Read)} {
+		if !errors.Is(err, image.ErrNotImage) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	if opened() {
+		t.Error("the device was opened")
+	}
+	must.OK(t, must.Get(os.Open(device))(t).Close())
+	if !opened() {
+		t.Error("the test does not notice that a device is opened")
+	}
+}
+
+// TestOtherUsersLinkIsNotFollowed: an image is not reached by a link that another user can
+// exchange.
+func TestOtherUsersLinkIsNotFollowed(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	path, shared := must.File(t, "content"), filepath.Join(dir, "shared")
+	must.OK(t, os.Mkdir(shared, 0o700), os.Symlink(path, filepath.Join(shared, "link")), os.Chmod(shared, 0o777))
+	if _, err := image.Probe(filepath.Join(shared, "link")); !errors.Is(err, fsutil.ErrUnsafeLink) {
+		t.Errorf("got %v", err)
+	}
+	must.OK(t, os.Chmod(shared, 0o755))
+	must.Get(image.Probe(filepath.Join(shared, "link")))(t)
 }
 
 func TestAccess(t *testing.T) {

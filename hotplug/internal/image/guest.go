@@ -9,8 +9,6 @@ import (
 	"io"
 	"math/bits"
 	"os"
-	"path/filepath"
-	"strings"
 
 	"github.com/luksplug/luksplug/internal/fsutil"
 )
@@ -21,7 +19,7 @@ type Guest struct {
 	image io.ReaderAt
 	size  int64
 	qcow2 *Qcow2Header // nil: raw
-	data  io.ReaderAt  // where the qcow2 clusters are: image, or the external data file
+	data  io.ReaderAt  // where the qcow2 clusters are: image, or the external data file; nil if that is not read
 	files []io.Closer
 }
 
@@ -29,9 +27,10 @@ type Guest struct {
 // encrypted bytes, or [Qcow2]. It does not probe. The caller closes the guest.
 //
 // Errors are those of [Probe]. They wrap [ErrUnsupported] for other formats and for an
-// encrypted qcow2 image. Reading follows an external data file but no backing file: the
-// error wraps ErrUnsupported for data of the latter.
-func OpenGuest(path string, format Format) (*Guest, error) {
+// encrypted qcow2 image. data is the external data file of a qcow2 image that has one, ""
+// if it is not to be read. No file that only the image names is opened: the error of
+// reading wraps ErrUnsupported for data in a backing file, or in a data file without data.
+func OpenGuest(path string, format Format, data string) (*Guest, error) {
 	if format != Raw && format != LUKS && format != Qcow2 {
 		return nil, fmt.Errorf("%s: %w: format %q", path, ErrUnsupported, format)
 	}
@@ -41,7 +40,7 @@ func OpenGuest(path string, format Format) (*Guest, error) {
 	}
 	g := &Guest{image: f, data: f, files: []io.Closer{f}}
 	if format == Qcow2 {
-		err = g.openQcow2(path)
+		err = g.openQcow2(data)
 	} else {
 		g.size, err = size(f)
 	}
@@ -70,15 +69,11 @@ func (g *Guest) openQcow2(path string) error {
 	if !g.qcow2.HasDataFile {
 		return nil
 	}
-	name := g.qcow2.DataFile
-	// To QEMU, a colon before any slash makes a protocol of a path.
-	if before, _, colon := strings.Cut(name, ":"); name == "" || colon && !strings.Contains(before, "/") {
-		return fmt.Errorf("%w: the external data file %q is not a local path", ErrUnsupported, name)
+	g.data = nil
+	if path == "" {
+		return nil
 	}
-	if !filepath.IsAbs(name) {
-		name = filepath.Join(filepath.Dir(path), name)
-	}
-	data, _, err := open(name, os.O_RDONLY)
+	data, _, err := open(path, os.O_RDONLY)
 	if err != nil {
 		return fmt.Errorf("external data file: %w", err)
 	}
@@ -186,6 +181,8 @@ func (g *Guest) readUnit(p []byte, off int64) error {
 		return g.unallocated(p, off)
 	case host%h.ClusterSize != 0:
 		return fmt.Errorf("%w: a cluster at offset %d, which is no cluster's", ErrDamaged, host)
+	case g.data == nil:
+		return fmt.Errorf("%w: what the guest sees at offset %d is in the external data file %q", ErrUnsupported, off, h.DataFile)
 	}
 	got, err := readUpTo(g.data, host+off%h.ClusterSize, len(p))
 	if err != nil {

@@ -42,7 +42,7 @@ func content(t *testing.T, path string) []byte {
 func sameAsQEMU(t *testing.T, path string) {
 	t.Helper()
 	want := content(t, path)
-	g, err := image.OpenGuest(path, image.Qcow2)
+	g, err := image.OpenGuest(path, image.Qcow2, dataFile(path))
 	must.OK(t, err)
 	defer func() { _ = g.Close() }()
 	if g.Size() != int64(len(want)) {
@@ -158,7 +158,7 @@ func TestLUKSInsideOfQcow2(t *testing.T) {
 	if err != nil || !luks.HasMagic(start) {
 		t.Errorf("%q %v", start, err)
 	}
-	g, err := image.OpenGuest(path, image.Qcow2)
+	g, err := image.OpenGuest(path, image.Qcow2, dataFile(path))
 	must.OK(t, err)
 	defer func() { _ = g.Close() }()
 	got, err := luks.ReadHeader(g)

@@ -128,9 +128,24 @@ func start(t *testing.T, name string, args ...string) (complaint string, ok bool
 	return "", true
 }
 
+// dataFile returns the data file that a qcow2 image names, "" for none.
+func dataFile(path string) string {
+	info, err := image.Probe(path)
+	if err != nil || info.Qcow2 == nil {
+		return ""
+	}
+	for _, ref := range info.Qcow2.References() {
+		if ref.Role == image.Data {
+			file, _ := ref.Path(path)
+			return file
+		}
+	}
+	return ""
+}
+
 // prefix returns the first n bytes that a guest sees, fewer if the disk is smaller.
 func prefix(path string, format image.Format, n int) ([]byte, error) {
-	g, err := image.OpenGuest(path, format)
+	g, err := image.OpenGuest(path, format, dataFile(path))
 	if err != nil {
 		return nil, err
 	}

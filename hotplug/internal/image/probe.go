@@ -52,6 +52,25 @@ type Info struct {
 	Qcow2 *Qcow2Header // if Format is Qcow2
 }
 
+// Inspect returns the kind and the size of an image, and reads nothing: a guest can write
+// any magic to the beginning of a raw disk. Errors wrap fs.ErrNotExist, fs.ErrPermission
+// or [ErrNotImage], and name the path.
+func Inspect(path string) (*Info, error) {
+	f, stat, err := open(path, os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer fsutil.CloseRead(f)
+	info := &Info{Path: path, Block: isBlock(stat.Mode())}
+	if info.Size, err = size(f); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return info, nil
+}
+
+// FormatOf returns the format of an image by its first bytes.
+func FormatOf(start []byte) Format { return format(start) }
+
 // Probe opens the image read-only and reads its format. The caller decides whether that is
 // acceptable: a guest can write any magic to the beginning of a raw disk.
 //

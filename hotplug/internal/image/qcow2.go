@@ -27,8 +27,9 @@ type Qcow2Header struct {
 	Crypt       CryptMethod
 	LUKS        *luks.Header // inside the image, if Crypt is CryptLUKS
 
-	HasBacking  bool
-	BackingFile string
+	HasBacking    bool
+	BackingFile   string
+	BackingFormat string // "" if the image does not say
 
 	HasDataFile bool   // guest data is in another file
 	DataFile    string // may be empty: it is named when the image is opened
@@ -59,6 +60,7 @@ const (
 	incompatKnown       = incompatDirty | incompatCorrupt | incompatDataFile | incompatCompression | incompatExtendedL2
 
 	extensionEnd      = 0
+	extensionBacking  = 0xe2792aca // the format of the backing file
 	extensionDataFile = 0x44415441
 	extensionCrypto   = 0x0537be77
 )
@@ -201,6 +203,8 @@ func (h *Qcow2Header) readExtensions(r io.ReaderAt, b []byte) error {
 		}
 		data := b[:length]
 		switch kind {
+		case extensionBacking:
+			h.BackingFormat = string(data)
 		case extensionDataFile:
 			h.DataFile = string(data)
 		case extensionCrypto:

@@ -43,16 +43,26 @@ type Node struct {
 	ReadOnly bool   `json:"ro"`
 	// Encrypted is true for the node of a volume, and for nodes above it.
 	Encrypted bool `json:"encrypted"`
-	Cache     struct {
+	// BackingDepth is the number of backing files below the node that QEMU has open, of
+	// [Chains]; 0 otherwise.
+	BackingDepth int `json:"backing_file_depth"`
+	Cache        struct {
 		Direct  bool `json:"direct"`
 		NoFlush bool `json:"no-flush"`
 	} `json:"cache"`
 	Image struct {
 		VirtualSize int64 `json:"virtual-size"`
+		// Backing is what the image names as its backing file.
+		Backing       string `json:"backing-filename"`
+		BackingFormat string `json:"backing-filename-format"`
 		// Specific has the properties of nodes of certain drivers.
 		Specific struct {
 			Data struct {
 				UUID string `json:"uuid"` // of a LUKS volume
+				// DataFile is what a qcow2 image names as its data file; Raw is set only if
+				// QEMU has opened one.
+				DataFile string `json:"data-file"`
+				Raw      *bool  `json:"data-file-raw"`
 			} `json:"data"`
 		} `json:"format-specific"`
 	} `json:"image"`
@@ -84,6 +94,12 @@ var QueryNodes = qmp.Command{Execute: "query-named-block-nodes", Arguments: qmp.
 // Nodes queries the block nodes only.
 func Nodes(ctx context.Context, q monitor.Querier) (*State, error) {
 	nodes, err := monitor.Get[[]Node](ctx, q, QueryNodes)
+	return &State{Nodes: nodes}, err
+}
+
+// Chains is Nodes with the depths of the backing chains, which takes QEMU longer.
+func Chains(ctx context.Context, q monitor.Querier) (*State, error) {
+	nodes, err := monitor.Get[[]Node](ctx, q, qmp.Command{Execute: QueryNodes.Execute})
 	return &State{Nodes: nodes}, err
 }
 

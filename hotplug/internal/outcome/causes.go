@@ -25,6 +25,15 @@ var (
 	// ErrUnexpectedEncryption: the image is encrypted although the XML does not say so, or
 	// the reverse.
 	ErrUnexpectedEncryption = errors.New("the image's encryption is not what the disk says")
+	// ErrGuestHeader: a raw image without encryption begins with a LUKS or qcow2 header. A
+	// caller may allow it, if the guest has written it. It is an [ErrUnexpectedEncryption]
+	// too.
+	ErrGuestHeader = errors.New("a raw image begins with the header of another format")
+	// ErrImageChain: an image names a file that the XML does not name. A caller may allow
+	// it.
+	ErrImageChain = errors.New("the image names a file that the XML does not name")
+	// ErrSystemFile: the image is a system file of the host, which is given to no QEMU.
+	ErrSystemFile = errors.New("the image is a system file")
 	// ErrPermission: QEMU may not open the images, and luksplug was not asked to change that.
 	ErrPermission = errors.New("QEMU may not open the images")
 	// ErrRelabelWouldHelp: QEMU may not open the images, and giving them to its user while
@@ -56,7 +65,7 @@ var (
 func Causes() []error {
 	return []error{
 		ErrTargetTaken, ErrNameTaken, ErrImageInUse, ErrHeaderInUse, ErrImageUnusable, ErrReadOnlyImage,
-		ErrHeaderUnusable, ErrUnexpectedEncryption, ErrPermission, ErrRelabelWouldHelp, ErrRelabelNeedsRoot, ErrServer, ErrRemoteVM,
+		ErrHeaderUnusable, ErrUnexpectedEncryption, ErrGuestHeader, ErrImageChain, ErrSystemFile, ErrPermission, ErrRelabelWouldHelp, ErrRelabelNeedsRoot, ErrServer, ErrRemoteVM,
 		ErrHelperProcess, ErrHostDevice, ErrOverlay, ErrReservations, ErrNotRecorded,
 	}
 }

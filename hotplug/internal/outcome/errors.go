@@ -42,6 +42,9 @@ func (e *PreflightError) Unwrap() []error {
 	if errors.Is(e.Cause, ErrRelabelWouldHelp) || errors.Is(e.Cause, ErrRelabelNeedsRoot) {
 		out = append(out, ErrPermission)
 	}
+	if errors.Is(e.Cause, ErrGuestHeader) {
+		out = append(out, ErrUnexpectedEncryption)
+	}
 	if e.Cause != nil {
 		out = append(out, e.Cause)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
@@ -38,13 +39,19 @@ func Create(path string, o Options) (err error) {
 	if err != nil {
 		return fmt.Errorf("make the overlay %s: %w", path, err)
 	}
-	f, err := fsutil.OpenAt(nil, path, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
+	dir, err := directory(path)
+	if err != nil {
+		return fmt.Errorf("make the overlay: %w", err)
+	}
+	defer fsutil.CloseRead(dir)
+	name := filepath.Base(path)
+	f, err := fsutil.OpenAt(dir, name, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL, 0o600)
 	if err != nil {
 		return fmt.Errorf("make the overlay: %w", err)
 	}
 	defer func() {
 		if err = errors.Join(err, f.Close()); err != nil {
-			err = errors.Join(fmt.Errorf("make the overlay: %w", err), os.Remove(path))
+			err = errors.Join(fmt.Errorf("make the overlay: %w", err), unix.Unlinkat(int(dir.Fd()), name, 0))
 		}
 	}()
 	// The mark first, in one piece: a killed run then leaves a file that can be recognised.
@@ -80,12 +87,17 @@ func Create(path string, o Options) (err error) {
 // Remove removes the file at path. A missing file is no error. A file that [Create] has not
 // created with this mark stays, and the error wraps [ErrForeign].
 func Remove(path, mark string) error {
-	err := Check(path, mark)
+	dir, err := directory(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err == nil {
-		err = os.Remove(path)
+	if err != nil {
+		return fmt.Errorf("remove the overlay: %w", err)
+	}
+	defer fsutil.CloseRead(dir)
+	name := filepath.Base(path)
+	if err = checkAt(dir, name, mark); err == nil {
+		err = unix.Unlinkat(int(dir.Fd()), name, 0)
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove the overlay %s: %w", path, err)
@@ -96,7 +108,27 @@ func Remove(path, mark string) error {
 // Check returns nil if [Create] has created the file at path with this mark, or was killed
 // before it wrote anything; otherwise an error that wraps [ErrForeign] or that of reading.
 func Check(path, mark string) error {
-	f, err := fsutil.OpenRegular(nil, path)
+	dir, err := directory(path)
+	if err != nil {
+		return err
+	}
+	defer fsutil.CloseRead(dir)
+	return checkAt(dir, filepath.Base(path), mark)
+}
+
+// directory opens the directory of a path. It follows links where [fsutil.Find] does: the
+// directory is that of the image, and may be another user's.
+func directory(path string) (*os.File, error) {
+	found, err := fsutil.Find(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer found.Close()
+	return found.Open(unix.O_PATH | unix.O_DIRECTORY)
+}
+
+func checkAt(dir *os.File, name, mark string) error {
+	f, err := fsutil.OpenRegular(dir, name)
 	if errors.Is(err, fsutil.ErrNotRegular) {
 		return ErrForeign
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/internal/overlay"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets/luks"
@@ -208,6 +209,24 @@ func TestRemove(t *testing.T) {
 			t.Errorf("%s: %v, and then %v", name, err, there)
 		}
 	}
+}
+
+// TestOverlayBehindAnotherUsersLink: an overlay is neither made nor removed in a directory
+// that another user can exchange by a link.
+func TestOverlayBehindAnotherUsersLink(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	shared, victim := filepath.Join(dir, "shared"), filepath.Join(dir, "victim")
+	must.OK(t, os.Mkdir(shared, 0o700), os.Mkdir(victim, 0o700), os.Symlink(victim, filepath.Join(shared, "images")), os.Chmod(shared, 0o777))
+	path, target := filepath.Join(shared, "images", "overlay"), filepath.Join(victim, "overlay")
+	if err := overlay.Create(path, overlay.Options{Size: 512, Mark: "m"}); !errors.Is(err, fsutil.ErrUnsafeLink) {
+		t.Errorf("made: %v", err)
+	}
+	must.OK(t, overlay.Create(target, overlay.Options{Size: 512, Mark: "m"}))
+	if err := overlay.Remove(path, "m"); !errors.Is(err, fsutil.ErrUnsafeLink) {
+		t.Errorf("removed: %v", err)
+	}
+	must.OK(t, overlay.Check(target, "m"), overlay.Remove(target, "m"))
 }
 
 func Example() {

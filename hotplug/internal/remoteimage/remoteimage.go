@@ -285,10 +285,10 @@ func (o *Opener) Open(ctx context.Context, i blockgraph.Image) (image.Reader, er
 	return r, nil
 }
 
-// OpenRemote opens an image through a storage daemon. It returns the same reader for
-// the same image until another one is opened.
+// OpenRemote opens an image through a storage daemon, with its data store but without a
+// backing file. It returns the same reader for the same image until another one is opened.
 func (o *Opener) OpenRemote(ctx context.Context, i blockgraph.Image) (*Image, error) {
-	i.Encryption, i.Backing, i.DataStore = nil, nil, nil // only the image itself is read
+	i.Encryption, i.Backing = nil, nil // only the image itself is read
 	if o.reader != nil && reflect.DeepEqual(o.image, i) {
 		return o.reader, nil
 	}

@@ -26,7 +26,7 @@ func (v VM) Arrive(from string) error {
 
 // Arrival returns what [VM.Arrive] has stored since [VM.Gone]; "" for nothing.
 func (v VM) Arrival() (string, error) {
-	text, err := os.ReadFile(filepath.Join(v.Path(), arrivalFile))
+	text, err := fsutil.ReadFile(nil, filepath.Join(v.Path(), arrivalFile), maxNote)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}

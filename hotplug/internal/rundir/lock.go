@@ -99,7 +99,7 @@ func (l *Lock) Release() {
 
 // holder returns the process id of a lock's holder, 0 if it is unknown.
 func holder(path string) int {
-	b, err := os.ReadFile(path)
+	b, err := fsutil.ReadFile(nil, path, maxNote)
 	if err != nil {
 		return 0
 	}

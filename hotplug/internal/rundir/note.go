@@ -44,6 +44,9 @@ type Note struct {
 
 const noteSuffix = ".json"
 
+// maxNote bounds the size of a note, which has the disk's record in it.
+const maxNote = 1 << 20
+
 // WriteNote writes the note of a disk, and replaces an existing one.
 func (v VM) WriteNote(n Note) error {
 	text, err := json.Marshal(n)
@@ -72,7 +75,7 @@ func (v VM) Notes() map[string]Note {
 		if !isNote {
 			continue
 		}
-		if text, err := os.ReadFile(filepath.Join(v.Path(), e.Name())); err == nil {
+		if text, err := fsutil.ReadFile(nil, filepath.Join(v.Path(), e.Name()), maxNote); err == nil {
 			var n Note
 			if json.Unmarshal(text, &n) == nil && n.Target == target {
 				out[target] = n

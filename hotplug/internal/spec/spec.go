@@ -15,8 +15,15 @@ type Spec struct {
 	// AllowSharedHeader allows a detached header that another disk uses already. Both
 	// payloads then have the same key: equal sectors of the two images are recognisable.
 	AllowSharedHeader bool
-	// Relabel gives images that the VM's QEMU may not open to its user, and its
-	// SELinux label, for as long as they are attached; see package access.
+	// TrustImageChain lets QEMU open the backing and data files that images name and the
+	// XML does not. Whoever writes an image then chooses files of the VM's host, which the
+	// guest can read.
+	TrustImageChain bool
+	// AllowGuestHeader allows a raw image without encryption that begins with a LUKS or
+	// qcow2 header, which its guest has written. The XML has to state the format.
+	AllowGuestHeader bool
+	// Relabel gives images that the XML names, and that the VM's QEMU may not open, to its
+	// user, and its SELinux label, for as long as they are attached; see package access.
 	Relabel bool
 	// Owners are the recorded owners of the images, from before they were given to QEMU's
 	// user; nil for none.

@@ -16,9 +16,14 @@ func ReadsHere(i blockgraph.Image) bool {
 	return i.Source.Local() && (i.Format == blockgraph.FormatRaw || i.Format == blockgraph.FormatQcow2)
 }
 
-// OpenLocal opens an image for which [ReadsHere] is true. It is an [image.Opener].
+// OpenLocal opens an image for which [ReadsHere] is true, with the data store that the XML
+// names. It is an [image.Opener].
 func OpenLocal(_ context.Context, i blockgraph.Image) (image.Reader, error) {
-	guest, err := image.OpenGuest(i.Source.Path, image.Format(i.Format))
+	data := ""
+	if s := i.DataStore; s != nil && s.Source.Local() {
+		data = s.Source.Path
+	}
+	guest, err := image.OpenGuest(i.Source.Path, image.Format(i.Format), data)
 	if err != nil {
 		return nil, err
 	}

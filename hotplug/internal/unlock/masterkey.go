@@ -103,13 +103,16 @@ func readMasterKeyOf(pid int, path string) (*masterkey.Key, error) {
 	}
 	defer fsutil.CloseRead(root)
 	fd, err := unix.Openat2(int(root.Fd()), path, &unix.OpenHow{
-		Flags:   unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK | unix.O_NOCTTY, // do not block on any kind of file
-		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,                // also for links
+		Flags:   unix.O_PATH | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS, // also for links
 	})
 	if err != nil {
 		return refuse(err)
 	}
-	f := os.NewFile(uintptr(fd), path)
+	f, err := fsutil.OpenFound(fd, path)
+	if err != nil {
+		return refuse(err)
+	}
 	defer fsutil.CloseRead(f)
 	key, err := masterkey.Read(f)
 	if err != nil {

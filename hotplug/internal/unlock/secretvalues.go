@@ -273,7 +273,7 @@ func (v *Values) File(s blockgraph.Step) (*os.File, error) {
 		return nil, nil
 	}
 	if s.File != nil {
-		f, err := os.OpenFile(s.File.Path, os.O_RDWR, 0)
+		f, err := openVDPA(s.File.Path)
 		if err != nil {
 			return nil, fmt.Errorf("open the device of node %s to pass it to QEMU: %w", s.File.Node, err)
 		}

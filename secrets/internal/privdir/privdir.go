@@ -116,15 +116,15 @@ func (f *Dir) Document(id uuid.UUID) (d secrets.Document, err error) {
 // secrets.ErrNotFound if it does not exist, secrets.ErrDenied if it may not be read
 // or its permissions are unsafe, and secrets.ErrUnreachable otherwise.
 func (f *Dir) Open(name string) (*os.File, error) {
-	// O_NONBLOCK, because opening a named pipe would block before it could be
-	// refused.
-	file, err := fsutil.OpenAt(f.at, name, unix.O_RDONLY|unix.O_NONBLOCK, 0)
+	file, err := fsutil.OpenRegular(f.at, name)
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return nil, fmt.Errorf("%w: there is no file %s", secrets.ErrNotFound, name)
 	case errors.Is(err, unix.ELOOP):
 		return nil, fmt.Errorf("%w: file %s is a symbolic link: put a regular file there", secrets.ErrDenied, name)
-	case isDenied(err), errors.Is(err, unix.ENXIO): // a socket
+	case errors.Is(err, fsutil.ErrNotRegular):
+		return nil, fmt.Errorf("%w: %s is not a regular file", secrets.ErrDenied, name)
+	case isDenied(err):
 		return nil, fmt.Errorf("%w: file %s cannot be opened: %w", secrets.ErrDenied, name, err)
 	case err != nil:
 		return nil, fmt.Errorf("%w: file %s cannot be opened: %w", secrets.ErrUnreachable, name, err)
@@ -178,9 +178,6 @@ func checkFile(file *os.File, name string) error {
 	st, err := stat(file)
 	if err != nil {
 		return err
-	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return fmt.Errorf("%w: %s is not a regular file", secrets.ErrDenied, name)
 	}
 	if st.Mode&0o077 != 0 {
 		return fmt.Errorf("%w: others may access file %s (mode %04o): chmod 600 it, and change the secret if they may have read it",

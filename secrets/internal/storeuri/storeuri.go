@@ -15,13 +15,13 @@ import (
 	"maps"
 	"net"
 	"net/url"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/luksplug/luksplug/internal/certfile"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
@@ -202,7 +202,7 @@ func (l *Location) TakeRoots() (*x509.CertPool, error) {
 	if path == "" {
 		return nil, nil
 	}
-	text, err := os.ReadFile(path)
+	text, err := certfile.Read(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w: of kind %s: ca-file: %w", ErrInvalid, l.Scheme, err)
 	}
