@@ -121,7 +121,27 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 	}
 	d := must.Get(h.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true, Persistent: true, Off: true, UUID: hookUUID,
 		Other: "<metadata>" + metadata + "</luksplug:disks></metadata>", Extra: arguments}))(t)
+	if len(disks) > 0 {
+		h.adopt(ctx, t, d)
+	}
 	return d
+}
+
+// adopt signs the records of a domain that the test has written.
+func (h *hookHost) adopt(ctx context.Context, t *testing.T, d *peer.Domain) {
+	t.Helper()
+	h.tool(ctx, t, d, "repair", "--adopt", "--yes").want(t, 0)
+}
+
+// keyOfRecords returns the path of the host's key for records.
+func (h *hookHost) keyOfRecords() string {
+	return filepath.Join(h.Dir, "luksplug", "etc", "record.key")
+}
+
+// shareKey gives another host the same key, so that domains can move there.
+func (h *hookHost) shareKey(t *testing.T, to *hookHost) {
+	t.Helper()
+	must.OK(t, os.WriteFile(to.keyOfRecords(), must.Get(os.ReadFile(h.keyOfRecords()))(t), 0o600))
 }
 
 // start starts the domain and waits until the guest has the disks.

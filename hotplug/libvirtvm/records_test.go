@@ -141,16 +141,16 @@ func TestPersistentOff(t *testing.T) {
 	m := newMemory(t)
 	ctx := t.Context()
 	persistent := AttachOptions{Persistent: true}
-	must.OK(t, recorderOf(t, m, parsed(t, "sda", "scsi", ""), persistent).define(ctx, false))
+	must.OK(t, recorderOf(t, m, parsed(t, "sda", "scsi", ""), persistent).define(ctx))
 	if d := m.recorded(t, Persistent, "sda"); d == nil || len(d.Devices) == 0 || m.recorded(t, Live, "sda") != nil {
 		t.Errorf("got %+v", d)
 	}
 	var refused *hotplug.PreflightError
-	err := recorderOf(t, m, parsed(t, "sda", "scsi", ""), persistent).define(ctx, false)
+	err := recorderOf(t, m, parsed(t, "sda", "scsi", ""), persistent).define(ctx)
 	if !errors.As(err, &refused) || !errors.Is(err, ErrRecorded) {
 		t.Errorf("a second time: %v", err)
 	}
-	err = recorderOf(t, m, parsed(t, "vdb", "virtio", ""), persistent).define(ctx, false)
+	err = recorderOf(t, m, parsed(t, "vdb", "virtio", ""), persistent).define(ctx)
 	if !errors.As(err, &refused) || !errors.Is(err, ErrNoPort) {
 		t.Errorf("without a port: %v", err)
 	}
@@ -170,7 +170,7 @@ func TestColdPlug(t *testing.T) {
 	m := newMemory(t)
 	ctx := t.Context()
 	change, err := newChange(ctx, m, func(doc *domainxml.Document) (*domainxml.Document, error) {
-		return enable(ctx, doc, EnableOptions{Ports: 2, ColdPlug: true})
+		return enable(ctx, m, doc, EnableOptions{Ports: 2, ColdPlug: true})
 	})
 	if err != nil || change.Before == change.After || m.documents[Persistent].Arguments() != nil {
 		t.Fatalf("%+v (%v)", change, err)
@@ -178,7 +178,7 @@ func TestColdPlug(t *testing.T) {
 	if err := change.Apply(ctx); err != nil || string(m.documents[Persistent].Text()) != change.After {
 		t.Fatal(err)
 	}
-	must.OK(t, recorderOf(t, m, parsed(t, "vdb", "virtio", ""), AttachOptions{Persistent: true}).define(ctx, false))
+	must.OK(t, recorderOf(t, m, parsed(t, "vdb", "virtio", ""), AttachOptions{Persistent: true}).define(ctx))
 	if got := domainxml.Targets(m.documents[Persistent].Arguments()); fmt.Sprint(got) != "[vdb]" {
 		t.Errorf("among the arguments: %v", got)
 	}
