@@ -100,6 +100,12 @@ type plugged struct {
 // define defines a domain with a guest, and with a monitor, ports and disks of luksplug's.
 func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *peer.Domain {
 	t.Helper()
+	return h.defineAs(ctx, t, peer.DomainOptions{Guest: true}, disks...)
+}
+
+// defineAs is define for a domain with other options.
+func (h *hookHost) defineAs(ctx context.Context, t *testing.T, o peer.DomainOptions, disks ...plugged) *peer.Domain {
+	t.Helper()
 	arguments := hook.Arguments(hookUUID, max(2, len(disks)))
 	metadata := `<luksplug:disks xmlns:luksplug="` + libvirtvm.Namespace + `" user="+0:+0">`
 	starting := coldstart.New(hookUUID, coldstart.Options{RunDir: "/run/luksplug/vm"})
@@ -119,8 +125,9 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 			arguments = append(arguments, ours.Arguments...)
 		}
 	}
-	d := must.Get(h.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true, Persistent: true, Off: true, UUID: hookUUID,
-		Other: "<metadata>" + metadata + "</luksplug:disks></metadata>", Extra: arguments}))(t)
+	o.Movable, o.Persistent, o.Off, o.UUID = true, true, true, hookUUID
+	o.Other, o.Extra = "<metadata>"+metadata+"</luksplug:disks></metadata>", arguments
+	d := must.Get(h.StartDomain(ctx, o))(t)
 	if len(disks) > 0 {
 		h.adopt(ctx, t, d)
 	}
