@@ -182,7 +182,7 @@ func (c call) connect(ctx context.Context) (*hotplug.VM, error) {
 	options.Process = func(context.Context) (*hotplug.Process, error) {
 		p, err := hotplug.LookUpProcess(pid)
 		if err == nil {
-			p.Labels = hotplug.Labels{AppArmor: c.doc.Label("apparmor"), Image: c.doc.ImageLabel("selinux")}
+			p.Labels = hotplug.Labels{AppArmor: c.doc.GeneratedLabel("apparmor"), Image: c.doc.GeneratedImageLabel("selinux")}
 		}
 		return p, err
 	}

@@ -123,7 +123,7 @@ func (d *Domain) process(ctx context.Context) (*hotplug.Process, error) {
 			return nil, err
 		}
 	}
-	p.Labels = hotplug.Labels{AppArmor: doc.Label("apparmor"), Image: doc.ImageLabel("selinux")}
+	p.Labels = hotplug.Labels{AppArmor: doc.GeneratedLabel("apparmor"), Image: doc.GeneratedImageLabel("selinux")}
 	return p, nil
 }
 

@@ -193,29 +193,23 @@ func (d *Document) CanonicalUUID() string {
 }
 
 // Label returns the label that the domain's QEMU has in a security model, such as "dac"; ""
-// if the document has none.
-func (d *Document) Label(model string) string { return d.label(model, "label") }
+// if the document has none. Whoever may edit the domain can have chosen it.
+func (d *Document) Label(model string) string { return d.label(model, "label", "") }
 
 // GeneratedLabel is [Document.Label] for a label that libvirt has generated itself:
 // libvirt ignores one that a definition has of this type.
-func (d *Document) GeneratedLabel(model string) string {
-	for _, e := range d.root.Children {
-		if e.Name.Local == "seclabel" && e.attr("model") == model && e.attr("type") == "dynamic" {
-			if label := e.child(xml.Name{Local: "label"}); label != nil {
-				return strings.TrimSpace(label.Text)
-			}
-		}
-	}
-	return ""
+func (d *Document) GeneratedLabel(model string) string { return d.label(model, "label", "dynamic") }
+
+// GeneratedImageLabel returns the label that libvirt has generated for the domain's images
+// in a security model; "" if the document has none.
+func (d *Document) GeneratedImageLabel(model string) string {
+	return d.label(model, "imagelabel", "dynamic")
 }
 
-// ImageLabel returns the label that the domain's images have in a security model; "" if the
-// document has none.
-func (d *Document) ImageLabel(model string) string { return d.label(model, "imagelabel") }
-
-func (d *Document) label(model, kind string) string {
+// label returns a label of a model, and of a type unless that is "".
+func (d *Document) label(model, kind, typ string) string {
 	for _, e := range d.root.Children {
-		if e.Name.Local == "seclabel" && e.attr("model") == model {
+		if e.Name.Local == "seclabel" && e.attr("model") == model && (typ == "" || e.attr("type") == typ) {
 			if label := e.child(xml.Name{Local: kind}); label != nil {
 				return strings.TrimSpace(label.Text)
 			}
