@@ -381,6 +381,7 @@ func TestAdopt(t *testing.T) {
 
 	// Of a running domain, both records are signed; of a saved one, that of its state.
 	f.set(ctx, t, plain, "--config", "--live")
+	f.tool(ctx, t, f.domain, "list").want(t, 0).wantStderr(t, "live: luksplug's record", "persistent: luksplug's record", "repair --adopt")
 	f.tool(ctx, t, f.domain, "repair").want(t, 0).wantStderr(t, "is not verified", "repair --adopt")
 	adopt("--yes").want(t, 0)
 	f.set(ctx, t, plain, "--live")

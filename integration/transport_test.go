@@ -56,7 +56,7 @@ func TestTransports(t *testing.T) {
 			v := peer.NewVolume(t, peer.DetachedRaw)
 			args := attachArgs(t, v, serialXML(t, v.DiskXML("vdb", "virtio"), "from-afar"))
 			tool(append([]string{"-v"}, args...)...).want(t, 0).wantStderr(t, "because the VM runs on another machine", "is not checked here", "secrets go to QEMU in base64",
-				"is not signed, since the key is on the domain's own host", "luksplug --domain VM repair --adopt")
+				"is not signed, since this run cannot use the key of the domain's host", "luksplug --domain VM repair --adopt")
 			if text := metadata(ctx, l.Libvirt, d.Name, "--live"); !strings.Contains(text, "vdb") || strings.Contains(text, "mac=") {
 				t.Errorf("the record is signed with a key of this host: %s", text)
 			}

@@ -97,7 +97,7 @@ func (c *migrateCheck) source(ctx context.Context) error {
 // signature checks that the record verifies on this host, and remembers the fingerprint of
 // its key.
 func (c *migrateCheck) signature() error {
-	s, err := c.domain.signer()
+	s, err := c.domain.verifier()
 	switch {
 	case err != nil && !errors.Is(err, ErrUnverified):
 		return err

@@ -394,3 +394,19 @@ func TestUnsignedElsewhere(t *testing.T) {
 		t.Errorf("got %v of %v, noted %v", err, r.Targets(), m.noted)
 	}
 }
+
+// TestKeysAreCompared: a destination with another key, or none, is reported.
+func TestKeysAreCompared(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		here, there, want string
+		good              bool
+	}{{"a", "a", "the same key", true}, {"a", "b", "another key", false}, {"a", "", "no key", false}} {
+		check := &migrateCheck{}
+		check.RecordKey = c.here
+		check.compareKeys(c.there)
+		if len(check.Findings) != 1 || check.Findings[0].Good != c.good || !strings.Contains(check.Findings[0].Text, c.want) {
+			t.Errorf("%q and %q: got %+v", c.here, c.there, check.Findings)
+		}
+	}
+}

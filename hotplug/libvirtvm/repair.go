@@ -52,14 +52,11 @@ func (r *Repaired) records(ctx context.Context, at descriptions, disks []*hotplu
 		log.WithField(hotplug.CauseField, err).Warn(err)
 	}
 	for _, s := range all {
-		change := func(old record.Record) record.Record { return old }
 		switch {
 		case !s.Attached && s.Live:
 			if err := forget(ctx, at, Live, s.Target); err != nil {
 				return err
 			}
-			r.Fixed = append(r.Fixed, s)
-			continue
 		case s.Attached && !s.Live:
 			i := slices.IndexFunc(disks, func(h *hotplug.AttachedDisk) bool { return h.Target == s.Target })
 			kept := keptRecord(disks[i])
@@ -67,12 +64,11 @@ func (r *Repaired) records(ctx context.Context, at descriptions, disks []*hotplu
 				log.WithField("disk", s.Target).Warn("it is not in the domain's metadata, and this host does not know its XML: detach and attach it again")
 				continue
 			}
-			change = func(old record.Record) record.Record { return old.With(*kept) }
+			if err := rewrite(ctx, at, Live, func(old record.Record) record.Record { return old.With(*kept) }); err != nil {
+				return err
+			}
 		default:
 			continue
-		}
-		if err := rewrite(ctx, at, Live, change); err != nil {
-			return err
 		}
 		r.Fixed = append(r.Fixed, s)
 	}

@@ -48,26 +48,52 @@ func (d *Domain) keyPath() (string, error) {
 
 // signer implements descriptions. The key is made if it is absent.
 func (d *Domain) signer() (record.Signer, error) {
+	return d.signerOf(func(path string) (*record.Key, error) {
+		key, made, err := record.MakeKey(path)
+		if made {
+			d.log.Infof("made %s, the key that signs luksplug's records of disks on this host", path)
+		}
+		return key, err
+	})
+}
+
+// verifier is signer that makes no key.
+func (d *Domain) verifier() (record.Signer, error) { return d.signerOf(record.LoadKey) }
+
+// signerOf returns the signer with the key that load returns for its path; one without a
+// key if this run cannot use that of the domain's host.
+func (d *Domain) signerOf(load func(path string) (*record.Key, error)) (record.Signer, error) {
 	s := record.Signer{UUID: d.UUID()}
 	path, err := d.keyPath()
-	if errors.Is(err, ErrNotHere) {
-		return s, nil
+	if err == nil {
+		s.Key, err = load(path)
 	}
-	if err != nil {
-		return s, err
-	}
-	key, made, err := record.MakeKey(path)
-	switch {
-	case err == nil && made:
-		d.log.Infof("made %s, the key that signs luksplug's records of disks on this host", path)
-	case errors.Is(err, unix.EROFS), errors.Is(err, fs.ErrPermission):
+	if errors.Is(err, ErrNotHere) || errors.Is(err, unix.EROFS) || errors.Is(err, fs.ErrPermission) {
 		d.log.Debug(err)
-		return s, nil
-	case err != nil:
-		return s, err
+		err = nil
 	}
-	s.Key = key
-	return s, nil
+	return s, err
+}
+
+// warnUnverified logs which records of the domain do not verify: the domain would not start
+// with them.
+func (d *Domain) warnUnverified(records map[Scope]record.Record) {
+	s, err := d.verifier()
+	if err == nil && s.Key == nil {
+		return // unknown here
+	}
+	for scope, r := range records {
+		if len(r.Disks) == 0 {
+			continue
+		}
+		failed := err
+		if failed == nil {
+			failed = s.Verify(r)
+		}
+		if failed != nil {
+			d.log.WithField(hotplug.CauseField, failed).Warnf("domain %s, %s: %v: it does not start, restore or migrate with these disks", d.name, scope, failed)
+		}
+	}
 }
 
 // unsigned implements descriptions: it warns once.
@@ -76,7 +102,7 @@ func (d *Domain) unsigned(r record.Record) {
 		return
 	}
 	d.warned = true
-	d.log.WithField(hotplug.CauseField, ErrUnsigned).Warnf("the record of the disks of domain %s is not signed, since the key is on the domain's own host: it does not start, restore or migrate with them until root has adopted the record there", d.name)
+	d.log.WithField(hotplug.CauseField, ErrUnsigned).Warnf("the record of the disks of domain %s is not signed, since this run cannot use the key of the domain's host: it does not start, restore or migrate with them until root has adopted the record there", d.name)
 }
 
 // sign signs a record that is about to be written. Without a key, unsigned is called.
