@@ -2,8 +2,11 @@ package blockgraph_test
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
+
+	"pgregory.net/rapid"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
@@ -59,4 +62,24 @@ func TestRecordedDevicesAreThoseOfThePlan(t *testing.T) {
 			t.Errorf("%s: got %v, want ...%s...", c.name, err, c.want)
 		}
 	}
+}
+
+// TestRecordedDevicesOfAnyDisk: the devices of every plan are accepted from a record, also
+// without a property that an earlier version has not set.
+func TestRecordedDevicesOfAnyDisk(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(rt *rapid.T) {
+		disk, _, plan := blocktest.AnyPlan(rt)
+		devices := recorded(t, plan.Graph)
+		last := len(devices) - 1
+		if i := rapid.IntRange(0, len(devices[last])-1).Draw(rt, "missing"); !slices.Contains([]string{"driver", "id", "drive", "chardev", "lun", "channel"}, devices[last][i].Name) {
+			devices[last] = devices[last].Without(devices[last][i].Name)
+		}
+		g := blocktest.Build(rt, disk, blockgraph.Machine{Devices: devices}, blockgraph.Unlock{})
+		for i, d := range g.Devices {
+			if d.Options.String() != devices[i].String() {
+				rt.Errorf("got %s, want %s", d.Options, devices[i])
+			}
+		}
+	})
 }
