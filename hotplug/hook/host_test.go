@@ -150,8 +150,8 @@ func TestForget(t *testing.T) {
 func TestOnlyItsOwnDirectory(t *testing.T) {
 	t.Parallel()
 	h, _ := place(t)
-	precious := filepath.Join(t.TempDir(), "precious")
-	must.OK(t, errors.Join(os.Mkdir(precious, 0o700), os.WriteFile(filepath.Join(precious, "file"), nil, 0o600)))
+	precious := filepath.Join(t.TempDir(), "precious", recordtest.DomainUUID) // the name alone does not make it the domain's
+	must.OK(t, errors.Join(os.MkdirAll(precious, 0o700), os.WriteFile(filepath.Join(precious, "file"), nil, 0o600)))
 	e := event(t, h, hook.Prepare, "-")
 	doc, err := domainxml.Parse(e.XML)
 	must.OK(t, err)
