@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-
-	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
 // device adds the frontend device, after the controller that it may need.
@@ -90,29 +88,6 @@ func (b *builder) frontend(in medium, m Machine, o, place Object) (Object, error
 	}
 	b.appearance(&o)
 	return o, nil
-}
-
-// sameDevices adds the devices of an earlier plan of the same disk.
-func (b *builder) sameDevices(in medium, m Machine) error {
-	d, devices := b.disk, m.Devices
-	if len(devices) == 0 || len(devices) > 2 {
-		return d.noPlace("the record has %d devices of the disk, which can have one and a controller", len(devices))
-	}
-	last := len(devices) - 1
-	for i, o := range devices {
-		role, id := RoleDevice, b.deviceID()
-		if i < last {
-			role, id = RoleController, Name(d.Target, RoleController)
-		}
-		if o.Text("id") != id {
-			return d.noPlace("the recorded device has the id %q and not %q: it belongs to another disk", message.Shorten(o.Text("id")), id)
-		}
-		b.graph.Devices = append(b.graph.Devices, Device{ID: id, Role: role, Options: o})
-	}
-	if drive, chardev := devices[last].Text("drive"), devices[last].Text("chardev"); drive != in.node || chardev != in.chardev {
-		return d.noPlace("the recorded device uses %q, and the disk's XML gives %q: the record and the XML describe different disks", message.Shorten(drive+chardev), in.node+in.chardev)
-	}
-	return b.limits(in, m)
 }
 
 func (b *builder) deviceID() string { return cmp.Or(b.disk.Alias, Name(b.disk.Target, RoleDevice)) }

@@ -73,6 +73,9 @@ func TestDevices(t *testing.T) {
 			if got := deviceOf(t, c.doc, c.machine); got != c.want {
 				t.Errorf("got  %s\nwant %s", got, c.want)
 			}
+			// Each of them is accepted from a record.
+			disk := blocktest.Parse(t, c.doc)
+			blocktest.Build(t, disk, blockgraph.Machine{Devices: recorded(t, blocktest.Build(t, disk, c.machine, blockgraph.Unlock{}))}, blockgraph.Unlock{})
 		})
 	}
 }

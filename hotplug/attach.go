@@ -35,8 +35,6 @@ type Prepared struct {
 	Devices []blockgraph.Object
 	// Method is the method by which the volume is opened.
 	Method blockgraph.Method
-	// Owners are the owners of the images that are about to be given to QEMU's user.
-	Owners []Owner
 }
 
 // Attached is the result of an attach.
@@ -277,9 +275,6 @@ func (a *attach) announce(ctx context.Context, c *candidate) (kept string, err e
 	p := Prepared{Method: c.choice.Method}
 	for _, d := range c.Plan.Graph.Devices {
 		p.Devices = append(p.Devices, d.Options)
-	}
-	if p.Owners, err = c.Grants.Before(ctx, a.host, a.options.Spec); err != nil {
-		return "", &PreflightError{Target: a.disk.Target, Cause: ErrPermission, Reason: "the images cannot be given to QEMU's user", Err: err}
 	}
 	if kept, err = a.options.Before(ctx, p); err != nil {
 		return "", &PreflightError{Target: a.disk.Target, Cause: ErrNotRecorded, Reason: "the attach cannot be recorded", Err: err}

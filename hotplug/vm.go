@@ -9,7 +9,6 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/hotplug/internal/access"
 	"github.com/luksplug/luksplug/hotplug/internal/apply"
 	"github.com/luksplug/luksplug/hotplug/internal/check"
 	"github.com/luksplug/luksplug/hotplug/internal/daemon"
@@ -50,8 +49,6 @@ type (
 	// Spec describes how a disk is attached, in addition to its XML. The zero value suits
 	// most disks.
 	Spec = spec.Spec
-	// Owner is the owner of an image before it was given to QEMU's user.
-	Owner = access.Owner
 	// Daemon is a storage daemon that serves a disk to the VM, or a reservation helper.
 	Daemon = apply.Daemon
 	// StepReport is the result of one step of a plan.

@@ -43,8 +43,10 @@ var notRun = map[string]string{
 	"luksplug migrate-check vm1 qemu+ssh://vmhost2/system --prepare":                   "TestMigrate does it, between two hosts",
 	"virsh migrate --live --persistent --undefinesource vm1 qemu+ssh://vmhost2/system": "the same",
 	"luksplug --domain vm1 repair":                                                     "the same",
-	"make help":                                                                        "it needs make, which go test does not",
-	"go test -run TestDocs ./integration -update-docs":                                 "it is this test, and would change the documents",
+	"luksplug --domain vm1 repair --adopt":                                             "it asks at a terminal; TestAdopt does it",
+	"scp -p /etc/luksplug/record.key root@vmhost2:/etc/luksplug/record.key":            "there is no second host; TestMigrate shares the key",
+	"make help": "it needs make, which go test does not",
+	"go test -run TestDocs ./integration -update-docs":                                             "it is this test, and would change the documents",
 	"go test ./integration/internal/diskgen -run TestAgainstLibvirt -disk-seed 4711 -disk-count 1": "it is a test of its own",
 }
 

@@ -56,6 +56,7 @@ func TestHookDestroysKeys(t *testing.T) {
 	disks := []plugged{{volume: peer.NewVolume(t, peer.DetachedRaw), target: "vdb", cold: true}, {volume: peer.NewVolume(t, peer.EmbeddedLUKS), target: "vdc"}}
 	later := peer.NewVolume(t, peer.EmbeddedLUKS)
 	d := from.define(ctx, t, disks...)
+	from.shareKey(t, to.hookHost)
 	for _, p := range disks {
 		moved(t, from.keyFile(t, p.volume)) // not undone: only the VM's own keys remain
 		to.learn(t, p.volume)

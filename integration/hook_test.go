@@ -100,6 +100,12 @@ type plugged struct {
 // define defines a domain with a guest, and with a monitor, ports and disks of luksplug's.
 func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *peer.Domain {
 	t.Helper()
+	return h.defineAs(ctx, t, peer.DomainOptions{Guest: true}, disks...)
+}
+
+// defineAs is define for a domain with other options.
+func (h *hookHost) defineAs(ctx context.Context, t *testing.T, o peer.DomainOptions, disks ...plugged) *peer.Domain {
+	t.Helper()
 	arguments := hook.Arguments(hookUUID, max(2, len(disks)))
 	metadata := `<luksplug:disks xmlns:luksplug="` + libvirtvm.Namespace + `" user="+0:+0">`
 	starting := coldstart.New(hookUUID, coldstart.Options{RunDir: "/run/luksplug/vm"})
@@ -119,9 +125,30 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 			arguments = append(arguments, ours.Arguments...)
 		}
 	}
-	d := must.Get(h.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true, Persistent: true, Off: true, UUID: hookUUID,
-		Other: "<metadata>" + metadata + "</luksplug:disks></metadata>", Extra: arguments}))(t)
+	o.Movable, o.Persistent, o.Off, o.UUID = true, true, true, hookUUID
+	o.Other, o.Extra = "<metadata>"+metadata+"</luksplug:disks></metadata>", arguments
+	d := must.Get(h.StartDomain(ctx, o))(t)
+	if len(disks) > 0 {
+		h.adopt(ctx, t, d)
+	}
 	return d
+}
+
+// adopt signs the records of a domain that the test has written.
+func (h *hookHost) adopt(ctx context.Context, t *testing.T, d *peer.Domain) {
+	t.Helper()
+	h.tool(ctx, t, d, "repair", "--adopt", "--yes").want(t, 0)
+}
+
+// keyOfRecords returns the path of the host's key for records.
+func (h *hookHost) keyOfRecords() string {
+	return filepath.Join(h.Dir, "luksplug", "etc", "record.key")
+}
+
+// shareKey gives another host the same key, so that domains can move there.
+func (h *hookHost) shareKey(t *testing.T, to *hookHost) {
+	t.Helper()
+	must.OK(t, os.WriteFile(to.keyOfRecords(), must.Get(os.ReadFile(h.keyOfRecords()))(t), 0o600))
 }
 
 // start starts the domain and waits until the guest has the disks.

@@ -31,6 +31,7 @@ func newHosts(ctx context.Context, t *testing.T, to *hookHost) (*hosts, *guestLo
 		{volume: peer.NewVolume(t, peer.Qcow2LUKS), target: "vdc"},
 		{volume: peer.NewVolume(t, peer.DetachedQcow2), target: "vdd"},
 	}}
+	h.from.shareKey(t, h.to)
 	h.domain = h.from.define(ctx, t, h.disks[:2]...)
 	for _, p := range h.disks {
 		h.from.learn(t, p.volume)
@@ -105,7 +106,8 @@ func (h *hosts) end(ctx context.Context, t *testing.T, log *guestLog) {
 // check runs migrate-check, outside of the namespaces of both hosts.
 func (h *hosts) check(ctx context.Context, t *testing.T, code int, args ...string) string {
 	t.Helper()
-	args = append([]string{"--connect", h.from.URI, "--keystore", "dir:" + h.from.keys, "migrate-check", h.domain.Name, h.to.URI}, args...)
+	config := writeFile(t, "config.yaml", "record-key: "+h.from.keyOfRecords()+"\n")
+	args = append([]string{"--config", config, "--connect", h.from.URI, "--keystore", "dir:" + h.from.keys, "migrate-check", h.domain.Name, h.to.URI}, args...)
 	return run(ctx, t, exec.CommandContext(ctx, luksplug, args...)).want(t, code).stdout
 }
 
@@ -155,7 +157,7 @@ func TestMigrate(t *testing.T) {
 		t.Errorf("migrate-check says %s", report)
 	}
 	report = h.check(ctx, t, 0, append(h.shell(ctx), "--prepare")...)
-	for _, want := range []string{"disk vdb is recorded", "the machine pc-q35", "destination: disk vdd: its files", "given luksplug-vdc-secret0", "destination: /etc/libvirt/hooks/qemu.d/50-luksplug is installed"} {
+	for _, want := range []string{"disk vdb is recorded", "the machine pc-q35", "destination: disk vdd: its files", "the destination has the same key for records", "destination: records are signed with /etc/luksplug/record.key", "given luksplug-vdc-secret0", "destination: /etc/libvirt/hooks/qemu.d/50-luksplug is installed"} {
 		if !strings.Contains(report, want) {
 			t.Errorf("migrate-check does not report %q: %s", want, report)
 		}
@@ -241,6 +243,7 @@ func TestMigrateTakenBack(t *testing.T) {
 	for _, p := range h.disks {
 		h.to.learn(t, p.volume)
 	}
+	h.from.shareKey(t, h.to)
 	log := h.plugAll(ctx, t)
 	d := must.Get(h.to.Receive(h.domain))(t)
 	h.check(ctx, t, 0, append(h.shell(ctx), "--prepare")...)

@@ -55,7 +55,12 @@ func TestTransports(t *testing.T) {
 			tool := func(args ...string) result { return at(ctx, t, c.uri, c.env, d.Name, args...) }
 			v := peer.NewVolume(t, peer.DetachedRaw)
 			args := attachArgs(t, v, serialXML(t, v.DiskXML("vdb", "virtio"), "from-afar"))
-			tool(append([]string{"-v"}, args...)...).want(t, 0).wantStderr(t, "because the VM runs on another machine", "is not checked here", "secrets go to QEMU in base64")
+			tool(append([]string{"-v"}, args...)...).want(t, 0).wantStderr(t, "because the VM runs on another machine", "is not checked here", "secrets go to QEMU in base64",
+				"is not signed, since this run cannot use the key of the domain's host", "luksplug --domain VM repair --adopt")
+			if text := metadata(ctx, l.Libvirt, d.Name, "--live"); !strings.Contains(text, "vdb") || strings.Contains(text, "mac=") {
+				t.Errorf("the record is signed with a key of this host: %s", text)
+			}
+			tool("repair", "--adopt", "--yes").want(t, 5).wantStderr(t, "on its own host")
 			dev := guestDisk(ctx, t, d, "from-afar")
 			if err := d.Guest().WritePattern(ctx, dev, 1, 1, []byte("from afar ")); err != nil {
 				t.Error(err)
@@ -138,6 +143,11 @@ func TestSession(t *testing.T) {
 			t.Errorf("attach does not say %q: %s%s", says, got.stdout, got.stderr)
 		}
 	}
+	key := filepath.Join(dir, ".config", "luksplug", "record.key")
+	if info := must.Get(os.Stat(key))(t); info.Mode() != 0o600 || ownerOf(t, key) != fmt.Sprintf("%d:%d", s.UID, s.UID) {
+		t.Errorf("the user's key has mode %v and belongs to %s", info.Mode(), ownerOf(t, key))
+	}
+	tool("repair", "--adopt", "--yes").want(t, 0).wantStdout(t, "live record: signed", "nothing to sign")
 	tool("list").want(t, 0).wantStdout(t, "sdb")
 	tool("--timeout", "1m", "detach", "sdb").want(t, 0)
 	wantSame(ctx, t, d, before)

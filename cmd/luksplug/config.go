@@ -28,15 +28,25 @@ const (
 
 // configuration is the content of the file; docs/keystores.md explains it.
 type configuration struct {
-	Connect   string   `yaml:"connect"`   // the URI of the domains' libvirt
-	Keystores []string `yaml:"keystores"` // URIs, in the order in which they are searched
-	State     string   `yaml:"state"`     // the directory of the default store
-	Ephemeral string   `yaml:"ephemeral"` // the directory of the default store of ephemeral secrets
+	Connect   string   `yaml:"connect"`    // the URI of the domains' libvirt
+	Keystores []string `yaml:"keystores"`  // URIs, in the order in which they are searched
+	State     string   `yaml:"state"`      // the directory of the default store
+	Ephemeral string   `yaml:"ephemeral"`  // the directory of the default store of ephemeral secrets
+	RecordKey string   `yaml:"record-key"` // the path of the key that signs records in the metadata of domains
 	Hook      struct {
 		Timeout duration `yaml:"timeout"` // time limit of one call of libvirt's hook, such as 20s
 		Log     string   `yaml:"log"`     // the log file of the hook
 		Forget  []string `yaml:"forget"`  // the reasons of a domain's end after which its keys on this host are wiped
 	} `yaml:"hook"`
+}
+
+// recordKey returns the path of the key that signs records.
+func (a *app) recordKey() (string, error) {
+	c, _, err := readConfig(a.flags.config)
+	if err != nil || c.RecordKey != "" {
+		return c.RecordKey, err
+	}
+	return hook.KeyPath()
 }
 
 // duration is a time that is written as for [time.ParseDuration].
@@ -105,7 +115,7 @@ func (c *configuration) check() error {
 	if len(c.Keystores) > 0 && (c.State != "" || c.Ephemeral != "") {
 		return errors.New("state and ephemeral are the directories of the default stores, which keystores replaces: remove the one or the other")
 	}
-	for name, directory := range map[string]string{"state": c.State, "ephemeral": c.Ephemeral, "hook, log": c.Hook.Log} {
+	for name, directory := range map[string]string{"state": c.State, "ephemeral": c.Ephemeral, "record-key": c.RecordKey, "hook, log": c.Hook.Log} {
 		if directory != "" && !filepath.IsAbs(directory) {
 			return fmt.Errorf("%s: %q is not an absolute path", name, directory)
 		}

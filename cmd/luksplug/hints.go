@@ -22,6 +22,9 @@ var causeHints = []struct {
 	hint  string
 }{
 	{libvirtvm.ErrRecorded, "detach that disk with --persistent first, or give this one another target"},
+	{libvirtvm.ErrKeyFile, "correct the file, and run 'luksplug hook check'"},
+	{libvirtvm.ErrNotHere, "run 'luksplug --domain VM repair --adopt' there"},
+	{libvirtvm.ErrUnverified, "run 'luksplug --domain VM repair --adopt' as root on its host, which shows the record and signs it"},
 	{libvirtvm.ErrDisks, "detach the disks with --persistent first"},
 	{hotplug.ErrHeaderInUse, "attach with --allow-shared-header to use the header of another disk"},
 	{hotplug.ErrGuestHeader, "attach with --allow-guest-header if the guest has written the header into its own disk"},
@@ -88,6 +91,8 @@ func findingHint(cause libvirtvm.Cause) string {
 	switch cause {
 	case libvirtvm.CauseSecretNeeded:
 		return ": use --prepare to give it to QEMU, and run 'luksplug repair' after the migration"
+	case libvirtvm.CauseUnverified:
+		return ": run 'luksplug --domain VM repair --adopt' as root on its host, which shows the record and signs it"
 	case libvirtvm.CauseNoShell:
 		return ": use --shell, or run 'luksplug hook check --domain-xml FILE' there"
 	}

@@ -30,6 +30,9 @@ func TestHint(t *testing.T) {
 		{"another error with a newline", true, fs.ErrNotExist, ""},
 		{"a disk that belongs to the domain", false, fmt.Errorf("refused: %w", libvirtvm.ErrRecorded), "--persistent"},
 		{"a domain with disks", false, fmt.Errorf("refused: %w", libvirtvm.ErrDisks), "--persistent"},
+		{"an unsigned record", false, fmt.Errorf("refused: %w", libvirtvm.ErrUnsigned), "luksplug --domain VM repair --adopt"},
+		{"no key", false, fmt.Errorf("refused: %w", libvirtvm.ErrNoKey), "luksplug --domain VM repair --adopt"},
+		{"a damaged key", false, fmt.Errorf("refused: %w", libvirtvm.ErrKeyFile), "hook check"},
 		{"no port", false, fmt.Errorf("refused: %w", libvirtvm.ErrNoPort), "hook enable vm1"},
 		{"no permission", false, fmt.Errorf("open: %w", fs.ErrPermission), "root"},
 		{"a key store that denies access", false, fmt.Errorf("%w: %w", secrets.ErrDenied, fs.ErrPermission), ""},
@@ -46,7 +49,7 @@ func TestHint(t *testing.T) {
 // TestFindingHint: the hint against a cause names the flag that helps.
 func TestFindingHint(t *testing.T) {
 	t.Parallel()
-	for cause, want := range map[libvirtvm.Cause]string{libvirtvm.CauseSecretNeeded: "--prepare", libvirtvm.CauseNoShell: "--shell"} {
+	for cause, want := range map[libvirtvm.Cause]string{libvirtvm.CauseSecretNeeded: "--prepare", libvirtvm.CauseNoShell: "--shell", libvirtvm.CauseUnverified: "--adopt"} {
 		if got := findingHint(cause); !strings.Contains(got, want) {
 			t.Errorf("%s: %q, want %q", cause, got, want)
 		}

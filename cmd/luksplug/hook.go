@@ -65,7 +65,7 @@ func handle(ctx context.Context, a *app, e hook.Event, c configuration, configEr
 		return fmt.Errorf("read the domain's XML: %w", err)
 	}
 	if configErr != nil {
-		if e.Operation == hook.Prepare {
+		if e.Operation == hook.Prepare && e.Concerns() {
 			return configErr // the start fails, and nothing is lost
 		}
 		log.Error(configErr)
@@ -82,6 +82,8 @@ func handle(ctx context.Context, a *app, e hook.Event, c configuration, configEr
 		OnDaemon: func(_ context.Context, d hotplug.Daemon) error { return watchDaemon(a.log, d) },
 		Gone:     func(_ context.Context, vm string) error { return vmkeys.Wipe(vmkeys.Dir, vm) },
 		Forget:   c.Hook.Forget,
+
+		RecordKey: c.RecordKey,
 	}
 	output, err := host.Run(ctx, e)
 	if len(output) > 0 {

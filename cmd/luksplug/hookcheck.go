@@ -21,8 +21,8 @@ func newHookCheck(a *app) *cobra.Command {
 		Use:   "check",
 		Short: "Report whether the hook works on this host",
 		Long: `check examines the script, the program that it calls, libvirtd, the configuration
-and its key stores, and the directory for keys in memory. It changes nothing and
-looks up no secret. With --domain-xml, the XML of a running domain of another host,
+and its key stores, the directory for keys in memory, and the key that signs
+records. It changes nothing and looks up no secret. With --domain-xml, the XML of a running domain of another host,
 it also reports whether this host can take the domain over: whether it has the files
 of the domain's disks and their secrets. The exit code is 5 if a check fails.`,
 		Example: "  luksplug hook check\n  luksplug hook check --output json\n  ssh vmhost1 virsh dumpxml vm1 | luksplug hook check --domain-xml -",
@@ -40,6 +40,7 @@ func runHookCheck(ctx context.Context, a *app, i hook.Installation, xml string) 
 	checkLibvirtd(i, &report)
 	store := &hookStore{app: a, options: a.storeOptions()}
 	checkKeys(a, store, &report)
+	checkRecordKey(a, &report)
 	if xml != "" {
 		if err := checkArrival(ctx, a, store, xml, &report); err != nil {
 			return err
@@ -114,6 +115,19 @@ func checkKeys(a *app, store *hookStore, report *libvirtvm.Report) {
 	}
 }
 
+// checkRecordKey adds whether the key that signs records is usable.
+func checkRecordKey(a *app, report *libvirtvm.Report) {
+	path, err := a.recordKey()
+	if err == nil {
+		report.RecordKey, err = hook.CheckKey(path)
+	}
+	if err != nil {
+		report.Badf("%v: 'luksplug hook install' makes a missing one", err)
+		return
+	}
+	report.Goodf("records are signed with %s, whose fingerprint is %s", path, report.RecordKey)
+}
+
 // checkArrival adds whether the domain of the XML at path can be migrated to this host.
 func checkArrival(ctx context.Context, a *app, store *hookStore, path string, report *libvirtvm.Report) error {
 	ctx, cancel := a.bounded(ctx)
@@ -122,7 +136,15 @@ func checkArrival(ctx context.Context, a *app, store *hookStore, path string, re
 	if err != nil {
 		return err
 	}
-	disks, err := hook.Host{Store: store, Log: a.log}.CheckArrival(ctx, text)
+	key, err := a.recordKey()
+	if err != nil {
+		return err
+	}
+	disks, err := hook.Host{Store: store, Log: a.log, RecordKey: key}.CheckArrival(ctx, text)
+	if errors.Is(err, hook.ErrUnverified) {
+		report.Badf("the domain does not start here: %v", err)
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("the domain's XML: %w", err)
 	}

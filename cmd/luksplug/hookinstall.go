@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/hotplug/hook"
+	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 )
 
 func newHookInstall(a *app) *cobra.Command {
@@ -14,21 +16,37 @@ func newHookInstall(a *app) *cobra.Command {
 		Short: "Install luksplug as a hook of this host's libvirt",
 		Long: `install writes one script into qemu.d of libvirt's hooks directory. It does not
 touch other hooks. The script calls this program at its present path, with the
-configuration of --config if that is given: put the program in its place first.`,
+configuration of --config if that is given: put the program in its place first.
+
+install also makes the key that signs the records of disks in the metadata of domains,
+unless there is one: hosts between which domains migrate need the same key. And it
+writes down which user libvirt runs QEMU as, if libvirt answers.`,
 		Example: "  luksplug hook install\n  luksplug --config /etc/luksplug/hook.yaml hook install",
 		Args:    cobra.NoArgs,
 	})
 }
 
-func runHookInstall(_ context.Context, a *app, i hook.Installation) error {
+func runHookInstall(ctx context.Context, a *app, i hook.Installation) error {
+	key, err := a.recordKey()
+	if err != nil {
+		return err
+	}
+	_, made, err := hook.MakeKey(key)
+	if err != nil {
+		return err
+	}
 	changed, err := i.Install()
 	if err != nil {
 		return err
 	}
+	noteUser(ctx, a)
 	restart := changed && !i.OtherHook()
 	text := i.Path() + " was there already\n"
 	if changed {
 		text = "wrote " + i.Path() + "\n"
+	}
+	if made {
+		text += "made " + key + ", which signs records: hosts between which domains migrate need the same\n"
 	}
 	if restart {
 		text += "libvirt had no hook before: restart libvirtd (or virtqemud) once, or it will not run this one. VMs keep running\n"
@@ -37,7 +55,23 @@ func runHookInstall(_ context.Context, a *app, i hook.Installation) error {
 		Path    string `json:"path"`
 		Changed bool   `json:"changed"`
 		Restart bool   `json:"restart_libvirtd"`
-	}{i.Path(), changed, restart})
+		Key     string `json:"record_key"`
+		KeyMade bool   `json:"record_key_made"`
+	}{i.Path(), changed, restart, key, made})
+}
+
+// noteUser writes down which user libvirt runs QEMU as. A libvirt that does not answer is
+// none: the hook finds the user in other ways.
+func noteUser(ctx context.Context, a *app) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	uri, err := a.libvirtURI()
+	if err == nil {
+		err = libvirtvm.NoteUser(ctx, uri.text)
+	}
+	if err != nil {
+		a.log.Debugf("QEMU's user is not written down: %v", err)
+	}
 }
 
 func newHookUninstall(a *app) *cobra.Command {

@@ -12,19 +12,39 @@ import (
 )
 
 func newRepair(a *app) *cobra.Command {
-	return &cobra.Command{
+	o := adoptOptions{}
+	cmd := &cobra.Command{
 		Use:   "repair",
 		Short: "Remove what interrupted runs have left in the VM",
 		Long: `repair removes luksplug's nodes, objects and controllers that no device uses: the
 leftovers of a run that was killed or lost its connection. It does not touch
 attached disks, except that it removes secrets that QEMU no longer needs.
 
-It also makes the metadata of a libvirt domain match what is attached.`,
+It also makes the metadata of a libvirt domain match what is attached.
+
+--adopt does something else: luksplug's record of the disks in the metadata of a
+domain counts only if it was signed with the key of this host, since others can
+write metadata. --adopt shows a record that was not (of an earlier luksplug, of one on
+another host, or of somebody else), asks for confirmation, and signs it. Look at
+every image, secret and device in it: the host acts on them from then on. The domain
+may be off.`,
 		Example: `  luksplug --domain vm1 list
-  luksplug --domain vm1 repair`,
+  luksplug --domain vm1 repair
+  luksplug --domain vm1 repair --adopt`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runRepair(cmd.Context(), a) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := o.check(&a.flags); err != nil {
+				return err
+			}
+			if o.adopt {
+				return runAdopt(cmd.Context(), a, o)
+			}
+			return runRepair(cmd.Context(), a)
+		},
 	}
+	cmd.Flags().BoolVar(&o.adopt, "adopt", false, "show the domain's records of its disks, and sign those that are not signed with this host's key")
+	cmd.Flags().BoolVar(&o.yes, "yes", false, "with --adopt, sign without confirmation")
+	return cmd
 }
 
 func runRepair(ctx context.Context, a *app) error {

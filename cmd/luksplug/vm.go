@@ -119,7 +119,11 @@ func openDomain(ctx context.Context, a *app) (*libvirtvm.Domain, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := libvirtvm.Open(ctx, uri.text, a.flags.domain, libvirtvm.Options{Options: vmOptions(a, a.flags.domain), QMP: a.monitorOptions(), Schemas: schemas(a)})
+	c, _, err := readConfig(a.flags.config)
+	if err != nil {
+		return nil, err
+	}
+	d, err := libvirtvm.Open(ctx, uri.text, a.flags.domain, libvirtvm.Options{Options: vmOptions(a, a.flags.domain), QMP: a.monitorOptions(), Schemas: schemas(a), RecordKey: c.RecordKey})
 	if err != nil {
 		return nil, uri.explain(err)
 	}

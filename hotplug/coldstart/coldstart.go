@@ -14,7 +14,6 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/render"
-	"github.com/luksplug/luksplug/hotplug/internal/access"
 	"github.com/luksplug/luksplug/hotplug/internal/apply"
 	"github.com/luksplug/luksplug/hotplug/internal/check"
 	"github.com/luksplug/luksplug/hotplug/internal/grant"
@@ -263,29 +262,15 @@ func (vm *VM) removeLock(ctx context.Context) error {
 
 // Return selects how images are returned that were given to the user of a VM's QEMU.
 type Return struct {
-	// Owners are recorded owners. They apply to images that this host has not given away
-	// itself, for a VM that came from another host.
-	Owners []access.Owner
 	// Stay leaves the images as they are, for a QEMU on another host that still uses them.
 	Stay bool
 }
 
-// GiveBack returns the images that were given to the user of the VM's QEMU, which must
-// have ended.
+// GiveBack returns the images that this host has given to the user of the VM's QEMU, which
+// must have ended. Owners are those in the host's own registry.
 func (vm *VM) GiveBack(ctx context.Context, r Return) error {
 	_, err := grant.Revoke(ctx, vm.host, grant.Revocation{Targets: func(string) bool { return true }, Stay: r.Stay})
-	if r.Stay || len(r.Owners) == 0 {
-		return err
-	}
-	user, e := vm.host.User(ctx)
-	if e != nil {
-		return err // the user to take them from is unknown
-	}
-	registry, e := vm.host.Owners()
-	if e == nil {
-		e = registry.Restore(r.Owners, user.UID)
-	}
-	return errors.Join(err, e)
+	return err
 }
 
 // Arrive stores where the VM comes from, for the runs that prepare its start.
@@ -318,10 +303,4 @@ func (vm *VM) Arrived(ctx context.Context) error {
 		return err
 	}
 	return dir.Arrived()
-}
-
-// Owners returns the owners of the disk's images on this host, to be recorded for a disk
-// that will be given to QEMU's user later.
-func Owners(disk *blockgraph.Disk) []access.Owner {
-	return access.Owners(grant.Opened(disk, blockgraph.MethodQEMU, spec.Spec{}), false)
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 
+	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
@@ -25,6 +26,9 @@ func RecordedDisk(doc *domainxml.Document, r record.Disk) (Disk, error) {
 		return Disk{}, err
 	}
 	d := Disk{Disk: disk, Method: r.Start, Spec: r.Spec}
+	if err := checkBootOrder(disk, d.Devices); err != nil {
+		return Disk{}, err
+	}
 	if len(d.Devices) == 0 || doc.Attribute("dev", "os", "boot") == "" {
 		return d, nil
 	}
@@ -45,4 +49,16 @@ func RecordedDisk(doc *domainxml.Document, r record.Disk) (Disk, error) {
 	d.Devices = slices.Clone(d.Devices) // the record's
 	d.Devices[last] = d.Devices[last].With(member, order)
 	return d, nil
+}
+
+// checkBootOrder refuses a recorded boot order that is not that of the disk's XML.
+func checkBootOrder(disk *blockgraph.Disk, devices []blockgraph.Object) error {
+	if len(devices) == 0 {
+		return nil
+	}
+	order := devices[len(devices)-1].Get("bootindex")
+	if order == nil || disk.BootOrder > 0 && fmt.Sprint(order) == fmt.Sprint(disk.BootOrder) {
+		return nil
+	}
+	return &blockgraph.PlacementError{Target: disk.Target, Reason: fmt.Sprintf("the recorded device has the property bootindex=%v, and the disk's XML gives %d", order, disk.BootOrder)}
 }

@@ -15,6 +15,11 @@
 //	stopped    QEMU has ended: removes everything of the domain from this host
 //	release
 //
+// A record that was not signed with this host's key is refused at prepare, started and
+// migrate, and not acted on otherwise. Also a signed one does not determine the owners of
+// files, QEMU's user or the path of the monitor, and its devices are compared with those
+// of a plan.
+//
 // Nothing here connects to libvirt, which waits for the hook. All input is in the
 // domain's XML, on this host, and in key stores other than libvirt's.
 //

@@ -11,6 +11,7 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/coldstart"
+	"github.com/luksplug/luksplug/hotplug/internal/access"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -34,9 +35,19 @@ type Host struct {
 	// Gone, if set, is called with the UUID of a domain that has left this host for one
 	// of the reasons in Forget: it destroys keys that were cached for the domain.
 	Gone func(ctx context.Context, uuid string) error
+	// RecordKey is the path of the key by which records are verified; "" is the usual one.
+	RecordKey string
+	// QEMUUser determines the user of this host's QEMUs. The zero value is right for
+	// libvirt's usual directories.
+	QEMUUser QEMUUser
+	// MonitorDir is the parent of the monitors' directories; "" is [MonitorDir].
+	MonitorDir string
 	// Forget are reasons of [Release]; nil is [ReasonMigrated] and [ReasonDestroyed].
 	Forget []string
 }
+
+// QEMUUser has the paths of files that name the user of this host's QEMUs.
+type QEMUUser = access.QEMUUser
 
 // ErrTimeout reports that a call did not end within its time.
 var ErrTimeout = errors.New("the hook timed out")
@@ -113,8 +124,11 @@ func (h Host) run(ctx context.Context, e Event) (output []byte, err error) {
 		// Also if the record is unreadable or no longer exists.
 		return nil, errors.Join(err, c.gone(ctx))
 	}
-	if err != nil || !d.concerns() {
+	if err != nil || !d.concerns() || !c.Operation.acted() {
 		return nil, err
+	}
+	if err := c.verify(); err != nil {
+		return nil, err // the domain does not start; where a failure costs something, the caller logs it
 	}
 	output, err = c.run(ctx)
 	if err != nil && ctx.Err() != nil {
@@ -153,7 +167,12 @@ func (c call) options() hotplug.Options {
 func (c call) connect(ctx context.Context) (*hotplug.VM, error) {
 	pid := 0
 	dial := func(ctx context.Context) (*qmp.Client, error) {
-		client, err := qmp.Dial(ctx, c.monitor)
+		address, end, err := c.monitors().Open(c.uuid)
+		if err != nil {
+			return nil, fmt.Errorf("luksplug's monitor: %w", err)
+		}
+		defer end()
+		client, err := qmp.Dial(ctx, address)
 		if err == nil {
 			pid, _ = client.PeerPID()
 		}
@@ -163,7 +182,7 @@ func (c call) connect(ctx context.Context) (*hotplug.VM, error) {
 	options.Process = func(context.Context) (*hotplug.Process, error) {
 		p, err := hotplug.LookUpProcess(pid)
 		if err == nil {
-			p.Labels = hotplug.Labels{AppArmor: c.doc.Label("apparmor"), Image: c.doc.ImageLabel("selinux")}
+			p.Labels = hotplug.Labels{AppArmor: c.doc.GeneratedLabel("apparmor"), Image: c.doc.GeneratedImageLabel("selinux")}
 		}
 		return p, err
 	}
@@ -186,7 +205,14 @@ func (h Host) CheckArrival(ctx context.Context, xml []byte) ([]DiskCheck, error)
 		return nil, err
 	}
 	e.Domain = d.uuid
-	s, err := call{Host: h, Event: e, domain: d}.starting()
+	c := call{Host: h, Event: e, domain: d}
+	if d.uuid == "" {
+		return nil, errors.New("it has no valid <uuid>")
+	}
+	if err := c.verify(); err != nil {
+		return nil, err
+	}
+	s, err := c.starting()
 	if err != nil {
 		return nil, err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 	"github.com/luksplug/luksplug/hotplug/internal/recordtest"
+	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -29,23 +30,30 @@ func place(t *testing.T) (hook.Host, *bytes.Buffer) {
 	dir, log := t.TempDir(), &bytes.Buffer{}
 	logger := logrus.New()
 	logger.SetOutput(log)
-	return hook.Host{Store: secrets.Chain(), Log: logger, Timeout: time.Second, RunDir: filepath.Join(dir, "vm"), LockDir: filepath.Join(dir, "lock")}, log
+	_, key := recordtest.Signer(t)
+	users := hook.QEMUUser{Noted: filepath.Join(dir, "qemu-user.json")}
+	must.OK(t, users.Note(*hostproc.Self()))
+	return hook.Host{Store: secrets.Chain(), Log: logger, Timeout: time.Second, RunDir: filepath.Join(dir, "vm"), LockDir: filepath.Join(dir, "lock"),
+		MonitorDir: filepath.Join(dir, "monitor"), RecordKey: key, QEMUUser: users}, log
 }
 
-// event returns an event of a domain with recorded disks, whose monitor does not answer.
-func event(t *testing.T, op hook.Operation, extra string, disks ...record.Disk) hook.Event {
+// event returns an event of a domain with recorded disks, whose monitor does not answer. The
+// record is signed with the host's key.
+func event(t *testing.T, h hook.Host, op hook.Operation, extra string, disks ...record.Disk) hook.Event {
 	t.Helper()
 	r := record.Record{User: "+0:+0"}
 	for _, d := range disks {
 		r = r.With(d)
 	}
+	key := must.Get(record.LoadKey(h.RecordKey))(t)
+	r = must.Get(record.Signer{Key: key, UUID: recordtest.DomainUUID}.Sign(r))(t)
 	metadata := ""
 	if len(disks) > 0 {
 		text, err := r.XML()
 		must.OK(t, err)
 		metadata = "<metadata>" + text + "</metadata>"
 	}
-	doc, err := recordtest.Domain(t, "q35", metadata).WithArguments(append(domainxml.MonitorArguments(t.TempDir(), recordtest.DomainUUID), domainxml.PortArguments(1)...))
+	doc, err := recordtest.Domain(t, "q35", metadata).WithArguments(append(domainxml.MonitorArguments(h.MonitorDir, recordtest.DomainUUID), domainxml.PortArguments(1)...))
 	must.OK(t, err)
 	return hook.Event{Domain: "vm1", Operation: op, Suboperation: "begin", Extra: extra, XML: doc.Text()}
 }
@@ -57,24 +65,24 @@ func TestArrivedIsSpared(t *testing.T) {
 	ctx := context.Background()
 	h, log := place(t)
 	disk := recordtest.Disk(t, 1)
-	if _, err := h.Run(ctx, event(t, hook.Started, "-", disk)); err == nil {
+	if _, err := h.Run(ctx, event(t, h, hook.Started, "-", disk)); err == nil {
 		t.Error("a VM starts without its disk")
 	}
 	optional := disk
 	optional.Optional = true
-	if _, err := h.Run(ctx, event(t, hook.Started, "-", optional)); err != nil {
+	if _, err := h.Run(ctx, event(t, h, hook.Started, "-", optional)); err != nil {
 		t.Errorf("an optional disk: %v", err)
 	}
 	for _, op := range []hook.Operation{hook.Restore, hook.Migrate} {
-		output, err := h.Run(ctx, event(t, op, "-", disk))
+		output, err := h.Run(ctx, event(t, h, op, "-", disk))
 		if err != nil || !bytes.Contains(output, []byte("luksplug-vdb")) {
 			t.Fatalf("%s: %v %s", op, err, output)
 		}
 		log.Reset()
-		if _, err := h.Run(ctx, event(t, hook.Started, "-", disk)); err != nil || !strings.Contains(log.String(), "kept running") {
+		if _, err := h.Run(ctx, event(t, h, hook.Started, "-", disk)); err != nil || !strings.Contains(log.String(), "kept running") {
 			t.Errorf("after %s: %v, logged %s", op, err, log)
 		}
-		if _, err := h.Run(ctx, event(t, hook.Stopped, "-", disk)); err != nil {
+		if _, err := h.Run(ctx, event(t, h, hook.Stopped, "-", disk)); err != nil {
 			t.Error(err)
 		}
 	}
@@ -142,9 +150,9 @@ func TestForget(t *testing.T) {
 func TestOnlyItsOwnDirectory(t *testing.T) {
 	t.Parallel()
 	h, _ := place(t)
-	precious := filepath.Join(t.TempDir(), "precious")
-	must.OK(t, errors.Join(os.Mkdir(precious, 0o700), os.WriteFile(filepath.Join(precious, "file"), nil, 0o600)))
-	e := event(t, hook.Prepare, "-")
+	precious := filepath.Join(t.TempDir(), "precious", recordtest.DomainUUID) // the name alone does not make it the domain's
+	must.OK(t, errors.Join(os.MkdirAll(precious, 0o700), os.WriteFile(filepath.Join(precious, "file"), nil, 0o600)))
+	e := event(t, h, hook.Prepare, "-")
 	doc, err := domainxml.Parse(e.XML)
 	must.OK(t, err)
 	old := domainxml.MonitorSocket(doc.Arguments())
@@ -166,7 +174,7 @@ func TestPanic(t *testing.T) {
 	t.Parallel()
 	h, log := place(t)
 	h.Gone = func(context.Context, string) error { panic("on purpose") }
-	output, err := h.Run(t.Context(), event(t, hook.Release, hook.ReasonDestroyed))
+	output, err := h.Run(t.Context(), event(t, h, hook.Release, hook.ReasonDestroyed))
 	if err == nil || output != nil || !strings.Contains(err.Error(), "on purpose") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("got %v, printed %q", err, output)
 	}
@@ -183,7 +191,7 @@ func TestDeadline(t *testing.T) {
 		defer close(forever)
 		h.Gone = func(context.Context, string) error { <-forever; return nil }
 		start := time.Now()
-		_, err := h.Run(t.Context(), event(t, hook.Release, hook.ReasonDestroyed))
+		_, err := h.Run(t.Context(), event(t, h, hook.Release, hook.ReasonDestroyed))
 		if took := time.Since(start); !errors.Is(err, hook.ErrTimeout) || took > h.Timeout+10*time.Second {
 			t.Errorf("got %v after %s", err, took)
 		}

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -16,7 +14,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
-// starting returns the VM that is about to start.
+// starting returns the VM that is about to start. Its record must be verified.
 func (c call) starting() (*coldstart.VM, error) {
 	user, err := c.user()
 	if err != nil {
@@ -41,6 +39,9 @@ const cleaningUp = 5 * time.Second
 
 // prepare gives QEMU everything that it needs to start with the disks.
 func (c call) prepare(ctx context.Context) error {
+	if err := c.checkMonitor(); err != nil {
+		return err
+	}
 	s, err := c.starting()
 	if err != nil {
 		return err
@@ -91,14 +92,21 @@ func (c call) prepareDisk(ctx context.Context, s *coldstart.VM, d record.Disk, a
 	return s.Check(ctx, disk, arrival, c.Store)
 }
 
-// monitorDir returns the directory of the monitor's socket, "" if there is none. Since it
-// is removed with its content, a changed path in the XML must not make it another
-// directory of the host: its name has to be the domain's UUID.
-func (d *domain) monitorDir() string {
-	if dir := filepath.Dir(d.monitor); filepath.Base(dir) == d.uuid {
-		return dir
+// monitors are the directories of the monitors' sockets on this host.
+func (h Host) monitors() access.MonitorDirs {
+	if h.MonitorDir != "" {
+		return access.MonitorDirs(h.MonitorDir)
 	}
-	return ""
+	return MonitorDir
+}
+
+// checkMonitor refuses a monitor at another path than the domain's own. Nothing is done at
+// the path in the XML, which is no word of this host's: only at the domain's own.
+func (c call) checkMonitor() error {
+	if own := c.monitors().Socket(c.uuid); c.monitor != "" && c.monitor != own {
+		return fmt.Errorf("the socket of luksplug's monitor is %s in the domain's XML, and must be %s: run 'luksplug hook enable' for it", c.monitor, own)
+	}
+	return nil
 }
 
 // makeMonitorDir makes the directory in which QEMU's user creates the monitor's socket.
@@ -110,32 +118,12 @@ func (c call) makeMonitorDir() error {
 	if err != nil {
 		return err
 	}
-	dir := c.monitorDir()
-	if dir == "" {
-		return fmt.Errorf("the socket of luksplug's monitor is %s in the domain's XML, which is not in a directory named after the domain's UUID: run 'luksplug hook enable' for it", c.monitor)
-	}
-	err = access.MakeDir(filepath.Dir(dir))
-	if err == nil {
-		err = os.RemoveAll(dir)
-	}
-	if err == nil {
-		err = os.Mkdir(dir, 0o700)
-	}
-	if err == nil && int(user.UID) != os.Geteuid() {
-		err = os.Lchown(dir, int(user.UID), int(user.GID))
-	}
-	if err != nil {
-		return fmt.Errorf("directory for the monitor's socket, for QEMU's user: %w", err)
-	}
-	return nil
+	return c.monitors().Make(c.uuid, access.User{Credential: *user})
 }
 
 // started completes the start once QEMU runs.
 func (c call) started(ctx context.Context) error {
-	s, err := c.starting()
-	if err != nil {
-		return err
-	}
+	s := c.coldstart(nil) // its user is that of the process at the monitor
 	arrival, err := s.Arrival(ctx)
 	if err != nil {
 		return err
@@ -217,10 +205,11 @@ func (c call) plug(ctx context.Context, vm *hotplug.VM, d record.Disk) error {
 // arrive adds the disks that the domain had to its arguments. It needs no key and no
 // file, except for optional disks: everything else that can fail is left to prepare.
 func (c call) arrive(ctx context.Context, arrival coldstart.Arrival) ([]byte, error) {
-	s, err := c.starting()
+	user, err := c.user()
 	if err != nil {
-		return nil, err
+		c.Log.Warn(err) // prepare refuses it
 	}
+	s := c.coldstart(user)
 	arguments := domainxml.Foreign(c.doc.Arguments())
 	var failed []error
 	for _, d := range c.record.Disks {
@@ -250,36 +239,21 @@ func (c call) arrive(ctx context.Context, arrival coldstart.Arrival) ([]byte, er
 	return doc.Text(), errors.Join(append(failed, s.Arrive(ctx, arrival))...)
 }
 
-// giveBack returns images of the VM's QEMU to their owners. A VM that has migrated still
-// uses them on another host. So does one whose migration to this host failed: then only
-// what this host has given away is returned.
-func (c call) giveBack(ctx context.Context, s *coldstart.VM) error {
-	var owners []access.Owner
-	if c.Extra != ReasonFailed {
-		for _, d := range c.record.Disks {
-			owners = append(owners, d.Owners...)
-		}
-	}
-	return s.GiveBack(ctx, coldstart.Return{Owners: owners, Stay: c.Extra == ReasonMigrated})
-}
-
 // gone removes everything of the domain from this host.
 func (c call) gone(ctx context.Context) error {
 	if c.uuid == "" {
 		return nil
 	}
-	user, err := c.user()
-	if err != nil {
-		c.Log.Debug(err) // so nothing was given to the user
+	if err := c.verify(); err != nil {
+		c.Log.Warnf("nothing is done on its word: %v", err)
 	}
-	s := c.coldstart(user)
+	s := c.coldstart(nil)
 	failed := []error{s.Gone(ctx)}
 	if c.Operation == Release { // at Stopped libvirt does not report whether the VM continues on another host
-		failed = append(failed, c.giveBack(ctx, s))
+		// A VM that has migrated still uses its images on another host.
+		failed = append(failed, s.GiveBack(ctx, coldstart.Return{Stay: c.Extra == ReasonMigrated}))
 	}
-	if dir := c.monitorDir(); dir != "" {
-		failed = append(failed, os.RemoveAll(dir))
-	}
+	failed = append(failed, c.monitors().Remove(c.uuid))
 	forget := c.Forget
 	if forget == nil {
 		forget = []string{ReasonMigrated, ReasonDestroyed}

@@ -93,6 +93,7 @@ func (d *Domain) Attach(ctx context.Context, disk *Disk, store secrets.Store, op
 	if r == nil {
 		return attached(vm.Attach(ctx, disk.Disk, store, options.AttachOptions))
 	}
+	d.noteUser(ctx)
 	first := options.Before
 	options.Before = func(ctx context.Context, p hotplug.Prepared) (string, error) {
 		if first != nil {
@@ -129,17 +130,17 @@ func (d *Domain) attachOff(ctx context.Context, disk *Disk, options AttachOption
 	if err != nil {
 		return nil, err
 	}
-	if err := r.define(ctx, options.Relabel && d.uri.Local()); err != nil {
+	if err := r.define(ctx); err != nil {
 		return nil, err
 	}
+	d.noteUser(ctx)
 	out := &Attached{Off: true}
 	out.Target = disk.Target
 	return out, nil
 }
 
-// define adds the disk to the definition of a domain that is off. The owners of its
-// images are recorded if the images are on this host and to be given to QEMU's user.
-func (r *recorder) define(ctx context.Context, owners bool) error {
+// define adds the disk to the definition of a domain that is off.
+func (r *recorder) define(ctx context.Context) error {
 	disk := r.source
 	doc, err := r.at.definition(ctx)
 	if err != nil {
@@ -148,6 +149,9 @@ func (r *recorder) define(ctx context.Context, owners bool) error {
 	old, err := record.FromDomain(doc)
 	if err != nil {
 		return err
+	}
+	if err := verify(r.at, old); len(old.Disks) > 0 && err != nil {
+		return unrecorded(disk.Target, err)
 	}
 	if old.Disk(disk.Target) != nil {
 		return &hotplug.PreflightError{Target: disk.Target, Cause: ErrRecorded, Reason: "domain " + doc.Name() + ": " + ErrRecorded.Error()}
@@ -168,10 +172,12 @@ func (r *recorder) define(ctx context.Context, owners bool) error {
 		r.disk.Devices = append(r.disk.Devices, device.Options)
 	}
 	r.disk.Start = coldstart.Method(disk, blockgraph.MethodEphemeralHeader)
-	if owners {
-		r.disk.Owners = coldstart.Owners(disk)
-	}
 	return r.write(ctx, Persistent)
+}
+
+// unrecorded returns the refusal of a disk that cannot be recorded.
+func unrecorded(target string, err error) error {
+	return &hotplug.PreflightError{Target: target, Cause: hotplug.ErrNotRecorded, Reason: "the attach cannot be recorded", Err: err}
 }
 
 // definitionMachine returns the VM of the definition, with luksplug's root ports only:

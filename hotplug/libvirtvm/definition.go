@@ -27,8 +27,9 @@ type Change struct {
 // effect at the domain's next start. A change that is not possible is a
 // [*hotplug.PreflightError] that wraps [ErrPorts].
 func (d *Domain) Enable(ctx context.Context, e EnableOptions) (*Change, error) {
+	d.noteUser(ctx)
 	return newChange(ctx, d, func(doc *domainxml.Document) (*domainxml.Document, error) {
-		return enable(ctx, doc, e)
+		return enable(ctx, d, doc, e)
 	})
 }
 
@@ -45,7 +46,7 @@ func newChange(ctx context.Context, at descriptions, change func(*domainxml.Docu
 		return nil, err
 	}
 	after, err := change(before)
-	for _, cause := range []error{ErrDisks, ErrPorts} {
+	for _, cause := range []error{ErrDisks, ErrPorts, ErrUnverified} {
 		if errors.Is(err, cause) {
 			return nil, &hotplug.PreflightError{Cause: cause, Reason: "the definition of domain " + before.Name() + " is not changed", Err: err}
 		}
@@ -77,10 +78,15 @@ type EnableOptions struct {
 var ErrPorts = errors.New("this number of root ports is not possible")
 
 // enable gives a domain the monitor and the ports that the hook needs. Repeating it
-// changes their number.
-func enable(ctx context.Context, doc *domainxml.Document, e EnableOptions) (*domainxml.Document, error) {
+// changes their number. A record that does not verify is refused.
+func enable(ctx context.Context, at descriptions, doc *domainxml.Document, e EnableOptions) (*domainxml.Document, error) {
 	r, err := record.FromDomain(doc)
 	if err != nil {
+		return nil, err
+	}
+	if len(r.Disks) == 0 {
+		r.User = "" // which nobody may have signed
+	} else if err := verify(at, r); err != nil {
 		return nil, err
 	}
 	if e.Ports < 0 || e.Ports > domainxml.MaxPorts {
@@ -89,8 +95,9 @@ func enable(ctx context.Context, doc *domainxml.Document, e EnableOptions) (*dom
 	if !pciExpress(doc) {
 		e.Ports = 0
 	}
-	if doc.UUID() == "" {
-		return nil, errors.New("the domain's XML has no <uuid>")
+	id := doc.CanonicalUUID()
+	if id == "" {
+		return nil, errors.New("the domain's XML has no valid <uuid>")
 	}
 	ports := domainxml.PortArguments(e.Ports)
 	for _, disk := range r.Disks {
@@ -101,11 +108,14 @@ func enable(ctx context.Context, doc *domainxml.Document, e EnableOptions) (*dom
 		}
 	}
 	// Ports come first: devices name them.
-	arguments := slices.Concat(domainxml.Theirs(doc.Arguments()), domainxml.MonitorArguments(domainxml.MonitorDir, doc.UUID()), ports)
+	arguments := slices.Concat(domainxml.Theirs(doc.Arguments()), domainxml.MonitorArguments(domainxml.MonitorDir, id), ports)
 	if doc, err = doc.WithArguments(arguments); err != nil {
 		return nil, err
 	}
 	r.ColdPlug = e.ColdPlug
+	if r, err = sign(at, r); err != nil {
+		return nil, err
+	}
 	return withRecord(ctx, doc, r)
 }
 

@@ -18,19 +18,19 @@ const theirs = `<qemu:commandline xmlns:qemu='http://libvirt.org/schemas/domain/
 
 func TestEnableAndDisable(t *testing.T) {
 	t.Parallel()
-	ctx := context.Background()
+	ctx, m := context.Background(), newMemory(t)
 	before := recordtest.Domain(t, "pc-q35-10.0", theirs)
-	on, err := enable(ctx, before, EnableOptions{Ports: 3})
+	on, err := enable(ctx, m, before, EnableOptions{Ports: 3})
 	must.OK(t, err)
 	arguments := on.Arguments()
 	if arguments[0] != "-foo" || domainxml.MonitorSocket(arguments) != domainxml.MonitorDir+"/"+recordtest.DomainUUID+"/qmp" || len(domainxml.Ports(arguments)) != 3 {
 		t.Errorf("got %q", arguments)
 	}
-	again, err := enable(ctx, on, EnableOptions{Ports: 3})
+	again, err := enable(ctx, m, on, EnableOptions{Ports: 3})
 	if err != nil || string(again.Text()) != string(on.Text()) {
 		t.Errorf("again (%v): %s", err, again.Text())
 	}
-	fewer, err := enable(ctx, on, EnableOptions{Ports: 1, ColdPlug: true})
+	fewer, err := enable(ctx, m, on, EnableOptions{Ports: 1, ColdPlug: true})
 	if err != nil || len(domainxml.Ports(fewer.Arguments())) != 1 {
 		t.Errorf("fewer (%v): %s", err, fewer.Text())
 	}
@@ -45,7 +45,7 @@ func TestEnableAndDisable(t *testing.T) {
 func TestEnableOfOtherMachines(t *testing.T) {
 	t.Parallel()
 	for machine, want := range map[string]int{"pc-i440fx-10.0": 0, "q35": 2, "virt-9.2": 2, "pseries": 0} {
-		on, err := enable(context.Background(), recordtest.Domain(t, machine, ""), EnableOptions{Ports: 2})
+		on, err := enable(context.Background(), newMemory(t), recordtest.Domain(t, machine, ""), EnableOptions{Ports: 2})
 		if err != nil || len(domainxml.Ports(on.Arguments())) != want || domainxml.MonitorSocket(on.Arguments()) == "" {
 			t.Errorf("%s: got %v (%v)", machine, on.Arguments(), err)
 		}
@@ -56,14 +56,18 @@ func TestEnableOfOtherMachines(t *testing.T) {
 // the record.
 func TestWithRecord(t *testing.T) {
 	t.Parallel()
-	ctx := context.Background()
-	on, err := enable(ctx, recordtest.Domain(t, "q35", theirs), EnableOptions{Ports: 2, ColdPlug: true})
+	ctx, m := context.Background(), newMemory(t)
+	signed := func(r record.Record) record.Record {
+		t.Helper()
+		return must.Get(m.sign.Sign(r))(t)
+	}
+	on, err := enable(ctx, m, recordtest.Domain(t, "q35", theirs), EnableOptions{Ports: 2, ColdPlug: true})
 	must.OK(t, err)
 	r, err := record.FromDomain(on)
 	if err != nil || !r.ColdPlug {
 		t.Fatal(err, r)
 	}
-	with, err := withRecord(ctx, on, r.With(recordtest.Disk(t, 1)))
+	with, err := withRecord(ctx, on, signed(r.With(recordtest.Disk(t, 1))))
 	must.OK(t, err)
 	text := strings.Join(with.Arguments(), "\n")
 	for _, want := range []string{"-foo", `/` + recordtest.DomainUUID + `/vdb/luksplug-vdb-secret0"`, `"bus":"luksplug-port-1"`} {
@@ -77,19 +81,19 @@ func TestWithRecord(t *testing.T) {
 	if _, err := disable(with); !errors.Is(err, ErrDisks) {
 		t.Errorf("disable with a disk: %v", err)
 	}
-	if _, err := enable(ctx, with, EnableOptions{Ports: 1, ColdPlug: true}); !errors.Is(err, ErrPorts) {
+	if _, err := enable(ctx, m, with, EnableOptions{Ports: 1, ColdPlug: true}); !errors.Is(err, ErrPorts) {
 		t.Errorf("the port of a disk goes: %v", err)
 	}
-	if _, err := enable(ctx, with, EnableOptions{Ports: 9}); !errors.Is(err, ErrPorts) {
+	if _, err := enable(ctx, m, with, EnableOptions{Ports: 9}); !errors.Is(err, ErrPorts) {
 		t.Errorf("too many ports: %v", err)
 	}
-	hot, err := enable(ctx, with, EnableOptions{Ports: 2})
+	hot, err := enable(ctx, m, with, EnableOptions{Ports: 2})
 	if err != nil || domainxml.Targets(hot.Arguments()) != nil || hot.Metadata(record.Namespace) == nil {
 		t.Errorf("no longer cold: %v %s", err, hot.Text())
 	}
 	optional := recordtest.Disk(t, 1)
 	optional.Optional = true
-	if hot, err = withRecord(ctx, on, r.With(optional)); err != nil || domainxml.Targets(hot.Arguments()) != nil {
+	if hot, err = withRecord(ctx, on, signed(r.With(optional))); err != nil || domainxml.Targets(hot.Arguments()) != nil {
 		t.Errorf("an optional one: %v %s", err, hot.Text())
 	}
 	without, err := withRecord(ctx, with, r)
@@ -116,6 +120,7 @@ func TestBootOrder(t *testing.T) {
 		d := recordtest.Disk(t, 0)
 		if c.order > 0 {
 			d.Devices[0] = d.Devices[0].With("bootindex", c.order)
+			d.XML = strings.Replace(d.XML, "</disk>", fmt.Sprintf("<boot order='%d'/></disk>", c.order), 1)
 		}
 		doc, err = withRecord(context.Background(), doc, record.Record{ColdPlug: true}.With(d))
 		must.OK(t, err)

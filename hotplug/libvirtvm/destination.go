@@ -114,6 +114,7 @@ func (c *migrateCheck) luksplug(ctx context.Context, shell []string) {
 		c.Badf("luksplug cannot be run on the destination (%s): %v: %s", strings.Join(shell, " "), failed, strings.TrimSpace(said.String()))
 		return
 	}
+	c.compareKeys(answer.RecordKey)
 	for _, f := range answer.Findings {
 		f.Text = "destination: " + f.Text
 		c.Findings = append(c.Findings, f)

@@ -22,7 +22,9 @@
 // in the domain's definition, and the hook plugs it at every start. [Domain.States]
 // compares QEMU with the records, and [Domain.Repair] fixes the difference.
 //
-// A record holds the disk's XML, which names secrets and contains none.
+// A record holds the disk's XML, which names secrets and contains none. It is signed with a
+// key of the domain's host, since others can write metadata; [Domain.Adopt] signs one that
+// was not, after it was examined.
 //
 // # Errors
 //

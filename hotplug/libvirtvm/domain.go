@@ -29,6 +29,9 @@ type Options struct {
 	// Schemas caches QEMU's schema, so that the query does not stall the guest; nil for no
 	// cache. It is used for a libvirt of this host.
 	Schemas *schemacache.Cache
+	// RecordKey is the path of the key that signs the records of the domain's disks; ""
+	// is the usual one of this host. It is not used for a domain of another host.
+	RecordKey string
 }
 
 // Domain is a libvirt domain, which need not be running. It is not safe for
@@ -43,6 +46,7 @@ type Domain struct {
 	handle     libvirt.Domain
 	disconnect func()
 	vm         *hotplug.VM // nil until it is needed
+	warned     bool        // of a record without a signature
 }
 
 // Open connects to the libvirt at uri and looks the domain up by name, UUID or id,

@@ -16,12 +16,15 @@ import (
 type memory struct {
 	documents map[Scope]*domainxml.Document
 	broken    Scope
+	sign      record.Signer
+	noted     []record.Record // which were written without a signature
 }
 
 func newMemory(t *testing.T) *memory {
 	t.Helper()
 	doc := recordtest.Domain(t, "pc-q35-10.0", "<devices><controller type='scsi' index='0' model='virtio-scsi'/></devices>")
-	return &memory{documents: map[Scope]*domainxml.Document{Live: doc, Persistent: doc}}
+	s, _ := recordtest.Signer(t)
+	return &memory{documents: map[Scope]*domainxml.Document{Live: doc, Persistent: doc}, sign: s}
 }
 
 func (m *memory) read(_ context.Context, scope Scope) (record.Record, error) {
@@ -62,6 +65,10 @@ func (m *memory) define(_ context.Context, doc *domainxml.Document) error {
 }
 
 func (m *memory) user(context.Context) (string, error) { return "+64055:+994", nil }
+
+func (m *memory) signer() (record.Signer, error) { return m.sign, nil }
+
+func (m *memory) unsigned(r record.Record) { m.noted = append(m.noted, r) }
 
 // recorded returns the record of a disk in a scope, nil if there is none.
 func (m *memory) recorded(t *testing.T, scope Scope, target string) *record.Disk {

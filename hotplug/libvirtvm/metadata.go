@@ -41,6 +41,11 @@ type descriptions interface {
 	// user returns the user that the domain's QEMU runs as, or is going to, in the form
 	// of libvirt; "" if that is not known.
 	user(ctx context.Context) (string, error)
+	// signer signs and verifies the records of the domain. It has no key if this is not
+	// the domain's host, or this user is not the one whose key the host's hook uses.
+	signer() (record.Signer, error)
+	// unsigned is called with a record that is written without a signature.
+	unsigned(r record.Record)
 }
 
 func (s Scope) flags() libvirt.DomainModificationImpact {

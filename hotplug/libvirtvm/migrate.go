@@ -58,6 +58,8 @@ type migrateCheck struct {
 	options MigrateOptions
 	doc     *domainxml.Document // the running domain's
 	live    record.Record
+	// unverified is true if nothing is done on the record's word.
+	unverified bool
 }
 
 // source checks the attached disks and their records.
@@ -86,12 +88,53 @@ func (c *migrateCheck) source(ctx context.Context) error {
 	if c.doc, err = c.domain.describe(ctx); err != nil {
 		return err
 	}
-	c.live, err = record.FromDomain(c.doc)
-	return err
+	if c.live, err = record.FromDomain(c.doc); err != nil {
+		return err
+	}
+	return c.signature()
+}
+
+// signature checks that the record verifies on this host, and remembers the fingerprint of
+// its key.
+func (c *migrateCheck) signature() error {
+	s, err := c.domain.verifier()
+	switch {
+	case err != nil && !errors.Is(err, ErrUnverified):
+		return err
+	case err != nil:
+		c.Badf("%v", err)
+	case s.Key == nil:
+		c.Uncheckedf("whether the domain's record is signed, and by the destination's key: %v", ErrNotHere)
+		return nil
+	default:
+		c.RecordKey = s.Key.Fingerprint()
+		err = s.Verify(c.live)
+		if err != nil {
+			c.add(Finding{Cause: CauseUnverified}, "%v", []any{err})
+		}
+	}
+	c.unverified = err != nil
+	return nil
+}
+
+// compareKeys compares the key of the destination, by its fingerprint.
+func (c *migrateCheck) compareKeys(there string) {
+	switch {
+	case c.RecordKey == "":
+	case there == "":
+		c.Badf("the destination has no key for records, or a luksplug that signs none: copy %s of this host to it", record.SystemKey)
+	case there != c.RecordKey:
+		c.Badf("the destination has another key for records (%s, and here %s): copy %s of this host to it", there, c.RecordKey, record.SystemKey)
+	default:
+		c.Goodf("the destination has the same key for records (%s)", there)
+	}
 }
 
 // secrets checks the secrets that QEMU needs again if the migration fails, and gives them to it.
 func (c *migrateCheck) secrets(ctx context.Context) error {
+	if c.unverified {
+		return nil
+	}
 	for _, r := range c.live.Disks {
 		d, err := coldstart.RecordedDisk(c.doc, r)
 		if err != nil {

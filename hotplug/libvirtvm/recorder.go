@@ -57,7 +57,7 @@ func newRecorder(at descriptions, disk *Disk, options AttachOptions, log logrus.
 // before records a disk in the domain before it is attached, so that QEMU has no
 // unrecorded disk. The returned text is kept on the host.
 func (r *recorder) before(ctx context.Context, p hotplug.Prepared) (string, error) {
-	r.disk.Devices, r.disk.Start, r.disk.Owners = p.Devices, coldstart.Method(r.source, p.Method), p.Owners
+	r.disk.Devices, r.disk.Start = p.Devices, coldstart.Method(r.source, p.Method)
 	if err := r.write(ctx, Live); err != nil {
 		return "", err
 	}
@@ -125,13 +125,15 @@ func (r *recorder) again(ctx context.Context, h *hotplug.AttachedDisk) (recorded
 		return false, err
 	}
 	known := live.Disk(h.Target)
-	if known == nil {
+	if known != nil {
+		err = verify(r.at, live)
+	} else {
 		known = keptRecord(h)
 	}
-	if known == nil {
-		return false, nil
+	if err != nil || known == nil {
+		return false, err
 	}
-	r.disk.Devices, r.disk.Start, r.disk.Relabel, r.disk.Owners = known.Devices, known.Start, known.Relabel, known.Owners
+	r.disk.Devices, r.disk.Start, r.disk.Relabel = known.Devices, known.Start, known.Relabel
 	if live.Disk(h.Target) == nil {
 		if err := r.write(ctx, Live); err != nil {
 			return false, err
@@ -150,5 +152,6 @@ func keptRecord(h *hotplug.AttachedDisk) *record.Disk {
 	if h.Kept == "" || json.Unmarshal([]byte(h.Kept), &d) != nil || d.Target != h.Target {
 		return nil
 	}
+	d.Owners = nil // of an earlier version
 	return &d
 }

@@ -2,6 +2,7 @@ package libvirtvm
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"reflect"
 
@@ -22,25 +23,58 @@ func redefine(ctx context.Context, at descriptions, change func(*domainxml.Docum
 	return at.define(ctx, doc)
 }
 
-// rewrite changes the record. The definition of a domain whose disks are
-// plugged cold has them among QEMU's arguments as well.
+// rewrite changes the record. The definition of a domain whose disks are plugged cold has
+// them among QEMU's arguments as well. A record that does not verify is not changed: the
+// error wraps [ErrUnverified].
 func rewrite(ctx context.Context, at descriptions, scope Scope, change func(record.Record) record.Record) error {
 	old, err := at.read(ctx, scope)
 	if err != nil {
 		return err
 	}
-	changed := change(old)
-	if scope == Live || !old.ColdPlug {
-		return at.write(ctx, scope, changed)
+	if len(old.Disks) == 0 {
+		old.User = "" // which nobody may have signed
+	} else if err := verify(at, old); err != nil {
+		return err
 	}
-	return redefine(ctx, at, func(doc *domainxml.Document) (*domainxml.Document, error) {
-		return withRecord(ctx, doc, changed)
-	})
+	changed, err := sign(at, change(old))
+	if err != nil {
+		return err
+	}
+	return put(ctx, at, scope, changed)
 }
 
-// forget removes the record of a disk.
+// put writes a record, which is signed, as rewrite does.
+func put(ctx context.Context, at descriptions, scope Scope, r record.Record) error {
+	if scope == Persistent {
+		now, err := at.read(ctx, scope)
+		if err != nil {
+			return err
+		}
+		if now.ColdPlug || r.ColdPlug {
+			return redefine(ctx, at, func(doc *domainxml.Document) (*domainxml.Document, error) {
+				return withRecord(ctx, doc, r)
+			})
+		}
+	}
+	return at.write(ctx, scope, r)
+}
+
+// forget removes the record of a disk. The rest of a record that does not verify stays, and
+// stays without a signature: a disk that is gone must not be recorded any longer.
 func forget(ctx context.Context, at descriptions, scope Scope, target string) error {
-	return rewrite(ctx, at, scope, func(r record.Record) record.Record { return r.Without(target) })
+	old, err := at.read(ctx, scope)
+	if err != nil || old.Disk(target) == nil {
+		return err
+	}
+	failed := verify(at, old)
+	if failed == nil {
+		return rewrite(ctx, at, scope, func(r record.Record) record.Record { return r.Without(target) })
+	}
+	rest := old.Without(target)
+	if !errors.Is(failed, ErrUnverified) || scope == Persistent && old.ColdPlug && len(rest.Disks) > 0 {
+		return failed // QEMU's arguments would be made of the rest
+	}
+	return put(ctx, at, scope, rest)
 }
 
 // readBoth reads the records in both descriptions.
@@ -52,7 +86,7 @@ func readBoth(ctx context.Context, at descriptions) (live, persistent record.Rec
 	return live, persistent, err
 }
 
-// withRecord puts a record into a definition and, where disks are plugged cold,
+// withRecord puts a record, which is signed, into a definition and, where disks are plugged cold,
 // those of its disks among QEMU's arguments that the domain cannot start without.
 func withRecord(ctx context.Context, doc *domainxml.Document, r record.Record) (*domainxml.Document, error) {
 	arguments := domainxml.Foreign(doc.Arguments())

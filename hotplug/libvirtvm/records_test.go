@@ -13,6 +13,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
 	"github.com/luksplug/luksplug/hotplug/internal/recordtest"
 	"github.com/luksplug/luksplug/internal/must"
 )
@@ -141,16 +142,16 @@ func TestPersistentOff(t *testing.T) {
 	m := newMemory(t)
 	ctx := t.Context()
 	persistent := AttachOptions{Persistent: true}
-	must.OK(t, recorderOf(t, m, parsed(t, "sda", "scsi", ""), persistent).define(ctx, false))
+	must.OK(t, recorderOf(t, m, parsed(t, "sda", "scsi", ""), persistent).define(ctx))
 	if d := m.recorded(t, Persistent, "sda"); d == nil || len(d.Devices) == 0 || m.recorded(t, Live, "sda") != nil {
 		t.Errorf("got %+v", d)
 	}
 	var refused *hotplug.PreflightError
-	err := recorderOf(t, m, parsed(t, "sda", "scsi", ""), persistent).define(ctx, false)
+	err := recorderOf(t, m, parsed(t, "sda", "scsi", ""), persistent).define(ctx)
 	if !errors.As(err, &refused) || !errors.Is(err, ErrRecorded) {
 		t.Errorf("a second time: %v", err)
 	}
-	err = recorderOf(t, m, parsed(t, "vdb", "virtio", ""), persistent).define(ctx, false)
+	err = recorderOf(t, m, parsed(t, "vdb", "virtio", ""), persistent).define(ctx)
 	if !errors.As(err, &refused) || !errors.Is(err, ErrNoPort) {
 		t.Errorf("without a port: %v", err)
 	}
@@ -170,7 +171,7 @@ func TestColdPlug(t *testing.T) {
 	m := newMemory(t)
 	ctx := t.Context()
 	change, err := newChange(ctx, m, func(doc *domainxml.Document) (*domainxml.Document, error) {
-		return enable(ctx, doc, EnableOptions{Ports: 2, ColdPlug: true})
+		return enable(ctx, m, doc, EnableOptions{Ports: 2, ColdPlug: true})
 	})
 	if err != nil || change.Before == change.After || m.documents[Persistent].Arguments() != nil {
 		t.Fatalf("%+v (%v)", change, err)
@@ -178,7 +179,7 @@ func TestColdPlug(t *testing.T) {
 	if err := change.Apply(ctx); err != nil || string(m.documents[Persistent].Text()) != change.After {
 		t.Fatal(err)
 	}
-	must.OK(t, recorderOf(t, m, parsed(t, "vdb", "virtio", ""), AttachOptions{Persistent: true}).define(ctx, false))
+	must.OK(t, recorderOf(t, m, parsed(t, "vdb", "virtio", ""), AttachOptions{Persistent: true}).define(ctx))
 	if got := domainxml.Targets(m.documents[Persistent].Arguments()); fmt.Sprint(got) != "[vdb]" {
 		t.Errorf("among the arguments: %v", got)
 	}
@@ -312,6 +313,100 @@ func TestRecordStays(t *testing.T) {
 		}
 		if was := (*hotplug.LeftBehindError)(nil); errors.As(failed, &was) && (left == nil || len(left.Left) != 1+len(was.Left)) {
 			t.Errorf("%s: got %v", name, err)
+		}
+	}
+}
+
+// TestNoSignatureForForeignRecords: no change signs what this host has not written. Such a
+// record is refused with the cause that names the way on; a disk that is gone is removed
+// from it, and it stays without a signature.
+func TestNoSignatureForForeignRecords(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	other, _ := recordtest.Signer(t)
+	for name, foreign := range map[string]func(record.Record) record.Record{
+		"unsigned":      func(r record.Record) record.Record { r.MAC = ""; return r },
+		"another key's": func(r record.Record) record.Record { return must.Get(other.Sign(r))(t) },
+		"changed":       func(r record.Record) record.Record { r.User = "+0:+0"; return r },
+	} {
+		m := newMemory(t)
+		for _, target := range []string{"sda", "sdb"} {
+			_, err := recorderOf(t, m, parsed(t, target, "scsi", ""), AttachOptions{Persistent: true}).before(ctx, prepared)
+			must.OK(t, err)
+		}
+		for _, scope := range []Scope{Live, Persistent} {
+			must.OK(t, m.write(ctx, scope, foreign(must.Get(m.read(ctx, scope))(t))))
+		}
+		untouched := func(what string) {
+			t.Helper()
+			for _, scope := range []Scope{Live, Persistent} {
+				r := must.Get(m.read(ctx, scope))(t)
+				if err := m.sign.Verify(r); !errors.Is(err, ErrUnverified) {
+					t.Errorf("%s, %s: the %s record verifies: %v", name, what, scope, err)
+				}
+			}
+		}
+		if _, err := recorderOf(t, m, parsed(t, "sdc", "scsi", ""), AttachOptions{Persistent: true}).before(ctx, prepared); !errors.Is(err, ErrUnverified) {
+			t.Errorf("%s: another disk is recorded: %v", name, err)
+		}
+		untouched("an attach")
+		if err := recorderOf(t, m, parsed(t, "sdc", "scsi", ""), AttachOptions{Persistent: true}).define(ctx); !errors.Is(err, ErrUnverified) {
+			t.Errorf("%s: a disk is added to the definition: %v", name, err)
+		}
+		if _, err := newChange(ctx, m, func(doc *domainxml.Document) (*domainxml.Document, error) {
+			return enable(ctx, m, doc, EnableOptions{Ports: 2, ColdPlug: true})
+		}); !errors.Is(err, ErrUnverified) {
+			t.Errorf("%s: enabled: %v", name, err)
+		}
+		// Its devices would be copied into the definition.
+		h := &hotplug.AttachedDisk{Target: "sda", Device: "luksplug-sda"}
+		if _, err := recorderOf(t, m, parsed(t, "sda", "scsi", ""), AttachOptions{Persistent: true}).again(ctx, h); !errors.Is(err, ErrUnverified) {
+			t.Errorf("%s: attached again: %v", name, err)
+		}
+		untouched("the same disk again")
+		must.OK(t, forget(ctx, m, Live, "sda"))
+		if m.recorded(t, Live, "sda") != nil || m.recorded(t, Live, "sdb") == nil {
+			t.Errorf("%s: the live record has %v", name, must.Get(m.read(ctx, Live))(t).Targets())
+		}
+		untouched("a detach")
+		log, logged := test.NewNullLogger()
+		repaired := &Repaired{}
+		if err := repaired.records(ctx, m, nil, log); err != nil || m.recorded(t, Live, "sdb") != nil || len(logged.Entries) == 0 {
+			t.Errorf("%s: repaired %+v (%v), logged %v", name, repaired, err, logged.Entries)
+		}
+	}
+}
+
+// TestUnsignedElsewhere: without the host's key a record is written without a signature,
+// and every time that is noted.
+func TestUnsignedElsewhere(t *testing.T) {
+	t.Parallel()
+	m := newMemory(t)
+	here := m.sign
+	_, err := recorderOf(t, m, parsed(t, "sda", "scsi", ""), AttachOptions{}).before(t.Context(), prepared)
+	must.OK(t, err)
+	must.OK(t, here.Verify(must.Get(m.read(t.Context(), Live))(t)))
+	m.sign.Key = nil
+	_, err = recorderOf(t, m, parsed(t, "sdb", "scsi", ""), AttachOptions{}).before(t.Context(), prepared)
+	must.OK(t, err)
+	r := must.Get(m.read(t.Context(), Live))(t)
+	if err := here.Verify(r); !errors.Is(err, ErrUnsigned) || len(r.Disks) != 2 || len(m.noted) != 1 {
+		t.Errorf("got %v of %v, noted %v", err, r.Targets(), m.noted)
+	}
+}
+
+// TestKeysAreCompared: a destination with another key, or none, is reported.
+func TestKeysAreCompared(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		here, there, want string
+		good              bool
+	}{{"a", "a", "the same key", true}, {"a", "b", "another key", false}, {"a", "", "no key", false}} {
+		check := &migrateCheck{}
+		check.RecordKey = c.here
+		check.compareKeys(c.there)
+		if len(check.Findings) != 1 || check.Findings[0].Good != c.good || !strings.Contains(check.Findings[0].Text, c.want) {
+			t.Errorf("%q and %q: got %+v", c.here, c.there, check.Findings)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
 // Repaired is the result of a repair.
@@ -47,10 +48,15 @@ func (r *Repaired) records(ctx context.Context, at descriptions, disks []*hotplu
 	if err != nil {
 		return err
 	}
+	if err := verify(at, live); err != nil && len(live.Disks) > 0 {
+		log.WithField(hotplug.CauseField, err).Warn(err)
+	}
 	for _, s := range all {
 		switch {
 		case !s.Attached && s.Live:
-			live = live.Without(s.Target)
+			if err := forget(ctx, at, Live, s.Target); err != nil {
+				return err
+			}
 		case s.Attached && !s.Live:
 			i := slices.IndexFunc(disks, func(h *hotplug.AttachedDisk) bool { return h.Target == s.Target })
 			kept := keptRecord(disks[i])
@@ -58,12 +64,11 @@ func (r *Repaired) records(ctx context.Context, at descriptions, disks []*hotplu
 				log.WithField("disk", s.Target).Warn("it is not in the domain's metadata, and this host does not know its XML: detach and attach it again")
 				continue
 			}
-			live = live.With(*kept)
+			if err := rewrite(ctx, at, Live, func(old record.Record) record.Record { return old.With(*kept) }); err != nil {
+				return err
+			}
 		default:
 			continue
-		}
-		if err := at.write(ctx, Live, live); err != nil {
-			return err
 		}
 		r.Fixed = append(r.Fixed, s)
 	}

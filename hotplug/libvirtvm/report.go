@@ -23,6 +23,8 @@ type Cause string
 const (
 	// CauseSecretNeeded: [MigrateOptions].Prepare gives QEMU the secret.
 	CauseSecretNeeded Cause = "secret needed"
+	// CauseUnverified: [Domain.Adopt] signs the record.
+	CauseUnverified Cause = "unverified record"
 	// CauseNoShell: with [MigrateOptions].Shell luksplug is run on the destination.
 	CauseNoShell Cause = "no shell"
 )
@@ -30,6 +32,9 @@ const (
 // Report is the result of a check.
 type Report struct {
 	Findings []Finding `json:"findings"`
+	// RecordKey is the fingerprint of the host's key for records, "" if it was not
+	// checked or cannot be used.
+	RecordKey string `json:"record_key,omitempty"`
 }
 
 // InOrder reports whether no finding is bad.

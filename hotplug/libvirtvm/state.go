@@ -70,9 +70,14 @@ func (s State) Recorded() []Scope {
 }
 
 // States compares the attached disks, as [hotplug.VM.List] returns them, with the
-// records.
+// records. Records that do not verify are reported in the log.
 func (d *Domain) States(ctx context.Context, disks []*hotplug.AttachedDisk) ([]State, error) {
-	return states(ctx, d, disks)
+	live, persistent, err := readBoth(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	d.warnUnverified(map[Scope]record.Record{Live: live, Persistent: persistent})
+	return statesOf(disks, live, persistent), nil
 }
 
 func states(ctx context.Context, at descriptions, disks []*hotplug.AttachedDisk) ([]State, error) {
@@ -80,11 +85,15 @@ func states(ctx context.Context, at descriptions, disks []*hotplug.AttachedDisk)
 	if err != nil {
 		return nil, err
 	}
+	return statesOf(disks, live, persistent), nil
+}
+
+func statesOf(disks []*hotplug.AttachedDisk, live, persistent record.Record) []State {
 	var attached []string
 	for _, h := range disks {
 		if !h.Leftover() {
 			attached = append(attached, h.Target)
 		}
 	}
-	return compare(attached, live, persistent), nil
+	return compare(attached, live, persistent)
 }

@@ -7,11 +7,12 @@ import (
 	"os/exec"
 	"slices"
 
-	"libvirt.org/go/libvirtxml"
+	"github.com/digitalocean/go-libvirt"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/internal/access"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/qmp"
@@ -61,18 +62,33 @@ func (d *Domain) dial(ctx context.Context) (*qmp.Client, error) {
 			schemas.Emulator = doc.Value("devices", "emulator")
 			opts = append(opts, qmp.WithSchemaSource(&schemas))
 		}
-		if socket := domainxml.MonitorSocket(doc.Arguments()); socket != "" {
-			if _, err := os.Stat(socket); err == nil {
-				if client, err := qmp.Dial(ctx, socket, opts...); err == nil {
-					return client, nil
-				}
-			}
+		if client := d.dialOwn(ctx, doc, opts); client != nil {
+			return client, nil
 		}
 		if _, err := exec.LookPath("virsh"); err == nil {
 			passFile = qmplibvirt.Virsh{URI: d.uri.String(), Domain: d.UUID()}.PassFile
 		}
 	}
 	return qmplibvirt.NewClient(ctx, d.libvirt, d.handle, passFile, opts...)
+}
+
+// dialOwn opens luksplug's own monitor of the domain. It returns nil if the domain has none
+// on this host, or one at another path than its own, where anybody may listen.
+func (d *Domain) dialOwn(ctx context.Context, doc *domainxml.Document, opts []qmp.Option) *qmp.Client {
+	monitors := access.MonitorDirs(domainxml.MonitorDir)
+	if socket := domainxml.MonitorSocket(doc.Arguments()); socket == "" || socket != monitors.Socket(d.UUID()) {
+		return nil
+	}
+	address, end, err := monitors.Open(d.UUID())
+	if err != nil {
+		return nil
+	}
+	defer end()
+	client, err := qmp.Dial(ctx, address, opts...)
+	if err != nil {
+		return nil
+	}
+	return client
 }
 
 // disks returns the disks that libvirt has in the domain.
@@ -107,7 +123,7 @@ func (d *Domain) process(ctx context.Context) (*hotplug.Process, error) {
 			return nil, err
 		}
 	}
-	p.Labels = hotplug.Labels{AppArmor: doc.Label("apparmor"), Image: doc.ImageLabel("selinux")}
+	p.Labels = hotplug.Labels{AppArmor: doc.GeneratedLabel("apparmor"), Image: doc.GeneratedImageLabel("selinux")}
 	return p, nil
 }
 
@@ -125,7 +141,22 @@ func (d *Domain) user(ctx context.Context) (string, error) {
 		}
 		return fmt.Sprintf("+%d:+%d", p.User.UID, p.User.GID), nil
 	}
-	caps, err := call(ctx, d, func() (*libvirtxml.Caps, error) { return capabilities(d.libvirt) })
+	doc, err := d.describe(ctx)
+	if err != nil {
+		return "", err
+	}
+	if label := doc.Label("dac"); label != "" && doc.GeneratedLabel("dac") == "" {
+		if named, err := domainxml.ParseUser(label); err == nil { // the definition's own
+			return fmt.Sprintf("+%d:+%d", named.UID, named.GID), nil
+		}
+	}
+	return call(ctx, d, func() (string, error) { return baseLabel(d.libvirt) })
+}
+
+// baseLabel returns the user that libvirt runs QEMU as, in its form; "" if it does not
+// report it.
+func baseLabel(l *libvirt.Libvirt) (string, error) {
+	caps, err := capabilities(l)
 	if err != nil {
 		return "", err
 	}
@@ -135,4 +166,31 @@ func (d *Domain) user(ctx context.Context) (string, error) {
 		}
 	}
 	return "", nil
+}
+
+// noteLabel writes down for the hook which user libvirt runs QEMU as.
+func noteLabel(label string) error {
+	if label == "" {
+		return nil
+	}
+	user, err := domainxml.ParseUser(label)
+	if err != nil {
+		return err
+	}
+	return access.QEMUUser{}.Note(*user)
+}
+
+// noteUser is [NoteUser] for the domain's libvirt. A failure is logged: the hook finds the
+// user in other ways.
+func (d *Domain) noteUser(ctx context.Context) {
+	if !d.uri.Local() || d.uri.Session || os.Geteuid() != 0 {
+		return
+	}
+	label, err := call(ctx, d, func() (string, error) { return baseLabel(d.libvirt) })
+	if err == nil {
+		err = noteLabel(label)
+	}
+	if err != nil {
+		d.log.Debugf("not written down for the hook: %v", err)
+	}
 }

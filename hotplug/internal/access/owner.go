@@ -79,20 +79,3 @@ func (h *handle) giveTo(o Owner) error {
 	}
 	return nil
 }
-
-// Owners returns the present owners of the files that the XML names. It leaves out missing
-// files.
-func Owners(files []File, labelled bool) []Owner {
-	var out []Owner
-	for _, f := range Named(files) {
-		h, err := open(f.Path)
-		if err != nil {
-			continue
-		}
-		if o, err := h.owner(labelled); err == nil {
-			out = append(out, o)
-		}
-		h.Close()
-	}
-	return out
-}

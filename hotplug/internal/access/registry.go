@@ -50,9 +50,6 @@ type Request struct {
 	// is not used. For the others, the registry notes the use if they were given before.
 	Files, Grant []File
 	Owner        Owner
-	// Remembered are owners from another record: the disk comes from another host, or
-	// existed before this one was started. They apply to files that Owner already owns.
-	Remembered []Owner
 }
 
 // Grant gives files to QEMU's user. It may be repeated. After an error, [Registry.Revoke]
@@ -106,7 +103,7 @@ func (r Registry) grant(q Request, f File) error {
 		if err != nil {
 			return err
 		}
-		e = &entry{Was: q.before(was), Inode: h.Stat.Ino}
+		e = &entry{Was: was, Inode: h.Stat.Ino}
 	}
 	if give {
 		e.Is = Owner{Path: h.Path, UID: q.Owner.UID, GID: h.Stat.Gid, Label: q.Owner.Label}
@@ -117,42 +114,6 @@ func (r Registry) grant(q Request, f File) error {
 		return err
 	}
 	return h.giveTo(e.Is)
-}
-
-// Owners returns the owners of the files of Grant before they are given. It includes files
-// that an interrupted run has given for the same disk.
-func (r Registry) Owners(q Request) ([]Owner, error) {
-	var out []Owner
-	for _, f := range Named(q.Files) {
-		h, err := open(f.Path)
-		if err != nil {
-			continue // QEMU reports it
-		}
-		now, err := h.owner(q.Owner.Label != "")
-		h.Close()
-		if err != nil {
-			return nil, err
-		}
-		e, err := r.find(h)
-		switch {
-		case err != nil:
-			return nil, err
-		case e != nil:
-			out = append(out, e.Was)
-		case q.grants(f):
-			out = append(out, q.before(now))
-		}
-	}
-	return out, nil
-}
-
-// before returns the owner of a file before it was given to QEMU's user.
-func (q Request) before(now Owner) Owner {
-	i := slices.IndexFunc(q.Remembered, func(o Owner) bool { return o.Path == now.Path })
-	if i >= 0 && now.UID == q.Owner.UID {
-		return q.Remembered[i]
-	}
-	return now
 }
 
 // Revocation selects the uses that have ended.
@@ -229,31 +190,6 @@ func (r Registry) revoke(name string, v Revocation) (*Returned, error) {
 	}
 	// Last, so that the next run repeats what a killed one has begun.
 	return returned, os.Remove(filepath.Join(r.Dir, name))
-}
-
-// Restore returns files of the user uid that are not in the registry to their owners.
-func (r Registry) Restore(owners []Owner, uid uint32) error {
-	return r.locked(func() error {
-		var failed []error
-		for _, o := range owners {
-			if _, err := os.Stat(filepath.Join(r.Dir, r.name(o.Path))); err == nil {
-				continue // a disk still uses it
-			}
-			h, err := open(o.Path)
-			if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fsutil.ErrUnsafeLink) {
-				continue
-			}
-			if err != nil {
-				failed = append(failed, err)
-				continue
-			}
-			if h.Path == o.Path && h.Stat.Uid == uid && h.relabelable() == nil {
-				failed = append(failed, h.giveTo(o))
-			}
-			h.Close()
-		}
-		return errors.Join(failed...)
-	})
 }
 
 // restore returns the file to its owner if it is still the file that was given.

@@ -8,6 +8,8 @@ import (
 	"io"
 	"slices"
 	"strings"
+
+	"github.com/google/uuid"
 )
 
 // QEMU is the namespace of <qemu:commandline>.
@@ -40,6 +42,25 @@ type Element struct {
 
 // String returns the element's source.
 func (e *Element) String() string { return string(e.source[e.start:e.end]) }
+
+// Normalized returns the element's source as every XML parser but Go's reads it: a line
+// break or tab between or in the attributes of a tag is a space.
+func (e *Element) Normalized() string {
+	text := []byte(e.String())
+	var all func(*Element)
+	all = func(one *Element) {
+		for i := one.start - e.start; i < one.inner-e.start; i++ {
+			if strings.IndexByte("\t\r\n", text[i]) >= 0 {
+				text[i] = ' '
+			}
+		}
+		for _, c := range one.Children {
+			all(c)
+		}
+	}
+	all(e)
+	return string(text)
+}
 
 // Plain returns the element's source, with the prefixes of its name and of all names of
 // elements in it removed.
@@ -161,17 +182,34 @@ func (d *Document) Name() string { return d.Value("name") }
 // UUID returns the domain's UUID in its spelling.
 func (d *Document) UUID() string { return d.Value("uuid") }
 
+// CanonicalUUID returns the domain's UUID as libvirt writes it: lower case, with dashes. It
+// returns "" if there is none, or if it is not a UUID: it becomes the name of directories.
+func (d *Document) CanonicalUUID() string {
+	id, err := uuid.Parse(d.UUID())
+	if err != nil || len(d.UUID()) != len(id.String()) {
+		return ""
+	}
+	return id.String()
+}
+
 // Label returns the label that the domain's QEMU has in a security model, such as "dac"; ""
-// if the document has none.
-func (d *Document) Label(model string) string { return d.label(model, "label") }
+// if the document has none. Whoever may edit the domain can have chosen it.
+func (d *Document) Label(model string) string { return d.label(model, "label", "") }
 
-// ImageLabel returns the label that the domain's images have in a security model; "" if the
-// document has none.
-func (d *Document) ImageLabel(model string) string { return d.label(model, "imagelabel") }
+// GeneratedLabel is [Document.Label] for a label that libvirt has generated itself:
+// libvirt ignores one that a definition has of this type.
+func (d *Document) GeneratedLabel(model string) string { return d.label(model, "label", "dynamic") }
 
-func (d *Document) label(model, kind string) string {
+// GeneratedImageLabel returns the label that libvirt has generated for the domain's images
+// in a security model; "" if the document has none.
+func (d *Document) GeneratedImageLabel(model string) string {
+	return d.label(model, "imagelabel", "dynamic")
+}
+
+// label returns a label of a model, and of a type unless that is "".
+func (d *Document) label(model, kind, typ string) string {
 	for _, e := range d.root.Children {
-		if e.Name.Local == "seclabel" && e.attr("model") == model {
+		if e.Name.Local == "seclabel" && e.attr("model") == model && (typ == "" || e.attr("type") == typ) {
 			if label := e.child(xml.Name{Local: kind}); label != nil {
 				return strings.TrimSpace(label.Text)
 			}

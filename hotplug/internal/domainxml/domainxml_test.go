@@ -46,7 +46,7 @@ func TestValues(t *testing.T) {
 	doc := parse(t, domain)
 	for want, got := range map[string]string{
 		"vm&1": doc.Name(), "6695eb01-f6a4-8304-79aa-97f2502e193f": doc.UUID(), "/usr/bin/qemu": doc.Value("devices", "emulator"),
-		"+64055:+994": doc.Label("dac"), "libvirt-1": doc.Label("apparmor"), "": doc.Label("selinux") + doc.Value("devices", "none"),
+		"+64055:+994": doc.Label("dac"), "libvirt-1": doc.Label("apparmor"), "": doc.Label("selinux") + doc.GeneratedLabel("selinux") + doc.Value("devices", "none"),
 		`<our:disks xmlns:our="urn:ours"><disk a='&lt;'/></our:disks>`: string(doc.Metadata("urn:ours")),
 	} {
 		if got != want {
@@ -203,4 +203,28 @@ func Example() {
 	}
 	fmt.Println(doc.Name(), doc.Arguments())
 	// Output: vm1 [-blockdev {"driver":"null-co","node-name":"n"}]
+}
+
+// TestGeneratedLabels: a label that a definition names is not one that libvirt has
+// generated, and another VM's UUID, or none, is not the domain's.
+func TestGeneratedLabels(t *testing.T) {
+	t.Parallel()
+	const labels = "<domain><uuid>%s</uuid><seclabel type='%s' model='%s'><label>a</label><imagelabel>b</imagelabel></seclabel></domain>"
+	for _, model := range []string{"dac", "apparmor", "selinux"} {
+		for kind, want := range map[string]string{"dynamic": "ab", "static": "", "none": ""} {
+			doc := must.Get(domainxml.Parse(fmt.Appendf(nil, labels, "", kind, model)))(t)
+			if got := doc.GeneratedLabel(model) + doc.GeneratedImageLabel(model); got != want || doc.Label(model) != "a" {
+				t.Errorf("%s, %s: got %q and %q", model, kind, got, doc.Label(model))
+			}
+		}
+	}
+	for id, want := range map[string]string{
+		"6695EB01-f6a4-8304-79aa-97f2502e193f": "6695eb01-f6a4-8304-79aa-97f2502e193f", "": "", "../x": "",
+		"6695eb01f6a4830479aa97f2502e193f": "", "{6695eb01-f6a4-8304-79aa-97f2502e193f}": "", "6695eb01-f6a4-8304-79aa-97f2502e193f/": "",
+	} {
+		doc := must.Get(domainxml.Parse(fmt.Appendf(nil, labels, id, "none", "dac")))(t)
+		if got := doc.CanonicalUUID(); got != want {
+			t.Errorf("%q: got %q", id, got)
+		}
+	}
 }

@@ -29,8 +29,6 @@ type Grants struct {
 	// Files are the files that are opened by path, Give those of them that have to be
 	// given to the user first.
 	Files, Give []access.File
-	// Owners are recorded owners of files that were given away before.
-	Owners []access.Owner
 }
 
 // Opened returns the files and block devices of this host that QEMU or its storage daemon
@@ -129,7 +127,7 @@ func opener(ctx context.Context, h *host.Host, way blockgraph.Method) (hostproc.
 // Check refuses a disk whose images the VM's QEMU may not open, with
 // [outcome.ErrPermission].
 func Check(ctx context.Context, h *host.Host, disk *blockgraph.Disk, way blockgraph.Method, s spec.Spec) (Grants, error) {
-	p := Grants{Target: disk.Target, Owners: s.Owners}
+	p := Grants{Target: disk.Target}
 	if !h.Local {
 		return p, nil
 	}
@@ -216,7 +214,7 @@ func (p Grants) denied(problems []access.Problem, wanted bool) error {
 
 // taking returns the registry's request for the disk.
 func (p Grants) taking(ctx context.Context, h *host.Host) (access.Request, error) {
-	t := access.Request{Files: p.Files, Grant: p.Give, Remembered: p.Owners}
+	t := access.Request{Files: p.Files, Grant: p.Give}
 	id, err := h.ID(ctx)
 	if err != nil {
 		return t, err
@@ -273,22 +271,6 @@ func (p Grants) Take(ctx context.Context, h *host.Host, overlay *blockgraph.Over
 		return p.denied(problems, true)
 	}
 	return nil
-}
-
-// Before returns the present owners of the images that [Grants.Take] is going to give away.
-func (p Grants) Before(ctx context.Context, h *host.Host, s spec.Spec) ([]access.Owner, error) {
-	if !s.Relabel || len(p.Files) == 0 {
-		return nil, nil
-	}
-	t, err := p.taking(ctx, h)
-	if err != nil {
-		return nil, err
-	}
-	registry, err := h.Owners()
-	if err != nil {
-		return nil, err
-	}
-	return registry.Owners(t)
 }
 
 // Revocation selects what [Revoke] undoes.

@@ -6,7 +6,7 @@
 // recorded in it, in an element of luksplug's own namespace, which libvirt keeps:
 //
 //	<metadata>
-//	  <luksplug:disks xmlns:luksplug="https://github.com/luksplug/luksplug/disks/1" user="+64055:+994">
+//	  <luksplug:disks xmlns:luksplug="https://github.com/luksplug/luksplug/disks/1" user="+64055:+994" mac="...">
 //	    <luksplug:disk target="vdb" start="ephemeral">
 //	      <disk type='file' device='disk'> ... <target dev='vdb' bus='virtio'/></disk>
 //	      <luksplug:device>{"driver":"virtio-blk-pci","bus":"pci.7","addr":"0x0", ... }</luksplug:device>
@@ -17,6 +17,10 @@
 // A record holds the disk's XML, which names secrets; a disk whose XML contains a secret
 // (cookies) is refused. The devices are those of device_add: the guest must find the same
 // ones after a restore or a migration.
+//
+// Whoever may edit the domain can write this element, and a saved state or a migration
+// carries it. So a [Signer] signs it with a key of the host, over the domain's UUID and the
+// whole content, and only one that verifies is acted on.
 //
 // The live domain has the disks that are attached, the inactive one those that belong to it
 // when it starts.

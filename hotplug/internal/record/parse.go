@@ -75,10 +75,19 @@ func parseDisk(element *domainxml.Element) (Disk, error) {
 		return d, err
 	case d.Target == "" || d.XML == "":
 		return d, errors.New("the record of a disk lacks its target or its <disk>")
+	case !validTarget(d.Target):
+		return d, fmt.Errorf("the record of a disk has the invalid target %q", d.Target)
 	case d.Start != "" && d.Start != blockgraph.MethodQEMU && d.Start != blockgraph.MethodEphemeralHeader:
 		return d, fmt.Errorf("the record of disk %s has the unknown start method %q", d.Target, d.Start)
 	}
 	return d, nil
+}
+
+// validTarget reports whether a target is one that a disk can have: it becomes the name of
+// files.
+func validTarget(target string) bool {
+	_, _, err := blockgraph.ParseTarget(target)
+	return err == nil
 }
 
 // is reports whether an element has this name and is luksplug's. libvirt puts all

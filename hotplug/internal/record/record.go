@@ -5,11 +5,14 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
+	"github.com/luksplug/luksplug/hotplug/internal/access"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/spec"
 	"github.com/luksplug/luksplug/secrets"
@@ -21,10 +24,15 @@ const (
 	Prefix    = "luksplug"
 )
 
-// Record is the content of the element. Its methods return changed copies.
+// Record is the content of the element. Its methods return changed copies, without a
+// signature.
+//
+// Whoever may write the domain's metadata can write it. Only one that [Signer.Verify] has
+// verified is acted on.
 type Record struct {
 	User     string // of the domain's QEMU, in libvirt's form "+UID:+GID"; "" if unknown
 	ColdPlug bool   // the domain's definition has the disks among QEMU's arguments
+	MAC      string // the signature, in base64; "" for none
 	Disks    []Disk // in the order of their attach
 }
 
@@ -39,8 +47,11 @@ type Disk struct {
 	Start    blockgraph.Method // how the volume is opened when the VM starts with it
 	Optional bool              // the VM may start without it
 	// Spec describes how it is attached. Devices are those of device_add, nil if the disk was
-	// never attached; Owners are those of images that were given to QEMU's user.
+	// never attached.
 	spec.Spec
+	// Owners are the owners of images, which earlier versions recorded. They are read for
+	// the signature alone: owners are restored from the host's own registry.
+	Owners []access.Owner
 }
 
 // Reading holds how a disk's XML is read, and settings that it leaves to the host.
@@ -81,6 +92,22 @@ func (r Reading) Complete(disk *blockgraph.Disk) error {
 	return nil
 }
 
+// ErrTLS reports a directory or user of a TLS client that may not be recorded.
+var ErrTLS = errors.New("the TLS client cannot be recorded")
+
+// check refuses what would become another argument of QEMU, or another file, for the VM's
+// next QEMU.
+func (r Reading) check() error {
+	control := func(s string) bool { return strings.ContainsFunc(s, unicode.IsControl) }
+	switch {
+	case control(r.TLSDir) || r.TLSDir != "" && !filepath.IsAbs(r.TLSDir):
+		return fmt.Errorf("%w: its directory %q is not an absolute path without control characters", ErrTLS, r.TLSDir)
+	case control(r.TLSUser):
+		return fmt.Errorf("%w: its user %q has control characters", ErrTLS, r.TLSUser)
+	}
+	return nil
+}
+
 // ErrSecretInXML reports that the disk's XML contains a secret, which must not be recorded.
 var ErrSecretInXML = errors.New("the disk's XML has a secret in it (cookies), which may not be written into the domain's metadata: name it by <secret>")
 
@@ -96,11 +123,14 @@ func New(text []byte, pools blockgraph.Pools, reading Reading) (Disk, error) {
 			return Disk{}, ErrSecretInXML
 		}
 	}
+	if err := reading.check(); err != nil {
+		return Disk{}, err
+	}
 	element, err := domainxml.ParseElement(text)
 	if err != nil {
 		return Disk{}, fmt.Errorf("the XML to record: %w", err)
 	}
-	d := Disk{Target: disk.Target, Reading: reading, XML: element.String()}
+	d := Disk{Target: disk.Target, Reading: reading, XML: element.Normalized()}
 	for _, image := range disk.Images() {
 		if image.Source.Kind != blockgraph.SourceVolume {
 			continue
@@ -116,6 +146,9 @@ func New(text []byte, pools blockgraph.Pools, reading Reading) (Disk, error) {
 // Parsed returns the disk, with its volumes looked up in the recorded pools.
 func (d Disk) Parsed() (*blockgraph.Disk, error) {
 	disk, err := d.Parse([]byte(d.XML))
+	if err == nil {
+		err = d.check()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the record of disk %s: %w", d.Target, err)
 	}
@@ -130,6 +163,22 @@ func (d Disk) Parsed() (*blockgraph.Disk, error) {
 		return nil, err
 	}
 	return disk, d.Complete(disk)
+}
+
+// Options returns the properties of the record that differ from those of most disks, in
+// human-readable form.
+func (d Disk) Options() []string {
+	var out []string
+	for _, a := range d.attributes() {
+		switch value := a.value(); {
+		case value == "" || a.name == "target":
+		case a.flag != nil:
+			out = append(out, a.name)
+		default:
+			out = append(out, a.name+"="+value)
+		}
+	}
+	return out
 }
 
 // FromDomain returns the record in a domain's XML, an empty one if there is none.
@@ -161,7 +210,7 @@ func (r Record) Targets() []string {
 
 // With returns the record with this disk, which replaces the one at its target.
 func (r Record) With(d Disk) Record {
-	r.Disks = slices.Clone(r.Disks)
+	r.Disks, r.MAC = slices.Clone(r.Disks), ""
 	if old := r.Disk(d.Target); old != nil {
 		*old = d
 	} else {
@@ -172,7 +221,7 @@ func (r Record) With(d Disk) Record {
 
 // Without returns the record without the disk at target.
 func (r Record) Without(target string) Record {
-	r.Disks = slices.DeleteFunc(slices.Clone(r.Disks), func(d Disk) bool { return d.Target == target })
+	r.Disks, r.MAC = slices.DeleteFunc(slices.Clone(r.Disks), func(d Disk) bool { return d.Target == target }), ""
 	return r
 }
 
@@ -230,7 +279,7 @@ func (a attribute) value() string {
 }
 
 func (r *Record) attributes() []attribute {
-	return []attribute{{name: "user", text: &r.User}, {name: "cold-plug", flag: &r.ColdPlug}}
+	return []attribute{{name: "user", text: &r.User}, {name: "cold-plug", flag: &r.ColdPlug}, {name: "mac", text: &r.MAC}}
 }
 
 func (d *Disk) attributes() []attribute {

@@ -121,6 +121,8 @@ func TestParseRefuses(t *testing.T) {
 		in("<l:disk target='vdb' new='1'><disk/></l:disk>"):                "attribute new of <disk> is not known",
 		in("<l:disk target='vdb'><disk/><l:new/></l:disk>"):                "<new> is not known",
 		in("<l:disk target='vdb'><disk/><disk/></l:disk>"):                 "two <disk>",
+		in("<l:disk target='../x'><disk/></l:disk>"):                       `invalid target "../x"`,
+		in("<l:disk target='v&#9;b'><disk/></l:disk>"):                     `invalid target "v\tb"`,
 		in("<l:disk target='vdb' start='x'><disk/></l:disk>"):              "unknown start method",
 		in("<l:disk target='vdb'><disk/><l:device>[]</l:device></l:disk>"): "no JSON object",
 		in(strings.Repeat("<l:disk target='vdb'><disk/></l:disk>", 2)):     "recorded twice",

@@ -2,6 +2,7 @@
 package recordtest
 
 import (
+	"path/filepath"
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -14,6 +15,17 @@ const (
 	DomainUUID = "6695eb01-f6a4-8304-79aa-97f2502e193f"
 	SecretUUID = "0a81f5b2-8403-4b23-88d6-21ccc2f80d6f"
 )
+
+// Signer returns a signer of the domain's records, and the path of its key.
+func Signer(t *testing.T) (record.Signer, string) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "record.key")
+	key, _, err := record.MakeKey(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return record.Signer{Key: key, UUID: DomainUUID}, path
+}
 
 // Domain returns the definition of a domain, with further XML inside.
 func Domain(t *testing.T, machine, inside string) *domainxml.Document {

@@ -1,10 +1,7 @@
 // Package spec describes how a disk is attached, in addition to its XML.
 package spec
 
-import (
-	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/hotplug/internal/access"
-)
+import "github.com/luksplug/luksplug/blockgraph"
 
 // Spec is used to attach a disk to a running VM, to start a VM with it, and to record it
 // in a domain. The zero value suits most disks.
@@ -25,7 +22,4 @@ type Spec struct {
 	// Relabel gives images that the XML names, and that the VM's QEMU may not open, to its
 	// user, and its SELinux label, for as long as they are attached; see package access.
 	Relabel bool
-	// Owners are the recorded owners of the images, from before they were given to QEMU's
-	// user; nil for none.
-	Owners []access.Owner
 }

@@ -1,6 +1,7 @@
 package diskgen_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"regexp"
@@ -166,7 +167,29 @@ func plan(c diskgen.Case) (canon.Form, error) {
 	if err != nil {
 		return canon.Form{}, err
 	}
+	if err := again(d, g); err != nil {
+		return canon.Form{}, err
+	}
 	return canon.Planned(g, length)
+}
+
+// again returns an error if the devices of a plan are not accepted from a record.
+func again(d *blockgraph.Disk, g *blockgraph.Graph) error {
+	var devices []blockgraph.Object
+	for _, device := range g.Devices {
+		var o blockgraph.Object
+		if err := json.Unmarshal([]byte(device.Options.String()), &o); err != nil {
+			return err
+		}
+		devices = append(devices, o)
+	}
+	if _, _, ours := blockgraph.ParseName(g.Devices[0].ID); !ours && len(devices) > 1 {
+		return nil // libvirt's controller is not recorded
+	}
+	if _, err := blockgraph.Build(d, blockgraph.Machine{Devices: devices}, blockgraph.Unlock{}); err != nil {
+		return fmt.Errorf("its devices are not accepted from a record: %w", err)
+	}
+	return nil
 }
 
 func length(ref secrets.Reference) (int, error) {
