@@ -1,6 +1,6 @@
 // Package fsutil has file operations that must be complete and on the right file: replacing a file's content
-// atomically ([Replace]), locking ([Lock]), and opening a file without following a symbolic link ([OpenAt],
-// [OpenRegular]).
+// atomically ([Replace]), locking ([Lock]), opening a file without following a symbolic link ([OpenAt],
+// [OpenRegular]), and using a directory that no other user can change ([OpenDir], [MakeDir]).
 //
 // Names are relative to an open directory, so that no directory can be exchanged between two calls; a nil
 // directory is the working directory, and is ignored for an absolute name. Errors wrap those of the system
@@ -30,15 +30,20 @@ func at(dir *os.File) int {
 // OpenAt opens a file like openat(2) with O_NOFOLLOW and O_CLOEXEC: the error
 // wraps ELOOP if name is a symbolic link.
 func OpenAt(dir *os.File, name string, flags int, mode fs.FileMode) (*os.File, error) {
+	return openAs(dir, name, name, flags, mode)
+}
+
+// openAs is [OpenAt] of a file that is called path in errors.
+func openAs(dir *os.File, name, path string, flags int, mode fs.FileMode) (*os.File, error) {
 	for {
 		fd, err := unix.Openat(at(dir), name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, uint32(mode.Perm()))
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err != nil {
-			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
+			return nil, &fs.PathError{Op: "open", Path: path, Err: err}
 		}
-		return os.NewFile(uintptr(fd), name), nil
+		return os.NewFile(uintptr(fd), path), nil
 	}
 }
 
