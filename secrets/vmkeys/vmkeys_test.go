@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
@@ -157,5 +158,26 @@ func TestNoVM(t *testing.T) {
 	}
 	if _, err := store(must.Dir(t, "/dev/shm"), "not-a-uuid").Lookup(t.Context(), storetest.ByUUID()); err == nil {
 		t.Error("an invalid UUID of the VM was accepted")
+	}
+}
+
+// TestUntrustedKeyDirectory: keys are neither read nor written where another user can
+// change the directory of all VMs, who could give a VM another key.
+func TestUntrustedKeyDirectory(t *testing.T) {
+	t.Parallel()
+	directory := must.Dir(t, "/dev/shm")
+	ref := secrets.Reference{Type: secrets.Passphrase, UUID: uuid.New()}
+	put(t, directory, vm1, ref, []byte("key"))
+	must.Get(store(directory, vm1).Lookup(t.Context(), ref))(t).Wipe()
+	must.OK(t, os.Chmod(directory, 0o777))
+	_, err := store(directory, vm1).Lookup(t.Context(), ref)
+	document := secrets.Document{UUID: uuid.New(), Ephemeral: true}
+	for what, err := range map[string]error{"look up": err, "define": store(directory, vm2).Define(t.Context(), document)} {
+		if !errors.Is(err, fsutil.ErrUntrusted) || !errors.Is(err, secrets.ErrDenied) {
+			t.Errorf("%s: %v, want ErrUntrusted", what, err)
+		}
+	}
+	if entries := must.Get(os.ReadDir(directory))(t); len(entries) != 1 {
+		t.Errorf("made %v", entries)
 	}
 }
