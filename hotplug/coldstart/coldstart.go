@@ -251,11 +251,11 @@ func (vm *VM) Gone(ctx context.Context) error {
 // removeLock removes the lock file of a run that was killed. A lock that a live run holds
 // stays.
 func (vm *VM) removeLock(ctx context.Context) error {
-	path, err := vm.host.LockPath(ctx)
+	file, err := vm.host.LockFile(ctx)
 	if err != nil {
 		return err
 	}
-	if l, err := rundir.TryLock(path); err == nil {
+	if l, err := rundir.TryLock(file); err == nil {
 		l.Release()
 	}
 	return nil

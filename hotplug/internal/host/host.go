@@ -119,7 +119,11 @@ func (h *Host) Dir(ctx context.Context) (rundir.VM, error) {
 		return rundir.VM{}, err
 	}
 	id, err := h.ID(ctx)
-	return rundir.VM{Base: base, ID: id}, err
+	if err != nil {
+		return rundir.VM{}, err
+	}
+	dir := rundir.VM{Base: base, ID: id}
+	return dir, dir.Check()
 }
 
 // Disk returns what belongs to one disk in the VM's run directory.
@@ -141,13 +145,13 @@ func (h *Host) Contents(ctx context.Context) (rundir.Contents, error) {
 	return dir.Read()
 }
 
-// LockPath returns the VM's lock file, and creates its directory.
-func (h *Host) LockPath(ctx context.Context) (string, error) {
+// LockFile returns the VM's lock file, and creates its directory.
+func (h *Host) LockFile(ctx context.Context) (rundir.LockFile, error) {
 	id, err := h.ID(ctx)
 	if err != nil {
-		return "", err
+		return rundir.LockFile{}, err
 	}
-	return rundir.LockPath(h.Lock, id)
+	return rundir.LockFileOf(h.Lock, id)
 }
 
 // Owners returns the registry of the images that were given to QEMUs on this host.
