@@ -32,12 +32,15 @@ type hookHost struct {
 // addition.
 func newHookHost(t *testing.T, user string) *hookHost {
 	t.Helper()
+	return newHookHostWith(t, peer.LibvirtOptions{User: user, Hook: "#!/bin/sh\nexit 0\n"})
+}
+
+// newHookHostWith is newHookHost with these settings, and a configuration.
+func newHookHostWith(t *testing.T, o peer.LibvirtOptions) *hookHost {
+	t.Helper()
 	keys := t.TempDir()
-	l := peer.LibvirtdWith(t, peer.LibvirtOptions{
-		User:          user,
-		Hook:          "#!/bin/sh\nexit 0\n",
-		Configuration: "keystores: ['dir:" + keys + "']\n",
-	})
+	o.Configuration = "keystores: ['dir:" + keys + "']\n"
+	l := peer.LibvirtdWith(t, o)
 	h := &hookHost{l, keys}
 	ctx := bounded(t)
 	run(ctx, t, h.Inside(ctx, luksplug, "hook", "install")).want(t, 0)
@@ -100,6 +103,12 @@ type plugged struct {
 // define defines a domain with a guest, and with a monitor, ports and disks of luksplug's.
 func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *peer.Domain {
 	t.Helper()
+	return h.defineWith(ctx, t, peer.DomainOptions{Guest: true, Movable: true}, disks...)
+}
+
+// defineWith is define with other options.
+func (h *hookHost) defineWith(ctx context.Context, t *testing.T, o peer.DomainOptions, disks ...plugged) *peer.Domain {
+	t.Helper()
 	arguments := hook.Arguments(hookUUID, max(2, len(disks)))
 	metadata := `<luksplug:disks xmlns:luksplug="` + libvirtvm.Namespace + `" user="+0:+0">`
 	starting := coldstart.New(hookUUID, coldstart.Options{RunDir: "/run/luksplug/vm"})
@@ -119,9 +128,9 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 			arguments = append(arguments, ours.Arguments...)
 		}
 	}
-	d := must.Get(h.StartDomain(ctx, peer.DomainOptions{Guest: true, Movable: true, Persistent: true, Off: true, UUID: hookUUID,
-		Other: "<metadata>" + metadata + "</luksplug:disks></metadata>", Extra: arguments}))(t)
-	return d
+	o.Persistent, o.Off, o.UUID, o.Extra = true, true, hookUUID, arguments
+	o.Other = "<metadata>" + metadata + "</luksplug:disks></metadata>"
+	return must.Get(h.StartDomain(ctx, o))(t)
 }
 
 // start starts the domain and waits until the guest has the disks.

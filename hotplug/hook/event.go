@@ -15,6 +15,7 @@ type Operation string
 // The operations of libvirt's qemu hook that luksplug acts on. It ignores others.
 const (
 	Prepare   Operation = "prepare"
+	Start     Operation = "start"
 	Started   Operation = "started"
 	Stopped   Operation = "stopped"
 	Release   Operation = "release"

@@ -211,6 +211,9 @@ func (l *Libvirt) Inside(ctx context.Context, name string, args ...string) *exec
 	return exec.CommandContext(ctx, "nsenter", append([]string{"--target", strconv.Itoa(l.process.pid()), "--mount", "--pid", "--", name}, args...)...)
 }
 
+// Root returns the directory of the unpacked libvirt, with its usr and etc.
+func (l *Libvirt) Root() string { return l.root }
+
 // VirshCommand returns virsh, connected to this libvirtd, ready to run.
 func (l *Libvirt) VirshCommand(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, filepath.Join(l.root, "usr", "bin", "virsh"), append([]string{"--quiet", "--connect", l.URI}, args...)...)
