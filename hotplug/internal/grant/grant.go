@@ -130,6 +130,9 @@ func Check(ctx context.Context, h *host.Host, disk *blockgraph.Disk, way blockgr
 	if p.Files = Opened(disk, way); len(p.Files) == 0 {
 		return p, nil
 	}
+	if _, err := h.Owners(); err != nil {
+		return p, err // after a change it could not be undone
+	}
 	var err error
 	var problems []access.Problem
 	if p.User, err = opener(ctx, h, way); err == nil {
