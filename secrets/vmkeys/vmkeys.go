@@ -190,11 +190,15 @@ func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 
 // Wipe destroys the keys of a VM below directory: it overwrites and removes every
 // file, and removes the VM's directory. A VM without keys is not an error. Wipe
-// continues after a failure and returns all errors.
+// continues after a failure and returns all errors. It changes nothing in a directory
+// that another user can have put there.
 func Wipe(directory, vm string) error {
 	path, err := path(directory, vm)
 	if err != nil {
 		return fmt.Errorf("destroy the keys of a VM: %w", err)
+	}
+	if err := fsutil.CheckDir(path); err != nil { // whose files would be overwritten?
+		return fmt.Errorf("destroy the keys of VM %s: %w", vm, err)
 	}
 	// Not by paths: the directory's owner could replace entries by symbolic links.
 	root, err := os.OpenRoot(path)

@@ -177,7 +177,19 @@ func TestUntrustedKeyDirectory(t *testing.T) {
 			t.Errorf("%s: %v, want ErrUntrusted", what, err)
 		}
 	}
-	if entries := must.Get(os.ReadDir(directory))(t); len(entries) != 1 {
+	// A user has put a link there, through which root would overwrite what it leads to.
+	victim := must.Dir(t, "/dev/shm")
+	must.OK(t, os.WriteFile(filepath.Join(victim, "file"), []byte("text"), 0o600), os.Symlink(victim, filepath.Join(directory, vm2)))
+	for _, mode := range []os.FileMode{0o777, 0o700} {
+		must.OK(t, os.Chmod(directory, mode))
+		if err := vmkeys.Wipe(directory, vm2); !errors.Is(err, fsutil.ErrUntrusted) {
+			t.Errorf("wipe: %v, want ErrUntrusted", err)
+		}
+	}
+	if text := must.Get(os.ReadFile(filepath.Join(victim, "file")))(t); string(text) != "text" {
+		t.Errorf("what the link leads to holds %q", text)
+	}
+	if entries := must.Get(os.ReadDir(directory))(t); len(entries) != 2 {
 		t.Errorf("made %v", entries)
 	}
 }
