@@ -14,7 +14,6 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/access"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
-	"github.com/luksplug/luksplug/internal/fsutil"
 )
 
 // starting returns the VM that is about to start.
@@ -115,7 +114,7 @@ func (c call) makeMonitorDir() error {
 	if dir == "" {
 		return fmt.Errorf("the socket of luksplug's monitor is %s in the domain's XML, which is not in a directory named after the domain's UUID: run 'luksplug hook enable' for it", c.monitor)
 	}
-	err = fsutil.MakeDir(filepath.Dir(dir), access.DirMode)
+	err = access.MakeDir(filepath.Dir(dir))
 	if err == nil {
 		err = os.RemoveAll(dir)
 	}

@@ -153,8 +153,8 @@ func removeOwn(dir *os.File, name, path string) error {
 	return nil
 }
 
-// maxLinks is the number of symbolic links on a path after which Linux gives up, too.
-const maxLinks = 40
+// maxFollowed is the number of symbolic links on a path after which Linux gives up, too.
+const maxFollowed = 40
 
 // walker opens a directory step by step from the root directory.
 type walker struct {
@@ -174,18 +174,18 @@ func (w walker) walk(path string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	names, links := split(path), 0
-	for len(names) > 0 {
-		next, err := w.step(dir, names[0], len(names) == 1)
+	left, links := names(path), 0
+	for len(left) > 0 {
+		next, err := w.step(dir, left[0], len(left) == 1)
 		var link *linkError
 		switch {
 		case err == nil:
 			CloseRead(dir)
-			dir, names = next, names[1:]
+			dir, left = next, left[1:]
 			continue
-		case errors.As(err, &link) && links < maxLinks:
+		case errors.As(err, &link) && links < maxFollowed:
 			links++
-			names = slices.Concat(split(link.target), names[1:])
+			left = slices.Concat(names(link.target), left[1:])
 			if !filepath.IsAbs(link.target) {
 				continue
 			}
@@ -203,8 +203,8 @@ func (w walker) walk(path string) (*os.File, error) {
 	return dir, nil
 }
 
-// split returns the names in a path.
-func split(path string) []string {
+// names returns the names in a path.
+func names(path string) []string {
 	return slices.DeleteFunc(strings.Split(path, "/"), func(name string) bool { return name == "" || name == "." })
 }
 
@@ -264,7 +264,7 @@ func (w walker) check(f *os.File, last bool) error {
 	case kind == unix.S_IFLNK && (foreign || last && !w.passing):
 		return untrusted("is a symbolic link of user %d: replace it by a directory", st.Uid)
 	case kind == unix.S_IFLNK:
-		return readLink(f)
+		return linkOf(f)
 	case kind != unix.S_IFDIR:
 		return untrusted("is not a directory: move it away")
 	case w.passing:
@@ -287,8 +287,8 @@ func owners() string {
 	return "root"
 }
 
-// readLink returns the target of a link that was opened with O_PATH.
-func readLink(f *os.File) error {
+// linkOf returns the target of a link that was opened with O_PATH.
+func linkOf(f *os.File) error {
 	target := make([]byte, unix.PathMax)
 	n, err := unix.Readlinkat(int(f.Fd()), "", target)
 	if err != nil {

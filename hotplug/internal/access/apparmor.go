@@ -15,6 +15,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/luksplug/luksplug/internal/fsutil"
 )
 
@@ -313,12 +315,11 @@ func (f profileFile) write() error {
 	}
 	o := fsutil.Options{Mode: 0o644, Durable: true, Temporary: f.path + ".new"}
 	if f.exists {
-		h, err := open(f.path)
-		if err != nil {
-			return err
+		var st unix.Stat_t
+		if err := unix.Lstat(f.path, &st); err != nil {
+			return &fs.PathError{Op: "stat", Path: f.path, Err: err}
 		}
-		defer h.close()
-		o.Mode, o.Owner = fs.FileMode(h.stat.Mode).Perm(), &fsutil.Owner{UID: int(h.stat.Uid), GID: int(h.stat.Gid)}
+		o.Mode, o.Owner = fs.FileMode(st.Mode).Perm(), &fsutil.Owner{UID: int(st.Uid), GID: int(st.Gid)}
 	}
 	return fsutil.Replace(nil, f.path, []byte(f.text), o)
 }

@@ -119,7 +119,7 @@ func (v VM) Check() error {
 
 // Make makes the directory.
 func (v VM) Make() error {
-	if err := fsutil.MakeDir(v.Path(), access.DirMode); err != nil {
+	if err := access.MakeDir(v.Path()); err != nil {
 		return fmt.Errorf("directory for the attached disks: %w", err)
 	}
 	return nil
