@@ -3,6 +3,7 @@ package hotplug
 import (
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
+	"github.com/luksplug/luksplug/internal/fsutil"
 )
 
 // The type of an error of this package tells the state of the VM and the host.
@@ -67,6 +68,10 @@ var (
 func Causes() []error { return outcome.Causes() }
 
 var (
+	// ErrUntrusted: a directory or file that luksplug keeps on this host belongs to another
+	// user, or others can change it. Its text names it and tells what to do. It was
+	// not used.
+	ErrUntrusted = fsutil.ErrUntrusted
 	// ErrUnusableSecret: the secret was found, but QEMU cannot use its value.
 	ErrUnusableSecret = outcome.ErrUnusableSecret
 	// ErrExternalWouldHelp is the cause of a warning in the log, in its field

@@ -241,13 +241,13 @@ func (vm *VM) run(plan *blockgraph.Plan, values *unlock.Values) *apply.Run {
 // lock takes the VM's lock. It waits for another run for at most LockWait, and calls
 // OnWait once.
 func (vm *VM) lock(ctx context.Context) (*rundir.Lock, error) {
-	path, err := vm.host.LockPath(ctx)
+	file, err := vm.host.LockFile(ctx)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, vm.opts.LockWait)
 	defer cancel()
-	return rundir.TakeLock(ctx, path, func(holder int) {
+	return rundir.TakeLock(ctx, file, func(holder int) {
 		if vm.opts.OnWait != nil {
 			vm.opts.OnWait(fmt.Sprintf("another luksplug run on this VM (process %d)", holder))
 		}

@@ -28,6 +28,12 @@ func procDir(pid int) string { return filepath.Join("/proc", strconv.Itoa(pid)) 
 // startAsNobody starts a QEMU that runs as an unprivileged user.
 func startAsNobody(t *testing.T, o peer.Options) *peer.QEMU {
 	t.Helper()
+	return startAs(t, nobodyID, o)
+}
+
+// startAs starts a QEMU that runs as a user and a group with that id.
+func startAs(t *testing.T, user int, o peer.Options) *peer.QEMU {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("only root can start QEMU as another user")
 	}
@@ -36,8 +42,8 @@ func startAsNobody(t *testing.T, o peer.Options) *peer.QEMU {
 		t.Skip(err)
 	}
 	dir := shortDir(t, "")
-	must.OK(t, os.Chown(dir, nobodyID, nobodyID))
-	id := strconv.Itoa(nobodyID)
+	must.OK(t, os.Chown(dir, user, user))
+	id := strconv.Itoa(user)
 	// The kernel clears the parent death signal when a process changes its user.
 	o.Through = []string{path, "--reuid", id, "--regid", id, "--clear-groups", "--pdeathsig", "KILL", "--"}
 	return peer.StartIn(t, dir, o)

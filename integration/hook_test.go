@@ -32,12 +32,15 @@ type hookHost struct {
 // addition.
 func newHookHost(t *testing.T, user string) *hookHost {
 	t.Helper()
+	return newHookHostWith(t, peer.LibvirtOptions{User: user, Hook: "#!/bin/sh\nexit 0\n"})
+}
+
+// newHookHostWith is newHookHost with these settings, and a configuration.
+func newHookHostWith(t *testing.T, o peer.LibvirtOptions) *hookHost {
+	t.Helper()
 	keys := t.TempDir()
-	l := peer.LibvirtdWith(t, peer.LibvirtOptions{
-		User:          user,
-		Hook:          "#!/bin/sh\nexit 0\n",
-		Configuration: "keystores: ['dir:" + keys + "']\n",
-	})
+	o.Configuration = "keystores: ['dir:" + keys + "']\n"
+	l := peer.LibvirtdWith(t, o)
 	h := &hookHost{l, keys}
 	ctx := bounded(t)
 	run(ctx, t, h.Inside(ctx, luksplug, "hook", "install")).want(t, 0)
@@ -100,11 +103,11 @@ type plugged struct {
 // define defines a domain with a guest, and with a monitor, ports and disks of luksplug's.
 func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *peer.Domain {
 	t.Helper()
-	return h.defineAs(ctx, t, peer.DomainOptions{Guest: true}, disks...)
+	return h.defineWith(ctx, t, peer.DomainOptions{Guest: true, Movable: true}, disks...)
 }
 
-// defineAs is define for a domain with other options.
-func (h *hookHost) defineAs(ctx context.Context, t *testing.T, o peer.DomainOptions, disks ...plugged) *peer.Domain {
+// defineWith is define with other options.
+func (h *hookHost) defineWith(ctx context.Context, t *testing.T, o peer.DomainOptions, disks ...plugged) *peer.Domain {
 	t.Helper()
 	arguments := hook.Arguments(hookUUID, max(2, len(disks)))
 	metadata := `<luksplug:disks xmlns:luksplug="` + libvirtvm.Namespace + `" user="+0:+0">`
@@ -125,8 +128,8 @@ func (h *hookHost) defineAs(ctx context.Context, t *testing.T, o peer.DomainOpti
 			arguments = append(arguments, ours.Arguments...)
 		}
 	}
-	o.Movable, o.Persistent, o.Off, o.UUID = true, true, true, hookUUID
-	o.Other, o.Extra = "<metadata>"+metadata+"</luksplug:disks></metadata>", arguments
+	o.Persistent, o.Off, o.UUID, o.Extra = true, true, hookUUID, arguments
+	o.Other = "<metadata>" + metadata + "</luksplug:disks></metadata>"
 	d := must.Get(h.StartDomain(ctx, o))(t)
 	if len(disks) > 0 {
 		h.adopt(ctx, t, d)

@@ -38,7 +38,7 @@ func newForger(ctx context.Context, t *testing.T) *forger {
 		must.OK(t, os.Chown(v.Payload, 64055, 64055))
 		disks = append(disks, plugged{volume: v, target: []string{"vdb", "vdc"}[i], cold: i == 0})
 	}
-	f.domain = f.defineAs(ctx, t, peer.DomainOptions{}, disks...)
+	f.domain = f.defineWith(ctx, t, peer.DomainOptions{}, disks...)
 	f.definition = virsh(ctx, t, f.Libvirt, "dumpxml", "--inactive", "--security-info", f.domain.Name)
 	f.record = metadata(ctx, f.Libvirt, f.domain.Name, "--config")
 	f.key = must.Get(os.ReadFile(f.keyOfRecords()))(t)

@@ -49,7 +49,7 @@ func TestHundredStarts(t *testing.T) {
 // wantIdle checks that the host has no lock or process of luksplug's.
 func (h *hookHost) wantIdle(ctx context.Context, t *testing.T) {
 	t.Helper()
-	if got := run(ctx, t, h.Inside(ctx, "find", "/run/lock/luksplug", "-type", "f")).want(t, 0); got.stdout != "" {
+	if got := run(ctx, t, h.Inside(ctx, "find", "/run/luksplug/lock", "-type", "f")).want(t, 0); got.stdout != "" {
 		t.Errorf("leftover locks: %s", got.stdout)
 	}
 	got := run(ctx, t, h.Inside(ctx, "sh", "-c", "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; echo; done")).want(t, 0)

@@ -200,6 +200,7 @@ setup_test() {
 	command -v tgtd >/dev/null || { servers+=(tgt); units+=(tgt.service); }
 	command -v nginx >/dev/null || { servers+=(nginx); units+=(nginx.service); }
 	command -v sshd >/dev/null || { servers+=(openssh-server); units+=(ssh.service ssh.socket); }
+	command -v apparmor_parser >/dev/null || { servers+=(apparmor); units+=(apparmor.service); } # reads profiles, also where the kernel has no AppArmor
 	[ ${#servers[@]} = 0 ] || install_idle "servers to test with" "${units[*]}" "${servers[@]}"
 	unpack libvirt scripts/libvirt.sh
 	unpack "Ceph and its QEMU" scripts/qemu-matrix.sh trixie ceph

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -61,7 +62,7 @@ func (a *app) setUp(cmd *cobra.Command) error {
 		a.log.SetFormatter(&logrus.TextFormatter{DisableColors: !colourful(a.err), FullTimestamp: true})
 	}
 	if a.flags.trace != "" {
-		f, err := os.OpenFile(a.flags.trace, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+		f, err := fsutil.CreatePrivate(a.flags.trace)
 		if err != nil {
 			return fmt.Errorf("--trace: %w", err)
 		}

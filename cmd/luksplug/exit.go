@@ -60,7 +60,7 @@ func exitCode(err error) int {
 	case is[*hotplug.SecretError](err), is[*secrets.StoreError](err):
 		return exitSecret
 	case is[*hotplug.PreflightError](err), is[*blockgraph.PlacementError](err),
-		is[*hotplug.NotHeldError](err), is[*hotplug.LockedError](err):
+		is[*hotplug.NotHeldError](err), is[*hotplug.LockedError](err), errors.Is(err, hotplug.ErrUntrusted):
 		return exitRefused
 	}
 	return exitFailed

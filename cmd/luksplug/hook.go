@@ -15,6 +15,7 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/hook"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets/vmkeys"
 )
 
@@ -99,7 +100,7 @@ func handle(ctx context.Context, a *app, e hook.Event, c configuration, configEr
 func openLog(path string) (out io.Writer, end func()) {
 	out, end = io.Discard, func() {}
 	if os.MkdirAll(filepath.Dir(path), 0o700) == nil {
-		if f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600); err == nil {
+		if f, err := fsutil.AppendPrivate(path); err == nil {
 			out = f
 			end = func() { _ = f.Close() } // a line is written at once
 		}

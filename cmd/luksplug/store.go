@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
 	"github.com/luksplug/luksplug/secrets/passphrase"
@@ -72,11 +73,11 @@ func (d *defaultStores) create(ephemeral bool) error {
 	}
 	if path == secretDir {
 		// QEMU's user passes through /run/luksplug.
-		if err := os.MkdirAll(filepath.Dir(path), 0o711); err != nil {
+		if err := fsutil.MakeDir(filepath.Dir(path), 0o711); err != nil {
 			return err
 		}
 	}
-	return os.MkdirAll(path, 0o700)
+	return fsutil.MakeDir(path, 0o700)
 }
 
 // stateDir is the default directory of a user's secrets: see file-hierarchy(7) and the

@@ -14,6 +14,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/render"
+	"github.com/luksplug/luksplug/hotplug/internal/access"
 	"github.com/luksplug/luksplug/hotplug/internal/apply"
 	"github.com/luksplug/luksplug/hotplug/internal/check"
 	"github.com/luksplug/luksplug/hotplug/internal/grant"
@@ -198,6 +199,18 @@ func (vm *VM) Prepare(ctx context.Context, d Disk, arrival Arrival, store secret
 	return apply.Start(ctx, vm.host, apply.StartFiles{Target: d.Disk.Target, Graph: c.Plan.Graph, Values: values, Grants: findings.Grants})
 }
 
+// Confine adds what QEMU opens for the disks to the VM's AppArmor profile, with the socket
+// that QEMU creates for luksplug's monitor, "" for none. libvirt has made the profile, which
+// Labels of the options names, after [VM.Prepare] and before QEMU starts. Other disks have
+// no lines afterwards. It does nothing for a VM without such a profile.
+func (vm *VM) Confine(ctx context.Context, disks []Disk, monitor string) error {
+	files := map[string][]access.File{}
+	for _, d := range disks {
+		files[d.Disk.Target] = grant.Opened(d.Disk, d.Method, d.Spec)
+	}
+	return grant.Confine(ctx, vm.host, files, monitor)
+}
+
 // Started removes the files that QEMU has read to start with the disk at target.
 func (vm *VM) Started(ctx context.Context, target string) error {
 	disk, err := vm.host.Disk(ctx, target)
@@ -237,24 +250,24 @@ func (vm *VM) Note(ctx context.Context, d Disk, pid int) error {
 }
 
 // Gone removes everything of the VM on this host: it ends storage daemons and removes
-// notes and files. The VM's QEMU must have ended. Failures are joined in the error and do
+// notes, files and lines for an AppArmor profile. The VM's QEMU must have ended. Failures are joined in the error and do
 // not stop the removal.
 func (vm *VM) Gone(ctx context.Context) error {
 	dir, err := vm.host.Dir(ctx)
 	if err != nil {
 		return err
 	}
-	return errors.Join(vm.removeLock(ctx), dir.Gone(ctx))
+	return errors.Join(vm.removeLock(ctx), dir.Gone(ctx), access.AppArmor{}.Forget(access.Profile(dir.ID)))
 }
 
 // removeLock removes the lock file of a run that was killed. A lock that a live run holds
 // stays.
 func (vm *VM) removeLock(ctx context.Context) error {
-	path, err := vm.host.LockPath(ctx)
+	file, err := vm.host.LockFile(ctx)
 	if err != nil {
 		return err
 	}
-	if l, err := rundir.TryLock(path); err == nil {
+	if l, err := rundir.TryLock(file); err == nil {
 		l.Release()
 	}
 	return nil

@@ -7,6 +7,8 @@
 //
 //	prepare    before QEMU exists: checks the files of every disk, derives the keys, and
 //	           writes what QEMU reads as it starts to tmpfs. A failure fails the start
+//	start      libvirt has made the domain's AppArmor profile, if any: adds to it what
+//	           QEMU opens for the disks and for luksplug's monitor
 //	started    QEMU runs: removes what was written to tmpfs and QEMU's secret objects,
 //	           sets limits, and plugs disks that are not among QEMU's arguments
 //	restore    the domain comes from a file of its state, or from another host: adds its

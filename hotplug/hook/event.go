@@ -17,6 +17,7 @@ type Operation string
 // The operations of libvirt's qemu hook that luksplug acts on. It ignores others.
 const (
 	Prepare   Operation = "prepare"
+	Start     Operation = "start"
 	Started   Operation = "started"
 	Stopped   Operation = "stopped"
 	Release   Operation = "release"
@@ -31,7 +32,7 @@ func (o Operation) MustSucceed() bool { return o == Restore || o == Reconnect }
 
 // acted reports whether luksplug does anything at the operation.
 func (o Operation) acted() bool {
-	return slices.Contains([]Operation{Prepare, Started, Restore, Migrate, Reconnect}, o)
+	return slices.Contains([]Operation{Prepare, Start, Started, Restore, Migrate, Reconnect}, o)
 }
 
 // Event is one call of the hook.

@@ -148,6 +148,8 @@ func (c call) run(ctx context.Context) (output []byte, err error) {
 	switch c.Operation {
 	case Prepare:
 		return nil, c.prepare(ctx)
+	case Start:
+		return nil, c.confine(ctx)
 	case Started:
 		return nil, c.started(ctx)
 	case Restore:

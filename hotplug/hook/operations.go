@@ -121,6 +121,29 @@ func (c call) makeMonitorDir() error {
 	return c.monitors().Make(c.uuid, access.User{Credential: *user})
 }
 
+// confine adds to the domain's AppArmor profile what its QEMU opens as it starts. Disks
+// that are attached later add their own lines.
+func (c call) confine(ctx context.Context) error {
+	label := c.doc.Label("apparmor")
+	if label == "" {
+		return nil
+	}
+	var disks []coldstart.Disk
+	for _, target := range c.targets {
+		d := c.record.Disk(target)
+		if d == nil {
+			continue // refused at prepare
+		}
+		disk, err := coldstart.RecordedDisk(c.doc, *d)
+		if err != nil {
+			return err
+		}
+		disks = append(disks, disk)
+	}
+	s := coldstart.New(c.uuid, coldstart.Options{Name: c.Domain, Log: c.Log, RunDir: c.RunDir, LockDir: c.LockDir, Labels: hotplug.Labels{AppArmor: label}})
+	return s.Confine(ctx, disks, c.monitor)
+}
+
 // started completes the start once QEMU runs.
 func (c call) started(ctx context.Context) error {
 	s := c.coldstart(nil) // its user is that of the process at the monitor

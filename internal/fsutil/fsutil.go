@@ -1,6 +1,7 @@
 // Package fsutil has file operations that must be complete and on the right file: replacing a file's content
 // atomically ([Replace]), locking ([Lock]), opening a file without following a symbolic link ([OpenAt],
-// [OpenRegular]), finding one without opening it ([Find]), and reading one within a bound ([ReadFile]).
+// [OpenRegular]), finding one without opening it ([Find]), reading one within a bound ([ReadFile]), and using a
+// directory that no other user can change ([OpenDir], [MakeDir]).
 //
 // Names are relative to an open directory, so that no directory can be exchanged between two calls; a nil
 // directory is the working directory, and is ignored for an absolute name. Errors wrap those of the system
@@ -30,19 +31,24 @@ func at(dir *os.File) int {
 // OpenAt opens a file like openat(2) with O_NOFOLLOW and O_CLOEXEC: the error
 // wraps ELOOP if name is a symbolic link.
 func OpenAt(dir *os.File, name string, flags int, mode fs.FileMode) (*os.File, error) {
-	fd, err := openAt(dir, name, flags, mode)
+	return openAs(dir, name, name, flags, mode)
+}
+
+// openAs is [OpenAt] of a file that is called path in errors.
+func openAs(dir *os.File, name, path string, flags int, mode fs.FileMode) (*os.File, error) {
+	fd, err := openAt(dir, name, path, flags, mode)
 	if err != nil {
 		return nil, err
 	}
-	return os.NewFile(uintptr(fd), name), nil
+	return os.NewFile(uintptr(fd), path), nil
 }
 
-func openAt(dir *os.File, name string, flags int, mode fs.FileMode) (int, error) {
+func openAt(dir *os.File, name, path string, flags int, mode fs.FileMode) (int, error) {
 	fd, err := retry(func() (int, error) {
 		return unix.Openat(at(dir), name, flags|unix.O_NOFOLLOW|unix.O_CLOEXEC, uint32(mode.Perm()))
 	})
 	if err != nil {
-		return -1, &fs.PathError{Op: "open", Path: name, Err: err}
+		return -1, &fs.PathError{Op: "open", Path: path, Err: err}
 	}
 	return fd, nil
 }
@@ -54,7 +60,7 @@ var ErrNotRegular = errors.New("it is not a regular file")
 // [ErrNotRegular] for any other kind of file, which is not opened: opening alone can block,
 // or change a device.
 func OpenRegular(dir *os.File, name string) (*os.File, error) {
-	fd, err := openAt(dir, name, unix.O_PATH, 0)
+	fd, err := openAt(dir, name, name, unix.O_PATH, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -125,8 +125,8 @@ func (c *Cache) store(e entry, raw []byte) error {
 	if c.Dir == "" {
 		return nil
 	}
-	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
-		return err
+	if err := fsutil.MakeDir(c.Dir, 0o700); err != nil {
+		return untrusted(err)
 	}
 	dir, err := c.open()
 	if err != nil {
@@ -146,15 +146,16 @@ func (c *Cache) open() (*os.File, error) {
 	if c.Dir == "" {
 		return nil, os.ErrNotExist
 	}
-	dir, err := os.Open(c.Dir)
-	if err != nil {
-		return nil, err
+	dir, err := fsutil.OpenDir(c.Dir)
+	return dir, untrusted(err)
+}
+
+// untrusted has an error of package fsutil wrap ErrNotTrusted where it is one.
+func untrusted(err error) error {
+	if errors.Is(err, fsutil.ErrUntrusted) {
+		return fmt.Errorf("%w: directory %w", ErrNotTrusted, err)
 	}
-	if err := trustedFile(dir); err != nil {
-		_ = dir.Close() // the first error counts
-		return nil, fmt.Errorf("the directory %s is %w", c.Dir, err)
-	}
-	return dir, nil
+	return err
 }
 
 func trustedFile(f *os.File) error {

@@ -56,7 +56,10 @@ func TestBadFiles(t *testing.T) {
 		"pipe":              {func(t *testing.T, _, file string) { replace(t, file, func() error { return unix.Mkfifo(file, 0o600) }) }, ErrDamaged},
 		"foreign directory": {func(t *testing.T, dir, _ string) { chown(t, dir, nobody) }, ErrNotTrusted},
 		"open directory":    {func(t *testing.T, dir, _ string) { must.OK(t, os.Chmod(dir, 0o777)) }, ErrNotTrusted},
-		"sticky directory":  {func(t *testing.T, dir, _ string) { must.OK(t, os.Chmod(dir, 0o777|os.ModeSticky)) }, ErrNotTrusted},
+		"linked directory": {func(t *testing.T, dir, _ string) {
+			replace(t, dir, func() error { return os.Symlink(dir+"-old", dir) })
+		}, ErrNotTrusted},
+		"sticky directory": {func(t *testing.T, dir, _ string) { must.OK(t, os.Chmod(dir, 0o777|os.ModeSticky)) }, ErrNotTrusted},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -127,7 +130,7 @@ func TestUnwritable(t *testing.T) {
 		raw  []byte
 		want error
 	}{
-		"directory is a file": {file, smallSchema("x"), unix.ENOTDIR},
+		"directory is a file": {file, smallSchema("x"), ErrNotTrusted},
 		"not a schema":        {t.TempDir(), []byte("["), qmp.ErrProtocol},
 	} {
 		var told reports

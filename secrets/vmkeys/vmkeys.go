@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
 	"github.com/luksplug/luksplug/secrets/internal/privdir"
@@ -66,6 +67,9 @@ func (s *Store) open() (*dir.Store, error) {
 	}
 	if err != nil {
 		return nil, err
+	}
+	if err := fsutil.CheckDir(path); err != nil {
+		return nil, fmt.Errorf("%w: %w", secrets.ErrDenied, err)
 	}
 	f, err := privdir.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -135,11 +139,18 @@ func (s *Store) define(ctx context.Context, d secrets.Document) error {
 	if err != nil {
 		return err
 	}
-	// Not 0700: QEMU's user may have to traverse the parent directory.
-	if err := os.MkdirAll(filepath.Dir(s.directory), 0o711); err != nil {
+	// QEMU's user may have to traverse the parent directory.
+	err = makeParent(s.directory)
+	if err == nil {
+		err = fsutil.MakeDir(path, 0o700)
+	}
+	if errors.Is(err, fsutil.ErrUntrusted) {
+		return fmt.Errorf("%w: %w", secrets.ErrDenied, err)
+	}
+	if err != nil {
 		return fmt.Errorf("%w: the directory cannot be made: %w", secrets.ErrUnreachable, err)
 	}
-	f, err := privdir.Make(path)
+	f, err := privdir.Open(path)
 	if err != nil {
 		return err
 	}
@@ -149,6 +160,16 @@ func (s *Store) define(ctx context.Context, d secrets.Document) error {
 		return fmt.Errorf("%w: the directory %s is not in memory", secrets.ErrPersistent, path)
 	}
 	return dir.New(path).Define(ctx, d)
+}
+
+// makeParent makes the parent of a directory, through which other users may pass, if it is
+// missing.
+func makeParent(directory string) error {
+	parent := filepath.Dir(directory)
+	if _, err := os.Lstat(parent); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return fsutil.MakeDir(parent, 0o711)
 }
 
 // Set implements [secrets.Keeper].
@@ -171,11 +192,15 @@ func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 
 // Wipe destroys the keys of a VM below directory: it overwrites and removes every
 // file, and removes the VM's directory. A VM without keys is not an error. Wipe
-// continues after a failure and returns all errors.
+// continues after a failure and returns all errors. It changes nothing in a directory
+// that another user can have put there.
 func Wipe(directory, vm string) error {
 	path, err := path(directory, vm)
 	if err != nil {
 		return fmt.Errorf("destroy the keys of a VM: %w", err)
+	}
+	if err := fsutil.CheckDir(path); err != nil { // whose files would be overwritten?
+		return fmt.Errorf("destroy the keys of VM %s: %w", vm, err)
 	}
 	// Not by paths: the directory's owner could replace entries by symbolic links.
 	root, err := os.OpenRoot(path)

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
@@ -173,5 +174,38 @@ func TestNoVM(t *testing.T) {
 	}
 	if _, err := store(must.Dir(t, "/dev/shm"), "not-a-uuid").Lookup(t.Context(), storetest.ByUUID()); err == nil {
 		t.Error("an invalid UUID of the VM was accepted")
+	}
+}
+
+// TestUntrustedKeyDirectory: keys are neither read nor written where another user can
+// change the directory of all VMs, who could give a VM another key.
+func TestUntrustedKeyDirectory(t *testing.T) {
+	t.Parallel()
+	directory := must.Dir(t, "/dev/shm")
+	ref := secrets.Reference{Type: secrets.Passphrase, UUID: uuid.New()}
+	put(t, directory, vm1, ref, []byte("key"))
+	must.Get(store(directory, vm1).Lookup(t.Context(), ref))(t).Wipe()
+	must.OK(t, os.Chmod(directory, 0o777))
+	_, err := store(directory, vm1).Lookup(t.Context(), ref)
+	document := secrets.Document{UUID: uuid.New(), Ephemeral: true}
+	for what, err := range map[string]error{"look up": err, "define": store(directory, vm2).Define(t.Context(), document)} {
+		if !errors.Is(err, fsutil.ErrUntrusted) || !errors.Is(err, secrets.ErrDenied) {
+			t.Errorf("%s: %v, want ErrUntrusted", what, err)
+		}
+	}
+	// A user has put a link there, through which root would overwrite what it leads to.
+	victim := must.Dir(t, "/dev/shm")
+	must.OK(t, os.WriteFile(filepath.Join(victim, "file"), []byte("text"), 0o600), os.Symlink(victim, filepath.Join(directory, vm2)))
+	for _, mode := range []os.FileMode{0o777, 0o700} {
+		must.OK(t, os.Chmod(directory, mode))
+		if err := vmkeys.Wipe(directory, vm2); !errors.Is(err, fsutil.ErrUntrusted) {
+			t.Errorf("wipe: %v, want ErrUntrusted", err)
+		}
+	}
+	if text := must.Get(os.ReadFile(filepath.Join(victim, "file")))(t); string(text) != "text" {
+		t.Errorf("what the link leads to holds %q", text)
+	}
+	if entries := must.Get(os.ReadDir(directory))(t); len(entries) != 2 {
+		t.Errorf("made %v", entries)
 	}
 }

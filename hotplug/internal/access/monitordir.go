@@ -6,7 +6,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
@@ -23,10 +22,6 @@ type MonitorDirs string
 // socketName is the name of the socket in a VM's directory.
 const socketName = "qmp"
 
-// ErrMonitorDir reports that the parent cannot be used: it is a link, or users other than
-// its owner can write to it.
-var ErrMonitorDir = errors.New("the directory of luksplug's monitors cannot be used")
-
 // Socket returns the path of the monitor of the VM with this UUID, in canonical form; ""
 // for an invalid UUID.
 func (m MonitorDirs) Socket(id string) string {
@@ -36,35 +31,21 @@ func (m MonitorDirs) Socket(id string) string {
 	return filepath.Join(string(m), id, socketName)
 }
 
-// open opens the parent.
+// open opens the parent. The errors are those of [fsutil.OpenDir].
 func (m MonitorDirs) open() (*os.Root, error) {
-	refuse := func(path, reason string) error { return fmt.Errorf("%w: %s %s", ErrMonitorDir, path, reason) }
-	for _, path := range []string{filepath.Dir(string(m)), string(m)} {
-		info, err := os.Lstat(path)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %w", ErrMonitorDir, err)
-		}
-		st, _ := info.Sys().(*syscall.Stat_t)
-		switch {
-		case !info.IsDir():
-			return nil, refuse(path, "is not a directory")
-		case st == nil || int(st.Uid) != os.Geteuid() && st.Uid != 0:
-			return nil, refuse(path, "belongs to another user")
-		case st.Mode&0o022 != 0:
-			return nil, refuse(path, fmt.Sprintf("has mode %04o, and other users can write to it", st.Mode&0o7777))
-		}
-	}
-	root, err := os.OpenRoot(string(m))
+	dir, err := fsutil.OpenDir(string(m))
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMonitorDir, err)
+		return nil, err
 	}
-	return root, nil
+	defer fsutil.CloseRead(dir)
+	return os.OpenRoot(fmt.Sprintf("/proc/self/fd/%d", dir.Fd())) // the directory that was checked
 }
 
-// Make makes the VM's directory, empty and owned by the user. It replaces what was there.
+// Make makes the VM's directory, empty and owned by the user. It replaces what was there. The
+// errors of the parent are those of [MakeDir].
 func (m MonitorDirs) Make(id string, owner User) error {
 	if m.Socket(id) == "" {
-		return fmt.Errorf("%w: %q is no UUID", ErrMonitorDir, id)
+		return fmt.Errorf("the VM of a monitor: %q is no UUID", id)
 	}
 	if err := MakeDir(string(m)); err != nil {
 		return err
@@ -112,7 +93,7 @@ func (m MonitorDirs) Remove(id string) error {
 func (m MonitorDirs) Open(id string) (address string, end func(), err error) {
 	path := m.Socket(id)
 	if path == "" {
-		return "", nil, fmt.Errorf("%w: %q is no UUID", ErrMonitorDir, id)
+		return "", nil, fmt.Errorf("the VM of a monitor: %q is no UUID", id)
 	}
 	root, err := m.open()
 	if err != nil {

@@ -215,11 +215,12 @@ func (u Use) alive() bool {
 }
 
 // locked creates the registry if it is missing, and calls f while no other process uses it.
+// It refuses a directory that another user can change, who could name owners in it.
 func (r Registry) locked(f func() error) error {
-	if err := os.MkdirAll(r.Dir, 0o700); err != nil {
+	if err := fsutil.MakeDir(r.Dir, 0o700); err != nil {
 		return fmt.Errorf("directory for the owners of files: %w", err)
 	}
-	dir, err := os.Open(r.Dir)
+	dir, err := fsutil.OpenDir(r.Dir)
 	if err != nil {
 		return fmt.Errorf("the owners of files: %w", err)
 	}

@@ -1,6 +1,7 @@
 package access
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"github.com/opencontainers/selinux/go-selinux"
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/internal/must"
 )
@@ -201,4 +203,25 @@ func TestRegistryLabel(t *testing.T) {
 		t.Errorf("got %q, %v", got, err)
 	}
 	want(t, path, "0:0")
+}
+
+// TestUntrustedRegistry: owners in a directory that others can change are not believed.
+func TestUntrustedRegistry(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	dir := openDir(t)
+	image := file(t, filepath.Join(dir, "image"), 0o600)
+	r := Registry{Dir: filepath.Join(dir, "owners")}
+	must.OK(t, r.Grant(request("vm1", "vdb", []string{image})), os.Chmod(r.Dir, 0o777))
+	_, err := r.Revoke(Revocation{Ended: func(Use) bool { return true }})
+	for what, err := range map[string]error{"grant": r.Grant(request("vm1", "vdc", []string{image})), "revoke": err} {
+		if !errors.Is(err, fsutil.ErrUntrusted) {
+			t.Errorf("%s: %v, want ErrUntrusted", what, err)
+		}
+	}
+	want(t, image, "64999:0")
+	must.OK(t, os.Chmod(r.Dir, 0o700))
+	r.end(t, "vm1", "vdb")
+	want(t, image, "0:0")
+	r.empty(t)
 }

@@ -46,7 +46,7 @@ func (p Preparation) Changes(h *host.Host) []Change {
 	if p.Note != nil {
 		out = append(out, note(h, target, func(ctx context.Context) error { return p.keepNote(ctx, h) }))
 	}
-	if len(p.Grants.Files) > 0 {
+	if p.Grants.Needed() {
 		out = append(out, grants(h, target, func(ctx context.Context) error {
 			return p.Grants.Take(ctx, h, OverlayOf(p.Graph))
 		}))

@@ -55,13 +55,19 @@ func checkPath(path string) (string, error) {
 }
 
 // openDirectory opens the directory at path if a daemon can use it: it is private, and
-// this user's or, for root, anyone's. The error wraps fs.ErrNotExist if there is none.
+// this user's or, for root, anyone's to whom root has given it, since only root and this
+// user can change its parent. The error wraps fs.ErrNotExist if there is none.
 func openDirectory(path string) (*directory, error) {
 	path, err := checkPath(path)
 	if err != nil {
 		return nil, err
 	}
-	file, err := fsutil.OpenAt(nil, path, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	parent, err := fsutil.OpenDir(filepath.Dir(path))
+	if err != nil {
+		return nil, fmt.Errorf("parent of the storage daemon's directory: %w", err)
+	}
+	defer fsutil.CloseRead(parent)
+	file, err := fsutil.OpenAt(parent, filepath.Base(path), unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if errors.Is(err, unix.ENOTDIR) || errors.Is(err, unix.ELOOP) {
 		return nil, fmt.Errorf("%s is a file or a symbolic link: %w", path, ErrDirectory)
 	}
@@ -103,6 +109,9 @@ func makeDirectory(ctx context.Context, path string, user *Credential) (*directo
 	path, err := checkPath(path)
 	if err != nil {
 		return nil, err
+	}
+	if err := fsutil.CheckDir(filepath.Dir(path)); err != nil {
+		return nil, fmt.Errorf("parent of the storage daemon's directory: %w", err)
 	}
 	for {
 		err := os.Mkdir(path, 0o700)

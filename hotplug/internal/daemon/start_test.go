@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/internal/must"
 )
@@ -178,6 +179,28 @@ func TestDirectoriesThatAreRefused(t *testing.T) {
 				t.Error("Stop: no error")
 			}
 		})
+	}
+}
+
+// TestUntrustedDaemonDirectory: no daemon is started, found or ended in a directory whose
+// parent another user can change, who could put a directory of another daemon there.
+func TestUntrustedDaemonDirectory(t *testing.T) {
+	t.Parallel()
+	parent := shortDir(t)
+	dir := filepath.Join(parent, "d")
+	must.OK(t, makeState(dir, `{"pid":4711,"start":1}`), os.Chmod(parent, 0o777))
+	_, inspected := Inspect(dir)
+	_, started := Start(testContext(t), Options{Dir: dir + "2"})
+	for what, err := range map[string]error{"Inspect": inspected, "Start": started, "Stop": Stop(testContext(t), dir)} {
+		if !errors.Is(err, fsutil.ErrUntrusted) {
+			t.Errorf("%s: %v, want ErrUntrusted", what, err)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, stateName)); err != nil {
+		t.Errorf("the directory has changed: %v", err)
+	}
+	if _, err := os.Stat(dir + "2"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a directory was made: %v", err)
 	}
 }
 

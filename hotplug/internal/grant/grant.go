@@ -13,6 +13,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/access"
+	"github.com/luksplug/luksplug/hotplug/internal/daemon"
 	"github.com/luksplug/luksplug/hotplug/internal/host"
 	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
@@ -29,6 +30,8 @@ type Grants struct {
 	// Files are the files that are opened by path, Give those of them that have to be
 	// given to the user first.
 	Files, Give []access.File
+	// Profile is the VM's AppArmor profile, "" for none.
+	Profile string
 }
 
 // Opened returns the files and block devices of this host that QEMU or its storage daemon
@@ -131,8 +134,12 @@ func Check(ctx context.Context, h *host.Host, disk *blockgraph.Disk, way blockgr
 	if !h.Local {
 		return p, nil
 	}
+	p.Profile = profile(ctx, h)
 	if p.Files = Opened(disk, way, s); len(p.Files) == 0 {
 		return p, nil
+	}
+	if _, err := h.Owners(); err != nil {
+		return p, err // after a change it could not be undone
 	}
 	var err error
 	var problems []access.Problem
@@ -229,10 +236,63 @@ func (p Grants) taking(ctx context.Context, h *host.Host) (access.Request, error
 	return t, nil
 }
 
-// Take grants QEMU access to the disk's images, and to its overlay, if any. [Revoke]
-// undoes it.
+// profile returns the AppArmor profile that libvirt has made for the VM; "" for none, and
+// for another: the domain's XML can name the profile of any VM.
+func profile(ctx context.Context, h *host.Host) string {
+	name := h.Labels(ctx).AppArmor
+	if id, err := h.ID(ctx); err != nil || name != access.Profile(id) {
+		return ""
+	}
+	return name
+}
+
+// rules returns what the VM's QEMU may open for a disk: its files, and what luksplug hands
+// over in the disk's own directory.
+func rules(ctx context.Context, h *host.Host, target string, files []access.File) ([]access.Rule, error) {
+	disk, err := h.Disk(ctx, target)
+	if err != nil {
+		return nil, err
+	}
+	out, err := access.RulesFor(files)
+	if err != nil {
+		return nil, err
+	}
+	return append(out,
+		access.Rule{Path: disk.HandOver(), Below: true, Access: "rwk"},
+		access.Rule{Path: daemon.HelperSocket(disk.HandOver()), Access: "rw"}), nil
+}
+
+// monitorRules is the owner of the rule for luksplug's monitor.
+const monitorRules = "monitor"
+
+// Confine sets what a VM's QEMU may open that is about to start: the files of its disks, by
+// target, and the socket that it creates for luksplug's monitor, "" for none. A VM without
+// an AppArmor profile of libvirt's may open what its user may.
+func Confine(ctx context.Context, h *host.Host, files map[string][]access.File, monitor string) error {
+	name := profile(ctx, h)
+	if name == "" {
+		return nil
+	}
+	all := map[string][]access.Rule{}
+	for target, of := range files {
+		var err error
+		if all[target], err = rules(ctx, h, target, of); err != nil {
+			return err
+		}
+	}
+	if monitor != "" {
+		all[monitorRules] = []access.Rule{{Path: monitor, Access: "rw"}}
+	}
+	return access.AppArmor{}.Replace(ctx, name, all)
+}
+
+// Needed reports whether [Grants.Take] has anything to do.
+func (p Grants) Needed() bool { return len(p.Files) > 0 || p.Profile != "" }
+
+// Take grants QEMU access to the disk's images, to its overlay, if any, and to what luksplug
+// hands over. [Revoke] undoes it.
 func (p Grants) Take(ctx context.Context, h *host.Host, overlay *blockgraph.Overlay) error {
-	if len(p.Files) == 0 {
+	if !p.Needed() {
 		return nil
 	}
 	refuse := func(err error) error {
@@ -250,12 +310,8 @@ func (p Grants) Take(ctx context.Context, h *host.Host, overlay *blockgraph.Over
 	if err == nil {
 		err = registry.Grant(t)
 	}
-	if err == nil {
-		files := p.Files
-		if overlay != nil {
-			files = append(slices.Clone(files), access.File{Path: overlay.Path, What: "overlay", Write: true})
-		}
-		err = access.AppArmor{}.Grant(ctx, h.Labels(ctx).AppArmor, p.Target, files)
+	if err == nil && p.Profile != "" {
+		err = p.confine(ctx, h, t.Use.Process, overlay)
 	}
 	if err != nil {
 		return refuse(err)
@@ -271,6 +327,23 @@ func (p Grants) Take(ctx context.Context, h *host.Host, overlay *blockgraph.Over
 		return p.denied(problems, true)
 	}
 	return nil
+}
+
+// confine adds the rules for the disk to the VM's profile.
+func (p Grants) confine(ctx context.Context, h *host.Host, process hostproc.Process, overlay *blockgraph.Overlay) error {
+	files := p.Files
+	if overlay != nil {
+		files = append(slices.Clone(files), access.File{Path: overlay.Path, What: "overlay", Write: true})
+	}
+	lines, err := rules(ctx, h, p.Target, files)
+	if err != nil {
+		return err
+	}
+	a := access.AppArmor{}
+	if process.PID != 0 {
+		a.Process = fmt.Sprintf("%d-%d of boot %s", process.PID, process.Start, hostproc.BootID())
+	}
+	return a.Grant(ctx, p.Profile, p.Target, lines)
 }
 
 // Revocation selects what [Revoke] undoes.
@@ -293,8 +366,8 @@ func Revoke(ctx context.Context, h *host.Host, r Revocation) ([]access.Returned,
 		return nil, err
 	}
 	given, err := registry.Revoke(access.Revocation{Stay: r.Stay, Ended: func(u access.Use) bool { return u.VM == id && r.Targets(u.Target) }})
-	if profile := h.Labels(ctx).AppArmor; profile != "" {
-		_, e := access.AppArmor{}.Revoke(ctx, profile, r.Targets)
+	if name := profile(ctx, h); name != "" {
+		_, e := access.AppArmor{}.Revoke(ctx, name, r.Targets)
 		err = errors.Join(err, e)
 	}
 	return given, err

@@ -6,6 +6,7 @@ package host
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -20,6 +21,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/access"
 	"github.com/luksplug/luksplug/hotplug/internal/monitor"
 	"github.com/luksplug/luksplug/hotplug/internal/rundir"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/qmp"
 )
@@ -119,7 +121,11 @@ func (h *Host) Dir(ctx context.Context) (rundir.VM, error) {
 		return rundir.VM{}, err
 	}
 	id, err := h.ID(ctx)
-	return rundir.VM{Base: base, ID: id}, err
+	if err != nil {
+		return rundir.VM{}, err
+	}
+	dir := rundir.VM{Base: base, ID: id}
+	return dir, dir.Check()
 }
 
 // Disk returns what belongs to one disk in the VM's run directory.
@@ -141,22 +147,30 @@ func (h *Host) Contents(ctx context.Context) (rundir.Contents, error) {
 	return dir.Read()
 }
 
-// LockPath returns the VM's lock file, and creates its directory.
-func (h *Host) LockPath(ctx context.Context) (string, error) {
+// LockFile returns the VM's lock file, and creates its directory.
+func (h *Host) LockFile(ctx context.Context) (rundir.LockFile, error) {
 	id, err := h.ID(ctx)
 	if err != nil {
-		return "", err
+		return rundir.LockFile{}, err
 	}
-	return rundir.LockPath(h.Lock, id)
+	return rundir.LockFileOf(h.Lock, id)
 }
 
-// Owners returns the registry of the images that were given to QEMUs on this host.
+// Owners returns the registry of the images that were given to QEMUs on this host. The error
+// wraps [fsutil.ErrUntrusted] if another user can change it.
 func (h *Host) Owners() (access.Registry, error) {
-	if h.Run == "" && os.Geteuid() == 0 {
-		return access.Registry{Dir: access.DefaultDir}, nil
+	dir := access.DefaultDir
+	if h.Run != "" || os.Geteuid() != 0 {
+		base, err := rundir.BaseOf(h.Run)
+		if err != nil {
+			return access.Registry{}, err
+		}
+		dir = filepath.Join(string(base), rundir.OwnersDir)
 	}
-	base, err := rundir.BaseOf(h.Run)
-	return access.Registry{Dir: filepath.Join(string(base), rundir.OwnersDir)}, err
+	if err := fsutil.CheckDir(dir); err != nil {
+		return access.Registry{}, fmt.Errorf("directory for the owners of files: %w", err)
+	}
+	return access.Registry{Dir: dir}, nil
 }
 
 // OverlayName returns the name of the VM in the names of its disks' overlays.

@@ -10,5 +10,8 @@
 //	arrival       where a VM comes from that is about to start
 //
 // Other users may pass through a VM's directory, since QEMU may be another user,
-// but not list it. Lock files are in a directory of their own, see [LockPath].
+// but not list it. Lock files are in a directory of their own, see [LockFileOf].
+//
+// Only root and the user that runs luksplug can change these directories, except for
+// TARGET/, which is QEMU's: [BaseOf], [VM.Check] and [LockFileOf] refuse others.
 package rundir

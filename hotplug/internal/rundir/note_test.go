@@ -61,39 +61,3 @@ func TestNotes(t *testing.T) {
 		t.Errorf("left but for the header: %v, %v", left, err)
 	}
 }
-
-func TestOwnDir(t *testing.T) {
-	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "dir")
-	if err := ownDir(dir); err != nil {
-		t.Errorf("none: %v", err)
-	}
-	if err := os.Mkdir(dir, 0o711); err != nil {
-		t.Fatal(err)
-	}
-	if err := ownDir(dir); err != nil {
-		t.Errorf("ours: %v", err)
-	}
-	if err := os.Chmod(dir, 0o777); err != nil {
-		t.Fatal(err)
-	}
-	if ownDir(dir) == nil {
-		t.Error("a directory that every user may write to")
-	}
-	link := dir + "-link"
-	if err := os.Symlink(t.TempDir(), link); err != nil {
-		t.Fatal(err)
-	}
-	if ownDir(link) == nil {
-		t.Error("a link")
-	}
-	if os.Geteuid() == 0 {
-		other := t.TempDir()
-		if err := os.Chown(other, 65534, 65534); err != nil {
-			t.Fatal(err)
-		}
-		if ownDir(other) == nil {
-			t.Error("another user's")
-		}
-	}
-}

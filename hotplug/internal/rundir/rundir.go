@@ -15,6 +15,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/access"
 	"github.com/luksplug/luksplug/hotplug/internal/daemon"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
@@ -26,25 +27,35 @@ type Base string
 const OwnersDir = "owners"
 
 // BaseOf returns the base for RunDir of the options; "" for the default, which is in
-// memory if the host has such a directory: in a container, /run may be on a disk.
+// memory if the host has such a directory: in a container, /run may be on a disk. The
+// error wraps [fsutil.ErrUntrusted] if another user can change the directory: what is in
+// it names files that luksplug removes, and processes that it ends.
 func BaseOf(dir string) (Base, error) {
-	if dir != "" {
-		return Base(dir), nil
-	}
-	top, err := "/run/luksplug", error(nil)
-	if os.Geteuid() != 0 {
-		if top, err = userDir(); err != nil {
+	if dir == "" {
+		top, err := memoryDir()
+		if err != nil {
 			return "", err
 		}
+		dir = filepath.Join(top, "vm")
+	}
+	if err := fsutil.CheckDir(dir); err != nil {
+		return "", fmt.Errorf("directory for attached disks: %w", err)
+	}
+	return Base(dir), nil
+}
+
+// memoryDir returns the parent of the default base.
+func memoryDir() (string, error) {
+	top, err := topDir()
+	if err != nil {
+		return "", err
 	}
 	const shared = "/dev/shm"
 	// The directory itself may be a mount point.
 	if InMemory(top) == nil || InMemory(filepath.Dir(top)) == nil || InMemory(shared) != nil {
-		return Base(filepath.Join(top, "vm")), nil
+		return top, nil
 	}
-	// Any user can make a directory there.
-	own := filepath.Join(shared, "luksplug-"+strconv.Itoa(os.Geteuid()))
-	return Base(filepath.Join(own, "vm")), ownDir(own)
+	return filepath.Join(shared, "luksplug-"+strconv.Itoa(os.Geteuid())), nil
 }
 
 // Check returns an error if files below the base are not in memory. It creates nothing.
@@ -69,32 +80,20 @@ func InMemory(dir string) error {
 	return fmt.Errorf("the directory %s is not on tmpfs: an ephemeral header may not be written there", dir)
 }
 
-// userDir returns the directory for the files of a user other than root.
-func userDir() (string, error) {
+// topDir returns the directory of this user's luksplug for files that are not kept after a
+// reboot.
+func topDir() (string, error) {
+	if os.Geteuid() == 0 {
+		return "/run/luksplug", nil
+	}
 	if dir := os.Getenv("XDG_RUNTIME_DIR"); dir != "" {
 		return filepath.Join(dir, "luksplug"), nil
 	}
 	dir := filepath.Join(os.TempDir(), "luksplug-"+strconv.Itoa(os.Geteuid()))
-	if err := ownDir(dir); err != nil {
-		return "", fmt.Errorf("%w: set XDG_RUNTIME_DIR", err)
+	if err := fsutil.CheckDir(dir); err != nil {
+		return "", fmt.Errorf("%w; or set XDG_RUNTIME_DIR", err)
 	}
 	return dir, nil
-}
-
-// ownDir refuses a directory that another user has made in a directory in which any user
-// can make one. It need not exist.
-func ownDir(dir string) error {
-	var st unix.Stat_t
-	err := unix.Lstat(dir, &st)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return nil
-	case err != nil:
-		return fmt.Errorf("directory %s: %w", dir, err)
-	case st.Mode&unix.S_IFMT != unix.S_IFDIR || int(st.Uid) != os.Geteuid() || st.Mode&0o022 != 0:
-		return fmt.Errorf("%s is not a directory that only this user can write to", dir)
-	}
-	return nil
 }
 
 // VM is the directory of one VM.
@@ -110,14 +109,18 @@ func (v VM) Path() string { return filepath.Join(string(v.Base), v.ID) }
 // Disk returns the part of the directory that belongs to one disk.
 func (v VM) Disk(target string) Disk { return Disk{VM: v, Target: target} }
 
+// Check refuses a directory that another user can change. It need not exist.
+func (v VM) Check() error {
+	if err := fsutil.CheckDir(v.Path()); err != nil {
+		return fmt.Errorf("directory for the attached disks: %w", err)
+	}
+	return nil
+}
+
 // Make makes the directory.
 func (v VM) Make() error {
 	if err := access.MakeDir(v.Path()); err != nil {
 		return fmt.Errorf("directory for the attached disks: %w", err)
-	}
-	// In /dev/shm another user may have made the directory first.
-	if usual, err := BaseOf(""); usual == v.Base {
-		return err
 	}
 	return nil
 }

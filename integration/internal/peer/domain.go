@@ -17,6 +17,8 @@ type DomainOptions struct {
 	Guest   bool    // boot the small Linux guest; otherwise the domain stays paused
 	Devices string  // further XML inside <devices>
 	Other   string  // further XML inside <domain>, such as <metadata>
+	// Label is the <seclabel>; default: QEMU runs as libvirt's user.
+	Label string
 	// FromDisk boots the guest from a disk, see [BootImage], instead of from a kernel of its own.
 	FromDisk bool
 	UUID     string // default: libvirt generates it
@@ -181,7 +183,7 @@ func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error)
 <devices>
 ` + devices + o.Devices + `<memballoon model='none'/>
 </devices>
-<seclabel type='none'/>
+` + cmp.Or(o.Label, "<seclabel type='none'/>") + `
 <qemu:commandline>
 ` + arguments + `</qemu:commandline>
 </domain>

@@ -123,7 +123,7 @@ mkdir -p "$2/places/etc"
 for file in passwd group; do cp "/etc/$file" "$2/places/etc/"; done
 grep -q ^libvirt-qemu: /etc/passwd || echo libvirt-qemu:x:64055:64055::/nonexistent:/usr/sbin/nologin >> "$2/places/etc/passwd"
 grep -q ^libvirt-qemu: /etc/group || echo libvirt-qemu:x:64055: >> "$2/places/etc/group"
-mkdir -p "$2/places/run/lock/luksplug" "$2/places/run/luksplug" "$2/places/run/sshd"
+mkdir -p "$2/places/run/luksplug" "$2/places/run/sshd"
 # Where /run is in memory, luksplug hands files over in here. QEMU writes to them, and an overlay without an upper
 # directory is read-only.
 mkdir -p -m 711 /run/luksplug
@@ -140,7 +140,6 @@ if [ -n "$LUKSPLUG_QEMU_USER" ] && [ -e /dev/kvm ]; then
 	mount --bind "$2/places/no-kvm" /dev/kvm
 fi
 # For who runs luksplug in here, where these cannot be written.
-mount -t tmpfs -o mode=755 luksplug /run/lock/luksplug
 if [ -d "$2/luksplug" ]; then # a host of its own
 	mount -t tmpfs -o mode=755 luksplug /run/luksplug
 	for dir in etc var/lib var/log; do mount --bind "$2/luksplug/$dir" "/$dir/luksplug"; done
@@ -211,6 +210,9 @@ func (l *Libvirt) waitReady(ctx context.Context) error {
 func (l *Libvirt) Inside(ctx context.Context, name string, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, "nsenter", append([]string{"--target", strconv.Itoa(l.process.pid()), "--mount", "--pid", "--", name}, args...)...)
 }
+
+// Root returns the directory of the unpacked libvirt, with its usr and etc.
+func (l *Libvirt) Root() string { return l.root }
 
 // VirshCommand returns virsh, connected to this libvirtd, ready to run.
 func (l *Libvirt) VirshCommand(ctx context.Context, args ...string) *exec.Cmd {
