@@ -406,7 +406,7 @@ func (vm *VM) clearAll(ctx context.Context, leftovers []*AttachedDisk) (state *S
 	causes := map[string]error{}
 	for _, d := range leftovers {
 		if err := ctx.Err(); err != nil {
-			return nil, nil, err
+			return nil, nil, fmt.Errorf("disk %s: remove what an interrupted run has left: %w", d.Target, err)
 		}
 		causes[d.Target] = apply.Remove(ctx, vm.conn, vm.host, d)
 	}

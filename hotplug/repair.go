@@ -38,7 +38,7 @@ func (vm *VM) Repair(ctx context.Context) ([]*AttachedDisk, error) {
 	}
 	for _, disk := range disks {
 		if err := ctx.Err(); err != nil {
-			failed = append(failed, err)
+			failed = append(failed, fmt.Errorf("disk %s: %w", disk.Target, err))
 			break
 		}
 		gone, err := disk, left[disk.Target]

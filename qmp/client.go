@@ -167,8 +167,16 @@ func (c *Client) queryVersion(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(value, &c.version); err != nil {
+	var v Version
+	if err := json.Unmarshal(value, &v); err != nil {
 		return fmt.Errorf("query-version: %w: %w", ErrProtocol, err)
 	}
+	c.setVersion(v)
 	return nil
+}
+
+// setVersion takes what QEMU says; its package's name, which is in messages, has a bound.
+func (c *Client) setVersion(v Version) {
+	v.Package = shorten(v.Package)
+	c.version = v
 }

@@ -19,7 +19,7 @@ const (
 	deepest = 1000
 )
 
-// longestText is the length to which the text of an error of QEMU's is shortened.
+// longestText is the length to which the text of an error of QEMU's and the name of its package are shortened.
 const longestText = 16 << 10
 
 // WithLineLimit bounds each message that the client takes from QEMU, its greeting, replies and events, to that
@@ -65,7 +65,7 @@ func checkShape(line []byte, limit int) error {
 	return nil
 }
 
-// shorten cuts the text of an error.
+// shorten cuts a text for messages.
 func shorten(text string) string {
 	if len(text) <= longestText {
 		return text

@@ -29,7 +29,8 @@ type FilePasser func(ctx context.Context, command []byte, f *os.File) (reply []b
 //
 // libvirt passes QEMU's replies on as they are, refusals included. It marks the domain as tainted
 // (custom-monitor). Commands run one at a time, and a context that ends does not stop libvirt: the late reply
-// is discarded. go-libvirt drops events without data, such as STOP and RESUME. The bytes of a [qmp.Sensitive]
+// is discarded. Events that come faster than the client takes them, as with a slow trace, end the connection with
+// [qmp.ErrEventsLost]. go-libvirt drops events without data, such as STOP and RESUME. The bytes of a [qmp.Sensitive]
 // pass through buffers of go-libvirt and libvirtd, which the client cannot wipe.
 //
 // Close ends the event subscription at libvirt once that can be done safely, which may be
