@@ -39,10 +39,16 @@ func placeSCSI(d *Disk, m Machine) (place, error) {
 		return placeUnit(d, m, d.driveAddress())
 	}
 	for _, c := range m.SCSI {
+		if c.narrow() {
+			continue
+		}
+		used := make(map[SCSIUnit]bool, len(c.Units)) // as many as QEMU lists
+		for _, u := range c.Units {
+			used[u] = true
+		}
 		for lun := highestLUN; lun >= 0; lun-- {
-			unit := DriveAddress{Unit: uint(lun)}
-			if !c.narrow() && !slices.Contains(c.Units, SCSIUnit{LUN: unit.Unit}) {
-				return place{members: scsiMembers(c, m, unit)}, nil
+			if unit := uint(lun); !used[SCSIUnit{LUN: unit}] {
+				return place{members: scsiMembers(c, m, DriveAddress{Unit: unit})}, nil
 			}
 		}
 	}

@@ -35,8 +35,9 @@ func (vm *VM) FinishStart(ctx context.Context, disks []Started) error {
 		return err
 	}
 	var failed []error
+	there := disksOf(state)
 	for _, d := range disks {
-		if err := vm.finishStart(ctx, state, d); err != nil {
+		if err := vm.finishStart(ctx, state, there[d.Target], d); err != nil {
 			failed = append(failed, fmt.Errorf("disk %s: %w", d.Target, err))
 		}
 	}
@@ -46,8 +47,7 @@ func (vm *VM) FinishStart(ctx context.Context, disks []Started) error {
 // errNotStarted reports that the VM was started without the disk.
 var errNotStarted = errors.New("the VM was not started with it")
 
-func (vm *VM) finishStart(ctx context.Context, state *State, d Started) error {
-	disk := state.Disk(d.Target)
+func (vm *VM) finishStart(ctx context.Context, state *State, disk *AttachedDisk, d Started) error {
 	if disk == nil || disk.Leftover() {
 		return errNotStarted
 	}

@@ -2,6 +2,7 @@ package hotplug
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -381,20 +382,57 @@ func (vm *VM) machine(ctx context.Context, disk *blockgraph.Disk, state *State) 
 
 // clear removes a leftover and returns the state after it.
 func (vm *VM) clear(ctx context.Context, disk *AttachedDisk) (*State, error) {
-	_, err := apply.RemoveAll(ctx, vm.conn, vm.host, disk)
-	state, stateErr := vm.State(ctx)
-	if stateErr != nil {
-		return nil, stateErr
-	}
-	left := apply.LeftOnHost(err)
-	if there := state.Disk(disk.Target); there != nil {
-		left = append(there.Left(), left...)
-	}
-	if len(left) == 0 {
-		return state, nil
-	}
+	state, failed, err := vm.clearAll(ctx, []*AttachedDisk{disk})
 	if err == nil {
-		err = fmt.Errorf("QEMU did not remove all of it")
+		err = failed[disk.Target]
 	}
-	return nil, &outcome.LeftBehindError{Target: disk.Target, Left: left, Err: fmt.Errorf("what an interrupted run has left cannot be removed: %w", err)}
+	if err != nil {
+		return nil, err
+	}
+	return state, nil
+}
+
+// clearAll removes leftovers and returns the state after it, and the errors of those that
+// could not be removed, by their targets. It queries the state once: QEMU may list any
+// number of leftovers.
+func (vm *VM) clearAll(ctx context.Context, leftovers []*AttachedDisk) (state *State, failed map[string]error, err error) {
+	causes := map[string]error{}
+	for _, d := range leftovers {
+		if err := ctx.Err(); err != nil {
+			return nil, nil, fmt.Errorf("disk %s: remove what an interrupted run has left: %w", d.Target, err)
+		}
+		causes[d.Target] = apply.Remove(ctx, vm.conn, vm.host, d)
+	}
+	_, controllers := apply.RemoveControllers(ctx, vm.conn, vm.host)
+	if state, err = vm.State(ctx); err != nil {
+		return nil, nil, err
+	}
+	there := disksOf(state)
+	failed = map[string]error{}
+	for _, d := range leftovers {
+		cause := causes[d.Target]
+		left := append(there[d.Target].Left(), apply.LeftOnHost(cause)...)
+		if len(left) == 0 {
+			continue
+		}
+		switch {
+		case cause == nil && controllers == nil:
+			cause = errors.New("QEMU did not remove all of it")
+		case cause == nil:
+			cause = controllers
+		case controllers != nil:
+			cause = fmt.Errorf("%w; %w", cause, controllers)
+		}
+		failed[d.Target] = &outcome.LeftBehindError{Target: d.Target, Left: left, Err: fmt.Errorf("what an interrupted run has left cannot be removed: %w", cause)}
+	}
+	return state, failed, nil
+}
+
+// disksOf returns the disks of a state by their targets.
+func disksOf(state *State) map[string]*AttachedDisk {
+	out := map[string]*AttachedDisk{}
+	for _, d := range state.Disks() {
+		out[d.Target] = d
+	}
+	return out
 }

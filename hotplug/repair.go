@@ -25,22 +25,31 @@ func (vm *VM) Repair(ctx context.Context) ([]*AttachedDisk, error) {
 	if err != nil {
 		return nil, err
 	}
+	disks := state.Disks()
+	leftovers := slices.DeleteFunc(slices.Clone(disks), func(d *AttachedDisk) bool { return !d.Leftover() })
 	var removed []*AttachedDisk
 	var failed []error
-	for _, disk := range state.Disks() {
+	left := map[string]error{}
+	if len(leftovers) > 0 {
+		if _, left, err = vm.clearAll(ctx, leftovers); err != nil {
+			failed = append(failed, err)
+			disks = slices.DeleteFunc(disks, (*AttachedDisk).Leftover) // it is not known which are left
+		}
+	}
+	for _, disk := range disks {
+		if err := ctx.Err(); err != nil {
+			failed = append(failed, fmt.Errorf("disk %s: %w", disk.Target, err))
+			break
+		}
+		gone, err := disk, left[disk.Target]
 		if !disk.Leftover() {
-			left, err := vm.removeSecrets(ctx, disk, state)
-			failed = append(failed, err)
-			if left != nil {
-				removed = append(removed, left)
-			}
-			continue
+			gone, err = vm.removeSecrets(ctx, disk, state)
 		}
-		if _, err := vm.clear(ctx, disk); err != nil {
+		if err != nil {
 			failed = append(failed, err)
-			continue
+		} else if gone != nil {
+			removed = append(removed, gone)
 		}
-		removed = append(removed, disk)
 	}
 	given, err := vm.cleanUpHost(ctx, state)
 	return append(removed, given...), errors.Join(append(failed, err)...)
@@ -58,12 +67,13 @@ func (vm *VM) cleanUpHost(ctx context.Context, state *State) ([]*AttachedDisk, e
 		return nil, err
 	}
 	var failed []error
+	there := disksOf(state)
 	for target := range dir.Notes() {
-		if state.Disk(target) == nil {
+		if there[target] == nil {
 			failed = append(failed, dir.Disk(target).Forget())
 		}
 	}
-	given, err := grant.Revoke(ctx, vm.host, grant.Revocation{Targets: func(target string) bool { return state.Disk(target) == nil }})
+	given, err := grant.Revoke(ctx, vm.host, grant.Revocation{Targets: func(target string) bool { return there[target] == nil }})
 	var out []*AttachedDisk
 	for _, g := range given {
 		out = append(out, &AttachedDisk{Target: g.Use.Target, Given: []string{g.Path}})

@@ -43,10 +43,11 @@ type options struct {
 	source  SchemaSource
 	address string
 	ids     idStyle
+	limit   int
 }
 
 func newOptions(ids idStyle, opts []Option) options {
-	o := options{ids: ids}
+	o := options{ids: ids, limit: DefaultLineLimit}
 	for _, apply := range opts {
 		apply(&o)
 	}
@@ -99,6 +100,8 @@ func (c *Client) ExecuteAll(ctx context.Context, cmds ...Command) []Result {
 
 // Subscribe starts a subscription to the events of the given names, or to all events if none is given. Close
 // it when done. After loss of the connection its channel is closed from the start.
+//
+// The subscription ends with [ErrEventsLost] if events come faster than they are read, see [Subscription].
 func (c *Client) Subscribe(names ...string) *Subscription {
 	return c.session.hub.subscribe(names)
 }
@@ -154,7 +157,7 @@ func (c *Client) Err() error { return c.session.cause() }
 func (c *Client) Close() error {
 	c.session.fail(ErrClosed)
 	err := c.dispatcher.close()
-	c.session.hub.closeAll()
+	c.session.hub.closeAll(c.session.cause())
 	return err
 }
 
@@ -164,8 +167,16 @@ func (c *Client) queryVersion(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(value, &c.version); err != nil {
+	var v Version
+	if err := json.Unmarshal(value, &v); err != nil {
 		return fmt.Errorf("query-version: %w: %w", ErrProtocol, err)
 	}
+	c.setVersion(v)
 	return nil
+}
+
+// setVersion takes what QEMU says; its package's name, which is in messages, has a bound.
+func (c *Client) setVersion(v Version) {
+	v.Package = shorten(v.Package)
+	c.version = v
 }

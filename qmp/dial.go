@@ -50,7 +50,7 @@ func NewConn(ctx context.Context, conn net.Conn, opts ...Option) (*Client, error
 	t.start()
 	c := newClient(s, t, o)
 	c.lastID.Store(firstID())
-	c.version = greeting.Version
+	c.setVersion(greeting.Version)
 	c.peerPID = peerPID(conn)
 	c.address = addressOf(conn)
 	if _, err := c.Execute(ctx, Command{Execute: "qmp_capabilities"}); err != nil {

@@ -37,9 +37,11 @@
 //   - Every command carries an id, and replies are matched by it. Any number of commands may be in flight,
 //     from any number of goroutines. A reply that comes after its caller has left is dropped, never given to
 //     another. (libvirt sets ids itself; its RPC serial numbers match the replies.)
-//   - Replies may have any size: query-qmp-schema alone is 236 kB in one line.
-//   - Events may come at any time. Each [Subscription] has an unbounded queue, so that a slow listener never
-//     delays a reply. A subscription made before a command sees every event that the command causes; an event
+//   - A message has a bound of 16 MiB, see [WithLineLimit]; a larger one ends the connection. (The largest of a
+//     real QEMU, the reply to query-qmp-schema, has 236 kB.)
+//   - Events may come at any time. Each [Subscription] has a queue, so that a slow listener never delays a
+//     reply. A listener that falls behind by more than the queue holds finds its subscription ended with
+//     [ErrEventsLost]. A subscription made before a command sees every event that the command causes; an event
 //     that QEMU sent before a reply is queued before that reply is returned.
 //   - Loss of the connection wakes every waiting caller at once.
 //   - The "oob" capability is never enabled. With it, QEMU mixes up passed file descriptors; passing them

@@ -16,6 +16,11 @@ var (
 	ErrNoGreeting = errors.New("no QMP greeting")
 	// ErrProtocol: the peer sent something that is not QMP.
 	ErrProtocol = errors.New("not the QMP protocol")
+	// ErrMessageTooLarge: the peer sent a message beyond the bounds of this client, see WithLineLimit. The
+	// connection has ended.
+	ErrMessageTooLarge = errors.New("a QMP message is larger than this client accepts")
+	// ErrEventsLost: a subscription has ended, because its events came faster than they were read.
+	ErrEventsLost = errors.New("QMP events were lost: they came faster than they were read")
 	// ErrEncode: a command's arguments cannot be encoded; nothing was sent.
 	ErrEncode = errors.New("cannot encode QMP command")
 	// ErrFileUnsupported: Command.File was set on a transport that cannot pass

@@ -23,13 +23,13 @@ func FuzzStream(f *testing.F) {
 	f.Fuzz(func(t *testing.T, stream []byte, cut uint16) {
 		read := func(size int) []message {
 			var all []message
-			lines := newLineReader(&shortReader{bytes.NewReader(stream), size})
+			lines := newLineReader(&shortReader{bytes.NewReader(stream), size}, DefaultLineLimit)
 			for {
 				line, err := lines.next()
 				if err != nil {
 					return all
 				}
-				m, err := parseMessage(line)
+				m, err := parseMessage(line, DefaultLineLimit)
 				if err != nil {
 					continue
 				}

@@ -146,8 +146,11 @@ type refusal struct {
 	Description string `json:"desc"`
 }
 
-// parseMessage decodes one line. The message shares no memory with line.
-func parseMessage(line []byte) (message, error) {
+// parseMessage decodes one line of a connection with that limit. The message shares no memory with line.
+func parseMessage(line []byte, limit int) (message, error) {
+	if err := checkShape(line, limit); err != nil {
+		return message{}, err
+	}
 	var m message
 	if err := json.Unmarshal(line, &m); err != nil {
 		return message{}, fmt.Errorf("%w: %w", ErrProtocol, err)
@@ -168,14 +171,14 @@ func (m *message) callID() (uint64, bool) {
 	return id, err == nil
 }
 
-// scrub removes the values of secrets from a reply.
+// scrub removes the values of secrets from a reply, and then shortens an error's text: a cut through a secret
+// would leave a part of it.
 func (m *message) scrub(secrets [][]byte) {
-	if len(secrets) == 0 {
-		return
+	if len(secrets) > 0 {
+		m.Return = scrubJSON(m.Return, secrets)
 	}
-	m.Return = scrubJSON(m.Return, secrets)
 	if m.Error != nil {
-		m.Error.Description = string(scrubText([]byte(m.Error.Description), secrets))
+		m.Error.Description = shorten(string(scrubText([]byte(m.Error.Description), secrets)))
 	}
 }
 
@@ -195,24 +198,29 @@ func (m *message) line() []byte {
 	return append(buf, '}')
 }
 
-// lineReader splits a stream into lines of any length. One lineReader lives as long as its connection: bytes
+// lineReader splits a stream into lines. One lineReader lives as long as its connection: bytes
 // that one message's reader has buffered belong to the next message.
 type lineReader struct {
-	r    *bufio.Reader
-	long []byte // gathers a line that does not fit r's buffer
+	r     *bufio.Reader
+	limit int    // bytes of a line
+	long  []byte // gathers a line that does not fit r's buffer
 }
 
-func newLineReader(r io.Reader) *lineReader {
-	return &lineReader{r: bufio.NewReaderSize(r, 64<<10)}
+func newLineReader(r io.Reader, limit int) *lineReader {
+	return &lineReader{r: bufio.NewReaderSize(r, 64<<10), limit: limit}
 }
 
 // next returns the next line that is not blank. It is valid until next is
 // called again. A last line without its newline is an error: QEMU ends each.
+// A line beyond the limit is [ErrMessageTooLarge], before more of it is read.
 func (l *lineReader) next() ([]byte, error) {
 	l.long = nil
 	for {
 		part, err := l.r.ReadSlice('\n')
 		switch {
+		case len(l.long)+len(part) > l.limit:
+			l.long = nil
+			return nil, tooLong(l.limit)
 		case errors.Is(err, bufio.ErrBufferFull):
 			l.long = append(l.long, part...)
 			continue

@@ -168,8 +168,20 @@ func (r *schemaResolver) fill(t *schemaType, e schemaEntity) {
 		}
 	case metaAlternate:
 		t.branches = nil
+		composed := map[metaType]bool{}
 		for _, m := range e.Members {
-			t.branches = append(t.branches, r.lookup(e.Name, m.Type, metaBuiltin, metaEnum, metaArray, metaObject))
+			branch := r.lookup(e.Name, m.Type, metaBuiltin, metaEnum, metaArray, metaObject)
+			if r.err != nil {
+				return
+			}
+			// QAPI's branches differ in their JSON types. Two objects would have to be tried in turn, and so at
+			// each level of an argument or a path: their power in time.
+			if composed[branch.meta] && (branch.meta == metaArray || branch.meta == metaObject) {
+				r.err = fmt.Errorf("query-qmp-schema: %w: %q has two branches of kind %s", ErrProtocol, e.Name, branch.meta)
+				return
+			}
+			composed[branch.meta] = true
+			t.branches = append(t.branches, branch)
 		}
 	default:
 		if r.err == nil {

@@ -32,7 +32,8 @@ type Transport interface {
 	// PassesFiles reports whether Run takes a file.
 	PassesFiles() bool
 	// Listen calls publish for each event of QEMU's, in order. It returns nil some time
-	// after ctx has ended, or why the connection has ended before. It is called once.
+	// after ctx has ended, or why the connection has ended before. It is called once. publish
+	// may wait for the trace; a transport whose events may pile up meanwhile has to bound them.
 	Listen(ctx context.Context, publish func(Event)) error
 	// Close ends the connection. It is called once, and before Listen's ctx ends.
 	Close() error
@@ -168,7 +169,7 @@ func (t *serial) answered(c *call, text []byte, err error) Result {
 	case err != nil:
 		return Result{Err: c.unknown(err)}
 	}
-	m, err := parseMessage(text)
+	m, err := t.parse(text)
 	if err == nil && m.Return == nil && m.Error == nil {
 		err = fmt.Errorf("%w: the monitor returned no reply", ErrProtocol)
 	}
@@ -187,6 +188,23 @@ func (t *serial) answered(c *call, text []byte, err error) Result {
 		t.session.trace.entry(Received, m.line())
 	}
 	return c.result(answer{message: m})
+}
+
+// parse decodes a reply. A transport has read all of it already, but it is not decoded beyond the bounds.
+func (t *serial) parse(text []byte) (message, error) {
+	limit := t.session.limit
+	err := error(nil)
+	if len(text) > limit {
+		err = tooLong(limit)
+	}
+	var m message
+	if err == nil {
+		m, err = parseMessage(text, limit)
+	}
+	if errors.Is(err, ErrMessageTooLarge) {
+		t.session.fail(fmt.Errorf("%w: %w", ErrConnectionLost, err))
+	}
+	return m, err
 }
 
 // scrubbedResult returns an error of the same kind with a scrubbed text.
@@ -214,7 +232,7 @@ func (s *session) parsedEvent(e Event) {
 			s.trace.entry(Occurred, line)
 		}
 	}
-	s.hub.publish(e)
+	s.hub.publish(e, sizeOf(e.Data))
 }
 
 // duplicate gives a transport its own descriptor: it may still use it when its caller, whose context has

@@ -44,7 +44,7 @@ func newSocket(conn net.Conn, s *session) *socket {
 	return &socket{
 		session:    s,
 		conn:       conn,
-		lines:      newLineReader(conn),
+		lines:      newLineReader(conn, s.limit),
 		writeLock:  make(chan struct{}, 1),
 		readerDone: make(chan struct{}),
 		pending:    make(map[uint64]*pendingCall),
@@ -60,13 +60,15 @@ func (s *socket) greet(ctx context.Context) (*greeting, error) {
 	for {
 		line, err := s.lines.next()
 		switch {
+		case errors.Is(err, ErrMessageTooLarge):
+			return nil, fmt.Errorf("the peer does not speak QMP: %w", err)
 		case err != nil && ctx.Err() != nil:
 			return nil, fmt.Errorf("%w: it took the connection, but another client probably holds the monitor, "+
 				"which serves one at a time; close that one, or give QEMU a second -qmp (%w)", ErrNoGreeting, ctx.Err())
 		case err != nil:
 			return nil, fmt.Errorf("%w: the peer ended the connection: %w", ErrNoGreeting, err)
 		}
-		m, err := parseMessage(line)
+		m, err := parseMessage(line, s.session.limit)
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("the peer does not speak QMP: %w", err)
@@ -99,7 +101,7 @@ func (s *socket) read() error {
 			}
 			return err
 		}
-		m, err := parseMessage(line)
+		m, err := parseMessage(line, s.session.limit)
 		if err != nil {
 			return err
 		}
@@ -166,7 +168,7 @@ func (s *socket) event(name string, line []byte) {
 		// Its data is no object, contrary to the protocol. Its name is still useful.
 		e = Event{Event: name}
 	}
-	s.session.hub.publish(e)
+	s.session.hub.publish(e, len(line))
 }
 
 // lost ends the session and wakes all callers that wait for a reply.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/internal/printable"
 )
 
 // picture is the graph as boxes and arrows: what DOT, Mermaid and SVG draw.
@@ -53,7 +54,7 @@ func draw(g *blockgraph.Graph) picture {
 	}
 	for _, c := range g.Chardevs {
 		file := c.ID + "-file"
-		p.boxes = append(p.boxes, box{c.ID, boxNode, []string{c.ID, "socket"}, 1}, box{file, boxFile, []string{printable(c.Path)}, 2})
+		p.boxes = append(p.boxes, box{c.ID, boxNode, []string{c.ID, "socket"}, 1}, box{file, boxFile, []string{c.Path}, 2})
 		p.edges = append(p.edges, edge{own.ID, c.ID, "chardev"}, edge{c.ID, file, ""})
 	}
 	for _, d := range g.Devices[:len(g.Devices)-1] {
@@ -75,7 +76,25 @@ func draw(g *blockgraph.Graph) picture {
 			p.edges = append(p.edges, edge{n.Name, id, ""})
 		}
 	}
+	p.printable()
 	return p
+}
+
+// printable escapes control characters in everything that is drawn: most of it is from the disk's XML, and a
+// picture may be shown on a terminal or a page.
+func (p *picture) printable() {
+	p.title = printable.Line(p.title)
+	for i := range p.boxes {
+		x := &p.boxes[i]
+		x.id = printable.Line(x.id)
+		for n, line := range x.lines {
+			x.lines[n] = printable.Line(line)
+		}
+	}
+	for i := range p.edges {
+		e := &p.edges[i]
+		e.from, e.to, e.label = printable.Line(e.from), printable.Line(e.to), printable.Line(e.label)
+	}
 }
 
 // object draws an object and the objects that it reads itself.
@@ -109,15 +128,15 @@ func value(d blockgraph.SecretData) string {
 func bytesOf(g *blockgraph.Graph, n blockgraph.Node) []string {
 	switch h := g.HeaderOf(n.Name); {
 	case h != nil:
-		return []string{"ephemeral header", "made from " + printable(h.Original.Source.String())}
+		return []string{"ephemeral header", "made from " + h.Original.Source.String()}
 	case g.OverlayOf(n.Name) != nil:
-		return []string{"overlay, without a name once it is open", printable(n.From)}
+		return []string{"overlay, without a name once it is open", n.From}
 	case n.From == "":
 		return nil
 	case g.Daemon != nil:
-		return []string{"storage daemon", printable(n.From)}
+		return []string{"storage daemon", n.From}
 	}
-	return []string{printable(n.From)}
+	return []string{n.From}
 }
 
 // DOT returns the graph in Graphviz's language.

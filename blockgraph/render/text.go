@@ -7,20 +7,12 @@ import (
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/internal/printable"
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// printable returns s with control characters as escapes, so that a path stays on
-// its line and cannot control a terminal.
-func printable(s string) string {
-	if strings.IndexFunc(s, func(r rune) bool { return !strconv.IsPrint(r) }) < 0 {
-		return s
-	}
-	q := strconv.Quote(s)
-	return q[1 : len(q)-1]
-}
-
-// Text returns the steps, a line each, those of a storage daemon first.
+// Text returns the steps, a line each, those of a storage daemon first. Control characters in names and paths
+// are escaped.
 func Text(p *blockgraph.Plan) string {
 	var b strings.Builder
 	if daemon := p.Graph.Daemon; daemon != nil {
@@ -39,7 +31,8 @@ func lines(b *strings.Builder, p *blockgraph.Plan) {
 		width = max(width, len(s.Subject))
 	}
 	for i, s := range p.Steps {
-		fmt.Fprintf(b, "%3d  %-12s  %-*s  undo %-12s  %s\n", i+1, s.Do.Execute, width, s.Subject, cmp.Or(s.Undo.Execute, "-"), summary(s))
+		line := fmt.Sprintf("%3d  %-12s  %-*s  undo %-12s  %s", i+1, s.Do.Execute, width, s.Subject, cmp.Or(s.Undo.Execute, "-"), summary(s))
+		b.WriteString(printable.Line(line) + "\n")
 	}
 }
 
@@ -51,7 +44,7 @@ func summary(s blockgraph.Step) string {
 		if data, ok := o.Get("data").(blockgraph.SecretData); ok {
 			return about(data) + ", data " + blockgraph.Redacted
 		}
-		return strings.TrimSpace(o.Text("qom-type") + " " + printable(cmp.Or(o.Text("path"), o.Text("dir"))))
+		return strings.TrimSpace(o.Text("qom-type") + " " + cmp.Or(o.Text("path"), o.Text("dir")))
 	case blockgraph.StepNode:
 		words := members(o, "filename", "url", "portal", "pool", "image", "volume", "dir", "path", "device", "header", "file", "data-file",
 			"backing", "key-secret", "password-secret", "cookie-secret", "tls-creds", "export")
@@ -59,7 +52,7 @@ func summary(s blockgraph.Step) string {
 			words = append(words, "key-secret="+e.Text("key-secret"))
 		}
 		if server, ok := o.Get("server").(blockgraph.Object); ok {
-			words = append(words, "server="+printable(cmp.Or(server.Text("path"), server.Text("host")+":"+server.Text("port"))))
+			words = append(words, "server="+cmp.Or(server.Text("path"), server.Text("host")+":"+server.Text("port")))
 		}
 		if ro, ok := o.Get("read-only").(bool); ok && ro {
 			words = append(words, "read-only")
@@ -70,11 +63,11 @@ func summary(s blockgraph.Step) string {
 		return strings.Join(words, " ")
 	case blockgraph.StepFDSet:
 		if s.File != nil {
-			return "descriptor of " + printable(s.File.Path)
+			return "descriptor of " + s.File.Path
 		}
-		return "ephemeral header, made from the one in " + printable(s.Header.Original.Source.String())
+		return "ephemeral header, made from the one in " + s.Header.Original.Source.String()
 	case blockgraph.StepChardev:
-		return "socket " + printable(chardevPath(s))
+		return "socket " + chardevPath(s)
 	case blockgraph.StepLimit:
 		var words []string
 		for _, m := range o {
@@ -94,7 +87,7 @@ func members(o blockgraph.Object, names ...string) []string {
 	words := []string{o.Text("driver")}
 	for _, name := range names {
 		if v := o.Text(name); v != "" {
-			words = append(words, name+"="+printable(v))
+			words = append(words, name+"="+v)
 		}
 	}
 	return words

@@ -16,14 +16,34 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/internal/fsutil"
+	"github.com/luksplug/luksplug/internal/printable"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 )
 
 // streams are the program's standard streams.
+//
+// While a command runs, out and err escape control characters, whatever is printed: the
+// names and messages of QEMU, files and servers are not the program's own. raw returns
+// the stream below for the rest: JSON and documents, colours and the progress line.
+// Foreign text in a line is escaped by [printable.Line] where the line is made, so that
+// it cannot begin a line of its own.
 type streams struct {
 	in       io.Reader
 	out, err io.Writer
+}
+
+// escaped returns the streams for text.
+func (s streams) escaped() streams {
+	return streams{s.in, printable.Writer{Raw: raw(s.out)}, printable.Writer{Raw: raw(s.err)}}
+}
+
+// raw returns the stream below one that escapes control characters.
+func raw(w io.Writer) io.Writer {
+	if escaped, ok := w.(printable.Writer); ok {
+		return escaped.Raw
+	}
+	return w
 }
 
 // app is one run of the program. main sets the streams and uses, the command line the
@@ -50,16 +70,16 @@ func (a *app) setUp(cmd *cobra.Command) error {
 	a.inherit(cmd)
 	ctx := cmd.Context()
 	a.readSource = func(source string) (*secrets.Secret, error) { return a.readPassphrase(ctx, source) }
-	a.progress = newProgress(a.err)
+	a.progress = newProgress(raw(a.err))
 	a.closers = append(a.closers, a.progress.end)
 	a.log = logrus.New()
-	a.log.SetOutput(a.err)
+	a.log.SetOutput(raw(a.err)) // its formatters escape
 	a.log.AddHook(hintedLog{})
 	a.log.SetLevel([]logrus.Level{logrus.WarnLevel, logrus.InfoLevel, logrus.TraceLevel}[min(a.flags.verbose, 2)])
 	if a.flags.logFormat == "json" {
 		a.log.SetFormatter(&logrus.JSONFormatter{TimestampFormat: time.RFC3339Nano})
 	} else {
-		a.log.SetFormatter(&logrus.TextFormatter{DisableColors: !colourful(a.err), FullTimestamp: true})
+		a.log.SetFormatter(textLog(colourful(raw(a.err))))
 	}
 	if a.flags.trace != "" {
 		f, err := fsutil.CreatePrivate(a.flags.trace)
@@ -75,6 +95,24 @@ func (a *app) setUp(cmd *cobra.Command) error {
 	})
 	a.closers = append(a.closers, func() { stop() })
 	return nil
+}
+
+// textLog returns the format of log lines for people.
+func textLog(colours bool) logrus.Formatter {
+	text := &logrus.TextFormatter{DisableColors: !colours, FullTimestamp: true}
+	if colours {
+		return colouredLog{text}
+	}
+	return text // which quotes what is not plain
+}
+
+// colouredLog escapes messages: in colours, package logrus quotes fields only.
+type colouredLog struct{ *logrus.TextFormatter }
+
+// Format implements [logrus.Formatter].
+func (f colouredLog) Format(e *logrus.Entry) ([]byte, error) {
+	e.Message = printable.Line(oneLine(e.Message)) // the entry is a copy for this call
+	return f.TextFormatter.Format(e)
 }
 
 // colourful reports whether w is a terminal whose user wants colours.
@@ -135,7 +173,7 @@ func (a *app) show(text string, v any) error {
 	if a.flags.output != "json" {
 		return a.print(text)
 	}
-	e := json.NewEncoder(a.out)
+	e := json.NewEncoder(raw(a.out))
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
 	return e.Encode(v)
@@ -144,5 +182,12 @@ func (a *app) show(text string, v any) error {
 // print writes text to standard output.
 func (a *app) print(text string) error {
 	_, err := io.WriteString(a.out, text)
+	return err
+}
+
+// note writes a line to standard error. Control characters in what it is made of are
+// escaped.
+func (a *app) note(format string, args ...any) error {
+	_, err := fmt.Fprintf(a.err, "luksplug: %s\n", printable.Line(fmt.Sprintf(format, args...)))
 	return err
 }

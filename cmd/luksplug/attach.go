@@ -12,6 +12,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/internal/printable"
 )
 
 // attachOptions are the flags of attach.
@@ -83,7 +84,7 @@ func runAttach(ctx context.Context, a *app, o attachOptions, path string) error 
 			return withNewline(err, store)
 		}
 		if attached.Off {
-			return a.show(fmt.Sprintf("%s belongs to %s, which is off: it is there from the next start on\n", attached.Target, a.flags.domain),
+			return a.show(fmt.Sprintf("%s belongs to %s, which is off: it is there from the next start on\n", attached.Target, printable.Line(a.flags.domain)),
 				struct {
 					Target   string            `json:"target"`
 					State    string            `json:"state"`
@@ -98,7 +99,7 @@ func runAttach(ctx context.Context, a *app, o attachOptions, path string) error 
 func attachedText(at *hotplug.Attached, flags flags) string {
 	var b strings.Builder
 	for _, c := range at.Cleared {
-		fmt.Fprintf(&b, "removed %s, left by an interrupted run\n", c)
+		fmt.Fprintf(&b, "removed %s, left by an interrupted run\n", printable.Line(c))
 	}
 	state, unlocked, migration := "already attached", unlockedBy(&at.AttachedDisk), ""
 	if !at.Already {
@@ -110,7 +111,7 @@ func attachedText(at *hotplug.Attached, flags flags) string {
 	if flags.domain != "" && len(at.Reopened) > 0 {
 		migration = fmt.Sprintf("QEMU needs the passphrase again if it fails: luksplug migrate-check %s DESTINATION --prepare", flags.domain)
 	}
-	fmt.Fprintf(&b, "%s %s\n", at.Target, state)
+	fmt.Fprintf(&b, "%s %s\n", printable.Line(at.Target), state)
 	var rows [][]string
 	for _, row := range [][]string{
 		{"device", at.Device + " (" + at.Driver + ")"},
@@ -131,7 +132,7 @@ func attachedText(at *hotplug.Attached, flags flags) string {
 	if flags.verbose > 0 && !at.Already {
 		fmt.Fprintf(&b, "steps, %s in all\n", at.Duration.Round(10*time.Microsecond))
 		for i, s := range at.Steps {
-			fmt.Fprintf(&b, "%3d  %10s  %-12s  %s\n", i+1, s.Duration.Round(10*time.Microsecond), s.Step.Do.Execute, s.Step.Subject)
+			fmt.Fprintf(&b, "%3d  %10s  %-12s  %s\n", i+1, s.Duration.Round(10*time.Microsecond), s.Step.Do.Execute, printable.Line(s.Step.Subject))
 		}
 	}
 	return b.String()

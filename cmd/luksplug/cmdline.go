@@ -13,6 +13,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/render"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/internal/fsutil"
+	"github.com/luksplug/luksplug/internal/printable"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
 	"github.com/luksplug/luksplug/secrets/keystore"
@@ -62,7 +63,12 @@ func runCmdline(ctx context.Context, a *app, o planOptions, master, path string)
 	if err != nil {
 		return err
 	}
-	return a.show(render.QuoteArguments(out), out)
+	text := render.QuoteArguments(out)
+	if a.flags.output != "json" && printable.Text(text) != text {
+		// Of -chardev, which is not JSON: escaped, it would be another path.
+		return fmt.Errorf("disk %s: an argument has control characters, which are not printed: use --output json", plan.Graph.Target)
+	}
+	return a.show(text, out)
 }
 
 // secretFile returns the file from which QEMU is to read a passphrase, and prints a
@@ -70,8 +76,7 @@ func runCmdline(ctx context.Context, a *app, o planOptions, master, path string)
 func secretFile(a *app, o blockgraph.GraphObject) (string, error) {
 	if data, ok := o.Secret(); ok && data.Text != "" {
 		path := filepath.Join(secretDir, o.ID)
-		_, err := fmt.Fprintf(a.err, "luksplug: no cookies are in these arguments: write those of the XML into %s, as name=value; name=value, readable only for QEMU's user\n", path)
-		return path, err
+		return path, a.note("no cookies are in these arguments: write those of the XML into %s, as name=value; name=value, readable only for QEMU's user", path)
 	}
 	path := a.flags.passphrase
 	if path == "-" || strings.HasPrefix(path, "fd:") {
@@ -87,8 +92,7 @@ func secretFile(a *app, o blockgraph.GraphObject) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	_, err = fmt.Fprintf(a.err, "luksplug: no passphrase is in these arguments: QEMU reads the one with %s from %s as it starts, every byte of the file; keep it on tmpfs, readable only for QEMU's user\n", o.Ref, path)
-	return path, err
+	return path, a.note("no passphrase is in these arguments: QEMU reads the one with %s from %s as it starts, every byte of the file; keep it on tmpfs, readable only for QEMU's user", o.Ref, path)
 }
 
 // valueFile returns the file of a secret in the first key store. If QEMU cannot read that
@@ -143,7 +147,8 @@ func sealedArguments(ctx context.Context, a *app, plan *blockgraph.Plan, path st
 		if err == nil && !noted {
 			noted = true
 			object := blockgraph.Object{{Name: "qom-type", Value: "secret"}, {Name: "id", Value: masterkey.ID}, {Name: "format", Value: "raw"}, {Name: "file", Value: path}}
-			_, err = fmt.Fprintf(a.err, "luksplug: the secrets in these arguments are encrypted: QEMU needs the key as well, in an argument before them: %s", render.QuoteArguments([]string{"-object", object.String()}))
+			quoted := strings.TrimSuffix(render.QuoteArguments([]string{"-object", object.String()}), "\n")
+			err = a.note("the secrets in these arguments are encrypted: QEMU needs the key as well, in an argument before them: %s", quoted)
 		}
 		return sealed, err
 	})

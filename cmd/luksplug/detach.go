@@ -10,6 +10,7 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/internal/printable"
 )
 
 func newDetach(a *app) *cobra.Command {
@@ -68,7 +69,7 @@ func detachedText(d *hotplug.Detached, verbose bool) string {
 	text += "\n"
 	if verbose {
 		for _, r := range d.Removed {
-			text += "  removed " + r + "\n"
+			text += "  removed " + printable.Line(r) + "\n"
 		}
 	}
 	return text

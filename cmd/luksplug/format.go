@@ -11,6 +11,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/internal/printable"
 )
 
 // diskJSON is a disk, or a leftover, in JSON output. Members are only added.
@@ -57,12 +58,16 @@ func unlockedBy(h *hotplug.AttachedDisk) string {
 	return ""
 }
 
-// table lays rows out in columns.
+// table lays rows out in columns. Control characters in the cells are escaped.
 func table(rows [][]string) string {
 	var b strings.Builder
 	w := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
 	for _, r := range rows {
-		_, _ = fmt.Fprintln(w, strings.Join(r, "\t")) // into memory
+		cells := make([]string, len(r))
+		for i, cell := range r {
+			cells[i] = printable.Line(cell)
+		}
+		_, _ = fmt.Fprintln(w, strings.Join(cells, "\t")) // into memory
 	}
 	_ = w.Flush()
 	return b.String()
@@ -118,7 +123,7 @@ func showReport(a *app, r libvirtvm.Report, reason string) error {
 		case f.Good:
 			sign = "ok  "
 		}
-		text.WriteString(sign + f.Text + "\n")
+		text.WriteString(sign + printable.Line(f.Text) + "\n")
 	}
 	if err := a.show(text.String(), r); err != nil || r.InOrder() {
 		return err

@@ -88,7 +88,7 @@ func handle(ctx context.Context, a *app, e hook.Event, c configuration, configEr
 	}
 	output, err := host.Run(ctx, e)
 	if len(output) > 0 {
-		if _, e := a.out.Write(output); e != nil {
+		if _, e := raw(a.out).Write(output); e != nil { // a document, for libvirt
 			err = errors.Join(err, e)
 		}
 	}

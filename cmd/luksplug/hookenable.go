@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/internal/printable"
 )
 
 func newHookEnable(a *app) *cobra.Command {
@@ -69,7 +70,7 @@ func runChange(ctx context.Context, a *app, name string, apply applyFlags, prepa
 		difference := udiff.Unified(name+" (now)", name+" (changed)", change.Before, change.After)
 		text := difference
 		if difference == "" {
-			text = name + " has it already\n"
+			text = printable.Line(name) + " has it already\n"
 		}
 		if err := a.show(text, struct {
 			Changed    bool   `json:"changed"`

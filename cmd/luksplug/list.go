@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -11,6 +9,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/internal/printable"
 )
 
 func newList(a *app) *cobra.Command {
@@ -60,11 +59,16 @@ func showDisks(a *app, attached []*hotplug.AttachedDisk, records []libvirtvm.Sta
 	for _, h := range attached {
 		disks = append(disks, diskToJSON(h))
 	}
+	at := map[string]int{}
+	for i, d := range disks {
+		at[d.Target] = i
+	}
 	for _, s := range records {
-		i := slices.IndexFunc(disks, func(d diskJSON) bool { return d.Target == s.Target })
-		if i < 0 {
+		i, attached := at[s.Target]
+		if !attached {
+			i = len(disks)
 			disks = append(disks, diskJSON{Target: s.Target, State: "missing", Parts: []string{}})
-			i = len(disks) - 1
+			at[s.Target] = i
 		}
 		disks[i].Recorded, disks[i].Difference = s.Recorded(), s.Difference()
 	}
@@ -90,7 +94,7 @@ func showDisks(a *app, attached []*hotplug.AttachedDisk, records []libvirtvm.Sta
 		}
 		rows = append(rows, row)
 		if d.Difference != "" {
-			differences += fmt.Sprintf("%s: %s\n", d.Target, d.Difference)
+			differences += printable.Line(d.Target+": "+d.Difference) + "\n"
 		}
 	}
 	text := table(rows) + differences

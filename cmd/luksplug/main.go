@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/internal/printable"
 )
 
 // version is set by the linker (see the Makefile).
@@ -45,6 +46,7 @@ func noCoreFiles() {
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, a *app, args []string) int {
 	started := false
+	a.streams = a.streams.escaped()
 	root := newRoot(a)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
 		if err := a.flags.check(cmd); err != nil {
@@ -65,7 +67,7 @@ func run(ctx context.Context, a *app, args []string) int {
 	if !started { // cobra has refused the command line
 		err = &usageError{err}
 	}
-	text := oneLine(err.Error())
+	text := printable.Line(oneLine(err.Error()))
 	if flag := hintOf(err); flag != "" {
 		text += " (" + flag + ")"
 	}

@@ -49,7 +49,8 @@ func runPlan(ctx context.Context, a *app, o planOptions, path string) error {
 		if err != nil {
 			return err
 		}
-		return a.print(string(text))
+		_, err = raw(a.out).Write(text)
+		return err
 	case "dot":
 		return a.print(render.DOT(plan.Graph))
 	case "mermaid":

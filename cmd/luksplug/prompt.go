@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/printable"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
@@ -74,7 +75,7 @@ func ask(ctx context.Context, tty *os.File, question string) (*secrets.Secret, e
 		return nil, fmt.Errorf("prompt at the terminal: %w", err)
 	}
 	defer func() { _ = unix.IoctlSetTermios(fd, unix.TCSETS, before) }() // best effort
-	if _, err := fmt.Fprintf(tty, "%s: ", question); err != nil {
+	if _, err := fmt.Fprintf(tty, "%s: ", printable.Line(question)); err != nil {
 		return nil, fmt.Errorf("prompt at the terminal: %w", err)
 	}
 	if err := readable(ctx, fd); err != nil {
@@ -120,7 +121,7 @@ func confirm(a *app, what string) error {
 	if !isTerminal(a.in) {
 		return &usageError{errors.New("nothing was changed: there is no terminal to confirm at, so give --yes")}
 	}
-	if _, err := fmt.Fprintf(a.err, "luksplug: %s? [y/N] ", what); err != nil {
+	if _, err := fmt.Fprintf(a.err, "luksplug: %s? [y/N] ", printable.Line(what)); err != nil {
 		return err
 	}
 	var answer string

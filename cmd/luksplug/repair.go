@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/internal/printable"
 )
 
 func newRepair(a *app) *cobra.Command {
@@ -59,11 +60,11 @@ func showRepaired(a *app, r *libvirtvm.Repaired) error {
 		Removed  []diskJSON `json:"removed"`
 		Metadata []string   `json:"metadata"` // changes of the domain's
 	}{[]diskJSON{}, []string{}}
-	text := ""
+	var lines []string // QEMU may have any number of leftovers
 	for _, h := range r.Removed {
 		out.Removed = append(out.Removed, diskToJSON(h))
 		for _, part := range h.Left() {
-			text += fmt.Sprintf("%s: removed %s\n", h.Target, part)
+			lines = append(lines, printable.Line(fmt.Sprintf("%s: removed %s", h.Target, part)))
 		}
 	}
 	for _, s := range r.Fixed {
@@ -72,11 +73,14 @@ func showRepaired(a *app, r *libvirtvm.Repaired) error {
 			what = ": written into the domain's metadata"
 		}
 		out.Metadata = append(out.Metadata, s.Target+what)
+		lines = append(lines, printable.Line(s.Target+what))
 	}
-	if len(out.Metadata) > 0 {
-		text += strings.Join(out.Metadata, "\n") + "\n"
-	} else if len(r.Removed) == 0 {
-		text = "nothing was left to remove\n"
+	if len(out.Metadata) == 0 && len(r.Removed) == 0 {
+		lines = []string{"nothing was left to remove"}
+	}
+	text := ""
+	if len(lines) > 0 {
+		text = strings.Join(lines, "\n") + "\n"
 	}
 	return a.show(text, out)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/luksplug/luksplug/internal/printable"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/vmkeys"
 )
@@ -53,7 +54,7 @@ func runSecretDefine(ctx context.Context, a *app, path string) error {
 		if err != nil {
 			return err
 		}
-		return a.show(fmt.Sprintf("secret %s defined in %s\n", d.UUID, keeper), secretToJSON(found{keeper, d}))
+		return a.show(printable.Line(fmt.Sprintf("secret %s defined in %s", d.UUID, keeper))+"\n", secretToJSON(found{keeper, d}))
 	})
 }
 

@@ -2,6 +2,9 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -15,8 +18,22 @@ func newSecretDump(a *app) *cobra.Command {
 		Args:    arguments("SECRET"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return withSecret(cmd.Context(), a, args[0], func(_ context.Context, f found) error {
-				return a.show(string(f.document.XML()), secretToJSON(f))
+				return a.show(printableXML(string(f.document.XML())), secretToJSON(f))
 			})
 		},
 	}
+}
+
+// printableXML returns a document with references in place of characters that are not
+// printable, such as those that change the direction of text. It is the same document.
+func printableXML(document string) string {
+	var b strings.Builder
+	for _, r := range document {
+		if r == '\n' || strconv.IsPrint(r) {
+			b.WriteRune(r)
+		} else {
+			fmt.Fprintf(&b, "&#x%x;", r)
+		}
+	}
+	return b.String()
 }

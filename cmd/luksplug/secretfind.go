@@ -7,6 +7,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
+	"github.com/luksplug/luksplug/internal/printable"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -48,6 +49,6 @@ func runSecretFind(ctx context.Context, a *app, name string) error {
 		if f.document.UUID != uuid.Nil {
 			name = f.document.UUID.String()
 		}
-		return a.show(name+"\n", secretToJSON(f))
+		return a.show(printable.Line(name)+"\n", secretToJSON(f))
 	})
 }

@@ -49,7 +49,7 @@ func runSecretGet(ctx context.Context, a *app, name string, inBase64 bool) error
 			if inBase64 {
 				text = append(text, '\n')
 			}
-			_, err := a.out.Write(text)
+			_, err := raw(a.out).Write(text)
 			return err
 		})
 	})

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -67,7 +66,7 @@ func showSecrets(a *app, all []found) error {
 		if j.Private {
 			flags = append(flags, "private")
 		}
-		rows = append(rows, []string{dash(j.UUID), dash(strings.TrimSpace(j.UsageType + " " + printable(j.Usage))), dash(strings.Join(flags, ",")), j.Store})
+		rows = append(rows, []string{dash(j.UUID), dash(strings.TrimSpace(j.UsageType + " " + j.Usage)), dash(strings.Join(flags, ",")), j.Store})
 	}
 	text := table(rows)
 	if len(all) == 0 {
@@ -76,12 +75,4 @@ func showSecrets(a *app, all []found) error {
 	return a.show(text, struct {
 		Secrets []secretJSON `json:"secrets"`
 	}{out})
-}
-
-// printable returns a text that fits into one line and one column of a table.
-func printable(s string) string {
-	if q := fmt.Sprintf("%q", s); q != `"`+s+`"` && strings.ContainsAny(s, "\n\t") {
-		return q
-	}
-	return s
 }

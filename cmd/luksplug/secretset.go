@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/luksplug/luksplug/internal/printable"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
@@ -70,7 +71,7 @@ func runSecretSet(ctx context.Context, a *app, name, file string, inBase64 bool)
 	if passphrase.EndsInNewline(value) {
 		a.log.Warn("the value ends in a newline, which is part of it: printf writes a value without one")
 	}
-	return a.show(fmt.Sprintf("value of the secret with %s set in %s\n", f.document, f.store), secretToJSON(f))
+	return a.show(printable.Line(fmt.Sprintf("value of the secret with %s set in %s", f.document, f.store))+"\n", secretToJSON(f))
 }
 
 // readValue reads a value from file, or, for "", from standard input.

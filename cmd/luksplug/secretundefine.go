@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/internal/printable"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -53,7 +54,7 @@ func undefine(ctx context.Context, a *app, f found, force bool) error {
 	if len(uses) > 0 {
 		a.log.Warnf("the secret was in use: %s", usesText(uses))
 	}
-	return a.show(fmt.Sprintf("secret with %s removed from %s\n", f.document, f.store), secretToJSON(f))
+	return a.show(printable.Line(fmt.Sprintf("secret with %s removed from %s", f.document, f.store))+"\n", secretToJSON(f))
 }
 
 // inUseError reports that attached disks need a secret.

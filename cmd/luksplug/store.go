@@ -113,7 +113,7 @@ func ephemeralDir(uid int, env func(string) string) string {
 
 // storeOptions returns the options of a command's key stores; the hook changes them.
 func (a *app) storeOptions() keystore.Options {
-	return keystore.Options{Prompt: prompter(), ReadPassphrase: a.readSource, Stderr: a.err, VM: func() string { return a.vm }}
+	return keystore.Options{Prompt: prompter(), ReadPassphrase: a.readSource, Stderr: raw(a.err), VM: func() string { return a.vm }}
 }
 
 // openStores opens the key stores without accessing any. The result may be empty.

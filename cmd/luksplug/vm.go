@@ -106,7 +106,7 @@ func vmOptions(a *app, name string) hotplug.Options {
 		Name: name,
 		Log:  a.log,
 		OnWait: func(what string) {
-			_, _ = fmt.Fprintf(a.err, "luksplug: waiting for %s\n", what)
+			_ = a.note("waiting for %s", what) // it is only a note
 		},
 		OnUnlock: a.progress.update,
 		OnDaemon: func(_ context.Context, d hotplug.Daemon) error { return watchDaemon(a.log, d) },

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+	"time"
 
 	"github.com/digitalocean/go-libvirt"
 	"libvirt.org/go/libvirtxml"
@@ -103,22 +104,40 @@ func (c *migrateCheck) emulator(ctx context.Context, uri *libvirtconn.URI, l *li
 func (c *migrateCheck) luksplug(ctx context.Context, shell []string) {
 	cmd := exec.CommandContext(ctx, shell[0], append(shell[1:len(shell):len(shell)], "luksplug", "hook", "check", "--output", "json", "--domain-xml", "-")...)
 	cmd.Stdin = bytes.NewReader(c.doc.Text())
-	var out, said bytes.Buffer
+	var out, said answer
 	cmd.Stdout, cmd.Stderr = &out, &said
+	cmd.WaitDelay = time.Second // for what the command has started and left behind
 	failed := cmd.Run()
-	var answer Report
-	if err := json.Unmarshal(out.Bytes(), &answer); err != nil || len(answer.Findings) == 0 {
+	var report Report
+	if err := json.Unmarshal(out.text, &report); err != nil || len(report.Findings) == 0 {
 		if failed == nil {
 			failed = errors.New("its output is no report on the hook")
 		}
-		c.Badf("luksplug cannot be run on the destination (%s): %v: %s", strings.Join(shell, " "), failed, strings.TrimSpace(said.String()))
+		c.Badf("luksplug cannot be run on the destination (%s): %v: %s", strings.Join(shell, " "), failed, strings.TrimSpace(string(said.text)))
 		return
 	}
-	c.compareKeys(answer.RecordKey)
-	for _, f := range answer.Findings {
+	c.compareKeys(report.RecordKey)
+	for _, f := range report.Findings {
 		f.Text = "destination: " + f.Text
 		c.Findings = append(c.Findings, f)
 	}
+}
+
+// answer holds what another host says, up to a bound.
+type answer struct{ text []byte }
+
+const longestAnswer = 1 << 20 // a report has some kilobytes
+
+var errAnswer = errors.New("the other host says more than a report has")
+
+// Write implements [io.Writer]. Its error ends the command, which can no longer write.
+func (a *answer) Write(p []byte) (int, error) {
+	if len(a.text)+len(p) > longestAnswer {
+		a.text = nil
+		return 0, errAnswer
+	}
+	a.text = append(a.text, p...)
+	return len(p), nil
 }
 
 // images checks whether the storage pools of the destination have the images.

@@ -3,7 +3,6 @@ package libvirtvm
 import (
 	"context"
 	"errors"
-	"slices"
 
 	"github.com/sirupsen/logrus"
 
@@ -51,6 +50,10 @@ func (r *Repaired) records(ctx context.Context, at descriptions, disks []*hotplu
 	if err := verify(at, live); err != nil && len(live.Disks) > 0 {
 		log.WithField(hotplug.CauseField, err).Warn(err)
 	}
+	byTarget := make(map[string]*hotplug.AttachedDisk, len(disks))
+	for _, d := range disks {
+		byTarget[d.Target] = d
+	}
 	for _, s := range all {
 		switch {
 		case !s.Attached && s.Live:
@@ -58,8 +61,7 @@ func (r *Repaired) records(ctx context.Context, at descriptions, disks []*hotplu
 				return err
 			}
 		case s.Attached && !s.Live:
-			i := slices.IndexFunc(disks, func(h *hotplug.AttachedDisk) bool { return h.Target == s.Target })
-			kept := keptRecord(disks[i])
+			kept := keptRecord(byTarget[s.Target])
 			if kept == nil {
 				log.WithField("disk", s.Target).Warn("it is not in the domain's metadata, and this host does not know its XML: detach and attach it again")
 				continue

@@ -2,8 +2,8 @@ package libvirtvm
 
 import (
 	"context"
+	"maps"
 	"slices"
-	"strings"
 
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
@@ -20,14 +20,12 @@ type State struct {
 
 // compare merges the attached and the recorded disks, by target.
 func compare(attached []string, live, persistent record.Record) []State {
-	var out []State
+	all := map[string]*State{}
 	get := func(target string) *State {
-		i := slices.IndexFunc(out, func(s State) bool { return s.Target == target })
-		if i < 0 {
-			out = append(out, State{Target: target})
-			i = len(out) - 1
+		if all[target] == nil {
+			all[target] = &State{Target: target}
 		}
-		return &out[i]
+		return all[target]
 	}
 	for _, target := range attached {
 		get(target).Attached = true
@@ -39,7 +37,10 @@ func compare(attached []string, live, persistent record.Record) []State {
 		s := get(d.Target)
 		s.Persistent, s.Optional = true, d.Optional
 	}
-	slices.SortFunc(out, func(a, b State) int { return strings.Compare(a.Target, b.Target) })
+	var out []State
+	for _, target := range slices.Sorted(maps.Keys(all)) {
+		out = append(out, *all[target])
+	}
 	return out
 }
 

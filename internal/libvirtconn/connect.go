@@ -32,7 +32,7 @@ func (u *URI) Connect(ctx context.Context) (l *libvirt.Libvirt, closing func(), 
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to libvirt %s: %w", u, err)
 	}
-	l = libvirt.NewWithDialer(dialers.NewAlreadyConnected(conn))
+	l = libvirt.NewWithDialer(dialers.NewAlreadyConnected(&framed{Conn: conn}))
 	var answer error
 	done := make(chan struct{})
 	go func() {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -244,13 +245,24 @@ func (e *encoder) raw(raw json.RawMessage) *EncodeError {
 }
 
 // AppendQuoted appends text, which is valid UTF-8, as a JSON string. Like encoding/json
-// it escapes <, > and &, and it also escapes DEL.
+// it escapes <, > and &, and it also escapes every character that is not printable, such as
+// DEL, C1 and those that change the direction of text: the JSON is shown to people, and a
+// shell reads it.
 func AppendQuoted[T string | []byte](buf []byte, text T) []byte {
 	const hex, special, letters = "0123456789abcdef", "\"\\\b\f\n\r\t", `"\bfnrt`
 	buf = append(buf, '"')
-	for i := range len(text) {
+	for i := 0; i < len(text); i++ {
 		c := text[i]
-		if n := strings.IndexByte(special, c); n >= 0 {
+		if c >= utf8.RuneSelf {
+			var start [utf8.UTFMax]byte // text may be a secret, of which no copy may stay in the heap
+			r, size := utf8.DecodeRune(start[:copy(start[:], text[i:])])
+			if strconv.IsPrint(r) {
+				buf = append(buf, text[i:i+size]...)
+			} else {
+				buf = appendEscaped(buf, r)
+			}
+			i += size - 1
+		} else if n := strings.IndexByte(special, c); n >= 0 {
 			buf = append(buf, '\\', letters[n])
 		} else if c < 0x20 || c == 0x7f || c == '<' || c == '>' || c == '&' {
 			buf = append(buf, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
@@ -259,6 +271,15 @@ func AppendQuoted[T string | []byte](buf []byte, text T) []byte {
 		}
 	}
 	return append(buf, '"')
+}
+
+// appendEscaped appends a character as JSON's \u escapes, beyond U+FFFF as two.
+func appendEscaped(buf []byte, r rune) []byte {
+	high, low := utf16.EncodeRune(r)
+	if high == utf8.RuneError {
+		return fmt.Appendf(buf, "\\u%04x", r)
+	}
+	return fmt.Appendf(buf, "\\u%04x\\u%04x", high, low)
 }
 
 // validNumber reports whether n is a number in JSON's grammar (RFC 8259, section 6).

@@ -337,3 +337,47 @@ func command(execute string, pairs ...any) qmp.Command {
 	}
 	return cmd
 }
+
+// TestEventsPileUp: events that come faster than the trace takes them end the connection with ErrEventsLost, instead
+// of filling go-libvirt's queue.
+func TestEventsPileUp(t *testing.T) {
+	t.Parallel()
+	l, daemon := startLibvirt(t, startNone(t))
+	goOn := make(chan struct{})
+	c, err := NewClient(qmptest.Context(t), l, testDomain, nil, qmp.WithTrace(func(e qmp.TraceEntry) {
+		if e.Direction == qmp.Occurred {
+			<-goOn
+		}
+	}))
+	must.OK(t, err)
+	defer qmptest.Close(t, c)
+	data := map[string]any{"x": strings.Repeat("y", 1000)}
+	for range backlogEvents + 10 {
+		daemon.sendEvent(qmp.Event{Event: "FLOOD", Data: data})
+	}
+	qmptest.Await(t, daemon.deregistered, "the end of the event subscription")
+	close(goOn)
+	qmptest.AwaitDone(t, c.Done())
+	if !errors.Is(c.Err(), qmp.ErrConnectionLost) || !errors.Is(c.Err(), qmp.ErrEventsLost) {
+		t.Errorf("%v", c.Err())
+	}
+	if !l.IsConnected() {
+		t.Error("the caller's libvirt connection has ended")
+	}
+}
+
+// TestReplyBound: a reply that libvirt passes on has the client's bound, and ends the client beyond it.
+func TestReplyBound(t *testing.T) {
+	t.Parallel()
+	l, _ := startLibvirt(t, startNone(t))
+	c, err := NewClient(qmptest.Context(t), l, testDomain, nil, qmp.WithLineLimit(100<<10)) // less than a schema
+	must.OK(t, err)
+	defer qmptest.Close(t, c)
+	if _, err := c.Schema(qmptest.Context(t)); !errors.Is(err, qmp.ErrMessageTooLarge) {
+		t.Errorf("%v", err)
+	}
+	qmptest.AwaitDone(t, c.Done())
+	if !errors.Is(c.Err(), qmp.ErrConnectionLost) {
+		t.Errorf("%v", c.Err())
+	}
+}

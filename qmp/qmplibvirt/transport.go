@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 
 	"github.com/digitalocean/go-libvirt"
 
@@ -28,7 +29,8 @@ type FilePasser func(ctx context.Context, command []byte, f *os.File) (reply []b
 //
 // libvirt passes QEMU's replies on as they are, refusals included. It marks the domain as tainted
 // (custom-monitor). Commands run one at a time, and a context that ends does not stop libvirt: the late reply
-// is discarded. go-libvirt drops events without data, such as STOP and RESUME. The bytes of a [qmp.Sensitive]
+// is discarded. Events that come faster than the client takes them, as with a slow trace, end the connection with
+// [qmp.ErrEventsLost]. go-libvirt drops events without data, such as STOP and RESUME. The bytes of a [qmp.Sensitive]
 // pass through buffers of go-libvirt and libvirtd, which the client cannot wipe.
 //
 // Close ends the event subscription at libvirt once that can be done safely, which may be
@@ -109,34 +111,111 @@ var errEnded = errors.New("libvirt's connection ended")
 // go-libvirt blocks for ever on the next one, and its whole connection with it. So the subscription at
 // libvirt is ended first. That requires the subscription's callback id, which go-libvirt does not expose; but
 // every event carries it. Before the first event, Listen waits for one.
-func (t *transport) Listen(ctx context.Context, publish func(qmp.Event)) error {
+//
+// go-libvirt's queue has no bound, so Listen takes events from it however long publish needs, and fails with
+// [qmp.ErrEventsLost] if they pile up: the caller connects again, and queries QEMU.
+func (t *transport) Listen(ctx context.Context, publish func(qmp.Event)) (err error) {
+	publishing, stop := context.WithCancel(ctx)
+	pile := newBacklog(publishing, publish)
+	defer func() {
+		if err != nil {
+			stop() // what is left is not published
+		}
+		pile.close()
+		stop()
+	}()
+	drained := make(chan struct{})
 	defer func() {
 		t.cancel()
-		for range t.events { // go-libvirt may be about to hand over one more
+		<-drained
+	}()
+	callback, err := t.collect(ctx, pile)
+	go func() {
+		defer close(drained)
+		for range t.events { // go-libvirt must not keep what still comes
 			continue
 		}
 	}()
+	if err == nil || errors.Is(err, qmp.ErrEventsLost) {
+		// An error means that the connection is gone, or the subscription is.
+		_ = t.libvirt.QEMUConnectDomainMonitorEventDeregister(callback)
+	}
+	return err
+}
+
+// collect takes events until ctx has ended and the subscription's callback id is known, which it returns.
+func (t *transport) collect(ctx context.Context, pile *backlog) (callback int32, err error) {
 	closing := ctx.Done()
-	callback, known, closed := int32(0), false, false
+	known, closed := false, false
 	for !closed || !known {
 		select {
 		case event, ok := <-t.events:
 			if !ok {
-				return errEnded
+				return 0, errEnded
 			}
 			callback, known = event.CallbackID, true
-			if !closed && ctx.Err() == nil {
-				publish(parse(event))
+			if !closed && ctx.Err() == nil && !pile.push(event) {
+				return callback, qmp.ErrEventsLost
 			}
 		case <-closing:
 			closing, closed = nil, true
 		case <-t.libvirt.Disconnected():
-			return errEnded
+			return 0, errEnded
 		}
 	}
-	// An error means that the connection is gone, or the subscription is.
-	_ = t.libvirt.QEMUConnectDomainMonitorEventDeregister(callback)
-	return nil
+	return callback, nil
+}
+
+// The bounds of the events that wait for publish.
+const (
+	backlogEvents = 4096
+	backlogBytes  = 4 << 20 // of their data; an event alone may have more
+	// dataLimit is the length of the data of one event, some hundred bytes for QEMU's own. Longer data is dropped.
+	dataLimit = 1 << 20
+)
+
+// backlog publishes events in their order in a goroutine of its own.
+type backlog struct {
+	events chan libvirt.DomainEvent
+	bytes  atomic.Int64
+	done   chan struct{}
+}
+
+func newBacklog(ctx context.Context, publish func(qmp.Event)) *backlog {
+	b := &backlog{events: make(chan libvirt.DomainEvent, backlogEvents), done: make(chan struct{})}
+	go func() {
+		defer close(b.done)
+		for e := range b.events {
+			b.bytes.Add(-int64(len(e.Details)))
+			if ctx.Err() == nil {
+				publish(parse(e))
+			}
+		}
+	}()
+	return b
+}
+
+// push adds an event. It reports false if there is no room.
+func (b *backlog) push(e libvirt.DomainEvent) bool {
+	if len(e.Details) > dataLimit {
+		e.Details = nil
+	}
+	if held := b.bytes.Load(); held > 0 && held+int64(len(e.Details)) > backlogBytes {
+		return false
+	}
+	b.bytes.Add(int64(len(e.Details)))
+	select {
+	case b.events <- e:
+		return true
+	default:
+		return false
+	}
+}
+
+// close publishes what is left and waits for that.
+func (b *backlog) close() {
+	close(b.events)
+	<-b.done
 }
 
 func parse(from libvirt.DomainEvent) qmp.Event {

@@ -72,6 +72,9 @@ func deleteNode(ctx context.Context, c *monitor.Conn, name string) error {
 // harm: QEMU refuses it.
 const unplugAgain = 3 * time.Second
 
+// unplugSoon is the time from a RESUME or RESET to the next request. Many of them cause one request.
+const unplugSoon = 20 * time.Millisecond
+
 // errRejected reports that the guest has refused to release the device.
 var errRejected = errors.New("the guest has rejected the unplug request")
 
@@ -80,11 +83,11 @@ var errRejected = errors.New("the guest has rejected the unplug request")
 func unplug(ctx context.Context, c *monitor.Conn, id string) error {
 	for {
 		err := unplugOn(ctx, c, id)
-		if err == nil || ctx.Err() != nil || !monitor.Lost(err) {
+		if err == nil || ctx.Err() != nil || !monitor.Lost(err) && !errors.Is(err, qmp.ErrEventsLost) {
 			return err
 		}
-		// Events were missed while the connection was lost: start over, which also finds
-		// out whether the device still exists.
+		// Events were missed: start over, which also finds out whether the device still
+		// exists.
 		if err := c.Reconnect(ctx); err != nil {
 			return err
 		}
@@ -98,6 +101,7 @@ func unplugOn(ctx context.Context, c *monitor.Conn, id string) error {
 	request := qmp.Command{Execute: "device_del", Arguments: qmp.Object{{Name: "id", Value: id}}}
 	again := time.NewTicker(unplugAgain)
 	defer again.Stop()
+	var soon <-chan time.Time // after an event that may make the request succeed
 	rejected := false
 	for {
 		err := neverRan(ctx, c, id)
@@ -122,12 +126,17 @@ func unplugOn(ctx context.Context, c *monitor.Conn, id string) error {
 				return ctx.Err()
 			case <-again.C:
 				break wait
+			case <-soon:
+				soon = nil
+				break wait
 			case e, open := <-events.Events():
 				switch {
 				case !open:
-					return qmp.ErrConnectionLost
+					return events.Err()
 				case e.Event == "RESUME", e.Event == "RESET":
-					break wait
+					if soon == nil {
+						soon = time.After(unplugSoon)
+					}
 				case !concerns(e, id):
 				case e.Event == "DEVICE_DELETED":
 					return nil
@@ -217,6 +226,9 @@ func removeNodes(ctx context.Context, c *monitor.Conn, nodes []string) error {
 		var left []string
 		var failed error
 		for _, name := range nodes {
+			if err := ctx.Err(); err != nil {
+				return fmt.Errorf("node %s: %w", name, err)
+			}
 			if err := deleteNode(ctx, c, name); err != nil {
 				left = append(left, name)
 				if failed == nil {
@@ -259,17 +271,20 @@ func Unplug(ctx context.Context, c *monitor.Conn, h *host.Host, target, device s
 // and have none left: it returns their ids.
 func RemoveAll(ctx context.Context, c *monitor.Conn, h *host.Host, disk *inventory.AttachedDisk) ([]string, error) {
 	err := Remove(ctx, c, h, disk)
-	controllers, failed := removeControllers(ctx, c, h)
+	controllers, failed := RemoveControllers(ctx, c, h)
 	return controllers, both(err, failed)
 }
 
-// removeControllers unplugs luksplug's controllers that have no disk.
-func removeControllers(ctx context.Context, c *monitor.Conn, h *host.Host) ([]string, error) {
+// RemoveControllers unplugs luksplug's controllers that have no disk, and returns their ids.
+func RemoveControllers(ctx context.Context, c *monitor.Conn, h *host.Host) ([]string, error) {
 	state, err := inventory.Read(ctx, c)
 	if err != nil {
 		return nil, err
 	}
 	for i, id := range state.IdleControllers {
+		if err := ctx.Err(); err != nil {
+			return state.IdleControllers[:i], err
+		}
 		target, _, _ := blockgraph.ParseName(id)
 		if err := Unplug(ctx, c, h, target, id, controllerWait); err != nil {
 			return state.IdleControllers[:i], err

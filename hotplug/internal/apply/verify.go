@@ -37,7 +37,7 @@ func (r *Run) verify(ctx context.Context) (*inventory.AttachedDisk, error) {
 		return refuse("QEMU has no device %s, which it reported as added", graph.Device().ID)
 	}
 	// An empty drive and a vhost-user disk have no node.
-	if top := graph.Top().Name; top != "" && state.DeviceOf([]string{top}) != disk.Device {
+	if top := graph.Top().Name; top != "" && state.DeviceOf(top) != disk.Device {
 		return refuse("no device uses node %s", top)
 	}
 	if len(disk.FDSets) > 0 || len(disk.Files) > 0 {

@@ -21,7 +21,7 @@ func images(ctx context.Context, c *Candidate) (Findings, error) {
 		return Findings{}, c.remoteVM()
 	}
 	var all Findings
-	if err := c.unused(); err != nil {
+	if err := c.unused(ctx); err != nil {
 		return all, err
 	}
 	if all.Servers = c.Servers; all.Servers == nil {
@@ -54,9 +54,12 @@ func images(ctx context.Context, c *Candidate) (Findings, error) {
 
 // unused refuses a payload that this VM has open already. The image locks would refuse it
 // too, but they name no disk, and do not refuse two readers.
-func (c *Candidate) unused() error {
+func (c *Candidate) unused(ctx context.Context) error {
 	source := c.Disk.Image.Source
 	for _, n := range c.State.Nodes {
+		if err := ctx.Err(); err != nil {
+			return err // QEMU may list any number, and each is looked up
+		}
 		if source.Local() && n.IsStorage() && image.SameFile(n.File, source.Path) {
 			return c.refuse(outcome.ErrImageInUse, nil, "the image %s is in use by %s", source, c.State.Owner(n))
 		}
@@ -218,6 +221,9 @@ func (c *Candidate) shared(header, user string, u use) (warnings []string, err e
 // headerUser names the disk that uses the detached header, "" for none.
 func (c *Candidate) headerUser(ctx context.Context, path, uuid string) (string, error) {
 	for _, n := range c.State.Nodes {
+		if err := ctx.Err(); err != nil {
+			return "", err
+		}
 		sameFile := n.IsStorage() && image.SameFile(n.File, path)
 		sameVolume := uuid != "" && n.Image.Specific.Data.UUID == uuid
 		if sameFile || sameVolume {

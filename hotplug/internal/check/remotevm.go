@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/apply"
@@ -80,15 +79,15 @@ func (c *Candidate) volumes(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("query which volumes there are: %w", err)
 	}
-	var ours []string
+	ours := map[string]bool{}
 	for _, n := range state.Nodes {
 		if target, _, ok := blockgraph.ParseName(n.Name); ok && target == c.Disk.Target && n.Image.Specific.Data.UUID != "" {
-			ours = append(ours, n.Image.Specific.Data.UUID)
+			ours[n.Image.Specific.Data.UUID] = true
 		}
 	}
 	for _, n := range state.Nodes {
 		target, _, ok := blockgraph.ParseName(n.Name)
-		if ok && target == c.Disk.Target || !slices.Contains(ours, n.Image.Specific.Data.UUID) {
+		if ok && target == c.Disk.Target || !ours[n.Image.Specific.Data.UUID] {
 			continue
 		}
 		warnings, err := c.shared("of LUKS volume "+n.Image.Specific.Data.UUID, state.Owner(n), c.ownHeaderUse())

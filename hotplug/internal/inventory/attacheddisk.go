@@ -132,8 +132,32 @@ func (s *State) Disks() []*AttachedDisk {
 		}
 	}
 	out := slices.SortedFunc(maps.Values(disks), func(a, b *AttachedDisk) int { return strings.Compare(a.Target, b.Target) })
+	uses := s.uses()
 	for _, d := range out {
-		s.complete(d)
+		s.complete(d, uses)
+	}
+	return out
+}
+
+// use is the first drive of a node, with the node.
+type use struct {
+	order int // of the drive among all
+	drive Drive
+	node  *Node // nil for a node that QEMU has not listed
+}
+
+// uses returns the drives by the names of their nodes. A QEMU may list any number of nodes and drives, so no
+// search for one of them may be in a loop over the others.
+func (s *State) uses() map[string]use {
+	nodes := make(map[string]*Node, len(s.Nodes))
+	for i := range s.Nodes {
+		nodes[s.Nodes[i].Name] = &s.Nodes[i]
+	}
+	out := make(map[string]use, len(s.Drives))
+	for i, d := range s.Drives {
+		if _, twice := out[d.Node]; !twice {
+			out[d.Node] = use{i, d, nodes[d.Node]}
+		}
 	}
 	return out
 }
@@ -208,18 +232,28 @@ func (d *AttachedDisk) addNode(n Node, role blockgraph.Role) {
 }
 
 // complete sets the properties that follow from the device and its node.
-func (s *State) complete(d *AttachedDisk) {
+func (s *State) complete(d *AttachedDisk, uses map[string]use) {
 	slices.Sort(d.Objects)
-	if id := s.DeviceOf(d.Nodes); id != "" {
-		d.Device = id // also a device with a user's alias
+	var own []use
+	for _, name := range d.Nodes {
+		if u, used := uses[name]; used {
+			own = append(own, u)
+		}
+	}
+	slices.SortFunc(own, func(a, b use) int { return a.order - b.order })
+	for _, u := range own {
+		if id := u.drive.device(); id != "" {
+			d.Device = id // also a device with a user's alias
+			break
+		}
 	}
 	if d.Device == "" {
 		return
 	}
 	d.Driver = s.Devices[d.Device]
-	for _, drive := range s.Drives {
-		if n := s.Node(drive.Node); n != nil && slices.Contains(d.Nodes, drive.Node) {
-			d.Size, d.ReadOnly = n.Image.VirtualSize, n.ReadOnly
+	for _, u := range own {
+		if u.node != nil {
+			d.Size, d.ReadOnly = u.node.Image.VirtualSize, u.node.ReadOnly
 		}
 	}
 }

@@ -86,9 +86,12 @@ func readPCI(m *blockgraph.Machine, value []byte, cmd qmp.Command) error {
 		return err
 	}
 	const serialBusUSB = 0x0c03 // PCI class code: serial bus controller, USB
+	const pciSlots = 32
+	var root [pciSlots]bool
 	for _, b := range buses {
 		for _, d := range b.Devices {
-			if b.Bus == 0 && !slices.Contains(m.RootSlots, d.Slot) {
+			if b.Bus == 0 && d.Slot < pciSlots && !root[d.Slot] {
+				root[d.Slot] = true
 				m.RootSlots = append(m.RootSlots, d.Slot)
 			}
 			m.USB = m.USB || d.Class.Class == serialBusUSB
@@ -180,6 +183,23 @@ func scsiUnits(ctx context.Context, q monitor.Querier, bus string) ([]blockgraph
 			links = append(links, monitor.QOMGet(bus, p.Name))
 		}
 	}
+	var units []blockgraph.SCSIUnit
+	// In parts: each of the answers may be as long as the monitor's bound.
+	for part := range slices.Chunk(links, unitsAtOnce) {
+		found, err := unitsAt(ctx, q, part)
+		if err != nil {
+			return nil, err
+		}
+		units = append(units, found...)
+	}
+	return units, nil
+}
+
+// unitsAtOnce is the number of units in one batch of queries.
+const unitsAtOnce = 32
+
+// unitsAt returns the units to which links of a SCSI bus lead.
+func unitsAt(ctx context.Context, q monitor.Querier, links []qmp.Command) ([]blockgraph.SCSIUnit, error) {
 	paths, err := q.Query(ctx, links...)
 	if err != nil {
 		return nil, err
@@ -196,7 +216,7 @@ func scsiUnits(ctx context.Context, q monitor.Querier, bus string) ([]blockgraph
 	if err != nil {
 		return nil, err
 	}
-	var units []blockgraph.SCSIUnit
+	units := make([]blockgraph.SCSIUnit, 0, len(links))
 	for i := 0; i+1 < len(answers); i += 2 {
 		var target, lun int
 		if err := monitor.Decode(answers[i], &target, questions[i]); err != nil {

@@ -13,10 +13,14 @@ import (
 // Options are the options of a block node, flat, such as QEMU's "server.host". Values are text.
 type Options map[string]string
 
-// ParseOptions parses "json:{...}", and returns nil for anything else.
+// longestName is the length of the longest name of an image in QEMU (PATH_MAX, struct BlockDriverState).
+const longestName = 4096
+
+// ParseOptions parses "json:{...}", and returns nil for anything else, which includes a text that is longer than
+// QEMU's names: the names of nested options grow with the square of its length.
 func ParseOptions(file string) Options {
 	text, found := strings.CutPrefix(file, "json:")
-	if !found {
+	if !found || len(file) > longestName {
 		return nil
 	}
 	d := json.NewDecoder(strings.NewReader(text))

@@ -207,19 +207,24 @@ func (s *State) Node(name string) *Node {
 // Peripheral is the QOM path of the devices that have an id.
 const Peripheral = "/machine/peripheral/"
 
-// DeviceOf returns the id of the device that uses one of the nodes, "" if there is none.
-func (s *State) DeviceOf(nodes []string) string {
+// DeviceOf returns the id of the device that uses the node, "" if there is none.
+func (s *State) DeviceOf(node string) string {
 	for _, d := range s.Drives {
-		if !slices.Contains(nodes, d.Node) {
-			continue
-		}
-		path, isPath := strings.CutPrefix(d.Path, Peripheral)
-		if isPath || !strings.HasPrefix(d.Path, "/") {
-			id, _, _ := strings.Cut(path, "/")
+		if id := d.device(); d.Node == node && id != "" {
 			return id
 		}
 	}
 	return ""
+}
+
+// device returns the id of the device, "" for a device without one.
+func (d Drive) device() string {
+	path, isPath := strings.CutPrefix(d.Path, Peripheral)
+	if !isPath && strings.HasPrefix(d.Path, "/") {
+		return ""
+	}
+	id, _, _ := strings.Cut(path, "/")
+	return id
 }
 
 // IsStorage reports whether the node reads a file or device of the host.
@@ -238,8 +243,12 @@ func (s *State) Owner(n Node) string {
 // FreeFDSet returns an unused id for a descriptor set. A set stays listed, empty, for as
 // long as a node that was opened from it exists.
 func (s *State) FreeFDSet() int64 {
+	used := make(map[int64]bool, len(s.FDSets))
+	for _, f := range s.FDSets {
+		used[f.ID] = true
+	}
 	id := blockgraph.FirstFDSet
-	for slices.ContainsFunc(s.FDSets, func(f FDSet) bool { return f.ID == id }) {
+	for used[id] {
 		id++
 	}
 	return id

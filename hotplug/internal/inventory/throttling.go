@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 )
 
@@ -64,8 +63,12 @@ func Effective(limits map[string]uint64) map[string]uint64 {
 
 // Throttling returns the limits of the device of an attached disk.
 func (s *State) Throttling(h *AttachedDisk) Throttling {
+	own := make(map[string]bool, len(h.Nodes))
+	for _, n := range h.Nodes {
+		own[n] = true
+	}
 	for _, d := range s.Drives {
-		if slices.Contains(h.Nodes, d.Node) {
+		if own[d.Node] {
 			return d.Throttling
 		}
 	}

@@ -248,7 +248,7 @@ func waitJob(ctx context.Context, events *qmp.Subscription) error {
 		return ctx.Err()
 	case e, open := <-events.Events():
 		if !open {
-			return qmp.ErrConnectionLost
+			return events.Err()
 		}
 		if text, failed := e.Data["error"].(string); failed {
 			return fmt.Errorf("%w: %s", errJob, text)
