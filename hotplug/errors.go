@@ -57,6 +57,7 @@ var (
 	ErrHostDevice           = outcome.ErrHostDevice           // a device that QEMU drives itself is not ready
 	ErrOverlay              = outcome.ErrOverlay              // the overlay of a transient disk cannot be made
 	ErrReservations         = outcome.ErrReservations         // managed reservations are impossible here
+	ErrIdentity             = outcome.ErrIdentity             // QEMU reports another UUID than its process or manager
 	ErrNotRecorded          = outcome.ErrNotRecorded          // AttachOptions.Before failed
 )
 

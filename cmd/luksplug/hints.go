@@ -31,6 +31,7 @@ var causeHints = []struct {
 	{qmp.ErrTLSRefused, "use --tls-dir to name the directory of the TLS client's files: its certificates, or keys.psk"},
 	{blockgraph.ErrUnknownPool, "give the pool's XML with --pool-xml, or look it up in libvirt with --domain"},
 	{blockgraph.ErrNoDescriptors, "use --unlock auto or --unlock qemu to open the disk in the VM's QEMU"},
+	{hotplug.ErrIdentity, "use --qemu-pid to name the VM's process if --qmp is a proxy's"},
 	{hotplug.ErrExternalWouldHelp, "--unlock external avoids that"},
 }
 

@@ -47,6 +47,9 @@ var (
 	ErrOverlay = errors.New("the overlay cannot be made")
 	// ErrReservations: managed persistent reservations are impossible here.
 	ErrReservations = errors.New("managed reservations are impossible here")
+	// ErrIdentity: the VM's QEMU reports another UUID than its process or its manager, or
+	// what this host has under the UUID belongs to another process.
+	ErrIdentity = errors.New("the VM is not the one that it says it is")
 	// ErrNotRecorded: the caller's Before failed.
 	ErrNotRecorded = errors.New("the attach cannot be recorded")
 )
@@ -57,6 +60,6 @@ func Causes() []error {
 	return []error{
 		ErrTargetTaken, ErrNameTaken, ErrImageInUse, ErrHeaderInUse, ErrImageUnusable, ErrReadOnlyImage,
 		ErrHeaderUnusable, ErrUnexpectedEncryption, ErrPermission, ErrRelabelWouldHelp, ErrRelabelNeedsRoot, ErrServer, ErrRemoteVM,
-		ErrHelperProcess, ErrHostDevice, ErrOverlay, ErrReservations, ErrNotRecorded,
+		ErrHelperProcess, ErrHostDevice, ErrOverlay, ErrReservations, ErrIdentity, ErrNotRecorded,
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/google/uuid"
@@ -44,8 +43,11 @@ type Note struct {
 
 const noteSuffix = ".json"
 
-// WriteNote writes the note of a disk, and replaces an existing one.
+// WriteNote writes the note of a disk, and replaces an existing one of the same VM.
 func (v VM) WriteNote(n Note) error {
+	if err := v.Disk(n.Target).own(); err != nil {
+		return err
+	}
 	text, err := json.Marshal(n)
 	if err != nil {
 		return err
@@ -72,14 +74,21 @@ func (v VM) Notes() map[string]Note {
 		if !isNote {
 			continue
 		}
-		if text, err := os.ReadFile(filepath.Join(v.Path(), e.Name())); err == nil {
-			var n Note
-			if json.Unmarshal(text, &n) == nil && n.Target == target {
-				out[target] = n
-			}
+		if n, noted := v.note(target); noted {
+			out[target] = n
 		}
 	}
 	return out
+}
+
+// note returns the note of a disk; false if there is none that can be read.
+func (v VM) note(target string) (n Note, noted bool) {
+	text, err := os.ReadFile(v.Disk(target).NotePath())
+	if err != nil {
+		return Note{}, false
+	}
+	noted = json.Unmarshal(text, &n) == nil && n.Target == target
+	return n, noted
 }
 
 // HeaderUser returns the note of a disk in another VM of this host that uses the same
