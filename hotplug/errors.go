@@ -58,6 +58,8 @@ var (
 	ErrOverlay              = outcome.ErrOverlay              // the overlay of a transient disk cannot be made
 	ErrReservations         = outcome.ErrReservations         // managed reservations are impossible here
 	ErrIdentity             = outcome.ErrIdentity             // QEMU reports another UUID than its process or manager
+	ErrNeedsQEMU            = outcome.ErrNeedsQEMU            // only QEMU could unlock, and the caller has not chosen UnlockQEMU
+	ErrStall                = outcome.ErrStall                // QEMU would stall for longer than MaxStall
 	ErrNotRecorded          = outcome.ErrNotRecorded          // AttachOptions.Before failed
 )
 

@@ -66,8 +66,9 @@ type (
 )
 
 const (
-	// UnlockAuto unlocks in this process, outside of QEMU, wherever that works, and
-	// otherwise in QEMU, with a warning. "" means the same.
+	// UnlockAuto unlocks in this process, outside of QEMU. If the disk's XML or the VM's
+	// address makes that impossible, QEMU unlocks, with a warning. If QEMU or an image does,
+	// the disk is refused, with [ErrNeedsQEMU]. "" means the same.
 	UnlockAuto = unlock.Auto
 	// UnlockQEMU gives QEMU the passphrase. The guest stalls while QEMU
 	// derives the key, usually for seconds.
@@ -123,6 +124,12 @@ type Options struct {
 	// An error ends the attach.
 	OnDaemon func(ctx context.Context, d Daemon) error
 }
+
+// Values of MaxStall of [AttachOptions].
+const (
+	DefaultMaxStall = check.DefaultMaxStall // 10 seconds
+	NoMaxStall      = check.NoMaxStall
+)
 
 // FileAccess tells where the VM's files are.
 type FileAccess string

@@ -210,7 +210,16 @@ func (c call) plug(ctx context.Context, vm *hotplug.VM, d record.Disk) error {
 	if err != nil {
 		return err
 	}
-	_, err = vm.Attach(ctx, disk.Disk, c.Store, hotplug.AttachOptions{Spec: d.Spec})
+	options := hotplug.AttachOptions{Spec: d.Spec}
+	if hotplug.UnlockPolicy(d.Unlock) == hotplug.UnlockQEMU {
+		options.Unlock = hotplug.UnlockQEMU
+	}
+	if d.MaxStall != "" {
+		if options.MaxStall, err = time.ParseDuration(d.MaxStall); err != nil {
+			return fmt.Errorf("the record of disk %s: max-stall: %w", d.Target, err)
+		}
+	}
+	_, err = vm.Attach(ctx, disk.Disk, c.Store, options)
 	return err
 }
 

@@ -50,6 +50,12 @@ func newRecorder(at descriptions, disk *Disk, options AttachOptions, log logrus.
 		return nil, err
 	}
 	d.Optional, d.AllowSharedHeader, d.Relabel = options.Optional, options.AllowSharedHeader, options.Relabel
+	if options.Unlock == hotplug.UnlockQEMU {
+		d.Unlock = string(options.Unlock)
+	}
+	if options.MaxStall != 0 {
+		d.MaxStall = options.MaxStall.String()
+	}
 	return &recorder{at: at, source: disk.Disk, disk: d, persistent: options.Persistent}, nil
 }
 
@@ -130,7 +136,7 @@ func (r *recorder) again(ctx context.Context, h *hotplug.AttachedDisk) (recorded
 	if known == nil {
 		return false, nil
 	}
-	r.disk.Devices, r.disk.Start, r.disk.Relabel, r.disk.Owners = known.Devices, known.Start, known.Relabel, known.Owners
+	r.disk.Devices, r.disk.Start, r.disk.Relabel, r.disk.Owners, r.disk.Attach = known.Devices, known.Start, known.Relabel, known.Owners, known.Attach
 	if live.Disk(h.Target) == nil {
 		if err := r.write(ctx, Live); err != nil {
 			return false, err
