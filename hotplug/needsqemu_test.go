@@ -121,6 +121,16 @@ func TestMaxStall(t *testing.T) {
 		return disk
 	}
 	raw := func(t *testing.T) *blockgraph.Disk { return luksDisk(t, "sdb") }
+	onServer := func(file func(*testing.T) *blockgraph.Disk, format string) func(*testing.T) *blockgraph.Disk {
+		return func(t *testing.T) *blockgraph.Disk {
+			must.Have(t, "qemu-storage-daemon")
+			local := file(t)
+			changeHeader(t, local, iterations(0, forever))
+			disk := remoteDisk(t, "sdb", serve(t, local.Image.Source.Path), "")
+			disk.Image.Format = blockgraph.Format(format)
+			return disk
+		}
+	}
 	for _, c := range []struct {
 		name   string
 		disk   func(*testing.T) *blockgraph.Disk
@@ -132,6 +142,8 @@ func TestMaxStall(t *testing.T) {
 		{"2^32-1 iterations in the last slot", raw, hotplug.UnlockQEMU, 0, iterations(7, forever)},
 		{"2^32-1 iterations of the digest", raw, hotplug.UnlockQEMU, 0, func(h []byte) { binary.BigEndian.PutUint32(h[164:], forever) }},
 		{"inside of qcow2 by the default policy", inQcow2, hotplug.UnlockAuto, 0, iterations(0, forever)},
+		{"on a server", onServer(raw, "raw"), hotplug.UnlockQEMU, 0, nil},
+		{"inside of qcow2 on a server", onServer(inQcow2, "qcow2"), hotplug.UnlockAuto, 0, nil},
 		{"an hour is allowed", raw, hotplug.UnlockQEMU, time.Hour, func(h []byte) {
 			for slot := range 8 {
 				iterations(slot, forever)(h)
@@ -145,7 +157,9 @@ func TestMaxStall(t *testing.T) {
 			v, _ := vm(t, hotplug.Options{})
 			before := state(ctx, t, v)
 			disk := c.disk(t)
-			changeHeader(t, disk, c.change)
+			if c.change != nil {
+				changeHeader(t, disk, c.change)
+			}
 			_, err := v.Attach(ctx, disk, unasked{t}, hotplug.AttachOptions{Unlock: c.unlock, MaxStall: c.limit})
 			var refused *hotplug.PreflightError
 			if !errors.As(err, &refused) || !errors.Is(err, hotplug.ErrStall) {

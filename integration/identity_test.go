@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -129,4 +130,28 @@ func TestMaxStall(t *testing.T) {
 		quick.detach(ctx, t)
 	}
 	wantSame(ctx, t, q, before)
+}
+
+// TestHookAttachesAsRecorded: at the start of a domain the hook unlocks a disk as its record has it: in QEMU if the user
+// has chosen that, and within the recorded limit of a stall, else the default one.
+func TestHookAttachesAsRecorded(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	h := newHookHost(t, "")
+	own := plugged{volume: peer.NewVolume(t, peer.DetachedRaw), target: "vdb", attach: ` unlock="qemu" max-stall="20s"`}
+	d := h.define(ctx, t, own)
+	must.OK(t, d.Start(ctx))
+	list := disksIn[listEntry](t, viaLibvirt(ctx, t, h.Libvirt, d.Name, "list", "--output", "json"))
+	if len(list) != 1 || list[0].Unlock != "qemu" || list[0].State != "attached" {
+		t.Errorf("listed: %+v", list)
+	}
+	virsh(ctx, t, h.Libvirt, "destroy", d.Name)
+	virsh(ctx, t, h.Libvirt, "undefine", d.Name)
+
+	short := plugged{volume: peer.NewVolume(t, peer.Qcow2LUKS), target: "vdb", attach: ` max-stall="1ns"`}
+	other := h.define(ctx, t, short)
+	if err := other.Start(ctx); err == nil || !strings.Contains(err.Error(), "the limit of 1ns") {
+		t.Errorf("a stall that is too long: %v", err)
+	}
+	h.wantClean(ctx, t)
 }
