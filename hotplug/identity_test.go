@@ -246,6 +246,33 @@ func wantNoteOf(t *testing.T, run, id string, pid int) {
 	}
 }
 
+// TestConfirmedUUID: the UUID by which a VM's keys are chosen is not one that only QEMU reports.
+func TestConfirmedUUID(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	own, other := uuid.NewString(), uuid.NewString() // no QEMU of this host has the other one
+	socket, pid := qemuAt(t, "-uuid", own)
+	proxy, liar := newRelay(t, socket, func(line []byte) []byte { return line }), newRelay(t, socket, asUUID(own, other))
+	named := func(context.Context) (*hotplug.Process, error) { return hotplug.LookUpProcess(pid) }
+	for _, c := range []struct {
+		name, address, want string
+		options             hotplug.Options
+	}{
+		{"at QEMU's socket", socket, own, hotplug.Options{}},
+		{"through a proxy, with its process", proxy.address, own, hotplug.Options{Process: named}},
+		{"through a proxy", liar.address, "", hotplug.Options{}},
+		{"on another machine", liar.address, "", hotplug.Options{Files: hotplug.FilesRemote}},
+		{"on another machine, with a manager", proxy.address, own, hotplug.Options{Files: hotplug.FilesRemote, UUID: own}},
+	} {
+		c.options.RunDir, c.options.LockDir = t.TempDir(), t.TempDir()
+		v := must.Get(hotplug.Connect(ctx, dialer(c.address), c.options))(t)
+		if got, err := v.UUID(ctx); got != c.want || err != nil {
+			t.Errorf("%s: %q, %v; want %q", c.name, got, err, c.want)
+		}
+		must.OK(t, v.Close())
+	}
+}
+
 // TestTCPMonitors: two VMs have their monitors on the same TCP port of two addresses. Each disk is noted as that of the
 // process at the other end of its own connection.
 func TestTCPMonitors(t *testing.T) {

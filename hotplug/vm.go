@@ -149,6 +149,7 @@ const defaultLockWait = 30 * time.Second
 type VM struct {
 	conn  *monitor.Conn
 	host  *host.Host
+	uuid  string
 	check *check.VM
 	opts  Options
 }
@@ -197,7 +198,7 @@ func Connect(ctx context.Context, dial Dialer, opts Options) (*VM, error) {
 		return nil, err
 	}
 	checked := &check.VM{Conn: conn, Properties: map[string]map[string]bool{}}
-	return &VM{conn: conn, host: h, check: checked, opts: opts}, nil
+	return &VM{conn: conn, host: h, uuid: vm.UUID, check: checked, opts: opts}, nil
 }
 
 // known returns what is known of the VM at the other end of a connection.
@@ -216,8 +217,10 @@ func (vm *VM) Close() error { return vm.conn.Close() }
 // dialled again.
 func (vm *VM) Client() *qmp.Client { return vm.conn.Client() }
 
-// UUID returns the VM's UUID; "" for a VM without one.
-func (vm *VM) UUID(ctx context.Context) (string, error) { return vm.host.UUID(ctx) }
+// UUID returns the VM's UUID as its manager or its process has it; "" for a VM without one,
+// and where only QEMU reports it: behind a proxy, and on another machine without a manager.
+// A key of a VM may be chosen by it.
+func (vm *VM) UUID(context.Context) (string, error) { return vm.uuid, nil }
 
 // State queries what exists in the VM. The queries are sent at once and change nothing.
 func (vm *VM) State(ctx context.Context) (*State, error) {

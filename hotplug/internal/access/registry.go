@@ -40,7 +40,7 @@ func (u Use) foreign(other Use) bool {
 	return other.Process.PID != 0 && other.Process != u.Process && other.alive()
 }
 
-// Uses returns the uses of a VM.
+// Uses returns the uses of a VM, without those of entries that cannot be read.
 func (r Registry) Uses(vm string) ([]Use, error) {
 	if _, err := os.Stat(r.Dir); errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -52,11 +52,8 @@ func (r Registry) Uses(vm string) ([]Use, error) {
 	var out []Use
 	for _, name := range names {
 		e, err := r.read(name)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // returned meanwhile
-		}
 		if err != nil {
-			return nil, err
+			continue // for example, the file was returned meanwhile
 		}
 		for _, u := range e.Uses {
 			if u.VM == vm {

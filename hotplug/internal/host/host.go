@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -74,15 +73,6 @@ func (h *Host) ID(ctx context.Context) (string, error) {
 		h.id = id
 	}
 	return h.id, nil
-}
-
-// UUID returns the VM's UUID; "" for a VM without one.
-func (h *Host) UUID(ctx context.Context) (string, error) {
-	id, err := h.ID(ctx)
-	if _, e := uuid.Parse(id); e != nil {
-		id = ""
-	}
-	return id, err
 }
 
 // Process returns the VM's process. The error is [ErrOtherHost] for a VM on another

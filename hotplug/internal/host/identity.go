@@ -35,6 +35,8 @@ type Identity struct {
 	// ID names its directory and its lock: the VM's UUID, or for a VM without one the
 	// process, or what little else is known.
 	ID string
+	// UUID is the VM's UUID if its manager or its process confirms it, "" otherwise.
+	UUID string
 	// Process is its process, nil if that is unknown; Err is then the reason.
 	Process *Process
 	Err     error
@@ -73,7 +75,7 @@ func Identify(ctx context.Context, c *qmp.Client, k Known) (Identity, error) {
 		return Identity{}, outcome.NotThatVM("its manager has it under the UUID %s, and its QEMU reports %s", k.UUID, orNone(reported))
 	}
 	if !k.Local {
-		return Identity{ID: k.remoteID(reported), Err: ErrOtherHost}, nil
+		return Identity{ID: k.remoteID(reported), UUID: strings.ToLower(k.UUID), Err: ErrOtherHost}, nil
 	}
 	var out Identity
 	out.Process, out.Err = k.process(ctx, c)
@@ -82,7 +84,8 @@ func Identify(ctx context.Context, c *qmp.Client, k Known) (Identity, error) {
 	}
 	pid := out.pid()
 	if k.UUID != "" {
-		out.ID = strings.ToLower(k.UUID)
+		out.UUID = strings.ToLower(k.UUID)
+		out.ID = out.UUID
 		return out, k.confirm(c, pid)
 	}
 	own, qemu := hostproc.QEMUOf(pid)
@@ -94,6 +97,9 @@ func Identify(ctx context.Context, c *qmp.Client, k Known) (Identity, error) {
 			return Identity{}, outcome.NotThatVM("%s reports the UUID %s, which is that of the QEMU with process id %d: use the monitor's own socket, or name the VM's process",
 				peerName(pid, out.Err), reported, others[0])
 		}
+	}
+	if qemu {
+		out.UUID = own
 	}
 	switch {
 	case reported != "":
