@@ -155,3 +155,28 @@ func TestHookAttachesAsRecorded(t *testing.T) {
 	}
 	h.wantClean(ctx, t)
 }
+
+// TestDomainProcess: a domain's process is the one that libvirt itself has noted, although another QEMU of the same user
+// has the domain's UUID among its arguments.
+func TestDomainProcess(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	l := peer.LibvirtdWith(t, peer.LibvirtOptions{})
+	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{SCSI: true, Persistent: true}))(t)
+	id := virsh(ctx, t, l, "domuuid", d.Name)
+	// It ends with the namespaces of libvirtd.
+	twin := l.Inside(ctx, "qemu-system-x86_64", "-nodefaults", "-display", "none", "-machine", "none", "-uuid", id)
+	must.OK(t, twin.Start())
+	t.Cleanup(func() { _, _ = twin.Process.Kill(), twin.Wait() })
+	eventually(ctx, t, "the other QEMU runs", func() bool {
+		return strings.Count(run(ctx, t, l.Inside(ctx, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' '\\n'")).stdout, "-uuid\n"+id+"\n") == 2
+	})
+	v := peer.NewVolume(t, peer.Qcow2LUKS)
+	args := append(attachArgs(t, v, v.DiskXML("sda", "scsi")), "--unlock", "external")
+	got := run(ctx, t, l.Inside(ctx, luksplug, slices.Concat([]string{"--connect", l.URI, "--domain", d.Name}, args)...)).want(t, 0)
+	if got.stderr != "" {
+		t.Errorf("warned: %s", got.stderr) // a daemon of an unknown process would not end with the VM
+	}
+	virsh(ctx, t, l, "destroy", d.Name)
+	eventually(ctx, t, "the daemon ends with the domain", func() bool { return len(peer.StorageDaemons(id)) == 0 })
+}
