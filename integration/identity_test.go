@@ -156,6 +156,23 @@ func TestHookAttachesAsRecorded(t *testing.T) {
 	h.wantClean(ctx, t)
 }
 
+// TestHookNotesTheProcess: the note of a disk that a domain starts with names the domain's process, so that no other VM
+// may remove it.
+func TestHookNotesTheProcess(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	h := newHookHost(t, "")
+	d := h.define(ctx, t, plugged{volume: peer.NewVolume(t, peer.DetachedRaw), target: "vdb", cold: true})
+	must.OK(t, d.Start(ctx))
+	inside := func(path string) string { return run(ctx, t, h.Inside(ctx, "cat", path)).want(t, 0).stdout }
+	pid := strings.TrimSpace(inside("/run/libvirt/qemu/" + d.Name + ".pid"))
+	if note := inside("/run/luksplug/vm/" + hookUUID + "/vdb.json"); pid == "" || !strings.Contains(note, `"process":{"pid":`+pid+`,`) {
+		t.Errorf("the domain is process %s, and the note %s", pid, note)
+	}
+	virsh(ctx, t, h.Libvirt, "destroy", d.Name)
+	h.wantClean(ctx, t)
+}
+
 // TestDomainProcess: a domain's process is the one that libvirt itself has noted, although another QEMU of the same user
 // has the domain's UUID among its arguments.
 func TestDomainProcess(t *testing.T) {

@@ -14,6 +14,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/access"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // starting returns the VM that is about to start.
@@ -165,7 +166,7 @@ func (c call) finish(ctx context.Context, s *coldstart.VM, arrival coldstart.Arr
 		if with.Limits != nil && c.monitor == "" {
 			failed = append(failed, fmt.Errorf("disk %s: its limits cannot be set: %w", target, ErrNoMonitor))
 		}
-		failed = append(failed, s.Note(ctx, disk, 0))
+		failed = append(failed, s.Note(ctx, disk, c.qemu()))
 		one := hotplug.Started{Target: target, Limits: with.Limits}
 		if arrival != coldstart.ArrivalBoot {
 			one.Keep = with.Reopened
@@ -197,6 +198,15 @@ func (c call) finish(ctx context.Context, s *coldstart.VM, arrival coldstart.Arr
 		failed = append(failed, err)
 	}
 	return errors.Join(failed...)
+}
+
+// qemu returns the process id of the domain's QEMU, 0 if it is unknown.
+func (c call) qemu() int {
+	user, err := c.user()
+	if err != nil {
+		return 0
+	}
+	return hostproc.Domain{Name: c.Domain, UUID: c.uuid, UID: user.UID, Session: os.Geteuid() != 0}.QEMU()
 }
 
 // onlyOptional reports whether the domain can run without any of the disks.

@@ -5,10 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 
 	"libvirt.org/go/libvirtxml"
 
@@ -104,36 +101,14 @@ func (d *Domain) process(ctx context.Context) (*hotplug.Process, error) {
 		}
 	}
 	p := &hotplug.Process{User: user}
-	if pid := d.pid(doc, user.UID); pid != 0 {
+	domain := hostproc.Domain{Name: doc.Name(), UUID: doc.UUID(), UID: user.UID, Session: d.uri.Session}
+	if pid := domain.QEMU(); pid != 0 {
 		if p, err = hotplug.LookUpProcess(pid); err != nil {
 			return nil, err
 		}
 	}
 	p.Labels = hotplug.Labels{AppArmor: doc.Label("apparmor"), Image: doc.ImageLabel("selinux")}
 	return p, nil
-}
-
-// pid returns the process id of the domain's QEMU, 0 if it is unknown: that in libvirt's
-// own file, if that process has the domain's UUID among its arguments, else that of the
-// only process of the user that has. A QEMU can overwrite its arguments, so they alone
-// could be those of another one.
-func (d *Domain) pid(doc *domainxml.Document, uid uint32) int {
-	if text, err := os.ReadFile(d.pidFile(doc.Name())); err == nil {
-		pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-		if own, _ := hostproc.QEMUOf(pid); err == nil && strings.EqualFold(own, doc.UUID()) {
-			return pid
-		}
-	}
-	return hostproc.FindQEMU(doc.UUID(), uid)
-}
-
-// pidFile returns the file in which libvirt has the process id of a domain's QEMU.
-func (d *Domain) pidFile(name string) string {
-	dir := "/run/libvirt/qemu"
-	if d.uri.Session {
-		dir = filepath.Join(os.Getenv("XDG_RUNTIME_DIR"), "libvirt/qemu/run")
-	}
-	return filepath.Join(dir, name+".pid")
 }
 
 // user returns the user that the domain's QEMU runs as, or is going to, in the form

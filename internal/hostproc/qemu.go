@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -79,4 +80,32 @@ func FindQEMU(uuid string, uid uint32) int {
 		found = pid
 	}
 	return found
+}
+
+// Domain is a libvirt domain of this host.
+type Domain struct {
+	Name, UUID string
+	UID        uint32 // of the user of its QEMU
+	Session    bool   // of the user's own libvirt, and not the system's
+}
+
+// QEMU returns the process id of the domain's QEMU, 0 if it is unknown: that in libvirt's own file, if that process
+// has the domain's UUID among its arguments, else that of the only process of the user that has. A QEMU can overwrite
+// its arguments, so they alone could be those of another one.
+func (d Domain) QEMU() int {
+	dir := "/run/libvirt/qemu"
+	if d.Session {
+		runtime := os.Getenv("XDG_RUNTIME_DIR")
+		if runtime == "" {
+			runtime = fmt.Sprintf("/run/user/%d", os.Geteuid())
+		}
+		dir = filepath.Join(runtime, "libvirt/qemu/run")
+	}
+	if text, err := os.ReadFile(filepath.Join(dir, d.Name+".pid")); err == nil && filepath.Base(d.Name) == d.Name {
+		pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+		if own, _ := QEMUOf(pid); err == nil && own != "" && strings.EqualFold(own, d.UUID) {
+			return pid
+		}
+	}
+	return FindQEMU(d.UUID, d.UID)
 }
