@@ -23,6 +23,12 @@ type AttachOptions struct {
 	Spec
 	// Unlock selects how the LUKS volume is unlocked; "" is [UnlockAuto].
 	Unlock UnlockPolicy
+	// MaxStall is the longest time that QEMU may stall the guest to unlock the volume, if it
+	// does: a header that takes longer is refused, with [ErrStall]. 0 is [DefaultMaxStall],
+	// and [NoMaxStall] is no limit. The time is estimated. It is unknown, and nothing is
+	// refused, if the header cannot be read here: for a VM on another machine, and for an
+	// image of a server if this host has no qemu-storage-daemon.
+	MaxStall time.Duration
 	// Before, if not nil, is called after all checks, just before the first change. It is
 	// not called for a disk that is attached already. An error ends the attach, as a
 	// [*PreflightError]. The returned text, which must not be secret, is kept on this host
@@ -236,7 +242,7 @@ func (a *attach) examine(ctx context.Context, state *State, choice Choice, serve
 	}
 	c := &check.Candidate{
 		Host: a.host, VM: a.check, State: state, Disk: a.disk, Plan: plan, Unlock: choice.Unlock,
-		Spec: a.options.Spec, Images: a.images, Store: a.store, Servers: servers,
+		Spec: a.options.Spec, MaxStall: a.options.MaxStall, Images: a.images, Store: a.store, Servers: servers,
 	}
 	findings, err := check.Run(ctx, c, check.Attach())
 	if err != nil {

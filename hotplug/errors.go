@@ -61,6 +61,9 @@ var (
 	ErrHostDevice           = outcome.ErrHostDevice           // a device that QEMU drives itself is not ready
 	ErrOverlay              = outcome.ErrOverlay              // the overlay of a transient disk cannot be made
 	ErrReservations         = outcome.ErrReservations         // managed reservations are impossible here
+	ErrIdentity             = outcome.ErrIdentity             // QEMU reports another UUID than its process or manager
+	ErrNeedsQEMU            = outcome.ErrNeedsQEMU            // only QEMU could unlock, and the caller has not chosen UnlockQEMU
+	ErrStall                = outcome.ErrStall                // QEMU would stall for longer than MaxStall
 	ErrNotRecorded          = outcome.ErrNotRecorded          // AttachOptions.Before failed
 )
 

@@ -63,8 +63,9 @@ type (
 )
 
 const (
-	// UnlockAuto unlocks in this process, outside of QEMU, wherever that works, and
-	// otherwise in QEMU, with a warning. "" means the same.
+	// UnlockAuto unlocks in this process, outside of QEMU. If the disk's XML or the VM's
+	// address makes that impossible, QEMU unlocks, with a warning. If QEMU or an image does,
+	// the disk is refused, with [ErrNeedsQEMU]. "" means the same.
 	UnlockAuto = unlock.Auto
 	// UnlockQEMU gives QEMU the passphrase. The guest stalls while QEMU
 	// derives the key, usually for seconds.
@@ -79,6 +80,9 @@ const (
 type Options struct {
 	// Name names the VM in log entries; "" for none.
 	Name string
+	// UUID is the VM's UUID as its manager, such as libvirt, has it; "" takes that among the
+	// arguments of the VM's process. QEMU has to report the same one.
+	UUID string
 	// Log takes log entries; nil discards them. Entries carry the fields vm,
 	// disk and step, and never a secret.
 	Log logrus.FieldLogger
@@ -90,7 +94,8 @@ type Options struct {
 	// QEMU opens by path; "" for the default, /run/luksplug/vm.
 	RunDir string
 	// Process returns the process of the VM, for a VM on this machine; nil for the process
-	// at the other end of the monitor's unix socket.
+	// at the other end of the monitor's connection. It is needed for a monitor behind a
+	// proxy.
 	Process func(ctx context.Context) (*Process, error)
 	// LockWait bounds the wait for another luksplug that works on the same VM; 0 for 30
 	// seconds.
@@ -117,6 +122,12 @@ type Options struct {
 	OnDaemon func(ctx context.Context, d Daemon) error
 }
 
+// Values of MaxStall of [AttachOptions].
+const (
+	DefaultMaxStall = check.DefaultMaxStall // 10 seconds
+	NoMaxStall      = check.NoMaxStall
+)
+
 // FileAccess tells where the VM's files are.
 type FileAccess string
 
@@ -135,40 +146,66 @@ const defaultLockWait = 30 * time.Second
 type VM struct {
 	conn  *monitor.Conn
 	host  *host.Host
+	uuid  string
 	check *check.VM
 	opts  Options
 }
 
-// Connect dials the VM's monitor. The caller closes the VM.
+// Connect dials the VM's monitor, and determines which VM it is. The caller closes the VM.
+//
+// The error is a [*PreflightError] with [ErrIdentity] if QEMU reports another UUID than
+// Options.UUID or the arguments of its process, and if this host has something of another
+// live process under the VM's UUID: nothing was changed then. A monitor that is dialled
+// again must be that of the same VM.
 func Connect(ctx context.Context, dial Dialer, opts Options) (*VM, error) {
 	h := host.New(opts.Name, opts.Log)
 	h.Run, h.Lock = opts.RunDir, opts.LockDir
 	if opts.Recovery != 0 {
 		h.Recovery = opts.Recovery
 	}
-	conn, err := monitor.Dial(ctx, dial, h.Log)
+	var vm *host.Identity // of the first connection
+	identified := func(ctx context.Context) (*qmp.Client, error) {
+		client, err := dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		id, err := host.Identify(ctx, client, opts.known(client))
+		if err == nil && vm != nil && !vm.Same(id) {
+			err = errOtherVM
+		}
+		if err != nil {
+			_ = client.Close() // the first error counts
+			return nil, err
+		}
+		vm = &id
+		return client, nil
+	}
+	conn, err := monitor.Dial(ctx, identified, h.Log)
 	if err != nil {
 		return nil, err
 	}
 	if opts.LockWait == 0 {
 		opts.LockWait = defaultLockWait
 	}
-	pid, local := conn.Client().PeerPID()
-	h.Local = local && opts.Files == FilesAuto || opts.Files == FilesLocal
-	h.FindID = func(ctx context.Context) (string, error) { return host.Identity(ctx, conn, opts.Name) }
-	if h.FindProcess = opts.Process; h.FindProcess == nil {
-		h.FindProcess = func(context.Context) (*Process, error) {
-			if !local {
-				return nil, errProcessUnknown
-			}
-			return host.LookUpProcess(pid)
-		}
+	h.Local = opts.known(conn.Client()).Local
+	h.FindID = func(context.Context) (string, error) { return vm.ID, nil }
+	h.FindProcess = func(context.Context) (*Process, error) { return vm.Process, vm.Err }
+	if err := h.Own(ctx); err != nil {
+		_ = conn.Close() // the first error counts
+		return nil, err
 	}
-	vm := &check.VM{Conn: conn, Properties: map[string]map[string]bool{}}
-	return &VM{conn: conn, host: h, check: vm, opts: opts}, nil
+	checked := &check.VM{Conn: conn, Properties: map[string]map[string]bool{}}
+	return &VM{conn: conn, host: h, uuid: vm.UUID, check: checked, opts: opts}, nil
 }
 
-var errProcessUnknown = errors.New("the VM's process is not known over this monitor")
+// known returns what is known of the VM at the other end of a connection.
+func (o Options) known(client *qmp.Client) host.Known {
+	_, unix := client.PeerPID()
+	local := unix && o.Files == FilesAuto || o.Files == FilesLocal
+	return host.Known{Name: o.Name, Local: local, UUID: o.UUID, Process: o.Process}
+}
+
+var errOtherVM = errors.New("another VM answers at the monitor that was dialled again")
 
 // Close closes the monitor connection. The VM and its disks stay as they are.
 func (vm *VM) Close() error { return vm.conn.Close() }
@@ -177,8 +214,10 @@ func (vm *VM) Close() error { return vm.conn.Close() }
 // dialled again.
 func (vm *VM) Client() *qmp.Client { return vm.conn.Client() }
 
-// UUID returns the VM's UUID; "" for a VM without one.
-func (vm *VM) UUID(ctx context.Context) (string, error) { return vm.host.UUID(ctx) }
+// UUID returns the VM's UUID as its manager or its process has it; "" for a VM without one,
+// and where only QEMU reports it: behind a proxy, and on another machine without a manager.
+// A key of a VM may be chosen by it.
+func (vm *VM) UUID(context.Context) (string, error) { return vm.uuid, nil }
 
 // State queries what exists in the VM. The queries are sent at once and change nothing.
 func (vm *VM) State(ctx context.Context) (*State, error) {

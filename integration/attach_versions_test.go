@@ -2,6 +2,7 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -72,6 +73,8 @@ type liveCase struct {
 	// stays means that only a guest can release the disk.
 	stays bool
 	spec  hotplug.Spec
+	// header means that the disk has a LUKS header that an ephemeral one can replace.
+	header bool
 }
 
 // liveCases cover each option of a local disk's nodes and device.
@@ -106,10 +109,10 @@ func liveCases(i imageSet) []liveCase {
 		{name: "copy on read", disk: disk("file", "type='qcow2' copy_on_read='on'", file(i.top), chain, "dev='sdb' bus='scsi'")},
 		{name: "filters", disk: disk("file", "type='qcow2'", file(i.base), end+"<throttlefilters><throttlefilter group='a'/><throttlefilter group='b'/></throttlefilters>", "dev='sdb' bus='scsi'")},
 		{name: "limits", disk: disk("file", "type='raw'", file(i.raw), limits, "dev='sdb' bus='scsi'")},
-		{name: "LUKS", disk: disk("file", "type='raw'", file(i.luks.Payload, enc(i.luks, "")), "", "dev='sdb' bus='scsi'")},
+		{name: "LUKS", header: true, disk: disk("file", "type='raw'", file(i.luks.Payload, enc(i.luks, "")), "", "dev='sdb' bus='scsi'")},
 		{name: "LUKS in qcow2", disk: disk("file", "type='qcow2'", file(i.qcow2.Payload, enc(i.qcow2, "")), end, "dev='sdb' bus='scsi'")},
-		{name: "LUKS below", disk: disk("file", "type='qcow2'", file(i.onLUKS), below("raw", file(i.luks.Payload, enc(i.luks, ""))), "dev='sdb' bus='scsi'")},
-		{name: "detached header", since: "9.0", disk: disk("file", "type='qcow2'", file(i.detached.Payload, enc(i.detached, header)), end, "dev='sdb' bus='scsi'")},
+		{name: "LUKS below", header: true, disk: disk("file", "type='qcow2'", file(i.onLUKS), below("raw", file(i.luks.Payload, enc(i.luks, ""))), "dev='sdb' bus='scsi'")},
+		{name: "detached header", header: true, since: "9.0", disk: disk("file", "type='qcow2'", file(i.detached.Payload, enc(i.detached, header)), end, "dev='sdb' bus='scsi'")},
 		{name: "as another make", disk: disk("file", "type='raw'", file(i.raw), "<shareable/><serial>1</serial><vendor>ACME</vendor><product>Disk 1</product>"+
 			"<blockio logical_block_size='512' physical_block_size='4096' discard_granularity='65536'/><boot order='1'/>", "dev='sdb' bus='scsi' rotation_rate='7200' removable='on' dpofua='on'")},
 		{name: "read-only CD-ROM", disk: "<disk type='file' device='cdrom'><driver type='raw'/>" + file(i.raw) + "<target dev='sdb' bus='scsi'/><readonly/></disk>"},
@@ -141,7 +144,15 @@ func (e emulator) attachAndDetach(ctx context.Context, t *testing.T, c liveCase,
 	t.Helper()
 	before := stateOf(ctx, t, e.qemu)
 	disk := parseDisk(t, c.name, c.disk)
-	attached, err := e.vm.Attach(ctx, disk, store, hotplug.AttachOptions{Spec: c.spec})
+	options := hotplug.AttachOptions{Spec: c.spec}
+	if c.header && e.before(t, "9.0") { // only QEMU itself can unlock it
+		if _, err := e.vm.Attach(ctx, disk, store, options); !errors.Is(err, hotplug.ErrNeedsQEMU) {
+			t.Errorf("by the default policy: %v", err)
+		}
+		wantSame(ctx, t, e.qemu, before)
+		options.Unlock = hotplug.UnlockQEMU
+	}
+	attached, err := e.vm.Attach(ctx, disk, store, options)
 	if c.since != "" && e.before(t, c.since) {
 		wantLacking(t, err, []string{"since " + c.since})
 		wantSame(ctx, t, e.qemu, before)
@@ -151,7 +162,7 @@ func (e emulator) attachAndDetach(ctx context.Context, t *testing.T, c liveCase,
 	if len(before.Diff(stateOf(ctx, t, e.qemu))) == 0 {
 		t.Fatal("nothing is different after the attach")
 	}
-	again, err := e.vm.Attach(ctx, disk, store, hotplug.AttachOptions{})
+	again, err := e.vm.Attach(ctx, disk, store, options)
 	if err != nil || !again.Already {
 		t.Errorf("attached again: %+v, %v", again, err)
 	}

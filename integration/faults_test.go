@@ -178,7 +178,9 @@ func (f *faulty) attachByLibrary(ctx context.Context, t *testing.T, address stri
 	xml := must.Get(os.ReadFile(f.xml))(t)
 	disk := must.Get(diskxml.ParseDisk(xml))(t)
 	vm := must.Get(hotplug.Connect(ctx, func(ctx context.Context) (*qmp.Client, error) { return qmp.Dial(ctx, address) },
-		hotplug.Options{Recovery: recovery, LockDir: t.TempDir()}))(t)
+		hotplug.Options{Recovery: recovery, LockDir: t.TempDir(), Process: func(context.Context) (*hotplug.Process, error) {
+			return hotplug.LookUpProcess(f.q.PID)
+		}}))(t)
 	defer func() { _ = vm.Close() }() // the connection is lost
 	_, err := vm.Attach(ctx, disk, fileStore(f.PassphraseFile), hotplug.AttachOptions{Unlock: hotplug.UnlockPolicy(f.unlock)})
 	return err

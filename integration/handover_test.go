@@ -68,7 +68,7 @@ func TestHandOverAsDescriptor(t *testing.T) {
 	before := stateOf(ctx, t, q)
 	args := attachArgs(t, v, edited(t, v.DiskXML("sdb", "scsi"), v.Payload, open))
 	proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{})
-	tool(ctx, t, proxy.Address, append(args, "--unlock", "qemu")...).want(t, 6) // it may not open the original
+	tool(ctx, t, proxy.Address, append(args, "--unlock", "qemu")...).want(t, 5) // it may not open the original
 	wantSame(ctx, t, q, before)
 	tool(ctx, t, proxy.Address, args...).want(t, 0)
 	wantNoDescriptors(ctx, t, q)

@@ -98,6 +98,7 @@ type plugged struct {
 	target   string
 	cold     bool // among QEMU's arguments
 	optional bool
+	attach   string // attributes of its record: how it is attached
 }
 
 // define defines a domain with a guest, and with a monitor, ports and disks of luksplug's.
@@ -121,6 +122,7 @@ func (h *hookHost) defineWith(ctx context.Context, t *testing.T, o peer.DomainOp
 		if p.optional {
 			optional = ` optional="yes"`
 		}
+		optional += p.attach
 		metadata += fmt.Sprintf(`<luksplug:disk target=%q start=%q%s>%s<luksplug:device>%s</luksplug:device></luksplug:disk>`,
 			p.target, way, optional, xml, html.EscapeString(device.String()))
 		if p.cold {

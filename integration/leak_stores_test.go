@@ -121,7 +121,7 @@ func (s *leakSearch) command(monitor string, c keystoreCase, args ...string) (cm
 	s.runs++
 	mark = filepath.Join(s.home, fmt.Sprintf("trace%d-%s", s.runs, s.q.UUID))
 	format := []string{"text", "json"}[s.runs%2]
-	all := slices.Concat(c.wrap, []string{c.tool(), "--qmp", monitor, "-vv", "--log-format", format, "--trace", mark, "--keystore", c.uri}, args)
+	all := slices.Concat(c.wrap, []string{c.tool()}, named(monitor), []string{"-vv", "--log-format", format, "--trace", mark, "--keystore", c.uri}, args)
 	cmd = exec.CommandContext(s.ctx, all[0], all[1:]...)
 	home := []string{"HOME=" + s.home, "TMPDIR=" + s.home, "XDG_STATE_HOME=" + s.home, "XDG_CACHE_HOME=" + s.home, "GOTRACEBACK=all"}
 	cmd.Env = slices.Concat(os.Environ(), home, c.env)

@@ -236,7 +236,7 @@ func (l *leakRun) command(ctx context.Context, t *testing.T, s leakSource, args 
 	t.Helper()
 	l.n++
 	format := []string{"text", "json"}[l.n%2]
-	all := []string{"--qmp", l.proxy.Address, "-vv", "--log-format", format, "--trace", filepath.Join(l.temp, fmt.Sprintf("trace%d", l.n))}
+	all := append(named(l.proxy.Address), "-vv", "--log-format", format, "--trace", filepath.Join(l.temp, fmt.Sprintf("trace%d", l.n)))
 	if slices.Contains([]string{"plan", "cmdline"}, args[0]) && !slices.Contains(args, "json") {
 		all = all[2:] // also without a VM
 	}

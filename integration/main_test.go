@@ -92,7 +92,16 @@ func tool(ctx context.Context, t *testing.T, address string, args ...string) res
 
 // program returns a command that runs the program on the monitor at address.
 func program(ctx context.Context, address string, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, luksplug, append([]string{"--qmp", address}, args...)...)
+	return exec.CommandContext(ctx, luksplug, append(named(address), args...)...)
+}
+
+// named returns the arguments that name the VM whose monitor is at address, which may be a proxy.
+func named(address string) []string {
+	args := []string{"--qmp", address}
+	if pid := peer.Behind(address); pid != 0 {
+		args = append(args, "--qemu-pid", strconv.Itoa(pid))
+	}
+	return args
 }
 
 func run(ctx context.Context, t *testing.T, cmd *exec.Cmd) result {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -270,7 +271,7 @@ func TestRefusedReadOnlyHeader(t *testing.T) {
 // root.
 func readOnlyFor(ctx context.Context, t *testing.T, path, address string, args ...string) *exec.Cmd {
 	t.Helper()
-	args = append([]string{luksplug, "--qmp", address}, args...)
+	args = slices.Concat([]string{luksplug}, named(address), args)
 	if os.Geteuid() != 0 {
 		must.OK(t, os.Chmod(path, 0o400))
 		return exec.CommandContext(ctx, args[0], args[1:]...)

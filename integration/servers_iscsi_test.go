@@ -69,16 +69,16 @@ func TestISCSI(t *testing.T) {
 	r.whileAttached(ctx, t, "auto", server.Stop)
 }
 
-// TestServerWithoutStorageDaemon: on a host without a storage daemon, QEMU itself fails on the server, and is
-// rolled back.
+// TestServerWithoutStorageDaemon: on a host without a storage daemon, the disk is refused unless QEMU is chosen to unlock
+// it. QEMU itself fails on the server then, and is rolled back.
 func TestServerWithoutStorageDaemon(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
 	server := peer.StartISCSI(t, v.Payload)
 	r := newRemote(t, peer.Start(t, peer.Options{SCSI: true, Paused: true}), v)
-	attach := func(source string) result {
-		cmd := exec.CommandContext(ctx, luksplug, "--qmp", r.q.Socket, "--keystore", "dir:"+r.keyStore(t), "attach", writeFile(t, "disk.xml", r.diskXML(source)))
+	attach := func(source, unlock string) result {
+		cmd := exec.CommandContext(ctx, luksplug, "--qmp", r.q.Socket, "--keystore", "dir:"+r.keyStore(t), "attach", "--unlock", unlock, writeFile(t, "disk.xml", r.diskXML(source)))
 		cmd.Env = append(os.Environ(), "PATH="+t.TempDir())
 		return run(ctx, t, cmd)
 	}
@@ -94,11 +94,13 @@ func TestServerWithoutStorageDaemon(t *testing.T) {
 		{source(server.Password + "x"), 4, "Authentication failure"},
 		{strings.Replace(source(server.Password), server.HostXML(), peer.ClosedPort(t), 1), 6, "because nothing answers at that address"},
 	} {
-		got := attach(c.source).want(t, c.code)
+		got := attach(c.source, "qemu").want(t, c.code)
 		wantTexts(t, "the error", failure(got), []string{c.says, "as it was before"})
 		wantSame(ctx, t, r.q, before)
 	}
-	attach(source(server.Password)).want(t, 0).wantStderr(t, "there is none on this host")
+	wantOneLine(t, attach(source(server.Password), "auto").want(t, 5), "there is none on this host", "--unlock qemu")
+	wantSame(ctx, t, r.q, before)
+	attach(source(server.Password), "qemu").want(t, 0)
 	tool(ctx, t, r.q.Socket, "detach", remoteTarget).want(t, 0)
 	wantSame(ctx, t, r.q, before)
 }

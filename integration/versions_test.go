@@ -8,8 +8,8 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// TestOldQEMU: QEMU 7.2 cannot open a detached header. It unlocks itself the volumes that it can, with a
-// warning; others are refused.
+// TestOldQEMU: QEMU 7.2 cannot open a detached header. It gets the passphrase of the volumes that it can unlock itself
+// if the user has chosen that; otherwise they are refused.
 func TestOldQEMU(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
@@ -17,9 +17,11 @@ func TestOldQEMU(t *testing.T) {
 	v, embedded := peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.EmbeddedLUKS)
 	two := peer.NewFormatted(t, peer.EmbeddedLUKS, "--type", "luks2", "--sector-size", "512", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
 	refuse(ctx, t, q, []refusal{
-		{name: "detached header", args: attachArgs(t, v, v.DiskXML("vdb", "virtio")), code: 3,
+		{name: "by the default policy", args: attachArgs(t, embedded, embedded.DiskXML("vdb", "virtio")), code: 5,
+			says: []string{"no other header than the volume's own", "9.0", "--unlock qemu", "--unlock external"}},
+		{name: "detached header", args: append(attachArgs(t, v, v.DiskXML("vdb", "virtio")), "--unlock", "qemu"), code: 3,
 			says: []string{"QEMU 7.2", "detached LUKS header", "9.0"}},
-		{name: "LUKS2", args: attachArgs(t, two, two.DiskXML("vdb", "virtio")), code: 3,
+		{name: "LUKS2", args: append(attachArgs(t, two, two.DiskXML("vdb", "virtio")), "--unlock", "qemu"), code: 3,
 			says: []string{two.Payload, "QEMU's own driver", "LUKS2"}},
 		{name: "discard_no_unref", args: attachArgs(t, v, edited(t, peer.NewVolume(t, peer.Qcow2LUKS).DiskXML("vdb", "virtio"), "type='qcow2'", "type='qcow2' discard_no_unref='on'")), code: 3,
 			says: []string{"QEMU 7.2", "<driver discard_no_unref=...>", "8.1", "remove the attribute"}},
@@ -27,7 +29,8 @@ func TestOldQEMU(t *testing.T) {
 	must.OK(t, q.Guest().WaitBoot(ctx))
 	before := stateOf(ctx, t, q)
 	p := newPlug(t, q, embedded, "vdb", "virtio", "")
-	tool(ctx, t, q.Socket, p.attachArgs()...).want(t, 0).wantUnlock(t, "qemu").wantStderr(t, "level=warning", "the guest stalls", "a QEMU before 9.0", "for about 0.")
+	p.unlock = "qemu"
+	tool(ctx, t, q.Socket, append([]string{"-v"}, p.attachArgs()...)...).want(t, 0).wantUnlock(t, "qemu").wantStderr(t, "the guest stalls", "for about 0.")
 	p.inGuest(ctx, t)
 	p.detach(ctx, t)
 	wantSame(ctx, t, q, before)

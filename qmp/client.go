@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"strings"
 	"sync/atomic"
 )
@@ -18,6 +19,8 @@ type Client struct {
 	version    Version
 	peerPID    int    // 0 if not known
 	address    string // of the monitor, for SchemaID
+	local      net.Addr
+	remote     net.Addr
 
 	source     SchemaSource  // nil: none
 	schemaLock chan struct{} // a lock whose wait a context can end
@@ -144,6 +147,10 @@ func (c *Client) PassesFiles() bool { return c.dispatcher.passesFiles() }
 // socket that was passed to QEMU as a descriptor, the kernel names the process that called listen; for a
 // socketpair, the one that made it. It reports false for other transports.
 func (c *Client) PeerPID() (int, bool) { return c.peerPID, c.peerPID != 0 }
+
+// Addresses returns the addresses of this end and of the monitor's end of a connection over a socket, nil for
+// other transports.
+func (c *Client) Addresses() (local, remote net.Addr) { return c.local, c.remote }
 
 // Done is closed when the connection ends, by Close or by a failure.
 func (c *Client) Done() <-chan struct{} { return c.session.ctx.Done() }

@@ -52,7 +52,7 @@ func NewConn(ctx context.Context, conn net.Conn, opts ...Option) (*Client, error
 	c.lastID.Store(firstID())
 	c.setVersion(greeting.Version)
 	c.peerPID = peerPID(conn)
-	c.address = addressOf(conn)
+	c.address, c.local, c.remote = addressOf(conn), conn.LocalAddr(), conn.RemoteAddr()
 	if _, err := c.Execute(ctx, Command{Execute: "qmp_capabilities"}); err != nil {
 		_ = c.Close() // the first error counts
 		return nil, err

@@ -18,8 +18,9 @@ import (
 // attachOptions are the flags of attach.
 type attachOptions struct {
 	libvirtvm.AttachOptions
-	disk   diskFlags
-	unlock unlockFlag
+	disk     diskFlags
+	unlock   unlockFlag
+	maxStall time.Duration
 }
 
 func newAttach(a *app) *cobra.Command {
@@ -33,11 +34,12 @@ as it was. Leftovers of an interrupted attach of the same disk are removed first
 disk that is already attached is left as it is, which is a success.
 
 luksplug unlocks the LUKS volume itself and gives QEMU an ephemeral header, which
-QEMU opens in milliseconds. With --unlock qemu, and where nothing else works, QEMU
-checks the passphrase: the guest stalls meanwhile, usually for seconds. That
-is so for a LUKS volume inside of a qcow2 image, unless --unlock external is given:
-then a qemu-storage-daemon next to the VM opens the image, and serves the disk until
-it is detached.`,
+QEMU opens in milliseconds. With --unlock qemu, for a LUKS volume inside of a qcow2
+image and for a VM on another host, QEMU gets the passphrase and checks it: the guest
+stalls meanwhile, usually for seconds, and a header that would take longer than
+--max-stall is refused. With --unlock external a qemu-storage-daemon next to the VM
+opens the image, and serves the disk until it is detached. What QEMU or an image says
+never makes luksplug give QEMU the passphrase: the disk is refused then.`,
 		Example: `  luksplug --qmp /run/vm1.qmp --passphrase-file vm1-vdb.key attach vdb.xml
   luksplug --domain vm1 --keystore dir:/run/keys attach vdb.xml
   luksplug --domain vm1 --keystore dir:/run/keys attach --unlock external qcow2.xml
@@ -49,6 +51,7 @@ it is detached.`,
 	o.unlock.register(cmd)
 	o.disk.register(cmd)
 	f := cmd.Flags()
+	f.DurationVar(&o.maxStall, "max-stall", hotplug.DefaultMaxStall, "refuse a volume for which QEMU, where it unlocks, would stall the guest longer than that with a wrong passphrase; 0 for no limit")
 	f.BoolVar(&o.Persistent, "persistent", false, "also add the disk to the libvirt domain's definition, so that luksplug's hook attaches it at every start; the domain may be off")
 	f.BoolVar(&o.Optional, "optional", false, "with --persistent: let the domain start without the disk if it cannot be attached")
 	f.BoolVar(&o.Relabel, "relabel", false, "give images that the VM's QEMU may not open to its user (and SELinux label) while they are attached")
@@ -77,6 +80,14 @@ func runAttach(ctx context.Context, a *app, o attachOptions, path string) error 
 		return &usageError{errors.New("--optional is about the start of a domain: give --persistent as well")}
 	}
 	o.Unlock = hotplug.UnlockPolicy(o.unlock)
+	switch {
+	case o.maxStall < 0:
+		return &usageError{fmt.Errorf("--max-stall %s is negative", o.maxStall)}
+	case o.maxStall == 0:
+		o.MaxStall = hotplug.NoMaxStall
+	case o.maxStall != hotplug.DefaultMaxStall:
+		o.MaxStall = o.maxStall
+	}
 	return withVM(ctx, a, a.limit(), func(ctx context.Context, vm virtualMachine) error {
 		attached, err := vm.Attach(ctx, disk, store, o.AttachOptions)
 		a.progress.end()

@@ -20,6 +20,7 @@ type flags struct {
 	connect    string
 	domain     string
 	qmp        string
+	qemuPID    int
 	output     string
 	timeout    time.Duration
 	verbose    int
@@ -33,6 +34,7 @@ type flags struct {
 func (f *flags) register(root *cobra.Command) {
 	p := root.PersistentFlags()
 	p.StringVar(&f.qmp, "qmp", "", "the VM, by its QEMU monitor: the path of a unix socket, or HOST:PORT")
+	p.IntVar(&f.qemuPID, "qemu-pid", 0, "the process id of the VM's QEMU, for a monitor that a proxy relays (default: the process at the other end of --qmp)")
 	p.StringVar(&f.domain, "domain", "", "the VM, as a libvirt domain: name, UUID or id")
 	p.StringVar(&f.connect, "connect", "", "the URI of the domain's libvirt (default: that of the configuration, else "+defaultConnect+")")
 	p.StringVar(&f.output, "output", "text", "output format: text or json; plan also has dot, mermaid and svg")
@@ -64,6 +66,8 @@ func (f *flags) check(cmd *cobra.Command) error {
 		return fmt.Errorf("unknown --log-format %q: use text or json", f.logFormat)
 	case f.qmp != "" && f.domain != "":
 		return errors.New("give --qmp or --domain, not both: each names a VM")
+	case f.qemuPID < 0 || f.qemuPID != 0 && f.qmp == "":
+		return errors.New("--qemu-pid is the process of the QEMU at the monitor of --qmp: give both")
 	case f.timeout < 0:
 		return fmt.Errorf("--timeout %s is negative", f.timeout)
 	}

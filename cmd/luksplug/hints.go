@@ -36,6 +36,9 @@ var causeHints = []struct {
 	{qmp.ErrTLSRefused, "use --tls-dir to name the directory of the TLS client's files: its certificates, or keys.psk"},
 	{blockgraph.ErrUnknownPool, "give the pool's XML with --pool-xml, or look it up in libvirt with --domain"},
 	{blockgraph.ErrNoDescriptors, "use --unlock auto or --unlock qemu to open the disk in the VM's QEMU"},
+	{hotplug.ErrIdentity, "use --qemu-pid to name the VM's process if --qmp is a proxy's"},
+	{hotplug.ErrNeedsQEMU, "use --unlock qemu to give QEMU the passphrase, or --unlock external to open the disk in a qemu-storage-daemon"},
+	{hotplug.ErrStall, "use --unlock external to open the disk without a stall, or --max-stall to allow a longer one"},
 	{hotplug.ErrExternalWouldHelp, "--unlock external avoids that"},
 }
 

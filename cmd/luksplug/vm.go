@@ -11,7 +11,6 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
-	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/internal/schemacache"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
@@ -135,9 +134,11 @@ func openDomain(ctx context.Context, a *app) (*libvirtvm.Domain, error) {
 func openBare(ctx context.Context, a *app) (virtualMachine, error) {
 	address := a.flags.qmp
 	o := vmOptions(a, address)
-	if port, ok := loopback(address); ok {
+	if loopback(address) {
 		o.Files = hotplug.FilesLocal
-		o.Process = func(context.Context) (*hotplug.Process, error) { return listener(port) }
+	}
+	if pid := a.flags.qemuPID; pid != 0 {
+		o.Process = func(context.Context) (*hotplug.Process, error) { return hotplug.LookUpProcess(pid) }
 	}
 	opts := append(a.monitorOptions(), qmp.WithSchemaSource(schemas(a)))
 	vm, err := hotplug.Connect(ctx, func(ctx context.Context) (*qmp.Client, error) {
@@ -156,16 +157,6 @@ func openBare(ctx context.Context, a *app) (virtualMachine, error) {
 		return nil, err
 	}
 	return bareVM{vm}, nil
-}
-
-// listener returns the process that listens on a TCP port of this host: the VM whose
-// monitor answers there.
-func listener(port int) (*hotplug.Process, error) {
-	pid, err := hostproc.Listener(port)
-	if err != nil {
-		return nil, fmt.Errorf("%w: run luksplug as root, or use the monitor's unix socket", err)
-	}
-	return hotplug.LookUpProcess(pid)
 }
 
 // libvirtURI is the URI of a libvirt and its source.
@@ -217,13 +208,13 @@ func schemas(a *app) *schemacache.Cache {
 	return &schemacache.Cache{Dir: dir, Report: func(err error) { a.log.Debug(err) }}
 }
 
-// loopback returns the port of HOST:PORT, if that is on this host.
-func loopback(address string) (port int, ok bool) {
+// loopback reports whether an address is a TCP port of this host.
+func loopback(address string) bool {
 	host, service, err := net.SplitHostPort(strings.TrimPrefix(address, "tcp:"))
 	if err != nil {
-		return 0, false
+		return false
 	}
-	port, err = net.LookupPort("tcp", service)
+	_, err = net.LookupPort("tcp", service)
 	ip := net.ParseIP(host)
-	return port, err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
+	return err == nil && (host == "localhost" || ip != nil && ip.IsLoopback())
 }

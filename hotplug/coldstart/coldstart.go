@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 
 	"github.com/sirupsen/logrus"
@@ -217,7 +216,7 @@ func (vm *VM) Started(ctx context.Context, target string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.RemoveAll(disk.HandOver()); err != nil {
+	if err := disk.RemoveHandOver(); err != nil {
 		return fmt.Errorf("remove what disk %s was started with: %w", target, err)
 	}
 	return nil

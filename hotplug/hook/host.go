@@ -181,6 +181,7 @@ func (c call) connect(ctx context.Context) (*hotplug.VM, error) {
 		return client, err
 	}
 	options := c.options()
+	options.UUID = c.uuid
 	options.Process = func(context.Context) (*hotplug.Process, error) {
 		p, err := hotplug.LookUpProcess(pid)
 		if err == nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/access"
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // starting returns the VM that is about to start. Its record must be verified.
@@ -176,7 +178,7 @@ func (c call) finish(ctx context.Context, s *coldstart.VM, arrival coldstart.Arr
 		if with.Limits != nil && c.monitor == "" {
 			failed = append(failed, fmt.Errorf("disk %s: its limits cannot be set: %w", target, ErrNoMonitor))
 		}
-		failed = append(failed, s.Note(ctx, disk, 0))
+		failed = append(failed, s.Note(ctx, disk, c.qemu()))
 		one := hotplug.Started{Target: target, Limits: with.Limits}
 		if arrival != coldstart.ArrivalBoot {
 			one.Keep = with.Reopened
@@ -210,6 +212,15 @@ func (c call) finish(ctx context.Context, s *coldstart.VM, arrival coldstart.Arr
 	return errors.Join(failed...)
 }
 
+// qemu returns the process id of the domain's QEMU, 0 if it is unknown.
+func (c call) qemu() int {
+	user, err := c.user()
+	if err != nil {
+		return 0
+	}
+	return hostproc.Domain{Name: c.Domain, UUID: c.uuid, UID: user.UID, Session: os.Geteuid() != 0}.QEMU()
+}
+
 // onlyOptional reports whether the domain can run without any of the disks.
 func (d *domain) onlyOptional() bool {
 	return len(d.targets) == 0 && !slices.ContainsFunc(d.record.Disks, func(d record.Disk) bool { return !d.Optional })
@@ -221,7 +232,16 @@ func (c call) plug(ctx context.Context, vm *hotplug.VM, d record.Disk) error {
 	if err != nil {
 		return err
 	}
-	_, err = vm.Attach(ctx, disk.Disk, c.Store, hotplug.AttachOptions{Spec: d.Spec})
+	options := hotplug.AttachOptions{Spec: d.Spec}
+	if hotplug.UnlockPolicy(d.Unlock) == hotplug.UnlockQEMU {
+		options.Unlock = hotplug.UnlockQEMU
+	}
+	if d.MaxStall != "" {
+		if options.MaxStall, err = time.ParseDuration(d.MaxStall); err != nil {
+			return fmt.Errorf("the record of disk %s: max-stall: %w", d.Target, err)
+		}
+	}
+	_, err = vm.Attach(ctx, disk.Disk, c.Store, options)
 	return err
 }
 

@@ -51,6 +51,12 @@ func newRecorder(at descriptions, disk *Disk, options AttachOptions, log logrus.
 	}
 	d.Optional, d.AllowSharedHeader, d.Relabel = options.Optional, options.AllowSharedHeader, options.Relabel
 	d.TrustImageChain, d.AllowGuestHeader = options.TrustImageChain, options.AllowGuestHeader
+	if options.Unlock == hotplug.UnlockQEMU {
+		d.Unlock = string(options.Unlock)
+	}
+	if options.MaxStall != 0 {
+		d.MaxStall = options.MaxStall.String()
+	}
 	return &recorder{at: at, source: disk.Disk, disk: d, persistent: options.Persistent}, nil
 }
 
@@ -133,7 +139,7 @@ func (r *recorder) again(ctx context.Context, h *hotplug.AttachedDisk) (recorded
 	if err != nil || known == nil {
 		return false, err
 	}
-	r.disk.Devices, r.disk.Start, r.disk.Relabel = known.Devices, known.Start, known.Relabel
+	r.disk.Devices, r.disk.Start, r.disk.Relabel, r.disk.Attach = known.Devices, known.Start, known.Relabel, known.Attach
 	if live.Disk(h.Target) == nil {
 		if err := r.write(ctx, Live); err != nil {
 			return false, err

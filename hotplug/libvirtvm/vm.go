@@ -29,7 +29,7 @@ func (d *Domain) VM(ctx context.Context) (*hotplug.VM, error) {
 	if o.Name == "" {
 		o.Name = d.name
 	}
-	o.Files, o.Disks = hotplug.FilesRemote, d.disks
+	o.Files, o.Disks, o.UUID = hotplug.FilesRemote, d.disks, d.UUID()
 	if d.uri.Local() {
 		o.Files, o.Process = hotplug.FilesLocal, d.process
 	}
@@ -104,8 +104,7 @@ func (d *Domain) disks(ctx context.Context) ([]blockgraph.OtherDisk, error) {
 	return m.Disks, nil
 }
 
-// process returns the domain's QEMU. libvirt does not report the process id: it is the
-// process of the user that libvirt names which has the domain's UUID among its arguments.
+// process returns the domain's QEMU, whose process id libvirt's interface does not report.
 func (d *Domain) process(ctx context.Context) (*hotplug.Process, error) {
 	doc, err := d.describe(ctx)
 	if err != nil {
@@ -118,7 +117,8 @@ func (d *Domain) process(ctx context.Context) (*hotplug.Process, error) {
 		}
 	}
 	p := &hotplug.Process{User: user}
-	if pid := hostproc.FindQEMU(doc.UUID(), user.UID); pid != 0 {
+	domain := hostproc.Domain{Name: doc.Name(), UUID: doc.UUID(), UID: user.UID, Session: d.uri.Session}
+	if pid := domain.QEMU(); pid != 0 {
 		if p, err = hotplug.LookUpProcess(pid); err != nil {
 			return nil, err
 		}

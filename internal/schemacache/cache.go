@@ -44,13 +44,12 @@ func (c *Cache) Schema(ctx context.Context, id qmp.SchemaID) *qmp.Schema {
 	programs := c.programs(id)
 	defer closePrograms(programs)
 	entry, keep := entryOf(id, programs)
-	if keep {
-		schema, err := c.load(entry)
-		if err == nil {
+	if schema := c.loaded(entry, keep); schema != nil {
+		return schema
+	}
+	if own, keep := ofMonitor(entry, id); own != entry {
+		if schema := c.loaded(own, keep); schema != nil {
 			return schema
-		}
-		if !errors.Is(err, os.ErrNotExist) {
-			c.report("read QEMU's schema from the cache", err)
 		}
 	}
 	if id.Target == "" {
@@ -78,13 +77,37 @@ func (c *Cache) Schema(ctx context.Context, id qmp.SchemaID) *qmp.Schema {
 	return nil
 }
 
-// Keep implements qmp.SchemaSource.
+// loaded returns the schema of an entry, nil if there is none that can be read.
+func (c *Cache) loaded(entry entry, keep bool) *qmp.Schema {
+	if !keep {
+		return nil
+	}
+	schema, err := c.load(entry)
+	if err == nil {
+		return schema
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		c.report("read QEMU's schema from the cache", err)
+	}
+	return nil
+}
+
+// Keep implements qmp.SchemaSource. The VM's own answer is used for its monitor alone: a VM must not determine what
+// others of the same program are taken to support.
 func (c *Cache) Keep(_ context.Context, id qmp.SchemaID, raw []byte) {
 	programs := c.programs(id)
 	defer closePrograms(programs)
-	if entry, keep := entryOf(id, programs); keep {
+	entry, _ := entryOf(id, programs)
+	if entry, keep := ofMonitor(entry, id); keep {
 		c.report("keep QEMU's schema", c.store(entry, raw))
 	}
+}
+
+// ofMonitor returns the key of an answer that a VM gave itself, and reports whether it distinguishes the answer from any
+// other.
+func ofMonitor(e entry, id qmp.SchemaID) (entry, bool) {
+	e.Address = id.Address
+	return e, e.Address != "" && (e.Program != "" || packaged(id.Version))
 }
 
 // report passes err to Report unless it is nil.
@@ -126,7 +149,7 @@ type entry struct {
 	Version string `json:"version"`
 	Target  string `json:"target"`
 	Program string `json:"program"` // identity of its file; empty: unknown
-	Address string `json:"address"` // of the monitor; empty where the program is known
+	Address string `json:"address"` // of the monitor whose VM gave the answer; empty for an answer of the program started aside
 }
 
 // entryOf returns the key of the QEMU's answer, and reports whether it distinguishes the answer from any

@@ -197,6 +197,31 @@ func TestConcurrency(t *testing.T) {
 	}
 }
 
+// A VM that had to be queried may lie: its answer is used for its own monitor, and not for other VMs of the same
+// program.
+func TestAnswerOfOneVM(t *testing.T) {
+	t.Parallel()
+	liar, other := startVM(t, qmptest.QEMUPath(t)), startVM(t, qmptest.QEMUPath(t))
+	own, err := aside(qmptest.Context(t), qmptest.QEMUPath(t))
+	must.OK(t, err)
+	const header = "luks.header"
+	lie := []byte(strings.ReplaceAll(string(own.raw), `"name": "header"`, `"name": "hidden"`))
+	if s, err := qmp.ParseSchema(lie); err != nil || s.Supports("blockdev-add", header) {
+		t.Fatalf("the lie: %v, %v", s, err)
+	}
+	id := func(v vm) qmp.SchemaID {
+		return qmp.SchemaID{Version: own.id.Version, Target: own.id.Target, PID: v.pid, Address: "unix:" + v.unix}
+	}
+	cache := &Cache{Dir: t.TempDir(), Report: func(err error) { t.Error(err) }}
+	cache.Keep(qmptest.Context(t), id(liar), lie)
+	if s := cache.Schema(qmptest.Context(t), id(liar)); s == nil || s.Supports("blockdev-add", header) {
+		t.Error("the VM's own answer is not used for it")
+	}
+	if s := cache.Schema(qmptest.Context(t), id(other)); s == nil || !s.Supports("blockdev-add", header) {
+		t.Error("one VM's answer is used for another")
+	}
+}
+
 func TestEntryOf(t *testing.T) {
 	t.Parallel()
 	p, err := openProgram(qmptest.QEMUPath(t))

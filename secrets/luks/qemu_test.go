@@ -132,7 +132,7 @@ func TestQEMUOpensNoOther(t *testing.T) {
 	if first, all, err := h.QEMUUnlockTime(); first != 0 || all != 0 || err != nil {
 		t.Errorf("%v, %v, %v", first, all, err)
 	}
-	h, _ = luks1With(t, "aes", "xts-plain64", "sm3", 64)
+	h, _ = luks1With(t, "aes", "xts-plain64", "whirlpool", 64)
 	if _, _, err := h.QEMUUnlockTime(); !errors.Is(err, luks.ErrUnsupported) {
 		t.Error(err)
 	}
@@ -172,5 +172,22 @@ func TestQEMUUnlockTime(t *testing.T) {
 	}
 	if most, _ := estimate(func(b []byte) { iterations(b, 0, 1<<32-1); copy(b[72:], "sha3-512") }); most < one {
 		t.Errorf("overflow: %v", most)
+	}
+	// A header that lies: with each hash of QEMU's, and with all slots.
+	for _, hash := range []string{"md5", "sha1", "sha224", "sha256", "sha384", "sha512", "ripemd160", "sm3"} {
+		_, all := estimate(func(b []byte) {
+			copy(b[72:104], make([]byte, 32))
+			copy(b[72:], hash)
+			for slot := range 8 {
+				iterations(b, slot, 1<<32-1)
+			}
+		})
+		if all < time.Hour {
+			t.Errorf("%s, 2^32-1 iterations in 8 slots: %v", hash, all)
+		}
+	}
+	// A digest with that many iterations, which each try computes.
+	if _, all := estimate(func(b []byte) { iterations(b, 0, 1000); binary.BigEndian.PutUint32(b[164:], 1<<32-1) }); all < 3*time.Minute {
+		t.Errorf("2^32-1 iterations of the digest: %v", all)
 	}
 }

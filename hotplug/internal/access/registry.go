@@ -35,6 +35,35 @@ type Use struct {
 	Boot    string           `json:"boot"` // hostproc.BootID
 }
 
+// foreign reports whether another use is that of another live process.
+func (u Use) foreign(other Use) bool {
+	return other.Process.PID != 0 && other.Process != u.Process && other.alive()
+}
+
+// Uses returns the uses of a VM, without those of entries that cannot be read.
+func (r Registry) Uses(vm string) ([]Use, error) {
+	if _, err := os.Stat(r.Dir); errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	names, err := r.names()
+	if err != nil {
+		return nil, err
+	}
+	var out []Use
+	for _, name := range names {
+		e, err := r.read(name)
+		if err != nil {
+			continue // for example, the file was returned meanwhile
+		}
+		for _, u := range e.Uses {
+			if u.VM == vm {
+				out = append(out, u)
+			}
+		}
+	}
+	return out, nil
+}
+
 // entry is one file.
 type entry struct {
 	Was   Owner  `json:"was"` // before the grant
@@ -108,7 +137,7 @@ func (r Registry) grant(q Request, f File) error {
 	if give {
 		e.Is = Owner{Path: h.Path, UID: q.Owner.UID, GID: h.Stat.Gid, Label: q.Owner.Label}
 	}
-	e.Uses = slices.DeleteFunc(e.Uses, func(u Use) bool { return u.VM == q.Use.VM && u.Target == q.Use.Target })
+	e.Uses = slices.DeleteFunc(e.Uses, func(u Use) bool { return u.VM == q.Use.VM && u.Target == q.Use.Target && !q.Use.foreign(u) })
 	e.Uses = append(e.Uses, q.Use)
 	if err := r.write(name, e); err != nil || !give {
 		return err

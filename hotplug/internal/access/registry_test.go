@@ -97,6 +97,37 @@ func TestRegistry(t *testing.T) {
 	}
 }
 
+// TestRegistryOfAnotherProcess: the use of another live process under the same VM and target is neither replaced, nor
+// does the end of the second one return the image.
+func TestRegistryOfAnotherProcess(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	dir := t.TempDir()
+	r := Registry{Dir: filepath.Join(dir, "owners")}
+	path := file(t, filepath.Join(dir, "image"), 0o600)
+	parent, err1 := hostproc.ProcessOf(os.Getppid())
+	self, err2 := hostproc.ProcessOf(os.Getpid())
+	must.OK(t, err1, err2)
+	theirs, ours := request("vm", "vda", []string{path}), request("vm", "vda", []string{path})
+	theirs.Use.Process, theirs.Use.Boot = parent, hostproc.BootID()
+	ours.Use.Process, ours.Use.Boot = self, hostproc.BootID()
+	must.OK(t, r.Grant(theirs), r.Grant(ours), r.Grant(ours))
+	if uses, err := r.Uses("vm"); err != nil || len(uses) != 2 || uses[0].Process != parent || uses[1].Process != self {
+		t.Errorf("uses: %+v, %v", uses, err)
+	}
+	if uses, err := r.Uses("another"); err != nil || len(uses) != 0 {
+		t.Errorf("uses of another VM: %+v, %v", uses, err)
+	}
+	back, err := r.Revoke(Revocation{Ended: func(u Use) bool { return u.Process == self }})
+	if err != nil || len(back) != 0 {
+		t.Errorf("went back: %v, %v", back, err)
+	}
+	want(t, path, "64999:0")
+	must.Get(r.Revoke(Revocation{Ended: func(u Use) bool { return u.Process == parent }}))(t)
+	want(t, path, "0:0")
+	r.empty(t)
+}
+
 // TestRegistryInterrupted: a run that was killed before or after the owner was
 // changed, a VM that is gone, and a host that was started again.
 func TestRegistryInterrupted(t *testing.T) {

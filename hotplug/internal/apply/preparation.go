@@ -96,10 +96,10 @@ func (p Preparation) place(ctx context.Context, h *host.Host, what string) (*hos
 	if err != nil {
 		return nil, "", err
 	}
-	if err := disk.VM.Make(); err != nil {
+	if err := disk.StopDaemons(ctx); err != nil {
 		return nil, "", err
 	}
-	return owner, disk.HandOver(), daemon.Stop(ctx, disk.HandOver())
+	return owner, disk.HandOver(), disk.VM.Make()
 }
 
 // startDaemon starts the storage daemon of a disk that is unlocked outside of the VM, as
@@ -109,7 +109,7 @@ func (p Preparation) startDaemon(ctx context.Context, h *host.Host) error {
 	if err != nil {
 		return err
 	}
-	d, err := daemon.Start(ctx, daemon.Options{Dir: dir, User: owner.User, Env: owner.SSHAgent()})
+	d, err := daemon.Start(ctx, daemon.Options{Dir: dir, User: owner.User, Env: owner.SSHAgent(), Owner: h.ProcessID(ctx)})
 	if err != nil {
 		return p.failed("the storage daemon does not start", err)
 	}
@@ -203,7 +203,7 @@ func (p Preparation) startHelper(ctx context.Context, h *host.Host) error {
 	if err != nil {
 		return err
 	}
-	info, err := daemon.StartHelper(ctx, daemon.HelperOptions{Dir: dir, User: owner.User})
+	info, err := daemon.StartHelper(ctx, daemon.HelperOptions{Dir: dir, User: owner.User, Owner: h.ProcessID(ctx)})
 	if err != nil {
 		return p.failed("the reservation helper does not start", err)
 	}

@@ -2,7 +2,6 @@ package apply
 
 import (
 	"context"
-	"os"
 	"path/filepath"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -28,7 +27,7 @@ func Start(ctx context.Context, h *host.Host, f StartFiles) error {
 		changes = append(changes, Change{Name: "the files for the start of disk " + f.Target,
 			Do: func(ctx context.Context) error { return f.write(ctx, h) },
 			Undo: func(ctx context.Context) error {
-				return onDisk(ctx, h, f.Target, func(d rundir.Disk) error { return os.RemoveAll(d.HandOver()) })
+				return onDisk(ctx, h, f.Target, func(d rundir.Disk) error { return d.RemoveHandOver() })
 			}})
 	}
 	return prepare(ctx, h, f.Target, changes)

@@ -15,6 +15,7 @@ import (
 	"io/fs"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -44,6 +45,9 @@ type Candidate struct {
 	// Unlock tells how the volume is opened.
 	Unlock blockgraph.Unlock
 	Spec   spec.Spec
+	// MaxStall is the longest time that a running VM's QEMU may take to unlock the volume; 0
+	// is [DefaultMaxStall], [NoMaxStall] is no limit.
+	MaxStall time.Duration
 	// Moving is true if the VM's QEMU on another host has the images open until it hands
 	// them over.
 	Moving bool

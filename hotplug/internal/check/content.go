@@ -155,7 +155,7 @@ func (l *layerCheck) qcow2(header *image.Qcow2Header) error {
 func (l *layerCheck) opens(h *luks.Header) error {
 	source := l.disk.Image.LUKSHeader().Source
 	err, who := h.QEMUOpens(), "QEMU's own driver"
-	if l.Unlock.Method == blockgraph.MethodEphemeralHeader {
+	if l.Unlock.Method == blockgraph.MethodEphemeralHeader && !l.inQEMU() {
 		err, who = h.Usable(), "luksplug"
 	}
 	switch {

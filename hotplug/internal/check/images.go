@@ -119,8 +119,14 @@ func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 	if h == nil {
 		return found, nil
 	}
-	if err := l.opens(h); err != nil || l.Unlock.Method != blockgraph.MethodEphemeralHeader {
+	if err := l.opens(h); err != nil {
 		return found, err
+	}
+	if err := l.stall(h); err != nil {
+		return found, err
+	}
+	if l.Unlock.Method != blockgraph.MethodEphemeralHeader || l.inQEMU() {
+		return found, nil
 	}
 	if found.Size, err = l.volumeSize(ctx, h); remote && found.Servers != nil {
 		found.Servers.Size, found.Servers.UUID = found.Size, h.UUID

@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/host"
+	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/remoteimage"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
@@ -114,7 +116,9 @@ func (l *layerCheck) payloadOnServer(ctx context.Context) (*luks.Header, error) 
 		return nil, outcome.ServerError(l.disk.Target, layer.Source, err)
 	case inside && layer.Encryption.Engine == blockgraph.EngineLibRBD:
 		return nil, l.tryLibRBD(ctx, r)
-	case inside, layer.Encryption == nil && layer.Format != blockgraph.FormatRaw: // what the guest sees is the guest's
+	case inside:
+		return l.qcow2OnServer(r)
+	case layer.Encryption == nil && layer.Format != blockgraph.FormatRaw: // what the guest sees is the guest's
 		return nil, nil
 	}
 	h, err := l.content(r, start)
@@ -122,6 +126,16 @@ func (l *layerCheck) payloadOnServer(ctx context.Context) (*luks.Header, error) 
 		return nil, outcome.ServerError(l.disk.Target, layer.Source, err)
 	}
 	return h, err
+}
+
+// qcow2OnServer returns the LUKS header inside of a qcow2 image that r shows as it is
+// stored.
+func (l *layerCheck) qcow2OnServer(r *remoteimage.Image) (*luks.Header, error) {
+	header, err := image.ReadQcow2(r)
+	if err != nil {
+		return nil, l.refuse(outcome.ErrImageUnusable, err, "the qcow2 header of %s cannot be read", l.disk.Image.Source)
+	}
+	return header.LUKS, l.qcow2(header)
 }
 
 // writable refuses an image that QEMU can only read, under a writable disk: QEMU would
@@ -161,8 +175,13 @@ func (l *layerCheck) tryLibRBD(ctx context.Context, r *remoteimage.Image) error 
 	h, headerErr := luks.ReadHeader(r) // while it shows the stored bytes
 	// The VM's QEMU may have a newer library than the daemon.
 	same := l.VM != nil && r.Version() == l.VM.version()
+	begin := time.Now()
 	err = r.Reopen(ctx, graph, values)
+	took := time.Since(begin)
 	l.Images.Close(ctx) // it now shows the decrypted image
+	if err == nil && l.VM != nil && l.inQEMU() {
+		return l.tooLong(took) // QEMU is going to take about as long
+	}
 	if err == nil {
 		return nil
 	}

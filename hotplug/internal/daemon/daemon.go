@@ -30,6 +30,9 @@ type Options struct {
 	Env []string
 	// Timeout bounds the wait until the daemon answers; 0 is 15 s.
 	Timeout time.Duration
+	// Owner is the process for which the daemon runs, see [Info]; the zero value if it is
+	// unknown.
+	Owner Process
 }
 
 // Daemon is a connection to a running qemu-storage-daemon. Its methods may be called
@@ -51,7 +54,7 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	d := &Daemon{}
 	var err error
 	d.info, d.child, err = launch{
-		dir: o.Dir, program: o.Program, usual: Program, debian: "qemu-utils", user: o.User.Needed(), env: o.Env, timeout: o.Timeout,
+		dir: o.Dir, program: o.Program, usual: Program, debian: "qemu-utils", user: o.User.Needed(), env: o.Env, timeout: o.Timeout, owner: o.Owner,
 		arguments: func(info Info) []string {
 			// NBD is served from the start, so that an export is one command.
 			return []string{

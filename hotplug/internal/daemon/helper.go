@@ -26,6 +26,8 @@ type HelperOptions struct {
 	User *Credential
 	// Timeout bounds the wait until the helper answers; 0 is 15 s.
 	Timeout time.Duration
+	// Owner is as in [Options].
+	Owner Process
 }
 
 // HelperSocket returns the path at which the helper of a directory listens.
@@ -38,7 +40,7 @@ func HelperSocket(dir string) string { return dir + ".sock" }
 // The error is a [*StartError] if the helper does not come up, and nothing of it is left.
 func StartHelper(ctx context.Context, o HelperOptions) (Info, error) {
 	info, _, err := launch{
-		dir: o.Dir, program: o.Program, usual: HelperProgram, debian: "qemu-system-common", kind: KindHelper, timeout: o.Timeout,
+		dir: o.Dir, program: o.Program, usual: HelperProgram, debian: "qemu-system-common", kind: KindHelper, timeout: o.Timeout, owner: o.Owner,
 		arguments: func(info Info) []string { return []string{"--socket", info.Socket} },
 		connect: func(ctx context.Context, info Info) error {
 			conn, err := (&net.Dialer{}).DialContext(ctx, "unix", info.Socket)

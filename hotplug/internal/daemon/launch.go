@@ -30,6 +30,7 @@ type launch struct {
 	client        *Credential // may connect to the socket; nil changes nothing
 	env           []string
 	timeout       time.Duration
+	owner         Process
 	arguments     func(Info) []string
 	connect       func(context.Context, Info) error // returns nil once the process answers
 }
@@ -99,7 +100,7 @@ func (l launch) await(ctx context.Context, d *directory, c *child) (Info, error)
 	if err != nil {
 		return Info{}, err
 	}
-	s := state{Process: process, Program: l.program, Kind: l.kind}
+	s := state{Process: process, Program: l.program, Kind: l.kind, Owner: l.owner}
 	if l.kind == KindStorage {
 		s.Monitor, s.Socket = monitorName, socketName
 	}

@@ -28,6 +28,9 @@ type Info struct {
 	Socket  string // of NBD, or where a helper listens
 	Monitor string // the socket of QMP; a helper has none
 	Kind    Kind
+	// Owner is the process for which the daemon runs, such as the VM's QEMU; without a PID
+	// if it is unknown.
+	Owner Process
 }
 
 // Kind is the kind of a directory's process.
@@ -49,10 +52,11 @@ func (k Kind) name() string {
 // state is the content of daemon.json.
 type state struct {
 	Process
-	Program string `json:"program"`
-	Monitor string `json:"monitor"` // names in the directory
-	Socket  string `json:"socket"`
-	Kind    Kind   `json:"kind,omitempty"`
+	Program string  `json:"program"`
+	Monitor string  `json:"monitor"` // names in the directory
+	Socket  string  `json:"socket"`
+	Kind    Kind    `json:"kind,omitempty"`
+	Owner   Process `json:"owner,omitzero"`
 }
 
 const (
@@ -81,7 +85,7 @@ func Inspect(dir string) (Info, error) {
 }
 
 func (d *directory) info(s state) Info {
-	i := Info{Process: s.Process, Program: s.Program, Dir: d.path, Kind: s.Kind}
+	i := Info{Process: s.Process, Program: s.Program, Dir: d.path, Kind: s.Kind, Owner: s.Owner}
 	if s.Kind == KindHelper {
 		i.Socket = HelperSocket(d.path)
 	} else {

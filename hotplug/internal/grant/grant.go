@@ -17,6 +17,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/host"
 	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/hotplug/internal/rundir"
 	"github.com/luksplug/luksplug/hotplug/internal/spec"
 	"github.com/luksplug/luksplug/internal/hostproc"
 )
@@ -365,7 +366,10 @@ func Revoke(ctx context.Context, h *host.Host, r Revocation) ([]access.Returned,
 	if err != nil {
 		return nil, err
 	}
-	given, err := registry.Revoke(access.Revocation{Stay: r.Stay, Ended: func(u access.Use) bool { return u.VM == id && r.Targets(u.Target) }})
+	vm := rundir.VM{Process: h.ProcessID(ctx)}
+	given, err := registry.Revoke(access.Revocation{Stay: r.Stay, Ended: func(u access.Use) bool {
+		return u.VM == id && r.Targets(u.Target) && !vm.Foreign(u.Process)
+	}})
 	if name := profile(ctx, h); name != "" {
 		_, e := access.AppArmor{}.Revoke(ctx, name, r.Targets)
 		err = errors.Join(err, e)

@@ -10,20 +10,17 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/sirupsen/logrus"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/access"
-	"github.com/luksplug/luksplug/hotplug/internal/monitor"
+	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/rundir"
 	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
-	"github.com/luksplug/luksplug/qmp"
 )
 
 // Host is what is known of a VM without its monitor. It is not safe for concurrent use:
@@ -39,7 +36,7 @@ type Host struct {
 	Run, Lock string
 	// Recovery bounds the recovery after a failure.
 	Recovery time.Duration
-	// FindID returns the VM's identity, see [Identity].
+	// FindID returns the VM's identity, see [Identify].
 	FindID func(ctx context.Context) (string, error)
 	// FindProcess returns the VM's process.
 	FindProcess func(ctx context.Context) (*Process, error)
@@ -80,15 +77,6 @@ func (h *Host) ID(ctx context.Context) (string, error) {
 	return h.id, nil
 }
 
-// UUID returns the VM's UUID; "" for a VM without one.
-func (h *Host) UUID(ctx context.Context) (string, error) {
-	id, err := h.ID(ctx)
-	if _, e := uuid.Parse(id); e != nil {
-		id = ""
-	}
-	return id, err
-}
-
 // Process returns the VM's process. The error is [ErrOtherHost] for a VM on another
 // machine.
 func (h *Host) Process(ctx context.Context) (*Process, error) {
@@ -124,8 +112,47 @@ func (h *Host) Dir(ctx context.Context) (rundir.VM, error) {
 	if err != nil {
 		return rundir.VM{}, err
 	}
-	dir := rundir.VM{Base: base, ID: id}
+	dir := rundir.VM{Base: base, ID: id, Process: h.ProcessID(ctx)}
 	return dir, dir.Check()
+}
+
+// ProcessID identifies the VM's process; without a PID if it is unknown.
+func (h *Host) ProcessID(ctx context.Context) hostproc.Process {
+	p, err := h.Process(ctx)
+	if err != nil || p.PID == 0 {
+		return hostproc.Process{}
+	}
+	id, _ := ProcessIdentity(p.PID) // the zero value for a process that has ended
+	return id
+}
+
+// Own refuses a VM under whose identity this host has something of another process, with
+// [outcome.ErrIdentity]. It changes nothing.
+func (h *Host) Own(ctx context.Context) error {
+	if !h.Local {
+		return nil
+	}
+	dir, err := h.Dir(ctx)
+	if err == nil {
+		err = dir.Own()
+	}
+	if err != nil {
+		return err
+	}
+	registry, err := h.Owners()
+	if err != nil {
+		return err
+	}
+	uses, err := registry.Uses(dir.ID)
+	if err != nil {
+		return err
+	}
+	for _, u := range uses {
+		if dir.Foreign(u.Process) {
+			return outcome.NotThatVM("the images of the disk %s were given to another VM, process %d, under the same identity %s: use the monitor of that VM", u.Target, u.Process.PID, dir.ID)
+		}
+	}
+	return nil
 }
 
 // Disk returns what belongs to one disk in the VM's run directory.
@@ -208,33 +235,6 @@ func (h *Host) Note(ctx context.Context, disk *blockgraph.Disk, way blockgraph.M
 	}
 	n.Process, err = ProcessIdentity(p.PID)
 	return n, err
-}
-
-// Identity queries a VM for its identity: its UUID, or for a VM without one the process
-// that listens on the socket, or what little else is known.
-func Identity(ctx context.Context, c *monitor.Conn, name string) (string, error) {
-	answer, err := monitor.Get[struct{ UUID string }](ctx, c, qmp.Command{Execute: "query-uuid"})
-	if err != nil {
-		return "", err
-	}
-	if strings.Trim(answer.UUID, "0-") != "" && !strings.ContainsAny(answer.UUID, "/.") {
-		return answer.UUID, nil
-	}
-	if pid, ok := c.Client().PeerPID(); ok {
-		return "pid-" + strconv.Itoa(pid), nil
-	}
-	if name != "" {
-		return "name-" + strings.Map(fileName, name), nil
-	}
-	return "unnamed", nil
-}
-
-// fileName keeps characters that are safe in the name of a file.
-func fileName(r rune) rune {
-	if 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '_' {
-		return r
-	}
-	return '_'
 }
 
 // User returns the user that the VM's process runs as.

@@ -188,6 +188,29 @@ func TestProbeRefusals(t *testing.T) {
 	}
 }
 
+// TestOneLUKSHeader: QEMU unlocks each LUKS header that a qcow2 header names, one after another, and only the last one
+// would be examined here: more than one is refused.
+func TestOneLUKSHeader(t *testing.T) {
+	t.Parallel()
+	path := create(t, "qcow2", "3M", "encrypt.format=luks", "encrypt.iter-time=10")
+	content := must.Get(os.ReadFile(path))(t)
+	if h, err := image.ReadQcow2(bytes.NewReader(content)); err != nil || h.LUKS == nil {
+		t.Fatalf("%+v, %v", h, err)
+	}
+	const length = 24 // of the extension
+	at := bytes.Index(content, []byte("\x05\x37\xbe\x77\x00\x00\x00\x10"))
+	copy(content[at+length:], content[at:at+length])
+	clear(content[at+2*length : at+2*length+8]) // the end of the extensions
+	if _, err := image.ReadQcow2(bytes.NewReader(content)); !errors.Is(err, image.ErrDamaged) || !strings.Contains(err.Error(), "more than one LUKS header") {
+		t.Errorf("%v", err)
+	}
+	for _, other := range []string{"", "LUKS\xba\xbe\x00\x01", "QFI\xfb"} {
+		if _, err := image.ReadQcow2(strings.NewReader(other)); !errors.Is(err, image.ErrDamaged) {
+			t.Errorf("%q: %v", other, err)
+		}
+	}
+}
+
 // Only on machines that can make loop devices: containers often cannot.
 func TestBlockDevice(t *testing.T) {
 	t.Parallel()

@@ -65,6 +65,19 @@ const (
 	extensionCrypto   = 0x0537be77
 )
 
+// ReadQcow2 reads the header of a qcow2 image that r shows as it is stored. The errors are
+// those of [Probe], without a path.
+func ReadQcow2(r io.ReaderAt) (*Qcow2Header, error) {
+	start, err := readUpTo(r, 0, probeLen)
+	if err != nil {
+		return nil, err
+	}
+	if f := format(start); f != Qcow2 {
+		return nil, fmt.Errorf("%w: it is no qcow2 image, but %s", ErrDamaged, f)
+	}
+	return readQcow2(r)
+}
+
 func readQcow2(r io.ReaderAt) (*Qcow2Header, error) {
 	// Header and extensions are in the first cluster, and at its beginning.
 	b, err := readUpTo(r, 0, 1<<16)
@@ -222,6 +235,9 @@ func (h *Qcow2Header) readExtensions(r io.ReaderAt, b []byte) error {
 func (h *Qcow2Header) readCrypto(r io.ReaderAt, extension []byte) error {
 	if h.Crypt != CryptLUKS || len(extension) != 16 {
 		return fmt.Errorf("%w: a LUKS header pointer of %d bytes, encryption method %s", ErrDamaged, len(extension), h.Crypt)
+	}
+	if h.LUKS != nil { // QEMU would unlock each of them
+		return fmt.Errorf("%w: more than one LUKS header", ErrDamaged)
 	}
 	offset := int64(binary.BigEndian.Uint64(extension))
 	length := int64(binary.BigEndian.Uint64(extension[8:]))

@@ -56,6 +56,14 @@ var (
 	ErrOverlay = errors.New("the overlay cannot be made")
 	// ErrReservations: managed persistent reservations are impossible here.
 	ErrReservations = errors.New("managed reservations are impossible here")
+	// ErrIdentity: the VM's QEMU reports another UUID than its process or its manager, or
+	// what this host has under the UUID belongs to another process.
+	ErrIdentity = errors.New("the VM is not the one that it says it is")
+	// ErrNeedsQEMU: only QEMU could unlock the volume, and QEMU or an image says so, not the
+	// caller.
+	ErrNeedsQEMU = errors.New("only QEMU could unlock the volume")
+	// ErrStall: QEMU would stall the guest for too long while it unlocks the volume.
+	ErrStall = errors.New("QEMU would stall for too long")
 	// ErrNotRecorded: the caller's Before failed.
 	ErrNotRecorded = errors.New("the attach cannot be recorded")
 )
@@ -66,6 +74,6 @@ func Causes() []error {
 	return []error{
 		ErrTargetTaken, ErrNameTaken, ErrImageInUse, ErrHeaderInUse, ErrImageUnusable, ErrReadOnlyImage,
 		ErrHeaderUnusable, ErrUnexpectedEncryption, ErrGuestHeader, ErrImageChain, ErrSystemFile, ErrPermission, ErrRelabelWouldHelp, ErrRelabelNeedsRoot, ErrServer, ErrRemoteVM,
-		ErrHelperProcess, ErrHostDevice, ErrOverlay, ErrReservations, ErrNotRecorded,
+		ErrHelperProcess, ErrHostDevice, ErrOverlay, ErrReservations, ErrIdentity, ErrNeedsQEMU, ErrStall, ErrNotRecorded,
 	}
 }

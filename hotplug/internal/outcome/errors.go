@@ -54,6 +54,11 @@ func (e *PreflightError) Unwrap() []error {
 	return out
 }
 
+// NotThatVM returns the refusal of a VM with [ErrIdentity].
+func NotThatVM(format string, args ...any) error {
+	return &PreflightError{Cause: ErrIdentity, Reason: ErrIdentity.Error() + ": " + fmt.Sprintf(format, args...)}
+}
+
 // VersionError reports that the VM's QEMU lacks a feature that the disk needs.
 type VersionError struct {
 	// Target is the disk's target.

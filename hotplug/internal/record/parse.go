@@ -79,6 +79,8 @@ func parseDisk(element *domainxml.Element) (Disk, error) {
 		return d, fmt.Errorf("the record of a disk has the invalid target %q", d.Target)
 	case d.Start != "" && d.Start != blockgraph.MethodQEMU && d.Start != blockgraph.MethodEphemeralHeader:
 		return d, fmt.Errorf("the record of disk %s has the unknown start method %q", d.Target, d.Start)
+	case d.Unlock != "" && d.Unlock != string(blockgraph.MethodQEMU):
+		return d, fmt.Errorf("the record of disk %s has the unknown unlock method %q", d.Target, d.Unlock)
 	}
 	return d, nil
 }

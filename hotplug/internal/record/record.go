@@ -46,12 +46,22 @@ type Disk struct {
 	Reading
 	Start    blockgraph.Method // how the volume is opened when the VM starts with it
 	Optional bool              // the VM may start without it
+	Attach
 	// Spec describes how it is attached. Devices are those of device_add, nil if the disk was
 	// never attached.
 	spec.Spec
 	// Owners are the owners of images, which earlier versions recorded. They are read for
 	// the signature alone: owners are restored from the host's own registry.
 	Owners []access.Owner
+}
+
+// Attach holds how the user has attached the disk, for the hook that attaches it again.
+type Attach struct {
+	// Unlock is "qemu" if the user has chosen that QEMU unlocks the volume; "" otherwise.
+	Unlock string
+	// MaxStall is the longest stall that the user has allowed, as [time.ParseDuration] takes
+	// it; "" for the default.
+	MaxStall string
 }
 
 // Reading holds how a disk's XML is read, and settings that it leaves to the host.
@@ -287,6 +297,7 @@ func (d *Disk) attributes() []attribute {
 		{name: "target", text: &d.Target}, {name: "start", text: (*string)(&d.Start)}, {name: "optional", flag: &d.Optional},
 		{name: "shared-header", flag: &d.AllowSharedHeader}, {name: "relabel", flag: &d.Relabel}, {name: "ignore-unknown", flag: &d.IgnoreUnknown},
 		{name: "trust-image-chain", flag: &d.TrustImageChain}, {name: "guest-header", flag: &d.AllowGuestHeader},
+		{name: "unlock", text: &d.Unlock}, {name: "max-stall", text: &d.MaxStall},
 		{name: "tls-dir", text: &d.TLSDir}, {name: "tls-secret", text: &d.TLSSecret}, {name: "tls-psk", text: &d.TLSUser},
 	}
 }

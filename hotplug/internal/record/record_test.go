@@ -28,6 +28,7 @@ func example(t *testing.T) record.Record {
 	}
 	d.Start, d.Optional, d.AllowSharedHeader = blockgraph.MethodEphemeralHeader, true, true
 	d.TrustImageChain, d.AllowGuestHeader = true, true
+	d.Attach = record.Attach{Unlock: "qemu", MaxStall: "20s"}
 	d.Devices = []blockgraph.Object{{{Name: "driver", Value: "virtio-blk-pci"}, {Name: "serial", Value: `<"&'>`}, {Name: "n", Value: int64(1)}}}
 	other, err := record.New([]byte(`<disk type='volume'><source pool='p' volume='v'/><target dev='sda' bus='scsi'/></disk>`),
 		blockgraph.Pools{"p": {Name: "p", Type: "dir", Dir: "/pool"}, "q": {Name: "q"}}, record.Reading{TLSDir: "/tls", TLSSecret: "0a81f5b2-8403-4b23-88d6-21ccc2f80d6f", TLSUser: "vm1", IgnoreUnknown: true})

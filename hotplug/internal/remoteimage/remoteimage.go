@@ -62,6 +62,9 @@ func (o *Opener) open(ctx context.Context, i blockgraph.Image) (_ *Image, err er
 		return nil, err
 	}
 	dir := vm.Disk(o.Target).Reader()
+	if err := vm.Own(); err != nil {
+		return nil, err
+	}
 	if err := dir.Stop(ctx); err != nil { // a leftover of an interrupted run
 		return nil, err
 	}
@@ -96,7 +99,7 @@ func (o *Opener) open(ctx context.Context, i blockgraph.Image) (_ *Image, err er
 // access, so it runs as QEMU's user with QEMU's SSH agent. A file of this host may be
 // readable for luksplug only, as the original of an ephemeral header is.
 func (o *Opener) daemonOptions(ctx context.Context, i blockgraph.Image, dir rundir.Reader) daemon.Options {
-	options := daemon.Options{Dir: dir.Daemon()}
+	options := daemon.Options{Dir: dir.Daemon(), Owner: o.Host.ProcessID(ctx)}
 	owner, err := o.Host.Process(ctx)
 	if err != nil {
 		owner = nil // as this process's user then

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/google/uuid"
@@ -47,8 +46,11 @@ const noteSuffix = ".json"
 // maxNote bounds the size of a note, which has the disk's record in it.
 const maxNote = 1 << 20
 
-// WriteNote writes the note of a disk, and replaces an existing one.
+// WriteNote writes the note of a disk, and replaces an existing one of the same VM.
 func (v VM) WriteNote(n Note) error {
+	if err := v.Disk(n.Target).own(); err != nil {
+		return err
+	}
 	text, err := json.Marshal(n)
 	if err != nil {
 		return err
@@ -75,14 +77,21 @@ func (v VM) Notes() map[string]Note {
 		if !isNote {
 			continue
 		}
-		if text, err := fsutil.ReadFile(nil, filepath.Join(v.Path(), e.Name()), maxNote); err == nil {
-			var n Note
-			if json.Unmarshal(text, &n) == nil && n.Target == target {
-				out[target] = n
-			}
+		if n, noted := v.note(target); noted {
+			out[target] = n
 		}
 	}
 	return out
+}
+
+// note returns the note of a disk; false if there is none that can be read.
+func (v VM) note(target string) (n Note, noted bool) {
+	text, err := fsutil.ReadFile(nil, v.Disk(target).NotePath(), maxNote)
+	if err != nil {
+		return Note{}, false
+	}
+	noted = json.Unmarshal(text, &n) == nil && n.Target == target
+	return n, noted
 }
 
 // HeaderUser returns the note of a disk in another VM of this host that uses the same

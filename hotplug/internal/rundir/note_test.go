@@ -13,7 +13,6 @@ import (
 func TestNotes(t *testing.T) {
 	t.Parallel()
 	base := t.TempDir()
-	vm := VM{Base: Base(base), ID: "this"}
 	header := filepath.Join(base, "header")
 	if err := os.WriteFile(header, []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
@@ -22,6 +21,7 @@ func TestNotes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	vm := VM{Base: Base(base), ID: "this", Process: us}
 	write := func(id string, p hostproc.Process) {
 		t.Helper()
 		other := VM{Base: Base(base), ID: id}

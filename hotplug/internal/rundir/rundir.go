@@ -101,6 +101,9 @@ type VM struct {
 	Base Base
 	// ID is the VM's identity, the same for every address of its monitor.
 	ID string
+	// Process is the VM's process; without a PID if it is unknown, or does not run yet. What
+	// names another live process is never changed: see [VM.Foreign].
+	Process hostproc.Process
 }
 
 // Path returns the path of the directory.
@@ -156,7 +159,7 @@ func (v VM) Read() (Contents, error) {
 	}
 	c.Notes, c.HandedOver = v.Notes(), map[string]HandedOver{}
 	for _, e := range entries {
-		if !e.IsDir() || strings.HasSuffix(e.Name(), readerSuffix) {
+		if !e.IsDir() || strings.HasSuffix(e.Name(), readerSuffix) || v.Disk(e.Name()).foreign().PID != 0 {
 			continue
 		}
 		if c.HandedOver[e.Name()], err = v.Disk(e.Name()).handedOver(); err != nil {
@@ -165,7 +168,7 @@ func (v VM) Read() (Contents, error) {
 	}
 	for _, e := range entries {
 		target, reads := strings.CutSuffix(e.Name(), readerSuffix)
-		if h := c.HandedOver[target]; reads && h.Daemon == 0 {
+		if h := c.HandedOver[target]; reads && h.Daemon == 0 && v.Disk(target).foreign().PID == 0 {
 			info, err := running(v.Disk(target).Reader().Daemon())
 			if err != nil {
 				return refuse(err)
@@ -175,6 +178,10 @@ func (v VM) Read() (Contents, error) {
 		}
 	}
 	for target, n := range c.Notes {
+		if v.Foreign(n.Process) {
+			delete(c.Notes, target)
+			continue
+		}
 		if n.overlayIsThere(v.ID) {
 			h := c.HandedOver[target]
 			h.Files = append(h.Files, n.Overlay)
@@ -188,8 +195,9 @@ func (v VM) Read() (Contents, error) {
 }
 
 // Gone removes the directory of a VM that has ended, after it has ended its storage
-// daemons and removed overlays that still have a name. Failures are joined in the error
-// and do not stop the removal.
+// daemons and removed overlays that still have a name. A directory with a disk of another
+// VM, see [VM.Own], is refused and stays. Other failures are joined in the error and do not
+// stop the removal.
 func (v VM) Gone(ctx context.Context) error {
 	entries, err := os.ReadDir(v.Path())
 	if errors.Is(err, fs.ErrNotExist) {
@@ -197,6 +205,9 @@ func (v VM) Gone(ctx context.Context) error {
 	}
 	if err != nil {
 		return fmt.Errorf("read the files handed to the VM: %w", err)
+	}
+	if err := v.Own(); err != nil {
+		return err
 	}
 	var failed []error
 	for _, n := range v.Notes() {
@@ -231,12 +242,24 @@ func (d Disk) HandOver() string { return filepath.Join(d.VM.Path(), d.Target) }
 // NotePath returns the file of the disk's note.
 func (d Disk) NotePath() string { return d.HandOver() + noteSuffix }
 
+// RemoveHandOver removes the directory [Disk.HandOver]. A missing directory is no error.
+func (d Disk) RemoveHandOver() error {
+	err := d.own()
+	if err == nil {
+		err = os.RemoveAll(d.HandOver())
+	}
+	if err != nil {
+		return fmt.Errorf("directory for the hand-over: %w", err)
+	}
+	return nil
+}
+
 // MakeHandOver makes the directory [Disk.HandOver], empty and accessible to QEMU's user
 // only.
 func (d Disk) MakeHandOver(user hostproc.Credential) (string, error) {
 	path := d.HandOver()
-	if err := os.RemoveAll(path); err != nil {
-		return "", fmt.Errorf("directory for the hand-over: %w", err)
+	if err := d.RemoveHandOver(); err != nil {
+		return "", err
 	}
 	if err := d.VM.Make(); err != nil {
 		return "", err
@@ -289,6 +312,9 @@ func (d Disk) removeFiles() error {
 // StopDaemons ends the storage daemons and the helper of a disk, if any, and removes the
 // files that were handed over. It may be repeated.
 func (d Disk) StopDaemons(ctx context.Context) error {
+	if err := d.own(); err != nil {
+		return err
+	}
 	if err := d.removeFiles(); err != nil { // daemon.Stop refuses a directory with other files
 		return err
 	}
@@ -302,6 +328,9 @@ func (d Disk) StopDaemons(ctx context.Context) error {
 // handed over, and the VM's directory if it is then empty. It refuses while a process of
 // the disk runs, which could not be found again.
 func (d Disk) Forget() error {
+	if err := d.own(); err != nil {
+		return err
+	}
 	switch info, err := running(d.HandOver()); {
 	case err != nil:
 		return fmt.Errorf("read the files handed over: %w", err)

@@ -19,8 +19,9 @@ import (
 type Policy string
 
 const (
-	// Auto unlocks the volume in this process wherever that works, and otherwise in QEMU,
-	// with a warning. "" means the same.
+	// Auto unlocks the volume in this process. If the disk's XML or the VM's address makes
+	// that impossible, QEMU unlocks it, with a warning; if anything else does, the disk is
+	// refused with [outcome.ErrNeedsQEMU]. "" means the same.
 	Auto Policy = "auto"
 	// QEMU gives QEMU the passphrase. The guest stalls while QEMU derives the key,
 	// usually for seconds.
@@ -53,6 +54,10 @@ func (r *reason) Unwrap() error { return r.cause }
 // Choose selects the method by which the disk's volume is opened in this VM in its
 // present state. It changes nothing. Errors in the disk's files are reported by the
 // checks, not here.
+//
+// With [Auto], only what the caller has written gives QEMU the passphrase. What QEMU
+// reports (its version, its schema) and what an image holds never does: the disk is then
+// refused, with [outcome.ErrNeedsQEMU].
 func Choose(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockgraph.Disk, state *inventory.State, policy Policy) (Choice, error) {
 	out := Choice{Unlock: blockgraph.Unlock{Method: blockgraph.MethodQEMU}}
 	if !disk.Encrypted() || policy == QEMU {
@@ -67,8 +72,16 @@ func Choose(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockgraph
 		out.Dir, err = handOver(ctx, h, disk.Target)
 		return out, err
 	}
-	if out.Because, err = whyNotHere(ctx, c, h, disk); err != nil || out.Because != nil {
+	if out.Because = wantsQEMU(h, disk); out.Because != nil {
+		return out, nil
+	}
+	why, err := whyNotHere(ctx, c, h, disk)
+	if err != nil {
 		return out, err
+	}
+	if why != nil {
+		return out, &outcome.PreflightError{Target: disk.Target, Cause: outcome.ErrNeedsQEMU,
+			Reason: "only QEMU itself could unlock it, which would give it the passphrase", Err: why}
 	}
 	out.Method = blockgraph.MethodEphemeralHeader
 	if c.Client().PassesFiles() {
@@ -85,37 +98,50 @@ func handOver(ctx context.Context, h *host.Host, target string) (string, error) 
 	return disk.HandOver(), err
 }
 
-// whyNotHere returns why a volume cannot be unlocked in this process, nil if it can. It
-// ignores a header that cannot be read: the disk is refused later.
-func whyNotHere(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockgraph.Disk) (because, err error) {
-	var raw []*blockgraph.Image
+// rawHeaders returns the images that hold the LUKS headers of the disk that an ephemeral
+// header can replace.
+func rawHeaders(disk *blockgraph.Disk) []*blockgraph.Image {
+	var out []*blockgraph.Image
 	for _, layer := range disk.Layers() {
 		if layer.RawLUKS() {
-			raw = append(raw, layer.LUKSHeader())
+			out = append(out, layer.LUKSHeader())
 		}
 	}
+	return out
+}
+
+// wantsQEMU returns why QEMU has to unlock the volume by what the caller has written: the
+// disk's XML, and the address of the VM. It is nil if it has not.
+func wantsQEMU(h *host.Host, disk *blockgraph.Disk) error {
+	raw := rawHeaders(disk)
 	switch {
 	case len(raw) == 0 && disk.Image.Encryption != nil && disk.Image.Encryption.Engine == blockgraph.EngineLibRBD:
-		return &reason{"Ceph's library unlocks the image", ErrExternalWouldHelp}, nil
+		return &reason{"Ceph's library unlocks the image", ErrExternalWouldHelp}
 	case len(raw) == 0:
-		return &reason{"the LUKS header is inside of a qcow2 image", ErrExternalWouldHelp}, nil
+		return &reason{"the LUKS header is inside of a qcow2 image", ErrExternalWouldHelp}
 	case !h.Local:
-		return &reason{"the VM runs on another machine", nil}, nil
+		return &reason{"the VM runs on another machine", nil}
 	}
-	for _, header := range raw {
+	return nil
+}
+
+// whyNotHere returns why a volume cannot be unlocked in this process, nil if it can. It
+// ignores a header that cannot be read: the disk is refused later.
+func whyNotHere(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockgraph.Disk) (why, err error) {
+	for _, header := range rawHeaders(disk) {
 		if !ReadsHere(*header) {
 			if _, err := exec.LookPath(daemon.Program); err != nil {
-				return &reason{"only a qemu-storage-daemon could read the LUKS header, and there is none on this host", err}, nil
+				return fmt.Errorf("only a qemu-storage-daemon could read the LUKS header in %s, and there is none on this host: %w", header.Source, err), nil
 			}
 			continue // reading it reports errors
 		}
-		header, err := ReadHeader(ctx, *header)
+		found, err := ReadHeader(ctx, *header)
 		if err != nil {
 			return nil, nil
 		}
-		if err := header.Usable(); err != nil {
-			if header.QEMUOpens() == nil {
-				return err, nil
+		if err := found.Usable(); err != nil {
+			if found.QEMUOpens() == nil {
+				return fmt.Errorf("the LUKS header in %s: %w", header.Source, err), nil
 			}
 			return nil, nil
 		}
@@ -125,11 +151,11 @@ func whyNotHere(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockg
 		return nil, fmt.Errorf("query QEMU for its schema: %w", err)
 	}
 	if !schema.Supports("blockdev-add", headerMember) {
-		return &reason{"a QEMU before 9.0 takes no other header than the volume's own", nil}, nil
+		return errors.New("the VM's QEMU takes no other header than the volume's own, which QEMU does since 9.0"), nil
 	}
 	if !c.Client().PassesFiles() {
 		if err := canWriteHeader(ctx, h); err != nil {
-			return err, nil
+			return fmt.Errorf("no header can be handed to QEMU: %w", err), nil
 		}
 	}
 	return nil, nil

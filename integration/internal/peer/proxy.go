@@ -50,6 +50,8 @@ type ProxyHooks struct {
 	Command func(Command) Verdict
 	// Event reports whether the client gets an event.
 	Event func(Event) bool
+	// Reply returns what the client gets in place of the reply to a command, nil for the reply itself.
+	Reply func(command string, reply []byte) []byte
 	// Connect reports whether the n-th connection, from 1, is served; otherwise it is closed at once.
 	Connect func(n int) bool
 }
@@ -141,6 +143,17 @@ type Proxy struct {
 	closed   bool
 }
 
+// monitors and proxies have the process ids of the QEMUs that answer, by the addresses of monitors and of proxies.
+var monitors, proxies sync.Map
+
+// Behind returns the process id of the QEMU behind a proxy, by the proxy's address; 0 if it is unknown, or no proxy's.
+// The kernel names the process of the test for a proxy.
+func Behind(address string) int {
+	pid, _ := proxies.Load(address)
+	n, _ := pid.(int)
+	return n
+}
+
 // NewProxy starts a proxy in front of the monitor on the unix socket upstream. It ends with the test.
 func NewProxy(t testing.TB, upstream string, hooks ProxyHooks) *Proxy {
 	t.Helper()
@@ -158,6 +171,9 @@ func startProxy(t testing.TB, network, address, upstream string, hooks ProxyHook
 	listener, err := net.Listen(network, address)
 	must.OK(t, err)
 	p := &Proxy{Address: listener.Addr().String(), upstream: upstream, hooks: hooks, listener: listener, links: map[*proxyLink]struct{}{}}
+	if pid, known := monitors.Load(upstream); known {
+		proxies.Store(p.Address, pid)
+	}
 	p.wg.Add(1)
 	go p.accept()
 	t.Cleanup(p.close)
@@ -268,6 +284,12 @@ func (p *Proxy) judge(c *Command) Verdict {
 	return p.hooks.Command(*c)
 }
 
+// waiting is a command without its reply.
+type waiting struct {
+	name    string
+	verdict Verdict
+}
+
 // proxyLink joins a client to a connection to the monitor.
 type proxyLink struct {
 	proxy  *Proxy
@@ -277,7 +299,7 @@ type proxyLink struct {
 	end    context.CancelFunc
 
 	mu      sync.Mutex
-	waiting []Verdict // of the commands whose replies are to come, in order
+	waiting []waiting // the commands whose replies are to come, in order
 }
 
 // cut ends both connections.
@@ -318,7 +340,7 @@ func (l *proxyLink) forward(value []byte, fds []int) bool {
 		out = v.Replace
 	}
 	l.mu.Lock()
-	l.waiting = append(l.waiting, v)
+	l.waiting = append(l.waiting, waiting{c.Name, v})
 	l.mu.Unlock()
 	l.proxy.record(Record{Bytes: bytes.TrimSpace(out), FDs: len(fds)})
 	return sendWithFDs(l.qemu, append(bytes.TrimSpace(out), '\n'), fds) == nil
@@ -353,7 +375,13 @@ func (l *proxyLink) back(line []byte) bool {
 			return true
 		}
 	case head.Greeting == nil:
-		v = l.nextVerdict()
+		w := l.nextWaiting()
+		v = w.verdict
+		if hook := l.proxy.hooks.Reply; hook != nil {
+			if other := hook(w.name, line); other != nil {
+				line = other
+			}
+		}
 	}
 	if v.Cut == CutBeforeReply {
 		return false
@@ -371,16 +399,16 @@ func (l *proxyLink) back(line []byte) bool {
 	return v.Cut != CutAfterReply
 }
 
-// nextVerdict returns the verdict on the command of the current reply: without "oob", QEMU answers in order.
-func (l *proxyLink) nextVerdict() Verdict {
+// nextWaiting returns the command of the current reply: without "oob", QEMU answers in order.
+func (l *proxyLink) nextWaiting() waiting {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.waiting) == 0 {
-		return Verdict{}
+		return waiting{}
 	}
-	v := l.waiting[0]
+	w := l.waiting[0]
 	l.waiting = l.waiting[1:]
-	return v
+	return w
 }
 
 // errNoValue is the error of firstValue for incomplete JSON.

@@ -54,7 +54,7 @@ type QEMU struct {
 	Socket     string // unix socket of the monitor for the tool under test
 	TCPAddress string // host:port of the monitor on TCP, with Options.TCP
 	PID        int
-	UUID       string   // by which luksplug identifies the VM
+	UUID       string   // by which luksplug identifies the VM; an Extra -uuid counts instead
 	Dir        string   // holds the sockets and logs
 	Log        string   // QEMU's standard error
 	Console    string   // the guest's first serial port: the kernel's messages
@@ -113,6 +113,7 @@ func Run(ctx context.Context, dir string, o Options) (*QEMU, error) {
 		return nil, fmt.Errorf("%w (make setup installs QEMU)", err)
 	}
 	q.PID = q.process.pid()
+	monitors.Store(q.Socket, q.PID)
 	if err := q.connect(ctx, o); err != nil {
 		_ = q.Close() // the first error is the one to report
 		return nil, fmt.Errorf("start QEMU: %w: %s", err, tail(q.Log, 2000))
@@ -205,8 +206,7 @@ func (q *QEMU) arguments(ctx context.Context, o Options) ([]string, error) {
 	args := []string{
 		"-nodefaults", "-no-user-config", "-display", "none",
 		"-machine", string(o.Machine), "-accel", "tcg", "-m", "256",
-		// luksplug identifies a VM without a UUID by the process that listens on its monitor: the same one for
-		// all VMs behind the proxies of a test.
+		// luksplug identifies a VM without a UUID by its process.
 		"-uuid", q.UUID,
 		"-chardev", "socket,id=qmp,server=on,wait=off,path=" + q.Socket, "-mon", "chardev=qmp,mode=control",
 		"-chardev", "socket,id=control,server=on,wait=off,path=" + q.Control, "-mon", "chardev=control,mode=control",
