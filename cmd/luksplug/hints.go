@@ -23,6 +23,7 @@ var causeHints = []struct {
 }{
 	{libvirtvm.ErrRecorded, "detach that disk with --persistent first, or give this one another target"},
 	{libvirtvm.ErrDisks, "detach the disks with --persistent first"},
+	{secrets.ErrOtherVolume, "hook, any-volume: true in " + configPath + " lets the hook use bound secrets for any disk"},
 	{hotplug.ErrHeaderInUse, "attach with --allow-shared-header to use the header of another disk"},
 	{hotplug.ErrRelabelWouldHelp, "attach with --relabel to give the images to QEMU's user while the disk is attached"},
 	{hotplug.ErrRelabelNeedsRoot, "run luksplug as root: --relabel changes the owner of images"},

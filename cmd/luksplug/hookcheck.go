@@ -94,7 +94,7 @@ func checkLibvirtd(i hook.Installation, report *libvirtvm.Report) {
 // checkKeys adds whether the configuration, its key stores and the directory for keys are
 // usable.
 func checkKeys(a *app, store *hookStore, report *libvirtvm.Report) {
-	_, found, err := readConfig(a.flags.config)
+	c, found, err := readConfig(a.flags.config)
 	if err != nil {
 		report.Badf("%v", err)
 		return
@@ -107,11 +107,20 @@ func checkKeys(a *app, store *hookStore, report *libvirtvm.Report) {
 	} else {
 		report.Goodf("key stores: %s", store.names)
 	}
+	report.Goodf("%s", boundText(c))
 	if err := hotplug.CheckRunDir(); err != nil {
 		report.Badf("%v", err)
 	} else {
 		report.Goodf("keys that QEMU reads as it starts are kept in memory")
 	}
+}
+
+// boundText says for which disks secrets that are bound to a volume are used.
+func boundText(c configuration) string {
+	if c.Hook.AnyVolume {
+		return "secrets that are bound to a volume are used for any disk: hook, any-volume is set in the configuration"
+	}
+	return "secrets that are bound to a volume are used for disks of that volume only"
 }
 
 // checkArrival adds whether the domain of the XML at path can be migrated to this host.
@@ -122,7 +131,11 @@ func checkArrival(ctx context.Context, a *app, store *hookStore, path string, re
 	if err != nil {
 		return err
 	}
-	disks, err := hook.Host{Store: store, Log: a.log}.CheckArrival(ctx, text)
+	c, _, err := readConfig(a.flags.config)
+	if err != nil {
+		return err
+	}
+	disks, err := hook.Host{Store: store.store(), AnyVolume: c.Hook.AnyVolume, Log: a.log}.CheckArrival(ctx, text)
 	if err != nil {
 		return fmt.Errorf("the domain's XML: %w", err)
 	}

@@ -25,6 +25,11 @@ func runHookInstall(_ context.Context, a *app, i hook.Installation) error {
 	if err != nil {
 		return err
 	}
+	c, _, err := readConfig(a.flags.config)
+	bound := boundText(c)
+	if err != nil {
+		bound = err.Error()
+	}
 	restart := changed && !i.OtherHook()
 	text := i.Path() + " was there already\n"
 	if changed {
@@ -33,11 +38,13 @@ func runHookInstall(_ context.Context, a *app, i hook.Installation) error {
 	if restart {
 		text += "libvirt had no hook before: restart libvirtd (or virtqemud) once, or it will not run this one. VMs keep running\n"
 	}
+	text += bound + "\n"
 	return a.show(text, struct {
-		Path    string `json:"path"`
-		Changed bool   `json:"changed"`
-		Restart bool   `json:"restart_libvirtd"`
-	}{i.Path(), changed, restart})
+		Path      string `json:"path"`
+		Changed   bool   `json:"changed"`
+		Restart   bool   `json:"restart_libvirtd"`
+		AnyVolume bool   `json:"any_volume"`
+	}{i.Path(), changed, restart, c.Hook.AnyVolume})
 }
 
 func newHookUninstall(a *app) *cobra.Command {

@@ -84,11 +84,11 @@ func (c call) prepareDisk(ctx context.Context, s *coldstart.VM, d record.Disk, a
 	case err != nil:
 		return err
 	case c.cold(d.Target):
-		return s.Prepare(ctx, disk, arrival, c.Store)
+		return s.Prepare(ctx, disk, arrival, c.bound(disk.Disk))
 	case c.monitor == "":
 		return fmt.Errorf("disk %s: %w", d.Target, ErrNoMonitor)
 	}
-	return s.Check(ctx, disk, arrival, c.Store)
+	return s.Check(ctx, disk, arrival, c.bound(disk.Disk))
 }
 
 // monitorDir returns the directory of the monitor's socket, "" if there is none. Since it
@@ -210,7 +210,7 @@ func (c call) plug(ctx context.Context, vm *hotplug.VM, d record.Disk) error {
 	if err != nil {
 		return err
 	}
-	_, err = vm.Attach(ctx, disk.Disk, c.Store, hotplug.AttachOptions{Spec: d.Spec})
+	_, err = vm.Attach(ctx, disk.Disk, c.bound(disk.Disk), hotplug.AttachOptions{Spec: d.Spec})
 	return err
 }
 
@@ -231,7 +231,7 @@ func (c call) arrive(ctx context.Context, arrival coldstart.Arrival) ([]byte, er
 		}
 		if d.Optional {
 			// The domain may have started without it. prepare cannot leave it out.
-			if err := s.Check(ctx, disk, arrival, c.Store); err != nil {
+			if err := s.Check(ctx, disk, arrival, c.bound(disk.Disk)); err != nil {
 				c.Log.WithField("disk", d.Target).Warnf("it is left out, since it is optional: %v", err)
 				continue
 			}

@@ -98,3 +98,51 @@ func listening(table string, port int) []string {
 	}
 	return out
 }
+
+// FindQEMUs returns the ids of the processes of the users that are a QEMU with that UUID.
+func FindQEMUs(uuid string, users []uint32) []int {
+	var out []int
+	for _, pid := range processes() {
+		args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+		if err != nil || !isQEMU(bytes.Split(args, []byte{0}), uuid) {
+			continue
+		}
+		if c, err := CredentialOf(pid); err == nil && slices.Contains(users, c.UID) {
+			out = append(out, pid)
+		}
+	}
+	return out
+}
+
+// GuestName returns the name that libvirt gave a QEMU's guest (-name guest=NAME,...); "" if
+// there is none.
+func GuestName(pid int) string {
+	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return ""
+	}
+	return guestName(strings.Split(string(args), "\x00"))
+}
+
+// guestName returns the name in arguments. QEMU writes a comma in a value twice.
+func guestName(args []string) string {
+	i := slices.Index(args, "-name")
+	if i < 0 || i+1 >= len(args) {
+		return ""
+	}
+	name, found := strings.CutPrefix(args[i+1], "guest=")
+	if !found {
+		return ""
+	}
+	var out strings.Builder
+	for at := 0; at < len(name); at++ {
+		if name[at] == ',' {
+			if at+1 >= len(name) || name[at+1] != ',' {
+				break
+			}
+			at++
+		}
+		out.WriteByte(name[at])
+	}
+	return out.String()
+}
