@@ -24,24 +24,25 @@ type VMs struct {
 	Definitions string
 	// Running has the state of those that run, in files NAME.xml.
 	Running string
+	// State is a directory that belongs to the user of libvirt's QEMU processes.
+	State string
 }
 
 // HostVMs returns the places of the host's own libvirt, qemu:///system.
-func HostVMs() VMs { return VMs{Definitions: "/etc/libvirt/qemu", Running: "/run/libvirt/qemu"} }
+func HostVMs() VMs {
+	return VMs{Definitions: "/etc/libvirt/qemu", Running: "/run/libvirt/qemu", State: "/var/lib/libvirt/qemu"}
+}
 
 // CheckUUID returns an error that wraps [vmkeys.ErrOtherVM] if another VM of this host has the
 // UUID of the event's domain: a domain of another name that is defined or running, or a QEMU
 // process that is not the domain's.
 //
-// A process counts if root or the user of the domain's QEMU runs it. Others do not: any user of
+// A process counts if root or the user of libvirt's QEMU processes runs it. Others do not: any user of
 // the host can start a QEMU with any UUID, and could otherwise withhold the keys of a VM.
 func (v VMs) CheckUUID(e Event) error {
-	d, err := e.read()
-	if d == nil {
-		return err
-	}
-	if d.uuid == "" {
-		return nil
+	id := e.UUID()
+	if id == "" {
+		return nil // which has no keys
 	}
 	running, err := v.domains(v.Running)
 	if err != nil {
@@ -52,26 +53,27 @@ func (v VMs) CheckUUID(e Event) error {
 		return err
 	}
 	for _, other := range append(slices.Clone(running), defined...) {
-		if strings.EqualFold(other.UUID, d.uuid) && other.Name != e.Domain {
-			return fmt.Errorf("%w, %s: domain %s, in %s: undefine the one that the keys are not for", vmkeys.ErrOtherVM, d.uuid, other.Name, other.file)
+		if strings.EqualFold(other.UUID, id) && other.Name != e.Domain {
+			return fmt.Errorf("%w, %s: domain %s, in %s: undefine the one that the keys are not for", vmkeys.ErrOtherVM, id, other.Name, other.file)
 		}
 	}
-	return d.checkProcesses(e, running)
+	return v.checkProcesses(e, id, running)
 }
 
 // checkProcesses looks for a QEMU with the UUID that libvirt does not know as this domain's.
-func (d *domain) checkProcesses(e Event, running []listedDomain) error {
+func (v VMs) checkProcesses(e Event, id string, running []listedDomain) error {
 	users := []uint32{0}
-	if user, err := d.user(); err == nil {
-		users = append(users, user.UID)
+	var st unix.Stat_t
+	if err := unix.Stat(v.State, &st); err == nil {
+		users = append(users, st.Uid)
 	}
-	for _, pid := range hostproc.FindQEMUs(d.uuid, users) {
+	for _, pid := range hostproc.FindQEMUs(id, users) {
 		i := slices.IndexFunc(running, func(r listedDomain) bool { return r.pid == pid })
 		switch {
 		case i >= 0: // libvirt has started it with another UUID, or as this domain
 		case e.Operation == Started && hostproc.GuestName(pid) == e.Domain: // libvirt has not written its state yet
 		default:
-			return fmt.Errorf("%w, %s: process %d: end the VM that the keys are not for", vmkeys.ErrOtherVM, d.uuid, pid)
+			return fmt.Errorf("%w, %s: process %d: end the VM that the keys are not for", vmkeys.ErrOtherVM, id, pid)
 		}
 	}
 	return nil

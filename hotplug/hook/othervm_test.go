@@ -29,7 +29,7 @@ type host struct {
 
 func newHost(t *testing.T) host {
 	t.Helper()
-	h := host{hook.VMs{Definitions: t.TempDir(), Running: t.TempDir()}, uuid.NewString()}
+	h := host{hook.VMs{Definitions: t.TempDir(), Running: t.TempDir(), State: t.TempDir()}, uuid.NewString()}
 	// libvirt has more in both.
 	must.OK(t, os.Mkdir(filepath.Join(h.vms.Definitions, "networks.xml"), 0o700), os.Mkdir(filepath.Join(h.vms.Running, "channel"), 0o700))
 	must.Write(t, filepath.Join(h.vms.Running, "vm1.pid"), "1")

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/luksplug/luksplug/internal/fsutil"
@@ -40,7 +41,8 @@ func (a AppArmor) Grant(ctx context.Context, profile, target string, files []Fil
 	lines := []string{}
 	for _, f := range files {
 		// AppArmor would read these as a pattern. virt-aa-helper refuses them too.
-		if strings.ContainsAny(f.Path, "\"\\\n*?[]{}^") {
+		// Nor can it read what %q escapes.
+		if strings.ContainsAny(f.Path, "\"\\\n*?[]{}^") || strconv.Quote(f.Path) != `"`+f.Path+`"` {
 			return fmt.Errorf("%w: a profile cannot name %q", ErrAppArmor, f.Path)
 		}
 		rights := "rk"
