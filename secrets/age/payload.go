@@ -93,7 +93,7 @@ func (r watchedRecipient) WrapWithLabels(fileKey []byte) ([]*age.Stanza, []strin
 	if labelled, ok := r.Recipient.(age.RecipientWithLabels); ok {
 		return labelled.WrapWithLabels(fileKey)
 	}
-	stanzas, err := r.Recipient.Wrap(fileKey)
+	stanzas, err := r.Wrap(fileKey)
 	return stanzas, nil, err
 }
 
