@@ -15,10 +15,15 @@ export GOFLAGS := $(strip $(GOFLAGS) -buildvcs=false -trimpath)
 
 CACHE := $(or $(LUKSPLUG_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/luksplug)
 GOLANGCI_VERSION := v2.15.0
+# govulncheck, whose database is on the network.
+GOVULNCHECK_VERSION := v1.9.0
 GOLANGCI := $(CACHE)/bin/golangci-lint-$(GOLANGCI_VERSION)
 # The guests are emulated, and packages share the processors.
 TEST_TIMEOUT ?= 20m
 LONG_TIMEOUT ?= 2h
+# The time of each fuzz target, and a regular expression of their names.
+FUZZ_TIME ?= 30s
+FUZZ ?= .
 
 # Goroutines share data in these packages. The race detector needs a separate build and makes the tests slower; for all
 # packages that is a third of make test's time, so make test-long covers the others.
@@ -27,7 +32,7 @@ CONCURRENT := ./qmp/... ./internal/schemacache ./hotplug/internal/daemon ./hotpl
 # Tests that depend on whether /run is in memory: luksplug's files for a domain's QEMU are in it, or in /dev/shm.
 RUN_TMPFS := ^Test(LibvirtContext|LibvirtHandOver|LibvirtdRestartsDuringAttach|Record|QEMUUser|MasterKeyOfLibvirt)$$
 
-.PHONY: help setup build build-pkcs11 demo test test-run-tmpfs test-long torture bench bench-stall house house-picture lint fmt clean
+.PHONY: help setup build build-pkcs11 demo test test-run-tmpfs test-long torture fuzz bench bench-stall house house-picture lint vulncheck fmt clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -74,6 +79,10 @@ torture: ## the tests named Torture: repeated faults at random steps
 	@scripts/setup.sh test
 	LUKSPLUG_TORTURE=1 go test -count=1 -timeout $(LONG_TIMEOUT) -run Torture -v ./...
 
+fuzz: ## every fuzz target for FUZZ_TIME (30s), and their executions in one table; FUZZ=REGEXP selects some
+	@scripts/setup.sh test
+	@FUZZ_TIME='$(FUZZ_TIME)' FUZZ='$(FUZZ)' scripts/fuzz.sh
+
 bench: ## luksplug's times compared with a bare socket's and virsh's, in one table
 	@scripts/setup.sh test
 	@CGO_ENABLED=0 go run ./integration/bench
@@ -99,6 +108,10 @@ $(GOLANGCI):
 	@mkdir -p $(@D)/new
 	GOBIN=$(abspath $(@D)/new) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	@mv $(@D)/new/golangci-lint $@
+
+vulncheck: ## govulncheck, where its database can be reached
+	@scripts/setup.sh build
+	@scripts/vulncheck.sh $(GOVULNCHECK_VERSION)
 
 fmt: ## gofmt -w
 	@scripts/setup.sh build

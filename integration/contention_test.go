@@ -51,6 +51,7 @@ func TestTwoRunsNeverInterleave(t *testing.T) {
 	ctx := bounded(t)
 	socket, args := secondMonitor(t)
 	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 4, Extra: args})
+	q.AlsoAt(socket)
 	var wrote journal
 	one, held := gated(ctx, t, q.Socket, wrote.of("one"))
 	two := peer.NewProxy(t, socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
@@ -102,6 +103,7 @@ func TestLockEndsWithItsHolder(t *testing.T) {
 	ctx := bounded(t)
 	socket, args := secondMonitor(t)
 	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 2, Extra: args})
+	q.AlsoAt(socket)
 	before := stateOf(ctx, t, q)
 	var wrote journal
 	proxy, held := gated(ctx, t, q.Socket, wrote.of("first"))
@@ -156,6 +158,7 @@ func TestHeldWaitEndsOnSignal(t *testing.T) {
 	ctx := bounded(t)
 	socket, args := secondMonitor(t)
 	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 2, Extra: args})
+	q.AlsoAt(socket)
 	before := stateOf(ctx, t, q)
 	var wrote journal
 	proxy, held := gated(ctx, t, q.Socket, wrote.of("first"))

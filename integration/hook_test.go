@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -111,7 +112,11 @@ func (h *hookHost) define(ctx context.Context, t *testing.T, disks ...plugged) *
 func (h *hookHost) defineWith(ctx context.Context, t *testing.T, o peer.DomainOptions, disks ...plugged) *peer.Domain {
 	t.Helper()
 	arguments := hook.Arguments(hookUUID, max(2, len(disks)))
-	metadata := `<luksplug:disks xmlns:luksplug="` + libvirtvm.Namespace + `" user="+0:+0">`
+	user := "+0:+0"
+	if label := regexp.MustCompile(`<label>(.*)</label>`).FindStringSubmatch(o.Label); label != nil {
+		user = label[1]
+	}
+	metadata := fmt.Sprintf(`<luksplug:disks xmlns:luksplug="%s" user=%q>`, libvirtvm.Namespace, user)
 	starting := coldstart.New(hookUUID, coldstart.Options{RunDir: "/run/luksplug/vm"})
 	for i, p := range disks {
 		h.learn(t, p.volume)

@@ -236,9 +236,9 @@ func (l *leakRun) command(ctx context.Context, t *testing.T, s leakSource, args 
 	t.Helper()
 	l.n++
 	format := []string{"text", "json"}[l.n%2]
-	all := append(named(l.proxy.Address), "-vv", "--log-format", format, "--trace", filepath.Join(l.temp, fmt.Sprintf("trace%d", l.n)))
-	if slices.Contains([]string{"plan", "cmdline"}, args[0]) && !slices.Contains(args, "json") {
-		all = all[2:] // also without a VM
+	all := []string{"-vv", "--log-format", format, "--trace", filepath.Join(l.temp, fmt.Sprintf("trace%d", l.n))}
+	if !slices.Contains([]string{"plan", "cmdline"}, args[0]) || slices.Contains(args, "json") { // also without a VM
+		all = append(named(l.proxy.Address), all...)
 	}
 	cmd := exec.CommandContext(ctx, luksplug, slices.Concat(all, s.args, args)...)
 	cmd.Env = append(os.Environ(), "TMPDIR="+l.temp)

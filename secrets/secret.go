@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"runtime"
 	"sync"
+
+	"github.com/luksplug/luksplug/internal/wipe"
 )
 
 // Redacted is the text that is printed in place of a [Secret].
@@ -49,6 +51,7 @@ func New(value []byte) *Secret {
 	memory, release := allocate(len(value))
 	copy(memory, value)
 	clear(value)
+	wipe.Registers()
 
 	b := &buffer{bytes: func() []byte { return memory }}
 	free := func() {
@@ -75,6 +78,7 @@ func (s *Secret) Use(f func(value []byte) error) error {
 		return ErrWiped
 	}
 	defer b.release()
+	defer wipe.Registers()
 	value := b.bytes()
 	// The capacity is limited, so that append copies instead of writing here.
 	return f(value[:len(value):len(value)])

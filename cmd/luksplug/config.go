@@ -37,6 +37,8 @@ type configuration struct {
 		Timeout duration `yaml:"timeout"` // time limit of one call of libvirt's hook, such as 20s
 		Log     string   `yaml:"log"`     // the log file of the hook
 		Forget  []string `yaml:"forget"`  // the reasons of a domain's end after which its keys on this host are wiped
+		// AnyVolume gives secrets that are bound to a volume to disks of other volumes.
+		AnyVolume bool `yaml:"any-volume"`
 	} `yaml:"hook"`
 }
 
@@ -95,6 +97,11 @@ func parseConfig(file *os.File, path string) (c configuration, err error) {
 	if err != nil {
 		return c, err
 	}
+	return loadConfig(text)
+}
+
+// loadConfig returns the configuration in a file's content.
+func loadConfig(text []byte) (c configuration, err error) {
 	loader, err := yaml.NewLoader(bytes.NewReader(text), yaml.WithKnownFields())
 	if err == nil {
 		err = loader.Load(&c)

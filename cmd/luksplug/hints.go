@@ -26,6 +26,7 @@ var causeHints = []struct {
 	{libvirtvm.ErrNotHere, "run 'luksplug --domain VM repair --adopt' there"},
 	{libvirtvm.ErrUnverified, "run 'luksplug --domain VM repair --adopt' as root on its host, which shows the record and signs it"},
 	{libvirtvm.ErrDisks, "detach the disks with --persistent first"},
+	{secrets.ErrOtherVolume, "hook, any-volume: true in " + configPath + " lets the hook use bound secrets for any disk"},
 	{hotplug.ErrHeaderInUse, "attach with --allow-shared-header to use the header of another disk"},
 	{hotplug.ErrGuestHeader, "attach with --allow-guest-header if the guest has written the header into its own disk"},
 	{hotplug.ErrImageChain, "attach with --trust-image-chain to open what images name, as libvirt does"},

@@ -59,6 +59,15 @@ func TestFindingHint(t *testing.T) {
 	}
 }
 
+// TestSecretHint: a bound secret has a hint with the setting that lifts it.
+func TestSecretHint(t *testing.T) {
+	t.Parallel()
+	err := &secrets.StoreError{Store: "dir:/x", Err: fmt.Errorf("%w: so", secrets.ErrOtherVolume)}
+	if hint := hintOf(err); !strings.Contains(hint, "any-volume: true") {
+		t.Errorf("the hint is %q", hint)
+	}
+}
+
 // unhinted are the causes of refusals against which no flag helps.
 var unhinted = []error{
 	hotplug.ErrTargetTaken, hotplug.ErrNameTaken, hotplug.ErrImageInUse, hotplug.ErrImageUnusable, hotplug.ErrReadOnlyImage,

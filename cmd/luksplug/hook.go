@@ -76,13 +76,21 @@ func handle(ctx context.Context, a *app, e hook.Event, c configuration, configEr
 	// store's program leaves behind must not inherit it.
 	options.Stderr = a.log.Out
 	options.VM = e.UUID
+	vms := hook.HostVMs()
+	options.Owner = func() error { return vms.CheckUUID(e) }
 	host := hook.Host{
-		Store:    &hookStore{app: a, options: options},
-		Log:      log,
-		Timeout:  cmp.Or(a.flags.timeout, time.Duration(c.Hook.Timeout)),
-		OnDaemon: func(_ context.Context, d hotplug.Daemon) error { return watchDaemon(a.log, d) },
-		Gone:     func(_ context.Context, vm string) error { return vmkeys.Wipe(vmkeys.Dir, vm) },
-		Forget:   c.Hook.Forget,
+		Store:     (&hookStore{app: a, options: options}).store(),
+		AnyVolume: c.Hook.AnyVolume,
+		Log:       log,
+		Timeout:   cmp.Or(a.flags.timeout, time.Duration(c.Hook.Timeout)),
+		OnDaemon:  func(_ context.Context, d hotplug.Daemon) error { return watchDaemon(a.log, d) },
+		Gone: func(_ context.Context, vm string) error {
+			if err := vms.CheckUUID(e); err != nil {
+				return fmt.Errorf("the keys of the VM are kept: %w", err)
+			}
+			return vmkeys.Wipe(vmkeys.Dir, vm)
+		},
+		Forget: c.Hook.Forget,
 
 		RecordKey: c.RecordKey,
 	}

@@ -95,7 +95,7 @@ func checkLibvirtd(i hook.Installation, report *libvirtvm.Report) {
 // checkKeys adds whether the configuration, its key stores and the directory for keys are
 // usable.
 func checkKeys(a *app, store *hookStore, report *libvirtvm.Report) {
-	_, found, err := readConfig(a.flags.config)
+	c, found, err := readConfig(a.flags.config)
 	if err != nil {
 		report.Badf("%v", err)
 		return
@@ -108,6 +108,7 @@ func checkKeys(a *app, store *hookStore, report *libvirtvm.Report) {
 	} else {
 		report.Goodf("key stores: %s", store.names)
 	}
+	report.Goodf("%s", boundText(c))
 	if err := hotplug.CheckRunDir(); err != nil {
 		report.Badf("%v", err)
 	} else {
@@ -128,6 +129,14 @@ func checkRecordKey(a *app, report *libvirtvm.Report) {
 	report.Goodf("records are signed with %s, whose fingerprint is %s", path, report.RecordKey)
 }
 
+// boundText says for which disks secrets that are bound to a volume are used.
+func boundText(c configuration) string {
+	if c.Hook.AnyVolume {
+		return "secrets that are bound to a volume are used for any disk: hook, any-volume is set in the configuration"
+	}
+	return "secrets that are bound to a volume are used for disks of that volume only"
+}
+
 // checkArrival adds whether the domain of the XML at path can be migrated to this host.
 func checkArrival(ctx context.Context, a *app, store *hookStore, path string, report *libvirtvm.Report) error {
 	ctx, cancel := a.bounded(ctx)
@@ -140,7 +149,12 @@ func checkArrival(ctx context.Context, a *app, store *hookStore, path string, re
 	if err != nil {
 		return err
 	}
-	disks, err := hook.Host{Store: store, Log: a.log, RecordKey: key}.CheckArrival(ctx, text)
+	c, _, err := readConfig(a.flags.config)
+	if err != nil {
+		return err
+	}
+	host := hook.Host{Store: store.store(), AnyVolume: c.Hook.AnyVolume, Log: a.log, RecordKey: key}
+	disks, err := host.CheckArrival(ctx, text)
 	if errors.Is(err, hook.ErrUnverified) {
 		report.Badf("the domain does not start here: %v", err)
 		return nil

@@ -46,17 +46,16 @@ type hookStore struct {
 	names   string
 }
 
-func (s *hookStore) String() string { return "the key stores of the configuration" }
+// store returns the stores as one.
+func (s *hookStore) store() secrets.Store {
+	return secrets.Lazy("the key stores of the configuration", func() (secrets.Store, error) {
+		err := s.open()
+		return s.chain, err
+	})
+}
 
 // errNoHookStore reports that all key stores are libvirt's.
 var errNoHookStore = errors.New("no key store that a hook can use is configured: libvirt's own secrets are out of reach, because libvirt waits for its hook; name another key store in " + configPath)
-
-func (s *hookStore) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
-	if err := s.open(); err != nil {
-		return nil, err
-	}
-	return s.chain.Lookup(ctx, ref)
-}
 
 // open opens the stores without accessing any.
 func (s *hookStore) open() error {

@@ -40,6 +40,11 @@ func runHookInstall(ctx context.Context, a *app, i hook.Installation) error {
 		return err
 	}
 	noteUser(ctx, a)
+	c, _, err := readConfig(a.flags.config)
+	bound := boundText(c)
+	if err != nil {
+		bound = err.Error()
+	}
 	restart := changed && !i.OtherHook()
 	text := i.Path() + " was there already\n"
 	if changed {
@@ -51,13 +56,16 @@ func runHookInstall(ctx context.Context, a *app, i hook.Installation) error {
 	if restart {
 		text += "libvirt had no hook before: restart libvirtd (or virtqemud) once, or it will not run this one. VMs keep running\n"
 	}
+	text += bound + "\n"
 	return a.show(text, struct {
 		Path    string `json:"path"`
 		Changed bool   `json:"changed"`
 		Restart bool   `json:"restart_libvirtd"`
 		Key     string `json:"record_key"`
 		KeyMade bool   `json:"record_key_made"`
-	}{i.Path(), changed, restart, key, made})
+
+		AnyVolume bool `json:"any_volume"`
+	}{i.Path(), changed, restart, key, made, c.Hook.AnyVolume})
 }
 
 // noteUser writes down which user libvirt runs QEMU as. A libvirt that does not answer is

@@ -37,22 +37,28 @@ func runSecretGet(ctx context.Context, a *app, name string, inBase64 bool) error
 		defer value.Wipe()
 		return value.Use(func(b []byte) error {
 			text := b
-			if inBase64 || a.flags.output == "json" {
-				text = base64.StdEncoding.AppendEncode(make([]byte, 0, base64.StdEncoding.EncodedLen(len(b))+1), b)
+			if before, after := frame(a, inBase64); before != "" || after != "" {
+				// With room for all: a buffer that grows would leave a copy behind.
+				text = make([]byte, 0, len(before)+base64.StdEncoding.EncodedLen(len(b))+len(after))
+				text = append(base64.StdEncoding.AppendEncode(append(text, before...), b), after...)
 				defer clear(text)
-			}
-			if a.flags.output == "json" {
-				return a.show("", struct {
-					Base64 string `json:"base64"`
-				}{string(text)})
-			}
-			if inBase64 {
-				text = append(text, '\n')
 			}
 			_, err := raw(a.out).Write(text)
 			return err
 		})
 	})
+}
+
+// frame returns what is written before and after the value in base64; both are "" for the
+// value as it is. encoding/json would leave copies of the value.
+func frame(a *app, inBase64 bool) (before, after string) {
+	switch {
+	case a.flags.output == "json":
+		return "{\n  \"base64\": \"", "\"\n}\n"
+	case inBase64:
+		return "", "\n"
+	}
+	return "", ""
 }
 
 // publicValue returns the value of a secret that is not private.

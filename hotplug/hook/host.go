@@ -24,6 +24,8 @@ const DefaultTimeout = 20 * time.Second
 type Host struct {
 	// Store has the secrets. It must not be libvirt's.
 	Store secrets.Store
+	// AnyVolume gives secrets that are bound to a volume to any disk.
+	AnyVolume bool
 	// Log takes entries that the user of virsh does not see.
 	Log logrus.FieldLogger
 	// Timeout bounds a call; 0 is DefaultTimeout.
@@ -223,7 +225,7 @@ func (h Host) CheckArrival(ctx context.Context, xml []byte) ([]DiskCheck, error)
 	for _, r := range d.record.Disks {
 		disk, err := coldstart.RecordedDisk(d.doc, r)
 		if err == nil {
-			err = s.Check(ctx, disk, coldstart.ArrivalMigration, h.Store)
+			err = s.Check(ctx, disk, coldstart.ArrivalMigration, c.bound(disk.Disk))
 		}
 		out = append(out, DiskCheck{r.Target, err})
 	}

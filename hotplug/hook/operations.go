@@ -87,11 +87,11 @@ func (c call) prepareDisk(ctx context.Context, s *coldstart.VM, d record.Disk, a
 	case err != nil:
 		return err
 	case c.cold(d.Target):
-		return s.Prepare(ctx, disk, arrival, c.Store)
+		return s.Prepare(ctx, disk, arrival, c.bound(disk.Disk))
 	case c.monitor == "":
 		return fmt.Errorf("disk %s: %w", d.Target, ErrNoMonitor)
 	}
-	return s.Check(ctx, disk, arrival, c.Store)
+	return s.Check(ctx, disk, arrival, c.bound(disk.Disk))
 }
 
 // monitors are the directories of the monitors' sockets on this host.
@@ -241,7 +241,7 @@ func (c call) plug(ctx context.Context, vm *hotplug.VM, d record.Disk) error {
 			return fmt.Errorf("the record of disk %s: max-stall: %w", d.Target, err)
 		}
 	}
-	_, err = vm.Attach(ctx, disk.Disk, c.Store, options)
+	_, err = vm.Attach(ctx, disk.Disk, c.bound(disk.Disk), options)
 	return err
 }
 
@@ -263,7 +263,7 @@ func (c call) arrive(ctx context.Context, arrival coldstart.Arrival) ([]byte, er
 		}
 		if d.Optional {
 			// The domain may have started without it. prepare cannot leave it out.
-			if err := s.Check(ctx, disk, arrival, c.Store); err != nil {
+			if err := s.Check(ctx, disk, arrival, c.bound(disk.Disk)); err != nil {
 				c.Log.WithField("disk", d.Target).Warnf("it is left out, since it is optional: %v", err)
 				continue
 			}

@@ -148,3 +148,36 @@ func listening(table, path string) []string {
 	}
 	return out
 }
+
+// GuestName returns the name that libvirt gave a QEMU's guest (-name guest=NAME,...); "" if
+// there is none.
+func GuestName(pid int) string {
+	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	if err != nil {
+		return ""
+	}
+	return guestName(strings.Split(string(args), "\x00"))
+}
+
+// guestName returns the name in arguments. QEMU writes a comma in a value twice.
+func guestName(args []string) string {
+	i := slices.Index(args, "-name")
+	if i < 0 || i+1 >= len(args) {
+		return ""
+	}
+	name, found := strings.CutPrefix(args[i+1], "guest=")
+	if !found {
+		return ""
+	}
+	var out strings.Builder
+	for at := 0; at < len(name); at++ {
+		if name[at] == ',' {
+			if at+1 >= len(name) || name[at+1] != ',' {
+				break
+			}
+			at++
+		}
+		out.WriteByte(name[at])
+	}
+	return out.String()
+}

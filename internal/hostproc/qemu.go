@@ -55,11 +55,15 @@ func isQEMU(args []string) bool {
 	return args[0] != "" && (named(args[0]) || linked)
 }
 
-// FindQEMUs returns the ids of the processes of this machine that are QEMUs with that UUID.
-func FindQEMUs(uuid string) []int {
+// FindQEMUs returns the ids of the processes of this machine that are QEMUs with that UUID: of the users, or of all
+// users if none is given.
+func FindQEMUs(uuid string, users ...uint32) []int {
 	var found []int
 	for _, pid := range processes() {
-		if id, _ := QEMUOf(pid); id != "" && strings.EqualFold(id, uuid) {
+		if id, _ := QEMUOf(pid); id == "" || !strings.EqualFold(id, uuid) {
+			continue
+		}
+		if c, err := CredentialOf(pid); len(users) == 0 || err == nil && slices.Contains(users, c.UID) {
 			found = append(found, pid)
 		}
 	}
@@ -69,17 +73,10 @@ func FindQEMUs(uuid string) []int {
 // FindQEMU returns the id of the process of user uid that is a QEMU with that
 // UUID. It returns 0 if there is none or more than one.
 func FindQEMU(uuid string, uid uint32) int {
-	found := 0
-	for _, pid := range FindQEMUs(uuid) {
-		if c, err := CredentialOf(pid); err != nil || c.UID != uid {
-			continue
-		}
-		if found != 0 {
-			return 0
-		}
-		found = pid
+	if found := FindQEMUs(uuid, uid); len(found) == 1 {
+		return found[0]
 	}
-	return found
+	return 0
 }
 
 // Domain is a libvirt domain of this host.

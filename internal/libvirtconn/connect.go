@@ -28,11 +28,18 @@ const (
 //
 // The errors say what to do where possible. They wrap those of the system and [libvirt.Error].
 func (u *URI) Connect(ctx context.Context) (l *libvirt.Libvirt, closing func(), err error) {
+	return u.ConnectThrough(ctx, func(conn net.Conn) net.Conn { return conn })
+}
+
+// ConnectThrough is like [URI.Connect]; go-libvirt uses the connection that through returns
+// for the one to libvirt. The latter has a method Wipe() if it is encrypted, which clears the
+// buffers with its decrypted content once it is closed.
+func (u *URI) ConnectThrough(ctx context.Context, through func(net.Conn) net.Conn) (l *libvirt.Libvirt, closing func(), err error) {
 	conn, err := u.dial(ctx)
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to libvirt %s: %w", u, err)
 	}
-	l = libvirt.NewWithDialer(dialers.NewAlreadyConnected(&framed{Conn: conn}))
+	l = libvirt.NewWithDialer(dialers.NewAlreadyConnected(&framed{Conn: through(conn)}))
 	var answer error
 	done := make(chan struct{})
 	go func() {

@@ -14,6 +14,7 @@ import (
 	"syscall"
 
 	"github.com/luksplug/luksplug/internal/certfile"
+	"github.com/luksplug/luksplug/internal/wipe"
 )
 
 // dialTLS connects with the certificates that libvirt uses (https://libvirt.org/kbase/tlscerts.html).
@@ -30,9 +31,14 @@ func (u *URI) dialTLS(ctx context.Context) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := tls.Dialer{Config: config}
-	conn, err := d.DialContext(ctx, "tcp", u.address(tlsPort))
+	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", u.address(tlsPort))
 	if err != nil {
+		return nil, tlsHint(err)
+	}
+	below := wipe.NewTLSConn(raw)
+	conn := &tlsConn{tls.Client(below, config), below}
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = raw.Close() // the first error counts
 		return nil, tlsHint(err)
 	}
 	// libvirtd reports by one byte whether it accepts the client: it refuses a
@@ -55,6 +61,15 @@ func (u *URI) dialTLS(ctx context.Context) (net.Conn, error) {
 	}
 	return nil, tlsHint(err)
 }
+
+// tlsConn is an encrypted connection.
+type tlsConn struct {
+	*tls.Conn
+	below *wipe.TLSConn
+}
+
+// Wipe clears the buffers with decrypted content. The connection must not be in use.
+func (c *tlsConn) Wipe() { c.below.Wipe() }
 
 // tlsHint explains common errors.
 func tlsHint(err error) error {

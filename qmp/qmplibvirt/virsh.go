@@ -63,20 +63,32 @@ func (v Virsh) PassFile(ctx context.Context, command []byte, f *os.File) ([]byte
 		return nil, fmt.Errorf("%w: cannot start virsh, of libvirt's client programs: %w", qmp.ErrNotSent, err)
 	}
 	waitErr := cmd.Wait()
-	reply := bytes.TrimSpace(out.text)
+	var exit *exec.ExitError
+	return virshAnswer(out.text, diag.text, virshEnd{ctx: ctx.Err(), err: waitErr, exited: errors.As(waitErr, &exit) && exit.Exited()})
+}
+
+// virshEnd is how virsh ended.
+type virshEnd struct {
+	ctx    error // that of the context, for which virsh was killed
+	err    error
+	exited bool // with a status
+}
+
+// virshAnswer returns the reply in virsh's output, or its error.
+func virshAnswer(out, diag []byte, end virshEnd) ([]byte, error) {
+	reply := bytes.TrimSpace(out)
 	var message struct{ Return, Error json.RawMessage }
 	if err := json.Unmarshal(reply, &message); err == nil && (message.Return != nil || message.Error != nil) {
 		return reply, nil // even if virsh failed afterwards
 	}
-	said := strings.Join(strings.Fields(string(diag.text)), " ")
-	var exit *exec.ExitError
+	said := strings.Join(strings.Fields(string(diag)), " ")
 	switch {
-	case ctx.Err() != nil:
-		return nil, fmt.Errorf("virsh was killed: %w%s", ctx.Err(), quoted(said))
-	case len(reply) == 0 && errors.As(waitErr, &exit) && exit.Exited() && virshGotNoFurther(said):
+	case end.ctx != nil:
+		return nil, fmt.Errorf("virsh was killed: %w%s", end.ctx, quoted(said))
+	case len(reply) == 0 && end.exited && virshGotNoFurther(said):
 		return nil, fmt.Errorf("%w: virsh: %s", qmp.ErrNotSent, said)
-	case waitErr != nil:
-		return nil, fmt.Errorf("virsh: %w%s", waitErr, quoted(said))
+	case end.err != nil:
+		return nil, fmt.Errorf("virsh: %w%s", end.err, quoted(said))
 	}
 	return nil, fmt.Errorf("%w: virsh printed no reply of QEMU's", qmp.ErrProtocol)
 }

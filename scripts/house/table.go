@@ -7,7 +7,7 @@ import "strings"
 var levels = [][]string{
 	{"internal"},
 	{"blockgraph", "secrets", "qmp"},
-	{"internal/schemacache", "internal/storetest"}, // of qmp; for the tests of secrets
+	{"internal/schemacache", "internal/storetest", "internal/memtest"}, // of qmp; for the tests of secrets
 	{"internal/testserver"},
 	{"hotplug/internal/outcome", "hotplug/internal/domainxml"},
 	{"hotplug/internal/monitor"},

@@ -1,7 +1,6 @@
 package age
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -92,6 +91,24 @@ func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 		return nil, err
 	}
 	return decrypt(encrypted, name, keys)
+}
+
+// Describe implements [secrets.Describer]. It needs no identity.
+func (s *Store) Describe(ctx context.Context, ref secrets.Reference) (secrets.Document, error) {
+	d, err := s.describe(ctx, ref)
+	return d, storecall.Fail(s, ref, err)
+}
+
+func (s *Store) describe(ctx context.Context, ref secrets.Reference) (d secrets.Document, err error) {
+	if err := errors.Join(ctx.Err(), ref.Validate()); err != nil {
+		return d, err
+	}
+	f, err := s.open()
+	if err != nil {
+		return d, err
+	}
+	defer f.Close()
+	return find(f, ref)
 }
 
 // List implements [secrets.Lister]. It needs no identity.
@@ -281,10 +298,8 @@ func read(f *privdir.Dir, id uuid.UUID) (secrets.Document, error) {
 func decrypt(encrypted *secrets.Secret, name string, keys []age.Identity) (*secrets.Secret, error) {
 	var value *secrets.Secret
 	err := encrypted.Use(func(b []byte) error {
-		r, err := age.Decrypt(unarmored(b), keys...)
-		if err == nil {
-			value, err = secrets.Read(r)
-		}
+		var err error
+		value, err = open(b, keys...)
 		return err
 	})
 	var stranger *age.NoIdentityMatchError
@@ -298,20 +313,13 @@ func decrypt(encrypted *secrets.Secret, name string, keys []age.Identity) (*secr
 }
 
 func encrypt(value *secrets.Secret, recipients []age.Recipient) ([]byte, error) {
-	var out bytes.Buffer
-	err := value.Use(func(b []byte) error {
-		w, err := age.Encrypt(&out, recipients...)
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(b)
-		return errors.Join(err, w.Close())
-	})
+	var out []byte
+	err := value.Use(func(b []byte) (err error) { out, err = seal(b, recipients); return err })
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("encrypt the value: %w", err)
-	case out.Len() > secrets.MaxLen:
+	case len(out) > secrets.MaxLen:
 		return nil, fmt.Errorf("%w: more than %d bytes when encrypted", secrets.ErrTooLong, secrets.MaxLen)
 	}
-	return out.Bytes(), nil
+	return out, nil
 }

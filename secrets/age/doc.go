@@ -32,9 +32,11 @@
 //
 // Documents are in clear. A user who may write to the directory can replace a value by
 // another, because encryption needs no secret; the directory must therefore belong to
-// the caller or to root, and no other user may write to it, as with package dir. The
-// age library keeps copies of values and keys on the Go heap, where they are not
-// locked in memory and stay until garbage collection.
+// the caller or to root, and no other user may write to it, as with package dir.
+//
+// No copy of a value, or of the identity's passphrase, outlives its use. The keys of
+// the identity do: a Store keeps them on the Go heap, not locked in memory, and the
+// age library leaves copies there.
 //
 // # Writing
 //

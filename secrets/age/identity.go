@@ -2,6 +2,7 @@ package age
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -129,14 +130,8 @@ func (i *identity) unlock(ctx context.Context, content *secrets.Secret) (*secret
 	var clear *secrets.Secret
 	err = content.Use(func(b []byte) error {
 		return passphrase.Use(func(p []byte) error {
-			scrypt, err := age.NewScryptIdentity(string(p)) // the library takes a string
-			if err != nil {
-				return err
-			}
-			r, err := age.Decrypt(unarmored(b), scrypt)
-			if err == nil {
-				clear, err = secrets.Read(r)
-			}
+			var err error
+			clear, err = open(b, passphraseIdentity(p))
 			return err
 		})
 	})
@@ -303,20 +298,13 @@ func (s *Store) protect(ctx context.Context, content []byte) ([]byte, error) {
 	}
 	var out bytes.Buffer
 	err = first.Use(func(p []byte) error {
-		scrypt, err := age.NewScryptRecipient(string(p)) // the library takes a string
+		sealed, err := seal(content, []age.Recipient{passphraseRecipient{p, cmp.Or(s.options.WorkFactor, defaultWorkFactor)}})
 		if err != nil {
 			return err
-		}
-		if s.options.WorkFactor != 0 {
-			scrypt.SetWorkFactor(s.options.WorkFactor)
 		}
 		text := armor.NewWriter(&out)
-		w, err := age.Encrypt(text, scrypt)
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(content)
-		return errors.Join(err, w.Close(), text.Close())
+		_, err = text.Write(sealed)
+		return errors.Join(err, text.Close())
 	})
 	if err != nil {
 		return nil, fmt.Errorf("encrypt the identity: %w", err)

@@ -128,6 +128,19 @@ func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 	return value, err
 }
 
+// Describe implements [secrets.Describer].
+func (s *Store) Describe(ctx context.Context, ref secrets.Reference) (d secrets.Document, err error) {
+	err = s.with(ctx, ref, func(ctx context.Context, c *client) error {
+		if err := ref.Validate(); err != nil {
+			return err
+		}
+		v, err := find(ctx, c, ref)
+		d = v.document
+		return err
+	})
+	return d, err
+}
+
 // List implements [secrets.Lister]. It lists all secrets of the project; those of
 // other programs have Barbican's uuid and name.
 func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {

@@ -3,6 +3,7 @@ package barbican
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,7 +12,9 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 
+	"github.com/luksplug/luksplug/internal/wipe"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -35,19 +38,30 @@ type client struct {
 	base    *url.URL
 	project string
 	token   string
+	roots   *x509.CertPool
+
+	mu     sync.Mutex
+	opened []openedConn
+}
+
+// openedConn is a connection whose buffers are cleared at the end of the call.
+type openedConn interface {
+	io.Closer
+	Wipe()
 }
 
 func connect(ctx context.Context, base *url.URL, o Options) (*client, error) {
-	c := &client{base: base, project: o.Project, http: &http.Client{
+	c := &client{base: base, project: o.Project, roots: o.Roots}
+	c.http = &http.Client{
 		Transport: &http.Transport{
-			TLSClientConfig:        &tls.Config{RootCAs: o.Roots, MinVersion: tls.VersionTLS12},
-			DialContext:            (&net.Dialer{}).DialContext,
+			DialContext:            c.dial,
+			DialTLSContext:         c.dialTLS,
 			MaxResponseHeaderBytes: maxHeader,
 			DisableCompression:     true,
 		},
 		// The token must not be sent to another server.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}
+	}
 	var err error
 	switch {
 	case o.Token != nil:
@@ -62,8 +76,54 @@ func connect(ctx context.Context, base *url.URL, o Options) (*client, error) {
 	return c, nil
 }
 
-// close closes the connections.
-func (c *client) close() { c.http.CloseIdleConnections() }
+// close closes the connections, and clears the buffers in which net/http and crypto/tls
+// have had payloads.
+func (c *client) close() {
+	c.http.CloseIdleConnections()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, conn := range c.opened {
+		_ = conn.Close() // all responses have been received
+		conn.Wipe()
+	}
+}
+
+func (c *client) keep(conn openedConn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.opened = append(c.opened, conn)
+}
+
+func (c *client) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	raw, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	conn := wipe.NewConn(raw)
+	c.keep(conn)
+	return conn, nil
+}
+
+func (c *client) dialTLS(ctx context.Context, network, address string) (net.Conn, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	below := wipe.NewTLSConn(raw)
+	encrypted := tls.Client(below, &tls.Config{RootCAs: c.roots, MinVersion: tls.VersionTLS12, ServerName: host})
+	if err := encrypted.HandshakeContext(ctx); err != nil {
+		_ = raw.Close() // the first error counts
+		return nil, err
+	}
+	above := wipe.NewConn(encrypted)
+	c.keep(above) // closed first
+	c.keep(below)
+	return above, nil
+}
 
 // readToken returns the token of source without surrounding white space.
 func readToken(source func() (*secrets.Secret, error)) (string, error) {

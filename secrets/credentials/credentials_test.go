@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/memtest"
 	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/internal/storetest"
 	"github.com/luksplug/luksplug/secrets"
@@ -31,6 +32,9 @@ func Example() {
 // TestMain gives systemd-creds a temporary host key, so that the tests leave nothing
 // on the machine.
 func TestMain(m *testing.M) {
+	if memtest.Child() != nil {
+		os.Exit(m.Run()) // with the key of the process that has started this one
+	}
 	os.Exit(func() int {
 		directory, err := os.MkdirTemp("", "luksplug-creds")
 		if err != nil {
@@ -156,4 +160,17 @@ func TestProgram(t *testing.T) {
 	storetest.Fails(t, store, ref, secrets.ErrUnreachable, "systemd-creds")
 	must.OK(t, os.WriteFile(filepath.Join(bin, "systemd-creds"), []byte("#!/bin/sh\nexec /bin/sleep 3600\n"), 0o700))
 	storetest.Fails(t, store, ref, secrets.ErrUnreachable, "500ms")
+}
+
+// TestNoValueIsLeftInMemory: package keystore has this test for the other stores.
+func TestNoValueIsLeftInMemory(t *testing.T) {
+	needSystemd(t)
+	if s := memtest.Child(); s != nil {
+		ref := secrets.Reference{Type: secrets.Passphrase, Usage: "/x"}
+		memtest.Store(t, s, credentials.NewEncrypted(os.Getenv("LUKSPLUG_MEMTEST_DIRECTORY"), credentials.Options{}), ref)
+		return
+	}
+	v, directory := memtest.NewValue(), t.TempDir()
+	encrypt(t, filepath.Join(directory, dir.FileName(secrets.Reference{Type: secrets.Passphrase, Usage: "/x"})), v.Bytes)
+	v.Run(t, "LUKSPLUG_MEMTEST_DIRECTORY="+directory)
 }

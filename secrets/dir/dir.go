@@ -56,6 +56,29 @@ func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 	return value, err
 }
 
+// Describe implements [secrets.Describer].
+func (s *Store) Describe(ctx context.Context, ref secrets.Reference) (secrets.Document, error) {
+	d, err := s.describe(ctx, ref)
+	return d, storecall.Fail(s, ref, err)
+}
+
+func (s *Store) describe(ctx context.Context, ref secrets.Reference) (d secrets.Document, err error) {
+	f, err := s.open(ctx, ref)
+	if err != nil {
+		return d, err
+	}
+	defer f.Close()
+	e, err := find(f, ref)
+	if err != nil || !e.defined {
+		return ref.Undocumented(), err
+	}
+	id, err := secrets.ParseUUID(e.value)
+	if err != nil {
+		return d, err
+	}
+	return f.Document(id)
+}
+
 // ValueFile returns the path of the file that holds the value of ref's secret,
 // for a program that reads the file itself. The file need not exist. If the secret
 // is not found, the path ends in [FileName] of ref.

@@ -99,6 +99,15 @@ func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 	return value, err
 }
 
+// Describe implements [secrets.Describer].
+func (s *Store) Describe(ctx context.Context, ref secrets.Reference) (d secrets.Document, err error) {
+	err = s.change(ctx, ref, func(_ context.Context, _ *service, i item) error {
+		d = i.document
+		return nil
+	})
+	return d, err
+}
+
 // List implements [secrets.Lister]. It unlocks locked items, if need be by a prompt:
 // some services hide the attributes of locked items.
 func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
@@ -201,7 +210,7 @@ func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 	})
 }
 
-// change runs f on the secret that ref names.
+// change calls f with the secret that ref names.
 func (s *Store) change(ctx context.Context, ref secrets.Reference, f func(context.Context, *service, item) error) error {
 	return s.with(ctx, ref, func(ctx context.Context, svc *service) error {
 		if err := ref.Validate(); err != nil {

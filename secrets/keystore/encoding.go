@@ -109,11 +109,12 @@ func encoded(store secrets.Store, e *encoding) secrets.Store {
 		return store
 	}
 	s := encodedStore{store, e}
+	describer, _ := store.(secrets.Describer) // all listers are
 	switch inner := store.(type) {
 	case secrets.Keeper:
-		return encodedKeeper{encodedLister{s, inner}, inner}
+		return encodedKeeper{encodedLister{s, inner, describer}, inner}
 	case secrets.Lister:
-		return encodedLister{s, inner}
+		return encodedLister{s, inner, describer}
 	}
 	return s
 }
@@ -154,7 +155,14 @@ func convert(from *secrets.Secret, f func([]byte) ([]byte, error)) (*secrets.Sec
 
 type encodedLister struct {
 	encodedStore
-	lister secrets.Lister
+	lister    secrets.Lister
+	describer secrets.Describer
+}
+
+// Describe implements [secrets.Describer].
+func (s encodedLister) Describe(ctx context.Context, ref secrets.Reference) (secrets.Document, error) {
+	d, err := s.describer.Describe(ctx, ref)
+	return d, storecall.Fail(s, ref, err)
 }
 
 // List implements [secrets.Lister].

@@ -17,16 +17,23 @@ import (
 	"github.com/ovh/kmip-go/ttlv"
 
 	"github.com/luksplug/luksplug/internal/certfile"
+	"github.com/luksplug/luksplug/internal/wipe"
 	"github.com/luksplug/luksplug/secrets"
 )
 
 // connection is a connection to the server. It is not safe for concurrent use.
 type connection struct {
 	tls     *tls.Conn
+	below   *wipe.TLSConn
 	version kmip.ProtocolVersion
 	stop    func() bool
 	read    [][]byte // received messages, which may contain values
+	room    int      // for the next request, in bytes
 }
+
+// ordinary is more than a request without a value takes, in bytes. The encoder must not
+// grow while it holds a value: it would leave the smaller buffer behind.
+const ordinary = 16 << 10
 
 // maxAnswer is the largest response in bytes: half of it for the value, and half for
 // the message around it.
@@ -38,8 +45,16 @@ func dial(ctx context.Context, o Options) (*connection, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := tls.Dialer{Config: config}
-	conn, err := d.DialContext(ctx, "tcp", o.Address)
+	raw, err := (&net.Dialer{}).DialContext(ctx, "tcp", o.Address)
+	if err != nil {
+		return nil, answer(err)
+	}
+	below := wipe.NewTLSConn(raw)
+	conn := tls.Client(below, config)
+	err = conn.HandshakeContext(ctx)
+	if err != nil {
+		_ = raw.Close() // the first error counts
+	}
 	var operation *net.OpError
 	if o.Certificate == "" && errors.As(err, &operation) && operation.Op == remoteError {
 		return nil, fmt.Errorf("%w: the server requires a client certificate: %w: see cert-file and key-file", secrets.ErrDenied, err)
@@ -47,7 +62,7 @@ func dial(ctx context.Context, o Options) (*connection, error) {
 	if err != nil {
 		return nil, answer(err)
 	}
-	c := &connection{tls: conn.(*tls.Conn), version: kmip.V1_0}
+	c := &connection{tls: conn, below: below, version: kmip.V1_0}
 	c.stop = context.AfterFunc(ctx, func() { _ = conn.Close() })
 	if err := c.negotiate(); err != nil {
 		c.close()
@@ -59,6 +74,7 @@ func dial(ctx context.Context, o Options) (*connection, error) {
 func (c *connection) close() {
 	c.stop()
 	_ = c.tls.Close() // all responses have been received
+	c.below.Wipe()
 	for _, b := range c.read {
 		clear(b)
 	}
@@ -68,6 +84,13 @@ func (c *connection) close() {
 // they are renewed from time to time.
 func (o Options) tls() (*tls.Config, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: o.ServerName}
+	if config.ServerName == "" {
+		host, _, err := net.SplitHostPort(o.Address)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", secrets.ErrUnreachable, err)
+		}
+		config.ServerName = host
+	}
 	if o.CA != "" {
 		pem, err := certfile.Read(o.CA)
 		if err != nil {
@@ -151,7 +174,11 @@ func (c *connection) exchange(requests ...kmip.OperationPayload) ([]reply, error
 	if len(requests) > 1 {
 		message.Header.BatchErrorContinuationOption = kmip.BatchErrorContinuationOptionContinue
 	}
-	data := ttlv.MarshalTTLV(&message)
+	encoder := ttlv.NewTTLVEncoder()
+	encoder.ByteString(kmip.TagVendorExtension, make([]byte, max(c.room, ordinary)))
+	encoder.Clear() // keeps the room
+	encoder.Any(&message)
+	data := encoder.Bytes()
 	_, err := c.tls.Write(data)
 	clear(data)
 	if err != nil {

@@ -220,6 +220,15 @@ func parse(o object, r reply) (secrets.Document, error) {
 	return storecall.ParseDocument(content.OpaqueDataValue, o.uuid, "object "+o.id)
 }
 
+// Describe implements [secrets.Describer].
+func (s *Store) Describe(ctx context.Context, ref secrets.Reference) (d secrets.Document, err error) {
+	err = s.change(ctx, ref, func(_ *connection, found secrets.Document) error {
+		d = found
+		return nil
+	})
+	return d, err
+}
+
 // List implements [secrets.Lister].
 func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
 	var documents []secrets.Document
@@ -266,6 +275,7 @@ func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.S
 			}
 			own := bytes.Clone(b) // the library's types may outlive the secret's memory
 			defer clear(own)
+			c.room = ordinary + len(own)
 			return c.register(s.options.Style, kindValue, d.UUID, &kmip.SecretData{
 				SecretDataType: kmip.SecretDataTypePassword,
 				KeyBlock: kmip.KeyBlock{
@@ -293,7 +303,7 @@ func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 	})
 }
 
-// change runs f on the secret that ref names.
+// change calls f with the secret that ref names.
 func (s *Store) change(ctx context.Context, ref secrets.Reference, f func(*connection, secrets.Document) error) error {
 	return s.with(ctx, ref, func(c *connection) error {
 		if err := ref.Validate(); err != nil {

@@ -12,7 +12,7 @@
 //
 // The store looks up and lists secrets; virsh defines them.
 //
-// The library go-libvirt keeps copies of values on the Go heap, which are not locked
-// in memory and remain until garbage collection. A URI with +tcp is refused except
+// Values are taken out of libvirt's answers before the library go-libvirt, which would
+// keep copies, reads them. A URI with +tcp is refused except
 // for the loopback: it would send values over the network in clear.
 package libvirtstore

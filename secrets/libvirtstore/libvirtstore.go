@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/url"
 	"time"
 
@@ -43,17 +44,28 @@ func (s *Store) String() string { return "libvirt+" + s.uri.String() }
 // Lookup implements [secrets.Store].
 func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (value *secrets.Secret, err error) {
 	if err = ref.Validate(); err == nil {
-		err = s.with(ctx, func(ctx context.Context, l *libvirt.Libvirt) error {
-			value, err = lookup(ctx, l, ref)
+		err = s.with(ctx, func(ctx context.Context, l *libvirt.Libvirt, conn *valueConn) error {
+			value, err = lookup(ctx, l, conn, ref)
 			return err
 		})
 	}
 	return value, storecall.Fail(s, ref, err)
 }
 
+// Describe implements [secrets.Describer].
+func (s *Store) Describe(ctx context.Context, ref secrets.Reference) (d secrets.Document, err error) {
+	if err = ref.Validate(); err == nil {
+		err = s.with(ctx, func(ctx context.Context, l *libvirt.Libvirt, _ *valueConn) error {
+			d, err = describeReference(ctx, l, ref)
+			return err
+		})
+	}
+	return d, storecall.Fail(s, ref, err)
+}
+
 // List implements [secrets.Lister].
 func (s *Store) List(ctx context.Context) (documents []secrets.Document, err error) {
-	err = s.with(ctx, func(ctx context.Context, l *libvirt.Libvirt) error {
+	err = s.with(ctx, func(ctx context.Context, l *libvirt.Libvirt, _ *valueConn) error {
 		documents, err = list(ctx, l)
 		return err
 	})
@@ -61,17 +73,24 @@ func (s *Store) List(ctx context.Context) (documents []secrets.Document, err err
 }
 
 // with runs f with a connection.
-func (s *Store) with(ctx context.Context, f func(ctx context.Context, l *libvirt.Libvirt) error) error {
+func (s *Store) with(ctx context.Context, f func(ctx context.Context, l *libvirt.Libvirt, conn *valueConn) error) error {
 	return storecall.Bounded(ctx, s.timeout, "libvirt", func(ctx context.Context) error {
-		l, close, err := s.uri.Connect(ctx)
+		conn := &valueConn{}
+		l, close, err := s.uri.ConnectThrough(ctx, func(c net.Conn) net.Conn {
+			conn.Conn = c
+			return conn
+		})
 		switch {
 		case errors.Is(err, fs.ErrPermission):
 			return fmt.Errorf("%w: %w", secrets.ErrDenied, err)
 		case err != nil:
 			return answer(err)
 		}
-		defer close()
-		return f(ctx, l)
+		defer func() {
+			close()
+			conn.wipe()
+		}()
+		return f(ctx, l, conn)
 	})
 }
 
@@ -80,7 +99,7 @@ func within[T any](ctx context.Context, f func() (T, error)) (T, error) {
 	return storecall.Await(ctx, f, nil)
 }
 
-func lookup(ctx context.Context, l *libvirt.Libvirt, ref secrets.Reference) (*secrets.Secret, error) {
+func lookup(ctx context.Context, l *libvirt.Libvirt, conn *valueConn, ref secrets.Reference) (*secrets.Secret, error) {
 	handle, err := find(ctx, l, ref)
 	if err != nil {
 		return nil, err
@@ -95,7 +114,7 @@ func lookup(ctx context.Context, l *libvirt.Libvirt, ref secrets.Reference) (*se
 	if d.Private {
 		return nil, private()
 	}
-	value, err := within(ctx, func() ([]byte, error) { return l.SecretGetValue(handle, 0) })
+	_, err = within(ctx, func() ([]byte, error) { return l.SecretGetValue(handle, 0) }) // zeros, see valueConn
 	var from libvirt.Error
 	switch {
 	case errors.As(err, &from) && from.Code == uint32(libvirt.ErrNoSecret):
@@ -105,7 +124,23 @@ func lookup(ctx context.Context, l *libvirt.Libvirt, ref secrets.Reference) (*se
 	case err != nil:
 		return nil, answer(err)
 	}
-	return secrets.New(value), nil
+	value := conn.take()
+	if value == nil {
+		return nil, fmt.Errorf("%w: libvirt's answer has no value", secrets.ErrUnreachable)
+	}
+	return value, nil
+}
+
+func describeReference(ctx context.Context, l *libvirt.Libvirt, ref secrets.Reference) (secrets.Document, error) {
+	handle, err := find(ctx, l, ref)
+	if err != nil {
+		return secrets.Document{}, err
+	}
+	d, err := describe(ctx, l, handle)
+	if err == nil {
+		_, err = d.Answers(ref)
+	}
+	return d, err
 }
 
 // private returns the error for a secret whose value libvirt returns to no client.

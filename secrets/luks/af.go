@@ -5,6 +5,8 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"hash"
+
+	"github.com/luksplug/luksplug/internal/wipe"
 )
 
 // The anti-forensic splitter (LUKS On-Disk Format Specification 1.2.3, section
@@ -69,7 +71,7 @@ func (d *diffuser) diffuse(stripe []byte) {
 }
 
 func (d *diffuser) wipe() {
-	zero(d.hash)
+	wipe.Value(d.hash)
 	clear(d.block)
 	clear(d.sum[:cap(d.sum)])
 }

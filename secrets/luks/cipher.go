@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/crypto/twofish" //nolint:staticcheck // old, but existing volumes use it
 	"golang.org/x/crypto/xts"
+
+	"github.com/luksplug/luksplug/internal/wipe"
 )
 
 // encryption is the encryption of sectors, in the three parts of "aes-xts-plain64",
@@ -110,7 +112,7 @@ func (e encryption) newSectorCipher(key []byte) (*sectorCipher, error) {
 		salt := h.Sum(make([]byte, 0, sha256.Size))
 		c.essiv, err = keep(salt)
 		clear(salt)
-		zero(h)
+		wipe.Value(h)
 	}
 	if err != nil {
 		c.wipe()
@@ -122,7 +124,7 @@ func (e encryption) newSectorCipher(key []byte) (*sectorCipher, error) {
 // wipe clears the expanded keys. The cipher cannot be used afterwards.
 func (c *sectorCipher) wipe() {
 	for _, block := range c.blocks {
-		zero(block)
+		wipe.Value(block)
 	}
 	clear(c.iv[:])
 }

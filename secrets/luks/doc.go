@@ -60,11 +60,9 @@
 // # Key material in memory
 //
 // Long-lived keys are in [secrets.Secret] memory. Slot keys, stripes, key schedules
-// and hash states are wiped right after use, also after failures. Not wiped are the
-// stacks of ended goroutines, remains of x/crypto's Argon2 on the heap (its working
-// memory is returned to the system at once, but a block of its first hash, with up
-// to 104 bytes of the passphrase, is left to the garbage collector), and the
-// reader's buffers.
+// and hash states are wiped right after use, also after failures, and no copy of the
+// passphrase is left. Not wiped are the stacks of ended goroutines, which may hold data
+// derived from it, and the reader's buffers.
 //
 // A header is not secret, but allows guessing passphrases: it prints as a short
 // description, without salts and digests.

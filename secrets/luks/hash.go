@@ -7,7 +7,6 @@ import (
 	"crypto/sha512"
 	"fmt"
 	"hash"
-	"reflect"
 
 	"golang.org/x/crypto/blake2b"
 	"golang.org/x/crypto/blake2s"
@@ -52,8 +51,3 @@ func findHash(name string) (hashAlgorithm, error) {
 	}
 	return hashAlgorithm{}, fmt.Errorf("%w: hash %q", ErrUnsupported, name)
 }
-
-// zero clears the value that p points to. Hashes and ciphers of the standard library
-// keep keys, or data that reveals keys, in unexported fields, which are accessible
-// only by reflection. Those used here have no further pointers to such data.
-func zero(p any) { reflect.ValueOf(p).Elem().SetZero() }

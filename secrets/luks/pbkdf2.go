@@ -6,6 +6,8 @@ import (
 	"encoding/binary"
 	"hash"
 	"reflect"
+
+	"github.com/luksplug/luksplug/internal/wipe"
 )
 
 // chunk is the number of iterations of PBKDF2 between checks of the context and
@@ -30,8 +32,10 @@ func (a hashAlgorithm) newPRF(key []byte) *prf {
 	h := a.make()
 	pad := make([]byte, h.BlockSize())
 	if len(key) > len(pad) {
-		_, _ = h.Write(key) // hash.Hash: never returns an error
-		h.Sum(pad[:0])
+		wipe.Stack(func() {
+			_, _ = h.Write(key) // hash.Hash: never returns an error
+			h.Sum(pad[:0])
+		})
 	} else {
 		copy(pad, key)
 	}

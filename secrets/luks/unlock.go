@@ -21,7 +21,7 @@ import (
 const DefaultMaxMemory = 1 << 30
 
 // maxArgon2Work is the largest product of Argon2's passes and KiB: 256 passes over
-// 1 GiB, some minutes. Argon2 cannot be interrupted.
+// 1 GiB, some minutes.
 const maxArgon2Work = 256 << 20
 
 // Unlocker unlocks headers. The zero value is ready to use; [Header.Unlock] uses
@@ -45,17 +45,14 @@ type Progress struct {
 
 // Unlock derives the volume key from the passphrase: it tries the key slots,
 // preferred ones first, until the key of one matches the header's digest. The caller
-// wipes the key. The passphrase is copied, and not kept after Unlock returns, except
-// as described below.
+// wipes the key. The passphrase is copied, and not kept after Unlock returns.
 //
 // Errors wrap [ErrWrongPassphrase]; [ErrNoKeySlot]; [ErrUnsupported] or [ErrDamaged]
 // as for [Header.Usable]; the context's error; or the reader's error.
 //
 // Key slots and the blocks of PBKDF2's output are derived in parallel, on GOMAXPROCS
 // cores. Argon2 runs for one key slot at a time, because of its memory. When ctx
-// ends, Unlock returns within milliseconds. A running Argon2 derivation cannot be
-// interrupted: it ends later, in a goroutine that wipes its result and its copy of
-// the passphrase.
+// ends, Unlock stops and returns within milliseconds: nothing continues to run.
 //
 // Unlock reads key material from the reader that was given to [ReadHeader], which
 // must still be open. It is safe for concurrent use if the reader is.
@@ -118,7 +115,7 @@ func (u Unlocker) affordable(s slot) error {
 	if s.kdf.kind == typePBKDF2 {
 		return nil
 	}
-	memory, limit := int64(s.kdf.memory)<<10, cmp.Or(u.MaxMemory, DefaultMaxMemory)
+	memory, limit := max(int64(s.kdf.memory), s.kdf.argon2Blocks())<<10, cmp.Or(u.MaxMemory, DefaultMaxMemory)
 	if memory > limit {
 		return fmt.Errorf("%w: %s with %d MiB of memory: the limit is %d", ErrUnsupported, s.kdf.kind, memory>>20, limit>>20)
 	}
@@ -134,7 +131,7 @@ func (k kdf) work(n int) int64 {
 	if k.kind == typePBKDF2 {
 		return int64(k.iterations) * int64(k.hash.blocks(n))
 	}
-	return int64(k.time) * int64(k.memory)
+	return int64(k.time) * k.argon2Blocks()
 }
 
 // trial is an attempt to open the key slots of a volume with a passphrase.

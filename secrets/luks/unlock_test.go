@@ -331,6 +331,8 @@ func TestAbsurdArgon2(t *testing.T) {
 		"1024 MiB of memory":    {"time": 1, "memory": 1<<20 + 1, "cpus": 1},
 		"would take very long":  {"time": 257, "memory": 1 << 20, "cpus": 1},
 		"4294967295 passes":     {"time": uint32(1<<32 - 1), "memory": 64, "cpus": 1},
+		// Argon2 takes 8 KiB a lane at least: 2040 passes over 1 KiB with 255 lanes are as many over 2 MiB.
+		"132000 passes over 1 MiB": {"time": 132000, "memory": 1, "cpus": 255},
 	} {
 		kdf["type"], kdf["salt"] = "argon2id", "AAAA"
 		h := must.Get(luks.ReadHeader(bytes.NewReader(assemble(changed(set("keyslots.1", "kdf", kdf), set("digests.0", "keyslots", []any{"1"}))))))(t)

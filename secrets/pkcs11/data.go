@@ -49,6 +49,15 @@ func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 	return value, s.fail(ref, err)
 }
 
+// Describe implements [secrets.Describer]. It needs the PIN.
+func (s *Store) Describe(ctx context.Context, ref secrets.Reference) (secrets.Document, error) {
+	if err := ref.Validate(); err != nil {
+		return secrets.Document{}, s.fail(ref, err)
+	}
+	d, err := within(ctx, s.token, func(c *session) (secrets.Document, error) { return find(c, ref) })
+	return d, s.fail(ref, err)
+}
+
 // List implements [secrets.Lister]. It needs the PIN.
 func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
 	all, err := within(ctx, s.token, func(c *session) (listed, error) { return list(c) })

@@ -45,7 +45,10 @@
 // Only one goroutine of the process calls a module at a time, because not every
 // module is as thread-safe as the standard requires. A call into a module cannot be
 // interrupted: after the time-out it is abandoned in its thread, and other calls of
-// the module fail until it returns. A module is loaded once and never unloaded. Values
-// and the PIN are on the Go heap and in the module's memory for a while, not locked
-// against swapping.
+// the module fail until it returns. A module is loaded once and never unloaded.
+//
+// Values and PINs pass through memory of Go's and C's that is not locked against
+// swapping, and are overwritten there after use. A Store keeps the PIN that the token
+// has accepted. What a module itself keeps of them is the module's; SoftHSM keeps
+// nothing.
 package pkcs11

@@ -133,6 +133,7 @@ func newest(c *session, objects []object) (best object, content []byte, err erro
 // older ones: some tokens cannot change a data object.
 func write(c *session, label string, content []byte) error {
 	byLabel := p11.NewAttribute(p11.CKA_LABEL, label)
+	defer overwriteFreed(len(content))
 	// A retry may create the same object twice: newest takes either.
 	err := steady(func() error {
 		there, err := oursOnce(c, []*p11.Attribute{byLabel})

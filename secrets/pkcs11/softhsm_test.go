@@ -16,6 +16,7 @@ import (
 	p11 "github.com/miekg/pkcs11"
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/memtest"
 	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/pkcs11"
@@ -38,6 +39,9 @@ var theHSM = sync.OnceValues(startHSM) // by the standard, a process has one sta
 
 // TestMain configures the directory of SoftHSM's tokens, which SoftHSM reads once.
 func TestMain(m *testing.M) {
+	if memtest.Child() != nil {
+		os.Exit(m.Run()) // with the tokens of the process that has started this one
+	}
 	dir, err := os.MkdirTemp("", "luksplug-softhsm-")
 	if err == nil {
 		err = errors.Join(os.Mkdir(filepath.Join(dir, "tokens"), 0o700),

@@ -3,10 +3,14 @@
 package pkcs11
 
 import (
+	"bytes"
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +18,7 @@ import (
 
 	p11 "github.com/miekg/pkcs11"
 
+	"github.com/luksplug/luksplug/internal/wipe"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
@@ -57,7 +62,8 @@ type token struct {
 	// Only the caller that has entered the module uses these, so that concurrent calls try
 	// a wrong PIN once: a token locks itself after three.
 	pin     *secrets.Secret // accepted by the token
-	refused *secrets.Secret // refused by the token
+	refused []byte          // the fingerprint of the PIN that the token has refused
+	salt    [sha256.BlockSize]byte
 }
 
 // String returns the URI without its query, except for the directory.
@@ -97,6 +103,8 @@ func within[T any](ctx context.Context, t *token, f func(s *session) (T, error))
 	done := make(chan result, 1)
 	go func() {
 		defer m.leave()
+		runtime.LockOSThread() // for overwriteFreed
+		defer runtime.UnlockOSThread()
 		var r result
 		r.value, r.err = inSession(bounded, t, m, f)
 		done <- r
@@ -234,7 +242,8 @@ func (t *token) login(ctx context.Context, s *session, info p11.TokenInfo) error
 		return err
 	}
 	return pin.Use(func(b []byte) error {
-		err := s.login(string(b))
+		err := s.login(wipe.String(b))
+		overwriteFreed(len(b) + 1)
 		t.remember(pin, err)
 		return err
 	})
@@ -265,7 +274,8 @@ func (t *token) ask(ctx context.Context, label string) (*secrets.Secret, error) 
 	if err != nil {
 		return nil, err
 	}
-	if t.refused != nil && t.refused.Equal(pin) {
+	if t.refused != nil && bytes.Equal(t.refused, t.fingerprint(pin)) {
+		pin.Wipe()
 		return nil, fmt.Errorf("%w: the token has refused this PIN before: it is not tried again, because the token would lock itself", secrets.ErrDenied)
 	}
 	return pin, nil
@@ -299,8 +309,30 @@ func (t *token) remember(pin *secrets.Secret, err error) {
 	case err == nil:
 		t.pin = pin
 	case errors.Is(err, p11.Error(p11.CKR_PIN_INCORRECT)):
-		t.pin, t.refused = nil, pin
+		t.pin, t.refused = nil, t.fingerprint(pin)
 	}
+	if t.pin != pin {
+		pin.Wipe()
+	}
+}
+
+// fingerprint returns a hash by which a PIN can be recognised in this process.
+func (t *token) fingerprint(pin *secrets.Secret) []byte {
+	if t.salt == ([sha256.BlockSize]byte{}) {
+		_, _ = rand.Read(t.salt[:]) // never fails
+	}
+	var out []byte
+	_ = pin.Use(func(b []byte) error { // fails only for a wiped secret
+		wipe.Stack(func() {
+			h := sha256.New()
+			defer wipe.Value(h)
+			_, _ = h.Write(t.salt[:]) // never fails
+			_, _ = h.Write(b)
+			out = h.Sum(nil)
+		})
+		return nil
+	})
+	return out
 }
 
 // answer converts an error of the module to one of package secrets.
@@ -345,5 +377,6 @@ func (s *session) read(object p11.ObjectHandle, attribute uint) ([]byte, error) 
 	if err != nil {
 		return nil, err
 	}
+	overwriteFreed(len(got[0].Value))
 	return got[0].Value, nil
 }

@@ -35,6 +35,12 @@ func (w *Wrapped) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.S
 	return value, w.fail(ref, err)
 }
 
+// Describe implements [secrets.Describer]. It needs no token.
+func (w *Wrapped) Describe(ctx context.Context, ref secrets.Reference) (secrets.Document, error) {
+	d, err := w.dir.Describe(ctx, ref)
+	return d, w.fail(ref, err)
+}
+
 // List implements [secrets.Lister]. It needs no token.
 func (w *Wrapped) List(ctx context.Context) ([]secrets.Document, error) {
 	documents, err := w.dir.List(ctx)
@@ -158,6 +164,7 @@ func (w *Wrapped) wrap(s *session, key p11.ObjectHandle, value []byte) ([]byte, 
 // wrapKey wraps value by the mechanism of RFC 3394 or 5649.
 func (w *Wrapped) wrapKey(s *session, key p11.ObjectHandle, value []byte) ([]byte, error) {
 	object, err := s.module.CreateObject(s.handle, generic(value))
+	overwriteFreed(len(value))
 	if err != nil {
 		return nil, err
 	}
@@ -235,6 +242,7 @@ func decryptGCM(s *session, key p11.ObjectHandle, stored []byte) ([]byte, error)
 	if err != nil {
 		return nil, notOurs(err)
 	}
+	overwriteFreed(len(value), len(stored)-gcmIV)
 	return value, nil
 }
 

@@ -27,7 +27,7 @@ func Open(l *storeuri.Location, o storeuri.Options) (secrets.Store, error) {
 		if vm == nil {
 			vm = func() string { return "" }
 		}
-		return New(dir, vm), nil
+		return New(dir, vm).Owned(o.Owner), nil
 	}
 	parsed, err := secrets.ParseUUID(id)
 	if err != nil {

@@ -21,6 +21,10 @@ import (
 // Dir is the default directory of the keys of VMs.
 const Dir = "/run/luksplug/keys"
 
+// ErrOtherVM reports that another VM of this host has the UUID of the VM for which a key is
+// looked up. The errors of a [Store] that wrap it wrap secrets.ErrDenied as well.
+var ErrOtherVM = errors.New("another VM of this host has the same UUID")
+
 // ErrNoVM reports that no VM was named.
 var ErrNoVM = errors.New("no VM was named: use vm:?uuid=UUID")
 
@@ -28,11 +32,19 @@ var ErrNoVM = errors.New("no VM was named: use vm:?uuid=UUID")
 type Store struct {
 	directory string
 	vm        func() string
+	owner     func() error
 }
 
 // New returns the store of one VM below directory, which holds those of all VMs. Each
 // call of the store gets the VM's UUID from vm; "" means no VM, which has no keys.
-func New(directory string, vm func() string) *Store { return &Store{directory, vm} }
+func New(directory string, vm func() string) *Store { return &Store{directory: directory, vm: vm} }
+
+// Owned returns the store with a check: owner returns an error, which should wrap
+// [ErrOtherVM], if the keys of the UUID belong to another VM. It is called at each look-up
+// that finds keys. nil means no check.
+func (s *Store) Owned(owner func() error) *Store {
+	return &Store{directory: s.directory, vm: s.vm, owner: owner}
+}
 
 // String returns the URI of the VM's store, without the parameter uuid if vm
 // returns "".
@@ -82,6 +94,11 @@ func (s *Store) open() (*dir.Store, error) {
 	if !f.InMemory() {
 		return nil, fmt.Errorf("%w: the directory %s is not in memory: a VM's keys must not survive a reboot", secrets.ErrDenied, path)
 	}
+	if s.owner != nil {
+		if err := s.owner(); err != nil {
+			return nil, fmt.Errorf("%w: %w", secrets.ErrDenied, err)
+		}
+	}
 	return dir.New(path), nil
 }
 
@@ -109,6 +126,16 @@ func (s *Store) opened(ctx context.Context, ref secrets.Reference) (*dir.Store, 
 		}
 	}
 	return keys, err
+}
+
+// Describe implements [secrets.Describer].
+func (s *Store) Describe(ctx context.Context, ref secrets.Reference) (secrets.Document, error) {
+	keys, err := s.opened(ctx, ref)
+	if err != nil {
+		return secrets.Document{}, storecall.Fail(s, ref, err)
+	}
+	d, err := keys.Describe(ctx, ref)
+	return d, storecall.Fail(s, ref, err)
 }
 
 // List implements [secrets.Lister].

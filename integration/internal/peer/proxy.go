@@ -154,6 +154,9 @@ func Behind(address string) int {
 	return n
 }
 
+// AlsoAt says that a second monitor of the QEMU is at socket, for proxies in front of it.
+func (q *QEMU) AlsoAt(socket string) { monitors.Store(socket, q.PID) }
+
 // NewProxy starts a proxy in front of the monitor on the unix socket upstream. It ends with the test.
 func NewProxy(t testing.TB, upstream string, hooks ProxyHooks) *Proxy {
 	t.Helper()

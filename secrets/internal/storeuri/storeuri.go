@@ -44,6 +44,9 @@ type Options struct {
 	// VM returns the UUID of the VM whose disk needs the secret, or "" for no VM.
 	// It is called at each look-up. nil means no VM.
 	VM func() string
+	// Owner returns an error if the keys of that VM belong to another VM with its UUID.
+	// nil means no check.
+	Owner func() error
 }
 
 // Source returns a function that reads a passphrase or token from a file or fd:N;

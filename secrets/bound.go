@@ -1,0 +1,124 @@
+package secrets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/google/uuid"
+)
+
+// ErrOtherVolume reports that a secret is bound to another volume than the one for which it
+// was looked up.
+var ErrOtherVolume = errors.New("the secret is for another volume")
+
+// Describer is a [Store] that has documents.
+type Describer interface {
+	Store
+
+	// Describe returns the document of the secret that ref names, without reading its
+	// value. For a secret without document it returns [Reference.Undocumented]. The
+	// errors are those of Lookup.
+	Describe(ctx context.Context, ref Reference) (Document, error)
+}
+
+// Undocumented returns what r says about its secret.
+func (r Reference) Undocumented() Document {
+	if r.UUID != uuid.Nil {
+		return Document{UUID: r.UUID}
+	}
+	return Document{UsageType: r.Type.UsageType(), Usage: r.Usage}
+}
+
+// Volume returns the path of the volume that the secret is bound to: the usage of the type
+// volume, if it is an absolute path; "" if there is none.
+func (d Document) Volume() string {
+	if d.UsageType != UsageVolume || !filepath.IsAbs(d.Usage) {
+		return ""
+	}
+	return filepath.Clean(d.Usage)
+}
+
+// BindVolumes returns a store with the secrets of store that are not bound to a volume, or to
+// one of those that volumes returns for the reference. For others, Lookup returns an error
+// that wraps [ErrOtherVolume] and does not read the value. A store that is no [Describer] has
+// no documents: its secrets are bound only if a reference names them by a volume.
+func BindVolumes(store Store, volumes func(Reference) []string) Store {
+	switch s := store.(type) {
+	case chain:
+		bound := make(chain, len(s))
+		for i, store := range s {
+			bound[i] = BindVolumes(store, volumes)
+		}
+		return bound
+	case lazy:
+		return lazy{s.name, func() (Store, error) {
+			inner, err := s.open()
+			if err != nil {
+				return nil, err
+			}
+			return BindVolumes(inner, volumes), nil
+		}}
+	}
+	return boundStore{store, volumes}
+}
+
+// boundStore is one store of BindVolumes.
+type boundStore struct {
+	store   Store
+	volumes func(Reference) []string
+}
+
+// String implements [Store].
+func (s boundStore) String() string { return s.store.String() }
+
+// Lookup implements [Store].
+func (s boundStore) Lookup(ctx context.Context, ref Reference) (*Secret, error) {
+	document := ref.Undocumented()
+	if d, ok := s.store.(Describer); ok {
+		var err error
+		if document, err = d.Describe(ctx, ref); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.check(document, ref); err != nil {
+		return nil, &StoreError{Store: s.String(), Ref: ref, Err: err}
+	}
+	return s.store.Lookup(ctx, ref)
+}
+
+func (s boundStore) check(d Document, ref Reference) error {
+	bound := d.Volume()
+	if bound == "" {
+		return nil
+	}
+	volumes := s.volumes(ref)
+	for _, v := range volumes {
+		if v != "" && filepath.Clean(v) == bound {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: it is bound to %q by its usage, and the disk uses it for %q: correct the path in the secret's document, or define it without usage", ErrOtherVolume, bound, volumes)
+}
+
+// Lazy returns the store that open returns, which it calls at each look-up. name is the text
+// of its String.
+func Lazy(name string, open func() (Store, error)) Store { return lazy{name, open} }
+
+type lazy struct {
+	name string
+	open func() (Store, error)
+}
+
+// String implements [Store].
+func (l lazy) String() string { return l.name }
+
+// Lookup implements [Store].
+func (l lazy) Lookup(ctx context.Context, ref Reference) (*Secret, error) {
+	store, err := l.open()
+	if err != nil {
+		return nil, err
+	}
+	return store.Lookup(ctx, ref)
+}

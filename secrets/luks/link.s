@@ -1,0 +1,1 @@
+// The declarations of functions without a body need a file of this kind.
