@@ -51,7 +51,7 @@ func (f *forger) shadow() string { return filepath.Join(f.precious, "shadow") }
 // logged of QEMU's starts and arguments.
 func (f *forger) snapshot(ctx context.Context, t *testing.T) string {
 	t.Helper()
-	return f.shell(ctx, t, `find "`+f.precious+`" "`+f.keys+`" /etc/luksplug /var/lib/luksplug /run/luksplug -path /run/luksplug/lock -prune -o -printf '%p %y %U:%G %m %s %l\n' | sort; `+
+	return f.shell(ctx, t, `mkdir -p -m 0700 /run/luksplug/lock; find "`+f.precious+`" "`+f.keys+`" /etc/luksplug /var/lib/luksplug /run/luksplug -path /run/luksplug/lock -prune -o -printf '%p %y %U:%G %m %s %l\n' | sort; `+
 		`sha256sum "`+f.shadow()+`"; cat /var/log/libvirt/qemu/*.log 2>/dev/null | grep -Ev '^[0-9]{4}-' | sha256sum`)
 }
 
