@@ -46,7 +46,7 @@ func noCoreFiles() {
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, a *app, args []string) int {
 	started := false
-	a.streams = a.streams.escaped()
+	a.streams = a.escaped()
 	root := newRoot(a)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
 		if err := a.flags.check(cmd); err != nil {

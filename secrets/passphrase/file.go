@@ -65,7 +65,7 @@ const wait = 50 * time.Millisecond
 
 // Read implements [io.Reader].
 func (p patient) Read(b []byte) (int, error) {
-	raw, err := p.File.SyscallConn()
+	raw, err := p.SyscallConn()
 	if err != nil {
 		return 0, err
 	}

@@ -105,7 +105,7 @@ func (l *layerCheck) chain(layer blockgraph.Image, refs []image.Reference) error
 
 // isLower reports whether an image is below the top layer of the disk.
 func (l *layerCheck) isLower(layer blockgraph.Image) bool {
-	return l.Candidate.Disk.Image.Source.String() != layer.Source.String()
+	return l.Disk.Image.Source.String() != layer.Source.String()
 }
 
 func (c *Candidate) refuseReference(source blockgraph.Source, ref image.Reference, parent string) error {

@@ -220,7 +220,7 @@ func TestKeyFile(t *testing.T) {
 		if err != nil && (strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), path)) {
 			t.Errorf("%s: the error is not one line that names the file: %v", name, err)
 		}
-		if _, made, err := record.MakeKey(path); c.want == record.ErrKeyFile && (made || err == nil) {
+		if _, made, err := record.MakeKey(path); errors.Is(c.want, record.ErrKeyFile) && (made || err == nil) {
 			t.Errorf("%s: it was replaced: %v", name, err)
 		}
 	}
