@@ -31,8 +31,10 @@ func TestMain(m *testing.M) {
 	}
 	flag.Parse()
 	inParallel(4)
-	makeRecordKey()
-	os.Exit(build(m))
+	remove := makeRecordKey()
+	code := build(m)
+	remove()
+	os.Exit(code)
 }
 
 // inParallel lets more tests run in parallel than there are processors, as tests wait for guests, unless the
@@ -47,17 +49,19 @@ func inParallel(n int) {
 }
 
 // makeRecordKey makes root's key for records on this machine, if it has none: private libvirtds see this machine's
-// /etc as it was when they were started, and must have the same key as the program outside.
-func makeRecordKey() {
+// /etc as it was when they were started, and must have the same key as the program outside. remove removes a key that
+// was made.
+func makeRecordKey() (remove func()) {
 	const path = "/etc/luksplug/record.key"
 	if _, err := os.Lstat(path); os.Geteuid() != 0 || err == nil {
-		return
+		return func() {}
 	}
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // it never fails
 	if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, key, 0o600)); err != nil {
 		fmt.Fprintln(os.Stderr, err) // tests of records fail
 	}
+	return func() { _ = os.Remove(path) } // it may be gone
 }
 
 // build builds the program once and runs the tests.
@@ -167,7 +171,11 @@ func disksIn[T any](t *testing.T, r result) []T {
 // bounded returns a test's context. It allows minutes: guests are emulated and tests share the processors.
 func bounded(t *testing.T) context.Context {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	limit := 5 * time.Minute
+	if peer.IsLong() {
+		limit = 30 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	t.Cleanup(cancel)
 	return ctx
 }
