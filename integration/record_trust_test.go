@@ -204,7 +204,7 @@ func (f *forger) in(t *testing.T, xml, record string, c forgery) string {
 	if !element.MatchString(xml) {
 		t.Fatalf("no record in %s", xml)
 	}
-	record = strings.Replace(record, "<disks ", `<disks xmlns="`+libvirtvm.Namespace+`" `, 1)
+	record = strings.Replace(record, "<disks", `<disks xmlns="`+libvirtvm.Namespace+`"`, 1)
 	xml = element.ReplaceAllLiteralString(xml, record)
 	if c.also[0] != "" {
 		xml = edited(t, xml, c.also[0], c.also[1])
