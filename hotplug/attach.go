@@ -283,7 +283,11 @@ func (a *attach) announce(ctx context.Context, c *candidate) (kept string, err e
 	for _, d := range c.Plan.Graph.Devices {
 		p.Devices = append(p.Devices, d.Options)
 	}
-	if kept, err = a.options.Before(ctx, p); err != nil {
+	kept, err = a.options.Before(ctx, p)
+	if refused := (*PreflightError)(nil); errors.As(err, &refused) {
+		return "", err // which has its own cause
+	}
+	if err != nil {
 		return "", &PreflightError{Target: a.disk.Target, Cause: ErrNotRecorded, Reason: "the attach cannot be recorded", Err: err}
 	}
 	return kept, nil
