@@ -158,12 +158,12 @@ func (i Installation) InstalledConfig() string {
 	if err != nil {
 		return ""
 	}
-	_, rest, found := strings.Cut(string(text), " --config '")
+	_, rest, found := strings.Cut(string(text), " --config ")
 	path, _, _ := strings.Cut(rest, "' hook -- ")
 	if !found {
 		return ""
 	}
-	return strings.ReplaceAll(path, `'\''`, "'")
+	return strings.ReplaceAll(strings.TrimPrefix(path, "'"), `'\''`, "'")
 }
 
 // Errors of [Installation.Effective].
