@@ -148,7 +148,7 @@ func TestSavedWithoutHook(t *testing.T) {
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
 	h.learn(t, v)
 	got := h.tool(ctx, t, d, attachArgs(t, v, v.DiskXML("sda", "scsi"))...).want(t, 0)
-	got.wantStdout(t, "before the domain is saved", "hook install")
+	got.wantStdout(t, "detach the disk first", "hook install")
 	h.tool(ctx, t, d, append([]string{"--output", "json"}, attachArgs(t, v, v.DiskXML("sda", "scsi"))...)...).want(t, 0).wantStdout(t, `"without_hook"`)
 	virsh(ctx, t, h.Libvirt, "managedsave", d.Name)
 	_, err := h.Virsh(ctx, "start", d.Name)
@@ -164,7 +164,7 @@ func TestSavedWithoutHook(t *testing.T) {
 	virsh(ctx, t, h.Libvirt, "start", d.Name)
 	h.tool(ctx, t, d, "list").want(t, 0).wantStdout(t, "attached")
 	after := h.tool(ctx, t, d, attachArgs(t, v, v.DiskXML("sda", "scsi"))...).want(t, 0)
-	if strings.Contains(after.stdout, "saved") {
+	if strings.Contains(after.stdout, "detach") {
 		t.Errorf("with the hook: %s", after.stdout)
 	}
 }

@@ -147,7 +147,7 @@ func attachedText(at *hotplug.Attached, flags flags, without string) string {
 	}
 	saving := ""
 	if without != "" {
-		saving = "detach the disk before the domain is saved or migrated, its state could not be restored: " + printable.Line(without)
+		saving = "detach the disk first, or the domain cannot be restored: " + printable.Line(without)
 	}
 	fmt.Fprintf(&b, "%s %s\n", printable.Line(at.Target), state)
 	var rows [][]string

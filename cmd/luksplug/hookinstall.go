@@ -46,6 +46,9 @@ func runHookInstall(ctx context.Context, a *app, i hook.Installation) error {
 		bound = err.Error()
 	}
 	restart := changed && !i.OtherHook()
+	if _, known := hook.LibvirtdStart(); known {
+		restart = restart && i.Skipped()
+	}
 	text := i.Path() + " was there already\n"
 	if changed {
 		text = "wrote " + i.Path() + "\n"
