@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -35,6 +36,13 @@ func TestHookWithoutADisk(t *testing.T) {
 			starts()
 			h.tool(ctx, t, d, "detach", "--persistent", "vdb").want(t, 0)
 			starts()
+			// The configuration is for disks.
+			file := filepath.Join(h.Dir, "luksplug", "etc", "config.yaml")
+			usual := must.Get(os.ReadFile(file))(t)
+			must.OK(t, os.WriteFile(file, []byte("keystore: none\n"), 0o644))
+			virsh(ctx, t, h.Libvirt, "start", d.Name)
+			virsh(ctx, t, h.Libvirt, "destroy", d.Name)
+			must.OK(t, os.WriteFile(file, usual, 0o644))
 			// What libvirt has reported is lost: there is its configuration.
 			run(ctx, t, h.Inside(ctx, "rm", "-f", "/var/lib/luksplug/qemu-user.json")).want(t, 0)
 			starts()
@@ -79,6 +87,11 @@ func TestNextStart(t *testing.T) {
 		}
 	}
 	inside(ctx, t, h.Libvirt, "hook", "install").want(t, 0)
+	undo := moved(t, filepath.Join(h.Dir, "etc", "hooks", "qemu.d", "test"))
+	must.OK(t, os.Chmod(filepath.Join(h.Dir, "etc", "hooks", "qemu.d", "test.away"), 0o644))
+	both(5, "restart it once", attach...) // it had no hook, as far as this can be seen
+	undo()
+	must.OK(t, os.Chmod(filepath.Join(h.Dir, "etc", "hooks", "qemu.d", "test"), 0o755))
 	both(5, "hook enable", attach...)
 	both(5, "hook enable", append(attach, "--optional")...)
 	h.tool(ctx, t, off, "hook", "check").want(t, 0).wantStdout(t, "hook enable")
@@ -101,7 +114,7 @@ func TestNextStart(t *testing.T) {
 	refused(4, "no such secret")
 	h.learn(t, v)
 	key := h.keyFile(t, v)
-	undo := rewritten(t, key, func([]byte) []byte { return []byte("another") })
+	undo = rewritten(t, key, func([]byte) []byte { return []byte("another") })
 	refused(4, "passphrase")
 	undo()
 	must.OK(t, os.Chmod(key, 0o644))
