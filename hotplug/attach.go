@@ -31,8 +31,9 @@ type AttachOptions struct {
 	MaxStall time.Duration
 	// Before, if not nil, is called after all checks, just before the first change. It is
 	// not called for a disk that is attached already. An error ends the attach, as a
-	// [*PreflightError]. The returned text, which must not be secret, is kept on this host
-	// for as long as the disk is attached: see [AttachedDisk].
+	// [*PreflightError]: its own, or one of the cause ErrNotRecorded. The returned text,
+	// which must not be secret, is kept on this host for as long as the disk is attached:
+	// see [AttachedDisk].
 	Before func(ctx context.Context, p Prepared) (keep string, err error)
 }
 
@@ -283,7 +284,11 @@ func (a *attach) announce(ctx context.Context, c *candidate) (kept string, err e
 	for _, d := range c.Plan.Graph.Devices {
 		p.Devices = append(p.Devices, d.Options)
 	}
-	if kept, err = a.options.Before(ctx, p); err != nil {
+	kept, err = a.options.Before(ctx, p)
+	if refused := (*PreflightError)(nil); errors.As(err, &refused) {
+		return "", err // which has its own cause
+	}
+	if err != nil {
 		return "", &PreflightError{Target: a.disk.Target, Cause: ErrNotRecorded, Reason: "the attach cannot be recorded", Err: err}
 	}
 	return kept, nil

@@ -19,7 +19,7 @@ type recordedDisk struct {
 
 func listOf(ctx context.Context, t *testing.T, l *peer.Libvirt, domain string) []recordedDisk {
 	t.Helper()
-	return disksIn[recordedDisk](t, viaLibvirt(ctx, t, l, domain, "--output", "json", "list"))
+	return disksIn[recordedDisk](t, viaVirsh(ctx, t, l, domain, "--output", "json", "list"))
 }
 
 // metadata returns luksplug's metadata of a domain, "" for none.
@@ -54,11 +54,14 @@ func wantRecorded(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.Do
 func TestRecord(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	l := peer.Libvirtd(t)
+	h := newHookHost(t, "")
+	l := h.Libvirt
 	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{Persistent: true, SCSI: true}))(t)
 	v := peer.NewVolume(t, peer.DetachedRaw)
+	h.learn(t, v)
+	inside(ctx, t, l, "hook", "enable", d.Name, "--yes").want(t, 0)
 	attach := append(attachArgs(t, v, v.DiskXML("sda", "scsi")), "--persistent")
-	viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 0)
+	viaVirsh(ctx, t, l, d.Name, attach...).want(t, 0)
 	for _, scope := range []string{"--live", "--config"} {
 		if text := metadata(ctx, l, d.Name, scope); !strings.Contains(text, v.Payload) || strings.Contains(text, string(v.Passphrase)) {
 			t.Errorf("%s: %s", scope, text)
@@ -66,14 +69,14 @@ func TestRecord(t *testing.T) {
 	}
 	want := recordedDisk{"sda", "attached", "", []string{"live", "persistent"}}
 	wantRecorded(ctx, t, l, d, want)
-	viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 0) // changes nothing
+	viaVirsh(ctx, t, l, d.Name, attach...).want(t, 0) // changes nothing
 
 	// The record is removed: repair writes it again.
 	virsh(ctx, t, l, "metadata", d.Name, "--uri", libvirtvm.Namespace, "--live", "--remove")
 	if got := listOf(ctx, t, l, d.Name); len(got) != 1 || !strings.Contains(got[0].Difference, "not in the domain's metadata") {
 		t.Errorf("got %v", got)
 	}
-	viaLibvirt(ctx, t, l, d.Name, "repair").want(t, 0)
+	viaVirsh(ctx, t, l, d.Name, "repair").want(t, 0)
 	wantRecorded(ctx, t, l, d, want)
 
 	// The disk is removed without luksplug.
@@ -81,25 +84,25 @@ func TestRecord(t *testing.T) {
 	for ctx.Err() == nil && listOf(ctx, t, l, d.Name)[0].State != "leftover" {
 		continue // the node stays in use for a moment after its device is gone
 	}
-	viaLibvirt(ctx, t, l, d.Name, "repair").want(t, 0)
+	viaVirsh(ctx, t, l, d.Name, "repair").want(t, 0)
 	if text := metadata(ctx, l, d.Name, "--live"); strings.Contains(text, "sda") {
 		t.Errorf("still recorded: %s", text)
 	}
 	if got := listOf(ctx, t, l, d.Name); len(got) != 1 || got[0].State != "missing" || fmt.Sprint(got[0].Recorded) != "[persistent]" {
 		t.Errorf("got %v", got)
 	}
-	viaLibvirt(ctx, t, l, d.Name, "detach", "--persistent", "sda").want(t, 0)
+	viaVirsh(ctx, t, l, d.Name, "detach", "--persistent", "sda").want(t, 0)
 	wantNoRecord(ctx, t, l, d, "--config")
 	wantRecorded(ctx, t, l, d)
 
 	// A failed attach leaves no record, and a transient disk is in the live record only.
 	wrong := append([]string{"--passphrase-file", writeFile(t, "wrong", "wrong")}, attach[2:]...)
-	viaLibvirt(ctx, t, l, d.Name, wrong...).want(t, 4)
-	viaLibvirt(ctx, t, l, d.Name, append([]string{"--timeout", "1ns"}, attach...)...)
+	viaVirsh(ctx, t, l, d.Name, wrong...).want(t, 4)
+	viaVirsh(ctx, t, l, d.Name, append([]string{"--timeout", "1ns"}, attach...)...)
 	wantNoRecord(ctx, t, l, d, "--live", "--config")
-	viaLibvirt(ctx, t, l, d.Name, attach[:len(attach)-1]...).want(t, 0)
+	viaVirsh(ctx, t, l, d.Name, attach[:len(attach)-1]...).want(t, 0)
 	wantNoRecord(ctx, t, l, d, "--config")
-	viaLibvirt(ctx, t, l, d.Name, "detach", "sda").want(t, 0)
+	viaVirsh(ctx, t, l, d.Name, "detach", "sda").want(t, 0)
 	wantNoRecord(ctx, t, l, d, "--live")
 }
 
@@ -107,20 +110,23 @@ func TestRecord(t *testing.T) {
 func TestRecordOfADomainThatIsOff(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	l := peer.Libvirtd(t)
+	h := newHookHost(t, "")
+	l := h.Libvirt
 	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{Persistent: true, Off: true, SCSI: true}))(t)
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
+	h.learn(t, v)
+	inside(ctx, t, l, "hook", "enable", d.Name, "--ports", "0", "--yes").want(t, 0)
 	attach := attachArgs(t, v, v.DiskXML("sda", "scsi"))
-	got := viaLibvirt(ctx, t, l, d.Name, append(attach, "--persistent", "--optional")...).want(t, 0)
+	got := viaVirsh(ctx, t, l, d.Name, append(attach, "--persistent", "--optional")...).want(t, 0)
 	if !strings.Contains(got.stdout, "from the next start on") || !strings.Contains(metadata(ctx, l, d.Name, "--config"), `optional="yes"`) {
 		t.Errorf("got %s\n%s", got.stdout, metadata(ctx, l, d.Name, "--config"))
 	}
-	viaLibvirt(ctx, t, l, d.Name, append(attach, "--persistent")...).want(t, 5) // it is there
-	viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 1)                         // it does not run
-	viaLibvirt(ctx, t, l, d.Name, "detach", "--persistent", "sdb").want(t, 5)
-	viaLibvirt(ctx, t, l, d.Name, "detach", "--persistent", "sda").want(t, 0)
+	viaVirsh(ctx, t, l, d.Name, append(attach, "--persistent")...).want(t, 5) // it is there
+	viaVirsh(ctx, t, l, d.Name, attach...).want(t, 1)                         // it does not run
+	viaVirsh(ctx, t, l, d.Name, "detach", "--persistent", "sdb").want(t, 5)
+	viaVirsh(ctx, t, l, d.Name, "detach", "--persistent", "sda").want(t, 0)
 	wantNoRecord(ctx, t, l, d, "--config")
 	// A virtio disk has no port that is reserved for it.
-	viaLibvirt(ctx, t, l, d.Name, append(attachArgs(t, v, v.DiskXML("vdb", "virtio")), "--persistent")...).want(t, 5).wantStderr(t, "hook enable")
-	viaLibvirt(ctx, t, l, d.Name, append(attach, "--optional")...).want(t, 2)
+	viaVirsh(ctx, t, l, d.Name, append(attachArgs(t, v, v.DiskXML("vdb", "virtio")), "--persistent")...).want(t, 5).wantStderr(t, "hook enable")
+	viaVirsh(ctx, t, l, d.Name, append(attach, "--optional")...).want(t, 2)
 }

@@ -88,6 +88,11 @@ func runAttach(ctx context.Context, a *app, o attachOptions, path string) error 
 	case o.maxStall != hotplug.DefaultMaxStall:
 		o.MaxStall = o.maxStall
 	}
+	if o.Persistent {
+		if o.CheckStart, err = startCheck(a); err != nil {
+			return err
+		}
+	}
 	return withVM(ctx, a, a.limit(), func(ctx context.Context, vm virtualMachine) error {
 		attached, err := vm.Attach(ctx, disk, store, o.AttachOptions)
 		a.progress.end()
@@ -102,12 +107,30 @@ func runAttach(ctx context.Context, a *app, o attachOptions, path string) error 
 					Recorded []libvirtvm.Scope `json:"recorded"`
 				}{attached.Target, "off", []libvirtvm.Scope{libvirtvm.Persistent}})
 		}
-		return a.show(attachedText(&attached.Attached, a.flags), attachedJSON(&attached.Attached))
+		without := withoutHook(a)
+		return a.show(attachedText(&attached.Attached, a.flags, without), attachedJSON(&attached.Attached, without))
 	})
 }
 
-// attachedText describes what the guest will see, and with -v the steps.
-func attachedText(at *hotplug.Attached, flags flags) string {
+// withoutHook returns why libvirt of the domain's host does not run the hook, "" if it does,
+// if that is unknown here, and for a VM without libvirt.
+func withoutHook(a *app) string {
+	if a.flags.domain == "" {
+		return ""
+	}
+	here, err := hostsDomain(a)
+	if err != nil || !here {
+		return ""
+	}
+	if err := hookEffective(a); err != nil {
+		return oneLine(err.Error())
+	}
+	return ""
+}
+
+// attachedText describes what the guest will see, and with -v the steps. without is why
+// libvirt does not run the hook, "" if it does.
+func attachedText(at *hotplug.Attached, flags flags, without string) string {
 	var b strings.Builder
 	for _, c := range at.Cleared {
 		fmt.Fprintf(&b, "removed %s, left by an interrupted run\n", printable.Line(c))
@@ -122,6 +145,10 @@ func attachedText(at *hotplug.Attached, flags flags) string {
 	if flags.domain != "" && len(at.Reopened) > 0 {
 		migration = fmt.Sprintf("QEMU needs the passphrase again if it fails: luksplug migrate-check %s DESTINATION --prepare", flags.domain)
 	}
+	saving := ""
+	if without != "" {
+		saving = "detach the disk first, or the domain cannot be restored: " + printable.Line(without)
+	}
 	fmt.Fprintf(&b, "%s %s\n", printable.Line(at.Target), state)
 	var rows [][]string
 	for _, row := range [][]string{
@@ -134,6 +161,7 @@ func attachedText(at *hotplug.Attached, flags flags) string {
 		{"header", at.Header},
 		{"unlocked", unlocked},
 		{"migration", migration},
+		{"saving", saving},
 	} {
 		if row[1] != "" {
 			rows = append(rows, []string{"  " + row[0], row[1]})
@@ -160,7 +188,7 @@ func guestPath(at *hotplug.Attached) string {
 }
 
 // attachedJSON is what `attach --output json` prints. Members are only added.
-func attachedJSON(at *hotplug.Attached) any {
+func attachedJSON(at *hotplug.Attached, without string) any {
 	type stepJSON struct {
 		Command      string  `json:"command"`
 		Subject      string  `json:"subject"`
@@ -179,8 +207,9 @@ func attachedJSON(at *hotplug.Attached) any {
 		Serial       string     `json:"serial,omitempty"`
 		GuestPath    string     `json:"guest_path,omitempty"`
 		Reopened     []string   `json:"secrets_needed_by_migration,omitempty"`
+		WithoutHook  string     `json:"without_hook,omitempty"`
 		Unlocking    float64    `json:"unlock_milliseconds"`
 		Milliseconds float64    `json:"milliseconds"`
 		Steps        []stepJSON `json:"steps"`
-	}{diskToJSON(&at.AttachedDisk), at.Already, notNil(at.Cleared), at.Bus, at.Address, at.Serial, guestPath(at), at.Reopened, milliseconds(at.Unlocking), milliseconds(at.Duration), steps}
+	}{diskToJSON(&at.AttachedDisk), at.Already, notNil(at.Cleared), at.Bus, at.Address, at.Serial, guestPath(at), at.Reopened, without, milliseconds(at.Unlocking), milliseconds(at.Duration), steps}
 }

@@ -36,6 +36,7 @@ type configuration struct {
 	Hook      struct {
 		Timeout duration `yaml:"timeout"` // time limit of one call of libvirt's hook, such as 20s
 		Log     string   `yaml:"log"`     // the log file of the hook
+		Dir     string   `yaml:"dir"`     // libvirt's hooks directory
 		Forget  []string `yaml:"forget"`  // the reasons of a domain's end after which its keys on this host are wiped
 		// AnyVolume gives secrets that are bound to a volume to disks of other volumes.
 		AnyVolume bool `yaml:"any-volume"`

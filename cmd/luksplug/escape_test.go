@@ -214,7 +214,7 @@ func TestEscapesValues(t *testing.T) {
 	states := []libvirtvm.State{{Target: evil, Live: true}}
 	document := secrets.Document{Description: "d\u202e", UsageType: secrets.UsageVolume, Usage: evil}
 	for name, show := range map[string]func(a *app) error{
-		"attach": func(a *app) error { return a.show(attachedText(attached, flags{verbose: 1}), nil) },
+		"attach": func(a *app) error { return a.show(attachedText(attached, flags{verbose: 1}, ""), nil) },
 		"detach": func(a *app) error {
 			return a.show(detachedText(&hotplug.Detached{Target: "vdb", Removed: []string{evil}}, true), nil)
 		},

@@ -120,6 +120,8 @@ func showReport(a *app, r libvirtvm.Report, reason string) error {
 		switch {
 		case f.Unchecked:
 			sign = "?   "
+		case f.Warning:
+			sign = "!   "
 		case f.Good:
 			sign = "ok  "
 		}

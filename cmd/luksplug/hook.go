@@ -66,7 +66,7 @@ func handle(ctx context.Context, a *app, e hook.Event, c configuration, configEr
 		return fmt.Errorf("read the domain's XML: %w", err)
 	}
 	if configErr != nil {
-		if e.Operation == hook.Prepare && e.Concerns() {
+		if e.Operation == hook.Prepare && e.HasDisks() {
 			return configErr // the start fails, and nothing is lost
 		}
 		log.Error(configErr)
@@ -75,24 +75,15 @@ func handle(ctx context.Context, a *app, e hook.Event, c configuration, configEr
 	// libvirt waits until the hook's standard error is closed, so a child that a key
 	// store's program leaves behind must not inherit it.
 	options.Stderr = a.log.Out
-	options.VM = e.UUID
-	vms := hook.HostVMs()
-	options.Owner = func() error { return vms.CheckUUID(e) }
-	host := hook.Host{
-		Store:     (&hookStore{app: a, options: options}).store(),
-		AnyVolume: c.Hook.AnyVolume,
-		Log:       log,
-		Timeout:   cmp.Or(a.flags.timeout, time.Duration(c.Hook.Timeout)),
-		OnDaemon:  func(_ context.Context, d hotplug.Daemon) error { return watchDaemon(a.log, d) },
-		Gone: func(_ context.Context, vm string) error {
-			if err := vms.CheckUUID(e); err != nil {
-				return fmt.Errorf("the keys of the VM are kept: %w", err)
-			}
-			return vmkeys.Wipe(vmkeys.Dir, vm)
-		},
-		Forget: c.Hook.Forget,
-
-		RecordKey: c.RecordKey,
+	host := hookHost(a, e, c, &hookStore{app: a, options: options})
+	host.Log, host.Forget = log, c.Hook.Forget
+	host.Timeout = cmp.Or(a.flags.timeout, time.Duration(c.Hook.Timeout))
+	host.OnDaemon = func(_ context.Context, d hotplug.Daemon) error { return watchDaemon(a.log, d) }
+	host.Gone = func(_ context.Context, vm string) error {
+		if err := hook.HostVMs().CheckUUID(e); err != nil {
+			return fmt.Errorf("the keys of the VM are kept: %w", err)
+		}
+		return vmkeys.Wipe(vmkeys.Dir, vm)
 	}
 	output, err := host.Run(ctx, e)
 	if len(output) > 0 {

@@ -22,10 +22,12 @@ func newHookCheck(a *app) *cobra.Command {
 		Short: "Report whether the hook works on this host",
 		Long: `check examines the script, the program that it calls, libvirtd, the configuration
 and its key stores, the directory for keys in memory, and the key that signs
-records. It changes nothing and looks up no secret. With --domain-xml, the XML of a running domain of another host,
+records. It changes nothing and looks up no secret. With --domain it also reports
+whether the domain would start now: it does what the hook does before its first
+change, and derives keys as well. With --domain-xml, the XML of a running domain of another host,
 it also reports whether this host can take the domain over: whether it has the files
 of the domain's disks and their secrets. The exit code is 5 if a check fails.`,
-		Example: "  luksplug hook check\n  luksplug hook check --output json\n  ssh vmhost1 virsh dumpxml vm1 | luksplug hook check --domain-xml -",
+		Example: "  luksplug hook check\n  luksplug hook check --output json\n  luksplug --domain vm1 hook check\n  ssh vmhost1 virsh dumpxml vm1 | luksplug hook check --domain-xml -",
 		Args:    cobra.NoArgs,
 	})
 	cmd.Flags().StringVar(&xml, "domain-xml", "", "a running domain that is to be migrated to this host: the path of its XML, - for standard input")
@@ -41,6 +43,11 @@ func runHookCheck(ctx context.Context, a *app, i hook.Installation, xml string) 
 	store := &hookStore{app: a, options: a.storeOptions()}
 	checkKeys(a, store, &report)
 	checkRecordKey(a, &report)
+	if a.flags.domain != "" {
+		if err := checkDomain(ctx, a, &report); err != nil {
+			return err
+		}
+	}
 	if xml != "" {
 		if err := checkArrival(ctx, a, store, xml, &report); err != nil {
 			return err
@@ -80,12 +87,11 @@ func checkLibvirtd(i hook.Installation, report *libvirtvm.Report) {
 		report.Goodf("libvirtd is not running, or its process was not found: if it was started before the first hook was installed, restart it once")
 		return
 	}
-	installed, err := os.Stat(i.Path())
-	if err != nil {
+	if _, err := os.Stat(i.Path()); err != nil {
 		return
 	}
 	since := started.Format("2006-01-02 15:04:05")
-	if i.OtherHook() || started.After(installed.ModTime()) {
+	if !i.Skipped() {
 		report.Goodf("libvirtd runs since %s", since)
 	} else {
 		report.Badf("libvirtd runs since %s, when it had no hook: restart it once, VMs keep running", since)
@@ -161,6 +167,9 @@ func checkArrival(ctx context.Context, a *app, store *hookStore, path string, re
 	}
 	if err != nil {
 		return fmt.Errorf("the domain's XML: %w", err)
+	}
+	for _, w := range (hook.Event{XML: text}).Warnings() {
+		report.Warnf("%s", w)
 	}
 	for _, d := range disks {
 		switch {

@@ -13,7 +13,7 @@ import (
 
 func newHookEnable(a *app) *cobra.Command {
 	e := libvirtvm.EnableOptions{}
-	apply := applyFlags{}
+	apply := applyFlags{needsHook: true}
 	cmd := &cobra.Command{
 		Use:   "enable DOMAIN",
 		Short: "Give a domain what the hook needs: a monitor and root ports",
@@ -21,7 +21,8 @@ func newHookEnable(a *app) *cobra.Command {
 are attached at its start, and root ports that libvirt gives to no other device.
 With --cold-plug the disks are among QEMU's arguments instead, so that the guest can
 boot from them. enable shows the change and asks for confirmation. libvirt validates
-the definition. The change takes effect at the domain's next start.`,
+the definition. A domain of this host is refused if its libvirt does not run the
+hook, since it would not start. The change takes effect at the domain's next start.`,
 		Example: "  luksplug hook enable vm1\n  luksplug hook enable vm1 --cold-plug --ports 4 --yes\n  luksplug hook enable vm1 --dry-run",
 		Args:    arguments("DOMAIN"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -53,7 +54,10 @@ confirmation.`,
 }
 
 // applyFlags decide whether a change is made after it was shown.
-type applyFlags struct{ yes, dry bool }
+type applyFlags struct {
+	yes, dry  bool
+	needsHook bool // the changed domain does not start without the hook
+}
 
 func (f *applyFlags) register(cmd *cobra.Command) {
 	cmd.Flags().BoolVar(&f.yes, "yes", false, "make the change without confirmation")
@@ -63,6 +67,11 @@ func (f *applyFlags) register(cmd *cobra.Command) {
 // runChange shows the change of a domain's definition that prepare returns, and makes it.
 func runChange(ctx context.Context, a *app, name string, apply applyFlags, prepare func(context.Context, *libvirtvm.Domain) (*libvirtvm.Change, error)) error {
 	return withDomain(ctx, a, name, func(ctx context.Context, d *libvirtvm.Domain) error {
+		if apply.needsHook && !apply.dry {
+			if err := checkEffective(a, name); err != nil {
+				return err
+			}
+		}
 		change, err := prepare(ctx, d)
 		if err != nil {
 			return err

@@ -1,40 +1,62 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/hotplug/hook"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
 )
 
 // onInstallation makes cmd run f on the hook installation that the flags describe.
 func onInstallation(a *app, f func(context.Context, *app, hook.Installation) error, cmd *cobra.Command) *cobra.Command {
-	dir := cmd.Flags().String("hooks-dir", hook.Dir, "libvirt's hooks directory")
+	dir := cmd.Flags().String("hooks-dir", "", "libvirt's hooks directory (default: that of the configuration, else "+hook.Dir+")")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		program, err := os.Executable()
-		if err == nil {
-			program, err = filepath.EvalSymlinks(program)
-		}
+		i, err := installation(a, *dir)
 		if err != nil {
-			return fmt.Errorf("find the path of this program: %w", err)
-		}
-		i := hook.Installation{Dir: *dir, Program: program}
-		if a.flags.config != "" {
-			if i.Config, err = filepath.Abs(a.flags.config); err != nil {
-				return err
-			}
+			return err
 		}
 		return f(cmd.Context(), a, i)
 	}
 	return cmd
+}
+
+// installation returns the hook of this host's libvirt. dir is libvirt's hooks directory, ""
+// for that of the configuration.
+func installation(a *app, dir string) (hook.Installation, error) {
+	program, err := os.Executable()
+	if err == nil {
+		program, err = filepath.EvalSymlinks(program)
+	}
+	if err != nil {
+		return hook.Installation{}, fmt.Errorf("find the path of this program: %w", err)
+	}
+	c, _, _ := readConfig(a.flags.config) // hook check reports an error of it
+	i := hook.Installation{Dir: cmp.Or(dir, c.Hook.Dir), Program: program}
+	if a.flags.config != "" {
+		i.Config, err = filepath.Abs(a.flags.config)
+	}
+	return i, err
+}
+
+// hookHost returns the hook of this host for an event.
+func hookHost(a *app, e hook.Event, c configuration, store *hookStore) hook.Host {
+	vms := hook.HostVMs()
+	store.options.VM = e.UUID
+	store.options.Owner = func() error { return vms.CheckUUID(e) }
+	return hook.Host{Store: store.store(), AnyVolume: c.Hook.AnyVolume, Log: a.log, RecordKey: c.RecordKey}
 }
 
 // hookStore is the hook's store: the key stores except libvirt's. It opens them at the
@@ -44,6 +66,49 @@ type hookStore struct {
 	options keystore.Options
 	chain   secrets.Store // nil before the first look-up
 	names   string
+	found   foundIn
+}
+
+// foundIn are the stores in which secrets were found.
+type foundIn struct {
+	mu    sync.Mutex
+	names []string
+}
+
+// noting is a store that notes look-ups that succeed.
+type noting struct {
+	secrets.Store
+	found *foundIn
+}
+
+// Lookup implements [secrets.Store].
+func (n noting) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
+	secret, err := n.Store.Lookup(ctx, ref)
+	if err == nil {
+		n.found.mu.Lock()
+		defer n.found.mu.Unlock()
+		if name := n.Store.String(); !slices.Contains(n.found.names, name) {
+			n.found.names = append(n.found.names, name)
+		}
+	}
+	return secret, err
+}
+
+// inMemory returns those of the stores whose keys a reboot of the host takes.
+func (f *foundIn) inMemory() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []string
+	for _, name := range f.names {
+		kind, path, _ := strings.Cut(name, ":")
+		path, _, _ = strings.Cut(path, "?")
+		path, err := url.PathUnescape(path)
+		switch {
+		case kind == "keyring", err == nil && slices.Contains([]string{"dir", "age", "vm"}, kind) && fsutil.InMemory(path):
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 // store returns the stores as one.
@@ -70,7 +135,7 @@ func (s *hookStore) open() error {
 	var names []string
 	for _, store := range stores {
 		if !strings.HasPrefix(store.String(), "libvirt") {
-			usable, names = append(usable, store), append(names, store.String())
+			usable, names = append(usable, noting{store, &s.found}), append(names, store.String())
 		}
 	}
 	if len(usable) == 0 {

@@ -46,6 +46,9 @@ func runHookInstall(ctx context.Context, a *app, i hook.Installation) error {
 		bound = err.Error()
 	}
 	restart := changed && !i.OtherHook()
+	if _, known := hook.LibvirtdStart(); known {
+		restart = restart && i.Skipped()
+	}
 	text := i.Path() + " was there already\n"
 	if changed {
 		text = "wrote " + i.Path() + "\n"
@@ -83,17 +86,28 @@ func noteUser(ctx context.Context, a *app) {
 }
 
 func newHookUninstall(a *app) *cobra.Command {
-	return onInstallation(a, runHookUninstall, &cobra.Command{
+	force := false
+	run := func(_ context.Context, a *app, i hook.Installation) error { return runHookUninstall(a, i, force) }
+	cmd := onInstallation(a, run, &cobra.Command{
 		Use:   "uninstall",
 		Short: "Remove the hook from this host's libvirt",
-		Long: `uninstall removes the script that install has written. Domains then start without
-their luksplug disks.`,
+		Long: `uninstall removes the script that install has written. It refuses while domains of
+this host need the hook: those of 'hook enable', and those with disks of luksplug's.
+With --force it removes the script anyway: such domains do not start then, or lack
+their disks, and their saved states cannot be restored.`,
 		Example: "  luksplug hook uninstall",
 		Args:    cobra.NoArgs,
 	})
+	cmd.Flags().BoolVar(&force, "force", false, "remove the script even if domains of this host need it")
+	return cmd
 }
 
-func runHookUninstall(_ context.Context, a *app, i hook.Installation) error {
+func runHookUninstall(a *app, i hook.Installation, force bool) error {
+	if !force {
+		if err := checkUnneeded(); err != nil {
+			return err
+		}
+	}
 	changed, err := i.Uninstall()
 	if err != nil {
 		return err

@@ -187,7 +187,7 @@ func (vm *VM) Prepare(ctx context.Context, d Disk, arrival Arrival, store secret
 		return err
 	}
 	defer c.Images.Close(ctx)
-	values, err := unlock.Resolve(ctx, c.Plan.Graph, store, unlock.Unlocker{Open: c.Images.Open})
+	values, err := resolve(ctx, c, store)
 	if err != nil {
 		return err
 	}
@@ -196,6 +196,26 @@ func (vm *VM) Prepare(ctx context.Context, d Disk, arrival Arrival, store secret
 		vm.host.Entry(d.Disk.Target).Warn(w)
 	}
 	return apply.Start(ctx, vm.host, apply.StartFiles{Target: d.Disk.Target, Graph: c.Plan.Graph, Values: values, Grants: findings.Grants})
+}
+
+// Rehearse does what Prepare does before its first change: it examines the files, looks the
+// secrets up, and derives the keys. The errors are those of Prepare.
+func (vm *VM) Rehearse(ctx context.Context, d Disk, arrival Arrival, store secrets.Store) error {
+	c, _, err := vm.check(ctx, d, arrival, store)
+	if err != nil {
+		return err
+	}
+	defer c.Images.Close(ctx)
+	values, err := resolve(ctx, c, store)
+	if err == nil {
+		values.Wipe()
+	}
+	return err
+}
+
+// resolve looks the secrets of a candidate up, and derives its keys.
+func resolve(ctx context.Context, c *check.Candidate, store secrets.Store) (*unlock.Values, error) {
+	return unlock.Resolve(ctx, c.Plan.Graph, store, unlock.Unlocker{Open: c.Images.Open})
 }
 
 // Confine adds what QEMU opens for the disks to the VM's AppArmor profile, with the socket

@@ -102,6 +102,13 @@ func (e Event) Concerns() bool {
 	return err != nil || d.concerns()
 }
 
+// HasDisks reports whether the domain has disks of luksplug's, without which it can start
+// whatever the configuration is. It returns true if the XML cannot be read and may have.
+func (e Event) HasDisks() bool {
+	d, err := e.read()
+	return err != nil || d.hasDisks()
+}
+
 // concerns reports whether the domain has anything of luksplug's.
 func (d *domain) concerns() bool { return d.hasDisks() || d.monitor != "" }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 	"github.com/luksplug/luksplug/internal/fsutil"
@@ -77,8 +78,14 @@ func (i Installation) Install() (changed bool, err error) {
 	// Not in the directory itself, where libvirt would run the temporary file.
 	temporary := filepath.Join(filepath.Dir(filepath.Dir(path)), ".luksplug-"+rand.Text())
 	o := fsutil.Options{Mode: 0o755, Durable: true, Temporary: temporary}
+	before, statErr := os.Stat(path)
 	if err := fsutil.Replace(nil, path, []byte(i.Script()), o); err != nil {
 		return false, fmt.Errorf("install the hook: %w", err)
+	}
+	if state == Other && statErr == nil { // libvirtd has found a hook if it was started after that time
+		if err := os.Chtimes(path, time.Time{}, before.ModTime()); err != nil {
+			return false, fmt.Errorf("install the hook: %w", err)
+		}
 	}
 	return true, nil
 }
@@ -142,6 +149,66 @@ func (i Installation) Installed() (program string, err error) {
 	_, rest, _ := strings.Cut(string(text), "[ -x '")
 	program, _, _ = strings.Cut(rest, "' ]")
 	return strings.ReplaceAll(program, `'\''`, "'"), nil
+}
+
+// InstalledConfig returns the configuration that the installed script uses, "" for the
+// usual one or if that is unknown.
+func (i Installation) InstalledConfig() string {
+	text, err := os.ReadFile(i.Path())
+	if err != nil {
+		return ""
+	}
+	_, rest, found := strings.Cut(string(text), " --config ")
+	path, _, _ := strings.Cut(rest, "' hook -- ")
+	if !found {
+		return ""
+	}
+	return strings.ReplaceAll(strings.TrimPrefix(path, "'"), `'\''`, "'")
+}
+
+// Errors of [Installation.Effective].
+var (
+	// ErrNotInstalled reports that libvirt has no hook of luksplug's that it can run.
+	ErrNotInstalled = errors.New("luksplug's hook is not installed on this host: run 'luksplug hook install'")
+	// ErrSkipped reports that libvirtd has not looked for the hook.
+	ErrSkipped = errors.New("libvirtd was started when it had no hook, and runs none until it is restarted: restart it once, VMs keep running")
+)
+
+// Effective returns nil if this host's libvirt runs luksplug as its hook, as far as this can
+// be seen. The errors wrap [ErrNotInstalled], [ErrSkipped] and [ErrForeignScript].
+func (i Installation) Effective() error {
+	state, err := i.Check()
+	switch {
+	case err != nil:
+		return err
+	case state == Absent:
+		return ErrNotInstalled
+	case state == Disabled:
+		return fmt.Errorf("%w (%s is %s)", ErrNotInstalled, i.Path(), state)
+	case state == Other:
+		program, err := i.Installed()
+		if err != nil {
+			return err
+		}
+		if info, err := os.Stat(program); err != nil || info.Mode()&0o111 == 0 {
+			return fmt.Errorf("%w (%s calls %s, which is not there)", ErrNotInstalled, i.Path(), program)
+		}
+	}
+	if i.Skipped() {
+		return ErrSkipped
+	}
+	return nil
+}
+
+// Skipped reports whether the running libvirtd was started when it had no hook: it looks for
+// hooks only then.
+func (i Installation) Skipped() bool {
+	started, known := LibvirtdStart()
+	if !known || i.OtherHook() {
+		return false
+	}
+	installed, err := os.Stat(i.Path())
+	return err == nil && !started.After(installed.ModTime())
 }
 
 // OtherHook reports whether libvirt has another hook of QEMU's: a libvirtd that started

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
@@ -35,13 +36,22 @@ func TestInstall(t *testing.T) {
 	if program, err := i.Installed(); err != nil || program != i.Program {
 		t.Errorf("got %q %v", program, err)
 	}
+	if config := i.InstalledConfig(); config != i.Config {
+		t.Errorf("got %q", config)
+	}
 	must.OK(t, os.Chmod(i.Path(), 0o644))
 	want(hook.Disabled)
+	if err := i.Effective(); !errors.Is(err, hook.ErrNotInstalled) {
+		t.Errorf("not executable: %v", err)
+	}
 	if changed, err := i.Install(); err != nil || !changed {
 		t.Errorf("install: %v %v", changed, err)
 	}
 	i.Config = ""
 	want(hook.Other)
+	if err := i.Effective(); !errors.Is(err, hook.ErrNotInstalled) { // there is no such program
+		t.Errorf("another program: %v", err)
+	}
 	if left, err := filepath.Glob(filepath.Join(dir, ".luksplug*")); err != nil || len(left) > 0 || !i.OtherHook() {
 		t.Errorf("left %v %v", left, err)
 	}
@@ -124,5 +134,22 @@ func TestScript(t *testing.T) {
 				t.Errorf("%s: %s exits with %d", end, operation, code)
 			}
 		}
+	}
+}
+
+// TestInstallAgain: a libvirtd that has found the hook of an earlier luksplug need not be restarted for the new one.
+func TestInstallAgain(t *testing.T) {
+	t.Parallel()
+	i := hook.Installation{Dir: t.TempDir(), Program: "/bin/luksplug"}
+	must.Get(i.Install())(t)
+	before := time.Now().Add(-time.Hour).Truncate(time.Second)
+	must.OK(t, os.Chtimes(i.Path(), time.Time{}, before))
+	i.Program = must.Get(os.Executable())(t)
+	must.Get(i.Install())(t)
+	if info := must.Get(os.Stat(i.Path()))(t); !info.ModTime().Equal(before) {
+		t.Errorf("modified at %s, want %s", info.ModTime(), before)
+	}
+	if err := (hook.Installation{Dir: t.TempDir(), Program: i.Program}).Effective(); !errors.Is(err, hook.ErrNotInstalled) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -34,14 +34,14 @@ func (d *domain) cold(target string) bool { return slices.Contains(d.targets, ta
 
 // ErrNoMonitor reports that the domain has a disk of luksplug's, but no monitor to plug it
 // through.
-var ErrNoMonitor = errors.New("the domain has no monitor of luksplug's, through which the disk could be plugged when it starts: run 'luksplug hook enable' for it while it is off")
+var ErrNoMonitor = errors.New("the domain has no monitor of luksplug's, through which the disk could be plugged when it starts: run 'luksplug hook enable' for it")
 
 // cleaningUp bounds the clean-up after a failure.
 const cleaningUp = 5 * time.Second
 
 // prepare gives QEMU everything that it needs to start with the disks.
 func (c call) prepare(ctx context.Context) error {
-	if err := c.checkMonitor(); err != nil {
+	if err := c.checkArguments(); err != nil {
 		return err
 	}
 	s, err := c.starting()
@@ -61,11 +61,6 @@ func (c call) prepare(ctx context.Context) error {
 	if err := c.makeMonitorDir(); err != nil {
 		return err
 	}
-	for _, target := range c.targets {
-		if c.record.Disk(target) == nil {
-			return fmt.Errorf("disk %s: it is among QEMU's arguments in the domain's XML, but not in luksplug's record: run 'luksplug repair' for the domain", target)
-		}
-	}
 	for _, d := range c.record.Disks {
 		err := c.prepareDisk(ctx, s, d, arrival)
 		if err != nil && d.Optional && !c.cold(d.Target) {
@@ -82,16 +77,35 @@ func (c call) prepare(ctx context.Context) error {
 }
 
 func (c call) prepareDisk(ctx context.Context, s *coldstart.VM, d record.Disk, arrival coldstart.Arrival) error {
-	disk, err := coldstart.RecordedDisk(c.doc, d)
+	disk, err := c.startable(d)
 	switch {
 	case err != nil:
 		return err
 	case c.cold(d.Target):
 		return s.Prepare(ctx, disk, arrival, c.bound(disk.Disk))
-	case c.monitor == "":
-		return fmt.Errorf("disk %s: %w", d.Target, ErrNoMonitor)
 	}
 	return s.Check(ctx, disk, arrival, c.bound(disk.Disk))
+}
+
+// startable returns a recorded disk, with which the domain can start: it is among QEMU's
+// arguments, or there is a monitor to plug it through.
+func (c call) startable(d record.Disk) (coldstart.Disk, error) {
+	disk, err := coldstart.RecordedDisk(c.doc, d)
+	if err == nil && !c.cold(d.Target) && c.monitor == "" {
+		err = fmt.Errorf("disk %s: %w", d.Target, ErrNoMonitor)
+	}
+	return disk, err
+}
+
+// checkArguments refuses arguments of QEMU that do not agree with the record, or with what
+// is luksplug's on this host.
+func (c call) checkArguments() error {
+	for _, target := range c.targets {
+		if c.record.Disk(target) == nil {
+			return fmt.Errorf("disk %s: it is among QEMU's arguments in the domain's XML, but not in luksplug's record: run 'luksplug repair' for the domain", target)
+		}
+	}
+	return c.checkMonitor()
 }
 
 // monitors are the directories of the monitors' sockets on this host.

@@ -1,6 +1,7 @@
 package hook
 
 import (
+	"bytes"
 	"encoding/xml"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/hotplug/internal/record"
 	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
 	"github.com/luksplug/luksplug/secrets/vmkeys"
@@ -31,6 +33,25 @@ type VMs struct {
 // HostVMs returns the places of the host's own libvirt, qemu:///system.
 func HostVMs() VMs {
 	return VMs{Definitions: "/etc/libvirt/qemu", Running: "/run/libvirt/qemu", State: "/var/lib/libvirt/qemu"}
+}
+
+// Enabled returns the names of the domains, defined or running, that have anything of
+// luksplug's: its monitor, or records of disks.
+func (v VMs) Enabled() ([]string, error) {
+	var out []string
+	for _, dir := range []string{v.Definitions, v.Running} {
+		all, err := v.domains(dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, d := range all {
+			if d.enabled && !slices.Contains(out, d.Name) {
+				out = append(out, d.Name)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out, nil
 }
 
 // CheckUUID returns an error that wraps [vmkeys.ErrOtherVM] if another VM of this host has the
@@ -85,6 +106,8 @@ type listedDomain struct {
 	UUID string `xml:"uuid"`
 	pid  int
 	file string
+	// enabled is true if it has anything of luksplug's.
+	enabled bool
 }
 
 // maxDomain bounds the size of a file with a domain.
@@ -146,5 +169,6 @@ func parseDomain(text []byte, path string) (listedDomain, error) {
 		d.pid = content.PID
 	}
 	d.file = path
+	d.enabled = bytes.Contains(text, []byte(record.Namespace)) || bytes.Contains(text, []byte("chardev=luksplug-monitor,"))
 	return d, nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/hotplug/hook"
+	"github.com/luksplug/luksplug/hotplug/internal/record"
 	"github.com/luksplug/luksplug/hotplug/internal/recordtest"
 	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
@@ -122,5 +123,20 @@ func TestUnreadableDomains(t *testing.T) {
 	hooked, _ := place(t)
 	if err := h.vms.CheckUUID(event(t, hooked, hook.Prepare, "-", recordtest.Disk(t, 1))); err == nil || errors.Is(err, vmkeys.ErrOtherVM) || !strings.Contains(err.Error(), "damaged.xml") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestEnabled: domains count that have the monitor or a record, defined or running.
+func TestEnabled(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	add := func(dir, name, inside string) {
+		must.Write(t, filepath.Join(dir, name+".xml"), "<domain><name>"+name+"</name><uuid>"+uuid.NewString()+"</uuid>"+inside+"</domain>")
+	}
+	add(h.vms.Definitions, "monitor", "<commandline><arg value='chardev=luksplug-monitor,mode=control'/></commandline>")
+	add(h.vms.Running, "record", "<metadata><l:disks xmlns:l='"+record.Namespace+"'/></metadata>")
+	add(h.vms.Definitions, "images", "<devices><disk><source file='/var/lib/luksplug/images/a'/></disk></devices>")
+	if names := must.Get(h.vms.Enabled())(t); strings.Join(names, " ") != "monitor record" {
+		t.Errorf("got %q", names)
 	}
 }

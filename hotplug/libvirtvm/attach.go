@@ -23,6 +23,27 @@ type AttachOptions struct {
 	Persistent bool
 	// Optional lets the domain start without a persistent disk that cannot be attached.
 	Optional bool
+	// CheckStart, if not nil, is called with Persistent before the first change: an error
+	// refuses the disk, because the domain would not start with it. It is not called for a
+	// domain whose record this run cannot sign. Host.CheckStart of package hook examines a
+	// definition.
+	CheckStart func(ctx context.Context, s NextStart) error
+}
+
+// NextStart is a domain as it is going to start the next time.
+type NextStart struct {
+	Domain string // its name
+	XML    []byte // its definition
+	Target string // the disk that is being attached, "" for none
+}
+
+// NextStart returns the domain as it is going to start the next time.
+func (d *Domain) NextStart(ctx context.Context) (NextStart, error) {
+	doc, err := d.definition(ctx)
+	if err != nil {
+		return NextStart{}, err
+	}
+	return NextStart{Domain: doc.Name(), XML: doc.Text()}, nil
 }
 
 // Attached is the result of an attach.
@@ -42,6 +63,10 @@ var (
 	// luksplug's: see [Domain.Enable].
 	ErrNoPort = errors.New("the definition has no free root port that is luksplug's alone, and others may be given to another device before the next start")
 )
+
+// ErrNextStart reports that the domain would not start with a persistent disk, or would
+// start without it. It is wrapped in a [*hotplug.PreflightError].
+var ErrNextStart = errors.New("the domain would not start with the disk")
 
 // ErrClear reports that the secrets of a disk would cross a network in clear. It is
 // wrapped in a [*hotplug.PreflightError].
@@ -68,7 +93,7 @@ func CheckClear(uri string, disk *blockgraph.Disk) error {
 // store is not used.
 //
 // The errors are those of hotplug.VM.Attach, and wrap [ErrClear],
-// [ErrSecretInXML], [ErrRecorded] and [ErrNoPort].
+// [ErrSecretInXML], [ErrRecorded], [ErrNoPort] and [ErrNextStart].
 func (d *Domain) Attach(ctx context.Context, disk *Disk, store secrets.Store, options AttachOptions) (*Attached, error) {
 	if err := CheckClear(d.uri.String(), disk.Disk); err != nil {
 		return nil, err
@@ -172,6 +197,9 @@ func (r *recorder) define(ctx context.Context) error {
 		r.disk.Devices = append(r.disk.Devices, device.Options)
 	}
 	r.disk.Start = coldstart.Method(disk, blockgraph.MethodEphemeralHeader)
+	if err := r.checkNext(ctx); err != nil {
+		return err
+	}
 	return r.write(ctx, Persistent)
 }
 

@@ -26,6 +26,7 @@ type recorder struct {
 	source     *blockgraph.Disk
 	disk       record.Disk
 	persistent bool
+	checkStart func(ctx context.Context, s NextStart) error // nil for no check
 	// written are the scopes that have the disk because of this recorder.
 	written []Scope
 }
@@ -57,13 +58,18 @@ func newRecorder(at descriptions, disk *Disk, options AttachOptions, log logrus.
 	if options.MaxStall != 0 {
 		d.MaxStall = options.MaxStall.String()
 	}
-	return &recorder{at: at, source: disk.Disk, disk: d, persistent: options.Persistent}, nil
+	return &recorder{at: at, source: disk.Disk, disk: d, persistent: options.Persistent, checkStart: options.CheckStart}, nil
 }
 
 // before records a disk in the domain before it is attached, so that QEMU has no
 // unrecorded disk. The returned text is kept on the host.
 func (r *recorder) before(ctx context.Context, p hotplug.Prepared) (string, error) {
 	r.disk.Devices, r.disk.Start = p.Devices, coldstart.Method(r.source, p.Method)
+	if r.persistent {
+		if err := r.checkNext(ctx); err != nil {
+			return "", err
+		}
+	}
 	if err := r.write(ctx, Live); err != nil {
 		return "", err
 	}
@@ -77,20 +83,60 @@ func (r *recorder) before(ctx context.Context, p hotplug.Prepared) (string, erro
 }
 
 func (r *recorder) write(ctx context.Context, scope Scope) error {
-	user, err := r.at.user(ctx)
-	if err != nil {
-		return err
+	add, err := r.adding(ctx)
+	if err == nil {
+		err = rewrite(ctx, r.at, scope, add)
 	}
-	err = rewrite(ctx, r.at, scope, func(old record.Record) record.Record {
-		if user != "" {
-			old.User = user
-		}
-		return old.With(r.disk)
-	})
 	if err == nil {
 		r.written = append(r.written, scope)
 	}
 	return err
+}
+
+// adding returns the change of a record that adds the disk.
+func (r *recorder) adding(ctx context.Context) (func(record.Record) record.Record, error) {
+	user, err := r.at.user(ctx)
+	return func(old record.Record) record.Record {
+		if user != "" {
+			old.User = user
+		}
+		return old.With(r.disk)
+	}, err
+}
+
+// checkNext refuses the disk if the domain would not start with the definition that is
+// going to be written. A record that is written without a signature refuses the start
+// itself, of which the user is warned.
+func (r *recorder) checkNext(ctx context.Context) error {
+	if r.checkStart == nil {
+		return nil
+	}
+	if s, err := r.at.signer(); err != nil || s.Key == nil {
+		return err
+	}
+	doc, err := r.at.definition(ctx)
+	if err != nil {
+		return err
+	}
+	old, err := record.FromDomain(doc)
+	if err != nil {
+		return err
+	}
+	add, err := r.adding(ctx)
+	if err != nil {
+		return err
+	}
+	next, err := changed(r.at, old, add)
+	if err != nil {
+		return err
+	}
+	if doc, err = withRecord(ctx, doc, next); err != nil {
+		return err
+	}
+	if err := r.checkStart(ctx, NextStart{Domain: doc.Name(), XML: doc.Text(), Target: r.disk.Target}); err != nil {
+		return &hotplug.PreflightError{Target: r.disk.Target, Cause: ErrNextStart, Reason: "the next start of domain " + doc.Name() + " would fail, or lack the disk", Err: err}
+	}
+	return nil
 }
 
 // undoing bounds the changes of records after a failure.
@@ -140,6 +186,11 @@ func (r *recorder) again(ctx context.Context, h *hotplug.AttachedDisk) (recorded
 		return false, err
 	}
 	r.disk.Devices, r.disk.Start, r.disk.Relabel, r.disk.Attach = known.Devices, known.Start, known.Relabel, known.Attach
+	if r.persistent && persistent.Disk(h.Target) == nil {
+		if err := r.checkNext(ctx); err != nil {
+			return false, err
+		}
+	}
 	if live.Disk(h.Target) == nil {
 		if err := r.write(ctx, Live); err != nil {
 			return false, err

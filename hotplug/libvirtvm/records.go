@@ -31,16 +31,21 @@ func rewrite(ctx context.Context, at descriptions, scope Scope, change func(reco
 	if err != nil {
 		return err
 	}
-	if len(old.Disks) == 0 {
-		old.User = "" // which nobody may have signed
-	} else if err := verify(at, old); err != nil {
-		return err
-	}
-	changed, err := sign(at, change(old))
+	next, err := changed(at, old, change)
 	if err != nil {
 		return err
 	}
-	return put(ctx, at, scope, changed)
+	return put(ctx, at, scope, next)
+}
+
+// changed returns a record that was changed and signed again.
+func changed(at descriptions, old record.Record, change func(record.Record) record.Record) (record.Record, error) {
+	if len(old.Disks) == 0 {
+		old.User = "" // which nobody may have signed
+	} else if err := verify(at, old); err != nil {
+		return old, err
+	}
+	return sign(at, change(old))
 }
 
 // put writes a record, which is signed, as rewrite does.

@@ -11,6 +11,9 @@ type Finding struct {
 	Good bool `json:"good"`
 	// Unchecked is true if it could not be checked. Text says why.
 	Unchecked bool `json:"unchecked,omitempty"`
+	// Warning is true if the check has found something that the user should know, and that
+	// does not prevent what was checked.
+	Warning bool `json:"warning,omitempty"`
 	// Text is the finding in human-readable form, on one line.
 	Text string `json:"text"`
 	// Cause is set for findings that options of the check would change.
@@ -49,6 +52,11 @@ func (r Report) InOrder() bool {
 
 // Goodf adds that something is in order.
 func (r *Report) Goodf(format string, args ...any) { r.add(Finding{Good: true}, format, args) }
+
+// Warnf adds something that the user should know.
+func (r *Report) Warnf(format string, args ...any) {
+	r.add(Finding{Good: true, Warning: true}, format, args)
+}
 
 // Badf adds that something is not in order.
 func (r *Report) Badf(format string, args ...any) { r.add(Finding{}, format, args) }

@@ -195,3 +195,13 @@ func Lock(ctx context.Context, f *os.File) error {
 		}
 	}
 }
+
+// InMemory reports whether a file or directory is on a file system in memory, whose files
+// a reboot takes.
+func InMemory(path string) bool {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return false
+	}
+	return uint32(st.Type) == unix.TMPFS_MAGIC || uint32(st.Type) == unix.RAMFS_MAGIC
+}

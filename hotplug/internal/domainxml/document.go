@@ -166,6 +166,9 @@ func (d *Document) Attribute(name string, path ...string) string {
 	return ""
 }
 
+// Has reports whether the domain has an element at the path.
+func (d *Document) Has(path ...string) bool { return d.find(path) != nil }
+
 func (d *Document) find(path []string) *Element {
 	e := d.root
 	for _, name := range path {

@@ -157,7 +157,10 @@ func TestParseUser(t *testing.T) {
 	if c, err := domainxml.ParseUser("+64055:+994"); err != nil || c.UID != 64055 || c.GID != 994 {
 		t.Errorf("%+v, %v", c, err)
 	}
-	for _, wrong := range []string{"", "root:root", "+1", "+1:", "+-1:+1"} {
+	if c, err := domainxml.ParseUser("root:root"); err != nil || c.UID != 0 || c.GID != 0 { // in a definition
+		t.Errorf("%+v, %v", c, err)
+	}
+	for _, wrong := range []string{"", "nobody-of-that-name:root", "+1", "+1:", "+-1:+1"} {
 		if c, err := domainxml.ParseUser(wrong); err == nil {
 			t.Errorf("%q: %+v", wrong, c)
 		}
