@@ -84,7 +84,11 @@ type layerCheck struct {
 func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 	layer := &l.disk.Image
 	if store := layer.DataStore; store != nil && store.Source.Local() {
-		if _, err := l.usable(*store, "data store", l.imageUse()); err != nil {
+		_, err := l.usable(*store, "data store", l.imageUse())
+		if err == nil && unlock.ReadsHere(*store) {
+			err = l.store(ctx, *store)
+		}
+		if err != nil {
 			return Findings{}, err
 		}
 	}
@@ -95,7 +99,7 @@ func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 			return Findings{}, err
 		}
 	}
-	if err := l.localChain(payload); err != nil {
+	if err := l.localChain(ctx, payload); err != nil {
 		return Findings{}, err
 	}
 	h, found, err := l.header(ctx, payload)

@@ -51,8 +51,8 @@ func (l *layerCheck) servers(ctx context.Context, local *luks.Header) (*luks.Hea
 		}
 	}
 	if store := layer.DataStore; store != nil && byDaemon(*store) {
-		if _, err := l.Images.OpenRemote(ctx, *store); err != nil {
-			return nil, found, outcome.ServerError(l.disk.Target, store.Source, err)
+		if err := l.store(ctx, *store); err != nil {
+			return nil, found, err
 		}
 	}
 	if !byDaemon(*layer) {
@@ -102,7 +102,7 @@ func (l *layerCheck) payloadOnServer(ctx context.Context, detached *luks.Header)
 	layer := l.disk.Image
 	refs, err := l.remoteReferences(ctx, layer)
 	if err == nil {
-		err = l.chain(layer, refs)
+		err = l.chain(ctx, layer, refs)
 	}
 	if err != nil {
 		return nil, nil, err

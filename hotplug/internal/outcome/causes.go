@@ -25,8 +25,8 @@ var (
 	// ErrUnexpectedEncryption: the image is encrypted although the XML does not say so, or
 	// the reverse.
 	ErrUnexpectedEncryption = errors.New("the image's encryption is not what the disk says")
-	// ErrGuestHeader: a raw image without encryption begins with a LUKS or qcow2 header. A
-	// caller may allow it, if the guest has written it. It is an [ErrUnexpectedEncryption]
+	// ErrGuestHeader: a raw image without encryption, or a data store, begins with a header
+	// of LUKS or of an image format. A caller may allow it, if the guest has written it. It is an [ErrUnexpectedEncryption]
 	// too.
 	ErrGuestHeader = errors.New("a raw image begins with the header of another format")
 	// ErrPayloadSignature: the payload of a detached header has the signature of a file
