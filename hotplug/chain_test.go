@@ -344,7 +344,19 @@ func TestDataStoreThatIsAVolume(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	v, _ := vm(t, hotplug.Options{})
+	elsewhere, _ := vm(t, hotplug.Options{Files: hotplug.FilesRemote})
 	_, create := chainImages(t)
+	for name, content := range map[string][]byte{"a volume": must.Get(os.ReadFile(must.LUKS(t, key, 4<<20)))(t), "zeros": make([]byte, 1<<20)} {
+		data := filepath.Join(t.TempDir(), "data")
+		disk := diskOf(t, "qcow2", create("remote "+name, "-f", "qcow2", "-o", "data_file="+data), "<dataStore type='file'><format type='raw'/><source file='"+data+"'/></dataStore>", "")
+		must.OK(t, os.WriteFile(data, content, 0o600))
+		var back *hotplug.RolledBackError
+		if err := attachWith(ctx, elsewhere, disk, hotplug.Spec{}); name == "zeros" && err != nil || name != "zeros" && (!errors.As(err, &back) || !errors.Is(err, hotplug.ErrGuestHeader)) {
+			t.Errorf("a VM on another host, %s: %v", name, err)
+		} else if err == nil {
+			_ = must.Get(elsewhere.Detach(ctx, "sdb", 10*time.Second))(t)
+		}
+	}
 	for name, content := range map[string][]byte{
 		"LUKS": []byte("LUKS\xba\xbe\x00\x01"), "re-encryption": []byte("LUKS\xde\xad\x00\x01"), "qcow2": []byte("QFI\xfb\x00\x00\x00\x03"),
 	} {
