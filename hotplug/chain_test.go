@@ -492,7 +492,7 @@ func TestPayloadLooksPlain(t *testing.T) {
 	if err := s.Check(ctx, d, coldstart.ArrivalBoot, store(key)); !errors.Is(err, hotplug.ErrPayloadSignature) {
 		t.Errorf("a start: %v", err)
 	}
-	d.Spec.AllowPayloadSignature = true
+	d.AllowPayloadSignature = true
 	if err := s.Check(ctx, d, coldstart.ArrivalBoot, store(key)); err != nil {
 		t.Errorf("a start, allowed: %v", err)
 	}
