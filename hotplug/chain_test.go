@@ -337,20 +337,173 @@ func attachWith(ctx context.Context, v *hotplug.VM, disk *blockgraph.Disk, s hot
 	return err
 }
 
-// TestDataOfTheGuest: what is in a data store is the guest's, and no header in it matters.
-// What begins a payload under a detached header is not the guest's, and nothing allows it.
-func TestDataOfTheGuest(t *testing.T) {
+// TestDataStoreThatIsAVolume: a data store that begins with a header is refused, because
+// one write of the guest destroys it, and attached if the caller says that it is the
+// guest's.
+func TestDataStoreThatIsAVolume(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	v, _ := vm(t, hotplug.Options{})
+	elsewhere, _ := vm(t, hotplug.Options{Files: hotplug.FilesRemote})
 	_, create := chainImages(t)
-	data := filepath.Join(t.TempDir(), "data")
-	path := create("top", "-f", "qcow2", "-o", "data_file="+data+",data_file_raw=on")
-	must.OK(t, os.WriteFile(data, append([]byte("LUKS\xba\xbe\x00\x01"), make([]byte, 1<<20-8)...), 0o600))
-	named := "<dataStore type='file'><format type='raw'/><source file='" + data + "'/></dataStore>"
-	if err := attachWith(ctx, v, diskOf(t, "qcow2", path, named, ""), hotplug.Spec{}); err != nil {
-		t.Errorf("a data store: %v", err)
+	for name, content := range map[string][]byte{"a volume": must.Get(os.ReadFile(must.LUKS(t, key, 4<<20)))(t), "zeros": make([]byte, 1<<20)} {
+		data := filepath.Join(t.TempDir(), "data")
+		disk := diskOf(t, "qcow2", create("remote "+name, "-f", "qcow2", "-o", "data_file="+data), "<dataStore type='file'><format type='raw'/><source file='"+data+"'/></dataStore>", "")
+		must.OK(t, os.WriteFile(data, content, 0o600))
+		var back *hotplug.RolledBackError
+		if err := attachWith(ctx, elsewhere, disk, hotplug.Spec{}); name == "zeros" && err != nil || name != "zeros" && (!errors.As(err, &back) || !errors.Is(err, hotplug.ErrGuestHeader)) {
+			t.Errorf("a VM on another host, %s: %v", name, err)
+		} else if err == nil {
+			_ = must.Get(elsewhere.Detach(ctx, "sdb", 10*time.Second))(t)
+		}
 	}
+	for name, content := range map[string][]byte{
+		"LUKS": []byte("LUKS\xba\xbe\x00\x01"), "re-encryption": []byte("LUKS\xde\xad\x00\x01"), "qcow2": []byte("QFI\xfb\x00\x00\x00\x03"),
+	} {
+		for _, raw := range []string{"on", "off"} {
+			data := filepath.Join(t.TempDir(), "data")
+			path := create(name+raw, "-f", "qcow2", "-o", "data_file="+data+",data_file_raw="+raw)
+			must.OK(t, os.WriteFile(data, append(content, make([]byte, 1<<20-8)...), 0o600))
+			named := diskOf(t, "qcow2", path, "<dataStore type='file'><format type='raw'/><source file='"+data+"'/></dataStore>", "")
+			implied := diskOf(t, "qcow2", path, "", "")
+			for what, err := range map[string]error{
+				"named": attachWith(ctx, v, named, hotplug.Spec{}), "trusted": attachWith(ctx, v, implied, hotplug.Spec{TrustImageChain: true}),
+			} {
+				if !errors.Is(err, hotplug.ErrGuestHeader) || !strings.Contains(err.Error(), "the data store "+data) {
+					t.Errorf("%s, %s, %s: %v", name, raw, what, err)
+				}
+			}
+			for what, err := range map[string]error{
+				"not trusted": attachWith(ctx, v, implied, hotplug.Spec{}),
+			} {
+				if !errors.Is(err, hotplug.ErrImageChain) || !strings.Contains(err.Error(), data) {
+					t.Errorf("%s, %s: %v", name, what, err)
+				}
+			}
+			for _, attach := range []func() error{
+				func() error { return attachWith(ctx, v, named, hotplug.Spec{AllowGuestHeader: true}) },
+				func() error {
+					return attachWith(ctx, v, implied, hotplug.Spec{AllowGuestHeader: true, TrustImageChain: true})
+				},
+			} {
+				if err := attach(); err != nil {
+					t.Errorf("%s, %s, allowed: %v", name, raw, err)
+					continue
+				}
+				if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	}
+}
+
+// TestEncryptedFileThatAnImageNames: a trusted image does not lead to an encrypted file, which
+// the guest would see as ciphertext.
+func TestEncryptedFileThatAnImageNames(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	must.Have(t, "qemu-storage-daemon")
+	v, _ := vm(t, hotplug.Options{})
+	before := state(ctx, t, v)
+	_, create := chainImages(t)
+	volume := must.LUKS(t, key, 4<<20)
+	interrupted := must.File(t, append([]byte("LUKS\xde\xad\x00\x01"), make([]byte, 1<<20)...))
+	inside := create("inside", "--object", "secret,id=s,data="+key, "-f", "qcow2", "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10")
+	over := func(name, base, format string) string {
+		return create(name, "-f", "qcow2", "-u", "-b", base, "-F", format)
+	}
+	unsaid := over("unsaid", volume, "raw") // QEMU probes then
+	content := must.Get(os.ReadFile(unsaid))(t)
+	must.OK(t, os.WriteFile(unsaid, bytes.Replace(content, []byte{0xe2, 0x79, 0x2a, 0xca}, []byte("none"), 1), 0o600))
+	node := func(inner string) string { return "json:" + inner }
+	file := `{"driver":"file","filename":"` + volume + `"}`
+	for name, path := range map[string]string{
+		"a path":              over("abs", volume, "raw"),
+		"without a format":    unsaid,
+		"by its driver":       over("luks", volume, "luks"),
+		"JSON":                over("json", node(`{"driver":"raw","file":`+file+`}`), "raw"),
+		"JSON with driver":    over("jsonluks", node(`{"driver":"luks","key-secret":"s","file":`+file+`}`), "luks"),
+		"file:":               over("file", "file:"+volume, "raw"),
+		"an NBD server":       over("nbd", "nbd+unix:///disk?socket="+serve(t, volume), "raw"),
+		"qcow2":               over("qcow2", inside, "qcow2"),
+		"below another image": over("deep", over("middle", volume, "raw"), "qcow2"),
+		"in re-encryption":    over("interrupted", interrupted, "raw"),
+	} {
+		err := attachWith(ctx, v, diskOf(t, "qcow2", path, "", ""), hotplug.Spec{TrustImageChain: true, AllowGuestHeader: true})
+		var refused *hotplug.PreflightError
+		if !errors.As(err, &refused) || !errors.Is(err, hotplug.ErrUnexpectedEncryption) || !strings.Contains(err.Error(), "describe it in <backingStore> with its <encryption>") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	remote, err := diskxml.ParseDisk([]byte(`<disk type='network'><driver name='qemu' type='qcow2'/><source protocol='nbd' name='disk'><host transport='unix' socket='` + serve(t, over("served", volume, "raw")) +
+		`'/></source><target dev='sdb' bus='scsi'/></disk>`))
+	must.OK(t, err)
+	if err := attachWith(ctx, v, remote, hotplug.Spec{TrustImageChain: true}); !errors.Is(err, hotplug.ErrUnexpectedEncryption) {
+		t.Errorf("an image on a server: %v", err)
+	}
+	if after := state(ctx, t, v); !reflect.DeepEqual(before, after) {
+		t.Errorf("before %+v\nafter  %+v", before, after)
+	}
+}
+
+// TestPayloadLooksPlain: a payload that looks like plain data is refused under a detached
+// header, local or on a server, at an attach and at a start, and attached if the caller allows
+// it.
+func TestPayloadLooksPlain(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	must.Have(t, "wipefs", "cryptsetup", "qemu-storage-daemon")
+	v, _ := vm(t, hotplug.Options{})
+	s, _ := starting(t)
+	header := must.File(t, make([]byte, 4<<20))
+	payload := must.LUKS(t, key, 8<<20, "--type", "luks1", "--offset", "0", "--header", header)
+	f := must.Get(os.OpenFile(payload, os.O_WRONLY, 0))(t)
+	for at, text := range map[int64]string{450: "\x83\x00\x00\x00\x01\x00\x00\x00\x10", 510: "\x55\xaa"} {
+		must.Get(f.WriteAt([]byte(text), at))(t)
+	}
+	must.OK(t, f.Close())
+	const enc = "<encryption format='luks'><secret type='passphrase' usage='test'/><header type='%s'>%s</header></encryption>"
+	server := func(path string) string {
+		served := must.File(t, must.Get(os.ReadFile(path))(t)) // the original stays free
+		return "<source protocol='nbd' name='disk'><host transport='unix' socket='" + serve(t, served) + "'/>"
+	}
+	local, there := fmt.Sprintf(enc, "file", "<source file='"+header+"'/>"), fmt.Sprintf(enc, "network", server(header)+"</source>")
+	remote := must.Get(diskxml.ParseDisk([]byte("<disk type='network'><driver name='qemu' type='raw'/>" + server(payload) + local + "</source><target dev='sdb' bus='scsi'/></disk>")))(t)
+	for name, disk := range map[string]*blockgraph.Disk{
+		"local": diskOf(t, "raw", payload, local, ""), "payload on a server": remote, "header on a server": diskOf(t, "raw", payload, there, ""),
+	} {
+		attach := func(s hotplug.Spec) error {
+			_, err := v.Attach(ctx, disk, store(key), hotplug.AttachOptions{Spec: s})
+			return err
+		}
+		err := attach(hotplug.Spec{})
+		var refused *hotplug.PreflightError
+		if !errors.As(err, &refused) || !errors.Is(err, hotplug.ErrPayloadSignature) || !strings.Contains(err.Error(), "dos at byte 510") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := attach(hotplug.Spec{AllowPayloadSignature: true}); err != nil {
+			t.Errorf("%s, allowed: %v", name, err)
+		} else if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
+			t.Error(err)
+		}
+	}
+	d := coldstart.Disk{Disk: diskOf(t, "raw", payload, local, ""), Method: blockgraph.MethodEphemeralHeader}
+	if err := s.Check(ctx, d, coldstart.ArrivalBoot, store(key)); !errors.Is(err, hotplug.ErrPayloadSignature) {
+		t.Errorf("a start: %v", err)
+	}
+	d.AllowPayloadSignature = true
+	if err := s.Check(ctx, d, coldstart.ArrivalBoot, store(key)); err != nil {
+		t.Errorf("a start, allowed: %v", err)
+	}
+}
+
+// TestPayloadWithAHeader: what begins a payload under a detached header is not the guest's,
+// and nothing allows a header in it.
+func TestPayloadWithAHeader(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	v, _ := vm(t, hotplug.Options{})
 	volume := must.LUKS(t, key, 4<<20)
 	header := filepath.Join(t.TempDir(), "header")
 	must.OK(t, os.WriteFile(header, must.Get(os.ReadFile(volume))(t), 0o600))

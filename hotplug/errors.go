@@ -49,7 +49,8 @@ var (
 	ErrReadOnlyImage        = outcome.ErrReadOnlyImage        // read-only, under a writable disk
 	ErrHeaderUnusable       = outcome.ErrHeaderUnusable       // no LUKS header, a damaged one, or a truncated payload
 	ErrUnexpectedEncryption = outcome.ErrUnexpectedEncryption // encrypted although the XML does not say so, or the reverse
-	ErrGuestHeader          = outcome.ErrGuestHeader          // a LUKS or qcow2 header in a raw image; see AllowGuestHeader
+	ErrGuestHeader          = outcome.ErrGuestHeader          // a header of LUKS or another format in a raw image; see AllowGuestHeader
+	ErrPayloadSignature     = outcome.ErrPayloadSignature     // a payload that looks like plain data; see AllowPayloadSignature
 	ErrImageChain           = outcome.ErrImageChain           // an image names a file that the XML does not name; see TrustImageChain
 	ErrSystemFile           = outcome.ErrSystemFile           // a system file, which is given to no QEMU
 	ErrPermission           = outcome.ErrPermission           // QEMU's user may not open the images

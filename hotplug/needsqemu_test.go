@@ -183,3 +183,29 @@ func TestMaxStall(t *testing.T) {
 		must.Get(v.Attach(ctx, luksDisk(t, "sdb"), store(key), hotplug.AttachOptions{MaxStall: time.Nanosecond}))(t)
 	})
 }
+
+// TestEarlyPayload: a volume from the days of LUKS 1.0, whose payload begins too early for
+// the header that QEMU takes, is refused before the VM is touched, however it is unlocked.
+func TestEarlyPayload(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	steps := 0
+	v, _ := vm(t, hotplug.Options{OnStep: func(hotplug.StepReport) { steps++ }})
+	disk := luksDisk(t, "sdb")
+	changeHeader(t, disk, func(header []byte) {
+		const material = 500 // sectors for a key of 64 bytes
+		for slot := range 8 {
+			binary.BigEndian.PutUint32(header[208+48*slot+40:], uint32(2+slot*material))
+		}
+		binary.BigEndian.PutUint32(header[104:], 2+8*material)
+	})
+	for unlock, says := range map[hotplug.UnlockPolicy]string{
+		hotplug.UnlockAuto: "begins at sector 4002, too early", hotplug.UnlockQEMU: "takes none before sector 8", hotplug.UnlockExternal: "takes none before sector 8",
+	} {
+		_, err := v.Attach(ctx, disk, store(key), hotplug.AttachOptions{Unlock: unlock})
+		var unsupported *blockgraph.UnsupportedError
+		if !errors.As(err, &unsupported) || !strings.Contains(err.Error(), says) || steps != 0 {
+			t.Errorf("%s: after %d steps: %v", unlock, steps, err)
+		}
+	}
+}

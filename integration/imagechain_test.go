@@ -103,14 +103,22 @@ func TestHookTrustsAsRecorded(t *testing.T) {
 	guests := filepath.Join(filepath.Dir(image), "guest.img")
 	must.OK(t, os.WriteFile(guests, append([]byte("LUKS\xba\xbe\x00\x01"), make([]byte, peer.MiB)...), 0o600))
 	chain, header := writeFile(t, "chain.xml", unencryptedXML("qcow2", image, "vdb", "virtio")), writeFile(t, "header.xml", unencryptedXML("raw", guests, "vdc", "virtio"))
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	h.learn(t, v)
+	payload := must.Get(os.OpenFile(v.Payload, os.O_WRONLY, 0))(t)
+	must.Get(payload.WriteAt([]byte("hsqs"), 0))(t)
+	must.Get(payload.WriteAt([]byte{4, 0, 0, 0}, 28))(t) // the version of squashfs
+	must.OK(t, payload.Close())
+	plain := writeFile(t, "plain.xml", v.DiskXML("vdd", "virtio"))
 	for _, c := range []struct{ disk, flag, says string }{
+		{plain, "--allow-signature", "squashfs at byte 0"},
 		{chain, "--trust-image-chain", "names the backing file"}, {header, "--allow-guest-header", "encrypted with LUKS"},
 	} {
 		wantOneLine(t, tool("attach", "--persistent", c.disk).want(t, 5), c.says, c.flag)
 		tool("attach", "--persistent", c.flag, c.disk).want(t, 0)
 	}
 	must.OK(t, d.Start(ctx))
-	if disks := disksIn[recordedDisk](t, tool("--output", "json", "list")); len(disks) != 2 || disks[0].State != "attached" || disks[1].State != "attached" {
+	if disks := disksIn[recordedDisk](t, tool("--output", "json", "list")); len(disks) != 3 || disks[0].State != "attached" || disks[1].State != "attached" || disks[2].State != "attached" {
 		t.Errorf("got %+v", disks)
 	}
 }

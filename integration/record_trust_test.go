@@ -95,6 +95,7 @@ func (f *forger) forgeries(t *testing.T) []forgery {
 		{name: "relabel", old: first, new: first + ` relabel="yes"`, release: true, arrival: true},
 		{name: "trust-image-chain", old: first, new: first + ` trust-image-chain="yes"`},
 		{name: "guest-header", old: first, new: first + ` guest-header="yes"`},
+		{name: "payload-signature", old: first, new: first + ` payload-signature="yes"`},
 		{name: "unlock", old: first, new: first + ` unlock="qemu"`},
 		{name: "max-stall", old: first, new: first + ` max-stall="1h"`},
 		{name: "ignore-unknown", old: first, new: first + ` ignore-unknown="yes"`},

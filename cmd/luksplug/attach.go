@@ -39,7 +39,11 @@ image and for a VM on another host, QEMU gets the passphrase and checks it: the 
 stalls meanwhile, usually for seconds, and a header that would take longer than
 --max-stall is refused. With --unlock external a qemu-storage-daemon next to the VM
 opens the image, and serves the disk until it is detached. What QEMU or an image says
-never makes luksplug give QEMU the passphrase: the disk is refused then.`,
+never makes luksplug give QEMU the passphrase: the disk is refused then.
+
+A payload under a detached header that has the signature of a file system, partition
+table, LVM, RAID or swap is refused, since the guest would see noise and could format
+it, unless --allow-signature says that it is ciphertext that looks so by chance.`,
 		Example: `  luksplug --qmp /run/vm1.qmp --passphrase-file vm1-vdb.key attach vdb.xml
   luksplug --domain vm1 --keystore dir:/run/keys attach vdb.xml
   luksplug --domain vm1 --keystore dir:/run/keys attach --unlock external qcow2.xml
@@ -57,7 +61,8 @@ never makes luksplug give QEMU the passphrase: the disk is refused then.`,
 	f.BoolVar(&o.Relabel, "relabel", false, "give images that the VM's QEMU may not open to its user (and SELinux label) while they are attached")
 	f.BoolVar(&o.AllowSharedHeader, "allow-shared-header", false, "allow a detached header that another disk uses: both payloads then have the same key")
 	f.BoolVar(&o.TrustImageChain, "trust-image-chain", false, "let QEMU open the backing and data files that images name and the XML does not, as libvirt does: whoever writes an image then chooses files of the VM's host for the guest to read")
-	f.BoolVar(&o.AllowGuestHeader, "allow-guest-header", false, "allow a LUKS or qcow2 header at the beginning of a plain image of <driver type='raw'/>, which the guest has written there")
+	f.BoolVar(&o.AllowGuestHeader, "allow-guest-header", false, "allow a header of LUKS or an image format at the beginning of a plain image of <driver type='raw'/> or of a data store, which the guest has written there")
+	f.BoolVar(&o.AllowPayloadSignature, "allow-signature", false, "allow a payload under a detached header that looks like a file system, partition table or other plain data: this is ciphertext that looks so by chance")
 	return cmd
 }
 

@@ -29,6 +29,7 @@ var causeHints = []struct {
 	{secrets.ErrOtherVolume, "hook, any-volume: true in " + configPath + " lets the hook use bound secrets for any disk"},
 	{hotplug.ErrHeaderInUse, "attach with --allow-shared-header to use the header of another disk"},
 	{hotplug.ErrGuestHeader, "attach with --allow-guest-header if the guest has written the header into its own disk"},
+	{hotplug.ErrPayloadSignature, "attach with --allow-signature if this is ciphertext that looks so by chance"},
 	{hotplug.ErrImageChain, "attach with --trust-image-chain to open what images name, as libvirt does"},
 	{hotplug.ErrRelabelWouldHelp, "attach with --relabel to give the images to QEMU's user while the disk is attached"},
 	{hotplug.ErrRelabelNeedsRoot, "run luksplug as root: --relabel changes the owner of images"},

@@ -51,7 +51,7 @@ func newRecorder(at descriptions, disk *Disk, options AttachOptions, log logrus.
 		return nil, err
 	}
 	d.Optional, d.AllowSharedHeader, d.Relabel = options.Optional, options.AllowSharedHeader, options.Relabel
-	d.TrustImageChain, d.AllowGuestHeader = options.TrustImageChain, options.AllowGuestHeader
+	d.TrustImageChain, d.AllowGuestHeader, d.AllowPayloadSignature = options.TrustImageChain, options.AllowGuestHeader, options.AllowPayloadSignature
 	if options.Unlock == hotplug.UnlockQEMU {
 		d.Unlock = string(options.Unlock)
 	}

@@ -17,9 +17,6 @@ const (
 	// ephemeralHash is a hash that QEMU supports: it supports fewer than
 	// cryptsetup.
 	ephemeralHash = "sha256"
-	// ephemeralAlignment is the alignment of key material in cryptsetup and
-	// QEMU, in sectors.
-	ephemeralAlignment = 8
 	// oneTimeBytes is the entropy of a one-time passphrase, in bytes: enough
 	// that one iteration is safe.
 	oneTimeBytes = 32
@@ -126,8 +123,7 @@ func (v *volume) ephemeral(key []byte) ([]byte, *secrets.Secret, error) {
 	defer c.wipe()
 
 	length := sectors(len(key) * Stripes)
-	end := (int64(starts[0]) + length + ephemeralAlignment - 1) / ephemeralAlignment * ephemeralAlignment
-	b := make([]byte, end*SectorSize)
+	b := make([]byte, (int64(starts[0])+qemuSlot(len(key)))*SectorSize)
 	v.writePhdr(b, len(key), starts)
 	copy(b[112:132], sum)
 	copy(b[132:164], digest.salt)
@@ -179,7 +175,9 @@ func once(a hashAlgorithm) kdf {
 }
 
 // layOut returns the first sectors of the key material of an ephemeral header's
-// slots. QEMU also checks unused slots: none may overlap another slot or the payload.
+// slots, as QEMU's LUKS driver accepts them (crypto/block-luks.c,
+// qcrypto_block_luks_check_header): from its own alignment on, each rounded up to it. QEMU
+// also checks unused slots: none may overlap another slot or the payload.
 // The key material of unused slots need not exist in the file.
 func layOut(keyBytes int, payloadOffset int64) ([Slots]uint32, error) {
 	var starts [Slots]uint32
@@ -187,20 +185,15 @@ func layOut(keyBytes int, payloadOffset int64) ([Slots]uint32, error) {
 	if payload > math.MaxUint32 || payloadOffset%SectorSize != 0 {
 		return starts, fmt.Errorf("%w: a LUKS1 header cannot represent that the payload begins at byte %d", ErrUnsupported, payloadOffset)
 	}
-	length := sectors(keyBytes * Stripes)
-	// Aligned as usual, or without alignment if the payload begins too early for
-	// that.
-	for _, alignment := range []int64{ephemeralAlignment, 1} {
-		next := int64(luks1MinStart)
-		for i := range starts {
-			next = (next + alignment - 1) / alignment * alignment
-			starts[i] = uint32(next)
-			next += length
-		}
-		if payload == 0 || next <= payload {
-			return starts, nil
-		}
+	length := qemuSlot(keyBytes)
+	next := int64(qemuAlignment)
+	for i := range starts {
+		starts[i] = uint32(next)
+		next += length
 	}
-	return starts, fmt.Errorf("%w: the payload begins at byte %d: too early for the LUKS1 header, of up to %d bytes, that QEMU needs",
-		ErrUnsupported, payloadOffset, (luks1MinStart+Slots*length)*SectorSize)
+	if payload == 0 || next <= payload {
+		return starts, nil
+	}
+	return starts, fmt.Errorf("%w: the payload begins at sector %d, too early for the LUKS1 header of %d sectors that QEMU needs",
+		ErrUnsupported, payload, next)
 }

@@ -17,6 +17,13 @@ var (
 	ErrUnsupported = errors.New("unsupported LUKS header")
 	// ErrDamaged: a LUKS header with invalid or inconsistent values.
 	ErrDamaged = errors.New("damaged LUKS header")
+	// ErrOverwritten: there is the second copy of a LUKS2 header, and no first one. It may
+	// be a damaged volume, or the remains of one under other content. It is an
+	// [ErrDamaged] too.
+	ErrOverwritten = fmt.Errorf("%w: its beginning was overwritten", ErrDamaged)
+	// ErrReencryption: a LUKS1 volume whose re-encryption was interrupted. cryptsetup
+	// makes the header unusable meanwhile, and the volume is full of data.
+	ErrReencryption = errors.New("a re-encryption of this LUKS1 volume was interrupted")
 )
 
 // Errors of [Header.Unlock]. Test with [errors.Is].
@@ -37,6 +44,8 @@ const UnknownOffset int64 = -1
 var (
 	magic          = []byte("LUKS\xba\xbe")
 	secondaryMagic = []byte("SKUL\xba\xbe") // LUKS2's second copy
+	// cryptsetup's src/utils_reencrypt_luks1.c, NOMAGIC
+	reencryptionMagic = []byte("LUKS\xde\xad")
 )
 
 // Header is the content of a LUKS header. Exactly one of LUKS1 and LUKS2 is set,
@@ -50,11 +59,15 @@ type Header struct {
 	r io.ReaderAt // for key material
 }
 
+// InReencryption reports whether b begins with the magic of a LUKS1 header during a
+// re-encryption, see [ErrReencryption]. It has 6 bytes.
+func InReencryption(b []byte) bool { return bytes.HasPrefix(b, reencryptionMagic) }
+
 // HasMagic reports whether b begins with the magic of a LUKS header, which has 6 bytes.
 func HasMagic(b []byte) bool { return bytes.HasPrefix(b, magic) }
 
 // ReadHeader reads the LUKS header at the beginning of r. Errors wrap
-// [ErrNotLUKS], [ErrUnsupported], [ErrDamaged], or the error of r. It keeps r for
+// [ErrNotLUKS], [ErrUnsupported], [ErrDamaged], [ErrReencryption], or the error of r. It keeps r for
 // [Header.Unlock]. It allocates a few kB for LUKS1, and for LUKS2 a few times the
 // size of the JSON area, usually 16 kB and at most 4 MB.
 //
@@ -64,6 +77,9 @@ func ReadHeader(r io.ReaderAt) (*Header, error) {
 	start, err := read(r, 0, len(magic)+2)
 	if err != nil {
 		return nil, err
+	}
+	if InReencryption(start) {
+		return nil, fmt.Errorf("%w: finish it with `cryptsetup reencrypt`, and keep its files LUKS-*.log, .org and .new until then", ErrReencryption)
 	}
 	if !HasMagic(start) {
 		return nil, withoutPrimary(r)

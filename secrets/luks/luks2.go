@@ -243,8 +243,7 @@ func withoutPrimary(r io.ReaderAt) error {
 			return err
 		}
 		if found {
-			return fmt.Errorf("%w: the beginning was overwritten, but the second copy of a LUKS2 header is at offset %d: `cryptsetup repair` can restore it, unless the volume was overwritten intentionally",
-				ErrDamaged, off)
+			return fmt.Errorf("%w, and the second copy of a LUKS2 header is at offset %d", ErrOverwritten, off)
 		}
 	}
 	return ErrNotLUKS

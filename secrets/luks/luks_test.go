@@ -172,6 +172,7 @@ func TestDamage(t *testing.T) {
 		"empty":                      {cut(0), luks.ErrNotLUKS},
 		"five bytes":                 {cut(5), luks.ErrNotLUKS},
 		"other magic":                {fill(0, 1, 'X'), luks.ErrNotLUKS},
+		"in re-encryption":           {put32(2, 0x4b53dead), luks.ErrReencryption},
 		"magic only":                 {cut(6), luks.ErrDamaged},
 		"half a version":             {cut(7), luks.ErrDamaged},
 		"cut in the header":          {cut(591), luks.ErrDamaged},

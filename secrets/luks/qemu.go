@@ -25,6 +25,16 @@ var (
 	}
 )
 
+// qemuAlignment is where QEMU's LUKS driver takes the first key material, and to what it
+// rounds the length of each, in sectors.
+const qemuAlignment = 8
+
+// qemuSlot returns the number of sectors that the driver reserves for the key material of
+// a slot.
+func qemuSlot(keyBytes int) int64 {
+	return (sectors(keyBytes*Stripes) + qemuAlignment - 1) / qemuAlignment * qemuAlignment
+}
+
 // QEMUOpens returns nil if the LUKS driver of QEMU 10.0 can open this header with the
 // user's passphrase, without an ephemeral header. Otherwise the error wraps
 // [ErrUnsupported] or [ErrNoKeySlot], and names what QEMU does not support.
@@ -77,6 +87,28 @@ func (h *LUKS1) qemuOpens() error {
 	case h.MaterialSize()%SectorSize != 0:
 		return fmt.Errorf("%w: QEMU aborts at the key material of %s-%s with a key of %d bits: %d bytes are not a whole number of sectors",
 			ErrUnsupported, h.Cipher, h.Mode, h.KeyBytes*8, h.MaterialSize())
+	}
+	return h.qemuPlaces()
+}
+
+// qemuPlaces refuses key material where QEMU's LUKS driver takes none, as in headers from
+// the days of LUKS 1.0. The driver also checks unused slots.
+func (h *LUKS1) qemuPlaces() error {
+	length := qemuSlot(h.KeyBytes)
+	for i, slot := range h.Slots {
+		start := int64(slot.MaterialSectors)
+		switch {
+		case start < qemuAlignment:
+			return fmt.Errorf("%w: the key material of slot %d begins at sector %d, and QEMU's LUKS driver takes none before sector %d", ErrUnsupported, i, start, qemuAlignment)
+		case h.PayloadSectors != 0 && start+length > int64(h.PayloadSectors):
+			return fmt.Errorf("%w: QEMU's LUKS driver takes %d sectors for the key material of slot %d, at sector %d, and the payload begins at sector %d",
+				ErrUnsupported, length, i, start, h.PayloadSectors)
+		}
+		for j, other := range h.Slots[:i] {
+			if at := int64(other.MaterialSectors); start < at+length && at < start+length {
+				return fmt.Errorf("%w: QEMU's LUKS driver takes %d sectors for the key material of a slot, and that of slots %d and %d overlaps then", ErrUnsupported, length, j, i)
+			}
+		}
 	}
 	return nil
 }

@@ -114,6 +114,40 @@ func TestQEMUOpens(t *testing.T) {
 	t.Log(seen)
 }
 
+// QEMUOpens agrees with QEMU about the places of key material and payload, also about
+// those of unused slots.
+func TestQEMUPlaces(t *testing.T) {
+	t.Parallel()
+	must.Have(t, "qemu-io")
+	// One slot has 32*4000 bytes, which are 250 sectors, and QEMU reserves 256.
+	for name, c := range map[string]struct {
+		first, step, payload uint32
+		opens                bool
+	}{
+		"as QEMU":           {8, 256, 8 + 8*256, true},
+		"unaligned":         {9, 257, 9 + 8*257, true},
+		"LUKS 1.0":          {2, 250, 2 + 8*250, false},
+		"before sector 8":   {7, 256, 4096, false},
+		"too close":         {8, 255, 4096, false},
+		"early payload":     {8, 256, 7 + 8*256, false},
+		"unaligned payload": {8, 256, 13 + 8*256, true},
+	} {
+		_, b := luks1With(t, "aes", "cbc-plain64", "sha256", 32)
+		for i := range uint32(luks.Slots) {
+			binary.BigEndian.PutUint32(b[208+48*i+40:], c.first+i*c.step)
+		}
+		binary.BigEndian.PutUint32(b[104:], c.payload)
+		h := must.Get(luks.ReadHeader(bytes.NewReader(b)))(t)
+		err := h.QEMUOpens()
+		if (err == nil) != c.opens || err != nil && !errors.Is(err, luks.ErrUnsupported) {
+			t.Errorf("%s: QEMUOpens says %v", name, err)
+		}
+		if verdict, out := askQEMU(t, b); (verdict == opens) != c.opens {
+			t.Errorf("%s: QEMU %s\n%s", name, verdict, out)
+		}
+	}
+}
+
 func TestQEMUOpensNoOther(t *testing.T) {
 	t.Parallel()
 	h := must.Get(luks.ReadHeader(bytes.NewReader(assemble(metadata()))))(t)

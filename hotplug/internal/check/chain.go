@@ -18,7 +18,7 @@ import (
 
 // localChain is chain for a layer whose image is a whole file or block device of this
 // host. payload is nil for any other.
-func (l *layerCheck) localChain(payload *image.Info) error {
+func (l *layerCheck) localChain(ctx context.Context, payload *image.Info) error {
 	if payload == nil {
 		return nil
 	}
@@ -27,7 +27,7 @@ func (l *layerCheck) localChain(payload *image.Info) error {
 	if err != nil {
 		return l.refuse(outcome.ErrImageUnusable, err, "the files that the image %s names cannot be read", layer.Source)
 	}
-	return l.chain(layer, refs)
+	return l.chain(ctx, layer, refs)
 }
 
 func localReferences(payload *image.Info, layer blockgraph.Image) ([]image.Reference, error) {
@@ -77,10 +77,11 @@ func (l *layerCheck) remoteReferences(ctx context.Context, i blockgraph.Image) (
 }
 
 // chain refuses a layer whose image names a file that the XML does not: QEMU would open
-// whatever the image's writer has chosen, and show it to the guest.
-func (l *layerCheck) chain(layer blockgraph.Image, refs []image.Reference) error {
+// whatever the image's writer has chosen, and show it to the guest. If the caller trusts the
+// image, it is refused only if the file is encrypted.
+func (l *layerCheck) chain(ctx context.Context, layer blockgraph.Image, refs []image.Reference) error {
 	if l.Spec.TrustImageChain {
-		return nil
+		return l.trusted(ctx, layer, refs)
 	}
 	for _, ref := range refs {
 		parent := "<disk>"

@@ -30,12 +30,12 @@ const (
 //
 // It is the only check of content, for local and remote images. If only QEMU can read the
 // image, [Candidate.InQEMU] refuses with the same messages.
-func (l *layerCheck) content(r image.Reader, d depth) (*luks.Header, error) {
+func (l *layerCheck) content(ctx context.Context, r image.Reader, d depth) (*luks.Header, error) {
 	layer := l.disk.Image
 	if layer.RawLUKS() && l.disk.Header() == nil {
 		h, err := luks.ReadHeader(r)
 		if err != nil {
-			return nil, l.headerError(layer.Source, err)
+			return nil, l.headerError(ctx, layer.Source, r, err)
 		}
 		if h.PayloadOffset() == 0 {
 			return nil, l.refuse(outcome.ErrHeaderUnusable, nil, "the image %s is a detached LUKS header without a payload: name the payload as the <source> and this image in <header>", layer.Source)
@@ -46,10 +46,12 @@ func (l *layerCheck) content(r image.Reader, d depth) (*luks.Header, error) {
 		return nil, nil
 	}
 	found, err := foreignHeader(r, d)
-	if err != nil {
+	switch {
+	case errors.Is(err, luks.ErrOverwritten):
+		return nil, l.overwritten(ctx, layer, r, err)
+	case err != nil:
 		return nil, err
-	}
-	if found != image.Raw {
+	case found != image.Raw:
 		return nil, l.refused(layer, found)
 	}
 	return nil, nil
@@ -76,7 +78,7 @@ func (l *layerCheck) localContent(ctx context.Context, d depth) (*luks.Header, e
 	var h *luks.Header
 	if err == nil {
 		defer fsutil.CloseRead(r)
-		h, err = l.content(r, d)
+		h, err = l.content(ctx, r, d)
 	}
 	if d == start && errors.Is(err, image.ErrUnsupported) {
 		return nil, nil // compressed, or in a file below
@@ -88,14 +90,15 @@ func (l *layerCheck) localContent(ctx context.Context, d depth) (*luks.Header, e
 }
 
 // foreignHeader returns the format of the header with which an image begins that is raw
-// by the XML, valid or not: LUKS, Qcow2, or Raw for none.
+// by the XML, valid or not; Raw for none. The error wraps
+// [luks.ErrOverwritten] if only the second copy of a LUKS2 header is there.
 func foreignHeader(r image.Reader, d depth) (image.Format, error) {
 	prefix := make([]byte, min(magicLength, r.Size()))
 	if _, err := r.ReadAt(prefix, 0); err != nil && !errors.Is(err, io.EOF) {
 		return image.Raw, err
 	}
 	switch found := image.FormatOf(prefix); {
-	case found == image.Qcow2, found == image.LUKS:
+	case found != image.Raw:
 		return found, nil
 	case d == start:
 		return image.Raw, nil
@@ -104,13 +107,15 @@ func foreignHeader(r image.Reader, d depth) (image.Format, error) {
 	switch {
 	case errors.Is(err, luks.ErrNotLUKS):
 		return image.Raw, nil
+	case errors.Is(err, luks.ErrOverwritten):
+		return image.Raw, err
 	case err == nil, errors.Is(err, luks.ErrDamaged), errors.Is(err, luks.ErrUnsupported):
 		return image.LUKS, nil
 	}
 	return image.Raw, err
 }
 
-const magicLength = 6 // of LUKS, LUKS On-Disk Format Specification, figure 1
+const magicLength = 72 // for all formats
 
 // refused refuses a layer that begins with an unexpected header.
 func (c *Candidate) refused(layer blockgraph.Image, found image.Format) error {
@@ -119,22 +124,38 @@ func (c *Candidate) refused(layer blockgraph.Image, found image.Format) error {
 		or = "or state <driver type='raw'/>, if the guest has written it into its own disk, as was allowed"
 	}
 	switch {
-	case layer.Encryption != nil && found == image.Qcow2: // with a detached header
-		return c.refuse(outcome.ErrImageUnusable, nil, "the payload %s is a qcow2 image: correct the format in the XML", layer.Source)
+	case found == image.Reencryption && layer.Encryption == nil:
+		return c.refuse(outcome.ErrGuestHeader, nil, "the image %s is a volume full of data, and %v: finish it with `cryptsetup reencrypt`, and then add <encryption format='luks'>; %s", layer.Source, luks.ErrReencryption, or)
+	case found == image.Reencryption:
+		return c.refuse(outcome.ErrUnexpectedEncryption, nil, "the payload %s has a LUKS header of its own, and %v: finish it with `cryptsetup reencrypt`", layer.Source, luks.ErrReencryption)
+	case layer.Encryption != nil && found != image.LUKS: // with a detached header
+		return c.refuse(outcome.ErrImageUnusable, nil, "the payload %s is a %s image: correct the format in the XML", layer.Source, found)
 	case layer.Encryption != nil:
 		return c.refuse(outcome.ErrUnexpectedEncryption, nil, "the payload %s begins with a LUKS header of its own: leave <header> out to use that one", layer.Source)
-	case found == image.Qcow2:
-		return c.refuse(outcome.ErrGuestHeader, nil, "the image %s begins with a qcow2 header, and by the XML it is raw: the guest would see the image file and could destroy it, so correct the format; %s", layer.Source, or)
+	case found != image.LUKS:
+		return c.refuse(outcome.ErrGuestHeader, nil, "the image %s begins with a %s header, and by the XML it is raw: the guest would see the image file and could destroy it, so correct the format; %s", layer.Source, found, or)
 	}
 	return c.refuse(outcome.ErrGuestHeader, nil, "the image %s is encrypted with LUKS, and the XML has no <encryption>: the guest would see ciphertext and could destroy the header, so add <encryption format='luks'>; %s", layer.Source, or)
 }
 
-// headerError refuses an image whose LUKS header is missing or cannot be read.
-func (c *Candidate) headerError(s blockgraph.Source, err error) error {
-	if errors.Is(err, luks.ErrNotLUKS) {
-		return c.refuse(outcome.ErrHeaderUnusable, err, "%s has no LUKS header: check the path, or format the volume", s)
+// headerError refuses an image whose LUKS header is missing or cannot be read. It says what
+// the image holds instead: whoever formats or repairs it may destroy that.
+func (c *Candidate) headerError(ctx context.Context, s blockgraph.Source, r image.Reader, err error) error {
+	switch {
+	case errors.Is(err, luks.ErrReencryption):
+		return c.refuse(outcome.ErrHeaderUnusable, nil, "%s is a volume full of data, and %v", s, err)
+	case errors.Is(err, luks.ErrOverwritten):
+		return c.refuse(outcome.ErrHeaderUnusable, nil, "the LUKS header in %s cannot be read: %v; %s", s, err, contains(ctx, r).ofOverwritten())
+	case errors.Is(err, luks.ErrNotLUKS):
+		return c.refuse(outcome.ErrHeaderUnusable, err, "%s has no LUKS header; %s", s, contains(ctx, r).withoutHeader())
 	}
 	return c.refuse(outcome.ErrHeaderUnusable, err, "the LUKS header in %s cannot be read", s)
+}
+
+// overwritten refuses an image that is raw by the XML, and has the second copy of a LUKS2
+// header: a damaged volume, or other content over the remains of one.
+func (c *Candidate) overwritten(ctx context.Context, layer blockgraph.Image, r image.Reader, err error) error {
+	return c.refuse(outcome.ErrGuestHeader, nil, "the image %s has no <encryption>, and is or was encrypted with LUKS: %v; %s; allow it if the guest has written it", layer.Source, err, contains(ctx, r).ofOverwritten())
 }
 
 // qcow2 checks a qcow2 image whose encryption, if any, is inside.

@@ -30,6 +30,17 @@ func TestContent(t *testing.T) {
 	const secret, header = `<secret type='passphrase' usage='test'/>`, `<header type='file'><source file='/h'/></header>`
 	plain, encrypted, detached := "", "<encryption format='luks'>"+secret+"</encryption>", "<encryption format='luks'>"+secret+header+"</encryption>"
 	empty := make([]byte, 1<<20)
+	put := func(at int, text string) []byte {
+		b := bytes.Clone(empty)
+		copy(b[at:], text)
+		return b
+	}
+	second := "SKUL\xba\xbe\x00\x02" + strings.Repeat("\x00", 248) + "\x00\x00\x00\x00\x00\x00\x40\x00" // its offset is 0x4000
+	mbr := put(446+4, "\x83\x00\x00\x00\x01\x00\x00\x00\x10")
+	copy(mbr[510:], "\x55\xaa")
+	reused := bytes.Clone(mbr)
+	copy(reused[0x4000:], second)
+	interrupted := put(0, "LUKS\xde\xad\x00\x01")
 	luks := append([]byte("LUKS\xba\xbe\x00\x02"), empty...)
 	future := append([]byte("LUKS\xba\xbe\x00\x09"), empty...)
 	for name, c := range map[string]struct {
@@ -46,7 +57,19 @@ func TestContent(t *testing.T) {
 		"an unknown version taken for plain":   {plain, future, everything, outcome.ErrUnexpectedEncryption, "add <encryption format='luks'>"},
 		"a payload of a detached header":       {detached, empty, start, nil, ""},
 		"a payload with a header of its own":   {detached, luks, start, outcome.ErrUnexpectedEncryption, "leave <header> out"},
-		"encrypted, and there is no header":    {encrypted, empty, everything, outcome.ErrHeaderUnusable, "has no LUKS header"},
+		"encrypted, and there are zeros":       {encrypted, empty, everything, outcome.ErrHeaderUnusable, "has no LUKS header; it begins with zeros only: check the path, or format it"},
+		"encrypted, and there is noise":        {encrypted, put(1000, "noise"), everything, outcome.ErrHeaderUnusable, "data of an unknown kind, which formatting it would destroy"},
+		"encrypted, and there is a partition":  {encrypted, mbr, everything, outcome.ErrHeaderUnusable, "holds dos at byte 510, which formatting it would destroy"},
+		"encrypted, and it is a qcow2 image":   {encrypted, put(0, "QFI\xfb\x00\x00\x00\x03"), everything, outcome.ErrHeaderUnusable, "holds a qcow2 image, which formatting it would destroy"},
+		"overwritten":                          {encrypted, put(0x4000, second), everything, outcome.ErrHeaderUnusable, "`cryptsetup repair` can restore"},
+		"overwritten by partitions":            {encrypted, reused, everything, outcome.ErrHeaderUnusable, "dos at byte 510, which `cryptsetup repair` would damage"},
+		"overwritten, taken for plain":         {plain, put(0x4000, second), everything, outcome.ErrGuestHeader, "`cryptsetup repair` can restore"},
+		"partitions over remains":              {plain, reused, everything, outcome.ErrGuestHeader, "dos at byte 510, which `cryptsetup repair` would damage"},
+		"in re-encryption":                     {encrypted, interrupted, everything, outcome.ErrHeaderUnusable, "interrupted: finish it with `cryptsetup reencrypt`"},
+		"in re-encryption, taken for plain":    {plain, interrupted, everything, outcome.ErrUnexpectedEncryption, "interrupted: finish it with `cryptsetup reencrypt`"},
+		"in re-encryption, under a header":     {detached, interrupted, start, outcome.ErrUnexpectedEncryption, "interrupted: finish it with `cryptsetup reencrypt`"},
+		"another image taken for plain":        {plain, put(64, "\x7f\x10\xda\xbe"), start, outcome.ErrGuestHeader, "begins with a vdi header"},
+		"another image under a header":         {detached, put(0, "KDMV"), start, outcome.ErrImageUnusable, "is a vmdk image"},
 		"encrypted, and the header is damaged": {encrypted, luks, everything, outcome.ErrHeaderUnusable, "cannot be read"},
 	} {
 		disk, err := diskxml.ParseDisk([]byte(`<disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='/image'>` + c.encryption +
@@ -55,7 +78,7 @@ func TestContent(t *testing.T) {
 			t.Fatal(err)
 		}
 		l := &layerCheck{Candidate: &Candidate{Disk: disk}, disk: disk}
-		_, err = l.content(memory{bytes.NewReader(c.image)}, c.depth)
+		_, err = l.content(t.Context(), memory{bytes.NewReader(c.image)}, c.depth)
 		var refused *outcome.PreflightError
 		switch {
 		case c.cause == nil && err != nil:
@@ -64,8 +87,22 @@ func TestContent(t *testing.T) {
 			t.Errorf("%s: got %v", name, err)
 		}
 		if c.encryption == plain {
-			if _, err := l.content(failing{memory{bytes.NewReader(empty)}}, c.depth); !errors.Is(err, errRead) || errors.As(err, &refused) {
+			if _, err := l.content(t.Context(), failing{memory{bytes.NewReader(empty)}}, c.depth); !errors.Is(err, errRead) || errors.As(err, &refused) {
 				t.Errorf("%s: an image that cannot be read: %v", name, err)
+			}
+		}
+	}
+}
+
+// TestNoDangerousAdvice: no refusal advises to format or repair an image that holds anything
+// known, without saying what it holds.
+func TestNoDangerousAdvice(t *testing.T) {
+	t.Parallel()
+	for _, c := range []contents{{}, {what: "ext4 at byte 1080"}, {blank: true}} {
+		for _, text := range []string{c.withoutHeader(), c.ofOverwritten()} {
+			dangerous := strings.Contains(text, "or format it") || strings.Contains(text, "repair` can")
+			if dangerous && c.what != "" || c.what != "" && !strings.Contains(text, c.what) {
+				t.Errorf("%+v: %s", c, text)
 			}
 		}
 	}

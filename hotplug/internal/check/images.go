@@ -10,6 +10,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -83,7 +84,11 @@ type layerCheck struct {
 func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 	layer := &l.disk.Image
 	if store := layer.DataStore; store != nil && store.Source.Local() {
-		if _, err := l.usable(*store, "data store", l.imageUse()); err != nil {
+		_, err := l.usable(*store, "data store", l.imageUse())
+		if err == nil && unlock.ReadsHere(*store) {
+			err = l.store(ctx, *store)
+		}
+		if err != nil {
 			return Findings{}, err
 		}
 	}
@@ -94,7 +99,7 @@ func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 			return Findings{}, err
 		}
 	}
-	if err := l.localChain(payload); err != nil {
+	if err := l.localChain(ctx, payload); err != nil {
 		return Findings{}, err
 	}
 	h, found, err := l.header(ctx, payload)
@@ -107,7 +112,7 @@ func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 		found.Size = l.Servers.Size // was checked before the key was derived
 		return found, nil
 	case l.Servers == nil && haveDaemon():
-		seen, more, err := l.servers(ctx)
+		seen, more, err := l.servers(ctx, h)
 		if err != nil {
 			return found, err
 		}
@@ -139,8 +144,16 @@ func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 func (l *layerCheck) header(ctx context.Context, payload *image.Info) (*luks.Header, Findings, error) {
 	layer, header := &l.disk.Image, l.disk.Header()
 	here := payload != nil && unlock.ReadsHere(*layer)
-	if header == nil && !here || header != nil && !unlock.ReadsHere(*header) {
-		return nil, Findings{}, nil
+	var found Findings
+	var err error
+	switch {
+	case header == nil && !here:
+		return nil, found, nil
+	case header != nil && !unlock.ReadsHere(*header): // a server's
+		if here {
+			found.Warnings, err = l.localPayload(ctx, nil)
+		}
+		return nil, found, err
 	}
 	if header == nil && layer.Format == blockgraph.FormatQcow2 {
 		return payload.Qcow2.LUKS, Findings{}, l.qcow2(payload.Qcow2)
@@ -153,7 +166,8 @@ func (l *layerCheck) header(ctx context.Context, payload *image.Info) (*luks.Hea
 	if err != nil || !here {
 		return h, found, err
 	}
-	_, err = l.localContent(ctx, start)
+	warnings, err := l.localPayload(ctx, h)
+	found.Warnings = append(found.Warnings, warnings...)
 	return h, found, err
 }
 
@@ -176,9 +190,9 @@ func (l *layerCheck) detachedHeader(ctx context.Context, header blockgraph.Image
 			return nil, found, err
 		}
 	}
-	h, err := unlock.ReadHeader(ctx, header)
+	h, err := l.readHeader(ctx, header)
 	if err != nil {
-		return nil, found, l.headerError(header.Source, err)
+		return nil, found, err
 	}
 	if user == "" {
 		user, err = l.headerUser(ctx, path, h.UUID)
@@ -188,6 +202,20 @@ func (l *layerCheck) detachedHeader(ctx context.Context, header blockgraph.Image
 	}
 	found.Warnings, err = l.shared(path, user, use)
 	return h, found, err
+}
+
+// readHeader reads a detached header of this host.
+func (c *Candidate) readHeader(ctx context.Context, header blockgraph.Image) (*luks.Header, error) {
+	r, err := unlock.OpenLocal(ctx, header)
+	if err != nil {
+		return nil, c.headerError(ctx, header.Source, nil, err)
+	}
+	defer fsutil.CloseRead(r)
+	h, err := luks.ReadHeader(r)
+	if err != nil {
+		return nil, c.headerError(ctx, header.Source, r, err)
+	}
+	return h, nil
 }
 
 // headerUse returns the use of a detached header: if the key is derived here, QEMU gets

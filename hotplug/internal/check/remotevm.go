@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/apply"
@@ -38,6 +39,9 @@ func (c *Candidate) InQEMU(ctx context.Context, r *apply.Run) error {
 		return err
 	}
 	for i, layer := range c.Disk.Layers() {
+		if err := c.storeInQEMU(ctx, r, i, *layer); err != nil {
+			return err
+		}
 		detached := layer.Encryption != nil && layer.Encryption.Header != nil
 		if !plain(*layer) && !detached || c.guestsHeader(*layer) {
 			continue // QEMU itself compares the image with the XML
@@ -46,28 +50,56 @@ func (c *Candidate) InQEMU(ctx context.Context, r *apply.Run) error {
 		if node == "" {
 			continue // an empty drive, or a vhost-user disk
 		}
-		switch found, err := r.HoldsHeader(ctx, node); {
-		case errors.Is(err, apply.ErrCannotTell):
-			return c.refuse(outcome.ErrImageUnusable, err, "the VM's QEMU cannot tell whether the image %s holds a LUKS header", layer.Source)
-		case err != nil:
-			return fmt.Errorf("query QEMU whether %s holds a LUKS header: %w", layer.Source, err)
-		case found:
+		found, err := c.holdsHeader(ctx, r, node, layer.Source)
+		if err != nil {
+			return err
+		}
+		if found {
 			return c.refused(*layer, image.LUKS)
 		}
 	}
 	return c.volumes(ctx)
 }
 
+// storeInQEMU refuses a data store that is a LUKS volume.
+func (c *Candidate) storeInQEMU(ctx context.Context, r *apply.Run, number int, layer blockgraph.Image) error {
+	node := nodeOf(r.Plan.Graph, number, blockgraph.RoleDataStorage)
+	if layer.DataStore == nil || node == "" || c.Spec.AllowGuestHeader {
+		return nil
+	}
+	found, err := c.holdsHeader(ctx, r, node, layer.DataStore.Source)
+	if err != nil || !found {
+		return err
+	}
+	alone := *c.Disk
+	alone.Image = layer
+	return (&layerCheck{Candidate: c, disk: &alone}).refuseStore(layer.DataStore.Source, image.LUKS)
+}
+
+// holdsHeader reports whether a node of the VM's QEMU shows a LUKS volume.
+func (c *Candidate) holdsHeader(ctx context.Context, r *apply.Run, node string, source blockgraph.Source) (bool, error) {
+	found, err := r.HoldsHeader(ctx, node)
+	switch {
+	case errors.Is(err, apply.ErrCannotTell):
+		return false, c.refuse(outcome.ErrImageUnusable, err, "the VM's QEMU cannot tell whether the image %s holds a LUKS header", source)
+	case err != nil:
+		return false, fmt.Errorf("query QEMU whether %s holds a LUKS header: %w", source, err)
+	}
+	return found, nil
+}
+
 // payloadNode returns the name of the node that shows the content of a layer's image,
 // encrypted or not.
 func payloadNode(graph *blockgraph.Graph, layer int) string {
+	return nodeOf(graph, layer, blockgraph.RolePayloadStorage, blockgraph.RolePayloadSlice, blockgraph.RolePayloadFormat)
+}
+
+// nodeOf returns the name of the uppermost node of a layer with one of the roles.
+func nodeOf(graph *blockgraph.Graph, layer int, roles ...blockgraph.Role) string {
 	name := ""
 	for _, n := range graph.Nodes { // from the file upwards
-		switch role, number := n.Role.Base(); role {
-		case blockgraph.RolePayloadStorage, blockgraph.RolePayloadSlice, blockgraph.RolePayloadFormat:
-			if number == layer {
-				name = n.Name
-			}
+		if role, number := n.Role.Base(); number == layer && slices.Contains(roles, role) {
+			name = n.Name
 		}
 	}
 	return name

@@ -37,11 +37,10 @@ func byDaemon(i blockgraph.Image) bool {
 
 // servers checks the images of a layer that need a storage daemon. It refuses what the
 // checks of local images refuse, and returns the LUKS header that it has found, nil if
-// the header is not among them.
-func (l *layerCheck) servers(ctx context.Context) (*luks.Header, Findings, error) {
+// the header is not among them. local is a detached header of this host, nil for none.
+func (l *layerCheck) servers(ctx context.Context, local *luks.Header) (*luks.Header, Findings, error) {
 	var found Findings
-	layer := &l.disk.Image
-	var h *luks.Header
+	layer, h := &l.disk.Image, local
 	if header := l.disk.Header(); header != nil && byDaemon(*header) {
 		err := l.writable(header.Source, l.headerUse() == writes)
 		if err == nil {
@@ -52,8 +51,8 @@ func (l *layerCheck) servers(ctx context.Context) (*luks.Header, Findings, error
 		}
 	}
 	if store := layer.DataStore; store != nil && byDaemon(*store) {
-		if _, err := l.Images.OpenRemote(ctx, *store); err != nil {
-			return nil, found, outcome.ServerError(l.disk.Target, store.Source, err)
+		if err := l.store(ctx, *store); err != nil {
+			return nil, found, err
 		}
 	}
 	if !byDaemon(*layer) {
@@ -62,7 +61,8 @@ func (l *layerCheck) servers(ctx context.Context) (*luks.Header, Findings, error
 	if err := l.writable(layer.Source, true); err != nil {
 		return nil, found, err
 	}
-	embedded, err := l.payloadOnServer(ctx)
+	embedded, warnings, err := l.payloadOnServer(ctx, h)
+	found.Warnings = append(found.Warnings, warnings...)
 	if embedded != nil {
 		h = embedded
 	}
@@ -86,7 +86,7 @@ func (l *layerCheck) headerOnServer(ctx context.Context, header blockgraph.Image
 	name := header.Source.String()
 	h, err := luks.ReadHeader(r)
 	if err != nil {
-		return nil, found, l.headerError(header.Source, err)
+		return nil, found, l.headerError(ctx, header.Source, r, err)
 	}
 	user, err := l.headerUser(ctx, name, h.UUID)
 	if err != nil || user == "" {
@@ -96,15 +96,16 @@ func (l *layerCheck) headerOnServer(ctx context.Context, header blockgraph.Image
 	return h, found, err
 }
 
-// payloadOnServer opens the layer's image and checks its content.
-func (l *layerCheck) payloadOnServer(ctx context.Context) (*luks.Header, error) {
+// payloadOnServer opens the layer's image and checks its content. detached is its detached
+// header, nil if it has none or it is not known.
+func (l *layerCheck) payloadOnServer(ctx context.Context, detached *luks.Header) (*luks.Header, []string, error) {
 	layer := l.disk.Image
 	refs, err := l.remoteReferences(ctx, layer)
 	if err == nil {
-		err = l.chain(layer, refs)
+		err = l.chain(ctx, layer, refs)
 	}
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	inside := layer.Encryption != nil && l.disk.Header() == nil && !layer.RawLUKS()
 	if inside {
@@ -113,19 +114,24 @@ func (l *layerCheck) payloadOnServer(ctx context.Context) (*luks.Header, error) 
 	r, err := l.Images.OpenRemote(ctx, layer)
 	switch {
 	case err != nil:
-		return nil, outcome.ServerError(l.disk.Target, layer.Source, err)
+		return nil, nil, outcome.ServerError(l.disk.Target, layer.Source, err)
 	case inside && layer.Encryption.Engine == blockgraph.EngineLibRBD:
-		return nil, l.tryLibRBD(ctx, r)
+		return nil, nil, l.tryLibRBD(ctx, r)
 	case inside:
-		return l.qcow2OnServer(r)
+		h, err := l.qcow2OnServer(r)
+		return h, nil, err
 	case layer.Encryption == nil && layer.Format != blockgraph.FormatRaw: // what the guest sees is the guest's
-		return nil, nil
+		return nil, nil, nil
 	}
-	h, err := l.content(r, start)
+	h, err := l.content(ctx, r, start)
+	var warnings []string
+	if err == nil && l.disk.Header() != nil {
+		warnings, err = l.plainPayload(ctx, r, detached)
+	}
 	if refused := (*outcome.PreflightError)(nil); err != nil && !errors.As(err, &refused) {
-		return nil, outcome.ServerError(l.disk.Target, layer.Source, err)
+		return nil, nil, outcome.ServerError(l.disk.Target, layer.Source, err)
 	}
-	return h, err
+	return h, warnings, err
 }
 
 // qcow2OnServer returns the LUKS header inside of a qcow2 image that r shows as it is
@@ -173,6 +179,10 @@ func (l *layerCheck) tryLibRBD(ctx context.Context, r *remoteimage.Image) error 
 	}
 	defer values.Wipe()
 	h, headerErr := luks.ReadHeader(r) // while it shows the stored bytes
+	stored := ""
+	if headerErr != nil {
+		stored = contains(ctx, r).withoutHeader()
+	}
 	// The VM's QEMU may have a newer library than the daemon.
 	same := l.VM != nil && r.Version() == l.VM.version()
 	begin := time.Now()
@@ -196,7 +206,7 @@ func (l *layerCheck) tryLibRBD(ctx context.Context, r *remoteimage.Image) error 
 		}
 		return l.refuse(outcome.ErrHeaderUnusable, err, "%s has a header of LUKS%d, which Ceph's library does not open as %s: see whether it should be <encryption format='%s'>", source, h.Version, enc.Format, format)
 	case errors.Is(err, qmp.ErrNotLUKS):
-		return l.refuse(outcome.ErrHeaderUnusable, err, "%s has no LUKS header that Ceph's library knows: check the <source>'s name, or encrypt the image (rbd encryption format)", source)
+		return l.refuse(outcome.ErrHeaderUnusable, err, "%s has no LUKS header that Ceph's library knows: check the <source>'s name; %s", source, stored)
 	case errors.Is(err, outcome.ErrNoAnswer):
 		return outcome.ServerError(l.disk.Target, source, err)
 	case !same:

@@ -20,6 +20,8 @@ const (
 	Raw   Format = "raw" // no known magic
 	Qcow2 Format = "qcow2"
 	LUKS  Format = "luks"
+	// Reencryption is a LUKS1 volume whose re-encryption was interrupted: no driver opens it.
+	Reencryption Format = "luks in re-encryption"
 )
 
 var magics = []struct {
@@ -30,6 +32,7 @@ var magics = []struct {
 	{0, "QFI\xfb\x00\x00\x00\x01", "qcow"},
 	{0, "QFI\xfb", Qcow2},
 	{0, "LUKS\xba\xbe", LUKS},
+	{0, "LUKS\xde\xad", Reencryption},
 	{0, "QED\x00", "qed"},
 	{0, "KDMV", "vmdk"},
 	{0, "# Disk DescriptorFile", "vmdk"},

@@ -25,10 +25,13 @@ var (
 	// ErrUnexpectedEncryption: the image is encrypted although the XML does not say so, or
 	// the reverse.
 	ErrUnexpectedEncryption = errors.New("the image's encryption is not what the disk says")
-	// ErrGuestHeader: a raw image without encryption begins with a LUKS or qcow2 header. A
-	// caller may allow it, if the guest has written it. It is an [ErrUnexpectedEncryption]
+	// ErrGuestHeader: a raw image without encryption, or a data store, begins with a header
+	// of LUKS or of an image format. A caller may allow it, if the guest has written it. It is an [ErrUnexpectedEncryption]
 	// too.
 	ErrGuestHeader = errors.New("a raw image begins with the header of another format")
+	// ErrPayloadSignature: the payload of a detached header has the signature of a file
+	// system or of other plain data. A caller may allow it.
+	ErrPayloadSignature = errors.New("the payload looks like plain data")
 	// ErrImageChain: an image names a file that the XML does not name. A caller may allow
 	// it.
 	ErrImageChain = errors.New("the image names a file that the XML does not name")
@@ -73,7 +76,7 @@ var (
 func Causes() []error {
 	return []error{
 		ErrTargetTaken, ErrNameTaken, ErrImageInUse, ErrHeaderInUse, ErrImageUnusable, ErrReadOnlyImage,
-		ErrHeaderUnusable, ErrUnexpectedEncryption, ErrGuestHeader, ErrImageChain, ErrSystemFile, ErrPermission, ErrRelabelWouldHelp, ErrRelabelNeedsRoot, ErrServer, ErrRemoteVM,
+		ErrHeaderUnusable, ErrUnexpectedEncryption, ErrGuestHeader, ErrPayloadSignature, ErrImageChain, ErrSystemFile, ErrPermission, ErrRelabelWouldHelp, ErrRelabelNeedsRoot, ErrServer, ErrRemoteVM,
 		ErrHelperProcess, ErrHostDevice, ErrOverlay, ErrReservations, ErrIdentity, ErrNeedsQEMU, ErrStall, ErrNotRecorded,
 	}
 }

@@ -297,6 +297,7 @@ func (d *Disk) attributes() []attribute {
 		{name: "target", text: &d.Target}, {name: "start", text: (*string)(&d.Start)}, {name: "optional", flag: &d.Optional},
 		{name: "shared-header", flag: &d.AllowSharedHeader}, {name: "relabel", flag: &d.Relabel}, {name: "ignore-unknown", flag: &d.IgnoreUnknown},
 		{name: "trust-image-chain", flag: &d.TrustImageChain}, {name: "guest-header", flag: &d.AllowGuestHeader},
+		{name: "payload-signature", flag: &d.AllowPayloadSignature},
 		{name: "unlock", text: &d.Unlock}, {name: "max-stall", text: &d.MaxStall},
 		{name: "tls-dir", text: &d.TLSDir}, {name: "tls-secret", text: &d.TLSSecret}, {name: "tls-psk", text: &d.TLSUser},
 	}

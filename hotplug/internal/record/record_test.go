@@ -27,7 +27,7 @@ func example(t *testing.T) record.Record {
 		t.Errorf("got %+v", d)
 	}
 	d.Start, d.Optional, d.AllowSharedHeader = blockgraph.MethodEphemeralHeader, true, true
-	d.TrustImageChain, d.AllowGuestHeader = true, true
+	d.TrustImageChain, d.AllowGuestHeader, d.AllowPayloadSignature = true, true, true
 	d.Attach = record.Attach{Unlock: "qemu", MaxStall: "20s"}
 	d.Devices = []blockgraph.Object{{{Name: "driver", Value: "virtio-blk-pci"}, {Name: "serial", Value: `<"&'>`}, {Name: "n", Value: int64(1)}}}
 	other, err := record.New([]byte(`<disk type='volume'><source pool='p' volume='v'/><target dev='sda' bus='scsi'/></disk>`),

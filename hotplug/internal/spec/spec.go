@@ -16,9 +16,14 @@ type Spec struct {
 	// XML does not. Whoever writes an image then chooses files of the VM's host, which the
 	// guest can read.
 	TrustImageChain bool
-	// AllowGuestHeader allows a raw image without encryption that begins with a LUKS or
-	// qcow2 header, which its guest has written. The XML has to state the format.
+	// AllowGuestHeader allows a raw image without encryption, or a data store, that begins
+	// with a header of LUKS or of an image format, which its guest has written. The XML has to
+	// state the format.
 	AllowGuestHeader bool
+	// AllowPayloadSignature allows a payload under a detached header that has the signature
+	// of a file system, partition table or other plain data: ciphertext can have one by
+	// chance.
+	AllowPayloadSignature bool
 	// Relabel gives images that the XML names, and that the VM's QEMU may not open, to its
 	// user, and its SELinux label, for as long as they are attached; see package access.
 	Relabel bool

@@ -1,0 +1,47 @@
+package image_test
+
+import (
+	"io"
+	"testing"
+
+	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/internal/must"
+)
+
+// huge is an image of zeros, with a mark, that counts what is read.
+type huge struct {
+	mark string
+	at   int64
+	read int
+}
+
+const hugeSize = 1 << 42
+
+func (huge) Size() int64  { return hugeSize }
+func (huge) Close() error { return nil }
+
+func (h *huge) ReadAt(p []byte, off int64) (int, error) {
+	clear(p)
+	h.read += len(p)
+	if i := h.at - off; i >= 0 && i+int64(len(h.mark)) <= int64(len(p)) {
+		copy(p[i:], h.mark)
+	}
+	if off+int64(len(p)) > hugeSize {
+		return int(hugeSize - off), io.EOF
+	}
+	return len(p), nil
+}
+
+// TestSignaturesOfHugeImage: only the beginning and the end of an image are read.
+func TestSignaturesOfHugeImage(t *testing.T) {
+	t.Parallel()
+	must.Have(t, "wipefs")
+	for name, h := range map[string]*huge{
+		"none": {}, "at the beginning": {mark: "\x01CD001\x01", at: 32 << 10}, "at the end": {mark: "\xfcN+\xa9\x00\x00\x00\x00\x5a\x00\x00\x00", at: hugeSize - 64<<10},
+	} {
+		found, err := image.Signatures(t.Context(), h)
+		if err != nil || (len(found) == 1) != (h.mark != "") || h.read > 4<<20 {
+			t.Errorf("%s: got %v (%v) after %d bytes", name, found, err, h.read)
+		}
+	}
+}
