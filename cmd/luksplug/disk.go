@@ -43,7 +43,7 @@ func readDisk(ctx context.Context, a *app, path string, flags diskFlags) (*libvi
 			return nil, &usageError{fmt.Errorf("--tls-secret: %w", err)}
 		}
 	}
-	text, err := a.readInput(path)
+	text, err := a.readInput(ctx, path)
 	if err != nil {
 		return nil, &usageError{fmt.Errorf("read the disk XML: %w", err)}
 	}
@@ -51,7 +51,7 @@ func readDisk(ctx context.Context, a *app, path string, flags diskFlags) (*libvi
 	if err != nil {
 		return nil, err
 	}
-	pools, err := readPools(a, flags.pools)
+	pools, err := readPools(ctx, a, flags.pools)
 	if err == nil && a.flags.domain != "" {
 		pools, err = lookUpPools(ctx, a, disk.Disk, pools)
 	}
@@ -83,10 +83,10 @@ func lookUpPools(ctx context.Context, a *app, disk *blockgraph.Disk, known block
 
 // readPools reads pool documents. A pool is known by the name in its document and, if no
 // other pool has it, by its file's name: NAME.xml or pool-NAME.xml.
-func readPools(a *app, paths []string) (blockgraph.Pools, error) {
+func readPools(ctx context.Context, a *app, paths []string) (blockgraph.Pools, error) {
 	pools, byFile := blockgraph.Pools{}, blockgraph.Pools{}
 	for _, path := range paths {
-		data, err := a.readInput(path)
+		data, err := a.readInput(ctx, path)
 		if err != nil {
 			return nil, &usageError{fmt.Errorf("read the pool XML: %w", err)}
 		}
@@ -138,7 +138,7 @@ func makePlan(ctx context.Context, a *app, o planOptions, path string) (*blockgr
 	}
 	var machine blockgraph.Machine
 	if o.domainXML != "" {
-		data, err := a.readInput(o.domainXML)
+		data, err := a.readInput(ctx, o.domainXML)
 		if err != nil {
 			return nil, &usageError{fmt.Errorf("read the domain XML: %w", err)}
 		}

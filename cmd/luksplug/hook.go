@@ -24,8 +24,9 @@ const hookLog = "/var/log/luksplug/hook.log"
 
 func newHook(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "hook NAME OPERATION SUBOPERATION EXTRA",
-		Short: "Run as libvirt's hook: keep a domain's disks through start, restore and migration",
+		Use:         "hook NAME OPERATION SUBOPERATION EXTRA",
+		Annotations: map[string]string{ownLimit: ""},
+		Short:       "Run as libvirt's hook: keep a domain's disks through start, restore and migration",
 		Long: `hook is called by libvirt, through the script that 'hook install' writes into
 libvirt's hooks directory. It reads the domain's XML from standard input. It does
 not connect to libvirt, and uses no key store of libvirt, because libvirt waits for
@@ -62,7 +63,7 @@ func runHook(ctx context.Context, a *app, e hook.Event) error {
 
 func handle(ctx context.Context, a *app, e hook.Event, c configuration, configErr error, log *logrus.Entry) error {
 	var err error
-	if e.XML, err = readAll(a.in, "the domain's XML"); err != nil {
+	if e.XML, err = readAll(a.reader(ctx), "the domain's XML"); err != nil {
 		return fmt.Errorf("read the domain's XML: %w", err)
 	}
 	if configErr != nil {

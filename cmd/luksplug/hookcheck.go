@@ -141,7 +141,7 @@ func boundText(c configuration) string {
 func checkArrival(ctx context.Context, a *app, store *hookStore, path string, report *libvirtvm.Report) error {
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
-	text, err := a.readInput(path)
+	text, err := a.readInput(ctx, path)
 	if err != nil {
 		return err
 	}
