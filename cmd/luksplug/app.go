@@ -63,6 +63,8 @@ type app struct {
 	// readSource is readPassphrase until the command is interrupted.
 	readSource func(source string) (*secrets.Secret, error)
 
+	unfinished unfinished // in the VM
+
 	// vm is the UUID of the VM once it is open, "" before. Key stores are opened earlier,
 	// so that a wrong one is reported first, and read it at each look-up.
 	vm string
@@ -91,10 +93,7 @@ func (a *app) setUp(cmd *cobra.Command) error {
 		a.trace = f
 		a.closers = append(a.closers, func() { _ = f.Close() })
 	}
-	// A rollback may take as long as a QEMU command.
-	stop := context.AfterFunc(interrupted, func() {
-		a.log.Info("signal received: rolling back first; a second signal ends luksplug at once")
-	})
+	stop := context.AfterFunc(interrupted, func() { a.log.Info("signal received: a second signal ends luksplug at once") })
 	a.closers = append(a.closers, func() { stop() })
 	return nil
 }

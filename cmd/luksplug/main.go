@@ -10,8 +10,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -25,14 +23,11 @@ var version = "unknown"
 
 func main() {
 	noCoreFiles()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	// The first signal cancels the command, which is then rolled back. A second one
-	// ends the program at once, as users expect.
-	context.AfterFunc(ctx, stop)
 	a := &app{
 		streams: streams{in: os.Stdin, out: os.Stdout, err: os.Stderr},
 		uses:    func() ([]hotplug.Use, error) { return hotplug.Uses("") },
 	}
+	ctx := untilSignal(context.Background(), &a.unfinished, os.Stderr)
 	os.Exit(run(ctx, a, os.Args[1:]))
 }
 

@@ -108,6 +108,10 @@ func vmOptions(a *app, name string) hotplug.Options {
 			_ = a.note("waiting for %s", what) // it is only a note
 		},
 		OnUnlock: a.progress.update,
+		OnUnfinished: func(left []string) {
+			a.progress.end() // the key is known
+			a.unfinished.set(left, a.flags.repairCommand())
+		},
 		OnDaemon: func(_ context.Context, d hotplug.Daemon) error { return watchDaemon(a.log, d) },
 	}
 }
