@@ -81,13 +81,22 @@ func arguments(names ...string) cobra.PositionalArgs {
 		switch {
 		case len(args) == len(names):
 			return nil
-		case len(args) == 0 && len(names) == 1:
-			return fmt.Errorf("%s needs an argument: %s", cmd.Name(), names[0])
+		case len(names) == 0:
+			return fmt.Errorf("%s takes no argument, and got %q", cmd.Name(), args[0])
+		case len(args) == 0:
+			return fmt.Errorf("%s needs %s: %s", cmd.Name(), plural(len(names)), strings.Join(names, " "))
 		case len(names) == 1:
 			return fmt.Errorf("%s takes one argument, %s, and got %d", cmd.Name(), names[0], len(args))
 		}
 		return fmt.Errorf("%s takes %d arguments, %s, and got %d", cmd.Name(), len(names), strings.Join(names, " "), len(args))
 	}
+}
+
+func plural(arguments int) string {
+	if arguments == 1 {
+		return "an argument"
+	}
+	return fmt.Sprintf("%d arguments", arguments)
 }
 
 // strictCommands turns what cobra's own commands answer with help and exit code 0 into
@@ -102,7 +111,7 @@ func strictCommands(root *cobra.Command) {
 			cmd.RunE = func(_ *cobra.Command, args []string) error {
 				topic, rest, err := root.Find(args)
 				if err != nil || len(rest) > 0 {
-					return &usageError{fmt.Errorf("there is no command %q", strings.Join(args, " "))}
+					return &usageError{fmt.Errorf("there is no command %q%s", strings.Join(args, " "), commandLike(topic, args[len(args)-1]))}
 				}
 				topic.InitDefaultHelpFlag() // so that the help shows it
 				return topic.Help()

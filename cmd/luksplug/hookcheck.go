@@ -26,7 +26,7 @@ records. It changes nothing and looks up no secret. With --domain-xml, the XML o
 it also reports whether this host can take the domain over: whether it has the files
 of the domain's disks and their secrets. The exit code is 5 if a check fails.`,
 		Example: "  luksplug hook check\n  luksplug hook check --output json\n  ssh vmhost1 virsh dumpxml vm1 | luksplug hook check --domain-xml -",
-		Args:    cobra.NoArgs,
+		Args:    arguments(),
 	})
 	cmd.Flags().StringVar(&xml, "domain-xml", "", "a running domain that is to be migrated to this host: the path of its XML, - for standard input")
 	return cmd

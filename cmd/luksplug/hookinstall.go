@@ -22,7 +22,7 @@ install also makes the key that signs the records of disks in the metadata of do
 unless there is one: hosts between which domains migrate need the same key. And it
 writes down which user libvirt runs QEMU as, if libvirt answers.`,
 		Example: "  luksplug hook install\n  luksplug --config /etc/luksplug/hook.yaml hook install",
-		Args:    cobra.NoArgs,
+		Args:    arguments(),
 	})
 }
 
@@ -89,7 +89,7 @@ func newHookUninstall(a *app) *cobra.Command {
 		Long: `uninstall removes the script that install has written. Domains then start without
 their luksplug disks.`,
 		Example: "  luksplug hook uninstall",
-		Args:    cobra.NoArgs,
+		Args:    arguments(),
 	})
 }
 

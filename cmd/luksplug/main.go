@@ -74,6 +74,7 @@ func run(ctx context.Context, a *app, args []string) int {
 }
 
 func newRoot(a *app) *cobra.Command {
+	showVersion := false
 	root := &cobra.Command{
 		Use:   "luksplug",
 		Short: "Attach encrypted disks to running QEMU virtual machines",
@@ -98,9 +99,19 @@ Exit codes:
   4 secret not found or wrong`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:          cobra.ArbitraryArgs, // see RunE
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case showVersion && len(args) == 0:
+				return a.showVersion()
+			case len(args) > 0 || cmd.Flags().NFlag() > 0:
+				return needsCommand(cmd, args)
+			}
+			return cmd.Help()
+		},
 	}
+	root.Flags().BoolVar(&showVersion, "version", false, "print the version")
+	root.SetFlagErrorFunc(unknownFlag)
 	a.flags.register(root)
 	root.AddCommand(newAttach(a), newDetach(a), newList(a), newPlan(a), newCmdline(a), newRepair(a), newSecret(a), newHook(a), newMigrateCheck(a), newVersion(a), newWatchDaemon())
 	strictCommands(root)

@@ -21,7 +21,7 @@ path of its image. A secret without a uuid is printed as TYPE:USAGE. The exit co
 4 if there is no such secret.`,
 		Example: `  luksplug secret find --volume /var/lib/images/vm1.img
   luksplug secret find --ceph 'client.admin secret'`,
-		Args: cobra.NoArgs,
+		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var wanted []string
 			for usageType, usage := range usages {

@@ -16,7 +16,7 @@ func newSecretList(a *app) *cobra.Command {
 		Short:   "List the secrets of the key stores",
 		Long:    "list shows the secrets of the key stores, in the order of the stores. It reads no values.",
 		Example: "  luksplug secret list\n  luksplug secret --keystore dir:/run/keys list --output json",
-		Args:    cobra.NoArgs,
+		Args:    arguments(),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return runSecretList(cmd.Context(), a) },
 	}
 }
