@@ -79,7 +79,7 @@ func detachedText(d *hotplug.Detached, verbose bool) string {
 // targets returns the disks that can be detached, for completion in a shell. It returns
 // none if the VM does not answer quickly.
 func targets(cmd *cobra.Command, a *app) []string {
-	if a.setUp(cmd) != nil {
+	if a.flags.complete(cmd) != nil || a.setUp(cmd) != nil {
 		return nil
 	}
 	var out []string

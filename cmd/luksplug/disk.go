@@ -28,7 +28,7 @@ func (f *diskFlags) register(cmd *cobra.Command) {
 	p.StringArrayVar(&f.pools, "pool-xml", nil, "the XML file of the storage pool that has the disk's volume; repeatable; with --domain, other pools are looked up in libvirt")
 	p.BoolVar(&f.reading.IgnoreUnknown, "ignore-unknown", false, "skip unknown elements and attributes of the disk XML with a warning, except for those that look misspelt and those in <encryption>")
 	p.StringVar(&f.reading.TLSDir, "tls-dir", "", "the directory, on the VM's host, of the certificates of a TLS client (default "+blockgraph.DefaultTLSDir+")")
-	p.StringVar(&f.reading.TLSSecret, "tls-secret", "", "the UUID of the secret that decrypts the key of the TLS client")
+	p.StringVar(&f.reading.TLSSecret, "tls-secret", "", "the secret that decrypts the key of the TLS client: its UUID, or tls:USAGE")
 	p.StringVar(&f.reading.TLSUser, "tls-psk", "", "the user of a pre-shared key, from keys.psk in the directory of --tls-dir, in place of certificates")
 }
 
@@ -39,8 +39,12 @@ func readDisk(ctx context.Context, a *app, path string, flags diskFlags) (*libvi
 		return nil, &usageError{errors.New("standard input cannot be both the disk XML and the passphrase: give one as a file")}
 	}
 	if flags.reading.TLSSecret != "" {
-		if _, err := secrets.ParseUUID(flags.reading.TLSSecret); err != nil {
-			return nil, &usageError{fmt.Errorf("--tls-secret: %w", err)}
+		ref, err := parseSecret(flags.reading.TLSSecret)
+		if err == nil && ref.Usage != "" && ref.Type != secrets.TLS {
+			err = &usageError{fmt.Errorf("%q is the secret of another use: give its uuid, or tls:USAGE", flags.reading.TLSSecret)}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("--tls-secret: %w", err)
 		}
 	}
 	text, err := a.readInput(ctx, path)

@@ -44,7 +44,7 @@ func run(ctx context.Context, a *app, args []string) int {
 	a.streams = a.escaped()
 	root := newRoot(a)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
-		if err := a.flags.check(cmd); err != nil {
+		if err := a.flags.complete(cmd); err != nil {
 			return err
 		}
 		started = true
@@ -115,5 +115,6 @@ Exit codes:
 	a.flags.register(root)
 	root.AddCommand(newAttach(a), newDetach(a), newList(a), newPlan(a), newCmdline(a), newRepair(a), newSecret(a), newHook(a), newMigrateCheck(a), newVersion(a), newWatchDaemon())
 	strictCommands(root)
+	groupFlags(root)
 	return root
 }

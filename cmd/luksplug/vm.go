@@ -74,7 +74,7 @@ func withVM(ctx context.Context, a *app, limit time.Duration, f func(context.Con
 	case a.flags.qmp != "":
 		vm, err = openBare(ctx, a)
 	default:
-		err = &usageError{errors.New("no VM is named: give --qmp ADDRESS for a QEMU monitor, or --domain NAME for a libvirt domain")}
+		err = &usageError{errors.New("no VM is named: give --qmp ADDRESS for a QEMU monitor, or --domain NAME for a libvirt domain, or set " + qmpVariable + " or " + domainVariable + "")}
 	}
 	if err != nil {
 		return err
@@ -166,10 +166,10 @@ func openBare(ctx context.Context, a *app) (virtualMachine, error) {
 // libvirtURI is the URI of a libvirt and its source.
 type libvirtURI struct{ text, from string }
 
-// libvirtURI returns the URI of --connect, else that of the configuration.
+// libvirtURI returns the URI of --connect or the environment, else that of the configuration.
 func (a *app) libvirtURI() (libvirtURI, error) {
 	if a.flags.connect != "" {
-		return libvirtURI{a.flags.connect, "--connect"}, nil
+		return libvirtURI{a.flags.connect, a.flags.connectFrom}, nil
 	}
 	c, _, err := readConfig(a.flags.config)
 	return libvirtURI{cmp.Or(c.Connect, defaultConnect), "configuration, connect"}, err
