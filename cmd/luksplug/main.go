@@ -116,5 +116,6 @@ Exit codes:
 	root.AddCommand(newAttach(a), newDetach(a), newList(a), newPlan(a), newCmdline(a), newRepair(a), newSecret(a), newHook(a), newMigrateCheck(a), newVersion(a), newWatchDaemon())
 	strictCommands(root)
 	groupFlags(root)
+	completeNames(a, root)
 	return root
 }
