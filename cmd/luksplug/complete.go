@@ -26,10 +26,10 @@ func completeNames(a *app, root *cobra.Command) {
 	walk(root, func(cmd *cobra.Command) {
 		_, arguments, _ := strings.Cut(cmd.Use, " ")
 		first, _, _ := strings.Cut(arguments, " ")
-		switch {
-		case first == "DOMAIN":
+		switch first {
+		case "DOMAIN":
 			cmd.ValidArgsFunction = completed(domains, 1)
-		case first == "SECRET":
+		case "SECRET":
 			cmd.ValidArgsFunction = completed(all, 1)
 		}
 		if cmd.Flags().Lookup("tls-secret") != nil {
