@@ -148,8 +148,8 @@ func (d *Disk) validateIdentity() error {
 	if c := strange(d.Serial, "_-.+ "); c != "" {
 		return invalid("disk/serial", "the serial contains unsafe characters, the character "+c+" is not allowed: use letters, digits, spaces and _ - . +")
 	}
-	if c := strange(d.Alias, "-_"); c != "" {
-		return invalid("disk/alias@name", "the character "+c+" is not allowed: use letters, digits, - and _")
+	if c := strange(d.Alias, "-_."); c != "" {
+		return invalid("disk/alias@name", "the character "+c+" is not allowed: use letters, digits, - _ and .")
 	}
 	return check([]rule{
 		{d.WWN != 0 && d.Bus != BusIDE && d.Bus != BusSCSI, invalid, "disk/wwn", "only ide and scsi disks support a wwn"},

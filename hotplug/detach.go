@@ -53,6 +53,8 @@ func (vm *VM) Detach(ctx context.Context, target string, wait time.Duration) (*D
 		}
 		out.Waited = time.Since(begin)
 	}
+	vm.unfinished(disk.Left())
+	defer vm.unfinished(nil)
 	controllers, err := apply.RemoveAll(ctx, vm.conn, vm.host, disk)
 	if err != nil {
 		if err := vm.leftBehind(ctx, target, err); err != nil {

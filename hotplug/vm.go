@@ -109,6 +109,10 @@ type Options struct {
 	Disks func(ctx context.Context) ([]blockgraph.OtherDisk, error)
 	// OnStep is called after each step of a plan, nil for nothing.
 	OnStep func(StepReport)
+	// OnUnfinished is called before and after each change of an attach or detach that is not
+	// complete, with the names of what would be left in the VM and on the host if the program
+	// ended now; with none when nothing would be. It must not wait. It is nil for nothing.
+	OnUnfinished func(left []string)
 	// OnWait is called once when a longer wait begins, with what is waited for; nil for
 	// nothing.
 	OnWait func(what string)
@@ -274,7 +278,14 @@ func (vm *VM) Apply(ctx context.Context, plan *blockgraph.Plan, store secrets.St
 
 // run returns the execution of a plan.
 func (vm *VM) run(plan *blockgraph.Plan, values *unlock.Values) *apply.Run {
-	return &apply.Run{Conn: vm.conn, Host: vm.host, Plan: plan, Values: values, OnStep: vm.opts.OnStep}
+	return &apply.Run{Conn: vm.conn, Host: vm.host, Plan: plan, Values: values, OnStep: vm.opts.OnStep, OnUnfinished: vm.opts.OnUnfinished}
+}
+
+// unfinished tells what would be left if the program ended now.
+func (vm *VM) unfinished(left []string) {
+	if vm.opts.OnUnfinished != nil {
+		vm.opts.OnUnfinished(left)
+	}
 }
 
 // lock takes the VM's lock. It waits for another run for at most LockWait, and calls

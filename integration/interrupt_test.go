@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -50,6 +51,49 @@ func TestInterruptedUnlocking(t *testing.T) {
 			wantNoSteps(t, proxy)
 			wantSame(ctx, t, q, before)
 		})
+	}
+}
+
+// TestSecondInterrupt: while QEMU does not answer, the first signal says at once that the attach is undone, and the second
+// one ends the program, and names what it leaves and the command that removes it.
+func TestSecondInterrupt(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	stalled, ended := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
+		if c.Name == "blockdev-add" && strings.Contains(string(c.Bytes), `"luksplug-sdb-luks"`) {
+			once.Do(func() { close(stalled) })
+		}
+		select {
+		case <-stalled: // QEMU does not answer from now on
+			<-ended
+			return peer.Verdict{Cut: peer.CutBeforeForward}
+		default:
+			return peer.Verdict{}
+		}
+	}})
+	t.Cleanup(func() { close(ended) }) // before the end of the proxy, which waits for its hooks
+	b := start(ctx, t, proxy.Address, append([]string{"--timeout", "1m"}, append(attachArgs(t, v, v.DiskXML("sdb", "scsi")), "--unlock", "qemu")...)...)
+	select {
+	case <-stalled:
+	case <-b.ended:
+		t.Fatalf("it has ended: %s", b.result(t).stderr)
+	}
+	must.OK(t, b.cmd.Process.Signal(os.Interrupt))
+	asked := time.Now()
+	b.waitStderr(ctx, t, "undoing what was begun")
+	must.OK(t, b.cmd.Process.Signal(os.Interrupt))
+	r := b.result(t)
+	if took := time.Since(asked); took > 5*time.Second || r.code != -1 {
+		t.Errorf("ended after %v with exit code %d", took, r.code)
+	}
+	for _, want := range []string{"node luksplug-sdb-payload-storage", "object luksplug-sdb-secret0", "node luksplug-sdb-luks", "luksplug --qmp " + proxy.Address + " repair"} {
+		if !strings.Contains(r.stderr, want) {
+			t.Errorf("standard error does not name %q: %s", want, r.stderr)
+		}
 	}
 }
 

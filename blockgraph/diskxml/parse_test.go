@@ -76,6 +76,7 @@ func TestParseDiskAccepts(t *testing.T) {
 		{"serial", disk("<serial> A-1.b_c+ 2</serial>"), blocktest.Plain(func(d *blockgraph.Disk) { d.Serial = " A-1.b_c+ 2" })},
 		{"boot order", disk("<boot order='2'/>"), blocktest.Plain(func(d *blockgraph.Disk) { d.BootOrder = 2 })},
 		{"user alias", disk("<alias name='ua-data_1'/>"), blocktest.Plain(func(d *blockgraph.Disk) { d.Alias = "ua-data_1" })},
+		{"user alias with a dot", disk("<alias name='ua-vm1.data'/>"), blocktest.Plain(func(d *blockgraph.Disk) { d.Alias = "ua-vm1.data" })},
 		{"wwn", `<disk><source file='/a'/><target dev='sda'/><wwn>5000c50015ea71ad</wwn></disk>`, blocktest.Plain(func(d *blockgraph.Disk) { d.Target, d.Bus, d.WWN = "sda", blockgraph.BusSCSI, 0x5000c50015ea71ad })},
 		{"wwn with 0x", `<disk><source file='/a'/><target dev='sda'/><wwn>0x5000c50015ea71ad</wwn></disk>`,
 			blocktest.Plain(func(d *blockgraph.Disk) { d.Target, d.Bus, d.WWN = "sda", blockgraph.BusSCSI, 0x5000c50015ea71ad })},

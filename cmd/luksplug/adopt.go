@@ -68,7 +68,7 @@ func runAdopt(ctx context.Context, a *app, o adoptOptions) error {
 			return err
 		}
 		if !o.yes {
-			if err := confirm(a, "sign this for "+a.flags.domain); err != nil {
+			if err := confirm(ctx, a, "sign this for "+a.flags.domain); err != nil {
 				return err
 			}
 		}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -57,9 +58,12 @@ type app struct {
 	trace     io.Writer // nil without --trace
 	progress  *progress
 	inherited map[string]*os.File // by the text that names them, such as fd:3
+	exposed   sync.Map            // the names of files with a passphrase that were warned of
 	closers   []func()
 	// readSource is readPassphrase until the command is interrupted.
 	readSource func(source string) (*secrets.Secret, error)
+
+	unfinished unfinished // in the VM
 
 	// vm is the UUID of the VM once it is open, "" before. Key stores are opened earlier,
 	// so that a wrong one is reported first, and read it at each look-up.
@@ -68,7 +72,7 @@ type app struct {
 
 func (a *app) setUp(cmd *cobra.Command) error {
 	a.inherit(cmd)
-	ctx := cmd.Context()
+	interrupted, ctx := cmd.Context(), a.limited(cmd)
 	a.readSource = func(source string) (*secrets.Secret, error) { return a.readPassphrase(ctx, source) }
 	a.progress = newProgress(raw(a.err))
 	a.closers = append(a.closers, a.progress.end)
@@ -89,10 +93,7 @@ func (a *app) setUp(cmd *cobra.Command) error {
 		a.trace = f
 		a.closers = append(a.closers, func() { _ = f.Close() })
 	}
-	// A rollback may take as long as a QEMU command.
-	stop := context.AfterFunc(cmd.Context(), func() {
-		a.log.Info("signal received: rolling back first; a second signal ends luksplug at once")
-	})
+	stop := context.AfterFunc(interrupted, func() { a.log.Info("signal received: a second signal ends luksplug at once") })
 	a.closers = append(a.closers, func() { stop() })
 	return nil
 }
@@ -157,6 +158,22 @@ func (a *app) monitorOptions() []qmp.Option {
 			a.log.WithField("qmp", e.Direction.String()).Trace(string(e.JSON))
 		}
 	})}
+}
+
+// ownLimit is the annotation of a command for which --timeout is not the limit of the
+// whole command.
+const ownLimit = "own limit"
+
+// limited gives a command the time limit of --timeout, which also bounds its input. It
+// returns the command's context.
+func (a *app) limited(cmd *cobra.Command) context.Context {
+	if _, own := cmd.Annotations[ownLimit]; own || a.flags.timeout == 0 {
+		return cmd.Context()
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), a.flags.timeout)
+	a.closers = append(a.closers, cancel)
+	cmd.SetContext(ctx)
+	return ctx
 }
 
 // limit returns the time limit of a command as a whole.

@@ -111,7 +111,7 @@ func valueFile(a *app, ref secrets.Reference) (string, error) {
 	if store, ok := store.(*dir.Store); ok {
 		return store.ValueFile(context.Background(), ref), nil
 	}
-	if names.from == fromFlag {
+	if names.thisRun {
 		return "", &usageError{fmt.Errorf("QEMU cannot read key store %s: give --keystore dir:PATH, or --passphrase-file", store)}
 	}
 	return path, nil

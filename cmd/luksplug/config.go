@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -58,11 +59,14 @@ type duration time.Duration
 // UnmarshalYAML implements yaml.Unmarshaler.
 func (d *duration) UnmarshalYAML(node *yaml.Node) error {
 	v, err := time.ParseDuration(node.Value)
-	if err == nil && v <= 0 {
-		err = fmt.Errorf("the time %s is not positive", node.Value)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%q is not a time: write it like 20s", node.Value)
+	case v <= 0:
+		return fmt.Errorf("the time %s is not positive", node.Value)
 	}
 	*d = duration(v)
-	return err
+	return nil
 }
 
 // readConfig reads the configuration at path, the value of --config; for "" the file is
@@ -104,17 +108,25 @@ func parseConfig(file *os.File, path string) (c configuration, err error) {
 // loadConfig returns the configuration in a file's content.
 func loadConfig(text []byte) (c configuration, err error) {
 	loader, err := yaml.NewLoader(bytes.NewReader(text), yaml.WithKnownFields())
-	if err == nil {
-		err = loader.Load(&c)
+	if err != nil {
+		return c, err
 	}
+	var document yaml.Node
+	err = loader.Load(&document)
 	if errors.Is(err, io.EOF) { // a file of comments
 		return configuration{}, nil
 	}
 	if err != nil {
+		return c, notYAML(err)
+	}
+	if !errors.Is(loader.Load(&yaml.Node{}), io.EOF) {
+		return c, errors.New("it has more than one document")
+	}
+	if err := checkNode(&document, "", reflect.TypeFor[configuration]()); err != nil {
 		return c, err
 	}
-	if !errors.Is(loader.Load(&configuration{}), io.EOF) {
-		return c, errors.New("it has more than one document")
+	if err := document.Decode(&c); err != nil {
+		return c, notYAML(err)
 	}
 	return c, c.check()
 }

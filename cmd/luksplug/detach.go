@@ -16,8 +16,9 @@ import (
 func newDetach(a *app) *cobra.Command {
 	o := libvirtvm.DetachOptions{}
 	cmd := &cobra.Command{
-		Use:   "detach TARGET",
-		Short: "Detach a disk from the running VM",
+		Use:         "detach TARGET",
+		Annotations: map[string]string{ownLimit: ""},
+		Short:       "Detach a disk from the running VM",
 		Long: `detach requests that the guest releases the disk (vdb), waits for that as long as
 --timeout allows, and removes every node and object of the disk. If the guest does
 not release it, the exit code is 8 and the disk stays: run detach again later.`,
@@ -78,7 +79,7 @@ func detachedText(d *hotplug.Detached, verbose bool) string {
 // targets returns the disks that can be detached, for completion in a shell. It returns
 // none if the VM does not answer quickly.
 func targets(cmd *cobra.Command, a *app) []string {
-	if a.setUp(cmd) != nil {
+	if a.flags.complete(cmd) != nil || a.setUp(cmd) != nil {
 		return nil
 	}
 	var out []string

@@ -28,7 +28,7 @@ func (f *diskFlags) register(cmd *cobra.Command) {
 	p.StringArrayVar(&f.pools, "pool-xml", nil, "the XML file of the storage pool that has the disk's volume; repeatable; with --domain, other pools are looked up in libvirt")
 	p.BoolVar(&f.reading.IgnoreUnknown, "ignore-unknown", false, "skip unknown elements and attributes of the disk XML with a warning, except for those that look misspelt and those in <encryption>")
 	p.StringVar(&f.reading.TLSDir, "tls-dir", "", "the directory, on the VM's host, of the certificates of a TLS client (default "+blockgraph.DefaultTLSDir+")")
-	p.StringVar(&f.reading.TLSSecret, "tls-secret", "", "the UUID of the secret that decrypts the key of the TLS client")
+	p.StringVar(&f.reading.TLSSecret, "tls-secret", "", "the secret that decrypts the key of the TLS client: its UUID, or tls:USAGE")
 	p.StringVar(&f.reading.TLSUser, "tls-psk", "", "the user of a pre-shared key, from keys.psk in the directory of --tls-dir, in place of certificates")
 }
 
@@ -39,11 +39,15 @@ func readDisk(ctx context.Context, a *app, path string, flags diskFlags) (*libvi
 		return nil, &usageError{errors.New("standard input cannot be both the disk XML and the passphrase: give one as a file")}
 	}
 	if flags.reading.TLSSecret != "" {
-		if _, err := secrets.ParseUUID(flags.reading.TLSSecret); err != nil {
-			return nil, &usageError{fmt.Errorf("--tls-secret: %w", err)}
+		ref, err := parseSecret(flags.reading.TLSSecret)
+		if err == nil && ref.Usage != "" && ref.Type != secrets.TLS {
+			err = &usageError{fmt.Errorf("%q is the secret of another use: give its uuid, or tls:USAGE", flags.reading.TLSSecret)}
+		}
+		if err != nil {
+			return nil, fmt.Errorf("--tls-secret: %w", err)
 		}
 	}
-	text, err := a.readInput(path)
+	text, err := a.readInput(ctx, path)
 	if err != nil {
 		return nil, &usageError{fmt.Errorf("read the disk XML: %w", err)}
 	}
@@ -51,7 +55,7 @@ func readDisk(ctx context.Context, a *app, path string, flags diskFlags) (*libvi
 	if err != nil {
 		return nil, err
 	}
-	pools, err := readPools(a, flags.pools)
+	pools, err := readPools(ctx, a, flags.pools)
 	if err == nil && a.flags.domain != "" {
 		pools, err = lookUpPools(ctx, a, disk.Disk, pools)
 	}
@@ -83,10 +87,10 @@ func lookUpPools(ctx context.Context, a *app, disk *blockgraph.Disk, known block
 
 // readPools reads pool documents. A pool is known by the name in its document and, if no
 // other pool has it, by its file's name: NAME.xml or pool-NAME.xml.
-func readPools(a *app, paths []string) (blockgraph.Pools, error) {
+func readPools(ctx context.Context, a *app, paths []string) (blockgraph.Pools, error) {
 	pools, byFile := blockgraph.Pools{}, blockgraph.Pools{}
 	for _, path := range paths {
-		data, err := a.readInput(path)
+		data, err := a.readInput(ctx, path)
 		if err != nil {
 			return nil, &usageError{fmt.Errorf("read the pool XML: %w", err)}
 		}
@@ -138,7 +142,7 @@ func makePlan(ctx context.Context, a *app, o planOptions, path string) (*blockgr
 	}
 	var machine blockgraph.Machine
 	if o.domainXML != "" {
-		data, err := a.readInput(o.domainXML)
+		data, err := a.readInput(ctx, o.domainXML)
 		if err != nil {
 			return nil, &usageError{fmt.Errorf("read the domain XML: %w", err)}
 		}

@@ -29,21 +29,24 @@ type flags struct {
 	config     string
 	keystores  []string
 	passphrase string
+
+	connectFrom, keystoresFrom string // the environment variable or flag that has given them
 }
 
 func (f *flags) register(root *cobra.Command) {
+	f.connectFrom, f.keystoresFrom = "--connect", fromFlag
 	p := root.PersistentFlags()
-	p.StringVar(&f.qmp, "qmp", "", "the VM, by its QEMU monitor: the path of a unix socket, or HOST:PORT")
+	p.StringVar(&f.qmp, "qmp", "", "the VM, by its QEMU monitor: the path of a unix socket, or HOST:PORT (default $"+qmpVariable+")")
 	p.IntVar(&f.qemuPID, "qemu-pid", 0, "the process id of the VM's QEMU, for a monitor that a proxy relays (default: the process at the other end of --qmp)")
-	p.StringVar(&f.domain, "domain", "", "the VM, as a libvirt domain: name, UUID or id")
-	p.StringVar(&f.connect, "connect", "", "the URI of the domain's libvirt (default: that of the configuration, else "+defaultConnect+")")
+	p.StringVar(&f.domain, "domain", "", "the VM, as a libvirt domain: name, UUID or id (default $"+domainVariable+")")
+	p.StringVar(&f.connect, "connect", "", "the URI of the domain's libvirt (default: $"+connectVariable+", else that of the configuration, else "+defaultConnect+")")
 	p.StringVar(&f.output, "output", "text", "output format: text or json; plan also has dot, mermaid and svg")
 	p.DurationVar(&f.timeout, "timeout", 0, "time limit of the whole command (default 1m); for detach, of the wait for the guest (default 30s)")
 	p.CountVarP(&f.verbose, "verbose", "v", "show the steps and how long they took; -vv also logs the monitor's traffic, with secrets redacted")
 	p.StringVar(&f.logFormat, "log-format", "text", "format of the log on standard error: text or json")
 	p.StringVar(&f.trace, "trace", "", "write the monitor's traffic to this file, with secrets redacted")
 	p.StringVar(&f.config, "config", "", "the configuration file (default $"+configVariable+", else "+configPath+")")
-	p.StringArrayVar(&f.keystores, "keystore", nil, "the URI of a key store, such as dir:PATH, in place of those of the configuration; repeatable, searched in this order")
+	p.StringArrayVar(&f.keystores, "keystore", nil, "the URI of a key store, such as dir:PATH, in place of those of the configuration; repeatable, searched in this order (default $"+keystoreVariable+", one a line)")
 	p.StringVar(&f.passphrase, "passphrase-file", "", "the disk's passphrase: a file, - for standard input, or fd:N; every byte counts, a newline at the end as well")
 	complete(root, "output", "text", "json", "dot", "mermaid", "svg")
 	complete(root, "log-format", "text", "json")
@@ -56,6 +59,14 @@ func complete(cmd *cobra.Command, flag string, values ...string) {
 
 // outputs is the annotation of a command that has more output formats than text and json.
 const outputs = "outputs"
+
+// complete adds what the environment gives to the flags, and checks them.
+func (f *flags) complete(cmd *cobra.Command) error {
+	if err := f.fromEnvironment(cmd); err != nil {
+		return err
+	}
+	return f.check(cmd)
+}
 
 func (f *flags) check(cmd *cobra.Command) error {
 	formats := append([]string{"text", "json"}, strings.Fields(cmd.Annotations[outputs])...)
@@ -81,13 +92,22 @@ func arguments(names ...string) cobra.PositionalArgs {
 		switch {
 		case len(args) == len(names):
 			return nil
-		case len(args) == 0 && len(names) == 1:
-			return fmt.Errorf("%s needs an argument: %s", cmd.Name(), names[0])
+		case len(names) == 0:
+			return fmt.Errorf("%s takes no argument, and got %q", cmd.Name(), args[0])
+		case len(args) == 0:
+			return fmt.Errorf("%s needs %s: %s", cmd.Name(), plural(len(names)), strings.Join(names, " "))
 		case len(names) == 1:
 			return fmt.Errorf("%s takes one argument, %s, and got %d", cmd.Name(), names[0], len(args))
 		}
 		return fmt.Errorf("%s takes %d arguments, %s, and got %d", cmd.Name(), len(names), strings.Join(names, " "), len(args))
 	}
+}
+
+func plural(arguments int) string {
+	if arguments == 1 {
+		return "an argument"
+	}
+	return fmt.Sprintf("%d arguments", arguments)
 }
 
 // strictCommands turns what cobra's own commands answer with help and exit code 0 into
@@ -102,7 +122,7 @@ func strictCommands(root *cobra.Command) {
 			cmd.RunE = func(_ *cobra.Command, args []string) error {
 				topic, rest, err := root.Find(args)
 				if err != nil || len(rest) > 0 {
-					return &usageError{fmt.Errorf("there is no command %q", strings.Join(args, " "))}
+					return &usageError{fmt.Errorf("there is no command %q%s", strings.Join(args, " "), commandLike(topic, args[len(args)-1]))}
 				}
 				topic.InitDefaultHelpFlag() // so that the help shows it
 				return topic.Help()

@@ -24,20 +24,35 @@ const hookLog = "/var/log/luksplug/hook.log"
 
 func newHook(a *app) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "hook NAME OPERATION SUBOPERATION EXTRA",
-		Short: "Run as libvirt's hook: keep a domain's disks through start, restore and migration",
+		Use:         "hook NAME OPERATION SUBOPERATION EXTRA",
+		Annotations: map[string]string{ownLimit: ""},
+		Short:       "Run as libvirt's hook: keep a domain's disks through start, restore and migration",
 		Long: `hook is called by libvirt, through the script that 'hook install' writes into
 libvirt's hooks directory. It reads the domain's XML from standard input. It does
 not connect to libvirt, and uses no key store of libvirt, because libvirt waits for
 its hook.`,
 		Example: `  luksplug hook -- vm1 prepare begin - < vm1.xml`,
-		Args:    cobra.ExactArgs(4),
+		Args:    hookArguments,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return runHook(cmd.Context(), a, hook.Event{Domain: args[0], Operation: hook.Operation(args[1]), Suboperation: args[2], Extra: args[3]})
 		},
 	}
 	cmd.AddCommand(newHookInstall(a), newHookUninstall(a), newHookCheck(a), newHookEnable(a), newHookDisable(a))
 	return cmd
+}
+
+// hookArguments wants what libvirt gives to a hook.
+func hookArguments(cmd *cobra.Command, args []string) error {
+	const wanted = 4
+	switch {
+	case len(args) == wanted:
+		return nil
+	case len(args) == 1:
+		return unknownCommand(cmd, args[0])
+	case len(args) == 0:
+		return needsCommand(cmd, nil)
+	}
+	return fmt.Errorf("hook takes 4 arguments, NAME OPERATION SUBOPERATION EXTRA, as libvirt gives them, and got %d", len(args))
 }
 
 // runHook handles one call of libvirt. An error of an operation that must succeed is
@@ -62,7 +77,7 @@ func runHook(ctx context.Context, a *app, e hook.Event) error {
 
 func handle(ctx context.Context, a *app, e hook.Event, c configuration, configErr error, log *logrus.Entry) error {
 	var err error
-	if e.XML, err = readAll(a.in, "the domain's XML"); err != nil {
+	if e.XML, err = readAll(a.reader(ctx), "the domain's XML"); err != nil {
 		return fmt.Errorf("read the domain's XML: %w", err)
 	}
 	if configErr != nil {

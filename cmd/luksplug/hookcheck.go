@@ -28,7 +28,7 @@ change, and derives keys as well. With --domain-xml, the XML of a running domain
 it also reports whether this host can take the domain over: whether it has the files
 of the domain's disks and their secrets. The exit code is 5 if a check fails.`,
 		Example: "  luksplug hook check\n  luksplug hook check --output json\n  luksplug --domain vm1 hook check\n  ssh vmhost1 virsh dumpxml vm1 | luksplug hook check --domain-xml -",
-		Args:    cobra.NoArgs,
+		Args:    arguments(),
 	})
 	cmd.Flags().StringVar(&xml, "domain-xml", "", "a running domain that is to be migrated to this host: the path of its XML, - for standard input")
 	return cmd
@@ -147,7 +147,7 @@ func boundText(c configuration) string {
 func checkArrival(ctx context.Context, a *app, store *hookStore, path string, report *libvirtvm.Report) error {
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
-	text, err := a.readInput(path)
+	text, err := a.readInput(ctx, path)
 	if err != nil {
 		return err
 	}

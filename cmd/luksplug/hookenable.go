@@ -88,7 +88,7 @@ func runChange(ctx context.Context, a *app, name string, apply applyFlags, prepa
 			return err
 		}
 		if !apply.yes {
-			if err := confirm(a, "change the definition of "+name); err != nil {
+			if err := confirm(ctx, a, "change the definition of "+name); err != nil {
 				return err
 			}
 		}

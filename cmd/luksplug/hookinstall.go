@@ -22,7 +22,7 @@ install also makes the key that signs the records of disks in the metadata of do
 unless there is one: hosts between which domains migrate need the same key. And it
 writes down which user libvirt runs QEMU as, if libvirt answers.`,
 		Example: "  luksplug hook install\n  luksplug --config /etc/luksplug/hook.yaml hook install",
-		Args:    cobra.NoArgs,
+		Args:    arguments(),
 	})
 }
 
@@ -96,7 +96,7 @@ this host need the hook: those of 'hook enable', and those with disks of luksplu
 With --force it removes the script anyway: such domains do not start then, or lack
 their disks, and their saved states cannot be restored.`,
 		Example: "  luksplug hook uninstall",
-		Args:    cobra.NoArgs,
+		Args:    arguments(),
 	})
 	cmd.Flags().BoolVar(&force, "force", false, "remove the script even if domains of this host need it")
 	return cmd

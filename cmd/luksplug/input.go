@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"net/url"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
@@ -19,17 +21,26 @@ import (
 // maxInput bounds the size of an input document.
 const maxInput = 32 << 20
 
-// readInput reads the document at path, - for standard input.
-func (a *app) readInput(path string) ([]byte, error) {
-	if path == "-" {
-		return readAll(a.in, path)
+// reader returns standard input. It is waited for no longer than until ctx ends.
+func (a *app) reader(ctx context.Context) io.Reader {
+	if f, ok := a.in.(*os.File); ok {
+		return fsutil.Waiting(ctx, f)
 	}
-	f, err := os.Open(path)
+	return a.in
+}
+
+// readInput reads the document at path, - for standard input, until ctx ends.
+func (a *app) readInput(ctx context.Context, path string) ([]byte, error) {
+	if path == "-" {
+		return readAll(a.reader(ctx), "standard input")
+	}
+	// A pipe is waited for when it is read, and not when it is opened.
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY, 0)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = f.Close() }() // only read
-	return readAll(f, path)
+	return readAll(fsutil.Waiting(ctx, f), path)
 }
 
 // readAll reads a document. Errors call it name.
@@ -72,13 +83,22 @@ func (a *app) inherit(cmd *cobra.Command) {
 }
 
 // readPassphrase reads a passphrase, or the value of a secret, from the source that a
-// flag names.
+// flag names. It warns of a file that others can read.
 func (a *app) readPassphrase(ctx context.Context, source string) (*secrets.Secret, error) {
+	options := passphrase.Options{Exposed: a.warnExposed}
 	if f := a.inherited[source]; f != nil {
-		return passphrase.ReadContext(ctx, f, source)
+		return options.Read(ctx, f, source)
 	}
 	if source == "-" {
-		return passphrase.OpenContext(ctx, source, a.in)
+		options.Stdin = a.in
 	}
-	return passphrase.OpenContext(ctx, source, nil)
+	return options.Open(ctx, source)
+}
+
+// warnExposed warns, once, of a file with a passphrase that others can read.
+func (a *app) warnExposed(name string, mode fs.FileMode) {
+	if _, warned := a.exposed.LoadOrStore(name, true); warned || a.log == nil {
+		return
+	}
+	a.log.Warnf("the file of the secret, %s, is open to others than its owner (mode %04o): run chmod 600 on it", name, mode)
 }

@@ -23,7 +23,7 @@ node of the VM, also those of others.`,
 		Example: `  luksplug --domain vm1 list
   luksplug --qmp /run/vm1.qmp list --output json
   luksplug --qmp /run/vm1.qmp list --all`,
-		Args: cobra.NoArgs,
+		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error { return runList(cmd.Context(), a, all) },
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "list all block nodes of the VM")

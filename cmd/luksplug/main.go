@@ -10,8 +10,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -25,14 +23,11 @@ var version = "unknown"
 
 func main() {
 	noCoreFiles()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	// The first signal cancels the command, which is then rolled back. A second one
-	// ends the program at once, as users expect.
-	context.AfterFunc(ctx, stop)
 	a := &app{
 		streams: streams{in: os.Stdin, out: os.Stdout, err: os.Stderr},
 		uses:    func() ([]hotplug.Use, error) { return hotplug.Uses("") },
 	}
+	ctx := untilSignal(context.Background(), &a.unfinished, os.Stderr)
 	os.Exit(run(ctx, a, os.Args[1:]))
 }
 
@@ -49,7 +44,7 @@ func run(ctx context.Context, a *app, args []string) int {
 	a.streams = a.escaped()
 	root := newRoot(a)
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
-		if err := a.flags.check(cmd); err != nil {
+		if err := a.flags.complete(cmd); err != nil {
 			return err
 		}
 		started = true
@@ -79,6 +74,7 @@ func run(ctx context.Context, a *app, args []string) int {
 }
 
 func newRoot(a *app) *cobra.Command {
+	showVersion := false
 	root := &cobra.Command{
 		Use:   "luksplug",
 		Short: "Attach encrypted disks to running QEMU virtual machines",
@@ -103,11 +99,23 @@ Exit codes:
   4 secret not found or wrong`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:          cobra.ArbitraryArgs, // see RunE
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case showVersion && len(args) == 0:
+				return a.showVersion()
+			case len(args) > 0 || cmd.Flags().NFlag() > 0:
+				return needsCommand(cmd, args)
+			}
+			return cmd.Help()
+		},
 	}
+	root.Flags().BoolVar(&showVersion, "version", false, "print the version")
+	root.SetFlagErrorFunc(unknownFlag)
 	a.flags.register(root)
 	root.AddCommand(newAttach(a), newDetach(a), newList(a), newPlan(a), newCmdline(a), newRepair(a), newSecret(a), newHook(a), newMigrateCheck(a), newVersion(a), newWatchDaemon())
 	strictCommands(root)
+	groupFlags(root)
+	completeNames(a, root)
 	return root
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 )
 
@@ -64,6 +65,15 @@ func TestHelp(t *testing.T) {
 		if code != exitDone || errs.Len() > 0 || !strings.Contains(out.String(), "\nExamples:\n  luksplug ") {
 			t.Errorf("%v --help: exit code %d\n%s%s", path, code, &out, &errs)
 		}
+		own, shared, grouped := strings.Cut(out.String(), "\nThe VM, of all commands:\n")
+		if !grouped || !strings.Contains(own, "\nFlags:\n") || strings.Contains(own[strings.LastIndex(own, "\nFlags:"):], "--qmp") || strings.Contains(shared, "--help ") {
+			t.Errorf("%v --help does not show the shared flags apart:\n%s", path, &out)
+		}
+		newRoot(&app{}).PersistentFlags().VisitAll(func(f *pflag.Flag) {
+			if strings.Count(shared, " --"+f.Name+" ") != 1 {
+				t.Errorf("%v --help does not show --%s once:\n%s", path, f.Name, shared)
+			}
+		})
 		if cmd.Name() == "completion" {
 			return // its subcommands are cobra's
 		}

@@ -4,39 +4,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
-
-// terminal returns a terminal and the other end of it, where a person types and reads.
-func terminal(t *testing.T) (tty, person *os.File) {
-	t.Helper()
-	person, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Skipf("no terminal: %v", err)
-	}
-	t.Cleanup(func() { _ = person.Close() })
-	if err := unix.IoctlSetPointerInt(int(person.Fd()), unix.TIOCSPTLCK, 0); err != nil {
-		t.Fatal(err)
-	}
-	n, err := unix.IoctlGetInt(int(person.Fd()), unix.TIOCGPTN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tty, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	if err != nil {
-		t.Skipf("no terminal: %v", err)
-	}
-	t.Cleanup(func() { _ = tty.Close() })
-	return tty, person
-}
 
 // types answers each prompt with the next line. screen waits for the end and returns
 // what was shown.
@@ -75,7 +52,7 @@ func TestAskTwice(t *testing.T) {
 		{[]string{"\n"}, "", passphrase.ErrEmpty.Error()},
 		{[]string{"\x04"}, "", passphrase.ErrEmpty.Error()}, // the end of the input
 	} {
-		tty, person := terminal(t)
+		tty, person := must.Terminal(t)
 		before, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
 		if err != nil {
 			t.Fatal(err)
@@ -101,14 +78,14 @@ func TestAskTwice(t *testing.T) {
 
 func TestAskEndsWithContext(t *testing.T) {
 	t.Parallel()
-	tty, person := terminal(t)
+	tty, person := must.Terminal(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
 		buf := make([]byte, 256)
 		_, _ = person.Read(buf) // the prompt
 		cancel()
 	}()
-	if value, err := ask(ctx, tty, "value"); !errors.Is(err, context.Canceled) || value != nil {
+	if value, err := passphrase.Ask(ctx, tty, "value"); !errors.Is(err, context.Canceled) || value != nil {
 		t.Errorf("%v, %v", value, err)
 	}
 	state, err := unix.IoctlGetTermios(int(tty.Fd()), unix.TCGETS)
@@ -124,7 +101,7 @@ func TestAskWhereThereIsNoTerminal(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = f.Close() }() // only read
-	if _, err := ask(t.Context(), f, "value"); !errors.Is(err, unix.ENOTTY) {
+	if _, err := passphrase.Ask(t.Context(), f, "value"); !errors.Is(err, unix.ENOTTY) {
 		t.Error(err)
 	}
 }

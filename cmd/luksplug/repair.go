@@ -32,7 +32,7 @@ may be off.`,
 		Example: `  luksplug --domain vm1 list
   luksplug --domain vm1 repair
   luksplug --domain vm1 repair --adopt`,
-		Args: cobra.NoArgs,
+		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := o.check(&a.flags); err != nil {
 				return err

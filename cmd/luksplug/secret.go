@@ -15,9 +15,7 @@ volume:/var/lib/images/vm1.img.`,
 		Example: `  luksplug secret define vm1-vdb-secret.xml
   luksplug secret set-value 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f
   luksplug secret list`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(newSecretDefine(a), newSecretList(a), newSecretDump(a), newSecretSet(a), newSecretGet(a), newSecretUndefine(a), newSecretFind(a))
-	return cmd
+	return onlyWithCommand(cmd)
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
 )
@@ -21,7 +22,11 @@ func TestUsesOf(t *testing.T) {
 	id := uuid.New()
 	byUUID := secrets.Reference{Type: secrets.Passphrase, UUID: id}
 	byUsage := secrets.Reference{Type: secrets.Passphrase, Usage: "/x.img"}
+	dir := t.TempDir()
+	image, link := filepath.Join(dir, "image"), filepath.Join(dir, "link")
+	must.OK(t, os.WriteFile(image, nil, 0o600), os.Symlink(image, link))
 	uses := []hotplug.Use{
+		{Target: "link", Payload: image},
 		{Target: "uuid", Payload: "/a", Secrets: []secrets.Reference{byUUID}},
 		{Target: "usage", Payload: "/b", Secrets: []secrets.Reference{byUsage}},
 		{Target: "payload", Payload: "/x.img"},
@@ -37,6 +42,7 @@ func TestUsesOf(t *testing.T) {
 		{secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageVolume, Usage: "/x.img"}, "usage payload header"},
 		{secrets.Document{UUID: uuid.New(), UsageType: secrets.UsageTLS, Usage: "/x.img"}, ""},
 		{secrets.Document{UUID: id, UsageType: secrets.UsageTLS, Usage: "n"}, ""}, // which cannot have unlocked it
+		{secrets.Document{UsageType: secrets.UsageVolume, Usage: link}, "link"},
 		{secrets.Document{UsageType: secrets.UsageCeph, Usage: "/x.img"}, "other"},
 	} {
 		var got []string

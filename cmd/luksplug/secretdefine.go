@@ -31,7 +31,7 @@ makes one. It prints the uuid. An ephemeral secret needs a store in memory.`,
 }
 
 func runSecretDefine(ctx context.Context, a *app, path string) error {
-	text, err := a.readInput(path)
+	text, err := a.readInput(ctx, path)
 	if err != nil {
 		return &usageError{fmt.Errorf("read the <secret> document: %w", err)}
 	}

@@ -3,6 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/spf13/cobra"
@@ -17,11 +21,12 @@ func newSecretFind(a *app) *cobra.Command {
 		Use:   "find --volume PATH",
 		Short: "Find the secret of a volume, or of another usage",
 		Long: `find prints the uuid of the secret with the given usage, which for a volume is the
-path of its image. A secret without a uuid is printed as TYPE:USAGE. The exit code is
-4 if there is no such secret.`,
+path of its image. If no secret has that path, find looks for one whose path leads to
+the same image through links and "..". A secret without a uuid is printed as
+TYPE:USAGE. The exit code is 4 if there is no such secret.`,
 		Example: `  luksplug secret find --volume /var/lib/images/vm1.img
   luksplug secret find --ceph 'client.admin secret'`,
-		Args: cobra.NoArgs,
+		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var wanted []string
 			for usageType, usage := range usages {
@@ -45,10 +50,70 @@ path of its image. A secret without a uuid is printed as TYPE:USAGE. The exit co
 }
 
 func runSecretFind(ctx context.Context, a *app, name string) error {
-	return withSecret(ctx, a, name, func(_ context.Context, f found) error {
+	return withStores(ctx, a, func(ctx context.Context, stores []secrets.Store) error {
+		f, err := locate(ctx, stores, name)
+		if path, volume := strings.CutPrefix(name, string(secrets.UsageVolume)+":"); volume && errors.Is(err, secrets.ErrNotFound) {
+			f, err = locateVolume(ctx, stores, path, err)
+			name = string(secrets.UsageVolume) + ":" + f.document.Usage
+		}
+		if err != nil {
+			return err
+		}
 		if f.document.UUID != uuid.Nil {
 			name = f.document.UUID.String()
 		}
 		return a.show(printable.Line(name)+"\n", secretToJSON(f))
 	})
+}
+
+// locateVolume finds the secret of a volume by another path of the same file. missing is
+// the error for none.
+func locateVolume(ctx context.Context, stores []secrets.Store, path string, missing error) (found, error) {
+	all, err := listAll(ctx, stores, func(secrets.Store) {})
+	if err != nil {
+		return found{}, err // a damaged document could be that of the secret
+	}
+	same := slices.DeleteFunc(all, func(f found) bool {
+		return f.document.UsageType != secrets.UsageVolume || !filepath.IsAbs(f.document.Usage) || !samePath(f.document.Usage, path)
+	})
+	// A secret with the path itself, after its ".." and its working directory, comes first.
+	if i := slices.IndexFunc(same, func(f found) bool { return f.document.Usage == absolute(path) }); i >= 0 {
+		return same[i], nil
+	}
+	switch len(same) {
+	case 0:
+		return found{}, missing
+	case 1:
+		return same[0], nil
+	}
+	var texts []string
+	for _, f := range same {
+		texts = append(texts, fmt.Sprintf("%s:%s in %s", secrets.UsageVolume, f.document.Usage, f.store))
+	}
+	return found{}, &usageError{fmt.Errorf("several secrets are those of this volume: %s: give the path of one of them", strings.Join(texts, ", "))}
+}
+
+// samePath reports whether two paths lead to the same file, which need not exist.
+func samePath(a, b string) bool {
+	a, b = absolute(a), absolute(b)
+	return a == b || resolved(a) == resolved(b)
+}
+
+// absolute returns an absolute path without "..", path itself if there is none.
+func absolute(path string) string {
+	if abs, err := filepath.Abs(path); err == nil {
+		return abs
+	}
+	return path
+}
+
+// resolved returns a path without links, as far as it exists.
+func resolved(path string) string {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		return real
+	}
+	if dir, err := filepath.EvalSymlinks(filepath.Dir(path)); err == nil {
+		return filepath.Join(dir, filepath.Base(path))
+	}
+	return path
 }

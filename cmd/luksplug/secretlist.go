@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -11,23 +13,50 @@ import (
 )
 
 func newSecretList(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:     "list",
-		Short:   "List the secrets of the key stores",
-		Long:    "list shows the secrets of the key stores, in the order of the stores. It reads no values.",
-		Example: "  luksplug secret list\n  luksplug secret --keystore dir:/run/keys list --output json",
-		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return runSecretList(cmd.Context(), a) },
+	filter := secretFilter{}
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the secrets of the key stores",
+		Long: `list shows the secrets of the key stores, in the order of the stores. It reads no
+values. With --private, --ephemeral or their opposites it shows only those secrets,
+as virsh secret-list does.`,
+		Example: "  luksplug secret list\n  luksplug secret list --no-private\n  luksplug secret --keystore dir:/run/keys list --output json",
+		Args:    arguments(),
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runSecretList(cmd.Context(), a, filter) },
 	}
+	filter.register(cmd)
+	return cmd
 }
 
-func runSecretList(ctx context.Context, a *app) error {
+// secretFilter selects secrets by their flags. Opposite flags together select all, as in
+// virsh.
+type secretFilter struct{ private, noPrivate, ephemeral, noEphemeral bool }
+
+func (f *secretFilter) register(cmd *cobra.Command) {
+	p := cmd.Flags()
+	p.BoolVar(&f.private, "private", false, "list private secrets")
+	p.BoolVar(&f.noPrivate, "no-private", false, "list secrets that are not private")
+	p.BoolVar(&f.ephemeral, "ephemeral", false, "list ephemeral secrets")
+	p.BoolVar(&f.noEphemeral, "no-ephemeral", false, "list secrets that are not ephemeral")
+}
+
+// passes reports whether a secret is listed.
+func (f secretFilter) passes(s found) bool {
+	selected := func(is, yes, no bool) bool { return yes == no || is == yes }
+	return selected(s.document.Private, f.private, f.noPrivate) && selected(s.document.Ephemeral, f.ephemeral, f.noEphemeral)
+}
+
+func runSecretList(ctx context.Context, a *app, filter secretFilter) error {
 	return withStores(ctx, a, func(ctx context.Context, stores []secrets.Store) error {
 		all, err := listAll(ctx, stores, func(s secrets.Store) { a.log.Warnf("key store %s cannot list its secrets", s) })
 		if len(all) == 0 && err != nil {
 			return err
 		}
-		return errors.Join(showSecrets(a, all), err)
+		shown := slices.DeleteFunc(slices.Clone(all), func(s found) bool { return !filter.passes(s) })
+		if len(shown) == 0 && len(all) > 0 {
+			return errors.Join(showSecrets(a, shown, fmt.Sprintf("none of the %d secrets that are defined is of this kind\n", len(all))), err)
+		}
+		return errors.Join(showSecrets(a, shown, "no secret is defined\n"), err)
 	})
 }
 
@@ -53,7 +82,8 @@ func listAll(ctx context.Context, stores []secrets.Store, cannot func(secrets.St
 	return out, errors.Join(failed...)
 }
 
-func showSecrets(a *app, all []found) error {
+// showSecrets prints secrets, or, without any, the text none.
+func showSecrets(a *app, all []found, none string) error {
 	out := []secretJSON{}
 	rows := [][]string{{"UUID", "USAGE", "FLAGS", "STORE"}}
 	for _, f := range all {
@@ -70,7 +100,7 @@ func showSecrets(a *app, all []found) error {
 	}
 	text := table(rows)
 	if len(all) == 0 {
-		text = "no secret is defined\n"
+		text = none
 	}
 	return a.show(text, struct {
 		Secrets []secretJSON `json:"secrets"`

@@ -96,7 +96,7 @@ func readValue(ctx context.Context, a *app, file string, inBase64 bool) (*secret
 }
 
 func readBytes(ctx context.Context, a *app, file string) (*secrets.Secret, error) {
-	if in, ok := a.in.(*os.File); ok && file == "" && isTerminal(in) {
+	if in, ok := a.in.(*os.File); ok && (file == "" || file == "-") && isTerminal(in) {
 		return askTwice(ctx, in, "value of the secret")
 	}
 	return a.readPassphrase(ctx, cmp.Or(file, "-"))

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -79,7 +80,7 @@ func usesText(uses []hotplug.Use) string {
 func usesOf(d secrets.Document, uses []hotplug.Use) []hotplug.Use {
 	var out []hotplug.Use
 	for _, u := range uses {
-		same := d.UsageType == secrets.UsageVolume && (d.Usage == u.Payload || d.Usage == u.Header)
+		same := d.UsageType == secrets.UsageVolume && (sameVolume(d.Usage, u.Payload) || sameVolume(d.Usage, u.Header))
 		for _, ref := range u.Secrets {
 			answers, err := d.Answers(ref)
 			same = same || answers && err == nil
@@ -89,4 +90,10 @@ func usesOf(d secrets.Document, uses []hotplug.Use) []hotplug.Use {
 		}
 	}
 	return out
+}
+
+// sameVolume reports whether a usage is the path of an image, perhaps through links. An
+// image of a server has no path, and equals only itself.
+func sameVolume(usage, image string) bool {
+	return usage == image || filepath.IsAbs(usage) && filepath.IsAbs(image) && samePath(usage, image)
 }

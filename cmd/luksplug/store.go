@@ -17,7 +17,7 @@ import (
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
 
-// fromFlag is the source of key stores that apply to this run only.
+// fromFlag is the source of the key stores of the flag.
 const fromFlag = "--keystore"
 
 // storeNames are the URIs of the key stores, in the order in which they are searched, and
@@ -25,14 +25,15 @@ const fromFlag = "--keystore"
 type storeNames struct {
 	uris     []string
 	from     string
+	thisRun  bool           // they are not configured
 	defaults *defaultStores // set if no store is configured; uris are then those of them that exist
 }
 
-// storeNames returns the key stores of --keystore, else those of the configuration, else
+// storeNames returns the key stores of --keystore or the environment, else those of the configuration, else
 // the default ones.
 func (a *app) storeNames() (storeNames, error) {
 	if len(a.flags.keystores) > 0 {
-		return storeNames{uris: a.flags.keystores, from: fromFlag}, nil
+		return storeNames{uris: a.flags.keystores, from: a.flags.keystoresFrom, thisRun: true}, nil
 	}
 	c, _, err := readConfig(a.flags.config)
 	if err != nil {

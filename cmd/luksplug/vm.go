@@ -74,7 +74,7 @@ func withVM(ctx context.Context, a *app, limit time.Duration, f func(context.Con
 	case a.flags.qmp != "":
 		vm, err = openBare(ctx, a)
 	default:
-		err = &usageError{errors.New("no VM is named: give --qmp ADDRESS for a QEMU monitor, or --domain NAME for a libvirt domain")}
+		err = &usageError{errors.New("no VM is named: give --qmp ADDRESS for a QEMU monitor, or --domain NAME for a libvirt domain, or set " + qmpVariable + " or " + domainVariable + "")}
 	}
 	if err != nil {
 		return err
@@ -108,6 +108,10 @@ func vmOptions(a *app, name string) hotplug.Options {
 			_ = a.note("waiting for %s", what) // it is only a note
 		},
 		OnUnlock: a.progress.update,
+		OnUnfinished: func(left []string) {
+			a.progress.end() // the key is known
+			a.unfinished.set(left, a.flags.repairCommand())
+		},
 		OnDaemon: func(_ context.Context, d hotplug.Daemon) error { return watchDaemon(a.log, d) },
 	}
 }
@@ -162,10 +166,10 @@ func openBare(ctx context.Context, a *app) (virtualMachine, error) {
 // libvirtURI is the URI of a libvirt and its source.
 type libvirtURI struct{ text, from string }
 
-// libvirtURI returns the URI of --connect, else that of the configuration.
+// libvirtURI returns the URI of --connect or the environment, else that of the configuration.
 func (a *app) libvirtURI() (libvirtURI, error) {
 	if a.flags.connect != "" {
-		return libvirtURI{a.flags.connect, "--connect"}, nil
+		return libvirtURI{a.flags.connect, a.flags.connectFrom}, nil
 	}
 	c, _, err := readConfig(a.flags.config)
 	return libvirtURI{cmp.Or(c.Connect, defaultConnect), "configuration, connect"}, err

@@ -44,7 +44,7 @@ func newWatchDaemon() *cobra.Command {
 		Long:    "watch-daemon is run by attach --unlock external, not by users.",
 		Example: "  luksplug watch-daemon /run/luksplug/vm/UUID/vdb 4711 123456",
 		Hidden:  true,
-		Args:    cobra.ExactArgs(3),
+		Args:    arguments("DIRECTORY", "PID", "START"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			pid, err1 := strconv.Atoi(args[1])
 			start, err2 := strconv.ParseUint(args[2], 10, 64)

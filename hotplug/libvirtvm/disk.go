@@ -7,7 +7,7 @@ import (
 
 // Reading holds how a disk's XML is read, and settings that the XML leaves to the host:
 // IgnoreUnknown (see [diskxml.ParseOptions]), TLSDir, the directory with the certificates
-// of a TLS client, TLSSecret, the UUID of the secret that decrypts its key, and TLSUser,
+// of a TLS client, TLSSecret, the secret that decrypts its key, by its UUID or as tls:USAGE, and TLSUser,
 // the user of a pre-shared key in place of certificates. It is recorded with the disk.
 // The zero value suits most disks.
 type Reading = record.Reading

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/godbus/dbus/v5"
 
@@ -44,9 +45,15 @@ func dial(ctx context.Context, address string) (*dbus.Conn, error) {
 
 func (s *service) object(path dbus.ObjectPath) dbus.BusObject { return s.conn.Object(busName, path) }
 
-// call calls a method and stores its results.
+// call calls a method and stores what it returns. gnome-keyring by chance does not know a
+// client at its first call and then answers that it has no such method, without having done
+// anything: such a call is repeated.
 func (s *service) call(ctx context.Context, path dbus.ObjectPath, method string, args []any, results ...any) error {
 	call := s.object(path).CallWithContext(ctx, method, 0, args...)
+	for attempt := 1; attempt < 5 && unknownMethod(call.Err) && ctx.Err() == nil; attempt++ {
+		time.Sleep(time.Duration(attempt) * 10 * time.Millisecond)
+		call = s.object(path).CallWithContext(ctx, method, 0, args...)
+	}
 	if call.Err != nil {
 		return answer(call.Err)
 	}
@@ -193,4 +200,10 @@ func answer(err error) error {
 		return fmt.Errorf("%w: the session bus has no Secret Service: start gnome-keyring, KWallet or KeePassXC", secrets.ErrUnreachable)
 	}
 	return fmt.Errorf("%w: %w", secrets.ErrUnreachable, err)
+}
+
+// unknownMethod reports whether the service answered that it does not have the method.
+func unknownMethod(err error) bool {
+	var e dbus.Error
+	return errors.As(err, &e) && e.Name == "org.freedesktop.DBus.Error.UnknownMethod"
 }

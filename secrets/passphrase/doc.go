@@ -2,7 +2,8 @@
 // file descriptor. It does not read it from an argument or the environment, which
 // other users of the host can see.
 //
-// As with `cryptsetup --key-file`, all bytes count: no newline is stripped. A final
+// As with `cryptsetup --key-file`, all bytes count: no newline is stripped, except that of
+// a line that is typed at a terminal. A final
 // newline is the usual cause of "wrong passphrase" if the file was written with an
 // editor or echo; [EndsInNewline] lets the caller hint at it.
 package passphrase

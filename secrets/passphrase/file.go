@@ -1,12 +1,10 @@
 package passphrase
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -54,39 +52,12 @@ func readable(st *unix.Stat_t) bool {
 	return false
 }
 
-// patient reads a file, and waits for its bytes until ctx ends.
-type patient struct {
-	ctx context.Context
-	*os.File
-}
-
-// wait is how long one wait lasts: a context cannot interrupt it.
-const wait = 50 * time.Millisecond
-
-// Read implements [io.Reader].
-func (p patient) Read(b []byte) (int, error) {
-	raw, err := p.SyscallConn()
-	if err != nil {
-		return 0, err
+// exposure returns the mode of a file with a name, and whether others than its owner have
+// access to it. Nobody finds a file that has no name, such as one in memory.
+func exposure(f *os.File) (fs.FileMode, bool) {
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
+		return 0, false
 	}
-	for {
-		if err := p.ctx.Err(); err != nil {
-			return 0, err
-		}
-		var ready int
-		var failed error
-		if err := raw.Control(func(fd uintptr) {
-			// A pipe without a writer is not ready until it has had one.
-			ready, failed = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, int(wait.Milliseconds()))
-		}); err != nil {
-			return 0, err
-		}
-		switch {
-		case errors.Is(failed, unix.EINTR):
-		case failed != nil:
-			return 0, failed
-		case ready > 0:
-			return p.File.Read(b)
-		}
-	}
+	return fs.FileMode(st.Mode & 0o777), st.Mode&unix.S_IFMT == unix.S_IFREG && st.Nlink > 0 && st.Mode&0o077 != 0
 }

@@ -54,7 +54,7 @@ func TestStandardInputIsInterrupted(t *testing.T) {
 	must.Get(w.WriteString("a part"))(t)
 	for what, read := range map[string]func(ctx context.Context) error{
 		"standard input": func(ctx context.Context) error { _, err := passphrase.OpenContext(ctx, "-", r); return err },
-		"a descriptor":   func(ctx context.Context) error { _, err := passphrase.ReadContext(ctx, r, "fd:3"); return err },
+		"a descriptor":   func(ctx context.Context) error { _, err := passphrase.Options{}.Read(ctx, r, "fd:3"); return err },
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 		if err := read(ctx); !errors.Is(err, context.DeadlineExceeded) {

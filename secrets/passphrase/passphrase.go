@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -31,7 +33,8 @@ var (
 //
 // The error wraps [ErrEmpty] for an empty passphrase, and [secrets.ErrTooLong] for
 // more than [secrets.MaxLen] bytes. Of devices, only terminals and block devices are
-// opened. Open blocks as long as its source does, see [OpenContext].
+// opened. At a terminal, whichever source names it, Open asks for one line and does not
+// show it. Open blocks as long as its source does, see [OpenContext].
 func Open(spec string, stdin io.Reader) (*secrets.Secret, error) {
 	return OpenContext(context.Background(), spec, stdin)
 }
@@ -39,20 +42,49 @@ func Open(spec string, stdin io.Reader) (*secrets.Secret, error) {
 // OpenContext is [Open] that waits no longer than until ctx ends, for a pipe or terminal;
 // stdin can be interrupted if it is an [*os.File]. The error then wraps that of ctx.
 func OpenContext(ctx context.Context, spec string, stdin io.Reader) (*secrets.Secret, error) {
-	r, err := source(ctx, spec, stdin)
+	return Options{Stdin: stdin}.Open(ctx, spec)
+}
+
+// Options of a source. The zero value has no standard input.
+type Options struct {
+	// Stdin is the source "-".
+	Stdin io.Reader
+	// Exposed is called with the name and mode of a file from which a passphrase is read
+	// although others than its owner have access to it; nil for nothing. A pipe, a
+	// device, and a file without a name are never exposed.
+	Exposed func(name string, mode fs.FileMode)
+}
+
+// Open is [OpenContext].
+func (o Options) Open(ctx context.Context, spec string) (*secrets.Secret, error) {
+	r, err := source(spec, o.Stdin)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = r.Close() }() // read-only: a failing close loses nothing
-	return ReadContext(ctx, r, name(spec))
+	if f, ok := r.(*os.File); ok && r != o.Stdin {
+		defer fsutil.CloseRead(f)
+	}
+	return o.Read(ctx, r, name(spec))
 }
 
-// ReadContext is [Read] that ends with ctx, if r is an [*os.File].
-func ReadContext(ctx context.Context, r io.Reader, from string) (*secrets.Secret, error) {
-	if f, ok := r.(*os.File); ok {
-		r = patient{ctx, f}
+// Read is [Read] that ends with ctx, if r is an [*os.File]. At a terminal it asks for one
+// line, which it does not show.
+func (o Options) Read(ctx context.Context, r io.Reader, from string) (*secrets.Secret, error) {
+	f, ok := r.(*os.File)
+	if !ok {
+		return Read(r, from)
 	}
-	return Read(r, from)
+	if isTerminal(f) {
+		secret, err := Ask(ctx, f, "passphrase")
+		if err != nil {
+			return nil, fmt.Errorf("read the passphrase from %s: %w", from, err)
+		}
+		return secret, nil
+	}
+	if mode, exposed := exposure(f); exposed && o.Exposed != nil {
+		o.Exposed(from, mode)
+	}
+	return Read(fsutil.Waiting(ctx, f), from)
 }
 
 // Read reads a passphrase to the end of r, as [Open] does. from names r in
@@ -90,7 +122,8 @@ func EndsInNewline(s *secrets.Secret) bool {
 	return found
 }
 
-func source(ctx context.Context, spec string, stdin io.Reader) (io.ReadCloser, error) {
+// source returns what spec names. The caller closes it unless it is stdin.
+func source(spec string, stdin io.Reader) (io.Reader, error) {
 	switch {
 	case spec == "":
 		return nil, fmt.Errorf("%w: it is empty: give a path, - or fd:N", ErrInvalidSource)
@@ -98,10 +131,7 @@ func source(ctx context.Context, spec string, stdin io.Reader) (io.ReadCloser, e
 		if stdin == nil {
 			return nil, fmt.Errorf("%w: there is no standard input", ErrInvalidSource)
 		}
-		if f, ok := stdin.(*os.File); ok {
-			stdin = patient{ctx, f}
-		}
-		return io.NopCloser(stdin), nil
+		return stdin, nil
 	case strings.HasPrefix(spec, "fd:"):
 		return inherited(strings.TrimPrefix(spec, "fd:"))
 	}

@@ -49,7 +49,7 @@ func AnyDisk(t *rapid.T) *blockgraph.Disk {
 		d.WWN = rapid.Uint64().Draw(t, "wwn")
 	}
 	if rapid.Bool().Draw(t, "alias") {
-		d.Alias = "ua-" + rapid.StringMatching(`[A-Za-z0-9_-]{1,20}`).Draw(t, "alias name")
+		d.Alias = "ua-" + rapid.StringMatching(`[A-Za-z0-9_.-]{1,20}`).Draw(t, "alias name")
 	}
 	anyTuning(t, d)
 	if !d.Shareable && rapid.Bool().Draw(t, "encrypted") {

@@ -44,6 +44,9 @@ type Run struct {
 	Look func(context.Context, *Run) error
 	// OnStep is called after each step; nil for nothing.
 	OnStep func(StepReport)
+	// OnUnfinished is called whenever that changes with the names of what would be left if
+	// the program ended now; nil for nothing.
+	OnUnfinished func(left []string)
 
 	done    []blockgraph.Step // the steps to undo in the VM after a failure, in order
 	reports []StepReport
@@ -52,6 +55,12 @@ type Run struct {
 // Do executes the plan. After a failure all changes have been undone, on the host as
 // well, and the error reports whether that succeeded.
 func (r *Run) Do(ctx context.Context) ([]StepReport, error) {
+	defer r.tell(nil)
+	return r.do(ctx)
+}
+
+func (r *Run) do(ctx context.Context) ([]StepReport, error) {
+	r.tell(r.unfinished())
 	if err := prepare(ctx, r.Host, r.Plan.Graph.Target, r.Changes); err != nil {
 		return nil, err
 	}
@@ -65,7 +74,8 @@ func (r *Run) Do(ctx context.Context) ([]StepReport, error) {
 // DoAndVerify is Do, and verifies that the VM has everything that the plan makes, which
 // it returns.
 func (r *Run) DoAndVerify(ctx context.Context) (*inventory.AttachedDisk, []StepReport, error) {
-	if reports, err := r.Do(ctx); err != nil {
+	defer r.tell(nil)
+	if reports, err := r.do(ctx); err != nil {
 		return nil, reports, err
 	}
 	disk, err := r.verify(ctx)
@@ -156,6 +166,9 @@ var errSize = errors.New("the volume has another size in QEMU than by its header
 
 // step executes one step and records it. An error means that the step was not done.
 func (r *Run) step(ctx context.Context, s blockgraph.Step) error {
+	if s.Kind != blockgraph.StepRelease && s.Kind != blockgraph.StepLimit {
+		r.tell(append(r.unfinished(), nameOf(s)))
+	}
 	begin, settled := time.Now(), false
 	err := Send(ctx, r.Conn, s, r.Values)
 	if unknown := (*qmp.UnknownOutcomeError)(nil); errors.As(err, &unknown) {
@@ -165,6 +178,7 @@ func (r *Run) step(ctx context.Context, s blockgraph.Step) error {
 	r.reports = append(r.reports, report)
 	if err == nil {
 		r.keep(s)
+		r.tell(r.unfinished())
 		r.log(s).WithField("duration", report.Duration.String()).Debug("step done")
 	}
 	if r.OnStep != nil {
@@ -250,11 +264,7 @@ func (r *Run) rollBack(ctx context.Context, cause error) error {
 	after, cancel := r.Host.Recovering(ctx)
 	defer cancel()
 	unverified := func(err error) error {
-		left := r.names()
-		for _, c := range r.Changes {
-			left = append(left, c.Name)
-		}
-		return &outcome.LeftBehindError{Target: target, Left: left, Unverified: true, Err: errors.Join(cause, err)}
+		return &outcome.LeftBehindError{Target: target, Left: r.unfinished(), Unverified: true, Err: errors.Join(cause, err)}
 	}
 	// The disk may still work in a VM that cannot be reached: keep what it needs on the
 	// host.
@@ -299,20 +309,36 @@ func State(ctx context.Context, c *monitor.Conn, h *host.Host) (*inventory.State
 // takeBack undoes the steps that were done. It only logs failures: the caller queries
 // what is left, and reports the first error.
 func (r *Run) takeBack(ctx context.Context) {
-	for _, s := range slices.Backward(r.done) {
+	for i, s := range slices.Backward(r.done) {
 		if err := takeBack(ctx, r.Conn, s); err != nil {
 			r.Host.Entry(r.Plan.Graph.Target).WithField("step", s.Undo.Execute+" "+s.Subject).Warnf("cannot be undone: %v", err)
+			continue
 		}
+		r.done = slices.Delete(r.done, i, i+1)
+		r.tell(r.unfinished())
 	}
 }
 
-// names names what the run has made, for an error if QEMU cannot be queried.
-func (r *Run) names() []string {
+// unfinished names what the run has made in the VM and, perhaps, on the host.
+func (r *Run) unfinished() []string {
 	var out []string
 	for _, s := range r.done {
-		out = append(out, string(s.Kind)+" "+s.Subject)
+		out = append(out, nameOf(s))
+	}
+	for _, c := range r.Changes {
+		out = append(out, c.Name)
 	}
 	return out
+}
+
+// nameOf names what a step makes.
+func nameOf(s blockgraph.Step) string { return string(s.Kind) + " " + s.Subject }
+
+// tell reports what would be left if the program ended now.
+func (r *Run) tell(left []string) {
+	if r.OnUnfinished != nil {
+		r.OnUnfinished(left)
+	}
 }
 
 func (r *Run) log(s blockgraph.Step) logrus.FieldLogger {

@@ -68,8 +68,8 @@ type Attach struct {
 type Reading struct {
 	IgnoreUnknown bool // see [diskxml.ParseOptions]
 	// TLSDir is the directory with the certificates of a TLS client on the VM's host, ""
-	// for [blockgraph.DefaultTLSDir]. TLSSecret is the UUID of the secret that decrypts
-	// its key, "" if it is not encrypted.
+	// for [blockgraph.DefaultTLSDir]. TLSSecret names the secret that decrypts its
+	// key, by its UUID or as tls:USAGE, "" if it is not encrypted.
 	TLSDir, TLSSecret string
 	TLSUser           string // of a pre-shared key, "" for certificates
 }
@@ -88,11 +88,11 @@ func (r Reading) Parse(text []byte) (*blockgraph.Disk, error) {
 func (r Reading) Complete(disk *blockgraph.Disk) error {
 	var key *secrets.Reference
 	if r.TLSSecret != "" {
-		id, err := secrets.ParseUUID(r.TLSSecret)
+		ref, err := r.tlsKey()
 		if err != nil {
 			return fmt.Errorf("the secret of the TLS client: %w", err)
 		}
-		key = &secrets.Reference{Type: secrets.TLS, UUID: id}
+		key = &ref
 	}
 	for _, image := range disk.Images() {
 		if tls := image.Source.TLS(); tls != nil {
@@ -100,6 +100,21 @@ func (r Reading) Complete(disk *blockgraph.Disk) error {
 		}
 	}
 	return nil
+}
+
+// tlsKey returns the reference of TLSSecret.
+func (r Reading) tlsKey() (secrets.Reference, error) {
+	ref := secrets.Reference{Type: secrets.TLS}
+	if usage, ok := strings.CutPrefix(r.TLSSecret, "tls:"); ok {
+		ref.Usage = usage
+		return ref, ref.Validate()
+	}
+	id, err := secrets.ParseUUID(r.TLSSecret)
+	if err != nil {
+		return ref, fmt.Errorf("%w, or tls:USAGE", err)
+	}
+	ref.UUID = id
+	return ref, nil
 }
 
 // ErrTLS reports a directory or user of a TLS client that may not be recorded.
@@ -112,6 +127,8 @@ func (r Reading) check() error {
 	switch {
 	case control(r.TLSDir) || r.TLSDir != "" && !filepath.IsAbs(r.TLSDir):
 		return fmt.Errorf("%w: its directory %q is not an absolute path without control characters", ErrTLS, r.TLSDir)
+	case control(r.TLSSecret):
+		return fmt.Errorf("%w: the name of its secret, %q, has control characters", ErrTLS, r.TLSSecret)
 	case control(r.TLSUser):
 		return fmt.Errorf("%w: its user %q has control characters", ErrTLS, r.TLSUser)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 	"github.com/luksplug/luksplug/internal/must"
+	"github.com/luksplug/luksplug/secrets"
 )
 
 const diskXML = `<disk type='file' device='disk'>
@@ -188,5 +189,33 @@ func TestEarlierRecord(t *testing.T) {
 	}
 	if disk, err := d.Parsed(); err != nil || disk.Image.Source.Path != "/pool/v" {
 		t.Errorf("the disk: %+v, %v", disk, err)
+	}
+}
+
+// TestTLSSecret: the secret of a TLS client is named by its UUID or its usage, also in a record.
+func TestTLSSecret(t *testing.T) {
+	t.Parallel()
+	const nbd = `<disk type='network'><source protocol='nbd' name='a' tls='yes'><host name='nbd'/></source><target dev='vdb' bus='virtio'/></disk>`
+	for name, want := range map[string]string{"0a81f5b2-8403-4b23-88d6-21ccc2f80d6f": "uuid 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f", "tls:client key": `usage "client key"`, "tls:": "", "client": ""} {
+		d, err := record.New([]byte(nbd), nil, record.Reading{TLSSecret: name})
+		if want == "" {
+			if err == nil {
+				_, err = d.Parsed()
+			}
+			if err == nil {
+				t.Errorf("%q is taken", name)
+			}
+			continue
+		}
+		must.OK(t, err)
+		text, err := record.Record{}.With(d).XML()
+		must.OK(t, err)
+		r, err := record.Parse([]byte(text))
+		must.OK(t, err)
+		disk, err := r.Disk("vdb").Parsed()
+		must.OK(t, err)
+		if key := disk.Image.Source.TLS().Key; key == nil || key.Type != secrets.TLS || key.String() != want {
+			t.Errorf("%q: %v", name, key)
+		}
 	}
 }

@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/spf13/cobra"
+
+	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/internal/printable"
+	"github.com/luksplug/luksplug/secrets"
+)
+
+// completionLimit is how long a shell waits for completions.
+const completionLimit = time.Second
+
+// completeNames has shells complete the domains and secrets that arguments and flags name.
+func completeNames(a *app, root *cobra.Command) {
+	domains := func(cmd *cobra.Command) []string { return domainNames(cmd, a) }
+	all := func(cmd *cobra.Command) []string { return secretNames(cmd, a, "") }
+	// It fails only for a flag that does not exist.
+	_ = root.RegisterFlagCompletionFunc("domain", completed(domains, 0))
+	walk(root, func(cmd *cobra.Command) {
+		_, arguments, _ := strings.Cut(cmd.Use, " ")
+		first, _, _ := strings.Cut(arguments, " ")
+		switch first {
+		case "DOMAIN":
+			cmd.ValidArgsFunction = completed(domains, 1)
+		case "SECRET":
+			cmd.ValidArgsFunction = completed(all, 1)
+		}
+		if cmd.Flags().Lookup("tls-secret") != nil {
+			_ = cmd.RegisterFlagCompletionFunc("tls-secret", completed(func(cmd *cobra.Command) []string { return secretNames(cmd, a, secrets.UsageTLS) }, 0))
+		}
+	})
+}
+
+// completed returns the completion of a flag, or, with arguments, of the first argument.
+// A name with control characters is not offered.
+func completed(names func(*cobra.Command) []string, arguments int) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if arguments > 0 && len(args) >= arguments {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var out []string
+		for _, name := range names(cmd) {
+			word, _, _ := strings.Cut(name, "\t")
+			if word != "" && printable.Line(word) == word && !strings.ContainsAny(word, "\n\t") {
+				out = append(out, name)
+			}
+		}
+		return out, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// domainNames returns the domains of the libvirt that the flags name, none if it does not
+// answer quickly.
+func domainNames(cmd *cobra.Command, a *app) []string {
+	if a.flags.complete(cmd) != nil || a.setUp(cmd) != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), completionLimit)
+	defer cancel()
+	uri, err := a.libvirtURI()
+	if err != nil {
+		return nil
+	}
+	names, _ := libvirtvm.Names(ctx, uri.text) // without an answer there are none
+	return names
+}
+
+// secretNames returns the secrets of a type, "" for all, with their usages as descriptions.
+// Nothing is asked for: a store that needs a passphrase to list its secrets offers none.
+func secretNames(cmd *cobra.Command, a *app, usage secrets.UsageType) []string {
+	if a.flags.complete(cmd) != nil || a.setUp(cmd) != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), completionLimit)
+	defer cancel()
+	options := a.storeOptions()
+	options.Prompt = nil
+	options.ReadPassphrase = func(string) (*secrets.Secret, error) {
+		return nil, errors.New("a completion reads no passphrase")
+	}
+	stores, err := openStores(a, options)
+	if err != nil {
+		return nil
+	}
+	all, _ := listAll(ctx, stores, func(secrets.Store) {}) // what cannot be listed is not offered
+	var out []string
+	for _, f := range all {
+		d := f.document
+		if usage != "" && d.UsageType != usage {
+			continue
+		}
+		name, what := string(d.UsageType)+":"+d.Usage, ""
+		if d.UUID != uuid.Nil {
+			name, what = d.UUID.String(), strings.TrimPrefix(name, ":")
+		}
+		if what != "" {
+			name += "\t" + printable.Line(what)
+		}
+		out = append(out, name)
+	}
+	return out
+}
