@@ -106,6 +106,9 @@ func runAttach(ctx context.Context, a *app, o attachOptions, path string) error 
 	})
 }
 
+// notEncrypted describes a disk whose XML has no <encryption>.
+const notEncrypted = "none: the disk is not encrypted"
+
 // attachedText describes what the guest will see, and with -v the steps.
 func attachedText(at *hotplug.Attached, flags flags) string {
 	var b strings.Builder
@@ -122,6 +125,10 @@ func attachedText(at *hotplug.Attached, flags flags) string {
 	if flags.domain != "" && len(at.Reopened) > 0 {
 		migration = fmt.Sprintf("QEMU needs the passphrase again if it fails: luksplug migrate-check %s DESTINATION --prepare", flags.domain)
 	}
+	encryption := ""
+	if at.Unlock == "" {
+		encryption = notEncrypted
+	}
 	fmt.Fprintf(&b, "%s %s\n", printable.Line(at.Target), state)
 	var rows [][]string
 	for _, row := range [][]string{
@@ -129,10 +136,11 @@ func attachedText(at *hotplug.Attached, flags flags) string {
 		{"place", strings.TrimSpace(at.Bus + " " + at.Address)},
 		{"size", fmt.Sprintf("%s (%d bytes), %s", size(at.Size), at.Size, mode(at.ReadOnly))},
 		{"serial", at.Serial},
-		{"in the guest", guestPath(at)},
+		{"in the guest", guestPath(&at.AttachedDisk)},
 		{"payload", at.Payload},
 		{"header", at.Header},
 		{"unlocked", unlocked},
+		{"encryption", encryption},
 		{"migration", migration},
 	} {
 		if row[1] != "" {
@@ -147,16 +155,6 @@ func attachedText(at *hotplug.Attached, flags flags) string {
 		}
 	}
 	return b.String()
-}
-
-// guestPath returns the stable path of the disk in a Linux guest with udev, "" for a disk
-// that has none.
-func guestPath(at *hotplug.Attached) string {
-	const shown = 20 // characters of a serial that a virtio disk has room for
-	if at.Serial == "" || at.Driver != "virtio-blk-pci" {
-		return ""
-	}
-	return "/dev/disk/by-id/virtio-" + at.Serial[:min(len(at.Serial), shown)]
 }
 
 // attachedJSON is what `attach --output json` prints. Members are only added.
@@ -174,13 +172,9 @@ func attachedJSON(at *hotplug.Attached) any {
 		diskJSON
 		Already      bool       `json:"already_attached"`
 		Cleared      []string   `json:"cleared"`
-		Bus          string     `json:"bus,omitempty"`
-		Address      string     `json:"address,omitempty"`
-		Serial       string     `json:"serial,omitempty"`
-		GuestPath    string     `json:"guest_path,omitempty"`
 		Reopened     []string   `json:"secrets_needed_by_migration,omitempty"`
 		Unlocking    float64    `json:"unlock_milliseconds"`
 		Milliseconds float64    `json:"milliseconds"`
 		Steps        []stepJSON `json:"steps"`
-	}{diskToJSON(&at.AttachedDisk), at.Already, notNil(at.Cleared), at.Bus, at.Address, at.Serial, guestPath(at), at.Reopened, milliseconds(at.Unlocking), milliseconds(at.Duration), steps}
+	}{diskToJSON(&at.AttachedDisk), at.Already, notNil(at.Cleared), at.Reopened, milliseconds(at.Unlocking), milliseconds(at.Duration), steps}
 }
