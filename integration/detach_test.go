@@ -122,7 +122,7 @@ func TestDetachFromAGuest(t *testing.T) {
 			t.Errorf("list %+v", disks)
 		}
 		tool(ctx, t, q.Socket, args...).want(t, 0).wantStdout(t, "already attached")
-		tool(ctx, t, q.Socket, "detach", "ua-data").want(t, 5) // detach takes a target, not an alias
+		tool(ctx, t, q.Socket, "detach", "ua-data").want(t, 2) // detach takes a target, not an alias
 		tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 		wantSame(ctx, t, q, before)
 	})
