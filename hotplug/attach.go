@@ -53,10 +53,6 @@ type Attached struct {
 	Already bool
 	// Cleared names the leftovers of an interrupted run that were removed first.
 	Cleared []string
-	// Bus and Address locate the device, as far as the plan determines them.
-	Bus, Address string
-	// Serial is the disk's serial in the guest, "" for none.
-	Serial string
 	// Reopened are the ids of secrets that QEMU needs again if a migration of the VM fails
 	// late, see [VM.MissingSecrets].
 	Reopened []string
@@ -103,8 +99,11 @@ func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.S
 	}
 	defer lock.Release()
 	state, cleared, already, err := a.compare(ctx)
-	if err != nil || already != nil {
-		return already, err
+	if err != nil {
+		return nil, err
+	}
+	if already != nil {
+		return already, nil
 	}
 	choice, err := vm.ChooseUnlock(ctx, disk, state, options.Unlock)
 	if err != nil {
@@ -231,7 +230,12 @@ func (a *attach) compare(ctx context.Context) (state *State, cleared []string, a
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	return state, nil, &Attached{AttachedDisk: *there, Already: true}, nil
+	graph, err := c.Graph(ctx)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	already = &Attached{AttachedDisk: *there, Already: true, Reopened: unlock.Reopened(graph)}
+	return state, nil, already, inventory.AddFrontends(ctx, a.conn, []*AttachedDisk{&already.AttachedDisk})
 }
 
 // examine plans the disk for the VM in its present state, and checks the plan. servers is
@@ -311,10 +315,8 @@ func (a *attach) apply(ctx context.Context, c *candidate, k *key, kept string) (
 		return nil, err
 	}
 	device := graph.Device().Options
-	return &Attached{
-		AttachedDisk: *disk, Steps: steps, Duration: time.Since(begin), Reopened: unlock.Reopened(graph),
-		Bus: device.Text("bus"), Address: device.Text("addr"), Serial: device.Text("serial"),
-	}, nil
+	disk.Bus, disk.Address, disk.Serial = device.Text("bus"), device.Text("addr"), device.Text("serial")
+	return &Attached{AttachedDisk: *disk, Steps: steps, Duration: time.Since(begin), Reopened: unlock.Reopened(graph)}, nil
 }
 
 // note returns the note of the disk, with what QEMU cannot be queried for; nil for none.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/apply"
 	"github.com/luksplug/luksplug/hotplug/internal/monitor"
 )
@@ -24,8 +25,12 @@ type Detached struct {
 // continues an unfinished detach.
 //
 // The errors are [*NotHeldError], [*PendingError] if the guest has not released the
-// device, and [*LeftBehindError] if something is left in the VM or on the host.
+// device, [*LeftBehindError] if something is left in the VM or on the host, and that of
+// [CheckTarget]: a path such as /dev/vdb is not a disk that is missing.
 func (vm *VM) Detach(ctx context.Context, target string, wait time.Duration) (*Detached, error) {
+	if err := CheckTarget(target); err != nil {
+		return nil, err
+	}
 	lock, err := vm.lock(ctx)
 	if err != nil {
 		return nil, err
@@ -67,6 +72,14 @@ func (vm *VM) Detach(ctx context.Context, target string, wait time.Duration) (*D
 		}
 	}
 	return out, nil
+}
+
+// CheckTarget returns a [*blockgraph.InvalidError] for a text that no disk has as its target.
+func CheckTarget(target string) error {
+	if _, _, err := blockgraph.ParseTarget(target); err != nil {
+		return &blockgraph.InvalidError{Element: "disk/target@dev", Reason: err.Error()}
+	}
+	return nil
 }
 
 // leftBehind turns the error of a removal into one that names the leftovers, nil if there

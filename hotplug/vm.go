@@ -235,7 +235,8 @@ func (vm *VM) List(ctx context.Context) ([]*AttachedDisk, error) {
 	if err != nil {
 		return nil, err
 	}
-	return state.Disks(), nil
+	disks := state.Disks()
+	return disks, inventory.AddFrontends(ctx, vm.conn, disks)
 }
 
 // ChooseUnlock selects the method by which the disk's volume is opened in this VM in its

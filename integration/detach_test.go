@@ -122,7 +122,7 @@ func TestDetachFromAGuest(t *testing.T) {
 			t.Errorf("list %+v", disks)
 		}
 		tool(ctx, t, q.Socket, args...).want(t, 0).wantStdout(t, "already attached")
-		tool(ctx, t, q.Socket, "detach", "ua-data").want(t, 5) // detach takes a target, not an alias
+		tool(ctx, t, q.Socket, "detach", "ua-data").want(t, 2) // detach takes a target, not an alias
 		tool(ctx, t, q.Socket, "detach", "vdb").want(t, 0)
 		wantSame(ctx, t, q, before)
 	})
@@ -184,4 +184,38 @@ func TestDetachFromADeafGuest(t *testing.T) {
 	must.OK(t, q.Reset(ctx))
 	waiting.end(ctx, t).want(t, 0)
 	wantSame(ctx, t, q, before)
+}
+
+// TestDetachArgument: detach takes a target, the disk's XML or its source. Anything else is an error, also with
+// --ignore-missing, and nothing is detached.
+func TestDetachArgument(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{Paused: true, SCSI: true})
+	before := stateOf(ctx, t, q)
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	xml := v.DiskXML("sda", "scsi")
+	document := writeFile(t, "sda.xml", xml)
+	attach := attachArgs(t, v, xml)
+	tool(ctx, t, q.Socket, attach...).want(t, 0)
+	attached := stateOf(ctx, t, q)
+	guests := writeFile(t, "guest.img", xml) // XML that a guest has written into its disk
+	for _, argument := range []string{"/dev/sda", "/dev/vdb", "", "sda1", "SDA", "disk", "luksplug-sda", "/etc/hostname", guests, v.Header, document + ".missing.xml"} {
+		for _, args := range [][]string{{"detach", argument}, {"detach", "--ignore-missing", argument}} {
+			got := tool(ctx, t, q.Socket, args...).want(t, 2)
+			wantOneLine(t, got, argument)
+		}
+	}
+	wantSame(ctx, t, q, attached)
+	for _, argument := range []string{"sda", document, v.Payload, "/." + v.Payload} {
+		tool(ctx, t, q.Socket, "detach", argument).want(t, 0).wantStdout(t, "sda detached")
+		wantSame(ctx, t, q, before)
+		tool(ctx, t, q.Socket, attach...).want(t, 0)
+	}
+	piped := program(ctx, q.Socket, "detach", "-")
+	piped.Stdin = bytes.NewBufferString(xml)
+	run(ctx, t, piped).want(t, 0)
+	tool(ctx, t, q.Socket, "detach", document).want(t, 5)
+	tool(ctx, t, q.Socket, "detach", "--ignore-missing", document).want(t, 0).wantStdout(t, "sda was not attached")
+	tool(ctx, t, q.Socket, "detach", v.Payload).want(t, 2)
 }

@@ -184,6 +184,13 @@ func nextToLibvirt(ctx context.Context, t *testing.T, l *peer.Libvirt, d *peer.D
 	if disks := listOf(ctx, t, l, d.Name); len(disks) != 1 || disks[0].Target != "vdb" {
 		t.Errorf("list shows libvirt's disks: %+v", disks)
 	}
+	// libvirt does not know luksplug's disk, and gives its target to another one.
+	taken := sized(t, "taken.img", 8*peer.MiB)
+	virsh(ctx, t, l, "attach-disk", d.Name, taken, "vdb", "--live", "--sourcetype", "file", "--driver", "qemu", "--subdriver", "raw")
+	if disks := listOf(ctx, t, l, d.Name); len(disks) != 1 || !strings.Contains(disks[0].Difference, "libvirt has another disk of the domain with this target") {
+		t.Errorf("list does not show that libvirt has a vdb as well: %+v", disks)
+	}
+	unplugByLibvirt(ctx, t, l, d, "vdb")
 	// luksplug does not detach libvirt's disks.
 	viaLibvirt(ctx, t, l, d.Name, "detach", "vdc").want(t, 5)
 
@@ -211,7 +218,8 @@ func withoutDomain(ctx context.Context, t *testing.T, l *peer.Libvirt) {
 	t.Helper()
 	const idle = `<domain type='qemu'><name>idle</name><memory unit='MiB'>64</memory><os><type arch='x86_64' machine='q35'>hvm</type></os></domain>`
 	virsh(ctx, t, l, "define", writeFile(t, "idle.xml", idle))
-	wantOneLine(t, viaLibvirt(ctx, t, l, "idle", "list").want(t, 1), "idle", "not running")
+	wantOneLine(t, viaLibvirt(ctx, t, l, "idle", "list", "--all").want(t, 1), "idle", "not running")
+	viaLibvirt(ctx, t, l, "idle", "list").want(t, 0).wantStdout(t, "the domain is off")
 	wantOneLine(t, viaLibvirt(ctx, t, l, "nobody", "list").want(t, 1), "domain nobody", l.Socket)
 	wantOneLine(t, viaLibvirt(ctx, t, l, "a3a5c6f0-0c55-4a52-9d04-2bb4d3a1c0de", "list").want(t, 1), "a3a5c6f0-0c55-4a52-9d04-2bb4d3a1c0de")
 	missing := filepath.Join(t.TempDir(), "missing.sock")

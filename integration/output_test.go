@@ -68,12 +68,15 @@ func TestJSONOutput(t *testing.T) {
 	if !got.Already {
 		t.Error("the second attach does not report the disk as already attached")
 	}
+	if one, two := keysOf(t, json.RawMessage(first.stdout)), keysOf(t, json.RawMessage(again.stdout)); one != two || got.Bus != "scsi0.0" || got.Serial != "pinned" {
+		t.Errorf("the second attach has %s, bus %q, serial %q; the first one %s", two, got.Bus, got.Serial, one)
+	}
 
 	disks := disksIn[json.RawMessage](t, tool(ctx, t, q.Socket, "list", "--output", "json"))
 	if len(disks) != 1 {
 		t.Fatalf("list: %s", disks)
 	}
-	wantKeys(disks[0], disk)
+	wantKeys(disks[0], disk+" bus serial encrypted")
 	wantAllNodes(t, tool(ctx, t, q.Socket, "list", "--all", "--output", "json").want(t, 0), v)
 	for _, text := range []string{"sda", "attached", "luksplug-sda", "64 MiB", v.Payload, v.Header} {
 		if out := tool(ctx, t, q.Socket, "list").want(t, 0).stdout; !strings.Contains(out, text) {
@@ -82,10 +85,11 @@ func TestJSONOutput(t *testing.T) {
 	}
 
 	detached := tool(ctx, t, q.Socket, "--output", "json", "detach", "sda").want(t, 0)
-	wantKeys(json.RawMessage(detached.stdout), "milliseconds removed target")
+	wantKeys(json.RawMessage(detached.stdout), "changed milliseconds removed target")
+	detached.wantStdout(t, `"changed": true`)
 	none := tool(ctx, t, q.Socket, "--output", "json", "detach", "sda", "--ignore-missing").want(t, 0)
-	wantKeys(json.RawMessage(none.stdout), "milliseconds removed target")
-	none.wantStdout(t, `"removed": []`)
+	wantKeys(json.RawMessage(none.stdout), "changed milliseconds removed target")
+	none.wantStdout(t, `"removed": []`, `"changed": false`)
 	wantSame(ctx, t, q, before)
 
 	// A PCI disk at the address that libvirt would choose.
@@ -95,6 +99,74 @@ func TestJSONOutput(t *testing.T) {
 	onPort.decode(t, &got)
 	if got.Bus != "pci.5" {
 		t.Errorf("the disk is on bus %q, its address says pci.5", got.Bus)
+	}
+}
+
+// frontend is what the JSON of attach and list say of a disk in the guest.
+type frontend struct {
+	Bus, Address, Serial string
+	GuestPath            string `json:"guest_path"`
+	Encrypted            *bool
+	Reopened             []string `json:"secrets_needed_by_migration"`
+}
+
+// TestFrontendInJSON: a repeated attach and list say of a disk in the guest what the attach has said.
+func TestFrontendInJSON(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 3})
+	encrypted := peer.NewVolume(t, peer.DetachedRaw)
+	plain := sized(t, "plain.img", 8*peer.MiB)
+	inside := peer.NewVolume(t, peer.Qcow2LUKS)
+	for _, c := range []struct {
+		args      []string
+		encrypted bool
+	}{
+		{attachArgs(t, encrypted, serialXML(t, encrypted.DiskXML("vdb", "virtio"), "a-serial-of-27-characters-x")), true},
+		{attachArgs(t, inside, serialXML(t, inside.DiskXML("vdc", "virtio"), "inside")), true},
+		{[]string{"attach", writeFile(t, "plain.xml", "<disk type='file'><driver type='raw'/><source file='"+plain+"'/><target dev='vdd' bus='virtio'/><serial>plain</serial></disk>")}, false},
+	} {
+		args := append([]string{"--output", "json"}, c.args...)
+		var first, again frontend
+		tool(ctx, t, q.Socket, args...).want(t, 0).decode(t, &first)
+		tool(ctx, t, q.Socket, args...).want(t, 0).decode(t, &again)
+		disks := disksIn[frontend](t, tool(ctx, t, q.Socket, "list", "--output", "json"))
+		listed := disks[len(disks)-1]
+		if !slices.Equal(first.Reopened, again.Reopened) {
+			t.Errorf("needed by a migration: %q, and of the first attach %q", again.Reopened, first.Reopened)
+		}
+		for _, f := range []frontend{first, again, listed} {
+			if f.Encrypted == nil || *f.Encrypted != c.encrypted || f.Bus == "" || f.Address == "" || f.GuestPath == "" {
+				t.Errorf("got %+v", f)
+			}
+			if f.Bus != first.Bus || f.Address != first.Address || f.Serial != first.Serial || f.GuestPath != first.GuestPath {
+				t.Errorf("got %+v, and from the first attach %+v", f, first)
+			}
+		}
+		text := tool(ctx, t, q.Socket, c.args...).want(t, 0)
+		if strings.Contains(text.stdout, "not encrypted") == c.encrypted {
+			t.Errorf("encrypted %t:\n%s", c.encrypted, text.stdout)
+		}
+	}
+	tool(ctx, t, q.Socket, "list").want(t, 0).wantStdout(t, "by luksplug", "not encrypted")
+}
+
+// TestJSONOfErrors: with --output json an error is an object on standard error.
+func TestJSONOfErrors(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{Paused: true, SCSI: true})
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	tool(ctx, t, q.Socket, attachArgs(t, v, v.DiskXML("sda", "scsi"))...).want(t, 0)
+	got := tool(ctx, t, q.Socket, "--output", "json", "detach", "sdb").want(t, 5)
+	var failed struct {
+		Error    string
+		ExitCode int `json:"exit_code"`
+		Held     []string
+	}
+	if err := json.Unmarshal([]byte(got.stderr), &failed); err != nil || got.stdout != "" || failed.ExitCode != 5 ||
+		!strings.Contains(failed.Error, "sdb") || !slices.Equal(failed.Held, []string{"sda"}) {
+		t.Errorf("%v, %+v\n%s%s", err, failed, got.stdout, got.stderr)
 	}
 }
 
@@ -143,7 +215,10 @@ func TestJSONOfRepair(t *testing.T) {
 		must.Get(q.Query(ctx, "blockdev-add", map[string]any{"driver": "null-co", "node-name": node, "read-zeroes": true}))(t)
 	}
 	must.Get(q.Query(ctx, "object-add", map[string]any{"qom-type": "secret", "id": "luksplug-vdb-secret0", "data": "x"}))(t)
-	tool(ctx, t, q.Socket, "list").want(t, 0).wantStdout(t, "leftover")
+	listed := tool(ctx, t, q.Socket, "list").want(t, 0).wantStdout(t, "leftover", "vdb: left by an interrupted run: node luksplug-vdb-payload-storage\n")
+	if strings.Index(listed.stdout, "SIZE") > 40 {
+		t.Errorf("the parts are in the table:\n%s", listed.stdout)
+	}
 	tool(ctx, t, q.Socket, "repair", "--output", "json").want(t, 0).decode(t, &repaired)
 	if len(repaired.Removed) != 1 || repaired.Removed[0].Target != "vdb" || repaired.Removed[0].State != "leftover" ||
 		!slices.Equal(repaired.Removed[0].Parts, []string{"node luksplug-vdb-payload-storage", "object luksplug-vdb-secret0"}) {

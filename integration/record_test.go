@@ -91,9 +91,12 @@ func TestRecord(t *testing.T) {
 	if got := listOf(ctx, t, l, d.Name); len(got) != 1 || got[0].State != "missing" || fmt.Sprint(got[0].Recorded) != "[persistent]" {
 		t.Errorf("got %v", got)
 	}
-	viaVirsh(ctx, t, l, d.Name, "detach", "--persistent", "sda").want(t, 0)
+	// It is not attached: only the definition changes, which is a change.
+	viaVirsh(ctx, t, l, d.Name, "--output", "json", "detach", "--persistent", "sda").want(t, 0).wantStdout(t, `"changed": true`, "definition")
 	wantNoRecord(ctx, t, l, d, "--config")
 	wantRecorded(ctx, t, l, d)
+	viaVirsh(ctx, t, l, d.Name, "detach", "--persistent", "sda").want(t, 5)
+	viaVirsh(ctx, t, l, d.Name, "--output", "json", "detach", "--persistent", "--ignore-missing", "sda").want(t, 0).wantStdout(t, `"changed": false`)
 
 	// A failed attach leaves no record, and a transient disk is in the live record only.
 	wrong := append([]string{"--passphrase-file", writeFile(t, "wrong", "wrong")}, attach[2:]...)
@@ -124,8 +127,18 @@ func TestRecordOfADomainThatIsOff(t *testing.T) {
 	viaVirsh(ctx, t, l, d.Name, append(attach, "--persistent")...).want(t, 5) // it is there
 	viaVirsh(ctx, t, l, d.Name, attach...).want(t, 1)                         // it does not run
 	viaVirsh(ctx, t, l, d.Name, "detach", "--persistent", "sdb").want(t, 5)
+	// list, repair and detach are about the definition.
+	wantRecorded(ctx, t, l, d, recordedDisk{"sda", "off", "", []string{"persistent"}})
+	viaVirsh(ctx, t, l, d.Name, "list").want(t, 0).wantStdout(t, v.Payload, "off")
+	viaVirsh(ctx, t, l, d.Name, "repair").want(t, 0).wantStdout(t, "the domain is off, and nothing was left to repair")
+	viaVirsh(ctx, t, l, d.Name, "detach", "sdb").want(t, 5).wantStderr(t, "sda")
+	viaVirsh(ctx, t, l, d.Name, "detach", "--ignore-missing", "sdb").want(t, 0).wantStdout(t, "did not belong")
+	viaVirsh(ctx, t, l, d.Name, "detach", v.Payload).want(t, 0).wantStdout(t, "removed from the definition of "+d.Name)
+	wantNoRecord(ctx, t, l, d, "--config")
+	viaVirsh(ctx, t, l, d.Name, append(attach, "--persistent", "--optional")...).want(t, 0)
 	viaVirsh(ctx, t, l, d.Name, "detach", "--persistent", "sda").want(t, 0)
 	wantNoRecord(ctx, t, l, d, "--config")
+	wantRecorded(ctx, t, l, d)
 	// A virtio disk has no port that is reserved for it.
 	viaVirsh(ctx, t, l, d.Name, append(attachArgs(t, v, v.DiskXML("vdb", "virtio")), "--persistent")...).want(t, 5).wantStderr(t, "hook enable")
 	viaVirsh(ctx, t, l, d.Name, append(attach, "--optional")...).want(t, 2)

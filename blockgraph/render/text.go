@@ -46,14 +46,13 @@ func summary(s blockgraph.Step) string {
 		}
 		return strings.TrimSpace(o.Text("qom-type") + " " + cmp.Or(o.Text("path"), o.Text("dir")))
 	case blockgraph.StepNode:
-		words := members(o, "filename", "url", "portal", "pool", "image", "volume", "dir", "path", "device", "header", "file", "data-file",
-			"backing", "key-secret", "password-secret", "cookie-secret", "tls-creds", "export")
+		words := members(o, "filename", "url", "portal", "target", "lun", "initiator-name", "pool", "namespace", "image", "snapshot", "conf",
+			"volume", "vdisk-id", "dir", "path", "device", "offset", "size", "header", "file", "data-file", "backing", "user", "username", "group",
+			"key-secret", "password-secret", "cookie-secret", "tls-creds", "tls-hostname", "sslverify", "export")
 		if e, ok := o.Get("encrypt").(blockgraph.Object); ok {
 			words = append(words, "key-secret="+e.Text("key-secret"))
 		}
-		if server, ok := o.Get("server").(blockgraph.Object); ok {
-			words = append(words, "server="+cmp.Or(server.Text("path"), server.Text("host")+":"+server.Text("port")))
-		}
+		words = append(words, servers(o)...)
 		if ro, ok := o.Get("read-only").(bool); ok && ro {
 			words = append(words, "read-only")
 		}
@@ -82,12 +81,37 @@ func summary(s blockgraph.Step) string {
 	return "the open node no longer needs it"
 }
 
-// members returns the driver and those of the named members that have a text.
+// members returns the driver and those of the named members that are a text, a number or a
+// switch.
 func members(o blockgraph.Object, names ...string) []string {
 	words := []string{o.Text("driver")}
 	for _, name := range names {
-		if v := o.Text(name); v != "" {
-			words = append(words, name+"="+v)
+		switch v := o.Get(name).(type) {
+		case string:
+			if v != "" {
+				words = append(words, name+"="+v)
+			}
+		case bool, int, int64, uint, uint64:
+			words = append(words, fmt.Sprintf("%s=%v", name, v))
+		}
+	}
+	return words
+}
+
+// servers returns the servers of a node.
+func servers(o blockgraph.Object) []string {
+	all, ok := o.Get("server").([]any)
+	if !ok {
+		all = []any{o.Get("server")}
+	}
+	var words []string
+	for _, one := range all {
+		if server, ok := one.(blockgraph.Object); ok {
+			address := server.Text("host")
+			if port := server.Text("port"); port != "" {
+				address += ":" + port
+			}
+			words = append(words, "server="+cmp.Or(server.Text("path"), address))
 		}
 	}
 	return words

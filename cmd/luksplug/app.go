@@ -58,7 +58,7 @@ type app struct {
 	trace     io.Writer // nil without --trace
 	progress  *progress
 	inherited map[string]*os.File // by the text that names them, such as fd:3
-	exposed   sync.Map            // the names of files with a passphrase that were warned of
+	exposed   *sync.Map           // the names of files with a passphrase that were warned of
 	closers   []func()
 	// readSource is readPassphrase until the command is interrupted.
 	readSource func(source string) (*secrets.Secret, error)
@@ -76,7 +76,7 @@ func (a *app) setUp(cmd *cobra.Command) error {
 	a.readSource = func(source string) (*secrets.Secret, error) { return a.readPassphrase(ctx, source) }
 	a.progress = newProgress(raw(a.err))
 	a.closers = append(a.closers, a.progress.end)
-	a.log = logrus.New()
+	a.log, a.exposed = logrus.New(), &sync.Map{}
 	a.log.SetOutput(raw(a.err)) // its formatters escape
 	a.log.AddHook(hintedLog{})
 	a.log.SetLevel([]logrus.Level{logrus.WarnLevel, logrus.InfoLevel, logrus.TraceLevel}[min(a.flags.verbose, 2)])

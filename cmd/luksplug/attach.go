@@ -117,6 +117,9 @@ func runAttach(ctx context.Context, a *app, o attachOptions, path string) error 
 	})
 }
 
+// notEncrypted describes a disk whose XML has no <encryption>.
+const notEncrypted = "none: the disk is not encrypted"
+
 // withoutHook returns why libvirt of the domain's host does not run the hook, "" if it does,
 // if that is unknown here, and for a VM without libvirt.
 func withoutHook(a *app) string {
@@ -154,6 +157,10 @@ func attachedText(at *hotplug.Attached, flags flags, without string) string {
 	if without != "" {
 		saving = "detach the disk first, or the domain cannot be restored: " + printable.Line(without)
 	}
+	encryption := ""
+	if at.Unlock == "" {
+		encryption = notEncrypted
+	}
 	fmt.Fprintf(&b, "%s %s\n", printable.Line(at.Target), state)
 	var rows [][]string
 	for _, row := range [][]string{
@@ -161,10 +168,11 @@ func attachedText(at *hotplug.Attached, flags flags, without string) string {
 		{"place", strings.TrimSpace(at.Bus + " " + at.Address)},
 		{"size", fmt.Sprintf("%s (%d bytes), %s", size(at.Size), at.Size, mode(at.ReadOnly))},
 		{"serial", at.Serial},
-		{"in the guest", guestPath(at)},
+		{"in the guest", guestPath(&at.AttachedDisk)},
 		{"payload", at.Payload},
 		{"header", at.Header},
 		{"unlocked", unlocked},
+		{"encryption", encryption},
 		{"migration", migration},
 		{"saving", saving},
 	} {
@@ -182,16 +190,6 @@ func attachedText(at *hotplug.Attached, flags flags, without string) string {
 	return b.String()
 }
 
-// guestPath returns the stable path of the disk in a Linux guest with udev, "" for a disk
-// that has none.
-func guestPath(at *hotplug.Attached) string {
-	const shown = 20 // characters of a serial that a virtio disk has room for
-	if at.Serial == "" || at.Driver != "virtio-blk-pci" {
-		return ""
-	}
-	return "/dev/disk/by-id/virtio-" + at.Serial[:min(len(at.Serial), shown)]
-}
-
 // attachedJSON is what `attach --output json` prints. Members are only added.
 func attachedJSON(at *hotplug.Attached, without string) any {
 	type stepJSON struct {
@@ -207,14 +205,10 @@ func attachedJSON(at *hotplug.Attached, without string) any {
 		diskJSON
 		Already      bool       `json:"already_attached"`
 		Cleared      []string   `json:"cleared"`
-		Bus          string     `json:"bus,omitempty"`
-		Address      string     `json:"address,omitempty"`
-		Serial       string     `json:"serial,omitempty"`
-		GuestPath    string     `json:"guest_path,omitempty"`
 		Reopened     []string   `json:"secrets_needed_by_migration,omitempty"`
 		WithoutHook  string     `json:"without_hook,omitempty"`
 		Unlocking    float64    `json:"unlock_milliseconds"`
 		Milliseconds float64    `json:"milliseconds"`
 		Steps        []stepJSON `json:"steps"`
-	}{diskToJSON(&at.AttachedDisk), at.Already, notNil(at.Cleared), at.Bus, at.Address, at.Serial, guestPath(at), at.Reopened, without, milliseconds(at.Unlocking), milliseconds(at.Duration), steps}
+	}{diskToJSON(&at.AttachedDisk), at.Already, notNil(at.Cleared), at.Reopened, without, milliseconds(at.Unlocking), milliseconds(at.Duration), steps}
 }

@@ -8,7 +8,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/internal/printable"
 )
@@ -16,21 +15,28 @@ import (
 func newDetach(a *app) *cobra.Command {
 	o := libvirtvm.DetachOptions{}
 	cmd := &cobra.Command{
-		Use:         "detach TARGET",
+		Use:         "detach DISK",
 		Annotations: map[string]string{ownLimit: ""},
-		Short:       "Detach a disk from the running VM",
-		Long: `detach requests that the guest releases the disk (vdb), waits for that as long as
+		Short:       "Detach a disk from the VM",
+		Long: `detach requests that the guest releases the disk, waits for that as long as
 --timeout allows, and removes every node and object of the disk. If the guest does
-not release it, the exit code is 8 and the disk stays: run detach again later.`,
+not release it, the exit code is 8 and the disk stays: run detach again later.
+
+DISK is a target (vdb), the disk's XML (a file whose name ends in .xml, a pipe, or -
+for standard input), of which the target counts, or the source of its payload as list
+shows it. Anything else is an error, also with --ignore-missing.
+
+From a libvirt domain that is off, detach removes the disk from its definition.`,
 		Example: `  luksplug --domain vm1 detach vdb
   luksplug --qmp /run/vm1.qmp --timeout 2m detach vdb
+  luksplug --domain vm1 detach vdb.xml
   luksplug --domain vm1 detach vdb --ignore-missing`,
-		Args: arguments("TARGET"),
+		Args: arguments("DISK"),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {
 				return nil, cobra.ShellCompDirectiveNoFileComp
 			}
-			return targets(cmd, a), cobra.ShellCompDirectiveNoFileComp
+			return targets(cmd, a), cobra.ShellCompDirectiveDefault // files as well
 		},
 		RunE: func(cmd *cobra.Command, args []string) error { return runDetach(cmd.Context(), a, o, args[0]) },
 	}
@@ -39,7 +45,11 @@ not release it, the exit code is 8 and the disk stays: run detach again later.`,
 	return cmd
 }
 
-func runDetach(ctx context.Context, a *app, o libvirtvm.DetachOptions, target string) error {
+func runDetach(ctx context.Context, a *app, o libvirtvm.DetachOptions, argument string) error {
+	disk, err := readDiskArgument(ctx, a, argument)
+	if err != nil {
+		return err
+	}
 	if err := a.flags.checkPersistent(o.Persistent); err != nil {
 		return err
 	}
@@ -47,21 +57,32 @@ func runDetach(ctx context.Context, a *app, o libvirtvm.DetachOptions, target st
 	o.Wait = cmp.Or(a.flags.timeout, guestsUsuallyTake)
 	// The wait for QEMU and the lock has a limit, too.
 	return withVM(ctx, a, o.Wait+time.Minute, func(ctx context.Context, vm virtualMachine) error {
+		target, err := disk.find(ctx, vm)
+		if err != nil {
+			return err
+		}
 		d, err := vm.Detach(ctx, target, o)
 		if err != nil {
 			return err
 		}
-		return a.show(detachedText(d, a.flags.verbose > 0), struct {
+		return a.show(detachedText(d, a.flags.domain, a.flags.verbose > 0), struct {
 			Target       string   `json:"target"`
+			Changed      bool     `json:"changed"`
 			Removed      []string `json:"removed"`
 			Milliseconds float64  `json:"milliseconds"`
-		}{d.Target, notNil(d.Removed), milliseconds(d.Waited)})
+		}{d.Target, len(d.Removed) > 0, notNil(d.Removed), milliseconds(d.Waited)})
 	})
 }
 
-func detachedText(d *hotplug.Detached, verbose bool) string {
-	if len(d.Removed) == 0 {
+// detachedText describes what was detached. domain is the libvirt domain, if any.
+func detachedText(d *libvirtvm.Detached, domain string, verbose bool) string {
+	switch {
+	case len(d.Removed) == 0 && d.Off:
+		return fmt.Sprintf("%s did not belong to %s, which is off\n", d.Target, printable.Line(domain))
+	case len(d.Removed) == 0:
 		return d.Target + " was not attached\n"
+	case d.Off:
+		return fmt.Sprintf("%s removed from the definition of %s, which is off\n", d.Target, printable.Line(domain))
 	}
 	text := d.Target + " detached"
 	if d.Waited > 0 {
@@ -84,15 +105,14 @@ func targets(cmd *cobra.Command, a *app) []string {
 	}
 	var out []string
 	_ = withVM(cmd.Context(), a, time.Second, func(ctx context.Context, m virtualMachine) error {
-		vm, err := m.VM(ctx)
+		list, err := m.List(ctx)
 		if err != nil {
 			return err
 		}
-		disks, err := vm.List(ctx)
-		for _, h := range disks {
-			out = append(out, h.Target)
+		for _, d := range listedDisks(list) {
+			out = append(out, d.Target)
 		}
-		return err
+		return nil
 	})
 	return out
 }

@@ -206,19 +206,27 @@ func TestEscapesTrace(t *testing.T) {
 // TestEscapesValues: the values that commands print, for which a QEMU, a domain or a store would have to be found.
 func TestEscapesValues(t *testing.T) {
 	t.Parallel()
-	disk := hotplug.AttachedDisk{Target: "vdb" + evil, Device: evil, Driver: "virtio-blk-pci", Payload: evil, Header: evil, Nodes: []string{evil}, Unlock: blockgraph.MethodEphemeralHeader, Files: []string{evil}}
+	disk := hotplug.AttachedDisk{Target: "vdb" + evil, Device: evil, Driver: "virtio-blk-pci", Payload: evil, Header: evil, Serial: evil, Bus: evil, Address: evil, Nodes: []string{evil}, Unlock: blockgraph.MethodEphemeralHeader, Files: []string{evil}}
 	leftover := disk
 	leftover.Device = ""
-	attached := &hotplug.Attached{AttachedDisk: disk, Serial: evil, Bus: evil, Address: evil, Cleared: []string{evil},
+	attached := &hotplug.Attached{AttachedDisk: disk, Cleared: []string{evil},
 		Steps: []hotplug.StepReport{{Step: blockgraph.Step{Subject: evil}}}}
 	states := []libvirtvm.State{{Target: evil, Live: true}}
 	document := secrets.Document{Description: "d\u202e", UsageType: secrets.UsageVolume, Usage: evil}
 	for name, show := range map[string]func(a *app) error{
 		"attach": func(a *app) error { return a.show(attachedText(attached, flags{verbose: 1}, ""), nil) },
 		"detach": func(a *app) error {
-			return a.show(detachedText(&hotplug.Detached{Target: "vdb", Removed: []string{evil}}, true), nil)
+			return a.show(detachedText(&libvirtvm.Detached{Detached: hotplug.Detached{Target: "vdb", Removed: []string{evil}}}, evil, true), nil)
 		},
-		"list":     func(a *app) error { return showDisks(a, []*hotplug.AttachedDisk{&disk, &leftover}, states) },
+		"detach, off": func(a *app) error {
+			return a.show(detachedText(&libvirtvm.Detached{Detached: hotplug.Detached{Target: "vdb", Removed: []string{evil}}, Off: true}, evil, true), nil)
+		},
+		"list": func(a *app) error {
+			return showDisks(a, &libvirtvm.Listing{Disks: []*hotplug.AttachedDisk{&disk, &leftover}, States: states})
+		},
+		"list, off": func(a *app) error {
+			return showDisks(a, &libvirtvm.Listing{Off: true, States: []libvirtvm.State{{Target: evil, Off: true, Payload: evil, Header: evil}}})
+		},
 		"list all": func(a *app) error { return showNodes(a, []hotplug.Node{{Name: evil, Driver: evil, File: evil}}) },
 		"repair": func(a *app) error {
 			return showRepaired(a, &libvirtvm.Repaired{Removed: []*hotplug.AttachedDisk{&leftover}, Fixed: states})

@@ -28,6 +28,12 @@ type diskJSON struct {
 	Unlock   string   `json:"unlock,omitempty"` // ephemeral, qemu, external
 	UUID     string   `json:"uuid,omitempty"`
 	Daemon   int      `json:"daemon,omitempty"`
+	// Encrypted is missing for a leftover, of which it is unknown.
+	Encrypted *bool  `json:"encrypted,omitempty"`
+	Bus       string `json:"bus,omitempty"`
+	Address   string `json:"address,omitempty"`
+	Serial    string `json:"serial,omitempty"`
+	GuestPath string `json:"guest_path,omitempty"`
 	// Of a libvirt domain: where the disk is recorded, and how the records differ from QEMU.
 	Recorded   []libvirtvm.Scope `json:"recorded,omitempty"`
 	Difference string            `json:"difference,omitempty"`
@@ -38,8 +44,50 @@ func diskToJSON(h *hotplug.AttachedDisk) diskJSON {
 	if h.Leftover() {
 		state = "leftover"
 	}
-	return diskJSON{Target: h.Target, State: state, Device: h.Device, Driver: h.Driver, Size: h.Size, ReadOnly: h.ReadOnly,
-		Payload: h.Payload, Header: h.Header, Parts: notNil(h.Left()), Unlock: string(h.Unlock), UUID: h.UUID, Daemon: h.Daemon}
+	d := diskJSON{Target: h.Target, State: state, Device: h.Device, Driver: h.Driver, Size: h.Size, ReadOnly: h.ReadOnly,
+		Payload: h.Payload, Header: h.Header, Parts: notNil(h.Left()), Unlock: string(h.Unlock), UUID: h.UUID, Daemon: h.Daemon,
+		Bus: h.Bus, Address: h.Address, Serial: h.Serial, GuestPath: guestPath(h)}
+	if !h.Leftover() {
+		encrypted := h.Unlock != ""
+		d.Encrypted = &encrypted
+	}
+	return d
+}
+
+// guestPath returns the stable path of the disk in a Linux guest with udev, "" for a disk
+// that has none.
+func guestPath(h *hotplug.AttachedDisk) string {
+	const shown = 20 // characters of a serial that a virtio disk has room for
+	if h.Serial == "" || h.Driver != "virtio-blk-pci" {
+		return ""
+	}
+	return "/dev/disk/by-id/virtio-" + h.Serial[:min(len(h.Serial), shown)]
+}
+
+// listedDisks returns the attached disks and leftovers, sorted by target, and after them the
+// disks that are only recorded.
+func listedDisks(l *libvirtvm.Listing) []diskJSON {
+	disks := []diskJSON{}
+	at := map[string]int{}
+	for i, h := range l.Disks {
+		disks = append(disks, diskToJSON(h))
+		at[h.Target] = i
+	}
+	for _, s := range l.States {
+		i, attached := at[s.Target]
+		if !attached {
+			i = len(disks)
+			state := "missing"
+			if l.Off {
+				state = "off"
+			}
+			disks = append(disks, diskJSON{Target: s.Target, State: state, ReadOnly: s.ReadOnly, Payload: s.Payload, Header: s.Header,
+				Parts: []string{}, Encrypted: &s.Encrypted})
+			at[s.Target] = i
+		}
+		disks[i].Recorded, disks[i].Difference = s.Recorded(), s.Difference()
+	}
+	return disks
 }
 
 // unlockedBy returns in human-readable form what has opened the volume of a disk.

@@ -97,7 +97,10 @@ func (a *app) readPassphrase(ctx context.Context, source string) (*secrets.Secre
 
 // warnExposed warns, once, of a file with a passphrase that others can read.
 func (a *app) warnExposed(name string, mode fs.FileMode) {
-	if _, warned := a.exposed.LoadOrStore(name, true); warned || a.log == nil {
+	if a.log == nil {
+		return
+	}
+	if _, warned := a.exposed.LoadOrStore(name, true); warned {
 		return
 	}
 	a.log.Warnf("the file of the secret, %s, is open to others than its owner (mode %04o): run chmod 600 on it", name, mode)

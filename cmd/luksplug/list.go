@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"strings"
 
@@ -18,8 +19,9 @@ func newList(a *app) *cobra.Command {
 		Use:   "list",
 		Short: "List the disks that luksplug holds in the VM",
 		Long: `list shows the disks that luksplug holds in the VM, and what interrupted runs have
-left there (state "leftover"; repair removes it). With --all it shows every block
-node of the VM, also those of others.`,
+left there (state "leftover"; repair removes it). Of a libvirt domain that is off it
+shows the disks that belong to it (state "off"). With --all it shows every block node of
+the VM, also those of others.`,
 		Example: `  luksplug --domain vm1 list
   luksplug --qmp /run/vm1.qmp list --output json
   luksplug --qmp /run/vm1.qmp list --all`,
@@ -32,60 +34,54 @@ node of the VM, also those of others.`,
 
 func runList(ctx context.Context, a *app, all bool) error {
 	return withVM(ctx, a, a.limit(), func(ctx context.Context, m virtualMachine) error {
-		vm, err := m.VM(ctx)
-		if err != nil {
-			return err
-		}
-		state, err := vm.State(ctx)
-		if err != nil {
-			return err
-		}
 		if all {
-			return showNodes(a, state.Nodes)
+			return listNodes(ctx, a, m)
 		}
-		disks := state.Disks()
-		records, err := m.States(ctx, disks)
+		list, err := m.List(ctx)
 		if err != nil {
 			return err
 		}
-		return showDisks(a, disks, records)
+		return showDisks(a, list)
 	})
 }
 
-// showDisks prints the disks, and those that are only recorded. records is nil for a VM
-// without records.
-func showDisks(a *app, attached []*hotplug.AttachedDisk, records []libvirtvm.State) error {
-	disks := []diskJSON{}
-	for _, h := range attached {
-		disks = append(disks, diskToJSON(h))
+func listNodes(ctx context.Context, a *app, m virtualMachine) error {
+	vm, err := m.VM(ctx)
+	if err != nil {
+		return err
 	}
-	at := map[string]int{}
-	for i, d := range disks {
-		at[d.Target] = i
+	state, err := vm.State(ctx)
+	if err != nil {
+		return err
 	}
-	for _, s := range records {
-		i, attached := at[s.Target]
-		if !attached {
-			i = len(disks)
-			disks = append(disks, diskJSON{Target: s.Target, State: "missing", Parts: []string{}})
-			at[s.Target] = i
-		}
-		disks[i].Recorded, disks[i].Difference = s.Recorded(), s.Difference()
-	}
+	return showNodes(a, state.Nodes)
+}
+
+// showDisks prints the disks, and those that are only recorded.
+func showDisks(a *app, list *libvirtvm.Listing) error {
+	disks := listedDisks(list)
 	header := []string{"TARGET", "STATE", "DEVICE", "SIZE", "MODE", "UNLOCKED", "PAYLOAD", "HEADER"}
-	if records != nil {
+	if list.States != nil {
 		header = append(header, "RECORDED")
 	}
-	rows, differences := [][]string{header}, ""
+	rows := [][]string{header}
+	var lines []string // below the table: QEMU may have any number of parts
 	for i, d := range disks {
-		row := []string{d.Target, d.State, "-", "-", "-", "-", dash(d.Payload), dash(d.Header)}
+		row := []string{d.Target, d.State, dash(d.Device), "-", "-", "-", dash(d.Payload), dash(d.Header)}
 		switch d.State {
 		case "leftover":
-			row[2] = strings.Join(d.Parts, ", ")
-		case "attached": // the first disks are those of attached
-			row[2], row[3], row[4], row[5] = d.Device, size(d.Size), mode(d.ReadOnly), dash(unlockedBy(attached[i]))
+			for _, part := range d.Parts {
+				lines = append(lines, printable.Line(d.Target+": left by an interrupted run: "+part))
+			}
+		case "attached": // the first disks are those of list.Disks
+			row[3], row[4], row[5] = size(d.Size), mode(d.ReadOnly), cmp.Or(unlockedBy(list.Disks[i]), "not encrypted")
+		default:
+			row[4] = mode(d.ReadOnly)
+			if !*d.Encrypted && d.Payload != "" {
+				row[5] = "not encrypted"
+			}
 		}
-		if records != nil {
+		if list.States != nil {
 			var recorded []string
 			for _, s := range d.Recorded {
 				recorded = append(recorded, string(s))
@@ -94,11 +90,17 @@ func showDisks(a *app, attached []*hotplug.AttachedDisk, records []libvirtvm.Sta
 		}
 		rows = append(rows, row)
 		if d.Difference != "" {
-			differences += printable.Line(d.Target+": "+d.Difference) + "\n"
+			lines = append(lines, printable.Line(d.Target+": "+d.Difference))
 		}
 	}
-	text := table(rows) + differences
-	if len(disks) == 0 {
+	text := table(rows)
+	if len(lines) > 0 {
+		text += strings.Join(lines, "\n") + "\n"
+	}
+	switch {
+	case len(disks) == 0 && list.Off:
+		text = "the domain is off, and no disk of luksplug's belongs to it\n"
+	case len(disks) == 0:
 		text = "luksplug holds no disk in this VM\n"
 	}
 	return a.show(text, struct {

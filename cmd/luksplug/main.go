@@ -8,14 +8,12 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/hotplug"
-	"github.com/luksplug/luksplug/internal/printable"
 )
 
 // version is set by the linker (see the Makefile).
@@ -62,14 +60,7 @@ func run(ctx context.Context, a *app, args []string) int {
 	if !started { // cobra has refused the command line
 		err = &usageError{err}
 	}
-	text := printable.Line(oneLine(err.Error()))
-	if flag := hintOf(err); flag != "" {
-		text += " (" + flag + ")"
-	}
-	_, _ = fmt.Fprintf(a.err, "luksplug: %s\n", text)
-	if hint := hintFor(err, a.flags.domain); hint != "" {
-		_, _ = fmt.Fprintf(a.err, "luksplug: hint: %s\n", hint)
-	}
+	a.report(err, a.flags.output == "json" || !started && wantsJSON(args))
 	return exitCode(err)
 }
 

@@ -125,7 +125,8 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // fails CODE PATTERN COMMAND [ARG...] is exits, and wants nothing on standard output and
-// one line on standard error, which begins with the program's name and matches.
+// one line on standard error, which begins with the program's name, or is
+// JSON, and matches.
 func fails(ts *testscript.TestScript, neg bool, args []string) {
 	exits(ts, neg, slices.Delete(slices.Clone(args), 1, 2))
 	stdout, stderr := ts.ReadFile("stdout"), ts.ReadFile("stderr")
@@ -133,7 +134,7 @@ func fails(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%v: standard output is not empty", args[2:])
 	}
 	line, found := strings.CutSuffix(stderr, "\n")
-	if !found || strings.Contains(line, "\n") || !strings.HasPrefix(line, "luksplug: ") {
+	if !found || strings.Contains(line, "\n") || !strings.HasPrefix(line, "luksplug: ") && !json.Valid([]byte(line)) {
 		ts.Fatalf("%v: standard error is not one line that begins with the program's name", args[2:])
 	}
 	matches, err := regexp.MatchString("(?m)"+args[1], stderr)

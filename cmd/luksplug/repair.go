@@ -21,7 +21,9 @@ func newRepair(a *app) *cobra.Command {
 leftovers of a run that was killed or lost its connection. It does not touch
 attached disks, except that it removes secrets that QEMU no longer needs.
 
-It also makes the metadata of a libvirt domain match what is attached.
+It also makes the metadata of a libvirt domain match what is attached. A domain that is
+off has nothing in a QEMU: repair then makes the arguments for QEMU in its definition
+match the disks that belong to it (hook enable --cold-plug).
 
 --adopt does something else: luksplug's record of the disks in the metadata of a
 domain counts only if it was signed with the key of this host, since others can
@@ -75,7 +77,16 @@ func showRepaired(a *app, r *libvirtvm.Repaired) error {
 		out.Metadata = append(out.Metadata, s.Target+what)
 		lines = append(lines, printable.Line(s.Target+what))
 	}
-	if len(out.Metadata) == 0 && len(r.Removed) == 0 {
+	for _, target := range r.Redefined {
+		const what = ": arguments for QEMU in the domain's definition made again"
+		out.Metadata = append(out.Metadata, target+what)
+		lines = append(lines, printable.Line(target+what))
+	}
+	switch {
+	case len(lines) > 0:
+	case r.Off:
+		lines = []string{"the domain is off, and nothing was left to repair in its definition"}
+	case len(r.Removed) == 0:
 		lines = []string{"nothing was left to remove"}
 	}
 	text := ""

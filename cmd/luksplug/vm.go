@@ -18,12 +18,12 @@ import (
 
 // virtualMachine is the VM that a command works on: a libvirt domain, whose disks are
 // recorded in its metadata, or a bare QEMU, whose disks are not recorded. The methods are
-// those of [libvirtvm.Domain]; the States of a bare QEMU are nil.
+// those of [libvirtvm.Domain], which may be off except for VM; a bare QEMU has no States.
 type virtualMachine interface {
 	VM(ctx context.Context) (*hotplug.VM, error)
 	Attach(ctx context.Context, disk *libvirtvm.Disk, store secrets.Store, options libvirtvm.AttachOptions) (*libvirtvm.Attached, error)
-	Detach(ctx context.Context, target string, options libvirtvm.DetachOptions) (*hotplug.Detached, error)
-	States(ctx context.Context, disks []*hotplug.AttachedDisk) ([]libvirtvm.State, error)
+	Detach(ctx context.Context, target string, options libvirtvm.DetachOptions) (*libvirtvm.Detached, error)
+	List(ctx context.Context) (*libvirtvm.Listing, error)
 	Repair(ctx context.Context) (*libvirtvm.Repaired, error)
 	Close() error
 }
@@ -43,16 +43,20 @@ func (b bareVM) Attach(ctx context.Context, disk *libvirtvm.Disk, store secrets.
 	return &libvirtvm.Attached{Attached: *attached}, nil
 }
 
-func (b bareVM) Detach(ctx context.Context, target string, options libvirtvm.DetachOptions) (*hotplug.Detached, error) {
+func (b bareVM) Detach(ctx context.Context, target string, options libvirtvm.DetachOptions) (*libvirtvm.Detached, error) {
 	detached, err := b.vm.Detach(ctx, target, options.Wait)
 	if options.IgnoreMissing && is[*hotplug.NotHeldError](err) {
-		return &hotplug.Detached{Target: target}, nil
+		return &libvirtvm.Detached{Detached: hotplug.Detached{Target: target}}, nil
 	}
-	return detached, err
+	if err != nil {
+		return nil, err
+	}
+	return &libvirtvm.Detached{Detached: *detached}, nil
 }
 
-func (bareVM) States(context.Context, []*hotplug.AttachedDisk) ([]libvirtvm.State, error) {
-	return nil, nil
+func (b bareVM) List(ctx context.Context) (*libvirtvm.Listing, error) {
+	disks, err := b.vm.List(ctx)
+	return &libvirtvm.Listing{Disks: disks}, err
 }
 
 func (b bareVM) Repair(ctx context.Context) (*libvirtvm.Repaired, error) {

@@ -13,47 +13,77 @@ import (
 type DetachOptions struct {
 	// Wait bounds the wait for the guest to release the device.
 	Wait time.Duration
-	// Persistent also removes the disk from the domain's definition. The domain may be
-	// off, and the disk may already be unplugged.
+	// Persistent also removes the disk from the definition of a running domain. The disk
+	// may already be unplugged. A domain that is off has its disks in its definition only:
+	// they are removed from it in any case.
 	Persistent bool
 	// IgnoreMissing makes the detach of a disk that is not attached a success.
 	IgnoreMissing bool
 }
 
+// Detached is the result of a detach.
+type Detached struct {
+	hotplug.Detached
+	// Off is true if the domain is off: the disk was in its definition only.
+	Off bool
+}
+
+// definitionPart names the disk in the definition, among the removed parts.
+const definitionPart = "the disk from the domain's definition"
+
 // Detach unplugs the disk at target, as [hotplug.VM.Detach] does, and removes its
-// records. The errors are those of hotplug.VM.Detach, and wrap [ErrStillRecorded].
-func (d *Domain) Detach(ctx context.Context, target string, options DetachOptions) (*hotplug.Detached, error) {
-	if options.Persistent {
-		running, err := d.running(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if !running {
-			return detachOff(ctx, d, target)
-		}
+// records. From a domain that is off it removes the record. The errors are those of
+// hotplug.VM.Detach, and wrap [ErrStillRecorded].
+func (d *Domain) Detach(ctx context.Context, target string, options DetachOptions) (*Detached, error) {
+	if err := hotplug.CheckTarget(target); err != nil {
+		return nil, err
+	}
+	running, err := d.running(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !running {
+		return detachOff(ctx, d, target, options)
 	}
 	vm, err := d.VM(ctx)
 	if err != nil {
 		return nil, err
 	}
+	out := &Detached{}
 	detached, err := vm.Detach(ctx, target, options.Wait)
 	var missing *hotplug.NotHeldError
-	if errors.As(err, &missing) && (options.Persistent || options.IgnoreMissing) {
-		detached, err = &hotplug.Detached{Target: target}, nil
-	}
-	if err != nil {
+	switch {
+	case err == nil:
+		out.Detached = *detached
+	case errors.As(err, &missing) && (options.Persistent || options.IgnoreMissing):
+		out.Target = target
+	default:
 		return nil, err
 	}
-	scopes := []Scope{Live}
-	if options.Persistent {
-		scopes = append(scopes, Persistent)
+	if err := forgetDetached(ctx, d, out, options); err != nil {
+		return nil, fmt.Errorf("disk %s %w: %w", target, ErrStillRecorded, err)
 	}
-	for _, scope := range scopes {
-		if err := forget(ctx, d, scope, target); err != nil {
-			return nil, fmt.Errorf("disk %s %w: %w", target, ErrStillRecorded, err)
-		}
+	if missing != nil && len(out.Removed) == 0 && !options.IgnoreMissing {
+		return nil, missing
 	}
-	return detached, nil
+	return out, nil
+}
+
+// forgetDetached removes the records of a disk that is not attached any longer, and adds
+// the definition to what was removed.
+func forgetDetached(ctx context.Context, at descriptions, out *Detached, options DetachOptions) error {
+	if err := forget(ctx, at, Live, out.Target); err != nil || !options.Persistent {
+		return err
+	}
+	old, err := at.read(ctx, Persistent)
+	if err != nil || old.Disk(out.Target) == nil {
+		return err
+	}
+	if err := forget(ctx, at, Persistent, out.Target); err != nil {
+		return err
+	}
+	out.Removed = append(out.Removed, definitionPart)
+	return nil
 }
 
 // ErrStillRecorded reports that a disk was detached, but is still recorded.
@@ -61,10 +91,14 @@ func (d *Domain) Detach(ctx context.Context, target string, options DetachOption
 var ErrStillRecorded = errors.New("is detached, but still recorded (luksplug repair fixes that)")
 
 // detachOff removes a disk from the definition of a domain that is off.
-func detachOff(ctx context.Context, at descriptions, target string) (*hotplug.Detached, error) {
+func detachOff(ctx context.Context, at descriptions, target string, options DetachOptions) (*Detached, error) {
+	out := &Detached{Detached: hotplug.Detached{Target: target}, Off: true}
 	old, err := at.read(ctx, Persistent)
 	if err != nil {
 		return nil, err
+	}
+	if old.Disk(target) == nil && options.IgnoreMissing {
+		return out, nil
 	}
 	if old.Disk(target) == nil {
 		return nil, &hotplug.NotHeldError{Target: target, Held: old.Targets()}
@@ -72,5 +106,6 @@ func detachOff(ctx context.Context, at descriptions, target string) (*hotplug.De
 	if err := forget(ctx, at, Persistent, target); err != nil {
 		return nil, err
 	}
-	return &hotplug.Detached{Target: target, Removed: []string{"the disk from the domain's definition"}}, nil
+	out.Removed = []string{definitionPart}
+	return out, nil
 }

@@ -64,20 +64,16 @@ type migrateCheck struct {
 
 // source checks the attached disks and their records.
 func (c *migrateCheck) source(ctx context.Context) error {
-	disks, err := c.vm.List(ctx)
+	list, err := c.domain.List(ctx)
 	if err != nil {
 		return err
 	}
-	for _, h := range disks {
+	for _, h := range list.Disks {
 		if h.Leftover() {
 			c.Badf("disk %s: an interrupted run has left %s: run 'luksplug repair'", h.Target, strings.Join(h.Left(), ", "))
 		}
 	}
-	all, err := c.domain.States(ctx, disks)
-	if err != nil {
-		return err
-	}
-	for _, s := range all {
+	for _, s := range list.States {
 		switch {
 		case s.Attached && !s.Live, !s.Attached && s.Live:
 			c.Badf("disk %s: %s: run 'luksplug repair'", s.Target, s.Difference())

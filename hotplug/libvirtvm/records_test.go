@@ -156,10 +156,10 @@ func TestPersistentOff(t *testing.T) {
 		t.Errorf("without a port: %v", err)
 	}
 	var missing *hotplug.NotHeldError
-	if _, err := detachOff(ctx, m, "sdb"); !errors.As(err, &missing) || fmt.Sprint(missing.Held) != "[sda]" {
+	if _, err := detachOff(ctx, m, "sdb", DetachOptions{}); !errors.As(err, &missing) || fmt.Sprint(missing.Held) != "[sda]" {
 		t.Errorf("a disk that does not belong to it: %v", err)
 	}
-	if _, err := detachOff(ctx, m, "sda"); err != nil || m.recorded(t, Persistent, "sda") != nil {
+	if _, err := detachOff(ctx, m, "sda", DetachOptions{}); err != nil || m.recorded(t, Persistent, "sda") != nil {
 		t.Errorf("not removed: %v", err)
 	}
 }
@@ -187,8 +187,79 @@ func TestColdPlug(t *testing.T) {
 	if _, err := newChange(ctx, m, disable); !errors.As(err, &refused) || !errors.Is(err, ErrDisks) {
 		t.Errorf("disabled with a disk: %v", err)
 	}
-	if _, err := detachOff(ctx, m, "vdb"); err != nil || domainxml.Targets(m.documents[Persistent].Arguments()) != nil {
+	if _, err := detachOff(ctx, m, "vdb", DetachOptions{}); err != nil || domainxml.Targets(m.documents[Persistent].Arguments()) != nil {
 		t.Errorf("still among the arguments: %v %q", err, m.documents[Persistent].Arguments())
+	}
+}
+
+// TestOffDomain: the list and the repair of a domain that is off are about its definition.
+func TestOffDomain(t *testing.T) {
+	t.Parallel()
+	m := newMemory(t)
+	ctx := t.Context()
+	log, logged := test.NewNullLogger()
+	if r, err := repairOff(ctx, m, log); err != nil || !r.Off || len(r.Redefined) > 0 {
+		t.Errorf("without a disk: %+v, %v", r, err)
+	}
+	change, err := newChange(ctx, m, func(doc *domainxml.Document) (*domainxml.Document, error) {
+		return enable(ctx, m, doc, EnableOptions{Ports: 2, ColdPlug: true})
+	})
+	must.OK(t, err)
+	must.OK(t, change.Apply(ctx))
+	must.OK(t, recorderOf(t, m, parsed(t, "vdb", "virtio", "<readonly/>"), AttachOptions{Persistent: true}).define(ctx))
+	r, err := m.read(ctx, Persistent)
+	must.OK(t, err)
+	want := State{Target: "vdb", Persistent: true, Off: true, Payload: "/img", ReadOnly: true, Encrypted: true}
+	if l, err := listOff(ctx, m, r); err != nil || !l.Off || len(l.States) != 1 || l.States[0] != want || want.Difference() != "" {
+		t.Errorf("list: %+v, %v", l, err)
+	}
+	// Somebody has removed the disk from QEMU's arguments, and given its target to another one.
+	text := strings.Replace(string(m.documents[Persistent].Text()), "<devices>", "<devices><disk type='file' device='disk'><source file='/other'/><target dev='vdb' bus='virtio'/></disk>", 1)
+	doc, err := domainxml.Parse([]byte(text))
+	must.OK(t, err)
+	full := doc.Arguments()
+	m.documents[Persistent], err = doc.WithArguments(domainxml.Foreign(full))
+	must.OK(t, err)
+	if l, err := listOff(ctx, m, r); err != nil || !l.States[0].Twice || !strings.Contains(l.States[0].Difference(), "libvirt has another disk") {
+		t.Errorf("list, of a target that libvirt has as well: %+v, %v", l, err)
+	}
+	if got, err := repairOff(ctx, m, log); err != nil || fmt.Sprint(got.Redefined) != "[vdb]" || fmt.Sprint(m.documents[Persistent].Arguments()) != fmt.Sprint(full) {
+		t.Errorf("repaired: %+v, %v", got, err)
+	}
+	if got, err := repairOff(ctx, m, log); err != nil || len(got.Redefined) > 0 {
+		t.Errorf("repaired again: %+v, %v", got, err)
+	}
+	// A record that does not verify is not acted on.
+	must.OK(t, m.write(ctx, Persistent, record.Record{ColdPlug: true, Disks: r.Disks}))
+	m.documents[Persistent], err = m.documents[Persistent].WithArguments(domainxml.Foreign(full))
+	must.OK(t, err)
+	if got, err := repairOff(ctx, m, log); err != nil || len(got.Redefined) > 0 || len(logged.Entries) != 1 {
+		t.Errorf("with a record that does not verify: %+v, %v, logged %v", got, err, logged.Entries)
+	}
+}
+
+// TestDetachedTarget: a text that is no target is an error, not a disk that is missing.
+func TestDetachedTarget(t *testing.T) {
+	t.Parallel()
+	for _, target := range []string{"/dev/vdb", "", "vdb1", "vdb-luks"} {
+		var invalid *blockgraph.InvalidError
+		if _, err := (&Domain{}).Detach(t.Context(), target, DetachOptions{IgnoreMissing: true}); !errors.As(err, &invalid) {
+			t.Errorf("%q: %v", target, err)
+		}
+	}
+}
+
+// TestForgetDetached: the removal from the definition of a disk that is not attached is a change.
+func TestForgetDetached(t *testing.T) {
+	t.Parallel()
+	m := newMemory(t)
+	_, err := recorderOf(t, m, parsed(t, "sda", "scsi", ""), AttachOptions{Persistent: true}).before(t.Context(), prepared)
+	must.OK(t, err)
+	for _, want := range []int{1, 0} {
+		out := &Detached{Detached: hotplug.Detached{Target: "sda"}}
+		if err := forgetDetached(t.Context(), m, out, DetachOptions{Persistent: true}); err != nil || len(out.Removed) != want {
+			t.Errorf("%+v, %v; want %d", out, err, want)
+		}
 	}
 }
 
@@ -208,7 +279,8 @@ func TestStatesAndRepair(t *testing.T) {
 		must.OK(t, forget(ctx, m, Live, target))
 	}
 	disks[2].Kept = ""
-	want := []State{{Target: "sda", Attached: true}, {Target: "sdb", Live: true}, {Target: "sdc", Attached: true, Persistent: true}}
+	want := []State{{Target: "sda", Attached: true}, {Target: "sdb", Live: true, Payload: "/img", Encrypted: true},
+		{Target: "sdc", Attached: true, Persistent: true, Payload: "/img", Encrypted: true}}
 	if got, err := states(ctx, m, disks); err != nil || fmt.Sprint(got) != fmt.Sprint(want) {
 		t.Errorf("got %+v (%v)", got, err)
 	}

@@ -3,10 +3,12 @@ package libvirtvm
 import (
 	"context"
 	"errors"
+	"slices"
 
 	"github.com/sirupsen/logrus"
 
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
 
@@ -17,13 +19,28 @@ type Repaired struct {
 	// Fixed are the disks whose live record was fixed, as they were before: it was
 	// written for those that are attached, and removed for the others.
 	Fixed []State
+	// Off is true if the domain is off: nothing of it is in a QEMU.
+	Off bool
+	// Redefined are the targets of the disks whose arguments for QEMU in the definition were
+	// made again, because they differed from the record.
+	Redefined []string
 }
 
 // Repair removes leftovers of interrupted runs from the VM, as [hotplug.VM.Repair] does,
 // and makes the live metadata match the attached disks. A disk is recorded as its attach
 // on this host recorded it; a disk that this host does not know is reported in the log.
 // The result is valid also with an error.
+//
+// Of a domain that is off it makes QEMU's arguments in the definition match the record,
+// where disks are plugged cold.
 func (d *Domain) Repair(ctx context.Context) (*Repaired, error) {
+	running, err := d.running(ctx)
+	if err != nil {
+		return &Repaired{}, err
+	}
+	if !running {
+		return repairOff(ctx, d, d.log)
+	}
 	vm, err := d.VM(ctx)
 	if err != nil {
 		return &Repaired{}, err
@@ -35,6 +52,34 @@ func (d *Domain) Repair(ctx context.Context) (*Repaired, error) {
 		e = out.records(ctx, d, disks, d.log)
 	}
 	return out, errors.Join(err, e)
+}
+
+// repairOff is Repair for a domain that is off.
+func repairOff(ctx context.Context, at descriptions, log logrus.FieldLogger) (*Repaired, error) {
+	out := &Repaired{Off: true}
+	doc, err := at.definition(ctx)
+	if err != nil {
+		return out, err
+	}
+	r, err := record.FromDomain(doc)
+	if err != nil || len(r.Disks) == 0 {
+		return out, err
+	}
+	if err := verify(at, r); err != nil {
+		log.WithField(hotplug.CauseField, err).Warn(err)
+		return out, nil
+	}
+	after, err := withRecord(ctx, doc, r)
+	if err != nil || slices.Equal(doc.Arguments(), after.Arguments()) {
+		return out, err
+	}
+	if err := at.define(ctx, after); err != nil {
+		return out, err
+	}
+	out.Redefined = slices.Concat(domainxml.Targets(doc.Arguments()), domainxml.Targets(after.Arguments()))
+	slices.Sort(out.Redefined)
+	out.Redefined = slices.Compact(out.Redefined)
+	return out, nil
 }
 
 // records makes the live metadata match the attached disks.

@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 )
@@ -16,6 +18,26 @@ type State struct {
 	Live       bool // recorded in the running domain
 	Persistent bool // recorded in the definition
 	Optional   bool // so that the domain may run without it
+	Off        bool // the domain is off
+	Twice      bool // libvirt has another disk with this target
+	// Payload and Header are the images of the recorded disk, "" if it has none or its XML
+	// cannot be read.
+	Payload, Header string
+	// ReadOnly and Encrypted are properties of the recorded disk.
+	ReadOnly, Encrypted bool
+}
+
+// describe sets what the XML of a record says.
+func (s *State) describe(r record.Disk) {
+	disk, err := r.Parsed()
+	if err != nil {
+		return // whoever acts on the record reports it
+	}
+	s.Payload, s.Header = disk.Image.Source.String(), ""
+	if h := disk.Header(); h != nil {
+		s.Header = h.Source.String()
+	}
+	s.ReadOnly, s.Encrypted = disk.ReadOnly, disk.Encrypted()
 }
 
 // compare merges the attached and the recorded disks, by target.
@@ -30,12 +52,15 @@ func compare(attached []string, live, persistent record.Record) []State {
 	for _, target := range attached {
 		get(target).Attached = true
 	}
-	for _, d := range live.Disks {
-		get(d.Target).Live = true
-	}
 	for _, d := range persistent.Disks {
 		s := get(d.Target)
 		s.Persistent, s.Optional = true, d.Optional
+		s.describe(d)
+	}
+	for _, d := range live.Disks {
+		s := get(d.Target)
+		s.Live = true
+		s.describe(d)
 	}
 	var out []State
 	for _, target := range slices.Sorted(maps.Keys(all)) {
@@ -44,10 +69,25 @@ func compare(attached []string, live, persistent record.Record) []State {
 	return out
 }
 
-// Difference returns the difference between QEMU and the records of a running domain
-// in human-readable form, "" for none.
+// Difference returns the differences between QEMU, the records and libvirt's own disks in
+// human-readable form, "" for none.
 func (s State) Difference() string {
+	const twice = "libvirt has another disk of the domain with this target: only luksplug knows this one"
+	out := s.unrecorded()
 	switch {
+	case !s.Twice:
+		return out
+	case out == "":
+		return twice
+	}
+	return out + "; " + twice
+}
+
+// unrecorded returns the difference between QEMU and the records of a running domain.
+func (s State) unrecorded() string {
+	switch {
+	case s.Off:
+		return ""
 	case s.Attached && !s.Live:
 		return "attached, but not in the domain's metadata: it is lost when the domain is saved and restored, or migrated"
 	case !s.Attached && s.Live:
@@ -70,15 +110,85 @@ func (s State) Recorded() []Scope {
 	return out
 }
 
-// States compares the attached disks, as [hotplug.VM.List] returns them, with the
-// records. Records that do not verify are reported in the log.
-func (d *Domain) States(ctx context.Context, disks []*hotplug.AttachedDisk) ([]State, error) {
+// Listing is what luksplug has in a domain.
+type Listing struct {
+	// Off is true if the domain is off: it has only what its definition records.
+	Off bool
+	// Disks are those in QEMU, as [hotplug.VM.List] returns them.
+	Disks []*hotplug.AttachedDisk
+	// States compares them with the records; sorted by target. It is nil for a VM without
+	// records.
+	States []State
+}
+
+// List returns the disks of luksplug's in the domain, which may be off. It changes nothing.
+// Records that do not verify are reported in the log.
+func (d *Domain) List(ctx context.Context) (*Listing, error) {
+	running, err := d.running(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !running {
+		return d.listOff(ctx)
+	}
+	vm, err := d.VM(ctx)
+	if err != nil {
+		return nil, err
+	}
+	disks, err := vm.List(ctx)
+	if err != nil {
+		return nil, err
+	}
 	live, persistent, err := readBoth(ctx, d)
 	if err != nil {
 		return nil, err
 	}
 	d.warnUnverified(map[Scope]record.Record{Live: live, Persistent: persistent})
-	return statesOf(disks, live, persistent), nil
+	out := &Listing{Disks: disks, States: statesOf(disks, live, persistent)}
+	if theirs, err := d.disks(ctx); err != nil {
+		d.log.Warnf("not compared with libvirt's own disks: %v", err)
+	} else {
+		out.compareTargets(theirs)
+	}
+	return out, nil
+}
+
+// listOff is List for a domain that is off.
+func (d *Domain) listOff(ctx context.Context) (*Listing, error) {
+	persistent, err := d.read(ctx, Persistent)
+	if err != nil {
+		return nil, err
+	}
+	d.warnUnverified(map[Scope]record.Record{Persistent: persistent})
+	return listOff(ctx, d, persistent)
+}
+
+func listOff(ctx context.Context, at descriptions, persistent record.Record) (*Listing, error) {
+	out := &Listing{Off: true, States: compare(nil, record.Record{}, persistent)}
+	for i := range out.States {
+		out.States[i].Off = true
+	}
+	doc, err := at.definition(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if m, err := diskxml.ParseDomain(doc.Text()); err == nil { // others need not be valid to luksplug
+		out.compareTargets(m.Disks)
+	}
+	return out, nil
+}
+
+// compareTargets compares the targets with those of libvirt's own disks. libvirt does not
+// know the targets of luksplug's, and may give them again.
+func (l *Listing) compareTargets(theirs []blockgraph.OtherDisk) {
+	taken := map[string]bool{}
+	for _, disk := range theirs {
+		taken[disk.Target] = true
+	}
+	for i := range l.States {
+		s := &l.States[i]
+		s.Twice = taken[s.Target]
+	}
 }
 
 func states(ctx context.Context, at descriptions, disks []*hotplug.AttachedDisk) ([]State, error) {

@@ -35,6 +35,9 @@ type AttachedDisk struct {
 	Size int64
 	// ReadOnly is true if the guest cannot write.
 	ReadOnly bool
+	// Bus and Address locate the device, as far as they are known, and Serial is the disk's
+	// serial in the guest, "" for none. See [AddFrontends].
+	Bus, Address, Serial string
 	// Payload and Header are the paths of the images, "" for an image without one. QEMU
 	// does not know the path of an original header, only the host on which the disk was
 	// attached does.

@@ -33,27 +33,49 @@ type Comparison struct {
 	Others func(ctx context.Context) ([]blockgraph.OtherDisk, error)
 }
 
+// Graph returns the graph that the wanted disk has if it is the attached one.
+func (c *Comparison) Graph(ctx context.Context) (*blockgraph.Graph, error) {
+	unlock, err := c.unlock(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.graph(ctx, unlock)
+}
+
+// unlock returns how the attached disk was opened, which need not be how it would be opened
+// now.
+func (c *Comparison) unlock(ctx context.Context) (blockgraph.Unlock, error) {
+	out := blockgraph.Unlock{Method: c.Attached.Unlock}
+	if out.Method == blockgraph.MethodStorageDaemon {
+		own, err := c.Host.Disk(ctx, c.Disk.Target)
+		if err != nil {
+			return out, err
+		}
+		out.Dir = own.HandOver()
+	}
+	return out, nil
+}
+
+func (c *Comparison) graph(ctx context.Context, unlock blockgraph.Unlock) (*blockgraph.Graph, error) {
+	var machine blockgraph.Machine
+	var err error
+	if t := c.Disk.IOTune; t != nil && !t.Any() && c.Others != nil { // the disk then has the limits of its group
+		if machine.Disks, err = c.Others(ctx); err != nil {
+			return nil, fmt.Errorf("query which disks the VM has: %w", err)
+		}
+	}
+	return blockgraph.Build(c.Disk, machine, unlock)
+}
+
 // Difference returns how the attached disk differs from the wanted one, "" if it is the
 // same disk. The address of the device is not compared: the attached disk keeps its own.
 func (c *Comparison) Difference(ctx context.Context) (string, error) {
-	disk, state, h := c.Disk, c.State, c.Attached
-	// By the method of that attach, not by the one that would be chosen now.
-	unlock := blockgraph.Unlock{Method: h.Unlock}
-	if h.Unlock == blockgraph.MethodStorageDaemon {
-		own, err := c.Host.Disk(ctx, disk.Target)
-		if err != nil {
-			return "", err
-		}
-		unlock.Dir = own.HandOver()
+	state, h := c.State, c.Attached
+	unlock, err := c.unlock(ctx)
+	if err != nil {
+		return "", err
 	}
-	var machine blockgraph.Machine
-	var err error
-	if t := disk.IOTune; t != nil && !t.Any() && c.Others != nil { // the disk then has the limits of its group
-		if machine.Disks, err = c.Others(ctx); err != nil {
-			return "", fmt.Errorf("query which disks the VM has: %w", err)
-		}
-	}
-	graph, err := blockgraph.Build(disk, machine, unlock)
+	graph, err := c.graph(ctx, unlock)
 	if err != nil {
 		return "", err
 	}
