@@ -77,7 +77,7 @@ func TestParseDiskRefuses(t *testing.T) {
 		{"entity", disk("<serial>&nbsp;</serial>"), "", 4, "invalid character entity"},
 		{"not a disk", "\n<domain/>", "domain", 2, "not a <disk>"},
 		{"too deep", disk(strings.Repeat("<a>", 100)), "", 4, "nested deeper"},
-		{"other encoding", "<?xml version='1.0' encoding='latin1'?><disk/>", "", 1, "latin1"},
+		{"other encoding", "<?xml version='1.0' encoding='koi8-r'?><disk/>", "", 1, "iconv -f koi8-r"},
 		// Elements and attributes.
 		{"unknown element", disk("<drvier/>"), "disk/drvier", 4, "unknown element"},
 		{"unknown attribute with a hint", driver("cahe='none'"), "disk/driver@cahe", 4, "did you mean cache?"},
