@@ -35,9 +35,9 @@ func (r *rule) check(e *element, skip *skipped) error {
 		case slices.Contains(r.notAttrs, name):
 			return e.unsupported(name, "%s", why(e.name+"@"+name))
 		case slices.Contains(r.others, name):
-			return e.invalid(name, "does not belong to this kind of source, and libvirt would ignore it")
+			return e.invalid(name, "%s", misplaced(name))
 		default:
-			return e.invalid(name, "unknown attribute%s", suggest(name, r.attrs))
+			return e.invalid(name, "unknown attribute%s", suggest(e.name+"@", name, r.attrs))
 		}
 		seen = append(seen, name)
 	}
@@ -51,9 +51,9 @@ func (r *rule) check(e *element, skip *skipped) error {
 		case slices.Contains(r.not, c.name):
 			return c.unsupported("", "%s", why(c.name))
 		case slices.Contains(r.others, c.name):
-			return c.invalid("", "does not belong to this kind of source, and libvirt would ignore it")
+			return c.invalid("", "%s", misplaced(c.name))
 		default:
-			return c.invalid("", "unknown element%s", suggest(c.name, childNames(r)))
+			return c.invalid("", "unknown element%s", suggest(e.name+"/", c.name, childNames(r)))
 		}
 		if !next.repeated && slices.ContainsFunc(e.children[:i], func(o *element) bool { return o.name == c.name }) {
 			return c.invalid("", "the element occurs more than once")
