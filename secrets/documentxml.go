@@ -233,11 +233,8 @@ func readTree(data []byte) (*element, error) {
 		case errors.Is(err, io.EOF):
 			return root, nil
 		case err != nil:
-			line, reason := xmltext.SyntaxReason(err)
-			if line == 0 {
-				return nil, at("%s", reason)
-			}
-			return nil, (&element{line: line}).invalid("%s", reason)
+			_, reason := xmltext.SyntaxReason(err) // the decoder is in the line of the error
+			return nil, at("%s", reason)
 		}
 		switch token := token.(type) {
 		case xml.StartElement:

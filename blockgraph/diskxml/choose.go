@@ -21,7 +21,7 @@ var ErrNotOneDisk = errors.New("the document is not of one disk")
 // the same lines as in the document.
 //
 // Errors are of type [*XMLError]. With target "", the error for every document but a <disk> lists its disks, and wraps
-// [ErrNotOneDisk]; so does the one if no disk has the target.
+// [ErrNotOneDisk]; so does the one if none of its disks, or more than one, has the target.
 func ChooseDisk(data []byte, target string) ([]byte, error) {
 	if len(data) > 16*maxXMLBytes {
 		return nil, &XMLError{Reason: fmt.Sprintf("%d bytes are more than a domain can need", len(data))}
@@ -165,7 +165,7 @@ func (d *diskFinder) refuse(target string, matches int) error {
 	err := &XMLError{Element: d.root, Line: d.begin, Err: ErrNotOneDisk}
 	switch {
 	case len(d.disks) == 0:
-		err.Reason = "the document has no <disk>: give one"
+		err.Reason, err.Err = fmt.Sprintf("the document is a <%s>, not a <disk>, and has no <disk> in it", d.root), nil
 	case matches > 1:
 		err.Reason = fmt.Sprintf("the document has %d disks with the target %q: give one of them alone", matches, message.Shorten(target))
 	case target != "":

@@ -74,14 +74,13 @@ func TestChooseDiskAlone(t *testing.T) {
 		}
 	}
 	for doc, want := range map[string]string{
-		alone: `no disk with the target "vdc", but vdb (/a)`, "<domain/>": "has no <disk>", "<devices/>": "has no <disk>",
-		"<devices>" + strings.Repeat(strings.ReplaceAll(alone, "vdb", "vdc"), 2) + "</devices>": "2 disks with the target",
+		alone: `no disk with the target "vdc", but vdb (/a)`, "<devices>" + strings.Repeat(strings.ReplaceAll(alone, "vdb", "vdc"), 2) + "</devices>": "2 disks with the target",
 	} {
 		if text, err := diskxml.ChooseDisk([]byte(doc), "vdc"); !errors.Is(err, diskxml.ErrNotOneDisk) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %s, %v", doc, text, err)
 		}
 	}
-	for _, doc := range []string{"", "<a>", "<!DOCTYPE a><domain/>", "<domain>" + strings.Repeat("<a>", 1000)} {
+	for _, doc := range []string{"", "<a>", "<a/>", "<domain/>", "<devices/>", "<!DOCTYPE a><domain/>", "<domain>" + strings.Repeat("<a>", 1000)} {
 		text, err := diskxml.ChooseDisk([]byte(doc), "vdc")
 		if err == nil {
 			_, err = diskxml.ParseDisk(text)
