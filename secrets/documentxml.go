@@ -280,7 +280,7 @@ func begin(decoder *xml.Decoder, tag xml.StartElement) (*element, error) {
 	for _, a := range tag.Attr {
 		name := a.Name.Local
 		if a.Name.Space != "" {
-			name = a.Name.Space + ":" + name
+			return nil, e.invalid("the attribute %s= of <%s> is in a namespace: none is allowed", name, e.name)
 		}
 		if _, twice := e.attrs[name]; twice {
 			return nil, e.invalid("the attribute %s= is given twice", name)
