@@ -92,7 +92,7 @@ func (d *Disk) validateEncryption(element string, i *Image) error {
 	if err := check([]rule{
 		{enc.Engine != "" && enc.Engine != EngineQEMU, invalid, element + "@engine", "unknown encryption engine " + quoted(enc.Engine)},
 		{enc.format() != EncryptionLUKS, unsupported, element + "@format",
-			"'" + message.Shorten(string(enc.Format)) + "' is currently not supported by the qemu encryption engine: use luks"},
+			"'" + message.Shorten(string(enc.Format)) + "' is currently not supported by the qemu encryption engine: use format='luks', for LUKS1 and LUKS2"},
 		{i.Format != FormatRaw && i.Format != FormatQcow2, unsupported, element, "encryption is supported only with 'raw' and 'qcow2' image format"},
 	}); err != nil || enc.Header == nil {
 		return err

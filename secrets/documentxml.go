@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/internal/xmltext"
 )
 
 // maxDocument is the largest size of a document in bytes, far above any real one.
@@ -85,7 +87,7 @@ func parseDocument(data []byte) (d Document, err error) {
 				d.UUID, err = ParseUUID(strings.TrimSpace(string(e.text)))
 			}
 			if errors.Is(err, ErrInvalidReference) {
-				err = e.invalid("%v", err)
+				err = e.invalid("the text of <uuid> is not a uuid: write it like 0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f, or leave the element out; it is not shown, as it may be the secret")
 			}
 		case "description":
 			d.Description, err = string(e.text), e.leaf()
@@ -124,7 +126,7 @@ func (e *element) usage() (UsageType, string, error) {
 	case written == "none":
 		return UsageNone, "", e.only([]string{"type"})
 	case u == UsageNone || !u.Valid():
-		return "", "", e.invalid("unknown usage type=%q: use volume, ceph, iscsi, tls or vtpm", written)
+		return "", "", e.invalid("unknown usage type=%q: use volume, ceph, iscsi, tls or vtpm", shorten(written))
 	}
 	name := u.element()
 	if err := e.only([]string{"type"}, name); err != nil {
@@ -145,7 +147,7 @@ func (e *element) flag(name string) (bool, error) {
 	case value == "yes":
 		return true, nil
 	}
-	return false, e.invalid("%s=%q must be yes or no", name, value)
+	return false, e.invalid("%s=%q must be yes or no", name, shorten(value))
 }
 
 // only refuses attributes and elements other than the given ones, repeated
@@ -158,14 +160,14 @@ func (e *element) only(attrs []string, children ...string) error {
 	for _, c := range e.children {
 		switch {
 		case !slices.Contains(children, c.name):
-			return c.invalid("<%s> is not known", c.path)
+			return c.invalid("<%s> is not known%s", c.path, suggest(c.name, children))
 		case seen[c.name]:
 			return c.invalid("there is a second <%s>", c.name)
 		}
 		seen[c.name] = true
 	}
 	if text := strings.TrimSpace(string(e.text)); text != "" {
-		return e.invalid("<%s> contains the text %q, where no text is allowed", e.path, shorten(text))
+		return e.invalid("<%s> contains text, where none is allowed: the document only describes a secret, whose value is set apart, so remove it; it is not shown, as it may be the secret", e.path)
 	}
 	return nil
 }
@@ -173,10 +175,18 @@ func (e *element) only(attrs []string, children ...string) error {
 func (e *element) onlyAttributes(attrs ...string) error {
 	for name := range e.attrs {
 		if !slices.Contains(attrs, name) {
-			return e.invalid("the attribute %s= of <%s> is not known", name, e.path)
+			return e.invalid("the attribute %s= of <%s> is not known%s", name, e.path, suggest(name, attrs))
 		}
 	}
 	return nil
+}
+
+// suggest returns a hint with the known name that was probably meant, "" for none.
+func suggest(name string, known []string) string {
+	if meant := xmltext.Misspelt(name, known); meant != "" {
+		return ": did you mean " + meant + "?"
+	}
+	return ""
 }
 
 // leaf refuses attributes and elements in an element that may contain only text.
@@ -204,6 +214,10 @@ func readTree(data []byte) (*element, error) {
 	if len(data) > maxDocument {
 		return nil, fmt.Errorf("%w: %d bytes are too many for a <secret> document (the limit is %d)", ErrInvalidDocument, len(data), maxDocument)
 	}
+	data, err := xmltext.UTF8(data)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrInvalidDocument, err)
+	}
 	decoder := xml.NewDecoder(bytes.NewReader(data))
 	at := func(format string, args ...any) error {
 		line, _ := decoder.InputPos()
@@ -219,11 +233,8 @@ func readTree(data []byte) (*element, error) {
 		case errors.Is(err, io.EOF):
 			return root, nil
 		case err != nil:
-			var syntax *xml.SyntaxError
-			if errors.As(err, &syntax) {
-				return nil, (&element{line: syntax.Line}).invalid("%s", syntax.Msg)
-			}
-			return nil, at("%v", err)
+			_, reason := xmltext.SyntaxReason(err) // the decoder is in the line of the error
+			return nil, at("%s", reason)
 		}
 		switch token := token.(type) {
 		case xml.StartElement:
@@ -264,12 +275,12 @@ func begin(decoder *xml.Decoder, tag xml.StartElement) (*element, error) {
 	line, _ := decoder.InputPos()
 	e := &element{name: tag.Name.Local, path: tag.Name.Local, line: line, attrs: map[string]string{}}
 	if tag.Name.Space != "" {
-		return nil, e.invalid("<%s> is in the namespace %q: no namespace is allowed", e.name, shorten(tag.Name.Space))
+		return nil, e.invalid("<%s> is in a namespace: none is allowed", e.name)
 	}
 	for _, a := range tag.Attr {
 		name := a.Name.Local
 		if a.Name.Space != "" {
-			name = a.Name.Space + ":" + name
+			return nil, e.invalid("the attribute %s= of <%s> is in a namespace: none is allowed", name, e.name)
 		}
 		if _, twice := e.attrs[name]; twice {
 			return nil, e.invalid("the attribute %s= is given twice", name)

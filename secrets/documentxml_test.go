@@ -61,34 +61,36 @@ func TestDocumentRefusals(t *testing.T) {
 	t.Parallel()
 	in := func(s string) string { return "<secret><uuid>" + id + "</uuid>" + s + "</secret>" }
 	for text, names := range map[string]string{
-		"":                                     "no element",
-		"secret":                               "text is outside",
-		"<secret>":                             "unexpected EOF",
-		"<disk/>":                              "<disk>",
-		"<secret/><secret/>":                   "second element <secret>",
-		"<secret privat='yes'/>":               "privat=",
-		"<secret private='true'/>":             `private="true"`,
-		"<secret private=''/>":                 `private=""`,
-		"<secret private='yes' private='no'/>": "private= is given twice",
-		"<secret x:private='yes'/>":            "private=",
-		"<secret xmlns='urn:x'/>":              "urn:x",
-		"<!DOCTYPE secret><secret/>":           "<!DOCTYPE>",
-		in("<uuid>" + id + "</uuid>"):          "second <uuid>",
-		"<secret><uuid>x</uuid></secret>":      "not a uuid",
-		"<secret><uuid/></secret>":             "not a uuid",
-		"<secret><uuid a='b'>" + id + "</uuid></secret>": "a=",
-		"<secret><uuid><b/>" + id + "</uuid></secret>":   "<secret/uuid/b>",
-		in("<private/>"):             "<secret/private>",
-		in("text"):                   "text",
-		in("<usage/>"):               "type=",
-		in("<usage type='disk'/>"):   `type="disk"`,
-		in("<usage type='volume'/>"): "<volume>",
-		in("<usage type='volume'><volume/></usage>"):                                             "<volume>",
-		in("<usage type='volume'><name>x</name></usage>"):                                        "<secret/usage/name>",
-		in("<usage type='iscsi'><name>x</name></usage>"):                                         "<secret/usage/name>",
-		in("<usage type='none'><name>x</name></usage>"):                                          "<secret/usage/name>",
-		in("<usage type='ceph'><name>x</name><name>y</name></usage>"):                            "second <name>",
-		in("<usage type='ceph'><name>x</name>y</usage>"):                                         "text",
+		"":                              "no element",
+		"secret":                        "text is outside",
+		"<secret>":                      "unexpected EOF",
+		"<disk/>":                       "<disk>",
+		"<secret/><secret/>":            "second element <secret>",
+		"<secret privat='yes'/>":        "did you mean private?",
+		"<secret><uid>x</uid></secret>": "did you mean uuid?",
+		"<?xml version='1.0' encoding='koi8-r'?><secret/>":            "koi8-r",
+		"<secret private='true'/>":                                    `private="true"`,
+		"<secret private=''/>":                                        `private=""`,
+		"<secret private='yes' private='no'/>":                        "private= is given twice",
+		"<secret x:private='yes'/>":                                   "private=",
+		"<secret xmlns='urn:x'/>":                                     "namespace",
+		"<!DOCTYPE secret><secret/>":                                  "<!DOCTYPE>",
+		in("<uuid>" + id + "</uuid>"):                                 "second <uuid>",
+		"<secret><uuid>x</uuid></secret>":                             "not a uuid",
+		"<secret><uuid/></secret>":                                    "not a uuid",
+		"<secret><uuid a='b'>" + id + "</uuid></secret>":              "a=",
+		"<secret><uuid><b/>" + id + "</uuid></secret>":                "<secret/uuid/b>",
+		in("<private/>"):                                              "<secret/private>",
+		in("text"):                                                    "text",
+		in("<usage/>"):                                                "type=",
+		in("<usage type='disk'/>"):                                    `type="disk"`,
+		in("<usage type='volume'/>"):                                  "<volume>",
+		in("<usage type='volume'><volume/></usage>"):                  "<volume>",
+		in("<usage type='volume'><name>x</name></usage>"):             "<secret/usage/name>",
+		in("<usage type='iscsi'><name>x</name></usage>"):              "<secret/usage/name>",
+		in("<usage type='none'><name>x</name></usage>"):               "<secret/usage/name>",
+		in("<usage type='ceph'><name>x</name><name>y</name></usage>"): "second <name>",
+		in("<usage type='ceph'><name>x</name>y</usage>"):              "text",
 		in("<usage type='ceph'><name>x</name></usage><usage type='ceph'><name>x</name></usage>"): "second <usage>",
 		in("<description>a</description><description>a</description>"):                           "second <description>",
 		in("<description>a\x01</description>"):                                                   "illegal character",
@@ -113,6 +115,36 @@ func TestDocumentErrorsSayTheLine(t *testing.T) {
 	_, err := secrets.ParseDocument([]byte("<secret>\n  <uuid>" + id + "</uuid>\n  <pirvate/>\n</secret>\n"))
 	if err == nil || !strings.Contains(err.Error(), "line 3") {
 		t.Error(err)
+	}
+}
+
+// TestDocumentErrorsShowNoSecret: a value that somebody has written into the document is in no error.
+func TestDocumentErrorsShowNoSecret(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{
+		"<secret>hunter2</secret>", "<secret><value>hunter2</value></secret>", "<secret><uuid>hunter2</uuid></secret>", "<secret value='hunter2'/>",
+		"<secret><passphrase value='hunter2'/></secret>", "<secret>x&hunter2;</secret>", "<secret>x<hunter2</secret>", "<secret>x</hunter2>", "hunter2", "<secret/>hunter2",
+		"<secret><usage type='volume'>hunter2<volume>/a</volume></usage></secret>", "<secret><usage type='volume' value='hunter2'/></secret>",
+		"<secret><uuid>" + id + "</uuid><description>a<b>hunter2</b></description></secret>", "<secret xmlns='hunter2'/>", "<secret xmlns:x='hunter2' x:a='b'/>",
+		"<secret><uuid>" + id + "</uuid><usage type='volume'><volume>a\rhunter2&#13;</volume></usage></secret>",
+	} {
+		if d, err := secrets.ParseDocument([]byte(text)); err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%s: %+v, %v", text, d, err)
+		}
+	}
+}
+
+// TestDocumentEncodings: documents as editors of other systems write them.
+func TestDocumentEncodings(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{
+		"\ufeff<secret><description>\u00e9</description></secret>",
+		"<?xml version='1.0' encoding='ISO-8859-1'?><secret><description>\xe9</description></secret>",
+		"\xff\xfe<\x00s\x00e\x00c\x00r\x00e\x00t\x00>\x00<\x00d\x00e\x00s\x00c\x00r\x00i\x00p\x00t\x00i\x00o\x00n\x00>\x00\xe9\x00<\x00/\x00d\x00e\x00s\x00c\x00r\x00i\x00p\x00t\x00i\x00o\x00n\x00>\x00<\x00/\x00s\x00e\x00c\x00r\x00e\x00t\x00>\x00",
+	} {
+		if d, err := secrets.ParseDocument([]byte(text)); err != nil || d.Description != "\u00e9" {
+			t.Errorf("%q: %+v, %v", text, d, err)
+		}
 	}
 }
 

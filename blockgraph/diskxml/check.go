@@ -5,9 +5,11 @@ import (
 	"encoding/xml"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
+	"github.com/luksplug/luksplug/internal/xmltext"
 )
 
 // check refuses everything in e that r does not allow. If skip is not nil, unknown elements
@@ -23,7 +25,7 @@ func (r *rule) check(e *element, skip *skipped) error {
 		case isNamespace(a):
 			continue
 		case a.Name.Space != "" && a.Name.Space != "xml":
-			return e.invalid(name, "attributes of the namespace %q are not known", a.Name.Space)
+			return e.foreign(name, "attributes", a.Name.Space)
 		case slices.Contains(seen, name):
 			return e.invalid(name, "the attribute is given twice")
 		case slices.Contains(r.attrs, name), slices.Contains(r.inert, name):
@@ -33,14 +35,14 @@ func (r *rule) check(e *element, skip *skipped) error {
 		case slices.Contains(r.notAttrs, name):
 			return e.unsupported(name, "%s", why(e.name+"@"+name))
 		case slices.Contains(r.others, name):
-			return e.invalid(name, "does not belong to this kind of source, and libvirt would ignore it")
+			return e.invalid(name, "%s", misplaced(name))
 		default:
-			return e.invalid(name, "unknown attribute%s", suggest(name, r.attrs))
+			return e.invalid(name, "unknown attribute%s", suggest(e.name+"@", name, r.attrs))
 		}
 		seen = append(seen, name)
 	}
 	if !r.text && e.text != "" {
-		return e.invalid("", "contains text %q, which has no meaning here", message.Shorten(e.text))
+		return e.stray()
 	}
 	for i, c := range e.children {
 		next, known := r.children[c.name]
@@ -49,9 +51,9 @@ func (r *rule) check(e *element, skip *skipped) error {
 		case slices.Contains(r.not, c.name):
 			return c.unsupported("", "%s", why(c.name))
 		case slices.Contains(r.others, c.name):
-			return c.invalid("", "does not belong to this kind of source, and libvirt would ignore it")
+			return c.invalid("", "%s", misplaced(c.name))
 		default:
-			return c.invalid("", "unknown element%s", suggest(c.name, childNames(r)))
+			return c.invalid("", "unknown element%s", suggest(e.name+"/", c.name, childNames(r)))
 		}
 		if !next.repeated && slices.ContainsFunc(e.children[:i], func(o *element) bool { return o.name == c.name }) {
 			return c.invalid("", "the element occurs more than once")
@@ -64,6 +66,33 @@ func (r *rule) check(e *element, skip *skipped) error {
 		}
 	}
 	return nil
+}
+
+// stray refuses the text of an element that may have none. It shows the text only where it cannot be a passphrase or key
+// that somebody has written into the XML.
+func (e *element) stray() error {
+	switch {
+	case e.name == "secret":
+		return e.invalid("", "contains text: it names a secret by uuid= or usage=, and never holds it, so keep the value in a key store and remove it here")
+	case e.confidential():
+		return e.invalid("", "contains text, which has no meaning here and is not shown, as it may be a secret: remove it")
+	}
+	return e.invalid("", "contains text %q, which has no meaning here", message.Shorten(e.text))
+}
+
+// foreign refuses an element or attribute of a namespace.
+func (e *element) foreign(attr, what, space string) error {
+	if e.confidential() {
+		return e.invalid(attr, "%s of a namespace are not known", what)
+	}
+	return e.invalid(attr, "%s of the namespace %q are not known", what, message.Shorten(space))
+}
+
+// confidential reports whether the element is in one that has to do with secrets, or has their name misspelt.
+func (e *element) confidential() bool {
+	return slices.ContainsFunc(strings.Split(e.path, "/"), func(name string) bool {
+		return xmltext.Misspelt(name, []string{"encryption", "secret", "auth", "cookies", "passphrase", "password", "key"}) != ""
+	})
 }
 
 // checkValue refuses an empty value, which libvirtxml does not distinguish from a missing

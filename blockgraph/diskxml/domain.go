@@ -21,6 +21,10 @@ func ParseDomain(data []byte) (blockgraph.Machine, error) {
 	if len(data) > 16*maxXMLBytes {
 		return blockgraph.Machine{}, &XMLError{Element: "domain", Reason: fmt.Sprintf("%d bytes are more than a <domain> can need", len(data))}
 	}
+	data, err := utf8Text("domain", data)
+	if err != nil {
+		return blockgraph.Machine{}, err
+	}
 	var dom libvirtxml.Domain
 	if err := xml.Unmarshal(data, &dom); err != nil {
 		return blockgraph.Machine{}, malformed("domain", err)
@@ -57,7 +61,7 @@ func ParseDomain(data []byte) (blockgraph.Machine, error) {
 	}
 	m.readDisks(&dom)
 	m.readIOThreads(&dom)
-	err := m.readThrottleGroups(&dom)
+	err = m.readThrottleGroups(&dom)
 	return m.Machine, err
 }
 

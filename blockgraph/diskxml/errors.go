@@ -19,9 +19,12 @@ type XMLError struct {
 	Line int
 	// Reason says what is wrong and, where it helps, what would be right.
 	Reason string
+	// Err is the cause, such as [ErrNotOneDisk]; nil for most.
+	Err error
 }
 
 func (e *XMLError) Error() string { return message.Invalid(e.Element, e.Line, e.Reason) }
+func (e *XMLError) Unwrap() error { return e.Err }
 
 // locate adds the line of the element to an error about the disk's values.
 func locate(err error, tree *element) error {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
+	"github.com/luksplug/luksplug/internal/xmltext"
 )
 
 // skipped records what was removed from a document. A nil one removes nothing.
@@ -25,7 +26,7 @@ func (s *skipped) cut(r *rule, e *element) bool {
 	e.attrs = slices.DeleteFunc(slices.Clone(e.attrs), func(a xml.Attr) bool {
 		name := a.Name.Local
 		foreign := a.Name.Space != "" && a.Name.Space != "xml"
-		if isNamespace(a) || !foreign && (slices.Contains(known, name) || suggest(name, known) != "") {
+		if isNamespace(a) || !foreign && (slices.Contains(known, name) || xmltext.Misspelt(name, known) != "") {
 			return false
 		}
 		s.words = append(s.words, fmt.Sprintf("line %d: the attribute %s is not known: it is ignored", e.line, message.Element(e.at(name))))
@@ -33,7 +34,7 @@ func (s *skipped) cut(r *rule, e *element) bool {
 	})
 	names := slices.Concat(childNames(r), r.not, r.others)
 	e.children = slices.DeleteFunc(e.children, func(c *element) bool {
-		if slices.Contains(names, c.name) || suggest(c.name, names) != "" {
+		if slices.Contains(names, c.name) || suggest(e.name+"/", c.name, names) != "" {
 			return false
 		}
 		s.words = append(s.words, fmt.Sprintf("line %d: the element %s is not known: it is ignored", c.line, message.Element(c.path)))

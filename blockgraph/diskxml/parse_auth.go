@@ -16,7 +16,7 @@ func parseSecret(e *element) (secrets.Reference, error) {
 	if id != "" {
 		parsed, err := secrets.ParseUUID(id)
 		if err != nil {
-			return ref, e.invalid("uuid", "malformed uuid %q", message.Shorten(id))
+			return ref, e.invalid("uuid", "malformed uuid, which is not shown, as it may be a secret: write it like 0a81f5b2-8403-7b23-c8d6-21ccc2f80d6f")
 		}
 		ref.UUID = parsed
 	}

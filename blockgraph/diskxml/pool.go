@@ -18,6 +18,10 @@ func ParsePool(data []byte) (*blockgraph.Pool, error) {
 	if len(data) > maxXMLBytes {
 		return nil, &XMLError{Element: "pool", Reason: fmt.Sprintf("%d bytes are more than a <pool> can need", len(data))}
 	}
+	data, err := utf8Text("pool", data)
+	if err != nil {
+		return nil, err
+	}
 	var doc libvirtxml.StoragePool
 	if err := xml.Unmarshal(data, &doc); err != nil {
 		return nil, malformed("pool", err)
@@ -42,7 +46,6 @@ func ParsePool(data []byte) (*blockgraph.Pool, error) {
 		}
 		p.Host = blockgraph.Host{Name: doc.Source.Host[0].Name, Port: uint(port)}
 	}
-	var err error
 	p.Auth, err = poolAuth(doc.Source.Auth)
 	return p, err
 }
@@ -56,7 +59,7 @@ func poolAuth(doc *libvirtxml.StoragePoolSourceAuth) (*blockgraph.Auth, error) {
 	if doc.Secret.UUID != "" {
 		id, err := secrets.ParseUUID(doc.Secret.UUID)
 		if err != nil {
-			return nil, &XMLError{Element: "pool/source/auth/secret@uuid", Reason: err.Error()}
+			return nil, &XMLError{Element: "pool/source/auth/secret@uuid", Reason: "malformed uuid, which is not shown, as it may be a secret"}
 		}
 		a.Secret.UUID = id
 	}

@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
-	"github.com/luksplug/luksplug/blockgraph/internal/message"
+	"github.com/luksplug/luksplug/internal/xmltext"
 )
 
 // Limits of a document: far above any real disk, and low enough for hostile documents.
@@ -76,6 +76,10 @@ func (o *outline) Token() (xml.Token, error) {
 func readTree(data []byte) (*element, *tokens, error) {
 	if len(data) > maxXMLBytes {
 		return nil, nil, &XMLError{Reason: fmt.Sprintf("%d bytes are more than a <disk> can need (the bound is %d)", len(data), maxXMLBytes)}
+	}
+	data, err := utf8Text("", data)
+	if err != nil {
+		return nil, nil, err
 	}
 	d := xml.NewDecoder(bytes.NewReader(data))
 	line := lineCounter(data)
@@ -153,18 +157,24 @@ func (b *treeBuilder) start(t xml.StartElement, line int) error {
 	}
 	if t.Name.Space != "" {
 		// libvirt reads elements of no namespace only.
-		return e.invalid("", "elements of the namespace %q are not known", message.Shorten(t.Name.Space))
+		return e.foreign("", "elements", t.Name.Space)
 	}
 	b.stack = append(b.stack, e)
 	return nil
 }
 
 func malformed(element string, err error) *XMLError {
-	var syntax *xml.SyntaxError
-	if errors.As(err, &syntax) {
-		return &XMLError{Element: element, Line: syntax.Line, Reason: syntax.Msg}
+	line, reason := xmltext.SyntaxReason(err)
+	return &XMLError{Element: element, Line: line, Reason: reason}
+}
+
+// utf8Text returns a document in UTF-8; see [xmltext.UTF8].
+func utf8Text(element string, data []byte) ([]byte, error) {
+	text, err := xmltext.UTF8(data)
+	if err != nil {
+		return nil, &XMLError{Element: element, Line: 1, Reason: err.Error()}
 	}
-	return &XMLError{Element: element, Reason: err.Error()}
+	return text, nil
 }
 
 // lineCounter returns a function that returns the line of an offset. Offsets must not decrease.

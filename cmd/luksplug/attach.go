@@ -55,7 +55,8 @@ it, unless --allow-signature says that it is ciphertext that looks so by chance.
 	o.unlock.register(cmd)
 	o.disk.register(cmd)
 	f := cmd.Flags()
-	f.DurationVar(&o.maxStall, "max-stall", hotplug.DefaultMaxStall, "refuse a volume for which QEMU, where it unlocks, would stall the guest longer than that with a wrong passphrase; 0 for no limit")
+	o.maxStall = hotplug.DefaultMaxStall
+	f.Var((*timeFlag)(&o.maxStall), "max-stall", "refuse a volume for which QEMU, where it unlocks, would stall the guest longer than that with a wrong passphrase; 0 for no limit")
 	f.BoolVar(&o.Persistent, "persistent", false, "also add the disk to the libvirt domain's definition, so that luksplug's hook attaches it at every start; the domain may be off")
 	f.BoolVar(&o.Optional, "optional", false, "with --persistent: let the domain start without the disk if it cannot be attached")
 	f.BoolVar(&o.Relabel, "relabel", false, "give images that the VM's QEMU may not open to its user (and SELinux label) while they are attached")

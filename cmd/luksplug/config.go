@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/hotplug/hook"
+	"github.com/luksplug/luksplug/internal/duration"
 	"github.com/luksplug/luksplug/internal/fsutil"
 )
 
@@ -35,10 +36,10 @@ type configuration struct {
 	Ephemeral string   `yaml:"ephemeral"`  // the directory of the default store of ephemeral secrets
 	RecordKey string   `yaml:"record-key"` // the path of the key that signs records in the metadata of domains
 	Hook      struct {
-		Timeout duration `yaml:"timeout"` // time limit of one call of libvirt's hook, such as 20s
-		Log     string   `yaml:"log"`     // the log file of the hook
-		Dir     string   `yaml:"dir"`     // libvirt's hooks directory
-		Forget  []string `yaml:"forget"`  // the reasons of a domain's end after which its keys on this host are wiped
+		Timeout configTime `yaml:"timeout"` // time limit of one call of libvirt's hook, such as 20s
+		Log     string     `yaml:"log"`     // the log file of the hook
+		Dir     string     `yaml:"dir"`     // libvirt's hooks directory
+		Forget  []string   `yaml:"forget"`  // the reasons of a domain's end after which its keys on this host are wiped
 		// AnyVolume gives secrets that are bound to a volume to disks of other volumes.
 		AnyVolume bool `yaml:"any-volume"`
 	} `yaml:"hook"`
@@ -53,20 +54,17 @@ func (a *app) recordKey() (string, error) {
 	return hook.KeyPath()
 }
 
-// duration is a time that is written as for [time.ParseDuration].
-type duration time.Duration
+// configTime is a time in the configuration, as [duration.Parse] reads it.
+type configTime time.Duration
 
 // UnmarshalYAML implements yaml.Unmarshaler.
-func (d *duration) UnmarshalYAML(node *yaml.Node) error {
-	v, err := time.ParseDuration(node.Value)
-	switch {
-	case err != nil:
-		return fmt.Errorf("%q is not a time: write it like 20s", node.Value)
-	case v <= 0:
-		return fmt.Errorf("the time %s is not positive", node.Value)
+func (d *configTime) UnmarshalYAML(node *yaml.Node) error {
+	v, err := duration.Parse(node.Value)
+	if err == nil && v <= 0 {
+		err = fmt.Errorf("the time %s is not positive", node.Value)
 	}
-	*d = duration(v)
-	return nil
+	*d = configTime(v)
+	return err
 }
 
 // readConfig reads the configuration at path, the value of --config; for "" the file is

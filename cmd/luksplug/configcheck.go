@@ -28,11 +28,11 @@ func checkNode(n *yaml.Node, name string, t reflect.Type) error {
 		return fmt.Errorf("line %d: %s is not %s", n.Line, name, want)
 	}
 	switch {
-	case t == reflect.TypeFor[duration]():
+	case t == reflect.TypeFor[configTime]():
 		if n.Kind != yaml.ScalarNode {
-			return wrong("a time: write it like 20s")
+			return wrong("a time: give a number of seconds, or a time with its unit, such as 90s")
 		}
-		if err := new(duration).UnmarshalYAML(n); err != nil {
+		if err := new(configTime).UnmarshalYAML(n); err != nil {
 			return fmt.Errorf("line %d: %s: %w", n.Line, name, err)
 		}
 	case t.Kind() == reflect.Struct:

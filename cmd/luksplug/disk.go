@@ -19,12 +19,14 @@ import (
 // diskFlags are the flags of a command that reads a disk document: settings that the
 // document leaves to the host.
 type diskFlags struct {
+	target  string
 	pools   []string
 	reading libvirtvm.Reading
 }
 
 func (f *diskFlags) register(cmd *cobra.Command) {
 	p := cmd.Flags()
+	p.StringVar(&f.target, "target", "", "the disk with this target, such as vdb, if the document is a whole <domain>, its <devices>, or a snapshot of it")
 	p.StringArrayVar(&f.pools, "pool-xml", nil, "the XML file of the storage pool that has the disk's volume; repeatable; with --domain, other pools are looked up in libvirt")
 	p.BoolVar(&f.reading.IgnoreUnknown, "ignore-unknown", false, "skip unknown elements and attributes of the disk XML with a warning, except for those that look misspelt and those in <encryption>")
 	p.StringVar(&f.reading.TLSDir, "tls-dir", "", "the directory, on the VM's host, of the certificates of a TLS client (default "+blockgraph.DefaultTLSDir+")")
@@ -50,6 +52,9 @@ func readDisk(ctx context.Context, a *app, path string, flags diskFlags) (*libvi
 	text, err := a.readInput(ctx, path)
 	if err != nil {
 		return nil, &usageError{fmt.Errorf("read the disk XML: %w", err)}
+	}
+	if text, err = diskxml.ChooseDisk(text, flags.target); err != nil {
+		return nil, err
 	}
 	disk, err := libvirtvm.ParseDisk(text, flags.reading)
 	if err != nil {

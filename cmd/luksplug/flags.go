@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/internal/duration"
 )
 
 // defaultConnect is the URI of libvirt if neither --connect nor the configuration has one.
@@ -41,7 +42,7 @@ func (f *flags) register(root *cobra.Command) {
 	p.StringVar(&f.domain, "domain", "", "the VM, as a libvirt domain: name, UUID or id (default $"+domainVariable+")")
 	p.StringVar(&f.connect, "connect", "", "the URI of the domain's libvirt (default: $"+connectVariable+", else that of the configuration, else "+defaultConnect+")")
 	p.StringVar(&f.output, "output", "text", "output format: text or json; plan also has dot, mermaid and svg")
-	p.DurationVar(&f.timeout, "timeout", 0, "time limit of the whole command (default 1m); for detach, of the wait for the guest (default 30s)")
+	p.Var((*timeFlag)(&f.timeout), "timeout", "time limit of the whole command (default 1m); for detach, of the wait for the guest (default 30s); a number without a unit is in seconds")
 	p.CountVarP(&f.verbose, "verbose", "v", "show the steps and how long they took; -vv also logs the monitor's traffic, with secrets redacted")
 	p.StringVar(&f.logFormat, "log-format", "text", "format of the log on standard error: text or json")
 	p.StringVar(&f.trace, "trace", "", "write the monitor's traffic to this file, with secrets redacted")
@@ -142,6 +143,27 @@ func strictCommands(root *cobra.Command) {
 		}
 	}
 }
+
+// timeFlag is a flag that is a time, such as 90s; a number without a unit is in seconds.
+type timeFlag time.Duration
+
+// Set implements pflag.Value.
+func (f *timeFlag) Set(value string) error {
+	d, err := duration.Parse(value)
+	*f = timeFlag(d)
+	return err
+}
+
+// String implements pflag.Value.
+func (f *timeFlag) String() string {
+	if *f == 0 {
+		return "" // help shows no default
+	}
+	return time.Duration(*f).String()
+}
+
+// Type implements pflag.Value.
+func (*timeFlag) Type() string { return "duration" }
 
 // unlockFlag is the value of --unlock.
 type unlockFlag hotplug.UnlockPolicy

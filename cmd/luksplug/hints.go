@@ -7,6 +7,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/luksplug/luksplug/blockgraph"
+	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/qmp"
@@ -21,6 +22,7 @@ var causeHints = []struct {
 	cause error
 	hint  string
 }{
+	{diskxml.ErrNotOneDisk, "use --target to choose a disk, such as --target vdb"},
 	{libvirtvm.ErrRecorded, "detach that disk with --persistent first, or give this one another target"},
 	{libvirtvm.ErrKeyFile, "correct the file, and run 'luksplug hook check'"},
 	{libvirtvm.ErrNotHere, "run 'luksplug --domain VM repair --adopt' there"},

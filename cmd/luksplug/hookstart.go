@@ -65,9 +65,10 @@ func (a *app) asHook() (*app, error) {
 	if err != nil {
 		return nil, err
 	}
-	h := *a
+	h := &app{streams: a.streams, flags: a.flags, uses: a.uses, log: a.log, trace: a.trace, progress: a.progress, inherited: a.inherited,
+		exposed: a.exposed, readSource: a.readSource, vm: a.vm}
 	h.flags.keystores, h.flags.passphrase, h.flags.config = nil, "", i.InstalledConfig()
-	return &h, nil
+	return h, nil
 }
 
 // startCheck returns the check of a domain's next start, nil if it cannot be made here.

@@ -17,6 +17,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/hostproc"
+	"github.com/luksplug/luksplug/internal/xmltext"
 	"github.com/luksplug/luksplug/secrets/vmkeys"
 )
 
@@ -161,7 +162,8 @@ func parseDomain(text []byte, path string) (listedDomain, error) {
 		Domain listedDomain `xml:"domain"`
 	}
 	if err := xml.Unmarshal(text, &content); err != nil {
-		return listedDomain{}, fmt.Errorf("%s: %w", path, err)
+		line, reason := xmltext.SyntaxReason(err)
+		return listedDomain{}, fmt.Errorf("%s: line %d: %s", path, line, reason)
 	}
 	d := content.listedDomain
 	if content.XMLName.Local == "domstatus" {

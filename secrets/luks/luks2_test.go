@@ -326,7 +326,7 @@ func TestRefusals(t *testing.T) {
 		change func(dict)
 		says   string
 	}{
-		"sector size":     {set(segment, "sector_size", 4096), "sectors of 4096 bytes"},
+		"sector size":     {set(segment, "sector_size", 4096), "sectors of 4096 bytes: QEMU's LUKS driver counts sectors of 512 and would decrypt only some of them right. While nothing uses the volume, re-encrypt it with `cryptsetup reencrypt --sector-size 512`; or open it"},
 		"tweak":           {set(segment, "iv_tweak", "8"), "from 8 (iv_tweak)"},
 		"two segments":    {set("segments", "1", other), "2 segments"},
 		"no segment":      {func(m dict) { m["segments"] = dict{}; at(m, digest)["segments"] = []any{} }, "0 segments"},

@@ -218,7 +218,9 @@ func (h *LUKS2) segment() (*Segment, error) {
 	case s.Integrity:
 		return refuse("segment %d has integrity protection (dm-integrity)", s.ID)
 	case s.SectorSize != SectorSize:
-		return refuse("segment %d has sectors of %d bytes: QEMU's LUKS driver counts sectors of %d and would decrypt only some of them right", s.ID, s.SectorSize, SectorSize)
+		return refuse("segment %d has sectors of %d bytes: QEMU's LUKS driver counts sectors of %d and would decrypt only some of them right. "+
+			"While nothing uses the volume, re-encrypt it with `cryptsetup reencrypt --sector-size 512`; or open it on the host with `cryptsetup open`, and attach /dev/mapper/NAME without <encryption>; "+
+			"make new volumes with `cryptsetup luksFormat --sector-size 512`", s.ID, s.SectorSize, SectorSize)
 	case s.IVTweak != 0:
 		return refuse("segment %d counts its sectors from %d (iv_tweak): QEMU's LUKS driver counts from 0", s.ID, s.IVTweak)
 	case s.Size != 0:

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
 	"github.com/luksplug/luksplug/internal/fsutil"
+	"github.com/luksplug/luksplug/internal/shell"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -158,6 +160,13 @@ func (c *Candidate) overwritten(ctx context.Context, layer blockgraph.Image, r i
 	return c.refuse(outcome.ErrGuestHeader, nil, "the image %s has no <encryption>, and is or was encrypted with LUKS: %v; %s; allow it if the guest has written it", layer.Source, err, contains(ctx, r).ofOverwritten())
 }
 
+// convertOld says what to do with a qcow2 image that has the old encryption of qcow2.
+func convertOld(path string) string {
+	from := "driver=qcow2,encrypt.key-secret=a,file.filename=" + strings.ReplaceAll(path, ",", ",,")
+	return "no QEMU that runs VMs opens it any more, so convert it with `qemu-img convert --object secret,id=a,file=OLD-KEY --object secret,id=b,file=NEW-KEY" +
+		" --image-opts " + shell.Quote(from) + " -O qcow2 -o encrypt.format=luks,encrypt.key-secret=b NEW`"
+}
+
 // qcow2 checks a qcow2 image whose encryption, if any, is inside.
 func (l *layerCheck) qcow2(header *image.Qcow2Header) error {
 	path, encrypted := l.disk.Image.Source.Path, l.disk.Image.Encryption != nil
@@ -165,7 +174,9 @@ func (l *layerCheck) qcow2(header *image.Qcow2Header) error {
 	case encrypted && crypt == image.CryptNone:
 		return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the qcow2 image %s is not encrypted, and the XML has <encryption>: remove it, or add its <header>", path)
 	case encrypted && crypt != image.CryptLUKS:
-		return &blockgraph.UnsupportedError{Element: "disk/source/encryption", Reason: fmt.Sprintf("the qcow2 image %s is encrypted with %q: only luks is supported", path, crypt)}
+		return &blockgraph.UnsupportedError{Element: "disk/source/encryption", Reason: fmt.Sprintf("the qcow2 image %s has the old encryption (%s): %s", path, crypt, convertOld(path))}
+	case crypt == image.CryptAES:
+		return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the qcow2 image %s is encrypted (%s), and the XML has no <encryption>; %s, and add <encryption format='luks'>", path, crypt, convertOld(path))
 	case !encrypted && crypt != image.CryptNone:
 		return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the qcow2 image %s is encrypted (%s), and the XML has no <encryption>: add <encryption format='luks'>", path, crypt)
 	}

@@ -3,11 +3,17 @@ package check
 import (
 	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
+	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/internal/must"
+	"github.com/luksplug/luksplug/internal/shell"
 )
 
 // memory is an image in memory.
@@ -22,6 +28,39 @@ type failing struct{ memory }
 var errRead = errors.New("the server has gone")
 
 func (failing) ReadAt([]byte, int64) (int, error) { return 0, errRead }
+
+// TestOldEncryption: an image with the old encryption of qcow2 is refused, with a command that makes one with LUKS of it.
+func TestOldEncryption(t *testing.T) {
+	t.Parallel()
+	must.Have(t, "qemu-img")
+	dir := t.TempDir()
+	old, converted := filepath.Join(dir, "it's, old.qcow2"), filepath.Join(dir, "new.qcow2")
+	for name, key := range map[string]string{"OLD-KEY": "one", "NEW-KEY": "two"} {
+		must.OK(t, os.WriteFile(filepath.Join(dir, name), []byte(key), 0o600))
+	}
+	must.Run(t, "", "qemu-img", "create", "-q", "-f", "qcow2", "--object", "secret,id=a,file="+filepath.Join(dir, "OLD-KEY"), "-o", "encrypt.format=aes,encrypt.key-secret=a", old, "1M")
+	read := func(path string) *image.Qcow2Header {
+		f := must.Get(os.Open(path))(t)
+		defer func() { _ = f.Close() }() // only read
+		return must.Get(image.ReadQcow2(f))(t)
+	}
+	header := read(old)
+	for name, encryption := range map[string]string{"with <encryption>": "<encryption format='luks'><secret type='passphrase' usage='a'/></encryption>", "without": ""} {
+		disk := must.Get(diskxml.ParseDisk([]byte(`<disk><driver name='qemu' type='qcow2'/><source file="` + old + `">` + encryption + `</source><target dev='vdb'/></disk>`)))(t)
+		err := (&layerCheck{Candidate: &Candidate{Disk: disk}, disk: disk}).qcow2(header)
+		var unsupported *blockgraph.UnsupportedError
+		if err == nil || encryption == "" && !errors.Is(err, outcome.ErrUnexpectedEncryption) || encryption != "" && !errors.As(err, &unsupported) {
+			t.Fatalf("%s: %v", name, err)
+		}
+		_, command, _ := strings.Cut(err.Error(), "`")
+		command, _, _ = strings.Cut(command, "`")
+		must.Run(t, "", "sh", "-c", "cd "+shell.Quote(dir)+" && "+strings.TrimSuffix(command, "NEW")+shell.Quote(converted))
+		if h := read(converted); h.Crypt != image.CryptLUKS {
+			t.Errorf("%s: converted to %q by %s", name, h.Crypt, command)
+		}
+		must.OK(t, os.Remove(converted))
+	}
+}
 
 // TestContent compares the content of an image with the disk's XML, without a file, a
 // daemon or a VM.

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/google/uuid"
+
+	"github.com/luksplug/luksplug/internal/xmltext"
 )
 
 // QEMU is the namespace of <qemu:commandline>.
@@ -95,14 +97,20 @@ func Parse(text []byte) (*Document, error) {
 	if err != nil {
 		return nil, fmt.Errorf("domain XML: %w", err)
 	}
+	text = root.source // in UTF-8
 	if root.Name.Local != "domain" {
 		return nil, fmt.Errorf("domain XML: the document is a <%s>, and not a <domain>", root.Name.Local)
 	}
 	return &Document{text: text, root: root}, nil
 }
 
-// ParseElement reads a document and returns its root element.
+// ParseElement reads a document and returns its root element. Its source is in UTF-8, see [xmltext.UTF8]. Errors show no
+// text of the document, which may be a secret.
 func ParseElement(text []byte) (*Element, error) {
+	text, err := xmltext.UTF8(text)
+	if err != nil {
+		return nil, err
+	}
 	d := xml.NewDecoder(bytes.NewReader(text))
 	var root *Element
 	var stack []*Element
@@ -113,7 +121,11 @@ func ParseElement(text []byte) (*Element, error) {
 			break
 		}
 		if err != nil {
-			return nil, err
+			line, reason := xmltext.SyntaxReason(err)
+			if line == 0 {
+				return nil, errors.New(reason)
+			}
+			return nil, fmt.Errorf("syntax error on line %d: %s", line, reason)
 		}
 		switch t := token.(type) {
 		case xml.StartElement:

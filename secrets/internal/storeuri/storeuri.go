@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/luksplug/luksplug/internal/certfile"
+	"github.com/luksplug/luksplug/internal/duration"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/passphrase"
 )
@@ -153,14 +154,14 @@ func (l *Location) Take(name string) string {
 	return value
 }
 
-// TakeDuration removes a parameter that is a duration greater than 0, such as 5s,
-// and returns it; the value of otherwise if it was not given.
+// TakeDuration removes a parameter that is a duration greater than 0, such as 5s, or a number
+// of seconds, and returns it; the value of otherwise if it was not given.
 func (l *Location) TakeDuration(name string, otherwise time.Duration) (time.Duration, error) {
 	value := l.Take(name)
 	if value == "" {
 		return otherwise, nil
 	}
-	d, err := time.ParseDuration(value)
+	d, err := duration.Parse(value)
 	if err != nil || d <= 0 {
 		return 0, fmt.Errorf("%w: of kind %s: %s=%s is not a positive duration: write it like %s=5s", ErrInvalid, l.Scheme, name, value, name)
 	}

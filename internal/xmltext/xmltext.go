@@ -1,0 +1,182 @@
+// Package xmltext holds what the readers of XML documents share: character encodings, the texts of syntax errors, and
+// suggestions for misspelt names.
+package xmltext
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// ErrEncoding reports a document whose character encoding is not supported, or is not the one that it declares.
+var ErrEncoding = errors.New("the character encoding")
+
+// declaration matches an XML declaration up to the end of its encoding, which is the first group.
+var declaration = regexp.MustCompile(`^[ \t\r\n]*<\?xml[ \t\r\n][^<>?]*?encoding[ \t\r\n]*=[ \t\r\n]*["']([A-Za-z0-9._:-]+)["']`)
+
+// latin1 are the names of ISO-8859-1, in lower case.
+var latin1 = []string{"iso-8859-1", "iso8859-1", "iso_8859-1", "latin1", "latin-1", "iso-latin-1", "l1"}
+
+// UTF8 returns a document in UTF-8 and without a byte order mark: one in UTF-8, in UTF-16 of either order, or in
+// ISO-8859-1 or US-ASCII that it declares, as libvirt reads them. A declaration of another encoding is changed to UTF-8.
+// A document that is UTF-8 already is returned as it is. Lines keep their numbers. Errors wrap [ErrEncoding].
+func UTF8(data []byte) ([]byte, error) {
+	order, mark := utf16Order(data)
+	if order != nil {
+		text, err := fromUTF16(data[mark:], order)
+		if err != nil {
+			return nil, err
+		}
+		return declared(text, "utf-16", "utf-16le", "utf-16be", "ucs-2", "iso-10646-ucs-2")
+	}
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	match := declaration.FindSubmatchIndex(data)
+	if match == nil {
+		return data, nil
+	}
+	switch name := strings.ToLower(string(data[match[2]:match[3]])); {
+	case name == "utf-8" || name == "utf8":
+		return declared(data, name)
+	case slices.Contains(latin1, name):
+		runes := make([]rune, len(data))
+		for i, b := range data {
+			runes[i] = rune(b)
+		}
+		return declared([]byte(string(runes)), name)
+	case name == "us-ascii" || name == "ascii":
+		if i := bytes.IndexFunc(data, func(r rune) bool { return r >= utf8.RuneSelf }); i >= 0 {
+			return nil, fmt.Errorf("%w is declared as %s, and the document has other characters: correct the declaration", ErrEncoding, name)
+		}
+		return declared(data, name)
+	case strings.HasPrefix(name, "utf-16") || strings.HasPrefix(name, "ucs-2"):
+		return nil, fmt.Errorf("%w is declared as %s, and the document is in another: correct the declaration", ErrEncoding, name)
+	default:
+		return nil, fmt.Errorf("%w %q is not supported: convert the document to UTF-8 (iconv -f %s -t UTF-8) and remove encoding= from its first line", ErrEncoding, name, name)
+	}
+}
+
+// utf16Order returns the byte order of a document in UTF-16 and the length of its byte order mark; nil for another.
+func utf16Order(data []byte) (binary.ByteOrder, int) {
+	for order, starts := range map[binary.ByteOrder][]string{
+		binary.LittleEndian: {"\xff\xfe", "<\x00"},
+		binary.BigEndian:    {"\xfe\xff", "\x00<"},
+	} {
+		for n, start := range starts {
+			if bytes.HasPrefix(data, []byte(start)) {
+				return order, len(start) * (1 - n)
+			}
+		}
+	}
+	return nil, 0
+}
+
+func fromUTF16(data []byte, order binary.ByteOrder) ([]byte, error) {
+	out := make([]byte, 0, len(data))
+	for len(data) >= 2 {
+		r := rune(order.Uint16(data))
+		data = data[2:]
+		if utf16.IsSurrogate(r) && len(data) >= 2 {
+			r = utf16.DecodeRune(r, rune(order.Uint16(data)))
+			data = data[2:]
+		}
+		if r == utf8.RuneError || utf16.IsSurrogate(r) {
+			return nil, fmt.Errorf("%w is UTF-16, and the document has half of a character: it is damaged", ErrEncoding)
+		}
+		out = utf8.AppendRune(out, r)
+	}
+	if len(data) > 0 {
+		return nil, fmt.Errorf("%w is UTF-16, and the document has an odd number of bytes: it is damaged", ErrEncoding)
+	}
+	return out, nil
+}
+
+// declared changes the declared encoding of a document, one of the names, to UTF-8.
+func declared(text []byte, names ...string) ([]byte, error) {
+	match := declaration.FindSubmatchIndex(text)
+	if match == nil {
+		return text, nil
+	}
+	name := strings.ToLower(string(text[match[2]:match[3]]))
+	switch {
+	case name == "utf-8":
+		return text, nil
+	case !slices.Contains(names, name):
+		return nil, fmt.Errorf("%w is declared as %s, and the document is in another (%s): correct the declaration", ErrEncoding, name, names[0])
+	}
+	return slices.Concat(text[:match[2]], []byte("UTF-8"), text[match[3]:]), nil
+}
+
+// SyntaxReason returns what an error of package xml says is wrong, and its line, 0 where it is not known. It shows no
+// text of the document: that can be a secret in which an & or < was not escaped.
+func SyntaxReason(err error) (line int, reason string) {
+	reason = err.Error()
+	var syntax *xml.SyntaxError
+	if errors.As(err, &syntax) {
+		line, reason = syntax.Line, syntax.Msg
+	}
+	for beginning, instead := range map[string]string{
+		"invalid character entity":   "invalid character entity: write & as &amp;",
+		"element <":                  "an element is closed by the end tag of another: close it, or write < in text as &lt;",
+		"unexpected end element":     "unexpected end element",
+		"invalid characters between": "invalid characters in an end tag",
+		"invalid XML name":           "invalid XML name",
+		"xml: unsupported version":   "the version of XML is not supported: use 1.0",
+		"xml: encoding ":             "an encoding is declared that the document does not have",
+	} {
+		if strings.HasPrefix(reason, beginning) {
+			reason = instead
+		}
+	}
+	return line, reason
+}
+
+// Misspelt returns the known name that was probably meant by another one: it differs in case, by one letter, or, if it is
+// long, by two. It returns "" for none.
+func Misspelt(word string, known []string) string {
+	const long, longest = 6, 64
+	if len(word) > longest {
+		return ""
+	}
+	best, least := "", 3
+	for _, k := range known {
+		n := distance(strings.ToLower(word), strings.ToLower(k))
+		if n < least && (n <= 1 || min(len(word), len(k)) >= long) {
+			best, least = k, n
+		}
+	}
+	return best
+}
+
+// distance returns how many letters are added, removed, replaced, or swapped with the next one, from a to b.
+func distance(a, b string) int {
+	rows := make([][]int, len(a)+1)
+	for i := range rows {
+		rows[i] = make([]int, len(b)+1)
+		for j := range rows[i] {
+			switch {
+			case i == 0:
+				rows[i][j] = j
+				continue
+			case j == 0:
+				rows[i][j] = i
+				continue
+			}
+			cost := 1
+			if a[i-1] == b[j-1] {
+				cost = 0
+			}
+			rows[i][j] = min(rows[i-1][j]+1, rows[i][j-1]+1, rows[i-1][j-1]+cost)
+			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
+				rows[i][j] = min(rows[i][j], rows[i-2][j-2]+1)
+			}
+		}
+	}
+	return rows[len(a)][len(b)]
+}
