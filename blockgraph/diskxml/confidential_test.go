@@ -24,7 +24,7 @@ func TestErrorsShowNoSecret(t *testing.T) {
 	}
 	var docs []string
 	for _, text := range inside {
-		for _, name := range []string{"encryption", "Encryption", "encrpytion"} {
+		for _, name := range []string{"encryption", "Encryption", "encryptjon"} {
 			element := "<" + name + " format='luks'>" + text + "</" + name + ">"
 			docs = append(docs, blocktest.DiskAt("dev='vdb'", element), "<disk><source file='/a'>"+element+"</source><target dev='vdb'/></disk>")
 		}

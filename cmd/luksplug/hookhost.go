@@ -87,7 +87,7 @@ func (n noting) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 	if err == nil {
 		n.found.mu.Lock()
 		defer n.found.mu.Unlock()
-		if name := n.Store.String(); !slices.Contains(n.found.names, name) {
+		if name := n.String(); !slices.Contains(n.found.names, name) {
 			n.found.names = append(n.found.names, name)
 		}
 	}
