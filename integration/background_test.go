@@ -107,7 +107,7 @@ func (b *background) result(t *testing.T) result {
 	}
 	stdout, _ := b.stdout.look()
 	stderr, _ := b.stderr.look()
-	return result{b.cmd.ProcessState.ExitCode(), stdout, stderr}
+	return result{b.cmd.ProcessState.ExitCode(), stdout, inText(t, stderr), stderr}
 }
 
 // isOver reports whether the program has ended.

@@ -85,7 +85,8 @@ func build(m *testing.M) int {
 // result is the result of a run of the program.
 type result struct {
 	code           int
-	stdout, stderr string
+	stdout, stderr string // an error in JSON is in stderr as text
+	printed        string // standard error as it is
 }
 
 // tool runs the program on the monitor at address. A program that cannot be run or is killed ends the test.
@@ -117,7 +118,27 @@ func run(ctx context.Context, t *testing.T, cmd *exec.Cmd) result {
 	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() < 0) {
 		t.Fatalf("%v: %v (%v)\n%s", cmd.Args, err, ctx.Err(), stderr.String())
 	}
-	return result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+	return result{cmd.ProcessState.ExitCode(), stdout.String(), inText(t, stderr.String()), stderr.String()}
+}
+
+// inText returns standard error with the error as it would be without --output json, so that one expectation is right
+// for both. TestJSONOfErrors is about the JSON.
+func inText(t *testing.T, stderr string) string {
+	t.Helper()
+	begin := strings.LastIndex(strings.TrimSuffix(stderr, "\n"), "\n") + 1
+	if !strings.HasPrefix(stderr[begin:], `{"error":`) {
+		return stderr
+	}
+	var failure struct {
+		Error string
+		Hints []string
+	}
+	must.OK(t, json.Unmarshal([]byte(stderr[begin:]), &failure))
+	text := "luksplug: " + failure.Error
+	if len(failure.Hints) > 0 {
+		text += " (" + strings.Join(failure.Hints, "; ") + ")"
+	}
+	return stderr[:begin] + text + "\n"
 }
 
 // want ends the test unless the program ended with code.

@@ -164,7 +164,7 @@ func TestJSONOfErrors(t *testing.T) {
 		ExitCode int `json:"exit_code"`
 		Held     []string
 	}
-	if err := json.Unmarshal([]byte(got.stderr), &failed); err != nil || got.stdout != "" || failed.ExitCode != 5 ||
+	if err := json.Unmarshal([]byte(got.printed), &failed); err != nil || got.stdout != "" || failed.ExitCode != 5 ||
 		!strings.Contains(failed.Error, "sdb") || !slices.Equal(failed.Held, []string{"sda"}) {
 		t.Errorf("%v, %+v\n%s%s", err, failed, got.stdout, got.stderr)
 	}
