@@ -9,6 +9,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/apply"
 	"github.com/luksplug/luksplug/hotplug/internal/check"
+	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/internal/inventory"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/remoteimage"
@@ -124,7 +125,7 @@ func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.S
 	// Before QEMU opens the image: some servers serve one client at a time, and QEMU would
 	// stall until it is served.
 	images.Close(ctx)
-	a.warn(ctx, c)
+	a.warn(c)
 	kept, err := a.announce(ctx, c)
 	if err != nil {
 		return nil, err
@@ -144,6 +145,8 @@ type attach struct {
 	store   secrets.Store
 	options AttachOptions
 	images  *remoteimage.Opener
+	// searches are those of both examinations.
+	searches image.Searches
 }
 
 // candidate is a disk that has passed all checks.
@@ -247,7 +250,7 @@ func (a *attach) examine(ctx context.Context, state *State, choice Choice, serve
 	}
 	c := &check.Candidate{
 		Host: a.host, VM: a.check, State: state, Disk: a.disk, Plan: plan, Unlock: choice.Unlock,
-		Spec: a.options.Spec, MaxStall: a.options.MaxStall, Images: a.images, Store: a.store, Servers: servers,
+		Spec: a.options.Spec, MaxStall: a.options.MaxStall, Images: a.images, Store: a.store, Servers: servers, Searches: &a.searches,
 	}
 	findings, err := check.Run(ctx, c, check.Attach())
 	if err != nil {
@@ -272,11 +275,11 @@ func (a *attach) resolve(ctx context.Context, c *candidate, early *key) (*key, e
 }
 
 // warn logs warnings about the disk before the first change.
-func (a *attach) warn(ctx context.Context, c *candidate) {
+func (a *attach) warn(c *candidate) {
 	for _, w := range c.AllWarnings() {
 		a.host.Entry(a.disk.Target).Warn(w)
 	}
-	c.choice.WarnOfStall(ctx, a.host, a.disk)
+	c.choice.WarnOfStall(a.host, a.disk, c.Stall)
 }
 
 // announce calls Before of the options, and returns the text to keep.

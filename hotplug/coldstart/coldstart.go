@@ -18,6 +18,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/check"
 	"github.com/luksplug/luksplug/hotplug/internal/grant"
 	"github.com/luksplug/luksplug/hotplug/internal/host"
+	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/internal/inventory"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/remoteimage"
@@ -164,7 +165,7 @@ func (vm *VM) check(ctx context.Context, d Disk, arrival Arrival, store secrets.
 	}
 	c := &check.Candidate{
 		Host: vm.host, State: &inventory.State{}, Disk: d.Disk, Plan: graph.Plan(), Unlock: u, Spec: d.Spec, Moving: arrival == ArrivalMigration,
-		Images: &remoteimage.Opener{Host: vm.host, Store: store, Target: d.Disk.Target}, Store: store,
+		Images: &remoteimage.Opener{Host: vm.host, Store: store, Target: d.Disk.Target}, Store: store, Searches: &image.Searches{},
 	}
 	findings, err := check.Run(ctx, c, check.Start())
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/apply"
 	"github.com/luksplug/luksplug/hotplug/internal/grant"
 	"github.com/luksplug/luksplug/hotplug/internal/host"
+	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/internal/inventory"
 	"github.com/luksplug/luksplug/hotplug/internal/monitor"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
@@ -30,6 +31,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/remoteimage"
 	"github.com/luksplug/luksplug/hotplug/internal/rundir"
 	"github.com/luksplug/luksplug/hotplug/internal/spec"
+	"github.com/luksplug/luksplug/hotplug/internal/unlock"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -57,6 +59,8 @@ type Candidate struct {
 	// Servers is the result of an earlier check of images on servers; nil has them
 	// checked.
 	Servers *Servers
+	// Searches remembers the signatures of payloads of an earlier examination.
+	Searches *image.Searches
 }
 
 // VM is a running VM that checks may query.
@@ -80,6 +84,9 @@ type Servers struct {
 type Findings struct {
 	// Size is the size that the volume must have, in bytes; 0 for any size.
 	Size int64
+	// Stall is how long QEMU stalls the guest by unlocking the top volume; nil if it does
+	// not, or its header is not on this host.
+	Stall *unlock.Stall
 	// Grants are the files that QEMU needs access to.
 	Grants grant.Grants
 	// Warnings are for the user.
@@ -117,6 +124,9 @@ func Run(ctx context.Context, c *Candidate, checks []Check) (Findings, error) {
 			return Findings{}, err
 		}
 		all.Warnings = append(all.Warnings, found.Warnings...)
+		if found.Stall != nil {
+			all.Stall = found.Stall
+		}
 		if found.Size != 0 {
 			all.Size = found.Size
 		}

@@ -47,7 +47,7 @@ func TestOldEncryption(t *testing.T) {
 	header := read(old)
 	for name, encryption := range map[string]string{"with <encryption>": "<encryption format='luks'><secret type='passphrase' usage='a'/></encryption>", "without": ""} {
 		disk := must.Get(diskxml.ParseDisk([]byte(`<disk><driver name='qemu' type='qcow2'/><source file="` + old + `">` + encryption + `</source><target dev='vdb'/></disk>`)))(t)
-		err := (&layerCheck{Candidate: &Candidate{Disk: disk}, disk: disk}).qcow2(header)
+		err := (&layerCheck{Candidate: &Candidate{Disk: disk, Searches: &image.Searches{}}, disk: disk}).qcow2(header)
 		var unsupported *blockgraph.UnsupportedError
 		if err == nil || encryption == "" && !errors.Is(err, outcome.ErrUnexpectedEncryption) || encryption != "" && !errors.As(err, &unsupported) {
 			t.Fatalf("%s: %v", name, err)
@@ -116,7 +116,7 @@ func TestContent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l := &layerCheck{Candidate: &Candidate{Disk: disk}, disk: disk}
+		l := &layerCheck{Candidate: &Candidate{Disk: disk, Searches: &image.Searches{}}, disk: disk}
 		_, err = l.content(t.Context(), memory{bytes.NewReader(c.image)}, c.depth)
 		var refused *outcome.PreflightError
 		switch {

@@ -40,7 +40,7 @@ func images(ctx context.Context, c *Candidate) (Findings, error) {
 		}
 		all.Warnings = append(all.Warnings, found.Warnings...)
 		if i == 0 {
-			all.Size = found.Size
+			all.Size, all.Stall = found.Size, found.Stall
 		}
 		if found.Servers == nil {
 			continue
@@ -127,8 +127,12 @@ func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 	if err := l.opens(h); err != nil {
 		return found, err
 	}
-	if err := l.stall(h); err != nil {
+	stall, err := l.stall(h)
+	if err != nil {
 		return found, err
+	}
+	if !remote {
+		found.Stall = stall
 	}
 	if l.Unlock.Method != blockgraph.MethodEphemeralHeader || l.inQEMU() {
 		return found, nil

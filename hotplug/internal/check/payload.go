@@ -41,10 +41,10 @@ func (l *layerCheck) localPayload(ctx context.Context, h *luks.Header) (warnings
 // Ciphertext has a signature by chance once in some thousand volumes.
 func (l *layerCheck) plainPayload(ctx context.Context, r image.Reader, h *luks.Header) (warnings []string, err error) {
 	source := l.disk.Image.Source
-	found, err := signatures(ctx, r, 0)
+	found, err := signatures(ctx, l.Searches, r, 0)
 	if offset := int64(0); err == nil && len(found) == 0 && h != nil {
 		if offset = h.PayloadOffset(); offset > 0 && offset < r.Size() {
-			found, err = signatures(ctx, r, offset)
+			found, err = signatures(ctx, l.Searches, r, offset)
 		}
 	}
 	switch {
@@ -63,16 +63,16 @@ func (l *layerCheck) plainPayload(ctx context.Context, r image.Reader, h *luks.H
 
 // signatures returns the signatures in an image from an offset on, except for those of LUKS
 // itself.
-func signatures(ctx context.Context, r image.Reader, offset int64) ([]image.Signature, error) {
+func signatures(ctx context.Context, searches *image.Searches, r image.Reader, offset int64) ([]image.Signature, error) {
 	part := r
 	if offset > 0 {
 		part = image.From(r, offset)
 	}
-	all, err := image.Signatures(ctx, part)
+	all, err := searches.Signatures(ctx, part)
 	var found []image.Signature
-	for _, s := range all {
-		if s.Type != "crypto_LUKS" {
-			found = append(found, image.Signature{Offset: s.Offset + offset, Type: s.Type})
+	for _, one := range all {
+		if one.Type != "crypto_LUKS" {
+			found = append(found, image.Signature{Offset: one.Offset + offset, Type: one.Type})
 		}
 	}
 	return found, err
@@ -104,7 +104,7 @@ func contains(ctx context.Context, r image.Reader) contents {
 	if f := image.FormatOf(prefix); f != image.Raw {
 		return contents{what: fmt.Sprintf("a %s image", f)}
 	}
-	found, err := signatures(ctx, r, 0)
+	found, err := signatures(ctx, &image.Searches{}, r, 0)
 	switch {
 	case len(found) > 0:
 		return contents{what: list(found)}

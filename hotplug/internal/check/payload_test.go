@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
+	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/spec"
 	"github.com/luksplug/luksplug/internal/must"
@@ -69,7 +70,7 @@ func TestPlainPayload(t *testing.T) {
 		"ext4":                    {made("mkfs.ext4", "-q"), nil, "ext4 at byte 1080"},
 		"swap by mkswap":          {made("mkswap", "-q"), nil, "swap"},
 	} {
-		l := &layerCheck{Candidate: &Candidate{Disk: disk}, disk: disk}
+		l := &layerCheck{Candidate: &Candidate{Disk: disk, Searches: &image.Searches{}}, disk: disk}
 		r := memory{bytes.NewReader(c.content)}
 		_, err := l.plainPayload(t.Context(), r, c.header)
 		if c.says == "" && err != nil || c.says != "" && (!errors.Is(err, outcome.ErrPayloadSignature) || !strings.Contains(err.Error(), c.says)) {
@@ -81,7 +82,7 @@ func TestPlainPayload(t *testing.T) {
 			t.Errorf("%s, allowed: %v, %v", name, warnings, err)
 		}
 	}
-	l := &layerCheck{Candidate: &Candidate{Disk: disk}, disk: disk}
+	l := &layerCheck{Candidate: &Candidate{Disk: disk, Searches: &image.Searches{}}, disk: disk}
 	if _, err := l.plainPayload(t.Context(), failing{memory{bytes.NewReader(make([]byte, size))}}, nil); !errors.Is(err, errRead) {
 		t.Errorf("a payload that cannot be read: %v", err)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/hotplug/internal/unlock"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -28,17 +29,18 @@ func (l *layerCheck) inQEMU() bool {
 	return true
 }
 
-// stall refuses a header with which QEMU would stall the guest for too long. The image's
-// writer chooses the iterations: 2^32-1 take an hour, for each key slot.
-func (l *layerCheck) stall(h *luks.Header) error {
+// stall estimates how long QEMU would stall the guest by unlocking the header, and refuses
+// it if that is too long. The image's writer chooses the iterations: 2^32-1 take an hour,
+// for each key slot. The estimate is nil if QEMU does not unlock it, or there is no guest.
+func (l *layerCheck) stall(h *luks.Header) (*unlock.Stall, error) {
 	if l.VM == nil || !l.inQEMU() {
-		return nil
+		return nil, nil
 	}
-	_, all, err := h.QEMUUnlockTime()
+	first, all, err := h.QEMUUnlockTime()
 	if err != nil {
-		return l.refuse(outcome.ErrHeaderUnusable, err, "the LUKS header of %s", l.disk.Image.LUKSHeader().Source)
+		return nil, l.refuse(outcome.ErrHeaderUnusable, err, "the LUKS header of %s", l.disk.Image.LUKSHeader().Source)
 	}
-	return l.tooLong(all)
+	return &unlock.Stall{First: first, All: all}, l.tooLong(all)
 }
 
 // tooLong refuses a stall that is longer than the limit.

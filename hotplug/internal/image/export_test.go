@@ -10,3 +10,6 @@ func NewQcow2Guest(r io.ReaderAt) (*Guest, error) {
 	}
 	return &Guest{image: r, data: r, size: h.VirtualSize, qcow2: h}, nil
 }
+
+// Runs returns how often wipefs has run without an error.
+func (s *Searches) Runs() int { return len(s.done) }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -41,11 +42,21 @@ const (
 // signatureWait bounds the run of wipefs, which takes some milliseconds.
 const signatureWait = 30 * time.Second
 
+// Searches finds signatures, and remembers what it has found: an attach examines its images
+// twice, and the program takes longer than reading them. The zero value is ready. It is not
+// safe for concurrent use.
+type Searches struct{ done []search }
+
+type search struct {
+	places places
+	found  []Signature
+}
+
 // Signatures returns the signatures in an image, by util-linux's wipefs without changes.
 // The program reads a copy of the image's beginning and end in memory, never the image
-// itself, which others may exchange or which may be on a server. Errors are those of r, or
-// wrap [ErrNoSignatures].
-func Signatures(ctx context.Context, r Reader) ([]Signature, error) {
+// itself, which others may exchange or which may be on a server. It does not run again for
+// the same bytes. Errors are those of r, or wrap [ErrNoSignatures].
+func (s *Searches) Signatures(ctx context.Context, r Reader) ([]Signature, error) {
 	if r.Size() <= 0 {
 		return nil, nil
 	}
@@ -53,15 +64,30 @@ func Signatures(ctx context.Context, r Reader) ([]Signature, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNoSignatures, err)
 	}
-	places, err := copyPlaces(r)
+	p, err := readPlaces(r)
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = places.Close() }() // a copy
+	if i := slices.IndexFunc(s.done, func(d search) bool { return d.places.equal(p) }); i >= 0 {
+		return s.done[i].found, nil
+	}
+	found, err := runWipefs(ctx, program, p)
+	if err == nil {
+		s.done = append(s.done, search{p, found})
+	}
+	return found, err
+}
+
+func runWipefs(ctx context.Context, program string, p places) ([]Signature, error) {
+	file, err := p.file()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }() // a copy
 	ctx, cancel := context.WithTimeout(ctx, signatureWait)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, "--no-act", "--json", "--output", "OFFSET,TYPE", "/proc/self/fd/3")
-	cmd.ExtraFiles = []*os.File{places}
+	cmd.ExtraFiles = []*os.File{file}
 	cmd.Env = []string{"LC_ALL=C", "LIBBLKID_DEBUG=0"}
 	var complaint bytes.Buffer
 	cmd.Stderr = &complaint
@@ -92,9 +118,31 @@ func wipefs() (string, error) {
 	return path, err
 }
 
-// copyPlaces returns a file in memory of the image's size, with the image's beginning and
-// end in it and nothing between them.
-func copyPlaces(r Reader) (_ *os.File, err error) {
+// places are the beginning and the end of an image.
+type places struct {
+	head, tail []byte
+	tailAt     int64
+	size       int64 // of the image
+}
+
+func readPlaces(r Reader) (p places, err error) {
+	p.size = r.Size()
+	head := min(signatureHead, p.size)
+	p.tailAt = max(head, p.size-signatureTail)
+	if p.head, err = readUpTo(r, 0, int(head)); err != nil {
+		return p, err
+	}
+	p.tail, err = readUpTo(r, p.tailAt, int(p.size-p.tailAt))
+	return p, err
+}
+
+func (p places) equal(q places) bool {
+	return p.size == q.size && bytes.Equal(p.head, q.head) && bytes.Equal(p.tail, q.tail)
+}
+
+// file returns a file in memory of the image's size, with the places in it and nothing
+// between them.
+func (p places) file() (_ *os.File, err error) {
 	fd, err := unix.MemfdCreate("luksplug-signatures", unix.MFD_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("make a file in memory: %w", err)
@@ -105,19 +153,14 @@ func copyPlaces(r Reader) (_ *os.File, err error) {
 			_ = f.Close() // the first error counts
 		}
 	}()
-	if err := f.Truncate(r.Size()); err != nil {
+	if err := f.Truncate(p.size); err != nil {
 		return nil, err
 	}
-	head := min(signatureHead, r.Size())
-	tail := max(head, r.Size()-signatureTail)
-	for _, part := range []struct{ from, to int64 }{{0, head}, {tail, r.Size()}} {
-		b, err := readUpTo(r, part.from, int(part.to-part.from))
-		if err != nil {
-			return nil, err
-		}
-		if _, err := f.WriteAt(b, part.from); err != nil {
-			return nil, err
-		}
+	if _, err := f.WriteAt(p.head, 0); err != nil {
+		return nil, err
+	}
+	if _, err := f.WriteAt(p.tail, p.tailAt); err != nil {
+		return nil, err
 	}
 	return f, nil
 }

@@ -39,9 +39,25 @@ func TestSignaturesOfHugeImage(t *testing.T) {
 	for name, h := range map[string]*huge{
 		"none": {}, "at the beginning": {mark: "\x01CD001\x01", at: 32 << 10}, "at the end": {mark: "\xfcN+\xa9\x00\x00\x00\x00\x5a\x00\x00\x00", at: hugeSize - 64<<10},
 	} {
-		found, err := image.Signatures(t.Context(), h)
+		found, err := new(image.Searches).Signatures(t.Context(), h)
 		if err != nil || (len(found) == 1) != (h.mark != "") || h.read > 4<<20 {
 			t.Errorf("%s: got %v (%v) after %d bytes", name, found, err, h.read)
 		}
+	}
+}
+
+// TestSameBytesAreSearchedOnce: an image is searched again after a change, and not otherwise.
+func TestSameBytesAreSearchedOnce(t *testing.T) {
+	t.Parallel()
+	must.Have(t, "wipefs")
+	var s image.Searches
+	for i, h := range []*huge{{}, {}, {mark: "\x01CD001\x01", at: 32 << 10}, {mark: "\x01CD001\x01", at: 32 << 10}, {}} {
+		found, err := s.Signatures(t.Context(), h)
+		if err != nil || (len(found) == 1) != (h.mark != "") {
+			t.Errorf("%d: got %v (%v)", i, found, err)
+		}
+	}
+	if n := s.Runs(); n != 2 {
+		t.Errorf("wipefs ran %d times, want 2", n)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"time"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/daemon"
@@ -176,8 +177,12 @@ func canWriteHeader(ctx context.Context, h *host.Host) error {
 // headerMember is the option of QEMU's LUKS driver for a detached header, since QEMU 9.0.
 const headerMember = "luks.header"
 
-// WarnOfStall logs that the guest is about to stall, and for how long.
-func (c Choice) WarnOfStall(ctx context.Context, h *host.Host, disk *blockgraph.Disk) {
+// Stall is an estimate of how long a QEMU that unlocks a volume stalls its guest, see
+// [luks.Header.QEMUUnlockTime].
+type Stall struct{ First, All time.Duration }
+
+// WarnOfStall logs that the guest is about to stall, and for how long unless that is nil.
+func (c Choice) WarnOfStall(h *host.Host, disk *blockgraph.Disk, d *Stall) {
 	if !disk.Encrypted() || c.Method != blockgraph.MethodQEMU {
 		return
 	}
@@ -186,10 +191,8 @@ func (c Choice) WarnOfStall(ctx context.Context, h *host.Host, disk *blockgraph.
 		log, because = log.WithField(CauseField, c.Because), ", because "+c.Because.Error()
 	}
 	text := fmt.Sprintf("QEMU itself unlocks disk %s%s: the guest stalls meanwhile", disk.Target, because)
-	if header := HeaderOf(ctx, h, disk); header != nil {
-		if first, all, err := header.QEMUUnlockTime(); err == nil {
-			text += fmt.Sprintf(", for about %.1f s (%.1f s if the passphrase is wrong)", first.Seconds(), all.Seconds())
-		}
+	if d != nil {
+		text += fmt.Sprintf(", for about %.1f s (%.1f s if the passphrase is wrong)", d.First.Seconds(), d.All.Seconds())
 	}
 	if c.Because == nil {
 		log.Info(text) // the policy is QEMU
