@@ -153,9 +153,6 @@ func removeOwn(dir *os.File, name, path string) error {
 	return nil
 }
 
-// maxFollowed is the number of symbolic links on a path after which Linux gives up, too.
-const maxFollowed = 40
-
 // walker opens a directory step by step from the root directory.
 type walker struct {
 	// make, unless 0, is the mode of missing directories, which are created.
@@ -183,7 +180,7 @@ func (w walker) walk(path string) (*os.File, error) {
 			CloseRead(dir)
 			dir, left = next, left[1:]
 			continue
-		case errors.As(err, &link) && links < maxFollowed:
+		case errors.As(err, &link) && links < maxLinks:
 			links++
 			left = slices.Concat(names(link.target), left[1:])
 			if !filepath.IsAbs(link.target) {
@@ -289,10 +286,9 @@ func owners() string {
 
 // linkOf returns the target of a link that was opened with O_PATH.
 func linkOf(f *os.File) error {
-	target := make([]byte, unix.PathMax)
-	n, err := unix.Readlinkat(int(f.Fd()), "", target)
+	target, err := readLink(int(f.Fd()))
 	if err != nil {
 		return &fs.PathError{Op: "readlink", Path: f.Name(), Err: err}
 	}
-	return &linkError{string(target[:n])}
+	return &linkError{target}
 }

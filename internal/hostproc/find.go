@@ -152,11 +152,11 @@ func listening(table, path string) []string {
 // GuestName returns the name that libvirt gave a QEMU's guest (-name guest=NAME,...); "" if
 // there is none.
 func GuestName(pid int) string {
-	args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	args, err := arguments(pid)
 	if err != nil {
 		return ""
 	}
-	return guestName(strings.Split(string(args), "\x00"))
+	return guestName(args)
 }
 
 // guestName returns the name in arguments. QEMU writes a comma in a value twice.

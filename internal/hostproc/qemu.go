@@ -14,11 +14,17 @@ import (
 //
 // The arguments are in the memory of the process, which can overwrite them.
 func QEMUOf(pid int) (uuid string, qemu bool) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	args, err := arguments(pid)
 	if err != nil {
 		return "", false
 	}
-	return parseQEMU(strings.Split(string(text), "\x00"))
+	return parseQEMU(args)
+}
+
+// arguments returns the arguments of a process, and an empty text behind them.
+func arguments(pid int) ([]string, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return strings.Split(string(text), "\x00"), err
 }
 
 // parseQEMU is QEMUOf for given arguments.

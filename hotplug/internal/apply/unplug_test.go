@@ -39,7 +39,8 @@ func (f *flooder) send(line string) bool {
 	return err == nil
 }
 
-func (f *flooder) serve() {
+// serve answers commands; answer returns the member of the reply to a request to release the device.
+func (f *flooder) serve(answer func() string) {
 	in := bufio.NewReader(f.conn)
 	for f.send(flooderGreeting); ; {
 		line, err := in.ReadBytes('\n')
@@ -50,18 +51,29 @@ func (f *flooder) serve() {
 		if err != nil || json.Unmarshal(line, &c) != nil {
 			return
 		}
-		answer := `"return":{"status":"running"}`
+		member := accepted
 		if c.Execute == "device_del" {
 			f.requests.Add(1)
-			select {
-			case <-f.free:
-				answer = `"error":{"class":"DeviceNotFound","desc":"Device not found"}`
-			default:
-			}
+			member = answer()
 		}
-		if !f.send(fmt.Sprintf(`{%s,"id":%s}`, answer, c.ID)) {
+		if !f.send(fmt.Sprintf(`{%s,"id":%s}`, member, c.ID)) {
 			return
 		}
+	}
+}
+
+const (
+	accepted = `"return":{"status":"running"}`
+	notFound = `"error":{"class":"DeviceNotFound","desc":"Device not found"}`
+)
+
+// untilFree is the answer of a device that is there until free is closed.
+func (f *flooder) untilFree() string {
+	select {
+	case <-f.free:
+		return notFound
+	default:
+		return accepted
 	}
 }
 
@@ -98,7 +110,7 @@ func TestUnplugInAFlood(t *testing.T) {
 			near, far := net.Pipe()
 			f.conn = far
 			var wg sync.WaitGroup
-			wg.Go(f.serve)
+			wg.Go(func() { f.serve(f.untilFree) })
 			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 			defer cancel()
 			log := logrus.New()
@@ -130,30 +142,18 @@ func TestUnplugInAFlood(t *testing.T) {
 func TestUnplugAfterLostEvents(t *testing.T) {
 	t.Parallel()
 	near, far := net.Pipe()
-	f := &flooder{conn: far, free: make(chan struct{})}
+	f := &flooder{conn: far}
 	var wg sync.WaitGroup
-	var asked atomic.Int64
 	wg.Go(func() {
-		in := bufio.NewReader(far)
-		for f.send(flooderGreeting); ; {
-			line, err := in.ReadBytes('\n')
-			var c struct {
-				Execute string
-				ID      json.RawMessage
+		f.serve(func() string {
+			if f.requests.Load() > 1 {
+				return notFound
 			}
-			if err != nil || json.Unmarshal(line, &c) != nil {
-				return
+			for range 10_000 { // the caller waits for the reply, and reads no events
+				f.send(`{"event":"RESET","data":{},"timestamp":{"seconds":1,"microseconds":1}}`)
 			}
-			answer := `"return":{"status":"running"}`
-			if c.Execute == "device_del" && asked.Add(1) > 1 {
-				answer = `"error":{"class":"DeviceNotFound","desc":"Device not found"}`
-			} else if c.Execute == "device_del" { // the caller waits for the reply, and reads no events
-				for range 10_000 {
-					f.send(`{"event":"RESET","data":{},"timestamp":{"seconds":1,"microseconds":1}}`)
-				}
-			}
-			f.send(fmt.Sprintf(`{%s,"id":%s}`, answer, c.ID))
-		}
+			return accepted
+		})
 	})
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
@@ -163,7 +163,7 @@ func TestUnplugAfterLostEvents(t *testing.T) {
 	if err := unplug(ctx, c, "luksplug-vdb"); err != nil {
 		t.Error(err)
 	}
-	if asked.Load() != 2 {
-		t.Errorf("the device was requested %d times", asked.Load())
+	if n := f.requests.Load(); n != 2 {
+		t.Errorf("the device was requested %d times", n)
 	}
 }
