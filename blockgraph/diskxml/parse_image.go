@@ -7,6 +7,7 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
+	"github.com/luksplug/luksplug/internal/qemuimg"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -263,10 +264,6 @@ func unitBytes(unit string) (uint64, bool) {
 	return scale, true
 }
 
-// convertOld is the command that makes a qcow2 image with LUKS from one with the old encryption of qcow2 (AES-CBC).
-const convertOld = "qemu-img convert --object secret,id=a,file=OLD-KEY --object secret,id=b,file=NEW-KEY " +
-	"--image-opts driver=qcow2,file.filename=OLD,encrypt.key-secret=a -O qcow2 -o encrypt.format=luks,encrypt.key-secret=b NEW"
-
 // parseEncryption reads an <encryption>.
 func parseEncryption(e *element) (*blockgraph.Encryption, error) {
 	if c := e.child("cipher"); c != nil {
@@ -280,7 +277,7 @@ func parseEncryption(e *element) (*blockgraph.Encryption, error) {
 	case blockgraph.EncryptionLUKS, blockgraph.EncryptionLUKS2, blockgraph.EncryptionLUKSAny:
 	case "qcow", "default":
 		return nil, e.unsupported("format", "the old encryption of qcow and qcow2 images (format %q) is not supported, and no QEMU that runs VMs opens it any more: "+
-			"write format='luks' if the volume is LUKS; convert an image with the old encryption with `%s`; make a new one with encrypt.format=luks", string(out.Format), convertOld)
+			"write format='luks' if the volume is LUKS; convert an image with the old encryption with `%s`; make a new one with encrypt.format=luks", string(out.Format), qemuimg.ConvertOld("OLD"))
 	case "":
 		return nil, e.invalid("format", "is missing: use format='luks'")
 	default:

@@ -5,14 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
 	"github.com/luksplug/luksplug/internal/fsutil"
-	"github.com/luksplug/luksplug/internal/shell"
+	"github.com/luksplug/luksplug/internal/qemuimg"
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
@@ -162,9 +161,7 @@ func (c *Candidate) overwritten(ctx context.Context, layer blockgraph.Image, r i
 
 // convertOld says what to do with a qcow2 image that has the old encryption of qcow2.
 func convertOld(path string) string {
-	from := "driver=qcow2,encrypt.key-secret=a,file.filename=" + strings.ReplaceAll(path, ",", ",,")
-	return "no QEMU that runs VMs opens it any more, so convert it with `qemu-img convert --object secret,id=a,file=OLD-KEY --object secret,id=b,file=NEW-KEY" +
-		" --image-opts " + shell.Quote(from) + " -O qcow2 -o encrypt.format=luks,encrypt.key-secret=b NEW`"
+	return "no QEMU that runs VMs opens it any more, so convert it with `" + qemuimg.ConvertOld(path) + "`"
 }
 
 // qcow2 checks a qcow2 image whose encryption, if any, is inside.
