@@ -11,7 +11,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// wantPrintable checks that the program printed nothing that controls a terminal, and no line of somebody else's.
+// wantPrintable checks that the program printed nothing that controls a terminal, and no line of another author.
 func (r result) wantPrintable(t *testing.T, forged string) result {
 	t.Helper()
 	for where, text := range map[string]string{"standard output": r.stdout, "standard error": r.stderr} {

@@ -384,7 +384,7 @@ func TestAdopt(t *testing.T) {
 		}
 	}
 	if _, err := f.Virsh(ctx, "start", "--paused", f.domain.Name); err == nil {
-		t.Error("the domain starts, and nobody has confirmed its record")
+		t.Error("the domain starts, and its record was not confirmed")
 	}
 	json := f.tool(ctx, t, f.domain, "--output", "json", "repair", "--adopt", "--yes").want(t, 0)
 	for _, want := range []string{`"signed": true`, `"where": "persistent"`, `"target": "vdb"`} {

@@ -104,7 +104,7 @@ func transportsRefused(ctx context.Context, t *testing.T, l *peer.ListeningLibvi
 		"a client without a certificate": {tls("127.0.0.1", l.Authority.LibvirtClient(t, nil)), nil, "without a certificate"},
 		"TLS where there is none":        {fmt.Sprintf("qemu+tls://127.0.0.1:%d/system?pkipath=%s", l.TCP, l.Authority.LibvirtClient(t, l.Authority)), nil, "and for TLS?"},
 		"a host key that is another's":   {over + sshProgram(t, ssh.AnotherHost(t)), agent, "Host key verification failed"},
-		"a host key that nobody knows":   {over + sshProgram(t, ""), agent, "Host key verification failed"},
+		"an unknown host key":            {over + sshProgram(t, ""), agent, "Host key verification failed"},
 		"a user whom the host knows not": {over + sshProgram(t, ssh.Host), []string{"SSH_AUTH_SOCK=/nonexistent"}, "Permission denied"},
 		"a host without such a socket":   {over + sshProgram(t, ssh.Host) + "&proxy=netcat&netcat=socat-is-no-netcat&socket=/nonexistent", agent, "other end of ssh"},
 		"a session that is not there":    {"qemu:///session", []string{"XDG_RUNTIME_DIR=" + t.TempDir()}, "virsh --connect qemu:///session"},

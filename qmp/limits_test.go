@@ -195,7 +195,7 @@ func TestErrorTextBound(t *testing.T) {
 	}
 }
 
-// TestEventFlood: tens of thousands of events that nobody reads take no more memory than the queue may, delay no
+// TestEventFlood: tens of thousands of unread events take no more memory than the queue may, delay no
 // reply, and end the subscription that was to receive them, and no other.
 func TestEventFlood(t *testing.T) {
 	const events = 60_000

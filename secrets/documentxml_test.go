@@ -118,7 +118,7 @@ func TestDocumentErrorsSayTheLine(t *testing.T) {
 	}
 }
 
-// TestDocumentErrorsShowNoSecret: a value that somebody has written into the document is in no error.
+// TestDocumentErrorsShowNoSecret: a value that the user has written into the document is in no error.
 func TestDocumentErrorsShowNoSecret(t *testing.T) {
 	t.Parallel()
 	for _, text := range []string{

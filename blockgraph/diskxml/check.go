@@ -69,7 +69,7 @@ func (r *rule) check(e *element, skip *skipped) error {
 }
 
 // stray refuses the text of an element that may have none. It shows the text only where it cannot be a passphrase or key
-// that somebody has written into the XML.
+// that the user has written into the XML.
 func (e *element) stray() error {
 	switch {
 	case e.name == "secret":

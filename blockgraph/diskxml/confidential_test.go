@@ -8,7 +8,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/internal/blocktest"
 )
 
-// TestErrorsShowNoSecret: a passphrase or key that somebody has written into the XML, where libvirt wants the name of a
+// TestErrorsShowNoSecret: a passphrase or key that the user has written into the XML, where libvirt wants the name of a
 // secret, is in no error and no warning, however the elements around it are written.
 func TestErrorsShowNoSecret(t *testing.T) {
 	t.Parallel()

@@ -93,7 +93,7 @@ func problem(err error) string {
 
 func orEmpty(s []string) []string { return append([]string{}, s...) }
 
-// describeAdoption writes a record in human-readable form. Whoever wrote it may have put
+// describeAdoption writes a record in human-readable form. Its author may have put
 // anything into it, so control characters are escaped.
 func describeAdoption(w *strings.Builder, a libvirtvm.Adoption) {
 	state := "signed"

@@ -26,7 +26,7 @@ func TestAdoptFlags(t *testing.T) {
 }
 
 // TestAdoptionIsShown: everything that a record says is shown, on lines of its own, with
-// control characters escaped: somebody else has written it.
+// control characters escaped: another user has written it.
 func TestAdoptionIsShown(t *testing.T) {
 	t.Parallel()
 	var text strings.Builder

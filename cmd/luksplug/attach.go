@@ -61,7 +61,7 @@ it, unless --allow-signature says that it is ciphertext that looks so by chance.
 	f.BoolVar(&o.Optional, "optional", false, "with --persistent: let the domain start without the disk if it cannot be attached")
 	f.BoolVar(&o.Relabel, "relabel", false, "give images that the VM's QEMU may not open to its user (and SELinux label) while they are attached")
 	f.BoolVar(&o.AllowSharedHeader, "allow-shared-header", false, "allow a detached header that another disk uses: both payloads then have the same key")
-	f.BoolVar(&o.TrustImageChain, "trust-image-chain", false, "let QEMU open the backing and data files that images name and the XML does not, as libvirt does: whoever writes an image then chooses files of the VM's host for the guest to read")
+	f.BoolVar(&o.TrustImageChain, "trust-image-chain", false, "let QEMU open the backing and data files that images name and the XML does not, as libvirt does: the image's writer then chooses files of the VM's host for the guest to read")
 	f.BoolVar(&o.AllowGuestHeader, "allow-guest-header", false, "allow a header of LUKS or an image format at the beginning of a plain image of <driver type='raw'/> or of a data store, which the guest has written there")
 	f.BoolVar(&o.AllowPayloadSignature, "allow-signature", false, "allow a payload under a detached header that looks like a file system, partition table or other plain data: this is ciphertext that looks so by chance")
 	return cmd

@@ -28,7 +28,7 @@ match the disks that belong to it (hook enable --cold-plug).
 --adopt does something else: luksplug's record of the disks in the metadata of a
 domain counts only if it was signed with the key of this host, since others can
 write metadata. --adopt shows a record that was not (of an earlier luksplug, of one on
-another host, or of somebody else), asks for confirmation, and signs it. Look at
+another host, or of another user), asks for confirmation, and signs it. Look at
 every image, secret and device in it: the host acts on them from then on. The domain
 may be off.`,
 		Example: `  luksplug --domain vm1 list

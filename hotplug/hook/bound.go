@@ -8,7 +8,7 @@ import (
 )
 
 // bound returns the store for a disk. A domain's XML and its record name secrets freely, and
-// whoever may edit them has no right to every secret of the host: a secret that is bound to a
+// a client who may edit them has no right to every secret of the host: a secret that is bound to a
 // volume opens that volume only.
 func (c call) bound(disk *blockgraph.Disk) secrets.Store {
 	if c.AnyVolume {

@@ -85,7 +85,7 @@ func enable(ctx context.Context, at descriptions, doc *domainxml.Document, e Ena
 		return nil, err
 	}
 	if len(r.Disks) == 0 {
-		r.User = "" // which nobody may have signed
+		r.User = "" // an empty record may be unsigned
 	} else if err := verify(at, r); err != nil {
 		return nil, err
 	}

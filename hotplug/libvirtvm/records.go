@@ -41,7 +41,7 @@ func rewrite(ctx context.Context, at descriptions, scope Scope, change func(reco
 // changed returns a record that was changed and signed again.
 func changed(at descriptions, old record.Record, change func(record.Record) record.Record) (record.Record, error) {
 	if len(old.Disks) == 0 {
-		old.User = "" // which nobody may have signed
+		old.User = "" // an empty record may be unsigned
 	} else if err := verify(at, old); err != nil {
 		return old, err
 	}

@@ -213,7 +213,7 @@ func TestOffDomain(t *testing.T) {
 	if l, err := listOff(ctx, m, r); err != nil || !l.Off || len(l.States) != 1 || l.States[0] != want || want.Difference() != "" {
 		t.Errorf("list: %+v, %v", l, err)
 	}
-	// Somebody has removed the disk from QEMU's arguments, and given its target to another one.
+	// A client has removed the disk from QEMU's arguments, and given its target to another one.
 	text := strings.Replace(string(m.documents[Persistent].Text()), "<devices>", "<devices><disk type='file' device='disk'><source file='/other'/><target dev='vdb' bus='virtio'/></disk>", 1)
 	doc, err := domainxml.Parse([]byte(text))
 	must.OK(t, err)

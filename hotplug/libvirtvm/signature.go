@@ -14,13 +14,13 @@ import (
 	"github.com/luksplug/luksplug/internal/libvirtconn"
 )
 
-// Whoever may write a domain's metadata can write a record of luksplug's into it. So
+// A client who may write a domain's metadata can write a record of luksplug's into it. So
 // records are signed with a key of the domain's host, and one that does not verify is
 // not acted on: see [Domain.Adopt].
 var (
 	// ErrUnverified reports a record that does not verify. The errors below wrap it.
 	ErrUnverified = record.ErrUnverified
-	// ErrUnsigned: an earlier luksplug, another host or somebody else has written it.
+	// ErrUnsigned: an earlier luksplug, another host or another user has written it.
 	ErrUnsigned = record.ErrUnsigned
 	// ErrSignature: it was changed after it was signed, or signed for another domain or
 	// by another key.
@@ -119,7 +119,7 @@ func sign(at descriptions, r record.Record) (record.Record, error) {
 
 // verify returns nil for a record that may be changed: it verifies, or its change will not
 // be signed here anyway. Otherwise the change would lend luksplug's signature to what
-// somebody else has written.
+// another user has written.
 func verify(at descriptions, r record.Record) error {
 	s, err := at.signer()
 	if err != nil {

@@ -31,7 +31,7 @@ type State struct {
 func (s *State) describe(r record.Disk) {
 	disk, err := r.Parsed()
 	if err != nil {
-		return // whoever acts on the record reports it
+		return // the functions that act on the record report it
 	}
 	s.Payload, s.Header = disk.Image.Source.String(), ""
 	if h := disk.Header(); h != nil {

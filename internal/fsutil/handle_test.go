@@ -13,7 +13,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// TestFindFollowsOnlySafeLinks: a link is followed if, and only if, nobody but root and the
+// TestFindFollowsOnlySafeLinks: a link is followed if, and only if, only root and the
 // caller can exchange it.
 func TestFindFollowsOnlySafeLinks(t *testing.T) {
 	t.Parallel()

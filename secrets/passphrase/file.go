@@ -53,7 +53,7 @@ func readable(st *unix.Stat_t) bool {
 }
 
 // exposure returns the mode of a file with a name, and whether others than its owner have
-// access to it. Nobody finds a file that has no name, such as one in memory.
+// access to it. No user finds a file that has no name, such as one in memory.
 func exposure(f *os.File) (fs.FileMode, bool) {
 	var st unix.Stat_t
 	if err := unix.Fstat(int(f.Fd()), &st); err != nil {

@@ -35,7 +35,7 @@ type AppArmor struct {
 	Dir    string // libvirt's directory of profiles, "" for /etc/apparmor.d/libvirt
 	Parser string // the program that loads a profile, "" for apparmor_parser
 	// Process identifies the domain's process, "" if it is unknown. Rules that were added
-	// for another one are dropped: nobody has reported its end.
+	// for another one are dropped: its end was not reported.
 	Process string
 }
 

@@ -153,7 +153,7 @@ func TestAppArmorForgetsEarlierStarts(t *testing.T) {
 	p.want(linesOfVDC)
 }
 
-// TestAppArmorOfAnotherProcess: lines for a process whose end nobody has reported are
+// TestAppArmorOfAnotherProcess: lines for a process whose end was not reported are
 // dropped, and those of the hook, which were there before the process, are kept.
 func TestAppArmorOfAnotherProcess(t *testing.T) {
 	t.Parallel()

@@ -9,7 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrSystemFile reports a file of the host itself, which is given to no QEMU: whoever can
+// ErrSystemFile reports a file of the host itself, which is given to no QEMU: a user who can
 // write a disk's XML would get the host.
 var ErrSystemFile = errors.New("it is in a system directory, whose files are given to no QEMU: use a copy of it elsewhere")
 

@@ -140,7 +140,7 @@ func (c *Candidate) refused(layer blockgraph.Image, found image.Format) error {
 }
 
 // headerError refuses an image whose LUKS header is missing or cannot be read. It says what
-// the image holds instead: whoever formats or repairs it may destroy that.
+// the image holds instead: formatting or repairing it may destroy that.
 func (c *Candidate) headerError(ctx context.Context, s blockgraph.Source, r image.Reader, err error) error {
 	switch {
 	case errors.Is(err, luks.ErrReencryption):

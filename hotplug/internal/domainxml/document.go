@@ -208,7 +208,7 @@ func (d *Document) CanonicalUUID() string {
 }
 
 // Label returns the label that the domain's QEMU has in a security model, such as "dac"; ""
-// if the document has none. Whoever may edit the domain can have chosen it.
+// if the document has none. A client who may edit the domain can have chosen it.
 func (d *Document) Label(model string) string { return d.label(model, "label", "") }
 
 // GeneratedLabel is [Document.Label] for a label that libvirt has generated itself:

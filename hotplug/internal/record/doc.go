@@ -18,7 +18,7 @@
 // (cookies) is refused. The devices are those of device_add: the guest must find the same
 // ones after a restore or a migration.
 //
-// Whoever may edit the domain can write this element, and a saved state or a migration
+// A client who may edit the domain can write this element, and a saved state or a migration
 // carries it. So a [Signer] signs it with a key of the host, over the domain's UUID and the
 // whole content, and only one that verifies is acted on.
 //

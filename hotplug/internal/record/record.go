@@ -27,7 +27,7 @@ const (
 // Record is the content of the element. Its methods return changed copies, without a
 // signature.
 //
-// Whoever may write the domain's metadata can write it. Only one that [Signer.Verify] has
+// A client who may write the domain's metadata can write it. Only one that [Signer.Verify] has
 // verified is acted on.
 type Record struct {
 	User     string // of the domain's QEMU, in libvirt's form "+UID:+GID"; "" if unknown

@@ -18,14 +18,14 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/domainxml"
 )
 
-// ErrUnverified reports that a record does not verify: whoever may write the domain's
+// ErrUnverified reports that a record does not verify: a client who may write the domain's
 // metadata can have written it. Nothing is done on its word until root has adopted it.
 var ErrUnverified = errors.New("luksplug's record of the disks in the domain's metadata is not verified")
 
 // Why a record does not verify. Each wraps [ErrUnverified], as [ErrNoKey] and [ErrKeyFile]
 // do.
 var (
-	// ErrUnsigned: an earlier luksplug, another host or somebody else has written it.
+	// ErrUnsigned: an earlier luksplug, another host or another user has written it.
 	ErrUnsigned = fmt.Errorf("%w: it is not signed", ErrUnverified)
 	// ErrSignature: it was changed after it was signed, or signed for another domain or by
 	// another key.

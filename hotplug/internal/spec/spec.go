@@ -13,7 +13,7 @@ type Spec struct {
 	// payloads then have the same key: equal sectors of the two images are recognisable.
 	AllowSharedHeader bool
 	// TrustImageChain lets QEMU open the backing and data files that images name and the
-	// XML does not. Whoever writes an image then chooses files of the VM's host, which the
+	// XML does not. An image's writer then chooses files of the VM's host, which the
 	// guest can read.
 	TrustImageChain bool
 	// AllowGuestHeader allows a raw image without encryption, or a data store, that begins
