@@ -90,6 +90,7 @@ func locateVolume(ctx context.Context, stores []secrets.Store, path string, miss
 	for _, f := range same {
 		texts = append(texts, fmt.Sprintf("%s:%s in %s", secrets.UsageVolume, f.document.Usage, f.store))
 	}
+	slices.Sort(texts)
 	return found{}, &usageError{fmt.Errorf("several secrets are those of this volume: %s: give the path of one of them", strings.Join(texts, ", "))}
 }
 
