@@ -60,11 +60,12 @@ test: ## go vet and all tests; with the race detector where goroutines meet
 	@scripts/setup.sh test
 	go vet ./...
 	go vet -tags pkcs11 ./secrets/pkcs11/... ./secrets/keystore/...
-	go test -vet=off -race -timeout $(TEST_TIMEOUT) -tags pkcs11 $(CONCURRENT) ./secrets/pkcs11
-	go test -vet=off -timeout $(TEST_TIMEOUT) $$(go list ./... | grep -v /integration | grep -vxF "$$(go list $(CONCURRENT))")
-	go test -vet=off -timeout $(TEST_TIMEOUT) -tags pkcs11 ./secrets/keystore/...
-	@# After the others, so that guests have the processors.
-	go test -vet=off -timeout $(TEST_TIMEOUT) ./integration/...
+	go build -o bin/testlog ./scripts/testlog
+	@# The integration tests come after the others, so that guests have the processors.
+	{ go test -json -vet=off -race -timeout $(TEST_TIMEOUT) -tags pkcs11 $(CONCURRENT) ./secrets/pkcs11 && \
+	  go test -json -vet=off -timeout $(TEST_TIMEOUT) $$(go list ./... | grep -v /integration | grep -vxF "$$(go list $(CONCURRENT))") && \
+	  go test -json -vet=off -timeout $(TEST_TIMEOUT) -tags pkcs11 ./secrets/keystore/... && \
+	  go test -json -vet=off -timeout $(TEST_TIMEOUT) ./integration/...; } | bin/testlog
 
 test-run-tmpfs: ## some tests once more where /run is a tmpfs, as on every host with systemd; needs root
 	@scripts/setup.sh test
@@ -72,8 +73,9 @@ test-run-tmpfs: ## some tests once more where /run is a tmpfs, as on every host 
 
 test-long: ## the same with the slow tests, and the race detector for all
 	@scripts/setup.sh test
-	LUKSPLUG_LONG=1 go test -race -count=1 -timeout $(LONG_TIMEOUT) ./...
-	LUKSPLUG_LONG=1 go test -race -count=1 -timeout $(LONG_TIMEOUT) -tags pkcs11 ./secrets/pkcs11/... ./secrets/keystore/...
+	go build -o bin/testlog ./scripts/testlog
+	{ LUKSPLUG_LONG=1 go test -json -race -count=1 -timeout $(LONG_TIMEOUT) ./... && \
+	  LUKSPLUG_LONG=1 go test -json -race -count=1 -timeout $(LONG_TIMEOUT) -tags pkcs11 ./secrets/pkcs11/... ./secrets/keystore/...; } | bin/testlog
 
 torture: ## the tests named Torture: repeated faults at random steps
 	@scripts/setup.sh test
