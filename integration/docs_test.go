@@ -97,7 +97,9 @@ type reader struct {
 
 func newReader(ctx context.Context, t *testing.T) *reader {
 	t.Helper()
-	base := t.TempDir()
+	base := must.Get(os.MkdirTemp("", "luksplug-docs-"))(t)
+	t.Cleanup(func() { _ = os.RemoveAll(base) })
+	must.OK(t, os.Chmod(base, 0o755)) // libvirt's QEMU opens images in it
 	r := &reader{dir: filepath.Join(base, "work")}
 	bin := filepath.Join(base, "bin")
 	for _, dir := range []string{r.dir, bin} {
@@ -119,7 +121,7 @@ func newReader(ctx context.Context, t *testing.T) *reader {
 	config := "state: " + filepath.Join(base, "state") + "\nephemeral: " + filepath.Join(base, "secrets") + "\n"
 	must.OK(t, os.WriteFile(r.config, []byte(config), 0o600))
 	if os.Geteuid() == 0 {
-		l := peer.Libvirtd(t)
+		l := peer.LibvirtdWith(t, peer.LibvirtOptions{User: qemuUser}) // as Debian's libvirt runs QEMU
 		r.domain = must.Get(l.StartDomain(ctx, peer.DomainOptions{Name: "vm1", Guest: true}))(t)
 		names = append(names, "--domain vm1", "--connect '"+l.URI+"' --domain vm1")
 		virsh := l.VirshCommand(ctx)

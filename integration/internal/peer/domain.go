@@ -57,10 +57,11 @@ func (l *Libvirt) StartDomain(ctx context.Context, o DomainOptions) (_ *Domain, 
 	if err := l.makeDomainDir(dir); err != nil {
 		return nil, err
 	}
-	xml, err := domainXML(ctx, inside, o)
+	image, err := l.guestImage(ctx, dir, inside, o)
 	if err != nil {
 		return nil, err
 	}
+	xml := domainXML(inside, image, o)
 	file := filepath.Join(dir, "domain.xml")
 	if err := os.WriteFile(file, []byte(xml), 0o644); err != nil {
 		return nil, err
@@ -75,6 +76,26 @@ func (l *Libvirt) StartDomain(ctx context.Context, o DomainOptions) (_ *Domain, 
 		return d, nil
 	}
 	return d, d.Start(ctx)
+}
+
+// guestImage returns the files from which a domain with a guest boots. A QEMU that is not root's gets copies in the
+// domain's directory, because the cache may be in a directory of root's.
+func (l *Libvirt) guestImage(ctx context.Context, dir, inside string, o DomainOptions) (GuestImage, error) {
+	if !o.Guest {
+		return GuestImage{}, nil
+	}
+	image, err := LoadGuestImage(ctx, CloudKernel)
+	if err != nil || l.user == "" || o.FromDisk {
+		return image, err
+	}
+	for _, path := range []*string{&image.Kernel, &image.Initrd} {
+		name := filepath.Base(*path)
+		if err := copyFile(*path, filepath.Join(dir, name), 0o644); err != nil {
+			return image, err
+		}
+		*path = filepath.Join(inside, name)
+	}
+	return image, nil
 }
 
 func (l *Libvirt) domainIn(dir string, d *Domain) *Domain {
@@ -140,7 +161,7 @@ func (d *Domain) dial(ctx context.Context) (err error) {
 }
 
 // domainXML describes the domain. Its sockets and logs are in dir.
-func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error) {
+func domainXML(dir string, image GuestImage, o DomainOptions) string {
 	o.Machine = cmp.Or(o.Machine, Q35)
 	devices := "<emulator>/usr/bin/qemu-system-x86_64</emulator>\n"
 	if o.Machine == Q35 {
@@ -163,10 +184,6 @@ func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error)
 	}
 	boot := ""
 	if o.Guest {
-		image, err := LoadGuestImage(ctx, CloudKernel)
-		if err != nil {
-			return "", err
-		}
 		if !o.FromDisk {
 			boot = "<kernel>" + escapeXML(image.Kernel) + "</kernel>\n<initrd>" + escapeXML(image.Initrd) + "</initrd>\n<cmdline>" + guestCommandLine + "</cmdline>"
 		}
@@ -187,5 +204,5 @@ func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error)
 <qemu:commandline>
 ` + arguments + `</qemu:commandline>
 </domain>
-`, nil
+`
 }
