@@ -52,9 +52,9 @@ build-pkcs11: ## bin/luksplug with the key store pkcs11:; needs a C compiler
 	version=$$(git describe --tags --always --dirty 2>/dev/null || echo unknown); \
 	CGO_ENABLED=1 go build -tags pkcs11 -ldflags "-s -w -X main.version=$$version" -o bin/luksplug ./cmd/luksplug
 
-demo: ## plug an encrypted disk into a running VM and unplug it, step by step
+demo: ## plug an encrypted disk into a running VM and unplug it, step by step; KEEP=1 lets the VM run
 	@scripts/setup.sh demo
-	@CGO_ENABLED=0 go run ./integration/demo
+	@CGO_ENABLED=0 go run ./integration/demo $(if $(filter-out 0,$(KEEP)),-keep)
 
 test: ## go vet and all tests; with the race detector where goroutines meet
 	@scripts/setup.sh test

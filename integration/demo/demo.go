@@ -1,10 +1,12 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -32,8 +34,11 @@ const (
 	serial = "demo"
 )
 
-// runDemo runs all steps in a temporary directory and cleans up.
-func runDemo(ctx context.Context, p *printer) (err error) {
+// limit ends steps that hang. The longest part is the download of a kernel.
+const limit = 10 * time.Minute
+
+// runDemo runs all steps in a temporary directory and cleans up. With o.keep the VM then runs until ctx ends.
+func runDemo(ctx context.Context, p *printer, o options) (err error) {
 	dir, err := os.MkdirTemp("", "luksplug-demo-")
 	if err != nil {
 		return err
@@ -46,18 +51,21 @@ func runDemo(ctx context.Context, p *printer) (err error) {
 		}
 	}()
 	begin := time.Now()
-	fetching, cancel := context.WithCancel(ctx)
+	bounded, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("not finished after %s", limit))
 	var wait sync.WaitGroup
 	defer wait.Wait()
 	defer cancel()
 	wait.Go(func() { // on a new machine it downloads while the compiler works
-		_, err := peer.LoadGuestImage(fetching, peer.CloudKernel)
+		_, err := peer.LoadGuestImage(bounded, peer.CloudKernel)
 		d.kernel <- err
 	})
 	for _, step := range []func(context.Context) error{
 		d.build, d.makeVolume, d.boot, d.attach, d.write, d.compare, d.detach, d.readBack,
 	} {
-		if err := step(ctx); err != nil {
+		if err := step(bounded); err != nil {
+			if ctx.Err() == nil && bounded.Err() != nil {
+				err = fmt.Errorf("%w: %w", context.Cause(bounded), err)
+			}
 			return err
 		}
 		if p.err != nil {
@@ -65,7 +73,56 @@ func runDemo(ctx context.Context, p *printer) (err error) {
 		}
 	}
 	p.end(time.Since(begin))
+	if o.keep {
+		return d.keep(ctx, o.input)
+	}
+	p.printf("Next: 'make demo KEEP=1' does the same and lets the VM run, for commands of your own.\n")
 	return p.err
+}
+
+// keep lets the VM run until ctx ends. The guest executes the lines of input.
+func (d *demo) keep(ctx context.Context, input io.Reader) error {
+	d.printf(`
+The VM runs until ^C. In another terminal, attach the disk again, look, and detach it:
+   $ cd %s
+   $ ./luksplug --qmp vm/qmp.sock --passphrase-file passphrase attach %s.xml
+   $ ./luksplug --qmp vm/qmp.sock list
+   $ ./luksplug --qmp vm/qmp.sock detach %[2]s
+Lines that are typed here are commands for the guest, such as: ls /sys/block
+`, d.dir, target)
+	lines := make(chan string)
+	go func() { // ends with the program at the latest: a read of a terminal cannot be interrupted
+		defer close(lines)
+		for in := bufio.NewScanner(input); in.Scan(); {
+			select {
+			case lines <- in.Text():
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	for d.err == nil {
+		select {
+		case <-ctx.Done():
+			d.printf("\nThe VM was stopped and %s removed.\n", d.dir)
+			return d.err
+		case line, more := <-lines:
+			if !more { // as without a terminal; the VM runs on
+				lines = nil
+				continue
+			}
+			out, err := d.vm.Guest().Run(ctx, line)
+			var exit *peer.ExitError
+			if err != nil && ctx.Err() == nil && !errors.As(err, &exit) {
+				return fmt.Errorf("the guest does not execute commands any more: %w", err)
+			}
+			d.quote(out)
+			if exit != nil {
+				d.printf("     exit status %d\n", exit.Status)
+			}
+		}
+	}
+	return d.err
 }
 
 func (d *demo) path(name string) string { return filepath.Join(d.dir, name) }

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -44,13 +46,13 @@ func wantClean(t *testing.T, dir string) {
 func TestDemo(t *testing.T) {
 	dir := directory(t)
 	var out, diag strings.Builder
-	if code := show(t.Context(), &out, &diag, false); code != 0 || diag.Len() > 0 {
+	if code := show(t.Context(), &out, &diag, options{}); code != 0 || diag.Len() > 0 {
 		t.Fatalf("status %d, standard error %q after:\n%s", code, diag.String(), out.String())
 	}
 	if strings.Contains(out.String(), "\x1b") {
 		t.Error("colours without a terminal")
 	}
-	for _, want := range []string{"|The guest wrote |", "vdb attached", "vdb detached", "All checks passed"} {
+	for _, want := range []string{"|The guest wrote |", "vdb attached", "vdb detached", "All checks passed", "make demo KEEP=1"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the text lacks %q", want)
 		}
@@ -72,6 +74,48 @@ func (w *trigger) Write(b []byte) (int, error) {
 	return w.Builder.Write(b)
 }
 
+// TestKept: the VM runs on for commands of the user's, until ^C.
+func TestKept(t *testing.T) {
+	peer.Long(t, "runs the demonstration again; TestDemo runs it every time")
+	dir := directory(t)
+	ctx, interrupt := context.WithCancel(t.Context())
+	defer interrupt()
+	input, typed := io.Pipe()
+	type command struct{ line, answer string }
+	commands := []command{{"echo $((6*7))", "     42\n"}, {"false", "     exit status 1\n"}}
+	var diag strings.Builder
+	out := &trigger{text: "commands for the guest", f: func() {
+		runs, err := filepath.Glob(filepath.Join(dir, "luksplug-demo-*"))
+		if err != nil || len(runs) != 1 {
+			t.Errorf("directories %q, error %v", runs, err)
+			return
+		}
+		go func() {
+			defer interrupt()
+			for _, c := range commands {
+				_, _ = io.WriteString(typed, c.line+"\n") // the answer is missing then
+			}
+			_ = typed.Close() // no input any more: the VM runs on
+			for _, args := range [][]string{{"--passphrase-file", "passphrase", "attach", "vdb.xml"}, {"detach", "vdb"}} {
+				cmd := exec.CommandContext(ctx, "./luksplug", append([]string{"--qmp", "vm/qmp.sock"}, args...)...)
+				cmd.Dir = runs[0]
+				if out, err := cmd.CombinedOutput(); err != nil {
+					t.Errorf("%q: %v: %s", args, err, out)
+				}
+			}
+		}()
+	}}
+	if code := show(ctx, out, &diag, options{keep: true, input: input}); code != 0 || diag.Len() > 0 {
+		t.Fatalf("status %d, standard error %q after:\n%s", code, diag.String(), out.String())
+	}
+	for _, c := range commands {
+		if !strings.Contains(out.String(), c.answer) {
+			t.Errorf("%s: no %q in\n%s", c.line, c.answer, out.String())
+		}
+	}
+	wantClean(t, dir)
+}
+
 // TestInterrupted: ^C while QEMU runs.
 func TestInterrupted(t *testing.T) {
 	peer.Long(t, "runs the demonstration again; TestDemo runs it every time")
@@ -80,7 +124,7 @@ func TestInterrupted(t *testing.T) {
 	defer cancel()
 	out := &trigger{text: "4. Attach", f: cancel}
 	var diag strings.Builder
-	if code := show(ctx, out, &diag, true); code != exitInterrupted {
+	if code := show(ctx, out, &diag, options{colour: true}); code != exitInterrupted {
 		t.Fatalf("status %d, standard error %q after:\n%s", code, diag.String(), out.String())
 	}
 	if diag.String() != "demo: interrupted; QEMU was stopped and the demo's directory removed\n" {
@@ -97,7 +141,7 @@ func TestFailure(t *testing.T) {
 	peer.Long(t, "runs the demonstration again; TestDemo runs it every time")
 	dir := directory(t)
 	var diag strings.Builder
-	out := &trigger{text: "6. Look", f: func() {
+	out := &trigger{text: "6. Read", f: func() {
 		payloads, err := filepath.Glob(filepath.Join(dir, "luksplug-demo-*", "payload.img"))
 		if err != nil || len(payloads) != 1 {
 			t.Errorf("payloads %q, error %v", payloads, err)
@@ -107,7 +151,7 @@ func TestFailure(t *testing.T) {
 			t.Error(err)
 		}
 	}}
-	if code := show(t.Context(), out, &diag, false); code != 1 {
+	if code := show(t.Context(), out, &diag, options{}); code != 1 {
 		t.Fatalf("status %d after:\n%s", code, out.String())
 	}
 	if diag.String() != "demo: failed: the payload holds no ciphertext at offset 0\n" {
