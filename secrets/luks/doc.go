@@ -1,5 +1,5 @@
 // Package luks reads and unlocks the headers of LUKS volumes as used by QEMU,
-// cryptsetup and the kernel, and writes ephemeral headers.
+// cryptsetup and the kernel, and writes those of new volumes and ephemeral ones.
 //
 // A LUKS volume is a header and a payload. The payload usually follows the header;
 // if it is in another file, the header is called detached. The header describes the
@@ -56,6 +56,13 @@
 // Before QEMU opens an original header, [Header.QEMUOpens] reports whether QEMU can
 // open it or would abort, and [Header.QEMUUnlockTime] estimates how long the guest
 // will be stalled.
+//
+// # New volumes
+//
+// [Format] describes a new header. [Format.NewKey] makes the volume key, [Format.Header]
+// the header that a passphrase opens: a pure function, so that the caller decides where
+// the header goes and when. [MinimumCost] is the derivation for a random passphrase,
+// [PBKDF2Cost] and [Argon2Cost] measure one for a passphrase that a person has chosen.
 //
 // # Key material in memory
 //

@@ -3,7 +3,6 @@ package luks
 import (
 	"context"
 	"crypto/rand"
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"math"
@@ -116,46 +115,17 @@ func (v *volume) ephemeral(key []byte) ([]byte, *secrets.Secret, error) {
 		return nil, nil, err
 	}
 	defer clear(slotKey)
-	c, err := v.encryption.newSectorCipher(slotKey)
+	material, err := v.encryption.seal(algorithm, key, slotKey)
 	if err != nil {
 		return nil, nil, err
 	}
-	defer c.wipe()
-
-	length := sectors(len(key) * Stripes)
+	p := phdr{encryption: v.encryption, hash: ephemeralHash, keyBytes: len(key), payloadOffset: v.payloadOffset, uuid: v.ephemeralUUID(),
+		digest: digest, sum: sum, starts: starts}
 	b := make([]byte, (int64(starts[0])+qemuSlot(len(key)))*SectorSize)
-	v.writePhdr(b, len(key), starts)
-	copy(b[112:132], sum)
-	copy(b[132:164], digest.salt)
-	binary.BigEndian.PutUint32(b[164:], digest.iterations)
-	slot := b[luks1Keys:]
-	binary.BigEndian.PutUint32(slot, slotActive)
-	binary.BigEndian.PutUint32(slot[4:], slotKDF.iterations)
-	copy(slot[8:40], slotKDF.salt)
-
-	material := b[int64(starts[0])*SectorSize:][:length*SectorSize]
-	algorithm.split(material[:len(key)*Stripes], key)
-	c.encrypt(material)
+	p.write(b)
+	writeLUKS1Slot(b, 0, slotKDF)
+	copy(b[int64(starts[0])*SectorSize:], material)
 	return b, secrets.New(oneTime), nil
-}
-
-// writePhdr writes the fields of struct luks_phdr (LUKS On-Disk Format Specification,
-// figure 1) that do not depend on the key, with all key slots disabled.
-func (v *volume) writePhdr(b []byte, keyBytes int, starts [Slots]uint32) {
-	copy(b, magic)
-	binary.BigEndian.PutUint16(b[6:], 1)
-	copy(b[8:40], v.encryption.cipher)
-	copy(b[40:72], v.encryption.mode+"-"+v.encryption.iv)
-	copy(b[72:104], ephemeralHash)
-	binary.BigEndian.PutUint32(b[104:], uint32(v.payloadOffset/SectorSize))
-	binary.BigEndian.PutUint32(b[108:], uint32(keyBytes))
-	copy(b[168:208], v.ephemeralUUID())
-	for i, start := range starts {
-		s := b[luks1Keys+i*luks1KeySlot:]
-		binary.BigEndian.PutUint32(s, slotDisabled)
-		binary.BigEndian.PutUint32(s[40:], start)
-		binary.BigEndian.PutUint32(s[44:], Stripes)
-	}
 }
 
 // ephemeralUUID returns the original header's UUID, or a random one if that is not a

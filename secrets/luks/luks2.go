@@ -145,23 +145,31 @@ func readCopy(r io.ReaderAt, off int64) (*Header, error) {
 // verifyChecksum verifies the checksum in the binary header b. It also covers the
 // JSON area, and is computed with its own field set to zeros (section 2.1).
 func verifyChecksum(b, area []byte, off int64) error {
+	sum, err := checksumOf(b, area)
+	if err != nil {
+		return fmt.Errorf("checksum of the copy at offset %d: %w", off, err)
+	}
+	if subtle.ConstantTimeCompare(sum, b[luks2Checksum:][:len(sum)]) != 1 {
+		return fmt.Errorf("%w: the checksum of the LUKS2 header at offset %d is wrong", ErrDamaged, off)
+	}
+	return nil
+}
+
+// checksumOf returns the checksum of a binary header and its JSON area, by the algorithm that the header names.
+func checksumOf(b, area []byte) ([]byte, error) {
 	name, err := text(b[72:104], "checksum algorithm")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	algorithm, err := findHash(name)
 	if err != nil {
-		return fmt.Errorf("checksum of the copy at offset %d: %w", off, err)
+		return nil, err
 	}
 	h := algorithm.make()
 	for _, part := range [][]byte{b[:luks2Checksum], make([]byte, 64), b[luks2Checksum+64:], area} {
 		_, _ = h.Write(part) // hash.Hash: never returns an error
 	}
-	sum := h.Sum(nil)
-	if subtle.ConstantTimeCompare(sum, b[luks2Checksum:][:len(sum)]) != 1 {
-		return fmt.Errorf("%w: the checksum of the LUKS2 header at offset %d is wrong", ErrDamaged, off)
-	}
-	return nil
+	return h.Sum(nil), nil
 }
 
 func parseLUKS2(b, area []byte, off int64) (*Header, error) {
