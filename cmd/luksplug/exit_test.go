@@ -11,6 +11,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/hotplug/volume"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
@@ -37,6 +38,10 @@ func TestExitCode(t *testing.T) {
 		{"the command line", &usageError{refusal}, 2},
 		{"invalid XML", &diskxml.XMLError{Reason: "x"}, 2},
 		{"an invalid disk", &blockgraph.InvalidError{Reason: "x"}, 2},
+		{"a volume that nothing can be", fmt.Errorf("make: %w", volume.ErrRequest), 2},
+		{"a volume that this program cannot make", fmt.Errorf("make: %w", volume.ErrUnsupported), 3},
+		{"a volume that exists", fmt.Errorf("make: %w", volume.ErrExists), 5},
+		{"a volume that is left", &volume.LeftError{Err: volume.ErrExists}, 7},
 		{"no such kind of key store", fmt.Errorf("--keystore: %w", &keystore.UnknownSchemeError{Scheme: "vault"}), 2},
 		{"a malformed key store", fmt.Errorf("--keystore: %w", keystore.ErrInvalidURI), 2},
 		{"a malformed passphrase source", &hotplug.SecretError{Target: "vdb", Err: passphrase.ErrInvalidSource}, 2},

@@ -24,7 +24,7 @@ var levels = [][]string{
 	{"hotplug/internal/samedisk"},
 	{"hotplug/coldstart"},
 	{"hotplug"},
-	{"hotplug/libvirtvm", "hotplug/hook"},
+	{"hotplug/libvirtvm", "hotplug/hook", "hotplug/volume"},
 	{"cmd"},
 	{"integration", "scripts", "examples", "contrib"},
 }
@@ -35,7 +35,7 @@ var reference = strings.Fields("Reference ParseUUID Type Passphrase ISCSI Ceph T
 
 // promised are the packages whose exported names are luksplug's API.
 var promised = strings.Fields(`
-	hotplug hotplug/libvirtvm hotplug/hook hotplug/coldstart
+	hotplug hotplug/libvirtvm hotplug/hook hotplug/coldstart hotplug/volume
 	blockgraph blockgraph/diskxml blockgraph/render
 	secrets secrets/keystore secrets/luks secrets/masterkey
 	secrets/age secrets/barbican secrets/credentials secrets/dir secrets/exec secrets/keyring secrets/kmip

@@ -1,6 +1,7 @@
 package luks
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"runtime"
@@ -23,27 +24,32 @@ const (
 )
 
 // MinimumCost returns a derivation for a random passphrase of 128 bits or more: guessing it is hopeless, so that a slow
-// derivation would add nothing. It takes about a millisecond. hash is that of the [Format].
-func MinimumCost(hash string) KDF {
-	return KDF{Type: typePBKDF2, Hash: hash, Iterations: minIterations}
+// derivation would add nothing. It takes about a millisecond.
+func (f Format) MinimumCost() KDF {
+	return KDF{Type: typePBKDF2, Hash: cmp.Or(f.Hash, defaultHash), Iterations: minIterations}
 }
 
-// PBKDF2Cost returns a derivation by PBKDF2 that takes about d on one core of this host, for a passphrase that a person
-// has chosen. hash is that of the [Format], and keyBytes the length of its key. It measures for some milliseconds. The
-// error wraps [ErrUnsupported].
-func PBKDF2Cost(hash string, keyBytes int, d time.Duration) (KDF, error) {
-	algorithm, err := findHash(hash)
+// Cost returns a derivation that takes about d on this host, for a passphrase that a person has chosen: by PBKDF2 for
+// LUKS1, by Argon2id (RFC 9106) for LUKS2, with as much memory as that allows, up to limit bytes, which is needed at each
+// unlocking. It measures for some tens of milliseconds, and ends when ctx ends. The error wraps [ErrUnsupported], or is
+// that of ctx.
+func (f Format) Cost(ctx context.Context, d time.Duration, limit int64) (KDF, error) {
+	f, _, err := f.complete()
 	if err != nil {
 		return KDF{}, err
 	}
-	iterations := float64(d) / algorithm.speed() / float64(algorithm.blocks(keyBytes))
-	return KDF{Type: typePBKDF2, Hash: hash, Iterations: uint32(min(max(iterations, minIterations), 1<<32-1))}, nil
+	if f.Version == 2 {
+		return argon2Cost(ctx, d, limit)
+	}
+	algorithm, err := findHash(f.Hash)
+	if err != nil {
+		return KDF{}, err
+	}
+	iterations := float64(d) / algorithm.speed() / float64(algorithm.blocks(f.KeyBytes))
+	return KDF{Type: typePBKDF2, Hash: f.Hash, Iterations: uint32(min(max(iterations, minIterations), 1<<32-1))}, nil
 }
 
-// Argon2Cost returns a derivation by Argon2id (RFC 9106) that takes about d on this host, with as much memory as that
-// allows, up to limit bytes. The memory is needed at each unlocking. It measures for some tens of milliseconds, and ends
-// when ctx ends.
-func Argon2Cost(ctx context.Context, limit int64, d time.Duration) (KDF, error) {
+func argon2Cost(ctx context.Context, d time.Duration, limit int64) (KDF, error) {
 	out := KDF{Type: typeArgon2id, Time: minArgon2Time, Memory: tryMemory, Lanes: uint32(min(runtime.GOMAXPROCS(0), maxArgon2Lanes)), Salt: randomBytes(slotSaltBytes)}
 	k, err := out.kdf()
 	if err != nil {

@@ -61,8 +61,8 @@
 //
 // [Format] describes a new header. [Format.NewKey] makes the volume key, [Format.Header]
 // the header that a passphrase opens: a pure function, so that the caller decides where
-// the header goes and when. [MinimumCost] is the derivation for a random passphrase,
-// [PBKDF2Cost] and [Argon2Cost] measure one for a passphrase that a person has chosen.
+// the header goes and when. [Format.MinimumCost] is the derivation for a random passphrase;
+// [Format.Cost] measures one for a passphrase that a person has chosen.
 //
 // # Key material in memory
 //

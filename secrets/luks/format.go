@@ -35,6 +35,7 @@ const (
 	// defaultEncryption is the default of QEMU and cryptsetup: AES with 256 bits, for which XTS needs a key of 512 bits.
 	defaultEncryption = "aes-xts-plain64"
 	defaultKeyBytes   = 64
+	defaultHash       = "sha256"
 	newLUKS2Size      = 0x4000 // of a copy
 	luks2Areas        = 2 * newLUKS2Size
 	luks2Default      = 16 << 20 // with the key material
@@ -88,7 +89,7 @@ func (f Format) complete() (Format, encryption, error) {
 	f.Version = cmp.Or(f.Version, 1)
 	f.UUID = cmp.Or(f.UUID, uuid.NewString())
 	f.Encryption = cmp.Or(f.Encryption, defaultEncryption)
-	f.Hash = cmp.Or(f.Hash, ephemeralHash)
+	f.Hash = cmp.Or(f.Hash, defaultHash)
 	refuse := func(format string, args ...any) (Format, encryption, error) {
 		return f, encryption{}, fmt.Errorf("%w: %s", ErrUnsupported, fmt.Sprintf(format, args...))
 	}

@@ -2,7 +2,6 @@ package luks_test
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,7 +34,6 @@ func formatted(t *testing.T, f luks.Format, cost luks.KDF, size int64) string {
 func TestFormat(t *testing.T) {
 	t.Parallel()
 	const size = 1 << 20
-	pbkdf2 := func(hash string) luks.KDF { return luks.MinimumCost(hash) }
 	argon2id := luks.KDF{Type: "argon2id", Time: 4, Memory: 64, Lanes: 2}
 	for _, f := range []luks.Format{
 		{},
@@ -49,7 +47,7 @@ func TestFormat(t *testing.T) {
 		{Version: 2, Encryption: "aes-cbc-essiv:sha256", KeyBytes: 32, Hash: "sha512", PayloadOffset: 2 << 20},
 		{Version: 2, Encryption: "twofish-xts-plain64", KeyBytes: 32, Hash: "sha224", PayloadOffset: 2056 * 512},
 	} {
-		for _, cost := range []luks.KDF{pbkdf2(cmp.Or(f.Hash, "sha256")), argon2id} {
+		for _, cost := range []luks.KDF{f.MinimumCost(), argon2id} {
 			if f.Version != 2 && cost.Type != "pbkdf2" {
 				continue
 			}
@@ -93,7 +91,7 @@ func TestFormat(t *testing.T) {
 func TestFormatInUse(t *testing.T) {
 	t.Parallel()
 	f := luks.Format{PayloadOffset: 2 << 20}
-	path := formatted(t, f, luks.MinimumCost("sha256"), 1<<20)
+	path := formatted(t, f, f.MinimumCost(), 1<<20)
 	if data := original(t, path).read(t); len(data) != 1<<20 {
 		t.Errorf("QEMU reads %d bytes", len(data))
 	}
@@ -139,9 +137,9 @@ func TestFormatRefusals(t *testing.T) {
 		luks.KDF
 	}{
 		"argon2id in LUKS1":         {f, luks.KDF{Type: "argon2id", Time: 4, Memory: 64, Lanes: 1}},
-		"another hash":              {f, luks.MinimumCost("sha512")},
-		"another payload offset":    {luks.Format{PayloadOffset: 2 << 20}, luks.MinimumCost("sha256")},
-		"another encryption":        {luks.Format{Encryption: "aes-cbc-plain64", KeyBytes: 32}, luks.MinimumCost("sha256")},
+		"another hash":              {f, luks.Format{Hash: "sha512"}.MinimumCost()},
+		"another payload offset":    {luks.Format{PayloadOffset: 2 << 20}, f.MinimumCost()},
+		"another encryption":        {luks.Format{Encryption: "aes-cbc-plain64", KeyBytes: 32}, f.MinimumCost()},
 		"an unknown key derivation": {luks.Format{Version: 2}, luks.KDF{Type: "scrypt"}},
 	} {
 		if _, err := c.Format.Header(t.Context(), key, passphrase, c.KDF); !errors.Is(err, luks.ErrUnsupported) {
@@ -158,20 +156,25 @@ func TestFormatRefusals(t *testing.T) {
 
 func TestCosts(t *testing.T) {
 	t.Parallel()
-	short, long := must.Get(luks.PBKDF2Cost("sha256", 64, 0))(t), must.Get(luks.PBKDF2Cost("sha256", 64, time.Second))(t)
-	if short.Iterations != 1000 || long.Iterations < 10_000 {
-		t.Errorf("%d and %d iterations", short.Iterations, long.Iterations)
+	const limit = 64 << 20
+	f := luks.Format{}
+	short, long := must.Get(f.Cost(t.Context(), 0, limit))(t), must.Get(f.Cost(t.Context(), time.Second, limit))(t)
+	if short.Type != "pbkdf2" || short.Iterations != 1000 || long.Iterations < 10_000 {
+		t.Errorf("%+v and %+v", short, long)
 	}
-	if _, err := luks.PBKDF2Cost("md4", 64, time.Second); !errors.Is(err, luks.ErrUnsupported) {
+	if _, err := (luks.Format{Hash: "md4"}).Cost(t.Context(), time.Second, limit); !errors.Is(err, luks.ErrUnsupported) {
 		t.Errorf("md4: %v", err)
 	}
-	const limit = 64 << 20
+	f.Version = 2
 	for _, d := range []time.Duration{0, time.Millisecond, time.Second} {
-		k := must.Get(luks.Argon2Cost(t.Context(), limit, d))(t)
+		k := must.Get(f.Cost(t.Context(), d, limit))(t)
 		if k.Type != "argon2id" || k.Time < 4 || k.Memory < 32 || k.Memory > limit>>10 || k.Lanes < 1 || k.Lanes > 4 || k.Salt != nil {
 			t.Errorf("%s: %+v", d, k)
 		}
 	}
 	// cryptsetup takes them.
-	formatted(t, luks.Format{Version: 2}, must.Get(luks.Argon2Cost(t.Context(), limit, 50*time.Millisecond))(t), 0)
+	path := formatted(t, f, must.Get(f.Cost(t.Context(), 50*time.Millisecond, limit))(t), 0)
+	if out := run(t, "cryptsetup", "luksDump", path); !strings.Contains(out, "argon2id") {
+		t.Errorf("luksDump: %s", out)
+	}
 }

@@ -26,6 +26,8 @@ type Qcow2Header struct {
 	ClusterSize int64 // bytes
 	Crypt       CryptMethod
 	LUKS        *luks.Header // inside the image, if Crypt is CryptLUKS
+	// LUKSOffset and LUKSLength are the place in the image that is reserved for it, in bytes.
+	LUKSOffset, LUKSLength int64
 
 	HasBacking    bool
 	BackingFile   string
@@ -248,6 +250,6 @@ func (h *Qcow2Header) readCrypto(r io.ReaderAt, extension []byte) error {
 	if err != nil {
 		return fmt.Errorf("inside qcow2: %w", err)
 	}
-	h.LUKS = header
+	h.LUKS, h.LUKSOffset, h.LUKSLength = header, offset, length
 	return nil
 }

@@ -1,0 +1,21 @@
+// Package volume makes encrypted volumes on this host.
+//
+//	made, err := volume.Create(ctx, volume.Request{Path: "/var/lib/images/vm1-vdb.img", Size: 10 << 30}, keys)
+//
+// A volume has one of these layouts, which every QEMU since 9.0 and luksplug attach:
+//
+//	image:     LUKS header | payload             Format raw, no Header
+//	image:     payload      header file: LUKS    Format raw, Header
+//	qcow2:     payload      header file: LUKS    Format qcow2, Header
+//	qcow2:     LUKS header inside, payload       Format qcow2, no Header
+//
+// # The order
+//
+// The passphrase is in its key store before the first byte of the volume is written, so that no crash leaves a volume
+// without its key. Files are made under a name of their own in their directory, synced, and only then get their names,
+// which must be free: an interrupted run leaves no file with the volume's name. A failed run removes what it has made,
+// the secret included, and says what it could not remove.
+//
+// Headers are written by package secrets/luks, in this process; qemu-img makes qcow2 images, and learns a one-time
+// passphrase only.
+package volume
