@@ -277,7 +277,7 @@ func parseEncryption(e *element) (*blockgraph.Encryption, error) {
 	case blockgraph.EncryptionLUKS, blockgraph.EncryptionLUKS2, blockgraph.EncryptionLUKSAny:
 	case "qcow", "default":
 		return nil, e.unsupported("format", "the old encryption of qcow and qcow2 images (format %q) is not supported, and no QEMU that runs VMs opens it any more: "+
-			"write format='luks' if the volume is LUKS; convert an image with the old encryption with `%s`; make a new one with encrypt.format=luks", string(out.Format), qemuimg.ConvertOld("OLD"))
+			"write format='luks' if the volume is LUKS; convert an image with the old encryption with `%s`; make a new volume with `luksplug volume create`", string(out.Format), qemuimg.ConvertOld("OLD"))
 	case "":
 		return nil, e.invalid("format", "is missing: use format='luks'")
 	default:

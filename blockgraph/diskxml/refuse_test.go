@@ -155,7 +155,7 @@ func TestParseDiskRefuses(t *testing.T) {
 		{"no format", enc("", secret), "disk/encryption@format", 4, "is missing"},
 		{"luks2", enc("format='luks2'", secret), "disk/source/encryption@format", 0, "'luks2' is currently not supported by the qemu encryption engine: use format='luks'"},
 		{"qcow", enc("format='qcow'", secret), "disk/encryption@format", 0, "`qemu-img convert "},
-		{"default", enc("format='default'", secret), "disk/encryption@format", 0, "encrypt.format=luks"},
+		{"default", enc("format='default'", secret), "disk/encryption@format", 0, "luksplug volume create"},
 		{"unknown encryption", enc("format='rot13'", secret), "disk/encryption@format", 4, "rot13"},
 		{"librbd", enc("format='luks' engine='librbd'", secret), "disk/encryption@engine", 4, "librbd"},
 		{"unknown engine", enc("format='luks' engine='v8'", secret), "disk/encryption@engine", 4, "v8"},
