@@ -56,7 +56,7 @@ func exitCode(err error) int {
 	case is[*blockgraph.UnsupportedError](err), is[*hotplug.VersionError](err),
 		errors.Is(err, libvirtvm.ErrUnsupportedURI), errors.Is(err, pkcs11.ErrNotBuilt), errors.Is(err, volume.ErrUnsupported):
 		return exitUnsupported
-	case is[*inUseError](err), errors.Is(err, secrets.ErrConflict), errors.Is(err, secrets.ErrPersistent), errors.Is(err, libvirtvm.ErrSecretInXML), errors.Is(err, volume.ErrExists):
+	case is[*inUseError](err), errors.Is(err, secrets.ErrConflict), errors.Is(err, secrets.ErrPersistent), errors.Is(err, libvirtvm.ErrSecretInXML), errors.Is(err, volume.ErrExists), errors.Is(err, volume.ErrNoVolume):
 		return exitRefused
 	case is[*hotplug.SecretError](err), is[*secrets.StoreError](err):
 		return exitSecret

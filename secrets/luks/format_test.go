@@ -178,3 +178,18 @@ func TestCosts(t *testing.T) {
 		t.Errorf("luksDump: %s", out)
 	}
 }
+
+func TestSlotCosts(t *testing.T) {
+	t.Parallel()
+	for _, f := range []luks.Format{{}, {Version: 2}} {
+		cost := f.MinimumCost()
+		cost.Iterations = 50_000
+		if f.Version == 2 {
+			cost = luks.KDF{Type: "argon2id", Time: 4, Memory: 32 << 10, Lanes: 1}
+		}
+		got := must.Get(open(t, formatted(t, f, cost, 0)).SlotCosts(t.Context()))(t)
+		if len(got) != 1 || got[0].Slot != 0 || fmt.Sprint(got[0].KDF) != fmt.Sprint(cost) || got[0].Time < time.Millisecond || got[0].Time > time.Minute {
+			t.Errorf("LUKS%d: %+v", f.Version, got)
+		}
+	}
+}
