@@ -121,6 +121,9 @@ func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 			h = seen
 		}
 	}
+	if err := l.addRecovery(ctx, h, &found); err != nil {
+		return found, err
+	}
 	if h == nil {
 		return found, nil
 	}
