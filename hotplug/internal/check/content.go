@@ -222,7 +222,11 @@ func (l *layerCheck) volumeSize(ctx context.Context, h *luks.Header) (int64, err
 	const sector = luks.SectorSize
 	size := (r.Size()+sector-1)/sector*sector - h.PayloadOffset() // QEMU counts a last, partial sector
 	if size <= 0 {
-		return 0, l.refuse(outcome.ErrHeaderUnusable, nil, "the payload %s ends at byte %d, before the encrypted data that its LUKS header places at byte %d: it has been cut off", source, r.Size(), h.PayloadOffset())
+		cause := outcome.ErrHeaderUnusable
+		if l.disk.Header() == nil { // the header itself may be wrong
+			cause = outcome.ErrHeaderDamaged
+		}
+		return 0, l.refuse(cause, nil, "the payload %s ends at byte %d, before the encrypted data that its LUKS header places at byte %d: it has been cut off", source, r.Size(), h.PayloadOffset())
 	}
 	return size, nil
 }
