@@ -278,3 +278,30 @@ func TestRecoveryRefused(t *testing.T) {
 		wantTexts(t, plan[0], got.want(t, 0).stderr, []string{"is taken as a backup of the one in " + v.Payload + ", read-only"})
 	}
 }
+
+// TestRecoveryOfADomain: a recovered disk of a libvirt domain is recorded with its recovery, and does not belong to
+// the domain.
+func TestRecoveryOfADomain(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	l := peer.Libvirtd(t)
+	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{SCSI: true, Persistent: true}))(t)
+	before := stateOf(ctx, t, d)
+	v := peer.NewVolume(t, peer.EmbeddedLUKS)
+	header := backup(ctx, t, v)
+	overwrite(t, v.Payload, 0, noise(512))
+	xml := recovered(t, v, "sdb", "scsi", header, "")
+	attach := []string{"--passphrase-file", v.PassphraseFile, "attach", "--recover", xml}
+	refused := viaLibvirt(ctx, t, l, d.Name, append(attach, "--persistent")...).want(t, 3)
+	wantTexts(t, "the error", failure(refused), []string{"<header recover=...>", "cryptsetup luksHeaderRestore"})
+	viaLibvirt(ctx, t, l, d.Name, attach...).want(t, 0)
+	if text := metadata(ctx, l, d.Name, "--live"); !strings.Contains(text, `recover="read-only"`) {
+		t.Errorf("the record lacks the recovery: %s", text)
+	}
+	list := disksIn[listEntry](t, viaLibvirt(ctx, t, l, d.Name, "--output", "json", "list"))
+	if len(list) != 1 || !list[0].ReadOnly || list[0].Recovery != "read-only" || list[0].Header != header {
+		t.Errorf("list shows %+v", list)
+	}
+	viaLibvirt(ctx, t, l, d.Name, "detach", "sdb").want(t, 0)
+	wantSame(ctx, t, d, before)
+}
