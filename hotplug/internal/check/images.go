@@ -131,6 +131,12 @@ func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 	if h == nil {
 		return found, nil
 	}
+	return l.unlocks(ctx, h, found, remote)
+}
+
+// unlocks checks that the layer's volume can be opened by its header, and adds the size and
+// the stall to the findings. remote is true if the header is not on this host.
+func (l *layerCheck) unlocks(ctx context.Context, h *luks.Header, found Findings, remote bool) (Findings, error) {
 	if err := l.opens(h); err != nil {
 		return found, err
 	}
