@@ -305,3 +305,26 @@ func TestRecoveryOfADomain(t *testing.T) {
 	viaLibvirt(ctx, t, l, d.Name, "detach", "sdb").want(t, 0)
 	wantSame(ctx, t, d, before)
 }
+
+// TestHookRestoresARecovery: a domain that was saved with a recovered disk is restored with it, although the header
+// was restored meanwhile.
+func TestHookRestoresARecovery(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	h := newHookHost(t, "")
+	d := must.Get(h.StartDomain(ctx, peer.DomainOptions{Persistent: true, SCSI: true, Movable: true}))(t)
+	v := peer.NewVolume(t, peer.EmbeddedLUKS)
+	h.learn(t, v)
+	header := backup(ctx, t, v)
+	overwrite(t, v.Payload, 0, noise(512))
+	h.tool(ctx, t, d, "attach", "--recover", recovered(t, v, "sda", "scsi", header, "")).want(t, 0)
+	virsh(ctx, t, h.Libvirt, "managedsave", d.Name)
+	command(ctx, t, "cryptsetup", "luksHeaderRestore", "--batch-mode", v.Payload, "--header-backup-file", header)
+	virsh(ctx, t, h.Libvirt, "start", d.Name)
+	list := disksIn[listEntry](t, h.tool(ctx, t, d, "--output", "json", "list"))
+	if len(list) != 1 || list[0].State != "attached" || !list[0].ReadOnly || list[0].Recovery != "read-only" {
+		t.Errorf("list shows %+v", list)
+	}
+	h.tool(ctx, t, d, "detach", "sda").want(t, 0)
+	h.tool(ctx, t, d, "attach", writeFile(t, "disk.xml", v.DiskXML("sda", "scsi"))).want(t, 0)
+}
