@@ -75,7 +75,20 @@ type Encryption struct {
 	// cloned image, the top one first.
 	Secrets []secrets.Reference
 	Header  *Image // contains the LUKS header, nil where the encrypted image itself does
+	// Recovery says that Header is a backup of the header in the image.
+	Recovery Recovery
 }
+
+// Recovery is header@recover: the detached header is a backup of the one in the image,
+// which is damaged, and takes its place. See [Disk.Recover].
+type Recovery string
+
+// The recoveries. Without one, a payload with the remains of a header is refused.
+const (
+	NoRecovery        Recovery = ""
+	RecoveryReadOnly  Recovery = "read-only"
+	RecoveryReadWrite Recovery = "read-write"
+)
 
 // EncryptionFormat is encryption@format.
 type EncryptionFormat string
@@ -149,6 +162,38 @@ func (d *Disk) Images() []*Image {
 // Encrypted reports whether any layer of the disk is encrypted.
 func (d *Disk) Encrypted() bool {
 	return slices.ContainsFunc(d.Layers(), func(i *Image) bool { return i.Encryption != nil })
+}
+
+// Recovery returns how the header of the top layer is recovered.
+func (d *Disk) Recovery() Recovery {
+	if d.Header() == nil {
+		return NoRecovery
+	}
+	return d.Image.Encryption.Recovery
+}
+
+// Recover declares the detached header of the top layer to be a backup of the one in its
+// image. By RecoveryReadOnly the image is only read: the disk becomes read-only, unless it
+// is transient. [Disk.Validate] checks the result. The error is an [*InvalidError] for a
+// disk without a detached header or with another recovery.
+func (d *Disk) Recover(r Recovery) error {
+	if r == NoRecovery {
+		return nil
+	}
+	const element = "disk/source/encryption/header"
+	switch {
+	case d.Header() == nil:
+		return invalid(element, "is missing: recovery takes it as the backup of the header in the image")
+	case d.Recovery() != NoRecovery && d.Recovery() != r:
+		return invalid(element+"@recover", "is '"+string(d.Recovery())+"', and recovery is to be "+string(r))
+	}
+	enc := *d.Image.Encryption
+	enc.Recovery = r
+	d.Image.Encryption = &enc
+	if r == RecoveryReadOnly && !d.Transient {
+		d.ReadOnly = true
+	}
+	return nil
 }
 
 // Header returns the detached header of the top layer, nil when it has none.

@@ -89,6 +89,9 @@ func (d *Disk) validateEncryption(element string, i *Image) error {
 	if enc.librbd() {
 		return i.validateLibRBD(element)
 	}
+	if enc.Recovery != NoRecovery && enc.Header == nil {
+		return invalid(element+"/header", "is missing: recovery takes it as the backup of the header in the image")
+	}
 	if err := check([]rule{
 		{enc.Engine != "" && enc.Engine != EngineQEMU, invalid, element + "@engine", "unknown encryption engine " + quoted(enc.Engine)},
 		{enc.format() != EncryptionLUKS, unsupported, element + "@format",
@@ -97,7 +100,22 @@ func (d *Disk) validateEncryption(element string, i *Image) error {
 	}); err != nil || enc.Header == nil {
 		return err
 	}
+	if err := d.validateRecovery(element+"/header@recover", i); err != nil {
+		return err
+	}
 	return d.validateHeader(element, i)
+}
+
+// validateRecovery checks that a disk whose header is recovered is only written to where
+// that is asked for.
+func (d *Disk) validateRecovery(element string, i *Image) error {
+	top, r := i == &d.Image, i.Encryption.Recovery
+	return check([]rule{
+		{r != NoRecovery && r != RecoveryReadOnly && r != RecoveryReadWrite, invalid, element, "unknown value " + quoted(r) + ": use read-only or read-write"},
+		{r == RecoveryReadWrite && !top, invalid, element, "is 'read-write', and the layers below are only read: use read-only"},
+		{r == RecoveryReadWrite && d.ReadOnly, invalid, element, "is 'read-write', and the disk is <readonly/>: keep one of the two"},
+		{r == RecoveryReadOnly && top && !d.ReadOnly && !d.Transient, invalid, element, "is 'read-only', and the disk is not: add <readonly/>"},
+	})
 }
 
 // validateSecrets checks the passphrases. Without one, libvirt omits the encryption.

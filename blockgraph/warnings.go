@@ -17,6 +17,11 @@ func (d *Disk) imageWarnings() []string {
 			out = append(out, fmt.Sprintf("the <auth> of %s is not used: that of the pool replaces it", s))
 		}
 	}
+	for _, i := range d.Layers() {
+		if enc := i.Encryption; enc != nil && enc.Recovery != NoRecovery {
+			out = append(out, fmt.Sprintf("the header %s is taken as a backup of the one in %s, %s", enc.Header.Source, i.Source, enc.Recovery))
+		}
+	}
 	return out
 }
 

@@ -48,6 +48,11 @@ var (
 	ErrImageUnusable        = outcome.ErrImageUnusable        // missing, unreadable, or of another kind
 	ErrReadOnlyImage        = outcome.ErrReadOnlyImage        // read-only, under a writable disk
 	ErrHeaderUnusable       = outcome.ErrHeaderUnusable       // no LUKS header, a damaged one, or a truncated payload
+	ErrHeaderDamaged        = outcome.ErrHeaderDamaged        // the header in the image is missing or damaged; see blockgraph.Recovery
+	ErrTwoHeaders           = outcome.ErrTwoHeaders           // the payload of a detached header has one of its own; see blockgraph.Recovery
+	ErrWrongBackup          = outcome.ErrWrongBackup          // the header that is to recover a volume is of another one
+	ErrBackupUnproven       = outcome.ErrBackupUnproven       // the header may be of another volume: only to be read
+	ErrNotDamaged           = outcome.ErrNotDamaged           // the volume opens without recovery
 	ErrUnexpectedEncryption = outcome.ErrUnexpectedEncryption // encrypted although the XML does not say so, or the reverse
 	ErrGuestHeader          = outcome.ErrGuestHeader          // a header of LUKS or another format in a raw image; see AllowGuestHeader
 	ErrPayloadSignature     = outcome.ErrPayloadSignature     // a payload that looks like plain data; see AllowPayloadSignature

@@ -106,7 +106,7 @@ type listEntry struct {
 	Parts         []string
 	ReadOnly      bool `json:"read_only"`
 
-	Device, Payload, Header, Unlock, UUID string
+	Device, Payload, Header, Recovery, Unlock, UUID string
 
 	Daemon int
 }

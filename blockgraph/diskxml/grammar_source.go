@@ -125,11 +125,13 @@ func reservationsRule() *rule {
 // encryptionRule is the grammar of <encryption>, after libvirt's
 // formatstorageencryption.html. Only luksplug has <header>.
 func encryptionRule() *rule {
+	header := layerRule(headerSource).without("backingStore")
+	header.attrs = append(header.attrs, "recover")
 	return &rule{
 		attrs: []string{"format", "engine"},
 		children: map[string]*rule{
 			"secret": {attrs: []string{"type", "uuid", "usage"}, repeated: true},
-			"header": layerRule(headerSource).without("backingStore"),
+			"header": header,
 			"cipher": {attrs: []string{"name", "size", "mode", "hash"}},
 			"ivgen":  {attrs: []string{"name", "hash"}},
 		},

@@ -46,6 +46,9 @@ func (p *parser) image(d *blockgraph.Disk) error {
 		return err
 	}
 	d.Image = image
+	if err := d.Recover(d.Recovery()); err != nil {
+		return err
+	}
 	return p.startup(d, src)
 }
 
@@ -306,6 +309,10 @@ func parseEncryption(e *element) (*blockgraph.Encryption, error) {
 		if out.Header, err = parseStored(h); err != nil {
 			return nil, err
 		}
+		if err := oneOf(h, "recover", string(blockgraph.RecoveryReadOnly), string(blockgraph.RecoveryReadWrite)); err != nil {
+			return nil, err
+		}
+		out.Recovery = blockgraph.Recovery(h.attr("recover"))
 	}
 	return out, nil
 }

@@ -43,11 +43,17 @@ never makes luksplug give QEMU the passphrase: the disk is refused then.
 
 A payload under a detached header that has the signature of a file system, partition
 table, LVM, RAID or swap is refused, since the guest would see noise and could format
-it, unless --allow-signature says that it is ciphertext that looks so by chance.`,
+it, unless --allow-signature says that it is ciphertext that looks so by chance.
+
+With --recover the <header> is a backup of the LUKS header in the image, which is
+damaged or overwritten: a file of cryptsetup luksHeaderBackup, or another copy. The
+image is only read, unless --recover=read-write is given. A backup of another volume,
+and an image that needs no recovery, are refused.`,
 		Example: `  luksplug --qmp /run/vm1.qmp --passphrase-file vm1-vdb.key attach vdb.xml
   luksplug --domain vm1 --keystore dir:/run/keys attach vdb.xml
   luksplug --domain vm1 --keystore dir:/run/keys attach --unlock external qcow2.xml
   luksplug --domain vm1 attach --persistent vdb.xml
+  luksplug --domain vm1 attach --recover vdb-with-backup.xml
   pass show vm1-vdb | tr -d '\n' | luksplug --domain vm1 --passphrase-file - attach vdb.xml`,
 		Args: arguments("DISK.xml"),
 		RunE: func(cmd *cobra.Command, args []string) error { return runAttach(cmd.Context(), a, o, args[0]) },
@@ -162,6 +168,10 @@ func attachedText(at *hotplug.Attached, flags flags, without string) string {
 	if at.Unlock == "" {
 		encryption = notEncrypted
 	}
+	recovery := ""
+	if at.Recovery != blockgraph.NoRecovery {
+		recovery = "the header is a backup: restore it into the payload when no VM uses that, with cryptsetup luksHeaderRestore"
+	}
 	fmt.Fprintf(&b, "%s %s\n", printable.Line(at.Target), state)
 	var rows [][]string
 	for _, row := range [][]string{
@@ -172,6 +182,7 @@ func attachedText(at *hotplug.Attached, flags flags, without string) string {
 		{"in the guest", guestPath(&at.AttachedDisk)},
 		{"payload", at.Payload},
 		{"header", at.Header},
+		{"recovery", recovery},
 		{"unlocked", unlocked},
 		{"encryption", encryption},
 		{"migration", migration},

@@ -31,6 +31,7 @@ func (f *diskFlags) register(cmd *cobra.Command) {
 	p.BoolVar(&f.reading.IgnoreUnknown, "ignore-unknown", false, "skip unknown elements and attributes of the disk XML with a warning, except for those that look misspelt and those in <encryption>")
 	p.StringVar(&f.reading.TLSDir, "tls-dir", "", "the directory, on the VM's host, of the certificates of a TLS client (default "+blockgraph.DefaultTLSDir+")")
 	p.StringVar(&f.reading.TLSSecret, "tls-secret", "", "the secret that decrypts the key of the TLS client: its UUID, or tls:USAGE")
+	registerRecover(cmd, &f.reading.Recovery)
 	p.StringVar(&f.reading.TLSUser, "tls-psk", "", "the user of a pre-shared key, from keys.psk in the directory of --tls-dir, in place of certificates")
 }
 

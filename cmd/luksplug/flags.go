@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/internal/duration"
 )
@@ -191,3 +192,31 @@ func (f *unlockFlag) String() string { return string(*f) }
 
 // Type implements pflag.Value.
 func (*unlockFlag) Type() string { return "METHOD" }
+
+// recoverFlag is the value of --recover.
+type recoverFlag blockgraph.Recovery
+
+func registerRecover(cmd *cobra.Command, to *blockgraph.Recovery) {
+	f := cmd.Flags().VarPF((*recoverFlag)(to), "recover", "", "take the <header> as a backup of the damaged LUKS header in the image, as its attribute recover= does: read-only, which it is without a value, or --recover=read-write")
+	f.NoOptDefVal = string(blockgraph.RecoveryReadOnly)
+	complete(cmd, "recover", (*recoverFlag)(nil).values()...)
+}
+
+func (*recoverFlag) values() []string {
+	return []string{string(blockgraph.RecoveryReadOnly), string(blockgraph.RecoveryReadWrite)}
+}
+
+// Set implements pflag.Value.
+func (f *recoverFlag) Set(value string) error {
+	if !slices.Contains(f.values(), value) {
+		return fmt.Errorf("use %s", strings.Join(f.values(), ", "))
+	}
+	*f = recoverFlag(value)
+	return nil
+}
+
+// String implements pflag.Value.
+func (f *recoverFlag) String() string { return string(*f) }
+
+// Type implements pflag.Value.
+func (*recoverFlag) Type() string { return "MODE" }

@@ -25,7 +25,8 @@ type diskJSON struct {
 	Payload  string   `json:"payload,omitempty"`
 	Header   string   `json:"header,omitempty"`
 	Parts    []string `json:"parts"`
-	Unlock   string   `json:"unlock,omitempty"` // ephemeral, qemu, external
+	Recovery string   `json:"recovery,omitempty"` // read-only, read-write: header is a backup
+	Unlock   string   `json:"unlock,omitempty"`   // ephemeral, qemu, external
 	UUID     string   `json:"uuid,omitempty"`
 	Daemon   int      `json:"daemon,omitempty"`
 	// Encrypted is missing for a leftover, of which it is unknown.
@@ -45,7 +46,7 @@ func diskToJSON(h *hotplug.AttachedDisk) diskJSON {
 		state = "leftover"
 	}
 	d := diskJSON{Target: h.Target, State: state, Device: h.Device, Driver: h.Driver, Size: h.Size, ReadOnly: h.ReadOnly,
-		Payload: h.Payload, Header: h.Header, Parts: notNil(h.Left()), Unlock: string(h.Unlock), UUID: h.UUID, Daemon: h.Daemon,
+		Payload: h.Payload, Header: h.Header, Parts: notNil(h.Left()), Recovery: string(h.Recovery), Unlock: string(h.Unlock), UUID: h.UUID, Daemon: h.Daemon,
 		Bus: h.Bus, Address: h.Address, Serial: h.Serial, GuestPath: guestPath(h)}
 	if !h.Leftover() {
 		encrypted := h.Unlock != ""
@@ -82,7 +83,7 @@ func listedDisks(l *libvirtvm.Listing) []diskJSON {
 				state = "off"
 			}
 			disks = append(disks, diskJSON{Target: s.Target, State: state, ReadOnly: s.ReadOnly, Payload: s.Payload, Header: s.Header,
-				Parts: []string{}, Encrypted: &s.Encrypted})
+				Recovery: string(s.Recovery), Parts: []string{}, Encrypted: &s.Encrypted})
 			at[s.Target] = i
 		}
 		disks[i].Recorded, disks[i].Difference = s.Recorded(), s.Difference()
@@ -133,6 +134,14 @@ func mode(readOnly bool) string {
 		return "read-only"
 	}
 	return "read-write"
+}
+
+// headerOf returns the header of a disk for a table.
+func headerOf(d diskJSON) string {
+	if d.Recovery != "" {
+		return d.Header + " (a backup)"
+	}
+	return dash(d.Header)
 }
 
 // size returns bytes in human-readable form, in powers of 1024.

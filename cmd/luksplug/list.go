@@ -67,7 +67,7 @@ func showDisks(a *app, list *libvirtvm.Listing) error {
 	rows := [][]string{header}
 	var lines []string // below the table: QEMU may have any number of parts
 	for i, d := range disks {
-		row := []string{d.Target, d.State, dash(d.Device), "-", "-", "-", dash(d.Payload), dash(d.Header)}
+		row := []string{d.Target, d.State, dash(d.Device), "-", "-", "-", dash(d.Payload), headerOf(d)}
 		switch d.State {
 		case "leftover":
 			for _, part := range d.Parts {

@@ -42,6 +42,10 @@ func newRecorder(at descriptions, disk *Disk, options AttachOptions, log logrus.
 		log.Warn("a transient disk is not recorded: detach it before the domain is saved or migrated, what was written to it cannot go along")
 		return nil, nil
 	}
+	if options.Persistent && disk.Recovery() != blockgraph.NoRecovery {
+		return nil, &blockgraph.UnsupportedError{Element: "disk/source/encryption/header@recover", Reason: "a disk that is recovered by a backup of its header cannot belong to a domain persistently: " +
+			"restore the header (`cryptsetup luksHeaderRestore`), and attach the disk without recovery"}
+	}
 	d, err := record.New(disk.xml, disk.pools, disk.reading)
 	if errors.Is(err, ErrSecretInXML) && !options.Persistent {
 		log.Warnf("the disk is not recorded, and is lost when the domain is saved and restored, or migrated: %v", err)

@@ -482,3 +482,23 @@ func TestKeysAreCompared(t *testing.T) {
 		}
 	}
 }
+
+// TestRecoveryIsNotPersistent: a recovered disk is recorded as long as it is attached, and does
+// not belong to the domain.
+func TestRecoveryIsNotPersistent(t *testing.T) {
+	t.Parallel()
+	m := newMemory(t)
+	disk := must.Get(ParseDisk(fmt.Appendf(nil, `<disk type='file'><source file='/img'><encryption format='luks'><secret type='passphrase' uuid='%s'/><header recover='read-only'><source file='/h'/></header></encryption></source>
+  <target dev='sda' bus='scsi'/></disk>`, recordtest.SecretUUID), Reading{}))(t)
+	must.Get(recorderOf(t, m, disk, AttachOptions{}).before(t.Context(), prepared))(t)
+	live := m.recorded(t, Live, "sda")
+	var s State
+	if s.describe(*live); !s.ReadOnly || s.Recovery != blockgraph.RecoveryReadOnly {
+		t.Errorf("recorded: %+v", s)
+	}
+	log, _ := test.NewNullLogger()
+	var unsupported *blockgraph.UnsupportedError
+	if _, err := newRecorder(m, disk, AttachOptions{Persistent: true}, log); !errors.As(err, &unsupported) || !strings.Contains(err.Error(), "restore the header") {
+		t.Errorf("persistent: %v", err)
+	}
+}

@@ -23,8 +23,10 @@ type State struct {
 	// Payload and Header are the images of the recorded disk, "" if it has none or its XML
 	// cannot be read.
 	Payload, Header string
-	// ReadOnly and Encrypted are properties of the recorded disk.
+	// ReadOnly and Encrypted are properties of the recorded disk, and Recovery how its header
+	// is recovered.
 	ReadOnly, Encrypted bool
+	Recovery            blockgraph.Recovery
 }
 
 // describe sets what the XML of a record says.
@@ -37,7 +39,7 @@ func (s *State) describe(r record.Disk) {
 	if h := disk.Header(); h != nil {
 		s.Header = h.Source.String()
 	}
-	s.ReadOnly, s.Encrypted = disk.ReadOnly, disk.Encrypted()
+	s.ReadOnly, s.Encrypted, s.Recovery = disk.ReadOnly, disk.Encrypted(), disk.Recovery()
 }
 
 // compare merges the attached and the recorded disks, by target.

@@ -38,6 +38,12 @@
 // Only a key that matches the digest is returned. [Unlocker] adds progress, a choice
 // of key slots, and a limit on memory.
 //
+// # Backups
+//
+// [ReadBackup] reads a backup of a header, and [Backup.Compare] compares it with an
+// image whose header may be damaged: whether the image has the volume of the backup,
+// and whether it needs the backup.
+//
 // # The ephemeral header
 //
 // QEMU derives the slot key in its main loop, which stalls the guest for seconds. It

@@ -135,6 +135,16 @@ func fuzzed(t *testing.T, data []byte) {
 			}
 		}
 	}
+	backup := must.Get(luks.ReadBackup(bytes.NewReader(data)))(t)
+	if c, err := backup.Compare(bytes.NewReader(data)); err != nil || c.Match != luks.MatchIntact {
+		t.Errorf("compared with itself: %+v, %v", c, err)
+	}
+	for _, image := range [][]byte{synthetic(), assemble(metadata())} {
+		other := must.Get(luks.ReadBackup(bytes.NewReader(image)))(t)
+		if c, err := other.Compare(bytes.NewReader(data)); err != nil || c.Match == "" {
+			t.Errorf("compared with another: %+v, %v", c, err)
+		}
+	}
 	if err := h.Usable(); err != nil {
 		if !errors.Is(err, luks.ErrUnsupported) && !errors.Is(err, luks.ErrDamaged) && !errors.Is(err, luks.ErrNoKeySlot) {
 			t.Error(err)

@@ -36,7 +36,7 @@ func (l *layerCheck) content(ctx context.Context, r image.Reader, d depth) (*luk
 	if layer.RawLUKS() && l.disk.Header() == nil {
 		h, err := luks.ReadHeader(r)
 		if err != nil {
-			return nil, l.headerError(ctx, layer.Source, r, err)
+			return nil, l.embeddedError(ctx, layer.Source, r, err)
 		}
 		if h.PayloadOffset() == 0 {
 			return nil, l.refuse(outcome.ErrHeaderUnusable, nil, "the image %s is a detached LUKS header without a payload: name the payload as the <source> and this image in <header>", layer.Source)
@@ -52,6 +52,8 @@ func (l *layerCheck) content(ctx context.Context, r image.Reader, d depth) (*luk
 		return nil, l.overwritten(ctx, layer, r, err)
 	case err != nil:
 		return nil, err
+	case found == image.LUKS && l.recovers():
+		return nil, nil // recovery compares it with the backup
 	case found != image.Raw:
 		return nil, l.refused(layer, found)
 	}
@@ -132,7 +134,7 @@ func (c *Candidate) refused(layer blockgraph.Image, found image.Format) error {
 	case layer.Encryption != nil && found != image.LUKS: // with a detached header
 		return c.refuse(outcome.ErrImageUnusable, nil, "the payload %s is a %s image: correct the format in the XML", layer.Source, found)
 	case layer.Encryption != nil:
-		return c.refuse(outcome.ErrUnexpectedEncryption, nil, "the payload %s begins with a LUKS header of its own: leave <header> out to use that one", layer.Source)
+		return c.refuse(outcome.ErrTwoHeaders, nil, "the payload %s begins with a LUKS header of its own: leave <header> out to use that one; if that one is damaged and <header> is a backup of it, recover the volume", layer.Source)
 	case found != image.LUKS:
 		return c.refuse(outcome.ErrGuestHeader, nil, "the image %s begins with a %s header, and by the XML it is raw: the guest would see the image file and could destroy it, so correct the format; %s", layer.Source, found, or)
 	}
@@ -151,6 +153,18 @@ func (c *Candidate) headerError(ctx context.Context, s blockgraph.Source, r imag
 		return c.refuse(outcome.ErrHeaderUnusable, err, "%s has no LUKS header; %s", s, contains(ctx, r).withoutHeader())
 	}
 	return c.refuse(outcome.ErrHeaderUnusable, err, "the LUKS header in %s cannot be read", s)
+}
+
+// embeddedError refuses an image whose own LUKS header is missing or cannot be read. A
+// backup of the header can open the volume, except in the middle of a re-encryption.
+func (c *Candidate) embeddedError(ctx context.Context, s blockgraph.Source, r image.Reader, err error) error {
+	refused := c.headerError(ctx, s, r, err)
+	damaged := errors.Is(err, luks.ErrNotLUKS) || errors.Is(err, luks.ErrDamaged) || errors.Is(err, luks.ErrUnsupported)
+	var p *outcome.PreflightError
+	if damaged && errors.As(refused, &p) {
+		p.Cause = outcome.ErrHeaderDamaged
+	}
+	return refused
 }
 
 // overwritten refuses an image that is raw by the XML, and has the second copy of a LUKS2
@@ -208,7 +222,11 @@ func (l *layerCheck) volumeSize(ctx context.Context, h *luks.Header) (int64, err
 	const sector = luks.SectorSize
 	size := (r.Size()+sector-1)/sector*sector - h.PayloadOffset() // QEMU counts a last, partial sector
 	if size <= 0 {
-		return 0, l.refuse(outcome.ErrHeaderUnusable, nil, "the payload %s ends at byte %d, before the encrypted data that its LUKS header places at byte %d: it has been cut off", source, r.Size(), h.PayloadOffset())
+		cause := outcome.ErrHeaderUnusable
+		if l.disk.Header() == nil { // the header itself may be wrong
+			cause = outcome.ErrHeaderDamaged
+		}
+		return 0, l.refuse(cause, nil, "the payload %s ends at byte %d, before the encrypted data that its LUKS header places at byte %d: it has been cut off", source, r.Size(), h.PayloadOffset())
 	}
 	return size, nil
 }

@@ -1,6 +1,7 @@
 package check
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os/exec"
@@ -45,9 +46,9 @@ func images(ctx context.Context, c *Candidate) (Findings, error) {
 		if found.Servers == nil {
 			continue
 		}
-		if all.Servers.Size == 0 { // the top layer comes first
-			all.Servers.Size, all.Servers.UUID = found.Servers.Size, found.Servers.UUID
-		}
+		// The top layer comes first.
+		all.Servers.Size = cmp.Or(all.Servers.Size, found.Servers.Size)
+		all.Servers.UUID = cmp.Or(all.Servers.UUID, found.Servers.UUID)
 		all.Servers.Warnings = append(all.Servers.Warnings, found.Servers.Warnings...)
 	}
 	return all, nil
@@ -120,10 +121,22 @@ func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 		if remote {
 			h = seen
 		}
+		if remote && h != nil {
+			found.Servers.UUID = h.UUID
+		}
+	}
+	if err := l.addRecovery(ctx, h, &found); err != nil {
+		return found, err
 	}
 	if h == nil {
 		return found, nil
 	}
+	return l.unlocks(ctx, h, found, remote)
+}
+
+// unlocks checks that the layer's volume can be opened by its header, and adds the size and
+// the stall to the findings. remote is true if the header is not on this host.
+func (l *layerCheck) unlocks(ctx context.Context, h *luks.Header, found Findings, remote bool) (Findings, error) {
 	if err := l.opens(h); err != nil {
 		return found, err
 	}
@@ -138,7 +151,7 @@ func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 		return found, nil
 	}
 	if found.Size, err = l.volumeSize(ctx, h); remote && found.Servers != nil {
-		found.Servers.Size, found.Servers.UUID = found.Size, h.UUID
+		found.Servers.Size = found.Size
 	}
 	return found, err
 }

@@ -17,7 +17,7 @@ import (
 // localPayload checks a payload of this host that has a detached header; h is nil if the
 // header is not known. A qcow2 image that package image cannot read is not searched.
 func (l *layerCheck) localPayload(ctx context.Context, h *luks.Header) (warnings []string, err error) {
-	if _, err := l.localContent(ctx, start); err != nil {
+	if _, err := l.localContent(ctx, start); err != nil || l.recovers() {
 		return nil, err
 	}
 	source := l.disk.Image.Source
@@ -40,13 +40,19 @@ func (l *layerCheck) localPayload(ctx context.Context, h *luks.Header) (warnings
 // searched from the beginning, and from the place where h has the encrypted data begin.
 // Ciphertext has a signature by chance once in some thousand volumes.
 func (l *layerCheck) plainPayload(ctx context.Context, r image.Reader, h *luks.Header) (warnings []string, err error) {
-	source := l.disk.Image.Source
 	found, err := signatures(ctx, l.Searches, r, 0)
 	if offset := int64(0); err == nil && len(found) == 0 && h != nil {
 		if offset = h.PayloadOffset(); offset > 0 && offset < r.Size() {
 			found, err = signatures(ctx, l.Searches, r, offset)
 		}
 	}
+	return l.signed(found, err)
+}
+
+// signed returns the result for a payload under a detached header in which signatures of
+// plain data were searched. err is the error of the search.
+func (l *layerCheck) signed(found []image.Signature, err error) (warnings []string, _ error) {
+	source := l.disk.Image.Source
 	switch {
 	case errors.Is(err, image.ErrNoSignatures):
 		return []string{fmt.Sprintf("the payload %s is not searched for a file system, which the guest would see as noise: %v", source, err)}, nil

@@ -17,6 +17,21 @@ import (
 // open already, by their paths. QEMU checks the rest, see [Candidate.InQEMU].
 func (c *Candidate) remoteVM() error {
 	c.Host.Entry(c.Disk.Target).Warn("the VM runs on another machine: whether others use the disk's files, and whether they may be used, is not checked here")
+	for i, layer := range c.Disk.Layers() {
+		alone := *c.Disk
+		alone.Image, alone.ReadOnly = *layer, c.Disk.ReadOnly || c.Disk.Transient || i > 0
+		l := &layerCheck{Candidate: c, disk: &alone}
+		if !l.recovers() {
+			continue
+		}
+		warnings, err := l.unproven("the VM runs on another machine, so that luksplug cannot read the image")
+		if err != nil {
+			return err
+		}
+		for _, w := range warnings {
+			c.Host.Entry(c.Disk.Target).Warn(w)
+		}
+	}
 	for _, i := range c.Disk.Images() {
 		if !i.Source.Local() {
 			continue
@@ -45,6 +60,9 @@ func (c *Candidate) InQEMU(ctx context.Context, r *apply.Run) error {
 		detached := layer.Encryption != nil && layer.Encryption.Header != nil
 		if !plain(*layer) && !detached || c.guestsHeader(*layer) {
 			continue // QEMU itself compares the image with the XML
+		}
+		if detached && layer.Encryption.Recovery != blockgraph.NoRecovery {
+			continue // the header that may be there is the damaged one
 		}
 		node := payloadNode(r.Plan.Graph, i)
 		if node == "" {

@@ -125,7 +125,7 @@ func (l *layerCheck) payloadOnServer(ctx context.Context, detached *luks.Header)
 	}
 	h, err := l.content(ctx, r, start)
 	var warnings []string
-	if err == nil && l.disk.Header() != nil {
+	if err == nil && l.disk.Header() != nil && !l.recovers() {
 		warnings, err = l.plainPayload(ctx, r, detached)
 	}
 	if refused := (*outcome.PreflightError)(nil); err != nil && !errors.As(err, &refused) {

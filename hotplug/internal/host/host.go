@@ -221,7 +221,7 @@ func (h *Host) Entry(target string) logrus.FieldLogger { return h.Log.WithField(
 func (h *Host) Note(ctx context.Context, disk *blockgraph.Disk, way blockgraph.Method, uuid string) (rundir.Note, error) {
 	n := rundir.Note{
 		Target: disk.Target, VM: h.Name, Method: way, UUID: uuid,
-		Payload: disk.Image.Source.String(), Secrets: disk.Secrets(),
+		Payload: disk.Image.Source.String(), Secrets: disk.Secrets(), Recovery: disk.Recovery(),
 	}
 	if !disk.Encrypted() {
 		n.Method = ""

@@ -42,6 +42,9 @@ type AttachedDisk struct {
 	// does not know the path of an original header, only the host on which the disk was
 	// attached does.
 	Payload, Header string
+	// Recovery is set if Header is a backup of the header in the payload, by which the
+	// volume is recovered. Only the host on which the disk was attached knows.
+	Recovery blockgraph.Recovery
 	// Unlock is the method by which the volume was opened, "" for a disk without encryption.
 	Unlock blockgraph.Method
 	// UUID is the UUID of the LUKS volume, "" if QEMU does not know it.
@@ -277,7 +280,7 @@ func (d *AttachedDisk) addNote(n rundir.Note) {
 	if n.Method != d.Unlock || d.UUID != "" && n.UUID != d.UUID {
 		return
 	}
-	d.Header, d.Kept = n.Header, n.Kept
+	d.Header, d.Kept, d.Recovery = n.Header, n.Kept, n.Recovery
 	if d.Payload == "" {
 		d.Payload = n.Payload
 	}

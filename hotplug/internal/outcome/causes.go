@@ -22,6 +22,20 @@ var (
 	// ErrHeaderUnusable: the LUKS header is missing or damaged, or the payload ends before
 	// its encrypted data.
 	ErrHeaderUnusable = errors.New("the LUKS header cannot be used")
+	// ErrHeaderDamaged: the LUKS header in the image is missing or damaged. A caller who has a
+	// backup of it may recover the volume. It is an [ErrHeaderUnusable] too.
+	ErrHeaderDamaged = errors.New("the LUKS header in the image is damaged")
+	// ErrTwoHeaders: the payload of a detached header begins with a LUKS header of its own. A
+	// caller may recover the volume, if the detached one is a backup of that. It is an
+	// [ErrUnexpectedEncryption] too.
+	ErrTwoHeaders = errors.New("the payload has a LUKS header of its own")
+	// ErrWrongBackup: the header that is to recover a volume is not a backup of its header.
+	ErrWrongBackup = errors.New("the header is not a backup of that of the volume")
+	// ErrBackupUnproven: nothing shows that the header that is to recover a volume is of that
+	// volume, so that the disk can only be read.
+	ErrBackupUnproven = errors.New("the header may not be a backup of that of the volume")
+	// ErrNotDamaged: the header in the image opens without being recovered.
+	ErrNotDamaged = errors.New("the header in the image is not damaged")
 	// ErrUnexpectedEncryption: the image is encrypted although the XML does not say so, or
 	// the reverse.
 	ErrUnexpectedEncryption = errors.New("the image's encryption is not what the disk says")
@@ -71,12 +85,20 @@ var (
 	ErrNotRecorded = errors.New("the attach cannot be recorded")
 )
 
+// narrower are the causes that are a part of another one, which a caller may test for
+// instead.
+var narrower = []struct{ cause, of error }{
+	{ErrRelabelWouldHelp, ErrPermission}, {ErrRelabelNeedsRoot, ErrPermission},
+	{ErrGuestHeader, ErrUnexpectedEncryption}, {ErrTwoHeaders, ErrUnexpectedEncryption},
+	{ErrHeaderDamaged, ErrHeaderUnusable},
+}
+
 // Causes returns all causes of a [PreflightError], for programs that map them to hints
 // and for tests.
 func Causes() []error {
 	return []error{
 		ErrTargetTaken, ErrNameTaken, ErrImageInUse, ErrHeaderInUse, ErrImageUnusable, ErrReadOnlyImage,
-		ErrHeaderUnusable, ErrUnexpectedEncryption, ErrGuestHeader, ErrPayloadSignature, ErrImageChain, ErrSystemFile, ErrPermission, ErrRelabelWouldHelp, ErrRelabelNeedsRoot, ErrServer, ErrRemoteVM,
+		ErrHeaderUnusable, ErrHeaderDamaged, ErrTwoHeaders, ErrWrongBackup, ErrBackupUnproven, ErrNotDamaged, ErrUnexpectedEncryption, ErrGuestHeader, ErrPayloadSignature, ErrImageChain, ErrSystemFile, ErrPermission, ErrRelabelWouldHelp, ErrRelabelNeedsRoot, ErrServer, ErrRemoteVM,
 		ErrHelperProcess, ErrHostDevice, ErrOverlay, ErrReservations, ErrIdentity, ErrNeedsQEMU, ErrStall, ErrNotRecorded,
 	}
 }

@@ -39,11 +39,10 @@ func (e *PreflightError) Error() string {
 // Unwrap returns the cause and the underlying error.
 func (e *PreflightError) Unwrap() []error {
 	var out []error
-	if errors.Is(e.Cause, ErrRelabelWouldHelp) || errors.Is(e.Cause, ErrRelabelNeedsRoot) {
-		out = append(out, ErrPermission)
-	}
-	if errors.Is(e.Cause, ErrGuestHeader) {
-		out = append(out, ErrUnexpectedEncryption)
+	for _, n := range narrower {
+		if errors.Is(e.Cause, n.cause) {
+			out = append(out, n.of)
+		}
 	}
 	if e.Cause != nil {
 		out = append(out, e.Cause)

@@ -72,11 +72,19 @@ type Reading struct {
 	// key, by its UUID or as tls:USAGE, "" if it is not encrypted.
 	TLSDir, TLSSecret string
 	TLSUser           string // of a pre-shared key, "" for certificates
+	// Recovery recovers the disk, in addition to what its XML says, see
+	// [blockgraph.Disk.Recover].
+	Recovery blockgraph.Recovery
 }
 
 // Parse reads the XML of a disk.
 func (r Reading) Parse(text []byte) (*blockgraph.Disk, error) {
 	disk, err := diskxml.ParseOptions{IgnoreUnknown: r.IgnoreUnknown}.ParseDisk(text)
+	if err == nil && r.Recovery != blockgraph.NoRecovery {
+		if err = disk.Recover(r.Recovery); err == nil {
+			err = disk.Validate()
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -317,6 +325,7 @@ func (d *Disk) attributes() []attribute {
 		{name: "payload-signature", flag: &d.AllowPayloadSignature},
 		{name: "unlock", text: &d.Unlock}, {name: "max-stall", text: &d.MaxStall},
 		{name: "tls-dir", text: &d.TLSDir}, {name: "tls-secret", text: &d.TLSSecret}, {name: "tls-psk", text: &d.TLSUser},
+		{name: "recover", text: (*string)(&d.Recovery)},
 	}
 }
 

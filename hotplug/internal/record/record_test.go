@@ -219,3 +219,23 @@ func TestTLSSecret(t *testing.T) {
 		}
 	}
 }
+
+// TestRecoveryIsRecorded: a recovery that is not in the XML is recorded, and applied again.
+func TestRecoveryIsRecorded(t *testing.T) {
+	t.Parallel()
+	d, err := record.New([]byte(diskXML), nil, record.Reading{Recovery: blockgraph.RecoveryReadOnly})
+	must.OK(t, err)
+	text := must.Get(record.Record{}.With(d).XML())(t)
+	got := must.Get(record.Parse([]byte(text)))(t).Disk("vdb")
+	disk, err := got.Parsed()
+	if err != nil || !disk.ReadOnly || disk.Recovery() != blockgraph.RecoveryReadOnly || got.XML != diskXML || !strings.Contains(strings.Join(got.Options(), " "), "recover=read-only") {
+		t.Errorf("got %+v of %s (%v)", disk, text, err)
+	}
+	if _, err := record.New([]byte(`<disk><source file='/a'/><target dev='vdb'/></disk>`), nil, record.Reading{Recovery: blockgraph.RecoveryReadOnly}); err == nil {
+		t.Error("a disk without a header is recovered")
+	}
+	got.Recovery = "so"
+	if _, err := got.Parsed(); err == nil {
+		t.Error("an unknown recovery is read")
+	}
+}

@@ -34,9 +34,11 @@ type Note struct {
 	Payload string            `json:"payload"`
 	Header  string            `json:"header,omitempty"`
 	UUID    string            `json:"uuid,omitempty"` // of the LUKS volume
-	Secrets References        `json:"secrets,omitempty"`
-	Overlay string            `json:"overlay,omitempty"` // the file, which has no name once it is open
-	Kept    string            `json:"kept,omitempty"`    // the text that the attach has kept
+	// Recovery is set if Header is a backup of the header in the payload.
+	Recovery blockgraph.Recovery `json:"recovery,omitempty"`
+	Secrets  References          `json:"secrets,omitempty"`
+	Overlay  string              `json:"overlay,omitempty"` // the file, which has no name once it is open
+	Kept     string              `json:"kept,omitempty"`    // the text that the attach has kept
 	// Process is the VM's process; without a PID if it is unknown.
 	Process hostproc.Process `json:"process"`
 }
