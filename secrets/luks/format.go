@@ -186,7 +186,7 @@ func (f Format) header(ctx context.Context, key *VolumeKey, passphrase *secrets.
 		return nil, err
 	}
 	defer clear(slotKey)
-	p := parts{Format: f, encryption: e, digest: kdf{kind: typePBKDF2, salt: randomBytes(slotSaltBytes), hash: algorithm, iterations: digestIterations}, slot: cost}
+	p := headerParts{Format: f, encryption: e, digest: kdf{kind: typePBKDF2, salt: randomBytes(slotSaltBytes), hash: algorithm, iterations: digestIterations}, slot: cost}
 	if err := key.Use(func(value []byte) error {
 		if p.material, err = e.seal(algorithm, value, slotKey); err != nil {
 			return err
@@ -206,8 +206,8 @@ func (f Format) header(ctx context.Context, key *VolumeKey, passphrase *secrets.
 	return p.luks1()
 }
 
-// parts are what a new header is made of.
-type parts struct {
+// headerParts are what a new header is made of.
+type headerParts struct {
 	Format
 	encryption encryption
 	digest     kdf
@@ -216,7 +216,7 @@ type parts struct {
 	material   []byte
 }
 
-func (p parts) luks1() ([]byte, error) {
+func (p headerParts) luks1() ([]byte, error) {
 	starts, err := layOut(p.KeyBytes, p.PayloadOffset)
 	if err != nil {
 		return nil, err

@@ -69,7 +69,7 @@ type (
 )
 
 // luks2 returns both copies of a new header, and the key material of its key slot.
-func (p parts) luks2() ([]byte, error) {
+func (p headerParts) luks2() ([]byte, error) {
 	areas := int64(luks2Default)
 	if p.PayloadOffset != 0 {
 		areas = p.PayloadOffset / luks2Align * luks2Align
@@ -111,7 +111,7 @@ func (p parts) luks2() ([]byte, error) {
 const luks2Checksum256 = "sha256"
 
 // luks2Copy writes the copy of the header that belongs at off, with its JSON area and checksum.
-func (p parts) luks2Copy(b, area []byte, off int64) error {
+func (p headerParts) luks2Copy(b, area []byte, off int64) error {
 	if len(area) >= len(b)-luks2Size { // it ends with a NUL
 		return fmt.Errorf("%w: the JSON text has %d bytes, its area %d", ErrUnsupported, len(area), len(b)-luks2Size)
 	}
