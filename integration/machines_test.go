@@ -66,6 +66,36 @@ func TestMachinesWithoutHotplug(t *testing.T) {
 	}
 }
 
+// TestBridgesWithoutHotplug: the same for an address behind a bridge of an i440FX.
+func TestBridgesWithoutHotplug(t *testing.T) {
+	t.Parallel()
+	const bridge, fixed = "pci-bridge,id=pci.1,chassis_nr=1", "PIIX4_PM.acpi-pci-hotplug-with-bridge-support=off"
+	for name, c := range map[string]struct {
+		options peer.Options
+		code    int
+	}{
+		"by ACPI":      {peer.Options{Machine: peer.I440FX, Extra: []string{"-device", bridge}}, 0},
+		"by itself":    {peer.Options{Machine: peer.I440FX, Extra: []string{"-device", bridge + ",shpc=on", "-global", fixed}}, 0},
+		"none":         {peer.Options{Machine: peer.I440FX, Extra: []string{"-device", bridge + ",shpc=off", "-global", fixed}}, 5},
+		"without ACPI": {peer.Options{Machine: "pc,acpi=off", Extra: []string{"-device", bridge + ",shpc=off"}}, 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx := bounded(t)
+			c.options.Paused = true
+			q := peer.Start(t, c.options)
+			before := stateOf(ctx, t, q)
+			got := tool(ctx, t, q.Socket, "attach", plainDisk(t, "vdb", "virtio", "<address type='pci' domain='0' bus='1' slot='7' function='0'/>")).want(t, c.code)
+			if c.code == 0 {
+				got.wantStdout(t, "pci.1 0x7")
+				return
+			}
+			wantOneLine(t, got, "the PCI bus pci.1 is in use or takes no hot plug")
+			wantSame(ctx, t, q, before)
+		})
+	}
+}
+
 // TestSCSIOfAMicrovm: a controller in a slot of virtio-mmio takes disks, although the machine has no other hot plug.
 func TestSCSIOfAMicrovm(t *testing.T) {
 	t.Parallel()

@@ -41,16 +41,35 @@ func Machine(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, stat
 		}
 	}
 	if disk.Bus == blockgraph.BusVirtio || disk.Bus == blockgraph.BusSCSI && len(m.SCSI) == 0 {
-		m.RootFixed = m.I440FX() && rootFixed(ctx, q)
-		m.Ports, err = ports(ctx, q, disk, state)
+		if m.Ports, err = ports(ctx, q, disk, state); err == nil && m.I440FX() {
+			readConventional(ctx, q, disk, &m)
+		}
 	}
 	return m, err
+}
+
+// readConventional reads whether the conventional buses of an i440FX take a hot plug: its own, and that of the bridge at
+// which the disk's address is.
+func readConventional(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, m *blockgraph.Machine) {
+	m.RootFixed = rootFixed(ctx, q)
+	if disk.Address == nil || disk.Address.PCI == nil || disk.Address.PCI.Bus == 0 {
+		return
+	}
+	bridge := fmt.Sprintf("pci.%d", disk.Address.PCI.Bus)
+	if handler, err := hotplugHandler(ctx, q, Peripheral+bridge+"/"+bridge); err == nil && handler == "" {
+		m.Ports = append(m.Ports, blockgraph.Port{Bus: bridge, Taken: true})
+	}
+}
+
+// hotplugHandler returns the QOM path of what handles hot plug on a bus, "" if nothing does.
+func hotplugHandler(ctx context.Context, q monitor.Querier, bus string) (string, error) {
+	return monitor.Get[string](ctx, q, monitor.QOMGet(bus, "hotplug-handler"))
 }
 
 // rootFixed reports whether the PCI bus of an i440FX takes no hot plug: QEMU was started with acpi=off, as libvirt does
 // for a domain without <acpi/>, or with PIIX4_PM.acpi-root-pci-hotplug=off. A QEMU that does not say so refuses the device.
 func rootFixed(ctx context.Context, q monitor.Querier) bool {
-	handler, err := monitor.Get[string](ctx, q, monitor.QOMGet("/machine/i440fx/pci.0", "hotplug-handler"))
+	handler, err := hotplugHandler(ctx, q, "/machine/i440fx/pci.0")
 	if err != nil || handler == "" {
 		return err == nil
 	}
