@@ -87,7 +87,7 @@ func normalized(text []byte) []byte {
 		if isTag(text[at:end]) {
 			for value := range values(text[at:end]) {
 				begin, behind := at+value[0], at+value[1]
-				if bytes.IndexAny(text[begin:behind], "\t\r\n") < 0 {
+				if !bytes.ContainsAny(text[begin:behind], "\t\r\n") {
 					continue
 				}
 				spaced, breaks := spaces(text[begin:behind])
