@@ -45,7 +45,7 @@ func TestDevices(t *testing.T) {
 		{"ccw, running", blocktest.DiskAt("dev='vda'", ""), blockgraph.Machine{Type: "s390-ccw-virtio-9.2"}, `{"driver":"virtio-blk-ccw"}`},
 		{"boot loader's parameter", blocktest.DiskAt("dev='vda'", "<boot order='1' loadparm='PROD'/>"), blockgraph.Machine{Type: "s390-ccw-virtio-9.2"}, `{"driver":"virtio-blk-ccw","bootindex":1,"loadparm":"PROD"}`},
 		{"mmio", blocktest.DiskAt("dev='vda'", "<address type='virtio-mmio'/>"), blockgraph.Machine{}, `{"driver":"virtio-blk-device"}`},
-		{"mmio by machine", blocktest.DiskAt("dev='vda'", ""), blockgraph.Machine{Type: "vexpress-a15"}, `{"driver":"virtio-blk-device"}`},
+		{"mmio by machine", blocktest.DiskAt("dev='vda'", ""), blockgraph.Machine{Type: "vexpress-a15", Domain: true}, `{"driver":"virtio-blk-device"}`},
 		{"shared", blocktest.DiskAt("dev='vda'", "<shareable/>"), blockgraph.Machine{}, `{"driver":"virtio-blk-pci","share-rw":true,"write-cache":"on"}`},
 		{"shared, cached", blocktest.DiskAt("dev='vda'", "<shareable/><driver cache='writethrough'/>"), blockgraph.Machine{}, `{"driver":"virtio-blk-pci","share-rw":true,"write-cache":"off"}`},
 		{"shared, read-only", blocktest.DiskAt("dev='vda'", "<shareable/><readonly/><driver type='qcow2'/>"), blockgraph.Machine{}, `{"driver":"virtio-blk-pci","share-rw":true}`},

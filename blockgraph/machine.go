@@ -18,6 +18,8 @@ type Machine struct {
 	RootSlots []uint       // the slots in use on a root bus that supports hot plug itself (i440FX)
 	PCIUsed   []PCIAddress // the addresses of a domain's devices
 	PCI       bool         // the domain's PCI controllers are known
+	NoPCI     bool         // a running VM that has no PCI bus, such as a microvm
+	RootFixed bool         // the root bus of this running VM takes no hot plug, although its machine type does
 	Bridges   []Bridge     // conventional PCI buses behind bridges
 	SCSI      []SCSIController
 	USB       bool         // the VM has a USB controller
@@ -117,6 +119,9 @@ type SCSIUnit struct {
 // Known reports whether anything is known of the VM.
 func (m Machine) Known() bool { return m.Type != "" }
 
+// running reports whether the VM runs, so that devices are plugged into it.
+func (m Machine) running() bool { return m.Known() && !m.Domain }
+
 // I440FX reports whether the machine is a PC with the i440FX chipset, whose host
 // bridge and PIIX3 are always there and have no element in a domain.
 func (m Machine) I440FX() bool {
@@ -131,6 +136,11 @@ func (m Machine) builtinESP() bool { return !m.I440FX() && !m.builtinSATA() }
 // rootBusHotplug reports whether devices are plugged into the root bus itself, the
 // conventional PCI bus of i440FX and pSeries. Newer machines have root ports.
 func (m Machine) rootBusHotplug() bool { return m.I440FX() || m.pSeries() }
+
+// pciExpress reports whether PCI Express ports can be added to the machine, as far as its type says.
+func (m Machine) pciExpress() bool {
+	return len(m.Ports) > 0 || strings.Contains(m.Type, "q35") || strings.HasPrefix(m.Type, "virt") || slices.Contains([]string{"microvm", "sbsa-ref"}, m.Type)
+}
 
 // builtinIDE reports whether the machine has IDE: no other can be added.
 func (m Machine) builtinIDE() bool {

@@ -24,6 +24,10 @@ func placeVirtio(d *Disk, m Machine) (place, error) {
 	switch {
 	case a.CCW != nil && (m.channelBus() || !m.Known()):
 		return placeCCW(d, m, *a.CCW)
+	case a.MMIO != nil && m.running():
+		return place{}, d.noPlace("its <address> is of type virtio-mmio, and QEMU plugs nothing there while the VM runs: remove the <address>, or give the disk to QEMU when it starts")
+	case a.kind() == "" && m.mmio() && m.running():
+		return place{}, d.noHotplug(m, "virtio disk")
 	case a.MMIO != nil, a.kind() == "" && m.mmio():
 		return place{transport: "device"}, nil
 	case a.PCI == nil && m.channelBus() && m.Domain:
@@ -51,7 +55,14 @@ func placeCCW(d *Disk, m Machine, a CCWAddress) (place, error) {
 // placePCI finds a PCI slot. A conventional device, for which PCI Express has no port, goes
 // behind a bridge. If a domain has no PCI controllers, libvirt has yet to add them.
 func placePCI(d *Disk, m Machine, what string, conventional bool) (Object, error) {
-	if d.Address != nil && d.Address.PCI != nil {
+	given := d.Address != nil && d.Address.PCI != nil
+	switch {
+	case m.NoPCI:
+		return nil, d.noHotplug(m, what)
+	case m.RootFixed && (!given || d.Address.PCI.Bus == 0):
+		return nil, d.noPlace("pci.0 takes no hot plug of the %s in this VM: QEMU runs without ACPI, or without its hot plug of the root bus. "+
+			"Add <acpi/> to <features> while the VM is off (QEMU: -machine acpi=on), or use bus='scsi' with an existing controller", what)
+	case given:
 		return placeAt(d, m, *d.Address.PCI)
 	}
 	switch {
@@ -73,11 +84,20 @@ func placePCI(d *Disk, m Machine, what string, conventional bool) (Object, error
 			"add <controller type='pci' model='pcie-to-pci-bridge'/> while the VM is off, or use another model", what)
 	}
 	bus, ok := m.freePort()
+	if !ok && m.running() && !m.pciExpress() {
+		return nil, d.noHotplug(m, what)
+	}
 	if !ok {
 		return nil, d.noPlace("no hot-pluggable pcie-root-port is free for the %s (the VM has %d): "+
 			"add ports while the VM is off, in libvirt <controller type='pci' model='pcie-root-port'/>, for QEMU -device pcie-root-port,id=NAME,chassis=N, or use bus='scsi' with an existing controller", what, len(m.Ports))
 	}
 	return Object{{"bus", m.alias(bus)}, {"addr", "0x0"}}, nil
+}
+
+// noHotplug refuses a device for which this machine has no bus that takes a hot plug.
+func (d *Disk) noHotplug(m Machine, what string) error {
+	return d.noPlace("the machine '%s' has no bus that takes a hot plug of the %s: give the disk to QEMU when it starts, "+
+		"use bus='scsi' with an existing virtio-scsi controller, or a machine type with hot plug, such as q35 or virt with pcie-root-ports", m.Type, what)
 }
 
 // placeAt places the device at its <address type='pci'>. libvirt calls the bus of its PCI

@@ -92,6 +92,8 @@ func TestNextStart(t *testing.T) {
 	both(5, "restart it once", attach...) // it had no hook, as far as this can be seen
 	undo()
 	must.OK(t, os.Chmod(filepath.Join(h.Dir, "etc", "hooks", "qemu.d", "test"), 0o755))
+	both(5, "restart it once", attach...) // it may not have been there, or not executable, when libvirtd started
+	must.OK(t, h.Restart(ctx))
 	both(5, "hook enable", attach...)
 	both(5, "hook enable", append(attach, "--optional")...)
 	h.tool(ctx, t, off, "hook", "check").want(t, 0).wantStdout(t, "hook enable")

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/integration/internal/peer"
@@ -90,4 +91,39 @@ func TestHookFromTheBeginning(t *testing.T) {
 	if left, err := filepath.Glob(filepath.Join(l.Dir, "etc", "hooks", "*", "*")); err != nil || len(left) != 1 {
 		t.Errorf("hooks: %v %v", left, err)
 	}
+}
+
+// TestHookOfALibvirtdWithoutHooks: a libvirtd that was started without a hook runs none that was put there since, and
+// install and check say so until it is restarted.
+func TestHookOfALibvirtdWithoutHooks(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	l := peer.LibvirtdWith(t, peer.LibvirtOptions{Hook: "#!/bin/sh\nexit 0\n", Configuration: "keystores: ['dir:" + t.TempDir() + "']\n"})
+	hooks := filepath.Join(l.Dir, "etc", "hooks")
+	must.OK(t, os.Remove(filepath.Join(hooks, "qemu.d", "test")))
+	must.OK(t, l.Restart(ctx))
+
+	ran := filepath.Join(t.TempDir(), "ran")
+	dispatcher := filepath.Join(hooks, "qemu")
+	must.OK(t, os.WriteFile(dispatcher, []byte("#!/bin/sh\necho \"$2\" >> '"+ran+"'\n"), 0o755))
+	old := time.Now().Add(-24 * time.Hour) // as cp -p and packages set it
+	must.OK(t, os.Chtimes(dispatcher, old, old))
+	for range 2 {
+		inside(ctx, t, l, "hook", "install").want(t, 0).wantStdout(t, "restart libvirtd")
+	}
+	inside(ctx, t, l, "--output", "json", "hook", "install").want(t, 0).wantStdout(t, `"restart_libvirtd": true`)
+	inside(ctx, t, l, "hook", "check").want(t, 5).wantStdout(t, "BAD", "had no hook", "restart it once")
+
+	d := must.Get(l.StartDomain(ctx, peer.DomainOptions{Persistent: true, SCSI: true}))(t)
+	if text, err := os.ReadFile(ran); err == nil {
+		t.Errorf("libvirtd has run the hook: %s", text)
+	}
+	must.OK(t, l.Restart(ctx))
+	inside(ctx, t, l, "hook", "check").want(t, 0)
+	inside(ctx, t, l, "--output", "json", "hook", "install").want(t, 0).wantStdout(t, `"restart_libvirtd": false`)
+	virsh(ctx, t, l, "destroy", d.Name)
+	if text, err := os.ReadFile(ran); err != nil || !strings.Contains(string(text), "release") {
+		t.Errorf("libvirtd has not run the hook after its restart: %q %v", text, err)
+	}
+	inside(ctx, t, l, "hook", "uninstall").want(t, 0)
 }

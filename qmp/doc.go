@@ -37,6 +37,7 @@
 //   - Every command carries an id, and replies are matched by it. Any number of commands may be in flight,
 //     from any number of goroutines. A reply that comes after its caller has left is dropped, never given to
 //     another. (libvirt sets ids itself; its RPC serial numbers match the replies.)
+//   - A message is a JSON object, in one line or, from a monitor with pretty=on, in several.
 //   - A message has a bound of 16 MiB, see [WithLineLimit]; a larger one ends the connection. (The largest of a
 //     real QEMU, the reply to query-qmp-schema, has 236 kB.)
 //   - Events may come at any time. Each [Subscription] has a queue, so that a slow listener never delays a

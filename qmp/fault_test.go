@@ -189,7 +189,11 @@ func TestSecretsAreScrubbed(t *testing.T) {
 func TestProtocolFaults(t *testing.T) {
 	t.Parallel()
 	for name, line := range map[string]string{
-		"no JSON":         `{"return": `,
+		"no JSON":         `{"return": ]`,
+		"text":            "(qemu) ",
+		"cut off":         "{\"return\": \r\n" + strayEvent + "\r\n" + strayEvent,
+		"cut in a string": `{"return": "a`,
+		"value cut off":   "{\"return\": {}\r\n" + strayEvent,
 		"no message":      `{"id":1}`,
 		"array":           `[]`,
 		"error, no id":    `{"error":{"class":"GenericError","desc":"JSON parse error"}}`,
@@ -226,6 +230,7 @@ func TestHandshakeFaults(t *testing.T) {
 		want  error
 	}{
 		"not QMP":        {func(p *fakeConn) { p.send("220 mail.example ESMTP"); p.drain() }, ErrProtocol},
+		"not QMP, cut":   {func(p *fakeConn) { _, _ = p.Write([]byte("(qemu) ")) }, ErrNoGreeting},
 		"only a reply":   {func(p *fakeConn) { p.send(`{"return":{}}`) }, ErrNoGreeting},
 		"closes at once": {func(*fakeConn) {}, ErrNoGreeting},
 		"closes later":   {func(p *fakeConn) { p.send(fakeGreeting) }, ErrConnectionLost},

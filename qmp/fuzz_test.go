@@ -16,6 +16,7 @@ func FuzzStream(f *testing.F) {
 		fakeGreeting + "\r\n" + strayEvent + "\r\n" + `{"return":{},"id":1}` + "\n",
 		`{"error":{"class":"GenericError","desc":"x"},"id":2}` + "\n\n\n",
 		`{"return":"` + strings.Repeat("y", 70<<10) + `","id":"3"}` + "\n{",
+		"{\n    \"return\": [\n        \"a}\\\"\"\n    ]\n}\n{\n    \"event\": \"E\"\n}\n",
 		"null\n", "{}\n", `{"id":1e3,"return":null}` + "\n", "\n",
 	} {
 		f.Add([]byte(seed), uint16(3))
@@ -23,17 +24,17 @@ func FuzzStream(f *testing.F) {
 	f.Fuzz(func(t *testing.T, stream []byte, cut uint16) {
 		read := func(size int) []message {
 			var all []message
-			lines := newLineReader(&shortReader{bytes.NewReader(stream), size}, DefaultLineLimit)
+			messages := newMessageReader(&shortReader{bytes.NewReader(stream), size}, DefaultLineLimit)
 			for {
-				line, err := lines.next()
+				text, err := messages.next()
 				if err != nil {
 					return all
 				}
-				m, err := parseMessage(line, DefaultLineLimit)
+				m, err := parseMessage(text)
 				if err != nil {
-					continue
+					return all // as a connection ends
 				}
-				clear(line) // a message must not share it
+				clear(text) // a message must not share it
 				m.callID()
 				m.scrub([][]byte{[]byte("ab"), []byte(`"`)})
 				if m.Event == "" && m.Greeting == nil && !json.Valid(m.line()) {

@@ -36,35 +36,6 @@ func WithLineLimit(bytes int) Option {
 
 func tooLong(limit int) error { return fmt.Errorf("%w: more than %d bytes", ErrMessageTooLarge, limit) }
 
-// checkShape checks the nesting and the number of values of a message, which need not be valid JSON.
-func checkShape(line []byte, limit int) error {
-	values, depth, most := 0, 0, max(limit/bytesPerValue, leastValues)
-	for i := 0; i < len(line); i++ {
-		switch line[i] {
-		case '"':
-			for i++; i < len(line) && line[i] != '"'; i++ {
-				if line[i] == '\\' {
-					i++
-				}
-			}
-		case '{', '[':
-			values++
-			depth++
-		case '}', ']':
-			depth--
-		case ',':
-			values++
-		}
-		if depth > deepest {
-			return fmt.Errorf("%w: nested more than %d levels deep", ErrMessageTooLarge, deepest)
-		}
-		if values > most {
-			return fmt.Errorf("%w: more than %d values", ErrMessageTooLarge, most)
-		}
-	}
-	return nil
-}
-
 // shorten cuts a text for messages.
 func shorten(text string) string {
 	if len(text) <= longestText {

@@ -53,6 +53,8 @@ func TestLineBound(t *testing.T) {
 		"error":    `{"error":{"class":"GenericError","desc":"`,
 		"event":    `{"event":"`,
 		"blanks":   "  ",
+		"pretty":   "{\n  \"return\": {\n  ",
+		"text":     "QEMU 10.0 monitor",
 	} {
 		for _, limit := range []int{0, 100 << 10} {
 			bound := limit
@@ -129,7 +131,7 @@ func TestLineBoundHolds(t *testing.T) {
 	for _, more := range []int{0, 1} {
 		path := greetingPeer(t, func(p *fakeConn) {
 			c, _ := p.receive()
-			frame := len(reply(c.ID, `""`)) + len("\r\n")
+			frame := len(reply(c.ID, `""`))
 			p.send(reply(c.ID, `"`+strings.Repeat("x", limit-frame+more)+`"`))
 			p.drain()
 		})
@@ -167,8 +169,8 @@ func TestShapeBound(t *testing.T) {
 			}
 		})
 	}
-	deep := strings.Repeat(`[{"]]":"\"]"},`, 900) + "1" + strings.Repeat("]", 900)
-	if err := checkShape([]byte(deep), DefaultLineLimit); err != nil {
+	deep := `{"return":` + strings.Repeat(`[{"]]":"\"]"},`, 900) + "1" + strings.Repeat("]", 900) + "}"
+	if err := oneMessage([]byte(deep), DefaultLineLimit); err != nil {
 		t.Errorf("900 levels, with brackets in strings: %v", err)
 	}
 }

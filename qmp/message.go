@@ -1,12 +1,9 @@
 package qmp
 
 import (
-	"bufio"
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strconv"
 	"strings"
@@ -146,13 +143,10 @@ type refusal struct {
 	Description string `json:"desc"`
 }
 
-// parseMessage decodes one line of a connection with that limit. The message shares no memory with line.
-func parseMessage(line []byte, limit int) (message, error) {
-	if err := checkShape(line, limit); err != nil {
-		return message{}, err
-	}
+// parseMessage decodes one message, whose shape has been checked. It shares no memory with text.
+func parseMessage(text []byte) (message, error) {
 	var m message
-	if err := json.Unmarshal(line, &m); err != nil {
+	if err := json.Unmarshal(text, &m); err != nil {
 		return message{}, fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
 	if m.Greeting == nil && m.Return == nil && m.Error == nil && m.Event == "" {
@@ -196,48 +190,4 @@ func (m *message) line() []byte {
 		buf = append(append(buf, `,"id":`...), m.ID...)
 	}
 	return append(buf, '}')
-}
-
-// lineReader splits a stream into lines. One lineReader lives as long as its connection: bytes
-// that one message's reader has buffered belong to the next message.
-type lineReader struct {
-	r     *bufio.Reader
-	limit int    // bytes of a line
-	long  []byte // gathers a line that does not fit r's buffer
-}
-
-func newLineReader(r io.Reader, limit int) *lineReader {
-	return &lineReader{r: bufio.NewReaderSize(r, 64<<10), limit: limit}
-}
-
-// next returns the next line that is not blank. It is valid until next is
-// called again. A last line without its newline is an error: QEMU ends each.
-// A line beyond the limit is [ErrMessageTooLarge], before more of it is read.
-func (l *lineReader) next() ([]byte, error) {
-	l.long = nil
-	for {
-		part, err := l.r.ReadSlice('\n')
-		switch {
-		case len(l.long)+len(part) > l.limit:
-			l.long = nil
-			return nil, tooLong(l.limit)
-		case errors.Is(err, bufio.ErrBufferFull):
-			l.long = append(l.long, part...)
-			continue
-		case err != nil:
-			if errors.Is(err, io.EOF) && len(l.long)+len(part) > 0 {
-				err = io.ErrUnexpectedEOF
-			}
-			return nil, err
-		}
-		line := part
-		if l.long != nil {
-			l.long = append(l.long, part...)
-			line = l.long
-		}
-		if line = bytes.TrimSpace(line); len(line) > 0 {
-			return line, nil
-		}
-		l.long = nil
-	}
 }

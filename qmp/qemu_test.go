@@ -1,6 +1,7 @@
 package qmp
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -59,6 +60,50 @@ func TestPeerPID(t *testing.T) {
 	if pid, known := dialTest(t, path).PeerPID(); !known || pid != q.Cmd.Process.Pid {
 		t.Errorf("peer pid %d, %v; QEMU is %d", pid, known, q.Cmd.Process.Pid)
 	}
+}
+
+// TestPretty: a monitor that spreads its messages over lines gives the same replies, events and trace as another one.
+func TestPretty(t *testing.T) {
+	t.Parallel()
+	dir := qmptest.SocketDir(t)
+	pretty, mon := filepath.Join(dir, "pretty.sock"), filepath.Join(dir, "mon.sock")
+	q := qmptest.StartQEMU(t, "-machine", "none", "-qmp-pretty", "unix:"+pretty+",server=on,wait=off",
+		"-chardev", "socket,id=c,path="+mon+",server=on,wait=off", "-mon", "chardev=c,mode=control,pretty=on")
+	plain := dialTest(t, q.Unix) // once it greets, its other sockets exist
+	for _, path := range []string{pretty, mon} {
+		var trace qmptest.Log
+		c := dialTest(t, path, traceTo(&trace))
+		if c.Version() != plain.Version() {
+			t.Errorf("%v, want %v", c.Version(), plain.Version())
+		}
+		events := c.Subscribe("STOP", "RESUME")
+		defer events.Close()
+		// The reply to query-qmp-schema does not fit the client's buffer.
+		for _, name := range []string{"query-commands", "stop", "query-qmp-schema", "cont", "query-chardev-backends"} {
+			got := c.ExecuteAll(qmptest.Context(t), Command{Execute: name}, Command{Execute: "query-nothing"})
+			want, err := plain.Execute(qmptest.Context(t), Command{Execute: name})
+			if err != nil || got[0].Err != nil || string(got[0].Value) != string(must.Get(compact(want))(t)) {
+				t.Errorf("%s: %.200s, %v, %v", name, got[0].Value, got[0].Err, err)
+			}
+			if !errors.Is(got[1].Err, ErrCommandNotFound) {
+				t.Errorf("%v", got[1].Err)
+			}
+		}
+		for _, want := range []string{"STOP", "RESUME"} {
+			if e := qmptest.Await(t, events.Events(), "the event"); e.Event != want || e.Timestamp.Seconds == 0 {
+				t.Errorf("%+v", e)
+			}
+		}
+		if text := trace.String(); strings.Contains(text, "{\n") || strings.Contains(text, "\n ") || !strings.Contains(text, `"event":"RESUME"`) {
+			t.Errorf("the trace has a message in more than one line:\n%.2000s", text)
+		}
+	}
+}
+
+func compact(text []byte) ([]byte, error) {
+	var b bytes.Buffer
+	err := json.Compact(&b, text)
+	return b.Bytes(), err
 }
 
 // The greeting never comes while another client holds the monitor.

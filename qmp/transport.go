@@ -192,14 +192,10 @@ func (t *serial) answered(c *call, text []byte, err error) Result {
 
 // parse decodes a reply. A transport has read all of it already, but it is not decoded beyond the bounds.
 func (t *serial) parse(text []byte) (message, error) {
-	limit := t.session.limit
-	err := error(nil)
-	if len(text) > limit {
-		err = tooLong(limit)
-	}
 	var m message
+	err := oneMessage(text, t.session.limit)
 	if err == nil {
-		m, err = parseMessage(text, limit)
+		m, err = parseMessage(text)
 	}
 	if errors.Is(err, ErrMessageTooLarge) {
 		t.session.fail(fmt.Errorf("%w: %w", ErrConnectionLost, err))

@@ -18,9 +18,9 @@ import (
 // socket is the transport over a unix or TCP connection. Commands are written by their callers' goroutines,
 // under writeLock; one goroutine reads, and hands each reply to the caller that waits for it.
 type socket struct {
-	session *session
-	conn    net.Conn
-	lines   *lineReader
+	session  *session
+	conn     net.Conn
+	messages *messageReader
 
 	writeLock  chan struct{} // a lock whose wait a context can end
 	readerDone chan struct{}
@@ -44,7 +44,7 @@ func newSocket(conn net.Conn, s *session) *socket {
 	return &socket{
 		session:    s,
 		conn:       conn,
-		lines:      newLineReader(conn, s.limit),
+		messages:   newMessageReader(conn, s.limit),
 		writeLock:  make(chan struct{}, 1),
 		readerDone: make(chan struct{}),
 		pending:    make(map[uint64]*pendingCall),
@@ -58,7 +58,7 @@ func (s *socket) greet(ctx context.Context) (*greeting, error) {
 	release := interrupt(ctx, s.conn.SetReadDeadline)
 	defer release()
 	for {
-		line, err := s.lines.next()
+		text, err := s.messages.next()
 		switch {
 		case errors.Is(err, ErrMessageTooLarge):
 			return nil, fmt.Errorf("the peer does not speak QMP: %w", err)
@@ -68,15 +68,15 @@ func (s *socket) greet(ctx context.Context) (*greeting, error) {
 		case err != nil:
 			return nil, fmt.Errorf("%w: the peer ended the connection: %w", ErrNoGreeting, err)
 		}
-		m, err := parseMessage(line, s.session.limit)
+		m, err := parseMessage(text)
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("the peer does not speak QMP: %w", err)
 		case m.Event != "":
-			s.event(m.Event, line)
+			s.event(m.Event, text)
 		case m.Greeting != nil:
 			if s.session.trace.on() {
-				s.session.trace.entry(Received, bytes.Clone(line))
+				s.session.trace.entry(Received, bytes.Clone(text))
 			}
 			return m.Greeting, nil
 		}
@@ -94,20 +94,20 @@ func (s *socket) start() {
 // read serves messages until the connection ends, and returns why it did.
 func (s *socket) read() error {
 	for {
-		line, err := s.lines.next()
+		text, err := s.messages.next()
 		if err != nil {
 			if errors.Is(err, io.EOF) {
 				return errors.New("QEMU closed it")
 			}
 			return err
 		}
-		m, err := parseMessage(line, s.session.limit)
+		m, err := parseMessage(text)
 		if err != nil {
 			return err
 		}
 		switch {
 		case m.Event != "":
-			s.event(m.Event, line)
+			s.event(m.Event, text)
 		case m.Greeting != nil:
 			// Nothing to do: QEMU greets once, and we know its version.
 		default:
@@ -140,7 +140,7 @@ func (s *socket) reply(m message) error {
 	}
 	if p != nil {
 		p.answer <- answer{message: m}
-		if s.lines.r.Buffered() == 0 {
+		if s.messages.r.Buffered() == 0 {
 			// Let the caller run now. The next read finds no data yet, and its system call would only delay
 			// the caller (BenchmarkOverhead).
 			runtime.Gosched()
@@ -156,19 +156,19 @@ func shownReply(p *pendingCall, m *message, id uint64) []byte {
 	return m.line()
 }
 
-func (s *socket) event(name string, line []byte) {
+func (s *socket) event(name string, text []byte) {
 	if s.session.trace.on() {
-		s.session.trace.entry(Occurred, bytes.Clone(line))
+		s.session.trace.entry(Occurred, bytes.Clone(text))
 	}
 	if !s.session.hub.wanted(name) {
 		return
 	}
 	var e Event
-	if err := json.Unmarshal(line, &e); err != nil {
+	if err := json.Unmarshal(text, &e); err != nil {
 		// Its data is no object, contrary to the protocol. Its name is still useful.
 		e = Event{Event: name}
 	}
-	s.session.hub.publish(e, len(line))
+	s.session.hub.publish(e, len(text))
 }
 
 // lost ends the session and wakes all callers that wait for a reply.

@@ -46,6 +46,10 @@ var diskRule = &rule{
 			"throttlefilter": {attrs: []string{"group"}, repeated: true},
 		}},
 		"alias": {attrs: []string{"name"}},
+		// KubeVirt's notes to itself (api.Disk in its schema.go), which libvirt does not read.
+		"capacity":           {text: true},
+		"filesystemOverhead": {text: true},
+		"expandDisksEnabled": {text: true},
 		"address": {
 			attrs: []string{"type", "domain", "bus", "slot", "function", "multifunction", "controller", "target", "unit", "port",
 				"cssid", "ssid", "devno"},

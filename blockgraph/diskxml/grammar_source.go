@@ -80,8 +80,9 @@ func commonRule(attrs ...string) *rule {
 		numbers: []string{"index"},
 		children: map[string]*rule{
 			// An image gets the owner and label of the domain, if any (attach options of
-			// package hotplug), and not one of its own.
-			"seclabel": {inert: []string{"model", "relabel", "labelskip"}, children: map[string]*rule{"label": {text: true}}, repeated: true},
+			// package hotplug), and not one of its own. libvirt does not read type@ here, which
+			// oVirt writes on every disk.
+			"seclabel": {inert: []string{"type", "model", "relabel", "labelskip"}, children: map[string]*rule{"label": {text: true}}, repeated: true},
 			"slices": {children: map[string]*rule{
 				"slice": {attrs: []string{"type", "offset", "size"}},
 			}},

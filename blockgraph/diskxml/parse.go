@@ -30,6 +30,7 @@ func parseDisk(data []byte, skip *skipped) (*blockgraph.Disk, error) {
 	if _, err := sourceKind(tree); err != nil {
 		return nil, err
 	}
+	dropEmptyPath(tree)
 	if err := diskRule.check(tree, skip); err != nil {
 		return nil, err
 	}

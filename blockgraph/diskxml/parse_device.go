@@ -18,8 +18,8 @@ func (p *parser) device(d *blockgraph.Disk) error {
 	default:
 		return e.invalid("device", "unknown device %q: use disk, lun, cdrom or floppy", message.Shorten(string(d.Device)))
 	}
-	d.Empty = e.child("source") == nil
-	if d.Empty && !d.Device.Removable() {
+	d.Empty = emptySource(e)
+	if e.child("source") == nil && !d.Device.Removable() {
 		return e.invalid("", "has no <source>: only a cdrom or floppy drive can be empty")
 	}
 	d.Model = blockgraph.Model(e.attr("model"))

@@ -21,10 +21,13 @@ func (p *parser) image(d *blockgraph.Disk) error {
 	if err := p.imageDriver(d, driver); err != nil {
 		return err
 	}
-	if d.Empty {
-		return p.noImage(driver)
-	}
 	src := p.tree.child("source")
+	if d.Empty {
+		if err := p.noImage(driver); err != nil || src == nil {
+			return err
+		}
+		return p.startup(d, src)
+	}
 	outer := sides{auth: p.tree.child("auth"), encryption: p.tree.child("encryption")}
 	image, err := parseLayer(p.tree, src, outer)
 	if err != nil {
@@ -62,9 +65,14 @@ func (p *parser) noImage(driver *element) error {
 			return driver.invalid("discard_no_unref", "'discard_no_unref' only works with qcow2 disk format")
 		}
 	}
-	for _, name := range []string{"encryption", "auth"} {
-		if e := p.tree.child(name); e != nil {
-			return e.invalid("", "there is no <source> that it could apply to")
+	for _, parent := range []*element{p.tree, p.tree.child("source")} {
+		for _, name := range []string{"encryption", "auth", "dataStore", "slices", "reservations"} {
+			if parent == nil {
+				continue
+			}
+			if e := parent.child(name); e != nil {
+				return e.invalid("", "there is no <source> that it could apply to")
+			}
 		}
 	}
 	if b := p.tree.child("backingStore"); b != nil && len(b.children) > 0 {

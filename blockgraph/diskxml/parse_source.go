@@ -2,7 +2,9 @@ package diskxml
 
 import (
 	"cmp"
+	"encoding/xml"
 	"fmt"
+	"slices"
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
@@ -17,6 +19,30 @@ func sourceKind(e *element) (blockgraph.SourceKind, error) {
 	default:
 		return "", e.invalid("type", "unknown type %q: use file, block, network, ...", message.Shorten(string(kind)))
 	}
+}
+
+// pathAttributes has the attribute that says where an image of a type is. libvirt knows no empty source of other types.
+var pathAttributes = map[string]string{"": "file", "file": "file", "block": "dev", "dir": "dir"}
+
+// removable reports whether the element is a <disk> whose drive may be empty.
+func removable(disk *element) bool { return blockgraph.DeviceKind(disk.attr("device")).Removable() }
+
+// dropEmptyPath removes an empty path from the <source>, as libvirt does: programs write it for a drive without a medium.
+func dropEmptyPath(disk *element) {
+	src := disk.child("source")
+	if src == nil {
+		return
+	}
+	// A copy: the tokens that libvirtxml reads have the same attributes.
+	src.attrs = slices.DeleteFunc(slices.Clone(src.attrs), func(a xml.Attr) bool {
+		return a.Value == "" && a.Name.Space == "" && a.Name.Local == pathAttributes[disk.attr("type")]
+	})
+}
+
+// emptySource reports whether a <disk> has no <source>, or is a drive whose <source> names no image.
+func emptySource(disk *element) bool {
+	src, path := disk.child("source"), pathAttributes[disk.attr("type")]
+	return src == nil || removable(disk) && path != "" && src.attr(path) == ""
 }
 
 // parseSource reads a <source>; owner is the element with its type attribute,
@@ -58,7 +84,7 @@ func parseSource(owner, e, auth *element) (blockgraph.Source, error) {
 
 func parsePath(e *element, attr string, out *blockgraph.Source) error {
 	if out.Path = e.attr(attr); out.Path == "" {
-		return e.invalid(attr, "is missing: a %s source needs the path", out.Kind)
+		return e.invalid(attr, "is missing: a %s source needs the path, and only a cdrom or floppy drive can be empty", out.Kind)
 	}
 	return nil
 }

@@ -35,10 +35,15 @@ func formatted(comment []byte, disk txtar.File, pairs ...string) string {
 	return string(txtar.Format(a))
 }
 
-// planOf plans a golden case: its comment names the machine.
+// machineName returns the name in [blocktest.Machines] with which a golden case begins.
+func machineName(a *txtar.Archive) string {
+	return strings.TrimSpace(strings.TrimPrefix(string(a.Comment), "machine:"))
+}
+
+// planOf plans a golden case.
 func planOf(t testing.TB, a *txtar.Archive) *blockgraph.Plan {
 	t.Helper()
-	name := strings.TrimSpace(strings.TrimPrefix(string(a.Comment), "machine:"))
+	name := machineName(a)
 	machine, ok := blocktest.Machines[name]
 	if !ok {
 		t.Fatalf("the case begins with machine %q: want one of blocktest.Machines", name)

@@ -94,7 +94,7 @@ func checkLibvirtd(i hook.Installation, report *libvirtvm.Report) {
 	if !i.Skipped() {
 		report.Goodf("libvirtd runs since %s", since)
 	} else {
-		report.Badf("libvirtd runs since %s, when it had no hook: restart it once, VMs keep running", since)
+		report.Badf("libvirtd runs since %s, when it had no hook, and runs none, also no other one that was added since: restart it once, VMs keep running", since)
 	}
 }
 

@@ -45,9 +45,9 @@ func runHookInstall(ctx context.Context, a *app, i hook.Installation) error {
 	if err != nil {
 		bound = err.Error()
 	}
-	restart := changed && !i.OtherHook()
-	if _, known := hook.LibvirtdStart(); known {
-		restart = restart && i.Skipped()
+	restart := i.Skipped()
+	if _, known := hook.LibvirtdStart(); !known {
+		restart = changed && !i.OtherHook()
 	}
 	text := i.Path() + " was there already\n"
 	if changed {
@@ -57,7 +57,7 @@ func runHookInstall(ctx context.Context, a *app, i hook.Installation) error {
 		text += "made " + key + ", which signs records: hosts between which domains migrate need the same\n"
 	}
 	if restart {
-		text += "libvirt had no hook before: restart libvirtd (or virtqemud) once, or it will not run this one. VMs keep running\n"
+		text += "libvirtd had no hook when it started: restart libvirtd (or virtqemud) once, or it will not run this one. VMs keep running\n"
 	}
 	text += bound + "\n"
 	return a.show(text, struct {

@@ -8,8 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/hotplug/internal/record"
 	"github.com/luksplug/luksplug/internal/fsutil"
@@ -170,8 +173,8 @@ func (i Installation) InstalledConfig() string {
 var (
 	// ErrNotInstalled reports that libvirt has no hook of luksplug's that it can run.
 	ErrNotInstalled = errors.New("luksplug's hook is not installed on this host: run 'luksplug hook install'")
-	// ErrSkipped reports that libvirtd has not looked for the hook.
-	ErrSkipped = errors.New("libvirtd was started when it had no hook, and runs none until it is restarted: restart it once, VMs keep running")
+	// ErrSkipped reports that libvirtd has found no hook when it started, as far as this can be seen.
+	ErrSkipped = errors.New("libvirtd was started when it had no hook, and runs none until it is restarted, also no other one that was added since: restart it once, VMs keep running")
 )
 
 // Effective returns nil if this host's libvirt runs luksplug as its hook, as far as this can
@@ -200,27 +203,59 @@ func (i Installation) Effective() error {
 	return nil
 }
 
-// Skipped reports whether the running libvirtd was started when it had no hook: it looks for
-// hooks only then.
+// Skipped reports whether the running libvirtd may run no hook: it looks for hooks only when it starts, and none that is
+// here is known to have been here then.
 func (i Installation) Skipped() bool {
 	started, known := LibvirtdStart()
-	if !known || i.OtherHook() {
+	if !known {
 		return false
 	}
-	installed, err := os.Stat(i.Path())
-	return err == nil && !started.After(installed.ModTime())
+	if _, err := os.Stat(i.Path()); err != nil {
+		return false
+	}
+	return !i.foundAt(started)
 }
 
-// OtherHook reports whether libvirt has another hook of QEMU's: a libvirtd that started
-// without any runs none until it is restarted.
-func (i Installation) OtherHook() bool {
-	dir := filepath.Dir(filepath.Dir(i.Path()))
-	paths, _ := filepath.Glob(filepath.Join(dir, "qemu.d", "*")) // the pattern is right
-	for _, path := range append(paths, filepath.Join(dir, "qemu")) {
-		info, err := os.Stat(path)
-		if err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0 && path != i.Path() {
+// foundAt reports whether a libvirtd that started at that time has certainly found a hook.
+func (i Installation) foundAt(started time.Time) bool {
+	// Install sets this time: it is that of the first installation.
+	if own, err := os.Stat(i.Path()); err == nil && started.After(own.ModTime()) {
+		return true
+	}
+	for _, path := range i.otherHooks() {
+		// Unlike the time of modification, which an archive or a package can set, this is when the file got this name and
+		// its present mode, or later.
+		if changed, err := changeTime(path); err == nil && started.After(changed) {
 			return true
 		}
 	}
 	return false
+}
+
+// changeTime returns when the inode of a file, or of a link to it, was last changed.
+func changeTime(path string) (time.Time, error) {
+	var newest time.Time
+	for _, stat := range []func(string, *unix.Stat_t) error{unix.Stat, unix.Lstat} {
+		var s unix.Stat_t
+		if err := stat(path, &s); err != nil {
+			return time.Time{}, err
+		}
+		if t := time.Unix(s.Ctim.Unix()); t.After(newest) {
+			newest = t
+		}
+	}
+	return newest, nil
+}
+
+// OtherHook reports whether libvirt has another hook of QEMU's now. A libvirtd that was started before it does not run it.
+func (i Installation) OtherHook() bool { return len(i.otherHooks()) > 0 }
+
+// otherHooks returns the paths of the other hooks of QEMU's.
+func (i Installation) otherHooks() []string {
+	dir := filepath.Dir(filepath.Dir(i.Path()))
+	paths, _ := filepath.Glob(filepath.Join(dir, "qemu.d", "*")) // the pattern is right
+	return slices.DeleteFunc(append(paths, filepath.Join(dir, "qemu")), func(path string) bool {
+		info, err := os.Stat(path)
+		return err != nil || !info.Mode().IsRegular() || info.Mode()&0o111 == 0 || path == i.Path()
+	})
 }

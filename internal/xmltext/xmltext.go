@@ -8,6 +8,7 @@ import (
 	"encoding/xml"
 	"errors"
 	"fmt"
+	"iter"
 	"regexp"
 	"slices"
 	"strings"
@@ -26,8 +27,18 @@ var latin1 = []string{"iso-8859-1", "iso8859-1", "iso_8859-1", "latin1", "latin-
 
 // UTF8 returns a document in UTF-8 and without a byte order mark: one in UTF-8, in UTF-16 of either order, or in
 // ISO-8859-1 or US-ASCII that it declares, as libvirt reads them. A declaration of another encoding is changed to UTF-8.
-// A document that is UTF-8 already is returned as it is. Lines keep their numbers. Errors wrap [ErrEncoding].
+// Line breaks and tabs in the values of attributes become spaces, as XML demands (XML 1.0, 3.3.3), which package
+// encoding/xml leaves to its caller. Elements keep the numbers of their lines. Errors wrap [ErrEncoding].
 func UTF8(data []byte) ([]byte, error) {
+	text, err := decoded(data)
+	if err != nil {
+		return nil, err
+	}
+	return normalized(text), nil
+}
+
+// decoded returns a document in UTF-8.
+func decoded(data []byte) ([]byte, error) {
 	order, mark := utf16Order(data)
 	if order != nil {
 		text, err := fromUTF16(data[mark:], order)
@@ -60,6 +71,96 @@ func UTF8(data []byte) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("%w %q is not supported: convert the document to UTF-8 (iconv -f %s -t UTF-8) and remove encoding= from its first line", ErrEncoding, name, name)
 	}
+}
+
+// normalized replaces each line break and tab in the values of attributes by a space. The line breaks are put behind the
+// value, so that lines are counted as before. A reference such as &#10; stays: that is how a value has a line break.
+func normalized(text []byte) []byte {
+	var out []byte // stays nil until something is replaced
+	copied := 0
+	for at := 0; at < len(text); {
+		if text[at] != '<' {
+			at++
+			continue
+		}
+		end := at + markup(text[at:])
+		if isTag(text[at:end]) {
+			for value := range values(text[at:end]) {
+				begin, behind := at+value[0], at+value[1]
+				if !bytes.ContainsAny(text[begin:behind], "\t\r\n") {
+					continue
+				}
+				spaced, breaks := spaces(text[begin:behind])
+				out = append(append(append(out, text[copied:begin]...), spaced...), text[behind])
+				out = append(out, breaks...)
+				copied = behind + 1
+			}
+		}
+		at = end
+	}
+	if out == nil {
+		return text
+	}
+	return append(out, text[copied:]...)
+}
+
+// markup returns the length of the tag, comment, instruction, declaration or CDATA section that text begins with; all of
+// it where there is no end.
+func markup(text []byte) int {
+	for _, kind := range [...][2]string{{"<!--", "-->"}, {"<![CDATA[", "]]>"}, {"<?", "?>"}} {
+		if begin, end := kind[0], kind[1]; bytes.HasPrefix(text, []byte(begin)) {
+			if n := bytes.Index(text[len(begin):], []byte(end)); n >= 0 {
+				return len(begin) + n + len(end)
+			}
+			return len(text)
+		}
+	}
+	quote := byte(0)
+	for i, c := range text {
+		switch {
+		case quote == 0 && (c == '"' || c == '\''):
+			quote = c
+		case c == quote:
+			quote = 0
+		case quote == 0 && c == '>':
+			return i + 1
+		}
+	}
+	return len(text)
+}
+
+func isTag(text []byte) bool { return len(text) > 1 && text[1] != '!' && text[1] != '?' }
+
+// values returns the begin and end of each value in a tag, without its quotes.
+func values(tag []byte) iter.Seq[[2]int] {
+	return func(yield func([2]int) bool) {
+		for begin := 0; begin < len(tag); begin++ {
+			if tag[begin] != '"' && tag[begin] != '\'' {
+				continue
+			}
+			n := bytes.IndexByte(tag[begin+1:], tag[begin])
+			if n < 0 || !yield([2]int{begin + 1, begin + 1 + n}) {
+				return
+			}
+			begin += 1 + n
+		}
+	}
+}
+
+// spaces returns a value with spaces, and the line breaks that were in it.
+func spaces(value []byte) (spaced, breaks []byte) {
+	value = bytes.ReplaceAll(value, []byte("\r\n"), []byte("\n")) // one line break (XML 1.0, 2.11)
+	for _, c := range value {
+		switch c {
+		case '\n':
+			breaks = append(breaks, c)
+			c = ' '
+		case '\r', '\t':
+			c = ' '
+		}
+		spaced = append(spaced, c)
+	}
+	return spaced, breaks
 }
 
 // utf16Order returns the byte order of a document in UTF-16 and the length of its byte order mark; nil for another.

@@ -66,6 +66,47 @@ func TestUTF8(t *testing.T) {
 	}
 }
 
+// TestUTF8Attributes: values are as an XML processor passes them on (XML 1.0, 3.3.3), and lines keep their numbers.
+func TestUTF8Attributes(t *testing.T) {
+	t.Parallel()
+	for doc, want := range map[string]string{
+		"<a b='c\nd'/>":                                 "c d",
+		"<a b=\"c\r\nd\"/>":                             "c d",
+		"<a b='c\rd'/>":                                 "c d",
+		"<a b='c\td'/>":                                 "c d",
+		"<a b='\n\tc\n'/>":                              "  c ",
+		"<a b='c&#10;d&#9;e&#13;f'/>":                   "c\nd\te\rf",
+		"<a x='\"' b='c\nd' y='>'/>":                    "c d",
+		"<a\n\tb\n=\n'c d'\n/>":                         "c d",
+		"<!-- <a b='\n'> ' --><a b='c\nd'/>":            "c d",
+		"<?x '\n?><a b='c\nd'><![CDATA[<x y='\n]]></a>": "c d",
+		"<a b='c\nd'>'\n<e f='\n'/></a>":                "c d",
+	} {
+		text, err := xmltext.UTF8([]byte(doc))
+		if err != nil {
+			t.Errorf("%q: %v", doc, err)
+			continue
+		}
+		lines := func(text string) int {
+			return strings.Count(strings.ReplaceAll(strings.ReplaceAll(text, "\r\n", "\n"), "\r", ""), "\n")
+		}
+		var got struct {
+			B string `xml:"b,attr"`
+		}
+		if err := xml.Unmarshal(text, &got); err != nil || got.B != want {
+			t.Errorf("%q: %q, %v, want %q", doc, got.B, err, want)
+		}
+		if lines(string(text)) != lines(doc) {
+			t.Errorf("%q has %d lines, want %d", text, lines(string(text)), lines(doc))
+		}
+	}
+	for _, doc := range []string{"<a>\n\t'x\ny'</a>\n", "<!-- '\n' --><a><![CDATA[<b c='\n'>]]></a>", "<a b='\n", "<", "<a b='c'", "<!--\n", "<?x\n", ""} {
+		if got, err := xmltext.UTF8([]byte(doc)); err != nil || string(got) != doc {
+			t.Errorf("%q: %q, %v", doc, got, err)
+		}
+	}
+}
+
 // TestSyntaxReasonShowsNoText: the errors of documents that are not well-formed show nothing of them.
 func TestSyntaxReasonShowsNoText(t *testing.T) {
 	t.Parallel()

@@ -41,9 +41,40 @@ func Machine(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, stat
 		}
 	}
 	if disk.Bus == blockgraph.BusVirtio || disk.Bus == blockgraph.BusSCSI && len(m.SCSI) == 0 {
-		m.Ports, err = ports(ctx, q, disk, state)
+		if m.Ports, err = ports(ctx, q, disk, state); err == nil && m.I440FX() {
+			readConventional(ctx, q, disk, &m)
+		}
 	}
 	return m, err
+}
+
+// readConventional reads whether the conventional buses of an i440FX take a hot plug: its own, and that of the bridge at
+// which the disk's address is.
+func readConventional(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, m *blockgraph.Machine) {
+	m.RootFixed = rootFixed(ctx, q)
+	if disk.Address == nil || disk.Address.PCI == nil || disk.Address.PCI.Bus == 0 {
+		return
+	}
+	bridge := fmt.Sprintf("pci.%d", disk.Address.PCI.Bus)
+	if handler, err := hotplugHandler(ctx, q, Peripheral+bridge+"/"+bridge); err == nil && handler == "" {
+		m.Ports = append(m.Ports, blockgraph.Port{Bus: bridge, Taken: true})
+	}
+}
+
+// hotplugHandler returns the QOM path of what handles hot plug on a bus, "" if nothing does.
+func hotplugHandler(ctx context.Context, q monitor.Querier, bus string) (string, error) {
+	return monitor.Get[string](ctx, q, monitor.QOMGet(bus, "hotplug-handler"))
+}
+
+// rootFixed reports whether the PCI bus of an i440FX takes no hot plug: QEMU was started with acpi=off, as libvirt does
+// for a domain without <acpi/>, or with PIIX4_PM.acpi-root-pci-hotplug=off. A QEMU that does not say so refuses the device.
+func rootFixed(ctx context.Context, q monitor.Querier) bool {
+	handler, err := hotplugHandler(ctx, q, "/machine/i440fx/pci.0")
+	if err != nil || handler == "" {
+		return err == nil
+	}
+	on, err := monitor.Get[bool](ctx, q, monitor.QOMGet(handler, "acpi-root-pci-hotplug"))
+	return err == nil && !on
 }
 
 // addShared adds the objects that the disks of a VM share, under libvirt's names: I/O
@@ -87,6 +118,7 @@ func readPCI(m *blockgraph.Machine, value []byte, cmd qmp.Command) error {
 	}
 	const serialBusUSB = 0x0c03 // PCI class code: serial bus controller, USB
 	const pciSlots = 32
+	m.NoPCI = len(buses) == 0
 	var root [pciSlots]bool
 	for _, b := range buses {
 		for _, d := range b.Devices {
@@ -162,7 +194,7 @@ func scsiControllers(ctx context.Context, q monitor.Querier, state *State) ([]bl
 		if !strings.HasPrefix(kind, "virtio-scsi-") {
 			continue
 		}
-		units, err := scsiUnits(ctx, q, scsiBus(id))
+		units, err := scsiUnits(ctx, q, scsiBus(id, kind))
 		if err != nil {
 			return nil, fmt.Errorf("query SCSI controller %s: %w", id, err)
 		}

@@ -175,11 +175,11 @@ func (p properties) children() map[string]string {
 // added for one disk may serve later ones: it stays until the last of them is gone.
 func idleControllers(ctx context.Context, q monitor.Querier, devices map[string]string) ([]string, error) {
 	var idle []string
-	for id := range devices {
+	for id, kind := range devices {
 		if _, role, ok := blockgraph.ParseName(id); !ok || role != blockgraph.RoleController {
 			continue
 		}
-		units, err := scsiUnits(ctx, q, scsiBus(id))
+		units, err := scsiUnits(ctx, q, scsiBus(id, kind))
 		if err != nil {
 			return nil, fmt.Errorf("query SCSI controller %s: %w", id, err)
 		}
@@ -190,8 +190,11 @@ func idleControllers(ctx context.Context, q monitor.Querier, devices map[string]
 	return idle, nil
 }
 
-// scsiBus returns the QOM path of the bus of a virtio-scsi controller.
-func scsiBus(controller string) string {
+// scsiBus returns the QOM path of the bus of a virtio-scsi controller of this type.
+func scsiBus(controller, kind string) string {
+	if kind == "virtio-scsi-device" { // in a slot of virtio-mmio, without a device around it
+		return Peripheral + controller + "/" + controller + ".0"
+	}
 	return Peripheral + controller + "/virtio-backend/" + controller + ".0"
 }
 
