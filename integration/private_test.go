@@ -31,7 +31,7 @@ func guardedKeys(ctx context.Context, t *testing.T, v *peer.Volume, d secrets.Do
 // guard puts the passphrase of a volume into a dir: store, under a document.
 func guard(ctx context.Context, t *testing.T, path string, v *peer.Volume, d secrets.Document) {
 	t.Helper()
-	d.UUID = uuid.MustParse(v.SecretUUID)
+	d = withUUID(t, v, d)
 	value := secrets.New(slices.Clone(v.Passphrase))
 	defer value.Wipe()
 	store := dir.New(path)

@@ -44,7 +44,7 @@ encrypted under the VM's master key, a file of 32 random bytes. QEMU reads that 
 through one more object, which the note shows, and does not need the file of the
 passphrase. cmdline never looks a value up in a key store.`,
 		Example: `  luksplug cmdline vdb.xml --passphrase-file /run/keys/vm1-vdb
-  eval "qemu-system-x86_64 -machine q35 -m 2G $(luksplug cmdline vdb.xml --keystore dir:/run/keys)"
+  disk=$(luksplug cmdline vdb.xml --keystore dir:/run/keys) && eval "qemu-system-x86_64 -machine q35 -m 2G $disk"
   pass show vm1-vdb | tr -d '\n' | luksplug cmdline vdb.xml --passphrase-file - --master-key /run/vm1.key`,
 		Args: arguments("DISK.xml"),
 		RunE: func(cmd *cobra.Command, args []string) error {
