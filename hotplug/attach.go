@@ -265,12 +265,12 @@ func (a *attach) resolve(ctx context.Context, c *candidate, early *key) (*key, e
 	if early != nil && early.method == c.choice.Method {
 		return early, nil
 	}
-	graph := c.Plan.Graph
+	graph, to := c.Plan.Graph, unlock.ToQEMU(ctx, a.host)
 	if graph.Daemon != nil {
-		graph = graph.Daemon
+		graph, to = graph.Daemon, unlock.ToStorageDaemon()
 	}
 	begin := time.Now()
-	values, err := unlock.Resolve(ctx, graph, a.store, unlock.Unlocker{Open: a.images.Open, Progress: a.opts.OnUnlock})
+	values, err := unlock.Resolve(ctx, graph, a.store, to, unlock.Unlocker{Open: a.images.Open, Progress: a.opts.OnUnlock})
 	return &key{values, c.choice.Method, time.Since(begin)}, err
 }
 

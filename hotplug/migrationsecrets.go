@@ -84,7 +84,7 @@ func (vm *VM) KeepSecrets(ctx context.Context, d coldstart.Disk, store secrets.S
 	graph.Objects = slices.DeleteFunc(graph.Objects, func(o blockgraph.GraphObject) bool { return !slices.Contains(missing, o.ID) })
 	graph.Nodes, graph.Headers, graph.Files, graph.Devices = nil, nil, nil, nil
 	plan.Graph = graph
-	values, err := unlock.Resolve(ctx, graph, store, unlock.Unlocker{})
+	values, err := unlock.Resolve(ctx, graph, store, unlock.ToQEMU(ctx, vm.host), unlock.Unlocker{})
 	if err != nil {
 		return nil, err
 	}

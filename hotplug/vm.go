@@ -252,6 +252,27 @@ func (vm *VM) Plan(ctx context.Context, disk *blockgraph.Disk, state *State, u b
 	return vm.plan(ctx, disk, state, u, nil)
 }
 
+// PlannedHeaders is what is known of the LUKS headers of a planned disk: Unread has an error for
+// each encrypted image whose header cannot be read here, Doubts are refusals of an attach that
+// its Spec may allow, and Warnings are for the user.
+type PlannedHeaders = check.Headers
+
+// CheckHeaders examines the LUKS headers of a disk that is planned and not attached, as far as
+// this host can read them: that its method opens them, and that images are encrypted where the
+// XML says so. It changes nothing, and examines neither permissions nor who uses the images. The
+// errors are those of [VM.Attach].
+func CheckHeaders(ctx context.Context, disk *blockgraph.Disk, u blockgraph.Unlock) (PlannedHeaders, error) {
+	return check.Planned(ctx, disk, u)
+}
+
+// CheckHeaders is [CheckHeaders] for this VM. Of a VM on another machine it reads nothing.
+func (vm *VM) CheckHeaders(ctx context.Context, disk *blockgraph.Disk, u blockgraph.Unlock) (PlannedHeaders, error) {
+	if !vm.host.Local {
+		return check.PlannedElsewhere(disk, host.ErrOtherHost), nil
+	}
+	return check.Planned(ctx, disk, u)
+}
+
 // CheckPlan checks that the VM's QEMU supports every command of the plan, and changes
 // nothing. [VM.Attach] calls it before its first change. Arguments are validated against
 // QEMU's schema (query-qmp-schema), those of devices, which the schema lacks, against the
@@ -269,7 +290,7 @@ func (vm *VM) CheckPlan(ctx context.Context, plan *blockgraph.Plan) error {
 // the rollback failed. The plan's names must be free in the VM, and a storage daemon that
 // the plan needs must run; Attach ensures both.
 func (vm *VM) Apply(ctx context.Context, plan *blockgraph.Plan, store secrets.Store) ([]StepReport, error) {
-	values, err := unlock.Resolve(ctx, plan.Graph, store, unlock.Unlocker{})
+	values, err := unlock.Resolve(ctx, plan.Graph, store, unlock.ToQEMU(ctx, vm.host), unlock.Unlocker{})
 	if err != nil {
 		return nil, err
 	}

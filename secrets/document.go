@@ -55,9 +55,9 @@ type Document struct {
 	// Ephemeral: the secret may be kept in memory only, and is lost at a
 	// reboot.
 	Ephemeral bool
-	// Private: the value is used for attaching but never displayed. The interactive
-	// commands and libvirt's own store enforce this; [Store.Lookup] of the other
-	// stores returns the value.
+	// Private: the value is used for attaching, and goes neither to the caller nor to
+	// another node. Libvirt's own store enforces this; [Store.Lookup] of the other stores
+	// returns the value, and [Destination] is what users of it ask.
 	Private     bool
 	Description string
 	UsageType   UsageType

@@ -37,9 +37,9 @@ var (
 	// ErrConflict: the document conflicts with one that is already defined;
 	// see [CheckDefine].
 	ErrConflict = errors.New("it conflicts with what is defined")
-	// ErrPersistent: the store refuses an ephemeral secret, because its content
-	// survives a reboot.
-	ErrPersistent = errors.New("the key store is persistent, and the secret is ephemeral")
+	// ErrPersistent: an ephemeral secret is refused by a store or another place whose
+	// content survives a reboot.
+	ErrPersistent = errors.New("the secret is ephemeral, which is kept in memory only")
 )
 
 // Store looks up secrets. A store with more abilities is a [Lister] or a [Keeper]
@@ -106,7 +106,8 @@ type Keeper interface {
 	// Set sets or replaces the value of the secret that ref names: a concurrent
 	// Lookup finds either the old or the new value. Set neither keeps nor wipes
 	// the Secret value. The error wraps ErrNotFound if the secret is not defined,
-	// ErrWrongType as for Lookup. Private secrets are treated like others.
+	// ErrWrongType as for Lookup, ErrPersistent as for Define. Private secrets are
+	// treated like others.
 	Set(ctx context.Context, ref Reference, value *Secret) error
 
 	// Remove removes the secret that ref names, its value first. The error

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -14,7 +15,9 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/internal/printable"
+	"github.com/luksplug/luksplug/internal/shell"
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/age"
 	"github.com/luksplug/luksplug/secrets/dir"
 	"github.com/luksplug/luksplug/secrets/keystore"
 	"github.com/luksplug/luksplug/secrets/masterkey"
@@ -28,16 +31,20 @@ func newCmdline(a *app) *cobra.Command {
 		Short: "Print the disk as QEMU arguments",
 		Long: `cmdline prints the -object, -blockdev and -device arguments that give a VM the disk
 from its start, quoted for a shell. They have no passphrase in them: QEMU reads it
-from a file when it starts. That is the file of --passphrase-file, else one in the
-directory of --keystore dir:PATH, else one in ` + secretDir + `.
-A note on standard error names it.
+from a file when it starts. That is the file of --passphrase-file, else that of the
+dir: key store that has the secret. For a secret of another store it is a file in
+` + exportedDir + `, which 'luksplug secret export' writes before QEMU starts.
+A note on standard error names the file, and the command.
+
+The LUKS header is examined if it is an image of this host: one that QEMU does not
+open, as one of LUKS2, is refused as by attach --unlock qemu.
 
 With --master-key the arguments have the passphrase of --passphrase-file in them,
 encrypted under the VM's master key, a file of 32 random bytes. QEMU reads that file
 through one more object, which the note shows, and does not need the file of the
-passphrase. cmdline never looks a secret up in a key store.`,
+passphrase. cmdline never looks a value up in a key store.`,
 		Example: `  luksplug cmdline vdb.xml --passphrase-file /run/keys/vm1-vdb
-  eval "qemu-system-x86_64 -machine q35 -m 2G $(luksplug cmdline vdb.xml --keystore dir:/run/keys)"
+  disk=$(luksplug cmdline vdb.xml --keystore dir:/run/keys) && eval "qemu-system-x86_64 -machine q35 -m 2G $disk"
   pass show vm1-vdb | tr -d '\n' | luksplug cmdline vdb.xml --passphrase-file - --master-key /run/vm1.key`,
 		Args: arguments("DISK.xml"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -50,10 +57,11 @@ passphrase. cmdline never looks a secret up in a key store.`,
 }
 
 func runCmdline(ctx context.Context, a *app, o planOptions, master, path string) error {
-	plan, err := makePlan(ctx, a, o, path)
+	p, err := makePlan(ctx, a, o, path)
 	if err != nil {
 		return err
 	}
+	plan := p.Plan
 	var out []string
 	if master == "" {
 		out, err = render.Arguments(plan, func(o blockgraph.GraphObject) (string, error) { return secretFile(a, o) })
@@ -63,6 +71,7 @@ func runCmdline(ctx context.Context, a *app, o planOptions, master, path string)
 	if err != nil {
 		return err
 	}
+	p.warn(a)
 	text := render.QuoteArguments(out)
 	if a.flags.output != "json" && printable.Text(text) != text {
 		// Of -chardev, which is not JSON: escaped, it would be another path.
@@ -78,43 +87,88 @@ func secretFile(a *app, o blockgraph.GraphObject) (string, error) {
 		path := filepath.Join(secretDir, o.ID)
 		return path, a.note("no cookies are in these arguments: write those of the XML into %s, as name=value; name=value, readable only for QEMU's user", path)
 	}
-	path := a.flags.passphrase
+	path, export := a.flags.passphrase, ""
 	if path == "-" || strings.HasPrefix(path, "fd:") {
 		return "", &usageError{fmt.Errorf("--passphrase-file %s is gone when QEMU starts: give the path of a file, or --master-key", path)}
 	}
 	if path == "" {
-		var err error
-		if path, err = valueFile(a, o.Ref); err != nil {
+		file, err := findValueFile(context.Background(), a, o.Ref)
+		if err != nil {
 			return "", err
 		}
+		path, export = file.path, file.export
 	}
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return "", err
 	}
+	if export != "" {
+		return path, a.note("no passphrase is in these arguments: QEMU reads the one with %s from %s as it starts; no key store keeps it in a file, so write this file before, and remove it afterwards: %s", o.Ref, path, export)
+	}
 	return path, a.note("no passphrase is in these arguments: QEMU reads the one with %s from %s as it starts, every byte of the file; keep it on tmpfs, readable only for QEMU's user", o.Ref, path)
 }
 
-// valueFile returns the file of a secret in the first key store. If QEMU cannot read that
-// store and --keystore does not name it, the file is in secretDir: only dir: stores keep
-// values in files. No value is looked up.
-func valueFile(a *app, ref secrets.Reference) (string, error) {
-	path := filepath.Join(secretDir, dir.FileName(ref))
+// valueFile is the file from which QEMU is to read a secret.
+type valueFile struct {
+	path string
+	// export is the command that writes the file, "" for the file of a dir: store.
+	export string
+}
+
+// findValueFile returns the file of a secret: that of the first key store that has the secret,
+// if it is a dir: store, or else one that has to be exported. Documents of local stores are
+// read; no value is looked up, and no server is queried. A secret that is in none of these
+// stores is going to be in the first dir: store.
+func findValueFile(ctx context.Context, a *app, ref secrets.Reference) (valueFile, error) {
 	names, err := a.storeNames()
-	if err != nil || names.defaults != nil {
-		return path, err
-	}
-	store, err := keystore.Open(names.uris[0], keystore.Options{})
 	if err != nil {
-		return "", err
+		return valueFile{}, err
 	}
-	if store, ok := store.(*dir.Store); ok {
-		return store.ValueFile(context.Background(), ref), nil
+	exported := exportedFile(names, ref)
+	file := exported
+	if names.defaults != nil {
+		file = valueFile{path: filepath.Join(names.defaults.ephemeral, dir.FileName(ref))}
 	}
+	first := true // no dir: store was there before
+	for _, uri := range names.uris {
+		store, err := keystore.Open(uri, a.storeOptions())
+		if err != nil {
+			return valueFile{}, fmt.Errorf("%s: %w", names.from, err)
+		}
+		inFile, isDir := store.(*dir.Store)
+		_, local := store.(*age.Store)
+		if isDir && first {
+			file, first = valueFile{path: inFile.ValueFile(ctx, ref)}, false
+		}
+		if !isDir && !local {
+			return exported, nil // it may be in this store
+		}
+		_, err = secrets.Describe(ctx, store, ref)
+		switch {
+		case errors.Is(err, secrets.ErrNotFound), errors.Is(err, secrets.ErrUnreachable):
+			continue
+		case isDir:
+			return valueFile{path: inFile.ValueFile(ctx, ref)}, nil
+		}
+		return exported, nil
+	}
+	return file, nil
+}
+
+// exportedFile returns the file to which a secret of these key stores is exported.
+func exportedFile(names storeNames, ref secrets.Reference) valueFile {
+	path := filepath.Join(exportDir(os.Geteuid(), os.Getenv), dir.FileName(ref))
+	name := ref.UUID.String()
+	if ref.Usage != "" {
+		name = string(ref.Type.UsageType()) + ":" + ref.Usage
+	}
+	words := []string{"luksplug", "secret", "export", shell.Word(name), shell.Word(path), "--" + ownerFlag, "USER"}
 	if names.thisRun {
-		return "", &usageError{fmt.Errorf("QEMU cannot read key store %s: give --keystore dir:PATH, or --passphrase-file", store)}
+		for _, uri := range names.uris {
+			words = append(words, "--keystore", shell.Word(uri))
+		}
 	}
-	return path, nil
+	return valueFile{path, strings.Join(words, " ")}
 }
 
 // sealedArguments returns the plan as arguments whose secrets are encrypted under the

@@ -31,6 +31,9 @@ func completeNames(a *app, root *cobra.Command) {
 			cmd.ValidArgsFunction = completed(domains, 1)
 		case "SECRET":
 			cmd.ValidArgsFunction = completed(all, 1)
+			if strings.HasSuffix(arguments, " FILE") {
+				cmd.ValidArgsFunction = beforeFile(cmd.ValidArgsFunction)
+			}
 		}
 		if cmd.Flags().Lookup("tls-secret") != nil {
 			_ = cmd.RegisterFlagCompletionFunc("tls-secret", completed(func(cmd *cobra.Command) []string { return secretNames(cmd, a, secrets.UsageTLS) }, 0))
@@ -53,6 +56,16 @@ func completed(names func(*cobra.Command) []string, arguments int) cobra.Complet
 			}
 		}
 		return out, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// beforeFile is the completion of a first argument that a file's name follows.
+func beforeFile(first cobra.CompletionFunc) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
+		if len(args) == 1 {
+			return nil, cobra.ShellCompDirectiveDefault
+		}
+		return first(cmd, args, word)
 	}
 }
 

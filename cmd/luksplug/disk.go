@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -131,41 +132,71 @@ func (o *planOptions) register(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&o.domainXML, "domain-xml", "", "plan for the libvirt domain of this document")
 }
 
+// planned is a plan of a disk, with what is known of the disk's headers.
+type planned struct {
+	*blockgraph.Plan
+	disk    *blockgraph.Disk
+	headers hotplug.PlannedHeaders
+}
+
+// warn logs what the user has to know about the headers.
+func (p planned) warn(a *app) {
+	for _, doubt := range slices.Concat(p.headers.Unread, p.headers.Doubts) {
+		a.log.WithField("disk", p.disk.Target).WithField(hotplug.CauseField, doubt).Warn(doubt)
+	}
+	warn(a, p.disk, p.headers.Warnings)
+}
+
 // makePlan plans a disk for the VM that the flags name, for the domain of a document, or
-// for no particular VM.
-func makePlan(ctx context.Context, a *app, o planOptions, path string) (*blockgraph.Plan, error) {
+// for no particular VM. A disk whose LUKS header can be read here, and is not opened by the
+// method of the plan, is refused as by attach.
+func makePlan(ctx context.Context, a *app, o planOptions, path string) (planned, error) {
 	live := a.flags.qmp != "" || a.flags.domain != ""
 	if live && o.domainXML != "" {
-		return nil, &usageError{errors.New("give --domain-xml, or a running VM with --qmp or --domain, not both")}
+		return planned{}, &usageError{errors.New("give --domain-xml, or a running VM with --qmp or --domain, not both")}
 	}
 	document, err := readDisk(ctx, a, path, o.disk)
 	if err != nil {
-		return nil, err
+		return planned{}, err
 	}
-	disk := document.Disk
 	if live {
-		return planLive(ctx, a, disk, o.unlock)
+		return planLive(ctx, a, document.Disk, o.unlock)
 	}
+	out := planned{disk: document.Disk}
 	var machine blockgraph.Machine
 	if o.domainXML != "" {
 		data, err := a.readInput(ctx, o.domainXML)
 		if err != nil {
-			return nil, &usageError{fmt.Errorf("read the domain XML: %w", err)}
+			return out, &usageError{fmt.Errorf("read the domain XML: %w", err)}
 		}
 		if machine, err = diskxml.ParseDomain(data); err != nil {
-			return nil, &usageError{err}
+			return out, &usageError{err}
 		}
 	}
-	graph, err := blockgraph.Build(disk, machine, offline(disk, o.unlock))
+	method := offline(out.disk, o.unlock)
+	graph, err := blockgraph.Build(out.disk, machine, method)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
-	warn(a, disk, graph.Warnings)
-	return graph.Plan(), nil
+	warn(a, out.disk, graph.Warnings)
+	out.Plan = graph.Plan()
+	out.headers, err = hotplug.CheckHeaders(ctx, out.disk, method)
+	if o.unlock != "" || ctx.Err() != nil {
+		return out, err
+	}
+	// The method was not chosen, and is not that of attach: what refuses it is a warning.
+	for _, unread := range out.headers.Unread {
+		a.log.WithField("disk", out.disk.Target).Info(unread)
+	}
+	out.headers.Unread = nil
+	if err != nil {
+		out.headers.Doubts = append(out.headers.Doubts, err)
+	}
+	return out, nil
 }
 
-func planLive(ctx context.Context, a *app, disk *blockgraph.Disk, policy hotplug.UnlockPolicy) (*blockgraph.Plan, error) {
-	var plan *blockgraph.Plan
+func planLive(ctx context.Context, a *app, disk *blockgraph.Disk, policy hotplug.UnlockPolicy) (planned, error) {
+	out := planned{disk: disk}
 	err := withVM(ctx, a, a.limit(), func(ctx context.Context, m virtualMachine) error {
 		vm, err := m.VM(ctx)
 		if err != nil {
@@ -176,12 +207,16 @@ func planLive(ctx context.Context, a *app, disk *blockgraph.Disk, policy hotplug
 			return err
 		}
 		choice, err := vm.ChooseUnlock(ctx, disk, state, policy)
-		if err == nil {
-			plan, err = vm.Plan(ctx, disk, state, choice.Unlock)
+		if err != nil {
+			return err
 		}
+		if out.Plan, err = vm.Plan(ctx, disk, state, choice.Unlock); err != nil {
+			return err
+		}
+		out.headers, err = vm.CheckHeaders(ctx, disk, choice.Unlock)
 		return err
 	})
-	return plan, err
+	return out, err
 }
 
 // offline returns how a VM that cannot be queried would open the volume.

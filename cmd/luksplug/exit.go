@@ -56,9 +56,10 @@ func exitCode(err error) int {
 	case is[*blockgraph.UnsupportedError](err), is[*hotplug.VersionError](err),
 		errors.Is(err, libvirtvm.ErrUnsupportedURI), errors.Is(err, pkcs11.ErrNotBuilt), errors.Is(err, volume.ErrUnsupported):
 		return exitUnsupported
-	case is[*inUseError](err), errors.Is(err, secrets.ErrConflict), errors.Is(err, secrets.ErrPersistent), errors.Is(err, libvirtvm.ErrSecretInXML), errors.Is(err, volume.ErrExists), errors.Is(err, volume.ErrNoVolume):
+	case is[*inUseError](err), errors.Is(err, secrets.ErrConflict), errors.Is(err, secrets.ErrPersistent), errors.Is(err, libvirtvm.ErrSecretInXML), errors.Is(err, errNotInMemory),
+		errors.Is(err, volume.ErrExists), errors.Is(err, volume.ErrNoVolume):
 		return exitRefused
-	case is[*hotplug.SecretError](err), is[*secrets.StoreError](err):
+	case is[*hotplug.SecretError](err), is[*secrets.StoreError](err), errors.Is(err, hotplug.ErrUnusableSecret):
 		return exitSecret
 	case is[*hotplug.PreflightError](err), is[*blockgraph.PlacementError](err),
 		is[*hotplug.NotHeldError](err), is[*hotplug.LockedError](err), errors.Is(err, hotplug.ErrUntrusted):

@@ -28,6 +28,8 @@ var causeHints = []struct {
 	{libvirtvm.ErrNotHere, "run 'luksplug --domain VM repair --adopt' there"},
 	{libvirtvm.ErrUnverified, "run 'luksplug --domain VM repair --adopt' as root on its host, which shows the record and signs it"},
 	{libvirtvm.ErrDisks, "detach the disks with --persistent first"},
+	{secrets.ErrOtherNode, "run luksplug on the VM's host, with a key store there: ssh HOST luksplug ..."},
+	{secrets.ErrUnknownNode, "use --qemu-pid to name the VM's process if it is on this host, or run luksplug on the VM's host"},
 	{secrets.ErrOtherVolume, "hook, any-volume: true in " + configPath + " lets the hook use bound secrets for any disk"},
 	{hotplug.ErrHeaderInUse, "attach with --allow-shared-header to use the header of another disk"},
 	{hotplug.ErrGuestHeader, "attach with --allow-guest-header if the guest has written the header into its own disk"},

@@ -81,6 +81,11 @@ type noting struct {
 	found *foundIn
 }
 
+// Describe implements [secrets.Describer].
+func (n noting) Describe(ctx context.Context, ref secrets.Reference) (secrets.Document, error) {
+	return secrets.Describe(ctx, n.Store, ref)
+}
+
 // Lookup implements [secrets.Store].
 func (n noting) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	secret, err := n.Store.Lookup(ctx, ref)

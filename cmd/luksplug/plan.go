@@ -21,7 +21,10 @@ the domain of that document; otherwise QEMU chooses the device's place.
 
 For a running VM the plan is that of attach, which unlocks LUKS volumes outside of
 QEMU. Otherwise it is the graph of a QEMU that has the disk from its start and
-unlocks the volume itself. --unlock selects another method.`,
+unlocks the volume itself. --unlock selects another method.
+
+LUKS headers are examined if they are in images of this host: a disk that the method
+of --unlock does not open, or that of attach, is refused as by attach.`,
 		Example: `  luksplug plan vdb.xml
   luksplug --domain vm1 plan vdb.xml
   virsh dumpxml vm1 > vm1.xml; luksplug plan --domain-xml vm1.xml --output json vdb.xml
@@ -39,10 +42,12 @@ unlocks the volume itself. --unlock selects another method.`,
 }
 
 func runPlan(ctx context.Context, a *app, o planOptions, path string) error {
-	plan, err := makePlan(ctx, a, o, path)
+	p, err := makePlan(ctx, a, o, path)
 	if err != nil {
 		return err
 	}
+	p.warn(a)
+	plan := p.Plan
 	switch a.flags.output {
 	case "json":
 		text, err := render.JSON(plan)

@@ -16,6 +16,6 @@ volume:/var/lib/images/vm1.img.`,
   luksplug secret set-value 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f
   luksplug secret list`,
 	}
-	cmd.AddCommand(newSecretDefine(a), newSecretList(a), newSecretDump(a), newSecretSet(a), newSecretGet(a), newSecretUndefine(a), newSecretFind(a))
+	cmd.AddCommand(newSecretDefine(a), newSecretList(a), newSecretDump(a), newSecretSet(a), newSecretGet(a), newSecretExport(a), newSecretUndefine(a), newSecretFind(a))
 	return onlyWithCommand(cmd)
 }

@@ -120,11 +120,12 @@ func TestReadOnlyStores(t *testing.T) {
 	if _, err := define(ctx, stores[:1], d); err == nil || !strings.Contains(err.Error(), "none of these key stores can be changed") {
 		t.Error(err)
 	}
-	value, err := publicValue(ctx, stores, "volume:known")
+	to := secrets.Destination{Name: "a test", Node: secrets.ThisNode, Medium: secrets.Memory}
+	value, _, err := lookUp(ctx, stores, "volume:known", to)
 	if err != nil || value.Len() != len("value") {
 		t.Errorf("%v, %v", value, err)
 	}
-	if _, err := publicValue(ctx, stores, "volume:unknown"); !errors.Is(err, secrets.ErrNotFound) {
+	if _, _, err := lookUp(ctx, stores, "volume:unknown", to); !errors.Is(err, secrets.ErrNotFound) {
 		t.Error(err)
 	}
 	if _, err := (found{stores[0], d}).keeper(); err == nil || !strings.Contains(err.Error(), "can only be read") {

@@ -3,10 +3,12 @@ package main
 import (
 	"context"
 	"encoding/base64"
-	"fmt"
+	"io/fs"
+	"os"
 
 	"github.com/spf13/cobra"
 
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -16,7 +18,8 @@ func newSecretGet(a *app) *cobra.Command {
 		Use:   "get-value SECRET",
 		Short: "Print the value of a secret",
 		Long: `get-value writes the bytes of the value to standard output, without adding a newline.
-It refuses a private secret, which attach may use.`,
+It refuses a private secret, which attach may use, and an ephemeral one if standard
+output is a file on a disk.`,
 		Example: `  luksplug secret get-value 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f > vm1-vdb.key
   luksplug secret get-value --base64 volume:/var/lib/images/vm1.img`,
 		Args: arguments("SECRET"),
@@ -30,7 +33,7 @@ It refuses a private secret, which attach may use.`,
 
 func runSecretGet(ctx context.Context, a *app, name string, inBase64 bool) error {
 	return withStores(ctx, a, func(ctx context.Context, stores []secrets.Store) error {
-		value, err := publicValue(ctx, stores, name)
+		value, _, err := lookUp(ctx, stores, name, standardOutput(a))
 		if err != nil {
 			return err
 		}
@@ -61,24 +64,41 @@ func frame(a *app, inBase64 bool) (before, after string) {
 	return "", ""
 }
 
-// publicValue returns the value of a secret that is not private.
-func publicValue(ctx context.Context, stores []secrets.Store, arg string) (*secrets.Secret, error) {
+// standardOutput is the destination of a value that is printed.
+func standardOutput(a *app) secrets.Destination {
+	to := secrets.Destination{Name: "standard output", Node: secrets.ThisNode, Reader: secrets.Caller, Medium: secrets.Memory}
+	f, ok := raw(a.out).(*os.File)
+	if !ok {
+		return to
+	}
+	if info, err := f.Stat(); err != nil || (info.Mode().IsRegular() || isBlockDevice(info)) && !fsutil.FileInMemory(f) {
+		to.Medium = secrets.Lasting
+	}
+	return to
+}
+
+func isBlockDevice(info fs.FileInfo) bool {
+	return info.Mode()&(fs.ModeDevice|fs.ModeCharDevice) == fs.ModeDevice
+}
+
+// lookUp returns the value of the secret that an argument names, if it may go to the
+// destination, and its document.
+func lookUp(ctx context.Context, stores []secrets.Store, arg string, to secrets.Destination) (*secrets.Secret, secrets.Document, error) {
 	ref, err := parseSecret(arg)
 	if err != nil {
-		return nil, err
+		return nil, secrets.Document{}, err
 	}
-	return firstOf(stores, ref, func(store secrets.Store) (*secrets.Secret, error) {
-		lister, ok := store.(secrets.Lister)
-		if !ok {
-			return store.Lookup(ctx, ref)
+	document := ref.Undocumented()
+	value, err := firstOf(stores, ref, func(store secrets.Store) (*secrets.Secret, error) {
+		ref := ref
+		if lister, ok := store.(secrets.Lister); ok {
+			d, err := find(ctx, lister, ref)
+			if err != nil {
+				return nil, err
+			}
+			document, ref = d, d.Reference()
 		}
-		d, err := find(ctx, lister, ref)
-		if err != nil {
-			return nil, err
-		}
-		if d.Private {
-			return nil, &secrets.StoreError{Store: store.String(), Ref: d.Reference(), Err: fmt.Errorf("%w: attach may use it, but it is not shown", secrets.ErrPrivate)}
-		}
-		return store.Lookup(ctx, d.Reference())
+		return secrets.BindDestination(store, to).Lookup(ctx, ref)
 	})
+	return value, document, err
 }

@@ -97,8 +97,7 @@ func stateDir(uid int, env func(string) string) (string, error) {
 	return "", &usageError{errors.New("there is no directory for secrets: set HOME or XDG_STATE_HOME, or give --keystore URI")}
 }
 
-// secretDir is root's default directory of ephemeral secrets, on tmpfs. `cmdline` has
-// QEMU read secrets from it if no other directory is named.
+// secretDir is root's default directory of ephemeral secrets, on tmpfs.
 const secretDir = "/run/luksplug/secrets"
 
 // ephemeralDir is the default directory of a user's ephemeral secrets.
@@ -110,6 +109,15 @@ func ephemeralDir(uid int, env func(string) string) string {
 		return filepath.Join(runtime, "luksplug", "secrets")
 	}
 	return fmt.Sprintf("/run/user/%d/luksplug/secrets", uid)
+}
+
+// exportedDir is root's directory of secrets that are exported for a QEMU, on tmpfs. No key
+// store is there: their directories are closed to QEMU's user.
+const exportedDir = "/run/luksplug/exported"
+
+// exportDir is a user's directory of exported secrets.
+func exportDir(uid int, env func(string) string) string {
+	return filepath.Join(filepath.Dir(ephemeralDir(uid, env)), filepath.Base(exportedDir))
 }
 
 // storeOptions returns the options of a command's key stores; the hook changes them.

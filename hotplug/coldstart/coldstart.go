@@ -216,7 +216,7 @@ func (vm *VM) Rehearse(ctx context.Context, d Disk, arrival Arrival, store secre
 
 // resolve looks the secrets of a candidate up, and derives its keys.
 func resolve(ctx context.Context, c *check.Candidate, store secrets.Store) (*unlock.Values, error) {
-	return unlock.Resolve(ctx, c.Plan.Graph, store, unlock.Unlocker{Open: c.Images.Open})
+	return unlock.Resolve(ctx, c.Plan.Graph, store, unlock.ToNewQEMU(), unlock.Unlocker{Open: c.Images.Open})
 }
 
 // Confine adds what QEMU opens for the disks to the VM's AppArmor profile, with the socket

@@ -42,6 +42,12 @@ func OpenDir(path string) (*os.File, error) {
 	return openDir(path, walker{})
 }
 
+// OpenDirOf is [OpenDir] for a directory that may also belong to the user with that id, who
+// gets what is written there.
+func OpenDirOf(path string, user int) (*os.File, error) {
+	return openDir(path, walker{user: user})
+}
+
 // MakeDir creates a directory, with missing parents, with that mode regardless of the
 // umask. An existing directory keeps its mode, and must be one that [OpenDir] opens.
 func MakeDir(path string, mode fs.FileMode) error {
@@ -159,6 +165,8 @@ type walker struct {
 	make fs.FileMode
 	// passing accepts directories of other users, but not their links.
 	passing bool
+	// user, unless 0, may own directories, as root and the caller may.
+	user int
 }
 
 // walk returns an O_PATH descriptor of the directory.
@@ -253,7 +261,7 @@ func (w walker) check(f *os.File, last bool) error {
 		return &fs.PathError{Op: "stat", Path: f.Name(), Err: err}
 	}
 	kind, mode := st.Mode&unix.S_IFMT, st.Mode&0o7777
-	foreign := st.Uid != 0 && st.Uid != uint32(os.Geteuid())
+	foreign := st.Uid != 0 && st.Uid != uint32(os.Geteuid()) && st.Uid != uint32(w.user)
 	untrusted := func(format string, args ...any) error {
 		return &UntrustedError{f.Name(), fmt.Sprintf(format, args...)}
 	}

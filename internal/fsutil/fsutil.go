@@ -200,8 +200,15 @@ func Lock(ctx context.Context, f *os.File) error {
 // a reboot takes.
 func InMemory(path string) bool {
 	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		return false
-	}
+	return unix.Statfs(path, &st) == nil && inMemory(st)
+}
+
+// FileInMemory is [InMemory] for an open file or directory.
+func FileInMemory(f *os.File) bool {
+	var st unix.Statfs_t
+	return unix.Fstatfs(int(f.Fd()), &st) == nil && inMemory(st)
+}
+
+func inMemory(st unix.Statfs_t) bool {
 	return uint32(st.Type) == unix.TMPFS_MAGIC || uint32(st.Type) == unix.RAMFS_MAGIC
 }

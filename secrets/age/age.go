@@ -144,8 +144,8 @@ func (s *Store) define(ctx context.Context, d secrets.Document) error {
 		return err
 	}
 	defer f.Close()
-	if d.Ephemeral && !f.InMemory() {
-		return fmt.Errorf("%w: keep it in a directory on a tmpfs", secrets.ErrPersistent)
+	if err := f.Keep(d); err != nil {
+		return err
 	}
 	return locked(ctx, f, func(w *privdir.Writer) error {
 		// Damaged documents are ignored: they must not block others, and
@@ -167,6 +167,9 @@ func (s *Store) define(ctx context.Context, d secrets.Document) error {
 // Set implements [secrets.Keeper]. It needs only the recipients.
 func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.Secret) error {
 	return storecall.Fail(s, ref, s.change(ctx, ref, func(f *privdir.Dir, w *privdir.Writer, d secrets.Document) error {
+		if err := f.Keep(d); err != nil {
+			return err
+		}
 		recipients, err := s.recipients(ctx, f, w)
 		if err != nil {
 			return err

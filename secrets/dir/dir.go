@@ -69,14 +69,10 @@ func (s *Store) describe(ctx context.Context, ref secrets.Reference) (d secrets.
 	}
 	defer f.Close()
 	e, err := find(f, ref)
-	if err != nil || !e.defined {
-		return ref.Undocumented(), err
-	}
-	id, err := secrets.ParseUUID(e.value)
 	if err != nil {
 		return d, err
 	}
-	return f.Document(id)
+	return e.describe(f, ref)
 }
 
 // ValueFile returns the path of the file that holds the value of ref's secret,
@@ -106,6 +102,18 @@ type entry struct {
 	value    string // the value's file, which need not exist
 	document string // the document's file; "" for a secret without uuid
 	defined  bool   // the document exists
+}
+
+// describe returns the secret's document; without one, what ref says about it.
+func (e entry) describe(f *privdir.Dir, ref secrets.Reference) (d secrets.Document, err error) {
+	if !e.defined {
+		return ref.Undocumented(), nil
+	}
+	id, err := secrets.ParseUUID(e.value)
+	if err != nil {
+		return d, err
+	}
+	return f.Document(id)
 }
 
 // find returns the files of the secret that ref names. The error wraps

@@ -73,8 +73,8 @@ func (s *Store) define(ctx context.Context, d secrets.Document) error {
 		return err
 	}
 	return s.change(ctx, d.Reference(), func(f *privdir.Dir, w *privdir.Writer) error {
-		if d.Ephemeral && !f.InMemory() {
-			return fmt.Errorf("%w: use a directory on a tmpfs", secrets.ErrPersistent)
+		if err := f.Keep(d); err != nil {
+			return err
 		}
 		documents, err := readDocuments(f)
 		if err != nil {
@@ -98,6 +98,13 @@ func (s *Store) define(ctx context.Context, d secrets.Document) error {
 func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.Secret) error {
 	return storecall.Fail(s, ref, s.change(ctx, ref, func(f *privdir.Dir, w *privdir.Writer) error {
 		e, err := find(f, ref)
+		if err != nil {
+			return err
+		}
+		d, err := e.describe(f, ref)
+		if err == nil {
+			err = f.Keep(d) // the directory may have been copied from a tmpfs
+		}
 		if err != nil {
 			return err
 		}

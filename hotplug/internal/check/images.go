@@ -342,9 +342,14 @@ func (l *layerCheck) usable(img blockgraph.Image, what string, u use) (*image.In
 		return refuse(outcome.ErrImageInUse, "is in use outside of this VM: end its other use", err)
 	}
 	if img.Format == blockgraph.FormatQcow2 && info.Format != image.Qcow2 {
-		return refuse(outcome.ErrImageUnusable, fmt.Sprintf("is not a qcow2 image but %s: correct the format in the XML", info.Format), nil)
+		return nil, l.notQcow2(what, info)
 	}
 	return info, nil
+}
+
+// notQcow2 refuses an image that is qcow2 by the XML only.
+func (c *Candidate) notQcow2(what string, info *image.Info) error {
+	return c.refuse(outcome.ErrImageUnusable, nil, "the %s %s is not a qcow2 image but %s: correct the format in the XML", what, info.Path, info.Format)
 }
 
 // haveDaemon reports whether this host has a storage daemon.

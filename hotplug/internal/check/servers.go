@@ -173,7 +173,7 @@ func (l *layerCheck) tryLibRBD(ctx context.Context, r *remoteimage.Image) error 
 	if err != nil {
 		return err
 	}
-	values, err := unlock.Resolve(ctx, graph, l.Store, unlock.Unlocker{})
+	values, err := unlock.Resolve(ctx, graph, l.Store, unlock.ToStorageDaemon(), unlock.Unlocker{})
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,7 @@ func (o *Opener) open(ctx context.Context, i blockgraph.Image) (_ *Image, err er
 	if err != nil {
 		return nil, err
 	}
-	values, err := unlock.Resolve(ctx, graph, o.Store, unlock.Unlocker{})
+	values, err := unlock.Resolve(ctx, graph, o.Store, unlock.ToStorageDaemon(), unlock.Unlocker{})
 	if err != nil {
 		return nil, err
 	}

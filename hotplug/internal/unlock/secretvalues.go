@@ -43,14 +43,16 @@ type Unlocker struct {
 
 // Resolve looks up every secret that the graph needs, and unlocks the headers for which
 // it needs ephemeral ones. The graph of a storage daemon is resolved separately. The
-// caller wipes the values.
+// caller wipes the values, which may go to the destination only: a secret whose document
+// forbids that is not looked up.
 //
 // Resolve changes nothing. The error is an [*outcome.SecretError], which wraps the
 // store's error, [outcome.ErrUnusableSecret], or an error of package luks, such as
 // [luks.ErrWrongPassphrase]. A header that cannot be read is an
 // [*outcome.PreflightError]. If ctx ends while a header is being unlocked, the error
 // wraps ctx's.
-func Resolve(ctx context.Context, graph *blockgraph.Graph, store secrets.Store, u Unlocker) (*Values, error) {
+func Resolve(ctx context.Context, graph *blockgraph.Graph, store secrets.Store, to secrets.Destination, u Unlocker) (*Values, error) {
+	store = secrets.BindDestination(store, to)
 	if u.Open == nil {
 		u.Open = OpenLocal
 	}

@@ -62,12 +62,15 @@ func (f *Dir) Close() { fsutil.CloseRead(f.at) }
 
 // InMemory reports whether the directory is on a tmpfs or ramfs, so that its
 // content is lost at a reboot.
-func (f *Dir) InMemory() bool {
-	var st unix.Statfs_t
-	if err := unix.Fstatfs(f.fd(), &st); err != nil {
-		return false
+func (f *Dir) InMemory() bool { return fsutil.FileInMemory(f.at) }
+
+// Keep returns nil if the directory may hold a secret with the document. The error wraps
+// secrets.ErrPersistent for an ephemeral secret, unless the directory is in memory.
+func (f *Dir) Keep(d secrets.Document) error {
+	if d.Ephemeral && !f.InMemory() {
+		return fmt.Errorf("%w: use a directory on a tmpfs", secrets.ErrPersistent)
 	}
-	return uint32(st.Type) == unix.TMPFS_MAGIC || uint32(st.Type) == unix.RAMFS_MAGIC
+	return nil
 }
 
 func (f *Dir) fd() int { return int(f.at.Fd()) }
