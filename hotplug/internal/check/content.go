@@ -164,20 +164,24 @@ func convertOld(path string) string {
 	return "no QEMU that runs VMs opens it any more, so convert it with `" + qemuimg.ConvertOld(path) + "`"
 }
 
-// qcow2 checks a qcow2 image whose encryption, if any, is inside.
+// qcow2 checks the encryption of a qcow2 image itself, which it has if and only if the XML has
+// <encryption> that neither a detached header nor Ceph's library is for.
 func (l *layerCheck) qcow2(header *image.Qcow2Header) error {
-	path, encrypted := l.disk.Image.Source.Path, l.disk.Image.Encryption != nil
-	switch crypt := header.Crypt; {
-	case encrypted && crypt == image.CryptNone:
-		return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the qcow2 image %s is not encrypted, and the XML has <encryption>: remove it, or add its <header>", path)
-	case encrypted && crypt != image.CryptLUKS:
-		return &blockgraph.UnsupportedError{Element: "disk/source/encryption", Reason: fmt.Sprintf("the qcow2 image %s has the old encryption (%s): %s", path, crypt, convertOld(path))}
+	source, enc, crypt := l.disk.Image.Source, l.disk.Image.Encryption, header.Crypt
+	own := enc != nil && enc.Header == nil && enc.Engine != blockgraph.EngineLibRBD
+	switch {
+	case own && crypt == image.CryptNone:
+		return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the qcow2 image %s is not encrypted, and the XML has <encryption>: remove it, or add its <header>", source)
+	case own && crypt != image.CryptLUKS:
+		return &blockgraph.UnsupportedError{Element: "disk/source/encryption", Reason: fmt.Sprintf("the qcow2 image %s has the old encryption (%s): %s", source, crypt, convertOld(source.String()))}
+	case own, crypt == image.CryptNone:
+		return nil
+	case enc != nil:
+		return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the qcow2 image %s is encrypted itself (%s), and the <encryption> in the XML is for what it holds: leave <header> and engine out to use its own", source, crypt)
 	case crypt == image.CryptAES:
-		return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the qcow2 image %s is encrypted (%s), and the XML has no <encryption>; %s, and add <encryption format='luks'>", path, crypt, convertOld(path))
-	case !encrypted && crypt != image.CryptNone:
-		return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the qcow2 image %s is encrypted (%s), and the XML has no <encryption>: add <encryption format='luks'>", path, crypt)
+		return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the qcow2 image %s is encrypted (%s), and the XML has no <encryption>; %s, and add <encryption format='luks'>", source, crypt, convertOld(source.String()))
 	}
-	return nil
+	return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the qcow2 image %s is encrypted (%s), and the XML has no <encryption>: add <encryption format='luks'>", source, crypt)
 }
 
 // opens refuses a header that the disk's method cannot open.

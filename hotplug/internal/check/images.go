@@ -39,18 +39,21 @@ func images(ctx context.Context, c *Candidate) (Findings, error) {
 			return Findings{}, err
 		}
 		all.Warnings = append(all.Warnings, found.Warnings...)
+		all.Stall = all.Stall.And(found.Stall)
 		if i == 0 {
-			all.Size, all.Stall = found.Size, found.Stall
+			all.Size = found.Size
 		}
 		if found.Servers == nil {
 			continue
 		}
-		if all.Servers.Size == 0 { // the top layer comes first
+		if i == 0 {
 			all.Servers.Size, all.Servers.UUID = found.Servers.Size, found.Servers.UUID
 		}
+		all.Servers.Stall = all.Servers.Stall.And(found.Servers.Stall)
 		all.Servers.Warnings = append(all.Servers.Warnings, found.Servers.Warnings...)
 	}
-	return all, nil
+	all.Stall = all.Stall.And(all.Servers.Stall)
+	return all, c.stallOfAll(all.Stall)
 }
 
 // unused refuses a payload that this VM has open already. The image locks would refuse it
@@ -102,6 +105,11 @@ func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 	if err := l.localChain(ctx, payload); err != nil {
 		return Findings{}, err
 	}
+	if payload != nil && payload.Qcow2 != nil {
+		if err := l.qcow2(payload.Qcow2); err != nil {
+			return Findings{}, err
+		}
+	}
 	h, found, err := l.header(ctx, payload)
 	if err != nil {
 		return found, err
@@ -131,8 +139,11 @@ func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 	if err != nil {
 		return found, err
 	}
-	if !remote {
+	switch {
+	case !remote:
 		found.Stall = stall
+	case found.Servers != nil:
+		found.Servers.Stall = stall
 	}
 	if l.Unlock.Method != blockgraph.MethodEphemeralHeader || l.inQEMU() {
 		return found, nil
@@ -160,7 +171,7 @@ func (l *layerCheck) header(ctx context.Context, payload *image.Info) (*luks.Hea
 		return nil, found, err
 	}
 	if header == nil && layer.Format == blockgraph.FormatQcow2 {
-		return payload.Qcow2.LUKS, Findings{}, l.qcow2(payload.Qcow2)
+		return payload.Qcow2.LUKS, found, nil
 	}
 	if header == nil {
 		h, err := l.localContent(ctx, everything)

@@ -1,0 +1,196 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/luksplug/luksplug/integration/internal/peer"
+	"github.com/luksplug/luksplug/internal/must"
+)
+
+// Kinds of layers, besides those of package peer.
+const (
+	plainRaw   peer.VolumeKind = "raw"
+	plainQcow2 peer.VolumeKind = "qcow2"
+	// snapshot is a qcow2 image over the payload of a detached header: both hold ciphertext of
+	// one volume. It stands for two layers.
+	snapshot peer.VolumeKind = "snapshot of a detached payload"
+)
+
+// stacked is one layer of a disk.
+type stacked struct {
+	*peer.Volume
+	path, format, encryption string
+}
+
+// stack is a disk of several layers, the top one first. Layer n has a pattern of its own in MiB
+// n+1, which it stores as its kind does.
+type stack struct {
+	*remote
+	layers []stacked
+}
+
+// newStack makes the layers and names each in the image above it. Equal kinds have different
+// secrets.
+func newStack(ctx context.Context, t *testing.T, q *peer.QEMU, kinds ...peer.VolumeKind) *stack {
+	t.Helper()
+	s := &stack{remote: &remote{q: q, keys: map[string]string{}}}
+	for _, kind := range kinds {
+		s.layers = append(s.layers, s.newLayers(ctx, t, kind)...)
+	}
+	for n, l := range s.layers[:len(s.layers)-1] {
+		below := s.layers[n+1]
+		image := "driver=qcow2,file.filename=" + l.path
+		args := []string{"rebase", "-u", "-F", below.format, "-b", below.path}
+		if l.Volume != nil && l.Kind == peer.Qcow2LUKS {
+			image += ",encrypt.key-secret=s"
+			args = append(args, "--object", "secret,id=s,file="+l.PassphraseFile)
+		}
+		command(ctx, t, "qemu-img", append(args, "--image-opts", image)...)
+	}
+	s.xml = writeFile(t, "disk.xml", s.diskXML(""))
+	return s
+}
+
+// newLayers makes the one or two layers of a kind, with their patterns.
+func (s *stack) newLayers(ctx context.Context, t *testing.T, kind peer.VolumeKind) []stacked {
+	t.Helper()
+	n := len(s.layers)
+	switch kind {
+	case plainRaw, plainQcow2:
+		l := stacked{path: filepath.Join(t.TempDir(), "layer"), format: string(kind)}
+		command(ctx, t, "qemu-img", "create", "-q", "-f", l.format, l.path, strconv.Itoa(peer.VolumeSize))
+		command(ctx, t, "qemu-io", "-f", l.format, "-c", writePattern(n), l.path)
+		return []stacked{l}
+	case snapshot:
+		v := s.newVolume(t, peer.DetachedRaw)
+		must.OK(t, v.WriteOnHost(ctx, writePattern(n+1)))
+		base := stacked{path: v.Payload, format: v.Format}
+		v.Payload, v.Format = filepath.Join(t.TempDir(), "snapshot"), string(plainQcow2)
+		command(ctx, t, "qemu-img", "create", "-q", "-f", "qcow2", "-F", base.format, "-b", base.path, v.Payload)
+		must.OK(t, v.WriteOnHost(ctx, writePattern(n)))
+		return []stacked{s.layerOf(v), base}
+	}
+	v := s.newVolume(t, kind)
+	must.OK(t, v.WriteOnHost(ctx, writePattern(n)))
+	return []stacked{s.layerOf(v)}
+}
+
+// newVolume makes a volume and keeps its secret.
+func (s *stack) newVolume(t *testing.T, kind peer.VolumeKind) *peer.Volume {
+	t.Helper()
+	v := peer.NewVolume(t, kind)
+	used := func(l stacked) bool { return l.Volume != nil && l.Kind == kind }
+	if kind == peer.Qcow2LUKS && slices.ContainsFunc(s.layers, used) {
+		v = peer.NewOtherQcow2LUKS(t) // the others have one passphrase
+	}
+	s.keys[v.SecretUUID] = string(v.Passphrase)
+	return v
+}
+
+func (s *stack) layerOf(v *peer.Volume) stacked {
+	header := ""
+	if v.Header != "" {
+		header = "<header type='file'><source file='" + v.Header + "'/></header>"
+	}
+	return stacked{Volume: v, path: v.Payload, format: v.Format, encryption: (&remote{Volume: v}).encryption(header)}
+}
+
+// diskXML returns the disk, with further elements.
+func (s *stack) diskXML(more string) string {
+	backing := "<backingStore/>"
+	for _, l := range slices.Backward(s.layers[1:]) {
+		backing = "<backingStore type='file'><format type='" + l.format + "'/>" + l.source() + backing + "</backingStore>"
+	}
+	top := s.layers[0]
+	return "<disk type='file' device='disk'><driver name='qemu' type='" + top.format + "'/>" + top.source() + backing + more + "<target dev='" + remoteTarget + "' bus='scsi'/></disk>"
+}
+
+func (l stacked) source() string {
+	return "<source file='" + l.path + "'>" + l.encryption + "</source>"
+}
+
+// writePattern is the command of qemu-io that writes the pattern of a layer, readPattern the one
+// that compares it.
+func writePattern(n int) string { return pattern("write", n) }
+func readPattern(n int) string  { return pattern("read", n) }
+
+func pattern(verb string, n int) string { return fmt.Sprintf("%s -P %#x %dM 1M", verb, 0xd1+n, n+1) }
+
+// wantRead attaches the disk with every method: what each layer stores is read, and what is
+// written is in the top layer and read after the next attach.
+func (s *stack) wantRead(ctx context.Context, t *testing.T) {
+	t.Helper()
+	lower := map[string][]byte{}
+	for _, l := range s.layers[1:] {
+		lower[l.path] = must.Get(os.ReadFile(l.path))(t)
+	}
+	for i, unlock := range unlockWays() {
+		s.whileAttached(ctx, t, unlock, func() {
+			for n := range s.layers {
+				s.io(ctx, t, readPattern(n))
+			}
+			for before := range i {
+				s.io(ctx, t, readPattern(10+before))
+			}
+			s.io(ctx, t, writePattern(10+i))
+		})
+	}
+	for path, content := range lower {
+		if string(content) != string(must.Get(os.ReadFile(path))(t)) {
+			t.Errorf("the lower layer %s has been changed", path)
+		}
+	}
+}
+
+// TestEncryptedLayers attaches chains of which any layers are encrypted, each in its own way and
+// with its own secret.
+func TestEncryptedLayers(t *testing.T) {
+	t.Parallel()
+	for _, kinds := range [][]peer.VolumeKind{
+		{peer.Qcow2LUKS, peer.EmbeddedLUKS},
+		{peer.Qcow2LUKS, snapshot},
+		{plainQcow2, peer.Qcow2LUKS, peer.DetachedRaw},
+		{peer.Qcow2LUKS, peer.Qcow2LUKS, peer.EmbeddedLUKS},
+		{peer.Qcow2LUKS, plainQcow2, peer.DetachedQcow2},
+	} {
+		testLayers(t, kinds)
+	}
+}
+
+// TestAllEncryptedLayers is TestEncryptedLayers for all chains of two and three layers.
+func TestAllEncryptedLayers(t *testing.T) {
+	peer.Long(t, "attaches every chain of layers; the other test has each kind once")
+	t.Parallel()
+	bases := []peer.VolumeKind{plainRaw, plainQcow2, peer.EmbeddedLUKS, peer.DetachedRaw, peer.DetachedQcow2, peer.Qcow2LUKS, snapshot}
+	overlays := []peer.VolumeKind{plainQcow2, peer.Qcow2LUKS}
+	for _, base := range bases {
+		for _, overlay := range overlays {
+			testLayers(t, []peer.VolumeKind{overlay, base})
+			for _, top := range overlays {
+				testLayers(t, []peer.VolumeKind{top, overlay, base})
+			}
+		}
+	}
+	testLayers(t, []peer.VolumeKind{snapshot})
+}
+
+func testLayers(t *testing.T, kinds []peer.VolumeKind) {
+	t.Helper()
+	names := make([]string, len(kinds))
+	for i, k := range kinds {
+		names[i] = string(k)
+	}
+	t.Run(strings.Join(names, " over "), func(t *testing.T) {
+		t.Parallel()
+		ctx := bounded(t)
+		q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
+		newStack(ctx, t, q, kinds...).wantRead(ctx, t)
+	})
+}
