@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
 	"github.com/luksplug/luksplug/internal/must"
@@ -193,4 +195,128 @@ func testLayers(t *testing.T, kinds []peer.VolumeKind) {
 		q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
 		newStack(ctx, t, q, kinds...).wantRead(ctx, t)
 	})
+}
+
+// TestTransientOverLayers: the overlay of a transient disk over encrypted layers takes what is
+// written, and no image is changed.
+func TestTransientOverLayers(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
+	s := newStack(ctx, t, q, peer.Qcow2LUKS, plainQcow2, peer.EmbeddedLUKS)
+	s.xml = writeFile(t, "disk.xml", s.diskXML("<transient/>"))
+	top := must.Get(os.ReadFile(s.layers[0].path))(t)
+	for _, unlock := range unlockWays() {
+		s.whileAttached(ctx, t, unlock, func() {
+			for n := range s.layers {
+				s.io(ctx, t, readPattern(n))
+			}
+			for n := range s.layers {
+				s.io(ctx, t, fmt.Sprintf("write -P 0x77 %dM 1M", n+1))
+				s.io(ctx, t, fmt.Sprintf("read -P 0x77 %dM 1M", n+1))
+			}
+		})
+	}
+	if string(top) != string(must.Get(os.ReadFile(s.layers[0].path))(t)) {
+		t.Error("the top layer has been changed")
+	}
+}
+
+// TestLayersByQEMU: with auto, QEMU gets the passphrases of qcow2 layers with LUKS inside, and a
+// warning names them.
+func TestLayersByQEMU(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	s := newStack(ctx, t, peer.Start(t, peer.Options{SCSI: true, Paused: true}), peer.Qcow2LUKS, peer.Qcow2LUKS, peer.EmbeddedLUKS)
+	got := run(ctx, t, s.command(ctx, t, "attach", s.xml)).want(t, 0).wantStdout(t, "by luksplug")
+	wantTexts(t, "the warning", got.stderr, []string{s.layers[0].path + " and " + s.layers[1].path + " of disk " + remoteTarget,
+		"LUKS header is inside of a qcow2 image", "the guest stalls meanwhile, for about", "--unlock external"})
+	if strings.Contains(got.stderr, s.layers[2].path) {
+		t.Errorf("QEMU does not unlock the base: %s", got.stderr)
+	}
+}
+
+// TestStallOfLayers: the stalls by all layers count together.
+func TestStallOfLayers(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
+	slow := []string{"--type", "luks1", "--pbkdf-force-iterations", "1000000"}
+	s := &stack{remote: &remote{q: q, keys: map[string]string{}}}
+	for _, kind := range []peer.VolumeKind{peer.DetachedQcow2, peer.EmbeddedLUKS} {
+		v := peer.NewFormatted(t, kind, slow...)
+		s.keys[v.SecretUUID] = string(v.Passphrase)
+		s.layers = append(s.layers, s.layerOf(v))
+	}
+	s.xml = writeFile(t, "disk.xml", s.diskXML(""))
+	attach := func(limit time.Duration) string {
+		return failure(run(ctx, t, s.command(ctx, t, "attach", "--unlock", "qemu", "--max-stall", limit.String(), s.xml)).want(t, 5))
+	}
+	one := attach(time.Millisecond)
+	wantTexts(t, "the error", one, []string{"the key slots of " + s.layers[0].Header + " for"})
+	took := regexp.MustCompile(`for ([0-9.]+m?s) if`).FindStringSubmatch(one)
+	if took == nil {
+		t.Fatalf("no time: %s", one)
+	}
+	limit := must.Get(time.ParseDuration(took[1]))(t) * 3 / 2
+	wantTexts(t, "the error", attach(limit), []string{"the key slots of all encrypted layers", "--max-stall"})
+}
+
+// TestLayersShareABase: the encrypted image below the overlays of several disks is only read, so
+// that disks of one VM and of several may share it with its header.
+func TestLayersShareABase(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []peer.VolumeKind{peer.EmbeddedLUKS, peer.DetachedRaw, peer.Qcow2LUKS} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			ctx := bounded(t)
+			q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
+			s := newStack(ctx, t, q, plainQcow2, kind)
+			others := []string{}
+			for _, target := range []string{"sdc", "sdd"} {
+				path := filepath.Join(t.TempDir(), "overlay")
+				command(ctx, t, "qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", s.layers[1].path, "-F", s.layers[1].format, path, "64M")
+				xml := strings.Replace(s.diskXML(""), s.layers[0].path, path, 1)
+				others = append(others, writeFile(t, "disk.xml", strings.Replace(xml, remoteTarget, target, 1)))
+			}
+			for _, unlock := range unlockWays() {
+				s.whileAttached(ctx, t, unlock, func() {
+					for _, method := range unlockWays() {
+						run(ctx, t, s.command(ctx, t, "attach", "--unlock", method, others[0])).want(t, 0)
+						tool(ctx, t, q.Socket, "detach", "sdc").want(t, 0)
+					}
+					another := &stack{remote: &remote{q: peer.Start(t, peer.Options{SCSI: true, Paused: true}), keys: s.keys}}
+					run(ctx, t, another.command(ctx, t, "attach", "--unlock", unlock, others[1])).want(t, 0)
+					must.OK(t, another.q.Close())
+				})
+			}
+			if kind != peer.DetachedRaw {
+				return
+			}
+			// Over another payload the header is refused, as ever.
+			other := peer.NewVolume(t, kind)
+			other.Header, other.SecretUUID = s.layers[1].Header, s.layers[1].SecretUUID
+			xml := writeFile(t, "disk.xml", other.DiskXML("sdc", "scsi"))
+			for _, unlock := range []string{"auto", "qemu"} {
+				s.whileAttached(ctx, t, unlock, func() {
+					got := run(ctx, t, s.command(ctx, t, "attach", xml)).want(t, 5)
+					wantTexts(t, "the error", failure(got), []string{"in use by disk " + remoteTarget, "--allow-shared-header"})
+				})
+			}
+		})
+	}
+}
+
+// TestReadOnlyInTwoVMs: a disk that VMs only read may be in several, with its detached header.
+func TestReadOnlyInTwoVMs(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	disk := func(more string) []string {
+		return attachArgs(t, v, strings.Replace(v.DiskXML("sdb", "scsi"), "</disk>", more+"</disk>", 1))
+	}
+	first, second := peer.Start(t, peer.Options{SCSI: true, Paused: true}), peer.Start(t, peer.Options{SCSI: true, Paused: true})
+	tool(ctx, t, first.Socket, disk("<readonly/>")...).want(t, 0)
+	refuse(ctx, t, second, []refusal{{name: "to be written", args: disk(""), code: 5, says: []string{v.Payload, "in use"}}})
+	tool(ctx, t, second.Socket, disk("<readonly/>")...).want(t, 0)
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/daemon"
 	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/hotplug/internal/inventory"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
 	"github.com/luksplug/luksplug/internal/fsutil"
@@ -267,32 +268,71 @@ func (c *Candidate) shared(header, user string, u use) (warnings []string, err e
 	return []string{fmt.Sprintf("the header %s is also that of %s, as was allowed: both payloads have the same key", header, user)}, nil
 }
 
-// headerUser names the disk that uses the detached header, "" for none.
-func (c *Candidate) headerUser(ctx context.Context, path, uuid string) (string, error) {
-	for _, n := range c.State.Nodes {
+// headerUser names the disk that uses the detached header, "" for none. A disk that has the
+// same payload below it does not count if this one only reads it: overlays share the image
+// below them, with its header.
+func (l *layerCheck) headerUser(ctx context.Context, path, uuid string) (string, error) {
+	shares := l.payloadUsers()
+	for _, n := range l.State.Nodes {
 		if err := ctx.Err(); err != nil {
 			return "", err
 		}
 		sameFile := n.IsStorage() && image.SameFile(n.File, path)
 		sameVolume := uuid != "" && n.Image.Specific.Data.UUID == uuid
-		if sameFile || sameVolume {
-			return c.State.Owner(n), nil
+		if (sameFile || sameVolume) && !shares[layerOf(n)] {
+			return l.State.Owner(n), nil
 		}
 	}
-	for target, n := range c.State.Host.Notes {
-		if target != c.Disk.Target && n.Header != "" && image.SameFile(n.Header, path) && c.State.Disk(target) != nil {
+	payload := ""
+	if l.disk.ReadOnly && l.disk.Image.Source.Local() { // image locks keep writers away
+		payload = l.disk.Image.Source.Path
+	}
+	for target, n := range l.State.Host.Notes {
+		if target != l.Disk.Target && n.Header != "" && !n.Has(payload) && image.SameFile(n.Header, path) && l.State.Disk(target) != nil {
 			return "disk " + target + " of this VM", nil
 		}
 	}
-	dir, err := c.Host.Dir(ctx)
+	dir, err := l.Host.Dir(ctx)
 	if err != nil {
 		return "", err
 	}
-	other, err := dir.HeaderUser(path, uuid)
+	other, err := dir.HeaderUser(path, uuid, payload)
 	if err != nil || other == nil {
 		return "", err
 	}
 	return fmt.Sprintf("disk %s of VM %s", other.Target, other.VM), nil
+}
+
+// diskLayer is a layer of one of luksplug's disks in the VM; the zero value is none.
+type diskLayer struct {
+	target string
+	number int
+}
+
+// layerOf returns the layer that a node belongs to.
+func layerOf(n inventory.Node) diskLayer {
+	target, role, ours := blockgraph.ParseName(n.Name)
+	if !ours {
+		return diskLayer{}
+	}
+	_, number := role.Base()
+	return diskLayer{target, number}
+}
+
+// payloadUsers returns the layers of the VM's disks that have the payload of this layer, if
+// this one only reads it.
+func (l *layerCheck) payloadUsers() map[diskLayer]bool {
+	out := map[diskLayer]bool{}
+	if !l.disk.ReadOnly || !l.disk.Image.Source.Local() {
+		return out
+	}
+	for _, n := range l.State.Nodes {
+		_, role, ours := blockgraph.ParseName(n.Name)
+		if base, _ := role.Base(); ours && base == blockgraph.RolePayloadStorage && n.IsStorage() && image.SameFile(n.File, l.disk.Image.Source.Path) {
+			out[layerOf(n)] = true
+		}
+	}
+	return out
 }
 
 // use is how an image is going to be used.
