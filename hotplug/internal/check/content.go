@@ -129,7 +129,9 @@ func (c *Candidate) refused(layer blockgraph.Image, found image.Format) error {
 		return c.refuse(outcome.ErrGuestHeader, nil, "the image %s is a volume full of data, and %v: finish it with `cryptsetup reencrypt`, and then add <encryption format='luks'>; %s", layer.Source, luks.ErrReencryption, or)
 	case found == image.Reencryption:
 		return c.refuse(outcome.ErrUnexpectedEncryption, nil, "the payload %s has a LUKS header of its own, and %v: finish it with `cryptsetup reencrypt`", layer.Source, luks.ErrReencryption)
-	case layer.Encryption != nil && found != image.LUKS: // with a detached header
+	case found == image.CephClone && layer.Encryption == nil:
+		return c.refuse(outcome.ErrGuestHeader, nil, "the image %s is a clone that Ceph's library has encrypted with LUKS, and the XML has no <encryption>: the guest would see ciphertext and could destroy the header, so add <encryption format='luks' engine='librbd'> with its secret and those of its parents; %s", layer.Source, or)
+	case layer.Encryption != nil && !found.Encrypted(): // with a detached header
 		return c.refuse(outcome.ErrImageUnusable, nil, "the payload %s is a %s image: correct the format in the XML", layer.Source, found)
 	case layer.Encryption != nil:
 		return c.refuse(outcome.ErrUnexpectedEncryption, nil, "the payload %s begins with a LUKS header of its own: leave <header> out to use that one", layer.Source)

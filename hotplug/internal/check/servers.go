@@ -124,7 +124,11 @@ func (l *layerCheck) payloadOnServer(ctx context.Context, detached *luks.Header)
 	case layer.Encryption == nil && layer.Format != blockgraph.FormatRaw: // what the guest sees is the guest's
 		return nil, nil, nil
 	}
-	h, err := l.content(ctx, r, start)
+	d := everything
+	if l.disk.Header() != nil {
+		d = start
+	}
+	h, err := l.content(ctx, r, d)
 	var warnings []string
 	if err == nil && l.disk.Header() != nil {
 		warnings, err = l.plainPayload(ctx, r, detached)
