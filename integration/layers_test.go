@@ -228,7 +228,11 @@ func TestLayersByQEMU(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	s := newStack(ctx, t, peer.Start(t, peer.Options{SCSI: true, Paused: true}), peer.Qcow2LUKS, peer.Qcow2LUKS, peer.EmbeddedLUKS)
-	got := run(ctx, t, s.command(ctx, t, "attach", s.xml)).want(t, 0).wantStdout(t, "by luksplug")
+	got := run(ctx, t, s.command(ctx, t, "attach", s.xml)).want(t, 0).wantStdout(t, "by luksplug in ")
+	both := ", and " + s.layers[0].path + " and " + s.layers[1].path + " by QEMU\n"
+	got.wantStdout(t, both)
+	run(ctx, t, s.command(ctx, t, "attach", s.xml)).want(t, 0).wantStdout(t, both)
+	run(ctx, t, s.command(ctx, t, "attach", "--output", "json", s.xml)).want(t, 0).wantStdout(t, `"layers_unlocked_by_qemu"`)
 	wantTexts(t, "the warning", got.stderr, []string{s.layers[0].path + " and " + s.layers[1].path + " of disk " + remoteTarget,
 		"LUKS header is inside of a qcow2 image", "the guest stalls meanwhile, for about", "--unlock external"})
 	if strings.Contains(got.stderr, s.layers[2].path) {
@@ -319,4 +323,52 @@ func TestReadOnlyInTwoVMs(t *testing.T) {
 	tool(ctx, t, first.Socket, disk("<readonly/>")...).want(t, 0)
 	refuse(ctx, t, second, []refusal{{name: "to be written", args: disk(""), code: 5, says: []string{v.Payload, "in use"}}})
 	tool(ctx, t, second.Socket, disk("<readonly/>")...).want(t, 0)
+}
+
+// TestWrongKeyOfALayer: a wrong passphrase of any layer is refused by every method, and the VM is
+// as before.
+func TestWrongKeyOfALayer(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
+	s := newStack(ctx, t, q, peer.Qcow2LUKS, peer.Qcow2LUKS, peer.EmbeddedLUKS)
+	before := stateOf(ctx, t, q)
+	for n, l := range s.layers {
+		right := s.keys[l.SecretUUID]
+		s.keys[l.SecretUUID] = "wrong"
+		for _, unlock := range unlockWays() {
+			if got := run(ctx, t, s.command(ctx, t, s.attachArgs(unlock)...)); got.code != 4 {
+				t.Errorf("layer %d, %s: %+v", n, unlock, got)
+			}
+			wantSame(ctx, t, q, before)
+		}
+		s.keys[l.SecretUUID] = right
+	}
+}
+
+// TestPartitionIsAVolume: a disk with a LUKS partition is its guest's own. With <encryption> it is
+// refused, and the slice that the refusal names attaches the partition alone.
+func TestPartitionIsAVolume(t *testing.T) {
+	t.Parallel()
+	must.Have(t, "sfdisk")
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{SCSI: true, Paused: true})
+	r := newRemote(t, q, peer.NewVolume(t, peer.EmbeddedLUKS))
+	must.OK(t, r.WriteOnHost(ctx, "write -P 0x42 5M 1M"))
+	volume := must.Get(os.ReadFile(r.Payload))(t)
+	image := writeFile(t, "disk.img", strings.Repeat("\x00", peer.MiB)+string(volume)+strings.Repeat("\x00", peer.MiB))
+	command(ctx, t, "sh", "-c", `printf 'label: gpt\nstart=2048, size=%d\n' "$2" | sfdisk -q "$1"`, "sh", image, strconv.Itoa(len(volume)/512))
+	use := func(inner string) {
+		r.xml = writeFile(t, "disk.xml", strings.Replace(r.diskXML("<source file='"+image+"'>"+inner+"</source>"), "'network'", "'file'", 1))
+	}
+	use("")
+	r.whileAttached(ctx, t, "auto", func() {})
+	use(r.encryption(""))
+	refusal := failure(run(ctx, t, r.command(ctx, t, r.attachArgs("auto")...)).want(t, 5))
+	slice := regexp.MustCompile("<slices>.*</slices>").FindString(refusal)
+	wantTexts(t, "the error", refusal, []string{"gpt at byte 512", "its partition 1 is a LUKS volume", "offset='1048576'"})
+	use(slice + r.encryption(""))
+	for _, unlock := range unlockWays() {
+		r.whileAttached(ctx, t, unlock, func() { r.io(ctx, t, "read -P 0x42 5M 1M") })
+	}
 }
