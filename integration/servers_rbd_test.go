@@ -173,12 +173,18 @@ func rbdClone(t *testing.T, ceph *peer.Ceph) {
 	}
 	must.OK(t, ceph.Format(ctx, "clone", "luks1", r.PassphraseFile))
 	auth, parents := r.cephx(t, ceph.User, ceph.Key), "<secret type='passphrase' uuid='"+parent+"'/>"
+	r.wantRefused(ctx, t, []refusedBy{
+		{name: "clone without <encryption>", source: ceph.SourceXML("clone", auth), code: 5,
+			says: []string{"rbd:rbd/clone is a clone that Ceph's library has encrypted with LUKS", "engine='librbd'"}, ways: []string{"auto"}},
+		{name: "clone for QEMU", source: ceph.SourceXML("clone", auth+r.encryption("")), code: 5, says: []string{"encrypted Ceph clone (for engine='librbd')"}, ways: []string{"auto"}},
+	})
 	// The library of this machine's storage daemon is too old, which does not mean that the VM's is.
-	r.use(t, ceph.SourceXML("clone", auth+r.librbd("luks", parents)))
+	const noLimit = "--max-stall=0" // of a machine that other tests use
+	r.use(t, ceph.SourceXML("clone", auth+r.librbd("luks", parents)), noLimit)
 	r.whileAttached(ctx, t, "auto", func() {})
 	r.env = []string{"PATH=" + ceph.Programs + ":" + os.Getenv("PATH")} // its storage daemon has that library, too
 	for _, format := range []string{"luks", "luks-any"} {
-		r.use(t, ceph.SourceXML("clone", auth+r.librbd(format, parents)))
+		r.use(t, ceph.SourceXML("clone", auth+r.librbd(format, parents)), noLimit)
 		r.writeEachWay(ctx, t, nil)
 	}
 	for i, unlock := range unlockWays() {

@@ -18,12 +18,8 @@ import (
 	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// localChain is chain for a layer whose image is a whole file or block device of this
-// host. payload is nil for any other.
+// localChain is chain for a layer whose image is a whole file or block device of this host.
 func (l *layerCheck) localChain(ctx context.Context, payload *image.Info) error {
-	if payload == nil {
-		return nil
-	}
 	layer := l.disk.Image
 	refs, err := localReferences(payload, layer)
 	if err != nil {

@@ -86,36 +86,15 @@ type layerCheck struct {
 // run checks the images of the layer that are on this host, and those that a storage
 // daemon has to open.
 func (l *layerCheck) run(ctx context.Context) (Findings, error) {
-	layer := &l.disk.Image
-	if store := layer.DataStore; store != nil && store.Source.Local() {
-		_, err := l.usable(*store, "data store", l.imageUse())
-		if err == nil && unlock.ReadsHere(*store) {
-			err = l.store(ctx, *store)
-		}
-		if err != nil {
-			return Findings{}, err
-		}
-	}
-	var payload *image.Info
-	var err error
-	if layer.Source.Local() {
-		if payload, err = l.usable(*layer, "payload", l.imageUse()); err != nil {
-			return Findings{}, err
-		}
-	}
-	if err := l.localChain(ctx, payload); err != nil {
+	payload, err := l.local(ctx)
+	if err != nil {
 		return Findings{}, err
-	}
-	if payload != nil && payload.Qcow2 != nil {
-		if err := l.qcow2(payload.Qcow2); err != nil {
-			return Findings{}, err
-		}
 	}
 	h, found, err := l.header(ctx, payload)
 	if err != nil {
 		return found, err
 	}
-	remote := !unlock.ReadsHere(*layer.LUKSHeader())
+	remote := !unlock.ReadsHere(*l.disk.Image.LUKSHeader())
 	switch {
 	case l.Servers != nil && remote:
 		found.Size = l.Servers.Size // was checked before the key was derived
@@ -153,6 +132,31 @@ func (l *layerCheck) run(ctx context.Context) (Findings, error) {
 		found.Servers.Size, found.Servers.UUID = found.Size, h.UUID
 	}
 	return found, err
+}
+
+// local checks the payload and the data store that are on this host, without the payload's
+// content. It returns the payload, nil for one that is not on this host.
+func (l *layerCheck) local(ctx context.Context) (payload *image.Info, err error) {
+	layer := &l.disk.Image
+	if store := layer.DataStore; store != nil && store.Source.Local() {
+		_, err := l.usable(*store, "data store", l.imageUse())
+		if err == nil && unlock.ReadsHere(*store) {
+			err = l.store(ctx, *store)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if !layer.Source.Local() {
+		return nil, nil
+	}
+	if payload, err = l.usable(*layer, "payload", l.imageUse()); err != nil {
+		return nil, err
+	}
+	if err := l.localChain(ctx, payload); err != nil || payload.Qcow2 == nil {
+		return payload, err
+	}
+	return payload, l.qcow2(payload.Qcow2)
 }
 
 // header checks the layer's LUKS header if it is on this host, and that there is none if
