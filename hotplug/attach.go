@@ -57,6 +57,9 @@ type Attached struct {
 	// Reopened are the ids of secrets that QEMU needs again if a migration of the VM fails
 	// late, see [VM.MissingSecrets].
 	Reopened []string
+	// LayersByQEMU are the layers of a disk by [MethodEphemeralHeader] that QEMU itself unlocks
+	// and whose passphrases it gets: qcow2 images with LUKS inside. nil for none.
+	LayersByQEMU []string
 	// Steps are the steps of the plan, with their times.
 	Steps []StepReport
 	// Unlocking is the time that deriving the key outside of QEMU took; about 0 if QEMU
@@ -237,7 +240,7 @@ func (a *attach) compare(ctx context.Context) (state *State, cleared []string, a
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	already = &Attached{AttachedDisk: *there, Already: true, Reopened: unlock.Reopened(graph)}
+	already = &Attached{AttachedDisk: *there, Already: true, Reopened: unlock.Reopened(graph), LayersByQEMU: layersByQEMU(a.disk, there.Unlock)}
 	return state, nil, already, inventory.AddFrontends(ctx, a.conn, []*AttachedDisk{&already.AttachedDisk})
 }
 
@@ -319,7 +322,20 @@ func (a *attach) apply(ctx context.Context, c *candidate, k *key, kept string) (
 	}
 	device := graph.Device().Options
 	disk.Bus, disk.Address, disk.Serial = device.Text("bus"), device.Text("addr"), device.Text("serial")
-	return &Attached{AttachedDisk: *disk, Steps: steps, Duration: time.Since(begin), Reopened: unlock.Reopened(graph)}, nil
+	return &Attached{AttachedDisk: *disk, Steps: steps, Duration: time.Since(begin),
+		Reopened: unlock.Reopened(graph), LayersByQEMU: layersByQEMU(a.disk, c.choice.Method)}, nil
+}
+
+// layersByQEMU returns the layers that QEMU itself unlocks in spite of an ephemeral header.
+func layersByQEMU(disk *blockgraph.Disk, method blockgraph.Method) []string {
+	if method != blockgraph.MethodEphemeralHeader {
+		return nil
+	}
+	var out []string
+	for _, layer := range unlock.ByQEMU(disk, method) {
+		out = append(out, layer.Source.String())
+	}
+	return out
 }
 
 // note returns the note of the disk, with what QEMU cannot be queried for; nil for none.

@@ -12,14 +12,6 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 )
 
-// overwrite writes text at the beginning of a file.
-func overwrite(t *testing.T, path, text string) {
-	t.Helper()
-	f := must.Get(os.OpenFile(path, os.O_WRONLY, 0))(t)
-	_, err := f.WriteAt([]byte(text), 0)
-	must.OK(t, err, f.Close())
-}
-
 // TestPlannedHeaders: what QEMU does not open is not printed as arguments or as a plan: cmdline and plan
 // refuse it by the words, hint and exit code of an attach.
 func TestPlannedHeaders(t *testing.T) {
@@ -33,8 +25,8 @@ func TestPlannedHeaders(t *testing.T) {
 	luks2 := []string{"--type", "luks2", "--pbkdf", "pbkdf2", "--sector-size", "512"}
 	luks1 := []string{"--type", "luks1"}
 	damaged, interrupted := quick(peer.EmbeddedLUKS, luks1...), quick(peer.DetachedRaw, luks1...)
-	overwrite(t, damaged.Payload, "LUKS\xba\xbe\x00\x07")
-	overwrite(t, interrupted.Header, "LUKS\xde\xad")
+	overwrite(t, damaged.Payload, 0, []byte("LUKS\xba\xbe\x00\x07"))
+	overwrite(t, interrupted.Header, 0, []byte("LUKS\xde\xad"))
 	empty := peer.NewVolume(t, peer.DetachedQcow2)
 	must.OK(t, os.Truncate(empty.Header, 0), os.Truncate(empty.Header, peer.MiB))
 	plain := peer.NewVolume(t, peer.DetachedQcow2)

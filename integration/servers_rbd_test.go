@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -28,6 +29,8 @@ func TestRBD(t *testing.T) {
 	ceph := peer.StartCeph(t)
 	t.Run("QEMU decrypts", func(t *testing.T) { t.Parallel(); rbdEmbedded(t, ceph) })
 	t.Run("detached header", func(t *testing.T) { t.Parallel(); rbdDetached(t, ceph) })
+	t.Run("qcow2 with LUKS", func(t *testing.T) { t.Parallel(); rbdQcow2(t, ceph) })
+	t.Run("qcow2 in what librbd decrypts", func(t *testing.T) { t.Parallel(); rbdQcow2InLUKS(t, ceph) })
 	for _, format := range []string{"luks1", "luks2"} {
 		t.Run("librbd decrypts "+format, func(t *testing.T) { t.Parallel(); rbdFormatted(t, ceph, format) })
 	}
@@ -81,6 +84,50 @@ func rbdDetached(t *testing.T, ceph *peer.Ceph) {
 	}
 }
 
+// rbdQcow2 has the header inside of a qcow2 image.
+func rbdQcow2(t *testing.T, ceph *peer.Ceph) {
+	ctx := bounded(t)
+	r := newRemote(t, peer.Start(t, peer.Options{SCSI: true, Paused: true}), servable(t))
+	must.OK(t, ceph.Import(ctx, r.Payload, "qcow2"))
+	auth := r.cephx(t, ceph.User, ceph.Key)
+	r.use(t, ceph.SourceXML("qcow2", auth+r.encryption("")))
+	r.writeEachWay(ctx, t, nil)
+	r.wantRefused(ctx, t, []refusedBy{
+		{name: "as plain qcow2", source: ceph.SourceXML("qcow2", auth), code: 5, says: []string{"is encrypted (luks)", "add <encryption format='luks'>"}, ways: []string{"auto"}},
+	})
+	r.fetch(ctx, t, ceph, "qcow2")
+	r.wantWritten(ctx, t)
+}
+
+// rbdQcow2InLUKS has a qcow2 image inside of a volume that Ceph's library decrypts. It names no
+// other file that the XML does not.
+func rbdQcow2InLUKS(t *testing.T, ceph *peer.Ceph) {
+	ctx := bounded(t)
+	r := newRemote(t, peer.Start(t, peer.Options{SCSI: true, Paused: true}), ceph.Encrypted(t, "luks1", "outer"))
+	inner := filepath.Join(t.TempDir(), "inner")
+	fill := func(args ...string) {
+		t.Helper()
+		command(ctx, t, "qemu-img", slices.Concat([]string{"create", "-q", "-f", "qcow2"}, args, []string{inner, "32M"})...)
+		content := must.Get(os.ReadFile(inner))(t)
+		must.OK(t, os.WriteFile(inner, append(content, make([]byte, peer.MiB-len(content)%peer.MiB)...), 0o600))
+		must.OK(t, ceph.QemuIO(ctx, "write -s "+inner+" 0 1M", "outer", ceph.Encrypt("luks", "s0"), r.PassphraseFile))
+	}
+	fill()
+	r.Format = "qcow2"
+	good := ceph.SourceXML("outer", r.cephx(t, ceph.User, ceph.Key)+r.librbd("luks", ""))
+	r.use(t, good)
+	for i, unlock := range unlockWays() {
+		r.whileAttached(ctx, t, unlock, func() {
+			for before := range i {
+				r.io(ctx, t, fmt.Sprintf("read -P %#x %dM 1M", patternOf(before), before))
+			}
+			r.io(ctx, t, fmt.Sprintf("write -P %#x %dM 1M", patternOf(i), i))
+		})
+	}
+	fill("-u", "-b", "/etc/hostname", "-F", "raw")
+	r.wantRefused(ctx, t, []refusedBy{{name: "names a file", source: good, code: 5, says: []string{"names the backing file", "/etc/hostname"}}})
+}
+
 // librbd returns the volume's <encryption> with engine librbd, with the secrets of parents.
 func (r *remote) librbd(format, parents string) string {
 	return "<encryption format='" + format + "' engine='librbd'><secret type='passphrase' uuid='" + r.SecretUUID + "'/>" + parents + "</encryption>"
@@ -126,12 +173,18 @@ func rbdClone(t *testing.T, ceph *peer.Ceph) {
 	}
 	must.OK(t, ceph.Format(ctx, "clone", "luks1", r.PassphraseFile))
 	auth, parents := r.cephx(t, ceph.User, ceph.Key), "<secret type='passphrase' uuid='"+parent+"'/>"
+	r.wantRefused(ctx, t, []refusedBy{
+		{name: "clone without <encryption>", source: ceph.SourceXML("clone", auth), code: 5,
+			says: []string{"rbd:rbd/clone is a clone that Ceph's library has encrypted with LUKS", "engine='librbd'"}, ways: []string{"auto"}},
+		{name: "clone for QEMU", source: ceph.SourceXML("clone", auth+r.encryption("")), code: 5, says: []string{"encrypted Ceph clone (for engine='librbd')"}, ways: []string{"auto"}},
+	})
 	// The library of this machine's storage daemon is too old, which does not mean that the VM's is.
-	r.use(t, ceph.SourceXML("clone", auth+r.librbd("luks", parents)))
+	const noLimit = "--max-stall=0" // of a machine that other tests use
+	r.use(t, ceph.SourceXML("clone", auth+r.librbd("luks", parents)), noLimit)
 	r.whileAttached(ctx, t, "auto", func() {})
 	r.env = []string{"PATH=" + ceph.Programs + ":" + os.Getenv("PATH")} // its storage daemon has that library, too
 	for _, format := range []string{"luks", "luks-any"} {
-		r.use(t, ceph.SourceXML("clone", auth+r.librbd(format, parents)))
+		r.use(t, ceph.SourceXML("clone", auth+r.librbd(format, parents)), noLimit)
 		r.writeEachWay(ctx, t, nil)
 	}
 	for i, unlock := range unlockWays() {

@@ -93,7 +93,7 @@ func TestSystemdUnit(t *testing.T) {
 	run(ctx, t, exec.CommandContext(ctx, luksplug, "--qmp", socket, "list", "--all")).want(t, 0).wantStdout(t, "luksplug-vdb-luks")
 
 	// A header that QEMU does not open: QEMU is not started without the disk.
-	overwrite(t, open, "LUKS\xba\xbe\x00\x07")
+	overwrite(t, open, 0, []byte("LUKS\xba\xbe\x00\x07"))
 	if got := start(5); !strings.Contains(got.stderr, "the LUKS header in "+open) {
 		t.Error(got.stderr)
 	}

@@ -192,6 +192,7 @@ setup_test() {
 	command -v secret-tool >/dev/null || missing+=(libsecret-tools)
 	command -v pykmip-server >/dev/null || missing+=(python3-pykmip)
 	command -v softhsm2-util >/dev/null || missing+=(softhsm2)
+	command -v sfdisk >/dev/null || missing+=(fdisk)
 	[ -x /usr/libexec/tangd ] || missing+=(tang-common)
 	[ ${#missing[@]} = 0 ] || install "tools to test" "${missing[@]}"
 	# QEMU's drivers for servers, and the servers.

@@ -157,6 +157,9 @@ func attachedText(at *hotplug.Attached, flags flags, without string) string {
 			unlocked += fmt.Sprintf(" in %s", at.Unlocking.Round(time.Millisecond))
 		}
 	}
+	if len(at.LayersByQEMU) > 0 {
+		unlocked += ", and " + strings.Join(at.LayersByQEMU, " and ") + " by QEMU"
+	}
 	if flags.domain != "" && len(at.Reopened) > 0 {
 		migration = fmt.Sprintf("QEMU needs the passphrase again if it fails: luksplug migrate-check %s DESTINATION --prepare", flags.domain)
 	}
@@ -217,10 +220,11 @@ func attachedJSON(at *hotplug.Attached, without string) any {
 		diskJSON
 		Already      bool       `json:"already_attached"`
 		Cleared      []string   `json:"cleared"`
+		LayersByQEMU []string   `json:"layers_unlocked_by_qemu,omitempty"`
 		Reopened     []string   `json:"secrets_needed_by_migration,omitempty"`
 		WithoutHook  string     `json:"without_hook,omitempty"`
 		Unlocking    float64    `json:"unlock_milliseconds"`
 		Milliseconds float64    `json:"milliseconds"`
 		Steps        []stepJSON `json:"steps"`
-	}{diskToJSON(&at.AttachedDisk), at.Already, notNil(at.Cleared), at.Reopened, without, milliseconds(at.Unlocking), milliseconds(at.Duration), steps}
+	}{diskToJSON(&at.AttachedDisk), at.Already, notNil(at.Cleared), at.LayersByQEMU, at.Reopened, without, milliseconds(at.Unlocking), milliseconds(at.Duration), steps}
 }

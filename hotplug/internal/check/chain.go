@@ -13,15 +13,13 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/inventory"
 	"github.com/luksplug/luksplug/hotplug/internal/monitor"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/hotplug/internal/remoteimage"
 	"github.com/luksplug/luksplug/internal/fsutil"
+	"github.com/luksplug/luksplug/secrets/luks"
 )
 
-// localChain is chain for a layer whose image is a whole file or block device of this
-// host. payload is nil for any other.
+// localChain is chain for a layer whose image is a whole file or block device of this host.
 func (l *layerCheck) localChain(ctx context.Context, payload *image.Info) error {
-	if payload == nil {
-		return nil
-	}
 	layer := l.disk.Image
 	refs, err := localReferences(payload, layer)
 	if err != nil {
@@ -54,26 +52,46 @@ func canName(f blockgraph.Format) bool {
 	return false
 }
 
-// remoteReferences returns the files that an image names which a storage daemon reads. The
-// daemon opens it as a raw image, so that it opens no other file.
-func (l *layerCheck) remoteReferences(ctx context.Context, i blockgraph.Image) ([]image.Reference, error) {
+// named is what the header of an image says about other files, and about its encryption.
+type named struct {
+	refs  []image.Reference
+	qcow2 *image.Qcow2Header // nil for other formats
+}
+
+// remoteHeader reads the header of an image of a format that names other files, in a storage
+// daemon. The daemon opens it as a raw image, so that it opens no other file, and needs no key.
+func (l *layerCheck) remoteHeader(ctx context.Context, i blockgraph.Image) (named, error) {
 	if !canName(i.Format) {
-		return nil, nil
+		return named{}, nil
 	}
-	format := image.Format(i.Format)
-	i.Format, i.DataStore, i.Terminated, i.MetadataCache = blockgraph.FormatRaw, nil, false, 0
-	r, err := l.Images.OpenRemote(ctx, i)
+	stored := i
+	stored.Format, stored.DataStore, stored.Terminated, stored.MetadataCache = blockgraph.FormatRaw, nil, false, 0
+	r, err := l.Images.OpenRemote(ctx, stored)
 	if err != nil {
-		return nil, outcome.ServerError(l.disk.Target, i.Source, err)
+		return named{}, outcome.ServerError(l.disk.Target, i.Source, err)
 	}
-	refs, err := image.References(r, format)
+	return l.readNamed(r, i)
+}
+
+// readNamed reads the header of an image that r shows as a raw image.
+func (l *layerCheck) readNamed(r *remoteimage.Image, i blockgraph.Image) (out named, err error) {
+	format := image.Format(i.Format)
+	if format == image.Qcow2 {
+		if out.qcow2, err = image.ReadQcow2(r); err == nil {
+			out.refs = out.qcow2.References()
+		}
+	} else {
+		out.refs, err = image.References(r, format)
+	}
 	switch {
 	case errors.Is(err, image.ErrDamaged), errors.Is(err, image.ErrUnsupported):
-		return nil, l.refuse(outcome.ErrImageUnusable, err, "the image %s is not a %s image that luksplug reads", i.Source, format)
+		err = l.refuse(outcome.ErrImageUnusable, err, "the image %s is not a %s image that luksplug reads", i.Source, format)
+	case errors.Is(err, luks.ErrDamaged), errors.Is(err, luks.ErrUnsupported), errors.Is(err, luks.ErrNotLUKS):
+		err = l.refuse(outcome.ErrHeaderUnusable, err, "the image %s", i.Source)
 	case err != nil:
-		return nil, outcome.ServerError(l.disk.Target, i.Source, err)
+		err = outcome.ServerError(l.disk.Target, i.Source, err)
 	}
-	return refs, nil
+	return out, err
 }
 
 // chain refuses a layer whose image names a file that the XML does not: QEMU would open

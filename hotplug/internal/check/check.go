@@ -76,6 +76,8 @@ type Servers struct {
 	// Size and UUID are those of the top volume, if its header is on a server.
 	Size int64
 	UUID string
+	// Stall is that of the volumes whose headers are on servers.
+	Stall *unlock.Stall
 	// Warnings are for the user.
 	Warnings []string
 }
@@ -84,8 +86,8 @@ type Servers struct {
 type Findings struct {
 	// Size is the size that the volume must have, in bytes; 0 for any size.
 	Size int64
-	// Stall is how long QEMU stalls the guest by unlocking the top volume; nil if it does
-	// not, or its header is not on this host.
+	// Stall is how long QEMU stalls the guest by unlocking volumes; nil if it does not. It
+	// does not count headers that cannot be read.
 	Stall *unlock.Stall
 	// Grants are the files that QEMU needs access to.
 	Grants grant.Grants

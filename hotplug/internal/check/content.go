@@ -131,7 +131,9 @@ func (c *Candidate) refused(layer blockgraph.Image, found image.Format) error {
 		return c.refuse(outcome.ErrGuestHeader, nil, "the image %s is a volume full of data, and %v: finish it with `cryptsetup reencrypt`, and then add <encryption format='luks'>; %s", layer.Source, luks.ErrReencryption, or)
 	case found == image.Reencryption:
 		return c.refuse(outcome.ErrUnexpectedEncryption, nil, "the payload %s has a LUKS header of its own, and %v: finish it with `cryptsetup reencrypt`", layer.Source, luks.ErrReencryption)
-	case layer.Encryption != nil && found != image.LUKS: // with a detached header
+	case found == image.CephClone && layer.Encryption == nil:
+		return c.refuse(outcome.ErrGuestHeader, nil, "the image %s is a clone that Ceph's library has encrypted with LUKS, and the XML has no <encryption>: the guest would see ciphertext and could destroy the header, so add <encryption format='luks' engine='librbd'> with its secret and those of its parents; %s", layer.Source, or)
+	case layer.Encryption != nil && !found.Encrypted(): // with a detached header
 		return c.refuse(outcome.ErrImageUnusable, nil, "the payload %s is a %s image: correct the format in the XML", layer.Source, found)
 	case layer.Encryption != nil:
 		return c.refuse(outcome.ErrTwoHeaders, nil, "the payload %s begins with a LUKS header of its own: leave <header> out to use that one; if that one is damaged and <header> is a backup of it, recover the volume", layer.Source)
@@ -178,20 +180,24 @@ func convertOld(path string) string {
 	return "no QEMU that runs VMs opens it any more, so convert it with `" + qemuimg.ConvertOld(path) + "`"
 }
 
-// qcow2 checks a qcow2 image whose encryption, if any, is inside.
+// qcow2 checks the encryption of a qcow2 image itself, which it has if and only if the XML has
+// <encryption> that neither a detached header nor Ceph's library is for.
 func (l *layerCheck) qcow2(header *image.Qcow2Header) error {
-	path, encrypted := l.disk.Image.Source.Path, l.disk.Image.Encryption != nil
-	switch crypt := header.Crypt; {
-	case encrypted && crypt == image.CryptNone:
-		return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the qcow2 image %s is not encrypted, and the XML has <encryption>: remove it, or add its <header>", path)
-	case encrypted && crypt != image.CryptLUKS:
-		return &blockgraph.UnsupportedError{Element: "disk/source/encryption", Reason: fmt.Sprintf("the qcow2 image %s has the old encryption (%s): %s", path, crypt, convertOld(path))}
+	source, enc, crypt := l.disk.Image.Source, l.disk.Image.Encryption, header.Crypt
+	own := enc != nil && enc.Header == nil && enc.Engine != blockgraph.EngineLibRBD
+	switch {
+	case own && crypt == image.CryptNone:
+		return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the qcow2 image %s is not encrypted, and the XML has <encryption>: remove it, or add its <header>", source)
+	case own && crypt != image.CryptLUKS:
+		return &blockgraph.UnsupportedError{Element: "disk/source/encryption", Reason: fmt.Sprintf("the qcow2 image %s has the old encryption (%s): %s", source, crypt, convertOld(source.String()))}
+	case own, crypt == image.CryptNone:
+		return nil
+	case enc != nil:
+		return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the qcow2 image %s is encrypted itself (%s), and the <encryption> in the XML is for what it holds: leave <header> and engine out to use its own", source, crypt)
 	case crypt == image.CryptAES:
-		return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the qcow2 image %s is encrypted (%s), and the XML has no <encryption>; %s, and add <encryption format='luks'>", path, crypt, convertOld(path))
-	case !encrypted && crypt != image.CryptNone:
-		return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the qcow2 image %s is encrypted (%s), and the XML has no <encryption>: add <encryption format='luks'>", path, crypt)
+		return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the qcow2 image %s is encrypted (%s), and the XML has no <encryption>; %s, and add <encryption format='luks'>", source, crypt, convertOld(source.String()))
 	}
-	return nil
+	return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the qcow2 image %s is encrypted (%s), and the XML has no <encryption>: add <encryption format='luks'>", source, crypt)
 }
 
 // opens refuses a header that the disk's method cannot open.

@@ -80,6 +80,12 @@ func TestContent(t *testing.T) {
 	reused := bytes.Clone(mbr)
 	copy(reused[0x4000:], second)
 	interrupted := put(0, "LUKS\xde\xad\x00\x01")
+	clone := put(0, "RBDL\xba\xbe\x00\x01")
+	fileVault := put(8, "\x01\x00\x10\x00")
+	copy(fileVault[88:], "CS")
+	partitioned := bytes.Clone(mbr)
+	copy(partitioned[446+8:], "\x01\x00\x00\x00\x10\x00\x00\x00")
+	copy(partitioned[512:], "LUKS\xba\xbe\x00\x02")
 	luks := append([]byte("LUKS\xba\xbe\x00\x02"), empty...)
 	future := append([]byte("LUKS\xba\xbe\x00\x09"), empty...)
 	for name, c := range map[string]struct {
@@ -104,6 +110,14 @@ func TestContent(t *testing.T) {
 		"overwritten by partitions":            {encrypted, reused, everything, outcome.ErrHeaderUnusable, "dos at byte 510, which `cryptsetup repair` would damage"},
 		"overwritten, taken for plain":         {plain, put(0x4000, second), everything, outcome.ErrGuestHeader, "`cryptsetup repair` can restore"},
 		"partitions over remains":              {plain, reused, everything, outcome.ErrGuestHeader, "dos at byte 510, which `cryptsetup repair` would damage"},
+		"encrypted, and it is BitLocker":       {encrypted, put(0, "\xeb\x58\x90-FVE-FS-"), everything, outcome.ErrHeaderUnusable, "holds BitLocker at byte 0, which formatting it would destroy"},
+		"encrypted, and it is FileVault":       {encrypted, fileVault, everything, outcome.ErrHeaderUnusable, "holds cs_fvault2 at byte 0, which formatting it would destroy"},
+		"encrypted, and it is a Ceph clone":    {encrypted, clone, everything, outcome.ErrHeaderUnusable, "encrypted Ceph clone (for engine='librbd'), which formatting it would destroy"},
+		"BitLocker of the guest":               {plain, put(0, "\xeb\x58\x90-FVE-FS-"), everything, nil, ""},
+		"a Ceph clone taken for plain":         {plain, clone, start, outcome.ErrUnexpectedEncryption, "add <encryption format='luks' engine='librbd'>"},
+		"a Ceph clone under a header":          {detached, clone, start, outcome.ErrUnexpectedEncryption, "leave <header> out"},
+		"a partition is a volume":              {encrypted, partitioned, everything, outcome.ErrHeaderUnusable, "its partition 1 is a LUKS volume: remove <encryption> if the guest opens that, or attach it alone, by <slices><slice type='storage' offset='512' size='8192'/>"},
+		"a partition of the guest is a volume": {plain, partitioned, everything, nil, ""},
 		"in re-encryption":                     {encrypted, interrupted, everything, outcome.ErrHeaderUnusable, "interrupted: finish it with `cryptsetup reencrypt`"},
 		"in re-encryption, taken for plain":    {plain, interrupted, everything, outcome.ErrUnexpectedEncryption, "interrupted: finish it with `cryptsetup reencrypt`"},
 		"in re-encryption, under a header":     {detached, interrupted, start, outcome.ErrUnexpectedEncryption, "interrupted: finish it with `cryptsetup reencrypt`"},

@@ -1,7 +1,6 @@
 package check
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os/exec"
@@ -9,6 +8,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/daemon"
 	"github.com/luksplug/luksplug/hotplug/internal/image"
+	"github.com/luksplug/luksplug/hotplug/internal/inventory"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
 	"github.com/luksplug/luksplug/internal/fsutil"
@@ -40,18 +40,21 @@ func images(ctx context.Context, c *Candidate) (Findings, error) {
 			return Findings{}, err
 		}
 		all.Warnings = append(all.Warnings, found.Warnings...)
+		all.Stall = all.Stall.And(found.Stall)
 		if i == 0 {
-			all.Size, all.Stall = found.Size, found.Stall
+			all.Size = found.Size
 		}
 		if found.Servers == nil {
 			continue
 		}
-		// The top layer comes first.
-		all.Servers.Size = cmp.Or(all.Servers.Size, found.Servers.Size)
-		all.Servers.UUID = cmp.Or(all.Servers.UUID, found.Servers.UUID)
+		if i == 0 {
+			all.Servers.Size, all.Servers.UUID = found.Servers.Size, found.Servers.UUID
+		}
+		all.Servers.Stall = all.Servers.Stall.And(found.Servers.Stall)
 		all.Servers.Warnings = append(all.Servers.Warnings, found.Servers.Warnings...)
 	}
-	return all, nil
+	all.Stall = all.Stall.And(all.Servers.Stall)
+	return all, c.stallOfAll(all.Stall)
 }
 
 // unused refuses a payload that this VM has open already. The image locks would refuse it
@@ -83,31 +86,15 @@ type layerCheck struct {
 // run checks the images of the layer that are on this host, and those that a storage
 // daemon has to open.
 func (l *layerCheck) run(ctx context.Context) (Findings, error) {
-	layer := &l.disk.Image
-	if store := layer.DataStore; store != nil && store.Source.Local() {
-		_, err := l.usable(*store, "data store", l.imageUse())
-		if err == nil && unlock.ReadsHere(*store) {
-			err = l.store(ctx, *store)
-		}
-		if err != nil {
-			return Findings{}, err
-		}
-	}
-	var payload *image.Info
-	var err error
-	if layer.Source.Local() {
-		if payload, err = l.usable(*layer, "payload", l.imageUse()); err != nil {
-			return Findings{}, err
-		}
-	}
-	if err := l.localChain(ctx, payload); err != nil {
+	payload, err := l.local(ctx)
+	if err != nil {
 		return Findings{}, err
 	}
 	h, found, err := l.header(ctx, payload)
 	if err != nil {
 		return found, err
 	}
-	remote := !unlock.ReadsHere(*layer.LUKSHeader())
+	remote := !unlock.ReadsHere(*l.disk.Image.LUKSHeader())
 	switch {
 	case l.Servers != nil && remote:
 		found.Size = l.Servers.Size // was checked before the key was derived
@@ -144,8 +131,11 @@ func (l *layerCheck) unlocks(ctx context.Context, h *luks.Header, found Findings
 	if err != nil {
 		return found, err
 	}
-	if !remote {
+	switch {
+	case !remote:
 		found.Stall = stall
+	case found.Servers != nil:
+		found.Servers.Stall = stall
 	}
 	if l.Unlock.Method != blockgraph.MethodEphemeralHeader || l.inQEMU() {
 		return found, nil
@@ -154,6 +144,31 @@ func (l *layerCheck) unlocks(ctx context.Context, h *luks.Header, found Findings
 		found.Servers.Size = found.Size
 	}
 	return found, err
+}
+
+// local checks the payload and the data store that are on this host, without the payload's
+// content. It returns the payload, nil for one that is not on this host.
+func (l *layerCheck) local(ctx context.Context) (payload *image.Info, err error) {
+	layer := &l.disk.Image
+	if store := layer.DataStore; store != nil && store.Source.Local() {
+		_, err := l.usable(*store, "data store", l.imageUse())
+		if err == nil && unlock.ReadsHere(*store) {
+			err = l.store(ctx, *store)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if !layer.Source.Local() {
+		return nil, nil
+	}
+	if payload, err = l.usable(*layer, "payload", l.imageUse()); err != nil {
+		return nil, err
+	}
+	if err := l.localChain(ctx, payload); err != nil || payload.Qcow2 == nil {
+		return payload, err
+	}
+	return payload, l.qcow2(payload.Qcow2)
 }
 
 // header checks the layer's LUKS header if it is on this host, and that there is none if
@@ -173,7 +188,7 @@ func (l *layerCheck) header(ctx context.Context, payload *image.Info) (*luks.Hea
 		return nil, found, err
 	}
 	if header == nil && layer.Format == blockgraph.FormatQcow2 {
-		return payload.Qcow2.LUKS, Findings{}, l.qcow2(payload.Qcow2)
+		return payload.Qcow2.LUKS, found, nil
 	}
 	if header == nil {
 		h, err := l.localContent(ctx, everything)
@@ -269,32 +284,71 @@ func (c *Candidate) shared(header, user string, u use) (warnings []string, err e
 	return []string{fmt.Sprintf("the header %s is also that of %s, as was allowed: both payloads have the same key", header, user)}, nil
 }
 
-// headerUser names the disk that uses the detached header, "" for none.
-func (c *Candidate) headerUser(ctx context.Context, path, uuid string) (string, error) {
-	for _, n := range c.State.Nodes {
+// headerUser names the disk that uses the detached header, "" for none. A disk that has the
+// same payload below it does not count if this one only reads it: overlays share the image
+// below them, with its header.
+func (l *layerCheck) headerUser(ctx context.Context, path, uuid string) (string, error) {
+	shares := l.payloadUsers()
+	for _, n := range l.State.Nodes {
 		if err := ctx.Err(); err != nil {
 			return "", err
 		}
 		sameFile := n.IsStorage() && image.SameFile(n.File, path)
 		sameVolume := uuid != "" && n.Image.Specific.Data.UUID == uuid
-		if sameFile || sameVolume {
-			return c.State.Owner(n), nil
+		if (sameFile || sameVolume) && !shares[layerOf(n)] {
+			return l.State.Owner(n), nil
 		}
 	}
-	for target, n := range c.State.Host.Notes {
-		if target != c.Disk.Target && n.Header != "" && image.SameFile(n.Header, path) && c.State.Disk(target) != nil {
+	payload := ""
+	if l.disk.ReadOnly && l.disk.Image.Source.Local() { // image locks keep writers away
+		payload = l.disk.Image.Source.Path
+	}
+	for target, n := range l.State.Host.Notes {
+		if target != l.Disk.Target && n.Header != "" && !n.Has(payload) && image.SameFile(n.Header, path) && l.State.Disk(target) != nil {
 			return "disk " + target + " of this VM", nil
 		}
 	}
-	dir, err := c.Host.Dir(ctx)
+	dir, err := l.Host.Dir(ctx)
 	if err != nil {
 		return "", err
 	}
-	other, err := dir.HeaderUser(path, uuid)
+	other, err := dir.HeaderUser(path, uuid, payload)
 	if err != nil || other == nil {
 		return "", err
 	}
 	return fmt.Sprintf("disk %s of VM %s", other.Target, other.VM), nil
+}
+
+// diskLayer is a layer of one of luksplug's disks in the VM; the zero value is none.
+type diskLayer struct {
+	target string
+	number int
+}
+
+// layerOf returns the layer that a node belongs to.
+func layerOf(n inventory.Node) diskLayer {
+	target, role, ours := blockgraph.ParseName(n.Name)
+	if !ours {
+		return diskLayer{}
+	}
+	_, number := role.Base()
+	return diskLayer{target, number}
+}
+
+// payloadUsers returns the layers of the VM's disks that have the payload of this layer, if
+// this one only reads it.
+func (l *layerCheck) payloadUsers() map[diskLayer]bool {
+	out := map[diskLayer]bool{}
+	if !l.disk.ReadOnly || !l.disk.Image.Source.Local() {
+		return out
+	}
+	for _, n := range l.State.Nodes {
+		_, role, ours := blockgraph.ParseName(n.Name)
+		if base, _ := role.Base(); ours && base == blockgraph.RolePayloadStorage && n.IsStorage() && image.SameFile(n.File, l.disk.Image.Source.Path) {
+			out[layerOf(n)] = true
+		}
+	}
+	return out
 }
 
 // use is how an image is going to be used.

@@ -94,8 +94,9 @@ func list(found []image.Signature) string {
 
 // contents tells what an image without a LUKS header holds.
 type contents struct {
-	what  string // "" if it is not known
-	blank bool   // there are only zeros where anything would be found
+	what    string            // "" if it is not known
+	volumes []image.Partition // partitions that are LUKS volumes
+	blank   bool              // there are only zeros where anything would be found
 }
 
 // contains searches an image, which is nil if it could not be opened.
@@ -107,13 +108,17 @@ func contains(ctx context.Context, r image.Reader) contents {
 	if _, err := r.ReadAt(prefix, 0); err != nil && !errors.Is(err, io.EOF) {
 		return contents{}
 	}
-	if f := image.FormatOf(prefix); f != image.Raw {
+	switch f := image.FormatOf(prefix); f {
+	case image.Raw:
+	case image.CephClone:
+		return contents{what: "a volume of an encrypted Ceph clone (for engine='librbd')"}
+	default:
 		return contents{what: fmt.Sprintf("a %s image", f)}
 	}
 	found, err := signatures(ctx, &image.Searches{}, r, 0)
 	switch {
 	case len(found) > 0:
-		return contents{what: list(found)}
+		return contents{what: list(found), volumes: volumes(r)}
 	case err != nil:
 		return contents{}
 	}
@@ -122,9 +127,26 @@ func contains(ctx context.Context, r image.Reader) contents {
 
 const blankLength = 1 << 20
 
+// volumes returns the partitions of an image that are LUKS volumes, as far as it can be read.
+func volumes(r image.Reader) []image.Partition {
+	all, err := image.Partitions(r)
+	if err != nil {
+		return nil
+	}
+	found, err := image.Volumes(r, all)
+	if err != nil {
+		return nil
+	}
+	return found
+}
+
 // withoutHeader is the advice for an image that is to have a LUKS header and has none.
 func (c contents) withoutHeader() string {
 	switch {
+	case len(c.volumes) > 0:
+		p := c.volumes[0]
+		return fmt.Sprintf("it holds %s, which formatting it would destroy, and its partition %d is a LUKS volume: remove <encryption> if the guest opens that, or attach it alone, by <slices><slice type='storage' offset='%d' size='%d'/></slices> in the <source>",
+			c.what, p.Number, p.Offset, p.Size)
 	case c.what != "":
 		return "it holds " + c.what + ", which formatting it would destroy: check the path"
 	case c.blank:

@@ -91,7 +91,7 @@ func (c *Candidate) storeInQEMU(ctx context.Context, r *apply.Run, number int, l
 	}
 	alone := *c.Disk
 	alone.Image = layer
-	return (&layerCheck{Candidate: c, disk: &alone}).refuseStore(layer.DataStore.Source, image.LUKS)
+	return (&layerCheck{Candidate: c, disk: &alone}).refuseStore(image.Data, layer.DataStore.Source, image.LUKS)
 }
 
 // holdsHeader reports whether a node of the VM's QEMU shows a LUKS volume.

@@ -10,7 +10,6 @@ import (
 
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/host"
-	"github.com/luksplug/luksplug/hotplug/internal/image"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/remoteimage"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
@@ -72,9 +71,9 @@ func (l *layerCheck) servers(ctx context.Context, local *luks.Header) (*luks.Hea
 // headerOnServer checks a detached header, which no other disk may use.
 func (l *layerCheck) headerOnServer(ctx context.Context, header blockgraph.Image) (*luks.Header, Findings, error) {
 	var found Findings
-	refs, err := l.remoteReferences(ctx, header)
+	names, err := l.remoteHeader(ctx, header)
 	if err == nil {
-		err = l.alone(header.Source, refs)
+		err = l.alone(header.Source, names.refs)
 	}
 	if err != nil {
 		return nil, found, err
@@ -100,30 +99,36 @@ func (l *layerCheck) headerOnServer(ctx context.Context, header blockgraph.Image
 // header, nil if it has none or it is not known.
 func (l *layerCheck) payloadOnServer(ctx context.Context, detached *luks.Header) (*luks.Header, []string, error) {
 	layer := l.disk.Image
-	refs, err := l.remoteReferences(ctx, layer)
+	if layer.Encryption != nil && layer.Encryption.Engine == blockgraph.EngineLibRBD {
+		layer.Format = blockgraph.FormatRaw // as it is stored
+		r, err := l.Images.OpenRemote(ctx, layer)
+		if err != nil {
+			return nil, nil, outcome.ServerError(l.disk.Target, layer.Source, err)
+		}
+		return nil, nil, l.tryLibRBD(ctx, r)
+	}
+	names, err := l.remoteHeader(ctx, layer)
 	if err == nil {
-		err = l.chain(ctx, layer, refs)
+		err = l.inHeader(ctx, names)
 	}
-	if err != nil {
+	switch {
+	case err != nil:
 		return nil, nil, err
-	}
-	inside := layer.Encryption != nil && l.disk.Header() == nil && !layer.RawLUKS()
-	if inside {
-		layer.Format = blockgraph.FormatRaw // only a QEMU with the secret can look inside
+	case layer.Encryption != nil && l.disk.Header() == nil && names.qcow2 != nil:
+		return names.qcow2.LUKS, nil, nil
 	}
 	r, err := l.Images.OpenRemote(ctx, layer)
 	switch {
 	case err != nil:
 		return nil, nil, outcome.ServerError(l.disk.Target, layer.Source, err)
-	case inside && layer.Encryption.Engine == blockgraph.EngineLibRBD:
-		return nil, nil, l.tryLibRBD(ctx, r)
-	case inside:
-		h, err := l.qcow2OnServer(r)
-		return h, nil, err
 	case layer.Encryption == nil && layer.Format != blockgraph.FormatRaw: // what the guest sees is the guest's
 		return nil, nil, nil
 	}
-	h, err := l.content(ctx, r, start)
+	d := everything
+	if l.disk.Header() != nil {
+		d = start
+	}
+	h, err := l.content(ctx, r, d)
 	var warnings []string
 	if err == nil && l.disk.Header() != nil && !l.recovers() {
 		warnings, err = l.plainPayload(ctx, r, detached)
@@ -132,16 +137,6 @@ func (l *layerCheck) payloadOnServer(ctx context.Context, detached *luks.Header)
 		return nil, nil, outcome.ServerError(l.disk.Target, layer.Source, err)
 	}
 	return h, warnings, err
-}
-
-// qcow2OnServer returns the LUKS header inside of a qcow2 image that r shows as it is
-// stored.
-func (l *layerCheck) qcow2OnServer(r *remoteimage.Image) (*luks.Header, error) {
-	header, err := image.ReadQcow2(r)
-	if err != nil {
-		return nil, l.refuse(outcome.ErrImageUnusable, err, "the qcow2 header of %s cannot be read", l.disk.Image.Source)
-	}
-	return header.LUKS, l.qcow2(header)
 }
 
 // writable refuses an image that QEMU can only read, under a writable disk: QEMU would
@@ -165,11 +160,33 @@ func (l *layerCheck) writable(s blockgraph.Source, writes bool) error {
 	return l.refuse(outcome.ErrReadOnlyImage, nil, "%s can only be read, %s: add <readonly/>", s, why)
 }
 
+// inHeader checks what the header of the layer's image says.
+func (l *layerCheck) inHeader(ctx context.Context, n named) error {
+	if err := l.chain(ctx, l.disk.Image, n.refs); err != nil || n.qcow2 == nil {
+		return err
+	}
+	return l.qcow2(n.qcow2)
+}
+
+// decrypted checks the header of the image inside of one that r shows decrypted.
+func (l *layerCheck) decrypted(ctx context.Context, r *remoteimage.Image) error {
+	if !canName(l.disk.Image.Format) {
+		return nil
+	}
+	names, err := l.readNamed(r, l.disk.Image)
+	if err != nil {
+		return err
+	}
+	return l.inHeader(ctx, names)
+}
+
 // tryLibRBD has Ceph's library in a storage daemon decrypt the image that r has open as
-// it is stored. A wrong passphrase, or a library that is too old, then does not stall the
-// guest.
+// it is stored, and checks what it then shows. A wrong passphrase, or a library that is too
+// old, then does not stall the guest.
 func (l *layerCheck) tryLibRBD(ctx context.Context, r *remoteimage.Image) error {
-	graph, err := blockgraph.BuildDecrypted(l.disk.Target, l.disk.Image)
+	raw := l.disk.Image
+	raw.Format, raw.DataStore, raw.MetadataCache = blockgraph.FormatRaw, nil, 0
+	graph, err := blockgraph.BuildDecrypted(l.disk.Target, raw)
 	if err != nil {
 		return err
 	}
@@ -186,14 +203,17 @@ func (l *layerCheck) tryLibRBD(ctx context.Context, r *remoteimage.Image) error 
 	// The VM's QEMU may have a newer library than the daemon.
 	same := l.VM != nil && r.Version() == l.VM.version()
 	begin := time.Now()
+	defer l.Images.Close(ctx) // it then shows the decrypted image
 	err = r.Reopen(ctx, graph, values)
 	took := time.Since(begin)
-	l.Images.Close(ctx) // it now shows the decrypted image
 	if err == nil && l.VM != nil && l.inQEMU() {
-		return l.tooLong(took) // QEMU is going to take about as long
+		// It is going to take about as long.
+		if err := l.tooLong(took, "the key slots of "+l.disk.Image.Source.String()); err != nil {
+			return err
+		}
 	}
 	if err == nil {
-		return nil
+		return l.decrypted(ctx, r)
 	}
 	enc, source := l.disk.Image.Encryption, l.disk.Image.Source
 	switch {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
 	"github.com/luksplug/luksplug/secrets/luks"
@@ -19,15 +18,7 @@ const (
 
 // inQEMU reports whether the VM's QEMU derives the key of the layer. Its guest stalls
 // meanwhile, if there is one already.
-func (l *layerCheck) inQEMU() bool {
-	switch l.Unlock.Method {
-	case blockgraph.MethodEphemeralHeader:
-		return !l.disk.Image.RawLUKS()
-	case blockgraph.MethodStorageDaemon:
-		return false
-	}
-	return true
-}
+func (l *layerCheck) inQEMU() bool { return unlock.InQEMU(l.disk.Image, l.Unlock.Method) }
 
 // stall estimates how long QEMU would stall the guest by unlocking the header, and refuses
 // it if that is too long. The image's writer chooses the iterations: 2^32-1 take an hour,
@@ -40,20 +31,28 @@ func (l *layerCheck) stall(h *luks.Header) (*unlock.Stall, error) {
 	if err != nil {
 		return nil, l.refuse(outcome.ErrHeaderUnusable, err, "the LUKS header of %s", l.disk.Image.LUKSHeader().Source)
 	}
-	return &unlock.Stall{First: first, All: all}, l.tooLong(all)
+	return &unlock.Stall{First: first, All: all}, l.tooLong(all, "the key slots of "+l.disk.Image.LUKSHeader().Source.String())
 }
 
-// tooLong refuses a stall that is longer than the limit.
-func (l *layerCheck) tooLong(d time.Duration) error {
-	limit := l.MaxStall
+// tooLong refuses a stall by these key slots that is longer than the limit.
+func (c *Candidate) tooLong(d time.Duration, slots string) error {
+	limit := c.MaxStall
 	if limit == 0 {
 		limit = DefaultMaxStall
 	}
 	if limit < 0 || d <= limit {
 		return nil
 	}
-	return l.refuse(outcome.ErrStall, nil, "QEMU would try the key slots of %s for %s if the passphrase is wrong or that of the last one, and the guest would stall for longer than the limit of %s: lower the iterations of the header, or remove key slots",
-		l.disk.Image.LUKSHeader().Source, rounded(d), limit)
+	return c.refuse(outcome.ErrStall, nil, "QEMU would try %s for %s if the passphrase is wrong or that of the last one, and the guest would stall for longer than the limit of %s: lower the iterations of the header, or remove key slots",
+		slots, rounded(d), limit)
+}
+
+// stallOfAll refuses layers that together stall the guest for too long.
+func (c *Candidate) stallOfAll(s *unlock.Stall) error {
+	if s == nil {
+		return nil
+	}
+	return c.tooLong(s.All, "the key slots of all encrypted layers")
 }
 
 // rounded returns a time for a message.

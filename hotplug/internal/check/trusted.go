@@ -32,22 +32,26 @@ func (l *layerCheck) store(ctx context.Context, store blockgraph.Image) error {
 	case err != nil:
 		return err
 	}
-	return l.refuseStore(store.Source, found)
+	return l.refuseStore(image.Data, store.Source, found)
 }
 
-// refuseStore refuses a data store by the format with whose header it begins; nil for Raw.
-func (l *layerCheck) refuseStore(store blockgraph.Source, found image.Format) error {
+// refuseStore refuses a data store, or an extent, by the format with whose header it begins;
+// nil for Raw.
+func (l *layerCheck) refuseStore(role image.Role, store blockgraph.Source, found image.Format) error {
 	const or = "so correct the path, or allow the header, if the guest has written it into its own disk"
-	of := l.disk.Image.Source
+	what, of := "data store", l.disk.Image.Source
+	if role == image.Extent {
+		what = "extent"
+	}
 	switch found {
 	case image.Raw:
 		return nil
-	case image.LUKS:
-		return l.refuse(outcome.ErrGuestHeader, nil, "the data store %s of the image %s is encrypted with LUKS: the guest would see ciphertext and could destroy the header, %s", store, of, or)
+	case image.LUKS, image.CephClone:
+		return l.refuse(outcome.ErrGuestHeader, nil, "the %s %s of the image %s is encrypted with LUKS: the guest would see ciphertext and could destroy the header, %s", what, store, of, or)
 	case image.Reencryption:
-		return l.refuse(outcome.ErrGuestHeader, nil, "the data store %s of the image %s is a volume full of data, and %v: finish it with `cryptsetup reencrypt`, and correct the path, or allow the header, if the guest has written it into its own disk", store, of, luks.ErrReencryption)
+		return l.refuse(outcome.ErrGuestHeader, nil, "the %s %s of the image %s is a volume full of data, and %v: finish it with `cryptsetup reencrypt`, and correct the path, or allow the header, if the guest has written it into its own disk", what, store, of, luks.ErrReencryption)
 	}
-	return l.refuse(outcome.ErrGuestHeader, nil, "the data store %s of the image %s begins with a %s header: the guest could destroy it, %s", store, of, found, or)
+	return l.refuse(outcome.ErrGuestHeader, nil, "the %s %s of the image %s begins with a %s header: the guest could destroy it, %s", what, store, of, found, or)
 }
 
 // stored opens an image as it is stored, and calls f with it: in this process, or in a
@@ -92,7 +96,7 @@ func (l *layerCheck) trusted(ctx context.Context, layer blockgraph.Image, refs [
 		var next []image.Reference
 		var below blockgraph.Image
 		for _, ref := range refs {
-			if ref.Role == image.Extent || ref.Role == image.Backing && (layer.Backing != nil || layer.Terminated) || ref.Role == image.Data && layer.DataStore != nil {
+			if ref.Role == image.Backing && (layer.Backing != nil || layer.Terminated) || ref.Role == image.Data && layer.DataStore != nil {
 				continue
 			}
 			named, err := l.named(ref, layer.Source)
@@ -137,8 +141,8 @@ func (l *layerCheck) named(ref image.Reference, source blockgraph.Source) (block
 func (l *layerCheck) namedContent(ctx context.Context, source blockgraph.Source, ref image.Reference, named blockgraph.Image) ([]image.Reference, error) {
 	var refs []image.Reference
 	encrypted := func(how string) error {
-		if ref.Role == image.Data {
-			return l.refuseStore(named.Source, image.LUKS)
+		if ref.Role != image.Backing {
+			return l.refuseStore(ref.Role, named.Source, image.LUKS)
 		}
 		return l.refuse(outcome.ErrUnexpectedEncryption, nil, "the image %s names the backing file %s, which %s: the guest would see ciphertext, and what it writes would not be encrypted; describe it in <backingStore> with its <encryption>", source, named.Source, how)
 	}
@@ -152,14 +156,14 @@ func (l *layerCheck) namedContent(ctx context.Context, source blockgraph.Source,
 			format = begins
 		}
 		switch {
-		case ref.Role == image.Data:
+		case ref.Role == image.Data, ref.Role == image.Extent && format == image.Raw:
 			if l.Spec.AllowGuestHeader {
 				return begins, nil
 			}
-			return begins, l.refuseStore(named.Source, begins)
+			return begins, l.refuseStore(ref.Role, named.Source, begins)
 		case begins == image.Reencryption:
 			return begins, encrypted(fmt.Sprintf("is a volume full of data, and %v (finish it with `cryptsetup reencrypt` first)", luks.ErrReencryption))
-		case format == image.LUKS, begins == image.LUKS:
+		case format == image.LUKS, begins.Encrypted():
 			return begins, encrypted("is encrypted with LUKS")
 		case format == image.Raw && begins != image.Raw && !l.Spec.AllowGuestHeader:
 			return begins, l.refuse(outcome.ErrGuestHeader, nil, "the image %s names the backing file %s as a raw image, and it begins with a %s header: describe it in <backingStore> with its format, or allow the header, if a guest has written it into its own disk", source, named.Source, begins)

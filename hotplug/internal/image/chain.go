@@ -7,6 +7,7 @@ import (
 	"io"
 	"math"
 	"path/filepath"
+	"regexp"
 	"strings"
 )
 
@@ -117,6 +118,8 @@ const (
 	vmdkDescriptor = 28 // in sectors
 	vmdkGrains     = 56
 	vmdkText       = 20 // sectors of the descriptor that QEMU reads
+
+	maxDescriptor = 1<<20 - 1 // bytes that QEMU reads of a descriptor that is a file
 )
 
 // vmdkReferences returns the files that a vmdk image names. Its descriptor, in which it
@@ -128,6 +131,10 @@ func vmdkReferences(r io.ReaderAt) ([]Reference, error) {
 	start, err := readUpTo(r, 0, sector)
 	if err != nil {
 		return nil, err
+	}
+	if bytes.HasPrefix(start, []byte("# Disk DescriptorFile")) {
+		text, err := readUpTo(r, 0, maxDescriptor)
+		return append(extents(text), parents(text)...), err
 	}
 	if !bytes.HasPrefix(start, []byte("KDMV")) || len(start) < sector ||
 		binary.LittleEndian.Uint64(start[vmdkCapacity:]) == 0 || binary.LittleEndian.Uint64(start[vmdkGrains:]) == math.MaxUint64 {
@@ -141,10 +148,35 @@ func vmdkReferences(r io.ReaderAt) ([]Reference, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parents(text), nil
+}
+
+// extent is a line of a descriptor: access, size, kind and name.
+var extent = regexp.MustCompile(`(?m)^[ \t]*(?:RW|RDONLY|NOACCESS)[ \t]+[0-9]+[ \t]+([A-Z]+)[ \t]+"([^"\n]*)"`)
+
+// extents returns the files with the data of an image by its descriptor. There is one
+// without a name if the descriptor has none that can be read.
+func extents(text []byte) []Reference {
+	var out []Reference
+	for _, found := range extent.FindAllSubmatch(text, -1) {
+		format := "vmdk"
+		if kind := string(found[1]); kind == "FLAT" || kind == "VMFS" {
+			format = string(Raw)
+		}
+		out = append(out, Reference{Role: Extent, Name: string(found[2]), Format: format})
+	}
+	if out == nil {
+		out = []Reference{{Role: Extent}}
+	}
+	return out
+}
+
+// parents returns the image below by a descriptor.
+func parents(text []byte) []Reference {
 	_, hint, found := bytes.Cut(text, []byte("parentFileNameHint"))
 	if !found {
-		return nil, nil
+		return nil
 	}
 	name, _, _ := bytes.Cut(bytes.TrimLeft(hint, " =\""), []byte("\""))
-	return []Reference{{Role: Backing, Name: string(name), Format: "vmdk"}}, nil
+	return []Reference{{Role: Backing, Name: string(name), Format: "vmdk"}}
 }

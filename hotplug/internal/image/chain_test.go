@@ -25,7 +25,12 @@ func TestReferencesAreFound(t *testing.T) {
 	backing := func(format string) []image.Reference {
 		return []image.Reference{{Role: image.Backing, Name: base, Format: format}}
 	}
-	extents := []image.Reference{{Role: image.Extent}}
+	extent := func(name, format string) []image.Reference {
+		return []image.Reference{{Role: image.Extent, Name: name, Format: format}}
+	}
+	two, nothing := at("two"), at("nothing")
+	must.OK(t, os.WriteFile(nothing, []byte("# Disk DescriptorFile\n"), 0o600),
+		os.WriteFile(two, []byte("# Disk DescriptorFile\r\nparentFileNameHint=\"p.vmdk\"\r\nRW 8 VMFS \"a b-flat.vmdk\"\r\n  RDONLY 8\tSPARSE \"two.vmdk\"\nRW 8 ZERO\n"), 0o600))
 	for name, c := range map[string]struct {
 		path   string
 		format image.Format
@@ -41,8 +46,10 @@ func TestReferencesAreFound(t *testing.T) {
 		"qed backing":       {create("h", "-f", "qed", "-b", base, "-F", "raw"), "qed", backing("")},
 		"vmdk":              {vmdk, "vmdk", nil},
 		"vmdk backing":      {create("i", "-f", "vmdk", "-b", vmdk, "-F", "vmdk"), "vmdk", []image.Reference{{Role: image.Backing, Name: vmdk, Format: "vmdk"}}},
-		"vmdk flat":         {create("j.vmdk", "-f", "vmdk", "-o", "subformat=monolithicFlat"), "vmdk", extents},
-		"vmdk split":        {create("k.vmdk", "-f", "vmdk", "-o", "subformat=twoGbMaxExtentSparse"), "vmdk", extents},
+		"vmdk flat":         {create("j.vmdk", "-f", "vmdk", "-o", "subformat=monolithicFlat"), "vmdk", extent("j-flat.vmdk", "raw")},
+		"vmdk split":        {create("k.vmdk", "-f", "vmdk", "-o", "subformat=twoGbMaxExtentSparse"), "vmdk", extent("k-s001.vmdk", "vmdk")},
+		"vmdk of two":       {two, "vmdk", append(extent("a b-flat.vmdk", "raw"), append(extent("two.vmdk", "vmdk"), image.Reference{Role: image.Backing, Name: "p.vmdk", Format: "vmdk"})...)},
+		"vmdk of nothing":   {nothing, "vmdk", []image.Reference{{Role: image.Extent}}},
 		"vmdk with footers": {create("l.vmdk", "-f", "vmdk", "-o", "subformat=streamOptimized"), "vmdk", nil},
 		"raw":               {base, "raw", nil},
 	} {

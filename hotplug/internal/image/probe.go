@@ -22,7 +22,13 @@ const (
 	LUKS  Format = "luks"
 	// Reencryption is a LUKS1 volume whose re-encryption was interrupted: no driver opens it.
 	Reencryption Format = "luks in re-encryption"
+	// CephClone is a clone of Ceph's that its library encrypts: a LUKS volume with a magic of
+	// its own (Ceph: src/librbd/crypto/luks), because the parent has another key.
+	CephClone Format = "luks of a Ceph clone"
 )
+
+// Encrypted reports whether the format is one of a LUKS volume.
+func (f Format) Encrypted() bool { return f == LUKS || f == Reencryption || f == CephClone }
 
 var magics = []struct {
 	offset int
@@ -33,6 +39,7 @@ var magics = []struct {
 	{0, "QFI\xfb", Qcow2},
 	{0, "LUKS\xba\xbe", LUKS},
 	{0, "LUKS\xde\xad", Reencryption},
+	{0, "RBDL\xba\xbe", CephClone},
 	{0, "QED\x00", "qed"},
 	{0, "KDMV", "vmdk"},
 	{0, "# Disk DescriptorFile", "vmdk"},

@@ -73,6 +73,7 @@ func (s *Searches) Signatures(ctx context.Context, r Reader) ([]Signature, error
 	}
 	found, err := runWipefs(ctx, program, p)
 	if err == nil {
+		found = p.addMarks(found)
 		s.done = append(s.done, search{p, found})
 	}
 	return found, err
@@ -163,6 +164,52 @@ func (p places) file() (_ *os.File, err error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// mark is a signature of texts at offsets; a negative one counts from the end of the image.
+type mark struct {
+	name  string
+	texts map[int]string
+}
+
+// marks are those of volumes which other programs than cryptsetup encrypt. libblkid does not
+// know the last, knows FileVault since 2.39, and finds BitLocker by data far inside of the
+// volume, which is not read.
+var marks = []mark{
+	{"BitLocker", map[int]string{3: "-FVE-FS-"}},                            // libbde: "BitLocker Drive Encryption format", volume header
+	{"cs_fvault2", map[int]string{8: "\x01\x00\x10\x00", 88: "CS"}},         // libfvde: "FileVault Drive Encryption format", volume header
+	{"geli", map[int]string{-512: "GEOM::ELI\x00\x00\x00\x00\x00\x00\x00"}}, // FreeBSD: sys/geom/eli/g_eli.h, in the last sector
+}
+
+// addMarks appends the marks that are in the places, unless libblkid has found them.
+func (p places) addMarks(found []Signature) []Signature {
+	for _, m := range marks {
+		if slices.ContainsFunc(found, func(s Signature) bool { return s.Type == m.name }) {
+			continue
+		}
+		at, all := int64(0), true
+		for offset, text := range m.texts {
+			place := int64(offset)
+			if offset < 0 {
+				place += p.size
+				at = place
+			}
+			all = all && p.has(place, text)
+		}
+		if all {
+			found = append(found, Signature{Offset: at, Type: m.name})
+		}
+	}
+	return found
+}
+
+// has reports whether the text is at an offset of the image.
+func (p places) has(at int64, text string) bool {
+	part := p.head
+	if at >= int64(len(p.head)) {
+		part, at = p.tail, at-p.tailAt
+	}
+	return at >= 0 && at <= int64(len(part)) && bytes.HasPrefix(part[at:], []byte(text))
 }
 
 func parseSignatures(out []byte) ([]Signature, error) {

@@ -2,6 +2,7 @@ package image_test
 
 import (
 	"io"
+	"strings"
 	"testing"
 
 	"github.com/luksplug/luksplug/hotplug/internal/image"
@@ -32,12 +33,14 @@ func (h *huge) ReadAt(p []byte, off int64) (int, error) {
 	return len(p), nil
 }
 
-// TestSignaturesOfHugeImage: only the beginning and the end of an image are read.
+// TestSignaturesOfHugeImage: only the beginning and the end of an image are read, also for
+// the signatures that wipefs does not find.
 func TestSignaturesOfHugeImage(t *testing.T) {
 	t.Parallel()
 	must.Have(t, "wipefs")
 	for name, h := range map[string]*huge{
-		"none": {}, "at the beginning": {mark: "\x01CD001\x01", at: 32 << 10}, "at the end": {mark: "\xfcN+\xa9\x00\x00\x00\x00\x5a\x00\x00\x00", at: hugeSize - 64<<10},
+		"none": {}, "BitLocker": {mark: "\xeb\x58\x90-FVE-FS-"}, "GELI": {mark: "GEOM::ELI" + strings.Repeat("\x00", 7), at: hugeSize - 512},
+		"at the beginning": {mark: "\x01CD001\x01", at: 32 << 10}, "at the end": {mark: "\xfcN+\xa9\x00\x00\x00\x00\x5a\x00\x00\x00", at: hugeSize - 64<<10},
 	} {
 		found, err := new(image.Searches).Signatures(t.Context(), h)
 		if err != nil || (len(found) == 1) != (h.mark != "") || h.read > 4<<20 {

@@ -128,14 +128,19 @@ func (r *Image) run(ctx context.Context, graph *blockgraph.Graph, values *unlock
 	return err
 }
 
-// Reopen closes the image, and opens it again by another graph of the same node. It has
+// Reopen closes the image, and opens it again by another graph of the same node. It then
+// shows what that node shows. It has
 // no time limit for deriving keys: the server has answered before.
 func (r *Image) Reopen(ctx context.Context, graph *blockgraph.Graph, values *unlock.Values) error {
 	_, err := r.daemon.Client().Execute(ctx, qmp.Command{Execute: "blockdev-del", Arguments: qmp.Object{{Name: "node-name", Value: r.node}}})
 	if err != nil {
 		return err
 	}
-	return r.run(ctx, graph, values)
+	if err := r.run(ctx, graph, values); err != nil {
+		return err
+	}
+	clear(r.parts)
+	return r.querySize(ctx)
 }
 
 // Version returns the daemon's version.

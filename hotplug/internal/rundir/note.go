@@ -97,9 +97,10 @@ func (v VM) note(target string) (n Note, noted bool) {
 }
 
 // HeaderUser returns the note of a disk in another VM of this host that uses the same
-// header, nil for none. No QEMU has the original header open, so image locks do not show
-// its use. Notes of VMs that have ended are removed.
-func (v VM) HeaderUser(header, uuid string) (*Note, error) {
+// header for another payload, nil for none; "" is no payload. No QEMU has the original header
+// open, so image locks do not show its use. Notes of VMs that have ended are
+// removed.
+func (v VM) HeaderUser(header, uuid, payload string) (*Note, error) {
 	entries, err := os.ReadDir(string(v.Base))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -118,13 +119,16 @@ func (v VM) HeaderUser(header, uuid string) (*Note, error) {
 				_ = n.removeOverlay(other.ID)                // tried again next time
 				_ = os.Remove(other.Disk(target).NotePath()) // tried again next time
 				_ = os.Remove(other.Path())                  // refused while it has other files
-			case n.Header != "" && (uuid != "" && uuid == n.UUID || image.SameFile(header, n.Header)):
+			case n.Header != "" && !n.Has(payload) && (uuid != "" && uuid == n.UUID || image.SameFile(header, n.Header)):
 				return &n, nil
 			}
 		}
 	}
 	return nil, nil
 }
+
+// Has reports whether the disk has this payload; "" is none.
+func (n *Note) Has(payload string) bool { return payload != "" && n.Payload == payload }
 
 // alive reports whether the disk of a note is still attached: its VM runs, or, if its
 // process is unknown, its payload is open.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"strings"
 	"time"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -35,7 +36,8 @@ const (
 // Choice is the selected method for a disk.
 type Choice struct {
 	blockgraph.Unlock
-	// Because is why QEMU has to unlock although the policy is [Auto]; nil otherwise.
+	// Because is why QEMU has to unlock the disk, or layers of it, although the policy is
+	// [Auto]; nil otherwise.
 	Because error
 }
 
@@ -85,6 +87,7 @@ func Choose(ctx context.Context, c *monitor.Conn, h *host.Host, disk *blockgraph
 			Reason: "only QEMU itself could unlock it, which would give it the passphrase", Err: why}
 	}
 	out.Method = blockgraph.MethodEphemeralHeader
+	out.Because = wantsQEMUFor(ByQEMU(disk, out.Method))
 	if c.Client().PassesFiles() {
 		out.FDSet = state.FreeFDSet()
 		return out, nil
@@ -111,19 +114,51 @@ func rawHeaders(disk *blockgraph.Disk) []*blockgraph.Image {
 	return out
 }
 
-// wantsQEMU returns why QEMU has to unlock the volume by what the caller has written: the
-// disk's XML, and the address of the VM. It is nil if it has not.
+// ByQEMU returns the encrypted layers of the disk that the VM's QEMU unlocks by a method.
+func ByQEMU(disk *blockgraph.Disk, method blockgraph.Method) []*blockgraph.Image {
+	var out []*blockgraph.Image
+	for _, layer := range disk.Layers() {
+		if layer.Encryption != nil && InQEMU(*layer, method) {
+			out = append(out, layer)
+		}
+	}
+	return out
+}
+
+// InQEMU reports whether the VM's QEMU unlocks an encrypted layer by a method: an ephemeral
+// header only replaces one of a raw image, or a detached one.
+func InQEMU(layer blockgraph.Image, method blockgraph.Method) bool {
+	switch method {
+	case blockgraph.MethodEphemeralHeader:
+		return !layer.RawLUKS()
+	case blockgraph.MethodStorageDaemon:
+		return false
+	}
+	return true
+}
+
+// wantsQEMU returns why QEMU has to unlock all of the disk by what the caller has written:
+// the disk's XML, and the address of the VM. It is nil if it has not.
 func wantsQEMU(h *host.Host, disk *blockgraph.Disk) error {
-	raw := rawHeaders(disk)
 	switch {
-	case len(raw) == 0 && disk.Image.Encryption != nil && disk.Image.Encryption.Engine == blockgraph.EngineLibRBD:
-		return &reason{"Ceph's library unlocks the image", ErrExternalWouldHelp}
-	case len(raw) == 0:
-		return &reason{"the LUKS header is inside of a qcow2 image", ErrExternalWouldHelp}
+	case len(rawHeaders(disk)) == 0:
+		return wantsQEMUFor(ByQEMU(disk, blockgraph.MethodEphemeralHeader))
 	case !h.Local:
 		return &reason{"the VM runs on another machine", nil}
 	}
 	return nil
+}
+
+// wantsQEMUFor returns why only QEMU can unlock these layers inside of the VM; nil for none.
+func wantsQEMUFor(layers []*blockgraph.Image) error {
+	if len(layers) == 0 {
+		return nil
+	}
+	because := "the LUKS header is inside of a qcow2 image"
+	if layers[0].Encryption.Engine == blockgraph.EngineLibRBD {
+		because = "Ceph's library unlocks the image"
+	}
+	return &reason{because, ErrExternalWouldHelp}
 }
 
 // whyNotHere returns why a volume cannot be unlocked in this process, nil if it can. It
@@ -177,20 +212,39 @@ func canWriteHeader(ctx context.Context, h *host.Host) error {
 // headerMember is the option of QEMU's LUKS driver for a detached header, since QEMU 9.0.
 const headerMember = "luks.header"
 
-// Stall is an estimate of how long a QEMU that unlocks a volume stalls its guest, see
+// Stall is an estimate of how long a QEMU that unlocks volumes stalls its guest, see
 // [luks.Header.QEMUUnlockTime].
 type Stall struct{ First, All time.Duration }
 
+// And returns the stall by the volumes of both; nil is a stall that is not known.
+func (s *Stall) And(other *Stall) *Stall {
+	switch {
+	case s == nil:
+		return other
+	case other == nil:
+		return s
+	}
+	return &Stall{s.First + other.First, s.All + other.All}
+}
+
 // WarnOfStall logs that the guest is about to stall, and for how long unless that is nil.
 func (c Choice) WarnOfStall(h *host.Host, disk *blockgraph.Disk, d *Stall) {
-	if !disk.Encrypted() || c.Method != blockgraph.MethodQEMU {
+	layers := ByQEMU(disk, c.Method)
+	if len(layers) == 0 {
 		return
 	}
-	log, because := h.Entry(disk.Target), ""
+	log, what, because := h.Entry(disk.Target), "disk "+disk.Target, ""
+	if c.Method != blockgraph.MethodQEMU {
+		names := make([]string, len(layers))
+		for i, layer := range layers {
+			names[i] = layer.Source.String()
+		}
+		what = fmt.Sprintf("%s of disk %s", strings.Join(names, " and "), disk.Target)
+	}
 	if c.Because != nil {
 		log, because = log.WithField(CauseField, c.Because), ", because "+c.Because.Error()
 	}
-	text := fmt.Sprintf("QEMU itself unlocks disk %s%s: the guest stalls meanwhile", disk.Target, because)
+	text := fmt.Sprintf("QEMU itself unlocks %s%s: the guest stalls meanwhile", what, because)
 	if d != nil {
 		text += fmt.Sprintf(", for about %.1f s (%.1f s if the passphrase is wrong)", d.First.Seconds(), d.All.Seconds())
 	}

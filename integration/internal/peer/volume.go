@@ -70,6 +70,17 @@ func NewFormatted(t testing.TB, kind VolumeKind, format ...string) *Volume {
 	return v
 }
 
+// NewOtherQcow2LUKS makes a volume of Qcow2LUKS with another passphrase and volume key than that
+// of NewVolume.
+func NewOtherQcow2LUKS(t testing.TB) *Volume {
+	t.Helper()
+	v := NewVolume(t, Qcow2LUKS)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	must.OK(t, v.copyQcow2LUKS(ctx, "qcow2-luks-other-v1"))
+	return v
+}
+
 // CreateVolume makes a volume whose files are in dir, which can hold one volume. format is as in
 // [NewFormatted]; without it the volume is as from NewVolume.
 func CreateVolume(ctx context.Context, dir string, kind VolumeKind, format ...string) (*Volume, error) {
@@ -167,7 +178,12 @@ func (v *Volume) VolumeKey(ctx context.Context) ([]byte, error) {
 // createQcow2LUKS copies a volume from the cache. Only QEMU makes this kind, and its key derivation benchmark
 // takes seconds. So all such volumes have one passphrase and one volume key.
 func (v *Volume) createQcow2LUKS(ctx context.Context) error {
-	dir, err := cached("qcow2-luks-v1", func(dir string) error {
+	return v.copyQcow2LUKS(ctx, "qcow2-luks-v1")
+}
+
+// copyQcow2LUKS copies the volume of that name in the cache, which it makes if it is missing.
+func (v *Volume) copyQcow2LUKS(ctx context.Context, name string) error {
+	dir, err := cached(name, func(dir string) error {
 		t := Volume{PassphraseFile: filepath.Join(dir, "passphrase")}
 		if err := t.newPassphrase(); err != nil {
 			return err
