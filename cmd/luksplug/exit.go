@@ -53,7 +53,7 @@ func exitCode(err error) int {
 		errors.Is(err, secrets.ErrInvalidDocument), errors.Is(err, libvirtvm.ErrInvalidURI):
 		return exitUsage
 	case is[*blockgraph.UnsupportedError](err), is[*hotplug.VersionError](err),
-		errors.Is(err, libvirtvm.ErrUnsupportedURI), errors.Is(err, pkcs11.ErrNotBuilt):
+		errors.Is(err, libvirtvm.ErrUnsupportedURI), errors.Is(err, pkcs11.ErrNotBuilt), errors.Is(err, secrets.ErrNoKeyring):
 		return exitUnsupported
 	case is[*inUseError](err), errors.Is(err, secrets.ErrConflict), errors.Is(err, secrets.ErrPersistent), errors.Is(err, libvirtvm.ErrSecretInXML):
 		return exitRefused

@@ -176,9 +176,9 @@ func checkArrival(ctx context.Context, a *app, store *hookStore, path string, re
 		case d.Err == nil:
 			report.Goodf("disk %s: its files and secrets are here", d.Target)
 		case strings.HasPrefix(d.Err.Error(), "disk "):
-			report.Badf("%v", d.Err)
+			report.Badf("%s", withHint(d.Err))
 		default:
-			report.Badf("disk %s: %v", d.Target, d.Err)
+			report.Badf("disk %s: %s", d.Target, withHint(d.Err))
 		}
 	}
 	return nil
