@@ -48,8 +48,8 @@ type Unlocker interface {
 // Limit is the time for which a store is unlocked. The zero value is until the next
 // reboot.
 type Limit struct {
-	// For is the time after which the kernel destroys the key; 0 for none. It is
-	// rounded up to seconds, and also counts while the host is suspended.
+	// For is the time after which the key is not used, and within two seconds destroyed
+	// by the kernel; 0 for none. It also counts while the host is suspended.
 	For time.Duration
 	// Suspend ends with the next suspend or hibernation of the host.
 	Suspend bool

@@ -39,21 +39,20 @@ func newHeader(b Binding, limit secrets.Limit) (header, error) {
 	}
 	h.asleep = c.asleepAtMost
 	if limit.For > 0 {
-		whole := time.Duration(seconds(limit.For)) * time.Second
-		h.until, h.deadline = time.Now().Add(whole).Truncate(time.Second), c.boot+whole
+		h.until, h.deadline = time.Now().Add(limit.For).Truncate(time.Millisecond), c.boot+limit.For
 	}
 	return h, nil
 }
 
 // format is the text of a header: its version, the binding, the time at which it ends, in
-// seconds since 1970, and after boot, whether a suspend ends it, and the time asleep; times
-// are in nanoseconds otherwise.
+// milliseconds since 1970, and in nanoseconds since boot, whether a suspend ends it, and the
+// time asleep in nanoseconds.
 const format = "luksplug-key 1 %s %d %d %t %d\n"
 
 func (h header) append(b []byte) []byte {
 	until := int64(0)
 	if !h.until.IsZero() {
-		until = h.until.Unix()
+		until = h.until.UnixMilli()
 	}
 	return fmt.Appendf(b, format, hex.EncodeToString(h.binding[:]), until, int64(h.deadline), h.suspend, int64(h.asleep))
 }
@@ -75,7 +74,7 @@ func parseHeader(payload []byte) (h header, key []byte, err error) {
 	}
 	copy(h.binding[:], sum)
 	if until != 0 {
-		h.until = time.Unix(until, 0)
+		h.until = time.UnixMilli(until)
 	}
 	h.deadline, h.asleep = time.Duration(deadline), time.Duration(asleep)
 	return h, key, nil

@@ -41,7 +41,7 @@ func Bind(content *secrets.Secret) Binding {
 
 // Keep keeps a key under a name, which names the store, until the limit. It replaces the
 // key of that name at once: a concurrent Find returns the old or the new one. It returns
-// the time at which the kernel destroys the key, zero for none.
+// the time at which the key ends, zero for none; the kernel destroys it within two seconds.
 func Keep(name string, key *secrets.Secret, b Binding, limit secrets.Limit) (time.Time, error) {
 	if key.Len() > maxKey {
 		return time.Time{}, fmt.Errorf("%w: the kernel keeps keys of at most %d bytes", secrets.ErrTooLong, maxKey)
@@ -67,7 +67,7 @@ func add(description string, payload []byte, limit secrets.Limit) error {
 		return err
 	}
 	if limit.For > 0 {
-		_, err = unix.KeyctlInt(unix.KEYCTL_SET_TIMEOUT, id, int(seconds(limit.For)), 0, 0)
+		_, err = unix.KeyctlInt(unix.KEYCTL_SET_TIMEOUT, id, timeout(limit.For), 0, 0)
 	}
 	if err == nil {
 		err = unix.KeyctlSetperm(id, ownerOnly)
@@ -80,8 +80,10 @@ func add(description string, payload []byte, limit secrets.Limit) error {
 	return errors.Join(err, clearErr)
 }
 
-// seconds rounds up.
-func seconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }
+// timeout returns the kernel's time-out, in seconds, of a key that ends after d: not
+// earlier, and the kernel counts from the begin of the present second. The header has the
+// exact time.
+func timeout(d time.Duration) int { return int((d+time.Second-1)/time.Second) + 1 }
 
 // Check returns an error that wraps [secrets.ErrNoKeyring] if the kernel keeps no keys for
 // this process.
