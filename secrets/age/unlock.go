@@ -12,7 +12,7 @@ import (
 // passphrase. The key is bound to the file of the identity: if that is replaced, also by
 // one with another passphrase for the same keys, the store is locked.
 func (s *Store) Unlock(ctx context.Context, limit secrets.Limit) (secrets.LockState, error) {
-	state, err := s.keys.unlock(ctx, limit)
+	state, err := storecall.Files(ctx, s.keys.path, func() (secrets.LockState, error) { return s.keys.unlock(ctx, limit) }, nil)
 	return state, storecall.Fail(s, secrets.Reference{}, err)
 }
 
@@ -28,7 +28,7 @@ func (s *Store) Lock(ctx context.Context) (bool, error) {
 
 // LockState implements [secrets.Unlocker].
 func (s *Store) LockState(ctx context.Context) (secrets.LockState, error) {
-	state, err := s.keys.lockState(ctx)
+	state, err := storecall.Files(ctx, s.keys.path, func() (secrets.LockState, error) { return s.keys.lockState(ctx) }, nil)
 	return state, storecall.Fail(s, secrets.Reference{}, err)
 }
 
