@@ -81,6 +81,7 @@ func TestUnlockedForTheHook(t *testing.T) {
 		wantSame(ctx, t, d, before)
 	}
 	refused()
+	h.alone(ctx, t, d, "hook", "check").want(t, 0).wantStdout(t, store.uri+" locked", command)
 	store.unlock(ctx, t)
 	h.alone(ctx, t, d, withStore...).want(t, 0)
 	h.alone(ctx, t, d, "detach", "sda").want(t, 0)
@@ -192,16 +193,7 @@ func TestNoKernelKeyring(t *testing.T) {
 			t.Parallel()
 			without := func(args ...string) result {
 				t.Helper()
-				cmd := exec.CommandContext(ctx, "setsid", append([]string{"--wait", luksplug}, args...)...)
-				var r result
-				must.OK(t, hostproc.OnThread(func() error {
-					if err := refuseKeys(refusal); err != nil {
-						return err
-					}
-					r = run(ctx, t, cmd)
-					return nil
-				}))
-				return r
+				return runRefused(ctx, t, refusal, []uint32{unix.SYS_ADD_KEY, unix.SYS_KEYCTL, unix.SYS_REQUEST_KEY}, args...)
 			}
 			got := without("secret", "unlock", store.uri).want(t, 3)
 			wantOneLine(t, got, "the kernel keeps no keys for this process", refusal.Error(), "?identity=PATH")
@@ -217,9 +209,43 @@ func TestNoKernelKeyring(t *testing.T) {
 	}
 }
 
-// refuseKeys has the kernel refuse the system calls of keyrings(7) to this thread and the programs that it starts.
-func refuseKeys(refusal unix.Errno) error {
-	calls := []uint32{unix.SYS_ADD_KEY, unix.SYS_KEYCTL, unix.SYS_REQUEST_KEY}
+// TestNoLocks: on a file system without locks nothing is changed, and secrets are found.
+func TestNoLocks(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	document := writeFile(t, "secret.xml", "<secret><uuid>5f3c1c3e-6e1c-4c60-8a53-1d2a9d5b7c11</uuid></secret>")
+	for _, kind := range []string{"age:", "dir:"} {
+		path := filepath.Join(t.TempDir(), "store")
+		without := func(args ...string) result {
+			t.Helper()
+			return runRefused(ctx, t, unix.ENOLCK, []uint32{unix.SYS_FLOCK}, append([]string{"--keystore", kind + path, "secret"}, args...)...)
+		}
+		must.OK(t, os.Mkdir(path, 0o700))
+		wantOneLine(t, without("define", document).want(t, 4), "the file system of the directory has no locks", "rpc.statd", unix.ENOLCK.Error())
+		run(ctx, t, exec.CommandContext(ctx, luksplug, "--keystore", kind+path, "secret", "define", document)).want(t, 0)
+		without("list").want(t, 0).wantStdout(t, "5f3c1c3e")
+		without("undefine", "5f3c1c3e-6e1c-4c60-8a53-1d2a9d5b7c11").want(t, 4)
+		without("list").want(t, 0).wantStdout(t, "5f3c1c3e")
+	}
+}
+
+// runRefused runs the program, in a session without a terminal, to which the kernel refuses these system calls.
+func runRefused(ctx context.Context, t *testing.T, refusal unix.Errno, calls []uint32, args ...string) result {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, "setsid", append([]string{"--wait", luksplug}, args...)...)
+	var r result
+	must.OK(t, hostproc.OnThread(func() error {
+		if err := refuseCalls(refusal, calls); err != nil {
+			return err
+		}
+		r = run(ctx, t, cmd)
+		return nil
+	}))
+	return r
+}
+
+// refuseCalls has the kernel refuse system calls to this thread and the programs that it starts.
+func refuseCalls(refusal unix.Errno, calls []uint32) error {
 	filter := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}} // the number of the call
 	for i, call := range calls {
 		filter = append(filter, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: call, Jt: uint8(len(calls) - i)})
@@ -236,4 +262,38 @@ func setFilter(filter []unix.SockFilter) error {
 		return fmt.Errorf("seccomp: %w", errno)
 	}
 	return nil
+}
+
+// TestSuspendScript runs the script of docs/keystores.md as systemd does, in a user namespace, whose keyring is its own.
+func TestSuspendScript(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	store := newLockable(ctx, t, peer.NewVolume(t, peer.DetachedRaw))
+	if err := exec.CommandContext(ctx, "unshare", "--user", "--map-root-user", "true").Run(); err != nil {
+		t.Skipf("there are no user namespaces here: %v", err)
+	}
+	_, text, found := strings.Cut(string(must.Get(os.ReadFile(filepath.Join(repository, "docs", "keystores.md")))(t)), "```text\n#!/bin/sh\n")
+	text, _, ended := strings.Cut(text, "```")
+	if !found || !ended {
+		t.Fatal("the document has no script")
+	}
+	script := writeFile(t, "script", "#!/bin/sh\n"+text)
+	must.OK(t, os.Chmod(script, 0o700))
+	const scenario = `set -e
+luksplug secret unlock "$STORE" --passphrase-file "$PASSPHRASE" --until-suspend 2>/dev/null
+"$SCRIPT" post suspend; luksplug secret status "$STORE"
+"$SCRIPT" pre suspend; luksplug secret status "$STORE"
+luksplug secret unlock "$STORE" --passphrase-file "$PASSPHRASE"
+"$SCRIPT" pre hibernate; luksplug secret status "$STORE"`
+	cmd := exec.CommandContext(ctx, "unshare", "--user", "--map-root-user", "sh", "-c", scenario)
+	cmd.Env = append(os.Environ(), "STORE="+store.uri, "PASSPHRASE="+store.passphrase, "SCRIPT="+script, "PATH="+filepath.Dir(luksplug)+":"+os.Getenv("PATH"))
+	got := run(ctx, t, cmd).want(t, 0)
+	want := []string{
+		store.uri + " unlocked until the host reboots or is suspended", store.uri + " unlocked until the host reboots or is suspended",
+		store.uri + "/identity.txt locked", store.uri + " locked",
+		store.uri + " unlocked until the host reboots", "no key store was unlocked", store.uri + " unlocked until the host reboots",
+	}
+	if got.stdout != strings.Join(want, "\n")+"\n" {
+		t.Errorf("printed:\n%s\nwant:\n%s", got.stdout, strings.Join(want, "\n"))
+	}
 }

@@ -66,6 +66,7 @@ type hookStore struct {
 	options keystore.Options
 	chain   secrets.Store // nil before the first look-up
 	names   string
+	stores  []secrets.Store
 	found   foundIn
 }
 
@@ -156,6 +157,6 @@ func (s *hookStore) open() error {
 	if len(usable) == 0 {
 		return errNoHookStore
 	}
-	s.chain, s.names = secrets.Chain(usable...), strings.Join(names, ", ")
+	s.chain, s.names, s.stores = secrets.Chain(usable...), strings.Join(names, ", "), stores
 	return nil
 }
