@@ -191,13 +191,11 @@ func (h *nfsHost) document(ctx context.Context, t *testing.T) string {
 func (h *nfsHost) locks(ctx context.Context, t *testing.T) {
 	first, second := h.document(ctx, t), h.document(ctx, t)
 	// The passphrase of a new identity is asked for with the lock held.
-	h.do(ctx, t, "mkdir -m 700 "+mountOne+"/new; mkfifo -m 600 /tmp/pipe; /tmp/luksplug --timeout 5m --keystore 'age:"+mountOne+"/new?protect=passphrase&passphrase-file=/tmp/pipe' secret define "+first+" > /tmp/out 2>&1 &")
+	h.do(ctx, t, "mkdir -m 700 "+mountOne+"/new; mkfifo -m 600 /tmp/pipe; (/tmp/luksplug --timeout 5m --keystore 'age:"+mountOne+"/new?protect=passphrase&passphrase-file=/tmp/pipe' secret define "+first+"; echo $? > /tmp/code) > /tmp/out 2>&1 &")
 	h.do(ctx, t, "i=0; until [ -e "+mountOne+"/new/.lock ]; do i=$((i+1)); [ $i -lt 100 ] || exit 1; sleep 0.1; done; sleep 1")
 	h.luksplug(ctx, t, 4, "--timeout 2s --keystore age:"+mountTwo+"/new secret define "+second, "locked by another process", "one that shares it")
-	// The lock ends with its process.
-	h.do(ctx, t, "kill -9 $(pidof luksplug)")
+	h.do(ctx, t, "cat /tmp/right > /tmp/pipe; i=0; until [ -e /tmp/code ]; do i=$((i+1)); [ $i -lt 900 ] || exit 1; sleep 0.1; done; cat /tmp/out; [ $(cat /tmp/code) = 0 ]")
 	h.luksplug(ctx, t, 0, "--keystore age:"+mountTwo+"/new secret define "+second)
-	h.luksplug(ctx, t, 0, "--keystore age:"+mountOne+"/new secret define "+first)
 	// Many writers at once.
 	h.do(ctx, t, "for i in 1 2 3; do for m in "+mountOne+" "+mountTwo+"; do printf '<secret/>' | /tmp/luksplug --timeout 10m --keystore age:$m/new secret define - > /tmp/w.$i.${m##*/} 2>&1 & done; done; wait")
 	if names := must.Get(filepath.Glob(filepath.Join(h.files, "new", "*.xml")))(t); len(names) != 8 {
@@ -212,7 +210,7 @@ func (h *nfsHost) exchanged(ctx context.Context, t *testing.T) {
 	h.do(ctx, t, "rm -f /tmp/code /tmp/out; mkdir -m 700 "+mountOne+"/exchanged; (/tmp/luksplug --timeout 5m --keystore 'age:"+mountOne+"/exchanged?protect=passphrase&passphrase-file=/tmp/pipe' secret define "+document+"; echo $? > /tmp/code) > /tmp/out 2>&1 &")
 	h.do(ctx, t, "i=0; until [ -e "+mountOne+"/exchanged/.lock ]; do i=$((i+1)); [ $i -lt 100 ] || exit 1; sleep 0.1; done; sleep 1")
 	must.OK(t, os.RemoveAll(dir), os.Mkdir(dir, 0o700))
-	out := h.do(ctx, t, "cat /tmp/right > /tmp/pipe; i=0; until [ -e /tmp/code ]; do i=$((i+1)); [ $i -lt 300 ] || exit 1; sleep 0.1; done; cat /tmp/out /tmp/code")
+	out := h.do(ctx, t, "cat /tmp/right > /tmp/pipe; i=0; until [ -e /tmp/code ]; do i=$((i+1)); [ $i -lt 900 ] || exit 1; sleep 0.1; done; cat /tmp/out /tmp/code")
 	// By the server's kind it is a stale handle, or no such directory.
 	if !strings.Contains(out, "cannot write identity.txt") || !strings.HasSuffix(out, "4\n") {
 		t.Errorf("a write to a directory that is gone: %s", out)
