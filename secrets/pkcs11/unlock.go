@@ -4,6 +4,9 @@ package pkcs11
 
 import (
 	"context"
+	"net/url"
+	"slices"
+	"strings"
 
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/internal/opened"
@@ -55,4 +58,21 @@ func (t *token) LockState(ctx context.Context) (secrets.LockState, error) {
 	pin.Wipe()
 	state.Protected = state.Unlocked || t.options.URI.PINSource() == ""
 	return state, nil
+}
+
+// keptName returns the name under which the kernel keeps the token's PIN: the URI's module
+// and token, which may have several stores.
+func (u URI) keptName() string {
+	var parts []string
+	for _, name := range pathAttributes() {
+		if v, given := u.path[name]; given && !slices.Contains([]string{"type", "object", "id"}, name) {
+			parts = append(parts, name+"="+url.PathEscape(v))
+		}
+	}
+	for _, name := range []string{"module-name", "module-path"} {
+		if v, given := u.query[name]; given {
+			parts = append(parts, name+"="+url.PathEscape(v))
+		}
+	}
+	return "pkcs11:" + strings.Join(parts, ";")
 }

@@ -169,20 +169,3 @@ func escape(value, chars string) string {
 	}
 	return b.String()
 }
-
-// keptName returns the name under which the kernel keeps the token's PIN: the URI's module
-// and token, which may have several stores.
-func (u URI) keptName() string {
-	var parts []string
-	for _, name := range pathAttributes() {
-		if v, given := u.path[name]; given && !slices.Contains([]string{"type", "object", "id"}, name) {
-			parts = append(parts, name+"="+url.PathEscape(v))
-		}
-	}
-	for _, name := range []string{"module-name", "module-path"} {
-		if v, given := u.query[name]; given {
-			parts = append(parts, name+"="+url.PathEscape(v))
-		}
-	}
-	return "pkcs11:" + strings.Join(parts, ";")
-}
