@@ -116,6 +116,7 @@ func newReader(ctx context.Context, t *testing.T) *reader {
 		"/run/luksplug/secrets", filepath.Join(base, "secrets"),
 		"/run/luksplug/keys", shortDir(t, inMemoryDir),
 		"/var/lib/luksplug/secrets", filepath.Join(base, "state"),
+		"/srv/luksplug", filepath.Join(base, "srv"),
 	}
 	r.config = filepath.Join(base, "config.yaml") // instead of none, for the directories
 	config := "state: " + filepath.Join(base, "state") + "\nephemeral: " + filepath.Join(base, "secrets") + "\n"
@@ -278,6 +279,7 @@ var volatile = []struct {
 	{regexp.MustCompile(`\b\d+(\.\d+)?(µs|ms|s)\b`), "TIME"},
 	{regexp.MustCompile(`milliseconds": [\d.]+`), `milliseconds": TIME`},
 	{regexp.MustCompile(`"uuid": "[^"]*"`), `"uuid": UUID`}, // of a LUKS volume, random
+	{regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d`), "DATE"},
 	{regexp.MustCompile(`"time": ?"[^"]*"`), `"time": TIME`},
 	{regexp.MustCompile(`luksplug \S+ \(go\S+, \S+\)`), "luksplug VERSION"},
 	{regexp.MustCompile(` +`), " "},

@@ -34,6 +34,8 @@ func completeNames(a *app, root *cobra.Command) {
 			if strings.HasSuffix(arguments, " FILE") {
 				cmd.ValidArgsFunction = beforeFile(cmd.ValidArgsFunction)
 			}
+		case "[STORE]":
+			cmd.ValidArgsFunction = completed(func(cmd *cobra.Command) []string { return storeCompletions(cmd, a) }, 1)
 		}
 		if cmd.Flags().Lookup("tls-secret") != nil {
 			_ = cmd.RegisterFlagCompletionFunc("tls-secret", completed(func(cmd *cobra.Command) []string { return secretNames(cmd, a, secrets.UsageTLS) }, 0))
@@ -83,6 +85,27 @@ func domainNames(cmd *cobra.Command, a *app) []string {
 	}
 	names, _ := libvirtvm.Names(ctx, uri.text) // without an answer there are none
 	return names
+}
+
+// storeCompletions returns the key stores that can be unlocked, with their states as
+// descriptions.
+func storeCompletions(cmd *cobra.Command, a *app) []string {
+	if a.flags.complete(cmd) != nil || a.setUp(cmd) != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(cmd.Context(), completionLimit)
+	defer cancel()
+	stores, err := openStores(a, a.storeOptions())
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, s := range stores {
+		if state, _ := stateOf(ctx, s); state.State != storeOther { // an error is the state unknown
+			out = append(out, s.String()+"\t"+state.State)
+		}
+	}
+	return out
 }
 
 // secretNames returns the secrets of a type, "" for all, with their usages as descriptions.

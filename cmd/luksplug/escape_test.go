@@ -231,7 +231,7 @@ func TestEscapesValues(t *testing.T) {
 		"repair": func(a *app) error {
 			return showRepaired(a, &libvirtvm.Repaired{Removed: []*hotplug.AttachedDisk{&leftover}, Fixed: states})
 		},
-		"secret list": func(a *app) error { return showSecrets(a, []found{{namedStore{}, document}}, "") },
+		"secret list": func(a *app) error { return showSecrets(a, []found{{namedStore{}, document}}, nil, "") },
 		"note":        func(a *app) error { return a.note("waiting for %s", evil) },
 	} {
 		var out, errs bytes.Buffer

@@ -9,6 +9,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/hotplug/volume"
+	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
@@ -54,11 +55,14 @@ func exitCode(err error) int {
 		errors.Is(err, secrets.ErrInvalidDocument), errors.Is(err, libvirtvm.ErrInvalidURI), errors.Is(err, volume.ErrRequest):
 		return exitUsage
 	case is[*blockgraph.UnsupportedError](err), is[*hotplug.VersionError](err),
-		errors.Is(err, libvirtvm.ErrUnsupportedURI), errors.Is(err, pkcs11.ErrNotBuilt), errors.Is(err, volume.ErrUnsupported):
+		errors.Is(err, libvirtvm.ErrUnsupportedURI), errors.Is(err, pkcs11.ErrNotBuilt), errors.Is(err, secrets.ErrNoKeyring),
+		errors.Is(err, volume.ErrUnsupported):
 		return exitUnsupported
 	case is[*inUseError](err), errors.Is(err, secrets.ErrConflict), errors.Is(err, secrets.ErrPersistent), errors.Is(err, libvirtvm.ErrSecretInXML), errors.Is(err, errNotInMemory),
 		errors.Is(err, volume.ErrExists), errors.Is(err, volume.ErrNoVolume):
 		return exitRefused
+	case is[*fsutil.WaitError](err): // the question for a passphrase was not answered
+		return exitFailed
 	case is[*hotplug.SecretError](err), is[*secrets.StoreError](err), errors.Is(err, hotplug.ErrUnusableSecret):
 		return exitSecret
 	case is[*hotplug.PreflightError](err), is[*blockgraph.PlacementError](err),

@@ -105,6 +105,24 @@ func arguments(names ...string) cobra.PositionalArgs {
 	}
 }
 
+// optionalArgument returns a check that a command has at most one argument.
+func optionalArgument(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		return arguments(name)(cmd, args)
+	}
+}
+
+// firstOrNone returns the optional argument of a command, "" for none.
+func firstOrNone(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}
+
 func plural(arguments int) string {
 	if arguments == 1 {
 		return "an argument"

@@ -10,6 +10,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/internal/shell"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/luks"
@@ -30,6 +31,7 @@ var causeHints = []struct {
 	{libvirtvm.ErrDisks, "detach the disks with --persistent first"},
 	{secrets.ErrOtherNode, "run luksplug on the VM's host, with a key store there: ssh HOST luksplug ..."},
 	{secrets.ErrUnknownNode, "use --qemu-pid to name the VM's process if it is on this host, or run luksplug on the VM's host"},
+	{secrets.ErrNoKeyring, "allow this container add_key and keyctl, or decrypt the identity into a tmpfs at boot and name it with ?identity=PATH"},
 	{secrets.ErrOtherVolume, "hook, any-volume: true in " + configPath + " lets the hook use bound secrets for any disk"},
 	{hotplug.ErrHeaderInUse, "attach with --allow-shared-header to use the header of another disk"},
 	{hotplug.ErrGuestHeader, "attach with --allow-guest-header if the guest has written the header into its own disk"},
@@ -53,6 +55,10 @@ var causeHints = []struct {
 
 // hintOf returns the hint against the cause of an error, "" for none.
 func hintOf(err error) string {
+	var store *secrets.StoreError
+	if errors.Is(err, secrets.ErrPassphrase) && errors.As(err, &store) {
+		return "run 'luksplug secret unlock " + shell.Word(store.Store) + "'"
+	}
 	var lacking *hotplug.VersionError
 	if errors.As(err, &lacking) && lacking.Feature.Element == "disk/source/encryption/header" {
 		return "use --unlock external to open the disk in a qemu-storage-daemon"
@@ -65,11 +71,20 @@ func hintOf(err error) string {
 	return ""
 }
 
+// withHint returns the text of an error with the hint against its cause.
+func withHint(err error) string {
+	text := err.Error()
+	if hint := hintOf(err); hint != "" {
+		text += " (" + hint + ")"
+	}
+	return text
+}
+
 // hintFor returns a further hint against an error of a command, "" for none. It is
 // printed on its own line. domain is the command's libvirt domain, if any.
 func hintFor(err error, domain string) string {
 	switch {
-	case is[newlineError](err) && (errors.Is(err, qmp.ErrWrongPassphrase) || errors.Is(err, luks.ErrWrongPassphrase)):
+	case is[newlineError](err) && (errors.Is(err, qmp.ErrWrongPassphrase) || errors.Is(err, luks.ErrWrongPassphrase) || errors.Is(err, secrets.ErrWrongPassphrase)):
 		return "the passphrase ends in a newline, which is part of it: write the file without one (printf %s)"
 	case errors.Is(err, libvirtvm.ErrNoPort):
 		return "run 'luksplug hook enable " + domain + "', or use bus='scsi' with an existing controller"

@@ -87,6 +87,7 @@ func handle(ctx context.Context, a *app, e hook.Event, c configuration, configEr
 		log.Error(configErr)
 	}
 	options := a.storeOptions()
+	options.Prompt = nil // libvirt waits for its hook, also where libvirtd has a terminal
 	// libvirt waits until the hook's standard error is closed, so a child that a key
 	// store's program leaves behind must not inherit it.
 	options.Stderr = a.log.Out

@@ -12,6 +12,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/internal/shell"
 )
 
 func newHookCheck(a *app) *cobra.Command {
@@ -41,7 +42,7 @@ func runHookCheck(ctx context.Context, a *app, i hook.Installation, xml string) 
 	}
 	checkLibvirtd(i, &report)
 	store := &hookStore{app: a, options: a.storeOptions()}
-	checkKeys(a, store, &report)
+	checkKeys(ctx, a, store, &report)
 	checkRecordKey(a, &report)
 	if a.flags.domain != "" {
 		if err := checkDomain(ctx, a, &report); err != nil {
@@ -100,7 +101,7 @@ func checkLibvirtd(i hook.Installation, report *libvirtvm.Report) {
 
 // checkKeys adds whether the configuration, its key stores and the directory for keys are
 // usable.
-func checkKeys(a *app, store *hookStore, report *libvirtvm.Report) {
+func checkKeys(ctx context.Context, a *app, store *hookStore, report *libvirtvm.Report) {
 	c, found, err := readConfig(a.flags.config)
 	if err != nil {
 		report.Badf("%v", err)
@@ -113,6 +114,16 @@ func checkKeys(a *app, store *hookStore, report *libvirtvm.Report) {
 		report.Badf("%v", err)
 	} else {
 		report.Goodf("key stores: %s", store.names)
+		// A state that is unknown concerns only the domains whose secrets are there.
+		states, _ := statesOf(ctx, store.stores)
+		for _, s := range states {
+			switch s.State {
+			case storeLocked:
+				report.Warnf("key store %s: domains with secrets in it do not start: run 'luksplug secret unlock %s'", s, shell.Word(s.Store))
+			case storeUnlocked:
+				report.Goodf("key store %s", s)
+			}
+		}
 	}
 	report.Goodf("%s", boundText(c))
 	if err := hotplug.CheckRunDir(); err != nil {
@@ -176,9 +187,9 @@ func checkArrival(ctx context.Context, a *app, store *hookStore, path string, re
 		case d.Err == nil:
 			report.Goodf("disk %s: its files and secrets are here", d.Target)
 		case strings.HasPrefix(d.Err.Error(), "disk "):
-			report.Badf("%v", d.Err)
+			report.Badf("%s", withHint(d.Err))
 		default:
-			report.Badf("disk %s: %v", d.Target, d.Err)
+			report.Badf("disk %s: %s", d.Target, withHint(d.Err))
 		}
 	}
 	return nil

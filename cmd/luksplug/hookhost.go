@@ -66,13 +66,14 @@ type hookStore struct {
 	options keystore.Options
 	chain   secrets.Store // nil before the first look-up
 	names   string
+	stores  []secrets.Store
 	found   foundIn
 }
 
 // foundIn are the stores in which secrets were found.
 type foundIn struct {
-	mu    sync.Mutex
-	names []string
+	mu     sync.Mutex
+	stores []secrets.Store
 }
 
 // noting is a store that notes look-ups that succeed.
@@ -92,8 +93,8 @@ func (n noting) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 	if err == nil {
 		n.found.mu.Lock()
 		defer n.found.mu.Unlock()
-		if name := n.String(); !slices.Contains(n.found.names, name) {
-			n.found.names = append(n.found.names, name)
+		if !slices.ContainsFunc(n.found.stores, func(s secrets.Store) bool { return s.String() == n.String() }) {
+			n.found.stores = append(n.found.stores, n.Store)
 		}
 	}
 	return secret, err
@@ -104,13 +105,28 @@ func (f *foundIn) inMemory() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var out []string
-	for _, name := range f.names {
+	for _, store := range f.stores {
+		name := store.String()
 		kind, path, _ := strings.Cut(name, ":")
 		path, _, _ = strings.Cut(path, "?")
 		path, err := url.PathUnescape(path)
 		switch {
 		case kind == "keyring", err == nil && slices.Contains([]string{"dir", "age", "vm"}, kind) && fsutil.InMemory(path):
 			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// unlocked returns warnings of those of the stores that are not unlocked for ever.
+func (f *foundIn) unlocked(ctx context.Context) []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []string
+	for _, store := range f.stores {
+		// A state that is unknown by now is reported at the start.
+		if state, err := stateOf(ctx, store); err == nil && state.State == storeUnlocked {
+			out = append(out, fmt.Sprintf("a secret is in the key store %s, which is unlocked %s: after that the domain does not start until 'luksplug secret unlock' has opened it again", state.Store, state.until()))
 		}
 	}
 	return out
@@ -146,6 +162,6 @@ func (s *hookStore) open() error {
 	if len(usable) == 0 {
 		return errNoHookStore
 	}
-	s.chain, s.names = secrets.Chain(usable...), strings.Join(names, ", ")
+	s.chain, s.names, s.stores = secrets.Chain(usable...), strings.Join(names, ", "), stores
 	return nil
 }

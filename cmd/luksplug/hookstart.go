@@ -90,7 +90,7 @@ func startCheck(a *app) (func(context.Context, libvirtvm.NextStart) error, error
 			switch {
 			case d.Err == nil:
 			case d.Optional && !errors.Is(d.Err, hook.ErrNoMonitor):
-				log.Warnf("the domain would start without it, since it is optional: %v", d.Err)
+				log.Warnf("the domain would start without it, since it is optional: %s", withHint(d.Err))
 			default:
 				return d.Err
 			}
@@ -121,6 +121,7 @@ func examineStart(ctx context.Context, a *app, next libvirtvm.NextStart) ([]hook
 	for _, name := range store.found.inMemory() {
 		warnings = append(warnings, "a secret is in the key store "+name+", which is in memory: after a reboot of the host the domain does not start until it is there again")
 	}
+	warnings = append(warnings, store.found.unlocked(ctx)...)
 	return disks, warnings, err
 }
 
@@ -144,12 +145,12 @@ func checkDomain(ctx context.Context, a *app, report *libvirtvm.Report) error {
 		}
 		disks, warnings, err := examineStart(ctx, a, next)
 		if err != nil {
-			report.Badf("domain %s does not start: %v", next.Domain, err)
+			report.Badf("domain %s does not start: %s", next.Domain, withHint(err))
 		}
 		for _, d := range disks {
 			text := ""
 			if d.Err != nil {
-				text = "disk " + d.Target + ": " + strings.TrimPrefix(d.Err.Error(), "disk "+d.Target+": ")
+				text = "disk " + d.Target + ": " + strings.TrimPrefix(withHint(d.Err), "disk "+d.Target+": ")
 			}
 			switch {
 			case d.Err == nil:

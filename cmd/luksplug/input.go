@@ -61,7 +61,8 @@ func (a *app) inherit(cmd *cobra.Command) {
 	if file := cmd.Flags().Lookup(valueFlag); file != nil {
 		sources = append(sources, file.Value.String())
 	}
-	for _, uri := range a.flags.keystores {
+	// An argument can be a URI, too.
+	for _, uri := range append(cmd.Flags().Args(), a.flags.keystores...) {
 		_, query, _ := strings.Cut(uri, "?")
 		parameters, _ := url.ParseQuery(query)
 		for _, name := range []string{"passphrase-file", "token-file", "password-file"} {

@@ -36,10 +36,18 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Condition: func(condition string) (bool, error) {
-			if condition != "root" {
-				return false, fmt.Errorf("unknown condition %s", condition)
+			switch condition {
+			case "root":
+				return os.Geteuid() == 0, nil
+			case "keyring":
+				_, err := unix.AddKey("user", "luksplug-test", []byte{0}, unix.KEY_SPEC_PROCESS_KEYRING)
+				return err == nil, nil
+			case "timens":
+				return exec.Command("unshare", "--time", "--boottime", "1", "--fork", "true").Run() == nil, nil
+			case "userns":
+				return exec.Command("unshare", "--user", "--map-root-user", "true").Run() == nil, nil
 			}
-			return os.Geteuid() == 0, nil
+			return false, fmt.Errorf("unknown condition %s", condition)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": exits,

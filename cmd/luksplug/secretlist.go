@@ -52,11 +52,13 @@ func runSecretList(ctx context.Context, a *app, filter secretFilter) error {
 		if len(all) == 0 && err != nil {
 			return err
 		}
+		// The list does not need the keys: an unknown state is in the JSON output.
+		states, _ := statesOf(ctx, stores)
 		shown := slices.DeleteFunc(slices.Clone(all), func(s found) bool { return !filter.passes(s) })
 		if len(shown) == 0 && len(all) > 0 {
-			return errors.Join(showSecrets(a, shown, fmt.Sprintf("none of the %d secrets that are defined is of this kind\n", len(all))), err)
+			return errors.Join(showSecrets(a, shown, states, fmt.Sprintf("none of the %d secrets that are defined is of this kind\n", len(all))), err)
 		}
-		return errors.Join(showSecrets(a, shown, "no secret is defined\n"), err)
+		return errors.Join(showSecrets(a, shown, states, "no secret is defined\n"), err)
 	})
 }
 
@@ -82,8 +84,9 @@ func listAll(ctx context.Context, stores []secrets.Store, cannot func(secrets.St
 	return out, errors.Join(failed...)
 }
 
-// showSecrets prints secrets, or, without any, the text none.
-func showSecrets(a *app, all []found, none string) error {
+// showSecrets prints secrets, with the states of their stores, or, without any, the text
+// none.
+func showSecrets(a *app, all []found, states []storeJSON, none string) error {
 	out := []secretJSON{}
 	rows := [][]string{{"UUID", "USAGE", "FLAGS", "STORE"}}
 	for _, f := range all {
@@ -96,7 +99,7 @@ func showSecrets(a *app, all []found, none string) error {
 		if j.Private {
 			flags = append(flags, "private")
 		}
-		rows = append(rows, []string{dash(j.UUID), dash(strings.TrimSpace(j.UsageType + " " + j.Usage)), dash(strings.Join(flags, ",")), j.Store})
+		rows = append(rows, []string{dash(j.UUID), dash(strings.TrimSpace(j.UsageType + " " + j.Usage)), dash(strings.Join(flags, ",")), j.Store + lockNote(states, j.Store)})
 	}
 	text := table(rows)
 	if len(all) == 0 {
@@ -104,5 +107,20 @@ func showSecrets(a *app, all []found, none string) error {
 	}
 	return a.show(text, struct {
 		Secrets []secretJSON `json:"secrets"`
-	}{out})
+		Stores  []storeJSON  `json:"stores,omitempty"`
+	}{out, states})
+}
+
+// lockNote returns what is to be known of a store that a passphrase protects, "" of others.
+func lockNote(states []storeJSON, store string) string {
+	for _, s := range states {
+		switch {
+		case s.Store != store:
+		case s.State == storeLocked:
+			return " (locked)"
+		case s.State == storeUnlocked:
+			return " (unlocked " + s.until() + ")"
+		}
+	}
+	return ""
 }

@@ -161,7 +161,8 @@ func SyncDir(dir *os.File, name string) error {
 // ErrLocked reports that another process, or another open file of this one, has the lock.
 var ErrLocked = errors.New("it is locked by another process")
 
-const lockPoll = 5 * time.Millisecond
+// The time between two attempts at a lock grows from lockPoll to maxLockPoll: over a network each is a request.
+const lockPoll, maxLockPoll = 5 * time.Millisecond, 40 * time.Millisecond
 
 // TryLock locks an open file or directory against every other TryLock and Lock (flock(2), exclusive). The
 // lock ends when f is closed, also by the end of the process. The error wraps [ErrLocked] if it is not free.
@@ -183,7 +184,7 @@ func TryLock(f *os.File) error {
 // Lock is [TryLock] that waits until the lock is free, or ctx ends: the error then
 // wraps [ErrLocked] and ctx's error.
 func Lock(ctx context.Context, f *os.File) error {
-	for {
+	for wait := lockPoll; ; wait = min(2*wait, maxLockPoll) {
 		err := TryLock(f)
 		if !errors.Is(err, ErrLocked) {
 			return err
@@ -191,7 +192,7 @@ func Lock(ctx context.Context, f *os.File) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%w: %w", err, ctx.Err())
-		case <-time.After(lockPoll):
+		case <-time.After(wait):
 		}
 	}
 }

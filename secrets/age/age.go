@@ -60,7 +60,7 @@ func (s *Store) String() string { return "age:" + (&url.URL{Path: s.path}).Escap
 // identity. The error wraps ErrDenied for a value that is encrypted to other
 // recipients, and for a file or directory with unsafe permissions.
 func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
-	value, err := s.lookup(ctx, ref)
+	value, err := storecall.Files(ctx, s.path, func() (*secrets.Secret, error) { return s.lookup(ctx, ref) }, (*secrets.Secret).Wipe)
 	return value, storecall.Fail(s, ref, err)
 }
 
@@ -95,7 +95,7 @@ func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 
 // Describe implements [secrets.Describer]. It needs no identity.
 func (s *Store) Describe(ctx context.Context, ref secrets.Reference) (secrets.Document, error) {
-	d, err := s.describe(ctx, ref)
+	d, err := storecall.Files(ctx, s.path, func() (secrets.Document, error) { return s.describe(ctx, ref) }, nil)
 	return d, storecall.Fail(s, ref, err)
 }
 
@@ -113,7 +113,7 @@ func (s *Store) describe(ctx context.Context, ref secrets.Reference) (d secrets.
 
 // List implements [secrets.Lister]. It needs no identity.
 func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
-	documents, err := s.list(ctx)
+	documents, err := storecall.Files(ctx, s.path, func() ([]secrets.Document, error) { return s.list(ctx) }, nil)
 	return documents, storecall.Fail(s, secrets.Reference{}, err)
 }
 
@@ -132,7 +132,7 @@ func (s *Store) list(ctx context.Context) ([]secrets.Document, error) {
 
 // Define implements [secrets.Keeper]. An ephemeral secret needs a directory in memory.
 func (s *Store) Define(ctx context.Context, d secrets.Document) error {
-	return storecall.Fail(s, d.Reference(), s.define(ctx, d))
+	return storecall.Fail(s, d.Reference(), storecall.Change(ctx, s.path, func() error { return s.define(ctx, d) }))
 }
 
 func (s *Store) define(ctx context.Context, d secrets.Document) error {
@@ -197,17 +197,19 @@ func (s *Store) change(ctx context.Context, ref secrets.Reference, change func(*
 	if err := errors.Join(ctx.Err(), ref.Validate()); err != nil {
 		return err
 	}
-	f, err := s.open()
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return locked(ctx, f, func(w *privdir.Writer) error {
-		d, err := find(f, ref)
+	return storecall.Change(ctx, s.path, func() error {
+		f, err := s.open()
 		if err != nil {
 			return err
 		}
-		return change(f, w, d)
+		defer f.Close()
+		return locked(ctx, f, func(w *privdir.Writer) error {
+			d, err := find(f, ref)
+			if err != nil {
+				return err
+			}
+			return change(f, w, d)
+		})
 	})
 }
 

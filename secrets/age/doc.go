@@ -25,7 +25,8 @@
 // An identity in clear protects only copies of the directory without it, such as a
 // backup. With [Options.Protect] the identity is encrypted with a passphrase. The first
 // look-up of a [Store] asks for the passphrase, and the Store keeps the decrypted
-// identity. Define and Set do not ask once recipients.txt exists. An identity that
+// identity. After [Store.Unlock] the kernel keeps it for all processes of the user, and no
+// Store asks. Define and Set do not ask once recipients.txt exists. An identity that
 // "age --passphrase" encrypted works too.
 //
 // # Limits of the protection

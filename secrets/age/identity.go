@@ -15,6 +15,7 @@ import (
 	"filippo.io/age/armor"
 
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/internal/opened"
 	"github.com/luksplug/luksplug/secrets/internal/privdir"
 )
 
@@ -60,20 +61,48 @@ func (i *identity) open(ctx context.Context) ([]age.Identity, error) {
 	if i.opened != nil {
 		return i.opened, nil
 	}
-	content, err := i.read()
-	if errors.Is(err, secrets.ErrNotFound) {
-		return nil, fmt.Errorf("%w: there is no identity %s to decrypt with", secrets.ErrLocked, i.path)
-	}
+	content, err := i.existing()
 	if err != nil {
 		return nil, err
 	}
 	defer content.Wipe()
-	keys, err := i.parse(ctx, content)
+	if !isProtected(content) {
+		if i.opened, err = i.parseClear(content); err != nil {
+			return nil, err
+		}
+		return i.opened, nil
+	}
+	kept, state := opened.Find(i.name(), opened.Bind(content))
+	if kept != nil {
+		// Not remembered: after Lock, another process's as well, it must not be used.
+		defer kept.Wipe()
+		return i.parse(kept)
+	}
+	clear, err := i.decrypt(ctx, content, state.Ended)
 	if err != nil {
 		return nil, err
 	}
-	i.opened = keys
-	return keys, nil
+	defer clear.Wipe()
+	i.opened, err = i.parse(clear)
+	return i.opened, err
+}
+
+// name is the name under which the kernel keeps the identity.
+func (i *identity) name() string {
+	path, err := filepath.Abs(i.path)
+	if err != nil { // there is no working directory
+		path = i.path
+	}
+	return "age:" + path
+}
+
+// existing is read for an identity that is needed.
+func (i *identity) existing() (*secrets.Secret, error) {
+	content, err := i.read()
+	if errors.Is(err, secrets.ErrNotFound) {
+		return nil, fmt.Errorf("%w: there is no identity %s to decrypt with", secrets.ErrLocked, i.path)
+	}
+	return content, err
 }
 
 func (i *identity) read() (*secrets.Secret, error) {
@@ -89,21 +118,24 @@ func (i *identity) read() (*secrets.Secret, error) {
 	return content, nil
 }
 
-// parse returns the keys in the file's content, which it decrypts if necessary.
-func (i *identity) parse(ctx context.Context, content *secrets.Secret) ([]age.Identity, error) {
-	var protected bool
+// isProtected reports whether a passphrase protects an identity file with this content.
+func isProtected(content *secrets.Secret) bool {
+	protected := false
 	// Use fails only for a wiped secret.
 	_ = content.Use(func(b []byte) error { protected = isEncrypted(b); return nil })
-	if protected {
-		clear, err := i.unlock(ctx, content)
-		if err != nil {
-			return nil, err
-		}
-		defer clear.Wipe()
-		content = clear
-	} else if i.options.Protect {
+	return protected
+}
+
+// parseClear returns the keys of an identity file in clear, if it may be one.
+func (i *identity) parseClear(content *secrets.Secret) ([]age.Identity, error) {
+	if i.options.Protect {
 		return nil, fmt.Errorf("%w: the identity %s is not protected by a passphrase, which is required: encrypt it with age --passphrase", secrets.ErrDenied, i.path)
 	}
+	return i.parse(content)
+}
+
+// parse returns the keys of an identity in clear.
+func (i *identity) parse(content *secrets.Secret) ([]age.Identity, error) {
 	var keys []age.Identity
 	err := content.Use(func(b []byte) error {
 		var err error
@@ -117,10 +149,15 @@ func (i *identity) parse(ctx context.Context, content *secrets.Secret) ([]age.Id
 	return keys, nil
 }
 
-// unlock decrypts a protected identity.
-func (i *identity) unlock(ctx context.Context, content *secrets.Secret) (*secrets.Secret, error) {
+// decrypt asks for the passphrase of a protected identity, and returns the identity in
+// clear. ended says why a key that was unlocked is not used, "" for none.
+func (i *identity) decrypt(ctx context.Context, content *secrets.Secret, ended string) (*secrets.Secret, error) {
 	if i.options.Passphrase == nil {
-		return nil, fmt.Errorf("%w: the identity %s is protected by a passphrase, and luksplug cannot prompt for it: run this in a terminal, or name a file with the passphrase", secrets.ErrLocked, i.path)
+		why := ""
+		if ended != "" {
+			why = "; it was unlocked, but " + ended
+		}
+		return nil, fmt.Errorf("%w: luksplug cannot prompt here for that of %s: unlock the store, run this in a terminal, or name a file with the passphrase%s", secrets.ErrPassphrase, i.path, why)
 	}
 	passphrase, err := i.ask(ctx, "passphrase of "+i.path)
 	if err != nil {
@@ -138,7 +175,7 @@ func (i *identity) unlock(ctx context.Context, content *secrets.Secret) (*secret
 	var wrong *age.NoIdentityMatchError
 	switch {
 	case errors.As(err, &wrong):
-		return nil, fmt.Errorf("%w: the passphrase of the identity %s is wrong", secrets.ErrDenied, i.path)
+		return nil, fmt.Errorf("%w: that of the identity %s", secrets.ErrWrongPassphrase, i.path)
 	case err != nil:
 		return nil, fmt.Errorf("%w: the identity %s: %w", secrets.ErrDamaged, i.path, err)
 	}

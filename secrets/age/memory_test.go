@@ -11,6 +11,7 @@ import (
 	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/age"
+	"github.com/luksplug/luksplug/secrets/internal/opened"
 )
 
 // TestNoPassphraseOfAnIdentityIsLeftInMemory: package keystore has this test for values.
@@ -29,6 +30,12 @@ func TestNoPassphraseOfAnIdentityIsLeftInMemory(t *testing.T) {
 		store := protected(t.TempDir(), s.Copy)
 		must.OK(t, store.Define(t.Context(), d))
 		s.Nothing(t, "after an identity was made")
+		if opened.Check() == nil {
+			unlocked := protected(os.Getenv(directory), s.Copy)
+			must.Get(unlocked.Unlock(t.Context(), secrets.Limit{}))(t)
+			must.Get(unlocked.Lock(t.Context()))(t)
+			s.Nothing(t, "after the store was unlocked")
+		}
 		return
 	}
 	v, dir := memtest.NewValue(), t.TempDir()

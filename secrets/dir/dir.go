@@ -35,7 +35,7 @@ func (s *Store) String() string { return "dir:" + (&url.URL{Path: s.path}).Escap
 // Lookup implements [secrets.Store]. The error wraps ErrUnreachable if the directory
 // does not exist, and ErrDenied if it or the file has unsafe permissions.
 func (s *Store) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
-	secret, err := s.lookup(ctx, ref)
+	secret, err := storecall.Files(ctx, s.path, func() (*secrets.Secret, error) { return s.lookup(ctx, ref) }, (*secrets.Secret).Wipe)
 	return secret, storecall.Fail(s, ref, err)
 }
 
@@ -58,7 +58,7 @@ func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 
 // Describe implements [secrets.Describer].
 func (s *Store) Describe(ctx context.Context, ref secrets.Reference) (secrets.Document, error) {
-	d, err := s.describe(ctx, ref)
+	d, err := storecall.Files(ctx, s.path, func() (secrets.Document, error) { return s.describe(ctx, ref) }, nil)
 	return d, storecall.Fail(s, ref, err)
 }
 

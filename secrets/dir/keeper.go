@@ -13,7 +13,7 @@ import (
 // List implements [secrets.Lister]. For a value without a document it returns one with
 // only the uuid or the usage.
 func (s *Store) List(ctx context.Context) ([]secrets.Document, error) {
-	documents, err := s.list(ctx)
+	documents, err := storecall.Files(ctx, s.path, func() ([]secrets.Document, error) { return s.list(ctx) }, nil)
 	return documents, storecall.Fail(s, secrets.Reference{}, err)
 }
 
@@ -130,15 +130,17 @@ func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 
 // change runs do with the writers' lock held.
 func (s *Store) change(ctx context.Context, ref secrets.Reference, do func(*privdir.Dir, *privdir.Writer) error) error {
-	f, err := s.open(ctx, ref)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	w, err := f.Lock(ctx)
-	if err != nil {
-		return err
-	}
-	defer w.Unlock()
-	return do(f, w)
+	return storecall.Change(ctx, s.path, func() error {
+		f, err := s.open(ctx, ref)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		w, err := f.Lock(ctx)
+		if err != nil {
+			return err
+		}
+		defer w.Unlock()
+		return do(f, w)
+	})
 }

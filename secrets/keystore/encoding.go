@@ -127,6 +127,9 @@ type encodedStore struct {
 // String implements [secrets.Store].
 func (s encodedStore) String() string { return s.store.String() + "?encoding=" + s.encoding.name }
 
+// Unwrap returns the store with encoded values.
+func (s encodedStore) Unwrap() secrets.Store { return s.store }
+
 // Lookup implements [secrets.Store].
 func (s encodedStore) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	stored, err := s.store.Lookup(ctx, ref)

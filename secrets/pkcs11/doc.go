@@ -39,6 +39,7 @@
 //
 // A token locks itself after a few wrong PINs. A store therefore never retries a PIN
 // that the token refused, and tries none if the token reports that its PIN is locked.
+// Unlock has the kernel keep the PIN for all processes of the user.
 // By the standard, a login holds for the whole process: as long as one session is
 // open, new ones are logged in.
 //

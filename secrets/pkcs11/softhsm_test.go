@@ -186,3 +186,12 @@ func inMemory(t *testing.T, path string) bool {
 	must.OK(t, unix.Statfs(path, &st))
 	return st.Type == unix.TMPFS_MAGIC
 }
+
+// changePIN gives the token another PIN.
+func (c *card) changePIN(t *testing.T, from, to string) {
+	t.Helper()
+	c.hsm.mu.Lock()
+	defer c.hsm.mu.Unlock()
+	s := must.Get(c.hsm.module.OpenSession(c.slot, p11.CKF_SERIAL_SESSION|p11.CKF_RW_SESSION))(t)
+	must.OK(t, c.hsm.module.SetPIN(s, from, to), c.hsm.module.CloseSession(s))
+}

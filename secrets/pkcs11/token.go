@@ -20,6 +20,7 @@ import (
 
 	"github.com/luksplug/luksplug/internal/wipe"
 	"github.com/luksplug/luksplug/secrets"
+	"github.com/luksplug/luksplug/secrets/internal/opened"
 	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
@@ -56,12 +57,13 @@ func New(o Options) (secrets.Store, error) {
 
 // token finds and logs in to the token of one store.
 type token struct {
-	options Options
-	name    string
+	options   Options
+	name      string
+	unlocking bool // the PIN that the kernel keeps is not used
 
 	// Only the caller that has entered the module uses these, so that concurrent calls try
 	// a wrong PIN once: a token locks itself after three.
-	pin     *secrets.Secret // accepted by the token
+	pin     *secrets.Secret // accepted by the token, and not the one that the kernel keeps
 	refused []byte          // the fingerprint of the PIN that the token has refused
 	salt    [sha256.BlockSize]byte
 }
@@ -237,14 +239,32 @@ func (t *token) login(ctx context.Context, s *session, info p11.TokenInfo) error
 	case info.Flags&p11.CKF_PROTECTED_AUTHENTICATION_PATH != 0 && t.options.PIN == nil:
 		return s.login("") // the user types the PIN on the token's keypad
 	}
-	pin, err := t.ask(ctx, trim(info.Label))
+	pin, kept, err := t.ask(ctx, trim(info.Label))
 	if err != nil {
 		return err
+	}
+	if kept {
+		return t.loginKept(s, pin)
 	}
 	return pin.Use(func(b []byte) error {
 		err := s.login(wipe.String(b))
 		overwriteFreed(len(b) + 1)
 		t.remember(pin, err)
+		return err
+	})
+}
+
+// loginKept logs in by the PIN that the kernel keeps, and wipes it. A PIN that the token
+// refuses is forgotten: with some more tries the token would lock itself.
+func (t *token) loginKept(s *session, pin *secrets.Secret) error {
+	defer pin.Wipe()
+	return pin.Use(func(b []byte) error {
+		err := s.login(wipe.String(b))
+		overwriteFreed(len(b) + 1)
+		if errors.Is(err, p11.Error(p11.CKR_PIN_INCORRECT)) {
+			_, forgetErr := opened.Forget(t.options.URI.keptName())
+			return errors.Join(err, forgetErr)
+		}
 		return err
 	})
 }
@@ -257,28 +277,33 @@ func (s *session) login(pin string) error {
 	return err
 }
 
-// ask returns the PIN that the token accepted before, or a new one from options.PIN.
-func (t *token) ask(ctx context.Context, label string) (*secrets.Secret, error) {
+// ask returns the PIN that the token accepted before, that which the kernel keeps, or a new
+// one from options.PIN. kept reports whether it is the kernel's.
+func (t *token) ask(ctx context.Context, label string) (pin *secrets.Secret, kept bool, err error) {
 	if t.pin != nil {
-		return t.pin, nil
+		return t.pin, false, nil
+	}
+	if !t.unlocking {
+		if pin, _ := opened.Find(t.options.URI.keptName(), opened.Binding{}); pin != nil {
+			return pin, true, nil
+		}
 	}
 	if t.options.PIN == nil {
-		return nil, fmt.Errorf("%w: the token %q requires a PIN: give pin-source=file:PATH", secrets.ErrLocked, label)
+		return nil, false, fmt.Errorf("%w: the token %q requires a PIN: unlock the store, or give pin-source=file:PATH", secrets.ErrPassphrase, label)
 	}
 	given, err := t.options.PIN(ctx, "PIN of the token "+label)
 	if err != nil {
-		return nil, fmt.Errorf("%w: the PIN of the token %q: %w", pinError(err), label, err)
+		return nil, false, fmt.Errorf("%w: the PIN of the token %q: %w", pinError(err), label, err)
 	}
 	defer given.Wipe()
-	pin, err := withoutNewline(given)
-	if err != nil {
-		return nil, err
+	if pin, err = withoutNewline(given); err != nil {
+		return nil, false, err
 	}
 	if t.refused != nil && bytes.Equal(t.refused, t.fingerprint(pin)) {
 		pin.Wipe()
-		return nil, fmt.Errorf("%w: the token has refused this PIN before: it is not tried again, because the token would lock itself", secrets.ErrDenied)
+		return nil, false, fmt.Errorf("%w: the token has refused this PIN before: it is not tried again, because the token would lock itself", secrets.ErrDenied)
 	}
-	return pin, nil
+	return pin, false, nil
 }
 
 // pinError returns the store's error for an error of options.PIN.
@@ -344,7 +369,7 @@ func answer(err error) error {
 	kind, hint := secrets.ErrUnreachable, ""
 	switch uint(code) {
 	case p11.CKR_PIN_INCORRECT, p11.CKR_PIN_INVALID, p11.CKR_PIN_LEN_RANGE:
-		kind, hint = secrets.ErrDenied, ": the PIN is wrong"
+		kind, hint = secrets.ErrWrongPassphrase, ": the PIN is wrong"
 	case p11.CKR_PIN_LOCKED:
 		kind, hint = secrets.ErrLocked, ": too many wrong PINs: the security officer must set a new one (pkcs11-tool --init-pin)"
 	case p11.CKR_PIN_EXPIRED, p11.CKR_USER_PIN_NOT_INITIALIZED, p11.CKR_USER_NOT_LOGGED_IN:

@@ -19,6 +19,8 @@ const (
 	FullKernel Flavour = "amd64"
 	// CryptGuest is CloudKernel with dm-crypt and Debian's cryptsetup.
 	CryptGuest Flavour = CloudKernel + "+cryptsetup"
+	// NFSGuest is CloudKernel with the kernel's NFS client and a network card's driver.
+	NFSGuest Flavour = CloudKernel + "+nfs"
 )
 
 // kernel returns the flavour without the extra software.
@@ -32,6 +34,7 @@ func (f Flavour) kernel() string {
 var guestModules = map[Flavour][]string{
 	CloudKernel: {"virtio_ring", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod"},
 	CryptGuest:  {"virtio_ring", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ecb", "xts", "essiv", "algif_skcipher", "algif_hash", "dm_crypt"},
+	NFSGuest:    {"virtio_ring", "virtio_pci", "virtio_net", "nfsv3", "nfsv4"},
 	FullKernel:  {"virtio_ring", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "xhci_pci", "usb_storage", "uas"},
 }
 

@@ -65,10 +65,13 @@ func (n *NFSServer) configure(t testing.TB) {
 		os.WriteFile(filepath.Join(n.Dir, "ganesha.conf"), []byte(strings.ReplaceAll(nfsConfig, "@dir@", n.Files)), 0o644)))
 }
 
-// nfsConfig is for NFS 3, the default version of libnfs, which QEMU does not change.
-const nfsConfig = `NFS_CORE_PARAM { Protocols = 3; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; }
-NFSV4 { RecoveryBackend = fs; Graceless = true; UseGetpwnam = true; }
-EXPORT { Export_Id = 1; Path = "@dir@"; Pseudo = /; Protocols = 3; Access_Type = RW; Squash = No_Root_Squash; SecType = sys; Attr_Expiration_Time = 0; FSAL { Name = VFS; } }
+// nfsConfig has NFS 3, the default version of libnfs, which QEMU does not change, without its protocol of
+// locks; and NFS 4 for the kernel's client, where the files are at /files, and at /squashed with root mapped
+// to another user.
+const nfsConfig = `NFS_CORE_PARAM { Protocols = 3, 4; Enable_NLM = false; Enable_RQUOTA = false; Enable_UDP = false; }
+NFSV4 { RecoveryBackend = fs; Graceless = true; UseGetpwnam = true; Only_Numeric_Owners = true; }
+EXPORT { Export_Id = 1; Path = "@dir@"; Pseudo = /files; Protocols = 3, 4; Access_Type = RW; Squash = No_Root_Squash; SecType = sys; Attr_Expiration_Time = 0; FSAL { Name = VFS; } }
+EXPORT { Export_Id = 2; Path = "@dir@"; Pseudo = /squashed; Protocols = 4; Access_Type = RW; Squash = Root_Squash; SecType = sys; Attr_Expiration_Time = 0; FSAL { Name = VFS; } }
 LOG { Default_Log_Level = EVENT; }
 `
 

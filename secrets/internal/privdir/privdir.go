@@ -20,7 +20,8 @@ const MaxName = unix.NAME_MAX
 // Dir is an open directory with checked permissions. It is safe for concurrent
 // use.
 type Dir struct {
-	at *os.File
+	at   *os.File
+	path string
 }
 
 // Open opens and checks the directory path. The error wraps secrets.ErrUnreachable
@@ -32,11 +33,14 @@ func Open(path string) (*Dir, error) {
 	at, err := os.OpenFile(path, unix.O_DIRECTORY|unix.O_PATH, 0)
 	switch {
 	case isDenied(err):
-		return nil, fmt.Errorf("%w: the directory cannot be opened: %w", secrets.ErrDenied, err)
+		return nil, fmt.Errorf("%w: the directory cannot be opened: %w", secrets.ErrDenied, squashed(path, err))
 	case err != nil:
 		return nil, fmt.Errorf("%w: the directory cannot be opened: %w", secrets.ErrUnreachable, err)
 	}
-	f := &Dir{at}
+	f := &Dir{at, path}
+	if onNFS(path) {
+		askServer(path)
+	}
 	if err := f.check(); err != nil {
 		f.Close()
 		return nil, err
@@ -50,7 +54,7 @@ func Make(path string) (*Dir, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		answer := secrets.ErrUnreachable
 		if isDenied(err) {
-			answer = secrets.ErrDenied
+			answer, err = secrets.ErrDenied, squashed(path, err)
 		}
 		return nil, fmt.Errorf("%w: the directory cannot be created: %w", answer, err)
 	}
@@ -83,12 +87,16 @@ func (f *Dir) check() error {
 	if st.Mode&0o022 != 0 {
 		return fmt.Errorf("%w: others may write to the directory (mode %04o): chmod go-w it", secrets.ErrDenied, st.Mode&0o7777)
 	}
-	return checkOwner("the directory", st.Uid)
+	return checkOwner("the directory", st.Uid, f.path)
 }
 
 // Read returns the content of a file. Errors are those of [Dir.Open].
 func (f *Dir) Read(name string) (*secrets.Secret, error) {
-	file, err := f.Open(name)
+	return fresh(f, func(f *Dir) (*secrets.Secret, error) { return f.read(name) })
+}
+
+func (f *Dir) read(name string) (*secrets.Secret, error) {
+	file, err := f.openFile(name)
 	if err != nil {
 		return nil, err
 	}
@@ -119,6 +127,10 @@ func (f *Dir) Document(id uuid.UUID) (d secrets.Document, err error) {
 // secrets.ErrNotFound if it does not exist, secrets.ErrDenied if it may not be read
 // or its permissions are unsafe, and secrets.ErrUnreachable otherwise.
 func (f *Dir) Open(name string) (*os.File, error) {
+	return fresh(f, func(f *Dir) (*os.File, error) { return f.openFile(name) })
+}
+
+func (f *Dir) openFile(name string) (*os.File, error) {
 	file, err := fsutil.OpenRegular(f.at, name)
 	switch {
 	case errors.Is(err, unix.ENOENT):
@@ -128,11 +140,11 @@ func (f *Dir) Open(name string) (*os.File, error) {
 	case errors.Is(err, fsutil.ErrNotRegular):
 		return nil, fmt.Errorf("%w: %s is not a regular file", secrets.ErrDenied, name)
 	case isDenied(err):
-		return nil, fmt.Errorf("%w: file %s cannot be opened: %w", secrets.ErrDenied, name, err)
+		return nil, fmt.Errorf("%w: file %s cannot be opened: %w", secrets.ErrDenied, name, squashed(f.path, err))
 	case err != nil:
 		return nil, fmt.Errorf("%w: file %s cannot be opened: %w", secrets.ErrUnreachable, name, err)
 	}
-	if err := checkFile(file, name); err != nil {
+	if err := f.checkFile(file, name); err != nil {
 		fsutil.CloseRead(file)
 		return nil, err
 	}
@@ -141,13 +153,17 @@ func (f *Dir) Open(name string) (*os.File, error) {
 
 // Has reports whether the directory has an entry of any kind with that name.
 func (f *Dir) Has(name string) (bool, error) {
+	return fresh(f, func(f *Dir) (bool, error) { return f.has(name) })
+}
+
+func (f *Dir) has(name string) (bool, error) {
 	var st unix.Stat_t
 	err := unix.Fstatat(f.fd(), name, &st, unix.AT_SYMLINK_NOFOLLOW)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENAMETOOLONG):
 		return false, nil
 	case isDenied(err):
-		return false, fmt.Errorf("%w: file %s: %w", secrets.ErrDenied, name, err)
+		return false, fmt.Errorf("%w: file %s: %w", secrets.ErrDenied, name, squashed(f.path, err))
 	case err != nil:
 		return false, fmt.Errorf("%w: file %s: %w", secrets.ErrUnreachable, name, err)
 	}
@@ -156,10 +172,12 @@ func (f *Dir) Has(name string) (bool, error) {
 
 // Names returns the names of all entries of the directory, sorted. The error wraps
 // secrets.ErrDenied if the caller may search the directory but not list it.
-func (f *Dir) Names() ([]string, error) {
+func (f *Dir) Names() ([]string, error) { return fresh(f, (*Dir).names) }
+
+func (f *Dir) names() ([]string, error) {
 	list, err := fsutil.OpenAt(f.at, ".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if isDenied(err) {
-		return nil, fmt.Errorf("%w: the directory cannot be listed: %w", secrets.ErrDenied, err)
+		return nil, fmt.Errorf("%w: the directory cannot be listed: %w", secrets.ErrDenied, squashed(f.path, err))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: the directory cannot be listed: %w", secrets.ErrUnreachable, err)
@@ -177,7 +195,7 @@ func (f *Dir) Names() ([]string, error) {
 	return names, nil
 }
 
-func checkFile(file *os.File, name string) error {
+func (f *Dir) checkFile(file *os.File, name string) error {
 	st, err := stat(file)
 	if err != nil {
 		return err
@@ -186,12 +204,12 @@ func checkFile(file *os.File, name string) error {
 		return fmt.Errorf("%w: others may access file %s (mode %04o): chmod 600 it, and change the secret if they may have read it",
 			secrets.ErrDenied, name, st.Mode&0o7777)
 	}
-	return checkOwner("file "+name, st.Uid)
+	return checkOwner("file "+name, st.Uid, f.path)
 }
 
-func checkOwner(what string, owner uint32) error {
+func checkOwner(what string, owner uint32, path string) error {
 	if me := os.Geteuid(); owner != 0 && owner != uint32(me) {
-		return fmt.Errorf("%w: %s belongs to user %d: it must belong to root or to the caller, user %d", secrets.ErrDenied, what, owner, me)
+		return squashed(path, fmt.Errorf("%w: %s belongs to user %d: it must belong to root or to the caller, user %d", secrets.ErrDenied, what, owner, me))
 	}
 	return nil
 }
