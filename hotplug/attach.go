@@ -412,8 +412,18 @@ func (vm *VM) clear(ctx context.Context, disk *AttachedDisk) (*State, error) {
 // could not be removed, by their targets. It queries the state once: QEMU may list any
 // number of leftovers.
 func (vm *VM) clearAll(ctx context.Context, leftovers []*AttachedDisk) (state *State, failed map[string]error, err error) {
+	// A node that another one or a job was put on top of is not that of its device any more,
+	// and the disk looks like a leftover if the device has a user's alias.
+	users, err := inventory.ReadNodeUsers(ctx, vm.conn)
+	if err != nil {
+		return nil, nil, err
+	}
 	causes := map[string]error{}
 	for _, d := range leftovers {
+		if found := users.Of(d); len(found) > 0 {
+			causes[d.Target] = fmt.Errorf("in use in the VM by %s", usersText(found))
+			continue
+		}
 		if err := ctx.Err(); err != nil {
 			return nil, nil, fmt.Errorf("disk %s: remove what an interrupted run has left: %w", d.Target, err)
 		}

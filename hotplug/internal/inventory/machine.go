@@ -16,7 +16,7 @@ import (
 // dozens of ports, and each query is a round trip.
 func Machine(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, state *State) (blockgraph.Machine, error) {
 	kind := monitor.QOMGet("/machine", "type")
-	pci := qmp.Command{Execute: "query-pci"}
+	pci := queryPCI
 	results, err := q.Query(ctx, kind, pci)
 	if err != nil {
 		return blockgraph.Machine{}, err
@@ -65,24 +65,8 @@ func addShared(m *blockgraph.Machine, state *State) {
 // there is a USB controller. query-pci does not list devices behind a port before the
 // guest's firmware has numbered the buses.
 func readPCI(m *blockgraph.Machine, value []byte, cmd qmp.Command) error {
-	type device struct {
-		Slot  uint `json:"slot"`
-		Class struct {
-			Class int `json:"class"`
-		} `json:"class_info"`
-		Bridge *struct {
-			Devices []struct {
-				Class struct {
-					Class int `json:"class"`
-				} `json:"class_info"`
-			} `json:"devices"`
-		} `json:"pci_bridge"`
-	}
-	var buses []struct {
-		Bus     int      `json:"bus"`
-		Devices []device `json:"devices"`
-	}
-	if err := monitor.Decode(value, &buses, cmd); err != nil {
+	buses, err := decodePCI(value, cmd)
+	if err != nil {
 		return err
 	}
 	const serialBusUSB = 0x0c03 // PCI class code: serial bus controller, USB
@@ -90,18 +74,12 @@ func readPCI(m *blockgraph.Machine, value []byte, cmd qmp.Command) error {
 	var root [pciSlots]bool
 	for _, b := range buses {
 		for _, d := range b.Devices {
-			if b.Bus == 0 && d.Slot < pciSlots && !root[d.Slot] {
+			if b.Bus == 0 && d.Slot >= 0 && d.Slot < pciSlots && !root[d.Slot] {
 				root[d.Slot] = true
-				m.RootSlots = append(m.RootSlots, d.Slot)
-			}
-			m.USB = m.USB || d.Class.Class == serialBusUSB
-			if d.Bridge == nil {
-				continue
-			}
-			for _, c := range d.Bridge.Devices {
-				m.USB = m.USB || c.Class.Class == serialBusUSB
+				m.RootSlots = append(m.RootSlots, uint(d.Slot))
 			}
 		}
+		eachPCI(b.Devices, func(d pciDevice) { m.USB = m.USB || d.Class.Class == serialBusUSB })
 	}
 	return nil
 }
