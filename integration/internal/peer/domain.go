@@ -15,6 +15,7 @@ type DomainOptions struct {
 	Machine Machine // default Q35
 	SCSI    bool    // a virtio-scsi controller
 	Guest   bool    // boot the small Linux guest; otherwise the domain stays paused
+	Kernel  Flavour // of the guest; default CloudKernel
 	Devices string  // further XML inside <devices>
 	Other   string  // further XML inside <domain>, such as <metadata>
 	// Label is the <seclabel>; default: QEMU runs as libvirt's user.
@@ -163,7 +164,7 @@ func domainXML(ctx context.Context, dir string, o DomainOptions) (string, error)
 	}
 	boot := ""
 	if o.Guest {
-		image, err := LoadGuestImage(ctx, CloudKernel)
+		image, err := LoadGuestImage(ctx, cmp.Or(o.Kernel, CloudKernel))
 		if err != nil {
 			return "", err
 		}
