@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -57,6 +58,9 @@ type Attached struct {
 	// Reopened are the ids of secrets that QEMU needs again if a migration of the VM fails
 	// late, see [VM.MissingSecrets].
 	Reopened []string
+	// Warnings are what the user should know about the disk, such as that it has taken the last
+	// free port of the VM. They are logged as well.
+	Warnings []string
 	// Steps are the steps of the plan, with their times.
 	Steps []StepReport
 	// Unlocking is the time that deriving the key outside of QEMU took; about 0 if QEMU
@@ -125,7 +129,7 @@ func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.S
 	// Before QEMU opens the image: some servers serve one client at a time, and QEMU would
 	// stall until it is served.
 	images.Close(ctx)
-	a.warn(c)
+	warnings := a.warn(c)
 	kept, err := a.announce(ctx, c)
 	if err != nil {
 		return nil, err
@@ -134,7 +138,7 @@ func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.S
 	if err != nil {
 		return nil, err
 	}
-	out.Cleared, out.Unlocking = cleared, k.took
+	out.Cleared, out.Unlocking, out.Warnings = cleared, k.took, warnings
 	return out, nil
 }
 
@@ -274,12 +278,15 @@ func (a *attach) resolve(ctx context.Context, c *candidate, early *key) (*key, e
 	return &key{values, c.choice.Method, time.Since(begin)}, err
 }
 
-// warn logs warnings about the disk before the first change.
-func (a *attach) warn(c *candidate) {
-	for _, w := range c.AllWarnings() {
+// warn logs warnings about the disk before the first change, and returns all but that of a
+// stall, which is over when the disk is attached.
+func (a *attach) warn(c *candidate) []string {
+	warnings := slices.Concat(c.Plan.Graph.Warnings, c.AllWarnings())
+	for _, w := range warnings {
 		a.host.Entry(a.disk.Target).Warn(w)
 	}
 	c.choice.WarnOfStall(a.host, a.disk, c.Stall)
+	return warnings
 }
 
 // announce calls Before of the options, and returns the text to keep.
@@ -356,9 +363,6 @@ func (vm *VM) plan(ctx context.Context, disk *blockgraph.Disk, state *State, u b
 	graph, err := blockgraph.Build(disk, machine, u)
 	if err != nil {
 		return nil, err
-	}
-	for _, w := range graph.Warnings {
-		vm.host.Entry(disk.Target).Warn(w)
 	}
 	if graph.Device().Options.Text("bus") == rootComplex {
 		return nil, &blockgraph.PlacementError{Target: disk.Target, Reason: "pcie.0 takes no hot plug: give the <address> of a pcie-root-port, or none to have a free one chosen"}

@@ -178,6 +178,9 @@ func planLive(ctx context.Context, a *app, disk *blockgraph.Disk, policy hotplug
 		if err == nil {
 			plan, err = vm.Plan(ctx, disk, state, choice.Unlock)
 		}
+		if err == nil {
+			warn(a, disk, plan.Graph.Warnings)
+		}
 		return err
 	})
 	return plan, err

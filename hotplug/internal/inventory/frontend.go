@@ -107,9 +107,8 @@ func property[T any](r qmp.Result, into *T) {
 // pciAddress returns a slot and a function, which QEMU has in one number, in the form of
 // device_add.
 func pciAddress(devfn uint) string {
-	const functions = 8 // of a slot
-	out := fmt.Sprintf("0x%x", devfn/functions)
-	if f := devfn % functions; f != 0 {
+	out := fmt.Sprintf("0x%x", devfn/pciFunctions)
+	if f := devfn % pciFunctions; f != 0 {
 		out += fmt.Sprintf(".0x%x", f)
 	}
 	return out

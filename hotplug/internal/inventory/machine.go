@@ -40,8 +40,16 @@ func Machine(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, stat
 			return m, err
 		}
 	}
+	if disk.Bus == blockgraph.BusUSB && disk.Address == nil {
+		if m.USBFree, err = usbPorts(ctx, q, state); err != nil {
+			return m, err
+		}
+	}
 	if disk.Bus == blockgraph.BusVirtio || disk.Bus == blockgraph.BusSCSI && len(m.SCSI) == 0 {
-		m.Ports, err = ports(ctx, q, disk, state)
+		if m.Ports, err = ports(ctx, q, disk, state); err != nil {
+			return m, err
+		}
+		m.Bridges, err = bridges(ctx, q, state)
 	}
 	return m, err
 }
@@ -88,7 +96,8 @@ func readPCI(m *blockgraph.Machine, value []byte, cmd qmp.Command) error {
 const portsAtOnce = 8
 
 // ports queries the port that the disk's address names or, without one, ports in the
-// planner's order until it has found a free port.
+// planner's order until it has found a free port and, unless the port is reserved for
+// luksplug, another one.
 func ports(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, state *State) ([]blockgraph.Port, error) {
 	var ids []string
 	for id, kind := range state.Devices {
@@ -100,6 +109,7 @@ func ports(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, state 
 	slices.SortFunc(ids, blockgraph.ComparePorts)
 	explicit := disk.Address != nil && disk.Address.PCI != nil
 	var ports []blockgraph.Port
+	found, reserved := 0, false
 	for batch := range slices.Chunk(ids, portsAtOnce) {
 		var commands []qmp.Command
 		for _, id := range batch {
@@ -107,7 +117,6 @@ func ports(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, state 
 			// guest has not detected it yet.
 			commands = append(commands, monitor.QOMList(Peripheral+id+"/"+id), monitor.QOMGet(Peripheral+id, "hotplug"))
 		}
-		found := false
 		results := q.QueryEach(ctx, commands...)
 		for i, id := range batch {
 			bus, hotplug := results[2*i], results[2*i+1]
@@ -123,9 +132,12 @@ func ports(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, state 
 				taken = taken || strings.HasPrefix(p.Name, "child[")
 			}
 			ports = append(ports, blockgraph.Port{Bus: id, Taken: taken})
-			found = found || !taken
+			if !taken {
+				found++
+				reserved = reserved || blockgraph.IsReservedPort(id)
+			}
 		}
-		if found && !explicit {
+		if !explicit && (reserved || found > 1) {
 			break
 		}
 	}
@@ -151,59 +163,21 @@ func scsiControllers(ctx context.Context, q monitor.Querier, state *State) ([]bl
 }
 
 func scsiUnits(ctx context.Context, q monitor.Querier, bus string) ([]blockgraph.SCSIUnit, error) {
-	onBus, err := monitor.Get[properties](ctx, q, monitor.QOMList(bus))
+	paths, err := linksOf(ctx, q, bus)
 	if err != nil {
 		return nil, err
 	}
-	var links []qmp.Command
-	for _, p := range onBus {
-		if strings.HasPrefix(p.Name, "child[") {
-			links = append(links, monitor.QOMGet(bus, p.Name))
-		}
-	}
-	var units []blockgraph.SCSIUnit
-	// In parts: each of the answers may be as long as the monitor's bound.
-	for part := range slices.Chunk(links, unitsAtOnce) {
-		found, err := unitsAt(ctx, q, part)
-		if err != nil {
-			return nil, err
-		}
-		units = append(units, found...)
-	}
-	return units, nil
-}
-
-// unitsAtOnce is the number of units in one batch of queries.
-const unitsAtOnce = 32
-
-// unitsAt returns the units to which links of a SCSI bus lead.
-func unitsAt(ctx context.Context, q monitor.Querier, links []qmp.Command) ([]blockgraph.SCSIUnit, error) {
-	paths, err := q.Query(ctx, links...)
+	targets, err := propertyOf[int](ctx, q, paths, "scsi-id")
 	if err != nil {
 		return nil, err
 	}
-	var questions []qmp.Command
-	for i, p := range paths {
-		var path string
-		if err := monitor.Decode(p, &path, links[i]); err != nil {
-			return nil, err
-		}
-		questions = append(questions, monitor.QOMGet(path, "scsi-id"), monitor.QOMGet(path, "lun"))
-	}
-	answers, err := q.Query(ctx, questions...)
+	luns, err := propertyOf[int](ctx, q, paths, "lun")
 	if err != nil {
 		return nil, err
 	}
-	units := make([]blockgraph.SCSIUnit, 0, len(links))
-	for i := 0; i+1 < len(answers); i += 2 {
-		var target, lun int
-		if err := monitor.Decode(answers[i], &target, questions[i]); err != nil {
-			return nil, err
-		}
-		if err := monitor.Decode(answers[i+1], &lun, questions[i+1]); err != nil {
-			return nil, err
-		}
-		units = append(units, blockgraph.SCSIUnit{Target: uint(max(target, 0)), LUN: uint(max(lun, 0))})
+	units := make([]blockgraph.SCSIUnit, len(paths))
+	for i := range paths {
+		units[i] = blockgraph.SCSIUnit{Target: uint(max(targets[i], 0)), LUN: uint(max(luns[i], 0))}
 	}
 	return units, nil
 }

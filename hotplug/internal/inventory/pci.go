@@ -10,6 +10,9 @@ import (
 // PCIFunction is a function of a PCI device, by the guest's numbers of buses.
 type PCIFunction struct{ Bus, Slot, Function int }
 
+// pciFunctions is the number of functions of a slot.
+const pciFunctions = 8
+
 var queryPCI = qmp.Command{Execute: "query-pci"}
 
 // pciBus is PciInfo of QEMU's qapi/pci.json.
