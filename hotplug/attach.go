@@ -17,6 +17,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/rundir"
 	"github.com/luksplug/luksplug/hotplug/internal/samedisk"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
+	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -129,7 +130,7 @@ func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.S
 	// Before QEMU opens the image: some servers serve one client at a time, and QEMU would
 	// stall until it is served.
 	images.Close(ctx)
-	warnings := a.warn(c)
+	a.warn(c)
 	kept, err := a.announce(ctx, c)
 	if err != nil {
 		return nil, err
@@ -138,7 +139,10 @@ func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.S
 	if err != nil {
 		return nil, err
 	}
-	out.Cleared, out.Unlocking, out.Warnings = cleared, k.took, warnings
+	for _, w := range c.Plan.Graph.Warnings {
+		a.host.Entry(disk.Target).Warn(w)
+	}
+	out.Cleared, out.Unlocking, out.Warnings = cleared, k.took, slices.Concat(c.AllWarnings(), c.Plan.Graph.Warnings)
 	return out, nil
 }
 
@@ -278,15 +282,13 @@ func (a *attach) resolve(ctx context.Context, c *candidate, early *key) (*key, e
 	return &key{values, c.choice.Method, time.Since(begin)}, err
 }
 
-// warn logs warnings about the disk before the first change, and returns all but that of a
-// stall, which is over when the disk is attached.
-func (a *attach) warn(c *candidate) []string {
-	warnings := slices.Concat(c.Plan.Graph.Warnings, c.AllWarnings())
-	for _, w := range warnings {
+// warn logs warnings of the checks before the first change. Those of the graph are about the
+// attached disk, and logged when it is.
+func (a *attach) warn(c *candidate) {
+	for _, w := range c.AllWarnings() {
 		a.host.Entry(a.disk.Target).Warn(w)
 	}
 	c.choice.WarnOfStall(a.host, a.disk, c.Stall)
-	return warnings
 }
 
 // announce calls Before of the options, and returns the text to keep.
@@ -425,7 +427,7 @@ func (vm *VM) clearAll(ctx context.Context, leftovers []*AttachedDisk) (state *S
 	causes := map[string]error{}
 	for _, d := range leftovers {
 		if found := users.Of(d); len(found) > 0 {
-			causes[d.Target] = fmt.Errorf("in use in the VM by %s", usersText(found))
+			causes[d.Target] = fmt.Errorf("%w in the VM by %s", qmp.ErrNodeInUse, usersText(found))
 			continue
 		}
 		if err := ctx.Err(); err != nil {

@@ -163,6 +163,23 @@ func TestRepairOfADiskInUse(t *testing.T) {
 	wantSame(ctx, t, q, before)
 }
 
+// TestDetachWithoutTheBlockGraph: a QEMU that refuses unstable commands reports exports.
+func TestDetachWithoutTheBlockGraph(t *testing.T) {
+	t.Parallel()
+	ctx := bounded(t)
+	q := peer.Start(t, peer.Options{Paused: true, SCSI: true, Extra: []string{"-compat", "unstable-input=reject"}})
+	v := peer.NewVolume(t, peer.DetachedRaw)
+	tool(ctx, t, q.Socket, attachArgs(t, v, v.DiskXML("sda", "scsi"))...).want(t, 0)
+	if _, err := q.Query(ctx, "x-debug-query-block-graph", map[string]any{}); err == nil {
+		t.Fatal("QEMU has not refused the command")
+	}
+	must.Get(q.Query(ctx, "nbd-server-start", map[string]any{"addr": map[string]any{"type": "unix", "data": map[string]any{"path": filepath.Join(shortDir(t, ""), "nbd")}}}))(t)
+	must.Get(q.Query(ctx, "block-export-add", map[string]any{"id": "ex", "type": "nbd", "node-name": "luksplug-sda-luks"}))(t)
+	wantOneLine(t, tool(ctx, t, q.Socket, "detach", "sda").want(t, 5), "export ex (nbd)")
+	must.Get(q.Query(ctx, "nbd-server-stop", map[string]any{}))(t)
+	tool(ctx, t, q.Socket, "detach", "sda").want(t, 0)
+}
+
 // statusOf returns the status in a JOB_STATUS_CHANGE event.
 func statusOf(e peer.Event) string {
 	var data struct{ Status string }
