@@ -20,11 +20,12 @@ type Machine struct {
 	PCI       bool         // the domain's PCI controllers are known
 	NoPCI     bool         // a running VM that has no PCI bus, such as a microvm
 	RootFixed bool         // the root bus of this running VM takes no hot plug, although its machine type does
-	Bridges   []Bridge     // conventional PCI buses behind bridges
+	Bridges   []Bridge     // conventional PCI buses behind bridges, in any order
 	SCSI      []SCSIController
 	USB       bool         // the VM has a USB controller
 	USBHubs   []USBHub     // the domain's USB controllers and hubs
 	USBUsed   []USBAddress // the USB ports in use
+	USBFree   []USBPort    // free ports of a running VM's USB controllers; none where they are not known
 	CCW       []CCWAddress // the addresses in use on the channel subsystem of a mainframe
 	Drives    []UsedDrive  // the addresses in use on IDE, SATA and floppy controllers
 
@@ -102,6 +103,12 @@ func (g ThrottleGroup) Validate() error {
 type Port struct {
 	Bus   string // in QEMU, such as "pci.4": the id of the port
 	Taken bool   // a device is in the port, or it does not support hot plug
+}
+
+// USBPort is a port of a USB controller.
+type USBPort struct {
+	Bus    string // in QEMU, such as "usb.0"
+	Number uint
 }
 
 // SCSIController is a controller that disks can be added to.
@@ -213,22 +220,35 @@ func trailingNumber(s string) int {
 	return n
 }
 
-// freePort returns the free port that is tried first.
-func (m Machine) freePort() (string, bool) {
-	ports := slices.Clone(m.Ports)
-	slices.SortFunc(ports, func(a, b Port) int { return ComparePorts(a.Bus, b.Bus) })
-	for _, p := range ports {
-		if !p.Taken {
-			return p.Bus, true
+// freePort returns the free port that is tried first, and whether it is the last free one that
+// others may use as well.
+func (m Machine) freePort() (bus string, ok, last bool) {
+	free := slices.DeleteFunc(slices.Clone(m.Ports), func(p Port) bool { return p.Taken })
+	if len(free) == 0 {
+		return "", false, false
+	}
+	slices.SortFunc(free, func(a, b Port) int { return ComparePorts(a.Bus, b.Bus) })
+	return free[0].Bus, true, len(free) == 1 && !IsReservedPort(free[0].Bus)
+}
+
+// countFree returns the number of slots that are not used, without the bridge's.
+func countFree(used []uint) int {
+	free := 0
+	for slot := uint(1); slot <= lastSlot; slot++ {
+		if !slices.Contains(used, slot) {
+			free++
 		}
 	}
-	return "", false
+	return free
 }
+
+// lastSlot is the highest slot of a PCI bus.
+const lastSlot = 0x1f
 
 // freeSlot returns the highest slot that is not used, 0 for none: slot 0 is the bridge's,
 // and QEMU and libvirt use the lowest.
 func freeSlot(used []uint) uint {
-	slot := uint(0x1f)
+	slot := uint(lastSlot)
 	for slot > 0 && slices.Contains(used, slot) {
 		slot--
 	}

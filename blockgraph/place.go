@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -12,7 +13,7 @@ type place struct {
 	members    Object  // of the device's options
 	transport  string  // of a virtio device: "pci", "ccw" or "device"
 	controller *Device // to be added first, nil for none
-	warning    string  // set if the place differs from the XML's
+	warning    string  // for the user: the place differs from the XML's, or is the last free one
 }
 
 // placeVirtio places a virtio disk on the bus of its address, or else of the machine.
@@ -35,8 +36,8 @@ func placeVirtio(d *Disk, m Machine) (place, error) {
 	case a.PCI == nil && m.channelBus():
 		return place{transport: "ccw"}, nil // QEMU finds a number
 	}
-	members, err := placePCI(d, m, "virtio disk", d.Model == ModelTransitional)
-	p := place{transport: "pci", members: members}
+	p, err := placePCI(d, m, "virtio disk", d.Model == ModelTransitional)
+	p.transport = "pci"
 	if a.CCW != nil {
 		p.warning = fmt.Sprintf("the disk's address is of type ccw, which the machine '%s' does not have: another address is chosen for it", m.Type)
 	}
@@ -54,44 +55,102 @@ func placeCCW(d *Disk, m Machine, a CCWAddress) (place, error) {
 
 // placePCI finds a PCI slot. A conventional device, for which PCI Express has no port, goes
 // behind a bridge. If a domain has no PCI controllers, libvirt has yet to add them.
-func placePCI(d *Disk, m Machine, what string, conventional bool) (Object, error) {
+//
+// libvirt does not know the devices of a running domain that it has not plugged in itself, and takes the lowest free
+// port, slot of the root bus and slot behind a bridge: it collides with a device there. So the highest one is taken, and
+// in a running VM a slot behind a bridge instead of the last port or slot of the root bus.
+func placePCI(d *Disk, m Machine, what string, conventional bool) (place, error) {
 	given := d.Address != nil && d.Address.PCI != nil
 	switch {
 	case m.NoPCI:
-		return nil, d.noHotplug(m, what)
+		return place{}, d.noHotplug(m, what)
 	case m.RootFixed && (!given || d.Address.PCI.Bus == 0):
-		return nil, d.noPlace("pci.0 takes no hot plug of the %s in this VM: QEMU runs without ACPI, or without its hot plug of the root bus. "+
+		return place{}, d.noPlace("pci.0 takes no hot plug of the %s in this VM: QEMU runs without ACPI, or without its hot plug of the root bus. "+
 			"Add <acpi/> to <features> while the VM is off (QEMU: -machine acpi=on), or use bus='scsi' with an existing controller", what)
 	case given:
-		return placeAt(d, m, *d.Address.PCI)
+		members, err := placeAt(d, m, *d.Address.PCI)
+		return place{members: members}, err
 	}
 	switch {
 	case !m.Known(), m.Domain && !m.PCI && !m.rootBusHotplug():
-		return nil, nil
+		return place{}, nil
 	case m.rootBusHotplug():
-		slot := freeSlot(m.RootSlots)
-		if slot == 0 {
-			return nil, d.noPlace("no slot is free on pci.0 for the %s: unplug a device, or use bus='scsi' with an existing controller", what)
-		}
-		return Object{{"bus", m.rootBus()}, {"addr", hex(slot)}}, nil
+		return placeRoot(d, m, what)
 	case conventional:
-		for _, b := range m.Bridges {
-			if slot := freeSlot(b.Slots); slot != 0 {
-				return Object{{"bus", m.alias(b.Bus)}, {"addr", hex(slot)}}, nil
-			}
+		p, ok := placeBehindBridge(m)
+		if !ok {
+			return place{}, d.noPlace("the %s is of conventional PCI, and the VM has no bridge with a free slot for it: "+
+				"add <controller type='pci' model='pcie-to-pci-bridge'/> while the VM is off, or use another model", what)
 		}
-		return nil, d.noPlace("the %s is of conventional PCI, and the VM has no bridge with a free slot for it: "+
-			"add <controller type='pci' model='pcie-to-pci-bridge'/> while the VM is off, or use another model", what)
+		return p, nil
 	}
-	bus, ok := m.freePort()
+	bus, ok, last := m.freePort()
+	if (!ok || last) && !m.Domain {
+		if p, behind := placeBehindBridge(m); behind {
+			return p, nil
+		}
+	}
 	if !ok && m.running() && !m.pciExpress() {
-		return nil, d.noHotplug(m, what)
+		return place{}, d.noHotplug(m, what)
 	}
 	if !ok {
-		return nil, d.noPlace("no hot-pluggable pcie-root-port is free for the %s (the VM has %d): "+
-			"add ports while the VM is off, in libvirt <controller type='pci' model='pcie-root-port'/>, for QEMU -device pcie-root-port,id=NAME,chassis=N, or use bus='scsi' with an existing controller", what, len(m.Ports))
+		return place{}, d.noPlace("no hot-pluggable pcie-root-port is free for the %s (the VM has %d): "+morePorts+", or use bus='scsi' with an existing controller", what, len(m.Ports))
 	}
-	return Object{{"bus", m.alias(bus)}, {"addr", "0x0"}}, nil
+	p := place{members: Object{{"bus", m.alias(bus)}, {"addr", "0x0"}}}
+	if last {
+		p.warning = m.lastPlace(bus+" was the last free pcie-root-port", "slot 0 function 0 not available", morePorts)
+	}
+	return p, nil
+}
+
+// placeRoot finds a slot on the root bus of conventional PCI, or behind a bridge.
+func placeRoot(d *Disk, m Machine, what string) (place, error) {
+	slot, others := freeSlot(m.RootSlots), 0
+	if slot != 0 {
+		others = countFree(m.RootSlots) - 1
+	}
+	if others == 0 {
+		if p, ok := placeBehindBridge(m); ok && (slot == 0 || !m.Domain) {
+			return p, nil
+		}
+	}
+	if slot == 0 {
+		return place{}, d.noPlace("no slot is free on pci.0 for the %s: unplug a device, or use bus='scsi' with an existing controller", what)
+	}
+	p := place{members: Object{{"bus", m.rootBus()}, {"addr", hex(slot)}}}
+	if others == 0 {
+		p.warning = m.lastPlace("slot "+hex(slot)+" was the last free one of "+m.rootBus(), "slot "+strconv.Itoa(int(slot))+" function 0 not available",
+			"add a bridge while the VM is off, in libvirt <controller type='pci' model='pci-bridge'/>, for QEMU -device pci-bridge,id=NAME,chassis_nr=N")
+	}
+	return p, nil
+}
+
+// placeBehindBridge finds a slot behind the last bridge that has a free one.
+func placeBehindBridge(m Machine) (place, bool) {
+	free := slices.DeleteFunc(slices.Clone(m.Bridges), func(b Bridge) bool { return freeSlot(b.Slots) == 0 })
+	if len(free) == 0 {
+		return place{}, false
+	}
+	slices.SortFunc(free, func(a, b Bridge) int { return ComparePorts(a.Bus, b.Bus) })
+	slot := freeSlot(free[0].Slots)
+	p := place{members: Object{{"bus", m.alias(free[0].Bus)}, {"addr", hex(slot)}}}
+	if len(free) == 1 && countFree(free[0].Slots) == 1 && (!m.rootBusHotplug() || countFree(m.RootSlots) == 0) {
+		p.warning = m.lastPlace("slot "+hex(slot)+" of "+free[0].Bus+" was the last free one behind a bridge", "slot "+strconv.Itoa(int(slot))+" function 0 not available",
+			"add a bridge while the VM is off")
+	}
+	return p, true
+}
+
+// morePorts says how a VM gets root ports.
+const morePorts = "add ports while the VM is off, in libvirt <controller type='pci' model='pcie-root-port'/>, for QEMU -device pcie-root-port,id=NAME,chassis=N"
+
+// lastPlace returns the warning that a disk takes the last free place of a running VM, "" for a domain, in which libvirt
+// sees the disk.
+func (m Machine) lastPlace(what, libvirtSays, remedy string) string {
+	if m.Domain {
+		return ""
+	}
+	return what + ": no other device can be plugged in there, and libvirt, which does not know this disk, fails with \"" + libvirtSays + "\": " + remedy
 }
 
 // noHotplug refuses a device for which this machine has no bus that takes a hot plug.

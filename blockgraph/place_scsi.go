@@ -7,8 +7,12 @@ import (
 	"github.com/luksplug/luksplug/blockgraph/internal/message"
 )
 
-// highestLUN is where the search for a free unit begins: libvirt and QEMU begin at 0.
-const highestLUN = 63
+// highestLUN is where the search for a free unit begins: libvirt and QEMU begin at 0. Without an address libvirt gives
+// a disk a unit up to libvirtLUN, by the letters of its target.
+const (
+	highestLUN = 63
+	libvirtLUN = 15
+)
 
 // scsiDrivers are QEMU's names of libvirt's models of SCSI controllers (formatdomain.html,
 // "Controllers"). A narrow one is an old parallel bus that addresses a disk by its SCSI id,
@@ -38,22 +42,32 @@ func placeSCSI(d *Disk, m Machine) (place, error) {
 	case m.Domain:
 		return placeUnit(d, m, d.driveAddress())
 	}
-	for _, c := range m.SCSI {
-		if c.narrow() {
-			continue
-		}
-		used := make(map[SCSIUnit]bool, len(c.Units)) // as many as QEMU lists
-		for _, u := range c.Units {
-			used[u] = true
-		}
-		for lun := highestLUN; lun >= 0; lun-- {
-			if unit := uint(lun); !used[SCSIUnit{LUN: unit}] {
+	for _, units := range [][2]int{{highestLUN, libvirtLUN + 1}, {libvirtLUN, 0}} {
+		for _, c := range m.SCSI {
+			if unit, free := c.freeUnit(units[0], units[1]); free {
 				return place{members: scsiMembers(c, m, DriveAddress{Unit: unit})}, nil
 			}
 		}
 	}
 	// There is no controller, or all are full.
 	return ownController(d, m, DriveAddress{Unit: highestLUN})
+}
+
+// freeUnit returns the highest free unit from one to another, of a controller that has logical units.
+func (c SCSIController) freeUnit(from, to int) (uint, bool) {
+	if c.narrow() {
+		return 0, false
+	}
+	used := make(map[SCSIUnit]bool, len(c.Units)) // as many as QEMU lists
+	for _, u := range c.Units {
+		used[u] = true
+	}
+	for lun := from; lun >= to; lun-- {
+		if unit := uint(lun); !used[SCSIUnit{LUN: unit}] {
+			return unit, true
+		}
+	}
+	return 0, false
 }
 
 // placeUnit places the disk at an address, from the XML or derived from the target by libvirt.
@@ -119,8 +133,10 @@ func newController(d *Disk, m Machine, c SCSIController, a DriveAddress) (place,
 		return withController(c, m, a, Object{{"driver", "virtio-scsi-ccw"}}), nil
 	}
 	known := scsiDrivers[c.Model]
-	members, err := placePCI(d, m, "SCSI controller that the disk needs", known.conventional)
-	return withController(c, m, a, append(Object{{"driver", known.driver}}, members...)), err
+	at, err := placePCI(d, m, "SCSI controller that the disk needs", known.conventional)
+	p := withController(c, m, a, append(Object{{"driver", known.driver}}, at.members...))
+	p.warning = at.warning
+	return p, err
 }
 
 // withController returns a place on a controller that is added with these options.

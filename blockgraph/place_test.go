@@ -64,6 +64,8 @@ func TestPlacement(t *testing.T) {
 	}
 	twoControllers := scsi(full...)
 	twoControllers.SCSI = append(twoControllers.SCSI, blockgraph.SCSIController{ID: "myscsi"})
+	upper := scsi(full[16:]...)
+	upper.SCSI = append(upper.SCSI, blockgraph.SCSIController{ID: "myscsi"})
 	usb := q35()
 	usb.USB = true
 
@@ -113,6 +115,16 @@ func TestPlacement(t *testing.T) {
 		{"i440fx: address, taken", blocktest.DiskAt(vdb, pci("0", "9", "0")), pc(0, 1, 9), nil, "slot 0x9 of pci.0 is in use"},
 		{"i440fx: address behind a bridge", blocktest.DiskAt(vdb, pci("1", "4", "0")), pc(0, 1), []string{"pci.1 0x4"}, ""},
 
+		{"q35: a bridge instead of the last port", blocktest.DiskAt(vdb, ""), bridged(q35("pci.1"), "pci.2", "pci.10"), []string{"pci.10 0x1f"}, ""},
+		{"q35: a bridge, no port", blocktest.DiskAt(vdb, ""), bridged(q35("pci.1 taken"), "pci.2"), []string{"pci.2 0x1f"}, ""},
+		{"q35: two ports, no bridge needed", blocktest.DiskAt(vdb, ""), bridged(q35("pci.1", "pci.3"), "pci.2"), []string{"pci.3 0x0"}, ""},
+		{"q35: a full bridge", blocktest.DiskAt(vdb, ""), bridged(q35("pci.1"), "pci.2 full"), []string{"pci.1 0x0"}, ""},
+		{"q35: a reserved port", blocktest.DiskAt(vdb, ""), bridged(q35("pci.1", "luksplug-port-0"), "pci.2"), []string{"luksplug-port-0 0x0"}, ""},
+		{"q35: the address counts, also of the last port", blocktest.DiskAt(vdb, pci("1", "0", "0")), bridged(q35("pci.1"), "pci.2"), []string{"pci.1 0x0"}, ""},
+		{"i440fx: a bridge instead of the last slot", blocktest.DiskAt(vdb, ""), bridged(pc(all[:0x1f]...), "pci.1"), []string{"pci.1 0x1f"}, ""},
+		{"i440fx: a bridge, full", blocktest.DiskAt(vdb, ""), bridged(pc(all...), "pci.1"), []string{"pci.1 0x1f"}, ""},
+		{"i440fx: the last slot", blocktest.DiskAt(vdb, ""), pc(all[:0x1f]...), []string{"pci.0 0x1f"}, ""},
+
 		{"scsi: from 63 down", blocktest.DiskAt(sdb, ""), scsi(), []string{"scsi0.0 0 0 63"}, ""},
 		{"scsi: units in use are skipped", blocktest.DiskAt(sdb, ""), scsi(blockgraph.SCSIUnit{LUN: 63}, blockgraph.SCSIUnit{LUN: 62}), []string{"scsi0.0 0 0 61"}, ""},
 		{"scsi: other targets do not matter", blocktest.DiskAt(sdb, ""), scsi(blockgraph.SCSIUnit{Target: 1, LUN: 63}), []string{"scsi0.0 0 0 63"}, ""},
@@ -128,6 +140,10 @@ func TestPlacement(t *testing.T) {
 		{"scsi: address, none at all", blocktest.DiskAt(sdb, drive("0", "0", "0")), q35(), nil, "no virtio-scsi controller scsi0 (it has: none)"},
 		{"scsi: address, unknown machine", blocktest.DiskAt(sdb, drive("2", "0", "1")), blockgraph.Machine{}, []string{"scsi2.0 0 0 1"}, ""},
 
+		{"scsi: libvirt's units come last", blocktest.DiskAt(sdb, ""), upper, []string{"myscsi.0 0 0 63"}, ""},
+		{"usb: the highest port of the last controller", blocktest.DiskAt(usbDisk, ""), usbPorts("usb.0 15", "usb1.0 2", "usb1.0 4", "usb1.0 3"), []string{"usb1.0 4"}, ""},
+		{"usb: of the first one", blocktest.DiskAt(usbDisk, ""), usbPorts("usb.0 9", "usb.0 10"), []string{"usb.0 10"}, ""},
+		{"usb: address, not the highest port", blocktest.DiskAt(usbDisk, "<address type='usb' bus='0' port='2'/>"), usbPorts("usb.0 2", "usb.0 4"), []string{"usb.0 2"}, ""},
 		{"usb: left to QEMU", blocktest.DiskAt(usbDisk, ""), usb, []string{""}, ""},
 		{"usb: unknown machine", blocktest.DiskAt(usbDisk, ""), blockgraph.Machine{}, []string{""}, ""},
 		{"usb: no controller", blocktest.DiskAt(usbDisk, ""), q35(), nil, "no USB controller: add one while it is off"},
@@ -161,6 +177,75 @@ func TestPlacement(t *testing.T) {
 				t.Errorf("got %q %v, want %q", got, err, c.want)
 			}
 		})
+	}
+}
+
+// bridged adds bridges, which are full or empty.
+func bridged(m blockgraph.Machine, names ...string) blockgraph.Machine {
+	for _, n := range names {
+		bus, full := strings.CutSuffix(n, " full")
+		b := blockgraph.Bridge{Bus: bus}
+		for slot := uint(1); full && slot < 0x20; slot++ {
+			b.Slots = append(b.Slots, slot)
+		}
+		m.Bridges = append(m.Bridges, b)
+	}
+	return m
+}
+
+// usbPorts returns a q35 machine with free USB ports.
+func usbPorts(free ...string) blockgraph.Machine {
+	m := blockgraph.Machine{Type: "q35", USB: true}
+	for _, f := range free {
+		p := blockgraph.USBPort{}
+		if _, err := fmt.Sscan(f, &p.Bus, &p.Number); err != nil {
+			panic(err)
+		}
+		m.USBFree = append(m.USBFree, p)
+	}
+	return m
+}
+
+// TestLastPlace: a disk that takes the last free place of a running VM has a warning, which says how to add more.
+func TestLastPlace(t *testing.T) {
+	t.Parallel()
+	var all []uint
+	for slot := range uint(0x20) {
+		all = append(all, slot)
+	}
+	q35 := func(names ...string) blockgraph.Machine {
+		return blockgraph.Machine{Type: "q35", Ports: ports(names...)}
+	}
+	domain := q35("pci.1")
+	domain.Domain, domain.PCI = true, true
+	almost := bridged(q35("pci.1 taken"), "pci.2 full")
+	almost.Bridges[0].Slots = almost.Bridges[0].Slots[1:]
+	for name, c := range map[string]struct {
+		attributes, extra string
+		machine           blockgraph.Machine
+		want              string // part of the warning, "" for none
+	}{
+		"port":                      {"dev='vdb'", "", q35("pci.1", "pci.2 taken"), "pci.1 was the last free pcie-root-port"},
+		"port, and how to add more": {"dev='vdb'", "", q35("pci.1"), "<controller type='pci' model='pcie-root-port'/>"},
+		"port for a controller":     {"dev='sda'", "", q35("pci.1"), "pci.1 was the last free pcie-root-port"},
+		"two ports":                 {"dev='vdb'", "", q35("pci.1", "pci.2"), ""},
+		"reserved":                  {"dev='vdb'", "", q35("luksplug-port-0", "pci.2 taken"), ""},
+		"a domain's XML":            {"dev='vdb'", "", domain, ""},
+		"the user's address":        {"dev='vdb'", "<address type='pci' domain='0' bus='1' slot='0' function='0'/>", q35("pci.1"), ""},
+		"slot":                      {"dev='vdb'", "", blockgraph.Machine{Type: "pc", RootSlots: all[:0x1f]}, "slot 0x1f was the last free one of pci.0"},
+		"two slots":                 {"dev='vdb'", "", blockgraph.Machine{Type: "pc", RootSlots: all[:0x1e]}, ""},
+		"behind a bridge":           {"dev='vdb'", "", almost, "slot 0x1 of pci.2 was the last free one"},
+		"USB":                       {"dev='sdb' bus='usb'", "", usbPorts("usb.0 3"), "port 3 of usb.0 was the last free USB port"},
+		"two USB ports":             {"dev='sdb' bus='usb'", "", usbPorts("usb.0 3", "usb.0 4"), ""},
+	} {
+		g, err := blockgraph.Build(blocktest.Parse(t, blocktest.DiskAt(c.attributes, c.extra)), c.machine, blockgraph.Unlock{})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got := strings.Join(g.Warnings, "; "); (c.want == "") != (got == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%s: the warnings are %q, want %q", name, got, c.want)
+		}
 	}
 }
 

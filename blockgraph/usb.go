@@ -1,6 +1,7 @@
 package blockgraph
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -14,13 +15,14 @@ type USBHub struct {
 	Ports uint   // the number of its ports
 }
 
-// placeUSB places a USB disk at the port of its address, if any; else QEMU finds a free one.
+// placeUSB places a USB disk at the port of its address. Without one it takes the highest free port, since libvirt and
+// QEMU take the lowest; if the ports are not known, QEMU finds one.
 func placeUSB(d *Disk, m Machine) (place, error) {
 	if d.Address == nil || d.Address.USB == nil {
 		if m.Known() && !m.USB {
 			return place{}, &PlacementError{Target: d.Target, Reason: "the VM has no USB controller: add one while it is off (libvirt: <controller type='usb' model='qemu-xhci'/>, QEMU: -device qemu-xhci), or use another bus"}
 		}
-		return place{}, nil
+		return m.freeUSB(), nil
 	}
 	a := *d.Address.USB
 	if err := m.checkUSB(d.Target, a); err != nil {
@@ -33,6 +35,23 @@ func placeUSB(d *Disk, m Machine) (place, error) {
 	members := Object{{"bus", m.alias(name) + ".0"}}
 	members.AddText("port", a.Port)
 	return place{members: members}, nil
+}
+
+// freeUSB returns the highest free port of the last controller that has one.
+func (m Machine) freeUSB() place {
+	if len(m.USBFree) == 0 {
+		return place{}
+	}
+	best := slices.MinFunc(m.USBFree, func(a, b USBPort) int {
+		return cmp.Or(ComparePorts(strings.TrimSuffix(a.Bus, ".0"), strings.TrimSuffix(b.Bus, ".0")), cmp.Compare(b.Number, a.Number))
+	})
+	port := strconv.FormatUint(uint64(best.Number), 10)
+	p := place{members: Object{{"bus", best.Bus}, {"port", port}}}
+	if len(m.USBFree) == 1 {
+		p.warning = m.lastPlace("port "+port+" of "+best.Bus+" was the last free USB port", "usb port "+port+" in use",
+			"add a controller while the VM is off, in libvirt <controller type='usb' model='qemu-xhci'/>, for QEMU -device qemu-xhci,id=NAME")
+	}
+	return p
 }
 
 // checkUSB refuses a port that the domain does not have, or that is in use.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -16,6 +17,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/internal/rundir"
 	"github.com/luksplug/luksplug/hotplug/internal/samedisk"
 	"github.com/luksplug/luksplug/hotplug/internal/unlock"
+	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 )
 
@@ -60,6 +62,9 @@ type Attached struct {
 	// LayersByQEMU are the layers of a disk by [MethodEphemeralHeader] that QEMU itself unlocks
 	// and whose passphrases it gets: qcow2 images with LUKS inside. nil for none.
 	LayersByQEMU []string
+	// Warnings are what the user should know about the disk, such as that it has taken the last
+	// free port of the VM. They are logged as well.
+	Warnings []string
 	// Steps are the steps of the plan, with their times.
 	Steps []StepReport
 	// Unlocking is the time that deriving the key outside of QEMU took; about 0 if QEMU
@@ -137,7 +142,10 @@ func (vm *VM) Attach(ctx context.Context, disk *blockgraph.Disk, store secrets.S
 	if err != nil {
 		return nil, err
 	}
-	out.Cleared, out.Unlocking = cleared, k.took
+	for _, w := range c.Plan.Graph.Warnings {
+		a.host.Entry(disk.Target).Warn(w)
+	}
+	out.Cleared, out.Unlocking, out.Warnings = cleared, k.took, slices.Concat(c.AllWarnings(), c.Plan.Graph.Warnings)
 	return out, nil
 }
 
@@ -277,7 +285,8 @@ func (a *attach) resolve(ctx context.Context, c *candidate, early *key) (*key, e
 	return &key{values, c.choice.Method, time.Since(begin)}, err
 }
 
-// warn logs warnings about the disk before the first change.
+// warn logs warnings of the checks before the first change. Those of the graph are about the
+// attached disk, and logged when it is.
 func (a *attach) warn(c *candidate) {
 	for _, w := range c.AllWarnings() {
 		a.host.Entry(a.disk.Target).Warn(w)
@@ -373,9 +382,6 @@ func (vm *VM) plan(ctx context.Context, disk *blockgraph.Disk, state *State, u b
 	if err != nil {
 		return nil, err
 	}
-	for _, w := range graph.Warnings {
-		vm.host.Entry(disk.Target).Warn(w)
-	}
 	if graph.Device().Options.Text("bus") == rootComplex {
 		return nil, &blockgraph.PlacementError{Target: disk.Target, Reason: "pcie.0 takes no hot plug: give the <address> of a pcie-root-port, or none to have a free one chosen"}
 	}
@@ -428,8 +434,18 @@ func (vm *VM) clear(ctx context.Context, disk *AttachedDisk) (*State, error) {
 // could not be removed, by their targets. It queries the state once: QEMU may list any
 // number of leftovers.
 func (vm *VM) clearAll(ctx context.Context, leftovers []*AttachedDisk) (state *State, failed map[string]error, err error) {
+	// A node that another one or a job was put on top of is not that of its device any more,
+	// and the disk looks like a leftover if the device has a user's alias.
+	users, err := inventory.ReadNodeUsers(ctx, vm.conn)
+	if err != nil {
+		return nil, nil, err
+	}
 	causes := map[string]error{}
 	for _, d := range leftovers {
+		if found := users.Of(d); len(found) > 0 {
+			causes[d.Target] = fmt.Errorf("%w in the VM by %s", qmp.ErrNodeInUse, usersText(found))
+			continue
+		}
 		if err := ctx.Err(); err != nil {
 			return nil, nil, fmt.Errorf("disk %s: remove what an interrupted run has left: %w", d.Target, err)
 		}

@@ -76,7 +76,7 @@ func TestFilesThatOnlyImagesName(t *testing.T) {
 	}
 	detach := func(name string) {
 		t.Helper()
-		if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
+		if _, err := v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -170,7 +170,7 @@ func TestTerminatedChain(t *testing.T) {
 				n++
 			}
 		}
-		if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
+		if _, err := v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}); err != nil {
 			t.Error(err)
 		}
 		return n
@@ -273,7 +273,7 @@ func TestChainOnServer(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
+		if _, err := v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -326,7 +326,7 @@ func TestHeaderOfTheGuest(t *testing.T) {
 		if n := state(ctx, t, v).Node("luksplug-sdb-payload-storage"); n == nil || n.Driver != "file" {
 			t.Errorf("%s: the guest does not see the file: %+v", name, n)
 		}
-		if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
+		if _, err := v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -354,7 +354,7 @@ func TestDataStoreThatIsAVolume(t *testing.T) {
 		if err := attachWith(ctx, elsewhere, disk, hotplug.Spec{}); name == "zeros" && err != nil || name != "zeros" && (!errors.As(err, &back) || !errors.Is(err, hotplug.ErrGuestHeader)) {
 			t.Errorf("a VM on another host, %s: %v", name, err)
 		} else if err == nil {
-			_ = must.Get(elsewhere.Detach(ctx, "sdb", 10*time.Second))(t)
+			_ = must.Get(elsewhere.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}))(t)
 		}
 	}
 	for name, content := range map[string][]byte{
@@ -390,7 +390,7 @@ func TestDataStoreThatIsAVolume(t *testing.T) {
 					t.Errorf("%s, %s, allowed: %v", name, raw, err)
 					continue
 				}
-				if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
+				if _, err := v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}); err != nil {
 					t.Error(err)
 				}
 			}
@@ -484,7 +484,7 @@ func TestPayloadLooksPlain(t *testing.T) {
 		}
 		if err := attach(hotplug.Spec{AllowPayloadSignature: true}); err != nil {
 			t.Errorf("%s, allowed: %v", name, err)
-		} else if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
+		} else if _, err := v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}); err != nil {
 			t.Error(err)
 		}
 	}

@@ -241,7 +241,7 @@ func TestAttachWhereItWas(t *testing.T) {
 	if h := state(ctx, t, v).Disk("sda"); h.Kept != "kept" {
 		t.Errorf("kept is %q", h.Kept)
 	}
-	if _, err := v.Detach(ctx, "sda", 10*time.Second); err != nil {
+	if _, err := v.Detach(ctx, "sda", hotplug.DetachOptions{Wait: 10 * time.Second}); err != nil {
 		t.Fatal(err)
 	}
 	at := devices()

@@ -20,14 +20,33 @@ type Detached struct {
 	Waited time.Duration
 }
 
+// DetachOptions are the options of a detach.
+type DetachOptions struct {
+	// Wait bounds the wait for the guest to release the device.
+	Wait time.Duration
+	// Force detaches a disk that the guest has mounted. The guest then gets I/O errors, and
+	// loses what it has not written yet.
+	Force bool
+	// Agent is the agent of the VM's guest, which is asked for mounted file systems. nil is the
+	// one at the unix socket at which the VM's QEMU, on this host, listens for a client of the
+	// agent's channel.
+	Agent Agent
+}
+
 // Detach unplugs the disk at target: it requests that the guest releases the device,
-// waits for at most wait, and removes the nodes, objects and descriptors. A repeated call
-// continues an unfinished detach.
+// waits for at most options.Wait, and removes the nodes, objects and descriptors. A
+// repeated call continues an unfinished detach.
 //
-// The errors are [*NotHeldError], [*PendingError] if the guest has not released the
+// A guest releases a device that it has mounted, too. So the guest's agent is asked first, if
+// the VM has one, for at most five seconds. If it does not answer, the disk is detached,
+// with a warning.
+//
+// Before the first change a [*PreflightError] with [ErrDiskInUse] names the block jobs,
+// exports, nodes and devices that use the disk's nodes, and one with [ErrMounted] the mount
+// points. The other errors are [*NotHeldError], [*PendingError] if the guest has not released the
 // device, [*LeftBehindError] if something is left in the VM or on the host, and that of
 // [CheckTarget]: a path such as /dev/vdb is not a disk that is missing.
-func (vm *VM) Detach(ctx context.Context, target string, wait time.Duration) (*Detached, error) {
+func (vm *VM) Detach(ctx context.Context, target string, options DetachOptions) (*Detached, error) {
 	if err := CheckTarget(target); err != nil {
 		return nil, err
 	}
@@ -48,10 +67,18 @@ func (vm *VM) Detach(ctx context.Context, target string, wait time.Duration) (*D
 		}
 		return nil, e
 	}
+	if err := vm.checkUnused(ctx, disk); err != nil {
+		return nil, err
+	}
+	if disk.Device != "" && !options.Force {
+		if err := vm.checkUnmounted(ctx, state, disk, options.Agent); err != nil {
+			return nil, err
+		}
+	}
 	out := &Detached{Target: target, Removed: disk.Left()}
 	begin := time.Now()
 	if disk.Device != "" {
-		if err := apply.Unplug(ctx, vm.conn, vm.host, target, disk.Device, wait); errors.Is(err, monitor.ErrGone) {
+		if err := apply.Unplug(ctx, vm.conn, vm.host, target, disk.Device, options.Wait); errors.Is(err, monitor.ErrGone) {
 			return nil, &LeftBehindError{Target: target, Left: disk.Left(), Unverified: true, Err: err}
 		} else if err != nil {
 			return nil, err

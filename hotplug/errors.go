@@ -70,6 +70,8 @@ var (
 	ErrIdentity             = outcome.ErrIdentity             // QEMU reports another UUID than its process or manager
 	ErrNeedsQEMU            = outcome.ErrNeedsQEMU            // only QEMU could unlock, and the caller has not chosen UnlockQEMU
 	ErrStall                = outcome.ErrStall                // QEMU would stall for longer than MaxStall
+	ErrDiskInUse            = outcome.ErrDiskInUse            // of a detach: a job, export, node or device uses the disk's nodes
+	ErrMounted              = outcome.ErrMounted              // of a detach: the guest has mounted the disk; see DetachOptions.Force
 	ErrNotRecorded          = outcome.ErrNotRecorded          // AttachOptions.Before failed
 )
 

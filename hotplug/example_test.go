@@ -53,7 +53,7 @@ func Example() {
 	}
 	fmt.Println(attached.Target, "is", attached.Driver, attached.Device, "of", attached.Size, "bytes")
 
-	detached, err := vm.Detach(ctx, "sdb", 30*time.Second)
+	detached, err := vm.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 30 * time.Second})
 	if err != nil {
 		log.Fatal(err)
 	}

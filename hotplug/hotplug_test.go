@@ -93,7 +93,7 @@ func attachAndDetach(t *testing.T, mode hotplug.UnlockPolicy, way blockgraph.Met
 	if err != nil || len(list) != 1 || !reflect.DeepEqual(*list[0], at.AttachedDisk) {
 		t.Errorf("list: %+v, %v", list, err)
 	}
-	gone, err := v.Detach(ctx, "sdb", 10*time.Second)
+	gone, err := v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second})
 	if err != nil || !slices.Contains(gone.Removed, "node "+at.Nodes[0]) {
 		t.Errorf("detached: %+v, %v", gone, err)
 	}
@@ -104,7 +104,7 @@ func attachAndDetach(t *testing.T, mode hotplug.UnlockPolicy, way blockgraph.Met
 		t.Errorf("before %+v\nafter  %+v", before, after)
 	}
 	var missing *hotplug.NotHeldError
-	if _, err := v.Detach(ctx, "sdb", time.Second); !errors.As(err, &missing) || missing.Target != "sdb" {
+	if _, err := v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: time.Second}); !errors.As(err, &missing) || missing.Target != "sdb" {
 		t.Errorf("detached again: %v", err)
 	}
 }
@@ -186,7 +186,7 @@ func TestLeftovers(t *testing.T) {
 	if list, err := v.List(ctx); err != nil || len(list) != 1 || list[0].Leftover() {
 		t.Errorf("list after repair: %+v, %v", list, err)
 	}
-	if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
+	if _, err := v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}); err != nil {
 		t.Fatal(err)
 	}
 	if after := state(ctx, t, v); !reflect.DeepEqual(before, after) {

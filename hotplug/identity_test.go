@@ -161,7 +161,7 @@ func TestLiar(t *testing.T) {
 				_, _ = l.List(ctx)
 				_, _ = l.Repair(ctx)
 				_, _ = l.Attach(ctx, plainDisk(t, "sdb"), nil, hotplug.AttachOptions{})
-				_, _ = l.Detach(ctx, "sdb", time.Second)
+				_, _ = l.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: time.Second})
 				_ = l.Close()
 			}
 			if after := must.Get(v.List(ctx))(t); !reflect.DeepEqual(before, after) {
@@ -172,7 +172,7 @@ func TestLiar(t *testing.T) {
 			}
 		})
 	}
-	must.Get(v.Detach(ctx, "sdb", 10*time.Second))(t)
+	must.Get(v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}))(t)
 	if left := snapshot(t, run, image); len(left) > 1 {
 		t.Errorf("left: %q", left)
 	}

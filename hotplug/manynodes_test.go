@@ -101,6 +101,7 @@ func crowd(n int, attached bool) map[string]string {
 	return map[string]string{
 		"query-named-block-nodes": list(nodes), "qom-list /objects": list(objects), "query-block": list(drives),
 		"query-fdsets": "[]", "query-chardev": "[]", "query-uuid": `{"UUID":"0a81f5b2-8403-4b23-88d6-21ccc2f80d6f"}`,
+		"x-debug-query-block-graph": `{"nodes":[],"edges":[]}`, "query-block-exports": "[]", "query-jobs": "[]",
 		"query-status": `{"status":"running"}`, "query-migrate": `{}`,
 	}
 }
@@ -126,7 +127,7 @@ func TestManyNodes(t *testing.T) {
 	for name, use := range map[string]func(ctx context.Context, v *hotplug.VM) error{
 		"repair, of attached disks": func(ctx context.Context, v *hotplug.VM) error { _, err := v.Repair(ctx); return err },
 		"detach": func(ctx context.Context, v *hotplug.VM) error {
-			_, err := v.Detach(ctx, "vdaaab", time.Second)
+			_, err := v.Detach(ctx, "vdaaab", hotplug.DetachOptions{Wait: time.Second})
 			return err
 		},
 		"attach": func(ctx context.Context, v *hotplug.VM) error {

@@ -158,7 +158,7 @@ func TestMasterKey(t *testing.T) {
 			if err := os.Remove(path); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
+			if _, err := v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}); err != nil {
 				t.Error(err)
 			}
 			if after := state(ctx, t, v.VM); !reflect.DeepEqual(before, after) {

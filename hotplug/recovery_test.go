@@ -55,7 +55,7 @@ func TestRecoveryOfARemoteVM(t *testing.T) {
 		if err != nil || !at.ReadOnly || at.Size != 6<<20 {
 			t.Fatalf("%q: %+v, %v", magic, at, err)
 		}
-		if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
+		if _, err := v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}); err != nil {
 			t.Error(err)
 		}
 	}

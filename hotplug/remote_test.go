@@ -99,7 +99,7 @@ func TestRemoteHeader(t *testing.T) {
 	if _, err := v.Attach(ctx, &other, store(key), hotplug.AttachOptions{}); !errors.As(err, &refused) {
 		t.Errorf("the same image twice: %v", err)
 	}
-	if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
+	if _, err := v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}); err != nil {
 		t.Error(err)
 	}
 	wantNothingLeft(ctx, t, v, before, run)
@@ -240,7 +240,7 @@ func TestLookAtSlice(t *testing.T) {
 			if _, err := v.Attach(ctx, parse(offset-at, ""), store(key), hotplug.AttachOptions{Unlock: mode}); !errors.As(err, &refused) || !strings.Contains(err.Error(), "another disk is attached as sdb") {
 				t.Errorf("another slice: %v", err)
 			}
-			if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
+			if _, err := v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}); err != nil {
 				t.Error(err)
 			}
 		}

@@ -77,7 +77,7 @@ func TestRemoteVM(t *testing.T) {
 		t.Errorf("a copy of the volume, as was allowed: %+v, %v", at, err)
 	}
 	for _, target := range []string{"sdb", "sdc", "sdd"} {
-		if _, err := v.Detach(ctx, target, 10*time.Second); err != nil {
+		if _, err := v.Detach(ctx, target, hotplug.DetachOptions{Wait: 10 * time.Second}); err != nil {
 			t.Error(err)
 		}
 	}

@@ -108,7 +108,7 @@ func TestDetachLeavesNote(t *testing.T) {
 		t.Fatal(err)
 	}
 	spoil(t, run, "sda")
-	_, err := v.Detach(ctx, "sda", 10*time.Second)
+	_, err := v.Detach(ctx, "sda", hotplug.DetachOptions{Wait: 10 * time.Second})
 	wantLeft(t, "a detach", err, nil)
 	if err != nil && strings.Contains(err.Error(), "\n") {
 		t.Errorf("more than a line: %q", err)

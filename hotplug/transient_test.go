@@ -140,7 +140,7 @@ func useTransient(t *testing.T, disk *blockgraph.Disk, secret store, options hot
 	if _, err := v.Attach(ctx, &other, secret, options); !errors.As(err, &refused) {
 		t.Errorf("the disk that is not transient: %v", err)
 	}
-	if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
+	if _, err := v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}); err != nil {
 		t.Fatal(err)
 	}
 	wantNothingLeft(ctx, t, v, before, run)
@@ -335,7 +335,7 @@ func TestTransientLeftover(t *testing.T) {
 	if !bytes.Contains(note, []byte(path)) {
 		t.Errorf("the note: %s", note)
 	}
-	if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
+	if _, err := v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}); err != nil {
 		t.Fatal(err)
 	}
 	leave := func(vm, mark string) {
@@ -369,7 +369,7 @@ func TestTransientLeftover(t *testing.T) {
 		t.Error(err)
 	}
 	wantAlone(t, disk)
-	if _, err := v.Detach(ctx, "sdb", 10*time.Second); err != nil {
+	if _, err := v.Detach(ctx, "sdb", hotplug.DetachOptions{Wait: 10 * time.Second}); err != nil {
 		t.Fatal(err)
 	}
 

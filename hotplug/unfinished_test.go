@@ -35,7 +35,7 @@ func TestUnfinished(t *testing.T) {
 		t.Fatal(err)
 	}
 	want("an attach", "the note of disk sda", "object luksplug-sda-secret0", "node luksplug-sda-luks", "device luksplug-sda")
-	if _, err := v.Detach(ctx, "sda", time.Minute); err != nil {
+	if _, err := v.Detach(ctx, "sda", hotplug.DetachOptions{Wait: time.Minute}); err != nil {
 		t.Fatal(err)
 	}
 	want("a detach", "node luksplug-sda-luks")

@@ -247,7 +247,8 @@ func (vm *VM) ChooseUnlock(ctx context.Context, disk *blockgraph.Disk, state *St
 }
 
 // Plan builds the plan of a disk for this VM in its present state. u selects how its
-// volume is opened; see [VM.ChooseUnlock]. It changes nothing.
+// volume is opened; see [VM.ChooseUnlock]. It changes nothing. The graph of the plan has the
+// warnings for the user.
 func (vm *VM) Plan(ctx context.Context, disk *blockgraph.Disk, state *State, u blockgraph.Unlock) (*blockgraph.Plan, error) {
 	return vm.plan(ctx, disk, state, u, nil)
 }

@@ -169,6 +169,6 @@ func (e emulator) attachAndDetach(ctx context.Context, t *testing.T, c liveCase,
 	if c.stays {
 		return
 	}
-	must.Get(e.vm.Detach(ctx, attached.Target, time.Minute))(t)
+	must.Get(e.vm.Detach(ctx, attached.Target, hotplug.DetachOptions{Wait: time.Minute}))(t)
 	wantSame(ctx, t, e.qemu, before)
 }

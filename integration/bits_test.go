@@ -57,7 +57,7 @@ func formats() []format {
 // is not changed.
 func TestBitByBit(t *testing.T) {
 	t.Parallel()
-	q := booted(bounded(t), t, peer.Options{RootPorts: 1})
+	q := booted(bounded(t), t, peer.Options{RootPorts: 2})
 	for _, f := range formats() {
 		t.Run(f.name, func(t *testing.T) {
 			bitByBit(bounded(t), t, q, peer.NewFormatted(t, f.kind, f.format...), f.chaining())

@@ -135,7 +135,7 @@ func TestNoMonitor(t *testing.T) {
 func TestMonitorHeld(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 1})
+	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 2})
 	holder := must.Get(peer.DialMonitor(ctx, q.Socket))(t)
 	defer func() { _ = holder.Close() }() // at the latest
 	v := peer.NewVolume(t, peer.DetachedRaw)

@@ -139,7 +139,7 @@ func (f *faulty) finishes(ctx context.Context, t *testing.T) {
 func TestFaultsSwallowedEvent(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := booted(ctx, t, peer.Options{RootPorts: 1, SCSI: true})
+	q := booted(ctx, t, peer.Options{RootPorts: 2, SCSI: true})
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	for bus, target := range map[string]string{"virtio": "vdb", "scsi": "sdb"} {
 		t.Run(bus, func(t *testing.T) {
@@ -170,7 +170,7 @@ func TestFaultsSwallowedEvent(t *testing.T) {
 func TestFaultsCutOff(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{RootPorts: 1, Paused: true})
+	q := peer.Start(t, peer.Options{RootPorts: 2, Paused: true})
 	p := newPlug(t, q, peer.NewVolume(t, peer.DetachedRaw), "vdb", "virtio", "")
 	before := stateOf(ctx, t, q)
 	hooks := peer.CutAtStep(6, peer.CutBeforeReply)

@@ -258,7 +258,7 @@ func attachFrom(ctx context.Context, t *testing.T, fill filler[keystoreCase]) re
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	addKey(ctx, t, v, string(passphrase))
 	c := fill(ctx, t, must.Get(uuid.Parse(v.SecretUUID))(t), passphrase)
-	q := peer.Start(t, peer.Options{RootPorts: 1})
+	q := peer.Start(t, peer.Options{RootPorts: 2})
 	before := stateOf(ctx, t, q)
 	args := append(c.wrap, c.tool(), "--qmp", q.Socket, "-vv", "--keystore", c.uri, "attach", writeFile(t, "disk.xml", v.DiskXML("vdb", "virtio")))
 	cmd := exec.CommandContext(ctx, args[0], args[1:]...)

@@ -88,6 +88,7 @@ type attachReport struct {
 	Cleared                     []string `json:"cleared"`
 	ReadOnly                    bool     `json:"read_only"`
 	Unlock                      string   `json:"unlock"`
+	Warnings                    []string `json:"warnings"`
 }
 
 // listed returns list's output for a VM, by target.

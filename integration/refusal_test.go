@@ -237,7 +237,7 @@ func TestRefusedLockedImage(t *testing.T) {
 		"-blockdev", "driver=file,node-name=one,filename=" + v.Payload, "-device", "virtio-blk-pci,drive=one",
 		"-blockdev", "driver=file,node-name=two,filename=" + other.Header, "-device", "virtio-blk-pci,drive=two",
 	}})
-	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 1})
+	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 2})
 	refuse(ctx, t, q, []refusal{
 		{name: "payload", args: attachArgs(t, v, v.DiskXML("vdb", "virtio")), code: 5,
 			says: []string{"payload", v.Payload, "in use outside of this VM"}},
@@ -251,7 +251,7 @@ func TestRefusedLockedImage(t *testing.T) {
 func TestRefusedReadOnlyHeader(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 1})
+	q := peer.Start(t, peer.Options{Paused: true, RootPorts: 2})
 	v := peer.NewVolume(t, peer.DetachedRaw)
 	before := stateOf(ctx, t, q)
 	proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{})

@@ -66,7 +66,7 @@ func TestLimits(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
 	// A VM that has not run releases SCSI and USB disks at once.
-	guest := peer.Start(t, peer.Options{RootPorts: 1, Guest: true})
+	guest := peer.Start(t, peer.Options{RootPorts: 2, Guest: true})
 	paused := peer.Start(t, peer.Options{SCSI: true, Machine: peer.I440FX, Paused: true, Extra: []string{"-device", "qemu-xhci"}})
 	must.OK(t, guest.Guest().WaitBoot(ctx))
 	for _, c := range []struct {
@@ -136,7 +136,7 @@ func TestThrottleFilters(t *testing.T) {
 func TestThreadsAndQueues(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := booted(ctx, t, peer.Options{RootPorts: 1, Extra: []string{"-object", "iothread,id=iothread1", "-object", "iothread,id=iothread2"}})
+	q := booted(ctx, t, peer.Options{RootPorts: 2, Extra: []string{"-object", "iothread,id=iothread1", "-object", "iothread,id=iothread2"}})
 	v := peer.NewVolume(t, peer.EmbeddedLUKS)
 	before := stateOf(ctx, t, q)
 	for _, c := range []struct {

@@ -36,7 +36,7 @@ func TestSharedHeader(t *testing.T) {
 	refuse(ctx, t, q, refusals)
 
 	t.Run("another VM", func(t *testing.T) {
-		second := peer.Start(t, peer.Options{RootPorts: 1, Paused: true})
+		second := peer.Start(t, peer.Options{RootPorts: 2, Paused: true})
 		refuse(ctx, t, second, []refusal{
 			{name: "the file", args: using(v.Header), code: 5, says: []string{v.Header, "in use by disk vdb of VM " + q.Socket, "--allow-shared-header"}},
 			{name: "a copy", args: using(twin), code: 5, says: []string{twin, "in use by disk vdb of VM " + q.Socket, "--allow-shared-header"}},
@@ -75,7 +75,7 @@ func TestAttachedAnotherWay(t *testing.T) {
 		t.Run(first, func(t *testing.T) {
 			t.Parallel()
 			ctx := bounded(t)
-			q := peer.Start(t, peer.Options{RootPorts: 1, SCSI: true, Paused: true})
+			q := peer.Start(t, peer.Options{RootPorts: 2, SCSI: true, Paused: true})
 			before := stateOf(ctx, t, q)
 			v, other := peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.DetachedRaw)
 			twin := filepath.Join(t.TempDir(), "twin.hdr")

@@ -13,7 +13,7 @@ import (
 func TestOldQEMU(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{Binary: peer.MatrixQEMU(t, "bookworm"), Guest: true, RootPorts: 1})
+	q := peer.Start(t, peer.Options{Binary: peer.MatrixQEMU(t, "bookworm"), Guest: true, RootPorts: 2})
 	v, embedded := peer.NewVolume(t, peer.DetachedRaw), peer.NewVolume(t, peer.EmbeddedLUKS)
 	two := peer.NewFormatted(t, peer.EmbeddedLUKS, "--type", "luks2", "--sector-size", "512", "--pbkdf", "pbkdf2", "--pbkdf-force-iterations", "1000")
 	refuse(ctx, t, q, []refusal{
@@ -51,7 +51,7 @@ func TestNewestQEMU(t *testing.T) {
 	peer.Long(t, "boots a guest of another QEMU; TestAttachToVersions attaches disks to it in every run")
 	t.Parallel()
 	ctx := bounded(t)
-	q := booted(ctx, t, peer.Options{Binary: peer.NewestQEMU(t), RootPorts: 1})
+	q := booted(ctx, t, peer.Options{Binary: peer.NewestQEMU(t), RootPorts: 2})
 	for _, f := range formats() {
 		if strings.Contains(f.name, "LUKS1 detached") || strings.Contains(f.name, "argon2id") {
 			t.Run(f.name, func(t *testing.T) {

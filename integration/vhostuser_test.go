@@ -36,7 +36,7 @@ func vhostUserXML(t *testing.T, socket string) string {
 func TestVHostUser(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := booted(ctx, t, peer.Options{RootPorts: 1,
+	q := booted(ctx, t, peer.Options{RootPorts: 2,
 		Extra: []string{"-object", "memory-backend-memfd,id=ram,size=256M,share=on", "-machine", "memory-backend=ram"}})
 	before := stateOf(ctx, t, q)
 	image := sized(t, "disk.img", 16*peer.MiB)
@@ -70,7 +70,7 @@ func TestVHostUser(t *testing.T) {
 func TestVHostUserNeedsSharedMemory(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{RootPorts: 1, Paused: true})
+	q := peer.Start(t, peer.Options{RootPorts: 2, Paused: true})
 	socket := vhostUserServer(ctx, t, q.Dir, sized(t, "disk.img", 16*peer.MiB))
 	before := stateOf(ctx, t, q)
 	tool(ctx, t, q.Socket, "attach", vhostUserXML(t, socket)).want(t, 5).wantStderr(t, "shared memory")
@@ -82,7 +82,7 @@ func TestVHostUserNeedsSharedMemory(t *testing.T) {
 func TestNoSuchDevice(t *testing.T) {
 	t.Parallel()
 	ctx := bounded(t)
-	q := peer.Start(t, peer.Options{RootPorts: 1, Paused: true})
+	q := peer.Start(t, peer.Options{RootPorts: 2, Paused: true})
 	before := stateOf(ctx, t, q)
 	for _, c := range []struct {
 		name, xml, says string

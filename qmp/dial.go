@@ -9,7 +9,7 @@ import (
 	"strings"
 	"syscall"
 
-	"golang.org/x/sys/unix"
+	"github.com/luksplug/luksplug/internal/hostproc"
 )
 
 // Dial connects to a QEMU's monitor and negotiates capabilities, enabling none (not "oob" in particular).
@@ -51,7 +51,7 @@ func NewConn(ctx context.Context, conn net.Conn, opts ...Option) (*Client, error
 	c := newClient(s, t, o)
 	c.lastID.Store(firstID())
 	c.setVersion(greeting.Version)
-	c.peerPID = peerPID(conn)
+	c.peerPID = hostproc.PeerPID(conn)
 	c.address, c.local, c.remote = addressOf(conn), conn.LocalAddr(), conn.RemoteAddr()
 	if _, err := c.Execute(ctx, Command{Execute: "qmp_capabilities"}); err != nil {
 		_ = c.Close() // the first error counts
@@ -102,22 +102,4 @@ func addressOf(conn net.Conn) string {
 		return ""
 	}
 	return address.Network() + ":" + address.String()
-}
-
-// peerPID queries the kernel for the process at the other end of a unix socket. It returns 0 if that is not known.
-func peerPID(conn net.Conn) (pid int) {
-	unixConn, ok := conn.(*net.UnixConn)
-	if !ok {
-		return 0
-	}
-	raw, err := unixConn.SyscallConn()
-	if err != nil {
-		return 0
-	}
-	_ = raw.Control(func(fd uintptr) { // fails on a closed connection only
-		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
-			pid = int(cred.Pid)
-		}
-	})
-	return pid
 }

@@ -223,8 +223,9 @@ func attachedJSON(at *hotplug.Attached, without string) any {
 		LayersByQEMU []string   `json:"layers_unlocked_by_qemu,omitempty"`
 		Reopened     []string   `json:"secrets_needed_by_migration,omitempty"`
 		WithoutHook  string     `json:"without_hook,omitempty"`
+		Warnings     []string   `json:"warnings"`
 		Unlocking    float64    `json:"unlock_milliseconds"`
 		Milliseconds float64    `json:"milliseconds"`
 		Steps        []stepJSON `json:"steps"`
-	}{diskToJSON(&at.AttachedDisk), at.Already, notNil(at.Cleared), at.LayersByQEMU, at.Reopened, without, milliseconds(at.Unlocking), milliseconds(at.Duration), steps}
+	}{diskToJSON(&at.AttachedDisk), at.Already, notNil(at.Cleared), at.LayersByQEMU, at.Reopened, without, notNil(at.Warnings), milliseconds(at.Unlocking), milliseconds(at.Duration), steps}
 }

@@ -3,17 +3,27 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/internal/printable"
 )
 
+// detachOptions are the flags of detach.
+type detachOptions struct {
+	libvirtvm.DetachOptions
+	agentSocket string
+}
+
 func newDetach(a *app) *cobra.Command {
-	o := libvirtvm.DetachOptions{}
+	o := detachOptions{}
 	cmd := &cobra.Command{
 		Use:         "detach DISK",
 		Annotations: map[string]string{ownLimit: ""},
@@ -21,6 +31,16 @@ func newDetach(a *app) *cobra.Command {
 		Long: `detach requests that the guest releases the disk, waits for that as long as
 --timeout allows, and removes every node and object of the disk. If the guest does
 not release it, the exit code is 8 and the disk stays: run detach again later.
+
+Unmount the disk in the guest first: a guest releases a disk that it has mounted, too,
+and then gets I/O errors and loses what it has not written yet. If the VM has a guest
+agent (qemu-ga), detach asks it, for at most five seconds, and refuses a disk with
+mounted file systems, also on its partitions, LVM and dm-crypt, unless --force is
+given. Swap space, and disks that are open without a mount, the agent does not report.
+An agent that does not answer refuses nothing.
+
+A disk that a block job, an export, another node or another device of the VM uses is
+refused before anything is changed. The message names the user.
 
 DISK is a target (vdb), the disk's XML (a file whose name ends in .xml, a pipe, or -
 for standard input), of which the target counts, or the source of its payload as list
@@ -30,7 +50,9 @@ From a libvirt domain that is off, detach removes the disk from its definition.`
 		Example: `  luksplug --domain vm1 detach vdb
   luksplug --qmp /run/vm1.qmp --timeout 2m detach vdb
   luksplug --domain vm1 detach vdb.xml
-  luksplug --domain vm1 detach vdb --ignore-missing`,
+  luksplug --domain vm1 detach vdb --ignore-missing
+  luksplug --domain vm1 detach vdb --force
+  luksplug --qmp /run/vm1.qmp detach vdb --agent-socket /run/vm1.qga`,
 		Args: arguments("DISK"),
 		ValidArgsFunction: func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 			if len(args) > 0 {
@@ -42,16 +64,24 @@ From a libvirt domain that is off, detach removes the disk from its definition.`
 	}
 	cmd.Flags().BoolVar(&o.Persistent, "persistent", false, "also remove the disk from the libvirt domain's definition, so that it is not there at the next start")
 	cmd.Flags().BoolVar(&o.IgnoreMissing, "ignore-missing", false, "succeed if luksplug holds no such disk")
+	cmd.Flags().BoolVar(&o.Force, "force", false, "detach the disk although the guest has mounted it: the guest gets I/O errors and loses what it has not written")
+	cmd.Flags().StringVar(&o.agentSocket, "agent-socket", "", "the unix socket of the guest agent's channel of a QEMU without libvirt (default: that at which the VM's QEMU listens)")
 	return cmd
 }
 
-func runDetach(ctx context.Context, a *app, o libvirtvm.DetachOptions, argument string) error {
+func runDetach(ctx context.Context, a *app, o detachOptions, argument string) error {
 	disk, err := readDiskArgument(ctx, a, argument)
 	if err != nil {
 		return err
 	}
 	if err := a.flags.checkPersistent(o.Persistent); err != nil {
 		return err
+	}
+	if o.agentSocket != "" {
+		if err := checkAgentSocket(a, o.agentSocket); err != nil {
+			return err
+		}
+		o.Agent = hotplug.AgentSocket(o.agentSocket)
 	}
 	const guestsUsuallyTake = 30 * time.Second
 	o.Wait = cmp.Or(a.flags.timeout, guestsUsuallyTake)
@@ -61,7 +91,7 @@ func runDetach(ctx context.Context, a *app, o libvirtvm.DetachOptions, argument 
 		if err != nil {
 			return err
 		}
-		d, err := vm.Detach(ctx, target, o)
+		d, err := vm.Detach(ctx, target, o.DetachOptions)
 		if err != nil {
 			return err
 		}
@@ -72,6 +102,21 @@ func runDetach(ctx context.Context, a *app, o libvirtvm.DetachOptions, argument 
 			Milliseconds float64  `json:"milliseconds"`
 		}{d.Target, len(d.Removed) > 0, notNil(d.Removed), milliseconds(d.Waited)})
 	})
+}
+
+// checkAgentSocket refuses a path that is no socket, and one with a libvirt domain, whose agent libvirt asks.
+func checkAgentSocket(a *app, path string) error {
+	if a.flags.domain != "" {
+		return &usageError{errors.New("--agent-socket is for a QEMU without libvirt: with --domain libvirt asks the agent")}
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return &usageError{fmt.Errorf("--agent-socket: %w", err)}
+	}
+	if info.Mode().Type() != fs.ModeSocket {
+		return &usageError{fmt.Errorf("--agent-socket: %s is not a socket: give that of the chardev of QEMU's virtserialport org.qemu.guest_agent.0", path)}
+	}
+	return nil
 }
 
 // detachedText describes what was detached. domain is the libvirt domain, if any.

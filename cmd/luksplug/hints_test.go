@@ -72,7 +72,7 @@ func TestSecretHint(t *testing.T) {
 var unhinted = []error{
 	hotplug.ErrTargetTaken, hotplug.ErrNameTaken, hotplug.ErrImageInUse, hotplug.ErrImageUnusable, hotplug.ErrReadOnlyImage,
 	hotplug.ErrHeaderUnusable, hotplug.ErrUnexpectedEncryption, hotplug.ErrSystemFile, hotplug.ErrPermission, hotplug.ErrServer, hotplug.ErrRemoteVM,
-	hotplug.ErrHelperProcess, hotplug.ErrHostDevice, hotplug.ErrOverlay, hotplug.ErrReservations, hotplug.ErrNotRecorded,
+	hotplug.ErrHelperProcess, hotplug.ErrHostDevice, hotplug.ErrOverlay, hotplug.ErrReservations, hotplug.ErrDiskInUse, hotplug.ErrNotRecorded,
 	hotplug.ErrWrongBackup, hotplug.ErrNotDamaged,
 }
 

@@ -44,7 +44,7 @@ func (b bareVM) Attach(ctx context.Context, disk *libvirtvm.Disk, store secrets.
 }
 
 func (b bareVM) Detach(ctx context.Context, target string, options libvirtvm.DetachOptions) (*libvirtvm.Detached, error) {
-	detached, err := b.vm.Detach(ctx, target, options.Wait)
+	detached, err := b.vm.Detach(ctx, target, options.DetachOptions)
 	if options.IgnoreMissing && is[*hotplug.NotHeldError](err) {
 		return &libvirtvm.Detached{Detached: hotplug.Detached{Target: target}}, nil
 	}

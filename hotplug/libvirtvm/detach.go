@@ -4,15 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/luksplug/luksplug/hotplug"
 )
 
 // DetachOptions are the options of a detach.
 type DetachOptions struct {
-	// Wait bounds the wait for the guest to release the device.
-	Wait time.Duration
+	// DetachOptions are those of the VM; without an Agent, libvirt asks the domain's.
+	hotplug.DetachOptions
 	// Persistent also removes the disk from the definition of a running domain. The disk
 	// may already be unplugged. A domain that is off has its disks in its definition only:
 	// they are removed from it in any case.
@@ -49,8 +48,11 @@ func (d *Domain) Detach(ctx context.Context, target string, options DetachOption
 	if err != nil {
 		return nil, err
 	}
+	if options.Agent == nil {
+		options.Agent = d.agent
+	}
 	out := &Detached{}
-	detached, err := vm.Detach(ctx, target, options.Wait)
+	detached, err := vm.Detach(ctx, target, options.DetachOptions)
 	var missing *hotplug.NotHeldError
 	switch {
 	case err == nil:

@@ -55,6 +55,47 @@ func AddFrontends(ctx context.Context, q monitor.Querier, disks []*AttachedDisk)
 	return nil
 }
 
+// Frontend is what QEMU has of a disk's device.
+type Frontend struct {
+	// Parent is the id of the device that has the bus of this one, "" for a bus of the machine.
+	Parent string
+	// Serial is the serial in the guest, "" for none.
+	Serial string
+	// SCSI is the address on a SCSI controller, nil for another bus.
+	SCSI *SCSIAddress
+}
+
+// SCSIAddress is the address of a disk on a SCSI controller.
+type SCSIAddress struct{ Channel, Target, LUN int }
+
+// FrontendOf queries the device with that id.
+func FrontendOf(ctx context.Context, q monitor.Querier, id string) (Frontend, error) {
+	var commands []qmp.Command
+	for _, name := range []string{"parent_bus", "serial", "channel", "scsi-id", "lun"} {
+		commands = append(commands, monitor.QOMGet(Peripheral+id, name))
+	}
+	results := q.QueryEach(ctx, commands...)
+	for _, r := range results {
+		var refused *qmp.Error // for a device without this property
+		if r.Err != nil && !errors.As(r.Err, &refused) {
+			return Frontend{}, r.Err
+		}
+	}
+	var out Frontend
+	var bus string
+	property(results[0], &bus)
+	property(results[1], &out.Serial)
+	out.Parent = Drive{Path: bus}.device()
+	address := SCSIAddress{-1, -1, -1}
+	property(results[2], &address.Channel)
+	property(results[3], &address.Target)
+	property(results[4], &address.LUN)
+	if address.Channel >= 0 && address.Target >= 0 && address.LUN >= 0 {
+		out.SCSI = &address
+	}
+	return out, nil
+}
+
 // property sets into to the value of a property, if the device has it in this form.
 func property[T any](r qmp.Result, into *T) {
 	var value T
@@ -66,9 +107,8 @@ func property[T any](r qmp.Result, into *T) {
 // pciAddress returns a slot and a function, which QEMU has in one number, in the form of
 // device_add.
 func pciAddress(devfn uint) string {
-	const functions = 8 // of a slot
-	out := fmt.Sprintf("0x%x", devfn/functions)
-	if f := devfn % functions; f != 0 {
+	out := fmt.Sprintf("0x%x", devfn/pciFunctions)
+	if f := devfn % pciFunctions; f != 0 {
 		out += fmt.Sprintf(".0x%x", f)
 	}
 	return out

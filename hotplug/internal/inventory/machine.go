@@ -16,7 +16,7 @@ import (
 // dozens of ports, and each query is a round trip.
 func Machine(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, state *State) (blockgraph.Machine, error) {
 	kind := monitor.QOMGet("/machine", "type")
-	pci := qmp.Command{Execute: "query-pci"}
+	pci := queryPCI
 	results, err := q.Query(ctx, kind, pci)
 	if err != nil {
 		return blockgraph.Machine{}, err
@@ -40,8 +40,17 @@ func Machine(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, stat
 			return m, err
 		}
 	}
+	if disk.Bus == blockgraph.BusUSB && disk.Address == nil {
+		if m.USBFree, err = usbPorts(ctx, q, state); err != nil {
+			return m, err
+		}
+	}
 	if disk.Bus == blockgraph.BusVirtio || disk.Bus == blockgraph.BusSCSI && len(m.SCSI) == 0 {
-		if m.Ports, err = ports(ctx, q, disk, state); err == nil && m.I440FX() {
+		if m.Ports, err = ports(ctx, q, disk, state); err != nil {
+			return m, err
+		}
+		m.Bridges, err = bridges(ctx, q, state)
+		if m.I440FX() {
 			readConventional(ctx, q, disk, &m)
 		}
 	}
@@ -96,24 +105,8 @@ func addShared(m *blockgraph.Machine, state *State) {
 // there is a USB controller. query-pci does not list devices behind a port before the
 // guest's firmware has numbered the buses.
 func readPCI(m *blockgraph.Machine, value []byte, cmd qmp.Command) error {
-	type device struct {
-		Slot  uint `json:"slot"`
-		Class struct {
-			Class int `json:"class"`
-		} `json:"class_info"`
-		Bridge *struct {
-			Devices []struct {
-				Class struct {
-					Class int `json:"class"`
-				} `json:"class_info"`
-			} `json:"devices"`
-		} `json:"pci_bridge"`
-	}
-	var buses []struct {
-		Bus     int      `json:"bus"`
-		Devices []device `json:"devices"`
-	}
-	if err := monitor.Decode(value, &buses, cmd); err != nil {
+	buses, err := decodePCI(value, cmd)
+	if err != nil {
 		return err
 	}
 	const serialBusUSB = 0x0c03 // PCI class code: serial bus controller, USB
@@ -122,18 +115,12 @@ func readPCI(m *blockgraph.Machine, value []byte, cmd qmp.Command) error {
 	var root [pciSlots]bool
 	for _, b := range buses {
 		for _, d := range b.Devices {
-			if b.Bus == 0 && d.Slot < pciSlots && !root[d.Slot] {
+			if b.Bus == 0 && d.Slot >= 0 && d.Slot < pciSlots && !root[d.Slot] {
 				root[d.Slot] = true
-				m.RootSlots = append(m.RootSlots, d.Slot)
-			}
-			m.USB = m.USB || d.Class.Class == serialBusUSB
-			if d.Bridge == nil {
-				continue
-			}
-			for _, c := range d.Bridge.Devices {
-				m.USB = m.USB || c.Class.Class == serialBusUSB
+				m.RootSlots = append(m.RootSlots, uint(d.Slot))
 			}
 		}
+		eachPCI(b.Devices, func(d pciDevice) { m.USB = m.USB || d.Class.Class == serialBusUSB })
 	}
 	return nil
 }
@@ -142,7 +129,8 @@ func readPCI(m *blockgraph.Machine, value []byte, cmd qmp.Command) error {
 const portsAtOnce = 8
 
 // ports queries the port that the disk's address names or, without one, ports in the
-// planner's order until it has found a free port.
+// planner's order until it has found a free port and, unless the port is reserved for
+// luksplug, another one.
 func ports(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, state *State) ([]blockgraph.Port, error) {
 	var ids []string
 	for id, kind := range state.Devices {
@@ -154,6 +142,7 @@ func ports(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, state 
 	slices.SortFunc(ids, blockgraph.ComparePorts)
 	explicit := disk.Address != nil && disk.Address.PCI != nil
 	var ports []blockgraph.Port
+	found, reserved := 0, false
 	for batch := range slices.Chunk(ids, portsAtOnce) {
 		var commands []qmp.Command
 		for _, id := range batch {
@@ -161,7 +150,6 @@ func ports(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, state 
 			// guest has not detected it yet.
 			commands = append(commands, monitor.QOMList(Peripheral+id+"/"+id), monitor.QOMGet(Peripheral+id, "hotplug"))
 		}
-		found := false
 		results := q.QueryEach(ctx, commands...)
 		for i, id := range batch {
 			bus, hotplug := results[2*i], results[2*i+1]
@@ -177,9 +165,12 @@ func ports(ctx context.Context, q monitor.Querier, disk *blockgraph.Disk, state 
 				taken = taken || strings.HasPrefix(p.Name, "child[")
 			}
 			ports = append(ports, blockgraph.Port{Bus: id, Taken: taken})
-			found = found || !taken
+			if !taken {
+				found++
+				reserved = reserved || blockgraph.IsReservedPort(id)
+			}
 		}
-		if found && !explicit {
+		if !explicit && (reserved || found > 1) {
 			break
 		}
 	}
@@ -205,59 +196,21 @@ func scsiControllers(ctx context.Context, q monitor.Querier, state *State) ([]bl
 }
 
 func scsiUnits(ctx context.Context, q monitor.Querier, bus string) ([]blockgraph.SCSIUnit, error) {
-	onBus, err := monitor.Get[properties](ctx, q, monitor.QOMList(bus))
+	paths, err := linksOf(ctx, q, bus)
 	if err != nil {
 		return nil, err
 	}
-	var links []qmp.Command
-	for _, p := range onBus {
-		if strings.HasPrefix(p.Name, "child[") {
-			links = append(links, monitor.QOMGet(bus, p.Name))
-		}
-	}
-	var units []blockgraph.SCSIUnit
-	// In parts: each of the answers may be as long as the monitor's bound.
-	for part := range slices.Chunk(links, unitsAtOnce) {
-		found, err := unitsAt(ctx, q, part)
-		if err != nil {
-			return nil, err
-		}
-		units = append(units, found...)
-	}
-	return units, nil
-}
-
-// unitsAtOnce is the number of units in one batch of queries.
-const unitsAtOnce = 32
-
-// unitsAt returns the units to which links of a SCSI bus lead.
-func unitsAt(ctx context.Context, q monitor.Querier, links []qmp.Command) ([]blockgraph.SCSIUnit, error) {
-	paths, err := q.Query(ctx, links...)
+	targets, err := propertyOf[int](ctx, q, paths, "scsi-id")
 	if err != nil {
 		return nil, err
 	}
-	var questions []qmp.Command
-	for i, p := range paths {
-		var path string
-		if err := monitor.Decode(p, &path, links[i]); err != nil {
-			return nil, err
-		}
-		questions = append(questions, monitor.QOMGet(path, "scsi-id"), monitor.QOMGet(path, "lun"))
-	}
-	answers, err := q.Query(ctx, questions...)
+	luns, err := propertyOf[int](ctx, q, paths, "lun")
 	if err != nil {
 		return nil, err
 	}
-	units := make([]blockgraph.SCSIUnit, 0, len(links))
-	for i := 0; i+1 < len(answers); i += 2 {
-		var target, lun int
-		if err := monitor.Decode(answers[i], &target, questions[i]); err != nil {
-			return nil, err
-		}
-		if err := monitor.Decode(answers[i+1], &lun, questions[i+1]); err != nil {
-			return nil, err
-		}
-		units = append(units, blockgraph.SCSIUnit{Target: uint(max(target, 0)), LUN: uint(max(lun, 0))})
+	units := make([]blockgraph.SCSIUnit, len(paths))
+	for i := range paths {
+		units[i] = blockgraph.SCSIUnit{Target: uint(max(targets[i], 0)), LUN: uint(max(luns[i], 0))}
 	}
 	return units, nil
 }

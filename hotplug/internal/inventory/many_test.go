@@ -152,7 +152,7 @@ func TestUnitsOfManyLinks(t *testing.T) {
 	if _, err := scsiUnits(ctx, bus, "/bus"); !errors.Is(err, context.Canceled) {
 		t.Errorf("%v", err)
 	}
-	if bus.atOnce > 2*unitsAtOnce || bus.asked > 11_000 {
+	if bus.atOnce > 2*linksAtOnce || bus.asked > 11_000 {
 		t.Errorf("%d commands at once, %d in all", bus.atOnce, bus.asked)
 	}
 	units, err := scsiUnits(context.Background(), &scsiBusOf{units: 100, cancel: cancel}, "/bus")

@@ -210,6 +210,22 @@ func (s *State) Node(name string) *Node {
 // Peripheral is the QOM path of the devices that have an id.
 const Peripheral = "/machine/peripheral/"
 
+// UnnamedDevices returns the QOM paths of the devices of a type that have no id.
+func UnnamedDevices(ctx context.Context, q monitor.Querier, kind string) ([]string, error) {
+	const unnamed = "/machine/peripheral-anon"
+	list, err := monitor.Get[properties](ctx, q, monitor.QOMList(unnamed))
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for name, t := range list.children() {
+		if t == kind {
+			out = append(out, unnamed+"/"+name)
+		}
+	}
+	return out, nil
+}
+
 // DeviceOf returns the id of the device that uses the node, "" if there is none.
 func (s *State) DeviceOf(node string) string {
 	for _, d := range s.Drives {

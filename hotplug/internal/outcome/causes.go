@@ -81,6 +81,12 @@ var (
 	ErrNeedsQEMU = errors.New("only QEMU could unlock the volume")
 	// ErrStall: QEMU would stall the guest for too long while it unlocks the volume.
 	ErrStall = errors.New("QEMU would stall for too long")
+	// ErrDiskInUse: of a detach: a block job, an export, another node or another device uses
+	// the disk's nodes, so QEMU could not delete them.
+	ErrDiskInUse = errors.New("the disk is in use")
+	// ErrMounted: of a detach: the guest's agent reports that the guest has mounted the
+	// disk. A caller may detach it all the same.
+	ErrMounted = errors.New("the guest has mounted the disk")
 	// ErrNotRecorded: the caller's Before failed.
 	ErrNotRecorded = errors.New("the attach cannot be recorded")
 )
@@ -99,6 +105,6 @@ func Causes() []error {
 	return []error{
 		ErrTargetTaken, ErrNameTaken, ErrImageInUse, ErrHeaderInUse, ErrImageUnusable, ErrReadOnlyImage,
 		ErrHeaderUnusable, ErrHeaderDamaged, ErrTwoHeaders, ErrWrongBackup, ErrBackupUnproven, ErrNotDamaged, ErrUnexpectedEncryption, ErrGuestHeader, ErrPayloadSignature, ErrImageChain, ErrSystemFile, ErrPermission, ErrRelabelWouldHelp, ErrRelabelNeedsRoot, ErrServer, ErrRemoteVM,
-		ErrHelperProcess, ErrHostDevice, ErrOverlay, ErrReservations, ErrIdentity, ErrNeedsQEMU, ErrStall, ErrNotRecorded,
+		ErrHelperProcess, ErrHostDevice, ErrOverlay, ErrReservations, ErrIdentity, ErrNeedsQEMU, ErrStall, ErrDiskInUse, ErrMounted, ErrNotRecorded,
 	}
 }

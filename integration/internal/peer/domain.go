@@ -15,6 +15,7 @@ type DomainOptions struct {
 	Machine Machine // default Q35
 	SCSI    bool    // a virtio-scsi controller
 	Guest   bool    // boot the small Linux guest; otherwise the domain stays paused
+	Kernel  Flavour // of the guest; default CloudKernel
 	Devices string  // further XML inside <devices>
 	Other   string  // further XML inside <domain>, such as <metadata>
 	// Label is the <seclabel>; default: QEMU runs as libvirt's user.
@@ -84,7 +85,7 @@ func (l *Libvirt) guestImage(ctx context.Context, dir, inside string, o DomainOp
 	if !o.Guest {
 		return GuestImage{}, nil
 	}
-	image, err := LoadGuestImage(ctx, CloudKernel)
+	image, err := LoadGuestImage(ctx, cmp.Or(o.Kernel, CloudKernel))
 	if err != nil || l.user == "" || o.FromDisk {
 		return image, err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -21,6 +22,9 @@ const (
 	CryptGuest Flavour = CloudKernel + "+cryptsetup"
 	// NFSGuest is CloudKernel with the kernel's NFS client and a network card's driver.
 	NFSGuest Flavour = CloudKernel + "+nfs"
+	// AgentGuest is CloudKernel with Debian's QEMU guest agent, which a test starts by [AgentCommand], and
+	// with dmsetup and mke2fs.
+	AgentGuest Flavour = CloudKernel + "+agent"
 )
 
 // kernel returns the flavour without the extra software.
@@ -35,8 +39,37 @@ var guestModules = map[Flavour][]string{
 	CloudKernel: {"virtio_ring", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod"},
 	CryptGuest:  {"virtio_ring", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "ecb", "xts", "essiv", "algif_skcipher", "algif_hash", "dm_crypt"},
 	NFSGuest:    {"virtio_ring", "virtio_pci", "virtio_net", "nfsv3", "nfsv4"},
+	AgentGuest:  {"virtio_ring", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "virtio_console", "dm_mod"},
 	FullKernel:  {"virtio_ring", "virtio_pci", "virtio_blk", "virtio_scsi", "sd_mod", "xhci_pci", "usb_storage", "uas"},
 }
+
+// guestSoftware is the extra software of flavours: Debian's packages, with and without what they depend on, and the
+// programs of them that the guest gets. The guest agent's package also depends on packages for its installation.
+var guestSoftware = map[Flavour]struct{ packages, alone, programs []string }{
+	CryptGuest: {packages: []string{"cryptsetup-bin"}, programs: []string{"cryptsetup"}},
+	AgentGuest: {
+		packages: []string{"dmsetup", "e2fsprogs", "libglib2.0-0", "libudev1", "libnuma1", "liburing2"},
+		alone:    []string{"qemu-guest-agent"},
+		programs: []string{"qemu-ga", "dmsetup", "mke2fs"},
+	},
+}
+
+// AgentCommand starts the guest agent of an [AgentGuest] at its virtio port, the only one of the guest, in the
+// background, and waits until the agent has opened the port.
+const AgentCommand = `i=0
+while [ $i -lt 100 ]; do
+	[ -e /dev/vport*p1 ] && break
+	usleep 50000; i=$((i+1))
+done
+mkdir -p /tmp/agent
+qemu-ga -m virtio-serial -p /dev/vport*p1 -t /tmp/agent >/tmp/agent/log 2>&1 </dev/null &
+i=0
+while [ $i -lt 200 ]; do
+	ls -l /proc/$!/fd | grep -q vport && exit
+	usleep 50000; i=$((i+1))
+done
+cat /tmp/agent/log
+false`
 
 // GuestImage is the files, in the cache, from which a guest boots.
 type GuestImage struct {
@@ -76,13 +109,16 @@ func buildGuestImage(ctx context.Context, flavour Flavour, dir string) error {
 	}
 	root := filepath.Join(work, "root")
 	packages := []string{kernelPackage, "busybox-static"}
-	if flavour == CryptGuest {
-		more, err := packageClosure(ctx, "cryptsetup-bin")
+	packages = append(packages, guestSoftware[flavour].alone...)
+	for _, name := range guestSoftware[flavour].packages {
+		more, err := packageClosure(ctx, name)
 		if err != nil {
 			return err
 		}
 		packages = append(packages, more...)
 	}
+	slices.Sort(packages)
+	packages = slices.Compact(packages)
 	if err := unpackPackages(ctx, work, root, packages...); err != nil {
 		return err
 	}
@@ -163,8 +199,8 @@ func stageGuest(stage, root, release string, flavour Flavour) error {
 			return err
 		}
 	}
-	if flavour == CryptGuest {
-		if err := addProgram(stage, root, "cryptsetup"); err != nil {
+	for _, program := range guestSoftware[flavour].programs {
+		if err := addProgram(stage, root, program); err != nil {
 			return err
 		}
 	}

@@ -52,7 +52,7 @@ func addProgram(stage, root, name string) error {
 		return err
 	}
 	const dir = "lib/x86_64-linux-gnu"
-	if err := errors.Join(os.MkdirAll(filepath.Join(stage, dir), 0o755), os.Mkdir(filepath.Join(stage, filepath.Dir(loaderPath)), 0o755)); err != nil {
+	if err := errors.Join(os.MkdirAll(filepath.Join(stage, dir), 0o755), os.MkdirAll(filepath.Join(stage, filepath.Dir(loaderPath)), 0o755)); err != nil {
 		return err
 	}
 	for _, library := range libraries {
