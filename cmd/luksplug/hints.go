@@ -9,6 +9,7 @@ import (
 	"github.com/luksplug/luksplug/blockgraph"
 	"github.com/luksplug/luksplug/blockgraph/diskxml"
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
@@ -28,6 +29,7 @@ var causeHints = []struct {
 	{libvirtvm.ErrNotHere, "run 'luksplug --domain VM repair --adopt' there"},
 	{libvirtvm.ErrUnverified, "run 'luksplug --domain VM repair --adopt' as root on its host, which shows the record and signs it"},
 	{libvirtvm.ErrDisks, "detach the disks with --persistent first"},
+	{hook.ErrRenamed, "if it is the same domain, renamed, run 'luksplug secret renamed' with its name; otherwise remove the keys by 'luksplug secret prune --force --vm' with the UUID"},
 	{secrets.ErrOtherVolume, "hook, any-volume: true in " + configPath + " lets the hook use bound secrets for any disk"},
 	{hotplug.ErrHeaderInUse, "attach with --allow-shared-header to use the header of another disk"},
 	{hotplug.ErrGuestHeader, "attach with --allow-guest-header if the guest has written the header into its own disk"},

@@ -11,11 +11,12 @@ virsh (secret-define and others). The key stores are those of --keystore, else t
 of the configuration, else one in luksplug's own directory, encrypted with age.
 
 SECRET is a uuid, or TYPE:USAGE with a usage type of the <secret> document, such as
-volume:/var/lib/images/vm1.img.`,
+volume:/var/lib/images/vm1.img. The commands prune and renamed are for the keys that the
+host holds for single VMs, in the store vm:.`,
 		Example: `  luksplug secret define vm1-vdb-secret.xml
   luksplug secret set-value 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f
   luksplug secret list`,
 	}
-	cmd.AddCommand(newSecretDefine(a), newSecretList(a), newSecretDump(a), newSecretSet(a), newSecretGet(a), newSecretUndefine(a), newSecretFind(a))
+	cmd.AddCommand(newSecretDefine(a), newSecretList(a), newSecretDump(a), newSecretSet(a), newSecretGet(a), newSecretUndefine(a), newSecretFind(a), newSecretPrune(a), newSecretRenamed(a))
 	return onlyWithCommand(cmd)
 }

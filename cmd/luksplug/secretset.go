@@ -68,6 +68,7 @@ func runSecretSet(ctx context.Context, a *app, name, file string, inBase64 bool)
 	if err := keeper.Set(ctx, f.document.Reference(), value); err != nil {
 		return err
 	}
+	a.settleAfter(ctx, keeper)
 	if passphrase.EndsInNewline(value) {
 		a.log.Warn("the value ends in a newline, which is part of it: printf writes a value without one")
 	}
