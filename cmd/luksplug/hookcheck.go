@@ -12,6 +12,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
+	"github.com/luksplug/luksplug/secrets/keystore"
 )
 
 func newHookCheck(a *app) *cobra.Command {
@@ -41,7 +42,7 @@ func runHookCheck(ctx context.Context, a *app, i hook.Installation, xml string) 
 	}
 	checkLibvirtd(i, &report)
 	store := &hookStore{app: a, options: a.storeOptions()}
-	checkKeys(a, store, &report)
+	checkKeys(ctx, a, store, &report)
 	checkRecordKey(a, &report)
 	if a.flags.domain != "" {
 		if err := checkDomain(ctx, a, &report); err != nil {
@@ -100,7 +101,7 @@ func checkLibvirtd(i hook.Installation, report *libvirtvm.Report) {
 
 // checkKeys adds whether the configuration, its key stores and the directory for keys are
 // usable.
-func checkKeys(a *app, store *hookStore, report *libvirtvm.Report) {
+func checkKeys(ctx context.Context, a *app, store *hookStore, report *libvirtvm.Report) {
 	c, found, err := readConfig(a.flags.config)
 	if err != nil {
 		report.Badf("%v", err)
@@ -113,12 +114,37 @@ func checkKeys(a *app, store *hookStore, report *libvirtvm.Report) {
 		report.Badf("%v", err)
 	} else {
 		report.Goodf("key stores: %s", store.names)
+		checkVMKeys(ctx, a, report)
 	}
 	report.Goodf("%s", boundText(c))
 	if err := hotplug.CheckRunDir(); err != nil {
 		report.Badf("%v", err)
 	} else {
 		report.Goodf("keys that QEMU reads as it starts are kept in memory")
+	}
+}
+
+// checkVMKeys adds whether the keys of VMs in stores of the kind vm: can be kept on the disk.
+func checkVMKeys(ctx context.Context, a *app, report *libvirtvm.Report) {
+	ctx, cancel := a.bounded(ctx)
+	defer cancel()
+	names, err := a.storeNames()
+	if err != nil {
+		return // which opening the stores reports
+	}
+	for _, uri := range names.uris {
+		places, found, err := keystore.VMKeys(uri, a.storeOptions())
+		switch {
+		case err != nil || !found:
+		case places.Disk == "":
+			report.Goodf("keys of VMs in %s stay in memory, and a reboot of the host takes them", places.Memory)
+		default:
+			if err := places.CheckDisk(ctx); err != nil {
+				report.Warnf("keys of VMs stay in memory, and a reboot of the host takes them: they cannot be encrypted for %s: %v", places.Disk, err)
+			} else {
+				report.Goodf("keys of domains that are defined are kept in %s, encrypted", places.Disk)
+			}
+		}
 	}
 }
 

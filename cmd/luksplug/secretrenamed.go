@@ -16,7 +16,7 @@ func newSecretRenamed(a *app) *cobra.Command {
 DOMAIN, which has this UUID now. The hook gives the keys only to a domain of the name that
 has used them before: another domain can be defined with the UUID of one that is gone.
 DOMAIN is a name or UUID of a domain that is defined on this host.`,
-		Example: "  virsh domrename vm1 web1\n  luksplug secret renamed web1",
+		Example: "  luksplug secret renamed web1",
 		Args:    arguments("DOMAIN"),
 		RunE:    func(_ *cobra.Command, args []string) error { return runSecretRenamed(a, args[0]) },
 	}

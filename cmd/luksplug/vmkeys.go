@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"syscall"
 	"time"
@@ -22,7 +23,7 @@ import (
 // vmKeys returns the keys that this host holds for VMs: in the usual places, and in those
 // of the stores of the kind vm: among the run's key stores.
 func (a *app) vmKeys() (hook.Keys, error) {
-	k := hook.Keys{VMs: hook.HostVMs(), Warn: func(err error) { a.log.Warn(err) }}
+	k := hook.Keys{VMs: a.hostVMs(), Warn: func(err error) { a.log.Warn(err) }}
 	options := a.storeOptions()
 	var configured []vmkeys.Places
 	names, failed := a.storeNames()
@@ -40,6 +41,16 @@ func (a *app) vmKeys() (hook.Keys, error) {
 	return k, failed
 }
 
+// hostVMs returns the places of the VMs of this host's libvirt: its definitions are next to
+// the directory of its hooks.
+func (a *app) hostVMs() hook.VMs {
+	v := hook.HostVMs()
+	if c, _, err := readConfig(a.flags.config); err == nil && c.Hook.Dir != "" {
+		v.Definitions = filepath.Join(filepath.Dir(c.Hook.Dir), "qemu")
+	}
+	return v
+}
+
 // vmPlaces returns the places of a store of the kind vm:, and the VM that its URI names; ok
 // is false for another store.
 func (a *app) vmPlaces(store secrets.Store) (k hook.Keys, vm string, ok bool) {
@@ -47,7 +58,7 @@ func (a *app) vmPlaces(store secrets.Store) (k hook.Keys, vm string, ok bool) {
 	if !ok {
 		return k, "", false
 	}
-	return hook.Keys{Places: []vmkeys.Places{s.Places()}, VMs: hook.HostVMs()}, s.VM(), true
+	return hook.Keys{Places: []vmkeys.Places{s.Places()}, VMs: a.hostVMs()}, s.VM(), true
 }
 
 // pruneBefore destroys the keys of VMs that are gone before a store of the kind vm: is changed:
@@ -61,7 +72,7 @@ func (a *app) pruneBefore(store secrets.Store) {
 	for _, vm := range gone {
 		a.log.Infof("the keys of VM %s (%s) are destroyed, because it is gone", vm.UUID, dash(vm.Domain))
 	}
-	if err != nil && !errors.Is(err, hook.ErrNoDefinitions) {
+	if err != nil && !errors.Is(err, hook.ErrNoLibvirt) {
 		a.log.Warnf("keys of VMs that are gone are not destroyed: %v", err)
 	}
 }
@@ -73,7 +84,7 @@ func (a *app) settleAfter(ctx context.Context, store secrets.Store) {
 	if !ok || k.Places[0].Disk == "" {
 		return
 	}
-	if _, err := k.Settle(ctx, vm); err != nil && !errors.Is(err, hook.ErrNoDefinitions) {
+	if _, err := k.Settle(ctx, vm); err != nil && !errors.Is(err, hook.ErrNoLibvirt) {
 		a.log.Warn(staysInMemory(vm, err))
 	}
 }
@@ -140,20 +151,32 @@ func runWatchKeys(ctx context.Context, a *app, vm string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, watchingKeys)
 	defer cancel()
-	said := ""
 	for {
-		state, err := k.Settle(ctx, vm)
-		if err != nil && ctx.Err() == nil && said != err.Error() {
-			said = err.Error()
-			log.Warn(staysInMemory(vm, err))
-		}
-		if state == "" || state == hook.KeysGone {
+		before := k.VMs.Changed()
+		if followed(ctx, k, vm, log) {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(betweenLooks):
+		for k.VMs.Changed().Equal(before) {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(betweenLooks):
+			}
 		}
 	}
+}
+
+// followed brings the keys of a VM to where they belong, and reports whether nothing is left
+// to wait for.
+func followed(ctx context.Context, k hook.Keys, vm string, log logrus.FieldLogger) bool {
+	s, err := k.Settle(ctx, vm)
+	switch {
+	case errors.Is(err, vmkeys.ErrOtherVM):
+		log.Warn(err)
+		return true
+	case err != nil:
+		log.Warn(staysInMemory(vm, err))
+	}
+	// A VM that runs ends with another call of the hook. One that arrives is defined later.
+	return s.State == "" || s.State == hook.KeysGone || s.State == hook.KeysRunning && s.Defined
 }

@@ -57,9 +57,9 @@ type VMKeys struct {
 	Defined bool
 }
 
-// ErrNoDefinitions reports that libvirt's directory of definitions is missing, so that it is
-// unknown whether a VM is gone.
-var ErrNoDefinitions = errors.New("there is no directory of libvirt's definitions")
+// ErrNoLibvirt reports that this host has no libvirt whose definitions are where they are
+// looked for, so that it is unknown whether a VM is gone.
+var ErrNoLibvirt = errors.New("this host has no libvirt for QEMU")
 
 // arriving is the longest time from the hook's prepare to the start of QEMU's process.
 const arriving = 10 * time.Minute
@@ -67,15 +67,26 @@ const arriving = 10 * time.Minute
 // hostDomains are the domains of a host, as libvirt's files have them.
 type hostDomains struct {
 	defined, running []listedDomain
+	// unseen is true if libvirt has no directory of definitions: it makes one for the first,
+	// and keeps it.
+	unseen bool
 }
 
 // inventory reads the domains of this host, of all drivers of libvirt. It needs no libvirtd:
 // the files are libvirt's own memory.
 func (v VMs) inventory() (hostDomains, error) {
-	if _, err := os.Stat(v.Definitions); err != nil {
-		return hostDomains{}, fmt.Errorf("%w: %w", ErrNoDefinitions, err)
-	}
 	var out hostDomains
+	_, err := os.Stat(v.Definitions)
+	if errors.Is(err, fs.ErrNotExist) {
+		// The daemon makes the directory of those that run when it starts.
+		out.unseen = true
+		_, parent := os.Stat(filepath.Dir(v.Definitions))
+		_, running := os.Stat(v.Running)
+		err = errors.Join(parent, running)
+	}
+	if err != nil {
+		return hostDomains{}, fmt.Errorf("%w: %w", ErrNoLibvirt, err)
+	}
 	for _, dir := range append([]string{v.Definitions}, v.OtherDefinitions...) {
 		all, err := v.domains(dir)
 		if err != nil {
@@ -83,9 +94,18 @@ func (v VMs) inventory() (hostDomains, error) {
 		}
 		out.defined = append(out.defined, all...)
 	}
-	var err error
 	out.running, err = v.domains(v.Running)
 	return out, err
+}
+
+// Changed returns when a domain was last defined or undefined on this host, as far as this
+// is known: the time changes with each.
+func (v VMs) Changed() time.Time {
+	info, err := os.Stat(v.Definitions)
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
 }
 
 // Defined returns the name and the UUID of the defined domain with that name or UUID. An
@@ -160,6 +180,7 @@ func stateOf(vm vmkeys.VM, domains hostDomains) (KeysState, string) {
 	n := vm.Note
 	if !defined && n != nil {
 		name = n.Domain
+		defined = n.Defined && domains.unseen // by what is no longer there
 	}
 	switch {
 	case runs:
@@ -215,54 +236,62 @@ func (k Keys) Prune(except string) ([]VMKeys, error) {
 func (vm VMKeys) seen() error {
 	n := vmkeys.Note{Domain: vm.Domain}
 	if vm.Note != nil {
-		if !vm.Put.After(vm.Note.Time) {
+		if vm.Note.Defined && !vm.Put.After(vm.Note.Time) {
 			return nil
 		}
 		n = *vm.Note
 	}
-	n.Time = time.Now()
+	n.Defined, n.Time = true, time.Now()
 	return vm.Places.SetNote(vm.UUID, n)
 }
 
+// Settled is what became of the keys of a VM.
+type Settled struct {
+	State   KeysState // "" if there are none
+	Defined bool      // a domain of this host is defined with the UUID
+}
+
 // Settle brings the keys of one VM to where they belong: it destroys those of a VM that is
-// gone, and moves those of a domain that is defined here to the disk. It returns the state
-// of the keys, "" if there are none. The error wraps [vmkeys.ErrOtherVM] if the domain is not
-// the one whose keys they are.
-func (k Keys) Settle(ctx context.Context, vm string) (KeysState, error) {
+// gone, and moves those of a domain that is defined here to the disk. The error wraps
+// [vmkeys.ErrOtherVM] if the domain is not the one whose keys they are.
+func (k Keys) Settle(ctx context.Context, vm string) (Settled, error) {
+	var out Settled
 	if !slices.ContainsFunc(k.Places, func(p vmkeys.Places) bool { return p.Holds(vm) }) {
-		return "", nil
+		return out, nil
 	}
 	all, err := k.List()
 	if err != nil {
-		return "", err
+		return out, err
 	}
-	state := KeysState("")
 	var failed []error
 	for _, one := range all {
-		if !strings.EqualFold(one.UUID, vm) {
-			continue
-		}
-		state = one.State
-		if one.State == KeysGone {
-			failed = append(failed, one.Places.Wipe(one.UUID))
-			continue
-		}
-		if !one.Defined {
-			continue
-		}
-		if err := one.belongs(); err != nil {
-			failed = append(failed, err)
-			continue
-		}
-		if one.State == KeysDefined {
-			failed = append(failed, one.seen())
-		}
-		if one.InMemory > 0 {
-			_, err := one.Places.Keep(ctx, one.UUID)
-			failed = append(failed, err)
+		if strings.EqualFold(one.UUID, vm) {
+			out = Settled{one.State, one.Defined}
+			failed = append(failed, one.settle(ctx))
 		}
 	}
-	return state, errors.Join(failed...)
+	return out, errors.Join(failed...)
+}
+
+func (vm VMKeys) settle(ctx context.Context) error {
+	switch {
+	case vm.State == KeysGone:
+		return vm.Places.Wipe(vm.UUID)
+	case !vm.Defined:
+		return nil
+	}
+	if err := vm.belongs(); err != nil {
+		return err
+	}
+	var noted error
+	if vm.State == KeysDefined {
+		noted = vm.seen()
+	}
+	if vm.InMemory == 0 {
+		return noted
+	}
+	_, err := vm.Places.Keep(ctx, vm.UUID)
+	return errors.Join(noted, err)
 }
 
 // belongs returns an error that wraps [vmkeys.ErrOtherVM] if the keys are those of a domain of
@@ -407,6 +436,8 @@ func (k Keys) left(e Event) error {
 		return fmt.Errorf("the keys of the VM are kept: %w", err)
 	}
 	_, defined := named(domains.defined, id)
+	n, _, err := k.Places[0].Note(id)
+	defined = defined || domains.unseen && err == nil && n.Defined
 	end := vmkeys.Note{End: e.Extra, Managed: e.Extra == ReasonSaved && k.VMs.managedSave(e.Domain)}
 	if slices.Contains(k.Forget, e.Extra) || !defined && ended(end) == KeysGone {
 		var failed []error
@@ -416,7 +447,7 @@ func (k Keys) left(e Event) error {
 		return errors.Join(failed...)
 	}
 	return k.note(id, e.Domain, func(n vmkeys.Note) vmkeys.Note {
-		n.Here, n.End, n.Managed = false, end.End, end.Managed
+		n.Here, n.End, n.Managed, n.Defined = false, end.End, end.Managed, defined
 		return n
 	})
 }

@@ -110,8 +110,8 @@ func TestKeysOfADefinedDomain(t *testing.T) {
 			h.happens(t, hook.Prepare, "-")
 			h.happens(t, hook.Release, reason)
 			h.want(t, "after its end", hook.KeysDefined)
-			if state, err := h.Settle(t.Context(), h.id); err != nil || state != hook.KeysDefined {
-				t.Errorf("settled: %q, %v", state, err)
+			if s, err := h.Settle(t.Context(), h.id); err != nil || s.State != hook.KeysDefined || !s.Defined {
+				t.Errorf("settled: %+v, %v", s, err)
 			}
 			if vm := must.Get(h.places.VMs())(t)[0]; vm.InMemory != 0 || vm.OnDisk != 1 {
 				t.Errorf("not moved: %+v", vm)
@@ -169,13 +169,22 @@ func TestKeysAreNotLostOnDoubt(t *testing.T) {
 		arrange func(t *testing.T, h *keyHost)
 		state   hook.KeysState
 	}{
-		"never here":         {func(*testing.T, *keyHost) {}, hook.KeysExpected},
-		"new keys":           {func(t *testing.T, h *keyHost) { left(t, h); h.noted(t, time.Minute); h.put(t) }, hook.KeysExpected},
-		"another driver's":   {func(t *testing.T, h *keyHost) { left(t, h); h.defineElsewhere(t) }, hook.KeysDefined},
-		"a QEMU":             {func(t *testing.T, h *keyHost) { left(t, h); qemu(t, "vm1", h.id) }, hook.KeysRunning},
-		"it runs":            {func(t *testing.T, h *keyHost) { left(t, h); h.runs(t, "vm1", h.id, 1) }, hook.KeysRunning},
-		"renamed":            {func(t *testing.T, h *keyHost) { left(t, h); h.define(t, "web1", h.id) }, hook.KeysDefined},
-		"gone":               {left, hook.KeysGone},
+		"never here":       {func(*testing.T, *keyHost) {}, hook.KeysExpected},
+		"new keys":         {func(t *testing.T, h *keyHost) { left(t, h); h.noted(t, time.Minute); h.put(t) }, hook.KeysExpected},
+		"another driver's": {func(t *testing.T, h *keyHost) { left(t, h); h.defineElsewhere(t) }, hook.KeysDefined},
+		"a QEMU":           {func(t *testing.T, h *keyHost) { left(t, h); qemu(t, "vm1", h.id) }, hook.KeysRunning},
+		"it runs":          {func(t *testing.T, h *keyHost) { left(t, h); h.runs(t, "vm1", h.id, 1) }, hook.KeysRunning},
+		"renamed":          {func(t *testing.T, h *keyHost) { left(t, h); h.define(t, "web1", h.id) }, hook.KeysDefined},
+		"gone":             {left, hook.KeysGone},
+		"no definitions": {func(t *testing.T, h *keyHost) { // it had one
+			left(t, h)
+			must.OK(t, os.RemoveAll(h.vms.Definitions))
+		}, hook.KeysDefined},
+		"never a definition": {func(t *testing.T, h *keyHost) {
+			h.happens(t, hook.Prepare, "-")
+			h.noted(t, time.Hour)
+			must.OK(t, os.RemoveAll(h.vms.Definitions))
+		}, hook.KeysGone},
 		"saved by libvirt":   {func(t *testing.T, h *keyHost) { h.saved(t, true) }, hook.KeysGone},
 		"saved to a file":    {func(t *testing.T, h *keyHost) { h.saved(t, false) }, hook.KeysSaved},
 		"its end was missed": {func(t *testing.T, h *keyHost) { h.happens(t, hook.Prepare, "-"); h.noted(t, time.Hour) }, hook.KeysGone},
@@ -197,7 +206,9 @@ func TestKeysAreNotLostOnDoubt(t *testing.T) {
 		})
 	}
 	for name, arrange := range map[string]func(t *testing.T, h *keyHost){
-		"no definitions": func(t *testing.T, h *keyHost) { must.OK(t, os.RemoveAll(h.vms.Definitions)) },
+		"no libvirt": func(t *testing.T, h *keyHost) {
+			h.Keys.VMs.Definitions = filepath.Join(t.TempDir(), "missing", "missing")
+		},
 		"an unreadable definition": func(t *testing.T, h *keyHost) {
 			must.Write(t, filepath.Join(h.vms.Definitions, "damaged.xml"), "<domain>")
 		},
@@ -217,8 +228,8 @@ func TestKeysAreNotLostOnDoubt(t *testing.T) {
 			if gone, err := h.Prune(""); err == nil || len(gone) > 0 {
 				t.Errorf("pruned %+v, %v", gone, err)
 			}
-			if state, err := h.Settle(t.Context(), h.id); err == nil || state != "" {
-				t.Errorf("settled %q, %v", state, err)
+			if s, err := h.Settle(t.Context(), h.id); err == nil || s.State != "" {
+				t.Errorf("settled %+v, %v", s, err)
 			}
 			if err := h.Event(t.Context(), h.event(t, "vm1", hook.Release, "destroyed")); err == nil || !h.places.Holds(h.id) {
 				t.Errorf("at its end: %v, kept %t", err, h.places.Holds(h.id))

@@ -25,6 +25,8 @@ type Note struct {
 	Domain string `json:"domain"`
 	// Here is true from the start or arrival of the VM to its end.
 	Here bool `json:"here"`
+	// Defined is true if the domain was defined on this host, and not transient.
+	Defined bool `json:"defined,omitempty"`
 	// End is how the VM ended, in libvirt's word, "" if it is unknown or has not ended.
 	End string `json:"end,omitempty"`
 	// Managed is true for a VM that libvirt has saved itself, and starts with its state.
