@@ -31,10 +31,10 @@ func (u *usedSecrets) define(ctx context.Context, usage string) string {
 	return id
 }
 
-// secret runs a command of luksplug secret on the host of the libvirtd.
+// secret runs a command of luksplug secret on the host of the libvirtd, which is the usual one there.
 func (u *usedSecrets) secret(ctx context.Context, code int, args ...string) result {
 	u.t.Helper()
-	return inside(ctx, u.t, u.Libvirt, append([]string{"--keystore", "dir:" + u.keys, "secret"}, args...)...).want(u.t, code)
+	return run(ctx, u.t, u.Inside(ctx, luksplug, append([]string{"--keystore", "dir:" + u.keys, "secret"}, args...)...)).want(u.t, code)
 }
 
 // kept checks that a secret is not removed, because of what the error says.
