@@ -207,7 +207,7 @@ func TestKeysAreNotLostOnDoubt(t *testing.T) {
 	}
 	for name, arrange := range map[string]func(t *testing.T, h *keyHost){
 		"no libvirt": func(t *testing.T, h *keyHost) {
-			h.Keys.VMs.Definitions = filepath.Join(t.TempDir(), "missing", "missing")
+			h.VMs.Definitions = filepath.Join(t.TempDir(), "missing", "missing")
 		},
 		"an unreadable definition": func(t *testing.T, h *keyHost) {
 			must.Write(t, filepath.Join(h.vms.Definitions, "damaged.xml"), "<domain>")
@@ -244,7 +244,7 @@ func (h *keyHost) defineElsewhere(t *testing.T) {
 	other := h.host
 	other.vms.Definitions = t.TempDir()
 	other.define(t, "container", h.id)
-	h.Keys.VMs.OtherDefinitions = []string{filepath.Join(t.TempDir(), "missing"), other.vms.Definitions}
+	h.VMs.OtherDefinitions = []string{filepath.Join(t.TempDir(), "missing"), other.vms.Definitions}
 }
 
 // saved has the domain saved and undefined.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -235,6 +236,33 @@ func TestKeepFailsClosed(t *testing.T) {
 	}
 	if err := p.CheckDisk(t.Context()); err == nil {
 		t.Error("they would be encrypted")
+	}
+}
+
+// TestKeepAtOnce: several processes may move the keys of a VM, and none is lost.
+func TestKeepAtOnce(t *testing.T) {
+	t.Parallel()
+	p := places(t)
+	store := p.Store(func() string { return vm1 })
+	var all []secrets.Reference
+	for range 8 {
+		all = append(all, secrets.Reference{Type: secrets.Passphrase, UUID: uuid.New()})
+		put(t, p.Memory, vm1, all[len(all)-1], []byte("the value"))
+	}
+	var done sync.WaitGroup
+	for range 4 {
+		done.Go(func() {
+			if _, err := p.Keep(t.Context(), vm1); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	done.Wait()
+	for _, ref := range all {
+		wantValue(t, store, ref, "the value")
+		if store.InMemory(t.Context(), ref) {
+			t.Errorf("%s is in memory", ref)
+		}
 	}
 }
 

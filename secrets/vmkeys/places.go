@@ -204,13 +204,23 @@ func (p Places) Keep(ctx context.Context, vm string) (int, error) {
 	moved := 0
 	for _, d := range documents {
 		err := m.one(ctx, d)
+		if errors.Is(err, secrets.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
+			if _, gone := memory.Describe(ctx, d.Reference()); errors.Is(gone, secrets.ErrNotFound) {
+				continue // another process has moved or removed it
+			}
+		}
 		if err == nil {
 			moved++
 		}
 		failed = errors.Join(failed, err)
 	}
 	if moved == 0 && isNew {
-		return 0, errors.Join(failed, os.RemoveAll(path))
+		// Only if no key is in it: another process may move keys as well.
+		vm, err := p.look(id)
+		if err == nil && vm.OnDisk == 0 {
+			err = os.RemoveAll(path)
+		}
+		return 0, errors.Join(failed, err)
 	}
 	if note, found, err := p.Note(id); found && err == nil {
 		failed = errors.Join(failed, p.SetNote(id, note)) // in the new directory as well
