@@ -266,6 +266,27 @@ func TestKeepAtOnce(t *testing.T) {
 	}
 }
 
+// TestWipeDuringAMove: a move that runs while the keys are destroyed leaves no copy.
+func TestWipeDuringAMove(t *testing.T) {
+	t.Parallel()
+	for n := range 20 {
+		p := places(t)
+		for range 4 {
+			put(t, p.Memory, vm1, secrets.Reference{Type: secrets.Passphrase, UUID: uuid.New()}, []byte("the value"))
+		}
+		var done sync.WaitGroup
+		done.Go(func() { _, _ = p.Keep(t.Context(), vm1) }) // it may find nothing any longer
+		time.Sleep(time.Duration(n) * time.Millisecond)
+		if err := p.Wipe(vm1); err != nil {
+			t.Error(err)
+		}
+		done.Wait()
+		if p.Holds(vm1) {
+			t.Fatalf("after %d ms something is left: %+v", n, must.Get(p.VMs())(t))
+		}
+	}
+}
+
 // TestNote: a note is kept with the keys, in memory and on the disk.
 func TestNote(t *testing.T) {
 	t.Parallel()

@@ -181,51 +181,73 @@ func (p Places) Keep(ctx context.Context, vm string) (int, error) {
 	if err != nil || p.Disk == "" {
 		return 0, err
 	}
-	memory, err := p.memory(id)
-	if err != nil || memory == nil {
+	memory, documents, failed := p.movable(ctx, id)
+	if len(documents) == 0 {
+		return 0, failed
+	}
+	err = fsutil.MakeDir(filepath.Dir(p.Disk), 0o711)
+	if err == nil {
+		err = fsutil.MakeDir(p.Disk, 0o700)
+	}
+	if err := made(err); err != nil {
 		return 0, err
 	}
-	documents, failed := memory.List(ctx)
-	documents = slices.DeleteFunc(documents, func(d secrets.Document) bool { return d.Ephemeral })
-	if len(documents) == 0 {
+	unlock, err := p.lock(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer unlock()
+	// Wipe may have destroyed them before the directory on the disk was made.
+	if memory, documents, failed = p.movable(ctx, id); len(documents) == 0 {
 		return 0, failed
 	}
 	path := filepath.Join(p.Disk, id)
 	_, err = os.Lstat(path)
 	isNew := errors.Is(err, fs.ErrNotExist)
-	err = fsutil.MakeDir(filepath.Dir(p.Disk), 0o711)
-	if err == nil {
-		err = fsutil.MakeDir(path, 0o700)
-	}
-	if err := made(err); err != nil {
+	if err := made(fsutil.MakeDir(path, 0o700)); err != nil {
 		return 0, err
 	}
 	m := move{memory: memory, disk: p.diskStore(id), check: p.diskStore(id)}
 	moved := 0
 	for _, d := range documents {
 		err := m.one(ctx, d)
-		if errors.Is(err, secrets.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
-			if _, gone := memory.Describe(ctx, d.Reference()); errors.Is(gone, secrets.ErrNotFound) {
-				continue // another process has moved or removed it
-			}
-		}
 		if err == nil {
 			moved++
 		}
 		failed = errors.Join(failed, err)
 	}
 	if moved == 0 && isNew {
-		// Only if no key is in it: another process may move keys as well.
-		vm, err := p.look(id)
-		if err == nil && vm.OnDisk == 0 {
-			err = os.RemoveAll(path)
-		}
-		return 0, errors.Join(failed, err)
+		return 0, errors.Join(failed, os.RemoveAll(path))
 	}
 	if note, found, err := p.Note(id); found && err == nil {
 		failed = errors.Join(failed, p.SetNote(id, note)) // in the new directory as well
 	}
 	return moved, failed
+}
+
+// movable returns the VM's store in memory, and the secrets in it that may be moved.
+func (p Places) movable(ctx context.Context, id string) (*dir.Store, []secrets.Document, error) {
+	memory, err := p.memory(id)
+	if err != nil || memory == nil {
+		return nil, nil, err
+	}
+	documents, err := memory.List(ctx)
+	return memory, slices.DeleteFunc(documents, func(d secrets.Document) bool { return d.Ephemeral }), err
+}
+
+// lock waits for the lock of the directory on the disk, which [Places.Keep] holds while it
+// moves keys. Without the directory it does nothing.
+func (p Places) lock(ctx context.Context) (unlock func(), err error) {
+	f, err := open(p.Disk)
+	if f == nil || err != nil {
+		return func() {}, err
+	}
+	w, err := f.Lock(ctx)
+	if err != nil {
+		f.Close()
+		return func() {}, err
+	}
+	return func() { w.Unlock(); f.Close() }, nil
 }
 
 // move moves secrets from memory to the disk.

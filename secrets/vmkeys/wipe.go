@@ -2,12 +2,14 @@ package vmkeys
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,15 +33,24 @@ func (p Places) Wipe(vm string) error {
 	if err != nil {
 		return fmt.Errorf("destroy the keys of a VM: %w", err)
 	}
-	var failed []error
-	for _, place := range p.directories() {
-		failed = append(failed, wipe(filepath.Join(place, id)))
+	// In this order: a move that has begun ends before the second step, and one that begins
+	// later finds nothing in memory.
+	failed := []error{wipe(filepath.Join(p.Memory, id))}
+	if p.Disk != "" {
+		ctx, cancel := context.WithTimeout(context.Background(), moving)
+		defer cancel()
+		unlock, err := p.lock(ctx)
+		defer unlock()
+		failed = append(failed, err, wipe(filepath.Join(p.Disk, id)))
 	}
 	if err := errors.Join(failed...); err != nil {
 		return fmt.Errorf("destroy the keys of VM %s: %w", vm, err)
 	}
 	return nil
 }
+
+// moving bounds the wait for the end of a move.
+const moving = 10 * time.Second
 
 func wipe(path string) error {
 	if err := fsutil.CheckDir(path); err != nil { // whose files would be overwritten?
