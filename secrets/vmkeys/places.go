@@ -181,9 +181,8 @@ func (p Places) Keep(ctx context.Context, vm string) (int, error) {
 	if err != nil || p.Disk == "" {
 		return 0, err
 	}
-	memory, documents, failed := p.movable(ctx, id)
-	if len(documents) == 0 {
-		return 0, failed
+	if _, documents, err := p.movable(ctx, id); len(documents) == 0 {
+		return 0, err
 	}
 	err = fsutil.MakeDir(filepath.Dir(p.Disk), 0o711)
 	if err == nil {
@@ -198,7 +197,8 @@ func (p Places) Keep(ctx context.Context, vm string) (int, error) {
 	}
 	defer unlock()
 	// Wipe may have destroyed them before the directory on the disk was made.
-	if memory, documents, failed = p.movable(ctx, id); len(documents) == 0 {
+	memory, documents, failed := p.movable(ctx, id)
+	if len(documents) == 0 {
 		return 0, failed
 	}
 	path := filepath.Join(p.Disk, id)

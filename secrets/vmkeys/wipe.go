@@ -64,7 +64,12 @@ func wipe(path string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(overwrite(root), root.Close(), os.RemoveAll(path))
+	err = errors.Join(overwrite(root), root.Close())
+	removed := os.RemoveAll(path)
+	if removed != nil {
+		removed = os.RemoveAll(path) // a writer may just have made a file
+	}
+	return errors.Join(err, removed)
 }
 
 // shred overwrites and removes a file of a VM's directory.
@@ -76,7 +81,8 @@ func shred(path, name string) error {
 	return errors.Join(zero(root, name), root.Remove(name), root.Close())
 }
 
-// overwrite fills every regular file below root with zeros.
+// overwrite fills every regular file below root with zeros. One that is removed meanwhile was
+// overwritten by its move.
 func overwrite(root *os.Root) error {
 	var failed []error
 	// WalkDir returns nil: the function collects all errors.
@@ -84,7 +90,7 @@ func overwrite(root *os.Root) error {
 		if err == nil && entry.Type().IsRegular() {
 			err = zero(root, name)
 		}
-		if err != nil {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			failed = append(failed, err)
 		}
 		return nil
