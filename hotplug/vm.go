@@ -53,7 +53,8 @@ type (
 	Daemon = apply.Daemon
 	// StepReport is the result of one step of a plan.
 	StepReport = apply.StepReport
-	// Use is an encrypted disk that is attached to a VM of this host.
+	// Use is an encrypted disk that is attached to a VM of this host, or a part of a
+	// document that names secrets.
 	Use = rundir.Use
 	// UnlockPolicy selects the method by which a LUKS volume is opened.
 	UnlockPolicy = unlock.Policy

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/luksplug/luksplug/integration/internal/peer"
 	"github.com/luksplug/luksplug/internal/must"
@@ -47,7 +48,18 @@ func (h *hookHost) wantKeys(ctx context.Context, t *testing.T, when string, want
 	}
 }
 
-// TestHookDestroysKeys: a host holds the keys of a VM until the VM stops or migrates.
+// wantKeysGone waits until the domain has no keys on the host.
+func (h *hookHost) wantKeysGone(ctx context.Context, t *testing.T, when string) {
+	t.Helper()
+	for start := time.Now(); time.Since(start) < 10*time.Second; time.Sleep(100 * time.Millisecond) {
+		if !strings.Contains(h.shell(ctx, t, "find "+vmkeys.Dir), hookUUID) {
+			break
+		}
+	}
+	h.wantKeys(ctx, t, when, false)
+}
+
+// TestHookDestroysKeys: a host holds the keys of a VM while its domain is defined, and until it has migrated.
 func TestHookDestroysKeys(t *testing.T) {
 	peer.Long(t, "two libvirtds and a guest")
 	t.Parallel()
@@ -83,9 +95,8 @@ func TestHookDestroysKeys(t *testing.T) {
 	// Without ?uuid=: the store takes the VM of the attach.
 	from.tool(ctx, t, d, "--keystore", "vm:", "attach", writeFile(t, "later.xml", later.DiskXML("vdd", "virtio"))).want(t, 0)
 	virsh(ctx, t, from.Libvirt, "destroy", d.Name)
-	from.wantKeys(ctx, t, "after it was destroyed", false)
+	from.wantKeys(ctx, t, "after it was destroyed", true)
 
-	give()
 	start()
 	must.Get(to.Receive(d))(t)
 	migrate := func() error {
@@ -115,7 +126,7 @@ func TestHookDestroysKeys(t *testing.T) {
 		to.wantClean(ctx, t)
 	}
 	must.OK(t, migrate())
-	from.wantKeys(ctx, t, "after it has moved", false)
+	from.wantKeysGone(ctx, t, "after it has moved") // its definition is removed after the hook was called
 	if state := virsh(ctx, t, to.Libvirt, "domstate", d.Name); state != "paused" {
 		t.Errorf("the domain is %s", state)
 	}

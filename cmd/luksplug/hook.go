@@ -16,7 +16,6 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/internal/fsutil"
-	"github.com/luksplug/luksplug/secrets/vmkeys"
 )
 
 // hookLog is the log file of the hook, unless the configuration names another.
@@ -59,10 +58,8 @@ func hookArguments(cmd *cobra.Command, args []string) error {
 // logged and not returned.
 func runHook(ctx context.Context, a *app, e hook.Event) error {
 	c, _, configErr := readConfig(a.flags.config)
-	out, closeLog := openLog(cmp.Or(c.Hook.Log, hookLog))
+	closeLog := a.logToFile(c)
 	defer closeLog()
-	a.log.SetLevel(max(a.log.GetLevel(), logrus.InfoLevel))
-	a.log.SetOutput(out)
 	log := a.log.WithFields(logrus.Fields{"vm": e.Domain, "operation": e.Operation})
 	err := handle(ctx, a, e, c, configErr, log)
 	if err == nil {
@@ -92,22 +89,32 @@ func handle(ctx context.Context, a *app, e hook.Event, c configuration, configEr
 	// store's program leaves behind must not inherit it.
 	options.Stderr = a.log.Out
 	host := hookHost(a, e, c, &hookStore{app: a, options: options})
-	host.Log, host.Forget = log, c.Hook.Forget
+	keys, keysErr := a.vmKeys()
+	if keysErr != nil && configErr == nil {
+		log.Error(keysErr)
+	}
+	keys.Forget, keys.Warn = c.Hook.Forget, func(err error) { log.Warn(err) }
+	host.Log, host.Keys = log, keys.Event
 	host.Timeout = cmp.Or(a.flags.timeout, time.Duration(c.Hook.Timeout))
 	host.OnDaemon = func(_ context.Context, d hotplug.Daemon) error { return watchDaemon(a.log, d) }
-	host.Gone = func(_ context.Context, vm string) error {
-		if err := hook.HostVMs().CheckUUID(e); err != nil {
-			return fmt.Errorf("the keys of the VM are kept: %w", err)
-		}
-		return vmkeys.Wipe(vmkeys.Dir, vm)
-	}
 	output, err := host.Run(ctx, e)
+	if e.Operation == hook.Started || e.Operation == hook.Release {
+		watchKeys(a, keys, e.UUID(), log)
+	}
 	if len(output) > 0 {
 		if _, e := raw(a.out).Write(output); e != nil { // a document, for libvirt
 			err = errors.Join(err, e)
 		}
 	}
 	return err
+}
+
+// logToFile has the log written to the hook's log file, until end is called.
+func (a *app) logToFile(c configuration) (end func()) {
+	out, end := openLog(cmp.Or(c.Hook.Log, hookLog))
+	a.log.SetLevel(max(a.log.GetLevel(), logrus.InfoLevel))
+	a.log.SetOutput(out)
+	return end
 }
 
 // openLog opens the log file at path for writing. If that fails, the log is discarded:

@@ -13,6 +13,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/hotplug/libvirtvm"
 	"github.com/luksplug/luksplug/internal/shell"
+	"github.com/luksplug/luksplug/secrets/keystore"
 )
 
 func newHookCheck(a *app) *cobra.Command {
@@ -124,12 +125,37 @@ func checkKeys(ctx context.Context, a *app, store *hookStore, report *libvirtvm.
 				report.Goodf("key store %s", s)
 			}
 		}
+		checkVMKeys(ctx, a, report)
 	}
 	report.Goodf("%s", boundText(c))
 	if err := hotplug.CheckRunDir(); err != nil {
 		report.Badf("%v", err)
 	} else {
 		report.Goodf("keys that QEMU reads as it starts are kept in memory")
+	}
+}
+
+// checkVMKeys adds whether the keys of VMs in stores of the kind vm: can be kept on the disk.
+func checkVMKeys(ctx context.Context, a *app, report *libvirtvm.Report) {
+	ctx, cancel := a.bounded(ctx)
+	defer cancel()
+	names, err := a.storeNames()
+	if err != nil {
+		return // which opening the stores reports
+	}
+	for _, uri := range names.uris {
+		places, found, err := keystore.VMKeys(uri, a.storeOptions())
+		switch {
+		case err != nil || !found:
+		case places.Disk == "":
+			report.Goodf("keys of VMs in %s stay in memory, and a reboot of the host takes them", places.Memory)
+		default:
+			if err := places.CheckDisk(ctx); err != nil {
+				report.Warnf("keys of VMs stay in memory, and a reboot of the host takes them: they cannot be encrypted for %s: %v", places.Disk, err)
+			} else {
+				report.Goodf("keys of domains that are defined are kept in %s, encrypted", places.Disk)
+			}
+		}
 	}
 }
 

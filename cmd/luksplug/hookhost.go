@@ -18,6 +18,7 @@ import (
 	"github.com/luksplug/luksplug/internal/fsutil"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/keystore"
+	"github.com/luksplug/luksplug/secrets/vmkeys"
 )
 
 // onInstallation makes cmd run f on the hook installation that the flags describe.
@@ -53,9 +54,9 @@ func installation(a *app, dir string) (hook.Installation, error) {
 
 // hookHost returns the hook of this host for an event.
 func hookHost(a *app, e hook.Event, c configuration, store *hookStore) hook.Host {
-	vms := hook.HostVMs()
+	keys, _ := a.vmKeys() // opening the stores reports the error
 	store.options.VM = e.UUID
-	store.options.Owner = func() error { return vms.CheckUUID(e) }
+	store.options.Owner = func() error { return keys.CheckOwner(e) }
 	return hook.Host{Store: store.store(), AnyVolume: c.Hook.AnyVolume, Log: a.log, RecordKey: c.RecordKey}
 }
 
@@ -70,7 +71,8 @@ type hookStore struct {
 	found   foundIn
 }
 
-// foundIn are the stores in which secrets were found.
+// foundIn are the stores in which secrets were found, without those of VMs that were found on
+// the disk.
 type foundIn struct {
 	mu     sync.Mutex
 	stores []secrets.Store
@@ -90,6 +92,9 @@ func (n noting) Describe(ctx context.Context, ref secrets.Reference) (secrets.Do
 // Lookup implements [secrets.Store].
 func (n noting) Lookup(ctx context.Context, ref secrets.Reference) (*secrets.Secret, error) {
 	secret, err := n.Store.Lookup(ctx, ref)
+	if keys, ok := keystore.Unencoded(n.Store).(*vmkeys.Store); ok && err == nil && !keys.InMemory(ctx, ref) {
+		return secret, nil // it is on the disk
+	}
 	if err == nil {
 		n.found.mu.Lock()
 		defer n.found.mu.Unlock()

@@ -12,12 +12,13 @@ of the configuration, else one in luksplug's own directory, encrypted with age.
 
 SECRET is a uuid, or TYPE:USAGE with a usage type of the <secret> document, such as
 volume:/var/lib/images/vm1.img. A key store that a passphrase protects is opened once by
-unlock, and wiped from memory by lock.`,
+unlock, and wiped from memory by lock. The commands prune and renamed are for the keys
+that the host holds for single VMs, in the store vm:.`,
 		Example: `  luksplug secret define vm1-vdb-secret.xml
   luksplug secret set-value 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f
   luksplug secret list`,
 	}
 	cmd.AddCommand(newSecretDefine(a), newSecretList(a), newSecretDump(a), newSecretSet(a), newSecretGet(a), newSecretExport(a), newSecretUndefine(a), newSecretFind(a),
-		newSecretUnlock(a), newSecretLock(a), newSecretStatus(a))
+		newSecretUnlock(a), newSecretLock(a), newSecretStatus(a), newSecretPrune(a), newSecretRenamed(a))
 	return onlyWithCommand(cmd)
 }

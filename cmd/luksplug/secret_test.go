@@ -8,13 +8,16 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/luksplug/luksplug/hotplug"
+	"github.com/luksplug/luksplug/hotplug/hook"
 	"github.com/luksplug/luksplug/internal/must"
 	"github.com/luksplug/luksplug/secrets"
 	"github.com/luksplug/luksplug/secrets/dir"
+	"github.com/luksplug/luksplug/secrets/vmkeys"
 )
 
 func TestUsesOf(t *testing.T) {
@@ -200,5 +203,65 @@ func TestEmptyConfiguration(t *testing.T) {
 		if c, found, err := readConfig(path); err != nil || !found || len(c.Keystores) != 0 {
 			t.Errorf("%q: %+v, %t, %v", text, c, found, err)
 		}
+	}
+}
+
+// TestPruneUsage: a wrong command line of secret prune is refused before any key is looked at.
+func TestPruneUsage(t *testing.T) {
+	t.Parallel()
+	none := func() ([]hotplug.Use, error) { return nil, nil }
+	for says, args := range map[string][]string{
+		"--vm UUID":    {"--force"},
+		"--older-than": {"--older-than", "-1h"},
+		"--vm: ":       {"--vm", "vm1"},
+	} {
+		code, out, errs := secretRun(none, append([]string{"secret", "prune"}, args...)...)
+		if code != exitUsage || out != "" || !strings.Contains(errs, says) {
+			t.Errorf("%v: exit code %d, %q, %q", args, code, out, errs)
+		}
+	}
+}
+
+// TestPruneChooses: keys are destroyed of VMs that are gone, or that are named, or that have
+// been away for long enough, and of no others.
+func TestPruneChooses(t *testing.T) {
+	t.Parallel()
+	const id = "3e3fce45-4f53-4fa7-bb32-11f34168b82b"
+	old := time.Now().Add(-2 * time.Hour)
+	vm := func(state hook.KeysState, put time.Time) hook.VMKeys {
+		return hook.VMKeys{VM: vmkeys.VM{UUID: id, Put: put}, State: state}
+	}
+	long := pruneOptions{olderThan: time.Hour}
+	for _, c := range []struct {
+		o    pruneOptions
+		vm   hook.VMKeys
+		want bool
+	}{
+		{pruneOptions{}, vm(hook.KeysGone, time.Now()), true},
+		{pruneOptions{}, vm(hook.KeysExpected, old), false},
+		{pruneOptions{}, vm(hook.KeysSaved, old), false},
+		{pruneOptions{}, vm(hook.KeysDefined, old), false},
+		{long, vm(hook.KeysExpected, old), true},
+		{long, vm(hook.KeysSaved, old), true},
+		{long, vm(hook.KeysSaved, time.Now()), false},
+		{long, vm(hook.KeysDefined, old), false},
+		{long, vm(hook.KeysRunning, old), false},
+		{pruneOptions{vm: id}, vm(hook.KeysExpected, time.Now()), true},
+		{pruneOptions{vm: uuid.NewString()}, vm(hook.KeysGone, old), false},
+	} {
+		if got := c.o.chooses(c.vm); got != c.want {
+			t.Errorf("%+v, %s put at %s: %t", c.o, c.vm.State, c.vm.Put, got)
+		}
+	}
+	defined := []hook.VMKeys{vm(hook.KeysDefined, old)}
+	var refused *hotplug.PreflightError
+	if err := checkPruned(defined, pruneOptions{vm: id}); !errors.As(err, &refused) {
+		t.Errorf("a defined VM: %v", err)
+	}
+	if err := checkPruned(defined, pruneOptions{vm: id, force: true}); err != nil {
+		t.Errorf("by force: %v", err)
+	}
+	if err := checkPruned(defined, pruneOptions{vm: uuid.NewString()}); err == nil || errors.As(err, &refused) {
+		t.Errorf("a VM without keys: %v", err)
 	}
 }

@@ -50,10 +50,14 @@ func runSecretDefine(ctx context.Context, a *app, path string) error {
 		return err
 	}
 	return withStores(ctx, a, func(ctx context.Context, stores []secrets.Store) error {
+		for _, store := range stores {
+			a.pruneBefore(store)
+		}
 		keeper, err := define(ctx, stores, d)
 		if err != nil {
 			return err
 		}
+		a.settleAfter(ctx, keeper)
 		return a.show(printable.Line(fmt.Sprintf("secret %s defined in %s", d.UUID, keeper))+"\n", secretToJSON(found{keeper, d}))
 	})
 }

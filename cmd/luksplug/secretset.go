@@ -19,15 +19,18 @@ import (
 const valueFlag = "file"
 
 func newSecretSet(a *app) *cobra.Command {
-	var file string
-	var inBase64 bool
+	var o setOptions
 	cmd := &cobra.Command{
 		Use:   "set-value SECRET",
 		Short: "Give a secret its value",
 		Long: `set-value reads the value of a secret from --file, else from standard input. Every
 byte counts, a newline at the end as well. On a terminal, set-value asks for the
 value twice without showing it. The value cannot be an argument, because other users
-of the host can see arguments.`,
+of the host can see arguments.
+
+The value of a secret that is in use (see secret undefine) is not replaced by one that
+does not open the volumes: the present one could be the only one that does. Change
+the passphrase of the volume first, or use --force.`,
 		Example: `  luksplug secret set-value 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f
   luksplug secret set-value 0a81f5b2-8403-4b23-88d6-21ccc2f80d6f --file vm1-vdb.key
   head -c 32 /dev/urandom | luksplug secret set-value volume:/var/lib/images/vm1.img`,
@@ -38,15 +41,22 @@ of the host can see arguments.`,
 			return arguments("SECRET")(cmd, args)
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return runSecretSet(cmd.Context(), a, args[0], file, inBase64)
+			return runSecretSet(cmd.Context(), a, args[0], o)
 		},
 	}
-	cmd.Flags().StringVar(&file, valueFlag, "", "the value: a file, - for standard input, or fd:N")
-	cmd.Flags().BoolVar(&inBase64, "base64", false, "decode the value from base64")
+	cmd.Flags().StringVar(&o.file, valueFlag, "", "the value: a file, - for standard input, or fd:N")
+	cmd.Flags().BoolVar(&o.inBase64, "base64", false, "decode the value from base64")
+	cmd.Flags().BoolVar(&o.force, "force", false, "replace the value even if the secret is in use, and the new value does not open the volume")
 	return cmd
 }
 
-func runSecretSet(ctx context.Context, a *app, name, file string, inBase64 bool) error {
+// setOptions are the flags of secret set-value.
+type setOptions struct {
+	file            string
+	inBase64, force bool
+}
+
+func runSecretSet(ctx context.Context, a *app, name string, o setOptions) error {
 	var f found
 	var keeper secrets.Keeper
 	// Typing has no time limit, and starts only if the secret exists.
@@ -58,16 +68,22 @@ func runSecretSet(ctx context.Context, a *app, name, file string, inBase64 bool)
 	if err != nil {
 		return err
 	}
-	value, err := readValue(ctx, a, file, inBase64)
+	value, err := readValue(ctx, a, o.file, o.inBase64)
 	if err != nil {
 		return err
 	}
 	defer value.Wipe()
 	ctx, cancel := a.bounded(ctx)
 	defer cancel()
+	if !o.force {
+		if err := checkReplaced(ctx, a, f, value); err != nil {
+			return err
+		}
+	}
 	if err := keeper.Set(ctx, f.document.Reference(), value); err != nil {
 		return err
 	}
+	a.settleAfter(ctx, keeper)
 	if passphrase.EndsInNewline(value) {
 		a.log.Warn("the value ends in a newline, which is part of it: printf writes a value without one")
 	}

@@ -64,6 +64,7 @@ var otherNames = map[string][]string{
 	"secret undefine": {"delete", "remove", "rm"},
 	"secret dumpxml":  {"show", "info", "dump"},
 	"secret list":     {"ls"},
+	"secret prune":    {"clean", "gc", "purge"},
 	"hook install":    {"add"},
 	"hook uninstall":  {"remove", "rm"},
 	"hook check":      {"status", "verify"},

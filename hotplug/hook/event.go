@@ -44,16 +44,17 @@ type Event struct {
 	XML          []byte // the domain's, from standard input
 }
 
-// Reasons of [Release] after which the domain's keys are not needed on this host.
+// Reasons of [Release].
 const (
 	ReasonMigrated  = "migrated"
 	ReasonDestroyed = "destroyed"
 	ReasonFailed    = "failed"
+	ReasonSaved     = "saved"
 )
 
 // Reasons returns libvirt's words for the end of a domain: Extra of [Release].
 func Reasons() []string {
-	return []string{"shutdown", ReasonDestroyed, "crashed", ReasonMigrated, "saved", ReasonFailed, "snapshot", "daemon"}
+	return []string{"shutdown", ReasonDestroyed, "crashed", ReasonMigrated, ReasonSaved, ReasonFailed, "snapshot", "daemon"}
 }
 
 // MonitorDir is the parent of the directories in which QEMU creates the sockets of

@@ -34,9 +34,10 @@ type Host struct {
 	RunDir, LockDir string
 	// OnDaemon is as in [hotplug.Options].
 	OnDaemon func(ctx context.Context, d hotplug.Daemon) error
-	// Gone, if set, is called with the UUID of a domain that has left this host for one
-	// of the reasons in Forget: it destroys keys that were cached for the domain.
-	Gone func(ctx context.Context, uuid string) error
+	// Keys, if set, follows the life of domains for which the host holds keys, as [Keys.Event]
+	// does: it is called at [Prepare], before anything else is done for a domain whose record
+	// verifies, and at [Release] of every domain.
+	Keys func(ctx context.Context, e Event) error
 	// RecordKey is the path of the key by which records are verified; "" is the usual one.
 	RecordKey string
 	// QEMUUser determines the user of this host's QEMUs. The zero value is right for
@@ -44,8 +45,6 @@ type Host struct {
 	QEMUUser QEMUUser
 	// MonitorDir is the parent of the monitors' directories; "" is [MonitorDir].
 	MonitorDir string
-	// Forget are reasons of [Release]; nil is [ReasonMigrated] and [ReasonDestroyed].
-	Forget []string
 }
 
 // QEMUUser has the paths of files that name the user of this host's QEMUs.
@@ -132,6 +131,11 @@ func (h Host) run(ctx context.Context, e Event) (output []byte, err error) {
 	if err := c.verify(); err != nil {
 		return nil, err // the domain does not start; where a failure costs something, the caller logs it
 	}
+	if c.Operation == Prepare {
+		if err := c.keys(ctx); err != nil {
+			return nil, err
+		}
+	}
 	output, err = c.run(ctx)
 	if err != nil && ctx.Err() != nil {
 		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
@@ -160,6 +164,14 @@ func (c call) run(ctx context.Context) (output []byte, err error) {
 		return c.arrive(ctx, coldstart.ArrivalMigration)
 	}
 	return nil, nil
+}
+
+// keys follows the life of the domain's keys.
+func (c call) keys(ctx context.Context) error {
+	if c.Keys == nil {
+		return nil
+	}
+	return c.Keys(ctx, c.Event)
 }
 
 func (c call) options() hotplug.Options {

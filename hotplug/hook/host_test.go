@@ -99,7 +99,7 @@ func TestDamagedRecord(t *testing.T) {
 		text := fmt.Sprintf(text, "xmlns='"+record.Namespace+"'")
 		xml := recordtest.Domain(t, "q35", "<metadata>"+text+"</metadata>").Text()
 		var made []string
-		h.Gone = func(_ context.Context, id string) error { made = append(made, id); return nil }
+		h.Keys = func(_ context.Context, e hook.Event) error { made = append(made, e.UUID()); return nil }
 		for _, op := range []hook.Operation{hook.Prepare, hook.Restore, hook.Migrate, hook.Started} {
 			output, err := h.Run(ctx, hook.Event{Domain: "vm1", Operation: op, XML: xml})
 			if err == nil || output != nil {
@@ -117,31 +117,44 @@ func TestDamagedRecord(t *testing.T) {
 	}
 }
 
-// TestForget: keys are destroyed for the given reasons, also of a domain that no longer has
-// disks.
-func TestForget(t *testing.T) {
+// TestKeysFollow: keys follow each domain that ends, also one that no longer has disks, and the
+// start of those whose record verifies.
+func TestKeysFollow(t *testing.T) {
 	t.Parallel()
 	h, _ := place(t)
-	var gone int
-	h.Gone = func(context.Context, string) error { gone++; return nil }
-	xml := recordtest.Domain(t, "q35", "").Text()
-	for name, c := range map[string]struct{ forget, after []string }{
-		"by default": {nil, []string{hook.ReasonDestroyed, hook.ReasonMigrated}},
-		"configured": {[]string{"shutdown"}, []string{"shutdown"}},
-		"never":      {[]string{}, nil},
-	} {
-		h.Forget = c.forget
-		for _, reason := range hook.Reasons() {
-			gone = 0
-			for _, op := range []hook.Operation{hook.Stopped, hook.Release} {
-				if _, err := h.Run(t.Context(), hook.Event{Domain: "vm1", Operation: op, Extra: reason, XML: xml}); err != nil {
-					t.Error(err)
-				}
-			}
-			if (gone == 1) != slices.Contains(c.after, reason) {
-				t.Errorf("%s: after %s they are destroyed %d times", name, reason, gone)
-			}
+	var called []string
+	h.Keys = func(_ context.Context, e hook.Event) error {
+		called = append(called, string(e.Operation)+" "+e.Extra)
+		return nil
+	}
+	without := recordtest.Domain(t, "q35", "").Text()
+	for _, op := range []hook.Operation{hook.Prepare, hook.Start, hook.Started, hook.Stopped, hook.Reconnect} {
+		if _, err := h.Run(t.Context(), hook.Event{Domain: "vm1", Operation: op, Extra: "-", XML: without}); err != nil {
+			t.Error(err)
 		}
+	}
+	if len(called) > 0 {
+		t.Errorf("called at %q", called)
+	}
+	for _, reason := range hook.Reasons() {
+		called = nil
+		if _, err := h.Run(t.Context(), hook.Event{Domain: "vm1", Operation: hook.Release, Extra: reason, XML: without}); err != nil {
+			t.Error(err)
+		}
+		if !slices.Equal(called, []string{"release " + reason}) {
+			t.Errorf("after %s: called at %q", reason, called)
+		}
+	}
+	called = nil
+	e := event(t, h, hook.Prepare, "-", recordtest.Disk(t, 1))
+	_, _ = h.Run(t.Context(), e) // its files are missing
+	if !slices.Equal(called, []string{"prepare -"}) {
+		t.Errorf("at a start: called at %q", called)
+	}
+	called = nil
+	e.XML = bytes.ReplaceAll(e.XML, []byte("vdb"), []byte("vdc"))
+	if _, err := h.Run(t.Context(), e); !errors.Is(err, hook.ErrUnverified) || len(called) > 0 {
+		t.Errorf("a record that does not verify: %v, called at %q", err, called)
 	}
 }
 
@@ -173,7 +186,7 @@ func TestOnlyItsOwnDirectory(t *testing.T) {
 func TestPanic(t *testing.T) {
 	t.Parallel()
 	h, log := place(t)
-	h.Gone = func(context.Context, string) error { panic("on purpose") }
+	h.Keys = func(context.Context, hook.Event) error { panic("on purpose") }
 	output, err := h.Run(t.Context(), event(t, h, hook.Release, hook.ReasonDestroyed))
 	if err == nil || output != nil || !strings.Contains(err.Error(), "on purpose") || strings.Contains(err.Error(), "\n") {
 		t.Errorf("got %v, printed %q", err, output)
@@ -189,7 +202,7 @@ func TestDeadline(t *testing.T) {
 		h, _ := place(t)
 		forever := make(chan struct{})
 		defer close(forever)
-		h.Gone = func(context.Context, string) error { <-forever; return nil }
+		h.Keys = func(context.Context, hook.Event) error { <-forever; return nil }
 		start := time.Now()
 		_, err := h.Run(t.Context(), event(t, h, hook.Release, hook.ReasonDestroyed))
 		if took := time.Since(start); !errors.Is(err, hook.ErrTimeout) || took > h.Timeout+10*time.Second {

@@ -311,12 +311,8 @@ func (c call) gone(ctx context.Context) error {
 		failed = append(failed, s.GiveBack(ctx, coldstart.Return{Stay: c.Extra == ReasonMigrated}))
 	}
 	failed = append(failed, c.monitors().Remove(c.uuid))
-	forget := c.Forget
-	if forget == nil {
-		forget = []string{ReasonMigrated, ReasonDestroyed}
-	}
-	if c.Operation == Release && slices.Contains(forget, c.Extra) && c.Gone != nil {
-		failed = append(failed, c.Gone(ctx, c.uuid))
+	if c.Operation == Release {
+		failed = append(failed, c.keys(ctx))
 	}
 	return errors.Join(failed...)
 }

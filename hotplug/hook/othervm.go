@@ -25,6 +25,9 @@ import (
 type VMs struct {
 	// Definitions has the XML of libvirt's domains, in files NAME.xml.
 	Definitions string
+	// OtherDefinitions are those of domains of libvirt's other drivers, and of root's own
+	// libvirt. Those that do not exist have none.
+	OtherDefinitions []string
 	// Running has the state of those that run, in files NAME.xml.
 	Running string
 	// State is a directory that belongs to the user of libvirt's QEMU processes.
@@ -33,7 +36,14 @@ type VMs struct {
 
 // HostVMs returns the places of the host's own libvirt, qemu:///system.
 func HostVMs() VMs {
-	return VMs{Definitions: "/etc/libvirt/qemu", Running: "/run/libvirt/qemu", State: "/var/lib/libvirt/qemu"}
+	v := VMs{Definitions: "/etc/libvirt/qemu", Running: "/run/libvirt/qemu", State: "/var/lib/libvirt/qemu"}
+	for _, driver := range []string{"ch", "libxl", "lxc", "openvz", "vz"} {
+		v.OtherDefinitions = append(v.OtherDefinitions, filepath.Join("/etc/libvirt", driver))
+	}
+	if own, err := os.UserConfigDir(); err == nil { // qemu:///session
+		v.OtherDefinitions = append(v.OtherDefinitions, filepath.Join(own, "libvirt", "qemu"))
+	}
+	return v
 }
 
 // Enabled returns the names of the domains, defined or running, that have anything of

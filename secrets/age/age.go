@@ -15,11 +15,11 @@ import (
 	"github.com/luksplug/luksplug/secrets/internal/storecall"
 )
 
-// The suffixes of the names of a secret's files.
-const (
-	documentSuffix = privdir.DocumentSuffix
-	valueSuffix    = ".age"
-)
+// ValueSuffix follows the uuid in the name of a value's file.
+const ValueSuffix = ".age"
+
+// documentSuffix follows the uuid in the name of a document's file.
+const documentSuffix = privdir.DocumentSuffix
 
 // Store is a [secrets.Keeper] on a directory. Create it with [New].
 type Store struct {
@@ -42,6 +42,9 @@ type Options struct {
 	// is called twice for a new passphrase. If it is nil, a protected identity
 	// fails with [secrets.ErrLocked].
 	Passphrase func(ctx context.Context, question string) (*secrets.Secret, error)
+	// Seal and Unseal encrypt the file of the identity in another way than by a passphrase,
+	// such as under a key of the host. Both are set or none; Protect is not used then.
+	Seal, Unseal func(ctx context.Context, content *secrets.Secret) (*secrets.Secret, error)
 	// WorkFactor is the logarithm to base 2 of scrypt's cost for a new
 	// passphrase, 1 to 22; 0 means age's default, which takes about a second.
 	WorkFactor int
@@ -77,7 +80,7 @@ func (s *Store) lookup(ctx context.Context, ref secrets.Reference) (*secrets.Sec
 	if err != nil {
 		return nil, err
 	}
-	name := d.UUID.String() + valueSuffix
+	name := d.UUID.String() + ValueSuffix
 	encrypted, err := f.Read(name)
 	if errors.Is(err, secrets.ErrNotFound) {
 		return nil, fmt.Errorf("%w: there is no file %s", secrets.ErrNoValue, name)
@@ -178,14 +181,14 @@ func (s *Store) Set(ctx context.Context, ref secrets.Reference, value *secrets.S
 		if err != nil {
 			return err
 		}
-		return w.Write(d.UUID.String()+valueSuffix, encrypted)
+		return w.Write(d.UUID.String()+ValueSuffix, encrypted)
 	}))
 }
 
 // Remove implements [secrets.Keeper].
 func (s *Store) Remove(ctx context.Context, ref secrets.Reference) error {
 	return storecall.Fail(s, ref, s.change(ctx, ref, func(_ *privdir.Dir, w *privdir.Writer, d secrets.Document) error {
-		if err := w.Remove(d.UUID.String() + valueSuffix); err != nil {
+		if err := w.Remove(d.UUID.String() + ValueSuffix); err != nil {
 			return err
 		}
 		return w.Remove(d.UUID.String() + documentSuffix)
@@ -281,7 +284,7 @@ func list(f *privdir.Dir) (documents []secrets.Document, unread, err error) {
 func idOf(name string) (uuid.UUID, bool) {
 	base, ok := strings.CutSuffix(name, documentSuffix)
 	if !ok {
-		base, ok = strings.CutSuffix(name, valueSuffix)
+		base, ok = strings.CutSuffix(name, ValueSuffix)
 	}
 	id, err := secrets.ParseUUID(base)
 	return id, ok && err == nil && base == id.String()
@@ -292,7 +295,7 @@ func read(f *privdir.Dir, id uuid.UUID) (secrets.Document, error) {
 	d, err := f.Document(id)
 	if errors.Is(err, secrets.ErrNotFound) {
 		// A value without a document is a secret without usage.
-		if has, hasErr := f.Has(id.String() + valueSuffix); has || hasErr != nil {
+		if has, hasErr := f.Has(id.String() + ValueSuffix); has || hasErr != nil {
 			return secrets.Document{UUID: id}, hasErr
 		}
 	}

@@ -66,6 +66,14 @@ func (i *identity) open(ctx context.Context) ([]age.Identity, error) {
 		return nil, err
 	}
 	defer content.Wipe()
+	if i.options.Unseal != nil {
+		clear, err := i.options.Unseal(ctx, content)
+		if err != nil {
+			return nil, fmt.Errorf("the identity %s: %w", i.path, err)
+		}
+		defer clear.Wipe()
+		content = clear
+	}
 	if !isProtected(content) {
 		if i.opened, err = i.parseClear(content); err != nil {
 			return nil, err
@@ -274,7 +282,7 @@ func (s *Store) makeIdentity(ctx context.Context, f *privdir.Dir, w *privdir.Wri
 		return nil, err
 	}
 	for _, name := range names {
-		if _, ok := idOf(name); ok && strings.HasSuffix(name, valueSuffix) {
+		if _, ok := idOf(name); ok && strings.HasSuffix(name, ValueSuffix) {
 			return nil, fmt.Errorf("%w: there are values, but neither %s nor the identity %s exists: restore them", secrets.ErrDamaged, recipientsName, s.keys.path)
 		}
 	}
@@ -284,10 +292,14 @@ func (s *Store) makeIdentity(ctx context.Context, f *privdir.Dir, w *privdir.Wri
 	}
 	content := []byte(k.String() + "\n")
 	defer clear(content)
-	if s.options.Protect {
-		if content, err = s.protect(ctx, content); err != nil {
-			return nil, err
-		}
+	switch {
+	case s.options.Seal != nil:
+		content, err = s.seal(ctx, content)
+	case s.options.Protect:
+		content, err = s.protect(ctx, content)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if s.keys.inside {
 		return []age.Identity{k}, w.Write(filepath.Base(s.keys.path), content)
@@ -313,6 +325,20 @@ func (s *Store) newKey() (key, error) {
 		return age.GenerateHybridIdentity()
 	}
 	return age.GenerateX25519Identity()
+}
+
+// seal encrypts a new identity by the option Seal. It clears content.
+func (s *Store) seal(ctx context.Context, content []byte) ([]byte, error) {
+	plain := secrets.New(content)
+	defer plain.Wipe()
+	sealed, err := s.options.Seal(ctx, plain)
+	if err != nil {
+		return nil, fmt.Errorf("encrypt the identity: %w", err)
+	}
+	defer sealed.Wipe()
+	var out []byte
+	err = sealed.Use(func(b []byte) error { out = bytes.Clone(b); return nil })
+	return out, err
 }
 
 // protect encrypts a new identity with a new passphrase.

@@ -1,6 +1,7 @@
 package credentials
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
@@ -20,7 +21,7 @@ import (
 
 // Options configure the runs of systemd-creds. The zero value is valid.
 type Options struct {
-	// Timeout limits each look-up; 0 means 30 seconds.
+	// Timeout limits each run; 0 means 30 seconds.
 	Timeout time.Duration
 	// Stderr receives its messages; nil discards them.
 	Stderr io.Writer
@@ -35,10 +36,6 @@ type Encrypted struct {
 
 // NewEncrypted returns the store of the directory.
 func NewEncrypted(dir string, o Options) *Encrypted {
-	const enough = 30 * time.Second // TPMs are slow
-	if o.Timeout == 0 {
-		o.Timeout = enough
-	}
 	return &Encrypted{dir, o}
 }
 
@@ -70,18 +67,49 @@ func (s *Encrypted) lookup(ctx context.Context, ref secrets.Reference) (*secrets
 	if err := s.probe(path, name); err != nil {
 		return nil, err
 	}
-	run := program.Program{
-		Args:    []string{"systemd-creds", "decrypt", "--name=" + name, path, "-"},
-		Timeout: s.options.Timeout,
-		Stderr:  s.options.Stderr,
+	return s.options.decrypt(ctx, name, path, nil)
+}
+
+// Encrypt returns the value as a credential of that name, which only this host can decrypt:
+// systemd-creds encrypts it under the TPM and the host's key, or the one of them that the
+// host has. The error wraps ErrUnreachable if systemd-creds is missing or does not answer,
+// and ErrDenied if it cannot encrypt on this host or for this user.
+func (o Options) Encrypt(ctx context.Context, name string, value *secrets.Secret) (*secrets.Secret, error) {
+	run := o.program("encrypt", "--name="+name, "-", "-")
+	run.Input = value
+	sealed, err := run.Run(ctx)
+	if is[*program.ExitError](err) {
+		return nil, fmt.Errorf("%w: systemd-creds cannot encrypt for this host: it has neither a TPM nor a key, or this user may not use them: %w", secrets.ErrDenied, err)
 	}
+	return sealed, err
+}
+
+// Decrypt returns the value of a credential that [Options.Encrypt] or systemd-creds has
+// encrypted under that name. Errors are those of [Encrypted.Lookup].
+func (o Options) Decrypt(ctx context.Context, name string, sealed *secrets.Secret) (*secrets.Secret, error) {
+	return o.decrypt(ctx, name, "-", sealed)
+}
+
+func (o Options) decrypt(ctx context.Context, name, path string, input *secrets.Secret) (*secrets.Secret, error) {
+	run := o.program("decrypt", "--name="+name, path, "-")
+	run.Input = input
 	value, err := run.Run(ctx)
-	var exit *program.ExitError
-	if errors.As(err, &exit) {
+	if is[*program.ExitError](err) {
 		return nil, fmt.Errorf("%w: credential %s was encrypted to another host or name, or has been changed, or this user may not use the host's key: %w",
 			secrets.ErrDenied, name, err)
 	}
 	return value, err
+}
+
+// program returns a run of systemd-creds.
+func (o Options) program(args ...string) program.Program {
+	const enough = 30 * time.Second // TPMs are slow
+	return program.Program{Args: append([]string{"systemd-creds"}, args...), Timeout: cmp.Or(o.Timeout, enough), Stderr: o.Stderr}
+}
+
+func is[T error](err error) bool {
+	var target T
+	return errors.As(err, &target)
 }
 
 // dirErrorOr returns the error of the directory if it is not accessible, and otherwise err.

@@ -119,6 +119,20 @@ func encoded(store secrets.Store, e *encoding) secrets.Store {
 	return s
 }
 
+// Unencoded returns the store below one with the parameter encoding, and other stores
+// unchanged.
+func Unencoded(store secrets.Store) secrets.Store {
+	switch s := store.(type) {
+	case encodedKeeper:
+		return s.store
+	case encodedLister:
+		return s.store
+	case encodedStore:
+		return s.store
+	}
+	return store
+}
+
 type encodedStore struct {
 	store    secrets.Store
 	encoding *encoding

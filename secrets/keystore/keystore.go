@@ -102,6 +102,17 @@ func Open(uri string, o Options) (secrets.Store, error) {
 	return nil, &UnknownSchemeError{Scheme: l.Scheme, Known: Syntaxes()}
 }
 
+// VMKeys returns where a store of the kind vm: holds the keys of all VMs; found is false
+// for a store of another kind. The error wraps [ErrInvalidURI].
+func VMKeys(uri string, o Options) (places vmkeys.Places, found bool, err error) {
+	l, err := storeuri.Parse(uri)
+	if err != nil || l.Scheme != "vm" {
+		return places, false, err
+	}
+	places, err = vmkeys.PlacesOf(l, o)
+	return places, err == nil, err
+}
+
 // Syntaxes returns the URI syntax of each kind of store, for messages.
 func Syntaxes() []string {
 	var out []string

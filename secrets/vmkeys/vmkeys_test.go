@@ -40,6 +40,8 @@ func store(directory, vm string) *vmkeys.Store {
 	return vmkeys.New(directory, func() string { return vm })
 }
 
+func wipe(directory, vm string) error { return vmkeys.Places{Memory: directory}.Wipe(vm) }
+
 // put writes a key as a management server does.
 func put(t *testing.T, directory, vm string, ref secrets.Reference, value []byte) string {
 	t.Helper()
@@ -77,7 +79,7 @@ func TestWipeIsBounded(t *testing.T) {
 	path := filepath.Dir(put(t, directory, vm1, storetest.ByUUID(), []byte("key")))
 	huge := filepath.Join(path, "huge")
 	must.OK(t, unix.Mkfifo(filepath.Join(path, "a pipe"), 0o600), os.WriteFile(huge, nil, 0o600), os.Truncate(huge, 1<<40))
-	must.OK(t, vmkeys.Wipe(directory, vm1))
+	must.OK(t, wipe(directory, vm1))
 	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}
@@ -107,7 +109,7 @@ func TestKeptApart(t *testing.T) {
 		t.Error("another VM's keys are found")
 	}
 	for range 2 {
-		must.OK(t, vmkeys.Wipe(directory, vm1))
+		must.OK(t, wipe(directory, vm1))
 	}
 	if find(vm1) != "" || find(vm2) != "second" {
 		t.Error("Wipe left keys of the VM, or destroyed those of another")
@@ -133,7 +135,7 @@ func TestWipeGoesOn(t *testing.T) {
 		os.Symlink(directory, filepath.Join(inside, "directory")), os.Mkdir(filepath.Join(inside, "sub"), 0o700),
 		os.WriteFile(filepath.Join(inside, "sub", "key"), []byte("value"), 0o400))
 	must.OK(t, err)
-	if err := vmkeys.Wipe(directory, vm1); err != nil {
+	if err := wipe(directory, vm1); err != nil {
 		t.Error(err)
 	}
 	if text, err := os.ReadFile(outside); err != nil || string(text) != "mine" {
@@ -143,7 +145,7 @@ func TestWipeGoesOn(t *testing.T) {
 		t.Errorf("left: %v", err)
 	}
 	for _, wrong := range []string{"", "..", ".", "vm1", "../" + vm1} {
-		if err := vmkeys.Wipe(directory, wrong); err == nil {
+		if err := wipe(directory, wrong); err == nil {
 			t.Errorf("%q is taken for a UUID", wrong)
 		}
 	}
@@ -198,7 +200,7 @@ func TestUntrustedKeyDirectory(t *testing.T) {
 	must.OK(t, os.WriteFile(filepath.Join(victim, "file"), []byte("text"), 0o600), os.Symlink(victim, filepath.Join(directory, vm2)))
 	for _, mode := range []os.FileMode{0o777, 0o700} {
 		must.OK(t, os.Chmod(directory, mode))
-		if err := vmkeys.Wipe(directory, vm2); !errors.Is(err, fsutil.ErrUntrusted) {
+		if err := wipe(directory, vm2); !errors.Is(err, fsutil.ErrUntrusted) {
 			t.Errorf("wipe: %v, want ErrUntrusted", err)
 		}
 	}

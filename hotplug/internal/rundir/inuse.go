@@ -11,9 +11,11 @@ import (
 	"github.com/luksplug/luksplug/secrets"
 )
 
-// Use is an encrypted disk that is attached to a VM of this host.
+// Use is an encrypted disk that is attached to a VM of this host, or a part of a document
+// that names secrets.
 type Use struct {
 	VM      string // its name, socket or id, from the options of the attach
+	In      string // the document, such as "its definition"; "" for an attached disk
 	Target  string
 	Payload string // path of the image
 	Header  string // path of the detached header, "" for none

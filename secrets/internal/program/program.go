@@ -23,6 +23,8 @@ type Program struct {
 	Env []string
 	// Timeout is the time after which the program is killed.
 	Timeout time.Duration
+	// Input is the program's standard input; nil means none. Run does not wipe it.
+	Input *secrets.Secret
 	// Stderr receives the program's standard error; nil discards it.
 	Stderr io.Writer
 }
@@ -65,8 +67,14 @@ func (p *Program) Run(ctx context.Context) (*secrets.Secret, error) {
 	}
 	defer func() { _ = out.Close() }() // only read
 	cmd.Stdout = in
+	feed, err := p.input(cmd)
+	if err != nil {
+		_ = in.Close() // nothing was written
+		return nil, fmt.Errorf("%w: %w", secrets.ErrUnreachable, err)
+	}
 	err = cmd.Start()
 	_ = in.Close() // the child has a duplicate
+	fed := feed(bounded, err == nil)
 	if err != nil {
 		return nil, p.cannotStart(ctx, err)
 	}
@@ -75,6 +83,7 @@ func (p *Program) Run(ctx context.Context) (*secrets.Secret, error) {
 		cancel() // a program that still writes would block on the full pipe
 	}
 	waitErr := cmd.Wait()
+	<-fed
 	if errors.Is(waitErr, exec.ErrWaitDelay) {
 		waitErr = nil // a remaining child keeps standard error open, but the value is complete
 	}
@@ -83,6 +92,35 @@ func (p *Program) Run(ctx context.Context) (*secrets.Secret, error) {
 		return nil, err
 	}
 	return value, nil
+}
+
+// input connects the program's standard input. The caller calls feed once the program has
+// started or failed to; it writes the input meanwhile, and closes fed when it has ended.
+func (p *Program) input(cmd *exec.Cmd) (feed func(ctx context.Context, started bool) (fed <-chan struct{}), err error) {
+	done := make(chan struct{})
+	if p.Input == nil {
+		return func(context.Context, bool) <-chan struct{} { close(done); return done }, nil
+	}
+	// Not cmd.Stdin with a reader, which copies through memory that is not wiped.
+	out, in, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	cmd.Stdin = out
+	return func(ctx context.Context, started bool) <-chan struct{} {
+		_ = out.Close() // the child has a duplicate
+		go func() {
+			defer close(done)
+			defer func() { _ = in.Close() }() // the program sees the end of its input
+			if started {
+				stop := context.AfterFunc(ctx, func() { _ = in.SetWriteDeadline(time.Now()) })
+				defer stop()
+				// A program that does not read all of its input has reasons that its status tells.
+				_ = p.Input.Use(func(b []byte) error { _, err := in.Write(b); return err })
+			}
+		}()
+		return done
+	}, nil
 }
 
 // read reads out to its end, or until ctx ends.
