@@ -3,6 +3,7 @@ package hotplug
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/luksplug/luksplug/blockgraph"
@@ -42,11 +43,7 @@ func (vm *VM) Detach(ctx context.Context, target string, wait time.Duration) (*D
 	}
 	disk := state.Disk(target)
 	if disk == nil {
-		e := &NotHeldError{Target: target}
-		for _, other := range state.Disks() {
-			e.Held = append(e.Held, other.Target)
-		}
-		return nil, e
+		return nil, vm.notHeld(ctx, target, state)
 	}
 	out := &Detached{Target: target, Removed: disk.Left()}
 	begin := time.Now()
@@ -72,6 +69,22 @@ func (vm *VM) Detach(ctx context.Context, target string, wait time.Duration) (*D
 		}
 	}
 	return out, nil
+}
+
+// notHeld is the error for a target that luksplug has no disk at.
+func (vm *VM) notHeld(ctx context.Context, target string, state *State) error {
+	e := &NotHeldError{Target: target, VM: vm.opts.Name}
+	for _, other := range state.Disks() {
+		e.Held = append(e.Held, other.Target)
+	}
+	if vm.opts.Disks != nil {
+		others, err := vm.opts.Disks(ctx)
+		if err != nil {
+			return err
+		}
+		e.Foreign = slices.ContainsFunc(others, func(o blockgraph.OtherDisk) bool { return o.Target == target })
+	}
+	return e
 }
 
 // CheckTarget returns a [*blockgraph.InvalidError] for a text that no disk has as its target.

@@ -153,7 +153,7 @@ func parseMessage(line []byte, limit int) (message, error) {
 	}
 	var m message
 	if err := json.Unmarshal(line, &m); err != nil {
-		return message{}, fmt.Errorf("%w: %w", ErrProtocol, err)
+		return message{}, fmt.Errorf("%w: a line is not a JSON object of QEMU's", ErrProtocol)
 	}
 	if m.Greeting == nil && m.Return == nil && m.Error == nil && m.Event == "" {
 		return message{}, fmt.Errorf("%w: a message is neither reply, event nor greeting", ErrProtocol)

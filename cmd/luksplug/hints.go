@@ -24,6 +24,7 @@ var causeHints = []struct {
 }{
 	{diskxml.ErrNotOneDisk, "use --target to choose a disk, such as --target vdb"},
 	{libvirtvm.ErrRecorded, "detach that disk with --persistent first, or give this one another target"},
+	{libvirtvm.ErrOff, "attach --persistent, list, detach and repair also work on a domain that is off; plan takes --domain-xml"},
 	{libvirtvm.ErrKeyFile, "correct the file, and run 'luksplug hook check'"},
 	{libvirtvm.ErrNotHere, "run 'luksplug --domain VM repair --adopt' there"},
 	{libvirtvm.ErrUnverified, "run 'luksplug --domain VM repair --adopt' as root on its host, which shows the record and signs it"},

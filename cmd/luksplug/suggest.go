@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/luksplug/luksplug/internal/similar"
 )
 
 // closest returns ": did you mean WORD?" for the word that is most like a misspelt one, ""
@@ -15,7 +17,7 @@ import (
 func closest(misspelt string, words []string) string {
 	best, least := "", min(2, len(misspelt)/2)+1
 	for _, w := range words {
-		if d := distance(misspelt, w); d < least {
+		if d := similar.Distance(misspelt, w); d < least {
 			best, least = w, d
 		}
 	}
@@ -27,32 +29,6 @@ func didYouMean(word string) string {
 		return ""
 	}
 	return ": did you mean " + word + "?"
-}
-
-// distance returns how many characters have to be added, removed, replaced or exchanged
-// with their neighbours to make b of a.
-func distance(a, b string) int {
-	d := make([][]int, len(a)+1)
-	for i := range d {
-		d[i] = make([]int, len(b)+1)
-		d[i][0] = i
-	}
-	for j := range d[0] {
-		d[0][j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		for j := 1; j <= len(b); j++ {
-			cost := 1
-			if a[i-1] == b[j-1] {
-				cost = 0
-			}
-			d[i][j] = min(d[i-1][j]+1, d[i][j-1]+1, d[i-1][j-1]+cost)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				d[i][j] = min(d[i][j], d[i-2][j-2]+1)
-			}
-		}
-	}
-	return d[len(a)][len(b)]
 }
 
 // otherNames are names that other programs have for a command, by its path.

@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/internal/ending"
 )
 
 // Signature is a mark of a file system, partition table, volume manager, RAID or swap
@@ -84,7 +86,7 @@ func runWipefs(ctx context.Context, program string, p places) ([]Signature, erro
 		return nil, err
 	}
 	defer func() { _ = file.Close() }() // a copy
-	ctx, cancel := context.WithTimeout(ctx, signatureWait)
+	ctx, cancel := ending.After(ctx, signatureWait)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, program, "--no-act", "--json", "--output", "OFFSET,TYPE", "/proc/self/fd/3")
 	cmd.ExtraFiles = []*os.File{file}

@@ -12,6 +12,7 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -40,7 +41,7 @@ type Conn struct {
 func Dial(ctx context.Context, dial Dialer, log logrus.FieldLogger) (*Conn, error) {
 	client, err := dial(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("connect to the VM's monitor: %w", err)
+		return nil, err // names the monitor
 	}
 	return &Conn{dial: dial, client: client, log: log}, nil
 }
@@ -67,7 +68,7 @@ func (c *Conn) Reconnect(ctx context.Context) error {
 	default:
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, redial)
+	ctx, cancel := ending.After(ctx, redial)
 	defer cancel()
 	const first, longest = 20 * time.Millisecond, time.Second
 	for wait := first; ; wait = min(2*wait, longest) {
