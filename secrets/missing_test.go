@@ -41,7 +41,7 @@ func TestChainNames(t *testing.T) {
 	t.Parallel()
 	ref := Reference{Type: Passphrase, Usage: "/x"}
 	missing := func(name, detail string) fixed {
-		return fixed{name: name, err: &StoreError{Store: name, Ref: ref, Err: fmt.Errorf("so: %w", &NotFoundError{Detail: detail})}}
+		return fixed{name: name, asked: new([]string), err: fmt.Errorf("so: %w", &NotFoundError{Detail: detail})}
 	}
 	a, b := missing("test:a", "there is no file a"), missing("test:b", "there is no file b")
 	for want, stores := range map[string][]Store{

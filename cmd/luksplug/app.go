@@ -178,11 +178,11 @@ func (a *app) limited(cmd *cobra.Command) context.Context {
 }
 
 // limit returns the time limit of a command as a whole.
-func (a *app) limit() time.Duration { return cmp.Or(a.flags.timeout, time.Minute) }
+func (f *flags) limit() time.Duration { return cmp.Or(f.timeout, time.Minute) }
 
 // bounded returns a context with the time limit of a command as a whole.
 func (a *app) bounded(ctx context.Context) (context.Context, context.CancelFunc) {
-	return ending.After(ctx, a.limit())
+	return ending.After(ctx, a.flags.limit())
 }
 
 // show writes the result of a command to standard output: v as indented JSON with

@@ -165,7 +165,7 @@ func makePlan(ctx context.Context, a *app, o planOptions, path string) (*blockgr
 
 func planLive(ctx context.Context, a *app, disk *blockgraph.Disk, policy hotplug.UnlockPolicy) (*blockgraph.Plan, error) {
 	var plan *blockgraph.Plan
-	err := withVM(ctx, a, a.limit(), func(ctx context.Context, m virtualMachine) error {
+	err := withVM(ctx, a, a.flags.limit(), func(ctx context.Context, m virtualMachine) error {
 		vm, err := m.VM(ctx)
 		if err != nil {
 			return err

@@ -51,7 +51,7 @@ may be off.`,
 }
 
 func runRepair(ctx context.Context, a *app) error {
-	return withVM(ctx, a, a.limit(), func(ctx context.Context, vm virtualMachine) error {
+	return withVM(ctx, a, a.flags.limit(), func(ctx context.Context, vm virtualMachine) error {
 		repaired, err := vm.Repair(ctx)
 		return errors.Join(err, showRepaired(a, repaired))
 	})
