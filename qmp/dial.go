@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -22,6 +23,9 @@ func Dial(ctx context.Context, address string, opts ...Option) (*Client, error) 
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, network, target)
 	if err != nil {
+		if _, limited := ctx.Deadline(); limited && os.IsTimeout(err) {
+			<-ctx.Done() // package net notices first
+		}
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}

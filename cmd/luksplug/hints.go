@@ -77,7 +77,7 @@ func flagHint(err error, f *flags) string {
 		return "did you mean " + similar.Misspelt(missing.Target, missing.Held) + "?"
 	case errors.Is(err, fs.ErrNotExist) && is[*dialing.Error](err) && f.qmp != "" && !strings.ContainsAny(f.qmp, "/:."):
 		return "use --domain " + f.qmp + " if " + f.qmp + " is a libvirt domain"
-	case errors.As(err, &limit) && limit.Limit == f.limit():
+	case errors.As(err, &limit) && limit.Limit == f.limit() && !errors.Is(err, qmp.ErrNoGreeting):
 		return "use --timeout for more time"
 	}
 	return ""

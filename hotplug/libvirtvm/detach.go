@@ -124,5 +124,5 @@ func notRecorded(ctx context.Context, at descriptions, target string, held []str
 		return fmt.Errorf("the definition of domain %s: %w", doc.Name(), err)
 	}
 	foreign := slices.ContainsFunc(m.Disks, func(d blockgraph.OtherDisk) bool { return d.Target == target })
-	return &hotplug.NotHeldError{Target: target, Held: held, VM: "domain " + doc.Name() + ", which is off,", Foreign: foreign}
+	return &hotplug.NotHeldError{Target: target, Held: held, VM: doc.Name() + ", which is off,", Foreign: foreign}
 }

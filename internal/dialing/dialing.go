@@ -10,6 +10,8 @@ import (
 	"os"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/luksplug/luksplug/internal/ending"
 )
 
 // Kind is what is wrong with an address.
@@ -38,7 +40,6 @@ const longestPath = len(unix.RawSockaddrUnix{}.Path) - 1
 
 // Unix returns why there is no connection to a stream socket at path. err is that of package net.
 func Unix(path string, err error) Reason {
-	var timeout net.Error
 	switch {
 	case path == "":
 		return Reason{Address, "the path is empty"}
@@ -52,7 +53,7 @@ func Unix(path string, err error) Reason {
 		return Reason{Busy, "others wait there already"}
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, unix.ENOTDIR):
 		return Reason{Missing, "there is no such socket"}
-	case errors.As(err, &timeout) && timeout.Timeout():
+	case timedOut(err):
 		return Reason{Silent, "it does not answer in time"}
 	}
 	if kind := kindOf(path); kind != "" {
@@ -65,6 +66,14 @@ func Unix(path string, err error) Reason {
 		return Reason{Dead, "no process listens there"}
 	}
 	return Reason{Other, err.Error()}
+}
+
+// timedOut reports whether a limit of the system or of package net has passed, whose text says
+// nothing. The errors of package ending have a text.
+func timedOut(err error) bool {
+	var worded *ending.Error
+	var timeout net.Error
+	return !errors.As(err, &worded) && errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // kindOf describes the file at path, "" for a socket, and if it cannot be examined.
@@ -94,17 +103,16 @@ func kindOf(path string) string {
 func TCP(err error) Reason {
 	var lookup *net.DNSError
 	var address *net.AddrError
-	var timeout net.Error
 	switch {
 	case errors.As(err, &lookup):
-		return Reason{Address, fmt.Sprintf("the host name %s cannot be resolved (%s): correct it, or give the address", lookup.Name, lookup.Err)}
+		return Reason{Other, fmt.Sprintf("the host name %s cannot be resolved (%s): correct it, or give the address", lookup.Name, lookup.Err)}
 	case errors.As(err, &address):
 		return Reason{Address, address.Err}
 	case errors.Is(err, unix.ECONNREFUSED):
 		return Reason{Dead, "no process listens there"}
 	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.ENETUNREACH):
 		return Reason{Silent, "there is no route to that host"}
-	case errors.As(err, &timeout) && timeout.Timeout():
+	case timedOut(err):
 		return Reason{Silent, "it does not answer in time"}
 	}
 	return Reason{Other, err.Error()}

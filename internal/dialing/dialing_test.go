@@ -69,7 +69,7 @@ func TestTCP(t *testing.T) {
 	closed := must.Get(net.Listen("tcp", "127.0.0.1:0"))(t)
 	address := closed.Addr().String()
 	must.OK(t, closed.Close())
-	for address, want := range map[string]dialing.Kind{address: dialing.Dead, "nowhere.invalid:1": dialing.Address, "localhost": dialing.Address, "localhost:99999": dialing.Address} {
+	for address, want := range map[string]dialing.Kind{address: dialing.Dead, "nowhere.invalid:1": dialing.Other, "localhost": dialing.Address, "localhost:99999": dialing.Address} {
 		_, err := net.DialTimeout("tcp", address, 10*time.Second)
 		if got := dialing.TCP(err); got.Kind != want || got.Text == "" {
 			t.Errorf("%s: %+v, want %s (%v)", address, got, want, err)

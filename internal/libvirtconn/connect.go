@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -84,10 +83,7 @@ func refusal(conn net.Conn, err error) error {
 			return why
 		}
 	}
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return &dialing.Error{Text: "it ended the connection: libvirt is being restarted, or another service listens there", Err: err}
-	}
-	return fmt.Errorf("it ended the connection: %w", err)
+	return &dialing.Error{Text: "it ended the connection without an answer: libvirt is being restarted, or another service listens there", Err: err}
 }
 
 // dial opens the connection that libvirt's RPC goes over.

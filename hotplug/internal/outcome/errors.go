@@ -209,7 +209,10 @@ type NotHeldError struct {
 }
 
 func (e *NotHeldError) Error() string {
-	vm := cmp.Or(e.VM, "this VM")
+	vm := "this VM"
+	if e.VM != "" {
+		vm = "the VM " + e.VM
+	}
 	text := fmt.Sprintf("%s has no disk %s of luksplug's", vm, e.Target)
 	switch {
 	case e.Foreign:
