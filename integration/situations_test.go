@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -170,9 +171,10 @@ func TestInterruptedQuery(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			asked, end := make(chan struct{}), make(chan struct{})
+			ask := sync.OnceFunc(func() { close(asked) })
 			proxy := peer.NewProxy(t, q.Socket, peer.ProxyHooks{Command: func(c peer.Command) peer.Verdict {
 				if c.Name == "qom-list" {
-					close(asked)
+					ask()
 					<-end
 				}
 				return peer.Verdict{}

@@ -90,8 +90,20 @@ func unknownCommand(cmd *cobra.Command, word string) error {
 	return fmt.Errorf("unknown command %q for %q%s", word, cmd.CommandPath(), commandLike(cmd, word))
 }
 
-// unknownFlag adds the flag that was probably meant to an error of package pflag.
+// wanted is what the value of a flag of that type is, for the types whose errors package pflag
+// has from package strconv.
+var wanted = map[string]string{
+	"bool": "true or false", "count": "a number, or give the flag alone", "int": "a number", "uint": "a number, which is not negative",
+}
+
+// unknownFlag adds the flag that was probably meant to an error of package pflag, or what the
+// value of a flag is.
 func unknownFlag(cmd *cobra.Command, err error) error {
+	var invalid *pflag.InvalidValueError
+	if errors.As(err, &invalid) && wanted[invalid.GetFlag().Value.Type()] != "" {
+		f := invalid.GetFlag()
+		return fmt.Errorf("invalid value %q of --%s: give %s", invalid.GetValue(), f.Name, wanted[f.Value.Type()])
+	}
 	var missing *pflag.NotExistError
 	if !errors.As(err, &missing) || missing.GetSpecifiedShortnames() != "" {
 		return err
@@ -103,7 +115,24 @@ func unknownFlag(cmd *cobra.Command, err error) error {
 		}
 	})
 	text := closest(missing.GetSpecifiedName(), names)
+	if text == "" {
+		text = flagElsewhere(cmd.Root(), missing.GetSpecifiedName())
+	}
 	return fmt.Errorf("%w%s", err, strings.Replace(text, "mean ", "mean --", 1))
+}
+
+// flagElsewhere says which commands have a flag; "" for none.
+func flagElsewhere(root *cobra.Command, name string) string {
+	var paths []string
+	walk(root, func(c *cobra.Command) {
+		if f := c.LocalNonPersistentFlags().Lookup(name); f != nil && !f.Hidden && c.IsAvailableCommand() {
+			paths = append(paths, strings.TrimPrefix(c.CommandPath(), root.Name()+" "))
+		}
+	})
+	if len(paths) == 0 {
+		return ""
+	}
+	return ": it is a flag of " + strings.Join(paths, " and ") + ", and follows it"
 }
 
 // onlyWithCommand makes a command that has no effect without a subcommand an error there.

@@ -3,7 +3,6 @@ package image
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/luksplug/luksplug/internal/ending"
+	"github.com/luksplug/luksplug/internal/qapi"
 )
 
 // Signature is a mark of a file system, partition table, volume manager, RAID or swap
@@ -174,14 +174,14 @@ func parseSignatures(out []byte) ([]Signature, error) {
 	var answer struct {
 		Signatures []struct{ Offset, Type string }
 	}
-	if err := json.Unmarshal(out, &answer); err != nil {
+	if err := qapi.Unmarshal(out, &answer); err != nil {
 		return nil, fmt.Errorf("%w: its answer: %w", ErrNoSignatures, err)
 	}
 	var found []Signature
 	for _, s := range answer.Signatures {
 		offset, err := strconv.ParseInt(s.Offset, 0, 64)
 		if err != nil {
-			return nil, fmt.Errorf("%w: its answer: %w", ErrNoSignatures, err)
+			return nil, fmt.Errorf("%w: its answer has the offset %q", ErrNoSignatures, s.Offset)
 		}
 		found = append(found, Signature{Offset: offset, Type: s.Type})
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/luksplug/luksplug/hotplug/internal/outcome"
 	"github.com/luksplug/luksplug/internal/ending"
+	"github.com/luksplug/luksplug/internal/qapi"
 	"github.com/luksplug/luksplug/qmp"
 )
 
@@ -170,7 +171,7 @@ func Get[T any](ctx context.Context, q Querier, cmd qmp.Command) (T, error) {
 
 // Decode decodes the value of a command.
 func Decode(value []byte, into any, cmd qmp.Command) error {
-	if err := json.Unmarshal(value, into); err != nil {
+	if err := qapi.Unmarshal(value, into); err != nil {
 		return fmt.Errorf("the answer to %s is not what QEMU documents: %w", cmd.Execute, err)
 	}
 	return nil
