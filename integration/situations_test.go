@@ -129,7 +129,7 @@ func TestSituationsOfAVM(t *testing.T) {
 	store := func(name, end string) string {
 		dir := filepath.Join(t.TempDir(), "keys")
 		must.OK(t, os.Mkdir(dir, 0o700))
-		must.OK(t, os.WriteFile(filepath.Join(dir, name), append([]byte(second.Passphrase), end...), 0o600))
+		must.OK(t, os.WriteFile(filepath.Join(dir, name), []byte(string(second.Passphrase)+end), 0o600))
 		return "dir:" + dir
 	}
 	id := regexp.MustCompile(`[0-9a-f]{8}-[0-9a-f-]{27}`).FindString(second.DiskXML("sdc", "scsi"))

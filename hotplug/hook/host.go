@@ -12,6 +12,7 @@ import (
 	"github.com/luksplug/luksplug/hotplug"
 	"github.com/luksplug/luksplug/hotplug/coldstart"
 	"github.com/luksplug/luksplug/hotplug/internal/access"
+	"github.com/luksplug/luksplug/internal/ending"
 	"github.com/luksplug/luksplug/qmp"
 	"github.com/luksplug/luksplug/secrets"
 )
@@ -72,7 +73,7 @@ func (h Host) Run(ctx context.Context, e Event) (output []byte, err error) {
 	if timeout == 0 {
 		timeout = DefaultTimeout
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fmt.Errorf("%w: %s", ErrTimeout, timeout))
+	ctx, cancel := ending.After(ctx, timeout)
 	defer cancel()
 	spared := e.Operation == Started && h.arrived(ctx, e)
 	type result struct {
@@ -133,8 +134,9 @@ func (h Host) run(ctx context.Context, e Event) (output []byte, err error) {
 		return nil, err // the domain does not start; where a failure costs something, the caller logs it
 	}
 	output, err = c.run(ctx)
-	if err != nil && ctx.Err() != nil {
-		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	var limit *ending.Error
+	if err != nil && errors.As(ctx.Err(), &limit) && limit.Timeout() {
+		err = fmt.Errorf("%w: %s: %w", ErrTimeout, limit.Limit, err)
 	}
 	return output, err
 }

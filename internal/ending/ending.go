@@ -8,6 +8,7 @@ package ending
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -74,7 +75,8 @@ func (c *reasoned) Err() error {
 	default:
 		return nil
 	}
-	if why, ok := context.Cause(c.Context).(*Error); ok {
+	var why *Error
+	if errors.As(context.Cause(c.Context), &why) {
 		return why
 	}
 	return c.Context.Err()
